@@ -1,0 +1,49 @@
+// Command kubectl-gateway is the plugin: kubectl runs it for "kubectl gateway".
+// Each verb has a file of its own.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A second Ctrl-C ends the program at once, clean-up or not.
+	context.AfterFunc(ctx, stop)
+	streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
+	os.Exit(run(ctx, streams, os.Args[1:]))
+}
+
+// errReported ends a command with exit code 1 when what went wrong has been
+// printed already.
+var errReported = errors.New("already reported")
+
+// run executes one command line and returns its exit code.
+func run(ctx context.Context, streams genericiooptions.IOStreams, args []string) int {
+	root := newRootCommand(streams)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errReported):
+		return 1
+	case ctx.Err() != nil:
+		fmt.Fprintln(streams.ErrOut, "interrupted")
+		return 130 // 128 + SIGINT, as shells report it
+	}
+	fmt.Fprintf(streams.ErrOut, "error: %v\n", err)
+	if hint := api.Hint(err); hint != "" {
+		fmt.Fprintf(streams.ErrOut, "hint: %s\n", hint)
+	}
+	return 1
+}

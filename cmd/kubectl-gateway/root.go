@@ -1,0 +1,74 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/client-go/kubernetes"
+	// Authentication plugins of kubeconfig files that name one.
+	_ "k8s.io/client-go/plugin/pkg/client/auth"
+	"k8s.io/client-go/rest"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// app is what every verb shares: the streams and kubectl's connection flags.
+type app struct {
+	genericiooptions.IOStreams
+	flags *genericclioptions.ConfigFlags
+}
+
+// Requests in flight per second that one command may cause. client-go's default
+// of 5 makes enabling a thousand pods a matter of minutes; the server's own
+// priority and fairness is the real limit.
+const (
+	clientQPS   = 200
+	clientBurst = 400
+)
+
+func newRootCommand(streams genericiooptions.IOStreams) *cobra.Command {
+	a := &app{IOStreams: streams, flags: genericclioptions.NewConfigFlags(true)}
+	a.flags.WrapConfigFn = func(c *rest.Config) *rest.Config {
+		c.QPS, c.Burst = clientQPS, clientBurst
+		c.UserAgent = "kubectl-gateway/" + version
+		return c
+	}
+	root := &cobra.Command{
+		Use:   "kubectl-gateway",
+		Short: "Encrypt the TCP traffic of running pods",
+		Long: `Encrypts the TCP traffic of pods that are already running: no restart, no CNI
+change, no control plane in the cluster.`,
+		// kubectl users type "kubectl gateway": usage lines say so.
+		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl gateway"},
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.SetIn(streams.In)
+	root.SetOut(streams.Out)
+	root.SetErr(streams.ErrOut)
+	a.flags.AddFlags(root.PersistentFlags())
+	root.AddCommand(
+		newInitCACommand(a),
+		newEnableCommand(a),
+		newStatusCommand(a),
+		newTailCommand(a),
+		newVersionCommand(a),
+	)
+	return root
+}
+
+// kubernetes returns the connection that the flags and the kubeconfig describe.
+func (a *app) kubernetes() (*rest.Config, kubernetes.Interface, error) {
+	config, err := a.flags.ToRESTConfig()
+	if err != nil {
+		return nil, nil, api.WithHint(fmt.Errorf("reading the kubeconfig: %w", err),
+			"check --kubeconfig, $KUBECONFIG and --context; 'kubectl config get-contexts' lists contexts")
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("preparing the connection: %w", err)
+	}
+	return config, client, nil
+}

@@ -1,0 +1,130 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+)
+
+// ConfigVersion is the version of Config's JSON form that this build speaks.
+const ConfigVersion = 1
+
+// Ports of a gateway. An application in the same pod cannot use them.
+const (
+	// CapturePort is where captured connections arrive, on loopback only.
+	CapturePort = 18000
+	// PeerPort is the TLS listener that other gateways dial (wire=port).
+	PeerPort = 18443
+)
+
+// ALPN is the application protocol that both ends of wire=port must agree on.
+const ALPN = "kube-gateway/1"
+
+// WorkerID is the user and group ID of the worker process: the "nonroot" user
+// that distroless images made customary.
+const WorkerID = 65532
+
+// Environment variables of the gateway's container. The three TLS variables
+// come from the Secret, the configuration from the container's own spec.
+const (
+	EnvConfig = "KUBE_GATEWAY_CONFIG"
+	EnvCert   = "KUBE_GATEWAY_TLS_CERT"
+	EnvKey    = "KUBE_GATEWAY_TLS_KEY"
+	EnvCA     = "KUBE_GATEWAY_CA"
+)
+
+// Mode says what a gateway does with a connection that cannot be encrypted.
+type Mode string
+
+const (
+	// Permissive lets such a connection through in plaintext, and counts it.
+	Permissive Mode = "permissive"
+	// Strict refuses it.
+	Strict Mode = "strict"
+)
+
+// OnFailure says what happens to captured connections once the gateway is gone.
+type OnFailure string
+
+const (
+	// FailOpen removes the capture with the gateway: traffic flows in plaintext.
+	FailOpen OnFailure = "open"
+	// FailClosed keeps the capture: connect(2) fails with EPERM.
+	FailClosed OnFailure = "closed"
+)
+
+// PodRef names the pod that a gateway serves.
+type PodRef struct {
+	Namespace      string `json:"namespace"`
+	Name           string `json:"name"`
+	UID            string `json:"uid"`
+	ServiceAccount string `json:"serviceAccount"`
+	Node           string `json:"node,omitempty"`
+}
+
+// Config is everything a gateway is told by the plugin, except its key.
+type Config struct {
+	Version int    `json:"version"`
+	Pod     PodRef `json:"pod"`
+	// PodIPs are the addresses of the pod: the only ones that a gateway dials
+	// on behalf of a peer.
+	PodIPs      []netip.Addr `json:"podIPs"`
+	TrustDomain string       `json:"trustDomain"`
+	Mode        Mode         `json:"mode"`
+	OnFailure   OnFailure    `json:"onFailure"`
+	// Capture holds the ranges of pod addresses, Services those of Service
+	// VIPs. The longest prefix that contains a destination decides.
+	Capture  []netip.Prefix `json:"capture"`
+	Services []netip.Prefix `json:"services,omitempty"`
+	// Exclude holds ranges that are never captured.
+	Exclude []netip.Prefix `json:"exclude,omitempty"`
+	// ExcludePorts holds destination ports that are never captured.
+	ExcludePorts []uint16 `json:"excludePorts,omitempty"`
+}
+
+// ParseConfig reads the JSON form of a Config and checks it.
+func ParseConfig(text []byte) (*Config, error) {
+	var c Config
+	if err := json.Unmarshal(text, &c); err != nil {
+		return nil, fmt.Errorf("reading the gateway's configuration: %w", err)
+	}
+	if err := c.Validate(); err != nil {
+		return nil, fmt.Errorf("checking the gateway's configuration: %w", err)
+	}
+	return &c, nil
+}
+
+// Validate reports the first thing that is wrong with c.
+func (c *Config) Validate() error {
+	switch {
+	case c.Version != ConfigVersion:
+		return WithHint(fmt.Errorf("version %d is not supported, only %d", c.Version, ConfigVersion),
+			"use the plugin and the gateway image of one release")
+	case c.Pod.UID == "" || c.Pod.Name == "" || c.Pod.Namespace == "":
+		return errors.New("the pod is not named completely")
+	case len(c.PodIPs) == 0:
+		return errors.New("the pod has no address")
+	case c.TrustDomain == "":
+		return errors.New("the trust domain is empty")
+	case c.Mode != Permissive && c.Mode != Strict:
+		return fmt.Errorf("mode %q is neither %q nor %q", c.Mode, Permissive, Strict)
+	case c.OnFailure != FailOpen && c.OnFailure != FailClosed:
+		return fmt.Errorf("on-failure %q is neither %q nor %q", c.OnFailure, FailOpen, FailClosed)
+	case len(c.Capture) == 0 && len(c.Services) == 0:
+		return errors.New("no range is to be captured")
+	}
+	for _, ip := range c.PodIPs {
+		if !ip.IsValid() || ip.IsLoopback() || ip.IsUnspecified() || ip.Is4In6() {
+			return fmt.Errorf("pod address %v cannot be used", ip)
+		}
+	}
+	for _, ranges := range [][]netip.Prefix{c.Capture, c.Services, c.Exclude} {
+		for _, r := range ranges {
+			if !r.IsValid() || r.Addr().Is4In6() {
+				return fmt.Errorf("range %v cannot be used", r)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,46 @@
+package api
+
+import (
+	"net/netip"
+	"time"
+)
+
+// ConnectionMessage is the value of "msg" in the log line of a connection; all
+// other lines of a gateway's log have another one.
+const ConnectionMessage = "connection"
+
+// Values of Connection.Direction, seen from the pod.
+const (
+	Outbound = "outbound"
+	Inbound  = "inbound"
+)
+
+// Wires: how two gateways meet.
+const (
+	// WirePort is TLS to port PeerPort of the peer.
+	WirePort = "port"
+	// WireNone is a connection that did not go to a gateway.
+	WireNone = "none"
+)
+
+// Connection is one line of a gateway's log, written when a connection ends.
+type Connection struct {
+	Time        time.Time      `json:"time"`
+	Level       string         `json:"level"`
+	Message     string         `json:"msg"`
+	Direction   string         `json:"direction"`
+	Source      netip.AddrPort `json:"source"`
+	Destination netip.AddrPort `json:"destination"`
+	// Peer is the identity of the other gateway, empty without one.
+	Peer      string `json:"peer,omitempty"`
+	Wire      string `json:"wire"`
+	Encrypted bool   `json:"encrypted"`
+	// Reason says why the connection was not encrypted or was refused.
+	Reason string `json:"reason,omitempty"`
+	// Sent and Received count bytes of the application in this pod.
+	Sent     uint64 `json:"bytesSent"`
+	Received uint64 `json:"bytesReceived"`
+	// Duration is in seconds.
+	Duration float64 `json:"duration"`
+	Error    string  `json:"error,omitempty"`
+}

@@ -1,0 +1,94 @@
+package api
+
+import (
+	"net/netip"
+	"time"
+)
+
+// State is where a gateway is in its life, in its own words.
+type State string
+
+const (
+	// Starting means that nothing is captured yet.
+	Starting State = "starting"
+	// Ready means that programs are attached and the worker serves.
+	Ready State = "ready"
+	// Degraded means that the worker is gone and is being started again.
+	Degraded State = "degraded"
+)
+
+// Status is what a gateway reports about itself.
+type Status struct {
+	// Version is the build of the gateway.
+	Version   string       `json:"version"`
+	State     State        `json:"state"`
+	Reason    string       `json:"reason,omitempty"`
+	StartedAt time.Time    `json:"startedAt"`
+	Pod       PodRef       `json:"pod"`
+	PodIPs    []netip.Addr `json:"podIPs"`
+	Mode      Mode         `json:"mode"`
+	OnFailure OnFailure    `json:"onFailure"`
+	Identity  string       `json:"identity"`
+	Cert      Certificate  `json:"certificate"`
+	Worker    Worker       `json:"worker"`
+	Capture   Capture      `json:"capture"`
+	Traffic   Traffic      `json:"traffic"`
+}
+
+// Certificate describes the gateway's own certificate.
+type Certificate struct {
+	// Serial is in lower-case hexadecimal.
+	Serial    string    `json:"serial"`
+	NotBefore time.Time `json:"notBefore"`
+	NotAfter  time.Time `json:"notAfter"`
+	// Authorities are the SHA-256 fingerprints (lower-case hexadecimal) of the
+	// certificates in the trust bundle.
+	Authorities []string `json:"authorities"`
+}
+
+// Worker describes the unprivileged process that carries the traffic.
+type Worker struct {
+	PID       int       `json:"pid"`
+	StartedAt time.Time `json:"startedAt"`
+	// Restarts counts how often the supervisor had to start it again.
+	Restarts int `json:"restarts"`
+}
+
+// Capture describes what the eBPF programs do.
+type Capture struct {
+	// Cgroup is the path of the pod's cgroup below the cgroup2 mount.
+	Cgroup string `json:"cgroup"`
+	// Programs are the names of the attached programs.
+	Programs     []string       `json:"programs"`
+	Ranges       []netip.Prefix `json:"ranges"`
+	Services     []netip.Prefix `json:"services,omitempty"`
+	Exclude      []netip.Prefix `json:"exclude,omitempty"`
+	ExcludePorts []uint16       `json:"excludePorts,omitempty"`
+	// Captured counts connections that were redirected to the gateway.
+	Captured uint64 `json:"captured"`
+	// ServicePassed and ServiceRefused count connections to Service VIPs.
+	ServicePassed  uint64 `json:"servicePassed"`
+	ServiceRefused uint64 `json:"serviceRefused"`
+	// NoListener counts connections refused because nobody listened.
+	NoListener uint64 `json:"noListener"`
+}
+
+// Traffic counts connections since the gateway started, worker restarts included.
+type Traffic struct {
+	Outbound Direction `json:"outbound"`
+	Inbound  Direction `json:"inbound"`
+}
+
+// Direction counts the connections of one direction, seen from the pod.
+type Direction struct {
+	// Active is the number of connections that are open now.
+	Active int64 `json:"active"`
+	// Encrypted, Plaintext and Refused count how connections were carried.
+	// Each connection is in exactly one of them once that is decided.
+	Encrypted uint64 `json:"encrypted"`
+	Plaintext uint64 `json:"plaintext"`
+	Refused   uint64 `json:"refused"`
+	// Sent and Received count bytes of the application, as it sees them.
+	Sent     uint64 `json:"bytesSent"`
+	Received uint64 `json:"bytesReceived"`
+}
