@@ -1,0 +1,11 @@
+// Package inject puts a gateway into a running pod. Injector.Enable is the path
+// of one pod, and a reader follows it through four files in order:
+//
+//	preflight.go  may and can this pod have a gateway at all
+//	secret.go     its certificate, key and trust bundle on their way to the pod
+//	container.go  the ephemeral container and the patch that adds it
+//	wait.go       from the patch to a gateway that says it is ready
+//
+// ranges.go finds out, once for a whole command, which destinations are to be
+// captured. gateway.go reads back from a pod which gateways it has.
+package inject
