@@ -1,0 +1,10 @@
+// Package bpf holds the eBPF programs of the gateway and everything Go needs
+// to use them.
+//
+// [PodCgroup] finds where to attach, [Load] loads, [Programs.AttachSockets] and
+// [Programs.StartCapture] attach. Those need privilege and belong to the
+// supervisor. [OriginalDestination] and [PresentAs] are socket options: they
+// need none and are all that the worker uses.
+//
+// The package is empty on systems other than Linux.
+package bpf
