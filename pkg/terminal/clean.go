@@ -1,0 +1,64 @@
+package terminal
+
+import (
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// Clean returns text with everything escaped that is not a printable character
+// or an ordinary space: control characters, with which text from elsewhere
+// could take over a terminal or forge further lines, characters that change the
+// direction of writing, and bytes that are no UTF-8.
+func Clean(text string) string {
+	if strings.IndexFunc(text, unprintable) < 0 {
+		return text
+	}
+	var clean strings.Builder
+	for len(text) > 0 {
+		r, size := utf8.DecodeRuneInString(text)
+		switch {
+		case r == utf8.RuneError && size == 1:
+			clean.WriteString(`\x`)
+			clean.WriteString(hexByte(text[0]))
+		case unprintable(r):
+			quoted := strconv.QuoteRune(r)
+			clean.WriteString(quoted[1 : len(quoted)-1])
+		default:
+			clean.WriteRune(r)
+		}
+		text = text[size:]
+	}
+	return clean.String()
+}
+
+// CleanJSON returns JSON text with its unprintable characters in JSON's own
+// escapes. The value stays the same: valid JSON has such characters nowhere
+// but in strings and, as line ends and tabs, between its parts.
+func CleanJSON(text []byte) []byte {
+	clean := make([]byte, 0, len(text))
+	for _, r := range string(text) {
+		switch {
+		case r == '\n' || r == '\t' || r == '\r' || !unprintable(r):
+			clean = utf8.AppendRune(clean, r)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			clean = append(clean, escape16(high)+escape16(low)...)
+		default:
+			clean = append(clean, escape16(r)...)
+		}
+	}
+	return clean
+}
+
+// unprintable also holds for the replacement character, which stands for bytes
+// that are no UTF-8 in strings.IndexFunc.
+func unprintable(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }
+
+const hexDigits = "0123456789abcdef"
+
+func hexByte(b byte) string { return string([]byte{hexDigits[b>>4], hexDigits[b&15]}) }
+
+func escape16(r rune) string { return `\u` + hexByte(byte(r>>8)) + hexByte(byte(r)) }
