@@ -1,0 +1,172 @@
+package ca
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/identity"
+)
+
+// DefaultLeafTTL is how long a pod's certificate is valid when nothing else is
+// asked for: 30 days outlast most pods between two rollouts, and keep a stolen
+// key, which cannot be revoked, from being of use for long.
+const DefaultLeafTTL = 30 * 24 * time.Hour
+
+// LeafRequest says what certificate a pod is to get.
+type LeafRequest struct {
+	// Identity must belong to the authority's trust domain.
+	Identity identity.ID
+	// IPs are all addresses of the pod.
+	IPs []netip.Addr
+	// TTL counts from now; [DefaultLeafTTL] if zero. The authority's own end
+	// comes first.
+	TTL time.Duration
+	// Now is time.Now if nil.
+	Now func() time.Time
+}
+
+// Leaf is a pod's certificate with its key.
+type Leaf struct {
+	// CertPEM is the certificate, followed by the intermediates that lead to
+	// the trust bundle if the authority is not a root itself.
+	CertPEM []byte
+	// KeyPEM is the private key in PKCS #8 form.
+	KeyPEM []byte `json:"-"`
+	// Serial is in lower-case hexadecimal.
+	Serial              string
+	NotBefore, NotAfter time.Time
+}
+
+// String names l without its key.
+func (l Leaf) String() string {
+	return fmt.Sprintf("certificate %s valid until %s", l.Serial, l.NotAfter.Format(time.RFC3339))
+}
+
+// GoString keeps the key out of the output of %#v.
+func (l Leaf) GoString() string { return l.String() }
+
+// Issue makes a key (ECDSA P-256) and a certificate for it: the identity as
+// the only URI name, the addresses as IP names, for servers and clients alike,
+// valid from five minutes ago. It refuses identities of another trust domain
+// and whatever a verifier would not accept from this authority.
+func (a *Authority) Issue(req LeafRequest) (*Leaf, error) {
+	if err := req.Identity.Validate(); err != nil {
+		return nil, fmt.Errorf("issuing a certificate: %w", err)
+	}
+	if req.Identity.TrustDomain != a.trustDomain {
+		return nil, api.WithHint(
+			fmt.Errorf("issuing a certificate for %s: the authority's trust domain is %q", req.Identity, a.trustDomain),
+			"an authority serves one trust domain; 'kubectl gateway init-ca --force --trust-domain' replaces it")
+	}
+	leaf, err := a.issue(req)
+	if err != nil {
+		return nil, fmt.Errorf("issuing a certificate for %s: %w", req.Identity, err)
+	}
+	return leaf, nil
+}
+
+func (a *Authority) issue(req LeafRequest) (*Leaf, error) {
+	now := clock(req.Now)
+	ttl := req.TTL
+	if ttl == 0 {
+		ttl = DefaultLeafTTL
+	}
+	if ttl < 0 {
+		return nil, fmt.Errorf("lifetime %v is negative", ttl)
+	}
+	if err := a.checkTime(now); err != nil {
+		return nil, err
+	}
+	notAfter := now.Add(ttl)
+	if end := a.NotAfter(); end.Before(notAfter) {
+		notAfter = end
+	}
+	ips := make([]net.IP, 0, len(req.IPs))
+	for _, ip := range req.IPs {
+		if !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "" {
+			return nil, fmt.Errorf("address %v cannot stand in a certificate", ip)
+		}
+		ips = append(ips, ip.Unmap().AsSlice())
+	}
+	serial, err := newSerial()
+	if err != nil {
+		return nil, err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("making a key: %w", err)
+	}
+	template := &x509.Certificate{
+		SerialNumber:          serial,
+		NotBefore:             now.Add(-backdate).UTC(),
+		NotAfter:              notAfter.UTC(),
+		BasicConstraintsValid: true,
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		URIs:                  []*url.URL{req.Identity.URL()},
+		IPAddresses:           ips,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.chain[0], key.Public(), a.key)
+	if err != nil {
+		return nil, fmt.Errorf("signing: %w", err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("reading back the certificate: %w", err)
+	}
+	if err := a.verify(cert, now); err != nil {
+		return nil, err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the key: %w", err)
+	}
+	return &Leaf{
+		CertPEM:   encodeCertificates(append([]*x509.Certificate{cert}, a.chain[:len(a.chain)-1]...)),
+		KeyPEM:    pem.EncodeToMemory(&pem.Block{Type: blockKey, Bytes: keyDER}),
+		Serial:    serial.Text(16),
+		NotBefore: cert.NotBefore,
+		NotAfter:  cert.NotAfter,
+	}, nil
+}
+
+// verify checks cert as a peer would, for both ends of a connection. A leaf
+// that fails here would make every handshake of its pod fail: better at once
+// and with a reason.
+func (a *Authority) verify(cert *x509.Certificate, now time.Time) error {
+	options := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: now}
+	options.Roots.AddCert(a.root())
+	for _, between := range a.chain[:len(a.chain)-1] {
+		options.Intermediates.AddCert(between)
+	}
+	for _, usage := range cert.ExtKeyUsage {
+		// KeyUsages of VerifyOptions are alternatives, and both are needed.
+		options.KeyUsages = []x509.ExtKeyUsage{usage}
+		if _, err := cert.Verify(options); err != nil {
+			return fmt.Errorf("%w: what it signs does not verify: %w", ErrNotAuthority, err)
+		}
+	}
+	return nil
+}
+
+// checkTime reports ErrExpired unless every certificate of a is valid at now.
+func (a *Authority) checkTime(now time.Time) error {
+	switch {
+	case now.Before(a.NotBefore()):
+		return api.WithHint(fmt.Errorf("%w: it starts on %s", ErrExpired, a.NotBefore().Format(time.RFC3339)),
+			"check the clock of this machine")
+	case now.After(a.NotAfter()):
+		return api.WithHint(fmt.Errorf("%w: it ended on %s", ErrExpired, a.NotAfter().Format(time.RFC3339)),
+			"replace it with 'kubectl gateway init-ca --force', then enable the pods again")
+	}
+	return nil
+}
