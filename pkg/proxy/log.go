@@ -1,0 +1,146 @@
+//go:build linux
+
+package proxy
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// maxQueuedLog is how many bytes of log lines may wait for the writer: about
+// two thousand connections.
+const maxQueuedLog = 1 << 20
+
+// Logger writes JSON lines to a writer that may be slow. Whoever logs only
+// appends to a bounded queue; one goroutine writes what has gathered in one
+// call. Lines that find the queue full are dropped and counted, and the count
+// is reported in a line of its own as soon as there is room.
+type Logger struct {
+	w       io.Writer
+	slog    *slog.Logger
+	wake    chan struct{}
+	stopped chan struct{}
+
+	mu      sync.Mutex
+	queue   []byte
+	dropped uint64
+	closed  bool
+}
+
+// NewLogger starts a Logger that writes to w. Close ends it.
+func NewLogger(w io.Writer) *Logger {
+	l := &Logger{w: w, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
+	l.slog = slog.New(slog.NewJSONHandler(queueWriter{l}, nil))
+	go l.run()
+	return l
+}
+
+// Slog returns a structured logger for lines other than those of connections.
+func (l *Logger) Slog() *slog.Logger { return l.slog }
+
+// Connection logs the end of a connection. Time, Level and Message are filled
+// in where they are empty.
+func (l *Logger) Connection(c *api.Connection) {
+	if c.Time.IsZero() {
+		c.Time = time.Now()
+	}
+	if c.Level == "" {
+		c.Level = slog.LevelInfo.String()
+	}
+	if c.Message == "" {
+		c.Message = api.ConnectionMessage
+	}
+	line, err := json.Marshal(c)
+	if err != nil {
+		l.slog.Error("cannot write the line of a connection", "error", err.Error())
+		return
+	}
+	l.enqueue(append(line, '\n'))
+}
+
+// Close writes what is queued and ends the Logger; later lines are dropped. It
+// returns ctx's error if the writer takes longer than ctx allows.
+func (l *Logger) Close(ctx context.Context) error {
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	l.signal()
+	select {
+	case <-l.stopped:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("writing the last log lines: %w", ctx.Err())
+	}
+}
+
+func (l *Logger) signal() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// enqueue appends one complete line.
+func (l *Logger) enqueue(line []byte) {
+	l.mu.Lock()
+	if l.closed || len(l.queue)+len(line) > maxQueuedLog {
+		l.dropped++
+		l.mu.Unlock()
+		return
+	}
+	l.queue = append(l.queue, line...)
+	l.mu.Unlock()
+	l.signal()
+}
+
+// run is the only place that writes to l.w. Two byte slices take turns as
+// queue and batch.
+func (l *Logger) run() {
+	defer close(l.stopped)
+	var batch []byte
+	for range l.wake {
+		l.mu.Lock()
+		batch, l.queue = l.queue, batch[:0]
+		dropped, closed := l.dropped, l.closed
+		l.dropped = 0
+		l.mu.Unlock()
+		if dropped > 0 {
+			batch = append(batch, droppedLine(dropped)...)
+		}
+		if len(batch) > 0 {
+			// There is nobody to tell that the log itself cannot be written.
+			_, _ = l.w.Write(batch)
+		}
+		if closed {
+			return
+		}
+	}
+}
+
+func droppedLine(n uint64) []byte {
+	line, err := json.Marshal(struct {
+		Time    time.Time `json:"time"`
+		Level   string    `json:"level"`
+		Message string    `json:"msg"`
+		Lines   uint64    `json:"lines"`
+	}{time.Now(), slog.LevelWarn.String(), "log lines dropped", n})
+	if err != nil {
+		return nil
+	}
+	return append(line, '\n')
+}
+
+// queueWriter takes lines from slog, which hands over one in each call.
+type queueWriter struct{ l *Logger }
+
+func (q queueWriter) Write(line []byte) (int, error) {
+	q.l.enqueue(line)
+	return len(line), nil
+}
