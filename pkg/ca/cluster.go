@@ -211,6 +211,16 @@ func FetchAuthority(ctx context.Context, client kubernetes.Interface) (*Authorit
 	return readSecret(s)
 }
 
+// secretExists reports whether there is a Secret for the authority, readable as
+// one or not. One that may not be seen counts as none.
+func secretExists(ctx context.Context, client kubernetes.Interface) (bool, error) {
+	_, err := client.CoreV1().Secrets(Namespace).Get(ctx, SecretName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
+		return false, nil
+	}
+	return err == nil, clusterError("looking for an authority in the cluster", "get", "secret "+SecretName, err)
+}
+
 func readSecret(s *corev1.Secret) (*Authority, error) {
 	a, err := Import(s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey], s.Annotations[TrustDomainAnnotation], time.Now())
 	if err == nil {

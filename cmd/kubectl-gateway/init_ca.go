@@ -1,0 +1,206 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+)
+
+// maxPEMFile bounds what --from-cert and --from-key read, in bytes.
+const maxPEMFile = 1 << 20
+
+// initCAOptions are the flags of init-ca.
+type initCAOptions struct {
+	store       string
+	fromCert    string
+	fromKey     string
+	trustDomain string
+	ttl         string
+	dir         string
+	output      string
+	force       bool
+}
+
+func newInitCACommand(a *app) *cobra.Command {
+	var o initCAOptions
+	cmd := &cobra.Command{
+		Use:   "init-ca",
+		Short: "Set up the authority that vouches for gateways",
+		Long: `Makes the certificate authority of a cluster, keeps its key on this machine, and
+publishes its certificate in the cluster as the trust bundle. Where there is one
+already, init-ca says so and changes nothing, except that it publishes again
+what the cluster has lost.`,
+		Example: `  # Once for each cluster
+  kubectl gateway init-ca
+
+  # An authority of one's own
+  kubectl gateway init-ca --from-cert ca.crt --from-key ca.key
+
+  # Let other operators, and programs in the cluster, find the key there
+  kubectl gateway init-ca --store=cluster`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			options, err := o.complete(cmd.Flags().Changed("ttl"))
+			if err != nil {
+				return err
+			}
+			_, client, err := a.kubernetes()
+			if err != nil {
+				return err
+			}
+			options.Client = client
+			options.Progress = func(line string) { fmt.Fprintln(a.ErrOut, line) }
+			result, err := ca.Init(cmd.Context(), *options)
+			if err != nil {
+				return err
+			}
+			if result.Backup != "" {
+				fmt.Fprintln(a.ErrOut, "gateways that run already trust the old authority: enable their pods again")
+			}
+			return printInitResult(a.Out, o.output, result)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.store, "store", string(ca.StoreLocal), "where the key is kept: 'local' (this machine only) or 'cluster' (in a Secret as well)")
+	f.StringVar(&o.fromCert, "from-cert", "", "PEM file with the certificate of an existing authority, followed by its chain up to the root")
+	f.StringVar(&o.fromKey, "from-key", "", "PEM file with the private key of --from-cert")
+	f.StringVar(&o.trustDomain, "trust-domain", "", "trust domain of all identities (default "+ca.DefaultTrustDomain+", or that of the authority)")
+	f.StringVar(&o.ttl, "ttl", "10y", "how long a new authority is valid, like 720h, 90d or 10y")
+	f.BoolVar(&o.force, "force", false, "replace an existing authority; pods must be enabled again")
+	f.StringVar(&o.dir, "dir", "", "directory of the authority (default $"+ca.EnvDir+", or one for each cluster)")
+	f.StringVarP(&o.output, "output", "o", "", "output format: json, yaml or name")
+	cmd.MarkFlagsRequiredTogether("from-cert", "from-key")
+	return cmd
+}
+
+// complete checks the flags and reads the files they name.
+func (o *initCAOptions) complete(ttlGiven bool) (*ca.InitOptions, error) {
+	switch o.output {
+	case "", "json", "yaml", "name":
+	default:
+		return nil, api.WithHint(fmt.Errorf("output format %q is unknown", o.output), "use json, yaml or name")
+	}
+	options := &ca.InitOptions{
+		Dir:         o.dir,
+		Getenv:      os.Getenv,
+		Store:       ca.Store(o.store),
+		TrustDomain: o.trustDomain,
+		Force:       o.force,
+	}
+	if ttlGiven {
+		ttl, err := ca.ParseTTL(o.ttl)
+		if err != nil {
+			return nil, fmt.Errorf("reading --ttl: %w", err)
+		}
+		options.TTL = ttl
+	}
+	for _, file := range []struct {
+		flag, path string
+		content    *[]byte
+	}{{"--from-cert", o.fromCert, &options.CertPEM}, {"--from-key", o.fromKey, &options.KeyPEM}} {
+		if file.path == "" {
+			continue
+		}
+		text, err := readBounded(file.path)
+		if err != nil {
+			return nil, fmt.Errorf("reading %s: %w", file.flag, err)
+		}
+		*file.content = text
+	}
+	return options, nil
+}
+
+// readBounded reads a file, a pipe included, of which at least one byte and at
+// most maxPEMFile are expected.
+func readBounded(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	text, err := io.ReadAll(io.LimitReader(f, maxPEMFile+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case len(text) == 0:
+		return nil, errors.New(path + " is empty")
+	case len(text) > maxPEMFile:
+		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxPEMFile)
+	}
+	return text, nil
+}
+
+// initOutput is the machine-readable result of init-ca.
+type initOutput struct {
+	TrustDomain string `json:"trustDomain"`
+	// Fingerprint is the SHA-256 of the authority's certificate.
+	Fingerprint string    `json:"fingerprint"`
+	NotBefore   time.Time `json:"notBefore"`
+	NotAfter    time.Time `json:"notAfter"`
+	File        string    `json:"file,omitempty"`
+	Backup      string    `json:"backup,omitempty"`
+	// TrustBundle and Secret are namespace/name of the cluster's objects.
+	TrustBundle string `json:"trustBundle"`
+	Secret      string `json:"secret,omitempty"`
+	Created     bool   `json:"created"`
+	Changed     bool   `json:"changed"`
+}
+
+func printInitResult(out io.Writer, format string, r *ca.InitResult) error {
+	o := initOutput{
+		TrustDomain: r.Authority.TrustDomain(),
+		Fingerprint: r.Authority.Fingerprint(),
+		NotBefore:   r.Authority.NotBefore().UTC(),
+		NotAfter:    r.Authority.NotAfter().UTC(),
+		File:        r.File,
+		Backup:      r.Backup,
+		TrustBundle: ca.Namespace + "/" + ca.BundleName,
+		Created:     r.Created,
+		Changed:     r.Changed,
+	}
+	if r.InCluster {
+		o.Secret = ca.Namespace + "/" + ca.SecretName
+	}
+	var text []byte
+	var err error
+	switch format {
+	case "json":
+		text, err = json.MarshalIndent(o, "", "  ")
+		text = append(text, '\n')
+	case "yaml":
+		text, err = yaml.Marshal(o)
+	case "name":
+		text = []byte("configmap/" + ca.BundleName + "\n")
+		if r.InCluster {
+			text = append(text, "secret/"+ca.SecretName+"\n"...)
+		}
+	default:
+		done := "unchanged"
+		switch {
+		case r.Backup != "":
+			done = "replaced"
+		case r.Created:
+			done = "created"
+		case r.Changed:
+			done = "updated"
+		}
+		text = fmt.Appendf(nil, "authority/%s %s (trust domain %s, valid until %s)\n",
+			o.Fingerprint[:16], done, o.TrustDomain, o.NotAfter.Format(time.DateOnly))
+	}
+	if err != nil {
+		return fmt.Errorf("encoding the result: %w", err)
+	}
+	if _, err := out.Write(text); err != nil {
+		return fmt.Errorf("printing the result: %w", err)
+	}
+	return nil
+}
