@@ -1,0 +1,125 @@
+# Two targets do everything on a fresh Debian-like machine with root and Go:
+#   make demo   the main job, on an embedded two-node Kubernetes
+#   make test   all tests: unit, eBPF in network namespaces, end to end
+# "make help" lists the others.
+
+VERSION ?= dev
+IMAGE   ?= ghcr.io/kubectl-gateway/kube-gateway:$(VERSION)
+
+MODULE  := github.com/kubectl-gateway/kubectl-gateway
+LDFLAGS := -s -w -X $(MODULE)/internal/version.stamp=$(VERSION)
+GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+CLUSTER := go -C test/cluster run .
+
+# Modules of their own keep what they need out of the plugin's.
+SUBMODULES := build/image test/cluster
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+
+.PHONY: build
+build: ## build the plugin and the gateway for this machine into bin/
+	$(GOBUILD) -o bin/ ./cmd/kubectl-gateway ./cmd/kube-gateway
+
+.PHONY: image
+image: ## pack the gateway for amd64 and arm64 into dist/kube-gateway.tar (OCI)
+	GOOS=linux GOARCH=amd64 $(GOBUILD) -o dist/amd64/kube-gateway ./cmd/kube-gateway
+	GOOS=linux GOARCH=arm64 $(GOBUILD) -o dist/arm64/kube-gateway ./cmd/kube-gateway
+	go -C build/image run . --name $(IMAGE) --version $(VERSION) --output $(CURDIR)/dist/kube-gateway.tar \
+		amd64=$(CURDIR)/dist/amd64/kube-gateway arm64=$(CURDIR)/dist/arm64/kube-gateway
+
+.PHONY: demo-image
+demo-image: ## pack the demo's application into dist/demo.tar
+	GOOS=linux $(GOBUILD) -o dist/demo ./examples/demo
+	$(CLUSTER) image --name ghcr.io/kubectl-gateway/demo:latest --binary $(CURDIR)/dist/demo -o $(CURDIR)/dist/demo.tar
+
+.PHONY: demo
+demo: tools build image demo-image ## the main job, shown on the embedded cluster, which stays up
+	$(CLUSTER) up
+	$(CLUSTER) load $(CURDIR)/dist/kube-gateway.tar $(CURDIR)/dist/demo.tar
+	go run ./test/demo
+
+.PHONY: cluster-up cluster-load cluster-down
+cluster-up: ## start the embedded two-node Kubernetes
+	$(CLUSTER) up
+cluster-load: image ## load the gateway's image into the cluster's nodes
+	$(CLUSTER) load $(CURDIR)/dist/kube-gateway.tar
+cluster-down: ## stop the cluster and remove all that it made
+	$(CLUSTER) down
+
+.PHONY: test
+test: tools test-unit cross test-cluster test-e2e ## all tests
+
+.PHONY: test-unit
+test-unit: ## unit tests, and the tests with eBPF in network namespaces (root)
+	go test ./...
+	go -C build/image test ./...
+
+.PHONY: test-cluster
+test-cluster: ## tests of the embedded cluster itself
+	go -C test/cluster test ./...
+
+.PHONY: test-e2e
+test-e2e: build image ## tests on the embedded cluster
+	test/e2e/run
+
+.PHONY: bench
+bench: build ## measure the gateway beside direct TCP and a plain relay
+	go run ./bench
+
+.PHONY: cross
+cross: ## build the plugin and the gateway for every platform they support
+	@for platform in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64; do \
+		echo "building the plugin for $$platform"; \
+		GOOS=$${platform%/*} GOARCH=$${platform#*/} $(GOBUILD) -o /dev/null ./cmd/kubectl-gateway || exit 1; \
+	done
+	GOOS=linux GOARCH=arm64 $(GOBUILD) -o /dev/null ./cmd/kube-gateway
+
+.PHONY: check
+check: fmt-check vet lint generate-check tidy-check ## fast checks of the source
+
+.PHONY: fmt-check
+fmt-check:
+	@files=$$(git ls-files '*.go' | xargs gofmt -l); test -z "$$files" || { echo "not formatted (run gofmt -w):"; echo "$$files"; exit 1; }
+
+.PHONY: vet
+vet:
+	go vet ./...
+	go vet -tags e2e ./test/e2e/...
+	@for m in $(SUBMODULES); do go -C $$m vet ./... || exit 1; done
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+.PHONY: lint
+lint:
+	go run $(STATICCHECK) ./...
+	go run $(STATICCHECK) -tags e2e ./test/e2e/...
+	@for m in $(SUBMODULES); do (cd $$m && go run $(STATICCHECK) ./...) || exit 1; done
+
+.PHONY: generate
+generate: ## compile the eBPF programs (clang 14)
+	go generate ./bpf
+
+# The objects are committed, so that building needs only Go; this shows that
+# they are what the sources give.
+.PHONY: generate-check
+generate-check:
+	go generate ./bpf
+	@git diff --exit-code --stat -- bpf || { echo "bpf/: generated objects differ from the committed ones"; exit 1; }
+
+.PHONY: tidy-check
+tidy-check:
+	@for m in . $(SUBMODULES); do go -C $$m mod tidy -diff || { echo "$$m: run go mod tidy"; exit 1; }; done
+
+VULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+.PHONY: vulncheck
+vulncheck: ## look for known vulnerabilities, where their database can be reached
+	@build/vulncheck $(VULNCHECK)
+
+.PHONY: tools
+tools: ## install the Debian packages that demo and test need
+	@build/install-packages
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin dist

@@ -1,0 +1,58 @@
+//go:build linux
+
+// Command kube-gateway is the gateway: the program that runs inside a pod. It
+// is the only file of its image.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/version"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+const usage = `kube-gateway encrypts the TCP traffic of the pod it runs in.
+
+Usage:
+  kube-gateway supervise      run the gateway (what 'kubectl gateway enable' starts)
+  kube-gateway ctl status     print the status of the gateway in this container
+  kube-gateway version        print the version
+`
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run executes one command and returns the exit code.
+func run(args []string, stdout, stderr io.Writer) int {
+	var err error
+	verb, rest := "help", args
+	if len(args) > 0 {
+		verb, rest = args[0], args[1:]
+	}
+	switch verb {
+	case "supervise":
+		err = supervise(context.Background(), rest)
+	case "worker":
+		err = runWorker(context.Background(), rest)
+	case "ctl":
+		err = ctl(context.Background(), rest, stdout)
+	case "version", "--version":
+		fmt.Fprintln(stdout, "kube-gateway", version.String())
+	case "help", "--help", "-h":
+		fmt.Fprint(stdout, usage)
+	default:
+		err = api.WithHint(fmt.Errorf("unknown command %q", verb), "see 'kube-gateway help'")
+	}
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(stderr, "error: %v\n", err)
+	if hint := api.Hint(err); hint != "" {
+		fmt.Fprintf(stderr, "hint: %s\n", hint)
+	}
+	return 1
+}

@@ -1,0 +1,97 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/version"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/control"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/supervisor"
+)
+
+// supervisorGC keeps the heap of a process that does next to nothing small, in
+// percent (see runtime/debug.SetGCPercent).
+const supervisorGC = 20
+
+// selfPath is this program, also where no path leads to it.
+const selfPath = "/proc/self/exe"
+
+// supervise runs the privileged half. It starts in two steps: the first takes
+// the key out of the environment and replaces the process by itself with a
+// clean one, so that /proc/<pid>/environ does not hold the key for the rest of
+// the pod's life.
+func supervise(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("supervise", flag.ContinueOnError)
+	materialFD := flags.Int("material-fd", -1, "file descriptor of the sealed material (internal)")
+	socket := flags.String("control-socket", control.SocketPath, "path of the control socket")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	var err error
+	if *materialFD < 0 {
+		err = replaceSelf(args)
+	} else {
+		err = superviseWith(ctx, os.NewFile(uintptr(*materialFD), "material"), *socket)
+	}
+	if err != nil {
+		supervisor.LastWords(err)
+	}
+	return err
+}
+
+// replaceSelf moves the material from the environment to a sealed memory file
+// and executes this program again. It returns only on failure.
+func replaceSelf(args []string) error {
+	m, err := supervisor.MaterialFromEnv(os.LookupEnv)
+	if err != nil {
+		return err
+	}
+	f, err := m.Seal()
+	if err != nil {
+		return err
+	}
+	// The duplicate is not closed on exec.
+	fd, err := unix.Dup(int(f.Fd()))
+	if err != nil {
+		return fmt.Errorf("keeping the material across exec: %w", err)
+	}
+	argv := append([]string{os.Args[0], "supervise", fmt.Sprintf("--material-fd=%d", fd)}, args...)
+	err = unix.Exec(selfPath, argv, supervisor.WithoutMaterial(os.Environ()))
+	return fmt.Errorf("executing %s: %w", selfPath, err)
+}
+
+func superviseWith(ctx context.Context, material *os.File, socket string) error {
+	unix.CloseOnExec(int(material.Fd()))
+	debug.SetGCPercent(supervisorGC)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
+	terminate := make(chan struct{})
+	go func() {
+		<-signals
+		close(terminate)
+	}()
+	log := slog.New(slog.NewJSONHandler(os.Stdout, nil))
+	err := supervisor.Run(ctx, supervisor.Options{
+		Material:      material,
+		WorkerCommand: []string{selfPath, "worker"},
+		SocketPath:    socket,
+		Version:       version.String(),
+		Log:           log,
+		Terminate:     terminate,
+	})
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}

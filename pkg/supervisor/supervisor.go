@@ -1,0 +1,336 @@
+//go:build linux
+
+package supervisor
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/bpf"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/control"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/proxy"
+)
+
+// Options say what a supervisor runs with.
+type Options struct {
+	// Material is the file that Seal made.
+	Material *os.File
+	// WorkerCommand starts a worker, in a process of its own.
+	WorkerCommand []string
+	// SocketPath is where the control socket is opened.
+	SocketPath string
+	Version    string
+	Log        *slog.Logger
+	// Terminate is closed when the container is asked to end (SIGTERM).
+	Terminate <-chan struct{}
+}
+
+const (
+	// workerGrace is how long a worker may take to drain when it is told to end.
+	workerGrace = 10 * time.Second
+	// readyTimeout bounds a worker's start.
+	readyTimeout = 10 * time.Second
+	// Restarts of a worker wait between these, doubling: the first one is at
+	// once, since connections are waiting.
+	minBackoff = 100 * time.Millisecond
+	maxBackoff = 5 * time.Second
+	// stableAfter is how long a worker must have run for the next restart to be
+	// at once again.
+	stableAfter = 10 * time.Second
+)
+
+// supervisor is the state that the control socket reports.
+type supervisor struct {
+	Options
+	programs  *bpf.Programs
+	pod, own  bpf.Cgroup
+	traffic   *proxy.Counters
+	counters  *os.File
+	listeners *Listeners
+
+	mu     sync.Mutex
+	status api.Status // all but the counters
+	// changed is closed and replaced whenever the state changes.
+	changed chan struct{}
+}
+
+// Run is the life of a gateway: it returns when ctx is done or Terminate is
+// closed and the application has ended (nil), or when the gateway cannot work
+// (the reason).
+func Run(ctx context.Context, o Options) error {
+	s := &supervisor{Options: o, changed: make(chan struct{})}
+	config, err := s.describe()
+	if err != nil {
+		return err
+	}
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ln, err := control.Listen(o.SocketPath)
+	if err != nil {
+		return err
+	}
+	var background sync.WaitGroup
+	defer background.Wait()
+	defer cancel()
+	background.Go(func() {
+		if err := control.Serve(ctx, ln, s.answer); err != nil {
+			o.Log.Error("the control socket failed", "error", err)
+		}
+	})
+
+	if s.listeners, err = Listen(ctx); err != nil {
+		return err
+	}
+	defer s.listeners.Close()
+	if err := s.load(config); err != nil {
+		return err
+	}
+	defer s.closePrograms()
+	if s.counters, err = createCounters(); err != nil {
+		return err
+	}
+	defer s.counters.Close()
+	if s.traffic, err = proxy.MapCounters(s.counters); err != nil {
+		return err
+	}
+	// Loading leaves garbage of several times the size of what stays.
+	debug.FreeOSMemory()
+
+	background.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-o.Terminate:
+			o.Log.Info("asked to end: serving as long as the application runs")
+			waitForApplication(ctx, s.pod.Path, s.own.Path)
+			cancel()
+		}
+	})
+	return s.keepWorker(ctx)
+}
+
+// describe reads the material and fills in what a status says of it.
+func (s *supervisor) describe() (*api.Config, error) {
+	m, err := ReadMaterial(s.Material)
+	if err != nil {
+		return nil, err
+	}
+	config, err := api.ParseConfig(m.Config)
+	if err != nil {
+		return nil, err
+	}
+	s.status = api.Status{
+		Version: s.Version, State: api.Starting, StartedAt: time.Now(),
+		Pod: config.Pod, PodIPs: config.PodIPs, Mode: config.Mode, OnFailure: config.OnFailure,
+		Capture: api.Capture{
+			Ranges: config.Capture, Services: config.Services,
+			Exclude: config.Exclude, ExcludePorts: config.ExcludePorts,
+		},
+	}
+	s.status.Cert, s.status.Identity, err = describeCertificate(m.Cert, m.CA)
+	return config, err
+}
+
+func describeCertificate(certPEM, caPEM []byte) (api.Certificate, string, error) {
+	block, _ := pem.Decode(certPEM)
+	if block == nil {
+		return api.Certificate{}, "", errors.New("the gateway's certificate is not PEM")
+	}
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return api.Certificate{}, "", fmt.Errorf("parsing the gateway's certificate: %w", err)
+	}
+	id, err := identity.FromCertificate(leaf)
+	if err != nil {
+		return api.Certificate{}, "", fmt.Errorf("the gateway's certificate: %w", err)
+	}
+	cert := api.Certificate{Serial: leaf.SerialNumber.Text(16), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter}
+	for rest := caPEM; ; {
+		block, rest = pem.Decode(rest)
+		if block == nil {
+			break
+		}
+		sum := sha256.Sum256(block.Bytes)
+		cert.Authorities = append(cert.Authorities, hex.EncodeToString(sum[:]))
+	}
+	if len(cert.Authorities) == 0 {
+		return api.Certificate{}, "", errors.New("the trust bundle holds no certificate")
+	}
+	return cert, id.String(), nil
+}
+
+// load finds the pod's cgroup and attaches everything but the capture.
+func (s *supervisor) load(config *api.Config) error {
+	var err error
+	if s.pod, s.own, err = bpf.PodCgroup(config.Pod.UID); err != nil {
+		return fmt.Errorf("finding the pod's cgroup: %w", err)
+	}
+	if n, err := bpf.DetachStale(s.pod); err != nil {
+		return fmt.Errorf("removing what an earlier gateway left: %w", err)
+	} else if n > 0 {
+		s.Log.Info("removed programs that an earlier gateway left", "programs", n)
+	}
+	s.programs, err = bpf.Load(bpf.Options{
+		Pod: s.pod, Own: s.own, PodIPs: config.PodIPs,
+		Capture: config.Capture, Services: config.Services,
+		Exclude: config.Exclude, ExcludePorts: config.ExcludePorts,
+		Strict:     config.Mode == api.Strict,
+		KeepOnExit: config.OnFailure == api.FailClosed,
+	})
+	if err != nil {
+		return fmt.Errorf("loading the eBPF programs: %w", err)
+	}
+	if err := s.programs.AttachSockets(); err != nil {
+		s.closePrograms()
+		return fmt.Errorf("attaching the eBPF programs: %w", err)
+	}
+	s.update(func(st *api.Status) { st.Capture.Cgroup = s.pod.Rel })
+	return nil
+}
+
+func (s *supervisor) closePrograms() {
+	if err := s.programs.Close(); err != nil {
+		s.Log.Error("detaching the eBPF programs failed", "error", err)
+	}
+}
+
+// keepWorker runs one worker after the other until ctx is done. A first worker
+// that does not come up is the gateway's end; later ones are tried for ever.
+func (s *supervisor) keepWorker(ctx context.Context) error {
+	var backoff time.Duration
+	for restarts := 0; ; restarts++ {
+		started := time.Now()
+		err := s.runWorker(ctx, restarts)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !s.capturing() {
+			return err
+		}
+		s.Log.Error("the worker ended and is started again", "error", err)
+		s.update(func(st *api.Status) { st.State, st.Reason = api.Degraded, err.Error() })
+		s.traffic.ResetActive()
+		if time.Since(started) > stableAfter {
+			backoff = 0
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(backoff):
+		}
+		backoff = min(max(2*backoff, minBackoff), maxBackoff)
+	}
+}
+
+// runWorker runs one worker until it ends, and says why it did.
+func (s *supervisor) runWorker(ctx context.Context, restarts int) error {
+	w, err := startWorker(ctx, s.WorkerCommand, s.Material, s.counters, s.listeners, workerGrace)
+	if err != nil {
+		return err
+	}
+	timeout := time.NewTimer(readyTimeout)
+	defer timeout.Stop()
+	select {
+	case <-w.ready:
+	case <-w.done:
+		return w.reason()
+	case <-timeout.C:
+		return errors.Join(fmt.Errorf("the worker was not ready within %v", readyTimeout), w.kill())
+	}
+	if err := s.serving(w, restarts); err != nil {
+		return errors.Join(err, w.kill())
+	}
+	<-w.done
+	return w.reason()
+}
+
+// serving starts the capture, once there is somebody to capture for.
+func (s *supervisor) serving(w *worker, restarts int) error {
+	if !s.capturing() {
+		if err := s.programs.StartCapture(); err != nil {
+			return fmt.Errorf("starting the capture: %w", err)
+		}
+		s.Log.Info("ready", "identity", s.status.Identity, "mode", s.status.Mode, "cgroup", s.pod.Rel)
+	}
+	s.update(func(st *api.Status) {
+		st.State, st.Reason = api.Ready, ""
+		st.Worker = api.Worker{PID: w.process.Pid, StartedAt: w.started, Restarts: restarts}
+		st.Capture.Programs = s.programs.Attached()
+	})
+	return nil
+}
+
+// capturing reports whether a worker has ever been ready.
+func (s *supervisor) capturing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status.State != api.Starting
+}
+
+func (s *supervisor) update(change func(*api.Status)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.status)
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// snapshot returns the status as it is and a channel that is closed when the
+// state changes.
+func (s *supervisor) snapshot() (api.Status, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.status
+	st.Capture.Programs = slices.Clone(st.Capture.Programs)
+	return st, s.changed
+}
+
+// answer serves the control socket.
+func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error) {
+	if r.Op != control.OpStatus {
+		return nil, fmt.Errorf("unknown request %q", r.Op)
+	}
+	timeout := time.After(r.Wait)
+	for {
+		st, changed := s.snapshot()
+		if st.State == api.Ready || r.Wait <= 0 {
+			return s.withCounters(st)
+		}
+		select {
+		case <-changed:
+		case <-timeout:
+			r.Wait = 0
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// withCounters completes a status. Before the programs are loaded there is
+// nothing to count.
+func (s *supervisor) withCounters(st api.Status) (*api.Status, error) {
+	if st.State == api.Starting {
+		return &st, nil
+	}
+	c, err := s.programs.Counters()
+	if err != nil {
+		return nil, fmt.Errorf("reading the counters: %w", err)
+	}
+	st.Capture.Captured, st.Capture.NoListener = c.Captured, c.NoListener
+	st.Capture.ServicePassed, st.Capture.ServiceRefused = c.ServicePassed, c.ServiceRefused
+	st.Traffic = s.traffic.Traffic()
+	return &st, nil
+}

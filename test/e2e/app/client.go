@@ -1,0 +1,259 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+)
+
+// result is what a client prints.
+type result struct {
+	// Local and Peer are the addresses that the client's socket reports.
+	Local string `json:"local,omitempty"`
+	Peer  string `json:"peer,omitempty"`
+	// Received is the text that came back.
+	Received string `json:"received,omitempty"`
+	Bytes    int64  `json:"bytes,omitempty"`
+	Equal    bool   `json:"equal,omitempty"`
+	Count    int    `json:"count,omitempty"`
+	Error    string `json:"error,omitempty"`
+	// Refused says that connect(2) itself failed with EPERM.
+	NotPermitted bool `json:"notPermitted,omitempty"`
+}
+
+func client(ctx context.Context, verb string, args []string) (result, error) {
+	run, ok := map[string]func(context.Context, []string) (result, error){
+		"talk": talk, "mapped": mapped, "first": first, "halfclose": halfClose,
+		"concurrent": concurrent, "download": download, "upload": upload, "crash": crash,
+	}[verb]
+	if !ok {
+		return result{}, fmt.Errorf("unknown command %q", verb)
+	}
+	return run(ctx, args)
+}
+
+func dial(ctx context.Context, network, address string) (*net.TCPConn, result, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, result{NotPermitted: errors.Is(err, syscall.EPERM)}, err
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		conn.SetDeadline(deadline)
+	}
+	return conn.(*net.TCPConn), result{Local: conn.LocalAddr().String(), Peer: conn.RemoteAddr().String()}, nil
+}
+
+// talk ADDRESS TEXT: sends a line, half-closes, and reads all that comes back.
+func talk(ctx context.Context, args []string) (result, error) {
+	conn, r, err := dial(ctx, "tcp", args[0])
+	if err != nil {
+		return r, err
+	}
+	defer conn.Close()
+	return exchange(conn, r, args[1])
+}
+
+func exchange(conn *net.TCPConn, r result, text string) (result, error) {
+	if _, err := io.WriteString(conn, text+"\n"); err != nil {
+		return r, err
+	}
+	if err := conn.CloseWrite(); err != nil {
+		return r, err
+	}
+	received, err := io.ReadAll(io.LimitReader(conn, 1<<20))
+	r.Received = string(received)
+	return r, err
+}
+
+// mapped ADDRESS TEXT: like talk, from an IPv6 socket to the v4-mapped address,
+// as Java does.
+func mapped(ctx context.Context, args []string) (result, error) {
+	target, err := netip.ParseAddrPort(args[0])
+	if err != nil {
+		return result{}, err
+	}
+	// Go itself would use an IPv4 socket.
+	fd, err := syscall.Socket(syscall.AF_INET6, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return result{}, err
+	}
+	to := &syscall.SockaddrInet6{Port: int(target.Port()), Addr: target.Addr().As16()}
+	if err := syscall.Connect(fd, to); err != nil {
+		syscall.Close(fd)
+		return result{NotPermitted: errors.Is(err, syscall.EPERM)}, err
+	}
+	peer, err := syscall.Getpeername(fd)
+	if err != nil {
+		return result{}, err
+	}
+	f := os.NewFile(uintptr(fd), "socket")
+	defer f.Close()
+	conn, err := net.FileConn(f)
+	if err != nil {
+		return result{}, err
+	}
+	defer conn.Close()
+	if deadline, ok := ctx.Deadline(); ok {
+		conn.SetDeadline(deadline)
+	}
+	r := result{Local: conn.LocalAddr().String()}
+	if p, ok := peer.(*syscall.SockaddrInet6); ok {
+		r.Peer = netip.AddrPortFrom(netip.AddrFrom16(p.Addr), uint16(p.Port)).String()
+	}
+	return exchange(conn.(*net.TCPConn), r, args[1])
+}
+
+// first ADDRESS TEXT: reads a line before it sends one.
+func first(ctx context.Context, args []string) (result, error) {
+	conn, r, err := dial(ctx, "tcp", args[0])
+	if err != nil {
+		return r, err
+	}
+	defer conn.Close()
+	reader := bufio.NewReader(conn)
+	greeting, err := reader.ReadString('\n')
+	if err != nil {
+		return r, err
+	}
+	if _, err := io.WriteString(conn, args[1]+"\n"); err != nil {
+		return r, err
+	}
+	rest, err := io.ReadAll(reader)
+	r.Received = greeting + string(rest)
+	return r, err
+}
+
+// halfclose ADDRESS BYTES: sends, half-closes, and only then gets the answer.
+func halfClose(ctx context.Context, args []string) (result, error) {
+	n, err := strconv.ParseInt(args[1], 10, 64)
+	if err != nil {
+		return result{}, err
+	}
+	conn, r, err := dial(ctx, "tcp", args[0])
+	if err != nil {
+		return r, err
+	}
+	defer conn.Close()
+	if _, err := io.Copy(conn, content(contentSeed, n)); err != nil {
+		return r, err
+	}
+	if err := conn.CloseWrite(); err != nil {
+		return r, err
+	}
+	answer, err := io.ReadAll(conn)
+	if err != nil {
+		return r, err
+	}
+	r.Received = string(answer)
+	return checkAnswer(r, n)
+}
+
+// checkAnswer compares a "<bytes> <hash>" line with what was sent.
+func checkAnswer(r result, n int64) (result, error) {
+	sum, _, err := hash(content(contentSeed, n))
+	r.Bytes = n
+	r.Equal = r.Received == fmt.Sprintf("%d %s\n", n, sum)
+	return r, err
+}
+
+// concurrent ADDRESS N: opens N connections at once, and uses each only when
+// all are open.
+func concurrent(ctx context.Context, args []string) (result, error) {
+	n, err := strconv.Atoi(args[1])
+	if err != nil {
+		return result{}, err
+	}
+	var open, done sync.WaitGroup
+	open.Add(n)
+	errs := make(chan error, n)
+	for i := range n {
+		done.Go(func() {
+			conn, r, err := dial(ctx, "tcp", args[0])
+			open.Done()
+			if err != nil {
+				errs <- err
+				return
+			}
+			defer conn.Close()
+			open.Wait()
+			text := fmt.Sprintf("connection %d", i)
+			if r, err = exchange(conn, r, text); err == nil && r.Received != text+"\n" {
+				err = fmt.Errorf("connection %d received %q", i, r.Received)
+			}
+			if err != nil {
+				errs <- err
+			}
+		})
+	}
+	done.Wait()
+	close(errs)
+	return result{Count: n - len(errs)}, <-errs
+}
+
+// download URL BYTES: fetches the content and compares its hash.
+func download(ctx context.Context, args []string) (result, error) {
+	n, err := strconv.ParseInt(args[1], 10, 64)
+	if err != nil {
+		return result{}, err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, args[0]+"/content?bytes="+args[1], nil)
+	if err != nil {
+		return result{}, err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return result{}, err
+	}
+	defer response.Body.Close()
+	got, size, err := hash(response.Body)
+	if err != nil {
+		return result{}, err
+	}
+	want, _, err := hash(content(contentSeed, n))
+	return result{Bytes: size, Equal: got == want && size == n}, err
+}
+
+// upload URL BYTES: sends the content and compares the hash that comes back.
+func upload(ctx context.Context, args []string) (result, error) {
+	n, err := strconv.ParseInt(args[1], 10, 64)
+	if err != nil {
+		return result{}, err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, args[0]+"/hash", content(contentSeed, n))
+	if err != nil {
+		return result{}, err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return result{}, err
+	}
+	defer response.Body.Close()
+	answer, err := io.ReadAll(response.Body)
+	if err != nil {
+		return result{}, err
+	}
+	return checkAnswer(result{Received: string(answer)}, n)
+}
+
+// crash URL: ends the application there.
+func crash(ctx context.Context, args []string) (result, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, args[0]+"/crash", nil)
+	if err != nil {
+		return result{}, err
+	}
+	// The connection ends without an answer.
+	if response, err := http.DefaultClient.Do(request); err == nil {
+		response.Body.Close()
+	}
+	return result{}, nil
+}

@@ -1,0 +1,49 @@
+// Command app is the application of the end-to-end tests. "app serve" listens
+// on the ports below; the other commands are clients that the tests run in the
+// same container, and that print one JSON object each. It knows nothing of
+// gateways.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+// Ports of "app serve".
+const (
+	portEcho        = 9000 // returns what it reads, and half-closes after it
+	portServerFirst = 9001 // speaks first: one line with the addresses it sees
+	portCount       = 9002 // reads to the end of file, then answers with a hash
+	portHTTP        = 9080
+)
+
+// timeout ends every client that hangs.
+const timeout = 5 * time.Minute
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if len(os.Args) < 2 {
+		fmt.Fprintln(os.Stderr, "usage: app serve|talk|first|halfclose|concurrent|download|upload ...")
+		os.Exit(2)
+	}
+	if os.Args[1] == "serve" {
+		if err := serve(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, "error:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	result, err := client(ctx, os.Args[1], os.Args[2:])
+	if err != nil {
+		result.Error = err.Error()
+	}
+	json.NewEncoder(os.Stdout).Encode(result)
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"log"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+)
+
+// serve runs all servers until ctx is done or one of them fails.
+func serve(ctx context.Context) error {
+	failed := make(chan error, 4)
+	for port, handle := range map[int]func(*net.TCPConn) error{
+		portEcho: echo, portServerFirst: serverFirst, portCount: count,
+	} {
+		ln, err := net.Listen("tcp", ":"+strconv.Itoa(port))
+		if err != nil {
+			return err
+		}
+		go func() { failed <- accept(ln, handle) }()
+	}
+	go func() { failed <- http.ListenAndServe(":"+strconv.Itoa(portHTTP), handler()) }()
+	log.Print("serving")
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-failed:
+		return err
+	}
+}
+
+func accept(ln net.Listener, handle func(*net.TCPConn) error) error {
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer conn.Close()
+			if err := handle(conn.(*net.TCPConn)); err != nil {
+				log.Printf("%s: %v", conn.RemoteAddr(), err)
+			}
+		}()
+	}
+}
+
+func echo(c *net.TCPConn) error {
+	if _, err := io.Copy(c, c); err != nil {
+		return err
+	}
+	return c.CloseWrite()
+}
+
+func serverFirst(c *net.TCPConn) error {
+	if _, err := fmt.Fprintf(c, "hello %s from %s\n", c.RemoteAddr(), c.LocalAddr()); err != nil {
+		return err
+	}
+	line, err := bufio.NewReader(c).ReadString('\n')
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(c, "you said "+line)
+	return err
+}
+
+func count(c *net.TCPConn) error {
+	sum, n, err := hash(c)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(c, "%d %s\n", n, sum)
+	return err
+}
+
+func hash(r io.Reader) (sum string, n int64, err error) {
+	h := sha256.New()
+	n, err = io.Copy(h, r)
+	return hex.EncodeToString(h.Sum(nil)), n, err
+}
+
+// content returns n bytes that depend on seed alone.
+func content(seed uint64, n int64) io.Reader {
+	var key [32]byte
+	key[0], key[1] = byte(seed), byte(seed>>8)
+	return io.LimitReader(rand.NewChaCha8(key), n)
+}
+
+// contentSeed is what both sides of a transfer use.
+const contentSeed = 42
+
+func handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /content", func(w http.ResponseWriter, r *http.Request) {
+		n, err := strconv.ParseInt(r.FormValue("bytes"), 10, 64)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		io.Copy(w, content(contentSeed, n))
+	})
+	mux.HandleFunc("POST /hash", func(w http.ResponseWriter, r *http.Request) {
+		sum, n, err := hash(r.Body)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		fmt.Fprintf(w, "%d %s\n", n, sum)
+	})
+	// A crash of the application, as the kubelet sees it.
+	mux.HandleFunc("POST /crash", func(http.ResponseWriter, *http.Request) { os.Exit(1) })
+	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "hello %s, you sent %s\n", r.RemoteAddr, r.Header.Get("X-Canary"))
+	})
+	return mux
+}

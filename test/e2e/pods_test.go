@@ -1,0 +1,185 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// The nodes of the test cluster.
+const (
+	node1 = "node-1"
+	node2 = "node-2"
+)
+
+// appImage is the image of test/e2e/app.
+const appImage = "localhost/e2e-app:latest"
+
+// pod is one running application.
+type pod struct {
+	t         *testing.T
+	namespace string
+	name      string
+	uid       string
+	// ips are the addresses of the pod, the primary one first.
+	ips []netip.Addr
+}
+
+// podSpec is a pod that runs "app serve" on node.
+func podSpec(name, node string) *corev1.Pod {
+	grace := int64(1)
+	return &corev1.Pod{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": name, "test": "e2e"}},
+		Spec: corev1.PodSpec{
+			NodeName:                      node,
+			TerminationGracePeriodSeconds: &grace,
+			Containers: []corev1.Container{{
+				Name: "app", Image: appImage, ImagePullPolicy: corev1.PullNever, Command: []string{"/app", "serve"},
+			}},
+		},
+	}
+}
+
+// startPods creates pods and waits until they are ready.
+func startPods(t *testing.T, ns string, specs ...*corev1.Pod) []*pod {
+	t.Helper()
+	var manifests []string
+	for _, s := range specs {
+		text, err := yaml.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		manifests = append(manifests, string(text))
+	}
+	out := runCommand(t.Context(), t, strings.Join(manifests, "---\n"), "kubectl", "-n", ns, "apply", "-f", "-")
+	if out.code != 0 {
+		t.Fatalf("creating pods: %s", out.stderr)
+	}
+	var pods []*pod
+	for _, s := range specs {
+		kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/"+s.Name, "--timeout="+patience.String())
+		pods = append(pods, findPod(t, ns, s.Name))
+	}
+	return pods
+}
+
+func findPod(t *testing.T, ns, name string) *pod {
+	t.Helper()
+	var object corev1.Pod
+	get(t, &object, "-n", ns, "pod", name)
+	p := &pod{t: t, namespace: ns, name: name, uid: string(object.UID)}
+	for _, ip := range object.Status.PodIPs {
+		p.ips = append(p.ips, netip.MustParseAddr(ip.IP))
+	}
+	return p
+}
+
+// twoPods starts pod a on one node and pod b on the other.
+func twoPods(t *testing.T, ns string) (a, b *pod) {
+	t.Helper()
+	pods := startPods(t, ns, podSpec("a", node1), podSpec("b", node2))
+	return pods[0], pods[1]
+}
+
+func (p *pod) String() string { return "pod/" + p.name }
+
+// addr returns the address of a port of the pod, in its primary family.
+func (p *pod) addr(port uint16) string { return netip.AddrPortFrom(p.ips[0], port).String() }
+
+// url returns the base URL of the pod's HTTP server.
+func (p *pod) url() string { return "http://" + p.addr(portHTTP) }
+
+// Ports of the test application.
+const (
+	portEcho        = 9000
+	portServerFirst = 9001
+	portCount       = 9002
+	portHTTP        = 9080
+)
+
+// appResult is what a client of the test application prints.
+type appResult struct {
+	Local, Peer, Received string
+	Bytes                 int64
+	Equal                 bool
+	Count                 int
+	Error                 string
+	NotPermitted          bool
+}
+
+// app runs a client of the test application in the pod's own container.
+func (p *pod) app(args ...string) appResult {
+	p.t.Helper()
+	text := kubectl(p.t, append([]string{"-n", p.namespace, "exec", p.name, "-c", "app", "--", "/app"}, args...)...)
+	var r appResult
+	if err := json.Unmarshal([]byte(text), &r); err != nil {
+		p.t.Fatalf("%s: app %v: %v in %q", p, args, err, text)
+	}
+	return r
+}
+
+// talk sends text to address, which must echo it.
+func (p *pod) talk(address, text string) appResult {
+	p.t.Helper()
+	r := p.app("talk", address, text)
+	if r.Error != "" || r.Received != text+"\n" {
+		p.t.Fatalf("%s to %s: received %q, error %q", p, address, r.Received, r.Error)
+	}
+	return r
+}
+
+// enable adds gateways to the pods.
+func enable(t *testing.T, flags []string, pods ...*pod) output {
+	t.Helper()
+	args := append([]string{"-n", pods[0].namespace, "enable"}, flags...)
+	for _, p := range pods {
+		args = append(args, p.String())
+	}
+	return gateway(t, args...)
+}
+
+// status reads what the pod's gateway says of itself.
+func (p *pod) status() api.Status {
+	p.t.Helper()
+	var list struct {
+		Items []struct {
+			State  string      `json:"state"`
+			Error  string      `json:"error"`
+			Status *api.Status `json:"status"`
+		} `json:"items"`
+	}
+	text := gateway(p.t, "-n", p.namespace, "status", p.String(), "-o", "json").stdout
+	if err := json.Unmarshal([]byte(text), &list); err != nil {
+		p.t.Fatalf("status of %s: %v in %s", p, err, text)
+	}
+	if len(list.Items) != 1 || list.Items[0].Status == nil {
+		p.t.Fatalf("status of %s: %s", p, text)
+	}
+	return *list.Items[0].Status
+}
+
+// traffic returns the counters of the pod's gateway once condition accepts
+// them: a connection is counted when it is decided, not when it is asked for.
+func (p *pod) traffic(what string, condition func(api.Traffic) bool) api.Traffic {
+	p.t.Helper()
+	var traffic api.Traffic
+	eventually(p.t, what, func() error {
+		traffic = p.status().Traffic
+		if !condition(traffic) {
+			return fmt.Errorf("counters are %+v", traffic)
+		}
+		return nil
+	})
+	return traffic
+}
