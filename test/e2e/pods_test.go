@@ -56,11 +56,7 @@ func startPods(t *testing.T, ns string, specs ...*corev1.Pod) []*pod {
 	t.Helper()
 	var manifests []string
 	for _, s := range specs {
-		text, err := yaml.Marshal(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		manifests = append(manifests, string(text))
+		manifests = append(manifests, mustYAML(t, s))
 	}
 	out := runCommand(t.Context(), t, strings.Join(manifests, "---\n"), "kubectl", "-n", ns, "apply", "-f", "-")
 	if out.code != 0 {
@@ -72,6 +68,15 @@ func startPods(t *testing.T, ns string, specs ...*corev1.Pod) []*pod {
 		pods = append(pods, findPod(t, ns, s.Name))
 	}
 	return pods
+}
+
+func mustYAML(t *testing.T, object any) string {
+	t.Helper()
+	text, err := yaml.Marshal(object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 func findPod(t *testing.T, ns, name string) *pod {

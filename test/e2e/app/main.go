@@ -32,6 +32,10 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: app serve|talk|first|halfclose|concurrent|download|upload ...")
 		os.Exit(2)
 	}
+	if os.Args[1] == "sleep" { // for pods whose ports are not their own
+		<-ctx.Done()
+		return
+	}
 	if os.Args[1] == "serve" {
 		if err := serve(ctx); err != nil {
 			fmt.Fprintln(os.Stderr, "error:", err)

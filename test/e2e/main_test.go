@@ -1,0 +1,19 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+)
+
+// TestMain sets up the authority once; doing so again changes nothing.
+func TestMain(m *testing.M) {
+	if out, err := exec.Command("kubectl", "gateway", "init-ca").CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "kubectl gateway init-ca: %v\n%s", err, out)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
