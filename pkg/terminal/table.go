@@ -18,7 +18,7 @@ type Cell struct {
 }
 
 // Table is a table in the form of kubectl's: a header in capitals, columns
-// aligned with spaces, no borders, so that awk reads it as easily as people do.
+// aligned with spaces, no borders.
 type Table struct {
 	Header []string
 	Rows   [][]Cell

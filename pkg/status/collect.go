@@ -1,0 +1,141 @@
+package status
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+)
+
+const (
+	// DefaultParallel bounds how many gateways are asked at a time. Each costs
+	// the API server and a kubelet one stream.
+	DefaultParallel = 32
+	// DefaultTimeout bounds how long one gateway may take to answer.
+	DefaultTimeout = 10 * time.Second
+)
+
+// Asker asks one gateway how it is. The Client of package remote does.
+type Asker interface {
+	Status(ctx context.Context, namespace, pod, container string, wait time.Duration) (*api.Status, error)
+}
+
+// Collector asks the gateways of pods.
+type Collector struct {
+	Asker Asker
+	// Parallel and Timeout are as DefaultParallel and DefaultTimeout, which
+	// they become if zero.
+	Parallel int
+	Timeout  time.Duration
+	// Now is the present time, which certificates are judged by.
+	Now func() time.Time
+}
+
+// Collect returns the status of every pod's newest gateway, in the order of
+// pods. What cannot be found out about one pod is told in its item. The error
+// is that of ctx.
+func (c *Collector) Collect(ctx context.Context, pods []corev1.Pod) (*List, error) {
+	list := &List{Kind: Kind, APIVersion: APIVersion, Items: make([]Item, len(pods))}
+	var group errgroup.Group
+	group.SetLimit(cmp.Or(c.Parallel, DefaultParallel))
+	for i := range pods {
+		group.Go(func() error {
+			list.Items[i] = c.item(ctx, &pods[i])
+			return nil
+		})
+	}
+	_ = group.Wait()
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("asking the gateways: %w", err)
+	}
+	return list, nil
+}
+
+func (c *Collector) item(ctx context.Context, pod *corev1.Pod) Item {
+	item := Item{Namespace: pod.Namespace, Pod: pod.Name, Node: pod.Spec.NodeName, PodIPs: podIPs(pod), State: NotEnabled}
+	gateway, ok := inject.Current(pod)
+	if !ok {
+		return item
+	}
+	item.Container = containerOf(gateway)
+	// A configuration that cannot be read is the gateway's to complain about.
+	if config, err := inject.ConfigOf(pod, gateway.Name); err == nil {
+		item.Mode, item.OnFailure = config.Mode, config.OnFailure
+	}
+	switch {
+	case gateway.Phase == inject.Terminated && gateway.ExitCode == 0:
+		item.State = Stopped
+	case gateway.Phase == inject.Terminated:
+		item.State = Crashed
+	case gateway.Phase == inject.Running:
+		c.ask(ctx, pod, &item)
+	default:
+		item.State = Waiting
+	}
+	item.judge(c.Now())
+	return item
+}
+
+func (c *Collector) ask(ctx context.Context, pod *corev1.Pod, item *Item) {
+	timeout := cmp.Or(c.Timeout, DefaultTimeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	answer, err := c.Asker.Status(ctx, item.Namespace, item.Pod, item.Container.Name, 0)
+	if answer != nil {
+		if err = check(answer, pod); err == nil {
+			item.State, item.Status = State(answer.State), answer
+			item.Mode, item.OnFailure = cmp.Or(answer.Mode, item.Mode), cmp.Or(answer.OnFailure, item.OnFailure)
+			return
+		}
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		err = fmt.Errorf("no answer within %v", timeout)
+	case err == nil:
+		err = errors.New("it did not answer")
+	}
+	item.State, item.Error, item.hint = NotAnswering, err.Error(), api.Hint(err)
+}
+
+// check refuses what a gateway cannot say: whoever took one over could
+// otherwise speak for other pods, or claim states that are the plugin's to find.
+func check(answer *api.Status, pod *corev1.Pod) error {
+	if answer.Pod.UID != string(pod.UID) {
+		return errors.New("it answers for another pod")
+	}
+	switch answer.State {
+	case api.Starting, api.Ready, api.Degraded:
+		return nil
+	}
+	return api.WithHint(fmt.Errorf("it reports the unknown state %.40q", answer.State),
+		"use the plugin and the gateway image of one release")
+}
+
+func containerOf(g inject.Gateway) *Container {
+	container := &Container{Name: g.Name, Image: g.Image, Reason: g.Reason, Message: g.Message}
+	if !g.StartedAt.IsZero() {
+		container.StartedAt = &g.StartedAt
+	}
+	if g.Phase == inject.Terminated {
+		container.ExitCode, container.FinishedAt = &g.ExitCode, &g.FinishedAt
+	}
+	return container
+}
+
+func podIPs(pod *corev1.Pod) []netip.Addr {
+	var ips []netip.Addr
+	for _, ip := range pod.Status.PodIPs {
+		if addr, err := netip.ParseAddr(ip.IP); err == nil {
+			ips = append(ips, addr)
+		}
+	}
+	return ips
+}

@@ -1,0 +1,182 @@
+package status
+
+import (
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/duration"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
+)
+
+// TableOptions say which columns a table has.
+type TableOptions struct {
+	// Namespace adds the column of namespaces.
+	Namespace bool
+	// Wide adds what is seldom of interest.
+	Wide bool
+	// Now is the present time, from which what is left of a certificate is told.
+	Now time.Time
+}
+
+// Table writes l as a table.
+func (l *List) Table(w io.Writer, style *terminal.Style, o TableOptions) error {
+	table := terminal.Table{Header: []string{"POD", "NODE", "IP", "STATE", "MODE", "IDENTITY", "CERT-EXPIRY", "ENCRYPTED", "PLAINTEXT"}}
+	if o.Namespace {
+		table.Header = append([]string{"NAMESPACE"}, table.Header...)
+	}
+	if o.Wide {
+		table.Header = append(table.Header, "REFUSED", "SERVICE-PASSED", "SERVICE-REFUSED", "SENT", "RECEIVED",
+			"RESTARTS", "ON-FAILURE", "GATEWAY", "VERSION")
+	}
+	for i := range l.Items {
+		table.Rows = append(table.Rows, l.Items[i].row(o))
+	}
+	return table.Print(w, style)
+}
+
+func (i *Item) row(o TableOptions) []terminal.Cell {
+	var row []terminal.Cell
+	add := func(tone terminal.Tone, text string) { row = append(row, terminal.Cell{Text: text, Tone: tone}) }
+	if o.Namespace {
+		add(terminal.Normal, i.Namespace)
+	}
+	add(i.podTone(), i.Pod)
+	add(terminal.Normal, i.Node)
+	add(terminal.Normal, i.ips(o.Wide))
+	add(i.stateTone(), string(i.State))
+	add(terminal.Normal, string(i.Mode))
+	if i.Status == nil {
+		// What only the gateway knows stays empty.
+		for range 4 {
+			add(terminal.Normal, "")
+		}
+		if o.Wide {
+			for range 6 {
+				add(terminal.Normal, "")
+			}
+			add(terminal.Normal, string(i.OnFailure))
+			add(terminal.Normal, i.containerName())
+			add(terminal.Normal, "")
+		}
+		return row
+	}
+	s := i.Status
+	in, out := s.Traffic.Inbound, s.Traffic.Outbound
+	add(terminal.Normal, s.Identity)
+	add(i.expiry(o.Now))
+	add(terminal.Normal, count(in.Encrypted+out.Encrypted))
+	add(terminal.Normal, count(in.Plaintext+out.Plaintext))
+	if o.Wide {
+		add(terminal.Normal, count(in.Refused+out.Refused))
+		add(terminal.Normal, count(s.Capture.ServicePassed))
+		add(terminal.Normal, count(s.Capture.ServiceRefused))
+		add(terminal.Normal, terminal.Bytes(in.Sent+out.Sent))
+		add(terminal.Normal, terminal.Bytes(in.Received+out.Received))
+		restarts := terminal.Normal
+		if s.Worker.Restarts > 0 {
+			restarts = terminal.Caution
+		}
+		add(restarts, strconv.Itoa(s.Worker.Restarts))
+		add(terminal.Normal, string(i.OnFailure))
+		add(terminal.Normal, i.containerName())
+		add(terminal.Normal, s.Version)
+	}
+	return row
+}
+
+func count(n uint64) string { return strconv.FormatUint(n, 10) }
+
+// ips returns the primary address, or all of them.
+func (i *Item) ips(wide bool) string {
+	var all []string
+	for n, ip := range i.PodIPs {
+		if n > 0 && !wide {
+			break
+		}
+		all = append(all, ip.String())
+	}
+	return strings.Join(all, ",")
+}
+
+func (i *Item) containerName() string {
+	if i.Container == nil {
+		return ""
+	}
+	return i.Container.Name
+}
+
+func (i *Item) expiry(now time.Time) (terminal.Tone, string) {
+	to := i.Status.Cert.NotAfter
+	if to.IsZero() {
+		return terminal.Normal, ""
+	}
+	tone := terminal.Normal
+	for _, p := range i.Problems {
+		if p.certificate {
+			tone = p.tone()
+		}
+	}
+	if left := to.Sub(now); left > 0 {
+		return tone, duration.HumanDuration(left)
+	}
+	return tone, "expired"
+}
+
+// podTone marks the whole pod when something is critical, so that it is found
+// in a long table.
+func (i *Item) podTone() terminal.Tone {
+	for _, p := range i.Problems {
+		if p.Severity == Critical {
+			return terminal.Bad
+		}
+	}
+	return terminal.Normal
+}
+
+func (i *Item) stateTone() terminal.Tone {
+	switch i.State {
+	case Ready:
+		return terminal.Good
+	case Starting:
+		return terminal.Caution
+	case Waiting:
+		if len(i.Problems) == 0 {
+			return terminal.Caution
+		}
+		return terminal.Bad
+	case NotEnabled:
+		return terminal.Dim
+	}
+	return terminal.Bad
+}
+
+func (p *Problem) tone() terminal.Tone {
+	if p.Severity == Critical {
+		return terminal.Bad
+	}
+	return terminal.Caution
+}
+
+// Advice writes one line for every problem in l, with what to do about it
+// below. It writes nothing if there is none.
+func (l *List) Advice(w io.Writer, style *terminal.Style) error {
+	var text strings.Builder
+	for i := range l.Items {
+		item := &l.Items[i]
+		for _, p := range item.Problems {
+			line := "pod/" + item.Pod + " -n " + item.Namespace + ": " + p.Text
+			text.WriteString(style.Paint(p.tone(), terminal.Clean(line)) + "\n")
+			if p.Hint != "" {
+				text.WriteString("hint: " + terminal.Clean(p.Hint) + "\n")
+			}
+		}
+	}
+	if text.Len() == 0 {
+		return nil
+	}
+	_, err := io.WriteString(w, "\n"+text.String())
+	return err
+}

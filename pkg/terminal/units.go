@@ -1,0 +1,19 @@
+package terminal
+
+import "strconv"
+
+// Bytes returns n in the largest binary unit that leaves at least 1, with one
+// digit behind the point: 1536 is 1.5KiB.
+func Bytes(n uint64) string {
+	const units = "KMGTPE"
+	if n < 1<<10 {
+		return strconv.FormatUint(n, 10) + "B"
+	}
+	value, unit := float64(n)/(1<<10), 0
+	// 1023.95 would be rounded up to 1024.0 of the same unit.
+	for value >= 1023.95 && unit < len(units)-1 {
+		value /= 1 << 10
+		unit++
+	}
+	return strconv.FormatFloat(value, 'f', 1, 64) + string(units[unit]) + "iB"
+}
