@@ -1,5 +1,5 @@
-// Package inject puts a gateway into a running pod. Injector.Enable is the path
-// of one pod, and a reader follows it through four files in order:
+// Package inject puts a gateway into a running pod. Injector.Enable (inject.go)
+// is the path of one pod, and a reader follows it through four files in order:
 //
 //	preflight.go  may and can this pod have a gateway at all
 //	secret.go     its certificate, key and trust bundle on their way to the pod

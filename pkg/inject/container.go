@@ -1,0 +1,182 @@
+package inject
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// ImageRepository is where releases of the gateway's image are published.
+const ImageRepository = "ghcr.io/kubectl-gateway/kube-gateway"
+
+// DefaultImage returns the gateway's image of the release that version names.
+func DefaultImage(version string) string {
+	// A tag cannot hold the plus sign of a semantic version's build metadata.
+	return ImageRepository + ":" + strings.ReplaceAll(version, "+", "-")
+}
+
+// errOvertaken says that somebody else added a gateway to the pod meanwhile, or
+// that the one that was waited for has failed: the pod must be looked at again.
+var errOvertaken = errors.New("the pod's gateways changed meanwhile")
+
+// configFor returns what the gateway of pod is told.
+func (in *Injector) configFor(pod *corev1.Pod, ips []netip.Addr) *api.Config {
+	id := identityOf(pod, in.Authority.TrustDomain())
+	return &api.Config{
+		Version: api.ConfigVersion,
+		Pod: api.PodRef{
+			Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID),
+			ServiceAccount: id.ServiceAccount, Node: pod.Spec.NodeName,
+		},
+		PodIPs:       ips,
+		TrustDomain:  id.TrustDomain,
+		Mode:         in.Options.Mode,
+		OnFailure:    in.Options.OnFailure,
+		Capture:      in.Cluster.Capture,
+		Services:     in.Cluster.Services,
+		Exclude:      in.Cluster.Exclude,
+		ExcludePorts: in.Cluster.ExcludePorts,
+	}
+}
+
+// container describes the gateway called name, whose key is in secret. It does
+// not name a target container: then it would share the PID namespace of that
+// one and be killed with it, and an ephemeral container is never restarted.
+func (in *Injector) container(name, secret string, config *api.Config) (*corev1.EphemeralContainer, error) {
+	if err := config.Validate(); err != nil {
+		return nil, fmt.Errorf("checking the gateway's configuration: %w", err)
+	}
+	text, err := json.Marshal(config)
+	if err != nil {
+		return nil, fmt.Errorf("writing the gateway's configuration: %w", err)
+	}
+	fromSecret := func(variable, key string) corev1.EnvVar {
+		return corev1.EnvVar{Name: variable, ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
+			LocalObjectReference: corev1.LocalObjectReference{Name: secret}, Key: key,
+		}}}
+	}
+	yes, no, root := true, false, int64(0)
+	return &corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
+		Name:            name,
+		Image:           in.Options.Image,
+		ImagePullPolicy: in.Options.PullPolicy,
+		// The program itself is the image's entry point.
+		Args: []string{"supervise"},
+		Env: []corev1.EnvVar{
+			{Name: api.EnvConfig, Value: string(text)},
+			fromSecret(api.EnvCert, corev1.TLSCertKey),
+			fromSecret(api.EnvKey, corev1.TLSPrivateKeyKey),
+			fromSecret(api.EnvCA, keyBundle),
+		},
+		// Only a privileged container sees the pod's cgroup. The users are set
+		// because the pod may demand another one, or none but root.
+		SecurityContext: &corev1.SecurityContext{
+			Privileged: &yes, RunAsUser: &root, RunAsGroup: &root, RunAsNonRoot: &no,
+		},
+		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
+	}}, nil
+}
+
+// Patch is the strategic-merge patch of pods/ephemeralcontainers that adds a
+// gateway; ephemeral containers are merged by their names.
+type Patch struct {
+	APIVersion string        `json:"apiVersion"`
+	Kind       string        `json:"kind"`
+	Metadata   PatchMetadata `json:"metadata"`
+	Spec       PatchSpec     `json:"spec"`
+}
+
+// PatchMetadata says which state of which pod a Patch is for. The server
+// refuses it for any other, so that of two plugins that add a gateway at the
+// same time one is told.
+type PatchMetadata struct {
+	Namespace       string `json:"namespace"`
+	Name            string `json:"name"`
+	ResourceVersion string `json:"resourceVersion"`
+}
+
+// PatchSpec is the part of a pod's spec that a Patch holds.
+type PatchSpec struct {
+	EphemeralContainers []corev1.EphemeralContainer `json:"ephemeralContainers"`
+}
+
+func newPatch(pod *corev1.Pod, container *corev1.EphemeralContainer) *Patch {
+	return &Patch{
+		APIVersion: "v1",
+		Kind:       "Pod",
+		Metadata:   PatchMetadata{Namespace: pod.Namespace, Name: pod.Name, ResourceVersion: pod.ResourceVersion},
+		Spec:       PatchSpec{EphemeralContainers: []corev1.EphemeralContainer{*container}},
+	}
+}
+
+// addContainer patches pod, or has the server try that if dryRun is set. It
+// returns the pod's state that the patch was good for. A change of the pod by
+// others is no failure, unless they changed its gateways: errOvertaken.
+func (in *Injector) addContainer(ctx context.Context, pod *corev1.Pod, container *corev1.EphemeralContainer, dryRun bool) (*corev1.Pod, error) {
+	options := metav1.PatchOptions{FieldManager: ManagedBy}
+	if dryRun {
+		options.DryRun = []string{metav1.DryRunAll}
+	}
+	// The kubelet writes a pod's status every now and then, never in a row.
+	backoff := wait.Backoff{Duration: 10 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 10, Cap: time.Second}
+	var conflict error
+	err := wait.ExponentialBackoffWithContext(ctx, backoff, func(ctx context.Context) (bool, error) {
+		body, err := json.Marshal(newPatch(pod, container))
+		if err != nil {
+			return false, fmt.Errorf("writing the patch: %w", err)
+		}
+		patched, err := in.Client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, body, options, "ephemeralcontainers")
+		switch {
+		case err == nil && !dryRun:
+			pod = patched
+			return true, nil
+		case err == nil:
+			return true, nil
+		case !apierrors.IsConflict(err):
+			return false, explainPatch(fmt.Errorf("adding container %s: %w", container.Name, err), pod.Namespace)
+		}
+		conflict = err
+		now, err := in.reread(ctx, pod)
+		if err != nil {
+			return false, err
+		}
+		if len(Gateways(now)) != len(Gateways(pod)) {
+			return false, errOvertaken
+		}
+		pod = now
+		return false, nil
+	})
+	if conflict != nil && wait.Interrupted(err) && ctx.Err() == nil {
+		return nil, api.WithHint(fmt.Errorf("adding container %s: %w", container.Name, conflict), "try again")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return pod, nil
+}
+
+// reread returns the current state of pod, and an error if it is another one.
+func (in *Injector) reread(ctx context.Context, pod *corev1.Pod) (*corev1.Pod, error) {
+	now, err := in.Client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, errReplaced
+	case err != nil:
+		return nil, fmt.Errorf("reading the pod: %w", err)
+	case now.UID != pod.UID:
+		return nil, errReplaced
+	}
+	return now, nil
+}

@@ -1,0 +1,326 @@
+package inject
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+const (
+	// DefaultTimeout is how long one pod may take.
+	DefaultTimeout = 60 * time.Second
+	// DefaultParallel is how many pods are worked on at a time.
+	DefaultParallel = 16
+	// cleanupTimeout bounds deleting a Secret after everything else has ended.
+	cleanupTimeout = 5 * time.Second
+	// maxRounds bounds how often a pod is looked at again because others change
+	// its gateways at the same time.
+	maxRounds = 5
+)
+
+// DryRun says what of an Enable really happens.
+type DryRun string
+
+const (
+	DryRunNone DryRun = "none"
+	// DryRunClient sends nothing that would change anything.
+	DryRunClient DryRun = "client"
+	// DryRunServer sends everything for the server to try and to forget.
+	DryRunServer DryRun = "server"
+)
+
+// Options are what the user decides about the gateways.
+type Options struct {
+	Image string
+	// PullPolicy may be empty: the server then decides by the image's tag.
+	PullPolicy corev1.PullPolicy
+	Mode       api.Mode
+	OnFailure  api.OnFailure
+	// TTL is the lifetime of the certificates.
+	TTL time.Duration
+	// Timeout bounds one pod, from the first look to the gateway's ready.
+	Timeout time.Duration
+	// KeepSecret leaves the Secret where it is once the gateway is ready.
+	KeepSecret bool
+	DryRun     DryRun
+}
+
+// Injector adds gateways to pods. It is safe for concurrent use.
+type Injector struct {
+	Client    kubernetes.Interface
+	Authority Authority
+	Gateways  StatusReader
+	// Cluster comes from Survey.
+	Cluster *Cluster
+	Options Options
+}
+
+// Action is what Enable did.
+type Action string
+
+const (
+	Enabled Action = "enabled"
+	// Unchanged is a pod that has a gateway which is ready.
+	Unchanged Action = "unchanged"
+	Failed    Action = "failed"
+)
+
+// Result is the outcome of Enable for one pod.
+type Result struct {
+	Pod       *corev1.Pod
+	Action    Action
+	Container string
+	Elapsed   time.Duration
+	// Status is what the gateway says about itself, if it was asked.
+	Status *api.Status
+	// Warnings are for the user, one line each.
+	Warnings []string
+	// Err is why the pod failed. Its words may come from anybody in the
+	// cluster: clean them before they reach a terminal.
+	Err error
+	// Secret (without its key) and Patch are set by a dry run.
+	Secret *corev1.Secret
+	Patch  *Patch
+}
+
+// EnableAll enables pods, at most parallel at a time, and calls report with the
+// result of each as it comes; calls do not overlap. One pod's failure is no
+// concern of the others. Results are in the order of pods.
+func (in *Injector) EnableAll(ctx context.Context, pods []corev1.Pod, parallel int, report func(Result)) []Result {
+	access := map[string]func() error{}
+	for i := range pods {
+		namespace := pods[i].Namespace
+		if access[namespace] == nil {
+			access[namespace] = sync.OnceValue(func() error { return CheckAccess(ctx, in.Client, namespace) })
+		}
+	}
+	var (
+		group   errgroup.Group
+		mu      sync.Mutex
+		results = make([]Result, len(pods))
+	)
+	group.SetLimit(max(parallel, 1))
+	for i := range pods {
+		group.Go(func() error {
+			pod := &pods[i]
+			result := Result{Pod: pod, Action: Failed}
+			if ctx.Err() != nil {
+				result.Err = fmt.Errorf("%w before anything was done", errInterrupted)
+			} else if result.Err = access[pod.Namespace](); result.Err == nil {
+				result = in.Enable(ctx, pod)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			results[i] = result
+			report(result)
+			return nil
+		})
+	}
+	_ = group.Wait()
+	return results
+}
+
+// Enable gives pod a gateway, unless it has one that works, and returns when
+// that says it is ready. After a failure no Secret is left, and nothing that
+// would keep another Enable from succeeding; a container that was added stays,
+// because Kubernetes cannot remove it.
+func (in *Injector) Enable(ctx context.Context, pod *corev1.Pod) Result {
+	start := time.Now()
+	ctx, cancel := context.WithTimeoutCause(ctx, in.Options.Timeout, errTimeout)
+	defer cancel()
+	result := Result{Pod: pod, Err: errOvertaken}
+	for round := 0; round < maxRounds && errors.Is(result.Err, errOvertaken); round++ {
+		if round > 0 {
+			var err error
+			if pod, err = in.reread(ctx, pod); err != nil {
+				result = Result{Pod: result.Pod, Err: err}
+				break
+			}
+		}
+		result = in.round(ctx, pod)
+	}
+	if result.Err != nil {
+		result.Action = Failed
+		result.Err = in.inTime(ctx, result.Err)
+	}
+	result.Elapsed = time.Since(start)
+	return result
+}
+
+// round is one attempt on the state of pod that is given.
+func (in *Injector) round(ctx context.Context, pod *corev1.Pod) Result {
+	result := Result{Pod: pod}
+	if result.Err = checkPod(pod, in.Cluster.nodes[pod.Spec.NodeName]); result.Err != nil {
+		return result
+	}
+	if current, ok := Current(pod); ok && hopeful(pod, current) {
+		return in.joinGateway(ctx, pod, current)
+	}
+	return in.addGateway(ctx, pod)
+}
+
+// hopeful reports whether a gateway works, as far as the kubelet knows, or may
+// be on its way because another plugin is adding it just now.
+func hopeful(pod *corev1.Pod, gateway Gateway) bool {
+	final, curable := failure(pod, gateway)
+	// A failed Enable deletes its Secret, and nobody makes that one again.
+	return final == nil && !(curable != nil && strings.Contains(gateway.Message, "not found"))
+}
+
+// joinGateway waits for a gateway that is there already.
+func (in *Injector) joinGateway(ctx context.Context, pod *corev1.Pod, current Gateway) Result {
+	result := Result{Pod: pod, Action: Unchanged, Container: current.Name}
+	if in.Options.DryRun == DryRunClient {
+		return result
+	}
+	result.Status, result.Err = in.wait(ctx, pod, current.Name)
+	if errors.As(result.Err, new(*failedError)) && !errors.Is(result.Err, errReplaced) {
+		result.Err = errOvertaken
+	}
+	if result.Err != nil {
+		return result
+	}
+	result.Warnings = in.differences(pod, current.Name)
+	if in.Options.DryRun == DryRunNone {
+		in.tidy(ctx, &result)
+	}
+	return result
+}
+
+// tidy removes what earlier plugins have left. The pod has a gateway by now:
+// that this fails is worth a warning and no more.
+func (in *Injector) tidy(ctx context.Context, result *Result) {
+	now, err := in.reread(ctx, result.Pod)
+	if err == nil {
+		err = in.removeStale(ctx, now)
+	}
+	if err != nil {
+		result.Warnings = append(result.Warnings, err.Error())
+	}
+}
+
+// differences says which settings of the gateway called name are not the ones
+// asked for now.
+func (in *Injector) differences(pod *corev1.Pod, name string) []string {
+	has, err := ConfigOf(pod, name)
+	if err != nil {
+		return nil
+	}
+	wanted := in.configFor(pod, podIPs(pod))
+	var list []string
+	if has.Mode != wanted.Mode || has.OnFailure != wanted.OnFailure {
+		list = append(list, fmt.Sprintf("it stays in mode %s with on-failure %s until the pod is replaced", has.Mode, has.OnFailure))
+	}
+	if has.TrustDomain != wanted.TrustDomain {
+		list = append(list, fmt.Sprintf("it stays in trust domain %s until the pod is replaced", has.TrustDomain))
+	}
+	if !slices.Equal(has.Capture, wanted.Capture) || !slices.Equal(has.Services, wanted.Services) ||
+		!slices.Equal(has.Exclude, wanted.Exclude) || !slices.Equal(has.ExcludePorts, wanted.ExcludePorts) {
+		list = append(list, "it goes on to capture the destinations it was given, not those of this command, until the pod is replaced")
+	}
+	return list
+}
+
+// addGateway adds a new gateway to pod and waits for it.
+func (in *Injector) addGateway(ctx context.Context, pod *corev1.Pod) Result {
+	result := Result{Pod: pod, Action: Enabled, Container: NextName(pod)}
+	ips := podIPs(pod)
+	secret := secretName(pod.Name)
+	container, err := in.container(result.Container, secret, in.configFor(pod, ips))
+	if err != nil {
+		result.Err = err
+		return result
+	}
+	if in.Options.DryRun != DryRunNone {
+		in.dryRun(ctx, &result, secret, container)
+		return result
+	}
+	// Refusals come before anything is created.
+	if pod, result.Err = in.addContainer(ctx, pod, container, true); result.Err != nil {
+		return result
+	}
+	leaf, err := in.mint(pod, ips)
+	if err != nil {
+		result.Err = err
+		return result
+	}
+	created, err := in.createSecret(ctx, in.newSecret(pod, secret, result.Container, leaf.CertPEM, leaf.KeyPEM))
+	if err != nil {
+		result.Err = err
+		return result
+	}
+	result.Status, result.Err = in.start(ctx, pod, container)
+	if result.Err != nil || !in.Options.KeepSecret {
+		if err := in.deleteSecret(ctx, created.Namespace, created.Name); err != nil {
+			result.Warnings = append(result.Warnings, err.Error()+"; "+api.Hint(err))
+		}
+	}
+	if result.Err == nil {
+		in.tidy(ctx, &result)
+	}
+	return result
+}
+
+// start adds container, whose Secret exists, and waits until it is ready.
+func (in *Injector) start(ctx context.Context, pod *corev1.Pod, container *corev1.EphemeralContainer) (*api.Status, error) {
+	added, err := in.addContainer(ctx, pod, container, false)
+	if err != nil {
+		if in.interrupted(ctx, err) {
+			err = fmt.Errorf("%w; container %s may have been added, and will not start without its Secret", errInterrupted, container.Name)
+		}
+		return nil, err
+	}
+	status, err := in.wait(ctx, added, container.Name)
+	if err != nil && in.interrupted(ctx, err) {
+		err = fmt.Errorf("%w; container %s was added and stays, because Kubernetes cannot remove it", errInterrupted, container.Name)
+	}
+	return status, err
+}
+
+// dryRun fills result with what would be sent, the key left out, and has the
+// server try it if that is wanted.
+func (in *Injector) dryRun(ctx context.Context, result *Result, name string, container *corev1.EphemeralContainer) {
+	result.Secret = in.newSecret(result.Pod, name, container.Name, []byte{}, []byte{})
+	result.Patch = newPatch(result.Pod, container)
+	if in.Options.DryRun != DryRunServer {
+		return
+	}
+	_, err := in.Client.CoreV1().Secrets(result.Secret.Namespace).Create(ctx, result.Secret, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	if err != nil {
+		result.Err = fmt.Errorf("creating Secret %s: %w", name, err)
+		return
+	}
+	_, result.Err = in.addContainer(ctx, result.Pod, container, true)
+}
+
+// interrupted reports whether err comes from the end of ctx, and that not from
+// the timeout.
+func (in *Injector) interrupted(ctx context.Context, err error) bool {
+	return ctx.Err() != nil && !errors.Is(context.Cause(ctx), errTimeout) &&
+		(errors.Is(err, context.Canceled) || errors.Is(err, context.Cause(ctx)) || errors.Is(err, errInterrupted))
+}
+
+// inTime puts errors that come from the end of ctx into the user's terms.
+func (in *Injector) inTime(ctx context.Context, err error) error {
+	switch {
+	case errors.Is(err, errInterrupted) || errors.Is(err, errTimeout):
+		return err
+	case in.interrupted(ctx, err):
+		return errInterrupted
+	case ctx.Err() != nil && errors.Is(err, context.DeadlineExceeded):
+		return api.WithHint(fmt.Errorf("%w after %s: %w", errTimeout, in.Options.Timeout, err), "--timeout waits longer")
+	}
+	return err
+}

@@ -1,0 +1,296 @@
+package inject
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/pager"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// Ranges are the destinations that gateways capture, and those they do not.
+type Ranges struct {
+	// Capture holds pod addresses, Services those of Service VIPs.
+	Capture, Services []netip.Prefix
+	Exclude           []netip.Prefix
+	ExcludePorts      []uint16
+}
+
+// Cluster is what one command has to know about the cluster as a whole.
+type Cluster struct {
+	Ranges
+	// Warnings are for the user, one line each: what had to be guessed.
+	Warnings []string
+	// nodes is nil if the user may not list them.
+	nodes map[string]*corev1.Node
+}
+
+// Survey finds out which destinations the gateways of pods are to capture. What
+// given names replaces what would be looked for, except that exclusions add up.
+// It guesses, and says so in Warnings, where the cluster does not tell.
+func Survey(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod, given Ranges) (*Cluster, error) {
+	cluster := &Cluster{Ranges: Ranges{
+		Capture:      slices.Clone(given.Capture),
+		Services:     slices.Clone(given.Services),
+		ExcludePorts: slices.Clone(given.ExcludePorts),
+	}}
+	if err := cluster.readNodes(ctx, client, len(given.Capture) > 0); err != nil {
+		return nil, err
+	}
+	nodeAddresses := cluster.nodeAddresses(pods)
+	if len(cluster.Capture) == 0 {
+		if err := cluster.findPods(ctx, client, pods, nodeAddresses); err != nil {
+			return nil, err
+		}
+	}
+	if len(cluster.Services) == 0 {
+		if err := cluster.findServices(ctx, client); err != nil {
+			return nil, err
+		}
+	}
+	cluster.Capture, cluster.Services = compact(cluster.Capture), compact(cluster.Services)
+	cluster.Exclude = slices.Clone(given.Exclude)
+	for _, address := range nodeAddresses {
+		// Other nodes are outside the capture anyway, and the configuration of
+		// a gateway has to fit into one environment variable (128 KiB on Linux).
+		if contains(cluster.Capture, address) || contains(cluster.Services, address) {
+			cluster.Exclude = append(cluster.Exclude, host(address))
+		}
+	}
+	cluster.Exclude = compact(cluster.Exclude)
+	slices.Sort(cluster.ExcludePorts)
+	cluster.ExcludePorts = slices.Compact(cluster.ExcludePorts)
+	return cluster, nil
+}
+
+func (c *Cluster) readNodes(ctx context.Context, client kubernetes.Interface, optional bool) error {
+	nodes := map[string]*corev1.Node{}
+	err := pages(ctx, func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+		return client.CoreV1().Nodes().List(ctx, options)
+	}, func(node *corev1.Node) { nodes[node.Name] = node })
+	switch {
+	case err == nil:
+		c.nodes = nodes
+	case !apierrors.IsForbidden(err):
+		return fmt.Errorf("listing nodes for the ranges of pod addresses: %w", err)
+	case !optional:
+		return api.WithHint(fmt.Errorf("listing nodes for the ranges of pod addresses: %w", err),
+			"name the ranges with --capture-cidr and --service-cidr, or ask for a role that may list nodes")
+	}
+	return nil
+}
+
+// nodeAddresses returns the addresses of all nodes, or as many as pods tell.
+func (c *Cluster) nodeAddresses(pods []corev1.Pod) []netip.Addr {
+	var found []netip.Addr
+	for _, node := range c.nodes {
+		for _, address := range node.Status.Addresses {
+			// Host names do not parse and are no addresses.
+			if ip, err := netip.ParseAddr(address.Address); err == nil {
+				found = append(found, ip.Unmap())
+			}
+		}
+	}
+	for i := range pods {
+		for _, hostIP := range pods[i].Status.HostIPs {
+			if ip, err := netip.ParseAddr(hostIP.IP); err == nil {
+				found = append(found, ip.Unmap())
+			}
+		}
+	}
+	slices.SortFunc(found, netip.Addr.Compare)
+	return slices.Compact(found)
+}
+
+// findPods takes the ranges that nodes announce. Network plug-ins with an
+// address management of their own leave some or all of them out, or hand out
+// addresses outside of them; only then are the addresses of all pods read.
+func (c *Cluster) findPods(ctx context.Context, client kubernetes.Interface, targets []corev1.Pod, nodeAddresses []netip.Addr) error {
+	complete := true
+	for _, node := range c.nodes {
+		announced := node.Spec.PodCIDRs
+		if len(announced) == 0 && node.Spec.PodCIDR != "" {
+			announced = []string{node.Spec.PodCIDR}
+		}
+		complete = complete && (len(announced) > 0 || virtualNode(node) != "")
+		for _, text := range announced {
+			if prefix, err := netip.ParsePrefix(text); err == nil {
+				c.Capture = append(c.Capture, prefix.Masked())
+			}
+		}
+	}
+	for i := range targets {
+		for _, ip := range podIPs(&targets[i]) {
+			complete = complete && (contains(c.Capture, ip) || slices.Contains(nodeAddresses, ip))
+		}
+	}
+	if complete {
+		return nil
+	}
+
+	var guessed []netip.Prefix
+	err := pages(ctx, func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+		return client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, options)
+	}, func(pod *corev1.Pod) {
+		if pod.Spec.HostNetwork {
+			return
+		}
+		for _, ip := range podIPs(pod) {
+			if !contains(c.Capture, ip) && !slices.Contains(nodeAddresses, ip) {
+				guessed = append(guessed, widen(ip, 24, 64))
+			}
+		}
+	})
+	if err != nil {
+		return api.WithHint(fmt.Errorf("listing all pods, because nodes do not announce the addresses of theirs: %w", err),
+			"name the ranges of pod addresses with --capture-cidr")
+	}
+	c.guess(guessed, "pod", "--capture-cidr")
+	c.Capture = append(c.Capture, guessed...)
+	if len(c.Capture) == 0 {
+		return api.WithHint(errors.New("no range of pod addresses was found"), "name it with --capture-cidr")
+	}
+	return nil
+}
+
+// findServices takes the ServiceCIDR objects. Clusters that do not offer them
+// only show the addresses that were given to Services.
+func (c *Cluster) findServices(ctx context.Context, client kubernetes.Interface) error {
+	list, err := client.NetworkingV1().ServiceCIDRs().List(ctx, metav1.ListOptions{})
+	if err != nil && !apierrors.IsForbidden(err) && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("listing ServiceCIDRs for the ranges of Service addresses: %w", err)
+	}
+	if err == nil {
+		for _, object := range list.Items {
+			for _, text := range object.Spec.CIDRs {
+				if prefix, err := netip.ParsePrefix(text); err == nil {
+					c.Services = append(c.Services, prefix.Masked())
+				}
+			}
+		}
+	}
+	if len(c.Services) > 0 {
+		return nil
+	}
+
+	var guessed []netip.Prefix
+	err = pages(ctx, func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+		return client.CoreV1().Services(metav1.NamespaceAll).List(ctx, options)
+	}, func(service *corev1.Service) {
+		for _, text := range service.Spec.ClusterIPs {
+			// "None" of headless Services does not parse.
+			if ip, err := netip.ParseAddr(text); err == nil {
+				// A Service range has at most 20 host bits (the API server's
+				// own limit), and in IPv4 usually 16.
+				guessed = append(guessed, widen(ip.Unmap(), 16, 108))
+			}
+		}
+	})
+	if err != nil {
+		return api.WithHint(fmt.Errorf("listing Services for the ranges of their addresses: %w", err),
+			"name the ranges with --service-cidr, or ask for a role that may list servicecidrs.networking.k8s.io")
+	}
+	c.guess(guessed, "Service", "--service-cidr")
+	c.Services = guessed
+	return nil
+}
+
+func (c *Cluster) guess(guessed []netip.Prefix, whose, flag string) {
+	if len(guessed) == 0 {
+		return
+	}
+	const shown = 4
+	var list []string
+	for _, prefix := range compact(guessed) {
+		list = append(list, prefix.String())
+	}
+	if len(list) > shown {
+		list = append(list[:shown], fmt.Sprintf("and %d more", len(list)-shown))
+	}
+	c.Warnings = append(c.Warnings, fmt.Sprintf("ranges of %s addresses were guessed from those in use: %s; %s names them exactly",
+		whose, strings.Join(list, ", "), flag))
+}
+
+// pages calls each for every object of a list that is read in chunks.
+func pages[T any, P interface {
+	*T
+	runtime.Object
+}](ctx context.Context, list pager.ListPageFunc, each func(P)) error {
+	return pager.New(list).EachListItem(ctx, metav1.ListOptions{}, func(object runtime.Object) error {
+		each(object.(P))
+		return nil
+	})
+}
+
+// podIPs returns the addresses of pod as its status has them.
+func podIPs(pod *corev1.Pod) []netip.Addr {
+	var ips []netip.Addr
+	add := func(text string) {
+		if ip, err := netip.ParseAddr(text); err == nil && !slices.Contains(ips, ip.Unmap()) {
+			ips = append(ips, ip.Unmap())
+		}
+	}
+	add(pod.Status.PodIP)
+	for _, ip := range pod.Status.PodIPs {
+		add(ip.IP)
+	}
+	return ips
+}
+
+func host(ip netip.Addr) netip.Prefix { return netip.PrefixFrom(ip, ip.BitLen()) }
+
+func widen(ip netip.Addr, bits4, bits6 int) netip.Prefix {
+	bits := bits6
+	if ip.Is4() {
+		bits = bits4
+	}
+	return netip.PrefixFrom(ip, bits).Masked()
+}
+
+func contains(ranges []netip.Prefix, ip netip.Addr) bool {
+	return slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Contains(ip) })
+}
+
+// compact returns the fewest prefixes that cover exactly what ranges cover, in
+// order of address.
+func compact(ranges []netip.Prefix) []netip.Prefix {
+	sorted := slices.Clone(ranges)
+	slices.SortFunc(sorted, func(a, b netip.Prefix) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	})
+	var out []netip.Prefix
+	for _, next := range sorted {
+		if n := len(out); n > 0 && out[n-1].Contains(next.Addr()) && out[n-1].Bits() <= next.Bits() {
+			continue
+		}
+		out = append(out, next)
+		// Two halves make one whole, which may be half of a larger one.
+		for n := len(out); n >= 2; n = len(out) {
+			whole, ok := join(out[n-2], out[n-1])
+			if !ok {
+				break
+			}
+			out = append(out[:n-2], whole)
+		}
+	}
+	return out
+}
+
+func join(low, high netip.Prefix) (netip.Prefix, bool) {
+	if low.Bits() != high.Bits() || low.Bits() == 0 || low.Addr().BitLen() != high.Addr().BitLen() {
+		return netip.Prefix{}, false
+	}
+	whole := netip.PrefixFrom(low.Addr(), low.Bits()-1).Masked()
+	return whole, whole.Addr() == low.Addr() && whole.Contains(high.Addr())
+}
