@@ -9,7 +9,6 @@ IMAGE   ?= ghcr.io/kubectl-gateway/kube-gateway:$(VERSION)
 MODULE  := github.com/kubectl-gateway/kubectl-gateway
 LDFLAGS := -s -w -X $(MODULE)/internal/version.stamp=$(VERSION)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
-CLUSTER := go -C test/cluster run .
 
 # Modules of their own keep what they need out of the plugin's.
 SUBMODULES := build/image test/cluster
@@ -30,23 +29,25 @@ image: ## pack the gateway for amd64 and arm64 into dist/kube-gateway.tar (OCI)
 		amd64=$(CURDIR)/dist/amd64/kube-gateway arm64=$(CURDIR)/dist/arm64/kube-gateway
 
 .PHONY: demo-image
-demo-image: ## pack the demo's application into dist/demo.tar
+demo-image: cluster-tool ## pack the demo's application into dist/demo.tar
 	GOOS=linux $(GOBUILD) -o dist/demo ./examples/demo
-	$(CLUSTER) image --name ghcr.io/kubectl-gateway/demo:latest --binary $(CURDIR)/dist/demo -o $(CURDIR)/dist/demo.tar
+	bin/cluster image --name ghcr.io/kubectl-gateway/demo:latest --binary dist/demo -o dist/demo.tar
 
 .PHONY: demo
 demo: tools build image demo-image ## the main job, shown on the embedded cluster, which stays up
-	$(CLUSTER) up
-	$(CLUSTER) load $(CURDIR)/dist/kube-gateway.tar $(CURDIR)/dist/demo.tar
-	go run ./test/demo
+	bin/cluster up
+	bin/cluster load dist/kube-gateway.tar dist/demo.tar
+	. test/env.sh && go run ./test/demo
 
-.PHONY: cluster-up cluster-load cluster-down
-cluster-up: ## start the embedded two-node Kubernetes
-	$(CLUSTER) up
-cluster-load: image ## load the gateway's image into the cluster's nodes
-	$(CLUSTER) load $(CURDIR)/dist/kube-gateway.tar
-cluster-down: ## stop the cluster and remove all that it made
-	$(CLUSTER) down
+.PHONY: cluster-tool cluster-up cluster-load cluster-down
+cluster-tool:
+	go -C test/cluster build -o $(CURDIR)/bin/cluster .
+cluster-up: cluster-tool ## start the embedded two-node Kubernetes
+	bin/cluster up
+cluster-load: cluster-tool image ## load the gateway's image into the cluster's nodes
+	bin/cluster load dist/kube-gateway.tar
+cluster-down: cluster-tool ## stop the cluster and remove all that it made
+	bin/cluster down
 
 .PHONY: test
 test: tools test-unit cross test-cluster test-e2e ## all tests
@@ -61,7 +62,7 @@ test-cluster: ## tests of the embedded cluster itself
 	go -C test/cluster test ./...
 
 .PHONY: test-e2e
-test-e2e: build image ## tests on the embedded cluster
+test-e2e: build image cluster-tool ## tests on the embedded cluster
 	test/e2e/run
 
 .PHONY: bench

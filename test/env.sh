@@ -1,0 +1,8 @@
+# Sourced from the top of the tree: the environment in which kubectl, the plugin
+# and the test cluster find each other. The authority of a throw-away cluster
+# lives and ends with it.
+KUBE_GATEWAY_CLUSTER=$PWD/bin/cluster
+KUBECONFIG=$("$KUBE_GATEWAY_CLUSTER" kubeconfig)
+XDG_DATA_HOME=$(dirname "$KUBECONFIG")/operator
+PATH=$PWD/bin:$("$KUBE_GATEWAY_CLUSTER" bin-dir):$PATH
+export KUBE_GATEWAY_CLUSTER KUBECONFIG XDG_DATA_HOME PATH

@@ -1,0 +1,153 @@
+// Package wire records what crosses the network between the nodes of the test
+// cluster, with tcpdump on a node's own interface: the proof that the demo and
+// the end-to-end tests rest on.
+package wire
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Filters of tcpdump for packets to or from a gateway that begin with a TLS
+// record of application data (content type 23, RFC 8446 section 5.1).
+const (
+	TLSData  = "port 18443 and tcp[((tcp[12] & 0xf0) >> 2)] = 0x17"
+	TLSData6 = "ip6 and port 18443 and ip6[40 + ((ip6[52] & 0xf0) >> 2)] = 0x17"
+)
+
+// ClusterVariable names the environment variable with the path of the cluster
+// command (test/cluster), which runs commands inside nodes.
+const ClusterVariable = "KUBE_GATEWAY_CLUSTER"
+
+const (
+	node = "node-1"
+	// sentinelTarget is the other node's discard port (RFC 863), where nobody
+	// listens: only the datagram's crossing matters.
+	sentinelTarget = "/dev/udp/172.30.0.12/9"
+	// flushTimeout bounds the wait for the sentinel.
+	flushTimeout = 30 * time.Second
+)
+
+// Capture is one recording.
+type Capture struct {
+	file    string
+	cluster string
+	cmd     *exec.Cmd
+}
+
+// Start begins to record into file. It returns once tcpdump listens; the
+// recording ends with Stop, or with ctx.
+func Start(ctx context.Context, file string) (*Capture, error) {
+	cluster := os.Getenv(ClusterVariable)
+	if cluster == "" {
+		return nil, fmt.Errorf("%s does not name the cluster command: run this through make", ClusterVariable)
+	}
+	f, err := os.Create(file)
+	if err != nil {
+		return nil, fmt.Errorf("creating the capture file: %w", err)
+	}
+	defer f.Close()
+	c := &Capture{file: file, cluster: cluster}
+	c.cmd = c.onNode(ctx, "tcpdump", "-i", "eth0", "-n", "-U", "--immediate-mode", "-Z", "root", "-w", "-")
+	c.cmd.Stdout = f
+	stderr, err := c.cmd.StderrPipe()
+	if err != nil {
+		return nil, fmt.Errorf("starting tcpdump: %w", err)
+	}
+	if err := c.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("starting tcpdump: %w", err)
+	}
+	var said strings.Builder
+	lines := bufio.NewScanner(stderr)
+	for lines.Scan() {
+		if strings.Contains(lines.Text(), "listening on") {
+			go io.Copy(io.Discard, stderr) // keeps the pipe empty until tcpdump ends
+			return c, nil
+		}
+		said.WriteString(lines.Text() + "\n")
+	}
+	return nil, fmt.Errorf("tcpdump ended: %w: %s", c.cmd.Wait(), said.String())
+}
+
+func (c *Capture) onNode(ctx context.Context, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, c.cluster, append([]string{"exec", node, "--"}, args...)...)
+}
+
+// Stop ends the recording once everything sent before it is in the file: a
+// datagram that is sent last must have arrived there.
+func (c *Capture) Stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
+	defer cancel()
+	sentinel := fmt.Sprintf("sentinel-%d", time.Now().UnixNano())
+	for {
+		if out, err := c.onNode(ctx, "bash", "-c", "echo "+sentinel+" >"+sentinelTarget).CombinedOutput(); err != nil {
+			return fmt.Errorf("marking the end of the capture: %w: %s", err, out)
+		}
+		if found, err := c.Contains(sentinel); err != nil || found {
+			return errors.Join(err, c.interrupt())
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(errors.New("the end of the capture does not arrive in its file"), c.interrupt())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func (c *Capture) interrupt() error {
+	if err := c.cmd.Process.Signal(syscall.SIGINT); err != nil {
+		return fmt.Errorf("ending tcpdump: %w", err)
+	}
+	var exit *exec.ExitError
+	if err := c.cmd.Wait(); err != nil && !errors.As(err, &exit) {
+		return fmt.Errorf("ending tcpdump: %w", err)
+	}
+	return nil
+}
+
+// Contains reports whether text crossed the network in the clear.
+func (c *Capture) Contains(text string) (bool, error) {
+	data, err := os.ReadFile(c.file)
+	if err != nil {
+		return false, fmt.Errorf("reading the capture: %w", err)
+	}
+	return bytes.Contains(data, []byte(text)), nil
+}
+
+// Find returns what matches a pattern, each different text once.
+func (c *Capture) Find(pattern *regexp.Regexp) ([]string, error) {
+	data, err := os.ReadFile(c.file)
+	if err != nil {
+		return nil, fmt.Errorf("reading the capture: %w", err)
+	}
+	var found []string
+	seen := map[string]bool{}
+	for _, match := range pattern.FindAll(data, -1) {
+		if text := string(match); !seen[text] {
+			seen[text] = true
+			found = append(found, text)
+		}
+	}
+	return found, nil
+}
+
+// Packets returns a line of tcpdump for each packet that matches a filter.
+func (c *Capture) Packets(ctx context.Context, filter string) ([]string, error) {
+	cmd := exec.CommandContext(ctx, "tcpdump", "-n", "-r", c.file, filter)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("reading the capture with %q: %w: %s", filter, err, stderr.String())
+	}
+	return strings.FieldsFunc(stdout.String(), func(r rune) bool { return r == '\n' }), nil
+}
