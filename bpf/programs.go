@@ -4,7 +4,15 @@ package bpf
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/cilium/ebpf/rlimit"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
 
 // Options says what to capture and for whom.
@@ -13,12 +21,13 @@ type Options struct {
 	// its processes are never captured.
 	Pod, Own Cgroup
 	// PodIPs are the addresses of the pod. They are never captured, and
-	// captured connections keep the one of their family as local address.
+	// captured connections keep the first one of their family as local address.
 	PodIPs []netip.Addr
 	// Capture holds the ranges of pod addresses, Services those of Service
 	// VIPs, Exclude what is never captured. The longest prefix that contains a
 	// destination decides; Exclude wins over Capture, and Capture over
-	// Services, where they name the very same range.
+	// Services, where they name the very same range. Loopback, the unspecified
+	// address and IPv6 link-local addresses are never captured.
 	Capture, Services, Exclude []netip.Prefix
 	// ExcludePorts holds destination ports that are never captured.
 	ExcludePorts []uint16
@@ -36,41 +45,157 @@ type Counters struct {
 	// ServicePassed went to a Service VIP in plaintext, ServiceRefused were
 	// refused for going there.
 	ServicePassed, ServiceRefused uint64
-	// NoListener found no gateway listening.
+	// NoListener found no gateway listening: they were refused with KeepOnExit,
+	// and passed in plaintext without.
 	NoListener uint64
+	// Uncapturable were to be captured but could not be, because the socket is
+	// bound to a device (SO_BINDTODEVICE) or memory ran out: they were refused in
+	// strict mode, and passed in plaintext otherwise.
+	Uncapturable uint64
 }
 
-// Programs are the loaded programs and maps of one gateway.
-type Programs struct{}
+// Programs are the loaded programs and maps of one gateway. Its methods may be
+// called from several goroutines.
+type Programs struct {
+	options Options
+	objects objectsObjects
 
-var errUnfinished = errors.New("bpf: not there yet")
+	mu       sync.Mutex
+	config   objectsConfig
+	attached map[string]*attachment
+}
 
-// Load loads the programs and fills their maps. It attaches nothing.
-func Load(o Options) (*Programs, error) { return nil, errUnfinished }
+// Load loads the programs and fills their maps. It attaches nothing. On a kernel
+// that lacks something, the error says what, and which kernel has it.
+func Load(o Options) (*Programs, error) {
+	if err := o.validate(); err != nil {
+		return nil, fmt.Errorf("loading the programs: %w", err)
+	}
+	// Up to 5.10 maps count against RLIMIT_MEMLOCK.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("lifting the limit on locked memory: %w", err)
+	}
+	spec, err := loadObjects()
+	if err != nil {
+		return nil, fmt.Errorf("reading the programs: %w", err)
+	}
+	ranges, err := o.ranges()
+	if err != nil {
+		return nil, fmt.Errorf("loading the programs: %w", err)
+	}
+	spec.Maps[objectsMapKgwRanges].MaxEntries = uint32(len(ranges))
 
-// AttachSockets attaches everything but the capture itself.
-func (p *Programs) AttachSockets() error { return errUnfinished }
+	p := &Programs{options: o, config: o.config(), attached: make(map[string]*attachment)}
+	if err := spec.LoadAndAssign(&p.objects, nil); err != nil {
+		if missing := missingFeature(); missing != nil {
+			return nil, fmt.Errorf("loading the programs: %w", missing)
+		}
+		return nil, fmt.Errorf("loading the programs: %w", err)
+	}
+	if err := p.fill(ranges); err != nil {
+		p.objects.Close()
+		return nil, fmt.Errorf("filling the maps: %w", err)
+	}
+	return p, nil
+}
 
-// StartCapture attaches the programs that redirect connect(2).
-func (p *Programs) StartCapture() error { return errUnfinished }
+func (o *Options) validate() error {
+	switch {
+	case o.Pod.Path == "" || o.Own.Path == "" || o.Own.ID == 0:
+		return errors.New("a cgroup is missing")
+	case o.Pod.ID == o.Own.ID:
+		return errors.New("the gateway's cgroup is that of the pod")
+	case !strings.HasPrefix(o.Own.Path, o.Pod.Path+"/"):
+		return fmt.Errorf("cgroup %s is not below %s", o.Own.Path, o.Pod.Path)
+	case strings.Count(o.Own.Rel, "/") > maxCgroupDepth:
+		return fmt.Errorf("cgroup %s has more than %d levels", o.Own.Rel, maxCgroupDepth)
+	}
+	for _, ip := range o.PodIPs {
+		if !ip.IsValid() || ip.IsUnspecified() || ip.IsLoopback() {
+			return fmt.Errorf("pod address %v cannot be used", ip)
+		}
+	}
+	return nil
+}
 
-// StopCapture detaches them.
-func (p *Programs) StopCapture() error { return errUnfinished }
+func (o *Options) config() objectsConfig {
+	c := objectsConfig{
+		OwnCgroup:   o.Own.ID,
+		Strict:      flag(o.Strict),
+		Closed:      flag(o.KeepOnExit),
+		CapturePort: networkOrder(api.CapturePort),
+	}
+	for _, ip := range slices.Backward(o.PodIPs) {
+		if ip = ip.Unmap(); ip.Is4() {
+			c.PodIp4 = words(ip)
+		} else {
+			c.PodIp6 = words(ip)
+		}
+	}
+	return c
+}
 
-// Attached returns the names of the programs that are attached.
-func (p *Programs) Attached() []string { return nil }
+func (p *Programs) fill(ranges map[objectsRange]uint32) error {
+	for key, action := range ranges {
+		if err := p.objects.KgwRanges.Put(key, action); err != nil {
+			return fmt.Errorf("a range of %d bits: %w", key.Bits, err)
+		}
+	}
+	for word, bits := range portBits(p.options.ExcludePorts) {
+		if err := p.objects.KgwPorts.Put(word, bits); err != nil {
+			return fmt.Errorf("the excluded ports: %w", err)
+		}
+	}
+	return p.putConfig()
+}
+
+func (p *Programs) putConfig() error {
+	return p.objects.KgwConfig.Put(uint32(0), &p.config)
+}
+
+// SetStrict switches between strict and permissive, for every connect(2) from now on.
+func (p *Programs) SetStrict(strict bool) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before := p.config.Strict
+	p.config.Strict = flag(strict)
+	if err := p.putConfig(); err != nil {
+		p.config.Strict = before
+		return fmt.Errorf("setting strict to %v: %w", strict, err)
+	}
+	return nil
+}
 
 // Counters reads the counters.
-func (p *Programs) Counters() (Counters, error) { return Counters{}, errUnfinished }
+func (p *Programs) Counters() (Counters, error) {
+	var perCPU []objectsCounters
+	if err := p.objects.KgwCounters.Lookup(uint32(0), &perCPU); err != nil {
+		return Counters{}, fmt.Errorf("reading the counters: %w", err)
+	}
+	var sum Counters
+	for _, c := range perCPU {
+		sum.Captured += c.Captured
+		sum.ServicePassed += c.ServicePassed
+		sum.ServiceRefused += c.ServiceRefused
+		sum.NoListener += c.NoListener
+		sum.Uncapturable += c.Uncapturable
+	}
+	return sum, nil
+}
 
-// SetStrict switches between strict and permissive, at once for every new connection.
-func (p *Programs) SetStrict(strict bool) error { return errUnfinished }
+// Close detaches everything and frees it. With KeepOnExit the capture stays
+// attached, and refuses connections for want of a listener: call [Programs.Detach]
+// before to end it, too.
+func (p *Programs) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	errs := p.detach(func(a *attachment) bool { return a.link != nil })
+	return errors.Join(append(errs, p.objects.Close())...)
+}
 
-// Detach detaches everything, the kept capture included.
-func (p *Programs) Detach() error { return errUnfinished }
-
-// Close frees everything, and detaches everything unless the capture is to be kept.
-func (p *Programs) Close() error { return errUnfinished }
-
-// DetachStale detaches what a gateway that is gone left attached to a pod.
-func DetachStale(pod Cgroup) (int, error) { return 0, errUnfinished }
+func flag(b bool) uint32 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,504 @@
+//go:build linux
+
+package bpf_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/bpf"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
+)
+
+func TestMain(m *testing.M) {
+	netlab.Helpers{"agent": agentMain}.Run()
+	os.Exit(m.Run())
+}
+
+// request is what a test asks an agent, a process in some cgroup and namespace,
+// to do. Exactly one field is set.
+type request struct {
+	Dial    *dial    `json:",omitempty"`
+	Many    *many    `json:",omitempty"`
+	Serve   *serve   `json:",omitempty"`
+	Gateway *gateway `json:",omitempty"`
+	Stop    bool     `json:",omitempty"` // closes what Serve and Gateway opened
+	FDs     bool     `json:",omitempty"`
+}
+
+// dial is one connect(2) and what follows.
+type dial struct {
+	To    netip.AddrPort
+	Six   bool           `json:",omitempty"` // from an IPv6 socket; v4-mapped if To is IPv4
+	Type  int            `json:",omitempty"` // SOCK_STREAM if 0
+	Proto int            `json:",omitempty"`
+	Bind  netip.AddrPort // bind(2) before, unless zero
+	// BindOnly is Bind with IP_BIND_ADDRESS_NO_PORT.
+	BindOnly  bool           `json:",omitempty"`
+	Device    string         `json:",omitempty"` // SO_BINDTODEVICE
+	Nonblock  bool           `json:",omitempty"`
+	FastOpen  bool           `json:",omitempty"` // sendto(MSG_FASTOPEN) instead of connect
+	Then      netip.AddrPort // disconnect (AF_UNSPEC) and connect to this instead
+	PresentAs netip.AddrPort
+	Late      bool `json:",omitempty"` // ask for the names after the other end has closed
+}
+
+type many struct {
+	To          netip.AddrPort
+	Six         bool
+	Count       int
+	Concurrency int
+	// Hold keeps all connections open until every one is made.
+	Hold bool
+}
+
+type serve struct {
+	Network, Address string
+	MPTCP            bool
+}
+
+type gateway struct{ Addresses []string }
+
+// seen is what an accepting end has seen; it sends it as JSON and closes.
+type seen struct {
+	Accept, Peer, Local netip.AddrPort
+	Original, Netfilter netip.AddrPort
+	Error               string `json:",omitempty"`
+}
+
+type reply struct {
+	Errno       syscall.Errno `json:",omitempty"`
+	Error       string        `json:",omitempty"`
+	Local, Peer netip.AddrPort
+	Seen        *seen `json:",omitempty"`
+	OK          int   `json:",omitempty"`
+	FDs         int   `json:",omitempty"`
+}
+
+func agentMain([]string) int {
+	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
+	var listeners []net.Listener
+	for {
+		var q request
+		if err := in.Decode(&q); err != nil {
+			return 0
+		}
+		var r reply
+		var err error
+		switch {
+		case q.Dial != nil:
+			r, err = q.Dial.run()
+		case q.Many != nil:
+			r, err = q.Many.run()
+		case q.Serve != nil:
+			var l net.Listener
+			if l, err = q.Serve.listen(); err == nil {
+				listeners = append(listeners, l)
+				go acceptAll(l, false)
+			}
+		case q.Gateway != nil:
+			for _, a := range q.Gateway.Addresses {
+				var l net.Listener
+				if l, err = (&serve{Network: "tcp", Address: a}).listen(); err != nil {
+					break
+				}
+				listeners = append(listeners, l)
+				go acceptAll(l, true)
+			}
+		case q.Stop:
+			for _, l := range listeners {
+				l.Close()
+			}
+			listeners = nil
+		case q.FDs:
+			var list []os.DirEntry
+			list, err = os.ReadDir("/proc/self/fd")
+			r.FDs = len(list)
+		}
+		if err != nil {
+			r.Error = err.Error()
+		}
+		if err := out.Encode(r); err != nil {
+			return 1
+		}
+	}
+}
+
+func (s *serve) listen() (net.Listener, error) {
+	var c net.ListenConfig
+	c.SetMultipathTCP(s.MPTCP)
+	return c.Listen(context.Background(), s.Network, s.Address)
+}
+
+func acceptAll(l net.Listener, asGateway bool) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		tcp := c.(*net.TCPConn)
+		json.NewEncoder(c).Encode(look(tcp, asGateway))
+		tcp.CloseWrite()
+		go func() {
+			io.Copy(io.Discard, c)
+			c.Close()
+		}()
+	}
+}
+
+// look asks everything about an accepted connection.
+func look(c *net.TCPConn, asGateway bool) (s seen) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		s.Error = err.Error()
+		return s
+	}
+	s.Accept = netip.MustParseAddrPort(c.RemoteAddr().String())
+	err = raw.Control(func(fd uintptr) {
+		s.Local, _ = sockname(int(fd))
+		s.Peer, _ = peername(int(fd))
+		if !asGateway {
+			return
+		}
+		var err error
+		if s.Original, err = bpf.OriginalDestination(int(fd)); err != nil {
+			s.Error = err.Error()
+			if errors.Is(err, bpf.ErrNotCaptured) {
+				s.Error = "not captured"
+			}
+		}
+		s.Netfilter, _ = netfilterDestination(int(fd), s.Local.Addr().Is4())
+	})
+	if err != nil {
+		s.Error = err.Error()
+	}
+	return s
+}
+
+func (d *dial) run() (reply, error) {
+	family := unix.AF_INET
+	if d.Six {
+		family = unix.AF_INET6
+	}
+	kind := unix.SOCK_STREAM
+	if d.Type != 0 {
+		kind = d.Type
+	}
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, d.Proto)
+	if err != nil {
+		return reply{}, fmt.Errorf("socket: %w", err)
+	}
+	defer unix.Close(fd)
+	limit := unix.Timeval{Sec: 5}
+	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit)
+	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit)
+	if d.BindOnly {
+		if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
+			return reply{}, fmt.Errorf("IP_BIND_ADDRESS_NO_PORT: %w", err)
+		}
+	}
+	if d.Bind.IsValid() {
+		if err := unix.Bind(fd, sockaddr(d.Bind, d.Six)); err != nil {
+			return reply{}, fmt.Errorf("bind: %w", err)
+		}
+	}
+	if d.Device != "" {
+		if err := unix.BindToDevice(fd, d.Device); err != nil {
+			return reply{}, fmt.Errorf("SO_BINDTODEVICE: %w", err)
+		}
+	}
+	if d.PresentAs.IsValid() {
+		if err := bpf.PresentAs(fd, d.PresentAs); err != nil {
+			return reply{}, err
+		}
+	}
+	if d.Nonblock {
+		unix.SetNonblock(fd, true)
+	}
+	if errno := d.connect(fd, d.To); errno != 0 {
+		return reply{Errno: errno}, nil
+	}
+	if d.Then.IsValid() {
+		unspec := unix.RawSockaddr{Family: unix.AF_UNSPEC}
+		if _, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&unspec)), unsafe.Sizeof(unspec)); errno != 0 {
+			return reply{}, fmt.Errorf("disconnect: %w", errno)
+		}
+		if errno := d.connect(fd, d.Then); errno != 0 {
+			return reply{Errno: errno}, nil
+		}
+	}
+	return d.converse(fd)
+}
+
+func (d *dial) connect(fd int, to netip.AddrPort) syscall.Errno {
+	var err error
+	if d.FastOpen {
+		err = unix.Sendto(fd, []byte("hello"), unix.MSG_FASTOPEN, sockaddr(to, d.Six))
+	} else {
+		err = unix.Connect(fd, sockaddr(to, d.Six))
+	}
+	if d.Nonblock && errors.Is(err, unix.EINPROGRESS) {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+		if _, err := unix.Poll(poll, 5000); err != nil {
+			return unix.ETIMEDOUT
+		}
+		code, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		unix.SetNonblock(fd, false)
+		return syscall.Errno(code)
+	}
+	var errno syscall.Errno
+	if err != nil && !errors.As(err, &errno) {
+		errno = unix.EIO
+	}
+	return errno
+}
+
+// converse asks for the names, and reads what the other end has seen.
+func (d *dial) converse(fd int) (r reply, err error) {
+	names := func() {
+		r.Local, _ = sockname(fd)
+		r.Peer, _ = peername(fd)
+	}
+	names()
+	if d.Type == unix.SOCK_DGRAM {
+		return r, nil
+	}
+	text, err := io.ReadAll(fdReader(fd))
+	if err != nil {
+		return r, fmt.Errorf("read: %w", err)
+	}
+	if d.Late {
+		names()
+	}
+	if len(text) > 0 {
+		r.Seen = new(seen)
+		err = json.Unmarshal(text, r.Seen)
+	}
+	return r, err
+}
+
+type fdReader int
+
+func (fd fdReader) Read(p []byte) (int, error) {
+	n, err := unix.Read(int(fd), p)
+	if err == nil && n == 0 {
+		err = io.EOF
+	}
+	return max(n, 0), err
+}
+
+// run makes Count connections and checks that each is what it should be.
+func (m *many) run() (reply, error) {
+	var (
+		mu    sync.Mutex
+		wg    sync.WaitGroup
+		r     reply
+		first error
+		held  []int
+		jobs  = make(chan struct{}, m.Count)
+	)
+	for range m.Count {
+		jobs <- struct{}{}
+	}
+	close(jobs)
+	for range m.Concurrency {
+		wg.Go(func() {
+			for range jobs {
+				fd, err := m.one()
+				mu.Lock()
+				switch {
+				case err != nil && first == nil:
+					first = err
+				case err == nil:
+					r.OK++
+				}
+				if fd >= 0 && m.Hold {
+					held = append(held, fd)
+				} else if fd >= 0 {
+					unix.Close(fd)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	for _, fd := range held {
+		unix.Close(fd)
+	}
+	return r, first
+}
+
+func (m *many) one() (int, error) {
+	family := unix.AF_INET
+	if m.Six {
+		family = unix.AF_INET6
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("socket: %w", err)
+	}
+	limit := unix.Timeval{Sec: 20}
+	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit)
+	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit)
+	if err := unix.Connect(fd, sockaddr(m.To, m.Six)); err != nil {
+		return fd, fmt.Errorf("connect: %w", err)
+	}
+	local, err := sockname(fd)
+	if err != nil {
+		return fd, err
+	}
+	text, err := bufio.NewReader(fdReader(fd)).ReadBytes('\n')
+	if err != nil {
+		return fd, fmt.Errorf("read: %w", err)
+	}
+	var s seen
+	if err := json.Unmarshal(text, &s); err != nil {
+		return fd, err
+	}
+	if s.Original != m.To || unmapped(s.Accept) != unmapped(local) {
+		return fd, fmt.Errorf("gateway saw %+v of a connection from %v to %v", s, local, m.To)
+	}
+	return fd, nil
+}
+
+func sockaddr(a netip.AddrPort, six bool) unix.Sockaddr {
+	if !six {
+		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+	}
+	if a.Addr() == netip.IPv4Unspecified() {
+		return &unix.SockaddrInet6{Port: int(a.Port())}
+	}
+	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+}
+
+func addrPort(sa unix.Sockaddr, err error) (netip.AddrPort, error) {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port)), err
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port)), err
+	}
+	return netip.AddrPort{}, err
+}
+
+func sockname(fd int) (netip.AddrPort, error) { return addrPort(unix.Getsockname(fd)) }
+func peername(fd int) (netip.AddrPort, error) { return addrPort(unix.Getpeername(fd)) }
+
+func unmapped(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
+
+// netfilterDestination asks in the way of programs made for iptables.
+func netfilterDestination(fd int, four bool) (netip.AddrPort, error) {
+	if four {
+		var a unix.RawSockaddrInet4
+		size := uint32(unsafe.Sizeof(a))
+		if _, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_IP, bpf.SockoptNetfilterDestination,
+			uintptr(unsafe.Pointer(&a)), uintptr(unsafe.Pointer(&size)), 0); errno != 0 {
+			return netip.AddrPort{}, errno
+		}
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), a.Port>>8|a.Port<<8), nil
+	}
+	var a unix.RawSockaddrInet6
+	size := uint32(unsafe.Sizeof(a))
+	if _, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_IPV6, bpf.SockoptNetfilterDestination,
+		uintptr(unsafe.Pointer(&a)), uintptr(unsafe.Pointer(&size)), 0); errno != 0 {
+		return netip.AddrPort{}, errno
+	}
+	return netip.AddrPortFrom(netip.AddrFrom16(a.Addr), a.Port>>8|a.Port<<8), nil
+}
+
+// agent is a running agent, as its test sees it.
+type agent struct {
+	t   testing.TB
+	p   *netlab.Process
+	in  *json.Encoder
+	out chan reply
+}
+
+// startAgent starts an agent in a node and a cgroup of it, as a user without
+// privileges unless user is 0.
+func startAgent(t testing.TB, n *netlab.Node, cgroup string, user uint32) *agent {
+	t.Helper()
+	stdin, toAgent, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fromAgent, stdout, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &agent{t: t, in: json.NewEncoder(toAgent), out: make(chan reply)}
+	a.p = n.Start(netlab.Command{Cgroup: cgroup, Helper: "agent", Stdin: stdin, Stdout: stdout, User: user})
+	stdin.Close()
+	stdout.Close()
+	go func() {
+		defer close(a.out)
+		d := json.NewDecoder(fromAgent)
+		for {
+			var r reply
+			if d.Decode(&r) != nil {
+				return
+			}
+			a.out <- r
+		}
+	}()
+	t.Cleanup(func() {
+		toAgent.Close()
+		a.p.Stop()
+		fromAgent.Close()
+		for range a.out {
+		}
+		if out := a.p.Output(); out != "" {
+			t.Logf("agent: %s", out)
+		}
+	})
+	return a
+}
+
+// ask sends a request and returns the reply, which may hold an error.
+func (a *agent) ask(q request) reply {
+	a.t.Helper()
+	if err := a.in.Encode(q); err != nil {
+		a.t.Fatalf("asking an agent: %v", err)
+	}
+	select {
+	case r, ok := <-a.out:
+		if !ok {
+			a.t.Fatalf("the agent has ended: %s", a.p.Output())
+		}
+		return r
+	case <-time.After(60 * time.Second):
+		a.t.Fatalf("the agent does not answer %+v", q)
+		panic("unreachable")
+	}
+}
+
+// do is ask for what must succeed.
+func (a *agent) do(q request) reply {
+	a.t.Helper()
+	r := a.ask(q)
+	if r.Error != "" {
+		a.t.Fatalf("agent: %s", r.Error)
+	}
+	return r
+}
+
+func (a *agent) dial(d dial) reply {
+	a.t.Helper()
+	return a.do(request{Dial: &d})
+}

@@ -1,0 +1,233 @@
+//go:build linux
+
+package bpf_test
+
+import (
+	"net/netip"
+	"slices"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/bpf"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// scene is a pod with a gateway (node 0) and another host (node 1).
+type scene struct {
+	*testing.T
+	lab              *netlab.Lab
+	here, there      *netlab.Node
+	app, gateway     *agent
+	programs         *bpf.Programs
+	service4, other4 netip.Addr
+}
+
+var (
+	gatewayAddresses = []string{"127.0.0.1:18000", "[::1]:18000"}
+)
+
+func cgroup(t testing.TB, path string) bpf.Cgroup {
+	t.Helper()
+	c, err := bpf.OpenCgroup(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func options(t testing.TB, n *netlab.Node) bpf.Options {
+	return bpf.Options{
+		Pod: cgroup(t, n.PodCgroup), Own: cgroup(t, n.GatewayCgroup),
+		PodIPs:   []netip.Addr{n.IP4, n.IP6},
+		Capture:  prefixes("10.9.0.0/24", "fd00:9::/64"),
+		Services: prefixes("10.96.0.0/12", "fd00:96::/112"),
+	}
+}
+
+func prefixes(list ...string) (p []netip.Prefix) {
+	for _, s := range list {
+		p = append(p, netip.MustParsePrefix(s))
+	}
+	return p
+}
+
+func at(ip netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(ip, port) }
+
+// setUp starts everything. The gateway's agent runs as the worker does, without
+// privileges. On the other host a server listens on port 80 of every address.
+func setUp(t *testing.T, change func(*bpf.Options)) *scene {
+	t.Helper()
+	lab := netlab.New(t, 2)
+	s := &scene{T: t, lab: lab, here: lab.Node(0), there: lab.Node(1)}
+	o := options(t, s.here)
+	if change != nil {
+		change(&o)
+	}
+	s.programs = load(t, o)
+	if err := s.programs.AttachSockets(); err != nil {
+		t.Fatal(err)
+	}
+	s.gateway = startAgent(t, s.here, s.here.GatewayCgroup, api.WorkerID)
+	s.gateway.do(request{Gateway: &gateway{gatewayAddresses}})
+	if err := s.programs.StartCapture(); err != nil {
+		t.Fatal(err)
+	}
+	s.app = startAgent(t, s.here, s.here.AppCgroup, 1000)
+	server := startAgent(t, s.there, s.there.OtherCgroup, 0)
+	server.do(request{Serve: &serve{Network: "tcp", Address: ":80"}})
+	return s
+}
+
+func load(t testing.TB, o bpf.Options) *bpf.Programs {
+	t.Helper()
+	p, err := bpf.Load(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Detach(); err != nil {
+			t.Error(err)
+		}
+		p.Close()
+	})
+	return p
+}
+
+// counters returns what was counted since the last call's result, prev.
+func (s *scene) counters() bpf.Counters {
+	s.Helper()
+	c, err := s.programs.Counters()
+	if err != nil {
+		s.Fatal(err)
+	}
+	return c
+}
+
+// captured dials and checks that the connection came to the gateway as it should:
+// both ends see the true addresses.
+func (s *scene) captured(name string, d dial) {
+	s.Helper()
+	r := s.app.dial(d)
+	want := d.To
+	if d.Then.IsValid() {
+		want = d.Then
+	}
+	if r.Errno != 0 {
+		s.Errorf("%s: connect: %v", name, r.Errno)
+		return
+	}
+	if r.Seen == nil {
+		s.Errorf("%s: the other end sent nothing", name)
+		return
+	}
+	if r.Seen.Original != want || r.Seen.Netfilter.Addr().Unmap() != want.Addr() || r.Seen.Netfilter.Port() != want.Port() || r.Seen.Error != "" {
+		s.Errorf("%s: gateway saw %+v, want original destination %v", name, *r.Seen, want)
+	}
+	wantPeer := want
+	if d.Six && want.Addr().Is4() {
+		wantPeer = at(netip.AddrFrom16(want.Addr().As16()), want.Port())
+	}
+	if r.Peer != wantPeer {
+		s.Errorf("%s: getpeername of the application says %v, want %v", name, r.Peer, wantPeer)
+	}
+	own := s.here.IP4
+	if want.Addr().Is6() {
+		own = s.here.IP6
+	}
+	if r.Local.Addr().Unmap() != own || r.Local.Port() == 0 {
+		s.Errorf("%s: getsockname of the application says %v, want address %v", name, r.Local, own)
+	}
+	if seen := r.Seen.Accept; seen.Port() != r.Local.Port() {
+		s.Errorf("%s: gateway accepted from %v, the application is at %v", name, seen, r.Local)
+	}
+	if r.Seen.Peer != r.Seen.Accept {
+		s.Errorf("%s: the gateway's accept says %v, getpeername %v", name, r.Seen.Accept, r.Seen.Peer)
+	}
+}
+
+// direct dials and checks that the connection went where it was meant to.
+func (s *scene) direct(name string, from *agent, d dial) {
+	s.Helper()
+	r := from.dial(d)
+	want := d.To
+	if d.Then.IsValid() {
+		want = d.Then
+	}
+	if r.Errno != 0 || r.Seen == nil {
+		s.Errorf("%s: connect to %v: %v, %+v", name, want, r.Errno, r.Seen)
+		return
+	}
+	if unmapped(r.Seen.Local) != want || r.Seen.Original.IsValid() || unmapped(r.Peer) != want {
+		s.Errorf("%s: arrived at %v, getpeername says %v, want %v directly", name, r.Seen.Local, r.Peer, want)
+	}
+	if unmapped(r.Seen.Accept) != unmapped(r.Local) {
+		s.Errorf("%s: accepted from %v, dialled from %v", name, r.Seen.Accept, r.Local)
+	}
+}
+
+func (s *scene) refused(name string, d dial, want syscall.Errno) {
+	s.Helper()
+	if r := s.app.dial(d); r.Errno != want {
+		s.Errorf("%s: connect to %v: %v, want %v", name, d.To, r.Errno, want)
+	}
+}
+
+func TestCapture(t *testing.T) {
+	s := setUp(t, nil)
+	four, six := at(s.there.IP4, 80), at(s.there.IP6, 80)
+
+	s.captured("IPv4", dial{To: four})
+	s.captured("IPv6", dial{To: six, Six: true})
+	s.captured("v4-mapped", dial{To: four, Six: true})
+	s.captured("closed port", dial{To: at(s.there.IP4, 9)})
+	s.captured("nobody there", dial{To: at(netip.MustParseAddr("10.9.0.77"), 65535)})
+	for _, nonblock := range []bool{false, true} {
+		s.captured("connect, by a socket that was elsewhere", dial{To: at(s.there.IP4, 81), Then: four, Nonblock: nonblock})
+	}
+	s.captured("nonblocking IPv4", dial{To: four, Nonblock: true})
+	s.captured("nonblocking IPv6", dial{To: six, Six: true, Nonblock: true})
+	s.captured("after the end", dial{To: four})
+
+	if got, want := s.counters(), (bpf.Counters{Captured: 12}); got != want {
+		t.Errorf("counters %+v, want %+v", got, want)
+	}
+}
+
+func TestCaptureBoundSockets(t *testing.T) {
+	s := setUp(t, nil)
+	four, six := at(s.there.IP4, 80), at(s.there.IP6, 80)
+
+	s.captured("address", dial{To: four, Bind: at(s.here.IP4, 0)})
+	s.captured("address without a port", dial{To: four, Bind: at(s.here.IP4, 0), BindOnly: true})
+	s.captured("port", dial{To: four, Bind: at(netip.IPv4Unspecified(), 45001)})
+	s.captured("address and port", dial{To: four, Bind: at(s.here.IP4, 45002)})
+	s.captured("IPv6 address", dial{To: six, Six: true, Bind: at(s.here.IP6, 0)})
+	s.captured("IPv6 port", dial{To: six, Six: true, Bind: at(netip.IPv6Unspecified(), 45003)})
+	s.captured("v4-mapped port", dial{To: four, Six: true, Bind: at(netip.IPv6Unspecified(), 45004)})
+	if got := s.counters().Captured; got != 7 {
+		t.Errorf("captured %d, want 7", got)
+	}
+}
+
+func TestFastOpenAndMultipath(t *testing.T) {
+	s := setUp(t, nil)
+	four := at(s.there.IP4, 80)
+	s.captured("MSG_FASTOPEN", dial{To: four, FastOpen: true})
+	if r := s.app.ask(request{Dial: &dial{To: four, Proto: unix.IPPROTO_MPTCP}}); r.Error == "" {
+		s.captured("MPTCP", dial{To: four, Proto: unix.IPPROTO_MPTCP})
+	} else {
+		t.Logf("this kernel has no MPTCP: %s", r.Error)
+	}
+}
+
+func TestNamesOfAttached(t *testing.T) {
+	s := setUp(t, nil)
+	want := []string{"kgw_connect4", "kgw_connect6", "kgw_getpeer4", "kgw_getpeer6", "kgw_getsock4", "kgw_getsock6",
+		"kgw_getsockopt", "kgw_setsockopt", "kgw_sockops"}
+	if got := s.programs.Attached(); !slices.Equal(got, want) {
+		t.Errorf("attached %v, want %v", got, want)
+	}
+}

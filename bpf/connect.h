@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+ *
+ * The capture: connect(2) of an application in the pod goes to the gateway's
+ * listener on loopback, and the socket remembers where it was meant to go.
+ */
+#pragma once
+
+#include "types.h"
+
+#define PASS 1
+#define REFUSE 0 /* connect(2) fails with EPERM */
+
+/* No cgroup path of a node is deeper. Go refuses one that is. */
+#define CGROUP_LEVELS 32
+
+/* Whether the caller belongs to the gateway, in a cgroup below its own too (some
+ * runtimes make one in every container). The level of the gateway's cgroup in the
+ * whole hierarchy is not known in a cgroup namespace, so every level is asked. */
+static __always_inline bool is_gateway(const struct config *cfg)
+{
+	if (bpf_get_current_cgroup_id() == cfg->own_cgroup)
+		return true;
+	for (int level = 1; level < CGROUP_LEVELS; level++) {
+		__u64 id = bpf_get_current_ancestor_cgroup_id(level);
+
+		if (id == 0)
+			return false;
+		if (id == cfg->own_cgroup)
+			return true;
+	}
+	return false;
+}
+
+static __always_inline bool is_tcp(struct bpf_sock_addr *ctx)
+{
+	return ctx->type == SOCK_STREAM &&
+	       (ctx->protocol == IPPROTO_TCP || ctx->protocol == IPPROTO_MPTCP);
+}
+
+static __always_inline __u32 action_for(const struct endpoint *dst)
+{
+	struct range key = { .bits = 128 };
+	__u32 port = bpf_ntohs(dst->port);
+	__u32 word = port / 64;
+	__u64 *excluded = bpf_map_lookup_elem(&kgw_ports, &word);
+	__u32 *action;
+
+	if (excluded && *excluded >> (port % 64) & 1)
+		return ACTION_EXCLUDE;
+	copy_ip(key.ip, dst->ip);
+	action = bpf_map_lookup_elem(&kgw_ranges, &key);
+	return action ? *action : ACTION_EXCLUDE;
+}
+
+/* Whether somebody listens where captured connections go, in the caller's
+ * network namespace. The tuple's source is all zeroes: no established
+ * connection has that, so only a listener can match. */
+static __always_inline bool gateway_listens(struct bpf_sock_addr *ctx, const struct config *cfg, bool v4)
+{
+	struct bpf_sock_tuple tuple = {};
+	struct bpf_sock *sk;
+
+	if (v4) {
+		tuple.ipv4.daddr = bpf_htonl(0x7f000001);
+		tuple.ipv4.dport = cfg->capture_port;
+		sk = bpf_sk_lookup_tcp(ctx, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+	} else {
+		tuple.ipv6.daddr[3] = bpf_htonl(1);
+		tuple.ipv6.dport = cfg->capture_port;
+		sk = bpf_sk_lookup_tcp(ctx, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+	}
+	if (!sk)
+		return false;
+	bpf_sk_release(sk);
+	return true;
+}
+
+struct sockaddr4 {
+	__u16 family;
+	__u16 port;
+	__u32 ip;
+	__u8 zero[8];
+};
+
+struct sockaddr6 {
+	__u16 family;
+	__u16 port;
+	__u32 flowinfo;
+	__u32 ip[4];
+	__u32 scope;
+};
+
+/* Keeps the pod's address as the local address of a captured connection, which
+ * would get 127.0.0.1 otherwise. Port 0 leaves the choice of a port to connect, so
+ * that one port can serve many destinations as ever. It fails harmlessly on a
+ * socket that is bound to a port already: names.h covers that one. */
+static __always_inline void bind_pod_ip(struct bpf_sock_addr *ctx, const struct config *cfg, bool v4)
+{
+	if (ctx->family == AF_INET) {
+		struct sockaddr4 addr = { .family = AF_INET, .ip = cfg->pod_ip4[3] };
+
+		if (addr.ip && !ctx->sk->src_ip4)
+			bpf_bind(ctx, (struct sockaddr *)&addr, sizeof(addr));
+	} else {
+		struct sockaddr6 addr = { .family = AF_INET6 };
+
+		copy_ip(addr.ip, v4 ? cfg->pod_ip4 : cfg->pod_ip6);
+		if (addr.ip[3] && !ctx->sk->src_ip6[0] && !ctx->sk->src_ip6[3])
+			bpf_bind(ctx, (struct sockaddr *)&addr, sizeof(addr));
+	}
+}
+
+enum verdict { VERDICT_REFUSE, VERDICT_PASS, VERDICT_CAPTURE };
+
+static __always_inline enum verdict judge(struct bpf_sock_addr *ctx, const struct config *cfg,
+					  const struct endpoint *dst)
+{
+	__u32 action = action_for(dst);
+	struct handover *h;
+
+	if (action == ACTION_EXCLUDE || is_gateway(cfg))
+		return VERDICT_PASS;
+	if (action == ACTION_SERVICE) {
+		if (cfg->strict) {
+			COUNT(service_refused);
+			return VERDICT_REFUSE;
+		}
+		COUNT(service_passed);
+		return VERDICT_PASS;
+	}
+	if (!gateway_listens(ctx, cfg, is_mapped(dst->ip))) {
+		COUNT(no_listener);
+		return cfg->closed ? VERDICT_REFUSE : VERDICT_PASS;
+	}
+	/* SO_BINDTODEVICE puts loopback out of reach. */
+	h = ctx->sk->bound_dev_if ? NULL : bpf_sk_storage_get(&kgw_sockets, ctx->sk, NULL,
+							      BPF_SK_STORAGE_GET_F_CREATE);
+	if (!h) {
+		COUNT(uncapturable);
+		return cfg->strict ? VERDICT_REFUSE : VERDICT_PASS;
+	}
+	h->addr = *dst;
+	h->role = ROLE_CAPTURED;
+	COUNT(captured);
+	return VERDICT_CAPTURE;
+}
+
+/* Decides about one connect(2), except for writing the new destination, which
+ * the verifier wants in the program for that family. */
+static __always_inline enum verdict capture(struct bpf_sock_addr *ctx, const struct config *cfg,
+					    const struct endpoint *dst)
+{
+	enum verdict v = judge(ctx, cfg, dst);
+	struct handover *h;
+
+	if (v == VERDICT_CAPTURE) {
+		bind_pod_ip(ctx, cfg, is_mapped(dst->ip));
+		return v;
+	}
+	/* A socket can connect again, to somewhere else. */
+	h = bpf_sk_storage_get(&kgw_sockets, ctx->sk, NULL, 0);
+	if (h && h->role == ROLE_CAPTURED)
+		bpf_sk_storage_delete(&kgw_sockets, ctx->sk);
+	return v;
+}
+
+SEC("cgroup/connect4")
+int kgw_connect4(struct bpf_sock_addr *ctx)
+{
+	struct config *cfg = get_config();
+	struct endpoint dst = {};
+
+	if (!cfg || ctx->user_family != AF_INET || !is_tcp(ctx))
+		return PASS;
+	map_ip4(dst.ip, ctx->user_ip4);
+	dst.port = ctx->user_port;
+	switch (capture(ctx, cfg, &dst)) {
+	case VERDICT_REFUSE:
+		return REFUSE;
+	case VERDICT_CAPTURE:
+		ctx->user_ip4 = bpf_htonl(0x7f000001);
+		ctx->user_port = cfg->capture_port;
+		return PASS;
+	default:
+		return PASS;
+	}
+}
+
+SEC("cgroup/connect6")
+int kgw_connect6(struct bpf_sock_addr *ctx)
+{
+	struct config *cfg = get_config();
+	struct endpoint dst = {};
+
+	if (!cfg || ctx->user_family != AF_INET6 || !is_tcp(ctx))
+		return PASS;
+	dst.ip[0] = ctx->user_ip6[0];
+	dst.ip[1] = ctx->user_ip6[1];
+	dst.ip[2] = ctx->user_ip6[2];
+	dst.ip[3] = ctx->user_ip6[3];
+	dst.port = ctx->user_port;
+	switch (capture(ctx, cfg, &dst)) {
+	case VERDICT_REFUSE:
+		return REFUSE;
+	case VERDICT_CAPTURE:
+		ctx->user_ip6[0] = 0;
+		ctx->user_ip6[1] = 0;
+		if (is_mapped(dst.ip)) {
+			ctx->user_ip6[2] = bpf_htonl(0xffff);
+			ctx->user_ip6[3] = bpf_htonl(0x7f000001);
+		} else {
+			ctx->user_ip6[2] = 0;
+			ctx->user_ip6[3] = bpf_htonl(1);
+		}
+		ctx->user_port = cfg->capture_port;
+		return PASS;
+	default:
+		return PASS;
+	}
+}

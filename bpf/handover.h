@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+ *
+ * The handover: both ends of a loopback connection are sockets of the pod, and
+ * what the connecting one knows has to reach the accepting one before accept(2)
+ * returns it. The four-tuple is what they have in common.
+ */
+#pragma once
+
+#include "types.h"
+
+/* Reads the two ends of ctx's socket. */
+static __always_inline void ends_of(struct bpf_sock_ops *ctx, struct endpoint *local, struct endpoint *remote)
+{
+	__u32 local4 = FIELD(ctx->local_ip4), remote4 = FIELD(ctx->remote_ip4);
+
+	for (int i = 0; i < 4; i++) {
+		local->ip[i] = FIELD(ctx->local_ip6[i]);
+		remote->ip[i] = FIELD(ctx->remote_ip6[i]);
+	}
+	if (ctx->family == AF_INET) {
+		map_ip4(local->ip, local4);
+		map_ip4(remote->ip, remote4);
+	}
+	local->port = bpf_htons(ctx->local_port);
+	remote->port = bpf_htons(bpf_ntohl(ctx->remote_port));
+}
+
+/* The source port is known here, and the SYN is not sent yet: the accepting side
+ * cannot be earlier, with TCP Fast Open either. */
+static __always_inline void publish(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	struct handover *h = bpf_sk_storage_get(&kgw_sockets, sk, NULL, 0);
+	struct tuple key = {};
+	struct handover copy;
+
+	if (!h)
+		return;
+	if (h->role != ROLE_CAPTURED && h->role != ROLE_PRESENTING)
+		return;
+	copy = *h;
+	ends_of(ctx, &key.client, &key.server);
+	if (bpf_map_update_elem(&kgw_handover, &key, &copy, BPF_ANY) == 0)
+		bpf_sock_ops_cb_flags_set(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
+static __always_inline void take(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	struct handover *published, *h;
+	struct tuple key = {};
+
+	ends_of(ctx, &key.server, &key.client);
+	published = bpf_map_lookup_elem(&kgw_handover, &key);
+	if (!published)
+		return;
+	h = bpf_sk_storage_get(&kgw_sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!h)
+		/* No memory for it: sockopt.h looks into the map itself. */
+		return;
+	h->addr = published->addr;
+	h->role = published->role == ROLE_CAPTURED ? ROLE_GATEWAY : ROLE_PRESENTED;
+	bpf_map_delete_elem(&kgw_handover, &key);
+}
+
+/* A connection that never came about is taken back, so that the next socket with
+ * this tuple is not mistaken for it. */
+static __always_inline void withdraw(struct bpf_sock_ops *ctx)
+{
+	struct tuple key = {};
+
+	ends_of(ctx, &key.client, &key.server);
+	bpf_map_delete_elem(&kgw_handover, &key);
+}
+
+/* ctx->reply stays as it is: it may be another program's answer. */
+SEC("sockops")
+int kgw_sockops(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk;
+
+	switch (ctx->op) {
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+		sk = ctx->sk;
+		if (sk)
+			publish(ctx, sk);
+		break;
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		sk = ctx->sk;
+		if (sk)
+			take(ctx, sk);
+		break;
+	case BPF_SOCK_OPS_STATE_CB:
+		if (ctx->args[1] == BPF_TCP_CLOSE)
+			withdraw(ctx);
+		break;
+	}
+	return 1;
+}

@@ -1,0 +1,102 @@
+//go:build linux
+
+package bpf
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+)
+
+// Values of the map kgw_ranges (enum action of types.h).
+const (
+	actionExclude uint32 = iota
+	actionPod
+	actionService
+)
+
+// neverCaptured reaches no other pod, or (link-local) means nothing without the
+// interface that the application named.
+func neverCaptured() []netip.Prefix {
+	return []netip.Prefix{
+		netip.MustParsePrefix("127.0.0.0/8"),
+		netip.MustParsePrefix("::1/128"),
+		netip.MustParsePrefix("0.0.0.0/32"),
+		netip.MustParsePrefix("::/128"),
+		netip.MustParsePrefix("fe80::/10"),
+	}
+}
+
+// ranges returns the content of the map kgw_ranges.
+func (o *Options) ranges() (map[objectsRange]uint32, error) {
+	ranges := map[objectsRange]uint32{
+		// Without this a range like ::/0 would contain every IPv4 address in
+		// its v4-mapped form.
+		rangeKey(netip.MustParsePrefix("0.0.0.0/0")): actionExclude,
+	}
+	// Later ones win.
+	for _, group := range []struct {
+		prefixes []netip.Prefix
+		action   uint32
+	}{{o.Services, actionService}, {o.Capture, actionPod}, {o.Exclude, actionExclude}} {
+		for _, r := range group.prefixes {
+			if !r.IsValid() || r.Addr().Is4In6() {
+				return nil, fmt.Errorf("range %v cannot be used", r)
+			}
+			if group.action == actionExclude || !isNeverCaptured(r) {
+				ranges[rangeKey(r)] = group.action
+			}
+		}
+	}
+	for _, r := range neverCaptured() {
+		ranges[rangeKey(r)] = actionExclude
+	}
+	for _, ip := range o.PodIPs {
+		ip = ip.Unmap()
+		ranges[rangeKey(netip.PrefixFrom(ip, ip.BitLen()))] = actionExclude
+	}
+	return ranges, nil
+}
+
+// isNeverCaptured says whether all of r lies within a range that is never captured.
+func isNeverCaptured(r netip.Prefix) bool {
+	for _, never := range neverCaptured() {
+		if never.Bits() <= r.Bits() && never.Contains(r.Addr()) {
+			return true
+		}
+	}
+	return false
+}
+
+// rangeKey is the key of r in the map: 128 bits for both families.
+func rangeKey(r netip.Prefix) objectsRange {
+	r = r.Masked()
+	bits := r.Bits()
+	if r.Addr().Is4() {
+		bits += 96
+	}
+	return objectsRange{Bits: uint32(bits), Ip: words(r.Addr())}
+}
+
+// words returns ip in its 16-byte form, IPv4 as v4-mapped, in network order.
+func words(ip netip.Addr) (w [4]uint32) {
+	b := ip.As16()
+	for i := range w {
+		w[i] = binary.NativeEndian.Uint32(b[4*i:])
+	}
+	return w
+}
+
+// networkOrder returns a port as it stands in a packet.
+func networkOrder(port uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, port))
+}
+
+// portBits returns the words of the map kgw_ports that are not zero.
+func portBits(ports []uint16) map[uint32]uint64 {
+	bits := make(map[uint32]uint64)
+	for _, p := range ports {
+		bits[uint32(p)/64] |= 1 << (p % 64)
+	}
+	return bits
+}
