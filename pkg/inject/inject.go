@@ -34,7 +34,7 @@ const (
 type DryRun string
 
 const (
-	DryRunNone DryRun = "none"
+	DryRunNone DryRun = ""
 	// DryRunClient sends nothing that would change anything.
 	DryRunClient DryRun = "client"
 	// DryRunServer sends everything for the server to try and to forget.
@@ -116,10 +116,10 @@ func (in *Injector) EnableAll(ctx context.Context, pods []corev1.Pod, parallel i
 		group.Go(func() error {
 			pod := &pods[i]
 			result := Result{Pod: pod, Action: Failed}
-			if ctx.Err() != nil {
-				result.Err = fmt.Errorf("%w before anything was done", errInterrupted)
-			} else if result.Err = access[pod.Namespace](); result.Err == nil {
+			if result.Err = access[pod.Namespace](); result.Err == nil {
 				result = in.Enable(ctx, pod)
+			} else if ctx.Err() != nil {
+				result.Err = errInterrupted
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -277,13 +277,13 @@ func (in *Injector) addGateway(ctx context.Context, pod *corev1.Pod) Result {
 func (in *Injector) start(ctx context.Context, pod *corev1.Pod, container *corev1.EphemeralContainer) (*api.Status, error) {
 	added, err := in.addContainer(ctx, pod, container, false)
 	if err != nil {
-		if in.interrupted(ctx, err) {
+		if interrupted(ctx, err) {
 			err = fmt.Errorf("%w; container %s may have been added, and will not start without its Secret", errInterrupted, container.Name)
 		}
 		return nil, err
 	}
 	status, err := in.wait(ctx, added, container.Name)
-	if err != nil && in.interrupted(ctx, err) {
+	if err != nil && interrupted(ctx, err) {
 		err = fmt.Errorf("%w; container %s was added and stays, because Kubernetes cannot remove it", errInterrupted, container.Name)
 	}
 	return status, err
@@ -292,7 +292,12 @@ func (in *Injector) start(ctx context.Context, pod *corev1.Pod, container *corev
 // dryRun fills result with what would be sent, the key left out, and has the
 // server try it if that is wanted.
 func (in *Injector) dryRun(ctx context.Context, result *Result, name string, container *corev1.EphemeralContainer) {
-	result.Secret = in.newSecret(result.Pod, name, container.Name, []byte{}, []byte{})
+	result.Secret = in.newSecret(result.Pod, name, container.Name, nil, nil)
+	// As text, so that a reader sees what is there and what is left out.
+	result.Secret.Data = nil
+	result.Secret.StringData = map[string]string{
+		corev1.TLSCertKey: "", corev1.TLSPrivateKeyKey: "", keyBundle: string(in.Authority.Bundle()),
+	}
 	result.Patch = newPatch(result.Pod, container)
 	if in.Options.DryRun != DryRunServer {
 		return
@@ -307,7 +312,7 @@ func (in *Injector) dryRun(ctx context.Context, result *Result, name string, con
 
 // interrupted reports whether err comes from the end of ctx, and that not from
 // the timeout.
-func (in *Injector) interrupted(ctx context.Context, err error) bool {
+func interrupted(ctx context.Context, err error) bool {
 	return ctx.Err() != nil && !errors.Is(context.Cause(ctx), errTimeout) &&
 		(errors.Is(err, context.Canceled) || errors.Is(err, context.Cause(ctx)) || errors.Is(err, errInterrupted))
 }
@@ -317,7 +322,7 @@ func (in *Injector) inTime(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, errInterrupted) || errors.Is(err, errTimeout):
 		return err
-	case in.interrupted(ctx, err):
+	case interrupted(ctx, err):
 		return errInterrupted
 	case ctx.Err() != nil && errors.Is(err, context.DeadlineExceeded):
 		return api.WithHint(fmt.Errorf("%w after %s: %w", errTimeout, in.Options.Timeout, err), "--timeout waits longer")

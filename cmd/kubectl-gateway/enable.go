@@ -1,0 +1,243 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+
+	buildversion "github.com/kubectl-gateway/kubectl-gateway/internal/version"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
+)
+
+// dryRunNone is kubectl's word for a run that is no dry run.
+const dryRunNone = "none"
+
+// enableOptions are the flags of enable.
+type enableOptions struct {
+	targets      targets.Flags
+	image        string
+	pullPolicy   string
+	mode         string
+	onFailure    string
+	certTTL      string
+	timeout      time.Duration
+	parallel     int
+	captureCIDR  []string
+	serviceCIDR  []string
+	excludeCIDR  []string
+	excludePort  []uint
+	authorityDir string
+	keepSecret   bool
+	dryRun       string
+	output       string
+}
+
+func newEnableCommand(a *app) *cobra.Command {
+	var o enableOptions
+	cmd := &cobra.Command{
+		Use:   "enable (POD... | -l SELECTOR | --all)",
+		Short: "Add gateways to running pods",
+		Long: `Adds a gateway to each of the pods, which go on running, and waits until it is
+ready. From then on new connections between pods with gateways are encrypted.
+Pods that have a working gateway are left alone. One pod's failure does not stop
+the others; the exit code is 1 then.`,
+		Example: `  # Two pods
+  kubectl gateway enable pod/web-0 pod/db-0
+
+  # All pods with a label, refusing what cannot be encrypted
+  kubectl gateway enable -l app=web --mode=strict
+
+  # What would be created, tried by the server, without keys
+  kubectl gateway enable pod/web-0 --dry-run=server -o yaml`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			options, given, err := o.complete()
+			if err != nil {
+				return err
+			}
+			return o.run(cmd.Context(), a, options, given, args)
+		},
+	}
+	f := cmd.Flags()
+	o.targets.AddFlags(f)
+	f.StringVar(&o.image, "image", inject.DefaultImage(buildversion.String()), "image of the gateway")
+	f.StringVar(&o.pullPolicy, "image-pull-policy", "", "pull policy of the image: Always, IfNotPresent or Never (default: the cluster's)")
+	f.StringVar(&o.mode, "mode", string(api.Permissive), "connections that cannot be encrypted go in plaintext (permissive) or are refused (strict)")
+	f.StringVar(&o.onFailure, "on-failure", "", "without its gateway a pod connects in plaintext (open) or not at all (closed) (default open in permissive mode, closed in strict)")
+	f.StringVar(&o.certTTL, "cert-ttl", fmt.Sprintf("%dd", ca.DefaultLeafTTL/(24*time.Hour)), "how long the pods' certificates are valid, like 12h or 30d")
+	f.DurationVar(&o.timeout, "timeout", inject.DefaultTimeout, "how long one pod may take")
+	f.IntVar(&o.parallel, "parallel", inject.DefaultParallel, "how many pods are worked on at a time")
+	f.StringSliceVar(&o.captureCIDR, "capture-cidr", nil, "range of pod addresses to encrypt; may be repeated (default: found in the cluster)")
+	f.StringSliceVar(&o.serviceCIDR, "service-cidr", nil, "range of Service addresses; may be repeated (default: found in the cluster)")
+	f.StringSliceVar(&o.excludeCIDR, "exclude-cidr", nil, "range of addresses to leave alone; may be repeated")
+	f.UintSliceVar(&o.excludePort, "exclude-port", nil, "destination port to leave alone; may be repeated")
+	f.StringVar(&o.authorityDir, "authority-dir", "", "directory of the authority (default $"+ca.EnvDir+", or one for each cluster)")
+	f.BoolVar(&o.keepSecret, "keep-secret", false, "keep the Secret with the pod's key after the gateway has read it")
+	f.StringVar(&o.dryRun, "dry-run", dryRunNone, "change nothing: 'client' only looks, 'server' has the server try it")
+	f.StringVarP(&o.output, "output", "o", "", "output format: name, json or yaml")
+	return cmd
+}
+
+// complete checks the flags without asking the cluster.
+func (o *enableOptions) complete() (inject.Options, inject.Ranges, error) {
+	options := inject.Options{
+		Image:      o.image,
+		PullPolicy: corev1.PullPolicy(o.pullPolicy),
+		Mode:       api.Mode(o.mode),
+		OnFailure:  api.OnFailure(o.onFailure),
+		Timeout:    o.timeout,
+		KeepSecret: o.keepSecret,
+		DryRun:     inject.DryRun(o.dryRun),
+	}
+	if o.dryRun == dryRunNone {
+		options.DryRun = inject.DryRunNone
+	}
+	var given inject.Ranges
+	if options.OnFailure == "" {
+		options.OnFailure = api.FailOpen
+		if options.Mode == api.Strict {
+			options.OnFailure = api.FailClosed
+		}
+	}
+	for _, flag := range []struct {
+		name, value string
+		allowed     []string
+	}{
+		{"image-pull-policy", o.pullPolicy, []string{"", string(corev1.PullAlways), string(corev1.PullIfNotPresent), string(corev1.PullNever)}},
+		{"mode", o.mode, []string{string(api.Permissive), string(api.Strict)}},
+		{"on-failure", string(options.OnFailure), []string{string(api.FailOpen), string(api.FailClosed)}},
+		{"dry-run", o.dryRun, []string{dryRunNone, string(inject.DryRunClient), string(inject.DryRunServer)}},
+		{"output", o.output, []string{"", "name", "json", "yaml"}},
+	} {
+		if err := oneOf(flag.name, flag.value, flag.allowed); err != nil {
+			return options, given, err
+		}
+	}
+	var err error
+	switch options.TTL, err = ca.ParseTTL(o.certTTL); {
+	case err != nil:
+		return options, given, fmt.Errorf("reading --cert-ttl: %w", err)
+	case options.TTL <= 0:
+		return options, given, fmt.Errorf("--cert-ttl %s is not positive", o.certTTL)
+	case o.image == "":
+		return options, given, errors.New("--image is empty")
+	case o.timeout <= 0:
+		return options, given, fmt.Errorf("--timeout %s is not positive", o.timeout)
+	case o.parallel <= 0:
+		return options, given, fmt.Errorf("--parallel %d is not positive", o.parallel)
+	}
+	for _, flag := range []struct {
+		name   string
+		values []string
+		to     *[]netip.Prefix
+	}{
+		{"capture-cidr", o.captureCIDR, &given.Capture},
+		{"service-cidr", o.serviceCIDR, &given.Services},
+		{"exclude-cidr", o.excludeCIDR, &given.Exclude},
+	} {
+		for _, value := range flag.values {
+			r, err := parseRange(value)
+			if err != nil {
+				return options, given, api.WithHint(fmt.Errorf("reading --%s: %w", flag.name, err), "write it like 10.244.0.0/16")
+			}
+			*flag.to = append(*flag.to, r)
+		}
+	}
+	for _, port := range o.excludePort {
+		if port < 1 || port > 65535 {
+			return options, given, fmt.Errorf("--exclude-port %d is not between 1 and 65535", port)
+		}
+		given.ExcludePorts = append(given.ExcludePorts, uint16(port))
+	}
+	return options, given, nil
+}
+
+func oneOf(flag, value string, allowed []string) error {
+	var words []string
+	for _, word := range allowed {
+		if value == word {
+			return nil
+		}
+		if word != "" {
+			words = append(words, word)
+		}
+	}
+	return api.WithHint(fmt.Errorf("--%s %q is unknown", flag, value), "use "+strings.Join(words, ", "))
+}
+
+// parseRange reads a CIDR range, or an address as a range of one.
+func parseRange(text string) (netip.Prefix, error) {
+	text = strings.TrimSpace(text)
+	if ip, err := netip.ParseAddr(text); err == nil && ip.Zone() == "" {
+		ip = ip.Unmap()
+		return netip.PrefixFrom(ip, ip.BitLen()), nil
+	}
+	r, err := netip.ParsePrefix(text)
+	if err != nil || r.Addr().Is4In6() {
+		return netip.Prefix{}, fmt.Errorf("%q is no range of addresses", text)
+	}
+	return r.Masked(), nil
+}
+
+// run connects to the cluster and enables the pods that args and flags select.
+func (o *enableOptions) run(ctx context.Context, a *app, options inject.Options, given inject.Ranges, args []string) error {
+	config, client, err := a.kubernetes()
+	if err != nil {
+		return err
+	}
+	pods, missing := o.targets.Pods(ctx, a.flags, args)
+	if len(pods) == 0 {
+		return missing
+	}
+	authority, err := ca.Load(ctx, ca.LoadOptions{Client: client, Dir: o.authorityDir, Getenv: os.Getenv})
+	if err != nil {
+		return fmt.Errorf("loading the authority: %w", err)
+	}
+	injector := &inject.Injector{
+		Client:    client,
+		Authority: authority,
+		Gateways:  &remote.Client{Config: config, Kube: client},
+		Options:   options,
+	}
+	return o.enable(ctx, a, client, injector, given, pods, missing)
+}
+
+// enable is run with everything at hand. missing joins the errors of named pods
+// that are not there.
+func (o *enableOptions) enable(ctx context.Context, a *app, client kubernetes.Interface, injector *inject.Injector,
+	given inject.Ranges, pods []corev1.Pod, missing error,
+) error {
+	report := newEnableReport(a, o.output, injector.Options.DryRun)
+	if o.targets.All || o.targets.Selector != "" {
+		pods = report.skipLeaving(pods)
+	}
+	report.missing(missing)
+	if len(pods) > 0 {
+		if err := inject.CheckServer(ctx, client.Discovery()); err != nil {
+			return err
+		}
+		cluster, err := inject.Survey(ctx, client, pods, given)
+		if err != nil {
+			return err
+		}
+		report.warn("", cluster.Warnings)
+		injector.Cluster = cluster
+		injector.EnableAll(ctx, pods, o.parallel, report.add)
+	}
+	if err := report.finish(); err != nil {
+		return err
+	}
+	// main tells an interrupted command by its context.
+	return ctx.Err()
+}
