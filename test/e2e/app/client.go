@@ -33,7 +33,7 @@ type result struct {
 func client(ctx context.Context, verb string, args []string) (result, error) {
 	run, ok := map[string]func(context.Context, []string) (result, error){
 		"talk": talk, "mapped": mapped, "first": first, "halfclose": halfClose,
-		"concurrent": concurrent, "download": download, "upload": upload, "crash": crash,
+		"concurrent": concurrent, "sequence": sequence, "download": download, "upload": upload, "crash": crash,
 	}[verb]
 	if !ok {
 		return result{}, fmt.Errorf("unknown command %q", verb)
@@ -198,6 +198,28 @@ func concurrent(ctx context.Context, args []string) (result, error) {
 	done.Wait()
 	close(errs)
 	return result{Count: n - len(errs)}, <-errs
+}
+
+// sequence ADDRESS N: makes N connections, one after the other.
+func sequence(ctx context.Context, args []string) (result, error) {
+	n, err := strconv.Atoi(args[1])
+	if err != nil {
+		return result{}, err
+	}
+	for i := range n {
+		conn, r, err := dial(ctx, "tcp", args[0])
+		if err == nil {
+			text := fmt.Sprintf("connection %d", i)
+			if r, err = exchange(conn, r, text); err == nil && r.Received != text+"\n" {
+				err = fmt.Errorf("received %q", r.Received)
+			}
+			conn.Close()
+		}
+		if err != nil {
+			return result{Count: i}, fmt.Errorf("connection %d: %w", i, err)
+		}
+	}
+	return result{Count: n}, nil
 }
 
 // download URL BYTES: fetches the content and compares its hash.

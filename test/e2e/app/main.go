@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
 	"syscall"
@@ -33,6 +34,15 @@ func main() {
 		os.Exit(2)
 	}
 	if os.Args[1] == "sleep" { // for pods whose ports are not their own
+		<-ctx.Done()
+		return
+	}
+	if os.Args[1] == "listen" { // takes a port
+		if _, err := net.Listen("tcp", os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, "error:", err)
+			os.Exit(1)
+		}
+		fmt.Println("listening")
 		<-ctx.Done()
 		return
 	}

@@ -1,0 +1,306 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/bpf"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// TestTwoGateways follows connections of every family through both gateways:
+// what the applications see, and what the gateways say of it.
+func TestTwoGateways(t *testing.T) {
+	l := newLab(t)
+	ga, gb := l.gateway(l.spec(l.a)), l.gateway(l.spec(l.b))
+	for _, c := range []struct{ verb, address, peer string }{
+		{"talk", l.b.Addr(portEcho), l.b.Addr(portEcho)},
+		{"talk", l.b.Addr6(portEcho), l.b.Addr6(portEcho)},
+		{"mapped", l.b.Addr(portEcho), "[::ffff:" + l.b.IP4.String() + "]:9000"},
+	} {
+		r := l.client(l.a, l.a.AppCgroup, c.verb, c.address, "hello")
+		if r.Error != "" || r.Received != "hello\n" || r.Peer != c.peer {
+			t.Errorf("%s %s: %+v", c.verb, c.address, r)
+		}
+	}
+	r := l.client(l.a, l.a.AppCgroup, "first", l.b.Addr(portServerFirst), "hello")
+	if want := "hello " + r.Local + " from " + l.b.Addr(portServerFirst) + "\n"; !strings.HasPrefix(r.Received, want) {
+		t.Errorf("the server said %q, want %q", r.Received, want)
+	}
+	if got := addrPort(t, r.Local).Addr(); got != l.a.IP4 {
+		t.Errorf("the client's own address is %v", got)
+	}
+
+	mine := func(c *api.Connection) bool { return c.Source.String() == r.Local }
+	out, in := connection(t, ga, "the client's side", mine), connection(t, gb, "the server's side", mine)
+	if out.Direction != api.Outbound || in.Direction != api.Inbound || out.Destination != in.Destination {
+		t.Errorf("the two lines are %+v and %+v", out, in)
+	}
+	for name, c := range map[string]api.Connection{l.b.IP4.String(): out, l.a.IP4.String(): in} {
+		if want := "spiffe://lab.test/ns/lab/sa/pod-" + name; !c.Encrypted || c.Wire != api.WirePort || c.Peer != want || c.Error != "" {
+			t.Errorf("line %+v, want peer %s", c, want)
+		}
+	}
+	if out.Sent != in.Received || out.Received != in.Sent || out.Sent == 0 {
+		t.Errorf("bytes: client's side %d/%d, server's side %d/%d", out.Sent, out.Received, in.Sent, in.Received)
+	}
+	s := status(t, ga)
+	if s.Traffic.Outbound.Encrypted != 4 || s.Capture.Captured != 4 || s.Traffic.Outbound.Plaintext != 0 {
+		t.Errorf("status counts %+v, captured %d", s.Traffic.Outbound, s.Capture.Captured)
+	}
+}
+
+// TestWorkerIsUnprivileged reads what the kernel says of both processes.
+func TestWorkerIsUnprivileged(t *testing.T) {
+	l := newLab(t)
+	g := l.gateway(l.spec(l.a))
+	worker := strconv.Itoa(status(t, g).Worker.PID)
+	text, err := os.ReadFile("/proc/" + worker + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(line, ":")
+		fields[name] = strings.Join(strings.Fields(value), " ")
+	}
+	const none = "0000000000000000"
+	for name, want := range map[string]string{
+		"Uid": "65532 65532 65532 65532", "Gid": "65532 65532 65532 65532", "Groups": "", "NoNewPrivs": "1",
+		"CapInh": none, "CapPrm": none, "CapEff": none, "CapBnd": none, "CapAmb": none,
+	} {
+		if fields[name] != want {
+			t.Errorf("%s of the worker is %q, want %q", name, fields[name], want)
+		}
+	}
+	// A process that is not dumpable belongs to root in /proc, so its user
+	// cannot read its memory.
+	info, err := os.Stat("/proc/" + worker + "/mem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if uid := info.Sys().(*syscall.Stat_t).Uid; uid != 0 {
+		t.Errorf("the worker's memory belongs to user %d", uid)
+	}
+	for _, pid := range []string{worker, strconv.Itoa(g.Pid)} {
+		environ, err := os.ReadFile("/proc/" + pid + "/environ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(environ), "PRIVATE KEY") || strings.Contains(string(environ), api.EnvKey) {
+			t.Errorf("the environment of process %s holds the key", pid)
+		}
+	}
+}
+
+// TestWorkerDies kills the worker: connections that come meanwhile wait for
+// the next one, and the totals survive.
+func TestWorkerDies(t *testing.T) {
+	l := newLab(t)
+	ga := l.gateway(l.spec(l.a))
+	l.gateway(l.spec(l.b))
+	l.talk(l.a, l.b.Addr(portEcho))
+	before := status(t, ga)
+	if err := syscall.Kill(before.Worker.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	l.talk(l.a, l.b.Addr(portEcho))
+	after := status(t, ga)
+	if after.Worker.Restarts != 1 || after.Worker.PID == before.Worker.PID {
+		t.Errorf("the worker before and after: %+v, %+v", before.Worker, after.Worker)
+	}
+	eventually(t, "both connections are counted", func() error {
+		if n := status(t, ga).Traffic.Outbound; n.Encrypted != 2 || n.Active != 0 {
+			return fmt.Errorf("%+v", n)
+		}
+		return nil
+	})
+}
+
+// TestOneGateway: permissive falls back to plaintext, strict does not.
+func TestOneGateway(t *testing.T) {
+	l := newLab(t)
+	g := l.gateway(l.spec(l.a))
+	l.talk(l.a, l.b.Addr(portEcho))
+	c := connection(t, g, "the plaintext connection", func(c *api.Connection) bool { return !c.Encrypted })
+	if c.Wire != api.WireNone || c.Reason == "" || c.Destination != addrPort(t, l.b.Addr(portEcho)) {
+		t.Errorf("its line is %+v", c)
+	}
+	l.talk(l.b, l.a.Addr(portEcho))
+	// A pod's own addresses are not captured.
+	l.talk(l.a, l.a.Addr(portEcho))
+	if s := status(t, g); s.Capture.Captured != 1 || s.Traffic.Outbound.Plaintext != 1 {
+		t.Errorf("captured %d, %+v", s.Capture.Captured, s.Traffic.Outbound)
+	}
+	if err := g.End(); err != nil {
+		t.Fatalf("%v\n%s", err, g.Output())
+	}
+
+	spec := l.spec(l.a)
+	spec.Mode = api.Strict
+	g = l.gateway(spec)
+	if r := l.client(l.a, l.a.AppCgroup, "talk", l.b.Addr(portEcho), "hello"); r.Error == "" || r.Received != "" {
+		t.Errorf("a strict gateway let %+v through", r)
+	}
+	// What is not the pod is never captured.
+	if r := l.client(l.a, l.a.OtherCgroup, "talk", l.b.Addr(portEcho), "hello"); r.Error != "" {
+		t.Errorf("another pod was affected: %+v", r)
+	}
+}
+
+// TestGatewayEnds looks at what is left after a gateway has ended in each way,
+// and that the next one takes over.
+func TestGatewayEnds(t *testing.T) {
+	l := newLab(t)
+	l.gateway(l.spec(l.b))
+	stale := func() int {
+		pod, err := bpf.OpenCgroup(l.a.PodCgroup)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := bpf.DetachStale(pod)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for _, c := range []struct {
+		onFailure api.OnFailure
+		end       func(*gatewaylab.Gateway) error
+		works     bool
+	}{
+		{api.FailOpen, (*gatewaylab.Gateway).End, true},
+		{api.FailOpen, kill, true},
+		{api.FailClosed, kill, false},
+	} {
+		spec := l.spec(l.a)
+		spec.OnFailure = c.onFailure
+		g := l.gateway(spec)
+		l.talk(l.a, l.b.Addr(portEcho))
+		if err := c.end(g); err != nil {
+			t.Errorf("on failure %s: %v\n%s", c.onFailure, err, g.Output())
+		}
+		r := l.client(l.a, l.a.AppCgroup, "talk", l.b.Addr(portEcho), "hello")
+		if worked := r.Error == ""; worked != c.works || r.NotPermitted == c.works {
+			t.Errorf("on failure %s: without the gateway %+v", c.onFailure, r)
+		}
+		if c.works {
+			if n := stale(); n != 0 {
+				t.Errorf("on failure %s: %d programs are left", c.onFailure, n)
+			}
+		}
+	}
+	// The closed capture of the dead gateway is still there.
+	g := l.gateway(l.spec(l.a))
+	l.talk(l.a, l.b.Addr(portEcho))
+	if err := g.End(); err != nil {
+		t.Error(err)
+	}
+	if n := stale(); n != 0 {
+		t.Errorf("%d programs of a dead gateway were not removed by the next", n)
+	}
+}
+
+// kill ends a gateway as the kernel does when memory runs out.
+func kill(g *gatewaylab.Gateway) error {
+	g.Stop()
+	return nil
+}
+
+// TestManyConnections makes 100,000 connections one after the other, after
+// which nothing may be left.
+func TestManyConnections(t *testing.T) {
+	l := newLab(t)
+	ga, gb := l.gateway(quiet(l.spec(l.a))), l.gateway(quiet(l.spec(l.b)))
+	const warm, n = 100, 100_000
+	sequence := func(n int) {
+		t.Helper()
+		if r := l.client(l.a, l.a.AppCgroup, "sequence", l.b.Addr(portEcho), strconv.Itoa(n)); r.Error != "" || r.Count != n {
+			t.Fatalf("%d connections: %+v", n, r)
+		}
+	}
+	idle := func() {
+		t.Helper()
+		eventually(t, "no connection is open", func() error {
+			for _, g := range []*gatewaylab.Gateway{ga, gb} {
+				if s := status(t, g).Traffic; s.Outbound.Active+s.Inbound.Active != 0 {
+					return fmt.Errorf("%+v", s)
+				}
+			}
+			return nil
+		})
+	}
+	sequence(warm)
+	idle()
+	before := descriptors(t, ga) + descriptors(t, gb)
+	sequence(n)
+	idle()
+	if after := descriptors(t, ga) + descriptors(t, gb); after > before {
+		t.Errorf("%d file descriptors before, %d after", before, after)
+	}
+	if s := status(t, ga).Traffic.Outbound; s.Encrypted != warm+n {
+		t.Errorf("counted %+v", s)
+	}
+}
+
+// quiet gives a gateway a log that nobody keeps.
+func quiet(s gatewaylab.Spec) gatewaylab.Spec {
+	s.Log = discard{}
+	return s
+}
+
+type discard struct{}
+
+func (discard) Write(b []byte) (int, error) { return len(b), nil }
+
+// descriptors counts the open files of a gateway's worker.
+func descriptors(t *testing.T, g *gatewaylab.Gateway) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/" + strconv.Itoa(status(t, g).Worker.PID) + "/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
+}
+
+// TestBadStart: whatever keeps a gateway from working is its last word.
+func TestBadStart(t *testing.T) {
+	l := newLab(t)
+	taken := l.a.Start(netlab.Command{Cgroup: l.a.AppCgroup, Path: l.app, Args: []string{"listen", ":18443"}})
+	eventually(t, "the port is taken", func() error {
+		if !strings.Contains(taken.Output(), "listening") {
+			return fmt.Errorf("%q", taken.Output())
+		}
+		return nil
+	})
+	g, err := gatewaylab.Launch(l.spec(l.a))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Wait(); err == nil || !strings.Contains(g.Output(), "18443") || !strings.Contains(g.Output(), "hint:") {
+		t.Errorf("with its port taken: %v, %s", err, g.Output())
+	}
+
+	wrong := l.spec(l.b)
+	node := *l.b
+	node.UID = "00000000-0000-4000-8000-000000000000"
+	wrong.Node = &node
+	g, err = gatewaylab.Launch(wrong)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Wait(); err == nil || !strings.Contains(g.Output(), "cgroup") {
+		t.Errorf("in a cgroup that is not the pod's: %v, %s", err, g.Output())
+	}
+	if code := run([]string{"supervise"}, os.Stdout, os.Stderr); code != 1 {
+		t.Errorf("without material: exit %d", code)
+	}
+}

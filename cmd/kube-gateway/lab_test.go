@@ -1,0 +1,183 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+)
+
+// TestMain lets the test binary be the gateway: the supervisor executes itself
+// again, and starts its worker from the same file.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "supervise", "worker", "ctl":
+			os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// patience bounds every wait. It is no expectation: each wait ends with its
+// condition.
+const patience = time.Minute
+
+// Ports of test/e2e/app.
+const (
+	portEcho        = 9000
+	portServerFirst = 9001
+	portHTTP        = 9080
+)
+
+// lab is two pods, each with the test application and perhaps a gateway.
+type lab struct {
+	t         *testing.T
+	net       *netlab.Lab
+	app       string
+	authority *ca.Authority
+	a, b      *netlab.Node
+}
+
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	l := &lab{t: t, net: netlab.New(t, 2)}
+	l.a, l.b = l.net.Node(0), l.net.Node(1)
+	l.app = filepath.Join(t.TempDir(), "app")
+	build := exec.Command("go", "build", "-o", l.app, "../../test/e2e/app")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building the application: %v\n%s", err, out)
+	}
+	var err error
+	if l.authority, err = gatewaylab.NewAuthority(); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range l.net.Nodes() {
+		server := n.Start(netlab.Command{Cgroup: n.AppCgroup, Path: l.app, Args: []string{"serve"}})
+		eventually(t, "the application serves", func() error {
+			if !strings.Contains(server.Output(), "serving") {
+				return fmt.Errorf("it says %q", server.Output())
+			}
+			return nil
+		})
+	}
+	return l
+}
+
+func (l *lab) spec(n *netlab.Node) gatewaylab.Spec {
+	l.t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return gatewaylab.Spec{Node: n, Program: self, Authority: l.authority, Dir: l.t.TempDir()}
+}
+
+// gateway starts a gateway and fails the test if it does not get ready.
+func (l *lab) gateway(s gatewaylab.Spec) *gatewaylab.Gateway {
+	l.t.Helper()
+	g, err := gatewaylab.Start(l.t.Context(), s)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(g.Stop)
+	return g
+}
+
+// result is what the application's clients print.
+type result struct {
+	Local, Peer, Received, Error string
+	Count                        int
+	Equal, NotPermitted          bool
+}
+
+// client runs a client of the application in a pod.
+func (l *lab) client(n *netlab.Node, cgroup string, args ...string) result {
+	l.t.Helper()
+	p := n.Start(netlab.Command{Cgroup: cgroup, Path: l.app, Args: args})
+	if err := p.Wait(); err != nil {
+		l.t.Fatalf("client %v: %v\n%s", args, err, p.Output())
+	}
+	var r result
+	if err := json.Unmarshal([]byte(p.Output()), &r); err != nil {
+		l.t.Fatalf("client %v: %v in %q", args, err, p.Output())
+	}
+	return r
+}
+
+// talk runs an echo that must work.
+func (l *lab) talk(n *netlab.Node, address string) result {
+	l.t.Helper()
+	r := l.client(n, n.AppCgroup, "talk", address, "hello")
+	if r.Error != "" || r.Received != "hello\n" {
+		l.t.Fatalf("talking to %s: %+v", address, r)
+	}
+	return r
+}
+
+func status(t *testing.T, g *gatewaylab.Gateway) *api.Status {
+	t.Helper()
+	s, err := g.Status(context.WithoutCancel(t.Context()))
+	if err != nil {
+		t.Fatalf("status: %v\n%s", err, g.Output())
+	}
+	return s
+}
+
+// connection returns the one line of a gateway's log that accept accepts.
+func connection(t *testing.T, g *gatewaylab.Gateway, what string, accept func(*api.Connection) bool) api.Connection {
+	t.Helper()
+	var found api.Connection
+	eventually(t, "the log line of "+what, func() error {
+		all, err := g.Connections()
+		if err != nil {
+			return err
+		}
+		for _, c := range all {
+			if accept(&c) {
+				found = c
+				return nil
+			}
+		}
+		return fmt.Errorf("it is not among %d: %+v", len(all), all)
+	})
+	return found
+}
+
+func eventually(t *testing.T, what string, condition func() error) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		err := condition()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %v: %v", what, patience, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func addrPort(t *testing.T, text string) netip.AddrPort {
+	t.Helper()
+	a, err := netip.ParseAddrPort(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
