@@ -1,0 +1,225 @@
+package ca
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/big"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/identity"
+)
+
+func TestNew(t *testing.T) {
+	a := newTestAuthority(t, "prod.example.org")
+	cert := a.Certificate()
+	if !cert.IsCA || cert.MaxPathLen != 0 || !cert.MaxPathLenZero {
+		t.Errorf("IsCA %v, path length %d (zero %v): want a CA of path length 0", cert.IsCA, cert.MaxPathLen, cert.MaxPathLenZero)
+	}
+	if want := x509.KeyUsageCertSign | x509.KeyUsageCRLSign; cert.KeyUsage != want {
+		t.Errorf("key usage %b, want %b", cert.KeyUsage, want)
+	}
+	if len(cert.SubjectKeyId) == 0 {
+		t.Error("no subject key id")
+	}
+	if len(cert.URIs) != 1 || cert.URIs[0].String() != "spiffe://prod.example.org" {
+		t.Errorf("URIs %v", cert.URIs)
+	}
+	if !slices.Equal(cert.PermittedURIDomains, []string{"prod.example.org"}) || !cert.PermittedDNSDomainsCritical {
+		t.Errorf("permitted URI domains %v, critical %v", cert.PermittedURIDomains, cert.PermittedDNSDomainsCritical)
+	}
+	if bits := cert.SerialNumber.BitLen(); bits > 128 || bits < 64 {
+		t.Errorf("serial number of %d bits", bits)
+	}
+	if k, ok := cert.PublicKey.(*ecdsa.PublicKey); !ok || k.Curve != elliptic.P256() {
+		t.Errorf("key of type %T", cert.PublicKey)
+	}
+	if years := cert.NotAfter.Sub(time.Now()).Hours() / 24 / 365; years < 9.9 || years > 10.1 {
+		t.Errorf("valid for %.1f years", years)
+	}
+	if a.TrustDomain() != "prod.example.org" || len(a.Fingerprint()) != 64 {
+		t.Errorf("trust domain %q, fingerprint %q", a.TrustDomain(), a.Fingerprint())
+	}
+	if b := newTestAuthority(t, "prod.example.org"); b.Fingerprint() == a.Fingerprint() || b.Certificate().Subject.String() == cert.Subject.String() {
+		t.Error("two authorities look alike")
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	for _, td := range []string{"Prod", "a/b", "a..b", ".a", "a.", "10.0.0.1", "a b", strings.Repeat("a", 64), strings.Repeat("a.", 130) + "a"} {
+		if _, err := New(Options{TrustDomain: td}); err == nil {
+			t.Errorf("trust domain %q was accepted", td)
+		} else if api.Hint(err) == "" {
+			t.Errorf("trust domain %q: no hint with %q", td, err)
+		}
+	}
+	for _, ttl := range []time.Duration{-time.Hour} {
+		if _, err := New(Options{TTL: ttl}); err == nil {
+			t.Errorf("lifetime %v was accepted", ttl)
+		}
+	}
+}
+
+func TestIssue(t *testing.T) {
+	// Underscores and dashes are unusual in host names, and constraints have to
+	// match them all the same.
+	for _, td := range []string{"cluster.local", "a", "my_team-1.example.org", strings.Repeat("a", 63)} {
+		a := newTestAuthority(t, td)
+		before := time.Now()
+		leaf, err := a.Issue(LeafRequest{Identity: testID(td), IPs: append(testIPs, netip.MustParseAddr("::ffff:10.0.2.3"))})
+		if err != nil {
+			t.Fatalf("trust domain %s: %v", td, err)
+		}
+		certs, err := parseCertificates(leaf.CertPEM)
+		if err != nil || len(certs) != 1 {
+			t.Fatalf("%d certificates, %v", len(certs), err)
+		}
+		cert := certs[0]
+		if id, err := identity.FromCertificate(cert); err != nil || id != testID(td) {
+			t.Errorf("identity %v, %v", id, err)
+		}
+		if got := fmt.Sprint(cert.IPAddresses); got != "[10.0.2.2 fd00::2 10.0.2.3]" {
+			t.Errorf("addresses %s", got)
+		}
+		if err := cert.VerifyHostname("10.0.2.2"); err != nil {
+			t.Error(err)
+		}
+		if cert.IsCA || cert.KeyUsage != x509.KeyUsageDigitalSignature || len(cert.DNSNames) != 0 {
+			t.Errorf("IsCA %v, key usage %b, DNS names %v", cert.IsCA, cert.KeyUsage, cert.DNSNames)
+		}
+		if !slices.Equal(cert.ExtKeyUsage, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}) {
+			t.Errorf("extended key usages %v", cert.ExtKeyUsage)
+		}
+		if cert.SerialNumber.Text(16) != leaf.Serial || cert.SerialNumber.BitLen() > 128 || cert.SerialNumber.BitLen() < 64 {
+			t.Errorf("serial %x, said %s", cert.SerialNumber, leaf.Serial)
+		}
+		if d := before.Sub(cert.NotBefore); d < backdate-2*time.Second || d > backdate+2*time.Second {
+			t.Errorf("valid since %v before now", d)
+		}
+		if d := cert.NotAfter.Sub(before); d < DefaultLeafTTL-2*time.Second || d > DefaultLeafTTL+time.Minute {
+			t.Errorf("valid for %v", d)
+		}
+		if !cert.NotAfter.Equal(leaf.NotAfter) || !cert.NotBefore.Equal(leaf.NotBefore) {
+			t.Error("the leaf's times are not those of its certificate")
+		}
+		key, err := parseKey(leaf.KeyPEM)
+		if err != nil || !cert.PublicKey.(*ecdsa.PublicKey).Equal(key.Public()) {
+			t.Errorf("the key does not belong to the certificate: %v", err)
+		}
+		for usage, purpose := range map[x509.ExtKeyUsage]string{x509.ExtKeyUsageServerAuth: "sslserver", x509.ExtKeyUsageClientAuth: "sslclient"} {
+			if err := verifyGo(t, a.Bundle(), leaf.CertPEM, usage); err != nil {
+				t.Error(err)
+			}
+			if err := verifyGo(t, newTestAuthority(t, td).Bundle(), leaf.CertPEM, usage); err == nil {
+				t.Error("verified by the bundle of another authority")
+			}
+			if out, err := verifyOpenSSL(t, a.Bundle(), leaf.CertPEM, purpose); err != nil {
+				t.Errorf("trust domain %s: openssl: %v: %s", td, err, out)
+			}
+		}
+	}
+}
+
+// A stolen key of one trust domain must not open another one, whatever its
+// thief signs with it.
+func TestNameConstraint(t *testing.T) {
+	a := newTestAuthority(t, "cluster.local")
+	thief := &Authority{chain: a.chain, key: a.key, trustDomain: "other.local"}
+	issued := sign(t, "", ecKey(t, elliptic.P256()), &pair{a.chain[0], a.key}, func(c *x509.Certificate) {
+		c.IsCA, c.KeyUsage = false, x509.KeyUsageDigitalSignature
+		c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+		c.URIs = append(c.URIs, testID("other.local").URL())
+	})
+	if err := verifyGo(t, a.Bundle(), issued.certPEM(), x509.ExtKeyUsageServerAuth); err == nil {
+		t.Error("crypto/x509 accepts another trust domain")
+	}
+	if out, err := verifyOpenSSL(t, a.Bundle(), issued.certPEM(), "sslserver"); err == nil || !strings.Contains(out, "permitted subtree violation") {
+		t.Errorf("openssl: %v: %s", err, out)
+	}
+	if _, err := thief.Issue(LeafRequest{Identity: testID("other.local")}); !errors.Is(err, ErrNotAuthority) {
+		t.Errorf("a leaf that no peer would accept was issued: %v", err)
+	}
+}
+
+func TestIssueRefuses(t *testing.T) {
+	a := newTestAuthority(t, "cluster.local")
+	for name, req := range map[string]LeafRequest{
+		"another trust domain": {Identity: testID("other.local")},
+		"no service account":   {Identity: identity.ID{TrustDomain: "cluster.local", Namespace: "shop"}},
+		"a path in a name":     {Identity: identity.ID{TrustDomain: "cluster.local", Namespace: "shop", ServiceAccount: "a/b"}},
+		"no address":           {Identity: testID("cluster.local"), IPs: []netip.Addr{{}}},
+		"unspecified address":  {Identity: testID("cluster.local"), IPs: []netip.Addr{netip.IPv4Unspecified()}},
+		"multicast address":    {Identity: testID("cluster.local"), IPs: []netip.Addr{netip.MustParseAddr("224.0.0.1")}},
+		"address with a zone":  {Identity: testID("cluster.local"), IPs: []netip.Addr{netip.MustParseAddr("fe80::1%eth0")}},
+		"negative lifetime":    {Identity: testID("cluster.local"), TTL: -time.Second},
+		"after the end":        {Identity: testID("cluster.local"), Now: func() time.Time { return time.Now().Add(11 * 365 * 24 * time.Hour) }},
+		"before the beginning": {Identity: testID("cluster.local"), Now: func() time.Time { return time.Now().Add(-time.Hour) }},
+	} {
+		if leaf, err := a.Issue(req); err == nil {
+			t.Errorf("%s: issued %v", name, leaf)
+		}
+	}
+}
+
+func TestIssueEndsWithAuthority(t *testing.T) {
+	a, err := New(Options{TTL: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := a.Issue(LeafRequest{Identity: testID(DefaultTrustDomain), TTL: 24 * time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !leaf.NotAfter.Equal(a.Certificate().NotAfter) {
+		t.Errorf("leaf ends %v, authority %v", leaf.NotAfter, a.Certificate().NotAfter)
+	}
+}
+
+// Whatever somebody does to log or print these values, no key comes out.
+func TestPrintingShowsNoKey(t *testing.T) {
+	a := newTestAuthority(t, "cluster.local")
+	leaf, err := a.Issue(LeafRequest{Identity: testID("cluster.local")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, value := range []any{a, leaf, *leaf, []any{a, leaf}} {
+		asJSON, err := json.Marshal(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		outputs := []string{string(asJSON)}
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
+			outputs = append(outputs, fmt.Sprintf(verb, value))
+		}
+		secrets := []string{"PRIVATE", "KeyPEM", secretNumber(t, a.key), fmt.Sprint(leaf.KeyPEM), strings.Split(string(leaf.KeyPEM), "\n")[1]}
+		for _, out := range outputs {
+			for _, secret := range secrets {
+				if strings.Contains(out, secret) {
+					t.Errorf("%T prints %.200s", value, out)
+				}
+			}
+		}
+	}
+	if strings.Contains(string(a.Bundle()), "PRIVATE") {
+		t.Error("the bundle holds the key")
+	}
+}
+
+// secretNumber is the key as printing it as a struct would show it.
+func secretNumber(t *testing.T, key crypto.Signer) string {
+	t.Helper()
+	b, err := key.(*ecdsa.PrivateKey).Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return new(big.Int).SetBytes(b).String()
+}

@@ -1,0 +1,25 @@
+//go:build unix
+
+package ca
+
+import (
+	"errors"
+	"syscall"
+	"testing"
+)
+
+// Opening a pipe for reading would wait for a writer that never comes.
+func TestLoadPipe(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mkfifo(Path(dir), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := LoadDir(dir)
+	if err == nil || errors.Is(err, ErrNoAuthority) {
+		t.Fatalf("loaded from a pipe: %v", err)
+	}
+	checkMessage(t, "pipe", err)
+	if _, err := ReplaceDir(dir, newTestAuthority(t, DefaultTrustDomain)); err == nil {
+		t.Error("replaced a pipe")
+	}
+}
