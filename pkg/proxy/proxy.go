@@ -6,8 +6,12 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
@@ -63,27 +67,222 @@ type Options struct {
 
 	// now replaces the clock in tests.
 	now func() time.Time
+	// handshakes replaces the limits on half-open handshakes in tests.
+	handshakes *handshakeLimit
 }
 
-// New checks the options and returns a Proxy that does nothing yet.
-func New(o Options) (*Proxy, error) {
-	return nil, nil
-}
+const (
+	permissiveDialTimeout   = 1500 * time.Millisecond
+	strictDialTimeout       = 10 * time.Second
+	defaultPlainTimeout     = 2 * time.Minute
+	defaultLocalTimeout     = 5 * time.Second
+	defaultHandshakeTimeout = 10 * time.Second
+	defaultUnackedTimeout   = 30 * time.Second
+	defaultDrainTimeout     = 5 * time.Second
+)
 
 // Proxy carries the connections of one pod.
-type Proxy struct{}
+type Proxy struct {
+	options          Options
+	handshakeTimeout time.Duration
+	unackedTimeout   time.Duration
 
-// Serve carries connections until ctx is done, then closes the listeners, lets
-// connections finish for the drain timeout, aborts the rest and returns nil.
-// It returns an error only when a listener fails for good.
-func (p *Proxy) Serve(ctx context.Context) error { return nil }
+	settings   atomic.Pointer[settings]
+	sockets    Sockets
+	log        *Logger
+	counters   *Counters
+	live       *registry
+	peers      *peerTable
+	handshakes *handshakeLimit
+	crowded    occasion
+	exhausted  occasion
+	pools      bufferPools
+
+	// ctx is done when connections that are still being set up must give up.
+	ctx    context.Context
+	cancel context.CancelFunc
+	served atomic.Bool
+}
+
+// New checks the options and returns a Proxy that does nothing yet. The
+// certificate must belong to the trust domain and name all addresses of the
+// pod; that it has expired is no error, because the mode says what to do then.
+func New(o Options) (*Proxy, error) {
+	switch {
+	case o.Sockets == nil || o.Log == nil:
+		return nil, errors.New("setting up the proxy: sockets or log are missing")
+	case len(o.Capture) == 0 || o.Peer == nil:
+		return nil, errors.New("setting up the proxy: a listener is missing")
+	}
+	defaultTo(&o.PlainTimeout, defaultPlainTimeout)
+	defaultTo(&o.LocalTimeout, defaultLocalTimeout)
+	defaultTo(&o.HandshakeTimeout, defaultHandshakeTimeout)
+	defaultTo(&o.UnackedTimeout, defaultUnackedTimeout)
+	defaultTo(&o.DrainTimeout, defaultDrainTimeout)
+	if o.now == nil {
+		o.now = time.Now
+	}
+	if o.Counters == nil {
+		o.Counters = NewCounters()
+	}
+	if o.handshakes == nil {
+		o.handshakes = newHandshakeLimit(maxHandshakes, maxHandshakesPerSource)
+	}
+	p := &Proxy{
+		options:          o,
+		handshakeTimeout: o.HandshakeTimeout,
+		unackedTimeout:   o.UnackedTimeout,
+		sockets:          o.Sockets,
+		log:              o.Log,
+		counters:         o.Counters,
+		live:             newRegistry(),
+		peers:            newPeerTable(maxPeers, o.now),
+		handshakes:       o.handshakes,
+		crowded:          occasion{interval: time.Second},
+		exhausted:        occasion{interval: time.Second},
+	}
+	if err := p.Update(o.Config, o.Certificate, o.Roots); err != nil {
+		return nil, err
+	}
+	p.counters.ResetActive()
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	return p, nil
+}
+
+func defaultTo(d *time.Duration, value time.Duration) {
+	if *d == 0 {
+		*d = value
+	}
+}
 
 // Update replaces configuration, certificate and trust bundle for connections
 // that start from now on; those that are open stay as they are. Sessions of
 // the earlier settings cannot be resumed.
 func (p *Proxy) Update(config *api.Config, certificate tls.Certificate, roots *x509.CertPool) error {
+	s, err := newSettings(config, certificate, roots, p.options.now)
+	if err != nil {
+		return fmt.Errorf("setting up the proxy: %w", err)
+	}
+	p.settings.Store(s)
 	return nil
 }
 
 // Traffic returns the counts so far, those of open connections included.
-func (p *Proxy) Traffic() api.Traffic { return api.Traffic{} }
+func (p *Proxy) Traffic() api.Traffic {
+	p.live.settleAll()
+	return p.counters.Traffic()
+}
+
+// Serve carries connections until ctx is done, then closes the listeners, lets
+// connections finish for the drain timeout, aborts the rest and returns nil.
+// It returns an error only when a listener fails for good. It can be called
+// once.
+func (p *Proxy) Serve(ctx context.Context) error {
+	if p.served.Swap(true) {
+		return errors.New("the proxy has served already")
+	}
+	defer p.cancel()
+	stop, stopped := context.WithCancelCause(ctx)
+	defer stopped(nil)
+
+	var listeners, sweeper sync.WaitGroup
+	accept := func(l net.Listener, handle func(*net.TCPConn)) {
+		listeners.Go(func() {
+			if err := p.accept(stop, l, handle); err != nil {
+				stopped(err)
+			}
+		})
+	}
+	for _, l := range p.options.Capture {
+		accept(l, func(conn *net.TCPConn) { go p.outbound(p.open(api.Outbound, conn)) })
+	}
+	accept(p.options.Peer, p.admit)
+	sweepCtx, stopSweep := context.WithCancel(context.Background())
+	sweeper.Go(func() { p.sweep(sweepCtx) })
+
+	<-stop.Done()
+	for _, l := range append([]net.Listener{p.options.Peer}, p.options.Capture...) {
+		// An error means that it is closed already.
+		_ = l.Close()
+	}
+	listeners.Wait()
+	p.drain()
+	stopSweep()
+	sweeper.Wait()
+	if err := context.Cause(stop); ctx.Err() == nil {
+		return fmt.Errorf("accepting connections: %w", err)
+	}
+	return nil
+}
+
+// drain lets connections end, and aborts those that have not by the drain
+// timeout.
+func (p *Proxy) drain() {
+	empty := p.live.drain()
+	timer := time.NewTimer(max(0, p.options.DrainTimeout))
+	defer timer.Stop()
+	select {
+	case <-empty:
+		return
+	case <-timer.C:
+	}
+	p.cancel()
+	for _, c := range p.live.snapshot() {
+		c.abort(errStopping)
+	}
+	<-empty
+}
+
+var errStopping = errors.New("gateway is stopping")
+
+// accept hands the connections of l to handle until stop is done. It survives
+// every error but that the listener itself is closed. handle enters a
+// connection in the registry before it returns, so that once all listeners
+// have ended no connection is missing there.
+func (p *Proxy) accept(stop context.Context, l net.Listener, handle func(*net.TCPConn)) error {
+	delay := minBackOff
+	for {
+		conn, err := l.Accept()
+		if err == nil {
+			delay = minBackOff
+			tcp, ok := conn.(*net.TCPConn)
+			if !ok {
+				_ = conn.Close()
+				return fmt.Errorf("listener %v is not one of TCP", l.Addr())
+			}
+			handle(tcp)
+			continue
+		}
+		if stop.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		if held, ok := p.exhausted.take(time.Now()); ok {
+			p.log.Slog().Error("cannot accept connections", "listener", l.Addr().String(),
+				"error", err.Error(), "retryIn", delay.Seconds(), "notLogged", held)
+		}
+		select {
+		case <-stop.Done():
+			return nil
+		case <-time.After(delay):
+		}
+		delay = min(2*delay, maxBackOff)
+	}
+}
+
+// admit starts an inbound connection unless there are too many that have not
+// proven who they are.
+func (p *Proxy) admit(conn *net.TCPConn) {
+	source := addrPort(conn.RemoteAddr()).Addr()
+	if !p.handshakes.enter(source) {
+		reset(conn)
+		p.counters.inbound.refused.Add(1)
+		if held, ok := p.crowded.take(time.Now()); ok {
+			p.log.Slog().Warn("too many handshakes at once", "source", source.String(), "notLogged", held)
+		}
+		return
+	}
+	go p.inbound(p.open(api.Inbound, conn), func() { p.handshakes.leave(source) })
+}

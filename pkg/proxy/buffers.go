@@ -1,0 +1,97 @@
+//go:build linux
+
+package proxy
+
+import "sync"
+
+// Classes of buffers, smallest first. A class holds what sealPayload plaintext
+// bytes become as TLS records, and leaves the larger ones room for part of a
+// further record. The sizes are size classes of the Go allocator, so nothing
+// is lost to rounding.
+const (
+	classTiny = iota
+	classRecord
+	classBatch
+	classBulk
+	classes
+)
+
+const (
+	recordHeader = 5
+	// maxRecordPayload is the most plaintext in one record (RFC 8446, 5.1).
+	maxRecordPayload = 1 << 14
+	// maxRecordBody is the longest body of a record (RFC 8446, 5.2).
+	maxRecordBody = maxRecordPayload + 256
+	// recordOverhead is what sealing adds to a record: header, content type
+	// and the 16-byte tag that all cipher suites of TLS 1.3 share.
+	recordOverhead = recordHeader + 1 + 16
+)
+
+var (
+	classSize   = [classes]int{4 << 10, 18 << 10, 72 << 10, 264 << 10}
+	sealPayload = [classes]int{4000, maxRecordPayload, 4 * maxRecordPayload, 16 * maxRecordPayload}
+)
+
+// buffer is a slice of one class. It is passed by pointer so that the pools
+// need no allocation of their own.
+type buffer struct {
+	b     []byte
+	class int
+}
+
+// bufferPools lends buffers. A connection holds one only while it has bytes to
+// keep or is inside a system call.
+type bufferPools struct {
+	pools [classes]sync.Pool
+}
+
+func (p *bufferPools) get(class int) *buffer {
+	if b, ok := p.pools[class].Get().(*buffer); ok {
+		return b
+	}
+	return &buffer{make([]byte, classSize[class]), class}
+}
+
+func (p *bufferPools) put(b *buffer) { p.pools[b.class].Put(b) }
+
+// classFor returns the smallest class that holds n bytes, or the largest.
+func classFor(n int) int {
+	for class, size := range classSize {
+		if n <= size {
+			return class
+		}
+	}
+	return classBulk
+}
+
+// sealedSize returns how many bytes n bytes of plaintext become as records.
+func sealedSize(n int) int {
+	return n + (n+maxRecordPayload-1)/maxRecordPayload*recordOverhead
+}
+
+// pace chooses how much to read at once. It starts small, climbs one class
+// whenever a read fills its buffer, and sinks after a row of reads that the
+// class below would have held twice.
+type pace struct {
+	class, low int8
+}
+
+// patience is how many small reads in a row make a pace sink.
+const patience = 8
+
+// note takes the result of a read of n bytes into room bytes.
+func (p *pace) note(n, room int) {
+	switch {
+	case n == room:
+		p.low = 0
+		if p.class < classes-1 {
+			p.class++
+		}
+	case p.class > 0 && n < classSize[p.class-1]/2:
+		if p.low++; p.low >= patience {
+			p.class, p.low = p.class-1, 0
+		}
+	default:
+		p.low = 0
+	}
+}

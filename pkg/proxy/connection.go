@@ -1,0 +1,250 @@
+//go:build linux
+
+package proxy
+
+import (
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// connection is one connection of an application, from accept to its line in
+// the log. It is owned by one goroutine until relaying starts and then by the
+// two that relay; the last of them ends it.
+type connection struct {
+	proxy    *Proxy
+	counters *direction
+	started  time.Time
+	// line is filled in by the owner.
+	line api.Connection
+
+	// app leads to the local application, wire to the other pod. Both are
+	// set once, by adopt.
+	app, wire *net.TCPConn
+	// tls and records are nil for a plaintext connection.
+	tls     *tls.Conn
+	records *recordConn
+
+	// sent and received count bytes of the local application.
+	sent, received atomic.Uint64
+	// relaying counts the directions that have not ended.
+	relaying atomic.Int32
+
+	mu      sync.Mutex
+	sockets [2]*net.TCPConn
+	aborted error
+
+	// These belong to the registry and its mutex: how many bytes are already
+	// in the totals.
+	settledSent, settledReceived uint64
+	// stalledSince belongs to the sweeper.
+	stalledSince time.Time
+}
+
+// open starts the record of a connection that accepted belongs to.
+func (p *Proxy) open(way string, accepted *net.TCPConn) *connection {
+	c := &connection{proxy: p, started: time.Now(), counters: &p.counters.outbound}
+	if way == api.Inbound {
+		c.counters = &p.counters.inbound
+	}
+	c.line.Direction = way
+	c.line.Wire = api.WireNone
+	c.line.Source = addrPort(accepted.RemoteAddr())
+	c.line.Destination = addrPort(accepted.LocalAddr())
+	c.counters.active.Add(1)
+	p.live.add(c)
+	c.adopt(accepted)
+	return c
+}
+
+// adopt makes socket part of c, so that abort reaches it: the accepted one
+// first, then the one that was dialled, which may be replaced. It reports
+// false, and the socket is reset, if c has been aborted.
+func (c *connection) adopt(socket *net.TCPConn) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.aborted != nil {
+		reset(socket)
+		return false
+	}
+	if c.sockets[0] == nil {
+		c.sockets[0] = socket
+	} else {
+		c.sockets[1] = socket
+	}
+	return true
+}
+
+// abort resets both sides. Only the first cause counts.
+func (c *connection) abort(cause error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.aborted != nil {
+		return
+	}
+	c.aborted = cause
+	for _, socket := range c.sockets {
+		if socket != nil {
+			reset(socket)
+		}
+	}
+}
+
+// cause returns why c was aborted, or nil.
+func (c *connection) cause() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.aborted
+}
+
+// refuse ends a connection that was never carried.
+func (c *connection) refuse(reason string, err error) {
+	if err == nil {
+		err = errors.New(reason)
+	}
+	c.abort(err)
+	c.closeRefused(reason, err)
+}
+
+// closeRefused is refuse for a caller that has told the other side itself.
+func (c *connection) closeRefused(reason string, err error) {
+	c.counters.refused.Add(1)
+	c.line.Level = slog.LevelWarn.String()
+	c.line.Reason = reason
+	if err != nil && err.Error() != reason {
+		c.line.Error = err.Error()
+	}
+	c.closeSockets()
+	c.report()
+	c.forget()
+}
+
+func (c *connection) closeSockets() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, socket := range c.sockets {
+		if socket != nil {
+			// Closing twice is harmless and says nothing new.
+			_ = socket.Close()
+		}
+	}
+}
+
+// report writes the connection's line and takes it off the number of open ones.
+func (c *connection) report() {
+	c.line.Sent, c.line.Received = c.sent.Load(), c.received.Load()
+	c.line.Duration = time.Since(c.started).Seconds()
+	c.proxy.live.settle(c)
+	c.counters.active.Add(-1)
+	c.proxy.log.Connection(&c.line)
+}
+
+// forget is the last thing that happens to a connection.
+func (c *connection) forget() {
+	if c.records != nil {
+		c.records.release()
+	}
+	c.proxy.live.remove(c)
+}
+
+// registry holds the connections that are open. Its mutex is taken when one
+// begins and ends, and by the sweeper; never while bytes are relayed.
+type registry struct {
+	mu          sync.Mutex
+	connections map[*connection]struct{}
+	// empty is closed when the last connection is gone after drain was called.
+	empty    chan struct{}
+	draining bool
+}
+
+func newRegistry() *registry {
+	return &registry{connections: make(map[*connection]struct{}), empty: make(chan struct{})}
+}
+
+func (r *registry) add(c *connection) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.connections[c] = struct{}{}
+}
+
+func (r *registry) remove(c *connection) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.connections, c)
+	if r.draining && len(r.connections) == 0 {
+		close(r.empty)
+		r.draining = false
+	}
+}
+
+// drain returns a channel that is closed as soon as no connection is left. It
+// is called once, when no connection can be added any more.
+func (r *registry) drain() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.connections) == 0 {
+		close(r.empty)
+	} else {
+		r.draining = true
+	}
+	return r.empty
+}
+
+// snapshot returns the open connections.
+func (r *registry) snapshot() []*connection {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := make([]*connection, 0, len(r.connections))
+	for c := range r.connections {
+		all = append(all, c)
+	}
+	return all
+}
+
+// settle adds what c has carried since the last time to the totals, so that
+// the relay itself never touches memory that connections share.
+func (r *registry) settle(c *connection) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.settleLocked(c)
+}
+
+// settleAll settles every open connection.
+func (r *registry) settleAll() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for c := range r.connections {
+		r.settleLocked(c)
+	}
+}
+
+func (r *registry) settleLocked(c *connection) {
+	sent, received := c.sent.Load(), c.received.Load()
+	c.counters.sent.Add(sent - c.settledSent)
+	c.counters.received.Add(received - c.settledReceived)
+	c.settledSent, c.settledReceived = sent, received
+}
+
+// reset closes socket with a RST instead of a FIN. Errors mean that the socket
+// is gone already.
+func reset(socket *net.TCPConn) {
+	_ = socket.SetLinger(0)
+	_ = socket.Close()
+}
+
+// addrPort returns a TCP address in the one form that is compared everywhere.
+func addrPort(a net.Addr) netip.AddrPort {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := tcp.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}

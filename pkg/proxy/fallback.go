@@ -1,0 +1,221 @@
+//go:build linux
+
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// How long a permissive gateway remembers that there is no gateway at an
+// address, by the way it found out. An answer costs next to nothing to ask for
+// again, and a peer may be enabled at any moment. Silence costs the dial
+// timeout each time.
+const (
+	rememberRefused = 2 * time.Second
+	rememberFailed  = 5 * time.Second
+	rememberSilent  = 30 * time.Second
+)
+
+// maxPeers bounds the memory; an entry takes about 200 bytes.
+const maxPeers = 4096
+
+// failure is why a connection could not be encrypted.
+type failure struct {
+	// reason is a short constant phrase for the log.
+	reason string
+	err    error
+	// remember is how long the peer is taken to have no gateway; 0: not at all.
+	remember time.Duration
+	// final forbids plaintext even in permissive mode, either because
+	// something of the application may already have been sent, or because the
+	// cause lies in this pod.
+	final bool
+}
+
+// peerTable remembers what is known about the gateways of other pods.
+type peerTable struct {
+	max int
+	now func() time.Time
+
+	mu    sync.Mutex
+	peers map[netip.Addr]*peer
+}
+
+// peer is what is known about one address. Everything but slots is guarded by
+// the table's mutex, which is held for a few map operations per connection.
+type peer struct {
+	addr  netip.Addr
+	users int
+	// known is set once a handshake succeeded. Then connections do not wait
+	// for each other.
+	known bool
+	// probing is closed when the first connection to an unknown peer has
+	// found out; the others wait for it instead of each running into the same
+	// timeout.
+	probing chan struct{}
+	reason  string
+	until   time.Time
+	// slots bounds the handshakes with the peer that are under way.
+	slots chan struct{}
+}
+
+func newPeerTable(max int, now func() time.Time) *peerTable {
+	return &peerTable{max: max, now: now, peers: make(map[netip.Addr]*peer)}
+}
+
+// acquire returns the entry for addr, which cannot be evicted until release.
+func (t *peerTable) acquire(addr netip.Addr) *peer {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.peers[addr]
+	if p == nil {
+		if len(t.peers) >= t.max {
+			t.evict()
+		}
+		p = &peer{addr: addr, slots: make(chan struct{}, maxDialHandshakes)}
+		t.peers[addr] = p
+	}
+	p.users++
+	return p
+}
+
+// evict removes one entry that nobody uses, preferably one that says nothing.
+// If all are in use, the table grows with the number of open connections.
+func (t *peerTable) evict() {
+	var victim *peer
+	now := t.now()
+	for _, p := range t.peers {
+		if p.users > 0 {
+			continue
+		}
+		victim = p
+		if !p.known && !now.Before(p.until) {
+			break
+		}
+	}
+	if victim != nil {
+		delete(t.peers, victim.addr)
+	}
+}
+
+func (t *peerTable) release(p *peer) {
+	t.mu.Lock()
+	p.users--
+	t.mu.Unlock()
+}
+
+// enter decides how a connection to p starts. A reason means that there is no
+// gateway. Otherwise the caller may dial, and must call leave with the outcome
+// if probe is set. While another connection is finding out, enter waits for
+// that one, until ctx is done.
+func (t *peerTable) enter(ctx context.Context, p *peer) (reason string, probe bool, err error) {
+	for {
+		t.mu.Lock()
+		switch {
+		case p.reason != "" && t.now().Before(p.until):
+			reason = p.reason
+			t.mu.Unlock()
+			return reason, false, nil
+		case p.known:
+			t.mu.Unlock()
+			return "", false, nil
+		case p.probing == nil:
+			p.probing = make(chan struct{})
+			t.mu.Unlock()
+			return "", true, nil
+		}
+		wait := p.probing
+		t.mu.Unlock()
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return "", false, ctx.Err()
+		}
+	}
+}
+
+// leave records the outcome of a handshake with p; f is nil if it succeeded.
+func (t *peerTable) leave(p *peer, probe bool, f *failure) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case f == nil:
+		p.known, p.reason = true, ""
+	case f.remember > 0:
+		p.known, p.reason, p.until = false, f.reason, t.now().Add(f.remember)
+	}
+	if probe {
+		close(p.probing)
+		p.probing = nil
+	}
+}
+
+// forget drops what is remembered against addr, because its gateway has just
+// proven to be there.
+func (t *peerTable) forget(addr netip.Addr) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.peers[addr]; p != nil {
+		p.reason = ""
+	}
+}
+
+// reasonRejected says that the peer's gateway does not trust this one.
+const reasonRejected = "peer rejected our certificate"
+
+// reject remembers that the gateway at addr does not trust this one.
+func (t *peerTable) reject(addr netip.Addr) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.peers[addr]; p != nil {
+		p.known, p.reason, p.until = false, reasonRejected, t.now().Add(rememberFailed)
+	}
+}
+
+// dialFailure classifies an error of the TCP handshake with a peer.
+func dialFailure(err error) *failure {
+	switch {
+	case isExhausted(err):
+		return &failure{reason: "out of local resources", err: err, final: true}
+	case errors.Is(err, context.Canceled):
+		return &failure{reason: errStopping.Error(), err: err, final: true}
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return &failure{reason: "peer has no gateway: connection refused", err: err, remember: rememberRefused}
+	case isTimeout(err):
+		return &failure{reason: "peer has no gateway: no answer", err: err, remember: rememberSilent}
+	}
+	return &failure{reason: "peer has no gateway: unreachable", err: err, remember: rememberFailed}
+}
+
+// handshakeFailure classifies an error of the TLS handshake with a peer.
+// Nothing of the application has been sent by then.
+func handshakeFailure(err error) *failure {
+	if isTimeout(err) {
+		return &failure{reason: "peer is no gateway: no answer to the TLS handshake", err: err, remember: rememberSilent}
+	}
+	return &failure{reason: "peer is no trusted gateway: TLS handshake failed", err: err, remember: rememberFailed}
+}
+
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, syscall.ETIMEDOUT) || errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// isExhausted reports whether err means that this process or machine has run
+// out of something.
+func isExhausted(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.EADDRNOTAVAIL} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,448 @@
+//go:build linux
+
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	mathrand "math/rand/v2"
+	"net"
+	"net/netip"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// patienceForTests bounds every wait of a test. It decides only how long a
+// failure takes.
+const patienceForTests = 30 * time.Second
+
+const testTrustDomain = "cluster.test"
+
+// authority issues the certificates of a test.
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	pool *x509.CertPool
+}
+
+func newAuthority(t testing.TB) *authority {
+	t.Helper()
+	key := newKey(t)
+	template := &x509.Certificate{
+		SerialNumber:          big.NewInt(1),
+		Subject:               pkix.Name{CommonName: "test authority"},
+		NotBefore:             time.Now().Add(-24 * time.Hour),
+		NotAfter:              time.Now().Add(24 * time.Hour),
+		KeyUsage:              x509.KeyUsageCertSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		MaxPathLenZero:        true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(cert)
+	return &authority{cert, key, pool}
+}
+
+func newKey(t testing.TB) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// issue returns a certificate for ips; change may alter the template first.
+func (a *authority) issue(t testing.TB, ips []netip.Addr, change func(*x509.Certificate)) tls.Certificate {
+	t.Helper()
+	key := newKey(t)
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: serial,
+		NotBefore:    time.Now().Add(-5 * time.Minute),
+		NotAfter:     time.Now().Add(time.Hour),
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		URIs:         []*url.URL{{Scheme: "spiffe", Host: testTrustDomain, Path: "/ns/default/sa/app"}},
+	}
+	for _, ip := range ips {
+		template.IPAddresses = append(template.IPAddresses, ip.AsSlice())
+	}
+	if change != nil {
+		change(template)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+}
+
+// addresses hands out loopback addresses that stand for pods. The first one is
+// random, so that runs at the same time do not meet.
+var addresses = func() *atomic.Uint32 {
+	var a atomic.Uint32
+	a.Store(127<<24 | mathrand.Uint32()&0x00ffff00 | 1<<16)
+	return &a
+}()
+
+func podAddress() netip.Addr {
+	n := addresses.Add(1)
+	return netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
+}
+
+// testSockets knows the original destination of a captured socket by the
+// source port that the test bound before it connected.
+type testSockets struct {
+	destinations sync.Map // netip.AddrPort of the client → netip.AddrPort
+	presented    sync.Map // netip.AddrPort of the client → struct{}
+	presentErr   atomic.Pointer[error]
+}
+
+func (s *testSockets) OriginalDestination(fd int) (netip.AddrPort, error) {
+	sa, err := unix.Getpeername(fd)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	destination, ok := s.destinations.LoadAndDelete(fromSockaddr(sa))
+	if !ok {
+		return netip.AddrPort{}, unix.ENOENT
+	}
+	return destination.(netip.AddrPort), nil
+}
+
+func (s *testSockets) PresentAs(_ int, client netip.AddrPort) error {
+	s.presented.Store(client, struct{}{})
+	if err := s.presentErr.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+func fromSockaddr(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// testPod is a pod with a gateway.
+type testPod struct {
+	t       testing.TB
+	ip      netip.Addr
+	options Options
+	proxy   *Proxy
+	sockets *testSockets
+	capture netip.AddrPort
+	log     *lineBuffer
+	stop    func()
+}
+
+// newPod starts a gateway whose options change may alter. It ends with the
+// test, and must then have neither connections nor goroutines left.
+func newPod(t testing.TB, a *authority, change func(*Options)) *testPod {
+	t.Helper()
+	pod := &testPod{t: t, ip: podAddress(), sockets: &testSockets{}, log: &lineBuffer{}}
+	capture := listen(t, netip.AddrPortFrom(podAddress(), 0))
+	pod.capture = addrPort(capture.Addr())
+	logger := NewLogger(pod.log)
+	pod.options = Options{
+		Config: &api.Config{
+			PodIPs:      []netip.Addr{pod.ip},
+			TrustDomain: testTrustDomain,
+			Mode:        api.Strict,
+		},
+		Certificate:  a.issue(t, []netip.Addr{pod.ip}, nil),
+		Roots:        a.pool,
+		Capture:      []net.Listener{capture},
+		Sockets:      pod.sockets,
+		Log:          logger,
+		DrainTimeout: -1,
+	}
+	if change != nil {
+		change(&pod.options)
+	}
+	if pod.options.Peer == nil {
+		pod.options.Peer = listen(t, netip.AddrPortFrom(pod.ip, api.PeerPort))
+	}
+	var err error
+	if pod.proxy, err = New(pod.options); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- pod.proxy.Serve(ctx) }()
+	pod.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-served; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), patienceForTests)
+		defer cancel()
+		if err := logger.Close(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(pod.stop)
+	return pod
+}
+
+func permissive(o *Options) { o.Config.Mode = api.Permissive }
+
+func listen(t testing.TB, at netip.AddrPort) net.Listener {
+	t.Helper()
+	var config net.ListenConfig
+	config.SetMultipathTCP(false)
+	l, err := config.Listen(context.Background(), "tcp", at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+// application runs a server in the pod with the address ip, and returns where.
+func application(t testing.TB, ip netip.Addr, serve func(*net.TCPConn)) netip.AddrPort {
+	t.Helper()
+	l := listen(t, netip.AddrPortFrom(ip, 0))
+	var connections sync.WaitGroup
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			connections.Go(func() {
+				defer conn.Close()
+				serve(conn.(*net.TCPConn))
+			})
+		}
+	}()
+	t.Cleanup(func() {
+		_ = l.Close()
+		<-done
+		connections.Wait()
+	})
+	return addrPort(l.Addr())
+}
+
+func echo(conn *net.TCPConn) {
+	_, _ = io.Copy(conn, conn)
+}
+
+// dial connects like an application of the pod whose connect(2) was captured.
+func (pod *testPod) dial(destination netip.AddrPort) *net.TCPConn {
+	pod.t.Helper()
+	conn, err := pod.tryDial(destination)
+	if err != nil {
+		pod.t.Fatal(err)
+	}
+	pod.t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// dialReset connects and expects a RST, which may come before connect(2) is
+// seen to have succeeded.
+func (pod *testPod) dialReset(destination netip.AddrPort) {
+	pod.t.Helper()
+	conn, err := pod.tryDial(destination)
+	if errors.Is(err, syscall.ECONNRESET) {
+		return
+	}
+	if err != nil {
+		pod.t.Fatal(err)
+	}
+	defer conn.Close()
+	expectReset(pod.t, conn)
+}
+
+func (pod *testPod) tryDial(destination netip.AddrPort) (*net.TCPConn, error) {
+	var source netip.AddrPort
+	d := net.Dialer{
+		Timeout: patienceForTests,
+		Control: func(_, _ string, raw syscall.RawConn) error {
+			var err error
+			return errors.Join(raw.Control(func(fd uintptr) {
+				if err = unix.Bind(int(fd), &unix.SockaddrInet4{Addr: pod.ip.As4()}); err != nil {
+					return
+				}
+				var sa unix.Sockaddr
+				if sa, err = unix.Getsockname(int(fd)); err == nil {
+					source = fromSockaddr(sa)
+					pod.sockets.destinations.Store(source, destination)
+				}
+			}), err)
+		},
+	}
+	conn, err := d.Dial("tcp", pod.capture.String())
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.SetDeadline(time.Now().Add(2 * patienceForTests)); err != nil {
+		return nil, err
+	}
+	return conn.(*net.TCPConn), nil
+}
+
+// lineBuffer is the log of a gateway.
+type lineBuffer struct {
+	mu    sync.Mutex
+	lines []byte
+}
+
+func (b *lineBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lines = append(b.lines, p...)
+	return len(p), nil
+}
+
+// connections returns the lines of connections so far.
+func (b *lineBuffer) connections(t testing.TB) []api.Connection {
+	t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var all []api.Connection
+	for line := range bytes.Lines(b.lines) {
+		var c api.Connection
+		if err := json.Unmarshal(line, &c); err != nil {
+			t.Fatalf("log line %q: %v", line, err)
+		}
+		if c.Message == api.ConnectionMessage {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// logged waits for a connection's line that fits, and returns it.
+func (pod *testPod) logged(what string, fits func(api.Connection) bool) api.Connection {
+	pod.t.Helper()
+	var found api.Connection
+	eventually(pod.t, "the log of "+what, func() bool {
+		for _, c := range pod.log.connections(pod.t) {
+			if fits(c) {
+				found = c
+				return true
+			}
+		}
+		return false
+	})
+	return found
+}
+
+// eventually waits until condition holds.
+func eventually(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(patienceForTests)
+	for !condition() {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+func write(t testing.TB, conn net.Conn, data string) {
+	t.Helper()
+	if _, err := io.WriteString(conn, data); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func expect(t testing.TB, conn net.Conn, want string) {
+	t.Helper()
+	got := make([]byte, len(want))
+	if n, err := io.ReadFull(conn, got); err != nil || string(got) != want {
+		t.Fatalf("read %q, %v; want %q", got[:n], err, want)
+	}
+}
+
+func expectEOF(t testing.TB, conn net.Conn) {
+	t.Helper()
+	if n, err := conn.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Fatalf("read %d bytes, %v; want a clean end", n, err)
+	}
+}
+
+// expectReset reads until the connection ends, which must be by a RST.
+func expectReset(t testing.TB, conn net.Conn) {
+	t.Helper()
+	n, err := io.Copy(io.Discard, conn)
+	if !errors.Is(err, syscall.ECONNRESET) {
+		t.Fatalf("after %d bytes: %v; want a RST", n, err)
+	}
+}
+
+// collect starts a server that hands its connections to the test.
+func collect(t testing.TB, ip netip.Addr) (netip.AddrPort, func() *net.TCPConn) {
+	t.Helper()
+	accepted := make(chan *net.TCPConn, 16)
+	l := listen(t, netip.AddrPortFrom(ip, 0))
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				close(accepted)
+				return
+			}
+			accepted <- conn.(*net.TCPConn)
+		}
+	}()
+	return addrPort(l.Addr()), func() *net.TCPConn {
+		t.Helper()
+		select {
+		case conn, ok := <-accepted:
+			if !ok {
+				t.Fatal("the application's listener is closed")
+			}
+			t.Cleanup(func() { _ = conn.Close() })
+			if err := conn.SetDeadline(time.Now().Add(2 * patienceForTests)); err != nil {
+				t.Fatal(err)
+			}
+			return conn
+		case <-time.After(patienceForTests):
+			t.Fatal("no connection reached the application")
+			panic(fmt.Sprint("not reached"))
+		}
+	}
+}

@@ -1,0 +1,183 @@
+//go:build linux
+
+package proxy
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+)
+
+// The header is the first thing that the connecting gateway says inside TLS:
+//
+//	length   uint16, of everything after it
+//	version  uint8
+//	fields   each: type uint8, length uint16, value
+//
+// Integers are big endian. Types below 0x80 are critical: a gateway that does
+// not know one refuses the connection. Types from 0x80 on may be skipped. No
+// type may occur twice. An address is 4 or 16 bytes of IP and 2 of port.
+//
+// The accepting gateway answers with one status byte before its first data.
+const (
+	headerVersion = 1
+	// maxHeader is the largest header, its length included. The known fields
+	// take 45 bytes; the rest is room for fields to come.
+	maxHeader = 512
+
+	fieldDestination = 0x01
+	fieldClient      = 0x02
+	// optionalField is the bit that lets a gateway skip a field.
+	optionalField = 0x80
+
+	headerPrefix = 2
+	fieldPrefix  = 3
+)
+
+// header names the two ends of the application's connection.
+type header struct {
+	// Destination is what the application dialled.
+	Destination netip.AddrPort
+	// Client is the address that the application connects from.
+	Client netip.AddrPort
+}
+
+// status is the accepting gateway's answer.
+type status byte
+
+const (
+	statusOK          status = 1
+	statusRefused     status = 2
+	statusNotAllowed  status = 3
+	statusUnreachable status = 4
+)
+
+func (s status) String() string {
+	switch s {
+	case statusOK:
+		return "ok"
+	case statusRefused:
+		return "application refused the connection"
+	case statusNotAllowed:
+		return "peer does not allow the connection"
+	case statusUnreachable:
+		return "peer cannot reach the application"
+	}
+	return fmt.Sprintf("peer answered with unknown status %d", byte(s))
+}
+
+// reason is what the side that sends s logs.
+func (s status) reason() string {
+	switch s {
+	case statusRefused:
+		return "application refused the connection"
+	case statusNotAllowed:
+		return "peer is not allowed to do this"
+	}
+	return "application cannot be reached"
+}
+
+var (
+	// errShortHeader means that more bytes are needed.
+	errShortHeader  = errors.New("header is incomplete")
+	errHeaderSize   = fmt.Errorf("header is longer than %d bytes", maxHeader)
+	errHeaderField  = errors.New("header has a field of the wrong length")
+	errHeaderTwice  = errors.New("header has a field twice")
+	errHeaderAddr   = errors.New("header has an address that cannot be used")
+	errHeaderMisses = errors.New("header lacks the destination or the client")
+)
+
+// appendHeader appends the wire form of h to b.
+func appendHeader(b []byte, h header) []byte {
+	start := len(b)
+	b = append(b, 0, 0, headerVersion)
+	b = appendAddress(b, fieldDestination, h.Destination)
+	b = appendAddress(b, fieldClient, h.Client)
+	binary.BigEndian.PutUint16(b[start:], uint16(len(b)-start-headerPrefix))
+	return b
+}
+
+func appendAddress(b []byte, field byte, a netip.AddrPort) []byte {
+	ip := a.Addr().AsSlice()
+	b = append(b, field)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(ip)+2))
+	b = append(b, ip...)
+	return binary.BigEndian.AppendUint16(b, a.Port())
+}
+
+// parseHeader reads the header at the front of b and returns how many bytes it
+// takes. errShortHeader means that b holds only part of it; every other error
+// is final.
+func parseHeader(b []byte) (header, int, error) {
+	if len(b) < headerPrefix {
+		return header{}, 0, errShortHeader
+	}
+	size := headerPrefix + int(binary.BigEndian.Uint16(b))
+	switch {
+	case size > maxHeader:
+		return header{}, 0, errHeaderSize
+	case size == headerPrefix:
+		return header{}, 0, errHeaderMisses
+	case len(b) > headerPrefix && b[headerPrefix] != headerVersion:
+		return header{}, 0, fmt.Errorf("header version %d is not supported", b[headerPrefix])
+	case len(b) < size:
+		return header{}, 0, errShortHeader
+	}
+	h, err := parseFields(b[headerPrefix+1 : size])
+	return h, size, err
+}
+
+func parseFields(b []byte) (header, error) {
+	var h header
+	var seen [256 / 64]uint64
+	for len(b) > 0 {
+		if len(b) < fieldPrefix {
+			return header{}, errHeaderField
+		}
+		field, size := b[0], int(binary.BigEndian.Uint16(b[1:]))
+		b = b[fieldPrefix:]
+		if size > len(b) {
+			return header{}, errHeaderField
+		}
+		value := b[:size]
+		b = b[size:]
+		if seen[field/64]&(1<<(field%64)) != 0 {
+			return header{}, errHeaderTwice
+		}
+		seen[field/64] |= 1 << (field % 64)
+		var err error
+		switch {
+		case field == fieldDestination:
+			h.Destination, err = parseAddress(value)
+		case field == fieldClient:
+			h.Client, err = parseAddress(value)
+		case field&optionalField == 0:
+			err = fmt.Errorf("header has an unknown critical field %#02x", field)
+		}
+		if err != nil {
+			return header{}, err
+		}
+	}
+	if !h.Destination.IsValid() || !h.Client.IsValid() {
+		return header{}, errHeaderMisses
+	}
+	if h.Destination.Addr().Is4() != h.Client.Addr().Is4() {
+		return header{}, errHeaderAddr
+	}
+	return h, nil
+}
+
+// parseAddress accepts unicast addresses in their only form: an IPv4 address
+// mapped into IPv6 would be a second name for one that checks know by the first.
+func parseAddress(value []byte) (netip.AddrPort, error) {
+	if len(value) != 4+2 && len(value) != 16+2 {
+		return netip.AddrPort{}, errHeaderField
+	}
+	ip, _ := netip.AddrFromSlice(value[:len(value)-2])
+	port := binary.BigEndian.Uint16(value[len(value)-2:])
+	if ip.Is4In6() || ip.IsUnspecified() || ip.IsMulticast() || port == 0 {
+		return netip.AddrPort{}, errHeaderAddr
+	}
+	return netip.AddrPortFrom(ip, port), nil
+}

@@ -1,0 +1,210 @@
+//go:build linux
+
+package proxy
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// inbound carries a connection from another gateway: it shakes hands, reads
+// the header, checks that the peer may say what it says, dials the local
+// application and relays. release is called once the header has been read.
+func (p *Proxy) inbound(c *connection, release func()) {
+	s := p.settings.Load()
+	c.wire = c.sockets[0]
+	deadline := time.Now().Add(p.handshakeTimeout)
+	err := p.acceptTLS(c, s)
+	if err != nil {
+		release()
+		c.refuse("no valid TLS handshake", err)
+		return
+	}
+	first, h, err := p.readHeader(c, deadline)
+	release()
+	if err != nil {
+		p.decline(c, statusNotAllowed, err)
+		return
+	}
+	if err := p.connect(c, s, h, first); err != nil {
+		first.put(&p.pools)
+	}
+}
+
+// acceptTLS is the server's side of the handshake.
+func (p *Proxy) acceptTLS(c *connection, s *settings) error {
+	if err := c.wire.SetKeepAliveConfig(keepAlive); err != nil {
+		return fmt.Errorf("setting up the socket: %w", err)
+	}
+	records, err := newRecordConn(c.wire, &p.pools)
+	if err != nil {
+		return err
+	}
+	c.records = records
+	c.tls = tls.Server(records, s.server)
+	if err := p.shake(c.wire, c.tls, records, p.handshakeTimeout); err != nil {
+		return err
+	}
+	c.line.Peer = identityOf(c.tls.ConnectionState().PeerCertificates[0])
+	c.line.Wire, c.line.Encrypted = api.WirePort, true
+	return nil
+}
+
+// readHeader reads until the header is complete, which must be before the
+// deadline, and ends the blocking reads. It also returns what followed the
+// header in the same record.
+func (p *Proxy) readHeader(c *connection, deadline time.Time) (rest, header, error) {
+	if err := c.wire.SetDeadline(deadline); err != nil {
+		return rest{}, header{}, err
+	}
+	b := p.pools.get(classRecord)
+	for n := 0; ; {
+		m, err := c.tls.Read(b.b[n:])
+		n += m
+		h, size, parseErr := parseHeader(b.b[:n])
+		switch {
+		case parseErr == nil:
+			c.line.Source, c.line.Destination = h.Client, h.Destination
+			c.records.startRelay()
+			if err := c.wire.SetDeadline(time.Time{}); err != nil {
+				p.pools.put(b)
+				return rest{}, header{}, err
+			}
+			if size == n {
+				p.pools.put(b)
+				return rest{}, h, nil
+			}
+			return rest{b, b.b[size:n]}, h, nil
+		case parseErr != errShortHeader:
+			p.pools.put(b)
+			return rest{}, header{}, parseErr
+		case err != nil:
+			p.pools.put(b)
+			return rest{}, header{}, fmt.Errorf("reading the header: %w", err)
+		}
+	}
+}
+
+// rest is the application's data that came together with the header.
+type rest struct {
+	b    *buffer
+	data []byte
+}
+
+func (r *rest) put(pools *bufferPools) {
+	if r.b != nil {
+		pools.put(r.b)
+		r.b, r.data = nil, nil
+	}
+}
+
+// connect carries c to the application that h names, if the peer may reach it.
+// Unless it succeeds, it has ended c.
+func (p *Proxy) connect(c *connection, s *settings, h header, first rest) error {
+	if err := p.allowed(s, h, c.tls.ConnectionState().PeerCertificates[0]); err != nil {
+		p.decline(c, statusNotAllowed, err)
+		return err
+	}
+	// Whoever connects like this has a gateway.
+	p.peers.forget(h.Client.Addr())
+
+	app, err := p.dialApplication(h)
+	if err != nil {
+		answer := statusUnreachable
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			answer = statusRefused
+		}
+		p.decline(c, answer, err)
+		return err
+	}
+	c.app = app
+	if !c.adopt(app) {
+		c.refuse(errStopping.Error(), c.cause())
+		return errStopping
+	}
+	source, err := newPlainReader(app, &p.pools)
+	if err != nil {
+		c.refuse("out of local resources", err)
+		return err
+	}
+	c.counters.encrypted.Add(1)
+	c.relay(
+		func() error { return c.seal(source, statusOK) },
+		func() error {
+			err := c.deliver(first.data)
+			first.put(&p.pools)
+			if err != nil {
+				return err
+			}
+			return c.unseal(nil)
+		},
+	)
+	return nil
+}
+
+// allowed checks that the peer asks for an application of this pod, and that
+// it speaks for a client that its certificate names.
+func (p *Proxy) allowed(s *settings, h header, leaf *x509.Certificate) error {
+	if !s.ownPod(h.Destination.Addr()) {
+		return fmt.Errorf("destination %v is not in this pod", h.Destination)
+	}
+	if port := h.Destination.Port(); port == api.CapturePort || port == api.PeerPort {
+		return fmt.Errorf("destination %v is the gateway itself", h.Destination)
+	}
+	if !certificateNames(leaf, h.Client.Addr()) {
+		return fmt.Errorf("client %v is not an address of the peer", h.Client)
+	}
+	return nil
+}
+
+// dialApplication connects to the local application, which sees the header's
+// client as its peer. The socket is bound to the loopback device: nothing can
+// leave the pod through it, and ports in TIME_WAIT can be used again after a
+// second (net.ipv4.tcp_tw_reuse=2).
+func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
+	d := net.Dialer{
+		Timeout:   p.options.LocalTimeout,
+		KeepAlive: -1,
+		Control: func(_, _ string, raw syscall.RawConn) error {
+			var err error
+			if controlErr := raw.Control(func(fd uintptr) {
+				if err = unix.BindToDevice(int(fd), "lo"); err != nil {
+					err = fmt.Errorf("binding to the loopback device: %w", err)
+					return
+				}
+				if err = p.sockets.PresentAs(int(fd), h.Client); err != nil {
+					err = fmt.Errorf("presenting the connection as coming from %v: %w", h.Client, err)
+				}
+			}); controlErr != nil {
+				return controlErr
+			}
+			return err
+		},
+	}
+	d.SetMultipathTCP(false)
+	return d.DialTCP(p.ctx, "tcp", netip.AddrPort{}, h.Destination)
+}
+
+// decline tells the peer why there will be no connection.
+func (p *Proxy) decline(c *connection, answer status, err error) {
+	p.answer(c, answer)
+	c.closeRefused(answer.reason(), err)
+}
+
+// answer sends a status and the end of TLS. The peer may be gone by then.
+func (p *Proxy) answer(c *connection, answer status) {
+	_ = c.wire.SetWriteDeadline(time.Now().Add(p.handshakeTimeout))
+	b := p.pools.get(classTiny)
+	b.b[0] = byte(answer)
+	_ = c.sealOnce(b, 1, true)
+}

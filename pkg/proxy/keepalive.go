@@ -1,0 +1,118 @@
+//go:build linux
+
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// keepAlive finds an idle peer that is gone within 75 seconds: after 15 s of
+// silence, four probes 15 s apart.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 4}
+
+// sweepInterval is how often open connections are looked at. It also bounds
+// how old the byte counts of open connections are.
+const sweepInterval = 5 * time.Second
+
+var (
+	errUnacked = errors.New("peer no longer acknowledges data")
+	errReset   = errors.New("connection was reset")
+)
+
+// sweep aborts connections that no read or write would find to be dead, until
+// ctx is done.
+//
+// It stands in for TCP_USER_TIMEOUT, which since Linux 5.11 also aborts a peer
+// that is alive and acknowledges every window probe, but whose application has
+// stopped reading. Without gateways such a connection lives for ever, so it
+// must with them.
+func (p *Proxy) sweep(ctx context.Context) {
+	ticker := time.NewTicker(min(sweepInterval, max(p.unackedTimeout/4, time.Millisecond)))
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		p.live.settleAll()
+		for _, c := range p.live.snapshot() {
+			p.inspect(c)
+		}
+	}
+}
+
+func (p *Proxy) inspect(c *connection) {
+	c.mu.Lock()
+	sockets := c.sockets
+	c.mu.Unlock()
+	for _, socket := range sockets {
+		if socket != nil && hasError(socket) {
+			c.abort(errReset)
+			return
+		}
+	}
+	// While the wire is not there yet, the second socket is nil; inbound
+	// connections have the wire as the first. Unacknowledged data on the
+	// application's socket cannot be: its kernel is ours.
+	for _, socket := range sockets {
+		if socket == nil {
+			continue
+		}
+		stalled, ackAge, err := unanswered(socket)
+		if err != nil || !stalled {
+			continue
+		}
+		now := time.Now()
+		switch {
+		case c.stalledSince.IsZero() || now.Add(-ackAge).After(c.stalledSince):
+			c.stalledSince = now
+		case now.Sub(c.stalledSince) >= p.unackedTimeout:
+			c.abort(errUnacked)
+		}
+		return
+	}
+	c.stalledSince = time.Time{}
+}
+
+// hasError reports whether the kernel has an error for socket that nobody has
+// fetched: a RST while the relay waits for the other side to take data.
+func hasError(socket *net.TCPConn) bool {
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return false
+	}
+	failed := false
+	_ = raw.Control(func(fd uintptr) {
+		set := []unix.PollFd{{Fd: int32(fd)}}
+		n, err := unix.Poll(set, 0)
+		failed = err == nil && n > 0 && set[0].Revents&unix.POLLERR != 0
+	})
+	return failed
+}
+
+// unanswered reports whether the kernel is repeating data or probes without an
+// answer, and how long ago the last acknowledgement came.
+func unanswered(socket *net.TCPConn) (stalled bool, ackAge time.Duration, err error) {
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return false, 0, err
+	}
+	var info *unix.TCPInfo
+	var infoErr error
+	if err := raw.Control(func(fd uintptr) {
+		info, infoErr = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	}); err != nil {
+		return false, 0, err
+	}
+	if infoErr != nil {
+		return false, 0, infoErr
+	}
+	stalled = info.Unacked > 0 && info.Retransmits > 0 || info.Probes > 0
+	return stalled, time.Duration(info.Last_ack_recv) * time.Millisecond, nil
+}

@@ -1,0 +1,87 @@
+//go:build linux
+
+package proxy
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Limits on connections from the network that have not yet proven who they
+// are. One costs up to about 20 KB. A gateway itself has at most
+// maxDialHandshakes of them open to one peer, so that only strangers, or very
+// many pods behind one address, ever meet the limit for a single source.
+const (
+	maxHandshakes          = 4096
+	maxHandshakesPerSource = 1024
+	maxDialHandshakes      = 256
+)
+
+// slotTimeout is how long a connection waits for its turn to shake hands with
+// a peer: four times what a full queue of a thousand takes on one slow core.
+const slotTimeout = 30 * time.Second
+
+// Back-off when accept(2) fails because the process or the machine is out of
+// file descriptors or memory.
+const (
+	minBackOff = 5 * time.Millisecond
+	maxBackOff = time.Second
+)
+
+// handshakeLimit counts half-open handshakes, in all and by source address.
+type handshakeLimit struct {
+	total, perSource int
+
+	mu      sync.Mutex
+	open    int
+	sources map[netip.Addr]int
+}
+
+func newHandshakeLimit(total, perSource int) *handshakeLimit {
+	return &handshakeLimit{total: total, perSource: perSource, sources: make(map[netip.Addr]int)}
+}
+
+// enter takes a place for source, or reports that there is none.
+func (l *handshakeLimit) enter(source netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open >= l.total || l.sources[source] >= l.perSource {
+		return false
+	}
+	l.open++
+	l.sources[source]++
+	return true
+}
+
+// leave gives the place back.
+func (l *handshakeLimit) leave(source netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open--
+	if l.sources[source]--; l.sources[source] == 0 {
+		delete(l.sources, source)
+	}
+}
+
+// occasion lets something happen at most once in an interval and counts what
+// was held back in between.
+type occasion struct {
+	interval time.Duration
+
+	mu   sync.Mutex
+	last time.Time
+	held int
+}
+
+// take reports whether it is time again, and how often it was not before.
+func (o *occasion) take(now time.Time) (held int, ok bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.last.IsZero() && now.Sub(o.last) < o.interval {
+		o.held++
+		return 0, false
+	}
+	held, o.held, o.last = o.held, 0, now
+	return held, true
+}

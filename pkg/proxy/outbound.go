@@ -1,0 +1,245 @@
+//go:build linux
+
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// outbound carries a captured connection: it finds out where the application
+// wanted to go, dials the gateway there, and relays. Without a gateway there,
+// the mode decides.
+func (p *Proxy) outbound(c *connection) {
+	s := p.settings.Load()
+	c.app = c.sockets[0]
+	destination, err := p.originalDestination(c.app)
+	if err != nil {
+		c.refuse("original destination is unknown", err)
+		return
+	}
+	c.line.Destination = destination
+	source, err := s.clientAddress(c.line.Source, destination)
+	if err != nil {
+		c.refuse("no source address", err)
+		return
+	}
+	c.line.Source = source
+
+	f := p.encrypt(c, s, header{Destination: destination, Client: source})
+	switch {
+	case f == nil:
+	case f.final || s.mode == api.Strict:
+		c.refuse(f.reason, f.err)
+	default:
+		p.passThrough(c, f)
+	}
+}
+
+func (p *Proxy) originalDestination(app *net.TCPConn) (netip.AddrPort, error) {
+	raw, err := app.SyscallConn()
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	var destination netip.AddrPort
+	var lookupErr error
+	if err := raw.Control(func(fd uintptr) {
+		destination, lookupErr = p.sockets.OriginalDestination(int(fd))
+	}); err != nil {
+		return netip.AddrPort{}, err
+	}
+	if lookupErr != nil {
+		return netip.AddrPort{}, lookupErr
+	}
+	destination = netip.AddrPortFrom(destination.Addr().Unmap(), destination.Port())
+	if !destination.IsValid() || destination.Addr().IsUnspecified() || destination.Addr().IsMulticast() || destination.Port() == 0 {
+		return netip.AddrPort{}, fmt.Errorf("destination %v cannot be used", destination)
+	}
+	if addrPort(app.LocalAddr()) == destination {
+		return netip.AddrPort{}, errors.New("destination is the gateway itself")
+	}
+	return destination, nil
+}
+
+// encrypt carries c to the gateway at the destination, or says why it cannot.
+func (p *Proxy) encrypt(c *connection, s *settings, h header) *failure {
+	if problem := s.certificateProblem(); problem != "" {
+		return &failure{reason: problem, err: errors.New(problem)}
+	}
+	peer := p.peers.acquire(h.Destination.Addr())
+	defer p.peers.release(peer)
+
+	probe := false
+	if s.mode == api.Permissive {
+		reason, first, err := p.enterPeer(s, peer)
+		switch {
+		case err != nil:
+			return &failure{reason: "nothing is known about the peer in time", err: err, final: true}
+		case reason != "":
+			return &failure{reason: reason, err: errors.New(reason)}
+		}
+		probe = first
+	}
+	f := p.encryptTo(c, s, peer, h)
+	p.peers.leave(peer, probe, f)
+	return f
+}
+
+// enterPeer is peerTable.enter with as much patience as the first connection
+// to a peer may need to find out.
+func (p *Proxy) enterPeer(s *settings, peer *peer) (reason string, probe bool, err error) {
+	ctx, cancel := context.WithTimeout(p.ctx, p.dialTimeout(s)+p.handshakeTimeout)
+	defer cancel()
+	return p.peers.enter(ctx, peer)
+}
+
+// takeSlot waits until fewer than maxDialHandshakes are under way with peer.
+func (p *Proxy) takeSlot(peer *peer) error {
+	select {
+	case peer.slots <- struct{}{}:
+		return nil
+	default:
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, slotTimeout)
+	defer cancel()
+	select {
+	case peer.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// encryptTo dials the gateway, shakes hands, and starts the relay. The header
+// and what the application has already sent leave together with the end of the
+// handshake.
+func (p *Proxy) encryptTo(c *connection, s *settings, peer *peer, h header) *failure {
+	if err := p.takeSlot(peer); err != nil {
+		return &failure{reason: "too many handshakes with the peer", err: err, final: true}
+	}
+	defer func() { <-peer.slots }()
+	conn, err := p.dialPeer(s, h.Destination.Addr())
+	if err != nil {
+		return dialFailure(err)
+	}
+	if !c.adopt(conn) {
+		return &failure{reason: errStopping.Error(), err: c.cause(), final: true}
+	}
+	records, err := newRecordConn(conn, &p.pools)
+	if err != nil {
+		reset(conn)
+		return &failure{reason: "out of local resources", err: err, final: true}
+	}
+	secured := tls.Client(records, s.clientConfig(h.Destination.Addr()))
+	if err := p.shake(conn, secured, records, p.handshakeTimeout/2); err != nil {
+		reset(conn)
+		records.release()
+		return handshakeFailure(err)
+	}
+	c.wire, c.tls, c.records = conn, secured, records
+	c.line.Peer = identityOf(secured.ConnectionState().PeerCertificates[0])
+	if err := p.startEncrypted(c, h); err != nil {
+		return &failure{reason: "connection broke at the start", err: err, final: true}
+	}
+	return nil
+}
+
+// startEncrypted sends the header together with what is there of the
+// application's data, without waiting for more, and starts the relay.
+func (p *Proxy) startEncrypted(c *connection, h header) error {
+	source, err := newPlainReader(c.app, &p.pools)
+	if err != nil {
+		return err
+	}
+	var scratch [maxHeader]byte
+	wire := appendHeader(scratch[:0], h)
+	source.reserve, source.poll = len(wire), true
+	b, size, err := source.next()
+	if b == nil {
+		return fmt.Errorf("reading from the application: %w", err)
+	}
+	// An error of the application's socket comes again when the relay reads.
+	copy(b.b, wire)
+	c.sent.Add(uint64(size - len(wire)))
+	if err := c.sealOnce(b, size, false); err != nil {
+		return err
+	}
+	source.reserve, source.poll = 0, false
+	c.records.startRelay()
+	c.line.Wire, c.line.Encrypted = api.WirePort, true
+	c.counters.encrypted.Add(1)
+	c.relay(
+		func() error { return c.seal(source, 0) },
+		func() error { return c.unseal(c.checkAnswer) },
+	)
+	return nil
+}
+
+// checkAnswer turns every answer but ok into an error, and so into a RST.
+func (c *connection) checkAnswer(answer status) error {
+	if answer == statusOK {
+		return nil
+	}
+	c.line.Reason = answer.String()
+	return errors.New(answer.String())
+}
+
+// dialPeer opens a TCP connection to the gateway at ip.
+func (p *Proxy) dialPeer(s *settings, ip netip.Addr) (*net.TCPConn, error) {
+	d := net.Dialer{Timeout: p.dialTimeout(s), KeepAliveConfig: keepAlive}
+	d.SetMultipathTCP(false)
+	return d.DialTCP(p.ctx, "tcp", netip.AddrPort{}, netip.AddrPortFrom(ip, api.PeerPort))
+}
+
+func (p *Proxy) dialTimeout(s *settings) time.Duration {
+	switch {
+	case p.options.DialTimeout > 0:
+		return p.options.DialTimeout
+	case s.mode == api.Strict:
+		return strictDialTimeout
+	}
+	return permissiveDialTimeout
+}
+
+// shake completes the TLS handshake within timeout. What it wrote last is
+// still with records afterwards, unless it failed: an alert goes out at once.
+func (p *Proxy) shake(conn *net.TCPConn, secured *tls.Conn, records *recordConn, timeout time.Duration) error {
+	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
+		return err
+	}
+	if err := secured.HandshakeContext(context.Background()); err != nil {
+		// The handshake's own error is the one to report.
+		_ = records.flush()
+		return err
+	}
+	return conn.SetDeadline(time.Time{})
+}
+
+// passThrough carries c in plaintext, because of f.
+func (p *Proxy) passThrough(c *connection, f *failure) {
+	d := net.Dialer{Timeout: p.options.PlainTimeout, KeepAliveConfig: keepAlive}
+	d.SetMultipathTCP(false)
+	conn, err := d.DialTCP(p.ctx, "tcp", netip.AddrPort{}, c.line.Destination)
+	if err != nil {
+		c.refuse(f.reason+"; destination cannot be reached", err)
+		return
+	}
+	c.wire = conn
+	if !c.adopt(conn) {
+		c.refuse(errStopping.Error(), c.cause())
+		return
+	}
+	c.line.Reason = f.reason
+	c.counters.plaintext.Add(1)
+	c.relay(
+		func() error { return p.pass(c.wire, c.app, &c.sent) },
+		func() error { return p.pass(c.app, c.wire, &c.received) },
+	)
+}

@@ -1,0 +1,73 @@
+//go:build linux
+
+package proxy
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// pass carries plaintext from one socket to another until the end of file,
+// which it passes on. Little data is copied through a buffer. Once a read
+// fills its buffer, what is queued is spliced within the kernel; the pipe that
+// splicing needs is held no longer than that.
+func (p *Proxy) pass(to, from *net.TCPConn, count *atomic.Uint64) error {
+	source, err := newPlainReader(from, &p.pools)
+	if err != nil {
+		return err
+	}
+	part := &io.LimitedReader{R: from}
+	for {
+		b, n, err := source.next()
+		if n > 0 {
+			_, writeErr := to.Write(b.b[:n])
+			p.pools.put(b)
+			if writeErr != nil {
+				return fmt.Errorf("writing: %w", writeErr)
+			}
+			count.Add(uint64(n))
+		}
+		switch {
+		case err == io.EOF:
+			if err := to.CloseWrite(); err != nil {
+				return fmt.Errorf("passing on the end: %w", err)
+			}
+			return nil
+		case err != nil:
+			return fmt.Errorf("reading: %w", err)
+		}
+		for source.pace.class >= classBatch {
+			queued, err := queuedBytes(source)
+			if err != nil {
+				return err
+			}
+			if queued < sealPayload[classRecord] {
+				source.pace = pace{class: classRecord}
+				break
+			}
+			part.N = int64(queued)
+			spliced, err := to.ReadFrom(part)
+			count.Add(uint64(spliced))
+			if err != nil {
+				return fmt.Errorf("splicing: %w", err)
+			}
+		}
+	}
+}
+
+// queuedBytes returns how much can be read without waiting.
+func queuedBytes(source *plainReader) (n int, err error) {
+	if controlErr := source.raw.Control(func(fd uintptr) {
+		n, err = unix.IoctlGetInt(int(fd), unix.SIOCINQ)
+	}); controlErr != nil {
+		return 0, controlErr
+	}
+	if err != nil {
+		return 0, fmt.Errorf("asking for queued bytes: %w", err)
+	}
+	return n, nil
+}

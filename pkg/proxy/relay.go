@@ -1,0 +1,265 @@
+//go:build linux
+
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// errNoAnswer is a peer that ended the connection before its status byte.
+var errNoAnswer = errors.New("peer closed the connection before it answered")
+
+// finTimeout is how long the dialling side waits for the other one to close
+// first, which leaves TIME_WAIT where it costs no port.
+const finTimeout = 5 * time.Second
+
+// relay carries bytes both ways and returns at once: each direction has a
+// goroutine with a fresh stack, because the one that did the handshake has a
+// stack ten times as large.
+func (c *connection) relay(outgoing, incoming func() error) {
+	c.relaying.Store(2)
+	go c.carry(outgoing)
+	go c.carry(incoming)
+}
+
+func (c *connection) carry(way func() error) {
+	if err := way(); err != nil {
+		c.abort(err)
+	}
+	if c.relaying.Add(-1) == 0 {
+		c.finish()
+	}
+}
+
+// finish ends a connection whose two directions have ended.
+func (c *connection) finish() {
+	cause := c.cause()
+	if cause != nil && c.line.Error == "" {
+		c.line.Error = cause.Error()
+	}
+	_ = c.app.Close()
+	c.report()
+	if cause == nil && c.records != nil && c.dialled() {
+		c.awaitFIN()
+	}
+	_ = c.wire.Close()
+	c.forget()
+}
+
+// dialled reports whether this side dialled the peer.
+func (c *connection) dialled() bool { return c.counters == &c.proxy.counters.outbound }
+
+// awaitFIN waits until the peer has closed its socket. Both ends have received
+// the other's close_notify, so nothing is lost whatever happens.
+func (c *connection) awaitFIN() {
+	if c.wire.SetReadDeadline(time.Now().Add(finTimeout)) != nil {
+		return
+	}
+	var scrap [64]byte
+	for {
+		if _, err := c.wire.Read(scrap[:]); err != nil {
+			return
+		}
+	}
+}
+
+// seal carries what the application sends into TLS, until its end of file,
+// which becomes a close_notify. An answer other than 0 goes out in front of the
+// first data, or alone if there is none.
+func (c *connection) seal(source *plainReader, answer status) error {
+	if answer != 0 {
+		source.reserve = 1
+	}
+	for {
+		b, size, err := source.next()
+		if source.reserve > 0 && b != nil {
+			b.b[0] = byte(answer)
+		}
+		c.sent.Add(uint64(max(0, size-source.reserve)))
+		source.reserve = 0
+		if err != nil && err != io.EOF {
+			return fmt.Errorf("reading from the application: %w", err)
+		}
+		if err := c.sealOnce(b, size, err == io.EOF); err != nil {
+			return err
+		}
+		if err == io.EOF {
+			return nil
+		}
+	}
+}
+
+// sealOnce writes size bytes of b, and a close_notify if that was all, with
+// one system call, and gives b back.
+func (c *connection) sealOnce(b *buffer, size int, end bool) error {
+	var err error
+	if size > 0 {
+		c.records.expect(sealedSize(size))
+		_, err = c.tls.Write(b.b[:size])
+	}
+	if b != nil {
+		c.proxy.pools.put(b)
+	}
+	if err == nil && end {
+		err = c.tls.CloseWrite()
+	}
+	if err == nil {
+		err = c.records.flush()
+	}
+	if err != nil {
+		return fmt.Errorf("writing to the peer: %w", err)
+	}
+	return nil
+}
+
+// unseal carries what the peer sends to the application, until its
+// close_notify, which becomes an end of file. If check is not nil, it is asked
+// about the first byte, which is the peer's answer and not for the application.
+func (c *connection) unseal(check func(status) error) error {
+	// The TLS connection may hold part of the record that the header was in.
+	more := true
+	for {
+		if !more {
+			if err := c.records.awaitRecord(); err != nil {
+				return c.unsealFailed(err, check != nil)
+			}
+		}
+		b := c.proxy.pools.get(classFor(c.records.buffered()))
+		n, readErr := c.readRecords(b.b)
+		data := b.b[:n]
+		if n > 0 && check != nil {
+			if err := check(status(data[0])); err != nil {
+				c.proxy.pools.put(b)
+				return err
+			}
+			check, data = nil, data[1:]
+		}
+		err := c.deliver(data)
+		c.proxy.pools.put(b)
+		if err != nil {
+			return err
+		}
+		more = readErr == nil
+		switch {
+		case readErr == nil || readErr == error(errNoRecord):
+		case readErr == io.EOF && check == nil:
+			if err := c.app.CloseWrite(); err != nil {
+				return fmt.Errorf("ending the application's input: %w", err)
+			}
+			return nil
+		case readErr == io.EOF:
+			return c.unsealFailed(errNoAnswer, true)
+		default:
+			return c.unsealFailed(readErr, check != nil)
+		}
+	}
+}
+
+// unsealFailed wraps an error of the peer's side. Before the peer's answer it
+// may be the peer's verdict on our certificate, because in TLS 1.3 the client
+// has finished by then; that is worth remembering.
+func (c *connection) unsealFailed(err error, unanswered bool) error {
+	if unanswered && c.dialled() {
+		if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "remote error" {
+			c.line.Reason = reasonRejected
+			c.proxy.peers.reject(c.line.Destination.Addr())
+		}
+	}
+	return fmt.Errorf("reading from the peer: %w", err)
+}
+
+// readRecords decrypts complete records until p is full or none is left. An
+// error may come together with bytes.
+func (c *connection) readRecords(p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		var m int
+		m, err = c.tls.Read(p[n:])
+		n += m
+	}
+	return n, err
+}
+
+// deliver writes data to the application.
+func (c *connection) deliver(data []byte) error {
+	if len(data) == 0 {
+		return nil
+	}
+	n, err := c.app.Write(data)
+	c.received.Add(uint64(n))
+	if err != nil {
+		return fmt.Errorf("writing to the application: %w", err)
+	}
+	return nil
+}
+
+// plainReader reads from an application's socket without holding a buffer
+// while there is nothing to read.
+type plainReader struct {
+	raw   syscall.RawConn
+	pools *bufferPools
+	pace  pace
+	// reserve is how many bytes at the front of the next buffer are left free.
+	reserve int
+	// poll makes next return at once even if there is nothing to read.
+	poll bool
+
+	b    *buffer
+	size int
+	err  error
+	// onReadable is readOnce, bound once because a method value allocates.
+	onReadable func(fd uintptr) bool
+}
+
+func newPlainReader(conn *net.TCPConn, pools *bufferPools) (*plainReader, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("reaching the socket: %w", err)
+	}
+	r := &plainReader{raw: raw, pools: pools}
+	r.onReadable = r.readOnce
+	return r, nil
+}
+
+// next returns a buffer with the reserved bytes and what was read after them,
+// size bytes altogether. The caller gives it back. The buffer may be nil if
+// nothing was read and nothing is reserved.
+func (r *plainReader) next() (b *buffer, size int, err error) {
+	r.b, r.size, r.err = nil, 0, nil
+	if err := r.raw.Read(r.onReadable); err != nil {
+		return nil, 0, err
+	}
+	b, r.b = r.b, nil
+	return b, r.size, r.err
+}
+
+func (r *plainReader) readOnce(fd uintptr) bool {
+	b := r.pools.get(int(r.pace.class))
+	room := b.b[r.reserve:sealPayload[b.class]]
+	n, err := readFD(fd, room)
+	switch {
+	case err == unix.EAGAIN && !r.poll:
+		r.pools.put(b)
+		return false
+	case err == unix.EAGAIN:
+	case err != nil:
+		r.err = err
+	case n == 0:
+		r.err = io.EOF
+	default:
+		r.pace.note(n, len(room))
+	}
+	r.size = r.reserve + max(0, n)
+	if r.size == 0 {
+		r.pools.put(b)
+	} else {
+		r.b = b
+	}
+	return true
+}

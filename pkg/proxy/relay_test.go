@@ -1,0 +1,217 @@
+//go:build linux
+
+package proxy
+
+import (
+	"crypto/sha256"
+	"io"
+	mathrand "math/rand/v2"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// pair starts two pods with gateways.
+func pair(t testing.TB, change func(*Options)) (client, server *testPod) {
+	t.Helper()
+	a := newAuthority(t)
+	return newPod(t, a, change), newPod(t, a, change)
+}
+
+func TestEcho(t *testing.T) {
+	client, server := pair(t, nil)
+	destination := application(t, server.ip, echo)
+	conn := client.dial(destination)
+	write(t, conn, "hello")
+	expect(t, conn, "hello")
+	if err := conn.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	expectEOF(t, conn)
+	for pod, way := range map[*testPod]string{client: api.Outbound, server: api.Inbound} {
+		line := pod.logged(way, func(c api.Connection) bool { return c.Direction == way })
+		want := api.Connection{
+			Time: line.Time, Duration: line.Duration, Level: "INFO", Message: api.ConnectionMessage,
+			Direction: way, Source: addrPort(conn.LocalAddr()), Destination: destination,
+			Peer: "spiffe://" + testTrustDomain + "/ns/default/sa/app",
+			Wire: api.WirePort, Encrypted: true, Sent: 5, Received: 5,
+		}
+		if line != want {
+			t.Errorf("%s: logged %+v\nwant %+v", way, line, want)
+		}
+	}
+	if _, ok := server.sockets.presented.Load(addrPort(conn.LocalAddr())); !ok {
+		t.Error("the application was not told the client's address")
+	}
+	want := api.Direction{Encrypted: 1, Sent: 5, Received: 5}
+	if got := client.proxy.Traffic().Outbound; got != want {
+		t.Errorf("client counts %+v, want %+v", got, want)
+	}
+	if got := server.proxy.Traffic().Inbound; got != want {
+		t.Errorf("server counts %+v, want %+v", got, want)
+	}
+}
+
+func TestServerSpeaksFirst(t *testing.T) {
+	client, server := pair(t, nil)
+	conn := client.dial(application(t, server.ip, func(conn *net.TCPConn) {
+		_, _ = io.WriteString(conn, "220 ready\r\n")
+		echo(conn)
+	}))
+	expect(t, conn, "220 ready\r\n")
+	write(t, conn, "QUIT")
+	expect(t, conn, "QUIT")
+}
+
+// relays runs a test on an encrypted connection and on a plaintext one.
+func relays(t *testing.T, run func(t *testing.T, client *testPod, serverIP netip.Addr)) {
+	t.Run("encrypted", func(t *testing.T) {
+		client, server := pair(t, nil)
+		run(t, client, server.ip)
+	})
+	t.Run("plaintext", func(t *testing.T) {
+		run(t, newPod(t, newAuthority(t), permissive), podAddress())
+	})
+}
+
+func TestHalfClose(t *testing.T) {
+	relays(t, func(t *testing.T, client *testPod, ip netip.Addr) {
+		destination, accept := collect(t, ip)
+		t.Run("by the client", func(t *testing.T) {
+			near := client.dial(destination)
+			far := accept()
+			write(t, near, "request")
+			if err := near.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			expect(t, far, "request")
+			expectEOF(t, far)
+			write(t, far, "late answer")
+			expect(t, near, "late answer")
+			if err := far.Close(); err != nil {
+				t.Fatal(err)
+			}
+			expectEOF(t, near)
+		})
+		t.Run("by the server", func(t *testing.T) {
+			near := client.dial(destination)
+			far := accept()
+			if err := far.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			expectEOF(t, near)
+			write(t, near, "late request")
+			expect(t, far, "late request")
+			if err := near.Close(); err != nil {
+				t.Fatal(err)
+			}
+			expectEOF(t, far)
+		})
+	})
+}
+
+func TestAbort(t *testing.T) {
+	relays(t, func(t *testing.T, client *testPod, ip netip.Addr) {
+		destination, accept := collect(t, ip)
+		for _, who := range []string{"client", "server"} {
+			t.Run("by the "+who, func(t *testing.T) {
+				near := client.dial(destination)
+				far := accept()
+				write(t, near, "x")
+				expect(t, far, "x")
+				write(t, far, "y")
+				expect(t, near, "y")
+				if who == "client" {
+					reset(near)
+					expectReset(t, far)
+				} else {
+					reset(far)
+					expectReset(t, near)
+				}
+			})
+		}
+	})
+}
+
+func TestRefusedApplication(t *testing.T) {
+	relays(t, func(t *testing.T, client *testPod, ip netip.Addr) {
+		closed := listen(t, netip.AddrPortFrom(ip, 0))
+		destination := addrPort(closed.Addr())
+		if err := closed.Close(); err != nil {
+			t.Fatal(err)
+		}
+		client.dialReset(destination)
+		line := client.logged("the refusal", func(c api.Connection) bool { return c.Destination == destination })
+		if !strings.Contains(line.Reason+line.Error, "refused") {
+			t.Errorf("logged %+v", line)
+		}
+	})
+}
+
+// patternReader yields size bytes that depend on the seed.
+func patternReader(seed byte, size int64) io.Reader {
+	return io.LimitReader(mathrand.NewChaCha8([32]byte{seed}), size)
+}
+
+func TestLargeBody(t *testing.T) {
+	size := int64(256 << 20)
+	if testing.Short() {
+		size = 16 << 20
+	}
+	relays(t, func(t *testing.T, client *testPod, ip netip.Addr) {
+		want := sha256.New()
+		if _, err := io.Copy(want, patternReader(1, size)); err != nil {
+			t.Fatal(err)
+		}
+		conn := client.dial(application(t, ip, echo))
+		var sending sync.WaitGroup
+		sending.Go(func() {
+			if _, err := io.Copy(conn, patternReader(1, size)); err != nil {
+				t.Error(err)
+			}
+			if err := conn.CloseWrite(); err != nil {
+				t.Error(err)
+			}
+		})
+		got := sha256.New()
+		n, err := io.Copy(got, conn)
+		if err != nil || n != size || string(got.Sum(nil)) != string(want.Sum(nil)) {
+			t.Errorf("%d of %d bytes came back, %v; digests equal: %t", n, size, err, string(got.Sum(nil)) == string(want.Sum(nil)))
+		}
+		sending.Wait()
+	})
+}
+
+func TestManyAtOnce(t *testing.T) {
+	client, server := pair(t, nil)
+	destination := application(t, server.ip, echo)
+	const count = 1000
+	var all sync.WaitGroup
+	start := make(chan struct{})
+	for range count {
+		all.Go(func() {
+			<-start
+			conn, err := client.tryDial(destination)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			got := make([]byte, 4)
+			if _, err := io.WriteString(conn, "ping"); err != nil {
+				t.Error(err)
+			} else if _, err := io.ReadFull(conn, got); err != nil || string(got) != "ping" {
+				t.Errorf("%q, %v", got, err)
+			}
+		})
+	}
+	close(start)
+	all.Wait()
+	if got := client.proxy.Traffic().Outbound; got.Encrypted != count || got.Refused != 0 {
+		t.Errorf("counted %+v", got)
+	}
+}

@@ -1,0 +1,109 @@
+//go:build linux
+
+package proxy
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/identity"
+)
+
+// settings is what can change while the proxy runs. It is immutable: a
+// connection reads the current one once, at its start, and stays with it.
+type settings struct {
+	mode        api.Mode
+	trustDomain string
+	podIPs      map[netip.Addr]struct{}
+	// podIP is the address that stands for the pod in a header, by family.
+	podIP4, podIP6      netip.Addr
+	notBefore, notAfter time.Time
+	client, server      *tls.Config
+	now                 func() time.Time
+}
+
+func newSettings(config *api.Config, certificate tls.Certificate, roots *x509.CertPool, now func() time.Time) (*settings, error) {
+	if config == nil || roots == nil {
+		return nil, errors.New("configuration or trust bundle is missing")
+	}
+	if certificate.PrivateKey == nil || len(certificate.Certificate) == 0 {
+		return nil, errors.New("certificate or key is missing")
+	}
+	if certificate.Leaf == nil {
+		leaf, err := x509.ParseCertificate(certificate.Certificate[0])
+		if err != nil {
+			return nil, fmt.Errorf("reading the certificate: %w", err)
+		}
+		certificate.Leaf = leaf
+	}
+	id, err := identity.FromCertificate(certificate.Leaf)
+	if err != nil {
+		return nil, fmt.Errorf("reading the certificate: %w", err)
+	}
+	if id.TrustDomain != config.TrustDomain {
+		return nil, fmt.Errorf("the certificate belongs to trust domain %q, the configuration to %q", id.TrustDomain, config.TrustDomain)
+	}
+	s := &settings{
+		mode:        config.Mode,
+		trustDomain: config.TrustDomain,
+		podIPs:      make(map[netip.Addr]struct{}, len(config.PodIPs)),
+		notBefore:   certificate.Leaf.NotBefore,
+		notAfter:    certificate.Leaf.NotAfter,
+		now:         now,
+	}
+	for _, ip := range config.PodIPs {
+		if !certificateNames(certificate.Leaf, ip) {
+			return nil, fmt.Errorf("the certificate does not name the pod's address %v", ip)
+		}
+		s.podIPs[ip] = struct{}{}
+		switch {
+		case ip.Is4() && !s.podIP4.IsValid():
+			s.podIP4 = ip
+		case ip.Is6() && !s.podIP6.IsValid():
+			s.podIP6 = ip
+		}
+	}
+	s.client, s.server = s.tlsConfigs(certificate, roots)
+	return s, nil
+}
+
+// ownPod reports whether ip is an address of the gateway's own pod.
+func (s *settings) ownPod(ip netip.Addr) bool {
+	_, ok := s.podIPs[ip]
+	return ok
+}
+
+// certificateProblem says why the gateway's own certificate cannot be used
+// now, or "" if it can.
+func (s *settings) certificateProblem() string {
+	switch now := s.now(); {
+	case now.After(s.notAfter):
+		return "own certificate expired"
+	case now.Before(s.notBefore):
+		return "own certificate is not valid yet"
+	}
+	return ""
+}
+
+// clientAddress returns the address that a captured connection comes from, as
+// the peer is told. The eBPF programs bind captured sockets to the pod's
+// address; a socket that the application bound to another one is named by the
+// pod's address of the destination's family.
+func (s *settings) clientAddress(remote, destination netip.AddrPort) (netip.AddrPort, error) {
+	if s.ownPod(remote.Addr()) && remote.Addr().Is4() == destination.Addr().Is4() {
+		return remote, nil
+	}
+	ip := s.podIP6
+	if destination.Addr().Is4() {
+		ip = s.podIP4
+	}
+	if !ip.IsValid() {
+		return netip.AddrPort{}, fmt.Errorf("the pod has no address of the family of %v", destination.Addr())
+	}
+	return netip.AddrPortFrom(ip, remote.Port()), nil
+}
