@@ -1,0 +1,119 @@
+package tail
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
+)
+
+// Formatter makes the output line of a log line: see Text and JSON.
+type Formatter interface {
+	Format(source Source, line []byte) []byte
+}
+
+// Options say which lines are read.
+type Options struct {
+	// Follow goes on with lines to come.
+	Follow bool
+	// Since leaves out lines that are older; 0 leaves out none.
+	Since time.Duration
+	// Lines is how many lines of each log to begin with; all if negative.
+	Lines int64
+	// Parallel bounds how many logs are read at a time. When following it must
+	// be at least the number of pods.
+	Parallel int
+}
+
+// Tailer prints the lines of many gateways' logs.
+type Tailer struct {
+	Kube      kubernetes.Interface
+	Formatter Formatter
+	Options   Options
+	// Out gets lines, each in one write, ErrOut what there is to say about the
+	// streams themselves.
+	Out, ErrOut io.Writer
+	// Retry is the pause before a broken stream is taken up again; its steps
+	// are how often in a row that may fail. DefaultRetry is a good choice.
+	Retry wait.Backoff
+
+	mu sync.Mutex
+}
+
+// DefaultRetry gives up after about a minute.
+func DefaultRetry() wait.Backoff {
+	return wait.Backoff{Duration: time.Second, Factor: 2, Jitter: 0.1, Steps: 7, Cap: 15 * time.Second}
+}
+
+// ErrIncomplete says that the log of at least one gateway could not be read (to
+// its end); what happened has been told on ErrOut.
+var ErrIncomplete = errors.New("not all logs could be read")
+
+// errOutput wraps what went wrong with Out.
+var errOutput = errors.New("writing the output")
+
+// Run prints the logs of the newest gateways of pods until all have ended or
+// ctx is done, which is no error.
+func (t *Tailer) Run(ctx context.Context, pods []corev1.Pod) error {
+	if t.Options.Follow && len(pods) > t.Options.Parallel {
+		return api.WithHint(fmt.Errorf("%d logs are to be followed, but at most %d at a time", len(pods), t.Options.Parallel),
+			"select fewer pods, or raise --max-log-requests")
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(t.Options.Parallel)
+	var incomplete sync.Once
+	var result error
+	for i := range pods {
+		group.Go(func() error {
+			err := t.follow(ctx, &pods[i])
+			switch {
+			case err == nil || ctx.Err() != nil:
+				return nil
+			case errors.Is(err, errOutput):
+				// Nobody reads any more: end the others, too.
+				return err
+			}
+			t.report(&pods[i], err.Error(), api.Hint(err))
+			incomplete.Do(func() { result = ErrIncomplete })
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return result
+}
+
+// print writes one line. Lines of different pods never mix.
+func (t *Tailer) print(line []byte) error {
+	if len(line) == 0 {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, err := t.Out.Write(line); err != nil {
+		return fmt.Errorf("%w: %w", errOutput, err)
+	}
+	return nil
+}
+
+// report tells on ErrOut what happened to a pod's stream.
+func (t *Tailer) report(pod *corev1.Pod, text, hint string) {
+	lines := fmt.Sprintf("pod/%s -n %s: %s\n", pod.Name, pod.Namespace, terminal.Clean(text))
+	if hint != "" {
+		lines += "hint: " + terminal.Clean(hint) + "\n"
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, _ = io.WriteString(t.ErrOut, lines)
+}
