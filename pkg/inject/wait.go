@@ -85,7 +85,7 @@ func (in *Injector) wait(ctx context.Context, pod *corev1.Pod, name string) (*ap
 		answers chan answer
 		grace   <-chan time.Time
 		pending error
-		last    = Gateway{Name: name, Phase: Waiting}
+		last    = find(pod, Gateway{Name: name, Phase: Waiting})
 	)
 	for {
 		select {

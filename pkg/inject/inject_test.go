@@ -1,0 +1,431 @@
+package inject
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// noSecrets checks the promise of every way out but --keep-secret.
+func noSecrets(t *testing.T, c *cluster) {
+	t.Helper()
+	for _, secret := range c.secrets() {
+		t.Errorf("Secret %s is left", secret.Name)
+	}
+}
+
+func gatewayNames(pod *corev1.Pod) string {
+	var list []string
+	for _, gateway := range Gateways(pod) {
+		list = append(list, gateway.Name)
+	}
+	return strings.Join(list, " ")
+}
+
+func TestEnable(t *testing.T) {
+	c := newCluster(t, testPod("p"))
+	in := newInjector(t, c)
+	var secret corev1.Secret
+	c.kubelet = func(pod *corev1.Pod, container *corev1.EphemeralContainer) corev1.ContainerState {
+		// What a kubelet does with the container's environment.
+		for _, s := range c.secrets() {
+			if readsSecret(pod, container.Name, s.Name) {
+				secret = s
+			}
+		}
+		return running(pod, container)
+	}
+	result := in.Enable(t.Context(), c.pod("p"))
+	if result.Err != nil || result.Action != Enabled || result.Container != "kube-gateway" || len(result.Warnings) != 0 {
+		t.Fatalf("%+v", result)
+	}
+	if result.Status == nil || result.Status.State != api.Ready {
+		t.Errorf("status %+v", result.Status)
+	}
+	if len(secret.Data["tls.crt"]) == 0 || !bytes.Contains(secret.Data["tls.key"], []byte("PRIVATE KEY")) || !bytes.Equal(secret.Data["ca.crt"], in.Authority.Bundle()) {
+		t.Error("the container did not find what it needs in its Secret")
+	}
+	noSecrets(t, c)
+
+	again := in.Enable(t.Context(), c.pod("p"))
+	if again.Err != nil || again.Action != Unchanged || again.Container != "kube-gateway" || len(again.Warnings) != 0 {
+		t.Errorf("the second time: %+v", again)
+	}
+	if len(c.patches) != 1 {
+		t.Errorf("%d patches", len(c.patches))
+	}
+}
+
+func TestEnableSaysWhichSettingsItLeaves(t *testing.T) {
+	c := newCluster(t, testPod("p"))
+	in := newInjector(t, c)
+	if result := in.Enable(t.Context(), c.pod("p")); result.Err != nil {
+		t.Fatal(result.Err)
+	}
+	in.Options.Mode, in.Options.OnFailure = api.Strict, api.FailClosed
+	in.Cluster = &Cluster{Ranges: Ranges{Capture: prefixes("10.0.0.0/8")}}
+	result := in.Enable(t.Context(), c.pod("p"))
+	if text := strings.Join(result.Warnings, "\n"); result.Action != Unchanged || !strings.Contains(text, "stays in mode permissive with on-failure open") || !strings.Contains(text, "capture") {
+		t.Errorf("%s: %s", result.Action, text)
+	}
+}
+
+func TestKeepSecret(t *testing.T) {
+	c := newCluster(t, testPod("p"))
+	in := newInjector(t, c)
+	in.Options.KeepSecret = true
+	if result := in.Enable(t.Context(), c.pod("p")); result.Err != nil {
+		t.Fatal(result.Err)
+	}
+	if n := len(c.secrets()); n != 1 {
+		t.Fatalf("%d Secrets", n)
+	}
+	// The next one, without --keep-secret, has nothing to do with it.
+	in.Options.KeepSecret = false
+	if result := in.Enable(t.Context(), c.pod("p")); result.Err != nil || len(c.secrets()) != 1 {
+		t.Errorf("%v, %d Secrets", result.Err, len(c.secrets()))
+	}
+}
+
+func TestFailedEnableLeavesNothingAndCanBeRetried(t *testing.T) {
+	for name, test := range map[string]struct {
+		kubelet     corev1.ContainerState
+		beforePatch func(dryRun bool) error
+		status      gateways
+		want        string
+		next        string
+	}{
+		"image":   {kubelet: waiting("ErrImagePull", "no such image"), want: "no such image", next: "kube-gateway kube-gateway-2"},
+		"crash":   {kubelet: terminated(1, "kernel too old"), want: "kernel too old", next: "kube-gateway kube-gateway-2"},
+		"config":  {kubelet: waiting("CreateContainerConfigError", "bad user"), want: "bad user", next: "kube-gateway kube-gateway-2"},
+		"refused": {beforePatch: func(bool) error { return errors.New(`violates PodSecurity "baseline:latest"`) }, want: "violates PodSecurity", next: "kube-gateway"},
+		"refused for real": {beforePatch: func(dryRun bool) error {
+			if dryRun {
+				return nil
+			}
+			return errors.New("the webhook has changed its mind")
+		}, want: "changed its mind", next: "kube-gateway"},
+		"not ready": {kubelet: running(nil, nil), status: func(_ context.Context, pod, _ string) (*api.Status, error) {
+			return &api.Status{State: api.Starting, Reason: "waiting for BPF", Pod: api.PodRef{UID: "uid-" + pod}}, nil
+		}, want: "waiting for BPF", next: "kube-gateway"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t, testPod("p"))
+			in := newInjector(t, c)
+			c.kubelet = func(*corev1.Pod, *corev1.EphemeralContainer) corev1.ContainerState { return test.kubelet }
+			c.beforePatch = test.beforePatch
+			if test.status != nil {
+				in.Gateways = test.status
+			}
+			result := in.Enable(t.Context(), c.pod("p"))
+			if result.Action != Failed {
+				t.Errorf("action %s", result.Action)
+			}
+			if result.Err == nil || !strings.Contains(result.Err.Error(), test.want) {
+				t.Errorf("error %v lacks %q", result.Err, test.want)
+			}
+			noSecrets(t, c)
+
+			c.kubelet, c.beforePatch, in.Gateways = running, nil, gateways(ready)
+			if again := in.Enable(t.Context(), c.pod("p")); again.Err != nil {
+				t.Errorf("the retry: %v", again.Err)
+			}
+			if got := gatewayNames(c.pod("p")); got != test.next {
+				t.Errorf("gateways after the retry: %s", got)
+			}
+			noSecrets(t, c)
+		})
+	}
+}
+
+func TestRefusalComesBeforeTheSecret(t *testing.T) {
+	c := newCluster(t, testPod("p"))
+	c.beforePatch = func(bool) error { return errors.New(`admission webhook "no.example" denied the request`) }
+	result := newInjector(t, c).Enable(t.Context(), c.pod("p"))
+	if !strings.Contains(api.Hint(result.Err), "no.example") {
+		t.Errorf("%v, hint %q", result.Err, api.Hint(result.Err))
+	}
+	if has(c, "create", "secrets") {
+		t.Error("a Secret was created")
+	}
+}
+
+func TestConflictWithTheKubeletIsNoFailure(t *testing.T) {
+	c := newCluster(t, testPod("p"))
+	times := 0
+	c.beforePatch = func(bool) error {
+		if times++; times%2 == 1 {
+			c.update(c.pod("p"))
+		}
+		return nil
+	}
+	if result := newInjector(t, c).Enable(t.Context(), c.pod("p")); result.Err != nil || len(c.patches) != 1 {
+		t.Errorf("%d patches, %v", len(c.patches), result.Err)
+	}
+	noSecrets(t, c)
+}
+
+func TestPodReplacedBeforeThePatch(t *testing.T) {
+	c := newCluster(t, testPod("p"))
+	c.beforePatch = func(bool) error {
+		pod := c.pod("p")
+		pod.UID = types.UID("another")
+		c.update(pod)
+		return nil
+	}
+	if result := newInjector(t, c).Enable(t.Context(), c.pod("p")); !errors.Is(result.Err, errReplaced) {
+		t.Error(result.Err)
+	}
+	noSecrets(t, c)
+}
+
+func TestParallelEnablesOfOnePodGiveOneGateway(t *testing.T) {
+	c := newCluster(t, testPod("p"))
+	const plugins = 8
+	var started, done sync.WaitGroup
+	started.Add(plugins)
+	results := make([]Result, plugins)
+	for i := range plugins {
+		done.Go(func() {
+			in, pod := newInjector(t, c), c.pod("p")
+			// All of them have seen the pod without a gateway.
+			started.Done()
+			started.Wait()
+			results[i] = in.Enable(t.Context(), pod)
+		})
+	}
+	done.Wait()
+	enabled := 0
+	for _, result := range results {
+		if result.Err != nil {
+			t.Error(result.Err)
+		}
+		if result.Action == Enabled {
+			enabled++
+		}
+	}
+	if enabled != 1 || gatewayNames(c.pod("p")) != "kube-gateway" {
+		t.Errorf("%d say that they enabled it; gateways: %s", enabled, gatewayNames(c.pod("p")))
+	}
+	noSecrets(t, c)
+}
+
+func TestGatewayOnItsWayIsWaitedFor(t *testing.T) {
+	c, in, pod := started(t, waiting("ContainerCreating", ""))
+	done := make(chan Result, 1)
+	go func() { done <- in.Enable(t.Context(), pod) }()
+	eventually(t, "the pod is watched", func() bool { return has(c, "watch", "pods") })
+	c.setState("p", "kube-gateway", running(nil, nil))
+	if result := within(t, done); result.Err != nil || result.Action != Unchanged {
+		t.Errorf("%+v", result)
+	}
+}
+
+func TestGatewayThatFailsOnItsWayIsFollowedByAnother(t *testing.T) {
+	c, in, pod := started(t, waiting("ContainerCreating", ""))
+	done := make(chan Result, 1)
+	go func() { done <- in.Enable(t.Context(), pod) }()
+	eventually(t, "the pod is watched", func() bool { return has(c, "watch", "pods") })
+	c.setState("p", "kube-gateway", terminated(1, "gone"))
+	if result := within(t, done); result.Err != nil || result.Action != Enabled || result.Container != "kube-gateway-2" {
+		t.Errorf("%+v", result)
+	}
+	noSecrets(t, c)
+}
+
+func TestGatewayWhoseSecretIsGoneIsNotWaitedFor(t *testing.T) {
+	_, in, pod := started(t, waiting("CreateContainerConfigError", `secret "some-secret" not found`))
+	if result := in.Enable(t.Context(), pod); result.Err != nil || result.Container != "kube-gateway-2" {
+		t.Errorf("%+v", result)
+	}
+}
+
+func TestEnableRemovesWhatAKilledPluginLeft(t *testing.T) {
+	c := newCluster(t, testPod("p"))
+	in := newInjector(t, c)
+	killed := in.newSecret(c.pod("p"), "kube-gateway-p-killed", "kube-gateway", []byte("cert"), []byte("key"))
+	other := in.newSecret(testPod("q"), "kube-gateway-q-other", "kube-gateway", []byte("cert"), []byte("key"))
+	for _, secret := range []*corev1.Secret{killed, other} {
+		if err := c.Tracker().Add(secret); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if result := in.Enable(t.Context(), c.pod("p")); result.Err != nil || len(result.Warnings) != 0 {
+		t.Fatalf("%+v", result)
+	}
+	if left := c.secrets(); len(left) != 1 || left[0].Name != other.Name {
+		t.Errorf("left: %v", left)
+	}
+}
+
+func TestSecretThatCannotBeDeletedIsTold(t *testing.T) {
+	c := newCluster(t, testPod("p"))
+	c.PrependReactor("delete", "secrets", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, errors.New("the server is tired")
+	})
+	result := newInjector(t, c).Enable(t.Context(), c.pod("p"))
+	if text := strings.Join(result.Warnings, "\n"); result.Err != nil || !strings.Contains(text, "private key") || !strings.Contains(text, "kubectl delete secret") {
+		t.Errorf("%v: %s", result.Err, text)
+	}
+}
+
+func TestSecretOfUncertainFateIsDeleted(t *testing.T) {
+	c := newCluster(t, testPod("p"))
+	c.PrependReactor("create", "secrets", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		// The server got the request, and the answer was lost.
+		if err := c.Tracker().Add(action.(clienttesting.CreateAction).GetObject()); err != nil {
+			t.Error(err)
+		}
+		return true, nil, errors.New("connection reset")
+	})
+	if result := newInjector(t, c).Enable(t.Context(), c.pod("p")); result.Err == nil {
+		t.Error("no error")
+	}
+	noSecrets(t, c)
+}
+
+func TestInterrupt(t *testing.T) {
+	ctx, interrupt := context.WithCancel(t.Context())
+	c := newCluster(t, testPod("p"))
+	in := newInjector(t, c)
+	in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
+		if len(c.secrets()) != 1 {
+			t.Error("no Secret while the gateway starts")
+		}
+		interrupt()
+		return silent(ctx, pod, container)
+	})
+	result := in.Enable(ctx, c.pod("p"))
+	if !errors.Is(result.Err, errInterrupted) || !strings.Contains(result.Err.Error(), "container kube-gateway was added and stays") {
+		t.Error(result.Err)
+	}
+	noSecrets(t, c)
+}
+
+func TestTimeoutEndsInTheUsersTerms(t *testing.T) {
+	c := newCluster(t, testPod("p"))
+	in := newInjector(t, c)
+	c.kubelet = func(*corev1.Pod, *corev1.EphemeralContainer) corev1.ContainerState {
+		return waiting("ContainerCreating", "")
+	}
+	in.Options.Timeout = 300 * time.Millisecond
+	result := in.Enable(t.Context(), c.pod("p"))
+	expect(t, result.Err, "300ms")
+	if !errors.Is(result.Err, errTimeout) {
+		t.Error("is no timeout")
+	}
+	noSecrets(t, c)
+}
+
+func TestDryRun(t *testing.T) {
+	for _, dryRun := range []DryRun{DryRunClient, DryRunServer} {
+		c := newCluster(t, testPod("p"))
+		// The fake server stores what it should only try.
+		c.PrependReactor("create", "secrets", func(action clienttesting.Action) (bool, runtime.Object, error) {
+			if len(action.(clienttesting.CreateActionImpl).CreateOptions.DryRun) == 0 {
+				t.Error("a Secret was created")
+			}
+			return true, action.(clienttesting.CreateAction).GetObject(), nil
+		})
+		in := newInjector(t, c)
+		in.Options.DryRun = dryRun
+		result := in.Enable(t.Context(), c.pod("p"))
+		if result.Err != nil || result.Action != Enabled || result.Patch == nil || result.Secret == nil {
+			t.Fatalf("%s: %+v", dryRun, result)
+		}
+		if text := fmt.Sprint(result.Secret.Data, result.Secret.StringData); strings.Contains(text, "PRIVATE") || result.Secret.StringData["tls.key"] != "" {
+			t.Errorf("%s: the Secret holds a key", dryRun)
+		}
+		if tried := has(c, "create", "secrets") && has(c, "patch", "pods"); tried != (dryRun == DryRunServer) {
+			t.Errorf("%s: tried by the server: %v", dryRun, tried)
+		}
+		if len(c.patches) != 0 || gatewayNames(c.pod("p")) != "" {
+			t.Errorf("%s changed the pod", dryRun)
+		}
+		noSecrets(t, c)
+	}
+}
+
+func TestEnableAllGoesOn(t *testing.T) {
+	host := testPod("host")
+	host.Spec.HostNetwork = true
+	elsewhere := testPod("elsewhere")
+	c := newCluster(t, testPod("a"), host, testPod("b"), testPod("c"))
+	in := newInjector(t, c)
+	list := []corev1.Pod{*c.pod("a"), *host, *c.pod("b"), *elsewhere, *c.pod("c")}
+	var reported []string
+	results := in.EnableAll(t.Context(), list, 2, func(result Result) { reported = append(reported, result.Pod.Name) })
+	if len(results) != 5 || len(reported) != 5 {
+		t.Fatalf("%d results, %d reported", len(results), len(reported))
+	}
+	for i, want := range []Action{Enabled, Failed, Enabled, Failed, Enabled} {
+		if results[i].Action != want || results[i].Pod.Name != list[i].Name {
+			t.Errorf("%s: %s, %v", results[i].Pod.Name, results[i].Action, results[i].Err)
+		}
+	}
+	reviews := 0
+	for _, action := range c.Actions() {
+		if action.Matches("create", "selfsubjectaccessreviews") {
+			reviews++
+		}
+	}
+	if reviews != len(permissions()) {
+		t.Errorf("%d access reviews for one namespace", reviews)
+	}
+	noSecrets(t, c)
+}
+
+func TestEnableAllWithoutPermissionTouchesNothing(t *testing.T) {
+	c := newCluster(t, testPod("a"))
+	c.denied["create pods/exec"] = true
+	results := newInjector(t, c).EnableAll(t.Context(), []corev1.Pod{*c.pod("a")}, 1, func(Result) {})
+	expect(t, results[0].Err, "create pods/exec")
+	if has(c, "patch", "pods") || has(c, "create", "secrets") {
+		t.Error("something was tried")
+	}
+}
+
+func TestEnableAllInterrupted(t *testing.T) {
+	ctx, interrupt := context.WithCancel(t.Context())
+	var list []corev1.Pod
+	c := newCluster(t)
+	for i := range 10 {
+		pod := testPod(fmt.Sprintf("p%d", i))
+		if err := c.Tracker().Add(pod); err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, *pod)
+	}
+	in := newInjector(t, c)
+	in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
+		interrupt()
+		return silent(ctx, pod, container)
+	})
+	for _, result := range in.EnableAll(ctx, list, 2, func(Result) {}) {
+		if !errors.Is(result.Err, errInterrupted) {
+			t.Errorf("%s: %v", result.Pod.Name, result.Err)
+		}
+	}
+	noSecrets(t, c)
+}
+
+func TestForbiddenSecretHasAHint(t *testing.T) {
+	c := newCluster(t, testPod("p"))
+	c.PrependReactor("create", "secrets", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewForbidden(action.GetResource().GroupResource(), "x", errors.New("exceeded quota"))
+	})
+	expect(t, newInjector(t, c).Enable(t.Context(), c.pod("p")).Err, "exceeded quota")
+}
