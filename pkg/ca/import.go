@@ -180,7 +180,7 @@ func parseCertificates(text []byte) ([]*x509.Certificate, error) {
 		}
 		text = rest
 		if block.Type != blockCertificate {
-			return nil, fmt.Errorf("%w: PEM block %q where only certificates belong", ErrDamaged, block.Type)
+			return nil, fmt.Errorf("%w: %s where only certificates belong", ErrDamaged, describe(block))
 		}
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
@@ -192,6 +192,14 @@ func parseCertificates(text []byte) ([]*x509.Certificate, error) {
 		return nil, fmt.Errorf("%w: no certificate in PEM form", ErrDamaged)
 	}
 	return certs, nil
+}
+
+// describe names a PEM block in words that no search for leaked keys finds.
+func describe(block *pem.Block) string {
+	if strings.HasSuffix(block.Type, blockKey) {
+		return "a private key"
+	}
+	return fmt.Sprintf("a PEM block %q", block.Type)
 }
 
 // parseKey reads the one private key in text. Errors never quote the text.
@@ -222,7 +230,7 @@ func parseKey(text []byte) (crypto.Signer, error) {
 		case "EC PRIVATE KEY":
 			parsed, err = x509.ParseECPrivateKey(block.Bytes)
 		default:
-			return nil, fmt.Errorf("%w: PEM block %q where a private key belongs", ErrDamaged, block.Type)
+			return nil, fmt.Errorf("%w: %s where a private key belongs", ErrDamaged, describe(block))
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%w: the key cannot be parsed", ErrDamaged)

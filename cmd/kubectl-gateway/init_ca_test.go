@@ -1,0 +1,337 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/client-go/kubernetes/scheme"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+)
+
+// objectServer is as much of a Kubernetes API server as init-ca needs: it
+// stores whole objects under their paths.
+type objectServer struct {
+	mu      sync.Mutex
+	objects map[string][]byte
+}
+
+func (s *objectServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	body := new(bytes.Buffer)
+	if _, err := body.ReadFrom(r.Body); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	path := r.URL.Path
+	switch r.Method {
+	case http.MethodPost, http.MethodPut:
+		// The client chooses the encoding; answers may be JSON always.
+		object, _, err := scheme.Codecs.UniversalDeserializer().Decode(body.Bytes(), nil, nil)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		if r.Method == http.MethodPost {
+			path += "/" + object.(metav1.Object).GetName()
+			w.WriteHeader(http.StatusCreated)
+		}
+		text, err := json.Marshal(object)
+		if err != nil {
+			panic(err)
+		}
+		s.objects[path] = text
+		_, _ = w.Write(text)
+	default:
+		object, ok := s.objects[path]
+		if !ok {
+			w.WriteHeader(http.StatusNotFound)
+			object = []byte(`{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NotFound","code":404}`)
+		}
+		_, _ = w.Write(object)
+	}
+}
+
+// initCA runs init-ca against servers and directories of one test.
+type initCA struct {
+	t      *testing.T
+	server *httptest.Server
+	store  *objectServer
+	data   string
+	// all is every byte that any run has printed.
+	all bytes.Buffer
+}
+
+func newInitCA(t *testing.T) *initCA {
+	store := &objectServer{objects: map[string][]byte{
+		"/api/v1/namespaces/kube-system": []byte(`{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"kube-system","uid":"11111111-2222-3333-4444-555555555555"}}`),
+	}}
+	server := httptest.NewServer(store)
+	t.Cleanup(server.Close)
+	r := &initCA{t: t, server: server, store: store, data: t.TempDir()}
+	t.Setenv("XDG_DATA_HOME", r.data)
+	t.Setenv(ca.EnvDir, "")
+	t.Setenv("KUBECONFIG", filepath.Join(r.data, "no-kubeconfig"))
+	t.Cleanup(func() {
+		if strings.Contains(r.all.String(), "PRIVATE KEY") {
+			t.Error("a private key was printed")
+		}
+	})
+	return r
+}
+
+func (r *initCA) run(args ...string) (stdout, stderr string, err error) {
+	r.t.Helper()
+	var out, errOut bytes.Buffer
+	a := &app{
+		IOStreams: genericiooptions.IOStreams{In: strings.NewReader(""), Out: &out, ErrOut: &errOut},
+		flags:     genericclioptions.NewConfigFlags(false),
+	}
+	a.flags.APIServer = &r.server.URL
+	cmd := newInitCACommand(a)
+	cmd.SilenceUsage, cmd.SilenceErrors = true, true
+	a.flags.AddFlags(cmd.Flags()) // they must not clash with those of init-ca
+	if args == nil {
+		args = []string{}
+	}
+	cmd.SetArgs(args)
+	cmd.SetOut(&out)
+	cmd.SetErr(&errOut)
+	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
+	defer cancel()
+	err = cmd.ExecuteContext(ctx)
+	r.all.Write(out.Bytes())
+	r.all.Write(errOut.Bytes())
+	if err != nil {
+		r.all.WriteString(err.Error() + api.Hint(err))
+	}
+	return out.String(), errOut.String(), err
+}
+
+func (r *initCA) mustRun(args ...string) (stdout, stderr string) {
+	r.t.Helper()
+	stdout, stderr, err := r.run(args...)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return stdout, stderr
+}
+
+func (r *initCA) mustFail(hint string, args ...string) error {
+	r.t.Helper()
+	stdout, _, err := r.run(args...)
+	if err == nil || stdout != "" {
+		r.t.Fatalf("%v succeeded or printed a result: %q", args, stdout)
+	}
+	if !strings.Contains(api.Hint(err), hint) {
+		r.t.Errorf("%v: %v: hint %q does not speak of %q", args, err, api.Hint(err), hint)
+	}
+	return err
+}
+
+func (r *initCA) object(path string) string {
+	r.store.mu.Lock()
+	defer r.store.mu.Unlock()
+	return string(r.store.objects["/api/v1/namespaces/kube-system/"+path])
+}
+
+func TestInitCA(t *testing.T) {
+	r := newInitCA(t)
+	stdout, stderr := r.mustRun()
+	if !regexp.MustCompile(`^authority/[0-9a-f]{16} created \(trust domain cluster\.local, valid until 20\d\d-\d\d-\d\d\)\n$`).MatchString(stdout) {
+		t.Errorf("stdout %q", stdout)
+	}
+	dir := filepath.Join(r.data, "kubectl-gateway", "11111111-2222-3333-4444-555555555555")
+	if !strings.Contains(stderr, ca.Path(dir)) || !strings.Contains(stderr, "kube-gateway-trust") {
+		t.Errorf("stderr %q", stderr)
+	}
+	first, err := ca.LoadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if years := time.Until(first.NotAfter()).Hours() / 24 / 365; years < 9.9 || years > 10.1 {
+		t.Errorf("valid for %.1f years", years)
+	}
+	if !strings.Contains(r.object("configmaps/kube-gateway-trust"), "BEGIN CERTIFICATE") || r.object("secrets/kube-gateway-authority") != "" {
+		t.Error("the cluster does not have the trust bundle alone")
+	}
+
+	stdout, stderr = r.mustRun()
+	if !strings.Contains(stdout, " unchanged ") || stderr != "" {
+		t.Errorf("again: stdout %q, stderr %q", stdout, stderr)
+	}
+	r.mustFail("--force", "--trust-domain=other.local")
+
+	stdout, _ = r.mustRun("--store=cluster", "-o", "name")
+	if stdout != "configmap/kube-gateway-trust\nsecret/kube-gateway-authority\n" {
+		t.Errorf("names %q", stdout)
+	}
+	stdout, stderr = r.mustRun("--force", "--store=cluster", "--trust-domain=other.local", "--ttl=90d")
+	if !strings.Contains(stdout, " replaced (trust domain other.local") || !strings.Contains(stderr, "old authority kept as") || !strings.Contains(stderr, "enable their pods again") {
+		t.Errorf("by force: stdout %q, stderr %q", stdout, stderr)
+	}
+	second, err := ca.LoadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if days := time.Until(second.NotAfter()).Hours() / 24; second.Fingerprint() == first.Fingerprint() || days < 89 || days > 90 {
+		t.Errorf("by force: %v, valid for %.1f days", second, days)
+	}
+}
+
+func TestInitCAOutput(t *testing.T) {
+	r := newInitCA(t)
+	dir := filepath.Join(t.TempDir(), "elsewhere")
+	stdout, _ := r.mustRun("--dir", dir, "-o", "json")
+	var got map[string]any
+	if err := json.Unmarshal([]byte(stdout), &got); err != nil {
+		t.Fatalf("%v: %s", err, stdout)
+	}
+	a, err := ca.LoadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]any{
+		"trustDomain": "cluster.local", "fingerprint": a.Fingerprint(), "file": ca.Path(dir), "created": true, "changed": true,
+		"trustBundle": "kube-system/kube-gateway-trust", "secret": nil, "backup": nil,
+	} {
+		if got[key] != want {
+			t.Errorf("%s is %v, want %v", key, got[key], want)
+		}
+	}
+	t.Setenv(ca.EnvDir, dir)
+	if stdout, _ := r.mustRun("-o", "yaml"); !strings.Contains(stdout, "changed: false\n") || !strings.Contains(stdout, "fingerprint: ") {
+		t.Errorf("yaml %q", stdout)
+	}
+}
+
+func TestInitCAFromFiles(t *testing.T) {
+	r := newInitCA(t)
+	certFile, keyFile := writeCA(t)
+	r.mustFail("", "--from-cert", certFile)
+	r.mustFail("", "--from-cert", certFile, "--from-key", filepath.Join(r.data, "missing"))
+	r.mustFail("--from-key", "--from-cert", certFile, "--from-key", secondKey(t))
+	r.mustFail("--ttl", "--from-cert", certFile, "--from-key", keyFile, "--ttl=1h")
+	// The two files exchanged: neither error nor anything else shows the key.
+	r.mustFail("", "--from-cert", keyFile, "--from-key", certFile)
+	stdout, _ := r.mustRun("--from-cert", certFile, "--from-key", keyFile, "--trust-domain=prod.example.org")
+	if !strings.Contains(stdout, " created (trust domain prod.example.org") {
+		t.Errorf("stdout %q", stdout)
+	}
+	if stdout, _ := r.mustRun("--from-cert", certFile, "--from-key", keyFile); !strings.Contains(stdout, " unchanged ") {
+		t.Errorf("again: stdout %q", stdout)
+	}
+}
+
+func TestInitCARefusesFlags(t *testing.T) {
+	r := newInitCA(t)
+	r.mustFail("json", "-o", "xml")
+	r.mustFail("local or cluster", "--store=usb")
+	r.mustFail("90d", "--ttl=soon")
+	r.mustFail("90d", "--ttl=0d")
+	r.mustFail("cluster.local", "--trust-domain=https://x")
+	r.mustFail("", "unexpected")
+	if entries, err := os.ReadDir(r.data); err != nil || len(entries) != 0 {
+		t.Errorf("something was written: %v, %v", entries, err)
+	}
+}
+
+func TestInitCADamaged(t *testing.T) {
+	r := newInitCA(t)
+	dir := t.TempDir()
+	r.mustRun("--dir", dir)
+	text, err := os.ReadFile(ca.Path(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, damage := range map[string]func() error{
+		"cut":     func() error { return os.WriteFile(ca.Path(dir), text[:len(text)/2], 0o600) },
+		"exposed": func() error { return os.Chmod(ca.Path(dir), 0o644) },
+	} {
+		if err := os.WriteFile(ca.Path(dir), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := damage(); err != nil {
+			t.Fatal(err)
+		}
+		before, err := os.ReadFile(ca.Path(dir))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]error{"cut": ca.ErrDamaged, "exposed": ca.ErrExposed}[name]
+		if err := r.mustFail("--force", "--dir", dir); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", name, err, want)
+		}
+		if after, err := os.ReadFile(ca.Path(dir)); err != nil || !slices.Equal(before, after) {
+			t.Errorf("%s: the file was changed: %v", name, err)
+		}
+	}
+}
+
+func writeFile(t *testing.T, blockType string, der []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "file.pem")
+	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: blockType, Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func newKey(t *testing.T) (*ecdsa.PrivateKey, []byte) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key, der
+}
+
+func secondKey(t *testing.T) string {
+	_, der := newKey(t)
+	return writeFile(t, "PRIVATE KEY", der)
+}
+
+// writeCA writes an authority as an operator might have one.
+func writeCA(t *testing.T) (certFile, keyFile string) {
+	t.Helper()
+	key, keyDER := newKey(t)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "company root"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return writeFile(t, "CERTIFICATE", der), writeFile(t, "PRIVATE KEY", keyDER)
+}
