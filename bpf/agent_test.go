@@ -25,7 +25,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	netlab.Helpers{"agent": agentMain}.Run()
+	netlab.Helpers{"agent": agentMain, "supervisor": supervisorMain}.Run()
 	os.Exit(m.Run())
 }
 
@@ -62,7 +62,7 @@ type many struct {
 	Six         bool
 	Count       int
 	Concurrency int
-	// Hold keeps all connections open until every one is made.
+	// Hold keeps the connections open until Stop.
 	Hold bool
 }
 
@@ -92,6 +92,7 @@ type reply struct {
 func agentMain([]string) int {
 	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
 	var listeners []net.Listener
+	var held []int
 	for {
 		var q request
 		if err := in.Decode(&q); err != nil {
@@ -103,7 +104,7 @@ func agentMain([]string) int {
 		case q.Dial != nil:
 			r, err = q.Dial.run()
 		case q.Many != nil:
-			r, err = q.Many.run()
+			r, err = q.Many.run(&held)
 		case q.Serve != nil:
 			var l net.Listener
 			if l, err = q.Serve.listen(); err == nil {
@@ -123,7 +124,10 @@ func agentMain([]string) int {
 			for _, l := range listeners {
 				l.Close()
 			}
-			listeners = nil
+			for _, fd := range held {
+				unix.Close(fd)
+			}
+			listeners, held = nil, nil
 		case q.FDs:
 			var list []os.DirEntry
 			list, err = os.ReadDir("/proc/self/fd")
@@ -244,21 +248,47 @@ func (d *dial) run() (reply, error) {
 	return d.converse(fd)
 }
 
+// connectBlocking is connect(2), which a signal of the Go runtime does not end.
+func connectBlocking(fd int, to unix.Sockaddr) error {
+	err := unix.Connect(fd, to)
+	if !errors.Is(err, unix.EINTR) {
+		return err
+	}
+	return pending(fd)
+}
+
+// pending waits for the end of a connect(2) that is under way.
+func pending(fd int) error {
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	for {
+		n, err := unix.Poll(poll, 5000)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err == nil && n == 0 {
+			err = unix.ETIMEDOUT
+		}
+		if err != nil {
+			return err
+		}
+		code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		if err == nil && code != 0 {
+			err = syscall.Errno(code)
+		}
+		return err
+	}
+}
+
 func (d *dial) connect(fd int, to netip.AddrPort) syscall.Errno {
 	var err error
 	if d.FastOpen {
 		err = unix.Sendto(fd, []byte("hello"), unix.MSG_FASTOPEN, sockaddr(to, d.Six))
 	} else {
-		err = unix.Connect(fd, sockaddr(to, d.Six))
+		err = connectBlocking(fd, sockaddr(to, d.Six))
 	}
 	if d.Nonblock && errors.Is(err, unix.EINPROGRESS) {
-		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-		if _, err := unix.Poll(poll, 5000); err != nil {
-			return unix.ETIMEDOUT
-		}
-		code, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		err = pending(fd)
 		unix.SetNonblock(fd, false)
-		return syscall.Errno(code)
 	}
 	var errno syscall.Errno
 	if err != nil && !errors.As(err, &errno) {
@@ -295,6 +325,9 @@ type fdReader int
 
 func (fd fdReader) Read(p []byte) (int, error) {
 	n, err := unix.Read(int(fd), p)
+	for errors.Is(err, unix.EINTR) {
+		n, err = unix.Read(int(fd), p)
+	}
 	if err == nil && n == 0 {
 		err = io.EOF
 	}
@@ -302,13 +335,12 @@ func (fd fdReader) Read(p []byte) (int, error) {
 }
 
 // run makes Count connections and checks that each is what it should be.
-func (m *many) run() (reply, error) {
+func (m *many) run(held *[]int) (reply, error) {
 	var (
 		mu    sync.Mutex
 		wg    sync.WaitGroup
 		r     reply
 		first error
-		held  []int
 		jobs  = make(chan struct{}, m.Count)
 	)
 	for range m.Count {
@@ -327,7 +359,7 @@ func (m *many) run() (reply, error) {
 					r.OK++
 				}
 				if fd >= 0 && m.Hold {
-					held = append(held, fd)
+					*held = append(*held, fd)
 				} else if fd >= 0 {
 					unix.Close(fd)
 				}
@@ -336,9 +368,6 @@ func (m *many) run() (reply, error) {
 		})
 	}
 	wg.Wait()
-	for _, fd := range held {
-		unix.Close(fd)
-	}
 	return r, first
 }
 
@@ -354,7 +383,7 @@ func (m *many) one() (int, error) {
 	limit := unix.Timeval{Sec: 20}
 	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit)
 	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit)
-	if err := unix.Connect(fd, sockaddr(m.To, m.Six)); err != nil {
+	if err := connectBlocking(fd, sockaddr(m.To, m.Six)); err != nil {
 		return fd, fmt.Errorf("connect: %w", err)
 	}
 	local, err := sockname(fd)

@@ -218,6 +218,8 @@ func TestFastOpenAndMultipath(t *testing.T) {
 	s.captured("MSG_FASTOPEN", dial{To: four, FastOpen: true})
 	if r := s.app.ask(request{Dial: &dial{To: four, Proto: unix.IPPROTO_MPTCP}}); r.Error == "" {
 		s.captured("MPTCP", dial{To: four, Proto: unix.IPPROTO_MPTCP})
+		s.captured("MPTCP, IPv6", dial{To: at(s.there.IP6, 80), Six: true, Proto: unix.IPPROTO_MPTCP})
+		s.captured("MPTCP, v4-mapped", dial{To: four, Six: true, Proto: unix.IPPROTO_MPTCP})
 	} else {
 		t.Logf("this kernel has no MPTCP: %s", r.Error)
 	}

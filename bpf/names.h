@@ -7,27 +7,55 @@
 
 #include "types.h"
 
-/* The address to show as the other end, or NULL for the true one. The worker's
- * own sockets always show the true one. */
-static __always_inline struct endpoint *peer_of(struct bpf_sock_addr *ctx)
+/* Finds the address to show as the other end; false says that the true one is
+ * right. The worker's own sockets always show the true one. */
+static __always_inline bool peer_of(struct bpf_sock *sk, struct endpoint *peer)
 {
-	struct handover *h = bpf_sk_storage_get(&kgw_sockets, ctx->sk, NULL, 0);
+	struct handover *h = bpf_sk_storage_get(&kgw_sockets, sk, NULL, 0);
 
 	if (!h)
-		return NULL;
+		return false;
 	if (h->role != ROLE_CAPTURED && h->role != ROLE_PRESENTED)
-		return NULL;
-	return &h->addr;
+		return false;
+	*peer = h->addr;
+	return true;
+}
+
+/* The socket of an application that uses MPTCP is not the one that connect.h
+ * saw, which is below it, with the same addresses. */
+static __always_inline bool peer_of_subflow(struct bpf_sock_addr *ctx, struct bpf_sock_tuple *tuple, __u32 size,
+					    struct endpoint *peer)
+{
+	struct bpf_sock *sk = bpf_sk_lookup_tcp(ctx, tuple, size, BPF_F_CURRENT_NETNS, 0);
+	bool found;
+
+	if (!sk)
+		return false;
+	found = peer_of(sk, peer);
+	bpf_sk_release(sk);
+	return found;
 }
 
 SEC("cgroup/getpeername4")
 int kgw_getpeer4(struct bpf_sock_addr *ctx)
 {
-	struct endpoint *peer = peer_of(ctx);
+	struct config *cfg = get_config();
+	struct bpf_sock_tuple tuple = {};
+	struct endpoint peer = {};
 
-	if (peer && is_mapped(peer->ip)) {
-		ctx->user_ip4 = peer->ip[3];
-		ctx->user_port = peer->port;
+	if (!peer_of(ctx->sk, &peer)) {
+		if (!cfg || ctx->user_port != cfg->capture_port)
+			return 1;
+		tuple.ipv4.saddr = ctx->user_ip4;
+		tuple.ipv4.sport = ctx->user_port;
+		tuple.ipv4.daddr = ctx->sk->src_ip4;
+		tuple.ipv4.dport = bpf_htons(ctx->sk->src_port);
+		if (!peer_of_subflow(ctx, &tuple, sizeof(tuple.ipv4), &peer))
+			return 1;
+	}
+	if (is_mapped(peer.ip)) {
+		ctx->user_ip4 = peer.ip[3];
+		ctx->user_port = peer.port;
 	}
 	return 1;
 }
@@ -35,15 +63,41 @@ int kgw_getpeer4(struct bpf_sock_addr *ctx)
 SEC("cgroup/getpeername6")
 int kgw_getpeer6(struct bpf_sock_addr *ctx)
 {
-	struct endpoint *peer = peer_of(ctx);
+	struct config *cfg = get_config();
+	struct bpf_sock_tuple tuple = {};
+	struct endpoint peer = {};
 
-	if (peer) {
-		ctx->user_ip6[0] = peer->ip[0];
-		ctx->user_ip6[1] = peer->ip[1];
-		ctx->user_ip6[2] = peer->ip[2];
-		ctx->user_ip6[3] = peer->ip[3];
-		ctx->user_port = peer->port;
+	if (!peer_of(ctx->sk, &peer)) {
+		if (!cfg || ctx->user_port != cfg->capture_port)
+			return 1;
+		peer.ip[0] = ctx->user_ip6[0];
+		peer.ip[1] = ctx->user_ip6[1];
+		peer.ip[2] = ctx->user_ip6[2];
+		peer.ip[3] = ctx->user_ip6[3];
+		if (is_mapped(peer.ip)) {
+			tuple.ipv4.saddr = peer.ip[3];
+			tuple.ipv4.sport = ctx->user_port;
+			tuple.ipv4.daddr = ctx->sk->src_ip6[3];
+			tuple.ipv4.dport = bpf_htons(ctx->sk->src_port);
+			if (!peer_of_subflow(ctx, &tuple, sizeof(tuple.ipv4), &peer))
+				return 1;
+		} else {
+			copy_ip(tuple.ipv6.saddr, peer.ip);
+			tuple.ipv6.sport = ctx->user_port;
+			tuple.ipv6.daddr[0] = ctx->sk->src_ip6[0];
+			tuple.ipv6.daddr[1] = ctx->sk->src_ip6[1];
+			tuple.ipv6.daddr[2] = ctx->sk->src_ip6[2];
+			tuple.ipv6.daddr[3] = ctx->sk->src_ip6[3];
+			tuple.ipv6.dport = bpf_htons(ctx->sk->src_port);
+			if (!peer_of_subflow(ctx, &tuple, sizeof(tuple.ipv6), &peer))
+				return 1;
+		}
 	}
+	ctx->user_ip6[0] = peer.ip[0];
+	ctx->user_ip6[1] = peer.ip[1];
+	ctx->user_ip6[2] = peer.ip[2];
+	ctx->user_ip6[3] = peer.ip[3];
+	ctx->user_port = peer.port;
 	return 1;
 }
 

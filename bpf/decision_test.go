@@ -1,0 +1,230 @@
+//go:build linux
+
+package bpf_test
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/bpf"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+func TestGatewayIsExempt(t *testing.T) {
+	s := setUp(t, nil)
+	four, six := at(s.there.IP4, 80), at(s.there.IP6, 80)
+	s.direct("gateway", s.gateway, dial{To: four})
+	s.direct("gateway, IPv6", s.gateway, dial{To: six, Six: true})
+	s.direct("gateway, v4-mapped", s.gateway, dial{To: four, Six: true})
+
+	// Some runtimes put the container one level lower.
+	nested := filepath.Join(s.here.GatewayCgroup, "container")
+	if err := os.Mkdir(nested, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s.direct("gateway in a cgroup of its own", startAgent(t, s.here, nested, 0), dial{To: four})
+	if got := s.counters(); got != (bpf.Counters{}) {
+		t.Errorf("counters %+v, want none", got)
+	}
+	s.captured("application", dial{To: four})
+}
+
+func TestOtherPodsAreNotCaptured(t *testing.T) {
+	s := setUp(t, nil)
+	other := startAgent(t, s.here, s.here.OtherCgroup, 0)
+	s.direct("another cgroup", other, dial{To: at(s.there.IP4, 80)})
+	s.direct("another cgroup, IPv6", other, dial{To: at(s.there.IP6, 80), Six: true})
+	// A process that was not started through the pod's cgroup, but is in it now.
+	s.captured("application", dial{To: at(s.there.IP4, 80)})
+	if got := s.counters().Captured; got != 1 {
+		t.Errorf("captured %d, want 1", got)
+	}
+}
+
+func TestExclusions(t *testing.T) {
+	s := setUp(t, func(o *bpf.Options) {
+		o.Exclude = prefixes("10.9.0.0/30", "fd00:9::2/128")
+		o.Capture = append(o.Capture, prefixes("10.9.0.2/32", "127.0.0.3/32")...)
+		o.ExcludePorts = []uint16{443, 65535}
+	})
+	server := startAgent(t, s.there, s.there.OtherCgroup, 0)
+	for _, port := range []string{":443", ":65535", ":9080"} {
+		server.do(request{Serve: &serve{Network: "tcp", Address: port}})
+	}
+	local := startAgent(t, s.here, s.here.AppCgroup, 0)
+	local.do(request{Serve: &serve{Network: "tcp", Address: ":8080"}})
+
+	s.captured("longest prefix, capture", dial{To: at(s.there.IP4, 80)})
+	s.captured("longest prefix, v4-mapped", dial{To: at(s.there.IP4, 80), Six: true})
+	s.direct("longest prefix, exclude", s.app, dial{To: at(s.there.IP6, 80), Six: true})
+	s.direct("port", s.app, dial{To: at(s.there.IP4, 443)})
+	s.direct("last port", s.app, dial{To: at(s.there.IP4, 65535)})
+	s.captured("a port beside", dial{To: at(s.there.IP4, 9080)})
+	s.direct("own IP", s.app, dial{To: at(s.here.IP4, 8080)})
+	s.direct("own IPv6", s.app, dial{To: at(s.here.IP6, 8080), Six: true})
+	s.direct("own IP, v4-mapped", s.app, dial{To: at(s.here.IP4, 8080), Six: true})
+	s.direct("loopback", s.app, dial{To: netip.MustParseAddrPort("127.0.0.1:8080")})
+	s.direct("loopback, named as a range", s.app, dial{To: netip.MustParseAddrPort("127.0.0.3:8080")})
+	s.direct("loopback, IPv6", s.app, dial{To: netip.MustParseAddrPort("[::1]:8080"), Six: true})
+	s.direct("captured before, not any more", s.app, dial{To: at(s.there.IP4, 80), Then: at(s.there.IP4, 443)})
+	if r := s.app.dial(dial{To: at(s.there.IP4, 80), Type: unix.SOCK_DGRAM}); r.Errno != 0 || r.Peer != at(s.there.IP4, 80) {
+		t.Errorf("UDP: %v, peer %v", r.Errno, r.Peer)
+	}
+	if got, want := s.counters(), (bpf.Counters{Captured: 4}); got != want {
+		t.Errorf("counters %+v, want %+v", got, want)
+	}
+}
+
+// A range of IPv6 must not swallow IPv4 in its v4-mapped form, nor the other way round.
+func TestRanges(t *testing.T) {
+	const exclude, pod, service = 0, 1, 2
+	for _, c := range []struct {
+		name    string
+		options bpf.Options
+		want    map[string]uint32
+	}{
+		{"everything of IPv6", bpf.Options{Capture: prefixes("::/0")},
+			map[string]uint32{"10.1.1.1": exclude, "2001:db8::1": pod, "::1": exclude, "fe80::1": exclude, "::": exclude}},
+		{"everything of IPv4", bpf.Options{Capture: prefixes("0.0.0.0/0")},
+			map[string]uint32{"10.1.1.1": pod, "2001:db8::1": exclude, "127.0.0.53": exclude, "0.0.0.0": exclude}},
+		{"services within pods", bpf.Options{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.96.0.0/12")},
+			map[string]uint32{"10.1.1.1": pod, "10.96.0.1": service, "10.112.0.1": pod, "11.0.0.1": exclude}},
+		{"one range in two lists", bpf.Options{Capture: prefixes("10.0.0.0/8", "11.0.0.0/8"),
+			Services: prefixes("10.0.0.0/8", "11.0.0.0/8", "12.0.0.0/8"), Exclude: prefixes("11.0.0.0/8", "12.0.0.0/8")},
+			map[string]uint32{"10.1.1.1": pod, "11.1.1.1": exclude, "12.1.1.1": exclude}},
+		{"host bits set", bpf.Options{Capture: prefixes("10.244.3.7/16")},
+			map[string]uint32{"10.244.0.1": pod, "10.245.0.1": exclude}},
+		{"own addresses", bpf.Options{Capture: prefixes("10.0.0.0/8", "10.0.0.7/32", "fd00::/8"),
+			PodIPs: []netip.Addr{netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("fd00::7")}},
+			map[string]uint32{"10.0.0.7": exclude, "10.0.0.8": pod, "fd00::7": exclude, "fd00::8": pod}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			needRoot(t)
+			c.options.Pod = bpf.Cgroup{Path: "/x", Rel: "/x", ID: 1}
+			c.options.Own = bpf.Cgroup{Path: "/x/y", Rel: "/x/y", ID: 2}
+			p := load(t, c.options)
+			for ip, want := range c.want {
+				if got, err := p.Lookup(netip.MustParseAddr(ip)); got != want || err != nil {
+					t.Errorf("%s: action %d, %v, want %d", ip, got, err, want)
+				}
+			}
+		})
+	}
+}
+
+func needRoot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("root is needed to load programs")
+		}
+		t.Skip("root is needed to load programs")
+	}
+}
+
+func TestOptionsAreChecked(t *testing.T) {
+	pod, own := bpf.Cgroup{Path: "/x", Rel: "/x", ID: 1}, bpf.Cgroup{Path: "/x/y", Rel: "/x/y", ID: 2}
+	for name, o := range map[string]bpf.Options{
+		"no cgroups":              {},
+		"one cgroup for both":     {Pod: pod, Own: pod},
+		"own is not below pod":    {Pod: pod, Own: bpf.Cgroup{Path: "/xy", ID: 2}},
+		"loopback as pod IP":      {Pod: pod, Own: own, PodIPs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}},
+		"invalid range":           {Pod: pod, Own: own, Capture: []netip.Prefix{{}}},
+		"v4-mapped form of range": {Pod: pod, Own: own, Capture: prefixes("::ffff:10.0.0.0/104")},
+		"too deep":                {Pod: pod, Own: bpf.Cgroup{Path: "/x/y", Rel: "/1/2/3/4/5/6/7/8/9/0/1/2/3/4/5/6/7/8/9/0/1", ID: 2}},
+	} {
+		if p, err := bpf.Load(o); err == nil {
+			p.Close()
+			t.Errorf("%s: loaded", name)
+		}
+	}
+}
+
+func TestServices(t *testing.T) {
+	s := setUp(t, nil)
+	// The other host answers for the VIPs.
+	route(t, s, "10.96.0.0/12", "fd00:96::/112")
+	vip4, vip6 := netip.MustParseAddrPort("10.96.0.10:80"), netip.MustParseAddrPort("[fd00:96::a]:80")
+
+	s.direct("permissive", s.app, dial{To: vip4})
+	s.direct("permissive, IPv6", s.app, dial{To: vip6, Six: true})
+	s.direct("permissive, v4-mapped", s.app, dial{To: vip4, Six: true})
+	if got, want := s.counters(), (bpf.Counters{ServicePassed: 3}); got != want {
+		t.Errorf("counters %+v, want %+v", got, want)
+	}
+
+	if err := s.programs.SetStrict(true); err != nil {
+		t.Fatal(err)
+	}
+	s.refused("strict", dial{To: vip4}, syscall.EPERM)
+	s.refused("strict, IPv6", dial{To: vip6, Six: true}, syscall.EPERM)
+	s.captured("strict, pod", dial{To: at(s.there.IP4, 80)})
+	s.direct("strict, gateway itself", s.gateway, dial{To: vip4})
+	if got, want := s.counters(), (bpf.Counters{ServicePassed: 3, ServiceRefused: 2, Captured: 1}); got != want {
+		t.Errorf("counters %+v, want %+v", got, want)
+	}
+
+	if err := s.programs.SetStrict(false); err != nil {
+		t.Fatal(err)
+	}
+	s.direct("permissive again", s.app, dial{To: vip4})
+}
+
+func TestNoListener(t *testing.T) {
+	four, six := func(s *scene) dial { return dial{To: at(s.there.IP4, 80)} }, func(s *scene) dial { return dial{To: at(s.there.IP6, 80), Six: true} }
+	t.Run("open", func(t *testing.T) {
+		s := setUp(t, nil)
+		s.gateway.do(request{Stop: true})
+		s.direct("IPv4", s.app, four(s))
+		s.direct("IPv6", s.app, six(s))
+		if got, want := s.counters(), (bpf.Counters{NoListener: 2}); got != want {
+			t.Errorf("counters %+v, want %+v", got, want)
+		}
+	})
+	t.Run("closed", func(t *testing.T) {
+		s := setUp(t, func(o *bpf.Options) { o.KeepOnExit = true })
+		s.gateway.do(request{Stop: true})
+		s.refused("IPv4", four(s), syscall.EPERM)
+		s.refused("IPv6", six(s), syscall.EPERM)
+		s.refused("v4-mapped", dial{To: at(s.there.IP4, 80), Six: true}, syscall.EPERM)
+		if got, want := s.counters(), (bpf.Counters{NoListener: 3}); got != want {
+			t.Errorf("counters %+v, want %+v", got, want)
+		}
+		s.gateway.do(request{Gateway: &gateway{gatewayAddresses[:1]}})
+		s.captured("IPv4 again", four(s))
+		s.refused("IPv6 still", six(s), syscall.EPERM)
+	})
+}
+
+func TestBoundToDevice(t *testing.T) {
+	for _, strict := range []bool{false, true} {
+		s := setUp(t, func(o *bpf.Options) { o.Strict = strict })
+		d := dial{To: at(s.there.IP4, 80), Device: "eth0"}
+		if strict {
+			s.refused("strict", d, syscall.EPERM)
+		} else {
+			s.direct("permissive", s.app, d)
+		}
+		if got, want := s.counters(), (bpf.Counters{Uncapturable: 1}); got != want {
+			t.Errorf("counters %+v, want %+v", got, want)
+		}
+	}
+}
+
+// The worker has no privilege, so the tests above prove that it needs none.
+func TestWorkerHasNoPrivilege(t *testing.T) {
+	s := setUp(t, nil)
+	status, err := os.ReadFile("/proc/" + itoa(s.gateway.p.Pid) + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for field, want := range map[string]string{"Uid": itoa(api.WorkerID), "CapEff": "0000000000000000", "CapPrm": "0000000000000000"} {
+		if got := statusField(string(status), field); got != want {
+			t.Errorf("%s is %s, want %s", field, got, want)
+		}
+	}
+}

@@ -1,0 +1,202 @@
+//go:build linux
+
+package bpf_test
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/kubectl-gateway/kubectl-gateway/bpf"
+)
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+// statusField returns the first value of a field in proc_pid_status(5).
+func statusField(status, field string) string {
+	for line := range strings.Lines(status) {
+		if values, ok := strings.CutPrefix(line, field+":"); ok {
+			return strings.Fields(values)[0]
+		}
+	}
+	return ""
+}
+
+// route sends ranges from here to the other host, which takes every address in
+// them as its own.
+func route(t *testing.T, s *scene, ranges ...string) {
+	t.Helper()
+	for _, r := range ranges {
+		_, dst, err := net.ParseCIDR(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		via := s.there.IP4
+		if dst.IP.To4() == nil {
+			via = s.there.IP6
+		}
+		if err := s.here.Do(func() error {
+			return netlink.RouteAdd(&netlink.Route{Dst: dst, Gw: via.AsSlice()})
+		}); err != nil {
+			t.Fatalf("route to %s: %v", r, err)
+		}
+		if err := s.there.Do(func() error {
+			lo, err := netlink.LinkByName("lo")
+			if err != nil {
+				return err
+			}
+			return netlink.RouteAdd(&netlink.Route{Dst: dst, LinkIndex: lo.Attrs().Index, Type: syscall.RTN_LOCAL, Table: 255, Scope: netlink.SCOPE_HOST})
+		}); err != nil {
+			t.Fatalf("local route to %s: %v", r, err)
+		}
+	}
+}
+
+// await waits until condition says "", and fails with what it said last.
+func await(t *testing.T, condition func() string) {
+	t.Helper()
+	var last string
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if last = condition(); last == "" {
+			return
+		}
+	}
+	t.Error(last)
+}
+
+// nothingLeft checks that no connection has left a trace.
+func (s *scene) nothingLeft() {
+	s.Helper()
+	await(s.T, func() string {
+		handovers, err := s.programs.Handovers()
+		if err != nil {
+			s.Fatal(err)
+		}
+		sockets, err := s.programs.Sockets()
+		if err != nil {
+			s.Fatal(err)
+		}
+		if handovers != 0 || sockets != 0 {
+			return fmt.Sprintf("%d entries left in the handover map, %d sockets remembered", handovers, sockets)
+		}
+		return ""
+	})
+}
+
+func TestPresentAs(t *testing.T) {
+	s := setUp(t, nil)
+	s.app.do(request{Serve: &serve{Network: "tcp", Address: ":8080", MPTCP: true}})
+	s.app.do(request{Serve: &serve{Network: "tcp4", Address: "0.0.0.0:8081"}})
+	client4, client6 := netip.MustParseAddrPort("10.1.2.3:4567"), netip.MustParseAddrPort("[fd00:1::3]:4567")
+
+	for name, c := range map[string]dial{
+		"IPv4":                   {To: at(s.here.IP4, 8081), PresentAs: client4},
+		"dual-stack listener":    {To: at(s.here.IP4, 8080), PresentAs: client4},
+		"IPv6":                   {To: at(s.here.IP6, 8080), Six: true, PresentAs: client6},
+		"v4-mapped from gateway": {To: at(s.here.IP4, 8080), Six: true, PresentAs: client4},
+		"loopback":               {To: netip.MustParseAddrPort("127.0.0.1:8081"), PresentAs: client4},
+		"nonblocking":            {To: at(s.here.IP4, 8081), PresentAs: client4, Nonblock: true},
+	} {
+		r := s.gateway.dial(c)
+		if r.Errno != 0 || r.Seen == nil {
+			t.Errorf("%s: connect: %v, %+v", name, r.Errno, r.Seen)
+			continue
+		}
+		if unmapped(r.Seen.Accept) != c.PresentAs || unmapped(r.Seen.Peer) != c.PresentAs || unmapped(r.Seen.Local) != c.To {
+			t.Errorf("%s: the application saw %+v, want client %v", name, *r.Seen, c.PresentAs)
+		}
+		if unmapped(r.Peer) != c.To {
+			t.Errorf("%s: the gateway's own getpeername says %v, want %v", name, r.Peer, c.To)
+		}
+	}
+	s.direct("without PresentAs", s.gateway, dial{To: at(s.here.IP4, 8081)})
+	if r := s.gateway.dial(dial{To: at(s.here.IP4, 9), PresentAs: client4}); r.Errno != syscall.ECONNREFUSED {
+		t.Errorf("closed port: %v", r.Errno)
+	}
+	s.nothingLeft()
+}
+
+// Only the gateway may pretend, and only the gateway is told.
+func TestSocketOptionsAreTheGatewaysAlone(t *testing.T) {
+	s := setUp(t, nil)
+	root := startAgent(t, s.here, s.here.AppCgroup, 0)
+	if r := root.ask(request{Dial: &dial{To: at(s.here.IP4, 9), PresentAs: netip.MustParseAddrPort("10.1.2.3:4567")}}); !strings.Contains(r.Error, "protocol not available") {
+		t.Errorf("PresentAs by the application: %q", r.Error)
+	}
+	// A connection to the capture listener itself has no original destination.
+	r := s.app.dial(dial{To: netip.MustParseAddrPort("127.0.0.1:18000")})
+	if r.Seen == nil || r.Seen.Error != "not captured" || r.Seen.Original.IsValid() || r.Seen.Netfilter.IsValid() {
+		t.Errorf("direct connection to the capture listener: %+v", r.Seen)
+	}
+}
+
+func TestHundredThousandConnections(t *testing.T) {
+	count := 100_000
+	if testing.Short() {
+		count = 5_000
+	}
+	s := setUp(t, nil)
+	before := s.gateway.do(request{FDs: true}).FDs
+	r := s.app.do(request{Many: &many{To: at(s.there.IP4, 80), Count: count, Concurrency: 1}})
+	if r.OK != count {
+		t.Errorf("%d of %d connections were right", r.OK, count)
+	}
+	if got := s.counters().Captured; got != uint64(count) {
+		t.Errorf("captured %d, want %d", got, count)
+	}
+	s.nothingLeft()
+	await(t, func() string {
+		if after := s.gateway.do(request{FDs: true}).FDs; after > before {
+			return fmt.Sprintf("the gateway has %d files open, %d before", after, before)
+		}
+		return ""
+	})
+}
+
+func TestThousandConcurrentConnections(t *testing.T) {
+	s := setUp(t, nil)
+	for _, q := range []many{
+		{To: at(s.there.IP4, 80), Count: 1000, Concurrency: 1000, Hold: true},
+		{To: at(s.there.IP6, 80), Six: true, Count: 1000, Concurrency: 1000, Hold: true},
+		{To: at(s.there.IP4, 80), Count: 5000, Concurrency: 100},
+	} {
+		if r := s.app.do(request{Many: &q}); r.OK != q.Count {
+			t.Errorf("%d of %d connections were right", r.OK, q.Count)
+		}
+	}
+	s.app.do(request{Stop: true})
+	s.nothingLeft()
+}
+
+// Every ephemeral port can be used for captured connections, and none is taken
+// away from connections to elsewhere.
+func TestEphemeralPorts(t *testing.T) {
+	s := setUp(t, func(o *bpf.Options) { o.ExcludePorts = []uint16{81} })
+	const ports = 400
+	if err := s.here.Do(func() error {
+		return os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", fmt.Appendf(nil, "40000 %d", 40000+ports-1), 0)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	server := startAgent(t, s.there, s.there.OtherCgroup, 0)
+	server.do(request{Serve: &serve{Network: "tcp", Address: ":81"}})
+
+	hold := startAgent(t, s.here, s.here.AppCgroup, 1000)
+	for _, q := range []many{
+		{To: at(s.there.IP4, 80), Count: ports, Concurrency: 20, Hold: true},
+		{To: at(s.there.IP6, 80), Six: true, Count: ports, Concurrency: 20, Hold: true},
+	} {
+		if r := hold.ask(request{Many: &q}); r.OK != ports {
+			t.Errorf("%d captured connections to %v from %d ports: %s", r.OK, q.To, ports, r.Error)
+		}
+	}
+	s.direct("elsewhere", s.app, dial{To: at(s.there.IP4, 81)})
+}
