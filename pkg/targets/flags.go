@@ -26,14 +26,14 @@ type Flags struct {
 // AddFlags registers -l/--selector and --all.
 func (f *Flags) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVarP(&f.Selector, "selector", "l", f.Selector,
-		"Select pods by label, for example app=web,tier!=cache")
-	flags.BoolVar(&f.All, "all", f.All, "Select all pods of the namespace")
+		"select pods by label, for example app=web,tier!=cache")
+	flags.BoolVar(&f.All, "all", f.All, "select all pods of the namespace")
 }
 
 // AddAllNamespacesFlag registers -A/--all-namespaces, for verbs that offer it.
 func (f *Flags) AddAllNamespacesFlag(flags *pflag.FlagSet) {
 	flags.BoolVarP(&f.AllNamespaces, "all-namespaces", "A", f.AllNamespaces,
-		"Look in all namespaces")
+		"look in all namespaces")
 }
 
 // Empty reports whether neither the flags nor args select any pod.

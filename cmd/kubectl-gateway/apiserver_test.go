@@ -1,0 +1,148 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// apiServer is a small API server: pods, their logs, and exec for gateways that
+// answer with their status.
+type apiServer struct {
+	pods []corev1.Pod
+	// answers are the status texts by pod; exec elsewhere is refused.
+	answers map[string]string
+	// logs are the log texts by pod.
+	logs map[string]string
+}
+
+func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path := strings.TrimPrefix(r.URL.Path, "/api/v1/")
+	if path == "/version" {
+		fmt.Fprint(w, `{"major":"1","minor":"37","gitVersion":"v1.37.2\u001b[2J"}`)
+		return
+	}
+	namespace := metav1.NamespaceAll
+	if rest, ok := strings.CutPrefix(path, "namespaces/"); ok {
+		namespace, path, _ = strings.Cut(rest, "/")
+	}
+	parts := strings.Split(path, "/")
+	if parts[0] != "pods" {
+		http.Error(w, "unexpected path "+r.URL.Path, http.StatusTeapot)
+		return
+	}
+	switch {
+	case len(parts) == 1:
+		list := corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}}
+		for _, pod := range s.pods {
+			if namespace == metav1.NamespaceAll || pod.Namespace == namespace {
+				list.Items = append(list.Items, pod)
+			}
+		}
+		s.answer(w, http.StatusOK, list)
+	case len(parts) == 2:
+		for _, pod := range s.pods {
+			if pod.Namespace == namespace && pod.Name == parts[1] {
+				pod.TypeMeta = metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"}
+				s.answer(w, http.StatusOK, pod)
+				return
+			}
+		}
+		s.refuse(w, http.StatusNotFound, metav1.StatusReasonNotFound, "not found")
+	case parts[2] == "log" && s.logs[parts[1]] != "":
+		fmt.Fprint(w, s.logs[parts[1]])
+	case parts[2] == "exec" && s.answers[parts[1]] != "":
+		s.exec(w, r, s.answers[parts[1]])
+	default:
+		s.refuse(w, http.StatusForbidden, metav1.StatusReasonForbidden, "no role")
+	}
+}
+
+func (s *apiServer) answer(w http.ResponseWriter, code int, value any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(value)
+}
+
+func (s *apiServer) refuse(w http.ResponseWriter, code int, reason metav1.StatusReason, message string) {
+	s.answer(w, code, metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
+		Status: metav1.StatusFailure, Code: int32(code), Reason: reason, Message: message})
+}
+
+func (s *apiServer) exec(w http.ResponseWriter, r *http.Request, text string) {
+	conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{"v5.channel.k8s.io": {Binary: true,
+		Channels: []wsstream.ChannelType{wsstream.ReadChannel, wsstream.WriteChannel, wsstream.WriteChannel, wsstream.WriteChannel}}})
+	_, streams, err := conn.Open(w, r)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	fmt.Fprint(streams[1], text)
+	fmt.Fprint(streams[3], `{"status":"Success"}`)
+}
+
+// start makes a kubeconfig for s and returns what runs a command line with it.
+func (s *apiServer) start(t *testing.T) func(args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	server := httptest.NewServer(s)
+	t.Cleanup(server.Close)
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	text := fmt.Sprintf(`{"apiVersion":"v1","kind":"Config","current-context":"c","clusters":[{"name":"c","cluster":{"server":%q}}],
+		"contexts":[{"name":"c","context":{"cluster":"c","user":"u","namespace":"demo"}}],"users":[{"name":"u","user":{}}]}`, server.URL)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return func(args ...string) (int, string, string) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var stdout, stderr bytes.Buffer
+		code := run(ctx, genericiooptions.IOStreams{In: strings.NewReader(""), Out: &stdout, ErrOut: &stderr},
+			append(args, "--kubeconfig="+path))
+		return code, stdout.String(), stderr.String()
+	}
+}
+
+// podWithGateway returns a pod, with a gateway in the given state unless that is nil.
+func podWithGateway(namespace, name string, state *corev1.ContainerState) corev1.Pod {
+	pod := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID("uid-" + name)},
+		Spec:   corev1.PodSpec{NodeName: "node-1"},
+		Status: corev1.PodStatus{PodIPs: []corev1.PodIP{{IP: "10.0.1.7"}}}}
+	if state == nil {
+		return pod
+	}
+	config := fmt.Sprintf(`{"version":1,"pod":{"namespace":%q,"name":%q,"uid":"uid-%s","serviceAccount":"default"},
+		"podIPs":["10.0.1.7"],"trustDomain":"td","mode":"strict","onFailure":"closed","capture":["10.0.0.0/8"]}`, namespace, name, name)
+	pod.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
+		Name: "kube-gateway", Image: "gateway:v1", Env: []corev1.EnvVar{{Name: api.EnvConfig, Value: config}}}}}
+	pod.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{{Name: "kube-gateway", State: *state}}
+	return pod
+}
+
+func gatewayRuns() *corev1.ContainerState {
+	return &corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
+}
+
+func gatewayDied() *corev1.ContainerState {
+	return &corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 2, Message: "no cgroup"}}
+}
+
+func readyStatus(name string) string {
+	return fmt.Sprintf(`{"state":"ready","version":"v1","pod":{"uid":"uid-%s"},"mode":"strict","identity":"spiffe://td/ns/demo/sa/default",
+		"traffic":{"outbound":{"encrypted":4,"plaintext":1}}}`, name)
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
+)
+
+// selection is what a verb that only looks is to look at.
+type selection struct {
+	pods []corev1.Pod
+	// missing joins what went wrong with named pods, nil if all were found.
+	missing error
+	// namespace is where was looked, empty for everywhere.
+	namespace string
+}
+
+// lookAt returns the pods that flags and args select. Unlike verbs that change
+// something, those that look take no selection as "whatever has a gateway".
+func (a *app) lookAt(ctx context.Context, client kubernetes.Interface, flags targets.Flags, args []string) (*selection, error) {
+	namespace, _, err := a.flags.ToRawKubeConfigLoader().Namespace()
+	if err != nil {
+		return nil, fmt.Errorf("reading the kubeconfig: %w", err)
+	}
+	nothing := flags.Empty(args)
+	if nothing {
+		flags.All = true
+	}
+	pods, err := flags.Select(ctx, client, namespace, args)
+	found := &selection{pods: pods, namespace: namespace}
+	if flags.AllNamespaces {
+		found.namespace = metav1.NamespaceAll
+	}
+	switch {
+	case nothing && errors.Is(err, targets.ErrNoMatch):
+		return found, nil
+	case err != nil && len(pods) == 0:
+		return nil, err
+	case nothing:
+		found.onlyWithGateway()
+	}
+	found.missing = err
+	return found, nil
+}
+
+// onlyWithGateway drops the pods that never had a gateway.
+func (s *selection) onlyWithGateway() {
+	s.pods = slices.DeleteFunc(s.pods, func(pod corev1.Pod) bool {
+		_, ok := inject.Current(&pod)
+		return !ok
+	})
+}
+
+// where names the place that was looked at.
+func (s *selection) where() string {
+	if s.namespace == metav1.NamespaceAll {
+		return "any namespace"
+	}
+	return fmt.Sprintf("namespace %q", s.namespace)
+}
+
+// reportMissing prints the errors of pods that were not found, one line each,
+// and returns errReported if there are any.
+func (a *app) reportMissing(missing error) error {
+	if missing == nil {
+		return nil
+	}
+	all := []error{missing}
+	if joined, ok := missing.(interface{ Unwrap() []error }); ok {
+		all = joined.Unwrap()
+	}
+	for _, err := range all {
+		fmt.Fprintf(a.ErrOut, "error: %s\n", line(err.Error()))
+	}
+	if hint := api.Hint(missing); hint != "" {
+		fmt.Fprintf(a.ErrOut, "hint: %s\n", hint)
+	}
+	return errReported
+}

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+
+	"github.com/spf13/cobra"
+	apiversion "k8s.io/apimachinery/pkg/version"
+	"k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/yaml"
+
+	buildversion "github.com/kubectl-gateway/kubectl-gateway/internal/version"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
+)
+
+// version is the build of the plugin, the same for the whole run.
+var version = buildversion.String()
+
+// versions is what version prints with -o json and -o yaml.
+type versions struct {
+	Client clientVersion `json:"clientVersion"`
+	// Server is what the API server says of itself, nil if it was not asked or
+	// did not answer.
+	Server *apiversion.Info `json:"serverVersion,omitempty"`
+}
+
+// clientVersion describes the plugin.
+type clientVersion struct {
+	Version   string `json:"version"`
+	GoVersion string `json:"goVersion"`
+	Platform  string `json:"platform"`
+	// Image is what enable puts into pods unless told otherwise.
+	Image string `json:"image"`
+}
+
+// versionOptions are the flags of version.
+type versionOptions struct {
+	client bool
+	output string
+}
+
+func newVersionCommand(a *app) *cobra.Command {
+	var o versionOptions
+	cmd := &cobra.Command{
+		Use:   "version",
+		Short: "Print the versions of the plugin and of the server",
+		Long: `Prints the version of the plugin, the gateway's image that belongs to it, and
+the version of the API server. If the server does not answer, the rest is printed
+all the same, and the exit code is 1.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), a) },
+	}
+	cmd.Flags().BoolVar(&o.client, "client", false, "do not ask the server")
+	cmd.Flags().StringVarP(&o.output, "output", "o", "", "output format: json or yaml")
+	return cmd
+}
+
+func (o *versionOptions) run(ctx context.Context, a *app) error {
+	if err := oneOf("output", o.output, []string{"", "json", "yaml"}); err != nil {
+		return err
+	}
+	all := versions{Client: clientVersion{Version: version, GoVersion: runtime.Version(),
+		Platform: runtime.GOOS + "/" + runtime.GOARCH, Image: inject.DefaultImage(version)}}
+	var unread error
+	if !o.client {
+		all.Server, unread = serverVersion(ctx, a)
+	}
+	text, err := all.format(o.output)
+	if err != nil {
+		return err
+	}
+	if _, err := io.WriteString(a.Out, text); err != nil {
+		return fmt.Errorf("printing the versions: %w", err)
+	}
+	return unread
+}
+
+func serverVersion(ctx context.Context, a *app) (*apiversion.Info, error) {
+	_, client, err := a.kubernetes()
+	if err != nil {
+		return nil, err
+	}
+	return askVersion(ctx, client)
+}
+
+// askVersion does what client-go's discovery does, but ends with ctx.
+func askVersion(ctx context.Context, client kubernetes.Interface) (*apiversion.Info, error) {
+	text, err := client.Discovery().RESTClient().Get().AbsPath("/version").Do(ctx).Raw()
+	if err != nil {
+		return nil, fmt.Errorf("asking the server for its version: %w", err)
+	}
+	var info apiversion.Info
+	if err := json.Unmarshal(text, &info); err != nil {
+		return nil, fmt.Errorf("reading the server's version: %w", err)
+	}
+	return &info, nil
+}
+
+func (v *versions) format(output string) (string, error) {
+	if output != "" {
+		return encode(v, output)
+	}
+	text := fmt.Sprintf("Plugin version: %s\nGo version: %s\nPlatform: %s\nGateway image: %s\n",
+		v.Client.Version, v.Client.GoVersion, v.Client.Platform, v.Client.Image)
+	if v.Server != nil {
+		text += fmt.Sprintf("Server version: %s\n", terminal.Clean(v.Server.GitVersion))
+	}
+	return text, nil
+}
+
+// encode returns value as json or yaml, harmless to a terminal.
+func encode(value any, output string) (string, error) {
+	if output == "yaml" {
+		text, err := yaml.Marshal(value)
+		if err != nil {
+			return "", fmt.Errorf("encoding as YAML: %w", err)
+		}
+		return string(text), nil
+	}
+	// encoding/json's default for HTML would turn "<" into an escape.
+	var text strings.Builder
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "    ")
+	if err := encoder.Encode(value); err != nil {
+		return "", fmt.Errorf("encoding as JSON: %w", err)
+	}
+	return string(terminal.CleanJSON([]byte(text.String()))), nil
+}
