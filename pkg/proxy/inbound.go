@@ -168,9 +168,10 @@ func (p *Proxy) allowed(s *settings, h header, leaf *x509.Certificate) error {
 }
 
 // dialApplication connects to the local application, which sees the header's
-// client as its peer. The socket is bound to the loopback device: nothing can
-// leave the pod through it, and ports in TIME_WAIT can be used again after a
-// second (net.ipv4.tcp_tw_reuse=2).
+// client as its peer. The socket's own address is one of loopback: all clients
+// of the application share its ports, and after the end of a connection only a
+// loopback address can be used again before TIME_WAIT is over, after a second
+// (net.ipv4.tcp_tw_reuse=2). It also keeps the connection inside the pod.
 func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
 	d := net.Dialer{
 		Timeout:   p.options.LocalTimeout,
@@ -178,8 +179,9 @@ func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
 		Control: func(_, _ string, raw syscall.RawConn) error {
 			var err error
 			if controlErr := raw.Control(func(fd uintptr) {
-				if err = unix.BindToDevice(int(fd), "lo"); err != nil {
-					err = fmt.Errorf("binding to the loopback device: %w", err)
+				// The port is chosen by connect, for this destination alone.
+				if err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
+					err = fmt.Errorf("binding without a port: %w", err)
 					return
 				}
 				if err = p.sockets.PresentAs(int(fd), h.Client); err != nil {
@@ -192,7 +194,11 @@ func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
 		},
 	}
 	d.SetMultipathTCP(false)
-	return d.DialTCP(p.ctx, "tcp", netip.AddrPort{}, h.Destination)
+	local := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
+	if h.Destination.Addr().Is6() {
+		local = netip.AddrPortFrom(netip.IPv6Loopback(), 0)
+	}
+	return d.DialTCP(p.ctx, "tcp", local, h.Destination)
 }
 
 // decline tells the peer why there will be no connection.
