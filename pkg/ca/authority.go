@@ -146,13 +146,10 @@ func (a *Authority) NotBefore() time.Time {
 	return t
 }
 
-// String names a without its key, whatever the verb of the format.
+// String names a without its key.
 func (a *Authority) String() string {
 	return fmt.Sprintf("authority %s of trust domain %s", shortFingerprint(a.chain[0]), a.trustDomain)
 }
-
-// GoString keeps the key out of the output of %#v.
-func (a *Authority) GoString() string { return a.String() }
 
 // same reports whether a and b sign with the same certificate for the same
 // trust domain.

@@ -43,7 +43,7 @@ func TestNew(t *testing.T) {
 	if k, ok := cert.PublicKey.(*ecdsa.PublicKey); !ok || k.Curve != elliptic.P256() {
 		t.Errorf("key of type %T", cert.PublicKey)
 	}
-	if years := cert.NotAfter.Sub(time.Now()).Hours() / 24 / 365; years < 9.9 || years > 10.1 {
+	if years := time.Until(cert.NotAfter).Hours() / 24 / 365; years < 9.9 || years > 10.1 {
 		t.Errorf("valid for %.1f years", years)
 	}
 	if a.TrustDomain() != "prod.example.org" || len(a.Fingerprint()) != 64 {
@@ -126,6 +126,21 @@ func TestIssue(t *testing.T) {
 				t.Errorf("trust domain %s: openssl: %v: %s", td, err, out)
 			}
 		}
+	}
+}
+
+// An imported authority may be allowed to sign anything; it still serves one
+// trust domain.
+func TestIssueWithoutConstraint(t *testing.T) {
+	root := sign(t, "root", ecKey(t, elliptic.P256()), nil, nil)
+	a, err := Import(root.certPEM(), root.keyPEM(t), "prod.example.org", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if leaf, err := a.Issue(LeafRequest{Identity: testID("cluster.local")}); err == nil {
+		t.Errorf("issued %v for another trust domain", leaf)
+	} else {
+		checkMessage(t, "another trust domain", err)
 	}
 }
 

@@ -1,9 +1,11 @@
 package ca
 
 import (
+	"crypto/elliptic"
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -117,6 +119,26 @@ func TestBundleOfTwo(t *testing.T) {
 		}
 	}
 	if _, err := PublishBundle(ctx, cluster, c, false); !errors.Is(err, ErrForeign) {
+		t.Error(err)
+	}
+}
+
+// The same root may serve another trust domain elsewhere; its gateways would
+// refuse ours.
+func TestBundleOfAnotherTrustDomain(t *testing.T) {
+	ctx, cluster := t.Context(), newCluster("uid-1")
+	root := sign(t, "root", ecKey(t, elliptic.P256()), nil, nil)
+	imported := func(trustDomain string) *Authority {
+		a, err := Import(root.certPEM(), root.keyPEM(t), trustDomain, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	if _, err := PublishBundle(ctx, cluster, imported("a.example"), false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := PublishBundle(ctx, cluster, imported("b.example"), false); !errors.Is(err, ErrForeign) {
 		t.Error(err)
 	}
 }
