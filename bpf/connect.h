@@ -105,7 +105,7 @@ static __always_inline void bind_pod_ip(struct bpf_sock_addr *ctx, const struct 
 		struct sockaddr6 addr = { .family = AF_INET6 };
 
 		copy_ip(addr.ip, v4 ? cfg->pod_ip4 : cfg->pod_ip6);
-		if (addr.ip[3] && !ctx->sk->src_ip6[0] && !ctx->sk->src_ip6[3])
+		if ((addr.ip[0] || addr.ip[3]) && !ctx->sk->src_ip6[0] && !ctx->sk->src_ip6[3])
 			bpf_bind(ctx, (struct sockaddr *)&addr, sizeof(addr));
 	}
 }

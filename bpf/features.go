@@ -14,55 +14,73 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
 
-// missingFeature returns an error that names the first thing that the programs
-// need and the running kernel lacks, or nil if it lacks nothing. The versions are
-// those of the commits that brought it to that type of program.
-func missingFeature() error {
-	for _, need := range []struct {
-		what  string
-		since string
-		probe func() error
-	}{
-		{"map type LPM_TRIE", "4.11", haveMap(ebpf.LPMTrie)},
-		{"map type LRU_HASH", "4.10", haveMap(ebpf.LRUHash)},
-		{"map type SK_STORAGE", "5.2", haveMap(ebpf.SkStorage)},
-		{"hook cgroup/connect4", "4.17", haveHook(ebpf.CGroupSockAddr, ebpf.AttachCGroupInet4Connect)},
-		{"hook cgroup/connect6", "4.17", haveHook(ebpf.CGroupSockAddr, ebpf.AttachCGroupInet6Connect)},
-		{"hook cgroup/getpeername4", "5.8", haveHook(ebpf.CGroupSockAddr, ebpf.AttachCgroupInet4GetPeername)},
-		{"hook cgroup/getpeername6", "5.8", haveHook(ebpf.CGroupSockAddr, ebpf.AttachCgroupInet6GetPeername)},
-		{"hook cgroup/getsockname4", "5.8", haveHook(ebpf.CGroupSockAddr, ebpf.AttachCgroupInet4GetSockname)},
-		{"hook cgroup/getsockname6", "5.8", haveHook(ebpf.CGroupSockAddr, ebpf.AttachCgroupInet6GetSockname)},
-		{"hook cgroup/getsockopt", "5.3", haveHook(ebpf.CGroupSockopt, ebpf.AttachCGroupGetsockopt)},
-		{"hook cgroup/setsockopt", "5.3", haveHook(ebpf.CGroupSockopt, ebpf.AttachCGroupSetsockopt)},
-		{"hook sockops", "4.13", haveHook(ebpf.SockOps, ebpf.AttachCGroupSockOps)},
-		{"helper bpf_sk_lookup_tcp in cgroup/connect", "5.0", haveHelper(ebpf.CGroupSockAddr, asm.FnSkLookupTcp)},
-		{"helper bpf_sk_storage_get in cgroup/connect", "5.3", haveHelper(ebpf.CGroupSockAddr, asm.FnSkStorageGet)},
-		{"helper bpf_get_current_cgroup_id in cgroup/connect", "5.7", haveHelper(ebpf.CGroupSockAddr, asm.FnGetCurrentCgroupId)},
-		{"helper bpf_get_current_ancestor_cgroup_id in cgroup/connect", "5.7", haveHelper(ebpf.CGroupSockAddr, asm.FnGetCurrentAncestorCgroupId)},
-		{"helper bpf_bind in cgroup/connect", "4.17", haveHelper(ebpf.CGroupSockAddr, asm.FnBind)},
-		{"helper bpf_sk_storage_get in sockops", "5.3", haveHelper(ebpf.SockOps, asm.FnSkStorageGet)},
-		{"helper bpf_sk_storage_get in cgroup/getsockopt", "5.3", haveHelper(ebpf.CGroupSockopt, asm.FnSkStorageGet)},
-	} {
+// requirement is something that the programs need of the kernel.
+type requirement struct {
+	what string
+	// since is the first Linux release that has it for that type of program.
+	since string
+	probe func() error
+}
+
+// requirements lists all that is not in every kernel with eBPF. The releases are
+// those of the commits that brought it to that type of program; none is later than
+// 5.10, which is the oldest that the gateway supports.
+func requirements() []requirement {
+	const connect, getsockopt = ebpf.CGroupSockAddr, ebpf.CGroupSockopt
+	return []requirement{
+		haveMap(ebpf.LRUHash, "4.10"),
+		haveMap(ebpf.LPMTrie, "4.11"),
+		haveMap(ebpf.SkStorage, "5.2"),
+		haveHook(connect, ebpf.AttachCGroupInet4Connect, "4.17"),
+		haveHook(connect, ebpf.AttachCGroupInet6Connect, "4.17"),
+		haveHook(connect, ebpf.AttachCgroupInet4GetPeername, "5.8"),
+		haveHook(connect, ebpf.AttachCgroupInet6GetPeername, "5.8"),
+		haveHook(connect, ebpf.AttachCgroupInet4GetSockname, "5.8"),
+		haveHook(connect, ebpf.AttachCgroupInet6GetSockname, "5.8"),
+		haveHook(getsockopt, ebpf.AttachCGroupGetsockopt, "5.3"),
+		haveHook(getsockopt, ebpf.AttachCGroupSetsockopt, "5.3"),
+		haveHook(ebpf.SockOps, ebpf.AttachCGroupSockOps, "4.13"),
+		haveHelper(connect, asm.FnBind, "4.17"),
+		haveHelper(connect, asm.FnSkLookupTcp, "5.0"),
+		haveHelper(connect, asm.FnSkRelease, "5.0"),
+		haveHelper(connect, asm.FnSkStorageGet, "5.3"),
+		haveHelper(connect, asm.FnSkStorageDelete, "5.3"),
+		haveHelper(connect, asm.FnGetCurrentCgroupId, "5.7"),
+		haveHelper(connect, asm.FnGetCurrentAncestorCgroupId, "5.7"),
+		haveHelper(getsockopt, asm.FnSkStorageGet, "5.3"),
+		haveHelper(ebpf.SockOps, asm.FnSockOpsCbFlagsSet, "4.16"),
+		haveHelper(ebpf.SockOps, asm.FnSkStorageGet, "5.3"),
+	}
+}
+
+// missingFeature returns an error that names the first requirement that the
+// running kernel does not meet, or nil if it meets all of them.
+func missingFeature(all []requirement) error {
+	for _, need := range all {
 		if errors.Is(need.probe(), ebpf.ErrNotSupported) {
 			return api.WithHint(fmt.Errorf("the kernel has no %s, which came with Linux %s", need.what, need.since),
-				"the gateway needs Linux 5.10 or later, with CONFIG_CGROUP_BPF, CONFIG_BPF_SYSCALL and CONFIG_IPV6")
+				"the gateway needs Linux 5.10 or later, with CONFIG_CGROUP_BPF and CONFIG_IPV6")
 		}
 	}
 	return nil
 }
 
-func haveMap(t ebpf.MapType) func() error {
-	return func() error { return features.HaveMapType(t) }
+func haveMap(t ebpf.MapType, since string) requirement {
+	return requirement{fmt.Sprintf("map type %v", t), since, func() error { return features.HaveMapType(t) }}
 }
 
-func haveHelper(t ebpf.ProgramType, f asm.BuiltinFunc) func() error {
-	return func() error { return features.HaveProgramHelper(t, f) }
+func haveHelper(t ebpf.ProgramType, f asm.BuiltinFunc, since string) requirement {
+	return requirement{helperName(t, f), since, func() error { return features.HaveProgramHelper(t, f) }}
+}
+
+func helperName(t ebpf.ProgramType, f asm.BuiltinFunc) string {
+	return fmt.Sprintf("helper %v in programs of type %v", f, t)
 }
 
 // haveHook loads the smallest program for a hook: a kernel that does not know the
 // hook says EINVAL, and nothing else about such a program can be invalid.
-func haveHook(t ebpf.ProgramType, a ebpf.AttachType) func() error {
-	return func() error {
+func haveHook(t ebpf.ProgramType, a ebpf.AttachType, since string) requirement {
+	return requirement{fmt.Sprintf("hook %v", a), since, func() error {
 		if err := features.HaveProgramType(t); err != nil {
 			return err
 		}
@@ -77,5 +95,5 @@ func haveHook(t ebpf.ProgramType, a ebpf.AttachType) func() error {
 			return err
 		}
 		return p.Close()
-	}
+	}}
 }

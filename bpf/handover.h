@@ -40,7 +40,7 @@ static __always_inline void publish(struct bpf_sock_ops *ctx, struct bpf_sock *s
 	copy = *h;
 	ends_of(ctx, &key.client, &key.server);
 	if (bpf_map_update_elem(&kgw_handover, &key, &copy, BPF_ANY) == 0)
-		bpf_sock_ops_cb_flags_set(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
 static __always_inline void take(struct bpf_sock_ops *ctx, struct bpf_sock *sk)

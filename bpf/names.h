@@ -131,7 +131,7 @@ int kgw_getsock6(struct bpf_sock_addr *ctx)
 	if (is_mapped(ip)) {
 		if (cfg->pod_ip4[3] && ip[3] == bpf_htonl(0x7f000001))
 			ctx->user_ip6[3] = cfg->pod_ip4[3];
-	} else if (!ip[0] && !ip[1] && !ip[2] && ip[3] == bpf_htonl(1) && cfg->pod_ip6[3]) {
+	} else if (!ip[0] && !ip[1] && !ip[2] && ip[3] == bpf_htonl(1) && cfg->pod_ip6[0]) {
 		ctx->user_ip6[0] = cfg->pod_ip6[0];
 		ctx->user_ip6[1] = cfg->pod_ip6[1];
 		ctx->user_ip6[2] = cfg->pod_ip6[2];

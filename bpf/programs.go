@@ -87,7 +87,7 @@ func Load(o Options) (*Programs, error) {
 
 	p := &Programs{options: o, config: o.config(), attached: make(map[string]*attachment)}
 	if err := spec.LoadAndAssign(&p.objects, nil); err != nil {
-		if missing := missingFeature(); missing != nil {
+		if missing := missingFeature(requirements()); missing != nil {
 			return nil, fmt.Errorf("loading the programs: %w", missing)
 		}
 		return nil, fmt.Errorf("loading the programs: %w", err)

@@ -16,7 +16,8 @@ import (
 )
 
 // rootPrefix begins the name of every directory that a Lab makes right below the
-// mount point, followed by "<pid>-<n>".
+// mount point, and below the directory for temporary files, followed by
+// "<pid>-<n>".
 const rootPrefix = "kubectl-gateway-test-"
 
 // cgroupMount returns where cgroup2 is mounted: alone, or beside version 1.
@@ -44,27 +45,36 @@ func makeRoot(mount string) (string, error) {
 	}
 }
 
-// removeStale removes the cgroups, and ends the processes in them, of those that
-// made them and are gone.
+// removeStale removes the cgroups, ends the processes in them, and removes the files of
+// those that made them and are gone.
 func removeStale(mount string) (errs []error) {
-	roots, err := filepath.Glob(filepath.Join(mount, rootPrefix+"*"))
-	if err != nil {
-		return []error{err}
+	for _, dir := range ownedByDead(mount) {
+		if err := removeTree(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
 	}
-	for _, root := range roots {
-		owner, _, ok := strings.Cut(strings.TrimPrefix(filepath.Base(root), rootPrefix), "-")
-		pid, err := strconv.Atoi(owner)
-		if !ok || err != nil || pid <= 0 {
-			continue
-		}
-		if err := unix.Kill(pid, 0); !errors.Is(err, unix.ESRCH) {
-			continue
-		}
-		if err := removeTree(root); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	for _, dir := range ownedByDead(os.TempDir()) {
+		if err := os.RemoveAll(dir); err != nil {
 			errs = append(errs, err)
 		}
 	}
 	return errs
+}
+
+// ownedByDead returns the directories of Labs in dir whose process is no more.
+func ownedByDead(dir string) (found []string) {
+	paths, err := filepath.Glob(filepath.Join(dir, rootPrefix+"*"))
+	if err != nil {
+		return nil
+	}
+	for _, path := range paths {
+		owner, _, ok := strings.Cut(strings.TrimPrefix(filepath.Base(path), rootPrefix), "-")
+		pid, err := strconv.Atoi(owner)
+		if ok && err == nil && pid > 0 && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			found = append(found, path)
+		}
+	}
+	return found
 }
 
 // removeTree ends every process in a cgroup tree of ours and removes it.

@@ -157,7 +157,7 @@ func (n *Node) Dial(network, address string) (c net.Conn, err error) {
 // a namespace of its own.
 func (l *Lab) connect() error {
 	if len(l.nodes) == 2 {
-		return l.addPair(l.nodes[0].ns, l.nodes[1].ns, "eth0", func() error {
+		return l.addPair(0, l.nodes[1].ns, "eth0", hardwareAddr(1), func() error {
 			return errors.Join(l.nodes[0].configure(), l.nodes[1].configure())
 		})
 	}
@@ -180,7 +180,7 @@ func (l *Lab) connect() error {
 	}
 	for i, n := range l.nodes {
 		port := fmt.Sprintf("port%d", i)
-		if err := l.addPair(n.ns, middle, port, func() error {
+		if err := l.addPair(i, middle, port, nil, func() error {
 			p, err := inMiddle.LinkByName(port)
 			if err != nil {
 				return err
@@ -193,15 +193,16 @@ func (l *Lab) connect() error {
 	return nil
 }
 
-// addPair adds eth0 in namespace a with its other end, called peer, in b.
-func (l *Lab) addPair(a, b netns.NsHandle, peer string, then func() error) error {
-	h, err := netlink.NewHandleAt(a)
+// addPair adds eth0 of node i with its other end, called peer, in namespace b.
+func (l *Lab) addPair(i int, b netns.NsHandle, peer string, peerAddr net.HardwareAddr, then func() error) error {
+	h, err := netlink.NewHandleAt(l.nodes[i].ns)
 	if err != nil {
 		return fmt.Errorf("reaching a namespace: %w", err)
 	}
 	defer h.Close()
 	veth := &netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: peer, PeerNamespace: netlink.NsFd(int(b)),
+		LinkAttrs: netlink.LinkAttrs{Name: "eth0", HardwareAddr: hardwareAddr(i)},
+		PeerName:  peer, PeerNamespace: netlink.NsFd(int(b)), PeerHardwareAddr: peerAddr,
 	}
 	if err := h.LinkAdd(veth); err != nil {
 		return fmt.Errorf("adding veth: %w", err)
@@ -224,6 +225,9 @@ func (n *Node) configure() error {
 	if err != nil {
 		return err
 	}
+	if err := h.LinkSetUp(eth0); err != nil {
+		return err
+	}
 	for _, a := range []struct {
 		ip   netip.Addr
 		bits int
@@ -235,8 +239,29 @@ func (n *Node) configure() error {
 			return fmt.Errorf("adding %v: %w", a.ip, err)
 		}
 	}
-	return h.LinkSetUp(eth0)
+	return n.addNeighbours(h, eth0)
 }
+
+// addNeighbours tells the hardware addresses of all other nodes once and for all. Asking for
+// them over IPv6 takes a second or two on an interface that has just come up.
+func (n *Node) addNeighbours(h *netlink.Handle, eth0 netlink.Link) error {
+	for i, other := range n.lab.nodes {
+		if other == n {
+			continue
+		}
+		for _, ip := range []netip.Addr{other.IP4, other.IP6} {
+			if err := h.NeighSet(&netlink.Neigh{
+				LinkIndex: eth0.Attrs().Index, State: netlink.NUD_PERMANENT, IP: ip.AsSlice(), HardwareAddr: hardwareAddr(i),
+			}); err != nil {
+				return fmt.Errorf("adding neighbour %v: %w", ip, err)
+			}
+		}
+	}
+	return nil
+}
+
+// hardwareAddr returns the address of node i's interface, a locally administered one.
+func hardwareAddr(i int) net.HardwareAddr { return net.HardwareAddr{2, 9, 0, 0, 0, byte(i + 1)} }
 
 // Addr returns host:port for port at the node's IPv4 address.
 func (n *Node) Addr(port uint16) string { return netip.AddrPortFrom(n.IP4, port).String() }
