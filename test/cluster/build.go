@@ -1,0 +1,283 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// containerdVersion is a release of github.com/containerd/containerd/v2. The
+// versions of everything else are in the go.mod files of kube and coredns.
+const containerdVersion = "v2.4.2"
+
+// program is one Go program that the cluster is made of.
+type program struct {
+	// Name is that of the executable in the cache.
+	Name string
+	// Links are the further names that it is called by.
+	Links []string
+	// Module is a directory below our sources, or "" for a Package of a release.
+	Module string
+	// Package is what to build; with "@version" when Module is "".
+	Package string
+	// Stamp is a linker variable to set to the version of the module StampOf.
+	Stamp, StampOf string
+	// Hint tells how long the first build takes.
+	Hint string
+}
+
+func programs() []program {
+	const containerd = "github.com/containerd/containerd/v2/cmd/"
+	return []program{
+		{Name: "kube", Module: "kube", Package: ".",
+			Links: []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubectl"},
+			Stamp: "k8s.io/component-base/version.gitVersion", StampOf: "k8s.io/kubernetes",
+			Hint: "about 6 minutes on two cores, the first time only"},
+		{Name: "containerd", Package: containerd + "containerd@" + containerdVersion, Hint: "about a minute, the first time only"},
+		{Name: "containerd-shim-runc-v2", Package: containerd + "containerd-shim-runc-v2@" + containerdVersion},
+		{Name: "ctr", Package: containerd + "ctr@" + containerdVersion},
+		{Name: "coredns", Module: "coredns", Package: ".", Hint: "about a minute, the first time only"},
+		{Name: "pause", Module: "images/pause", Package: "."},
+	}
+}
+
+// builder builds programs into a cache that outlives the cluster.
+type builder struct {
+	sources  string // the directory of this file
+	cache    string
+	cgroup   *os.File // compilers run in it, so that down can end them; may be nil
+	progress *progress
+}
+
+// newBuilder finds the sources and the cache,
+// $XDG_CACHE_HOME/kubectl-gateway/cluster.
+func newBuilder(progress *progress, cgroup *os.File) (*builder, error) {
+	sources, err := findSources()
+	if err != nil {
+		return nil, err
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return nil, fmt.Errorf("finding the cache directory: %w", err)
+	}
+	return &builder{sources, filepath.Join(cache, "kubectl-gateway", "cluster"), cgroup, progress}, nil
+}
+
+// findSources returns the directory of this module: the current one, as for
+// "go run .", or else the one that this program was built from.
+func findSources() (string, error) {
+	var candidates []string
+	if dir, err := os.Getwd(); err == nil {
+		candidates = append(candidates, dir, filepath.Join(dir, "test", "cluster"))
+	}
+	if _, file, _, ok := runtime.Caller(0); ok {
+		candidates = append(candidates, filepath.Dir(file))
+	}
+	for _, dir := range candidates {
+		text, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+		if err == nil && bytes.HasPrefix(text, []byte("module github.com/kubectl-gateway/kubectl-gateway/test/cluster\n")) {
+			return dir, nil
+		}
+	}
+	return "", withHint(errors.New("the sources of the cluster's programs are not here"), "run this in test/cluster of a checkout")
+}
+
+// all returns the executable of every program, built now where the cache has none.
+func (b *builder) all(ctx context.Context) (map[string]string, error) {
+	executables := map[string]string{}
+	for _, p := range programs() {
+		executable, err := b.one(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		executables[p.Name] = executable
+	}
+	return executables, nil
+}
+
+func (b *builder) one(ctx context.Context, p program) (string, error) {
+	version, err := b.version(p)
+	if err != nil {
+		return "", err
+	}
+	key, err := b.key(ctx, p)
+	if err != nil {
+		return "", err
+	}
+	// The name's last element is the program's own, as some look at argv[0].
+	dir := filepath.Join(b.cache, p.Name+"-"+version+"-"+key)
+	executable := filepath.Join(dir, p.Name)
+	if _, err := os.Stat(executable); err == nil {
+		return executable, nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("making the cache: %w", err)
+	}
+	temporary, err := os.MkdirTemp(b.cache, ".build-")
+	if err != nil {
+		return "", fmt.Errorf("making the cache: %w", err)
+	}
+	defer os.RemoveAll(temporary)
+	if err := b.compile(ctx, p, version, filepath.Join(temporary, p.Name)); err != nil {
+		return "", err
+	}
+	if err := os.Rename(filepath.Join(temporary, p.Name), executable); err != nil {
+		return "", fmt.Errorf("filling the cache: %w", err)
+	}
+	return executable, nil
+}
+
+// version is that of the program's main dependency, for people and for --version.
+func (b *builder) version(p program) (string, error) {
+	if _, version, ok := strings.Cut(p.Package, "@"); ok {
+		return version, nil
+	}
+	if p.StampOf == "" {
+		return "local", nil
+	}
+	text, err := os.ReadFile(filepath.Join(b.sources, p.Module, "go.mod"))
+	if err != nil {
+		return "", fmt.Errorf("reading a version: %w", err)
+	}
+	return requiredVersion(string(text), p.StampOf)
+}
+
+// requiredVersion returns the version of a module in the text of a go.mod.
+func requiredVersion(gomod, module string) (string, error) {
+	for line := range strings.Lines(gomod) {
+		fields := strings.Fields(strings.TrimPrefix(strings.TrimSpace(line), "require "))
+		if len(fields) >= 2 && fields[0] == module && strings.HasPrefix(fields[1], "v") {
+			return fields[1], nil
+		}
+	}
+	return "", fmt.Errorf("go.mod does not require %s", module)
+}
+
+// key changes with everything that the executable depends on.
+func (b *builder) key(ctx context.Context, p program) (string, error) {
+	toolchain := exec.CommandContext(ctx, "go", "env", "GOVERSION", "GOOS", "GOARCH")
+	toolchain.Dir = b.sources
+	environment, err := toolchain.Output()
+	if err != nil {
+		return "", withHint(fmt.Errorf("asking for the version of Go: %w", err), "install Go and put it on PATH")
+	}
+	hash := sha256.New()
+	fmt.Fprintf(hash, "%s\n%+v\n%s\n", environment, p, buildFlags("", "", ""))
+	if p.Module != "" {
+		for _, pattern := range []string{"*.go", "go.mod", "go.sum"} {
+			files, err := filepath.Glob(filepath.Join(b.sources, p.Module, pattern))
+			if err != nil {
+				return "", fmt.Errorf("listing sources: %w", err)
+			}
+			for _, file := range files {
+				data, err := os.ReadFile(file)
+				if err != nil {
+					return "", fmt.Errorf("reading sources: %w", err)
+				}
+				fmt.Fprintf(hash, "%s %d\n%s", filepath.Base(file), len(data), data)
+			}
+		}
+	}
+	return hex.EncodeToString(hash.Sum(nil))[:12], nil
+}
+
+// buildFlags are those of every build; the hash of an executable contains them.
+func buildFlags(stamp, version, output string) []string {
+	link := "-s -w"
+	if stamp != "" {
+		link += " -X " + stamp + "=" + version
+	}
+	flags := []string{"-v", "-trimpath", "-buildvcs=false", "-ldflags", link}
+	if output != "" {
+		flags = append(flags, "-o", output)
+	}
+	return flags
+}
+
+func (b *builder) compile(ctx context.Context, p program, version, output string) error {
+	what := "building " + p.Name + " " + version
+	if p.Hint != "" {
+		what += " (" + p.Hint + ")"
+	}
+	defer b.progress.step(what)()
+
+	var cmd *exec.Cmd
+	if p.Module == "" {
+		cmd = exec.CommandContext(ctx, "go", append(append([]string{"install"}, buildFlags("", "", "")...), p.Package)...)
+		cmd.Env = append(os.Environ(), "GOBIN="+filepath.Dir(output))
+		cmd.Dir = "/"
+	} else {
+		cmd = exec.CommandContext(ctx, "go", append(append([]string{"build"}, buildFlags(p.Stamp, version, output)...), p.Package)...)
+		cmd.Env = os.Environ()
+		cmd.Dir = filepath.Join(b.sources, p.Module)
+	}
+	// Flags of the caller's own project (-mod=vendor, -race, …) are not meant for these.
+	cmd.Env = append(cmd.Env, "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
+	if b.cgroup != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(b.cgroup.Fd())}
+	}
+	watcher := &buildWatcher{}
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("starting go: %w", err)
+	}
+	beat, stop := context.WithCancel(ctx)
+	defer stop()
+	go b.progress.heartbeat(beat, 15*time.Second, watcher.String)
+	watcher.read(stderr)
+	if err := cmd.Wait(); err != nil {
+		if ctx.Err() != nil {
+			return fmt.Errorf("building %s: %w", p.Name, context.Cause(ctx))
+		}
+		return fmt.Errorf("building %s: %w\n%s", p.Name, err, strings.Join(watcher.other, "\n"))
+	}
+	return nil
+}
+
+// buildWatcher reads the output of "go build -v": one line a compiled package
+// or downloaded module, and errors among them.
+type buildWatcher struct {
+	packages, modules atomic.Int64
+	other             []string // the last lines that are neither
+}
+
+func (w *buildWatcher) read(output io.Reader) {
+	lines := bufio.NewScanner(output)
+	for lines.Scan() {
+		switch line := lines.Text(); {
+		case strings.HasPrefix(line, "go: downloading "):
+			w.modules.Add(1)
+		case strings.ContainsAny(line, " \t:"):
+			w.other = append(w.other, line)
+			w.other = w.other[max(0, len(w.other)-20):]
+		default:
+			w.packages.Add(1)
+		}
+	}
+	// A line too long to scan must not stop the writer.
+	_, _ = io.Copy(io.Discard, output)
+}
+
+func (w *buildWatcher) String() string {
+	text := fmt.Sprintf("%d packages compiled", w.packages.Load())
+	if n := w.modules.Load(); n > 0 {
+		text = fmt.Sprintf("%d modules downloaded, ", n) + text
+	}
+	return text
+}
