@@ -1,0 +1,138 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
+)
+
+// helpers are what this program can be besides the benchmark itself.
+func helpers() netlab.Helpers {
+	return netlab.Helpers{"server": serverMain, "client": clientMain, "relay": relayMain}
+}
+
+// An order is what the benchmark asks of one of its processes, one JSON value on
+// standard input; the process answers with an outcome on standard output. A
+// process ends with its standard input, so none survives the benchmark.
+type order struct {
+	Op       string
+	Target   string        `json:",omitempty"`
+	Workers  int           `json:",omitempty"`
+	Duration time.Duration `json:",omitempty"`
+}
+
+const (
+	opUpload   = "upload"
+	opDownload = "download"
+	opPing     = "ping"
+	opConnect  = "connect"
+	opHold     = "hold"    // open connections, exchange a message, keep them
+	opRelease  = "release" // close them
+	opTotals   = "totals"  // of a server: everything since it started
+)
+
+type outcome struct {
+	Error string `json:",omitempty"`
+	// Connections were made, Open of them are still open.
+	Connections, Open int
+	// Sent and Received are all bytes, Payload those without messages around.
+	Sent, Received, Payload uint64
+	Operations              int           `json:",omitempty"`
+	Elapsed                 time.Duration `json:",omitempty"`
+	Median, P99             time.Duration `json:",omitempty"`
+}
+
+// serveOrders is the life of a process: it ends with its orders.
+func serveOrders(handle func(order) (outcome, error)) int {
+	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
+	for {
+		var o order
+		if err := in.Decode(&o); err == io.EOF {
+			return 0
+		} else if err != nil {
+			fmt.Fprintln(os.Stderr, "reading an order:", err)
+			return 1
+		}
+		result, err := handle(o)
+		if err != nil {
+			result.Error = err.Error()
+		}
+		if err := out.Encode(result); err != nil {
+			return 1
+		}
+	}
+}
+
+// agent is the benchmark's end of one of its processes.
+type agent struct {
+	*netlab.Process
+	in, out *os.File
+	encoder *json.Encoder
+	decoder *json.Decoder
+}
+
+func startAgent(n *netlab.Node, cgroup, helper string, args ...string) (a *agent, err error) {
+	childIn, in, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer childIn.Close()
+	out, childOut, err := os.Pipe()
+	if err != nil {
+		in.Close()
+		return nil, err
+	}
+	defer childOut.Close()
+	a = &agent{in: in, out: out, encoder: json.NewEncoder(in), decoder: json.NewDecoder(out)}
+	a.Process, err = n.TryStart(netlab.Command{
+		Cgroup: cgroup, Helper: helper, Args: args, Stdin: childIn, Stdout: childOut,
+	})
+	if err != nil {
+		a.closePipes()
+		return nil, err
+	}
+	return a, nil
+}
+
+func (a *agent) closePipes() {
+	a.in.Close()
+	a.out.Close()
+}
+
+// close ends the process.
+func (a *agent) close() {
+	a.closePipes()
+	a.Stop()
+}
+
+// ask has an order carried out. After an error, that of ctx included, the agent
+// is of no use.
+func (a *agent) ask(ctx context.Context, o order) (outcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, o.Duration+2*slack)
+	defer cancel()
+	stop := context.AfterFunc(ctx, a.closePipes)
+	defer stop()
+	var result outcome
+	err := a.encoder.Encode(o)
+	if err == nil {
+		err = a.decoder.Decode(&result)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return result, fmt.Errorf("%s: %w", o.Op, ctx.Err())
+	case err != nil:
+		return result, fmt.Errorf("%s: the process is gone: %w\n%s", o.Op, err, strings.TrimSpace(a.Output()))
+	case result.Error != "":
+		return result, fmt.Errorf("%s: %w", o.Op, errors.New(result.Error))
+	}
+	return result, nil
+}

@@ -1,0 +1,119 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+func main() {
+	helpers().Run()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	os.Exit(bench(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// bench is the whole program, and returns its exit code.
+func bench(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	p, format, err := parse(args, stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
+	if err == nil {
+		p.Progress = stderr
+		err = p.printed(ctx, format, stdout)
+	}
+	switch {
+	case err == nil:
+		return 0
+	case ctx.Err() != nil:
+		err = errors.New("interrupted")
+	}
+	fmt.Fprintf(stderr, "error: %v\n", err)
+	if hint := api.Hint(err); hint != "" {
+		fmt.Fprintf(stderr, "hint: %s\n", hint)
+	}
+	return 1
+}
+
+func parse(args []string, stderr io.Writer) (p plan, format string, err error) {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.StringVar(&p.Program, "gateway", "bin/kube-gateway", "`path` of the gateway's executable")
+	flags.IntVar(&p.Rounds, "rounds", 5, "how often everything is measured")
+	flags.DurationVar(&p.Duration, "duration", time.Second, "how long a single measurement takes")
+	only := flags.String("only", strings.Join(allGroups(), ","), "`groups` to measure")
+	sides := flags.String("sides", strings.Join(allSides(), ","), "`sides` to measure")
+	flags.StringVar(&format, "o", "text", "output format: text or json")
+	if err := flags.Parse(args); err != nil {
+		return p, "", err
+	}
+	p.Held = heldConnections
+	if p.Groups, err = choose("--only", *only, allGroups()); err != nil {
+		return p, "", err
+	}
+	if p.Sides, err = choose("--sides", *sides, allSides()); err != nil {
+		return p, "", err
+	}
+	switch {
+	case flags.NArg() > 0:
+		return p, "", fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	case format != "text" && format != "json":
+		return p, "", api.WithHint(fmt.Errorf("unknown output format %q", format), "use -o text or -o json")
+	case p.Rounds < 1 || p.Duration < 10*time.Millisecond:
+		return p, "", errors.New("at least one round and 10ms are needed")
+	}
+	if p.Program, err = filepath.Abs(p.Program); err != nil {
+		return p, "", err
+	}
+	return p, format, nil
+}
+
+// choose returns the names in list, in the order of known.
+func choose(name, list string, known []string) (chosen []string, err error) {
+	names := strings.Split(list, ",")
+	for _, n := range names {
+		if !slices.Contains(known, n) {
+			return nil, api.WithHint(fmt.Errorf("%s: there is no %q", name, n), "choose from "+strings.Join(known, ","))
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(known), func(n string) bool { return !slices.Contains(names, n) }), nil
+}
+
+// printed carries out the plan and prints the report.
+func (p plan) printed(ctx context.Context, format string, stdout io.Writer) error {
+	if os.Geteuid() != 0 {
+		return api.WithHint(errors.New("root is needed for network namespaces and cgroups"), "run it with sudo")
+	}
+	if _, err := os.Stat(p.Program); err != nil && slices.Contains(p.Sides, gateways) {
+		return api.WithHint(fmt.Errorf("looking for the gateway: %w", err), "run 'make build' first, or name it with --gateway")
+	}
+	start := time.Now()
+	m, err := describe()
+	if err != nil {
+		return err
+	}
+	r, err := p.run(ctx)
+	if err != nil {
+		return err
+	}
+	m.LoadAfter = load()
+	r.Machine, r.Took = m, time.Since(start)
+	if format == "json" {
+		return r.printJSON(stdout)
+	}
+	return r.printText(stdout)
+}

@@ -1,0 +1,130 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// Groups of measures, which --only selects.
+const (
+	groupThroughput  = "throughput"
+	groupLatency     = "latency"
+	groupConnections = "connections"
+	groupMemory      = "memory"
+)
+
+func allGroups() []string {
+	return []string{groupThroughput, groupLatency, groupConnections, groupMemory}
+}
+
+// metric is one line of the report.
+type metric struct {
+	Table, Name, Unit string
+}
+
+// Tables of the report, in its order.
+const (
+	tableThroughput  = "throughput"
+	tableCPU         = "cpu of the proxies, by volume"
+	tableCPUAll      = "cpu of proxies and applications, by volume"
+	tableLatency     = "latency of a 64-byte request and response"
+	tableConnections = "connections one after the other in each worker"
+	tableConnCPU     = "cpu of the proxies, by connection"
+	tableMemory      = "memory of one proxy, mean of the two"
+)
+
+func allTables() []string {
+	return []string{tableThroughput, tableCPU, tableCPUAll, tableLatency, tableConnections, tableConnCPU, tableMemory}
+}
+
+// reading is what one measurement found.
+type reading map[metric]float64
+
+// measure is one thing that every side does in turn.
+type measure struct {
+	group, name string
+	order       order
+	evaluate    func(name string, o outcome, used costs) reading
+}
+
+func allMeasures() []measure {
+	return []measure{
+		{groupThroughput, "upload, 1 stream", order{Op: opUpload, Workers: 1}, evaluateTransfer},
+		{groupThroughput, "upload, 8 streams", order{Op: opUpload, Workers: 8}, evaluateTransfer},
+		{groupThroughput, "download, 1 stream", order{Op: opDownload, Workers: 1}, evaluateTransfer},
+		{groupThroughput, "download, 8 streams", order{Op: opDownload, Workers: 8}, evaluateTransfer},
+		{groupLatency, "ping-pong, 1 connection", order{Op: opPing}, evaluatePing},
+		{groupConnections, "1 worker", order{Op: opConnect, Workers: 1}, evaluateConnect},
+		{groupConnections, "32 workers", order{Op: opConnect, Workers: 32}, evaluateConnect},
+	}
+}
+
+func evaluateTransfer(name string, o outcome, used costs) reading {
+	gigabytes := float64(o.Payload) / 1e9
+	return withoutZero(reading{
+		{tableThroughput, name, "Gb/s"}: gigabytes * 8 / o.Elapsed.Seconds(),
+		{tableCPU, name, "s/GB"}:        used.proxies.Seconds() / gigabytes,
+		{tableCPUAll, name, "s/GB"}:     used.all.Seconds() / gigabytes,
+	})
+}
+
+func evaluatePing(_ string, o outcome, used costs) reading {
+	return withoutZero(reading{
+		{tableLatency, "median", "µs"}:             microseconds(o.Median),
+		{tableLatency, "99th percentile", "µs"}:    microseconds(o.P99),
+		{tableLatency, "cpu of the proxies", "µs"}: microseconds(used.proxies) / float64(o.Operations),
+	})
+}
+
+func evaluateConnect(name string, o outcome, used costs) reading {
+	return withoutZero(reading{
+		{tableConnections, name, "1/s"}: float64(o.Connections) / o.Elapsed.Seconds(),
+		{tableConnCPU, name, "µs"}:      microseconds(used.proxies) / float64(o.Connections),
+	})
+}
+
+func microseconds(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+
+// withoutZero leaves out what a side does not have, such as the CPU time of no
+// proxy.
+func withoutZero(r reading) reading {
+	for m, v := range r {
+		if v == 0 {
+			delete(r, m)
+		}
+	}
+	return r
+}
+
+// run measures a side once.
+func (m measure) run(ctx context.Context, s *side, d time.Duration) (reading, error) {
+	before, err := s.settled(ctx)
+	if err != nil {
+		return nil, err
+	}
+	start, err := s.costs()
+	if err != nil {
+		return nil, err
+	}
+	o := m.order
+	o.Target, o.Duration = s.target, d
+	result, err := s.client.ask(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	end, err := s.costs()
+	if err != nil {
+		return nil, err
+	}
+	after, err := s.settled(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.check(before, after, result); err != nil {
+		return nil, fmt.Errorf("the measurement is void: %w", err)
+	}
+	return m.evaluate(m.name, result, costs{proxies: end.proxies - start.proxies, all: end.all - start.all}), nil
+}

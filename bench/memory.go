@@ -1,0 +1,94 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
+)
+
+// heldConnections is how many idle connections the memory is measured with.
+const heldConnections = 1000
+
+// measureMemory starts a side afresh, because what a process has done before
+// decides how much memory it keeps. settle is how long the processes are left
+// alone before each look at them.
+func measureMemory(ctx context.Context, name, program string, held int, settle time.Duration) (r reading, err error) {
+	s, err := newSide(ctx, name, program)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("%w%s", err, s.said())
+		}
+		err = errors.Join(err, s.close())
+	}()
+	look := func() (out, in memory, err error) {
+		select {
+		case <-ctx.Done():
+			return out, in, ctx.Err()
+		case <-time.After(settle):
+		}
+		return s.memory()
+	}
+
+	before, err := s.settled(ctx)
+	if err != nil {
+		return nil, err
+	}
+	outIdle, inIdle, err := look()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.client.ask(ctx, order{Op: opHold, Target: s.target, Workers: held}); err != nil {
+		return nil, err
+	}
+	outHeld, inHeld, err := look()
+	if err != nil {
+		return nil, err
+	}
+	result, err := s.client.ask(ctx, order{Op: opRelease})
+	if err != nil {
+		return nil, err
+	}
+	after, err := s.settled(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.check(before, after, result); err != nil {
+		return nil, fmt.Errorf("the measurement is void: %w", err)
+	}
+
+	mean := func(a, b uint64) float64 { return (float64(a) + float64(b)) / 2 / (1 << 20) }
+	each := func(idle, held memory) float64 {
+		return (float64(held.PSS) - float64(idle.PSS)) / 1024 / float64(result.Connections)
+	}
+	with := fmt.Sprintf("%d connections", result.Connections)
+	return reading{
+		{tableMemory, "idle, RSS", "MiB"}:                         mean(outIdle.RSS, inIdle.RSS),
+		{tableMemory, "idle, PSS", "MiB"}:                         mean(outIdle.PSS, inIdle.PSS),
+		{tableMemory, with + ", RSS", "MiB"}:                      mean(outHeld.RSS, inHeld.RSS),
+		{tableMemory, with + ", PSS", "MiB"}:                      mean(outHeld.PSS, inHeld.PSS),
+		{tableMemory, "peak until then, RSS", "MiB"}:              mean(outHeld.Peak, inHeld.Peak),
+		{tableMemory, "a connection on the client's side", "KiB"}: each(outIdle, outHeld),
+		{tableMemory, "a connection on the server's side", "KiB"}: each(inIdle, inHeld),
+	}, nil
+}
+
+// memory returns what the proxies on the client's and the server's side take.
+func (s *side) memory() (out, in memory, err error) {
+	for _, n := range []struct {
+		node *netlab.Node
+		sum  *memory
+	}{{s.a, &out}, {s.b, &in}} {
+		if *n.sum, err = memoryOf(n.node.GatewayCgroup); err != nil {
+			return out, in, fmt.Errorf("reading the memory of the proxies: %w", err)
+		}
+	}
+	return out, in, nil
+}

@@ -1,0 +1,99 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+)
+
+// plan says what to measure.
+type plan struct {
+	// Program is the gateway's executable.
+	Program string
+	Rounds  int
+	// Duration is how long a single measurement takes.
+	Duration time.Duration
+	Groups   []string
+	Sides    []string
+	// Held is how many idle connections the memory is measured with.
+	Held int
+	// Progress receives a line for each round.
+	Progress io.Writer
+}
+
+// run carries out a plan. Everything that it starts has ended when it returns.
+func (p plan) run(ctx context.Context) (r *report, err error) {
+	r = newReport(p)
+	var sides []*side
+	defer func() {
+		for _, s := range sides {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	measures := slices.DeleteFunc(allMeasures(), func(m measure) bool { return !slices.Contains(p.Groups, m.group) })
+	if len(measures) > 0 {
+		for _, name := range p.Sides {
+			s, err := newSide(ctx, name, p.Program)
+			if err != nil {
+				return nil, err
+			}
+			sides = append(sides, s)
+		}
+		if err := p.warmUp(ctx, measures, sides); err != nil {
+			return nil, err
+		}
+	}
+	for round := range p.Rounds {
+		fmt.Fprintf(p.Progress, "round %d of %d\n", round+1, p.Rounds)
+		if err := p.round(ctx, r, round, measures, sides); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// round has the sides take turns measure by measure, so that whatever else the
+// machine does meets all of them. Each round begins with another side.
+func (p plan) round(ctx context.Context, r *report, round int, measures []measure, sides []*side) error {
+	for _, m := range measures {
+		for i := range sides {
+			s := sides[(i+round)%len(sides)]
+			values, err := m.run(ctx, s, p.Duration)
+			if err != nil {
+				return fmt.Errorf("%s, %s: %w%s", m.name, s.name, err, s.said())
+			}
+			r.add(s.name, values)
+		}
+	}
+	if !slices.Contains(p.Groups, groupMemory) {
+		return nil
+	}
+	for _, name := range p.Sides {
+		if name == direct {
+			continue
+		}
+		values, err := measureMemory(ctx, name, p.Program, p.Held, p.Duration)
+		if err != nil {
+			return fmt.Errorf("memory, %s: %w", name, err)
+		}
+		r.add(name, values)
+	}
+	return nil
+}
+
+// warmUp does everything once, briefly and for nothing.
+func (p plan) warmUp(ctx context.Context, measures []measure, sides []*side) error {
+	for _, m := range measures {
+		for _, s := range sides {
+			if _, err := m.run(ctx, s, p.Duration/10); err != nil {
+				return fmt.Errorf("warming up, %s, %s: %w%s", m.name, s.name, err, s.said())
+			}
+		}
+	}
+	return nil
+}
