@@ -153,9 +153,44 @@ func (n *Node) Dial(network, address string) (c net.Conn, err error) {
 	return c, err
 }
 
-// connect joins the nodes: two by a pair of veth, more of them through a bridge in
-// a namespace of its own.
+// connect joins the nodes, and waits until the kernel has taken notice of it: before, IPv6
+// has no route to a node's own address even.
 func (l *Lab) connect() error {
+	if err := l.join(); err != nil {
+		return err
+	}
+	for i, n := range l.nodes {
+		if err := n.awaitLink(); err != nil {
+			return fmt.Errorf("connecting node %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// awaitLink waits until eth0 is in operation.
+func (n *Node) awaitLink() error {
+	h, err := netlink.NewHandleAt(n.ns)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		eth0, err := h.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		if eth0.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("eth0 is %v", eth0.Attrs().OperState)
+		}
+	}
+}
+
+// join adds the links: two nodes get a pair of veth, another number of them a bridge
+// in a namespace of its own.
+func (l *Lab) join() error {
 	if len(l.nodes) == 2 {
 		return l.addPair(0, l.nodes[1].ns, "eth0", hardwareAddr(1), func() error {
 			return errors.Join(l.nodes[0].configure(), l.nodes[1].configure())
