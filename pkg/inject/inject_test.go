@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +16,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
@@ -313,6 +317,30 @@ func TestInterrupt(t *testing.T) {
 		t.Error(result.Err)
 	}
 	noSecrets(t, c)
+}
+
+// TestSecretIsDeletedAfterAnInterrupt needs a client that heeds its context,
+// which the fake one does not.
+func TestSecretIsDeletedAfterAnInterrupt(t *testing.T) {
+	requests := make(chan string, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests <- r.Method + " " + r.URL.Path
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Success"}`)
+	}))
+	defer server.Close()
+	client, err := kubernetes.NewForConfig(&rest.Config{Host: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, interrupt := context.WithCancel(t.Context())
+	interrupt()
+	if err := (&Injector{Client: client}).deleteSecret(ctx, "shop", "s"); err != nil {
+		t.Fatal(err)
+	}
+	if got := within(t, requests); got != "DELETE /api/v1/namespaces/shop/secrets/s" {
+		t.Error(got)
+	}
 }
 
 func TestTimeoutEndsInTheUsersTerms(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -107,7 +108,9 @@ func TestWaitTellsTheLastWordsOfAGatewayThatEndsWhileItIsAsked(t *testing.T) {
 		c.setState(pod, container, terminated(1, "not one pod's cgroup\nhint: use a supported runtime"))
 		return silent(ctx, pod, container)
 	})
-	_, err := in.wait(t.Context(), pod, "kube-gateway")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	_, err := in.wait(ctx, pod, "kube-gateway")
 	expect(t, err, "not one pod's cgroup")
 	if !errors.As(err, new(*failedError)) || api.Hint(err) != "use a supported runtime" {
 		t.Errorf("%T with hint %q", err, api.Hint(err))
@@ -134,7 +137,9 @@ func TestWaitEndsWithThePod(t *testing.T) {
 				change(c)
 				return silent(ctx, pod, container)
 			})
-			if _, err := in.wait(t.Context(), pod, "kube-gateway"); !errors.Is(err, errReplaced) {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			if _, err := in.wait(ctx, pod, "kube-gateway"); !errors.Is(err, errReplaced) {
 				t.Error(err)
 			}
 		})
@@ -225,4 +230,30 @@ func has(c *cluster, verb, resource string) bool {
 		}
 	}
 	return false
+}
+
+// TestSecretThatTheKubeletCannotReadYet runs by a clock of its own.
+func TestSecretThatTheKubeletCannotReadYet(t *testing.T) {
+	unreadable := waiting("CreateContainerConfigError", `secrets "x" is forbidden: no relationship found between node and this object`)
+	t.Run("for good", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			_, in, pod := started(t, unreadable)
+			start := time.Now()
+			_, err := in.wait(t.Context(), pod, "kube-gateway")
+			expect(t, err, "no relationship found")
+			if spent := time.Since(start); spent != secretGrace {
+				t.Errorf("it took %v", spent)
+			}
+		})
+	})
+	t.Run("for a moment", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			c, in, pod := started(t, unreadable)
+			time.AfterFunc(secretGrace/2, func() { c.setState("p", "kube-gateway", waiting("ContainerCreating", "")) })
+			time.AfterFunc(secretGrace*2, func() { c.setState("p", "kube-gateway", running(nil, nil)) })
+			if _, err := in.wait(t.Context(), pod, "kube-gateway"); err != nil {
+				t.Error(err)
+			}
+		})
+	})
 }
