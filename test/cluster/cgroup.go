@@ -22,10 +22,10 @@ import (
 //
 //	<ID>/supervisor
 //	<ID>/build               compilers that up started
-//	<ID>/exec                commands of the verb exec
 //	<ID>/control-plane
 //	<ID>/node-N              root of the node's cgroup namespace
 //	<ID>/node-N/system       its daemons; a leaf, as cgroup2 wants for processes
+//	<ID>/node-N/exec         commands of the verb exec
 //	<ID>/node-N/kubepods/…   pods
 //
 // Every process is born into the tree (CLONE_INTO_CGROUP) and only this program

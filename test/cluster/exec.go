@@ -35,8 +35,8 @@ func execute(_ context.Context, c *Cluster, _ streams, args []string) error {
 	if !ok {
 		return withHint(fmt.Errorf("%s is not running", unit), "see status, then try down and up")
 	}
-	// In the cluster's control group, down ends the command too.
-	if err := c.joinCgroup("exec"); err != nil {
+	// In the cluster's control group, so that down ends the command too.
+	if err := c.joinCgroup(unit, "exec"); err != nil {
 		return err
 	}
 	directory, err := os.Getwd()

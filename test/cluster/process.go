@@ -69,6 +69,9 @@ func (c *Cluster) runOnce(ctx context.Context, comp component, log io.Writer) er
 	if err := c.setUnit(comp.Name, "pid", strconv.Itoa(cmd.Process.Pid)); err != nil {
 		return err
 	}
+	// What lives this long has recovered, should it have failed before.
+	recovered := time.AfterFunc(healthyAfter, func() { c.clearUnit(comp.Name, "failed") })
+	defer recovered.Stop()
 	if err := cmd.Wait(); err != nil {
 		return err
 	}

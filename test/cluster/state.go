@@ -140,6 +140,11 @@ func (c *Cluster) setUnit(unit, what, value string) error {
 	return writeFile(c.unitFile(unit, what), []byte(value+"\n"), 0o644)
 }
 
+// clearUnit takes back what setUnit wrote.
+func (c *Cluster) clearUnit(unit, what string) {
+	_ = os.Remove(c.unitFile(unit, what)) // mostly there was nothing
+}
+
 // unit returns what setUnit wrote, and whether it did.
 func (c *Cluster) unit(unit, what string) (string, bool) {
 	data, err := os.ReadFile(c.unitFile(unit, what))
