@@ -243,6 +243,7 @@ func application(t testing.TB, ip netip.Addr, serve func(*net.TCPConn)) netip.Ad
 	t.Helper()
 	l := listen(t, netip.AddrPortFrom(ip, 0))
 	var connections sync.WaitGroup
+	var open sync.Map
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -251,7 +252,9 @@ func application(t testing.TB, ip netip.Addr, serve func(*net.TCPConn)) netip.Ad
 			if err != nil {
 				return
 			}
+			open.Store(conn, nil)
 			connections.Go(func() {
+				defer open.Delete(conn)
 				defer conn.Close()
 				serve(conn.(*net.TCPConn))
 			})
@@ -260,6 +263,7 @@ func application(t testing.TB, ip netip.Addr, serve func(*net.TCPConn)) netip.Ad
 	t.Cleanup(func() {
 		_ = l.Close()
 		<-done
+		open.Range(func(conn, _ any) bool { return conn.(net.Conn).Close() == nil })
 		connections.Wait()
 	})
 	return addrPort(l.Addr())
