@@ -276,6 +276,10 @@ func TestInitCADamaged(t *testing.T) {
 		if err := os.WriteFile(ca.Path(dir), text, 0o600); err != nil {
 			t.Fatal(err)
 		}
+		// Writing does not change the mode of a file that exists.
+		if err := os.Chmod(ca.Path(dir), 0o600); err != nil {
+			t.Fatal(err)
+		}
 		if err := damage(); err != nil {
 			t.Fatal(err)
 		}
