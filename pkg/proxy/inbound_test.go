@@ -41,17 +41,36 @@ func newStranger(t testing.TB, a *authority, server *testPod) *stranger {
 // dial opens a TCP connection to the gateway of server.
 func (s *stranger) dial(server *testPod) *net.TCPConn {
 	s.t.Helper()
-	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(s.ip, 0))}
-	conn, err := d.Dial("tcp", netip.AddrPortFrom(server.ip, api.PeerPort).String())
+	conn, err := s.tryDial(server)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.t.Cleanup(func() { _ = conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(patienceForTests)); err != nil {
+	s.conn = conn
+	return conn
+}
+
+// dialReset connects and expects a RST, which may come before connect(2) is
+// seen to have succeeded.
+func (s *stranger) dialReset(server *testPod) {
+	s.t.Helper()
+	conn, err := s.tryDial(server)
+	if errors.Is(err, unix.ECONNRESET) {
+		return
+	}
+	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.conn = conn.(*net.TCPConn)
-	return s.conn
+	expectReset(s.t, conn)
+}
+
+func (s *stranger) tryDial(server *testPod) (*net.TCPConn, error) {
+	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(s.ip, 0))}
+	conn, err := d.Dial("tcp", netip.AddrPortFrom(server.ip, api.PeerPort).String())
+	if err != nil {
+		return nil, err
+	}
+	s.t.Cleanup(func() { _ = conn.Close() })
+	return conn.(*net.TCPConn), conn.SetDeadline(time.Now().Add(patienceForTests))
 }
 
 // say dials, shakes hands, sends first and returns everything that comes back,

@@ -1,0 +1,220 @@
+//go:build linux
+
+package proxy
+
+import (
+	"bytes"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestHandshakeLimits(t *testing.T) {
+	a := newAuthority(t)
+	server := newPod(t, a, func(o *Options) { o.handshakes = newHandshakeLimit(3, 2) })
+	one, two := newStranger(t, a, server), newStranger(t, a, server)
+	admitted := func(n int) {
+		t.Helper()
+		eventually(t, "handshakes to begin", func() bool { return server.proxy.Traffic().Inbound.Active == int64(n) })
+	}
+	first := one.dial(server)
+	one.dial(server)
+	admitted(2)
+	one.dialReset(server)
+	two.dial(server)
+	admitted(3)
+	two.dialReset(server)
+	if got := server.proxy.Traffic().Inbound.Refused; got != 2 {
+		t.Errorf("%d refused, want 2", got)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	admitted(2)
+	two.dial(server)
+	admitted(3)
+	eventually(t, "the log", func() bool {
+		server.log.mu.Lock()
+		defer server.log.mu.Unlock()
+		return bytes.Contains(server.log.lines, []byte("too many handshakes at once"))
+	})
+}
+
+// TestOutOfFileDescriptors runs in a process of its own, because there must be
+// none left.
+func TestOutOfFileDescriptors(t *testing.T) {
+	if os.Getenv("PROXY_TEST_CHILD") != t.Name() {
+		runAsChild(t, nil)
+		return
+	}
+	client, server := pair(t, nil)
+	destination := application(t, server.ip, echo)
+	limit := unix.Rlimit{Cur: 256, Max: 256}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: client.ip.As4()}); err != nil {
+		t.Fatal(err)
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.sockets.destinations.Store(fromSockaddr(sa), destination)
+	var hog []int
+	for {
+		n, err := unix.Dup(fd)
+		if err == unix.EMFILE {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		hog = append(hog, n)
+	}
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: client.capture.Addr().As4(), Port: int(client.capture.Port())}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "accept to fail", func() bool {
+		client.log.mu.Lock()
+		defer client.log.mu.Unlock()
+		return bytes.Contains(client.log.lines, []byte("cannot accept connections"))
+	})
+	for _, n := range hog {
+		_ = unix.Close(n)
+	}
+	conn, err := net.FileConn(os.NewFile(uintptr(fd), "connection"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	write(t, conn, "hello")
+	expect(t, conn, "hello")
+	client.log.mu.Lock()
+	defer client.log.mu.Unlock()
+	if n := bytes.Count(client.log.lines, []byte("cannot accept connections")); n > 5 {
+		t.Errorf("%d lines say that accept fails", n)
+	}
+}
+
+// runAsChild runs the calling test again in a process of its own.
+func runAsChild(t *testing.T, attributes *syscall.SysProcAttr) {
+	t.Helper()
+	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=60s")
+	child.Env = append(os.Environ(), "PROXY_TEST_CHILD="+t.Name())
+	child.SysProcAttr = attributes
+	output, err := child.CombinedOutput()
+	if err != nil || !strings.Contains(string(output), "--- PASS: "+t.Name()) {
+		t.Fatalf("child: %v\n%s", err, output)
+	}
+}
+
+func TestHandshakeLimitLeavesNothing(t *testing.T) {
+	l := newHandshakeLimit(2, 2)
+	source := netip.MustParseAddr("10.0.0.1")
+	for range 10 {
+		if !l.enter(source) {
+			t.Fatal("no place, although all have left")
+		}
+		l.leave(source)
+	}
+	if len(l.sources) != 0 || l.open != 0 {
+		t.Errorf("left behind: %+v", l)
+	}
+}
+
+// Connections one after the other leave neither goroutines nor file
+// descriptors behind.
+func TestNothingIsLeftBehind(t *testing.T) {
+	count := 10_000
+	if testing.Short() {
+		count = 500
+	}
+	client, server := pair(t, nil)
+	destination := application(t, server.ip, echo)
+	round := func() {
+		conn, err := client.tryDial(destination)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		write(t, conn, "ping")
+		expect(t, conn, "ping")
+	}
+	round()
+	settled := func() bool { return len(client.proxy.live.snapshot())+len(server.proxy.live.snapshot()) == 0 }
+	eventually(t, "the first connection to end", settled)
+	goroutines, files := runtime.NumGoroutine(), openFiles(t)
+	for range count - 1 {
+		round()
+	}
+	eventually(t, "the connections to end", settled)
+	eventually(t, "goroutines to end", func() bool { return runtime.NumGoroutine() <= goroutines })
+	eventually(t, "files to be closed", func() bool { return openFiles(t) <= files })
+	if got := client.proxy.Traffic().Outbound; got.Encrypted != uint64(count) || got.Active != 0 {
+		t.Errorf("counted %+v", got)
+	}
+	if n := len(server.proxy.handshakes.sources); n != 0 {
+		t.Errorf("%d sources are left in the limits", n)
+	}
+}
+
+func openFiles(t testing.TB) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+func TestStopEndsConnections(t *testing.T) {
+	a := newAuthority(t)
+	client := newPod(t, a, func(o *Options) { o.DrainTimeout = time.Hour })
+	server := newPod(t, a, nil)
+	destination, accept := collect(t, server.ip)
+	conn := client.dial(destination)
+	far := accept()
+	write(t, conn, "x")
+	expect(t, far, "x")
+	stopped := make(chan struct{})
+	go func() { client.stop(); close(stopped) }()
+	eventually(t, "the listener to close", func() bool {
+		probe, err := net.Dial("tcp", client.capture.String())
+		if err == nil {
+			_ = probe.Close()
+		}
+		return err != nil
+	})
+	// While draining, the connection works; once it has ended, so has Serve.
+	write(t, far, "y")
+	expect(t, conn, "y")
+	if err := far.Close(); err != nil {
+		t.Fatal(err)
+	}
+	expectEOF(t, conn)
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	<-stopped
+
+	// Without time to drain, connections are aborted.
+	other := newPod(t, a, nil)
+	conn = other.dial(destination)
+	write(t, conn, "x")
+	expect(t, accept(), "x")
+	other.stop()
+	expectReset(t, conn)
+}

@@ -1,0 +1,308 @@
+//go:build linux
+
+package proxy
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// clock is a clock that tests can put forward.
+type clock struct{ ahead atomic.Int64 }
+
+func (c *clock) now() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
+
+func (c *clock) advance(d time.Duration) { c.ahead.Add(int64(d)) }
+
+// impostors are things that may answer at a peer's port and must not be sent
+// anything of the application.
+func impostors(a, other *authority, ip netip.Addr) map[string]func(*testing.T, *tls.Config) {
+	issue := func(by *authority, change func(*x509.Certificate)) func(*testing.T, *tls.Config) {
+		return func(t *testing.T, c *tls.Config) {
+			c.Certificates = []tls.Certificate{by.issue(t, []netip.Addr{ip}, change)}
+		}
+	}
+	return map[string]func(*testing.T, *tls.Config){
+		"another authority": issue(other, nil),
+		"expired": issue(a, func(c *x509.Certificate) {
+			c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(-time.Minute)
+		}),
+		"another address":      issue(a, func(c *x509.Certificate) { c.IPAddresses = []net.IP{{10, 1, 2, 3}} }),
+		"another trust domain": issue(a, func(c *x509.Certificate) { c.URIs[0].Host = "elsewhere.test" }),
+		"two identities":       issue(a, func(c *x509.Certificate) { c.URIs = append(c.URIs, c.URIs[0]) }),
+		"no server usage": issue(a, func(c *x509.Certificate) {
+			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+		}),
+		"TLS 1.2":      func(_ *testing.T, c *tls.Config) { c.MaxVersion = tls.VersionTLS12 },
+		"no ALPN":      func(_ *testing.T, c *tls.Config) { c.NextProtos = nil },
+		"another ALPN": func(_ *testing.T, c *tls.Config) { c.NextProtos = []string{"h2"} },
+	}
+}
+
+func TestImpostorGetsNothing(t *testing.T) {
+	a, other := newAuthority(t), newAuthority(t)
+	for _, mode := range []api.Mode{api.Strict, api.Permissive} {
+		client := newPod(t, a, func(o *Options) { o.Config.Mode = mode })
+		ip := podAddress()
+		for name := range impostors(a, other, ip) {
+			t.Run(string(mode)+"/"+name, func(t *testing.T) {
+				ip := podAddress()
+				var leaked atomic.Int64
+				fakePeer(t, a, ip, func(c *tls.Config) { impostors(a, other, ip)[name](t, c) },
+					func(c *tls.Conn, _ *net.TCPConn) {
+						n, _ := c.Read(make([]byte, 1024))
+						leaked.Add(int64(n))
+					})
+				destination := application(t, ip, echo)
+				if mode == api.Strict {
+					client.dialReset(destination)
+				} else {
+					conn := client.dial(destination)
+					write(t, conn, "hello")
+					expect(t, conn, "hello")
+					if err := conn.Close(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if n := leaked.Load(); n > 0 {
+					t.Errorf("the impostor received %d bytes", n)
+				}
+				line := client.logged("the connection", func(c api.Connection) bool { return c.Destination == destination })
+				if line.Encrypted || line.Wire != api.WireNone || !strings.Contains(line.Reason, "no trusted gateway") {
+					t.Errorf("logged %+v", line)
+				}
+			})
+		}
+	}
+}
+
+func TestStrictNeverFallsBack(t *testing.T) {
+	client := newPod(t, newAuthority(t), nil)
+	var reached atomic.Int64
+	destination := application(t, podAddress(), func(*net.TCPConn) { reached.Add(1) })
+	client.dialReset(destination)
+	client.logged("the refusal", func(c api.Connection) bool {
+		return c.Destination == destination && strings.Contains(c.Reason, "connection refused")
+	})
+	if got := client.proxy.Traffic().Outbound; got != (api.Direction{Refused: 1}) || reached.Load() != 0 {
+		t.Errorf("counted %+v, the application was reached %d times", got, reached.Load())
+	}
+}
+
+func TestUnknownDestination(t *testing.T) {
+	client := newPod(t, newAuthority(t), permissive)
+	conn, err := net.Dial("tcp", client.capture.String())
+	if err == nil {
+		defer conn.Close()
+		expectReset(t, conn)
+	}
+	client.logged("the refusal", func(c api.Connection) bool { return strings.Contains(c.Reason, "original destination") })
+}
+
+func TestOwnCertificateExpired(t *testing.T) {
+	a := newAuthority(t)
+	for _, mode := range []api.Mode{api.Strict, api.Permissive} {
+		t.Run(string(mode), func(t *testing.T) {
+			c := &clock{}
+			client := newPod(t, a, func(o *Options) { o.Config.Mode, o.now = mode, c.now })
+			server := newPod(t, a, nil)
+			destination := application(t, server.ip, echo)
+			c.advance(2 * time.Hour)
+			if mode == api.Strict {
+				client.dialReset(destination)
+			} else {
+				conn := client.dial(destination)
+				write(t, conn, "hello")
+				expect(t, conn, "hello")
+				if err := conn.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			line := client.logged("the connection", func(c api.Connection) bool { return c.Destination == destination })
+			if line.Reason != "own certificate expired" || line.Encrypted {
+				t.Errorf("logged %+v", line)
+			}
+		})
+	}
+}
+
+// counting runs a peer that accepts TCP connections, never answers, and counts.
+func silentPeer(t testing.TB, ip netip.Addr) *atomic.Int64 {
+	var count atomic.Int64
+	l := listen(t, netip.AddrPortFrom(ip, api.PeerPort))
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			count.Add(1)
+			t.Cleanup(func() { _ = conn.Close() })
+		}
+	}()
+	return &count
+}
+
+func TestFallbackIsRemembered(t *testing.T) {
+	c := &clock{}
+	client := newPod(t, newAuthority(t), func(o *Options) {
+		permissive(o)
+		o.now, o.HandshakeTimeout = c.now, 400*time.Millisecond
+	})
+	ip := podAddress()
+	probes := silentPeer(t, ip)
+	destination := application(t, ip, echo)
+	round := func() {
+		conn := client.dial(destination)
+		defer conn.Close()
+		write(t, conn, "hello")
+		expect(t, conn, "hello")
+	}
+	// All of them are under way while the first one finds out.
+	var all sync.WaitGroup
+	for range 50 {
+		all.Go(round)
+	}
+	all.Wait()
+	if n := probes.Load(); n != 1 {
+		t.Errorf("50 connections at once probed %d times, want 1", n)
+	}
+	round()
+	if n := probes.Load(); n != 1 {
+		t.Errorf("the outcome was not remembered: %d probes", n)
+	}
+	c.advance(rememberSilent + time.Second)
+	round()
+	if n := probes.Load(); n != 2 {
+		t.Errorf("the outcome was remembered too long: %d probes, want 2", n)
+	}
+	if got := client.proxy.Traffic().Outbound; got.Plaintext != 52 || got.Encrypted != 0 {
+		t.Errorf("counted %+v", got)
+	}
+}
+
+// A filtered port, made of a listener whose backlog is full.
+func TestFilteredPeer(t *testing.T) {
+	client := newPod(t, newAuthority(t), func(o *Options) {
+		permissive(o)
+		o.DialTimeout = 300 * time.Millisecond
+	})
+	ip := podAddress()
+	fillBacklog(t, ip)
+	destination := application(t, ip, echo)
+	conn := client.dial(destination)
+	write(t, conn, "hello")
+	expect(t, conn, "hello")
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	line := client.logged("the connection", func(c api.Connection) bool { return c.Destination == destination })
+	if !strings.Contains(line.Reason, "no answer") {
+		t.Errorf("logged %+v", line)
+	}
+}
+
+// fillBacklog leaves ip with a peer port that no longer answers a SYN.
+func fillBacklog(t testing.TB, ip netip.Addr) {
+	t.Helper()
+	at := &unix.SockaddrInet4{Port: api.PeerPort, Addr: ip.As4()}
+	open := func() int {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Close(fd) })
+		return fd
+	}
+	l := open()
+	if err := unix.Bind(l, at); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Listen(l, 0); err != nil {
+		t.Fatal(err)
+	}
+	for range 4 {
+		if err := unix.Connect(open(), at); err != nil && err != unix.EINPROGRESS {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestInboundProvesTheGateway(t *testing.T) {
+	a := newAuthority(t)
+	client := newPod(t, a, permissive)
+	s := newStranger(t, a, client)
+	destination := application(t, s.ip, echo)
+	conn := client.dial(destination)
+	write(t, conn, "hello")
+	expect(t, conn, "hello")
+
+	// Now the other pod gets a gateway, and connects.
+	fakePeer(t, a, s.ip, nil, func(c *tls.Conn, _ *net.TCPConn) {
+		_, _ = c.Read(make([]byte, 1024))
+		_, _ = io.WriteString(c, string(rune(statusOK))+"encrypted")
+		_ = c.Close()
+	})
+	h := header{Destination: application(t, client.ip, echo), Client: netip.AddrPortFrom(s.ip, 4000)}
+	back := tls.Client(s.dial(client), s.config)
+	write(t, back, string(appendHeader(nil, h))+"x")
+	expect(t, back, string(rune(statusOK))+"x")
+
+	expect(t, client.dial(destination), "encrypted")
+}
+
+// In TLS 1.3 a client learns that its certificate is refused only after it has
+// sent data, so that the first connection fails.
+func TestPeerRejectsOurCertificate(t *testing.T) {
+	a := newAuthority(t)
+	client := newPod(t, a, func(o *Options) {
+		permissive(o)
+		ips := o.Config.PodIPs
+		o.Certificate = a.issue(t, ips, func(c *x509.Certificate) {
+			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+		})
+	})
+	server := newPod(t, a, nil)
+	destination := application(t, server.ip, echo)
+	client.dialReset(destination)
+	client.logged("the rejection", func(c api.Connection) bool { return c.Reason == reasonRejected && c.Error != "" })
+	conn := client.dial(destination)
+	write(t, conn, "hello")
+	expect(t, conn, "hello")
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	client.logged("the fallback", func(c api.Connection) bool { return c.Reason == reasonRejected && c.Error == "" })
+}
+
+func TestPeerTableIsBounded(t *testing.T) {
+	c := &clock{}
+	table := newPeerTable(8, c.now)
+	held := table.acquire(podAddress())
+	for range 100 {
+		p := table.acquire(podAddress())
+		if _, probe, err := table.enter(t.Context(), p); err != nil || !probe {
+			t.Fatalf("enter: %t, %v", probe, err)
+		}
+		table.leave(p, true, &failure{reason: "x", remember: time.Hour})
+		table.release(p)
+	}
+	if n := len(table.peers); n != 8 {
+		t.Errorf("%d peers are remembered, want 8", n)
+	}
+	if table.peers[held.addr] != held {
+		t.Error("a peer in use was evicted")
+	}
+}
