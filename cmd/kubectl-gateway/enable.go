@@ -45,7 +45,11 @@ type enableOptions struct {
 }
 
 func newEnableCommand(a *app) *cobra.Command {
-	var o enableOptions
+	return newEnableCommandFor(a, &enableOptions{})
+}
+
+// newEnableCommandFor returns the command that stores its flags in o.
+func newEnableCommandFor(a *app, o *enableOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "enable (POD... | -l SELECTOR | --all)",
 		Short: "Add gateways to running pods",
@@ -223,6 +227,7 @@ func (o *enableOptions) enable(ctx context.Context, a *app, client kubernetes.In
 		pods = report.skipLeaving(pods)
 	}
 	report.missing(missing)
+	var results []inject.Result
 	if len(pods) > 0 {
 		if err := inject.CheckServer(ctx, client.Discovery()); err != nil {
 			return err
@@ -233,11 +238,12 @@ func (o *enableOptions) enable(ctx context.Context, a *app, client kubernetes.In
 		}
 		report.warn("", cluster.Warnings)
 		injector.Cluster = cluster
-		injector.EnableAll(ctx, pods, o.parallel, report.add)
+		results = injector.EnableAll(ctx, pods, o.parallel, report.add)
 	}
-	if err := report.finish(); err != nil {
-		return err
+	err := report.finish(results)
+	if ctx.Err() != nil {
+		// What was left is said; main says that the command was interrupted.
+		return ctx.Err()
 	}
-	// main tells an interrupted command by its context.
-	return ctx.Err()
+	return err
 }

@@ -23,7 +23,6 @@ type enableReport struct {
 	style       *terminal.Style
 	format      string
 	dryRun      inject.DryRun
-	results     []inject.Result
 	// hints that were printed; hundreds of pods may fail for one reason.
 	hints         map[string]bool
 	total, failed int
@@ -83,7 +82,6 @@ func (r *enableReport) warn(who string, warnings []string) {
 // add reports the result of one pod.
 func (r *enableReport) add(result inject.Result) {
 	r.total++
-	r.results = append(r.results, result)
 	name := "pod/" + result.Pod.Name
 	if result.Err != nil {
 		r.fail(name+": ", result.Err)
@@ -105,11 +103,11 @@ func (r *enableReport) add(result inject.Result) {
 	}
 }
 
-// finish prints what is printed as a whole, and returns errReported if a pod
-// has failed.
-func (r *enableReport) finish() error {
+// finish prints what is printed as a whole, in the order of results, and returns
+// errReported if a pod has failed.
+func (r *enableReport) finish(results []inject.Result) error {
 	if r.format == "json" || r.format == "yaml" {
-		text, err := r.document()
+		text, err := r.document(results)
 		if err != nil {
 			return fmt.Errorf("encoding the results: %w", err)
 		}
@@ -149,9 +147,9 @@ type enableItem struct {
 
 // document returns the results as a list, or for a dry run the objects that
 // would be sent.
-func (r *enableReport) document() (string, error) {
+func (r *enableReport) document(results []inject.Result) (string, error) {
 	items := []any{}
-	for _, result := range r.results {
+	for _, result := range results {
 		switch {
 		case r.dryRun == inject.DryRunNone:
 			items = append(items, newEnableItem(result))

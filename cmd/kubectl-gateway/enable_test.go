@@ -1,0 +1,296 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	apiversion "k8s.io/apimachinery/pkg/version"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	fakediscovery "k8s.io/client-go/discovery/fake"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+	"sigs.k8s.io/yaml"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+)
+
+// enableFlags parses flags as the command does, up to what complete makes of them.
+func enableFlags(t *testing.T, args ...string) (inject.Options, inject.Ranges, error) {
+	t.Helper()
+	var options inject.Options
+	var given inject.Ranges
+	var o enableOptions
+	cmd := newEnableCommandFor(&app{IOStreams: genericiooptions.NewTestIOStreamsDiscard()}, &o)
+	if err := cmd.ParseFlags(args); err != nil {
+		return options, given, err
+	}
+	return o.complete()
+}
+
+func TestEnableDefaults(t *testing.T) {
+	options, given, err := enableFlags(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if options.Mode != api.Permissive || options.OnFailure != api.FailOpen || options.TTL != ca.DefaultLeafTTL ||
+		options.Timeout != 60*time.Second || options.DryRun != inject.DryRunNone || options.KeepSecret || options.PullPolicy != "" ||
+		!strings.HasPrefix(options.Image, "ghcr.io/kubectl-gateway/kube-gateway:") {
+		t.Errorf("%+v", options)
+	}
+	if len(given.Capture)+len(given.Services)+len(given.Exclude)+len(given.ExcludePorts) != 0 {
+		t.Errorf("%+v", given)
+	}
+}
+
+func TestEnableFlags(t *testing.T) {
+	options, given, err := enableFlags(t, "--mode=strict", "--cert-ttl=12h", "--image=x:1", "--image-pull-policy=Never", "--dry-run=server",
+		"--timeout=5s", "--keep-secret", "--capture-cidr=10.1.2.3/8,fd00::/8", "--capture-cidr=10.9.9.9", "--service-cidr=10.96.0.0/12",
+		"--exclude-cidr=10.1.0.0/16", "--exclude-port=53,22")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if options.OnFailure != api.FailClosed || options.TTL != 12*time.Hour || options.PullPolicy != corev1.PullNever ||
+		options.DryRun != inject.DryRunServer || options.Timeout != 5*time.Second || !options.KeepSecret || options.Image != "x:1" {
+		t.Errorf("%+v", options)
+	}
+	if len(given.Capture) != 3 || given.Capture[0] != netip.MustParsePrefix("10.0.0.0/8") || given.Capture[2] != netip.MustParsePrefix("10.9.9.9/32") ||
+		len(given.Services) != 1 || len(given.Exclude) != 1 || len(given.ExcludePorts) != 2 {
+		t.Errorf("%+v", given)
+	}
+	if options, _, err := enableFlags(t, "--mode=strict", "--on-failure=open"); err != nil || options.OnFailure != api.FailOpen {
+		t.Errorf("%+v, %v", options, err)
+	}
+}
+
+func TestEnableRefusesFlags(t *testing.T) {
+	for _, args := range []string{
+		"--mode=paranoid", "--on-failure=maybe", "--dry-run=yes", "--image-pull-policy=Sometimes", "--output=wide", "--image=",
+		"--cert-ttl=0", "--cert-ttl=-1h", "--cert-ttl=soon", "--timeout=0s", "--parallel=0",
+		"--capture-cidr=10.0.0.0/33", "--service-cidr=all", "--exclude-cidr=::ffff:10.0.0.1/100", "--exclude-port=0", "--exclude-port=65536", "--exclude-port=http",
+	} {
+		if _, _, err := enableFlags(t, args); err == nil {
+			t.Errorf("%s is accepted", args)
+		}
+	}
+}
+
+func TestEnableNeedsPods(t *testing.T) {
+	streams, _, _, errOut := genericiooptions.NewTestIOStreams()
+	if code := run(t.Context(), streams, []string{"--server=http://127.0.0.1:1", "enable"}); code != 1 ||
+		!strings.Contains(errOut.String(), "no pod is named") || !strings.Contains(errOut.String(), "hint: ") {
+		t.Errorf("exit %d: %s", code, errOut)
+	}
+}
+
+func podToEnable(name string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID("uid-" + name), ResourceVersion: "1"},
+		Spec:       corev1.PodSpec{NodeName: "node", Containers: []corev1.Container{{Name: "app"}}},
+		Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.244.0.7"},
+	}
+}
+
+// enableRun is one run of enable on a fake cluster, which allows dry runs by
+// the client only: it knows no patch of a subresource.
+type enableRun struct {
+	o           enableOptions
+	options     inject.Options
+	pods        []*corev1.Pod
+	missing     error
+	version     string
+	out, errOut bytes.Buffer
+}
+
+func (r *enableRun) run(t *testing.T, ctx context.Context) error {
+	t.Helper()
+	client := fake.NewClientset(
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.0.0/24"}}},
+		&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16"}}},
+	)
+	if r.version == "" {
+		r.version = "v1.37.2"
+	}
+	client.Discovery().(*fakediscovery.FakeDiscovery).FakedServerVersion = &apiversion.Info{GitVersion: r.version}
+	client.PrependReactor("create", "selfsubjectaccessreviews", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, &authorizationv1.SelfSubjectAccessReview{Status: authorizationv1.SubjectAccessReviewStatus{Allowed: true}}, nil
+	})
+	authority, err := ca.New(ca.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.options = inject.Options{Image: "img", Mode: api.Permissive, OnFailure: api.FailOpen, Timeout: time.Minute, DryRun: inject.DryRunClient}
+	r.o.parallel = 4
+	var pods []corev1.Pod
+	for _, pod := range r.pods {
+		pods = append(pods, *pod)
+	}
+	a := &app{IOStreams: genericiooptions.IOStreams{Out: &r.out, ErrOut: &r.errOut}}
+	return r.o.enable(ctx, a, client, &inject.Injector{Client: client, Authority: authority, Options: r.options}, inject.Ranges{}, pods, r.missing)
+}
+
+func TestEnableGoesOnAfterAFailure(t *testing.T) {
+	host := podToEnable("host")
+	host.Spec.HostNetwork = true
+	r := enableRun{pods: []*corev1.Pod{host, podToEnable("a")},
+		missing: errors.Join(api.WithHint(errors.New(`pod "x" not found`), "look again"), api.WithHint(errors.New(`pod "y" not found`), "look again"))}
+	if err := r.run(t, t.Context()); !errors.Is(err, errReported) {
+		t.Error(err)
+	}
+	if r.out.String() != "pod/a gateway enabled (dry run)\n" {
+		t.Errorf("results: %q", r.out.String())
+	}
+	for _, want := range []string{"error: pod \"x\" not found\nhint: look again\nerror: pod \"y\" not found\n", "pod/host: error: ", "hostNetwork", "pod/a: enabled (dry run) (kube-gateway, ", "error: 3 of 4 pods failed\n"} {
+		if !strings.Contains(r.errOut.String(), want) {
+			t.Errorf("%q is missing in:\n%s", want, &r.errOut)
+		}
+	}
+}
+
+func TestEnableSkipsWhatHasFinishedUnlessItIsNamed(t *testing.T) {
+	job := podToEnable("job")
+	job.Status.Phase = corev1.PodSucceeded
+	named := enableRun{pods: []*corev1.Pod{job}}
+	if err := named.run(t, t.Context()); !errors.Is(err, errReported) {
+		t.Errorf("named: %v", err)
+	}
+	selected := enableRun{pods: []*corev1.Pod{job, podToEnable("a")}}
+	selected.o.targets.All = true
+	if err := selected.run(t, t.Context()); err != nil || !strings.Contains(selected.errOut.String(), "pod/job: skipped") {
+		t.Errorf("selected: %v\n%s", err, &selected.errOut)
+	}
+}
+
+func TestEnableRefusesAnOldServer(t *testing.T) {
+	r := enableRun{pods: []*corev1.Pod{podToEnable("a")}, version: "v1.32.4"}
+	if err := r.run(t, t.Context()); err == nil || !strings.Contains(err.Error(), "1.33 or later") || api.Hint(err) == "" {
+		t.Error(err)
+	}
+}
+
+func TestEnableInterruptedIsNoSuccess(t *testing.T) {
+	ctx, interrupt := context.WithCancel(t.Context())
+	interrupt()
+	r := enableRun{pods: []*corev1.Pod{podToEnable("a")}}
+	if err := r.run(t, ctx); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+func TestEnableDryRunObjects(t *testing.T) {
+	for _, format := range []string{"yaml", "json"} {
+		r := enableRun{pods: []*corev1.Pod{podToEnable("a"), podToEnable("b")}}
+		r.o.output = format
+		if err := r.run(t, t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		text := r.out.String()
+		if strings.Contains(text, "PRIVATE KEY") || strings.Contains(text, "LS0tLS1") {
+			t.Errorf("%s has a key in it:\n%s", format, text)
+		}
+		var items []string
+		if format == "json" {
+			var list struct{ Items []json.RawMessage }
+			if err := json.Unmarshal([]byte(text), &list); err != nil {
+				t.Fatal(err)
+			}
+			for _, item := range list.Items {
+				items = append(items, string(item))
+			}
+		} else {
+			items = strings.Split(text, "\n---\n")
+		}
+		if len(items) != 4 {
+			t.Fatalf("%s: %d objects:\n%s", format, len(items), text)
+		}
+		var secret corev1.Secret
+		var pod corev1.Pod
+		if err := errors.Join(yaml.UnmarshalStrict([]byte(items[0]), &secret), yaml.UnmarshalStrict([]byte(items[1]), &pod)); err != nil {
+			t.Fatal(err)
+		}
+		if pod.Name != "a" {
+			t.Errorf("%s: the order is not that of the pods", format)
+		}
+		if secret.Kind != "Secret" || secret.StringData["tls.key"] != "" || !strings.Contains(secret.StringData["ca.crt"], "CERTIFICATE") {
+			t.Errorf("%s: %+v", format, secret)
+		}
+		if pod.Kind != "Pod" || len(pod.Spec.EphemeralContainers) != 1 {
+			t.Errorf("%s: %+v", format, pod)
+		}
+	}
+}
+
+// TestEnableReport prints what a real run has to say in every format.
+func TestEnableReport(t *testing.T) {
+	end := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	results := []inject.Result{
+		{Pod: podToEnable("a"), Action: inject.Enabled, Container: "kube-gateway", Elapsed: 1840 * time.Millisecond, Status: &api.Status{
+			Identity: "spiffe://td/ns/shop/sa/default", Mode: api.Strict, Cert: api.Certificate{NotAfter: end}}},
+		{Pod: podToEnable("b"), Action: inject.Unchanged, Container: "kube-gateway-2", Warnings: []string{"it stays as it is"}},
+		{Pod: podToEnable("c"), Action: inject.Failed, Err: api.WithHint(errors.New("no such\nimage \x1b[31m"), "check --image")},
+		{Pod: podToEnable("d"), Action: inject.Failed, Err: api.WithHint(errors.New("no such image"), "check --image")},
+	}
+	for format, want := range map[string]string{
+		"":     "pod/a gateway enabled\npod/b gateway unchanged\n",
+		"name": "pod/a\npod/b\n",
+		"json": "",
+		"yaml": "",
+	} {
+		var out, errOut bytes.Buffer
+		report := newEnableReport(&app{IOStreams: genericiooptions.IOStreams{Out: &out, ErrOut: &errOut}}, format, inject.DryRunNone)
+		for _, result := range results {
+			report.add(result)
+		}
+		if err := report.finish(results); !errors.Is(err, errReported) {
+			t.Errorf("%s: %v", format, err)
+		}
+		const progress = "pod/a: enabled (kube-gateway, 1.8s)\n" +
+			"pod/b: already enabled (kube-gateway-2, 0.0s)\npod/b: warning: it stays as it is\n" +
+			"pod/c: error: no such image \\x1b[31m\nhint: check --image\n" +
+			"pod/d: error: no such image\n" +
+			"error: 2 of 4 pods failed\n"
+		if errOut.String() != progress {
+			t.Errorf("%s: progress:\n%s", format, &errOut)
+		}
+		if want != "" {
+			if out.String() != want {
+				t.Errorf("%s: results:\n%s", format, &out)
+			}
+			continue
+		}
+		var list struct{ Items []enableItem }
+		if err := yaml.Unmarshal(out.Bytes(), &list); err != nil {
+			t.Fatalf("%s: %v", format, err)
+		}
+		if len(list.Items) != 4 || list.Items[0].Action != inject.Enabled || !list.Items[0].NotAfter.Equal(end) ||
+			list.Items[1].Warnings[0] != "it stays as it is" || list.Items[2].Hint != "check --image" || list.Items[3].Error != "no such image" {
+			t.Errorf("%s:\n%s", format, &out)
+		}
+	}
+}
+
+// brokenPipe is an output stream that nobody reads.
+type brokenPipe struct{}
+
+func (brokenPipe) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
+
+func TestEnableReportThatCannotBeWritten(t *testing.T) {
+	report := newEnableReport(&app{IOStreams: genericiooptions.IOStreams{Out: brokenPipe{}, ErrOut: &bytes.Buffer{}}}, "name", inject.DryRunNone)
+	report.add(inject.Result{Pod: podToEnable("a"), Action: inject.Enabled})
+	if err := report.finish(nil); err == nil || !strings.Contains(err.Error(), "broken pipe") {
+		t.Error(err)
+	}
+}
