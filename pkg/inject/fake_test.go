@@ -202,6 +202,15 @@ func (g gateways) Status(ctx context.Context, _, pod, container string, _ time.D
 	return g(ctx, pod, container)
 }
 
+// readyWith is the answer of a gateway that trusts authority.
+func readyWith(authority *ca.Authority) gateways {
+	return func(_ context.Context, pod, _ string) (*api.Status, error) {
+		return &api.Status{State: api.Ready, Pod: api.PodRef{UID: "uid-" + pod}, Cert: api.Certificate{
+			NotAfter: time.Now().Add(time.Hour), Authorities: []string{authority.Fingerprint()},
+		}}, nil
+	}
+}
+
 func ready(_ context.Context, pod, _ string) (*api.Status, error) {
 	return &api.Status{State: api.Ready, Pod: api.PodRef{UID: "uid-" + pod}}, nil
 }
@@ -223,10 +232,11 @@ func newAuthority(t *testing.T) *ca.Authority {
 
 func newInjector(t *testing.T, c *cluster) *Injector {
 	t.Helper()
+	authority := newAuthority(t)
 	return &Injector{
 		Client:    c,
-		Authority: newAuthority(t),
-		Gateways:  gateways(ready),
+		Authority: authority,
+		Gateways:  readyWith(authority),
 		Cluster: &Cluster{Ranges: Ranges{
 			Capture:      []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
 			Services:     []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},

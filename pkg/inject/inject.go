@@ -2,6 +2,8 @@ package inject
 
 import (
 	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
@@ -16,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 const (
@@ -192,7 +195,7 @@ func (in *Injector) joinGateway(ctx context.Context, pod *corev1.Pod, current Ga
 	if result.Err != nil {
 		return result
 	}
-	result.Warnings = in.differences(pod, current.Name)
+	result.Warnings = append(in.differences(pod, current.Name), in.untimely(result.Status)...)
 	if in.Options.DryRun == DryRunNone {
 		in.tidy(ctx, &result)
 	}
@@ -229,6 +232,23 @@ func (in *Injector) differences(pod *corev1.Pod, name string) []string {
 	if !slices.Equal(has.Capture, wanted.Capture) || !slices.Equal(has.Services, wanted.Services) ||
 		!slices.Equal(has.Exclude, wanted.Exclude) || !slices.Equal(has.ExcludePorts, wanted.ExcludePorts) {
 		list = append(list, "it goes on to capture the destinations it was given, not those of this command, until the pod is replaced")
+	}
+	return list
+}
+
+// untimely says why the certificate of a gateway that runs does not serve.
+func (in *Injector) untimely(status *api.Status) []string {
+	var list []string
+	if status.Cert.NotAfter.Before(time.Now()) {
+		list = append(list, fmt.Sprintf("its certificate ended on %s: replace the pod, then enable it again", status.Cert.NotAfter.Format(time.RFC3339)))
+	}
+	block, _ := pem.Decode(in.Authority.Bundle())
+	if block == nil {
+		return list
+	}
+	root, err := x509.ParseCertificate(block.Bytes)
+	if err == nil && !slices.Contains(status.Cert.Authorities, ca.Fingerprint(root)) {
+		list = append(list, "it does not trust the authority of this command: replace the pod, then enable it again")
 	}
 	return list
 }

@@ -87,6 +87,30 @@ func TestEnableSaysWhichSettingsItLeaves(t *testing.T) {
 	}
 }
 
+func TestEnableSaysThatACertificateDoesNotServe(t *testing.T) {
+	c := newCluster(t, testPod("p"))
+	in := newInjector(t, c)
+	if result := in.Enable(t.Context(), c.pod("p")); result.Err != nil {
+		t.Fatal(result.Err)
+	}
+	for want, change := range map[string]func(*api.Status){
+		"its certificate ended on":     func(s *api.Status) { s.Cert.NotAfter = time.Now().Add(-time.Second) },
+		"does not trust the authority": func(s *api.Status) { s.Cert.Authorities = []string{"00ff"} },
+	} {
+		good := in.Gateways
+		in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
+			status, err := good.Status(ctx, "shop", pod, container, 0)
+			change(status)
+			return status, err
+		})
+		result := in.Enable(t.Context(), c.pod("p"))
+		if len(result.Warnings) != 1 || !strings.Contains(result.Warnings[0], want) {
+			t.Errorf("%q, want %q", result.Warnings, want)
+		}
+		in.Gateways = good
+	}
+}
+
 func TestKeepSecret(t *testing.T) {
 	c := newCluster(t, testPod("p"))
 	in := newInjector(t, c)
