@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -231,40 +232,44 @@ func TestCollectEndsWithItsContext(t *testing.T) {
 }
 
 func TestGatewaysAreAskedInParallelWithinTheBound(t *testing.T) {
-	const bound, total = 4, 40
-	var active, most atomic.Int32
-	full := make(chan struct{})
-	all := asker{}
-	var pods []corev1.Pod
-	for i := range total {
-		name := fmt.Sprintf("web-%02d", i)
-		pods = append(pods, pod(name, "strict", "closed", running()))
-		all[name] = func(context.Context) (*api.Status, error) {
-			defer active.Add(-1)
-			n := active.Add(1)
-			for seen := most.Load(); n > seen && !most.CompareAndSwap(seen, n); seen = most.Load() {
+	synctest.Test(t, func(t *testing.T) {
+		const bound, total = 4, 10
+		var asked atomic.Int32
+		release := make(chan struct{})
+		all := asker{}
+		var pods []corev1.Pod
+		for i := range total {
+			name := fmt.Sprintf("web-%02d", i)
+			pods = append(pods, pod(name, "strict", "closed", running()))
+			all[name] = func(context.Context) (*api.Status, error) {
+				asked.Add(1)
+				<-release
+				return answer(name, api.Ready, time.Hour), nil
 			}
-			if n == bound {
-				select {
-				case <-full:
-				default:
-					close(full)
-				}
+		}
+		var list *List
+		var err error
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			list, err = (&Collector{Asker: all, Parallel: bound, Timeout: time.Minute, Now: clock}).Collect(t.Context(), pods)
+		}()
+		// Nothing moves any more once as many as may are being asked.
+		synctest.Wait()
+		if n := asked.Load(); n != bound {
+			t.Errorf("%d are asked at a time, want %d", n, bound)
+		}
+		close(release)
+		<-done
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, item := range list.Items {
+			if item.Pod != pods[i].Name || item.State != Ready || item.Status.Pod.Name != item.Pod {
+				t.Fatalf("item %d is %+v", i, item)
 			}
-			// The first ones meet here, which they can only if they run at once.
-			<-full
-			return answer(name, api.Ready, time.Hour), nil
 		}
-	}
-	list, err := (&Collector{Asker: all, Parallel: bound, Timeout: time.Minute, Now: clock}).Collect(t.Context(), pods)
-	if err != nil || most.Load() != bound {
-		t.Fatalf("%d at a time, want %d (%v)", most.Load(), bound, err)
-	}
-	for i, item := range list.Items {
-		if item.Pod != pods[i].Name || item.State != Ready || item.Status.Pod.Name != item.Pod {
-			t.Fatalf("item %d is %+v", i, item)
-		}
-	}
+	})
 }
 
 func TestNewestGatewayCounts(t *testing.T) {

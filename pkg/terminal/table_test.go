@@ -12,15 +12,15 @@ import (
 func example() *Table {
 	table := &Table{Header: []string{"POD", "STATE", "NOTE"}}
 	table.Add("pod-01", "ready", "")
-	table.Rows = append(table.Rows, []Cell{{Text: "a-much-longer-name"}, {"crashed", Bad}, {"大きい\x1b[2J", Caution}})
+	table.Rows = append(table.Rows, []Cell{{Text: "a-大きい-name"}, {"crashed", Bad}, {"大きい\x1b[2J", Caution}})
 	table.Add("short-row")
 	return table
 }
 
-const plainTable = `POD                  STATE     NOTE
-pod-01               ready     -
-a-much-longer-name   crashed   大きい\x1b[2J
-short-row            -         -
+const plainTable = `POD             STATE     NOTE
+pod-01          ready     -
+a-大きい-name   crashed   大きい\x1b[2J
+short-row       -         -
 `
 
 func TestTablePlain(t *testing.T) {
