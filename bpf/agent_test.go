@@ -54,7 +54,6 @@ type dial struct {
 	FastOpen  bool           `json:",omitempty"` // sendto(MSG_FASTOPEN) instead of connect
 	Then      netip.AddrPort // disconnect (AF_UNSPEC) and connect to this instead
 	PresentAs netip.AddrPort
-	Late      bool `json:",omitempty"` // ask for the names after the other end has closed
 }
 
 type many struct {
@@ -299,20 +298,14 @@ func (d *dial) connect(fd int, to netip.AddrPort) syscall.Errno {
 
 // converse asks for the names, and reads what the other end has seen.
 func (d *dial) converse(fd int) (r reply, err error) {
-	names := func() {
-		r.Local, _ = sockname(fd)
-		r.Peer, _ = peername(fd)
-	}
-	names()
+	r.Local, _ = sockname(fd)
+	r.Peer, _ = peername(fd)
 	if d.Type == unix.SOCK_DGRAM {
 		return r, nil
 	}
 	text, err := io.ReadAll(fdReader(fd))
 	if err != nil {
 		return r, fmt.Errorf("read: %w", err)
-	}
-	if d.Late {
-		names()
 	}
 	if len(text) > 0 {
 		r.Seen = new(seen)

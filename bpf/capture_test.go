@@ -4,6 +4,7 @@ package bpf_test
 
 import (
 	"net/netip"
+	"os"
 	"slices"
 	"syscall"
 	"testing"
@@ -18,16 +19,13 @@ import (
 // scene is a pod with a gateway (node 0) and another host (node 1).
 type scene struct {
 	*testing.T
-	lab              *netlab.Lab
-	here, there      *netlab.Node
-	app, gateway     *agent
-	programs         *bpf.Programs
-	service4, other4 netip.Addr
+	here, there  *netlab.Node
+	app, gateway *agent
+	programs     *bpf.Programs
 }
 
-var (
-	gatewayAddresses = []string{"127.0.0.1:18000", "[::1]:18000"}
-)
+// gatewayAddresses is where the capture sends connections.
+func gatewayAddresses() []string { return []string{"127.0.0.1:18000", "[::1]:18000"} }
 
 func cgroup(t testing.TB, path string) bpf.Cgroup {
 	t.Helper()
@@ -61,7 +59,7 @@ func at(ip netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(i
 func setUp(t *testing.T, change func(*bpf.Options)) *scene {
 	t.Helper()
 	lab := netlab.New(t, 2)
-	s := &scene{T: t, lab: lab, here: lab.Node(0), there: lab.Node(1)}
+	s := &scene{T: t, here: lab.Node(0), there: lab.Node(1)}
 	o := options(t, s.here)
 	if change != nil {
 		change(&o)
@@ -71,7 +69,7 @@ func setUp(t *testing.T, change func(*bpf.Options)) *scene {
 		t.Fatal(err)
 	}
 	s.gateway = startAgent(t, s.here, s.here.GatewayCgroup, api.WorkerID)
-	s.gateway.do(request{Gateway: &gateway{gatewayAddresses}})
+	s.gateway.do(request{Gateway: &gateway{gatewayAddresses()}})
 	if err := s.programs.StartCapture(); err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +94,6 @@ func load(t testing.TB, o bpf.Options) *bpf.Programs {
 	return p
 }
 
-// counters returns what was counted since the last call's result, prev.
 func (s *scene) counters() bpf.Counters {
 	s.Helper()
 	c, err := s.programs.Counters()
@@ -195,6 +192,23 @@ func TestCapture(t *testing.T) {
 
 	if got, want := s.counters(), (bpf.Counters{Captured: 12}); got != want {
 		t.Errorf("counters %+v, want %+v", got, want)
+	}
+}
+
+// Nodes differ in what they say about packets that look forged, as those from the
+// pod's address to loopback might.
+func TestCaptureWithReversePathFilter(t *testing.T) {
+	s := setUp(t, nil)
+	for _, filter := range []string{"0", "1", "2"} {
+		for _, of := range []string{"all", "lo", "eth0"} {
+			if err := s.here.Do(func() error {
+				return os.WriteFile("/proc/sys/net/ipv4/conf/"+of+"/rp_filter", []byte(filter), 0)
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.captured("rp_filter "+filter, dial{To: at(s.there.IP4, 80)})
+		s.captured("rp_filter "+filter+", bound", dial{To: at(s.there.IP4, 80), Bind: at(netip.IPv4Unspecified(), 45001)})
 	}
 }
 

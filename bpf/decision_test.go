@@ -39,7 +39,6 @@ func TestOtherPodsAreNotCaptured(t *testing.T) {
 	other := startAgent(t, s.here, s.here.OtherCgroup, 0)
 	s.direct("another cgroup", other, dial{To: at(s.there.IP4, 80)})
 	s.direct("another cgroup, IPv6", other, dial{To: at(s.there.IP6, 80), Six: true})
-	// A process that was not started through the pod's cgroup, but is in it now.
 	s.captured("application", dial{To: at(s.there.IP4, 80)})
 	if got := s.counters().Captured; got != 1 {
 		t.Errorf("captured %d, want 1", got)
@@ -194,7 +193,7 @@ func TestNoListener(t *testing.T) {
 		if got, want := s.counters(), (bpf.Counters{NoListener: 3}); got != want {
 			t.Errorf("counters %+v, want %+v", got, want)
 		}
-		s.gateway.do(request{Gateway: &gateway{gatewayAddresses[:1]}})
+		s.gateway.do(request{Gateway: &gateway{gatewayAddresses()[:1]}})
 		s.captured("IPv4 again", four(s))
 		s.refused("IPv6 still", six(s), syscall.EPERM)
 	})

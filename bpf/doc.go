@@ -6,5 +6,9 @@
 // supervisor. [OriginalDestination] and [PresentAs] are socket options: they
 // need none and are all that the worker uses.
 //
+// The programs are written for Linux 5.10 and later. What they need of the kernel,
+// and since when it exists, is listed in features.go; the releases were taken from
+// the kernel's history, and a test keeps the list complete.
+//
 // The package is empty on systems other than Linux.
 package bpf

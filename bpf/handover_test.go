@@ -172,6 +172,10 @@ func TestThousandConcurrentConnections(t *testing.T) {
 			t.Errorf("%d of %d connections were right", r.OK, q.Count)
 		}
 	}
+	// An entry is gone with the handshake, not only with the connection.
+	if n, err := s.programs.Handovers(); n != 0 || err != nil {
+		t.Errorf("%d entries in the handover map while 2000 connections are open, %v", n, err)
+	}
 	s.app.do(request{Stop: true})
 	s.nothingLeft()
 }

@@ -284,7 +284,7 @@ func TestTakeOver(t *testing.T) {
 	if err := p.AttachSockets(); err != nil {
 		t.Fatal(err)
 	}
-	startAgent(t, here, next, api.WorkerID).do(request{Gateway: &gateway{gatewayAddresses}})
+	startAgent(t, here, next, api.WorkerID).do(request{Gateway: &gateway{gatewayAddresses()}})
 	if err := p.StartCapture(); err != nil {
 		t.Fatal(err)
 	}

@@ -42,6 +42,10 @@ var ErrNotCaptured = errors.New("the connection was not captured")
 // connection accepted from the capture listener. The address is IPv4 for v4-mapped
 // destinations. The error is [ErrNotCaptured] for every other connection,
 // and when the programs are not attached. It needs no privilege.
+//
+// The application's own address is the remote address of the connection. It is
+// a loopback address instead of the pod's where the application had bound its
+// socket to a port but to no address: the pod's address of that family is meant.
 func OriginalDestination(fd int) (netip.AddrPort, error) {
 	var buf [endpointSize]byte
 	size := uint32(len(buf))

@@ -155,8 +155,8 @@ static __always_inline struct config *get_config(void)
 	return bpf_map_lookup_elem(&kgw_config, &zero);
 }
 
-/* The helper returns the old value on newer instruction sets only, so it is
- * never used. */
+/* The old value of the field must not be used: an instruction that returns it came
+ * with Linux 5.12. */
 #define COUNT(field)                                                              \
 	do {                                                                      \
 		__u32 zero_ = 0;                                                  \
