@@ -51,25 +51,38 @@ type outcome struct {
 	Median, P99             time.Duration `json:",omitempty"`
 }
 
-// serveOrders is the life of a process: it ends with its orders.
+// serveOrders is the life of a process: it ends with its orders, even amid one.
 func serveOrders(handle func(order) (outcome, error)) int {
-	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
-	for {
-		var o order
-		if err := in.Decode(&o); err == io.EOF {
-			return 0
-		} else if err != nil {
-			fmt.Fprintln(os.Stderr, "reading an order:", err)
-			return 1
+	orders, ended := make(chan order), make(chan error, 2)
+	go func() {
+		in := json.NewDecoder(os.Stdin)
+		for {
+			var o order
+			if err := in.Decode(&o); err != nil {
+				ended <- err
+				return
+			}
+			orders <- o
 		}
-		result, err := handle(o)
-		if err != nil {
-			result.Error = err.Error()
+	}()
+	go func() {
+		out := json.NewEncoder(os.Stdout)
+		for o := range orders {
+			result, err := handle(o)
+			if err != nil {
+				result.Error = err.Error()
+			}
+			if err := out.Encode(result); err != nil {
+				ended <- err
+				return
+			}
 		}
-		if err := out.Encode(result); err != nil {
-			return 1
-		}
+	}()
+	if err := <-ended; err != io.EOF {
+		fmt.Fprintln(os.Stderr, "waiting for orders:", err)
+		return 1
 	}
+	return 0
 }
 
 // agent is the benchmark's end of one of its processes.

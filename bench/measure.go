@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -20,9 +21,10 @@ func allGroups() []string {
 	return []string{groupThroughput, groupLatency, groupConnections, groupMemory}
 }
 
-// metric is one line of the report.
-type metric struct {
-	Table, Name, Unit string
+// value is what a side contributes to one line of the report.
+type value struct {
+	table, name, unit string
+	value             float64
 }
 
 // Tables of the report, in its order.
@@ -40,14 +42,11 @@ func allTables() []string {
 	return []string{tableThroughput, tableCPU, tableCPUAll, tableLatency, tableConnections, tableConnCPU, tableMemory}
 }
 
-// reading is what one measurement found.
-type reading map[metric]float64
-
 // measure is one thing that every side does in turn.
 type measure struct {
 	group, name string
 	order       order
-	evaluate    func(name string, o outcome, used costs) reading
+	evaluate    func(name string, o outcome, used costs) []value
 }
 
 func allMeasures() []measure {
@@ -62,27 +61,27 @@ func allMeasures() []measure {
 	}
 }
 
-func evaluateTransfer(name string, o outcome, used costs) reading {
+func evaluateTransfer(name string, o outcome, used costs) []value {
 	gigabytes := float64(o.Payload) / 1e9
-	return withoutZero(reading{
-		{tableThroughput, name, "Gb/s"}: gigabytes * 8 / o.Elapsed.Seconds(),
-		{tableCPU, name, "s/GB"}:        used.proxies.Seconds() / gigabytes,
-		{tableCPUAll, name, "s/GB"}:     used.all.Seconds() / gigabytes,
+	return withoutZero([]value{
+		{tableThroughput, name, "Gb/s", gigabytes * 8 / o.Elapsed.Seconds()},
+		{tableCPU, name, "s/GB", used.proxies.Seconds() / gigabytes},
+		{tableCPUAll, name, "s/GB", used.all.Seconds() / gigabytes},
 	})
 }
 
-func evaluatePing(_ string, o outcome, used costs) reading {
-	return withoutZero(reading{
-		{tableLatency, "median", "µs"}:             microseconds(o.Median),
-		{tableLatency, "99th percentile", "µs"}:    microseconds(o.P99),
-		{tableLatency, "cpu of the proxies", "µs"}: microseconds(used.proxies) / float64(o.Operations),
+func evaluatePing(_ string, o outcome, used costs) []value {
+	return withoutZero([]value{
+		{tableLatency, "median", "µs", microseconds(o.Median)},
+		{tableLatency, "99th percentile", "µs", microseconds(o.P99)},
+		{tableLatency, "cpu of the proxies", "µs", microseconds(used.proxies) / float64(o.Operations)},
 	})
 }
 
-func evaluateConnect(name string, o outcome, used costs) reading {
-	return withoutZero(reading{
-		{tableConnections, name, "1/s"}: float64(o.Connections) / o.Elapsed.Seconds(),
-		{tableConnCPU, name, "µs"}:      microseconds(used.proxies) / float64(o.Connections),
+func evaluateConnect(name string, o outcome, used costs) []value {
+	return withoutZero([]value{
+		{tableConnections, name, "1/s", float64(o.Connections) / o.Elapsed.Seconds()},
+		{tableConnCPU, name, "µs", microseconds(used.proxies) / float64(o.Connections)},
 	})
 }
 
@@ -90,17 +89,12 @@ func microseconds(d time.Duration) float64 { return float64(d) / float64(time.Mi
 
 // withoutZero leaves out what a side does not have, such as the CPU time of no
 // proxy.
-func withoutZero(r reading) reading {
-	for m, v := range r {
-		if v == 0 {
-			delete(r, m)
-		}
-	}
-	return r
+func withoutZero(values []value) []value {
+	return slices.DeleteFunc(values, func(v value) bool { return v.value == 0 })
 }
 
 // run measures a side once.
-func (m measure) run(ctx context.Context, s *side, d time.Duration) (reading, error) {
+func (m measure) run(ctx context.Context, s *side, d time.Duration) ([]value, error) {
 	before, err := s.settled(ctx)
 	if err != nil {
 		return nil, err

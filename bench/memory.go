@@ -17,14 +17,14 @@ const heldConnections = 1000
 // measureMemory starts a side afresh, because what a process has done before
 // decides how much memory it keeps. settle is how long the processes are left
 // alone before each look at them.
-func measureMemory(ctx context.Context, name, program string, held int, settle time.Duration) (r reading, err error) {
+func measureMemory(ctx context.Context, name, program string, held int, settle time.Duration) (found []value, err error) {
 	s, err := newSide(ctx, name, program)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("%w%s", err, s.said())
+			err = s.explain(err)
 		}
 		err = errors.Join(err, s.close())
 	}()
@@ -69,14 +69,14 @@ func measureMemory(ctx context.Context, name, program string, held int, settle t
 		return (float64(held.PSS) - float64(idle.PSS)) / 1024 / float64(result.Connections)
 	}
 	with := fmt.Sprintf("%d connections", result.Connections)
-	return reading{
-		{tableMemory, "idle, RSS", "MiB"}:                         mean(outIdle.RSS, inIdle.RSS),
-		{tableMemory, "idle, PSS", "MiB"}:                         mean(outIdle.PSS, inIdle.PSS),
-		{tableMemory, with + ", RSS", "MiB"}:                      mean(outHeld.RSS, inHeld.RSS),
-		{tableMemory, with + ", PSS", "MiB"}:                      mean(outHeld.PSS, inHeld.PSS),
-		{tableMemory, "peak until then, RSS", "MiB"}:              mean(outHeld.Peak, inHeld.Peak),
-		{tableMemory, "a connection on the client's side", "KiB"}: each(outIdle, outHeld),
-		{tableMemory, "a connection on the server's side", "KiB"}: each(inIdle, inHeld),
+	return []value{
+		{tableMemory, "idle, RSS", "MiB", mean(outIdle.RSS, inIdle.RSS)},
+		{tableMemory, "idle, PSS", "MiB", mean(outIdle.PSS, inIdle.PSS)},
+		{tableMemory, with + ", RSS", "MiB", mean(outHeld.RSS, inHeld.RSS)},
+		{tableMemory, with + ", PSS", "MiB", mean(outHeld.PSS, inHeld.PSS)},
+		{tableMemory, "peak until then, RSS", "MiB", mean(outHeld.Peak, inHeld.Peak)},
+		{tableMemory, "a connection on the client's side", "KiB", each(outIdle, outHeld)},
+		{tableMemory, "a connection on the server's side", "KiB", each(inIdle, inHeld)},
 	}, nil
 }
 

@@ -42,21 +42,21 @@ func newReport(p plan) *report {
 	return &report{Rounds: p.Rounds, Duration: p.Duration, sides: p.Sides}
 }
 
-func (r *report) add(side string, values reading) {
-	for m, v := range values {
-		l := r.line(m)
-		l.Samples[side] = append(l.Samples[side], v)
+func (r *report) add(side string, values []value) {
+	for _, v := range values {
+		l := r.line(v)
+		l.Samples[side] = append(l.Samples[side], v.value)
 		l.summarize()
 	}
 }
 
-func (r *report) line(m metric) *line {
+func (r *report) line(v value) *line {
 	for _, l := range r.Lines {
-		if l.Table == m.Table && l.Name == m.Name {
+		if l.Table == v.table && l.Name == v.name {
 			return l
 		}
 	}
-	l := &line{Table: m.Table, Name: m.Name, Unit: m.Unit, Samples: map[string][]float64{}}
+	l := &line{Table: v.table, Name: v.name, Unit: v.unit, Samples: map[string][]float64{}}
 	r.Lines = append(r.Lines, l)
 	slices.SortStableFunc(r.Lines, func(a, b *line) int { return lineOrder(a) - lineOrder(b) })
 	return l

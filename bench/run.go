@@ -65,7 +65,7 @@ func (p plan) round(ctx context.Context, r *report, round int, measures []measur
 			s := sides[(i+round)%len(sides)]
 			values, err := m.run(ctx, s, p.Duration)
 			if err != nil {
-				return fmt.Errorf("%s, %s: %w%s", m.name, s.name, err, s.said())
+				return fmt.Errorf("%s, %s: %w", m.name, s.name, s.explain(err))
 			}
 			r.add(s.name, values)
 		}
@@ -91,7 +91,7 @@ func (p plan) warmUp(ctx context.Context, measures []measure, sides []*side) err
 	for _, m := range measures {
 		for _, s := range sides {
 			if _, err := m.run(ctx, s, p.Duration/10); err != nil {
-				return fmt.Errorf("warming up, %s, %s: %w%s", m.name, s.name, err, s.said())
+				return fmt.Errorf("warming up, %s, %s: %w", m.name, s.name, s.explain(err))
 			}
 		}
 	}

@@ -25,6 +25,9 @@ const (
 	gateways = "gateways"
 )
 
+// endTimeout bounds the end of a gateway after a failure.
+const endTimeout = 5 * time.Second
+
 func allSides() []string { return []string{direct, splice, gateways} }
 
 // side is two pods, a client in the first, a server in the second, and what is
@@ -47,8 +50,7 @@ func newSide(ctx context.Context, name, program string) (s *side, err error) {
 	s = &side{name: name}
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("starting %s: %w%s", name, err, s.said())
-			err = errors.Join(err, s.close())
+			err = errors.Join(fmt.Errorf("starting %s: %w", name, s.explain(err)), s.close())
 			s = nil
 		}
 	}()
@@ -121,8 +123,16 @@ func (s *side) startGateways(ctx context.Context, program string) (err error) {
 	return nil
 }
 
-// said returns what processes of the side wrote last, for an error.
-func (s *side) said() string {
+// explain adds to err what the processes of the side wrote last. The gateways
+// are ended before, because they write their lines a little later.
+func (s *side) explain(err error) error {
+	for _, g := range s.gateways {
+		kill := time.AfterFunc(endTimeout, func() { g.Kill() })
+		if g.End() != nil {
+			g.Stop()
+		}
+		kill.Stop()
+	}
 	var b strings.Builder
 	note := func(who, text string) {
 		if text = strings.TrimSpace(text); text != "" {
@@ -137,7 +147,7 @@ func (s *side) said() string {
 	for i, l := range s.logs {
 		note(fmt.Sprintf("gateway %d", i+1), l.String())
 	}
-	return b.String()
+	return fmt.Errorf("%w%s", err, b.String())
 }
 
 // close ends all processes and removes the network.
