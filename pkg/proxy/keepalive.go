@@ -96,6 +96,11 @@ func hasError(socket *net.TCPConn) bool {
 	return failed
 }
 
+// lostProbes is how many window probes in a row may stay without an answer.
+// One is not rare: a Linux receiver answers at most two a second
+// (net.ipv4.tcp_invalid_ratelimit), and the next one may be two minutes away.
+const lostProbes = 2
+
 // unanswered reports whether the kernel is repeating data or probes without an
 // answer, and how long ago the last acknowledgement came.
 func unanswered(socket *net.TCPConn) (stalled bool, ackAge time.Duration, err error) {
@@ -113,6 +118,6 @@ func unanswered(socket *net.TCPConn) (stalled bool, ackAge time.Duration, err er
 	if infoErr != nil {
 		return false, 0, infoErr
 	}
-	stalled = info.Unacked > 0 && info.Retransmits > 0 || info.Probes > 0
+	stalled = info.Unacked > 0 && info.Retransmits > 0 || info.Probes > lostProbes
 	return stalled, time.Duration(info.Last_ack_recv) * time.Millisecond, nil
 }

@@ -59,7 +59,8 @@ type Options struct {
 	// peer that connects, half of it for a peer that is dialled.
 	HandshakeTimeout time.Duration
 	// UnackedTimeout is how long a peer's kernel may leave data or window
-	// probes unacknowledged before the connection is aborted. Default: 30 s.
+	// probes unacknowledged before the connection is aborted. Default: 60 s,
+	// about as long as keepalive takes to find an idle peer gone.
 	UnackedTimeout time.Duration
 	// DrainTimeout is how long Serve lets connections finish once its context
 	// is done. Default: 5 s; negative: abort at once.
@@ -77,7 +78,7 @@ const (
 	defaultPlainTimeout     = 2 * time.Minute
 	defaultLocalTimeout     = 5 * time.Second
 	defaultHandshakeTimeout = 10 * time.Second
-	defaultUnackedTimeout   = 30 * time.Second
+	defaultUnackedTimeout   = 60 * time.Second
 	defaultDrainTimeout     = 5 * time.Second
 )
 

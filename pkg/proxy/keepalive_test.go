@@ -1,0 +1,175 @@
+//go:build linux
+
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// An application that stops reading for much longer than the timeout is slow,
+// not dead.
+func TestStalledReaderLives(t *testing.T) {
+	for _, mode := range []api.Mode{api.Strict, api.Permissive} {
+		t.Run(string(mode), func(t *testing.T) {
+			const timeout = 100 * time.Millisecond
+			a := newAuthority(t)
+			change := func(o *Options) { o.Config.Mode, o.UnackedTimeout = mode, timeout }
+			client := newPod(t, a, change)
+			ip := podAddress()
+			if mode == api.Strict {
+				ip = newPod(t, a, change).ip
+			}
+			destination, accept := collect(t, ip)
+			near := client.dial(destination)
+			const size = 64 << 20
+			sent := make(chan error, 1)
+			go func() {
+				_, err := io.Copy(near, patternReader(1, size))
+				sent <- errors.Join(err, near.CloseWrite())
+			}()
+			far := accept()
+			// Every buffer on the way is full once nothing moves any more.
+			var before uint64
+			eventually(t, "the sender to be stuck", func() bool {
+				now := client.proxy.Traffic().Outbound.Sent
+				stuck := now > 0 && now == before
+				before = now
+				time.Sleep(100 * time.Millisecond)
+				return stuck
+			})
+			time.Sleep(20 * timeout)
+			n, err := io.Copy(io.Discard, far)
+			if n != size || err != nil {
+				t.Errorf("%d of %d bytes arrived, %v", n, size, err)
+			}
+			if err := <-sent; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestUnackedDataEnds runs in a network namespace of its own, where it drops
+// what gateways send each other.
+func TestUnackedDataEnds(t *testing.T) {
+	if os.Getenv("PROXY_TEST_CHILD") != t.Name() {
+		if _, err := exec.LookPath("nft"); err != nil || os.Geteuid() != 0 {
+			if os.Getenv("CI") == "true" {
+				t.Fatal("needs root and nft")
+			}
+			t.Skip("skipped: needs root and nft")
+		}
+		runAsChild(t, &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET})
+		return
+	}
+	loopbackUp(t)
+	client, server := pair(t, func(o *Options) { o.UnackedTimeout = 500 * time.Millisecond })
+	destination := application(t, server.ip, echo)
+	conn := client.dial(destination)
+	write(t, conn, "hello")
+	expect(t, conn, "hello")
+	idle := client.dial(destination)
+	write(t, idle, "hello")
+	expect(t, idle, "hello")
+
+	rules := "add table inet t; add chain inet t in { type filter hook input priority 0; };" +
+		"add rule inet t in tcp sport 18443 drop; add rule inet t in tcp dport 18443 drop"
+	if out, err := exec.CommandContext(t.Context(), "nft", rules).CombinedOutput(); err != nil {
+		t.Fatalf("nft: %v: %s", err, out)
+	}
+	write(t, conn, "into the void")
+	expectReset(t, conn)
+	line := client.logged("the connection", func(c api.Connection) bool { return c.Error != "" })
+	if !strings.Contains(line.Error, errUnacked.Error()) {
+		t.Errorf("logged %+v", line)
+	}
+	// A connection without data under way is keepalive's business.
+	if n := client.proxy.Traffic().Outbound.Active; n != 1 {
+		t.Errorf("%d connections are left, want the idle one", n)
+	}
+}
+
+func loopbackUp(t *testing.T) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	request, err := unix.NewIfreq("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.SetUint16(unix.IFF_UP)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A RST is noticed even while the relay waits for the other side to read.
+func TestResetIsNoticedWhileBlocked(t *testing.T) {
+	client, server := pair(t, func(o *Options) { o.UnackedTimeout = 200 * time.Millisecond })
+	destination, accept := collect(t, server.ip)
+	near := client.dial(destination)
+	far := accept()
+	go func() { _, _ = io.Copy(near, patternReader(1, 64<<20)) }()
+	var before uint64
+	eventually(t, "the sender to be stuck", func() bool {
+		now := client.proxy.Traffic().Outbound.Sent
+		stuck := now > 0 && now == before
+		before = now
+		time.Sleep(100 * time.Millisecond)
+		return stuck
+	})
+	reset(near)
+	expectReset(t, far)
+}
+
+func TestPeerSocketsHaveKeepAlive(t *testing.T) {
+	client, server := pair(t, nil)
+	destination, accept := collect(t, server.ip)
+	client.dial(destination)
+	accept()
+	for name, p := range map[string]*testPod{"dialled": client, "accepted": server} {
+		var wire *net.TCPConn
+		eventually(t, "the connection", func() bool {
+			for _, c := range p.proxy.live.snapshot() {
+				if c.relaying.Load() == 2 {
+					wire = c.wire
+				}
+			}
+			return wire != nil
+		})
+		raw, err := wire.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]int{}
+		if err := raw.Control(func(fd uintptr) {
+			got["on"], _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_KEEPALIVE)
+			got["idle"], _ = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPIDLE)
+			got["interval"], _ = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPINTVL)
+			got["count"], _ = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPCNT)
+			got["nodelay"], _ = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		for option, want := range map[string]int{"on": 1, "idle": 15, "interval": 15, "count": 4, "nodelay": 1} {
+			if got[option] != want {
+				t.Errorf("%s socket: %s is %d, want %d", name, option, got[option], want)
+			}
+		}
+	}
+}

@@ -1,0 +1,131 @@
+//go:build linux
+
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// stuckWriter blocks until it is released.
+type stuckWriter struct {
+	lineBuffer
+	entered chan struct{}
+	release chan struct{}
+}
+
+func (w *stuckWriter) Write(p []byte) (int, error) {
+	select {
+	case w.entered <- struct{}{}:
+	default:
+	}
+	<-w.release
+	return w.lineBuffer.Write(p)
+}
+
+func TestLogNeverBlocks(t *testing.T) {
+	w := &stuckWriter{entered: make(chan struct{}, 1), release: make(chan struct{})}
+	l := NewLogger(w)
+	l.Slog().Info("first")
+	<-w.entered
+	// The writer is stuck; several times what the queue holds is logged.
+	const count = 20_000
+	for range count {
+		l.Connection(&api.Connection{Direction: api.Outbound})
+	}
+	short, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := l.Close(short); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Close with a stuck writer: %v", err)
+	}
+	close(w.release)
+	long, cancel := context.WithTimeout(t.Context(), patienceForTests)
+	defer cancel()
+	if err := l.Close(long); err != nil {
+		t.Fatal(err)
+	}
+	written := len(w.connections(t))
+	if written == 0 || written == count {
+		t.Fatalf("%d of %d lines were written", written, count)
+	}
+	var last struct {
+		Message string `json:"msg"`
+		Lines   int    `json:"lines"`
+	}
+	lines := bytes.Split(bytes.TrimSpace(w.lines), []byte("\n"))
+	if err := json.Unmarshal(lines[len(lines)-1], &last); err != nil {
+		t.Fatal(err)
+	}
+	if last.Message != "log lines dropped" || last.Lines != count-written {
+		t.Errorf("the last line is %s, want %d lines dropped", lines[len(lines)-1], count-written)
+	}
+}
+
+func TestLogLines(t *testing.T) {
+	var b lineBuffer
+	l := NewLogger(&b)
+	l.Slog().Info("hello", "answer", 42)
+	want := api.Connection{Direction: api.Inbound, Sent: 3}
+	l.Connection(&want)
+	if err := l.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(b.lines), `"msg":"hello","answer":42`) {
+		t.Errorf("log: %s", b.lines)
+	}
+	got := b.connections(t)
+	if len(got) != 1 || got[0].Message != api.ConnectionMessage || got[0].Level != "INFO" || got[0].Time.IsZero() || got[0].Sent != 3 {
+		t.Errorf("log: %+v", got)
+	}
+}
+
+// Totals outlive the worker that counted them; its open connections do not.
+func TestMappedCounters(t *testing.T) {
+	fd, err := unix.MemfdCreate("counters", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "counters")
+	defer f.Close()
+	if _, err := MapCounters(f); err == nil {
+		t.Error("an empty file was mapped")
+	}
+	if err := f.Truncate(int64(CountersSize)); err != nil {
+		t.Fatal(err)
+	}
+	supervisor, err := MapCounters(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := newAuthority(t)
+	server := newPod(t, a, nil)
+	destination := application(t, server.ip, echo)
+	for worker := range 2 {
+		counters, err := MapCounters(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		counters.outbound.active.Add(7)
+		client := newPod(t, a, func(o *Options) { o.Counters = counters })
+		conn := client.dial(destination)
+		write(t, conn, "hello")
+		expect(t, conn, "hello")
+		if got := supervisor.Traffic().Outbound; got.Active != 1 || got.Encrypted != uint64(worker+1) {
+			t.Errorf("worker %d: counted %+v", worker, got)
+		}
+		client.stop()
+	}
+	if got := supervisor.Traffic().Outbound; got.Sent != 10 || got.Received != 10 {
+		t.Errorf("counted %+v", got)
+	}
+}

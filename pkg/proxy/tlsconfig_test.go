@@ -1,0 +1,185 @@
+//go:build linux
+
+package proxy
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// resumer is a stranger that keeps sessions. Each hello makes a connection and
+// reports whether it resumed a session.
+func resumer(t *testing.T, a *authority, server *testPod, leaf tls.Certificate) (hello func() (bool, error)) {
+	s := newStranger(t, a, server)
+	s.config.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+	if leaf.Leaf != nil {
+		s.config.Certificates = []tls.Certificate{leaf}
+		ip, _ := netip.AddrFromSlice(leaf.Leaf.IPAddresses[0])
+		s.ip = ip.Unmap()
+	}
+	destination := application(t, server.ip, echo)
+	return func() (bool, error) {
+		conn := tls.Client(s.dial(server), s.config)
+		defer conn.Close()
+		h := header{Destination: destination, Client: netip.AddrPortFrom(s.ip, 4000)}
+		if _, err := conn.Write(append(appendHeader(nil, h), "hello"...)); err != nil {
+			return false, err
+		}
+		// The ticket comes with the answer.
+		got := make([]byte, 6)
+		if _, err := io.ReadFull(conn, got); err != nil {
+			return false, err
+		}
+		if string(got[1:]) != "hello" {
+			return false, errors.New("wrong echo")
+		}
+		return conn.ConnectionState().DidResume, nil
+	}
+}
+
+func TestSessionsResume(t *testing.T) {
+	a := newAuthority(t)
+	c := &clock{}
+	server := newPod(t, a, func(o *Options) { o.now = c.now })
+	hello := resumer(t, a, server, tls.Certificate{})
+	for i, want := range []bool{false, true, true} {
+		if resumed, err := hello(); err != nil || resumed != want {
+			t.Fatalf("connection %d: resumed %t, %v; want %t", i, resumed, err, want)
+		}
+	}
+}
+
+func TestResumedSessionOfExpiredCertificateIsRefused(t *testing.T) {
+	a := newAuthority(t)
+	c := &clock{}
+	server := newPod(t, a, func(o *Options) { o.now = c.now })
+	hello := resumer(t, a, server, tls.Certificate{})
+	for range 2 {
+		if _, err := hello(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.advance(2 * time.Hour)
+	if _, err := hello(); err == nil {
+		t.Error("an expired certificate was accepted")
+	}
+}
+
+func TestResumedSessionOfForeignAuthorityIsRefused(t *testing.T) {
+	a, next := newAuthority(t), newAuthority(t)
+	server := newPod(t, a, nil)
+	hello := resumer(t, a, server, tls.Certificate{})
+	for range 2 {
+		if _, err := hello(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := server.options
+	// The trust bundle no longer holds the authority of the session; the own
+	// certificate is still from it, so that the client has nothing against it.
+	if err := server.proxy.Update(o.Config, o.Certificate, next.pool); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := hello(); err == nil {
+		t.Error("a certificate of an authority that is no longer trusted was accepted")
+	}
+}
+
+// crypto/tls looks at chains before it resumes a session. verifyConnection must
+// not rely on that.
+func TestVerifyConnectionLooksAtChainsItself(t *testing.T) {
+	a := newAuthority(t)
+	ip := podAddress()
+	leaf := func(change func(*x509.Certificate)) *x509.Certificate {
+		return a.issue(t, []netip.Addr{ip}, change).Leaf
+	}
+	s := &settings{trustDomain: testTrustDomain, now: time.Now}
+	good := leaf(nil)
+	expired := leaf(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })
+	foreign := leaf(func(c *x509.Certificate) { c.URIs[0].Host = "elsewhere.test" })
+	state := func(l *x509.Certificate, chains ...[]*x509.Certificate) tls.ConnectionState {
+		return tls.ConnectionState{
+			Version: tls.VersionTLS13, DidResume: true, NegotiatedProtocol: "kube-gateway/1",
+			PeerCertificates: []*x509.Certificate{l}, VerifiedChains: chains,
+		}
+	}
+	for _, c := range []struct {
+		name  string
+		state tls.ConnectionState
+		want  string
+	}{
+		{"good", state(good, []*x509.Certificate{good, a.cert}), ""},
+		{"no chain", state(good), "no chain"},
+		{"empty chain", state(good, []*x509.Certificate{}), "no chain"},
+		{"expired", state(expired, []*x509.Certificate{expired, a.cert}), "no chain"},
+		{"expired authority", state(good, []*x509.Certificate{good, expired}), "no chain"},
+		{"another trust domain", state(foreign, []*x509.Certificate{foreign, a.cert}), "trust domain"},
+	} {
+		err := s.verifyConnection(c.state)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+	}
+}
+
+// The dialling side resumes, too, and only with the same address.
+func TestDiallerResumes(t *testing.T) {
+	a := newAuthority(t)
+	client := newPod(t, a, nil)
+	var resumed, fresh atomic.Int64
+	peers := []netip.Addr{podAddress(), podAddress()}
+	for _, ip := range peers {
+		fakePeer(t, a, ip, nil, func(c *tls.Conn, _ *net.TCPConn) {
+			_, _ = c.Read(make([]byte, 1024))
+			if c.ConnectionState().DidResume {
+				resumed.Add(1)
+			} else {
+				fresh.Add(1)
+			}
+			_, _ = c.Write([]byte{byte(statusOK), 'x'})
+			_ = c.Close()
+		})
+	}
+	for _, ip := range append(peers, peers...) {
+		conn := client.dial(netip.AddrPortFrom(ip, 80))
+		expect(t, conn, "x")
+		expectEOF(t, conn)
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if resumed.Load() != 2 || fresh.Load() != 2 {
+		t.Errorf("%d connections resumed a session and %d did not, want 2 and 2", resumed.Load(), fresh.Load())
+	}
+}
+
+func TestNewRefusesUnusableSettings(t *testing.T) {
+	a := newAuthority(t)
+	client := newPod(t, a, nil)
+	ip := []netip.Addr{client.ip}
+	for name, change := range map[string]func(o *Options){
+		"trust domain": func(o *Options) {
+			o.Certificate = a.issue(t, ip, func(c *x509.Certificate) { c.URIs[0].Host = "elsewhere.test" })
+		},
+		"does not name": func(o *Options) { o.Certificate = a.issue(t, []netip.Addr{podAddress()}, nil) },
+		"URI names":     func(o *Options) { o.Certificate = a.issue(t, ip, func(c *x509.Certificate) { c.URIs = nil }) },
+		"missing":       func(o *Options) { o.Certificate.PrivateKey = nil },
+		"trust bundle":  func(o *Options) { o.Roots = nil },
+		"listener":      func(o *Options) { o.Peer = nil },
+		"sockets":       func(o *Options) { o.Sockets = nil },
+	} {
+		o := client.options
+		change(&o)
+		if _, err := New(o); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
