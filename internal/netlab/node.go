@@ -167,7 +167,8 @@ func (l *Lab) connect() error {
 	return nil
 }
 
-// awaitLink waits until eth0 is in operation.
+// awaitLink waits until eth0 is in operation and leads where it should. The local route of an
+// IPv6 address comes a moment after the link.
 func (n *Node) awaitLink() error {
 	h, err := netlink.NewHandleAt(n.ns)
 	if err != nil {
@@ -179,13 +180,29 @@ func (n *Node) awaitLink() error {
 		if err != nil {
 			return err
 		}
-		if eth0.Attrs().OperState == netlink.OperUp {
+		if eth0.Attrs().OperState == netlink.OperUp && n.hasRoutes(h) {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("eth0 is %v", eth0.Attrs().OperState)
+			return fmt.Errorf("eth0 is %v, and %v or another node has no route", eth0.Attrs().OperState, n.IP6)
 		}
 	}
+}
+
+func (n *Node) hasRoutes(h *netlink.Handle) bool {
+	for _, to := range n.lab.nodes {
+		want := unix.RTN_UNICAST
+		if to == n {
+			want = unix.RTN_LOCAL
+		}
+		for _, ip := range []netip.Addr{to.IP4, to.IP6} {
+			routes, err := h.RouteGet(ip.AsSlice())
+			if err != nil || len(routes) == 0 || routes[0].Type != want {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // join adds the links: two nodes get a pair of veth, another number of them a bridge
