@@ -2,7 +2,7 @@
 # and the test cluster find each other. The authority of a throw-away cluster
 # lives and ends with it.
 KUBE_GATEWAY_CLUSTER=$PWD/bin/cluster
-KUBECONFIG=$("$KUBE_GATEWAY_CLUSTER" kubeconfig)
+eval "$("$KUBE_GATEWAY_CLUSTER" env)"
 XDG_DATA_HOME=$(dirname "$KUBECONFIG")/operator
-PATH=$PWD/bin:$("$KUBE_GATEWAY_CLUSTER" bin-dir):$PATH
-export KUBE_GATEWAY_CLUSTER KUBECONFIG XDG_DATA_HOME PATH
+PATH=$PWD/bin:$PATH
+export KUBE_GATEWAY_CLUSTER XDG_DATA_HOME PATH

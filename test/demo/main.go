@@ -175,11 +175,20 @@ func summary(before, packets []string) {
 The cluster stays up. To go on by hand:
   export KUBECONFIG=%s
   export XDG_DATA_HOME=%s
-  export PATH=%s:$PATH
+  export PATH=%s:%s:$PATH
   kubectl gateway -n demo tail --all
 and to end it:
   make cluster-down
-`, os.Getenv("KUBECONFIG"), os.Getenv("XDG_DATA_HOME"), strings.Join(filepath.SplitList(os.Getenv("PATH"))[:2], ":"))
+`, os.Getenv("KUBECONFIG"), os.Getenv("XDG_DATA_HOME"), directoryOf("kubectl-gateway"), directoryOf("kubectl"))
+}
+
+// directoryOf returns where on PATH a program lies.
+func directoryOf(program string) string {
+	path, err := exec.LookPath(program)
+	if err != nil {
+		return "."
+	}
+	return filepath.Dir(path)
 }
 
 func heading(text string) { fmt.Printf("\n== %s\n", text) }
