@@ -155,8 +155,7 @@ func (c *Cluster) alreadyUp(ctx context.Context, progress *progress, settings Se
 func (c *Cluster) waitReady(ctx context.Context, progress *progress, settings Settings, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not ready after %s", timeout))
 	defer cancel()
-	stages := c.stages(settings)
-	for i, stage := range stages {
+	for _, stage := range c.stages(settings) {
 		beat, stop := context.WithCancel(ctx)
 		go progress.heartbeat(beat, 15*time.Second, func() string { return "waiting: " + stage.what })
 		err := await(ctx, func() error {
@@ -173,9 +172,7 @@ func (c *Cluster) waitReady(ctx context.Context, progress *progress, settings Se
 			}
 			return c.failure(stage.unit, fmt.Errorf("%s: %w", stage.what, err))
 		}
-		if i == len(stages)-1 || stage.unit != stages[i+1].unit {
-			progress.say("  %s", stage.what)
-		}
+		progress.say("  %s", stage.what)
 	}
 	return nil
 }
@@ -205,9 +202,9 @@ func (c *Cluster) stages(settings Settings) []stage {
 	}
 	for _, node := range settings.nodes() {
 		stages = append(stages,
-			stage{"kubelet runs", node.Name + "/kubelet", file(node.Name+"/kubelet", "ready")},
-			stage{"Services are reachable", node.Name + "/kube-proxy", file(node.Name+"/kube-proxy", "ready")},
-			stage{node.Name + " is ready", node.Name + "/kubelet", func(ctx context.Context) error { return c.nodeReady(ctx, node) }},
+			stage{node.Name + ": kubelet runs", node.Name + "/kubelet", file(node.Name+"/kubelet", "ready")},
+			stage{node.Name + ": Services are reachable", node.Name + "/kube-proxy", file(node.Name+"/kube-proxy", "ready")},
+			stage{node.Name + ": ready", node.Name + "/kubelet", func(ctx context.Context) error { return c.nodeReady(ctx, node) }},
 		)
 	}
 	return append(stages, stage{"pods can be made", "control-plane/kube-controller-manager", func(ctx context.Context) error {

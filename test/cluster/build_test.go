@@ -1,0 +1,77 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestRequiredVersion(t *testing.T) {
+	const gomod = "module x\n\nrequire k8s.io/one v1.2.3\nrequire (\n\tk8s.io/kubernetes v1.37.2\n\tk8s.io/api v0.37.2 // indirect\n)\nreplace k8s.io/two => k8s.io/two v2.0.0\n"
+	for module, want := range map[string]string{"k8s.io/one": "v1.2.3", "k8s.io/kubernetes": "v1.37.2", "k8s.io/api": "v0.37.2", "k8s.io/two": ""} {
+		got, err := requiredVersion(gomod, module)
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("%s: got %q, %v; want %q", module, got, err, want)
+		}
+	}
+}
+
+// A changed source gives another name in the cache, an unchanged one the same.
+func TestCacheKey(t *testing.T) {
+	sources := t.TempDir()
+	if err := os.Mkdir(filepath.Join(sources, "app"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b := &builder{sources: sources}
+	key := func(p program, source string) string {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(sources, "app", "main.go"), []byte(source), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		key, err := b.key(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key
+	}
+	app := program{Name: "app", Module: "app", Package: "."}
+	other := program{Name: "app", Module: "app", Package: ".", Stamp: "main.version"}
+	first := key(app, "package main")
+	if again := key(app, "package main"); again != first {
+		t.Errorf("the same sources gave %s and %s", first, again)
+	}
+	if changed := key(app, "package main // changed"); changed == first {
+		t.Error("a change of the sources went unnoticed")
+	}
+	if changed := key(other, "package main"); changed == first {
+		t.Error("a change of the build went unnoticed")
+	}
+}
+
+func TestBuildWatcher(t *testing.T) {
+	w := &buildWatcher{}
+	w.read(strings.NewReader("go: downloading k8s.io/api v0.37.2\nk8s.io/api/core/v1\nfmt\n# x\nx/main.go:3:1: syntax error\n" +
+		strings.Repeat("long", 100_000) + "\n"))
+	if got := w.String(); got != "1 modules downloaded, 2 packages compiled" {
+		t.Errorf("String() = %q", got)
+	}
+	if got := strings.Join(w.other, "|"); got != "# x|x/main.go:3:1: syntax error" {
+		t.Errorf("errors are %q", got)
+	}
+}
+
+func TestTail(t *testing.T) {
+	for _, test := range []struct {
+		text, want string
+		n          int
+	}{
+		{"a\nb\nc\n", "b\nc", 2},
+		{"a\nb", "a\nb", 5},
+		{"", "", 3},
+	} {
+		if got := tail(test.text, test.n); got != test.want {
+			t.Errorf("tail(%q, %d) = %q", test.text, test.n, got)
+		}
+	}
+}
