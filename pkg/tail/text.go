@@ -82,18 +82,24 @@ func (t *Text) verdict(c *api.Connection) string {
 		reason = " (" + terminal.Clean(c.Reason) + ")"
 	}
 	switch {
+	case refused(c):
+		return t.Style.Paint(terminal.Bad, "refused") + reason
 	case c.Encrypted:
 		lock := ""
 		if t.Style.Terminal() {
 			lock = "🔒 "
 		}
 		return t.Style.Paint(terminal.Good, lock+"encrypted") + reason
-	case c.Error != "" && c.Sent == 0 && c.Received == 0:
-		// Nothing of the application has passed. That it was carried in
-		// plaintext is claimed only of a connection that was carried.
-		return t.Style.Paint(terminal.Bad, "refused") + reason
 	}
 	return t.Style.Paint(terminal.Caution, "plaintext") + reason
+}
+
+// refused reports whether a connection was never carried: gateways log those,
+// and only those, as warnings. One that was refused inside of TLS is encrypted,
+// too.
+func refused(c *api.Connection) bool {
+	var level slog.Level
+	return level.UnmarshalText([]byte(c.Level)) == nil && level >= slog.LevelWarn
 }
 
 func (t *Text) message(source Source, m *message) []string {
