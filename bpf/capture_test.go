@@ -212,6 +212,20 @@ func TestCaptureWithReversePathFilter(t *testing.T) {
 	}
 }
 
+// With SYN cookies the accepting side knows nothing of a connection before its last
+// packet, and the handover must not depend on that.
+func TestCaptureWithSYNCookies(t *testing.T) {
+	s := setUp(t, nil)
+	if err := s.here.Do(func() error {
+		return os.WriteFile("/proc/sys/net/ipv4/tcp_syncookies", []byte("2"), 0)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	s.captured("IPv4", dial{To: at(s.there.IP4, 80)})
+	s.captured("IPv6", dial{To: at(s.there.IP6, 80), Six: true})
+	s.nothingLeft()
+}
+
 func TestCaptureBoundSockets(t *testing.T) {
 	s := setUp(t, nil)
 	four, six := at(s.there.IP4, 80), at(s.there.IP6, 80)

@@ -27,6 +27,17 @@
 		(ctx)->retval = 0;          \
 	} while (0)
 
+/* Programs see one page of a longer option, and the kernel fails the call with
+ * EFAULT unless they say that they leave all of it alone (Linux before 6.5). */
+#define PAGE 4096
+
+static __always_inline int not_ours(struct bpf_sockopt *ctx)
+{
+	if (ctx->optlen > PAGE)
+		ctx->optlen = 0;
+	return CONTINUE;
+}
+
 static __always_inline bool original_destination(struct bpf_sock *sk, struct endpoint *to)
 {
 	struct handover *h = bpf_sk_storage_get(&kgw_sockets, sk, NULL, 0);
@@ -65,15 +76,15 @@ int kgw_getsockopt(struct bpf_sockopt *ctx)
 
 	if (ctx->level == SOCKOPT_LEVEL) {
 		if (ctx->optname != SOCKOPT_ORIGINAL_DESTINATION)
-			return CONTINUE;
+			return not_ours(ctx);
 	} else if (ctx->level == SOL_IP || ctx->level == SOL_IPV6) {
 		if (ctx->optname != SO_ORIGINAL_DST)
-			return CONTINUE;
+			return not_ours(ctx);
 	} else {
-		return CONTINUE;
+		return not_ours(ctx);
 	}
 	if (!ctx->sk || !original_destination(ctx->sk, &dst))
-		return CONTINUE;
+		return not_ours(ctx);
 
 	if (ctx->level == SOCKOPT_LEVEL) {
 		struct endpoint *e = to;
@@ -114,7 +125,7 @@ int kgw_setsockopt(struct bpf_sockopt *ctx)
 	struct handover *h;
 
 	if (ctx->level != SOCKOPT_LEVEL || ctx->optname != SOCKOPT_PRESENT_AS)
-		return CONTINUE;
+		return not_ours(ctx);
 	if ((void *)(e + 1) > end || !ctx->sk)
 		return 0; /* EPERM */
 	h = bpf_sk_storage_get(&kgw_sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
