@@ -5,8 +5,15 @@ package e2e
 import (
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
@@ -227,7 +234,8 @@ func TestApplicationRestarts(t *testing.T) {
 	ns := namespace(t)
 	a, b := twoPods(t, ns)
 	enable(t, nil, a, b)
-	a.app("crash", "http://"+netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), portHTTP).String())
+	// Told from the other pod, as an exec would end with the container.
+	b.app("crash", a.url())
 	eventually(t, "the kubelet restarts the application", func() error {
 		restarts := kubectl(t, "-n", ns, "get", "pod", a.name, "-o",
 			"jsonpath={.status.containerStatuses[0].restartCount}/{.status.containerStatuses[0].ready}")
@@ -268,4 +276,76 @@ func TestApplicationsWork(t *testing.T) {
 	if traffic.Outbound.Encrypted < 1003 || traffic.Outbound.Plaintext+traffic.Outbound.Refused != 0 {
 		t.Errorf("counted %+v", traffic.Outbound)
 	}
+}
+
+// TestGatewayDies kills a gateway as the kernel does when memory runs out:
+// status says so and what to do, and enabling again repairs it.
+func TestGatewayDies(t *testing.T) {
+	ns := namespace(t)
+	a, b := twoPods(t, ns)
+	enable(t, []string{"--mode=strict"}, a, b)
+	a.talk(b.addr(portEcho), "alive")
+
+	killGateway(t, a)
+	eventually(t, "status reports the death", func() error {
+		out := tryGateway(t, "-n", ns, "status")
+		if !strings.Contains(out.stdout+out.stderr, "kubectl gateway enable") {
+			return fmt.Errorf("%s%s", out.stdout, out.stderr)
+		}
+		return nil
+	})
+	if r := a.app("talk", b.addr(portEcho), "dead"); !r.NotPermitted {
+		t.Errorf("without its gateway a strict pod connects: %+v", r)
+	}
+
+	enable(t, []string{"--mode=strict"}, a)
+	a.talk(b.addr(portEcho), "alive again")
+	b.talk(a.addr(portEcho), "alive again")
+	var object corev1.Pod
+	get(t, &object, "-n", ns, "pod", a.name)
+	var names []string
+	for _, c := range object.Spec.EphemeralContainers {
+		names = append(names, c.Name)
+	}
+	slices.Sort(names)
+	if !slices.Equal(names, []string{"kube-gateway", "kube-gateway-2"}) {
+		t.Errorf("the pod has the ephemeral containers %v", names)
+	}
+}
+
+// killGateway kills the supervisor of a pod's gateway. The nodes' processes are
+// this machine's.
+func killGateway(t *testing.T, p *pod) {
+	t.Helper()
+	for _, pid := range processesOf(t, p, "supervise") {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// processesOf returns the processes in the pod's cgroup with an argument.
+func processesOf(t *testing.T, p *pod, argument string) []int {
+	t.Helper()
+	processes, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []int
+	for _, dir := range processes {
+		// A process may end meanwhile.
+		cgroup, _ := os.ReadFile(dir + "/cgroup")
+		cmdline, _ := os.ReadFile(dir + "/cmdline")
+		if strings.Contains(string(cgroup), "pod"+p.uid) && strings.Contains(string(cmdline), "\x00"+argument+"\x00") {
+			pid, err := strconv.Atoi(filepath.Base(dir))
+			if err != nil {
+				t.Fatal(err)
+			}
+			found = append(found, pid)
+		}
+	}
+	if len(found) == 0 {
+		t.Fatalf("no process of %s has the argument %q", p, argument)
+	}
+	return found
 }
