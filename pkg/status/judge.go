@@ -46,7 +46,7 @@ func (i *Item) judge(now time.Time) {
 		i.judgeWaiting()
 	}
 	if i.Status != nil {
-		i.judgeCertificate(now, enable)
+		i.judgeCertificate(now, "a gateway keeps its certificate: replace the pod, then "+enable)
 	}
 }
 
@@ -65,10 +65,12 @@ func (i *Item) judgeWaiting() {
 	i.problem(Critical, text, fmt.Sprintf("kubectl describe pod %s -n %s", i.Pod, i.Namespace))
 }
 
-func (i *Item) judgeCertificate(now time.Time, enable string) {
+// judgeCertificate is given what to do about a certificate that ends: enable
+// alone leaves a gateway that runs as it is.
+func (i *Item) judgeCertificate(now time.Time, replace string) {
 	from, to := i.Status.Cert.NotBefore, i.Status.Cert.NotAfter
 	left := to.Sub(now)
-	severity, text, hint := Critical, "", enable
+	severity, text, hint := Critical, "", replace
 	switch {
 	case to.IsZero():
 		return
