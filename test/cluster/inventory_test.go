@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -93,6 +95,11 @@ func (r *rig) checkProcesses(spaces map[string]bool) {
 	}
 	for _, entry := range entries {
 		if strings.Trim(entry.Name(), "0123456789") != "" {
+			continue
+		}
+		// One that has ended, and that the machine's init has yet to notice, is
+		// only an entry in a table.
+		if status, _ := os.ReadFile("/proc/" + entry.Name() + "/status"); bytes.Contains(status, []byte("\nState:\tZ")) {
 			continue
 		}
 		for space := range namespacesOf(entry.Name()) {
