@@ -105,8 +105,7 @@ generate: ## compile the eBPF programs (clang 14)
 # they are what the sources give.
 .PHONY: generate-check
 generate-check:
-	go generate ./bpf
-	@git diff --exit-code --stat -- bpf || { echo "bpf/: generated objects differ from the committed ones"; exit 1; }
+	bpf/generate.sh --check
 
 .PHONY: tidy-check
 tidy-check:

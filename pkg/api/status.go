@@ -69,6 +69,9 @@ type Capture struct {
 	// ServicePassed and ServiceRefused count connections to Service VIPs.
 	ServicePassed  uint64 `json:"servicePassed"`
 	ServiceRefused uint64 `json:"serviceRefused"`
+	// Uncapturable counts connections that should have been captured but could
+	// not be, such as those of sockets bound to a network device.
+	Uncapturable uint64 `json:"uncapturable"`
 	// NoListener counts connections refused because nobody listened.
 	NoListener uint64 `json:"noListener"`
 }

@@ -172,16 +172,13 @@ func describeCertificate(certPEM, caPEM []byte) (api.Certificate, string, error)
 	return cert, id.String(), nil
 }
 
-// load finds the pod's cgroup and attaches everything but the capture.
+// load finds the pod's cgroup and attaches everything but the capture. What a
+// gateway that died left there stays until StartCapture takes over from it, so
+// that nothing leaves in plaintext meanwhile.
 func (s *supervisor) load(config *api.Config) error {
 	var err error
 	if s.pod, s.own, err = bpf.PodCgroup(config.Pod.UID); err != nil {
 		return fmt.Errorf("finding the pod's cgroup: %w", err)
-	}
-	if n, err := bpf.DetachStale(s.pod); err != nil {
-		return fmt.Errorf("removing what an earlier gateway left: %w", err)
-	} else if n > 0 {
-		s.Log.Info("removed programs that an earlier gateway left", "programs", n)
 	}
 	s.programs, err = bpf.Load(bpf.Options{
 		Pod: s.pod, Own: s.own, PodIPs: config.PodIPs,
@@ -331,6 +328,7 @@ func (s *supervisor) withCounters(st api.Status) (*api.Status, error) {
 	}
 	st.Capture.Captured, st.Capture.NoListener = c.Captured, c.NoListener
 	st.Capture.ServicePassed, st.Capture.ServiceRefused = c.ServicePassed, c.ServiceRefused
+	st.Capture.Uncapturable = c.Uncapturable
 	st.Traffic = s.traffic.Traffic()
 	return &st, nil
 }
