@@ -163,6 +163,13 @@ func fromSockaddr(sa unix.Sockaddr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
+func toSockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
+	}
+	return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
+}
+
 // testPod is a pod with a gateway.
 type testPod struct {
 	t       testing.TB
@@ -179,8 +186,14 @@ type testPod struct {
 // test, and must then have neither connections nor goroutines left.
 func newPod(t testing.TB, a *authority, change func(*Options)) *testPod {
 	t.Helper()
-	pod := &testPod{t: t, ip: podAddress(), sockets: &testSockets{}, log: &lineBuffer{}}
-	capture := listen(t, netip.AddrPortFrom(podAddress(), 0))
+	return newPodAt(t, a, podAddress(), podAddress(), change)
+}
+
+// newPodAt is newPod with a choice of addresses.
+func newPodAt(t testing.TB, a *authority, ip, captureIP netip.Addr, change func(*Options)) *testPod {
+	t.Helper()
+	pod := &testPod{t: t, ip: ip, sockets: &testSockets{}, log: &lineBuffer{}}
+	capture := listen(t, netip.AddrPortFrom(captureIP, 0))
 	pod.capture = addrPort(capture.Addr())
 	logger := NewLogger(pod.log)
 	pod.options = Options{
@@ -306,7 +319,7 @@ func (pod *testPod) tryDial(destination netip.AddrPort) (*net.TCPConn, error) {
 		Control: func(_, _ string, raw syscall.RawConn) error {
 			var err error
 			return errors.Join(raw.Control(func(fd uintptr) {
-				if err = unix.Bind(int(fd), &unix.SockaddrInet4{Addr: pod.ip.As4()}); err != nil {
+				if err = unix.Bind(int(fd), toSockaddr(netip.AddrPortFrom(pod.ip, 0))); err != nil {
 					return
 				}
 				var sa unix.Sockaddr

@@ -65,13 +65,7 @@ func TestStalledReaderLives(t *testing.T) {
 // what gateways send each other.
 func TestUnackedDataEnds(t *testing.T) {
 	if os.Getenv("PROXY_TEST_CHILD") != t.Name() {
-		if _, err := exec.LookPath("nft"); err != nil || os.Geteuid() != 0 {
-			if os.Getenv("CI") == "true" {
-				t.Fatal("needs root and nft")
-			}
-			t.Skip("skipped: needs root and nft")
-		}
-		runAsChild(t, &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET})
+		runInNamespace(t, "nft")
 		return
 	}
 	loopbackUp(t)
@@ -99,6 +93,19 @@ func TestUnackedDataEnds(t *testing.T) {
 	if n := client.proxy.Traffic().Outbound.Active; n != 1 {
 		t.Errorf("%d connections are left, want the idle one", n)
 	}
+}
+
+// runInNamespace runs the calling test again in a network namespace of its own,
+// if this is root and has tool.
+func runInNamespace(t *testing.T, tool string) {
+	t.Helper()
+	if _, err := exec.LookPath(tool); err != nil || os.Geteuid() != 0 {
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("needs root and %s", tool)
+		}
+		t.Skipf("skipped: needs root and %s", tool)
+	}
+	runAsChild(t, &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET})
 }
 
 func loopbackUp(t *testing.T) {

@@ -8,6 +8,8 @@ import (
 	mathrand "math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -213,5 +215,35 @@ func TestManyAtOnce(t *testing.T) {
 	all.Wait()
 	if got := client.proxy.Traffic().Outbound; got.Encrypted != count || got.Refused != 0 {
 		t.Errorf("counted %+v", got)
+	}
+}
+
+// TestIPv6 runs in a network namespace of its own, because the loopback
+// interface has only one IPv6 address.
+func TestIPv6(t *testing.T) {
+	if os.Getenv("PROXY_TEST_CHILD") != t.Name() {
+		runInNamespace(t, "ip")
+		return
+	}
+	loopbackUp(t)
+	ips := []netip.Addr{netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fd00::2")}
+	for _, ip := range ips {
+		if out, err := exec.CommandContext(t.Context(), "ip", "addr", "add", ip.String()+"/128", "dev", "lo", "nodad").CombinedOutput(); err != nil {
+			t.Fatalf("ip: %v: %s", err, out)
+		}
+	}
+	a := newAuthority(t)
+	client := newPodAt(t, a, ips[0], netip.IPv6Loopback(), nil)
+	server := newPodAt(t, a, ips[1], netip.IPv6Loopback(), nil)
+	destination := application(t, server.ip, echo)
+	conn := client.dial(destination)
+	write(t, conn, "hello")
+	expect(t, conn, "hello")
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	line := server.logged("the connection", func(c api.Connection) bool { return c.Encrypted })
+	if line.Source.Addr() != ips[0] || line.Destination != destination {
+		t.Errorf("logged %+v", line)
 	}
 }
