@@ -1,0 +1,221 @@
+//go:build linux
+
+package proxy
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// sockets returns the two ends of a TCP connection.
+func sockets(t testing.TB) (near, far *net.TCPConn) {
+	t.Helper()
+	destination, accept := collect(t, podAddress())
+	conn, err := net.Dial("tcp", destination.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(2 * patienceForTests)); err != nil {
+		t.Fatal(err)
+	}
+	return conn.(*net.TCPConn), accept()
+}
+
+func newTestRecordConn(t testing.TB) (*recordConn, *net.TCPConn) {
+	t.Helper()
+	near, far := sockets(t)
+	c, err := newRecordConn(near, &bufferPools{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, far
+}
+
+// record returns a record as it looks on the wire, with a body of size bytes.
+func record(size int) []byte {
+	return append([]byte{23, 3, 3, byte(size >> 8), byte(size)}, bytes.Repeat([]byte{byte(size)}, size)...)
+}
+
+func TestReadEndsAtRecords(t *testing.T) {
+	c, far := newTestRecordConn(t)
+	c.startRelay()
+	p := make([]byte, 64<<10)
+	if _, err := c.Read(p); err != error(errNoRecord) {
+		t.Fatalf("with nothing there: %v", err)
+	}
+	small, large := record(100), record(maxRecordBody)
+	write(t, far, string(small)+string(large)+string(small[:50]))
+	for _, want := range [][]byte{small, large} {
+		if err := c.awaitRecord(); err != nil {
+			t.Fatal(err)
+		}
+		n, err := c.Read(p)
+		if err != nil || !bytes.Equal(p[:n], want) {
+			t.Fatalf("read %d bytes, %v; want a record of %d", n, err, len(want))
+		}
+	}
+	if _, err := c.Read(p); err != error(errNoRecord) {
+		t.Errorf("with half a record there: %v", err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- c.awaitRecord() }()
+	write(t, far, string(small[50:]))
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if n, err := c.Read(p); err != nil || !bytes.Equal(p[:n], small) {
+		t.Errorf("read %d bytes, %v", n, err)
+	}
+	if c.in != nil {
+		t.Error("a buffer is held although it is empty")
+	}
+}
+
+// While half of a record is waited for, no more than a record's buffer is held.
+func TestWaitingHoldsASmallBuffer(t *testing.T) {
+	c, far := newTestRecordConn(t)
+	c.startRelay()
+	c.pace.class = classBulk
+	half := record(200)[:100]
+	write(t, far, string(half))
+	waiting := make(chan error, 1)
+	go func() { waiting <- c.awaitRecord() }()
+	if err := far.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-waiting; !errors.Is(err, errTruncated) {
+		t.Errorf("the end in the middle of a record: %v", err)
+	}
+	// One more look at a socket without data, as after a spurious wake-up.
+	d, far := newTestRecordConn(t)
+	d.startRelay()
+	d.pace.class = classBulk
+	write(t, far, string(half))
+	if err := d.fill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.raw.Control(func(fd uintptr) {
+		if d.fillOnce(fd) {
+			t.Error("there was something to read")
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if d.in.class != classTiny || !bytes.Equal(d.in.b[d.r:d.w], half) {
+		t.Errorf("holds a buffer of class %d with %d bytes", d.in.class, d.w-d.r)
+	}
+}
+
+func TestWriteWaitsForFlush(t *testing.T) {
+	c, far := newTestRecordConn(t)
+	var want []byte
+	for _, size := range []int{10, 5000, maxRecordBody, 1, 400 << 10, 3000} {
+		part := bytes.Repeat([]byte{byte(size)}, size)
+		want = append(want, part...)
+	}
+	received := make(chan []byte, 1)
+	go func() {
+		got, _ := io.ReadAll(far)
+		received <- got
+	}()
+	if _, err := c.Write(want[:10]); err != nil {
+		t.Fatal(err)
+	}
+	if c.pending != 10 {
+		t.Errorf("%d bytes are kept, want 10", c.pending)
+	}
+	for rest := want[10:]; len(rest) > 0; {
+		n := min(len(rest), 7001)
+		if _, err := c.Write(rest[:n]); err != nil {
+			t.Fatal(err)
+		}
+		rest = rest[n:]
+	}
+	if err := c.flush(); err != nil {
+		t.Fatal(err)
+	}
+	if c.out != nil {
+		t.Error("a buffer is held although it is empty")
+	}
+	if err := c.conn.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-received; !bytes.Equal(got, want) {
+		t.Errorf("%d bytes arrived, want %d", len(got), len(want))
+	}
+}
+
+// The relay's reads and writes do not allocate buffers of their own.
+func TestRelayDoesNotAllocate(t *testing.T) {
+	if raceEnabled {
+		t.Skip("skipped: pools drop buffers at random under the race detector")
+	}
+	client, server := pair(t, nil)
+	conn := client.dial(application(t, server.ip, echo))
+	message := make([]byte, 1000)
+	round := func() {
+		if _, err := conn.Write(message); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(conn, message); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 100 {
+		round()
+	}
+	// tls.Conn allocates a small reader for each record.
+	if n := testing.AllocsPerRun(1000, round); n > 8 {
+		t.Errorf("%v allocations for a message there and back", n)
+	}
+}
+
+// A ticket or an alert may follow data at once, and must not keep it waiting.
+func TestDataIsNotHeldBackByAnIncompleteRecord(t *testing.T) {
+	a := newAuthority(t)
+	server := newPod(t, a, nil)
+	destination, accept := collect(t, server.ip)
+	s := newStranger(t, a, server)
+	gate := &gatedConn{TCPConn: s.dial(server)}
+	conn := tls.Client(gate, s.config)
+	h := header{Destination: destination, Client: netip.AddrPortFrom(s.ip, api.PeerPort)}
+	write(t, conn, string(appendHeader(nil, h)))
+	far := accept()
+	gate.hold = true
+	write(t, conn, "first")
+	write(t, conn, "second")
+	// All of the first record and a part of the second one arrive.
+	cut := len(gate.held) - 3
+	if _, err := gate.TCPConn.Write(gate.held[:cut]); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, far, "first")
+	if _, err := gate.TCPConn.Write(gate.held[cut:]); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, far, "second")
+}
+
+// gatedConn keeps what is written once hold is set.
+type gatedConn struct {
+	*net.TCPConn
+	hold bool
+	held []byte
+}
+
+func (g *gatedConn) Write(p []byte) (int, error) {
+	if !g.hold {
+		return g.TCPConn.Write(p)
+	}
+	g.held = append(g.held, p...)
+	return len(p), nil
+}
