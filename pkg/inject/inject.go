@@ -12,7 +12,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"golang.org/x/sync/errgroup"
@@ -322,9 +321,7 @@ func (in *Injector) dryRun(ctx context.Context, result *Result, name string, con
 	if in.Options.DryRun != DryRunServer {
 		return
 	}
-	_, err := in.Client.CoreV1().Secrets(result.Secret.Namespace).Create(ctx, result.Secret, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
-	if err != nil {
-		result.Err = fmt.Errorf("creating Secret %s: %w", name, err)
+	if result.Err = in.trySecret(ctx, result.Pod, name, container.Name); result.Err != nil {
 		return
 	}
 	_, result.Err = in.addContainer(ctx, result.Pod, container, true)

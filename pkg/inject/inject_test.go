@@ -3,6 +3,8 @@ package inject
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
@@ -61,6 +63,9 @@ func TestEnable(t *testing.T) {
 	}
 	if len(secret.Data["tls.crt"]) == 0 || !bytes.Contains(secret.Data["tls.key"], []byte("PRIVATE KEY")) || !bytes.Equal(secret.Data["ca.crt"], in.Authority.Bundle()) {
 		t.Error("the container did not find what it needs in its Secret")
+	}
+	if !trusted(t, secret.Data["tls.crt"], secret.Data["ca.crt"]) {
+		t.Error("the certificate is not one of the bundle's authority")
 	}
 	noSecrets(t, c)
 
@@ -390,7 +395,11 @@ func TestDryRun(t *testing.T) {
 			if len(action.(clienttesting.CreateActionImpl).CreateOptions.DryRun) == 0 {
 				t.Error("a Secret was created")
 			}
-			return true, action.(clienttesting.CreateAction).GetObject(), nil
+			secret := action.(clienttesting.CreateAction).GetObject().(*corev1.Secret)
+			if trusted(t, secret.Data["tls.crt"], secret.Data["ca.crt"]) {
+				t.Error("a trusted certificate was sent for a dry run")
+			}
+			return true, secret, nil
 		})
 		in := newInjector(t, c)
 		in.Options.DryRun = dryRun
@@ -409,6 +418,24 @@ func TestDryRun(t *testing.T) {
 		}
 		noSecrets(t, c)
 	}
+}
+
+func trusted(t *testing.T, certPEM, bundle []byte) bool {
+	t.Helper()
+	block, _ := pem.Decode(certPEM)
+	if block == nil {
+		t.Error("no certificate was sent")
+		return false
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Error(err)
+		return false
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(bundle)
+	_, err = cert.Verify(x509.VerifyOptions{Roots: roots})
+	return err == nil
 }
 
 func TestEnableAllGoesOn(t *testing.T) {

@@ -111,6 +111,26 @@ func (in *Injector) createSecret(ctx context.Context, secret *corev1.Secret) (*c
 	return nil, err
 }
 
+// trySecret has the server try the creation of a Secret. The server wants a
+// certificate with its key there: it gets those of an authority that nobody
+// trusts, because admission webhooks and audit logs see them.
+func (in *Injector) trySecret(ctx context.Context, pod *corev1.Pod, name, container string) error {
+	nobody, err := ca.New(ca.Options{TrustDomain: in.Authority.TrustDomain()})
+	if err != nil {
+		return fmt.Errorf("making a certificate for the dry run: %w", err)
+	}
+	leaf, err := nobody.Issue(ca.LeafRequest{Identity: identityOf(pod, nobody.TrustDomain()), IPs: podIPs(pod)})
+	if err != nil {
+		return err
+	}
+	_, err = in.Client.CoreV1().Secrets(pod.Namespace).Create(ctx, in.newSecret(pod, name, container, leaf.CertPEM, leaf.KeyPEM),
+		metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	if err != nil {
+		return fmt.Errorf("creating Secret %s: %w", name, err)
+	}
+	return nil
+}
+
 // deleteSecret deletes a Secret even after ctx has ended, in a time of its own.
 // One that is gone already is fine.
 func (in *Injector) deleteSecret(ctx context.Context, namespace, name string) error {
