@@ -241,6 +241,9 @@ func (b *builder) compile(ctx context.Context, p program, version, output string
 	}
 	beat, stop := context.WithCancel(ctx)
 	defer stop()
+	if p.Module != "" {
+		go watcher.count(beat, cmd)
+	}
 	go b.progress.heartbeat(beat, 15*time.Second, watcher.String)
 	watcher.read(stderr)
 	if err := cmd.Wait(); err != nil {
@@ -256,7 +259,18 @@ func (b *builder) compile(ctx context.Context, p program, version, output string
 // or downloaded module, and errors among them.
 type buildWatcher struct {
 	packages, modules atomic.Int64
-	other             []string // the last lines that are neither
+	total             atomic.Int64 // packages at most, 0 while unknown
+	other             []string     // the last lines that are neither
+}
+
+// count finds out how many packages a build has, for an idea of its end; those
+// in the compiler's cache will not be mentioned.
+func (w *buildWatcher) count(ctx context.Context, build *exec.Cmd) {
+	list := exec.CommandContext(ctx, "go", "list", "-deps", ".")
+	list.Dir, list.Env, list.SysProcAttr = build.Dir, build.Env, build.SysProcAttr
+	if output, err := list.Output(); err == nil {
+		w.total.Store(int64(bytes.Count(output, []byte("\n"))))
+	}
 }
 
 func (w *buildWatcher) read(output io.Reader) {
@@ -278,6 +292,9 @@ func (w *buildWatcher) read(output io.Reader) {
 
 func (w *buildWatcher) String() string {
 	text := fmt.Sprintf("%d packages compiled", w.packages.Load())
+	if total := w.total.Load(); total > 0 {
+		text = fmt.Sprintf("%d of at most %d packages compiled", w.packages.Load(), total)
+	}
 	if n := w.modules.Load(); n > 0 {
 		text = fmt.Sprintf("%d modules downloaded, ", n) + text
 	}

@@ -91,13 +91,13 @@ func (c *Cluster) nodeRuntime(self node) []component {
 }
 
 // nodeAgents are what makes a machine a node of the cluster.
-func (c *Cluster) nodeAgents(self node) []component {
+func (c *Cluster) nodeAgents(settings Settings, self node) []component {
 	return []component{
 		{Name: self.Name + "/kubelet", Args: []string{"kubelet",
 			"--config=" + c.path(self.Name, "kubelet.yaml"),
 			"--kubeconfig=" + c.path(self.Name, "kubelet.kubeconfig"),
 			"--hostname-override=" + self.Name,
-			"--node-ip=" + c.nodeIPs(self),
+			"--node-ip=" + nodeIPs(settings, self),
 		}, Ready: httpReady("http://127.0.0.1:10248/healthz")},
 		// kube-proxy waits for the addresses that kubelet gives the node. It works
 		// once the address of a Service does.
@@ -170,8 +170,8 @@ func dnsReady(address string) func(context.Context) error {
 }
 
 // nodeIPs is the value of kubelet's --node-ip.
-func (c *Cluster) nodeIPs(self node) string {
-	if !hasIPv6() {
+func nodeIPs(settings Settings, self node) string {
+	if !settings.IPv6 {
 		return self.IPv4.String()
 	}
 	return self.IPv4.String() + "," + self.IPv6.String()

@@ -12,6 +12,11 @@
 //	go run . status                what runs
 //	go run . down                  remove everything
 //
+// The first up builds the programs, about ten minutes on two cores; they are
+// kept in $XDG_CACHE_HOME/kubectl-gateway/cluster, and later ones take half a
+// minute. The state is in /var/lib/kubectl-gateway-cluster, or in
+// $KUBE_GATEWAY_CLUSTER_DIR: another directory is another cluster.
+//
 // # Shape
 //
 // Everything that runs lives in one control group, and everything that is
@@ -31,6 +36,10 @@
 // other with their own addresses (routed ptp, no address translation), and they
 // reach Services through kube-proxy in nftables mode. There is no route out of
 // the cluster.
+//
+// What crosses the wire between nodes can be seen in control-plane:
+//
+//	go run . exec control-plane -- tcpdump -ni br0
 //
 // A node sees its own control group as the root of the hierarchy, as a machine
 // would: a privileged container finds itself at /kubepods/pod<uid>/<id> and can

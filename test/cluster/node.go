@@ -63,7 +63,7 @@ func runNode(ctx context.Context, c *Cluster, _ streams, args []string) error {
 		if err := c.awaitUnit(ctx, roleControlPlane, "objects"); err != nil {
 			return err
 		}
-		return c.runGroup(ctx, c.nodeAgents(self), func(context.Context) error {
+		return c.runGroup(ctx, c.nodeAgents(settings, self), func(context.Context) error {
 			return c.setUnit(self.Name, "ready", "")
 		})
 	})

@@ -60,7 +60,6 @@ type Settings struct {
 	Nodes      int    `json:"nodes"`
 	IPv6       bool   `json:"ipv6"`
 	CNIPlugins string `json:"cniPlugins"` // directory
-	Version    string `json:"version"`    // of Kubernetes
 }
 
 func (c *Cluster) path(elements ...string) string {

@@ -32,6 +32,8 @@ func up(ctx context.Context, c *Cluster, io streams, args []string) error {
 	if err := requireRoot(); err != nil {
 		return err
 	}
+	given := false
+	flags.Visit(func(f *flag.Flag) { given = given || f.Name == "nodes" })
 	progress := newProgress(io.Err)
 	release, err := c.lock(ctx, func() { progress.say("waiting for another up or down of %s", c.Dir) })
 	if err != nil {
@@ -41,7 +43,10 @@ func up(ctx context.Context, c *Cluster, io streams, args []string) error {
 
 	if settings, err := c.settings(); err == nil {
 		if problem := c.dead(settings); problem == nil {
-			return c.alreadyUp(ctx, progress, settings, *count, *timeout)
+			if given && settings.Nodes != *count {
+				return withHint(fmt.Errorf("the cluster is up with %d nodes, not %d", settings.Nodes, *count), "run down first")
+			}
+			return c.alreadyUp(ctx, progress, settings, *timeout)
 		} else {
 			progress.say("removing what is left of an earlier cluster: %v", problem)
 		}
@@ -141,10 +146,7 @@ func (c *Cluster) dead(settings Settings) error {
 	return nil
 }
 
-func (c *Cluster) alreadyUp(ctx context.Context, progress *progress, settings Settings, count int, timeout time.Duration) error {
-	if settings.Nodes != count {
-		return withHint(fmt.Errorf("the cluster is up with %d nodes, not %d", settings.Nodes, count), "run down first")
-	}
+func (c *Cluster) alreadyUp(ctx context.Context, progress *progress, settings Settings, timeout time.Duration) error {
 	if err := c.waitReady(ctx, progress, settings, timeout); err != nil {
 		return withHint(err, "run down, then up")
 	}
@@ -238,7 +240,7 @@ func (c *Cluster) everything(settings Settings) []string {
 	for _, node := range settings.nodes() {
 		all = append(all, node.Name)
 		add(c.nodeRuntime(node))
-		add(c.nodeAgents(node))
+		add(c.nodeAgents(settings, node))
 	}
 	return all
 }

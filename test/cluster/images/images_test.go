@@ -128,6 +128,9 @@ func contents(t *testing.T, image v1.Image) map[string]string {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if !header.ModTime.Equal(time.Unix(0, 0)) {
+				t.Errorf("%s has the time %s, which another build would not have", header.Name, header.ModTime)
+			}
 			files[header.Name] = header.FileInfo().Mode().String() + " " + string(data)
 		}
 		reader.Close()
