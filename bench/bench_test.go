@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
 
 func TestMain(m *testing.M) {
@@ -225,10 +227,25 @@ func TestParse(t *testing.T) {
 		t.Errorf("%+v, %s, %v", p, format, err)
 	}
 	for _, args := range [][]string{
-		{"--only", "speed"}, {"--sides", ""}, {"-o", "xml"}, {"--rounds", "0"}, {"--duration", "1ms"}, {"more"}, {"--what"},
+		{"--with", "other"}, {"--only", "speed"}, {"--sides", ""}, {"-o", "xml"}, {"--rounds", "0"}, {"--duration", "1ms"}, {"more"}, {"--what"},
 	} {
 		if _, _, err := parse(args, &stderr); err == nil {
 			t.Errorf("%v is accepted", args)
 		}
+	}
+}
+
+func TestHAProxyIsOptional(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	var stderr bytes.Buffer
+	if _, _, err := parse([]string{"--with", haproxy}, &stderr); api.Hint(err) != "apt-get install haproxy" {
+		t.Errorf("without haproxy: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(os.Getenv("PATH"), haproxy), nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p, _, err := parse([]string{"--with", haproxy}, &stderr)
+	if err != nil || !slices.Equal(p.Sides, append(allSides(), haproxy)) {
+		t.Errorf("with haproxy: %v, %v", p.Sides, err)
 	}
 }

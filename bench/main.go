@@ -57,6 +57,7 @@ func parse(args []string, stderr io.Writer) (p plan, format string, err error) {
 	flags.DurationVar(&p.Duration, "duration", time.Second, "how long a single measurement takes")
 	only := flags.String("only", strings.Join(allGroups(), ","), "`groups` to measure")
 	sides := flags.String("sides", strings.Join(allSides(), ","), "`sides` to measure")
+	with := flags.String("with", "", "another `proxy` to compare with: "+haproxy)
 	flags.StringVar(&format, "o", "text", "output format: text or json")
 	if err := flags.Parse(args); err != nil {
 		return p, "", err
@@ -68,7 +69,15 @@ func parse(args []string, stderr io.Writer) (p plan, format string, err error) {
 	if p.Sides, err = choose("--sides", *sides, allSides()); err != nil {
 		return p, "", err
 	}
+	if *with == haproxy {
+		if _, err := findHAProxy(); err != nil {
+			return p, "", err
+		}
+		p.Sides = append(p.Sides, haproxy)
+	}
 	switch {
+	case *with != "" && *with != haproxy:
+		return p, "", api.WithHint(fmt.Errorf("--with: there is no %q", *with), "choose "+haproxy)
 	case flags.NArg() > 0:
 		return p, "", fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	case format != "text" && format != "json":

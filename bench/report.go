@@ -70,8 +70,8 @@ func (l *line) summarize() {
 		l.Median[side] = median(samples)
 	}
 	ours := l.Samples[gateways]
-	for _, side := range []string{direct, splice} {
-		if theirs := l.Samples[side]; len(ours) > 0 && len(theirs) == len(ours) {
+	for side, theirs := range l.Samples {
+		if side != gateways && len(ours) > 0 && len(theirs) == len(ours) {
 			ratios := make([]float64, len(ours))
 			for i := range ours {
 				ratios[i] = ours[i] / theirs[i]
@@ -103,12 +103,15 @@ func (r *report) printText(w io.Writer) error {
 		r.Machine, r.Rounds, r.Duration, r.Took.Round(time.Second)); err != nil {
 		return err
 	}
+	others := slices.DeleteFunc(slices.Clone(r.sides), func(side string) bool { return side == gateways })
 	for _, name := range allTables() {
 		t := terminal.Table{Header: []string{strings.ToUpper(name), "UNIT"}}
 		for _, side := range r.sides {
 			t.Header = append(t.Header, strings.ToUpper(side))
 		}
-		t.Header = append(t.Header, "GATEWAYS/DIRECT", "GATEWAYS/SPLICE")
+		for _, side := range others {
+			t.Header = append(t.Header, "GATEWAYS/"+strings.ToUpper(side))
+		}
 		for _, l := range r.Lines {
 			if l.Table != name {
 				continue
@@ -117,7 +120,10 @@ func (r *report) printText(w io.Writer) error {
 			for _, side := range r.sides {
 				row = append(row, optional(l.Median, side))
 			}
-			t.Add(append(row, optional(l.Ratio, direct), optional(l.Ratio, splice))...)
+			for _, side := range others {
+				row = append(row, optional(l.Ratio, side))
+			}
+			t.Add(row...)
 		}
 		if len(t.Rows) == 0 {
 			continue

@@ -41,6 +41,7 @@ type side struct {
 	target   string
 	relays   []*agent
 	gateways []*gatewaylab.Gateway
+	others   []*netlab.Process
 	logs     []*lastWords
 	dir      string
 }
@@ -73,6 +74,8 @@ func newSide(ctx context.Context, name, program string) (s *side, err error) {
 	case direct:
 	case splice:
 		err = s.startRelays(ctx)
+	case haproxy:
+		err = s.startHAProxies(ctx)
 	case gateways:
 		err = s.startGateways(ctx, program)
 	default:
@@ -144,6 +147,9 @@ func (s *side) explain(err error) error {
 			note("a process of the benchmark", a.Output())
 		}
 	}
+	for _, p := range s.others {
+		note(s.name, p.Output())
+	}
 	for i, l := range s.logs {
 		note(fmt.Sprintf("gateway %d", i+1), l.String())
 	}
@@ -156,6 +162,9 @@ func (s *side) close() error {
 		if a != nil {
 			a.close()
 		}
+	}
+	for _, p := range s.others {
+		p.Stop()
 	}
 	for _, g := range s.gateways {
 		g.Stop()
