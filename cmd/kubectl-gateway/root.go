@@ -33,6 +33,7 @@ func newRootCommand(streams genericiooptions.IOStreams) *cobra.Command {
 	a.flags.WrapConfigFn = func(c *rest.Config) *rest.Config {
 		c.QPS, c.Burst = clientQPS, clientBurst
 		c.UserAgent = "kubectl-gateway/" + version
+		c.WarningHandler = rest.NewWarningWriter(streams.ErrOut, rest.WarningWriterOptions{Deduplicate: true})
 		return c
 	}
 	root := &cobra.Command{
