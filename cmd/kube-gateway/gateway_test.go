@@ -146,7 +146,7 @@ func TestOneGateway(t *testing.T) {
 
 	spec := l.spec(l.a)
 	spec.Mode = api.Strict
-	g = l.gateway(spec)
+	l.gateway(spec)
 	if r := l.client(l.a, l.a.AppCgroup, "talk", l.b.Addr(portEcho), "hello"); r.Error == "" || r.Received != "" {
 		t.Errorf("a strict gateway let %+v through", r)
 	}
