@@ -44,6 +44,10 @@ const (
 	Strict Mode = "strict"
 )
 
+// Wire says how the gateways of two pods meet. The values are WireAuto, WirePort
+// and WireInband; empty means WireAuto.
+type Wire string
+
 // OnFailure says what happens to captured connections once the gateway is gone.
 type OnFailure string
 
@@ -81,13 +85,48 @@ type Config struct {
 	Exclude []netip.Prefix `json:"exclude,omitempty"`
 	// ExcludePorts holds destination ports that are never captured.
 	ExcludePorts []uint16 `json:"excludePorts,omitempty"`
+	// Wire is how connections travel to the peer. Empty means WireAuto.
+	Wire Wire `json:"wire,omitempty"`
+	// Nodes holds addresses of nodes. Their ports within NodePorts are captured
+	// like Service VIPs, all others never.
+	Nodes []netip.Addr `json:"nodes,omitempty"`
+	// NodePorts are the first and the last port that Services may have on every
+	// node. Both zero means DefaultNodePorts.
+	NodePorts [2]uint16 `json:"nodePorts,omitzero"`
+	// PlaintextFrom holds the sources whose plaintext connections are let in
+	// also in strict mode: the pod's own node, whose kubelet probes it, and what
+	// the user allows.
+	PlaintextFrom []netip.Prefix `json:"plaintextFrom,omitempty"`
+	// Allow holds the identity rules: which peers may connect to the pod. See
+	// ParseAllow. Empty means everyone in the trust domain.
+	Allow []string `json:"allow,omitempty"`
+	// BlockUDP refuses UDP to captured ranges in strict mode, DNS (port 53) and
+	// excluded ports aside.
+	BlockUDP bool `json:"blockUDP,omitempty"`
 }
 
-// ParseConfig reads the JSON form of a Config and checks it.
+// DefaultNodePorts returns the first and the last node port of a cluster that
+// does not choose others (kube-apiserver: --service-node-port-range).
+func DefaultNodePorts() [2]uint16 { return [2]uint16{30000, 32767} }
+
+// OrDefault returns w, or WireAuto if w is empty.
+func (w Wire) OrDefault() Wire {
+	if w == "" {
+		return WireAuto
+	}
+	return w
+}
+
+// ParseConfig reads the JSON form of a Config, fills in the defaults of what it
+// leaves out, and checks it.
 func ParseConfig(text []byte) (*Config, error) {
 	var c Config
 	if err := json.Unmarshal(text, &c); err != nil {
 		return nil, fmt.Errorf("reading the gateway's configuration: %w", err)
+	}
+	c.Wire = c.Wire.OrDefault()
+	if c.NodePorts == [2]uint16{} {
+		c.NodePorts = DefaultNodePorts()
 	}
 	if err := c.Validate(); err != nil {
 		return nil, fmt.Errorf("checking the gateway's configuration: %w", err)
@@ -113,18 +152,28 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("on-failure %q is neither %q nor %q", c.OnFailure, FailOpen, FailClosed)
 	case len(c.Capture) == 0 && len(c.Services) == 0:
 		return errors.New("no range is to be captured")
+	case c.Wire != "" && c.Wire != WireAuto && c.Wire != WirePort && c.Wire != WireInband:
+		return fmt.Errorf("wire %q is none of %q, %q and %q", c.Wire, WireAuto, WirePort, WireInband)
+	case c.NodePorts != [2]uint16{} && (c.NodePorts[0] == 0 || c.NodePorts[0] > c.NodePorts[1]):
+		return fmt.Errorf("node ports %d to %d are no range of ports", c.NodePorts[0], c.NodePorts[1])
 	}
-	for _, ip := range c.PodIPs {
-		if !ip.IsValid() || ip.IsLoopback() || ip.IsUnspecified() || ip.Is4In6() {
-			return fmt.Errorf("pod address %v cannot be used", ip)
+	for _, list := range []struct {
+		what string
+		ips  []netip.Addr
+	}{{"pod", c.PodIPs}, {"node", c.Nodes}} {
+		for _, ip := range list.ips {
+			if !ip.IsValid() || ip.IsLoopback() || ip.IsUnspecified() || ip.Is4In6() {
+				return fmt.Errorf("%s address %v cannot be used", list.what, ip)
+			}
 		}
 	}
-	for _, ranges := range [][]netip.Prefix{c.Capture, c.Services, c.Exclude} {
+	for _, ranges := range [][]netip.Prefix{c.Capture, c.Services, c.Exclude, c.PlaintextFrom} {
 		for _, r := range ranges {
 			if !r.IsValid() || r.Addr().Is4In6() {
 				return fmt.Errorf("range %v cannot be used", r)
 			}
 		}
 	}
-	return nil
+	_, err := ParseAllow(c.Allow)
+	return err
 }

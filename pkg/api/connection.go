@@ -17,8 +17,14 @@ const (
 
 // Wires: how two gateways meet.
 const (
+	// WireAuto is WirePort to pods and WireInband to Services and node ports. It
+	// is a setting only: a connection has one of the others.
+	WireAuto = "auto"
 	// WirePort is TLS to port PeerPort of the peer.
 	WirePort = "port"
+	// WireInband is TLS on the very connection that the application asked for,
+	// negotiated in the TCP handshake.
+	WireInband = "inband"
 	// WireNone is a connection that did not go to a gateway.
 	WireNone = "none"
 )

@@ -28,11 +28,18 @@ type Status struct {
 	PodIPs    []netip.Addr `json:"podIPs"`
 	Mode      Mode         `json:"mode"`
 	OnFailure OnFailure    `json:"onFailure"`
-	Identity  string       `json:"identity"`
-	Cert      Certificate  `json:"certificate"`
-	Worker    Worker       `json:"worker"`
-	Capture   Capture      `json:"capture"`
-	Traffic   Traffic      `json:"traffic"`
+	Wire      Wire         `json:"wire,omitempty"`
+	// Allow holds the identity rules in force; empty means everyone in the trust
+	// domain.
+	Allow []string `json:"allow,omitempty"`
+	// Missing names the features that could not be loaded, each with the reason.
+	// The gateway works without them.
+	Missing  []string    `json:"missing,omitempty"`
+	Identity string      `json:"identity"`
+	Cert     Certificate `json:"certificate"`
+	Worker   Worker      `json:"worker"`
+	Capture  Capture     `json:"capture"`
+	Traffic  Traffic     `json:"traffic"`
 }
 
 // Certificate describes the gateway's own certificate.
@@ -64,6 +71,11 @@ type Capture struct {
 	Services     []netip.Prefix `json:"services,omitempty"`
 	Exclude      []netip.Prefix `json:"exclude,omitempty"`
 	ExcludePorts []uint16       `json:"excludePorts,omitempty"`
+	Nodes        []netip.Addr   `json:"nodes,omitempty"`
+	NodePorts    [2]uint16      `json:"nodePorts,omitzero"`
+	// PlaintextFrom holds the sources that strict mode lets in without TLS.
+	PlaintextFrom []netip.Prefix `json:"plaintextFrom,omitempty"`
+	BlockUDP      bool           `json:"blockUDP,omitempty"`
 	// Captured counts connections that were redirected to the gateway.
 	Captured uint64 `json:"captured"`
 	// ServicePassed and ServiceRefused count connections to Service VIPs.
@@ -74,6 +86,17 @@ type Capture struct {
 	Uncapturable uint64 `json:"uncapturable"`
 	// NoListener counts connections refused because nobody listened.
 	NoListener uint64 `json:"noListener"`
+	// UDP counts sockets and messages of UDP to captured ranges, which no
+	// gateway encrypts. UDPRefused are those of them that were refused.
+	UDP        uint64 `json:"udp,omitempty"`
+	UDPRefused uint64 `json:"udpRefused,omitempty"`
+	// Steered counts inbound connections that were handed to the in-band
+	// listener because the peer showed the option.
+	Steered uint64 `json:"steered,omitempty"`
+	// PlaintextAllowed and PlaintextRefused count inbound connections without
+	// the option that strict mode let in, because of their source, or reset.
+	PlaintextAllowed uint64 `json:"plaintextAllowed,omitempty"`
+	PlaintextRefused uint64 `json:"plaintextRefused,omitempty"`
 }
 
 // Traffic counts connections since the gateway started, worker restarts included.
@@ -91,6 +114,14 @@ type Direction struct {
 	Encrypted uint64 `json:"encrypted"`
 	Plaintext uint64 `json:"plaintext"`
 	Refused   uint64 `json:"refused"`
+	// Inband counts those of Encrypted that travelled by WireInband.
+	Inband uint64 `json:"inband,omitempty"`
+	// NotAllowed counts those of Refused that the identity rules turned away.
+	NotAllowed uint64 `json:"notAllowed,omitempty"`
+	// OptionLost counts connections by WireInband whose other end did not show
+	// the TCP option: it has no gateway, or something on the way removed it.
+	// They are in Plaintext or, in strict mode, in Refused.
+	OptionLost uint64 `json:"optionLost,omitempty"`
 	// Sent and Received count bytes of the application, as it sees them.
 	Sent     uint64 `json:"bytesSent"`
 	Received uint64 `json:"bytesReceived"`

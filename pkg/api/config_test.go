@@ -1,0 +1,80 @@
+package api
+
+import (
+	"encoding/json"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func goodConfig() Config {
+	return Config{
+		Version: ConfigVersion, Pod: PodRef{Namespace: "ns", Name: "pod", UID: "uid"},
+		PodIPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, TrustDomain: "td",
+		Mode: Strict, OnFailure: FailClosed,
+		Capture: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+	}
+}
+
+func TestConfigKeepsWhatItIsGiven(t *testing.T) {
+	c := goodConfig()
+	c.Wire, c.NodePorts, c.BlockUDP = WireInband, [2]uint16{20000, 20100}, true
+	c.Nodes = []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
+	c.PlaintextFrom = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}
+	c.Allow = []string{"ns/prod/sa/*"}
+	text, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := ParseConfig(text)
+	if err != nil || !reflect.DeepEqual(*got, c) {
+		t.Errorf("read back %+v, %v", got, err)
+	}
+}
+
+func TestConfigDefaults(t *testing.T) {
+	text, err := json.Marshal(goodConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, field := range []string{"wire", "nodePorts", "allow", "blockUDP"} {
+		if strings.Contains(string(text), field) {
+			t.Errorf("%s is written without need: %s", field, text)
+		}
+	}
+	c, err := ParseConfig(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Wire != WireAuto || c.NodePorts != [2]uint16{30000, 32767} || c.BlockUDP || c.Allow != nil {
+		t.Errorf("defaults are %+v", c)
+	}
+}
+
+func TestBadConfig(t *testing.T) {
+	mapped := netip.MustParsePrefix("::ffff:10.0.0.0/104")
+	for name, change := range map[string]func(*Config){
+		"version": func(c *Config) { c.Version = 99 },
+		"mode":    func(c *Config) { c.Mode = "lenient" }, "failure": func(c *Config) { c.OnFailure = "" },
+		"pod": func(c *Config) { c.Pod.UID = "" }, "no address": func(c *Config) { c.PodIPs = nil },
+		"no range": func(c *Config) { c.Capture = nil }, "trust domain": func(c *Config) { c.TrustDomain = "" },
+		"wire": func(c *Config) { c.Wire = "none" }, "mapped range": func(c *Config) { c.Capture[0] = mapped },
+		"pod loopback":    func(c *Config) { c.PodIPs[0] = netip.IPv6Loopback() },
+		"node":            func(c *Config) { c.Nodes = []netip.Addr{netip.IPv4Unspecified()} },
+		"no node":         func(c *Config) { c.Nodes = []netip.Addr{{}} },
+		"ports backwards": func(c *Config) { c.NodePorts = [2]uint16{2, 1} },
+		"port zero":       func(c *Config) { c.NodePorts = [2]uint16{0, 1} },
+		"plaintext from":  func(c *Config) { c.PlaintextFrom = []netip.Prefix{mapped} },
+		"rule":            func(c *Config) { c.Allow = []string{"prod"} },
+	} {
+		c := goodConfig()
+		if err := c.Validate(); err != nil {
+			t.Fatal(err)
+		}
+		change(&c)
+		if err := c.Validate(); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
