@@ -262,8 +262,12 @@ func application(t testing.TB, ip netip.Addr, serve func(*net.TCPConn)) netip.Ad
 		defer close(done)
 		for {
 			conn, err := l.Accept()
-			if err != nil {
+			if errors.Is(err, net.ErrClosed) {
 				return
+			}
+			if err != nil {
+				time.Sleep(time.Millisecond)
+				continue
 			}
 			open.Store(conn, nil)
 			connections.Go(func() {

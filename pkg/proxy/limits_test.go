@@ -100,6 +100,9 @@ func TestOutOfFileDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(patienceForTests)); err != nil {
+		t.Fatal(err)
+	}
 	write(t, conn, "hello")
 	expect(t, conn, "hello")
 	client.log.mu.Lock()
@@ -139,7 +142,7 @@ func TestHandshakeLimitLeavesNothing(t *testing.T) {
 // descriptors behind.
 func TestNothingIsLeftBehind(t *testing.T) {
 	count := 10_000
-	if testing.Short() {
+	if testing.Short() || raceEnabled {
 		count = 500
 	}
 	client, server := pair(t, nil)
