@@ -13,7 +13,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"math/big"
 	mathrand "math/rand/v2"
@@ -463,7 +462,7 @@ func collect(t testing.TB, ip netip.Addr) (netip.AddrPort, func() *net.TCPConn) 
 			return conn
 		case <-time.After(patienceForTests):
 			t.Fatal("no connection reached the application")
-			panic(fmt.Sprint("not reached"))
+			panic("not reached")
 		}
 	}
 }
