@@ -34,7 +34,9 @@ func NewCounters() *Counters { return new(Counters) }
 
 // MapCounters returns the counters that lie in f, which must be readable,
 // writable and at least CountersSize bytes long; a memfd will do. The mapping
-// lasts as long as the process; f may be closed afterwards.
+// lasts as long as the process; f may be closed afterwards. Whoever shares f
+// with a process that it does not trust must keep that one from shrinking the
+// file (F_SEAL_SHRINK), or reading the counters ends with SIGBUS.
 func MapCounters(f *os.File) (*Counters, error) {
 	info, err := f.Stat()
 	if err != nil {

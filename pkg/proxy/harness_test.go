@@ -13,7 +13,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"math/big"
 	mathrand "math/rand/v2"
@@ -262,8 +261,12 @@ func application(t testing.TB, ip netip.Addr, serve func(*net.TCPConn)) netip.Ad
 		defer close(done)
 		for {
 			conn, err := l.Accept()
-			if err != nil {
+			if errors.Is(err, net.ErrClosed) {
 				return
+			}
+			if err != nil {
+				time.Sleep(time.Millisecond)
+				continue
 			}
 			open.Store(conn, nil)
 			connections.Go(func() {
@@ -459,7 +462,7 @@ func collect(t testing.TB, ip netip.Addr) (netip.AddrPort, func() *net.TCPConn) 
 			return conn
 		case <-time.After(patienceForTests):
 			t.Fatal("no connection reached the application")
-			panic(fmt.Sprint("not reached"))
+			panic("not reached")
 		}
 	}
 }

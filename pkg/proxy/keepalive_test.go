@@ -141,6 +141,8 @@ func TestResetIsNoticedWhileBlocked(t *testing.T) {
 		return stuck
 	})
 	reset(near)
+	// Nobody reads meanwhile, so that nothing but the sweeper can notice.
+	client.logged("the reset", func(c api.Connection) bool { return strings.Contains(c.Error, errReset.Error()) })
 	expectReset(t, far)
 }
 

@@ -29,6 +29,15 @@ const (
 	maxBackOff = time.Second
 )
 
+// backOff is the last wait of a row of failures; zero before the first.
+type backOff time.Duration
+
+// next returns how long to wait now: twice as long each time.
+func (b *backOff) next() time.Duration {
+	*b = min(max(2**b, backOff(minBackOff)), backOff(maxBackOff))
+	return time.Duration(*b)
+}
+
 // handshakeLimit counts half-open handshakes, in all and by source address.
 type handshakeLimit struct {
 	total, perSource int

@@ -100,6 +100,9 @@ func TestOutOfFileDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(patienceForTests)); err != nil {
+		t.Fatal(err)
+	}
 	write(t, conn, "hello")
 	expect(t, conn, "hello")
 	client.log.mu.Lock()
@@ -121,6 +124,15 @@ func runAsChild(t *testing.T, attributes *syscall.SysProcAttr) {
 	}
 }
 
+func TestBackOff(t *testing.T) {
+	var b backOff
+	for i, want := range []time.Duration{5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000} {
+		if got := b.next(); got != want*time.Millisecond {
+			t.Errorf("wait %d is %v, want %v", i, got, want*time.Millisecond)
+		}
+	}
+}
+
 func TestHandshakeLimitLeavesNothing(t *testing.T) {
 	l := newHandshakeLimit(2, 2)
 	source := netip.MustParseAddr("10.0.0.1")
@@ -139,7 +151,7 @@ func TestHandshakeLimitLeavesNothing(t *testing.T) {
 // descriptors behind.
 func TestNothingIsLeftBehind(t *testing.T) {
 	count := 10_000
-	if testing.Short() {
+	if testing.Short() || raceEnabled {
 		count = 500
 	}
 	client, server := pair(t, nil)

@@ -241,11 +241,11 @@ var errStopping = errors.New("gateway is stopping")
 // connection in the registry before it returns, so that once all listeners
 // have ended no connection is missing there.
 func (p *Proxy) accept(stop context.Context, l net.Listener, handle func(*net.TCPConn)) error {
-	delay := minBackOff
+	var wait backOff
 	for {
 		conn, err := l.Accept()
 		if err == nil {
-			delay = minBackOff
+			wait = 0
 			tcp, ok := conn.(*net.TCPConn)
 			if !ok {
 				_ = conn.Close()
@@ -260,6 +260,7 @@ func (p *Proxy) accept(stop context.Context, l net.Listener, handle func(*net.TC
 		if errors.Is(err, net.ErrClosed) {
 			return err
 		}
+		delay := wait.next()
 		if held, ok := p.exhausted.take(time.Now()); ok {
 			p.log.Slog().Error("cannot accept connections", "listener", l.Addr().String(),
 				"error", err.Error(), "retryIn", delay.Seconds(), "notLogged", held)
@@ -269,7 +270,6 @@ func (p *Proxy) accept(stop context.Context, l net.Listener, handle func(*net.TC
 			return nil
 		case <-time.After(delay):
 		}
-		delay = min(2*delay, maxBackOff)
 	}
 }
 

@@ -161,7 +161,7 @@ func patternReader(seed byte, size int64) io.Reader {
 
 func TestLargeBody(t *testing.T) {
 	size := int64(256 << 20)
-	if testing.Short() {
+	if testing.Short() || raceEnabled {
 		size = 16 << 20
 	}
 	relays(t, func(t *testing.T, client *testPod, ip netip.Addr) {
@@ -218,32 +218,45 @@ func TestManyAtOnce(t *testing.T) {
 	}
 }
 
-// TestIPv6 runs in a network namespace of its own, because the loopback
-// interface has only one IPv6 address.
-func TestIPv6(t *testing.T) {
+// TestPodAddresses runs in a network namespace of its own, with addresses like
+// those of pods: on an interface that is not the loopback one, of both families.
+func TestPodAddresses(t *testing.T) {
 	if os.Getenv("PROXY_TEST_CHILD") != t.Name() {
 		runInNamespace(t, "ip")
 		return
 	}
 	loopbackUp(t)
-	ips := []netip.Addr{netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fd00::2")}
-	for _, ip := range ips {
-		if out, err := exec.CommandContext(t.Context(), "ip", "addr", "add", ip.String()+"/128", "dev", "lo", "nodad").CombinedOutput(); err != nil {
-			t.Fatalf("ip: %v: %s", err, out)
+	ip := func(args ...string) {
+		t.Helper()
+		if out, err := exec.CommandContext(t.Context(), "ip", args...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %v: %v: %s", args, err, out)
 		}
 	}
-	a := newAuthority(t)
-	client := newPodAt(t, a, ips[0], netip.IPv6Loopback(), nil)
-	server := newPodAt(t, a, ips[1], netip.IPv6Loopback(), nil)
-	destination := application(t, server.ip, echo)
-	conn := client.dial(destination)
-	write(t, conn, "hello")
-	expect(t, conn, "hello")
-	if err := conn.Close(); err != nil {
-		t.Fatal(err)
-	}
-	line := server.logged("the connection", func(c api.Connection) bool { return c.Encrypted })
-	if line.Source.Addr() != ips[0] || line.Destination != destination {
-		t.Errorf("logged %+v", line)
+	ip("link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
+	ip("link", "set", "eth0", "up")
+	ip("link", "set", "eth1", "up")
+	for _, family := range [][3]string{{"10.9.0.1", "10.9.0.2", "127.0.0.1"}, {"fd09::1", "fd09::2", "::1"}} {
+		near, far, loopback := netip.MustParseAddr(family[0]), netip.MustParseAddr(family[1]), netip.MustParseAddr(family[2])
+		for _, address := range []netip.Addr{near, far} {
+			options := []string{"addr", "add", netip.PrefixFrom(address, address.BitLen()).String(), "dev", "eth0"}
+			if address.Is6() {
+				options = append(options, "nodad")
+			}
+			ip(options...)
+		}
+		a := newAuthority(t)
+		client := newPodAt(t, a, near, loopback, nil)
+		server := newPodAt(t, a, far, loopback, nil)
+		destination := application(t, far, echo)
+		conn := client.dial(destination)
+		write(t, conn, "hello")
+		expect(t, conn, "hello")
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+		line := server.logged("the connection", func(c api.Connection) bool { return c.Encrypted })
+		if line.Source.Addr() != near || line.Destination != destination {
+			t.Errorf("logged %+v", line)
+		}
 	}
 }
