@@ -31,6 +31,23 @@ type Options struct {
 	Capture, Services, Exclude []netip.Prefix
 	// ExcludePorts holds destination ports that are never captured.
 	ExcludePorts []uint16
+	// InbandServices captures connections to Services as well, for a worker that
+	// dials them in band. Without it they pass in plaintext, and are refused in
+	// strict mode.
+	InbandServices bool
+	// Nodes are the addresses of the cluster's nodes. Their ports from
+	// NodePorts[0] to NodePorts[1], both included, are captured as Services are,
+	// and no other port of theirs. Both zero captures none. A range of Exclude
+	// that contains an address wins.
+	Nodes     []netip.Addr
+	NodePorts [2]uint16
+	// PlaintextFrom holds the sources that reach the application in plaintext
+	// even in strict mode, such as the node's own addresses, from which the
+	// kubelet probes. Nothing is added to it.
+	PlaintextFrom []netip.Prefix
+	// BlockUDP refuses UDP to captured ranges in strict mode (EPERM), except to
+	// port 53 and to ExcludePorts.
+	BlockUDP bool
 	// Strict refuses what cannot be captured; see [Programs.SetStrict].
 	Strict bool
 	// KeepOnExit keeps the capture in place after the process ends, so that
@@ -38,7 +55,8 @@ type Options struct {
 	KeepOnExit bool
 }
 
-// Counters counts calls of connect(2) since Load.
+// Counters counts calls of connect(2), datagrams and inbound connections since
+// Load.
 type Counters struct {
 	// Captured were sent to the gateway.
 	Captured uint64
@@ -52,6 +70,17 @@ type Counters struct {
 	// bound to a device (SO_BINDTODEVICE) or memory ran out: they were refused in
 	// strict mode, and passed in plaintext otherwise.
 	Uncapturable uint64
+	// UDP counts calls of connect(2), sendto(2) and sendmsg(2) on UDP sockets to
+	// a captured range, except to port 53; UDPRefused are those of them that
+	// were refused. Datagrams of a connected socket are not counted one by one.
+	UDP, UDPRefused uint64
+	// Steered are inbound connections that came in band and reached the gateway.
+	Steered uint64
+	// PlaintextRefused are inbound plaintext connections that strict mode sent to
+	// the gateway for it to reset, or dropped when no gateway listened (KeepOnExit).
+	// PlaintextAllowed are those that strict mode let through to the application,
+	// because of PlaintextFrom.
+	PlaintextRefused, PlaintextAllowed uint64
 }
 
 // Programs are the loaded programs and maps of one gateway. Its methods may be

@@ -24,6 +24,12 @@ const (
 	// SockoptPresentAs (set, before connect) is the address that the accepting
 	// application sees as its client's.
 	SockoptPresentAs = 2
+	// SockoptInband (set, before connect) makes the handshake ask the other end
+	// whether it has a gateway. The value is an int of 1.
+	SockoptInband = 3
+	// SockoptPeerShown (get) is an int: 1 if the other end of the connection has
+	// shown in the handshake that it has a gateway, 0 otherwise.
+	SockoptPeerShown = 4
 
 	// SockoptNetfilterDestination is SO_ORIGINAL_DST (linux/netfilter_ipv4.h)
 	// at level SOL_IP and IP6T_SO_ORIGINAL_DST at SOL_IPV6: both have the value
@@ -77,4 +83,27 @@ func PresentAs(fd int, client netip.AddrPort) error {
 		return fmt.Errorf("presenting a connection as %v: %w", client, err)
 	}
 	return nil
+}
+
+// MarkInband makes the handshake of a socket ask the other end, by a TCP option in
+// the SYN, whether it has a gateway. It must be called before connect(2), on a
+// TCP socket, not one of MPTCP. It needs no privilege, and fails where
+// [Programs.AttachSockets] did not attach.
+func MarkInband(fd int) error {
+	if err := unix.SetsockoptInt(fd, SockoptLevel, SockoptInband, 1); err != nil {
+		return fmt.Errorf("marking a socket as in band: %w", err)
+	}
+	return nil
+}
+
+// PeerShown says whether the other end of a connection has shown in the handshake
+// that it has a gateway: of one that [MarkInband] was called for, once it is
+// established, and of one accepted from the in-band listener. It is false for any
+// other. It is a hint that anybody can give: only TLS proves it. It needs no privilege.
+func PeerShown(fd int) (bool, error) {
+	shown, err := unix.GetsockoptInt(fd, SockoptLevel, SockoptPeerShown)
+	if err != nil {
+		return false, fmt.Errorf("asking whether the peer has a gateway: %w", err)
+	}
+	return shown == 1, nil
 }

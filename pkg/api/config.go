@@ -16,6 +16,9 @@ const (
 	CapturePort = 18000
 	// PeerPort is the TLS listener that other gateways dial (wire=port).
 	PeerPort = 18443
+	// InbandPort is where connections that were made in band arrive (wire=inband).
+	// It listens on loopback; they are steered there from every port of the pod.
+	InbandPort = 18444
 )
 
 // ALPN is the application protocol that both ends of wire=port must agree on.
