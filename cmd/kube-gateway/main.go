@@ -17,9 +17,12 @@ import (
 const usage = `kube-gateway encrypts the TCP traffic of the pod it runs in.
 
 Usage:
-  kube-gateway supervise      run the gateway (what 'kubectl gateway enable' starts)
-  kube-gateway ctl status     print the status of the gateway in this container
-  kube-gateway version        print the version
+  kube-gateway supervise             run the gateway (what 'kubectl gateway enable' starts)
+  kube-gateway ctl status            print the status of the gateway in this container
+  kube-gateway ctl mode MODE         change its mode to strict or permissive
+  kube-gateway ctl allow PATTERN...  let only these peers connect, like 'ns/prod/sa/*'
+  kube-gateway ctl allow --everyone  let everyone in the trust domain connect
+  kube-gateway version               print the version
 `
 
 func main() {

@@ -29,6 +29,7 @@ import (
 func runWorker(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("worker", flag.ContinueOnError)
 	captureListeners := flags.Int("capture-listeners", 0, "number of inherited capture listeners")
+	inbandListeners := flags.Int("inband-listeners", 0, "number of inherited in-band listeners")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -40,7 +41,10 @@ func runWorker(ctx context.Context, args []string) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
 	defer stop()
 
-	files := supervisor.InheritedFiles(*captureListeners)
+	files, err := supervisor.InheritedFiles(*captureListeners, *inbandListeners)
+	if err != nil {
+		return err
+	}
 	log := proxy.NewLogger(os.Stdout)
 	defer log.Close(context.WithoutCancel(ctx))
 	options, err := workerOptions(files)
@@ -57,14 +61,39 @@ func runWorker(ctx context.Context, args []string) error {
 	if err := files.Ready(); err != nil {
 		return err
 	}
-	return p.Serve(ctx)
+	return serve(ctx, p, files)
 }
 
-func workerOptions(files *supervisor.WorkerFiles) (*proxy.Options, error) {
-	m, err := supervisor.ReadMaterial(files.Material)
-	if err != nil {
-		return nil, err
-	}
+// serve carries connections until ctx is done, and takes new settings meanwhile.
+// A worker that the supervisor cannot reach any more must not go on with old ones.
+func serve(ctx context.Context, p *proxy.Proxy, files *supervisor.WorkerFiles) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	followed := make(chan error, 1)
+	go func() {
+		err := files.Follow(ctx, func(m *supervisor.Material) error {
+			s, err := readSettings(m)
+			if err != nil {
+				return err
+			}
+			return p.Update(s.config, s.certificate, s.roots)
+		})
+		cancel(err)
+		followed <- err
+	}()
+	err := p.Serve(ctx)
+	cancel(nil)
+	return errors.Join(err, <-followed)
+}
+
+// settings is what a proxy runs with and can change while it does.
+type settings struct {
+	config      *api.Config
+	certificate tls.Certificate
+	roots       *x509.CertPool
+}
+
+func readSettings(m *supervisor.Material) (*settings, error) {
 	config, err := api.ParseConfig(m.Config)
 	if err != nil {
 		return nil, err
@@ -77,25 +106,45 @@ func workerOptions(files *supervisor.WorkerFiles) (*proxy.Options, error) {
 	if !roots.AppendCertsFromPEM(m.CA) {
 		return nil, errors.New("the trust bundle holds no certificate")
 	}
+	return &settings{config, certificate, roots}, nil
+}
+
+func workerOptions(files *supervisor.WorkerFiles) (*proxy.Options, error) {
+	m, err := supervisor.ReadMaterial(files.Material)
+	if err != nil {
+		return nil, err
+	}
+	s, err := readSettings(m)
+	if err != nil {
+		return nil, err
+	}
 	counters, err := proxy.MapCounters(files.Counters)
 	if err != nil {
 		return nil, err
 	}
 	options := &proxy.Options{
-		Config: config, Certificate: certificate, Roots: roots,
+		Config: s.config, Certificate: s.certificate, Roots: s.roots,
 		Sockets: sockets{}, Counters: counters,
 	}
 	if options.Peer, err = listener(files.Peer); err != nil {
 		return nil, err
 	}
-	for _, f := range files.Capture {
+	if options.Capture, err = listeners(files.Capture); err != nil {
+		return nil, err
+	}
+	return options, nil
+}
+
+func listeners(files []*os.File) ([]net.Listener, error) {
+	var all []net.Listener
+	for _, f := range files {
 		ln, err := listener(f)
 		if err != nil {
 			return nil, err
 		}
-		options.Capture = append(options.Capture, ln)
+		all = append(all, ln)
 	}
-	return options, nil
+	return all, nil
 }
 
 func listener(f *os.File) (net.Listener, error) {
@@ -116,3 +165,7 @@ func (sockets) OriginalDestination(fd int) (netip.AddrPort, error) {
 }
 
 func (sockets) PresentAs(fd int, client netip.AddrPort) error { return bpf.PresentAs(fd, client) }
+
+func (sockets) MarkInband(fd int) error { return bpf.MarkInband(fd) }
+
+func (sockets) PeerShown(fd int) (bool, error) { return bpf.PeerShown(fd) }

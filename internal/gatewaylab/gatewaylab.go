@@ -47,6 +47,8 @@ type Spec struct {
 	OnFailure api.OnFailure
 	// Capture is the whole lab network if empty.
 	Capture []netip.Prefix
+	// Configure changes the rest of the configuration if not nil.
+	Configure func(*api.Config)
 	// Dir is a directory for the control socket.
 	Dir string
 	// Log receives the gateway's log if not nil.
@@ -129,11 +131,15 @@ func (s *Spec) environment() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	config, err := json.Marshal(api.Config{
+	c := api.Config{
 		Version: api.ConfigVersion,
 		Pod:     api.PodRef{Namespace: "lab", Name: s.Node.IP4.String(), UID: s.Node.UID, ServiceAccount: "lab"},
 		PodIPs:  ips, TrustDomain: TrustDomain, Mode: s.Mode, OnFailure: s.OnFailure, Capture: s.Capture,
-	})
+	}
+	if s.Configure != nil {
+		s.Configure(&c)
+	}
+	config, err := json.Marshal(c)
 	if err != nil {
 		return nil, err
 	}
@@ -147,12 +153,20 @@ func (s *Spec) environment() ([]string, error) {
 func (g *Gateway) Status(ctx context.Context) (*api.Status, error) { return g.status(ctx, 0) }
 
 func (g *Gateway) status(ctx context.Context, wait time.Duration) (*api.Status, error) {
+	return g.Call(ctx, control.Request{Op: control.OpStatus, Wait: wait})
+}
+
+// Call sends a request to the gateway's control socket.
+func (g *Gateway) Call(ctx context.Context, r control.Request) (*api.Status, error) {
 	var s api.Status
-	if err := control.Call(ctx, g.socket, control.Request{Op: control.OpStatus, Wait: wait}, &s); err != nil {
+	if err := control.Call(ctx, g.socket, r, &s); err != nil {
 		return nil, err
 	}
 	return &s, nil
 }
+
+// Socket is the path of the gateway's control socket.
+func (g *Gateway) Socket() string { return g.socket }
 
 // Connections returns the connection lines of the gateway's log, if it was
 // started without a Log of its own.

@@ -27,8 +27,14 @@ const SocketPath = "/run/kube-gateway/control.sock"
 // maxMessage bounds a request and an answer, in bytes.
 const maxMessage = 1 << 20
 
-// OpStatus asks for an api.Status.
-const OpStatus = "status"
+// What a Request may ask for. Each is answered with an api.Status.
+const (
+	OpStatus = "status"
+	// OpMode changes the mode, OpAllow the identity rules, for connections from
+	// now on. After an error nothing has changed.
+	OpMode  = "mode"
+	OpAllow = "allow"
+)
 
 // Request is what a client sends.
 type Request struct {
@@ -36,12 +42,19 @@ type Request struct {
 	// Wait makes a status wait until the gateway is ready, at most so long
 	// (nanoseconds).
 	Wait time.Duration `json:"wait,omitempty"`
+	// Mode is what OpMode changes to.
+	Mode api.Mode `json:"mode,omitempty"`
+	// Allow holds the rules of OpAllow. To allow everyone has to be said, so
+	// that nobody does by leaving something out.
+	Allow    []string `json:"allow,omitempty"`
+	Everyone bool     `json:"everyone,omitempty"`
 }
 
 // response is what the server sends: a result or an error.
 type response struct {
 	Result json.RawMessage `json:"result,omitempty"`
 	Error  string          `json:"error,omitempty"`
+	Hint   string          `json:"hint,omitempty"`
 }
 
 // Handler answers a request with a value that has a JSON form.
@@ -107,7 +120,7 @@ func serveOne(ctx context.Context, conn net.Conn, handle Handler) {
 			answer.Result, err = json.Marshal(result)
 		}
 		if err != nil {
-			answer = response{Error: err.Error()}
+			answer = response{Error: err.Error(), Hint: api.Hint(err)}
 		}
 	}
 	conn.SetWriteDeadline(time.Now().Add(requestTimeout))
@@ -147,7 +160,11 @@ func Call(ctx context.Context, path string, r Request, result any) error {
 		return err
 	}
 	if answer.Error != "" {
-		return errors.New(answer.Error)
+		err := errors.New(answer.Error)
+		if answer.Hint == "" {
+			return err
+		}
+		return api.WithHint(err, answer.Hint)
 	}
 	if err := json.Unmarshal(answer.Result, result); err != nil {
 		return fmt.Errorf("parsing the gateway's answer: %w", err)

@@ -23,22 +23,18 @@ type Listeners struct {
 	Capture []*os.File
 	// Peer accepts connections of other gateways.
 	Peer *os.File
+	// Inband accepts the connections that the eBPF programs steer there. It has
+	// one listener for each address family of loopback.
+	Inband []*os.File
 }
 
 // Listen opens the listeners in the current network namespace. IPv6 is left
 // out where the kernel does not have it.
 func Listen(ctx context.Context) (*Listeners, error) {
 	var l Listeners
-	for _, a := range []string{"127.0.0.1", "::1"} {
-		f, err := listen(ctx, netip.AddrPortFrom(netip.MustParseAddr(a), api.CapturePort).String())
-		if noIPv6(err) && a == "::1" {
-			continue
-		}
-		if err != nil {
-			l.Close()
-			return nil, err
-		}
-		l.Capture = append(l.Capture, f)
+	var err error
+	if l.Capture, err = listenLoopback(ctx, api.CapturePort); err != nil {
+		return nil, err
 	}
 	// The empty host is the dual-stack wildcard, or 0.0.0.0 without IPv6.
 	peer, err := listen(ctx, ":"+strconv.Itoa(api.PeerPort))
@@ -48,6 +44,38 @@ func Listen(ctx context.Context) (*Listeners, error) {
 	}
 	l.Peer = peer
 	return &l, nil
+}
+
+// ListenInband opens the in-band listeners. The eBPF programs must be attached
+// to sockets already: they prepare these listeners when they are opened.
+func (l *Listeners) ListenInband(ctx context.Context) error {
+	var err error
+	l.Inband, err = listenLoopback(ctx, api.InbandPort)
+	return err
+}
+
+// listenLoopback opens one listener for each address family of loopback that
+// the kernel has, or none.
+func listenLoopback(ctx context.Context, port uint16) ([]*os.File, error) {
+	var files []*os.File
+	for _, a := range []string{"127.0.0.1", "::1"} {
+		f, err := listen(ctx, netip.AddrPortFrom(netip.MustParseAddr(a), port).String())
+		if noIPv6(err) && a == "::1" {
+			continue
+		}
+		if err != nil {
+			closeFiles(files)
+			return nil, err
+		}
+		files = append(files, f)
+	}
+	return files, nil
+}
+
+func closeFiles(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
 }
 
 // noIPv6 reports whether err says that an IPv6 address cannot be used here.
@@ -77,9 +105,8 @@ func listen(ctx context.Context, address string) (*os.File, error) {
 
 // Close closes what is open.
 func (l *Listeners) Close() {
-	for _, f := range l.Capture {
-		f.Close()
-	}
+	closeFiles(l.Capture)
+	closeFiles(l.Inband)
 	if l.Peer != nil {
 		l.Peer.Close()
 	}

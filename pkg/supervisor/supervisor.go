@@ -60,6 +60,7 @@ type supervisor struct {
 	traffic   *proxy.Counters
 	counters  *os.File
 	listeners *Listeners
+	settings  settings
 
 	mu     sync.Mutex
 	status api.Status // all but the counters
@@ -72,10 +73,10 @@ type supervisor struct {
 // (the reason).
 func Run(ctx context.Context, o Options) error {
 	s := &supervisor{Options: o, changed: make(chan struct{})}
-	config, err := s.describe()
-	if err != nil {
+	if err := s.describe(); err != nil {
 		return err
 	}
+	defer s.settings.close()
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -96,10 +97,13 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer s.listeners.Close()
-	if err := s.load(config); err != nil {
+	if err := s.load(); err != nil {
 		return err
 	}
 	defer s.closePrograms()
+	if err := s.listeners.ListenInband(ctx); err != nil {
+		return err
+	}
 	if s.counters, err = createCounters(); err != nil {
 		return err
 	}
@@ -123,25 +127,29 @@ func Run(ctx context.Context, o Options) error {
 }
 
 // describe reads the material and fills in what a status says of it.
-func (s *supervisor) describe() (*api.Config, error) {
+func (s *supervisor) describe() error {
 	m, err := ReadMaterial(s.Material)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	config, err := api.ParseConfig(m.Config)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	s.settings.material, s.settings.config = s.Material, config
 	s.status = api.Status{
 		Version: s.Version, State: api.Starting, StartedAt: time.Now(),
 		Pod: config.Pod, PodIPs: config.PodIPs, Mode: config.Mode, OnFailure: config.OnFailure,
+		Wire: config.Wire, Allow: config.Allow,
 		Capture: api.Capture{
 			Ranges: config.Capture, Services: config.Services,
 			Exclude: config.Exclude, ExcludePorts: config.ExcludePorts,
+			Nodes: config.Nodes, NodePorts: config.NodePorts,
+			PlaintextFrom: config.PlaintextFrom, BlockUDP: config.BlockUDP,
 		},
 	}
 	s.status.Cert, s.status.Identity, err = describeCertificate(m.Cert, m.CA)
-	return config, err
+	return err
 }
 
 func describeCertificate(certPEM, caPEM []byte) (api.Certificate, string, error) {
@@ -175,8 +183,9 @@ func describeCertificate(certPEM, caPEM []byte) (api.Certificate, string, error)
 // load finds the pod's cgroup and attaches everything but the capture. What a
 // gateway that died left there stays until StartCapture takes over from it, so
 // that nothing leaves in plaintext meanwhile.
-func (s *supervisor) load(config *api.Config) error {
+func (s *supervisor) load() error {
 	var err error
+	config := s.settings.config
 	if s.pod, s.own, err = bpf.PodCgroup(config.Pod.UID); err != nil {
 		return fmt.Errorf("finding the pod's cgroup: %w", err)
 	}
@@ -184,6 +193,9 @@ func (s *supervisor) load(config *api.Config) error {
 		Pod: s.pod, Own: s.own, PodIPs: config.PodIPs,
 		Capture: config.Capture, Services: config.Services,
 		Exclude: config.Exclude, ExcludePorts: config.ExcludePorts,
+		InbandServices: config.Wire != api.WirePort,
+		Nodes:          config.Nodes, NodePorts: config.NodePorts,
+		PlaintextFrom: config.PlaintextFrom, BlockUDP: config.BlockUDP,
 		Strict:     config.Mode == api.Strict,
 		KeepOnExit: config.OnFailure == api.FailClosed,
 	})
@@ -234,14 +246,18 @@ func (s *supervisor) keepWorker(ctx context.Context) error {
 
 // runWorker runs one worker until it ends, and says why it did.
 func (s *supervisor) runWorker(ctx context.Context, restarts int) error {
-	w, err := startWorker(ctx, s.WorkerCommand, s.Material, s.counters, s.listeners, workerGrace)
+	w, err := s.startWorker(ctx)
 	if err != nil {
 		return err
 	}
+	defer w.channel.close()
 	timeout := time.NewTimer(readyTimeout)
 	defer timeout.Stop()
 	select {
-	case <-w.ready:
+	case err := <-w.ready:
+		if err != nil {
+			return errors.Join(err, w.kill())
+		}
 	case <-w.done:
 		return w.reason()
 	case <-timeout.C:
@@ -251,14 +267,21 @@ func (s *supervisor) runWorker(ctx context.Context, restarts int) error {
 		return errors.Join(err, w.kill())
 	}
 	<-w.done
+	s.settings.leave(w)
 	return w.reason()
 }
 
-// serving starts the capture, once there is somebody to capture for.
+// serving starts the capture, once there is somebody to capture for. From then
+// on the worker is told of new settings.
 func (s *supervisor) serving(w *worker, restarts int) error {
+	s.settings.Lock()
+	defer s.settings.Unlock()
+	if err := s.settings.enter(w); err != nil {
+		return err
+	}
 	if !s.capturing() {
-		if err := s.programs.StartCapture(); err != nil {
-			return fmt.Errorf("starting the capture: %w", err)
+		if err := s.attach(); err != nil {
+			return err
 		}
 		s.Log.Info("ready", "identity", s.status.Identity, "mode", s.status.Mode, "cgroup", s.pod.Rel)
 	}
@@ -267,6 +290,31 @@ func (s *supervisor) serving(w *worker, restarts int) error {
 		st.Worker = api.Worker{PID: w.process.Pid, StartedAt: w.started, Restarts: restarts}
 		st.Capture.Programs = s.programs.Attached()
 	})
+	return nil
+}
+
+// attach sends connections to a worker that is ready: inbound ones first, since
+// a strict gateway that cannot guard them must not start.
+func (s *supervisor) attach() error {
+	if err := s.programs.AttachInbound(); err != nil {
+		if s.settings.config.Mode == api.Strict {
+			return api.WithHint(fmt.Errorf("guarding inbound connections: %w", err),
+				"only permissive mode works without: 'kubectl gateway enable --mode=permissive'")
+		}
+		s.settings.unguarded = err
+		s.Log.Warn("inbound connections cannot be steered", "error", err)
+		s.update(func(st *api.Status) {
+			st.Missing = append(st.Missing, "in-band wire and strict mode for inbound connections: "+oneLine(err.Error()))
+		})
+	}
+	if err := s.programs.StartCapture(); err != nil {
+		err = fmt.Errorf("starting the capture: %w", err)
+		// What closed gateways leave behind would block the pod for good.
+		if detachErr := s.programs.Detach(); detachErr != nil {
+			err = errors.Join(err, detachErr)
+		}
+		return err
+	}
 	return nil
 }
 
@@ -291,14 +339,21 @@ func (s *supervisor) snapshot() (api.Status, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.status
-	st.Capture.Programs = slices.Clone(st.Capture.Programs)
+	st.Capture.Programs, st.Missing = slices.Clone(st.Capture.Programs), slices.Clone(st.Missing)
 	return st, s.changed
 }
 
 // answer serves the control socket.
 func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error) {
-	if r.Op != control.OpStatus {
-		return nil, fmt.Errorf("unknown request %q", r.Op)
+	switch r.Op {
+	case control.OpStatus:
+	case control.OpMode, control.OpAllow:
+		if err := s.change(r); err != nil {
+			return nil, err
+		}
+		r.Wait = 0
+	default:
+		return nil, api.WithHint(fmt.Errorf("unknown request %q", r.Op), "use the plugin and the gateway image of one release")
 	}
 	timeout := time.After(r.Wait)
 	for {
@@ -329,6 +384,9 @@ func (s *supervisor) withCounters(st api.Status) (*api.Status, error) {
 	st.Capture.Captured, st.Capture.NoListener = c.Captured, c.NoListener
 	st.Capture.ServicePassed, st.Capture.ServiceRefused = c.ServicePassed, c.ServiceRefused
 	st.Capture.Uncapturable = c.Uncapturable
+	st.Capture.UDP, st.Capture.UDPRefused = c.UDP, c.UDPRefused
+	st.Capture.Steered = c.Steered
+	st.Capture.PlaintextAllowed, st.Capture.PlaintextRefused = c.PlaintextAllowed, c.PlaintextRefused
 	st.Traffic = s.traffic.Traffic()
 	return &st, nil
 }

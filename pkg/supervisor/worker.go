@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -22,21 +23,21 @@ import (
 // File descriptors of a worker, in the order of exec.Cmd.ExtraFiles.
 const (
 	fdMaterial = 3 + iota
-	fdReady
+	fdChannel
 	fdCounters
 	fdPeer
-	fdCapture // and all that follow
+	fdListeners // all that follow: capture, then in-band
 )
-
-// readyByte is what a worker writes once it accepts connections.
-const readyByte = 'r'
 
 // worker is one run of the unprivileged process.
 type worker struct {
 	process *os.Process
 	started time.Time
-	// ready is closed by a worker that serves.
-	ready chan struct{}
+	// material is what it was started with.
+	material *os.File
+	channel  *channel
+	// ready gets nil once the worker serves, or an error if it says nonsense.
+	ready chan error
 	// done is closed when the process is gone; err says how.
 	done chan struct{}
 	err  error
@@ -45,16 +46,17 @@ type worker struct {
 // startWorker runs program as the unprivileged worker. The process ends with
 // ctx (SIGTERM first, SIGKILL after grace) and with the supervisor.
 func startWorker(ctx context.Context, program []string, material, counters *os.File, l *Listeners, grace time.Duration) (*worker, error) {
-	readyRead, readyWrite, err := os.Pipe()
+	ours, theirs, err := newChannel()
 	if err != nil {
-		return nil, fmt.Errorf("creating the ready pipe: %w", err)
+		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, program[0], program[1:]...)
-	cmd.Args = append(cmd.Args, "--capture-listeners", strconv.Itoa(len(l.Capture)))
+	cmd.Args = append(cmd.Args, "--capture-listeners", strconv.Itoa(len(l.Capture)),
+		"--inband-listeners", strconv.Itoa(len(l.Inband)))
 	cmd.Env = []string{} // nothing of the container's environment
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.ExtraFiles = append([]*os.File{material, readyWrite, counters, l.Peer}, l.Capture...)
+	cmd.ExtraFiles = slices.Concat([]*os.File{material, theirs, counters, l.Peer}, l.Capture, l.Inband)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Credential: &syscall.Credential{Uid: api.WorkerID, Gid: api.WorkerID},
 		Pdeathsig:  syscall.SIGKILL,
@@ -62,7 +64,7 @@ func startWorker(ctx context.Context, program []string, material, counters *os.F
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = grace
 
-	w := &worker{ready: make(chan struct{}), done: make(chan struct{})}
+	w := &worker{material: material, channel: ours, ready: make(chan error, 1), done: make(chan struct{})}
 	started := make(chan error)
 	go func() {
 		// The thread gives up its privileges for good, and Pdeathsig is about
@@ -74,7 +76,7 @@ func startWorker(ctx context.Context, program []string, material, counters *os.F
 		if err == nil {
 			err = cmd.Start()
 		}
-		readyWrite.Close()
+		theirs.Close()
 		if err == nil {
 			w.process, w.started = cmd.Process, time.Now()
 		}
@@ -84,15 +86,18 @@ func startWorker(ctx context.Context, program []string, material, counters *os.F
 		}
 	}()
 	if err := <-started; err != nil {
-		readyRead.Close()
+		ours.close()
 		return nil, fmt.Errorf("starting the worker: %w", err)
 	}
 	go func() {
-		defer readyRead.Close()
-		var b [1]byte
-		if _, err := io.ReadFull(readyRead, b[:]); err == nil && b[0] == readyByte {
-			close(w.ready)
+		r, err := ours.receive(time.Time{})
+		switch {
+		case errors.Is(err, io.EOF):
+			return // done says more
+		case err == nil && r.kind != replyReady:
+			err = errors.New("the worker answered before it was ready")
 		}
+		w.ready <- err
 	}()
 	return w, nil
 }
@@ -122,34 +127,68 @@ type WorkerFiles struct {
 	Counters *os.File
 	Peer     *os.File
 	Capture  []*os.File
-	ready    *os.File
+	Inband   []*os.File
+	channel  workerChannel
 }
 
 // InheritedFiles returns the descriptors that startWorker handed over.
-func InheritedFiles(captureListeners int) *WorkerFiles {
+func InheritedFiles(captureListeners, inbandListeners int) (*WorkerFiles, error) {
 	file := func(fd int, name string) *os.File {
 		unix.CloseOnExec(fd)
 		return os.NewFile(uintptr(fd), name)
 	}
+	conn, err := unixConn(file(fdChannel, "supervisor"))
+	if err != nil {
+		return nil, err
+	}
 	w := &WorkerFiles{
 		Material: file(fdMaterial, "material"),
-		ready:    file(fdReady, "ready"),
 		Counters: file(fdCounters, "counters"),
 		Peer:     file(fdPeer, "peer listener"),
+		channel:  workerChannel{conn},
 	}
 	for i := range captureListeners {
-		w.Capture = append(w.Capture, file(fdCapture+i, "capture listener"))
+		w.Capture = append(w.Capture, file(fdListeners+i, "capture listener"))
 	}
-	return w
+	for i := range inbandListeners {
+		w.Inband = append(w.Inband, file(fdListeners+captureListeners+i, "in-band listener"))
+	}
+	return w, nil
 }
 
 // Ready tells the supervisor that the worker accepts connections.
-func (w *WorkerFiles) Ready() error {
-	defer w.ready.Close()
-	if _, err := w.ready.Write([]byte{readyByte}); err != nil {
-		return fmt.Errorf("telling the supervisor: %w", err)
+func (w *WorkerFiles) Ready() error { return w.channel.send(reply{kind: replyReady}) }
+
+// Follow hands new material to apply as the supervisor sends it, and tells the
+// supervisor what became of it. It returns nil when ctx is done, and otherwise
+// why it cannot go on: settings would pass this worker by.
+func (w *WorkerFiles) Follow(ctx context.Context, apply func(*Material) error) error {
+	defer context.AfterFunc(ctx, func() { w.channel.conn.Close() })()
+	for {
+		number, f, err := w.channel.receive()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("waiting for settings: %w", err)
+		}
+		answer := reply{kind: replyApplied, number: number}
+		if err := applyFile(f, apply); err != nil {
+			answer.kind, answer.words = replyRefused, err.Error()
+		}
+		if err := w.channel.send(answer); err != nil && ctx.Err() == nil {
+			return err
+		}
 	}
-	return nil
+}
+
+func applyFile(f *os.File, apply func(*Material) error) error {
+	defer f.Close()
+	m, err := ReadMaterial(f)
+	if err != nil {
+		return err
+	}
+	return apply(m)
 }
 
 // reason says how a worker that is done ended.
