@@ -22,6 +22,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
 
 func TestMain(m *testing.M) {
@@ -54,6 +55,9 @@ type dial struct {
 	FastOpen  bool           `json:",omitempty"` // sendto(MSG_FASTOPEN) instead of connect
 	Then      netip.AddrPort // disconnect (AF_UNSPEC) and connect to this instead
 	PresentAs netip.AddrPort
+	Inband    bool   // MarkInband
+	Send      string `json:",omitempty"` // UDP: sent after connect, or to To without
+	NoConnect bool   `json:",omitempty"`
 }
 
 type many struct {
@@ -76,6 +80,7 @@ type gateway struct{ Addresses []string }
 type seen struct {
 	Accept, Peer, Local netip.AddrPort
 	Original, Netfilter netip.AddrPort
+	Inband, Shown       bool   // it came to the in-band listener; PeerShown
 	Error               string `json:",omitempty"`
 }
 
@@ -84,6 +89,8 @@ type reply struct {
 	Error       string        `json:",omitempty"`
 	Local, Peer netip.AddrPort
 	Seen        *seen `json:",omitempty"`
+	Reset       bool  // instead of Seen
+	Shown       bool  // PeerShown of an in-band connection
 	OK          int   `json:",omitempty"`
 	FDs         int   `json:",omitempty"`
 }
@@ -148,13 +155,21 @@ func (s *serve) listen() (net.Listener, error) {
 }
 
 func acceptAll(l net.Listener, asGateway bool) {
+	inband := asGateway && l.Addr().(*net.TCPAddr).Port == api.InbandPort
 	for {
 		c, err := l.Accept()
 		if err != nil {
 			return
 		}
 		tcp := c.(*net.TCPConn)
-		json.NewEncoder(c).Encode(look(tcp, asGateway))
+		saw := look(tcp, asGateway, inband)
+		if saw.Inband && !saw.Shown {
+			// As the worker does.
+			tcp.SetLinger(0)
+			tcp.Close()
+			continue
+		}
+		json.NewEncoder(c).Encode(saw)
 		tcp.CloseWrite()
 		go func() {
 			io.Copy(io.Discard, c)
@@ -164,7 +179,7 @@ func acceptAll(l net.Listener, asGateway bool) {
 }
 
 // look asks everything about an accepted connection.
-func look(c *net.TCPConn, asGateway bool) (s seen) {
+func look(c *net.TCPConn, asGateway, inband bool) (s seen) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		s.Error = err.Error()
@@ -178,6 +193,12 @@ func look(c *net.TCPConn, asGateway bool) (s seen) {
 			return
 		}
 		var err error
+		if s.Inband = inband; inband {
+			if s.Shown, err = bpf.PeerShown(int(fd)); err != nil {
+				s.Error = err.Error()
+			}
+			return
+		}
 		if s.Original, err = bpf.OriginalDestination(int(fd)); err != nil {
 			s.Error = err.Error()
 			if errors.Is(err, bpf.ErrNotCaptured) {
@@ -229,8 +250,21 @@ func (d *dial) run() (reply, error) {
 			return reply{}, err
 		}
 	}
+	if d.Inband {
+		if err := bpf.MarkInband(fd); err != nil {
+			return reply{}, err
+		}
+	}
 	if d.Nonblock {
 		unix.SetNonblock(fd, true)
+	}
+	if d.NoConnect {
+		err := unix.Sendto(fd, []byte(d.Send), 0, sockaddr(d.To, d.Six))
+		var errno syscall.Errno
+		if err != nil && !errors.As(err, &errno) {
+			return reply{}, err
+		}
+		return reply{Errno: errno}, nil
 	}
 	if errno := d.connect(fd, d.To); errno != 0 {
 		return reply{Errno: errno}, nil
@@ -303,7 +337,16 @@ func (d *dial) converse(fd int) (r reply, err error) {
 	if d.Type == unix.SOCK_DGRAM {
 		return r, nil
 	}
+	if d.Inband {
+		if r.Shown, err = bpf.PeerShown(fd); err != nil {
+			return r, err
+		}
+	}
 	text, err := io.ReadAll(fdReader(fd))
+	if errors.Is(err, unix.ECONNRESET) {
+		r.Reset = true
+		return r, nil
+	}
 	if err != nil {
 		return r, fmt.Errorf("read: %w", err)
 	}

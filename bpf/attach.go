@@ -31,7 +31,10 @@ type attachment struct {
 
 // captureKinds are the hooks of StartCapture: what stays with KeepOnExit.
 func captureKinds() []ebpf.AttachType {
-	return []ebpf.AttachType{ebpf.AttachCGroupInet4Connect, ebpf.AttachCGroupInet6Connect}
+	return []ebpf.AttachType{
+		ebpf.AttachCGroupInet4Connect, ebpf.AttachCGroupInet6Connect,
+		ebpf.AttachCGroupUDP4Sendmsg, ebpf.AttachCGroupUDP6Sendmsg,
+	}
 }
 
 // AttachSockets attaches everything but the capture itself. It changes nothing for
@@ -66,6 +69,8 @@ func (p *Programs) StartCapture() error {
 	if err := p.attachAll([]attachment{
 		{program: p.objects.KgwConnect4, cgroup: pod, kind: ebpf.AttachCGroupInet4Connect},
 		{program: p.objects.KgwConnect6, cgroup: pod, kind: ebpf.AttachCGroupInet6Connect},
+		{program: p.objects.KgwSendmsg4, cgroup: pod, kind: ebpf.AttachCGroupUDP4Sendmsg},
+		{program: p.objects.KgwSendmsg6, cgroup: pod, kind: ebpf.AttachCGroupUDP6Sendmsg},
 	}, p.options.KeepOnExit); err != nil {
 		return err
 	}
@@ -81,18 +86,28 @@ func (p *Programs) StopCapture() error {
 	return errors.Join(p.detach(func(a *attachment) bool { return slices.Contains(captureKinds(), a.kind) })...)
 }
 
-// Detach detaches everything, the capture that KeepOnExit would keep included.
+// Detach detaches everything, what KeepOnExit would keep included.
 func (p *Programs) Detach() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return errors.Join(p.detach(func(*attachment) bool { return true })...)
+	errs := p.detach(func(*attachment) bool { return true })
+	if p.inbound != nil {
+		errs = append(errs, p.inbound.close(false))
+		p.inbound = nil
+	}
+	return errors.Join(errs...)
 }
 
 // Attached returns the names of the programs that are attached, sorted.
 func (p *Programs) Attached() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.Sorted(maps.Keys(p.attached))
+	names := slices.Collect(maps.Keys(p.attached))
+	if p.inbound != nil {
+		names = append(names, inboundProgKgwIngress, inboundProgKgwLookup)
+	}
+	slices.Sort(names)
+	return names
 }
 
 // attachAll attaches all of them or none. Those that are attached already stay so.

@@ -5,51 +5,13 @@
  */
 #pragma once
 
-#include "types.h"
-
-#define PASS 1
-#define REFUSE 0 /* connect(2) fails with EPERM */
-
-/* No cgroup path of a node is deeper. Go refuses one that is. */
-#define CGROUP_LEVELS 32
-
-/* Whether the caller belongs to the gateway, in a cgroup below its own too (some
- * runtimes make one in every container). The level of the gateway's cgroup in the
- * whole hierarchy is not known in a cgroup namespace, so every level is asked. */
-static __always_inline bool is_gateway(const struct config *cfg)
-{
-	if (bpf_get_current_cgroup_id() == cfg->own_cgroup)
-		return true;
-	for (int level = 1; level < CGROUP_LEVELS; level++) {
-		__u64 id = bpf_get_current_ancestor_cgroup_id(level);
-
-		if (id == 0)
-			return false;
-		if (id == cfg->own_cgroup)
-			return true;
-	}
-	return false;
-}
+#include "decide.h"
+#include "udp.h"
 
 static __always_inline bool is_tcp(struct bpf_sock_addr *ctx)
 {
 	return ctx->type == SOCK_STREAM &&
 	       (ctx->protocol == IPPROTO_TCP || ctx->protocol == IPPROTO_MPTCP);
-}
-
-static __always_inline __u32 action_for(const struct endpoint *dst)
-{
-	struct range key = { .bits = 128 };
-	__u32 port = bpf_ntohs(dst->port);
-	__u32 word = port / 64;
-	__u64 *excluded = bpf_map_lookup_elem(&kgw_ports, &word);
-	__u32 *action;
-
-	if (excluded && *excluded >> (port % 64) & 1)
-		return ACTION_EXCLUDE;
-	copy_ip(key.ip, dst->ip);
-	action = bpf_map_lookup_elem(&kgw_ranges, &key);
-	return action ? *action : ACTION_EXCLUDE;
 }
 
 /* Whether somebody listens where captured connections go, in the caller's
@@ -115,12 +77,12 @@ enum verdict { VERDICT_REFUSE, VERDICT_PASS, VERDICT_CAPTURE };
 static __always_inline enum verdict judge(struct bpf_sock_addr *ctx, const struct config *cfg,
 					  const struct endpoint *dst)
 {
-	__u32 action = action_for(dst);
+	__u32 action = action_for(cfg, dst);
 	struct handover *h;
 
 	if (action == ACTION_EXCLUDE || is_gateway(cfg))
 		return VERDICT_PASS;
-	if (action == ACTION_SERVICE) {
+	if (action == ACTION_SERVICE && !cfg->inband_services) {
 		if (cfg->strict) {
 			COUNT(service_refused);
 			return VERDICT_REFUSE;
@@ -170,10 +132,14 @@ int kgw_connect4(struct bpf_sock_addr *ctx)
 	struct config *cfg = get_config();
 	struct endpoint dst = {};
 
-	if (!cfg || ctx->user_family != AF_INET || !is_tcp(ctx))
+	if (!cfg || ctx->user_family != AF_INET)
 		return PASS;
 	map_ip4(dst.ip, ctx->user_ip4);
 	dst.port = ctx->user_port;
+	if (is_udp(ctx))
+		return judge_udp(cfg, &dst);
+	if (!is_tcp(ctx))
+		return PASS;
 	switch (capture(ctx, cfg, &dst)) {
 	case VERDICT_REFUSE:
 		return REFUSE;
@@ -192,13 +158,17 @@ int kgw_connect6(struct bpf_sock_addr *ctx)
 	struct config *cfg = get_config();
 	struct endpoint dst = {};
 
-	if (!cfg || ctx->user_family != AF_INET6 || !is_tcp(ctx))
+	if (!cfg || ctx->user_family != AF_INET6)
 		return PASS;
 	dst.ip[0] = ctx->user_ip6[0];
 	dst.ip[1] = ctx->user_ip6[1];
 	dst.ip[2] = ctx->user_ip6[2];
 	dst.ip[3] = ctx->user_ip6[3];
 	dst.port = ctx->user_port;
+	if (is_udp(ctx))
+		return judge_udp(cfg, &dst);
+	if (!is_tcp(ctx))
+		return PASS;
 	switch (capture(ctx, cfg, &dst)) {
 	case VERDICT_REFUSE:
 		return REFUSE;

@@ -74,7 +74,7 @@ func TestExclusions(t *testing.T) {
 	if r := s.app.dial(dial{To: at(s.there.IP4, 80), Type: unix.SOCK_DGRAM}); r.Errno != 0 || r.Peer != at(s.there.IP4, 80) {
 		t.Errorf("UDP: %v, peer %v", r.Errno, r.Peer)
 	}
-	if got, want := s.counters(), (bpf.Counters{Captured: 4}); got != want {
+	if got, want := s.counters(), (bpf.Counters{Captured: 4, UDP: 1}); got != want {
 		t.Errorf("counters %+v, want %+v", got, want)
 	}
 }

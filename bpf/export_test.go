@@ -27,6 +27,20 @@ func (p *Programs) Handovers() (n int, err error) {
 	return n, entries.Err()
 }
 
+// WithoutTCX makes AttachInbound use clsact, as on a kernel before 6.6.
+func (p *Programs) WithoutTCX() { p.withoutTCX = true }
+
+// Shown counts the connections whose SYN had the option and whose handshake has not ended.
+func (p *Programs) Shown() (n int, err error) {
+	var key objectsTuple
+	var value uint32
+	entries := p.objects.KgwShown.Iterate()
+	for entries.Next(&key, &value) {
+		n++
+	}
+	return n, entries.Err()
+}
+
 // Sockets counts the sockets that the programs remember something of.
 func (p *Programs) Sockets() (int, error) {
 	// struct bpf_iter__bpf_sk_storage_map: meta, map, sk, value. Writes one

@@ -39,6 +39,8 @@ func requirements() []requirement {
 		haveHook(connect, ebpf.AttachCgroupInet6GetSockname, "5.8"),
 		haveHook(getsockopt, ebpf.AttachCGroupGetsockopt, "5.3"),
 		haveHook(getsockopt, ebpf.AttachCGroupSetsockopt, "5.3"),
+		haveHook(connect, ebpf.AttachCGroupUDP4Sendmsg, "4.18"),
+		haveHook(connect, ebpf.AttachCGroupUDP6Sendmsg, "4.18"),
 		haveHook(ebpf.SockOps, ebpf.AttachCGroupSockOps, "4.13"),
 		haveHelper(connect, asm.FnBind, "4.17"),
 		haveHelper(connect, asm.FnSkLookupTcp, "5.0"),
@@ -50,6 +52,10 @@ func requirements() []requirement {
 		haveHelper(getsockopt, asm.FnSkStorageGet, "5.3"),
 		haveHelper(ebpf.SockOps, asm.FnSockOpsCbFlagsSet, "4.16"),
 		haveHelper(ebpf.SockOps, asm.FnSkStorageGet, "5.3"),
+		haveHelper(ebpf.SockOps, asm.FnSockMapUpdate, "4.14"),
+		haveHelper(ebpf.SockOps, asm.FnReserveHdrOpt, "5.10"),
+		haveHelper(ebpf.SockOps, asm.FnStoreHdrOpt, "5.10"),
+		haveHelper(ebpf.SockOps, asm.FnLoadHdrOpt, "5.10"),
 	}
 }
 

@@ -70,28 +70,3 @@ static __always_inline void withdraw(struct bpf_sock_ops *ctx)
 	ends_of(ctx, &key.client, &key.server);
 	bpf_map_delete_elem(&kgw_handover, &key);
 }
-
-/* ctx->reply stays as it is: it may be another program's answer. */
-SEC("sockops")
-int kgw_sockops(struct bpf_sock_ops *ctx)
-{
-	struct bpf_sock *sk;
-
-	switch (ctx->op) {
-	case BPF_SOCK_OPS_TCP_CONNECT_CB:
-		sk = ctx->sk;
-		if (sk)
-			publish(ctx, sk);
-		break;
-	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
-		sk = ctx->sk;
-		if (sk)
-			take(ctx, sk);
-		break;
-	case BPF_SOCK_OPS_STATE_CB:
-		if (ctx->args[1] == BPF_TCP_CLOSE)
-			withdraw(ctx);
-		break;
-	}
-	return 1;
-}

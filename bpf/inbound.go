@@ -2,7 +2,26 @@
 
 package bpf
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// inbound is what AttachInbound attaches.
+type inbound struct {
+	programs inboundPrograms
+	// links end with the process; filters stay.
+	links   []link.Link
+	filters *filters
+}
 
 // AttachInbound attaches what sends inbound connections to the gateway's in-band
 // listener: those that show that their other end has a gateway, and in strict mode
@@ -18,5 +37,172 @@ import "errors"
 // the kernel lacks something, the error names it: nothing inbound is attached then, and
 // everything else goes on as before.
 func (p *Programs) AttachInbound() error {
-	return errors.New("attaching the inbound programs: not supported by this build")
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.inbound != nil {
+		return nil
+	}
+	in, err := p.loadInbound()
+	if err != nil {
+		return fmt.Errorf("loading the inbound programs: %w", err)
+	}
+	if err := in.attach(p.options.PodIPs, !p.withoutTCX && !p.options.KeepOnExit); err != nil {
+		return errors.Join(fmt.Errorf("attaching the inbound programs: %w", err), in.close(false))
+	}
+	p.inbound = in
+	return nil
+}
+
+func (p *Programs) loadInbound() (*inbound, error) {
+	spec, err := loadInbound()
+	if err != nil {
+		return nil, err
+	}
+	shared := map[string]*ebpf.Map{
+		inboundMapKgwConfig:    p.objects.KgwConfig,
+		inboundMapKgwCounters:  p.objects.KgwCounters,
+		inboundMapKgwListeners: p.objects.KgwListeners,
+		inboundMapKgwPlaintext: p.objects.KgwPlaintext,
+		inboundMapKgwShown:     p.objects.KgwShown,
+	}
+	for name, m := range shared {
+		spec.Maps[name].MaxEntries = m.MaxEntries()
+	}
+	in := &inbound{filters: &filters{}}
+	if err := spec.LoadAndAssign(&in.programs, &ebpf.CollectionOptions{MapReplacements: shared}); err != nil {
+		if missing := missingFeature(inboundRequirements()); missing != nil {
+			return nil, missing
+		}
+		return nil, err
+	}
+	return in, nil
+}
+
+// attach leaves for close what it has attached when it fails. kgw_lookup comes first:
+// from then on strict mode is enforced.
+func (in *inbound) attach(podIPs []netip.Addr, tcx bool) error {
+	interfaces, err := podInterfaces(podIPs)
+	if err != nil {
+		return err
+	}
+	if len(interfaces) == 0 {
+		return fmt.Errorf("no interface has an address of the pod, which are %v", podIPs)
+	}
+	if err := in.attachLookup(); err != nil {
+		return fmt.Errorf("program %s to the network namespace: %w", inboundProgKgwLookup, err)
+	}
+	if in.filters, err = openFilters(); err != nil {
+		return err
+	}
+	for _, i := range interfaces {
+		attached := false
+		if tcx {
+			attached, err = in.attachTCX(i)
+		}
+		if err == nil && !attached {
+			err = in.filters.attach(i, in.programs.KgwIngress)
+		}
+		if err != nil {
+			return fmt.Errorf("program %s to interface %s: %w", inboundProgKgwIngress, i.Name, err)
+		}
+	}
+	if _, err := in.filters.removeStale(); err != nil {
+		return err
+	}
+	return nil
+}
+
+func (in *inbound) attachLookup() error {
+	ns, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("opening the network namespace: %w", err)
+	}
+	defer unix.Close(ns)
+	l, err := link.AttachNetNs(ns, in.programs.KgwLookup)
+	if err != nil {
+		return err
+	}
+	in.links = append(in.links, l)
+	return nil
+}
+
+// attachTCX returns false where the kernel has no tcx.
+func (in *inbound) attachTCX(i net.Interface) (bool, error) {
+	l, err := link.AttachTCX(link.TCXOptions{Interface: i.Index, Program: in.programs.KgwIngress, Attach: ebpf.AttachTCXIngress})
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	in.links = append(in.links, l)
+	return true, nil
+}
+
+// close detaches and frees everything, except for the filters if they are to stay.
+func (in *inbound) close(stay bool) error {
+	var errs []error
+	if !stay {
+		errs = append(errs, in.filters.detach())
+	}
+	for _, l := range in.links {
+		if err := l.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("detaching an inbound program: %w", err))
+		}
+	}
+	in.filters.close()
+	return errors.Join(append(errs, in.programs.Close())...)
+}
+
+// podInterfaces returns the interfaces of this network namespace that have an
+// address of the pod, without loopback.
+func podInterfaces(podIPs []netip.Addr) (found []net.Interface, err error) {
+	all, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("listing the interfaces: %w", err)
+	}
+	for _, i := range all {
+		if i.Flags&net.FlagLoopback != 0 {
+			continue
+		}
+		addrs, err := i.Addrs()
+		if err != nil {
+			return nil, fmt.Errorf("listing the addresses of interface %s: %w", i.Name, err)
+		}
+		if slices.ContainsFunc(addrs, func(a net.Addr) bool {
+			prefix, err := netip.ParsePrefix(a.String())
+			return err == nil && slices.Contains(podIPs, prefix.Addr().Unmap())
+		}) {
+			found = append(found, i)
+		}
+	}
+	return found, nil
+}
+
+// DetachStaleInbound removes from this network namespace, which must be the pod's, what
+// a gateway that is gone left there, and returns how many filters that were. It
+// does what [DetachStale] does at the cgroup, and must be called only where no
+// gateway runs. [Programs.AttachInbound] does the same by itself without leaving a gap.
+func DetachStaleInbound() (int, error) {
+	f, err := openFilters()
+	if err != nil {
+		return 0, err
+	}
+	defer f.close()
+	return f.removeStale()
+}
+
+// inboundRequirements is what the inbound programs need beyond requirements.
+func inboundRequirements() []requirement {
+	const tc, lookup = ebpf.SchedCLS, ebpf.SkLookup
+	return []requirement{
+		haveMap(ebpf.SockMap, "4.14"),
+		haveHelper(tc, asm.FnSkbLoadBytesRelative, "4.18"),
+		haveHelper(tc, asm.FnSkcLookupTcp, "5.2"),
+		haveHelper(tc, asm.FnSkRelease, "5.0"),
+		haveHelper(tc, asm.FnSkAssign, "5.7"),
+		haveHook(lookup, ebpf.AttachSkLookup, "5.9"),
+		haveHelper(lookup, asm.FnSkAssign, "5.9"),
+		haveHelper(lookup, asm.FnSkRelease, "5.9"),
+	}
 }

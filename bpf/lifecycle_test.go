@@ -79,6 +79,7 @@ func attached(t *testing.T, path string) (names []string) {
 	defer dir.Close()
 	for _, kind := range []ebpf.AttachType{
 		ebpf.AttachCGroupInet4Connect, ebpf.AttachCGroupInet6Connect, ebpf.AttachCGroupSockOps,
+		ebpf.AttachCGroupUDP4Sendmsg, ebpf.AttachCGroupUDP6Sendmsg,
 		ebpf.AttachCgroupInet4GetPeername, ebpf.AttachCgroupInet6GetPeername,
 		ebpf.AttachCgroupInet4GetSockname, ebpf.AttachCgroupInet6GetSockname,
 		ebpf.AttachCGroupGetsockopt, ebpf.AttachCGroupSetsockopt,
@@ -102,8 +103,11 @@ func attached(t *testing.T, path string) (names []string) {
 	return names
 }
 
+// kept is what KeepOnExit keeps of atPod.
+func kept() []string { return []string{"kgw_connect4", "kgw_connect6", "kgw_sendmsg4", "kgw_sendmsg6"} }
+
 func atPod() []string {
-	return []string{"kgw_connect4", "kgw_connect6", "kgw_getpeer4", "kgw_getpeer6", "kgw_getsock4", "kgw_getsock6", "kgw_sockops"}
+	return append(kept(), "kgw_getpeer4", "kgw_getpeer6", "kgw_getsock4", "kgw_getsock6", "kgw_sockops")
 }
 
 func expectAttached(t *testing.T, path string, want ...string) {
@@ -135,7 +139,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	if err := p.StopCapture(); err != nil {
 		t.Fatal(err)
 	}
-	expectAttached(t, n.PodCgroup, atPod()[2:]...)
+	expectAttached(t, n.PodCgroup, atPod()[len(kept()):]...)
 	if err := p.StartCapture(); err != nil {
 		t.Fatal(err)
 	}
@@ -161,8 +165,8 @@ func TestKeepOnExitOutlivesClose(t *testing.T) {
 	if err := p.Close(); err != nil {
 		t.Fatal(err)
 	}
-	expectAttached(t, n.PodCgroup, "kgw_connect4", "kgw_connect6")
-	for _, want := range []int{2, 0} {
+	expectAttached(t, n.PodCgroup, kept()...)
+	for _, want := range []int{len(kept()), 0} {
 		if got, err := bpf.DetachStale(o.Pod); got != want || err != nil {
 			t.Errorf("detached %d, %v, want %d", got, err, want)
 		}
@@ -211,7 +215,7 @@ func TestDetachStaleTakesOnlyOurs(t *testing.T) {
 	if got, err := bpf.DetachStale(cgroup(t, n.PodCgroup)); got != 0 || err != nil {
 		t.Errorf("detached %d, %v, want none", got, err)
 	}
-	expectAttached(t, n.PodCgroup, "foreign", "kgw_connect4", "kgw_connect6")
+	expectAttached(t, n.PodCgroup, append(kept(), "foreign")...)
 }
 
 // What a killed gateway leaves: nothing, or a capture that refuses.
@@ -228,7 +232,7 @@ func TestKilledSupervisor(t *testing.T) {
 		p.Stop()
 		want, errno := []string(nil), syscall.Errno(0)
 		if keep {
-			want, errno = []string{"kgw_connect4", "kgw_connect6"}, syscall.EPERM
+			want, errno = kept(), syscall.EPERM
 		}
 		expectAttached(t, here.PodCgroup, want...)
 		if r := app.dial(dial{To: at(there.IP4, 80)}); r.Errno != errno {
@@ -246,7 +250,7 @@ func TestTakeOver(t *testing.T) {
 	o := options(t, here)
 	o.KeepOnExit, o.Strict = true, true
 	supervise(t, here, o).Stop()
-	expectAttached(t, here.PodCgroup, "kgw_connect4", "kgw_connect6")
+	expectAttached(t, here.PodCgroup, kept()...)
 
 	// The application keeps trying.
 	var stop atomic.Bool

@@ -14,23 +14,33 @@ import (
 )
 
 type objectsConfig struct {
-	_           structs.HostLayout
-	OwnCgroup   uint64
-	PodIp4      [4]uint32
-	PodIp6      [4]uint32
-	Strict      uint32
-	Closed      uint32
-	CapturePort uint16
-	Pad         [3]uint16
+	_              structs.HostLayout
+	OwnCgroup      uint64
+	PodIp4         [4]uint32
+	PodIp6         [4]uint32
+	Strict         uint32
+	Closed         uint32
+	InbandServices uint32
+	BlockUdp       uint32
+	CapturePort    uint16
+	PeerPort       uint16
+	InbandPort     uint16
+	NodePorts      [2]uint16
+	Pad            [3]uint16
 }
 
 type objectsCounters struct {
-	_              structs.HostLayout
-	Captured       uint64
-	ServicePassed  uint64
-	ServiceRefused uint64
-	NoListener     uint64
-	Uncapturable   uint64
+	_                structs.HostLayout
+	Captured         uint64
+	ServicePassed    uint64
+	ServiceRefused   uint64
+	NoListener       uint64
+	Uncapturable     uint64
+	Udp              uint64
+	UdpRefused       uint64
+	Steered          uint64
+	PlaintextRefused uint64
+	PlaintextAllowed uint64
 }
 
 type objectsEndpoint struct {
@@ -65,8 +75,11 @@ const (
 	objectsMapKgwConfig      = "kgw_config"
 	objectsMapKgwCounters    = "kgw_counters"
 	objectsMapKgwHandover    = "kgw_handover"
+	objectsMapKgwListeners   = "kgw_listeners"
+	objectsMapKgwPlaintext   = "kgw_plaintext"
 	objectsMapKgwPorts       = "kgw_ports"
 	objectsMapKgwRanges      = "kgw_ranges"
+	objectsMapKgwShown       = "kgw_shown"
 	objectsMapKgwSockets     = "kgw_sockets"
 	objectsProgKgwConnect4   = "kgw_connect4"
 	objectsProgKgwConnect6   = "kgw_connect6"
@@ -75,6 +88,8 @@ const (
 	objectsProgKgwGetsock4   = "kgw_getsock4"
 	objectsProgKgwGetsock6   = "kgw_getsock6"
 	objectsProgKgwGetsockopt = "kgw_getsockopt"
+	objectsProgKgwSendmsg4   = "kgw_sendmsg4"
+	objectsProgKgwSendmsg6   = "kgw_sendmsg6"
 	objectsProgKgwSetsockopt = "kgw_setsockopt"
 	objectsProgKgwSockops    = "kgw_sockops"
 )
@@ -128,6 +143,8 @@ type objectsProgramSpecs struct {
 	KgwGetsock4   *ebpf.ProgramSpec `ebpf:"kgw_getsock4"`
 	KgwGetsock6   *ebpf.ProgramSpec `ebpf:"kgw_getsock6"`
 	KgwGetsockopt *ebpf.ProgramSpec `ebpf:"kgw_getsockopt"`
+	KgwSendmsg4   *ebpf.ProgramSpec `ebpf:"kgw_sendmsg4"`
+	KgwSendmsg6   *ebpf.ProgramSpec `ebpf:"kgw_sendmsg6"`
 	KgwSetsockopt *ebpf.ProgramSpec `ebpf:"kgw_setsockopt"`
 	KgwSockops    *ebpf.ProgramSpec `ebpf:"kgw_sockops"`
 }
@@ -136,12 +153,15 @@ type objectsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type objectsMapSpecs struct {
-	KgwConfig   *ebpf.MapSpec `ebpf:"kgw_config"`
-	KgwCounters *ebpf.MapSpec `ebpf:"kgw_counters"`
-	KgwHandover *ebpf.MapSpec `ebpf:"kgw_handover"`
-	KgwPorts    *ebpf.MapSpec `ebpf:"kgw_ports"`
-	KgwRanges   *ebpf.MapSpec `ebpf:"kgw_ranges"`
-	KgwSockets  *ebpf.MapSpec `ebpf:"kgw_sockets"`
+	KgwConfig    *ebpf.MapSpec `ebpf:"kgw_config"`
+	KgwCounters  *ebpf.MapSpec `ebpf:"kgw_counters"`
+	KgwHandover  *ebpf.MapSpec `ebpf:"kgw_handover"`
+	KgwListeners *ebpf.MapSpec `ebpf:"kgw_listeners"`
+	KgwPlaintext *ebpf.MapSpec `ebpf:"kgw_plaintext"`
+	KgwPorts     *ebpf.MapSpec `ebpf:"kgw_ports"`
+	KgwRanges    *ebpf.MapSpec `ebpf:"kgw_ranges"`
+	KgwShown     *ebpf.MapSpec `ebpf:"kgw_shown"`
+	KgwSockets   *ebpf.MapSpec `ebpf:"kgw_sockets"`
 }
 
 // objectsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -170,12 +190,15 @@ func (o *objectsObjects) Close() error {
 //
 // It can be passed to loadObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type objectsMaps struct {
-	KgwConfig   *ebpf.Map `ebpf:"kgw_config"`
-	KgwCounters *ebpf.Map `ebpf:"kgw_counters"`
-	KgwHandover *ebpf.Map `ebpf:"kgw_handover"`
-	KgwPorts    *ebpf.Map `ebpf:"kgw_ports"`
-	KgwRanges   *ebpf.Map `ebpf:"kgw_ranges"`
-	KgwSockets  *ebpf.Map `ebpf:"kgw_sockets"`
+	KgwConfig    *ebpf.Map `ebpf:"kgw_config"`
+	KgwCounters  *ebpf.Map `ebpf:"kgw_counters"`
+	KgwHandover  *ebpf.Map `ebpf:"kgw_handover"`
+	KgwListeners *ebpf.Map `ebpf:"kgw_listeners"`
+	KgwPlaintext *ebpf.Map `ebpf:"kgw_plaintext"`
+	KgwPorts     *ebpf.Map `ebpf:"kgw_ports"`
+	KgwRanges    *ebpf.Map `ebpf:"kgw_ranges"`
+	KgwShown     *ebpf.Map `ebpf:"kgw_shown"`
+	KgwSockets   *ebpf.Map `ebpf:"kgw_sockets"`
 }
 
 func (m *objectsMaps) Close() error {
@@ -183,8 +206,11 @@ func (m *objectsMaps) Close() error {
 		m.KgwConfig,
 		m.KgwCounters,
 		m.KgwHandover,
+		m.KgwListeners,
+		m.KgwPlaintext,
 		m.KgwPorts,
 		m.KgwRanges,
+		m.KgwShown,
 		m.KgwSockets,
 	)
 }
@@ -206,6 +232,8 @@ type objectsPrograms struct {
 	KgwGetsock4   *ebpf.Program `ebpf:"kgw_getsock4"`
 	KgwGetsock6   *ebpf.Program `ebpf:"kgw_getsock6"`
 	KgwGetsockopt *ebpf.Program `ebpf:"kgw_getsockopt"`
+	KgwSendmsg4   *ebpf.Program `ebpf:"kgw_sendmsg4"`
+	KgwSendmsg6   *ebpf.Program `ebpf:"kgw_sendmsg6"`
 	KgwSetsockopt *ebpf.Program `ebpf:"kgw_setsockopt"`
 	KgwSockops    *ebpf.Program `ebpf:"kgw_sockops"`
 }
@@ -219,6 +247,8 @@ func (p *objectsPrograms) Close() error {
 		p.KgwGetsock4,
 		p.KgwGetsock6,
 		p.KgwGetsockopt,
+		p.KgwSendmsg4,
+		p.KgwSendmsg6,
 		p.KgwSetsockopt,
 		p.KgwSockops,
 	)

@@ -92,6 +92,9 @@ type Programs struct {
 	mu       sync.Mutex
 	config   objectsConfig
 	attached map[string]*attachment
+	inbound  *inbound // nil unless attached
+	// withoutTCX is for tests: clsact as on an older kernel.
+	withoutTCX bool
 }
 
 // Load loads the programs and fills their maps. It attaches nothing. On a kernel
@@ -112,7 +115,14 @@ func Load(o Options) (*Programs, error) {
 	if err != nil {
 		return nil, fmt.Errorf("loading the programs: %w", err)
 	}
-	spec.Maps[objectsMapKgwRanges].MaxEntries = uint32(len(ranges))
+	plaintext, err := o.plaintext()
+	if err != nil {
+		return nil, fmt.Errorf("loading the programs: %w", err)
+	}
+	sizes := map[string]int{objectsMapKgwRanges: len(ranges), objectsMapKgwPlaintext: len(plaintext)}
+	for name, n := range sizes {
+		spec.Maps[name].MaxEntries = uint32(n)
+	}
 
 	p := &Programs{options: o, config: o.config(), attached: make(map[string]*attachment)}
 	if err := spec.LoadAndAssign(&p.objects, nil); err != nil {
@@ -121,7 +131,7 @@ func Load(o Options) (*Programs, error) {
 		}
 		return nil, fmt.Errorf("loading the programs: %w", err)
 	}
-	if err := p.fill(ranges); err != nil {
+	if err := p.fill(ranges, plaintext); err != nil {
 		p.objects.Close()
 		return nil, fmt.Errorf("filling the maps: %w", err)
 	}
@@ -139,10 +149,18 @@ func (o *Options) validate() error {
 	case strings.Count(o.Own.Rel, "/") > maxCgroupDepth:
 		return fmt.Errorf("cgroup %s has more than %d levels", o.Own.Rel, maxCgroupDepth)
 	}
-	for _, ip := range o.PodIPs {
-		if !ip.IsValid() || ip.IsUnspecified() || ip.IsLoopback() {
-			return fmt.Errorf("pod address %v cannot be used", ip)
+	for _, list := range []struct {
+		name string
+		ips  []netip.Addr
+	}{{"pod", o.PodIPs}, {"node", o.Nodes}} {
+		for _, ip := range list.ips {
+			if !ip.IsValid() || ip.IsUnspecified() || ip.IsLoopback() {
+				return fmt.Errorf("%s address %v cannot be used", list.name, ip)
+			}
 		}
+	}
+	if o.NodePorts[0] > o.NodePorts[1] {
+		return fmt.Errorf("node ports %d-%d are no range", o.NodePorts[0], o.NodePorts[1])
 	}
 	return nil
 }
@@ -153,6 +171,12 @@ func (o *Options) config() objectsConfig {
 		Strict:      flag(o.Strict),
 		Closed:      flag(o.KeepOnExit),
 		CapturePort: networkOrder(api.CapturePort),
+		PeerPort:    networkOrder(api.PeerPort),
+		InbandPort:  networkOrder(api.InbandPort),
+
+		InbandServices: flag(o.InbandServices),
+		BlockUdp:       flag(o.BlockUDP),
+		NodePorts:      o.NodePorts,
 	}
 	for _, ip := range slices.Backward(o.PodIPs) {
 		if ip = ip.Unmap(); ip.Is4() {
@@ -164,10 +188,15 @@ func (o *Options) config() objectsConfig {
 	return c
 }
 
-func (p *Programs) fill(ranges map[objectsRange]uint32) error {
+func (p *Programs) fill(ranges, plaintext map[objectsRange]uint32) error {
 	for key, action := range ranges {
 		if err := p.objects.KgwRanges.Put(key, action); err != nil {
 			return fmt.Errorf("a range of %d bits: %w", key.Bits, err)
+		}
+	}
+	for key, allowed := range plaintext {
+		if err := p.objects.KgwPlaintext.Put(key, allowed); err != nil {
+			return fmt.Errorf("a source of %d bits: %w", key.Bits, err)
 		}
 	}
 	for word, bits := range portBits(p.options.ExcludePorts) {
@@ -182,7 +211,8 @@ func (p *Programs) putConfig() error {
 	return p.objects.KgwConfig.Put(uint32(0), &p.config)
 }
 
-// SetStrict switches between strict and permissive, for every connect(2) from now on.
+// SetStrict switches between strict and permissive, for every connect(2) and every
+// inbound SYN from now on. Connections that exist go on.
 func (p *Programs) SetStrict(strict bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -208,17 +238,26 @@ func (p *Programs) Counters() (Counters, error) {
 		sum.ServiceRefused += c.ServiceRefused
 		sum.NoListener += c.NoListener
 		sum.Uncapturable += c.Uncapturable
+		sum.UDP += c.Udp
+		sum.UDPRefused += c.UdpRefused
+		sum.Steered += c.Steered
+		sum.PlaintextRefused += c.PlaintextRefused
+		sum.PlaintextAllowed += c.PlaintextAllowed
 	}
 	return sum, nil
 }
 
-// Close detaches everything and frees it. With KeepOnExit the capture stays
-// attached, and refuses connections for want of a listener: call [Programs.Detach]
-// before to end it, too.
+// Close detaches everything and frees it. With KeepOnExit the capture and the
+// program that reads what comes in stay attached, and refuse connections for want of a
+// listener: call [Programs.Detach] before to end them, too.
 func (p *Programs) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	errs := p.detach(func(a *attachment) bool { return a.link != nil })
+	if p.inbound != nil {
+		errs = append(errs, p.inbound.close(p.options.KeepOnExit))
+		p.inbound = nil
+	}
 	return errors.Join(append(errs, p.objects.Close())...)
 }
 

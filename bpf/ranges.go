@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // Values of the map kgw_ranges (enum action of types.h).
@@ -13,6 +14,7 @@ const (
 	actionExclude uint32 = iota
 	actionPod
 	actionService
+	actionNode
 )
 
 // neverCaptured reaches no other pod, or (link-local) means nothing without the
@@ -33,6 +35,14 @@ func (o *Options) ranges() (map[objectsRange]uint32, error) {
 		// Without this a range like ::/0 would contain every IPv4 address in
 		// its v4-mapped form.
 		rangeKey(netip.MustParsePrefix("0.0.0.0/0")): actionExclude,
+	}
+	if o.NodePorts[1] != 0 {
+		for _, ip := range o.Nodes {
+			ip = ip.Unmap()
+			if !slices.ContainsFunc(o.Exclude, func(r netip.Prefix) bool { return r.Contains(ip) }) {
+				ranges[rangeKey(netip.PrefixFrom(ip, ip.BitLen()))] = actionNode
+			}
+		}
 	}
 	// Later ones win.
 	for _, group := range []struct {
@@ -56,6 +66,19 @@ func (o *Options) ranges() (map[objectsRange]uint32, error) {
 		ranges[rangeKey(netip.PrefixFrom(ip, ip.BitLen()))] = actionExclude
 	}
 	return ranges, nil
+}
+
+// plaintext returns the content of the map kgw_plaintext.
+func (o *Options) plaintext() (map[objectsRange]uint32, error) {
+	// As in ranges, so that ::/0 does not contain IPv4.
+	sources := map[objectsRange]uint32{rangeKey(netip.MustParsePrefix("0.0.0.0/0")): 0}
+	for _, r := range o.PlaintextFrom {
+		if !r.IsValid() || r.Addr().Is4In6() {
+			return nil, fmt.Errorf("range %v cannot be used", r)
+		}
+		sources[rangeKey(r)] = 1
+	}
+	return sources, nil
 }
 
 // isNeverCaptured says whether all of r lies within a range that is never captured.

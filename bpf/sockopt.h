@@ -10,6 +10,8 @@
 #define SOCKOPT_LEVEL 0x6b6777
 #define SOCKOPT_ORIGINAL_DESTINATION 1
 #define SOCKOPT_PRESENT_AS 2
+#define SOCKOPT_INBAND 3
+#define SOCKOPT_PEER_SHOWN 4
 
 #define SOL_IP 0
 #define SOL_IPV6 41
@@ -67,6 +69,20 @@ static __always_inline bool original_destination(struct bpf_sock *sk, struct end
 	return h->role == ROLE_CAPTURED;
 }
 
+static __always_inline int peer_shown(struct bpf_sockopt *ctx)
+{
+	void *end = ctx->optval_end;
+	__u32 *to = ctx->optval;
+	struct handover *h;
+
+	if (!ctx->sk || (void *)(to + 1) > end)
+		return CONTINUE;
+	h = bpf_sk_storage_get(&kgw_sockets, ctx->sk, NULL, 0);
+	*to = h && h->role == ROLE_INBAND_SHOWN;
+	ANSWER(ctx, sizeof(*to));
+	return CONTINUE;
+}
+
 SEC("cgroup/getsockopt")
 int kgw_getsockopt(struct bpf_sockopt *ctx)
 {
@@ -75,6 +91,8 @@ int kgw_getsockopt(struct bpf_sockopt *ctx)
 	struct endpoint dst;
 
 	if (ctx->level == SOCKOPT_LEVEL) {
+		if (ctx->optname == SOCKOPT_PEER_SHOWN)
+			return peer_shown(ctx);
 		if (ctx->optname != SOCKOPT_ORIGINAL_DESTINATION)
 			return not_ours(ctx);
 	} else if (ctx->level == SOL_IP || ctx->level == SOL_IPV6) {
@@ -121,18 +139,35 @@ SEC("cgroup/setsockopt")
 int kgw_setsockopt(struct bpf_sockopt *ctx)
 {
 	struct endpoint *e = ctx->optval;
+	__u32 *on = ctx->optval;
 	void *end = ctx->optval_end;
 	struct handover *h;
 
-	if (ctx->level != SOCKOPT_LEVEL || ctx->optname != SOCKOPT_PRESENT_AS)
+	if (ctx->level != SOCKOPT_LEVEL)
 		return not_ours(ctx);
-	if ((void *)(e + 1) > end || !ctx->sk)
-		return 0; /* EPERM */
+	switch (ctx->optname) {
+	case SOCKOPT_PRESENT_AS:
+		if ((void *)(e + 1) > end)
+			return 0; /* EPERM */
+		break;
+	case SOCKOPT_INBAND:
+		if ((void *)(on + 1) > end || *on != 1)
+			return 0;
+		break;
+	default:
+		return not_ours(ctx);
+	}
+	if (!ctx->sk)
+		return 0;
 	h = bpf_sk_storage_get(&kgw_sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!h)
 		return 0;
-	h->addr = *e;
-	h->role = ROLE_PRESENTING;
+	if (ctx->optname == SOCKOPT_PRESENT_AS && (void *)(e + 1) <= end) {
+		h->addr = *e;
+		h->role = ROLE_PRESENTING;
+	} else {
+		h->role = ROLE_INBAND;
+	}
 	ctx->optlen = -1; /* handled: the kernel never sees it */
 	return CONTINUE;
 }

@@ -13,7 +13,9 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define SOCK_STREAM 1
+#define SOCK_DGRAM 2
 #define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
 #define IPPROTO_MPTCP 262
 
 /* An address as IPv6 in network order, IPv4 as ::ffff:a.b.c.d, so that a
@@ -28,6 +30,8 @@ enum action {
 	ACTION_EXCLUDE = 0,
 	ACTION_POD = 1,
 	ACTION_SERVICE = 2,
+	/* A node: its node ports are services, the others nobody's business. */
+	ACTION_NODE = 3,
 };
 
 struct range {
@@ -45,6 +49,16 @@ struct {
 	__type(value, __u32);
 } kgw_ranges SEC(".maps");
 
+/* Longest prefix match over the sources: 1 if strict mode lets their plaintext in. Sized
+ * as kgw_ranges is. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct range);
+	__type(value, __u32);
+} kgw_plaintext SEC(".maps");
+
 /* One bit a port. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -60,7 +74,10 @@ struct config {
 	__u32 pod_ip6[4];
 	__u32 strict;
 	__u32 closed;
-	__u16 capture_port; /* network order */
+	__u32 inband_services;
+	__u32 block_udp;
+	__u16 capture_port, peer_port, inband_port; /* network order */
+	__u16 node_ports[2]; /* host order, first and last */
 	__u16 pad[3];
 };
 
@@ -77,6 +94,11 @@ struct counters {
 	__u64 service_refused;
 	__u64 no_listener;
 	__u64 uncapturable;
+	__u64 udp;
+	__u64 udp_refused;
+	__u64 steered;
+	__u64 plaintext_refused;
+	__u64 plaintext_allowed;
 };
 
 struct {
@@ -95,6 +117,12 @@ enum role {
 	ROLE_GATEWAY = 3,
 	/* The application's end of a connection from the worker: the client to show. */
 	ROLE_PRESENTED = 4,
+	/* The worker's end of a connection made in band, no matter which of the two
+	 * connected: the other end has not shown that it has a gateway, or it has. */
+	ROLE_INBAND = 5,
+	ROLE_INBAND_SHOWN = 6,
+	/* The in-band listener, and what it accepts until that is established. */
+	ROLE_INBAND_LISTENER = 7,
 };
 
 struct handover {
@@ -102,10 +130,11 @@ struct handover {
 	__u32 role;
 };
 
-/* What a socket knows. The kernel frees it with the socket. */
+/* What a socket knows. The kernel frees it with the socket, and copies it from a
+ * listener to what that accepts. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
 	__type(key, int);
 	__type(value, struct handover);
 } kgw_sockets SEC(".maps");
@@ -122,6 +151,26 @@ struct {
 	__type(key, struct tuple);
 	__type(value, struct handover);
 } kgw_handover SEC(".maps");
+
+/* Inbound connections whose SYN had the option, from the SYN to the end of the
+ * handshake. Which of those in a handshake are steered depends on this map alone, so
+ * that its SYN-ACK and what the gateway accepts never tell different stories. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct tuple);
+	__type(value, __u32);
+} kgw_shown SEC(".maps");
+
+/* The in-band listeners. The kernel takes one out when it is closed. */
+enum { LISTENER4 = 0, LISTENER6 = 1, LISTENERS = 2 };
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKMAP);
+	__uint(max_entries, LISTENERS);
+	__type(key, __u32);
+	__type(value, __u32);
+} kgw_listeners SEC(".maps");
 
 /* The verifier wants every field of a context or a socket read at its own offset: the compiler
  * must neither compute a pointer to one of two fields nor skip a read. */
@@ -146,6 +195,11 @@ static __always_inline void map_ip4(__u32 to[4], __u32 ip4)
 static __always_inline bool is_mapped(const __u32 ip[4])
 {
 	return ip[0] == 0 && ip[1] == 0 && ip[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline bool same_ip(const __u32 a[4], const __u32 b[4])
+{
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
 }
 
 static __always_inline struct config *get_config(void)

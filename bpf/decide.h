@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+ *
+ * What all programs that decide about a destination have in common: whose process
+ * it is, and what the settings say about where it wants to go.
+ */
+#pragma once
+
+#include "types.h"
+
+#define PASS 1
+#define REFUSE 0 /* connect(2) fails with EPERM */
+
+/* No cgroup path of a node is deeper. Go refuses one that is. */
+#define CGROUP_LEVELS 32
+
+/* Whether the caller belongs to the gateway, in a cgroup below its own too (some
+ * runtimes make one in every container). The level of the gateway's cgroup in the
+ * whole hierarchy is not known in a cgroup namespace, so every level is asked. */
+static __always_inline bool is_gateway(const struct config *cfg)
+{
+	if (bpf_get_current_cgroup_id() == cfg->own_cgroup)
+		return true;
+	for (int level = 1; level < CGROUP_LEVELS; level++) {
+		__u64 id = bpf_get_current_ancestor_cgroup_id(level);
+
+		if (id == 0)
+			return false;
+		if (id == cfg->own_cgroup)
+			return true;
+	}
+	return false;
+}
+
+/* Never ACTION_NODE. */
+static __always_inline __u32 action_for(const struct config *cfg, const struct endpoint *dst)
+{
+	struct range key = { .bits = 128 };
+	__u32 port = bpf_ntohs(dst->port);
+	__u32 word = port / 64;
+	__u64 *excluded = bpf_map_lookup_elem(&kgw_ports, &word);
+	__u32 *action;
+
+	if (excluded && *excluded >> (port % 64) & 1)
+		return ACTION_EXCLUDE;
+	copy_ip(key.ip, dst->ip);
+	action = bpf_map_lookup_elem(&kgw_ranges, &key);
+	if (!action)
+		return ACTION_EXCLUDE;
+	if (*action == ACTION_NODE)
+		return port >= cfg->node_ports[0] && port <= cfg->node_ports[1] ? ACTION_SERVICE : ACTION_EXCLUDE;
+	return *action;
+}

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+ *
+ * Negotiation in band: two gateways tell each other in the TCP handshake that they
+ * are there, by an option in the SYN and the SYN-ACK. It is a hint, which anybody
+ * can give: what follows is mutual TLS, or nothing.
+ */
+#pragma once
+
+#include "handover.h"
+#include "option.h"
+
+#define TH_SYN 0x02
+#define TH_ACK 0x10
+
+/* Some middleboxes drop a SYN with an option that they do not know, so the third
+ * and all later retransmissions of a SYN go without. */
+#define SYN_TRIES 3
+
+static __always_inline void write_options(struct bpf_sock_ops *ctx, bool on)
+{
+	int flags = ctx->bpf_sock_ops_cb_flags;
+
+	if (on)
+		flags |= BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG;
+	else
+		flags &= ~BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG;
+	bpf_sock_ops_cb_flags_set(ctx, flags);
+}
+
+/* The worker has marked this socket, and its SYN is about to be made. */
+static __always_inline void offer(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	struct handover *h = bpf_sk_storage_get(&kgw_sockets, sk, NULL, 0);
+
+	if (!h || (h->role != ROLE_INBAND && h->role != ROLE_INBAND_SHOWN))
+		return;
+	h->role = ROLE_INBAND;
+	write_options(ctx, true);
+}
+
+/* Whether the packet in the making gets the option. */
+static __always_inline bool has_option(struct bpf_sock_ops *ctx)
+{
+	__u32 flags = ctx->skb_tcp_flags & (TH_SYN | TH_ACK);
+	struct tuple key = {};
+	struct bpf_sock *sk;
+	struct handover *h;
+
+	if (flags == (TH_SYN | TH_ACK)) {
+		/* With a SYN cookie, and when a SYN-ACK is sent again, the SYN is not
+		 * at hand any more. */
+		ends_of(ctx, &key.server, &key.client);
+		return bpf_map_lookup_elem(&kgw_shown, &key) != NULL;
+	}
+	sk = ctx->sk;
+	if (flags != TH_SYN || !sk || ctx->total_retrans >= SYN_TRIES)
+		return false;
+	h = bpf_sk_storage_get(&kgw_sockets, sk, NULL, 0);
+	return h && h->role == ROLE_INBAND;
+}
+
+static __always_inline void reserve_option(struct bpf_sock_ops *ctx)
+{
+	if (has_option(ctx))
+		bpf_reserve_hdr_opt(ctx, sizeof(struct option), 0);
+}
+
+static __always_inline void write_option(struct bpf_sock_ops *ctx)
+{
+	struct option o = OPTION;
+
+	if (has_option(ctx))
+		bpf_store_hdr_opt(ctx, &o, sizeof(o), 0);
+}
+
+/* The SYN-ACK has come: did the other end answer? */
+static __always_inline void read_answer(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	struct handover *h = bpf_sk_storage_get(&kgw_sockets, sk, NULL, 0);
+	struct option o = { .kind = OPTION_KIND, .len = 2 + sizeof(o.exid), .exid = OPTION_EXID };
+
+	if (!h || h->role != ROLE_INBAND)
+		return;
+	if (bpf_load_hdr_opt(ctx, &o, sizeof(o), 0) == sizeof(o) && is_ours(&o))
+		h->role = ROLE_INBAND_SHOWN;
+	write_options(ctx, false);
+}
+
+/* Notices the in-band listeners, by their address: the gateway's supervisor opens
+ * them before any other process of the pod could. */
+static __always_inline void notice_listener(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	struct endpoint local = {}, remote = {};
+	struct config *cfg = get_config();
+	struct handover *h;
+	__u32 which;
+
+	ends_of(ctx, &local, &remote);
+	if (!cfg || local.port != cfg->inband_port)
+		return;
+	if (is_mapped(local.ip) && local.ip[3] == bpf_htonl(0x7f000001))
+		which = LISTENER4;
+	else if (!local.ip[0] && !local.ip[1] && !local.ip[2] && local.ip[3] == bpf_htonl(1))
+		which = LISTENER6;
+	else
+		return;
+	h = bpf_sk_storage_get(&kgw_sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!h)
+		return;
+	h->role = ROLE_INBAND_LISTENER;
+	write_options(ctx, true);
+	bpf_sock_map_update(ctx, &kgw_listeners, &which, BPF_ANY);
+}
+
+/* Tells a new connection of the in-band listener what its SYN showed. False says that
+ * this is another listener's. */
+static __always_inline bool accept_inband(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	struct handover *h = bpf_sk_storage_get(&kgw_sockets, sk, NULL, 0);
+	struct tuple key = {};
+	struct config *cfg;
+
+	if (!h || h->role != ROLE_INBAND_LISTENER)
+		return false;
+	write_options(ctx, false);
+	ends_of(ctx, &key.server, &key.client);
+	if (bpf_map_lookup_elem(&kgw_shown, &key)) {
+		bpf_map_delete_elem(&kgw_shown, &key);
+		h->role = ROLE_INBAND_SHOWN;
+		COUNT(steered);
+		return true;
+	}
+	h->role = ROLE_INBAND;
+	cfg = get_config();
+	/* Some process of the pod has connected to the listener itself. */
+	if (cfg && key.server.port != cfg->inband_port)
+		COUNT(plaintext_refused);
+	return true;
+}

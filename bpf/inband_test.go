@@ -1,0 +1,156 @@
+//go:build linux
+
+package bpf_test
+
+import (
+	"net/netip"
+	"os"
+	"testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/bpf"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// pod is a node with a gateway that does all it can, and an application on port 80.
+type pod struct {
+	t            *testing.T
+	node         *netlab.Node
+	programs     *bpf.Programs
+	app, gateway *agent
+}
+
+// inbandAddresses is where inbound connections are steered to.
+func inbandAddresses() []string { return []string{"127.0.0.1:18444", "[::1]:18444"} }
+
+// startPod starts a pod. The order is that of the supervisor.
+func startPod(t *testing.T, n *netlab.Node, clsact bool, change func(*bpf.Options)) *pod {
+	t.Helper()
+	p := &pod{t: t, node: n}
+	o := options(t, n)
+	if change != nil {
+		change(&o)
+	}
+	p.programs = load(t, o)
+	if clsact {
+		p.programs.WithoutTCX()
+	}
+	if err := p.programs.AttachSockets(); err != nil {
+		t.Fatal(err)
+	}
+	p.gateway = startAgent(t, n, n.GatewayCgroup, api.WorkerID)
+	p.gateway.do(request{Gateway: &gateway{append(gatewayAddresses(), inbandAddresses()...)}})
+	if err := p.programs.StartCapture(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Do(p.programs.AttachInbound); err != nil {
+		t.Fatal(err)
+	}
+	p.app = startAgent(t, n, n.AppCgroup, 0)
+	p.app.do(request{Serve: &serve{Network: "tcp", Address: ":80"}})
+	return p
+}
+
+// both runs a test with tcx and with clsact.
+func both(t *testing.T, test func(t *testing.T, clsact bool)) {
+	t.Helper()
+	t.Run("tcx", func(t *testing.T) { test(t, false) })
+	t.Run("clsact", func(t *testing.T) { test(t, true) })
+}
+
+// twoPods starts pods on both nodes of a network.
+func twoPods(t *testing.T, clsact bool, change func(*bpf.Options)) (client, server *pod) {
+	lab := netlab.New(t, 2)
+	return startPod(t, lab.Node(0), clsact, nil), startPod(t, lab.Node(1), clsact, change)
+}
+
+func sysctl(t *testing.T, n *netlab.Node, name, value string) {
+	t.Helper()
+	if err := n.Do(func() error { return os.WriteFile("/proc/sys/net/"+name, []byte(value), 0) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (p *pod) counters() bpf.Counters {
+	p.t.Helper()
+	c, err := p.programs.Counters()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return c
+}
+
+// noneShown checks that every handshake has been brought to an end.
+func (p *pod) noneShown() {
+	p.t.Helper()
+	if n, err := p.programs.Shown(); n != 0 || err != nil {
+		p.t.Errorf("%d handshakes are remembered, %v", n, err)
+	}
+}
+
+// inband dials as a worker does, and checks that both ends know of each other, and that
+// the accepted connection is at the address dialled, or at local.
+func (p *pod) inband(name string, d dial, local netip.AddrPort) {
+	p.t.Helper()
+	d.Inband = true
+	r := p.gateway.dial(d)
+	switch {
+	case r.Errno != 0 || r.Reset || r.Seen == nil:
+		p.t.Errorf("%s: connect to %v: %v, reset: %v", name, d.To, r.Errno, r.Reset)
+	case !r.Shown:
+		p.t.Errorf("%s: the peer has not shown its gateway; arrived: %+v", name, *r.Seen)
+	case !r.Seen.Inband || !r.Seen.Shown || r.Seen.Error != "":
+		p.t.Errorf("%s: arrived as %+v", name, *r.Seen)
+	case unmapped(r.Seen.Local) != local:
+		p.t.Errorf("%s: arrived at %v, want %v", name, r.Seen.Local, local)
+	}
+}
+
+// plain dials and checks that the connection reaches the application itself.
+func (p *pod) plain(name string, from *agent, d dial) reply {
+	p.t.Helper()
+	r := from.dial(d)
+	switch {
+	case r.Errno != 0 || r.Reset || r.Seen == nil:
+		p.t.Errorf("%s: connect to %v: %v, reset: %v", name, d.To, r.Errno, r.Reset)
+	case r.Seen.Inband || r.Seen.Original.IsValid():
+		p.t.Errorf("%s: a gateway has it: %+v", name, *r.Seen)
+	case unmapped(r.Seen.Accept) != unmapped(r.Local) || unmapped(r.Seen.Local) != d.To:
+		p.t.Errorf("%s: %v to %v was accepted as %v to %v", name, r.Local, d.To, r.Seen.Accept, r.Seen.Local)
+	case r.Shown:
+		p.t.Errorf("%s: it shows a gateway", name)
+	}
+	return r
+}
+
+// reset dials and checks that the connection is reset before a byte has come.
+func (p *pod) reset(name string, from *agent, d dial) reply {
+	p.t.Helper()
+	r := from.dial(d)
+	if r.Errno != 0 || !r.Reset {
+		p.t.Errorf("%s: connect to %v: %v, reset: %v, %+v", name, d.To, r.Errno, r.Reset, r.Seen)
+	}
+	return r
+}
+
+func (p *pod) four(port uint16) netip.AddrPort { return at(p.node.IP4, port) }
+func (p *pod) six(port uint16) netip.AddrPort  { return at(p.node.IP6, port) }
+
+func TestInband(t *testing.T) {
+	both(t, func(t *testing.T, clsact bool) {
+		client, server := twoPods(t, clsact, nil)
+		client.inband("IPv4", dial{To: server.four(80)}, server.four(80))
+		client.inband("IPv6", dial{To: server.six(80), Six: true}, server.six(80))
+		client.inband("v4-mapped", dial{To: server.four(80), Six: true}, server.four(80))
+		client.inband("a port that nobody listens on", dial{To: server.four(9)}, server.four(9))
+		client.inband("nonblocking", dial{To: server.four(80), Nonblock: true}, server.four(80))
+		client.inband("by a socket that was elsewhere", dial{To: server.four(81), Then: server.four(80)}, server.four(80))
+
+		client.plain("without the option", client.gateway, dial{To: server.four(80)})
+		client.plain("without the option, IPv6", client.gateway, dial{To: server.six(80), Six: true})
+		if got, want := server.counters(), (bpf.Counters{Steered: 7}); got != want {
+			t.Errorf("counters %+v, want %+v", got, want)
+		}
+		server.noneShown()
+	})
+}

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+ *
+ * Every packet that comes into the pod: a SYN is read, and steered to the gateway if it
+ * is the gateway's. All others pass.
+ */
+#pragma once
+
+#include <linux/if_ether.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <linux/tcp.h>
+
+#include "option.h"
+#include "steer.h"
+
+/* TC_ACT_UNSPEC of clsact, TCX_NEXT of tcx: whatever else is attached has its say. */
+#define NEXT TC_ACT_UNSPEC
+#define DROP TC_ACT_SHOT
+
+#define IP_OFFSET 0x1fff
+#define IP_MF 0x2000
+#define NEXT_ICMP6 58
+
+#define MAX_OPTIONS 40
+
+enum packet {
+	PACKET_OTHER, /* nothing of ours */
+	PACKET_SYN,
+	/* TCP that cannot be read here: a fragment, or behind an IPv6 extension header. */
+	PACKET_OPAQUE,
+};
+
+static __always_inline long load(struct __sk_buff *skb, __u32 at, void *to, __u32 len)
+{
+	return bpf_skb_load_bytes_relative(skb, at, to, len, BPF_HDR_START_NET);
+}
+
+/* Whether the option is in the list that begins at and ends before end. The list is
+ * read as the kernel does: what comes before the first flaw counts. */
+static __always_inline bool find_option(struct __sk_buff *skb, __u32 at, __u32 end)
+{
+	for (int i = 0; i < MAX_OPTIONS; i++) {
+		struct { __u8 kind, len; } head;
+		struct option o;
+
+		/* An option of one byte may be the last. */
+		if (at + 1 > end || load(skb, at, &head.kind, 1) || head.kind == 0)
+			return false;
+		if (head.kind == 1) {
+			at++;
+			continue;
+		}
+		if (at + 2 > end || load(skb, at + 1, &head.len, 1) || head.len < 2 || at + head.len > end)
+			return false;
+		if (head.kind == OPTION_KIND && head.len == sizeof(o) && load(skb, at, &o, sizeof(o)) == 0 && is_ours(&o))
+			return true;
+		at += head.len;
+	}
+	return false;
+}
+
+/* Reads a packet's ends, and of a SYN whether it has the option. */
+static __always_inline enum packet parse(struct __sk_buff *skb, struct tuple *t, bool *shown)
+{
+	struct tcphdr tcp;
+	__u32 at;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr ip;
+
+		if (load(skb, 0, &ip, sizeof(ip)) || ip.protocol != IPPROTO_TCP || ip.ihl < 5)
+			return PACKET_OTHER;
+		map_ip4(t->client.ip, ip.saddr);
+		map_ip4(t->server.ip, ip.daddr);
+		if (ip.frag_off & bpf_htons(IP_OFFSET | IP_MF))
+			return PACKET_OPAQUE;
+		at = ip.ihl * 4;
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr ip;
+
+		if (load(skb, 0, &ip, sizeof(ip)) || ip.nexthdr == IPPROTO_UDP || ip.nexthdr == NEXT_ICMP6)
+			return PACKET_OTHER;
+		__builtin_memcpy(t->client.ip, &ip.saddr, sizeof(t->client.ip));
+		__builtin_memcpy(t->server.ip, &ip.daddr, sizeof(t->server.ip));
+		if (ip.nexthdr != IPPROTO_TCP)
+			return PACKET_OPAQUE;
+		at = sizeof(ip);
+	} else {
+		return PACKET_OTHER;
+	}
+	if (load(skb, at, &tcp, sizeof(tcp)))
+		return PACKET_OTHER;
+	if (!tcp.syn || tcp.ack || tcp.rst || tcp.fin)
+		return PACKET_OTHER;
+	t->client.port = tcp.source;
+	t->server.port = tcp.dest;
+	*shown = find_option(skb, at + sizeof(tcp), at + tcp.doff * 4);
+	return PACKET_SYN;
+}
+
+/* The state of the connection that has the tuple already, or BPF_TCP_LISTEN if none has. */
+static __always_inline __u32 state_of(struct __sk_buff *skb, const struct tuple *t)
+{
+	struct bpf_sock_tuple key = {};
+	struct bpf_sock *sk;
+	__u32 state;
+
+	if (is_mapped(t->server.ip)) {
+		key.ipv4.saddr = t->client.ip[3];
+		key.ipv4.sport = t->client.port;
+		key.ipv4.daddr = t->server.ip[3];
+		key.ipv4.dport = t->server.port;
+		sk = bpf_skc_lookup_tcp(skb, &key, sizeof(key.ipv4), BPF_F_CURRENT_NETNS, 0);
+	} else {
+		copy_ip(key.ipv6.saddr, t->client.ip);
+		key.ipv6.sport = t->client.port;
+		copy_ip(key.ipv6.daddr, t->server.ip);
+		key.ipv6.dport = t->server.port;
+		sk = bpf_skc_lookup_tcp(skb, &key, sizeof(key.ipv6), BPF_F_CURRENT_NETNS, 0);
+	}
+	if (!sk)
+		return BPF_TCP_LISTEN;
+	state = sk->state;
+	bpf_sk_release(sk);
+	return state;
+}
+
+/* Judges a packet whose ends are the pod and somebody else. */
+static __always_inline int steer(struct __sk_buff *skb, const struct config *cfg, const struct tuple *t, bool shown)
+{
+	bool known = shown || bpf_map_lookup_elem(&kgw_shown, t);
+	struct bpf_sock *sk;
+	__u32 state, one = 1;
+	long err;
+
+	if (!known && !cfg->strict)
+		return NEXT;
+	state = state_of(skb, t);
+	if (state != BPF_TCP_LISTEN && state != BPF_TCP_TIME_WAIT && state != BPF_TCP_NEW_SYN_RECV)
+		return NEXT; /* the connection exists */
+	if (shown)
+		bpf_map_update_elem(&kgw_shown, t, &one, BPF_ANY);
+	else if (known && state != BPF_TCP_NEW_SYN_RECV)
+		/* Another connection had this tuple and came to nothing. A SYN without the
+		 * option can also be the retransmission of one that had it. */
+		bpf_map_delete_elem(&kgw_shown, t);
+	if (state == BPF_TCP_NEW_SYN_RECV)
+		return NEXT; /* this SYN is sent again: the kernel knows what to do */
+
+	if (!shown) {
+		if (!cfg->strict)
+			return NEXT;
+		if (plaintext_allowed(t->client.ip)) {
+			COUNT(plaintext_allowed);
+			return NEXT;
+		}
+	}
+	sk = inband_listener(t);
+	if (!sk) {
+		if (!fails_closed(cfg))
+			return NEXT;
+		if (!shown)
+			COUNT(plaintext_refused);
+		return DROP;
+	}
+	/* The kernel ends a connection in TIME_WAIT first, and then asks lookup.h. */
+	err = state == BPF_TCP_TIME_WAIT ? 0 : bpf_sk_assign(skb, sk, 0);
+	bpf_sk_release(sk);
+	return err && cfg->strict ? DROP : NEXT;
+}
+
+SEC("tc")
+int kgw_ingress(struct __sk_buff *skb)
+{
+	struct config *cfg = get_config();
+	struct tuple t = {};
+	bool shown = false;
+	struct bpf_sock *sk;
+
+	if (!cfg)
+		return NEXT;
+	switch (parse(skb, &t, &shown)) {
+	case PACKET_SYN:
+		return is_inbound(cfg, &t) ? steer(skb, cfg, &t, shown) : NEXT;
+	case PACKET_OPAQUE:
+		if (!fails_closed(cfg) || !is_inbound(cfg, &t) || plaintext_allowed(t.client.ip))
+			return NEXT;
+		sk = inband_listener(&t);
+		if (!sk)
+			return DROP;
+		bpf_sk_release(sk);
+		return NEXT;
+	default:
+		return NEXT;
+	}
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+ *
+ * Which inbound connections are the gateway's: those whose SYN had the option, and
+ * in strict mode those in plaintext, which it resets.
+ */
+#pragma once
+
+#include "types.h"
+
+/* Whether the connection comes from outside and goes to one of the pod's addresses and not
+ * to a port of the gateway. */
+static __always_inline bool is_inbound(const struct config *cfg, const struct tuple *t)
+{
+	const __u32 *own = is_mapped(t->server.ip) ? cfg->pod_ip4 : cfg->pod_ip6;
+
+	if (!own[3] && !own[0])
+		return false;
+	return same_ip(t->server.ip, own) && !same_ip(t->client.ip, own) && t->server.port != cfg->capture_port &&
+	       t->server.port != cfg->peer_port && t->server.port != cfg->inband_port;
+}
+
+static __always_inline bool plaintext_allowed(const __u32 ip[4])
+{
+	struct range key = { .bits = 128 };
+	__u32 *allowed;
+
+	copy_ip(key.ip, ip);
+	allowed = bpf_map_lookup_elem(&kgw_plaintext, &key);
+	return allowed && *allowed;
+}
+
+/* The in-band listener of a family, to be released, or NULL. */
+static __always_inline struct bpf_sock *inband_listener(const struct tuple *t)
+{
+	__u32 which = is_mapped(t->server.ip) ? LISTENER4 : LISTENER6;
+
+	return bpf_map_lookup_elem(&kgw_listeners, &which);
+}
+
+/* Whether nothing may pass without a gateway, which is gone. */
+static __always_inline bool fails_closed(const struct config *cfg)
+{
+	return cfg->strict && cfg->closed;
+}
