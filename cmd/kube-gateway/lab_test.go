@@ -27,6 +27,8 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case "supervise", "worker", "ctl":
 			os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+		case "hold":
+			os.Exit(hold(os.Args[2:]))
 		}
 	}
 	os.Exit(m.Run())

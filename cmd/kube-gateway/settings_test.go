@@ -1,0 +1,289 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/control"
+)
+
+// hold is an application that keeps one connection: it connects to args[0],
+// sends each line of its input there, and prints what comes back.
+func hold(args []string) int {
+	conn, err := net.Dial("tcp", args[0])
+	if err != nil {
+		fmt.Println("error:", err)
+		return 1
+	}
+	fmt.Println("connected")
+	back := bufio.NewReader(conn)
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		if _, err := fmt.Fprintln(conn, lines.Text()); err != nil {
+			fmt.Println("error:", err)
+			return 1
+		}
+		text, err := back.ReadString('\n')
+		if err != nil {
+			fmt.Println("error:", err)
+			return 1
+		}
+		fmt.Print("received ", text)
+	}
+	return 0
+}
+
+// held is a connection that stays open.
+type held struct {
+	t       *testing.T
+	process *netlab.Process
+	input   io.Writer
+}
+
+func (l *lab) hold(n *netlab.Node, address string) *held {
+	l.t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	read, write := io.Pipe()
+	l.t.Cleanup(func() { write.Close() })
+	h := &held{t: l.t, input: write,
+		process: n.Start(netlab.Command{Cgroup: n.AppCgroup, Path: self, Args: []string{"hold", address}, Stdin: read})}
+	h.await("connected")
+	h.say("first")
+	return h
+}
+
+func (h *held) await(text string) {
+	h.t.Helper()
+	eventually(h.t, "the connection that is held", func() error {
+		if out := h.process.Output(); !strings.Contains(out, text+"\n") {
+			return fmt.Errorf("it says %q and not %q", out, text)
+		}
+		return nil
+	})
+}
+
+// say sends a line that must come back.
+func (h *held) say(text string) {
+	h.t.Helper()
+	if _, err := io.WriteString(h.input, text+"\n"); err != nil {
+		h.t.Fatal(err)
+	}
+	h.await("received " + text)
+}
+
+// setMode changes the mode of a gateway by the command that the plugin runs.
+func setMode(t *testing.T, g *gatewaylab.Gateway, mode api.Mode) {
+	t.Helper()
+	if s := control1(t, g, "mode", string(mode)); s.Mode != mode {
+		t.Fatalf("the gateway is in mode %s instead of %s", s.Mode, mode)
+	}
+}
+
+// control1 runs one command of 'kube-gateway ctl' that must succeed.
+func control1(t *testing.T, g *gatewaylab.Gateway, args ...string) *api.Status {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	args = slices.Concat([]string{"ctl"}, args, []string{"-o", "json", "--control-socket", g.Socket()})
+	if code := run(args, &stdout, &stderr); code != 0 {
+		t.Fatalf("%q: exit code %d, %s\n%s", args, code, stderr.String(), g.Output())
+	}
+	var s api.Status
+	if err := json.Unmarshal(stdout.Bytes(), &s); err != nil {
+		t.Fatalf("%q: %v in %q", args, err, stdout.String())
+	}
+	return &s
+}
+
+// TestModeSwitch: connections that are open stay as they are, in both modes and
+// on the way there and back; new ones follow the mode.
+func TestModeSwitch(t *testing.T) {
+	l := newLab(t)
+	ga := l.gateway(l.spec(l.a))
+	l.gateway(l.spec(l.b))
+	encrypted := l.hold(l.a, l.b.Addr(portEcho))
+	setMode(t, ga, api.Strict)
+	encrypted.say("under strict")
+	l.talk(l.a, l.b.Addr(portEcho))
+	if s := status(t, ga); s.OnFailure != api.FailOpen || s.Worker.Restarts != 0 {
+		t.Errorf("the switch changed more than the mode: %+v", s)
+	}
+	setMode(t, ga, api.Permissive)
+	encrypted.say("and back")
+	if n := status(t, ga).Traffic.Outbound; n.Encrypted != 2 || n.Refused != 0 {
+		t.Errorf("counted %+v", n)
+	}
+}
+
+// TestModeSwitchWithoutAPeer is the same with a peer that has no gateway: what
+// was plaintext stays open, and nothing new leaves in plaintext.
+func TestModeSwitchWithoutAPeer(t *testing.T) {
+	l := newLab(t)
+	g := l.gateway(l.spec(l.a))
+	plaintext := l.hold(l.a, l.b.Addr(portEcho))
+	setMode(t, g, api.Strict)
+	plaintext.say("under strict")
+	if r := l.client(l.a, l.a.AppCgroup, "talk", l.b.Addr(portEcho), "hello"); r.Error == "" {
+		t.Errorf("a new connection in strict mode: %+v", r)
+	}
+	connection(t, g, "the refused connection", func(c *api.Connection) bool { return c.Error != "" && !c.Encrypted })
+	// The next worker is strict, too.
+	restartWorker(t, g)
+	if r := l.client(l.a, l.a.AppCgroup, "talk", l.b.Addr(portEcho), "hello"); r.Error == "" {
+		t.Errorf("after a restart of the worker: %+v", r)
+	}
+	setMode(t, g, api.Permissive)
+	l.talk(l.a, l.b.Addr(portEcho))
+}
+
+// restartWorker kills the worker and waits for the next.
+func restartWorker(t *testing.T, g *gatewaylab.Gateway) {
+	t.Helper()
+	before := status(t, g).Worker
+	if err := syscall.Kill(before.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the next worker serves", func() error {
+		if s := status(t, g); s.State != api.Ready || s.Worker.PID == before.PID {
+			return fmt.Errorf("%s, %+v", s.State, s.Worker)
+		}
+		return nil
+	})
+}
+
+// TestAllow: identity rules decide about new inbound connections, also after the
+// worker was restarted.
+func TestAllow(t *testing.T) {
+	l := newLab(t)
+	strict := l.spec(l.a) // does not fall back to plaintext when it is turned away
+	strict.Mode = api.Strict
+	l.gateway(strict)
+	gb := l.gateway(l.spec(l.b))
+	refused := func(when string) {
+		t.Helper()
+		if r := l.client(l.a, l.a.AppCgroup, "talk", l.b.Addr(portEcho), "hello"); r.Error == "" || r.Received != "" {
+			t.Errorf("%s: %+v", when, r)
+		}
+	}
+	l.talk(l.a, l.b.Addr(portEcho))
+	open := l.hold(l.a, l.b.Addr(portEcho))
+	if s := control1(t, gb, "allow", "ns/prod/sa/*", "ns/lab/sa/none"); !slices.Equal(s.Allow, []string{"ns/prod/sa/*", "ns/lab/sa/none"}) {
+		t.Errorf("the rules are %q", s.Allow)
+	}
+	refused("with rules for others")
+	open.say("still there")
+	restartWorker(t, gb)
+	refused("after a restart of the worker")
+	eventually(t, "refusals are counted", func() error {
+		if n := status(t, gb).Traffic.Inbound; n.NotAllowed != 2 || n.Refused < 2 {
+			return fmt.Errorf("%+v", n)
+		}
+		return nil
+	})
+	peer := "spiffe://lab.test/ns/lab/sa/pod-" + l.a.IP4.String()
+	connection(t, gb, "the refusal", func(c *api.Connection) bool {
+		return c.Direction == api.Inbound && c.Peer == peer && c.Error != "" && c.Reason != ""
+	})
+
+	control1(t, gb, "allow", "ns/lab/sa/pod-*")
+	l.talk(l.a, l.b.Addr(portEcho))
+	control1(t, gb, "allow", "ns/prod/sa/*")
+	refused("with rules for others again")
+	if s := control1(t, gb, "allow", "--everyone"); s.Allow != nil {
+		t.Errorf("the rules are %q", s.Allow)
+	}
+	l.talk(l.a, l.b.Addr(portEcho))
+}
+
+// TestBadSettings: what cannot be applied changes nothing.
+func TestBadSettings(t *testing.T) {
+	l := newLab(t)
+	g := l.gateway(l.spec(l.a))
+	before := control1(t, g, "allow", "ns/lab/sa/*")
+	for _, args := range [][]string{
+		{"mode"}, {"mode", "lenient"}, {"mode", "strict", "strict"}, {"mode", "--everyone"},
+		{"allow"}, {"allow", "prod"}, {"allow", "--everyone", "ns/a/sa/b"}, {"allow", "ns/a/sa/b", "ns/*"},
+		{"status", "more"}, {"status", "-o", "xml"}, {"kill"}, {},
+	} {
+		var stdout, stderr bytes.Buffer
+		all := append([]string{"ctl"}, args...)
+		if len(args) > 0 {
+			all = append(all, "--control-socket", g.Socket())
+		}
+		if code := run(all, &stdout, &stderr); code != 1 || stdout.Len() != 0 || !strings.HasPrefix(stderr.String(), "error: ") {
+			t.Errorf("ctl %q: exit code %d, %q, %q", args, code, stdout.String(), stderr.String())
+		}
+	}
+	after := status(t, g)
+	if after.Mode != before.Mode || !slices.Equal(after.Allow, before.Allow) || after.Worker.PID != before.Worker.PID {
+		t.Errorf("before %+v, after %+v", before, after)
+	}
+}
+
+// TestStuckWorker: a worker that does not answer is replaced, with the settings
+// that were in force.
+func TestStuckWorker(t *testing.T) {
+	l := newLab(t)
+	g := l.gateway(l.spec(l.a))
+	pid := status(t, g).Worker.PID
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := g.Call(t.Context(), control.Request{Op: control.OpMode, Mode: api.Strict}); err == nil || api.Hint(err) == "" {
+		t.Errorf("a stopped worker answered: %+v, %v", s, err)
+	}
+	eventually(t, "another worker serves", func() error {
+		if s := status(t, g); s.State != api.Ready || s.Worker.PID == pid || s.Mode != api.Permissive {
+			return fmt.Errorf("%s, %s, %+v", s.State, s.Mode, s.Worker)
+		}
+		return nil
+	})
+	l.talk(l.a, l.b.Addr(portEcho))
+	if _, err := os.Stat("/proc/" + strconv.Itoa(pid)); err == nil {
+		t.Errorf("the stuck worker is still there")
+	}
+}
+
+// TestChangesAtOnce: requests that come together are carried out one by one.
+func TestChangesAtOnce(t *testing.T) {
+	l := newLab(t)
+	g := l.gateway(l.spec(l.a))
+	const n = 20
+	errs := make(chan error, n)
+	for i := range n {
+		go func() {
+			r := control.Request{Op: control.OpMode, Mode: []api.Mode{api.Strict, api.Permissive}[i%2]}
+			if i%4 > 1 {
+				r = control.Request{Op: control.OpAllow, Allow: []string{fmt.Sprintf("ns/lab/sa/pod-%d", i)}}
+			}
+			_, err := g.Call(t.Context(), r)
+			errs <- err
+		}()
+	}
+	for range n {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	setMode(t, g, api.Permissive)
+	l.talk(l.a, l.b.Addr(portEcho))
+	if s := status(t, g); s.Worker.Restarts != 0 || len(s.Allow) != 1 {
+		t.Errorf("afterwards %+v", s)
+	}
+}
