@@ -31,6 +31,11 @@ func (c *Client) Status(ctx context.Context, namespace, pod, container string, w
 	if wait > 0 {
 		command = append(command, "--wait="+wait.String())
 	}
+	return c.ask(ctx, namespace, pod, container, command)
+}
+
+// ask runs a command of the gateway that prints its status.
+func (c *Client) ask(ctx context.Context, namespace, pod, container string, command []string) (*api.Status, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	answer := &head{limit: statusLimit, full: func() { cancel(errTooLong) }}

@@ -135,27 +135,50 @@ func (s *settings) with(config *api.Config) (*os.File, error) {
 }
 
 // apply brings mode and material into force, or leaves everything as it was.
-// Between the two halves the worker is never more lenient than the programs
-// alone make it: on the way to strict it goes first, on the way back last.
 func (s *supervisor) apply(mode api.Mode, material *os.File) error {
-	before := s.settings.config.Mode
-	if mode == before {
-		return s.tell(material)
+	return transition{
+		from: s.settings.config.Mode, to: mode,
+		tell:    func() error { return s.tell(material) },
+		untell:  func() error { return s.tellAgain(s.settings.material) },
+		enforce: func(mode api.Mode) error { return s.programs.SetStrict(mode == api.Strict) },
+	}.run()
+}
+
+// transition is a change of settings in the two halves of a gateway: tell and
+// untell are about the worker, enforce about the eBPF programs.
+type transition struct {
+	from, to     api.Mode
+	tell, untell func() error
+	enforce      func(api.Mode) error
+}
+
+// run keeps to an order in which the programs are never stricter than the
+// worker behind them: what they send to be refused must be refused there. So to
+// strict the worker goes first, and to permissive the programs do.
+func (t transition) run() error {
+	var err, undone error
+	switch {
+	case t.from == t.to:
+		return t.tell()
+	case t.to == api.Strict:
+		if err = t.tell(); err != nil {
+			return err
+		}
+		if err = t.enforce(t.to); err != nil {
+			undone = t.untell()
+		}
+	default:
+		if err = t.enforce(t.to); err != nil {
+			return err
+		}
+		if err = t.tell(); err != nil {
+			undone = t.enforce(t.from)
+		}
 	}
-	enforce := func(mode api.Mode) error { return s.programs.SetStrict(mode == api.Strict) }
-	first, undo, second := func() error { return s.tell(material) },
-		func() error { return s.tellAgain(s.settings.material) },
-		func() error { return enforce(mode) }
-	if mode == api.Permissive {
-		first, undo, second = second, func() error { return enforce(before) }, first
+	if undone != nil {
+		return fmt.Errorf("%w (and taking it back failed: %w)", err, undone)
 	}
-	if err := first(); err != nil {
-		return err
-	}
-	if err := second(); err != nil {
-		return errors.Join(err, undo())
-	}
-	return nil
+	return err
 }
 
 // tell has the worker take material. Without a worker there is nobody to tell:

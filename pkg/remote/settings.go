@@ -1,0 +1,54 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// SetMode changes the mode of the gateway in a container and returns its status
+// then. Errors are those of Exec, and the gateway's own words for why it refused:
+// after those nothing has changed. Clean what comes from the gateway before it
+// reaches a terminal.
+func (c *Client) SetMode(ctx context.Context, namespace, pod, container string, mode api.Mode) (*api.Status, error) {
+	return c.set(ctx, namespace, pod, container, "mode", string(mode))
+}
+
+// SetAllow changes the identity rules, see api.ParseAllow, as SetMode does the
+// mode. No patterns allow everyone in the trust domain.
+func (c *Client) SetAllow(ctx context.Context, namespace, pod, container string, patterns []string) (*api.Status, error) {
+	if len(patterns) == 0 {
+		patterns = []string{"--everyone"}
+	}
+	return c.set(ctx, namespace, pod, container, append([]string{"allow"}, patterns...)...)
+}
+
+func (c *Client) set(ctx context.Context, namespace, pod, container string, words ...string) (*api.Status, error) {
+	command := append([]string{GatewayProgram, "ctl"}, words...)
+	status, err := c.ask(ctx, namespace, pod, container, append(command, "-o", "json"))
+	if err != nil {
+		return nil, ownWords(err)
+	}
+	return status, nil
+}
+
+// ownWords turns what the gateway's program says when it fails ("error: …", and
+// perhaps "hint: …" below) into such an error.
+func ownWords(err error) error {
+	var exit *ExitError
+	if !errors.As(err, &exit) {
+		return err
+	}
+	text, ok := strings.CutPrefix(strings.TrimSpace(exit.Stderr), "error: ")
+	if !ok {
+		return err
+	}
+	text, hint, _ := strings.Cut(text, "\nhint: ")
+	own := &lineError{errors.New(text)}
+	if hint == "" {
+		return own
+	}
+	return api.WithHint(own, oneLine(errors.New(hint)))
+}
