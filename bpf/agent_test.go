@@ -56,6 +56,8 @@ type dial struct {
 	Then      netip.AddrPort // disconnect (AF_UNSPEC) and connect to this instead
 	PresentAs netip.AddrPort
 	Inband    bool   // MarkInband
+	Extended  bool   // puts an IPv6 extension header before that of TCP
+	Seconds   int    // to wait for everything, 5 if 0
 	Send      string `json:",omitempty"` // UDP: sent after connect, or to To without
 	NoConnect bool   `json:",omitempty"`
 }
@@ -228,6 +230,9 @@ func (d *dial) run() (reply, error) {
 	}
 	defer unix.Close(fd)
 	limit := unix.Timeval{Sec: 5}
+	if d.Seconds != 0 {
+		limit.Sec = int64(d.Seconds)
+	}
 	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit)
 	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit)
 	if d.BindOnly {
@@ -253,6 +258,13 @@ func (d *dial) run() (reply, error) {
 	if d.Inband {
 		if err := bpf.MarkInband(fd); err != nil {
 			return reply{}, err
+		}
+	}
+	if d.Extended {
+		// Destination options (RFC 8200) that hold nothing but padding.
+		padding := string([]byte{0, 0, 1, 4, 0, 0, 0, 0})
+		if err := unix.SetsockoptString(fd, unix.IPPROTO_IPV6, unix.IPV6_DSTOPTS, padding); err != nil {
+			return reply{}, fmt.Errorf("IPV6_DSTOPTS: %w", err)
 		}
 	}
 	if d.Nonblock {

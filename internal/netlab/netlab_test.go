@@ -80,6 +80,30 @@ func TestNodesReachEachOther(t *testing.T) {
 	}
 }
 
+func TestNFT(t *testing.T) {
+	lab := netlab.New(t, 2)
+	from, to := lab.Node(0), lab.Node(1)
+	l, err := to.Listen("tcp", to.Addr(80))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	to.NFT("table inet t { chain c { type filter hook input priority 0; tcp dport 80 reject with tcp reset; }; }")
+	if c, err := from.Dial("tcp", to.Addr(80)); err == nil {
+		c.Close()
+		t.Error("nothing was rejected")
+	}
+	to.NFT("")
+	if c, err := from.Dial("tcp", to.Addr(80)); err != nil {
+		t.Errorf("after the rules: %v", err)
+	} else {
+		c.Close()
+	}
+	if err := to.TryNFT("nonsense"); err == nil || !strings.Contains(err.Error(), "syntax error") {
+		t.Errorf("nonsense: %v", err)
+	}
+}
+
 func TestLoopback(t *testing.T) {
 	node := netlab.New(t, 1).Node(0)
 	for _, addr := range []string{"127.0.0.1:18000", "[::1]:18000", node.Addr(1), node.Addr6(1)} {
