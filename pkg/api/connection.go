@@ -37,6 +37,9 @@ type Connection struct {
 	Direction   string         `json:"direction"`
 	Source      netip.AddrPort `json:"source"`
 	Destination netip.AddrPort `json:"destination"`
+	// Dialled is what the client of an inbound connection dialled, as its gateway
+	// says, if that is not Destination: the address of a Service.
+	Dialled netip.AddrPort `json:"dialled,omitzero"`
 	// Peer is the identity of the other gateway, empty without one.
 	Peer      string `json:"peer,omitempty"`
 	Wire      string `json:"wire"`

@@ -25,6 +25,10 @@ type connection struct {
 	// line is filled in by the owner.
 	line api.Connection
 
+	// target is what an outbound connection dials for its peer: the key of what
+	// is known about it.
+	target netip.AddrPort
+
 	// app leads to the local application, wire to the other pod. Both are
 	// set once, by adopt.
 	app, wire *net.TCPConn
@@ -124,6 +128,14 @@ func (c *connection) closeRefused(reason string, err error) {
 	c.closeSockets()
 	c.report()
 	c.forget()
+}
+
+// countEncrypted counts a connection that is about to be relayed under TLS.
+func (c *connection) countEncrypted() {
+	c.counters.encrypted.Add(1)
+	if c.line.Wire == api.WireInband {
+		c.counters.inband.Add(1)
+	}
 }
 
 func (c *connection) closeSockets() {

@@ -26,7 +26,10 @@ const CountersSize = int(unsafe.Sizeof(Counters{}))
 type direction struct {
 	active                        atomic.Int64
 	encrypted, plaintext, refused atomic.Uint64
-	sent, received                atomic.Uint64
+	// inband is part of encrypted, notAllowed of refused, and optionLost of
+	// plaintext and refused.
+	inband, notAllowed, optionLost atomic.Uint64
+	sent, received                 atomic.Uint64
 }
 
 // NewCounters returns counters in ordinary memory, all zero.
@@ -67,11 +70,14 @@ func (c *Counters) ResetActive() {
 
 func (d *direction) read() api.Direction {
 	return api.Direction{
-		Active:    d.active.Load(),
-		Encrypted: d.encrypted.Load(),
-		Plaintext: d.plaintext.Load(),
-		Refused:   d.refused.Load(),
-		Sent:      d.sent.Load(),
-		Received:  d.received.Load(),
+		Active:     d.active.Load(),
+		Encrypted:  d.encrypted.Load(),
+		Plaintext:  d.plaintext.Load(),
+		Refused:    d.refused.Load(),
+		Inband:     d.inband.Load(),
+		NotAllowed: d.notAllowed.Load(),
+		OptionLost: d.optionLost.Load(),
+		Sent:       d.sent.Load(),
+		Received:   d.received.Load(),
 	}
 }

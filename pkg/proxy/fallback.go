@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
 
 // How long a permissive gateway remembers that there is no gateway at an
@@ -33,6 +35,10 @@ type failure struct {
 	err    error
 	// remember is how long the peer is taken to have no gateway; 0: not at all.
 	remember time.Duration
+	// open is a connection to the destination on which nothing has been sent, and
+	// whose other end expects nothing but plaintext. It belongs to the connection
+	// that failed.
+	open *net.TCPConn
 	// final forbids plaintext even in permissive mode, either because
 	// something of the application may already have been sent, or because the
 	// cause lies in this pod.
@@ -45,13 +51,15 @@ type peerTable struct {
 	now func() time.Time
 
 	mu    sync.Mutex
-	peers map[netip.Addr]*peer
+	peers map[netip.AddrPort]*peer
 }
 
-// peer is what is known about one address. Everything but slots is guarded by
-// the table's mutex, which is held for a few map operations per connection.
+// peer is what is known about the gateways that answer at one address: the peer
+// port of a pod, or a destination that is dialled in band. Everything but slots is
+// guarded by the table's mutex, which is held for a few map operations per
+// connection.
 type peer struct {
-	addr  netip.Addr
+	addr  netip.AddrPort
 	users int
 	// known is set once a handshake succeeded. Then connections do not wait
 	// for each other.
@@ -67,11 +75,11 @@ type peer struct {
 }
 
 func newPeerTable(max int, now func() time.Time) *peerTable {
-	return &peerTable{max: max, now: now, peers: make(map[netip.Addr]*peer)}
+	return &peerTable{max: max, now: now, peers: make(map[netip.AddrPort]*peer)}
 }
 
 // acquire returns the entry for addr, which cannot be evicted until release.
-func (t *peerTable) acquire(addr netip.Addr) *peer {
+func (t *peerTable) acquire(addr netip.AddrPort) *peer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.peers[addr]
@@ -157,21 +165,28 @@ func (t *peerTable) leave(p *peer, probe bool, f *failure) {
 	}
 }
 
-// forget drops what is remembered against addr, because its gateway has just
-// proven to be there.
+// remembered returns why there is no gateway at p, as far as is known, or "".
+func (t *peerTable) remembered(p *peer) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.now().Before(p.until) {
+		return p.reason
+	}
+	return ""
+}
+
+// forget drops what is remembered against the pod at addr, because its gateway
+// has just proven to be there.
 func (t *peerTable) forget(addr netip.Addr) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if p := t.peers[addr]; p != nil {
+	if p := t.peers[netip.AddrPortFrom(addr, api.PeerPort)]; p != nil {
 		p.reason = ""
 	}
 }
 
-// reasonRejected says that the peer's gateway does not trust this one.
-const reasonRejected = "peer rejected our certificate"
-
 // reject remembers that the gateway at addr does not trust this one.
-func (t *peerTable) reject(addr netip.Addr) {
+func (t *peerTable) reject(addr netip.AddrPort) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if p := t.peers[addr]; p != nil {
@@ -183,24 +198,24 @@ func (t *peerTable) reject(addr netip.Addr) {
 func dialFailure(err error) *failure {
 	switch {
 	case isExhausted(err):
-		return &failure{reason: "out of local resources", err: err, final: true}
+		return &failure{reason: reasonExhausted, err: err, final: true}
 	case errors.Is(err, context.Canceled):
-		return &failure{reason: errStopping.Error(), err: err, final: true}
+		return &failure{reason: reasonStopping, err: err, final: true}
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return &failure{reason: "peer has no gateway: connection refused", err: err, remember: rememberRefused}
+		return &failure{reason: reasonPeerRefused, err: err, remember: rememberRefused}
 	case isTimeout(err):
-		return &failure{reason: "peer has no gateway: no answer", err: err, remember: rememberSilent}
+		return &failure{reason: reasonPeerSilent, err: err, remember: rememberSilent}
 	}
-	return &failure{reason: "peer has no gateway: unreachable", err: err, remember: rememberFailed}
+	return &failure{reason: reasonPeerUnreachable, err: err, remember: rememberFailed}
 }
 
 // handshakeFailure classifies an error of the TLS handshake with a peer.
 // Nothing of the application has been sent by then.
 func handshakeFailure(err error) *failure {
 	if isTimeout(err) {
-		return &failure{reason: "peer is no gateway: no answer to the TLS handshake", err: err, remember: rememberSilent}
+		return &failure{reason: reasonNoAnswer, err: err, remember: rememberSilent}
 	}
-	return &failure{reason: "peer is no trusted gateway: TLS handshake failed", err: err, remember: rememberFailed}
+	return &failure{reason: reasonNotTrusted, err: err, remember: rememberFailed}
 }
 
 func isTimeout(err error) bool {

@@ -130,6 +130,8 @@ type testSockets struct {
 	destinations sync.Map // netip.AddrPort of the client → netip.AddrPort
 	presented    sync.Map // netip.AddrPort of the client → struct{}
 	presentErr   atomic.Pointer[error]
+	// band is nil where wire=inband is not available.
+	band *testBand
 }
 
 func (s *testSockets) OriginalDestination(fd int) (netip.AddrPort, error) {
@@ -253,7 +255,12 @@ func listen(t testing.TB, at netip.AddrPort) net.Listener {
 // application runs a server in the pod with the address ip, and returns where.
 func application(t testing.TB, ip netip.Addr, serve func(*net.TCPConn)) netip.AddrPort {
 	t.Helper()
-	l := listen(t, netip.AddrPortFrom(ip, 0))
+	return applicationAt(t, listen(t, netip.AddrPortFrom(ip, 0)), serve)
+}
+
+// applicationAt is application with a choice of the listener.
+func applicationAt(t testing.TB, l net.Listener, serve func(*net.TCPConn)) netip.AddrPort {
+	t.Helper()
 	var connections sync.WaitGroup
 	var open sync.Map
 	done := make(chan struct{})
@@ -436,8 +443,13 @@ func expectReset(t testing.TB, conn net.Conn) {
 // collect starts a server that hands its connections to the test.
 func collect(t testing.TB, ip netip.Addr) (netip.AddrPort, func() *net.TCPConn) {
 	t.Helper()
+	return collectAt(t, listen(t, netip.AddrPortFrom(ip, 0)))
+}
+
+// collectAt is collect with a choice of the listener.
+func collectAt(t testing.TB, l net.Listener) (netip.AddrPort, func() *net.TCPConn) {
+	t.Helper()
 	accepted := make(chan *net.TCPConn, 16)
-	l := listen(t, netip.AddrPortFrom(ip, 0))
 	go func() {
 		for {
 			conn, err := l.Accept()

@@ -58,7 +58,7 @@ func (s status) String() string {
 	case statusOK:
 		return "ok"
 	case statusRefused:
-		return "application refused the connection"
+		return reasonAppRefused
 	case statusNotAllowed:
 		return "peer does not allow the connection"
 	case statusUnreachable:
@@ -71,11 +71,11 @@ func (s status) String() string {
 func (s status) reason() string {
 	switch s {
 	case statusRefused:
-		return "application refused the connection"
+		return reasonAppRefused
 	case statusNotAllowed:
-		return "peer is not allowed to do this"
+		return reasonNotAllowed
 	}
-	return "application cannot be reached"
+	return reasonAppUnreachable
 }
 
 var (

@@ -13,26 +13,35 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/identity"
 )
 
 // inbound carries a connection from another gateway: it shakes hands, reads
-// the header, checks that the peer may say what it says, dials the local
-// application and relays. release is called once the header has been read.
-func (p *Proxy) inbound(c *connection, release func()) {
+// the header, checks that the peer may connect and say what it says, dials the
+// local application and relays. release is called once the header has been read.
+func (p *Proxy) inbound(c *connection, wire string, release func()) {
 	s := p.settings.Load()
 	c.wire = c.sockets[0]
+	local := c.line.Destination
 	deadline := time.Now().Add(p.handshakeTimeout)
-	err := p.acceptTLS(c, s)
+	err := p.acceptTLS(c, s, wire)
 	if err != nil {
 		release()
-		c.refuse("no valid TLS handshake", err)
+		c.refuse(reasonNoHandshake, err)
 		return
 	}
 	first, h, err := p.readHeader(c, deadline)
 	release()
 	if err != nil {
-		p.decline(c, statusNotAllowed, err)
+		p.decline(c, statusNotAllowed, reasonNotAllowed, err)
 		return
+	}
+	c.line.Source, c.line.Destination = h.Client, h.Destination
+	if wire == api.WireInband && h.Destination != local {
+		// What the client dialled may have been a Service; the cluster chose
+		// this pod, and the header has no say in that.
+		c.line.Destination, c.line.Dialled = local, h.Destination
+		h.Destination = local
 	}
 	if err := p.connect(c, s, h, first); err != nil {
 		first.put(&p.pools)
@@ -40,7 +49,7 @@ func (p *Proxy) inbound(c *connection, release func()) {
 }
 
 // acceptTLS is the server's side of the handshake.
-func (p *Proxy) acceptTLS(c *connection, s *settings) error {
+func (p *Proxy) acceptTLS(c *connection, s *settings, wire string) error {
 	if err := c.wire.SetKeepAliveConfig(keepAlive); err != nil {
 		return fmt.Errorf("setting up the socket: %w", err)
 	}
@@ -54,7 +63,7 @@ func (p *Proxy) acceptTLS(c *connection, s *settings) error {
 		return err
 	}
 	c.line.Peer = identityOf(c.tls.ConnectionState().PeerCertificates[0])
-	c.line.Wire, c.line.Encrypted = api.WirePort, true
+	c.line.Wire, c.line.Encrypted = wire, true
 	return nil
 }
 
@@ -72,7 +81,6 @@ func (p *Proxy) readHeader(c *connection, deadline time.Time) (rest, header, err
 		h, size, parseErr := parseHeader(b.b[:n])
 		switch {
 		case parseErr == nil:
-			c.line.Source, c.line.Destination = h.Client, h.Destination
 			c.records.startRelay()
 			if err := c.wire.SetDeadline(time.Time{}); err != nil {
 				p.pools.put(b)
@@ -109,8 +117,14 @@ func (r *rest) put(pools *bufferPools) {
 // connect carries c to the application that h names, if the peer may reach it.
 // Unless it succeeds, it has ended c.
 func (p *Proxy) connect(c *connection, s *settings, h header, first rest) error {
-	if err := p.allowed(s, h, c.tls.ConnectionState().PeerCertificates[0]); err != nil {
-		p.decline(c, statusNotAllowed, err)
+	leaf := c.tls.ConnectionState().PeerCertificates[0]
+	if err := p.permitted(s, leaf); err != nil {
+		c.counters.notAllowed.Add(1)
+		p.decline(c, statusNotAllowed, reasonIdentity, err)
+		return err
+	}
+	if err := s.allowed(h, leaf); err != nil {
+		p.decline(c, statusNotAllowed, reasonNotAllowed, err)
 		return err
 	}
 	// Whoever connects like this has a gateway.
@@ -122,20 +136,20 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first rest) error 
 		if errors.Is(err, syscall.ECONNREFUSED) {
 			answer = statusRefused
 		}
-		p.decline(c, answer, err)
+		p.decline(c, answer, answer.reason(), err)
 		return err
 	}
 	c.app = app
 	if !c.adopt(app) {
-		c.refuse(errStopping.Error(), c.cause())
+		c.refuse(reasonStopping, c.cause())
 		return errStopping
 	}
 	source, err := newPlainReader(app, &p.pools)
 	if err != nil {
-		c.refuse("out of local resources", err)
+		c.refuse(reasonExhausted, err)
 		return err
 	}
-	c.counters.encrypted.Add(1)
+	c.countEncrypted()
 	c.relay(
 		func() error { return c.seal(source, statusOK) },
 		func() error {
@@ -150,14 +164,34 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first rest) error 
 	return nil
 }
 
+// permitted checks the peer's identity against the rules: those that the
+// connection started with, and those that are in force by now.
+func (p *Proxy) permitted(s *settings, leaf *x509.Certificate) error {
+	current := p.settings.Load()
+	if len(s.rules) == 0 && len(current.rules) == 0 {
+		return nil
+	}
+	id, err := identity.FromCertificate(leaf)
+	if err != nil {
+		return fmt.Errorf("peer's certificate: %w", err)
+	}
+	if !s.rules.Allows(id.Namespace, id.ServiceAccount) || !current.rules.Allows(id.Namespace, id.ServiceAccount) {
+		return fmt.Errorf("no identity rule allows %v", id)
+	}
+	return nil
+}
+
 // allowed checks that the peer asks for an application of this pod, and that
 // it speaks for a client that its certificate names.
-func (p *Proxy) allowed(s *settings, h header, leaf *x509.Certificate) error {
+func (s *settings) allowed(h header, leaf *x509.Certificate) error {
 	if !s.ownPod(h.Destination.Addr()) {
 		return fmt.Errorf("destination %v is not in this pod", h.Destination)
 	}
-	if port := h.Destination.Port(); port == api.CapturePort || port == api.PeerPort {
+	if port := h.Destination.Port(); port == api.CapturePort || port == api.PeerPort || port == api.InbandPort {
 		return fmt.Errorf("destination %v is the gateway itself", h.Destination)
+	}
+	if h.Client.Addr().Is4() != h.Destination.Addr().Is4() {
+		return fmt.Errorf("client %v is not of the family of %v", h.Client, h.Destination)
 	}
 	if !certificateNames(leaf, h.Client.Addr()) {
 		return fmt.Errorf("client %v is not an address of the peer", h.Client)
@@ -204,9 +238,9 @@ func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
 }
 
 // decline tells the peer why there will be no connection.
-func (p *Proxy) decline(c *connection, answer status, err error) {
+func (p *Proxy) decline(c *connection, answer status, reason string, err error) {
 	p.answer(c, answer)
-	c.closeRefused(answer.reason(), err)
+	c.closeRefused(reason, err)
 }
 
 // answer sends a status and the end of TLS. The peer may be gone by then.

@@ -15,20 +15,20 @@ import (
 )
 
 // outbound carries a captured connection: it finds out where the application
-// wanted to go, dials the gateway there, and relays. Without a gateway there,
-// the mode decides.
+// wanted to go, dials the gateway there by the wire that is set, and relays.
+// Without a gateway there, the mode decides.
 func (p *Proxy) outbound(c *connection) {
 	s := p.settings.Load()
 	c.app = c.sockets[0]
 	destination, err := p.originalDestination(c.app)
 	if err != nil {
-		c.refuse("original destination is unknown", err)
+		c.refuse(reasonNoDestination, err)
 		return
 	}
 	c.line.Destination = destination
 	source, err := s.clientAddress(c.line.Source, destination)
 	if err != nil {
-		c.refuse("no source address", err)
+		c.refuse(reasonNoSource, err)
 		return
 	}
 	c.line.Source = source
@@ -36,11 +36,17 @@ func (p *Proxy) outbound(c *connection) {
 	f := p.encrypt(c, s, header{Destination: destination, Client: source})
 	switch {
 	case f == nil:
-	case f.final || s.mode == api.Strict:
+	case f.final || p.strict(s):
 		c.refuse(f.reason, f.err)
 	default:
-		p.passThrough(c, f)
+		p.passThrough(c, s, f)
 	}
+}
+
+// strict reports whether plaintext is forbidden to a connection that started with
+// s: by that, or because the mode has been changed since.
+func (p *Proxy) strict(s *settings) bool {
+	return s.mode == api.Strict || p.settings.Load().mode == api.Strict
 }
 
 func (p *Proxy) originalDestination(app *net.TCPConn) (netip.AddrPort, error) {
@@ -73,21 +79,44 @@ func (p *Proxy) encrypt(c *connection, s *settings, h header) *failure {
 	if problem := s.certificateProblem(); problem != "" {
 		return &failure{reason: problem, err: errors.New(problem)}
 	}
-	peer := p.peers.acquire(h.Destination.Addr())
+	r := s.routes.route(h.Destination)
+	switch r.wire {
+	case api.WireNone:
+		return &failure{reason: reasonNoWire, err: errors.New(reasonNoWire)}
+	case api.WirePort:
+		c.target = netip.AddrPortFrom(h.Destination.Addr(), api.PeerPort)
+	case api.WireInband:
+		c.target = h.Destination
+	}
+	peer := p.peers.acquire(c.target)
 	defer p.peers.release(peer)
 
 	probe := false
-	if s.mode == api.Permissive {
+	switch {
+	case s.mode == api.Strict:
+	case r.wire == api.WireInband:
+		// Asking costs nothing, and behind a Service the next answer may be
+		// another one: nobody waits, and only a gateway that was there and
+		// failed is remembered.
+		if reason := p.peers.remembered(peer); reason != "" {
+			return &failure{reason: reason, err: errors.New(reason)}
+		}
+	default:
 		reason, first, err := p.enterPeer(s, peer)
 		switch {
 		case err != nil:
-			return &failure{reason: "nothing is known about the peer in time", err: err, final: true}
+			return &failure{reason: reasonWaiting, err: err, final: true}
 		case reason != "":
 			return &failure{reason: reason, err: errors.New(reason)}
 		}
 		probe = first
 	}
-	f := p.encryptTo(c, s, peer, h)
+	var f *failure
+	if r.wire == api.WireInband {
+		f = p.encryptInband(c, s, peer, h, r.pod)
+	} else {
+		f = p.encryptTo(c, s, peer, h)
+	}
 	p.peers.leave(peer, probe, f)
 	return f
 }
@@ -117,12 +146,10 @@ func (p *Proxy) takeSlot(peer *peer) error {
 	}
 }
 
-// encryptTo dials the gateway, shakes hands, and starts the relay. The header
-// and what the application has already sent leave together with the end of the
-// handshake.
+// encryptTo dials the peer port of a pod and carries c over that connection.
 func (p *Proxy) encryptTo(c *connection, s *settings, peer *peer, h header) *failure {
 	if err := p.takeSlot(peer); err != nil {
-		return &failure{reason: "too many handshakes with the peer", err: err, final: true}
+		return &failure{reason: reasonCrowded, err: err, final: true}
 	}
 	defer func() { <-peer.slots }()
 	conn, err := p.dialPeer(s, h.Destination.Addr())
@@ -130,14 +157,20 @@ func (p *Proxy) encryptTo(c *connection, s *settings, peer *peer, h header) *fai
 		return dialFailure(err)
 	}
 	if !c.adopt(conn) {
-		return &failure{reason: errStopping.Error(), err: c.cause(), final: true}
+		return &failure{reason: reasonStopping, err: c.cause(), final: true}
 	}
+	return p.secure(c, conn, s.clientConfig(h.Destination.Addr()), h, api.WirePort)
+}
+
+// secure shakes hands over conn and starts the relay. The header and what the
+// application has already sent leave together with the end of the handshake.
+func (p *Proxy) secure(c *connection, conn *net.TCPConn, config *tls.Config, h header, wire string) *failure {
 	records, err := newRecordConn(conn, &p.pools)
 	if err != nil {
 		reset(conn)
-		return &failure{reason: "out of local resources", err: err, final: true}
+		return &failure{reason: reasonExhausted, err: err, final: true}
 	}
-	secured := tls.Client(records, s.clientConfig(h.Destination.Addr()))
+	secured := tls.Client(records, config)
 	if err := p.shake(conn, secured, records, p.handshakeTimeout/2); err != nil {
 		reset(conn)
 		records.release()
@@ -145,36 +178,36 @@ func (p *Proxy) encryptTo(c *connection, s *settings, peer *peer, h header) *fai
 	}
 	c.wire, c.tls, c.records = conn, secured, records
 	c.line.Peer = identityOf(secured.ConnectionState().PeerCertificates[0])
-	if err := p.startEncrypted(c, h); err != nil {
-		return &failure{reason: "connection broke at the start", err: err, final: true}
+	if err := p.startEncrypted(c, h, wire); err != nil {
+		return &failure{reason: reasonBroken, err: err, final: true}
 	}
 	return nil
 }
 
 // startEncrypted sends the header together with what is there of the
 // application's data, without waiting for more, and starts the relay.
-func (p *Proxy) startEncrypted(c *connection, h header) error {
+func (p *Proxy) startEncrypted(c *connection, h header, wire string) error {
 	source, err := newPlainReader(c.app, &p.pools)
 	if err != nil {
 		return err
 	}
 	var scratch [maxHeader]byte
-	wire := appendHeader(scratch[:0], h)
-	source.reserve, source.poll = len(wire), true
+	head := appendHeader(scratch[:0], h)
+	source.reserve, source.poll = len(head), true
 	b, size, err := source.next()
 	if b == nil {
 		return fmt.Errorf("reading from the application: %w", err)
 	}
 	// An error of the application's socket comes again when the relay reads.
-	copy(b.b, wire)
-	c.sent.Add(uint64(size - len(wire)))
+	copy(b.b, head)
+	c.sent.Add(uint64(size - len(head)))
 	if err := c.sealOnce(b, size, false); err != nil {
 		return err
 	}
 	source.reserve, source.poll = 0, false
 	c.records.startRelay()
-	c.line.Wire, c.line.Encrypted = api.WirePort, true
-	c.counters.encrypted.Add(1)
+	c.line.Wire, c.line.Encrypted = wire, true
+	c.countEncrypted()
 	c.relay(
 		func() error { return c.seal(source, 0) },
 		func() error { return c.unseal(c.checkAnswer) },
@@ -194,8 +227,23 @@ func (c *connection) checkAnswer(answer status) error {
 // dialPeer opens a TCP connection to the gateway at ip.
 func (p *Proxy) dialPeer(s *settings, ip netip.Addr) (*net.TCPConn, error) {
 	d := net.Dialer{Timeout: p.dialTimeout(s), KeepAliveConfig: keepAlive}
+	return p.dial(d, netip.AddrPortFrom(ip, api.PeerPort))
+}
+
+// dial connects without binding first. The dialer's own DialTCP binds to the
+// wildcard address, which takes a port away from all destinations instead of one.
+func (p *Proxy) dial(d net.Dialer, destination netip.AddrPort) (*net.TCPConn, error) {
 	d.SetMultipathTCP(false)
-	return d.DialTCP(p.ctx, "tcp", netip.AddrPort{}, netip.AddrPortFrom(ip, api.PeerPort))
+	conn, err := d.DialContext(p.ctx, "tcp", destination.String())
+	if err != nil {
+		return nil, err
+	}
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		_ = conn.Close()
+		return nil, fmt.Errorf("connection to %v is not one of TCP", destination)
+	}
+	return tcp, nil
 }
 
 func (p *Proxy) dialTimeout(s *settings) time.Duration {
@@ -223,17 +271,24 @@ func (p *Proxy) shake(conn *net.TCPConn, secured *tls.Conn, records *recordConn,
 }
 
 // passThrough carries c in plaintext, because of f.
-func (p *Proxy) passThrough(c *connection, f *failure) {
-	d := net.Dialer{Timeout: p.options.PlainTimeout, KeepAliveConfig: keepAlive}
-	d.SetMultipathTCP(false)
-	conn, err := d.DialTCP(p.ctx, "tcp", netip.AddrPort{}, c.line.Destination)
-	if err != nil {
-		c.refuse(f.reason+"; destination cannot be reached", err)
-		return
+func (p *Proxy) passThrough(c *connection, s *settings, f *failure) {
+	conn := f.open
+	if conn == nil {
+		d := net.Dialer{Timeout: p.options.PlainTimeout, KeepAliveConfig: keepAlive}
+		var err error
+		if conn, err = p.dial(d, c.line.Destination); err != nil {
+			c.refuse(f.reason+"; "+reasonUnreachable, err)
+			return
+		}
+		if !c.adopt(conn) {
+			c.refuse(reasonStopping, c.cause())
+			return
+		}
 	}
 	c.wire = conn
-	if !c.adopt(conn) {
-		c.refuse(errStopping.Error(), c.cause())
+	// Dialling may have taken minutes.
+	if p.strict(s) {
+		c.refuse(f.reason, f.err)
 		return
 	}
 	c.line.Reason = f.reason

@@ -290,9 +290,9 @@ func TestPeerRejectsOurCertificate(t *testing.T) {
 func TestPeerTableIsBounded(t *testing.T) {
 	c := &clock{}
 	table := newPeerTable(8, c.now)
-	held := table.acquire(podAddress())
+	held := table.acquire(netip.AddrPortFrom(podAddress(), api.PeerPort))
 	for range 100 {
-		p := table.acquire(podAddress())
+		p := table.acquire(netip.AddrPortFrom(podAddress(), api.PeerPort))
 		if _, probe, err := table.enter(t.Context(), p); err != nil || !probe {
 			t.Fatalf("enter: %t, %v", probe, err)
 		}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +26,13 @@ type Sockets interface {
 	// PresentAs makes the application that socket fd is about to be connected
 	// to see client as the peer's address. It is called before connect(2).
 	PresentAs(fd int, client netip.AddrPort) error
+	// MarkInband makes the TCP handshake of socket fd ask whether there is a
+	// gateway at the other end. It is called before connect(2).
+	MarkInband(fd int) error
+	// PeerShown reports whether the other end of socket fd showed in the TCP
+	// handshake that it has a gateway. It is asked about connected sockets that
+	// were marked and about those accepted from an in-band listener.
+	PeerShown(fd int) (bool, error)
 }
 
 // Options is everything that a Proxy needs. Durations that are zero take the
@@ -35,9 +43,12 @@ type Options struct {
 	// Roots is the trust bundle.
 	Roots *x509.CertPool
 	// Capture are the loopback listeners where captured connections arrive,
-	// Peer is the one that other gateways dial. Serve closes them.
+	// Peer is the one that other gateways dial, Inband are those that inbound
+	// connections are steered to which show that they come from a gateway. Serve
+	// closes them. Without Inband, wire=inband is dialled but not served.
 	Capture []net.Listener
 	Peer    net.Listener
+	Inband  []net.Listener
 	Sockets Sockets
 	Log     *Logger
 	// Counters is where connections are counted; nil means counters of the
@@ -156,9 +167,11 @@ func defaultTo(d *time.Duration, value time.Duration) {
 	}
 }
 
-// Update replaces configuration, certificate and trust bundle for connections
-// that start from now on; those that are open stay as they are. Sessions of
-// the earlier settings cannot be resumed.
+// Update replaces configuration (mode, wire and identity rules among it),
+// certificate and trust bundle for connections that start from now on; those
+// that are open stay as they are. One that is still being set up obeys the mode
+// and the rules of both, whichever are stricter. Sessions of the earlier settings
+// cannot be resumed.
 func (p *Proxy) Update(config *api.Config, certificate tls.Certificate, roots *x509.CertPool) error {
 	s, err := newSettings(config, certificate, roots, p.options.now)
 	if err != nil {
@@ -197,12 +210,15 @@ func (p *Proxy) Serve(ctx context.Context) error {
 	for _, l := range p.options.Capture {
 		accept(l, func(conn *net.TCPConn) { go p.outbound(p.open(api.Outbound, conn)) })
 	}
-	accept(p.options.Peer, p.admit)
+	accept(p.options.Peer, func(conn *net.TCPConn) { p.admit(conn, api.WirePort) })
+	for _, l := range p.options.Inband {
+		accept(l, p.admitInband)
+	}
 	sweepCtx, stopSweep := context.WithCancel(context.Background())
 	sweeper.Go(func() { p.sweep(sweepCtx) })
 
 	<-stop.Done()
-	for _, l := range append([]net.Listener{p.options.Peer}, p.options.Capture...) {
+	for _, l := range slices.Concat([]net.Listener{p.options.Peer}, p.options.Capture, p.options.Inband) {
 		// An error means that it is closed already.
 		_ = l.Close()
 	}
@@ -234,7 +250,7 @@ func (p *Proxy) drain() {
 	<-empty
 }
 
-var errStopping = errors.New("gateway is stopping")
+var errStopping = errors.New(reasonStopping)
 
 // accept hands the connections of l to handle until stop is done. It survives
 // every error but that the listener itself is closed. handle enters a
@@ -275,7 +291,7 @@ func (p *Proxy) accept(stop context.Context, l net.Listener, handle func(*net.TC
 
 // admit starts an inbound connection unless there are too many that have not
 // proven who they are.
-func (p *Proxy) admit(conn *net.TCPConn) {
+func (p *Proxy) admit(conn *net.TCPConn, wire string) {
 	source := addrPort(conn.RemoteAddr()).Addr()
 	if !p.handshakes.enter(source) {
 		reset(conn)
@@ -285,5 +301,5 @@ func (p *Proxy) admit(conn *net.TCPConn) {
 		}
 		return
 	}
-	go p.inbound(p.open(api.Inbound, conn), func() { p.handshakes.leave(source) })
+	go p.inbound(p.open(api.Inbound, conn), wire, func() { p.handshakes.leave(source) })
 }

@@ -169,7 +169,7 @@ func (c *connection) unsealFailed(err error, unanswered bool) error {
 	if unanswered && c.dialled() {
 		if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "remote error" {
 			c.line.Reason = reasonRejected
-			c.proxy.peers.reject(c.line.Destination.Addr())
+			c.proxy.peers.reject(c.target)
 		}
 	}
 	return fmt.Errorf("reading from the peer: %w", err)

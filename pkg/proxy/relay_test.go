@@ -69,20 +69,37 @@ func TestServerSpeaksFirst(t *testing.T) {
 	expect(t, conn, "QUIT")
 }
 
-// relays runs a test on an encrypted connection and on a plaintext one.
-func relays(t *testing.T, run func(t *testing.T, client *testPod, serverIP netip.Addr)) {
+// relays runs a test on an encrypted and on a plaintext connection, by either wire.
+// far opens a listener of an application that client reaches so.
+func relays(t *testing.T, run func(t *testing.T, client *testPod, far func() net.Listener)) {
+	relaysByPort(t, run)
+	t.Run("encrypted in band", func(t *testing.T) {
+		client, server, b := inbandPair(t, nil)
+		run(t, client, func() net.Listener { return b.behind(t, server.ip) })
+	})
+	t.Run("plaintext in band", func(t *testing.T) {
+		client, server, _ := inbandPair(t, permissive)
+		run(t, client, func() net.Listener { return listen(t, netip.AddrPortFrom(server.ip, 0)) })
+	})
+}
+
+// relaysByPort is relays with wire=port alone.
+func relaysByPort(t *testing.T, run func(t *testing.T, client *testPod, far func() net.Listener)) {
+	at := func(ip netip.Addr) func() net.Listener {
+		return func() net.Listener { return listen(t, netip.AddrPortFrom(ip, 0)) }
+	}
 	t.Run("encrypted", func(t *testing.T) {
 		client, server := pair(t, nil)
-		run(t, client, server.ip)
+		run(t, client, at(server.ip))
 	})
 	t.Run("plaintext", func(t *testing.T) {
-		run(t, newPod(t, newAuthority(t), permissive), podAddress())
+		run(t, newPod(t, newAuthority(t), permissive), at(podAddress()))
 	})
 }
 
 func TestHalfClose(t *testing.T) {
-	relays(t, func(t *testing.T, client *testPod, ip netip.Addr) {
-		destination, accept := collect(t, ip)
+	relays(t, func(t *testing.T, client *testPod, far func() net.Listener) {
+		destination, accept := collectAt(t, far())
 		t.Run("by the client", func(t *testing.T) {
 			near := client.dial(destination)
 			far := accept()
@@ -117,8 +134,8 @@ func TestHalfClose(t *testing.T) {
 }
 
 func TestAbort(t *testing.T) {
-	relays(t, func(t *testing.T, client *testPod, ip netip.Addr) {
-		destination, accept := collect(t, ip)
+	relays(t, func(t *testing.T, client *testPod, far func() net.Listener) {
+		destination, accept := collectAt(t, far())
 		for _, who := range []string{"client", "server"} {
 			t.Run("by the "+who, func(t *testing.T) {
 				near := client.dial(destination)
@@ -140,8 +157,8 @@ func TestAbort(t *testing.T) {
 }
 
 func TestRefusedApplication(t *testing.T) {
-	relays(t, func(t *testing.T, client *testPod, ip netip.Addr) {
-		closed := listen(t, netip.AddrPortFrom(ip, 0))
+	relaysByPort(t, func(t *testing.T, client *testPod, far func() net.Listener) {
+		closed := far()
 		destination := addrPort(closed.Addr())
 		if err := closed.Close(); err != nil {
 			t.Fatal(err)
@@ -164,12 +181,12 @@ func TestLargeBody(t *testing.T) {
 	if testing.Short() || raceEnabled {
 		size = 16 << 20
 	}
-	relays(t, func(t *testing.T, client *testPod, ip netip.Addr) {
+	relays(t, func(t *testing.T, client *testPod, far func() net.Listener) {
 		want := sha256.New()
 		if _, err := io.Copy(want, patternReader(1, size)); err != nil {
 			t.Fatal(err)
 		}
-		conn := client.dial(application(t, ip, echo))
+		conn := client.dial(applicationAt(t, far(), echo))
 		var sending sync.WaitGroup
 		sending.Go(func() {
 			if _, err := io.Copy(conn, patternReader(1, size)); err != nil {

@@ -19,12 +19,19 @@ import (
 type settings struct {
 	mode        api.Mode
 	trustDomain string
-	podIPs      map[netip.Addr]struct{}
+	routes      routes
+	// rules say which peers may connect.
+	rules  api.Rules
+	podIPs map[netip.Addr]struct{}
 	// podIP is the address that stands for the pod in a header, by family.
 	podIP4, podIP6      netip.Addr
 	notBefore, notAfter time.Time
-	client, server      *tls.Config
-	now                 func() time.Time
+	// client, with an address added, is for the gateway of the pod at that
+	// address; service is for any gateway of the trust domain.
+	client, service, server *tls.Config
+	// roots is the trust bundle.
+	roots *x509.CertPool
+	now   func() time.Time
 }
 
 func newSettings(config *api.Config, certificate tls.Certificate, roots *x509.CertPool, now func() time.Time) (*settings, error) {
@@ -48,12 +55,26 @@ func newSettings(config *api.Config, certificate tls.Certificate, roots *x509.Ce
 	if id.TrustDomain != config.TrustDomain {
 		return nil, fmt.Errorf("the certificate belongs to trust domain %q, the configuration to %q", id.TrustDomain, config.TrustDomain)
 	}
+	if config.Mode != api.Permissive && config.Mode != api.Strict {
+		return nil, fmt.Errorf("mode %q is not known", config.Mode)
+	}
+	rules, err := api.ParseAllow(config.Allow)
+	if err != nil {
+		return nil, fmt.Errorf("reading the identity rules: %w", err)
+	}
+	routes, err := newRoutes(config)
+	if err != nil {
+		return nil, err
+	}
 	s := &settings{
 		mode:        config.Mode,
 		trustDomain: config.TrustDomain,
+		routes:      routes,
+		rules:       rules,
 		podIPs:      make(map[netip.Addr]struct{}, len(config.PodIPs)),
 		notBefore:   certificate.Leaf.NotBefore,
 		notAfter:    certificate.Leaf.NotAfter,
+		roots:       roots,
 		now:         now,
 	}
 	for _, ip := range config.PodIPs {
@@ -68,7 +89,7 @@ func newSettings(config *api.Config, certificate tls.Certificate, roots *x509.Ce
 			s.podIP6 = ip
 		}
 	}
-	s.client, s.server = s.tlsConfigs(certificate, roots)
+	s.tlsConfigs(certificate)
 	return s, nil
 }
 
@@ -83,9 +104,9 @@ func (s *settings) ownPod(ip netip.Addr) bool {
 func (s *settings) certificateProblem() string {
 	switch now := s.now(); {
 	case now.After(s.notAfter):
-		return "own certificate expired"
+		return reasonExpired
 	case now.Before(s.notBefore):
-		return "own certificate is not valid yet"
+		return reasonNotYetValid
 	}
 	return ""
 }

@@ -18,11 +18,12 @@ import (
 // about two kilobytes.
 const maxSessions = 1024
 
-// tlsConfigs returns the two configurations of these settings. Ticket keys and
-// the session cache belong to them, so that no session of other settings can
-// be resumed. crypto/tls checks chains, validity, key usage and the dialled
-// address, also when a session is resumed; verifyConnection adds the rest.
-func (s *settings) tlsConfigs(certificate tls.Certificate, roots *x509.CertPool) (client, server *tls.Config) {
+// tlsConfigs makes the configurations of these settings. Ticket keys and the
+// session caches belong to them, so that no session of other settings can be
+// resumed, and none that was made with a Service where a certain pod is asked for.
+// crypto/tls checks chains, validity, key usage and the dialled address, also
+// when a session is resumed; verifyConnection adds the rest.
+func (s *settings) tlsConfigs(certificate tls.Certificate) {
 	common := tls.Config{
 		Certificates:                []tls.Certificate{certificate},
 		NextProtos:                  []string{api.ALPN},
@@ -32,13 +33,19 @@ func (s *settings) tlsConfigs(certificate tls.Certificate, roots *x509.CertPool)
 		VerifyConnection:            s.verifyConnection,
 		Time:                        s.now,
 	}
-	client = common.Clone()
-	client.RootCAs = roots
-	client.ClientSessionCache = tls.NewLRUClientSessionCache(maxSessions)
-	server = common.Clone()
-	server.ClientCAs = roots
-	server.ClientAuth = tls.RequireAndVerifyClientCert
-	return client, server
+	s.client = common.Clone()
+	s.client.RootCAs = s.roots
+	s.client.ClientSessionCache = tls.NewLRUClientSessionCache(maxSessions)
+	s.service = common.Clone()
+	// crypto/tls verifies a chain only together with a name, and the pod behind a
+	// Service has none that could be known. verifyService does all of it. Sessions
+	// are kept by the address that was dialled.
+	s.service.InsecureSkipVerify = true
+	s.service.VerifyConnection = s.verifyService
+	s.service.ClientSessionCache = tls.NewLRUClientSessionCache(maxSessions)
+	s.server = common.Clone()
+	s.server.ClientCAs = s.roots
+	s.server.ClientAuth = tls.RequireAndVerifyClientCert
 }
 
 // clientConfig returns the configuration to dial ip with. A session is
@@ -75,6 +82,28 @@ func (s *settings) verifyConnection(state tls.ConnectionState) error {
 		return fmt.Errorf("peer belongs to trust domain %q, not %q", id.TrustDomain, s.trustDomain)
 	}
 	return nil
+}
+
+// verifyService is verifyConnection for a peer whose address is not known: chain,
+// validity and key usage are checked here, for resumed sessions as well.
+func (s *settings) verifyService(state tls.ConnectionState) error {
+	if len(state.PeerCertificates) == 0 {
+		return errors.New("peer has no certificate")
+	}
+	options := x509.VerifyOptions{
+		Roots:         s.roots,
+		Intermediates: x509.NewCertPool(),
+		CurrentTime:   s.now(),
+		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	for _, c := range state.PeerCertificates[1:] {
+		options.Intermediates.AddCert(c)
+	}
+	var err error
+	if state.VerifiedChains, err = state.PeerCertificates[0].Verify(options); err != nil {
+		return fmt.Errorf("peer's certificate: %w", err)
+	}
+	return s.verifyConnection(state)
 }
 
 func validAt(chain []*x509.Certificate, now time.Time) bool {

@@ -1,0 +1,171 @@
+//go:build linux
+
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// Wire inband: the connection to the peer is the one that the application asked
+// for. That there is a gateway at the other end shows in the TCP handshake, by an
+// option in the SYN and in the SYN-ACK (RFC 6994), which the eBPF programs write
+// and read. The option is a hint and nothing else: what counts is TLS.
+
+var (
+	errOptionLost = errors.New("the TCP option did not come back")
+	errMark       = errors.New("marking the socket")
+)
+
+// encryptInband dials the destination itself and carries c over that connection
+// if a gateway shows at the other end. If none does, the failure keeps the
+// connection open for plaintext: nothing has been sent on it.
+func (p *Proxy) encryptInband(c *connection, s *settings, peer *peer, h header, pod bool) *failure {
+	slot, err := p.slotWhile(peer, permissiveDialTimeout)
+	if err != nil {
+		return &failure{reason: reasonCrowded, err: err, final: true}
+	}
+	defer slot.free()
+	conn, err := p.dialInband(h.Destination)
+	if err != nil {
+		return inbandDialFailure(err)
+	}
+	if !c.adopt(conn) {
+		return &failure{reason: reasonStopping, err: c.cause(), final: true}
+	}
+	shown, err := p.peerShown(conn)
+	switch {
+	case err != nil:
+		// The peer may wait for TLS: plaintext needs a connection of its own.
+		reset(conn)
+		return &failure{reason: reasonNoNegotiation, err: err}
+	case !shown:
+		c.counters.optionLost.Add(1)
+		return &failure{reason: reasonOptionLost, err: errOptionLost, open: conn}
+	}
+	if err := slot.keep(); err != nil {
+		reset(conn)
+		return &failure{reason: reasonCrowded, err: err, final: true}
+	}
+	config := s.service
+	if pod {
+		config = s.clientConfig(h.Destination.Addr())
+	}
+	f := p.secure(c, conn, config, h, api.WireInband)
+	if f != nil {
+		// Behind a Service may be others, and better ones.
+		f.remember = min(f.remember, rememberFailed)
+	}
+	return f
+}
+
+// dialInband opens a TCP connection whose handshake asks for a gateway. It takes
+// its time as the application's own connect(2) would.
+func (p *Proxy) dialInband(destination netip.AddrPort) (*net.TCPConn, error) {
+	d := net.Dialer{
+		Timeout:         p.options.PlainTimeout,
+		KeepAliveConfig: keepAlive,
+		Control: func(_, _ string, raw syscall.RawConn) error {
+			var err error
+			if controlErr := raw.Control(func(fd uintptr) {
+				err = p.sockets.MarkInband(int(fd))
+			}); controlErr != nil {
+				return controlErr
+			}
+			if err != nil {
+				return fmt.Errorf("%w: %w", errMark, err)
+			}
+			return nil
+		},
+	}
+	return p.dial(d, destination)
+}
+
+// inbandDialFailure classifies an error of the TCP handshake with the destination
+// itself. There is nothing else to try, unless it was not even asked.
+func inbandDialFailure(err error) *failure {
+	if errors.Is(err, errMark) {
+		return &failure{reason: reasonNoNegotiation, err: err}
+	}
+	if f := dialFailure(err); f.final {
+		return f
+	}
+	return &failure{reason: reasonUnreachable, err: err, final: true}
+}
+
+// peerShown asks whether the other end of conn showed that it has a gateway.
+func (p *Proxy) peerShown(conn *net.TCPConn) (shown bool, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return false, err
+	}
+	if controlErr := raw.Control(func(fd uintptr) {
+		shown, err = p.sockets.PeerShown(int(fd))
+	}); controlErr != nil {
+		return false, controlErr
+	}
+	return shown && err == nil, err
+}
+
+// dialSlot is one of a peer's slots, which is lent out while a dial takes long: one
+// dead pod behind a Service must not hold up those that go to others.
+type dialSlot struct {
+	proxy *Proxy
+	peer  *peer
+	timer *time.Timer
+	once  sync.Once
+	// again means that the slot was lent out and has been taken back.
+	again bool
+}
+
+// slotWhile waits for a slot and keeps it for at most patience, until keep.
+func (p *Proxy) slotWhile(peer *peer, patience time.Duration) (*dialSlot, error) {
+	if err := p.takeSlot(peer); err != nil {
+		return nil, err
+	}
+	s := &dialSlot{proxy: p, peer: peer}
+	s.timer = time.AfterFunc(patience, s.lend)
+	return s, nil
+}
+
+func (s *dialSlot) lend() { s.once.Do(func() { <-s.peer.slots }) }
+
+// keep makes sure of the slot until free, and waits if it is lent out.
+func (s *dialSlot) keep() error {
+	if s.timer.Stop() {
+		return nil
+	}
+	if err := s.proxy.takeSlot(s.peer); err != nil {
+		return err
+	}
+	s.again = true
+	return nil
+}
+
+func (s *dialSlot) free() {
+	s.timer.Stop()
+	s.lend()
+	if s.again {
+		<-s.peer.slots
+	}
+}
+
+// admitInband starts an inbound connection if its other end showed that it has a
+// gateway. The programs send others here, too, to be reset.
+func (p *Proxy) admitInband(conn *net.TCPConn) {
+	switch shown, err := p.peerShown(conn); {
+	case err != nil:
+		p.open(api.Inbound, conn).refuse(reasonUndetermined, err)
+	case !shown:
+		p.open(api.Inbound, conn).refuse(reasonPlaintext, nil)
+	default:
+		p.admit(conn, api.WireInband)
+	}
+}
