@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/identity"
 )
@@ -199,13 +201,12 @@ func (s *settings) allowed(h header, leaf *x509.Certificate) error {
 	return nil
 }
 
-// portRetry is how often a local dial is tried again while all ports towards
-// the application are in TIME_WAIT, which hold one for a minute each.
-const portRetry = 50 * time.Millisecond
-
 // dialApplication connects to the local application, which sees the header's
-// client as its peer. The destination is an address of this pod, so that the
-// kernel delivers locally and nothing leaves the pod.
+// client as its peer. The socket's own address is one of loopback: all clients
+// of the application share its ports, and only towards loopback Linux uses a
+// port again before TIME_WAIT is over, after a second
+// (net.ipv4.tcp_tw_reuse=2, the default). The destination is an address of this
+// pod, so nothing leaves the pod.
 func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
 	d := net.Dialer{
 		Timeout:   p.options.LocalTimeout,
@@ -213,28 +214,26 @@ func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
 		Control: func(_, _ string, raw syscall.RawConn) error {
 			var err error
 			if controlErr := raw.Control(func(fd uintptr) {
-				err = p.sockets.PresentAs(int(fd), h.Client)
+				// The port is chosen by connect, for this destination alone.
+				if err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
+					err = fmt.Errorf("binding without a port: %w", err)
+					return
+				}
+				if err = p.sockets.PresentAs(int(fd), h.Client); err != nil {
+					err = fmt.Errorf("presenting the connection as coming from %v: %w", h.Client, err)
+				}
 			}); controlErr != nil {
 				return controlErr
 			}
-			if err != nil {
-				return fmt.Errorf("presenting the connection as coming from %v: %w", h.Client, err)
-			}
-			return nil
+			return err
 		},
 	}
 	d.SetMultipathTCP(false)
-	for deadline := time.Now().Add(p.options.LocalTimeout); ; {
-		conn, err := d.DialTCP(p.ctx, "tcp", netip.AddrPort{}, h.Destination)
-		if !errors.Is(err, syscall.EADDRNOTAVAIL) || time.Now().After(deadline) {
-			return conn, err
-		}
-		select {
-		case <-p.ctx.Done():
-			return nil, err
-		case <-time.After(portRetry):
-		}
+	local := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
+	if h.Destination.Addr().Is6() {
+		local = netip.AddrPortFrom(netip.IPv6Loopback(), 0)
 	}
+	return d.DialTCP(p.ctx, "tcp", local, h.Destination)
 }
 
 // decline tells the peer why there will be no connection.

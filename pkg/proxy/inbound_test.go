@@ -362,10 +362,9 @@ func TestPeerEndsTooEarly(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ip := podAddress()
 			fakePeer(t, a, ip, nil, serve)
-			client := newPod(t, a, nil)
-			conn := client.dial(netip.AddrPortFrom(ip, 80))
-			write(t, conn, "request")
-			expectReset(t, conn)
+			// The peer answers the header alone, so the reset may come before
+			// the application's dial has returned.
+			newPod(t, a, nil).dialReset(netip.AddrPortFrom(ip, 80))
 		})
 	}
 }

@@ -162,12 +162,15 @@ func (c *Cluster) waitReady(ctx context.Context, progress *progress, settings Se
 	for _, stage := range c.stages(settings) {
 		beat, stop := context.WithCancel(ctx)
 		go progress.heartbeat(beat, 15*time.Second, func() string { return "waiting: " + stage.what })
+		waited := false
 		err := await(ctx, func() error {
 			if unit, reason := c.failedUnit(settings); unit != "" {
 				cancel()
 				return c.failure(unit, errors.New(reason))
 			}
-			return stage.ready(ctx)
+			err := stage.ready(ctx)
+			waited = waited || err != nil
+			return err
 		})
 		stop()
 		if err != nil {
@@ -176,7 +179,9 @@ func (c *Cluster) waitReady(ctx context.Context, progress *progress, settings Se
 			}
 			return c.failure(stage.unit, fmt.Errorf("%s: %w", stage.what, err))
 		}
-		progress.say("  %s", stage.what)
+		if waited {
+			progress.say("  %s", stage.what)
+		}
 	}
 	return nil
 }
