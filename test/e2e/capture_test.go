@@ -23,7 +23,13 @@ type wireCapture struct {
 // capture starts to record what crosses the network between the nodes.
 func capture(t *testing.T) *wireCapture {
 	t.Helper()
-	c, err := wire.Start(t.Context(), filepath.Join(t.TempDir(), "wire.pcap"))
+	return captureOn(t, wire.BetweenNodes)
+}
+
+// captureOn starts to record what passes an interface of node-1.
+func captureOn(t *testing.T, device string) *wireCapture {
+	t.Helper()
+	c, err := wire.Start(t.Context(), filepath.Join(t.TempDir(), "wire.pcap"), device)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -161,37 +161,6 @@ func TestStrictOneEnabled(t *testing.T) {
 	})
 }
 
-// TestServiceVIPs shows what happens to ClusterIPs, which wire=port cannot
-// serve: they pass in permissive mode, are refused in strict mode, and are
-// counted.
-func TestServiceVIPs(t *testing.T) {
-	ns := namespace(t)
-	a, b := twoPods(t, ns)
-	kubectl(t, "-n", ns, "expose", "pod", b.name, "--port=9000", "--name=b")
-	vip := strings.TrimSpace(kubectl(t, "-n", ns, "get", "service", "b", "-o", "jsonpath={.spec.clusterIP}"))
-	address := netip.AddrPortFrom(netip.MustParseAddr(vip), portEcho).String()
-	eventually(t, "the Service works", func() error {
-		if r := a.app("talk", address, "x"); r.Error != "" {
-			return fmt.Errorf("%+v", r)
-		}
-		return nil
-	})
-
-	enable(t, nil, a)
-	a.talk(address, "permissive")
-	if c := a.status().Capture; c.ServicePassed == 0 || c.ServiceRefused != 0 {
-		t.Errorf("permissive counted %d passed, %d refused", c.ServicePassed, c.ServiceRefused)
-	}
-	enable(t, []string{"--mode=strict"}, b)
-	self := b.app("talk", address, "strict")
-	if !self.NotPermitted {
-		t.Errorf("strict: %+v", self)
-	}
-	if c := b.status().Capture; c.ServicePassed != 0 || c.ServiceRefused == 0 {
-		t.Errorf("strict counted %d passed, %d refused", c.ServicePassed, c.ServiceRefused)
-	}
-}
-
 // TestThirdPodIsNotAffected looks at a pod that is not enabled, on the same
 // node as one that is: whatever it does goes where it went before.
 func TestThirdPodIsNotAffected(t *testing.T) {

@@ -111,6 +111,7 @@ const (
 	portServerFirst = 9001
 	portCount       = 9002
 	portHTTP        = 9080
+	portGRPC        = 9090
 )
 
 // appResult is what a client of the test application prints.

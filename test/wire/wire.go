@@ -45,9 +45,17 @@ type Capture struct {
 	cmd     *exec.Cmd
 }
 
-// Start begins to record into file. It returns once tcpdump listens; the
-// recording ends with Stop, or with ctx.
-func Start(ctx context.Context, file string) (*Capture, error) {
+// Interfaces of a node.
+const (
+	// BetweenNodes is where a node is joined to the others.
+	BetweenNodes = "eth0"
+	// Everywhere is all interfaces of a node, those towards its pods included.
+	Everywhere = "any"
+)
+
+// Start begins to record what passes an interface of node-1 into file. It
+// returns once tcpdump listens; the recording ends with Stop, or with ctx.
+func Start(ctx context.Context, file, device string) (*Capture, error) {
 	cluster := os.Getenv(ClusterVariable)
 	if cluster == "" {
 		return nil, fmt.Errorf("%s does not name the cluster command: run this through make", ClusterVariable)
@@ -58,7 +66,7 @@ func Start(ctx context.Context, file string) (*Capture, error) {
 	}
 	defer f.Close()
 	c := &Capture{file: file, cluster: cluster}
-	c.cmd = c.onNode(ctx, "tcpdump", "-i", "eth0", "-n", "-U", "--immediate-mode", "-Z", "root", "-w", "-")
+	c.cmd = c.onNode(ctx, "tcpdump", "-i", device, "-n", "-U", "--immediate-mode", "-Z", "root", "-w", "-")
 	c.cmd.Stdout = f
 	stderr, err := c.cmd.StderrPipe()
 	if err != nil {

@@ -11,8 +11,10 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // result is what a client prints.
@@ -32,7 +34,7 @@ type result struct {
 
 func client(ctx context.Context, verb string, args []string) (result, error) {
 	run, ok := map[string]func(context.Context, []string) (result, error){
-		"talk": talk, "mapped": mapped, "first": first, "halfclose": halfClose,
+		"talk": talk, "talk6": talk6, "whose": whose, "steady": steady, "established": established, "mapped": mapped, "first": first, "halfclose": halfClose,
 		"concurrent": concurrent, "sequence": sequence, "download": download, "upload": upload, "crash": crash,
 	}[verb]
 	if !ok {
@@ -56,6 +58,16 @@ func dial(ctx context.Context, network, address string) (*net.TCPConn, result, e
 // talk ADDRESS TEXT: sends a line, half-closes, and reads all that comes back.
 func talk(ctx context.Context, args []string) (result, error) {
 	conn, r, err := dial(ctx, "tcp", args[0])
+	if err != nil {
+		return r, err
+	}
+	defer conn.Close()
+	return exchange(conn, r, args[1])
+}
+
+// talk6 ADDRESS TEXT: talk over IPv6, also when a name has both families.
+func talk6(ctx context.Context, args []string) (result, error) {
+	conn, r, err := dial(ctx, "tcp6", args[0])
 	if err != nil {
 		return r, err
 	}
@@ -111,6 +123,86 @@ func mapped(ctx context.Context, args []string) (result, error) {
 		r.Peer = netip.AddrPortFrom(netip.AddrFrom16(p.Addr), uint16(p.Port)).String()
 	}
 	return exchange(conn.(*net.TCPConn), r, args[1])
+}
+
+// whose ADDRESS N: makes N connections to portServerFirst and lists the
+// addresses that the servers have themselves.
+func whose(ctx context.Context, args []string) (result, error) {
+	n, err := strconv.Atoi(args[1])
+	if err != nil {
+		return result{}, err
+	}
+	var servers []string
+	for range n {
+		r, err := first(ctx, []string{args[0], "whose"})
+		if err != nil {
+			return r, err
+		}
+		var client, server string
+		if _, err := fmt.Sscanf(r.Received, "hello %s from %s", &client, &server); err != nil {
+			return r, err
+		}
+		host, _, err := net.SplitHostPort(server)
+		if err != nil {
+			return r, err
+		}
+		servers = append(servers, host)
+	}
+	return result{Received: strings.Join(servers, " "), Count: n}, nil
+}
+
+// steadyInterval is the pause between the lines of steady.
+const steadyInterval = 100 * time.Millisecond
+
+// steady ADDRESS N: exchanges N lines over one connection, with pauses.
+func steady(ctx context.Context, args []string) (result, error) {
+	n, err := strconv.Atoi(args[1])
+	if err != nil {
+		return result{}, err
+	}
+	conn, r, err := dial(ctx, "tcp", args[0])
+	if err != nil {
+		return r, err
+	}
+	defer conn.Close()
+	reader := bufio.NewReader(conn)
+	for i := range n {
+		text := fmt.Sprintf("line %d\n", i)
+		if _, err := io.WriteString(conn, text); err != nil {
+			return r, err
+		}
+		if got, err := reader.ReadString('\n'); err != nil || got != text {
+			return r, fmt.Errorf("line %d: received %q: %w", i, got, err)
+		}
+		r.Count++
+		time.Sleep(steadyInterval)
+	}
+	return r, nil
+}
+
+// tcpEstablished is the state in /proc/net/tcp (include/net/tcp_states.h).
+const tcpEstablished = "01"
+
+// established PORT: counts the established connections to a local port.
+func established(_ context.Context, args []string) (result, error) {
+	port, err := strconv.Atoi(args[0])
+	if err != nil {
+		return result{}, err
+	}
+	var r result
+	for _, name := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return r, err
+		}
+		for line := range strings.Lines(string(text)) {
+			fields := strings.Fields(line)
+			if len(fields) > 3 && fields[3] == tcpEstablished && strings.HasSuffix(fields[1], fmt.Sprintf(":%04X", port)) {
+				r.Count++
+			}
+		}
+	}
+	return r, nil
 }
 
 // first ADDRESS TEXT: reads a line before it sends one.

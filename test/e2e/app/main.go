@@ -21,6 +21,7 @@ const (
 	portServerFirst = 9001 // speaks first: one line with the addresses it sees
 	portCount       = 9002 // reads to the end of file, then answers with a hash
 	portHTTP        = 9080
+	portGRPC        = 9090 // answers the gRPC health checking protocol
 )
 
 // timeout ends every client that hangs.

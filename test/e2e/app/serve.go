@@ -17,7 +17,7 @@ import (
 
 // serve runs all servers until ctx is done or one of them fails.
 func serve(ctx context.Context) error {
-	failed := make(chan error, 4)
+	failed := make(chan error, 5)
 	for port, handle := range map[int]func(*net.TCPConn) error{
 		portEcho: echo, portServerFirst: serverFirst, portCount: count,
 	} {
@@ -28,6 +28,7 @@ func serve(ctx context.Context) error {
 		go func() { failed <- accept(ln, handle) }()
 	}
 	go func() { failed <- http.ListenAndServe(":"+strconv.Itoa(portHTTP), handler()) }()
+	go func() { failed <- healthServer().ListenAndServe() }()
 	log.Print("serving")
 	select {
 	case <-ctx.Done():
@@ -95,6 +96,23 @@ func content(seed uint64, n int64) io.Reader {
 
 // contentSeed is what both sides of a transfer use.
 const contentSeed = 42
+
+// healthServer answers every gRPC health check with SERVING. The protocol is
+// one message over HTTP/2 without TLS: a byte for "not compressed", four bytes
+// of length, and field 1 of the message with the value 1.
+func healthServer() *http.Server {
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /grpc.health.v1.Health/Check", func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "application/grpc")
+		w.Header().Set("Trailer", "Grpc-Status")
+		w.Write([]byte{0, 0, 0, 0, 2, 0x08, 0x01})
+		w.Header().Set("Grpc-Status", "0")
+	})
+	return &http.Server{Addr: ":" + strconv.Itoa(portGRPC), Handler: mux, Protocols: &protocols}
+}
 
 func handler() http.Handler {
 	mux := http.NewServeMux()

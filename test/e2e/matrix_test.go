@@ -1,0 +1,352 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/test/wire"
+)
+
+// The three kinds of pods. Plain has no gateway.
+const (
+	plain      = "plain"
+	permissive = "permissive"
+	strict     = "strict"
+)
+
+// outcome is what must become of a connection.
+type outcome struct{ reached, encrypted bool }
+
+// expected says what becomes of a connection between two kinds of pods,
+// whichever way it takes.
+func expected(client, server string) outcome {
+	switch {
+	case client != plain && server != plain:
+		return outcome{reached: true, encrypted: true}
+	case client == strict || server == strict:
+		return outcome{}
+	}
+	return outcome{reached: true}
+}
+
+// TestMatrix connects every kind of client with every kind of server, by every
+// kind of address, over both families, and looks at the wire: is the server
+// reached, and does the text cross the network in the clear.
+func TestMatrix(t *testing.T) {
+	ns := namespace(t)
+	kinds := []string{plain, permissive, strict}
+	var specs []*corev1.Pod
+	for _, kind := range kinds {
+		specs = append(specs, podSpec("client-"+kind, node1), podSpec("server-"+kind, node2))
+	}
+	pods := map[string]*pod{}
+	for _, p := range startPods(t, ns, specs...) {
+		pods[p.name] = p
+	}
+	for _, kind := range kinds {
+		expose(t, ns, "server-"+kind)
+	}
+	services := map[string]*service{}
+	for _, kind := range kinds {
+		services[kind] = findService(t, ns, "server-"+kind)
+		services[kind].await(pods["client-plain"])
+	}
+	enable(t, nil, pods["client-permissive"], pods["server-permissive"])
+	enable(t, []string{"--mode=strict"}, pods["client-strict"], pods["server-strict"])
+
+	type attempt struct {
+		name, canary string
+		want         outcome
+		got          appResult
+	}
+	var attempts []*attempt
+	capture := capture(t)
+	for _, client := range kinds {
+		for _, server := range kinds {
+			for _, target := range services[server].targets(pods["server-"+server]) {
+				a := &attempt{
+					name:   fmt.Sprintf("%s to %s by %s", client, server, target.name),
+					canary: fmt.Sprintf("canary-%d-", len(attempts)),
+					want:   expected(client, server),
+				}
+				a.got = pods["client-"+client].app(target.verb, target.address, a.canary)
+				attempts = append(attempts, a)
+			}
+		}
+	}
+	capture.stop()
+	for _, a := range attempts {
+		got := outcome{reached: a.got.Error == "" && a.got.Received == a.canary+"\n"}
+		seen := capture.contains(a.canary)
+		got.encrypted = got.reached && !seen
+		if got != a.want || seen && !a.want.reached {
+			t.Errorf("%s: %+v, want %+v; in the clear on the wire: %v; the client says %+v", a.name, got, a.want, seen, a.got)
+		}
+	}
+}
+
+// service is a Service of type NodePort with both families, and a headless one
+// beside it.
+type service struct {
+	namespace, name string
+	vips            []netip.Addr
+	nodePort        uint16
+}
+
+func expose(t *testing.T, ns, name string) {
+	t.Helper()
+	manifest := fmt.Sprintf(`
+apiVersion: v1
+kind: Service
+metadata: {name: %[1]s}
+spec:
+  type: NodePort
+  ipFamilyPolicy: RequireDualStack
+  selector: {app: %[1]s}
+  ports: [{name: echo, port: 9000}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: %[1]s-headless}
+spec:
+  clusterIP: None
+  ipFamilyPolicy: RequireDualStack
+  selector: {app: %[1]s}
+  ports: [{name: echo, port: 9000}]
+`, name)
+	if out := runCommand(t.Context(), t, manifest, "kubectl", "-n", ns, "apply", "-f", "-"); out.code != 0 {
+		t.Fatalf("creating Services: %s", out.stderr)
+	}
+}
+
+func findService(t *testing.T, ns, name string) *service {
+	t.Helper()
+	var object corev1.Service
+	get(t, &object, "-n", ns, "service", name)
+	s := &service{namespace: ns, name: name, nodePort: uint16(object.Spec.Ports[0].NodePort)}
+	for _, ip := range object.Spec.ClusterIPs {
+		s.vips = append(s.vips, netip.MustParseAddr(ip))
+	}
+	return s
+}
+
+// target is one way to reach a server.
+type target struct{ name, verb, address string }
+
+// nodeIP is the address of node-1 between the nodes. A NodePort of the
+// client's own node leads to the server on the other one.
+const nodeIP = "172.30.0.11"
+
+func (s *service) targets(server *pod) []target {
+	port := strconv.Itoa(portEcho)
+	headless := net.JoinHostPort(s.name+"-headless."+s.namespace+".svc.cluster.local", port)
+	list := []target{
+		{"NodePort", "talk", net.JoinHostPort(nodeIP, strconv.Itoa(int(s.nodePort)))},
+		{"headless", "talk", headless},
+		{"headless over IPv6", "talk6", headless},
+	}
+	for _, ip := range server.ips {
+		list = append(list, target{"pod IP " + family(ip), "talk", netip.AddrPortFrom(ip, portEcho).String()})
+	}
+	for _, ip := range s.vips {
+		list = append(list, target{"ClusterIP " + family(ip), "talk", netip.AddrPortFrom(ip, portEcho).String()})
+	}
+	return list
+}
+
+func family(ip netip.Addr) string {
+	if ip.Is4() {
+		return "IPv4"
+	}
+	return "IPv6"
+}
+
+// await waits until every address of the Service leads to its pod.
+func (s *service) await(from *pod) {
+	from.t.Helper()
+	server := findPod(from.t, s.namespace, s.name)
+	for _, target := range s.targets(server) {
+		eventually(from.t, s.name+" by "+target.name, func() error {
+			if r := from.app(target.verb, target.address, "ready"); r.Error != "" {
+				return fmt.Errorf("%+v", r)
+			}
+			return nil
+		})
+	}
+}
+
+// TestHairpin has pods of every kind reach themselves through their Service.
+func TestHairpin(t *testing.T) {
+	ns := namespace(t)
+	for _, kind := range []string{plain, permissive, strict} {
+		p := startPods(t, ns, podSpec("self-"+kind, node1))[0]
+		expose(t, ns, p.name)
+		s := findService(t, ns, p.name)
+		s.await(p)
+		if kind != plain {
+			enable(t, []string{"--mode=" + kind}, p)
+		}
+		wire := captureOn(t, wire.Everywhere)
+		for i, vip := range s.vips {
+			p.talk(netip.AddrPortFrom(vip, portEcho).String(), fmt.Sprintf("canary-%s-%d", kind, i))
+		}
+		wire.stop()
+		if seen := wire.contains("canary-" + kind); seen != (kind == plain) {
+			t.Errorf("%s: in the clear outside the pod: %v", kind, seen)
+		}
+	}
+}
+
+// TestLoadBalancing sends connections through a Service with three backends,
+// of which one has no gateway: the spread stays even, and status reports how
+// many were encrypted.
+func TestLoadBalancing(t *testing.T) {
+	ns := namespace(t)
+	specs := []*corev1.Pod{podSpec("client", node1)}
+	for i := range 3 {
+		s := podSpec(fmt.Sprintf("backend-%d", i), node2)
+		s.Labels["app"] = "backend"
+		specs = append(specs, s)
+	}
+	pods := startPods(t, ns, specs...)
+	client, backends := pods[0], pods[1:]
+	kubectl(t, "-n", ns, "create", "service", "clusterip", "backend", "--tcp=9001:9001")
+	address := net.JoinHostPort(strings.TrimSpace(kubectl(t, "-n", ns, "get", "service", "backend", "-o", "jsonpath={.spec.clusterIP}")), "9001")
+	const n = 90
+	spread := func() map[string]int {
+		t.Helper()
+		seen := map[string]int{}
+		r := client.app("whose", address, strconv.Itoa(n))
+		if r.Error != "" {
+			t.Fatalf("%+v", r)
+		}
+		for _, line := range strings.Fields(r.Received) {
+			seen[line]++
+		}
+		return seen
+	}
+	eventually(t, "the Service has three backends", func() error {
+		if got := spread(); len(got) != 3 {
+			return fmt.Errorf("%v", got)
+		}
+		return nil
+	})
+
+	enable(t, nil, client, backends[0], backends[1])
+	got := spread()
+	// A fair choice among three gives 30 with a standard deviation of 4.5: each
+	// of these bounds is missed once in a million runs.
+	for _, b := range backends {
+		if hits := got[b.ips[0].String()]; hits < 8 || hits > 52 {
+			t.Errorf("%d of %d connections reached %s: %v", hits, n, b, got)
+		}
+	}
+	without := uint64(got[backends[2].ips[0].String()])
+	client.traffic("the split is reported", func(tr api.Traffic) bool {
+		return tr.Outbound.Encrypted == n-without && tr.Outbound.Plaintext == without
+	})
+}
+
+// TestProbes has the kubelet probe a strict pod over HTTP, TCP and gRPC, from
+// the node's own address and in plaintext.
+func TestProbes(t *testing.T) {
+	ns := namespace(t)
+	probes := map[string]corev1.ProbeHandler{
+		"http": {HTTPGet: &corev1.HTTPGetAction{Path: "/", Port: intstr.FromInt32(portHTTP)}},
+		"tcp":  {TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(portEcho)}},
+		"grpc": {GRPC: &corev1.GRPCAction{Port: portGRPC}},
+	}
+	var specs []*corev1.Pod
+	for name, handler := range probes {
+		s := podSpec("probed-"+name, node1)
+		probe := &corev1.Probe{ProbeHandler: handler, PeriodSeconds: 1, FailureThreshold: 1}
+		s.Spec.Containers[0].ReadinessProbe = probe
+		s.Spec.Containers[0].LivenessProbe = probe.DeepCopy()
+		specs = append(specs, s)
+	}
+	pods := append(startPods(t, ns, specs...), startPods(t, ns, podSpec("other", node2))...)
+	other := pods[len(pods)-1]
+	pods = pods[:len(pods)-1]
+	enable(t, []string{"--mode=strict"}, pods...)
+	before := map[string]uint64{}
+	for _, p := range pods {
+		before[p.name] = p.status().Capture.PlaintextAllowed
+	}
+	for _, p := range pods {
+		eventually(t, "the kubelet has probed "+p.name+" several times", func() error {
+			if n := p.status().Capture.PlaintextAllowed - before[p.name]; n < 6 {
+				return fmt.Errorf("%d probes", n)
+			}
+			return nil
+		})
+		state := kubectl(t, "-n", ns, "get", "pod", p.name, "-o",
+			"jsonpath={.status.containerStatuses[0].restartCount}/{.status.containerStatuses[0].ready}")
+		if state != "0/true" {
+			t.Errorf("%s: restarts and readiness are %s", p, state)
+		}
+		if r := other.app("talk", p.addr(portEcho), "x"); r.Error == "" {
+			t.Errorf("%s is open to plaintext from another pod: %+v", p, r)
+		}
+	}
+}
+
+// TestModeChange makes a running gateway strict and permissive again, while a
+// connection is open.
+func TestModeChange(t *testing.T) {
+	ns := namespace(t)
+	a, b := twoPods(t, ns)
+	enable(t, nil, a, b)
+	third := startPods(t, ns, podSpec("third", node1))[0]
+	third.talk(b.addr(portEcho), "permissive")
+
+	// 100 lines, one every tenth of a second or so, over one connection that
+	// outlives both changes.
+	lines := make(chan appResult, 1)
+	go func() { lines <- third.app("steady", b.addr(portEcho), "100") }()
+	eventually(t, "the connection is open", func() error {
+		sockets := kubectl(t, "-n", ns, "exec", b.name, "-c", "app", "--", "/app", "established", strconv.Itoa(portEcho))
+		if !strings.Contains(sockets, `"count":1`) {
+			return fmt.Errorf("%s", sockets)
+		}
+		return nil
+	})
+	gateway(t, "-n", ns, "mode", "pod/b", "strict")
+	if r := third.app("talk", b.addr(portEcho), "strict"); r.Error == "" {
+		t.Errorf("after the change to strict: %+v", r)
+	}
+	a.talk(b.addr(portEcho), "encrypted")
+	gateway(t, "-n", ns, "mode", "pod/b", "permissive")
+	third.talk(b.addr(portEcho), "permissive again")
+	if r := <-lines; r.Error != "" || r.Count != 100 {
+		t.Errorf("the connection that was open: %+v", r)
+	}
+}
+
+// TestIdentityRules lets only one service account in.
+func TestIdentityRules(t *testing.T) {
+	ns := namespace(t)
+	kubectl(t, "-n", ns, "create", "serviceaccount", "friend")
+	friendly := podSpec("friend", node1)
+	friendly.Spec.ServiceAccountName = "friend"
+	pods := startPods(t, ns, podSpec("server", node2), friendly, podSpec("stranger", node1))
+	server, friend, stranger := pods[0], pods[1], pods[2]
+	enable(t, nil, friend, stranger)
+	enable(t, []string{"--mode=strict", "--allow=ns/" + ns + "/sa/friend"}, server)
+	friend.talk(server.addr(portEcho), "hello")
+	if r := stranger.app("talk", server.addr(portEcho), "hello"); r.Error == "" {
+		t.Errorf("a stranger was let in: %+v", r)
+	}
+	server.traffic("the refusal is counted", func(tr api.Traffic) bool { return tr.Inbound.NotAllowed == 1 })
+	gateway(t, "-n", ns, "allow", "pod/server", "ns/"+ns+"/sa/*")
+	stranger.talk(server.addr(portEcho), "hello again")
+}
