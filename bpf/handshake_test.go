@@ -33,6 +33,7 @@ func first(n int) string { return fmt.Sprintf(" numgen inc mod 1000 < %d ", n) }
 
 func TestInbandSurvivesLoss(t *testing.T) {
 	both(t, func(t *testing.T, clsact bool) {
+		t.Parallel() // it waits for retransmissions
 		client, server := twoPods(t, clsact, nil)
 		for name, lose := range map[string]func(){
 			"first SYN":                        func() { rule(client.node, "output", syn+first(1)+"drop") },

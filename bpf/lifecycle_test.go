@@ -37,6 +37,9 @@ func supervisorMain(args []string) int {
 	if err == nil {
 		err = p.StartCapture()
 	}
+	if err == nil {
+		err = p.AttachInbound()
+	}
 	if err != nil {
 		fmt.Println(err)
 		return 1

@@ -1,0 +1,323 @@
+//go:build linux
+
+package bpf_test
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/bpf"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// inNamespace returns what the kernel has in a node's network namespace, as "<hook>
+// <interface> <name>", for every hook that a gateway could use, and clsact.
+func inNamespace(t *testing.T, n *netlab.Node) (found []string) {
+	t.Helper()
+	err := n.Do(func() error {
+		ns, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		names, err := queried(link.QueryOptions{Target: int(ns.Fd()), Attach: ebpf.AttachSkLookup})
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			found = append(found, "lookup "+name)
+		}
+		links, err := netlink.LinkList()
+		if err != nil {
+			return err
+		}
+		for _, l := range links {
+			at, err := onInterface(l)
+			if err != nil {
+				return err
+			}
+			found = append(found, at...)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(found)
+	return found
+}
+
+func onInterface(l netlink.Link) (found []string, err error) {
+	name := l.Attrs().Name
+	for hook, kind := range map[string]ebpf.AttachType{"tcx": ebpf.AttachTCXIngress, "tcx egress": ebpf.AttachTCXEgress} {
+		programs, err := queried(link.QueryOptions{Target: l.Attrs().Index, Attach: kind})
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range programs {
+			found = append(found, hook+" "+name+" "+p)
+		}
+	}
+	qdiscs, err := netlink.QdiscList(l)
+	if err != nil {
+		return nil, err
+	}
+	for _, q := range qdiscs {
+		if q.Type() != "noqueue" {
+			found = append(found, "qdisc "+name+" "+q.Type())
+		}
+	}
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		filters, err := netlink.FilterList(l, parent)
+		if err != nil {
+			continue // without a qdisc there is nothing to list
+		}
+		for _, f := range filters {
+			if f, ok := f.(*netlink.BpfFilter); ok {
+				found = append(found, "filter "+name+" "+f.Name)
+			}
+		}
+	}
+	return found, nil
+}
+
+func queried(o link.QueryOptions) (names []string, err error) {
+	list, err := link.QueryPrograms(o)
+	if err != nil {
+		return nil, err
+	}
+	for _, each := range list.Programs {
+		p, err := ebpf.NewProgramFromID(each.ID)
+		if err != nil {
+			continue // it went in the meantime
+		}
+		if info, err := p.Info(); err == nil {
+			names = append(names, info.Name)
+		}
+		p.Close()
+	}
+	return names, nil
+}
+
+func byTCX() []string { return []string{"lookup kgw_lookup", "tcx eth0 kgw_ingress"} }
+
+func byClsact() []string { return append(keptInside(), "lookup kgw_lookup") }
+
+// keptInside is what KeepOnExit keeps of byClsact.
+func keptInside() []string { return []string{"filter eth0 kgw_ingress", "qdisc eth0 clsact"} }
+
+func expectInside(t *testing.T, n *netlab.Node, want ...string) {
+	t.Helper()
+	slices.Sort(want)
+	await(t, func() string {
+		if got := inNamespace(t, n); !slices.Equal(got, want) {
+			return fmt.Sprintf("in the namespace: %q, want %q", got, want)
+		}
+		return ""
+	})
+}
+
+func attachInbound(t *testing.T, n *netlab.Node, p *bpf.Programs) {
+	t.Helper()
+	if err := n.Do(p.AttachInbound); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestInboundLeavesNothing(t *testing.T) {
+	both(t, func(t *testing.T, clsact bool) {
+		n := netlab.New(t, 1).Node(0)
+		want := byTCX()
+		if clsact {
+			want = byClsact()
+		}
+		for name, end := range map[string]func(p *bpf.Programs) error{"Close": (*bpf.Programs).Close, "Detach": (*bpf.Programs).Detach} {
+			p := load(t, options(t, n))
+			if clsact {
+				p.WithoutTCX()
+			}
+			for range 2 { // attaching again changes nothing
+				attachInbound(t, n, p)
+				expectInside(t, n, want...)
+			}
+			if got := p.Attached(); !slices.Equal(got, []string{"kgw_ingress", "kgw_lookup"}) {
+				t.Errorf("attached %v", got)
+			}
+			if err := end(p); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			expectInside(t, n)
+			if got := p.Attached(); len(got) != 0 {
+				t.Errorf("attached after %s: %v", name, got)
+			}
+		}
+	})
+}
+
+func TestInboundKeptOnExit(t *testing.T) {
+	n := netlab.New(t, 1).Node(0)
+	o := options(t, n)
+	o.KeepOnExit = true
+	p := load(t, o)
+	attachInbound(t, n, p)
+	expectInside(t, n, byClsact()...)
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	expectInside(t, n, keptInside()...)
+	for _, want := range []int{1, 0} {
+		if err := n.Do(func() error {
+			got, err := bpf.DetachStaleInbound()
+			if got != want {
+				t.Errorf("detached %d filters, want %d", got, want)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expectInside(t, n)
+
+	p = load(t, o)
+	attachInbound(t, n, p)
+	if err := p.Detach(); err != nil {
+		t.Fatal(err)
+	}
+	expectInside(t, n)
+}
+
+// A new gateway replaces what a dead one left, whichever way it attaches itself.
+func TestInboundTakesOver(t *testing.T) {
+	n := netlab.New(t, 1).Node(0)
+	for _, keep := range []bool{false, true} {
+		o := options(t, n)
+		o.KeepOnExit = true
+		old := load(t, o)
+		attachInbound(t, n, old)
+		old.Close()
+		expectInside(t, n, keptInside()...)
+
+		o.KeepOnExit = keep
+		p := load(t, o)
+		attachInbound(t, n, p)
+		if keep {
+			expectInside(t, n, byClsact()...)
+		} else {
+			expectInside(t, n, byTCX()...)
+		}
+		if err := p.Detach(); err != nil {
+			t.Fatal(err)
+		}
+		expectInside(t, n)
+	}
+}
+
+// Other projects' filters, and the clsact that they need, stay.
+func TestForeignFiltersStay(t *testing.T) {
+	n := netlab.New(t, 1).Node(0)
+	foreign, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "foreign", Type: ebpf.SchedCLS, Instructions: returnOne(), License: "GPL"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer foreign.Close()
+	if err := n.Do(func() error {
+		eth0, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		at := eth0.Attrs().Index
+		if err := netlink.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+			LinkIndex: at, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+		}}); err != nil {
+			return err
+		}
+		return netlink.FilterAdd(&netlink.BpfFilter{
+			FilterAttrs: netlink.FilterAttrs{LinkIndex: at, Parent: netlink.HANDLE_MIN_EGRESS, Handle: 1, Priority: 1, Protocol: unix.ETH_P_ALL},
+			Fd:          foreign.FD(), Name: "foreign", DirectAction: true,
+		})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	others := []string{"filter eth0 foreign", "qdisc eth0 clsact"}
+	expectInside(t, n, others...)
+	o := options(t, n)
+	o.KeepOnExit = true
+	p := load(t, o)
+	attachInbound(t, n, p)
+	expectInside(t, n, append(others, "filter eth0 kgw_ingress", "lookup kgw_lookup")...)
+	p.Close()
+	if err := n.Do(func() error { _, err := bpf.DetachStaleInbound(); return err }); err != nil {
+		t.Fatal(err)
+	}
+	expectInside(t, n, others...)
+}
+
+// What a gateway that was killed leaves for those who connect to its pod: the application in
+// plaintext, or nothing at all.
+func TestKilledSupervisorInbound(t *testing.T) {
+	lab := netlab.New(t, 2)
+	here, there := lab.Node(0), lab.Node(1)
+	outside := startAgent(t, there, there.OtherCgroup, 0)
+	startAgent(t, here, here.AppCgroup, 0).do(request{Serve: &serve{Network: "tcp", Address: ":80"}})
+	four, six := dial{To: at(here.IP4, 80)}, dial{To: at(here.IP6, 80), Six: true}
+	for _, keep := range []bool{false, true} {
+		o := options(t, here)
+		o.KeepOnExit, o.Strict = keep, true
+		s := supervise(t, here, o)
+		// The worker, and with it the listeners, may outlive the supervisor for a while.
+		worker := startAgent(t, here, here.GatewayCgroup, api.WorkerID)
+		worker.do(request{Gateway: &gateway{inbandAddresses()}})
+		for _, d := range []dial{four, six} {
+			if r := outside.dial(d); !r.Reset {
+				t.Errorf("alive: %+v", r)
+			}
+		}
+		s.Stop()
+		if !keep {
+			expectInside(t, here)
+		} else {
+			expectInside(t, here, keptInside()...)
+		}
+		for _, d := range []dial{four, six} {
+			r := outside.dial(d)
+			if keep && r.Seen != nil || !keep && (r.Seen == nil || r.Seen.Inband) {
+				t.Errorf("keep %v, worker alive: %+v", keep, r)
+			}
+		}
+		worker.do(request{Stop: true})
+		for _, d := range []dial{four, six} {
+			if keep {
+				unreachable(t, outside, d)
+				continue
+			}
+			if r := outside.dial(d); r.Seen == nil || r.Seen.Inband {
+				t.Errorf("keep %v: %+v", keep, r)
+			}
+		}
+	}
+}
+
+func TestAttachInboundErrors(t *testing.T) {
+	n := netlab.New(t, 1).Node(0)
+	o := options(t, n)
+	o.PodIPs = o.PodIPs[:1]
+	o.PodIPs[0] = o.PodIPs[0].Next()
+	p := load(t, o)
+	err := n.Do(p.AttachInbound)
+	if err == nil || !strings.Contains(err.Error(), "no interface has an address of the pod") {
+		t.Errorf("error %v", err)
+	}
+	expectInside(t, n)
+	if err := p.StartCapture(); err != nil {
+		t.Errorf("the rest goes on: %v", err)
+	}
+}

@@ -1,0 +1,173 @@
+//go:build linux
+
+package bpf_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net/netip"
+	"syscall"
+	"testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/bpf"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
+)
+
+func setStrict(t *testing.T, p *pod, strict bool) {
+	t.Helper()
+	if err := p.programs.SetStrict(strict); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestStrictInbound(t *testing.T) {
+	both(t, func(t *testing.T, clsact bool) {
+		client, server := twoPods(t, clsact, func(o *bpf.Options) { o.Strict = true })
+		outside := startAgent(t, client.node, client.node.OtherCgroup, 0)
+		four, six := dial{To: server.four(80)}, dial{To: server.six(80), Six: true}
+
+		client.reset("IPv4", outside, four)
+		client.reset("IPv6", outside, six)
+		client.reset("v4-mapped", outside, dial{To: server.four(80), Six: true})
+		client.reset("a port that nobody listens on", outside, dial{To: server.four(9)})
+		client.reset("TCP Fast Open", outside, dial{To: server.four(80), FastOpen: true})
+		extended := six
+		extended.Extended = true
+		client.reset("behind an extension header", outside, extended)
+		if got, want := server.counters(), (bpf.Counters{PlaintextRefused: 6}); got != want {
+			t.Errorf("counters %+v, want %+v", got, want)
+		}
+		client.inband("in band", four, server.four(80))
+		client.inband("in band, IPv6", six, server.six(80))
+		server.noneShown()
+
+		// The pod's own traffic, and the gateway's ports, are no business of it.
+		for name, from := range map[string]*agent{"application": server.app, "gateway": server.gateway} {
+			server.plain(name+" to its own pod", from, four)
+			server.plain(name+" to its own pod, IPv6", from, six)
+			server.plain(name+" over loopback", from, dial{To: netip.MustParseAddrPort("127.0.0.1:80")})
+		}
+		presented := dial{To: server.four(80), PresentAs: netip.MustParseAddrPort("10.9.0.77:4567")}
+		if r := server.gateway.dial(presented); r.Seen == nil || r.Seen.Accept != presented.PresentAs {
+			t.Errorf("presented to the application: %+v", r)
+		}
+		server.app.do(request{Serve: &serve{Network: "tcp", Address: ":18443"}})
+		client.plain("peer port", outside, dial{To: server.four(18443)})
+		if r := outside.dial(dial{To: server.four(18444)}); r.Errno != syscall.ECONNREFUSED {
+			t.Errorf("in-band port from outside: %v, want it refused", r.Errno)
+		}
+	})
+}
+
+func TestPlaintextFrom(t *testing.T) {
+	both(t, func(t *testing.T, clsact bool) {
+		lab := netlab.New(t, 3)
+		server := startPod(t, lab.Node(0), clsact, func(o *bpf.Options) {
+			o.Strict = true
+			// None of the ranges of IPv6 contains IPv4, in its v4-mapped form either.
+			o.PlaintextFrom = append(prefixes("::/0"), netip.PrefixFrom(lab.Node(1).IP4, 32))
+		})
+		allowed := startAgent(t, lab.Node(1), lab.Node(1).OtherCgroup, 0)
+		other := startAgent(t, lab.Node(2), lab.Node(2).OtherCgroup, 0)
+		server.plain("allowed", allowed, dial{To: server.four(80)})
+		server.plain("allowed, IPv6", other, dial{To: server.six(80), Six: true})
+		server.plain("allowed, behind an extension header", other, dial{To: server.six(80), Six: true, Extended: true})
+		server.reset("not allowed", other, dial{To: server.four(80)})
+		if got, want := server.counters(), (bpf.Counters{PlaintextAllowed: 2, PlaintextRefused: 1}); got != want {
+			t.Errorf("counters %+v, want %+v", got, want)
+		}
+		sysctl(t, server.node, "ipv4/tcp_syncookies", "2")
+		server.plain("allowed, with a SYN cookie", allowed, dial{To: server.four(80)})
+		server.reset("not allowed, with a SYN cookie", other, dial{To: server.four(80)})
+	})
+}
+
+// Switching the mode decides about what comes after it and about nothing else.
+func TestModeSwitchLeavesConnections(t *testing.T) {
+	both(t, func(t *testing.T, clsact bool) {
+		client, server := twoPods(t, clsact, nil)
+		l, err := server.node.Listen("tcp", server.node.Addr(81))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go func() { io.Copy(c, c); c.Close() }()
+			}
+		}()
+		c, err := client.node.Dial("tcp", server.node.Addr(81))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		r := bufio.NewReader(c)
+		echo := func(when string) {
+			t.Helper()
+			fmt.Fprintln(c, when)
+			if got, err := r.ReadString('\n'); got != when+"\n" {
+				t.Errorf("%s: echo %q, %v", when, got, err)
+			}
+		}
+		outside := startAgent(t, client.node, client.node.OtherCgroup, 0)
+		echo("permissive")
+		for range 3 {
+			setStrict(t, server, true)
+			echo("strict")
+			client.reset("strict", outside, dial{To: server.four(80)})
+			client.inband("strict, in band", dial{To: server.four(80)}, server.four(80))
+			setStrict(t, server, false)
+			echo("permissive again")
+			client.plain("permissive", outside, dial{To: server.four(80)})
+			client.inband("permissive, in band", dial{To: server.four(80)}, server.four(80))
+		}
+	})
+}
+
+func TestNoInbandListener(t *testing.T) {
+	for _, c := range []struct{ strict, closed bool }{{false, false}, {false, true}, {true, false}, {true, true}} {
+		t.Run(fmt.Sprintf("strict %v, closed %v", c.strict, c.closed), func(t *testing.T) {
+			both(t, func(t *testing.T, clsact bool) {
+				client, server := twoPods(t, clsact, func(o *bpf.Options) {
+					o.Strict, o.KeepOnExit = c.strict, c.closed
+				})
+				server.gateway.do(request{Stop: true})
+				outside := startAgent(t, client.node, client.node.OtherCgroup, 0)
+				for _, d := range []dial{{To: server.four(80)}, {To: server.six(80), Six: true}} {
+					inband := d
+					inband.Inband = true
+					if !c.strict || !c.closed {
+						client.plain("plaintext", outside, d)
+						client.plain("in band", client.gateway, inband)
+						continue
+					}
+					unreachable(t, outside, d)
+					unreachable(t, client.gateway, inband)
+				}
+				if got := server.counters(); c.strict && c.closed && got.PlaintextRefused == 0 {
+					t.Errorf("counters %+v, want some refused", got)
+				}
+				server.plain("own pod", server.app, dial{To: server.four(80)})
+
+				// The listeners are found again.
+				server.gateway.do(request{Gateway: &gateway{inbandAddresses()}})
+				client.inband("listening again", dial{To: server.four(80)}, server.four(80))
+				client.inband("listening again, IPv6", dial{To: server.six(80), Six: true}, server.six(80))
+			})
+		})
+	}
+}
+
+// unreachable checks that a connection does not come about: what it sends is dropped.
+func unreachable(t *testing.T, from *agent, d dial) {
+	t.Helper()
+	d.Seconds = 1
+	if r := from.dial(d); r.Errno == 0 {
+		t.Errorf("connect to %v: %+v", d.To, r)
+	}
+}
