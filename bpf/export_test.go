@@ -41,6 +41,52 @@ func (p *Programs) Shown() (n int, err error) {
 	return n, entries.Err()
 }
 
+// TakeShown says whether a SYN of the connection had the option, and forgets it.
+func (p *Programs) TakeShown(client, server netip.AddrPort) (bool, error) {
+	err := p.objects.KgwShown.Delete(objectsTuple{Client: endpoint(client), Server: endpoint(server)})
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func endpoint(a netip.AddrPort) objectsEndpoint {
+	return objectsEndpoint{Ip: words(a.Addr()), Port: networkOrder(a.Port())}
+}
+
+// Ingress lets the ingress program judge a packet that begins with its Ethernet header.
+func (p *Programs) Ingress(packet []byte) (verdict int32, err error) {
+	ret, err := p.inbound.programs.KgwIngress.Run(&ebpf.RunOptions{Data: packet})
+	return int32(ret), err
+}
+
+// Steers says whether a packet that is looked up a listener for gets the gateway's.
+func (p *Programs) Steers(client, server netip.AddrPort) (bool, error) {
+	// struct bpf_sk_lookup
+	type lookup struct {
+		Cookie           uint64
+		Family, Protocol uint32
+		RemoteIP4        uint32
+		RemoteIP6        [4]uint32
+		RemotePort       uint16 // network order
+		_                uint16
+		LocalIP4         uint32
+		LocalIP6         [4]uint32
+		LocalPort        uint32
+		IngressIfindex   uint32
+		_                uint32
+	}
+	in := lookup{Protocol: 6, RemotePort: networkOrder(client.Port()), LocalPort: uint32(server.Port())}
+	if server.Addr().Is4() {
+		in.Family, in.RemoteIP4, in.LocalIP4 = 2, words(client.Addr())[3], words(server.Addr())[3]
+	} else {
+		in.Family, in.RemoteIP6, in.LocalIP6 = 10, words(client.Addr()), words(server.Addr())
+	}
+	var out lookup
+	_, err := p.inbound.programs.KgwLookup.Run(&ebpf.RunOptions{Context: in, ContextOut: &out})
+	return out.Cookie != 0, err
+}
+
 // Sockets counts the sockets that the programs remember something of.
 func (p *Programs) Sockets() (int, error) {
 	// struct bpf_iter__bpf_sk_storage_map: meta, map, sk, value. Writes one

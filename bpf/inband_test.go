@@ -14,7 +14,7 @@ import (
 
 // pod is a node with a gateway that does all it can, and an application on port 80.
 type pod struct {
-	t            *testing.T
+	t            testing.TB
 	node         *netlab.Node
 	programs     *bpf.Programs
 	app, gateway *agent
@@ -24,7 +24,7 @@ type pod struct {
 func inbandAddresses() []string { return []string{"127.0.0.1:18444", "[::1]:18444"} }
 
 // startPod starts a pod. The order is that of the supervisor.
-func startPod(t *testing.T, n *netlab.Node, clsact bool, change func(*bpf.Options)) *pod {
+func startPod(t testing.TB, n *netlab.Node, clsact bool, change func(*bpf.Options)) *pod {
 	t.Helper()
 	p := &pod{t: t, node: n}
 	o := options(t, n)
@@ -64,7 +64,7 @@ func twoPods(t *testing.T, clsact bool, change func(*bpf.Options)) (client, serv
 	return startPod(t, lab.Node(0), clsact, nil), startPod(t, lab.Node(1), clsact, change)
 }
 
-func sysctl(t *testing.T, n *netlab.Node, name, value string) {
+func sysctl(t testing.TB, n *netlab.Node, name, value string) {
 	t.Helper()
 	if err := n.Do(func() error { return os.WriteFile("/proc/sys/net/"+name, []byte(value), 0) }); err != nil {
 		t.Fatal(err)
