@@ -132,6 +132,9 @@ func workerOptions(files *supervisor.WorkerFiles) (*proxy.Options, error) {
 	if options.Capture, err = listeners(files.Capture); err != nil {
 		return nil, err
 	}
+	if options.Inband, err = listeners(files.Inband); err != nil {
+		return nil, err
+	}
 	return options, nil
 }
 

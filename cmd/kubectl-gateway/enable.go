@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -38,6 +39,11 @@ type enableOptions struct {
 	serviceCIDR  []string
 	excludeCIDR  []string
 	excludePort  []uint
+	wire         string
+	allow        []string
+	plainFrom    []string
+	blockUDP     bool
+	nodePorts    string
 	authorityDir string
 	keepSecret   bool
 	dryRun       string
@@ -54,7 +60,8 @@ func newEnableCommandFor(a *app, o *enableOptions) *cobra.Command {
 		Use:   "enable (POD... | -l SELECTOR | --all)",
 		Short: "Add gateways to running pods",
 		Long: `Adds a gateway to each of the pods, which go on running, and waits until it is
-ready. From then on new connections between pods with gateways are encrypted.
+ready. From then on new connections between pods with gateways are encrypted,
+whether they are made to the pods' addresses or to Services.
 Pods that have a working gateway are left alone. One pod's failure does not stop
 the others; the exit code is 1 then.`,
 		Example: `  # Two pods
@@ -62,6 +69,9 @@ the others; the exit code is 1 then.`,
 
   # All pods with a label, refusing what cannot be encrypted
   kubectl gateway enable -l app=web --mode=strict
+
+  # Only pods of namespace prod may connect
+  kubectl gateway enable pod/db-0 --mode=strict --allow='ns/prod/sa/*'
 
   # What would be created, tried by the server, without keys
   kubectl gateway enable pod/web-0 --dry-run=server -o yaml`,
@@ -86,6 +96,11 @@ the others; the exit code is 1 then.`,
 	f.StringSliceVar(&o.serviceCIDR, "service-cidr", nil, "range of Service addresses; may be repeated (default: found in the cluster)")
 	f.StringSliceVar(&o.excludeCIDR, "exclude-cidr", nil, "range of addresses to leave alone; may be repeated")
 	f.UintSliceVar(&o.excludePort, "exclude-port", nil, "destination port to leave alone; may be repeated")
+	f.StringVar(&o.wire, "wire", api.WireAuto, "how gateways meet: 'port' is a port of the peer's own, 'inband' the very port that is dialled, 'auto' is port for pods and inband for Services and node ports")
+	f.StringArrayVar(&o.allow, "allow", nil, "identity that may connect to the pod, like 'ns/prod/sa/*'; may be repeated (default: everyone in the trust domain)")
+	f.StringSliceVar(&o.plainFrom, "allow-plaintext-from", nil, "range of addresses whose plaintext connections strict mode lets in, besides the pod's own node; may be repeated")
+	f.BoolVar(&o.blockUDP, "block-udp", false, "refuse UDP to captured ranges in strict mode, except DNS; gateways do not encrypt UDP")
+	f.StringVar(&o.nodePorts, "node-ports", defaultNodePorts(), "ports of nodes that belong to Services, empty for none")
 	f.StringVar(&o.authorityDir, "authority-dir", "", "directory of the authority (default $"+ca.EnvDir+", or one for each cluster)")
 	f.BoolVar(&o.keepSecret, "keep-secret", false, "keep the Secret with the pod's key after the gateway has read it")
 	f.StringVar(&o.dryRun, "dry-run", dryRunNone, "change nothing: 'client' only looks, 'server' has the server try it")
@@ -102,6 +117,9 @@ func (o *enableOptions) complete() (inject.Options, inject.Ranges, error) {
 		OnFailure:  api.OnFailure(o.onFailure),
 		Timeout:    o.timeout,
 		KeepSecret: o.keepSecret,
+		Wire:       api.Wire(o.wire),
+		Allow:      o.allow,
+		BlockUDP:   o.blockUDP,
 		DryRun:     inject.DryRun(o.dryRun),
 	}
 	if o.dryRun == dryRunNone {
@@ -121,6 +139,7 @@ func (o *enableOptions) complete() (inject.Options, inject.Ranges, error) {
 		{"image-pull-policy", o.pullPolicy, []string{"", string(corev1.PullAlways), string(corev1.PullIfNotPresent), string(corev1.PullNever)}},
 		{"mode", o.mode, []string{string(api.Permissive), string(api.Strict)}},
 		{"on-failure", string(options.OnFailure), []string{string(api.FailOpen), string(api.FailClosed)}},
+		{"wire", o.wire, []string{api.WireAuto, api.WirePort, api.WireInband}},
 		{"dry-run", o.dryRun, []string{dryRunNone, string(inject.DryRunClient), string(inject.DryRunServer)}},
 		{"output", o.output, []string{"", "name", "json", "yaml"}},
 	} {
@@ -149,6 +168,7 @@ func (o *enableOptions) complete() (inject.Options, inject.Ranges, error) {
 		{"capture-cidr", o.captureCIDR, &given.Capture},
 		{"service-cidr", o.serviceCIDR, &given.Services},
 		{"exclude-cidr", o.excludeCIDR, &given.Exclude},
+		{"allow-plaintext-from", o.plainFrom, &options.PlaintextFrom},
 	} {
 		for _, value := range flag.values {
 			r, err := parseRange(value)
@@ -164,7 +184,42 @@ func (o *enableOptions) complete() (inject.Options, inject.Ranges, error) {
 		}
 		given.ExcludePorts = append(given.ExcludePorts, uint16(port))
 	}
+	if _, err := api.ParseAllow(o.allow); err != nil {
+		return options, given, fmt.Errorf("reading --allow: %w", err)
+	}
+	// Only the in-band wire reaches what is behind a node port.
+	if o.wire != api.WirePort && o.nodePorts != "" {
+		if given.NodePorts, err = parsePorts(o.nodePorts); err != nil {
+			return options, given, api.WithHint(fmt.Errorf("reading --node-ports: %w", err), "write it like "+defaultNodePorts())
+		}
+	}
 	return options, given, nil
+}
+
+func defaultNodePorts() string {
+	ports := api.DefaultNodePorts()
+	return fmt.Sprintf("%d-%d", ports[0], ports[1])
+}
+
+// parsePorts reads a range of ports, as kube-apiserver's --service-node-port-range
+// has it, or one port.
+func parsePorts(text string) ([2]uint16, error) {
+	first, last, found := strings.Cut(text, "-")
+	if !found {
+		last = first
+	}
+	var ports [2]uint16
+	for i, word := range []string{first, last} {
+		port, err := strconv.ParseUint(word, 10, 16)
+		if err != nil || port == 0 {
+			return ports, fmt.Errorf("%q is no range of ports", text)
+		}
+		ports[i] = uint16(port)
+	}
+	if ports[0] > ports[1] {
+		return ports, fmt.Errorf("%q is no range of ports", text)
+	}
+	return ports, nil
 }
 
 func oneOf(flag, value string, allowed []string) error {

@@ -3,12 +3,9 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
@@ -19,64 +16,12 @@ import (
 // enableReport tells the user what enable does: progress and failures on the
 // error stream as they come, results on the output stream.
 type enableReport struct {
-	out, errOut io.Writer
-	style       *terminal.Style
-	format      string
-	dryRun      inject.DryRun
-	// hints that were printed; hundreds of pods may fail for one reason.
-	hints         map[string]bool
-	total, failed int
-	outErr        error
+	report
+	dryRun inject.DryRun
 }
 
 func newEnableReport(a *app, format string, dryRun inject.DryRun) *enableReport {
-	return &enableReport{
-		out: a.Out, errOut: a.ErrOut, style: terminal.For(a.ErrOut, os.Getenv),
-		format: format, dryRun: dryRun, hints: map[string]bool{},
-	}
-}
-
-// skipLeaving returns pods without those that have nothing left to protect.
-func (r *enableReport) skipLeaving(pods []corev1.Pod) []corev1.Pod {
-	var stay []corev1.Pod
-	for i := range pods {
-		if inject.Leaving(&pods[i]) {
-			fmt.Fprintf(r.errOut, "pod/%s: skipped, it has finished or is being deleted\n", pods[i].Name)
-			continue
-		}
-		stay = append(stay, pods[i])
-	}
-	return stay
-}
-
-// missing reports the named pods that are not there, one error each.
-func (r *enableReport) missing(err error) {
-	if err == nil {
-		return
-	}
-	errs := []error{err}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		errs = joined.Unwrap()
-	}
-	for _, err := range errs {
-		r.total++
-		r.fail("", err)
-	}
-}
-
-func (r *enableReport) fail(who string, err error) {
-	r.failed++
-	fmt.Fprintf(r.errOut, "%s%s %s\n", who, r.style.Paint(terminal.Bad, "error:"), line(err.Error()))
-	if hint := api.Hint(err); hint != "" && !r.hints[hint] {
-		r.hints[hint] = true
-		fmt.Fprintf(r.errOut, "hint: %s\n", line(hint))
-	}
-}
-
-func (r *enableReport) warn(who string, warnings []string) {
-	for _, warning := range warnings {
-		fmt.Fprintf(r.errOut, "%s%s %s\n", who, r.style.Paint(terminal.Caution, "warning:"), line(warning))
-	}
+	return &enableReport{report: newReport(a, format), dryRun: dryRun}
 }
 
 // add reports the result of one pod.
@@ -113,20 +58,7 @@ func (r *enableReport) finish(results []inject.Result) error {
 		}
 		r.print(text)
 	}
-	if r.outErr != nil {
-		return fmt.Errorf("printing the results: %w", r.outErr)
-	}
-	if r.failed == 0 {
-		return nil
-	}
-	fmt.Fprintf(r.errOut, "%s %d of %d pods failed\n", r.style.Paint(terminal.Bad, "error:"), r.failed, r.total)
-	return errReported
-}
-
-func (r *enableReport) print(text string) {
-	if _, err := io.WriteString(r.out, text); err != nil && r.outErr == nil {
-		r.outErr = err
-	}
+	return r.summary()
 }
 
 // enableItem is the machine-readable result of one pod.
@@ -196,9 +128,4 @@ func newEnableItem(result inject.Result) enableItem {
 		item.Identity, item.Mode, item.NotAfter = s.Identity, s.Mode, &s.Cert.NotAfter
 	}
 	return item
-}
-
-// line makes one harmless line of text that may come from anybody.
-func line(text string) string {
-	return terminal.Clean(strings.Join(strings.Fields(text), " "))
 }

@@ -51,6 +51,9 @@ func TestEnableDefaults(t *testing.T) {
 		!strings.HasPrefix(options.Image, "ghcr.io/kubectl-gateway/kube-gateway:") {
 		t.Errorf("%+v", options)
 	}
+	if options.Wire != api.WireAuto || options.Allow != nil || options.BlockUDP || options.PlaintextFrom != nil || given.NodePorts != [2]uint16{30000, 32767} {
+		t.Errorf("%+v, %+v", options, given)
+	}
 	if len(given.Capture)+len(given.Services)+len(given.Exclude)+len(given.ExcludePorts) != 0 {
 		t.Errorf("%+v", given)
 	}
@@ -71,6 +74,18 @@ func TestEnableFlags(t *testing.T) {
 		len(given.Services) != 1 || len(given.Exclude) != 1 || len(given.ExcludePorts) != 2 {
 		t.Errorf("%+v", given)
 	}
+	options, given, err = enableFlags(t, "--wire=inband", "--allow=ns/prod/sa/*", "--allow", "ns/ops/sa/backup", "--block-udp",
+		"--allow-plaintext-from=192.0.2.0/24,2001:db8::7", "--node-ports=20000-20010")
+	if err != nil || options.Wire != api.WireInband || len(options.Allow) != 2 || !options.BlockUDP || given.NodePorts != [2]uint16{20000, 20010} ||
+		len(options.PlaintextFrom) != 2 || options.PlaintextFrom[1] != netip.MustParsePrefix("2001:db8::7/128") {
+		t.Errorf("%+v, %+v, %v", options, given, err)
+	}
+	// Without the in-band wire there is nothing to do about node ports.
+	for _, flag := range []string{"--wire=port", "--node-ports="} {
+		if _, given, err := enableFlags(t, flag); err != nil || given.NodePorts != [2]uint16{} {
+			t.Errorf("%s: %+v, %v", flag, given, err)
+		}
+	}
 	if options, _, err := enableFlags(t, "--mode=strict", "--on-failure=open"); err != nil || options.OnFailure != api.FailOpen {
 		t.Errorf("%+v, %v", options, err)
 	}
@@ -81,6 +96,7 @@ func TestEnableRefusesFlags(t *testing.T) {
 		"--mode=paranoid", "--on-failure=maybe", "--dry-run=yes", "--image-pull-policy=Sometimes", "--output=wide", "--image=",
 		"--cert-ttl=0", "--cert-ttl=-1h", "--cert-ttl=soon", "--timeout=0s", "--parallel=0",
 		"--capture-cidr=10.0.0.0/33", "--service-cidr=all", "--exclude-cidr=::ffff:10.0.0.1/100", "--exclude-port=0", "--exclude-port=65536", "--exclude-port=http",
+		"--wire=none", "--allow=prod", "--allow=", "--allow-plaintext-from=all", "--node-ports=0-5", "--node-ports=5-4", "--node-ports=http", "--node-ports=1-65536",
 	} {
 		if _, _, err := enableFlags(t, args); err == nil {
 			t.Errorf("%s is accepted", args)

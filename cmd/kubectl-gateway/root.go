@@ -53,6 +53,8 @@ change, no control plane in the cluster.`,
 	root.AddCommand(
 		newInitCACommand(a),
 		newEnableCommand(a),
+		newModeCommand(a),
+		newAllowCommand(a),
 		newStatusCommand(a),
 		newTailCommand(a),
 		newVersionCommand(a),

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,14 +41,20 @@ func (in *Injector) configFor(pod *corev1.Pod, ips []netip.Addr) *api.Config {
 			Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID),
 			ServiceAccount: id.ServiceAccount, Node: pod.Spec.NodeName,
 		},
-		PodIPs:       ips,
-		TrustDomain:  id.TrustDomain,
-		Mode:         in.Options.Mode,
-		OnFailure:    in.Options.OnFailure,
-		Capture:      in.Cluster.Capture,
-		Services:     in.Cluster.Services,
-		Exclude:      in.Cluster.Exclude,
-		ExcludePorts: in.Cluster.ExcludePorts,
+		PodIPs:        ips,
+		TrustDomain:   id.TrustDomain,
+		Mode:          in.Options.Mode,
+		OnFailure:     in.Options.OnFailure,
+		Capture:       in.Cluster.Capture,
+		Services:      in.Cluster.Services,
+		Exclude:       in.Cluster.Exclude,
+		ExcludePorts:  in.Cluster.ExcludePorts,
+		Wire:          in.Options.Wire.OrDefault(),
+		Nodes:         in.Cluster.Nodes,
+		NodePorts:     in.Cluster.NodePorts,
+		PlaintextFrom: compact(slices.Concat(in.Cluster.nodeRanges(pod), in.Options.PlaintextFrom)),
+		Allow:         in.Options.Allow,
+		BlockUDP:      in.Options.BlockUDP,
 	}
 }
 

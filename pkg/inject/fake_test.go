@@ -242,10 +242,13 @@ func newInjector(t *testing.T, c *cluster) *Injector {
 			Services:     []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
 			Exclude:      []netip.Prefix{netip.MustParsePrefix("10.244.9.9/32")},
 			ExcludePorts: []uint16{53},
+			Nodes:        []netip.Addr{netip.MustParseAddr("192.168.1.1"), netip.MustParseAddr("192.168.1.2")},
+			NodePorts:    api.DefaultNodePorts(),
 		}},
 		Options: Options{
 			Image: "gateway:v1", PullPolicy: corev1.PullIfNotPresent,
-			Mode: api.Permissive, OnFailure: api.FailOpen, Timeout: patience,
+			Mode: api.Permissive, OnFailure: api.FailOpen, Wire: api.WireAuto, Allow: []string{"ns/shop/sa/*"},
+			PlaintextFrom: prefixes("10.9.0.0/16"), Timeout: patience,
 		},
 	}
 }

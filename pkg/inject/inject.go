@@ -6,6 +6,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -50,6 +51,12 @@ type Options struct {
 	PullPolicy corev1.PullPolicy
 	Mode       api.Mode
 	OnFailure  api.OnFailure
+	// Wire, Allow and BlockUDP are as in api.Config. PlaintextFrom adds to the
+	// addresses of each pod's own node.
+	Wire          api.Wire
+	Allow         []string
+	BlockUDP      bool
+	PlaintextFrom []netip.Prefix
 	// TTL is the lifetime of the certificates.
 	TTL time.Duration
 	// Timeout bounds one pod, from the first look to the gateway's ready.
@@ -194,7 +201,7 @@ func (in *Injector) joinGateway(ctx context.Context, pod *corev1.Pod, current Ga
 	if result.Err != nil {
 		return result
 	}
-	result.Warnings = append(in.differences(pod, current.Name), in.untimely(result.Status)...)
+	result.Warnings = append(in.differences(pod, current.Name, result.Status), in.untimely(result.Status)...)
 	if in.Options.DryRun == DryRunNone {
 		in.tidy(ctx, &result)
 	}
@@ -214,25 +221,46 @@ func (in *Injector) tidy(ctx context.Context, result *Result) {
 }
 
 // differences says which settings of the gateway called name are not the ones
-// asked for now.
-func (in *Injector) differences(pod *corev1.Pod, name string) []string {
+// asked for now. status is what the gateway says itself, nil if it was not asked:
+// some settings may have changed since it was given its configuration.
+func (in *Injector) differences(pod *corev1.Pod, name string, status *api.Status) []string {
 	has, err := ConfigOf(pod, name)
 	if err != nil {
 		return nil
 	}
 	wanted := in.configFor(pod, podIPs(pod))
+	mode, allow := has.Mode, has.Allow
+	if status != nil && status.Mode != "" {
+		mode, allow = status.Mode, status.Allow
+	}
+	which := fmt.Sprintf("pod/%s -n %s", pod.Name, pod.Namespace)
 	var list []string
-	if has.Mode != wanted.Mode || has.OnFailure != wanted.OnFailure {
-		list = append(list, fmt.Sprintf("it stays in mode %s with on-failure %s until the pod is replaced", has.Mode, has.OnFailure))
+	add := func(differs bool, format string, args ...any) {
+		if differs {
+			list = append(list, fmt.Sprintf(format, args...))
+		}
 	}
-	if has.TrustDomain != wanted.TrustDomain {
-		list = append(list, fmt.Sprintf("it stays in trust domain %s until the pod is replaced", has.TrustDomain))
-	}
-	if !slices.Equal(has.Capture, wanted.Capture) || !slices.Equal(has.Services, wanted.Services) ||
-		!slices.Equal(has.Exclude, wanted.Exclude) || !slices.Equal(has.ExcludePorts, wanted.ExcludePorts) {
-		list = append(list, "it goes on to capture the destinations it was given, not those of this command, until the pod is replaced")
-	}
+	add(mode != wanted.Mode, "it stays in mode %s; to change that: kubectl gateway mode %s %s", mode, which, wanted.Mode)
+	add(!slices.Equal(allow, wanted.Allow), "it goes on to allow %s; to change that: kubectl gateway allow %s %s",
+		allowed(allow, "everyone"), which, allowed(wanted.Allow, "--everyone"))
+	add(has.OnFailure != wanted.OnFailure, "it stays with on-failure %s until the pod is replaced", has.OnFailure)
+	add(has.TrustDomain != wanted.TrustDomain, "it stays in trust domain %s until the pod is replaced", has.TrustDomain)
+	add(has.Wire != wanted.Wire.OrDefault(), "it stays with wire %s until the pod is replaced", has.Wire)
+	add(has.BlockUDP != wanted.BlockUDP, "what it does with UDP stays as it is until the pod is replaced")
+	add(!slices.Equal(has.PlaintextFrom, wanted.PlaintextFrom),
+		"it goes on to accept plaintext from the sources it was given, not those of this command, until the pod is replaced")
+	add(!slices.Equal(has.Capture, wanted.Capture) || !slices.Equal(has.Services, wanted.Services) ||
+		!slices.Equal(has.Exclude, wanted.Exclude) || !slices.Equal(has.ExcludePorts, wanted.ExcludePorts),
+		"it goes on to capture the destinations it was given, not those of this command, until the pod is replaced")
 	return list
+}
+
+// allowed puts identity rules into words for a shell.
+func allowed(patterns []string, everyone string) string {
+	if len(patterns) == 0 {
+		return everyone
+	}
+	return "'" + strings.Join(patterns, "' '") + "'"
 }
 
 // untimely says why the certificate of a gateway that runs does not serve.

@@ -85,11 +85,35 @@ func TestEnableSaysWhichSettingsItLeaves(t *testing.T) {
 		t.Fatal(result.Err)
 	}
 	in.Options.Mode, in.Options.OnFailure = api.Strict, api.FailClosed
+	in.Options.Wire, in.Options.BlockUDP, in.Options.Allow = api.WirePort, true, []string{"ns/a/sa/b", "ns/c/sa/*"}
+	in.Options.PlaintextFrom = prefixes("192.0.2.0/24")
 	in.Cluster = &Cluster{Ranges: Ranges{Capture: prefixes("10.0.0.0/8")}}
-	result := in.Enable(t.Context(), c.pod("p"))
-	if text := strings.Join(result.Warnings, "\n"); result.Action != Unchanged || !strings.Contains(text, "stays in mode permissive with on-failure open") || !strings.Contains(text, "capture") {
-		t.Errorf("%s: %s", result.Action, text)
+	warns := func(want ...string) {
+		t.Helper()
+		result := in.Enable(t.Context(), c.pod("p"))
+		if result.Action != Unchanged || len(result.Warnings) != len(want) {
+			t.Errorf("%s: %q", result.Action, result.Warnings)
+		}
+		for _, text := range want {
+			if !strings.Contains(strings.Join(result.Warnings, "\n"), text) {
+				t.Errorf("%q is not among %q", text, result.Warnings)
+			}
+		}
 	}
+	others := []string{"stays with on-failure open", "stays with wire auto", "UDP", "accept plaintext from", "capture"}
+	warns(append([]string{
+		"it stays in mode permissive; to change that: kubectl gateway mode pod/p -n shop strict",
+		"it goes on to allow 'ns/shop/sa/*'; to change that: kubectl gateway allow pod/p -n shop 'ns/a/sa/b' 'ns/c/sa/*'",
+	}, others...)...)
+
+	// What was changed since counts, not what the gateway was started with.
+	good := in.Gateways
+	in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
+		status, err := good.Status(ctx, "shop", pod, container, 0)
+		status.Mode, status.Allow = api.Strict, in.Options.Allow
+		return status, err
+	})
+	warns(others...)
 }
 
 func TestEnableSaysThatACertificateDoesNotServe(t *testing.T) {

@@ -142,7 +142,8 @@ func checkPod(pod *corev1.Pod, node *corev1.Node) error {
 	for _, container := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
 		for _, port := range container.Ports {
 			tcp := port.Protocol == corev1.ProtocolTCP || port.Protocol == ""
-			if tcp && (port.ContainerPort == api.PeerPort || port.ContainerPort == api.CapturePort) {
+			ours := port.ContainerPort == api.PeerPort || port.ContainerPort == api.CapturePort || port.ContainerPort == api.InbandPort
+			if tcp && ours {
 				return refuse("let the application listen on another port",
 					"container %s listens on port %d, which the gateway needs", container.Name, port.ContainerPort)
 			}

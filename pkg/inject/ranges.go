@@ -25,6 +25,10 @@ type Ranges struct {
 	Capture, Services []netip.Prefix
 	Exclude           []netip.Prefix
 	ExcludePorts      []uint16
+	// Nodes holds addresses of nodes, whose ports from NodePorts[0] to
+	// NodePorts[1] are captured like Services. Without ports there are no nodes.
+	Nodes     []netip.Addr
+	NodePorts [2]uint16
 }
 
 // Cluster is what one command has to know about the cluster as a whole.
@@ -61,7 +65,11 @@ func Survey(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod,
 	}
 	cluster.Capture, cluster.Services = compact(cluster.Capture), compact(cluster.Services)
 	cluster.Exclude = slices.Clone(given.Exclude)
+	cluster.captureNodePorts(nodeAddresses, given.NodePorts)
 	for _, address := range nodeAddresses {
+		if len(cluster.Nodes) > 0 {
+			break // their other ports are excluded already
+		}
 		// Other nodes are outside the capture anyway, and the configuration of
 		// a gateway has to fit into one environment variable (128 KiB on Linux).
 		if contains(cluster.Capture, address) || contains(cluster.Services, address) {
@@ -72,6 +80,44 @@ func Survey(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod,
 	slices.Sort(cluster.ExcludePorts)
 	cluster.ExcludePorts = slices.Compact(cluster.ExcludePorts)
 	return cluster, nil
+}
+
+// maxNodes bounds the addresses of nodes that a gateway is told: its
+// configuration has to fit into one environment variable (128 KiB on Linux).
+const maxNodes = 2000
+
+func (c *Cluster) captureNodePorts(addresses []netip.Addr, ports [2]uint16) {
+	switch {
+	case ports == [2]uint16{}:
+		return
+	case len(addresses) > maxNodes:
+		c.Warnings = append(c.Warnings, fmt.Sprintf("connections to node ports are not encrypted: the nodes have %d addresses, more than %d",
+			len(addresses), maxNodes))
+		return
+	}
+	c.Nodes, c.NodePorts = addresses, ports
+}
+
+// nodeRanges returns the addresses of pod's own node, whose kubelet probes it.
+func (c *Cluster) nodeRanges(pod *corev1.Pod) []netip.Prefix {
+	var list []netip.Prefix
+	add := func(text string) {
+		ip, err := netip.ParseAddr(text)
+		if err == nil && ip.Zone() == "" && !slices.Contains(list, host(ip.Unmap())) {
+			list = append(list, host(ip.Unmap()))
+		}
+	}
+	for _, hostIP := range pod.Status.HostIPs {
+		add(hostIP.IP)
+	}
+	add(pod.Status.HostIP)
+	if node := c.nodes[pod.Spec.NodeName]; node != nil {
+		for _, address := range node.Status.Addresses {
+			add(address.Address)
+		}
+	}
+	slices.SortFunc(list, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
+	return list
 }
 
 func (c *Cluster) readNodes(ctx context.Context, client kubernetes.Interface, optional bool) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,6 +17,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
 
 func node(name, address string, ranges ...string) *corev1.Node {
@@ -124,6 +127,14 @@ func TestSurvey(t *testing.T) {
 			want: Ranges{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.43.0.0/16"),
 				Exclude: prefixes("10.1.0.1/32", "10.7.0.0/16"), ExcludePorts: []uint16{22, 53}},
 		},
+		"node ports": {
+			objects: []runtime.Object{node("a", "10.244.0.200", "10.244.0.0/24"), node("b", "192.168.1.2", "10.244.2.0/24"), serviceCIDR("10.96.0.0/16")},
+			targets: []*corev1.Pod{podAt("p", "10.244.0.7")},
+			given:   Ranges{Exclude: prefixes("10.244.2.9/32"), NodePorts: [2]uint16{30000, 30100}},
+			want: Ranges{Capture: prefixes("10.244.0.0/24", "10.244.2.0/24"), Services: prefixes("10.96.0.0/16"),
+				Exclude: prefixes("10.244.2.9/32"), NodePorts: [2]uint16{30000, 30100},
+				Nodes: []netip.Addr{netip.MustParseAddr("10.244.0.200"), netip.MustParseAddr("192.168.1.2")}},
+		},
 		"nodes forbidden": {
 			targets: []*corev1.Pod{podAt("p", "10.9.0.7")}, forbidden: "nodes", err: "listing nodes",
 		},
@@ -164,7 +175,7 @@ func TestSurvey(t *testing.T) {
 			if err != nil || test.err != "" {
 				return
 			}
-			if diff := cmp.Diff(test.want, got.Ranges, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+			if diff := cmp.Diff(test.want, got.Ranges, cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})); diff != "" {
 				t.Errorf("ranges (-want +got):\n%s", diff)
 			}
 			if len(got.Warnings) != test.warnings {
@@ -184,6 +195,41 @@ func TestNodeAddressKnownFromThePodAlone(t *testing.T) {
 	got, err := Survey(t.Context(), c, []corev1.Pod{*pod}, Ranges{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.43.0.0/16")})
 	if err != nil || len(got.Exclude) != 1 || got.Exclude[0] != netip.MustParsePrefix("10.1.2.3/32") {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func TestTooManyNodesForNodePorts(t *testing.T) {
+	var c Cluster
+	c.captureNodePorts(make([]netip.Addr, maxNodes+1), api.DefaultNodePorts())
+	if c.Nodes != nil || c.NodePorts != [2]uint16{} || len(c.Warnings) != 1 {
+		t.Errorf("%d nodes, %v, %q", len(c.Nodes), c.NodePorts, c.Warnings)
+	}
+	c.captureNodePorts(make([]netip.Addr, maxNodes), api.DefaultNodePorts())
+	if len(c.Nodes) != maxNodes {
+		t.Errorf("%d nodes", len(c.Nodes))
+	}
+}
+
+// TestPlaintextFromTheNode: a kubelet probes from its node's addresses, of all
+// families, and from those of no other node.
+func TestPlaintextFromTheNode(t *testing.T) {
+	mine := node("node-1", "192.168.1.1")
+	mine.Status.Addresses = append(mine.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: "fd00::1"},
+		corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: "203.0.113.7"})
+	in := newInjector(t, newCluster(t))
+	in.Cluster.nodes = map[string]*corev1.Node{"node-1": mine, "node-2": node("node-2", "192.168.1.2")}
+	in.Options.PlaintextFrom = prefixes("10.9.0.0/16", "192.168.1.1/32")
+	pod := testPod("p")
+	pod.Spec.NodeName = "node-1"
+	pod.Status.HostIP, pod.Status.HostIPs = "192.168.1.1", []corev1.HostIP{{IP: "192.168.1.1"}, {IP: "fd00::99"}}
+	want := prefixes("10.9.0.0/16", "192.168.1.1/32", "203.0.113.7/32", "fd00::1/128", "fd00::99/128")
+	if got := in.configFor(pod, podIPs(pod)).PlaintextFrom; !slices.Equal(got, want) {
+		t.Errorf("plaintext from %v, want %v", got, want)
+	}
+	in.Cluster.nodes = nil // the user may not list nodes
+	want = prefixes("10.9.0.0/16", "192.168.1.1/32", "fd00::99/128")
+	if got := in.configFor(pod, podIPs(pod)).PlaintextFrom; !slices.Equal(got, want) {
+		t.Errorf("plaintext from %v, want %v", got, want)
 	}
 }
 

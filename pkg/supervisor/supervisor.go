@@ -189,13 +189,23 @@ func (s *supervisor) load() error {
 	if s.pod, s.own, err = bpf.PodCgroup(config.Pod.UID); err != nil {
 		return fmt.Errorf("finding the pod's cgroup: %w", err)
 	}
+	plaintextFrom := slices.Clone(config.PlaintextFrom)
+	node, err := nodeSide(config.Capture)
+	if err != nil {
+		s.Log.Warn("the node's side of the pod's network is not known: its probes may be refused in strict mode", "error", err)
+	}
+	for _, r := range node {
+		if !slices.Contains(plaintextFrom, r) {
+			plaintextFrom = append(plaintextFrom, r)
+		}
+	}
 	s.programs, err = bpf.Load(bpf.Options{
 		Pod: s.pod, Own: s.own, PodIPs: config.PodIPs,
 		Capture: config.Capture, Services: config.Services,
 		Exclude: config.Exclude, ExcludePorts: config.ExcludePorts,
 		InbandServices: config.Wire != api.WirePort,
 		Nodes:          config.Nodes, NodePorts: config.NodePorts,
-		PlaintextFrom: config.PlaintextFrom, BlockUDP: config.BlockUDP,
+		PlaintextFrom: plaintextFrom, BlockUDP: config.BlockUDP,
 		Strict:     config.Mode == api.Strict,
 		KeepOnExit: config.OnFailure == api.FailClosed,
 	})
@@ -206,7 +216,7 @@ func (s *supervisor) load() error {
 		s.closePrograms()
 		return fmt.Errorf("attaching the eBPF programs: %w", err)
 	}
-	s.update(func(st *api.Status) { st.Capture.Cgroup = s.pod.Rel })
+	s.update(func(st *api.Status) { st.Capture.Cgroup, st.Capture.PlaintextFrom = s.pod.Rel, plaintextFrom })
 	return nil
 }
 

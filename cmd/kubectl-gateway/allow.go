@@ -1,0 +1,70 @@
+package main
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/settings"
+)
+
+func newAllowCommand(a *app) *cobra.Command {
+	var o changeOptions
+	var everyone bool
+	cmd := &cobra.Command{
+		Use:   "allow (POD... | -l SELECTOR | --all) (PATTERN... | --everyone)",
+		Short: "Change which peers may connect to pods",
+		Long: `Changes the identity rules of running gateways: which peers may connect to the
+pods. A pattern names them by namespace and service account, as in
+'ns/prod/sa/web', where * stands for any number of characters and ? for one. The
+patterns given replace those that were there. --everyone allows every peer in the
+trust domain, as is the case without any pattern.
+
+The rules are about peers with a gateway, whose certificate proves who they are.
+In permissive mode connections in plaintext are let in whoever makes them: use
+strict mode to keep those out. Connections that are open stay as they are.
+
+One pod's failure does not stop the others; the exit code is 1 then. A gateway
+that could not change goes on as before.`,
+		Example: `  # Only pods of namespace prod may connect to db-0
+  kubectl gateway allow pod/db-0 'ns/prod/sa/*'
+
+  # Two service accounts, for all pods with a label
+  kubectl gateway allow -l app=db 'ns/prod/sa/web' 'ns/ops/sa/backup'
+
+  # Every peer again
+  kubectl gateway allow pod/db-0 --everyone`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			patterns, pods, err := patternsAndPods(args, everyone)
+			if err != nil {
+				return err
+			}
+			return o.run(cmd.Context(), a, settings.Change{Allow: patterns}, pods)
+		},
+	}
+	o.addFlags(cmd.Flags())
+	cmd.Flags().BoolVar(&everyone, "everyone", false, "allow every peer in the trust domain")
+	return cmd
+}
+
+// patternsAndPods tells patterns from pods: those begin with "ns/", which no
+// name of a pod does.
+func patternsAndPods(args []string, everyone bool) (patterns, pods []string, err error) {
+	for _, arg := range args {
+		if strings.HasPrefix(arg, "ns/") || strings.HasPrefix(arg, "spiffe:") || strings.ContainsAny(arg, "*?") {
+			patterns = append(patterns, arg)
+			continue
+		}
+		pods = append(pods, arg)
+	}
+	switch {
+	case everyone && len(patterns) > 0:
+		return nil, nil, errors.New("patterns and --everyone are both given: use one of them")
+	case !everyone && len(patterns) == 0:
+		return nil, nil, api.WithHint(errors.New("no pattern is given"), "write one like 'ns/prod/sa/*', or --everyone")
+	}
+	_, err = api.ParseAllow(patterns)
+	return patterns, pods, err
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/settings"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
+)
+
+// changeOptions are the flags of the verbs that change gateways which run.
+type changeOptions struct {
+	targets  targets.Flags
+	output   string
+	timeout  time.Duration
+	parallel int
+}
+
+func (o *changeOptions) addFlags(f *pflag.FlagSet) {
+	o.targets.AddFlags(f)
+	f.StringVarP(&o.output, "output", "o", "", "output format: name, json or yaml")
+	f.DurationVar(&o.timeout, "timeout", settings.DefaultTimeout, "how long one pod may take")
+	f.IntVar(&o.parallel, "parallel", settings.DefaultParallel, "how many pods are worked on at a time")
+}
+
+// run makes the change at the gateways of the pods that flags and args select.
+func (o *changeOptions) run(ctx context.Context, a *app, change settings.Change, args []string) error {
+	if err := oneOf("output", o.output, []string{"", "name", "json", "yaml"}); err != nil {
+		return err
+	}
+	switch {
+	case o.timeout <= 0:
+		return fmt.Errorf("--timeout %s is not positive", o.timeout)
+	case o.parallel <= 0:
+		return fmt.Errorf("--parallel %d is not positive", o.parallel)
+	}
+	pods, missing := o.targets.Pods(ctx, a.flags, args)
+	if len(pods) == 0 {
+		return missing
+	}
+	config, client, err := a.kubernetes()
+	if err != nil {
+		return err
+	}
+	report := &changeReport{report: newReport(a, o.output), change: change}
+	if len(args) == 0 {
+		pods = report.skipWithoutGateway(report.skipLeaving(pods))
+		if len(pods) == 0 {
+			return api.WithHint(errors.New("none of the selected pods has a gateway"), "'kubectl gateway enable pod/NAME' adds one")
+		}
+	}
+	report.missing(missing)
+	changer := settings.Changer{Gateways: &remote.Client{Config: config, Kube: client}, Parallel: o.parallel, Timeout: o.timeout}
+	results := changer.ChangeAll(ctx, pods, change, report.add)
+	err = report.finish(results)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// changeReport tells the user what became of a change.
+type changeReport struct {
+	report
+	change settings.Change
+}
+
+// skipWithoutGateway drops the pods that never had a gateway, and says so: a
+// selector takes what matches.
+func (r *changeReport) skipWithoutGateway(pods []corev1.Pod) []corev1.Pod {
+	return slices.DeleteFunc(pods, func(pod corev1.Pod) bool {
+		_, ok := inject.Current(&pod)
+		if !ok {
+			fmt.Fprintf(r.errOut, "pod/%s: skipped, it has no gateway\n", pod.Name)
+		}
+		return !ok
+	})
+}
+
+// add reports the result of one pod.
+func (r *changeReport) add(result settings.Result) {
+	r.total++
+	name := "pod/" + result.Pod.Name
+	if result.Err != nil {
+		r.fail(name+": ", result.Err)
+		return
+	}
+	r.warn(name+": ", result.Warnings)
+	switch r.format {
+	case "":
+		r.print(name + " gateway " + r.what() + "\n")
+	case "name":
+		r.print(name + "\n")
+	}
+}
+
+// what says what was changed, in the words of the command line.
+func (r *changeReport) what() string {
+	switch {
+	case r.change.Mode != "":
+		return "mode " + string(r.change.Mode)
+	case len(r.change.Allow) == 0:
+		return "allows everyone in the trust domain"
+	}
+	return "allows " + strings.Join(r.change.Allow, " ")
+}
+
+// changeItem is the machine-readable result of one pod.
+type changeItem struct {
+	Namespace string   `json:"namespace"`
+	Pod       string   `json:"pod"`
+	Container string   `json:"container,omitempty"`
+	Mode      api.Mode `json:"mode,omitempty"`
+	// Allow is empty if everyone in the trust domain may connect.
+	Allow    []string `json:"allow,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
+	Error    string   `json:"error,omitempty"`
+	Hint     string   `json:"hint,omitempty"`
+}
+
+func (r *changeReport) finish(results []settings.Result) error {
+	if r.format == "json" || r.format == "yaml" {
+		items := []changeItem{}
+		for _, result := range results {
+			items = append(items, newChangeItem(result))
+		}
+		text, err := encode(map[string]any{"items": items}, r.format)
+		if err != nil {
+			return err
+		}
+		r.print(text)
+	}
+	return r.summary()
+}
+
+func newChangeItem(result settings.Result) changeItem {
+	item := changeItem{Namespace: result.Pod.Namespace, Pod: result.Pod.Name, Container: result.Container, Warnings: result.Warnings}
+	if result.Err != nil {
+		item.Error, item.Hint = terminal.Clean(result.Err.Error()), terminal.Clean(api.Hint(result.Err))
+		return item
+	}
+	item.Mode, item.Allow = result.Status.Mode, result.Status.Allow
+	return item
+}

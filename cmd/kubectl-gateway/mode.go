@@ -1,0 +1,59 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/settings"
+)
+
+func newModeCommand(a *app) *cobra.Command {
+	var o changeOptions
+	cmd := &cobra.Command{
+		Use:   "mode (POD... | -l SELECTOR | --all) (strict | permissive)",
+		Short: "Change the mode of running gateways",
+		Long: `Changes what the gateways of pods do with connections that cannot be encrypted:
+strict refuses them, outbound and inbound, permissive lets them through in
+plaintext and counts them. The mode is the last word on the command line.
+
+Each gateway changes at once, for connections that start from then on; those that
+are open stay as they are. What happens when a gateway is gone (on-failure) stays
+as it was when the pod was enabled.
+
+One pod's failure does not stop the others; the exit code is 1 then. A gateway
+that could not change goes on as before.`,
+		Example: `  # One pod, or several
+  kubectl gateway mode pod/web-0 strict
+  kubectl gateway mode pod/web-0 pod/db-0 permissive
+
+  # All pods with a label that have a gateway
+  kubectl gateway mode -l app=web strict`,
+		ValidArgs: []string{string(api.Strict), string(api.Permissive)},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			mode, pods, err := modeAndPods(args)
+			if err != nil {
+				return err
+			}
+			return o.run(cmd.Context(), a, settings.Change{Mode: mode}, pods)
+		},
+	}
+	o.addFlags(cmd.Flags())
+	return cmd
+}
+
+// modeAndPods takes the mode off the end of args.
+func modeAndPods(args []string) (api.Mode, []string, error) {
+	const hint = "end the command with strict or permissive"
+	if len(args) == 0 {
+		return "", nil, api.WithHint(errors.New("no mode is given"), hint)
+	}
+	last := len(args) - 1
+	mode := api.Mode(args[last])
+	if mode != api.Strict && mode != api.Permissive {
+		return "", nil, api.WithHint(fmt.Errorf("%q is no mode", args[last]), hint)
+	}
+	return mode, args[:last], nil
+}
