@@ -134,6 +134,9 @@ func TestOptionsAreChecked(t *testing.T) {
 		"loopback as pod IP":      {Pod: pod, Own: own, PodIPs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}},
 		"invalid range":           {Pod: pod, Own: own, Capture: []netip.Prefix{{}}},
 		"v4-mapped form of range": {Pod: pod, Own: own, Capture: prefixes("::ffff:10.0.0.0/104")},
+		"node ports are reversed": {Pod: pod, Own: own, NodePorts: [2]uint16{2, 1}},
+		"loopback as a node":      {Pod: pod, Own: own, Nodes: []netip.Addr{netip.MustParseAddr("::1")}},
+		"invalid source":          {Pod: pod, Own: own, PlaintextFrom: []netip.Prefix{{}}},
 		"too deep":                {Pod: pod, Own: bpf.Cgroup{Path: "/x/y", Rel: "/1/2/3/4/5/6/7/8/9/0/1/2/3/4/5/6/7/8/9/0/1", ID: 2}},
 	} {
 		if p, err := bpf.Load(o); err == nil {
@@ -171,6 +174,116 @@ func TestServices(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.direct("permissive again", s.app, dial{To: vip4})
+}
+
+// In-band Services are captured as pods are, and refused where those are.
+func TestInbandServices(t *testing.T) {
+	s := setUp(t, func(o *bpf.Options) { o.InbandServices = true })
+	route(t, s, "10.96.0.0/12", "fd00:96::/112")
+	vip4, vip6 := netip.MustParseAddrPort("10.96.0.10:80"), netip.MustParseAddrPort("[fd00:96::a]:80")
+	for _, strict := range []bool{false, true} {
+		if err := s.programs.SetStrict(strict); err != nil {
+			t.Fatal(err)
+		}
+		s.captured("IPv4", dial{To: vip4})
+		s.captured("IPv6", dial{To: vip6, Six: true})
+		s.captured("v4-mapped", dial{To: vip4, Six: true})
+		s.direct("gateway itself", s.gateway, dial{To: vip4})
+	}
+	s.gateway.do(request{Stop: true})
+	s.direct("no listener", s.app, dial{To: vip4})
+	if got, want := s.counters(), (bpf.Counters{Captured: 6, NoListener: 1}); got != want {
+		t.Errorf("counters %+v, want %+v", got, want)
+	}
+}
+
+// Of a node only its node ports are captured, and nothing where somebody has excluded it.
+func TestNodePorts(t *testing.T) {
+	node4, node6 := netip.MustParseAddr("10.8.0.5"), netip.MustParseAddr("fd00:8::5")
+	excluded, podsToo := netip.MustParseAddr("10.8.1.5"), netip.MustParseAddr("10.9.0.200")
+	s := setUp(t, func(o *bpf.Options) {
+		o.InbandServices = true
+		o.Nodes, o.NodePorts = []netip.Addr{node4, node6, excluded, podsToo}, [2]uint16{30000, 32767}
+		o.Exclude = prefixes("10.8.1.0/24")
+	})
+	route(t, s, "10.8.0.0/16", "fd00:8::/64", "10.9.0.200/32")
+	server := startAgent(t, s.there, s.there.OtherCgroup, 0)
+	for _, port := range []string{":29999", ":30000", ":32767", ":32768"} {
+		server.do(request{Serve: &serve{Network: "tcp", Address: port}})
+	}
+	for _, port := range []uint16{30000, 32767} {
+		s.captured("node port", dial{To: at(node4, port)})
+		s.captured("node port, IPv6", dial{To: at(node6, port), Six: true})
+		s.captured("node port, v4-mapped", dial{To: at(node4, port), Six: true})
+		s.direct("node port of an excluded node", s.app, dial{To: at(excluded, port)})
+	}
+	for _, port := range []uint16{80, 29999, 32768} {
+		s.direct("another port", s.app, dial{To: at(node4, port)})
+		s.direct("another port, IPv6", s.app, dial{To: at(node6, port), Six: true})
+	}
+	s.direct("a node within the range of pods", s.app, dial{To: at(podsToo, 80)})
+	if got, want := s.counters(), (bpf.Counters{Captured: 6}); got != want {
+		t.Errorf("counters %+v, want %+v", got, want)
+	}
+}
+
+func TestNodePortsWithoutInbandServices(t *testing.T) {
+	node := netip.MustParseAddr("10.8.0.5")
+	s := setUp(t, func(o *bpf.Options) { o.Nodes, o.NodePorts = []netip.Addr{node}, [2]uint16{80, 80} })
+	route(t, s, "10.8.0.0/16")
+	s.direct("permissive", s.app, dial{To: at(node, 80)})
+	if err := s.programs.SetStrict(true); err != nil {
+		t.Fatal(err)
+	}
+	s.refused("strict", dial{To: at(node, 80)}, syscall.EPERM)
+	if got, want := s.counters(), (bpf.Counters{ServicePassed: 1, ServiceRefused: 1}); got != want {
+		t.Errorf("counters %+v, want %+v", got, want)
+	}
+}
+
+func TestUDP(t *testing.T) {
+	for _, block := range []bool{false, true} {
+		s := setUp(t, func(o *bpf.Options) {
+			o.BlockUDP, o.ExcludePorts, o.Exclude = block, []uint16{443}, prefixes("10.9.0.77/32")
+		})
+		var want bpf.Counters
+		send := func(name string, d dial, counted bool) {
+			t.Helper()
+			d.Type, d.Send = unix.SOCK_DGRAM, "hello"
+			for _, unconnected := range []bool{false, true} {
+				d.NoConnect = unconnected
+				var errno syscall.Errno
+				if counted {
+					want.UDP++
+				}
+				if strict := s.programs.Strict(); counted && block && strict {
+					want.UDPRefused++
+					errno = syscall.EPERM
+				}
+				s.refused(name, d, errno)
+			}
+		}
+		for _, strict := range []bool{false, true} {
+			if err := s.programs.SetStrict(strict); err != nil {
+				t.Fatal(err)
+			}
+			send("pod", dial{To: at(s.there.IP4, 5000)}, true)
+			send("pod, IPv6", dial{To: at(s.there.IP6, 5000), Six: true}, true)
+			send("pod, v4-mapped", dial{To: at(s.there.IP4, 5000), Six: true}, true)
+			send("DNS", dial{To: at(s.there.IP4, 53)}, false)
+			send("DNS, IPv6", dial{To: at(s.there.IP6, 53), Six: true}, false)
+			send("excluded port", dial{To: at(s.there.IP4, 443)}, false)
+			send("excluded range", dial{To: netip.MustParseAddrPort("10.9.0.77:5000")}, false)
+			send("own pod", dial{To: at(s.here.IP4, 5000)}, false)
+			send("loopback", dial{To: netip.MustParseAddrPort("127.0.0.1:5000")}, false)
+			if r := s.gateway.dial(dial{To: at(s.there.IP4, 5000), Type: unix.SOCK_DGRAM, NoConnect: true, Send: "hello"}); r.Errno != 0 {
+				t.Errorf("gateway: %v", r.Errno)
+			}
+		}
+		if got := s.counters(); got != want {
+			t.Errorf("block %v: counters %+v, want %+v", block, got, want)
+		}
+	}
 }
 
 func TestNoListener(t *testing.T) {

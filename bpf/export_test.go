@@ -30,6 +30,13 @@ func (p *Programs) Handovers() (n int, err error) {
 // WithoutTCX makes AttachInbound use clsact, as on a kernel before 6.6.
 func (p *Programs) WithoutTCX() { p.withoutTCX = true }
 
+// Strict says what SetStrict has set last.
+func (p *Programs) Strict() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.config.Strict != 0
+}
+
 // Shown counts the connections whose SYN had the option and whose handshake has not ended.
 func (p *Programs) Shown() (n int, err error) {
 	var key objectsTuple

@@ -15,37 +15,46 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
 
-// Every helper in the object must be one that a message can name, or be in every
+// Every helper in the objects must be one that a message can name, or be in every
 // kernel with eBPF, so that none from after 5.10 comes in unnoticed.
 func TestRequirementsAreComplete(t *testing.T) {
+	for _, object := range []struct {
+		load  func() (*ebpf.CollectionSpec, error)
+		needs []requirement
+	}{{loadObjects, requirements()}, {loadInbound, inboundRequirements()}} {
+		spec, err := object.load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var listed []string
+		for _, need := range object.needs {
+			listed = append(listed, need.what)
+			var major, minor int
+			if _, err := fmt.Sscanf(need.since, "%d.%d", &major, &minor); err != nil || major*100+minor > 510 {
+				t.Errorf("%s came with Linux %s, after 5.10", need.what, need.since)
+			}
+		}
+		for name, p := range spec.Programs {
+			checkProgram(t, name, p, listed)
+		}
+	}
+}
+
+func checkProgram(t *testing.T, name string, p *ebpf.ProgramSpec, listed []string) {
 	always := []asm.BuiltinFunc{asm.FnMapLookupElem, asm.FnMapUpdateElem, asm.FnMapDeleteElem}
-	spec, err := loadObjects()
-	if err != nil {
-		t.Fatal(err)
+	if len(name) > 15 || !strings.HasPrefix(name, namePrefix) {
+		t.Errorf("%s: the kernel keeps 15 bytes of a name, and ours begin with %s", name, namePrefix)
 	}
-	var listed []string
-	for _, need := range requirements() {
-		listed = append(listed, need.what)
-		var major, minor int
-		if _, err := fmt.Sscanf(need.since, "%d.%d", &major, &minor); err != nil || major*100+minor > 510 {
-			t.Errorf("%s came with Linux %s, after 5.10", need.what, need.since)
-		}
+	if p.License != "Dual MIT/GPL" {
+		t.Errorf("%s: license %q", name, p.License)
 	}
-	for name, p := range spec.Programs {
-		if len(name) > 15 || !strings.HasPrefix(name, namePrefix) {
-			t.Errorf("%s: the kernel keeps 15 bytes of a name, and ours begin with %s", name, namePrefix)
+	for _, i := range p.Instructions {
+		if !i.IsBuiltinCall() {
+			continue
 		}
-		if p.License != "Dual MIT/GPL" {
-			t.Errorf("%s: license %q", name, p.License)
-		}
-		for _, i := range p.Instructions {
-			if !i.IsBuiltinCall() {
-				continue
-			}
-			f := asm.BuiltinFunc(i.Constant)
-			if !slices.Contains(always, f) && !slices.Contains(listed, helperName(p.Type, f)) {
-				t.Errorf("%s: %s is not listed", name, helperName(p.Type, f))
-			}
+		f := asm.BuiltinFunc(i.Constant)
+		if !slices.Contains(always, f) && !slices.Contains(listed, helperName(p.Type, f)) {
+			t.Errorf("%s: %s is not listed", name, helperName(p.Type, f))
 		}
 	}
 }
@@ -57,8 +66,10 @@ func TestMissingFeature(t *testing.T) {
 		}
 		t.Skip("root is needed to ask the kernel what it has")
 	}
-	if err := missingFeature(requirements()); err != nil {
-		t.Errorf("this kernel, which runs the programs: %v", err)
+	for _, needs := range [][]requirement{requirements(), inboundRequirements()} {
+		if err := missingFeature(needs); err != nil {
+			t.Errorf("this kernel, which runs the programs: %v", err)
+		}
 	}
 	for _, c := range []struct {
 		need requirement
