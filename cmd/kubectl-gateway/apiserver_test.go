@@ -28,6 +28,8 @@ type apiServer struct {
 	pods []corev1.Pod
 	// answers are the status texts by pod; exec elsewhere is refused.
 	answers map[string]string
+	// gateway, if not nil, is what runs instead in the containers of pods.
+	gateway func(pod string, command []string) (stdout, stderr string, exitCode int)
 	// logs are the log texts by pod.
 	logs map[string]string
 }
@@ -67,8 +69,11 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, http.StatusNotFound, metav1.StatusReasonNotFound, "not found")
 	case parts[2] == "log" && s.logs[parts[1]] != "":
 		fmt.Fprint(w, s.logs[parts[1]])
+	case parts[2] == "exec" && s.gateway != nil:
+		stdout, stderr, code := s.gateway(parts[1], r.URL.Query()["command"])
+		s.exec(w, r, stdout, stderr, code)
 	case parts[2] == "exec" && s.answers[parts[1]] != "":
-		s.exec(w, r, s.answers[parts[1]])
+		s.exec(w, r, s.answers[parts[1]], "", 0)
 	default:
 		s.refuse(w, http.StatusForbidden, metav1.StatusReasonForbidden, "no role")
 	}
@@ -85,7 +90,7 @@ func (s *apiServer) refuse(w http.ResponseWriter, code int, reason metav1.Status
 		Status: metav1.StatusFailure, Code: int32(code), Reason: reason, Message: message})
 }
 
-func (s *apiServer) exec(w http.ResponseWriter, r *http.Request, text string) {
+func (s *apiServer) exec(w http.ResponseWriter, r *http.Request, stdout, stderr string, code int) {
 	conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{"v5.channel.k8s.io": {Binary: true,
 		Channels: []wsstream.ChannelType{wsstream.ReadChannel, wsstream.WriteChannel, wsstream.WriteChannel, wsstream.WriteChannel}}})
 	_, streams, err := conn.Open(w, r)
@@ -93,7 +98,12 @@ func (s *apiServer) exec(w http.ResponseWriter, r *http.Request, text string) {
 		return
 	}
 	defer conn.Close()
-	fmt.Fprint(streams[1], text)
+	fmt.Fprint(streams[1], stdout)
+	fmt.Fprint(streams[2], stderr)
+	if code != 0 {
+		fmt.Fprintf(streams[3], `{"status":"Failure","reason":"NonZeroExitCode","message":"failed","details":{"causes":[{"reason":"ExitCode","message":"%d"}]}}`, code)
+		return
+	}
 	fmt.Fprint(streams[3], `{"status":"Success"}`)
 }
 

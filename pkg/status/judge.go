@@ -47,6 +47,26 @@ func (i *Item) judge(now time.Time) {
 	}
 	if i.Status != nil {
 		i.judgeCertificate(now, "a gateway keeps its certificate: replace the pod, then "+enable)
+		i.judgeFeatures()
+	}
+}
+
+// judgeFeatures notes what a gateway that works cannot do, and what it sees but
+// does not encrypt.
+func (i *Item) judgeFeatures() {
+	for _, missing := range i.Status.Missing {
+		i.problem(Warning, "the gateway works without "+oneLine(missing), "a newer kernel of the node may have what is missing")
+	}
+	switch c := i.Status.Capture; {
+	case c.UDP == 0:
+	case c.UDP == c.UDPRefused:
+		i.problem(Note, fmt.Sprintf("UDP to captured ranges was refused (seen %d times)", c.UDP), "")
+	default:
+		hint := "gateways encrypt TCP alone; 'enable --mode=strict --block-udp' refuses UDP"
+		if i.Status.Mode != api.Strict && c.BlockUDP {
+			hint = "gateways encrypt TCP alone; in strict mode this one refuses UDP"
+		}
+		i.problem(Note, fmt.Sprintf("not encrypted: UDP to captured ranges (seen %d times)", c.UDP-c.UDPRefused), hint)
 	}
 }
 
@@ -106,9 +126,13 @@ func consequence(onFailure api.OnFailure) string {
 // lastWords returns the container's message in one line, or else the reason for
 // its end if that says more than "Error".
 func (c *Container) lastWords() string {
-	words := strings.Join(strings.FieldsFunc(c.Message, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+	words := oneLine(c.Message)
 	if words == "" && c.ExitCode != nil && c.Reason != "Error" && c.Reason != "Completed" {
 		words = c.Reason
 	}
 	return words
+}
+
+func oneLine(text string) string {
+	return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 }

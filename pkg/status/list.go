@@ -90,7 +90,9 @@ type Container struct {
 type Severity string
 
 const (
-	// Warning is a problem to come.
+	// Note is nothing wrong with the gateway, but worth to know.
+	Note Severity = "note"
+	// Warning is a problem to come, or something that is missing.
 	Warning Severity = "warning"
 	// Critical is a problem now.
 	Critical Severity = "critical"

@@ -92,6 +92,16 @@ func answer(name string, state api.State, expiresIn time.Duration) *api.Status {
 // example has a pod for every state.
 func example() (asker, []corev1.Pod) {
 	degraded := answer("degraded", api.Degraded, 16*time.Hour)
+	inband := answer("inband", api.Ready, 16*time.Hour)
+	inband.Wire, inband.Allow = api.WireAuto, []string{"ns/prod/sa/*", "ns/ops/sa/backup"}
+	inband.Traffic.Outbound.Inband, inband.Traffic.Outbound.OptionLost, inband.Traffic.Inbound.Inband = 40, 2, 3
+	inband.Traffic.Inbound.NotAllowed = 5
+	inband.Capture = api.Capture{UDP: 9, PlaintextRefused: 6, PlaintextAllowed: 11}
+	blocked := answer("blocked", api.Ready, 16*time.Hour)
+	blocked.Wire, blocked.Capture = api.WireInband, api.Capture{UDP: 4, UDPRefused: 4, BlockUDP: true}
+	lacking := answer("lacking", api.Ready, 16*time.Hour)
+	lacking.Mode, lacking.Missing = api.Permissive, []string{"in-band wire: the kernel has no helper\x1b[2J\nFnSkAssign"}
+	lacking.Capture = api.Capture{UDP: 4, UDPRefused: 1, BlockUDP: true}
 	degraded.Reason, degraded.Worker.Restarts = "the worker ended with signal: killed", 4
 	return asker{
 			"ready":    says(answer("ready", api.Ready, 16*time.Hour), nil),
@@ -99,6 +109,9 @@ func example() (asker, []corev1.Pod) {
 			"expired":  says(answer("expired", api.Ready, -30*time.Minute), nil),
 			"early":    says(&api.Status{State: api.Starting, Pod: api.PodRef{UID: "uid-early"}, Cert: api.Certificate{NotBefore: now.Add(time.Hour), NotAfter: now.Add(30 * time.Hour)}}, nil),
 			"degraded": says(degraded, nil),
+			"inband":   says(inband, nil),
+			"blocked":  says(blocked, nil),
+			"lacking":  says(lacking, nil),
 			"silent":   says(nil, api.WithHint(errors.New("not allowed to run commands in the pod"), "ask for a role")),
 			"imposter": says(answer("ready", api.Ready, time.Hour), nil),
 			"liar":     says(&api.Status{State: "crashed", Pod: api.PodRef{UID: "uid-liar"}}, nil),
@@ -111,6 +124,9 @@ func example() (asker, []corev1.Pod) {
 			pod("expired", "strict", "closed", running()),
 			pod("early", "strict", "closed", running()),
 			pod("degraded", "strict", "closed", running()),
+			pod("inband", "strict", "closed", running()),
+			pod("blocked", "strict", "closed", running()),
+			pod("lacking", "permissive", "open", running()),
 			pod("silent", "permissive", "open", running()),
 			pod("imposter", "permissive", "open", running()),
 			pod("liar", "permissive", "open", running()),

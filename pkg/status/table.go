@@ -28,14 +28,27 @@ func (l *List) Table(w io.Writer, style *terminal.Style, o TableOptions) error {
 		table.Header = append([]string{"NAMESPACE"}, table.Header...)
 	}
 	if o.Wide {
-		table.Header = append(table.Header, "REFUSED", "SERVICE-PASSED", "SERVICE-REFUSED", "SENT", "RECEIVED",
-			"RESTARTS", "ON-FAILURE", "GATEWAY", "VERSION")
+		table.Header = append(table.Header, wideHeader()...)
 	}
 	for i := range l.Items {
 		table.Rows = append(table.Rows, l.Items[i].row(o))
 	}
 	return table.Print(w, style)
 }
+
+// wideHeader names the columns of wide. IN-BAND are the encrypted connections
+// that went in band, OPTION-LOST those that were to go in band and whose other end
+// did not show a gateway: together, how connections to Services were carried.
+func wideHeader() []string {
+	return []string{
+		"WIRE", "ALLOW", "IN-BAND", "OPTION-LOST", "REFUSED", "NOT-ALLOWED", "PLAINTEXT-REFUSED", "UDP",
+		"SERVICE-PASSED", "SERVICE-REFUSED", "SENT", "RECEIVED", "RESTARTS", "ON-FAILURE", "GATEWAY", "VERSION",
+	}
+}
+
+// known is the number of wide columns before ON-FAILURE, which only a gateway
+// that answers fills.
+const known = 13
 
 func (i *Item) row(o TableOptions) []terminal.Cell {
 	var row []terminal.Cell
@@ -54,7 +67,7 @@ func (i *Item) row(o TableOptions) []terminal.Cell {
 			add(terminal.Normal, "")
 		}
 		if o.Wide {
-			for range 6 {
+			for range known {
 				add(terminal.Normal, "")
 			}
 			add(terminal.Normal, string(i.OnFailure))
@@ -70,7 +83,14 @@ func (i *Item) row(o TableOptions) []terminal.Cell {
 	add(terminal.Normal, count(in.Encrypted+out.Encrypted))
 	add(terminal.Normal, count(in.Plaintext+out.Plaintext))
 	if o.Wide {
+		add(terminal.Normal, string(s.Wire))
+		add(terminal.Normal, allowed(s.Allow))
+		add(terminal.Normal, count(in.Inband+out.Inband))
+		add(terminal.Normal, count(out.OptionLost))
 		add(terminal.Normal, count(in.Refused+out.Refused))
+		add(terminal.Normal, count(in.NotAllowed+out.NotAllowed))
+		add(terminal.Normal, count(s.Capture.PlaintextRefused))
+		add(terminal.Normal, count(s.Capture.UDP))
 		add(terminal.Normal, count(s.Capture.ServicePassed))
 		add(terminal.Normal, count(s.Capture.ServiceRefused))
 		add(terminal.Normal, terminal.Bytes(in.Sent+out.Sent))
@@ -85,6 +105,14 @@ func (i *Item) row(o TableOptions) []terminal.Cell {
 		add(terminal.Normal, s.Version)
 	}
 	return row
+}
+
+// allowed shows identity rules in one cell.
+func allowed(rules []string) string {
+	if len(rules) == 0 {
+		return "everyone"
+	}
+	return strings.Join(rules, ",")
 }
 
 func count(n uint64) string { return strconv.FormatUint(n, 10) }
@@ -154,8 +182,11 @@ func (i *Item) stateTone() terminal.Tone {
 }
 
 func (p *Problem) tone() terminal.Tone {
-	if p.Severity == Critical {
+	switch p.Severity {
+	case Critical:
 		return terminal.Bad
+	case Note:
+		return terminal.Normal
 	}
 	return terminal.Caution
 }

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got), -update writes it anew:\n%s", name, diff)
+	}
+}
+
+// gatewayContainers answers as gateways do, each pod's in its way, and keeps what
+// it was asked.
+type gatewayContainers struct {
+	mu       sync.Mutex
+	commands map[string]string
+}
+
+func (g *gatewayContainers) run(pod string, command []string) (stdout, stderr string, code int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.commands == nil {
+		g.commands = map[string]string{}
+	}
+	g.commands[pod] = strings.Join(command, " ")
+	status := map[string]any{"state": "ready", "pod": map[string]string{"uid": "uid-" + pod}, "mode": "permissive", "onFailure": "closed"}
+	words := command[3:slices.Index(command, "-o")]
+	if command[2] == "mode" {
+		status["mode"] = words[0]
+	} else if words[0] != "--everyone" {
+		status["allow"] = words
+	}
+	switch pod {
+	case "open":
+		status["onFailure"] = "open"
+	case "away":
+		status["state"] = "degraded\x1b[2J"
+	case "imposter":
+		status["pod"] = map[string]string{"uid": "uid-other"}
+	case "liar":
+		status["mode"], status["allow"] = "lenient\x1b[2J", []string{"ns/x/sa/y"}
+	case "lacking":
+		return "", "error: strict mode is not possible here: the kernel has no \x1b[2Jhelper\nhint: see 'missing'\n", 1
+	case "old":
+		return "", "error: unknown control command [\"mode\"]\nhint: use 'kube-gateway ctl status'\n", 1
+	case "broken":
+		return "", "panic: no words\n", 2
+	}
+	text, err := json.Marshal(status)
+	if err != nil {
+		return "", err.Error(), 3
+	}
+	return string(text), "", 0
+}
+
+func changeServer(g *gatewayContainers) *apiServer {
+	s := &apiServer{gateway: g.run, pods: []corev1.Pod{
+		podWithGateway("demo", "died", gatewayDied()),
+		podWithGateway("demo", "bystander", nil),
+	}}
+	for _, name := range []string{"web", "open", "away", "imposter", "liar", "lacking", "old", "broken"} {
+		s.pods = append(s.pods, podWithGateway("demo", name, gatewayRuns()))
+	}
+	return s
+}
+
+// TestChanges compares everything that is printed, for pods of every kind.
+func TestChanges(t *testing.T) {
+	var g gatewayContainers
+	run := changeServer(&g).start(t)
+	all := []string{"web", "pod/open", "pods/away", "imposter", "liar", "lacking", "old", "broken", "died", "bystander", "gone"}
+	for name, args := range map[string][]string{
+		"mode.txt":        append(append([]string{"mode"}, all...), "strict"),
+		"mode-json.txt":   append(append([]string{"mode"}, all...), "strict", "-o", "json"),
+		"mode-name.txt":   append(append([]string{"mode", "-o=name"}, all...), "permissive"),
+		"mode-all.txt":    {"mode", "--all", "strict"},
+		"allow.txt":       append(append([]string{"allow"}, all[:5]...), "ns/prod/sa/*", "ns/ops/sa/backup"),
+		"allow-json.txt":  append(append([]string{"allow", "ns/prod/sa/*"}, all[:5]...), "-o", "json"),
+		"allow-every.txt": {"allow", "web", "--everyone"},
+	} {
+		// One at a time, for the order of the lines.
+		code, stdout, stderr := run(append(args, "--parallel=1")...)
+		golden(t, name, fmt.Sprintf("exit code %d\n--- stdout\n%s--- stderr\n%s", code, stdout, stderr))
+		if strings.Contains(stdout+stderr, "\x1b") {
+			t.Errorf("%s: something harmful is left in %q", name, stdout+stderr)
+		}
+	}
+}
+
+func TestCommandsOfChanges(t *testing.T) {
+	for want, args := range map[string][]string{
+		"/kube-gateway ctl mode strict -o json":                              {"mode", "web", "strict"},
+		"/kube-gateway ctl mode permissive -o json":                          {"mode", "pod/web", "permissive", "-o", "yaml"},
+		"/kube-gateway ctl allow --everyone -o json":                         {"allow", "--everyone", "web"},
+		"/kube-gateway ctl allow ns/prod/sa/* ns/ops/sa/backup-? -o json":    {"allow", "web", "ns/prod/sa/*", "ns/ops/sa/backup-?"},
+		"/kube-gateway ctl allow ns/prod/sa/web ns/prod/sa/web.api -o json ": {"allow", "ns/prod/sa/web", "web", "ns/prod/sa/web.api"},
+	} {
+		var g gatewayContainers
+		code, _, stderr := changeServer(&g).start(t)(args...)
+		if code != 0 || g.commands["web"] != strings.TrimSpace(want) || len(g.commands) != 1 {
+			t.Errorf("%q: exit code %d, %q, %s", args, code, g.commands, stderr)
+		}
+	}
+}
+
+func TestChangesThatMakeNoSense(t *testing.T) {
+	for line, want := range map[string]string{
+		"mode": "no mode", "mode web": `"web" is no mode`, "mode strict": "no pod is named", "mode strict web": `"web" is no mode`,
+		"mode --all web strict": "--all", "mode web strict -o wide": "unknown", "mode web strict --timeout=0s": "not positive",
+		"mode web strict --parallel=0": "not positive", "mode deploy/web strict": "not a pod",
+		"allow": "no pattern", "allow web": "no pattern", "allow ns/a/sa/b": "no pod is named", "allow web ns/a": "not of the form",
+		"allow web *": "not of the form", "allow web spiffe://td/ns/a/sa/b": "not of the form", "allow web ns/a/sa/b --everyone": "both given",
+	} {
+		var g gatewayContainers
+		code, stdout, stderr := changeServer(&g).start(t)(strings.Fields(line)...)
+		if code != 1 || stdout != "" || !strings.Contains(stderr, want) || len(g.commands) != 0 {
+			t.Errorf("%s: exit code %d, %q, %q, %q", line, code, stdout, stderr, g.commands)
+		}
+	}
+}
