@@ -171,7 +171,7 @@ func podInterfaces(podIPs []netip.Addr) (found []net.Interface, err error) {
 		}
 		if slices.ContainsFunc(addrs, func(a net.Addr) bool {
 			prefix, err := netip.ParsePrefix(a.String())
-			return err == nil && slices.Contains(podIPs, prefix.Addr().Unmap())
+			return err == nil && slices.ContainsFunc(podIPs, func(ip netip.Addr) bool { return ip.Unmap() == prefix.Addr() })
 		}) {
 			found = append(found, i)
 		}
@@ -198,6 +198,7 @@ func inboundRequirements() []requirement {
 	return []requirement{
 		haveMap(ebpf.SockMap, "4.14"),
 		haveHelper(tc, asm.FnSkbLoadBytesRelative, "4.18"),
+		haveHelper(tc, asm.FnSkbPullData, "4.9"),
 		haveHelper(tc, asm.FnSkcLookupTcp, "5.2"),
 		haveHelper(tc, asm.FnSkRelease, "5.0"),
 		haveHelper(tc, asm.FnSkAssign, "5.7"),

@@ -4,9 +4,11 @@ package bpf_test
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -294,7 +296,9 @@ func TestKilledSupervisorInbound(t *testing.T) {
 			}
 		}
 		worker.do(request{Stop: true})
-		for _, d := range []dial{four, six} {
+		extended := six
+		extended.Extended = true
+		for _, d := range []dial{four, six, extended} {
 			if keep {
 				unreachable(t, outside, d)
 				continue
@@ -304,6 +308,67 @@ func TestKilledSupervisorInbound(t *testing.T) {
 			}
 		}
 	}
+}
+
+// No plaintext slips in while a new gateway takes over from one that failed closed.
+func TestInboundTakesOverWithoutGap(t *testing.T) {
+	for _, keep := range []bool{true, false} {
+		lab := netlab.New(t, 2)
+		here, there := lab.Node(0), lab.Node(1)
+		startAgent(t, here, here.AppCgroup, 0).do(request{Serve: &serve{Network: "tcp", Address: ":80"}})
+		o := options(t, here)
+		o.KeepOnExit, o.Strict = true, true
+		supervise(t, here, o).Stop()
+		expectInside(t, here, keptInside()...)
+
+		// Each of these keeps trying until a gateway answers, with a reset.
+		const clients = 50
+		var stop atomic.Bool
+		results := make(chan string, clients)
+		for i := range clients {
+			address := here.Addr(80)
+			if i%2 == 1 {
+				address = here.Addr6(80)
+			}
+			go func() {
+				last := ""
+				for last = probe(there, address); last == "" && !stop.Load(); last = probe(there, address) {
+				}
+				results <- last
+			}()
+		}
+		next := here.GatewayCgroup + "-2"
+		if err := os.Mkdir(next, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		o.Own, o.KeepOnExit = cgroup(t, next), keep
+		p := load(t, o)
+		if err := p.AttachSockets(); err != nil {
+			t.Fatal(err)
+		}
+		startAgent(t, here, next, api.WorkerID).do(request{Gateway: &gateway{inbandAddresses()}})
+		attachInbound(t, here, p)
+		stop.Store(true)
+		for range clients {
+			if leaked := <-results; leaked != "" {
+				t.Errorf("keep %v: the application has answered: %s", keep, leaked)
+			}
+		}
+		if c, err := p.Counters(); err != nil || c.PlaintextRefused == 0 {
+			t.Errorf("keep %v: nobody came to the new gateway: %+v, %v", keep, c, err)
+		}
+	}
+}
+
+// probe dials and returns what the other end has said before the connection ended.
+func probe(from *netlab.Node, address string) string {
+	c, err := from.Dial("tcp", address)
+	if err != nil {
+		return ""
+	}
+	defer c.Close()
+	text, _ := io.ReadAll(c)
+	return string(text)
 }
 
 func TestAttachInboundErrors(t *testing.T) {

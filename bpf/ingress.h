@@ -23,6 +23,8 @@
 #define NEXT_ICMP6 58
 
 #define MAX_OPTIONS 40
+/* Ethernet with a tag, and the longest headers of IPv4 and TCP. */
+#define HEADERS (18 + 60 + 60)
 
 enum packet {
 	PACKET_OTHER, /* nothing of ours */
@@ -31,9 +33,23 @@ enum packet {
 	PACKET_OPAQUE,
 };
 
+/* Only this helper knows where the network header is, on interfaces without a link layer
+ * too. It reads no more than what is in one piece with the beginning. */
 static __always_inline long load(struct __sk_buff *skb, __u32 at, void *to, __u32 len)
 {
 	return bpf_skb_load_bytes_relative(skb, at, to, len, BPF_HDR_START_NET);
+}
+
+static __always_inline long pull_headers(struct __sk_buff *skb)
+{
+	return bpf_skb_pull_data(skb, skb->len < HEADERS ? skb->len : HEADERS);
+}
+
+static __always_inline long load_header(struct __sk_buff *skb, __u32 at, void *to, __u32 len)
+{
+	if (load(skb, at, to, len) == 0)
+		return 0;
+	return pull_headers(skb) || load(skb, at, to, len);
 }
 
 /* Whether the option is in the list that begins at and ends before end. The list is
@@ -69,7 +85,7 @@ static __always_inline enum packet parse(struct __sk_buff *skb, struct tuple *t,
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		struct iphdr ip;
 
-		if (load(skb, 0, &ip, sizeof(ip)) || ip.protocol != IPPROTO_TCP || ip.ihl < 5)
+		if (load_header(skb, 0, &ip, sizeof(ip)) || ip.protocol != IPPROTO_TCP || ip.ihl < 5)
 			return PACKET_OTHER;
 		map_ip4(t->client.ip, ip.saddr);
 		map_ip4(t->server.ip, ip.daddr);
@@ -79,7 +95,7 @@ static __always_inline enum packet parse(struct __sk_buff *skb, struct tuple *t,
 	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr ip;
 
-		if (load(skb, 0, &ip, sizeof(ip)) || ip.nexthdr == IPPROTO_UDP || ip.nexthdr == NEXT_ICMP6)
+		if (load_header(skb, 0, &ip, sizeof(ip)) || ip.nexthdr == IPPROTO_UDP || ip.nexthdr == NEXT_ICMP6)
 			return PACKET_OTHER;
 		__builtin_memcpy(t->client.ip, &ip.saddr, sizeof(t->client.ip));
 		__builtin_memcpy(t->server.ip, &ip.daddr, sizeof(t->server.ip));
@@ -89,10 +105,11 @@ static __always_inline enum packet parse(struct __sk_buff *skb, struct tuple *t,
 	} else {
 		return PACKET_OTHER;
 	}
-	if (load(skb, at, &tcp, sizeof(tcp)))
+	if (load_header(skb, at, &tcp, sizeof(tcp)))
 		return PACKET_OTHER;
 	if (!tcp.syn || tcp.ack || tcp.rst || tcp.fin)
 		return PACKET_OTHER;
+	pull_headers(skb);
 	t->client.port = tcp.source;
 	t->server.port = tcp.dest;
 	*shown = find_option(skb, at + sizeof(tcp), at + tcp.doff * 4);
