@@ -32,36 +32,41 @@ func rule(n *netlab.Node, hook, rule string) {
 func first(n int) string { return fmt.Sprintf(" numgen inc mod 1000 < %d ", n) }
 
 func TestInbandSurvivesLoss(t *testing.T) {
-	both(t, func(t *testing.T, clsact bool) {
-		t.Parallel() // it waits for retransmissions
-		client, server := twoPods(t, clsact, nil)
-		for name, lose := range map[string]func(){
-			"first SYN":                       func() { rule(client.node, "output", syn+first(1)+"drop") },
-			"first two SYNs":                  func() { rule(client.node, "output", syn+first(2)+"drop") },
-			"first SYN, after it was steered": func() { rule(server.node, "prerouting", syn+first(1)+"drop") },
-			"first SYN-ACK":                   func() { rule(client.node, "prerouting", synACK+first(1)+"drop") },
-			"first two SYN-ACKs":              func() { rule(client.node, "prerouting", synACK+first(2)+"drop") },
-			// The SYN is sent without the option in the end, and the gateway has that
-			// connection already.
-			"many SYN-ACKs":                    func() { rule(client.node, "prerouting", synACK+first(7)+"drop") },
-			"last packet of the handshake":     func() { rule(server.node, "prerouting", "tcp flags == ack"+first(1)+"drop") },
-			"first SYN-ACK, with a SYN cookie": func() { rule(client.node, "prerouting", synACK+first(1)+"drop") },
-		} {
-			cookies := "1"
-			if name == "first SYN-ACK, with a SYN cookie" {
-				cookies = "2"
-			}
-			sysctl(t, server.node, "ipv4/tcp_syncookies", cookies)
-			lose()
-			client.inband(name, dial{To: server.four(80), Seconds: 20}, server.four(80))
-			lose()
-			client.inband(name+", IPv6", dial{To: server.six(80), Six: true, Seconds: 20}, server.six(80))
-		}
-		if got := server.counters(); got.Steered != 16 {
-			t.Errorf("counters %+v, want 16 steered", got)
-		}
-		server.noneShown()
-	})
+	const cookie = "first SYN-ACK, which is a SYN cookie"
+	for name, lose := range map[string]func(client, server *netlab.Node){
+		"first SYN":                       func(client, _ *netlab.Node) { rule(client, "output", syn+first(1)+"drop") },
+		"first two SYNs":                  func(client, _ *netlab.Node) { rule(client, "output", syn+first(2)+"drop") },
+		"first SYN, after it was steered": func(_, server *netlab.Node) { rule(server, "prerouting", syn+first(1)+"drop") },
+		"first SYN-ACK":                   func(client, _ *netlab.Node) { rule(client, "prerouting", synACK+first(1)+"drop") },
+		cookie:                            func(client, _ *netlab.Node) { rule(client, "prerouting", synACK+first(1)+"drop") },
+		// The SYN is sent without the option in the end, and the gateway has that
+		// connection already.
+		"many SYN-ACKs":                func(client, _ *netlab.Node) { rule(client, "prerouting", synACK+first(7)+"drop") },
+		"last packet of the handshake": func(_, server *netlab.Node) { rule(server, "prerouting", "tcp flags == ack"+first(1)+"drop") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // it waits for retransmissions
+			both(t, func(t *testing.T, clsact bool) {
+				t.Parallel()
+				for _, six := range []bool{false, true} {
+					client, server := twoPods(t, clsact, nil)
+					if name == cookie {
+						sysctl(t, server.node, "ipv4/tcp_syncookies", "2")
+					}
+					lose(client.node, server.node)
+					d := dial{To: server.four(80), Seconds: 30}
+					if six {
+						d.To, d.Six = server.six(80), true
+					}
+					client.inband(name, d, d.To)
+					if got := server.counters(); got.Steered != 1 {
+						t.Errorf("counters %+v, want one steered", got)
+					}
+					server.noneShown()
+				}
+			})
+		})
+	}
 }
 
 func TestInbandWithSYNCookies(t *testing.T) {
