@@ -3,9 +3,19 @@
 package proxy
 
 import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
 	"io"
 	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
@@ -47,5 +57,634 @@ func TestInband(t *testing.T) {
 	}
 	if got, want := server.proxy.Traffic().Inbound, (api.Direction{Encrypted: 1, Inband: 1, Sent: 16, Received: 5}); got != want {
 		t.Errorf("server counts %+v, want %+v", got, want)
+	}
+}
+
+// What a gateway does when nothing shows at the other end: nobody there, or the
+// option was removed on the way.
+func TestOptionLost(t *testing.T) {
+	t.Run("permissive", func(t *testing.T) {
+		client, server, b := inbandPair(t, permissive)
+		b.lost.Store(true)
+		destination, accept := collectAt(t, b.behind(t, server.ip))
+		conn := client.dial(destination)
+		far := accept()
+		write(t, conn, "hello")
+		expect(t, far, "hello")
+		if err := far.Close(); err != nil {
+			t.Fatal(err)
+		}
+		expectEOF(t, conn)
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+		line := client.logged("the connection", func(c api.Connection) bool { return c.Destination == destination })
+		if line.Reason != reasonOptionLost || line.Wire != api.WireNone || line.Encrypted || line.Error != "" || line.Sent != 5 {
+			t.Errorf("logged %+v", line)
+		}
+		if got := client.proxy.Traffic().Outbound; got != (api.Direction{Plaintext: 1, OptionLost: 1, Sent: 5}) {
+			t.Errorf("counted %+v", got)
+		}
+		// It is not remembered: the next backend may have a gateway.
+		b.lost.Store(false)
+		again := client.dial(destination)
+		write(t, again, "hello")
+		expect(t, accept(), "hello")
+		eventually(t, "an encrypted connection", func() bool { return client.proxy.Traffic().Outbound.Inband == 1 })
+	})
+	t.Run("strict", func(t *testing.T) {
+		client, server, b := inbandPair(t, nil)
+		b.lost.Store(true)
+		destination, accept := collectAt(t, b.behind(t, server.ip))
+		client.dialReset(destination)
+		expectReset(t, accept())
+		line := client.logged("the refusal", func(c api.Connection) bool { return c.Destination == destination })
+		if line.Reason != reasonOptionLost || line.Encrypted {
+			t.Errorf("logged %+v", line)
+		}
+		if got := client.proxy.Traffic().Outbound; got != (api.Direction{Refused: 1, OptionLost: 1}) {
+			t.Errorf("counted %+v", got)
+		}
+	})
+}
+
+// In plaintext, too, the application has one connection and not a second one.
+func TestOptionLostNeedsNoSecondConnection(t *testing.T) {
+	client, server, _ := inbandPair(t, permissive)
+	var accepted atomic.Int64
+	destination := applicationAt(t, listen(t, netip.AddrPortFrom(server.ip, 0)), func(conn *net.TCPConn) {
+		accepted.Add(1)
+		echo(conn)
+	})
+	const count = 20
+	for range count {
+		conn := client.dial(destination)
+		ping(t, conn)
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := accepted.Load(); n != count {
+		t.Errorf("%d connections became %d", count, n)
+	}
+}
+
+// The programs of a strict gateway send plaintext to the in-band listener, and it
+// may arrive there in permissive mode while that changes.
+func TestPlaintextInBandIsReset(t *testing.T) {
+	for _, mode := range []api.Mode{api.Strict, api.Permissive} {
+		t.Run(string(mode), func(t *testing.T) {
+			a, b := newAuthority(t), newBand()
+			server := newPod(t, a, func(o *Options) { inBand(o, b); o.Config.Mode = mode })
+			l := listen(t, netip.AddrPortFrom(server.ip, 0))
+			b.forward(t, l)
+			s := newStranger(t, a, server)
+			s.at = addrPort(l.Addr())
+			s.dialReset(server)
+			line := server.logged("the refusal", func(c api.Connection) bool { return c.Direction == api.Inbound })
+			if line.Reason != reasonPlaintext || line.Source.Addr() != s.ip || line.Destination != s.at || line.Peer != "" || line.Level != "WARN" {
+				t.Errorf("logged %+v", line)
+			}
+			if got := server.proxy.Traffic().Inbound; got != (api.Direction{Refused: 1}) {
+				t.Errorf("counted %+v", got)
+			}
+		})
+	}
+}
+
+func TestInbandWithoutPrograms(t *testing.T) {
+	broken := errors.New("no such option")
+	for name, damage := range map[string]func(*testBand){
+		"mark": func(b *testBand) { f := func() error { return broken }; b.marked.Store(&f) },
+		"ask":  func(b *testBand) { f := func() (bool, error) { return false, broken }; b.shown.Store(&f) },
+	} {
+		for _, mode := range []api.Mode{api.Strict, api.Permissive} {
+			t.Run(name+"/"+string(mode), func(t *testing.T) {
+				client, server, b := inbandPair(t, func(o *Options) { o.Config.Mode = mode })
+				client.sockets.band = &testBand{mark: b.mark}
+				damage(client.sockets.band)
+				destination := applicationAt(t, b.behind(t, server.ip), echo)
+				if mode == api.Strict {
+					client.dialReset(destination)
+				} else {
+					conn := client.dial(destination)
+					ping(t, conn)
+					if err := conn.Close(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				line := client.logged("the connection", func(c api.Connection) bool { return c.Destination == destination })
+				if line.Reason != reasonNoNegotiation || line.Encrypted || mode == api.Strict && !strings.Contains(line.Error, broken.Error()) {
+					t.Errorf("logged %+v", line)
+				}
+			})
+		}
+	}
+	t.Run("inbound", func(t *testing.T) {
+		client, server, b := inbandPair(t, nil)
+		client.sockets.band = &testBand{mark: b.mark}
+		f := func() (bool, error) { return false, broken }
+		b.shown.Store(&f)
+		client.dialReset(applicationAt(t, b.behind(t, server.ip), echo))
+		line := server.logged("the refusal", func(c api.Connection) bool { return c.Direction == api.Inbound })
+		if line.Reason != reasonUndetermined || line.Error != broken.Error() {
+			t.Errorf("logged %+v", line)
+		}
+	})
+}
+
+// A Service with wire=port is not dialled at all.
+func TestWirePortDoesNotReachServices(t *testing.T) {
+	wirePort := func(o *Options) { o.Config.Wire = api.WirePort }
+	client, server, b := inbandPair(t, wirePort)
+	destination := applicationAt(t, b.behind(t, server.ip), echo)
+	client.dialReset(destination)
+	client.logged("the refusal", func(c api.Connection) bool { return c.Reason == reasonNoWire })
+	client.reconfigure(func(c *api.Config) { c.Mode = api.Permissive })
+	conn := client.dial(destination)
+	ping(t, conn)
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	client.logged("the plaintext", func(c api.Connection) bool { return c.Reason == reasonNoWire && c.Sent == 4 })
+}
+
+func TestInbandDestinationCannotBeReached(t *testing.T) {
+	for _, mode := range []api.Mode{api.Strict, api.Permissive} {
+		client, server, _ := inbandPair(t, func(o *Options) { o.Config.Mode = mode })
+		closed := listen(t, netip.AddrPortFrom(server.ip, 0))
+		if err := closed.Close(); err != nil {
+			t.Fatal(err)
+		}
+		client.dialReset(addrPort(closed.Addr()))
+		line := client.logged("the refusal", func(c api.Connection) bool { return c.Direction == api.Outbound })
+		if line.Reason != reasonUnreachable || !strings.Contains(line.Error, "connection refused") {
+			t.Errorf("logged %+v", line)
+		}
+	}
+}
+
+// inbandImpostor plays what a marked dial to the returned address meets; the
+// application behind it takes plaintext.
+func inbandImpostor(t *testing.T, a *authority, client *testPod, ip netip.Addr, change func(*tls.Config), serve func(*tls.Conn, *net.TCPConn)) netip.AddrPort {
+	t.Helper()
+	b := client.sockets.band
+	destination := applicationAt(t, b.behind(t, ip), echo)
+	fakePeerAt(t, a, b, ip, change, serve)
+	return destination
+}
+
+func TestInbandImpostorGetsNothing(t *testing.T) {
+	a, other := newAuthority(t), newAuthority(t)
+	for _, mode := range []api.Mode{api.Strict, api.Permissive} {
+		for _, kind := range []string{"service", "pod"} {
+			for name := range impostors(a, other, podAddress()) {
+				t.Run(string(mode)+"/"+kind+"/"+name, func(t *testing.T) {
+					ip, b := podAddress(), newBand()
+					client := newPod(t, a, func(o *Options) {
+						o.Sockets.(*testSockets).band = b
+						o.Config.Mode = mode
+						if kind == "pod" {
+							o.Config.Wire = api.WireInband
+						} else {
+							o.Config.Services = []netip.Prefix{netip.PrefixFrom(ip, 32)}
+						}
+					})
+					var leaked atomic.Int64
+					destination := inbandImpostor(t, a, client, ip,
+						func(c *tls.Config) { impostors(a, other, ip)[name](t, c) },
+						func(c *tls.Conn, raw *net.TCPConn) {
+							n, _ := c.Read(make([]byte, 1024))
+							leaked.Add(int64(n))
+							if n > 0 {
+								_, _ = c.Write([]byte{byte(statusOK), 'x'})
+								_ = c.CloseWrite()
+								_, _ = io.Copy(io.Discard, raw)
+							}
+						})
+					if kind == "service" && name == "another address" {
+						// Which pod answers for a Service is the cluster's choice.
+						expect(t, client.dial(destination), "x")
+						return
+					}
+					if mode == api.Strict {
+						client.dialReset(destination)
+					} else {
+						conn := client.dial(destination)
+						ping(t, conn)
+						if err := conn.Close(); err != nil {
+							t.Fatal(err)
+						}
+					}
+					if n := leaked.Load(); n > 0 {
+						t.Errorf("the impostor received %d bytes", n)
+					}
+					line := client.logged("the connection", func(c api.Connection) bool { return c.Destination == destination })
+					if line.Encrypted || line.Wire != api.WireNone || line.Reason != reasonNotTrusted {
+						t.Errorf("logged %+v", line)
+					}
+				})
+			}
+		}
+	}
+}
+
+// A gateway that showed itself and failed is left alone for a while.
+func TestInbandFallbackIsRemembered(t *testing.T) {
+	a, other, c, ip, b := newAuthority(t), newAuthority(t), &clock{}, podAddress(), newBand()
+	client := newPod(t, a, func(o *Options) {
+		permissive(o)
+		o.Sockets.(*testSockets).band, o.now = b, c.now
+		o.Config.Services = []netip.Prefix{netip.PrefixFrom(ip, 32)}
+	})
+	var probes atomic.Int64
+	destination := inbandImpostor(t, other, client, ip, nil, func(c *tls.Conn, _ *net.TCPConn) {
+		probes.Add(1)
+		_, _ = c.Read(make([]byte, 1024))
+	})
+	round := func(want int64) {
+		t.Helper()
+		conn := client.dial(destination)
+		ping(t, conn)
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if n := probes.Load(); n != want {
+			t.Fatalf("%d probes, want %d", n, want)
+		}
+	}
+	round(1)
+	round(1)
+	c.advance(rememberFailed + time.Second)
+	round(2)
+	eventually(t, "the counts", func() bool {
+		got := client.proxy.Traffic().Outbound
+		return got.Plaintext == 3 && got.OptionLost == 0 && got.Encrypted == 0 && got.Active == 0
+	})
+}
+
+// One that does not answer is not remembered longer: behind a Service may be others.
+func TestInbandSilence(t *testing.T) {
+	client, server, b := inbandPair(t, func(o *Options) {
+		permissive(o)
+		o.HandshakeTimeout = 400 * time.Millisecond
+	})
+	destination := applicationAt(t, b.behind(t, server.ip), echo)
+	shown := func() (bool, error) { return true, nil }
+	b.shown.Store(&shown)
+	b.lost.Store(true)
+	// The application waits for the client to speak, and takes the first bytes of
+	// TLS for that; it answers with what is no TLS.
+	conn := client.dial(destination)
+	ping(t, conn)
+	for _, p := range client.proxy.peers.peers {
+		if p.until.After(time.Now().Add(rememberFailed)) {
+			t.Errorf("%v is remembered until %v", p.addr, p.until)
+		}
+	}
+}
+
+// Sessions made with a Service count nothing where a certain pod is asked for.
+func TestServiceSessionIsNoPodSession(t *testing.T) {
+	a, c, ip, b := newAuthority(t), &clock{}, podAddress(), newBand()
+	client := newPod(t, a, func(o *Options) {
+		o.Sockets.(*testSockets).band, o.now = b, c.now
+		o.Config.Wire = api.WireInband
+		o.Config.Nodes = []netip.Addr{ip}
+		o.Config.NodePorts = [2]uint16{1, 1}
+	})
+	var resumed, fresh atomic.Int64
+	// The certificate names another address.
+	destination := inbandImpostor(t, a, client, ip,
+		func(c *tls.Config) { c.Certificates = []tls.Certificate{a.issue(t, []netip.Addr{podAddress()}, nil)} },
+		func(c *tls.Conn, _ *net.TCPConn) {
+			if _, err := c.Read(make([]byte, 1024)); err != nil {
+				return
+			}
+			if c.ConnectionState().DidResume {
+				resumed.Add(1)
+			} else {
+				fresh.Add(1)
+			}
+			_, _ = c.Write([]byte{byte(statusOK), 'x'})
+			_ = c.Close()
+		})
+	// The same settings take the same address for a node and for a pod, by port.
+	s := client.proxy.settings.Load()
+	s.routes.nodePorts = [2]uint16{destination.Port(), destination.Port()}
+	for range 2 {
+		conn := client.dial(destination)
+		expect(t, conn, "x")
+		expectEOF(t, conn)
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if resumed.Load() != 1 || fresh.Load() != 1 {
+		t.Fatalf("%d sessions resumed, %d fresh", resumed.Load(), fresh.Load())
+	}
+	pod := b.behind(t, ip)
+	client.dialReset(addrPort(pod.Addr()))
+	line := client.logged("the refusal", func(c api.Connection) bool { return c.Destination == addrPort(pod.Addr()) })
+	if line.Reason != reasonNotTrusted || !strings.Contains(line.Error, "certificate is valid for") {
+		t.Errorf("logged %+v", line)
+	}
+
+	// A resumed session does not outlive its certificate either.
+	c.advance(65 * time.Minute)
+	client.options.Certificate = a.issue(t, []netip.Addr{client.ip}, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(2 * time.Hour) })
+	client.dialReset(destination)
+	if resumed.Load() != 1 {
+		t.Error("a session with an expired certificate was resumed")
+	}
+}
+
+// verifyService must not rely on what crypto/tls did before.
+func TestVerifyServiceLooksAtEverything(t *testing.T) {
+	a, other := newAuthority(t), newAuthority(t)
+	ip := []netip.Addr{podAddress()}
+	s := &settings{trustDomain: testTrustDomain, now: time.Now, roots: a.pool}
+	leaf := func(by *authority, change func(*x509.Certificate)) *x509.Certificate {
+		return by.issue(t, ip, change).Leaf
+	}
+	for name, c := range map[string]struct {
+		leaf *x509.Certificate
+		want string
+	}{
+		"good":                 {leaf(a, nil), ""},
+		"another authority":    {leaf(other, nil), "unknown authority"},
+		"expired":              {leaf(a, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), "expired"},
+		"not yet valid":        {leaf(a, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }), "not yet valid"},
+		"another trust domain": {leaf(a, func(c *x509.Certificate) { c.URIs[0].Host = "elsewhere.test" }), "trust domain"},
+		"two identities":       {leaf(a, func(c *x509.Certificate) { c.URIs = append(c.URIs, c.URIs[0]) }), "URI names"},
+		"no server usage":      {leaf(a, func(c *x509.Certificate) { c.ExtKeyUsage = c.ExtKeyUsage[1:] }), "key usage"},
+	} {
+		for _, resumed := range []bool{false, true} {
+			err := s.verifyService(tls.ConnectionState{
+				Version: tls.VersionTLS13, NegotiatedProtocol: api.ALPN, DidResume: resumed,
+				PeerCertificates: []*x509.Certificate{c.leaf},
+				// What somebody else verified does not count.
+				VerifiedChains: [][]*x509.Certificate{{c.leaf, a.cert}},
+			})
+			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s, resumed %t: %v, want %q", name, resumed, err, c.want)
+			}
+		}
+	}
+	if err := s.verifyService(tls.ConnectionState{Version: tls.VersionTLS13, NegotiatedProtocol: api.ALPN}); err == nil {
+		t.Error("no certificate is taken")
+	}
+}
+
+// The application that is reached is the one that the connection was made to.
+func TestHeaderDestinationIsIgnored(t *testing.T) {
+	a, b := newAuthority(t), newBand()
+	server := newPod(t, a, func(o *Options) { inBand(o, b) })
+	destination := applicationAt(t, b.behind(t, server.ip), echo)
+	decoy, _ := collect(t, server.ip)
+	service := netip.MustParseAddrPort("10.96.0.10:80")
+	for _, claimed := range []netip.AddrPort{service, decoy, netip.AddrPortFrom(server.ip, api.PeerPort)} {
+		s := newStranger(t, a, server)
+		s.from, s.at = b.mark, destination
+		conn := tls.Client(s.dial(server), s.config)
+		h := header{Destination: claimed, Client: netip.AddrPortFrom(s.ip, 4000)}
+		write(t, conn, string(appendHeader(nil, h))+"hello")
+		expect(t, conn, string(rune(statusOK))+"hello")
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+		line := server.logged("the connection", func(c api.Connection) bool { return c.Source == h.Client })
+		if line.Destination != destination || line.Dialled != claimed || line.Wire != api.WireInband {
+			t.Errorf("logged %+v", line)
+		}
+	}
+}
+
+func TestInbandPeerRefuses(t *testing.T) {
+	a, b := newAuthority(t), newBand()
+	server := newPod(t, a, func(o *Options) { inBand(o, b) })
+	here := applicationAt(t, b.behind(t, server.ip), echo)
+	// Nothing is steered from these in a cluster; a gateway does not rely on it.
+	var arrive = func(at netip.AddrPort) netip.AddrPort {
+		l := listen(t, at)
+		b.forward(t, l)
+		return addrPort(l.Addr())
+	}
+	elsewhere := arrive(netip.AddrPortFrom(podAddress(), 0))
+	for name, c := range map[string]struct {
+		at     netip.AddrPort
+		change func(h *header)
+		log    string
+	}{
+		"another pod":      {elsewhere, nil, "not in this pod"},
+		"capture port":     {arrive(netip.AddrPortFrom(server.ip, api.CapturePort)), nil, "gateway itself"},
+		"in-band port":     {arrive(netip.AddrPortFrom(server.ip, api.InbandPort)), nil, "gateway itself"},
+		"foreign client":   {here, func(h *header) { h.Client = netip.AddrPortFrom(podAddress(), 4000) }, "not an address of the peer"},
+		"family of client": {here, func(h *header) { *h = sixHeader() }, "not of the family"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStranger(t, a, server)
+			// The claim that would be right by the other wire does not help.
+			h := header{Destination: here, Client: netip.AddrPortFrom(s.ip, 4000)}
+			if c.change != nil {
+				c.change(&h)
+			}
+			s.config.Certificates[0] = a.issue(t, []netip.Addr{s.ip, sixHeader().Client.Addr()}, nil)
+			s.from, s.at = b.mark, c.at
+			got, err := s.say(server, append(appendHeader(nil, h), "let me in"...))
+			if string(got) != string(rune(statusNotAllowed)) {
+				t.Errorf("got %q, %v", got, err)
+			}
+			line := server.logged("the refusal", func(l api.Connection) bool { return strings.Contains(l.Error, c.log) && l.Source == h.Client })
+			if line.Reason != reasonNotAllowed || line.Destination != c.at || line.Received != 0 {
+				t.Errorf("logged %+v", line)
+			}
+		})
+	}
+	if got := server.proxy.Traffic().Inbound; got.Refused != 5 || got.NotAllowed != 0 || got.Encrypted != 0 {
+		t.Errorf("counted %+v", got)
+	}
+}
+
+func sixHeader() header {
+	return header{
+		Destination: netip.MustParseAddrPort("[fd00::10]:80"),
+		Client:      netip.MustParseAddrPort("[fd00::1]:4000"),
+	}
+}
+
+// Mode and wire change for connections to come.
+func TestSettingsChangeWhileConnectionsAreOpen(t *testing.T) {
+	a, b := newAuthority(t), newBand()
+	server := newPod(t, a, func(o *Options) { inBand(o, b); permissive(o) })
+	client := newPod(t, a, func(o *Options) { o.Sockets.(*testSockets).band = b; permissive(o) })
+	encrypted := applicationAt(t, b.behind(t, server.ip), echo)
+	plain := application(t, podAddress(), echo)
+
+	kept := []*net.TCPConn{client.dial(encrypted), client.dial(plain)}
+	check := func() {
+		t.Helper()
+		for _, conn := range kept {
+			ping(t, conn)
+		}
+	}
+	check()
+	strict := func(c *api.Config) { c.Mode = api.Strict }
+	client.reconfigure(strict)
+	server.reconfigure(strict)
+	check()
+	client.dialReset(plain)
+	kept = append(kept, client.dial(encrypted))
+	check()
+
+	client.reconfigure(func(c *api.Config) { c.Mode, c.Wire = api.Strict, api.WireInband })
+	check()
+	kept = append(kept, client.dial(encrypted))
+	check()
+	if got := client.proxy.Traffic().Outbound; got.Encrypted != 3 || got.Inband != 1 || got.Plaintext != 1 || got.Refused != 1 || got.Active != 4 {
+		t.Errorf("counted %+v", got)
+	}
+
+	client.reconfigure(func(c *api.Config) { c.Mode = api.Permissive })
+	kept = append(kept, client.dial(plain))
+	check()
+}
+
+// A connection that is being set up when the mode becomes strict does not go on
+// in plaintext.
+func TestStrictDuringDial(t *testing.T) {
+	client, server, b := inbandPair(t, permissive)
+	b.lost.Store(true)
+	change := func() error {
+		client.reconfigure(func(c *api.Config) { c.Mode = api.Strict })
+		return nil
+	}
+	b.marked.Store(&change)
+	destination, accept := collectAt(t, b.behind(t, server.ip))
+	client.dialReset(destination)
+	expectReset(t, accept())
+	client.logged("the refusal", func(c api.Connection) bool { return c.Reason == reasonOptionLost && c.Level == "WARN" })
+}
+
+func TestInbandLeavesNothingBehind(t *testing.T) {
+	count := 2000
+	if testing.Short() || raceEnabled {
+		count = 200
+	}
+	client, server, b := inbandPair(t, permissive)
+	encrypted := applicationAt(t, b.behind(t, server.ip), echo)
+	plain := application(t, server.ip, echo)
+	refused := listen(t, netip.AddrPortFrom(server.ip, 0))
+	b.forward(t, refused)
+	round := func() {
+		for _, destination := range []netip.AddrPort{encrypted, plain} {
+			conn := client.dial(destination)
+			ping(t, conn)
+			if err := conn.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if conn, err := net.Dial("tcp", refused.Addr().String()); err == nil {
+			expectReset(t, conn)
+			_ = conn.Close()
+		}
+	}
+	round()
+	settled := func() bool { return len(client.proxy.live.snapshot())+len(server.proxy.live.snapshot()) == 0 }
+	eventually(t, "the first connections to end", settled)
+	goroutines, files := runtime.NumGoroutine(), openFiles(t)
+	for range count - 1 {
+		round()
+	}
+	eventually(t, "the connections to end", settled)
+	eventually(t, "goroutines to end", func() bool { return runtime.NumGoroutine() <= goroutines })
+	eventually(t, "files to be closed", func() bool { return openFiles(t) <= files })
+	got, n := client.proxy.Traffic().Outbound, uint64(count)
+	if got.Inband != n || got.Encrypted != n || got.Plaintext != n || got.OptionLost != n || got.Active != 0 {
+		t.Errorf("client counts %+v", got)
+	}
+	if got := server.proxy.Traffic().Inbound; got.Inband != n || got.Refused != n || got.Active != 0 {
+		t.Errorf("server counts %+v", got)
+	}
+	if n := len(server.proxy.handshakes.sources); n != 0 {
+		t.Errorf("%d sources are left in the limits", n)
+	}
+	for _, p := range client.proxy.peers.peers {
+		if len(p.slots) != 0 || p.users != 0 {
+			t.Errorf("%v: %d slots taken, %d users", p.addr, len(p.slots), p.users)
+		}
+	}
+}
+
+// The dialled side closes first, so that TIME_WAIT does not take ports from the
+// application's destination.
+func TestInbandDialledSideClosesFirst(t *testing.T) {
+	client, server, b := inbandPair(t, nil)
+	destination := applicationAt(t, b.behind(t, server.ip), echo)
+	for range 20 {
+		conn := client.dial(destination)
+		ping(t, conn)
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the connections to end", func() bool { return len(client.proxy.live.snapshot()) == 0 })
+	near, far := timeWait(t, b.mark, destination)
+	if near != 0 || far != 20 {
+		t.Errorf("in TIME_WAIT: %d of the dialling side, %d of the dialled one", near, far)
+	}
+}
+
+// timeWait counts TIME_WAIT sockets of the connections between ip and at, of
+// either end (proc(5), tcp: state 06).
+func timeWait(t *testing.T, ip netip.Addr, at netip.AddrPort) (near, far int) {
+	t.Helper()
+	text, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hex := func(ip netip.Addr) string {
+		b := ip.As4()
+		return fmt.Sprintf("%02X%02X%02X%02X", b[3], b[2], b[1], b[0])
+	}
+	end := fmt.Sprintf("%s:%04X", hex(at.Addr()), at.Port())
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		switch {
+		case len(fields) < 4 || fields[3] != "06":
+		case strings.HasPrefix(fields[1], hex(ip)+":") && fields[2] == end:
+			near++
+		case strings.HasPrefix(fields[2], hex(ip)+":") && fields[1] == end:
+			far++
+		}
+	}
+	return near, far
+}
+
+// A dial that takes long lends its slot to others.
+func TestSlotIsLent(t *testing.T) {
+	client := newPod(t, newAuthority(t), nil)
+	table := client.proxy.peers
+	for name, patience := range map[string]time.Duration{"in time": time.Hour, "late": time.Nanosecond} {
+		for _, keeps := range []bool{true, false} {
+			p := table.acquire(netip.AddrPortFrom(podAddress(), 80))
+			slot, err := client.proxy.slotWhile(p, patience)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if patience != time.Hour {
+				eventually(t, "the slot to be lent", func() bool { return len(p.slots) == 0 })
+			}
+			if keeps {
+				if err := slot.keep(); err != nil || len(p.slots) != 1 {
+					t.Errorf("%s: %d slots taken, %v", name, len(p.slots), err)
+				}
+			}
+			slot.free()
+			if len(p.slots) != 0 {
+				t.Errorf("%s: %d slots are left", name, len(p.slots))
+			}
+			table.release(p)
+		}
 	}
 }

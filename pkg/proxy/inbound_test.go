@@ -25,6 +25,10 @@ type stranger struct {
 	ip     netip.Addr
 	config *tls.Config
 	conn   *net.TCPConn
+	// from and at are where it dials from and to, if that is not ip and the peer
+	// port of the gateway.
+	from netip.Addr
+	at   netip.AddrPort
 }
 
 // newStranger returns one that is a proper peer until a test changes config.
@@ -64,8 +68,15 @@ func (s *stranger) dialReset(server *testPod) {
 }
 
 func (s *stranger) tryDial(server *testPod) (*net.TCPConn, error) {
-	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(s.ip, 0))}
-	conn, err := d.Dial("tcp", netip.AddrPortFrom(server.ip, api.PeerPort).String())
+	from, at := s.ip, netip.AddrPortFrom(server.ip, api.PeerPort)
+	if s.from.IsValid() {
+		from = s.from
+	}
+	if s.at.IsValid() {
+		at = s.at
+	}
+	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
+	conn, err := d.Dial("tcp", at.String())
 	if err != nil {
 		return nil, err
 	}
@@ -308,6 +319,12 @@ func TestTruncationIsAReset(t *testing.T) {
 // fakePeer is a gateway that a test plays by hand at the address ip.
 func fakePeer(t testing.TB, a *authority, ip netip.Addr, change func(*tls.Config), serve func(*tls.Conn, *net.TCPConn)) {
 	t.Helper()
+	fakePeerAt(t, a, listen(t, netip.AddrPortFrom(ip, api.PeerPort)), ip, change, serve)
+}
+
+// fakePeerAt is fakePeer with a choice of the listener.
+func fakePeerAt(t testing.TB, a *authority, l net.Listener, ip netip.Addr, change func(*tls.Config), serve func(*tls.Conn, *net.TCPConn)) {
+	t.Helper()
 	config := &tls.Config{
 		Certificates: []tls.Certificate{a.issue(t, []netip.Addr{ip}, nil)},
 		ClientCAs:    a.pool,
@@ -317,7 +334,6 @@ func fakePeer(t testing.TB, a *authority, ip netip.Addr, change func(*tls.Config
 	if change != nil {
 		change(config)
 	}
-	l := listen(t, netip.AddrPortFrom(ip, api.PeerPort))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

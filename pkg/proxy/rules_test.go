@@ -1,0 +1,154 @@
+//go:build linux
+
+package proxy
+
+import (
+	"crypto/tls"
+	"net"
+	"net/netip"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// wires runs a test with either wire. far opens a listener of an application in the
+// server's pod.
+func wires(t *testing.T, change func(*Options), run func(t *testing.T, client, server *testPod, far func() net.Listener)) {
+	t.Run(api.WirePort, func(t *testing.T) {
+		client, server := pair(t, change)
+		run(t, client, server, func() net.Listener { return listen(t, netip.AddrPortFrom(server.ip, 0)) })
+	})
+	t.Run(api.WireInband, func(t *testing.T) {
+		client, server, b := inbandPair(t, change)
+		run(t, client, server, func() net.Listener { return b.behind(t, server.ip) })
+	})
+}
+
+// reconfigure changes the settings of a gateway that runs.
+func (pod *testPod) reconfigure(change func(*api.Config)) {
+	pod.t.Helper()
+	config := *pod.options.Config
+	change(&config)
+	if err := pod.proxy.Update(&config, pod.options.Certificate, pod.options.Roots); err != nil {
+		pod.t.Fatal(err)
+	}
+}
+
+func (pod *testPod) allow(patterns ...string) {
+	pod.t.Helper()
+	pod.reconfigure(func(c *api.Config) { c.Allow = patterns })
+}
+
+func ping(t testing.TB, conn net.Conn) {
+	t.Helper()
+	write(t, conn, "ping")
+	expect(t, conn, "ping")
+}
+
+func TestIdentityRules(t *testing.T) {
+	others := func(o *Options) { o.Config.Allow = []string{"ns/prod/sa/*", "ns/default/sa/other"} }
+	wires(t, others, func(t *testing.T, client, server *testPod, far func() net.Listener) {
+		destination := applicationAt(t, far(), echo)
+		client.dialReset(destination)
+		line := server.logged("the refusal", func(c api.Connection) bool { return c.Reason != "" })
+		if line.Reason != reasonIdentity || line.Peer != "spiffe://"+testTrustDomain+"/ns/default/sa/app" ||
+			!strings.Contains(line.Error, line.Peer) || line.Received != 0 || line.Destination != destination {
+			t.Errorf("logged %+v", line)
+		}
+		client.logged("the refusal", func(c api.Connection) bool { return c.Reason == statusNotAllowed.String() })
+
+		server.allow("ns/prod/sa/*", "ns/def*/sa/a?p")
+		kept := client.dial(destination)
+		ping(t, kept)
+
+		server.allow("ns/prod/sa/*")
+		ping(t, kept)
+		client.dialReset(destination)
+
+		server.allow()
+		ping(t, client.dial(destination))
+		ping(t, kept)
+
+		eventually(t, "the counts", func() bool {
+			got := server.proxy.Traffic().Inbound
+			return got.NotAllowed == 2 && got.Refused == 2 && got.Encrypted == 2 && got.Active == 2
+		})
+	})
+}
+
+// A resumed session carries the identity that the rules are asked about.
+func TestIdentityRulesOnResumedSession(t *testing.T) {
+	a := newAuthority(t)
+	server := newPod(t, a, func(o *Options) { o.Config.Allow = []string{"ns/prod/sa/*"} })
+	s := newStranger(t, a, server)
+	s.config.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+	h := header{Destination: application(t, server.ip, echo), Client: netip.AddrPortFrom(s.ip, 4000)}
+	for i, resumed := range []bool{false, true} {
+		conn := tls.Client(s.dial(server), s.config)
+		write(t, conn, string(appendHeader(nil, h)))
+		expect(t, conn, string(rune(statusNotAllowed)))
+		if got := conn.ConnectionState().DidResume; got != resumed {
+			t.Errorf("connection %d: resumed %t", i, got)
+		}
+	}
+}
+
+// Rules that come while a connection is being set up apply to it.
+func TestIdentityRulesDuringHandshake(t *testing.T) {
+	a := newAuthority(t)
+	server := newPod(t, a, nil)
+	s := newStranger(t, a, server)
+	conn := tls.Client(s.dial(server), s.config)
+	if err := conn.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	// The gateway has begun with the old rules by now.
+	server.allow("ns/prod/sa/*")
+	h := header{Destination: application(t, server.ip, echo), Client: netip.AddrPortFrom(s.ip, 4000)}
+	write(t, conn, string(appendHeader(nil, h)))
+	expect(t, conn, string(rune(statusNotAllowed)))
+}
+
+func TestBadRulesChangeNothing(t *testing.T) {
+	client, server := pair(t, func(o *Options) { o.Config.Allow = []string{"ns/prod/sa/*"} })
+	config := *server.options.Config
+	config.Allow = []string{"*"}
+	if err := server.proxy.Update(&config, server.options.Certificate, server.options.Roots); err == nil || api.Hint(err) == "" {
+		t.Errorf("error %v, hint %q", err, api.Hint(err))
+	}
+	client.dialReset(application(t, server.ip, echo))
+}
+
+// FuzzIdentityRules compares the rules with regular expressions made from them.
+func FuzzIdentityRules(f *testing.F) {
+	for _, seed := range [][3]string{
+		{"ns/prod/sa/*", "prod", "web"},
+		{"ns/*/sa/default", "kube-system", "default"},
+		{"ns/a-?.*/sa/?*?", "a-b.c", "xy"},
+		{"ns/**/sa/*", "a/sa/b", ""},
+		{"ns/*a*a*a*b/sa/*", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "x"},
+		{"ns/*/sa/*/x", "a", "b/x"},
+		{"ns/sa/sa/sa", "sa", "sa"},
+		{"ns/[a-z]/sa/*", "a", "b"},
+		{`ns/\*/sa/*`, "*", "b"},
+	} {
+		f.Add(seed[0], seed[1], seed[2])
+	}
+	f.Fuzz(func(t *testing.T, pattern, namespace, account string) {
+		rules, err := api.ParseAllow([]string{pattern})
+		if err != nil {
+			return
+		}
+		matches := func(part, name string) bool {
+			glob := strings.NewReplacer(`\*`, `[^/]*`, `\?`, `[^/]`).Replace(regexp.QuoteMeta(part))
+			return regexp.MustCompile(`(?s)\A` + glob + `\z`).MatchString(name)
+		}
+		parts := strings.Split(pattern, "/")
+		want := len(parts) == 4 && matches(parts[1], namespace) && matches(parts[3], account)
+		if got := rules.Allows(namespace, account); got != want {
+			t.Errorf("rule %q, peer %q/%q: %t", pattern, namespace, account, got)
+		}
+	})
+}
