@@ -29,6 +29,8 @@ func TestMain(m *testing.M) {
 			os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 		case "hold":
 			os.Exit(hold(os.Args[2:]))
+		case "datagram":
+			os.Exit(datagram(os.Args[2:]))
 		}
 	}
 	os.Exit(m.Run())
@@ -56,7 +58,13 @@ type lab struct {
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	l := &lab{t: t, net: netlab.New(t, 2)}
+	return newLabOf(t, 2)
+}
+
+// newLabOf returns a lab of n pods, at least two.
+func newLabOf(t *testing.T, n int) *lab {
+	t.Helper()
+	l := &lab{t: t, net: netlab.New(t, n)}
 	l.a, l.b = l.net.Node(0), l.net.Node(1)
 	l.app = filepath.Join(t.TempDir(), "app")
 	build := exec.Command("go", "build", "-o", l.app, "../../test/e2e/app")

@@ -54,7 +54,13 @@ type held struct {
 	input   io.Writer
 }
 
+// hold keeps a connection of the application in a pod.
 func (l *lab) hold(n *netlab.Node, address string) *held {
+	l.t.Helper()
+	return l.holdIn(n, n.AppCgroup, address)
+}
+
+func (l *lab) holdIn(n *netlab.Node, cgroup, address string) *held {
 	l.t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -63,7 +69,7 @@ func (l *lab) hold(n *netlab.Node, address string) *held {
 	read, write := io.Pipe()
 	l.t.Cleanup(func() { write.Close() })
 	h := &held{t: l.t, input: write,
-		process: n.Start(netlab.Command{Cgroup: n.AppCgroup, Path: self, Args: []string{"hold", address}, Stdin: read})}
+		process: n.Start(netlab.Command{Cgroup: cgroup, Path: self, Args: []string{"hold", address}, Stdin: read})}
 	h.await("connected")
 	h.say("first")
 	return h

@@ -1,0 +1,328 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/control"
+)
+
+// with returns s with a change of its configuration.
+func with(s gatewaylab.Spec, configure func(*api.Config)) gatewaylab.Spec {
+	s.Configure = configure
+	return s
+}
+
+// TestInband follows connections that are encrypted without another port: to
+// pods when that is wished, and to what counts as a Service or a node port.
+func TestInband(t *testing.T) {
+	for name, configure := range map[string]func(l *lab) func(*api.Config){
+		"on request": func(*lab) func(*api.Config) {
+			return func(c *api.Config) { c.Wire = api.WireInband }
+		},
+		"services": func(l *lab) func(*api.Config) {
+			return func(c *api.Config) {
+				c.Services = []netip.Prefix{netip.PrefixFrom(l.b.IP4, 32), netip.PrefixFrom(l.b.IP6, 128)}
+			}
+		},
+		"node ports": func(l *lab) func(*api.Config) {
+			return func(c *api.Config) {
+				c.Capture = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+				c.Nodes, c.NodePorts = []netip.Addr{l.b.IP4, l.b.IP6}, [2]uint16{portEcho, portEcho}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			ga := l.gateway(with(l.spec(l.a), configure(l)))
+			gb := l.gateway(l.spec(l.b))
+			for _, address := range []string{l.b.Addr(portEcho), l.b.Addr6(portEcho)} {
+				r := l.talk(l.a, address)
+				mine := func(c *api.Connection) bool { return c.Source.String() == r.Local }
+				for side, g := range map[string]*gatewaylab.Gateway{"client": ga, "server": gb} {
+					c := connection(t, g, "the "+side, mine)
+					if c.Wire != api.WireInband || !c.Encrypted || c.Peer == "" || c.Destination != addrPort(t, address) {
+						t.Errorf("the %s's line is %+v", side, c)
+					}
+				}
+			}
+			a, b := status(t, ga), status(t, gb)
+			if n := a.Traffic.Outbound; n.Inband != 2 || n.Encrypted != 2 || n.OptionLost != 0 {
+				t.Errorf("the client's side counts %+v", n)
+			}
+			if n := b.Traffic.Inbound; n.Inband != 2 || b.Capture.Steered != 2 || len(b.Missing) != 0 {
+				t.Errorf("the server's side counts %+v, steered %d, missing %q", n, b.Capture.Steered, b.Missing)
+			}
+		})
+	}
+}
+
+// TestInbandWithoutAPeer: permissive goes on in plaintext on the same connection,
+// strict refuses; both are counted.
+func TestInbandWithoutAPeer(t *testing.T) {
+	l := newLab(t)
+	g := l.gateway(with(l.spec(l.a), func(c *api.Config) { c.Wire = api.WireInband }))
+	l.talk(l.a, l.b.Addr(portEcho))
+	setMode(t, g, api.Strict)
+	if r := l.client(l.a, l.a.AppCgroup, "talk", l.b.Addr(portEcho), "hello"); r.Error == "" || r.Received != "" {
+		t.Errorf("in strict mode: %+v", r)
+	}
+	eventually(t, "both are counted", func() error {
+		if n := status(t, g).Traffic.Outbound; n.OptionLost != 2 || n.Plaintext != 1 || n.Refused != 1 {
+			return fmt.Errorf("%+v", n)
+		}
+		return nil
+	})
+}
+
+// TestStrictInbound: in strict mode plaintext reaches the application from the
+// allowed sources alone, and the mode decides at the moment of the connection.
+func TestStrictInbound(t *testing.T) {
+	l := newLabOf(t, 3)
+	probe := l.net.Node(2)
+	gb := l.gateway(with(l.spec(l.b), func(c *api.Config) {
+		c.PlaintextFrom = []netip.Prefix{netip.PrefixFrom(probe.IP4, 32), netip.PrefixFrom(probe.IP6, 128)}
+	}))
+	plain := func(from *netlab.Node, address string) result {
+		t.Helper()
+		return l.client(from, from.OtherCgroup, "talk", address, "hello")
+	}
+	addresses := []string{l.b.Addr(portEcho), l.b.Addr6(portEcho)}
+	open := l.holdIn(l.a, l.a.OtherCgroup, addresses[0])
+	for _, address := range addresses {
+		if r := plain(l.a, address); r.Error != "" {
+			t.Errorf("permissive, %s: %+v", address, r)
+		}
+	}
+	if s := status(t, gb); s.Traffic.Inbound != (api.Direction{}) || s.Capture.PlaintextAllowed+s.Capture.PlaintextRefused != 0 {
+		t.Errorf("in permissive mode the gateway was not left aside: %+v, %+v", s.Traffic.Inbound, s.Capture)
+	}
+
+	setMode(t, gb, api.Strict)
+	open.say("still there")
+	for _, address := range addresses {
+		if r := plain(l.a, address); !strings.Contains(r.Error, "connection reset") {
+			t.Errorf("strict, %s: %+v", address, r)
+		}
+		if r := plain(probe, address); r.Error != "" {
+			t.Errorf("strict, from an allowed source, %s: %+v", address, r)
+		}
+	}
+	// Inside the pod there is no wire to protect.
+	if r := plain(l.b, l.b.Addr(portEcho)); r.Error != "" {
+		t.Errorf("within the pod: %+v", r)
+	}
+	eventually(t, "both kinds are counted", func() error {
+		s := status(t, gb)
+		if s.Capture.PlaintextRefused != 2 || s.Capture.PlaintextAllowed != 2 || s.Traffic.Inbound.Refused != 2 {
+			return fmt.Errorf("%+v, %+v", s.Capture, s.Traffic.Inbound)
+		}
+		return nil
+	})
+	connection(t, gb, "the refusal", func(c *api.Connection) bool {
+		return c.Direction == api.Inbound && c.Source.Addr() == l.a.IP4 && !c.Encrypted && c.Reason != ""
+	})
+
+	restartWorker(t, gb)
+	if r := plain(l.a, addresses[0]); r.Error == "" {
+		t.Errorf("after a restart of the worker: %+v", r)
+	}
+	setMode(t, gb, api.Permissive)
+	open.say("and back")
+	if r := plain(l.a, addresses[0]); r.Error != "" {
+		t.Errorf("permissive again: %+v", r)
+	}
+}
+
+// TestStrictFromTheStart: no connection slips in, and a peer gets through on
+// both wires.
+func TestStrictFromTheStart(t *testing.T) {
+	l := newLab(t)
+	strict := l.spec(l.b)
+	strict.Mode = api.Strict
+	gb := l.gateway(strict)
+	if r := l.client(l.a, l.a.OtherCgroup, "talk", l.b.Addr(portEcho), "hello"); r.Error == "" {
+		t.Errorf("plaintext: %+v", r)
+	}
+	for _, wire := range []api.Wire{api.WirePort, api.WireInband} {
+		ga := l.gateway(with(l.spec(l.a), func(c *api.Config) { c.Wire = wire }))
+		l.talk(l.a, l.b.Addr(portEcho))
+		if err := ga.End(); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := status(t, gb).Traffic.Inbound; n.Encrypted != 2 || n.Inband != 1 {
+		t.Errorf("counted %+v", n)
+	}
+	// What a closed gateway leaves behind goes with the next one.
+	gb.Stop()
+	l.gateway(l.spec(l.b))
+	if r := l.client(l.a, l.a.OtherCgroup, "talk", l.b.Addr(portEcho), "hello"); r.Error != "" {
+		t.Errorf("with a permissive gateway: %+v", r)
+	}
+}
+
+// TestAllowInband: the identity rules hold on this wire, too.
+func TestAllowInband(t *testing.T) {
+	l := newLab(t)
+	client := with(l.spec(l.a), func(c *api.Config) { c.Wire = api.WireInband })
+	client.Mode = api.Strict
+	l.gateway(client)
+	gb := l.gateway(with(l.spec(l.b), func(c *api.Config) { c.Allow = []string{"ns/lab/sa/pod-*"} }))
+	l.talk(l.a, l.b.Addr(portEcho))
+	control1(t, gb, "allow", "ns/prod/sa/*")
+	if r := l.client(l.a, l.a.AppCgroup, "talk", l.b.Addr(portEcho), "hello"); r.Error == "" || r.Received != "" {
+		t.Errorf("not allowed: %+v", r)
+	}
+	eventually(t, "the refusal is counted", func() error {
+		if n := status(t, gb).Traffic.Inbound; n.NotAllowed != 1 || n.Refused != 1 {
+			return fmt.Errorf("%+v", n)
+		}
+		return nil
+	})
+}
+
+// TestUnguarded: where inbound connections cannot be steered, permissive keeps
+// what works and says so, and strict is refused.
+func TestUnguarded(t *testing.T) {
+	l := newLab(t)
+	// No interface has these addresses, so there is nowhere to attach to.
+	node := *l.a
+	node.IP4, node.IP6 = netip.MustParseAddr("10.9.0.99"), netip.MustParseAddr("fd00:9::99")
+	spec := l.spec(l.a)
+	spec.Node = &node
+	l.gateway(l.spec(l.b))
+	g := l.gateway(spec)
+	s := status(t, g)
+	if len(s.Missing) != 1 || !strings.Contains(s.Missing[0], "no interface has an address") || s.State != api.Ready {
+		t.Errorf("%s, missing %q", s.State, s.Missing)
+	}
+	l.talk(l.a, l.b.Addr(portEcho))
+	if status(t, g).Capture.Captured == 0 {
+		t.Error("outbound connections are not captured any more")
+	}
+	_, err := g.Call(t.Context(), control.Request{Op: control.OpMode, Mode: api.Strict})
+	if err == nil || !strings.Contains(err.Error(), "no interface has an address") || api.Hint(err) == "" {
+		t.Errorf("strict mode: %v", err)
+	}
+	if s := status(t, g); s.Mode != api.Permissive {
+		t.Errorf("the mode is %s", s.Mode)
+	}
+	if err := g.End(); err != nil {
+		t.Fatal(err)
+	}
+
+	spec.Mode = api.Strict
+	g, err = gatewaylab.Launch(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Wait(); err == nil || !strings.Contains(g.Output(), "guarding inbound connections") || !strings.Contains(g.Output(), "hint: ") {
+		t.Errorf("a strict gateway that cannot guard: %v, %s", err, g.Output())
+	}
+	// And it leaves nothing behind.
+	l.talk(l.a, l.b.Addr(portEcho))
+}
+
+// datagram is an application that sends one datagram to args[0].
+func datagram(args []string) int {
+	conn, err := net.Dial("udp", args[0])
+	if err == nil {
+		_, err = conn.Write([]byte("hello"))
+	}
+	if err != nil {
+		fmt.Println(err)
+		return 0
+	}
+	fmt.Println("sent")
+	return 0
+}
+
+// TestUDP: UDP is not encrypted, but seen, and refused if that is wished.
+func TestUDP(t *testing.T) {
+	l := newLab(t)
+	g := l.gateway(with(l.spec(l.a), func(c *api.Config) { c.BlockUDP = true }))
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// send returns what became of one datagram.
+	send := func() string {
+		p := l.a.Start(netlab.Command{Cgroup: l.a.AppCgroup, Path: self, Args: []string{"datagram", l.b.Addr(portEcho)}})
+		if err := p.Wait(); err != nil {
+			t.Fatalf("%v: %s", err, p.Output())
+		}
+		return strings.TrimSpace(p.Output())
+	}
+	if got := send(); got != "sent" {
+		t.Errorf("permissive: %s", got)
+	}
+	if c := status(t, g).Capture; c.UDP != 1 || c.UDPRefused != 0 {
+		t.Errorf("counted %d, refused %d", c.UDP, c.UDPRefused)
+	}
+	setMode(t, g, api.Strict)
+	if got := send(); !strings.Contains(got, "operation not permitted") {
+		t.Errorf("strict: %s", got)
+	}
+	if c := status(t, g).Capture; c.UDP != 2 || c.UDPRefused != 1 {
+		t.Errorf("counted %d, refused %d", c.UDP, c.UDPRefused)
+	}
+}
+
+// TestNodeSide: the pod's default gateway may connect in plaintext if it is an
+// address of the pod network, as it is where the node has one there.
+func TestNodeSide(t *testing.T) {
+	l := newLab(t)
+	via := netip.MustParseAddr("10.9.0.200")
+	if err := l.a.Do(func() error { return addDefaultRoute(via) }); err != nil {
+		t.Fatal(err)
+	}
+	want := netip.PrefixFrom(via, 32)
+	given := netip.MustParsePrefix("192.0.2.7/32")
+	g := l.gateway(with(l.spec(l.a), func(c *api.Config) { c.PlaintextFrom = []netip.Prefix{given} }))
+	if got := status(t, g).Capture.PlaintextFrom; !slices.Equal(got, []netip.Prefix{given, want}) {
+		t.Errorf("plaintext from %v", got)
+	}
+	if err := g.End(); err != nil {
+		t.Fatal(err)
+	}
+	narrow := l.spec(l.a)
+	narrow.Capture = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/28")}
+	if got := status(t, l.gateway(narrow)).Capture.PlaintextFrom; len(got) != 0 {
+		t.Errorf("a router outside of the pod network may connect in plaintext: %v", got)
+	}
+}
+
+// addDefaultRoute adds a default route to the current network namespace.
+func addDefaultRoute(via netip.Addr) error {
+	return netlink.RouteAdd(&netlink.Route{Gw: via.AsSlice()})
+}
+
+// TestInbandPortTaken: the port is the gateway's.
+func TestInbandPortTaken(t *testing.T) {
+	l := newLab(t)
+	taken, err := l.a.Listen("tcp4", net.JoinHostPort("127.0.0.1", fmt.Sprint(api.InbandPort)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	g, err := gatewaylab.Launch(l.spec(l.a))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Wait(); err == nil || !strings.Contains(g.Output(), "18444") || !strings.Contains(g.Output(), "hint: ") {
+		t.Errorf("with its port taken: %v, %s", err, g.Output())
+	}
+}
