@@ -125,7 +125,7 @@ func enabled(ctx context.Context) bool {
 // look records until done says so, and returns the greetings that were
 // readable and the packets that were encrypted.
 func look(ctx context.Context, file string, done func(texts, packets []string) bool) (texts, packets []string, err error) {
-	c, err := wire.Start(ctx, file, wire.BetweenNodes)
+	c, err := wire.Start(ctx, file, wire.BetweenNodes())
 	if err != nil {
 		return nil, nil, err
 	}

@@ -23,13 +23,13 @@ type wireCapture struct {
 // capture starts to record what crosses the network between the nodes.
 func capture(t *testing.T) *wireCapture {
 	t.Helper()
-	return captureOn(t, wire.BetweenNodes)
+	return captureAt(t, wire.BetweenNodes())
 }
 
-// captureOn starts to record what passes an interface of node-1.
-func captureOn(t *testing.T, device string) *wireCapture {
+// captureAt starts to record what passes an interface of node-1.
+func captureAt(t *testing.T, place wire.Place) *wireCapture {
 	t.Helper()
-	c, err := wire.Start(t.Context(), filepath.Join(t.TempDir(), "wire.pcap"), device)
+	c, err := wire.Start(t.Context(), filepath.Join(t.TempDir(), "wire.pcap"), place)
 	if err != nil {
 		t.Fatal(err)
 	}

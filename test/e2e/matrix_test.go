@@ -3,9 +3,11 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -199,7 +201,7 @@ func TestHairpin(t *testing.T) {
 		if kind != plain {
 			enable(t, []string{"--mode=" + kind}, p)
 		}
-		wire := captureOn(t, wire.Everywhere)
+		wire := captureAt(t, p.link())
 		for i, vip := range s.vips {
 			p.talk(netip.AddrPortFrom(vip, portEcho).String(), fmt.Sprintf("canary-%s-%d", kind, i))
 		}
@@ -208,6 +210,21 @@ func TestHairpin(t *testing.T) {
 			t.Errorf("%s: in the clear outside the pod: %v", kind, seen)
 		}
 	}
+}
+
+// link returns the node's end of the link to the pod, which must run on node-1.
+func (p *pod) link() wire.Place {
+	p.t.Helper()
+	route, err := wire.OnNode(p.t.Context(), "ip", "-o", "route", "get", p.ips[0].String()).Output()
+	if err != nil {
+		p.t.Fatalf("the route to %s: %v", p, err)
+	}
+	fields := strings.Fields(string(route))
+	i := slices.Index(fields, "dev")
+	if i < 0 || i+1 == len(fields) {
+		p.t.Fatalf("the route to %s is %q", p, route)
+	}
+	return wire.Place{Device: fields[i+1], Beyond: p.ips[0].String()}
 }
 
 // TestLoadBalancing sends connections through a Service with three backends,
@@ -226,27 +243,31 @@ func TestLoadBalancing(t *testing.T) {
 	kubectl(t, "-n", ns, "create", "service", "clusterip", "backend", "--tcp=9001:9001")
 	address := net.JoinHostPort(strings.TrimSpace(kubectl(t, "-n", ns, "get", "service", "backend", "-o", "jsonpath={.spec.clusterIP}")), "9001")
 	const n = 90
-	spread := func() map[string]int {
+	spread := func() (map[string]int, error) {
 		t.Helper()
 		seen := map[string]int{}
 		r := client.app("whose", address, strconv.Itoa(n))
 		if r.Error != "" {
-			t.Fatalf("%+v", r)
+			return nil, errors.New(r.Error)
 		}
-		for _, line := range strings.Fields(r.Received) {
-			seen[line]++
+		for _, server := range strings.Fields(r.Received) {
+			seen[server]++
 		}
-		return seen
+		return seen, nil
 	}
 	eventually(t, "the Service has three backends", func() error {
-		if got := spread(); len(got) != 3 {
-			return fmt.Errorf("%v", got)
+		got, err := spread()
+		if err == nil && len(got) != 3 {
+			err = fmt.Errorf("%v", got)
 		}
-		return nil
+		return err
 	})
 
 	enable(t, nil, client, backends[0], backends[1])
-	got := spread()
+	got, err := spread()
+	if err != nil {
+		t.Fatal(err)
+	}
 	// A fair choice among three gives 30 with a standard deviation of 4.5: each
 	// of these bounds is missed once in a million runs.
 	for _, b := range backends {

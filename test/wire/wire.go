@@ -31,33 +31,34 @@ const ClusterVariable = "KUBE_GATEWAY_CLUSTER"
 
 const (
 	node = "node-1"
-	// sentinelTarget is the other node's discard port (RFC 863), where nobody
-	// listens: only the datagram's crossing matters.
-	sentinelTarget = "/dev/udp/172.30.0.12/9"
+	// discardPort is where nobody listens (RFC 863): only the crossing of the
+	// datagram that is sent there matters.
+	discardPort = "9"
 	// flushTimeout bounds the wait for the sentinel.
 	flushTimeout = 30 * time.Second
 )
 
 // Capture is one recording.
 type Capture struct {
-	file    string
-	cluster string
-	cmd     *exec.Cmd
+	file string
+	at   Place
+	cmd  *exec.Cmd
 }
 
-// Interfaces of a node.
-const (
-	// BetweenNodes is where a node is joined to the others.
-	BetweenNodes = "eth0"
-	// Everywhere is all interfaces of a node, those towards its pods included.
-	Everywhere = "any"
-)
+// Place is an interface of node-1.
+type Place struct {
+	Device string
+	// Beyond is an address that node-1 reaches through the device.
+	Beyond string
+}
 
-// Start begins to record what passes an interface of node-1 into file. It
+// BetweenNodes is where node-1 is joined to the other node.
+func BetweenNodes() Place { return Place{Device: "eth0", Beyond: "172.30.0.12"} }
+
+// Start begins to record what passes a place into file. It
 // returns once tcpdump listens; the recording ends with Stop, or with ctx.
-func Start(ctx context.Context, file, device string) (*Capture, error) {
-	cluster := os.Getenv(ClusterVariable)
-	if cluster == "" {
+func Start(ctx context.Context, file string, at Place) (*Capture, error) {
+	if os.Getenv(ClusterVariable) == "" {
 		return nil, fmt.Errorf("%s does not name the cluster command: run this through make", ClusterVariable)
 	}
 	f, err := os.Create(file)
@@ -65,8 +66,8 @@ func Start(ctx context.Context, file, device string) (*Capture, error) {
 		return nil, fmt.Errorf("creating the capture file: %w", err)
 	}
 	defer f.Close()
-	c := &Capture{file: file, cluster: cluster}
-	c.cmd = c.onNode(ctx, "tcpdump", "-i", device, "-n", "-U", "--immediate-mode", "-Z", "root", "-w", "-")
+	c := &Capture{file: file, at: at}
+	c.cmd = OnNode(ctx, "tcpdump", "-i", at.Device, "-n", "-U", "--immediate-mode", "-Z", "root", "-w", "-")
 	c.cmd.Stdout = f
 	stderr, err := c.cmd.StderrPipe()
 	if err != nil {
@@ -87,8 +88,9 @@ func Start(ctx context.Context, file, device string) (*Capture, error) {
 	return nil, fmt.Errorf("tcpdump ended: %w: %s", c.cmd.Wait(), said.String())
 }
 
-func (c *Capture) onNode(ctx context.Context, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, c.cluster, append([]string{"exec", node, "--"}, args...)...)
+// OnNode returns a command that runs inside node-1.
+func OnNode(ctx context.Context, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, os.Getenv(ClusterVariable), append([]string{"exec", node, "--"}, args...)...)
 }
 
 // Stop ends the recording once everything sent before it is in the file: a
@@ -98,7 +100,7 @@ func (c *Capture) Stop(ctx context.Context) error {
 	defer cancel()
 	sentinel := fmt.Sprintf("sentinel-%d", time.Now().UnixNano())
 	for {
-		if out, err := c.onNode(ctx, "bash", "-c", "echo "+sentinel+" >"+sentinelTarget).CombinedOutput(); err != nil {
+		if out, err := OnNode(ctx, "bash", "-c", "echo "+sentinel+" >/dev/udp/"+c.at.Beyond+"/"+discardPort).CombinedOutput(); err != nil {
 			return fmt.Errorf("marking the end of the capture: %w: %s", err, out)
 		}
 		if found, err := c.Contains(sentinel); err != nil || found {
