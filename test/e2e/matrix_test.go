@@ -374,3 +374,122 @@ func TestIdentityRules(t *testing.T) {
 	gateway(t, "-n", ns, "allow", "pod/server", "ns/"+ns+"/sa/*")
 	stranger.talk(server.addr(portEcho), "hello again")
 }
+
+// TestSessionAffinity: a Service with ClientIP affinity sends all connections
+// of a client to one backend, with gateways as without.
+func TestSessionAffinity(t *testing.T) {
+	ns := namespace(t)
+	specs := []*corev1.Pod{podSpec("client", node1)}
+	for i := range 3 {
+		s := podSpec(fmt.Sprintf("backend-%d", i), node2)
+		s.Labels["app"] = "backend"
+		specs = append(specs, s)
+	}
+	pods := startPods(t, ns, specs...)
+	client := pods[0]
+	kubectl(t, "-n", ns, "create", "service", "clusterip", "backend", "--tcp=9001:9001")
+	address := net.JoinHostPort(strings.TrimSpace(kubectl(t, "-n", ns, "get", "service", "backend", "-o", "jsonpath={.spec.clusterIP}")), "9001")
+	backends := func() ([]string, error) {
+		r := client.app("whose", address, "20")
+		if r.Error != "" {
+			return nil, errors.New(r.Error)
+		}
+		seen := strings.Fields(r.Received)
+		slices.Sort(seen)
+		return slices.Compact(seen), nil
+	}
+	eventually(t, "the Service has three backends", func() error {
+		seen, err := backends()
+		if err == nil && len(seen) != 3 {
+			err = fmt.Errorf("%v", seen)
+		}
+		return err
+	})
+	kubectl(t, "-n", ns, "patch", "service", "backend", "-p", `{"spec":{"sessionAffinity":"ClientIP"}}`)
+	var before []string
+	eventually(t, "affinity is in force", func() (err error) {
+		before, err = backends()
+		if err == nil && len(before) != 1 {
+			err = fmt.Errorf("%v", before)
+		}
+		return err
+	})
+
+	enable(t, []string{"--mode=strict"}, pods...)
+	after, err := backends()
+	if err != nil || !slices.Equal(before, after) {
+		t.Errorf("before %v, with gateways %v (%v)", before, after, err)
+	}
+}
+
+// TestExternalTrafficPolicy: with the policy Local a NodePort keeps the client's
+// address and leads to backends of its own node only; gateways change neither.
+func TestExternalTrafficPolicy(t *testing.T) {
+	ns := namespace(t)
+	pods := startPods(t, ns, podSpec("client", node2), podSpec("backend", node1))
+	client, backend := pods[0], pods[1]
+	manifest := `
+apiVersion: v1
+kind: Service
+metadata: {name: backend}
+spec:
+  type: NodePort
+  externalTrafficPolicy: Local
+  selector: {app: backend}
+  ports: [{name: first, port: 9001}]
+`
+	if out := runCommand(t.Context(), t, manifest, "kubectl", "-n", ns, "apply", "-f", "-"); out.code != 0 {
+		t.Fatalf("creating the Service: %s", out.stderr)
+	}
+	address := net.JoinHostPort(nodeIP, strconv.Itoa(int(findService(t, ns, "backend").nodePort)))
+	sees := func() error {
+		r := client.app("first", address, "hello")
+		if r.Error != "" {
+			return errors.New(r.Error)
+		}
+		if want := "hello " + r.Local + " from " + backend.addr(portServerFirst); !strings.HasPrefix(r.Received, want) {
+			return fmt.Errorf("the backend says %q, want %q", r.Received, want)
+		}
+		return nil
+	}
+	eventually(t, "without gateways the backend sees the client's address", sees)
+	enable(t, []string{"--mode=strict"}, client, backend)
+	if err := sees(); err != nil {
+		t.Error(err)
+	}
+	client.traffic("the connection was encrypted", func(tr api.Traffic) bool { return tr.Outbound.Encrypted == 1 })
+}
+
+// TestUDP: datagrams into captured ranges are not encrypted, which status says;
+// they can be refused in strict mode, except DNS.
+func TestUDP(t *testing.T) {
+	ns := namespace(t)
+	a, b := twoPods(t, ns)
+	enable(t, []string{"--mode=strict", "--block-udp"}, a)
+	if r := a.app("datagram", b.addr(9999), "x"); !r.NotPermitted {
+		t.Errorf("a datagram was let out: %+v", r)
+	}
+	enable(t, nil, b)
+	if r := b.app("datagram", a.addr(9999), "x"); r.Error != "" {
+		t.Errorf("a datagram was refused in permissive mode: %+v", r)
+	}
+	if c := a.status().Capture; c.UDPRefused == 0 {
+		t.Errorf("the refusal is not counted: %+v", c)
+	}
+	if c := b.status().Capture; c.UDP == 0 || c.UDPRefused != 0 {
+		t.Errorf("the datagram is not counted: %+v", c)
+	}
+	out := gateway(t, "-n", ns, "status")
+	if !strings.Contains(out.stdout+out.stderr, "UDP") {
+		t.Errorf("status does not mention UDP: %s%s", out.stdout, out.stderr)
+	}
+	// Names are still resolved, which takes UDP to the cluster's name service.
+	kubectl(t, "-n", ns, "expose", "pod", "b", "--cluster-ip=None", "--port=9000", "--name=b")
+	eventually(t, "a name is resolved and reached", func() error {
+		r := a.app("talk", "b."+ns+".svc.cluster.local:9000", "by name")
+		if r.Error != "" {
+			return errors.New(r.Error)
+		}
+		return nil
+	})
+}

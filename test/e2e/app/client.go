@@ -34,7 +34,7 @@ type result struct {
 
 func client(ctx context.Context, verb string, args []string) (result, error) {
 	run, ok := map[string]func(context.Context, []string) (result, error){
-		"talk": talk, "talk6": talk6, "whose": whose, "steady": steady, "established": established, "mapped": mapped, "first": first, "halfclose": halfClose,
+		"talk": talk, "talk6": talk6, "whose": whose, "steady": steady, "datagram": datagram, "established": established, "mapped": mapped, "first": first, "halfclose": halfClose,
 		"concurrent": concurrent, "sequence": sequence, "download": download, "upload": upload, "crash": crash,
 	}[verb]
 	if !ok {
@@ -203,6 +203,18 @@ func established(_ context.Context, args []string) (result, error) {
 		}
 	}
 	return r, nil
+}
+
+// datagram ADDRESS TEXT: sends one datagram.
+func datagram(ctx context.Context, args []string) (result, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "udp", args[0])
+	if err != nil {
+		return result{NotPermitted: errors.Is(err, syscall.EPERM)}, err
+	}
+	defer conn.Close()
+	_, err = io.WriteString(conn, args[1])
+	return result{NotPermitted: errors.Is(err, syscall.EPERM)}, err
 }
 
 // first ADDRESS TEXT: reads a line before it sends one.
