@@ -29,7 +29,7 @@ type attachment struct {
 	kind    ebpf.AttachType
 }
 
-// captureKinds are the hooks of StartCapture: what stays with KeepOnExit.
+// captureKinds are the hooks of StartCapture: what stays with KeepOnExit at the cgroup.
 func captureKinds() []ebpf.AttachType {
 	return []ebpf.AttachType{
 		ebpf.AttachCGroupInet4Connect, ebpf.AttachCGroupInet6Connect,
@@ -54,8 +54,8 @@ func (p *Programs) AttachSockets() error {
 	}, false)
 }
 
-// StartCapture attaches the programs that redirect connect(2), and then detaches
-// those that a gateway which is gone left behind, in this order, so that no
+// StartCapture attaches the programs that redirect connect(2) and those that judge UDP,
+// and then detaches those that a gateway which is gone left behind, in this order, so that no
 // connection slips through in between. The listeners should be open before.
 func (p *Programs) StartCapture() error {
 	p.mu.Lock()
@@ -78,7 +78,7 @@ func (p *Programs) StartCapture() error {
 	return err
 }
 
-// StopCapture detaches the programs that redirect connect(2). Connections that
+// StopCapture detaches the programs that StartCapture attached. Connections that
 // are captured already go on.
 func (p *Programs) StopCapture() error {
 	p.mu.Lock()
@@ -175,10 +175,11 @@ func (a *attachment) detach() error {
 	return err
 }
 
-// DetachStale detaches what a gateway that is gone left attached to a pod, and
+// DetachStale detaches what a gateway that is gone left attached to a pod's cgroup, and
 // returns how many programs that were. Programs of a gateway that runs with
 // KeepOnExit are no different from those: call it only where none does.
-// [Programs.StartCapture] does the same by itself without leaving a gap.
+// [Programs.StartCapture] does the same by itself without leaving a gap. What is left in
+// the pod's network namespace is for [DetachStaleInbound].
 func DetachStale(pod Cgroup) (int, error) {
 	stale, err := attachedPrograms(pod.Path)
 	if err != nil {

@@ -51,7 +51,8 @@ type Options struct {
 	// Strict refuses what cannot be captured; see [Programs.SetStrict].
 	Strict bool
 	// KeepOnExit keeps the capture in place after the process ends, so that
-	// connect(2) fails with EPERM instead of leaving in plaintext.
+	// connect(2) fails with EPERM instead of leaving in plaintext. In strict mode
+	// inbound connections that are not allowed in plaintext are dropped, too.
 	KeepOnExit bool
 }
 
