@@ -5,6 +5,7 @@ package proxy
 import (
 	"io"
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -96,7 +97,16 @@ func BenchmarkPingPong(b *testing.B) {
 
 func BenchmarkConnect(b *testing.B) {
 	client, server := pair(b, nil)
-	destination := application(b, server.ip, echo)
+	connections(b, client, application(b, server.ip, echo))
+}
+
+func BenchmarkConnectInband(b *testing.B) {
+	client, server, band := inbandPair(b, nil)
+	connections(b, client, applicationAt(b, band.behind(b, server.ip), echo))
+}
+
+// connections makes b.N connections, one after the other.
+func connections(b *testing.B, client *testPod, destination netip.AddrPort) {
 	message := make([]byte, 64)
 	b.ReportAllocs()
 	b.ResetTimer()

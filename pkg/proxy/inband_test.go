@@ -253,13 +253,13 @@ func TestInbandImpostorGetsNothing(t *testing.T) {
 					var leaked atomic.Int64
 					destination := inbandImpostor(t, a, client, ip,
 						func(c *tls.Config) { impostors(a, other, ip)[name](t, c) },
-						func(c *tls.Conn, raw *net.TCPConn) {
+						func(c *tls.Conn, _ *net.TCPConn) {
 							n, _ := c.Read(make([]byte, 1024))
 							leaked.Add(int64(n))
 							if n > 0 {
 								_, _ = c.Write([]byte{byte(statusOK), 'x'})
 								_ = c.CloseWrite()
-								_, _ = io.Copy(io.Discard, raw)
+								_, _ = io.Copy(io.Discard, c)
 							}
 						})
 					if kind == "service" && name == "another address" {
@@ -325,23 +325,32 @@ func TestInbandFallbackIsRemembered(t *testing.T) {
 
 // One that does not answer is not remembered longer: behind a Service may be others.
 func TestInbandSilence(t *testing.T) {
-	client, server, b := inbandPair(t, func(o *Options) {
+	a, ip, c := newAuthority(t), podAddress(), &clock{}
+	client := newPod(t, a, func(o *Options) {
 		permissive(o)
+		o.Sockets.(*testSockets).band, o.now = newBand(), c.now
 		o.HandshakeTimeout = 400 * time.Millisecond
+		o.Config.Services = []netip.Prefix{netip.PrefixFrom(ip, 32)}
 	})
-	destination := applicationAt(t, b.behind(t, server.ip), echo)
-	shown := func() (bool, error) { return true, nil }
-	b.shown.Store(&shown)
-	b.lost.Store(true)
-	// The application waits for the client to speak, and takes the first bytes of
-	// TLS for that; it answers with what is no TLS.
-	conn := client.dial(destination)
-	ping(t, conn)
-	for _, p := range client.proxy.peers.peers {
-		if p.until.After(time.Now().Add(rememberFailed)) {
-			t.Errorf("%v is remembered until %v", p.addr, p.until)
+	var probes atomic.Int64
+	destination := inbandImpostor(t, a, client, ip, nil, func(_ *tls.Conn, raw *net.TCPConn) {
+		probes.Add(1)
+		_, _ = io.Copy(io.Discard, raw)
+	})
+	for i, want := range []int64{1, 1, 2} {
+		conn := client.dial(destination)
+		ping(t, conn)
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if n := probes.Load(); n != want {
+			t.Errorf("connection %d: %d probes, want %d", i, n, want)
+		}
+		if i == 1 {
+			c.advance(rememberFailed + time.Second)
 		}
 	}
+	client.logged("the fallback", func(c api.Connection) bool { return c.Reason == reasonNoAnswer })
 }
 
 // Sessions made with a Service count nothing where a certain pod is asked for.
