@@ -7,8 +7,8 @@
 
 #include "types.h"
 
-/* Loopback, from where the worker dials the application. From outside no packet with
- * such a source gets past the kernel. */
+/* Loopback, from where the worker dials the application. From outside the kernel lets
+ * no packet with such a source in, and the answer to it would not get out. */
 static __always_inline bool is_loopback(const __u32 ip[4])
 {
 	if (is_mapped(ip))
@@ -16,7 +16,7 @@ static __always_inline bool is_loopback(const __u32 ip[4])
 	return !ip[0] && !ip[1] && !ip[2] && ip[3] == bpf_htonl(1);
 }
 
-/* Whether the connection comes from outside and goes to one of the pod's addresses and not
+/* Whether the connection comes from outside and goes to one of the pod's addresses, and not
  * to a port of the gateway. */
 static __always_inline bool is_inbound(const struct config *cfg, const struct tuple *t)
 {
@@ -25,8 +25,8 @@ static __always_inline bool is_inbound(const struct config *cfg, const struct tu
 	if (!own[3] && !own[0])
 		return false;
 	return same_ip(t->server.ip, own) && !same_ip(t->client.ip, own) && !is_loopback(t->client.ip) &&
-	       t->server.port != cfg->capture_port &&
-	       t->server.port != cfg->peer_port && t->server.port != cfg->inband_port;
+	       t->server.port != cfg->capture_port && t->server.port != cfg->peer_port &&
+	       t->server.port != cfg->inband_port;
 }
 
 static __always_inline bool plaintext_allowed(const __u32 ip[4])

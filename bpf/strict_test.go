@@ -48,6 +48,9 @@ func TestStrictInbound(t *testing.T) {
 			server.plain(name+" to its own pod, IPv6", from, six)
 			server.plain(name+" over loopback", from, dial{To: netip.MustParseAddrPort("127.0.0.1:80")})
 		}
+		loopback := netip.MustParseAddrPort("127.0.0.1:0")
+		server.plain("gateway, from loopback", server.gateway, dial{To: server.four(80), Bind: loopback})
+		server.plain("gateway, from loopback, IPv6", server.gateway, dial{To: server.six(80), Six: true, Bind: at(netip.IPv6Loopback(), 0)})
 		presented := dial{To: server.four(80), PresentAs: netip.MustParseAddrPort("10.9.0.77:4567")}
 		if r := server.gateway.dial(presented); r.Seen == nil || r.Seen.Accept != presented.PresentAs {
 			t.Errorf("presented to the application: %+v", r)
