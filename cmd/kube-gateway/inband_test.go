@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -194,6 +195,18 @@ func TestAllowInband(t *testing.T) {
 	})
 }
 
+// ended waits for a gateway that must end by itself, and returns how it did.
+func ended(t *testing.T, g *gatewaylab.Gateway) error {
+	t.Helper()
+	t.Cleanup(g.Stop)
+	select {
+	case <-g.Done():
+	case <-time.After(patience):
+		t.Fatalf("the gateway runs on after %v:\n%s", patience, g.Output())
+	}
+	return g.Wait()
+}
+
 // TestUnguarded: where inbound connections cannot be steered, permissive keeps
 // what works and says so, and strict is refused.
 func TestUnguarded(t *testing.T) {
@@ -229,7 +242,7 @@ func TestUnguarded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := g.Wait(); err == nil || !strings.Contains(g.Output(), "guarding inbound connections") || !strings.Contains(g.Output(), "hint: ") {
+	if err := ended(t, g); err == nil || !strings.Contains(g.Output(), "guarding inbound connections") || !strings.Contains(g.Output(), "hint: ") {
 		t.Errorf("a strict gateway that cannot guard: %v, %s", err, g.Output())
 	}
 	// And it leaves nothing behind.
@@ -322,7 +335,7 @@ func TestInbandPortTaken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := g.Wait(); err == nil || !strings.Contains(g.Output(), "18444") || !strings.Contains(g.Output(), "hint: ") {
+	if err := ended(t, g); err == nil || !strings.Contains(g.Output(), "18444") || !strings.Contains(g.Output(), "hint: ") {
 		t.Errorf("with its port taken: %v, %s", err, g.Output())
 	}
 }
