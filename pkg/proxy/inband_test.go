@@ -6,11 +6,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -638,36 +636,11 @@ func TestInbandDialledSideClosesFirst(t *testing.T) {
 		}
 	}
 	eventually(t, "the connections to end", func() bool { return len(client.proxy.live.snapshot()) == 0 })
-	near, far := timeWait(t, b.mark, destination)
+	near := tcpSockets(t, tcpTimeWait, func(local, remote netip.AddrPort) bool { return local.Addr() == b.mark && remote == destination })
+	far := tcpSockets(t, tcpTimeWait, func(local, remote netip.AddrPort) bool { return local == destination && remote.Addr() == b.mark })
 	if near != 0 || far != 20 {
 		t.Errorf("in TIME_WAIT: %d of the dialling side, %d of the dialled one", near, far)
 	}
-}
-
-// timeWait counts TIME_WAIT sockets of the connections between ip and at, of
-// either end (proc(5), tcp: state 06).
-func timeWait(t *testing.T, ip netip.Addr, at netip.AddrPort) (near, far int) {
-	t.Helper()
-	text, err := os.ReadFile("/proc/net/tcp")
-	if err != nil {
-		t.Fatal(err)
-	}
-	hex := func(ip netip.Addr) string {
-		b := ip.As4()
-		return fmt.Sprintf("%02X%02X%02X%02X", b[3], b[2], b[1], b[0])
-	}
-	end := fmt.Sprintf("%s:%04X", hex(at.Addr()), at.Port())
-	for line := range strings.Lines(string(text)) {
-		fields := strings.Fields(line)
-		switch {
-		case len(fields) < 4 || fields[3] != "06":
-		case strings.HasPrefix(fields[1], hex(ip)+":") && fields[2] == end:
-			near++
-		case strings.HasPrefix(fields[2], hex(ip)+":") && fields[1] == end:
-			far++
-		}
-	}
-	return near, far
 }
 
 // A dial that takes long lends its slot to others.

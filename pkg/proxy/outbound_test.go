@@ -200,7 +200,7 @@ func TestFilteredPeer(t *testing.T) {
 		o.DialTimeout = 300 * time.Millisecond
 	})
 	ip := podAddress()
-	fillBacklog(t, ip)
+	fillBacklog(t, netip.AddrPortFrom(ip, api.PeerPort))
 	destination := application(t, ip, echo)
 	conn := client.dial(destination)
 	write(t, conn, "hello")
@@ -214,19 +214,20 @@ func TestFilteredPeer(t *testing.T) {
 	}
 }
 
-// fillBacklog leaves ip with a peer port that no longer answers a SYN.
-func fillBacklog(t testing.TB, ip netip.Addr) {
+// fillBacklog opens a listener at address that no longer answers a SYN, and returns
+// how to make it accept all connections again.
+func fillBacklog(t testing.TB, address netip.AddrPort) (drain func()) {
 	t.Helper()
-	at := &unix.SockaddrInet4{Port: api.PeerPort, Addr: ip.As4()}
-	open := func() int {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	at := toSockaddr(address)
+	open := func(flags int) int {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|flags, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = unix.Close(fd) })
 		return fd
 	}
-	l := open()
+	l := open(unix.SOCK_NONBLOCK)
 	if err := unix.Bind(l, at); err != nil {
 		t.Fatal(err)
 	}
@@ -234,9 +235,40 @@ func fillBacklog(t testing.TB, ip netip.Addr) {
 		t.Fatal(err)
 	}
 	for range 4 {
-		if err := unix.Connect(open(), at); err != nil && err != unix.EINPROGRESS {
+		if err := unix.Connect(open(unix.SOCK_NONBLOCK), at); err != nil && err != unix.EINPROGRESS {
 			t.Fatal(err)
 		}
+	}
+	return func() {
+		for {
+			fd, _, err := unix.Accept4(l, unix.SOCK_CLOEXEC)
+			if err != nil {
+				return
+			}
+			t.Cleanup(func() { _ = unix.Close(fd) })
+		}
+	}
+}
+
+// A dial in plaintext may take long; the mode that counts is the one at its end.
+func TestStrictDuringPlaintextDial(t *testing.T) {
+	client := newPod(t, newAuthority(t), permissive)
+	closed := listen(t, netip.AddrPortFrom(podAddress(), 0))
+	destination := addrPort(closed.Addr())
+	if err := closed.Close(); err != nil {
+		t.Fatal(err)
+	}
+	drain := fillBacklog(t, destination)
+	toDestination := func(_, remote netip.AddrPort) bool { return remote == destination }
+	before := tcpSockets(t, tcpSynSent, toDestination)
+	conn := client.dial(destination)
+	eventually(t, "the dial", func() bool { return tcpSockets(t, tcpSynSent, toDestination) > before })
+	client.reconfigure(func(c *api.Config) { c.Mode = api.Strict })
+	eventually(t, "the refusal", func() bool { drain(); return client.proxy.Traffic().Outbound.Refused == 1 })
+	expectReset(t, conn)
+	line := client.logged("the refusal", func(c api.Connection) bool { return c.Destination == destination })
+	if line.Reason != reasonPeerRefused || line.Encrypted || line.Level != "WARN" {
+		t.Errorf("logged %+v", line)
 	}
 }
 
