@@ -50,16 +50,23 @@ cluster-down: cluster-tool ## stop the cluster and remove all that it made
 	bin/cluster down
 
 .PHONY: test
-test: tools test-unit cross test-cluster test-e2e ## all tests
+test: tools test-unit test-netns cross test-cluster test-e2e ## all tests
+
+# Tests that depend on the kernel and not only on files: never from the cache.
+NETNS := ./bpf ./internal/netlab ./cmd/kube-gateway ./bench
 
 .PHONY: test-unit
-test-unit: ## unit tests, and the tests with eBPF in network namespaces (root)
-	go test ./...
+test-unit: ## unit tests
+	go test $$(go list ./... | grep -vE '/(bpf|internal/netlab|cmd/kube-gateway|bench)$$')
 	go -C build/image test ./...
+
+.PHONY: test-netns
+test-netns: ## tests with eBPF and whole gateways in network namespaces (root)
+	go test -count=1 $(NETNS)
 
 .PHONY: test-cluster
 test-cluster: ## tests of the embedded cluster itself
-	go -C test/cluster test ./...
+	go -C test/cluster test -count=1 ./...
 
 .PHONY: test-e2e
 test-e2e: build image cluster-tool ## tests on the embedded cluster
