@@ -4,7 +4,6 @@ package proxy
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -222,71 +221,6 @@ func TestInbandDestinationCannotBeReached(t *testing.T) {
 	}
 }
 
-// inbandImpostor plays what a marked dial to the returned address meets; the
-// application behind it takes plaintext.
-func inbandImpostor(t *testing.T, a *authority, client *testPod, ip netip.Addr, change func(*tls.Config), serve func(*tls.Conn, *net.TCPConn)) netip.AddrPort {
-	t.Helper()
-	b := client.sockets.band
-	destination := applicationAt(t, b.behind(t, ip), echo)
-	fakePeerAt(t, a, b, ip, change, serve)
-	return destination
-}
-
-func TestInbandImpostorGetsNothing(t *testing.T) {
-	a, other := newAuthority(t), newAuthority(t)
-	for _, mode := range []api.Mode{api.Strict, api.Permissive} {
-		for _, kind := range []string{"service", "pod"} {
-			for name := range impostors(a, other, podAddress()) {
-				t.Run(string(mode)+"/"+kind+"/"+name, func(t *testing.T) {
-					ip, b := podAddress(), newBand()
-					client := newPod(t, a, func(o *Options) {
-						o.Sockets.(*testSockets).band = b
-						o.Config.Mode = mode
-						if kind == "pod" {
-							o.Config.Wire = api.WireInband
-						} else {
-							o.Config.Services = []netip.Prefix{netip.PrefixFrom(ip, 32)}
-						}
-					})
-					var leaked atomic.Int64
-					destination := inbandImpostor(t, a, client, ip,
-						func(c *tls.Config) { impostors(a, other, ip)[name](t, c) },
-						func(c *tls.Conn, _ *net.TCPConn) {
-							n, _ := c.Read(make([]byte, 1024))
-							leaked.Add(int64(n))
-							if n > 0 {
-								_, _ = c.Write([]byte{byte(statusOK), 'x'})
-								_ = c.CloseWrite()
-								_, _ = io.Copy(io.Discard, c)
-							}
-						})
-					if kind == "service" && name == "another address" {
-						// Which pod answers for a Service is the cluster's choice.
-						expect(t, client.dial(destination), "x")
-						return
-					}
-					if mode == api.Strict {
-						client.dialReset(destination)
-					} else {
-						conn := client.dial(destination)
-						ping(t, conn)
-						if err := conn.Close(); err != nil {
-							t.Fatal(err)
-						}
-					}
-					if n := leaked.Load(); n > 0 {
-						t.Errorf("the impostor received %d bytes", n)
-					}
-					line := client.logged("the connection", func(c api.Connection) bool { return c.Destination == destination })
-					if line.Encrypted || line.Wire != api.WireNone || line.Reason != reasonNotTrusted {
-						t.Errorf("logged %+v", line)
-					}
-				})
-			}
-		}
-	}
-}
-
 // A gateway that showed itself and failed is left alone for a while.
 func TestInbandFallbackIsRemembered(t *testing.T) {
 	a, other, c, ip, b := newAuthority(t), newAuthority(t), &clock{}, podAddress(), newBand()
@@ -349,98 +283,6 @@ func TestInbandSilence(t *testing.T) {
 		}
 	}
 	client.logged("the fallback", func(c api.Connection) bool { return c.Reason == reasonNoAnswer })
-}
-
-// Sessions made with a Service count nothing where a certain pod is asked for.
-func TestServiceSessionIsNoPodSession(t *testing.T) {
-	a, c, ip, b := newAuthority(t), &clock{}, podAddress(), newBand()
-	client := newPod(t, a, func(o *Options) {
-		o.Sockets.(*testSockets).band, o.now = b, c.now
-		o.Config.Wire = api.WireInband
-		o.Config.Nodes = []netip.Addr{ip}
-		o.Config.NodePorts = [2]uint16{1, 1}
-	})
-	var resumed, fresh atomic.Int64
-	// The certificate names another address.
-	destination := inbandImpostor(t, a, client, ip,
-		func(c *tls.Config) { c.Certificates = []tls.Certificate{a.issue(t, []netip.Addr{podAddress()}, nil)} },
-		func(c *tls.Conn, _ *net.TCPConn) {
-			if _, err := c.Read(make([]byte, 1024)); err != nil {
-				return
-			}
-			if c.ConnectionState().DidResume {
-				resumed.Add(1)
-			} else {
-				fresh.Add(1)
-			}
-			_, _ = c.Write([]byte{byte(statusOK), 'x'})
-			_ = c.Close()
-		})
-	// The same settings take the same address for a node and for a pod, by port.
-	s := client.proxy.settings.Load()
-	s.routes.nodePorts = [2]uint16{destination.Port(), destination.Port()}
-	for range 2 {
-		conn := client.dial(destination)
-		expect(t, conn, "x")
-		expectEOF(t, conn)
-		if err := conn.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if resumed.Load() != 1 || fresh.Load() != 1 {
-		t.Fatalf("%d sessions resumed, %d fresh", resumed.Load(), fresh.Load())
-	}
-	pod := b.behind(t, ip)
-	client.dialReset(addrPort(pod.Addr()))
-	line := client.logged("the refusal", func(c api.Connection) bool { return c.Destination == addrPort(pod.Addr()) })
-	if line.Reason != reasonNotTrusted || !strings.Contains(line.Error, "certificate is valid for") {
-		t.Errorf("logged %+v", line)
-	}
-
-	// A resumed session does not outlive its certificate either.
-	c.advance(65 * time.Minute)
-	client.options.Certificate = a.issue(t, []netip.Addr{client.ip}, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(2 * time.Hour) })
-	client.dialReset(destination)
-	if resumed.Load() != 1 {
-		t.Error("a session with an expired certificate was resumed")
-	}
-}
-
-// verifyService must not rely on what crypto/tls did before.
-func TestVerifyServiceLooksAtEverything(t *testing.T) {
-	a, other := newAuthority(t), newAuthority(t)
-	ip := []netip.Addr{podAddress()}
-	s := &settings{trustDomain: testTrustDomain, now: time.Now, roots: a.pool}
-	leaf := func(by *authority, change func(*x509.Certificate)) *x509.Certificate {
-		return by.issue(t, ip, change).Leaf
-	}
-	for name, c := range map[string]struct {
-		leaf *x509.Certificate
-		want string
-	}{
-		"good":                 {leaf(a, nil), ""},
-		"another authority":    {leaf(other, nil), "unknown authority"},
-		"expired":              {leaf(a, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), "expired"},
-		"not yet valid":        {leaf(a, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }), "not yet valid"},
-		"another trust domain": {leaf(a, func(c *x509.Certificate) { c.URIs[0].Host = "elsewhere.test" }), "trust domain"},
-		"two identities":       {leaf(a, func(c *x509.Certificate) { c.URIs = append(c.URIs, c.URIs[0]) }), "URI names"},
-		"no server usage":      {leaf(a, func(c *x509.Certificate) { c.ExtKeyUsage = c.ExtKeyUsage[1:] }), "key usage"},
-	} {
-		for _, resumed := range []bool{false, true} {
-			err := s.verifyService(tls.ConnectionState{
-				Version: tls.VersionTLS13, NegotiatedProtocol: api.ALPN, DidResume: resumed,
-				PeerCertificates: []*x509.Certificate{c.leaf},
-				// What somebody else verified does not count.
-				VerifiedChains: [][]*x509.Certificate{{c.leaf, a.cert}},
-			})
-			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
-				t.Errorf("%s, resumed %t: %v, want %q", name, resumed, err, c.want)
-			}
-		}
-	}
-	if err := s.verifyService(tls.ConnectionState{Version: tls.VersionTLS13, NegotiatedProtocol: api.ALPN}); err == nil {
-		t.Error("no certificate is taken")
-	}
 }
 
 // The application that is reached is the one that the connection was made to.
@@ -518,59 +360,6 @@ func sixHeader() header {
 		Destination: netip.MustParseAddrPort("[fd00::10]:80"),
 		Client:      netip.MustParseAddrPort("[fd00::1]:4000"),
 	}
-}
-
-// Mode and wire change for connections to come.
-func TestSettingsChangeWhileConnectionsAreOpen(t *testing.T) {
-	a, b := newAuthority(t), newBand()
-	server := newPod(t, a, func(o *Options) { inBand(o, b); permissive(o) })
-	client := newPod(t, a, func(o *Options) { o.Sockets.(*testSockets).band = b; permissive(o) })
-	encrypted := applicationAt(t, b.behind(t, server.ip), echo)
-	plain := application(t, podAddress(), echo)
-
-	kept := []*net.TCPConn{client.dial(encrypted), client.dial(plain)}
-	check := func() {
-		t.Helper()
-		for _, conn := range kept {
-			ping(t, conn)
-		}
-	}
-	check()
-	strict := func(c *api.Config) { c.Mode = api.Strict }
-	client.reconfigure(strict)
-	server.reconfigure(strict)
-	check()
-	client.dialReset(plain)
-	kept = append(kept, client.dial(encrypted))
-	check()
-
-	client.reconfigure(func(c *api.Config) { c.Mode, c.Wire = api.Strict, api.WireInband })
-	check()
-	kept = append(kept, client.dial(encrypted))
-	check()
-	if got := client.proxy.Traffic().Outbound; got.Encrypted != 3 || got.Inband != 1 || got.Plaintext != 1 || got.Refused != 1 || got.Active != 4 {
-		t.Errorf("counted %+v", got)
-	}
-
-	client.reconfigure(func(c *api.Config) { c.Mode = api.Permissive })
-	kept = append(kept, client.dial(plain))
-	check()
-}
-
-// A connection that is being set up when the mode becomes strict does not go on
-// in plaintext.
-func TestStrictDuringDial(t *testing.T) {
-	client, server, b := inbandPair(t, permissive)
-	b.lost.Store(true)
-	change := func() error {
-		client.reconfigure(func(c *api.Config) { c.Mode = api.Strict })
-		return nil
-	}
-	b.marked.Store(&change)
-	destination, accept := collectAt(t, b.behind(t, server.ip))
-	client.dialReset(destination)
-	expectReset(t, accept())
-	client.logged("the refusal", func(c api.Connection) bool { return c.Reason == reasonOptionLost && c.Level == "WARN" })
 }
 
 func TestInbandLeavesNothingBehind(t *testing.T) {
