@@ -57,8 +57,11 @@ func TestOutOfFileDescriptors(t *testing.T) {
 	}
 	client, server := pair(t, nil)
 	destination := application(t, server.ip, echo)
-	limit := unix.Rlimit{Cur: 256, Max: 256}
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+	var enough unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &enough); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 256, Max: enough.Max}); err != nil {
 		t.Fatal(err)
 	}
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -92,6 +95,11 @@ func TestOutOfFileDescriptors(t *testing.T) {
 		defer client.log.mu.Unlock()
 		return bytes.Contains(client.log.lines, []byte("cannot accept connections"))
 	})
+	// All at once: an accept that found a single descriptor would leave none
+	// for what follows it.
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &enough); err != nil {
+		t.Fatal(err)
+	}
 	for _, n := range hog {
 		_ = unix.Close(n)
 	}
