@@ -34,6 +34,9 @@ const (
 	// discardPort is where nobody listens (RFC 863): only the crossing of the
 	// datagram that is sent there matters.
 	discardPort = "9"
+	// bufferKiB is tcpdump's buffer in the kernel. What does not fit is lost, and
+	// Stop reports it.
+	bufferKiB = "65536"
 	// flushTimeout bounds the wait for the sentinel.
 	flushTimeout = 30 * time.Second
 )
@@ -43,6 +46,8 @@ type Capture struct {
 	file string
 	at   Place
 	cmd  *exec.Cmd
+	// said yields what tcpdump says when it ends.
+	said chan string
 }
 
 // Place is an interface of node-1.
@@ -67,7 +72,7 @@ func Start(ctx context.Context, file string, at Place) (*Capture, error) {
 	}
 	defer f.Close()
 	c := &Capture{file: file, at: at}
-	c.cmd = OnNode(ctx, "tcpdump", "-i", at.Device, "-n", "-U", "--immediate-mode", "-Z", "root", "-w", "-")
+	c.cmd = OnNode(ctx, "tcpdump", "-i", at.Device, "-n", "-U", "--immediate-mode", "-B", bufferKiB, "-Z", "root", "-w", "-")
 	c.cmd.Stdout = f
 	stderr, err := c.cmd.StderrPipe()
 	if err != nil {
@@ -77,15 +82,23 @@ func Start(ctx context.Context, file string, at Place) (*Capture, error) {
 		return nil, fmt.Errorf("starting tcpdump: %w", err)
 	}
 	var said strings.Builder
-	lines := bufio.NewScanner(stderr)
-	for lines.Scan() {
-		if strings.Contains(lines.Text(), "listening on") {
-			go io.Copy(io.Discard, stderr) // keeps the pipe empty until tcpdump ends
-			return c, nil
+	lines := bufio.NewReader(stderr)
+	for {
+		line, err := lines.ReadString('\n')
+		said.WriteString(line)
+		if err != nil {
+			return nil, fmt.Errorf("tcpdump ended: %w: %s", c.cmd.Wait(), said.String())
 		}
-		said.WriteString(lines.Text() + "\n")
+		if strings.Contains(line, "listening on") {
+			break
+		}
 	}
-	return nil, fmt.Errorf("tcpdump ended: %w: %s", c.cmd.Wait(), said.String())
+	c.said = make(chan string, 1)
+	go func() {
+		rest, _ := io.ReadAll(lines)
+		c.said <- string(rest)
+	}()
+	return c, nil
 }
 
 // OnNode returns a command that runs inside node-1.
@@ -118,9 +131,13 @@ func (c *Capture) interrupt() error {
 	if err := c.cmd.Process.Signal(syscall.SIGINT); err != nil {
 		return fmt.Errorf("ending tcpdump: %w", err)
 	}
+	said := <-c.said // the pipe must be empty before Wait
 	var exit *exec.ExitError
 	if err := c.cmd.Wait(); err != nil && !errors.As(err, &exit) {
 		return fmt.Errorf("ending tcpdump: %w", err)
+	}
+	if !strings.Contains(said, "\n0 packets dropped by kernel") {
+		return fmt.Errorf("the capture is not complete: %s", said)
 	}
 	return nil
 }
