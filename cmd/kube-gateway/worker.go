@@ -61,14 +61,21 @@ func runWorker(ctx context.Context, args []string) error {
 	if err := files.Ready(); err != nil {
 		return err
 	}
-	return serve(ctx, p, files)
+	return serve(ctx, p, files, log)
 }
 
 // serve carries connections until ctx is done, and takes new settings meanwhile.
 // A worker that the supervisor cannot reach any more must not go on with old ones.
-func serve(ctx context.Context, p *proxy.Proxy, files *supervisor.WorkerFiles) error {
+func serve(ctx context.Context, p *proxy.Proxy, files *supervisor.WorkerFiles, log *proxy.Logger) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	governed := make(chan struct{})
+	go func() {
+		defer close(governed)
+		if err := proxy.Govern(ctx); err != nil {
+			log.Slog().Warn("the scheduler is not fitted to the traffic", "error", err.Error())
+		}
+	}()
 	followed := make(chan error, 1)
 	go func() {
 		err := files.Follow(ctx, func(m *supervisor.Material) error {
@@ -83,6 +90,7 @@ func serve(ctx context.Context, p *proxy.Proxy, files *supervisor.WorkerFiles) e
 	}()
 	err := p.Serve(ctx)
 	cancel(nil)
+	<-governed
 	return errors.Join(err, <-followed)
 }
 

@@ -32,6 +32,8 @@ type connection struct {
 	// app leads to the local application, wire to the other pod. Both are
 	// set once, by adopt.
 	app, wire *net.TCPConn
+	// toApp writes to app what was decrypted.
+	toApp *sink
 	// tls and records are nil for a plaintext connection.
 	tls     *tls.Conn
 	records *recordConn

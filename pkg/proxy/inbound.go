@@ -151,6 +151,7 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first rest) error 
 		c.refuse(reasonExhausted, err)
 		return err
 	}
+	c.toApp = newSink(source.raw)
 	c.countEncrypted()
 	c.relay(
 		func() error { return c.seal(source, statusOK) },

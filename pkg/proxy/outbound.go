@@ -191,6 +191,7 @@ func (p *Proxy) startEncrypted(c *connection, h header, wire string) error {
 	if err != nil {
 		return err
 	}
+	c.toApp = newSink(source.raw)
 	var scratch [maxHeader]byte
 	head := appendHeader(scratch[:0], h)
 	source.reserve, source.poll = len(head), true

@@ -62,6 +62,7 @@ type recordConn struct {
 	// The write side is shared: tls.Conn answers a key update of the peer
 	// from within Read.
 	mu       sync.Mutex
+	sink     *sink
 	out      *buffer
 	pending  int
 	expected int
@@ -73,7 +74,7 @@ func newRecordConn(conn *net.TCPConn, pools *bufferPools) (*recordConn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reaching the socket: %w", err)
 	}
-	c := &recordConn{conn: conn, raw: raw, pools: pools}
+	c := &recordConn{conn: conn, raw: raw, pools: pools, sink: newSink(raw)}
 	c.onReadable = c.fillOnce
 	return c, nil
 }
@@ -272,7 +273,7 @@ func (c *recordConn) flushLocked() error {
 	if c.writeErr != nil || c.out == nil {
 		return c.writeErr
 	}
-	_, c.writeErr = c.conn.Write(c.out.b[:c.pending])
+	_, c.writeErr = c.sink.write(c.out.b[:c.pending])
 	c.pools.put(c.out)
 	c.out, c.pending = nil, 0
 	return c.writeErr
@@ -315,15 +316,5 @@ func (c *recordConn) SetReadDeadline(time.Time) error { return nil }
 
 // SetWriteDeadline does nothing; see SetDeadline.
 func (c *recordConn) SetWriteDeadline(time.Time) error { return nil }
-
-// readFD is read(2) without the interruptions.
-func readFD(fd uintptr, p []byte) (int, error) {
-	for {
-		n, err := unix.Read(int(fd), p)
-		if err != unix.EINTR {
-			return n, err
-		}
-	}
-}
 
 var _ io.ReadWriteCloser = (*recordConn)(nil)

@@ -191,7 +191,7 @@ func (c *connection) deliver(data []byte) error {
 	if len(data) == 0 {
 		return nil
 	}
-	n, err := c.app.Write(data)
+	n, err := c.toApp.write(data)
 	c.received.Add(uint64(n))
 	if err != nil {
 		return fmt.Errorf("writing to the application: %w", err)

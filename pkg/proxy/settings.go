@@ -8,14 +8,16 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/identity"
 )
 
-// settings is what can change while the proxy runs. It is immutable: a
-// connection reads the current one once, at its start, and stays with it.
+// settings is what can change while the proxy runs. But for a cache it is
+// immutable: a connection reads the current one once, at its start, and stays
+// with it.
 type settings struct {
 	mode        api.Mode
 	trustDomain string
@@ -29,6 +31,9 @@ type settings struct {
 	// client, with an address added, is for the gateway of the pod at that
 	// address; service is for any gateway of the trust domain.
 	client, service, server *tls.Config
+	// clients are copies of client with their addresses, made as they are needed.
+	mu      sync.Mutex
+	clients map[netip.Addr]*tls.Config
 	// roots is the trust bundle.
 	roots *x509.CertPool
 	now   func() time.Time

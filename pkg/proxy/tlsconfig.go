@@ -18,6 +18,10 @@ import (
 // about two kilobytes.
 const maxSessions = 1024
 
+// maxClients is how many peers' configurations are kept, of about half a
+// kilobyte each.
+const maxClients = 1024
+
 // tlsConfigs makes the configurations of these settings. Ticket keys and the
 // session caches belong to them, so that no session of other settings can be
 // resumed, and none that was made with a Service where a certain pod is asked for.
@@ -36,6 +40,7 @@ func (s *settings) tlsConfigs(certificate tls.Certificate) {
 	s.client = common.Clone()
 	s.client.RootCAs = s.roots
 	s.client.ClientSessionCache = tls.NewLRUClientSessionCache(maxSessions)
+	s.clients = make(map[netip.Addr]*tls.Config)
 	s.service = common.Clone()
 	// crypto/tls verifies a chain only together with a name, and the pod behind a
 	// Service has none that could be known. verifyService does all of it. Sessions
@@ -51,8 +56,18 @@ func (s *settings) tlsConfigs(certificate tls.Certificate) {
 // clientConfig returns the configuration to dial ip with. A session is
 // resumed only with the address that it was made with.
 func (s *settings) clientConfig(ip netip.Addr) *tls.Config {
+	ip = ip.WithZone("")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if config := s.clients[ip]; config != nil {
+		return config
+	}
+	if len(s.clients) >= maxClients {
+		clear(s.clients)
+	}
 	config := s.client.Clone()
-	config.ServerName = ip.WithZone("").String()
+	config.ServerName = ip.String()
+	s.clients[ip] = config
 	return config
 }
 

@@ -183,3 +183,25 @@ func TestNewRefusesUnusableSettings(t *testing.T) {
 		}
 	}
 }
+
+// Connections to one address share a configuration, those to others do not, and
+// what is kept is bounded.
+func TestClientConfigs(t *testing.T) {
+	client, _ := pair(t, nil)
+	s := client.proxy.settings.Load()
+	a, b := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	if s.clientConfig(a) != s.clientConfig(a) {
+		t.Error("two configurations for one address")
+	}
+	if name := s.clientConfig(b).ServerName; name != b.String() {
+		t.Errorf("the configuration for %v asks for %q", b, name)
+	}
+	for range 2 * maxClients {
+		if b = b.Next(); s.clientConfig(b).ServerName != b.String() {
+			t.Fatalf("the configuration for %v asks for %q", b, s.clientConfig(b).ServerName)
+		}
+	}
+	if n := len(s.clients); n > maxClients {
+		t.Errorf("%d configurations are kept, want at most %d", n, maxClients)
+	}
+}

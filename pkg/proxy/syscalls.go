@@ -1,0 +1,89 @@
+//go:build linux
+
+package proxy
+
+import (
+	"io"
+	"os"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxRaw is up to how many bytes are read and written without telling the Go
+// scheduler. Sockets of this package never block, so such a call ends within
+// microseconds, while handing the processor to another thread and getting it
+// back can take longer than that. More than this may keep the kernel busy for
+// so long that other goroutines should run.
+const maxRaw = 1 << 14
+
+// readFD is read(2) without the interruptions.
+func readFD(fd uintptr, p []byte) (int, error) { return transfer(unix.SYS_READ, fd, p) }
+
+// writeFD is write(2) without the interruptions.
+func writeFD(fd uintptr, p []byte) (int, error) { return transfer(unix.SYS_WRITE, fd, p) }
+
+func transfer(call, fd uintptr, p []byte) (int, error) {
+	for {
+		var n uintptr
+		var errno syscall.Errno
+		if len(p) <= maxRaw {
+			n, _, errno = unix.RawSyscall(call, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+		} else {
+			n, _, errno = unix.Syscall(call, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+		}
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
+
+// sink writes to a socket. It belongs to one goroutine at a time.
+type sink struct {
+	raw  syscall.RawConn
+	rest []byte
+	err  error
+	// onWritable is writeOnce, bound once because a method value allocates.
+	onWritable func(fd uintptr) bool
+}
+
+func newSink(raw syscall.RawConn) *sink {
+	s := &sink{raw: raw}
+	s.onWritable = s.writeOnce
+	return s
+}
+
+// write is net.Conn's Write.
+func (s *sink) write(p []byte) (int, error) {
+	s.rest, s.err = p, nil
+	if err := s.raw.Write(s.onWritable); err != nil {
+		s.err = err
+	}
+	n := len(p) - len(s.rest)
+	s.rest = nil
+	return n, s.err
+}
+
+// writeOnce writes until everything is written or the socket takes no more.
+func (s *sink) writeOnce(fd uintptr) bool {
+	for len(s.rest) > 0 {
+		n, err := writeFD(fd, s.rest)
+		switch {
+		case err == unix.EAGAIN:
+			return false
+		case err != nil:
+			s.err = os.NewSyscallError("write", err)
+			return true
+		case n == 0:
+			s.err = io.ErrUnexpectedEOF
+			return true
+		}
+		s.rest = s.rest[n:]
+	}
+	return true
+}
