@@ -64,8 +64,10 @@ test-unit: ## unit tests
 test-netns: ## tests with eBPF and whole gateways in network namespaces (root)
 	go test -count=1 $(NETNS)
 
+# The cluster's programs are built before, as that takes longer than a test may.
 .PHONY: test-cluster
-test-cluster: ## tests of the embedded cluster itself
+test-cluster: cluster-tool ## tests of the embedded cluster itself
+	bin/cluster build
 	go -C test/cluster test -count=1 ./...
 
 .PHONY: test-e2e

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
@@ -235,6 +236,21 @@ func TestManyAtOnce(t *testing.T) {
 	}
 }
 
+// usable reports whether a connection to an address of this machine works.
+func usable(t *testing.T, ip netip.Addr) bool {
+	t.Helper()
+	l, err := net.Listen("tcp", netip.AddrPortFrom(ip, 0).String())
+	if err != nil {
+		return false
+	}
+	defer l.Close()
+	conn, err := net.DialTimeout("tcp", l.Addr().String(), 100*time.Millisecond)
+	if err != nil {
+		return false
+	}
+	return conn.Close() == nil
+}
+
 // TestPodAddresses runs in a network namespace of its own, with addresses like
 // those of pods: on an interface that is not the loopback one, of both families.
 func TestPodAddresses(t *testing.T) {
@@ -260,6 +276,8 @@ func TestPodAddresses(t *testing.T) {
 				options = append(options, "nodad")
 			}
 			ip(options...)
+			// The kernel makes routes to a new IPv6 address when it gets to it.
+			eventually(t, "the address is usable", func() bool { return usable(t, address) })
 		}
 		a := newAuthority(t)
 		client := newPodAt(t, a, near, loopback, nil)
