@@ -190,7 +190,7 @@ func TestClientConfigs(t *testing.T) {
 	client, _ := pair(t, nil)
 	s := client.proxy.settings.Load()
 	a, b := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
-	if s.clientConfig(a) != s.clientConfig(a) {
+	if first, second := s.clientConfig(a), s.clientConfig(a); first != second {
 		t.Error("two configurations for one address")
 	}
 	if name := s.clientConfig(b).ServerName; name != b.String() {
