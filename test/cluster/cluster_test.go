@@ -206,6 +206,14 @@ func (r *rig) probe(pod string, args ...string) string {
 	return r.kubectl(append([]string{"exec", pod, "--", "/probe"}, args...)...)
 }
 
+func withPort(addresses []string, port int) []string {
+	var list []string
+	for _, a := range addresses {
+		list = append(list, hostPort(a, port))
+	}
+	return list
+}
+
 func (r *rig) testNetwork() {
 	field := func(path, object string) string { return r.kubectl("get", object, "-o", "jsonpath={"+path+"}") }
 	pods := []string{"probe-1", "probe-2"}
@@ -219,6 +227,19 @@ func (r *rig) testNetwork() {
 	services := strings.Fields(field(".spec.clusterIPs[*]", "service/probe"))
 	if hasIPv6() && (len(services) != 2 || len(ips["probe-1"]) != 2) {
 		r.Errorf("not dual-stack: Service %v, pod %v", services, ips["probe-1"])
+	}
+
+	// Name service and kube-proxy learn of new objects when they get to it.
+	for _, client := range pods {
+		for _, address := range append([]string{"probe:80", "probe-1.probes:8080", "probe-2.probes:8080", "172.30.0.11:30080", "172.30.0.12:30080"}, withPort(services, 80)...) {
+			r.await(client+" to reach "+address, func() error {
+				output, err := r.cmd(r.Context(), "kubectl", "exec", client, "--", "/probe", "get", address).CombinedOutput()
+				if err != nil {
+					return fmt.Errorf("%w: %s", err, output)
+				}
+				return nil
+			})
+		}
 	}
 
 	for _, client := range pods {
