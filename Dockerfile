@@ -7,7 +7,7 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 RUN CGO_ENABLED=0 GOOS=linux GOARCH=$TARGETARCH go build -trimpath \
-    -ldflags "-s -w -X github.com/kubectl-gateway/kubectl-gateway/internal/version.Version=$VERSION" \
+    -ldflags "-s -w -X github.com/kubectl-gateway/kubectl-gateway/internal/version.stamp=$VERSION" \
     -o /kube-gateway ./cmd/kube-gateway
 
 FROM scratch
