@@ -22,13 +22,15 @@ const maxTerminationMessage = 4096
 // LastWords leaves the reason of the gateway's end where the plugin reads it
 // without another request: in the pod's status. It never creates the file,
 // which is the kubelet's to provide.
-func LastWords(err error) {
+func LastWords(err error) { leaveWords(terminationMessagePath, err) }
+
+func leaveWords(path string, err error) {
 	text := err.Error()
 	if hint := api.Hint(err); hint != "" {
 		text += "\nhint: " + hint
 	}
 	text = text[:min(len(text), maxTerminationMessage)]
-	f, openErr := os.OpenFile(terminationMessagePath, os.O_WRONLY|os.O_TRUNC, 0)
+	f, openErr := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
 	if openErr != nil {
 		return
 	}
@@ -51,13 +53,18 @@ const siblingInterval = 100 * time.Millisecond
 func waitForApplication(ctx context.Context, podCgroup, ownCgroup string) {
 	ticker := time.NewTicker(siblingInterval)
 	defer ticker.Stop()
-	for populatedSiblings(podCgroup, ownCgroup) > lastSiblings {
+	for applicationRuns(podCgroup, ownCgroup) {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
 	}
+}
+
+// applicationRuns reports whether more than the sandbox runs beside the gateway.
+func applicationRuns(podCgroup, ownCgroup string) bool {
+	return populatedSiblings(podCgroup, ownCgroup) > lastSiblings
 }
 
 // populatedSiblings counts the containers of the pod, other than this one, in
