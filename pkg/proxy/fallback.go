@@ -20,7 +20,9 @@ import (
 // again, and a peer may be enabled at any moment. Silence costs the dial
 // timeout each time.
 const (
-	rememberRefused = 2 * time.Second
+	// Asking again costs a round trip only, and a pod that was enabled a moment
+	// after this one must not wait for its first encrypted connection.
+	rememberRefused = 100 * time.Millisecond
 	rememberFailed  = 5 * time.Second
 	rememberSilent  = 30 * time.Second
 )
