@@ -43,6 +43,10 @@ const (
 	fromPeer = wire.TLSData + " and src port 18443"
 )
 
+// Packets with data on the applications' own ports: the length of the IP
+// packet less both headers is not zero.
+const inTheClear = "(port 9000 or port 9080) and tcp and (ip[2:2] - ((ip[0] & 0xf) << 2) - ((tcp[12] & 0xf0) >> 2)) != 0"
+
 func run(ctx context.Context) error {
 	heading("Two pods on two nodes greet each other over raw TCP and HTTP")
 	if err := command(ctx, "kubectl", "apply", "-f", "examples/demo.yaml"); err != nil {
@@ -66,6 +70,9 @@ func run(ctx context.Context) error {
 		fmt.Println("(the pods have gateways from an earlier demo: delete the namespace demo to see the cleartext again)")
 	} else if before, _, err = look(ctx, filepath.Join(dir, "before.pcap"), readable); err != nil {
 		return err
+	} else if clear, err := wire.Open(filepath.Join(dir, "before.pcap")).Packets(ctx, inTheClear); err != nil || len(clear) == 0 {
+		// Without this control an empty result afterwards would prove nothing.
+		return errors.Join(errors.New("no data was seen on the applications' own ports"), err)
 	}
 	for _, text := range before {
 		fmt.Printf("  readable: %q\n", text)
@@ -86,6 +93,13 @@ func run(ctx context.Context) error {
 	after, packets, err := look(ctx, filepath.Join(dir, "after.pcap"), encrypted)
 	if err != nil {
 		return err
+	}
+	clear, err := wire.Open(filepath.Join(dir, "after.pcap")).Packets(ctx, inTheClear)
+	if err != nil {
+		return err
+	}
+	if len(clear) > 0 {
+		return fmt.Errorf("%d packets with data are still on the applications' own ports: %s", len(clear), clear[0])
 	}
 	for _, line := range packets[:min(len(packets), 6)] {
 		fmt.Println("  " + line)

@@ -106,6 +106,9 @@ func OnNode(ctx context.Context, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, os.Getenv(ClusterVariable), append([]string{"exec", node, "--"}, args...)...)
 }
 
+// Open returns a recording that has ended.
+func Open(file string) *Capture { return &Capture{file: file} }
+
 // Stop ends the recording once everything sent before it is in the file: a
 // datagram that is sent last must have arrived there.
 func (c *Capture) Stop(ctx context.Context) error {
