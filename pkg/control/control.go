@@ -27,13 +27,28 @@ const SocketPath = "/run/kube-gateway/control.sock"
 // maxMessage bounds a request and an answer, in bytes.
 const maxMessage = 1 << 20
 
-// What a Request may ask for. Each is answered with an api.Status.
+// What a Request may ask for. Each is answered with an api.Status, unless another
+// answer is named.
 const (
 	OpStatus = "status"
 	// OpMode changes the mode, OpAllow the identity rules, for connections from
 	// now on. After an error nothing has changed.
 	OpMode  = "mode"
 	OpAllow = "allow"
+	// OpCSR makes a new key and is answered with an api.CertificateRequest for it.
+	// The key waits a few minutes for OpCertificate, which brings the certificate
+	// into force for connections from then on.
+	OpCSR         = "csr"
+	OpCertificate = "certificate"
+	// OpTrust replaces the roots that the gateway trusts, for connections from
+	// now on.
+	OpTrust = "trust"
+	// OpReset resets the application's plaintext connections into captured ranges.
+	OpReset = "reset"
+	// OpDisable stops the capture, lets connections drain and ends the gateway. It
+	// is answered with an api.DisableReport, after which the gateway is gone. A
+	// second one joins the first.
+	OpDisable = "disable"
 )
 
 // Request is what a client sends.
@@ -48,6 +63,11 @@ type Request struct {
 	// that nobody does by leaving something out.
 	Allow    []string `json:"allow,omitempty"`
 	Everyone bool     `json:"everyone,omitempty"`
+	// Issued is what OpCertificate brings, Trust what OpTrust does.
+	Issued *api.IssuedCertificate `json:"issued,omitempty"`
+	Trust  *api.TrustBundle       `json:"trust,omitempty"`
+	// DrainTimeout is how long OpDisable lets connections drain (nanoseconds).
+	DrainTimeout time.Duration `json:"drainTimeout,omitempty"`
 }
 
 // response is what the server sends: a result or an error.

@@ -362,6 +362,22 @@ func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error)
 			return nil, err
 		}
 		r.Wait = 0
+	case control.OpCSR:
+		return s.requestCertificate()
+	case control.OpCertificate:
+		if err := s.takeCertificate(r.Issued); err != nil {
+			return nil, err
+		}
+	case control.OpTrust:
+		if err := s.takeTrust(r.Trust); err != nil {
+			return nil, err
+		}
+	case control.OpReset:
+		if err := s.resetExisting(); err != nil {
+			return nil, err
+		}
+	case control.OpDisable:
+		return s.disable(ctx, r.DrainTimeout)
 	default:
 		return nil, api.WithHint(fmt.Errorf("unknown request %q", r.Op), "use the plugin and the gateway image of one release")
 	}

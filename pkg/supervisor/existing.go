@@ -1,0 +1,7 @@
+//go:build linux
+
+package supervisor
+
+import "errors"
+
+func (s *supervisor) resetExisting() error { return errors.New("connections cannot be reset yet") }
