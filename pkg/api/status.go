@@ -26,10 +26,10 @@ const (
 // Status is what a gateway reports about itself.
 type Status struct {
 	// Version is the build of the gateway.
-	Version   string       `json:"version"`
-	State     State        `json:"state"`
-	Reason    string       `json:"reason,omitempty"`
-	StartedAt time.Time    `json:"startedAt"`
+	Version   string    `json:"version"`
+	State     State     `json:"state"`
+	Reason    string    `json:"reason,omitempty"`
+	StartedAt time.Time `json:"startedAt"`
 	// Time is the gateway's clock when it answered.
 	Time      time.Time    `json:"time,omitzero"`
 	Pod       PodRef       `json:"pod"`

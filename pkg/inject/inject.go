@@ -15,8 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 
-	"golang.org/x/sync/errgroup"
-
+	"github.com/kubectl-gateway/kubectl-gateway/internal/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
@@ -104,10 +103,10 @@ type Result struct {
 	Patch  *Patch
 }
 
-// EnableAll enables pods, at most parallel at a time, and calls report with the
+// EnableAll enables pods, at most parallelism at a time, and calls report with the
 // result of each as it comes; calls do not overlap. One pod's failure is no
 // concern of the others. Results are in the order of pods.
-func (in *Injector) EnableAll(ctx context.Context, pods []corev1.Pod, parallel int, report func(Result)) []Result {
+func (in *Injector) EnableAll(ctx context.Context, pods []corev1.Pod, parallelism int, report func(Result)) []Result {
 	access := map[string]func() error{}
 	for i := range pods {
 		namespace := pods[i].Namespace
@@ -115,30 +114,15 @@ func (in *Injector) EnableAll(ctx context.Context, pods []corev1.Pod, parallel i
 			access[namespace] = sync.OnceValue(func() error { return CheckAccess(ctx, in.Client, namespace) })
 		}
 	}
-	var (
-		group   errgroup.Group
-		mu      sync.Mutex
-		results = make([]Result, len(pods))
-	)
-	group.SetLimit(max(parallel, 1))
-	for i := range pods {
-		group.Go(func() error {
-			pod := &pods[i]
-			result := Result{Pod: pod, Action: Failed}
-			if result.Err = access[pod.Namespace](); result.Err == nil {
-				result = in.Enable(ctx, pod)
-			} else if ctx.Err() != nil {
-				result.Err = errInterrupted
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			results[i] = result
-			report(result)
-			return nil
-		})
-	}
-	_ = group.Wait()
-	return results
+	return parallel.Each(parallelism, pods, func(pod *corev1.Pod) Result {
+		result := Result{Pod: pod, Action: Failed}
+		if result.Err = access[pod.Namespace](); result.Err == nil {
+			result = in.Enable(ctx, pod)
+		} else if ctx.Err() != nil {
+			result.Err = errInterrupted
+		}
+		return result
+	}, report)
 }
 
 // Enable gives pod a gateway, unless it has one that works, and returns when

@@ -8,9 +8,9 @@ import (
 	"net/netip"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
@@ -43,16 +43,8 @@ type Collector struct {
 // pods. What cannot be found out about one pod is told in its item. The error
 // is that of ctx.
 func (c *Collector) Collect(ctx context.Context, pods []corev1.Pod) (*List, error) {
-	list := &List{Kind: Kind, APIVersion: APIVersion, Items: make([]Item, len(pods))}
-	var group errgroup.Group
-	group.SetLimit(cmp.Or(c.Parallel, DefaultParallel))
-	for i := range pods {
-		group.Go(func() error {
-			list.Items[i] = c.item(ctx, &pods[i])
-			return nil
-		})
-	}
-	_ = group.Wait()
+	list := &List{Kind: Kind, APIVersion: APIVersion}
+	list.Items = parallel.Each(cmp.Or(c.Parallel, DefaultParallel), pods, func(pod *corev1.Pod) Item { return c.item(ctx, pod) }, nil)
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("asking the gateways: %w", err)
 	}
