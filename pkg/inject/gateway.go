@@ -45,6 +45,12 @@ type Gateway struct {
 	FinishedAt time.Time
 }
 
+// Disabled reports whether g was ended on purpose and has left nothing behind. A
+// gateway that ended otherwise may still capture, or may just have died.
+func (g *Gateway) Disabled() bool {
+	return g.Phase == Terminated && g.ExitCode == 0 && g.Message == api.DisabledMessage
+}
+
 // Gateways returns the gateways that were ever added to pod, oldest first.
 func Gateways(pod *corev1.Pod) []Gateway {
 	var found []Gateway

@@ -97,3 +97,27 @@ func TestConfigOf(t *testing.T) {
 		}
 	}
 }
+
+func TestDisabledIsAnEndOnPurpose(t *testing.T) {
+	for name, test := range map[string]struct {
+		state corev1.ContainerState
+		want  bool
+	}{
+		"disabled":           {terminated(0, "disabled"), true},
+		"disabled, new line": {terminated(0, "disabled\n"), true},
+		"crashed saying so":  {terminated(137, "disabled"), false},
+		"ended silently":     {terminated(0, ""), false},
+		"ended otherwise":    {terminated(0, "the application has ended"), false},
+		"running":            {running(nil, nil), false},
+		"waiting":            {waiting("Disabled", "disabled"), false},
+	} {
+		var gateway Gateway
+		gateway.observe(test.state)
+		if gateway.Phase == "" {
+			gateway.Phase = Waiting
+		}
+		if got := gateway.Disabled(); got != test.want {
+			t.Errorf("%s: Disabled() = %v", name, got)
+		}
+	}
+}
