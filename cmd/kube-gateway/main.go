@@ -22,15 +22,19 @@ Usage:
   kube-gateway ctl mode MODE         change its mode to strict or permissive
   kube-gateway ctl allow PATTERN...  let only these peers connect, like 'ns/prod/sa/*'
   kube-gateway ctl allow --everyone  let everyone in the trust domain connect
+  kube-gateway ctl renew             print a certificate request, read the certificate for it
+  kube-gateway ctl trust             read a trust bundle and trust its roots from now on
+  kube-gateway ctl reset             reset the application's connections that no gateway carries
+  kube-gateway ctl disable           stop the capture, let connections end, end the gateway
   kube-gateway version               print the version
 `
 
 func main() {
-	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
 // run executes one command and returns the exit code.
-func run(args []string, stdout, stderr io.Writer) int {
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	var err error
 	verb, rest := "help", args
 	if len(args) > 0 {
@@ -42,7 +46,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case "worker":
 		err = runWorker(context.Background(), rest)
 	case "ctl":
-		err = ctl(context.Background(), rest, stdout)
+		err = ctl(context.Background(), rest, stdin, stdout)
 	case "version", "--version":
 		fmt.Fprintln(stdout, "kube-gateway", version.String())
 	case "help", "--help", "-h":
