@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"io"
 	"sync/atomic"
+	"syscall"
 )
 
 // A stream is one direction of a connection of portTraffic: numbered messages,
@@ -87,7 +88,7 @@ type checker struct {
 
 // receive returns the next message, or io.EOF after the last one. Lost and
 // doubled messages are counted, and no error; the rest of an altered stream
-// makes no sense any more.
+// makes no sense any more. An end that comes too early is for judge to count.
 func (c *checker) receive() (message, error) {
 	var header [headerSize]byte
 	if n, err := io.ReadFull(c.r, header[:]); err != nil {
@@ -95,7 +96,6 @@ func (c *checker) receive() (message, error) {
 		case err == io.EOF && c.ended:
 			return message{}, io.EOF
 		case err == io.EOF || err == io.ErrUnexpectedEOF:
-			c.damage.Truncated.Add(1)
 			return message{}, fmt.Errorf("%w: after message %d and %d bytes", errTruncated, c.next, n)
 		}
 		return message{}, err
@@ -107,7 +107,6 @@ func (c *checker) receive() (message, error) {
 	m := message{sequence: binary.BigEndian.Uint64(header[8:]), last: header[20] == 1, text: make([]byte, length)}
 	if _, err := io.ReadFull(c.r, m.text); err != nil {
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			c.damage.Truncated.Add(1)
 			return message{}, fmt.Errorf("%w: inside message %d", errTruncated, m.sequence)
 		}
 		return message{}, err
@@ -125,6 +124,20 @@ func (c *checker) receive() (message, error) {
 	}
 	c.ended = c.ended || m.last
 	return m, nil
+}
+
+// isReset reports whether a connection was reset.
+func isReset(err error) bool { return errors.Is(err, syscall.ECONNRESET) }
+
+// judge joins the errors of a connection's reader and writer, and counts it if
+// it was truncated. The kernel reports a reset once only: a read after the write
+// that got it sees an end of file, which nobody sent.
+func (d *damage) judge(errs ...error) error {
+	err := errors.Join(errs...)
+	if errors.Is(err, errTruncated) && !isReset(err) {
+		d.Truncated.Add(1)
+	}
+	return err
 }
 
 func (c *checker) altered() error {

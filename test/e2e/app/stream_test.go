@@ -27,7 +27,7 @@ func check(b []byte) (*damage, error) {
 		if _, err := c.receive(); err == io.EOF {
 			return c.damage, nil
 		} else if err != nil {
-			return c.damage, err
+			return c.damage, c.damage.judge(err)
 		}
 	}
 }

@@ -126,10 +126,11 @@ func startTraffic(options trafficOptions) *traffic {
 func (t *traffic) repeat(ctx context.Context, target, kind string, pause time.Duration, use func(context.Context, string) (phase string, err error)) {
 	for ctx.Err() == nil {
 		opened := time.Now()
-		if phase, err := use(ctx, target); err != nil {
+		phase, err := use(ctx, target)
+		if err = t.damage.judge(err); err != nil {
 			t.fail(failure{
 				Opened: opened, Time: time.Now(), Target: target, Kind: kind, Phase: phase, Error: err.Error(),
-				Reset:        errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE),
+				Reset:        isReset(err),
 				NotPermitted: errors.Is(err, syscall.EPERM),
 			})
 		} else if kind == "request" {
@@ -214,13 +215,12 @@ func (t *traffic) open(target string, h hello, last bool) (*connection, string, 
 // of messages with ours.
 func (t *traffic) end(c *connection) (string, error) {
 	c.SetDeadline(time.Now().Add(trafficDeadline))
-	if err := c.CloseWrite(); err != nil {
-		return "end", err
-	}
+	// Of a connection that was reset, only a read tells that.
+	halfClosed := c.CloseWrite()
 	for {
 		m, err := c.in.receive()
 		if err != nil {
-			return "end", err
+			return "end", errors.Join(err, halfClosed)
 		}
 		t.messages.Add(1)
 		if !m.last {
@@ -233,7 +233,7 @@ func (t *traffic) end(c *connection) (string, error) {
 		if _, err := c.in.receive(); err != io.EOF {
 			return "end", err
 		}
-		return "", nil
+		return "end", halfClosed
 	}
 }
 
@@ -289,7 +289,8 @@ func (t *traffic) hold(ctx context.Context, target string) (string, error) {
 			}
 			c.SetWriteDeadline(time.Now().Add(trafficDeadline))
 			if err := c.out.send(nil, true); err != nil {
-				return "end", err
+				_, received := c.in.receive()
+				return "end", errors.Join(err, received)
 			}
 			return t.end(c)
 		case err := <-failed:
@@ -297,7 +298,8 @@ func (t *traffic) hold(ctx context.Context, target string) (string, error) {
 		case <-ticker.C:
 			c.SetWriteDeadline(time.Now().Add(trafficDeadline))
 			if err := c.out.send(payload(c.out.next), false); err != nil {
-				return "exchange", err
+				c.SetReadDeadline(time.Now().Add(time.Second))
+				return "exchange", errors.Join(err, <-failed)
 			}
 		}
 	}

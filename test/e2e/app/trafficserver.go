@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -56,11 +55,11 @@ func (s *served) summary() servedSummary {
 // one, whose text is the number of messages that it received.
 func (s *served) handle(c *net.TCPConn) error {
 	s.Connections.Add(1)
-	err := s.exchange(c)
+	err := s.judge(s.exchange(c))
 	switch {
 	case err == nil:
 		s.Complete.Add(1)
-	case errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE):
+	case isReset(err):
 		s.Resets.Add(1)
 	default:
 		s.Failed.Add(1)
@@ -73,7 +72,6 @@ func (s *served) exchange(c *net.TCPConn) error {
 	number, err := reader.Peek(8)
 	if err != nil {
 		if err == io.EOF {
-			s.Truncated.Add(1)
 			return errTruncated
 		}
 		return err
@@ -92,6 +90,7 @@ func (s *served) exchange(c *net.TCPConn) error {
 
 	stop := make(chan struct{})
 	var sending sync.WaitGroup
+	var sent error // of the sending
 	defer sending.Wait()
 	stopSending := sync.OnceFunc(func() { close(stop) })
 	defer stopSending()
@@ -105,8 +104,7 @@ func (s *served) exchange(c *net.TCPConn) error {
 					return
 				case <-ticker.C:
 				}
-				// An error is the reader's to tell.
-				if out.send(payload(out.next), false) != nil {
+				if sent = out.send(payload(out.next), false); sent != nil {
 					return
 				}
 			}
@@ -115,7 +113,9 @@ func (s *served) exchange(c *net.TCPConn) error {
 	for last := first.last; !last; {
 		m, err := in.receive()
 		if err != nil {
-			return err
+			stopSending()
+			sending.Wait()
+			return errors.Join(err, sent)
 		}
 		s.Messages.Add(1)
 		last = m.last
@@ -125,13 +125,11 @@ func (s *served) exchange(c *net.TCPConn) error {
 	if err := out.send(binary.BigEndian.AppendUint64(nil, in.next), true); err != nil {
 		return err
 	}
-	if err := c.CloseWrite(); err != nil {
-		return err
-	}
+	halfClosed := c.CloseWrite()
 	if _, err := in.receive(); err != io.EOF {
-		return err
+		return errors.Join(err, halfClosed)
 	}
-	return nil
+	return halfClosed
 }
 
 // payload returns the text of a message, between 1 byte and 4 KiB.
