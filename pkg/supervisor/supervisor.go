@@ -4,10 +4,6 @@ package supervisor
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -36,6 +32,9 @@ type Options struct {
 	Log        *slog.Logger
 	// Terminate is closed when the container is asked to end (SIGTERM).
 	Terminate <-chan struct{}
+	// CertificateTimeout is how long a gateway without a certificate waits for
+	// its first one. The default is the constant of that name.
+	CertificateTimeout time.Duration
 }
 
 const (
@@ -61,6 +60,7 @@ type supervisor struct {
 	counters  *os.File
 	listeners *Listeners
 	settings  settings
+	keys      pendingKeys
 
 	mu     sync.Mutex
 	status api.Status // all but the counters
@@ -93,6 +93,9 @@ func Run(ctx context.Context, o Options) error {
 		}
 	})
 
+	if certified, err := s.awaitCertificate(ctx); !certified {
+		return err
+	}
 	if s.listeners, err = Listen(ctx); err != nil {
 		return err
 	}
@@ -148,36 +151,28 @@ func (s *supervisor) describe() error {
 			PlaintextFrom: config.PlaintextFrom, BlockUDP: config.BlockUDP,
 		},
 	}
-	s.status.Cert, s.status.Identity, err = describeCertificate(m.Cert, m.CA)
-	return err
-}
-
-func describeCertificate(certPEM, caPEM []byte) (api.Certificate, string, error) {
-	block, _ := pem.Decode(certPEM)
-	if block == nil {
-		return api.Certificate{}, "", errors.New("the gateway's certificate is not PEM")
-	}
-	leaf, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return api.Certificate{}, "", fmt.Errorf("parsing the gateway's certificate: %w", err)
-	}
-	id, err := identity.FromCertificate(leaf)
-	if err != nil {
-		return api.Certificate{}, "", fmt.Errorf("the gateway's certificate: %w", err)
-	}
-	cert := api.Certificate{Serial: leaf.SerialNumber.Text(16), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter}
-	for rest := caPEM; ; {
-		block, rest = pem.Decode(rest)
-		if block == nil {
-			break
+	if !m.certified() {
+		own := identity.ID{TrustDomain: config.TrustDomain, Namespace: config.Pod.Namespace, ServiceAccount: config.Pod.ServiceAccount}
+		if err := own.Validate(); err != nil {
+			return fmt.Errorf("the pod's identity: %w", err)
 		}
-		sum := sha256.Sum256(block.Bytes)
-		cert.Authorities = append(cert.Authorities, hex.EncodeToString(sum[:]))
+		s.status.State, s.status.Identity = api.Uncertified, own.String()
+		return nil
 	}
-	if len(cert.Authorities) == 0 {
-		return api.Certificate{}, "", errors.New("the trust bundle holds no certificate")
+	chain, err := parseCertificates("gateway's certificate", string(m.Cert), maxChain)
+	if err != nil {
+		return err
 	}
-	return cert, id.String(), nil
+	roots, err := parseBundle(string(m.CA))
+	if err != nil {
+		return err
+	}
+	id, err := identity.FromCertificate(chain[0])
+	if err != nil {
+		return fmt.Errorf("the gateway's certificate: %w", err)
+	}
+	s.status.Cert, s.status.Identity = describeCertificate(chain, roots), id.String()
+	return nil
 }
 
 // load finds the pod's cgroup and attaches everything but the capture. What a
@@ -332,7 +327,7 @@ func (s *supervisor) attach() error {
 func (s *supervisor) capturing() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.status.State != api.Starting
+	return s.status.State != api.Starting && s.status.State != api.Uncertified
 }
 
 func (s *supervisor) update(change func(*api.Status)) {
@@ -368,10 +363,12 @@ func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error)
 		if err := s.takeCertificate(r.Issued); err != nil {
 			return nil, err
 		}
+		r.Wait = 0
 	case control.OpTrust:
 		if err := s.takeTrust(r.Trust); err != nil {
 			return nil, err
 		}
+		r.Wait = 0
 	case control.OpReset:
 		if err := s.resetExisting(); err != nil {
 			return nil, err
@@ -384,7 +381,8 @@ func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error)
 	timeout := time.After(r.Wait)
 	for {
 		st, changed := s.snapshot()
-		if st.State == api.Ready || r.Wait <= 0 {
+		// One without a certificate waits for whoever asks.
+		if st.State == api.Ready || st.State == api.Uncertified || r.Wait <= 0 {
 			return s.withCounters(st)
 		}
 		select {
@@ -400,7 +398,8 @@ func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error)
 // withCounters completes a status. Before the programs are loaded there is
 // nothing to count.
 func (s *supervisor) withCounters(st api.Status) (*api.Status, error) {
-	if st.State == api.Starting {
+	st.Time = time.Now()
+	if st.State == api.Starting || st.State == api.Uncertified {
 		return &st, nil
 	}
 	c, err := s.programs.Counters()
