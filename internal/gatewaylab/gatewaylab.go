@@ -55,6 +55,19 @@ type Spec struct {
 	Log io.Writer
 	// TTL is the life of the certificate, one hour if zero.
 	TTL time.Duration
+	// Uncertified starts the gateway without certificate, key and bundle. It waits
+	// for them for CertificateTimeout, the gateway's default if zero.
+	Uncertified        bool
+	CertificateTimeout time.Duration
+}
+
+// Leaf is what the pod's certificate is about.
+func (s *Spec) Leaf() ca.LeafRequest {
+	return ca.LeafRequest{
+		Identity: identity.ID{TrustDomain: TrustDomain, Namespace: "lab", ServiceAccount: "pod-" + s.Node.IP4.String()},
+		IPs:      []netip.Addr{s.Node.IP4, s.Node.IP6},
+		TTL:      s.TTL,
+	}
 }
 
 // Gateway is a running gateway.
@@ -63,7 +76,8 @@ type Gateway struct {
 	socket string
 }
 
-// Start runs a gateway and returns once it is ready.
+// Start runs a gateway and returns once it is ready, or waits for a certificate if
+// it was started without one.
 func Start(ctx context.Context, s Spec) (*Gateway, error) {
 	g, err := Launch(s)
 	if err != nil {
@@ -79,7 +93,7 @@ func Start(ctx context.Context, s Spec) (*Gateway, error) {
 		}
 	}()
 	status, err := g.status(ctx, startTimeout)
-	if err == nil && status.State != api.Ready {
+	if want := s.started(); err == nil && status.State != want {
 		err = fmt.Errorf("it is %s: %s", status.State, status.Reason)
 	}
 	if err != nil {
@@ -87,6 +101,14 @@ func Start(ctx context.Context, s Spec) (*Gateway, error) {
 		return nil, fmt.Errorf("starting a gateway: %w\n%s", err, g.Output())
 	}
 	return g, nil
+}
+
+// started is the state that a gateway gets to by itself.
+func (s *Spec) started() api.State {
+	if s.Uncertified {
+		return api.Uncertified
+	}
+	return api.Ready
 }
 
 // Launch runs a gateway and does not wait.
@@ -101,6 +123,9 @@ func Launch(s Spec) (*Gateway, error) {
 		Path:   s.Program,
 		Args:   []string{"supervise", "--control-socket", g.socket},
 		Env:    env,
+	}
+	if s.CertificateTimeout != 0 {
+		command.Args = append(command.Args, "--certificate-timeout", s.CertificateTimeout.String())
 	}
 	if s.Log != nil {
 		command.Stdout, command.Stderr = s.Log, s.Log
@@ -122,19 +147,11 @@ func (s *Spec) environment() ([]string, error) {
 	if s.TTL == 0 {
 		s.TTL = time.Hour
 	}
-	ips := []netip.Addr{s.Node.IP4, s.Node.IP6}
-	leaf, err := s.Authority.Issue(ca.LeafRequest{
-		Identity: identity.ID{TrustDomain: TrustDomain, Namespace: "lab", ServiceAccount: "pod-" + s.Node.IP4.String()},
-		IPs:      ips,
-		TTL:      s.TTL,
-	})
-	if err != nil {
-		return nil, err
-	}
+	about := s.Leaf()
 	c := api.Config{
 		Version: api.ConfigVersion,
-		Pod:     api.PodRef{Namespace: "lab", Name: s.Node.IP4.String(), UID: s.Node.UID, ServiceAccount: "lab"},
-		PodIPs:  ips, TrustDomain: TrustDomain, Mode: s.Mode, OnFailure: s.OnFailure, Capture: s.Capture,
+		Pod:     api.PodRef{Namespace: "lab", Name: s.Node.IP4.String(), UID: s.Node.UID, ServiceAccount: about.Identity.ServiceAccount},
+		PodIPs:  about.IPs, TrustDomain: TrustDomain, Mode: s.Mode, OnFailure: s.OnFailure, Capture: s.Capture,
 	}
 	if s.Configure != nil {
 		s.Configure(&c)
@@ -143,10 +160,18 @@ func (s *Spec) environment() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []string{
-		api.EnvConfig + "=" + string(config), api.EnvCert + "=" + string(leaf.CertPEM),
-		api.EnvKey + "=" + string(leaf.KeyPEM), api.EnvCA + "=" + string(s.Authority.Bundle()),
-	}, nil
+	env := []string{api.EnvConfig + "=" + string(config)}
+	if s.Uncertified {
+		return env, nil
+	}
+	leaf, err := s.Authority.Issue(about)
+	if err != nil {
+		return nil, err
+	}
+	return append(env,
+		api.EnvCert+"="+string(leaf.CertPEM),
+		api.EnvKey+"="+string(leaf.KeyPEM), api.EnvCA+"="+string(s.Authority.Bundle()),
+	), nil
 }
 
 // Status asks the gateway how it is.
