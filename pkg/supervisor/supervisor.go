@@ -61,6 +61,7 @@ type supervisor struct {
 	listeners *Listeners
 	settings  settings
 	keys      pendingKeys
+	existing  existingConnections
 
 	mu     sync.Mutex
 	status api.Status // all but the counters
@@ -288,6 +289,7 @@ func (s *supervisor) serving(w *worker, restarts int) error {
 		if err := s.attach(); err != nil {
 			return err
 		}
+		s.startExisting(s.settings.config.Existing)
 		s.Log.Info("ready", "identity", s.status.Identity, "mode", s.status.Mode, "cgroup", s.pod.Rel)
 	}
 	s.update(func(st *api.Status) {
@@ -413,5 +415,6 @@ func (s *supervisor) withCounters(st api.Status) (*api.Status, error) {
 	st.Capture.Steered = c.Steered
 	st.Capture.PlaintextAllowed, st.Capture.PlaintextRefused = c.PlaintextAllowed, c.PlaintextRefused
 	st.Traffic = s.traffic.Traffic()
+	s.withExisting(&st)
 	return &st, nil
 }
