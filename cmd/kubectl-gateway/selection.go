@@ -8,7 +8,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
@@ -24,9 +23,15 @@ type selection struct {
 	namespace string
 }
 
+// find returns what flags and args select. The selection is never nil.
+func (a *app) find(ctx context.Context, flags *targets.Flags, args []string) (*targets.Selection, error) {
+	flags.In = a.In
+	return flags.Find(ctx, a.flags, args)
+}
+
 // lookAt returns the pods that flags and args select. Unlike verbs that change
 // something, those that look take no selection as "whatever has a gateway".
-func (a *app) lookAt(ctx context.Context, client kubernetes.Interface, flags targets.Flags, args []string) (*selection, error) {
+func (a *app) lookAt(ctx context.Context, flags targets.Flags, args []string) (*selection, error) {
 	namespace, _, err := a.flags.ToRawKubeConfigLoader().Namespace()
 	if err != nil {
 		return nil, fmt.Errorf("reading the kubeconfig: %w", err)
@@ -35,15 +40,15 @@ func (a *app) lookAt(ctx context.Context, client kubernetes.Interface, flags tar
 	if nothing {
 		flags.All = true
 	}
-	pods, err := flags.Select(ctx, client, namespace, args)
-	found := &selection{pods: pods, namespace: namespace}
+	chosen, err := a.find(ctx, &flags, args)
+	found := &selection{pods: chosen.Pods, namespace: namespace}
 	if flags.AllNamespaces {
 		found.namespace = metav1.NamespaceAll
 	}
 	switch {
 	case nothing && errors.Is(err, targets.ErrNoMatch):
 		return found, nil
-	case err != nil && len(pods) == 0:
+	case err != nil && len(chosen.Pods) == 0:
 		return nil, err
 	case nothing:
 		found.onlyWithGateway()

@@ -67,7 +67,7 @@ func (o *statusOptions) run(ctx context.Context, a *app, args []string) error {
 	if err != nil {
 		return err
 	}
-	found, err := a.lookAt(ctx, client, o.targets, args)
+	found, err := a.lookAt(ctx, o.targets, args)
 	if err != nil {
 		return err
 	}

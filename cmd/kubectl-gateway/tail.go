@@ -67,7 +67,7 @@ of one could not be read.`,
 		},
 	}
 	f := cmd.Flags()
-	o.targets.AddFlags(f)
+	o.targets.AddFlagsButF(f)
 	o.targets.AddAllNamespacesFlag(f)
 	f.StringVarP(&o.output, "output", "o", "", "output format: json")
 	f.BoolVarP(&o.follow, "follow", "f", true, "go on with connections to come")
@@ -95,7 +95,7 @@ func (o *tailOptions) run(ctx context.Context, a *app, args []string) error {
 	if err != nil {
 		return err
 	}
-	found, err := a.lookAt(ctx, client, o.targets, args)
+	found, err := a.lookAt(ctx, o.targets, args)
 	if err != nil {
 		return err
 	}
