@@ -46,6 +46,8 @@ type enableOptions struct {
 	nodePorts    string
 	authorityDir string
 	keepSecret   bool
+	delivery     string
+	existing     string
 	dryRun       string
 	output       string
 }
@@ -62,8 +64,13 @@ func newEnableCommandFor(a *app, o *enableOptions) *cobra.Command {
 		Long: `Adds a gateway to each of the pods, which go on running, and waits until it is
 ready. From then on new connections between pods with gateways are encrypted,
 whether they are made to the pods' addresses or to Services.
-Pods that have a working gateway are left alone. One pod's failure does not stop
-the others; the exit code is 1 then.`,
+Pods that have a working gateway are left alone; one whose gateway has died or was
+disabled gets another. One pod's failure does not stop the others; the exit code
+is 1 then.
+
+Connections that are open already stay as they are, in plaintext, and are counted
+and listed. With --existing=reset they are closed, also in pods that have a
+gateway, so that the applications make new ones, which are encrypted.`,
 		Example: `  # Two pods
   kubectl gateway enable pod/web-0 pod/db-0
 
@@ -72,6 +79,9 @@ the others; the exit code is 1 then.`,
 
   # Only pods of namespace prod may connect
   kubectl gateway enable pod/db-0 --mode=strict --allow='ns/prod/sa/*'
+
+  # No key ever reaches the API server, and no right to Secrets is needed
+  kubectl gateway enable pod/web-0 --delivery=csr
 
   # What would be created, tried by the server, without keys
   kubectl gateway enable pod/web-0 --dry-run=server -o yaml`,
@@ -103,6 +113,8 @@ the others; the exit code is 1 then.`,
 	f.StringVar(&o.nodePorts, "node-ports", defaultNodePorts(), "ports of nodes that belong to Services, empty for none")
 	f.StringVar(&o.authorityDir, "authority-dir", "", "directory of the authority (default $"+ca.EnvDir+", or one for each cluster)")
 	f.BoolVar(&o.keepSecret, "keep-secret", false, "keep the Secret with the pod's key after the gateway has read it")
+	f.StringVar(&o.delivery, "delivery", string(inject.DeliverySecret), "how a gateway gets its first certificate: the key is made here and travels in a Secret (secret), or in the gateway, which it never leaves (csr)")
+	f.StringVar(&o.existing, "existing", string(api.ExistingReport), "connections that are open already stay in plaintext (leave), are counted and listed besides (report), or are reset, so that the application makes new ones (reset)")
 	f.StringVar(&o.dryRun, "dry-run", dryRunNone, "change nothing: 'client' only looks, 'server' has the server try it")
 	f.StringVarP(&o.output, "output", "o", "", "output format: name, json or yaml")
 	return cmd
@@ -120,6 +132,8 @@ func (o *enableOptions) complete() (inject.Options, inject.Ranges, error) {
 		Wire:       api.Wire(o.wire),
 		Allow:      o.allow,
 		BlockUDP:   o.blockUDP,
+		Delivery:   inject.Delivery(o.delivery),
+		Existing:   api.Existing(o.existing),
 		DryRun:     inject.DryRun(o.dryRun),
 	}
 	if o.dryRun == dryRunNone {
@@ -140,6 +154,8 @@ func (o *enableOptions) complete() (inject.Options, inject.Ranges, error) {
 		{"mode", o.mode, []string{string(api.Permissive), string(api.Strict)}},
 		{"on-failure", string(options.OnFailure), []string{string(api.FailOpen), string(api.FailClosed)}},
 		{"wire", o.wire, []string{api.WireAuto, api.WirePort, api.WireInband}},
+		{"delivery", o.delivery, []string{string(inject.DeliverySecret), string(inject.DeliveryCSR)}},
+		{"existing", o.existing, []string{string(api.ExistingLeave), string(api.ExistingReport), string(api.ExistingReset)}},
 		{"dry-run", o.dryRun, []string{dryRunNone, string(inject.DryRunClient), string(inject.DryRunServer)}},
 		{"output", o.output, []string{"", "name", "json", "yaml"}},
 	} {
@@ -155,6 +171,8 @@ func (o *enableOptions) complete() (inject.Options, inject.Ranges, error) {
 		return options, given, fmt.Errorf("--cert-ttl %s is not positive", o.certTTL)
 	case o.image == "":
 		return options, given, errors.New("--image is empty")
+	case o.keepSecret && options.Delivery == inject.DeliveryCSR:
+		return options, given, errors.New("--keep-secret and --delivery=csr are both given, and csr makes no Secret")
 	case o.timeout <= 0:
 		return options, given, fmt.Errorf("--timeout %s is not positive", o.timeout)
 	case o.parallel <= 0:
@@ -284,7 +302,7 @@ func (o *enableOptions) enable(ctx context.Context, a *app, client kubernetes.In
 	report.missing(missing)
 	var results []inject.Result
 	if len(pods) > 0 {
-		if err := inject.CheckServer(ctx, client.Discovery()); err != nil {
+		if err := inject.CheckServer(ctx, client.Discovery(), injector.Options.Delivery); err != nil {
 			return err
 		}
 		cluster, err := inject.Survey(ctx, client, pods, given)

@@ -39,6 +39,9 @@ func (r *enableReport) add(result inject.Result) {
 		what = "already enabled"
 	}
 	fmt.Fprintf(r.errOut, "%s: %s%s (%s, %.1fs)\n", name, what, trial, result.Container, result.Elapsed.Seconds())
+	if result.Reset > 0 {
+		fmt.Fprintf(r.errOut, "%s: connections from before that were reset: %d\n", name, result.Reset)
+	}
 	r.warn(name+": ", result.Warnings)
 	switch r.format {
 	case "":
@@ -72,9 +75,13 @@ type enableItem struct {
 	Identity string     `json:"identity,omitempty"`
 	Mode     api.Mode   `json:"mode,omitempty"`
 	NotAfter *time.Time `json:"certificateNotAfter,omitempty"`
-	Warnings []string   `json:"warnings,omitempty"`
-	Error    string     `json:"error,omitempty"`
-	Hint     string     `json:"hint,omitempty"`
+	// Existing describes the connections from before the gateway, and Reset counts
+	// those that were reset.
+	Existing *api.ExistingConnections `json:"existing,omitempty"`
+	Reset    int                      `json:"reset,omitempty"`
+	Warnings []string                 `json:"warnings,omitempty"`
+	Error    string                   `json:"error,omitempty"`
+	Hint     string                   `json:"hint,omitempty"`
 }
 
 // document returns the results as a list, or for a dry run the objects that
@@ -86,7 +93,10 @@ func (r *enableReport) document(results []inject.Result) (string, error) {
 		case r.dryRun == inject.DryRunNone:
 			items = append(items, newEnableItem(result))
 		case result.Patch != nil && result.Err == nil:
-			items = append(items, result.Secret, result.Patch)
+			if result.Secret != nil {
+				items = append(items, result.Secret)
+			}
+			items = append(items, result.Patch)
 		}
 	}
 	list := map[string]any{"items": items}
@@ -126,6 +136,7 @@ func newEnableItem(result inject.Result) enableItem {
 	}
 	if s := result.Status; s != nil && result.Err == nil {
 		item.Identity, item.Mode, item.NotAfter = s.Identity, s.Mode, &s.Cert.NotAfter
+		item.Existing, item.Reset = s.Existing, result.Reset
 	}
 	return item
 }

@@ -47,7 +47,7 @@ func TestEnableDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	if options.Mode != api.Permissive || options.OnFailure != api.FailOpen || options.TTL != ca.DefaultLeafTTL ||
-		options.Timeout != 60*time.Second || options.DryRun != inject.DryRunNone || options.KeepSecret || options.PullPolicy != "" ||
+		options.Delivery != inject.DeliverySecret || options.Existing != api.ExistingReport || options.Watched || options.Timeout != 60*time.Second || options.DryRun != inject.DryRunNone || options.KeepSecret || options.PullPolicy != "" ||
 		!strings.HasPrefix(options.Image, "ghcr.io/kubectl-gateway/kube-gateway:") {
 		t.Errorf("%+v", options)
 	}
@@ -92,11 +92,14 @@ func TestEnableFlags(t *testing.T) {
 }
 
 func TestEnableRefusesFlags(t *testing.T) {
+	if _, _, err := enableFlags(t, "--delivery=csr", "--keep-secret"); err == nil {
+		t.Error("a Secret that is not there is to be kept")
+	}
 	for _, args := range []string{
 		"--mode=paranoid", "--on-failure=maybe", "--dry-run=yes", "--image-pull-policy=Sometimes", "--output=wide", "--image=",
 		"--cert-ttl=0", "--cert-ttl=-1h", "--cert-ttl=soon", "--timeout=0s", "--parallel=0",
 		"--capture-cidr=10.0.0.0/33", "--service-cidr=all", "--exclude-cidr=::ffff:10.0.0.1/100", "--exclude-port=0", "--exclude-port=65536", "--exclude-port=http",
-		"--wire=none", "--allow=prod", "--allow=", "--allow-plaintext-from=all", "--node-ports=0-5", "--node-ports=5-4", "--node-ports=http", "--node-ports=1-65536",
+		"--delivery=mail", "--existing=kill", "--wire=none", "--allow=prod", "--allow=", "--allow-plaintext-from=all", "--node-ports=0-5", "--node-ports=5-4", "--node-ports=http", "--node-ports=1-65536",
 	} {
 		if _, _, err := enableFlags(t, args); err == nil {
 			t.Errorf("%s is accepted", args)

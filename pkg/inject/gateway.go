@@ -71,9 +71,15 @@ func Gateways(pod *corev1.Pod) []Gateway {
 	return found
 }
 
-// Current returns the newest gateway of pod, and false if it never had one.
+// Current returns the newest gateway of pod that runs, else the newest, and false
+// if pod never had one. After a node's restart an older one may run again.
 func Current(pod *corev1.Pod) (Gateway, bool) {
 	all := Gateways(pod)
+	for _, gateway := range slices.Backward(all) {
+		if gateway.Phase == Running {
+			return gateway, true
+		}
+	}
 	if len(all) == 0 {
 		return Gateway{}, false
 	}

@@ -52,6 +52,10 @@ func TestGatewaysInOrderWithTheirState(t *testing.T) {
 	if diff := cmp.Diff(want, Gateways(pod)); diff != "" {
 		t.Errorf("Gateways (-want +got):\n%s", diff)
 	}
+	if got, ok := Current(pod); !ok || got.Name != "kube-gateway-2" {
+		t.Errorf("Current = %v, %v, not the one that runs", got, ok)
+	}
+	pod.Status.EphemeralContainerStatuses = nil
 	if got, ok := Current(pod); !ok || got.Name != "kube-gateway-10" {
 		t.Errorf("Current = %v, %v", got, ok)
 	}
