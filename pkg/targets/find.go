@@ -60,6 +60,9 @@ type Workload struct {
 	Namespace string
 	// Name is how the workload is named on a command line, as deployment/web.
 	Name string
+	// Watch is the command that takes care of the pods that the workload makes
+	// later, "" for kinds that cannot be watched by name.
+	Watch string
 }
 
 // Pods returns the pods of Find's selection.
@@ -168,7 +171,7 @@ func (c *connection) resolve(ctx context.Context, targets []target, failed error
 			}
 			continue
 		}
-		w := Workload{Namespace: t.namespace, Name: t.String()}
+		w := Workload{Namespace: t.namespace, Name: t.String(), Watch: t.watch()}
 		if k := kindOf(t.kind); k != itself && k != service && !slices.Contains(s.Workloads, w) {
 			s.Workloads = append(s.Workloads, w)
 		}

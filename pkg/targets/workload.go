@@ -98,12 +98,22 @@ func (c *connection) podsOf(ctx context.Context, t target) ([]corev1.Pod, error)
 	}
 	if len(pods) == 0 {
 		hint := fmt.Sprintf("'kubectl get pods -n %s' lists the namespace's pods", t.namespace)
-		if relation != service {
-			hint = fmt.Sprintf("'kubectl gateway watch %s -n %s' adds gateways to the pods to come", t, t.namespace)
+		if watch := t.watch(); watch != "" {
+			hint = fmt.Sprintf("'%s' adds gateways to the pods to come", watch)
 		}
 		return nil, api.WithHint(fmt.Errorf("%w: %s in namespace %q has none at present", ErrNoMatch, t, t.namespace), hint)
 	}
 	return pods, nil
+}
+
+// watch is the command that adds gateways to the pods to come, "" where that
+// cannot be told by the owner of the pods.
+func (t target) watch() string {
+	switch {
+	case kindOf(t.kind) == owner && t.kind.Group != "", kindOf(t.kind) == ownerOfOwners, kindOf(t.kind) == schedule:
+		return fmt.Sprintf("kubectl gateway watch %s -n %s", t, t.namespace)
+	}
+	return ""
 }
 
 func withoutPods(t target) error {
