@@ -145,8 +145,7 @@ func (c *connection) closeSockets() {
 	defer c.mu.Unlock()
 	for _, socket := range c.sockets {
 		if socket != nil {
-			// Closing twice is harmless and says nothing new.
-			_ = socket.Close()
+			closeGently(socket)
 		}
 	}
 }
@@ -165,6 +164,9 @@ func (c *connection) forget() {
 	if c.records != nil {
 		c.records.release()
 	}
+	if c.proxy.draining.Load() {
+		c.proxy.counters.countEnd(c.cause() == errStopping)
+	}
 	c.proxy.live.remove(c)
 }
 
@@ -173,13 +175,12 @@ func (c *connection) forget() {
 type registry struct {
 	mu          sync.Mutex
 	connections map[*connection]struct{}
-	// empty is closed when the last connection is gone after drain was called.
-	empty    chan struct{}
-	draining bool
+	// last is closed when the last connection is gone; nil unless somebody waits.
+	last chan struct{}
 }
 
 func newRegistry() *registry {
-	return &registry{connections: make(map[*connection]struct{}), empty: make(chan struct{})}
+	return &registry{connections: make(map[*connection]struct{})}
 }
 
 func (r *registry) add(c *connection) {
@@ -192,23 +193,26 @@ func (r *registry) remove(c *connection) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.connections, c)
-	if r.draining && len(r.connections) == 0 {
-		close(r.empty)
-		r.draining = false
+	if r.last != nil && len(r.connections) == 0 {
+		close(r.last)
+		r.last = nil
 	}
 }
 
-// drain returns a channel that is closed as soon as no connection is left. It
-// is called once, when no connection can be added any more.
-func (r *registry) drain() <-chan struct{} {
+// empty returns a channel that is closed as soon as there is a moment without
+// any connection.
+func (r *registry) empty() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.connections) == 0 {
-		close(r.empty)
-	} else {
-		r.draining = true
+	if r.last == nil {
+		r.last = make(chan struct{})
 	}
-	return r.empty
+	last := r.last
+	if len(r.connections) == 0 {
+		close(r.last)
+		r.last = nil
+	}
+	return last
 }
 
 // snapshot returns the open connections.
@@ -244,13 +248,6 @@ func (r *registry) settleLocked(c *connection) {
 	c.counters.sent.Add(sent - c.settledSent)
 	c.counters.received.Add(received - c.settledReceived)
 	c.settledSent, c.settledReceived = sent, received
-}
-
-// reset closes socket with a RST instead of a FIN. Errors mean that the socket
-// is gone already.
-func reset(socket *net.TCPConn) {
-	_ = socket.SetLinger(0)
-	_ = socket.Close()
 }
 
 // addrPort returns a TCP address in the one form that is compared everywhere.

@@ -18,6 +18,8 @@ import (
 // supervisor reads, and a worker that crashes takes no totals with it.
 type Counters struct {
 	outbound, inbound direction
+	// drained and aborted count connections that ended while Serve let them.
+	drained, aborted atomic.Uint64
 }
 
 // CountersSize is the size in bytes of the file that MapCounters maps.
@@ -66,6 +68,20 @@ func (c *Counters) Traffic() api.Traffic {
 func (c *Counters) ResetActive() {
 	c.outbound.active.Store(0)
 	c.inbound.active.Store(0)
+}
+
+// Drained returns how many connections have ended by themselves, and how many
+// were aborted, since the proxy stopped accepting.
+func (c *Counters) Drained() (drained, aborted uint64) {
+	return c.drained.Load(), c.aborted.Load()
+}
+
+func (c *Counters) countEnd(aborted bool) {
+	if aborted {
+		c.aborted.Add(1)
+	} else {
+		c.drained.Add(1)
+	}
 }
 
 func (d *direction) read() api.Direction {

@@ -214,8 +214,12 @@ func dialFailure(err error) *failure {
 // handshakeFailure classifies an error of the TLS handshake with a peer.
 // Nothing of the application has been sent by then.
 func handshakeFailure(err error) *failure {
-	if isTimeout(err) {
+	switch {
+	case isTimeout(err):
 		return &failure{reason: reasonNoAnswer, err: err, remember: rememberSilent}
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		// A gateway that ends, or whose worker died: asking again costs little.
+		return &failure{reason: reasonPeerReset, err: err, remember: rememberRefused}
 	}
 	return &failure{reason: reasonNotTrusted, err: err, remember: rememberFailed}
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
@@ -55,14 +56,11 @@ func (p *Proxy) originalDestination(app *net.TCPConn) (netip.AddrPort, error) {
 		return netip.AddrPort{}, err
 	}
 	var destination netip.AddrPort
-	var lookupErr error
-	if err := raw.Control(func(fd uintptr) {
-		destination, lookupErr = p.sockets.OriginalDestination(int(fd))
+	if err := control(raw, func(fd int) (err error) {
+		destination, err = p.sockets.OriginalDestination(fd)
+		return err
 	}); err != nil {
 		return netip.AddrPort{}, err
-	}
-	if lookupErr != nil {
-		return netip.AddrPort{}, lookupErr
 	}
 	destination = netip.AddrPortFrom(destination.Addr().Unmap(), destination.Port())
 	if !destination.IsValid() || destination.Addr().IsUnspecified() || destination.Addr().IsMulticast() || destination.Port() == 0 {
@@ -233,8 +231,12 @@ func (p *Proxy) dialPeer(s *settings, ip netip.Addr) (*net.TCPConn, error) {
 
 // dial connects without binding first. The dialer's own DialTCP binds to the
 // wildcard address, which takes a port away from all destinations instead of one.
+// A Control of the dialer's has to call lingerZero.
 func (p *Proxy) dial(d net.Dialer, destination netip.AddrPort) (*net.TCPConn, error) {
 	d.SetMultipathTCP(false)
+	if d.Control == nil {
+		d.Control = func(_, _ string, raw syscall.RawConn) error { return control(raw, lingerZero) }
+	}
 	conn, err := d.DialContext(p.ctx, "tcp", destination.String())
 	if err != nil {
 		return nil, err

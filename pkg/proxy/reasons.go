@@ -34,6 +34,7 @@ const (
 
 	// Outbound, once there is a peer.
 	reasonNoAnswer    = "peer is no gateway: no answer to the TLS handshake"
+	reasonPeerReset   = "peer ended the connection in the TLS handshake"
 	reasonNotTrusted  = "peer is no trusted gateway: TLS handshake failed"
 	reasonRejected    = "peer rejected our certificate"
 	reasonBroken      = "connection broke at the start"

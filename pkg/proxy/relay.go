@@ -44,12 +44,12 @@ func (c *connection) finish() {
 	if cause != nil && c.line.Error == "" {
 		c.line.Error = cause.Error()
 	}
-	_ = c.app.Close()
+	closeGently(c.app)
 	c.report()
 	if cause == nil && c.records != nil && c.dialled() {
 		c.awaitFIN()
 	}
-	_ = c.wire.Close()
+	closeGently(c.wire)
 	c.forget()
 }
 
