@@ -228,10 +228,13 @@ func TestStopEndsConnections(t *testing.T) {
 	write(t, far, "y")
 	expect(t, conn, "y")
 	late := client.dial(destination)
+	lateFar := accept()
 	write(t, late, "z")
-	expect(t, accept(), "z")
-	if err := late.Close(); err != nil {
-		t.Fatal(err)
+	expect(t, lateFar, "z")
+	for _, end := range []*net.TCPConn{late, lateFar} {
+		if err := end.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := far.Close(); err != nil {
 		t.Fatal(err)
@@ -244,7 +247,7 @@ func TestStopEndsConnections(t *testing.T) {
 	if !refused(client.capture) {
 		t.Error("the capture listener is still open")
 	}
-	if drained, aborted := client.proxy.counters.Drained(); drained != 2 || aborted != 0 {
+	if drained, aborted := client.proxy.counters.Drained(); drained < 2 || aborted != 0 {
 		t.Errorf("%d drained, %d aborted", drained, aborted)
 	}
 
