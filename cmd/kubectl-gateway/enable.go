@@ -28,6 +28,7 @@ const dryRunNone = "none"
 // enableOptions are the flags of enable.
 type enableOptions struct {
 	targets      targets.Flags
+	confirm      confirmation
 	image        string
 	pullPolicy   string
 	mode         string
@@ -59,11 +60,17 @@ func newEnableCommand(a *app) *cobra.Command {
 // newEnableCommandFor returns the command that stores its flags in o.
 func newEnableCommandFor(a *app, o *enableOptions) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "enable (POD... | -l SELECTOR | --all)",
+		Use:   "enable (TARGET... | -f FILE | -l SELECTOR | --all)",
 		Short: "Add gateways to running pods",
 		Long: `Adds a gateway to each of the pods, which go on running, and waits until it is
 ready. From then on new connections between pods with gateways are encrypted,
 whether they are made to the pods' addresses or to Services.
+
+A target is pod/NAME, a pod's name alone, or a workload, which means the pods that
+it has now: deploy/NAME, sts/NAME, ds/NAME, rs/NAME, job/NAME, cronjob/NAME, and
+svc/NAME for the pods behind a Service. Files name pods and workloads as well.
+Pods that a workload makes later get no gateway by themselves: see 'watch'.
+
 Pods that have a working gateway are left alone; one whose gateway has died or was
 disabled gets another. One pod's failure does not stop the others; the exit code
 is 1 then.
@@ -73,6 +80,15 @@ and listed. With --existing=reset they are closed, also in pods that have a
 gateway, so that the applications make new ones, which are encrypted.`,
 		Example: `  # Two pods
   kubectl gateway enable pod/web-0 pod/db-0
+
+  # The pods that a Deployment and a StatefulSet have now
+  kubectl gateway enable deploy/web sts/db
+
+  # The pods of what a directory of manifests describes
+  kubectl gateway enable -f manifests/ -R
+
+  # All pods of the cluster, without being asked
+  kubectl gateway enable --all -A --yes
 
   # All pods with a label, refusing what cannot be encrypted
   kubectl gateway enable -l app=web --mode=strict
@@ -95,6 +111,8 @@ gateway, so that the applications make new ones, which are encrypted.`,
 	}
 	f := cmd.Flags()
 	o.targets.AddFlags(f)
+	o.targets.AddAllNamespacesFlag(f)
+	o.confirm.addFlag(f)
 	f.StringVar(&o.image, "image", inject.DefaultImage(buildversion.String()), "image of the gateway")
 	f.StringVar(&o.pullPolicy, "image-pull-policy", "", "pull policy of the image: Always, IfNotPresent or Never (default: the cluster's)")
 	f.StringVar(&o.mode, "mode", string(api.Permissive), "connections that cannot be encrypted go in plaintext (permissive) or are refused (strict)")
@@ -269,12 +287,17 @@ func parseRange(text string) (netip.Prefix, error) {
 
 // run connects to the cluster and enables the pods that args and flags select.
 func (o *enableOptions) run(ctx context.Context, a *app, options inject.Options, given inject.Ranges, args []string) error {
+	if options.DryRun == inject.DryRunNone {
+		if err := o.confirm.check(a, &o.targets); err != nil {
+			return err
+		}
+	}
 	config, client, err := a.kubernetes()
 	if err != nil {
 		return err
 	}
-	pods, missing := o.targets.Pods(ctx, a.flags, args)
-	if len(pods) == 0 {
+	found, missing := a.find(ctx, &o.targets, args)
+	if len(found.Pods) == 0 {
 		return missing
 	}
 	authority, err := ca.Load(ctx, ca.LoadOptions{Client: client, Dir: o.authorityDir, Getenv: os.Getenv})
@@ -287,17 +310,21 @@ func (o *enableOptions) run(ctx context.Context, a *app, options inject.Options,
 		Gateways:  &remote.Client{Config: config, Kube: client},
 		Options:   options,
 	}
-	return o.enable(ctx, a, client, injector, given, pods, missing)
+	return o.enable(ctx, a, client, injector, given, found, missing)
 }
 
 // enable is run with everything at hand. missing joins the errors of named pods
 // that are not there.
 func (o *enableOptions) enable(ctx context.Context, a *app, client kubernetes.Interface, injector *inject.Injector,
-	given inject.Ranges, pods []corev1.Pod, missing error,
+	given inject.Ranges, found *targets.Selection, missing error,
 ) error {
 	report := newEnableReport(a, o.output, injector.Options.DryRun)
-	if o.targets.All || o.targets.Selector != "" {
-		pods = report.skipLeaving(pods)
+	report.namespaces = several(found.Pods)
+	pods := sift(found, report.skipLeaving)
+	if injector.Options.DryRun == inject.DryRunNone {
+		if err := o.confirm.ask(ctx, a, &o.targets, "enable", pods); err != nil {
+			return err
+		}
 	}
 	report.missing(missing)
 	var results []inject.Result
@@ -313,6 +340,7 @@ func (o *enableOptions) enable(ctx context.Context, a *app, client kubernetes.In
 		injector.Cluster = cluster
 		results = injector.EnableAll(ctx, pods, o.parallel, report.add)
 	}
+	report.ofWorkloads(found.Workloads)
 	err := report.finish(results)
 	if ctx.Err() != nil {
 		// What was left is said; main says that the command was interrupted.

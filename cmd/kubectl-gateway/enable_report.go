@@ -27,7 +27,7 @@ func newEnableReport(a *app, format string, dryRun inject.DryRun) *enableReport 
 // add reports the result of one pod.
 func (r *enableReport) add(result inject.Result) {
 	r.total++
-	name := "pod/" + result.Pod.Name
+	name := r.name(result.Pod)
 	if result.Err != nil {
 		r.fail(name+": ", result.Err)
 		r.warn(name+": ", result.Warnings)
@@ -47,7 +47,7 @@ func (r *enableReport) add(result inject.Result) {
 	case "":
 		r.print(fmt.Sprintf("%s gateway %s%s\n", name, result.Action, trial))
 	case "name":
-		r.print(name + "\n")
+		r.print("pod/" + result.Pod.Name + "\n")
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
 )
 
 // enableFlags parses flags as the command does, up to what complete makes of them.
@@ -153,12 +154,16 @@ func (r *enableRun) run(t *testing.T, ctx context.Context) error {
 	}
 	r.options = inject.Options{Image: "img", Mode: api.Permissive, OnFailure: api.FailOpen, Timeout: time.Minute, DryRun: inject.DryRunClient}
 	r.o.parallel = 4
-	var pods []corev1.Pod
+	found := targets.Selection{Named: map[types.NamespacedName]bool{}}
 	for _, pod := range r.pods {
-		pods = append(pods, *pod)
+		found.Pods = append(found.Pods, *pod)
+		if !r.o.targets.All {
+			found.Named[types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}] = true
+		}
 	}
+	r.o.confirm.yes = true
 	a := &app{IOStreams: genericiooptions.IOStreams{Out: &r.out, ErrOut: &r.errOut}}
-	return r.o.enable(ctx, a, client, &inject.Injector{Client: client, Authority: authority, Options: r.options}, inject.Ranges{}, pods, r.missing)
+	return r.o.enable(ctx, a, client, &inject.Injector{Client: client, Authority: authority, Options: r.options}, inject.Ranges{}, &found, r.missing)
 }
 
 func TestEnableGoesOnAfterAFailure(t *testing.T) {

@@ -21,6 +21,7 @@ type selection struct {
 	missing error
 	// namespace is where was looked, empty for everywhere.
 	namespace string
+	chosen    *targets.Selection
 }
 
 // find returns what flags and args select. The selection is never nil.
@@ -41,7 +42,7 @@ func (a *app) lookAt(ctx context.Context, flags targets.Flags, args []string) (*
 		flags.All = true
 	}
 	chosen, err := a.find(ctx, &flags, args)
-	found := &selection{pods: chosen.Pods, namespace: namespace}
+	found := &selection{pods: chosen.Pods, namespace: namespace, chosen: chosen}
 	if flags.AllNamespaces {
 		found.namespace = metav1.NamespaceAll
 	}
@@ -57,12 +58,30 @@ func (a *app) lookAt(ctx context.Context, flags targets.Flags, args []string) (*
 	return found, nil
 }
 
-// onlyWithGateway drops the pods that never had a gateway.
+// onlyWithGateway drops the pods that never had a gateway, unless they were named.
 func (s *selection) onlyWithGateway() {
 	s.pods = slices.DeleteFunc(s.pods, func(pod corev1.Pod) bool {
 		_, ok := inject.Current(&pod)
-		return !ok
+		return !ok && !s.chosen.IsNamed(&pod)
 	})
+}
+
+// several reports whether pods are in more than one namespace.
+func several(pods []corev1.Pod) bool {
+	return slices.ContainsFunc(pods, func(pod corev1.Pod) bool { return pod.Namespace != pods[0].Namespace })
+}
+
+// sift returns the pods of found, in their order, without those that drop drops.
+// Pods that were named themselves stay: it is told why nothing can be done with
+// them.
+func sift(found *targets.Selection, drop func([]corev1.Pod) []corev1.Pod) []corev1.Pod {
+	var pods []corev1.Pod
+	for _, pod := range found.Pods {
+		if found.IsNamed(&pod) || len(drop([]corev1.Pod{pod})) == 1 {
+			pods = append(pods, pod)
+		}
+	}
+	return pods
 }
 
 // where names the place that was looked at.

@@ -25,7 +25,7 @@ type statusOptions struct {
 func newStatusCommand(a *app) *cobra.Command {
 	var o statusOptions
 	cmd := &cobra.Command{
-		Use:   "status [POD... | -l SELECTOR | --all]",
+		Use:   "status [TARGET... | -f FILE | -l SELECTOR | --all]",
 		Short: "Show how the gateways of pods are",
 		Long: `Asks the gateways of pods how they are, and shows a line for each pod. Without a
 selection these are the pods of the namespace that have a gateway; selected pods
@@ -44,6 +44,9 @@ own status, and the problems found.`,
 
   # Some pods, with everything there is to say in a line
   kubectl gateway status pod/web-0 pod/db-0 -o wide
+
+  # The pods that a Deployment and a StatefulSet have now
+  kubectl gateway status deploy/web sts/db
 
   # Pods that are not ready, for programs
   kubectl gateway status -A -o json | jq '.items[] | select(.state != "ready")'`,
@@ -102,7 +105,7 @@ func (o *statusOptions) print(a *app, found *selection, list *status.List) error
 		_, err := fmt.Fprintf(a.ErrOut, "no gateways found in %s\nhint: 'kubectl gateway enable pod/NAME' adds one\n", found.where())
 		return err
 	}
-	table := status.TableOptions{Namespace: o.targets.AllNamespaces, Wide: o.output == "wide", Now: time.Now()}
+	table := status.TableOptions{Namespace: o.targets.AllNamespaces || several(found.pods), Wide: o.output == "wide", Now: time.Now()}
 	if err := list.Table(a.Out, terminal.For(a.Out, os.Getenv), table); err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ type tailOptions struct {
 func newTailCommand(a *app) *cobra.Command {
 	var o tailOptions
 	cmd := &cobra.Command{
-		Use:   "tail [POD... | -l SELECTOR | --all]",
+		Use:   "tail [TARGET... | --filename=FILE | -l SELECTOR | --all]",
 		Short: "Follow the connections of pods",
 		Long: `Follows the logs of gateways and shows a line for every connection that ended:
 when, which pod, which way, from where to where, whether it was encrypted and if
@@ -55,6 +55,9 @@ of one could not be read.`,
 
   # What two pods did in the last hour
   kubectl gateway tail pod/web-0 pod/db-0 --since=1h --no-follow
+
+  # All pods that a Deployment has now
+  kubectl gateway tail deploy/web
 
   # Connections that were not encrypted, for programs
   kubectl gateway tail -A -o json | jq 'select(.encrypted == false)'`,
@@ -99,9 +102,7 @@ func (o *tailOptions) run(ctx context.Context, a *app, args []string) error {
 	if err != nil {
 		return err
 	}
-	if len(args) == 0 {
-		found.onlyWithGateway()
-	}
+	found.onlyWithGateway()
 	if len(found.pods) == 0 {
 		return api.WithHint(fmt.Errorf("no gateways found in %s", found.where()), "'kubectl gateway enable pod/NAME' adds one")
 	}
@@ -127,7 +128,7 @@ func (o *tailOptions) formatter(a *app, found *selection) tail.Formatter {
 	if o.output == "json" {
 		return tail.JSON{}
 	}
-	text := &tail.Text{Style: terminal.For(a.Out, os.Getenv), Location: time.Local, Namespaces: o.targets.AllNamespaces}
+	text := &tail.Text{Style: terminal.For(a.Out, os.Getenv), Location: time.Local, Namespaces: o.targets.AllNamespaces || several(found.pods)}
 	var sources []tail.Source
 	for _, pod := range found.pods {
 		sources = append(sources, tail.Source{Namespace: pod.Namespace, Pod: pod.Name})

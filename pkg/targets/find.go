@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -43,15 +44,16 @@ type Selection struct {
 	// Workloads are the objects through which pods were found, and which may make
 	// more of them later.
 	Workloads []Workload
-	named     map[podKey]bool
+	// Named are the pods that were named themselves. Others were taken because
+	// they match, whether that makes sense for them or not.
+	Named map[types.NamespacedName]bool
 }
 
-type podKey struct{ namespace, name string }
+// IsNamed reports whether pod was named itself.
+func (s *Selection) IsNamed(pod *corev1.Pod) bool { return s.Named[nameOf(pod)] }
 
-// Named reports whether pod was named itself. Others were taken because they
-// match, whether that makes sense for them or not.
-func (s *Selection) Named(pod *corev1.Pod) bool {
-	return s.named[podKey{pod.Namespace, pod.Name}]
+func nameOf(pod *corev1.Pod) types.NamespacedName {
+	return types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}
 }
 
 // Workload is an object that makes pods.
@@ -145,23 +147,23 @@ func (c *connection) resolve(ctx context.Context, targets []target, failed error
 		return found{pods, err}
 	}, nil)
 
-	s := &Selection{named: map[podKey]bool{}}
+	s := &Selection{Named: map[types.NamespacedName]bool{}}
 	var errs []error
 	if joined, ok := failed.(interface{ Unwrap() []error }); ok {
 		errs = joined.Unwrap()
 	} else if failed != nil {
 		errs = []error{failed}
 	}
-	have := map[podKey]bool{}
+	have := map[types.NamespacedName]bool{}
 	for i, t := range targets {
 		for _, pod := range results[i].pods {
-			key := podKey{pod.Namespace, pod.Name}
+			key := nameOf(&pod)
 			if !have[key] {
 				have[key] = true
 				s.Pods = append(s.Pods, pod)
 			}
 			if kindOf(t.kind) == itself {
-				s.named[key] = true
+				s.Named[key] = true
 			}
 		}
 		if err := results[i].err; err != nil {

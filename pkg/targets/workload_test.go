@@ -51,7 +51,7 @@ func TestWorkloads(t *testing.T) {
 			if pod.Namespace != "demo" {
 				t.Errorf("%s: a pod of namespace %s", args, pod.Namespace)
 			}
-			if isNamed := slices.ContainsFunc(strings.Fields(args), func(arg string) bool { return strings.TrimPrefix(arg, "pod/") == pod.Name }); found.Named(&pod) != isNamed {
+			if isNamed := slices.ContainsFunc(strings.Fields(args), func(arg string) bool { return strings.TrimPrefix(arg, "pod/") == pod.Name }); found.IsNamed(&pod) != isNamed {
 				t.Errorf("%s: %s is named: %t", args, pod.Name, !isNamed)
 			}
 		}
