@@ -25,6 +25,7 @@ func serveCommand(ctx context.Context, args []string) error {
 		return err
 	}
 	if *linger {
+		context.AfterFunc(ctx, func() { log.Print("lingering after SIGTERM") })
 		ctx = context.WithoutCancel(ctx)
 	}
 	ctx, exit := context.WithCancel(ctx)

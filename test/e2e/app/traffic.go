@@ -36,6 +36,8 @@ type trafficOptions struct {
 	// in both directions at every Interval.
 	Held     int           `json:"held"`
 	Interval time.Duration `json:"interval"`
+	// Life ends each of them after that time, to be made anew; 0 is never.
+	Life time.Duration `json:"life"`
 	// Workers is how many make new connections to each target all the time, one
 	// for every request, with Pause between them.
 	Workers int           `json:"workers"`
@@ -278,6 +280,11 @@ func (t *traffic) hold(ctx context.Context, target string) (string, error) {
 		}
 		failed <- err
 	}()
+	if t.options.Life > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, t.options.Life)
+		defer cancel()
+	}
 	ticker := time.NewTicker(t.options.Interval)
 	defer ticker.Stop()
 	for {
@@ -318,6 +325,7 @@ func trafficCommand(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("traffic", flag.ContinueOnError)
 	flags.IntVar(&o.Held, "held", 4, "connections that are kept open to each target")
 	flags.DurationVar(&o.Interval, "interval", 50*time.Millisecond, "time between their messages")
+	flags.DurationVar(&o.Life, "life", 0, "how long each of them is kept; 0 is for ever")
 	flags.IntVar(&o.Workers, "workers", 1, "makers of new connections for each target")
 	flags.DurationVar(&o.Pause, "pause", 20*time.Millisecond, "time between their connections")
 	flags.DurationVar(&o.For, "for", 0, "how long; 0 is until it is stopped")
