@@ -96,8 +96,8 @@ type record struct {
 	// reported is the last failure that was told, and trouble what only others
 	// can end; the same is not told again.
 	reported, trouble string
-	phase    phase
-	renewAt  time.Time
+	phase             phase
+	renewAt           time.Time
 }
 
 // attempt tells one thing that was tried from another, which need not wait for
