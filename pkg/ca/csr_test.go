@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -92,14 +90,6 @@ func TestSignRefuses(t *testing.T) {
 	// The last byte belongs to the signature.
 	forged := append([]byte(nil), block.Bytes...)
 	forged[len(forged)-1] ^= 1
-	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, edKey, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
 	leaf, err := a.Issue(LeafRequest{Identity: testID("cluster.local")})
 	if err != nil {
 		t.Fatal(err)
@@ -115,8 +105,8 @@ func TestSignRefuses(t *testing.T) {
 		"a word behind it": append(bytes.Clone(good), "x"...),
 		"too large":        append(bytes.Clone(good), bytes.Repeat([]byte("\n"), maxRequest)...),
 		"P-384":            newRequest(t, &x509.CertificateRequest{}, ecKey(t, elliptic.P384())),
-		"RSA":              newRequest(t, &x509.CertificateRequest{}, rsaKey),
-		"Ed25519":          newRequest(t, &x509.CertificateRequest{}, edKey),
+		"RSA":              newRequest(t, &x509.CertificateRequest{}, rsaKey(t, 2048)),
+		"Ed25519":          newRequest(t, &x509.CertificateRequest{}, ed25519Key(t)),
 		// The library no longer makes one that is signed with SHA-1: this names
 		// that algorithm, and must be refused for it before its signature.
 		"SHA-1": pem.EncodeToMemory(&pem.Block{Type: blockRequest, Bytes: withSHA1(t, block.Bytes)}),

@@ -175,7 +175,7 @@ func (a *Authority) checkTime(now time.Time) error {
 			"check the clock of this machine")
 	case now.After(a.NotAfter()):
 		return api.WithHint(fmt.Errorf("%w: it ended on %s", ErrExpired, a.NotAfter().Format(time.RFC3339)),
-			"replace it with 'kubectl gateway init-ca --force', then enable the pods again")
+			"replace it with 'kubectl gateway init-ca --force', then give all gateways new certificates with 'kubectl gateway rotate --all -A'")
 	}
 	return nil
 }
