@@ -71,6 +71,7 @@ func (o *changeOptions) run(ctx context.Context, a *app, change settings.Change,
 	report.missing(missing)
 	changer := settings.Changer{Gateways: &remote.Client{Config: config, Kube: client}, Parallel: o.parallel, Timeout: o.timeout}
 	results := changer.ChangeAll(ctx, pods, change, report.add)
+	report.ofWorkloads(found.Workloads)
 	err = report.finish(results)
 	if ctx.Err() != nil {
 		return ctx.Err()

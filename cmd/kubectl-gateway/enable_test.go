@@ -127,12 +127,17 @@ func podToEnable(name string) *corev1.Pod {
 // enableRun is one run of enable on a fake cluster, which allows dry runs by
 // the client only: it knows no patch of a subresource.
 type enableRun struct {
-	o           enableOptions
-	options     inject.Options
-	pods        []*corev1.Pod
-	missing     error
-	version     string
-	out, errOut bytes.Buffer
+	o       enableOptions
+	options inject.Options
+	pods    []*corev1.Pod
+	missing error
+	version string
+	// taken pods are not named, but those of workloads.
+	taken     bool
+	workloads []targets.Workload
+	// unconfirmed is without --yes, real without a dry run.
+	unconfirmed, real bool
+	out, errOut       bytes.Buffer
 }
 
 func (r *enableRun) run(t *testing.T, ctx context.Context) error {
@@ -153,15 +158,18 @@ func (r *enableRun) run(t *testing.T, ctx context.Context) error {
 		t.Fatal(err)
 	}
 	r.options = inject.Options{Image: "img", Mode: api.Permissive, OnFailure: api.FailOpen, Timeout: time.Minute, DryRun: inject.DryRunClient}
+	if r.real {
+		r.options.DryRun = inject.DryRunNone
+	}
 	r.o.parallel = 4
-	found := targets.Selection{Named: map[types.NamespacedName]bool{}}
+	found := targets.Selection{Named: map[types.NamespacedName]bool{}, Workloads: r.workloads}
 	for _, pod := range r.pods {
 		found.Pods = append(found.Pods, *pod)
-		if !r.o.targets.All {
+		if !r.o.targets.All && !r.taken {
 			found.Named[types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}] = true
 		}
 	}
-	r.o.confirm.yes = true
+	r.o.confirm.yes = !r.unconfirmed
 	a := &app{IOStreams: genericiooptions.IOStreams{Out: &r.out, ErrOut: &r.errOut}}
 	return r.o.enable(ctx, a, client, &inject.Injector{Client: client, Authority: authority, Options: r.options}, inject.Ranges{}, &found, r.missing)
 }
