@@ -427,6 +427,15 @@ func TestRotationOfTwoProcesses(t *testing.T) {
 		if r := s.mustOpen(Reissuing); !r.Other().same(s.first) {
 			t.Errorf("%s: the old authority is lost", keep)
 		}
+		one, two = s.mustOpen(Reissuing), s.mustOpen(Reissuing)
+		s.must(one.Drop(ctx))
+		s.must(two.Drop(ctx))
+		_, err := one.Finish(ctx)
+		s.must(err)
+		// It has nothing in its way but what it has read before.
+		if _, err := two.Finish(ctx); !errors.Is(err, ErrChanged) {
+			t.Errorf("%s: both finished: %v", keep, err)
+		}
 	}
 }
 
