@@ -38,6 +38,7 @@ func supervise(ctx context.Context, args []string) error {
 	socket := flags.String("control-socket", control.SocketPath, "path of the control socket")
 	timeout := flags.Duration("certificate-timeout", supervisor.CertificateTimeout,
 		"end after so long without a certificate")
+	lastWords := flags.String("termination-log", supervisor.TerminationMessagePath, "file for the reason of the end, if it exists")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -48,7 +49,10 @@ func supervise(ctx context.Context, args []string) error {
 		err = superviseWith(ctx, os.NewFile(uintptr(*materialFD), "material"), *socket, *timeout)
 	}
 	if err != nil {
-		supervisor.LastWords(err)
+		supervisor.LastWords(*lastWords, err)
+	}
+	if errors.Is(err, supervisor.ErrDisabled) {
+		return nil
 	}
 	return err
 }

@@ -73,7 +73,7 @@ func (s *Spec) Leaf() ca.LeafRequest {
 // Gateway is a running gateway.
 type Gateway struct {
 	*netlab.Process
-	socket string
+	socket, lastWords string
 }
 
 // Start runs a gateway and returns once it is ready, or waits for a certificate if
@@ -117,11 +117,17 @@ func Launch(s Spec) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Gateway{socket: filepath.Join(s.Dir, "control-"+s.Node.UID, "control.sock")}
+	g := &Gateway{
+		socket:    filepath.Join(s.Dir, "control-"+s.Node.UID, "control.sock"),
+		lastWords: filepath.Join(s.Dir, "termination-log-"+s.Node.UID),
+	}
+	if err := os.WriteFile(g.lastWords, nil, 0o600); err != nil {
+		return nil, err
+	}
 	command := netlab.Command{
 		Cgroup: s.Node.GatewayCgroup,
 		Path:   s.Program,
-		Args:   []string{"supervise", "--control-socket", g.socket},
+		Args:   []string{"supervise", "--control-socket", g.socket, "--termination-log", g.lastWords},
 		Env:    env,
 	}
 	if s.CertificateTimeout != 0 {
@@ -192,6 +198,12 @@ func (g *Gateway) Call(ctx context.Context, r control.Request) (*api.Status, err
 
 // Socket is the path of the gateway's control socket.
 func (g *Gateway) Socket() string { return g.socket }
+
+// LastWords returns the gateway's termination message so far.
+func (g *Gateway) LastWords() (string, error) {
+	text, err := os.ReadFile(g.lastWords)
+	return string(text), err
+}
 
 // Connections returns the connection lines of the gateway's log, if it was
 // started without a Log of its own.

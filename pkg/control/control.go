@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -100,10 +101,13 @@ func Listen(path string) (net.Listener, error) {
 	return ln, nil
 }
 
-// Serve answers requests on ln until ctx is done.
+// Serve answers requests on ln until ctx is done, and then waits until those under
+// way, whose context is done as well, are answered.
 func Serve(ctx context.Context, ln net.Listener, handle Handler) error {
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
+	var serving sync.WaitGroup
+	defer serving.Wait()
 	for {
 		conn, err := ln.Accept()
 		switch {
@@ -112,7 +116,7 @@ func Serve(ctx context.Context, ln net.Listener, handle Handler) error {
 		case err != nil:
 			return fmt.Errorf("accepting on the control socket: %w", err)
 		}
-		go serveOne(ctx, conn, handle)
+		serving.Go(func() { serveOne(ctx, conn, handle) })
 	}
 }
 

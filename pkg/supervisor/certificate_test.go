@@ -118,7 +118,7 @@ func newTestSupervisor(t testing.TB, material Material) (*supervisor, *bytes.Buf
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	s := &supervisor{Options: Options{Material: f, Log: slog.New(slog.NewJSONHandler(&log, nil))}, changed: make(chan struct{})}
+	s := &supervisor{end: newEnding(), Options: Options{Material: f, Log: slog.New(slog.NewJSONHandler(&log, nil))}, changed: make(chan struct{})}
 	t.Cleanup(func() { s.settings.close() })
 	if err := s.describe(); err != nil {
 		t.Fatal(err)

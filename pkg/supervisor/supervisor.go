@@ -38,8 +38,8 @@ type Options struct {
 }
 
 const (
-	// workerGrace is how long a worker may take to drain when it is told to end.
-	workerGrace = 10 * time.Second
+	// abortGrace is how long a worker may take to abort what is left.
+	abortGrace = 5 * time.Second
 	// readyTimeout bounds a worker's start.
 	readyTimeout = 10 * time.Second
 	// Restarts of a worker wait between these, doubling: the first one is at
@@ -62,6 +62,8 @@ type supervisor struct {
 	settings  settings
 	keys      pendingKeys
 	existing  existingConnections
+	end       *ending
+	closing   sync.Once
 
 	mu     sync.Mutex
 	status api.Status // all but the counters
@@ -69,11 +71,11 @@ type supervisor struct {
 	changed chan struct{}
 }
 
-// Run is the life of a gateway: it returns when ctx is done or Terminate is
-// closed and the application has ended (nil), or when the gateway cannot work
-// (the reason).
+// Run is the life of a gateway: it returns nil when ctx is done, or Terminate is
+// closed and the application has ended, ErrDisabled when the gateway was disabled,
+// or the reason why it cannot work.
 func Run(ctx context.Context, o Options) error {
-	s := &supervisor{Options: o, changed: make(chan struct{})}
+	s := &supervisor{Options: o, changed: make(chan struct{}), end: newEnding()}
 	if err := s.describe(); err != nil {
 		return err
 	}
@@ -93,10 +95,15 @@ func Run(ctx context.Context, o Options) error {
 			o.Log.Error("the control socket failed", "error", err)
 		}
 	})
+	return s.end.conclude(s.live(ctx))
+}
 
+// live sets everything up, serves, and takes it down again.
+func (s *supervisor) live(ctx context.Context) error {
 	if certified, err := s.awaitCertificate(ctx); !certified {
 		return err
 	}
+	var err error
 	if s.listeners, err = Listen(ctx); err != nil {
 		return err
 	}
@@ -118,16 +125,20 @@ func Run(ctx context.Context, o Options) error {
 	// Loading leaves garbage of several times the size of what stays.
 	debug.FreeOSMemory()
 
+	ctx, cancel := context.WithCancel(ctx)
+	var background sync.WaitGroup
+	defer background.Wait()
+	defer cancel()
 	background.Go(func() {
 		select {
 		case <-ctx.Done():
-		case <-o.Terminate:
-			o.Log.Info("asked to end: serving as long as the application runs")
+		case <-s.Terminate:
+			s.Log.Info("asked to end: serving as long as the application runs")
 			waitForApplication(ctx, s.pod.Path, s.own.Path)
-			cancel()
+			s.end.terminate()
 		}
 	})
-	return s.keepWorker(ctx)
+	return s.serveUntilEnd(ctx)
 }
 
 // describe reads the material and fills in what a status says of it.
@@ -216,10 +227,13 @@ func (s *supervisor) load() error {
 	return nil
 }
 
+// closePrograms detaches and frees the programs, once.
 func (s *supervisor) closePrograms() {
-	if err := s.programs.Close(); err != nil {
-		s.Log.Error("detaching the eBPF programs failed", "error", err)
-	}
+	s.closing.Do(func() {
+		if err := s.programs.Close(); err != nil {
+			s.Log.Error("detaching the eBPF programs failed", "error", err)
+		}
+	})
 }
 
 // keepWorker runs one worker after the other until ctx is done. A first worker
@@ -236,7 +250,11 @@ func (s *supervisor) keepWorker(ctx context.Context) error {
 			return err
 		}
 		s.Log.Error("the worker ended and is started again", "error", err)
-		s.update(func(st *api.Status) { st.State, st.Reason = api.Degraded, err.Error() })
+		s.update(func(st *api.Status) {
+			if st.State != api.Draining {
+				st.State, st.Reason = api.Degraded, err.Error()
+			}
+		})
 		s.traffic.ResetActive()
 		if time.Since(started) > stableAfter {
 			backoff = 0
@@ -250,9 +268,10 @@ func (s *supervisor) keepWorker(ctx context.Context) error {
 	}
 }
 
-// runWorker runs one worker until it ends, and says why it did.
+// runWorker runs one worker until it ends, and says why it did. When ctx is done,
+// the worker lets its connections end first, as long as the end has patience.
 func (s *supervisor) runWorker(ctx context.Context, restarts int) error {
-	w, err := s.startWorker(ctx)
+	w, err := s.startWorker()
 	if err != nil {
 		return err
 	}
@@ -268,11 +287,21 @@ func (s *supervisor) runWorker(ctx context.Context, restarts int) error {
 		return w.reason()
 	case <-timeout.C:
 		return errors.Join(fmt.Errorf("the worker was not ready within %v", readyTimeout), w.kill())
+	case <-ctx.Done():
+		return w.kill()
 	}
 	if err := s.serving(w, restarts); err != nil {
 		return errors.Join(err, w.kill())
 	}
-	<-w.done
+	select {
+	case <-w.done:
+	case <-ctx.Done():
+		patience, cancel := s.end.patience()
+		defer cancel()
+		if err := w.drain(patience); err != nil {
+			return err
+		}
+	}
 	s.settings.leave(w)
 	return w.reason()
 }
@@ -282,6 +311,9 @@ func (s *supervisor) runWorker(ctx context.Context, restarts int) error {
 func (s *supervisor) serving(w *worker, restarts int) error {
 	s.settings.Lock()
 	defer s.settings.Unlock()
+	if s.settings.draining {
+		return errDraining
+	}
 	if err := s.settings.enter(w); err != nil {
 		return err
 	}
@@ -352,6 +384,9 @@ func (s *supervisor) snapshot() (api.Status, <-chan struct{}) {
 
 // answer serves the control socket.
 func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error) {
+	if err := s.checkEnding(r); err != nil {
+		return nil, err
+	}
 	switch r.Op {
 	case control.OpStatus:
 	case control.OpMode, control.OpAllow:
@@ -384,7 +419,7 @@ func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error)
 	for {
 		st, changed := s.snapshot()
 		// One without a certificate waits for whoever asks.
-		if st.State == api.Ready || st.State == api.Uncertified || r.Wait <= 0 {
+		if st.State == api.Ready || st.State == api.Uncertified || st.State == api.Draining || r.Wait <= 0 {
 			return s.withCounters(st)
 		}
 		select {

@@ -53,18 +53,18 @@ func TestGatewayOutlivesTheApplication(t *testing.T) {
 func TestLastWords(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "termination-log")
 	err := api.WithHint(errors.New("it broke"), "mend it")
-	leaveWords(path, err)
+	LastWords(path, err)
 	if _, statErr := os.Stat(path); statErr == nil {
 		t.Error("a file was created that the kubelet did not provide")
 	}
 	if writeErr := os.WriteFile(path, []byte("the words of an earlier start, which were longer"), 0o644); writeErr != nil {
 		t.Fatal(writeErr)
 	}
-	leaveWords(path, err)
+	LastWords(path, err)
 	if text, _ := os.ReadFile(path); string(text) != "it broke\nhint: mend it" {
 		t.Errorf("the last words are %q", text)
 	}
-	leaveWords(path, errors.New(strings.Repeat("x", 2*maxTerminationMessage)))
+	LastWords(path, errors.New(strings.Repeat("x", 2*maxTerminationMessage)))
 	if text, _ := os.ReadFile(path); len(text) != maxTerminationMessage {
 		t.Errorf("%d bytes were left, the kubelet keeps %d", len(text), maxTerminationMessage)
 	}
