@@ -29,7 +29,7 @@ func (p *Proxy) inbound(c *connection, wire string, release func()) {
 	err := p.acceptTLS(c, s, wire)
 	if err != nil {
 		release()
-		c.refuse(reasonNoHandshake, err)
+		c.refuse(validityReason(err, s.now(), reasonClientExpired, reasonClientNotYetValid, reasonNoHandshake))
 		return
 	}
 	first, h, err := p.readHeader(c, deadline)

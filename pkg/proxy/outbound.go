@@ -74,8 +74,8 @@ func (p *Proxy) originalDestination(app *net.TCPConn) (netip.AddrPort, error) {
 
 // encrypt carries c to the gateway at the destination, or says why it cannot.
 func (p *Proxy) encrypt(c *connection, s *settings, h header) *failure {
-	if problem := s.certificateProblem(); problem != "" {
-		return &failure{reason: problem, err: errors.New(problem)}
+	if reason, err := s.certificateProblem(); err != nil {
+		return &failure{reason: reason, err: err}
 	}
 	r := s.routes.route(h.Destination)
 	switch r.wire {
@@ -172,7 +172,7 @@ func (p *Proxy) secure(c *connection, conn *net.TCPConn, config *tls.Config, h h
 	if err := p.shake(conn, secured, records, p.handshakeTimeout/2); err != nil {
 		reset(conn)
 		records.release()
-		return handshakeFailure(err)
+		return handshakeFailure(err, config.Time())
 	}
 	c.wire, c.tls, c.records = conn, secured, records
 	c.line.Peer = identityOf(secured.ConnectionState().PeerCertificates[0])

@@ -168,8 +168,8 @@ func (c *connection) unseal(check func(status) error) error {
 func (c *connection) unsealFailed(err error, unanswered bool) error {
 	if unanswered && c.dialled() {
 		if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "remote error" {
-			c.line.Reason = reasonRejected
-			c.proxy.peers.reject(c.target)
+			c.line.Reason = rejection(op)
+			c.proxy.peers.reject(c.target, c.line.Reason)
 		}
 	}
 	return fmt.Errorf("reading from the peer: %w", err)
