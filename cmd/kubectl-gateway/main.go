@@ -13,8 +13,6 @@ import (
 
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/klog/v2"
-
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
 
 func main() {
@@ -46,9 +44,6 @@ func run(ctx context.Context, streams genericiooptions.IOStreams, args []string)
 		fmt.Fprintln(streams.ErrOut, "interrupted")
 		return 130 // 128 + SIGINT, as shells report it
 	}
-	fmt.Fprintf(streams.ErrOut, "error: %v\n", err)
-	if hint := api.Hint(err); hint != "" {
-		fmt.Fprintf(streams.ErrOut, "hint: %s\n", hint)
-	}
+	printErrors(streams.ErrOut, err)
 	return 1
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -98,15 +99,24 @@ func (a *app) reportMissing(missing error) error {
 	if missing == nil {
 		return nil
 	}
-	all := []error{missing}
-	if joined, ok := missing.(interface{ Unwrap() []error }); ok {
-		all = joined.Unwrap()
-	}
-	for _, err := range all {
-		fmt.Fprintf(a.ErrOut, "error: %s\n", line(err.Error()))
-	}
-	if hint := api.Hint(missing); hint != "" {
-		fmt.Fprintf(a.ErrOut, "hint: %s\n", hint)
-	}
+	printErrors(a.ErrOut, missing)
 	return errReported
+}
+
+// printErrors prints err, or those that it joins: a line each, and each hint once.
+func printErrors(w io.Writer, err error) {
+	errs := []error{err}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		errs = joined.Unwrap()
+	}
+	var hints []string
+	for _, err := range errs {
+		fmt.Fprintf(w, "error: %s\n", line(err.Error()))
+		if hint := api.Hint(err); hint != "" && !slices.Contains(hints, hint) {
+			hints = append(hints, hint)
+		}
+	}
+	for _, hint := range hints {
+		fmt.Fprintf(w, "hint: %s\n", line(hint))
+	}
 }

@@ -83,6 +83,17 @@ func TestLookingAtAWorkload(t *testing.T) {
 	}
 }
 
+func TestNothingIsFoundOfWhatIsNamed(t *testing.T) {
+	code, stdout, stderr := shopServer(nil).start(t)("status", "sts/gone", "lost", "sts/away")
+	want := "error: statefulset/gone not found in namespace \"demo\"\nerror: pod \"lost\" not found in namespace \"demo\"\n" +
+		"error: statefulset/away not found in namespace \"demo\"\n" +
+		"hint: 'kubectl get statefulset -n demo' lists what there is; -n names another namespace\n" +
+		"hint: 'kubectl get pods -n demo' lists pods; -n names another namespace\n"
+	if code != 1 || stdout != "" || stderr != want {
+		t.Errorf("exit code %d, %q, %q", code, stdout, stderr)
+	}
+}
+
 // A script that means everything must say so, before anything happens.
 func TestRefusesEverythingWhereNobodyCanBeAsked(t *testing.T) {
 	for line, which := range map[string]string{

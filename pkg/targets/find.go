@@ -132,12 +132,13 @@ func (f *Flags) find(ctx context.Context, c *connection, args []string) (*Select
 	if len(targets) == 0 {
 		return &Selection{}, err
 	}
-	return c.resolve(ctx, targets, err)
+	return c.resolve(ctx, targets, f.files(), err)
 }
 
 // resolve returns the pods of targets. The error joins what went wrong, after
-// failed.
-func (c *connection) resolve(ctx context.Context, targets []target, failed error) (*Selection, error) {
+// failed. With spare, some targets may have no pods: files describe more than
+// what runs at present, such as CronJobs.
+func (c *connection) resolve(ctx context.Context, targets []target, spare bool, failed error) (*Selection, error) {
 	type found struct {
 		pods []corev1.Pod
 		err  error
@@ -148,7 +149,7 @@ func (c *connection) resolve(ctx context.Context, targets []target, failed error
 	}, nil)
 
 	s := &Selection{Named: map[types.NamespacedName]bool{}}
-	var errs []error
+	var errs, empty []error
 	if joined, ok := failed.(interface{ Unwrap() []error }); ok {
 		errs = joined.Unwrap()
 	} else if failed != nil {
@@ -166,17 +167,22 @@ func (c *connection) resolve(ctx context.Context, targets []target, failed error
 				s.Named[key] = true
 			}
 		}
-		if err := results[i].err; err != nil {
-			// A workload that was named twice in two ways fails once.
-			if !slices.Contains(targets[:i], t) {
-				errs = append(errs, err)
-			}
+		switch err := results[i].err; {
+		case slices.Contains(targets[:i], t):
+			// What was named twice, in two ways, counts once.
+			continue
+		case spare && errors.Is(err, ErrNoMatch):
+			empty = append(empty, err)
+		case err != nil:
+			errs = append(errs, err)
 			continue
 		}
-		w := Workload{Namespace: t.namespace, Name: t.String(), Watch: t.watch()}
-		if k := kindOf(t.kind); k != itself && k != service && !slices.Contains(s.Workloads, w) {
-			s.Workloads = append(s.Workloads, w)
+		if k := kindOf(t.kind); k != itself && k != service {
+			s.Workloads = append(s.Workloads, Workload{Namespace: t.namespace, Name: t.String(), Watch: t.watch()})
 		}
+	}
+	if len(s.Pods) == 0 {
+		return &Selection{}, errors.Join(append(errs, empty...)...)
 	}
 	return s, errors.Join(errs...)
 }

@@ -233,6 +233,8 @@ func TestFiles(t *testing.T) {
 		{"no manifest", files("-"), "hello", "", "reading the files"},
 		{"an unknown kind beside a known one", files("-"), "{apiVersion: x.example/v1, kind: Thing, metadata: {name: x}}\n---\n{apiVersion: v1, kind: Pod, metadata: {name: debug}}", "demo/debug", `"Thing"`},
 		{"a generated name", files("-"), "{apiVersion: batch/v1, kind: Job, metadata: {generateName: x-}}", "", "a Job in the files has no name"},
+		{"a workload without pods beside others", files("-"), "{apiVersion: apps/v1, kind: Deployment, metadata: {name: asleep}}\n---\n{apiVersion: v1, kind: Pod, metadata: {name: debug}}", "demo/debug", ""},
+		{"a workload without pods", files("-"), "{apiVersion: apps/v1, kind: Deployment, metadata: {name: asleep}}", "", "deployment/asleep in namespace"},
 		{"an object that is not there", files("-"), "{apiVersion: apps/v1, kind: Deployment, metadata: {name: nope}}", "", "deployment/nope not found"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
