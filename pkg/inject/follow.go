@@ -16,14 +16,14 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// follow returns what becomes of pod, beginning with its present state. Call stop
-// when done with it.
-func follow(kube kubernetes.Interface, pod *corev1.Pod) (events <-chan watch.Event, stop func()) {
+// follow returns what becomes of pod, beginning with its present state; gone is
+// closed if it has none. Call stop when done with it.
+func follow(kube kubernetes.Interface, pod *corev1.Pod) (events <-chan watch.Event, gone <-chan struct{}, stop func()) {
 	client := kube.CoreV1().Pods(pod.Namespace)
 	selector := fields.OneTermEqualSelector(metav1.ObjectNameField, pod.Name).String()
 	// Lists again when its watch expires. The logger is empty: errors of the
 	// connection show as a timeout here, not as lines between the results.
-	_, _, watcher, done := watchtools.NewIndexerInformerWatcherWithLogger(klog.Logger{}, cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
+	present, informer, watcher, done := watchtools.NewIndexerInformerWatcherWithLogger(klog.Logger{}, cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			options.FieldSelector = selector
 			return client.List(ctx, options)
@@ -33,7 +33,14 @@ func follow(kube kubernetes.Interface, pod *corev1.Pod) (events <-chan watch.Eve
 			return client.Watch(ctx, options)
 		},
 	}, kube), &corev1.Pod{})
-	return watcher.ResultChan(), func() {
+	ended, absent := make(chan struct{}), make(chan struct{})
+	go func() {
+		if cache.WaitForCacheSync(ended, informer.HasSynced) && len(present.List()) == 0 {
+			close(absent)
+		}
+	}()
+	return watcher.ResultChan(), absent, func() {
+		close(ended)
 		watcher.Stop()
 		<-done
 	}
@@ -75,7 +82,7 @@ func (p *lateness) judge(pod *corev1.Pod, gateway Gateway) error {
 // it. The error is ErrReplaced if the pod is gone, says why the container cannot
 // start, or is the cause of ctx's end; the gateway is then as it was last seen.
 func WaitUntil(ctx context.Context, kube kubernetes.Interface, pod *corev1.Pod, name string, wanted func(Gateway) bool) (Gateway, error) {
-	events, stop := follow(kube, pod)
+	events, gone, stop := follow(kube, pod)
 	defer stop()
 	last := find(pod, Gateway{Name: name, Phase: Waiting})
 	var kubelet lateness
@@ -92,6 +99,8 @@ func WaitUntil(ctx context.Context, kube kubernetes.Interface, pod *corev1.Pod, 
 			if err := kubelet.judge(now, last); err != nil {
 				return last, err
 			}
+		case <-gone:
+			return last, ErrReplaced
 		case <-kubelet.grace:
 			return last, kubelet.pending
 		case <-ctx.Done():

@@ -177,15 +177,15 @@ func (in *Injector) round(ctx context.Context, pod *corev1.Pod) Result {
 	if result.Err = checkPod(pod, in.Cluster.nodes[pod.Spec.NodeName]); result.Err != nil {
 		return result
 	}
-	if current, ok := Current(pod); ok && hopeful(pod, current) {
+	if current, ok := Current(pod); ok && Hopeful(pod, current) {
 		return in.joinGateway(ctx, pod, current)
 	}
 	return in.addGateway(ctx, pod)
 }
 
-// hopeful reports whether a gateway works, as far as the kubelet knows, or may
+// Hopeful reports whether a gateway works, as far as the kubelet knows, or may
 // be on its way because another plugin is adding it just now.
-func hopeful(pod *corev1.Pod, gateway Gateway) bool {
+func Hopeful(pod *corev1.Pod, gateway Gateway) bool {
 	final, curable := failure(pod, gateway)
 	// A failed Enable deletes its Secret, and nobody makes that one again.
 	return final == nil && !(curable != nil && strings.Contains(gateway.Message, "not found"))

@@ -2,6 +2,7 @@ package inject
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -168,10 +169,16 @@ func removeStale(ctx context.Context, client kubernetes.Interface, pod *corev1.P
 	return nil
 }
 
+// ErrSecretsUnseen says that the user may not look for Secrets.
+var ErrSecretsUnseen = errors.New("not allowed to look for Secrets")
+
 // DeleteSecrets deletes all Secrets of the gateways of pod, and returns how many
-// those were. After an error that is one of apierrors.IsForbidden there may be some.
+// those were.
 func DeleteSecrets(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) (int, error) {
 	list, err := listSecrets(ctx, client, pod)
+	if apierrors.IsForbidden(err) {
+		return 0, fmt.Errorf("%w: %w", ErrSecretsUnseen, err)
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -64,7 +64,7 @@ type answer struct {
 func (in *Injector) wait(ctx context.Context, pod *corev1.Pod, name string) answer {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	events, stop := follow(in.Client, pod)
+	events, gone, stop := follow(in.Client, pod)
 	defer stop()
 	var (
 		answers chan answer
@@ -93,6 +93,8 @@ func (in *Injector) wait(ctx context.Context, pod *corev1.Pod, name string) answ
 			}
 			answers = make(chan answer, 1)
 			go func() { answers <- in.ask(ctx, pod, name) }()
+		case <-gone:
+			return answer{err: &failedError{ErrReplaced}}
 		case <-kubelet.grace:
 			return answer{err: &failedError{kubelet.pending}}
 		case a := <-answers:
@@ -127,7 +129,7 @@ func failure(pod *corev1.Pod, gateway Gateway) (final, curable error) {
 	}
 	describe := fmt.Sprintf("'kubectl describe pod %s -n %s' shows the events of the pod", pod.Name, pod.Namespace)
 	if gateway.Phase == Terminated {
-		return ended(pod, gateway), nil
+		return Ended(pod, gateway), nil
 	}
 	if gateway.Phase != Waiting {
 		return nil, nil
@@ -152,8 +154,8 @@ func failure(pod *corev1.Pod, gateway Gateway) (final, curable error) {
 	return nil, nil
 }
 
-// ended turns the last words of a gateway, and the hint below them, into an error.
-func ended(pod *corev1.Pod, gateway Gateway) error {
+// Ended turns the last words of a gateway, and the hint below them, into an error.
+func Ended(pod *corev1.Pod, gateway Gateway) error {
 	text, hint, hinted := strings.Cut(gateway.Message, "\nhint: ")
 	if lines := strings.Split(strings.TrimSpace(text), "\n"); !hinted {
 		// Without last words of its own, these are the end of its log.

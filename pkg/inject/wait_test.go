@@ -105,6 +105,7 @@ func TestWaitFollowsTheContainerUntilItIsReady(t *testing.T) {
 func TestWaitTellsTheLastWordsOfAGatewayThatEndsWhileItIsAsked(t *testing.T) {
 	c, in, pod := started(t, running(nil, nil))
 	in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
+		eventually(t, "the pod is watched", func() bool { return has(c, "watch", "pods") })
 		c.setState(pod, container, terminated(1, "not one pod's cgroup\nhint: use a supported runtime"))
 		return silent(ctx, pod, container)
 	})
@@ -134,6 +135,8 @@ func TestWaitEndsWithThePod(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c, in, pod := started(t, running(nil, nil))
 			in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
+				// The fake server sends no event to who asks for it afterwards.
+				eventually(t, "the pod is watched", func() bool { return has(c, "watch", "pods") })
 				change(c)
 				return silent(ctx, pod, container)
 			})
@@ -143,6 +146,22 @@ func TestWaitEndsWithThePod(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestWaitForAPodThatIsGoneAlready has nothing to watch.
+func TestWaitForAPodThatIsGoneAlready(t *testing.T) {
+	c, in, pod := started(t, running(nil, nil))
+	if err := c.Tracker().Delete(pods, "shop", "p"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := in.wait(ctx, pod, "kube-gateway").err; !errors.Is(err, ErrReplaced) {
+		t.Error(err)
+	}
+	if _, err := WaitUntil(ctx, c, pod, "kube-gateway", func(Gateway) bool { return false }); !errors.Is(err, ErrReplaced) {
+		t.Error(err)
 	}
 }
 
