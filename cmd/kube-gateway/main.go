@@ -18,6 +18,7 @@ const usage = `kube-gateway encrypts the TCP traffic of the pod it runs in.
 
 Usage:
   kube-gateway supervise             run the gateway (what 'kubectl gateway enable' starts)
+  kube-gateway clean                 remove what a gateway that died left in the pod
   kube-gateway ctl status            print the status of the gateway in this container
   kube-gateway ctl mode MODE         change its mode to strict or permissive
   kube-gateway ctl allow PATTERN...  let only these peers connect, like 'ns/prod/sa/*'
@@ -45,6 +46,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		err = supervise(context.Background(), rest)
 	case "worker":
 		err = runWorker(context.Background(), rest)
+	case "clean":
+		err = clean(context.Background(), rest, stdout)
 	case "ctl":
 		err = ctl(context.Background(), rest, stdin, stdout)
 	case "version", "--version":

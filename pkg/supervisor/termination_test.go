@@ -69,3 +69,28 @@ func TestLastWords(t *testing.T) {
 		t.Errorf("%d bytes were left, the kubelet keeps %d", len(text), maxTerminationMessage)
 	}
 }
+
+func TestGatewayListens(t *testing.T) {
+	const head = "  sl  local_address rem_address   st tx_queue rx_queue\n"
+	table := func(rows string) string {
+		path := filepath.Join(t.TempDir(), "tcp")
+		if err := os.WriteFile(path, []byte(head+rows), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	quiet := table("   0: 00000000:2328 00000000:0000 0A 0:0\n   1: 0200090A:480B 0300090A:C350 01 0:0\n")
+	for name, c := range map[string]struct {
+		tables []string
+		want   bool
+	}{
+		"an application, and a connection to the peer port": {[]string{quiet, "/nonexistent"}, false},
+		"capture": {[]string{quiet, table("   0: 0100007F:4650 00000000:0000 0A 0:0\n")}, true},
+		"peer":    {[]string{table("   0: 00000000000000000000000000000000:480B 0:0 0A 0:0\n")}, true},
+		"in band": {[]string{table("   0: 0100007F:480C 00000000:0000 0A 0:0\n")}, true},
+	} {
+		if got, err := gatewayListens(c.tables...); err != nil || got != c.want {
+			t.Errorf("%s: %t, %v", name, got, err)
+		}
+	}
+}
