@@ -144,7 +144,7 @@ func TestOwnCertificateOutOfTimeIsNamed(t *testing.T) {
 func TestValidityProblemIsAboutTimeAlone(t *testing.T) {
 	a := newAuthority(t)
 	leaf := a.issue(t, []netip.Addr{podAddress()}, nil).Leaf
-	now := time.Now()
+	now := time.Now().Add(2 * time.Hour) // out of time as well
 	for _, reason := range []x509.InvalidReason{x509.NotAuthorizedToSign, x509.IncompatibleUsage} {
 		err := fmt.Errorf("wrapped: %w", x509.CertificateInvalidError{Cert: leaf, Reason: reason})
 		if _, problem := validityProblem(err, now); problem != nil {

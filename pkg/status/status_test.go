@@ -115,6 +115,8 @@ func example() (asker, []corev1.Pod) {
 	ahead.Time, behind.Time = now.Add(12*time.Minute), now.Add(-6*time.Minute)
 	moved := pod("moved", "strict", "closed", running())
 	moved.Status.PodIPs[0].IP = "10.0.1.8"
+	gained := pod("gained", "strict", "closed", running())
+	gained.Status.PodIPs = append(gained.Status.PodIPs, corev1.PodIP{IP: "fd00::8"})
 	rebooted, killed := pod("rebooted", "strict", "closed", ended(255, "Unknown", "")), pod("killed", "strict", "closed", ended(137, "Error", ""))
 	rebooted.Status.Conditions = sandboxSince(now.Add(-time.Minute))
 	killed.Status.Conditions = sandboxSince(now.Add(-2 * time.Hour))
@@ -142,6 +144,7 @@ func example() (asker, []corev1.Pod) {
 			"behind":   says(behind, nil),
 			"new":      says(&api.Status{State: api.Uncertified, Pod: api.PodRef{UID: "uid-new"}}, nil),
 			"draining": says(answer("draining", api.Draining, 16*time.Hour), nil),
+			"gained":   says(answer("gained", api.Ready, 16*time.Hour), nil),
 			"moved":    says(answer("moved", api.Ready, 16*time.Hour), nil),
 		}, []corev1.Pod{
 			pod("ready", "strict", "closed", running()),
@@ -170,7 +173,7 @@ func example() (asker, []corev1.Pod) {
 			pod("new", "strict", "closed", running()),
 			pod("draining", "strict", "closed", running()),
 			pod("disabled", "strict", "closed", ended(0, "Completed", api.DisabledMessage+"\n")),
-			moved, rebooted, killed, again,
+			moved, gained, rebooted, killed, again,
 			pod("no-secret", "strict", "closed", waiting("CreateContainerConfigError", `secret "web-kube-gateway" not found`)),
 		}
 }
