@@ -43,8 +43,12 @@ func client(ctx context.Context, verb string, args []string) (result, error) {
 	return run(ctx, args)
 }
 
+// dialTimeout bounds connect(2), which tries for two minutes where SYNs are
+// dropped. It leaves time for two retransmissions.
+const dialTimeout = 5 * time.Second
+
 func dial(ctx context.Context, network, address string) (*net.TCPConn, result, error) {
-	var d net.Dialer
+	d := net.Dialer{Timeout: dialTimeout}
 	conn, err := d.DialContext(ctx, network, address)
 	if err != nil {
 		return nil, result{NotPermitted: errors.Is(err, syscall.EPERM)}, err
