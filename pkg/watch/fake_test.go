@@ -279,4 +279,3 @@ func (w *world) createMany(n int) {
 		w.create(pod)
 	}
 }
-
