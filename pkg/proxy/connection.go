@@ -164,9 +164,10 @@ func (c *connection) forget() {
 	if c.records != nil {
 		c.records.release()
 	}
-	if c.proxy.draining.Load() {
-		c.proxy.counters.countEnd(c.cause() == errStopping)
+	if c.cause() == errStopping {
+		c.proxy.counters.aborted.Add(1)
 	}
+	c.proxy.counters.ended.Add(1)
 	c.proxy.live.remove(c)
 }
 

@@ -18,8 +18,9 @@ import (
 // supervisor reads, and a worker that crashes takes no totals with it.
 type Counters struct {
 	outbound, inbound direction
-	// drained and aborted count connections that ended while Serve let them.
-	drained, aborted atomic.Uint64
+	// ended counts connections that are over, aborted those of them that were
+	// aborted for the end of Serve.
+	ended, aborted atomic.Uint64
 }
 
 // CountersSize is the size in bytes of the file that MapCounters maps.
@@ -70,19 +71,9 @@ func (c *Counters) ResetActive() {
 	c.inbound.active.Store(0)
 }
 
-// Drained returns how many connections have ended by themselves, and how many
-// were aborted, since the proxy stopped accepting.
-func (c *Counters) Drained() (drained, aborted uint64) {
-	return c.drained.Load(), c.aborted.Load()
-}
-
-func (c *Counters) countEnd(aborted bool) {
-	if aborted {
-		c.aborted.Add(1)
-	} else {
-		c.drained.Add(1)
-	}
-}
+// Ended returns how many connections are over, whatever their end was, and how many
+// of them were aborted because Serve was to end.
+func (c *Counters) Ended() (ended, aborted uint64) { return c.ended.Load(), c.aborted.Load() }
 
 func (d *direction) read() api.Direction {
 	return api.Direction{

@@ -247,8 +247,8 @@ func TestStopEndsConnections(t *testing.T) {
 	if !refused(client.capture) {
 		t.Error("the capture listener is still open")
 	}
-	if drained, aborted := client.proxy.counters.Drained(); drained < 2 || aborted != 0 {
-		t.Errorf("%d drained, %d aborted", drained, aborted)
+	if ended, aborted := client.proxy.counters.Ended(); ended < 2 || aborted != 0 {
+		t.Errorf("%d ended, %d aborted", ended, aborted)
 	}
 
 	// Without time to drain, connections are aborted.
@@ -258,8 +258,8 @@ func TestStopEndsConnections(t *testing.T) {
 	expect(t, accept(), "x")
 	other.stop()
 	expectReset(t, conn)
-	if drained, aborted := other.proxy.counters.Drained(); drained != 0 || aborted != 1 {
-		t.Errorf("%d drained, %d aborted", drained, aborted)
+	if ended, aborted := other.proxy.counters.Ended(); ended != 1 || aborted != 1 {
+		t.Errorf("%d ended, %d aborted", ended, aborted)
 	}
 }
 

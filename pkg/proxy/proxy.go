@@ -115,9 +115,7 @@ type Proxy struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	served atomic.Bool
-	// draining is set once Serve lets connections finish, aborting is closed when
-	// it need not any longer.
-	draining atomic.Bool
+	// aborting is closed when Serve need not let connections finish any longer.
 	aborting chan struct{}
 	abort    sync.Once
 }

@@ -51,7 +51,6 @@ func (p *Proxy) Serve(ctx context.Context) error {
 	case err = <-failed:
 		err = fmt.Errorf("accepting connections: %w", err)
 	}
-	p.draining.Store(true)
 	peer.close()
 	p.drain(local)
 	stopSweep()

@@ -168,6 +168,7 @@ func (s *supervisor) serveUntilEnd(ctx context.Context) error {
 	case <-s.end.begun:
 	}
 	s.awaitWorker()
+	ended, _ := s.traffic.Ended()
 	traces, err := s.withdraw()
 	if err != nil {
 		// What could not be removed is in the report, if it stays.
@@ -175,7 +176,7 @@ func (s *supervisor) serveUntilEnd(ctx context.Context) error {
 	}
 	stop()
 	err = <-kept
-	s.end.report.Drained, s.end.report.Aborted = s.drained()
+	s.end.report.Drained, s.end.report.Aborted = s.drained(ended)
 	if !s.end.isDisabled() {
 		return err
 	}
@@ -225,11 +226,14 @@ func (s *supervisor) withdraw() (*bpf.Traces, error) {
 	return traces, err
 }
 
-// drained returns how many connections ended by themselves and how many did not,
-// those of a worker that died meanwhile included.
-func (s *supervisor) drained() (drained, aborted uint64) {
-	drained, aborted = s.traffic.Drained()
+// drained returns how many connections ended by themselves after ended had, and how
+// many did not, those of a worker that died meanwhile included.
+func (s *supervisor) drained(ended uint64) (drained, aborted uint64) {
+	total, aborted := s.traffic.Ended()
 	t := s.traffic.Traffic()
+	// The worker writes these numbers: they may say anything.
+	drained = total - min(total, ended)
+	drained -= min(drained, aborted)
 	return drained, aborted + uint64(max(0, t.Outbound.Active)) + uint64(max(0, t.Inbound.Active))
 }
 
