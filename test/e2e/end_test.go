@@ -59,7 +59,7 @@ func TestTermination(t *testing.T) {
 	}
 	in.stopClean(a)
 	out.stopClean(b)
-	a.appCommand("exit")
+	a.exitApp()
 	eventually(t, "the pod has gone", func() error {
 		out := runCommand(t.Context(), t, "", "kubectl", "-n", ns, "get", "pod", a.name, "-o", "jsonpath={.status.containerStatuses}{.status.ephemeralContainerStatuses}")
 		if out.code == 0 {
@@ -67,6 +67,16 @@ func TestTermination(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// exitApp ends the pod's application.
+func (p *pod) exitApp() {
+	p.t.Helper()
+	// The command may end with the container that it runs in.
+	out := runCommand(p.t.Context(), p.t, "", "kubectl", "-n", p.namespace, "exec", p.name, "-c", "app", "--", "/app", "exit")
+	if !strings.Contains(out.stdout, "exiting") {
+		p.t.Fatalf("ending the application of %s: exit %d, %s%s", p, out.code, out.stdout, out.stderr)
+	}
 }
 
 // TestJob enables the pod of a Job, which completes as soon as its application
@@ -103,7 +113,7 @@ func TestJob(t *testing.T) {
 	l := startLoad(a, b.addr(portTraffic))
 	l.more(10)
 	l.stopClean(b)
-	a.appCommand("exit")
+	a.exitApp()
 	start := time.Now()
 	kubectl(t, "-n", ns, "wait", "--for=condition=Complete", "job/job", "--timeout="+patience.String())
 	t.Logf("the Job was complete %v after its application", time.Since(start).Round(100*time.Millisecond))

@@ -126,8 +126,11 @@ func (c *checker) receive() (message, error) {
 	return m, nil
 }
 
-// isReset reports whether a connection was reset.
-func isReset(err error) bool { return errors.Is(err, syscall.ECONNRESET) }
+// isReset reports whether a connection was reset, by the other end or by the
+// administrator of this one (ECONNABORTED, of SOCK_DESTROY).
+func isReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.ECONNABORTED)
+}
 
 // judge joins the errors of a connection's reader and writer, and counts it if
 // it was truncated. The kernel reports a reset once only: a read after the write
