@@ -53,6 +53,7 @@ change, no control plane in the cluster.`,
 	root.AddCommand(
 		newInitCACommand(a),
 		newEnableCommand(a),
+		newDisableCommand(a),
 		newModeCommand(a),
 		newAllowCommand(a),
 		newStatusCommand(a),

@@ -83,6 +83,8 @@ type Result struct {
 	// Report is the gateway's account of its end. It is nil if that was not
 	// received, or the gateway had died.
 	Report *api.DisableReport
+	// Died says that a gateway had ended by itself, and left nothing.
+	Died bool
 	// Cleaner is the container that cleaned up after a gateway which had died.
 	Cleaner string
 	// Secrets counts those that were deleted. SecretsUnknown says that the user may
@@ -159,6 +161,7 @@ func (d *Disabler) steps(ctx context.Context, pod *corev1.Pod, result *Result) e
 		}
 		switch step {
 		case nothing, died:
+			result.Died = step == died
 			return d.deleteSecrets(ctx, now, result)
 		case awaitStart:
 			err = d.awaitStart(ctx, now, gateway, inert)

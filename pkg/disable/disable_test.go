@@ -83,7 +83,8 @@ func TestDeadGateways(t *testing.T) {
 			}
 			g := &gateways{}
 			result := newDisabler(c, g).Disable(t.Context(), pod)
-			if result.Err != nil || result.Action != test.want || (result.Cleaner != "") != test.cleans || len(g.asked) != 0 {
+			died := test.want == Disabled && !test.cleans
+			if result.Err != nil || result.Action != test.want || (result.Cleaner != "") != test.cleans || result.Died != died || len(g.asked) != 0 {
 				t.Errorf("%+v, asked %v", result, g.asked)
 			}
 			all := c.pod().Spec.EphemeralContainers
