@@ -45,13 +45,13 @@ func killWorker(t *testing.T, g *gatewaylab.Gateway) (gone time.Time) {
 	return gone
 }
 
-// TestWorkerKilledUnderLoad kills the worker at either end, on either wire. The
+// TestWorkerKilled kills the worker at either end, on either wire. The
 // connections that it carried end with a RST at both ends, so that nobody takes what
 // was cut off for complete; all others, those that come meanwhile included, succeed.
-func TestWorkerKilledUnderLoad(t *testing.T) {
+func TestWorkerKilled(t *testing.T) {
 	for _, wire := range []api.Wire{api.WirePort, api.WireInband} {
 		for _, end := range []string{"client", "server"} {
-			t.Run(fmt.Sprintf("%s of the %s", wire, end), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s %s", wire, end), func(t *testing.T) {
 				l := newLab(t)
 				// Strict: no connection gets through without the worker.
 				spec := func(n *netlab.Node) gatewaylab.Spec {
