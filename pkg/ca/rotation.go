@@ -409,3 +409,24 @@ func (b *Bundle) states(a *Authority, e *endorsement) bool {
 	}
 	return b.rotation != nil && b.rotation.Old == e.Old && b.rotation.New == e.New && b.partner(a) != nil
 }
+
+// Follows fails if s is given, and not the successor in the rotation that is under
+// way. One that was to be made is the one that was.
+func (r *Rotation) Follows(s Successor) error {
+	if len(s.CertPEM) == 0 {
+		return nil
+	}
+	a, err := Import(s.CertPEM, s.KeyPEM, r.Current().trustDomain, time.Now())
+	if err != nil {
+		return fmt.Errorf("importing the authority: %w", err)
+	}
+	successor := r.Current()
+	if r.Phase() == Trusting {
+		successor = r.other()
+	}
+	if a.same(successor) {
+		return nil
+	}
+	return api.WithHint(fmt.Errorf("%w: a rotation to authority %s is under way", ErrExists, shortFingerprint(successor.root())),
+		"leave out --from-cert and --from-key to finish it first")
+}
