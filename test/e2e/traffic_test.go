@@ -91,7 +91,9 @@ func startLoadWith(from *pod, flags []string, targets ...string) *load {
 		defer cancel()
 		runCommand(ctx, l.t, "", "kubectl", "-n", from.namespace, "exec", from.name, "-c", "app", "--", "/app", "traffic", "stop")
 	})
-	l.await("traffic flows", func(s trafficSummary) bool { return s.Held > 0 && len(s.Targets) == len(targets) })
+	l.await("traffic flows", func(s trafficSummary) bool {
+		return s.Held > 0 && (len(s.Targets) == len(targets) || slices.Contains(flags, "--workers=0"))
+	})
 	return l
 }
 
