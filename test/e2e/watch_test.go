@@ -235,18 +235,32 @@ func TestWatchRenews(t *testing.T) {
 // manyPods is how many pods are created at once.
 const manyPods = 50
 
-// startMany creates many pods at once and does not wait for them.
-func startMany(t *testing.T, ns string) {
+// startGroup creates n pods at once, labelled with their group, and does not
+// wait for them.
+func startGroup(t *testing.T, ns, group string, n int) {
 	t.Helper()
 	var manifests []string
-	for i := range manyPods {
-		spec := podSpec(fmt.Sprintf("many-%02d", i), []string{node1, node2}[i%2])
-		spec.Labels["group"] = "many"
+	for i := range n {
+		spec := podSpec(fmt.Sprintf("%s-%02d", group, i), []string{node1, node2}[i%2])
+		spec.Labels["group"] = group
 		manifests = append(manifests, mustYAML(t, spec))
 	}
 	if out := runCommand(t.Context(), t, strings.Join(manifests, "---\n"), "kubectl", "-n", ns, "apply", "-f", "-"); out.code != 0 {
 		t.Fatalf("creating pods: %s", out.stderr)
 	}
+}
+
+// runningGateways counts the gateways that run in a namespace.
+func runningGateways(t *testing.T, ns string) int {
+	t.Helper()
+	var list corev1.PodList
+	get(t, &list, "-n", ns, "pods")
+	n := 0
+	for i := range list.Items {
+		_, running := gateways(&list.Items[i])
+		n += running
+	}
+	return n
 }
 
 // TestWatchManyPods creates pods at once, all of which get one gateway each, and
@@ -257,7 +271,7 @@ func TestWatchManyPods(t *testing.T) {
 	kubectl(t, "annotate", "namespace", ns, annotation+"=true")
 	startWatch(t, "-n", ns)
 	start := time.Now()
-	startMany(t, ns)
+	startGroup(t, ns, "many", manyPods)
 	awaitGateways(t, ns, "group=many", manyPods, true)
 	t.Logf("%d pods were enabled %v after they were created", manyPods, time.Since(start).Round(time.Second))
 	checkContainers(t, ns, "group=many", manyPods, 1)
