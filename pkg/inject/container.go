@@ -96,11 +96,14 @@ const (
 
 // Cleaner describes a container that removes what gateway, which has died, left in
 // pod. It counts as a gateway of the pod, and ends as one that was disabled. An
-// empty image stands for that of the dead gateway, an empty policy for its own.
+// empty image stands for that of the dead gateway, pulled by its policy.
 func Cleaner(pod *corev1.Pod, gateway, image string, policy corev1.PullPolicy) (*corev1.EphemeralContainer, error) {
 	for i := range pod.Spec.EphemeralContainers {
 		if dead := &pod.Spec.EphemeralContainers[i]; dead.Name == gateway {
-			return program(NextName(pod), cmp.Or(image, dead.Image), cmp.Or(policy, dead.ImagePullPolicy), commandClean, configText(dead)), nil
+			if image == "" {
+				image, policy = dead.Image, cmp.Or(policy, dead.ImagePullPolicy)
+			}
+			return program(NextName(pod), image, policy, commandClean, configText(dead)), nil
 		}
 	}
 	return nil, fmt.Errorf("pod %s/%s has no ephemeral container %s", pod.Namespace, pod.Name, gateway)
