@@ -22,6 +22,9 @@ const (
 	// inputTimeout bounds the wait for it: a gateway does not keep a new key for
 	// longer.
 	inputTimeout = 5 * time.Minute
+	// startWait is for a gateway whose container has only just started: its first
+	// certificate is brought as soon as it runs.
+	startWait = 10 * time.Second
 	// defaultDrain is how long 'ctl disable' lets connections end by themselves.
 	defaultDrain = 30 * time.Second
 )
@@ -33,7 +36,7 @@ func ctlRenew(ctx context.Context, c *call, args []string) error {
 		return err
 	}
 	var request api.CertificateRequest
-	if err := c.ask(ctx, control.Request{Op: control.OpCSR}, &request); err != nil {
+	if err := c.ask(ctx, control.Request{Op: control.OpCSR, Wait: startWait}, &request); err != nil {
 		return err
 	}
 	if err := json.NewEncoder(c.stdout).Encode(request); err != nil {

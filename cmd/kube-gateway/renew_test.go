@@ -441,6 +441,22 @@ func TestFirstDelivery(t *testing.T) {
 	}
 }
 
+// TestDeliveryAtOnce: a request may come before the gateway listens for it.
+func TestDeliveryAtOnce(t *testing.T) {
+	l := newLab(t)
+	spec := l.spec(l.a)
+	spec.Uncertified = true
+	g, err := gatewaylab.Launch(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.Stop)
+	renew(t, g, signer(l.authority, spec, nil))
+	if s, err := g.Call(t.Context(), control.Request{Op: control.OpStatus, Wait: patience}); err != nil || s.State != api.Ready {
+		t.Errorf("it does not get ready: %+v, %v\n%s", s, err, g.Output())
+	}
+}
+
 // TestNoDelivery: a gateway that nobody brings a certificate ends, and leaves
 // nothing. So does one that is asked to end.
 func TestNoDelivery(t *testing.T) {
