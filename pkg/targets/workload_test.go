@@ -104,11 +104,11 @@ func TestMistakesWithWorkloads(t *testing.T) {
 }
 
 func TestWorkloadsThatAreFoundComeWithTheErrorOfTheOthers(t *testing.T) {
-	found, err := (&Flags{}).Find(t.Context(), shop().flags(t, t.TempDir()), []string{"deploy/nope", "sts/db", "gone", "cm/settings"})
+	found, err := (&Flags{}).Find(t.Context(), shop().flags(t, t.TempDir()), []string{"deploy/nope", "sts/db", "gone", "cm/settings", "deploy/asleep"})
 	if got := names(found.Pods); !slices.Equal(got, []string{"demo/db-0", "demo/db-1"}) {
 		t.Errorf("%q", got)
 	}
-	for _, want := range []string{"deployment/nope not found", `pod "gone" not found`, "configmap/settings"} {
+	for _, want := range []string{"deployment/nope not found", `pod "gone" not found`, "configmap/settings", "deployment/asleep"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is missing in %v", want, err)
 		}
