@@ -53,17 +53,17 @@ const (
 	// rest means that only a change of the pod can make anything necessary.
 	rest step = ""
 	// enable adds a gateway, or brings to readiness the one that is on its way.
-	enable  step = "enable"
-	disable step = "disable"
-	renew   step = "renew"
+	toEnable  step = "enable"
+	toDisable step = "disable"
+	toRenew   step = "renew"
 	// ask asks the gateway for its status.
-	ask step = "ask"
+	toAsk step = "ask"
 	// wait looks again at a known time.
 	wait step = "wait"
 )
 
 // changes reports whether s changes the cluster.
-func (s step) changes() bool { return s == enable || s == disable || s == renew }
+func (s step) changes() bool { return s == toEnable || s == toDisable || s == toRenew }
 
 // decision is what decide returns.
 type decision struct {
@@ -102,7 +102,7 @@ func decide(s situation, now time.Time) decision {
 	off := s.want == unwanted || s.want == unsaid && has && watched(s.pod, gateway.Name)
 	switch {
 	case !has && on:
-		return decision{step: enable}
+		return decision{step: toEnable}
 	case !has:
 		return decision{}
 	case off:
@@ -118,7 +118,7 @@ func decide(s situation, now time.Time) decision {
 	case on && moved(s.pod, gateway.Name):
 		// A gateway serves the addresses that it was given. When it is gone, the
 		// pod gets one for its new ones.
-		return decision{step: disable}
+		return decision{step: toDisable}
 	}
 	return maintain(s, on, now)
 }
@@ -157,7 +157,7 @@ func end(s situation, gateway inject.Gateway) decision {
 	case s.status != nil && s.status.State == api.Draining:
 		return decision{step: wait, at: s.askAt}
 	}
-	return decision{step: disable}
+	return decision{step: toDisable}
 }
 
 // replace decides when the gateway of pod, which has ended, gets a successor.
@@ -181,7 +181,7 @@ func replace(pod *corev1.Pod, now time.Time) decision {
 	if at := last.FinishedAt.Add(delay); at.After(now) {
 		return decision{step: wait, at: at}
 	}
-	return decision{step: enable}
+	return decision{step: toEnable}
 }
 
 // hasten decides about a container that has not started. The kubelet tries again
@@ -190,13 +190,13 @@ func replace(pod *corev1.Pod, now time.Time) decision {
 func hasten(s situation, gateway inject.Gateway) decision {
 	switch gateway.Reason {
 	case "", "ContainerCreating", "PodInitializing":
-		return decision{step: enable}
+		return decision{step: toEnable}
 	case "CreateContainerConfigError":
 		// Its Secret is gone; nobody makes that one again.
-		return decision{step: enable}
+		return decision{step: toEnable}
 	}
 	if gateway.Image != s.image {
-		return decision{step: enable}
+		return decision{step: toEnable}
 	}
 	err := fmt.Errorf("container %s cannot start: %s", gateway.Name, gateway.Reason)
 	if gateway.Message != "" {
@@ -210,12 +210,12 @@ func hasten(s situation, gateway inject.Gateway) decision {
 // wanted; others are kept from expiring and are otherwise let alone.
 func maintain(s situation, on bool, now time.Time) decision {
 	if s.status == nil || !now.Before(s.askAt) {
-		return decision{step: ask}
+		return decision{step: toAsk}
 	}
 	switch s.status.State {
 	case api.Uncertified, api.Starting:
 		if on {
-			return decision{step: enable}
+			return decision{step: toEnable}
 		}
 		return decision{step: wait, at: s.askAt}
 	case api.Draining:
@@ -230,7 +230,7 @@ func maintain(s situation, on bool, now time.Time) decision {
 	}
 	switch {
 	case !at.After(now):
-		return decision{step: renew}
+		return decision{step: toRenew}
 	case at.After(s.askAt):
 		at = s.askAt
 	}

@@ -128,64 +128,64 @@ func TestDecide(t *testing.T) {
 		{"its application will be restarted", situation{pod: change(p(died(now, time.Hour)), func(p *corev1.Pod) {
 			p.Spec.RestartPolicy = corev1.RestartPolicyOnFailure
 			p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "app", State: died(now, 0).state}}
-		}), want: wanted}, enable, 0},
+		}), want: wanted}, toEnable, 0},
 		{"unclear, without a gateway", situation{pod: p(), want: unclear}, rest, 0},
 		{"unclear, with a watched gateway that died", situation{pod: p(died(now, time.Hour).byWatch()), want: unclear}, rest, 0},
 
 		// First gateways.
-		{"annotated", situation{pod: p(), want: wanted}, enable, 0},
-		{"named", situation{pod: p(), want: named}, enable, 0},
-		{"on its way", situation{pod: p(waits("")), want: wanted}, enable, 0},
-		{"on its way, as the kubelet says", situation{pod: p(waits("ContainerCreating")), want: wanted}, enable, 0},
+		{"annotated", situation{pod: p(), want: wanted}, toEnable, 0},
+		{"named", situation{pod: p(), want: named}, toEnable, 0},
+		{"on its way", situation{pod: p(waits("")), want: wanted}, toEnable, 0},
+		{"on its way, as the kubelet says", situation{pod: p(waits("ContainerCreating")), want: wanted}, toEnable, 0},
 		{"on its way, not ours to hasten", situation{pod: p(waits(""))}, rest, 0},
 		{"the image cannot be pulled", situation{pod: p(waits("ImagePullBackOff")), want: wanted}, rest, 0},
-		{"the image was another one", situation{pod: p(waits("ImagePullBackOff")), want: wanted, image: "gateway:v2"}, enable, 0},
-		{"its Secret is gone", situation{pod: p(waits("CreateContainerConfigError")), want: wanted}, enable, 0},
-		{"uncertified", situation{pod: p(runs()), want: wanted, status: inState(api.Uncertified), askAt: later}, enable, 0},
+		{"the image was another one", situation{pod: p(waits("ImagePullBackOff")), want: wanted, image: "gateway:v2"}, toEnable, 0},
+		{"its Secret is gone", situation{pod: p(waits("CreateContainerConfigError")), want: wanted}, toEnable, 0},
+		{"uncertified", situation{pod: p(runs()), want: wanted, status: inState(api.Uncertified), askAt: later}, toEnable, 0},
 		{"uncertified, not ours to certify", situation{pod: p(runs()), status: inState(api.Uncertified), askAt: later}, wait, 8 * time.Minute},
-		{"starting", situation{pod: p(runs()), want: named, status: inState(api.Starting), askAt: later}, enable, 0},
+		{"starting", situation{pod: p(runs()), want: named, status: inState(api.Starting), askAt: later}, toEnable, 0},
 
 		// The dead.
-		{"died for the first time", situation{pod: p(died(now, time.Second)), want: wanted}, enable, 0},
+		{"died for the first time", situation{pod: p(died(now, time.Second)), want: wanted}, toEnable, 0},
 		{"died young for the second time", situation{pod: p(young(2, 0)...), want: wanted}, wait, 10 * time.Second},
 		{"died young for the third time", situation{pod: p(young(3, 5*time.Second)...), want: wanted}, wait, 15 * time.Second},
-		{"died young for the second time, a while ago", situation{pod: p(young(2, 10*time.Second)...), want: wanted}, enable, 0},
+		{"died young for the second time, a while ago", situation{pod: p(young(2, 10*time.Second)...), want: wanted}, toEnable, 0},
 		{"died young many times", situation{pod: p(young(20, 0)...), want: wanted}, wait, 5 * time.Minute},
 		{"died young all too often", situation{pod: p(young(crowd+1, 0)...), want: wanted}, wait, time.Hour},
-		{"died old after one that died young", situation{pod: p(died(now, time.Second), died(now, day)), want: wanted}, enable, 0},
-		{"died young after one that was disabled", situation{pod: p(died(now, 1), died(now, 1), wasDisabled(now), died(now, 1)), want: wanted}, enable, 0},
+		{"died old after one that died young", situation{pod: p(died(now, time.Second), died(now, day)), want: wanted}, toEnable, 0},
+		{"died young after one that was disabled", situation{pod: p(died(now, 1), died(now, 1), wasDisabled(now), died(now, 1)), want: wanted}, toEnable, 0},
 		{"died, and nobody asks", situation{pod: p(died(now, time.Second))}, rest, 0},
-		{"disabled, but wanted", situation{pod: p(wasDisabled(now)), want: wanted}, enable, 0},
+		{"disabled, but wanted", situation{pod: p(wasDisabled(now)), want: wanted}, toEnable, 0},
 
 		// The end.
-		{"annotation gone", situation{pod: p(runs().byWatch())}, disable, 0},
+		{"annotation gone", situation{pod: p(runs().byWatch())}, toDisable, 0},
 		{"annotation gone, enabled by hand", situation{pod: p(runs()), status: certified(now, 0, day), askAt: later}, wait, 8 * time.Minute},
 		{"annotation unclear", situation{pod: p(runs().byWatch()), want: unclear, status: certified(now, 0, day), askAt: later}, wait, 8 * time.Minute},
-		{"against it, enabled by hand", situation{pod: p(runs()), want: unwanted}, disable, 0},
+		{"against it, enabled by hand", situation{pod: p(runs()), want: unwanted}, toDisable, 0},
 		{"against it, none there", situation{pod: p(), want: unwanted}, rest, 0},
-		{"against it, died", situation{pod: p(died(now, time.Hour)), want: unwanted}, disable, 0},
+		{"against it, died", situation{pod: p(died(now, time.Hour)), want: unwanted}, toDisable, 0},
 		{"against it, disabled", situation{pod: p(wasDisabled(now)), want: unwanted}, rest, 0},
 		{"against it, not started", situation{pod: p(waits("")), want: unwanted}, rest, 0},
 		{"against it, draining", situation{pod: p(runs()), want: unwanted, status: inState(api.Draining), askAt: later}, wait, 8 * time.Minute},
 		{"against it, disabled says the gateway", situation{pod: p(runs()), want: unwanted, ended: "kube-gateway"}, rest, 0},
 
 		// Those that run.
-		{"not asked yet", situation{pod: p(runs()), want: wanted}, ask, 0},
-		{"asked long ago", situation{pod: p(runs()), want: wanted, status: certified(now, 0, day), askAt: now}, ask, 0},
+		{"not asked yet", situation{pod: p(runs()), want: wanted}, toAsk, 0},
+		{"asked long ago", situation{pod: p(runs()), want: wanted, status: certified(now, 0, day), askAt: now}, toAsk, 0},
 		{"draining, to be replaced when it is gone", situation{pod: p(runs()), want: wanted, status: inState(api.Draining), askAt: later}, wait, 8 * time.Minute},
 		{"ready", situation{pod: p(runs()), want: wanted, status: certified(now, 0, day), askAt: later}, wait, 8 * time.Minute},
-		{"past two thirds", situation{pod: p(runs()), want: wanted, status: certified(now, 17*time.Hour, day), askAt: later}, renew, 0},
-		{"past two thirds, enabled by hand", situation{pod: p(runs()), status: certified(now, 17*time.Hour, day), askAt: later}, renew, 0},
-		{"expired", situation{pod: p(runs()), want: wanted, status: certified(now, 2*day, day), askAt: later}, renew, 0},
+		{"past two thirds", situation{pod: p(runs()), want: wanted, status: certified(now, 17*time.Hour, day), askAt: later}, toRenew, 0},
+		{"past two thirds, enabled by hand", situation{pod: p(runs()), status: certified(now, 17*time.Hour, day), askAt: later}, toRenew, 0},
+		{"expired", situation{pod: p(runs()), want: wanted, status: certified(now, 2*day, day), askAt: later}, toRenew, 0},
 		{"renewed a moment ago", situation{pod: p(runs()), want: wanted, status: certified(now, 17*time.Hour, day), askAt: later, renewed: now}, wait, renewalPause},
 		{"degraded", situation{pod: p(runs()), want: wanted, status: inState(api.Degraded), askAt: later}, wait, 8 * time.Minute},
 		{"another address", situation{pod: change(p(runs()), func(p *corev1.Pod) {
 			p.Status.PodIP, p.Status.PodIPs = "10.244.1.9", []corev1.PodIP{{IP: "10.244.1.9"}, {IP: "fd00::7"}}
-		}), want: wanted}, disable, 0},
+		}), want: wanted}, toDisable, 0},
 		{"one address more", situation{pod: change(p(runs()), func(p *corev1.Pod) {
 			p.Status.PodIPs = append(p.Status.PodIPs, corev1.PodIP{IP: "10.1.1.1"})
-		}), want: wanted}, disable, 0},
-		{"another address, enabled by hand", situation{pod: change(p(runs()), func(p *corev1.Pod) { p.Status.PodIP = "10.244.1.9" })}, ask, 0},
+		}), want: wanted}, toDisable, 0},
+		{"another address, enabled by hand", situation{pod: change(p(runs()), func(p *corev1.Pod) { p.Status.PodIP = "10.244.1.9" })}, toAsk, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.s.image == "" {

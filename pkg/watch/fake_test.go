@@ -151,7 +151,7 @@ var errRefused = errors.New("the pod uses the node's network")
 
 func (w *world) Enable(ctx context.Context, pod *corev1.Pod, annotated bool) Outcome {
 	out := Outcome{Changed: true}
-	out.Err = w.step(ctx, enable, pod, func() error {
+	out.Err = w.step(ctx, toEnable, pod, func() error {
 		g := runs()
 		g.watched = annotated
 		now := w.pod(pod.Name)
@@ -167,7 +167,7 @@ func (w *world) Enable(ctx context.Context, pod *corev1.Pod, annotated bool) Out
 
 func (w *world) Disable(ctx context.Context, pod *corev1.Pod) Outcome {
 	gateway, _ := inject.Current(pod)
-	return Outcome{Container: gateway.Name, Changed: true, Err: w.step(ctx, disable, pod, func() error {
+	return Outcome{Container: gateway.Name, Changed: true, Err: w.step(ctx, toDisable, pod, func() error {
 		w.setState(pod.Name, wasDisabled(time.Now()).state)
 		return nil
 	})}
@@ -175,14 +175,14 @@ func (w *world) Disable(ctx context.Context, pod *corev1.Pod) Outcome {
 
 func (w *world) Renew(ctx context.Context, pod *corev1.Pod, container string) Outcome {
 	out := Outcome{Container: container, Changed: true}
-	if out.Err = w.step(ctx, renew, pod, func() error { return nil }); out.Err == nil {
+	if out.Err = w.step(ctx, toRenew, pod, func() error { return nil }); out.Err == nil {
 		out.Status = w.certify(pod.Name)
 	}
 	return out
 }
 
 func (w *world) Ask(ctx context.Context, pod *corev1.Pod, _ string) (*api.Status, error) {
-	if err := w.step(ctx, ask, pod, func() error { return nil }); err != nil {
+	if err := w.step(ctx, toAsk, pod, func() error { return nil }); err != nil {
 		return nil, err
 	}
 	w.mu.Lock()

@@ -25,7 +25,11 @@ func (w *Watcher) reconcile(ctx context.Context, key types.NamespacedName) bool 
 		return false
 	}
 	pod := object.(*corev1.Pod)
+	cached := pod
 	d, s := w.decide(key, pod)
+	if d.step == toEnable && w.wasRefused(key, cached) {
+		return false
+	}
 	if d.step != rest && d.step != wait {
 		if until := w.pausing(key, pod, d.step); until > 0 {
 			w.queue.AddAfter(key, until)
@@ -56,7 +60,22 @@ func (w *Watcher) reconcile(ctx context.Context, key types.NamespacedName) bool 
 		w.queue.AddAfter(key, time.Until(d.at))
 		return false
 	}
-	return w.act(ctx, key, pod, d.step, s)
+	again := w.act(ctx, key, pod, d.step, s)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if r := w.records[key]; r != nil && r.refused != nil {
+		r.refused = cached
+	}
+	return again
+}
+
+// wasRefused reports whether cached, the very state of a pod, was refused before.
+// Caches have another object for another state.
+func (w *Watcher) wasRefused(key types.NamespacedName, cached *corev1.Pod) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r := w.records[key]
+	return r != nil && r.refused == cached
 }
 
 // decide asks [decide] with all that is known of pod.
@@ -158,19 +177,19 @@ func (w *Watcher) act(ctx context.Context, key types.NamespacedName, pod *corev1
 	event := Event{Namespace: pod.Namespace, Pod: pod.Name}
 	var out Outcome
 	switch step {
-	case enable:
+	case toEnable:
 		event.Action = Enabled
 		if had && gateway.Phase == inject.Terminated && !gateway.Disabled() {
 			event.Action = Replaced
 		}
 		out = w.Actions.Enable(ctx, pod, s.want == wanted)
-	case disable:
+	case toDisable:
 		event.Action = Disabled
 		out = w.Actions.Disable(ctx, pod)
-	case renew:
+	case toRenew:
 		event.Action = Renewed
 		out = w.Actions.Renew(ctx, pod, gateway.Name)
-	case ask:
+	case toAsk:
 		out.Container = gateway.Name
 		out.Status, out.Err = w.Actions.Ask(ctx, pod, gateway.Name)
 	}
@@ -189,7 +208,7 @@ func (w *Watcher) act(ctx context.Context, key types.NamespacedName, pod *corev1
 		out.Container = gateway.Name
 	}
 	w.succeeded(key, pod, step, out)
-	if step != ask && (out.Changed || len(out.Warnings) > 0) {
+	if step != toAsk && (out.Changed || len(out.Warnings) > 0) {
 		if !out.Changed {
 			event.Action = Noticed
 		}
@@ -208,8 +227,8 @@ func (w *Watcher) succeeded(key types.NamespacedName, pod *corev1.Pod, step step
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	r := w.recordOf(key, pod)
-	r.tried, r.retryAt, r.reported = attempt{}, time.Time{}, ""
-	if step == disable {
+	r.tried, r.retryAt, r.reported, r.refused = attempt{}, time.Time{}, "", nil
+	if step == toDisable {
 		r.gateway, r.status, r.ended, r.phase, r.renewAt = "", nil, out.Container, off, time.Time{}
 		return
 	}
@@ -217,7 +236,7 @@ func (w *Watcher) succeeded(key types.NamespacedName, pod *corev1.Pod, step step
 	if r.gateway != out.Container {
 		r.renewed = time.Time{}
 	}
-	if step == renew {
+	if step == toRenew {
 		r.renewed = now
 	}
 	r.gateway, r.status = out.Container, out.Status
@@ -249,7 +268,10 @@ func (w *Watcher) failed(key types.NamespacedName, pod *corev1.Pod, tried attemp
 	}
 	w.mu.Lock()
 	r := w.recordOf(key, pod)
-	r.phase, r.tried, r.retryAt, r.renewAt = failed, tried, event.Again, time.Time{}
+	r.phase, r.tried, r.retryAt, r.renewAt, r.refused = failed, tried, event.Again, time.Time{}, nil
+	if out.Refused {
+		r.refused = pod
+	}
 	known := r.reported == out.Err.Error()
 	r.reported = out.Err.Error()
 	w.mu.Unlock()

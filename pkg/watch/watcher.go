@@ -96,8 +96,10 @@ type record struct {
 	// reported is the last failure that was told, and trouble what only others
 	// can end; the same is not told again.
 	reported, trouble string
-	phase             phase
-	renewAt           time.Time
+	// refused is the state of the pod that was refused.
+	refused *corev1.Pod
+	phase   phase
+	renewAt time.Time
 }
 
 // attempt tells one thing that was tried from another, which need not wait for

@@ -34,8 +34,8 @@ func TestFiftyPodsAtOnce(t *testing.T) {
 			}
 			time.Sleep(time.Minute)
 			w.eachOnce(50)
-			if w.told(Enabled) != 50 || w.tried(enable) != 50 {
-				t.Errorf("%d were enabled in %d tries", w.told(Enabled), w.tried(enable))
+			if w.told(Enabled) != 50 || w.tried(toEnable) != 50 {
+				t.Errorf("%d were enabled in %d tries", w.told(Enabled), w.tried(toEnable))
 			}
 			if w.most != 8 {
 				t.Errorf("%d pods were worked on at a time", w.most)
@@ -65,8 +65,8 @@ func TestFailuresEveryThirdTime(t *testing.T) {
 			if counts := watcher.Counts(); counts.Ready != 50 {
 				t.Errorf("%+v", counts)
 			}
-			if w.told(Failed) == 0 || w.tried(enable) > 100 {
-				t.Errorf("%d failures were told, in %d tries", w.told(Failed), w.tried(enable))
+			if w.told(Failed) == 0 || w.tried(toEnable) > 100 {
+				t.Errorf("%d failures were told, in %d tries", w.told(Failed), w.tried(toEnable))
 			}
 		})
 	})
@@ -88,8 +88,8 @@ func TestStaleCache(t *testing.T) {
 				time.Sleep(time.Minute)
 			}
 			w.eachOnce(5)
-			if w.tried(enable) != 5 {
-				t.Errorf("%d tries for 5 pods", w.tried(enable))
+			if w.tried(toEnable) != 5 {
+				t.Errorf("%d tries for 5 pods", w.tried(toEnable))
 			}
 			if counts := watcher.Counts(); counts.Ready != 5 {
 				t.Errorf("%+v", counts)
@@ -182,7 +182,7 @@ func TestRetriesAfterAnOutage(t *testing.T) {
 		w.run(Options{}, func(watcher *Watcher) {
 			w.createMany(10)
 			time.Sleep(10 * time.Minute)
-			if tries := w.tried(enable); tries < 10*35 || tries > 10*60 {
+			if tries := w.tried(toEnable); tries < 10*35 || tries > 10*60 {
 				t.Errorf("%d tries in ten minutes", tries)
 			}
 			if w.told(Failed) != 10 {
@@ -208,7 +208,7 @@ func TestExpiredWatch(t *testing.T) {
 		w.run(Options{}, func(watcher *Watcher) {
 			w.createMany(3)
 			time.Sleep(time.Minute)
-			if w.tried(enable) != 0 {
+			if w.tried(toEnable) != 0 {
 				t.Error("the watch tells what it must not: this test proves nothing")
 			}
 			streams[len(streams)-1].Error(&metav1.Status{Status: metav1.StatusFailure, Code: http.StatusGone, Reason: metav1.StatusReasonExpired})
@@ -227,16 +227,16 @@ func TestRenewals(t *testing.T) {
 		w.createMany(10)
 		w.run(Options{}, func(*Watcher) {
 			time.Sleep(14 * time.Hour)
-			if w.tried(renew) != 0 {
-				t.Errorf("%d renewals within 14 of 24 hours", w.tried(renew))
+			if w.tried(toRenew) != 0 {
+				t.Errorf("%d renewals within 14 of 24 hours", w.tried(toRenew))
 			}
 			time.Sleep(2*time.Hour + time.Minute)
 			for i := range 10 {
-				if n := w.did(renew, "p-"+string(rune('0'+i))); n != 1 {
+				if n := w.did(toRenew, "p-"+string(rune('0'+i))); n != 1 {
 					t.Errorf("pod %d was renewed %d times in 16 hours", i, n)
 				}
 			}
-			if asked := w.tried(ask); asked < 10*16*60/13 || asked > 10*16*60/7 {
+			if asked := w.tried(toAsk); asked < 10*16*60/13 || asked > 10*16*60/7 {
 				t.Errorf("gateways were asked %d times", asked)
 			}
 		})
@@ -250,8 +250,8 @@ func TestExpiredCertificatesAreRenewedAtOnce(t *testing.T) {
 		now := time.Now()
 		w.certs["p"] = api.Certificate{Serial: "old", NotBefore: now.Add(-48 * time.Hour), NotAfter: now.Add(-24 * time.Hour)}
 		w.run(Options{}, func(*Watcher) {
-			if w.did(renew, "p") != 1 || w.tried(enable) != 0 {
-				t.Errorf("%d renewals, %d others enabled", w.did(renew, "p"), w.tried(enable))
+			if w.did(toRenew, "p") != 1 || w.tried(toEnable) != 0 {
+				t.Errorf("%d renewals, %d others enabled", w.did(toRenew, "p"), w.tried(toEnable))
 			}
 		})
 	})
@@ -264,7 +264,7 @@ func TestRenewalsDoNotRace(t *testing.T) {
 		w.life = time.Millisecond
 		w.run(Options{}, func(*Watcher) {
 			time.Sleep(time.Minute)
-			if n := w.tried(renew); n < 3 || n > 7 {
+			if n := w.tried(toRenew); n < 3 || n > 7 {
 				t.Errorf("%d renewals in a minute", n)
 			}
 		})
@@ -312,8 +312,8 @@ func TestAnnotationComesAndGoes(t *testing.T) {
 				if got.Watched != counts.Watched || got.Ready != counts.Ready || got.Failed != counts.Failed {
 					t.Errorf("%s: %+v", what, got)
 				}
-				if w.tried(enable) != enabled || w.tried(disable) != disabled {
-					t.Errorf("%s: enabled %d times, disabled %d times", what, w.tried(enable), w.tried(disable))
+				if w.tried(toEnable) != enabled || w.tried(toDisable) != disabled {
+					t.Errorf("%s: enabled %d times, disabled %d times", what, w.tried(toEnable), w.tried(toDisable))
 				}
 			}
 			expect("nothing asked", Counts{Watched: 1, Ready: 1}, 0, 0)
@@ -344,8 +344,8 @@ func TestRefusedPodsAreToldOnce(t *testing.T) {
 		w.fail = func(step, string) error { return errRefused }
 		w.run(Options{}, func(watcher *Watcher) {
 			time.Sleep(24 * time.Hour)
-			if w.tried(enable) != 1 {
-				t.Errorf("tried %d times without a change", w.tried(enable))
+			if w.tried(toEnable) != 1 {
+				t.Errorf("tried %d times without a change", w.tried(toEnable))
 			}
 			for range 3 {
 				pod := w.pod("p")
@@ -353,8 +353,8 @@ func TestRefusedPodsAreToldOnce(t *testing.T) {
 				w.update(pod)
 				time.Sleep(time.Minute)
 			}
-			if w.tried(enable) != 4 || w.told(Refused) != 1 || watcher.Counts().Failed != 1 {
-				t.Errorf("%d tries, %d times told, %+v", w.tried(enable), w.told(Refused), watcher.Counts())
+			if w.tried(toEnable) != 4 || w.told(Refused) != 1 || watcher.Counts().Failed != 1 {
+				t.Errorf("%d tries, %d times told, %+v", w.tried(toEnable), w.told(Refused), watcher.Counts())
 			}
 		})
 	})
@@ -372,7 +372,7 @@ func TestChangesDoNotCutPausesShort(t *testing.T) {
 				w.update(pod)
 				time.Sleep(time.Second)
 			}
-			if n := w.tried(enable); n < 8 || n > 12 {
+			if n := w.tried(toEnable); n < 8 || n > 12 {
 				t.Errorf("%d tries in ten minutes", n)
 			}
 		})
@@ -388,8 +388,8 @@ func TestPodsThatGoAreNoFailures(t *testing.T) {
 		}
 		w.run(Options{}, func(watcher *Watcher) {
 			time.Sleep(time.Minute)
-			if w.tried(enable) != 1 || w.told(Failed) != 0 || watcher.Counts().Watched != 0 {
-				t.Errorf("%d tries, %d failures, %+v", w.tried(enable), w.told(Failed), watcher.Counts())
+			if w.tried(toEnable) != 1 || w.told(Failed) != 0 || watcher.Counts().Watched != 0 {
+				t.Errorf("%d tries, %d failures, %+v", w.tried(toEnable), w.told(Failed), watcher.Counts())
 			}
 		})
 	})
@@ -427,7 +427,7 @@ func TestDeployment(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.run(Options{Namespace: "shop", Names: names}, func(*Watcher) {
-			if w.tried(enable) != 0 {
+			if w.tried(toEnable) != 0 {
 				t.Error("enabled before its ReplicaSet was known")
 			}
 			err := w.Tracker().Add(&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-1", UID: "rs",
@@ -436,8 +436,8 @@ func TestDeployment(t *testing.T) {
 				t.Fatal(err)
 			}
 			synctest.Wait()
-			if w.did(enable, "web-1-x") != 1 || w.tried(enable) != 1 {
-				t.Errorf("the Deployment's pod was enabled %d times, all %d", w.did(enable, "web-1-x"), w.tried(enable))
+			if w.did(toEnable, "web-1-x") != 1 || w.tried(toEnable) != 1 {
+				t.Errorf("the Deployment's pod was enabled %d times, all %d", w.did(toEnable, "web-1-x"), w.tried(toEnable))
 			}
 			if watched(w.pod("web-1-x"), "kube-gateway") {
 				t.Error("a gateway that a name asked for would end with the name")
@@ -445,7 +445,7 @@ func TestDeployment(t *testing.T) {
 		})
 		// The next watcher has no names: what they asked for stays.
 		w.run(Options{}, func(*Watcher) {
-			if w.tried(disable) != 0 {
+			if w.tried(toDisable) != 0 {
 				t.Error("disabled because the name is not on the command line any more")
 			}
 		})
@@ -467,7 +467,7 @@ func TestOnce(t *testing.T) {
 			return failures
 		}
 		w.fail = func(step step, pod string) error {
-			if step == enable && strings.HasSuffix(pod, "7") {
+			if step == toEnable && strings.HasSuffix(pod, "7") {
 				return errors.New("no")
 			}
 			return nil
@@ -475,8 +475,8 @@ func TestOnce(t *testing.T) {
 		if failures := once(); failures != 2 {
 			t.Errorf("%d failures", failures)
 		}
-		if w.did(renew, "old") != 1 || w.told(Enabled) != 18 {
-			t.Errorf("%d renewals, %d enabled", w.did(renew, "old"), w.told(Enabled))
+		if w.did(toRenew, "old") != 1 || w.told(Enabled) != 18 {
+			t.Errorf("%d renewals, %d enabled", w.did(toRenew, "old"), w.told(Enabled))
 		}
 		w.fail = nil
 		if failures := once(); failures != 0 {
@@ -510,7 +510,7 @@ func TestForbidden(t *testing.T) {
 			forbid(w, "namespaces")
 			forbid(w, "nodes")
 			w.run(Options{}, func(*Watcher) {
-				if w.did(enable, "asking") != 1 || w.tried(disable) != 0 || w.told(Noticed) != 1 {
+				if w.did(toEnable, "asking") != 1 || w.tried(toDisable) != 0 || w.told(Noticed) != 1 {
 					t.Errorf("%v", w.steps)
 				}
 			})
