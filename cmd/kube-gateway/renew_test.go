@@ -458,7 +458,7 @@ func TestDeliveryAtOnce(t *testing.T) {
 }
 
 // TestNoDelivery: a gateway that nobody brings a certificate ends, and leaves
-// nothing. So does one that is asked to end.
+// nothing. So does one that is asked to end, or is disabled.
 func TestNoDelivery(t *testing.T) {
 	l := newLab(t)
 	spec := l.spec(l.a)
@@ -473,6 +473,15 @@ func TestNoDelivery(t *testing.T) {
 	spec.CertificateTimeout = 0
 	if err := l.gateway(spec).End(); err != nil {
 		t.Errorf("asked to end: %v", err)
+	}
+	g = l.gateway(spec)
+	var stdout, stderr bytes.Buffer
+	if code := run([]string{"ctl", "disable", "-o", "json", "--control-socket", g.Socket()}, nil, &stdout, &stderr); code != 0 ||
+		stdout.String() != `{"drained":0,"aborted":0}`+"\n" {
+		t.Errorf("disabled: exit code %d, %q, %q", code, stdout.String(), stderr.String())
+	}
+	if err := g.Wait(); err != nil {
+		t.Errorf("disabled: %v\n%s", err, g.Output())
 	}
 	l.talk(l.a, l.b.Addr(portEcho))
 }

@@ -267,6 +267,8 @@ func (s *supervisor) awaitCertificate(ctx context.Context) (bool, error) {
 			return false, nil
 		case <-s.end.begun:
 			return false, nil
+		case <-s.end.begun:
+			return false, nil
 		case <-timer.C:
 			return false, api.WithHint(fmt.Errorf("no certificate was delivered within %v", timeout),
 				"whoever started the gateway has ended before: run 'kubectl gateway enable' again")

@@ -439,6 +439,11 @@ func TestGatewayWithoutCertificateGivesUp(t *testing.T) {
 		if ok, err := s.awaitCertificate(t.Context()); ok || err != nil {
 			t.Errorf("terminated: %t, %v", ok, err)
 		}
+		s.Terminate = nil
+		s.end.disable(0)
+		if ok, err := s.awaitCertificate(t.Context()); ok || err != nil {
+			t.Errorf("disabled: %t, %v", ok, err)
+		}
 	})
 }
 
