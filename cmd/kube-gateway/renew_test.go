@@ -257,6 +257,12 @@ func TestRenewal(t *testing.T) {
 	if s := status(t, ga); s.Worker.PID != before.Worker.PID || s.Traffic.Outbound.Plaintext != 0 {
 		t.Errorf("afterwards %+v", s)
 	}
+	// Nobody keeps the keys of earlier certificates.
+	for pid, want := range map[int]int{ga.Pid: 1, before.Worker.PID: 0} {
+		if n := materialFiles(t, pid); n != want {
+			t.Errorf("process %d has %d files with keys, want %d", pid, n, want)
+		}
+	}
 	// The next worker has what is in force, not what the gateway was started with.
 	restartWorker(t, ga)
 	if got, want := l.shown(l.a, l.b), seen[3]; got != want {
@@ -267,6 +273,23 @@ func TestRenewal(t *testing.T) {
 	if text := ga.Output(); strings.Contains(text, "PRIVATE KEY") || strings.Contains(text, "CERTIFICATE REQUEST") {
 		t.Errorf("the log holds a key or a request: %s", text)
 	}
+}
+
+// materialFiles counts the memory files with material that a process has open.
+func materialFiles(t *testing.T, pid int) int {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd/", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, e := range entries {
+		if to, err := os.Readlink(dir + e.Name()); err == nil && strings.Contains(to, "kube-gateway-material") {
+			n++
+		}
+	}
+	return n
 }
 
 // TestRefusedRenewal: what is not the gateway's certificate changes nothing.

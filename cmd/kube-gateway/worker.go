@@ -137,6 +137,8 @@ func readSettings(m *supervisor.Material) (*settings, error) {
 }
 
 func workerOptions(files *supervisor.WorkerFiles) (*proxy.Options, error) {
+	// An old key must not stay in reach once there is a new one.
+	defer files.Material.Close()
 	m, err := supervisor.ReadMaterial(files.Material)
 	if err != nil {
 		return nil, err
