@@ -7,8 +7,10 @@ import (
 	"crypto/sha256"
 	"io"
 	"net"
+	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -104,4 +106,41 @@ func TestUnreadDataSurvivesTheEnd(t *testing.T) {
 			t.Errorf("%d of %d bytes arrived: %v", len(got), len(data), err)
 		}
 	})
+}
+
+// TestPeerEndsInTheHandshake: a peer whose listener closes resets what waits there.
+// Nothing of the application's has been sent by then, so a permissive gateway goes
+// on in plaintext, and asks the peer again soon.
+func TestPeerEndsInTheHandshake(t *testing.T) {
+	ip := podAddress()
+	l := listen(t, netip.AddrPortFrom(ip, api.PeerPort))
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			// Once the handshake has begun.
+			_, _ = conn.Read(make([]byte, 1))
+			reset(conn.(*net.TCPConn))
+		}
+	}()
+	a := newAuthority(t)
+	client := newPod(t, a, permissive)
+	destination := application(t, ip, echo)
+	conn := client.dial(destination)
+	write(t, conn, "hello")
+	expect(t, conn, "hello")
+	conn.Close()
+	line := client.logged("the connection", func(c api.Connection) bool { return c.Direction == api.Outbound })
+	if line.Encrypted || line.Error != "" || line.Reason != reasonPeerReset {
+		t.Errorf("logged %+v", line)
+	}
+	peer := client.proxy.peers.acquire(netip.AddrPortFrom(ip, api.PeerPort))
+	defer client.proxy.peers.release(peer)
+	client.proxy.peers.mu.Lock()
+	defer client.proxy.peers.mu.Unlock()
+	if left := time.Until(peer.until); left > rememberRefused {
+		t.Errorf("the peer is not asked again for %v", left)
+	}
 }
