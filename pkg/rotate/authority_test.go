@@ -160,7 +160,8 @@ func TestInterruptedAnywhere(t *testing.T) {
 // In the middle of each phase a gateway is enabled by somebody with what they
 // loaded right before.
 func TestEnabledMeanwhile(t *testing.T) {
-	for _, at := range []string{"1/4 trust: authority", "1/4 trust: 1 gateway", "2/4", "3/4", "4/4 drop: authority"} {
+	for _, at := range []string{"1/4 trust: authority", "1/4 trust: 1 gateway", "2/4", "3/4", "4/4 drop: authority",
+		"trust shop/web done", "renew shop/web done"} {
 		w := newWorld(t, "local", "shop/web")
 		oldDir := filepath.Join(t.TempDir(), "old")
 		if err := ca.CreateDir(oldDir, w.first); err != nil {
@@ -176,17 +177,34 @@ func TestEnabledMeanwhile(t *testing.T) {
 			}
 			return a
 		}
-		loaded := load()
-		r := w.rotator()
-		added := false
-		r.Progress = func(line string) {
-			if strings.HasPrefix(line, at) {
-				w.enable("late/one", loaded)
+		loaded, added := load(), false
+		if at == "trust shop/web done" {
+			loaded = w.first // from before the roots were published
+		}
+		happened := func(what string) {
+			if !added && strings.HasPrefix(what, at) {
 				added = true
+				w.enable("zoo/late", loaded) // the last one in every list
 			}
-			w.check(at + ", " + line)
-			if now := load(); now != nil {
+			if added {
+				w.check(at + ", " + what)
+			}
+		}
+		r := w.rotator()
+		r.Parallel = 1
+		w.step = func(what string) error {
+			if strings.HasSuffix(what, "done") && !strings.Contains(what, "pods") {
+				happened(what)
+			}
+			return nil
+		}
+		r.Progress = func(line string) {
+			if now := load(); now != nil && !strings.HasPrefix(at, "trust") {
 				loaded = now
+			}
+			happened(line)
+			if strings.HasPrefix(line, "2/4") && added {
+				w.checkNew(at+", "+line, w.dir, false)
 			}
 		}
 		if _, err := r.Rotate(t.Context()); err != nil || !added {

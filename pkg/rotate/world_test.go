@@ -154,7 +154,11 @@ func certificates(text []byte) []*x509.Certificate {
 
 // leads returns the root that a chain leads to, or nil.
 func leads(chain, roots []*x509.Certificate) *x509.Certificate {
-	options := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
+	return leadsAt(chain, roots, time.Now())
+}
+
+func leadsAt(chain, roots []*x509.Certificate, now time.Time) *x509.Certificate {
+	options := x509.VerifyOptions{CurrentTime: now, Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
 	for _, root := range roots {
 		options.Roots.AddCert(root)
 	}
@@ -180,7 +184,8 @@ func (g *fakeGateway) status() *api.Status {
 	for _, root := range g.roots {
 		s.Cert.Authorities = append(s.Cert.Authorities, ca.Fingerprint(root))
 	}
-	if root := leads(g.chain, g.roots); root != nil {
+	// As if it had looked before the certificate ended.
+	if root := leadsAt(g.chain, g.roots, g.chain[0].NotAfter.Add(-time.Second)); root != nil {
 		s.Cert.Issuer = ca.Fingerprint(root)
 	}
 	return s
