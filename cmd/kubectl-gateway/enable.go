@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 
@@ -113,6 +114,16 @@ gateway, so that the applications make new ones, which are encrypted.`,
 	o.targets.AddFlags(f)
 	o.targets.AddAllNamespacesFlag(f)
 	o.confirm.addFlag(f)
+	o.addSettings(f, inject.DeliverySecret)
+	f.BoolVar(&o.keepSecret, "keep-secret", false, "keep the Secret with the pod's key after the gateway has read it")
+	f.StringVar(&o.dryRun, "dry-run", dryRunNone, "change nothing: 'client' only looks, 'server' has the server try it")
+	f.StringVarP(&o.output, "output", "o", "", "output format: name, json or yaml")
+	return cmd
+}
+
+// addSettings registers the flags that say what gateways are added, and how. They
+// get their first certificate by delivery if nothing else is asked for.
+func (o *enableOptions) addSettings(f *pflag.FlagSet, delivery inject.Delivery) {
 	f.StringVar(&o.image, "image", inject.DefaultImage(buildversion.String()), "image of the gateway")
 	f.StringVar(&o.pullPolicy, "image-pull-policy", "", "pull policy of the image: Always, IfNotPresent or Never (default: the cluster's)")
 	f.StringVar(&o.mode, "mode", string(api.Permissive), "connections that cannot be encrypted go in plaintext (permissive) or are refused (strict)")
@@ -130,12 +141,8 @@ gateway, so that the applications make new ones, which are encrypted.`,
 	f.BoolVar(&o.blockUDP, "block-udp", false, "refuse UDP to captured ranges in strict mode, except DNS; gateways do not encrypt UDP")
 	f.StringVar(&o.nodePorts, "node-ports", defaultNodePorts(), "ports of nodes that belong to Services, empty for none")
 	f.StringVar(&o.authorityDir, "authority-dir", "", "directory of the authority (default $"+ca.EnvDir+", or one for each cluster)")
-	f.BoolVar(&o.keepSecret, "keep-secret", false, "keep the Secret with the pod's key after the gateway has read it")
-	f.StringVar(&o.delivery, "delivery", string(inject.DeliverySecret), "how a gateway gets its first certificate: the key is made here and travels in a Secret (secret), or in the gateway, which it never leaves (csr)")
+	f.StringVar(&o.delivery, "delivery", string(delivery), "how a gateway gets its first certificate: the key is made here and travels in a Secret (secret), or in the gateway, which it never leaves (csr)")
 	f.StringVar(&o.existing, "existing", string(api.ExistingReport), "connections that are open already stay in plaintext (leave), are counted and listed besides (report), or are reset, so that the application makes new ones (reset)")
-	f.StringVar(&o.dryRun, "dry-run", dryRunNone, "change nothing: 'client' only looks, 'server' has the server try it")
-	f.StringVarP(&o.output, "output", "o", "", "output format: name, json or yaml")
-	return cmd
 }
 
 // complete checks the flags without asking the cluster.
