@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -198,7 +199,12 @@ func AddContainer(ctx context.Context, client kubernetes.Interface, pod *corev1.
 		if err != nil {
 			return false, err
 		}
-		if len(Gateways(now)) != len(Gateways(pod)) {
+		switch {
+		case !dryRun && holds(now, container):
+			// The patch was good, and only the answer to it was lost.
+			pod = now
+			return true, nil
+		case len(Gateways(now)) != len(Gateways(pod)):
 			return false, ErrOvertaken
 		}
 		pod = now
@@ -211,6 +217,14 @@ func AddContainer(ctx context.Context, client kubernetes.Interface, pod *corev1.
 		return nil, err
 	}
 	return pod, nil
+}
+
+// holds reports whether pod has an ephemeral container with the name, the image and
+// the environment of wanted. The environment names the Secret, and so who added it.
+func holds(pod *corev1.Pod, wanted *corev1.EphemeralContainer) bool {
+	return slices.ContainsFunc(pod.Spec.EphemeralContainers, func(c corev1.EphemeralContainer) bool {
+		return c.Name == wanted.Name && c.Image == wanted.Image && apiequality.Semantic.DeepEqual(c.Env, wanted.Env)
+	})
 }
 
 // Reread returns the current state of pod, and ErrReplaced if it is gone.

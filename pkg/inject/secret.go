@@ -97,16 +97,27 @@ func (in *Injector) newSecret(pod *corev1.Pod, name, container string, cert, key
 	return secret
 }
 
+// createAttempts is how often the creation of a Secret is tried whose outcome is
+// not known.
+const createAttempts = 3
+
 // createSecret creates secret. After an error nothing of it is left.
 func (in *Injector) createSecret(ctx context.Context, secret *corev1.Secret) (*corev1.Secret, error) {
-	created, err := in.Client.CoreV1().Secrets(secret.Namespace).Create(ctx, secret, metav1.CreateOptions{})
-	if err == nil {
-		return created, nil
-	}
-	// Without an answer from the server, the Secret may exist.
-	if apierrors.ReasonForError(err) == metav1.StatusReasonUnknown {
+	var err error
+	for range createAttempts {
+		var created *corev1.Secret
+		if created, err = in.Client.CoreV1().Secrets(secret.Namespace).Create(ctx, secret, metav1.CreateOptions{}); err == nil {
+			return created, nil
+		}
+		if !mayHaveCreated(err) {
+			break
+		}
 		if left := deleteSecret(ctx, in.Client, secret.Namespace, secret.Name); left != nil {
 			err = fmt.Errorf("%w (and %w)", err, left)
+			break
+		}
+		if ctx.Err() != nil {
+			break
 		}
 	}
 	err = fmt.Errorf("creating Secret %s: %w", secret.Name, err)
@@ -114,6 +125,19 @@ func (in *Injector) createSecret(ctx context.Context, secret *corev1.Secret) (*c
 		err = api.WithHint(err, "look for a ResourceQuota or an admission policy of the namespace that refuses Secrets")
 	}
 	return nil, err
+}
+
+// mayHaveCreated reports whether the server may have created an object although
+// it answered with err: it did not answer, or it failed.
+func mayHaveCreated(err error) bool {
+	switch apierrors.ReasonForError(err) {
+	case metav1.StatusReasonUnknown, metav1.StatusReasonInternalError, metav1.StatusReasonTimeout,
+		metav1.StatusReasonServerTimeout, metav1.StatusReasonServiceUnavailable, metav1.StatusReasonAlreadyExists:
+		// Its name is random: one that exists is ours, of a try that client-go
+		// repeated.
+		return true
+	}
+	return false
 }
 
 // trySecret has the server try the creation of a Secret. The server wants a
