@@ -233,6 +233,13 @@ func TestManyAtOnce(t *testing.T) {
 	all.Wait()
 	if got := client.proxy.Traffic().Outbound; got.Encrypted != count || got.Refused != 0 {
 		t.Errorf("counted %+v", got)
+		for _, pod := range []*testPod{client, server} {
+			for _, c := range pod.log.connections(t) {
+				if c.Error != "" {
+					t.Logf("%+v", c)
+				}
+			}
+		}
 	}
 }
 
