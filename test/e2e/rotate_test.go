@@ -110,7 +110,7 @@ func TestRotate(t *testing.T) {
 		{[]string{"pod/a"}, []*pod{a}},
 		{[]string{"deploy/server"}, servers},
 		{[]string{"-l", "app=server"}, servers},
-		{[]string{"--all"}, append(servers, a)},
+		{[]string{"--all", "--yes"}, append(servers, a)},
 	} {
 		out := gateway(t, append([]string{"-n", ns, "rotate"}, test.args...)...)
 		after := serials()
