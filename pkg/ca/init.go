@@ -193,7 +193,7 @@ func (o *InitOptions) checkRotation(ctx context.Context, dir string, inCluster b
 
 // wants reports ErrExists if the options ask for something else than a.
 func (o *InitOptions) wants(a *Authority) error {
-	const hint = "leave the flag out to keep the authority, or replace it with --force"
+	const hint = "leave the flag out to keep the authority, or replace it with --force, or with 'kubectl gateway rotate --ca' while traffic goes on"
 	if o.TrustDomain != "" && o.TrustDomain != a.trustDomain {
 		return api.WithHint(fmt.Errorf("%w, for trust domain %q instead of %q", ErrExists, a.trustDomain, o.TrustDomain), hint)
 	}

@@ -261,7 +261,7 @@ func linkNew(temp, target string) error {
 }
 
 func existsError(dir string) error {
-	return api.WithHint(fmt.Errorf("%w in %s", ErrExists, dir), "'kubectl gateway init-ca --force' replaces it and keeps a backup")
+	return api.WithHint(fmt.Errorf("%w in %s", ErrExists, dir), "'kubectl gateway rotate --ca' replaces it while traffic goes on; 'kubectl gateway init-ca --force' does so at once, and keeps a backup")
 }
 
 // syncDir makes a rename in dir survive a power failure.
