@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -17,8 +16,8 @@ import (
 
 func main() {
 	// What client-go logs of its own accord is in the errors that it returns, too.
-	klog.LogToStderr(false)
-	klog.SetOutput(io.Discard)
+	// A logger without a sink drops errors as well, which klog's output does not.
+	klog.SetLogger(klog.Logger{})
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// A second Ctrl-C ends the program at once, clean-up or not.
 	context.AfterFunc(ctx, stop)
