@@ -11,7 +11,7 @@ LDFLAGS := -s -w -X $(MODULE)/internal/version.stamp=$(VERSION)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 
 # Modules of their own keep what they need out of the plugin's.
-SUBMODULES := build/image test/cluster
+SUBMODULES := build/image build/release test/cluster
 
 .PHONY: help
 help: ## list the targets
@@ -50,7 +50,7 @@ cluster-down: cluster-tool ## stop the cluster and remove all that it made
 	bin/cluster down
 
 .PHONY: test
-test: tools test-unit test-netns cross test-cluster test-e2e ## all tests
+test: tools test-unit test-netns cross test-release test-cluster test-e2e ## all tests
 
 # Tests that depend on the kernel and not only on files: never from the cache.
 NETNS := ./bpf ./internal/netlab ./cmd/kube-gateway ./bench
@@ -63,6 +63,11 @@ test-unit: ## unit tests
 .PHONY: test-netns
 test-netns: ## tests with eBPF and whole gateways in network namespaces (root)
 	go test -count=1 $(NETNS)
+
+# After cross, which compiles the same packages.
+.PHONY: test-release
+test-release: ## tests of the release: equal builds, and the real krew
+	go -C build/release test -count=1 -timeout 30m ./...
 
 # The cluster's programs are built before, as that takes longer than a test may.
 .PHONY: test-cluster
@@ -85,6 +90,11 @@ cross: ## build the plugin and the gateway for every platform they support
 		GOOS=$${platform%/*} GOARCH=$${platform#*/} $(GOBUILD) -o /dev/null ./cmd/kubectl-gateway || exit 1; \
 	done
 	GOOS=linux GOARCH=arm64 $(GOBUILD) -o /dev/null ./cmd/kube-gateway
+
+RELEASE ?= v0.0.0-snapshot
+.PHONY: release-snapshot
+release-snapshot: ## archives, checksums, component lists and krew's manifest in dist/release/
+	go -C build/release run . --version $(RELEASE) --output $(CURDIR)/dist/release
 
 .PHONY: check
 check: fmt-check vet lint generate-check tidy-check ## fast checks of the source
