@@ -32,6 +32,9 @@ type uncertified struct {
 	// before runs when it is asked for its request.
 	before func()
 
+	// signed, if not nil, gets what came of each request.
+	signed chan error
+
 	mu     sync.Mutex
 	issued []*api.IssuedCertificate
 	status api.Status
@@ -65,6 +68,9 @@ func (u *uncertified) Renew(_ context.Context, _, _, _ string, sign remote.Sign)
 		return nil, err
 	}
 	issued, err := sign(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
+	if u.signed != nil {
+		u.signed <- err
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -175,10 +181,21 @@ func TestNothingIsSignedForAnotherPod(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c, in, pod := started(t, running(nil, nil))
 			u := newUncertified(t)
+			u.signed = make(chan error, 10)
 			change(c, u)
 			in.Gateways = u
-			if result := in.Enable(t.Context(), pod); result.Err == nil || len(u.issued) != 0 {
-				t.Errorf("%+v, %d certificates", result, len(u.issued))
+			if result := in.Enable(t.Context(), pod); result.Err == nil {
+				t.Errorf("%+v", result)
+			}
+			if u.before == nil {
+				if len(u.signed) != 0 {
+					t.Error("a certificate was asked for")
+				}
+				return
+			}
+			// Enable may have seen the other pod first, and not have waited.
+			if err := within(t, u.signed); !errors.Is(err, ErrReplaced) {
+				t.Errorf("signing: %v", err)
 			}
 		})
 	}
@@ -235,6 +252,10 @@ func TestAfterANodesRestart(t *testing.T) {
 			result := in.Enable(t.Context(), c.pod("p"))
 			if !errors.Is(result.Err, test.err) || result.Container != test.container {
 				t.Errorf("%+v", result)
+			}
+			in.Options.DryRun = DryRunClient
+			if result := in.Enable(t.Context(), pod); !errors.Is(result.Err, test.err) {
+				t.Errorf("dry run: %+v", result)
 			}
 			if test.err != nil && !strings.Contains(api.Hint(result.Err), "kubectl gateway disable pod/p -n shop") {
 				t.Errorf("hint %q", api.Hint(result.Err))
