@@ -47,9 +47,13 @@ type connection struct {
 	sockets [2]*net.TCPConn
 	aborted error
 
+	// edge is set once it is decided how the connection is carried.
+	edge atomic.Pointer[edge]
+
 	// These belong to the registry and its mutex: how many bytes are already
-	// in the totals.
+	// in the totals, and in those of the edge.
 	settledSent, settledReceived uint64
+	edgeSent, edgeReceived       uint64
 	// stalledSince belongs to the sweeper.
 	stalledSince time.Time
 }
@@ -138,6 +142,7 @@ func (c *connection) countEncrypted() {
 	if c.line.Wire == api.WireInband {
 		c.counters.inband.Add(1)
 	}
+	c.enterEdge()
 }
 
 func (c *connection) closeSockets() {
@@ -155,6 +160,7 @@ func (c *connection) report() {
 	c.line.Sent, c.line.Received = c.sent.Load(), c.received.Load()
 	c.line.Duration = time.Since(c.started).Seconds()
 	c.proxy.live.settle(c)
+	c.leaveEdge()
 	c.counters.active.Add(-1)
 	c.proxy.log.Connection(&c.line)
 }
@@ -249,6 +255,11 @@ func (r *registry) settleLocked(c *connection) {
 	c.counters.sent.Add(sent - c.settledSent)
 	c.counters.received.Add(received - c.settledReceived)
 	c.settledSent, c.settledReceived = sent, received
+	if e := c.edge.Load(); e != nil {
+		e.sent.Add(sent - c.edgeSent)
+		e.received.Add(received - c.edgeReceived)
+		c.edgeSent, c.edgeReceived = sent, received
+	}
 }
 
 // addrPort returns a TCP address in the one form that is compared everywhere.

@@ -296,6 +296,7 @@ func (p *Proxy) passThrough(c *connection, s *settings, f *failure) {
 	}
 	c.line.Reason = f.reason
 	c.counters.plaintext.Add(1)
+	c.enterEdge()
 	c.relay(
 		func() error { return p.pass(c.wire, c.app, &c.sent) },
 		func() error { return p.pass(c.app, c.wire, &c.received) },

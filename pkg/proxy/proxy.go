@@ -105,6 +105,7 @@ type Proxy struct {
 	log        *Logger
 	counters   *Counters
 	live       *registry
+	edges      *edgeTable
 	peers      *peerTable
 	handshakes *handshakeLimit
 	crowded    occasion
@@ -152,6 +153,7 @@ func New(o Options) (*Proxy, error) {
 		log:              o.Log,
 		counters:         o.Counters,
 		live:             newRegistry(),
+		edges:            newEdgeTable(api.MaxEdges, maxStrangers, time.Now()),
 		peers:            newPeerTable(maxPeers, o.now),
 		handshakes:       o.handshakes,
 		crowded:          occasion{interval: time.Second},
