@@ -54,6 +54,7 @@ change, no control plane in the cluster.`,
 	a.flags.AddFlags(root.PersistentFlags())
 	root.AddCommand(
 		newInitCACommand(a),
+		newCheckCommand(a),
 		newEnableCommand(a),
 		newDisableCommand(a),
 		newModeCommand(a),
