@@ -67,6 +67,7 @@ func TestEveryThirdWriteFails(t *testing.T) {
 
 // TestWatchEveryThirdWriteFails has watch do its work against such a server.
 func TestWatchEveryThirdWriteFails(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	kubectl(t, "annotate", "namespace", ns, annotation+"=true")
 	f := newFront(t)
