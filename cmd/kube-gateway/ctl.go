@@ -33,6 +33,8 @@ func ctl(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 	switch args[0] {
 	case "status":
 		command = ctlStatus
+	case "edges":
+		command = ctlEdges
 	case "mode":
 		command = ctlMode
 	case "allow":

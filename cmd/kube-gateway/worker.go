@@ -63,6 +63,11 @@ func runWorker(ctx context.Context, args []string) error {
 	}
 	// What starting up allocated is not needed again.
 	debug.FreeOSMemory()
+	go func() {
+		if err := supervisor.ServeEdges(ctx, files.Edges, p.Edges); err != nil {
+			log.Slog().Error("nobody is told who this gateway talks to", "error", err.Error())
+		}
+	}()
 	if err := files.Ready(); err != nil {
 		return err
 	}

@@ -108,6 +108,9 @@ func (s *supervisor) live(ctx context.Context) error {
 		return err
 	}
 	defer s.listeners.Close()
+	if err := s.listeners.ListenEdges(EdgesPath(s.SocketPath)); err != nil {
+		return err
+	}
 	if err := s.load(); err != nil {
 		return err
 	}

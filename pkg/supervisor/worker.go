@@ -26,6 +26,7 @@ const (
 	fdChannel
 	fdCounters
 	fdPeer
+	fdEdges
 	fdListeners // all that follow: capture, then in-band
 )
 
@@ -56,7 +57,7 @@ func startWorker(program []string, material, counters *os.File, l *Listeners) (*
 	cmd.Env = []string{} // nothing of the container's environment
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.ExtraFiles = slices.Concat([]*os.File{material, theirs, counters, l.Peer}, l.Capture, l.Inband)
+	cmd.ExtraFiles = slices.Concat([]*os.File{material, theirs, counters, l.Peer, l.Edges}, l.Capture, l.Inband)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Credential: &syscall.Credential{Uid: api.WorkerID, Gid: api.WorkerID},
 		Pdeathsig:  syscall.SIGKILL,
@@ -124,6 +125,7 @@ type WorkerFiles struct {
 	Material *os.File
 	Counters *os.File
 	Peer     *os.File
+	Edges    *os.File
 	Capture  []*os.File
 	Inband   []*os.File
 	channel  workerChannel
@@ -143,6 +145,7 @@ func InheritedFiles(captureListeners, inbandListeners int) (*WorkerFiles, error)
 		Material: file(fdMaterial, "material"),
 		Counters: file(fdCounters, "counters"),
 		Peer:     file(fdPeer, "peer listener"),
+		Edges:    file(fdEdges, "socket for edges"),
 		channel:  workerChannel{conn},
 	}
 	for i := range captureListeners {
