@@ -77,14 +77,14 @@ func ctlDisable(ctx context.Context, c *call, args []string) error {
 		return api.WithHint(fmt.Errorf("drain timeout %v is negative", *drain), "0 resets what is open at once")
 	}
 	var report api.DisableReport
-	if err := c.ask(ctx, control.Request{Op: control.OpDisable, DrainTimeout: *drain}, &report); err != nil {
-		return err
-	}
-	return c.print(report, func(w io.Writer) {
-		fmt.Fprintf(w, "disabled    %d connections drained, %d aborted\n", report.Drained, report.Aborted)
-		for _, left := range report.Left {
-			fmt.Fprintf(w, "left        %s\n", left)
-		}
+	request := control.Request{Op: control.OpDisable, DrainTimeout: *drain}
+	return control.CallAndUse(ctx, *c.socket, request, &report, func() error {
+		return c.print(report, func(w io.Writer) {
+			fmt.Fprintf(w, "disabled    %d connections drained, %d aborted\n", report.Drained, report.Aborted)
+			for _, left := range report.Left {
+				fmt.Fprintf(w, "left        %s\n", left)
+			}
+		})
 	})
 }
 

@@ -123,6 +123,9 @@ func Serve(ctx context.Context, ln net.Listener, handle Handler) error {
 // requestTimeout is for a client that connects and says nothing.
 const requestTimeout = 5 * time.Second
 
+// hangUpTimeout is how long a client may take to use its answer.
+const hangUpTimeout = 2 * time.Second
+
 func serveOne(ctx context.Context, conn net.Conn, handle Handler) {
 	defer conn.Close()
 	ctx, cancel := context.WithCancel(ctx)
@@ -130,12 +133,15 @@ func serveOne(ctx context.Context, conn net.Conn, handle Handler) {
 	conn.SetDeadline(time.Now().Add(requestTimeout))
 	var request Request
 	var answer response
+	hungUp := make(chan struct{})
 	if err := readMessage(conn, &request); err != nil {
 		answer.Error = err.Error()
+		close(hungUp)
 	} else {
 		conn.SetDeadline(time.Time{})
 		// A client that hangs up (Ctrl-C of an exec) ends its request.
 		go func() {
+			defer close(hungUp)
 			io.Copy(io.Discard, conn)
 			cancel()
 		}()
@@ -149,6 +155,12 @@ func serveOne(ctx context.Context, conn net.Conn, handle Handler) {
 	}
 	conn.SetWriteDeadline(time.Now().Add(requestTimeout))
 	json.NewEncoder(conn).Encode(answer)
+	// The client ends with this process when it is the container's first one, so it
+	// is left the time to use what may be the last answer.
+	select {
+	case <-hungUp:
+	case <-time.After(hangUpTimeout):
+	}
 }
 
 func readMessage(r io.Reader, to any) error {
@@ -169,6 +181,13 @@ const dialInterval = 20 * time.Millisecond
 // While the gateway is still starting it waits for the socket, until ctx is
 // done or r.Wait is over.
 func Call(ctx context.Context, path string, r Request, result any) error {
+	return CallAndUse(ctx, path, r, result, func() error { return nil })
+}
+
+// CallAndUse is Call for answers after which the gateway may end, and with it this
+// process: it calls use with the answer stored before the gateway knows that it has
+// arrived.
+func CallAndUse(ctx context.Context, path string, r Request, result any, use func() error) error {
 	conn, err := dial(ctx, path, r.Wait)
 	if err != nil {
 		return api.WithHint(fmt.Errorf("reaching the gateway: %w", err),
@@ -193,7 +212,7 @@ func Call(ctx context.Context, path string, r Request, result any) error {
 	if err := json.Unmarshal(answer.Result, result); err != nil {
 		return fmt.Errorf("parsing the gateway's answer: %w", err)
 	}
-	return nil
+	return use()
 }
 
 func dial(ctx context.Context, path string, wait time.Duration) (net.Conn, error) {

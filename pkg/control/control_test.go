@@ -116,3 +116,36 @@ func TestBadRequestsGetAnError(t *testing.T) {
 		conn.Close()
 	}
 }
+
+// TestLastAnswerIsUsed: the server does not end while a client uses its answer.
+func TestLastAnswerIsUsed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "control.sock")
+	ln, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, end := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() {
+		served <- Serve(ctx, ln, func(context.Context, Request) (any, error) {
+			end()
+			return "bye", nil
+		})
+	}()
+	var got string
+	err = CallAndUse(t.Context(), path, Request{Op: OpDisable}, &got, func() error {
+		select {
+		case err := <-served:
+			t.Errorf("the server ended before its answer was used: %v", err)
+		// Long enough for a server that does not wait.
+		case <-time.After(50 * time.Millisecond):
+		}
+		return nil
+	})
+	if err != nil || got != "bye" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}

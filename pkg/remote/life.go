@@ -153,6 +153,11 @@ func (c *Client) ResetExisting(ctx context.Context, namespace, pod, container st
 // report before they reach a terminal.
 func (c *Client) Disable(ctx context.Context, namespace, pod, container string, drain time.Duration) (*api.DisableReport, error) {
 	text, err := c.read(ctx, namespace, pod, container, nil, nil, control("disable", "--drain-timeout="+drain.String()))
+	// The command may be killed with the rest of the container right behind its last
+	// word, which says that the end has been reached.
+	if report, parseErr := parseReport(text); parseErr == nil {
+		return report, nil
+	}
 	report, err := parsed(text, err, namespace, pod, parseReport)
 	if err != nil {
 		return nil, ownWords(err)
