@@ -30,8 +30,11 @@ const (
 	// pollInterval is how often such a pod is looked at, which saves the right to
 	// watch.
 	pollInterval = 250 * time.Millisecond
-	// deleteTimeout bounds deleting it after everything else has ended.
-	deleteTimeout = 10 * time.Second
+	// outputLimit bounds what is read of the program's output, in bytes.
+	outputLimit = 256
+	// cleanupTimeout bounds what must not be interrupted: making such a pod, and
+	// deleting it after everything else has ended.
+	cleanupTimeout = 10 * time.Second
 )
 
 // testPod is a pod that runs the gateway's program for a moment, to print its
@@ -118,7 +121,10 @@ func (f *facts) testImage(ctx context.Context, pod *corev1.Pod) finding {
 	}
 	f.say("testing image %s on %s with a pod in namespace %s, which is deleted at once", f.Image, where, pod.Namespace)
 	client := f.Client.CoreV1().Pods(pod.Namespace)
-	created, err := client.Create(ctx, pod, metav1.CreateOptions{})
+	// Not to be interrupted: what was created must be known, to be deleted.
+	creation, done := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	created, err := client.Create(creation, pod, metav1.CreateOptions{})
+	done()
 	if err != nil {
 		if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) {
 			return finding{result: Skipped, objects: []string{"namespace/" + pod.Namespace}, detail: "no pod can be made for the test: " + err.Error()}
@@ -126,10 +132,13 @@ func (f *facts) testImage(ctx context.Context, pod *corev1.Pod) finding {
 		return failed(Error, fmt.Errorf("making a pod for the test: %w", err))
 	}
 	found := f.awaitImage(ctx, created)
-	cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteTimeout)
+	if found.result == OK {
+		found = f.judgeOutput(ctx, created, found)
+	}
+	deletion, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
 	now := int64(0)
-	if err := client.Delete(cleanup, created.Name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil && !apierrors.IsNotFound(err) {
+	if err := client.Delete(deletion, created.Name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil && !apierrors.IsNotFound(err) {
 		f.say("the pod of the test could not be deleted: %v; kubectl delete pod %s -n %s", err, created.Name, created.Namespace)
 	}
 	return found
@@ -160,6 +169,23 @@ func (f *facts) awaitImage(ctx context.Context, pod *corev1.Pod) finding {
 	return finding{result: Error, detail: fmt.Sprintf("image %s did not run in time: %s", f.Image, last), hint: "--image-timeout waits longer"}
 }
 
+// judgeOutput makes sure that it was the gateway's program that ran: others may
+// ignore their arguments. Without the right to read logs, that it ended well has
+// to be enough.
+func (f *facts) judgeOutput(ctx context.Context, pod *corev1.Pod, found finding) finding {
+	limit := int64(outputLimit)
+	text, err := f.Client.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{LimitBytes: &limit}).DoRaw(ctx)
+	if err != nil {
+		return found
+	}
+	version, is := strings.CutPrefix(string(text), "kube-gateway ")
+	if !is {
+		return finding{result: Error, detail: fmt.Sprintf("image %s runs another program", f.Image), hint: "--image names that of a gateway"}
+	}
+	found.detail = fmt.Sprintf("%s (%s) on", f.Image, strings.TrimSpace(version))
+	return found
+}
+
 // judgeImage returns what the pod of a test shows, or nil and what it waits for.
 func (f *facts) judgeImage(pod *corev1.Pod, last string) (*finding, string) {
 	where := "a node"
@@ -187,6 +213,8 @@ func (f *facts) judgeImage(pod *corev1.Pod, last string) (*finding, string) {
 			words := strings.TrimSpace(state.Waiting.Reason + ": " + state.Waiting.Message)
 			return &finding{result: Error, detail: fmt.Sprintf("image %s on %s: %s", f.Image, where, words),
 				hint: "--image names another, as in a registry that the nodes reach; imagePullSecrets of the pods are used"}, ""
+		case state.Running != nil:
+			last = "it goes on running, and should print its version and end"
 		case state.Waiting != nil && state.Waiting.Reason != "":
 			last = state.Waiting.Reason
 		}
