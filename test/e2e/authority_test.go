@@ -66,6 +66,9 @@ func interruptedRotation(t *testing.T, lines int) (over bool) {
 // TestRotateCA replaces the authority of the cluster under traffic: at once, then
 // with an interruption at every step, then with a gateway that does not answer.
 func TestRotateCA(t *testing.T) {
+	if publishedRoots(t) > 1 {
+		gateway(t, "rotate", "--ca", "--yes") // a test that was killed has begun it
+	}
 	ns, other := namespace(t), namespace(t)
 	a, b := twoPods(t, ns)
 	far := startPods(t, other, podSpec("far", node2))[0]
