@@ -127,13 +127,22 @@ func (g *Gateway) observe(state corev1.ContainerState) {
 	switch {
 	case state.Terminated != nil:
 		t := state.Terminated
-		g.Phase, g.Reason, g.Message, g.ExitCode = Terminated, t.Reason, strings.TrimSpace(t.Message), t.ExitCode
+		g.Phase, g.Reason, g.Message, g.ExitCode = Terminated, t.Reason, words(t.Message), t.ExitCode
 		g.StartedAt, g.FinishedAt = t.StartedAt.Time, t.FinishedAt.Time
 	case state.Running != nil:
 		g.Phase, g.StartedAt = Running, state.Running.StartedAt.Time
 	case state.Waiting != nil:
 		g.Reason, g.Message = state.Waiting.Reason, strings.TrimSpace(state.Waiting.Message)
 	}
+}
+
+// words returns what a container left as its last words. Of one that was killed the
+// kubelet shows the end of its log instead, where the lines of connections, the first
+// of them cut off, say nothing about its end.
+func words(message string) string {
+	lines := strings.Split(message, "\n")
+	lines = slices.DeleteFunc(lines, func(line string) bool { return strings.HasSuffix(strings.TrimSpace(line), "}") })
+	return strings.TrimSpace(strings.Join(lines, "\n"))
 }
 
 // gatewayNumber returns 1 for kube-gateway, n for kube-gateway-n with n of at

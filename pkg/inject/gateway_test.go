@@ -125,3 +125,20 @@ func TestDisabledIsAnEndOnPurpose(t *testing.T) {
 		}
 	}
 }
+
+// TestLastWordsAreNotTheLog: of a gateway that was killed the kubelet shows the
+// end of its log.
+func TestLastWordsAreNotTheLog(t *testing.T) {
+	const lines = `ceived":6,"duration":0.1}` + "\n" + `{"time":"2030-01-02T03:04:05Z","level":"INFO","msg":"connection"}` + "\n"
+	for message, want := range map[string]string{
+		lines:                            "",
+		lines + "fatal error: no memory": "fatal error: no memory",
+		"error: no cgroup\nhint: look\n": "error: no cgroup\nhint: look",
+	} {
+		var g Gateway
+		g.observe(corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, Message: message}})
+		if g.Message != want {
+			t.Errorf("of %q is left %q", message, g.Message)
+		}
+	}
+}
