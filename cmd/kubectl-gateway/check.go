@@ -151,6 +151,25 @@ func (o *checkOptions) run(ctx context.Context, a *app, args []string) error {
 	if err != nil {
 		return err
 	}
+	checker.Progress = a.ErrOut
+	checker.Named = !o.targets.Empty(args)
+	// That the kubeconfig cannot be read is a finding, too.
+	checker.Unread = o.connect(a, checker, args)
+	report, err := checker.Run(ctx, o.wait)
+	if err != nil {
+		return err
+	}
+	if err := o.print(a, report); err != nil {
+		return fmt.Errorf("printing the report: %w", err)
+	}
+	if report.Result == check.Error {
+		return errReported
+	}
+	return nil
+}
+
+// connect gives checker the cluster, and the pods that args and flags select in it.
+func (o *checkOptions) connect(a *app, checker *check.Checker, args []string) error {
 	config, _, err := a.kubernetes()
 	if err != nil {
 		return err
@@ -174,8 +193,6 @@ func (o *checkOptions) run(ctx context.Context, a *app, args []string) error {
 	checker.Client, checker.Gateways = client, &remote.Client{Config: config, Kube: client}
 	checker.Context = fmt.Sprintf("context %q, server %s, namespace %q", current, config.Host, checker.Namespace)
 	checker.ServerTime = func(ctx context.Context) (time.Time, error) { return serverTime(ctx, config) }
-	checker.Progress = a.ErrOut
-	checker.Named = !o.targets.Empty(args)
 	checker.Find = func(ctx context.Context) ([]corev1.Pod, error) {
 		selected := o.targets
 		selected.All = selected.All || !checker.Named
@@ -184,16 +201,6 @@ func (o *checkOptions) run(ctx context.Context, a *app, args []string) error {
 			err = nil
 		}
 		return found.Pods, err
-	}
-	report, err := checker.Run(ctx, o.wait)
-	if err != nil {
-		return err
-	}
-	if err := o.print(a, report); err != nil {
-		return fmt.Errorf("printing the report: %w", err)
-	}
-	if report.Result == check.Error {
-		return errReported
 	}
 	return nil
 }

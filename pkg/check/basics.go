@@ -62,9 +62,12 @@ func checkPlugin(_ context.Context, f *facts) []finding {
 	return ok("%s, %s/%s", f.Version, runtime.GOOS, runtime.GOARCH)
 }
 
-// checkKubeconfig can only tell that it is so: without a kubeconfig there is no
-// Checker.
-func checkKubeconfig(_ context.Context, f *facts) []finding { return ok("%s", f.Context) }
+func checkKubeconfig(_ context.Context, f *facts) []finding {
+	if f.Unread != nil {
+		return []finding{failed(Error, f.Unread)}
+	}
+	return ok("%s", f.Context)
+}
 
 func checkKubectl(_ context.Context, f *facts) []finding {
 	path, err := f.LookPath("kubectl")

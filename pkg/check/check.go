@@ -111,6 +111,9 @@ func (r *Report) Count(result Result) int {
 
 // Checker runs the checks.
 type Checker struct {
+	// Unread is why the kubeconfig could not be read. Then nothing is asked of the
+	// cluster, and Client, Gateways and Find may be nil.
+	Unread   error
 	Client   kubernetes.Interface
 	Gateways inject.GatewayClient
 	// Namespace is where pods are looked for and tested if there are none.
@@ -296,6 +299,9 @@ func (f *facts) findings(ctx context.Context, k *check) []finding {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errTimeout)
 	defer cancel()
 	if !k.offline {
+		if f.Unread != nil {
+			return skipped("it is not known which cluster to ask")
+		}
 		if _, err := f.server(); err != nil && k.id != idReachable {
 			return skipped("the API server does not answer")
 		}

@@ -50,6 +50,9 @@ func newFacts(ctx context.Context, c *Checker) *facts {
 		return discovery.ToServerVersionInterfaceWithContext(c.Client.Discovery()).ServerVersionWithContext(ctx)
 	})
 	f.found = once(ctx, c, func(ctx context.Context) ([]corev1.Pod, error) {
+		if c.Unread != nil {
+			return nil, c.Unread
+		}
 		pods, err := c.Find(ctx)
 		return slices.DeleteFunc(pods, func(pod corev1.Pod) bool { return inject.Leaving(&pod) || pod.Labels[labelCheck] != "" }), err
 	})
