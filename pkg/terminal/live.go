@@ -29,13 +29,22 @@ type Live struct {
 
 // NewLive returns a view on the terminal file.
 func NewLive(file *os.File) *Live {
-	return &Live{size: func() (int, int) {
+	return NewLiveOf(func() (int, int) {
 		columns, rows, err := term.GetSize(int(file.Fd()))
 		if err != nil || columns <= 0 || rows <= 0 {
 			return 80, 24
 		}
 		return columns, rows
-	}}
+	})
+}
+
+// NewLiveOf returns a view on a terminal whose columns and rows size returns.
+func NewLiveOf(size func() (columns, rows int)) *Live { return &Live{size: size} }
+
+// Rows returns how many lines a frame may have now without being cut.
+func (l *Live) Rows() int {
+	_, rows := l.size()
+	return max(rows-1, 1)
 }
 
 // Draw returns what turns the last frame into one of lines, "" if they are the same.
