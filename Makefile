@@ -25,8 +25,17 @@ build: ## build the plugin and the gateway for this machine into bin/
 image: ## pack the gateway for amd64 and arm64 into dist/kube-gateway.tar (OCI)
 	GOOS=linux GOARCH=amd64 $(GOBUILD) -o dist/amd64/kube-gateway ./cmd/kube-gateway
 	GOOS=linux GOARCH=arm64 $(GOBUILD) -o dist/arm64/kube-gateway ./cmd/kube-gateway
-	go -C build/image run . --name $(IMAGE) --version $(VERSION) --output $(CURDIR)/dist/kube-gateway.tar \
+	go -C build/image run . --name $(IMAGE) --arg supervise --version $(VERSION) --output $(CURDIR)/dist/kube-gateway.tar \
 		amd64=$(CURDIR)/dist/amd64/kube-gateway arm64=$(CURDIR)/dist/arm64/kube-gateway
+
+PLUGIN_IMAGE ?= ghcr.io/kubectl-gateway/kubectl-gateway:$(VERSION)
+.PHONY: plugin-image
+plugin-image: ## pack the plugin, for watch in the cluster, into dist/kubectl-gateway.tar (OCI)
+	GOOS=linux GOARCH=amd64 $(GOBUILD) -o dist/amd64/kubectl-gateway ./cmd/kubectl-gateway
+	GOOS=linux GOARCH=arm64 $(GOBUILD) -o dist/arm64/kubectl-gateway ./cmd/kubectl-gateway
+	go -C build/image run . --name $(PLUGIN_IMAGE) --program kubectl-gateway --user 65532 --version $(VERSION) \
+		--output $(CURDIR)/dist/kubectl-gateway.tar \
+		amd64=$(CURDIR)/dist/amd64/kubectl-gateway arm64=$(CURDIR)/dist/arm64/kubectl-gateway
 
 .PHONY: demo-image
 demo-image: cluster-tool ## pack the demo's application into dist/demo.tar
