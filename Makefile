@@ -125,6 +125,11 @@ lint:
 	go run $(STATICCHECK) -tags e2e ./test/e2e/...
 	@for m in $(SUBMODULES); do (cd $$m && go run $(STATICCHECK) ./...) || exit 1; done
 
+.PHONY: docs
+docs: ## write docs/REFERENCE.md, the man pages and docs/demo.svg anew
+	go test ./cmd/kubectl-gateway -run '^TestReference$$' -update
+	go test ./build/docs -run '^TestDemo$$' -update
+
 .PHONY: generate
 generate: ## compile the eBPF programs (clang 14)
 	go generate ./bpf
