@@ -13,7 +13,12 @@ type placement struct {
 	// leaves and enters are, by arc, how far from the middle of a node's side it
 	// leaves it or enters it.
 	leaves, enters []int
+	// ways are, by arc, the lanes that it takes through the columns between its ends.
+	ways [][]lane
 }
+
+// lane leads through a column, between its left and its right.
+type lane struct{ left, right, y int }
 
 type box struct{ x, y, width int }
 
@@ -44,6 +49,7 @@ func place(g *graph) placement {
 	}
 	p := placement{width: x - svgColumnGap + svgBandPad + svgMargin, boxes: make([]box, len(g.nodes))}
 	p.width = max(p.width, 420) // room for the legend
+	p.ways = make([][]lane, len(g.arcs))
 
 	names, members := g.groups()
 	y := svgMargin
@@ -53,20 +59,33 @@ func place(g *graph) placement {
 		for _, n := range members[name] {
 			byColumn[layer[n]] = append(byColumn[layer[n]], n)
 		}
-		rows := 0
+		tallest := 0
+		lanes := make([]int, columns)
 		for c, column := range byColumn {
 			order(g, column, layer, height)
 			for r, n := range column {
 				p.boxes[n] = box{x: left[c], y: y + svgBandTitle + r*svgRow, width: widths[c]}
 				height[n] = float64(p.boxes[n].y)
 			}
-			rows = max(rows, len(column))
+			tallest = max(tallest, len(column)*svgRow)
+		}
+		// An arc past other nodes goes below those of the band where it ends.
+		for i, a := range g.arcs {
+			if g.nodes[a.to].Namespace != name {
+				continue
+			}
+			for c := layer[a.from] + 1; c < layer[a.to]; c++ {
+				at := y + svgBandTitle + len(byColumn[c])*svgRow + lanes[c]*svgLane
+				p.ways[i] = append(p.ways[i], lane{left[c], left[c] + widths[c], at})
+				lanes[c]++
+				tallest = max(tallest, len(byColumn[c])*svgRow+lanes[c]*svgLane)
+			}
 		}
 		title := name
 		if name == "" {
 			title = "outside of namespaces"
 		}
-		b := band{name: title, y: y, height: svgBandTitle + rows*svgRow}
+		b := band{name: title, y: y, height: svgBandTitle + tallest}
 		p.bands = append(p.bands, b)
 		y += b.height + svgBandGap
 	}

@@ -17,6 +17,7 @@ const (
 	svgBandGap    = 18
 	svgNodeHeight = 30
 	svgRow        = 46
+	svgLane       = 12
 	svgColumnGap  = 150
 	svgLegend     = 40
 	// svgLetter is about the width of a letter of the 12 pixel monospace font.
@@ -83,7 +84,6 @@ func drawArc(out *bytes.Buffer, g *graph, p *placement, i int) {
 	from, to := p.boxes[a.from], p.boxes[a.to]
 	x1, y1 := from.x+from.width, from.y+svgNodeHeight/2+p.leaves[i]
 	x2, y2 := to.x, to.y+svgNodeHeight/2+p.enters[i]
-	bend := max((x2-x1)/2, 50)
 	line := `stroke-width="1.5"`
 	switch {
 	case a.backend:
@@ -94,13 +94,24 @@ func drawArc(out *bytes.Buffer, g *graph, p *placement, i int) {
 	if a.verdict == Refused {
 		line += ` stroke-dasharray="6 4"`
 	}
-	curve := fmt.Sprintf("M%d %dC%d %d %d %d %d %d", x1, y1, x1+bend, y1, x2-bend, y2, x2, y2)
+	curve := fmt.Sprintf("M%d %d", x1, y1)
+	for _, lane := range p.ways[i] {
+		curve += bend(x1, y1, lane.left, lane.y) + fmt.Sprintf("H%d", lane.right)
+		x1, y1 = lane.right, lane.y
+	}
+	curve += bend(x1, y1, x2, y2)
 	if a.from == a.to {
 		top := from.y - 16
 		curve = fmt.Sprintf("M%d %dC%d %d %d %d %d %d", x1, y1, x1+40, top, x2-40, top, x2, y2)
 	}
 	fmt.Fprintf(out, `<g><title>%s</title><path d="%s" fill="none" stroke="%s" %s marker-end="url(#%s)"/></g>`+"\n",
 		svgText(a.title(g)), curve, svgColour(a.verdict), line, a.verdict)
+}
+
+// bend leads from one point to another, level at both.
+func bend(x1, y1, x2, y2 int) string {
+	reach := max((x2-x1)/2, 50)
+	return fmt.Sprintf("C%d %d %d %d %d %d", x1+reach, y1, x2-reach, y2, x2, y2)
 }
 
 func drawLegend(out *bytes.Buffer, y int) {
