@@ -37,7 +37,6 @@ that could not change goes on as before.`,
 
   # All gateways of the cluster, without being asked
   kubectl gateway mode --all -A --yes strict`,
-		ValidArgs: []string{string(api.Strict), string(api.Permissive)},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			mode, pods, err := modeAndPods(args)
 			if err != nil {

@@ -63,8 +63,10 @@ change, no control plane in the cluster.`,
 		newStatusCommand(a),
 		newTailCommand(a),
 		newWatchCommand(a),
+		newCompletionCommand(a),
 		newVersionCommand(a),
 	)
+	a.complete(root)
 	return root
 }
 
