@@ -37,12 +37,18 @@ type apiServer struct {
 	logs map[string]string
 }
 
+// forbidden is an object that may not be read.
+const forbidden = `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","message":"no role","code":403}`
+
 func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if kindstest.Serve(w, r) {
 		return
 	}
 	if object, ok := s.objects[r.URL.Path]; ok {
 		w.Header().Set("Content-Type", "application/json")
+		if object == forbidden {
+			w.WriteHeader(http.StatusForbidden)
+		}
 		fmt.Fprint(w, object)
 		return
 	}

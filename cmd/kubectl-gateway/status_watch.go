@@ -62,6 +62,8 @@ type follower struct {
 	last statusView
 	// told and complained are what was printed last, without what changes by itself.
 	told, complained string
+	// blocks says that there was one.
+	blocks bool
 }
 
 func (f *follower) print(view statusView, err error, interval time.Duration) error {
@@ -87,13 +89,18 @@ func (f *follower) print(view statusView, err error, interval time.Duration) err
 	if now.String() == f.told {
 		return nil
 	}
-	if f.told != "" {
-		if _, err := io.WriteString(f.a.Out, "\n"); err != nil {
-			return err
-		}
-	}
 	f.told = now.String()
-	return f.last.show(f.a.Out, f.a.ErrOut, f.style, f.errStyle, time.Now())
+	var block bytes.Buffer
+	if err := f.last.show(&block, f.a.ErrOut, f.style, f.errStyle, time.Now()); err != nil || block.Len() == 0 {
+		return err
+	}
+	text := block.String()
+	if f.blocks {
+		text = "\n" + text
+	}
+	f.blocks = true
+	_, err = io.WriteString(f.a.Out, text)
+	return err
 }
 
 // draw shows everything in place, both streams in one.
