@@ -245,8 +245,8 @@ func TestAfterANodesRestart(t *testing.T) {
 		"started again, other addresses": {running(nil, nil), "10.244.1.8", "kube-gateway", ErrOtherAddresses},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, in, pod := started(t, test.state)
-			pod = c.pod("p")
+			c, in, _ := started(t, test.state)
+			pod := c.pod("p")
 			pod.Status.PodIP, pod.Status.PodIPs[0].IP = test.ips, test.ips
 			c.update(pod)
 			result := in.Enable(t.Context(), c.pod("p"))
