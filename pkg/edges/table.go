@@ -106,6 +106,13 @@ func (e *Edge) age(now time.Time) string {
 	return duration.HumanDuration(max(0, now.Sub(e.LastSeen)))
 }
 
+func plural(edges int) string {
+	if edges == 1 {
+		return "edge"
+	}
+	return "edges"
+}
+
 // Summary says in a line how many edges there are of which kind, and what is missing
 // in lines below.
 func (l *List) Summary(w io.Writer, style *terminal.Style, notes []string) error {
@@ -118,7 +125,7 @@ func (l *List) Summary(w io.Writer, style *terminal.Style, notes []string) error
 	}
 	var text strings.Builder
 	if len(l.Items) > 0 {
-		line := fmt.Sprintf("%d edges: %d encrypted, %d plaintext, %d refused", len(l.Items), counts[Encrypted], counts[Plaintext], counts[Refused])
+		line := fmt.Sprintf("%d %s: %d encrypted, %d plaintext, %d refused", len(l.Items), plural(len(l.Items)), counts[Encrypted], counts[Plaintext], counts[Refused])
 		text.WriteString("\n" + style.Paint(tone, line) + "\n")
 	}
 	if l.Forgotten > 0 {
