@@ -28,6 +28,7 @@ Usage:
   kube-gateway ctl trust             read a trust bundle and trust its roots from now on
   kube-gateway ctl reset             reset the application's connections that no gateway carries
   kube-gateway ctl disable           stop the capture, let connections end, end the gateway
+  kube-gateway capture               write the pod's packets to the standard output as pcapng
   kube-gateway version               print the version
 `
 
@@ -49,6 +50,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		err = runWorker(context.Background(), rest)
 	case "clean":
 		err = clean(context.Background(), rest, stdout)
+	case "capture":
+		err = capture(context.Background(), rest, stdin, stdout)
 	case "ctl":
 		err = ctl(context.Background(), rest, stdin, stdout)
 	case "version", "--version":
