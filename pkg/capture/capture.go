@@ -82,7 +82,7 @@ func Run(ctx context.Context, runner Runner, g Gateway, o Options, take func(*pc
 	defer cancel(nil)
 	hold, letGo := io.Pipe()
 	// The streams' library reads from it until it is closed.
-	defer hold.Close()
+	defer letGo.Close()
 	defer context.AfterFunc(ctx, func() {
 		// A word and then the end: not every protocol can say the latter.
 		go func() {
