@@ -173,7 +173,9 @@ func (w *Watcher) start(ctx context.Context) (stop func(), err error) {
 	if len(w.Options.Names) > 0 && w.Options.Namespace == "" {
 		return nil, errors.New("names need a namespace")
 	}
+	w.mu.Lock()
 	w.records = map[types.NamespacedName]*record{}
+	w.mu.Unlock()
 	w.retries = workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](retryDelay, maxDelay)
 	w.queue = workqueue.NewTypedRateLimitingQueue(w.retries)
 	if w.sources, err = w.newSources(ctx); err != nil {
