@@ -83,7 +83,8 @@ func exchange(conn *net.TCPConn, r result, text string) (result, error) {
 	if _, err := io.WriteString(conn, text+"\n"); err != nil {
 		return r, err
 	}
-	if err := conn.CloseWrite(); err != nil {
+	// Of a connection that was reset meanwhile, reading tells so, and not this.
+	if err := conn.CloseWrite(); err != nil && !errors.Is(err, syscall.ENOTCONN) {
 		return r, err
 	}
 	received, err := io.ReadAll(io.LimitReader(conn, 1<<20))
