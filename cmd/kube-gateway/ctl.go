@@ -35,6 +35,8 @@ func ctl(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 		command = ctlStatus
 	case "edges":
 		command = ctlEdges
+	case "metrics":
+		command = ctlMetrics
 	case "mode":
 		command = ctlMode
 	case "allow":

@@ -21,6 +21,7 @@ Usage:
   kube-gateway clean                 remove what a gateway that died left in the pod
   kube-gateway ctl status            print the status of the gateway in this container
   kube-gateway ctl edges             print who the pod talks to, and how
+  kube-gateway ctl metrics           print its metrics for Prometheus
   kube-gateway ctl mode MODE         change its mode to strict or permissive
   kube-gateway ctl allow PATTERN...  let only these peers connect, like 'ns/prod/sa/*'
   kube-gateway ctl allow --everyone  let everyone in the trust domain connect
