@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/edges"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/status"
 )
 
@@ -39,6 +40,7 @@ func TestFieldsAreDocumented(t *testing.T) {
 	for title, value := range map[string]any{
 		"## The log of a gateway":    api.Connection{},
 		"## The status of a gateway": status.List{},
+		"## Edges":                   edges.List{},
 	} {
 		text := section(t, title)
 		for _, field := range fields(reflect.TypeOf(value), nil) {

@@ -15,7 +15,7 @@ func TestExamples(t *testing.T) {
 	root := newRootCommand(genericiooptions.NewTestIOStreamsDiscard())
 	walk(root, func(c *cobra.Command) {
 		// A command that does something has an example. Version needs none.
-		if c.Runnable() && c.Name() != "version" && !c.Hidden && c.Example == "" && c.Name() != "completion" && c.Parent().Name() != "completion" {
+		if c.Runnable() && c.Name() != "version" && !c.Hidden && c.Example == "" {
 			t.Errorf("%s has no example", c.CommandPath())
 		}
 		own := false
@@ -121,6 +121,9 @@ func splitShell(t *testing.T, line string) [][]string {
 			endWord()
 		case r == '|' || r == ';' || r == '&':
 			endCommand()
+		case r == '(' || r == ')':
+			redirect = false
+			endCommand()
 		case r == '>' || r == '<':
 			endWord()
 			redirect = true
@@ -143,6 +146,7 @@ func TestSplitShell(t *testing.T) {
 		`kubectl gateway allow 'ns/prod/sa/*' # all`:           `kubectl gateway allow ns/prod/sa/*`,
 		`kubectl gateway status -o json | jq '.a | .b' >x.txt`: `kubectl gateway status -o json;jq .a | .b`,
 		`a >/dev/null b; c && d`:                               `a b;c;d`,
+		`source <(kubectl gateway completion bash)`:            `source;kubectl gateway completion bash`,
 	} {
 		var got []string
 		for _, words := range splitShell(t, line) {
