@@ -164,7 +164,7 @@ func (r *changeReport) finish(results []settings.Result) error {
 func newChangeItem(result settings.Result) changeItem {
 	item := changeItem{Namespace: result.Pod.Namespace, Pod: result.Pod.Name, Container: result.Container, Warnings: result.Warnings}
 	if result.Err != nil {
-		item.Error, item.Hint = terminal.Clean(result.Err.Error()), terminal.Clean(api.Hint(result.Err))
+		item.Error, item.Hint = terminal.Clean(result.Err.Error()), terminal.Clean(advice(result.Err))
 		return item
 	}
 	item.Mode, item.Allow = result.Status.Mode, result.Status.Allow

@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/disable"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
@@ -273,7 +272,7 @@ func newDisableItem(result disable.Result) disableItem {
 		}
 	}
 	if result.Err != nil {
-		item.Error, item.Hint = terminal.Clean(result.Err.Error()), terminal.Clean(api.Hint(result.Err))
+		item.Error, item.Hint = terminal.Clean(result.Err.Error()), terminal.Clean(advice(result.Err))
 	}
 	return item
 }

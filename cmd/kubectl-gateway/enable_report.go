@@ -132,7 +132,7 @@ func newEnableItem(result inject.Result) enableItem {
 		Warnings:  result.Warnings,
 	}
 	if result.Err != nil {
-		item.Error, item.Hint = result.Err.Error(), api.Hint(result.Err)
+		item.Error, item.Hint = result.Err.Error(), advice(result.Err)
 	}
 	if s := result.Status; s != nil && result.Err == nil {
 		item.Identity, item.Mode, item.NotAfter = s.Identity, s.Mode, &s.Cert.NotAfter

@@ -33,7 +33,7 @@ var errReported = errors.New("already reported")
 func run(ctx context.Context, streams genericiooptions.IOStreams, args []string) int {
 	root := newRootCommand(streams)
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	switch {
 	case err == nil:
 		return 0
@@ -43,6 +43,6 @@ func run(ctx context.Context, streams genericiooptions.IOStreams, args []string)
 		fmt.Fprintln(streams.ErrOut, "interrupted")
 		return 130 // 128 + SIGINT, as shells report it
 	}
-	printErrors(streams.ErrOut, err)
+	printErrorsOr(streams.ErrOut, err, usage(cmd))
 	return 1
 }

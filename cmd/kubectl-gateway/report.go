@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -8,7 +9,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
@@ -85,7 +85,7 @@ func (r *report) missing(err error) {
 func (r *report) fail(who string, err error) {
 	r.failed++
 	fmt.Fprintf(r.errOut, "%s%s %s\n", who, r.style.Paint(terminal.Bad, "error:"), line(err.Error()))
-	if hint := api.Hint(err); hint != "" && !r.hints[hint] {
+	if hint := cmp.Or(advice(err), adviceOnPod); !r.hints[hint] {
 		r.hints[hint] = true
 		fmt.Fprintf(r.errOut, "hint: %s\n", line(hint))
 	}

@@ -228,7 +228,7 @@ func newRotateItem(result rotate.Result) rotateItem {
 	item := rotateItem{Namespace: result.Pod.Namespace, Pod: result.Pod.Name, Container: result.Container,
 		OldSerial: terminal.Clean(result.OldSerial), Warnings: result.Warnings}
 	if result.Err != nil {
-		item.Error, item.Hint = terminal.Clean(result.Err.Error()), terminal.Clean(api.Hint(result.Err))
+		item.Error, item.Hint = terminal.Clean(result.Err.Error()), terminal.Clean(advice(result.Err))
 		return item
 	}
 	cert := result.Status.Cert

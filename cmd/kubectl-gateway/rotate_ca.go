@@ -117,10 +117,10 @@ func printAuthorityResult(r *report, result *rotate.AuthorityResult, err error) 
 		o.Other = result.Other.Roots()[0]
 	}
 	for _, b := range result.Blocked {
-		o.Blocked = append(o.Blocked, blockedOutput{b.Namespace, b.Pod, b.Container, terminal.Clean(b.Err.Error()), terminal.Clean(api.Hint(b.Err))})
+		o.Blocked = append(o.Blocked, blockedOutput{b.Namespace, b.Pod, b.Container, terminal.Clean(b.Err.Error()), terminal.Clean(advice(b.Err))})
 	}
 	if err != nil {
-		o.Error, o.Hint = terminal.Clean(err.Error()), terminal.Clean(api.Hint(err))
+		o.Error, o.Hint = terminal.Clean(err.Error()), terminal.Clean(advice(err))
 	}
 	switch {
 	case r.format == "json" || r.format == "yaml":

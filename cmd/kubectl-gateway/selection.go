@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
 )
@@ -104,7 +104,10 @@ func (a *app) reportMissing(missing error) error {
 }
 
 // printErrors prints err, or those that it joins: a line each, and each hint once.
-func printErrors(w io.Writer, err error) {
+func printErrors(w io.Writer, err error) { printErrorsOr(w, err, "") }
+
+// printErrorsOr is printErrors with a hint for errors that have none.
+func printErrorsOr(w io.Writer, err error, otherwise string) {
 	errs := []error{err}
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		errs = joined.Unwrap()
@@ -112,7 +115,7 @@ func printErrors(w io.Writer, err error) {
 	var hints []string
 	for _, err := range errs {
 		fmt.Fprintf(w, "error: %s\n", line(err.Error()))
-		if hint := api.Hint(err); hint != "" && !slices.Contains(hints, hint) {
+		if hint := cmp.Or(advice(err), otherwise); hint != "" && !slices.Contains(hints, hint) {
 			hints = append(hints, hint)
 		}
 	}

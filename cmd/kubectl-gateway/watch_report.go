@@ -11,7 +11,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/duration"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/watch"
 )
@@ -137,7 +136,7 @@ func (r *watchReport) add(e watch.Event) {
 	for _, warning := range e.Warnings {
 		say(terminal.Caution, stamp+who(e)+"warning: "+line(warning))
 	}
-	if hint := api.Hint(e.Err); e.Err != nil && hint != "" && !r.hints[hint] {
+	if hint := advice(e.Err); e.Err != nil && hint != "" && !r.hints[hint] {
 		r.hints[hint] = true
 		say(terminal.Dim, "hint: "+line(hint))
 	}
@@ -241,7 +240,7 @@ func eventJSON(e watch.Event) string {
 		item.Again = &again
 	}
 	if e.Err != nil {
-		item.Error, item.Hint = e.Err.Error(), api.Hint(e.Err)
+		item.Error, item.Hint = e.Err.Error(), advice(e.Err)
 	}
 	text, err := json.Marshal(item)
 	if err != nil {
