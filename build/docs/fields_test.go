@@ -117,3 +117,27 @@ func TestStatesAreDocumented(t *testing.T) {
 		}
 	}
 }
+
+// TestMetricsAreDocumented finds every metric in the table about them. What there is
+// says the golden file of their package.
+func TestMetricsAreDocumented(t *testing.T) {
+	text := section(t, "## Metrics")
+	golden, err := os.ReadFile(top + "/pkg/metrics/testdata/metrics.prom")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for line := range strings.Lines(string(golden)) {
+		words := strings.Fields(line)
+		if len(words) != 4 || words[1] != "TYPE" {
+			continue
+		}
+		found++
+		if !strings.Contains(text, "| `"+words[2]+"` | "+words[3]+" |") {
+			t.Errorf("## Metrics has no %s %s", words[3], words[2])
+		}
+	}
+	if found < 10 {
+		t.Errorf("only %d metrics were found", found)
+	}
+}
