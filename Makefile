@@ -11,7 +11,7 @@ LDFLAGS := -s -w -X $(MODULE)/internal/version.stamp=$(VERSION)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 
 # Modules of their own keep what they need out of the plugin's.
-SUBMODULES := build/image build/release test/cluster
+SUBMODULES := build/dashboard build/image build/release test/cluster
 
 .PHONY: help
 help: ## list the targets
@@ -68,6 +68,7 @@ NETNS := ./bpf ./internal/netlab ./cmd/kube-gateway ./bench
 test-unit: ## unit tests
 	go test $$(go list ./... | grep -vE '/(bpf|internal/netlab|cmd/kube-gateway|bench)$$')
 	go -C build/image test ./...
+	go -C build/dashboard test -count=1 ./...
 
 .PHONY: test-netns
 test-netns: ## tests with eBPF and whole gateways in network namespaces (root)

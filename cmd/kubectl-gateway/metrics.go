@@ -33,7 +33,8 @@ func newMetricsCommand(a *app) *cobra.Command {
 		Short: "Print the Prometheus metrics of a gateway",
 		Long: `Asks the gateway of a pod for its metrics and prints them in Prometheus' text
 format, or as JSON. The gateway opens no port for it: they come by exec, as its
-status does.
+status does. A scheduled job brings them to a Prometheus by its Pushgateway, with the
+labels namespace and pod, which examples/grafana-dashboard.json expects.
 
 The exit code is 0 when the gateway answered, and 1 otherwise.`,
 		Example: `  # All metrics of one gateway
@@ -41,6 +42,9 @@ The exit code is 0 when the gateway answered, and 1 otherwise.`,
 
   # Connections that were not encrypted
   kubectl gateway metrics web-0 | grep -E 'result="(plaintext|refused)"'
+
+  # To a Pushgateway
+  kubectl gateway metrics web-0 | curl --data-binary @- http://pushgateway:9091/metrics/job/kube-gateway/namespace/default/pod/web-0
 
   # When the certificate ends, for programs
   kubectl gateway metrics web-0 -o json | jq '.families[] | select(.name | contains("not_after"))'`,
