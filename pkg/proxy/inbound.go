@@ -64,7 +64,7 @@ func (p *Proxy) acceptTLS(c *connection, s *settings, wire string) error {
 	if err := p.shake(c.wire, c.tls, records, p.handshakeTimeout); err != nil {
 		return err
 	}
-	c.line.Peer = identityOf(c.tls.ConnectionState().PeerCertificates[0])
+	c.describeTLS()
 	c.line.Wire, c.line.Encrypted = wire, true
 	return nil
 }

@@ -175,7 +175,7 @@ func (p *Proxy) secure(c *connection, conn *net.TCPConn, config *tls.Config, h h
 		return handshakeFailure(err, config.Time())
 	}
 	c.wire, c.tls, c.records = conn, secured, records
-	c.line.Peer = identityOf(secured.ConnectionState().PeerCertificates[0])
+	c.describeTLS()
 	if err := p.startEncrypted(c, h, wire); err != nil {
 		return &failure{reason: reasonBroken, err: err, final: true}
 	}

@@ -41,7 +41,7 @@ func TestEcho(t *testing.T) {
 			Time: line.Time, Duration: line.Duration, Level: "INFO", Message: api.ConnectionMessage,
 			Direction: way, Source: addrPort(conn.LocalAddr()), Destination: destination,
 			Peer: "spiffe://" + testTrustDomain + "/ns/default/sa/app",
-			Wire: api.WirePort, Encrypted: true, Sent: 5, Received: 5,
+			Wire: api.WirePort, Encrypted: true, TLS: agreed(line), Sent: 5, Received: 5,
 		}
 		if line != want {
 			t.Errorf("%s: logged %+v\nwant %+v", way, line, want)
