@@ -30,6 +30,8 @@ Usage:
   kube-gateway ctl reset             reset the application's connections that no gateway carries
   kube-gateway ctl disable           stop the capture, let connections end, end the gateway
   kube-gateway capture               write the pod's packets to the standard output as pcapng
+  kube-gateway probe listen IP       send back what connections to the pod bring
+  kube-gateway probe connect ADDR    send a line of the input as an application of the pod
   kube-gateway version               print the version
 `
 
@@ -53,6 +55,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		err = clean(context.Background(), rest, stdout)
 	case "capture":
 		err = capture(context.Background(), rest, stdin, stdout)
+	case "probe":
+		err = runProbe(context.Background(), rest, stdin, stdout, stderr)
 	case "ctl":
 		err = ctl(context.Background(), rest, stdin, stdout)
 	case "version", "--version":
