@@ -30,7 +30,9 @@ func (a *app) complete(root *cobra.Command) {
 // names of files, is left where a flag takes any text that could be one.
 func (a *app) completeFlags(cmd *cobra.Command, flags *pflag.FlagSet) {
 	flags.VisitAll(func(flag *pflag.Flag) {
-		if _, ok := cmd.GetFlagCompletionFunc(flag.Name); ok || len(flag.Annotations) > 0 {
+		_, known := cmd.GetFlagCompletionFunc(flag.Name)
+		_, files := flag.Annotations[cobra.BashCompFilenameExt]
+		if _, dirs := flag.Annotations[cobra.BashCompSubdirsInDir]; known || files || dirs {
 			return
 		}
 		complete := a.completeFlag(cmd.Name(), flag)
@@ -118,6 +120,8 @@ func outputs(verb string) []cobra.Completion {
 		return []cobra.Completion{"wide", "json", "yaml", "dot", "svg"}
 	case "check":
 		return []cobra.Completion{"table", "short", "json"}
+	case "metrics":
+		return []cobra.Completion{"text", "json"}
 	case "tail", "watch":
 		return []cobra.Completion{"json"}
 	}
