@@ -142,9 +142,7 @@ func (e *example) guard(client *fake.Clientset) {
 		}
 		name := ""
 		switch a := action.(type) {
-		case clienttesting.GetAction:
-			name = a.GetName()
-		case clienttesting.PatchAction:
+		case interface{ GetName() string }:
 			name = a.GetName()
 		case clienttesting.UpdateAction:
 			if o, ok := a.GetObject().(metav1.Object); ok {
