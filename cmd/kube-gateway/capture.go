@@ -29,9 +29,9 @@ const (
 	captureGrace = 5 * time.Second
 )
 
-// capture writes the packets of the pod to stdout. The plugin runs it by exec. It
+// runCapture writes the packets of the pod to stdout. The plugin runs it by exec. It
 // ends with its input, a signal, or one of its bounds.
-func capture(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
+func runCapture(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
 	flags := flag.NewFlagSet("capture", flag.ContinueOnError)
 	var o sniff.Options
 	flags.StringVar(&o.Interface, "interface", "", "capture on this interface only")

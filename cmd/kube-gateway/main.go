@@ -54,7 +54,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	case "clean":
 		err = clean(context.Background(), rest, stdout)
 	case "capture":
-		err = capture(context.Background(), rest, stdin, stdout)
+		err = runCapture(context.Background(), rest, stdin, stdout)
 	case "probe":
 		err = runProbe(context.Background(), rest, stdin, stdout, stderr)
 	case "ctl":
