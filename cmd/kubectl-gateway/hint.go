@@ -86,5 +86,5 @@ func usage(cmd *cobra.Command) string {
 	if !cmd.Runnable() {
 		return "'" + cmd.CommandPath() + " --help' lists the commands"
 	}
-	return "'" + cmd.CommandPath() + " --help' explains it"
+	return "'" + cmd.CommandPath() + " --help' explains it, and 'kubectl gateway check' looks for what is wrong in the cluster"
 }
