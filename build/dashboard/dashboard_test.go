@@ -10,7 +10,6 @@ import (
 
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
@@ -87,7 +86,8 @@ func checkQuery(query string, all map[string]metric) (names []string, err error)
 			for _, matcher := range n.LabelMatchers {
 				values, ok := m.labels[matcher.Name]
 				switch {
-				case matcher.Name == labels.MetricName || slices.Contains(targetLabels, matcher.Name):
+				// "__name__" is the name of the metric itself.
+				case matcher.Name == "__name__" || slices.Contains(targetLabels, matcher.Name):
 				case !ok:
 					problem("%s has no label %q", n.Name, matcher.Name)
 				case !slices.ContainsFunc(values, matcher.Matches):
