@@ -38,11 +38,11 @@ func run(ctx context.Context, streams genericiooptions.IOStreams, args []string)
 	case err == nil:
 		return 0
 	case errors.Is(err, errReported):
-		return 1
+		return exitCode(err)
 	case ctx.Err() != nil:
 		fmt.Fprintln(streams.ErrOut, "interrupted")
 		return 130 // 128 + SIGINT, as shells report it
 	}
 	printErrorsOr(streams.ErrOut, err, usage(cmd))
-	return 1
+	return exitCode(err)
 }

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"bytes"
+	"encoding/hex"
 	"net/netip"
 	"sync"
 
@@ -17,7 +18,19 @@ type Sighting struct {
 	Source      netip.AddrPort `json:"source,omitzero"`
 	Destination netip.AddrPort `json:"destination,omitzero"`
 	// Data are the first bytes of what was seen.
-	Data []byte `json:"data"`
+	Data Hex `json:"data"`
+}
+
+// Hex is bytes that are written as hexadecimal digits.
+type Hex []byte
+
+// MarshalText implements [encoding.TextMarshaler].
+func (h Hex) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, h), nil }
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (h *Hex) UnmarshalText(text []byte) (err error) {
+	*h, err = hex.AppendDecode(nil, text)
+	return err
 }
 
 // observer looks for the canary, and for TLS, in the packets of one pod. It is safe
