@@ -187,7 +187,7 @@ func errorCases() []errorCase {
 		{name: "no gateway, rotate", args: "rotate pod/a", says: "no gateway", hints: "enable"},
 		{name: "no gateway, tail", args: "tail pod/a --no-follow", says: "no gateway", hints: "enable"},
 		{name: "no gateway, capture", args: "capture pod/a", says: "no gateway", hints: "enable"},
-		{name: "log forbidden", args: "tail --no-follow", says: "", hints: ""},
+		{name: "log forbidden", args: "tail pod/g --no-follow", says: "", hints: ""},
 		{name: "no permission by review", args: "enable pod/a", says: "you may not do this", hints: "role", world: func(w *world) {
 			w.on = func(rw http.ResponseWriter, r *http.Request) bool {
 				if !strings.HasSuffix(r.URL.Path, "/selfsubjectaccessreviews") {
