@@ -108,8 +108,10 @@ func (r *Result) judge(from, to *evidence, problem string) {
 	if to == nil {
 		reason("no gateway runs in %s", &r.To)
 	}
-	for _, e := range all {
-		r.judgeSide(e, e == from, reason)
+	if problem == "" { // else there is no use in saying what was not seen
+		for _, e := range all {
+			r.judgeSide(e, e == from, reason)
+		}
 	}
 	if len(r.Reasons) == 0 {
 		r.Verdict = Encrypted

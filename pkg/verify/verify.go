@@ -251,9 +251,11 @@ func arrived(from, to *watch) bool {
 	return network != nil || to != nil && loopback != nil
 }
 
-// readLogs waits until the gateways have told of the connection from local.
+// readLogs waits until the gateways have told of the connection from local. That is
+// not known of one that failed at once: what the gateway has to say of the
+// destination is told then.
 func (r *run) readLogs(ctx context.Context, local netip.AddrPort, a, b *evidence) {
-	if !local.IsValid() || a.observer.loopback == nil {
+	if local.IsValid() && a.observer.loopback == nil {
 		return // it did not go through the gateway
 	}
 	a.line = r.findLine(ctx, r.from, api.Outbound, local)
@@ -271,7 +273,8 @@ func (r *run) findLine(ctx context.Context, g capture.Gateway, direction string,
 		lines, err := r.Log(ctx, g, time.Since(r.started))
 		if err == nil {
 			for _, c := range lines {
-				if c.Direction == direction && c.Source == local && c.Destination == r.result.Destination {
+				mine := c.Source == local || !local.IsValid() && c.Reason != ""
+				if c.Direction == direction && mine && c.Destination == r.result.Destination {
 					return &c
 				}
 			}
