@@ -11,7 +11,7 @@ LDFLAGS := -s -w -X $(MODULE)/internal/version.stamp=$(VERSION)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 
 # Modules of their own keep what they need out of the plugin's.
-SUBMODULES := build/image test/cluster
+SUBMODULES := build/dashboard build/image build/release test/cluster
 
 .PHONY: help
 help: ## list the targets
@@ -25,8 +25,17 @@ build: ## build the plugin and the gateway for this machine into bin/
 image: ## pack the gateway for amd64 and arm64 into dist/kube-gateway.tar (OCI)
 	GOOS=linux GOARCH=amd64 $(GOBUILD) -o dist/amd64/kube-gateway ./cmd/kube-gateway
 	GOOS=linux GOARCH=arm64 $(GOBUILD) -o dist/arm64/kube-gateway ./cmd/kube-gateway
-	go -C build/image run . --name $(IMAGE) --version $(VERSION) --output $(CURDIR)/dist/kube-gateway.tar \
+	go -C build/image run . --name $(IMAGE) --arg supervise --version $(VERSION) --output $(CURDIR)/dist/kube-gateway.tar \
 		amd64=$(CURDIR)/dist/amd64/kube-gateway arm64=$(CURDIR)/dist/arm64/kube-gateway
+
+PLUGIN_IMAGE ?= ghcr.io/kubectl-gateway/kubectl-gateway:$(VERSION)
+.PHONY: plugin-image
+plugin-image: ## pack the plugin, for watch in the cluster, into dist/kubectl-gateway.tar (OCI)
+	GOOS=linux GOARCH=amd64 $(GOBUILD) -o dist/amd64/kubectl-gateway ./cmd/kubectl-gateway
+	GOOS=linux GOARCH=arm64 $(GOBUILD) -o dist/arm64/kubectl-gateway ./cmd/kubectl-gateway
+	go -C build/image run . --name $(PLUGIN_IMAGE) --program kubectl-gateway --user 65532 --version $(VERSION) \
+		--output $(CURDIR)/dist/kubectl-gateway.tar \
+		amd64=$(CURDIR)/dist/amd64/kubectl-gateway arm64=$(CURDIR)/dist/arm64/kubectl-gateway
 
 .PHONY: demo-image
 demo-image: cluster-tool ## pack the demo's application into dist/demo.tar
@@ -50,7 +59,7 @@ cluster-down: cluster-tool ## stop the cluster and remove all that it made
 	bin/cluster down
 
 .PHONY: test
-test: tools test-unit test-netns cross test-cluster test-e2e ## all tests
+test: tools test-unit test-netns cross test-release test-cluster test-e2e ## all tests
 
 # Tests that depend on the kernel and not only on files: never from the cache.
 NETNS := ./bpf ./internal/netlab ./cmd/kube-gateway ./bench
@@ -59,10 +68,16 @@ NETNS := ./bpf ./internal/netlab ./cmd/kube-gateway ./bench
 test-unit: ## unit tests
 	go test $$(go list ./... | grep -vE '/(bpf|internal/netlab|cmd/kube-gateway|bench)$$')
 	go -C build/image test ./...
+	go -C build/dashboard test -count=1 ./...
 
 .PHONY: test-netns
 test-netns: ## tests with eBPF and whole gateways in network namespaces (root)
 	go test -count=1 $(NETNS)
+
+# After cross, which compiles the same packages.
+.PHONY: test-release
+test-release: ## tests of the release: equal builds, and the real krew
+	go -C build/release test -count=1 -timeout 30m ./...
 
 # The cluster's programs are built before, as that takes longer than a test may.
 .PHONY: test-cluster
@@ -86,6 +101,11 @@ cross: ## build the plugin and the gateway for every platform they support
 	done
 	GOOS=linux GOARCH=arm64 $(GOBUILD) -o /dev/null ./cmd/kube-gateway
 
+RELEASE ?= v0.0.0-snapshot
+.PHONY: release-snapshot
+release-snapshot: ## archives, checksums, component lists and krew's manifest in dist/release/
+	go -C build/release run . --version $(RELEASE) --output $(CURDIR)/dist/release
+
 .PHONY: check
 check: fmt-check vet lint generate-check tidy-check ## fast checks of the source
 
@@ -105,6 +125,11 @@ lint:
 	go run $(STATICCHECK) ./...
 	go run $(STATICCHECK) -tags e2e ./test/e2e/...
 	@for m in $(SUBMODULES); do (cd $$m && go run $(STATICCHECK) ./...) || exit 1; done
+
+.PHONY: docs
+docs: ## write docs/REFERENCE.md, the man pages and docs/demo.svg anew
+	go test ./cmd/kubectl-gateway -run '^TestReference$$' -update
+	go test ./build/docs -run '^TestDemo$$' -update
 
 .PHONY: generate
 generate: ## compile the eBPF programs (clang 14)

@@ -192,8 +192,13 @@ func DetachStale(pod Cgroup) (int, error) {
 // attachedPrograms returns our programs that are attached to the hooks which
 // KeepOnExit leaves programs at, with a link or without.
 func attachedPrograms(cgroup string) (found []attachment, err error) {
+	return attachedProgramsAt(cgroup, captureKinds())
+}
+
+// attachedProgramsAt returns our programs that are attached to hooks of a cgroup.
+func attachedProgramsAt(cgroup string, kinds []ebpf.AttachType) (found []attachment, err error) {
 	err = withCgroup(cgroup, func(fd int) error {
-		for _, kind := range captureKinds() {
+		for _, kind := range kinds {
 			list, err := link.QueryPrograms(link.QueryOptions{Target: fd, Attach: kind})
 			if err != nil {
 				return err

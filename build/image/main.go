@@ -1,10 +1,10 @@
-// Command image packs the gateway's binaries into one OCI archive, without a
-// container engine:
+// Command image packs a static program into one OCI archive, without a container
+// engine:
 //
-//	image --name REF --output FILE [--version V] amd64=PATH arm64=PATH
+//	image --name REF --output FILE [--version V] [--program NAME] [--user ID] [--arg ARG] amd64=PATH arm64=PATH
 //
-// The image holds the static binary and nothing else. Equal binaries give an
-// archive of equal bytes.
+// The image holds the program and nothing else. Equal programs give an archive of
+// equal bytes.
 package main
 
 import (
@@ -28,24 +28,28 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// binaryPath is where the gateway lies in its image; the plugin runs it there.
-const binaryPath = "kube-gateway"
-
 // epoch is the time of every file, so that builds can be repeated.
 var epoch = time.Unix(0, 0).UTC()
 
 func main() {
 	name := flag.String("name", "", "reference of the image, for example ghcr.io/kubectl-gateway/kube-gateway:v1.2.3")
 	output := flag.String("output", "", "file to write")
-	version := flag.String("version", "", "version for the image's labels")
+	var c content
+	flag.StringVar(&c.version, "version", "", "version for the image's labels")
+	flag.StringVar(&c.program, "program", "kube-gateway", "name of the program in the image's root directory")
+	flag.StringVar(&c.user, "user", "", "user that it runs as (default: root)")
+	flag.StringVar(&c.arg, "arg", "", "its argument when none is given")
 	flag.Parse()
-	if err := run(*name, *output, *version, flag.Args()); err != nil {
+	if err := run(*name, *output, c, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1)
 	}
 }
 
-func run(name, output, version string, platforms []string) error {
+// content is what an image of any platform has.
+type content struct{ program, version, user, arg string }
+
+func run(name, output string, c content, platforms []string) error {
 	if name == "" || output == "" || len(platforms) == 0 {
 		return errors.New("--name, --output and at least one ARCH=PATH are needed")
 	}
@@ -55,7 +59,7 @@ func run(name, output, version string, platforms []string) error {
 		if !ok {
 			return fmt.Errorf("%q is not ARCH=PATH", p)
 		}
-		image, err := build(arch, path, version)
+		image, err := c.build(arch, path)
 		if err != nil {
 			return fmt.Errorf("building the image for %s: %w", arch, err)
 		}
@@ -85,14 +89,14 @@ func run(name, output, version string, platforms []string) error {
 }
 
 // build makes the image for one architecture.
-func build(arch, path, version string) (v1.Image, error) {
+func (c content) build(arch, path string) (v1.Image, error) {
 	binary, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
 	var files bytes.Buffer
 	w := tar.NewWriter(&files)
-	header := &tar.Header{Name: binaryPath, Mode: 0o755, Size: int64(len(binary)), ModTime: epoch}
+	header := &tar.Header{Name: c.program, Mode: 0o755, Size: int64(len(binary)), ModTime: epoch}
 	if err := errors.Join(w.WriteHeader(header), write(w, binary), w.Close()); err != nil {
 		return nil, err
 	}
@@ -110,17 +114,22 @@ func build(arch, path, version string) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	var args []string
+	if c.arg != "" {
+		args = []string{c.arg}
+	}
 	return mutate.ConfigFile(image, &v1.ConfigFile{
 		Architecture: arch,
 		OS:           "linux",
 		Created:      v1.Time{Time: epoch},
 		RootFS:       v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{diffID}},
 		Config: v1.Config{
-			Entrypoint: []string{"/" + binaryPath},
-			Cmd:        []string{"supervise"},
+			Entrypoint: []string{"/" + c.program},
+			Cmd:        args,
+			User:       c.user,
 			Labels: map[string]string{
-				"org.opencontainers.image.title":    "kube-gateway",
-				"org.opencontainers.image.version":  version,
+				"org.opencontainers.image.title":    c.program,
+				"org.opencontainers.image.version":  c.version,
 				"org.opencontainers.image.licenses": "Apache-2.0",
 				"org.opencontainers.image.source":   "https://github.com/kubectl-gateway/kubectl-gateway",
 			},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -15,15 +16,15 @@ import (
 	"io"
 )
 
-func buildArchive(t *testing.T, content string) string {
+func buildArchive(t *testing.T, program string) string {
 	t.Helper()
 	dir := t.TempDir()
 	binary := filepath.Join(dir, "kube-gateway")
-	if err := os.WriteFile(binary, []byte(content), 0o755); err != nil {
+	if err := os.WriteFile(binary, []byte(program), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	output := filepath.Join(dir, "image.tar")
-	if err := run("example.test/kube-gateway:v1", output, "v1", []string{"amd64=" + binary, "arm64=" + binary}); err != nil {
+	if err := run("example.test/kube-gateway:v1", output, content{program: "kube-gateway", version: "v1", user: "65532", arg: "supervise"}, []string{"amd64=" + binary, "arm64=" + binary}); err != nil {
 		t.Fatal(err)
 	}
 	return output
@@ -96,15 +97,18 @@ func checkImage(t *testing.T, image v1.Image) {
 	defer content.Close()
 	r := tar.NewReader(content)
 	header, err := r.Next()
-	if err != nil || header.Name != binaryPath || header.Mode != 0o755 {
+	if err != nil || header.Name != "kube-gateway" || header.Mode != 0o755 {
 		t.Errorf("first file is %+v, error %v", header, err)
 	}
 	if _, err := r.Next(); !errors.Is(err, io.EOF) {
 		t.Errorf("there is more than one file (error %v)", err)
 	}
 	config, err := image.ConfigFile()
-	if err != nil || len(config.Config.Entrypoint) != 1 || config.Config.Entrypoint[0] != "/kube-gateway" {
-		t.Errorf("entrypoint is %v, error %v", config.Config.Entrypoint, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := config.Config; !slices.Equal(c.Entrypoint, []string{"/kube-gateway"}) || !slices.Equal(c.Cmd, []string{"supervise"}) || c.User != "65532" {
+		t.Errorf("it runs %q %q as %q", c.Entrypoint, c.Cmd, c.User)
 	}
 }
 

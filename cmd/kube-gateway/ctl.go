@@ -19,68 +19,142 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/control"
 )
 
-const ctlHint = "use 'kube-gateway ctl status', 'ctl mode strict|permissive' or 'ctl allow PATTERN...|--everyone'"
+const ctlHint = "see 'kube-gateway help' for the control commands"
 
-// ctl talks to the gateway in this container; the plugin runs it by exec. Every
-// command prints the status, after what it changed.
-func ctl(ctx context.Context, args []string, stdout io.Writer) error {
+// ctl talks to the gateway in this container; the plugin runs it by exec.
+func ctl(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
 	defer stop()
 	if len(args) == 0 {
 		return api.WithHint(errors.New("no control command is given"), ctlHint)
 	}
-	flags := flag.NewFlagSet("ctl "+args[0], flag.ContinueOnError)
-	output := flags.String("o", "text", "output format: text or json")
-	socket := flags.String("control-socket", control.SocketPath, "path of the control socket")
-	request := control.Request{Op: args[0]}
+	c := newCall(args[0], stdin, stdout)
+	var command func(context.Context, *call, []string) error
 	switch args[0] {
-	case control.OpStatus:
-		flags.DurationVar(&request.Wait, "wait", 0, "wait so long for the gateway to be ready")
-	case control.OpMode:
-	case control.OpAllow:
-		flags.BoolVar(&request.Everyone, "everyone", false, "allow everyone in the trust domain")
+	case "status":
+		command = ctlStatus
+	case "edges":
+		command = ctlEdges
+	case "metrics":
+		command = ctlMetrics
+	case "mode":
+		command = ctlMode
+	case "allow":
+		command = ctlAllow
+	case "renew":
+		command = ctlRenew
+	case "trust":
+		command = ctlTrust
+	case "reset":
+		command = ctlReset
+	case "disable":
+		command = ctlDisable
 	default:
 		return api.WithHint(fmt.Errorf("unknown control command %q", args[0]), ctlHint)
 	}
-	words, err := parseMixed(flags, args[1:])
+	return command(ctx, c, args[1:])
+}
+
+func ctlStatus(ctx context.Context, c *call, args []string) error {
+	wait := c.flags.Duration("wait", 0, "wait so long for the gateway to be ready")
+	if err := c.parseAll(args); err != nil {
+		return err
+	}
+	return c.status(ctx, control.Request{Op: control.OpStatus, Wait: *wait})
+}
+
+func ctlMode(ctx context.Context, c *call, args []string) error {
+	words, err := c.parse(args)
 	if err != nil {
 		return err
 	}
-	switch {
-	case *output != "text" && *output != "json":
-		return api.WithHint(fmt.Errorf("unknown output format %q", *output), "use -o text or -o json")
-	case request.Op == control.OpMode && len(words) == 1:
-		request.Mode = api.Mode(words[0])
-	case request.Op == control.OpAllow:
-		request.Allow = words
-	case request.Op == control.OpMode || len(words) > 0:
-		return api.WithHint(fmt.Errorf("ctl %s does not take %q", request.Op, words), ctlHint)
+	if len(words) != 1 {
+		return c.doesNotTake(words)
 	}
-	var status api.Status
-	if err := control.Call(ctx, *socket, request, &status); err != nil {
-		return err
-	}
-	if *output == "text" {
-		printStatus(stdout, &status)
-		return nil
-	}
-	encoder := json.NewEncoder(stdout)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(status)
+	return c.status(ctx, control.Request{Op: control.OpMode, Mode: api.Mode(words[0])})
 }
 
-// parseMixed parses flags that stand before, between and behind other words,
-// which it returns.
-func parseMixed(flags *flag.FlagSet, args []string) (words []string, err error) {
+func ctlAllow(ctx context.Context, c *call, args []string) error {
+	everyone := c.flags.Bool("everyone", false, "allow everyone in the trust domain")
+	words, err := c.parse(args)
+	if err != nil {
+		return err
+	}
+	return c.status(ctx, control.Request{Op: control.OpAllow, Allow: words, Everyone: *everyone})
+}
+
+// call is one use of 'kube-gateway ctl'.
+type call struct {
+	flags  *flag.FlagSet
+	output *string
+	socket *string
+	stdin  io.Reader
+	stdout io.Writer
+}
+
+func newCall(name string, stdin io.Reader, stdout io.Writer) *call {
+	flags := flag.NewFlagSet("ctl "+name, flag.ContinueOnError)
+	return &call{
+		flags:  flags,
+		output: flags.String("o", "text", "output format: text or json"),
+		socket: flags.String("control-socket", control.SocketPath, "path of the control socket"),
+		stdin:  stdin,
+		stdout: stdout,
+	}
+}
+
+// parse parses flags that stand before, between and behind other words, which
+// it returns.
+func (c *call) parse(args []string) (words []string, err error) {
 	for {
-		if err := flags.Parse(args); err != nil {
+		if err := c.flags.Parse(args); err != nil {
 			return nil, err
 		}
-		if args = flags.Args(); len(args) == 0 {
-			return words, nil
+		if args = c.flags.Args(); len(args) == 0 {
+			break
 		}
 		words, args = append(words, args[0]), args[1:]
 	}
+	if *c.output != "text" && *c.output != "json" {
+		return nil, api.WithHint(fmt.Errorf("unknown output format %q", *c.output), "use -o text or -o json")
+	}
+	return words, nil
+}
+
+// parseAll parses flags where nothing else may stand.
+func (c *call) parseAll(args []string) error {
+	words, err := c.parse(args)
+	if err == nil && len(words) > 0 {
+		err = c.doesNotTake(words)
+	}
+	return err
+}
+
+func (c *call) doesNotTake(words []string) error {
+	return api.WithHint(fmt.Errorf("%s does not take %q", c.flags.Name(), words), ctlHint)
+}
+
+// ask sends a request to the gateway and stores the answer in result.
+func (c *call) ask(ctx context.Context, r control.Request, result any) error {
+	return control.Call(ctx, *c.socket, r, result)
+}
+
+// status sends a request that is answered with a status, and prints that.
+func (c *call) status(ctx context.Context, r control.Request) error {
+	var status api.Status
+	if err := c.ask(ctx, r, &status); err != nil {
+		return err
+	}
+	return c.print(status, func(w io.Writer) { printStatus(w, &status) })
+}
+
+// print writes an answer as text, or as one line of JSON.
+func (c *call) print(answer any, asText func(io.Writer)) error {
+	if *c.output == "json" {
+		return json.NewEncoder(c.stdout).Encode(answer)
+	}
+	asText(c.stdout)
+	return nil
 }
 
 func printStatus(w io.Writer, s *api.Status) {
@@ -99,12 +173,17 @@ func printStatus(w io.Writer, s *api.Status) {
 	for _, missing := range s.Missing {
 		fmt.Fprintf(w, "missing     %s\n", missing)
 	}
-	fmt.Fprintf(w, "certificate until %s\n", s.Cert.NotAfter.Format(time.RFC3339))
+	if s.Cert.Serial != "" {
+		fmt.Fprintf(w, "certificate %s until %s\n", s.Cert.Serial, s.Cert.NotAfter.Format(time.RFC3339))
+	}
 	for _, d := range []struct {
 		name string
 		n    api.Direction
 	}{{"outbound", s.Traffic.Outbound}, {"inbound", s.Traffic.Inbound}} {
 		fmt.Fprintf(w, "%-11s %d encrypted, %d plaintext, %d refused, %d open\n",
 			d.name, d.n.Encrypted, d.n.Plaintext, d.n.Refused, d.n.Active)
+	}
+	if e := s.Existing; e != nil {
+		fmt.Fprintf(w, "existing    %d outbound, %d inbound, %d reset\n", e.Outbound, e.Inbound, e.Reset)
 	}
 }

@@ -300,7 +300,7 @@ func TestBadStart(t *testing.T) {
 	if err := g.Wait(); err == nil || !strings.Contains(g.Output(), "cgroup") {
 		t.Errorf("in a cgroup that is not the pod's: %v, %s", err, g.Output())
 	}
-	if code := run([]string{"supervise"}, os.Stdout, os.Stderr); code != 1 {
+	if code := run([]string{"supervise"}, nil, os.Stdout, os.Stderr); code != 1 {
 		t.Errorf("without material: exit %d", code)
 	}
 }

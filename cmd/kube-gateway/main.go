@@ -18,19 +18,29 @@ const usage = `kube-gateway encrypts the TCP traffic of the pod it runs in.
 
 Usage:
   kube-gateway supervise             run the gateway (what 'kubectl gateway enable' starts)
+  kube-gateway clean                 remove what a gateway that died left in the pod
   kube-gateway ctl status            print the status of the gateway in this container
+  kube-gateway ctl edges             print who the pod talks to, and how
+  kube-gateway ctl metrics           print its metrics for Prometheus
   kube-gateway ctl mode MODE         change its mode to strict or permissive
   kube-gateway ctl allow PATTERN...  let only these peers connect, like 'ns/prod/sa/*'
   kube-gateway ctl allow --everyone  let everyone in the trust domain connect
+  kube-gateway ctl renew             print a certificate request, read the certificate for it
+  kube-gateway ctl trust             read a trust bundle and trust its roots from now on
+  kube-gateway ctl reset             reset the application's connections that no gateway carries
+  kube-gateway ctl disable           stop the capture, let connections end, end the gateway
+  kube-gateway capture               write the pod's packets to the standard output as pcapng
+  kube-gateway probe listen IP       send back what connections to the pod bring
+  kube-gateway probe connect ADDR    send a line of the input as an application of the pod
   kube-gateway version               print the version
 `
 
 func main() {
-	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
 // run executes one command and returns the exit code.
-func run(args []string, stdout, stderr io.Writer) int {
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	var err error
 	verb, rest := "help", args
 	if len(args) > 0 {
@@ -41,8 +51,14 @@ func run(args []string, stdout, stderr io.Writer) int {
 		err = supervise(context.Background(), rest)
 	case "worker":
 		err = runWorker(context.Background(), rest)
+	case "clean":
+		err = clean(context.Background(), rest, stdout)
+	case "capture":
+		err = runCapture(context.Background(), rest, stdin, stdout)
+	case "probe":
+		err = runProbe(context.Background(), rest, stdin, stdout, stderr)
 	case "ctl":
-		err = ctl(context.Background(), rest, stdout)
+		err = ctl(context.Background(), rest, stdin, stdout)
 	case "version", "--version":
 		fmt.Fprintln(stdout, "kube-gateway", version.String())
 	case "help", "--help", "-h":

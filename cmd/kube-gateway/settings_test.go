@@ -107,7 +107,7 @@ func control1(t *testing.T, g *gatewaylab.Gateway, args ...string) *api.Status {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
 	args = slices.Concat([]string{"ctl"}, args, []string{"-o", "json", "--control-socket", g.Socket()})
-	if code := run(args, &stdout, &stderr); code != 0 {
+	if code := run(args, nil, &stdout, &stderr); code != 0 {
 		t.Fatalf("%q: exit code %d, %s\n%s", args, code, stderr.String(), g.Output())
 	}
 	var s api.Status
@@ -232,7 +232,7 @@ func TestBadSettings(t *testing.T) {
 		if len(args) > 0 {
 			all = append(all, "--control-socket", g.Socket())
 		}
-		if code := run(all, &stdout, &stderr); code != 1 || stdout.Len() != 0 || !strings.HasPrefix(stderr.String(), "error: ") {
+		if code := run(all, nil, &stdout, &stderr); code != 1 || stdout.Len() != 0 || !strings.HasPrefix(stderr.String(), "error: ") {
 			t.Errorf("ctl %q: exit code %d, %q, %q", args, code, stdout.String(), stderr.String())
 		}
 	}

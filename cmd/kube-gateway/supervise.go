@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -35,6 +36,9 @@ func supervise(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("supervise", flag.ContinueOnError)
 	materialFD := flags.Int("material-fd", -1, "file descriptor of the sealed material (internal)")
 	socket := flags.String("control-socket", control.SocketPath, "path of the control socket")
+	timeout := flags.Duration("certificate-timeout", supervisor.CertificateTimeout,
+		"end after so long without a certificate")
+	lastWords := flags.String("termination-log", supervisor.TerminationMessagePath, "file for the reason of the end, if it exists")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -42,10 +46,13 @@ func supervise(ctx context.Context, args []string) error {
 	if *materialFD < 0 {
 		err = replaceSelf(args)
 	} else {
-		err = superviseWith(ctx, os.NewFile(uintptr(*materialFD), "material"), *socket)
+		err = superviseWith(ctx, os.NewFile(uintptr(*materialFD), "material"), *socket, *timeout)
 	}
 	if err != nil {
-		supervisor.LastWords(err)
+		supervisor.LastWords(*lastWords, err)
+	}
+	if errors.Is(err, supervisor.ErrDisabled) {
+		return nil
 	}
 	return err
 }
@@ -71,7 +78,7 @@ func replaceSelf(args []string) error {
 	return fmt.Errorf("executing %s: %w", selfPath, err)
 }
 
-func superviseWith(ctx context.Context, material *os.File, socket string) error {
+func superviseWith(ctx context.Context, material *os.File, socket string, certificateTimeout time.Duration) error {
 	unix.CloseOnExec(int(material.Fd()))
 	debug.SetGCPercent(supervisorGC)
 	signals := make(chan os.Signal, 1)
@@ -89,6 +96,8 @@ func superviseWith(ctx context.Context, material *os.File, socket string) error 
 		Version:       version.String(),
 		Log:           log,
 		Terminate:     terminate,
+
+		CertificateTimeout: certificateTimeout,
 	})
 	if errors.Is(err, context.Canceled) {
 		return nil

@@ -9,12 +9,14 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"os"
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -38,8 +40,10 @@ func runWorker(ctx context.Context, args []string) error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("protecting the worker's memory: %w", err)
 	}
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
-	defer stop()
+	// The first signal ends the worker when its connections have ended, another
+	// one at once.
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
 
 	files, err := supervisor.InheritedFiles(*captureListeners, *inbandListeners)
 	if err != nil {
@@ -52,23 +56,40 @@ func runWorker(ctx context.Context, args []string) error {
 		return err
 	}
 	options.Log = log
+	options.DrainTimeout = math.MaxInt64 // the supervisor knows how long
 	p, err := proxy.New(*options)
 	if err != nil {
 		return err
 	}
 	// What starting up allocated is not needed again.
 	debug.FreeOSMemory()
+	go func() {
+		if err := supervisor.ServeEdges(ctx, files.Edges, p.Edges); err != nil {
+			log.Slog().Error("nobody is told who this gateway talks to", "error", err.Error())
+		}
+	}()
 	if err := files.Ready(); err != nil {
 		return err
 	}
-	return serve(ctx, p, files, log)
+	return serve(ctx, p, files, log, signals)
 }
 
-// serve carries connections until ctx is done, and takes new settings meanwhile.
-// A worker that the supervisor cannot reach any more must not go on with old ones.
-func serve(ctx context.Context, p *proxy.Proxy, files *supervisor.WorkerFiles, log *proxy.Logger) error {
+// orphanDrain is how long connections may go on in a worker whose supervisor is
+// out of reach.
+const orphanDrain = 5 * time.Second
+
+// serve carries connections until the first of signals, and takes new settings
+// meanwhile. A worker that the supervisor cannot reach any more must not go on
+// with old ones.
+func serve(ctx context.Context, p *proxy.Proxy, files *supervisor.WorkerFiles, log *proxy.Logger, signals <-chan os.Signal) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	go func() {
+		<-signals
+		cancel(nil)
+		<-signals
+		p.Abort()
+	}()
 	governed := make(chan struct{})
 	go func() {
 		defer close(governed)
@@ -85,6 +106,9 @@ func serve(ctx context.Context, p *proxy.Proxy, files *supervisor.WorkerFiles, l
 			}
 			return p.Update(s.config, s.certificate, s.roots)
 		})
+		if err != nil {
+			time.AfterFunc(orphanDrain, p.Abort)
+		}
 		cancel(err)
 		followed <- err
 	}()
@@ -118,6 +142,8 @@ func readSettings(m *supervisor.Material) (*settings, error) {
 }
 
 func workerOptions(files *supervisor.WorkerFiles) (*proxy.Options, error) {
+	// An old key must not stay in reach once there is a new one.
+	defer files.Material.Close()
 	m, err := supervisor.ReadMaterial(files.Material)
 	if err != nil {
 		return nil, err

@@ -14,7 +14,7 @@ func newAllowCommand(a *app) *cobra.Command {
 	var o changeOptions
 	var everyone bool
 	cmd := &cobra.Command{
-		Use:   "allow (POD... | -l SELECTOR | --all) (PATTERN... | --everyone)",
+		Use:   "allow (TARGET... | -f FILE | -l SELECTOR | --all) (PATTERN... | --everyone)",
 		Short: "Change which peers may connect to pods",
 		Long: `Changes the identity rules of running gateways: which peers may connect to the
 pods. A pattern names them by namespace and service account, as in
@@ -30,6 +30,9 @@ One pod's failure does not stop the others; the exit code is 1 then. A gateway
 that could not change goes on as before.`,
 		Example: `  # Only pods of namespace prod may connect to db-0
   kubectl gateway allow pod/db-0 'ns/prod/sa/*'
+
+  # For the pods that a StatefulSet has now
+  kubectl gateway allow sts/db 'ns/prod/sa/*'
 
   # Two service accounts, for all pods with a label
   kubectl gateway allow -l app=db 'ns/prod/sa/web' 'ns/ops/sa/backup'

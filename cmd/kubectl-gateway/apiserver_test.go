@@ -19,6 +19,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/kindstest"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
 
@@ -30,11 +31,31 @@ type apiServer struct {
 	answers map[string]string
 	// gateway, if not nil, is what runs instead in the containers of pods.
 	gateway func(pod string, command []string) (stdout, stderr string, exitCode int)
+	// objects are other objects, as JSON by their paths.
+	objects map[string]string
 	// logs are the log texts by pod.
 	logs map[string]string
 }
 
+// forbidden is an object that may not be read.
+const forbidden = `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","message":"no role","code":403}`
+
 func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if kindstest.Serve(w, r) {
+		return
+	}
+	if object, ok := s.objects[r.URL.Path]; ok {
+		w.Header().Set("Content-Type", "application/json")
+		if object == forbidden {
+			w.WriteHeader(http.StatusForbidden)
+		}
+		fmt.Fprint(w, object)
+		return
+	}
+	if strings.HasPrefix(r.URL.Path, "/apis/apps/v1/namespaces/") {
+		s.refuse(w, http.StatusNotFound, metav1.StatusReasonNotFound, "not found")
+		return
+	}
 	path := strings.TrimPrefix(r.URL.Path, "/api/v1/")
 	if path == "/version" {
 		fmt.Fprint(w, `{"major":"1","minor":"37","gitVersion":"v1.37.2\u001b[2J"}`)
@@ -110,6 +131,24 @@ func (s *apiServer) exec(w http.ResponseWriter, r *http.Request, stdout, stderr 
 // start makes a kubeconfig for s and returns what runs a command line with it.
 func (s *apiServer) start(t *testing.T) func(args ...string) (code int, stdout, stderr string) {
 	t.Helper()
+	config := s.kubeconfig(t)
+	return func(args ...string) (int, string, string) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var stdout, stderr bytes.Buffer
+		code := run(ctx, genericiooptions.IOStreams{In: strings.NewReader(""), Out: &stdout, ErrOut: &stderr}, append(args, config...))
+		return code, stdout.String(), stderr.String()
+	}
+}
+
+// runOn runs one command line with s.
+func runOn(t *testing.T, ctx context.Context, s *apiServer, streams genericiooptions.IOStreams, args ...string) int {
+	return run(ctx, streams, append(args, s.kubeconfig(t)...))
+}
+
+// kubeconfig starts s and returns the flags with which commands find it.
+func (s *apiServer) kubeconfig(t *testing.T) []string {
+	t.Helper()
 	server := httptest.NewServer(s)
 	t.Cleanup(server.Close)
 	path := filepath.Join(t.TempDir(), "kubeconfig")
@@ -118,14 +157,7 @@ func (s *apiServer) start(t *testing.T) func(args ...string) (code int, stdout, 
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return func(args ...string) (int, string, string) {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		var stdout, stderr bytes.Buffer
-		code := run(ctx, genericiooptions.IOStreams{In: strings.NewReader(""), Out: &stdout, ErrOut: &stderr},
-			append(args, "--kubeconfig="+path))
-		return code, stdout.String(), stderr.String()
-	}
+	return []string{"--kubeconfig=" + path, "--cache-dir=" + t.TempDir()}
 }
 
 // podWithGateway returns a pod, with a gateway in the given state unless that is nil.

@@ -22,6 +22,7 @@ import (
 // changeOptions are the flags of the verbs that change gateways which run.
 type changeOptions struct {
 	targets  targets.Flags
+	confirm  confirmation
 	output   string
 	timeout  time.Duration
 	parallel int
@@ -29,6 +30,8 @@ type changeOptions struct {
 
 func (o *changeOptions) addFlags(f *pflag.FlagSet) {
 	o.targets.AddFlags(f)
+	o.targets.AddAllNamespacesFlag(f)
+	o.confirm.addFlag(f)
 	f.StringVarP(&o.output, "output", "o", "", "output format: name, json or yaml")
 	f.DurationVar(&o.timeout, "timeout", settings.DefaultTimeout, "how long one pod may take")
 	f.IntVar(&o.parallel, "parallel", settings.DefaultParallel, "how many pods are worked on at a time")
@@ -45,8 +48,11 @@ func (o *changeOptions) run(ctx context.Context, a *app, change settings.Change,
 	case o.parallel <= 0:
 		return fmt.Errorf("--parallel %d is not positive", o.parallel)
 	}
-	pods, missing := o.targets.Pods(ctx, a.flags, args)
-	if len(pods) == 0 {
+	if err := o.confirm.check(a, &o.targets); err != nil {
+		return err
+	}
+	found, missing := a.find(ctx, &o.targets, args)
+	if len(found.Pods) == 0 {
 		return missing
 	}
 	config, client, err := a.kubernetes()
@@ -54,15 +60,18 @@ func (o *changeOptions) run(ctx context.Context, a *app, change settings.Change,
 		return err
 	}
 	report := &changeReport{report: newReport(a, o.output), change: change}
-	if len(args) == 0 {
-		pods = report.skipWithoutGateway(report.skipLeaving(pods))
-		if len(pods) == 0 {
-			return api.WithHint(errors.New("none of the selected pods has a gateway"), "'kubectl gateway enable pod/NAME' adds one")
-		}
+	report.namespaces = several(found.Pods)
+	pods := sift(found, func(pods []corev1.Pod) []corev1.Pod { return report.skipWithoutGateway(report.skipLeaving(pods)) })
+	if len(pods) == 0 && missing == nil {
+		return api.WithHint(errors.New("none of the selected pods has a gateway"), "'kubectl gateway enable pod/NAME' adds one")
+	}
+	if err := o.confirm.ask(ctx, a, &o.targets, report.question(), pods); err != nil {
+		return err
 	}
 	report.missing(missing)
 	changer := settings.Changer{Gateways: &remote.Client{Config: config, Kube: client}, Parallel: o.parallel, Timeout: o.timeout}
 	results := changer.ChangeAll(ctx, pods, change, report.add)
+	report.ofWorkloads(found.Workloads)
 	err = report.finish(results)
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -82,7 +91,7 @@ func (r *changeReport) skipWithoutGateway(pods []corev1.Pod) []corev1.Pod {
 	return slices.DeleteFunc(pods, func(pod corev1.Pod) bool {
 		_, ok := inject.Current(&pod)
 		if !ok {
-			fmt.Fprintf(r.errOut, "pod/%s: skipped, it has no gateway\n", pod.Name)
+			fmt.Fprintf(r.errOut, "%s: skipped, it has no gateway\n", r.name(&pod))
 		}
 		return !ok
 	})
@@ -91,7 +100,7 @@ func (r *changeReport) skipWithoutGateway(pods []corev1.Pod) []corev1.Pod {
 // add reports the result of one pod.
 func (r *changeReport) add(result settings.Result) {
 	r.total++
-	name := "pod/" + result.Pod.Name
+	name := r.name(result.Pod)
 	if result.Err != nil {
 		r.fail(name+": ", result.Err)
 		return
@@ -101,7 +110,7 @@ func (r *changeReport) add(result settings.Result) {
 	case "":
 		r.print(name + " gateway " + r.what() + "\n")
 	case "name":
-		r.print(name + "\n")
+		r.print("pod/" + result.Pod.Name + "\n")
 	}
 }
 
@@ -114,6 +123,14 @@ func (r *changeReport) what() string {
 		return "allows everyone in the trust domain"
 	}
 	return "allows " + strings.Join(r.change.Allow, " ")
+}
+
+// question is what to ask before many gateways are changed, up to how many.
+func (r *changeReport) question() string {
+	if r.change.Mode != "" {
+		return "set mode " + string(r.change.Mode) + " for"
+	}
+	return "change who may connect to"
 }
 
 // changeItem is the machine-readable result of one pod.
@@ -147,7 +164,7 @@ func (r *changeReport) finish(results []settings.Result) error {
 func newChangeItem(result settings.Result) changeItem {
 	item := changeItem{Namespace: result.Pod.Namespace, Pod: result.Pod.Name, Container: result.Container, Warnings: result.Warnings}
 	if result.Err != nil {
-		item.Error, item.Hint = terminal.Clean(result.Err.Error()), terminal.Clean(api.Hint(result.Err))
+		item.Error, item.Hint = terminal.Clean(result.Err.Error()), terminal.Clean(advice(result.Err))
 		return item
 	}
 	item.Mode, item.Allow = result.Status.Mode, result.Status.Allow

@@ -98,7 +98,7 @@ func TestChanges(t *testing.T) {
 		"mode.txt":        append(append([]string{"mode"}, all...), "strict"),
 		"mode-json.txt":   append(append([]string{"mode"}, all...), "strict", "-o", "json"),
 		"mode-name.txt":   append(append([]string{"mode", "-o=name"}, all...), "permissive"),
-		"mode-all.txt":    {"mode", "--all", "strict"},
+		"mode-all.txt":    {"mode", "--all", "--yes", "strict"},
 		"allow.txt":       append(append([]string{"allow"}, all[:5]...), "ns/prod/sa/*", "ns/ops/sa/backup"),
 		"allow-json.txt":  append(append([]string{"allow", "ns/prod/sa/*"}, all[:5]...), "-o", "json"),
 		"allow-every.txt": {"allow", "web", "--everyone"},
@@ -132,7 +132,7 @@ func TestChangesThatMakeNoSense(t *testing.T) {
 	for line, want := range map[string]string{
 		"mode": "no mode", "mode web": `"web" is no mode`, "mode strict": "no pod is named", "mode strict web": `"web" is no mode`,
 		"mode --all web strict": "--all", "mode web strict -o wide": "unknown", "mode web strict --timeout=0s": "not positive",
-		"mode web strict --parallel=0": "not positive", "mode deploy/web strict": "not a pod",
+		"mode web strict --parallel=0": "not positive", "mode deploy/web/x strict": "does not name one object",
 		"allow": "no pattern", "allow web": "no pattern", "allow ns/a/sa/b": "no pod is named", "allow web ns/a": "not of the form",
 		"allow web *": "not of the form", "allow web spiffe://td/ns/a/sa/b": "not of the form", "allow web ns/a/sa/b --everyone": "both given",
 	} {

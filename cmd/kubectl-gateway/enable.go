@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 
@@ -28,6 +29,7 @@ const dryRunNone = "none"
 // enableOptions are the flags of enable.
 type enableOptions struct {
 	targets      targets.Flags
+	confirm      confirmation
 	image        string
 	pullPolicy   string
 	mode         string
@@ -46,6 +48,8 @@ type enableOptions struct {
 	nodePorts    string
 	authorityDir string
 	keepSecret   bool
+	delivery     string
+	existing     string
 	dryRun       string
 	output       string
 }
@@ -57,21 +61,44 @@ func newEnableCommand(a *app) *cobra.Command {
 // newEnableCommandFor returns the command that stores its flags in o.
 func newEnableCommandFor(a *app, o *enableOptions) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "enable (POD... | -l SELECTOR | --all)",
+		Use:   "enable (TARGET... | -f FILE | -l SELECTOR | --all)",
 		Short: "Add gateways to running pods",
 		Long: `Adds a gateway to each of the pods, which go on running, and waits until it is
 ready. From then on new connections between pods with gateways are encrypted,
 whether they are made to the pods' addresses or to Services.
-Pods that have a working gateway are left alone. One pod's failure does not stop
-the others; the exit code is 1 then.`,
+
+A target is pod/NAME, a pod's name alone, or a workload, which means the pods that
+it has now: deploy/NAME, sts/NAME, ds/NAME, rs/NAME, job/NAME, cronjob/NAME, and
+svc/NAME for the pods behind a Service. Files name pods and workloads as well.
+Pods that a workload makes later get no gateway by themselves: see 'watch'.
+
+Pods that have a working gateway are left alone; one whose gateway has died or was
+disabled gets another. One pod's failure does not stop the others; the exit code
+is 1 then.
+
+Connections that are open already stay as they are, in plaintext, and are counted
+and listed. With --existing=reset they are closed, also in pods that have a
+gateway, so that the applications make new ones, which are encrypted.`,
 		Example: `  # Two pods
   kubectl gateway enable pod/web-0 pod/db-0
+
+  # The pods that a Deployment and a StatefulSet have now
+  kubectl gateway enable deploy/web sts/db
+
+  # The pods of what a directory of manifests describes
+  kubectl gateway enable -f manifests/ -R
+
+  # All pods of the cluster, without being asked
+  kubectl gateway enable --all -A --yes
 
   # All pods with a label, refusing what cannot be encrypted
   kubectl gateway enable -l app=web --mode=strict
 
   # Only pods of namespace prod may connect
   kubectl gateway enable pod/db-0 --mode=strict --allow='ns/prod/sa/*'
+
+  # No key ever reaches the API server, and no right to Secrets is needed
+  kubectl gateway enable pod/web-0 --delivery=csr
 
   # What would be created, tried by the server, without keys
   kubectl gateway enable pod/web-0 --dry-run=server -o yaml`,
@@ -85,6 +112,18 @@ the others; the exit code is 1 then.`,
 	}
 	f := cmd.Flags()
 	o.targets.AddFlags(f)
+	o.targets.AddAllNamespacesFlag(f)
+	o.confirm.addFlag(f)
+	o.addSettings(f, inject.DeliverySecret)
+	f.BoolVar(&o.keepSecret, "keep-secret", false, "keep the Secret with the pod's key after the gateway has read it")
+	f.StringVar(&o.dryRun, "dry-run", dryRunNone, "change nothing: 'client' only looks, 'server' has the server try it")
+	f.StringVarP(&o.output, "output", "o", "", "output format: name, json or yaml")
+	return cmd
+}
+
+// addSettings registers the flags that say what gateways are added, and how. They
+// get their first certificate by delivery if nothing else is asked for.
+func (o *enableOptions) addSettings(f *pflag.FlagSet, delivery inject.Delivery) {
 	f.StringVar(&o.image, "image", inject.DefaultImage(buildversion.String()), "image of the gateway")
 	f.StringVar(&o.pullPolicy, "image-pull-policy", "", "pull policy of the image: Always, IfNotPresent or Never (default: the cluster's)")
 	f.StringVar(&o.mode, "mode", string(api.Permissive), "connections that cannot be encrypted go in plaintext (permissive) or are refused (strict)")
@@ -102,10 +141,8 @@ the others; the exit code is 1 then.`,
 	f.BoolVar(&o.blockUDP, "block-udp", false, "refuse UDP to captured ranges in strict mode, except DNS; gateways do not encrypt UDP")
 	f.StringVar(&o.nodePorts, "node-ports", defaultNodePorts(), "ports of nodes that belong to Services, empty for none")
 	f.StringVar(&o.authorityDir, "authority-dir", "", "directory of the authority (default $"+ca.EnvDir+", or one for each cluster)")
-	f.BoolVar(&o.keepSecret, "keep-secret", false, "keep the Secret with the pod's key after the gateway has read it")
-	f.StringVar(&o.dryRun, "dry-run", dryRunNone, "change nothing: 'client' only looks, 'server' has the server try it")
-	f.StringVarP(&o.output, "output", "o", "", "output format: name, json or yaml")
-	return cmd
+	f.StringVar(&o.delivery, "delivery", string(delivery), "how a gateway gets its first certificate: the key is made here and travels in a Secret (secret), or in the gateway, which it never leaves (csr)")
+	f.StringVar(&o.existing, "existing", string(api.ExistingReport), "connections that are open already stay in plaintext (leave), are counted and listed besides (report), or are reset, so that the application makes new ones (reset)")
 }
 
 // complete checks the flags without asking the cluster.
@@ -120,6 +157,8 @@ func (o *enableOptions) complete() (inject.Options, inject.Ranges, error) {
 		Wire:       api.Wire(o.wire),
 		Allow:      o.allow,
 		BlockUDP:   o.blockUDP,
+		Delivery:   inject.Delivery(o.delivery),
+		Existing:   api.Existing(o.existing),
 		DryRun:     inject.DryRun(o.dryRun),
 	}
 	if o.dryRun == dryRunNone {
@@ -140,6 +179,8 @@ func (o *enableOptions) complete() (inject.Options, inject.Ranges, error) {
 		{"mode", o.mode, []string{string(api.Permissive), string(api.Strict)}},
 		{"on-failure", string(options.OnFailure), []string{string(api.FailOpen), string(api.FailClosed)}},
 		{"wire", o.wire, []string{api.WireAuto, api.WirePort, api.WireInband}},
+		{"delivery", o.delivery, []string{string(inject.DeliverySecret), string(inject.DeliveryCSR)}},
+		{"existing", o.existing, []string{string(api.ExistingLeave), string(api.ExistingReport), string(api.ExistingReset)}},
 		{"dry-run", o.dryRun, []string{dryRunNone, string(inject.DryRunClient), string(inject.DryRunServer)}},
 		{"output", o.output, []string{"", "name", "json", "yaml"}},
 	} {
@@ -155,6 +196,8 @@ func (o *enableOptions) complete() (inject.Options, inject.Ranges, error) {
 		return options, given, fmt.Errorf("--cert-ttl %s is not positive", o.certTTL)
 	case o.image == "":
 		return options, given, errors.New("--image is empty")
+	case o.keepSecret && options.Delivery == inject.DeliveryCSR:
+		return options, given, errors.New("--keep-secret and --delivery=csr are both given, and csr makes no Secret")
 	case o.timeout <= 0:
 		return options, given, fmt.Errorf("--timeout %s is not positive", o.timeout)
 	case o.parallel <= 0:
@@ -251,12 +294,17 @@ func parseRange(text string) (netip.Prefix, error) {
 
 // run connects to the cluster and enables the pods that args and flags select.
 func (o *enableOptions) run(ctx context.Context, a *app, options inject.Options, given inject.Ranges, args []string) error {
+	if options.DryRun == inject.DryRunNone {
+		if err := o.confirm.check(a, &o.targets); err != nil {
+			return err
+		}
+	}
 	config, client, err := a.kubernetes()
 	if err != nil {
 		return err
 	}
-	pods, missing := o.targets.Pods(ctx, a.flags, args)
-	if len(pods) == 0 {
+	found, missing := a.find(ctx, &o.targets, args)
+	if len(found.Pods) == 0 {
 		return missing
 	}
 	authority, err := ca.Load(ctx, ca.LoadOptions{Client: client, Dir: o.authorityDir, Getenv: os.Getenv})
@@ -269,22 +317,26 @@ func (o *enableOptions) run(ctx context.Context, a *app, options inject.Options,
 		Gateways:  &remote.Client{Config: config, Kube: client},
 		Options:   options,
 	}
-	return o.enable(ctx, a, client, injector, given, pods, missing)
+	return o.enable(ctx, a, client, injector, given, found, missing)
 }
 
 // enable is run with everything at hand. missing joins the errors of named pods
 // that are not there.
 func (o *enableOptions) enable(ctx context.Context, a *app, client kubernetes.Interface, injector *inject.Injector,
-	given inject.Ranges, pods []corev1.Pod, missing error,
+	given inject.Ranges, found *targets.Selection, missing error,
 ) error {
 	report := newEnableReport(a, o.output, injector.Options.DryRun)
-	if o.targets.All || o.targets.Selector != "" {
-		pods = report.skipLeaving(pods)
+	report.namespaces = several(found.Pods)
+	pods := sift(found, report.skipLeaving)
+	if injector.Options.DryRun == inject.DryRunNone {
+		if err := o.confirm.ask(ctx, a, &o.targets, "enable", pods); err != nil {
+			return err
+		}
 	}
 	report.missing(missing)
 	var results []inject.Result
 	if len(pods) > 0 {
-		if err := inject.CheckServer(ctx, client.Discovery()); err != nil {
+		if err := inject.CheckServer(ctx, client.Discovery(), injector.Options.Delivery); err != nil {
 			return err
 		}
 		cluster, err := inject.Survey(ctx, client, pods, given)
@@ -295,6 +347,7 @@ func (o *enableOptions) enable(ctx context.Context, a *app, client kubernetes.In
 		injector.Cluster = cluster
 		results = injector.EnableAll(ctx, pods, o.parallel, report.add)
 	}
+	report.ofWorkloads(found.Workloads)
 	err := report.finish(results)
 	if ctx.Err() != nil {
 		// What was left is said; main says that the command was interrupted.

@@ -27,7 +27,7 @@ func newEnableReport(a *app, format string, dryRun inject.DryRun) *enableReport 
 // add reports the result of one pod.
 func (r *enableReport) add(result inject.Result) {
 	r.total++
-	name := "pod/" + result.Pod.Name
+	name := r.name(result.Pod)
 	if result.Err != nil {
 		r.fail(name+": ", result.Err)
 		r.warn(name+": ", result.Warnings)
@@ -39,12 +39,15 @@ func (r *enableReport) add(result inject.Result) {
 		what = "already enabled"
 	}
 	fmt.Fprintf(r.errOut, "%s: %s%s (%s, %.1fs)\n", name, what, trial, result.Container, result.Elapsed.Seconds())
+	if result.Reset > 0 {
+		fmt.Fprintf(r.errOut, "%s: connections from before that were reset: %d\n", name, result.Reset)
+	}
 	r.warn(name+": ", result.Warnings)
 	switch r.format {
 	case "":
 		r.print(fmt.Sprintf("%s gateway %s%s\n", name, result.Action, trial))
 	case "name":
-		r.print(name + "\n")
+		r.print("pod/" + result.Pod.Name + "\n")
 	}
 }
 
@@ -72,9 +75,13 @@ type enableItem struct {
 	Identity string     `json:"identity,omitempty"`
 	Mode     api.Mode   `json:"mode,omitempty"`
 	NotAfter *time.Time `json:"certificateNotAfter,omitempty"`
-	Warnings []string   `json:"warnings,omitempty"`
-	Error    string     `json:"error,omitempty"`
-	Hint     string     `json:"hint,omitempty"`
+	// Existing describes the connections from before the gateway, and Reset counts
+	// those that were reset.
+	Existing *api.ExistingConnections `json:"existing,omitempty"`
+	Reset    int                      `json:"reset,omitempty"`
+	Warnings []string                 `json:"warnings,omitempty"`
+	Error    string                   `json:"error,omitempty"`
+	Hint     string                   `json:"hint,omitempty"`
 }
 
 // document returns the results as a list, or for a dry run the objects that
@@ -86,7 +93,10 @@ func (r *enableReport) document(results []inject.Result) (string, error) {
 		case r.dryRun == inject.DryRunNone:
 			items = append(items, newEnableItem(result))
 		case result.Patch != nil && result.Err == nil:
-			items = append(items, result.Secret, result.Patch)
+			if result.Secret != nil {
+				items = append(items, result.Secret)
+			}
+			items = append(items, result.Patch)
 		}
 	}
 	list := map[string]any{"items": items}
@@ -122,10 +132,11 @@ func newEnableItem(result inject.Result) enableItem {
 		Warnings:  result.Warnings,
 	}
 	if result.Err != nil {
-		item.Error, item.Hint = result.Err.Error(), api.Hint(result.Err)
+		item.Error, item.Hint = result.Err.Error(), advice(result.Err)
 	}
 	if s := result.Status; s != nil && result.Err == nil {
 		item.Identity, item.Mode, item.NotAfter = s.Identity, s.Mode, &s.Cert.NotAfter
+		item.Existing, item.Reset = s.Existing, result.Reset
 	}
 	return item
 }

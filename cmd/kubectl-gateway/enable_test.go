@@ -26,6 +26,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
 )
 
 // enableFlags parses flags as the command does, up to what complete makes of them.
@@ -47,7 +48,7 @@ func TestEnableDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	if options.Mode != api.Permissive || options.OnFailure != api.FailOpen || options.TTL != ca.DefaultLeafTTL ||
-		options.Timeout != 60*time.Second || options.DryRun != inject.DryRunNone || options.KeepSecret || options.PullPolicy != "" ||
+		options.Delivery != inject.DeliverySecret || options.Existing != api.ExistingReport || options.Watched || options.Timeout != 60*time.Second || options.DryRun != inject.DryRunNone || options.KeepSecret || options.PullPolicy != "" ||
 		!strings.HasPrefix(options.Image, "ghcr.io/kubectl-gateway/kube-gateway:") {
 		t.Errorf("%+v", options)
 	}
@@ -92,11 +93,14 @@ func TestEnableFlags(t *testing.T) {
 }
 
 func TestEnableRefusesFlags(t *testing.T) {
+	if _, _, err := enableFlags(t, "--delivery=csr", "--keep-secret"); err == nil {
+		t.Error("a Secret that is not there is to be kept")
+	}
 	for _, args := range []string{
 		"--mode=paranoid", "--on-failure=maybe", "--dry-run=yes", "--image-pull-policy=Sometimes", "--output=wide", "--image=",
 		"--cert-ttl=0", "--cert-ttl=-1h", "--cert-ttl=soon", "--timeout=0s", "--parallel=0",
 		"--capture-cidr=10.0.0.0/33", "--service-cidr=all", "--exclude-cidr=::ffff:10.0.0.1/100", "--exclude-port=0", "--exclude-port=65536", "--exclude-port=http",
-		"--wire=none", "--allow=prod", "--allow=", "--allow-plaintext-from=all", "--node-ports=0-5", "--node-ports=5-4", "--node-ports=http", "--node-ports=1-65536",
+		"--delivery=mail", "--existing=kill", "--wire=none", "--allow=prod", "--allow=", "--allow-plaintext-from=all", "--node-ports=0-5", "--node-ports=5-4", "--node-ports=http", "--node-ports=1-65536",
 	} {
 		if _, _, err := enableFlags(t, args); err == nil {
 			t.Errorf("%s is accepted", args)
@@ -123,12 +127,17 @@ func podToEnable(name string) *corev1.Pod {
 // enableRun is one run of enable on a fake cluster, which allows dry runs by
 // the client only: it knows no patch of a subresource.
 type enableRun struct {
-	o           enableOptions
-	options     inject.Options
-	pods        []*corev1.Pod
-	missing     error
-	version     string
-	out, errOut bytes.Buffer
+	o       enableOptions
+	options inject.Options
+	pods    []*corev1.Pod
+	missing error
+	version string
+	// taken pods are not named, but those of workloads.
+	taken     bool
+	workloads []targets.Workload
+	// unconfirmed is without --yes, real without a dry run.
+	unconfirmed, real bool
+	out, errOut       bytes.Buffer
 }
 
 func (r *enableRun) run(t *testing.T, ctx context.Context) error {
@@ -149,13 +158,20 @@ func (r *enableRun) run(t *testing.T, ctx context.Context) error {
 		t.Fatal(err)
 	}
 	r.options = inject.Options{Image: "img", Mode: api.Permissive, OnFailure: api.FailOpen, Timeout: time.Minute, DryRun: inject.DryRunClient}
-	r.o.parallel = 4
-	var pods []corev1.Pod
-	for _, pod := range r.pods {
-		pods = append(pods, *pod)
+	if r.real {
+		r.options.DryRun = inject.DryRunNone
 	}
+	r.o.parallel = 4
+	found := targets.Selection{Named: map[types.NamespacedName]bool{}, Workloads: r.workloads}
+	for _, pod := range r.pods {
+		found.Pods = append(found.Pods, *pod)
+		if !r.o.targets.All && !r.taken {
+			found.Named[types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}] = true
+		}
+	}
+	r.o.confirm.yes = !r.unconfirmed
 	a := &app{IOStreams: genericiooptions.IOStreams{Out: &r.out, ErrOut: &r.errOut}}
-	return r.o.enable(ctx, a, client, &inject.Injector{Client: client, Authority: authority, Options: r.options}, inject.Ranges{}, pods, r.missing)
+	return r.o.enable(ctx, a, client, &inject.Injector{Client: client, Authority: authority, Options: r.options}, inject.Ranges{}, &found, r.missing)
 }
 
 func TestEnableGoesOnAfterAFailure(t *testing.T) {

@@ -64,7 +64,8 @@ what the cluster has lost.`,
 				return err
 			}
 			if result.Backup != "" {
-				fmt.Fprintln(a.ErrOut, "gateways that run already trust the old authority: enable their pods again")
+				fmt.Fprintln(a.ErrOut, "gateways that run already have certificates of the old authority, and refuse those of the new one until "+
+					"'kubectl gateway rotate --all -A' has renewed them all")
 			}
 			return printInitResult(a.Out, o.output, result)
 		},
@@ -75,7 +76,7 @@ what the cluster has lost.`,
 	f.StringVar(&o.fromKey, "from-key", "", "PEM file with the private key of --from-cert")
 	f.StringVar(&o.trustDomain, "trust-domain", "", "trust domain of all identities (default "+ca.DefaultTrustDomain+", or that of the authority)")
 	f.StringVar(&o.ttl, "ttl", "10y", "how long a new authority is valid, like 720h, 90d or 10y")
-	f.BoolVar(&o.force, "force", false, "replace an existing authority; pods must be enabled again")
+	f.BoolVar(&o.force, "force", false, "replace an existing authority at once; gateways that run refuse each other until all are rotated ('rotate --ca' replaces it while traffic goes on)")
 	f.StringVar(&o.dir, "dir", "", "directory of the authority (default $"+ca.EnvDir+", or one for each cluster)")
 	f.StringVarP(&o.output, "output", "o", "", "output format: json, yaml or name")
 	cmd.MarkFlagsRequiredTogether("from-cert", "from-key")

@@ -192,7 +192,7 @@ func TestInitCA(t *testing.T) {
 		t.Errorf("names %q", stdout)
 	}
 	stdout, stderr = r.mustRun("--force", "--store=cluster", "--trust-domain=other.local", "--ttl=90d")
-	if !strings.Contains(stdout, " replaced (trust domain other.local") || !strings.Contains(stderr, "old authority kept as") || !strings.Contains(stderr, "enable their pods again") {
+	if !strings.Contains(stdout, " replaced (trust domain other.local") || !strings.Contains(stderr, "old authority kept as") || !strings.Contains(stderr, "kubectl gateway rotate --all -A") {
 		t.Errorf("by force: stdout %q, stderr %q", stdout, stderr)
 	}
 	second, err := ca.LoadDir(dir)

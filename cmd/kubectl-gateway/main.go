@@ -11,11 +11,13 @@ import (
 	"syscall"
 
 	"k8s.io/cli-runtime/pkg/genericiooptions"
-
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"k8s.io/klog/v2"
 )
 
 func main() {
+	// What client-go logs of its own accord is in the errors that it returns, too.
+	// A logger without a sink drops errors as well, which klog's output does not.
+	klog.SetLogger(klog.Logger{})
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// A second Ctrl-C ends the program at once, clean-up or not.
 	context.AfterFunc(ctx, stop)
@@ -31,19 +33,16 @@ var errReported = errors.New("already reported")
 func run(ctx context.Context, streams genericiooptions.IOStreams, args []string) int {
 	root := newRootCommand(streams)
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	switch {
 	case err == nil:
 		return 0
 	case errors.Is(err, errReported):
-		return 1
+		return exitCode(err)
 	case ctx.Err() != nil:
 		fmt.Fprintln(streams.ErrOut, "interrupted")
 		return 130 // 128 + SIGINT, as shells report it
 	}
-	fmt.Fprintf(streams.ErrOut, "error: %v\n", err)
-	if hint := api.Hint(err); hint != "" {
-		fmt.Fprintf(streams.ErrOut, "hint: %s\n", hint)
-	}
-	return 1
+	printErrorsOr(streams.ErrOut, err, usage(cmd))
+	return exitCode(err)
 }

@@ -13,7 +13,7 @@ import (
 func newModeCommand(a *app) *cobra.Command {
 	var o changeOptions
 	cmd := &cobra.Command{
-		Use:   "mode (POD... | -l SELECTOR | --all) (strict | permissive)",
+		Use:   "mode (TARGET... | -f FILE | -l SELECTOR | --all) (strict | permissive)",
 		Short: "Change the mode of running gateways",
 		Long: `Changes what the gateways of pods do with connections that cannot be encrypted:
 strict refuses them, outbound and inbound, permissive lets them through in
@@ -29,9 +29,14 @@ that could not change goes on as before.`,
   kubectl gateway mode pod/web-0 strict
   kubectl gateway mode pod/web-0 pod/db-0 permissive
 
+  # The pods that a Deployment has now
+  kubectl gateway mode deploy/web strict
+
   # All pods with a label that have a gateway
-  kubectl gateway mode -l app=web strict`,
-		ValidArgs: []string{string(api.Strict), string(api.Permissive)},
+  kubectl gateway mode -l app=web strict
+
+  # All gateways of the cluster, without being asked
+  kubectl gateway mode --all -A --yes strict`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			mode, pods, err := modeAndPods(args)
 			if err != nil {

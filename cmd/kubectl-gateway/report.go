@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -8,8 +9,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
 )
 
@@ -22,7 +23,9 @@ type report struct {
 	// hints that were printed; hundreds of pods may fail for one reason.
 	hints         map[string]bool
 	total, failed int
-	outErr        error
+	// namespaces makes the lines tell pods of several namespaces apart.
+	namespaces bool
+	outErr     error
 }
 
 func newReport(a *app, format string) report {
@@ -32,12 +35,31 @@ func newReport(a *app, format string) report {
 	}
 }
 
+// name is what a pod is called in a line, with its namespace if that matters.
+func (r *report) name(pod *corev1.Pod) string {
+	if r.namespaces {
+		return fmt.Sprintf("pod/%s -n %s", pod.Name, pod.Namespace)
+	}
+	return "pod/" + pod.Name
+}
+
+// ofWorkloads says that what was done is not done with the pods to come.
+func (r *report) ofWorkloads(workloads []targets.Workload) {
+	for _, w := range workloads {
+		text := "new pods of " + w.Name + " get no gateway by themselves"
+		if w.Watch != "" {
+			text += ": " + w.Watch
+		}
+		fmt.Fprintln(r.errOut, line(text))
+	}
+}
+
 // skipLeaving returns pods without those that have nothing left to protect.
 func (r *report) skipLeaving(pods []corev1.Pod) []corev1.Pod {
 	var stay []corev1.Pod
 	for i := range pods {
 		if inject.Leaving(&pods[i]) {
-			fmt.Fprintf(r.errOut, "pod/%s: skipped, it has finished or is being deleted\n", pods[i].Name)
+			fmt.Fprintf(r.errOut, "%s: skipped, it has finished or is being deleted\n", r.name(&pods[i]))
 			continue
 		}
 		stay = append(stay, pods[i])
@@ -63,7 +85,7 @@ func (r *report) missing(err error) {
 func (r *report) fail(who string, err error) {
 	r.failed++
 	fmt.Fprintf(r.errOut, "%s%s %s\n", who, r.style.Paint(terminal.Bad, "error:"), line(err.Error()))
-	if hint := api.Hint(err); hint != "" && !r.hints[hint] {
+	if hint := cmp.Or(advice(err), adviceOnPod); !r.hints[hint] {
 		r.hints[hint] = true
 		fmt.Fprintf(r.errOut, "hint: %s\n", line(hint))
 	}

@@ -11,6 +11,7 @@ import (
 	_ "k8s.io/client-go/plugin/pkg/client/auth"
 	"k8s.io/client-go/rest"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/resend"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
 
@@ -33,6 +34,7 @@ func newRootCommand(streams genericiooptions.IOStreams) *cobra.Command {
 	a.flags.WrapConfigFn = func(c *rest.Config) *rest.Config {
 		c.QPS, c.Burst = clientQPS, clientBurst
 		c.UserAgent = "kubectl-gateway/" + version
+		c.Wrap(resend.Transport)
 		c.WarningHandler = rest.NewWarningWriter(streams.ErrOut, rest.WarningWriterOptions{Deduplicate: true})
 		return c
 	}
@@ -52,13 +54,22 @@ change, no control plane in the cluster.`,
 	a.flags.AddFlags(root.PersistentFlags())
 	root.AddCommand(
 		newInitCACommand(a),
+		newCheckCommand(a),
 		newEnableCommand(a),
+		newDisableCommand(a),
 		newModeCommand(a),
 		newAllowCommand(a),
+		newRotateCommand(a),
 		newStatusCommand(a),
 		newTailCommand(a),
+		newVerifyCommand(a),
+		newCaptureCommand(a),
+		newMetricsCommand(a),
+		newWatchCommand(a),
+		newCompletionCommand(a),
 		newVersionCommand(a),
 	)
+	a.complete(root)
 	return root
 }
 

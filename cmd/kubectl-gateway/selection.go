@@ -1,16 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
 )
@@ -22,11 +22,18 @@ type selection struct {
 	missing error
 	// namespace is where was looked, empty for everywhere.
 	namespace string
+	chosen    *targets.Selection
+}
+
+// find returns what flags and args select. The selection is never nil.
+func (a *app) find(ctx context.Context, flags *targets.Flags, args []string) (*targets.Selection, error) {
+	flags.In = a.In
+	return flags.Find(ctx, a.flags, args)
 }
 
 // lookAt returns the pods that flags and args select. Unlike verbs that change
 // something, those that look take no selection as "whatever has a gateway".
-func (a *app) lookAt(ctx context.Context, client kubernetes.Interface, flags targets.Flags, args []string) (*selection, error) {
+func (a *app) lookAt(ctx context.Context, flags targets.Flags, args []string) (*selection, error) {
 	namespace, _, err := a.flags.ToRawKubeConfigLoader().Namespace()
 	if err != nil {
 		return nil, fmt.Errorf("reading the kubeconfig: %w", err)
@@ -35,15 +42,15 @@ func (a *app) lookAt(ctx context.Context, client kubernetes.Interface, flags tar
 	if nothing {
 		flags.All = true
 	}
-	pods, err := flags.Select(ctx, client, namespace, args)
-	found := &selection{pods: pods, namespace: namespace}
+	chosen, err := a.find(ctx, &flags, args)
+	found := &selection{pods: chosen.Pods, namespace: namespace, chosen: chosen}
 	if flags.AllNamespaces {
 		found.namespace = metav1.NamespaceAll
 	}
 	switch {
 	case nothing && errors.Is(err, targets.ErrNoMatch):
 		return found, nil
-	case err != nil && len(pods) == 0:
+	case err != nil && len(chosen.Pods) == 0:
 		return nil, err
 	case nothing:
 		found.onlyWithGateway()
@@ -52,12 +59,30 @@ func (a *app) lookAt(ctx context.Context, client kubernetes.Interface, flags tar
 	return found, nil
 }
 
-// onlyWithGateway drops the pods that never had a gateway.
+// onlyWithGateway drops the pods that never had a gateway, unless they were named.
 func (s *selection) onlyWithGateway() {
 	s.pods = slices.DeleteFunc(s.pods, func(pod corev1.Pod) bool {
 		_, ok := inject.Current(&pod)
-		return !ok
+		return !ok && !s.chosen.IsNamed(&pod)
 	})
+}
+
+// several reports whether pods are in more than one namespace.
+func several(pods []corev1.Pod) bool {
+	return slices.ContainsFunc(pods, func(pod corev1.Pod) bool { return pod.Namespace != pods[0].Namespace })
+}
+
+// sift returns the pods of found, in their order, without those that drop drops.
+// Pods that were named themselves stay: it is told why nothing can be done with
+// them.
+func sift(found *targets.Selection, drop func([]corev1.Pod) []corev1.Pod) []corev1.Pod {
+	var pods []corev1.Pod
+	for _, pod := range found.Pods {
+		if found.IsNamed(&pod) || len(drop([]corev1.Pod{pod})) == 1 {
+			pods = append(pods, pod)
+		}
+	}
+	return pods
 }
 
 // where names the place that was looked at.
@@ -74,15 +99,27 @@ func (a *app) reportMissing(missing error) error {
 	if missing == nil {
 		return nil
 	}
-	all := []error{missing}
-	if joined, ok := missing.(interface{ Unwrap() []error }); ok {
-		all = joined.Unwrap()
-	}
-	for _, err := range all {
-		fmt.Fprintf(a.ErrOut, "error: %s\n", line(err.Error()))
-	}
-	if hint := api.Hint(missing); hint != "" {
-		fmt.Fprintf(a.ErrOut, "hint: %s\n", hint)
-	}
+	printErrors(a.ErrOut, missing)
 	return errReported
+}
+
+// printErrors prints err, or those that it joins: a line each, and each hint once.
+func printErrors(w io.Writer, err error) { printErrorsOr(w, err, "") }
+
+// printErrorsOr is printErrors with a hint for errors that have none.
+func printErrorsOr(w io.Writer, err error, otherwise string) {
+	errs := []error{err}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		errs = joined.Unwrap()
+	}
+	var hints []string
+	for _, err := range errs {
+		fmt.Fprintf(w, "error: %s\n", line(err.Error()))
+		if hint := cmp.Or(advice(err), otherwise); hint != "" && !slices.Contains(hints, hint) {
+			hints = append(hints, hint)
+		}
+	}
+	for _, hint := range hints {
+		fmt.Fprintf(w, "hint: %s\n", line(hint))
+	}
 }

@@ -2,13 +2,20 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/util/duration"
 
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/edges"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/status"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
@@ -20,12 +27,24 @@ type statusOptions struct {
 	targets targets.Flags
 	output  string
 	timeout time.Duration
+	// failIfExpiring is a duration, or empty.
+	failIfExpiring string
+	edges          bool
+	by             string
+	watch          bool
+	interval       time.Duration
 }
+
+// Values of --by.
+const (
+	byPod      = "pod"
+	byWorkload = "workload"
+)
 
 func newStatusCommand(a *app) *cobra.Command {
 	var o statusOptions
 	cmd := &cobra.Command{
-		Use:   "status [POD... | -l SELECTOR | --all]",
+		Use:   "status [TARGET... | -f FILE | -l SELECTOR | --all]",
 		Short: "Show how the gateways of pods are",
 		Long: `Asks the gateways of pods how they are, and shows a line for each pod. Without a
 selection these are the pods of the namespace that have a gateway; selected pods
@@ -34,16 +53,43 @@ without one are shown as "not enabled".
 What is wrong with a gateway, and what to do about it, is told on the error
 stream below the table. The exit code is 0 when the state of every pod could be
 found out, also when that is a bad one, and 1 when a gateway that should run did
-not answer, or a named pod was not found.
+not answer, or a named pod was not found. With --fail-if-expiring it is 1 also when
+a certificate ends within that time, or has ended; a line on the error stream names
+the pods.
 
 With -o json and -o yaml the output is a GatewayStatusList. Its items have the
 pod, the state, what the kubelet says of the gateway's container, the gateway's
-own status, and the problems found.`,
+own status, and the problems found.
+
+With --edges a line is shown for everybody that the pods talk to, and that talks to
+them: whether it is encrypted, or why it is not or was refused, and how much it was.
+What the gateways at both ends have seen is shown once. Gateways remember the last
+1000 edges since their worker started; connections that no gateway carries are shown
+while they are open. -o json and -o yaml print a GatewayEdgeList, -o dot a graph for
+Graphviz, and -o svg a picture. The exit code is 1 if a gateway could not be asked.
+
+With --watch the same is shown again and again: in place on a terminal, and elsewhere
+whenever something has changed.`,
 		Example: `  # All gateways of the namespace
   kubectl gateway status
 
   # Some pods, with everything there is to say in a line
   kubectl gateway status pod/web-0 pod/db-0 -o wide
+
+  # The pods that a Deployment and a StatefulSet have now
+  kubectl gateway status deploy/web sts/db
+
+  # From a scheduled job: fail in time for somebody to renew certificates
+  kubectl gateway status -A -o json --fail-if-expiring=7d >/dev/null
+
+  # Who talks to whom in the namespace, and whether it is encrypted
+  kubectl gateway status --edges
+
+  # The same for Deployments and not for pods, while it changes
+  kubectl gateway status --edges --by workload --watch
+
+  # As a picture
+  kubectl gateway status -A -o svg >edges.svg
 
   # Pods that are not ready, for programs
   kubectl gateway status -A -o json | jq '.items[] | select(.state != "ready")'`,
@@ -51,60 +97,141 @@ own status, and the problems found.`,
 	}
 	o.targets.AddFlags(cmd.Flags())
 	o.targets.AddAllNamespacesFlag(cmd.Flags())
-	cmd.Flags().StringVarP(&o.output, "output", "o", "", "output format: json, yaml or wide")
+	cmd.Flags().StringVarP(&o.output, "output", "o", "", "output format: json, yaml or wide; of edges also dot or svg")
+	cmd.Flags().BoolVar(&o.edges, "edges", false, "show who talks to whom, and whether that is encrypted")
+	cmd.Flags().StringVar(&o.by, "by", byPod, "what the ends of edges are: pod or workload")
+	cmd.Flags().BoolVarP(&o.watch, "watch", "w", false, "show it again and again, until Ctrl-C")
+	cmd.Flags().DurationVar(&o.interval, "interval", defaultInterval, "with --watch, the time between two looks")
 	cmd.Flags().DurationVar(&o.timeout, "timeout", status.DefaultTimeout, "how long one gateway may take to answer")
+	cmd.Flags().StringVar(&o.failIfExpiring, "fail-if-expiring", "", "exit with 1 if a certificate ends within this time, such as 48h or 30d")
 	return cmd
 }
 
-func (o *statusOptions) run(ctx context.Context, a *app, args []string) error {
-	if err := oneOf("output", o.output, []string{"", "json", "yaml", "wide"}); err != nil {
-		return err
+// complete checks the flags and returns what --fail-if-expiring means.
+func (o *statusOptions) complete() (soon time.Duration, err error) {
+	if err := oneOf("output", o.output, []string{"", "json", "yaml", "wide", "dot", "svg"}); err != nil {
+		return 0, err
 	}
-	if o.timeout <= 0 {
-		return fmt.Errorf("--timeout %s is not positive", o.timeout)
+	if err := oneOf("by", o.by, []string{byPod, byWorkload}); err != nil {
+		return 0, err
+	}
+	graph := o.output == "dot" || o.output == "svg"
+	o.edges = o.edges || graph
+	switch {
+	case o.timeout <= 0:
+		return 0, fmt.Errorf("--timeout %s is not positive", o.timeout)
+	case o.interval <= 0:
+		return 0, fmt.Errorf("--interval %s is not positive", o.interval)
+	case o.by == byWorkload && !o.edges:
+		return 0, api.WithHint(errors.New("--by is about edges"), "add --edges")
+	case o.watch && o.output != "" && o.output != "wide":
+		return 0, api.WithHint(fmt.Errorf("--watch shows tables, and not %s", o.output), "use it without -o, or with -o wide")
+	case o.watch && slices.Contains(o.targets.Files.Filenames, "-"):
+		return 0, api.WithHint(errors.New("--watch cannot read the standard input again and again"), "name a file with -f, or the targets")
+	case o.failIfExpiring != "" && (o.watch || o.edges):
+		return 0, errors.New("--fail-if-expiring does not go with --edges, --watch, -o dot and -o svg")
+	case o.failIfExpiring == "":
+		return 0, nil
+	}
+	if soon, err = ca.ParseTTL(o.failIfExpiring); err != nil {
+		return 0, fmt.Errorf("--fail-if-expiring: %w", err)
+	}
+	return soon, nil
+}
+
+func (o *statusOptions) run(ctx context.Context, a *app, args []string) error {
+	soon, err := o.complete()
+	if err != nil {
+		return err
 	}
 	config, client, err := a.kubernetes()
 	if err != nil {
 		return err
 	}
-	found, err := a.lookAt(ctx, client, o.targets, args)
+	asker := &remote.Client{Config: config, Kube: client}
+	if o.edges {
+		look := &edgesLook{a: a, o: o, client: client, collector: edges.Collector{Asker: asker, Timeout: o.timeout, Now: time.Now}}
+		return o.runEdges(ctx, a, args, look)
+	}
+	collector := status.Collector{Asker: asker, Timeout: o.timeout, Now: time.Now}
+	look := func(ctx context.Context) (*gatewaysView, error) {
+		found, err := a.lookAt(ctx, o.targets, args)
+		if err != nil {
+			return nil, err
+		}
+		list, err := collector.Collect(ctx, found.pods)
+		if err != nil {
+			return nil, err
+		}
+		return &gatewaysView{o: o, found: found, list: list}, nil
+	}
+	if o.watch {
+		return a.follow(ctx, o.interval, func(ctx context.Context) (statusView, error) { return look(ctx) })
+	}
+	view, err := look(ctx)
 	if err != nil {
 		return err
 	}
-	collector := status.Collector{Asker: &remote.Client{Config: config, Kube: client}, Timeout: o.timeout, Now: time.Now}
-	list, err := collector.Collect(ctx, found.pods)
-	if err != nil {
-		return err
-	}
-	if err := o.print(a, found, list); err != nil {
+	if err := o.print(a, view); err != nil {
 		return fmt.Errorf("printing the status: %w", err)
 	}
-	if err := a.reportMissing(found.missing); err != nil {
-		return err
+	err = a.reportMissing(view.found.missing)
+	if view.list.Unread() || soon > 0 && a.reportExpiring(view.list, soon, time.Now()) {
+		err = errReported
 	}
-	if list.Unread() {
-		return errReported
-	}
-	return nil
+	return err
 }
 
-func (o *statusOptions) print(a *app, found *selection, list *status.List) error {
+// reportExpiring names the pods whose certificates end within so long, and reports
+// whether there are any.
+func (a *app) reportExpiring(list *status.List, within time.Duration, now time.Time) bool {
+	var pods []string
+	for _, i := range list.Expiring(within, now) {
+		left := i.Status.Cert.NotAfter.Sub(now)
+		when := "in " + duration.HumanDuration(left)
+		if left <= 0 {
+			when = duration.HumanDuration(-left) + " ago"
+		}
+		pods = append(pods, fmt.Sprintf("pod/%s -n %s (%s)", i.Pod, i.Namespace, when))
+	}
+	if len(pods) == 0 {
+		return false
+	}
+	fmt.Fprintf(a.ErrOut, "error: certificates end within %s: %s\nhint: 'kubectl gateway rotate' renews them\n",
+		duration.HumanDuration(within), line(strings.Join(pods, ", ")))
+	return true
+}
+
+func (o *statusOptions) print(a *app, view *gatewaysView) error {
 	switch o.output {
 	case "json", "yaml":
-		text, err := encode(list, o.output)
+		text, err := encode(view.list, o.output)
 		if err != nil {
 			return err
 		}
 		_, err = io.WriteString(a.Out, text)
 		return err
 	}
-	if len(list.Items) == 0 {
-		_, err := fmt.Fprintf(a.ErrOut, "no gateways found in %s\nhint: 'kubectl gateway enable pod/NAME' adds one\n", found.where())
+	return view.show(a.Out, a.ErrOut, terminal.For(a.Out, os.Getenv), terminal.For(a.ErrOut, os.Getenv), time.Now())
+}
+
+// gatewaysView is what there is to show of gateways.
+type gatewaysView struct {
+	o     *statusOptions
+	found *selection
+	list  *status.List
+}
+
+func (v *gatewaysView) missing() error { return v.found.missing }
+
+func (v *gatewaysView) show(out, errOut io.Writer, style, errStyle *terminal.Style, now time.Time) error {
+	if len(v.list.Items) == 0 {
+		_, err := fmt.Fprintf(errOut, "no gateways found in %s\nhint: 'kubectl gateway enable pod/NAME' adds one\n", v.found.where())
 		return err
 	}
-	table := status.TableOptions{Namespace: o.targets.AllNamespaces, Wide: o.output == "wide", Now: time.Now()}
-	if err := list.Table(a.Out, terminal.For(a.Out, os.Getenv), table); err != nil {
-		return err
+	table := status.TableOptions{Namespace: v.o.targets.AllNamespaces || several(v.found.pods), Wide: v.o.output == "wide", Now: now}
+	if err := v.list.Table(out, style, table); err != nil || now.IsZero() {
+		return err // advice tells how long ago things happened
 	}
-	return list.Advice(a.ErrOut, terminal.For(a.ErrOut, os.Getenv))
+	return v.list.Advice(errOut, errStyle)
 }

@@ -2,8 +2,11 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
@@ -90,5 +93,53 @@ func TestStatusForPrograms(t *testing.T) {
 		if _, stdout, _ = run("status", "-n", "void", "-o", format); !strings.Contains(stdout, "[]") {
 			t.Errorf("%s of nothing: %q", format, stdout)
 		}
+	}
+}
+
+func TestStatusFailsIfCertificatesEnd(t *testing.T) {
+	until := func(name string, left time.Duration) string {
+		return strings.Replace(readyStatus(name), `"mode"`,
+			fmt.Sprintf(`"certificate":{"notBefore":"2020-01-01T00:00:00Z","notAfter":%q},"mode"`, time.Now().Add(left).Format(time.RFC3339)), 1)
+	}
+	server := &apiServer{
+		pods: []corev1.Pod{
+			podWithGateway("demo", "long", gatewayRuns()), podWithGateway("demo", "short", gatewayRuns()),
+			podWithGateway("demo", "over", gatewayRuns()), podWithGateway("demo", "untold", gatewayRuns()),
+		},
+		answers: map[string]string{"long": until("long", 60*24*time.Hour), "short": until("short", 25*time.Hour),
+			"over": until("over", -time.Hour), "untold": readyStatus("untold")},
+	}
+	run := server.start(t)
+	for _, c := range []struct {
+		flag  string
+		names []string
+	}{
+		{"1h", []string{"over"}}, {"48h", []string{"over", "short"}}, {"30d", []string{"over", "short"}}, {"10w", []string{"long", "over", "short"}},
+	} {
+		for _, format := range []string{"", "json"} {
+			code, stdout, stderr := run("status", "-o", format, "--fail-if-expiring", c.flag)
+			_, told, _ := strings.Cut(stderr, "error: certificates end within ")
+			told, _, _ = strings.Cut(told, "\n")
+			var named []string
+			for _, word := range strings.Fields(told) {
+				if name, ok := strings.CutPrefix(word, "pod/"); ok {
+					named = append(named, name)
+				}
+			}
+			if code != 1 || !slices.Equal(named, c.names) || !strings.Contains(stderr, "hint: 'kubectl gateway rotate' renews them\n") {
+				t.Errorf("%s: exit code %d, stderr:\n%s", c.flag, code, stderr)
+			}
+			if _, without, _ := run("status", "-o", format); without != stdout {
+				t.Errorf("%s: the flag changes the output:\n%s\n%s", c.flag, stdout, without)
+			}
+		}
+	}
+	for _, pods := range []string{"long", "untold"} {
+		if code, _, stderr := run("status", pods, "--fail-if-expiring=30d"); code != 0 || strings.Contains(stderr, "error: ") {
+			t.Errorf("%s: exit code %d, stderr:\n%s", pods, code, stderr)
+		}
+	}
+	if code, _, stderr := run("status", "--fail-if-expiring=soon"); code != 1 || !strings.Contains(stderr, "hint: write it like 12h") {
+		t.Errorf("no duration: exit code %d, stderr:\n%s", code, stderr)
 	}
 }

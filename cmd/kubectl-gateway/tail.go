@@ -1,13 +1,21 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/tail"
@@ -32,12 +40,16 @@ type tailOptions struct {
 	since       time.Duration
 	lines       int64
 	maxRequests int
+	template    string
+	filter      tail.Filter
+	// input is the standard input, if it names the targets.
+	input []byte
 }
 
 func newTailCommand(a *app) *cobra.Command {
 	var o tailOptions
 	cmd := &cobra.Command{
-		Use:   "tail [POD... | -l SELECTOR | --all]",
+		Use:   "tail [TARGET... | --filename=FILE | -l SELECTOR | --all]",
 		Short: "Follow the connections of pods",
 		Long: `Follows the logs of gateways and shows a line for every connection that ended:
 when, which pod, which way, from where to where, whether it was encrypted and if
@@ -45,37 +57,62 @@ not why, the peer's identity, bytes, duration and error. Warnings and errors of
 the gateways are shown as well. Without a selection all gateways of the namespace
 are followed.
 
-With -o json the gateways' own lines are passed on, one object a line, with
-"namespace" and "pod" added. A line that is not JSON is in "raw".
+Pods that come to match later are followed as soon as they have a gateway, and so
+are further gateways of the same pods; a line on the error stream says so, and when
+a gateway has ended. A stream that breaks is taken up again where it broke, however
+long the server is away.
 
-Ends with Ctrl-C, or when all gateways have ended. The exit code is 1 if the log
-of one could not be read.`,
+With -o json the gateways' own lines are passed on, one object a line, with
+"namespace" and "pod" added. A line that is not JSON is in "raw". With --template
+there is a line for each connection alone, made by a Go template of the fields
+.Namespace .Pod .Time .Level .Direction .Source .Destination .Dialled .Peer .Wire
+.Encrypted .Reason .Sent .Received .Duration and .Error, with the functions json
+and bytes besides Go's own.
+
+Ends with Ctrl-C, with --no-follow when all there is has been shown. The exit code
+is 1 if the log of one could not be read.`,
 		Example: `  # All gateways of the namespace
   kubectl gateway tail
 
   # What two pods did in the last hour
   kubectl gateway tail pod/web-0 pod/db-0 --since=1h --no-follow
 
+  # All pods that a Deployment has now
+  kubectl gateway tail deploy/web
+
+  # What is carried in plaintext, in the whole cluster
+  kubectl gateway tail -A --plaintext-only
+
+  # What goes wrong, from ten minutes ago on
+  kubectl gateway tail -l app=web --errors --since=10m
+
+  # Lines of your own
+  kubectl gateway tail --template '{{.Pod}} {{.Source}} {{.Destination}} {{.Peer}}'
+
   # Connections that were not encrypted, for programs
   kubectl gateway tail -A -o json | jq 'select(.encrypted == false)'`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			// Who asks for a time wants all of it.
-			if cmd.Flags().Changed("since") && !cmd.Flags().Changed("tail") {
+			// Who asks for a time, or for rare lines, wants all of them.
+			if (o.since > 0 || o.filter != tail.Filter{}) && !cmd.Flags().Changed("tail") {
 				o.lines = -1
 			}
 			return o.run(cmd.Context(), a, args)
 		},
 	}
 	f := cmd.Flags()
-	o.targets.AddFlags(f)
+	o.targets.AddFlagsButF(f)
 	o.targets.AddAllNamespacesFlag(f)
 	f.StringVarP(&o.output, "output", "o", "", "output format: json")
 	f.BoolVarP(&o.follow, "follow", "f", true, "go on with connections to come")
 	f.BoolVar(&o.noFollow, "no-follow", false, "show what there is and end, as --follow=false")
 	f.DurationVar(&o.since, "since", 0, "leave out what is older, like 5m or 1h")
-	f.Int64Var(&o.lines, "tail", tailLines, "lines of each log to begin with, -1 for all; with --since all is the default")
+	f.Int64Var(&o.lines, "tail", tailLines, "lines of each log to begin with, -1 for all; with --since, --plaintext-only and --errors all is the default")
 	f.IntVar(&o.maxRequests, "max-log-requests", tailRequests, "how many logs may be read at a time")
+	f.BoolVar(&o.filter.Plaintext, "plaintext-only", false, "show only connections that were carried in plaintext; with --errors also those")
+	f.BoolVar(&o.filter.Errors, "errors", false, "show only connections that were refused or broke, and errors and warnings of gateways")
+	f.StringVar(&o.template, "template", "", "Go template of the line of a connection, like '{{.Pod}} {{.Destination}} {{.Encrypted}}'")
 	cmd.MarkFlagsMutuallyExclusive("follow", "no-follow")
+	cmd.MarkFlagsMutuallyExclusive("output", "template")
 	return cmd
 }
 
@@ -91,27 +128,47 @@ func (o *tailOptions) run(ctx context.Context, a *app, args []string) error {
 	case o.maxRequests < 1:
 		return fmt.Errorf("--max-log-requests %d is not positive", o.maxRequests)
 	}
+	var formatter tail.Formatter
+	if o.template != "" {
+		var err error
+		if formatter, err = tail.NewTemplate(o.template); err != nil {
+			return err
+		}
+	}
+	follow := o.follow && !o.noFollow
+	if err := o.keepInput(a); err != nil {
+		return err
+	}
 	_, client, err := a.kubernetes()
 	if err != nil {
 		return err
 	}
-	found, err := a.lookAt(ctx, client, o.targets, args)
-	if err != nil {
+	found, err := a.lookAt(ctx, o.targets, args)
+	switch none := errors.Is(err, targets.ErrNoMatch); {
+	case none && follow:
+		// What is selected may come later.
+		if found, err = o.nobody(a, args); err != nil {
+			return err
+		}
+	case err != nil:
 		return err
 	}
-	if len(args) == 0 {
-		found.onlyWithGateway()
-	}
+	found.onlyWithGateway()
 	if len(found.pods) == 0 {
-		return api.WithHint(fmt.Errorf("no gateways found in %s", found.where()), "'kubectl gateway enable pod/NAME' adds one")
+		if !follow {
+			return api.WithHint(fmt.Errorf("no gateways found in %s", found.where()), "'kubectl gateway enable pod/NAME' adds one")
+		}
+		fmt.Fprintf(a.ErrOut, "no gateways found in %s yet: waiting for some\nhint: 'kubectl gateway enable pod/NAME' adds one\n", line(found.where()))
 	}
 	missing := a.reportMissing(found.missing)
+	if formatter == nil {
+		formatter = o.formatter(a, found)
+	}
 	tailer := &tail.Tailer{
-		Kube:      client,
-		Formatter: o.formatter(a, found),
-		Options: tail.Options{Follow: o.follow && !o.noFollow, Since: o.since, Lines: o.lines,
-			Parallel: o.maxRequests},
-		Out: a.Out, ErrOut: a.ErrOut, Retry: tail.DefaultRetry(),
+		Kube: client, Formatter: formatter,
+		Options: tail.Options{Follow: follow, Since: o.since, Lines: o.lines, Parallel: o.maxRequests, Filter: o.filter},
+		Join:    o.join(a, found, args),
+		Out:     a.Out, ErrOut: a.ErrOut, Retry: tail.DefaultRetry(),
 	}
 	err = tailer.Run(ctx, found.pods)
 	if errors.Is(err, tail.ErrIncomplete) {
@@ -123,11 +180,78 @@ func (o *tailOptions) run(ctx context.Context, a *app, args []string) error {
 	return missing
 }
 
+// maxInput bounds the manifests on the standard input, in bytes.
+const maxInput = 16 << 20
+
+// keepInput reads the standard input if it names the targets: it is asked again
+// for each pod that comes.
+func (o *tailOptions) keepInput(a *app) error {
+	if !slices.Contains(o.targets.Files.Filenames, "-") {
+		return nil
+	}
+	text, err := io.ReadAll(io.LimitReader(a.In, maxInput+1))
+	switch {
+	case err != nil:
+		return fmt.Errorf("reading the standard input: %w", err)
+	case len(text) > maxInput:
+		return fmt.Errorf("the standard input is longer than %d bytes", maxInput)
+	}
+	o.input = text
+	a.In = bytes.NewReader(text)
+	return nil
+}
+
+// nobody is a selection without pods.
+func (o *tailOptions) nobody(a *app, args []string) (*selection, error) {
+	namespace, err := a.namespace()
+	if o.targets.AllNamespaces {
+		namespace = metav1.NamespaceAll
+	}
+	return &selection{namespace: namespace, chosen: &targets.Selection{}}, err
+}
+
+// join says which pods belong to what is selected, now and later.
+func (o *tailOptions) join(a *app, found *selection, args []string) *tail.Join {
+	join := &tail.Join{Namespaces: []string{found.namespace}, LabelSelector: o.targets.Selector, FieldSelector: o.targets.FieldSelector}
+	if len(args) == 0 && len(o.targets.Files.Filenames) == 0 && o.targets.Files.Kustomize == "" {
+		return join
+	}
+	for _, pod := range found.pods {
+		if !slices.Contains(join.Namespaces, pod.Namespace) {
+			join.Namespaces = append(join.Namespaces, pod.Namespace)
+		}
+	}
+	// What belongs to a workload, and what has a name that was given, is for the
+	// same code to say as at the start. It keeps nothing between two calls, but
+	// kubectl's flags are not made for several at a time.
+	var one sync.Mutex
+	join.Belongs = func(ctx context.Context, pod *corev1.Pod) (bool, error) {
+		one.Lock()
+		defer one.Unlock()
+		flags := o.targets
+		flags.In = bytes.NewReader(o.input)
+		now, err := flags.Find(ctx, a.flags, args)
+		for i := range now.Pods {
+			if now.Pods[i].UID == pod.UID {
+				return true, nil
+			}
+		}
+		// Things that were named may be away: that is no reason to ask again, as a
+		// server is that does not answer.
+		var away net.Error
+		if errors.As(err, &away) || apierrors.IsInternalError(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsTooManyRequests(err) {
+			return false, err
+		}
+		return false, nil
+	}
+	return join
+}
+
 func (o *tailOptions) formatter(a *app, found *selection) tail.Formatter {
 	if o.output == "json" {
 		return tail.JSON{}
 	}
-	text := &tail.Text{Style: terminal.For(a.Out, os.Getenv), Location: time.Local, Namespaces: o.targets.AllNamespaces}
+	text := &tail.Text{Style: terminal.For(a.Out, os.Getenv), Location: time.Local, Namespaces: o.targets.AllNamespaces || several(found.pods)}
 	var sources []tail.Source
 	for _, pod := range found.pods {
 		sources = append(sources, tail.Source{Namespace: pod.Namespace, Pod: pod.Name})

@@ -1,11 +1,15 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"strings"
+	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
 )
 
 const tailLog = `2030-05-01T12:00:00Z {"time":"2030-05-01T12:00:00Z","level":"INFO","msg":"connection","direction":"outbound","source":"10.0.1.5:1","destination":"10.0.2.2:9000","encrypted":true}
@@ -56,11 +60,13 @@ func TestTailErrors(t *testing.T) {
 		{"-A --no-follow", "demo/web", "pod/mute -n other: opening the log"},
 		{"pod/web pod/bystander --no-follow", "web", "pod/bystander -n demo: the pod has no gateway"},
 		{"pod/web pod/gone --no-follow", "web", `error: pod "gone" not found`},
-		{"-n void", "", `no gateways found in namespace "void"`},
+		{"-n void --no-follow", "", `no gateways found in namespace "void"`},
 		{"--since=-1s", "", "is negative"},
 		{"--tail=-2", "", "below -1"},
 		{"--max-log-requests=0", "", "not positive"},
 		{"-o yaml", "", "hint: use json"},
+		{"--template={{.Pood}}", "", "hint: it is a Go template"},
+		{"--template={{.Pod}} -o json", "", "[output template] were all set"},
 		{"-A --max-log-requests=1", "", "at most 1 at a time"},
 	} {
 		code, stdout, stderr := run(append([]string{"tail"}, strings.Fields(c.args)...)...)
@@ -68,4 +74,58 @@ func TestTailErrors(t *testing.T) {
 			t.Errorf("%s: exit code %d, stdout %q, stderr %q", c.args, code, stdout, stderr)
 		}
 	}
+}
+
+func TestTailChooses(t *testing.T) {
+	server := tailServer()
+	server.logs["web"] += `2030-05-01T12:00:02Z {"time":"2030-05-01T12:00:02Z","level":"INFO","msg":"connection","destination":"10.0.2.3:80","encrypted":false}
+2030-05-01T12:00:03Z {"time":"2030-05-01T12:00:03Z","level":"WARN","msg":"connection","destination":"10.0.2.4:80","encrypted":false}
+`
+	run := server.start(t)
+	for args, want := range map[string]string{
+		"":                                      "10.0.2.2:9000 web\n10.0.2.3:80 web\n10.0.2.4:80 web\n",
+		"--plaintext-only":                      "10.0.2.3:80 web\n",
+		"--errors":                              "10.0.2.4:80 web\n",
+		"--errors --plaintext-only pod/web":     "10.0.2.3:80 web\n10.0.2.4:80 web\n",
+		"--plaintext-only --errors --since=10m": "10.0.2.3:80 web\n10.0.2.4:80 web\n",
+	} {
+		code, stdout, stderr := run(append([]string{"tail", "--no-follow", "--template={{.Destination}} {{.Pod}}"}, strings.Fields(args)...)...)
+		if code != 0 || stdout != want || stderr != "" {
+			t.Errorf("%q: exit code %d, %q, %q", args, code, stdout, stderr)
+		}
+	}
+}
+
+// A selection that holds nothing yet is waited for, until Ctrl-C.
+func TestTailWaits(t *testing.T) {
+	for args, want := range map[string]string{
+		"-n void": `no gateways found in namespace "void" yet: waiting for some`, "-l app=none -n void": `no gateways found in namespace "void" yet`,
+		"pod/bystander": "pod/bystander -n demo: the pod has no gateway yet\nhint: kubectl gateway enable pod/bystander -n demo\n",
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		errOut := &ending{text: want, end: cancel}
+		var out bytes.Buffer
+		code := runOn(t, ctx, tailServer(), genericiooptions.IOStreams{In: strings.NewReader(""), Out: &out, ErrOut: errOut}, append([]string{"tail"}, strings.Fields(args)...)...)
+		if code != 0 || out.Len() > 0 {
+			t.Errorf("%s: exit code %d, %q, %q", args, code, &out, errOut.got.String())
+		}
+	}
+}
+
+// ending calls end once text has been written.
+type ending struct {
+	mu   sync.Mutex
+	text string
+	end  func()
+	got  strings.Builder
+}
+
+func (e *ending) Write(p []byte) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.got.Write(p)
+	if strings.Contains(e.got.String(), e.text) {
+		e.end()
+	}
+	return len(p), nil
 }

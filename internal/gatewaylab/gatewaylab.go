@@ -55,15 +55,29 @@ type Spec struct {
 	Log io.Writer
 	// TTL is the life of the certificate, one hour if zero.
 	TTL time.Duration
+	// Uncertified starts the gateway without certificate, key and bundle. It waits
+	// for them for CertificateTimeout, the gateway's default if zero.
+	Uncertified        bool
+	CertificateTimeout time.Duration
+}
+
+// Leaf is what the pod's certificate is about.
+func (s *Spec) Leaf() ca.LeafRequest {
+	return ca.LeafRequest{
+		Identity: identity.ID{TrustDomain: TrustDomain, Namespace: "lab", ServiceAccount: "pod-" + s.Node.IP4.String()},
+		IPs:      []netip.Addr{s.Node.IP4, s.Node.IP6},
+		TTL:      s.TTL,
+	}
 }
 
 // Gateway is a running gateway.
 type Gateway struct {
 	*netlab.Process
-	socket string
+	socket, lastWords string
 }
 
-// Start runs a gateway and returns once it is ready.
+// Start runs a gateway and returns once it is ready, or waits for a certificate if
+// it was started without one.
 func Start(ctx context.Context, s Spec) (*Gateway, error) {
 	g, err := Launch(s)
 	if err != nil {
@@ -79,7 +93,7 @@ func Start(ctx context.Context, s Spec) (*Gateway, error) {
 		}
 	}()
 	status, err := g.status(ctx, startTimeout)
-	if err == nil && status.State != api.Ready {
+	if want := s.started(); err == nil && status.State != want {
 		err = fmt.Errorf("it is %s: %s", status.State, status.Reason)
 	}
 	if err != nil {
@@ -89,18 +103,35 @@ func Start(ctx context.Context, s Spec) (*Gateway, error) {
 	return g, nil
 }
 
+// started is the state that a gateway gets to by itself.
+func (s *Spec) started() api.State {
+	if s.Uncertified {
+		return api.Uncertified
+	}
+	return api.Ready
+}
+
 // Launch runs a gateway and does not wait.
 func Launch(s Spec) (*Gateway, error) {
 	env, err := s.environment()
 	if err != nil {
 		return nil, err
 	}
-	g := &Gateway{socket: filepath.Join(s.Dir, "control-"+s.Node.UID, "control.sock")}
+	g := &Gateway{
+		socket:    filepath.Join(s.Dir, "control-"+s.Node.UID, "control.sock"),
+		lastWords: filepath.Join(s.Dir, "termination-log-"+s.Node.UID),
+	}
+	if err := os.WriteFile(g.lastWords, nil, 0o600); err != nil {
+		return nil, err
+	}
 	command := netlab.Command{
 		Cgroup: s.Node.GatewayCgroup,
 		Path:   s.Program,
-		Args:   []string{"supervise", "--control-socket", g.socket},
+		Args:   []string{"supervise", "--control-socket", g.socket, "--termination-log", g.lastWords},
 		Env:    env,
+	}
+	if s.CertificateTimeout != 0 {
+		command.Args = append(command.Args, "--certificate-timeout", s.CertificateTimeout.String())
 	}
 	if s.Log != nil {
 		command.Stdout, command.Stderr = s.Log, s.Log
@@ -122,19 +153,11 @@ func (s *Spec) environment() ([]string, error) {
 	if s.TTL == 0 {
 		s.TTL = time.Hour
 	}
-	ips := []netip.Addr{s.Node.IP4, s.Node.IP6}
-	leaf, err := s.Authority.Issue(ca.LeafRequest{
-		Identity: identity.ID{TrustDomain: TrustDomain, Namespace: "lab", ServiceAccount: "pod-" + s.Node.IP4.String()},
-		IPs:      ips,
-		TTL:      s.TTL,
-	})
-	if err != nil {
-		return nil, err
-	}
+	about := s.Leaf()
 	c := api.Config{
 		Version: api.ConfigVersion,
-		Pod:     api.PodRef{Namespace: "lab", Name: s.Node.IP4.String(), UID: s.Node.UID, ServiceAccount: "lab"},
-		PodIPs:  ips, TrustDomain: TrustDomain, Mode: s.Mode, OnFailure: s.OnFailure, Capture: s.Capture,
+		Pod:     api.PodRef{Namespace: "lab", Name: s.Node.IP4.String(), UID: s.Node.UID, ServiceAccount: about.Identity.ServiceAccount},
+		PodIPs:  about.IPs, TrustDomain: TrustDomain, Mode: s.Mode, OnFailure: s.OnFailure, Capture: s.Capture,
 	}
 	if s.Configure != nil {
 		s.Configure(&c)
@@ -143,10 +166,18 @@ func (s *Spec) environment() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []string{
-		api.EnvConfig + "=" + string(config), api.EnvCert + "=" + string(leaf.CertPEM),
-		api.EnvKey + "=" + string(leaf.KeyPEM), api.EnvCA + "=" + string(s.Authority.Bundle()),
-	}, nil
+	env := []string{api.EnvConfig + "=" + string(config)}
+	if s.Uncertified {
+		return env, nil
+	}
+	leaf, err := s.Authority.Issue(about)
+	if err != nil {
+		return nil, err
+	}
+	return append(env,
+		api.EnvCert+"="+string(leaf.CertPEM),
+		api.EnvKey+"="+string(leaf.KeyPEM), api.EnvCA+"="+string(s.Authority.Bundle()),
+	), nil
 }
 
 // Status asks the gateway how it is.
@@ -167,6 +198,12 @@ func (g *Gateway) Call(ctx context.Context, r control.Request) (*api.Status, err
 
 // Socket is the path of the gateway's control socket.
 func (g *Gateway) Socket() string { return g.socket }
+
+// LastWords returns the gateway's termination message so far.
+func (g *Gateway) LastWords() (string, error) {
+	text, err := os.ReadFile(g.lastWords)
+	return string(text), err
+}
 
 // Connections returns the connection lines of the gateway's log, if it was
 // started without a Log of its own.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // ConfigVersion is the version of Config's JSON form that this build speaks.
@@ -61,6 +62,20 @@ const (
 	FailClosed OnFailure = "closed"
 )
 
+// Existing says what happens at the start of a gateway to plaintext connections
+// into captured ranges that were open before it.
+type Existing string
+
+const (
+	// ExistingLeave leaves them alone, and does not look for them.
+	ExistingLeave Existing = "leave"
+	// ExistingReport counts and lists them in the gateway's status.
+	ExistingReport Existing = "report"
+	// ExistingReset resets them, so that what keeps connections open makes new
+	// ones, which are encrypted.
+	ExistingReset Existing = "reset"
+)
+
 // PodRef names the pod that a gateway serves.
 type PodRef struct {
 	Namespace      string `json:"namespace"`
@@ -106,6 +121,12 @@ type Config struct {
 	// BlockUDP refuses UDP to captured ranges in strict mode, DNS (port 53) and
 	// excluded ports aside.
 	BlockUDP bool `json:"blockUDP,omitempty"`
+	// Existing is what happens to connections that were open before the gateway.
+	// Empty means ExistingReport.
+	Existing Existing `json:"existing,omitempty"`
+	// Watched says that watch added the gateway, and may end it again when
+	// nothing asks for it any more.
+	Watched bool `json:"watched,omitempty"`
 }
 
 // DefaultNodePorts returns the first and the last node port of a cluster that
@@ -118,6 +139,14 @@ func (w Wire) OrDefault() Wire {
 		return WireAuto
 	}
 	return w
+}
+
+// OrDefault returns e, or ExistingReport if e is empty.
+func (e Existing) OrDefault() Existing {
+	if e == "" {
+		return ExistingReport
+	}
+	return e
 }
 
 // ParseConfig reads the JSON form of a Config, fills in the defaults of what it
@@ -157,6 +186,8 @@ func (c *Config) Validate() error {
 		return errors.New("no range is to be captured")
 	case c.Wire != "" && c.Wire != WireAuto && c.Wire != WirePort && c.Wire != WireInband:
 		return fmt.Errorf("wire %q is none of %q, %q and %q", c.Wire, WireAuto, WirePort, WireInband)
+	case !slices.Contains([]Existing{"", ExistingLeave, ExistingReport, ExistingReset}, c.Existing):
+		return fmt.Errorf("existing %q is none of %q, %q and %q", c.Existing, ExistingLeave, ExistingReport, ExistingReset)
 	case c.NodePorts != [2]uint16{} && (c.NodePorts[0] == 0 || c.NodePorts[0] > c.NodePorts[1]):
 		return fmt.Errorf("node ports %d to %d are no range of ports", c.NodePorts[0], c.NodePorts[1])
 	}

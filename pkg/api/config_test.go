@@ -38,7 +38,7 @@ func TestConfigDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, field := range []string{"wire", "nodePorts", "allow", "blockUDP"} {
+	for _, field := range []string{"wire", "nodePorts", "allow", "blockUDP", "existing", "watched"} {
 		if strings.Contains(string(text), field) {
 			t.Errorf("%s is written without need: %s", field, text)
 		}
@@ -59,7 +59,7 @@ func TestBadConfig(t *testing.T) {
 		"mode":    func(c *Config) { c.Mode = "lenient" }, "failure": func(c *Config) { c.OnFailure = "" },
 		"pod": func(c *Config) { c.Pod.UID = "" }, "no address": func(c *Config) { c.PodIPs = nil },
 		"no range": func(c *Config) { c.Capture = nil }, "trust domain": func(c *Config) { c.TrustDomain = "" },
-		"wire": func(c *Config) { c.Wire = "none" }, "mapped range": func(c *Config) { c.Capture[0] = mapped },
+		"wire": func(c *Config) { c.Wire = "none" }, "existing": func(c *Config) { c.Existing = "drop" }, "mapped range": func(c *Config) { c.Capture[0] = mapped },
 		"pod loopback":    func(c *Config) { c.PodIPs[0] = netip.IPv6Loopback() },
 		"node":            func(c *Config) { c.Nodes = []netip.Addr{netip.IPv4Unspecified()} },
 		"no node":         func(c *Config) { c.Nodes = []netip.Addr{{}} },

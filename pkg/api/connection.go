@@ -44,6 +44,8 @@ type Connection struct {
 	Peer      string `json:"peer,omitempty"`
 	Wire      string `json:"wire"`
 	Encrypted bool   `json:"encrypted"`
+	// TLS is what the two gateways agreed on, zero without a handshake.
+	TLS TLS `json:"tls,omitzero"`
 	// Reason says why the connection was not encrypted or was refused.
 	Reason string `json:"reason,omitempty"`
 	// Sent and Received count bytes of the application in this pod.
@@ -52,4 +54,20 @@ type Connection struct {
 	// Duration is in seconds.
 	Duration float64 `json:"duration"`
 	Error    string  `json:"error,omitempty"`
+}
+
+// TLS describes the connection between two gateways, in the words of crypto/tls.
+type TLS struct {
+	// Version is as "TLS 1.3", KeyExchange as "X25519MLKEM768", Cipher as
+	// "TLS_AES_128_GCM_SHA256".
+	Version     string `json:"version"`
+	KeyExchange string `json:"keyExchange,omitempty"`
+	Cipher      string `json:"cipher"`
+	// Resumed means that certificates were verified in an earlier handshake, too,
+	// and not sent again.
+	Resumed bool `json:"resumed,omitempty"`
+	// Local and Remote are the two ends of that connection, by which it is found
+	// in a capture.
+	Local  netip.AddrPort `json:"local"`
+	Remote netip.AddrPort `json:"remote"`
 }

@@ -15,15 +15,23 @@ const (
 	Ready State = "ready"
 	// Degraded means that the worker is gone and is being started again.
 	Degraded State = "degraded"
+	// Uncertified means that the gateway was started without a certificate and
+	// waits for its first one. Nothing is captured yet.
+	Uncertified State = "uncertified"
+	// Draining means that the gateway is being disabled: nothing is captured any
+	// more, and it ends when its connections have, or the drain timeout.
+	Draining State = "draining"
 )
 
 // Status is what a gateway reports about itself.
 type Status struct {
 	// Version is the build of the gateway.
-	Version   string       `json:"version"`
-	State     State        `json:"state"`
-	Reason    string       `json:"reason,omitempty"`
-	StartedAt time.Time    `json:"startedAt"`
+	Version   string    `json:"version"`
+	State     State     `json:"state"`
+	Reason    string    `json:"reason,omitempty"`
+	StartedAt time.Time `json:"startedAt"`
+	// Time is the gateway's clock when it answered.
+	Time      time.Time    `json:"time,omitzero"`
 	Pod       PodRef       `json:"pod"`
 	PodIPs    []netip.Addr `json:"podIPs"`
 	Mode      Mode         `json:"mode"`
@@ -40,6 +48,33 @@ type Status struct {
 	Worker   Worker      `json:"worker"`
 	Capture  Capture     `json:"capture"`
 	Traffic  Traffic     `json:"traffic"`
+	// Existing describes plaintext connections of the application that no gateway
+	// carries. It is nil if nobody has looked.
+	Existing *ExistingConnections `json:"existing,omitempty"`
+}
+
+// MaxExisting is how many connections an ExistingConnections lists.
+const MaxExisting = 50
+
+// ExistingConnections counts the open connections between the application and
+// captured ranges that do not go through its gateway: most were there before it.
+type ExistingConnections struct {
+	// Outbound and Inbound count those that are open now, seen from the pod.
+	// Sources that strict mode lets in without TLS are not among them.
+	Outbound int `json:"outbound"`
+	Inbound  int `json:"inbound"`
+	// Reset counts those that the gateway has reset since it started.
+	Reset int `json:"reset,omitempty"`
+	// Connections are the first MaxExisting of them.
+	Connections []ExistingConnection `json:"connections,omitempty"`
+}
+
+// ExistingConnection is one of ExistingConnections.
+type ExistingConnection struct {
+	// Direction is Outbound or Inbound.
+	Direction string         `json:"direction"`
+	Local     netip.AddrPort `json:"local"`
+	Remote    netip.AddrPort `json:"remote"`
 }
 
 // Certificate describes the gateway's own certificate.
@@ -51,6 +86,9 @@ type Certificate struct {
 	// Authorities are the SHA-256 fingerprints (lower-case hexadecimal) of the
 	// certificates in the trust bundle.
 	Authorities []string `json:"authorities"`
+	// Issuer is the one of Authorities that the certificate leads to, empty if
+	// none does.
+	Issuer string `json:"issuer,omitempty"`
 }
 
 // Worker describes the unprivileged process that carries the traffic.

@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,6 +42,9 @@ type Authority struct {
 	chain       []*x509.Certificate
 	key         crypto.Signer
 	trustDomain string
+	// trusted are the roots besides its own that verifiers must trust: that of
+	// the authority's predecessor or successor while a rotation is under way.
+	trusted []*x509.Certificate
 }
 
 // Options say what authority New makes.
@@ -121,8 +125,19 @@ func (a *Authority) TrustDomain() string { return a.trustDomain }
 func (a *Authority) Fingerprint() string { return Fingerprint(a.chain[0]) }
 
 // Bundle returns the PEM form of the certificates that a verifier must trust:
-// the root. It holds no key.
-func (a *Authority) Bundle() []byte { return encodeCertificates(a.chain[len(a.chain)-1:]) }
+// first the authority's own root, then that of its predecessor or successor if
+// [Load] has found a rotation under way. It holds no key.
+func (a *Authority) Bundle() []byte { return encodeCertificates(a.roots()) }
+
+// Roots returns the fingerprints of the certificates in [Authority.Bundle], in
+// their order.
+func (a *Authority) Roots() []string {
+	var list []string
+	for _, cert := range a.roots() {
+		list = append(list, Fingerprint(cert))
+	}
+	return list
+}
 
 // NotAfter returns when the first certificate of a expires.
 func (a *Authority) NotAfter() time.Time {
@@ -155,6 +170,22 @@ func (a *Authority) String() string {
 // trust domain.
 func (a *Authority) same(b *Authority) bool {
 	return a.chain[0].Equal(b.chain[0]) && a.trustDomain == b.trustDomain
+}
+
+// trusting returns a copy of a whose bundle holds others besides a's own root.
+func (a *Authority) trusting(others ...*x509.Certificate) *Authority {
+	b := *a
+	b.trusted = nil
+	for _, cert := range others {
+		if !slices.ContainsFunc(b.roots(), cert.Equal) {
+			b.trusted = append(b.trusted, cert)
+		}
+	}
+	return &b
+}
+
+func (a *Authority) roots() []*x509.Certificate {
+	return append([]*x509.Certificate{a.root()}, a.trusted...)
 }
 
 func (a *Authority) root() *x509.Certificate { return a.chain[len(a.chain)-1] }

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -34,7 +35,7 @@ const (
 	managedBy      = "kubectl-gateway"
 )
 
-const foreignHint = "another authority was made for this cluster: ask its operator for a copy of authority.pem, " +
+const foreignHint = "the cluster's authority was made or rotated elsewhere: ask its operator for a copy of authority.pem as it is now, " +
 	"or replace it with 'kubectl gateway init-ca --force' (gateways of the two do not trust each other)"
 
 // ClusterUID returns the uid of the namespace kube-system, which never changes
@@ -54,20 +55,26 @@ func ClusterUID(ctx context.Context, client kubernetes.Interface) (string, error
 type Bundle struct {
 	Certificates []*x509.Certificate
 	TrustDomain  string
+	// rotation is nil if none is under way.
+	rotation *endorsement
 }
 
 // Holds reports whether gateways that trust b trust the certificates of a, for
 // the same trust domain.
 func (b *Bundle) Holds(a *Authority) bool {
-	if b.TrustDomain != a.trustDomain {
-		return false
-	}
+	return b.TrustDomain == a.trustDomain && slices.ContainsFunc(b.Certificates, a.root().Equal)
+}
+
+// partner returns the other root of the rotation that a's own key vouches for,
+// or nil.
+func (b *Bundle) partner(a *Authority) *x509.Certificate {
+	fingerprint := b.rotation.partner(a)
 	for _, cert := range b.Certificates {
-		if cert.Equal(a.root()) {
-			return true
+		if Fingerprint(cert) == fingerprint {
+			return cert
 		}
 	}
-	return false
+	return nil
 }
 
 // String names the authorities of b.
@@ -124,7 +131,7 @@ func readBundle(m *corev1.ConfigMap) (*Bundle, error) {
 	if identity.ValidateTrustDomain(td) != nil || named != "" && named != td {
 		return nil, damaged(fmt.Errorf("%w: its trust domain is unclear", ErrDamaged))
 	}
-	return &Bundle{Certificates: certs, TrustDomain: td}, nil
+	return &Bundle{Certificates: certs, TrustDomain: td, rotation: parseEndorsement(m.Annotations[RotationAnnotation])}, nil
 }
 
 // PublishBundle makes a's certificates the trust bundle of the cluster and
@@ -155,6 +162,7 @@ func PublishBundle(ctx context.Context, client kubernetes.Interface, a *Authorit
 	// update if somebody else came first.
 	m := old.DeepCopy()
 	setMeta(&m.ObjectMeta, a)
+	delete(m.Annotations, RotationAnnotation)
 	m.Data = map[string]string{BundleKey: string(a.Bundle())}
 	m.BinaryData = nil
 	_, err = configMaps.Update(ctx, m, metav1.UpdateOptions{FieldManager: managedBy})
@@ -164,13 +172,9 @@ func PublishBundle(ctx context.Context, client kubernetes.Interface, a *Authorit
 // PublishAuthority stores a, key included, in the cluster's Secret and reports
 // whether it had to change anything. Errors are those of [PublishBundle].
 func PublishAuthority(ctx context.Context, client kubernetes.Interface, a *Authority, force bool) (changed bool, err error) {
-	key, err := a.keyPEM()
+	data, err := secretData(a)
 	if err != nil {
 		return false, err
-	}
-	data := map[string][]byte{
-		corev1.TLSCertKey:       encodeCertificates(a.chain),
-		corev1.TLSPrivateKeyKey: key,
 	}
 	secrets := client.CoreV1().Secrets(Namespace)
 	old, err := secrets.Get(ctx, SecretName, metav1.GetOptions{})
@@ -221,12 +225,29 @@ func secretExists(ctx context.Context, client kubernetes.Interface) (bool, error
 	return err == nil, clusterError("looking for an authority in the cluster", "get", "secret "+SecretName, err)
 }
 
-func readSecret(s *corev1.Secret) (*Authority, error) {
-	a, err := Import(s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey], s.Annotations[TrustDomainAnnotation], time.Now())
+func secretData(a *Authority) (map[string][]byte, error) {
+	key, err := a.keyPEM()
+	if err != nil {
+		return nil, err
+	}
+	return map[string][]byte{corev1.TLSCertKey: encodeCertificates(a.chain), corev1.TLSPrivateKeyKey: key}, nil
+}
+
+func readSecret(s *corev1.Secret) (*Authority, error) { return readSecretFor(s, false) }
+
+// readSecretFor reads an authority that, at any time, need not be valid any more.
+func readSecretFor(s *corev1.Secret, anyTime bool) (*Authority, error) {
+	now := time.Now()
+	if certs, err := parseCertificates(s.Data[corev1.TLSCertKey]); err == nil && anyTime {
+		if valid := (&Authority{chain: certs}); valid.NotAfter().Before(now) {
+			now = valid.NotBefore()
+		}
+	}
+	a, err := Import(s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey], s.Annotations[TrustDomainAnnotation], now)
 	if err == nil {
 		return a, nil
 	}
-	err = fmt.Errorf("reading secret %s in %s: %w", SecretName, Namespace, err)
+	err = fmt.Errorf("reading secret %s in %s: %w", s.Name, Namespace, err)
 	if errors.Is(err, ErrExpired) {
 		return nil, err
 	}

@@ -25,4 +25,6 @@ var (
 	// ErrChanged means that somebody else changed an object of the cluster
 	// between the moment it was read and the moment it was to be written.
 	ErrChanged = errors.New("somebody else changed it at the same time")
+	// ErrBadRequest means that no certificate can be made for a request.
+	ErrBadRequest = errors.New("certificate request cannot be used")
 )

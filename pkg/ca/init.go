@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
@@ -147,6 +151,12 @@ func (o *InitOptions) ensure(ctx context.Context, dir string) (*InitResult, erro
 	if a == nil {
 		return o.first(ctx, dir, bundle)
 	}
+	if bundle == nil || local != nil && stored != nil && !local.same(stored) {
+		// What is missing, or differs, may be a rotation's to repair.
+		if err := o.checkRotation(ctx, dir, stored != nil); err != nil {
+			return nil, err
+		}
+	}
 	if local != nil && stored != nil && !local.same(stored) {
 		return nil, api.WithHint(fmt.Errorf("secret %s in %s holds another authority than %s: %w", SecretName, Namespace, Path(dir), ErrForeign), foreignHint)
 	}
@@ -163,9 +173,27 @@ func (o *InitOptions) ensure(ctx context.Context, dir string) (*InitResult, erro
 	return result, o.publish(ctx, result)
 }
 
+// checkRotation fails if a rotation is under way, here or in the cluster.
+func (o *InitOptions) checkRotation(ctx context.Context, dir string, inCluster bool) error {
+	places := []place{&dirPlace{store: store{dir: dir}}}
+	if inCluster {
+		places = append(places, &clusterPlace{client: o.Client})
+	}
+	for _, p := range places {
+		state, err := p.read(ctx)
+		if err != nil && !errors.Is(err, ErrNoAuthority) {
+			return err
+		}
+		if state[next] != nil || state[previous] != nil {
+			return api.WithHint(fmt.Errorf("%w, and its rotation is under way", ErrExists), "'kubectl gateway rotate --ca' continues the rotation, and publishes the trust bundle")
+		}
+	}
+	return nil
+}
+
 // wants reports ErrExists if the options ask for something else than a.
 func (o *InitOptions) wants(a *Authority) error {
-	const hint = "leave the flag out to keep the authority, or replace it with --force"
+	const hint = "leave the flag out to keep the authority, or replace it with --force, or with 'kubectl gateway rotate --ca' while traffic goes on"
 	if o.TrustDomain != "" && o.TrustDomain != a.trustDomain {
 		return api.WithHint(fmt.Errorf("%w, for trust domain %q instead of %q", ErrExists, a.trustDomain, o.TrustDomain), hint)
 	}
@@ -216,6 +244,10 @@ func (o *InitOptions) replace(ctx context.Context, dir string) (*InitResult, err
 				fmt.Sprintf("add --store=cluster, or delete it first with 'kubectl delete secret %s -n %s'", SecretName, Namespace))
 		}
 	}
+	// What is left of a rotation would go on with it.
+	if err := o.endRotation(ctx, dir); err != nil {
+		return nil, err
+	}
 	backup, err := ReplaceDir(dir, a)
 	if err != nil {
 		return nil, err
@@ -226,6 +258,31 @@ func (o *InitOptions) replace(ctx context.Context, dir string) (*InitResult, err
 	}
 	o.Progress("authority written to " + result.File)
 	return result, o.publish(ctx, result)
+}
+
+// endRotation puts the other authorities of a rotation away, whatever their state.
+func (o *InitOptions) endRotation(ctx context.Context, dir string) error {
+	s := store{dir: dir}
+	for _, name := range []string{nextName, previousName} {
+		if _, err := os.Lstat(filepath.Join(dir, name)); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		backup, err := s.retire(name)
+		if err != nil {
+			return err
+		}
+		o.Progress(name + " kept as " + backup)
+	}
+	if o.Store != StoreCluster {
+		return nil
+	}
+	for _, name := range []string{NextSecretName, PreviousSecretName} {
+		err := o.Client.CoreV1().Secrets(Namespace).Delete(ctx, name, metav1.DeleteOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return clusterError("removing what is left of a rotation", "delete", "secret "+name, err)
+		}
+	}
+	return nil
 }
 
 // publish brings the cluster's part up to date.

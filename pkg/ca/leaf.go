@@ -59,6 +59,24 @@ func (l Leaf) GoString() string { return l.String() }
 // valid from five minutes ago. It refuses identities of another trust domain
 // and whatever a verifier would not accept from this authority.
 func (a *Authority) Issue(req LeafRequest) (*Leaf, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("issuing a certificate for %s: making a key: %w", req.Identity, err)
+	}
+	leaf, err := a.certify(req, &key.PublicKey)
+	if err != nil {
+		return nil, err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("issuing a certificate for %s: encoding the key: %w", req.Identity, err)
+	}
+	leaf.KeyPEM = pem.EncodeToMemory(&pem.Block{Type: blockKey, Bytes: keyDER})
+	return leaf, nil
+}
+
+// certify makes the certificate that Issue and Sign promise for a public key.
+func (a *Authority) certify(req LeafRequest, public *ecdsa.PublicKey) (*Leaf, error) {
 	if err := req.Identity.Validate(); err != nil {
 		return nil, fmt.Errorf("issuing a certificate: %w", err)
 	}
@@ -67,14 +85,14 @@ func (a *Authority) Issue(req LeafRequest) (*Leaf, error) {
 			fmt.Errorf("issuing a certificate for %s: the authority's trust domain is %q", req.Identity, a.trustDomain),
 			"an authority serves one trust domain; 'kubectl gateway init-ca --force --trust-domain' replaces it")
 	}
-	leaf, err := a.issue(req)
+	leaf, err := a.issue(req, public)
 	if err != nil {
 		return nil, fmt.Errorf("issuing a certificate for %s: %w", req.Identity, err)
 	}
 	return leaf, nil
 }
 
-func (a *Authority) issue(req LeafRequest) (*Leaf, error) {
+func (a *Authority) issue(req LeafRequest, public *ecdsa.PublicKey) (*Leaf, error) {
 	now := clock(req.Now)
 	ttl := req.TTL
 	if ttl == 0 {
@@ -101,10 +119,6 @@ func (a *Authority) issue(req LeafRequest) (*Leaf, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("making a key: %w", err)
-	}
 	template := &x509.Certificate{
 		SerialNumber:          serial,
 		NotBefore:             now.Add(-backdate).UTC(),
@@ -115,7 +129,7 @@ func (a *Authority) issue(req LeafRequest) (*Leaf, error) {
 		URIs:                  []*url.URL{req.Identity.URL()},
 		IPAddresses:           ips,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.chain[0], key.Public(), a.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, a.chain[0], public, a.key)
 	if err != nil {
 		return nil, fmt.Errorf("signing: %w", err)
 	}
@@ -126,13 +140,8 @@ func (a *Authority) issue(req LeafRequest) (*Leaf, error) {
 	if err := a.verify(cert, now); err != nil {
 		return nil, err
 	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, fmt.Errorf("encoding the key: %w", err)
-	}
 	return &Leaf{
 		CertPEM:   encodeCertificates(append([]*x509.Certificate{cert}, a.chain[:len(a.chain)-1]...)),
-		KeyPEM:    pem.EncodeToMemory(&pem.Block{Type: blockKey, Bytes: keyDER}),
 		Serial:    serial.Text(16),
 		NotBefore: cert.NotBefore,
 		NotAfter:  cert.NotAfter,
@@ -166,7 +175,7 @@ func (a *Authority) checkTime(now time.Time) error {
 			"check the clock of this machine")
 	case now.After(a.NotAfter()):
 		return api.WithHint(fmt.Errorf("%w: it ended on %s", ErrExpired, a.NotAfter().Format(time.RFC3339)),
-			"replace it with 'kubectl gateway init-ca --force', then enable the pods again")
+			"replace it with 'kubectl gateway init-ca --force', then give all gateways new certificates with 'kubectl gateway rotate --all -A'")
 	}
 	return nil
 }

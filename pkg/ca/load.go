@@ -22,7 +22,9 @@ type LoadOptions struct {
 
 // Load returns the authority of a cluster: the one on this machine, or else the
 // one in the cluster's Secret. Either must be in the cluster's trust bundle:
-// what another issues would be refused by the gateways that run already. The
+// what another issues would be refused by the gateways that run already. While a
+// rotation is under way, the bundle of what Load returns holds both its roots, on
+// the side of the old authority as on that of the new one. The
 // error is [ErrNoAuthority] if neither exists, [ErrForeign] or [ErrNoBundle] if
 // the cluster does not trust what was found, or one of those of [LoadDir].
 func Load(ctx context.Context, opts LoadOptions) (*Authority, error) {
@@ -52,6 +54,9 @@ func Load(ctx context.Context, opts LoadOptions) (*Authority, error) {
 	}
 	if !bundle.Holds(a) {
 		return nil, fmt.Errorf("the authority of %s (%s) is a foreign one: %w", where, shortFingerprint(a.root()), foreignError(bundle))
+	}
+	if other := bundle.partner(a); other != nil {
+		a = a.trusting(other)
 	}
 	return a, nil
 }

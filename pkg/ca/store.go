@@ -17,7 +17,7 @@ import (
 )
 
 // The store is a directory (0700) with one file (0600) that holds key and
-// certificates together. The rules it lives by:
+// certificates together, and during a rotation two of them. The rules it lives by:
 //
 //   - The file appears complete, by link(2) or rename(2) of one that has been
 //     written and synced under another name. There is no moment at which a
@@ -27,7 +27,12 @@ import (
 //   - What is replaced lives on as a backup, complete before the replacing.
 //   - Leftovers of a crash are temporary files, never the file itself.
 const (
-	fileName   = "authority.pem"
+	fileName = "authority.pem"
+	// The two others of a rotation: the one that is to follow, and the one that
+	// was replaced and is still trusted.
+	nextName     = "authority-next.pem"
+	previousName = "authority-previous.pem"
+
 	tempPrefix = ".authority-"
 	tempSuffix = ".tmp"
 	// maxFileSize bounds what is read; an authority with a chain of a few RSA
@@ -40,12 +45,14 @@ const (
 // LoadDir reads the authority in dir. The error is [ErrNoAuthority] if there is
 // none, [ErrExposed], [ErrDamaged], [ErrMismatch], [ErrNotAuthority] or
 // [ErrExpired] if it must not be used, or that of the file system.
-func LoadDir(dir string) (*Authority, error) {
-	text, err := readPrivate(dir)
+func LoadDir(dir string) (*Authority, error) { return loadFile(dir, fileName, decode) }
+
+func loadFile(dir, name string, decode func([]byte, time.Time) (*Authority, error)) (*Authority, error) {
+	text, err := readPrivate(dir, name)
 	if err != nil {
 		return nil, err
 	}
-	path := Path(dir)
+	path := filepath.Join(dir, name)
 	a, err := decode(text, time.Now())
 	if err != nil {
 		err = fmt.Errorf("reading %s: %w", path, err)
@@ -118,12 +125,40 @@ func (s *store) replace(a *Authority) (string, error) {
 	if err != nil {
 		return "", api.WithHint(fmt.Errorf("backing up the old authority: %w", err), "move "+Path(s.dir)+" away, then try again")
 	}
-	backup := "authority-" + time.Now().UTC().Format("20060102T150405.000000Z") + ".pem"
+	backup := backupName()
 	if err := s.place(old, backup, false); err != nil {
 		return "", fmt.Errorf("backing up the old authority: %w", err)
 	}
 	backup = filepath.Join(s.dir, backup)
 	return backup, s.place(text, fileName, true)
+}
+
+// retire renames the file called name to a backup, and returns its path.
+func (s *store) retire(name string) (string, error) {
+	from, to := filepath.Join(s.dir, name), filepath.Join(s.dir, backupName())
+	if err := linkNew(from, to); err != nil {
+		return "", fmt.Errorf("backing up %s: %w", from, err)
+	}
+	if err := s.did("backup linked"); err != nil {
+		return "", err
+	}
+	return to, s.remove(name)
+}
+
+func (s *store) remove(name string) error {
+	path := filepath.Join(s.dir, name)
+	// Without hard links, the link was a renaming.
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing %s: %w", path, err)
+	}
+	if err := s.did("removed"); err != nil {
+		return err
+	}
+	return syncDir(s.dir)
+}
+
+func backupName() string {
+	return "authority-" + time.Now().UTC().Format("20060102T150405.000000Z") + ".pem"
 }
 
 // prepare makes the directory, refuses one that others can write to, and
@@ -226,7 +261,7 @@ func linkNew(temp, target string) error {
 }
 
 func existsError(dir string) error {
-	return api.WithHint(fmt.Errorf("%w in %s", ErrExists, dir), "'kubectl gateway init-ca --force' replaces it and keeps a backup")
+	return api.WithHint(fmt.Errorf("%w in %s", ErrExists, dir), "'kubectl gateway rotate --ca' replaces it while traffic goes on; 'kubectl gateway init-ca --force' does so at once, and keeps a backup")
 }
 
 // syncDir makes a rename in dir survive a power failure.
@@ -242,10 +277,10 @@ func syncDir(dir string) error {
 	return d.Sync()
 }
 
-// readPrivate returns the content of the authority's file if only its owner can
+// readPrivate returns the content of the file called name if only its owner can
 // read it.
-func readPrivate(dir string) ([]byte, error) {
-	path := Path(dir)
+func readPrivate(dir, name string) ([]byte, error) {
+	path := filepath.Join(dir, name)
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w in %s", ErrNoAuthority, dir)

@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -27,13 +28,28 @@ const SocketPath = "/run/kube-gateway/control.sock"
 // maxMessage bounds a request and an answer, in bytes.
 const maxMessage = 1 << 20
 
-// What a Request may ask for. Each is answered with an api.Status.
+// What a Request may ask for. Each is answered with an api.Status, unless another
+// answer is named.
 const (
 	OpStatus = "status"
 	// OpMode changes the mode, OpAllow the identity rules, for connections from
 	// now on. After an error nothing has changed.
 	OpMode  = "mode"
 	OpAllow = "allow"
+	// OpCSR makes a new key and is answered with an api.CertificateRequest for it.
+	// The key waits a few minutes for OpCertificate, which brings the certificate
+	// into force for connections from then on.
+	OpCSR         = "csr"
+	OpCertificate = "certificate"
+	// OpTrust replaces the roots that the gateway trusts, for connections from
+	// now on.
+	OpTrust = "trust"
+	// OpReset resets the application's plaintext connections into captured ranges.
+	OpReset = "reset"
+	// OpDisable stops the capture, lets connections drain and ends the gateway. It
+	// is answered with an api.DisableReport, after which the gateway is gone. A
+	// second one joins the first.
+	OpDisable = "disable"
 )
 
 // Request is what a client sends.
@@ -48,6 +64,11 @@ type Request struct {
 	// that nobody does by leaving something out.
 	Allow    []string `json:"allow,omitempty"`
 	Everyone bool     `json:"everyone,omitempty"`
+	// Issued is what OpCertificate brings, Trust what OpTrust does.
+	Issued *api.IssuedCertificate `json:"issued,omitempty"`
+	Trust  *api.TrustBundle       `json:"trust,omitempty"`
+	// DrainTimeout is how long OpDisable lets connections drain (nanoseconds).
+	DrainTimeout time.Duration `json:"drainTimeout,omitempty"`
 }
 
 // response is what the server sends: a result or an error.
@@ -80,10 +101,13 @@ func Listen(path string) (net.Listener, error) {
 	return ln, nil
 }
 
-// Serve answers requests on ln until ctx is done.
+// Serve answers requests on ln until ctx is done, and then waits until those under
+// way, whose context is done as well, are answered.
 func Serve(ctx context.Context, ln net.Listener, handle Handler) error {
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
+	var serving sync.WaitGroup
+	defer serving.Wait()
 	for {
 		conn, err := ln.Accept()
 		switch {
@@ -92,12 +116,15 @@ func Serve(ctx context.Context, ln net.Listener, handle Handler) error {
 		case err != nil:
 			return fmt.Errorf("accepting on the control socket: %w", err)
 		}
-		go serveOne(ctx, conn, handle)
+		serving.Go(func() { serveOne(ctx, conn, handle) })
 	}
 }
 
 // requestTimeout is for a client that connects and says nothing.
 const requestTimeout = 5 * time.Second
+
+// hangUpTimeout is how long a client may take to use its answer.
+const hangUpTimeout = 2 * time.Second
 
 func serveOne(ctx context.Context, conn net.Conn, handle Handler) {
 	defer conn.Close()
@@ -106,12 +133,15 @@ func serveOne(ctx context.Context, conn net.Conn, handle Handler) {
 	conn.SetDeadline(time.Now().Add(requestTimeout))
 	var request Request
 	var answer response
+	hungUp := make(chan struct{})
 	if err := readMessage(conn, &request); err != nil {
 		answer.Error = err.Error()
+		close(hungUp)
 	} else {
 		conn.SetDeadline(time.Time{})
 		// A client that hangs up (Ctrl-C of an exec) ends its request.
 		go func() {
+			defer close(hungUp)
 			io.Copy(io.Discard, conn)
 			cancel()
 		}()
@@ -125,6 +155,12 @@ func serveOne(ctx context.Context, conn net.Conn, handle Handler) {
 	}
 	conn.SetWriteDeadline(time.Now().Add(requestTimeout))
 	json.NewEncoder(conn).Encode(answer)
+	// The client ends with this process when it is the container's first one, so it
+	// is left the time to use what may be the last answer.
+	select {
+	case <-hungUp:
+	case <-time.After(hangUpTimeout):
+	}
 }
 
 func readMessage(r io.Reader, to any) error {
@@ -145,6 +181,13 @@ const dialInterval = 20 * time.Millisecond
 // While the gateway is still starting it waits for the socket, until ctx is
 // done or r.Wait is over.
 func Call(ctx context.Context, path string, r Request, result any) error {
+	return CallAndUse(ctx, path, r, result, func() error { return nil })
+}
+
+// CallAndUse is Call for answers after which the gateway may end, and with it this
+// process: it calls use with the answer stored before the gateway knows that it has
+// arrived.
+func CallAndUse(ctx context.Context, path string, r Request, result any, use func() error) error {
 	conn, err := dial(ctx, path, r.Wait)
 	if err != nil {
 		return api.WithHint(fmt.Errorf("reaching the gateway: %w", err),
@@ -169,7 +212,7 @@ func Call(ctx context.Context, path string, r Request, result any) error {
 	if err := json.Unmarshal(answer.Result, result); err != nil {
 		return fmt.Errorf("parsing the gateway's answer: %w", err)
 	}
-	return nil
+	return use()
 }
 
 func dial(ctx context.Context, path string, wait time.Duration) (net.Conn, error) {

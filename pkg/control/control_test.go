@@ -116,3 +116,38 @@ func TestBadRequestsGetAnError(t *testing.T) {
 		conn.Close()
 	}
 }
+
+// TestLastAnswerIsUsed: the server does not end while a client uses its answer.
+func TestLastAnswerIsUsed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "control.sock")
+	ln, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, end := context.WithCancel(t.Context())
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		err := Serve(ctx, ln, func(context.Context, Request) (any, error) {
+			end()
+			return "bye", nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}()
+	var got string
+	err = CallAndUse(t.Context(), path, Request{Op: OpDisable}, &got, func() error {
+		select {
+		case <-served:
+			t.Error("the server ended before its answer was used")
+		// Long enough for a server that does not wait.
+		case <-time.After(50 * time.Millisecond):
+		}
+		return nil
+	})
+	if err != nil || got != "bye" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	<-served
+}

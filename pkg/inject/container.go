@@ -1,6 +1,7 @@
 package inject
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,10 +12,12 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
@@ -28,9 +31,9 @@ func DefaultImage(version string) string {
 	return ImageRepository + ":" + strings.ReplaceAll(version, "+", "-")
 }
 
-// errOvertaken says that somebody else added a gateway to the pod meanwhile, or
+// ErrOvertaken says that somebody else added a gateway to the pod meanwhile, or
 // that the one that was waited for has failed: the pod must be looked at again.
-var errOvertaken = errors.New("the pod's gateways changed meanwhile")
+var ErrOvertaken = errors.New("the pod's gateways changed meanwhile")
 
 // configFor returns what the gateway of pod is told.
 func (in *Injector) configFor(pod *corev1.Pod, ips []netip.Addr) *api.Config {
@@ -55,11 +58,13 @@ func (in *Injector) configFor(pod *corev1.Pod, ips []netip.Addr) *api.Config {
 		PlaintextFrom: compact(slices.Concat(in.Cluster.nodeRanges(pod), in.Options.PlaintextFrom)),
 		Allow:         in.Options.Allow,
 		BlockUDP:      in.Options.BlockUDP,
+		Existing:      in.Options.Existing,
+		Watched:       in.Options.Watched,
 	}
 }
 
-// container describes the gateway called name, whose key is in secret. It does
-// not name a target container: then it would share the PID namespace of that
+// container describes the gateway called name, whose key is in secret, or which
+// is to ask for its certificate if secret is empty. It does not name a target container: then it would share the PID namespace of that
 // one and be killed with it, and an ephemeral container is never restarted.
 func (in *Injector) container(name, secret string, config *api.Config) (*corev1.EphemeralContainer, error) {
 	if err := config.Validate(); err != nil {
@@ -74,26 +79,61 @@ func (in *Injector) container(name, secret string, config *api.Config) (*corev1.
 			LocalObjectReference: corev1.LocalObjectReference{Name: secret}, Key: key,
 		}}}
 	}
+	container := program(name, in.Options.Image, in.Options.PullPolicy, commandSupervise, string(text))
+	if secret != "" {
+		container.Env = append(container.Env,
+			fromSecret(api.EnvCert, corev1.TLSCertKey),
+			fromSecret(api.EnvKey, corev1.TLSPrivateKeyKey),
+			fromSecret(api.EnvCA, keyBundle))
+	}
+	return container, nil
+}
+
+// What the gateway's program is told to do.
+const (
+	commandSupervise = "supervise"
+	commandClean     = "clean"
+)
+
+// Cleaner describes a container that removes what gateway, which has died, left in
+// pod. It counts as a gateway of the pod, and ends as one that was disabled. An
+// empty image stands for that of the dead gateway, pulled by its policy.
+func Cleaner(pod *corev1.Pod, gateway, image string, policy corev1.PullPolicy) (*corev1.EphemeralContainer, error) {
+	for i := range pod.Spec.EphemeralContainers {
+		if dead := &pod.Spec.EphemeralContainers[i]; dead.Name == gateway {
+			if image == "" {
+				image, policy = dead.Image, cmp.Or(policy, dead.ImagePullPolicy)
+			}
+			return program(NextName(pod), image, policy, commandClean, configText(dead)), nil
+		}
+	}
+	return nil, fmt.Errorf("pod %s/%s has no ephemeral container %s", pod.Namespace, pod.Name, gateway)
+}
+
+// Cleans reports whether the container called name is a Cleaner.
+func Cleans(pod *corev1.Pod, name string) bool {
+	return slices.ContainsFunc(pod.Spec.EphemeralContainers, func(c corev1.EphemeralContainer) bool {
+		return c.Name == name && slices.Equal(c.Args, []string{commandClean})
+	})
+}
+
+// program describes a container that runs the gateway's program.
+func program(name, image string, policy corev1.PullPolicy, command, config string) *corev1.EphemeralContainer {
 	yes, no, root := true, false, int64(0)
 	return &corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
 		Name:            name,
-		Image:           in.Options.Image,
-		ImagePullPolicy: in.Options.PullPolicy,
+		Image:           image,
+		ImagePullPolicy: policy,
 		// The program itself is the image's entry point.
-		Args: []string{"supervise"},
-		Env: []corev1.EnvVar{
-			{Name: api.EnvConfig, Value: string(text)},
-			fromSecret(api.EnvCert, corev1.TLSCertKey),
-			fromSecret(api.EnvKey, corev1.TLSPrivateKeyKey),
-			fromSecret(api.EnvCA, keyBundle),
-		},
+		Args: []string{command},
+		Env:  []corev1.EnvVar{{Name: api.EnvConfig, Value: config}},
 		// Only a privileged container sees the pod's cgroup. The users are set
 		// because the pod may demand another one, or none but root.
 		SecurityContext: &corev1.SecurityContext{
 			Privileged: &yes, RunAsUser: &root, RunAsGroup: &root, RunAsNonRoot: &no,
 		},
 		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
-	}}, nil
+	}}
 }
 
 // Patch is the strategic-merge patch of pods/ephemeralcontainers that adds a
@@ -128,10 +168,10 @@ func newPatch(pod *corev1.Pod, container *corev1.EphemeralContainer) *Patch {
 	}
 }
 
-// addContainer patches pod, or has the server try that if dryRun is set. It
+// AddContainer patches pod, or has the server try that if dryRun is set. It
 // returns the pod's state that the patch was good for. A change of the pod by
-// others is no failure, unless they changed its gateways: errOvertaken.
-func (in *Injector) addContainer(ctx context.Context, pod *corev1.Pod, container *corev1.EphemeralContainer, dryRun bool) (*corev1.Pod, error) {
+// others is no failure, unless they changed its gateways: ErrOvertaken.
+func AddContainer(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod, container *corev1.EphemeralContainer, dryRun bool) (*corev1.Pod, error) {
 	options := metav1.PatchOptions{FieldManager: ManagedBy}
 	if dryRun {
 		options.DryRun = []string{metav1.DryRunAll}
@@ -144,7 +184,7 @@ func (in *Injector) addContainer(ctx context.Context, pod *corev1.Pod, container
 		if err != nil {
 			return false, fmt.Errorf("writing the patch: %w", err)
 		}
-		patched, err := in.Client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, body, options, "ephemeralcontainers")
+		patched, err := client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, body, options, "ephemeralcontainers")
 		switch {
 		case err == nil && !dryRun:
 			pod = patched
@@ -155,12 +195,17 @@ func (in *Injector) addContainer(ctx context.Context, pod *corev1.Pod, container
 			return false, explainPatch(fmt.Errorf("adding container %s: %w", container.Name, err), pod.Namespace)
 		}
 		conflict = err
-		now, err := in.reread(ctx, pod)
+		now, err := Reread(ctx, client, pod)
 		if err != nil {
 			return false, err
 		}
-		if len(Gateways(now)) != len(Gateways(pod)) {
-			return false, errOvertaken
+		switch {
+		case !dryRun && holds(now, container):
+			// The patch was good, and only the answer to it was lost.
+			pod = now
+			return true, nil
+		case len(Gateways(now)) != len(Gateways(pod)):
+			return false, ErrOvertaken
 		}
 		pod = now
 		return false, nil
@@ -174,16 +219,24 @@ func (in *Injector) addContainer(ctx context.Context, pod *corev1.Pod, container
 	return pod, nil
 }
 
-// reread returns the current state of pod, and an error if it is another one.
-func (in *Injector) reread(ctx context.Context, pod *corev1.Pod) (*corev1.Pod, error) {
-	now, err := in.Client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+// holds reports whether pod has an ephemeral container with the name, the image and
+// the environment of wanted. The environment names the Secret, and so who added it.
+func holds(pod *corev1.Pod, wanted *corev1.EphemeralContainer) bool {
+	return slices.ContainsFunc(pod.Spec.EphemeralContainers, func(c corev1.EphemeralContainer) bool {
+		return c.Name == wanted.Name && c.Image == wanted.Image && apiequality.Semantic.DeepEqual(c.Env, wanted.Env)
+	})
+}
+
+// Reread returns the current state of pod, and ErrReplaced if it is gone.
+func Reread(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) (*corev1.Pod, error) {
+	now, err := client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		return nil, errReplaced
+		return nil, ErrReplaced
 	case err != nil:
 		return nil, fmt.Errorf("reading the pod: %w", err)
 	case now.UID != pod.UID:
-		return nil, errReplaced
+		return nil, ErrReplaced
 	}
 	return now, nil
 }

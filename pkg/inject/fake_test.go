@@ -3,6 +3,7 @@ package inject
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/netip"
 	"strconv"
 	"sync"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
 )
 
 // patience bounds what a test waits for; it decides nothing.
@@ -137,7 +139,7 @@ func (c *cluster) patch(action clienttesting.Action) (bool, runtime.Object, erro
 	}
 	pod := c.pod(p.GetName())
 	if body.Metadata.ResourceVersion != pod.ResourceVersion {
-		return true, nil, apierrors.NewConflict(pods.GroupResource(), pod.Name, errOvertaken)
+		return true, nil, apierrors.NewConflict(pods.GroupResource(), pod.Name, ErrOvertaken)
 	}
 	added := body.Spec.EphemeralContainers[0]
 	pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, added)
@@ -200,6 +202,14 @@ type gateways func(ctx context.Context, pod, container string) (*api.Status, err
 
 func (g gateways) Status(ctx context.Context, _, pod, container string, _ time.Duration) (*api.Status, error) {
 	return g(ctx, pod, container)
+}
+
+func (gateways) Renew(context.Context, string, string, string, remote.Sign) (*api.Status, error) {
+	return nil, errors.New("this gateway was not to be renewed")
+}
+
+func (gateways) ResetExisting(context.Context, string, string, string) (*api.Status, error) {
+	return nil, errors.New("nothing was to be reset")
 }
 
 // readyWith is the answer of a gateway that trusts authority.

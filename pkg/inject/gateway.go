@@ -45,6 +45,12 @@ type Gateway struct {
 	FinishedAt time.Time
 }
 
+// Disabled reports whether g was ended on purpose and has left nothing behind. A
+// gateway that ended otherwise may still capture, or may just have died.
+func (g *Gateway) Disabled() bool {
+	return g.Phase == Terminated && g.ExitCode == 0 && g.Message == api.DisabledMessage
+}
+
 // Gateways returns the gateways that were ever added to pod, oldest first.
 func Gateways(pod *corev1.Pod) []Gateway {
 	var found []Gateway
@@ -65,9 +71,15 @@ func Gateways(pod *corev1.Pod) []Gateway {
 	return found
 }
 
-// Current returns the newest gateway of pod, and false if it never had one.
+// Current returns the newest gateway of pod that runs, else the newest, and false
+// if pod never had one. After a node's restart an older one may run again.
 func Current(pod *corev1.Pod) (Gateway, bool) {
 	all := Gateways(pod)
+	for _, gateway := range slices.Backward(all) {
+		if gateway.Phase == Running {
+			return gateway, true
+		}
+	}
 	if len(all) == 0 {
 		return Gateway{}, false
 	}
@@ -115,13 +127,22 @@ func (g *Gateway) observe(state corev1.ContainerState) {
 	switch {
 	case state.Terminated != nil:
 		t := state.Terminated
-		g.Phase, g.Reason, g.Message, g.ExitCode = Terminated, t.Reason, strings.TrimSpace(t.Message), t.ExitCode
+		g.Phase, g.Reason, g.Message, g.ExitCode = Terminated, t.Reason, words(t.Message), t.ExitCode
 		g.StartedAt, g.FinishedAt = t.StartedAt.Time, t.FinishedAt.Time
 	case state.Running != nil:
 		g.Phase, g.StartedAt = Running, state.Running.StartedAt.Time
 	case state.Waiting != nil:
 		g.Reason, g.Message = state.Waiting.Reason, strings.TrimSpace(state.Waiting.Message)
 	}
+}
+
+// words returns what a container left as its last words. Of one that was killed the
+// kubelet shows the end of its log instead, where the lines of connections, the first
+// of them cut off, say nothing about its end.
+func words(message string) string {
+	lines := strings.Split(message, "\n")
+	lines = slices.DeleteFunc(lines, func(line string) bool { return strings.HasSuffix(strings.TrimSpace(line), "}") })
+	return strings.TrimSpace(strings.Join(lines, "\n"))
 }
 
 // gatewayNumber returns 1 for kube-gateway, n for kube-gateway-n with n of at

@@ -52,6 +52,10 @@ func TestGatewaysInOrderWithTheirState(t *testing.T) {
 	if diff := cmp.Diff(want, Gateways(pod)); diff != "" {
 		t.Errorf("Gateways (-want +got):\n%s", diff)
 	}
+	if got, ok := Current(pod); !ok || got.Name != "kube-gateway-2" {
+		t.Errorf("Current = %v, %v, not the one that runs", got, ok)
+	}
+	pod.Status.EphemeralContainerStatuses = nil
 	if got, ok := Current(pod); !ok || got.Name != "kube-gateway-10" {
 		t.Errorf("Current = %v, %v", got, ok)
 	}
@@ -94,6 +98,47 @@ func TestConfigOf(t *testing.T) {
 	for name, want := range map[string]string{"plain": "no gateway", "absent": "no ephemeral container", "kube-gateway-2": "configuration"} {
 		if _, err := ConfigOf(pod, name); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("ConfigOf(%s) = %v, want an error with %q", name, err, want)
+		}
+	}
+}
+
+func TestDisabledIsAnEndOnPurpose(t *testing.T) {
+	for name, test := range map[string]struct {
+		state corev1.ContainerState
+		want  bool
+	}{
+		"disabled":           {terminated(0, "disabled"), true},
+		"disabled, new line": {terminated(0, "disabled\n"), true},
+		"crashed saying so":  {terminated(137, "disabled"), false},
+		"ended silently":     {terminated(0, ""), false},
+		"ended otherwise":    {terminated(0, "the application has ended"), false},
+		"running":            {running(nil, nil), false},
+		"waiting":            {waiting("Disabled", "disabled"), false},
+	} {
+		var gateway Gateway
+		gateway.observe(test.state)
+		if gateway.Phase == "" {
+			gateway.Phase = Waiting
+		}
+		if got := gateway.Disabled(); got != test.want {
+			t.Errorf("%s: Disabled() = %v", name, got)
+		}
+	}
+}
+
+// TestLastWordsAreNotTheLog: of a gateway that was killed the kubelet shows the
+// end of its log.
+func TestLastWordsAreNotTheLog(t *testing.T) {
+	const lines = `ceived":6,"duration":0.1}` + "\n" + `{"time":"2030-01-02T03:04:05Z","level":"INFO","msg":"connection"}` + "\n"
+	for message, want := range map[string]string{
+		lines:                            "",
+		lines + "fatal error: no memory": "fatal error: no memory",
+		"error: no cgroup\nhint: look\n": "error: no cgroup\nhint: look",
+	} {
+		var g Gateway
+		g.observe(corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, Message: message}})
+		if g.Message != want {
+			t.Errorf("of %q is left %q", message, g.Message)
 		}
 	}
 }

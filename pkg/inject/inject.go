@@ -2,23 +2,19 @@ package inject
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
 
-	"golang.org/x/sync/errgroup"
-
+	"github.com/kubectl-gateway/kubectl-gateway/internal/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 const (
@@ -44,6 +40,18 @@ const (
 	DryRunServer DryRun = "server"
 )
 
+// Delivery says how a gateway gets its first certificate.
+type Delivery string
+
+const (
+	// DeliverySecret makes the key here and brings it to the pod in a Secret, which
+	// lives until the gateway has read it.
+	DeliverySecret Delivery = "secret"
+	// DeliveryCSR has the gateway make the key, which never leaves it, and brings
+	// the certificate by exec. No Secret is made.
+	DeliveryCSR Delivery = "csr"
+)
+
 // Options are what the user decides about the gateways.
 type Options struct {
 	Image string
@@ -57,6 +65,14 @@ type Options struct {
 	Allow         []string
 	BlockUDP      bool
 	PlaintextFrom []netip.Prefix
+	// Existing is as in api.Config. With ExistingReset the connections of pods that
+	// have a gateway already are reset, too.
+	Existing api.Existing
+	// Watched is as in api.Config.
+	Watched bool
+	// Delivery is how the gateways get their first certificate. Empty means
+	// DeliverySecret.
+	Delivery Delivery
 	// TTL is the lifetime of the certificates.
 	TTL time.Duration
 	// Timeout bounds one pod, from the first look to the gateway's ready.
@@ -70,7 +86,7 @@ type Options struct {
 type Injector struct {
 	Client    kubernetes.Interface
 	Authority Authority
-	Gateways  StatusReader
+	Gateways  GatewayClient
 	// Cluster comes from Survey.
 	Cluster *Cluster
 	Options Options
@@ -94,51 +110,38 @@ type Result struct {
 	Elapsed   time.Duration
 	// Status is what the gateway says about itself, if it was asked.
 	Status *api.Status
+	// Reset counts the connections from before the gateway that were reset.
+	Reset int
 	// Warnings are for the user, one line each.
 	Warnings []string
 	// Err is why the pod failed. Its words may come from anybody in the
 	// cluster: clean them before they reach a terminal.
 	Err error
-	// Secret (without its key) and Patch are set by a dry run.
+	// Secret (without its key, nil if there is none) and Patch are set by a dry run.
 	Secret *corev1.Secret
 	Patch  *Patch
 }
 
-// EnableAll enables pods, at most parallel at a time, and calls report with the
+// EnableAll enables pods, at most parallelism at a time, and calls report with the
 // result of each as it comes; calls do not overlap. One pod's failure is no
 // concern of the others. Results are in the order of pods.
-func (in *Injector) EnableAll(ctx context.Context, pods []corev1.Pod, parallel int, report func(Result)) []Result {
+func (in *Injector) EnableAll(ctx context.Context, pods []corev1.Pod, parallelism int, report func(Result)) []Result {
 	access := map[string]func() error{}
 	for i := range pods {
 		namespace := pods[i].Namespace
 		if access[namespace] == nil {
-			access[namespace] = sync.OnceValue(func() error { return CheckAccess(ctx, in.Client, namespace) })
+			access[namespace] = sync.OnceValue(func() error { return CheckAccess(ctx, in.Client, namespace, in.Options.Delivery) })
 		}
 	}
-	var (
-		group   errgroup.Group
-		mu      sync.Mutex
-		results = make([]Result, len(pods))
-	)
-	group.SetLimit(max(parallel, 1))
-	for i := range pods {
-		group.Go(func() error {
-			pod := &pods[i]
-			result := Result{Pod: pod, Action: Failed}
-			if result.Err = access[pod.Namespace](); result.Err == nil {
-				result = in.Enable(ctx, pod)
-			} else if ctx.Err() != nil {
-				result.Err = errInterrupted
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			results[i] = result
-			report(result)
-			return nil
-		})
-	}
-	_ = group.Wait()
-	return results
+	return parallel.Each(parallelism, pods, func(pod *corev1.Pod) Result {
+		result := Result{Pod: pod, Action: Failed}
+		if result.Err = access[pod.Namespace](); result.Err == nil {
+			result = in.Enable(ctx, pod)
+		} else if ctx.Err() != nil {
+			result.Err = errInterrupted
+		}
+		return result
+	}, report)
 }
 
 // Enable gives pod a gateway, unless it has one that works, and returns when
@@ -149,11 +152,11 @@ func (in *Injector) Enable(ctx context.Context, pod *corev1.Pod) Result {
 	start := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, in.Options.Timeout, errTimeout)
 	defer cancel()
-	result := Result{Pod: pod, Err: errOvertaken}
-	for round := 0; round < maxRounds && errors.Is(result.Err, errOvertaken); round++ {
+	result := Result{Pod: pod, Err: ErrOvertaken}
+	for round := 0; round < maxRounds && errors.Is(result.Err, ErrOvertaken); round++ {
 		if round > 0 {
 			var err error
-			if pod, err = in.reread(ctx, pod); err != nil {
+			if pod, err = Reread(ctx, in.Client, pod); err != nil {
 				result = Result{Pod: result.Pod, Err: err}
 				break
 			}
@@ -174,15 +177,15 @@ func (in *Injector) round(ctx context.Context, pod *corev1.Pod) Result {
 	if result.Err = checkPod(pod, in.Cluster.nodes[pod.Spec.NodeName]); result.Err != nil {
 		return result
 	}
-	if current, ok := Current(pod); ok && hopeful(pod, current) {
+	if current, ok := Current(pod); ok && Hopeful(pod, current) {
 		return in.joinGateway(ctx, pod, current)
 	}
 	return in.addGateway(ctx, pod)
 }
 
-// hopeful reports whether a gateway works, as far as the kubelet knows, or may
+// Hopeful reports whether a gateway works, as far as the kubelet knows, or may
 // be on its way because another plugin is adding it just now.
-func hopeful(pod *corev1.Pod, gateway Gateway) bool {
+func Hopeful(pod *corev1.Pod, gateway Gateway) bool {
 	final, curable := failure(pod, gateway)
 	// A failed Enable deletes its Secret, and nobody makes that one again.
 	return final == nil && !(curable != nil && strings.Contains(gateway.Message, "not found"))
@@ -191,17 +194,31 @@ func hopeful(pod *corev1.Pod, gateway Gateway) bool {
 // joinGateway waits for a gateway that is there already.
 func (in *Injector) joinGateway(ctx context.Context, pod *corev1.Pod, current Gateway) Result {
 	result := Result{Pod: pod, Action: Unchanged, Container: current.Name}
+	if current.Phase == Running {
+		if result.Err = checkAddresses(pod, current.Name); result.Err != nil {
+			return result
+		}
+	}
 	if in.Options.DryRun == DryRunClient {
 		return result
 	}
-	result.Status, result.Err = in.wait(ctx, pod, current.Name)
-	if errors.As(result.Err, new(*failedError)) && !errors.Is(result.Err, errReplaced) {
-		result.Err = errOvertaken
+	reply := in.wait(ctx, pod, current.Name)
+	result.Status, result.Err = reply.status, reply.err
+	if reply.delivered {
+		result.Action = Enabled
+	}
+	if errors.As(result.Err, new(*failedError)) && !errors.Is(result.Err, ErrReplaced) {
+		result.Err = ErrOvertaken
 	}
 	if result.Err != nil {
 		return result
 	}
-	result.Warnings = append(in.differences(pod, current.Name, result.Status), in.untimely(result.Status)...)
+	if in.Options.DryRun == DryRunNone {
+		if result.Err = in.existing(ctx, &result, reply.delivered); result.Err != nil {
+			return result
+		}
+	}
+	result.Warnings = append(in.differences(pod, current.Name, result.Status), in.remarks(pod, result.Status)...)
 	if in.Options.DryRun == DryRunNone {
 		in.tidy(ctx, &result)
 	}
@@ -211,80 +228,27 @@ func (in *Injector) joinGateway(ctx context.Context, pod *corev1.Pod, current Ga
 // tidy removes what earlier plugins have left. The pod has a gateway by now:
 // that this fails is worth a warning and no more.
 func (in *Injector) tidy(ctx context.Context, result *Result) {
-	now, err := in.reread(ctx, result.Pod)
+	now, err := Reread(ctx, in.Client, result.Pod)
 	if err == nil {
-		err = in.removeStale(ctx, now)
+		err = removeStale(ctx, in.Client, now)
+	}
+	if in.Options.Delivery == DeliveryCSR && apierrors.IsForbidden(err) {
+		// Who needs no Secrets needs no right to them either.
+		return
 	}
 	if err != nil {
 		result.Warnings = append(result.Warnings, err.Error())
 	}
 }
 
-// differences says which settings of the gateway called name are not the ones
-// asked for now. status is what the gateway says itself, nil if it was not asked:
-// some settings may have changed since it was given its configuration.
-func (in *Injector) differences(pod *corev1.Pod, name string, status *api.Status) []string {
-	has, err := ConfigOf(pod, name)
-	if err != nil {
-		return nil
-	}
-	wanted := in.configFor(pod, podIPs(pod))
-	mode, allow := has.Mode, has.Allow
-	if status != nil && status.Mode != "" {
-		mode, allow = status.Mode, status.Allow
-	}
-	which := fmt.Sprintf("pod/%s -n %s", pod.Name, pod.Namespace)
-	var list []string
-	add := func(differs bool, format string, args ...any) {
-		if differs {
-			list = append(list, fmt.Sprintf(format, args...))
-		}
-	}
-	add(mode != wanted.Mode, "it stays in mode %s; to change that: kubectl gateway mode %s %s", mode, which, wanted.Mode)
-	add(!slices.Equal(allow, wanted.Allow), "it goes on to allow %s; to change that: kubectl gateway allow %s %s",
-		allowed(allow, "everyone"), which, allowed(wanted.Allow, "--everyone"))
-	add(has.OnFailure != wanted.OnFailure, "it stays with on-failure %s until the pod is replaced", has.OnFailure)
-	add(has.TrustDomain != wanted.TrustDomain, "it stays in trust domain %s until the pod is replaced", has.TrustDomain)
-	add(has.Wire != wanted.Wire.OrDefault(), "it stays with wire %s until the pod is replaced", has.Wire)
-	add(has.BlockUDP != wanted.BlockUDP, "what it does with UDP stays as it is until the pod is replaced")
-	add(!slices.Equal(has.PlaintextFrom, wanted.PlaintextFrom),
-		"it goes on to accept plaintext from the sources it was given, not those of this command, until the pod is replaced")
-	add(!slices.Equal(has.Capture, wanted.Capture) || !slices.Equal(has.Services, wanted.Services) ||
-		!slices.Equal(has.Exclude, wanted.Exclude) || !slices.Equal(has.ExcludePorts, wanted.ExcludePorts),
-		"it goes on to capture the destinations it was given, not those of this command, until the pod is replaced")
-	return list
-}
-
-// allowed puts identity rules into words for a shell.
-func allowed(patterns []string, everyone string) string {
-	if len(patterns) == 0 {
-		return everyone
-	}
-	return "'" + strings.Join(patterns, "' '") + "'"
-}
-
-// untimely says why the certificate of a gateway that runs does not serve.
-func (in *Injector) untimely(status *api.Status) []string {
-	var list []string
-	if status.Cert.NotAfter.Before(time.Now()) {
-		list = append(list, fmt.Sprintf("its certificate ended on %s: replace the pod, then enable it again", status.Cert.NotAfter.Format(time.RFC3339)))
-	}
-	block, _ := pem.Decode(in.Authority.Bundle())
-	if block == nil {
-		return list
-	}
-	root, err := x509.ParseCertificate(block.Bytes)
-	if err == nil && !slices.Contains(status.Cert.Authorities, ca.Fingerprint(root)) {
-		list = append(list, "it does not trust the authority of this command: replace the pod, then enable it again")
-	}
-	return list
-}
-
 // addGateway adds a new gateway to pod and waits for it.
 func (in *Injector) addGateway(ctx context.Context, pod *corev1.Pod) Result {
 	result := Result{Pod: pod, Action: Enabled, Container: NextName(pod)}
 	ips := podIPs(pod)
-	secret := secretName(pod.Name)
+	secret := ""
+	if in.Options.Delivery != DeliveryCSR {
+		secret = secretName(pod.Name)
+	}
 	container, err := in.container(result.Container, secret, in.configFor(pod, ips))
 	if err != nil {
 		result.Err = err
@@ -295,64 +259,82 @@ func (in *Injector) addGateway(ctx context.Context, pod *corev1.Pod) Result {
 		return result
 	}
 	// Refusals come before anything is created.
-	if pod, result.Err = in.addContainer(ctx, pod, container, true); result.Err != nil {
+	if pod, result.Err = AddContainer(ctx, in.Client, pod, container, true); result.Err != nil {
 		return result
 	}
-	leaf, err := in.mint(pod, ips)
-	if err != nil {
-		result.Err = err
-		return result
-	}
-	created, err := in.createSecret(ctx, in.newSecret(pod, secret, result.Container, leaf.CertPEM, leaf.KeyPEM))
-	if err != nil {
-		result.Err = err
-		return result
-	}
-	result.Status, result.Err = in.start(ctx, pod, container)
-	if result.Err != nil || !in.Options.KeepSecret {
-		if err := in.deleteSecret(ctx, created.Namespace, created.Name); err != nil {
-			result.Warnings = append(result.Warnings, err.Error()+"; "+api.Hint(err))
-		}
+	if secret == "" {
+		result.Status, result.Err = in.start(ctx, pod, container, "ends by itself without a certificate")
+	} else {
+		in.startWithSecret(ctx, pod, &result, secret, container)
 	}
 	if result.Err == nil {
+		result.Err = in.existing(ctx, &result, true)
+	}
+	if result.Err == nil {
+		result.Warnings = append(result.Warnings, in.remarks(pod, result.Status)...)
 		in.tidy(ctx, &result)
 	}
 	return result
 }
 
-// start adds container, whose Secret exists, and waits until it is ready.
-func (in *Injector) start(ctx context.Context, pod *corev1.Pod, container *corev1.EphemeralContainer) (*api.Status, error) {
-	added, err := in.addContainer(ctx, pod, container, false)
+// startWithSecret is start between making the Secret and deleting it.
+func (in *Injector) startWithSecret(ctx context.Context, pod *corev1.Pod, result *Result, secret string, container *corev1.EphemeralContainer) {
+	leaf, err := in.mint(pod, podIPs(pod))
+	if err != nil {
+		result.Err = err
+		return
+	}
+	created, err := in.createSecret(ctx, in.newSecret(pod, secret, result.Container, leaf.CertPEM, leaf.KeyPEM))
+	if err != nil {
+		result.Err = err
+		return
+	}
+	result.Status, result.Err = in.start(ctx, pod, container, "will not start without its Secret")
+	if result.Err != nil || !in.Options.KeepSecret {
+		if err := deleteSecret(ctx, in.Client, created.Namespace, created.Name); err != nil {
+			result.Warnings = append(result.Warnings, err.Error()+"; "+api.Hint(err))
+		}
+	}
+}
+
+// start adds container and waits until it is ready. otherwise is what becomes of a
+// container that may have been added when that was interrupted.
+func (in *Injector) start(ctx context.Context, pod *corev1.Pod, container *corev1.EphemeralContainer, otherwise string) (*api.Status, error) {
+	added, err := AddContainer(ctx, in.Client, pod, container, false)
 	if err != nil {
 		if interrupted(ctx, err) {
-			err = fmt.Errorf("%w; container %s may have been added, and will not start without its Secret", errInterrupted, container.Name)
+			err = fmt.Errorf("%w; container %s may have been added, and %s", errInterrupted, container.Name, otherwise)
 		}
 		return nil, err
 	}
-	status, err := in.wait(ctx, added, container.Name)
-	if err != nil && interrupted(ctx, err) {
-		err = fmt.Errorf("%w; container %s was added and stays, because Kubernetes cannot remove it", errInterrupted, container.Name)
+	reply := in.wait(ctx, added, container.Name)
+	if reply.err != nil && interrupted(ctx, reply.err) {
+		reply.err = fmt.Errorf("%w; container %s was added and stays, because Kubernetes cannot remove it", errInterrupted, container.Name)
 	}
-	return status, err
+	return reply.status, reply.err
 }
 
 // dryRun fills result with what would be sent, the key left out, and has the
 // server try it if that is wanted.
 func (in *Injector) dryRun(ctx context.Context, result *Result, name string, container *corev1.EphemeralContainer) {
-	result.Secret = in.newSecret(result.Pod, name, container.Name, nil, nil)
-	// As text, so that a reader sees what is there and what is left out.
-	result.Secret.Data = nil
-	result.Secret.StringData = map[string]string{
-		corev1.TLSCertKey: "", corev1.TLSPrivateKeyKey: "", keyBundle: string(in.Authority.Bundle()),
+	if name != "" {
+		result.Secret = in.newSecret(result.Pod, name, container.Name, nil, nil)
+		// As text, so that a reader sees what is there and what is left out.
+		result.Secret.Data = nil
+		result.Secret.StringData = map[string]string{
+			corev1.TLSCertKey: "", corev1.TLSPrivateKeyKey: "", keyBundle: string(in.Authority.Bundle()),
+		}
 	}
 	result.Patch = newPatch(result.Pod, container)
 	if in.Options.DryRun != DryRunServer {
 		return
 	}
-	if result.Err = in.trySecret(ctx, result.Pod, name, container.Name); result.Err != nil {
-		return
+	if name != "" {
+		if result.Err = in.trySecret(ctx, result.Pod, name, container.Name); result.Err != nil {
+			return
+		}
 	}
-	_, result.Err = in.addContainer(ctx, result.Pod, container, true)
+	_, result.Err = AddContainer(ctx, in.Client, result.Pod, container, true)
 }
 
 // interrupted reports whether err comes from the end of ctx, and that not from

@@ -243,7 +243,7 @@ func TestPodReplacedBeforeThePatch(t *testing.T) {
 		c.update(pod)
 		return nil
 	}
-	if result := newInjector(t, c).Enable(t.Context(), c.pod("p")); !errors.Is(result.Err, errReplaced) {
+	if result := newInjector(t, c).Enable(t.Context(), c.pod("p")); !errors.Is(result.Err, ErrReplaced) {
 		t.Error(result.Err)
 	}
 	noSecrets(t, c)
@@ -388,7 +388,7 @@ func TestSecretIsDeletedAfterAnInterrupt(t *testing.T) {
 	}
 	ctx, interrupt := context.WithCancel(t.Context())
 	interrupt()
-	if err := (&Injector{Client: client}).deleteSecret(ctx, "shop", "s"); err != nil {
+	if err := deleteSecret(ctx, client, "shop", "s"); err != nil {
 		t.Fatal(err)
 	}
 	if got := within(t, requests); got != "DELETE /api/v1/namespaces/shop/secrets/s" {
@@ -485,7 +485,7 @@ func TestEnableAllGoesOn(t *testing.T) {
 			reviews++
 		}
 	}
-	if reviews != len(permissions()) {
+	if reviews != len(permissions(DeliverySecret)) {
 		t.Errorf("%d access reviews for one namespace", reviews)
 	}
 	noSecrets(t, c)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -21,12 +22,17 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
 
-// minServer is the first version whose node authorizer lets a kubelet read a
-// Secret that only an ephemeral container names (kubernetes#129670).
-const minServer = "1.33.0"
+const (
+	// minServer is the first version with ephemeral containers for everybody
+	// (KEP-277).
+	minServer = "1.25"
+	// minServerSecret is the first version whose node authorizer lets a kubelet
+	// read a Secret that only an ephemeral container names (kubernetes#129670).
+	minServerSecret = "1.33"
+)
 
-// CheckServer reports whether the API server is new enough.
-func CheckServer(ctx context.Context, client discovery.ServerVersionInterface) error {
+// CheckServer reports whether the API server is new enough for a delivery.
+func CheckServer(ctx context.Context, client discovery.ServerVersionInterface, delivery Delivery) error {
 	info, err := discovery.ToServerVersionInterfaceWithContext(client).ServerVersionWithContext(ctx)
 	if err != nil {
 		return fmt.Errorf("reading the server's version: %w", err)
@@ -35,14 +41,18 @@ func CheckServer(ctx context.Context, client discovery.ServerVersionInterface) e
 	if err != nil {
 		return fmt.Errorf("reading the server's version %q: %w", info.GitVersion, err)
 	}
-	if server.LessThan(version.MustParseGeneric(minServer)) {
-		return api.WithHint(fmt.Errorf("the server runs Kubernetes %s, and 1.33 or later is needed", info.GitVersion),
-			"before 1.33 a kubelet may not read the Secret of an ephemeral container: upgrade the cluster")
+	needed, hint := minServerSecret, "before 1.33 a kubelet may not read the Secret of an ephemeral container: "+
+		"--delivery=csr needs none, or upgrade the cluster"
+	if delivery == DeliveryCSR {
+		needed, hint = minServer, "before 1.25 clusters have no ephemeral containers: upgrade the cluster"
+	}
+	if server.LessThan(version.MustParseGeneric(needed)) {
+		return api.WithHint(fmt.Errorf("the server runs Kubernetes %s, and %s or later is needed", info.GitVersion, needed), hint)
 	}
 	return nil
 }
 
-// permission is one thing that enable does in a pod's namespace.
+// permission is one thing that is done in a pod's namespace.
 type permission struct{ verb, resource, subresource string }
 
 func (p permission) String() string {
@@ -52,22 +62,36 @@ func (p permission) String() string {
 	return p.verb + " " + p.resource + "/" + p.subresource
 }
 
-func permissions() []permission {
+func permissions(delivery Delivery) []permission {
+	list := append(disablePermissions(), permission{"patch", "pods", "ephemeralcontainers"})
+	if delivery == DeliveryCSR {
+		return list
+	}
+	return append(list, permission{"create", "secrets", ""}, permission{"delete", "secrets", ""})
+}
+
+func disablePermissions() []permission {
 	return []permission{
 		{"get", "pods", ""},
 		{"list", "pods", ""},
 		{"watch", "pods", ""},
-		{"patch", "pods", "ephemeralcontainers"},
 		{"create", "pods", "exec"},
-		{"create", "secrets", ""},
-		{"delete", "secrets", ""},
 	}
 }
 
 // CheckAccess asks the server whether the user may do in namespace all that
-// enable does, and names everything that is missing.
-func CheckAccess(ctx context.Context, client kubernetes.Interface, namespace string) error {
-	wanted := permissions()
+// enable does with a delivery, and names everything that is missing.
+func CheckAccess(ctx context.Context, client kubernetes.Interface, namespace string, delivery Delivery) error {
+	return checkAccess(ctx, client, namespace, permissions(delivery),
+		"ask for a role that allows it; the built-in roles edit and admin lack pods/ephemeralcontainers")
+}
+
+// CheckDisableAccess does the same for what ends a gateway.
+func CheckDisableAccess(ctx context.Context, client kubernetes.Interface, namespace string) error {
+	return checkAccess(ctx, client, namespace, disablePermissions(), "ask for a role that allows it")
+}
+
+func checkAccess(ctx context.Context, client kubernetes.Interface, namespace string, wanted []permission, hint string) error {
 	denied := make([]bool, len(wanted))
 	group, groupCtx := errgroup.WithContext(ctx)
 	for i, p := range wanted {
@@ -96,8 +120,29 @@ func CheckAccess(ctx context.Context, client kubernetes.Interface, namespace str
 	if len(missing) == 0 {
 		return nil
 	}
-	return api.WithHint(fmt.Errorf("you may not do this in namespace %q: %s", namespace, strings.Join(missing, ", ")),
-		"ask for a role that allows it; the built-in roles edit and admin lack pods/ephemeralcontainers")
+	if !slices.ContainsFunc(missing, func(what string) bool { return !strings.HasSuffix(what, " secrets") }) {
+		hint = "--delivery=csr needs no Secrets, or ask for a role that allows it"
+	}
+	return api.WithHint(fmt.Errorf("you may not do this in namespace %q: %s", namespace, strings.Join(missing, ", ")), hint)
+}
+
+// ErrOtherAddresses says that a gateway runs which was made for other addresses
+// than its pod has now: the kubelet started it again in a new sandbox.
+var ErrOtherAddresses = errors.New("a gateway runs that was made for addresses which the pod has no more")
+
+// checkAddresses reports ErrOtherAddresses about the gateway called name.
+func checkAddresses(pod *corev1.Pod, name string) error {
+	config, err := ConfigOf(pod, name)
+	if err != nil {
+		return nil // what it was made for is not known
+	}
+	has := podIPs(pod)
+	same := len(has) == len(config.PodIPs) && !slices.ContainsFunc(has, func(ip netip.Addr) bool { return !slices.Contains(config.PodIPs, ip) })
+	if same {
+		return nil
+	}
+	return api.WithHint(fmt.Errorf("%w: container %s", ErrOtherAddresses, name),
+		fmt.Sprintf("'kubectl gateway disable pod/%s -n %s', then enable it again", pod.Name, pod.Namespace))
 }
 
 // Leaving reports whether pod has finished or is being deleted: there is
@@ -225,5 +270,5 @@ func explainPatch(err error, namespace string) error {
 	return err
 }
 
-// errReplaced says that the pod that was asked for is not there any more.
-var errReplaced = api.WithHint(errors.New("the pod has ended or was replaced meanwhile"), "name the pod that replaces it")
+// ErrReplaced says that the pod that was asked for is not there any more.
+var ErrReplaced = api.WithHint(errors.New("the pod has ended or was replaced meanwhile"), "name the pod that replaces it")

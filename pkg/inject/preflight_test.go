@@ -89,23 +89,40 @@ func TestCheckServer(t *testing.T) {
 	} {
 		c := newCluster(t)
 		c.Discovery().(*fakediscovery.FakeDiscovery).FakedServerVersion = &version.Info{GitVersion: text}
-		err := CheckServer(t.Context(), c.Discovery())
+		err := CheckServer(t.Context(), c.Discovery(), DeliverySecret)
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
+	for text, want := range map[string]string{"v1.25.0": "", "v1.32.9": "", "v1.24.17": "1.25 or later"} {
+		c := newCluster(t)
+		c.Discovery().(*fakediscovery.FakeDiscovery).FakedServerVersion = &version.Info{GitVersion: text}
+		expect(t, CheckServer(t.Context(), c.Discovery(), DeliveryCSR), want)
+	}
 	c := newCluster(t)
 	c.Discovery().(*fakediscovery.FakeDiscovery).FakedServerVersion = &version.Info{GitVersion: "unknown"}
-	if CheckServer(t.Context(), c.Discovery()) == nil {
+	if CheckServer(t.Context(), c.Discovery(), DeliverySecret) == nil {
 		t.Error("a server without a version is accepted")
 	}
 }
 
 func TestCheckAccessNamesAllThatIsMissing(t *testing.T) {
 	c := newCluster(t)
-	expect(t, CheckAccess(t.Context(), c, "shop"), "")
+	expect(t, CheckAccess(t.Context(), c, "shop", DeliverySecret), "")
 	c.denied = map[string]bool{"patch pods/ephemeralcontainers": true, "delete secrets": true}
-	expect(t, CheckAccess(t.Context(), c, "shop"), `"shop": patch pods/ephemeralcontainers, delete secrets`)
+	expect(t, CheckAccess(t.Context(), c, "shop", DeliverySecret), `"shop": patch pods/ephemeralcontainers, delete secrets`)
+	// Without Secrets the rights to them do not matter.
+	delete(c.denied, "patch pods/ephemeralcontainers")
+	expect(t, CheckAccess(t.Context(), c, "shop", DeliveryCSR), "")
+	err := CheckAccess(t.Context(), c, "shop", DeliverySecret)
+	if expect(t, err, "delete secrets"); !strings.Contains(api.Hint(err), "--delivery=csr") {
+		t.Errorf("hint %q", api.Hint(err))
+	}
+	// What ends a gateway needs neither.
+	c.denied["patch pods/ephemeralcontainers"] = true
+	expect(t, CheckDisableAccess(t.Context(), c, "shop"), "")
+	c.denied["create pods/exec"] = true
+	expect(t, CheckDisableAccess(t.Context(), c, "shop"), "create pods/exec")
 }
 
 func TestExplainPatch(t *testing.T) {

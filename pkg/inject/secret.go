@@ -2,6 +2,7 @@ package inject
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -39,6 +41,9 @@ type Authority interface {
 	// Bundle returns the certificates that gateways trust, as PEM.
 	Bundle() []byte
 	Issue(ca.LeafRequest) (*ca.Leaf, error)
+	// Sign is Issue for a key that the gateway made, as its PKCS #10 request in
+	// PEM form shows.
+	Sign(csr []byte, request ca.LeafRequest) (*ca.Leaf, error)
 }
 
 // identityOf returns who pod is: its service account in its namespace.
@@ -92,16 +97,27 @@ func (in *Injector) newSecret(pod *corev1.Pod, name, container string, cert, key
 	return secret
 }
 
+// createAttempts is how often the creation of a Secret is tried whose outcome is
+// not known.
+const createAttempts = 3
+
 // createSecret creates secret. After an error nothing of it is left.
 func (in *Injector) createSecret(ctx context.Context, secret *corev1.Secret) (*corev1.Secret, error) {
-	created, err := in.Client.CoreV1().Secrets(secret.Namespace).Create(ctx, secret, metav1.CreateOptions{})
-	if err == nil {
-		return created, nil
-	}
-	// Without an answer from the server, the Secret may exist.
-	if apierrors.ReasonForError(err) == metav1.StatusReasonUnknown {
-		if left := in.deleteSecret(ctx, secret.Namespace, secret.Name); left != nil {
+	var err error
+	for range createAttempts {
+		var created *corev1.Secret
+		if created, err = in.Client.CoreV1().Secrets(secret.Namespace).Create(ctx, secret, metav1.CreateOptions{}); err == nil {
+			return created, nil
+		}
+		if !mayHaveCreated(err) {
+			break
+		}
+		if left := deleteSecret(ctx, in.Client, secret.Namespace, secret.Name); left != nil {
 			err = fmt.Errorf("%w (and %w)", err, left)
+			break
+		}
+		if ctx.Err() != nil {
+			break
 		}
 	}
 	err = fmt.Errorf("creating Secret %s: %w", secret.Name, err)
@@ -109,6 +125,19 @@ func (in *Injector) createSecret(ctx context.Context, secret *corev1.Secret) (*c
 		err = api.WithHint(err, "look for a ResourceQuota or an admission policy of the namespace that refuses Secrets")
 	}
 	return nil, err
+}
+
+// mayHaveCreated reports whether the server may have created an object although
+// it answered with err: it did not answer, or it failed.
+func mayHaveCreated(err error) bool {
+	switch apierrors.ReasonForError(err) {
+	case metav1.StatusReasonUnknown, metav1.StatusReasonInternalError, metav1.StatusReasonTimeout,
+		metav1.StatusReasonServerTimeout, metav1.StatusReasonServiceUnavailable, metav1.StatusReasonAlreadyExists:
+		// Its name is random: one that exists is ours, of a try that client-go
+		// repeated.
+		return true
+	}
+	return false
 }
 
 // trySecret has the server try the creation of a Secret. The server wants a
@@ -133,10 +162,10 @@ func (in *Injector) trySecret(ctx context.Context, pod *corev1.Pod, name, contai
 
 // deleteSecret deletes a Secret even after ctx has ended, in a time of its own.
 // One that is gone already is fine.
-func (in *Injector) deleteSecret(ctx context.Context, namespace, name string) error {
+func deleteSecret(ctx context.Context, client kubernetes.Interface, namespace, name string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
-	err := in.Client.CoreV1().Secrets(namespace).Delete(ctx, name, metav1.DeleteOptions{})
+	err := client.CoreV1().Secrets(namespace).Delete(ctx, name, metav1.DeleteOptions{})
 	if err == nil || apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -145,24 +174,53 @@ func (in *Injector) deleteSecret(ctx context.Context, namespace, name string) er
 }
 
 // removeStale deletes what plugins that were killed have left for pod.
-func (in *Injector) removeStale(ctx context.Context, pod *corev1.Pod) error {
-	list, err := in.Client.CoreV1().Secrets(pod.Namespace).List(ctx, metav1.ListOptions{
-		LabelSelector: LabelManagedBy + "=" + ManagedBy + "," + LabelPodUID + "=" + string(pod.UID)})
+func removeStale(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) error {
+	list, err := listSecrets(ctx, client, pod)
 	if apierrors.IsForbidden(err) {
 		// Listing is no part of the job: they go with the pod.
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("looking for Secrets that were left behind: %w", err)
+		return err
 	}
-	for i := range list.Items {
-		if secret := &list.Items[i]; stale(secret, pod) {
-			if err := in.deleteSecret(ctx, secret.Namespace, secret.Name); err != nil {
+	for i := range list {
+		if stale(&list[i], pod) {
+			if err := deleteSecret(ctx, client, list[i].Namespace, list[i].Name); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// ErrSecretsUnseen says that the user may not look for Secrets.
+var ErrSecretsUnseen = errors.New("not allowed to look for Secrets")
+
+// DeleteSecrets deletes all Secrets of the gateways of pod, and returns how many
+// those were.
+func DeleteSecrets(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) (int, error) {
+	list, err := listSecrets(ctx, client, pod)
+	if apierrors.IsForbidden(err) {
+		return 0, fmt.Errorf("%w: %w", ErrSecretsUnseen, err)
+	}
+	if err != nil {
+		return 0, err
+	}
+	for i := range list {
+		if err := deleteSecret(ctx, client, list[i].Namespace, list[i].Name); err != nil {
+			return i, err
+		}
+	}
+	return len(list), nil
+}
+
+func listSecrets(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) ([]corev1.Secret, error) {
+	list, err := client.CoreV1().Secrets(pod.Namespace).List(ctx, metav1.ListOptions{
+		LabelSelector: LabelManagedBy + "=" + ManagedBy + "," + LabelPodUID + "=" + string(pod.UID)})
+	if err != nil {
+		return nil, fmt.Errorf("looking for Secrets that were left behind: %w", err)
+	}
+	return list.Items, nil
 }
 
 // stale reports whether nobody can need secret any more. A plugin creates the

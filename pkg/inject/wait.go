@@ -8,23 +8,20 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/tools/cache"
-	watchtools "k8s.io/client-go/tools/watch"
-	"k8s.io/klog/v2"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
 )
 
-// StatusReader asks gateways how they are; *remote.Client does it by exec.
-type StatusReader interface {
-	// Status returns once the gateway is ready, or after wait (then in
-	// whatever state it is), or with an error.
+// GatewayClient talks to gateways; *remote.Client does it by exec.
+type GatewayClient interface {
+	// Status returns once the gateway is ready or waits for a certificate, or
+	// after wait (then in whatever state it is), or with an error.
 	Status(ctx context.Context, namespace, pod, container string, wait time.Duration) (*api.Status, error)
+	// Renew gives the gateway the certificate that sign makes for its request.
+	Renew(ctx context.Context, namespace, pod, container string, sign remote.Sign) (*api.Status, error)
+	// ResetExisting resets plaintext connections that the gateway does not carry.
+	ResetExisting(ctx context.Context, namespace, pod, container string) (*api.Status, error)
 }
 
 const (
@@ -53,75 +50,57 @@ type failedError struct{ error }
 
 func (e *failedError) Unwrap() error { return e.error }
 
+// answer is what came of waiting for a gateway.
+type answer struct {
+	status *api.Status
+	// delivered says that the gateway got its first certificate meanwhile.
+	delivered bool
+	err       error
+}
+
 // wait follows pod until the gateway called name says that it is ready, or
-// cannot become so. It fails with *failedError in the container's own words.
-func (in *Injector) wait(ctx context.Context, pod *corev1.Pod, name string) (*api.Status, error) {
+// cannot become so. It gives a gateway without a certificate its first one. It
+// fails with *failedError in the container's own words.
+func (in *Injector) wait(ctx context.Context, pod *corev1.Pod, name string) answer {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	client := in.Client.CoreV1().Pods(pod.Namespace)
-	selector := fields.OneTermEqualSelector(metav1.ObjectNameField, pod.Name).String()
-	// Lists again when its watch expires. The logger is empty: errors of the
-	// connection show as a timeout here, not as lines between the results.
-	_, _, watcher, done := watchtools.NewIndexerInformerWatcherWithLogger(klog.Logger{}, cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			options.FieldSelector = selector
-			return client.List(ctx, options)
-		},
-		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-			options.FieldSelector = selector
-			return client.Watch(ctx, options)
-		},
-	}, in.Client), &corev1.Pod{})
-	defer func() {
-		watcher.Stop()
-		<-done
-	}()
-
-	type answer struct {
-		status *api.Status
-		err    error
-	}
+	events, gone, stop := follow(in.Client, pod)
+	defer stop()
 	var (
 		answers chan answer
-		grace   <-chan time.Time
-		pending error
+		kubelet lateness
 		last    = find(pod, Gateway{Name: name, Phase: Waiting})
 	)
 	for {
 		select {
-		case event, ok := <-watcher.ResultChan():
-			now, isPod := event.Object.(*corev1.Pod)
-			if !ok || !isPod {
-				return nil, fmt.Errorf("watching the pod: %v", event.Type)
-			}
-			if event.Type == watch.Deleted || now.UID != pod.UID || Leaving(now) {
-				return nil, &failedError{errReplaced}
+		case event := <-events:
+			now, err := observed(event, pod)
+			switch {
+			case errors.Is(err, ErrReplaced) || err == nil && Leaving(now):
+				return answer{err: &failedError{ErrReplaced}}
+			case err != nil:
+				return answer{err: err}
 			}
 			last = find(now, last)
-			final, curable := failure(now, last)
-			if final != nil {
-				return nil, &failedError{final}
+			if final := kubelet.judge(now, last); final != nil {
+				return answer{err: &failedError{final}}
 			}
-			switch {
-			case curable == nil:
-				grace = nil
-			case grace == nil:
-				grace = time.After(secretGrace)
+			if last.Phase != Running || answers != nil || Cleans(now, name) {
+				continue
 			}
-			pending = curable
-			if last.Phase == Running && answers == nil {
-				answers = make(chan answer, 1)
-				go func() {
-					status, err := in.ask(ctx, pod, name)
-					answers <- answer{status, err}
-				}()
+			if err := checkAddresses(now, name); err != nil {
+				return answer{err: err}
 			}
-		case <-grace:
-			return nil, &failedError{pending}
+			answers = make(chan answer, 1)
+			go func() { answers <- in.ask(ctx, pod, name) }()
+		case <-gone:
+			return answer{err: &failedError{ErrReplaced}}
+		case <-kubelet.grace:
+			return answer{err: &failedError{kubelet.pending}}
 		case a := <-answers:
-			return a.status, a.err
+			return a
 		case <-ctx.Done():
-			return nil, in.unfinished(ctx, pod, last)
+			return answer{err: in.unfinished(ctx, pod, last)}
 		}
 	}
 }
@@ -150,7 +129,7 @@ func failure(pod *corev1.Pod, gateway Gateway) (final, curable error) {
 	}
 	describe := fmt.Sprintf("'kubectl describe pod %s -n %s' shows the events of the pod", pod.Name, pod.Namespace)
 	if gateway.Phase == Terminated {
-		return ended(pod, gateway), nil
+		return Ended(pod, gateway), nil
 	}
 	if gateway.Phase != Waiting {
 		return nil, nil
@@ -175,8 +154,8 @@ func failure(pod *corev1.Pod, gateway Gateway) (final, curable error) {
 	return nil, nil
 }
 
-// ended turns the last words of a gateway, and the hint below them, into an error.
-func ended(pod *corev1.Pod, gateway Gateway) error {
+// Ended turns the last words of a gateway, and the hint below them, into an error.
+func Ended(pod *corev1.Pod, gateway Gateway) error {
 	text, hint, hinted := strings.Cut(gateway.Message, "\nhint: ")
 	if lines := strings.Split(strings.TrimSpace(text), "\n"); !hinted {
 		// Without last words of its own, these are the end of its log.
@@ -193,21 +172,24 @@ func ended(pod *corev1.Pod, gateway Gateway) error {
 	return api.WithHint(fmt.Errorf("%s: %s", what, text), hint)
 }
 
-// ask waits for the answer of a gateway whose container runs.
-func (in *Injector) ask(ctx context.Context, pod *corev1.Pod, name string) (*api.Status, error) {
+// ask waits for a gateway whose container runs.
+func (in *Injector) ask(ctx context.Context, pod *corev1.Pod, name string) (a answer) {
 	for attempt := 1; ; attempt++ {
-		patience := time.Minute
-		if deadline, ok := ctx.Deadline(); ok {
-			patience = max(time.Until(deadline)-answerMargin, time.Millisecond).Round(time.Millisecond)
-		}
-		status, err := in.Gateways.Status(ctx, pod.Namespace, pod.Name, name, patience)
+		a.err = in.askOnce(ctx, pod, name, &a)
 		switch {
-		case err == nil:
-			return status, in.checkStatus(pod, name, status)
+		case a.err == nil && a.status.State == api.Draining:
+			// It ends, and then another one can follow: the container tells.
+			<-ctx.Done()
+			a.err = in.unfinished(ctx, pod, Gateway{Name: name, Phase: Running, Reason: string(api.Draining)})
+			return a
+		case a.err == nil:
+			a.err = in.checkStatus(pod, name, a.status)
+			return a
 		case ctx.Err() != nil:
-			return nil, in.unfinished(ctx, pod, Gateway{Name: name, Phase: Running})
-		case attempt == askAttempts, errors.Is(err, remote.ErrForbidden), errors.Is(err, remote.ErrPodGone):
-			return nil, fmt.Errorf("asking %s whether it is ready: %w", name, err)
+			a.err = in.unfinished(ctx, pod, Gateway{Name: name, Phase: Running})
+			return a
+		case attempt == askAttempts, errors.Is(a.err, remote.ErrForbidden), errors.Is(a.err, remote.ErrPodGone), errors.Is(a.err, ErrReplaced):
+			return a
 		}
 		select {
 		case <-ctx.Done():
@@ -216,11 +198,35 @@ func (in *Injector) ask(ctx context.Context, pod *corev1.Pod, name string) (*api
 	}
 }
 
-func (in *Injector) checkStatus(pod *corev1.Pod, name string, status *api.Status) error {
-	if status.Pod.UID != string(pod.UID) {
-		return fmt.Errorf("what answers in container %s serves another pod", name)
+// askOnce asks the gateway how it is, after giving it a certificate if it has none.
+func (in *Injector) askOnce(ctx context.Context, pod *corev1.Pod, name string, a *answer) (err error) {
+	for {
+		patience := time.Minute
+		if deadline, ok := ctx.Deadline(); ok {
+			patience = max(time.Until(deadline)-answerMargin, time.Millisecond).Round(time.Millisecond)
+		}
+		if a.status, err = in.Gateways.Status(ctx, pod.Namespace, pod.Name, name, patience); err != nil {
+			return fmt.Errorf("asking %s whether it is ready: %w", name, err)
+		}
+		// Never sign for what somebody else's gateway asks.
+		if err := checkPodOf(a.status, pod, name); err != nil {
+			return err
+		}
+		if a.status.State != api.Uncertified || a.delivered || in.Options.DryRun != DryRunNone {
+			return nil
+		}
+		if err := in.deliver(ctx, pod, name); err != nil {
+			return err
+		}
+		a.delivered = true
 	}
-	if status.State == api.Ready {
+}
+
+func (in *Injector) checkStatus(pod *corev1.Pod, name string, status *api.Status) error {
+	if err := checkPodOf(status, pod, name); err != nil {
+		return err
+	}
+	if status.State == api.Ready || status.State == api.Uncertified && in.Options.DryRun != DryRunNone {
 		return nil
 	}
 	err := fmt.Errorf("%s is not ready after %s but %s", name, in.Options.Timeout, status.State)
@@ -228,6 +234,13 @@ func (in *Injector) checkStatus(pod *corev1.Pod, name string, status *api.Status
 		err = fmt.Errorf("%w: %s", err, oneLine(status.Reason))
 	}
 	return api.WithHint(err, fmt.Sprintf("'kubectl logs %s -c %s -n %s' shows its log", pod.Name, name, pod.Namespace))
+}
+
+func checkPodOf(status *api.Status, pod *corev1.Pod, name string) error {
+	if status.Pod.UID != string(pod.UID) {
+		return fmt.Errorf("what answers in container %s serves another pod", name)
+	}
+	return nil
 }
 
 // unfinished says in what state a gateway was when ctx ended.

@@ -87,7 +87,7 @@ func TestWaitFollowsTheContainerUntilItIsReady(t *testing.T) {
 	})
 	done := make(chan error, 1)
 	go func() {
-		_, err := in.wait(t.Context(), pod, "kube-gateway")
+		err := in.wait(t.Context(), pod, "kube-gateway").err
 		done <- err
 	}()
 	eventually(t, "the pod is watched", func() bool { return has(c, "watch", "pods") })
@@ -105,12 +105,13 @@ func TestWaitFollowsTheContainerUntilItIsReady(t *testing.T) {
 func TestWaitTellsTheLastWordsOfAGatewayThatEndsWhileItIsAsked(t *testing.T) {
 	c, in, pod := started(t, running(nil, nil))
 	in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
+		eventually(t, "the pod is watched", func() bool { return has(c, "watch", "pods") })
 		c.setState(pod, container, terminated(1, "not one pod's cgroup\nhint: use a supported runtime"))
 		return silent(ctx, pod, container)
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	_, err := in.wait(ctx, pod, "kube-gateway")
+	err := in.wait(ctx, pod, "kube-gateway").err
 	expect(t, err, "not one pod's cgroup")
 	if !errors.As(err, new(*failedError)) || api.Hint(err) != "use a supported runtime" {
 		t.Errorf("%T with hint %q", err, api.Hint(err))
@@ -134,15 +135,33 @@ func TestWaitEndsWithThePod(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c, in, pod := started(t, running(nil, nil))
 			in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
+				// The fake server sends no event to who asks for it afterwards.
+				eventually(t, "the pod is watched", func() bool { return has(c, "watch", "pods") })
 				change(c)
 				return silent(ctx, pod, container)
 			})
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
-			if _, err := in.wait(ctx, pod, "kube-gateway"); !errors.Is(err, errReplaced) {
+			if err := in.wait(ctx, pod, "kube-gateway").err; !errors.Is(err, ErrReplaced) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestWaitForAPodThatIsGoneAlready has nothing to watch.
+func TestWaitForAPodThatIsGoneAlready(t *testing.T) {
+	c, in, pod := started(t, running(nil, nil))
+	if err := c.Tracker().Delete(pods, "shop", "p"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := in.wait(ctx, pod, "kube-gateway").err; !errors.Is(err, ErrReplaced) {
+		t.Error(err)
+	}
+	if _, err := WaitUntil(ctx, c, pod, "kube-gateway", func(Gateway) bool { return false }); !errors.Is(err, ErrReplaced) {
+		t.Error(err)
 	}
 }
 
@@ -150,7 +169,7 @@ func TestWaitNamesTheStateAtTheTimeout(t *testing.T) {
 	_, in, pod := started(t, waiting("ContainerCreating", ""))
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errTimeout)
-	_, err := in.wait(ctx, pod, "kube-gateway")
+	err := in.wait(ctx, pod, "kube-gateway").err
 	expect(t, err, "container kube-gateway is not ready after 30s, it is waiting (ContainerCreating)")
 	if !errors.Is(err, errTimeout) {
 		t.Error("is no timeout")
@@ -165,7 +184,7 @@ func TestWaitDoesNotBelieveEveryAnswer(t *testing.T) {
 	} {
 		_, in, pod := started(t, running(nil, nil))
 		in.Gateways = gateways(func(context.Context, string, string) (*api.Status, error) { return status, nil })
-		if _, err := in.wait(t.Context(), pod, "kube-gateway"); err == nil || !strings.Contains(err.Error(), want) {
+		if err := in.wait(t.Context(), pod, "kube-gateway").err; err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
 	}
@@ -190,7 +209,7 @@ func TestAskTriesAgainUnlessItIsPointless(t *testing.T) {
 				}
 				return ready(ctx, pod, container)
 			})
-			_, err := in.wait(t.Context(), pod, "kube-gateway")
+			err := in.wait(t.Context(), pod, "kube-gateway").err
 			if asked != test.want || (err == nil) != (test.after < askAttempts) {
 				t.Errorf("asked %d times: %v", asked, err)
 			}
@@ -239,7 +258,7 @@ func TestSecretThatTheKubeletCannotReadYet(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			_, in, pod := started(t, unreadable)
 			start := time.Now()
-			_, err := in.wait(t.Context(), pod, "kube-gateway")
+			err := in.wait(t.Context(), pod, "kube-gateway").err
 			expect(t, err, "no relationship found")
 			if spent := time.Since(start); spent != secretGrace {
 				t.Errorf("it took %v", spent)
@@ -251,7 +270,7 @@ func TestSecretThatTheKubeletCannotReadYet(t *testing.T) {
 			c, in, pod := started(t, unreadable)
 			time.AfterFunc(secretGrace/2, func() { c.setState("p", "kube-gateway", waiting("ContainerCreating", "")) })
 			time.AfterFunc(secretGrace*2, func() { c.setState("p", "kube-gateway", running(nil, nil)) })
-			if _, err := in.wait(t.Context(), pod, "kube-gateway"); err != nil {
+			if err := in.wait(t.Context(), pod, "kube-gateway").err; err != nil {
 				t.Error(err)
 			}
 		})

@@ -47,9 +47,13 @@ type connection struct {
 	sockets [2]*net.TCPConn
 	aborted error
 
+	// edge is set once it is decided how the connection is carried.
+	edge atomic.Pointer[edge]
+
 	// These belong to the registry and its mutex: how many bytes are already
-	// in the totals.
+	// in the totals, and in those of the edge.
 	settledSent, settledReceived uint64
+	edgeSent, edgeReceived       uint64
 	// stalledSince belongs to the sweeper.
 	stalledSince time.Time
 }
@@ -138,6 +142,7 @@ func (c *connection) countEncrypted() {
 	if c.line.Wire == api.WireInband {
 		c.counters.inband.Add(1)
 	}
+	c.enterEdge()
 }
 
 func (c *connection) closeSockets() {
@@ -145,8 +150,7 @@ func (c *connection) closeSockets() {
 	defer c.mu.Unlock()
 	for _, socket := range c.sockets {
 		if socket != nil {
-			// Closing twice is harmless and says nothing new.
-			_ = socket.Close()
+			closeGently(socket)
 		}
 	}
 }
@@ -156,6 +160,7 @@ func (c *connection) report() {
 	c.line.Sent, c.line.Received = c.sent.Load(), c.received.Load()
 	c.line.Duration = time.Since(c.started).Seconds()
 	c.proxy.live.settle(c)
+	c.leaveEdge()
 	c.counters.active.Add(-1)
 	c.proxy.log.Connection(&c.line)
 }
@@ -165,6 +170,10 @@ func (c *connection) forget() {
 	if c.records != nil {
 		c.records.release()
 	}
+	if c.cause() == errStopping {
+		c.proxy.counters.aborted.Add(1)
+	}
+	c.proxy.counters.ended.Add(1)
 	c.proxy.live.remove(c)
 }
 
@@ -173,13 +182,12 @@ func (c *connection) forget() {
 type registry struct {
 	mu          sync.Mutex
 	connections map[*connection]struct{}
-	// empty is closed when the last connection is gone after drain was called.
-	empty    chan struct{}
-	draining bool
+	// last is closed when the last connection is gone; nil unless somebody waits.
+	last chan struct{}
 }
 
 func newRegistry() *registry {
-	return &registry{connections: make(map[*connection]struct{}), empty: make(chan struct{})}
+	return &registry{connections: make(map[*connection]struct{})}
 }
 
 func (r *registry) add(c *connection) {
@@ -192,23 +200,26 @@ func (r *registry) remove(c *connection) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.connections, c)
-	if r.draining && len(r.connections) == 0 {
-		close(r.empty)
-		r.draining = false
+	if r.last != nil && len(r.connections) == 0 {
+		close(r.last)
+		r.last = nil
 	}
 }
 
-// drain returns a channel that is closed as soon as no connection is left. It
-// is called once, when no connection can be added any more.
-func (r *registry) drain() <-chan struct{} {
+// empty returns a channel that is closed as soon as there is a moment without
+// any connection.
+func (r *registry) empty() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.connections) == 0 {
-		close(r.empty)
-	} else {
-		r.draining = true
+	if r.last == nil {
+		r.last = make(chan struct{})
 	}
-	return r.empty
+	last := r.last
+	if len(r.connections) == 0 {
+		close(r.last)
+		r.last = nil
+	}
+	return last
 }
 
 // snapshot returns the open connections.
@@ -244,13 +255,11 @@ func (r *registry) settleLocked(c *connection) {
 	c.counters.sent.Add(sent - c.settledSent)
 	c.counters.received.Add(received - c.settledReceived)
 	c.settledSent, c.settledReceived = sent, received
-}
-
-// reset closes socket with a RST instead of a FIN. Errors mean that the socket
-// is gone already.
-func reset(socket *net.TCPConn) {
-	_ = socket.SetLinger(0)
-	_ = socket.Close()
+	if e := c.edge.Load(); e != nil {
+		e.sent.Add(sent - c.edgeSent)
+		e.received.Add(received - c.edgeReceived)
+		c.edgeSent, c.edgeReceived = sent, received
+	}
 }
 
 // addrPort returns a TCP address in the one form that is compared everywhere.

@@ -18,6 +18,9 @@ import (
 // supervisor reads, and a worker that crashes takes no totals with it.
 type Counters struct {
 	outbound, inbound direction
+	// ended counts connections that are over, aborted those of them that were
+	// aborted for the end of Serve.
+	ended, aborted atomic.Uint64
 }
 
 // CountersSize is the size in bytes of the file that MapCounters maps.
@@ -67,6 +70,10 @@ func (c *Counters) ResetActive() {
 	c.outbound.active.Store(0)
 	c.inbound.active.Store(0)
 }
+
+// Ended returns how many connections are over, whatever their end was, and how many
+// of them were aborted because Serve was to end.
+func (c *Counters) Ended() (ended, aborted uint64) { return c.ended.Load(), c.aborted.Load() }
 
 func (d *direction) read() api.Direction {
 	return api.Direction{

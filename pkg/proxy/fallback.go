@@ -187,12 +187,12 @@ func (t *peerTable) forget(addr netip.Addr) {
 	}
 }
 
-// reject remembers that the gateway at addr does not trust this one.
-func (t *peerTable) reject(addr netip.AddrPort) {
+// reject remembers why the gateway at addr does not trust this one.
+func (t *peerTable) reject(addr netip.AddrPort, reason string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if p := t.peers[addr]; p != nil {
-		p.known, p.reason, p.until = false, reasonRejected, t.now().Add(rememberFailed)
+		p.known, p.reason, p.until = false, reason, t.now().Add(rememberFailed)
 	}
 }
 
@@ -211,13 +211,18 @@ func dialFailure(err error) *failure {
 	return &failure{reason: reasonPeerUnreachable, err: err, remember: rememberFailed}
 }
 
-// handshakeFailure classifies an error of the TLS handshake with a peer.
-// Nothing of the application has been sent by then.
-func handshakeFailure(err error) *failure {
-	if isTimeout(err) {
+// handshakeFailure classifies an error of the TLS handshake with a peer at the time
+// now. Nothing of the application has been sent by then.
+func handshakeFailure(err error, now time.Time) *failure {
+	switch {
+	case isTimeout(err):
 		return &failure{reason: reasonNoAnswer, err: err, remember: rememberSilent}
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		// A gateway that ends, or whose worker died: asking again costs little.
+		return &failure{reason: reasonPeerReset, err: err, remember: rememberRefused}
 	}
-	return &failure{reason: reasonNotTrusted, err: err, remember: rememberFailed}
+	reason, err := validityReason(err, now, reasonPeerExpired, reasonPeerNotYetValid, reasonNotTrusted)
+	return &failure{reason: reason, err: err, remember: rememberFailed}
 }
 
 func isTimeout(err error) bool {

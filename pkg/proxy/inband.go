@@ -73,16 +73,12 @@ func (p *Proxy) dialInband(destination netip.AddrPort) (*net.TCPConn, error) {
 		Timeout:         p.options.PlainTimeout,
 		KeepAliveConfig: keepAlive,
 		Control: func(_, _ string, raw syscall.RawConn) error {
-			var err error
-			if controlErr := raw.Control(func(fd uintptr) {
-				err = p.sockets.MarkInband(int(fd))
-			}); controlErr != nil {
-				return controlErr
-			}
-			if err != nil {
-				return fmt.Errorf("%w: %w", errMark, err)
-			}
-			return nil
+			return control(raw, func(fd int) error {
+				if err := p.sockets.MarkInband(fd); err != nil {
+					return fmt.Errorf("%w: %w", errMark, err)
+				}
+				return lingerZero(fd)
+			})
 		},
 	}
 	return p.dial(d, destination)

@@ -37,7 +37,7 @@ func TestInband(t *testing.T) {
 			Time: line.Time, Duration: line.Duration, Level: "INFO", Message: api.ConnectionMessage,
 			Direction: way, Source: addrPort(conn.LocalAddr()), Destination: destination,
 			Peer: "spiffe://" + testTrustDomain + "/ns/default/sa/app",
-			Wire: api.WireInband, Encrypted: true, Sent: 5, Received: 16,
+			Wire: api.WireInband, Encrypted: true, TLS: agreed(line), Sent: 5, Received: 16,
 		}
 		if way == api.Inbound {
 			want.Sent, want.Received = want.Received, want.Sent

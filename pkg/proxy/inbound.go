@@ -29,7 +29,7 @@ func (p *Proxy) inbound(c *connection, wire string, release func()) {
 	err := p.acceptTLS(c, s, wire)
 	if err != nil {
 		release()
-		c.refuse(reasonNoHandshake, err)
+		c.refuse(validityReason(err, s.now(), reasonClientExpired, reasonClientNotYetValid, reasonNoHandshake))
 		return
 	}
 	first, h, err := p.readHeader(c, deadline)
@@ -64,7 +64,7 @@ func (p *Proxy) acceptTLS(c *connection, s *settings, wire string) error {
 	if err := p.shake(c.wire, c.tls, records, p.handshakeTimeout); err != nil {
 		return err
 	}
-	c.line.Peer = identityOf(c.tls.ConnectionState().PeerCertificates[0])
+	c.describeTLS()
 	c.line.Wire, c.line.Encrypted = wire, true
 	return nil
 }
@@ -213,20 +213,16 @@ func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
 		Timeout:   p.options.LocalTimeout,
 		KeepAlive: -1,
 		Control: func(_, _ string, raw syscall.RawConn) error {
-			var err error
-			if controlErr := raw.Control(func(fd uintptr) {
+			return control(raw, func(fd int) error {
 				// The port is chosen by connect, for this destination alone.
-				if err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
-					err = fmt.Errorf("binding without a port: %w", err)
-					return
+				if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
+					return fmt.Errorf("binding without a port: %w", err)
 				}
-				if err = p.sockets.PresentAs(int(fd), h.Client); err != nil {
-					err = fmt.Errorf("presenting the connection as coming from %v: %w", h.Client, err)
+				if err := p.sockets.PresentAs(fd, h.Client); err != nil {
+					return fmt.Errorf("presenting the connection as coming from %v: %w", h.Client, err)
 				}
-			}); controlErr != nil {
-				return controlErr
-			}
-			return err
+				return lingerZero(fd)
+			})
 		},
 	}
 	d.SetMultipathTCP(false)

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
 
 func TestHandshakeLimits(t *testing.T) {
@@ -211,16 +213,29 @@ func TestStopEndsConnections(t *testing.T) {
 	expect(t, far, "x")
 	stopped := make(chan struct{})
 	go func() { client.stop(); close(stopped) }()
-	eventually(t, "the listener to close", func() bool {
-		probe, err := net.Dial("tcp", client.capture.String())
+	refused := func(address netip.AddrPort) bool {
+		probe, err := net.Dial("tcp", address.String())
 		if err == nil {
 			_ = probe.Close()
 		}
 		return err != nil
+	}
+	eventually(t, "the listener for peers to close", func() bool {
+		return refused(netip.AddrPortFrom(client.ip, api.PeerPort))
 	})
-	// While draining, the connection works; once it has ended, so has Serve.
+	// While draining, the connection works, and an application that is late is
+	// served. Once both have ended, so has Serve.
 	write(t, far, "y")
 	expect(t, conn, "y")
+	late := client.dial(destination)
+	lateFar := accept()
+	write(t, late, "z")
+	expect(t, lateFar, "z")
+	for _, end := range []*net.TCPConn{late, lateFar} {
+		if err := end.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := far.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -229,6 +244,12 @@ func TestStopEndsConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-stopped
+	if !refused(client.capture) {
+		t.Error("the capture listener is still open")
+	}
+	if ended, aborted := client.proxy.counters.Ended(); ended < 2 || aborted != 0 {
+		t.Errorf("%d ended, %d aborted", ended, aborted)
+	}
 
 	// Without time to drain, connections are aborted.
 	other := newPod(t, a, nil)
@@ -237,4 +258,47 @@ func TestStopEndsConnections(t *testing.T) {
 	expect(t, accept(), "x")
 	other.stop()
 	expectReset(t, conn)
+	if ended, aborted := other.proxy.counters.Ended(); ended != 1 || aborted != 1 {
+		t.Errorf("%d ended, %d aborted", ended, aborted)
+	}
+}
+
+// TestAbortEndsPatience: Abort ends what would be waited for.
+func TestAbortEndsPatience(t *testing.T) {
+	client, server := pair(t, func(o *Options) { o.DrainTimeout = time.Hour })
+	destination, accept := collect(t, server.ip)
+	conn := client.dial(destination)
+	far := accept()
+	write(t, conn, "x")
+	expect(t, far, "x")
+	client.proxy.Abort()
+	client.stop()
+	expectReset(t, conn)
+	expectReset(t, far)
+	server.proxy.Abort()
+}
+
+// TestBacklogIsServed: what waits in the backlog when the listener closes is
+// served, to the last connection.
+func TestBacklogIsServed(t *testing.T) {
+	l := listen(t, netip.AddrPortFrom(podAddress(), 0))
+	const count = 50
+	for range count {
+		conn, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	served := 0
+	a := newAcceptor(nil, l, func(conn *net.TCPConn) { served++; reset(conn) })
+	close(a.ended)
+	a.close()
+	if served != count {
+		t.Errorf("%d of %d connections were served", served, count)
+	}
+	if conn, err := net.Dial("tcp", l.Addr().String()); err == nil {
+		conn.Close()
+		t.Error("the listener is still open")
+	}
 }

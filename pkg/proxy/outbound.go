@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
@@ -55,14 +56,11 @@ func (p *Proxy) originalDestination(app *net.TCPConn) (netip.AddrPort, error) {
 		return netip.AddrPort{}, err
 	}
 	var destination netip.AddrPort
-	var lookupErr error
-	if err := raw.Control(func(fd uintptr) {
-		destination, lookupErr = p.sockets.OriginalDestination(int(fd))
+	if err := control(raw, func(fd int) (err error) {
+		destination, err = p.sockets.OriginalDestination(fd)
+		return err
 	}); err != nil {
 		return netip.AddrPort{}, err
-	}
-	if lookupErr != nil {
-		return netip.AddrPort{}, lookupErr
 	}
 	destination = netip.AddrPortFrom(destination.Addr().Unmap(), destination.Port())
 	if !destination.IsValid() || destination.Addr().IsUnspecified() || destination.Addr().IsMulticast() || destination.Port() == 0 {
@@ -76,8 +74,8 @@ func (p *Proxy) originalDestination(app *net.TCPConn) (netip.AddrPort, error) {
 
 // encrypt carries c to the gateway at the destination, or says why it cannot.
 func (p *Proxy) encrypt(c *connection, s *settings, h header) *failure {
-	if problem := s.certificateProblem(); problem != "" {
-		return &failure{reason: problem, err: errors.New(problem)}
+	if reason, err := s.certificateProblem(); err != nil {
+		return &failure{reason: reason, err: err}
 	}
 	r := s.routes.route(h.Destination)
 	switch r.wire {
@@ -174,10 +172,10 @@ func (p *Proxy) secure(c *connection, conn *net.TCPConn, config *tls.Config, h h
 	if err := p.shake(conn, secured, records, p.handshakeTimeout/2); err != nil {
 		reset(conn)
 		records.release()
-		return handshakeFailure(err)
+		return handshakeFailure(err, config.Time())
 	}
 	c.wire, c.tls, c.records = conn, secured, records
-	c.line.Peer = identityOf(secured.ConnectionState().PeerCertificates[0])
+	c.describeTLS()
 	if err := p.startEncrypted(c, h, wire); err != nil {
 		return &failure{reason: reasonBroken, err: err, final: true}
 	}
@@ -233,8 +231,12 @@ func (p *Proxy) dialPeer(s *settings, ip netip.Addr) (*net.TCPConn, error) {
 
 // dial connects without binding first. The dialer's own DialTCP binds to the
 // wildcard address, which takes a port away from all destinations instead of one.
+// A Control of the dialer's has to call lingerZero.
 func (p *Proxy) dial(d net.Dialer, destination netip.AddrPort) (*net.TCPConn, error) {
 	d.SetMultipathTCP(false)
+	if d.Control == nil {
+		d.Control = func(_, _ string, raw syscall.RawConn) error { return control(raw, lingerZero) }
+	}
 	conn, err := d.DialContext(p.ctx, "tcp", destination.String())
 	if err != nil {
 		return nil, err
@@ -294,6 +296,7 @@ func (p *Proxy) passThrough(c *connection, s *settings, f *failure) {
 	}
 	c.line.Reason = f.reason
 	c.counters.plaintext.Add(1)
+	c.enterEdge()
 	c.relay(
 		func() error { return p.pass(c.wire, c.app, &c.sent) },
 		func() error { return p.pass(c.app, c.wire, &c.received) },

@@ -74,7 +74,8 @@ type Options struct {
 	// about as long as keepalive takes to find an idle peer gone.
 	UnackedTimeout time.Duration
 	// DrainTimeout is how long Serve lets connections finish once its context
-	// is done. Default: 5 s; negative: abort at once.
+	// is done, unless Abort ends that before. Default: 5 s; negative: abort at
+	// once.
 	DrainTimeout time.Duration
 
 	// now replaces the clock in tests.
@@ -104,6 +105,7 @@ type Proxy struct {
 	log        *Logger
 	counters   *Counters
 	live       *registry
+	edges      *edgeTable
 	peers      *peerTable
 	handshakes *handshakeLimit
 	crowded    occasion
@@ -114,6 +116,9 @@ type Proxy struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	served atomic.Bool
+	// aborting is closed when Serve need not let connections finish any longer.
+	aborting chan struct{}
+	abort    sync.Once
 }
 
 // New checks the options and returns a Proxy that does nothing yet. The
@@ -148,10 +153,17 @@ func New(o Options) (*Proxy, error) {
 		log:              o.Log,
 		counters:         o.Counters,
 		live:             newRegistry(),
+		edges:            newEdgeTable(api.MaxEdges, maxStrangers, time.Now()),
 		peers:            newPeerTable(maxPeers, o.now),
 		handshakes:       o.handshakes,
 		crowded:          occasion{interval: time.Second},
 		exhausted:        occasion{interval: time.Second},
+		aborting:         make(chan struct{}),
+	}
+	for _, l := range p.listeners() {
+		if err := resetOnDeath(l); err != nil {
+			return nil, fmt.Errorf("setting up the proxy: %w", err)
+		}
 	}
 	if err := p.Update(o.Config, o.Certificate, o.Roots); err != nil {
 		return nil, err
@@ -159,6 +171,11 @@ func New(o Options) (*Proxy, error) {
 	p.counters.ResetActive()
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p, nil
+}
+
+// listeners returns all listeners.
+func (p *Proxy) listeners() []net.Listener {
+	return slices.Concat([]net.Listener{p.options.Peer}, p.options.Capture, p.options.Inband)
 }
 
 func defaultTo(d *time.Duration, value time.Duration) {
@@ -185,108 +202,6 @@ func (p *Proxy) Update(config *api.Config, certificate tls.Certificate, roots *x
 func (p *Proxy) Traffic() api.Traffic {
 	p.live.settleAll()
 	return p.counters.Traffic()
-}
-
-// Serve carries connections until ctx is done, then closes the listeners, lets
-// connections finish for the drain timeout, aborts the rest and returns nil.
-// It returns an error only when a listener fails for good. It can be called
-// once.
-func (p *Proxy) Serve(ctx context.Context) error {
-	if p.served.Swap(true) {
-		return errors.New("the proxy has served already")
-	}
-	defer p.cancel()
-	stop, stopped := context.WithCancelCause(ctx)
-	defer stopped(nil)
-
-	var listeners, sweeper sync.WaitGroup
-	accept := func(l net.Listener, handle func(*net.TCPConn)) {
-		listeners.Go(func() {
-			if err := p.accept(stop, l, handle); err != nil {
-				stopped(err)
-			}
-		})
-	}
-	for _, l := range p.options.Capture {
-		accept(l, func(conn *net.TCPConn) { go p.outbound(p.open(api.Outbound, conn)) })
-	}
-	accept(p.options.Peer, func(conn *net.TCPConn) { p.admit(conn, api.WirePort) })
-	for _, l := range p.options.Inband {
-		accept(l, p.admitInband)
-	}
-	sweepCtx, stopSweep := context.WithCancel(context.Background())
-	sweeper.Go(func() { p.sweep(sweepCtx) })
-
-	<-stop.Done()
-	for _, l := range slices.Concat([]net.Listener{p.options.Peer}, p.options.Capture, p.options.Inband) {
-		// An error means that it is closed already.
-		_ = l.Close()
-	}
-	listeners.Wait()
-	p.drain()
-	stopSweep()
-	sweeper.Wait()
-	if err := context.Cause(stop); ctx.Err() == nil {
-		return fmt.Errorf("accepting connections: %w", err)
-	}
-	return nil
-}
-
-// drain lets connections end, and aborts those that have not by the drain
-// timeout.
-func (p *Proxy) drain() {
-	empty := p.live.drain()
-	timer := time.NewTimer(max(0, p.options.DrainTimeout))
-	defer timer.Stop()
-	select {
-	case <-empty:
-		return
-	case <-timer.C:
-	}
-	p.cancel()
-	for _, c := range p.live.snapshot() {
-		c.abort(errStopping)
-	}
-	<-empty
-}
-
-var errStopping = errors.New(reasonStopping)
-
-// accept hands the connections of l to handle until stop is done. It survives
-// every error but that the listener itself is closed. handle enters a
-// connection in the registry before it returns, so that once all listeners
-// have ended no connection is missing there.
-func (p *Proxy) accept(stop context.Context, l net.Listener, handle func(*net.TCPConn)) error {
-	var wait backOff
-	for {
-		conn, err := l.Accept()
-		if err == nil {
-			wait = 0
-			tcp, ok := conn.(*net.TCPConn)
-			if !ok {
-				_ = conn.Close()
-				return fmt.Errorf("listener %v is not one of TCP", l.Addr())
-			}
-			handle(tcp)
-			continue
-		}
-		if stop.Err() != nil {
-			return nil
-		}
-		if errors.Is(err, net.ErrClosed) {
-			return err
-		}
-		delay := wait.next()
-		if held, ok := p.exhausted.take(time.Now()); ok {
-			p.log.Slog().Error("cannot accept connections", "listener", l.Addr().String(),
-				"error", err.Error(), "retryIn", delay.Seconds(), "notLogged", held)
-		}
-		select {
-		case <-stop.Done():
-			return nil
-		case <-time.After(delay):
-		}
-	}
 }
 
 // admit starts an inbound connection unless there are too many that have not

@@ -33,16 +33,24 @@ const (
 	reasonNoNegotiation = "wire inband is not available"
 
 	// Outbound, once there is a peer.
-	reasonNoAnswer    = "peer is no gateway: no answer to the TLS handshake"
-	reasonNotTrusted  = "peer is no trusted gateway: TLS handshake failed"
-	reasonRejected    = "peer rejected our certificate"
-	reasonBroken      = "connection broke at the start"
-	reasonUnreachable = "destination cannot be reached"
+	reasonNoAnswer   = "peer is no gateway: no answer to the TLS handshake"
+	reasonPeerReset  = "peer ended the connection in the TLS handshake"
+	reasonNotTrusted = "peer is no trusted gateway: TLS handshake failed"
+	reasonRejected   = "peer rejected our certificate"
+	// Time: a clock is wrong, or a certificate was not renewed. The peer does not
+	// say which of the two ends of our certificate's life it is about.
+	reasonPeerExpired     = "peer is no trusted gateway: its certificate expired"
+	reasonPeerNotYetValid = "peer is no trusted gateway: its certificate is not valid yet"
+	reasonRejectedTime    = "peer rejected our certificate: expired or not valid yet by its clock"
+	reasonBroken          = "connection broke at the start"
+	reasonUnreachable     = "destination cannot be reached"
 
 	// Inbound, before the peer has proven who it is.
-	reasonPlaintext    = "plaintext is not allowed"
-	reasonUndetermined = "whether the peer has a gateway is unknown"
-	reasonNoHandshake  = "no valid TLS handshake"
+	reasonPlaintext         = "plaintext is not allowed"
+	reasonUndetermined      = "whether the peer has a gateway is unknown"
+	reasonNoHandshake       = "no valid TLS handshake"
+	reasonClientExpired     = "no valid TLS handshake: peer's certificate expired"
+	reasonClientNotYetValid = "no valid TLS handshake: peer's certificate is not valid yet"
 
 	// Inbound, after that.
 	reasonIdentity       = "identity is not allowed"

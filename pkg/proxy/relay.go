@@ -44,12 +44,12 @@ func (c *connection) finish() {
 	if cause != nil && c.line.Error == "" {
 		c.line.Error = cause.Error()
 	}
-	_ = c.app.Close()
+	closeGently(c.app)
 	c.report()
 	if cause == nil && c.records != nil && c.dialled() {
 		c.awaitFIN()
 	}
-	_ = c.wire.Close()
+	closeGently(c.wire)
 	c.forget()
 }
 
@@ -168,8 +168,8 @@ func (c *connection) unseal(check func(status) error) error {
 func (c *connection) unsealFailed(err error, unanswered bool) error {
 	if unanswered && c.dialled() {
 		if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "remote error" {
-			c.line.Reason = reasonRejected
-			c.proxy.peers.reject(c.target)
+			c.line.Reason = rejection(op)
+			c.proxy.peers.reject(c.target, c.line.Reason)
 		}
 	}
 	return fmt.Errorf("reading from the peer: %w", err)

@@ -41,7 +41,7 @@ func TestEcho(t *testing.T) {
 			Time: line.Time, Duration: line.Duration, Level: "INFO", Message: api.ConnectionMessage,
 			Direction: way, Source: addrPort(conn.LocalAddr()), Destination: destination,
 			Peer: "spiffe://" + testTrustDomain + "/ns/default/sa/app",
-			Wire: api.WirePort, Encrypted: true, Sent: 5, Received: 5,
+			Wire: api.WirePort, Encrypted: true, TLS: agreed(line), Sent: 5, Received: 5,
 		}
 		if line != want {
 			t.Errorf("%s: logged %+v\nwant %+v", way, line, want)
@@ -233,6 +233,13 @@ func TestManyAtOnce(t *testing.T) {
 	all.Wait()
 	if got := client.proxy.Traffic().Outbound; got.Encrypted != count || got.Refused != 0 {
 		t.Errorf("counted %+v", got)
+		for _, pod := range []*testPod{client, server} {
+			for _, c := range pod.log.connections(t) {
+				if c.Error != "" {
+					t.Logf("%+v", c)
+				}
+			}
+		}
 	}
 }
 

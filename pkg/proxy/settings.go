@@ -105,15 +105,14 @@ func (s *settings) ownPod(ip netip.Addr) bool {
 }
 
 // certificateProblem says why the gateway's own certificate cannot be used
-// now, or "" if it can.
-func (s *settings) certificateProblem() string {
-	switch now := s.now(); {
-	case now.After(s.notAfter):
-		return reasonExpired
-	case now.Before(s.notBefore):
-		return reasonNotYetValid
+// now, as a reason and an error with all there is to say, or nil if it can.
+func (s *settings) certificateProblem() (reason string, err error) {
+	now := s.now()
+	reason = reasonNotYetValid
+	if now.After(s.notAfter) {
+		reason = reasonExpired
 	}
-	return ""
+	return reason, outOfTime("the gateway's own certificate", s.notBefore, s.notAfter, now)
 }
 
 // clientAddress returns the address that a captured connection comes from, as

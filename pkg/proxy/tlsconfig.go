@@ -147,3 +147,19 @@ func identityOf(leaf *x509.Certificate) string {
 	}
 	return leaf.URIs[0].String()
 }
+
+// describeTLS notes who the peer is, and what was agreed on with it.
+func (c *connection) describeTLS() {
+	state := c.tls.ConnectionState()
+	c.line.Peer = identityOf(state.PeerCertificates[0])
+	c.line.TLS = api.TLS{
+		Version: tls.VersionName(state.Version),
+		Cipher:  tls.CipherSuiteName(state.CipherSuite),
+		Resumed: state.DidResume,
+		Local:   addrPort(c.wire.LocalAddr()),
+		Remote:  addrPort(c.wire.RemoteAddr()),
+	}
+	if state.CurveID != 0 {
+		c.line.TLS.KeyExchange = state.CurveID.String()
+	}
+}

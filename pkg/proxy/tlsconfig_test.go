@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
 
 // resumer is a stranger that keeps sessions. Each hello makes a connection and
@@ -203,5 +205,36 @@ func TestClientConfigs(t *testing.T) {
 	}
 	if n := len(s.clients); n > maxClients {
 		t.Errorf("%d configurations are kept, want at most %d", n, maxClients)
+	}
+}
+
+// agreed is what a line says of TLS between two gateways of one version, at the
+// ends that it names.
+func agreed(line api.Connection) api.TLS {
+	return api.TLS{Version: "TLS 1.3", KeyExchange: "X25519MLKEM768", Cipher: "TLS_AES_128_GCM_SHA256",
+		Local: line.TLS.Local, Remote: line.TLS.Remote}
+}
+
+// TestBothEndsTellTheirConnection looks at how the two lines fit together.
+func TestBothEndsTellTheirConnection(t *testing.T) {
+	a := newAuthority(t)
+	client, server := newPod(t, a, nil), newPod(t, a, nil)
+	destination := application(t, server.ip, echo)
+	for _, resumed := range []bool{false, true} {
+		conn := client.dial(destination)
+		write(t, conn, "hello")
+		expect(t, conn, "hello")
+		if err := conn.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		expectEOF(t, conn)
+		mine := func(c api.Connection) bool { return c.Source == addrPort(conn.LocalAddr()) }
+		out, in := client.logged(api.Outbound, mine).TLS, server.logged(api.Inbound, mine).TLS
+		if out.Resumed != resumed || in.Resumed != resumed {
+			t.Errorf("resumed %v: %+v, %+v", resumed, out, in)
+		}
+		if out.Local != in.Remote || out.Remote != in.Local || out.Remote != netip.AddrPortFrom(server.ip, api.PeerPort) || out.Local.Port() == 0 {
+			t.Errorf("the ends of one connection are %+v and %+v", out, in)
+		}
 	}
 }

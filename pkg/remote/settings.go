@@ -3,6 +3,8 @@ package remote
 import (
 	"context"
 	"errors"
+	"io"
+	"slices"
 	"strings"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
@@ -13,7 +15,7 @@ import (
 // after those nothing has changed. Clean what comes from the gateway before it
 // reaches a terminal.
 func (c *Client) SetMode(ctx context.Context, namespace, pod, container string, mode api.Mode) (*api.Status, error) {
-	return c.set(ctx, namespace, pod, container, "mode", string(mode))
+	return c.tell(ctx, namespace, pod, container, nil, "mode", string(mode))
 }
 
 // SetAllow changes the identity rules, see api.ParseAllow, as SetMode does the
@@ -22,16 +24,21 @@ func (c *Client) SetAllow(ctx context.Context, namespace, pod, container string,
 	if len(patterns) == 0 {
 		patterns = []string{"--everyone"}
 	}
-	return c.set(ctx, namespace, pod, container, append([]string{"allow"}, patterns...)...)
+	return c.tell(ctx, namespace, pod, container, nil, append([]string{"allow"}, patterns...)...)
 }
 
-func (c *Client) set(ctx context.Context, namespace, pod, container string, words ...string) (*api.Status, error) {
-	command := append([]string{GatewayProgram, "ctl"}, words...)
-	status, err := c.ask(ctx, namespace, pod, container, append(command, "-o", "json"))
+// tell runs a control command that changes the gateway and prints its status.
+func (c *Client) tell(ctx context.Context, namespace, pod, container string, stdin io.Reader, words ...string) (*api.Status, error) {
+	status, err := c.ask(ctx, namespace, pod, container, stdin, control(words...))
 	if err != nil {
 		return nil, ownWords(err)
 	}
 	return status, nil
+}
+
+// control is the command line of a control command.
+func control(words ...string) []string {
+	return slices.Concat([]string{GatewayProgram, "ctl"}, words, []string{"-o", "json"})
 }
 
 // ownWords turns what the gateway's program says when it fails ("error: …", and

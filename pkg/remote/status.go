@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
@@ -31,27 +32,52 @@ func (c *Client) Status(ctx context.Context, namespace, pod, container string, w
 	if wait > 0 {
 		command = append(command, "--wait="+wait.String())
 	}
-	return c.ask(ctx, namespace, pod, container, command)
+	return c.ask(ctx, namespace, pod, container, nil, command)
 }
 
 // ask runs a command of the gateway that prints its status.
-func (c *Client) ask(ctx context.Context, namespace, pod, container string, command []string) (*api.Status, error) {
+func (c *Client) ask(ctx context.Context, namespace, pod, container string, stdin io.Reader, command []string) (*api.Status, error) {
+	text, err := c.read(ctx, namespace, pod, container, stdin, nil, command)
+	return parsed(text, err, namespace, pod, parseStatus)
+}
+
+// read runs a command of the gateway and returns what it prints. What it had
+// printed before it failed comes with the *ExitError. through, if not nil, stands
+// between the command and what keeps its words.
+func (c *Client) read(ctx context.Context, namespace, pod, container string, stdin io.Reader,
+	through func(io.Writer) io.Writer, command []string) ([]byte, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	answer := &head{limit: statusLimit, full: func() { cancel(errTooLong) }}
-	err := c.Exec(ctx, namespace, pod, container, nil, answer, nil, command...)
-	if err != nil && (!errors.As(err, new(*ExitError)) || len(answer.data) == 0) {
+	var stdout io.Writer = answer
+	if through != nil {
+		stdout = through(answer)
+	}
+	err := c.Exec(ctx, namespace, pod, container, stdin, stdout, nil, command...)
+	if err != nil && !errors.As(err, new(*ExitError)) {
 		return nil, err
 	}
 	// The writer may have been cut in the moment the command ended.
 	if context.Cause(ctx) == errTooLong {
-		return nil, fmt.Errorf("asking the gateway of pod %s/%s: %w", namespace, pod, errTooLong)
+		return nil, asking(namespace, pod, errTooLong)
 	}
-	status, parseErr := parseStatus(answer.data)
+	return answer.data, err
+}
+
+// parsed parses what read returned.
+func parsed[T any](text []byte, err error, namespace, pod string, parse func([]byte) (*T, error)) (*T, error) {
+	if err != nil && len(text) == 0 {
+		return nil, err
+	}
+	answer, parseErr := parse(text)
 	if parseErr != nil {
-		return nil, errors.Join(err, fmt.Errorf("asking the gateway of pod %s/%s: %w", namespace, pod, parseErr))
+		return nil, errors.Join(err, asking(namespace, pod, parseErr))
 	}
-	return status, err
+	return answer, err
+}
+
+func asking(namespace, pod string, err error) error {
+	return fmt.Errorf("asking the gateway of pod %s/%s: %w", namespace, pod, err)
 }
 
 // parseStatus reads a gateway's answer. Unknown fields and states are those of a

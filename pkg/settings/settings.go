@@ -8,12 +8,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
@@ -66,24 +65,9 @@ type Changer struct {
 // result of each as it comes; calls do not overlap. One pod's failure is no
 // concern of the others. Results are in the order of pods.
 func (c *Changer) ChangeAll(ctx context.Context, pods []corev1.Pod, change Change, report func(Result)) []Result {
-	var (
-		group   errgroup.Group
-		mu      sync.Mutex
-		results = make([]Result, len(pods))
-	)
-	group.SetLimit(cmp.Or(max(c.Parallel, 0), DefaultParallel))
-	for i := range pods {
-		group.Go(func() error {
-			result := c.change(ctx, &pods[i], change)
-			mu.Lock()
-			defer mu.Unlock()
-			results[i] = result
-			report(result)
-			return nil
-		})
-	}
-	_ = group.Wait()
-	return results
+	return parallel.Each(cmp.Or(max(c.Parallel, 0), DefaultParallel), pods, func(pod *corev1.Pod) Result {
+		return c.change(ctx, pod, change)
+	}, report)
 }
 
 func (c *Changer) change(ctx context.Context, pod *corev1.Pod, change Change) Result {

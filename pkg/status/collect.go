@@ -6,11 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
@@ -43,16 +44,8 @@ type Collector struct {
 // pods. What cannot be found out about one pod is told in its item. The error
 // is that of ctx.
 func (c *Collector) Collect(ctx context.Context, pods []corev1.Pod) (*List, error) {
-	list := &List{Kind: Kind, APIVersion: APIVersion, Items: make([]Item, len(pods))}
-	var group errgroup.Group
-	group.SetLimit(cmp.Or(c.Parallel, DefaultParallel))
-	for i := range pods {
-		group.Go(func() error {
-			list.Items[i] = c.item(ctx, &pods[i])
-			return nil
-		})
-	}
-	_ = group.Wait()
+	list := &List{Kind: Kind, APIVersion: APIVersion}
+	list.Items = parallel.Each(cmp.Or(c.Parallel, DefaultParallel), pods, func(pod *corev1.Pod) Item { return c.item(ctx, pod) }, nil)
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("asking the gateways: %w", err)
 	}
@@ -69,8 +62,12 @@ func (c *Collector) item(ctx context.Context, pod *corev1.Pod) Item {
 	// A configuration that cannot be read is the gateway's to complain about.
 	if config, err := inject.ConfigOf(pod, gateway.Name); err == nil {
 		item.Mode, item.OnFailure = config.Mode, config.OnFailure
+		item.moved = moved(pod, gateway, config)
 	}
 	switch {
+	case gateway.Disabled():
+		// What it did is over.
+		item.State, item.Mode, item.OnFailure = Disabled, "", ""
 	case gateway.Phase == inject.Terminated && gateway.ExitCode == 0:
 		item.State = Stopped
 	case gateway.Phase == inject.Terminated:
@@ -88,10 +85,12 @@ func (c *Collector) ask(ctx context.Context, pod *corev1.Pod, item *Item) {
 	timeout := cmp.Or(c.Timeout, DefaultTimeout)
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	asked := c.Now()
 	answer, err := c.Asker.Status(ctx, item.Namespace, item.Pod, item.Container.Name, 0)
 	if answer != nil {
 		if err = check(answer, pod); err == nil {
 			item.State, item.Status = State(answer.State), answer
+			item.skew = skew(answer.Time, asked, c.Now())
 			item.Mode, item.OnFailure = cmp.Or(answer.Mode, item.Mode), cmp.Or(answer.OnFailure, item.OnFailure)
 			return
 		}
@@ -112,11 +111,44 @@ func check(answer *api.Status, pod *corev1.Pod) error {
 		return errors.New("it answers for another pod")
 	}
 	switch answer.State {
-	case api.Starting, api.Ready, api.Degraded:
+	case api.Starting, api.Uncertified, api.Ready, api.Degraded, api.Draining:
 		return nil
 	}
 	return api.WithHint(fmt.Errorf("it reports the unknown state %.40q", answer.State),
 		"use the plugin and the gateway image of one release")
+}
+
+// skew returns how far a clock is ahead that showed shown at some time between from and
+// to: the least that is possible, and 0 of a gateway that does not tell.
+func skew(shown, from, to time.Time) time.Duration {
+	switch {
+	case shown.IsZero():
+	case shown.Before(from):
+		return shown.Sub(from)
+	case shown.After(to):
+		return shown.Sub(to)
+	}
+	return 0
+}
+
+// moved says what shows that pod was given a new sandbox after its gateway was made, as
+// happens when a node starts again.
+func moved(pod *corev1.Pod, gateway inject.Gateway, config *api.Config) string {
+	has := podIPs(pod)
+	if len(has) > 0 && (len(has) != len(config.PodIPs) ||
+		slices.ContainsFunc(config.PodIPs, func(ip netip.Addr) bool { return !slices.Contains(has, ip) })) {
+		return "the pod has other addresses than its gateway was made for"
+	}
+	if gateway.Phase != inject.Terminated || gateway.StartedAt.IsZero() {
+		return ""
+	}
+	for _, c := range pod.Status.Conditions {
+		// The kubelet sets it when the sandbox and its network are there.
+		if c.Type == corev1.PodReadyToStartContainers && c.Status == corev1.ConditionTrue && c.LastTransitionTime.After(gateway.StartedAt) {
+			return "the pod has a new sandbox"
+		}
+	}
+	return ""
 }
 
 func containerOf(g inject.Gateway) *Container {

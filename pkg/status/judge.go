@@ -14,18 +14,26 @@ import (
 // left. Renewal at two thirds is the custom of certificate managers.
 const nearExpiry = 3
 
+// maxSkew is how far clocks may differ without harm: certificates are valid from that
+// long before they are issued.
+const maxSkew = 5 * time.Minute
+
 // judge notes what is wrong with the gateway of i at the time now.
 func (i *Item) judge(now time.Time) {
 	enable := fmt.Sprintf("kubectl gateway enable pod/%s -n %s", i.Pod, i.Namespace)
+	if i.moved != "" && i.State != Disabled {
+		i.judgeMoved(now, enable)
+	}
 	switch i.State {
 	case Crashed, Stopped:
+		if i.moved != "" {
+			break
+		}
 		text := "the gateway has stopped"
 		if i.State == Crashed {
 			text = fmt.Sprintf("the gateway crashed with exit code %d", *i.Container.ExitCode)
 		}
-		if finished := *i.Container.FinishedAt; !finished.IsZero() {
-			text += " " + duration.HumanDuration(now.Sub(finished)) + " ago"
-		}
+		text += i.ago(now)
 		if words := i.Container.lastWords(); words != "" {
 			text += ": " + words
 		}
@@ -43,12 +51,67 @@ func (i *Item) judge(now time.Time) {
 		}
 		i.problem(Critical, text, fmt.Sprintf("kubectl logs %s -n %s -c %s", i.Pod, i.Namespace, i.Container.Name))
 	case Waiting:
-		i.judgeWaiting()
+		if i.moved == "" {
+			i.judgeWaiting(enable)
+		}
+	case Uncertified:
+		i.problem(Warning, "the gateway has no certificate yet, and encrypts nothing", enable)
+	case Draining:
+		i.problem(Note, "the gateway is being disabled: the pod's new connections are plaintext", "")
+	case Disabled:
+		i.problem(Note, "the gateway was disabled"+i.ago(now)+"; its container stays in the pod's list", "")
 	}
 	if i.Status != nil {
-		i.judgeCertificate(now, "a gateway keeps its certificate: replace the pod, then "+enable)
+		i.judgeCertificate(now, fmt.Sprintf("kubectl gateway rotate pod/%s -n %s", i.Pod, i.Namespace))
+		i.judgeClock()
+		i.judgeExisting(enable)
 		i.judgeFeatures()
 	}
+}
+
+// ago says how long ago the container of i has ended.
+func (i *Item) ago(now time.Time) string {
+	if finished := *i.Container.FinishedAt; !finished.IsZero() {
+		return " " + duration.HumanDuration(now.Sub(finished)) + " ago"
+	}
+	return ""
+}
+
+// judgeMoved is about a gateway that was not made for the pod's present sandbox. How
+// it ended, and what its on-failure says, counts no more once the node started again.
+func (i *Item) judgeMoved(now time.Time, enable string) {
+	switch i.State {
+	case Crashed, Stopped:
+		i.problem(Critical, "the gateway has ended"+i.ago(now)+", and "+i.moved+": the pod's new connections may be plaintext", enable)
+	case Waiting:
+		i.problem(Critical, i.moved+", and none works: the pod's new connections may be plaintext", enable)
+	default:
+		i.problem(Critical, i.moved+": peers refuse its certificate",
+			fmt.Sprintf("'kubectl gateway disable pod/%s -n %s', then enable it again", i.Pod, i.Namespace))
+	}
+}
+
+// judgeClock compares the gateway's clock with this machine's, by which it signs.
+func (i *Item) judgeClock() {
+	direction := "ahead of"
+	if i.skew < 0 {
+		direction = "behind"
+	}
+	if i.skew.Abs() > maxSkew {
+		i.problem(Warning, fmt.Sprintf("the clock of node %s is %s %s that of this machine", i.Node, duration.HumanDuration(i.skew.Abs()), direction),
+			"set both clocks: certificates may be refused as expired or not valid yet")
+	}
+}
+
+// judgeExisting notes the connections that are no gateway's, most of which are older
+// than this one.
+func (i *Item) judgeExisting(enable string) {
+	e := i.Status.Existing
+	if e == nil || e.Outbound+e.Inbound <= 0 {
+		return
+	}
+	i.problem(Warning, fmt.Sprintf("not encrypted: open connections beside the gateway, most from before it (%d outbound, %d inbound)", e.Outbound, e.Inbound),
+		enable+" --existing=reset")
 }
 
 // judgeFeatures notes what a gateway that works cannot do, and what it sees but
@@ -72,7 +135,7 @@ func (i *Item) judgeFeatures() {
 
 // judgeWaiting tells a container that is about to start from one that has a
 // reason not to.
-func (i *Item) judgeWaiting() {
+func (i *Item) judgeWaiting(enable string) {
 	reason := i.Container.Reason
 	switch reason {
 	case "", "ContainerCreating", "PodInitializing":
@@ -82,15 +145,19 @@ func (i *Item) judgeWaiting() {
 	if words := i.Container.lastWords(); words != "" {
 		text += ": " + words
 	}
-	i.problem(Critical, text, fmt.Sprintf("kubectl describe pod %s -n %s", i.Pod, i.Namespace))
+	hint := fmt.Sprintf("kubectl describe pod %s -n %s", i.Pod, i.Namespace)
+	if reason == "CreateContainerConfigError" && strings.Contains(i.Container.Message, "not found") {
+		text += "; the kubelet tries to start it again, as in a new sandbox, and its Secret is there for the first start alone"
+		hint = enable
+	}
+	i.problem(Critical, text, hint)
 }
 
-// judgeCertificate is given what to do about a certificate that ends: enable
-// alone leaves a gateway that runs as it is.
-func (i *Item) judgeCertificate(now time.Time, replace string) {
+// judgeCertificate is given what to do about a certificate that ends.
+func (i *Item) judgeCertificate(now time.Time, rotate string) {
 	from, to := i.Status.Cert.NotBefore, i.Status.Cert.NotAfter
 	left := to.Sub(now)
-	severity, text, hint := Critical, "", replace
+	severity, text, hint := Critical, "", rotate
 	switch {
 	case to.IsZero():
 		return

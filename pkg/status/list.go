@@ -36,12 +36,17 @@ const (
 	NotAnswering State = "not answering"
 	// Crashed is a gateway that has ended with an exit code other than 0.
 	Crashed State = "crashed"
-	// Stopped is a gateway that has ended with exit code 0.
+	// Stopped is a gateway that has ended with exit code 0, and was not disabled.
 	Stopped State = "stopped"
+	// Disabled is a gateway that was disabled and has left nothing behind. Its
+	// container stays in the pod's list.
+	Disabled State = "disabled"
 
-	Starting = State(api.Starting)
-	Ready    = State(api.Ready)
-	Degraded = State(api.Degraded)
+	Starting    = State(api.Starting)
+	Uncertified = State(api.Uncertified)
+	Ready       = State(api.Ready)
+	Degraded    = State(api.Degraded)
+	Draining    = State(api.Draining)
 )
 
 // Item is the status of one pod's newest gateway.
@@ -65,12 +70,33 @@ type Item struct {
 	Problems []Problem `json:"problems,omitempty"`
 	// hint is the advice that came with Error.
 	hint string
+	// skew is how far the gateway's clock is ahead of this machine's, at least.
+	skew time.Duration
+	// moved is what shows that the pod has another sandbox than the gateway was made
+	// in, with other addresses or without; empty if nothing does.
+	moved string
 }
 
 // Unread reports whether l lacks the status of a gateway that should have
 // answered.
 func (l *List) Unread() bool {
 	return slices.ContainsFunc(l.Items, func(i Item) bool { return i.State == NotAnswering })
+}
+
+// Expiring returns the items whose certificates end within so long from now, or have
+// ended. A gateway that is being disabled needs none any more.
+func (l *List) Expiring(within time.Duration, now time.Time) []*Item {
+	var found []*Item
+	for n := range l.Items {
+		i := &l.Items[n]
+		if i.Status == nil || i.State == Draining || i.Status.Cert.NotAfter.IsZero() {
+			continue
+		}
+		if i.Status.Cert.NotAfter.Sub(now) <= within {
+			found = append(found, i)
+		}
+	}
+	return found
 }
 
 // Container is the gateway's container as the kubelet reports it.

@@ -59,7 +59,7 @@ func pod(name, mode, onFailure string, state *corev1.ContainerState) corev1.Pod 
 		return p
 	}
 	config := fmt.Sprintf(`{"version":1,"pod":{"namespace":"demo","name":%q,"uid":"uid-%s","serviceAccount":"default"},
-		"podIPs":["10.0.1.7"],"trustDomain":"td","mode":%q,"onFailure":%q,"capture":["10.0.0.0/8"]}`, name, name, mode, onFailure)
+		"podIPs":["10.0.1.7","fd00::7"],"trustDomain":"td","mode":%q,"onFailure":%q,"capture":["10.0.0.0/8"]}`, name, name, mode, onFailure)
 	p.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
 		Name: "kube-gateway", Image: "gateway:v1", Env: []corev1.EnvVar{{Name: api.EnvConfig, Value: config}}}}}
 	p.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{{Name: "kube-gateway", State: *state}}
@@ -77,6 +77,11 @@ func ended(code int32, reason, message string) *corev1.ContainerState {
 
 func waiting(reason, message string) *corev1.ContainerState {
 	return &corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}}
+}
+
+// sandboxSince is what the kubelet says of a pod whose sandbox is there.
+func sandboxSince(t time.Time) []corev1.PodCondition {
+	return []corev1.PodCondition{{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(t)}}
 }
 
 func answer(name string, state api.State, expiresIn time.Duration) *api.Status {
@@ -102,6 +107,21 @@ func example() (asker, []corev1.Pod) {
 	lacking := answer("lacking", api.Ready, 16*time.Hour)
 	lacking.Mode, lacking.Missing = api.Permissive, []string{"in-band wire: the kernel has no helper\x1b[2J\nFnSkAssign"}
 	lacking.Capture = api.Capture{UDP: 4, UDPRefused: 1, BlockUDP: true}
+	existing := answer("existing", api.Ready, 16*time.Hour)
+	existing.Existing = &api.ExistingConnections{Outbound: 3, Inbound: 2, Reset: 7}
+	clean := answer("clean", api.Ready, 16*time.Hour)
+	clean.Existing, clean.Time = &api.ExistingConnections{Reset: 7}, now.Add(-5*time.Minute)
+	ahead, behind := answer("ahead", api.Ready, 16*time.Hour), answer("behind", api.Ready, 16*time.Hour)
+	ahead.Time, behind.Time = now.Add(12*time.Minute), now.Add(-6*time.Minute)
+	moved := pod("moved", "strict", "closed", running())
+	moved.Status.PodIPs[0].IP = "10.0.1.8"
+	gained := pod("gained", "strict", "closed", running())
+	gained.Status.PodIPs = append(gained.Status.PodIPs, corev1.PodIP{IP: "fd00::8"})
+	rebooted, killed := pod("rebooted", "strict", "closed", ended(255, "Unknown", "")), pod("killed", "strict", "closed", ended(137, "Error", ""))
+	rebooted.Status.Conditions = sandboxSince(now.Add(-time.Minute))
+	killed.Status.Conditions = sandboxSince(now.Add(-2 * time.Hour))
+	again := pod("again", "strict", "closed", waiting("ContainerCreating", ""))
+	again.Status.PodIPs = again.Status.PodIPs[:1]
 	degraded.Reason, degraded.Worker.Restarts = "the worker ended with signal: killed", 4
 	return asker{
 			"ready":    says(answer("ready", api.Ready, 16*time.Hour), nil),
@@ -118,6 +138,14 @@ func example() (asker, []corev1.Pod) {
 			"odd":      says(&api.Status{State: "odd\x1b[2J", Pod: api.PodRef{UID: "uid-odd"}}, nil),
 			"escapes": says(&api.Status{State: api.Ready, Identity: "spiffe://\x1b]0;x\a\nready", Pod: api.PodRef{UID: "uid-escapes"},
 				Mode: "strict\r", Version: "\u202ev1"}, nil),
+			"existing": says(existing, nil),
+			"clean":    says(clean, nil),
+			"ahead":    says(ahead, nil),
+			"behind":   says(behind, nil),
+			"new":      says(&api.Status{State: api.Uncertified, Pod: api.PodRef{UID: "uid-new"}}, nil),
+			"draining": says(answer("draining", api.Draining, 16*time.Hour), nil),
+			"gained":   says(answer("gained", api.Ready, 16*time.Hour), nil),
+			"moved":    says(answer("moved", api.Ready, 16*time.Hour), nil),
 		}, []corev1.Pod{
 			pod("ready", "strict", "closed", running()),
 			pod("near", "strict", "closed", running()),
@@ -138,6 +166,15 @@ func example() (asker, []corev1.Pod) {
 			pod("creating", "permissive", "open", waiting("ContainerCreating", "")),
 			pod("no-image", "permissive", "open", waiting("ImagePullBackOff", "Back-off pulling image")),
 			pod("bystander", "", "", nil),
+			pod("existing", "strict", "closed", running()),
+			pod("clean", "strict", "closed", running()),
+			pod("ahead", "strict", "closed", running()),
+			pod("behind", "strict", "closed", running()),
+			pod("new", "strict", "closed", running()),
+			pod("draining", "strict", "closed", running()),
+			pod("disabled", "strict", "closed", ended(0, "Completed", api.DisabledMessage+"\n")),
+			moved, gained, rebooted, killed, again,
+			pod("no-secret", "strict", "closed", waiting("CreateContainerConfigError", `secret "web-kube-gateway" not found`)),
 		}
 }
 

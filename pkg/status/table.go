@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/duration"
 
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
 )
 
@@ -39,16 +40,17 @@ func (l *List) Table(w io.Writer, style *terminal.Style, o TableOptions) error {
 // wideHeader names the columns of wide. IN-BAND are the encrypted connections
 // that went in band, OPTION-LOST those that were to go in band and whose other end
 // did not show a gateway: together, how connections to Services were carried.
+// EXISTING are open connections of the application that no gateway carries.
 func wideHeader() []string {
 	return []string{
-		"WIRE", "ALLOW", "IN-BAND", "OPTION-LOST", "REFUSED", "NOT-ALLOWED", "PLAINTEXT-REFUSED", "UDP",
+		"WIRE", "ALLOW", "IN-BAND", "OPTION-LOST", "REFUSED", "NOT-ALLOWED", "PLAINTEXT-REFUSED", "UDP", "EXISTING",
 		"SERVICE-PASSED", "SERVICE-REFUSED", "SENT", "RECEIVED", "RESTARTS", "ON-FAILURE", "GATEWAY", "VERSION",
 	}
 }
 
 // known is the number of wide columns before ON-FAILURE, which only a gateway
 // that answers fills.
-const known = 13
+const known = 14
 
 func (i *Item) row(o TableOptions) []terminal.Cell {
 	var row []terminal.Cell
@@ -91,6 +93,7 @@ func (i *Item) row(o TableOptions) []terminal.Cell {
 		add(terminal.Normal, count(in.NotAllowed+out.NotAllowed))
 		add(terminal.Normal, count(s.Capture.PlaintextRefused))
 		add(terminal.Normal, count(s.Capture.UDP))
+		add(existing(s.Existing))
 		add(terminal.Normal, count(s.Capture.ServicePassed))
 		add(terminal.Normal, count(s.Capture.ServiceRefused))
 		add(terminal.Normal, terminal.Bytes(in.Sent+out.Sent))
@@ -113,6 +116,17 @@ func allowed(rules []string) string {
 		return "everyone"
 	}
 	return strings.Join(rules, ",")
+}
+
+// existing shows how many open connections no gateway carries, if anybody has looked.
+func existing(e *api.ExistingConnections) (terminal.Tone, string) {
+	switch {
+	case e == nil:
+		return terminal.Normal, ""
+	case e.Outbound+e.Inbound > 0:
+		return terminal.Caution, strconv.Itoa(e.Outbound + e.Inbound)
+	}
+	return terminal.Normal, "0"
 }
 
 func count(n uint64) string { return strconv.FormatUint(n, 10) }
@@ -168,14 +182,14 @@ func (i *Item) stateTone() terminal.Tone {
 	switch i.State {
 	case Ready:
 		return terminal.Good
-	case Starting:
+	case Starting, Uncertified, Draining:
 		return terminal.Caution
 	case Waiting:
 		if len(i.Problems) == 0 {
 			return terminal.Caution
 		}
 		return terminal.Bad
-	case NotEnabled:
+	case NotEnabled, Disabled:
 		return terminal.Dim
 	}
 	return terminal.Bad

@@ -26,6 +26,9 @@ type Listeners struct {
 	// Inband accepts the connections that the eBPF programs steer there. It has
 	// one listener for each address family of loopback.
 	Inband []*os.File
+	// Edges is the Unix socket where the worker tells who it talks to.
+	Edges     *os.File
+	edgesPath string
 }
 
 // Listen opens the listeners in the current network namespace. IPv6 is left
@@ -110,4 +113,5 @@ func (l *Listeners) Close() {
 	if l.Peer != nil {
 		l.Peer.Close()
 	}
+	l.closeEdges()
 }

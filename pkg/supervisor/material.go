@@ -19,7 +19,8 @@ import (
 // Material is everything that a gateway is started with.
 type Material struct {
 	Config []byte `json:"config"`
-	// Cert, Key and CA are PEM.
+	// Cert, Key and CA are PEM. All three are empty until the first certificate is
+	// delivered, if the gateway was started without one.
 	Cert []byte `json:"cert"`
 	Key  []byte `json:"key"`
 	CA   []byte `json:"ca"`
@@ -31,6 +32,9 @@ func (Material) String() string { return "Material(redacted)" }
 // GoString does the same for %#v.
 func (m Material) GoString() string { return m.String() }
 
+// certified reports whether there is a certificate already.
+func (m *Material) certified() bool { return len(m.Cert) > 0 }
+
 // maxMaterial bounds what is read back from a memory file: a Secret holds at
 // most 1 MiB (Kubernetes: MaxSecretSize), the configuration less.
 const maxMaterial = 4 << 20
@@ -38,19 +42,24 @@ const maxMaterial = 4 << 20
 // materialVariables are removed from the environment once they are read.
 var materialVariables = []string{api.EnvConfig, api.EnvCert, api.EnvKey, api.EnvCA}
 
-// MaterialFromEnv collects the material from environment variables.
+// MaterialFromEnv collects the material from environment variables. Certificate,
+// key and bundle are there together, or not at all: then they are delivered later.
 func MaterialFromEnv(lookup func(string) (string, bool)) (*Material, error) {
 	var m Material
+	var missing []string
 	for _, v := range []struct {
 		name string
 		to   *[]byte
 	}{{api.EnvConfig, &m.Config}, {api.EnvCert, &m.Cert}, {api.EnvKey, &m.Key}, {api.EnvCA, &m.CA}} {
-		value, ok := lookup(v.name)
-		if !ok || value == "" {
-			return nil, api.WithHint(fmt.Errorf("environment variable %s is not set", v.name),
-				"the gateway is started by 'kubectl gateway enable', not by hand")
+		if value, _ := lookup(v.name); value != "" {
+			*v.to = []byte(value)
+		} else {
+			missing = append(missing, v.name)
 		}
-		*v.to = []byte(value)
+	}
+	if len(m.Config) == 0 || len(missing) > 0 && len(m.Cert)+len(m.Key)+len(m.CA) > 0 {
+		return nil, api.WithHint(fmt.Errorf("environment variable %s is not set", missing[0]),
+			"the gateway is started by 'kubectl gateway enable', not by hand")
 	}
 	return &m, nil
 }

@@ -49,9 +49,28 @@ func TestMaterialSurvivesSealing(t *testing.T) {
 }
 
 func TestMissingMaterialIsNamed(t *testing.T) {
-	_, err := MaterialFromEnv(environment(map[string]string{api.EnvConfig: "{}", api.EnvCert: "cert"}))
-	if err == nil || !strings.Contains(err.Error(), api.EnvKey) || api.Hint(err) == "" {
-		t.Errorf("error %v, hint %q", err, api.Hint(err))
+	for missing, values := range map[string]map[string]string{
+		api.EnvKey:    {api.EnvConfig: "{}", api.EnvCert: "cert"},
+		api.EnvCA:     {api.EnvConfig: "{}", api.EnvCert: "cert", api.EnvKey: "key", api.EnvCA: ""},
+		api.EnvCert:   {api.EnvConfig: "{}", api.EnvCA: "ca"},
+		api.EnvConfig: {api.EnvCert: "cert", api.EnvKey: "key", api.EnvCA: "ca"},
+	} {
+		_, err := MaterialFromEnv(environment(values))
+		if err == nil || !strings.Contains(err.Error(), missing) || api.Hint(err) == "" {
+			t.Errorf("error %v, hint %q, want %s named", err, api.Hint(err), missing)
+		}
+	}
+	if _, err := MaterialFromEnv(environment(nil)); err == nil {
+		t.Error("nothing at all was enough")
+	}
+}
+
+// A gateway whose certificate is delivered later is started with its
+// configuration alone.
+func TestMaterialWithoutCertificate(t *testing.T) {
+	m, err := MaterialFromEnv(environment(map[string]string{api.EnvConfig: "{}"}))
+	if err != nil || m.certified() || string(m.Config) != "{}" {
+		t.Errorf("got %v, %v", m, err)
 	}
 }
 

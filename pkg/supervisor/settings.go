@@ -3,7 +3,6 @@
 package supervisor
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,13 +32,21 @@ type settings struct {
 	worker *worker
 	// unguarded is why inbound connections cannot be steered, nil if they are.
 	unguarded error
+	// draining means that no worker is needed any more.
+	draining bool
 }
 
+// errDraining is the end of a worker that came too late.
+var errDraining = errors.New("the gateway is ending")
+
 // startWorker starts a worker with the newest material.
-func (s *supervisor) startWorker(ctx context.Context) (*worker, error) {
+func (s *supervisor) startWorker() (*worker, error) {
 	s.settings.Lock()
 	defer s.settings.Unlock()
-	return startWorker(ctx, s.WorkerCommand, s.settings.material, s.counters, s.listeners, workerGrace)
+	if s.settings.draining {
+		return nil, errDraining
+	}
+	return startWorker(s.WorkerCommand, s.settings.material, s.counters, s.listeners)
 }
 
 // enter makes w the worker that is told of changes, and tells it what changed

@@ -4,10 +4,6 @@ package supervisor
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -36,11 +32,14 @@ type Options struct {
 	Log        *slog.Logger
 	// Terminate is closed when the container is asked to end (SIGTERM).
 	Terminate <-chan struct{}
+	// CertificateTimeout is how long a gateway without a certificate waits for
+	// its first one. The default is the constant of that name.
+	CertificateTimeout time.Duration
 }
 
 const (
-	// workerGrace is how long a worker may take to drain when it is told to end.
-	workerGrace = 10 * time.Second
+	// abortGrace is how long a worker may take to abort what is left.
+	abortGrace = 5 * time.Second
 	// readyTimeout bounds a worker's start.
 	readyTimeout = 10 * time.Second
 	// Restarts of a worker wait between these, doubling: the first one is at
@@ -61,6 +60,10 @@ type supervisor struct {
 	counters  *os.File
 	listeners *Listeners
 	settings  settings
+	keys      pendingKeys
+	existing  existingConnections
+	end       *ending
+	closing   sync.Once
 
 	mu     sync.Mutex
 	status api.Status // all but the counters
@@ -68,11 +71,11 @@ type supervisor struct {
 	changed chan struct{}
 }
 
-// Run is the life of a gateway: it returns when ctx is done or Terminate is
-// closed and the application has ended (nil), or when the gateway cannot work
-// (the reason).
+// Run is the life of a gateway: it returns nil when ctx is done, or Terminate is
+// closed and the application has ended, ErrDisabled when the gateway was disabled,
+// or the reason why it cannot work.
 func Run(ctx context.Context, o Options) error {
-	s := &supervisor{Options: o, changed: make(chan struct{})}
+	s := &supervisor{Options: o, changed: make(chan struct{}), end: newEnding()}
 	if err := s.describe(); err != nil {
 		return err
 	}
@@ -92,11 +95,22 @@ func Run(ctx context.Context, o Options) error {
 			o.Log.Error("the control socket failed", "error", err)
 		}
 	})
+	return s.end.conclude(s.live(ctx))
+}
 
+// live sets everything up, serves, and takes it down again.
+func (s *supervisor) live(ctx context.Context) error {
+	if certified, err := s.awaitCertificate(ctx); !certified {
+		return err
+	}
+	var err error
 	if s.listeners, err = Listen(ctx); err != nil {
 		return err
 	}
 	defer s.listeners.Close()
+	if err := s.listeners.ListenEdges(EdgesPath(s.SocketPath)); err != nil {
+		return err
+	}
 	if err := s.load(); err != nil {
 		return err
 	}
@@ -114,16 +128,20 @@ func Run(ctx context.Context, o Options) error {
 	// Loading leaves garbage of several times the size of what stays.
 	debug.FreeOSMemory()
 
+	ctx, cancel := context.WithCancel(ctx)
+	var background sync.WaitGroup
+	defer background.Wait()
+	defer cancel()
 	background.Go(func() {
 		select {
 		case <-ctx.Done():
-		case <-o.Terminate:
-			o.Log.Info("asked to end: serving as long as the application runs")
+		case <-s.Terminate:
+			s.Log.Info("asked to end: serving as long as the application runs")
 			waitForApplication(ctx, s.pod.Path, s.own.Path)
-			cancel()
+			s.end.terminate()
 		}
 	})
-	return s.keepWorker(ctx)
+	return s.serveUntilEnd(ctx)
 }
 
 // describe reads the material and fills in what a status says of it.
@@ -148,36 +166,28 @@ func (s *supervisor) describe() error {
 			PlaintextFrom: config.PlaintextFrom, BlockUDP: config.BlockUDP,
 		},
 	}
-	s.status.Cert, s.status.Identity, err = describeCertificate(m.Cert, m.CA)
-	return err
-}
-
-func describeCertificate(certPEM, caPEM []byte) (api.Certificate, string, error) {
-	block, _ := pem.Decode(certPEM)
-	if block == nil {
-		return api.Certificate{}, "", errors.New("the gateway's certificate is not PEM")
-	}
-	leaf, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return api.Certificate{}, "", fmt.Errorf("parsing the gateway's certificate: %w", err)
-	}
-	id, err := identity.FromCertificate(leaf)
-	if err != nil {
-		return api.Certificate{}, "", fmt.Errorf("the gateway's certificate: %w", err)
-	}
-	cert := api.Certificate{Serial: leaf.SerialNumber.Text(16), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter}
-	for rest := caPEM; ; {
-		block, rest = pem.Decode(rest)
-		if block == nil {
-			break
+	if !m.certified() {
+		own := identity.ID{TrustDomain: config.TrustDomain, Namespace: config.Pod.Namespace, ServiceAccount: config.Pod.ServiceAccount}
+		if err := own.Validate(); err != nil {
+			return fmt.Errorf("the pod's identity: %w", err)
 		}
-		sum := sha256.Sum256(block.Bytes)
-		cert.Authorities = append(cert.Authorities, hex.EncodeToString(sum[:]))
+		s.status.State, s.status.Identity = api.Uncertified, own.String()
+		return nil
 	}
-	if len(cert.Authorities) == 0 {
-		return api.Certificate{}, "", errors.New("the trust bundle holds no certificate")
+	chain, err := parseCertificates("gateway's certificate", string(m.Cert), maxChain)
+	if err != nil {
+		return err
 	}
-	return cert, id.String(), nil
+	roots, err := parseBundle(string(m.CA))
+	if err != nil {
+		return err
+	}
+	id, err := identity.FromCertificate(chain[0])
+	if err != nil {
+		return fmt.Errorf("the gateway's certificate: %w", err)
+	}
+	s.status.Cert, s.status.Identity = describeCertificate(chain, roots), id.String()
+	return nil
 }
 
 // load finds the pod's cgroup and attaches everything but the capture. What a
@@ -220,10 +230,13 @@ func (s *supervisor) load() error {
 	return nil
 }
 
+// closePrograms detaches and frees the programs, once.
 func (s *supervisor) closePrograms() {
-	if err := s.programs.Close(); err != nil {
-		s.Log.Error("detaching the eBPF programs failed", "error", err)
-	}
+	s.closing.Do(func() {
+		if err := s.programs.Close(); err != nil {
+			s.Log.Error("detaching the eBPF programs failed", "error", err)
+		}
+	})
 }
 
 // keepWorker runs one worker after the other until ctx is done. A first worker
@@ -240,7 +253,11 @@ func (s *supervisor) keepWorker(ctx context.Context) error {
 			return err
 		}
 		s.Log.Error("the worker ended and is started again", "error", err)
-		s.update(func(st *api.Status) { st.State, st.Reason = api.Degraded, err.Error() })
+		s.update(func(st *api.Status) {
+			if st.State != api.Draining {
+				st.State, st.Reason = api.Degraded, err.Error()
+			}
+		})
 		s.traffic.ResetActive()
 		if time.Since(started) > stableAfter {
 			backoff = 0
@@ -254,9 +271,10 @@ func (s *supervisor) keepWorker(ctx context.Context) error {
 	}
 }
 
-// runWorker runs one worker until it ends, and says why it did.
+// runWorker runs one worker until it ends, and says why it did. When ctx is done,
+// the worker lets its connections end first, as long as the end has patience.
 func (s *supervisor) runWorker(ctx context.Context, restarts int) error {
-	w, err := s.startWorker(ctx)
+	w, err := s.startWorker()
 	if err != nil {
 		return err
 	}
@@ -272,11 +290,21 @@ func (s *supervisor) runWorker(ctx context.Context, restarts int) error {
 		return w.reason()
 	case <-timeout.C:
 		return errors.Join(fmt.Errorf("the worker was not ready within %v", readyTimeout), w.kill())
+	case <-ctx.Done():
+		return w.kill()
 	}
 	if err := s.serving(w, restarts); err != nil {
 		return errors.Join(err, w.kill())
 	}
-	<-w.done
+	select {
+	case <-w.done:
+	case <-ctx.Done():
+		patience, cancel := s.end.patience()
+		defer cancel()
+		if err := w.drain(patience); err != nil {
+			return err
+		}
+	}
 	s.settings.leave(w)
 	return w.reason()
 }
@@ -286,6 +314,9 @@ func (s *supervisor) runWorker(ctx context.Context, restarts int) error {
 func (s *supervisor) serving(w *worker, restarts int) error {
 	s.settings.Lock()
 	defer s.settings.Unlock()
+	if s.settings.draining {
+		return errDraining
+	}
 	if err := s.settings.enter(w); err != nil {
 		return err
 	}
@@ -293,6 +324,7 @@ func (s *supervisor) serving(w *worker, restarts int) error {
 		if err := s.attach(); err != nil {
 			return err
 		}
+		s.startExisting(s.settings.config.Existing)
 		s.Log.Info("ready", "identity", s.status.Identity, "mode", s.status.Mode, "cgroup", s.pod.Rel)
 	}
 	s.update(func(st *api.Status) {
@@ -332,7 +364,7 @@ func (s *supervisor) attach() error {
 func (s *supervisor) capturing() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.status.State != api.Starting
+	return s.status.State != api.Starting && s.status.State != api.Uncertified
 }
 
 func (s *supervisor) update(change func(*api.Status)) {
@@ -355,6 +387,9 @@ func (s *supervisor) snapshot() (api.Status, <-chan struct{}) {
 
 // answer serves the control socket.
 func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error) {
+	if err := s.checkEnding(r); err != nil {
+		return nil, err
+	}
 	switch r.Op {
 	case control.OpStatus:
 	case control.OpMode, control.OpAllow:
@@ -362,13 +397,32 @@ func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error)
 			return nil, err
 		}
 		r.Wait = 0
+	case control.OpCSR:
+		return s.requestCertificate()
+	case control.OpCertificate:
+		if err := s.takeCertificate(r.Issued); err != nil {
+			return nil, err
+		}
+		r.Wait = 0
+	case control.OpTrust:
+		if err := s.takeTrust(r.Trust); err != nil {
+			return nil, err
+		}
+		r.Wait = 0
+	case control.OpReset:
+		if err := s.resetExisting(); err != nil {
+			return nil, err
+		}
+	case control.OpDisable:
+		return s.disable(ctx, r.DrainTimeout)
 	default:
 		return nil, api.WithHint(fmt.Errorf("unknown request %q", r.Op), "use the plugin and the gateway image of one release")
 	}
 	timeout := time.After(r.Wait)
 	for {
 		st, changed := s.snapshot()
-		if st.State == api.Ready || r.Wait <= 0 {
+		// One without a certificate waits for whoever asks.
+		if st.State == api.Ready || st.State == api.Uncertified || st.State == api.Draining || r.Wait <= 0 {
 			return s.withCounters(st)
 		}
 		select {
@@ -384,7 +438,8 @@ func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error)
 // withCounters completes a status. Before the programs are loaded there is
 // nothing to count.
 func (s *supervisor) withCounters(st api.Status) (*api.Status, error) {
-	if st.State == api.Starting {
+	st.Time = time.Now()
+	if st.State == api.Starting || st.State == api.Uncertified {
 		return &st, nil
 	}
 	c, err := s.programs.Counters()
@@ -398,5 +453,6 @@ func (s *supervisor) withCounters(st api.Status) (*api.Status, error) {
 	st.Capture.Steered = c.Steered
 	st.Capture.PlaintextAllowed, st.Capture.PlaintextRefused = c.PlaintextAllowed, c.PlaintextRefused
 	st.Traffic = s.traffic.Traffic()
+	s.withExisting(&st)
 	return &st, nil
 }

@@ -12,19 +12,17 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
 
-// terminationMessagePath is the default of a container's
+// TerminationMessagePath is the default of a container's
 // terminationMessagePath: the kubelet copies what is in it to the pod's status.
-const terminationMessagePath = "/dev/termination-log"
+const TerminationMessagePath = "/dev/termination-log"
 
 // maxTerminationMessage is what the kubelet keeps of it, in bytes.
 const maxTerminationMessage = 4096
 
-// LastWords leaves the reason of the gateway's end where the plugin reads it
-// without another request: in the pod's status. It never creates the file,
+// LastWords leaves the reason of the gateway's end at path, where the plugin reads
+// it without another request: in the pod's status. It never creates the file,
 // which is the kubelet's to provide.
-func LastWords(err error) { leaveWords(terminationMessagePath, err) }
-
-func leaveWords(path string, err error) {
+func LastWords(path string, err error) {
 	text := err.Error()
 	if hint := api.Hint(err); hint != "" {
 		text += "\nhint: " + hint

@@ -26,6 +26,7 @@ const (
 	fdChannel
 	fdCounters
 	fdPeer
+	fdEdges
 	fdListeners // all that follow: capture, then in-band
 )
 
@@ -43,26 +44,24 @@ type worker struct {
 	err  error
 }
 
-// startWorker runs program as the unprivileged worker. The process ends with
-// ctx (SIGTERM first, SIGKILL after grace) and with the supervisor.
-func startWorker(ctx context.Context, program []string, material, counters *os.File, l *Listeners, grace time.Duration) (*worker, error) {
+// startWorker runs program as the unprivileged worker. The process ends with the
+// supervisor at the latest.
+func startWorker(program []string, material, counters *os.File, l *Listeners) (*worker, error) {
 	ours, theirs, err := newChannel()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, program[0], program[1:]...)
+	cmd := exec.Command(program[0], program[1:]...)
 	cmd.Args = append(cmd.Args, "--capture-listeners", strconv.Itoa(len(l.Capture)),
 		"--inband-listeners", strconv.Itoa(len(l.Inband)))
 	cmd.Env = []string{} // nothing of the container's environment
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.ExtraFiles = slices.Concat([]*os.File{material, theirs, counters, l.Peer}, l.Capture, l.Inband)
+	cmd.ExtraFiles = slices.Concat([]*os.File{material, theirs, counters, l.Peer, l.Edges}, l.Capture, l.Inband)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Credential: &syscall.Credential{Uid: api.WorkerID, Gid: api.WorkerID},
 		Pdeathsig:  syscall.SIGKILL,
 	}
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = grace
 
 	w := &worker{material: material, channel: ours, ready: make(chan error, 1), done: make(chan struct{})}
 	started := make(chan error)
@@ -126,6 +125,7 @@ type WorkerFiles struct {
 	Material *os.File
 	Counters *os.File
 	Peer     *os.File
+	Edges    *os.File
 	Capture  []*os.File
 	Inband   []*os.File
 	channel  workerChannel
@@ -145,6 +145,7 @@ func InheritedFiles(captureListeners, inbandListeners int) (*WorkerFiles, error)
 		Material: file(fdMaterial, "material"),
 		Counters: file(fdCounters, "counters"),
 		Peer:     file(fdPeer, "peer listener"),
+		Edges:    file(fdEdges, "socket for edges"),
 		channel:  workerChannel{conn},
 	}
 	for i := range captureListeners {
@@ -197,6 +198,36 @@ func (w *worker) reason() error {
 		return fmt.Errorf("the worker ended: %w", w.err)
 	}
 	return errors.New("the worker ended by itself")
+}
+
+// drain has the worker let its connections end, and abort what is left when
+// patience is done. It waits until the worker is gone.
+func (w *worker) drain(patience context.Context) error {
+	if err := w.signal(syscall.SIGTERM); err != nil {
+		return errors.Join(err, w.kill())
+	}
+	select {
+	case <-w.done:
+		return nil
+	case <-patience.Done():
+	}
+	// Another signal than the first: two of a kind could become one on the way.
+	if err := w.signal(os.Interrupt); err != nil {
+		return errors.Join(err, w.kill())
+	}
+	select {
+	case <-w.done:
+		return nil
+	case <-time.After(abortGrace):
+		return errors.Join(fmt.Errorf("the worker did not end within %v", abortGrace), w.kill())
+	}
+}
+
+func (w *worker) signal(sig os.Signal) error {
+	if err := w.process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("telling the worker to end: %w", err)
+	}
+	return nil
 }
 
 // kill ends the worker at once and waits until it is gone.

@@ -11,10 +11,10 @@ import (
 type JSON struct{}
 
 // Format is as Text's.
-func (JSON) Format(source Source, line []byte) []byte {
+func (JSON) Format(source Source, line []byte) ([]byte, error) {
 	e := parse(line)
 	if !e.shown() {
-		return nil
+		return nil, nil
 	}
 	var fields map[string]json.RawMessage
 	if json.Unmarshal(line, &fields) != nil || fields == nil {
@@ -24,9 +24,9 @@ func (JSON) Format(source Source, line []byte) []byte {
 	fields["namespace"], fields["pod"] = quote(source.Namespace), quote(source.Pod)
 	text, err := json.Marshal(fields)
 	if err != nil {
-		return nil
+		return nil, nil
 	}
-	return append(terminal.CleanJSON(text), '\n')
+	return append(terminal.CleanJSON(text), '\n'), nil
 }
 
 func quote(text string) json.RawMessage {

@@ -17,8 +17,9 @@ const maxLine = 64 << 10
 const cutMark = "…"
 
 // readLines calls handle with every line of r, without its end, until r ends or
-// handle fails. The slice is handle's only during the call.
-func readLines(r io.Reader, handle func(line []byte) error) error {
+// handle fails. The last one is not whole if its end is missing. The slice is
+// handle's only during the call.
+func readLines(r io.Reader, handle func(line []byte, whole bool) error) error {
 	reader := bufio.NewReader(r)
 	var line []byte
 	cut := false
@@ -31,11 +32,12 @@ func readLines(r io.Reader, handle func(line []byte) error) error {
 		if errors.Is(err, bufio.ErrBufferFull) {
 			continue
 		}
+		whole := err == nil
 		if line = bytes.TrimRight(line, "\r\n"); len(line) > 0 {
 			if cut {
 				line = append(line, cutMark...)
 			}
-			if failed := handle(line); failed != nil {
+			if failed := handle(line, whole); failed != nil {
 				return failed
 			}
 		}

@@ -6,20 +6,24 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
 )
 
-// Formatter makes the output line of a log line: see Text and JSON.
+// Formatter makes the output line of a log line: see Text, JSON and Template. An
+// error ends everything.
 type Formatter interface {
-	Format(source Source, line []byte) []byte
+	Format(source Source, line []byte) ([]byte, error)
 }
 
 // Options say which lines are read.
@@ -30,6 +34,8 @@ type Options struct {
 	Since time.Duration
 	// Lines is how many lines of each log to begin with; all if negative.
 	Lines int64
+	// Filter chooses among the lines.
+	Filter Filter
 	// Parallel bounds how many logs are read at a time. When following it must
 	// be at least the number of pods.
 	Parallel int
@@ -40,6 +46,9 @@ type Tailer struct {
 	Kube      kubernetes.Interface
 	Formatter Formatter
 	Options   Options
+	// Join says which pods are followed besides when they get a gateway, if
+	// following. Nil follows only those that have one at the start.
+	Join *Join
 	// Out gets lines, each in one write, ErrOut what there is to say about the
 	// streams themselves.
 	Out, ErrOut io.Writer
@@ -63,35 +72,61 @@ var ErrIncomplete = errors.New("not all logs could be read")
 var errOutput = errors.New("writing the output")
 
 // Run prints the logs of the newest gateways of pods until all have ended or
-// ctx is done, which is no error.
+// ctx is done, which is no error. With Join it ends with ctx alone, or when the
+// cluster refuses to tell of new pods.
 func (t *Tailer) Run(ctx context.Context, pods []corev1.Pod) error {
 	if t.Options.Follow && len(pods) > t.Options.Parallel {
 		return api.WithHint(fmt.Errorf("%d logs are to be followed, but at most %d at a time", len(pods), t.Options.Parallel),
 			"select fewer pods, or raise --max-log-requests")
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(t.Options.Parallel)
-	var incomplete sync.Once
-	var result error
-	for i := range pods {
-		group.Go(func() error {
-			err := t.follow(ctx, &pods[i])
-			switch {
-			case err == nil || ctx.Err() != nil:
-				return nil
-			case errors.Is(err, errOutput):
-				// Nobody reads any more: end the others, too.
-				return err
-			}
-			t.report(&pods[i], err.Error(), api.Hint(err))
-			incomplete.Do(func() { result = ErrIncomplete })
-			return nil
-		})
+	var incomplete atomic.Bool
+	if t.Options.Follow && t.Join != nil {
+		c := &crowd{t: t, group: group, incomplete: &incomplete, members: map[types.UID]*member{}, alone: make(chan struct{})}
+		c.run(ctx, pods)
+	} else {
+		group.SetLimit(t.Options.Parallel)
+		for i := range pods {
+			group.Go(func() error { return t.one(ctx, &pods[i], &incomplete) })
+		}
 	}
-	if err := group.Wait(); err != nil {
+	switch err := group.Wait(); {
+	case err != nil:
+		return err
+	case incomplete.Load():
+		return ErrIncomplete
+	}
+	return nil
+}
+
+// one prints the log of one pod's newest gateway.
+func (t *Tailer) one(ctx context.Context, pod *corev1.Pod, incomplete *atomic.Bool) error {
+	gateway, ok := inject.Current(pod)
+	if !ok {
+		incomplete.Store(true)
+		t.report(pod, "the pod has no gateway", enableHint(pod))
+		return nil
+	}
+	return t.settle(ctx, pod, t.follow(ctx, pod, &cursor{container: gateway.Name, started: gateway.StartedAt}), incomplete)
+}
+
+// settle reports what went wrong with one pod, and returns it if that concerns
+// the others as well.
+func (t *Tailer) settle(ctx context.Context, pod *corev1.Pod, err error, incomplete *atomic.Bool) error {
+	switch {
+	case err == nil || ctx.Err() != nil:
+		return nil
+	case errors.Is(err, errOutput):
+		// Nobody reads any more: end the others, too.
 		return err
 	}
-	return result
+	t.report(pod, err.Error(), api.Hint(err))
+	incomplete.Store(true)
+	return nil
+}
+
+func enableHint(pod *corev1.Pod) string {
+	return fmt.Sprintf("kubectl gateway enable pod/%s -n %s", pod.Name, pod.Namespace)
 }
 
 // print writes one line. Lines of different pods never mix.
@@ -109,7 +144,12 @@ func (t *Tailer) print(line []byte) error {
 
 // report tells on ErrOut what happened to a pod's stream.
 func (t *Tailer) report(pod *corev1.Pod, text, hint string) {
-	lines := fmt.Sprintf("pod/%s -n %s: %s\n", pod.Name, pod.Namespace, terminal.Clean(text))
+	t.say(fmt.Sprintf("pod/%s -n %s: %s", pod.Name, pod.Namespace, text), hint)
+}
+
+// say prints text, and a hint if it is not empty, on ErrOut.
+func (t *Tailer) say(text, hint string) {
+	lines := terminal.Clean(text) + "\n"
 	if hint != "" {
 		lines += "hint: " + terminal.Clean(hint) + "\n"
 	}

@@ -162,10 +162,18 @@ func (o *output) reasons() []string {
 }
 
 func (l *logs) tailer(t *testing.T, o Options) (*Tailer, *output, *output) {
+	return l.tailerOf(t, l, o)
+}
+
+// tailerOf is a tailer of what handler serves, with the logs of l.
+func (l *logs) tailerOf(t *testing.T, handler http.Handler, o Options) (*Tailer, *output, *output) {
 	t.Helper()
 	l.t, l.queries = t, map[string][]url.Values{}
-	server := httptest.NewServer(l)
-	t.Cleanup(server.Close)
+	server := httptest.NewServer(handler)
+	t.Cleanup(func() {
+		server.CloseClientConnections()
+		server.Close()
+	})
 	kube, err := kubernetes.NewForConfig(&rest.Config{Host: server.URL, QPS: -1})
 	if err != nil {
 		t.Fatal(err)
@@ -240,12 +248,14 @@ func TestBrokenStreamIsTakenUpWithoutRepeating(t *testing.T) {
 			writeLines(w, 2, 3)
 			l.set("web", gatewayPod("web", dead))
 		},
+		// The stream before ended too early.
+		lines(4, 2),
 	}}
 	tailer, out, errOut := l.tailer(t, Options{Follow: true, Lines: 10})
 	if err := tailer.Run(bounded(t), []corev1.Pod{*gatewayPod("web", up)}); err != nil {
 		t.Fatal(err)
 	}
-	if got := out.reasons(); !slices.Equal(got, []string{"0", "1", "2", "3", "4"}) {
+	if got := out.reasons(); !slices.Equal(got, []string{"0", "1", "2", "3", "4", "5"}) {
 		t.Errorf("lines %q of\n%s", got, out)
 	}
 	for _, want := range []string{"the log stream ended, taking it up again", "the log stream broke, trying again", "kubelet away",
@@ -253,6 +263,9 @@ func TestBrokenStreamIsTakenUpWithoutRepeating(t *testing.T) {
 		if !strings.Contains(errOut.String(), want) {
 			t.Errorf("%q is not in %q", want, errOut)
 		}
+	}
+	if rest := l.query("web", 3); rest.Has("follow") || rest.Get("sinceTime") != "2030-05-01T12:00:04Z" {
+		t.Errorf("read the rest with %v", rest)
 	}
 	again := l.query("web", 2)
 	if again.Get("sinceTime") != "2030-05-01T12:00:02Z" || again.Has("tailLines") {
@@ -262,7 +275,7 @@ func TestBrokenStreamIsTakenUpWithoutRepeating(t *testing.T) {
 
 func TestSuccessorIsFollowed(t *testing.T) {
 	l := &logs{pods: map[string]*corev1.Pod{"web": gatewayPod("web", dead, up)}}
-	l.streams = map[string][]http.HandlerFunc{"web": {lines(0, 1), func(w http.ResponseWriter, _ *http.Request) {
+	l.streams = map[string][]http.HandlerFunc{"web": {lines(0, 1), lines(0, 1), func(w http.ResponseWriter, _ *http.Request) {
 		writeLines(w, 0, 2)
 		l.set("web", nil)
 	}}}
@@ -273,7 +286,7 @@ func TestSuccessorIsFollowed(t *testing.T) {
 	if got := out.reasons(); !slices.Equal(got, []string{"0", "0", "1"}) {
 		t.Errorf("lines %q", got)
 	}
-	if q := l.query("web", 1); q.Get("container") != "kube-gateway-2" || q.Has("tailLines") || q.Has("sinceTime") {
+	if q := l.query("web", 2); q.Get("container") != "kube-gateway-2" || q.Has("tailLines") || q.Has("sinceTime") {
 		t.Errorf("asked the successor for %v", q)
 	}
 	if !strings.Contains(errOut.String(), "following kube-gateway-2") || !strings.Contains(errOut.String(), "the pod is gone") {
@@ -340,7 +353,10 @@ func TestOutputThatFailsEndsEverything(t *testing.T) {
 func TestReadLines(t *testing.T) {
 	long := strings.Repeat("x", maxLine+10)
 	var got []string
-	err := readLines(strings.NewReader("a\n\r\n\nb\r\n"+long+"\nlast"), func(line []byte) error {
+	err := readLines(strings.NewReader("a\n\r\n\nb\r\n"+long+"\nlast"), func(line []byte, whole bool) error {
+		if whole == (string(line) == "last") {
+			t.Errorf("whole is %v of %.10q", whole, line)
+		}
 		got = append(got, string(line))
 		return nil
 	})

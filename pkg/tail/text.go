@@ -37,12 +37,12 @@ func (t *Text) NameWidth(sources []Source) int {
 }
 
 // Format returns the line to print for a line of source's log, with its end, or
-// nil if that is of no interest. Whatever the line holds, the result is one line
+// nil if that is of no interest; there is never an error. Whatever the line holds, the result is one line
 // of printable characters and of this program's own colours.
-func (t *Text) Format(source Source, line []byte) []byte {
+func (t *Text) Format(source Source, line []byte) ([]byte, error) {
 	e := parse(line)
 	if !e.shown() {
-		return nil
+		return nil, nil
 	}
 	var parts []string
 	switch {
@@ -53,7 +53,7 @@ func (t *Text) Format(source Source, line []byte) []byte {
 	default:
 		parts = []string{t.paddedName(source), terminal.Clean(string(e.raw))}
 	}
-	return []byte(strings.Join(parts, "  ") + "\n")
+	return []byte(strings.Join(parts, "  ") + "\n"), nil
 }
 
 func (t *Text) connection(source Source, c *api.Connection) []string {

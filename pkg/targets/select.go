@@ -10,103 +10,63 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/pager"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
 
-var (
-	// ErrNothingNamed says that a command line selects no pod at all.
-	ErrNothingNamed = errors.New("no pod is named")
-	// ErrNoMatch says that a selector, or a whole namespace, holds no pod.
-	ErrNoMatch = errors.New("no pod found")
-)
-
-// parallelGets bounds how many named pods are read at a time.
-const parallelGets = 16
-
-// Select is Pods with the connection and the namespace already known.
-func (f *Flags) Select(ctx context.Context, client kubernetes.Interface, namespace string, args []string) ([]corev1.Pod, error) {
-	names, err := f.parse(args)
-	if err != nil {
-		return nil, err
-	}
-	if len(names) > 0 {
-		return named(ctx, client, namespace, names)
-	}
+// list returns the pods that the flags select.
+func (f *Flags) list(ctx context.Context, c *connection) ([]corev1.Pod, error) {
+	namespace, where := c.namespace, fmt.Sprintf("namespace %q", c.namespace)
 	if f.AllNamespaces {
-		namespace = metav1.NamespaceAll
-	}
-	return f.list(ctx, client, namespace)
-}
-
-func named(ctx context.Context, client kubernetes.Interface, namespace string, names []string) ([]corev1.Pod, error) {
-	found := make([]*corev1.Pod, len(names))
-	failed := make([]error, len(names))
-	var group errgroup.Group
-	group.SetLimit(parallelGets)
-	for i, name := range names {
-		group.Go(func() error {
-			found[i], failed[i] = get(ctx, client, namespace, name)
-			return nil
-		})
-	}
-	_ = group.Wait()
-
-	var pods []corev1.Pod
-	for i, pod := range found {
-		if failed[i] == nil {
-			pods = append(pods, *pod)
-		}
-	}
-	return pods, errors.Join(failed...)
-}
-
-func get(ctx context.Context, client kubernetes.Interface, namespace, name string) (*corev1.Pod, error) {
-	pod, err := client.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
-	switch {
-	case err == nil:
-		return pod, nil
-	case apierrors.IsNotFound(err):
-		return nil, api.WithHint(fmt.Errorf("pod %q not found in namespace %q", name, namespace),
-			fmt.Sprintf("'kubectl get pods -n %s' lists pods; -n names another namespace", namespace))
-	}
-	return nil, explain(fmt.Errorf("reading pod %q in namespace %q: %w", name, namespace, err))
-}
-
-func (f *Flags) list(ctx context.Context, client kubernetes.Interface, namespace string) ([]corev1.Pod, error) {
-	where := fmt.Sprintf("namespace %q", namespace)
-	if namespace == metav1.NamespaceAll {
-		where = "any namespace"
+		namespace, where = metav1.NamespaceAll, "any namespace"
 	}
 	if _, err := labels.Parse(f.Selector); err != nil {
 		return nil, api.WithHint(fmt.Errorf("reading the selector %q: %w", f.Selector, err),
 			"write it as for kubectl get -l, for example app=web,tier!=cache")
 	}
+	if _, err := fields.ParseSelector(f.FieldSelector); err != nil {
+		return nil, api.WithHint(fmt.Errorf("reading the field selector %q: %w", f.FieldSelector, err),
+			"write it as for kubectl get --field-selector, for example status.phase=Running")
+	}
+	pods, err := c.pods(ctx, namespace, metav1.ListOptions{LabelSelector: f.Selector, FieldSelector: f.FieldSelector})
+	switch {
+	case apierrors.IsBadRequest(err) && f.FieldSelector != "":
+		return nil, api.WithHint(err, "pods can be selected by metadata.name, metadata.namespace, spec.nodeName, spec.serviceAccountName, "+
+			"spec.restartPolicy, spec.schedulerName, spec.hostNetwork, status.phase, status.podIP and status.nominatedNodeName")
+	case err != nil:
+		return nil, err
+	case len(pods) > 0:
+		return pods, nil
+	case f.selects():
+		selectors := slices.DeleteFunc([]string{f.Selector, f.FieldSelector}, func(s string) bool { return s == "" })
+		return nil, api.WithHint(fmt.Errorf("%w: none in %s matches %q", ErrNoMatch, where, strings.Join(selectors, " and ")),
+			"'kubectl get pods --show-labels' shows the labels of pods; -n names another namespace")
+	}
+	return nil, api.WithHint(fmt.Errorf("%w in %s", ErrNoMatch, where), "-n names another namespace")
+}
+
+// pods lists pods, by namespace and name.
+func (c *connection) pods(ctx context.Context, namespace string, options metav1.ListOptions) ([]corev1.Pod, error) {
 	var pods []corev1.Pod
 	// Chunks keep the memory of the server and of this program bounded in
 	// namespaces with thousands of pods.
 	pages := pager.New(func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-		return client.CoreV1().Pods(namespace).List(ctx, options)
+		return c.client.CoreV1().Pods(namespace).List(ctx, options)
 	})
-	err := pages.EachListItem(ctx, metav1.ListOptions{LabelSelector: f.Selector}, func(object runtime.Object) error {
+	err := pages.EachListItem(ctx, options, func(object runtime.Object) error {
 		pods = append(pods, *object.(*corev1.Pod))
 		return nil
 	})
 	if err != nil {
-		return nil, explain(fmt.Errorf("listing the pods of %s: %w", where, err))
-	}
-	if len(pods) == 0 {
-		if f.Selector != "" {
-			return nil, api.WithHint(fmt.Errorf("%w: none in %s matches %q", ErrNoMatch, where, f.Selector),
-				"'kubectl get pods --show-labels' shows the labels of pods; -n names another namespace")
+		where := fmt.Sprintf("namespace %q", namespace)
+		if namespace == metav1.NamespaceAll {
+			where = "all namespaces"
 		}
-		return nil, api.WithHint(fmt.Errorf("%w in %s", ErrNoMatch, where), "-n names another namespace")
+		return nil, explain(fmt.Errorf("listing the pods of %s: %w", where, err))
 	}
 	slices.SortFunc(pods, func(a, b corev1.Pod) int {
 		if c := strings.Compare(a.Namespace, b.Namespace); c != 0 {
@@ -117,11 +77,25 @@ func (f *Flags) list(ctx context.Context, client kubernetes.Interface, namespace
 	return pods, nil
 }
 
+func (c *connection) pod(ctx context.Context, namespace, name string) (*corev1.Pod, error) {
+	pod, err := c.client.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case err == nil:
+		return pod, nil
+	case apierrors.IsNotFound(err):
+		return nil, api.WithHint(fmt.Errorf("pod %q not found in namespace %q", name, namespace),
+			fmt.Sprintf("'kubectl get pods -n %s' lists pods; -n names another namespace", namespace))
+	}
+	return nil, explain(fmt.Errorf("reading pod %q in namespace %q: %w", name, namespace, err))
+}
+
 // explain adds a hint to the errors that a user can do something about.
 func explain(err error) error {
 	switch {
+	case errors.Is(err, context.Canceled):
+		return err
 	case apierrors.IsForbidden(err):
-		return api.WithHint(err, "ask for a role that may get and list pods, or check --context and --as")
+		return api.WithHint(err, "ask for a role that may get and list pods and the workloads that are named, or check --context and --as")
 	case apierrors.IsUnauthorized(err):
 		return api.WithHint(err, "the kubeconfig's credentials are refused: log in again")
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -16,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/resource"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
 
@@ -31,6 +34,13 @@ func cluster() *fake.Clientset {
 		pod("demo", "web-2", "web"), pod("demo", "web-1", "web"), pod("demo", "db", "db"),
 		pod("other", "web-3", "web"), pod("another", "cache", "cache"),
 	)
+}
+
+// selectFrom selects pods without any need to know the server's kinds.
+func selectFrom(t *testing.T, flags Flags, client kubernetes.Interface, namespace string, args ...string) ([]corev1.Pod, error) {
+	t.Helper()
+	found, err := flags.find(t.Context(), &connection{client: client, namespace: namespace}, args)
+	return found.Pods, err
 }
 
 func names(pods []corev1.Pod) []string {
@@ -59,7 +69,7 @@ func TestSelect(t *testing.T) {
 			[]string{"demo/web-1", "demo/web-2", "other/web-3"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := c.flags.Select(t.Context(), cluster(), "demo", c.args)
+			got, err := selectFrom(t, c.flags, cluster(), "demo", c.args...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -79,10 +89,12 @@ func TestSelectErrors(t *testing.T) {
 		text  string
 		hint  string
 	}{
-		{"nothing", Flags{}, nil, ErrNothingNamed, "no pod is named", "name a pod, or use -l or --all"},
-		{"only -A", Flags{AllNamespaces: true}, nil, ErrNothingNamed, "", "-l or --all"},
+		{"nothing", Flags{}, nil, ErrNothingNamed, "no pod is named", "name a pod or a workload, as in pod/web-0 or deploy/web, or use -l, -f or --all"},
+		{"only -A", Flags{AllNamespaces: true}, nil, ErrNothingNamed, "", "add --all"},
 		{"absent", Flags{}, []string{"pod/nope"}, nil, `pod "nope" not found in namespace "demo"`, "kubectl get pods -n demo"},
-		{"a workload", Flags{}, []string{"deploy/web"}, nil, `"deploy/web" is not a pod, and only pods can be named`, "labels"},
+		{"an empty kind", Flags{}, []string{"/web"}, nil, `"/web" has no kind`, "deploy/web"},
+		{"a workload without a name", Flags{}, []string{"deploy/"}, nil, `"deploy/" does not name one object`, "deploy/web"},
+		{"several kinds at once", Flags{}, []string{"deploy,sts/web"}, nil, "does not name one object", "deploy/web"},
 		{"an empty name", Flags{}, []string{"pod/"}, nil, `"pod/" does not name a pod`, "pod/NAME"},
 		{"an empty argument", Flags{}, []string{""}, nil, `"" does not name a pod`, "pod/NAME"},
 		{"too many slashes", Flags{}, []string{"pod/demo/db"}, nil, "does not name a pod", "pod/NAME"},
@@ -92,10 +104,18 @@ func TestSelectErrors(t *testing.T) {
 		{"name and selector", Flags{Selector: "app=web"}, []string{"db"}, nil, "use one of them", ""},
 		{"name and all", Flags{All: true}, []string{"db"}, nil, "use one of them", ""},
 		{"selector and all", Flags{All: true, Selector: "app=web"}, nil, nil, "use one of them", ""},
+		{"name and field selector", Flags{FieldSelector: "a=b"}, []string{"db"}, nil, "use one of them", ""},
+		{"name and file", Flags{Files: files("x")}, []string{"db"}, nil, "use one of them", ""},
+		{"file and selector", Flags{Files: files("x"), Selector: "app=web"}, nil, nil, "use one of them", ""},
+		{"file and all", Flags{Files: files("x"), All: true}, nil, nil, "use one of them", ""},
+		{"file in all namespaces", Flags{Files: files("x"), AllNamespaces: true}, nil, nil, "leave -A out", ""},
+		{"file and kustomization", Flags{Files: resource.FilenameOptions{Filenames: []string{"x"}, Kustomize: "y"}}, nil, nil, "-k goes neither", ""},
+		{"-R without a file", Flags{Files: resource.FilenameOptions{Recursive: true}, All: true}, nil, nil, "-R is given without", "-R"},
+		{"a broken field selector", Flags{FieldSelector: "nothing"}, nil, nil, "reading the field selector", "--field-selector"},
 		{"a name in all namespaces", Flags{AllNamespaces: true}, []string{"db"}, nil, "use -n instead of -A", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := c.flags.Select(t.Context(), cluster(), "demo", c.args)
+			got, err := selectFrom(t, c.flags, cluster(), "demo", c.args...)
 			if err == nil || got != nil {
 				t.Fatalf("got %q, %v", names(got), err)
 			}
@@ -112,15 +132,19 @@ func TestSelectErrors(t *testing.T) {
 	}
 }
 
+func files(names ...string) resource.FilenameOptions {
+	return resource.FilenameOptions{Filenames: names}
+}
+
 func TestEmptyNamespace(t *testing.T) {
-	_, err := (&Flags{All: true}).Select(t.Context(), fake.NewClientset(), "void", nil)
+	_, err := selectFrom(t, Flags{All: true}, fake.NewClientset(), "void")
 	if !errors.Is(err, ErrNoMatch) || err.Error() != `no pod found in namespace "void"` {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestFoundPodsComeWithTheErrorOfTheOthers(t *testing.T) {
-	got, err := (&Flags{}).Select(t.Context(), cluster(), "demo", []string{"gone", "db", "lost", "web-1"})
+	got, err := selectFrom(t, Flags{}, cluster(), "demo", "gone", "db", "lost", "web-1")
 	if want := []string{"demo/db", "demo/web-1"}; !slices.Equal(names(got), want) {
 		t.Errorf("got %q, want %q", names(got), want)
 	}
@@ -138,7 +162,7 @@ func TestForbiddenHasAHint(t *testing.T) {
 		flags Flags
 		args  []string
 	}{{Flags{}, []string{"db"}}, {Flags{All: true}, nil}} {
-		_, err := c.flags.Select(t.Context(), client, "demo", c.args)
+		_, err := selectFrom(t, c.flags, client, "demo", c.args...)
 		if !apierrors.IsForbidden(err) || !strings.Contains(api.Hint(err), "role") {
 			t.Errorf("%v: got %v, hint %q", c, err, api.Hint(err))
 		}
@@ -156,7 +180,7 @@ func TestLongListsAreReadInChunks(t *testing.T) {
 		}
 		return true, &corev1.PodList{Items: []corev1.Pod{*pod("demo", "a", "")}}, nil
 	})
-	got, err := (&Flags{All: true}).Select(t.Context(), client, "demo", nil)
+	got, err := selectFrom(t, Flags{All: true}, client, "demo")
 	if err != nil || !slices.Equal(names(got), []string{"demo/a", "demo/b"}) {
 		t.Errorf("got %q, %v", names(got), err)
 	}
@@ -202,10 +226,17 @@ func TestAddFlags(t *testing.T) {
 		t.Error("-A is there without being asked for")
 	}
 	f.AddAllNamespacesFlag(set)
-	if err := set.Parse([]string{"-l", "a=b", "--all", "-A"}); err != nil {
+	if err := set.Parse([]string{"-l", "a=b", "--field-selector=c=d", "--all", "-A", "-f", "x", "-f=-", "-R", "-k", "y"}); err != nil {
 		t.Fatal(err)
 	}
-	if (f != Flags{Selector: "a=b", All: true, AllNamespaces: true}) {
-		t.Errorf("got %+v", f)
+	want := Flags{Selector: "a=b", FieldSelector: "c=d", All: true, AllNamespaces: true,
+		Files: resource.FilenameOptions{Filenames: []string{"x", "-"}, Recursive: true, Kustomize: "y"}}
+	if diff := cmp.Diff(want, f); diff != "" {
+		t.Error(diff)
+	}
+	set = pflag.NewFlagSet("x", pflag.ContinueOnError)
+	(&Flags{}).AddFlagsButF(set)
+	if set.ShorthandLookup("f") != nil || set.Lookup("filename") == nil {
+		t.Error("-f is taken")
 	}
 }

@@ -150,6 +150,7 @@ func TestCluster(t *testing.T) {
 	t.Run("privileged ephemeral container", r.sub((*rig).testEphemeralContainer))
 	t.Run("pod's control group goes with it", r.sub((*rig).testPodCgroup))
 	t.Run("killed components come back", r.sub((*rig).testRestart))
+	t.Run("stopped components stay stopped", r.sub((*rig).testStop))
 
 	// Now the worst: kill what would otherwise look after the others.
 	spaces := r.namespaces()
@@ -385,6 +386,35 @@ func (r *rig) testRestart() {
 	r.kubectl("wait", "--for=condition=Ready", "pod", "--all", "--timeout=90s")
 	if restarts := r.kubectl("get", "pod", "probe-1", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"); restarts != "0" {
 		r.Errorf("the end of kubelet cost a container its life: %s restarts", restarts)
+	}
+}
+
+// testStop keeps the API server from running for longer than a killed one needs
+// to come back.
+func (r *rig) testStop() {
+	const unit = "control-plane/kube-apiserver"
+	r.do("stop", unit)
+	r.do("stop", unit) // once more changes nothing
+	r.await(unit+" to be missed", func() error {
+		if _, missed := r.cluster.unit(unit, "failed"); !missed {
+			return fmt.Errorf("no failure is reported")
+		}
+		return nil
+	})
+	if _, running := r.cluster.unitPID(unit); running {
+		r.Error("the API server runs")
+	}
+	if output, err := r.cmd(r.Context(), "kubectl", "get", "nodes", "--request-timeout=5s").CombinedOutput(); err == nil {
+		r.Errorf("the API server answers: %s", output)
+	}
+	r.do("start", unit)
+	r.do("start", unit)
+	r.kubectl("get", "nodes")
+	r.await("health", func() error { return r.cmd(r.Context(), "status").Run() })
+	for _, wrong := range []string{"node-1", "node-1/kubelet", "sideways", ""} {
+		if output, err := r.cmd(r.Context(), "stop", wrong).CombinedOutput(); err == nil || !strings.Contains(string(output), "is no component") {
+			r.Errorf("stop %q: %v, %s", wrong, err, output)
+		}
 	}
 }
 

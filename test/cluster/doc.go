@@ -10,6 +10,7 @@
 //	go run . kubectl ARG...        the cluster's own kubectl
 //	go run . exec node-1 -- CMD    run a command inside a node
 //	go run . status                what runs
+//	go run . stop UNIT             kill a component of the control plane, until "start UNIT"
 //	go run . down                  remove everything
 //
 // The first up builds the programs, about ten minutes on two cores; they are

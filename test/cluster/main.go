@@ -24,6 +24,8 @@ const usage = `usage: cluster VERB
   env                           print shell lines that set KUBECONFIG and PATH
   kubectl ARG...                run the cluster's kubectl
   exec NODE [--] CMD ARG...     run a command inside node-1, node-2, … or control-plane
+  stop UNIT                     kill a component of the control plane, until start
+  start UNIT                    let it run again, and wait for the API server
   image --name NAME --binary PATH [--entrypoint ARG]... [--user UID] -o OUT.tar
                                 build an image of one static binary
   build                         build the cluster's own programs, and nothing more
@@ -54,6 +56,8 @@ func verbs() map[string]verb {
 		"exec":       execute,
 		"image":      image,
 		"build":      build,
+		"stop":       stop,
+		"start":      start,
 
 		// Roles of the background processes, started by up.
 		roleSupervisor:   supervise,

@@ -51,6 +51,8 @@ func TestVerbsWithoutACluster(t *testing.T) {
 		{[]string{"exec", "node-1", "--"}, 1, "error: exec takes a node and a command\n"},
 		{[]string{"load", "image.tar"}, 1, "error: the cluster is down\n"},
 		{[]string{"load"}, 1, "error: load takes image archives\n"},
+		{[]string{"stop", "control-plane/etcd"}, 1, "error: the cluster is down\n"},
+		{[]string{"start", "control-plane/etcd"}, 1, "error: the cluster is down\n"},
 		{[]string{"up", "--nodes", "0"}, 1, "error: --nodes must be between 1 and 99, not 0\n"},
 		{[]string{"up", "3"}, 1, `error: up takes no argument "3"`},
 		{[]string{"up", "--sideways"}, 2, "flag provided but not defined"},

@@ -2,4 +2,11 @@
 // kubectl, on a real Kubernetes of two nodes (test/cluster), with packet
 // captures of what crosses the network between the nodes. "make test-e2e" runs
 // it; the tests themselves need the build tag e2e.
+//
+// Tests run at the same time if nothing of theirs is the whole cluster's: they
+// have namespaces of their own. Those that replace the authority, stop the API
+// server or watch all namespaces run alone.
+//
+// What must not be noticed happens under traffic (traffic_test.go): the
+// application itself makes it, and checks every byte at both ends.
 package e2e

@@ -180,7 +180,7 @@ func TestFailedEnable(t *testing.T) {
 		}
 		return nil
 	})
-	out = tryGateway(t, "-n", ns, "enable", "--all")
+	out = tryGateway(t, "-n", ns, "enable", "--all", "--yes")
 	if out.code != 1 || !strings.Contains(out.stderr, "hostNetwork") {
 		t.Errorf("with one impossible pod: exit %d, %s", out.code, out.stderr)
 	}

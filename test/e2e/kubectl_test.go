@@ -108,3 +108,6 @@ func namespace(t *testing.T) string {
 	})
 	return name
 }
+
+// errNotSeen is the error of a condition that is only true or false.
+var errNotSeen = errors.New("it is not so")

@@ -324,36 +324,28 @@ func TestProbes(t *testing.T) {
 	}
 }
 
-// TestModeChange makes a running gateway strict and permissive again, while a
-// connection is open.
+// TestModeChange makes a running gateway strict and permissive again, under
+// traffic of a pod with a gateway, and while a plaintext connection is open.
 func TestModeChange(t *testing.T) {
 	ns := namespace(t)
 	a, b := twoPods(t, ns)
 	enable(t, nil, a, b)
 	third := startPods(t, ns, podSpec("third", node1))[0]
 	third.talk(b.addr(portEcho), "permissive")
-
-	// 100 lines, one every tenth of a second or so, over one connection that
-	// outlives both changes.
-	lines := make(chan appResult, 1)
-	go func() { lines <- third.app("steady", b.addr(portEcho), "100") }()
-	eventually(t, "the connection is open", func() error {
-		sockets := kubectl(t, "-n", ns, "exec", b.name, "-c", "app", "--", "/app", "established", strconv.Itoa(portEcho))
-		if !strings.Contains(sockets, `"count":1`) {
-			return fmt.Errorf("%s", sockets)
+	l := startLoad(a, b.addr(portTraffic), b.clusterIP())
+	plain := startLoadWith(third, []string{"--workers=0"}, b.addr(portTraffic))
+	for range 3 {
+		gateway(t, "-n", ns, "mode", "pod/a", "pod/b", "strict")
+		if r := third.app("talk", b.addr(portEcho), "strict"); r.Error == "" {
+			t.Errorf("after the change to strict: %+v", r)
 		}
-		return nil
-	})
-	gateway(t, "-n", ns, "mode", "pod/b", "strict")
-	if r := third.app("talk", b.addr(portEcho), "strict"); r.Error == "" {
-		t.Errorf("after the change to strict: %+v", r)
+		l.more(10)
+		gateway(t, "-n", ns, "mode", "pod/b", "pod/a", "permissive")
+		third.talk(b.addr(portEcho), "permissive again")
+		l.more(10)
 	}
-	a.talk(b.addr(portEcho), "encrypted")
-	gateway(t, "-n", ns, "mode", "pod/b", "permissive")
-	third.talk(b.addr(portEcho), "permissive again")
-	if r := <-lines; r.Error != "" || r.Count != 100 {
-		t.Errorf("the connection that was open: %+v", r)
-	}
+	plain.stopClean()
+	l.stopClean(b)
 }
 
 // TestIdentityRules lets only one service account in.

@@ -43,8 +43,12 @@ func client(ctx context.Context, verb string, args []string) (result, error) {
 	return run(ctx, args)
 }
 
+// dialTimeout bounds connect(2), which tries for two minutes where SYNs are
+// dropped. It leaves time for two retransmissions.
+const dialTimeout = 5 * time.Second
+
 func dial(ctx context.Context, network, address string) (*net.TCPConn, result, error) {
-	var d net.Dialer
+	d := net.Dialer{Timeout: dialTimeout}
 	conn, err := d.DialContext(ctx, network, address)
 	if err != nil {
 		return nil, result{NotPermitted: errors.Is(err, syscall.EPERM)}, err
@@ -79,7 +83,8 @@ func exchange(conn *net.TCPConn, r result, text string) (result, error) {
 	if _, err := io.WriteString(conn, text+"\n"); err != nil {
 		return r, err
 	}
-	if err := conn.CloseWrite(); err != nil {
+	// Of a connection that was reset meanwhile, reading tells so, and not this.
+	if err := conn.CloseWrite(); err != nil && !errors.Is(err, syscall.ENOTCONN) {
 		return r, err
 	}
 	received, err := io.ReadAll(io.LimitReader(conn, 1<<20))

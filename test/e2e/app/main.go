@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -20,6 +21,7 @@ const (
 	portEcho        = 9000 // returns what it reads, and half-closes after it
 	portServerFirst = 9001 // speaks first: one line with the addresses it sees
 	portCount       = 9002 // reads to the end of file, then answers with a hash
+	portTraffic     = 9003 // numbered messages in both directions, which both ends check
 	portHTTP        = 9080
 	portGRPC        = 9090 // answers the gRPC health checking protocol
 )
@@ -31,7 +33,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: app serve|talk|first|halfclose|concurrent|download|upload ...")
+		fmt.Fprintln(os.Stderr, "usage: app serve|traffic|served|talk|first|halfclose|concurrent|download|upload ...")
 		os.Exit(2)
 	}
 	if os.Args[1] == "sleep" { // for pods whose ports are not their own
@@ -47,8 +49,16 @@ func main() {
 		<-ctx.Done()
 		return
 	}
-	if os.Args[1] == "serve" {
-		if err := serve(ctx); err != nil {
+	if run := map[string]func(context.Context, []string) error{
+		"serve": serveCommand, "traffic": trafficCommand,
+		"served": func(ctx context.Context, _ []string) error {
+			return printAnswer(ctx, http.MethodGet, "http://127.0.0.1:9080/served", nil)
+		},
+		"exit": func(ctx context.Context, _ []string) error {
+			return printAnswer(ctx, http.MethodPost, "http://127.0.0.1:9080/exit", nil)
+		},
+	}[os.Args[1]]; run != nil {
+		if err := run(ctx, os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, "error:", err)
 			os.Exit(1)
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"flag"
 	"fmt"
 	"io"
 	"log"
@@ -15,11 +16,32 @@ import (
 	"strconv"
 )
 
-// serve runs all servers until ctx is done or one of them fails.
-func serve(ctx context.Context) error {
-	failed := make(chan error, 5)
+// serveCommand is "app serve [--linger]". An application that lingers ignores
+// SIGTERM, like one that has work to finish, and ends by "app exit".
+func serveCommand(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
+	linger := flags.Bool("linger", false, "ignore SIGTERM")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *linger {
+		context.AfterFunc(ctx, func() { log.Print("lingering after SIGTERM") })
+		ctx = context.WithoutCancel(ctx)
+	}
+	ctx, exit := context.WithCancel(ctx)
+	defer exit()
+	return serve(ctx, exit)
+}
+
+// serve runs all servers until ctx is done or one of them fails. exit is called
+// when a client asks for the end.
+func serve(ctx context.Context, exit func()) error {
+	control := trafficControl{served: &served{}}
+	mux := handler(exit)
+	control.register(mux)
+	failed := make(chan error, 6)
 	for port, handle := range map[int]func(*net.TCPConn) error{
-		portEcho: echo, portServerFirst: serverFirst, portCount: count,
+		portEcho: echo, portServerFirst: serverFirst, portCount: count, portTraffic: control.served.handle,
 	} {
 		ln, err := net.Listen("tcp", ":"+strconv.Itoa(port))
 		if err != nil {
@@ -27,7 +49,7 @@ func serve(ctx context.Context) error {
 		}
 		go func() { failed <- accept(ln, handle) }()
 	}
-	go func() { failed <- http.ListenAndServe(":"+strconv.Itoa(portHTTP), handler()) }()
+	go func() { failed <- http.ListenAndServe(":"+strconv.Itoa(portHTTP), mux) }()
 	go func() { failed <- healthServer().ListenAndServe() }()
 	log.Print("serving")
 	select {
@@ -114,7 +136,7 @@ func healthServer() *http.Server {
 	return &http.Server{Addr: ":" + strconv.Itoa(portGRPC), Handler: mux, Protocols: &protocols}
 }
 
-func handler() http.Handler {
+func handler(exit func()) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /content", func(w http.ResponseWriter, r *http.Request) {
 		n, err := strconv.ParseInt(r.FormValue("bytes"), 10, 64)
@@ -134,6 +156,11 @@ func handler() http.Handler {
 	})
 	// A crash of the application, as the kubelet sees it.
 	mux.HandleFunc("POST /crash", func(http.ResponseWriter, *http.Request) { os.Exit(1) })
+	mux.HandleFunc("POST /exit", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(w, "exiting")
+		http.NewResponseController(w).Flush()
+		exit()
+	})
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "hello %s, you sent %s\n", r.RemoteAddr, r.Header.Get("X-Canary"))
 	})

@@ -1,0 +1,106 @@
+//go:build linux
+
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+)
+
+// Captures says what would become of connect(2) of the application to destination:
+// true if it went to the gateway or were refused, false if it left in plaintext. The
+// answer comes from the maps that the programs decide by.
+func (p *Programs) Captures(destination netip.AddrPort) (bool, error) {
+	excluded, err := p.excludesPort(destination.Port())
+	if err != nil || excluded {
+		return false, err
+	}
+	action, err := p.action(destination.Addr())
+	if err != nil {
+		return false, err
+	}
+	config := p.current()
+	if action == actionNode {
+		action = actionExclude
+		if port := destination.Port(); port >= config.NodePorts[0] && port <= config.NodePorts[1] {
+			action = actionService
+		}
+	}
+	switch action {
+	case actionPod:
+		return true, nil
+	case actionService:
+		return config.InbandServices != 0 || config.Strict != 0, nil
+	}
+	return false, nil
+}
+
+// Guards says whether an inbound connection from remote to local should come through
+// the gateway: in strict mode every one does that is not from an allowed source, in
+// permissive mode those from captured ranges to ports that are not excluded, which the
+// gateways of their pods would encrypt.
+func (p *Programs) Guards(local, remote netip.AddrPort) (bool, error) {
+	config := p.current()
+	own := config.PodIp6
+	if local.Addr().Unmap().Is4() {
+		own = config.PodIp4
+	}
+	client, port := words(remote.Addr()), networkOrder(local.Port())
+	switch {
+	case own == [4]uint32{}, words(local.Addr()) != own, client == own, remote.Addr().Unmap().IsLoopback(),
+		port == config.CapturePort, port == config.PeerPort, port == config.InbandPort:
+		return false, nil
+	}
+	allowed, err := lookup(p.objects.KgwPlaintext, objectsRange{Bits: 128, Ip: client})
+	if err != nil {
+		return false, fmt.Errorf("looking up source %v: %w", remote.Addr(), err)
+	}
+	if allowed != 0 {
+		return false, nil
+	}
+	if config.Strict != 0 {
+		return true, nil
+	}
+	excluded, err := p.excludesPort(local.Port())
+	if err != nil || excluded {
+		return false, err
+	}
+	action, err := p.action(remote.Addr())
+	return action == actionPod || action == actionService, err
+}
+
+func (p *Programs) current() objectsConfig {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.config
+}
+
+// action returns what the map of ranges says about ip.
+func (p *Programs) action(ip netip.Addr) (uint32, error) {
+	action, err := lookup(p.objects.KgwRanges, objectsRange{Bits: 128, Ip: words(ip)})
+	if err != nil {
+		return actionExclude, fmt.Errorf("looking up %v: %w", ip, err)
+	}
+	return action, nil
+}
+
+func (p *Programs) excludesPort(port uint16) (bool, error) {
+	var bits uint64
+	if err := p.objects.KgwPorts.Lookup(uint32(port)/64, &bits); err != nil {
+		return false, fmt.Errorf("looking up port %d: %w", port, err)
+	}
+	return bits>>(port%64)&1 != 0, nil
+}
+
+// lookup returns the value of the longest prefix that contains key, or 0, which
+// means nothing in either map.
+func lookup(m *ebpf.Map, key objectsRange) (value uint32, err error) {
+	err = m.Lookup(key, &value)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return 0, nil
+	}
+	return value, err
+}

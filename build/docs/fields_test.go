@@ -1,0 +1,143 @@
+package main
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"reflect"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/edges"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/status"
+)
+
+const operations = top + "/docs/OPERATIONS.md"
+
+// section returns the part of the operations' page below a heading.
+func section(t *testing.T, title string) string {
+	t.Helper()
+	page, err := os.ReadFile(operations)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mark := strings.Repeat("#", strings.Count(title, "#"))
+	_, text, found := strings.Cut("\n"+string(page), "\n"+title+"\n")
+	if !found {
+		t.Fatalf("%s has no section %q", operations, title)
+	}
+	text, _, _ = strings.Cut(text, "\n"+mark+" ")
+	return text
+}
+
+// TestFieldsAreDocumented compares the fields of the outputs with the tables about
+// them.
+func TestFieldsAreDocumented(t *testing.T) {
+	for title, value := range map[string]any{
+		"## The log of a gateway":    api.Connection{},
+		"## The status of a gateway": status.List{},
+		"## Edges":                   edges.List{},
+	} {
+		text := section(t, title)
+		for _, field := range fields(reflect.TypeOf(value), nil) {
+			if !strings.Contains(text, "`"+field+"`") {
+				t.Errorf("%s does not mention `%s`", title, field)
+			}
+		}
+	}
+}
+
+// fields returns the JSON names of a type and of all types below it.
+func fields(t reflect.Type, seen map[reflect.Type]bool) []string {
+	if seen == nil {
+		seen = map[reflect.Type]bool{}
+	}
+	switch t.Kind() {
+	case reflect.Pointer, reflect.Slice, reflect.Array:
+		return fields(t.Elem(), seen)
+	case reflect.Struct:
+	default:
+		return nil
+	}
+	if seen[t] || t == reflect.TypeFor[time.Time]() {
+		return nil
+	}
+	seen[t] = true
+	var names []string
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if !f.IsExported() || name == "" || name == "-" {
+			continue
+		}
+		names = append(append(names, name), fields(f.Type, seen)...)
+	}
+	return names
+}
+
+// TestReasonsAreDocumented finds every reason that a gateway can log in the runbook.
+func TestReasonsAreDocumented(t *testing.T) {
+	text := section(t, "### Connections are in plaintext, or refused")
+	file, err := parser.ParseFile(token.NewFileSet(), top+"/pkg/proxy/reasons.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	ast.Inspect(file, func(n ast.Node) bool {
+		literal, ok := n.(*ast.BasicLit)
+		if !ok || literal.Kind != token.STRING {
+			return true
+		}
+		reason, err := strconv.Unquote(literal.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found++
+		if !strings.Contains(text, "`"+reason+"`") {
+			t.Errorf("the runbook does not explain %q", reason)
+		}
+		return true
+	})
+	if found < 20 {
+		t.Errorf("only %d reasons were found", found)
+	}
+}
+
+// TestStatesAreDocumented finds every state in the runbook.
+func TestStatesAreDocumented(t *testing.T) {
+	text := section(t, "### Status shows a problem")
+	for _, state := range []status.State{status.NotEnabled, status.Waiting, status.NotAnswering, status.Crashed, status.Stopped,
+		status.Disabled, status.Uncertified, status.Degraded, status.Draining} {
+		if !strings.Contains(text, "`"+string(state)+"`") {
+			t.Errorf("the runbook does not explain the state %q", state)
+		}
+	}
+}
+
+// TestMetricsAreDocumented finds every metric in the table about them. What there is
+// says the golden file of their package.
+func TestMetricsAreDocumented(t *testing.T) {
+	text := section(t, "## Metrics")
+	golden, err := os.ReadFile(top + "/pkg/metrics/testdata/metrics.prom")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for line := range strings.Lines(string(golden)) {
+		words := strings.Fields(line)
+		if len(words) != 4 || words[1] != "TYPE" {
+			continue
+		}
+		found++
+		if !strings.Contains(text, "| `"+words[2]+"` | "+words[3]+" |") {
+			t.Errorf("## Metrics has no %s %s", words[3], words[2])
+		}
+	}
+	if found < 10 {
+		t.Errorf("only %d metrics were found", found)
+	}
+}

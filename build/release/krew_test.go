@@ -1,0 +1,187 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+// machine is a user's: with kubectl and krew, and nothing of this one's.
+type machine struct {
+	t    *testing.T
+	bin  string // kubectl and krew
+	home string
+}
+
+// newMachine has kubectl and krew, and krew's own validator.
+func newMachine(t *testing.T) *machine {
+	t.Helper()
+	return &machine{t: t, bin: tools, home: t.TempDir()}
+}
+
+// tools is where TestMain has built what a user has installed.
+var tools string
+
+func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+
+func testMain(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "release-tools-")
+	if err == nil {
+		tools = dir
+		defer os.RemoveAll(dir)
+		err = buildTools(dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+func buildTools(dir string) error {
+	for program, source := range map[string]string{
+		"kubectl": "./kubectl", "kubectl-krew": "sigs.k8s.io/krew/cmd/krew",
+		"validate-krew-manifest": "sigs.k8s.io/krew/cmd/validate-krew-manifest",
+	} {
+		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, program), source)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("building %s: %w\n%s", program, err, out)
+		}
+	}
+	return nil
+}
+
+func (m *machine) command(dir, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(m.t.Context(), name, args...)
+	cmd.Dir = dir
+	root := filepath.Join(m.home, ".krew")
+	cmd.Env = []string{
+		"HOME=" + m.home, "KREW_ROOT=" + root, "KREW_NO_UPGRADE_CHECK=1",
+		"PATH=" + strings.Join([]string{filepath.Join(root, "bin"), m.bin, "/usr/local/bin", "/usr/bin", "/bin"}, ":"),
+		"GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null",
+		"GIT_AUTHOR_NAME=release", "GIT_AUTHOR_EMAIL=release@example.org",
+		"GIT_COMMITTER_NAME=release", "GIT_COMMITTER_EMAIL=release@example.org",
+	}
+	// The first program found by name is this process's, not the machine's.
+	if path := filepath.Join(m.bin, name); exists(path) {
+		cmd.Path, cmd.Err = path, nil
+	}
+	return cmd
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// run runs a command that must succeed, and returns what it printed.
+func (m *machine) run(name string, args ...string) string {
+	m.t.Helper()
+	return m.runIn(m.home, name, args...)
+}
+
+func (m *machine) runIn(dir, name string, args ...string) string {
+	m.t.Helper()
+	cmd := m.command(dir, name, args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		m.t.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, out, stderr.String())
+	}
+	return string(out)
+}
+
+// here is the platform of this machine.
+const here = "linux/" + runtime.GOARCH
+
+// TestKrewFromFiles installs from a manifest and an archive that were downloaded
+// before, upgrades nothing, and uninstalls.
+func TestKrewFromFiles(t *testing.T) {
+	m := newMachine(t)
+	dir := build(t, sourceTree(t), "v0.1.0", "", here)
+	archive := filepath.Join(dir, platform{"linux", runtime.GOARCH}.archive())
+	m.run("kubectl", "krew", "install", "--manifest", filepath.Join(dir, "plugins", "gateway.yaml"), "--archive", archive)
+	if out := m.run("kubectl", "gateway", "version", "--client"); !strings.Contains(out, "v0.1.0") {
+		t.Errorf("the installed plugin says %q", out)
+	}
+	if !exists(filepath.Join(m.home, ".krew", "store", "gateway", "v0.1.0", "LICENSE")) {
+		t.Error("the licence was not installed")
+	}
+	m.run("kubectl", "krew", "uninstall", "gateway")
+	if out, err := m.command(m.home, "kubectl", "gateway", "version", "--client").CombinedOutput(); err == nil {
+		t.Errorf("after uninstalling: %s", out)
+	}
+
+	// An archive that is not the released one is refused.
+	if err := os.WriteFile(archive, []byte("another"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out, err := m.command(m.home, "kubectl", "krew", "install", "--manifest", filepath.Join(dir, "plugins", "gateway.yaml"), "--archive", archive).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "checksum") {
+		t.Errorf("a wrong archive: %v, %s", err, out)
+	}
+}
+
+// TestKrewIndex uses a repository like this one as a custom index: installs,
+// upgrades to the next release, and uninstalls.
+func TestKrewIndex(t *testing.T) {
+	m := newMachine(t)
+	site := t.TempDir()
+	server := httptest.NewServer(http.FileServer(http.Dir(site)))
+	defer server.Close()
+	repository := t.TempDir()
+	m.runIn(repository, "git", "init", "--quiet")
+
+	// publish does what a release does: archives to the site, the manifest into
+	// the repository.
+	publish := func(version string) string {
+		dir := build(t, sourceTree(t), version, server.URL+"/"+version, here)
+		if err := os.CopyFS(filepath.Join(site, version), os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(filepath.Join(repository, "plugins")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.CopyFS(filepath.Join(repository, "plugins"), os.DirFS(filepath.Join(dir, "plugins"))); err != nil {
+			t.Fatal(err)
+		}
+		m.runIn(repository, "git", "add", "plugins")
+		m.runIn(repository, "git", "commit", "--quiet", "-m", version)
+		return filepath.Join(repository, "plugins", "gateway.yaml")
+	}
+	publish("v0.1.0")
+	m.run("kubectl", "krew", "index", "add", "kubectl-gateway", repository)
+	m.run("kubectl", "krew", "install", "kubectl-gateway/gateway")
+	if out := m.run("kubectl", "gateway", "version", "--client"); !strings.Contains(out, "v0.1.0") {
+		t.Errorf("the installed plugin says %q", out)
+	}
+	publish("v0.2.0")
+	m.run("kubectl", "krew", "update")
+	m.run("kubectl", "krew", "upgrade", "gateway")
+	if out := m.run("kubectl", "gateway", "version", "--client"); !strings.Contains(out, "v0.2.0") {
+		t.Errorf("the upgraded plugin says %q", out)
+	}
+	m.run("kubectl", "krew", "uninstall", "gateway")
+}
+
+// TestManifestIsValid asks krew's own validator, which also installs the archive of every
+// platform.
+func TestManifestIsValid(t *testing.T) {
+	m := newMachine(t)
+	site := filepath.Join(t.TempDir(), "site")
+	server := httptest.NewServer(http.FileServer(http.Dir(site)))
+	defer server.Close()
+	dir := build(t, sourceTree(t), "v0.1.0", server.URL, allPlatforms)
+	if err := os.Rename(dir, site); err != nil {
+		t.Fatal(err)
+	}
+	m.run("validate-krew-manifest", "-manifest", filepath.Join(site, "plugins", "gateway.yaml"))
+}

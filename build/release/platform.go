@@ -1,0 +1,51 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+)
+
+// allPlatforms are those that the plugin supports.
+const allPlatforms = "linux/amd64,linux/arm64,darwin/amd64,darwin/arm64,windows/amd64,windows/arm64"
+
+type platform struct{ os, arch string }
+
+func (p platform) String() string { return p.os + "/" + p.arch }
+
+// base begins the names of the files for p.
+func (p platform) base() string { return "kubectl-gateway_" + p.os + "_" + p.arch }
+
+// archive is what users of p expect: zip on Windows.
+func (p platform) archive() string {
+	if p.os == "windows" {
+		return p.base() + ".zip"
+	}
+	return p.base() + ".tar.gz"
+}
+
+func (p platform) program() string {
+	if p.os == "windows" {
+		return "kubectl-gateway.exe"
+	}
+	return "kubectl-gateway"
+}
+
+// compile builds the plugin. Nothing of the machine, the directory or the
+// version control ends up in it.
+func (o options) compile(ctx context.Context, output string, p platform) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false",
+		"-ldflags", "-s -w -X "+module+"/internal/version.stamp="+o.version, "-o", output, "./cmd/kubectl-gateway")
+	cmd.Dir = o.root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOOS="+p.os, "GOARCH="+p.arch)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w\n%s", err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

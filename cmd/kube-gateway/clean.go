@@ -1,0 +1,49 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/supervisor"
+)
+
+// clean removes what a gateway that died left in the pod, as a container of its own
+// in that pod: a gateway that fails closed cannot be asked to go any more.
+func clean(ctx context.Context, args []string, stdout io.Writer) error {
+	flags := flag.NewFlagSet("clean", flag.ContinueOnError)
+	lastWords := flags.String("termination-log", supervisor.TerminationMessagePath, "file for the reason of the end, if it exists")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	err := cleanPod(ctx, stdout)
+	if err != nil {
+		supervisor.LastWords(*lastWords, err)
+		return err
+	}
+	supervisor.LastWords(*lastWords, supervisor.ErrDisabled)
+	return nil
+}
+
+func cleanPod(ctx context.Context, stdout io.Writer) error {
+	text, ok := os.LookupEnv(api.EnvConfig)
+	if !ok {
+		return api.WithHint(fmt.Errorf("environment variable %s is not set", api.EnvConfig),
+			"this is started by 'kubectl gateway disable', not by hand")
+	}
+	config, err := api.ParseConfig([]byte(text))
+	if err != nil {
+		return err
+	}
+	done, err := supervisor.Clean(ctx, config)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "removed %d programs and %d filters\n", done.Programs, done.Filters)
+	return nil
+}

@@ -1,0 +1,131 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/control"
+)
+
+const (
+	// maxInput bounds the line that a command reads, in bytes: less than the
+	// control socket takes, more than any bundle that a gateway accepts.
+	maxInput = 512 << 10
+	// inputTimeout bounds the wait for it: a gateway does not keep a new key for
+	// longer.
+	inputTimeout = 5 * time.Minute
+	// startWait is for a gateway whose container has only just started: its first
+	// certificate is brought as soon as it runs.
+	startWait = 10 * time.Second
+	// defaultDrain is how long 'ctl disable' lets connections end by themselves.
+	defaultDrain = 30 * time.Second
+)
+
+// ctlRenew prints the gateway's request for a certificate as a line of JSON,
+// reads the certificate as another, and prints the status.
+func ctlRenew(ctx context.Context, c *call, args []string) error {
+	if err := c.parseAll(args); err != nil {
+		return err
+	}
+	var request api.CertificateRequest
+	if err := c.ask(ctx, control.Request{Op: control.OpCSR, Wait: startWait}, &request); err != nil {
+		return err
+	}
+	if err := json.NewEncoder(c.stdout).Encode(request); err != nil {
+		return fmt.Errorf("printing the certificate request: %w", err)
+	}
+	var issued api.IssuedCertificate
+	if err := c.read(ctx, "the certificate", &issued); err != nil {
+		return err
+	}
+	return c.status(ctx, control.Request{Op: control.OpCertificate, Issued: &issued})
+}
+
+// ctlTrust reads a trust bundle as a line of JSON and prints the status.
+func ctlTrust(ctx context.Context, c *call, args []string) error {
+	if err := c.parseAll(args); err != nil {
+		return err
+	}
+	var bundle api.TrustBundle
+	if err := c.read(ctx, "the trust bundle", &bundle); err != nil {
+		return err
+	}
+	return c.status(ctx, control.Request{Op: control.OpTrust, Trust: &bundle})
+}
+
+func ctlReset(ctx context.Context, c *call, args []string) error {
+	if err := c.parseAll(args); err != nil {
+		return err
+	}
+	return c.status(ctx, control.Request{Op: control.OpReset})
+}
+
+func ctlDisable(ctx context.Context, c *call, args []string) error {
+	drain := c.flags.Duration("drain-timeout", defaultDrain, "let connections end by themselves for so long")
+	if err := c.parseAll(args); err != nil {
+		return err
+	}
+	if *drain < 0 {
+		return api.WithHint(fmt.Errorf("drain timeout %v is negative", *drain), "0 resets what is open at once")
+	}
+	var report api.DisableReport
+	request := control.Request{Op: control.OpDisable, DrainTimeout: *drain}
+	return control.CallAndUse(ctx, *c.socket, request, &report, func() error {
+		return c.print(report, func(w io.Writer) {
+			fmt.Fprintf(w, "disabled    %d connections drained, %d aborted\n", report.Drained, report.Aborted)
+			for _, left := range report.Left {
+				fmt.Fprintf(w, "left        %s\n", left)
+			}
+		})
+	})
+}
+
+// read stores one line of JSON from the input in to. It never waits for the
+// input's end, which an exec over WebSockets cannot tell.
+func (c *call) read(ctx context.Context, what string, to any) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, inputTimeout,
+		fmt.Errorf("nothing came within %v", inputTimeout))
+	defer cancel()
+	type line struct {
+		text []byte
+		err  error
+	}
+	lines := make(chan line, 1)
+	go func() {
+		text, err := readLine(c.stdin, maxInput)
+		lines <- line{text, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("reading %s: %w", what, context.Cause(ctx))
+	case l := <-lines:
+		err := l.err
+		if err == nil {
+			err = json.Unmarshal(l.text, to)
+		}
+		if err != nil {
+			return fmt.Errorf("reading %s: %w", what, err)
+		}
+		return nil
+	}
+}
+
+// readLine reads a line of at most limit bytes, its end included.
+func readLine(r io.Reader, limit int64) ([]byte, error) {
+	text, err := bufio.NewReader(io.LimitReader(r, limit)).ReadBytes('\n')
+	switch {
+	case errors.Is(err, io.EOF) && int64(len(text)) == limit:
+		return nil, fmt.Errorf("the line is longer than %d bytes", limit)
+	case errors.Is(err, io.EOF):
+		return nil, errors.New("the input ended before the line did")
+	}
+	return text, err
+}

@@ -1,0 +1,242 @@
+//go:build linux
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// killWorker kills a gateway's worker and returns when it was certainly gone.
+func killWorker(t *testing.T, g *gatewaylab.Gateway) (gone time.Time) {
+	t.Helper()
+	worker := status(t, g).Worker
+	if err := syscall.Kill(worker.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	// It is no zombie for long: the supervisor waits for it.
+	eventually(t, "the worker is gone", func() error {
+		if _, err := os.Stat("/proc/" + strconv.Itoa(worker.PID)); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("it is there: %v", err)
+		}
+		return nil
+	})
+	gone = time.Now()
+	eventually(t, "the next worker serves", func() error {
+		if s := status(t, g); s.State != api.Ready || s.Worker.PID == worker.PID {
+			return fmt.Errorf("%s, %+v", s.State, s.Worker)
+		}
+		return nil
+	})
+	return gone
+}
+
+// TestWorkerKilled kills the worker at either end, on either wire. The
+// connections that it carried end with a RST at both ends, so that nobody takes what
+// was cut off for complete; all others, those that come meanwhile included, succeed.
+func TestWorkerKilled(t *testing.T) {
+	for _, wire := range []api.Wire{api.WirePort, api.WireInband} {
+		for _, end := range []string{"client", "server"} {
+			t.Run(fmt.Sprintf("%s %s", wire, end), func(t *testing.T) {
+				l := newLab(t)
+				// Strict: no connection gets through without the worker.
+				spec := func(n *netlab.Node) gatewaylab.Spec {
+					s := with(quiet(l.spec(n)), func(c *api.Config) { c.Wire = wire })
+					s.Mode = api.Strict
+					return s
+				}
+				ga, gb := l.gateway(spec(l.a)), l.gateway(spec(l.b))
+				tr := l.traffic(l.a, 0, l.b.Addr(portTraffic), l.b.Addr6(portTraffic))
+				victim := map[string]*gatewaylab.Gateway{"client": ga, "server": gb}[end]
+				var killed []time.Time
+				for range 2 {
+					before := status(t, ga).Traffic.Outbound.Encrypted
+					eventually(t, "traffic flows", func() error {
+						if n := status(t, ga).Traffic.Outbound; n.Encrypted < before+50 || n.Active < 8 {
+							return fmt.Errorf("%+v", n)
+						}
+						return nil
+					})
+					killed = append(killed, killWorker(t, victim))
+				}
+				before := status(t, ga).Traffic.Outbound.Encrypted
+				eventually(t, "traffic flows again", func() error {
+					if n := status(t, ga).Traffic.Outbound.Encrypted; n < before+50 {
+						return fmt.Errorf("%d", n)
+					}
+					return nil
+				})
+				s := tr.stop()
+				s.undamaged(t)
+				// Those that are held, at least.
+				if s.Failures < 2*8 {
+					t.Errorf("only %d connections failed", s.Failures)
+				}
+				for _, f := range s.Failed {
+					inFlight := false
+					for _, gone := range killed {
+						inFlight = inFlight || f.Opened.Before(gone) && f.Time.After(gone.Add(-time.Second))
+					}
+					if !f.Reset || !inFlight || f.Phase == "connect" {
+						t.Errorf("killed before %v, and this failed: %+v", killed, f)
+					}
+				}
+				served := l.served(l.b)
+				t.Logf("the servers saw %d resets", served.Resets)
+				if served.Resets < 2*8 || served.Truncated != 0 || served.Failed != 0 {
+					t.Errorf("the servers saw %+v", served)
+				}
+				if r := status(t, victim).Worker.Restarts; r != 2 {
+					t.Errorf("%d restarts", r)
+				}
+			})
+		}
+	}
+}
+
+// clean runs 'kube-gateway clean' in a pod, as the container that the plugin adds.
+func (l *lab) clean(n *netlab.Node) (output, lastWords string, err error) {
+	l.t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	config, err := json.Marshal(api.Config{
+		Version: api.ConfigVersion, Pod: api.PodRef{Namespace: "lab", Name: "clean", UID: n.UID},
+		PodIPs: []netip.Addr{n.IP4, n.IP6}, TrustDomain: gatewaylab.TrustDomain,
+		Mode: api.Permissive, OnFailure: api.FailOpen, Capture: []netip.Prefix{netip.PrefixFrom(n.IP4, 24).Masked()},
+	})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	words := filepath.Join(l.t.TempDir(), "termination-log")
+	if err := os.WriteFile(words, nil, 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	p := n.Start(netlab.Command{
+		Cgroup: n.GatewayCgroup, Path: self, Args: []string{"clean", "--termination-log", words},
+		Env: []string{api.EnvConfig + "=" + string(config)},
+	})
+	err = p.Wait()
+	text, readErr := os.ReadFile(words)
+	if readErr != nil {
+		l.t.Fatal(readErr)
+	}
+	return p.Output(), string(text), err
+}
+
+// TestGatewayKilled kills the whole gateway. One that fails open leaves plaintext,
+// one that fails closed leaves nothing through in either direction, until it is
+// cleaned away or the next one takes over.
+func TestGatewayKilled(t *testing.T) {
+	for _, wire := range []api.Wire{api.WirePort, api.WireInband} {
+		t.Run(string(wire), func(t *testing.T) {
+			l := newLab(t)
+			l.gateway(with(l.spec(l.b), func(c *api.Config) { c.Wire = wire }))
+			spec := with(l.spec(l.a), func(c *api.Config) { c.Wire = wire })
+
+			g := l.gateway(spec)
+			objects := objectsOf(t, l.a)
+			l.talk(l.a, l.b.Addr(portEcho))
+			g.Stop()
+			l.talk(l.a, l.b.Addr(portEcho))
+			l.talk(l.b, l.a.Addr(portEcho))
+			eventually(t, "the kernel frees everything", func() error {
+				if left := append(objects.left(), leftovers(t, l.a)...); len(left) > 0 {
+					return fmt.Errorf("%q", left)
+				}
+				return nil
+			})
+
+			spec.Mode = api.Strict
+			closedBoth := func() {
+				t.Helper()
+				for _, address := range []string{l.b.Addr(portEcho), l.b.Addr6(portEcho)} {
+					if r := l.client(l.a, l.a.AppCgroup, "talk", address, "hello"); !r.NotPermitted {
+						t.Errorf("out of a closed pod: %+v", r)
+					}
+				}
+				// SYNs are dropped. The peer's gateway would try for minutes.
+				if conn, err := l.dialWithin(l.b, l.a.Addr(portEcho), time.Second); err == nil {
+					conn.Stop()
+					t.Error("into a closed pod: connected")
+				}
+			}
+			g = l.gateway(spec)
+			l.talk(l.a, l.b.Addr(portEcho))
+			objects = objectsOf(t, l.a)
+			if output, words, err := l.clean(l.a); err == nil || !strings.Contains(output, "hint: ") || !strings.HasPrefix(words, "a gateway runs") {
+				t.Errorf("cleaning while a gateway runs: %v, %s, %q", err, output, words)
+			}
+			l.talk(l.a, l.b.Addr(portEcho))
+			g.Stop()
+			closedBoth()
+			if left := leftovers(t, l.a); len(left) < 5 {
+				t.Errorf("a closed gateway left only %q", left)
+			}
+
+			output, words, err := l.clean(l.a)
+			if err != nil || words != api.DisabledMessage || !strings.Contains(output, "4 programs and 1 filters") {
+				t.Errorf("cleaning: %v, %s, %q", err, output, words)
+			}
+			eventually(t, "the kernel frees everything", func() error {
+				if left := append(objects.left(), leftovers(t, l.a)...); len(left) > 0 {
+					return fmt.Errorf("%q", left)
+				}
+				return nil
+			})
+			l.talk(l.a, l.b.Addr(portEcho))
+			l.talk(l.b, l.a.Addr(portEcho))
+			if output, words, err := l.clean(l.a); err != nil || words != api.DisabledMessage {
+				t.Errorf("cleaning what is clean: %v, %s, %q", err, output, words)
+			}
+
+			// The next gateway takes over from a closed one.
+			l.gateway(spec).Stop()
+			closedBoth()
+			spec.Mode = api.Permissive
+			g = l.gateway(spec)
+			l.talk(l.a, l.b.Addr(portEcho))
+			disable(t, l.a, g, time.Minute)
+			l.talk(l.a, l.b.Addr(portEcho))
+			l.talk(l.b, l.a.Addr(portEcho))
+		})
+	}
+}
+
+// dialWithin keeps a connection from outside of the gateway's reach, if it comes
+// about within patience.
+func (l *lab) dialWithin(n *netlab.Node, address string, patience time.Duration) (*netlab.Process, error) {
+	l.t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	p := n.Start(netlab.Command{Cgroup: n.OtherCgroup, Path: self, Args: []string{"hold", address}})
+	select {
+	case <-p.Done():
+	case <-time.After(patience):
+		if strings.Contains(p.Output(), "connected") {
+			return p, nil
+		}
+		p.Stop()
+	}
+	if text := p.Output(); strings.HasPrefix(text, "connected") {
+		return p, nil
+	}
+	return nil, fmt.Errorf("%s", strings.TrimSpace(p.Output()))
+}

@@ -1,0 +1,165 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// edges asks a gateway as the plugin does.
+func edges(t *testing.T, g *gatewaylab.Gateway) *api.Edges {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	if code := run([]string{"ctl", "edges", "-o", "json", "--control-socket", g.Socket()}, nil, &stdout, &stderr); code != 0 {
+		t.Fatalf("exit code %d, %s\n%s", code, stderr.String(), g.Output())
+	}
+	var all api.Edges
+	if err := json.Unmarshal(stdout.Bytes(), &all); err != nil {
+		t.Fatalf("%v in %q", err, stdout.String())
+	}
+	return &all
+}
+
+// awaitEdge waits for the edge that fits.
+func awaitEdge(t *testing.T, g *gatewaylab.Gateway, what string, fits func(e api.Edge) bool) api.Edge {
+	t.Helper()
+	var found api.Edge
+	eventually(t, what, func() error {
+		all := edges(t, g)
+		n := slices.IndexFunc(all.Edges, fits)
+		if n < 0 {
+			return fmt.Errorf("edges are %+v", all.Edges)
+		}
+		found = all.Edges[n]
+		return nil
+	})
+	return found
+}
+
+// TestEdges has a pod talk to one with a gateway, directly and as if to a Service, to
+// one without, and to one that refuses; both ends are asked.
+func TestEdges(t *testing.T) {
+	l := newLabOf(t, 4)
+	plain, strict := l.net.Node(2), l.net.Node(3)
+	ga := l.gateway(with(l.spec(l.a), func(c *api.Config) {
+		c.Services = []netip.Prefix{netip.PrefixFrom(l.b.IP6, 128)}
+	}))
+	gb := l.gateway(l.spec(l.b))
+	spec := with(l.spec(strict), func(c *api.Config) { c.Allow = []string{"ns/other/sa/*"} })
+	spec.Mode = api.Strict
+	gs := l.gateway(spec)
+
+	for range 2 {
+		l.talk(l.a, l.b.Addr(portEcho))
+	}
+	l.talk(l.a, l.b.Addr6(portEcho))
+	l.talk(l.a, plain.Addr(portEcho))
+	if r := l.client(l.a, l.a.AppCgroup, "talk", strict.Addr(portEcho), "hello"); r.Error == "" {
+		t.Errorf("what is not allowed worked: %+v", r)
+	}
+	if r := l.client(plain, plain.AppCgroup, "talk", strict.Addr(portEcho), "hello"); r.Error == "" {
+		t.Errorf("plaintext to a strict gateway worked: %+v", r)
+	}
+	id := func(ip netip.Addr) string { return "spiffe://lab.test/ns/lab/sa/pod-" + ip.String() }
+	is := func(want api.Edge) func(api.Edge) bool {
+		return func(e api.Edge) bool {
+			e.LastSeen = time.Time{}
+			if want.Verdict == api.EdgeRefused {
+				e.Sent, e.Received = 0, 0
+			}
+			return e == want
+		}
+	}
+	awaitEdge(t, ga, "encrypted, the client's side", is(api.Edge{Direction: api.Outbound, Source: l.a.IP4,
+		Destination: addrPort(t, l.b.Addr(portEcho)), Peer: id(l.b.IP4), Wire: api.WirePort, Verdict: api.EdgeEncrypted,
+		Connections: 2, Sent: 12, Received: 12}))
+	awaitEdge(t, gb, "encrypted, the server's side", is(api.Edge{Direction: api.Inbound, Source: l.a.IP4,
+		Destination: addrPort(t, l.b.Addr(portEcho)), Peer: id(l.a.IP4), Wire: api.WirePort, Verdict: api.EdgeEncrypted,
+		Connections: 2, Sent: 12, Received: 12}))
+	awaitEdge(t, gb, "encrypted in band", is(api.Edge{Direction: api.Inbound, Source: l.a.IP6,
+		Destination: addrPort(t, l.b.Addr6(portEcho)), Peer: id(l.a.IP4), Wire: api.WireInband, Verdict: api.EdgeEncrypted,
+		Connections: 1, Sent: 6, Received: 6}))
+	awaitEdge(t, ga, "plaintext", is(api.Edge{Direction: api.Outbound, Source: l.a.IP4,
+		Destination: addrPort(t, plain.Addr(portEcho)), Wire: api.WireNone, Verdict: api.EdgePlaintext,
+		Reason: "peer has no gateway: connection refused", Connections: 1, Sent: 6, Received: 6}))
+	awaitEdge(t, ga, "refused by the peer", func(e api.Edge) bool {
+		return e.Verdict == api.EdgeRefused && e.Peer == id(strict.IP4) && e.Connections == 1 && e.Open == 0 && e.Reason != ""
+	})
+	awaitEdge(t, gs, "refused for its identity", is(api.Edge{Direction: api.Inbound, Source: l.a.IP4,
+		Destination: addrPort(t, strict.Addr(portEcho)), Peer: id(l.a.IP4), Wire: api.WirePort, Verdict: api.EdgeRefused,
+		Reason: "identity is not allowed", Connections: 1}))
+
+	awaitEdge(t, gs, "refused for its plaintext", is(api.Edge{Direction: api.Inbound, Source: plain.IP4,
+		Destination: addrPort(t, strict.Addr(portEcho)), Wire: api.WireNone, Verdict: api.EdgeRefused,
+		Reason: "plaintext is not allowed", Connections: 1}))
+
+	all := edges(t, ga)
+	if s := status(t, ga); all.Pod != s.Pod || !slices.Equal(all.PodIPs, s.PodIPs) || all.Forgotten != 0 || all.Since.After(all.Time) {
+		t.Errorf("the gateway says %+v", all)
+	}
+	if len(all.Edges) != 4 {
+		t.Errorf("%d edges: %+v", len(all.Edges), all.Edges)
+	}
+	var text strings.Builder
+	if code := run([]string{"ctl", "edges", "--control-socket", ga.Socket()}, nil, &text, os.Stderr); code != 0 ||
+		!strings.Contains(text.String(), "outbound  "+l.a.IP4.String()+" to "+plain.Addr(portEcho)+" plaintext: peer has no gateway") {
+		t.Errorf("exit code %d:\n%s", code, text.String())
+	}
+}
+
+// TestEdgesWhileOpen: open ones are counted while they are, and
+// those that no gateway carries are told beside them.
+func TestEdgesWhileOpen(t *testing.T) {
+	l := newLab(t)
+	before := l.hold(l.a, l.b.Addr(portEcho))
+	ga := l.gateway(with(l.spec(l.a), func(c *api.Config) { c.Existing = api.ExistingReport }))
+	l.gateway(l.spec(l.b))
+	before.say("still there")
+	after := l.hold(l.a, l.b.Addr(portEcho))
+	after.say("here, too")
+	e := awaitEdge(t, ga, "the open connection", func(e api.Edge) bool { return e.Open == 1 && e.Sent > 0 })
+	if e.Verdict != api.EdgeEncrypted || e.Connections != 1 {
+		t.Errorf("its edge is %+v", e)
+	}
+	if x := edges(t, ga).Existing; x == nil || x.Outbound != 1 || x.Connections[0].Remote != addrPort(t, l.b.Addr(portEcho)) {
+		t.Errorf("existing connections are %+v", x)
+	}
+}
+
+// TestEdgesOfTheNextWorker begin anew.
+func TestEdgesOfTheNextWorker(t *testing.T) {
+	l := newLab(t)
+	g := l.gateway(l.spec(l.a))
+	path := filepath.Join(filepath.Dir(g.Socket()), "edges.sock")
+	l.talk(l.a, l.b.Addr(portEcho))
+	if first := edges(t, g); len(first.Edges) != 1 {
+		t.Errorf("before: %+v", first)
+	}
+	restartWorker(t, g)
+	if next := edges(t, g); len(next.Edges) != 0 {
+		t.Errorf("afterwards: %+v", next)
+	}
+	l.talk(l.a, l.b.Addr(portEcho))
+	awaitEdge(t, g, "an edge of the next worker", func(e api.Edge) bool { return e.Connections == 1 })
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the socket: %v, %v", info, err)
+	}
+	if err := g.End(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(path); !os.IsNotExist(err) {
+		t.Errorf("the socket outlives the gateway: %v", err)
+	}
+}

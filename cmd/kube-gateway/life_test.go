@@ -1,0 +1,287 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/kubectl-gateway/kubectl-gateway/bpf"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// What the tests of a gateway's end have in common: constant traffic of which both
+// ends check every byte, and a look at what the kernel holds.
+
+// portTraffic is another port of test/e2e/app.
+const portTraffic = 9003
+
+// traffic is constant traffic from one pod to others.
+type traffic struct {
+	l       *lab
+	process *netlab.Process
+	input   io.Closer
+}
+
+// trafficSummary is what it comes to, as its program prints it.
+type trafficSummary struct {
+	Requests, Messages                   uint64
+	Targets                              map[string]uint64
+	Failures                             int
+	Failed                               []trafficFailure
+	Lost, Duplicated, Altered, Truncated uint64
+	LongestWait, LongestGap              time.Duration
+}
+
+type trafficFailure struct {
+	Opened, Time               time.Time
+	Target, Kind, Phase, Error string
+	Reset, NotPermitted        bool
+}
+
+// servedSummary is the same from the servers' side.
+type servedSummary struct {
+	Connections, Complete, Resets, Failed, Messages uint64
+	Lost, Duplicated, Altered, Truncated            uint64
+}
+
+// traffic starts constant traffic from n: for each target connections that are held
+// for the time life (0 is for ever) with messages both ways, and new ones all the time.
+func (l *lab) traffic(n *netlab.Node, life time.Duration, targets ...string) *traffic {
+	l.t.Helper()
+	read, write, err := os.Pipe()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	args := []string{"traffic", "-stdin", "-held", "4", "-interval", "5ms", "-life", life.String(), "-workers", "2", "-pause", "1ms"}
+	p := n.Start(netlab.Command{Cgroup: n.AppCgroup, Path: l.app, Args: append(args, targets...), Stdin: read})
+	read.Close()
+	l.t.Cleanup(func() { write.Close() })
+	return &traffic{l, p, write}
+}
+
+// stop ends the traffic and returns what it came to.
+func (tr *traffic) stop() trafficSummary {
+	tr.l.t.Helper()
+	tr.input.Close()
+	if err := tr.process.Wait(); err != nil {
+		tr.l.t.Fatalf("traffic: %v\n%s", err, tr.process.Output())
+	}
+	var s trafficSummary
+	if err := json.Unmarshal([]byte(tr.process.Output()), &s); err != nil {
+		tr.l.t.Fatalf("traffic: %v in %q", err, tr.process.Output())
+	}
+	tr.l.t.Logf("%d requests, %d messages, %d failures, longest wait %v, longest gap %v",
+		s.Requests, s.Messages, s.Failures, s.LongestWait, s.LongestGap)
+	return s
+}
+
+// undamaged fails the test if bytes were lost, doubled or altered, or if an end came
+// where none was.
+func (s *trafficSummary) undamaged(t *testing.T) {
+	t.Helper()
+	if s.Lost+s.Duplicated+s.Altered+s.Truncated != 0 || s.Requests == 0 || s.Messages == 0 {
+		t.Errorf("damage: %+v", s)
+	}
+}
+
+// perfect fails the test if anything failed at all.
+func (s *trafficSummary) perfect(t *testing.T) {
+	t.Helper()
+	s.undamaged(t)
+	if s.Failures != 0 {
+		t.Errorf("%d failures: %+v", s.Failures, s.Failed)
+	}
+}
+
+// served waits until no connection is open at the servers of a pod, and returns what
+// they saw.
+func (l *lab) served(n *netlab.Node) (s servedSummary) {
+	l.t.Helper()
+	eventually(l.t, "the servers' connections have ended", func() error {
+		p := n.Start(netlab.Command{Cgroup: n.AppCgroup, Path: l.app, Args: []string{"served"}})
+		if err := p.Wait(); err != nil {
+			return fmt.Errorf("%w: %s", err, p.Output())
+		}
+		s = servedSummary{}
+		if err := json.Unmarshal([]byte(p.Output()), &s); err != nil {
+			return err
+		}
+		if open := s.Connections - s.Complete - s.Resets - s.Failed; open != 0 {
+			return fmt.Errorf("%d are open", open)
+		}
+		return nil
+	})
+	if s.Lost+s.Duplicated+s.Altered+s.Truncated+s.Failed != 0 {
+		l.t.Errorf("damage at the servers of %v: %+v", n.IP4, s)
+	}
+	return s
+}
+
+// kernelObjects are programs and maps by their numbers.
+type kernelObjects struct {
+	programs []ebpf.ProgramID
+	maps     []ebpf.MapID
+}
+
+// objectsOf returns the programs that are attached to a pod, and their maps. It asks
+// the kernel and not the gateway.
+func objectsOf(t *testing.T, n *netlab.Node) (o kernelObjects) {
+	t.Helper()
+	note := func(target int, kinds ...ebpf.AttachType) {
+		for _, kind := range kinds {
+			list, err := link.QueryPrograms(link.QueryOptions{Target: target, Attach: kind})
+			if err != nil {
+				t.Fatalf("hook %v: %v", kind, err)
+			}
+			for _, p := range list.Programs {
+				o.programs = append(o.programs, p.ID)
+			}
+		}
+	}
+	for path, kinds := range map[string][]ebpf.AttachType{
+		n.PodCgroup: {
+			ebpf.AttachCGroupInet4Connect, ebpf.AttachCGroupInet6Connect,
+			ebpf.AttachCGroupUDP4Sendmsg, ebpf.AttachCGroupUDP6Sendmsg, ebpf.AttachCGroupSockOps,
+			ebpf.AttachCgroupInet4GetPeername, ebpf.AttachCgroupInet6GetPeername,
+			ebpf.AttachCgroupInet4GetSockname, ebpf.AttachCgroupInet6GetSockname,
+		},
+		n.GatewayCgroup: {ebpf.AttachCGroupGetsockopt, ebpf.AttachCGroupSetsockopt},
+	} {
+		dir, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dir.Close()
+		note(int(dir.Fd()), kinds...)
+	}
+	if err := n.Do(func() error {
+		ns, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		note(int(ns.Fd()), ebpf.AttachSkLookup)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range o.programs {
+		program, err := ebpf.NewProgramFromID(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := program.Info()
+		program.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		maps, _ := info.MapIDs()
+		o.maps = append(o.maps, maps...)
+	}
+	slices.Sort(o.maps)
+	o.maps = slices.Compact(o.maps)
+	return o
+}
+
+// left returns which of o the kernel still has.
+func (o *kernelObjects) left() (names []string) {
+	for _, id := range o.programs {
+		if p, err := ebpf.NewProgramFromID(id); !errors.Is(err, fs.ErrNotExist) {
+			p.Close()
+			names = append(names, fmt.Sprintf("program %d", id))
+		}
+	}
+	for _, id := range o.maps {
+		if m, err := ebpf.NewMapFromID(id); !errors.Is(err, fs.ErrNotExist) {
+			m.Close()
+			names = append(names, fmt.Sprintf("map %d", id))
+		}
+	}
+	return names
+}
+
+// leftovers returns what gateways have attached in a pod.
+func leftovers(t *testing.T, n *netlab.Node) (left []string) {
+	t.Helper()
+	pod, err := bpf.OpenCgroup(n.PodCgroup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Do(func() error {
+		left, err = bpf.Leftovers(pod)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return left
+}
+
+// disable disables a gateway by the command that the plugin runs, and checks that it
+// ends as it should and that nothing of it is left.
+func disable(t *testing.T, n *netlab.Node, g *gatewaylab.Gateway, drain time.Duration) api.DisableReport {
+	t.Helper()
+	objects := objectsOf(t, n)
+	if len(objects.programs) < 12 || len(objects.maps) < 8 {
+		t.Fatalf("only %d programs and %d maps are seen of a gateway that runs", len(objects.programs), len(objects.maps))
+	}
+	report := askDisable(t, g, drain)
+	checkDisabled(t, n, g)
+	if left := append(objects.left(), report.Left...); len(left) > 0 {
+		t.Errorf("left in the kernel: %q", left)
+	}
+	return report
+}
+
+// askDisable runs 'kube-gateway ctl disable'.
+func askDisable(t *testing.T, g *gatewaylab.Gateway, drain time.Duration) (report api.DisableReport) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	args := []string{"ctl", "disable", "--drain-timeout", drain.String(), "-o", "json", "--control-socket", g.Socket()}
+	if code := run(args, strings.NewReader(""), &stdout, &stderr); code != 0 {
+		t.Fatalf("disable: exit code %d, %s\n%s", code, stderr.String(), g.Output())
+	}
+	if err := json.Unmarshal(stdout.Bytes(), &report); err != nil {
+		t.Fatalf("disable: %v in %q", err, stdout.String())
+	}
+	return report
+}
+
+// checkDisabled waits for the end of a gateway that was disabled.
+func checkDisabled(t *testing.T, n *netlab.Node, g *gatewaylab.Gateway) {
+	t.Helper()
+	if err := ended(t, g); err != nil {
+		t.Errorf("the gateway's end: %v\n%s", err, g.Output())
+	}
+	if words, err := g.LastWords(); err != nil || words != api.DisabledMessage {
+		t.Errorf("the termination message is %q, %v", words, err)
+	}
+	if left := leftovers(t, n); len(left) > 0 {
+		t.Errorf("attached in the pod: %q", left)
+	}
+}
+
+// end ends a connection that is held.
+func (h *held) end() {
+	h.t.Helper()
+	if c, ok := h.input.(io.Closer); ok {
+		c.Close()
+	}
+	if err := h.process.Wait(); err != nil {
+		h.t.Fatalf("%v: %s", err, h.process.Output())
+	}
+}

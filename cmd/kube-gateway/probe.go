@@ -1,0 +1,74 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/probe"
+)
+
+// probeDuration bounds a probe whose end nobody tells.
+const probeDuration = time.Minute
+
+// runProbe is an application of the pod for 'kubectl gateway verify': "listen IP"
+// sends back what it receives, "connect IP:PORT" sends a line. It runs itself
+// again outside of the gateway's cgroup, with --here.
+func runProbe(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	flags := flag.NewFlagSet("probe", flag.ContinueOnError)
+	here := flags.Bool("here", false, "stay in this cgroup (internal)")
+	duration := flags.Duration("duration", probeDuration, "end after so long")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() != 2 {
+		return api.WithHint(errors.New("probe takes a verb and an address"), "see 'kube-gateway help'")
+	}
+	verb, address := flags.Arg(0), flags.Arg(1)
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
+	defer stop()
+	if !*here {
+		ctx, cancel := context.WithTimeout(ctx, *duration)
+		defer cancel()
+		return probeAsApplication(ctx, []string{"probe", "--here", verb, address}, stdin, stdout, stderr)
+	}
+	switch verb {
+	case "listen":
+		ip, err := netip.ParseAddr(address)
+		if err != nil {
+			return fmt.Errorf("reading the address: %w", err)
+		}
+		return probe.Listen(ctx, ip, stdin, stdout)
+	case "connect":
+		to, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return fmt.Errorf("reading the address: %w", err)
+		}
+		return probe.Connect(ctx, to, stdin, stdout)
+	}
+	return api.WithHint(fmt.Errorf("unknown probe %q", verb), "use listen or connect")
+}
+
+func probeAsApplication(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	text, ok := os.LookupEnv(api.EnvConfig)
+	if !ok {
+		return api.WithHint(fmt.Errorf("environment variable %s is not set", api.EnvConfig), "run this in a gateway's container")
+	}
+	config, err := api.ParseConfig([]byte(text))
+	if err != nil {
+		return err
+	}
+	return probe.Run(ctx, probe.Command{
+		PodUID: config.Pod.UID, Path: selfPath, Args: args, Stdin: stdin, Stdout: stdout, Stderr: stderr,
+	})
+}

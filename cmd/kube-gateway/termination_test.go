@@ -1,0 +1,70 @@
+//go:build linux
+
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// TestPodTerminates: asked to end together with the application, as the kubelet asks
+// all containers of a pod, the gateway serves both directions as long as the
+// application runs, and ends soon after it without an error. So does the pod of a
+// Job: the kubelet asks what still runs to end once the application is done.
+func TestPodTerminates(t *testing.T) {
+	for _, mode := range []api.Mode{api.Permissive, api.Strict} {
+		t.Run(string(mode), func(t *testing.T) {
+			l := newLab(t)
+			sandbox := filepath.Join(l.a.PodCgroup, "sandbox")
+			if err := os.Mkdir(sandbox, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			l.a.Start(netlab.Command{Cgroup: sandbox, Path: l.app, Args: []string{"sleep"}})
+			spec := l.spec(l.a)
+			spec.Mode = mode
+			g := l.gateway(spec)
+			gb := l.gateway(l.spec(l.b))
+			if err := g.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the gateway has heard it", func() error {
+				if !strings.Contains(g.Output(), "asked to end") {
+					return os.ErrNotExist
+				}
+				return nil
+			})
+			l.talk(l.a, l.b.Addr(portEcho))
+			l.talk(l.b, l.a.Addr(portEcho))
+			if n := status(t, gb).Traffic; n.Inbound.Encrypted != 1 || n.Outbound.Encrypted != 1 {
+				t.Errorf("not served while the application runs: %+v", n)
+			}
+			held := l.hold(l.b, l.a.Addr(portEcho))
+			held.say("until the end")
+			l.endApplication(l.a)
+			start := time.Now()
+			if err := ended(t, g); err != nil {
+				t.Errorf("the gateway's end: %v\n%s", err, g.Output())
+			}
+			t.Logf("the gateway ended after %v", time.Since(start))
+			if words, err := g.LastWords(); err != nil || words != "" {
+				t.Errorf("the termination message is %q, %v", words, err)
+			}
+		})
+	}
+}
+
+// endApplication ends all processes of the application in a pod.
+func (l *lab) endApplication(n *netlab.Node) {
+	l.t.Helper()
+	// cgroup.kill (Linux 5.14) reaches them all, and no others.
+	if err := os.WriteFile(filepath.Join(n.AppCgroup, "cgroup.kill"), []byte("1"), 0); err != nil {
+		l.t.Fatal(err)
+	}
+}

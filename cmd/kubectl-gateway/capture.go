@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/capture"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/pcapng"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
+)
+
+// captureOptions are the flags of capture.
+type captureOptions struct {
+	file     string
+	network  string
+	ports    []uint
+	snapLen  int
+	duration time.Duration
+	maxBytes string
+}
+
+func newCaptureCommand(a *app) *cobra.Command {
+	var o captureOptions
+	cmd := &cobra.Command{
+		Use:   "capture POD [-w FILE]",
+		Short: "Capture the packets of a pod with a gateway",
+		Long: `Has the gateway of a pod capture the packets of the pod, on all of its
+interfaces, and writes them as pcapng to a file or to the standard output, for
+Wireshark and tcpdump. Each packet says on which interface it was: on the pod's
+interface is what the network sees, on loopback what the application says to the
+gateway, in plaintext. Keep such a file as you would keep that.
+
+Ends with Ctrl-C or when --duration or --max-bytes is met, and tells how many
+packets there are and how many the kernel had to drop. The exit code is 0 then, and
+1 if something failed.`,
+		Example: `  # Watch live
+  kubectl gateway capture pod/web-0 -w - | wireshark -k -i -
+
+  # What leaves the pod, without what the application says, for a minute
+  kubectl gateway capture pod/web-0 -w web-0.pcapng --interface=eth0 --duration=1m
+
+  # TLS between gateways only
+  kubectl gateway capture pod/web-0 -w - --port=18443 | tcpdump -n -r -`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, args) },
+	}
+	f := cmd.Flags()
+	f.StringVarP(&o.file, "write", "w", "-", "file to write, - for the standard output")
+	f.StringVar(&o.network, "interface", "", "capture on this interface of the pod only, such as eth0 or lo")
+	f.UintSliceVar(&o.ports, "port", nil, "capture TCP and UDP from or to these ports only")
+	f.IntVar(&o.snapLen, "snaplen", 0, "bytes of each packet to keep, 0 for all")
+	f.DurationVar(&o.duration, "duration", capture.DefaultDuration, "end after so long")
+	f.StringVar(&o.maxBytes, "max-bytes", "1Gi", "end when the capture is so long")
+	return cmd
+}
+
+func (o *captureOptions) run(ctx context.Context, a *app, args []string) error {
+	options, err := o.options()
+	if err != nil {
+		return err
+	}
+	if file, ok := a.Out.(*os.File); ok && o.file == "-" && term.IsTerminal(int(file.Fd())) {
+		return api.WithHint(errors.New("a capture is nothing for a terminal"),
+			"name a file: -w FILE, or look at it: kubectl gateway capture "+args[0]+" -w - | wireshark -k -i -")
+	}
+	config, client, err := a.kubernetes()
+	if err != nil {
+		return err
+	}
+	found, err := a.find(ctx, &targets.Flags{}, args)
+	if err != nil {
+		return err
+	}
+	if len(found.Pods) != 1 {
+		return api.WithHint(fmt.Errorf("%s has %d pods", args[0], len(found.Pods)),
+			"name one of them, as in pod/"+found.Pods[0].Name)
+	}
+	gateway, err := gatewayToCapture(&found.Pods[0])
+	if err != nil {
+		return err
+	}
+	out, err := o.open(a)
+	if err != nil {
+		return err
+	}
+	summary, err := o.capture(ctx, a, &remote.Client{Config: config, Kube: client}, gateway, options, out)
+	if closeErr := out.Close(); err == nil && closeErr != nil {
+		err = fmt.Errorf("writing the capture: %w", closeErr)
+	}
+	printCaptured(a.ErrOut, summary)
+	return err
+}
+
+func (o *captureOptions) options() (capture.Options, error) {
+	options := capture.Options{Interface: o.network, SnapLen: o.snapLen, Duration: o.duration}
+	for _, port := range o.ports {
+		if port == 0 || port > 65535 {
+			return options, fmt.Errorf("--port %d is not a port", port)
+		}
+		options.Ports = append(options.Ports, uint16(port))
+	}
+	size, err := resource.ParseQuantity(o.maxBytes)
+	switch {
+	case err != nil || size.Sign() <= 0:
+		return options, api.WithHint(fmt.Errorf("--max-bytes %q is not a size", o.maxBytes), "use a number of bytes such as 100Mi")
+	case o.duration <= 0:
+		return options, fmt.Errorf("--duration %s is not positive", o.duration)
+	case o.snapLen < 0:
+		return options, fmt.Errorf("--snaplen %d is negative", o.snapLen)
+	}
+	options.MaxBytes = size.Value()
+	return options, nil
+}
+
+// gatewayToCapture returns the container that can capture in pod.
+func gatewayToCapture(pod *corev1.Pod) (capture.Gateway, error) {
+	gateway, ok := inject.Current(pod)
+	if !ok || gateway.Phase != inject.Running {
+		return capture.Gateway{}, api.WithHint(fmt.Errorf("no gateway runs in pod %s/%s", pod.Namespace, pod.Name),
+			fmt.Sprintf("'kubectl gateway enable pod/%s -n %s' adds one", pod.Name, pod.Namespace))
+	}
+	return capture.Gateway{Namespace: pod.Namespace, Pod: pod.Name, Container: gateway.Name}, nil
+}
+
+// open returns where to write. A file is for its owner only.
+func (o *captureOptions) open(a *app) (io.WriteCloser, error) {
+	if o.file == "-" {
+		return openStream{a.Out}, nil
+	}
+	file, err := os.OpenFile(o.file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("creating the file: %w", err)
+	}
+	return file, nil
+}
+
+// openStream is a stream that others close.
+type openStream struct{ io.Writer }
+
+func (openStream) Close() error { return nil }
+
+func (o *captureOptions) capture(ctx context.Context, a *app, runner capture.Runner, gateway capture.Gateway,
+	options capture.Options, out io.Writer) (capture.Summary, error) {
+	style := terminal.For(a.ErrOut, os.Getenv)
+	begun := false
+	return capture.Run(ctx, runner, gateway, options, func(_ *pcapng.Reader, block *pcapng.Block) error {
+		if !begun {
+			begun = true
+			fmt.Fprintf(a.ErrOut, "capturing in pod/%s -n %s, end with Ctrl-C\n", gateway.Pod, gateway.Namespace)
+			if options.Interface == "" || options.Interface == "lo" {
+				fmt.Fprintf(a.ErrOut, "%s the packets of loopback hold what the application says in plaintext\n",
+					style.Paint(terminal.Caution, "warning:"))
+			}
+		}
+		if _, err := out.Write(block.Raw); err != nil {
+			return fmt.Errorf("writing the capture: %w", err)
+		}
+		return nil
+	})
+}
+
+func printCaptured(w io.Writer, s capture.Summary) {
+	dropped := fmt.Sprintf("%d dropped by the kernel", s.Dropped)
+	if !s.Complete {
+		dropped = "the end is missing"
+	}
+	fmt.Fprintf(w, "%d packets, %s, %s\n", s.Packets, terminal.Bytes(s.Bytes), dropped)
+}

@@ -1,0 +1,241 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/rest"
+
+	buildversion "github.com/kubectl-gateway/kubectl-gateway/internal/version"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/check"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
+)
+
+// checkOptions are the flags of check.
+type checkOptions struct {
+	targets      targets.Flags
+	output       string
+	wait         time.Duration
+	timeout      time.Duration
+	image        string
+	pullPolicy   string
+	imageTest    bool
+	imageTimeout time.Duration
+	wire         string
+	captureCIDR  []string
+	serviceCIDR  []string
+	authorityDir string
+}
+
+func newCheckCommand(a *app) *cobra.Command {
+	var o checkOptions
+	cmd := &cobra.Command{
+		Use:   "check [TARGET... | -f FILE | -l SELECTOR | --all]",
+		Short: "Find out whether pods can have gateways, and what is wrong with those that do",
+		Long: `Checks everything that gateways depend on: this machine, the cluster, your
+permissions, the policies of the namespace, the nodes, the image, the authority,
+the ranges of addresses, network policies, other meshes, and the gateways that run.
+Without a selection it looks at the namespace and all its pods; pods in it that
+cannot have a gateway are then no error.
+
+Each line begins with √ (as it should be), ‼ (a warning), × (an error) or - (not
+found out, and why). Below a problem stands the command that solves it, or else
+what to do. The exit code is 1 if there is an error, and 0 otherwise, also with
+warnings.
+
+Nothing is changed in the cluster, except that the image is tested: a pod without
+any privilege runs it with the argument "version" on up to three nodes, and is
+deleted at once, also after Ctrl-C. --image-test=false leaves that out.
+
+With -o short only problems are printed. With -o json the output is a
+GatewayCheckReport: its checks have an id, a category, a description, a result (ok,
+skipped, warning or error), and a detail, a hint and a command where there are any.`,
+		Example: `  # Is this namespace ready?
+  kubectl gateway check
+
+  # Can these pods have gateways?
+  kubectl gateway check pod/web-0 deploy/api
+
+  # Only what is wrong
+  kubectl gateway check -n shop -o short
+
+  # Wait until everything is ready, as in a script after making the cluster
+  kubectl gateway check --wait 2m
+
+  # With an image from another registry
+  kubectl gateway check --image=registry.example/kube-gateway:v1
+
+  # The errors, for programs
+  kubectl gateway check -o json | jq '.checks[] | select(.result == "error")'`,
+		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, args) },
+	}
+	f := cmd.Flags()
+	o.targets.AddFlags(f)
+	o.targets.AddAllNamespacesFlag(f)
+	f.StringVarP(&o.output, "output", "o", "table", "output format: table, short or json")
+	f.DurationVar(&o.wait, "wait", 0, "run failed checks again until they pass, for so long at most")
+	f.DurationVar(&o.timeout, "timeout", check.DefaultTimeout, "how long one check may take")
+	f.StringVar(&o.image, "image", inject.DefaultImage(buildversion.String()), "image of the gateway")
+	f.StringVar(&o.pullPolicy, "image-pull-policy", "", "pull policy of the image: Always, IfNotPresent or Never (default: the cluster's)")
+	f.BoolVar(&o.imageTest, "image-test", true, "run the image for a moment in a pod, which is deleted at once")
+	f.DurationVar(&o.imageTimeout, "image-timeout", check.DefaultImageTimeout, "how long the test of the image may take")
+	f.StringVar(&o.wire, "wire", api.WireAuto, "how gateways are to meet: auto, port or inband; see enable")
+	f.StringSliceVar(&o.captureCIDR, "capture-cidr", nil, "range of pod addresses; may be repeated (default: found in the cluster)")
+	f.StringSliceVar(&o.serviceCIDR, "service-cidr", nil, "range of Service addresses; may be repeated (default: found in the cluster)")
+	f.StringVar(&o.authorityDir, "authority-dir", "", "directory of the authority (default $"+ca.EnvDir+", or one for each cluster)")
+	return cmd
+}
+
+// complete checks the flags without asking the cluster.
+func (o *checkOptions) complete() (*check.Checker, error) {
+	for _, flag := range []struct {
+		name, value string
+		allowed     []string
+	}{
+		{"output", o.output, []string{"table", "short", "json"}},
+		{"image-pull-policy", o.pullPolicy, []string{"", string(corev1.PullAlways), string(corev1.PullIfNotPresent), string(corev1.PullNever)}},
+		{"wire", o.wire, []string{api.WireAuto, api.WirePort, api.WireInband}},
+	} {
+		if err := oneOf(flag.name, flag.value, flag.allowed); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case o.wait < 0:
+		return nil, fmt.Errorf("--wait %s is negative", o.wait)
+	case o.timeout <= 0:
+		return nil, fmt.Errorf("--timeout %s is not positive", o.timeout)
+	case o.imageTimeout <= 0:
+		return nil, fmt.Errorf("--image-timeout %s is not positive", o.imageTimeout)
+	case o.image == "":
+		return nil, errors.New("--image is empty")
+	}
+	checker := &check.Checker{
+		Version: version, Image: o.image, PullPolicy: corev1.PullPolicy(o.pullPolicy), TestImage: o.imageTest,
+		Wire: api.Wire(o.wire), Timeout: o.timeout, ImageTimeout: o.imageTimeout,
+		Load: ca.LoadOptions{Dir: o.authorityDir, Getenv: os.Getenv},
+		Now:  time.Now, LookPath: exec.LookPath,
+	}
+	for _, text := range o.captureCIDR {
+		r, err := parseRange(text)
+		if err != nil {
+			return nil, api.WithHint(fmt.Errorf("reading --capture-cidr: %w", err), "write it like 10.244.0.0/16")
+		}
+		checker.Given.Capture = append(checker.Given.Capture, r)
+	}
+	for _, text := range o.serviceCIDR {
+		r, err := parseRange(text)
+		if err != nil {
+			return nil, api.WithHint(fmt.Errorf("reading --service-cidr: %w", err), "write it like 10.96.0.0/12")
+		}
+		checker.Given.Services = append(checker.Given.Services, r)
+	}
+	return checker, nil
+}
+
+func (o *checkOptions) run(ctx context.Context, a *app, args []string) error {
+	checker, err := o.complete()
+	if err != nil {
+		return err
+	}
+	checker.Progress = a.ErrOut
+	checker.Named = !o.targets.Empty(args)
+	// That the kubeconfig cannot be read is a finding, too.
+	checker.Unread = o.connect(a, checker, args)
+	report, err := checker.Run(ctx, o.wait)
+	if err != nil {
+		return err
+	}
+	if err := o.print(a, report); err != nil {
+		return fmt.Errorf("printing the report: %w", err)
+	}
+	if report.Result == check.Error {
+		return errReported
+	}
+	return nil
+}
+
+// connect gives checker the cluster, and the pods that args and flags select in it.
+func (o *checkOptions) connect(a *app, checker *check.Checker, args []string) error {
+	config, _, err := a.kubernetes()
+	if err != nil {
+		return err
+	}
+	// A dry run makes the server warn of what the report says better.
+	config, client, err := quiet(config)
+	if err != nil {
+		return err
+	}
+	raw, err := a.flags.ToRawKubeConfigLoader().RawConfig()
+	if err != nil {
+		return fmt.Errorf("reading the kubeconfig: %w", err)
+	}
+	if checker.Namespace, err = a.namespace(); err != nil {
+		return err
+	}
+	current := raw.CurrentContext
+	if a.flags.Context != nil && *a.flags.Context != "" {
+		current = *a.flags.Context
+	}
+	checker.Client, checker.Gateways = client, &remote.Client{Config: config, Kube: client}
+	checker.Context = fmt.Sprintf("context %q, server %s, namespace %q", current, config.Host, checker.Namespace)
+	checker.ServerTime = func(ctx context.Context) (time.Time, error) { return serverTime(ctx, config) }
+	checker.Find = func(ctx context.Context) ([]corev1.Pod, error) {
+		selected := o.targets
+		selected.All = selected.All || !checker.Named
+		found, err := a.find(ctx, &selected, args)
+		if !checker.Named && errors.Is(err, targets.ErrNoMatch) {
+			err = nil
+		}
+		return found.Pods, err
+	}
+	return nil
+}
+
+func (o *checkOptions) print(a *app, report *check.Report) error {
+	if o.output == "json" {
+		text, err := encode(report, "json")
+		if err != nil {
+			return err
+		}
+		_, err = io.WriteString(a.Out, text)
+		return err
+	}
+	return report.Print(a.Out, terminal.For(a.Out, os.Getenv), check.PrintOptions{Short: o.output == "short", ASCII: check.ASCII(os.Getenv)})
+}
+
+// serverTime asks the API server for its clock, which stands in every answer's
+// header (RFC 9110, section 6.6.1).
+func serverTime(ctx context.Context, config *rest.Config) (time.Time, error) {
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return time.Time{}, err
+	}
+	url, _, err := rest.DefaultServerUrlFor(config)
+	if err != nil {
+		return time.Time{}, err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodHead, url.JoinPath("version").String(), nil)
+	if err != nil {
+		return time.Time{}, err
+	}
+	answer, err := client.Do(request)
+	if err != nil {
+		return time.Time{}, err
+	}
+	_ = answer.Body.Close()
+	return http.ParseTime(answer.Header.Get("Date"))
+}

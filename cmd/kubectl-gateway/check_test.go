@@ -1,0 +1,111 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/client-go/rest"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/check"
+)
+
+func TestCheckFlags(t *testing.T) {
+	run := (&apiServer{}).start(t)
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"-o", "xml"}, "hint: use table, short, json"},
+		{[]string{"--wire=radio"}, "hint: use auto, port, inband"},
+		{[]string{"--image-pull-policy=Sometimes"}, "hint: use Always, IfNotPresent, Never"},
+		{[]string{"--image="}, "--image is empty"},
+		{[]string{"--wait=-1s"}, "is negative"},
+		{[]string{"--timeout=0"}, "is not positive"},
+		{[]string{"--image-timeout=0"}, "is not positive"},
+		{[]string{"--capture-cidr=all"}, "hint: write it like 10.244.0.0/16"},
+		{[]string{"--service-cidr=all"}, "hint: write it like 10.96.0.0/12"},
+	} {
+		if code, stdout, stderr := run(append([]string{"check"}, c.args...)...); code != 1 || stdout != "" || !strings.Contains(stderr, c.want) {
+			t.Errorf("%v: exit code %d\n%s%s", c.args, code, stdout, stderr)
+		}
+	}
+}
+
+// A kubeconfig that cannot be read is one finding, not the end of the report.
+func TestCheckWithoutKubeconfig(t *testing.T) {
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), genericiooptions.IOStreams{In: strings.NewReader(""), Out: &stdout, ErrOut: &stderr},
+		[]string{"check", "-o", "json", "--kubeconfig=/nowhere"})
+	var report check.Report
+	if err := json.Unmarshal(stdout.Bytes(), &report); err != nil {
+		t.Fatalf("%v: %s%s", err, &stdout, &stderr)
+	}
+	for _, item := range report.Checks {
+		if (item.ID == "client-kubeconfig") != (item.Result == check.Error) {
+			t.Errorf("%+v", item)
+		}
+	}
+	if code != 1 || report.Result != check.Error {
+		t.Errorf("exit code %d, %s", code, report.Result)
+	}
+}
+
+// Without a cluster the report says so once, and nothing else is an error.
+func TestCheckWithoutCluster(t *testing.T) {
+	t.Setenv("LC_ALL", "C.UTF-8")
+	dead := httptest.NewServer(http.NotFoundHandler())
+	dead.Close()
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	text := `{"apiVersion":"v1","kind":"Config","current-context":"c","clusters":[{"name":"c","cluster":{"server":"` + dead.URL + `"}}],
+		"contexts":[{"name":"c","context":{"cluster":"c","namespace":"demo"}}]}`
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out, stderr bytes.Buffer
+	code := run(t.Context(), genericiooptions.IOStreams{In: strings.NewReader(""), Out: &out, ErrOut: &stderr}, []string{"check", "--kubeconfig=" + path})
+	stdout := out.String()
+	// What differs from machine to machine.
+	stdout = strings.ReplaceAll(stdout, strings.TrimPrefix(dead.URL, "http://"), "SERVER")
+	stdout = regexp.MustCompile(`(?m)^√ the plugin has a version: .*$`).ReplaceAllString(stdout, "√ the plugin has a version: VERSION")
+	stdout = regexp.MustCompile(`(?m)^. kubectl is found.*\n(    .*\n)*`).ReplaceAllString(stdout, "")
+	stdout = regexp.MustCompile(`[0-9]+ warnings?, [0-9]+ ok`).ReplaceAllString(stdout, "N warnings, N ok")
+	if code != 1 || stderr.Len() > 0 {
+		t.Errorf("exit code %d, stderr %q", code, &stderr)
+	}
+	golden(t, "check-no-cluster.txt", stdout)
+}
+
+func TestCheckForPrograms(t *testing.T) {
+	code, stdout, stderr := (&apiServer{}).start(t)("check", "-o", "json", "--image-test=false")
+	var report check.Report
+	if err := json.Unmarshal([]byte(stdout), &report); err != nil {
+		t.Fatalf("%v: %s%s", err, stdout, stderr)
+	}
+	// This server refuses most questions.
+	if code != 1 || report.Kind != check.Kind || report.APIVersion != check.APIVersion || report.Result != check.Error || len(report.Checks) < 20 {
+		t.Errorf("exit code %d, %+v", code, report)
+	}
+}
+
+func TestServerTime(t *testing.T) {
+	then := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Date", then.Format(http.TimeFormat))
+		// What the answer is otherwise does not matter.
+		w.WriteHeader(http.StatusForbidden)
+	}))
+	defer server.Close()
+	got, err := serverTime(t.Context(), &rest.Config{Host: server.URL})
+	if err != nil || !got.Equal(then) {
+		t.Errorf("%v, %v", got, err)
+	}
+}

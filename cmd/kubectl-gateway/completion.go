@@ -1,0 +1,93 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+func newCompletionCommand(a *app) *cobra.Command {
+	var o installOptions
+	var install bool
+	cmd := &cobra.Command{
+		Use:   "completion (bash | zsh | fish | powershell | --install)",
+		Short: "Complete commands with the Tab key",
+		Long: `Completes commands, flags, and the names of pods, workloads, namespaces and
+contexts while they are typed.
+
+kubectl completes the words after "kubectl gateway" with the help of a program that
+is called kubectl_complete-gateway. --install writes it beside the plugin, or else
+into the first directory of $PATH that is yours to write to, and says what your
+shell needs besides, if it does not complete kubectl's own commands yet. kubectl
+can do this from version 1.26 on. To undo it, delete the file.
+
+With the name of a shell the command prints a script that completes the words
+after "kubectl-gateway", for those who call the plugin by its own name.
+
+Names are looked up in the cluster when Tab is pressed, for two seconds at most;
+nothing is changed there.`,
+		Example: `  # Complete "kubectl gateway"
+  kubectl gateway completion --install
+
+  # The same, in a directory of your choice
+  kubectl gateway completion --install --dir "$HOME/.local/bin"
+
+  # Complete "kubectl-gateway" in this bash; zsh does it alike
+  source <(kubectl gateway completion bash)
+
+  # In fish, for good
+  kubectl gateway completion fish > ~/.config/fish/completions/kubectl-gateway.fish
+
+  # In PowerShell
+  kubectl gateway completion powershell | Out-String | Invoke-Expression`,
+		ValidArgsFunction: cobra.FixedCompletions([]cobra.Completion{"bash", "zsh", "fish", "powershell"}, cobra.ShellCompDirectiveNoFileComp),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			const hint = "name bash, zsh, fish or powershell, or use --install"
+			switch {
+			case install && len(args) > 0:
+				return errors.New("a shell is named, but --install is given, too: use one of them")
+			case install:
+				return o.run(a)
+			case o.dir != "":
+				return api.WithHint(errors.New("--dir is given without --install"), "add --install")
+			case len(args) != 1:
+				return api.WithHint(errors.New("no shell is named, or more than one"), hint)
+			}
+			err := script(cmd.Root(), args[0], a.Out)
+			if errors.Is(err, errNoShell) {
+				return api.WithHint(err, hint)
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&install, "install", false, "write the program with which kubectl completes the plugin's words")
+	cmd.Flags().StringVar(&o.dir, "dir", "", "with --install: directory to write to; it must be in $PATH (default: that of the plugin, or the first of $PATH that can be written to)")
+	return cmd
+}
+
+var errNoShell = errors.New("no shell that can complete")
+
+// script writes the script with which a shell completes the plugin's own name.
+func script(root *cobra.Command, shell string, w io.Writer) error {
+	var err error
+	switch shell {
+	case "bash":
+		err = root.GenBashCompletionV2(w, true)
+	case "zsh":
+		err = root.GenZshCompletion(w)
+	case "fish":
+		err = root.GenFishCompletion(w, true)
+	case "powershell", "pwsh":
+		err = root.GenPowerShellCompletionWithDesc(w)
+	default:
+		return fmt.Errorf("%q is %w", shell, errNoShell)
+	}
+	if err != nil {
+		return fmt.Errorf("printing the script: %w", err)
+	}
+	return nil
+}

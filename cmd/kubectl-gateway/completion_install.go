@@ -1,0 +1,211 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// Names that kubectl gives to a plugin and to what completes its words.
+const (
+	pluginProgram     = "kubectl-gateway"
+	completionProgram = "kubectl_complete-gateway"
+)
+
+// completionMark is in every program that --install ever wrote, and in no other.
+const completionMark = `completes the words after "kubectl gateway"`
+
+// installOptions are the flags of completion --install.
+type installOptions struct {
+	dir string
+}
+
+// completer returns the name and the text of the program that kubectl runs on a
+// system to complete the plugin's words. It finds the plugin as kubectl does, so
+// that it goes on working when the plugin is replaced by another version.
+func completer(system string) (name, text string) {
+	if system == "windows" {
+		return completionProgram + ".cmd", "@rem This " + completionMark + ".\r\n@" + pluginProgram + " __complete %*\r\n"
+	}
+	return completionProgram, "#!/bin/sh\n# This " + completionMark + ".\nexec " + pluginProgram + " __complete \"$@\"\n"
+}
+
+func (o *installOptions) run(a *app) error {
+	path := searchPath()
+	name, text := completer(runtime.GOOS)
+	dirs := installDirs(path)
+	if o.dir != "" {
+		dir, err := filepath.Abs(o.dir)
+		if err != nil {
+			return fmt.Errorf("finding %s: %w", line(o.dir), err)
+		}
+		dirs = []string{dir}
+	}
+	dir, changed, err := install(dirs, name, text)
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(dir, name)
+	done := "installed"
+	if !changed {
+		done = "already installed"
+	}
+	if _, err := fmt.Fprintf(a.Out, "%s: %s\n", line(file), done); err != nil {
+		return fmt.Errorf("printing the result: %w", err)
+	}
+	switch found, err := exec.LookPath(completionProgram); {
+	case !slices.Contains(path, dir):
+		fmt.Fprintf(a.ErrOut, "warning: %s is not in $PATH, where kubectl looks\n", line(dir))
+	case err == nil && !sameFile(found, file):
+		fmt.Fprintf(a.ErrOut, "warning: kubectl finds %s first\n", line(found))
+	}
+	if _, err := exec.LookPath(pluginProgram); err != nil {
+		fmt.Fprintf(a.ErrOut, "warning: %s is not in $PATH: neither kubectl nor completion finds it\n", pluginProgram)
+	}
+	fmt.Fprint(a.ErrOut, activation(os.Getenv("SHELL")))
+	return nil
+}
+
+// searchPath returns the directories of $PATH that mean the same everywhere.
+func searchPath() []string {
+	var dirs []string
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		if dir = filepath.Clean(dir); filepath.IsAbs(dir) && !slices.Contains(dirs, dir) {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
+
+// installDirs returns the directories to try: that where kubectl finds the plugin,
+// which is not where links lead to, then the others of path.
+func installDirs(path []string) []string {
+	plugin, err := exec.LookPath(pluginProgram)
+	if err != nil {
+		return path
+	}
+	dirs := []string{filepath.Dir(plugin)}
+	for _, dir := range path {
+		if dir != dirs[0] {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
+
+// errForeign says that somebody else's program has the name already.
+var errForeign = errors.New("it is not a program that --install has written")
+
+// install puts a program into the first of dirs that can be written to. changed is
+// false if it was there already.
+func install(dirs []string, name, text string) (dir string, changed bool, err error) {
+	var refused error
+	for _, dir := range dirs {
+		changed, err := installIn(dir, name, text)
+		if err == nil {
+			return dir, changed, nil
+		}
+		if errors.Is(err, errForeign) {
+			return "", false, api.WithHint(fmt.Errorf("%s exists: %w", line(filepath.Join(dir, name)), err), "delete it, or choose another directory by --dir")
+		}
+		if refused == nil {
+			refused = err
+		}
+	}
+	const hint = "name a directory that is in $PATH and yours: --dir DIRECTORY"
+	if len(dirs) == 1 {
+		return "", false, api.WithHint(fmt.Errorf("writing to %s: %w", line(dirs[0]), refused), hint)
+	}
+	return "", false, api.WithHint(errors.New("no directory of $PATH can be written to"), hint)
+}
+
+// installIn makes dir/name a program of that text. It is there whole or not at all.
+func installIn(dir, name, text string) (changed bool, err error) {
+	info, err := os.Stat(dir)
+	switch {
+	case err != nil:
+		return false, err
+	case !info.IsDir():
+		return false, errors.New("it is no directory")
+	case runtime.GOOS != "windows" && info.Mode().Perm()&0o002 != 0:
+		return false, errors.New("anybody may write there")
+	}
+	file := filepath.Join(dir, name)
+	old, err := os.ReadFile(file)
+	switch {
+	case err == nil && string(old) == text && executable(file):
+		return false, nil
+	case err == nil && !bytes.Contains(old, []byte(completionMark)):
+		return false, errForeign
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return false, err
+	}
+	temporary, err := os.CreateTemp(dir, "."+name+"-*")
+	if err != nil {
+		return false, err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(temporary.Name())
+		}
+	}()
+	_, err = temporary.WriteString(text)
+	if closed := temporary.Close(); err == nil {
+		err = closed
+	}
+	if err == nil {
+		err = os.Chmod(temporary.Name(), 0o755)
+	}
+	if err == nil {
+		err = os.Rename(temporary.Name(), file)
+	}
+	return true, err
+}
+
+// executable reports whether others may run a file, too; where there is no such
+// thing, all files are programs that have the right name.
+func executable(file string) bool {
+	info, err := os.Stat(file)
+	return err == nil && (runtime.GOOS == "windows" || info.Mode().Perm()&0o111 == 0o111)
+}
+
+func sameFile(a, b string) bool {
+	one, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	other, err := os.Stat(b)
+	return err == nil && os.SameFile(one, other)
+}
+
+// activation says what the user's shell needs besides, all of them if it is not
+// known which that is.
+func activation(shell string) string {
+	lines := []struct{ shell, text string }{
+		{"bash", "in ~/.bashrc, after bash-completion: source <(kubectl completion bash)"},
+		{"zsh", "in ~/.zshrc, after compinit: source <(kubectl completion zsh)"},
+		{"fish", "once: kubectl completion fish > ~/.config/fish/completions/kubectl.fish"},
+		{"powershell", "in $PROFILE: kubectl completion powershell | Out-String | Invoke-Expression"},
+	}
+	name := strings.TrimSuffix(filepath.Base(shell), ".exe")
+	if name == "pwsh" {
+		name = "powershell"
+	}
+	var text strings.Builder
+	for _, l := range lines {
+		if l.shell == name {
+			return "if Tab does not complete kubectl's own commands yet: " + l.text + "\n"
+		}
+		fmt.Fprintf(&text, "  %-11s %s\n", l.shell, l.text)
+	}
+	return "if Tab does not complete kubectl's own commands yet:\n" + text.String()
+}

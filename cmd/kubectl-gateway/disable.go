@@ -1,0 +1,298 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/disable"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
+)
+
+// disableOptions are the flags of disable.
+type disableOptions struct {
+	targets    targets.Flags
+	confirm    confirmation
+	drain      time.Duration
+	timeout    time.Duration
+	parallel   int
+	image      string
+	pullPolicy string
+	dryRun     string
+	output     string
+}
+
+func newDisableCommand(a *app) *cobra.Command {
+	return newDisableCommandFor(a, &disableOptions{})
+}
+
+// newDisableCommandFor returns the command that stores its flags in o.
+func newDisableCommandFor(a *app, o *disableOptions) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "disable (TARGET... | -f FILE | -l SELECTOR | --all)",
+		Short: "End the gateways of pods",
+		Long: `Ends the gateways of pods, which go on running. New connections go directly from
+then on, in plaintext. Connections that a gateway carries may end by themselves
+until the drain timeout; what is open then is reset. Targets are those of 'enable'.
+
+When a pod is reported as disabled, its gateway has proved that no program, map or
+filter of it is left in the kernel, and the Secrets made for it are deleted. The
+ended container stays listed in the pod until the pod is replaced, because
+Kubernetes cannot remove it; it uses nothing. 'enable' adds a gateway again.
+
+A gateway that has died may have left its capture in place (on-failure closed):
+then a container is added that removes that and ends. It is listed as well.
+
+Disable can be repeated: it goes on where an earlier one stopped, and leaves pods
+without a gateway alone. One pod's failure does not stop the others; the exit code
+is 1 then.`,
+		Example: `  # One pod, or all of a Deployment
+  kubectl gateway disable pod/web-0
+  kubectl gateway disable deploy/web
+
+  # Let connections go on for up to five minutes
+  kubectl gateway disable -l app=web --drain-timeout=5m
+
+  # What would be done
+  kubectl gateway disable --all --dry-run=client`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			options, err := o.complete()
+			if err != nil {
+				return err
+			}
+			return o.run(cmd.Context(), a, options, args)
+		},
+	}
+	f := cmd.Flags()
+	o.targets.AddFlags(f)
+	o.targets.AddAllNamespacesFlag(f)
+	o.confirm.addFlag(f)
+	f.DurationVar(&o.drain, "drain-timeout", disable.DefaultDrainTimeout, "how long connections may go on before they are reset")
+	f.DurationVar(&o.timeout, "timeout", disable.DefaultTimeout, "how long one pod may take, besides the draining")
+	f.IntVar(&o.parallel, "parallel", inject.DefaultParallel, "how many pods are worked on at a time")
+	f.StringVar(&o.image, "image", "", "image of the container that cleans up after a gateway which has died (default: that gateway's)")
+	f.StringVar(&o.pullPolicy, "image-pull-policy", "", "pull policy of the image: Always, IfNotPresent or Never (default: that gateway's)")
+	f.StringVar(&o.dryRun, "dry-run", dryRunNone, "change nothing: 'client' only looks, 'server' has the server try to add what cleans up")
+	f.StringVarP(&o.output, "output", "o", "", "output format: name, json or yaml")
+	return cmd
+}
+
+// complete checks the flags without asking the cluster.
+func (o *disableOptions) complete() (disable.Options, error) {
+	options := disable.Options{
+		DrainTimeout: o.drain, Timeout: o.timeout, Image: o.image,
+		PullPolicy: corev1.PullPolicy(o.pullPolicy), DryRun: inject.DryRun(o.dryRun),
+	}
+	if o.dryRun == dryRunNone {
+		options.DryRun = inject.DryRunNone
+	}
+	for _, flag := range []struct {
+		name, value string
+		allowed     []string
+	}{
+		{"image-pull-policy", o.pullPolicy, []string{"", string(corev1.PullAlways), string(corev1.PullIfNotPresent), string(corev1.PullNever)}},
+		{"dry-run", o.dryRun, []string{dryRunNone, string(inject.DryRunClient), string(inject.DryRunServer)}},
+		{"output", o.output, []string{"", "name", "json", "yaml"}},
+	} {
+		if err := oneOf(flag.name, flag.value, flag.allowed); err != nil {
+			return options, err
+		}
+	}
+	switch {
+	case o.drain < 0:
+		return options, fmt.Errorf("--drain-timeout %s is negative", o.drain)
+	case o.timeout <= 0:
+		return options, fmt.Errorf("--timeout %s is not positive", o.timeout)
+	case o.parallel <= 0:
+		return options, fmt.Errorf("--parallel %d is not positive", o.parallel)
+	}
+	return options, nil
+}
+
+// run connects to the cluster and disables the pods that args and flags select.
+func (o *disableOptions) run(ctx context.Context, a *app, options disable.Options, args []string) error {
+	if options.DryRun == inject.DryRunNone {
+		if err := o.confirm.check(a, &o.targets); err != nil {
+			return err
+		}
+	}
+	found, missing := a.find(ctx, &o.targets, args)
+	if len(found.Pods) == 0 {
+		return missing
+	}
+	config, client, err := a.kubernetes()
+	if err != nil {
+		return err
+	}
+	report := &disableReport{report: newReport(a, o.output), dryRun: options.DryRun}
+	report.namespaces = several(found.Pods)
+	pods := sift(found, report.skipLeaving)
+	if options.DryRun == inject.DryRunNone {
+		if err := o.confirm.ask(ctx, a, &o.targets, "disable", pods); err != nil {
+			return err
+		}
+	}
+	report.missing(missing)
+	disabler := &disable.Disabler{
+		Client: client, Gateways: &remote.Client{Config: config, Kube: client}, Options: options, Progress: report.progress,
+	}
+	results := disabler.DisableAll(ctx, pods, o.parallel, report.add)
+	err = report.finish(results)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// disableReport tells the user what disable does.
+type disableReport struct {
+	report
+	dryRun inject.DryRun
+	// mu keeps lines of pods that are worked on apart from those of results.
+	mu sync.Mutex
+	// stays says that an ended container stays listed in a pod.
+	stays bool
+}
+
+func (r *disableReport) progress(pod *corev1.Pod, text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	fmt.Fprintf(r.errOut, "%s: %s\n", r.name(pod), line(text))
+}
+
+// add reports the result of one pod.
+func (r *disableReport) add(result disable.Result) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.total++
+	name := r.name(result.Pod)
+	if result.Err != nil {
+		r.fail(name+": ", result.Err)
+		return
+	}
+	fmt.Fprintf(r.errOut, "%s: %s\n", name, line(r.what(result)))
+	r.warn(name+": ", disableWarnings(result))
+	r.stays = r.stays || result.Action == disable.Disabled && r.dryRun == inject.DryRunNone
+	trial := dryRunWords(r.dryRun)
+	switch r.format {
+	case "":
+		r.print(fmt.Sprintf("%s gateway %s%s\n", name, result.Action, trial))
+	case "name":
+		r.print("pod/" + result.Pod.Name + "\n")
+	}
+}
+
+func dryRunWords(dryRun inject.DryRun) string {
+	return map[inject.DryRun]string{inject.DryRunClient: " (dry run)", inject.DryRunServer: " (server dry run)"}[dryRun]
+}
+
+// what says what was done about a pod.
+func (r *disableReport) what(result disable.Result) string {
+	switch {
+	case result.Container == "":
+		return "it has no gateway" + secretsWords(result)
+	case result.Action == disable.Unchanged:
+		return "already disabled (" + result.Container + ")" + secretsWords(result)
+	case r.dryRun != inject.DryRunNone && result.Cleaner != "":
+		return fmt.Sprintf("its gateway has died: %s would be added to clean up%s", result.Cleaner, dryRunWords(r.dryRun))
+	case r.dryRun != inject.DryRunNone:
+		return fmt.Sprintf("would be disabled (%s)%s", result.Container, dryRunWords(r.dryRun))
+	}
+	details := []string{result.Container, fmt.Sprintf("%.1fs", result.Elapsed.Seconds())}
+	if result.Report != nil {
+		details = append(details, fmt.Sprintf("connections drained: %d, aborted: %d", result.Report.Drained, result.Report.Aborted))
+	}
+	left := "no program, map, filter or Secret of it is left"
+	if result.SecretsUnknown {
+		left = "no program, map or filter of it is left"
+	}
+	switch {
+	case result.Died:
+		left = "its gateway had ended by itself, " + left
+	case result.Report == nil && result.Cleaner != "":
+		left = "its gateway had died and was cleaned up after, " + left
+	}
+	return fmt.Sprintf("disabled (%s): %s", strings.Join(details, ", "), left)
+}
+
+func secretsWords(result disable.Result) string {
+	if result.Secrets == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; Secrets that were left and are deleted now: %d", result.Secrets)
+}
+
+func disableWarnings(result disable.Result) []string {
+	if !result.SecretsUnknown {
+		return nil
+	}
+	return []string{"you may not look for Secrets, so one may be left; it goes with the pod"}
+}
+
+// disableItem is the machine-readable result of one pod.
+type disableItem struct {
+	Namespace string         `json:"namespace"`
+	Pod       string         `json:"pod"`
+	Action    disable.Action `json:"action"`
+	Container string         `json:"container,omitempty"`
+	// Cleaner is the container that cleaned up after a gateway which had died.
+	Cleaner string `json:"cleaner,omitempty"`
+	// Seconds is how long it took.
+	Seconds float64 `json:"seconds"`
+	// Drained and Aborted count connections. They are missing if the gateway could
+	// not tell.
+	Drained *uint64 `json:"drained,omitempty"`
+	Aborted *uint64 `json:"aborted,omitempty"`
+	// Left names what is left, which is an error.
+	Left []string `json:"left,omitempty"`
+	// Secrets counts those that were deleted.
+	Secrets  int      `json:"secrets,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
+	Error    string   `json:"error,omitempty"`
+	Hint     string   `json:"hint,omitempty"`
+}
+
+func newDisableItem(result disable.Result) disableItem {
+	item := disableItem{
+		Namespace: result.Pod.Namespace, Pod: result.Pod.Name, Action: result.Action, Container: result.Container,
+		Cleaner: result.Cleaner, Seconds: result.Elapsed.Round(time.Millisecond).Seconds(), Secrets: result.Secrets, Warnings: disableWarnings(result),
+	}
+	if report := result.Report; report != nil {
+		item.Drained, item.Aborted = &report.Drained, &report.Aborted
+		for _, left := range report.Left {
+			item.Left = append(item.Left, terminal.Clean(left))
+		}
+	}
+	if result.Err != nil {
+		item.Error, item.Hint = terminal.Clean(result.Err.Error()), terminal.Clean(advice(result.Err))
+	}
+	return item
+}
+
+// finish prints what is printed as a whole, in the order of results, and returns
+// errReported if a pod has failed.
+func (r *disableReport) finish(results []disable.Result) error {
+	if r.stays {
+		fmt.Fprintln(r.errOut, "ended containers stay listed in their pods until the pods are replaced; they use nothing")
+	}
+	if r.format == "json" || r.format == "yaml" {
+		items := []disableItem{}
+		for _, result := range results {
+			items = append(items, newDisableItem(result))
+		}
+		text, err := encode(map[string]any{"items": items}, r.format)
+		if err != nil {
+			return err
+		}
+		r.print(text)
+	}
+	return r.summary()
+}

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/disable"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+)
+
+func disableFlags(t *testing.T, args ...string) (disable.Options, error) {
+	t.Helper()
+	var o disableOptions
+	cmd := newDisableCommandFor(&app{IOStreams: genericiooptions.NewTestIOStreamsDiscard()}, &o)
+	if err := cmd.ParseFlags(args); err != nil {
+		return disable.Options{}, err
+	}
+	return o.complete()
+}
+
+func TestDisableFlags(t *testing.T) {
+	if options, err := disableFlags(t); err != nil || options != (disable.Options{DrainTimeout: 30 * time.Second, Timeout: time.Minute}) {
+		t.Errorf("%+v, %v", options, err)
+	}
+	options, err := disableFlags(t, "--drain-timeout=0", "--timeout=5s", "--image=x:1", "--image-pull-policy=Never", "--dry-run=server")
+	if err != nil || options != (disable.Options{Timeout: 5 * time.Second, Image: "x:1", PullPolicy: corev1.PullNever, DryRun: inject.DryRunServer}) {
+		t.Errorf("%+v, %v", options, err)
+	}
+	for _, flag := range []string{"--drain-timeout=-1s", "--timeout=0s", "--parallel=0", "--output=wide", "--dry-run=yes", "--image-pull-policy=Maybe"} {
+		if _, err := disableFlags(t, flag); err == nil {
+			t.Errorf("%s is accepted", flag)
+		}
+	}
+}
+
+// TestDisableReport compares everything that is printed about results of every kind.
+func TestDisableReport(t *testing.T) {
+	result := func(name string, action disable.Action, container string) disable.Result {
+		return disable.Result{Pod: podToEnable(name), Action: action, Container: container, Elapsed: 1240 * time.Millisecond}
+	}
+	drained := result("drained", disable.Disabled, "kube-gateway")
+	drained.Report, drained.Secrets = &api.DisableReport{Drained: 12, Aborted: 1}, 1
+	silent := result("silent", disable.Disabled, "kube-gateway")
+	died := result("died", disable.Disabled, "kube-gateway")
+	died.Died = true
+	cleaned := result("cleaned", disable.Disabled, "kube-gateway-2")
+	cleaned.Cleaner = "kube-gateway-2"
+	before := result("before", disable.Unchanged, "kube-gateway-3")
+	none := result("none", disable.Unchanged, "")
+	none.Secrets = 2
+	blind := result("blind", disable.Disabled, "kube-gateway")
+	blind.Report, blind.SecretsUnknown = &api.DisableReport{}, true
+	left := result("left", disable.Failed, "kube-gateway")
+	left.Report = &api.DisableReport{Left: []string{"map \x1b[2J"}}
+	left.Err = api.WithHint(errors.New("map \x1b[2J\nis left"), "again")
+	all := []disable.Result{drained, silent, died, cleaned, before, none, blind, left}
+	for _, test := range []struct {
+		file, format string
+		dryRun       inject.DryRun
+	}{
+		{"disable.txt", "", ""}, {"disable-name.txt", "name", ""}, {"disable-json.txt", "json", ""}, {"disable-dry-run.txt", "", inject.DryRunServer},
+	} {
+		var out, errOut bytes.Buffer
+		report := &disableReport{report: newReport(&app{IOStreams: genericiooptions.IOStreams{Out: &out, ErrOut: &errOut}}, test.format), dryRun: test.dryRun}
+		report.progress(podToEnable("drained"), "draining")
+		for _, each := range all {
+			report.add(each)
+		}
+		if err := report.finish(all); !errors.Is(err, errReported) {
+			t.Errorf("%s: %v", test.file, err)
+		}
+		golden(t, test.file, fmt.Sprintf("--- stdout\n%s--- stderr\n%s", &out, &errOut))
+		if strings.Contains(out.String()+errOut.String(), "\x1b") {
+			t.Errorf("%s: something harmful is left", test.file)
+		}
+	}
+}
+
+// TestDisableFromTheCommandLine goes all the way with pods that need no more than
+// a look.
+func TestDisableFromTheCommandLine(t *testing.T) {
+	disabled := &corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Message: api.DisabledMessage}}
+	s := &apiServer{
+		pods: []corev1.Pod{podWithGateway("demo", "bystander", nil), podWithGateway("demo", "before", disabled),
+			podWithGateway("demo", "runs", gatewayRuns()), podWithGateway("demo", "died", gatewayDied())},
+		objects: map[string]string{
+			"/apis/authorization.k8s.io/v1/selfsubjectaccessreviews": `{"kind":"SelfSubjectAccessReview","apiVersion":"authorization.k8s.io/v1","status":{"allowed":true}}`,
+			"/api/v1/namespaces/demo/secrets":                        `{"kind":"SecretList","apiVersion":"v1","items":[]}`,
+		},
+		gateway: func(string, []string) (string, string, int) {
+			t.Error("a gateway was asked")
+			return "", "", 1
+		},
+	}
+	run := s.start(t)
+	code, stdout, stderr := run("disable", "bystander", "pod/before")
+	if code != 0 || stdout != "pod/bystander gateway unchanged\npod/before gateway unchanged\n" && stdout != "pod/before gateway unchanged\npod/bystander gateway unchanged\n" ||
+		!strings.Contains(stderr, "pod/before: already disabled (kube-gateway)") {
+		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
+	}
+	code, stdout, stderr = run("disable", "--all", "--dry-run=client", "-o", "json")
+	var list struct{ Items []disableItem }
+	if err := json.Unmarshal([]byte(stdout), &list); code != 0 || err != nil || len(list.Items) != 4 {
+		t.Fatalf("exit code %d, %v\n%s%s", code, err, stdout, stderr)
+	}
+	for _, item := range list.Items {
+		want := map[string]disable.Action{"bystander": disable.Unchanged, "before": disable.Unchanged, "runs": disable.Disabled, "died": disable.Disabled}[item.Pod]
+		if item.Action != want || (item.Cleaner != "") != (item.Pod == "died") {
+			t.Errorf("%+v", item)
+		}
+	}
+	if code, _, stderr = run("disable", "--all"); code != 1 || !strings.Contains(stderr, "--yes") {
+		t.Errorf("all without a question: exit code %d\n%s", code, stderr)
+	}
+	if code, _, stderr = run("disable"); code != 1 || !strings.Contains(stderr, "no pod is named") {
+		t.Errorf("nothing selected: exit code %d\n%s", code, stderr)
+	}
+	if code, _, stderr = run("disable", "gone"); code != 1 || !strings.Contains(stderr, "not found") {
+		t.Errorf("a pod that is not there: exit code %d\n%s", code, stderr)
+	}
+}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/status"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
+)
+
+// metricsOptions are the flags of metrics.
+type metricsOptions struct {
+	output  string
+	timeout time.Duration
+}
+
+func newMetricsCommand(a *app) *cobra.Command {
+	var o metricsOptions
+	cmd := &cobra.Command{
+		Use:   "metrics POD",
+		Short: "Print the Prometheus metrics of a gateway",
+		Long: `Asks the gateway of a pod for its metrics and prints them in Prometheus' text
+format, or as JSON. The gateway opens no port for it: they come by exec, as its
+status does. A scheduled job brings them to a Prometheus by its Pushgateway, with the
+labels namespace and pod, which examples/grafana-dashboard.json expects.
+
+The exit code is 0 when the gateway answered, and 1 otherwise.`,
+		Example: `  # All metrics of one gateway
+  kubectl gateway metrics pod/web-0
+
+  # Connections that were not encrypted
+  kubectl gateway metrics web-0 | grep -E 'result="(plaintext|refused)"'
+
+  # To a Pushgateway
+  kubectl gateway metrics web-0 | curl --data-binary @- http://pushgateway:9091/metrics/job/kube-gateway/namespace/default/pod/web-0
+
+  # When the certificate ends, for programs
+  kubectl gateway metrics web-0 -o json | jq '.families[] | select(.name | contains("not_after"))'`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, args) },
+	}
+	cmd.Flags().StringVarP(&o.output, "output", "o", "text", "output format: text or json")
+	cmd.Flags().DurationVar(&o.timeout, "timeout", status.DefaultTimeout, "how long the gateway may take to answer")
+	return cmd
+}
+
+func (o *metricsOptions) run(ctx context.Context, a *app, args []string) error {
+	if err := oneOf("output", o.output, []string{"text", "json"}); err != nil {
+		return err
+	}
+	if o.timeout <= 0 {
+		return fmt.Errorf("--timeout %s is not positive", o.timeout)
+	}
+	config, client, err := a.kubernetes()
+	if err != nil {
+		return err
+	}
+	found, err := a.find(ctx, &targets.Flags{}, args)
+	if err != nil {
+		return err
+	}
+	if len(found.Pods) != 1 {
+		return api.WithHint(fmt.Errorf("%s has %d pods", args[0], len(found.Pods)),
+			"name one of them, as in pod/"+found.Pods[0].Name)
+	}
+	pod := &found.Pods[0]
+	container, err := gatewayToAsk(pod)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("no answer within %s", o.timeout))
+	defer cancel()
+	metrics, err := (&remote.Client{Config: config, Kube: client}).Metrics(ctx, pod.Namespace, pod.Name, container)
+	if err != nil {
+		return fmt.Errorf("reading the metrics of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	text := exposition(metrics)
+	if o.output == "json" {
+		if text, err = encode(metrics, o.output); err != nil {
+			return err
+		}
+	}
+	if _, err := io.WriteString(a.Out, text); err != nil {
+		return fmt.Errorf("printing the metrics: %w", err)
+	}
+	return nil
+}
+
+// gatewayToAsk returns the container of pod's gateway, which must run.
+func gatewayToAsk(pod *corev1.Pod) (string, error) {
+	gateway, ok := inject.Current(pod)
+	if !ok || gateway.Phase != inject.Running {
+		return "", api.WithHint(fmt.Errorf("no gateway runs in pod %s/%s", pod.Namespace, pod.Name),
+			fmt.Sprintf("'kubectl gateway enable pod/%s -n %s' adds one", pod.Name, pod.Namespace))
+	}
+	return gateway.Name, nil
+}
+
+// exposition returns metrics in Prometheus' text format 0.0.4. Words of the gateway
+// that could harm a terminal come out escaped.
+func exposition(metrics *api.Metrics) string {
+	escapeHelp := strings.NewReplacer(`\`, `\\`, "\n", `\n`)
+	escapeLabel := strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
+	var b strings.Builder
+	for _, f := range metrics.Families {
+		fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s %s\n", f.Name, escapeHelp.Replace(terminal.Clean(f.Help)), f.Name, f.Type)
+		for _, s := range f.Samples {
+			var labels []string
+			for name, value := range s.Labels {
+				labels = append(labels, name+`="`+escapeLabel.Replace(terminal.Clean(value))+`"`)
+			}
+			slices.Sort(labels)
+			b.WriteString(f.Name)
+			if len(labels) > 0 {
+				b.WriteString("{" + strings.Join(labels, ",") + "}")
+			}
+			b.WriteString(" " + strconv.FormatFloat(s.Value, 'g', -1, 64) + "\n")
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,237 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/rotate"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
+)
+
+// rotateOptions are the flags of rotate.
+type rotateOptions struct {
+	targets      targets.Flags
+	confirm      confirmation
+	certTTL      string
+	authorityDir string
+	timeout      time.Duration
+	parallel     int
+	output       string
+
+	// Those below are of the authority's rotation only.
+	authority bool
+	fromCert  string
+	fromKey   string
+	ttl       string
+	dryRun    bool
+}
+
+func newRotateCommand(a *app) *cobra.Command {
+	var o rotateOptions
+	cmd := &cobra.Command{
+		Use:   "rotate (TARGET... | -f FILE | -l SELECTOR | --all | --ca)",
+		Short: "Renew the certificates of running gateways, or the authority",
+		Long: `Renews the certificates of running gateways. Each makes a new key, which stays in
+the gateway, and gets a certificate for it. Connections that are open go on; those
+that start from then on use the new certificate. One that has expired can be
+renewed, too. Targets are those of 'enable'. One pod's failure does not stop the
+others; the exit code is 1 then, and a gateway that failed goes on as before.
+
+With --ca it replaces the authority instead, while all traffic goes on:
+
+  1/4 trust     the roots of both authorities are given to all gateways
+  2/4 switch    the new authority signs
+  3/4 reissue   all gateways get certificates of the new one
+  4/4 drop      the old root is taken away from all gateways
+
+It looks at the gateways of all namespaces, and stops before anything that would
+cut a connection: a gateway that runs and does not answer keeps the old root in
+use. Interrupted or stopped, it goes on where it was when it is run again. The old
+authority is kept as a backup. Other operators need a copy of the new one then.`,
+		Example: `  # One pod, or all of a namespace
+  kubectl gateway rotate pod/web-0
+  kubectl gateway rotate --all -n shop
+
+  # What replacing the authority would do next; then do it
+  kubectl gateway rotate --ca --dry-run
+  kubectl gateway rotate --ca
+
+  # Replace it by one of one's own
+  kubectl gateway rotate --ca --from-cert ca.crt --from-key ca.key`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.check(args); err != nil {
+				return err
+			}
+			ttl, err := ca.ParseTTL(o.certTTL)
+			if err != nil {
+				return fmt.Errorf("reading --cert-ttl: %w", err)
+			}
+			if o.authority {
+				successor, err := o.successor(cmd.Flags().Changed("ttl"))
+				if err != nil {
+					return err
+				}
+				return o.rotateAuthority(cmd.Context(), a, successor, ttl)
+			}
+			return o.rotateLeaves(cmd.Context(), a, args, ttl)
+		},
+	}
+	f := cmd.Flags()
+	o.targets.AddFlags(f)
+	o.targets.AddAllNamespacesFlag(f)
+	o.confirm.addFlag(f)
+	f.StringVar(&o.certTTL, "cert-ttl", fmt.Sprintf("%dd", ca.DefaultLeafTTL/(24*time.Hour)), "how long the pods' certificates are valid, like 12h or 30d")
+	f.StringVar(&o.authorityDir, "authority-dir", "", "directory of the authority (default $"+ca.EnvDir+", or one for each cluster)")
+	f.DurationVar(&o.timeout, "timeout", rotate.DefaultTimeout, "how long one pod may take")
+	f.IntVar(&o.parallel, "parallel", rotate.DefaultParallel, "how many pods are worked on at a time")
+	f.StringVarP(&o.output, "output", "o", "", "output format: name, json or yaml")
+	f.BoolVar(&o.authority, "ca", false, "replace the authority, and the certificates of all gateways in the cluster")
+	f.StringVar(&o.fromCert, "from-cert", "", "with --ca: PEM file with the certificate of the authority to follow, followed by its chain up to the root")
+	f.StringVar(&o.fromKey, "from-key", "", "with --ca: PEM file with the private key of --from-cert")
+	f.StringVar(&o.ttl, "ttl", "10y", "with --ca: how long a new authority is valid, like 720h, 90d or 10y")
+	f.BoolVar(&o.dryRun, "dry-run", false, "with --ca: change nothing, and say what would be done next")
+	cmd.MarkFlagsRequiredTogether("from-cert", "from-key")
+	return cmd
+}
+
+// check finds what makes no sense without asking the cluster.
+func (o *rotateOptions) check(args []string) error {
+	if err := oneOf("output", o.output, []string{"", "name", "json", "yaml"}); err != nil {
+		return err
+	}
+	switch {
+	case o.timeout <= 0:
+		return fmt.Errorf("--timeout %s is not positive", o.timeout)
+	case o.parallel <= 0:
+		return fmt.Errorf("--parallel %d is not positive", o.parallel)
+	case o.authority && (!o.targets.Empty(args) || o.targets.AllNamespaces):
+		return errors.New("pods are selected, but --ca is about all gateways of the cluster: use one of them")
+	case !o.authority && (o.dryRun || o.fromCert != ""):
+		return errors.New("--dry-run, --from-cert and --from-key need --ca")
+	case !o.authority && o.targets.Empty(args):
+		return api.WithHint(targets.ErrNothingNamed, "name a pod, or use -l or --all; --ca replaces the authority")
+	}
+	return nil
+}
+
+// rotateLeaves renews the certificates of the pods that flags and args select.
+func (o *rotateOptions) rotateLeaves(ctx context.Context, a *app, args []string, ttl time.Duration) error {
+	if err := o.confirm.check(a, &o.targets); err != nil {
+		return err
+	}
+	found, missing := a.find(ctx, &o.targets, args)
+	if len(found.Pods) == 0 {
+		return missing
+	}
+	config, client, err := a.kubernetes()
+	if err != nil {
+		return err
+	}
+	report := &rotateReport{report: newReport(a, o.output)}
+	report.namespaces = several(found.Pods)
+	pods := sift(found, func(pods []corev1.Pod) []corev1.Pod { return report.skipWithoutGateway(report.skipLeaving(pods)) })
+	if len(pods) == 0 && missing == nil {
+		return api.WithHint(errors.New("none of the selected pods has a gateway"), "'kubectl gateway enable pod/NAME' adds one")
+	}
+	authority, err := ca.Load(ctx, ca.LoadOptions{Client: client, Dir: o.authorityDir, Getenv: os.Getenv})
+	if err != nil {
+		return fmt.Errorf("loading the authority: %w", err)
+	}
+	if err := o.confirm.ask(ctx, a, &o.targets, "renew the certificates of", pods); err != nil {
+		return err
+	}
+	report.missing(missing)
+	rotator := rotate.Rotator{Gateways: &remote.Client{Config: config, Kube: client}, Authority: authority, TTL: ttl, Parallel: o.parallel, Timeout: o.timeout}
+	err = report.finish(rotator.RotateAll(ctx, pods, report.add))
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// rotateReport tells the user what became of certificates.
+type rotateReport struct{ report }
+
+// skipWithoutGateway drops the pods that never had a gateway, and says so: a
+// selector takes what matches.
+func (r *rotateReport) skipWithoutGateway(pods []corev1.Pod) []corev1.Pod {
+	return slices.DeleteFunc(pods, func(pod corev1.Pod) bool {
+		_, ok := inject.Current(&pod)
+		if !ok {
+			fmt.Fprintf(r.errOut, "%s: skipped, it has no gateway\n", r.name(&pod))
+		}
+		return !ok
+	})
+}
+
+// add reports the result of one pod.
+func (r *rotateReport) add(result rotate.Result) {
+	r.total++
+	name := r.name(result.Pod)
+	if result.Err != nil {
+		r.fail(name+": ", result.Err)
+		return
+	}
+	r.warn(name+": ", result.Warnings)
+	switch r.format {
+	case "":
+		r.print(fmt.Sprintf("%s certificate renewed, valid until %s\n", name, result.Status.Cert.NotAfter.UTC().Format(time.RFC3339)))
+	case "name":
+		r.print("pod/" + result.Pod.Name + "\n")
+	}
+}
+
+// rotateItem is the machine-readable result of one pod.
+type rotateItem struct {
+	Namespace string `json:"namespace"`
+	Pod       string `json:"pod"`
+	Container string `json:"container,omitempty"`
+	// OldSerial and Serial are in lower-case hexadecimal.
+	OldSerial string     `json:"oldSerial,omitempty"`
+	Serial    string     `json:"serial,omitempty"`
+	NotAfter  *time.Time `json:"notAfter,omitempty"`
+	// Issuer is the SHA-256 fingerprint of the root that the certificate leads to.
+	Issuer   string   `json:"issuer,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
+	Error    string   `json:"error,omitempty"`
+	Hint     string   `json:"hint,omitempty"`
+}
+
+func (r *rotateReport) finish(results []rotate.Result) error {
+	if r.format == "json" || r.format == "yaml" {
+		items := []rotateItem{}
+		for _, result := range results {
+			items = append(items, newRotateItem(result))
+		}
+		text, err := encode(map[string]any{"items": items}, r.format)
+		if err != nil {
+			return err
+		}
+		r.print(text)
+	}
+	return r.summary()
+}
+
+func newRotateItem(result rotate.Result) rotateItem {
+	item := rotateItem{Namespace: result.Pod.Namespace, Pod: result.Pod.Name, Container: result.Container,
+		OldSerial: terminal.Clean(result.OldSerial), Warnings: result.Warnings}
+	if result.Err != nil {
+		item.Error, item.Hint = terminal.Clean(result.Err.Error()), terminal.Clean(advice(result.Err))
+		return item
+	}
+	cert := result.Status.Cert
+	item.Serial, item.NotAfter, item.Issuer = cert.Serial, &cert.NotAfter, cert.Issuer
+	return item
+}

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/rotate"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
+)
+
+// successor reads what the flags say about the authority that is to follow.
+func (o *rotateOptions) successor(ttlGiven bool) (ca.Successor, error) {
+	var s ca.Successor
+	if ttlGiven {
+		var err error
+		if s.TTL, err = ca.ParseTTL(o.ttl); err != nil {
+			return s, fmt.Errorf("reading --ttl: %w", err)
+		}
+	}
+	if o.fromCert == "" {
+		return s, nil
+	}
+	if ttlGiven {
+		return s, api.WithHint(errors.New("the lifetime of an existing certificate cannot be chosen"), "leave out --ttl")
+	}
+	var err error
+	if s.CertPEM, err = readBounded(o.fromCert); err != nil {
+		return s, fmt.Errorf("reading --from-cert: %w", err)
+	}
+	if s.KeyPEM, err = readBounded(o.fromKey); err != nil {
+		return s, fmt.Errorf("reading --from-key: %w", err)
+	}
+	return s, nil
+}
+
+// rotateAuthority replaces the authority, or says what would be done next.
+func (o *rotateOptions) rotateAuthority(ctx context.Context, a *app, successor ca.Successor, ttl time.Duration) error {
+	config, client, err := a.kubernetes()
+	if err != nil {
+		return err
+	}
+	rotator := rotate.AuthorityRotator{
+		Client: client, Gateways: &remote.Client{Config: config, Kube: client},
+		Where:     ca.RotationOptions{LoadOptions: ca.LoadOptions{Client: client, Dir: o.authorityDir, Getenv: os.Getenv}},
+		Successor: successor, TTL: ttl, Parallel: o.parallel, Timeout: o.timeout,
+		Progress: func(text string) { fmt.Fprintln(a.ErrOut, line(text)) },
+	}
+	do := rotator.Rotate
+	if o.dryRun {
+		do = rotator.Plan
+	}
+	result, err := do(ctx)
+	if ctx.Err() != nil {
+		fmt.Fprintln(a.ErrOut, "to go on: kubectl gateway rotate --ca")
+		return ctx.Err()
+	}
+	if result == nil {
+		return err
+	}
+	report := newReport(a, o.output)
+	for _, b := range result.Blocked {
+		report.fail(fmt.Sprintf("pod/%s -n %s: ", b.Pod, b.Namespace), b.Err)
+	}
+	if printErr := printAuthorityResult(&report, result, err); printErr != nil {
+		return printErr
+	}
+	if err == nil && len(result.Blocked) > 0 {
+		return errReported
+	}
+	return err
+}
+
+// authorityOutput is the machine-readable result of rotate --ca.
+type authorityOutput struct {
+	// Phase is idle, trusting, reissuing or dropping.
+	Phase string `json:"phase"`
+	// Done reports whether a rotation has come to its end.
+	Done bool `json:"done"`
+	// Authority and Other (the one to follow while trusting, the one before later)
+	// are the fingerprints of the roots.
+	Authority string    `json:"authority"`
+	Other     string    `json:"other,omitempty"`
+	NotAfter  time.Time `json:"notAfter"`
+	Where     []string  `json:"where"`
+	Backup    string    `json:"backup,omitempty"`
+	Gateways  int       `json:"gateways"`
+	// Blocked are the gateways that are in the way.
+	Blocked []blockedOutput `json:"blocked,omitempty"`
+	Next    string          `json:"next,omitempty"`
+	Error   string          `json:"error,omitempty"`
+	Hint    string          `json:"hint,omitempty"`
+}
+
+type blockedOutput struct {
+	Namespace string `json:"namespace"`
+	Pod       string `json:"pod"`
+	Container string `json:"container"`
+	Error     string `json:"error"`
+	Hint      string `json:"hint,omitempty"`
+}
+
+// printAuthorityResult prints how far the rotation has come. err is why it has
+// stopped, if it has.
+func printAuthorityResult(r *report, result *rotate.AuthorityResult, err error) error {
+	o := authorityOutput{
+		Phase: result.Phase.String(), Done: result.Done, Authority: result.Authority.Roots()[0],
+		NotAfter: result.Authority.NotAfter().UTC(), Where: result.Where, Backup: result.Backup,
+		Gateways: result.Gateways, Next: result.Next,
+	}
+	if result.Other != nil {
+		o.Other = result.Other.Roots()[0]
+	}
+	for _, b := range result.Blocked {
+		o.Blocked = append(o.Blocked, blockedOutput{b.Namespace, b.Pod, b.Container, terminal.Clean(b.Err.Error()), terminal.Clean(advice(b.Err))})
+	}
+	if err != nil {
+		o.Error, o.Hint = terminal.Clean(err.Error()), terminal.Clean(advice(err))
+	}
+	switch {
+	case r.format == "json" || r.format == "yaml":
+		text, err := encode(o, r.format)
+		if err != nil {
+			return err
+		}
+		r.print(text)
+	case err != nil:
+	case r.format == "name":
+		r.print("authority/" + o.Authority[:16] + "\n")
+	case result.Done:
+		if o.Backup != "" {
+			fmt.Fprintln(r.errOut, "old authority kept as "+o.Backup)
+		}
+		r.print(fmt.Sprintf("authority/%s rotated (valid until %s)\n", o.Authority[:16], o.NotAfter.Format(time.DateOnly)))
+	default:
+		r.print(fmt.Sprintf("authority/%s %s, %d gateways answer (dry run)\nnext: %s\n", o.Authority[:16], o.Phase, o.Gateways, o.Next))
+	}
+	if r.outErr != nil {
+		return fmt.Errorf("printing the result: %w", r.outErr)
+	}
+	return nil
+}

@@ -1,0 +1,271 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/identity"
+)
+
+// rotatingCluster is a cluster with an authority, and gateways that can be
+// renewed. Pods are those of apiServer, the rest is kept in an objectServer.
+type rotatingCluster struct {
+	t       *testing.T
+	pods    apiServer
+	objects objectServer
+	dir     string
+	url     string
+
+	mu    sync.Mutex
+	certs map[string]*api.IssuedCertificate // by pod
+	dead  string                            // the gateway that does not answer
+}
+
+func newRotatingCluster(t *testing.T, names ...string) *rotatingCluster {
+	t.Helper()
+	c := &rotatingCluster{t: t, dir: filepath.Join(t.TempDir(), "authority"), certs: map[string]*api.IssuedCertificate{}}
+	c.objects.objects = map[string][]byte{"/api/v1/namespaces/kube-system": []byte(
+		`{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"kube-system","uid":"11111111-2222-3333-4444-555555555555"}}`)}
+	server := httptest.NewServer(c)
+	t.Cleanup(server.Close)
+	c.url = server.URL
+	t.Setenv(ca.EnvDir, c.dir)
+	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
+	c.mustRun("init-ca")
+	a := c.authority()
+	for _, name := range names {
+		c.pods.pods = append(c.pods.pods, podWithGateway("demo", name, gatewayRuns()))
+		leaf, err := a.Issue(ca.LeafRequest{Identity: identity.ID{TrustDomain: a.TrustDomain(), Namespace: "demo", ServiceAccount: "default"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.certs[name] = &api.IssuedCertificate{Certificate: string(leaf.CertPEM), Bundle: string(a.Bundle())}
+	}
+	return c
+}
+
+func (c *rotatingCluster) authority() *ca.Authority {
+	c.t.Helper()
+	a, err := ca.LoadDir(c.dir)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return a
+}
+
+func (c *rotatingCluster) run(args ...string) (code int, stdout, stderr string) {
+	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
+	defer cancel()
+	var out, errOut bytes.Buffer
+	code = run(ctx, genericiooptions.IOStreams{In: strings.NewReader(""), Out: &out, ErrOut: &errOut}, append(args, "--server="+c.url, "-n=demo"))
+	if strings.Contains(out.String()+errOut.String(), "PRIVATE") {
+		c.t.Errorf("%q prints a key", args)
+	}
+	return code, out.String(), errOut.String()
+}
+
+func (c *rotatingCluster) mustRun(args ...string) (stdout, stderr string) {
+	c.t.Helper()
+	code, stdout, stderr := c.run(args...)
+	if code != 0 {
+		c.t.Fatalf("%q: exit code %d: %s", args, code, stderr)
+	}
+	return stdout, stderr
+}
+
+func (c *rotatingCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if strings.HasPrefix(r.URL.Path, "/api/v1/namespaces/kube-system") {
+		c.objects.ServeHTTP(w, r)
+		return
+	}
+	parts := strings.Split(r.URL.Path, "/")
+	if parts[len(parts)-1] != "exec" {
+		c.pods.ServeHTTP(w, r)
+		return
+	}
+	conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{"v5.channel.k8s.io": {Binary: true,
+		Channels: []wsstream.ChannelType{wsstream.ReadChannel, wsstream.WriteChannel, wsstream.WriteChannel, wsstream.WriteChannel}}})
+	_, streams, err := conn.Open(w, r)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.gateway(parts[len(parts)-2], r.URL.Query()["command"], streams[0], streams[1]); err != nil {
+		fmt.Fprintf(streams[2], "error: %v\n", err)
+		fmt.Fprint(streams[3], `{"status":"Failure","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"1"}]}}`)
+		return
+	}
+	fmt.Fprint(streams[3], `{"status":"Success"}`)
+}
+
+// gateway does what the command of a gateway does that is asked for.
+func (c *rotatingCluster) gateway(pod string, command []string, stdin io.Reader, stdout io.Writer) error {
+	if pod == c.dead {
+		return errors.New("the gateway is \x1b[2Jaway")
+	}
+	has := c.certs[pod]
+	switch command[2] {
+	case "renew":
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return err
+		}
+		der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+		if err != nil {
+			return err
+		}
+		csr := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
+		if err := json.NewEncoder(stdout).Encode(api.CertificateRequest{CSR: string(csr)}); err != nil {
+			return err
+		}
+		if err := readLine(stdin, has); err != nil {
+			return err
+		}
+	case "trust":
+		var bundle api.TrustBundle
+		if err := readLine(stdin, &bundle); err != nil {
+			return err
+		}
+		has.Bundle = bundle.Bundle
+	}
+	leaf, roots := parsePEM(has.Certificate)[0], parsePEM(has.Bundle)
+	status := api.Status{State: api.Ready, Pod: api.PodRef{UID: "uid-" + pod}}
+	status.Cert = api.Certificate{Serial: leaf.SerialNumber.Text(16), NotAfter: leaf.NotAfter}
+	for _, root := range roots {
+		status.Cert.Authorities = append(status.Cert.Authorities, ca.Fingerprint(root))
+		if leaf.CheckSignatureFrom(root) == nil {
+			status.Cert.Issuer = ca.Fingerprint(root)
+		}
+	}
+	if status.Cert.Issuer == "" {
+		return errors.New("the certificate leads to none of the roots")
+	}
+	return json.NewEncoder(stdout).Encode(status)
+}
+
+func readLine(r io.Reader, to any) error {
+	text, err := bufio.NewReader(r).ReadBytes('\n')
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, to)
+}
+
+func parsePEM(text string) []*x509.Certificate {
+	var certs []*x509.Certificate
+	for block, rest := pem.Decode([]byte(text)); block != nil; block, rest = pem.Decode(rest) {
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			panic(err)
+		}
+		certs = append(certs, cert)
+	}
+	return certs
+}
+
+func TestRotate(t *testing.T) {
+	c := newRotatingCluster(t, "web", "db")
+	before := parsePEM(c.certs["web"].Certificate)[0].SerialNumber.Text(16)
+	stdout, _ := c.mustRun("rotate", "web", "-o", "json", "--cert-ttl=2h")
+	var result struct{ Items []rotateItem }
+	if err := json.Unmarshal([]byte(stdout), &result); err != nil || len(result.Items) != 1 {
+		t.Fatalf("%s: %v", stdout, err)
+	}
+	now := parsePEM(c.certs["web"].Certificate)[0]
+	item := result.Items[0]
+	if item.Namespace != "demo" || item.Pod != "web" || item.Container != "kube-gateway" || item.OldSerial != before || item.Serial == before ||
+		item.Serial != now.SerialNumber.Text(16) || !item.NotAfter.Equal(now.NotAfter) || item.Issuer != c.authority().Fingerprint() {
+		t.Errorf("%+v", item)
+	}
+	if left := time.Until(now.NotAfter); left > 2*time.Hour || left < time.Hour || now.URIs[0].String() != "spiffe://cluster.local/ns/demo/sa/default" {
+		t.Errorf("%v, %v", left, now.URIs)
+	}
+	c.dead = "db"
+	code, stdout, stderr := c.run("rotate", "--all", "--yes")
+	if code != 1 || !strings.HasPrefix(stdout, "pod/web certificate renewed, valid until 20") || strings.Contains(stdout, "pod/db") ||
+		!strings.Contains(stderr, `the gateway is \x1b[2Jaway`) || !strings.Contains(stderr, "1 of 2 pods failed") {
+		t.Errorf("exit code %d: %q, %q", code, stdout, stderr)
+	}
+	if stdout, _ := c.mustRun("rotate", "web", "-o", "name"); stdout != "pod/web\n" {
+		t.Errorf("%q", stdout)
+	}
+}
+
+func TestRotateCA(t *testing.T) {
+	c := newRotatingCluster(t, "web", "db")
+	first := c.authority()
+	if stdout, _ := c.mustRun("rotate", "--ca", "--dry-run"); !strings.Contains(stdout, "2 gateways answer (dry run)\nnext: 1/4") ||
+		c.authority().Fingerprint() != first.Fingerprint() {
+		t.Errorf("dry run: %q", stdout)
+	}
+	c.dead = "db"
+	code, stdout, stderr := c.run("rotate", "--ca", "-o", "json")
+	var result authorityOutput
+	if err := json.Unmarshal([]byte(stdout), &result); err != nil {
+		t.Fatalf("%q: %v", stdout, err)
+	}
+	if code != 1 || result.Done || result.Phase != "trusting" || len(result.Blocked) != 1 || result.Blocked[0].Pod != "db" ||
+		result.Other == "" || result.Error == "" || !strings.Contains(result.Hint, "rotate --ca") {
+		t.Errorf("exit code %d: %+v", code, result)
+	}
+	if !strings.Contains(stderr, `the gateway is \x1b[2Jaway`) || !strings.Contains(stderr, "1 gateway is in the way") {
+		t.Errorf("%q", stderr)
+	}
+	if c.authority().Fingerprint() != first.Fingerprint() {
+		t.Error("switched before all trust the new one")
+	}
+	c.dead = ""
+	stdout, stderr = c.mustRun("rotate", "--ca")
+	next := c.authority()
+	if next.Fingerprint() != result.Other || !strings.HasPrefix(stdout, "authority/"+result.Other[:16]+" rotated (valid until 20") ||
+		!strings.Contains(stderr, "a rotation is under way") || !strings.Contains(stderr, "old authority kept as "+c.dir) {
+		t.Errorf("%q, %q", stdout, stderr)
+	}
+	for pod, cert := range c.certs {
+		roots := parsePEM(cert.Bundle)
+		if len(roots) != 1 || ca.Fingerprint(roots[0]) != next.Fingerprint() || parsePEM(cert.Certificate)[0].CheckSignatureFrom(roots[0]) != nil {
+			t.Errorf("%s has %d roots", pod, len(roots))
+		}
+	}
+}
+
+func TestRotateMakesNoSense(t *testing.T) {
+	c := newRotatingCluster(t, "web")
+	for args, want := range map[string]string{
+		"rotate": "no pod is named", "rotate --ca web": "use one of them", "rotate --ca --all": "use one of them", "rotate --ca -A": "use one of them",
+		"rotate --ca -l a=b": "use one of them", "rotate web --dry-run": "need --ca", "rotate web --cert-ttl=x": "--cert-ttl",
+		"rotate --ca --ttl=x": "--ttl", "rotate web -o wide": "unknown", "rotate web --timeout=0s": "not positive",
+		"rotate web --parallel=0": "not positive", "rotate --ca --from-cert=/x": "from-key", "rotate --all": "--yes",
+		"rotate --ca --from-cert=/nonexistent --from-key=/x": "--from-cert",
+	} {
+		before := c.certs["web"].Certificate
+		code, stdout, stderr := c.run(strings.Fields(args)...)
+		if code != 1 || stdout != "" || !strings.Contains(stderr, want) || c.certs["web"].Certificate != before {
+			t.Errorf("%s: exit code %d, %q, %q", args, code, stdout, stderr)
+		}
+	}
+}

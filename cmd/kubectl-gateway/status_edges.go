@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/edges"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
+)
+
+// namesAge is for how long --watch shows names without listing pods and Services
+// anew.
+const namesAge = 30 * time.Second
+
+// edgesLook asks for edges, over and over with --watch.
+type edgesLook struct {
+	a         *app
+	o         *statusOptions
+	client    kubernetes.Interface
+	collector edges.Collector
+
+	names  *edges.Names
+	notes  []string
+	listed time.Time
+}
+
+func (l *edgesLook) look(ctx context.Context, args []string) (*edgesView, error) {
+	found, err := l.a.lookAt(ctx, l.o.targets, args)
+	if err != nil {
+		return nil, err
+	}
+	views, err := l.collector.Collect(ctx, found.pods)
+	if err != nil {
+		return nil, err
+	}
+	if l.names == nil || time.Since(l.listed) > namesAge {
+		if l.names, l.notes, err = edges.ReadNames(ctx, l.client, found.pods); err != nil {
+			return nil, err
+		}
+		l.listed = time.Now()
+	}
+	list := edges.Join(views, l.names)
+	if l.o.by == byWorkload {
+		list.ByWorkload(l.names)
+	}
+	home := found.namespace
+	if several(found.pods) {
+		home = ""
+	}
+	return &edgesView{list: list, notes: l.notes, home: home, found: found, wide: l.o.output == "wide"}, nil
+}
+
+// runEdges shows who the selected pods talk to.
+func (o *statusOptions) runEdges(ctx context.Context, a *app, args []string, look *edgesLook) error {
+	if o.watch {
+		return a.follow(ctx, o.interval, func(ctx context.Context) (statusView, error) { return look.look(ctx, args) })
+	}
+	view, err := look.look(ctx, args)
+	if err != nil {
+		return err
+	}
+	style, errStyle := terminal.For(a.Out, os.Getenv), terminal.For(a.ErrOut, os.Getenv)
+	switch o.output {
+	case "", "wide":
+		err = view.show(a.Out, a.ErrOut, style, errStyle, time.Now())
+	default:
+		if err = view.write(a.Out, o.output); err == nil && (o.output == "dot" || o.output == "svg") {
+			err = view.below(a.ErrOut, errStyle)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("printing the edges: %w", err)
+	}
+	err = a.reportMissing(view.missing())
+	if len(view.list.Unasked) > 0 {
+		err = errReported
+	}
+	return err
+}
+
+// edgesView is what there is to show of edges.
+type edgesView struct {
+	list  *edges.List
+	notes []string
+	home  string
+	found *selection
+	wide  bool
+}
+
+func (v *edgesView) show(out, errOut io.Writer, style, errStyle *terminal.Style, now time.Time) error {
+	switch {
+	case len(v.list.Items) > 0:
+		if err := v.list.Table(out, style, edges.TableOptions{Home: v.home, Wide: v.wide, Now: now}); err != nil {
+			return err
+		}
+	case len(v.list.Unasked) == 0:
+		if _, err := fmt.Fprintf(errOut, "no edges found in %s\nhint: gateways show the connections since they started; 'kubectl gateway status' shows the gateways\n", v.found.where()); err != nil {
+			return err
+		}
+	}
+	return v.list.Summary(errOut, errStyle, v.notes)
+}
+
+func (v *edgesView) write(w io.Writer, format string) error {
+	switch format {
+	case "dot":
+		return v.list.DOT(w)
+	case "svg":
+		return v.list.SVG(w)
+	}
+	text, err := encode(v.list, format)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(w, text)
+	return err
+}
+
+func (v *edgesView) missing() error { return v.found.missing }
+
+// below tells on the error stream what a picture cannot.
+func (v *edgesView) below(errOut io.Writer, style *terminal.Style) error {
+	rest := edges.List{Forgotten: v.list.Forgotten, Unlisted: v.list.Unlisted, Unasked: v.list.Unasked}
+	return rest.Summary(errOut, style, v.notes)
+}

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/verify"
+)
+
+// exitInconclusive is the exit code if nothing is proven. Errors have it, too: an
+// error must not look like plaintext.
+const exitInconclusive = 2
+
+// verifyOptions are the flags of verify.
+type verifyOptions struct {
+	output  string
+	port    uint16
+	timeout time.Duration
+}
+
+func newVerifyCommand(a *app) *cobra.Command {
+	var o verifyOptions
+	cmd := &cobra.Command{
+		Use:   "verify FROM [TO]",
+		Short: "Prove on the wire that two pods talk encrypted",
+		Long: `Sends a random text, the canary, over a new connection from one pod to another,
+and captures the packets of both pods meanwhile. The canary must show on loopback,
+between application and gateway, or the capture proves nothing. It must never show on
+the pods' network interfaces, where the connection of the two gateways must be TLS
+records and nothing else, with the version, key exchange and cipher that the gateways
+tell.
+
+Without TO the other pod is one of the same namespace that has a gateway, on another
+node if possible. A workload as FROM means each of its present pods, as TO one of
+them. The canary goes to a listener that is made for it, and to no application; with
+--port, or if TO has no gateway, it goes to an application: to its first declared TCP
+port unless --port names another.
+
+The exit code is 0 if the connections were encrypted, 1 if the canary was readable on
+the network, and 2 if nothing could be proven, with the reason.`,
+		Example: `  # From one pod to another
+  kubectl gateway verify pod/web-0 pod/db-0
+
+  # Each pod of a Deployment, with a peer that is chosen
+  kubectl gateway verify deploy/web
+
+  # The port of an application, for programs
+  kubectl gateway verify pod/web-0 pod/db-0 --port=5432 -o json`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			return exitWith(exitInconclusive, cobra.RangeArgs(1, 2)(cmd, args))
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			err := o.run(cmd.Context(), a, args)
+			if errors.As(err, new(*exitError)) || err == errPlaintext {
+				return err
+			}
+			return exitWith(exitInconclusive, err)
+		},
+	}
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exitWith(exitInconclusive, err) })
+	f := cmd.Flags()
+	f.StringVarP(&o.output, "output", "o", "", "output format: json or yaml")
+	f.Uint16Var(&o.port, "port", 0, "send the canary to the application at this port of TO")
+	f.DurationVar(&o.timeout, "timeout", verify.DefaultTimeout, "how long one pair may take")
+	return cmd
+}
+
+// errPlaintext ends the command after plaintext was seen and reported.
+var errPlaintext = fmt.Errorf("plaintext: %w", errReported)
+
+// verifications is what verify prints with -o json and -o yaml.
+type verifications struct {
+	Kind  string           `json:"kind"`
+	Items []*verify.Result `json:"items"`
+}
+
+func (o *verifyOptions) run(ctx context.Context, a *app, args []string) error {
+	if err := oneOf("output", o.output, []string{"", "json", "yaml"}); err != nil {
+		return err
+	}
+	if o.timeout <= 0 {
+		return fmt.Errorf("--timeout %s is not positive", o.timeout)
+	}
+	config, client, err := a.kubernetes()
+	if err != nil {
+		return err
+	}
+	found, err := a.find(ctx, &targets.Flags{}, args[:1])
+	if err != nil {
+		return err
+	}
+	from := sift(found, func(pods []corev1.Pod) []corev1.Pod {
+		if _, ok := inject.Current(&pods[0]); !ok || inject.Leaving(&pods[0]) {
+			return nil
+		}
+		return pods
+	})
+	if len(from) == 0 {
+		return api.WithHint(fmt.Errorf("none of the pods of %s has a gateway", args[0]), "'kubectl gateway enable "+args[0]+"' adds them")
+	}
+	var to *targets.Selection
+	if len(args) == 2 {
+		if to, err = a.find(ctx, &targets.Flags{}, args[1:]); err != nil {
+			return err
+		}
+	}
+	v := verify.New(&remote.Client{Config: config, Kube: client}, client)
+	v.Port, v.Timeout = o.port, o.timeout
+	list := verifications{Kind: "VerificationList"}
+	failed := false
+	for i := range from {
+		var peer *corev1.Pod
+		if to != nil {
+			peer = peerOf(&from[i], to.Pods)
+		} else if peer, err = verify.ChoosePeer(ctx, client, &from[i]); err != nil {
+			return err
+		}
+		result, err := v.Verify(ctx, &from[i], peer)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			failed = true
+			printErrors(a.ErrOut, fmt.Errorf("verifying pod/%s -n %s with pod/%s -n %s: %w", from[i].Name, from[i].Namespace, peer.Name, peer.Namespace, err))
+			continue
+		}
+		list.Items = append(list.Items, result)
+		if o.output == "" {
+			if err := printVerification(a.Out, terminal.For(a.Out, os.Getenv), result); err != nil {
+				return fmt.Errorf("printing the result: %w", err)
+			}
+		}
+	}
+	if o.output != "" {
+		text, err := encode(list, o.output)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprint(a.Out, text); err != nil {
+			return fmt.Errorf("printing the result: %w", err)
+		}
+	}
+	return list.outcome(failed)
+}
+
+// outcome is the worst of all verdicts: one plaintext outweighs what is not known.
+func (l *verifications) outcome(failed bool) error {
+	for _, r := range l.Items {
+		switch r.Verdict {
+		case verify.Plaintext:
+			return errPlaintext
+		case verify.Inconclusive:
+			failed = true
+		}
+	}
+	if failed {
+		return exitWith(exitInconclusive, errReported)
+	}
+	return nil
+}
+
+// peerOf returns one of pods that is not pod itself, if there is one, and rather one
+// with a gateway.
+func peerOf(pod *corev1.Pod, pods []corev1.Pod) *corev1.Pod {
+	chosen := &pods[0]
+	for i := range pods {
+		switch g, ok := inject.Current(&pods[i]); {
+		case pods[i].UID == pod.UID:
+		case ok && g.Phase == inject.Running:
+			return &pods[i]
+		case chosen.UID == pod.UID:
+			chosen = &pods[i]
+		}
+	}
+	return chosen
+}

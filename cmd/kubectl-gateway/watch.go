@@ -1,0 +1,261 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	utilrand "k8s.io/apimachinery/pkg/util/rand"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/disable"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/watch"
+)
+
+// watchOptions are the flags of watch.
+type watchOptions struct {
+	settings       enableOptions
+	selector       string
+	allNamespaces  bool
+	drain          time.Duration
+	once           bool
+	leaderElect    bool
+	leaseNamespace string
+	healthAddress  string
+	output         string
+}
+
+func newWatchCommand(a *app) *cobra.Command {
+	return newWatchCommandFor(a, &watchOptions{})
+}
+
+// newWatchCommandFor returns the command that stores its flags in o.
+func newWatchCommandFor(a *app, o *watchOptions) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "watch [TARGET...] [-l SELECTOR] [-n NAMESPACE | -A]",
+		Short: "Keep pods enabled as they come and go",
+		Long: `Gives every pod a gateway as soon as it runs, if the annotation
+` + watch.Annotation + `=true is on the pod or on its namespace, or if it belongs to a target
+that is named: deploy/NAME, sts/NAME, ds/NAME, rs/NAME, job/NAME, cronjob/NAME or
+pod/NAME. Looks at all namespaces, or at one with -n or where targets are named,
+and with -l only at pods that match.
+
+Gateways that died are replaced. The certificates of all gateways that are seen are
+renewed at two thirds of their life, whoever has added them.
+
+When the annotation is gone, gateways that watch had added for it are disabled. The
+annotation ` + watch.Annotation + `=false disables the gateway of a pod whoever has added it; a pod's
+own annotation counts more than a target's name, and that more than its namespace's.
+
+Runs until Ctrl-C, and can be ended and started again at any time: nothing is
+remembered that is not in the cluster. It also runs in the cluster, see
+examples/watch-deployment.yaml. On a terminal it shows where everything stands,
+otherwise a line for each event. With --once it does what is to be done now and
+ends; the exit code is 1 if something could not be done.`,
+		Example: `  # All annotated pods of the cluster
+  kubectl annotate namespace shop ` + watch.Annotation + `=true
+  kubectl gateway watch
+
+  # The pods of a Deployment, also those to come
+  kubectl gateway watch deploy/web -n shop
+
+  # For a cron job of your own
+  kubectl gateway watch --once -o json`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			// It is a flag of enable alone.
+			o.settings.dryRun = dryRunNone
+			return o.run(cmd.Context(), a, args)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&o.selector, "selector", "l", "", "look only at pods with these labels, for example app=web,tier!=cache")
+	f.BoolVarP(&o.allNamespaces, "all-namespaces", "A", false, "look at all namespaces, as without -n")
+	o.settings.addSettings(f, inject.DeliveryCSR)
+	f.DurationVar(&o.drain, "drain-timeout", disable.DefaultDrainTimeout, "how long connections of a gateway that is disabled may go on")
+	f.BoolVar(&o.once, "once", false, "do what is to be done now, and end")
+	f.BoolVar(&o.leaderElect, "leader-elect", false, "of several replicas let one work at a time")
+	f.StringVar(&o.leaseNamespace, "lease-namespace", "", "namespace of the replicas' Lease (default: that of the kubeconfig, in a pod its own)")
+	f.StringVar(&o.healthAddress, "health-addr", "", "serve /healthz and /readyz at this address, like :8080")
+	f.StringVarP(&o.output, "output", "o", "", "output format: json, one object a line")
+	cmd.MarkFlagsMutuallyExclusive("once", "leader-elect")
+	return cmd
+}
+
+// place returns what is looked at.
+func (o *watchOptions) place(a *app, args []string) (watch.Options, error) {
+	options := watch.Options{Selector: o.selector, Parallel: o.settings.parallel}
+	if _, err := labels.Parse(o.selector); err != nil {
+		return options, api.WithHint(fmt.Errorf("reading the selector %q: %w", o.selector, err),
+			"write it as for kubectl get -l, for example app=web,tier!=cache")
+	}
+	var err error
+	if options.Names, err = watch.ParseNames(args); err != nil {
+		return options, err
+	}
+	switch {
+	case len(args) > 0 && o.allNamespaces:
+		return options, errors.New("a target cannot be named across all namespaces: use -n instead of -A")
+	case len(args) > 0:
+		options.Namespace, err = a.namespace()
+	case !o.allNamespaces && a.flags.Namespace != nil:
+		options.Namespace = *a.flags.Namespace
+	}
+	return options, err
+}
+
+// namespace returns that of the command line, or else of the kubeconfig or the pod.
+func (a *app) namespace() (string, error) {
+	namespace, _, err := a.flags.ToRawKubeConfigLoader().Namespace()
+	if err != nil {
+		return "", fmt.Errorf("reading the kubeconfig: %w", err)
+	}
+	return namespace, nil
+}
+
+func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
+	settings, given, err := o.settings.complete()
+	if err != nil {
+		return err
+	}
+	if err := oneOf("output", o.output, []string{"", "json"}); err != nil {
+		return err
+	}
+	if o.drain < 0 {
+		return fmt.Errorf("--drain-timeout %s is negative", o.drain)
+	}
+	options, err := o.place(a, args)
+	if err != nil {
+		return err
+	}
+	config, client, err := a.kubernetes()
+	if err != nil {
+		return err
+	}
+	report := newWatchReport(a, o.output, options, o.once)
+	if report.live() {
+		if config, client, err = quiet(config); err != nil {
+			return err
+		}
+	}
+	if err := inject.CheckServer(ctx, client.Discovery(), settings.Delivery); err != nil {
+		return err
+	}
+	plugin := &watch.Plugin{
+		Client: client, Gateways: &remote.Client{Config: config, Kube: client},
+		Options: settings, Given: given, Drain: o.drain,
+		Authority: func(ctx context.Context) (watch.Authority, error) {
+			return ca.Load(ctx, ca.LoadOptions{Client: client, Dir: o.settings.authorityDir, Getenv: os.Getenv})
+		},
+		Warn: report.warnings,
+	}
+	// Without an authority nothing will ever work: that must be said at once.
+	if _, err := plugin.Authority(ctx); err != nil {
+		return fmt.Errorf("loading the authority: %w", err)
+	}
+	watcher := &watch.Watcher{Client: client, Actions: plugin, Options: options, Report: report.add}
+	report.counts = watcher.Counts
+	return o.watch(ctx, a, client, watcher, report)
+}
+
+// quiet returns a connection whose warnings do not tear the live view apart.
+func quiet(config *rest.Config) (*rest.Config, kubernetes.Interface, error) {
+	config = rest.CopyConfig(config)
+	config.WarningHandler, config.WarningHandlerWithContext = rest.NoWarnings{}, nil
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("preparing the connection: %w", err)
+	}
+	return config, client, nil
+}
+
+// watch runs watcher in the way that the flags ask for.
+func (o *watchOptions) watch(ctx context.Context, a *app, client kubernetes.Interface, watcher *watch.Watcher, report *watchReport) error {
+	if o.once {
+		left, err := watcher.Once(ctx)
+		report.finish()
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			return err
+		case left > 0:
+			fmt.Fprintf(a.ErrOut, "%s %d of %d pods are not as they are wanted\n",
+				report.style.Paint(terminal.Bad, "error:"), left, watcher.Counts().Watched)
+			return errReported
+		}
+		return report.outErr
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	run := watcher.Run
+	health := &watchHealth{ready: watcher.Synced}
+	if o.leaderElect {
+		election, err := o.election(a, client, report)
+		if err != nil {
+			return err
+		}
+		health.standBy(election)
+		run = func(ctx context.Context) error {
+			return election.Lead(ctx, func(ctx context.Context) error {
+				health.leads()
+				return watcher.Run(ctx)
+			})
+		}
+	}
+	if o.healthAddress != "" {
+		stop, err := health.serve(o.healthAddress, func(err error) { cancel(err) })
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	report.start(func(err error) { cancel(err) })
+	err := run(ctx)
+	report.finish()
+	// Ctrl-C is how a watch ends, and no failure.
+	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	return err
+}
+
+func (o *watchOptions) election(a *app, client kubernetes.Interface, report *watchReport) (*watch.Election, error) {
+	namespace := o.leaseNamespace
+	if namespace == "" {
+		var err error
+		if namespace, err = a.namespace(); err != nil {
+			return nil, err
+		}
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return nil, fmt.Errorf("finding a name for this replica: %w", err)
+	}
+	// Two on one machine must not take each other for themselves.
+	identity := host + "-" + utilrand.String(8)
+	return &watch.Election{Client: client, Namespace: namespace, Identity: identity, Elected: func(leader string) {
+		if leader == identity {
+			leader = "this replica"
+		}
+		report.notice(leader + " leads")
+	}}, nil
+}
+
+// where names what is looked at.
+func where(options watch.Options) string {
+	if options.Namespace == metav1.NamespaceAll {
+		return "all namespaces"
+	}
+	return "namespace " + options.Namespace
+}

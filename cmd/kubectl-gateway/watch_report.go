@@ -1,0 +1,251 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/duration"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/watch"
+)
+
+// watchReport tells the user what watch does: a live view on a terminal, lines of
+// text or JSON otherwise. Its methods may be called at the same time.
+type watchReport struct {
+	out, errOut io.Writer
+	style       *terminal.Style
+	format      string
+	where       string
+	counts      func() watch.Counts
+	// view is nil without a live view.
+	view *watchView
+
+	mu     sync.Mutex
+	hints  map[string]bool
+	totals map[watch.Action]int
+	outErr error
+	// broken ends watch when nobody reads the output any more.
+	broken func(error)
+	done   chan struct{}
+	drawn  chan struct{}
+}
+
+func newWatchReport(a *app, format string, options watch.Options, once bool) *watchReport {
+	r := &watchReport{
+		out: a.Out, errOut: a.ErrOut, style: terminal.For(a.Out, os.Getenv), format: format,
+		where: where(options), hints: map[string]bool{}, totals: map[watch.Action]int{},
+		counts: func() watch.Counts { return watch.Counts{} }, broken: func(error) {},
+	}
+	if file, ok := a.Out.(*os.File); ok && format == "" && !once && r.style.Terminal() && os.Getenv("TERM") != "dumb" {
+		r.view = newWatchView(file, r.style, r.where)
+	}
+	return r
+}
+
+// live reports whether there is a live view.
+func (r *watchReport) live() bool { return r.view != nil }
+
+// start begins to show something. broken is called when that is not possible any
+// more.
+func (r *watchReport) start(broken func(error)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.broken = broken
+	if r.view == nil {
+		if r.format == "" {
+			fmt.Fprintf(r.errOut, "watching %s\n", r.where)
+		}
+		return
+	}
+	r.done, r.drawn = make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(r.drawn)
+		r.view.run(r.counts, r.done, r.write)
+	}()
+}
+
+// finish ends the view and sums up.
+func (r *watchReport) finish() {
+	if r.done != nil {
+		close(r.done)
+		<-r.drawn
+	}
+	counts := r.counts()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	fmt.Fprintf(r.errOut, "%d pods watched: %d ready, %d in work, %d failed; %s\n",
+		counts.Watched, counts.Ready, counts.Working, counts.Failed, r.sums())
+}
+
+func (r *watchReport) sums() string {
+	var list []string
+	for _, action := range []watch.Action{watch.Enabled, watch.Replaced, watch.Renewed, watch.Disabled} {
+		if n := r.totals[action]; n > 0 {
+			list = append(list, fmt.Sprintf("%d %s", n, action))
+		}
+	}
+	if list == nil {
+		return "nothing was changed"
+	}
+	return strings.Join(list, ", ")
+}
+
+// warnings reports what is about no pod.
+func (r *watchReport) warnings(list []string) {
+	if len(list) > 0 {
+		r.add(watch.Event{Time: time.Now(), Action: watch.Noticed, Warnings: list})
+	}
+}
+
+// notice reports what is no warning.
+func (r *watchReport) notice(text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.view != nil:
+		r.view.add(terminal.Normal, time.Now().Format(time.TimeOnly)+" "+line(text))
+	case r.format == "":
+		fmt.Fprintf(r.errOut, "%s\n", line(text))
+	}
+}
+
+// add reports one event.
+func (r *watchReport) add(e watch.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.totals[e.Action]++
+	if r.format == "json" {
+		r.print(eventJSON(e))
+		return
+	}
+	var lines []string
+	tones := []terminal.Tone{}
+	say := func(tone terminal.Tone, text string) {
+		tones, lines = append(tones, tone), append(lines, text)
+	}
+	stamp := e.Time.Format(time.TimeOnly) + " "
+	if text, tone := eventText(e); text != "" {
+		say(tone, stamp+text)
+	}
+	for _, warning := range e.Warnings {
+		say(terminal.Caution, stamp+who(e)+"warning: "+line(warning))
+	}
+	if hint := advice(e.Err); e.Err != nil && hint != "" && !r.hints[hint] {
+		r.hints[hint] = true
+		say(terminal.Dim, "hint: "+line(hint))
+	}
+	for i, text := range lines {
+		if r.view != nil {
+			r.view.add(tones[i], text)
+			continue
+		}
+		r.print(r.style.Paint(tones[i], text) + "\n")
+	}
+}
+
+// write is print for the view. It reports whether there is any use in going on.
+func (r *watchReport) write(text string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.print(text)
+	return r.outErr == nil
+}
+
+func (r *watchReport) print(text string) {
+	if r.outErr != nil {
+		return
+	}
+	if _, err := io.WriteString(r.out, text); err != nil {
+		r.outErr = fmt.Errorf("printing events: %w", err)
+		r.broken(r.outErr)
+	}
+}
+
+func who(e watch.Event) string {
+	if e.Pod == "" {
+		return ""
+	}
+	return line(e.Namespace) + "/" + line(e.Pod) + " "
+}
+
+// eventText says what happened in one line, "" if only warnings came.
+func eventText(e watch.Event) (string, terminal.Tone) {
+	text, tone := who(e)+string(e.Action), terminal.Good
+	switch e.Action {
+	case watch.Noticed:
+		return "", terminal.Normal
+	case watch.Reconnected:
+		return "the API server answers again", terminal.Good
+	case watch.Disconnected:
+		return "the API server does not answer: " + line(e.Err.Error()), terminal.Bad
+	case watch.Failed, watch.Refused:
+		tone = terminal.Bad
+	case watch.Disabled:
+		tone = terminal.Normal
+	}
+	var details []string
+	if e.Container != "" {
+		details = append(details, line(e.Container))
+	}
+	if e.Elapsed > 0 {
+		details = append(details, fmt.Sprintf("%.1fs", e.Elapsed.Seconds()))
+	}
+	if !e.NotAfter.IsZero() {
+		details = append(details, "valid for "+duration.HumanDuration(e.NotAfter.Sub(e.Time)))
+	}
+	if e.Err != nil {
+		text += ": " + line(e.Err.Error())
+		details = nil
+		if !e.Again.IsZero() {
+			details = append(details, "again in "+duration.HumanDuration(max(e.Again.Sub(e.Time), time.Second)))
+		}
+	}
+	if len(details) > 0 {
+		text += " (" + strings.Join(details, ", ") + ")"
+	}
+	return text, tone
+}
+
+// watchItem is the machine-readable form of an event.
+type watchItem struct {
+	Time      time.Time    `json:"time"`
+	Namespace string       `json:"namespace,omitempty"`
+	Pod       string       `json:"pod,omitempty"`
+	Action    watch.Action `json:"action"`
+	Container string       `json:"container,omitempty"`
+	// Seconds is how long it took.
+	Seconds  float64    `json:"seconds,omitempty"`
+	NotAfter *time.Time `json:"certificateNotAfter,omitempty"`
+	Warnings []string   `json:"warnings,omitempty"`
+	Error    string     `json:"error,omitempty"`
+	Hint     string     `json:"hint,omitempty"`
+	// Again is when it is tried again.
+	Again *time.Time `json:"again,omitempty"`
+}
+
+func eventJSON(e watch.Event) string {
+	item := watchItem{Time: e.Time.UTC(), Namespace: e.Namespace, Pod: e.Pod, Action: e.Action, Container: e.Container,
+		Seconds: e.Elapsed.Seconds(), Warnings: e.Warnings}
+	if !e.NotAfter.IsZero() {
+		item.NotAfter = &e.NotAfter
+	}
+	if !e.Again.IsZero() {
+		again := e.Again.UTC()
+		item.Again = &again
+	}
+	if e.Err != nil {
+		item.Error, item.Hint = e.Err.Error(), advice(e.Err)
+	}
+	text, err := json.Marshal(item)
+	if err != nil {
+		// Times outside of the years 0 to 9999 are all that cannot be encoded.
+		text, _ = json.Marshal(watchItem{Namespace: e.Namespace, Pod: e.Pod, Action: e.Action, Error: err.Error()})
+	}
+	return string(terminal.CleanJSON(text)) + "\n"
+}

@@ -1,0 +1,306 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/muesli/termenv"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/watch"
+)
+
+func testEvents() []watch.Event {
+	at := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	full := api.WithHint(errors.New("the node\nis full\x1b[2J"), "make room")
+	return []watch.Event{
+		{Time: at, Namespace: "shop", Pod: "web", Action: watch.Enabled, Container: "kube-gateway", Elapsed: 2300 * time.Millisecond, NotAfter: at.Add(720 * time.Hour)},
+		{Time: at, Namespace: "shop", Pod: "db", Action: watch.Failed, Err: full, Again: at.Add(4 * time.Second)},
+		{Time: at, Namespace: "shop", Pod: "db2", Action: watch.Refused, Err: full},
+		{Time: at, Namespace: "shop", Pod: "web", Action: watch.Noticed, Warnings: []string{"mind\nthe gap"}},
+		{Time: at, Action: watch.Disconnected, Err: errors.New("connection refused")},
+		{Time: at, Action: watch.Reconnected},
+	}
+}
+
+func reportOf(format string) (*watchReport, *bytes.Buffer, *bytes.Buffer) {
+	var out, errOut bytes.Buffer
+	a := &app{IOStreams: genericiooptions.IOStreams{Out: &out, ErrOut: &errOut}}
+	return newWatchReport(a, format, watch.Options{Namespace: "shop"}, false), &out, &errOut
+}
+
+func TestWatchPrintsALineForEachEvent(t *testing.T) {
+	r, out, errOut := reportOf("")
+	r.start(func(error) {})
+	r.counts = func() watch.Counts { return watch.Counts{Watched: 3, Ready: 1, Failed: 2} }
+	for _, e := range testEvents() {
+		r.add(e)
+	}
+	r.finish()
+	want := `12:00:00 shop/web enabled (kube-gateway, 2.3s, valid for 30d)
+12:00:00 shop/db failed: the node is full\x1b[2J (again in 4s)
+hint: make room
+12:00:00 shop/db2 refused: the node is full\x1b[2J
+12:00:00 shop/web warning: mind the gap
+12:00:00 the API server does not answer: connection refused
+12:00:00 the API server answers again
+`
+	if out.String() != want {
+		t.Errorf("got\n%s", out)
+	}
+	if got := errOut.String(); got != "watching namespace shop\n3 pods watched: 1 ready, 0 in work, 2 failed; 1 enabled\n" {
+		t.Errorf("on the error stream:\n%s", got)
+	}
+}
+
+func TestWatchPrintsJSON(t *testing.T) {
+	r, out, errOut := reportOf("json")
+	r.start(func(error) {})
+	for _, e := range testEvents() {
+		r.add(e)
+	}
+	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+	if len(lines) != len(testEvents()) || errOut.Len() != 0 {
+		t.Fatalf("got\n%s%s", out, errOut)
+	}
+	if strings.ContainsRune(out.String(), '\x1b') {
+		t.Error("a control character got through")
+	}
+	if want := `{"time":"2026-05-01T12:00:00Z","namespace":"shop","pod":"web","action":"enabled","container":"kube-gateway","seconds":2.3,"certificateNotAfter":"2026-05-31T12:00:00Z"}`; lines[0] != want {
+		t.Errorf("got %s", lines[0])
+	}
+	var item watchItem
+	if err := json.Unmarshal([]byte(lines[1]), &item); err != nil || item.Error != "the node\nis full\x1b[2J" || item.Hint != "make room" ||
+		item.Action != watch.Failed || item.Again == nil || !item.Again.Equal(testEvents()[1].Again) {
+		t.Errorf("got %+v, %v", item, err)
+	}
+}
+
+func TestWatchEndsWhenNobodyReads(t *testing.T) {
+	r, _, _ := reportOf("")
+	r.out = brokenWriter{}
+	var broken []error
+	r.start(func(err error) { broken = append(broken, err) })
+	r.add(testEvents()[0])
+	r.add(testEvents()[1])
+	if len(broken) != 1 || !strings.Contains(broken[0].Error(), "printing events") {
+		t.Errorf("got %v", broken)
+	}
+}
+
+type brokenWriter struct{}
+
+func (brokenWriter) Write([]byte) (int, error) { return 0, os.ErrClosed }
+
+// screen is as much of a terminal as a view needs.
+type screen struct {
+	t      *testing.T
+	rows   []string
+	at     int
+	hidden bool
+	// erased says that the rest of the row was, when that was said before it.
+	erased  bool
+	widest  int
+	scrolls int
+	height  int
+}
+
+func (s *screen) write(text string) {
+	for text != "" {
+		switch {
+		case strings.HasPrefix(text, "\x1b["):
+			end := 2 + strings.IndexFunc(text[2:], func(r rune) bool { return r >= '@' && r <= '~' })
+			argument, final := text[2:end], text[end]
+			text = text[end+1:]
+			switch {
+			case final == 'F':
+				n := 0
+				for _, digit := range argument {
+					n = n*10 + int(digit-'0')
+				}
+				if s.at -= n; s.at < 0 {
+					s.t.Fatalf("moved %d rows above the first one", -s.at)
+				}
+			case final == 'K':
+				s.erased = true
+			case final == 'J':
+				s.rows = s.rows[:s.at]
+			case argument == "?25" && final == 'l':
+				s.hidden = true
+			case argument == "?25" && final == 'h':
+				s.hidden = false
+			default:
+				s.t.Fatalf("unexpected sequence %q%c", argument, final)
+			}
+		default:
+			row, rest, found := strings.Cut(text, "\n")
+			if !found {
+				s.t.Fatalf("an unfinished line: %q", text)
+			}
+			content := strings.TrimSuffix(row, "\x1b[K")
+			if content == row && !s.erased {
+				s.t.Fatalf("the rest of a line is not erased: %q", row)
+			}
+			s.erased = false
+			s.widest = max(s.widest, len([]rune(content)))
+			if s.at == len(s.rows) {
+				s.rows = append(s.rows, "")
+			}
+			s.rows[s.at] = content
+			s.at++
+			text = rest
+			if s.at >= s.height {
+				s.scrolls++
+			}
+		}
+	}
+}
+
+func TestWatchView(t *testing.T) {
+	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	columns, rows := 40, 12
+	v := &watchView{style: terminal.New(nil, true, termenv.Ascii), title: "watching all namespaces",
+		live: terminal.NewLiveOf(func() (int, int) { return columns, rows })}
+	s := &screen{t: t, height: rows}
+	counts := watch.Counts{Watched: 3, Ready: 2, Working: 1, Connected: true, NextRenewal: now.Add(90 * time.Minute)}
+	s.write(v.draw(counts, now))
+	want := []string{"watching all namespaces", "3 watched, 2 ready, 1 in work, 0 failed", "next renewal in 90m", ""}
+	if strings.Join(s.rows, "\n") != strings.Join(want, "\n") || !s.hidden {
+		t.Errorf("got %q", s.rows)
+	}
+	if again := v.draw(counts, now); again != "" {
+		t.Errorf("the same frame is drawn again: %q", again)
+	}
+	for i := range 30 {
+		v.add(terminal.Normal, strings.Repeat("x", i*3))
+		s.write(v.draw(counts, now))
+	}
+	if len(s.rows) > rows-1 || s.widest > columns || s.scrolls > 0 {
+		t.Errorf("%d rows, %d columns, %d scrolls", len(s.rows), s.widest, s.scrolls)
+	}
+	if last := s.rows[len(s.rows)-1]; last != strings.Repeat("x", columns) {
+		t.Errorf("the last line is %q", last)
+	}
+	if !strings.HasPrefix(s.rows[0], "watching") || len(s.rows) != rows-1 {
+		t.Errorf("got %q", s.rows)
+	}
+	rows = 3
+	s.height = rows
+	if s.write(v.draw(counts, now)); len(s.rows) != 2 {
+		t.Errorf("%d lines in 3 rows", len(s.rows))
+	}
+	counts.Connected = false
+	if !strings.Contains(v.draw(counts, now), "watching") {
+		t.Error("nothing is drawn")
+	}
+	var drawn strings.Builder
+	done := make(chan struct{})
+	close(done)
+	v.run(func() watch.Counts { return counts }, done, func(text string) bool {
+		drawn.WriteString(text)
+		return true
+	})
+	if !strings.HasSuffix(drawn.String(), "\x1b[?25h") {
+		t.Error("the cursor stays hidden")
+	}
+}
+
+func TestWatchHealth(t *testing.T) {
+	synced := false
+	h := &watchHealth{ready: func() bool { return synced }}
+	code := func(path string) int {
+		recorder := httptest.NewRecorder()
+		h.ServeHTTP(recorder, httptest.NewRequest("GET", path, nil))
+		return recorder.Code
+	}
+	if code("/healthz") != http.StatusOK || code("/readyz") != http.StatusServiceUnavailable || code("/") != http.StatusNotFound {
+		t.Error("before the pods are known")
+	}
+	h.standBy(&watch.Election{})
+	if code("/healthz") != http.StatusOK || code("/readyz") != http.StatusOK {
+		t.Error("one that stands by is not ready")
+	}
+	h.leads()
+	if code("/readyz") != http.StatusServiceUnavailable {
+		t.Error("one that leads is ready before the pods are known")
+	}
+	synced = true
+	if code("/readyz") != http.StatusOK {
+		t.Error("not ready when the pods are known")
+	}
+	stop, err := h.serve("127.0.0.1:0", func(err error) { t.Error(err) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	if _, err := h.serve("127.0.0.1:-1", nil); err == nil {
+		t.Error("a wrong address is no error")
+	}
+}
+
+func TestWatchPlace(t *testing.T) {
+	t.Setenv("KUBECONFIG", t.TempDir()+"/none")
+	for _, c := range []struct {
+		name      string
+		namespace string
+		o         watchOptions
+		args      []string
+		want      string
+		names     int
+		err       string
+	}{
+		{"nothing", "", watchOptions{}, nil, "", 0, ""},
+		{"-n", "shop", watchOptions{}, nil, "shop", 0, ""},
+		{"-A", "", watchOptions{allNamespaces: true}, nil, "", 0, ""},
+		{"-A and -n", "shop", watchOptions{allNamespaces: true}, nil, "", 0, ""},
+		{"a target", "", watchOptions{}, []string{"deploy/web"}, "default", 1, ""},
+		{"a target and -n", "shop", watchOptions{}, []string{"deploy/web", "sts/db"}, "shop", 2, ""},
+		{"a target and -A", "", watchOptions{allNamespaces: true}, []string{"deploy/web"}, "", 0, "use -n instead of -A"},
+		{"no target", "", watchOptions{}, []string{"svc/web"}, "", 0, "cannot|watched"},
+		{"a broken selector", "", watchOptions{selector: "a=(("}, nil, "", 0, "reading the selector"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := &app{flags: genericclioptions.NewConfigFlags(false)}
+			a.flags.Namespace = &c.namespace
+			got, err := c.o.place(a, c.args)
+			if c.err != "" {
+				if err == nil {
+					t.Fatal("no error")
+				}
+				return
+			}
+			if err != nil || got.Namespace != c.want || len(got.Names) != c.names {
+				t.Errorf("got %+v, %v", got, err)
+			}
+		})
+	}
+}
+
+func TestWatchFlags(t *testing.T) {
+	cmd := newWatchCommand(&app{})
+	if got := cmd.Flags().Lookup("delivery").DefValue; got != "csr" {
+		t.Errorf("delivery is %s by default", got)
+	}
+	if got := newEnableCommand(&app{}).Flags().Lookup("delivery").DefValue; got != "secret" {
+		t.Errorf("enable's delivery is %s by default", got)
+	}
+	for _, line := range []string{"--mode=lax", "-o yaml", "--drain-timeout=-1s", "--cert-ttl=0d", "--once --leader-elect", "--delivery=mail"} {
+		streams := genericiooptions.IOStreams{In: strings.NewReader(""), Out: &bytes.Buffer{}, ErrOut: &bytes.Buffer{}}
+		if code := run(t.Context(), streams, append([]string{"watch"}, strings.Fields(line)...)); code != 1 {
+			t.Errorf("%s: exit code %d", line, code)
+		}
+		if text := streams.ErrOut.(*bytes.Buffer).String(); !strings.HasPrefix(text, "error: ") || strings.Contains(text, "kubeconfig") {
+			t.Errorf("%s: %s", line, text)
+		}
+	}
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/duration"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/watch"
+)
+
+const (
+	// viewInterval is the least time between two frames.
+	viewInterval = 250 * time.Millisecond
+	// viewEvents is how many lines of events are shown at most.
+	viewEvents = 10
+)
+
+// watchView draws where everything stands, over and over in the same place.
+type watchView struct {
+	style *terminal.Style
+	title string
+	live  *terminal.Live
+
+	mu sync.Mutex
+	// events are painted.
+	events []string
+}
+
+func newWatchView(file *os.File, style *terminal.Style, where string) *watchView {
+	return &watchView{style: style, title: "watching " + where, live: terminal.NewLive(file)}
+}
+
+// add shows one more line, and drops the oldest if there are too many.
+func (v *watchView) add(tone terminal.Tone, text string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.events = append(v.events, v.style.Paint(tone, text))
+	if len(v.events) > viewEvents {
+		v.events = slices.Clone(v.events[len(v.events)-viewEvents:])
+	}
+}
+
+// run draws until done is closed, or write returns false.
+func (v *watchView) run(counts func() watch.Counts, done <-chan struct{}, write func(string) bool) {
+	ticker := time.NewTicker(viewInterval)
+	defer ticker.Stop()
+	defer func() { write(v.live.End()) }()
+	for write(v.draw(counts(), time.Now())) {
+		select {
+		case <-ticker.C:
+		case <-done:
+			write(v.draw(counts(), time.Now()))
+			return
+		}
+	}
+}
+
+// draw returns what turns the last frame into the present one, "" if they are the
+// same.
+func (v *watchView) draw(counts watch.Counts, now time.Time) string {
+	return v.live.Draw(v.frame(counts, now, v.live.Rows()))
+}
+
+// frame returns the lines of a view, of which the newest events fit into rows.
+func (v *watchView) frame(counts watch.Counts, now time.Time, rows int) []string {
+	tone := terminal.Good
+	switch {
+	case counts.Failed > 0:
+		tone = terminal.Bad
+	case counts.Working > 0:
+		tone = terminal.Caution
+	}
+	renewal := "unknown"
+	if !counts.NextRenewal.IsZero() {
+		renewal = "in " + duration.HumanDuration(max(counts.NextRenewal.Sub(now), 0))
+	}
+	lines := []string{
+		v.style.Paint(terminal.Strong, v.title),
+		v.style.Paint(tone, fmt.Sprintf("%d watched, %d ready, %d in work, %d failed", counts.Watched, counts.Ready, counts.Working, counts.Failed)),
+		"next renewal " + renewal,
+	}
+	if !counts.Connected {
+		lines = append(lines, v.style.Paint(terminal.Bad, "the API server does not answer"))
+	}
+	lines = append(lines, "")
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	events := v.events
+	if room := max(rows-len(lines), 0); len(events) > room {
+		events = events[len(events)-room:]
+	}
+	return append(lines, events...)
+}

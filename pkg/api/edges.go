@@ -1,0 +1,70 @@
+package api
+
+import (
+	"net/netip"
+	"time"
+)
+
+// MaxEdges is how many edges a gateway keeps.
+const MaxEdges = 1000
+
+// MaxEdgesAnswer bounds what a gateway says of its edges, in bytes.
+const MaxEdgesAnswer = 960 << 10
+
+// Values of Edge.Verdict: how the connections of an edge were carried.
+const (
+	EdgeEncrypted = "encrypted"
+	EdgePlaintext = "plaintext"
+	// EdgeRefused is also what the peer's gateway refused.
+	EdgeRefused = "refused"
+)
+
+// Edges is who a gateway has talked to. It is kept in the memory of the worker
+// and begins anew with each one.
+type Edges struct {
+	Pod    PodRef       `json:"pod"`
+	PodIPs []netip.Addr `json:"podIPs"`
+	// Since is when the counting began, Time the gateway's clock when it answered.
+	Since time.Time `json:"since"`
+	Time  time.Time `json:"time"`
+	// Edges are at most MaxEdges, the one last seen first.
+	Edges []Edge `json:"edges"`
+	// Forgotten counts the connections of edges that are not listed, because there
+	// were too many.
+	Forgotten uint64 `json:"forgotten,omitempty"`
+	// Existing is that of Status: the connections that no gateway carries. It is
+	// nil if nobody has looked.
+	Existing *ExistingConnections `json:"existing,omitempty"`
+}
+
+// Edge sums up the connections between two addresses that were carried alike.
+type Edge struct {
+	// Direction is Outbound or Inbound, seen from the pod.
+	Direction string `json:"direction"`
+	// Source is the pod that connects. Of an inbound connection without a gateway
+	// it is whatever address that shows.
+	Source netip.Addr `json:"source"`
+	// Destination is where an outbound connection was going to, which may be a
+	// Service, and what it reached in this pod if it was inbound.
+	Destination netip.AddrPort `json:"destination"`
+	// Dialled is what the client of an inbound connection dialled, as its gateway
+	// says, if that is not Destination: the address of a Service.
+	Dialled netip.AddrPort `json:"dialled,omitzero"`
+	// Peer is the identity of the other gateway, empty without one.
+	Peer string `json:"peer,omitempty"`
+	// Wire is WirePort, WireInband, or WireNone.
+	Wire    string `json:"wire"`
+	Verdict string `json:"verdict"`
+	// Reason says why connections were not encrypted or were refused.
+	Reason string `json:"reason,omitempty"`
+	// Connections counts those that were decided, Open those of them that have not
+	// ended.
+	Connections uint64 `json:"connections"`
+	Open        int64  `json:"open"`
+	// Sent and Received count bytes of the application in this pod, those of open
+	// connections up to a few seconds ago.
+	Sent     uint64 `json:"bytesSent"`
+	Received uint64 `json:"bytesReceived"`
+	// LastSeen is when a connection last began or ended.
+	LastSeen time.Time `json:"lastSeen"`
+}

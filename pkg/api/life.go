@@ -1,0 +1,38 @@
+package api
+
+// DisabledMessage is the termination message of a gateway that was disabled. One
+// that ended for another reason leaves that, or nothing.
+const DisabledMessage = "disabled"
+
+// CertificateRequest is what a gateway asks an authority for. Its key was made in
+// the gateway and does not leave it.
+type CertificateRequest struct {
+	// CSR is a PKCS #10 request in PEM form. Only its public key counts: who the
+	// gateway is, the authority's side knows better.
+	CSR string `json:"csr"`
+}
+
+// IssuedCertificate answers a CertificateRequest.
+type IssuedCertificate struct {
+	// Certificate is PEM: the leaf, then what leads to a root in Bundle.
+	Certificate string `json:"certificate"`
+	// Bundle is PEM: the roots that the gateway is to trust from now on.
+	Bundle string `json:"bundle"`
+}
+
+// TrustBundle replaces the roots that a gateway trusts.
+type TrustBundle struct {
+	// Bundle is PEM.
+	Bundle string `json:"bundle"`
+}
+
+// DisableReport is a gateway's account of its end.
+type DisableReport struct {
+	// Drained counts the connections that ended by themselves after the capture
+	// was stopped, Aborted those that were reset at the drain timeout.
+	Drained uint64 `json:"drained"`
+	Aborted uint64 `json:"aborted"`
+	// Left names what could not be removed from the pod: programs, maps, filters.
+	// Empty is the proof that nothing is left.
+	Left []string `json:"left,omitempty"`
+}

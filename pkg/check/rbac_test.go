@@ -1,0 +1,83 @@
+package check
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	"sigs.k8s.io/yaml"
+)
+
+// The proposed roles hold what the verbs need, and no role is taken from one user by
+// the grant to another.
+func TestGrant(t *testing.T) {
+	for role, verbs := range bundles() {
+		command, err := grant(role, verbs, "shop", "jane")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var rules []rbacv1.PolicyRule
+		for _, document := range strings.Split(strings.TrimSuffix(strings.TrimPrefix(command, "kubectl apply -f - <<'EOF'\n"), "EOF"), "---\n") {
+			var object rbacv1.ClusterRole
+			if err := yaml.Unmarshal([]byte(document), &object); err != nil {
+				t.Fatal(err)
+			}
+			rules = append(rules, object.Rules...)
+		}
+		for _, verb := range verbs {
+			if len(needs(verb)) == 0 {
+				t.Errorf("%s needs nothing", verb)
+			}
+			for _, p := range needs(verb) {
+				resource := strings.TrimSuffix(p.resource+"/"+p.subresource, "/")
+				if !slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool {
+					return slices.Contains(r.Verbs, p.verb) && slices.Contains(r.Resources, resource) && slices.Contains(r.APIGroups, p.group) &&
+						(p.name == "" || slices.Contains(r.ResourceNames, p.name))
+				}) {
+					t.Errorf("%s lacks %s", role, p)
+				}
+			}
+		}
+		for _, r := range rules {
+			if slices.Contains(slices.Concat(r.Verbs, r.Resources, r.APIGroups), "*") {
+				t.Errorf("%s grants everything: %+v", role, r)
+			}
+		}
+		other, err := grant(role, verbs, "shop", "joe")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if names(command) == names(other) {
+			t.Errorf("%s: the bindings of two users have the same names", role)
+		}
+	}
+}
+
+func names(command string) string {
+	var list []string
+	for text := range strings.SplitSeq(command, "\n") {
+		// Those of the subjects differ anyway.
+		if strings.HasPrefix(text, "  name: ") && text != "  name: jane" && text != "  name: joe" {
+			list = append(list, text)
+		}
+	}
+	return strings.Join(list, "\n")
+}
+
+// A name of a user cannot end the here-document early.
+func FuzzGrantIsOneDocument(f *testing.F) {
+	f.Add("jane\nEOF\nrm -rf ~\n")
+	f.Add("EOF")
+	f.Fuzz(func(t *testing.T, user string) {
+		command, err := grant("kubectl-gateway", []string{"enable"}, "shop", user)
+		if err != nil {
+			t.Skip(err)
+		}
+		for i, text := range strings.Split(command, "\n") {
+			if text == "EOF" && i != strings.Count(command, "\n") {
+				t.Fatalf("line %d of %q", i, command)
+			}
+		}
+	})
+}

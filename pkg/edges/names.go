@@ -1,0 +1,213 @@
+package edges
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+)
+
+// Names knows what has which address in a cluster.
+type Names struct {
+	// exact are pods and Services by their addresses, nodes what runs in the network
+	// of a node.
+	exact map[netip.Addr]Endpoint
+	nodes map[netip.Addr]Endpoint
+	// nodePorts are Services by the ports that they have on every node.
+	nodePorts map[uint16]Endpoint
+	// workloads are by pod, gateways the pods that have one.
+	workloads map[endpointKey]Endpoint
+	gateways  map[endpointKey]bool
+}
+
+// listPage is how many objects one request brings at most.
+const listPage = 500
+
+// ReadNames lists the pods and Services of the cluster, once each. Whoever may not do
+// that gets the names of the namespaces of pods, or at least those of pods: notes say
+// so. The error is that of a server that could not be asked at all.
+func ReadNames(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod) (names *Names, notes []string, err error) {
+	names = newNames()
+	var namespaces []string
+	for i := range pods {
+		if !slices.Contains(namespaces, pods[i].Namespace) {
+			namespaces = append(namespaces, pods[i].Namespace)
+		}
+	}
+	slices.Sort(namespaces)
+	for what, list := range map[string]func(string) error{
+		"pods":     func(ns string) error { return names.listPods(ctx, client, ns) },
+		"Services": func(ns string) error { return names.listServices(ctx, client, ns) },
+	} {
+		err := list(metav1.NamespaceAll)
+		if apierrors.IsForbidden(err) {
+			notes = append(notes, what+" of other namespaces are shown by their addresses: listing them is not allowed")
+			for _, ns := range namespaces {
+				if err = list(ns); err != nil {
+					break
+				}
+			}
+			if apierrors.IsForbidden(err) {
+				notes[len(notes)-1] = what + " are shown by their addresses: listing them is not allowed"
+				err = nil
+			}
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("listing %s: %w", what, err)
+		}
+	}
+	slices.Sort(notes)
+	for i := range pods {
+		names.addPod(&pods[i])
+	}
+	return names, notes, nil
+}
+
+func newNames() *Names {
+	return &Names{
+		exact: map[netip.Addr]Endpoint{}, nodes: map[netip.Addr]Endpoint{}, nodePorts: map[uint16]Endpoint{},
+		workloads: map[endpointKey]Endpoint{}, gateways: map[endpointKey]bool{},
+	}
+}
+
+func (n *Names) listPods(ctx context.Context, client kubernetes.Interface, namespace string) error {
+	o := metav1.ListOptions{Limit: listPage}
+	for {
+		page, err := client.CoreV1().Pods(namespace).List(ctx, o)
+		if err != nil {
+			return err
+		}
+		for i := range page.Items {
+			n.addPod(&page.Items[i])
+		}
+		if o.Continue = page.Continue; o.Continue == "" {
+			return nil
+		}
+	}
+}
+
+func (n *Names) listServices(ctx context.Context, client kubernetes.Interface, namespace string) error {
+	o := metav1.ListOptions{Limit: listPage}
+	for {
+		page, err := client.CoreV1().Services(namespace).List(ctx, o)
+		if err != nil {
+			return err
+		}
+		for i := range page.Items {
+			n.addService(&page.Items[i])
+		}
+		if o.Continue = page.Continue; o.Continue == "" {
+			return nil
+		}
+	}
+}
+
+func (n *Names) addPod(pod *corev1.Pod) {
+	// Another pod may have the address by now.
+	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+		return
+	}
+	for _, ip := range pod.Status.HostIPs {
+		if addr, err := netip.ParseAddr(ip.IP); err == nil && pod.Spec.NodeName != "" {
+			n.nodes[addr.Unmap()] = Endpoint{Kind: "node", Name: pod.Spec.NodeName, Address: addr.Unmap()}
+		}
+	}
+	if pod.Spec.HostNetwork {
+		return
+	}
+	for _, ip := range pod.Status.PodIPs {
+		addr, err := netip.ParseAddr(ip.IP)
+		if err != nil {
+			continue
+		}
+		e := Endpoint{Kind: "pod", Namespace: pod.Namespace, Name: pod.Name, Address: addr.Unmap()}
+		n.exact[addr.Unmap()] = e
+		n.workloads[e.key()] = workloadOf(pod)
+		if hasGateway(pod) {
+			n.gateways[e.key()] = true
+		}
+	}
+}
+
+func (n *Names) addService(service *corev1.Service) {
+	e := Endpoint{Kind: "svc", Namespace: service.Namespace, Name: service.Name}
+	addresses := slices.Concat(service.Spec.ClusterIPs, service.Spec.ExternalIPs)
+	for _, in := range service.Status.LoadBalancer.Ingress {
+		addresses = append(addresses, in.IP)
+	}
+	for _, text := range addresses {
+		if addr, err := netip.ParseAddr(text); err == nil { // "None" is no address
+			e.Address = addr.Unmap()
+			n.exact[e.Address] = e
+		}
+	}
+	for _, port := range service.Spec.Ports {
+		if port.NodePort > 0 {
+			n.nodePorts[uint16(port.NodePort)] = e
+		}
+	}
+}
+
+// source returns what connects from ip.
+func (n *Names) source(ip netip.Addr) Endpoint {
+	ip = ip.Unmap()
+	for _, known := range []map[netip.Addr]Endpoint{n.exact, n.nodes} {
+		if e, ok := known[ip]; ok {
+			return e
+		}
+	}
+	return Endpoint{Address: ip}
+}
+
+// destination returns what is reached at a port.
+func (n *Names) destination(at netip.AddrPort) Endpoint {
+	e := n.source(at.Addr())
+	if e.Kind == "node" {
+		if service, ok := n.nodePorts[at.Port()]; ok {
+			service.Address = at.Addr().Unmap()
+			return service
+		}
+	}
+	return e
+}
+
+// workload returns what made the pod e, or e.
+func (n *Names) workload(e Endpoint) Endpoint {
+	w, ok := n.workloads[e.key()]
+	if !ok {
+		return e
+	}
+	w.Address = e.Address
+	return w
+}
+
+// workloadOf returns what made a pod: its Deployment, whose ReplicaSet is named after
+// it and the hash of the template, or its owner, or the pod itself.
+func workloadOf(pod *corev1.Pod) Endpoint {
+	e := Endpoint{Kind: "pod", Namespace: pod.Namespace, Name: pod.Name}
+	owner := metav1.GetControllerOf(pod)
+	if owner == nil {
+		return e
+	}
+	e.Name = owner.Name
+	switch owner.Kind {
+	case "ReplicaSet":
+		e.Kind = "rs"
+		if hash := pod.Labels["pod-template-hash"]; hash != "" && strings.HasSuffix(owner.Name, "-"+hash) {
+			e.Kind, e.Name = "deploy", strings.TrimSuffix(owner.Name, "-"+hash)
+		}
+	case "StatefulSet":
+		e.Kind = "sts"
+	case "DaemonSet":
+		e.Kind = "ds"
+	default:
+		e.Kind = strings.ToLower(owner.Kind)
+	}
+	return e
+}

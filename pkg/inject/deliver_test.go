@@ -1,0 +1,329 @@
+package inject
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
+)
+
+// uncertified is a gateway that was started without a certificate.
+type uncertified struct {
+	t *testing.T
+	// refuse is why it does not take a certificate.
+	refuse error
+	// before runs when it is asked for its request.
+	before func()
+
+	// signed, if not nil, gets what came of each request.
+	signed chan error
+
+	mu     sync.Mutex
+	issued []*api.IssuedCertificate
+	status api.Status
+}
+
+func newUncertified(t *testing.T) *uncertified {
+	return &uncertified{t: t, status: api.Status{State: api.Uncertified, Pod: api.PodRef{UID: "uid-p"}}}
+}
+
+func (u *uncertified) Status(context.Context, string, string, string, time.Duration) (*api.Status, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	status := u.status
+	return &status, nil
+}
+
+func (u *uncertified) ResetExisting(context.Context, string, string, string) (*api.Status, error) {
+	return nil, errors.New("nothing was to be reset")
+}
+
+func (u *uncertified) Renew(_ context.Context, _, _, _ string, sign remote.Sign) (*api.Status, error) {
+	if u.before != nil {
+		u.before()
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: []string{"other.example"}}, key)
+	if err != nil {
+		return nil, err
+	}
+	issued, err := sign(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
+	if u.signed != nil {
+		u.signed <- err
+	}
+	if err != nil {
+		return nil, err
+	}
+	if u.refuse != nil {
+		return nil, u.refuse
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.issued = append(u.issued, issued)
+	block, _ := pem.Decode([]byte(issued.Bundle))
+	root, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	u.status.State, u.status.Cert = api.Ready, api.Certificate{NotAfter: time.Now().Add(time.Hour), Authorities: []string{fingerprint(root)}}
+	status := u.status
+	return &status, nil
+}
+
+func TestEnableByCSR(t *testing.T) {
+	c := newCluster(t, testPod("p"))
+	in := newInjector(t, c)
+	in.Options.Delivery = DeliveryCSR
+	u := newUncertified(t)
+	in.Gateways = u
+	// Not even the right to look at Secrets is there.
+	for _, verb := range []string{"create", "list", "delete", "get"} {
+		c.PrependReactor(verb, "secrets", func(action clienttesting.Action) (bool, runtime.Object, error) {
+			return true, nil, apierrors.NewForbidden(action.GetResource().GroupResource(), "", errors.New("no role"))
+		})
+	}
+	result := in.Enable(t.Context(), c.pod("p"))
+	if result.Err != nil || result.Action != Enabled || len(result.Warnings) != 0 || result.Status.State != api.Ready {
+		t.Fatalf("%+v", result)
+	}
+	if has(c, "create", "secrets") {
+		t.Error("a Secret was created")
+	}
+	if env := c.patches[0].Spec.EphemeralContainers[0].Env; len(env) != 1 || env[0].Name != api.EnvConfig {
+		t.Errorf("environment %+v", env)
+	}
+	if len(u.issued) != 1 || !trusted(t, []byte(u.issued[0].Certificate), in.Authority.Bundle()) || u.issued[0].Bundle != string(in.Authority.Bundle()) {
+		t.Fatalf("%d certificates", len(u.issued))
+	}
+	block, _ := pem.Decode([]byte(u.issued[0].Certificate))
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := identity.FromCertificate(cert)
+	if err != nil || id != identityOf(testPod("p"), in.Authority.TrustDomain()) || len(cert.IPAddresses) != 2 || len(cert.DNSNames) != 0 {
+		t.Errorf("%v, %v, addresses %v, names %v", id, err, cert.IPAddresses, cert.DNSNames)
+	}
+	if again := in.Enable(t.Context(), c.pod("p")); again.Err != nil || again.Action != Unchanged || len(u.issued) != 1 {
+		t.Errorf("again: %+v, %d certificates", again, len(u.issued))
+	}
+}
+
+func TestEnableByCSRTouchesNoSecret(t *testing.T) {
+	in := newInjector(t, newCluster(t))
+	pod := testPod("web-0")
+	container, err := in.container("kube-gateway", "", in.configFor(pod, podIPs(pod)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "patch-csr.yaml", newPatch(pod, container))
+}
+
+// TestAGatewayThatWaitsForItsCertificateGetsIt whoever added it, and however.
+func TestAGatewayThatWaitsForItsCertificateGetsIt(t *testing.T) {
+	for _, delivery := range []Delivery{DeliveryCSR, DeliverySecret} {
+		_, in, pod := started(t, running(nil, nil))
+		in.Options.Delivery = delivery
+		u := newUncertified(t)
+		in.Gateways = u
+		if result := in.Enable(t.Context(), pod); result.Err != nil || result.Action != Enabled || result.Container != "kube-gateway" || len(u.issued) != 1 {
+			t.Errorf("%s: %+v, %d certificates", delivery, result, len(u.issued))
+		}
+	}
+}
+
+func TestADryRunDeliversNothing(t *testing.T) {
+	_, in, pod := started(t, running(nil, nil))
+	u := newUncertified(t)
+	in.Gateways, in.Options.DryRun = u, DryRunServer
+	if result := in.Enable(t.Context(), pod); result.Err != nil || len(u.issued) != 0 || len(result.Warnings) != 0 {
+		t.Errorf("%+v, %d certificates", result, len(u.issued))
+	}
+	c := newCluster(t, testPod("p"))
+	in = newInjector(t, c)
+	in.Options.Delivery, in.Options.DryRun = DeliveryCSR, DryRunServer
+	if result := in.Enable(t.Context(), c.pod("p")); result.Err != nil || result.Secret != nil || result.Patch == nil || has(c, "create", "secrets") || len(c.patches) != 0 {
+		t.Errorf("%+v", result)
+	}
+}
+
+func TestNothingIsSignedForAnotherPod(t *testing.T) {
+	for name, change := range map[string]func(*cluster, *uncertified){
+		"what answers serves another": func(_ *cluster, u *uncertified) { u.status.Pod.UID = "uid-q" },
+		"replaced while it is asked": func(c *cluster, u *uncertified) {
+			u.before = func() {
+				pod := c.pod("p")
+				pod.UID = types.UID("another")
+				c.update(pod)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, in, pod := started(t, running(nil, nil))
+			u := newUncertified(t)
+			u.signed = make(chan error, 10)
+			change(c, u)
+			in.Gateways = u
+			if result := in.Enable(t.Context(), pod); result.Err == nil {
+				t.Errorf("%+v", result)
+			}
+			if u.before == nil {
+				if len(u.signed) != 0 {
+					t.Error("a certificate was asked for")
+				}
+				return
+			}
+			// Enable may have seen the other pod first, and not have waited.
+			if err := within(t, u.signed); !errors.Is(err, ErrReplaced) {
+				t.Errorf("signing: %v", err)
+			}
+		})
+	}
+}
+
+func TestACertificateThatIsRefused(t *testing.T) {
+	_, in, pod := started(t, running(nil, nil))
+	u := newUncertified(t)
+	u.refuse = api.WithHint(errors.New("the certificate is not valid yet by the clock of this node"), "set the clock")
+	in.Gateways = u
+	result := in.Enable(t.Context(), pod)
+	expect(t, result.Err, "giving kube-gateway its certificate: the certificate is not valid yet")
+	if api.Hint(result.Err) != "set the clock" {
+		t.Errorf("hint %q", api.Hint(result.Err))
+	}
+}
+
+// TestAGatewayThatIsBeingDisabledIsFollowedByAnother once it has ended.
+func TestAGatewayThatIsBeingDisabledIsFollowedByAnother(t *testing.T) {
+	c, in, pod := started(t, running(nil, nil))
+	good := in.Gateways
+	in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
+		if container != "kube-gateway" {
+			return good.Status(ctx, "shop", pod, container, 0)
+		}
+		eventually(t, "the pod is watched", func() bool { return has(c, "watch", "pods") })
+		time.AfterFunc(10*time.Millisecond, func() { c.setState(pod, container, terminated(0, api.DisabledMessage)) })
+		return &api.Status{State: api.Draining, Pod: api.PodRef{UID: "uid-p"}}, nil
+	})
+	if result := in.Enable(t.Context(), pod); result.Err != nil || result.Action != Enabled || result.Container != "kube-gateway-2" {
+		t.Errorf("%+v", result)
+	}
+}
+
+// TestAfterANodesRestart has what a kubelet makes of a pod's old containers.
+func TestAfterANodesRestart(t *testing.T) {
+	for name, test := range map[string]struct {
+		state     corev1.ContainerState
+		ips       string
+		container string
+		err       error
+	}{
+		"not started again":              {terminated(137, ""), "10.244.1.8", "kube-gateway-2", nil},
+		"state unknown":                  {terminated(137, "The container could not be located when the pod was terminated"), "10.244.1.7", "kube-gateway-2", nil},
+		"its Secret is gone":             {waiting("CreateContainerConfigError", `secret "some-secret" not found`), "10.244.1.8", "kube-gateway-2", nil},
+		"started again, same addresses":  {running(nil, nil), "10.244.1.7", "kube-gateway", nil},
+		"started again, other addresses": {running(nil, nil), "10.244.1.8", "kube-gateway", ErrOtherAddresses},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, in, _ := started(t, test.state)
+			pod := c.pod("p")
+			pod.Status.PodIP, pod.Status.PodIPs[0].IP = test.ips, test.ips
+			c.update(pod)
+			result := in.Enable(t.Context(), c.pod("p"))
+			if !errors.Is(result.Err, test.err) || result.Container != test.container {
+				t.Errorf("%+v", result)
+			}
+			in.Options.DryRun = DryRunClient
+			if result := in.Enable(t.Context(), pod); !errors.Is(result.Err, test.err) {
+				t.Errorf("dry run: %+v", result)
+			}
+			if test.err != nil && !strings.Contains(api.Hint(result.Err), "kubectl gateway disable pod/p -n shop") {
+				t.Errorf("hint %q", api.Hint(result.Err))
+			}
+		})
+	}
+}
+
+// TestAddressesThatChangeOnTheWay are seen also when the container runs late.
+func TestAddressesThatChangeOnTheWay(t *testing.T) {
+	c, in, pod := started(t, waiting("ContainerCreating", ""))
+	done := make(chan Result, 1)
+	go func() { done <- in.Enable(t.Context(), pod) }()
+	eventually(t, "the pod is watched", func() bool { return has(c, "watch", "pods") })
+	now := c.pod("p")
+	now.Status.PodIPs = now.Status.PodIPs[:1]
+	c.update(now)
+	c.setState("p", "kube-gateway", running(nil, nil))
+	if result := within(t, done); !errors.Is(result.Err, ErrOtherAddresses) {
+		t.Errorf("%+v", result)
+	}
+}
+
+func TestCleaner(t *testing.T) {
+	_, _, pod := started(t, terminated(137, ""))
+	container, err := Cleaner(pod, "kube-gateway", "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "patch-clean.yaml", newPatch(pod, container))
+	pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, *container)
+	if Cleans(pod, "kube-gateway") || !Cleans(pod, "kube-gateway-2") || gatewayNames(pod) != "kube-gateway kube-gateway-2" {
+		t.Errorf("gateways %s", gatewayNames(pod))
+	}
+	if other, err := Cleaner(pod, "kube-gateway-2", "other:v2", corev1.PullAlways); err != nil || other.Image != "other:v2" || other.ImagePullPolicy != corev1.PullAlways || other.Name != "kube-gateway-3" {
+		t.Errorf("%+v, %v", other, err)
+	}
+	if other, err := Cleaner(pod, "kube-gateway", "other:v2", ""); err != nil || other.ImagePullPolicy != "" {
+		t.Errorf("the policy of another image: %+v, %v", other, err)
+	}
+	if _, err := Cleaner(pod, "debugger", "", ""); err == nil {
+		t.Error("a container that is not there is cleaned up after")
+	}
+}
+
+// TestACleanerIsNoGatewayToAsk when enable comes while it works.
+func TestACleanerIsNoGatewayToAsk(t *testing.T) {
+	c, in, pod := started(t, terminated(137, ""))
+	container, err := Cleaner(pod, "kube-gateway", "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod = c.pod("p")
+	pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, *container)
+	c.update(pod)
+	c.setState("p", "kube-gateway-2", running(nil, nil))
+	good := in.Gateways
+	in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
+		if container == "kube-gateway-2" {
+			t.Error("what cleans up was asked")
+		}
+		return good.Status(ctx, "shop", pod, container, 0)
+	})
+	done := make(chan Result, 1)
+	go func() { done <- in.Enable(t.Context(), c.pod("p")) }()
+	eventually(t, "the pod is watched", func() bool { return has(c, "watch", "pods") })
+	c.setState("p", "kube-gateway-2", terminated(0, api.DisabledMessage))
+	if result := within(t, done); result.Err != nil || result.Container != "kube-gateway-3" {
+		t.Errorf("%+v", result)
+	}
+}

@@ -1,0 +1,171 @@
+package inject
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+)
+
+const (
+	// maxSkew is how far clocks may be apart: certificates are valid from so long
+	// before they were made.
+	maxSkew = 5 * time.Minute
+	// namedConnections is how many connections a warning names.
+	namedConnections = 3
+)
+
+// differences says which settings of the gateway called name are not the ones
+// asked for now. status is what the gateway says itself, nil if it was not asked:
+// some settings may have changed since it was given its configuration.
+func (in *Injector) differences(pod *corev1.Pod, name string, status *api.Status) []string {
+	has, err := ConfigOf(pod, name)
+	if err != nil {
+		return nil
+	}
+	wanted := in.configFor(pod, podIPs(pod))
+	mode, allow := has.Mode, has.Allow
+	if status != nil && status.Mode != "" {
+		mode, allow = status.Mode, status.Allow
+	}
+	which := fmt.Sprintf("pod/%s -n %s", pod.Name, pod.Namespace)
+	again := fmt.Sprintf("; to change that: kubectl gateway disable %s, then enable it again", which)
+	var list []string
+	add := func(differs bool, format string, args ...any) {
+		if differs {
+			list = append(list, fmt.Sprintf(format, args...))
+		}
+	}
+	add(mode != wanted.Mode, "it stays in mode %s; to change that: kubectl gateway mode %s %s", mode, which, wanted.Mode)
+	add(!slices.Equal(allow, wanted.Allow), "it goes on to allow %s; to change that: kubectl gateway allow %s %s",
+		allowed(allow, "everyone"), which, allowed(wanted.Allow, "--everyone"))
+	add(has.OnFailure != wanted.OnFailure, "it stays with on-failure %s%s", has.OnFailure, again)
+	add(has.TrustDomain != wanted.TrustDomain, "it stays in trust domain %s%s", has.TrustDomain, again)
+	add(has.Wire != wanted.Wire.OrDefault(), "it stays with wire %s%s", has.Wire, again)
+	add(has.BlockUDP != wanted.BlockUDP, "what it does with UDP stays as it is%s", again)
+	add(!slices.Equal(has.PlaintextFrom, wanted.PlaintextFrom),
+		"it goes on to accept plaintext from the sources it was given, not those of this command%s", again)
+	add(!slices.Equal(has.Capture, wanted.Capture) || !slices.Equal(has.Services, wanted.Services) ||
+		!slices.Equal(has.Exclude, wanted.Exclude) || !slices.Equal(has.ExcludePorts, wanted.ExcludePorts),
+		"it goes on to capture the destinations it was given, not those of this command%s", again)
+	return list
+}
+
+// allowed puts identity rules into words for a shell.
+func allowed(patterns []string, everyone string) string {
+	if len(patterns) == 0 {
+		return everyone
+	}
+	return "'" + strings.Join(patterns, "' '") + "'"
+}
+
+// remarks returns what the user should know about a gateway that runs.
+func (in *Injector) remarks(pod *corev1.Pod, status *api.Status) []string {
+	return slices.Concat(in.certificateRemarks(pod, status), clockRemarks(pod, status, time.Now()), in.existingRemarks(status.Existing))
+}
+
+// certificateRemarks says why the certificate of a gateway that runs does not serve.
+func (in *Injector) certificateRemarks(pod *corev1.Pod, status *api.Status) []string {
+	var list []string
+	renew := fmt.Sprintf("kubectl gateway rotate pod/%s -n %s", pod.Name, pod.Namespace)
+	// One that has no certificate yet, in a dry run, will get a good one.
+	if status.State == api.Uncertified {
+		return nil
+	}
+	if status.Cert.NotAfter.Before(time.Now()) {
+		list = append(list, fmt.Sprintf("its certificate ended on %s; to renew it: %s", status.Cert.NotAfter.Format(time.RFC3339), renew))
+	}
+	for rest := in.Authority.Bundle(); ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return list
+		}
+		root, err := x509.ParseCertificate(block.Bytes)
+		if err == nil && !slices.Contains(status.Cert.Authorities, ca.Fingerprint(root)) {
+			return append(list, "it does not trust the authority of this command; to change that: "+renew)
+		}
+	}
+}
+
+// clockRemarks says that the gateway's clock is too far from now.
+func clockRemarks(pod *corev1.Pod, status *api.Status, now time.Time) []string {
+	if status.Time.IsZero() {
+		return nil
+	}
+	skew, where := status.Time.Sub(now), "ahead of"
+	if skew < 0 {
+		skew, where = -skew, "behind"
+	}
+	if skew <= maxSkew {
+		return nil
+	}
+	return []string{fmt.Sprintf("the clock of node %s is %s %s the clock of this machine, and certificates bear %s: set the one that is wrong",
+		pod.Spec.NodeName, skew.Round(time.Second), where, maxSkew)}
+}
+
+// existing resets the connections from before the gateway, if that is wanted and
+// was not done by the gateway itself when it started.
+func (in *Injector) existing(ctx context.Context, result *Result, fresh bool) error {
+	if in.Options.Existing != api.ExistingReset {
+		return nil
+	}
+	before := 0
+	if !fresh {
+		if e := result.Status.Existing; e != nil {
+			before = e.Reset
+		}
+		status, err := in.Gateways.ResetExisting(ctx, result.Pod.Namespace, result.Pod.Name, result.Container)
+		if err == nil {
+			err = checkPodOf(status, result.Pod, result.Container)
+		}
+		if err != nil {
+			return fmt.Errorf("resetting connections that were open before the gateway: %w", err)
+		}
+		result.Status = status
+	}
+	if e := result.Status.Existing; e != nil {
+		result.Reset = max(e.Reset-before, 0)
+	}
+	return nil
+}
+
+// existingRemarks says which connections stay in plaintext.
+func (in *Injector) existingRemarks(existing *api.ExistingConnections) []string {
+	if existing == nil || in.Options.Existing == api.ExistingLeave {
+		return nil
+	}
+	n := max(existing.Outbound, 0) + max(existing.Inbound, 0)
+	if n == 0 {
+		return nil
+	}
+	var named []string
+	for _, c := range existing.Connections[:min(len(existing.Connections), namedConnections)] {
+		named = append(named, fmt.Sprintf("%s to %s", c.Local, c.Remote))
+	}
+	text := plural(n, "connection that was open before stays in plaintext", "connections that were open before stay in plaintext")
+	if len(named) > 0 {
+		text += ": " + strings.Join(named, ", ")
+		if n > len(named) {
+			text += ", …"
+		}
+	}
+	if in.Options.Existing == api.ExistingReset {
+		return []string{text + "; the gateway could not reset " + map[bool]string{true: "it", false: "them"}[n == 1]}
+	}
+	return []string{text + "; --existing=reset has the application make new ones"}
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}

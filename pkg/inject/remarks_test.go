@@ -1,0 +1,157 @@
+package inject
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+)
+
+func fingerprint(cert *x509.Certificate) string { return ca.Fingerprint(cert) }
+
+func existingConnections(outbound, inbound int) *api.ExistingConnections {
+	e := &api.ExistingConnections{Outbound: outbound, Inbound: inbound}
+	for i := range min(outbound+inbound, api.MaxExisting) {
+		e.Connections = append(e.Connections, api.ExistingConnection{Direction: "Outbound",
+			Local:  netip.AddrPortFrom(netip.MustParseAddr("10.244.1.7"), uint16(40000+i)),
+			Remote: netip.MustParseAddrPort("[fd00::2]:5432")})
+	}
+	return e
+}
+
+func TestConnectionsFromBefore(t *testing.T) {
+	for name, test := range map[string]struct {
+		existing *api.ExistingConnections
+		option   api.Existing
+		want     string
+	}{
+		"nobody looked": {nil, api.ExistingReport, ""},
+		"none":          {existingConnections(0, 0), api.ExistingReport, ""},
+		"left alone":    {existingConnections(3, 1), api.ExistingLeave, ""},
+		"one": {existingConnections(0, 1), api.ExistingReport,
+			"1 connection that was open before stays in plaintext: 10.244.1.7:40000 to [fd00::2]:5432; --existing=reset has the application make new ones"},
+		"many": {existingConnections(70, 30), "", "100 connections that were open before stay in plaintext: 10.244.1.7:40000 to [fd00::2]:5432, " +
+			"10.244.1.7:40001 to [fd00::2]:5432, 10.244.1.7:40002 to [fd00::2]:5432, …; --existing=reset has the application make new ones"},
+		"not named": {&api.ExistingConnections{Inbound: 2}, api.ExistingReport, "2 connections that were open before stay in plaintext; --existing=reset has the application make new ones"},
+		"not reset": {&api.ExistingConnections{Inbound: 2}, api.ExistingReset, "2 connections that were open before stay in plaintext; the gateway could not reset them"},
+		"nonsense":  {&api.ExistingConnections{Inbound: -2}, api.ExistingReport, ""},
+	} {
+		in := &Injector{Options: Options{Existing: test.option}}
+		if got := strings.Join(in.existingRemarks(test.existing), "\n"); got != test.want {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}
+
+func TestEnableToldToReset(t *testing.T) {
+	c := newCluster(t, testPod("p"))
+	in := newInjector(t, c)
+	in.Options.Existing = api.ExistingReset
+	good := in.Gateways
+	status := func(ctx context.Context, reset int) (*api.Status, error) {
+		s, err := good.Status(ctx, "shop", "p", "", 0)
+		s.Existing = &api.ExistingConnections{Reset: reset}
+		return s, err
+	}
+	r := &resetting{gateways: func(ctx context.Context, _, _ string) (*api.Status, error) { return status(ctx, 4) }}
+	in.Gateways = r
+	// A new gateway resets by itself.
+	if result := in.Enable(t.Context(), c.pod("p")); result.Err != nil || result.Reset != 4 || r.asked != 0 || len(result.Warnings) != 0 {
+		t.Errorf("%+v, asked %d times", result, r.asked)
+	}
+	if config, err := ConfigOf(c.pod("p"), "kube-gateway"); err != nil || config.Existing != api.ExistingReset {
+		t.Errorf("%+v, %v", config, err)
+	}
+	r.answer = func(ctx context.Context) (*api.Status, error) { return status(ctx, 7) }
+	if result := in.Enable(t.Context(), c.pod("p")); result.Err != nil || result.Action != Unchanged || result.Reset != 3 || r.asked != 1 {
+		t.Errorf("%+v, asked %d times", result, r.asked)
+	}
+	r.answer = func(context.Context) (*api.Status, error) {
+		return nil, api.WithHint(errors.New("the kernel cannot close sockets"), "CONFIG_INET_DIAG_DESTROY")
+	}
+	result := in.Enable(t.Context(), c.pod("p"))
+	expect(t, result.Err, "resetting connections that were open before the gateway: the kernel cannot")
+	if result.Action != Failed {
+		t.Errorf("action %s", result.Action)
+	}
+	// Nobody asks for a reset: none is made.
+	in.Options.Existing, r.asked = api.ExistingReport, 0
+	if result := in.Enable(t.Context(), c.pod("p")); result.Err != nil || r.asked != 0 || result.Reset != 0 {
+		t.Errorf("%+v, asked %d times", result, r.asked)
+	}
+	in.Options.Existing, in.Options.DryRun = api.ExistingReset, DryRunServer
+	if result := in.Enable(t.Context(), c.pod("p")); result.Err != nil || r.asked != 0 {
+		t.Errorf("%+v, a dry run asked %d times", result, r.asked)
+	}
+}
+
+// resetting are gateways that reset connections as answer says.
+type resetting struct {
+	gateways
+	asked  int
+	answer func(context.Context) (*api.Status, error)
+}
+
+func (r *resetting) ResetExisting(ctx context.Context, _, _, _ string) (*api.Status, error) {
+	r.asked++
+	return r.answer(ctx)
+}
+
+func TestClocksThatAreApart(t *testing.T) {
+	now := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	for offset, want := range map[time.Duration]string{
+		0:                              "",
+		maxSkew:                        "",
+		-maxSkew:                       "",
+		maxSkew + time.Second:          "the clock of node node-1 is 5m1s ahead of the clock of this machine",
+		-(2*time.Hour + 3*time.Second): "the clock of node node-1 is 2h0m3s behind the clock of this machine",
+	} {
+		got := strings.Join(clockRemarks(testPod("p"), &api.Status{Time: now.Add(offset)}, now), "\n")
+		if want == "" && got != "" || !strings.HasPrefix(got, want) {
+			t.Errorf("%v: %q", offset, got)
+		}
+	}
+	if got := clockRemarks(testPod("p"), &api.Status{}, now); got != nil {
+		t.Errorf("a gateway that does not tell its time: %q", got)
+	}
+	// A new gateway's clock is looked at, too.
+	c := newCluster(t, testPod("p"))
+	in := newInjector(t, c)
+	good := in.Gateways
+	in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
+		status, err := good.Status(ctx, "shop", pod, container, 0)
+		status.Time = time.Now().Add(-time.Hour)
+		return status, err
+	})
+	if result := in.Enable(t.Context(), c.pod("p")); result.Err != nil || len(result.Warnings) != 1 || !strings.Contains(result.Warnings[0], "behind") {
+		t.Errorf("%+v", result)
+	}
+}
+
+// TestTwoRootsAreTrusted while the authority is being replaced, or a warning says so.
+func TestTwoRootsAreTrusted(t *testing.T) {
+	older, newer := newAuthority(t), newAuthority(t)
+	in := &Injector{Authority: twoRoots{newer, append(older.Bundle(), newer.Bundle()...)}}
+	for want, has := range map[string][]string{
+		"": {newer.Fingerprint(), older.Fingerprint()},
+		"does not trust the authority of this command; to change that: kubectl gateway rotate pod/p -n shop": {older.Fingerprint()},
+	} {
+		got := strings.Join(in.certificateRemarks(testPod("p"), &api.Status{Cert: api.Certificate{NotAfter: time.Now().Add(time.Hour), Authorities: has}}), "\n")
+		if want == "" && got != "" || !strings.Contains(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+type twoRoots struct {
+	*ca.Authority
+	bundle []byte
+}
+
+func (r twoRoots) Bundle() []byte { return r.bundle }

@@ -1,0 +1,168 @@
+package metrics
+
+import (
+	"bytes"
+	"flag"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// full is a status in which every number is another one.
+func full() *api.Status {
+	at := func(seconds int64) time.Time { return time.Unix(seconds, 500_000_000) }
+	return &api.Status{
+		Version: "v1.2.3", State: api.Ready, StartedAt: at(1000), Time: at(5000),
+		Mode: api.Strict, OnFailure: api.FailClosed, Wire: api.WireAuto,
+		Missing: []string{"a", "b"}, Identity: `spiffe://td/ns/a/sa/"b"`,
+		Cert:   api.Certificate{Serial: "1f", NotBefore: at(900), NotAfter: at(9000)},
+		Worker: api.Worker{PID: 7, StartedAt: at(2000), Restarts: 3},
+		Capture: api.Capture{
+			Captured: 11, ServicePassed: 12, ServiceRefused: 13, Uncapturable: 14, NoListener: 15,
+			UDP: 16, UDPRefused: 17, Steered: 18, PlaintextAllowed: 19, PlaintextRefused: 20,
+		},
+		Traffic: api.Traffic{
+			Outbound: api.Direction{Active: 21, Encrypted: 22, Plaintext: 23, Refused: 24, Inband: 25, NotAllowed: 26, OptionLost: 27, Sent: 28, Received: 29},
+			Inbound:  api.Direction{Active: 31, Encrypted: 32, Plaintext: 33, Refused: 34, Inband: 35, NotAllowed: 36, OptionLost: 37, Sent: 38, Received: 1 << 40},
+		},
+		Existing: &api.ExistingConnections{Outbound: 41, Inbound: 42, Reset: 43},
+	}
+}
+
+var update = flag.Bool("update", false, "write the golden file anew")
+
+// goldenFile is what Write makes of full. The dashboard's queries are held against it.
+const goldenFile = "testdata/metrics.prom"
+
+func write(t *testing.T, s *api.Status) string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := Write(&b, s); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// samples returns the lines of an exposition that are no comments.
+func samples(text string) string {
+	var lines []string
+	for line := range strings.Lines(text) {
+		if !strings.HasPrefix(line, "#") {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "")
+}
+
+func TestWrite(t *testing.T) {
+	text := write(t, full())
+	if *update {
+		if err := os.WriteFile(goldenFile, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(goldenFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), text); diff != "" {
+		t.Error(diff)
+	}
+	problems, err := promlint.New(strings.NewReader(text)).Lint()
+	if err != nil || len(problems) > 0 {
+		t.Errorf("%v, %v", err, problems)
+	}
+}
+
+// TestWriteOfStates: what is not known is left out, the rest is there from the start,
+// so that a rate has something to begin with.
+func TestWriteOfStates(t *testing.T) {
+	all := strings.Count(samples(write(t, full())), "\n")
+	for _, c := range []struct {
+		name   string
+		change func(*api.Status)
+		// gone are the names that are not there, compared with full.
+		gone []string
+	}{
+		{"nothing changed", func(*api.Status) {}, nil},
+		{"a worker that was never started", func(s *api.Status) { s.Worker = api.Worker{} }, []string{"worker_start_time_seconds"}},
+		{"without a certificate", func(s *api.Status) { s.State, s.Cert = api.Uncertified, api.Certificate{} },
+			[]string{"certificate_not_after_timestamp_seconds", "certificate_not_before_timestamp_seconds"}},
+		{"nobody looked for existing connections", func(s *api.Status) { s.Existing = nil },
+			[]string{"existing_connections", "existing_connections_reset_total"}},
+		{"no traffic", func(s *api.Status) { s.Traffic, s.Capture, s.Missing = api.Traffic{}, api.Capture{}, nil }, nil},
+	} {
+		s := full()
+		c.change(s)
+		var gone []string
+		text := write(t, s)
+		for _, name := range Names() {
+			if !strings.Contains(text, "# TYPE "+name+" ") {
+				gone = append(gone, strings.TrimPrefix(name, namespace+"_"))
+			}
+		}
+		if !slices.Equal(gone, c.gone) {
+			t.Errorf("%s: %q are left out instead of %q", c.name, gone, c.gone)
+		}
+		if n := strings.Count(samples(text), "\n"); len(c.gone) == 0 && n != all {
+			t.Errorf("%s: %d samples instead of %d", c.name, n, all)
+		}
+	}
+}
+
+// TestState: exactly one state is 1, for each that there is.
+func TestState(t *testing.T) {
+	for _, state := range []api.State{api.Starting, api.Ready, api.Degraded, api.Uncertified, api.Draining} {
+		text := samples(write(t, &api.Status{State: state}))
+		if n := strings.Count(text, "kube_gateway_state{"); n != 5 || strings.Count(text, "} 1\n") != 2 ||
+			!strings.Contains(text, `kube_gateway_state{state="`+string(state)+`"} 1`+"\n") {
+			t.Errorf("%s:\n%s", state, text)
+		}
+	}
+}
+
+// TestRead: both forms have the same samples.
+func TestRead(t *testing.T) {
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	parsed, err := parser.TextToMetricFamilies(strings.NewReader(write(t, full())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := Read(full())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	n := 0
+	for _, f := range all.Families {
+		names = append(names, f.Name)
+		p := parsed[f.Name]
+		if p == nil || p.GetHelp() != f.Help || !strings.EqualFold(p.GetType().String(), f.Type) || len(p.GetMetric()) != len(f.Samples) {
+			t.Errorf("%+v instead of %v", f, p)
+			continue
+		}
+		for i, m := range p.GetMetric() {
+			labels := map[string]string{}
+			for _, l := range m.GetLabel() {
+				labels[l.GetName()] = l.GetValue()
+			}
+			if s := f.Samples[i]; s.Value != m.GetCounter().GetValue()+m.GetGauge().GetValue() || !maps.Equal(s.Labels, labels) {
+				t.Errorf("%s: %+v instead of %v", f.Name, s, m)
+			}
+			n++
+		}
+	}
+	if !slices.Equal(names, Names()) || n != strings.Count(samples(write(t, full())), "\n") || n > api.MaxMetricSamples {
+		t.Errorf("%d samples of %q", n, names)
+	}
+}

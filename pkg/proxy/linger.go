@@ -1,0 +1,60 @@
+//go:build linux
+
+package proxy
+
+import (
+	"fmt"
+	"net"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// When a worker dies, the kernel closes its sockets, and a FIN in the middle of a
+// stream would look like its end. So all sockets of connections have SO_LINGER with
+// a time of zero from the start, which makes every close(2) a RST: accepted ones
+// inherit it from their listener, dialled ones get it before connect(2). It throws
+// away what has not been sent, too, so closeGently takes it back first.
+
+// resetOnDeath makes the connections that l accepts end with a RST unless
+// closeGently ends them.
+func resetOnDeath(l net.Listener) error {
+	conn, ok := l.(syscall.Conn)
+	if !ok {
+		return nil // there is no socket to inherit from
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("reaching listener %v: %w", l.Addr(), err)
+	}
+	return control(raw, lingerZero)
+}
+
+func lingerZero(fd int) error {
+	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
+		return fmt.Errorf("setting SO_LINGER: %w", err)
+	}
+	return nil
+}
+
+// control calls do with the descriptor of raw.
+func control(raw syscall.RawConn, do func(fd int) error) (err error) {
+	if controlErr := raw.Control(func(fd uintptr) { err = do(int(fd)) }); controlErr != nil {
+		return controlErr
+	}
+	return err
+}
+
+// closeGently closes socket; what was written to it still arrives, and then the
+// end. Errors mean that the socket is gone already.
+func closeGently(socket *net.TCPConn) {
+	_ = socket.SetLinger(-1)
+	_ = socket.Close()
+}
+
+// reset closes socket with a RST instead of a FIN. Errors mean that the socket
+// is gone already.
+func reset(socket *net.TCPConn) {
+	_ = socket.SetLinger(0)
+	_ = socket.Close()
+}

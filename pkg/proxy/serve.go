@@ -1,0 +1,231 @@
+//go:build linux
+
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// Serve carries connections until ctx is done, then lets them finish for the
+// drain timeout, aborts the rest and returns nil. It closes the listeners: that
+// of other gateways at once, the others only when no connection is left, because
+// an application that was captured a moment ago may still be on its way. What
+// waits in a backlog is served. It returns an error only when a listener fails
+// for good. It can be called once.
+func (p *Proxy) Serve(ctx context.Context) error {
+	if p.served.Swap(true) {
+		return errors.New("the proxy has served already")
+	}
+	defer p.cancel()
+	failed := make(chan error, len(p.listeners()))
+	start := func(l net.Listener, handle func(*net.TCPConn)) *acceptor {
+		a := newAcceptor(p, l, handle)
+		go a.run(failed)
+		return a
+	}
+	var local []*acceptor
+	for _, l := range p.options.Capture {
+		local = append(local, start(l, func(conn *net.TCPConn) { go p.outbound(p.open(api.Outbound, conn)) }))
+	}
+	for _, l := range p.options.Inband {
+		local = append(local, start(l, p.admitInband))
+	}
+	peer := start(p.options.Peer, func(conn *net.TCPConn) { p.admit(conn, api.WirePort) })
+	var sweeper sync.WaitGroup
+	sweepCtx, stopSweep := context.WithCancel(context.Background())
+	sweeper.Go(func() { p.sweep(sweepCtx) })
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+		err = fmt.Errorf("accepting connections: %w", err)
+	}
+	peer.close()
+	p.drain(local)
+	stopSweep()
+	sweeper.Wait()
+	return err
+}
+
+// Abort ends the patience of a Serve that lets connections finish, or will.
+func (p *Proxy) Abort() { p.abort.Do(func() { close(p.aborting) }) }
+
+// settleTime is how long the listeners of the own pod stay open at least. The
+// programs that send connections there are detached by then, but one that ran
+// just before may belong to a connect(2) that has been interrupted, or to a
+// handshake whose last packet is under way.
+const settleTime = 250 * time.Millisecond
+
+// drain lets connections end, and aborts those that have not by the drain
+// timeout.
+func (p *Proxy) drain(local []*acceptor) {
+	patience, cancel := context.WithTimeout(context.Background(), max(0, p.options.DrainTimeout))
+	defer cancel()
+	go func() {
+		select {
+		case <-p.aborting:
+			cancel()
+		case <-patience.Done():
+		}
+	}()
+	settled := time.NewTimer(settleTime)
+	defer settled.Stop()
+	select {
+	case <-settled.C:
+	case <-patience.Done():
+	}
+	await(patience, p.live.empty())
+	for _, a := range local {
+		a.close()
+	}
+	if !await(patience, p.live.empty()) {
+		p.cancel()
+		for _, c := range p.live.snapshot() {
+			c.abort(errStopping)
+		}
+		<-p.live.empty()
+	}
+}
+
+// await waits for what, and reports false if ctx is done before.
+func await(ctx context.Context, what <-chan struct{}) bool {
+	select {
+	case <-what:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+var errStopping = errors.New(reasonStopping)
+
+// acceptor accepts the connections of one listener.
+type acceptor struct {
+	proxy    *Proxy
+	listener net.Listener
+	// handle enters a connection in the registry before it returns, so that once
+	// all acceptors are closed no connection is missing there.
+	handle func(*net.TCPConn)
+	// closing is closed when no more is to be accepted, ended when run is over.
+	closing, ended chan struct{}
+}
+
+func newAcceptor(p *Proxy, l net.Listener, handle func(*net.TCPConn)) *acceptor {
+	return &acceptor{proxy: p, listener: l, handle: handle, closing: make(chan struct{}), ended: make(chan struct{})}
+}
+
+// run accepts until close is called. It survives every error but that the
+// listener itself is closed, which it reports to failed.
+func (a *acceptor) run(failed chan<- error) {
+	defer close(a.ended)
+	var wait backOff
+	for {
+		conn, err := a.listener.Accept()
+		if err == nil {
+			wait = 0
+			tcp, ok := conn.(*net.TCPConn)
+			if !ok {
+				_ = conn.Close()
+				failed <- fmt.Errorf("listener %v is not one of TCP", a.listener.Addr())
+				return
+			}
+			a.handle(tcp)
+			continue
+		}
+		if a.isClosing() {
+			return
+		}
+		if errors.Is(err, net.ErrClosed) {
+			failed <- err
+			return
+		}
+		delay := wait.next()
+		if held, ok := a.proxy.exhausted.take(time.Now()); ok {
+			a.proxy.log.Slog().Error("cannot accept connections", "listener", a.listener.Addr().String(),
+				"error", err.Error(), "retryIn", delay.Seconds(), "notLogged", held)
+		}
+		select {
+		case <-a.closing:
+			return
+		case <-time.After(delay):
+		}
+	}
+}
+
+func (a *acceptor) isClosing() bool {
+	select {
+	case <-a.closing:
+		return true
+	default:
+		return false
+	}
+}
+
+// close accepts what waits in the backlog and closes the listener. A connection
+// that comes in between is reset by the kernel before a byte was read of it.
+func (a *acceptor) close() {
+	close(a.closing)
+	l, ok := a.listener.(*net.TCPListener)
+	if !ok || l.SetDeadline(time.Unix(1, 0)) != nil {
+		_ = a.listener.Close()
+		<-a.ended
+		return
+	}
+	<-a.ended
+	for range maxBacklog {
+		conn, err := acceptWaiting(l)
+		if err != nil {
+			break
+		}
+		a.handle(conn)
+	}
+	// An error means that it is closed already.
+	_ = l.Close()
+}
+
+// maxBacklog bounds how many connections are taken from a backlog that is
+// refilled meanwhile: twice the default of net.core.somaxconn.
+const maxBacklog = 8192
+
+// acceptWaiting accepts a connection that waits in the backlog. The error is
+// EAGAIN if none does.
+func acceptWaiting(l *net.TCPListener) (*net.TCPConn, error) {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var fd int
+	for again := true; again; again = err == unix.EINTR || err == unix.ECONNABORTED {
+		if controlErr := raw.Control(func(listener uintptr) {
+			fd, _, err = unix.Accept4(int(listener), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+		}); controlErr != nil {
+			return nil, controlErr
+		}
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("accept4", err)
+	}
+	f := os.NewFile(uintptr(fd), "connection")
+	defer f.Close()
+	conn, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		_ = conn.Close()
+		return nil, fmt.Errorf("listener %v is not one of TCP", l.Addr())
+	}
+	return tcp, nil
+}

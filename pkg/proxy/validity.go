@@ -1,0 +1,74 @@
+//go:build linux
+
+package proxy
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/identity"
+)
+
+// Certificates are issued five minutes backdated, so that clocks may differ by as much.
+// When a certificate is refused for its time all the same, the log must say so: what
+// looks like an attack is mostly a clock, or a renewal that did not happen.
+
+// alertExpired is what a peer says to a certificate that is expired or not valid yet
+// (RFC 8446, section 6.2).
+const alertExpired = tls.AlertError(45)
+
+// validityProblem returns the certificate that err refuses for its time, and says what is
+// wrong with it by a clock that shows now. It returns nil if err is about something
+// else.
+func validityProblem(err error, now time.Time) (*x509.Certificate, error) {
+	var invalid x509.CertificateInvalidError
+	if !errors.As(err, &invalid) || invalid.Reason != x509.Expired || invalid.Cert == nil {
+		return nil, nil
+	}
+	whose := "the peer's certificate"
+	// Its time is looked at first: nobody has vouched for the name yet.
+	if id, err := identity.FromCertificate(invalid.Cert); err == nil {
+		whose = fmt.Sprintf("the certificate of a peer that calls itself %.200s", id.String())
+	}
+	return invalid.Cert, outOfTime(whose, invalid.Cert.NotBefore, invalid.Cert.NotAfter, now)
+}
+
+// outOfTime says by how much now lies outside of a certificate's life, or returns nil.
+func outOfTime(whose string, notBefore, notAfter, now time.Time) error {
+	shown := now.UTC().Format(time.RFC3339)
+	switch {
+	case now.After(notAfter):
+		return fmt.Errorf("%s expired %v ago by this node's clock (%s): it was not renewed, or clocks differ", whose, round(now.Sub(notAfter)), shown)
+	case now.Before(notBefore):
+		return fmt.Errorf("%s is not valid before %v from now by this node's clock (%s): clocks differ by more than five minutes", whose, round(notBefore.Sub(now)), shown)
+	}
+	return nil
+}
+
+// round keeps the message short, and never says that the difference is nothing.
+func round(d time.Duration) time.Duration { return max(d.Round(time.Second), time.Second) }
+
+// validityReason chooses between the reasons for a certificate that err refuses for its
+// time, which it explains. For other errors it returns other and err.
+func validityReason(err error, now time.Time, expired, notYetValid, other string) (string, error) {
+	certificate, problem := validityProblem(err, now)
+	switch {
+	case problem == nil:
+		return other, err
+	case now.Before(certificate.NotBefore):
+		return notYetValid, problem
+	}
+	return expired, problem
+}
+
+// rejection returns the reason for err, the verdict of a peer on our certificate.
+func rejection(err *net.OpError) string {
+	if err.Err != nil && err.Err.Error() == alertExpired.Error() {
+		return reasonRejectedTime
+	}
+	return reasonRejected
+}

@@ -1,0 +1,38 @@
+package remote
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// Edges asks the gateway in a container who it talks to. Errors are those of SetMode.
+//
+// The answer is parsed, but its words are the gateway's: clean them before they reach
+// a terminal.
+func (c *Client) Edges(ctx context.Context, namespace, pod, container string) (*api.Edges, error) {
+	text, err := c.read(ctx, namespace, pod, container, nil, nil, control("edges"))
+	edges, err := parsed(text, err, namespace, pod, parseEdges)
+	if err != nil {
+		if err = ownWords(err); strings.HasPrefix(err.Error(), "unknown control command") {
+			err = api.WithHint(errors.New("its gateway is too old to tell"), "use the plugin and the gateway image of one release")
+		}
+		return nil, err
+	}
+	return edges, nil
+}
+
+func parseEdges(text []byte) (*api.Edges, error) {
+	var edges api.Edges
+	if err := json.Unmarshal(text, &edges); err != nil {
+		return nil, fmt.Errorf("reading its answer: %w", &lineError{err})
+	}
+	if edges.Edges == nil || len(edges.Edges) > api.MaxEdges {
+		return nil, errors.New("its answer is not a list of edges")
+	}
+	return &edges, nil
+}

@@ -1,0 +1,91 @@
+//go:build linux
+
+package sniff
+
+import (
+	"fmt"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// MaxPorts bounds how many ports one filter can have.
+const MaxPorts = 32
+
+// portFilter returns a program of classic BPF that takes packets of TCP and UDP
+// from or to one of ports. They begin with the header of IP. What does not tell
+// its ports, as later fragments and packets with IPv6's extension headers, is
+// taken, too: nothing that was asked for may be missing.
+func portFilter(ports []uint16) ([]bpf.Instruction, error) {
+	if len(ports) == 0 || len(ports) > MaxPorts {
+		return nil, fmt.Errorf("a filter of %d ports", len(ports))
+	}
+	take, leave := bpf.RetConstant{Val: 1 << 30}, bpf.RetConstant{}
+	// takeIf goes on behind itself if the value is another.
+	takeIf := func(value uint32) []bpf.Instruction {
+		return []bpf.Instruction{bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: value, SkipTrue: 1}, take}
+	}
+	anyPort := func(load bpf.Instruction) []bpf.Instruction {
+		program := []bpf.Instruction{load}
+		for _, port := range ports {
+			program = append(program, takeIf(uint32(port))...)
+		}
+		return program
+	}
+
+	v4 := []bpf.Instruction{
+		bpf.LoadAbsolute{Off: 9, Size: 1}, // protocol
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.IPPROTO_TCP, SkipTrue: 2},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.IPPROTO_UDP, SkipTrue: 1},
+		leave,
+		bpf.LoadAbsolute{Off: 6, Size: 2}, // flags and fragment offset
+		bpf.JumpIf{Cond: bpf.JumpBitsNotSet, Val: 0x1fff, SkipTrue: 1},
+		take,
+		bpf.LoadMemShift{Off: 0},
+	}
+	v4 = append(v4, anyPort(bpf.LoadIndirect{Off: 0, Size: 2})...)
+	v4 = append(v4, anyPort(bpf.LoadIndirect{Off: 2, Size: 2})...)
+	v4 = append(v4, leave)
+
+	v6 := []bpf.Instruction{bpf.LoadAbsolute{Off: 6, Size: 1}} // next header
+	for _, extension := range []uint32{unix.IPPROTO_HOPOPTS, unix.IPPROTO_ROUTING, unix.IPPROTO_FRAGMENT, unix.IPPROTO_DSTOPTS, unix.IPPROTO_AH} {
+		v6 = append(v6, takeIf(extension)...)
+	}
+	v6 = append(v6,
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.IPPROTO_TCP, SkipTrue: 2},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.IPPROTO_UDP, SkipTrue: 1},
+		leave,
+	)
+	v6 = append(v6, anyPort(bpf.LoadAbsolute{Off: 40, Size: 2})...)
+	v6 = append(v6, anyPort(bpf.LoadAbsolute{Off: 42, Size: 2})...)
+	v6 = append(v6, leave)
+
+	program := []bpf.Instruction{
+		bpf.LoadAbsolute{Off: 0, Size: 1},
+		bpf.ALUOpConstant{Op: bpf.ALUOpShiftRight, Val: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 4, SkipTrue: 2},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 6, SkipFalse: 0, SkipTrue: 1},
+		leave,
+		// Jumps of more than 255 instructions have an instruction of their own.
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 4, SkipTrue: 1},
+		bpf.Jump{Skip: uint32(len(v4))},
+	}
+	return append(append(program, v4...), v6...), nil
+}
+
+// attach has the kernel run a program for each packet of a socket.
+func attach(fd int, program []bpf.Instruction) error {
+	raw, err := bpf.Assemble(program)
+	if err != nil {
+		return fmt.Errorf("making the filter: %w", err)
+	}
+	filter := make([]unix.SockFilter, len(raw))
+	for i, in := range raw {
+		filter[i] = unix.SockFilter{Code: in.Op, Jt: in.Jt, Jf: in.Jf, K: in.K}
+	}
+	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+		&unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}); err != nil {
+		return fmt.Errorf("setting the filter: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,137 @@
+package verify
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+// Content types of TLS records (RFC 8446 section 5.1).
+const (
+	recordChangeCipher = 20
+	recordAlert        = 21
+	recordHandshake    = 22
+	recordData         = 23
+)
+
+const (
+	recordHeader = 5
+	// maxRecord is the largest record of TLS 1.3 (RFC 8446 section 5.2).
+	maxRecord = 1<<14 + 256
+	// maxHello is how much of the first record is kept.
+	maxHello = 4096
+	// shownBytes is how much of a packet or a record is shown.
+	shownBytes = 48
+)
+
+// records follows a stream that should be TLS records and nothing else. The zero
+// value is at the start of a stream.
+type records struct {
+	header    [recordHeader]byte
+	have      int // bytes of header
+	remaining int // bytes of the record's body that are still to come
+	kind      byte
+	// broken means that something is no record.
+	broken bool
+	// data counts records of application data.
+	data int
+	// hello is the beginning of the body of the first record.
+	hello []byte
+	first bool
+	// shown is the beginning of the last record of application data.
+	shown []byte
+}
+
+func (r *records) feed(b []byte) {
+	for len(b) > 0 && !r.broken {
+		if r.remaining == 0 && r.have < recordHeader {
+			n := copy(r.header[r.have:], b)
+			r.have += n
+			b = b[n:]
+			if r.have == recordHeader {
+				r.begin()
+			}
+			continue
+		}
+		n := min(len(b), r.remaining)
+		r.body(b[:n])
+		b = b[n:]
+		if r.remaining -= n; r.remaining == 0 {
+			r.have = 0
+		}
+	}
+}
+
+// begin looks at a complete header. Every body has at least a byte.
+func (r *records) begin() {
+	r.kind = r.header[0]
+	r.remaining = int(binary.BigEndian.Uint16(r.header[3:]))
+	version := binary.BigEndian.Uint16(r.header[1:])
+	// The first record's version may be that of TLS 1.0 (RFC 8446 section 5.1).
+	known := version == 0x0303 || version == 0x0301 && !r.first
+	typed := r.kind >= recordChangeCipher && r.kind <= recordData
+	if !known || !typed || !r.first && r.kind != recordHandshake || r.remaining == 0 || r.remaining > maxRecord {
+		r.broken = true
+		return
+	}
+	if r.kind == recordData {
+		r.data++
+		r.shown = append(r.shown[:0], r.header[:]...)
+	}
+}
+
+func (r *records) body(b []byte) {
+	if !r.first {
+		r.hello = append(r.hello, b[:min(len(b), maxHello-len(r.hello))]...)
+		r.first = len(b) == r.remaining
+	}
+	if r.kind == recordData {
+		r.shown = append(r.shown, b[:min(len(b), max(0, shownBytes-len(r.shown)))]...)
+	}
+}
+
+// hello is what a server chose.
+type hello struct {
+	version, cipher, group uint16
+}
+
+// parseServerHello reads a ServerHello (RFC 8446 section 4.1.3), which is not
+// encrypted. It reports false if b is none of TLS 1.3.
+func parseServerHello(b []byte) (hello, bool) {
+	const serverHello, supportedVersions, keyShare = 2, 43, 51
+	var h hello
+	if len(b) < 4+2+32+1 || b[0] != serverHello {
+		return h, false
+	}
+	b = b[4+2+32:]
+	session := int(b[0])
+	if b = b[1:]; len(b) < session+5 {
+		return h, false
+	}
+	b = b[session:]
+	h.cipher = binary.BigEndian.Uint16(b)
+	extensions := int(binary.BigEndian.Uint16(b[3:]))
+	if b = b[5:]; len(b) < extensions {
+		return h, false
+	}
+	for b = b[:extensions]; len(b) >= 4; {
+		kind, length := binary.BigEndian.Uint16(b), int(binary.BigEndian.Uint16(b[2:]))
+		if b = b[4:]; length > len(b) {
+			return h, false
+		}
+		switch value := b[:length]; {
+		case kind == supportedVersions && length == 2:
+			h.version = binary.BigEndian.Uint16(value)
+		case kind == keyShare && length >= 2:
+			h.group = binary.BigEndian.Uint16(value)
+		}
+		b = b[length:]
+	}
+	return h, h.version != 0
+}
+
+// around returns what is to be shown of a packet with the canary: from shortly
+// before it on.
+func around(data, canary []byte) []byte {
+	at := max(0, bytes.Index(data, canary))
+	return bytes.Clone(data[at:min(len(data), at+shownBytes)])
+}

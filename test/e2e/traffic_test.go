@@ -1,0 +1,231 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// portTraffic is the test application's port for traffic.
+const portTraffic = 9003
+
+// trafficSummary is what "app traffic" prints, see test/e2e/app.
+type trafficSummary struct {
+	Requests                             uint64
+	Targets                              map[string]uint64
+	Held                                 int
+	Messages                             uint64
+	Failures                             int
+	Failed                               []trafficFailure
+	Lost, Duplicated, Altered, Truncated uint64
+	LongestWait, LongestGap              time.Duration
+}
+
+type trafficFailure struct {
+	Opened, Time        time.Time
+	Target, Kind, Phase string
+	Error               string
+	Reset, NotPermitted bool
+}
+
+func (f trafficFailure) String() string {
+	return fmt.Sprintf("%s, opened %s, failed %s: %s to %s in %s: %s", f.Kind, f.Opened.Format(clock), f.Time.Format(clock), f.Kind, f.Target, f.Phase, f.Error)
+}
+
+const clock = "15:04:05.000"
+
+// servedSummary is what "app served" prints.
+type servedSummary struct {
+	Connections, Complete, Resets, Failed uint64
+	Messages                              uint64
+	Lost, Duplicated, Altered, Truncated  uint64
+}
+
+// load is constant traffic from one pod, made by the application itself: it
+// does not depend on the API server.
+type load struct {
+	t    *testing.T
+	from *pod
+	held int // to each target
+	to   []string
+}
+
+// heldConnections is how many connections traffic holds to each target.
+const heldConnections = 4
+
+// startLoad starts traffic from a pod, and returns when it flows to all targets.
+// Its held connections last as long as it does.
+func startLoad(from *pod, targets ...string) *load {
+	from.t.Helper()
+	return startLoadWith(from, nil, targets...)
+}
+
+// shortLife is the life of held connections that must end while a gateway
+// drains.
+const shortLife = "--life=2s"
+
+func startLoadWith(from *pod, flags []string, targets ...string) *load {
+	from.t.Helper()
+	l := &load{t: from.t, from: from, held: heldConnections, to: targets}
+	// A server that listens already may still be unknown to a Service.
+	for _, target := range targets {
+		eventually(l.t, target+" answers", func() error {
+			once := l.parse(from.appCommand("traffic", "--for=100ms", "--held=0", target))
+			if once.Failures != 0 || once.Requests == 0 {
+				return errors.New(once.failures())
+			}
+			return nil
+		})
+	}
+	l.from.appCommand(slices.Concat([]string{"traffic", "start", fmt.Sprintf("--held=%d", l.held)}, flags, targets)...)
+	l.t.Cleanup(func() {
+		// Harmless when it has ended; the pod goes anyway.
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		runCommand(ctx, l.t, "", "kubectl", "-n", from.namespace, "exec", from.name, "-c", "app", "--", "/app", "traffic", "stop")
+	})
+	l.await("traffic flows", func(s trafficSummary) bool {
+		return s.Held > 0 && (len(s.Targets) == len(targets) || slices.Contains(flags, "--workers=0"))
+	})
+	return l
+}
+
+// appCommand runs a command in the pod's own container, and returns its output.
+func (p *pod) appCommand(args ...string) string {
+	p.t.Helper()
+	return kubectl(p.t, append([]string{"-n", p.namespace, "exec", p.name, "-c", "app", "--", "/app"}, args...)...)
+}
+
+func (l *load) parse(text string) trafficSummary {
+	l.t.Helper()
+	var s trafficSummary
+	if err := json.Unmarshal([]byte(text), &s); err != nil {
+		l.t.Fatalf("traffic of %s: %v in %q", l.from, err, text)
+	}
+	return s
+}
+
+// show returns the summary so far.
+func (l *load) show() trafficSummary {
+	l.t.Helper()
+	return l.parse(l.from.appCommand("traffic", "show"))
+}
+
+// await waits until a summary is accepted, and returns it.
+func (l *load) await(what string, accept func(trafficSummary) bool) trafficSummary {
+	l.t.Helper()
+	var s trafficSummary
+	eventually(l.t, what, func() error {
+		if s = l.show(); !accept(s) {
+			return fmt.Errorf("traffic is %+v", s)
+		}
+		return nil
+	})
+	return s
+}
+
+// more waits until n more requests to every target are answered, and n more
+// messages are received for every held connection.
+func (l *load) more(n uint64) {
+	l.t.Helper()
+	before := l.show()
+	l.await(fmt.Sprintf("%d more requests", n), func(s trafficSummary) bool {
+		for _, target := range l.to {
+			if s.Targets[target] < before.Targets[target]+n {
+				return false
+			}
+		}
+		return s.Messages >= before.Messages+n*uint64(l.held*len(l.to))
+	})
+}
+
+// stop ends the traffic and returns what it came to.
+func (l *load) stop() trafficSummary {
+	l.t.Helper()
+	return l.parse(l.from.appCommand("traffic", "stop"))
+}
+
+// stopClean ends the traffic, which must have been without any fault at both
+// ends.
+func (l *load) stopClean(servers ...*pod) trafficSummary {
+	l.t.Helper()
+	s := l.stop()
+	l.t.Logf("%s: %d requests, %d messages, longest wait %v, longest gap %v", l.from, s.Requests, s.Messages, s.LongestWait, s.LongestGap)
+	s.checkIntact(l.t)
+	if s.Failures != 0 {
+		l.t.Errorf("%d of %d requests and held connections failed:\n%s", s.Failures, s.Requests+uint64(s.Failures), s.failures())
+	}
+	for _, p := range servers {
+		if served := p.served(); served.Resets+served.Failed != 0 {
+			l.t.Errorf("at %s %d connections were reset, %d failed", p, served.Resets, served.Failed)
+		}
+		p.checkServedIntact()
+	}
+	return s
+}
+
+// failures lists the first failures.
+func (s trafficSummary) failures() string {
+	var lines []string
+	for _, f := range s.Failed[:min(10, len(s.Failed))] {
+		lines = append(lines, f.String())
+	}
+	return strings.Join(lines, "\n")
+}
+
+// checkIntact fails the test if a byte was lost, doubled or altered, or if a
+// stream was cut off as if it were complete.
+func (s trafficSummary) checkIntact(t *testing.T) {
+	t.Helper()
+	if s.Lost+s.Duplicated+s.Altered+s.Truncated != 0 {
+		t.Errorf("lost %d, duplicated %d, altered %d, truncated %d:\n%s", s.Lost, s.Duplicated, s.Altered, s.Truncated, s.failures())
+	}
+}
+
+// served returns what clients did at the pod's own server.
+func (p *pod) served() servedSummary {
+	p.t.Helper()
+	var s servedSummary
+	text := p.appCommand("served")
+	if err := json.Unmarshal([]byte(text), &s); err != nil {
+		p.t.Fatalf("%s: %v in %q", p, err, text)
+	}
+	return s
+}
+
+// checkServedIntact is checkIntact for the other end.
+func (p *pod) checkServedIntact() {
+	p.t.Helper()
+	if s := p.served(); s.Lost+s.Duplicated+s.Altered+s.Truncated != 0 {
+		p.t.Errorf("at %s: lost %d, duplicated %d, altered %d, truncated %d", p, s.Lost, s.Duplicated, s.Altered, s.Truncated)
+	}
+}
+
+// clusterIP makes a Service of the pod's traffic port and returns its address.
+func (p *pod) clusterIP() string {
+	p.t.Helper()
+	kubectl(p.t, "-n", p.namespace, "create", "service", "clusterip", p.name, fmt.Sprintf("--tcp=%d:%d", portTraffic, portTraffic))
+	ip := kubectl(p.t, "-n", p.namespace, "get", "service", p.name, "-o", "jsonpath={.spec.clusterIP}")
+	return fmt.Sprintf("%s:%d", ip, portTraffic)
+}
+
+// byKind counts failures by kind and phase.
+func (s trafficSummary) byKind() map[string]int {
+	counts := map[string]int{}
+	for _, f := range s.Failed {
+		counts[f.Kind+"/"+f.Phase]++
+	}
+	return counts
+}
+
+// unexpected returns the failures that do not fulfil a condition.
+func (s trafficSummary) unexpected(expected func(trafficFailure) bool) []trafficFailure {
+	return slices.DeleteFunc(slices.Clone(s.Failed), expected)
+}

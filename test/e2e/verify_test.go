@@ -1,0 +1,129 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/verify"
+)
+
+// verified runs verify and returns its only result, and its exit code.
+func verified(t *testing.T, args ...string) (verify.Result, int) {
+	t.Helper()
+	out := tryGateway(t, append(args, "-o", "json")...)
+	var list struct{ Items []verify.Result }
+	if err := json.Unmarshal([]byte(out.stdout), &list); err != nil || len(list.Items) != 1 {
+		t.Fatalf("%v: exit code %d, %v in %s%s", args, out.code, err, out.stdout, out.stderr)
+	}
+	return list.Items[0], out.code
+}
+
+// TestVerify looks at all three verdicts, and at what is left behind.
+func TestVerify(t *testing.T) {
+	ns := namespace(t)
+	pods := startPods(t, ns, podSpec("a", node1), podSpec("b", node2), podSpec("plain", node2))
+	a, b, plain := pods[0], pods[1], pods[2]
+	if out := tryGateway(t, "-n", ns, "verify", a.String(), b.String()); out.code != 2 || !strings.Contains(out.stderr, "no gateway runs") || !strings.Contains(out.stderr, "hint: ") {
+		t.Errorf("without gateways: exit code %d\n%s%s", out.code, out.stdout, out.stderr)
+	}
+	enable(t, nil, a, b)
+
+	wire := capture(t)
+	r, code := verified(t, "-n", ns, "verify", a.String(), b.String())
+	if code != 0 || r.Verdict != verify.Encrypted {
+		t.Fatalf("exit code %d: %s %q", code, r.Verdict, r.Reasons)
+	}
+	wire.stop()
+	// Another capture, between the nodes, agrees.
+	if wire.contains(r.Canary) || wire.count(tlsData) == 0 {
+		t.Errorf("between the nodes: canary readable %v, %d TLS records", wire.contains(r.Canary), wire.count(tlsData))
+	}
+	id := "spiffe://" + strings.TrimPrefix(a.status().Identity, "spiffe://")
+	if r.From.Identity != id || r.To.Identity == "" || r.Wire != "port" || r.TLS.Version != "TLS 1.3" || r.From.TLS == nil || r.To.TLS == nil {
+		t.Errorf("the result is %+v", r)
+	}
+	out := gateway(t, "-n", ns, "verify", b.String())
+	if !strings.Contains(out.stdout, "√ encrypted") || !strings.Contains(out.stdout, "pod/b -n "+ns+" > pod/a") || !strings.Contains(out.stdout, "17 03 03") {
+		t.Errorf("with a peer that is chosen:\n%s", out.stdout)
+	}
+
+	wire = capture(t)
+	r, code = verified(t, "-n", ns, "verify", a.String(), plain.String(), "--port=9000")
+	wire.stop()
+	if code != 1 || r.Verdict != verify.Plaintext || !wire.contains(r.Canary) {
+		t.Errorf("to a pod without a gateway: exit code %d, %s, between the nodes %v", code, r.Verdict, wire.contains(r.Canary))
+	}
+	gateway(t, "-n", ns, "mode", a.String(), "strict")
+	r, code = verified(t, "-n", ns, "verify", a.String(), plain.String(), "--port=9000")
+	if code != 2 || r.Verdict != verify.Inconclusive || r.From.Network != nil || len(r.Reasons) < 2 || !strings.Contains(r.Reasons[0], "the gateway of pod/a") {
+		t.Errorf("in strict mode: exit code %d, %s %q", code, r.Verdict, r.Reasons)
+	}
+	if left := strings.TrimSpace(onNode(t, node1, "find", "/sys/fs/cgroup", "-name", "kube-gateway-probe-*")); left != "" {
+		t.Errorf("left on the node: %s", left)
+	}
+}
+
+// onNode runs a command on a node of the test cluster.
+func onNode(t *testing.T, node string, args ...string) string {
+	t.Helper()
+	out := runCommand(t.Context(), t, "", os.Getenv("KUBE_GATEWAY_CLUSTER"), append([]string{"exec", node, "--"}, args...)...)
+	if out.code != 0 {
+		t.Fatalf("on %s: %v: %s", node, args, out.stderr)
+	}
+	return out.stdout
+}
+
+// TestCaptureVerb ends a capture with Ctrl-C and has tcpdump read it.
+func TestCaptureVerb(t *testing.T) {
+	ns := namespace(t)
+	a, b := twoPods(t, ns)
+	enable(t, nil, a, b)
+	file := filepath.Join(t.TempDir(), "a.pcapng")
+	cmd := exec.CommandContext(t.Context(), "kubectl-gateway", "-n", ns, "capture", a.String(), "-w", file)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// The file is not empty any more once the capture has begun.
+	eventually(t, "the capture has begun", func() error {
+		if info, err := os.Stat(file); err != nil || info.Size() == 0 {
+			return errNotSeen
+		}
+		return nil
+	})
+	a.talk(b.addr(portEcho), "canary-of-the-capture")
+	// The pattern is not what is looked for, or it would find itself.
+	capturing := func() bool {
+		return strings.Contains(onNode(t, node1, "pgrep", "-fa", "kube-gateway|containerd"), "/kube-gateway capture")
+	}
+	if !capturing() {
+		t.Error("the process that captures is not found")
+	}
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil || !strings.Contains(stderr.String(), "0 dropped by the kernel") || !strings.Contains(stderr.String(), "in plaintext") {
+		t.Errorf("%v, stderr:\n%s", err, stderr.String())
+	}
+	for filter, want := range map[string]bool{"port 18443": true, "port 18000": true, "port 1": false} {
+		out := runCommand(t.Context(), t, "", "tcpdump", "-n", "-r", file, filter)
+		if out.code != 0 || out.stdout != "" != want {
+			t.Errorf("%s: exit code %d, packets %v: %s", filter, out.code, out.stdout != "", out.stderr)
+		}
+	}
+	eventually(t, "the capture has ended in the pod", func() error {
+		if capturing() {
+			return errNotSeen
+		}
+		return nil
+	})
+}
