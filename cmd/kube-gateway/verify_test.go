@@ -219,7 +219,10 @@ func TestVerifyInconclusive(t *testing.T) {
 		t.Errorf("without a gateway: %v", err)
 	}
 	// A peer whom the other pod does not let in.
-	c.start(c.l.b, func(s *gatewaylab.Spec) { strict(s); s.Configure = func(c *api.Config) { c.Allow = []string{"ns/other/sa/*"} } })
+	c.start(c.l.b, func(s *gatewaylab.Spec) {
+		strict(s)
+		s.Configure = func(c *api.Config) { c.Allow = []string{"ns/other/sa/*"} }
+	})
 	r := c.verify(0)
 	if r.Verdict != verify.Inconclusive || !strings.Contains(strings.Join(r.Reasons, "\n"), "the connection") {
 		t.Errorf("not allowed: %s: %q", r.Verdict, r.Reasons)
