@@ -221,7 +221,7 @@ func TestOffersWhatIsAccepted(t *testing.T) {
 			args = append(args, "strict")
 		case "allow":
 			args = append(args, "--everyone")
-		case "metrics":
+		case "metrics", "verify":
 			args = append(args, "pod/web")
 		}
 		_, _, stderr := run(args...)

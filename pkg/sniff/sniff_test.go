@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -82,6 +83,8 @@ type recording struct {
 	stop context.CancelFunc
 	done chan error
 	data bytes.Buffer
+	// slow holds up the writer while it is locked.
+	slow sync.Mutex
 }
 
 // record starts a capture and returns once it has begun.
@@ -97,6 +100,8 @@ func record(t *testing.T, n *netlab.Node, o Options) *recording {
 				case begun <- struct{}{}:
 				default:
 				}
+				r.slow.Lock()
+				defer r.slow.Unlock()
 				return r.data.Write(p)
 			}), o)
 		})
@@ -221,5 +226,22 @@ func TestBounds(t *testing.T) {
 	}
 	if err := Run(t.Context(), io.Discard, Options{Interface: "nonesuch"}); err == nil {
 		t.Error("an interface that is not there is captured on")
+	}
+}
+
+// TestReadsWhatHasArrived ends a capture that could not keep up: what was there
+// before the end is in it all the same.
+func TestReadsWhatHasArrived(t *testing.T) {
+	lab := netlab.New(t, 2)
+	a, b := lab.Node(0), lab.Node(1)
+	r := record(t, a, Options{})
+	r.slow.Lock()
+	for range 3 {
+		say(t, a, b, b.Addr(7001), "late-canary")
+	}
+	r.stop()
+	r.slow.Unlock()
+	if got := r.wait("late-canary"); got.packets["eth0"] != 3 {
+		t.Errorf("captured at %v", got.packets)
 	}
 }
