@@ -72,7 +72,7 @@ test-unit: ## unit tests
 
 .PHONY: test-netns
 test-netns: ## tests with eBPF and whole gateways in network namespaces (root)
-	go test -count=1 $(NETNS)
+	go test -count=1 -timeout 20m $(NETNS)
 
 # After cross, which compiles the same packages.
 .PHONY: test-release
