@@ -99,6 +99,27 @@ func (m *machine) runIn(dir, name string, args ...string) string {
 	return string(out)
 }
 
+// newIndex returns a repository that is an index without any plugin.
+func (m *machine) newIndex() string {
+	m.t.Helper()
+	repository := m.t.TempDir()
+	m.runIn(repository, "git", "init", "--quiet")
+	if err := os.MkdirAll(filepath.Join(repository, "plugins"), 0o755); err != nil {
+		m.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(repository, "plugins", ".gitkeep"), nil, 0o644); err != nil {
+		m.t.Fatal(err)
+	}
+	m.runIn(repository, "git", "add", "plugins")
+	m.runIn(repository, "git", "commit", "--quiet", "-m", "an empty index")
+	return repository
+}
+
+func (m *machine) addIndex(name, repository string) {
+	m.t.Helper()
+	m.run("kubectl", "krew", "index", "add", name, repository)
+}
+
 // here is the platform of this machine.
 const here = "linux/" + runtime.GOARCH
 
@@ -108,6 +129,8 @@ func TestKrewFromFiles(t *testing.T) {
 	m := newMachine(t)
 	dir := build(t, sourceTree(t), "v0.1.0", "", here)
 	archive := filepath.Join(dir, platform{"linux", runtime.GOARCH}.archive())
+	// krew uninstalls nothing as long as it has no index at all.
+	m.addIndex("empty", m.newIndex())
 	m.run("kubectl", "krew", "install", "--manifest", filepath.Join(dir, "plugins", "gateway.yaml"), "--archive", archive)
 	if out := m.run("kubectl", "gateway", "version", "--client"); !strings.Contains(out, "v0.1.0") {
 		t.Errorf("the installed plugin says %q", out)
@@ -137,8 +160,7 @@ func TestKrewIndex(t *testing.T) {
 	site := t.TempDir()
 	server := httptest.NewServer(http.FileServer(http.Dir(site)))
 	defer server.Close()
-	repository := t.TempDir()
-	m.runIn(repository, "git", "init", "--quiet")
+	repository := m.newIndex()
 
 	// publish does what a release does: archives to the site, the manifest into
 	// the repository.
@@ -158,7 +180,7 @@ func TestKrewIndex(t *testing.T) {
 		return filepath.Join(repository, "plugins", "gateway.yaml")
 	}
 	publish("v0.1.0")
-	m.run("kubectl", "krew", "index", "add", "kubectl-gateway", repository)
+	m.addIndex("kubectl-gateway", repository)
 	m.run("kubectl", "krew", "install", "kubectl-gateway/gateway")
 	if out := m.run("kubectl", "gateway", "version", "--client"); !strings.Contains(out, "v0.1.0") {
 		t.Errorf("the installed plugin says %q", out)
