@@ -72,7 +72,7 @@ func FuzzGrantIsOneDocument(f *testing.F) {
 	f.Fuzz(func(t *testing.T, user string) {
 		command, err := grant("kubectl-gateway", []string{"enable"}, "shop", user)
 		if err != nil {
-			t.Skip(err)
+			return // a name that is refused gets no command
 		}
 		for i, text := range strings.Split(command, "\n") {
 			if text == "EOF" && i != strings.Count(command, "\n") {

@@ -1,6 +1,7 @@
 package inject
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -84,6 +85,20 @@ func Current(pod *corev1.Pod) (Gateway, bool) {
 		return Gateway{}, false
 	}
 	return all[len(all)-1], true
+}
+
+// RunningGateway returns the gateway of pod that can be talked to, or why there is
+// none, with a hint; the Name is set, too, if one is there that does not run.
+func RunningGateway(pod *corev1.Pod) (Gateway, error) {
+	enable := fmt.Sprintf("'kubectl gateway enable pod/%s -n %s' adds one", pod.Name, pod.Namespace)
+	current, ok := Current(pod)
+	switch {
+	case !ok:
+		return current, api.WithHint(errors.New("the pod has no gateway"), enable)
+	case current.Phase != Running:
+		return current, api.WithHint(fmt.Errorf("the gateway does not run: container %s is %s", current.Name, strings.ToLower(string(current.Phase))), enable)
+	}
+	return current, nil
 }
 
 // NextName returns the name that the next gateway of pod gets. It collides with

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -54,21 +53,16 @@ func (r *Rotator) RotateAll(ctx context.Context, pods []corev1.Pod, report func(
 // Rotate is RotateAll for one pod, as it was just read from the cluster.
 func (r *Rotator) Rotate(ctx context.Context, pod *corev1.Pod) Result {
 	result := Result{Pod: pod}
-	enable := fmt.Sprintf("'kubectl gateway enable pod/%s -n %s' adds one", pod.Name, pod.Namespace)
-	current, ok := inject.Current(pod)
-	if !ok {
-		result.Err = api.WithHint(errors.New("the pod has no gateway"), enable)
-		return result
-	}
+	current, err := inject.RunningGateway(pod)
 	result.Container = current.Name
-	if current.Phase != inject.Running {
-		result.Err = api.WithHint(fmt.Errorf("the gateway does not run: container %s is %s", current.Name, strings.ToLower(string(current.Phase))), enable)
+	if err != nil {
+		result.Err = err
 		return result
 	}
 	timeout := cmp.Or(r.Timeout, DefaultTimeout)
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	err := r.rotate(ctx, gateway{pod, current.Name}, &result)
+	err = r.rotate(ctx, gateway{pod, current.Name}, &result)
 	switch {
 	case err == nil:
 	case errors.Is(err, context.DeadlineExceeded):

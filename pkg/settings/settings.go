@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -72,15 +71,10 @@ func (c *Changer) ChangeAll(ctx context.Context, pods []corev1.Pod, change Chang
 
 func (c *Changer) change(ctx context.Context, pod *corev1.Pod, change Change) Result {
 	result := Result{Pod: pod}
-	enable := fmt.Sprintf("'kubectl gateway enable pod/%s -n %s' adds one", pod.Name, pod.Namespace)
-	gateway, ok := inject.Current(pod)
-	if !ok {
-		result.Err = api.WithHint(errors.New("the pod has no gateway"), enable)
-		return result
-	}
+	gateway, err := inject.RunningGateway(pod)
 	result.Container = gateway.Name
-	if gateway.Phase != inject.Running {
-		result.Err = api.WithHint(fmt.Errorf("the gateway does not run: container %s is %s", gateway.Name, strings.ToLower(string(gateway.Phase))), enable)
+	if err != nil {
+		result.Err = err
 		return result
 	}
 	timeout := cmp.Or(c.Timeout, DefaultTimeout)
