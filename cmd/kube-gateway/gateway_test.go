@@ -215,16 +215,24 @@ func kill(g *gatewaylab.Gateway) error {
 	return nil
 }
 
-// TestManyConnections makes 100,000 connections one after the other, after
-// which nothing may be left.
+// TestManyConnections makes 100,000 connections, a few at a time, after which
+// nothing may be left.
 func TestManyConnections(t *testing.T) {
 	l := newLab(t)
 	ga, gb := l.gateway(quiet(l.spec(l.a))), l.gateway(quiet(l.spec(l.b)))
-	const warm, n = 100, 100_000
+	const warm, n, clients = 104, 100_000, 8
 	sequence := func(n int) {
 		t.Helper()
-		if r := l.client(l.a, l.a.AppCgroup, "sequence", l.b.Addr(portEcho), strconv.Itoa(n)); r.Error != "" || r.Count != n {
-			t.Fatalf("%d connections: %+v", n, r)
+		var running []*netlab.Process
+		for range clients {
+			running = append(running, l.a.Start(netlab.Command{
+				Cgroup: l.a.AppCgroup, Path: l.app, Args: []string{"sequence", l.b.Addr(portEcho), strconv.Itoa(n / clients)},
+			}))
+		}
+		for _, p := range running {
+			if r := l.result(p); r.Error != "" || r.Count != n/clients {
+				t.Fatalf("%d connections: %+v", n/clients, r)
+			}
 		}
 	}
 	idle := func() {

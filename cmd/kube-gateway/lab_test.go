@@ -118,13 +118,18 @@ type result struct {
 // client runs a client of the application in a pod.
 func (l *lab) client(n *netlab.Node, cgroup string, args ...string) result {
 	l.t.Helper()
-	p := n.Start(netlab.Command{Cgroup: cgroup, Path: l.app, Args: args})
+	return l.result(n.Start(netlab.Command{Cgroup: cgroup, Path: l.app, Args: args}))
+}
+
+// result waits for a client and returns what it says.
+func (l *lab) result(p *netlab.Process) result {
+	l.t.Helper()
 	if err := p.Wait(); err != nil {
-		l.t.Fatalf("client %v: %v\n%s", args, err, p.Output())
+		l.t.Fatalf("client: %v\n%s", err, p.Output())
 	}
 	var r result
 	if err := json.Unmarshal([]byte(p.Output()), &r); err != nil {
-		l.t.Fatalf("client %v: %v in %q", args, err, p.Output())
+		l.t.Fatalf("client: %v in %q", err, p.Output())
 	}
 	return r
 }

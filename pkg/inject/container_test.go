@@ -47,7 +47,7 @@ func golden(t *testing.T, name string, object any) {
 func TestPatchAsItIsSent(t *testing.T) {
 	in := newInjector(t, newCluster(t))
 	pod := testPod("web-0")
-	container, err := in.container("kube-gateway", "kube-gateway-web-0-abc", in.configFor(pod, podIPs(pod)))
+	container, err := in.container("kube-gateway", "kube-gateway-web-0-abc", in.configFor(pod, PodIPs(pod)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func TestPatchAsItIsSent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(in.configFor(pod, podIPs(pod)), config, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
+	if diff := cmp.Diff(in.configFor(pod, PodIPs(pod)), config, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
 		t.Errorf("the configuration does not survive the way through the pod:\n%s", diff)
 	}
 }
@@ -78,7 +78,7 @@ func TestMintedCertificateNamesThePod(t *testing.T) {
 	for account, want := range map[string]string{"web": "web", "": "default"} {
 		pod := testPod("web-0")
 		pod.Spec.ServiceAccountName = account
-		leaf, err := in.mint(pod, podIPs(pod))
+		leaf, err := in.mint(pod, PodIPs(pod))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -126,7 +126,7 @@ func TestNothingToCaptureIsRefused(t *testing.T) {
 	in := newInjector(t, newCluster(t))
 	in.Cluster = &Cluster{}
 	pod := testPod("web-0")
-	if _, err := in.container("kube-gateway", "s", in.configFor(pod, podIPs(pod))); err == nil {
+	if _, err := in.container("kube-gateway", "s", in.configFor(pod, PodIPs(pod))); err == nil {
 		t.Error("a gateway that captures nothing was described")
 	}
 }
@@ -135,7 +135,7 @@ func TestStale(t *testing.T) {
 	in := newInjector(t, newCluster(t))
 	pod := testPod("p")
 	for _, name := range []string{"kube-gateway", "kube-gateway-2", "kube-gateway-3", "kube-gateway-4"} {
-		container, err := in.container(name, "of-"+name, in.configFor(pod, podIPs(pod)))
+		container, err := in.container(name, "of-"+name, in.configFor(pod, PodIPs(pod)))
 		if err != nil {
 			t.Fatal(err)
 		}

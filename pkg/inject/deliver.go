@@ -20,7 +20,7 @@ func (in *Injector) deliver(ctx context.Context, pod *corev1.Pod, name string) e
 			return nil, err
 		}
 		leaf, err := in.Authority.Sign(csr, ca.LeafRequest{
-			Identity: identityOf(now, in.Authority.TrustDomain()), IPs: podIPs(now), TTL: in.Options.TTL,
+			Identity: identityOf(now, in.Authority.TrustDomain()), IPs: PodIPs(now), TTL: in.Options.TTL,
 		})
 		if err != nil {
 			return nil, err

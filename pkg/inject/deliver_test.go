@@ -132,7 +132,7 @@ func TestEnableByCSR(t *testing.T) {
 func TestEnableByCSRTouchesNoSecret(t *testing.T) {
 	in := newInjector(t, newCluster(t))
 	pod := testPod("web-0")
-	container, err := in.container("kube-gateway", "", in.configFor(pod, podIPs(pod)))
+	container, err := in.container("kube-gateway", "", in.configFor(pod, PodIPs(pod)))
 	if err != nil {
 		t.Fatal(err)
 	}

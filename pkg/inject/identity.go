@@ -1,8 +1,6 @@
 package inject
 
 import (
-	"net/netip"
-
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/identity"
@@ -11,6 +9,3 @@ import (
 // IdentityOf returns whom a certificate for pod is to name: its service account
 // in its namespace.
 func IdentityOf(pod *corev1.Pod, trustDomain string) identity.ID { return identityOf(pod, trustDomain) }
-
-// PodIPs returns all addresses of pod, as its status has them.
-func PodIPs(pod *corev1.Pod) []netip.Addr { return podIPs(pod) }

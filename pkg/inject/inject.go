@@ -244,7 +244,7 @@ func (in *Injector) tidy(ctx context.Context, result *Result) {
 // addGateway adds a new gateway to pod and waits for it.
 func (in *Injector) addGateway(ctx context.Context, pod *corev1.Pod) Result {
 	result := Result{Pod: pod, Action: Enabled, Container: NextName(pod)}
-	ips := podIPs(pod)
+	ips := PodIPs(pod)
 	secret := ""
 	if in.Options.Delivery != DeliveryCSR {
 		secret = secretName(pod.Name)
@@ -279,7 +279,7 @@ func (in *Injector) addGateway(ctx context.Context, pod *corev1.Pod) Result {
 
 // startWithSecret is start between making the Secret and deleting it.
 func (in *Injector) startWithSecret(ctx context.Context, pod *corev1.Pod, result *Result, secret string, container *corev1.EphemeralContainer) {
-	leaf, err := in.mint(pod, podIPs(pod))
+	leaf, err := in.mint(pod, PodIPs(pod))
 	if err != nil {
 		result.Err = err
 		return

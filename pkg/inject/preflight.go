@@ -133,16 +133,19 @@ var ErrOtherAddresses = errors.New("a gateway runs that was made for addresses w
 // checkAddresses reports ErrOtherAddresses about the gateway called name.
 func checkAddresses(pod *corev1.Pod, name string) error {
 	config, err := ConfigOf(pod, name)
-	if err != nil {
-		return nil // what it was made for is not known
-	}
-	has := podIPs(pod)
-	same := len(has) == len(config.PodIPs) && !slices.ContainsFunc(has, func(ip netip.Addr) bool { return !slices.Contains(config.PodIPs, ip) })
-	if same {
-		return nil
+	if err != nil || !OtherAddresses(pod, config) {
+		return nil // what it was made for may not be known
 	}
 	return api.WithHint(fmt.Errorf("%w: container %s", ErrOtherAddresses, name),
 		fmt.Sprintf("'kubectl gateway disable pod/%s -n %s', then enable it again", pod.Name, pod.Namespace))
+}
+
+// OtherAddresses reports whether pod has other addresses than a gateway with config
+// was made for. A pod that has none, between two sandboxes, has no others.
+func OtherAddresses(pod *corev1.Pod, config *api.Config) bool {
+	has := PodIPs(pod)
+	return len(has) > 0 && (len(has) != len(config.PodIPs) ||
+		slices.ContainsFunc(has, func(ip netip.Addr) bool { return !slices.Contains(config.PodIPs, ip) }))
 }
 
 // Leaving reports whether pod has finished or is being deleted: there is
@@ -181,7 +184,7 @@ func checkPod(pod *corev1.Pod, node *corev1.Node) error {
 	case pod.Status.Phase != corev1.PodRunning:
 		return refuse("wait for it: 'kubectl wait --for=condition=Ready pod/"+pod.Name+" -n "+pod.Namespace+"'",
 			"the pod does not run yet (%s)", phaseWord(pod))
-	case len(podIPs(pod)) == 0:
+	case len(PodIPs(pod)) == 0:
 		return refuse("look at 'kubectl describe pod "+pod.Name+" -n "+pod.Namespace+"'", "the pod has no address yet")
 	}
 	for _, container := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {

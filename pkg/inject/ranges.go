@@ -177,7 +177,7 @@ func (c *Cluster) findPods(ctx context.Context, client kubernetes.Interface, tar
 		}
 	}
 	for i := range targets {
-		for _, ip := range podIPs(&targets[i]) {
+		for _, ip := range PodIPs(&targets[i]) {
 			complete = complete && (contains(c.Capture, ip) || slices.Contains(nodeAddresses, ip))
 		}
 	}
@@ -192,7 +192,7 @@ func (c *Cluster) findPods(ctx context.Context, client kubernetes.Interface, tar
 		if pod.Spec.HostNetwork {
 			return
 		}
-		for _, ip := range podIPs(pod) {
+		for _, ip := range PodIPs(pod) {
 			if !contains(c.Capture, ip) && !slices.Contains(nodeAddresses, ip) {
 				guessed = append(guessed, widen(ip, 24, 64))
 			}
@@ -279,8 +279,8 @@ func pages[T any, P interface {
 	})
 }
 
-// podIPs returns the addresses of pod as its status has them.
-func podIPs(pod *corev1.Pod) []netip.Addr {
+// PodIPs returns all addresses of pod, as its status has them.
+func PodIPs(pod *corev1.Pod) []netip.Addr {
 	var ips []netip.Addr
 	add := func(text string) {
 		if ip, err := netip.ParseAddr(text); err == nil && !slices.Contains(ips, ip.Unmap()) {

@@ -223,12 +223,12 @@ func TestPlaintextFromTheNode(t *testing.T) {
 	pod.Spec.NodeName = "node-1"
 	pod.Status.HostIP, pod.Status.HostIPs = "192.168.1.1", []corev1.HostIP{{IP: "192.168.1.1"}, {IP: "fd00::99"}}
 	want := prefixes("10.9.0.0/16", "192.168.1.1/32", "203.0.113.7/32", "fd00::1/128", "fd00::99/128")
-	if got := in.configFor(pod, podIPs(pod)).PlaintextFrom; !slices.Equal(got, want) {
+	if got := in.configFor(pod, PodIPs(pod)).PlaintextFrom; !slices.Equal(got, want) {
 		t.Errorf("plaintext from %v, want %v", got, want)
 	}
 	in.Cluster.nodes = nil // the user may not list nodes
 	want = prefixes("10.9.0.0/16", "192.168.1.1/32", "fd00::99/128")
-	if got := in.configFor(pod, podIPs(pod)).PlaintextFrom; !slices.Equal(got, want) {
+	if got := in.configFor(pod, PodIPs(pod)).PlaintextFrom; !slices.Equal(got, want) {
 		t.Errorf("plaintext from %v, want %v", got, want)
 	}
 }

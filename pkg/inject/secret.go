@@ -148,7 +148,7 @@ func (in *Injector) trySecret(ctx context.Context, pod *corev1.Pod, name, contai
 	if err != nil {
 		return fmt.Errorf("making a certificate for the dry run: %w", err)
 	}
-	leaf, err := nobody.Issue(ca.LeafRequest{Identity: identityOf(pod, nobody.TrustDomain()), IPs: podIPs(pod)})
+	leaf, err := nobody.Issue(ca.LeafRequest{Identity: identityOf(pod, nobody.TrustDomain()), IPs: PodIPs(pod)})
 	if err != nil {
 		return err
 	}

@@ -56,7 +56,7 @@ func TestFailure(t *testing.T) {
 func withGateway(t *testing.T, in *Injector, state corev1.ContainerState) *corev1.Pod {
 	t.Helper()
 	pod := testPod("p")
-	container, err := in.container("kube-gateway", "some-secret", in.configFor(pod, podIPs(pod)))
+	container, err := in.container("kube-gateway", "some-secret", in.configFor(pod, PodIPs(pod)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -53,7 +51,7 @@ func (c *Collector) Collect(ctx context.Context, pods []corev1.Pod) (*List, erro
 }
 
 func (c *Collector) item(ctx context.Context, pod *corev1.Pod) Item {
-	item := Item{Namespace: pod.Namespace, Pod: pod.Name, Node: pod.Spec.NodeName, PodIPs: podIPs(pod), State: NotEnabled}
+	item := Item{Namespace: pod.Namespace, Pod: pod.Name, Node: pod.Spec.NodeName, PodIPs: inject.PodIPs(pod), State: NotEnabled}
 	gateway, ok := inject.Current(pod)
 	if !ok {
 		return item
@@ -134,9 +132,7 @@ func skew(shown, from, to time.Time) time.Duration {
 // moved says what shows that pod was given a new sandbox after its gateway was made, as
 // happens when a node starts again.
 func moved(pod *corev1.Pod, gateway inject.Gateway, config *api.Config) string {
-	has := podIPs(pod)
-	if len(has) > 0 && (len(has) != len(config.PodIPs) ||
-		slices.ContainsFunc(config.PodIPs, func(ip netip.Addr) bool { return !slices.Contains(has, ip) })) {
+	if inject.OtherAddresses(pod, config) {
 		return "the pod has other addresses than its gateway was made for"
 	}
 	if gateway.Phase != inject.Terminated || gateway.StartedAt.IsZero() {
@@ -160,14 +156,4 @@ func containerOf(g inject.Gateway) *Container {
 		container.ExitCode, container.FinishedAt = &g.ExitCode, &g.FinishedAt
 	}
 	return container
-}
-
-func podIPs(pod *corev1.Pod) []netip.Addr {
-	var ips []netip.Addr
-	for _, ip := range pod.Status.PodIPs {
-		if addr, err := netip.ParseAddr(ip.IP); err == nil {
-			ips = append(ips, addr)
-		}
-	}
-	return ips
 }

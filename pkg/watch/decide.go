@@ -3,7 +3,6 @@ package watch
 import (
 	"fmt"
 	"hash/fnv"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -274,25 +273,5 @@ func watched(pod *corev1.Pod, name string) bool {
 // told. One whose configuration cannot be read is left alone.
 func moved(pod *corev1.Pod, name string) bool {
 	config, err := inject.ConfigOf(pod, name)
-	if err != nil {
-		return false
-	}
-	has := map[netip.Addr]bool{}
-	texts := []string{pod.Status.PodIP}
-	for _, ip := range pod.Status.PodIPs {
-		texts = append(texts, ip.IP)
-	}
-	for _, text := range texts {
-		ip, err := netip.ParseAddr(text)
-		if err != nil {
-			return false
-		}
-		has[ip.Unmap()] = true
-	}
-	for _, ip := range config.PodIPs {
-		if !has[ip] {
-			return true
-		}
-	}
-	return len(config.PodIPs) != len(has)
+	return err == nil && inject.OtherAddresses(pod, config)
 }
