@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
@@ -15,15 +14,7 @@ import (
 // The answer is parsed, but its words are the gateway's: clean them before they reach
 // a terminal.
 func (c *Client) Edges(ctx context.Context, namespace, pod, container string) (*api.Edges, error) {
-	text, err := c.read(ctx, namespace, pod, container, nil, nil, control("edges"))
-	edges, err := parsed(text, err, namespace, pod, parseEdges)
-	if err != nil {
-		if err = ownWords(err); strings.HasPrefix(err.Error(), "unknown control command") {
-			err = api.WithHint(errors.New("its gateway is too old to tell"), "use the plugin and the gateway image of one release")
-		}
-		return nil, err
-	}
-	return edges, nil
+	return askNewer(ctx, c, namespace, pod, container, "edges", "its gateway is too old to tell", parseEdges)
 }
 
 func parseEdges(text []byte) (*api.Edges, error) {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
@@ -16,15 +15,7 @@ import (
 // The answer is parsed, and its names are names of metrics and labels, but its other
 // words are the gateway's: clean them before they reach a terminal.
 func (c *Client) Metrics(ctx context.Context, namespace, pod, container string) (*api.Metrics, error) {
-	text, err := c.read(ctx, namespace, pod, container, nil, nil, control("metrics"))
-	metrics, err := parsed(text, err, namespace, pod, parseMetrics)
-	if err != nil {
-		if err = ownWords(err); strings.HasPrefix(err.Error(), "unknown control command") {
-			err = api.WithHint(errors.New("its gateway is too old to have metrics"), "use the plugin and the gateway image of one release")
-		}
-		return nil, err
-	}
-	return metrics, nil
+	return askNewer(ctx, c, namespace, pod, container, "metrics", "its gateway is too old to have metrics", parseMetrics)
 }
 
 func parseMetrics(text []byte) (*api.Metrics, error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
@@ -39,6 +40,20 @@ func (c *Client) Status(ctx context.Context, namespace, pod, container string, w
 func (c *Client) ask(ctx context.Context, namespace, pod, container string, stdin io.Reader, command []string) (*api.Status, error) {
 	text, err := c.read(ctx, namespace, pod, container, stdin, nil, command)
 	return parsed(text, err, namespace, pod, parseStatus)
+}
+
+// askNewer runs a command that not every gateway has: tooOld is what to say of one
+// without.
+func askNewer[T any](ctx context.Context, c *Client, namespace, pod, container, command, tooOld string, parse func([]byte) (*T, error)) (*T, error) {
+	text, err := c.read(ctx, namespace, pod, container, nil, nil, control(command))
+	answer, err := parsed(text, err, namespace, pod, parse)
+	if err == nil {
+		return answer, nil
+	}
+	if err = ownWords(err); strings.HasPrefix(err.Error(), "unknown control command") {
+		err = api.WithHint(errors.New(tooOld), "use the plugin and the gateway image of one release")
+	}
+	return nil, err
 }
 
 // read runs a command of the gateway and returns what it prints. What it had
