@@ -54,8 +54,10 @@ type connection struct {
 	// in the totals, and in those of the edge.
 	settledSent, settledReceived uint64
 	edgeSent, edgeReceived       uint64
-	// stalledSince belongs to the sweeper.
+	// These belong to the sweeper: since when nobody acknowledges, and the socket
+	// that has keepAlive.
 	stalledSince time.Time
+	keptAlive    *net.TCPConn
 }
 
 // open starts the record of a connection that accepted belongs to.

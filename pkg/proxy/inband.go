@@ -70,8 +70,7 @@ func (p *Proxy) encryptInband(c *connection, s *settings, peer *peer, h header, 
 // its time as the application's own connect(2) would.
 func (p *Proxy) dialInband(destination netip.AddrPort) (*net.TCPConn, error) {
 	d := net.Dialer{
-		Timeout:         p.options.PlainTimeout,
-		KeepAliveConfig: keepAlive,
+		Timeout: p.options.PlainTimeout,
 		Control: func(_, _ string, raw syscall.RawConn) error {
 			return control(raw, func(fd int) error {
 				if err := p.sockets.MarkInband(fd); err != nil {

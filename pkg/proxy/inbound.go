@@ -22,6 +22,7 @@ import (
 // the header, checks that the peer may connect and say what it says, dials the
 // local application and relays. release is called once the header has been read.
 func (p *Proxy) inbound(c *connection, wire string, release func()) {
+	growStack()
 	s := p.settings.Load()
 	c.wire = c.sockets[0]
 	local := c.line.Destination
@@ -52,9 +53,6 @@ func (p *Proxy) inbound(c *connection, wire string, release func()) {
 
 // acceptTLS is the server's side of the handshake.
 func (p *Proxy) acceptTLS(c *connection, s *settings, wire string) error {
-	if err := c.wire.SetKeepAliveConfig(keepAlive); err != nil {
-		return fmt.Errorf("setting up the socket: %w", err)
-	}
 	records, err := newRecordConn(c.wire, &p.pools)
 	if err != nil {
 		return err

@@ -12,7 +12,8 @@ import (
 )
 
 // keepAlive finds an idle peer that is gone within 75 seconds: after 15 s of
-// silence, four probes 15 s apart.
+// silence, four probes 15 s apart. The sweeper sets it: most connections end before
+// it could matter, and it is four system calls.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 4}
 
 // sweepInterval is how often open connections are looked at. It also bounds
@@ -55,6 +56,11 @@ func (p *Proxy) inspect(c *connection) {
 		if socket != nil && hasError(socket) {
 			c.abort(errReset)
 			return
+		}
+	}
+	if wire := sockets[c.wireIndex()]; wire != nil && wire != c.keptAlive {
+		if err := wire.SetKeepAliveConfig(keepAlive); err == nil {
+			c.keptAlive = wire
 		}
 	}
 	// While the wire is not there yet, the second socket is nil; inbound

@@ -19,6 +19,7 @@ import (
 // wanted to go, dials the gateway there by the wire that is set, and relays.
 // Without a gateway there, the mode decides.
 func (p *Proxy) outbound(c *connection) {
+	growStack()
 	s := p.settings.Load()
 	c.app = c.sockets[0]
 	destination, err := p.originalDestination(c.app)
@@ -225,7 +226,7 @@ func (c *connection) checkAnswer(answer status) error {
 
 // dialPeer opens a TCP connection to the gateway at ip.
 func (p *Proxy) dialPeer(s *settings, ip netip.Addr) (*net.TCPConn, error) {
-	d := net.Dialer{Timeout: p.dialTimeout(s), KeepAliveConfig: keepAlive}
+	d := net.Dialer{Timeout: p.dialTimeout(s)}
 	return p.dial(d, netip.AddrPortFrom(ip, api.PeerPort))
 }
 
@@ -234,6 +235,7 @@ func (p *Proxy) dialPeer(s *settings, ip netip.Addr) (*net.TCPConn, error) {
 // A Control of the dialer's has to call lingerZero.
 func (p *Proxy) dial(d net.Dialer, destination netip.AddrPort) (*net.TCPConn, error) {
 	d.SetMultipathTCP(false)
+	d.KeepAlive = -1 // that is the sweeper's
 	if d.Control == nil {
 		d.Control = func(_, _ string, raw syscall.RawConn) error { return control(raw, lingerZero) }
 	}
@@ -277,7 +279,7 @@ func (p *Proxy) shake(conn *net.TCPConn, secured *tls.Conn, records *recordConn,
 func (p *Proxy) passThrough(c *connection, s *settings, f *failure) {
 	conn := f.open
 	if conn == nil {
-		d := net.Dialer{Timeout: p.options.PlainTimeout, KeepAliveConfig: keepAlive}
+		d := net.Dialer{Timeout: p.options.PlainTimeout}
 		var err error
 		if conn, err = p.dial(d, c.line.Destination); err != nil {
 			c.refuse(f.reason+"; "+reasonUnreachable, err)

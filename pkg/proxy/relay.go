@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -27,6 +28,19 @@ func (c *connection) relay(outgoing, incoming func() error) {
 	c.relaying.Store(2)
 	go c.carry(outgoing)
 	go c.carry(incoming)
+}
+
+// handshakeStack is about how much stack a handshake needs, in bytes.
+const handshakeStack = 16 << 10
+
+// growStack makes the calling goroutine's stack large enough for a handshake at
+// once, while there is nothing on it. By itself it would double four times, and each
+// time all frames are moved.
+//
+//go:noinline
+func growStack() {
+	var room [handshakeStack]byte
+	runtime.KeepAlive(&room)
 }
 
 func (c *connection) carry(way func() error) {
@@ -55,6 +69,14 @@ func (c *connection) finish() {
 
 // dialled reports whether this side dialled the peer.
 func (c *connection) dialled() bool { return c.counters == &c.proxy.counters.outbound }
+
+// wireIndex returns which of the sockets leads to the other pod.
+func (c *connection) wireIndex() int {
+	if c.dialled() {
+		return 1
+	}
+	return 0
+}
 
 // awaitFIN waits until the peer has closed its socket. Both ends have received
 // the other's close_notify, so nothing is lost whatever happens.
