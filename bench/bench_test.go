@@ -235,17 +235,19 @@ func TestParse(t *testing.T) {
 	}
 }
 
-func TestHAProxyIsOptional(t *testing.T) {
+func TestOtherProxiesAreOptional(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	var stderr bytes.Buffer
-	if _, _, err := parse([]string{"--with", haproxy}, &stderr); api.Hint(err) != "apt-get install haproxy" {
-		t.Errorf("without haproxy: %v", err)
+	for _, o := range otherProxies() {
+		if _, _, err := parse([]string{"--with", o.name}, &stderr); api.Hint(err) != "apt-get install "+o.packages {
+			t.Errorf("without %s: %v", o.name, err)
+		}
+		if err := os.WriteFile(filepath.Join(os.Getenv("PATH"), o.program), nil, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := os.WriteFile(filepath.Join(os.Getenv("PATH"), haproxy), nil, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	p, _, err := parse([]string{"--with", haproxy}, &stderr)
-	if err != nil || !slices.Equal(p.Sides, append(allSides(), haproxy)) {
-		t.Errorf("with haproxy: %v, %v", p.Sides, err)
+	p, _, err := parse([]string{"--with", strings.Join(otherProxyNames(), ",")}, &stderr)
+	if err != nil || !slices.Equal(p.Sides, append(allSides(), otherProxyNames()...)) {
+		t.Errorf("with all: %v, %v", p.Sides, err)
 	}
 }

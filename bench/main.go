@@ -57,7 +57,7 @@ func parse(args []string, stderr io.Writer) (p plan, format string, err error) {
 	flags.DurationVar(&p.Duration, "duration", time.Second, "how long a single measurement takes")
 	only := flags.String("only", strings.Join(allGroups(), ","), "`groups` to measure")
 	sides := flags.String("sides", strings.Join(allSides(), ","), "`sides` to measure")
-	with := flags.String("with", "", "another `proxy` to compare with: "+haproxy)
+	with := flags.String("with", "", "other `proxies` to compare with, of "+strings.Join(otherProxyNames(), ","))
 	flags.StringVar(&format, "o", "text", "output format: text or json")
 	if err := flags.Parse(args); err != nil {
 		return p, "", err
@@ -69,15 +69,23 @@ func parse(args []string, stderr io.Writer) (p plan, format string, err error) {
 	if p.Sides, err = choose("--sides", *sides, allSides()); err != nil {
 		return p, "", err
 	}
-	if *with == haproxy {
-		if _, err := findHAProxy(); err != nil {
+	if *with != "" {
+		others, err := choose("--with", *with, otherProxyNames())
+		if err != nil {
 			return p, "", err
 		}
-		p.Sides = append(p.Sides, haproxy)
+		for _, name := range others {
+			other, err := findOther(name)
+			if err == nil {
+				_, err = other.find()
+			}
+			if err != nil {
+				return p, "", err
+			}
+		}
+		p.Sides = append(p.Sides, others...)
 	}
 	switch {
-	case *with != "" && *with != haproxy:
-		return p, "", api.WithHint(fmt.Errorf("--with: there is no %q", *with), "choose "+haproxy)
 	case flags.NArg() > 0:
 		return p, "", fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	case format != "text" && format != "json":

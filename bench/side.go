@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gatewaylab"
@@ -25,7 +27,7 @@ const (
 	gateways = "gateways"
 )
 
-// endTimeout bounds the end of a gateway after a failure.
+// endTimeout bounds the end of a gateway after a failure, and that of other proxies.
 const endTimeout = 5 * time.Second
 
 func allSides() []string { return []string{direct, splice, gateways} }
@@ -74,12 +76,13 @@ func newSide(ctx context.Context, name, program string) (s *side, err error) {
 	case direct:
 	case splice:
 		err = s.startRelays(ctx)
-	case haproxy:
-		err = s.startHAProxies(ctx)
 	case gateways:
 		err = s.startGateways(ctx, program)
 	default:
-		err = fmt.Errorf("there is no side %q", name)
+		var other otherProxy
+		if other, err = findOther(name); err == nil {
+			err = s.startOthers(ctx, other)
+		}
 	}
 	return s, err
 }
@@ -163,15 +166,30 @@ func (s *side) close() error {
 			a.close()
 		}
 	}
+	var err error
+	for _, p := range s.others {
+		// Asked to, they end their children, too.
+		if p.Signal(syscall.SIGTERM) == nil {
+			select {
+			case <-p.Done():
+			case <-time.After(endTimeout):
+			}
+		}
+	}
+	if len(s.others) > 0 {
+		// A child that is left would keep the output open.
+		for _, n := range []*netlab.Node{s.a, s.b} {
+			err = errors.Join(err, os.WriteFile(filepath.Join(n.GatewayCgroup, "cgroup.kill"), []byte("1"), 0o644))
+		}
+	}
 	for _, p := range s.others {
 		p.Stop()
 	}
 	for _, g := range s.gateways {
 		g.Stop()
 	}
-	var err error
 	if s.lab != nil {
-		err = s.lab.Close()
+		err = errors.Join(err, s.lab.Close())
 	}
 	return errors.Join(err, os.RemoveAll(s.dir))
 }
