@@ -138,6 +138,12 @@ func TestKrewFromFiles(t *testing.T) {
 	if !exists(filepath.Join(m.home, ".krew", "store", "gateway", "v0.1.0", "LICENSE")) {
 		t.Error("the licence was not installed")
 	}
+	// man(1) reads the pages that came along, as a user does (README).
+	cmd := m.command(m.home, "man", "-M", filepath.Join(m.home, ".krew", "store", "gateway", "v0.1.0", "man"), "kubectl-gateway-enable")
+	cmd.Env = append(cmd.Env, "MANPAGER=cat", "LC_ALL=C")
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "kubectl-gateway-enable - ") {
+		t.Errorf("the man page: %v, %.300s", err, out)
+	}
 	m.run("kubectl", "krew", "uninstall", "gateway")
 	if out, err := m.command(m.home, "kubectl", "gateway", "version", "--client").CombinedOutput(); err == nil {
 		t.Errorf("after uninstalling: %s", out)
