@@ -66,7 +66,7 @@ func copyTree(t *testing.T, from, to string) {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"go.mod", "go.sum", "LICENSE", "CHANGELOG.md"} {
+	for _, name := range []string{"go.mod", "go.sum", "LICENSE", "CHANGELOG.md", "README.md"} {
 		content, err := os.ReadFile(filepath.Join(from, name))
 		if err == nil {
 			err = os.WriteFile(filepath.Join(to, name), content, 0o644)
