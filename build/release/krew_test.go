@@ -144,6 +144,7 @@ func TestKrewFromFiles(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "kubectl-gateway-enable - ") {
 		t.Errorf("the man page: %v, %.300s", err, out)
 	}
+	m.completes()
 	m.run("kubectl", "krew", "uninstall", "gateway")
 	if out, err := m.command(m.home, "kubectl", "gateway", "version", "--client").CombinedOutput(); err == nil {
 		t.Errorf("after uninstalling: %s", out)
