@@ -111,6 +111,11 @@ release: ## the same for the tag VERSION=vX.Y.Z, with the images and krew's inde
 	go -C build/release run . --version $(VERSION) --output $(CURDIR)/dist/release --tagged
 	GOFLAGS=-buildvcs=false $(MAKE) image plugin-image VERSION=$(VERSION)
 
+.PHONY: release-push
+release-push: ## push the images of "make release VERSION=vX.Y.Z" to their registry
+	build/release/push dist/kube-gateway.tar $(IMAGE)
+	build/release/push dist/kubectl-gateway.tar $(PLUGIN_IMAGE)
+
 .PHONY: release-verify
 release-verify: ## build the tag that krew's index offers again, and compare the checksums
 	go -C build/release run . --verify
@@ -139,6 +144,11 @@ lint:
 docs: ## write docs/REFERENCE.md, the man pages and docs/demo.svg anew
 	go test ./cmd/kubectl-gateway -run '^TestReference$$' -update
 	go test ./build/docs -run '^TestDemo$$' -update
+
+.PHONY: docs-record
+docs-record: build image demo-image ## record docs/demo.cast on the embedded cluster, which must be up, and draw it
+	build/docs/record-demo
+	$(MAKE) docs
 
 .PHONY: generate
 generate: ## compile the eBPF programs (clang 14)
