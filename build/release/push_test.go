@@ -149,6 +149,8 @@ func TestWorkflow(t *testing.T) {
 		}
 	}
 	for target := range targets {
-		run(t, "make", "-C", root, "--dry-run", target, "VERSION=v0.1.0")
+		if out := run(t, "make", "-C", root, "--dry-run", target, "VERSION=v0.1.0"); strings.Contains(out, "Nothing to be done") {
+			t.Errorf("make knows no target %s:\n%s", target, out)
+		}
 	}
 }
