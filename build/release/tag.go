@@ -90,6 +90,9 @@ func verify(ctx context.Context, root string) error {
 	if !semver.MatchString(version) {
 		return fmt.Errorf("%s is of version %q", indexFile, version)
 	}
+	if len(plugin.Spec.Platforms) == 0 {
+		return fmt.Errorf("%s offers nothing", indexFile)
+	}
 	work, err := os.MkdirTemp("", "release-verify-")
 	if err != nil {
 		return err
@@ -128,6 +131,9 @@ func verify(ctx context.Context, root string) error {
 			wrong = append(wrong, fmt.Errorf("%s: %s offers %s, and the tag %s gives %s (with another Go toolchain? the release's is in its .cdx.json)",
 				name, indexFile, sums[name], version, built))
 		}
+	}
+	if len(wrong) == 0 {
+		fmt.Printf("tag %s gives the %d archives that %s offers\n", version, len(sums), indexFile)
 	}
 	return errors.Join(wrong...)
 }

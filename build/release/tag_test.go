@@ -167,7 +167,8 @@ func TestVerifyRefuses(t *testing.T) {
 		"":                                 `is of version ""`,
 		"spec: {version: v1.0.0, what: 1}": "unknown field",
 		"spec: {version: --upload-pack=x}": "is of version",
-		"spec: {version: v9.9.9}":          "getting the tag",
+		"spec: {version: v9.9.9}":          "offers nothing",
+		"spec: {version: v9.9.9, platforms: [{uri: x}]}": "getting the tag",
 	} {
 		root := t.TempDir()
 		if out, err := exec.CommandContext(t.Context(), "git", "-C", root, "init", "--quiet").CombinedOutput(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -14,7 +15,9 @@ import (
 // TestShellsComplete presses Tab in real shells that complete the plugin's own name.
 // What kubectl completes with the plugin's help is tested with the release.
 func TestShellsComplete(t *testing.T) {
-	needSh(t)
+	if runtime.GOOS != "linux" {
+		t.Skip("on Linux it is known which shells there are")
+	}
 	bin := t.TempDir()
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(bin, pluginProgram), ".").CombinedOutput(); err != nil {
 		t.Fatalf("building the plugin: %v\n%s", err, out)
@@ -25,7 +28,7 @@ func TestShellsComplete(t *testing.T) {
 	} {
 		t.Run(shell, func(t *testing.T) {
 			if _, err := exec.LookPath(shell); err != nil {
-				if os.Getenv("CI") != "" {
+				if os.Getenv("CI") == "true" {
 					t.Fatalf("%v: 'make tools' installs it", err)
 				}
 				t.Skipf("%v: 'make tools' installs it", err)
