@@ -76,7 +76,7 @@ test-netns: ## tests with eBPF and whole gateways in network namespaces (root)
 
 # After cross, which compiles the same packages.
 .PHONY: test-release
-test-release: ## tests of the release: equal builds, and the real krew
+test-release: ## tests of the release: equal builds, sizes, and the real krew
 	go -C build/release test -count=1 -timeout 30m ./...
 
 # The cluster's programs are built before, as that takes longer than a test may.
@@ -106,6 +106,20 @@ RELEASE ?= v0.0.0-snapshot
 release-snapshot: ## archives, checksums, component lists and krew's manifest in dist/release/
 	go -C build/release run . --version $(RELEASE) --output $(CURDIR)/dist/release
 
+.PHONY: release
+release: ## the same for the tag VERSION=vX.Y.Z, with the images and krew's index (CONTRIBUTING.md)
+	go -C build/release run . --version $(VERSION) --output $(CURDIR)/dist/release --tagged
+	GOFLAGS=-buildvcs=false $(MAKE) image plugin-image VERSION=$(VERSION)
+
+.PHONY: release-push
+release-push: ## push the images of "make release VERSION=vX.Y.Z" to their registry
+	build/release/push dist/kube-gateway.tar $(IMAGE)
+	build/release/push dist/kubectl-gateway.tar $(PLUGIN_IMAGE)
+
+.PHONY: release-verify
+release-verify: ## build the tag that krew's index offers again, and compare the checksums
+	go -C build/release run . --verify
+
 .PHONY: check
 check: fmt-check vet lint generate-check tidy-check ## fast checks of the source
 
@@ -130,6 +144,11 @@ lint:
 docs: ## write docs/REFERENCE.md, the man pages and docs/demo.svg anew
 	go test ./cmd/kubectl-gateway -run '^TestReference$$' -update
 	go test ./build/docs -run '^TestDemo$$' -update
+
+.PHONY: docs-record
+docs-record: build image demo-image ## record docs/demo.cast on the embedded cluster, which must be up, and draw it
+	build/docs/record-demo
+	$(MAKE) docs
 
 .PHONY: generate
 generate: ## compile the eBPF programs (clang 14)

@@ -48,6 +48,28 @@ func TestDemo(t *testing.T) {
 		t.Errorf("the picture has %d bytes, more than %d", len(drawn), maxPicture)
 	}
 	checkPicture(t, drawn)
+	checkWidth(t, recording)
+}
+
+// checkWidth fails if a line of the recording does not fit into its terminal: tables
+// that are folded cannot be read.
+func checkWidth(t *testing.T, recording []byte) {
+	t.Helper()
+	c, err := parseCast(recording)
+	if err != nil {
+		t.Fatal(err)
+	}
+	paper := &screen{width: 1000}
+	for _, e := range c.events {
+		if err := paper.write(e.text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, row := range paper.rows {
+		if len(row) > c.Width {
+			t.Errorf("line %d of the recording has %d characters, more than the terminal's %d", i+1, len(row), c.Width)
+		}
+	}
 }
 
 // checkPicture reads the picture as XML, in which nothing may run or be fetched.
@@ -81,7 +103,7 @@ func checkPicture(t *testing.T, picture []byte) {
 			t.Errorf("the picture has %q", refused)
 		}
 	}
-	for _, wanted := range []string{"kubectl gateway enable pod/pod-01 pod/pod-02", "encrypted"} {
+	for _, wanted := range []string{"kubectl gateway enable pod/pod-01 pod/pod-02", "created (trust domain", "encrypted"} {
 		if !strings.Contains(text.String(), wanted) {
 			t.Errorf("the picture does not show %q", wanted)
 		}

@@ -19,7 +19,7 @@ const (
 // Timing: nobody waits for a computer in a picture, nor for the picture's end.
 const (
 	maxPause = 1500 * time.Millisecond
-	rest     = 5 * time.Second
+	rest     = 8 * time.Second
 )
 
 // style is the whole style sheet but the animation. Without that, as where motion

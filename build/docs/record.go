@@ -25,16 +25,16 @@ const (
 
 // demo is the recording that the README shows. It needs the pods of
 // examples/demo.yaml without gateways, their namespace as that of the kubeconfig,
-// and an authority, or none.
+// and no authority: see the script record-demo.
 func demo() script {
 	return script{
-		title: "kubectl gateway: two running pods, encrypted", width: 124, height: 24,
+		title: "kubectl gateway: two running pods, encrypted", width: 112, height: 30,
 		scenes: []scene{
 			{comment: "Two pods on two nodes talk to each other in plaintext.", command: "kubectl get pods -o wide --no-headers"},
 			{comment: "An authority for the cluster, once.", command: "kubectl gateway init-ca"},
 			{comment: "The pods go on running.", command: "kubectl gateway enable pod/pod-01 pod/pod-02"},
-			{command: "kubectl gateway status"},
-			{comment: "What they say to each other now.", command: "kubectl gateway tail pod/pod-01 --tail=0", until: 3 * time.Second},
+			{comment: "Who talks to whom?", command: "kubectl gateway status --edges"},
+			{comment: "What is on the wire?", command: "kubectl gateway verify pod/pod-01 pod/pod-02"},
 		},
 	}
 }

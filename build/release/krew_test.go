@@ -131,13 +131,20 @@ func TestKrewFromFiles(t *testing.T) {
 	archive := filepath.Join(dir, platform{"linux", runtime.GOARCH}.archive())
 	// krew uninstalls nothing as long as it has no index at all.
 	m.addIndex("empty", m.newIndex())
-	m.run("kubectl", "krew", "install", "--manifest", filepath.Join(dir, "plugins", "gateway.yaml"), "--archive", archive)
+	m.run("sh", "-c", strings.NewReplacer("dist/release", dir, "amd64", runtime.GOARCH).Replace(readme(t, "kubectl krew install --manifest=")))
 	if out := m.run("kubectl", "gateway", "version", "--client"); !strings.Contains(out, "v0.1.0") {
 		t.Errorf("the installed plugin says %q", out)
 	}
 	if !exists(filepath.Join(m.home, ".krew", "store", "gateway", "v0.1.0", "LICENSE")) {
 		t.Error("the licence was not installed")
 	}
+	// man(1) reads the pages that came along, as the README says.
+	cmd := m.command(m.home, "sh", "-c", readme(t, "man -M "))
+	cmd.Env = append(cmd.Env, "MANPAGER=cat", "LC_ALL=C")
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "kubectl-gateway-enable - ") {
+		t.Errorf("the man page: %v, %.300s", err, out)
+	}
+	m.completes()
 	m.run("kubectl", "krew", "uninstall", "gateway")
 	if out, err := m.command(m.home, "kubectl", "gateway", "version", "--client").CombinedOutput(); err == nil {
 		t.Errorf("after uninstalling: %s", out)
@@ -151,6 +158,22 @@ func TestKrewFromFiles(t *testing.T) {
 	if err == nil || !strings.Contains(string(out), "checksum") {
 		t.Errorf("a wrong archive: %v, %s", err, out)
 	}
+}
+
+// readme returns the command in the README that begins so.
+func readme(t *testing.T, beginning string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(sourceTree(t), "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if command, ok := strings.CutPrefix(line, "$ "); ok && strings.HasPrefix(command, beginning) {
+			return strings.TrimSpace(command)
+		}
+	}
+	t.Fatalf("the README has no command that begins with %q", beginning)
+	return ""
 }
 
 // TestKrewIndex uses a repository like this one as a custom index: installs,
@@ -180,8 +203,8 @@ func TestKrewIndex(t *testing.T) {
 		return filepath.Join(repository, "plugins", "gateway.yaml")
 	}
 	publish("v0.1.0")
-	m.addIndex("kubectl-gateway", repository)
-	m.run("kubectl", "krew", "install", "kubectl-gateway/gateway")
+	m.run("sh", "-c", strings.Replace(readme(t, "kubectl krew index add "), "https://"+module+".git", repository, 1))
+	m.run("sh", "-c", readme(t, "kubectl krew install gateway/"))
 	if out := m.run("kubectl", "gateway", "version", "--client"); !strings.Contains(out, "v0.1.0") {
 		t.Errorf("the installed plugin says %q", out)
 	}

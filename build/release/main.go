@@ -1,12 +1,17 @@
 // Command release builds what a release of the plugin consists of, into one
 // directory:
 //
-//	release --version v1.2.3 --output DIR [--platforms OS/ARCH,...] [--url URL]
+//	release --version v1.2.3 --output DIR [--platforms OS/ARCH,...] [--url URL] [--tagged]
+//	release --verify
 //
-// For every platform an archive with the plugin and its licence and a list of
-// what is compiled into it (CycloneDX), then checksums.txt over all of these, and
-// plugins/gateway.yaml, the manifest for krew. Equal sources and an equal Go
+// For every platform an archive with the plugin, its man pages and its licence and a
+// list of what is compiled into it (CycloneDX), then checksums.txt over all of these,
+// and plugins/gateway.yaml, the manifest for krew. Equal sources and an equal Go
 // toolchain give files of equal bytes.
+//
+// With --tagged the source must be that of the version's tag, and the manifest is
+// also put into the source tree, which serves krew as an index. --verify builds the
+// tag of the manifest there once more and compares checksums.
 package main
 
 import (
@@ -37,6 +42,8 @@ type options struct {
 	platforms []platform
 	// url is the directory from which users download the archives.
 	url string
+	// tagged has the version's tag checked, and the index written.
+	tagged bool
 }
 
 // semver is what krew takes for a version (https://semver.org, with a v before it).
@@ -58,6 +65,8 @@ func command(ctx context.Context, args []string) error {
 	flags.StringVar(&o.output, "output", "", "directory to write, which is replaced")
 	flags.StringVar(&o.root, "source", "", "top of the source tree (default: two above this program's)")
 	flags.StringVar(&o.url, "url", "", "where the archives can be downloaded (default: the release's page)")
+	flags.BoolVar(&o.tagged, "tagged", false, "refuse any source but the version's tag, and write plugins/gateway.yaml there")
+	verifies := flags.Bool("verify", false, "build what plugins/gateway.yaml offers once more, and compare")
 	names := flags.String("platforms", allPlatforms, "platforms to build for")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -65,12 +74,15 @@ func command(ctx context.Context, args []string) error {
 	if flags.NArg() > 0 {
 		return fmt.Errorf("%q is too much", flags.Args())
 	}
-	if !semver.MatchString(o.version) || o.output == "" {
-		return errors.New("--version vX.Y.Z and --output DIR are needed")
-	}
 	if o.root == "" {
 		_, file, _, _ := runtime.Caller(0)
 		o.root = filepath.Join(filepath.Dir(file), "..", "..")
+	}
+	if *verifies {
+		return verify(ctx, o.root)
+	}
+	if !semver.MatchString(o.version) || o.output == "" {
+		return errors.New("--version vX.Y.Z and --output DIR are needed")
 	}
 	if o.url == "" {
 		o.url = "https://" + module + "/releases/download/" + o.version
@@ -82,7 +94,16 @@ func command(ctx context.Context, args []string) error {
 		}
 		o.platforms = append(o.platforms, platform{goos, goarch})
 	}
-	return release(ctx, o)
+	if !o.tagged {
+		return release(ctx, o)
+	}
+	if err := o.checkTag(ctx); err != nil {
+		return err
+	}
+	if err := release(ctx, o); err != nil {
+		return err
+	}
+	return o.publish()
 }
 
 // release builds everything aside and then moves it to where it is wanted.
@@ -131,12 +152,12 @@ func (o options) platform(ctx context.Context, dir string, p platform) ([]string
 		return nil, err
 	}
 	defer os.Remove(binary)
-	archive := p.archive()
-	err := pack(filepath.Join(dir, archive), []member{
-		{name: p.program(), path: binary, mode: 0o755},
-		{name: "LICENSE", path: filepath.Join(o.root, "LICENSE"), mode: 0o644},
-	})
+	members, err := o.members(binary, p)
 	if err != nil {
+		return nil, err
+	}
+	archive := p.archive()
+	if err := pack(filepath.Join(dir, archive), members); err != nil {
 		return nil, fmt.Errorf("packing: %w", err)
 	}
 	components := p.base() + ".cdx.json"
@@ -144,6 +165,26 @@ func (o options) platform(ctx context.Context, dir string, p platform) ([]string
 		return nil, fmt.Errorf("listing what is compiled in: %w", err)
 	}
 	return []string{archive, components}, nil
+}
+
+// members are the files of p's archive.
+func (o options) members(binary string, p platform) ([]member, error) {
+	all := []member{
+		{name: p.program(), path: binary, mode: 0o755},
+		{name: "LICENSE", path: filepath.Join(o.root, "LICENSE"), mode: 0o644},
+	}
+	if p.os == "windows" {
+		return all, nil // there is no man(1)
+	}
+	pages, err := filepath.Glob(filepath.Join(o.root, "docs", "man", "*.1"))
+	if err != nil || len(pages) == 0 {
+		return nil, errors.Join(errors.New("there are no man pages in docs/man"), err)
+	}
+	for _, page := range pages {
+		// As a directory of $MANPATH wants them.
+		all = append(all, member{name: "man/man1/" + filepath.Base(page), path: page, mode: 0o644})
+	}
+	return all, nil
 }
 
 // writeChecksums writes what sha256sum --check reads.

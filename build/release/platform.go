@@ -38,14 +38,22 @@ func (p platform) program() string {
 // compile builds the plugin. Nothing of the machine, the directory or the
 // version control ends up in it.
 func (o options) compile(ctx context.Context, output string, p platform) error {
+	_, err := o.link(ctx, "./cmd/kubectl-gateway", output, p, "")
+	return err
+}
+
+// link builds a program, with further flags for the linker, and returns what that
+// printed.
+func (o options) link(ctx context.Context, program, output string, p platform, flags string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false",
-		"-ldflags", "-s -w -X "+module+"/internal/version.stamp="+o.version, "-o", output, "./cmd/kubectl-gateway")
+		"-ldflags", "-s -w -X "+module+"/internal/version.stamp="+o.version+" "+flags, "-o", output, program)
 	cmd.Dir = o.root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOOS="+p.os, "GOARCH="+p.arch)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%w\n%s", err, strings.TrimSpace(string(out)))
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("%w\n%s", err, strings.TrimSpace(string(out)))
 	}
-	return nil
+	return out, nil
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -61,12 +61,12 @@ func TestRepeatable(t *testing.T) {
 // copyTree copies what the plugin is built from.
 func copyTree(t *testing.T, from, to string) {
 	t.Helper()
-	for _, name := range []string{"cmd", "pkg", "internal", "bpf", "krew"} {
+	for _, name := range []string{"cmd", "pkg", "internal", "bpf", "krew", "docs/man"} {
 		if err := os.CopyFS(filepath.Join(to, name), os.DirFS(filepath.Join(from, name))); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"go.mod", "go.sum", "LICENSE"} {
+	for _, name := range []string{"go.mod", "go.sum", "LICENSE", "CHANGELOG.md", "README.md"} {
 		content, err := os.ReadFile(filepath.Join(from, name))
 		if err == nil {
 			err = os.WriteFile(filepath.Join(to, name), content, 0o644)
@@ -103,7 +103,7 @@ func TestContent(t *testing.T) {
 		t.Errorf("checksums.txt: %v\n%s", err, out)
 	}
 	for archive, want := range map[string][]string{
-		"kubectl-gateway_darwin_arm64.tar.gz": {"kubectl-gateway", "LICENSE"},
+		"kubectl-gateway_darwin_arm64.tar.gz": append([]string{"kubectl-gateway", "LICENSE"}, manPages(t)...),
 		"kubectl-gateway_windows_amd64.zip":   {"kubectl-gateway.exe", "LICENSE"},
 	} {
 		if got := members(t, filepath.Join(dir, archive)); !slices.Equal(got, want) {
@@ -130,11 +130,24 @@ func TestContent(t *testing.T) {
 	}
 }
 
+// manPages are the pages of this source tree as archives hold them.
+func manPages(t *testing.T) []string {
+	t.Helper()
+	var names []string
+	for _, name := range files(t, filepath.Join(sourceTree(t), "docs", "man")) {
+		names = append(names, "man/man1/"+name)
+	}
+	if !slices.Contains(names, "man/man1/kubectl-gateway-enable.1") {
+		t.Fatalf("the man pages are %q", names)
+	}
+	return names
+}
+
 // members lists an archive whose programs can be executed.
 func members(t *testing.T, path string) (names []string) {
 	t.Helper()
 	add := func(name string, mode os.FileMode) {
-		if names = append(names, name); name != "LICENSE" && mode.Perm()&0o111 == 0 {
+		if names = append(names, name); strings.HasPrefix(name, "kubectl-gateway") && mode.Perm()&0o111 == 0 {
 			t.Errorf("%s in %s has mode %v", name, path, mode)
 		}
 	}

@@ -50,9 +50,8 @@ func (s *tabServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.apiServer.ServeHTTP(w, r)
 }
 
-// start returns what presses the Tab key at the end of a command line, which
-// returns the offers with their descriptions and the directive to the shell.
-func (s *tabServer) start(t *testing.T) func(words ...string) ([]string, string) {
+// kubeconfig starts the server and returns the file by which it is found.
+func (s *tabServer) kubeconfig(t *testing.T) string {
 	t.Helper()
 	server := httptest.NewServer(s)
 	t.Cleanup(func() {
@@ -66,6 +65,14 @@ func (s *tabServer) start(t *testing.T) func(words ...string) ([]string, string)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return path
+}
+
+// start returns what presses the Tab key at the end of a command line, which
+// returns the offers with their descriptions and the directive to the shell.
+func (s *tabServer) start(t *testing.T) func(words ...string) ([]string, string) {
+	t.Helper()
+	path := s.kubeconfig(t)
 	home := t.TempDir()
 	t.Setenv("HOME", home)
 	t.Setenv("KUBECACHEDIR", "")

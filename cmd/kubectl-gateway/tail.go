@@ -66,8 +66,10 @@ With -o json the gateways' own lines are passed on, one object a line, with
 "namespace" and "pod" added. A line that is not JSON is in "raw". With --template
 there is a line for each connection alone, made by a Go template of the fields
 .Namespace .Pod .Time .Level .Direction .Source .Destination .Dialled .Peer .Wire
-.Encrypted .Reason .Sent .Received .Duration and .Error, with the functions json
-and bytes besides Go's own.
+.Encrypted .TLS .Reason .Sent .Received .Duration and .Error; .Source.Addr and
+.Source.Port are the parts of an address. Besides Go's own there are the functions
+json, bytes, toRFC3339Nano, toUTC and "toTimestamp TIME LAYOUT [ZONE]". Methods, as
+.Time.Format, cannot be called.
 
 Ends with Ctrl-C, with --no-follow when all there is has been shown. The exit code
 is 1 if the log of one could not be read.`,
@@ -88,6 +90,9 @@ is 1 if the log of one could not be read.`,
 
   # Lines of your own
   kubectl gateway tail --template '{{.Pod}} {{.Source}} {{.Destination}} {{.Peer}}'
+
+  # The same with the time of day in New York
+  kubectl gateway tail --template '{{toTimestamp .Time "15:04:05" "America/New_York"}} {{.Pod}} {{.Peer}}'
 
   # Connections that were not encrypted, for programs
   kubectl gateway tail -A -o json | jq 'select(.encrypted == false)'`,

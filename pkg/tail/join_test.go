@@ -298,7 +298,10 @@ func TestTemplate(t *testing.T) {
 	for text, want := range map[string]string{
 		`{{.Namespace}}/{{.Pod}} {{.Source}} {{.Peer}} {{.Encrypted}} {{bytes .Sent}}`: "demo/web 10.0.1.5:40000 spiffe://td/ns/demo/sa/default true 1.5KiB\n",
 		"{{.Wire}}\n": "port\n",
-		`{{json .}}`:  `{"time":"2030-05-01T12:00:01.5Z","level":"INFO","msg":"connection","direction":"outbound","source":"10.0.1.5:40000","destination":"10.0.2.2:9000","peer":"spiffe://td/ns/demo/sa/default","wire":"port","encrypted":true,"bytesSent":1536,"bytesReceived":12,"duration":1.2345,"namespace":"demo","pod":"web"}` + "\n",
+		`{{.Source.Addr}} {{.Source.Port}} {{if eq .Destination.Port 9000}}yes{{end}} {{with .Destination}}{{.Addr}}{{end}}`:   "10.0.1.5 40000 yes 10.0.2.2\n",
+		`{{toTimestamp .Time "15:04:05.000"}} {{toTimestamp .Time "15:04" "Europe/Berlin"}} {{.Time | toUTC | toRFC3339Nano}}`: "12:00:01.500 14:00 2030-05-01T12:00:01.5Z\n",
+		`{{range $i := 3}}{{if $i}}{{break}}{{end}}{{slice $.Pod 1}}{{end}}{{define "x"}}<{{.}}>{{end}}{{template "x" .Wire}}`: "eb<port>\n",
+		`{{json .}}`: `{"time":"2030-05-01T12:00:01.5Z","level":"INFO","msg":"connection","direction":"outbound","source":"10.0.1.5:40000","destination":"10.0.2.2:9000","peer":"spiffe://td/ns/demo/sa/default","wire":"port","encrypted":true,"bytesSent":1536,"bytesReceived":12,"duration":1.2345,"namespace":"demo","pod":"web"}` + "\n",
 	} {
 		template, err := NewTemplate(text)
 		if err != nil {
@@ -311,14 +314,15 @@ func TestTemplate(t *testing.T) {
 			t.Errorf("raw: %q", got)
 		}
 	}
-	for _, text := range []string{"{{", "{{.Pood}}", "{{bytes .Pod}}", "{{nothing}}", " \n", "{{index .Pod 9}}", `{{template "x"}}`} {
+	for _, text := range []string{"{{", "{{.Pood}}", "{{bytes .Pod}}", "{{nothing}}", " \n", "{{index .Pod 9}}", `{{template "x"}}`,
+		`{{.Time.Format "15:04"}}`, `{{.Source.Addr.Is4}}`, `{{toTimestamp .Time "15" "Nowhere/At all"}}`, `{{toTimestamp .Time "15" "UTC" "UTC"}}`} {
 		if _, err := NewTemplate(text); err == nil || api.Hint(err) == "" {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
 	// What a gateway says stays text.
-	template, _ := NewTemplate(`{{.Peer}} {{.Source}} {{.Error}} {{printf "%s" .Direction}} {{json .}}`)
-	evil := `{"msg":"connection","peer":"\u001b[2J","source":"[fe80::1%\u001b]:1","error":"a\nb","direction":"\u009b\u202e","level":"\u001b","wire":"\u001b","reason":"\u001b"}`
+	template, _ := NewTemplate(`{{.Peer}} {{.Source}} {{.Error}} {{printf "%s" .Direction}} {{.Source.Addr}} {{.TLS.Version}}{{.TLS.Cipher}}{{.TLS.Remote}} {{json .}}`)
+	evil := `{"tls":{"version":"\u001b","cipher":"\u001b","keyExchange":"\u001b","remote":"[fe80::1%\u001b]:1"},"msg":"connection","peer":"\u001b[2J","source":"[fe80::1%\u001b]:1","error":"a\nb","direction":"\u009b\u202e","level":"\u001b","wire":"\u001b","reason":"\u001b"}`
 	out := made(t, template, evil)
 	if strings.ContainsFunc(strings.TrimSuffix(out, "\n"), func(r rune) bool { return r < ' ' || r > '~' }) {
 		t.Errorf("%q", out)

@@ -50,27 +50,8 @@ func (x *tab) press(words ...string) string {
 	return x.run("", "kubectl", append([]string{"__complete", "gateway"}, words...)...)
 }
 
-// bashTab stands in for the package bash-completion, of which kubectl's script
-// needs one function, and for the Tab key at the end of the line $1.
-const bashTab = `
-set -u
-_get_comp_words_by_ref() {
-	words=("${COMP_WORDS[@]}") cword=$COMP_CWORD cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
-}
-__ltrim_colon_completions() { :; }
-compopt() { :; }
-source <(kubectl completion bash)
-COMP_LINE=$1 COMP_POINT=${#1} COMP_TYPE=9
-read -ra COMP_WORDS <<<"$1"
-[[ $1 == *' ' ]] && COMP_WORDS+=("")
-COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
-COMPREPLY=()
-__start_kubectl
-printf '%s\n' "${COMPREPLY[@]}"
-`
-
 // TestCompletion presses Tab in kubectl itself, before and after enable, and in
-// bash.
+// shells.
 func TestCompletion(t *testing.T) {
 	t.Parallel()
 	ns := namespace(t)
@@ -105,16 +86,25 @@ func TestCompletion(t *testing.T) {
 	if got := x.press("enable", "--wire", ""); !strings.Contains(got, "inband\t") {
 		t.Errorf("wires: %q", got)
 	}
-	for line, want := range map[string]string{
-		"kubectl gateway enable -n " + ns + " pod/b":     "pod/b",
-		"kubectl gateway disable -n " + ns + " po":       "pod/a",
-		"kubectl gateway mode -n " + ns + " pod/a perm":  "permissive",
-		"kubectl gateway enable -n " + ns + " --on-f":    "--on-failure",
-		"kubectl gateway status -n " + ns[:len(ns)-1]:    ns,
-		"kubectl gateway tail -n " + ns + " --max-log-r": "--max-log-requests",
+	for shell, start := range map[string][]string{
+		"bash": {"--noprofile", "--norc"}, "zsh": {"-f"}, "fish": {"--no-config"},
 	} {
-		if got := strings.Fields(x.run("", "bash", "-c", bashTab, "bash", line)); len(got) == 0 || strings.TrimSuffix(got[0], "=") != want {
-			t.Errorf("bash: %q becomes %q, want %q", line, got, want)
+		script := filepath.Join(t.TempDir(), "script")
+		if err := os.WriteFile(script, []byte(x.run("", "kubectl", "completion", shell)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for line, want := range map[string]string{
+			"kubectl gateway enable -n " + ns + " pod/b":     "pod/b",
+			"kubectl gateway disable -n " + ns + " po":       "pod/a",
+			"kubectl gateway mode -n " + ns + " pod/a perm":  "permissive",
+			"kubectl gateway enable -n " + ns + " --on-f":    "--on-failure",
+			"kubectl gateway status -n " + ns[:len(ns)-1]:    ns,
+			"kubectl gateway tail -n " + ns + " --max-log-r": "--max-log-requests",
+		} {
+			out := x.run("", shell, append(start, filepath.Join("..", "shells", "tab."+shell), script, line)...)
+			if got := strings.Fields(out); len(got) == 0 || strings.TrimSuffix(got[0], "=") != want {
+				t.Errorf("%s: %q becomes %q, want %q", shell, line, got, want)
+			}
 		}
 	}
 }

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"sigs.k8s.io/yaml"
+)
+
+// TestPush pushes an image of two platforms to a registry and looks what is there.
+func TestPush(t *testing.T) {
+	registry := serveRegistry(t)
+	work := t.TempDir()
+	program := filepath.Join(work, "program")
+	if err := os.WriteFile(program, []byte("no program"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	name, archive := registry+"/team/kube-gateway:v0.1.0", filepath.Join(work, "image.tar")
+	run(t, "go", "-C", filepath.Join("..", "image"), "run", ".", "--name", name, "--version", "v0.1.0", "--output", archive,
+		"amd64="+program, "arm64="+program)
+	run(t, "./push", archive, name)
+
+	response, err := http.Get("http://" + registry + "/v2/team/kube-gateway/manifests/v0.1.0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var index struct {
+		Manifests []struct {
+			Platform struct{ OS, Architecture string }
+		}
+	}
+	if err := json.Unmarshal(text, &index); err != nil || response.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %v\n%s", response.Status, err, text)
+	}
+	var found []string
+	for _, m := range index.Manifests {
+		found = append(found, m.Platform.OS+"/"+m.Platform.Architecture)
+	}
+	if slices.Sort(found); !slices.Equal(found, []string{"linux/amd64", "linux/arm64"}) {
+		t.Errorf("the registry has %q:\n%s", found, text)
+	}
+}
+
+func run(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
+	}
+	return string(out)
+}
+
+// serveRegistry starts an empty registry on loopback and returns its address.
+func serveRegistry(t *testing.T) string {
+	t.Helper()
+	script, err := os.ReadFile("push")
+	if err != nil {
+		t.Fatal(err)
+	}
+	crane := regexp.MustCompile(`(?m)^crane=(\S+)$`).FindSubmatch(script)
+	if crane == nil {
+		t.Fatal("push does not say which crane it uses")
+	}
+	dir := t.TempDir()
+	install := exec.CommandContext(t.Context(), "go", "install", string(crane[1]))
+	install.Env = append(os.Environ(), "GOBIN="+dir)
+	if out, err := install.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	cmd := exec.Command(filepath.Join(dir, "crane"), "registry", "serve", "--address", "127.0.0.1:0")
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	address := make(chan string, 1)
+	go func() {
+		port := regexp.MustCompile(`serving on port (\d+)`)
+		lines := bufio.NewScanner(stderr)
+		for lines.Scan() {
+			if m := port.FindStringSubmatch(lines.Text()); m != nil {
+				address <- "127.0.0.1:" + m[1]
+			}
+		}
+		close(address)
+	}()
+	select {
+	case a := <-address:
+		if a != "" {
+			return a
+		}
+	case <-time.After(time.Minute):
+	}
+	t.Fatal("the registry does not start")
+	return ""
+}
+
+// TestWorkflow: what the release's workflow asks of make exists, and a name that
+// somebody gives to a tag does not become a command.
+func TestWorkflow(t *testing.T) {
+	root := sourceTree(t)
+	text, err := os.ReadFile(filepath.Join(root, ".github", "workflows", "release.yml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var workflow struct {
+		Jobs map[string]struct {
+			Steps []struct{ Run string }
+		}
+	}
+	if err := yaml.Unmarshal(text, &workflow); err != nil {
+		t.Fatal(err)
+	}
+	targets := map[string]bool{}
+	for _, job := range workflow.Jobs {
+		for _, step := range job.Steps {
+			if strings.Contains(step.Run, "${{") {
+				t.Errorf("an expression in a command: %s", step.Run)
+			}
+			for _, m := range regexp.MustCompile(`(?m)\bmake ([a-z-]+)`).FindAllStringSubmatch(step.Run, -1) {
+				targets[m[1]] = true
+			}
+		}
+	}
+	for _, needed := range []string{"test-release", "release", "release-push"} {
+		if !targets[needed] {
+			t.Errorf("the workflow does not 'make %s'", needed)
+		}
+	}
+	for target := range targets {
+		if out := run(t, "make", "-C", root, "--dry-run", target, "VERSION=v0.1.0"); strings.Contains(out, "Nothing to be done") {
+			t.Errorf("make knows no target %s:\n%s", target, out)
+		}
+	}
+}
