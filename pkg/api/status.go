@@ -50,6 +50,9 @@ type Status struct {
 	Worker      Worker      `json:"worker"`
 	Capture     Capture     `json:"capture"`
 	Traffic     Traffic     `json:"traffic"`
+	// Unencrypted says why connections were refused or carried in plaintext, as far
+	// as that has happened.
+	Unencrypted []Unencrypted `json:"unencrypted,omitempty"`
 	// Existing describes plaintext connections of the application that no gateway
 	// carries. It is nil if nobody has looked.
 	Existing *ExistingConnections `json:"existing,omitempty"`

@@ -14,8 +14,9 @@ import (
 const Question byte = 's'
 
 // maxAnswer bounds an answer, in bytes. Of the texts in it the longest is the identity,
-// a SPIFFE ID, of at most 2048 bytes, each of which JSON may write as six.
-const maxAnswer = 16 << 10
+// a SPIFFE ID, of at most 2048 bytes, each of which JSON may write as six; of the lists
+// that of the reasons, some 4 KiB if there is one of each.
+const maxAnswer = 32 << 10
 
 // answer is what comes back: a status, or nothing if there is none to be had just now.
 type answer struct {

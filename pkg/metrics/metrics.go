@@ -82,7 +82,7 @@ func Reduce(s *api.Status) *api.Status {
 			Uncapturable: s.Capture.Uncapturable, NoListener: s.Capture.NoListener, UDP: s.Capture.UDP, UDPRefused: s.Capture.UDPRefused,
 			Steered: s.Capture.Steered, PlaintextAllowed: s.Capture.PlaintextAllowed, PlaintextRefused: s.Capture.PlaintextRefused,
 		},
-		Traffic: s.Traffic,
+		Traffic: s.Traffic, Unencrypted: s.Unencrypted,
 	}
 	if e := s.Existing; e != nil {
 		reduced.Existing = &api.ExistingConnections{Outbound: e.Outbound, Inbound: e.Inbound, Reset: e.Reset}

@@ -40,6 +40,12 @@ func full() *api.Status {
 			Inbound:  api.Direction{Active: 31, Encrypted: 32, Plaintext: 33, Refused: 34, Inband: 35, NotAllowed: 36, OptionLost: 37, Sent: 38, Received: 1 << 40},
 		},
 		Existing: &api.ExistingConnections{Outbound: 41, Inbound: 42, Reset: 43},
+		Unencrypted: []api.Unencrypted{
+			{Direction: api.Outbound, Reason: "peer_refused", Connections: 51}, {Direction: api.Inbound, Reason: "not_allowed", Connections: 52},
+			{Direction: api.Inbound, Reason: api.OtherReason, Connections: 53},
+			// Nobody asked for these.
+			{Direction: api.Inbound, Reason: "peer_refused", Connections: 54}, {Direction: api.Outbound, Reason: "x", Connections: 55},
+		},
 	}
 }
 

@@ -451,7 +451,7 @@ func (s *supervisor) withCounters(st api.Status) (*api.Status, error) {
 	st.Capture.UDP, st.Capture.UDPRefused = c.UDP, c.UDPRefused
 	st.Capture.Steered = c.Steered
 	st.Capture.PlaintextAllowed, st.Capture.PlaintextRefused = c.PlaintextAllowed, c.PlaintextRefused
-	st.Traffic = s.traffic.Traffic()
+	st.Traffic, st.Unencrypted = s.traffic.Traffic(), s.traffic.Unencrypted()
 	s.withExisting(&st)
 	return &st, nil
 }
