@@ -85,8 +85,13 @@ test-cluster: cluster-tool ## tests of the embedded cluster itself
 	bin/cluster build
 	go -C test/cluster test -count=1 ./...
 
+.PHONY: prometheus
+prometheus: ## build the Prometheus of the end-to-end tests into bin/
+	CGO_ENABLED=0 go -C test/prometheus build -trimpath -ldflags '-s -w' -tags 'remove_all_sd enable_kubernetes_sd' \
+		-o $(CURDIR)/bin/prometheus github.com/prometheus/prometheus/cmd/prometheus
+
 .PHONY: test-e2e
-test-e2e: build image cluster-tool ## tests on the embedded cluster
+test-e2e: build image cluster-tool prometheus ## tests on the embedded cluster
 	test/e2e/run
 
 .PHONY: bench

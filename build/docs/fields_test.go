@@ -105,6 +105,13 @@ func TestReasonsAreDocumented(t *testing.T) {
 	if found < 20 {
 		t.Errorf("only %d reasons were found", found)
 	}
+	for _, direction := range []string{api.Outbound, api.Inbound} {
+		for _, word := range api.UnencryptedReasons(direction) {
+			if !strings.Contains(text, "`"+word+"`") {
+				t.Errorf("the runbook does not explain the word %q of metrics", word)
+			}
+		}
+	}
 }
 
 // TestStatesAreDocumented finds every state in the runbook.

@@ -51,6 +51,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		err = supervise(context.Background(), rest)
 	case "worker":
 		err = runWorker(context.Background(), rest)
+	case "exporter":
+		err = runExporter(context.Background(), rest)
 	case "clean":
 		err = clean(context.Background(), rest, stdout)
 	case "capture":

@@ -54,6 +54,8 @@ func TestMetrics(t *testing.T) {
 		{"kube_gateway_connections_total", map[string]string{"direction": "outbound", "result": "encrypted"}, 2},
 		{"kube_gateway_connections_total", map[string]string{"direction": "outbound", "result": "plaintext"}, 1},
 		{"kube_gateway_connections_total", map[string]string{"direction": "inbound", "result": "encrypted"}, 0},
+		{"kube_gateway_unencrypted_connections_total", map[string]string{"direction": "outbound", "reason": "peer_refused"}, 1},
+		{"kube_gateway_unencrypted_connections_total", map[string]string{"direction": "outbound", "reason": "peer_silent"}, 0},
 		{"kube_gateway_captured_connections_total", nil, 3},
 		{"kube_gateway_worker_restarts_total", nil, 1},
 		{"kube_gateway_state", map[string]string{"state": "ready"}, 1},

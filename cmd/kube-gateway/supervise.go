@@ -90,12 +90,13 @@ func superviseWith(ctx context.Context, material *os.File, socket string, certif
 	}()
 	log := slog.New(slog.NewJSONHandler(os.Stdout, nil))
 	err := supervisor.Run(ctx, supervisor.Options{
-		Material:      material,
-		WorkerCommand: []string{selfPath, "worker"},
-		SocketPath:    socket,
-		Version:       version.String(),
-		Log:           log,
-		Terminate:     terminate,
+		Material:        material,
+		WorkerCommand:   []string{selfPath, "worker"},
+		ExporterCommand: []string{selfPath, "exporter"},
+		SocketPath:      socket,
+		Version:         version.String(),
+		Log:             log,
+		Terminate:       terminate,
 
 		CertificateTimeout: certificateTimeout,
 	})

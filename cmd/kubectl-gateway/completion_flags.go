@@ -69,7 +69,7 @@ func (a *app) completeFlag(verb string, flag *pflag.Flag) cobra.CompletionFunc {
 // freeText are the flags whose values are texts that nobody can know before.
 func freeText() []string {
 	return []string{"selector", "field-selector", "cert-ttl", "ttl", "image", "trust-domain", "allow", "capture-cidr", "service-cidr",
-		"exclude-cidr", "allow-plaintext-from", "node-ports", "fail-if-expiring", "template", "health-addr",
+		"exclude-cidr", "allow-plaintext-from", "node-ports", "fail-if-expiring", "template", "health-addr", "metrics-addr",
 		"server", "tls-server-name", "token", "as", "as-group", "as-uid", "as-user-extra", "request-timeout"}
 }
 

@@ -50,6 +50,7 @@ type enableOptions struct {
 	keepSecret   bool
 	delivery     string
 	existing     string
+	metricsAddr  string
 	dryRun       string
 	output       string
 }
@@ -97,6 +98,9 @@ gateway, so that the applications make new ones, which are encrypted.`,
   # Only pods of namespace prod may connect
   kubectl gateway enable pod/db-0 --mode=strict --allow='ns/prod/sa/*'
 
+  # Metrics at a port of the pod, for Prometheus
+  kubectl gateway enable deploy/web --metrics-addr=:18445
+
   # No key ever reaches the API server, and no right to Secrets is needed
   kubectl gateway enable pod/web-0 --delivery=csr
 
@@ -143,6 +147,7 @@ func (o *enableOptions) addSettings(f *pflag.FlagSet, delivery inject.Delivery) 
 	f.StringVar(&o.authorityDir, "authority-dir", "", "directory of the authority (default $"+ca.EnvDir+", or one for each cluster)")
 	f.StringVar(&o.delivery, "delivery", string(delivery), "how a gateway gets its first certificate: the key is made here and travels in a Secret (secret), or in the gateway, which it never leaves (csr)")
 	f.StringVar(&o.existing, "existing", string(api.ExistingReport), "connections that are open already stay in plaintext (leave), are counted and listed besides (report), or are reset, so that the application makes new ones (reset)")
+	f.StringVar(&o.metricsAddr, "metrics-addr", "", fmt.Sprintf("serve metrics for Prometheus at this address of each pod, like :%d or 127.0.0.1:%[1]d; in strict mode only gateways and --allow-plaintext-from reach it (default: no port)", api.MetricsPort))
 }
 
 // complete checks the flags without asking the cluster.
@@ -160,6 +165,8 @@ func (o *enableOptions) complete() (inject.Options, inject.Ranges, error) {
 		Delivery:   inject.Delivery(o.delivery),
 		Existing:   api.Existing(o.existing),
 		DryRun:     inject.DryRun(o.dryRun),
+
+		MetricsAddr: o.metricsAddr,
 	}
 	if o.dryRun == dryRunNone {
 		options.DryRun = inject.DryRunNone
@@ -229,6 +236,11 @@ func (o *enableOptions) complete() (inject.Options, inject.Ranges, error) {
 	}
 	if _, err := api.ParseAllow(o.allow); err != nil {
 		return options, given, fmt.Errorf("reading --allow: %w", err)
+	}
+	if o.metricsAddr != "" {
+		if _, err := api.ParseMetricsAddr(o.metricsAddr); err != nil {
+			return options, given, fmt.Errorf("reading --metrics-addr: %w", err)
+		}
 	}
 	// Only the in-band wire reaches what is behind a node port.
 	if o.wire != api.WirePort && o.nodePorts != "" {

@@ -52,7 +52,7 @@ func TestEnableDefaults(t *testing.T) {
 		!strings.HasPrefix(options.Image, "ghcr.io/kubectl-gateway/kube-gateway:") {
 		t.Errorf("%+v", options)
 	}
-	if options.Wire != api.WireAuto || options.Allow != nil || options.BlockUDP || options.PlaintextFrom != nil || given.NodePorts != [2]uint16{30000, 32767} {
+	if options.Wire != api.WireAuto || options.Allow != nil || options.BlockUDP || options.MetricsAddr != "" || options.PlaintextFrom != nil || given.NodePorts != [2]uint16{30000, 32767} {
 		t.Errorf("%+v, %+v", options, given)
 	}
 	if len(given.Capture)+len(given.Services)+len(given.Exclude)+len(given.ExcludePorts) != 0 {
@@ -76,9 +76,10 @@ func TestEnableFlags(t *testing.T) {
 		t.Errorf("%+v", given)
 	}
 	options, given, err = enableFlags(t, "--wire=inband", "--allow=ns/prod/sa/*", "--allow", "ns/ops/sa/backup", "--block-udp",
-		"--allow-plaintext-from=192.0.2.0/24,2001:db8::7", "--node-ports=20000-20010")
+		"--allow-plaintext-from=192.0.2.0/24,2001:db8::7", "--node-ports=20000-20010",
+		"--metrics-addr=:18445")
 	if err != nil || options.Wire != api.WireInband || len(options.Allow) != 2 || !options.BlockUDP || given.NodePorts != [2]uint16{20000, 20010} ||
-		len(options.PlaintextFrom) != 2 || options.PlaintextFrom[1] != netip.MustParsePrefix("2001:db8::7/128") {
+		options.MetricsAddr != ":18445" || len(options.PlaintextFrom) != 2 || options.PlaintextFrom[1] != netip.MustParsePrefix("2001:db8::7/128") {
 		t.Errorf("%+v, %+v, %v", options, given, err)
 	}
 	// Without the in-band wire there is nothing to do about node ports.
@@ -101,6 +102,7 @@ func TestEnableRefusesFlags(t *testing.T) {
 		"--cert-ttl=0", "--cert-ttl=-1h", "--cert-ttl=soon", "--timeout=0s", "--parallel=0",
 		"--capture-cidr=10.0.0.0/33", "--service-cidr=all", "--exclude-cidr=::ffff:10.0.0.1/100", "--exclude-port=0", "--exclude-port=65536", "--exclude-port=http",
 		"--delivery=mail", "--existing=kill", "--wire=none", "--allow=prod", "--allow=", "--allow-plaintext-from=all", "--node-ports=0-5", "--node-ports=5-4", "--node-ports=http", "--node-ports=1-65536",
+		"--metrics-addr=18445", "--metrics-addr=:18443", "--metrics-addr=0.0.0.0:18445", "--metrics-addr=localhost:18445",
 	} {
 		if _, _, err := enableFlags(t, args); err == nil {
 			t.Errorf("%s is accepted", args)

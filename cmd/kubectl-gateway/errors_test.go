@@ -342,6 +342,7 @@ func TestErrorsOfFlags(t *testing.T) {
 		"wire of check": "check --wire=air", "cert-ttl": "enable pod/a --cert-ttl=soon", "ttl": "init-ca --ttl=soon",
 		"timeout": "enable pod/a --timeout=0s", "timeout's words": "enable pod/a --timeout=soon", "parallel": "rotate pod/a --parallel=0",
 		"capture-cidr": "enable pod/a --capture-cidr=here", "exclude-port": "enable pod/a --exclude-port=99999", "node-ports": "enable pod/a --node-ports=9-1",
+		"metrics-addr": "enable pod/a --metrics-addr=:http", "metrics-addr's port": "watch --metrics-addr=:18000",
 		"allow": "enable pod/a --allow=*everyone*", "selector": "status -l ,,", "field selector": "status --field-selector nonsense", "since": "tail --since=-1s",
 		"interval": "status --watch --interval=0s", "fail-if-expiring": "status --fail-if-expiring=soon", "drain": "disable pod/a --drain-timeout=-1s",
 		"shell": "completion tcsh", "file": "enable -f /no/such/file", "from-cert": "init-ca --from-cert=/no/such --from-key=/no/such",

@@ -127,6 +127,9 @@ type Config struct {
 	// Watched says that watch added the gateway, and may end it again when
 	// nothing asks for it any more.
 	Watched bool `json:"watched,omitempty"`
+	// MetricsAddr is where metrics are served over TCP; see ParseMetricsAddr. An
+	// address is one of PodIPs or of loopback. Empty means nowhere.
+	MetricsAddr string `json:"metricsAddr,omitempty"`
 }
 
 // DefaultNodePorts returns the first and the last node port of a cluster that
@@ -207,6 +210,9 @@ func (c *Config) Validate() error {
 				return fmt.Errorf("range %v cannot be used", r)
 			}
 		}
+	}
+	if err := c.checkMetricsAddr(); err != nil {
+		return err
 	}
 	_, err := ParseAllow(c.Allow)
 	return err

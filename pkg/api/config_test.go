@@ -22,7 +22,7 @@ func TestConfigKeepsWhatItIsGiven(t *testing.T) {
 	c.Wire, c.NodePorts, c.BlockUDP = WireInband, [2]uint16{20000, 20100}, true
 	c.Nodes = []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
 	c.PlaintextFrom = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}
-	c.Allow = []string{"ns/prod/sa/*"}
+	c.Allow, c.MetricsAddr = []string{"ns/prod/sa/*"}, ":18445"
 	text, err := json.Marshal(c)
 	if err != nil {
 		t.Fatal(err)
@@ -38,7 +38,7 @@ func TestConfigDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, field := range []string{"wire", "nodePorts", "allow", "blockUDP", "existing", "watched"} {
+	for _, field := range []string{"wire", "nodePorts", "allow", "blockUDP", "existing", "watched", "metricsAddr"} {
 		if strings.Contains(string(text), field) {
 			t.Errorf("%s is written without need: %s", field, text)
 		}

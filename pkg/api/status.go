@@ -42,12 +42,17 @@ type Status struct {
 	Allow []string `json:"allow,omitempty"`
 	// Missing names the features that could not be loaded, each with the reason.
 	// The gateway works without them.
-	Missing  []string    `json:"missing,omitempty"`
-	Identity string      `json:"identity"`
-	Cert     Certificate `json:"certificate"`
-	Worker   Worker      `json:"worker"`
-	Capture  Capture     `json:"capture"`
-	Traffic  Traffic     `json:"traffic"`
+	Missing []string `json:"missing,omitempty"`
+	// MetricsAddr is where metrics are served over TCP, empty for nowhere.
+	MetricsAddr string      `json:"metricsAddr,omitempty"`
+	Identity    string      `json:"identity"`
+	Cert        Certificate `json:"certificate"`
+	Worker      Worker      `json:"worker"`
+	Capture     Capture     `json:"capture"`
+	Traffic     Traffic     `json:"traffic"`
+	// Unencrypted says why connections were refused or carried in plaintext, as far
+	// as that has happened.
+	Unencrypted []Unencrypted `json:"unencrypted,omitempty"`
 	// Existing describes plaintext connections of the application that no gateway
 	// carries. It is nil if nobody has looked.
 	Existing *ExistingConnections `json:"existing,omitempty"`

@@ -60,6 +60,7 @@ func (in *Injector) configFor(pod *corev1.Pod, ips []netip.Addr) *api.Config {
 		BlockUDP:      in.Options.BlockUDP,
 		Existing:      in.Options.Existing,
 		Watched:       in.Options.Watched,
+		MetricsAddr:   in.Options.MetricsAddr,
 	}
 }
 

@@ -68,6 +68,8 @@ type Options struct {
 	// Existing is as in api.Config. With ExistingReset the connections of pods that
 	// have a gateway already are reset, too.
 	Existing api.Existing
+	// MetricsAddr is as in api.Config: empty has gateways serve no metrics over TCP.
+	MetricsAddr string
 	// Watched is as in api.Config.
 	Watched bool
 	// Delivery is how the gateways get their first certificate. Empty means
@@ -244,6 +246,9 @@ func (in *Injector) tidy(ctx context.Context, result *Result) {
 // addGateway adds a new gateway to pod and waits for it.
 func (in *Injector) addGateway(ctx context.Context, pod *corev1.Pod) Result {
 	result := Result{Pod: pod, Action: Enabled, Container: NextName(pod)}
+	if result.Err = in.checkMetricsPort(pod); result.Err != nil {
+		return result
+	}
 	ips := PodIPs(pod)
 	secret := ""
 	if in.Options.Delivery != DeliveryCSR {

@@ -187,15 +187,41 @@ func checkPod(pod *corev1.Pod, node *corev1.Node) error {
 	case len(PodIPs(pod)) == 0:
 		return refuse("look at 'kubectl describe pod "+pod.Name+" -n "+pod.Namespace+"'", "the pod has no address yet")
 	}
+	name, port := declares(pod, api.PeerPort, api.CapturePort, api.InbandPort)
+	if name != "" {
+		return refuse("let the application listen on another port",
+			"container %s listens on port %d, which the gateway needs", name, port)
+	}
+	return nil
+}
+
+// declares returns the container of pod that declares one of the TCP ports, and the
+// port, or no name if none does.
+func declares(pod *corev1.Pod, ports ...uint16) (string, uint16) {
 	for _, container := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
-		for _, port := range container.Ports {
-			tcp := port.Protocol == corev1.ProtocolTCP || port.Protocol == ""
-			ours := port.ContainerPort == api.PeerPort || port.ContainerPort == api.CapturePort || port.ContainerPort == api.InbandPort
-			if tcp && ours {
-				return refuse("let the application listen on another port",
-					"container %s listens on port %d, which the gateway needs", container.Name, port.ContainerPort)
+		for _, declared := range container.Ports {
+			port := uint16(declared.ContainerPort)
+			if (declared.Protocol == corev1.ProtocolTCP || declared.Protocol == "") && slices.Contains(ports, port) {
+				return container.Name, port
 			}
 		}
+	}
+	return "", 0
+}
+
+// checkMetricsPort reports that pod has another use for the port of its metrics, as
+// far as its containers declare their ports.
+func (in *Injector) checkMetricsPort(pod *corev1.Pod) error {
+	if in.Options.MetricsAddr == "" {
+		return nil
+	}
+	addr, err := api.ParseMetricsAddr(in.Options.MetricsAddr)
+	if err != nil {
+		return err
+	}
+	if name, port := declares(pod, addr.Port()); name != "" {
+		return api.WithHint(fmt.Errorf("container %s listens on port %d, at which metrics are to be served", name, port),
+			"give another port to --metrics-addr")
 	}
 	return nil
 }

@@ -51,12 +51,21 @@ func (in *Injector) differences(pod *corev1.Pod, name string, status *api.Status
 	add(has.TrustDomain != wanted.TrustDomain, "it stays in trust domain %s%s", has.TrustDomain, again)
 	add(has.Wire != wanted.Wire.OrDefault(), "it stays with wire %s%s", has.Wire, again)
 	add(has.BlockUDP != wanted.BlockUDP, "what it does with UDP stays as it is%s", again)
+	add(has.MetricsAddr != wanted.MetricsAddr, "it goes on to serve metrics %s%s", metricsPlace(has.MetricsAddr), again)
 	add(!slices.Equal(has.PlaintextFrom, wanted.PlaintextFrom),
 		"it goes on to accept plaintext from the sources it was given, not those of this command%s", again)
 	add(!slices.Equal(has.Capture, wanted.Capture) || !slices.Equal(has.Services, wanted.Services) ||
 		!slices.Equal(has.Exclude, wanted.Exclude) || !slices.Equal(has.ExcludePorts, wanted.ExcludePorts),
 		"it goes on to capture the destinations it was given, not those of this command%s", again)
 	return list
+}
+
+// metricsPlace puts an api.Config.MetricsAddr into words.
+func metricsPlace(addr string) string {
+	if addr == "" {
+		return "at no port"
+	}
+	return "at " + addr
 }
 
 // allowed puts identity rules into words for a shell.

@@ -11,15 +11,6 @@ import (
 // namespace is the first word of every metric's name.
 const namespace = "kube_gateway"
 
-// Reasons of kube_gateway_unencrypted_connections_total.
-const (
-	// reasonNotAllowed: the identity rules turned the peer away.
-	reasonNotAllowed = "not_allowed"
-	// reasonOptionLost: the other end of an in-band connection did not show the
-	// TCP option.
-	reasonOptionLost = "option_lost"
-)
-
 // family says how one metric is read from a status.
 type family struct {
 	short  string // the name without the namespace
@@ -115,12 +106,13 @@ func aboutConnections() []family {
 			}},
 		ofDirections("inband_connections_total", "Encrypted connections that travelled on the in-band wire; the others had the port wire.",
 			prometheus.CounterValue, func(d *api.Direction) float64 { return float64(d.Inband) }),
-		{"unencrypted_connections_total", "Connections that were refused or carried in plaintext for one of these reasons; the log has the others.",
+		{"unencrypted_connections_total", "Connections that were refused or carried in plaintext, by the reason.",
 			prometheus.CounterValue, []string{"direction", "reason"}, func(s *api.Status, emit emitter) {
-				eachDirection(s, func(name string, d *api.Direction) {
-					emit(float64(d.NotAllowed), name, reasonNotAllowed)
-					emit(float64(d.OptionLost), name, reasonOptionLost)
-				})
+				for _, direction := range []string{api.Outbound, api.Inbound} {
+					for _, reason := range api.UnencryptedReasons(direction) {
+						emit(unencrypted(s, direction, reason), direction, reason)
+					}
+				}
 			}},
 		ofDirections("active_connections", "Connections that are open now.",
 			prometheus.GaugeValue, func(d *api.Direction) float64 { return float64(d.Active) }),
@@ -169,4 +161,14 @@ func aboutCapture() []family {
 		counter("udp_refused_total", "Those of the UDP sockets and messages that were refused.",
 			func(s *api.Status) uint64 { return s.Capture.UDPRefused }),
 	}
+}
+
+// unencrypted returns how many connections a status counts under a reason.
+func unencrypted(s *api.Status, direction, reason string) float64 {
+	for _, u := range s.Unencrypted {
+		if u.Direction == direction && u.Reason == reason {
+			return float64(u.Connections)
+		}
+	}
+	return 0
 }

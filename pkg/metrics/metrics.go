@@ -63,6 +63,33 @@ func gather(status *api.Status) ([]*dto.MetricFamily, error) {
 	return all, nil
 }
 
+// Gatherer returns a status as what client_golang's handlers serve.
+func Gatherer(status *api.Status) prometheus.Gatherer {
+	return prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) { return gather(status) })
+}
+
+// Reduce returns as much of a status as there is in its metrics. It is small, whatever
+// the cluster: lists are left out, and of texts that nobody reads only their number.
+func Reduce(s *api.Status) *api.Status {
+	reduced := &api.Status{
+		Version: s.Version, State: s.State, StartedAt: s.StartedAt,
+		Mode: s.Mode, OnFailure: s.OnFailure, Wire: s.Wire, Identity: s.Identity,
+		Missing: make([]string, len(s.Missing)),
+		Cert:    api.Certificate{NotBefore: s.Cert.NotBefore, NotAfter: s.Cert.NotAfter},
+		Worker:  api.Worker{StartedAt: s.Worker.StartedAt, Restarts: s.Worker.Restarts},
+		Capture: api.Capture{
+			Captured: s.Capture.Captured, ServicePassed: s.Capture.ServicePassed, ServiceRefused: s.Capture.ServiceRefused,
+			Uncapturable: s.Capture.Uncapturable, NoListener: s.Capture.NoListener, UDP: s.Capture.UDP, UDPRefused: s.Capture.UDPRefused,
+			Steered: s.Capture.Steered, PlaintextAllowed: s.Capture.PlaintextAllowed, PlaintextRefused: s.Capture.PlaintextRefused,
+		},
+		Traffic: s.Traffic, Unencrypted: s.Unencrypted,
+	}
+	if e := s.Existing; e != nil {
+		reduced.Existing = &api.ExistingConnections{Outbound: e.Outbound, Inbound: e.Inbound, Reset: e.Reset}
+	}
+	return reduced
+}
+
 // Write writes the metrics of a status in Prometheus' text exposition format 0.0.4.
 func Write(w io.Writer, status *api.Status) error {
 	all, err := gather(status)

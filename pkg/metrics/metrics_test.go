@@ -2,8 +2,11 @@ package metrics
 
 import (
 	"bytes"
+	"encoding/json"
 	"flag"
 	"maps"
+	"net/http/httptest"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -11,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
@@ -36,6 +40,12 @@ func full() *api.Status {
 			Inbound:  api.Direction{Active: 31, Encrypted: 32, Plaintext: 33, Refused: 34, Inband: 35, NotAllowed: 36, OptionLost: 37, Sent: 38, Received: 1 << 40},
 		},
 		Existing: &api.ExistingConnections{Outbound: 41, Inbound: 42, Reset: 43},
+		Unencrypted: []api.Unencrypted{
+			{Direction: api.Outbound, Reason: "peer_refused", Connections: 51}, {Direction: api.Inbound, Reason: "not_allowed", Connections: 52},
+			{Direction: api.Inbound, Reason: api.OtherReason, Connections: 53},
+			// Nobody asked for these.
+			{Direction: api.Inbound, Reason: "peer_refused", Connections: 54}, {Direction: api.Outbound, Reason: "x", Connections: 55},
+		},
 	}
 }
 
@@ -164,5 +174,39 @@ func TestRead(t *testing.T) {
 	}
 	if !slices.Equal(names, Names()) || n != strings.Count(samples(write(t, full())), "\n") || n > api.MaxMetricSamples {
 		t.Errorf("%d samples of %q", n, names)
+	}
+}
+
+// TestReduce: what is left out is in no metric, and is left out.
+func TestReduce(t *testing.T) {
+	s := full()
+	s.Pod, s.PodIPs = api.PodRef{Name: "left-out"}, []netip.Addr{netip.MustParseAddr("192.0.2.77")}
+	s.Reason, s.Allow = "left-out", []string{"ns/left-out"}
+	s.Cert.Serial, s.Cert.Authorities, s.MetricsAddr = "left-out", []string{"left-out"}, "left-out"
+	s.Missing = []string{"left-out", "left-out"}
+	s.Capture.Cgroup, s.Capture.Programs = "left-out", []string{"left-out"}
+	for range 10_000 {
+		s.Capture.Ranges = append(s.Capture.Ranges, netip.MustParsePrefix("192.0.2.0/24"))
+	}
+	s.Existing.Connections = []api.ExistingConnection{{Direction: "left-out"}}
+	reduced := Reduce(s)
+	if diff := cmp.Diff(write(t, s), write(t, reduced)); diff != "" {
+		t.Error(diff)
+	}
+	text, err := json.Marshal(reduced)
+	if err != nil || len(text) > 4096 || bytes.Contains(text, []byte("left-out")) || bytes.Contains(text, []byte("192.0.2.")) {
+		t.Errorf("%v, %s", err, text)
+	}
+	if diff := cmp.Diff(write(t, &api.Status{}), write(t, Reduce(&api.Status{}))); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestGatherer: a handler serves what Write writes.
+func TestGatherer(t *testing.T) {
+	r := httptest.NewRecorder()
+	promhttp.HandlerFor(Gatherer(full()), promhttp.HandlerOpts{}).ServeHTTP(r, httptest.NewRequest("GET", "/metrics", nil))
+	if diff := cmp.Diff(write(t, full()), r.Body.String()); diff != "" || r.Header().Get("Content-Type") != ContentType {
+		t.Errorf("%q, %s", r.Header(), diff)
 	}
 }

@@ -129,7 +129,7 @@ func (c *connection) refuse(reason string, err error) {
 func (c *connection) closeRefused(reason string, err error) {
 	c.counters.refused.Add(1)
 	c.line.Level = slog.LevelWarn.String()
-	c.line.Reason = reason
+	c.because(reason)
 	if err != nil && err.Error() != reason {
 		c.line.Error = err.Error()
 	}

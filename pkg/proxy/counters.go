@@ -33,6 +33,8 @@ type direction struct {
 	// plaintext and refused.
 	inband, notAllowed, optionLost atomic.Uint64
 	sent, received                 atomic.Uint64
+	// reasons are parts of plaintext and refused: each of those connections has one.
+	reasons [maxReasons]atomic.Uint64
 }
 
 // NewCounters returns counters in ordinary memory, all zero.

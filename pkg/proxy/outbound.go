@@ -296,7 +296,7 @@ func (p *Proxy) passThrough(c *connection, s *settings, f *failure) {
 		c.refuse(f.reason, f.err)
 		return
 	}
-	c.line.Reason = f.reason
+	c.because(f.reason)
 	c.counters.plaintext.Add(1)
 	c.enterEdge()
 	c.relay(

@@ -180,6 +180,7 @@ func (s *supervisor) serveUntilEnd(ctx context.Context) error {
 	if !s.end.isDisabled() {
 		return err
 	}
+	s.stopExporter()
 	if left := s.remove(traces); len(left) > 0 {
 		s.end.report.Left = left
 	}

@@ -26,6 +26,8 @@ type Options struct {
 	Material *os.File
 	// WorkerCommand starts a worker, in a process of its own.
 	WorkerCommand []string
+	// ExporterCommand starts an exporter, in a process of its own.
+	ExporterCommand []string
 	// SocketPath is where the control socket is opened.
 	SocketPath string
 	Version    string
@@ -42,13 +44,6 @@ const (
 	abortGrace = 5 * time.Second
 	// readyTimeout bounds a worker's start.
 	readyTimeout = 10 * time.Second
-	// Restarts of a worker wait between these, doubling: the first one is at
-	// once, since connections are waiting.
-	minBackoff = 100 * time.Millisecond
-	maxBackoff = 5 * time.Second
-	// stableAfter is how long a worker must have run for the next restart to be
-	// at once again.
-	stableAfter = 10 * time.Second
 )
 
 // supervisor is the state that the control socket reports.
@@ -64,6 +59,9 @@ type supervisor struct {
 	existing  existingConnections
 	end       *ending
 	closing   sync.Once
+	// stopExporter ends the serving of metrics, once, and returns when nothing of it
+	// is left.
+	stopExporter func()
 
 	mu     sync.Mutex
 	status api.Status // all but the counters
@@ -108,6 +106,11 @@ func (s *supervisor) live(ctx context.Context) error {
 		return err
 	}
 	defer s.listeners.Close()
+	metrics, err := listenMetrics(ctx, s.settings.config.MetricsAddr)
+	if err != nil {
+		return err
+	}
+	defer metrics.Close()
 	if err := s.listeners.ListenEdges(EdgesPath(s.SocketPath)); err != nil {
 		return err
 	}
@@ -125,6 +128,8 @@ func (s *supervisor) live(ctx context.Context) error {
 	if s.traffic, err = proxy.MapCounters(s.counters); err != nil {
 		return err
 	}
+	s.stopExporter = s.startExporter(metrics)
+	defer s.stopExporter()
 	// Loading leaves garbage of several times the size of what stays.
 	debug.FreeOSMemory()
 
@@ -158,7 +163,7 @@ func (s *supervisor) describe() error {
 	s.status = api.Status{
 		Version: s.Version, State: api.Starting, StartedAt: time.Now(),
 		Pod: config.Pod, PodIPs: config.PodIPs, Mode: config.Mode, OnFailure: config.OnFailure,
-		Wire: config.Wire, Allow: config.Allow,
+		Wire: config.Wire, Allow: config.Allow, MetricsAddr: config.MetricsAddr,
 		Capture: api.Capture{
 			Ranges: config.Capture, Services: config.Services,
 			Exclude: config.Exclude, ExcludePorts: config.ExcludePorts,
@@ -242,7 +247,7 @@ func (s *supervisor) closePrograms() {
 // keepWorker runs one worker after the other until ctx is done. A first worker
 // that does not come up is the gateway's end; later ones are tried for ever.
 func (s *supervisor) keepWorker(ctx context.Context) error {
-	var backoff time.Duration
+	var backoff backoff
 	for restarts := 0; ; restarts++ {
 		started := time.Now()
 		err := s.runWorker(ctx, restarts)
@@ -259,15 +264,9 @@ func (s *supervisor) keepWorker(ctx context.Context) error {
 			}
 		})
 		s.traffic.ResetActive()
-		if time.Since(started) > stableAfter {
-			backoff = 0
-		}
-		select {
-		case <-ctx.Done():
+		if !backoff.pause(ctx, started) {
 			return nil
-		case <-time.After(backoff):
 		}
-		backoff = min(max(2*backoff, minBackoff), maxBackoff)
 	}
 }
 
@@ -452,7 +451,7 @@ func (s *supervisor) withCounters(st api.Status) (*api.Status, error) {
 	st.Capture.UDP, st.Capture.UDPRefused = c.UDP, c.UDPRefused
 	st.Capture.Steered = c.Steered
 	st.Capture.PlaintextAllowed, st.Capture.PlaintextRefused = c.PlaintextAllowed, c.PlaintextRefused
-	st.Traffic = s.traffic.Traffic()
+	st.Traffic, st.Unencrypted = s.traffic.Traffic(), s.traffic.Unencrypted()
 	s.withExisting(&st)
 	return &st, nil
 }

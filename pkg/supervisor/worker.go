@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"runtime"
 	"slices"
 	"strconv"
 	"syscall"
@@ -30,64 +28,33 @@ const (
 	fdListeners // all that follow: capture, then in-band
 )
 
-// worker is one run of the unprivileged process.
+// worker is one run of the unprivileged process that carries the traffic.
 type worker struct {
-	process *os.Process
-	started time.Time
+	*child
 	// material is what it was started with.
 	material *os.File
 	channel  *channel
 	// ready gets nil once the worker serves, or an error if it says nonsense.
 	ready chan error
-	// done is closed when the process is gone; err says how.
-	done chan struct{}
-	err  error
 }
 
-// startWorker runs program as the unprivileged worker. The process ends with the
-// supervisor at the latest.
+// startWorker runs program as the unprivileged worker.
 func startWorker(program []string, material, counters *os.File, l *Listeners) (*worker, error) {
 	ours, theirs, err := newChannel()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(program[0], program[1:]...)
-	cmd.Args = append(cmd.Args, "--capture-listeners", strconv.Itoa(len(l.Capture)),
-		"--inband-listeners", strconv.Itoa(len(l.Inband)))
-	cmd.Env = []string{} // nothing of the container's environment
-	cmd.Dir = "/"
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.ExtraFiles = slices.Concat([]*os.File{material, theirs, counters, l.Peer, l.Edges}, l.Capture, l.Inband)
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Credential: &syscall.Credential{Uid: api.WorkerID, Gid: api.WorkerID},
-		Pdeathsig:  syscall.SIGKILL,
-	}
-
-	w := &worker{material: material, channel: ours, ready: make(chan error, 1), done: make(chan struct{})}
-	started := make(chan error)
-	go func() {
-		// The thread gives up its privileges for good, and Pdeathsig is about
-		// the thread that started the process: so it lives as long as the
-		// worker and ends with this goroutine.
-		runtime.LockOSThread()
-		defer close(w.done)
-		err := dropPrivileges()
-		if err == nil {
-			err = cmd.Start()
-		}
-		theirs.Close()
-		if err == nil {
-			w.process, w.started = cmd.Process, time.Now()
-		}
-		started <- err
-		if err == nil {
-			w.err = cmd.Wait()
-		}
-	}()
-	if err := <-started; err != nil {
+	defer theirs.Close()
+	command := slices.Concat(program, []string{
+		"--capture-listeners", strconv.Itoa(len(l.Capture)), "--inband-listeners", strconv.Itoa(len(l.Inband)),
+	})
+	files := slices.Concat([]*os.File{material, theirs, counters, l.Peer, l.Edges}, l.Capture, l.Inband)
+	c, err := startChild("worker", command, api.WorkerID, files, os.Stdout)
+	if err != nil {
 		ours.close()
-		return nil, fmt.Errorf("starting the worker: %w", err)
+		return nil, err
 	}
+	w := &worker{child: c, material: material, channel: ours, ready: make(chan error, 1)}
 	go func() {
 		r, err := ours.receive(time.Time{})
 		switch {
@@ -99,25 +66,6 @@ func startWorker(program []string, material, counters *os.File, l *Listeners) (*
 		w.ready <- err
 	}()
 	return w, nil
-}
-
-// dropPrivileges makes sure that what the current thread starts next can never
-// gain a privilege: no_new_privs, and an empty capability bounding set. The
-// effective set stays, as changing to another user needs it; that change
-// clears it.
-func dropPrivileges() error {
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("setting no_new_privs: %w", err)
-	}
-	for c := uintptr(0); ; c++ {
-		// The kernel answers EINVAL past its last capability.
-		switch err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); {
-		case errors.Is(err, unix.EINVAL):
-			return nil
-		case err != nil:
-			return fmt.Errorf("dropping capability %d from the bounding set: %w", c, err)
-		}
-	}
 }
 
 // WorkerFiles are what a worker finds in its file descriptors.
@@ -192,14 +140,6 @@ func applyFile(f *os.File, apply func(*Material) error) error {
 	return apply(m)
 }
 
-// reason says how a worker that is done ended.
-func (w *worker) reason() error {
-	if w.err != nil {
-		return fmt.Errorf("the worker ended: %w", w.err)
-	}
-	return errors.New("the worker ended by itself")
-}
-
 // drain has the worker let its connections end, and abort what is left when
 // patience is done. It waits until the worker is gone.
 func (w *worker) drain(patience context.Context) error {
@@ -221,20 +161,4 @@ func (w *worker) drain(patience context.Context) error {
 	case <-time.After(abortGrace):
 		return errors.Join(fmt.Errorf("the worker did not end within %v", abortGrace), w.kill())
 	}
-}
-
-func (w *worker) signal(sig os.Signal) error {
-	if err := w.process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("telling the worker to end: %w", err)
-	}
-	return nil
-}
-
-// kill ends the worker at once and waits until it is gone.
-func (w *worker) kill() error {
-	if err := w.process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("killing the worker: %w", err)
-	}
-	<-w.done
-	return nil
 }

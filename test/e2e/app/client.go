@@ -34,7 +34,7 @@ type result struct {
 
 func client(ctx context.Context, verb string, args []string) (result, error) {
 	run, ok := map[string]func(context.Context, []string) (result, error){
-		"talk": talk, "talk6": talk6, "whose": whose, "steady": steady, "datagram": datagram, "established": established, "mapped": mapped, "first": first, "halfclose": halfClose,
+		"talk": talk, "get": get, "talk6": talk6, "whose": whose, "steady": steady, "datagram": datagram, "established": established, "mapped": mapped, "first": first, "halfclose": halfClose,
 		"concurrent": concurrent, "sequence": sequence, "download": download, "upload": upload, "crash": crash,
 	}[verb]
 	if !ok {
@@ -67,6 +67,23 @@ func talk(ctx context.Context, args []string) (result, error) {
 	}
 	defer conn.Close()
 	return exchange(conn, r, args[1])
+}
+
+// get URL: the answer to an HTTP request, and as the count its code.
+func get(ctx context.Context, args []string) (result, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, args[0], nil)
+	if err != nil {
+		return result{}, err
+	}
+	// A connection that cannot be made ends early.
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext}}
+	response, err := client.Do(request)
+	if err != nil {
+		return result{}, err
+	}
+	defer response.Body.Close()
+	received, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
+	return result{Received: string(received), Count: response.StatusCode}, err
 }
 
 // talk6 ADDRESS TEXT: talk over IPv6, also when a name has both families.

@@ -1,0 +1,42 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/exporter"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/supervisor"
+)
+
+// runExporter serves metrics, with the files that the supervisor hands over, until the
+// supervisor closes its end.
+func runExporter(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("exporter", flag.ContinueOnError)
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() > 0 {
+		return api.WithHint(fmt.Errorf("exporter does not take %q", strings.Join(flags.Args(), " ")), "see 'kube-gateway help'")
+	}
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("protecting the exporter's memory: %w", err)
+	}
+	// It has next to nothing to do and should be small.
+	runtime.GOMAXPROCS(1)
+	debug.SetGCPercent(supervisorGC)
+	ln, conn, err := supervisor.ExporterFiles()
+	if err != nil {
+		return err
+	}
+	debug.FreeOSMemory()
+	return exporter.Serve(ctx, ln, conn)
+}
