@@ -181,7 +181,7 @@ func (r *rotateReport) add(result rotate.Result) {
 	r.total++
 	name := r.name(result.Pod)
 	if result.Err != nil {
-		r.fail(name+": ", result.Err)
+		r.failPod(result.Pod, result.Err)
 		return
 	}
 	r.warn(name+": ", result.Warnings)
@@ -228,7 +228,7 @@ func newRotateItem(result rotate.Result) rotateItem {
 	item := rotateItem{Namespace: result.Pod.Namespace, Pod: result.Pod.Name, Container: result.Container,
 		OldSerial: terminal.Clean(result.OldSerial), Warnings: result.Warnings}
 	if result.Err != nil {
-		item.Error, item.Hint = terminal.Clean(result.Err.Error()), terminal.Clean(advice(result.Err))
+		item.Error, item.Hint = told(result.Err)
 		return item
 	}
 	cert := result.Status.Cert
