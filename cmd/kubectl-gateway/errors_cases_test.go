@@ -202,11 +202,11 @@ func errorCases() []errorCase {
 		{name: "no gateway, tail", args: "tail pod/a --no-follow", says: "no gateway", hints: "enable"},
 		{name: "no gateway, capture", args: "capture pod/a", says: "no gateway", hints: "enable"},
 		{name: "log forbidden", args: "tail pod/g --no-follow", says: "opening the log", hints: "can-i get pods --subresource=log -n demo"},
-		{name: "no permission to ask two gateways", args: "mode pod/g pod/g2 strict", world: func(w *world) {
+		{name: "no permission to ask two gateways", args: "mode pod/g pod/g2 strict --parallel=1", world: func(w *world) {
 			w.pods = append(w.pods, podWithGateway("demo", "g2", gatewayRuns()))
 			noRole("", "/exec")(w)
 		}, says: "2 of 2 pods failed", hints: "'kubectl gateway check pod/g pod/g2 -n demo'"},
-		{name: "some fail", args: "mode pod/g pod/d strict", says: "1 of 2 pods failed", world: func(w *world) {
+		{name: "some fail", args: "mode pod/g pod/d strict --parallel=1", says: "1 of 2 pods failed", world: func(w *world) {
 			w.gateway = func(string, []string) (string, string, int) { return readyStatus("g"), "", 0 }
 		}, hints: "'kubectl gateway check pod/d -n demo'", also: "^$"},
 		{name: "no answer of a gateway, for programs", args: "status pod/g -o json", world: noRole("", "/exec"), says: "the gateway does not answer", hints: "can-i create pods --subresource=exec -n demo"},
