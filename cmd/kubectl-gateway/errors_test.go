@@ -4,13 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"maps"
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -22,10 +20,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
-)
 
-// updateErrors rewrites what errors look like.
-var updateErrors = flag.Bool("update-errors", false, "rewrite testdata/errors.golden")
+	"github.com/kubectl-gateway/kubectl-gateway/internal/golden"
+)
 
 // envMain makes the test's own program the plugin, so that nothing that a user
 // would see on the error stream escapes, whoever writes it.
@@ -156,7 +153,7 @@ type errorCase struct {
 
 // TestErrors walks through everything that can go wrong for a user.
 func TestErrors(t *testing.T) {
-	var golden strings.Builder
+	var all strings.Builder
 	texts := make([]string, len(errorCases()))
 	// Most of the time is spent waiting for servers in trouble, not computing.
 	var group errgroup.Group
@@ -169,21 +166,9 @@ func TestErrors(t *testing.T) {
 	}
 	_ = group.Wait()
 	for _, text := range texts {
-		golden.WriteString(text)
+		all.WriteString(text)
 	}
-	path := filepath.Join("testdata", "errors.golden")
-	if *updateErrors && !t.Failed() {
-		if err := os.WriteFile(path, []byte(golden.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if golden.String() != string(want) {
-		t.Errorf("errors look different from %s (rewrite it with -update-errors and look at the difference):\n%s", path, golden.String())
-	}
+	golden.Check(t, "errors.golden", all.String())
 }
 
 // volatile is what differs from run to run.

@@ -122,10 +122,11 @@ func (w *world) refuses(method, suffix string, code int, reason metav1.StatusRea
 		if method != "" && r.Method != method || !strings.HasSuffix(r.URL.Path, suffix) {
 			return false
 		}
-		if code == http.StatusForbidden && message == "" {
-			message = denial(r)
+		words := message
+		if code == http.StatusForbidden && words == "" {
+			words = denial(r)
 		}
-		w.refuse(rw, code, reason, message)
+		w.refuse(rw, code, reason, words)
 		return true
 	}
 }

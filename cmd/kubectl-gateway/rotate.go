@@ -168,11 +168,14 @@ type rotateReport struct{ report }
 // selector takes what matches.
 func (r *rotateReport) skipWithoutGateway(pods []corev1.Pod) []corev1.Pod {
 	return slices.DeleteFunc(pods, func(pod corev1.Pod) bool {
-		_, ok := inject.Current(&pod)
-		if !ok {
+		gateway, ok := inject.Current(&pod)
+		switch {
+		case !ok:
 			fmt.Fprintf(r.errOut, "%s: skipped, it has no gateway\n", r.name(&pod))
+		case gateway.Disabled():
+			fmt.Fprintf(r.errOut, "%s: skipped, its gateway was disabled\n", r.name(&pod))
 		}
-		return !ok
+		return !ok || gateway.Disabled()
 	})
 }
 

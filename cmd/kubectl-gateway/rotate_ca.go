@@ -56,7 +56,9 @@ func (o *rotateOptions) rotateAuthority(ctx context.Context, a *app, successor c
 	}
 	result, err := do(ctx)
 	if ctx.Err() != nil {
-		fmt.Fprintln(a.ErrOut, "to go on: kubectl gateway rotate --ca")
+		if !o.dryRun {
+			fmt.Fprintln(a.ErrOut, "to go on: kubectl gateway rotate --ca")
+		}
 		return ctx.Err()
 	}
 	if result == nil {
