@@ -100,7 +100,9 @@ func (o *captureOptions) run(ctx context.Context, a *app, args []string) error {
 	if closeErr := out.Close(); err == nil && closeErr != nil {
 		err = fmt.Errorf("writing the capture: %w", closeErr)
 	}
-	printCaptured(a.ErrOut, summary)
+	if err == nil || summary.Packets > 0 {
+		printCaptured(a.ErrOut, summary)
+	}
 	return err
 }
 

@@ -83,7 +83,7 @@ func TestCaptureFails(t *testing.T) {
 	}
 	run = captureServer("no capture at all").start(t)
 	code, _, stderr := run("capture", "pod/web")
-	if code != 1 || !strings.Contains(stderr, "not a capture") || !strings.Contains(stderr, "the end is missing") {
+	if code != 1 || !strings.Contains(stderr, "not a capture") || !strings.Contains(stderr, "hint: ") {
 		t.Errorf("garbage: exit code %d, stderr:\n%s", code, stderr)
 	}
 }

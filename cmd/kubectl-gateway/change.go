@@ -16,7 +16,6 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/settings"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
 )
 
 // changeOptions are the flags of the verbs that change gateways which run.
@@ -89,11 +88,14 @@ type changeReport struct {
 // selector takes what matches.
 func (r *changeReport) skipWithoutGateway(pods []corev1.Pod) []corev1.Pod {
 	return slices.DeleteFunc(pods, func(pod corev1.Pod) bool {
-		_, ok := inject.Current(&pod)
-		if !ok {
+		gateway, ok := inject.Current(&pod)
+		switch {
+		case !ok:
 			fmt.Fprintf(r.errOut, "%s: skipped, it has no gateway\n", r.name(&pod))
+		case gateway.Disabled():
+			fmt.Fprintf(r.errOut, "%s: skipped, its gateway was disabled\n", r.name(&pod))
 		}
-		return !ok
+		return !ok || gateway.Disabled()
 	})
 }
 
@@ -102,7 +104,7 @@ func (r *changeReport) add(result settings.Result) {
 	r.total++
 	name := r.name(result.Pod)
 	if result.Err != nil {
-		r.fail(name+": ", result.Err)
+		r.failPod(result.Pod, result.Err)
 		return
 	}
 	r.warn(name+": ", result.Warnings)
@@ -164,7 +166,7 @@ func (r *changeReport) finish(results []settings.Result) error {
 func newChangeItem(result settings.Result) changeItem {
 	item := changeItem{Namespace: result.Pod.Namespace, Pod: result.Pod.Name, Container: result.Container, Warnings: result.Warnings}
 	if result.Err != nil {
-		item.Error, item.Hint = terminal.Clean(result.Err.Error()), terminal.Clean(advice(result.Err))
+		item.Error, item.Hint = told(result.Err)
 		return item
 	}
 	item.Mode, item.Allow = result.Status.Mode, result.Status.Allow

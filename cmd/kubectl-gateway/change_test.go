@@ -2,37 +2,16 @@ package main
 
 import (
 	"encoding/json"
-	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got), -update writes it anew:\n%s", name, diff)
-	}
-}
 
 // gatewayContainers answers as gateways do, each pod's in its way, and keeps what
 // it was asked.
@@ -105,7 +84,7 @@ func TestChanges(t *testing.T) {
 	} {
 		// One at a time, for the order of the lines.
 		code, stdout, stderr := run(append(args, "--parallel=1")...)
-		golden(t, name, fmt.Sprintf("exit code %d\n--- stdout\n%s--- stderr\n%s", code, stdout, stderr))
+		golden.Check(t, name, fmt.Sprintf("exit code %d\n--- stdout\n%s--- stderr\n%s", code, stdout, stderr))
 		if strings.Contains(stdout+stderr, "\x1b") {
 			t.Errorf("%s: something harmful is left in %q", name, stdout+stderr)
 		}

@@ -15,6 +15,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/rest"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/check"
 )
 
@@ -81,7 +82,7 @@ func TestCheckWithoutCluster(t *testing.T) {
 	if code != 1 || stderr.Len() > 0 {
 		t.Errorf("exit code %d, stderr %q", code, &stderr)
 	}
-	golden(t, "check-no-cluster.txt", stdout)
+	golden.Check(t, "check-no-cluster.txt", stdout)
 }
 
 func TestCheckForPrograms(t *testing.T) {

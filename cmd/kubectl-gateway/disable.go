@@ -175,7 +175,7 @@ func (r *disableReport) add(result disable.Result) {
 	r.total++
 	name := r.name(result.Pod)
 	if result.Err != nil {
-		r.fail(name+": ", result.Err)
+		r.failPod(result.Pod, result.Err)
 		return
 	}
 	fmt.Fprintf(r.errOut, "%s: %s\n", name, line(r.what(result)))
@@ -272,7 +272,7 @@ func newDisableItem(result disable.Result) disableItem {
 		}
 	}
 	if result.Err != nil {
-		item.Error, item.Hint = terminal.Clean(result.Err.Error()), terminal.Clean(advice(result.Err))
+		item.Error, item.Hint = told(result.Err)
 	}
 	return item
 }

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/disable"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
@@ -78,7 +79,7 @@ func TestDisableReport(t *testing.T) {
 		if err := report.finish(all); !errors.Is(err, errReported) {
 			t.Errorf("%s: %v", test.file, err)
 		}
-		golden(t, test.file, fmt.Sprintf("--- stdout\n%s--- stderr\n%s", &out, &errOut))
+		golden.Check(t, test.file, fmt.Sprintf("--- stdout\n%s--- stderr\n%s", &out, &errOut))
 		if strings.Contains(out.String()+errOut.String(), "\x1b") {
 			t.Errorf("%s: something harmful is left", test.file)
 		}

@@ -29,7 +29,7 @@ func (r *enableReport) add(result inject.Result) {
 	r.total++
 	name := r.name(result.Pod)
 	if result.Err != nil {
-		r.fail(name+": ", result.Err)
+		r.failPod(result.Pod, result.Err)
 		r.warn(name+": ", result.Warnings)
 		return
 	}
@@ -132,7 +132,7 @@ func newEnableItem(result inject.Result) enableItem {
 		Warnings:  result.Warnings,
 	}
 	if result.Err != nil {
-		item.Error, item.Hint = result.Err.Error(), advice(result.Err)
+		item.Error, item.Hint = told(result.Err)
 	}
 	if s := result.Status; s != nil && result.Err == nil {
 		item.Identity, item.Mode, item.NotAfter = s.Identity, s.Mode, &s.Cert.NotAfter

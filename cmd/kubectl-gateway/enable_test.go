@@ -295,7 +295,7 @@ func TestEnableReport(t *testing.T) {
 			"pod/b: already enabled (kube-gateway-2, 0.0s)\npod/b: warning: it stays as it is\n" +
 			"pod/c: error: no such image \\x1b[31m\nhint: check --image\n" +
 			"pod/d: error: no such image\n" +
-			"error: 2 of 4 pods failed\n"
+			"error: 2 of 4 pods failed\nhint: 'kubectl gateway check pod/c pod/d -n shop' looks for what is wrong; the same command can be run again at any time\n"
 		if errOut.String() != progress {
 			t.Errorf("%s: progress:\n%s", format, &errOut)
 		}

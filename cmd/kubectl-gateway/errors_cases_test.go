@@ -21,17 +21,15 @@ func refusedBy(method, suffix string, code int, reason metav1.StatusReason, mess
 	return func(w *world) { w.refuses(method, suffix, code, reason, message) }
 }
 
+// noRole returns a world whose user may not do that, in the server's own words.
 func noRole(method, suffix string) func(*world) {
-	return refusedBy(method, suffix, http.StatusForbidden, metav1.StatusReasonForbidden, `user "jane" may not do this`)
+	return refusedBy(method, suffix, http.StatusForbidden, metav1.StatusReasonForbidden, "")
 }
 
 // always refuses whatever is asked.
 func always(code int, reason metav1.StatusReason, message string) func(*world) {
 	return func(w *world) {
-		w.on = func(rw http.ResponseWriter, _ *http.Request) bool {
-			w.refuse(rw, code, reason, message)
-			return true
-		}
+		w.refuses("", "", code, reason, message)
 	}
 }
 
@@ -54,32 +52,48 @@ func gatewaySays(stderr string, code int) func(*world) {
 	}
 }
 
+// page is a world where something else answers, with a page for browsers.
+func page(code int) func(*world) {
+	return func(w *world) {
+		w.on = func(rw http.ResponseWriter, _ *http.Request) bool { return answerPage(rw, code) }
+	}
+}
+
+func answerPage(rw http.ResponseWriter, code int) bool {
+	rw.Header().Set("Content-Type", "text/html; charset=utf-8")
+	rw.WriteHeader(code)
+	fmt.Fprint(rw, "<html>\x1b[2Jplease\nlog in</html>")
+	return true
+}
+
 const noConfig = `{"apiVersion":"v1","kind":"Config"}`
 
 func errorCases() []errorCase {
 	config := func(server string) string { return strings.ReplaceAll(kubeconfig, "SERVER", server) }
 	cases := []errorCase{
-		{name: "no cluster", args: "status", config: config("http://127.0.0.1:1"), says: "connection refused", hints: "is the cluster reachable?"},
-		{name: "no such name", args: "status", config: config("https://no-such-host.invalid"), says: "lookup no-such-host.invalid", hints: "name of the API server"},
+		{name: "no such name", args: "status", config: config("https://no-such-host.invalid"), says: "no-such-host.invalid", hints: "name of the API server"},
 		{name: "no answer in time", args: "status --request-timeout=200ms", hints: "is the cluster reachable?",
 			world: func(w *world) {
 				w.on = func(_ http.ResponseWriter, r *http.Request) bool { <-r.Context().Done(); return true }
 			}},
-		{name: "no kubeconfig", args: "status", config: noConfig, says: "localhost:8080", hints: "there is no kubeconfig"},
 		{name: "kubeconfig missing", args: "status --kubeconfig=DIR/missing", says: "reading the kubeconfig", hints: "check --kubeconfig"},
 		{name: "kubeconfig damaged", args: "status", config: "{nonsense", says: "reading the kubeconfig", hints: "check --kubeconfig"},
-		{name: "wrong context", args: "status --context=prod", says: `context "prod" does not exist`, hints: "get-contexts"},
 		{name: "not an API server", args: "status", hints: "'kubectl gateway check'", world: func(w *world) {
 			w.on = func(rw http.ResponseWriter, _ *http.Request) bool {
 				http.Error(rw, "<html>\x1b[2Jwelcome\n\nto the proxy", http.StatusTeapot)
 				return true
 			}
 		}},
-		{name: "a page instead of an answer", args: "status", says: "", hints: "", world: func(w *world) {
-			w.on = func(rw http.ResponseWriter, _ *http.Request) bool {
-				rw.Header().Set("Content-Type", "text/html")
-				fmt.Fprint(rw, "<html>please log in</html>")
+		{name: "a login elsewhere", args: "status", says: "sends to a web page at https://login.example", hints: "wants a login", world: func(w *world) {
+			w.on = func(rw http.ResponseWriter, r *http.Request) bool {
+				http.Redirect(rw, r, "https://login.example/next", http.StatusFound)
 				return true
+			}
+		}},
+		{name: "a load balancer without a server", args: "status", says: "502", hints: "load balancer", world: page(http.StatusBadGateway)},
+		{name: "a page instead of a gateway", args: "mode pod/g strict", says: "web page", hints: "wants a login", world: func(w *world) {
+			w.on = func(rw http.ResponseWriter, r *http.Request) bool {
+				return strings.HasSuffix(r.URL.Path, "/exec") && answerPage(rw, http.StatusOK)
 			}
 		}},
 		{name: "no authority", args: "enable pod/a", file: func(t *testing.T, dir string) { mustRemove(t, dir) },
@@ -187,7 +201,25 @@ func errorCases() []errorCase {
 		{name: "no gateway, rotate", args: "rotate pod/a", says: "no gateway", hints: "enable"},
 		{name: "no gateway, tail", args: "tail pod/a --no-follow", says: "no gateway", hints: "enable"},
 		{name: "no gateway, capture", args: "capture pod/a", says: "no gateway", hints: "enable"},
-		{name: "log forbidden", args: "tail pod/g --no-follow", says: "", hints: ""},
+		{name: "log forbidden", args: "tail pod/g --no-follow", says: "opening the log", hints: "can-i get pods --subresource=log -n demo"},
+		{name: "no permission to ask two gateways", args: "mode pod/g pod/g2 strict --parallel=1", world: func(w *world) {
+			w.pods = append(w.pods, podWithGateway("demo", "g2", gatewayRuns()))
+			noRole("", "/exec")(w)
+		}, says: "2 of 2 pods failed", hints: "'kubectl gateway check pod/g pod/g2 -n demo'"},
+		{name: "some fail", args: "mode pod/g pod/d strict --parallel=1", says: "1 of 2 pods failed", world: func(w *world) {
+			w.gateway = func(string, []string) (string, string, int) { return readyStatus("g"), "", 0 }
+		}, hints: "'kubectl gateway check pod/d -n demo'", also: "^$"},
+		{name: "no answer of a gateway, for programs", args: "status pod/g -o json", world: noRole("", "/exec"), says: "the gateway does not answer", hints: "can-i create pods --subresource=exec -n demo"},
+		{name: "no answer of a gateway, edges for programs", args: "status pod/g --edges -o json", world: noRole("", "/exec"), says: "not allowed to run commands", hints: "can-i create pods --subresource=exec -n demo"},
+		{name: "watch cannot do it all", args: "watch pod/a --once", world: noRole("PATCH", "/ephemeralcontainers"), says: "1 of 2 pods are not as they are wanted", hints: "'kubectl gateway check pod/a -n demo'", also: "pods watched"},
+		{name: "pod gone meanwhile, mode", args: "mode pod/g strict", world: gone, says: "the pod is gone", hints: "the pod that replaces it"},
+		{name: "pod gone meanwhile, rotate", args: "rotate pod/g", world: gone, says: "the pod is gone", hints: "the pod that replaces it"},
+		{name: "pod gone meanwhile, disable", args: "disable pod/g", world: gone, says: "has ended or was replaced", hints: ""},
+		{name: "pod gone meanwhile, status", args: "status pod/g", world: gone, says: "the pod is gone", hints: ""},
+		{name: "pod gone meanwhile, tail", args: "tail pod/g --no-follow", world: gone, says: "", hints: ""},
+		{name: "pod gone meanwhile, capture", args: "capture pod/g", world: gone, says: "the pod is gone", hints: ""},
+		{name: "pod gone meanwhile, metrics", args: "metrics pod/g", world: gone, says: "the pod is gone", hints: ""},
+		{name: "pod gone meanwhile, verify", args: "verify pod/g pod/a --port=80", world: gone, says: "the pod is gone", hints: ""},
 		{name: "no permission by review", args: "enable pod/a", says: "you may not do this", hints: "role", world: func(w *world) {
 			w.on = func(rw http.ResponseWriter, r *http.Request) bool {
 				if !strings.HasSuffix(r.URL.Path, "/selfsubjectaccessreviews") {
@@ -198,33 +230,44 @@ func errorCases() []errorCase {
 				return true
 			}
 		}},
-		{name: "no permission to patch", args: "enable pod/a", world: noRole("PATCH", "/ephemeralcontainers"), says: "may not do this", hints: "pods/ephemeralcontainers"},
-		{name: "no permission for Secrets", args: "enable pod/a", world: noRole("POST", "/secrets"), says: "creating Secret", hints: "ResourceQuota"},
-		{name: "no permission for nodes", args: "enable pod/a", world: noRole("GET", "/nodes"), says: "listing nodes", hints: "--capture-cidr"},
-		{name: "no permission for the authority", args: "init-ca --dir=DIR/new", world: noRole("GET", "kube-gateway-trust"), says: "trust bundle", hints: "permission to get configmap"},
+		{name: "no permission to patch", args: "enable pod/a", world: noRole("PATCH", "/ephemeralcontainers"), says: "cannot patch resource", hints: "can-i patch pods --subresource=ephemeralcontainers -n demo"},
+		{name: "no permission for Secrets", args: "enable pod/a", world: noRole("POST", "/secrets"), says: "creating Secret", hints: "can-i create secrets -n demo"},
+		{name: "no permission for nodes", args: "enable pod/a", world: noRole("GET", "/nodes"), says: "listing nodes", hints: "can-i list nodes"},
+		{name: "no permission for the authority", args: "init-ca --dir=DIR/new", world: noRole("GET", "kube-gateway-trust"), says: "trust bundle", hints: "can-i get configmaps/kube-gateway-trust -n kube-system"},
 		{name: "no permission to publish", args: "init-ca --dir=DIR/new", world: func(w *world) {
 			w.forget(bundlePath)
-			w.refuses("POST", "/configmaps", 403, metav1.StatusReasonForbidden, "no")
+			w.refuses("POST", "/configmaps", 403, metav1.StatusReasonForbidden, "")
 		}, says: "trust bundle", hints: "permission to create configmap", also: "^authority "},
 		{name: "a foreign authority is there", args: "init-ca --dir=DIR/new", says: "trusts another authority", hints: "authority"},
 	}
 	verbs := []struct{ name, args string }{
 		{"enable", "enable pod/a"}, {"disable", "disable pod/g"}, {"mode", "mode pod/g strict"}, {"allow", "allow pod/g --everyone"},
 		{"rotate", "rotate pod/g"}, {"rotate the authority", "rotate --ca --yes"}, {"status", "status"}, {"edges", "status --edges"},
-		{"tail", "tail --no-follow"}, {"watch", "watch --once"}, {"version", "version"}, {"init-ca", "init-ca"}, {"a workload", "status deploy/web"},
-		{"capture", "capture pod/g"},
+		{"tail", "tail --no-follow"}, {"watch", "watch --once"}, {"version", "version"}, {"init-ca", "init-ca"}, {"workload", "status deploy/web"},
+		{"capture", "capture pod/g"}, {"verify", "verify pod/g pod/a"}, {"metrics", "metrics pod/g"},
 	}
 	for i, v := range verbs {
+		pods := strings.Contains(v.args, "pod/")
 		cases = append(cases,
-			errorCase{name: "unauthorized, " + v.name, args: v.args, world: always(401, metav1.StatusReasonUnauthorized, "Unauthorized"), hints: "log in"},
-			errorCase{name: "no permission, " + v.name, args: v.args, world: always(403, metav1.StatusReasonForbidden, `user "jane" may not do this`)})
+			errorCase{name: "no kubeconfig, " + v.name, args: v.args, config: noConfig, says: "localhost:8080", hints: "there is no kubeconfig"},
+			errorCase{name: "wrong context, " + v.name, args: v.args + " --context=prod", says: `context "prod" does not exist`, hints: "get-contexts"},
+			errorCase{name: "a page instead of an answer, " + v.name, args: v.args, world: page(http.StatusOK), says: "answers with a web page (200 OK), not as Kubernetes' API", hints: "wants a login"},
+			errorCase{name: "unauthorized, " + v.name, args: v.args, world: always(401, metav1.StatusReasonUnauthorized, "Unauthorized"), says: "Unauthorized", hints: "log in"},
+			errorCase{name: "no permission, " + v.name, args: v.args, world: always(403, metav1.StatusReasonForbidden, ""), says: `User "jane" cannot `, hints: "'kubectl auth can-i "})
+		if pods {
+			cases = append(cases, errorCase{name: "namespace missing, " + v.name, args: v.args + " -n nowhere", says: `not found in namespace "nowhere"`, hints: "-n"})
+		}
 		// What fails so is tried again for some seconds.
-		if i%2 == 0 {
+		switch i % 3 {
+		case 0:
 			cases = append(cases, errorCase{name: "server in trouble, " + v.name, args: v.args,
-				world: always(500, metav1.StatusReasonInternalError, "etcdserver: no leader"), hints: "try again"})
-		} else {
+				world: always(500, metav1.StatusReasonInternalError, "etcdserver: no leader"), says: "etcdserver: no leader", hints: "try again"})
+		case 1:
 			cases = append(cases, errorCase{name: "server overloaded, " + v.name, args: v.args,
 				world: always(503, metav1.StatusReasonServiceUnavailable, "apiserver is shutting down"), hints: "try again"})
+		default:
+			cases = append(cases, errorCase{name: "no cluster, " + v.name, args: v.args, config: config("http://127.0.0.1:1"),
+				says: "no answer from http://127.0.0.1:1: connection refused", hints: "reachable"})
 		}
 	}
 	return append(cases,
@@ -232,7 +275,7 @@ func errorCases() []errorCase {
 			says: "creating Secret", hints: "try again"},
 		errorCase{name: "server fails at the patch", args: "enable pod/a", world: refusedBy("PATCH", "/ephemeralcontainers", 503, metav1.StatusReasonServiceUnavailable, "shutting down"),
 			says: "shutting down", hints: "try again"},
-		errorCase{name: "connection is cut", args: "enable pod/a", says: "EOF", hints: "", world: func(w *world) {
+		errorCase{name: "connection is cut", args: "enable pod/a", says: "the connection was cut", hints: "", world: func(w *world) {
 			w.on = func(rw http.ResponseWriter, r *http.Request) bool {
 				if r.Method != http.MethodPatch {
 					return false
@@ -241,6 +284,25 @@ func errorCases() []errorCase {
 			}
 		}},
 	)
+}
+
+// gone is a world where pod g has gone after it was found.
+func gone(w *world) {
+	looked := false
+	w.on = func(rw http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/pods/g") {
+			return false
+		}
+		w.mu.Lock()
+		first := !looked
+		looked = true
+		w.mu.Unlock()
+		if first {
+			return false
+		}
+		w.refuse(rw, http.StatusNotFound, metav1.StatusReasonNotFound, `pods "g" not found`)
+		return true
+	}
 }
 
 func mustRemove(t *testing.T, dir string) {

@@ -122,9 +122,48 @@ func (w *world) refuses(method, suffix string, code int, reason metav1.StatusRea
 		if method != "" && r.Method != method || !strings.HasSuffix(r.URL.Path, suffix) {
 			return false
 		}
-		w.refuse(rw, code, reason, message)
+		words := message
+		if code == http.StatusForbidden && words == "" {
+			words = denial(r)
+		}
+		w.refuse(rw, code, reason, words)
 		return true
 	}
+}
+
+// denial is what an API server says when an authorizer denies a request
+// (k8s.io/apiserver, handlers/responsewriters).
+func denial(r *http.Request) string {
+	const who = `User "jane" cannot `
+	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	group := ""
+	switch {
+	case parts[0] == "api" && len(parts) > 2:
+		parts = parts[2:]
+	case parts[0] == "apis" && len(parts) > 3:
+		group, parts = parts[1], parts[3:]
+	default:
+		return fmt.Sprintf("forbidden: %s%s path %q", who, strings.ToLower(r.Method), r.URL.Path)
+	}
+	scope := "at the cluster scope"
+	if parts[0] == "namespaces" && len(parts) > 2 {
+		scope, parts = fmt.Sprintf("in the namespace %q", parts[1]), parts[2:]
+	}
+	verb := map[string]string{http.MethodGet: "get", http.MethodPost: "create", http.MethodPut: "update", http.MethodPatch: "patch", http.MethodDelete: "delete"}[r.Method]
+	resource, object := parts[0], parts[0]
+	if group != "" {
+		object += "." + group
+	}
+	switch {
+	case len(parts) > 2:
+		resource += "/" + parts[2]
+		fallthrough
+	case len(parts) > 1:
+		object += fmt.Sprintf(" %q", parts[1])
+	case verb == "get":
+		verb = "list"
+	}
+	return fmt.Sprintf("%s is forbidden: %s%s resource %q in API group %q %s", object, who, verb, resource, group, scope)
 }
 
 func (w *world) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
@@ -163,7 +202,7 @@ func (w *world) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		rw.WriteHeader(http.StatusOK)
 		rw.(http.Flusher).Flush()
 		<-r.Context().Done()
-	case strings.HasSuffix(path, "/namespaces") || strings.HasSuffix(path, "/replicasets"):
+	case strings.HasSuffix(path, "/namespaces") || strings.HasSuffix(path, "/replicasets") || strings.HasSuffix(path, "/services"):
 		fmt.Fprint(rw, `{"kind":"List","apiVersion":"v1","metadata":{"resourceVersion":"9"},"items":[]}`)
 	default:
 		w.mu.Lock()

@@ -1,20 +1,28 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/answer"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/permission"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
 )
 
 // withoutKubeconfig is where client-go looks for a cluster when it knows of none.
@@ -23,11 +31,120 @@ const withoutKubeconfig = "http://localhost:8080/"
 // adviceOnPod is for what went wrong in a pod in a way of which no more is known.
 const adviceOnPod = "'kubectl gateway status' tells how the pod is, and 'kubectl gateway check' looks for what is wrong"
 
+// told returns what to tell of a pod's error: what failed, and what to do about it.
+func told(err error) (what, hint string) {
+	return words(err), line(cmp.Or(advice(err), adviceOnPod))
+}
+
+// explain is told without advice for what is of no known kind.
+func explain(err error) (what, hint string) { return words(err), advice(err) }
+
+// words returns err in one harmless line, without the words that Go's libraries have
+// for each other.
+func words(err error) string {
+	text := err.Error()
+	replace := func(part error, with string) { text = strings.Replace(text, part.Error(), with, 1) }
+	var (
+		request *url.Error
+		syntax  *json.SyntaxError
+		kind    *json.UnmarshalTypeError
+		page    *answer.WebPage
+	)
+	switch {
+	case errors.As(err, &page) && errors.As(err, &request):
+		replace(request, page.Error())
+	case errors.As(err, &request):
+		replace(request, requestWords(request))
+	case errors.As(err, &syntax):
+		replace(syntax, "it is not JSON")
+	case errors.As(err, &kind):
+		replace(kind, "it is JSON of another kind")
+	case errors.Is(err, context.Canceled):
+		return "interrupted"
+	case errors.Is(err, context.DeadlineExceeded):
+		replace(context.DeadlineExceeded, "it takes too long")
+	}
+	for _, l := range libraries {
+		text = l.pattern.ReplaceAllString(text, l.with)
+	}
+	if apierrors.IsUnauthorized(err) && !strings.Contains(text, "Unauthorized") {
+		text += " (Unauthorized)"
+	}
+	return line(text)
+}
+
+// libraries are words of client-go that no type of an error tells.
+var libraries = []struct {
+	pattern *regexp.Regexp
+	with    string
+}{
+	{regexp.MustCompile(` but did not return more information \([a-z]+ [a-z./]+\)`), ""},
+	{regexp.MustCompile(`unable to parse the server version: .*`), "it is not JSON"},
+	{regexp.MustCompile(`kubeconfig: error loading config file ("[^"]*"): `), "kubeconfig $1: "},
+	{regexp.MustCompile(`: error sending request: `), ": "},
+	{regexp.MustCompile(`(?:Get|Post) "[^"]*": (https?://\S+ (?:answers with|sends to) a web page)`), "$1"},
+	{regexp.MustCompile(`(?:Get|Post) "(https?://[^/"]+)[^"]*": `), "no answer from $1: "},
+}
+
+// aPage finds a WebPage where the older protocol of exec has lost its type.
+var aPage = regexp.MustCompile(`(answers with|sends to) a web page`)
+
+// requestWords says who did not answer, and why.
+func requestWords(request *url.Error) string {
+	server := "the API server"
+	if at, err := url.Parse(request.URL); err == nil && at.Host != "" {
+		server = at.Scheme + "://" + at.Host
+	}
+	var (
+		dns   *net.DNSError
+		errno syscall.Errno
+		op    *net.OpError
+		why   = request.Err.Error()
+	)
+	switch {
+	case request.Timeout(), errors.Is(request, context.DeadlineExceeded):
+		why = "it takes too long"
+	case errors.As(request, &dns) && dns.IsNotFound:
+		why = fmt.Sprintf("the name %s is not known", dns.Name)
+	case errors.As(request, &dns):
+		why = fmt.Sprintf("the name %s cannot be looked up", dns.Name)
+	case errors.As(request, &errno):
+		why = errno.Error()
+	case errors.As(request, &op):
+		why = op.Err.Error()
+	case errors.Is(request, io.EOF), errors.Is(request, io.ErrUnexpectedEOF):
+		why = "the connection was cut"
+	}
+	return "no answer from " + server + ": " + why
+}
+
 // advice returns what to do about err: the advice that it carries, or else what helps
 // with errors of its kind, and "" for those of no known kind.
 func advice(err error) string {
-	if own := api.Hint(err); own != "" {
+	if err == nil {
+		return ""
+	}
+	own, missing := api.Hint(err), permission.Hint(err.Error())
+	var (
+		page    *answer.WebPage
+		request *url.Error
+	)
+	switch {
+	case errors.As(err, &page):
+		return page.Hint()
+	case aPage.MatchString(err.Error()):
+		return (&answer.WebPage{}).Hint()
+	case errors.As(err, &request) && strings.HasPrefix(request.URL, withoutKubeconfig):
+		return "there is no kubeconfig, or it names no cluster: check --kubeconfig, $KUBECONFIG and --context"
+	case errors.Is(err, remote.ErrPodGone):
+		return "name the pod that replaces it: 'kubectl get pods' lists them"
+	case own != "" && missing != "" && !strings.Contains(own, "auth can-i"):
+		_, question, _ := strings.Cut(missing, "; ")
+		return own + "; " + question
+	case own != "":
 		return own
+	case missing != "":
+		return missing + ", or check --context and --as"
 	}
 	var (
 		dns     *net.DNSError
@@ -35,10 +152,11 @@ func advice(err error) string {
 		name    x509.HostnameError
 		invalid x509.CertificateInvalidError
 		verify  *tls.CertificateVerificationError
-		request *url.Error
 		op      *net.OpError
 		path    *os.PathError
 		status  apierrors.APIStatus
+		syntax  *json.SyntaxError
+		kind    *json.UnmarshalTypeError
 	)
 	switch {
 	case errors.As(err, &dns):
@@ -49,12 +167,12 @@ func advice(err error) string {
 		return "the kubeconfig is for another cluster, or is outdated: check --context, or get a new one"
 	case errors.As(err, &status):
 		return statusHint(err)
-	case errors.As(err, &request) && strings.HasPrefix(request.URL, withoutKubeconfig):
-		return "there is no kubeconfig, or it names no cluster: check --kubeconfig, $KUBECONFIG and --context"
 	case errors.As(err, &request), errors.As(err, &op):
 		return "is the cluster reachable? 'kubectl cluster-info' should work; check --context, --server and --proxy-url of the kubeconfig"
 	case errors.Is(err, context.DeadlineExceeded):
 		return "try again, or wait longer with --timeout where there is one; 'kubectl gateway check' looks for what is wrong"
+	case errors.As(err, &syntax), errors.As(err, &kind):
+		return "what answers is not what is expected there: 'kubectl gateway version' tells the server's version, 'kubectl gateway status' those of the gateways"
 	case errors.As(err, &path):
 		return "check the name of the file and who may read it"
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
@@ -67,7 +185,7 @@ func advice(err error) string {
 func statusHint(err error) string {
 	switch {
 	case apierrors.IsUnauthorized(err):
-		return "the kubeconfig's credentials are refused: log in again"
+		return "the kubeconfig's credentials are refused: log in again, or choose another --context or --user"
 	case apierrors.IsForbidden(err):
 		return "ask for a role that allows it: 'kubectl gateway check' prints the roles that are needed"
 	case apierrors.IsNotFound(err):

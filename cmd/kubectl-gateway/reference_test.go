@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/manual"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
@@ -44,14 +45,14 @@ func TestReference(t *testing.T) {
 		if _, ok := want[file]; ok {
 			continue
 		}
-		if !*update {
+		if !golden.Updating() {
 			t.Errorf("%s is of no command any more: run 'make docs'", file)
 		} else if err := os.Remove(file); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for file, text := range want {
-		if *update {
+		if golden.Updating() {
 			if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(text), 0o644)); err != nil {
 				t.Fatal(err)
 			}

@@ -1,10 +1,12 @@
 package main
 
 import (
-	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,6 +25,8 @@ type report struct {
 	// hints that were printed; hundreds of pods may fail for one reason.
 	hints         map[string]bool
 	total, failed int
+	// failures are the pods among those that have failed.
+	failures []*corev1.Pod
 	// namespaces makes the lines tell pods of several namespaces apart.
 	namespaces bool
 	outErr     error
@@ -82,12 +86,25 @@ func (r *report) missing(err error) {
 	}
 }
 
+// failPod reports what went wrong with a pod. That the user has ended the command is
+// no failure of it.
+func (r *report) failPod(pod *corev1.Pod, err error) {
+	if errors.Is(err, context.Canceled) {
+		r.failed++
+		fmt.Fprintf(r.errOut, "%s: interrupted\n", r.name(pod))
+		return
+	}
+	r.failures = append(r.failures, pod)
+	r.fail(r.name(pod)+": ", err)
+}
+
 func (r *report) fail(who string, err error) {
 	r.failed++
-	fmt.Fprintf(r.errOut, "%s%s %s\n", who, r.style.Paint(terminal.Bad, "error:"), line(err.Error()))
-	if hint := cmp.Or(advice(err), adviceOnPod); !r.hints[hint] {
+	what, hint := told(err)
+	fmt.Fprintf(r.errOut, "%s%s %s\n", who, r.style.Paint(terminal.Bad, "error:"), what)
+	if !r.hints[hint] {
 		r.hints[hint] = true
-		fmt.Fprintf(r.errOut, "hint: %s\n", line(hint))
+		fmt.Fprintf(r.errOut, "hint: %s\n", hint)
 	}
 }
 
@@ -97,7 +114,8 @@ func (r *report) warn(who string, warnings []string) {
 	}
 }
 
-// summary ends the report. It returns errReported if a pod has failed.
+// summary ends the report. It returns errReported if a pod has failed. Of a single
+// pod everything has been said.
 func (r *report) summary() error {
 	if r.outErr != nil {
 		return fmt.Errorf("printing the results: %w", r.outErr)
@@ -105,8 +123,30 @@ func (r *report) summary() error {
 	if r.failed == 0 {
 		return nil
 	}
-	fmt.Fprintf(r.errOut, "%s %d of %d pods failed\n", r.style.Paint(terminal.Bad, "error:"), r.failed, r.total)
+	if r.total > 1 {
+		fmt.Fprintf(r.errOut, "%s %d of %d pods failed\nhint: %s\n", r.style.Paint(terminal.Bad, "error:"), r.failed, r.total, r.next())
+	}
 	return errReported
+}
+
+// namedAtMost is how many pods a command in a hint names.
+const namedAtMost = 5
+
+// next says what to do when some pods have failed.
+func (r *report) next() string {
+	again := "the same command can be run again at any time"
+	var names []string
+	for _, pod := range r.failures {
+		if pod.Namespace != r.failures[0].Namespace || len(names) == namedAtMost {
+			return again
+		}
+		names = append(names, "pod/"+pod.Name)
+	}
+	if len(names) == 0 {
+		return again
+	}
+	slices.Sort(names)
+	return fmt.Sprintf("'kubectl gateway check %s -n %s' looks for what is wrong; %s", strings.Join(names, " "), r.failures[0].Namespace, again)
 }
 
 func (r *report) print(text string) {

@@ -11,6 +11,7 @@ import (
 	_ "k8s.io/client-go/plugin/pkg/client/auth"
 	"k8s.io/client-go/rest"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/answer"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/resend"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
@@ -35,6 +36,7 @@ func newRootCommand(streams genericiooptions.IOStreams) *cobra.Command {
 		c.QPS, c.Burst = clientQPS, clientBurst
 		c.UserAgent = "kubectl-gateway/" + version
 		c.Wrap(resend.Transport)
+		c.Wrap(answer.Transport)
 		c.WarningHandler = rest.NewWarningWriter(streams.ErrOut, rest.WarningWriterOptions{Deduplicate: true})
 		return c
 	}

@@ -168,11 +168,14 @@ type rotateReport struct{ report }
 // selector takes what matches.
 func (r *rotateReport) skipWithoutGateway(pods []corev1.Pod) []corev1.Pod {
 	return slices.DeleteFunc(pods, func(pod corev1.Pod) bool {
-		_, ok := inject.Current(&pod)
-		if !ok {
+		gateway, ok := inject.Current(&pod)
+		switch {
+		case !ok:
 			fmt.Fprintf(r.errOut, "%s: skipped, it has no gateway\n", r.name(&pod))
+		case gateway.Disabled():
+			fmt.Fprintf(r.errOut, "%s: skipped, its gateway was disabled\n", r.name(&pod))
 		}
-		return !ok
+		return !ok || gateway.Disabled()
 	})
 }
 
@@ -181,7 +184,7 @@ func (r *rotateReport) add(result rotate.Result) {
 	r.total++
 	name := r.name(result.Pod)
 	if result.Err != nil {
-		r.fail(name+": ", result.Err)
+		r.failPod(result.Pod, result.Err)
 		return
 	}
 	r.warn(name+": ", result.Warnings)
@@ -228,7 +231,7 @@ func newRotateItem(result rotate.Result) rotateItem {
 	item := rotateItem{Namespace: result.Pod.Namespace, Pod: result.Pod.Name, Container: result.Container,
 		OldSerial: terminal.Clean(result.OldSerial), Warnings: result.Warnings}
 	if result.Err != nil {
-		item.Error, item.Hint = terminal.Clean(result.Err.Error()), terminal.Clean(advice(result.Err))
+		item.Error, item.Hint = told(result.Err)
 		return item
 	}
 	cert := result.Status.Cert

@@ -11,7 +11,6 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/rotate"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
 )
 
 // successor reads what the flags say about the authority that is to follow.
@@ -57,7 +56,9 @@ func (o *rotateOptions) rotateAuthority(ctx context.Context, a *app, successor c
 	}
 	result, err := do(ctx)
 	if ctx.Err() != nil {
-		fmt.Fprintln(a.ErrOut, "to go on: kubectl gateway rotate --ca")
+		if !o.dryRun {
+			fmt.Fprintln(a.ErrOut, "to go on: kubectl gateway rotate --ca")
+		}
 		return ctx.Err()
 	}
 	if result == nil {
@@ -117,10 +118,11 @@ func printAuthorityResult(r *report, result *rotate.AuthorityResult, err error) 
 		o.Other = result.Other.Roots()[0]
 	}
 	for _, b := range result.Blocked {
-		o.Blocked = append(o.Blocked, blockedOutput{b.Namespace, b.Pod, b.Container, terminal.Clean(b.Err.Error()), terminal.Clean(advice(b.Err))})
+		what, hint := told(b.Err)
+		o.Blocked = append(o.Blocked, blockedOutput{b.Namespace, b.Pod, b.Container, what, hint})
 	}
 	if err != nil {
-		o.Error, o.Hint = terminal.Clean(err.Error()), terminal.Clean(advice(err))
+		o.Error, o.Hint = words(err), line(advice(err))
 	}
 	switch {
 	case r.format == "json" || r.format == "yaml":

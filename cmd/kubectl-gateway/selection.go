@@ -114,7 +114,7 @@ func printErrorsOr(w io.Writer, err error, otherwise string) {
 	}
 	var hints []string
 	for _, err := range errs {
-		fmt.Fprintf(w, "error: %s\n", line(err.Error()))
+		fmt.Fprintf(w, "error: %s\n", words(err))
 		if hint := cmp.Or(advice(err), otherwise); hint != "" && !slices.Contains(hints, hint) {
 			hints = append(hints, hint)
 		}

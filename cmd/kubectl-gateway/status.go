@@ -153,7 +153,7 @@ func (o *statusOptions) run(ctx context.Context, a *app, args []string) error {
 		look := &edgesLook{a: a, o: o, client: client, collector: edges.Collector{Asker: asker, Timeout: o.timeout, Now: time.Now}}
 		return o.runEdges(ctx, a, args, look)
 	}
-	collector := status.Collector{Asker: asker, Timeout: o.timeout, Now: time.Now}
+	collector := status.Collector{Asker: asker, Timeout: o.timeout, Explain: explain, Now: time.Now}
 	look := func(ctx context.Context) (*gatewaysView, error) {
 		found, err := a.lookAt(ctx, o.targets, args)
 		if err != nil {
@@ -209,8 +209,11 @@ func (o *statusOptions) print(a *app, view *gatewaysView) error {
 		if err != nil {
 			return err
 		}
-		_, err = io.WriteString(a.Out, text)
-		return err
+		if _, err = io.WriteString(a.Out, text); err != nil {
+			return err
+		}
+		// The exit code needs a reason.
+		return view.list.Failures(a.ErrOut, terminal.For(a.ErrOut, os.Getenv))
 	}
 	return view.show(a.Out, a.ErrOut, terminal.For(a.Out, os.Getenv), terminal.For(a.ErrOut, os.Getenv), time.Now())
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -9,6 +10,7 @@ import (
 
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/edges"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
 )
@@ -37,6 +39,12 @@ func (l *edgesLook) look(ctx context.Context, args []string) (*edgesView, error)
 	views, err := l.collector.Collect(ctx, found.pods)
 	if err != nil {
 		return nil, err
+	}
+	for i := range views {
+		if views[i].Err != nil {
+			what, hint := told(views[i].Err)
+			views[i].Err = api.WithHint(errors.New(what), hint)
+		}
 	}
 	if l.names == nil || time.Since(l.listed) > namesAge {
 		if l.names, l.notes, err = edges.ReadNames(ctx, l.client, found.pods); err != nil {
@@ -69,7 +77,7 @@ func (o *statusOptions) runEdges(ctx context.Context, a *app, args []string, loo
 	case "", "wide":
 		err = view.show(a.Out, a.ErrOut, style, errStyle, time.Now())
 	default:
-		if err = view.write(a.Out, o.output); err == nil && (o.output == "dot" || o.output == "svg") {
+		if err = view.write(a.Out, o.output); err == nil {
 			err = view.below(a.ErrOut, errStyle)
 		}
 	}
@@ -123,7 +131,8 @@ func (v *edgesView) write(w io.Writer, format string) error {
 
 func (v *edgesView) missing() error { return v.found.missing }
 
-// below tells on the error stream what a picture cannot.
+// below tells on the error stream what a picture cannot, and why the exit code is
+// what it is.
 func (v *edgesView) below(errOut io.Writer, style *terminal.Style) error {
 	rest := edges.List{Forgotten: v.list.Forgotten, Unlisted: v.list.Unlisted, Unasked: v.list.Unasked}
 	return rest.Summary(errOut, style, v.notes)

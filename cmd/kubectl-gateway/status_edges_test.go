@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/edges"
 )
@@ -100,7 +101,7 @@ func TestStatusEdges(t *testing.T) {
 		"status-edges-none.golden":     {"bystander"},
 	} {
 		code, stdout, stderr := edgesServer(&edgeGateways{}, all...).start(t)(append([]string{"status", "--edges"}, args...)...)
-		golden(t, name, fmt.Sprintf("exit code %d\n--- stdout\n%s--- stderr\n%s", code, stdout, stderr))
+		golden.Check(t, name, fmt.Sprintf("exit code %d\n--- stdout\n%s--- stderr\n%s", code, stdout, stderr))
 		if strings.Contains(stdout+stderr, "\x1b") {
 			t.Errorf("%s: something harmful is left in %q", name, stdout+stderr)
 		}

@@ -111,7 +111,7 @@ func (f *follower) draw(err error, interval time.Duration) error {
 	}
 	lines := []string{f.style.Paint(terminal.Dim, fmt.Sprintf("every %v, Ctrl-C ends", interval)), ""}
 	if err != nil {
-		lines = append(lines, f.style.Paint(terminal.Bad, "error: "+line(err.Error())))
+		lines = append(lines, f.style.Paint(terminal.Bad, "error: "+words(err)))
 	}
 	lines = append(lines, strings.Split(strings.TrimRight(text.String(), "\n"), "\n")...)
 	_, err = io.WriteString(f.a.Out, f.live.Draw(lines))

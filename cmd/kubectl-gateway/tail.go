@@ -173,7 +173,7 @@ func (o *tailOptions) run(ctx context.Context, a *app, args []string) error {
 		Kube: client, Formatter: formatter,
 		Options: tail.Options{Follow: follow, Since: o.since, Lines: o.lines, Parallel: o.maxRequests, Filter: o.filter},
 		Join:    o.join(a, found, args),
-		Out:     a.Out, ErrOut: a.ErrOut, Retry: tail.DefaultRetry(),
+		Out:     a.Out, ErrOut: a.ErrOut, Retry: tail.DefaultRetry(), Explain: explain,
 	}
 	err = tailer.Run(ctx, found.pods)
 	if errors.Is(err, tail.ErrIncomplete) {

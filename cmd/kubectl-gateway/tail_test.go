@@ -57,8 +57,8 @@ func TestTailErrors(t *testing.T) {
 		stdout string
 		stderr string
 	}{
-		{"-A --no-follow", "demo/web", "pod/mute -n other: opening the log"},
-		{"pod/web pod/bystander --no-follow", "web", "pod/bystander -n demo: the pod has no gateway"},
+		{"-A --no-follow", "demo/web", "pod/mute -n other: error: opening the log"},
+		{"pod/web pod/bystander --no-follow", "web", "pod/bystander -n demo: error: the pod has no gateway"},
 		{"pod/web pod/gone --no-follow", "web", `error: pod "gone" not found`},
 		{"-n void --no-follow", "", `no gateways found in namespace "void"`},
 		{"--since=-1s", "", "is negative"},
@@ -100,7 +100,7 @@ func TestTailChooses(t *testing.T) {
 func TestTailWaits(t *testing.T) {
 	for args, want := range map[string]string{
 		"-n void": `no gateways found in namespace "void" yet: waiting for some`, "-l app=none -n void": `no gateways found in namespace "void" yet`,
-		"pod/bystander": "pod/bystander -n demo: the pod has no gateway yet\nhint: kubectl gateway enable pod/bystander -n demo\n",
+		"pod/bystander": "pod/bystander -n demo: the pod has no gateway yet\nhint: 'kubectl gateway enable pod/bystander -n demo' adds one\n",
 	} {
 		ctx, cancel := context.WithCancel(t.Context())
 		errOut := &ending{text: want, end: cancel}

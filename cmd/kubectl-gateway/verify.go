@@ -132,7 +132,7 @@ func (o *verifyOptions) run(ctx context.Context, a *app, args []string) error {
 		}
 		if err != nil {
 			failed = true
-			printErrors(a.ErrOut, fmt.Errorf("verifying pod/%s -n %s with pod/%s -n %s: %w", from[i].Name, from[i].Namespace, peer.Name, peer.Namespace, err))
+			printErrorsOr(a.ErrOut, fmt.Errorf("verifying pod/%s -n %s with pod/%s -n %s: %w", from[i].Name, from[i].Namespace, peer.Name, peer.Namespace, err), adviceOnPod)
 			continue
 		}
 		list.Items = append(list.Items, result)

@@ -9,6 +9,7 @@ import (
 	"github.com/muesli/termenv"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/verify"
@@ -56,7 +57,7 @@ func TestVerificationText(t *testing.T) {
 			if err := printVerification(&b, terminal.New(&b, suffix != "", profile), r); err != nil {
 				t.Fatal(err)
 			}
-			golden(t, "verify-"+name+suffix+".golden", b.String())
+			golden.Check(t, "verify-"+name+suffix+".golden", b.String())
 		}
 	}
 }
@@ -66,7 +67,7 @@ func TestVerificationForPrograms(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "verify-json.golden", text)
+	golden.Check(t, "verify-json.golden", text)
 }
 
 func TestVerifyExitCodes(t *testing.T) {

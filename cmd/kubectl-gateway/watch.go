@@ -190,8 +190,8 @@ func (o *watchOptions) watch(ctx context.Context, a *app, client kubernetes.Inte
 		case err != nil:
 			return err
 		case left > 0:
-			fmt.Fprintf(a.ErrOut, "%s %d of %d pods are not as they are wanted\n",
-				report.style.Paint(terminal.Bad, "error:"), left, watcher.Counts().Watched)
+			fmt.Fprintf(a.ErrOut, "%s %d of %d pods are not as they are wanted\nhint: %s\n",
+				report.style.Paint(terminal.Bad, "error:"), left, watcher.Counts().Watched, report.next())
 			return errReported
 		}
 		return report.outErr

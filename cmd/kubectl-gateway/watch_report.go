@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -29,6 +31,8 @@ type watchReport struct {
 	mu     sync.Mutex
 	hints  map[string]bool
 	totals map[watch.Action]int
+	// failed are the pods, by namespace and name, with which the last try failed.
+	failed map[string]bool
 	outErr error
 	// broken ends watch when nobody reads the output any more.
 	broken func(error)
@@ -39,7 +43,7 @@ type watchReport struct {
 func newWatchReport(a *app, format string, options watch.Options, once bool) *watchReport {
 	r := &watchReport{
 		out: a.Out, errOut: a.ErrOut, style: terminal.For(a.Out, os.Getenv), format: format,
-		where: where(options), hints: map[string]bool{}, totals: map[watch.Action]int{},
+		where: where(options), hints: map[string]bool{}, totals: map[watch.Action]int{}, failed: map[string]bool{},
 		counts: func() watch.Counts { return watch.Counts{} }, broken: func(error) {},
 	}
 	if file, ok := a.Out.(*os.File); ok && format == "" && !once && r.style.Terminal() && os.Getenv("TERM") != "dumb" {
@@ -83,6 +87,25 @@ func (r *watchReport) finish() {
 		counts.Watched, counts.Ready, counts.Working, counts.Failed, r.sums())
 }
 
+// next says what to do when some pods are not as they are wanted.
+func (r *watchReport) next() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	const again = "the same command can be run again at any time, and without --once it tries until it is done"
+	if len(r.failed) == 0 || len(r.failed) > namedAtMost {
+		return again
+	}
+	names, namespace := slices.Sorted(maps.Keys(r.failed)), ""
+	for i, name := range names {
+		of, pod, _ := strings.Cut(name, "/")
+		if i > 0 && of != namespace {
+			return again
+		}
+		names[i], namespace = "pod/"+pod, of
+	}
+	return fmt.Sprintf("'kubectl gateway check %s -n %s' looks for what is wrong; %s", strings.Join(names, " "), namespace, again)
+}
+
 func (r *watchReport) sums() string {
 	var list []string
 	for _, action := range []watch.Action{watch.Enabled, watch.Replaced, watch.Renewed, watch.Disabled} {
@@ -120,6 +143,12 @@ func (r *watchReport) add(e watch.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.totals[e.Action]++
+	if e.Pod != "" {
+		name := line(e.Namespace) + "/" + line(e.Pod)
+		if delete(r.failed, name); e.Action == watch.Failed || e.Action == watch.Refused {
+			r.failed[name] = true
+		}
+	}
 	if r.format == "json" {
 		r.print(eventJSON(e))
 		return
@@ -183,7 +212,7 @@ func eventText(e watch.Event) (string, terminal.Tone) {
 	case watch.Reconnected:
 		return "the API server answers again", terminal.Good
 	case watch.Disconnected:
-		return "the API server does not answer: " + line(e.Err.Error()), terminal.Bad
+		return "the API server does not answer: " + words(e.Err), terminal.Bad
 	case watch.Failed, watch.Refused:
 		tone = terminal.Bad
 	case watch.Disabled:
@@ -200,7 +229,7 @@ func eventText(e watch.Event) (string, terminal.Tone) {
 		details = append(details, "valid for "+duration.HumanDuration(e.NotAfter.Sub(e.Time)))
 	}
 	if e.Err != nil {
-		text += ": " + line(e.Err.Error())
+		text += ": " + words(e.Err)
 		details = nil
 		if !e.Again.IsZero() {
 			details = append(details, "again in "+duration.HumanDuration(max(e.Again.Sub(e.Time), time.Second)))
@@ -240,7 +269,7 @@ func eventJSON(e watch.Event) string {
 		item.Again = &again
 	}
 	if e.Err != nil {
-		item.Error, item.Hint = e.Err.Error(), advice(e.Err)
+		item.Error, item.Hint = words(e.Err), line(advice(e.Err))
 	}
 	text, err := json.Marshal(item)
 	if err != nil {

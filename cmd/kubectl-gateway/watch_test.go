@@ -80,7 +80,7 @@ func TestWatchPrintsJSON(t *testing.T) {
 		t.Errorf("got %s", lines[0])
 	}
 	var item watchItem
-	if err := json.Unmarshal([]byte(lines[1]), &item); err != nil || item.Error != "the node\nis full\x1b[2J" || item.Hint != "make room" ||
+	if err := json.Unmarshal([]byte(lines[1]), &item); err != nil || item.Error != `the node is full\x1b[2J` || item.Hint != "make room" ||
 		item.Action != watch.Failed || item.Again == nil || !item.Again.Equal(testEvents()[1].Again) {
 		t.Errorf("got %+v, %v", item, err)
 	}

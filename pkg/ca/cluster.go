@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -280,9 +281,15 @@ func clusterError(doing, verb, object string, err error) error {
 	case errors.Is(err, context.Canceled):
 		return wrapped
 	case apierrors.IsForbidden(err):
-		return api.WithHint(wrapped, fmt.Sprintf("you need permission to %s %s in namespace %s; a cluster administrator can grant it", verb, object, Namespace))
+		kind, name, _ := strings.Cut(object, " ")
+		where, flag := " in namespace "+Namespace, " -n "+Namespace
+		if kind == "namespace" {
+			where, flag = "", ""
+		}
+		return api.WithHint(wrapped, fmt.Sprintf("you need permission to %s %s%s; 'kubectl auth can-i %s %ss/%s%s' tells whether you have it, and a cluster administrator can grant it",
+			verb, object, where, verb, kind, name, flag))
 	case apierrors.IsUnauthorized(err):
-		return api.WithHint(wrapped, "log in to the cluster again, or choose another --context")
+		return api.WithHint(wrapped, "the kubeconfig's credentials are refused: log in again, or choose another --context or --user")
 	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err):
 		return api.WithHint(fmt.Errorf("%s: %s: %w", doing, object, ErrChanged), "run the command again")
 	case apierrors.ReasonForError(err) == metav1.StatusReasonUnknown:

@@ -3,35 +3,13 @@ package check
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
-	"os"
-	"path/filepath"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/muesli/termenv"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got), -update writes it anew:\n%s", name, diff)
-	}
-}
 
 // example has one of everything, and words that would harm a terminal.
 func example(t *testing.T) *Report {
@@ -74,13 +52,13 @@ func TestPrint(t *testing.T) {
 		if err := example(t).Print(&out, terminal.New(&out, c.terminal, c.profile), c.options); err != nil {
 			t.Fatal(err)
 		}
-		golden(t, c.file, out.String())
+		golden.Check(t, c.file, out.String())
 	}
 	text, err := json.MarshalIndent(example(t), "", "  ")
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "check-json.golden", string(text)+"\n")
+	golden.Check(t, "check-json.golden", string(text)+"\n")
 }
 
 func TestPrintNothingWrong(t *testing.T) {

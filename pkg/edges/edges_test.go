@@ -3,44 +3,22 @@ package edges
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/muesli/termenv"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got), -update writes it anew:\n%s", name, diff)
-	}
-}
 
 var testTime = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 
@@ -178,13 +156,13 @@ func table(t *testing.T, l *List, o TableOptions, profile termenv.Profile) strin
 }
 
 func TestTable(t *testing.T) {
-	golden(t, "table.golden", table(t, shop(), TableOptions{Now: testTime, Home: "shop"}, termenv.Ascii))
-	golden(t, "wide.golden", table(t, shop(), TableOptions{Now: testTime, Wide: true}, termenv.Ascii))
-	golden(t, "terminal.golden", table(t, shop(), TableOptions{Home: "shop"}, termenv.ANSI))
+	golden.Check(t, "table.golden", table(t, shop(), TableOptions{Now: testTime, Home: "shop"}, termenv.Ascii))
+	golden.Check(t, "wide.golden", table(t, shop(), TableOptions{Now: testTime, Wide: true}, termenv.Ascii))
+	golden.Check(t, "terminal.golden", table(t, shop(), TableOptions{Home: "shop"}, termenv.ANSI))
 	_, names := cluster()
 	by := shop()
 	by.ByWorkload(names)
-	golden(t, "workload.golden", table(t, by, TableOptions{Now: testTime, Wide: true}, termenv.Ascii))
+	golden.Check(t, "workload.golden", table(t, by, TableOptions{Now: testTime, Wide: true}, termenv.Ascii))
 }
 
 // TestBothEndsAreOneEdge also when the ends disagree.
@@ -262,7 +240,7 @@ func TestCollect(t *testing.T) {
 		t.Fatal(err)
 	}
 	list := Join(views, newNames())
-	golden(t, "unasked.golden", table(t, list, TableOptions{Now: testTime}, termenv.Ascii))
+	golden.Check(t, "unasked.golden", table(t, list, TableOptions{Now: testTime}, termenv.Ascii))
 	if len(list.Unasked) != 4 || len(list.Items) != 1 || !list.Items[0].LastSeen.Equal(testTime.Add(-time.Minute)) {
 		t.Errorf("%+v", list)
 	}

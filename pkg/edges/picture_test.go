@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"unicode"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/golden"
 )
 
 func pictures(t *testing.T, l *List) (dot, svg string) {
@@ -63,12 +65,12 @@ func checkPictures(t *testing.T, dot, svg string) {
 func TestPictures(t *testing.T) {
 	dot, svg := pictures(t, shop())
 	checkPictures(t, dot, svg)
-	golden(t, "shop.dot", dot)
-	golden(t, "shop.svg", svg)
+	golden.Check(t, "shop.dot", dot)
+	golden.Check(t, "shop.svg", svg)
 	dot, svg = pictures(t, &List{})
 	checkPictures(t, dot, svg)
-	golden(t, "nothing.dot", dot)
-	golden(t, "nothing.svg", svg)
+	golden.Check(t, "nothing.dot", dot)
+	golden.Check(t, "nothing.svg", svg)
 }
 
 // TestHostileNames tries to get out of labels.

@@ -139,7 +139,7 @@ func (l *List) Summary(w io.Writer, style *terminal.Style, notes []string) error
 	}
 	hints := make(map[string]bool)
 	for _, u := range l.Unasked {
-		text.WriteString(fmt.Sprintf("%s pod/%s -n %s: %s\n", style.Paint(terminal.Bad, "error:"), u.Pod, u.Namespace, terminal.Clean(u.Error)))
+		text.WriteString(fmt.Sprintf("pod/%s -n %s: %s %s\n", u.Pod, u.Namespace, style.Paint(terminal.Bad, "error:"), terminal.Clean(u.Error)))
 		if u.Hint != "" && !hints[u.Hint] {
 			hints[u.Hint] = true
 			text.WriteString("hint: " + terminal.Clean(u.Hint) + "\n")

@@ -4,10 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/pem"
-	"flag"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -17,31 +14,18 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/identity"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
-
-// golden compares object with a file that a reviewer can read.
-func golden(t *testing.T, name string, object any) {
+// compare compares object with a file that a reviewer can read.
+func compare(t *testing.T, name string, object any) {
 	t.Helper()
 	got, err := yaml.Marshal(object)
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), string(got)); diff != "" {
-		t.Errorf("%s (-want +got), -update writes it anew:\n%s", name, diff)
-	}
+	golden.Check(t, name, string(got))
 }
 
 func TestPatchAsItIsSent(t *testing.T) {
@@ -51,7 +35,7 @@ func TestPatchAsItIsSent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "patch.yaml", newPatch(pod, container))
+	compare(t, "patch.yaml", newPatch(pod, container))
 
 	pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, *container)
 	config, err := ConfigOf(pod, "kube-gateway")
@@ -70,7 +54,7 @@ func TestSecretAsItIsSent(t *testing.T) {
 		t.Error("the trust bundle is another one")
 	}
 	secret.Data["ca.crt"] = []byte("the trust bundle")
-	golden(t, "secret.yaml", secret)
+	compare(t, "secret.yaml", secret)
 }
 
 func TestMintedCertificateNamesThePod(t *testing.T) {

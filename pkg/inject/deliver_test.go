@@ -136,7 +136,7 @@ func TestEnableByCSRTouchesNoSecret(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "patch-csr.yaml", newPatch(pod, container))
+	compare(t, "patch-csr.yaml", newPatch(pod, container))
 }
 
 // TestAGatewayThatWaitsForItsCertificateGetsIt whoever added it, and however.
@@ -285,7 +285,7 @@ func TestCleaner(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "patch-clean.yaml", newPatch(pod, container))
+	compare(t, "patch-clean.yaml", newPatch(pod, container))
 	pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, *container)
 	if Cleans(pod, "kube-gateway") || !Cleans(pod, "kube-gateway-2") || gatewayNames(pod) != "kube-gateway kube-gateway-2" {
 		t.Errorf("gateways %s", gatewayNames(pod))

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	missing "github.com/kubectl-gateway/kubectl-gateway/internal/permission"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
 
@@ -39,7 +40,8 @@ func CheckServer(ctx context.Context, client discovery.ServerVersionInterface, d
 	}
 	server, err := version.ParseGeneric(info.GitVersion)
 	if err != nil {
-		return fmt.Errorf("reading the server's version %q: %w", info.GitVersion, err)
+		return api.WithHint(fmt.Errorf("reading the server's version %q: %w", info.GitVersion, err),
+			"is this the API server of a cluster? 'kubectl version' shows what it says")
 	}
 	needed, hint := minServerSecret, "before 1.33 a kubelet may not read the Secret of an ephemeral container: "+
 		"--delivery=csr needs none, or upgrade the cluster"
@@ -292,7 +294,7 @@ func explainPatch(err error, namespace string) error {
 		return api.WithHint(err, fmt.Sprintf("ValidatingAdmissionPolicy %s must make an exception for the ephemeral container %s",
 			policy[1], ContainerName))
 	case apierrors.IsForbidden(err):
-		return api.WithHint(err, "ask for a role that may patch pods/ephemeralcontainers")
+		return api.WithHint(err, missing.To("patch", "pods/ephemeralcontainers", namespace))
 	case apierrors.IsNotFound(err):
 		return api.WithHint(err, "the pod is gone: name the one that replaces it")
 	}

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/streaming/pkg/httpstream"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/permission"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
 )
@@ -58,7 +59,7 @@ func (c *Client) explain(ctx context.Context, namespace, name, container string,
 	}
 	if refused != nil && apierrors.IsForbidden(refused) {
 		return api.WithHint(fmt.Errorf("%w: %s: %s", ErrForbidden, what, oneLine(refused)),
-			fmt.Sprintf("ask for a role with verbs get and create on pods/exec in namespace %s", namespace))
+			permission.To("create", "pods/exec", namespace))
 	}
 	ctx, cancel := context.WithTimeout(ctx, explainTimeout)
 	defer cancel()
@@ -71,21 +72,26 @@ func (c *Client) explain(ctx context.Context, namespace, name, container string,
 			return fmt.Errorf("%w: container %s of %s %s", ErrNotRunning, container, what, state)
 		}
 	}
-	return fmt.Errorf("running a command in container %s of %s: %w", container, what, &lineError{cause})
+	return fmt.Errorf("running a command in container %s of %s: %w", container, what, &lineError{causeOf(cause)})
 }
 
 // statusOf returns the API server's answer in an error, or nil. The type for a
 // refused upgrade has no Unwrap, so that errors.As stops there.
 func statusOf(err error) error {
-	var upgrade *httpstream.UpgradeFailureError
-	if errors.As(err, &upgrade) {
-		err = upgrade.Cause
-	}
 	var status *apierrors.StatusError
-	if errors.As(err, &status) {
+	if errors.As(causeOf(err), &status) {
 		return status
 	}
 	return nil
+}
+
+// causeOf returns why an upgrade was refused, or err if that is something else.
+func causeOf(err error) error {
+	var upgrade *httpstream.UpgradeFailureError
+	if errors.As(err, &upgrade) && upgrade.Cause != nil {
+		return upgrade.Cause
+	}
+	return err
 }
 
 func stateOf(pod *corev1.Pod, container string) (words string, running bool) {

@@ -34,6 +34,9 @@ type Collector struct {
 	// they become if zero.
 	Parallel int
 	Timeout  time.Duration
+	// Explain returns the words for an error and what to do about it, "" if that is
+	// not known. If nil, an error is told in its own words, with the hint it carries.
+	Explain func(error) (text, hint string)
 	// Now is the present time, which certificates are judged by.
 	Now func() time.Time
 }
@@ -100,6 +103,9 @@ func (c *Collector) ask(ctx context.Context, pod *corev1.Pod, item *Item) {
 		err = errors.New("it did not answer")
 	}
 	item.State, item.Error, item.hint = NotAnswering, err.Error(), api.Hint(err)
+	if c.Explain != nil {
+		item.Error, item.hint = c.Explain(err)
+	}
 }
 
 // check refuses what a gateway cannot say: whoever took one over could

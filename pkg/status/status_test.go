@@ -5,11 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync/atomic"
@@ -17,17 +14,15 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/muesli/termenv"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
 )
-
-var update = flag.Bool("update", false, "rewrite the files in testdata")
 
 var now = time.Date(2030, 5, 1, 12, 0, 0, 0, time.UTC)
 
@@ -188,23 +183,6 @@ func collect(t *testing.T) *List {
 	return list
 }
 
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", path, diff)
-	}
-}
-
 func TestTables(t *testing.T) {
 	list := collect(t)
 	for _, c := range []struct {
@@ -228,7 +206,7 @@ func TestTables(t *testing.T) {
 		if strings.ContainsAny(bare, "\x1b\a\r\u202e") {
 			t.Errorf("%s: something harmful is left in %q", c.file, bare)
 		}
-		golden(t, c.file, out.String())
+		golden.Check(t, c.file, out.String())
 	}
 }
 
@@ -253,7 +231,7 @@ func TestJSONForm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "list.json", string(text)+"\n")
+	golden.Check(t, "list.json", string(text)+"\n")
 	if !list.Unread() {
 		t.Error("a gateway that did not answer is not counted as unread")
 	}

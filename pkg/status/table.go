@@ -2,6 +2,7 @@ package status
 
 import (
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -205,23 +206,52 @@ func (p *Problem) tone() terminal.Tone {
 	return terminal.Caution
 }
 
+// word is what a line about p begins with after the pod.
+func (p *Problem) word() string {
+	switch p.Severity {
+	case Critical:
+		return "error:"
+	case Warning:
+		return "warning:"
+	}
+	return "note:"
+}
+
+// Failures writes what Advice does of the gateways that could not be asked alone.
+func (l *List) Failures(w io.Writer, style *terminal.Style) error {
+	var failed List
+	for _, i := range l.Items {
+		if i.State != NotAnswering {
+			continue
+		}
+		i.Problems = slices.DeleteFunc(slices.Clone(i.Problems), func(p Problem) bool { return p.Severity != Critical })
+		failed.Items = append(failed.Items, i)
+	}
+	_, err := io.WriteString(w, failed.advice(style))
+	return err
+}
+
 // Advice writes one line for every problem in l, with what to do about it
-// below. It writes nothing if there is none.
+// below, and an empty line above. It writes nothing if there is none.
 func (l *List) Advice(w io.Writer, style *terminal.Style) error {
+	text := l.advice(style)
+	if text == "" {
+		return nil
+	}
+	_, err := io.WriteString(w, "\n"+text)
+	return err
+}
+
+func (l *List) advice(style *terminal.Style) string {
 	var text strings.Builder
 	for i := range l.Items {
 		item := &l.Items[i]
 		for _, p := range item.Problems {
-			line := "pod/" + item.Pod + " -n " + item.Namespace + ": " + p.Text
-			text.WriteString(style.Paint(p.tone(), terminal.Clean(line)) + "\n")
+			text.WriteString(terminal.Clean("pod/"+item.Pod+" -n "+item.Namespace+": ") + style.Paint(p.tone(), p.word()) + " " + terminal.Clean(p.Text) + "\n")
 			if p.Hint != "" {
 				text.WriteString("hint: " + terminal.Clean(p.Hint) + "\n")
 			}
 		}
 	}
-	if text.Len() == 0 {
-		return nil
-	}
-	_, err := io.WriteString(w, "\n"+text.String())
-	return err
+	return text.String()
 }

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/permission"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
@@ -87,10 +88,11 @@ func (t *Tailer) look(ctx context.Context, pod *corev1.Pod, at *cursor, cause er
 		if err := t.printLine(pod, at.partial); err != nil {
 			return true, err
 		}
-		t.report(pod, "the pod is gone", "")
+		t.report(pod, event, "the pod is gone", "")
 		return true, nil
 	case err != nil:
-		at.tell(t, pod, fmt.Sprintf("the log stream broke, and the pod cannot be read: %v", err))
+		text, _ := t.explain(err)
+		at.tell(t, pod, warning, "the log stream broke, and the pod cannot be read: "+text)
 		return false, nil
 	}
 	gateway, ok := inject.Current(current)
@@ -101,7 +103,7 @@ func (t *Tailer) look(ctx context.Context, pod *corev1.Pod, at *cursor, cause er
 		at.final = true
 		return false, nil
 	case over && ok && gateway.Name != at.container:
-		t.report(pod, fmt.Sprintf("the gateway has a successor, following %s", gateway.Name), "")
+		t.report(pod, event, fmt.Sprintf("the gateway has a successor, following %s", gateway.Name), "")
 		*at = cursor{container: gateway.Name, started: gateway.StartedAt, fromStart: true}
 		return false, nil
 	case over:
@@ -111,9 +113,10 @@ func (t *Tailer) look(ctx context.Context, pod *corev1.Pod, at *cursor, cause er
 	}
 	at.final = false
 	if cause != nil {
-		at.tell(t, pod, fmt.Sprintf("the log stream broke, trying again: %v", cause))
+		text, _ := t.explain(cause)
+		at.tell(t, pod, warning, "the log stream broke, trying again: "+text)
 	} else {
-		at.tell(t, pod, "the log stream ended, taking it up again")
+		at.tell(t, pod, event, "the log stream ended, taking it up again")
 	}
 	return false, nil
 }
@@ -131,13 +134,17 @@ func (t *Tailer) reportEnd(pod *corev1.Pod, gateway inject.Gateway) {
 	case inject.Leaving(pod):
 		text, hint = text+", as the pod does", ""
 	}
-	t.report(pod, text, hint)
+	kind := warning
+	if gateway.ExitCode == 0 {
+		kind = event
+	}
+	t.report(pod, kind, text, hint)
 }
 
 // tell reports text, unless it was what was reported last.
-func (at *cursor) tell(t *Tailer, pod *corev1.Pod, text string) {
+func (at *cursor) tell(t *Tailer, pod *corev1.Pod, kind, text string) {
 	if text != at.told {
-		t.report(pod, text, "")
+		t.report(pod, kind, text, "")
 	}
 	at.told = text
 }
@@ -244,7 +251,7 @@ func (t *Tailer) printLine(pod *corev1.Pod, line []byte) error {
 func explain(pod *corev1.Pod, err error) error {
 	wrapped := fmt.Errorf("opening the log: %w", err)
 	if apierrors.IsForbidden(err) {
-		return api.WithHint(wrapped, fmt.Sprintf("ask for a role with verb get on pods/log in namespace %s", pod.Namespace))
+		return api.WithHint(wrapped, permission.To("get", "pods/log", pod.Namespace))
 	}
 	return wrapped
 }

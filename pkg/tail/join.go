@@ -1,6 +1,7 @@
 package tail
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -71,7 +72,7 @@ func (c *crowd) run(ctx context.Context, pods []corev1.Pod) {
 		pod := &pods[i]
 		c.members[pod.UID] = &member{}
 		if _, ok := inject.Current(pod); !ok {
-			c.t.report(pod, "the pod has no gateway yet", enableHint(pod))
+			c.t.report(pod, event, "the pod has no gateway yet", enableHint(pod))
 			continue
 		}
 		c.see(ctx, pod, false)
@@ -108,7 +109,8 @@ func (c *crowd) leaveAlone(err error) {
 	}
 	c.closed = true
 	close(c.alone)
-	c.t.say(fmt.Sprintf("pods to come are not followed: %v", err), "ask for a role with the verbs list and watch on pods")
+	text, hint := c.t.explain(err)
+	c.t.say(warning+"pods to come are not followed: "+text, cmp.Or(hint, "ask for a role that may list and watch pods"))
 }
 
 // see has a pod followed if it belongs and has a gateway of which nothing has been
@@ -138,7 +140,7 @@ func (c *crowd) see(ctx context.Context, pod *corev1.Pod, later bool) {
 		return
 	case c.active >= c.t.Options.Parallel:
 		if !m.crowded {
-			c.t.report(pod, fmt.Sprintf("not followed: that would be more than %d logs at a time", c.t.Options.Parallel), "raise --max-log-requests")
+			c.t.report(pod, warning, fmt.Sprintf("not followed: that would be more than %d logs at a time", c.t.Options.Parallel), "raise --max-log-requests")
 		}
 		m.crowded = true
 		return
@@ -150,7 +152,7 @@ func (c *crowd) see(ctx context.Context, pod *corev1.Pod, later bool) {
 	}
 	m.at = at
 	if later {
-		c.t.report(pod, "has a gateway, following it", "")
+		c.t.report(pod, event, "has a gateway, following it", "")
 	}
 	m.active, m.crowded = true, false
 	c.active++
@@ -172,7 +174,8 @@ func (c *crowd) belongs(ctx context.Context, pod *corev1.Pod) bool {
 			return belongs
 		}
 		if retry.Steps <= 0 {
-			c.t.report(pod, fmt.Sprintf("not followed: it cannot be found out whether it is one of those named: %v", err), "")
+			text, hint := c.t.explain(err)
+			c.t.report(pod, warning, "not followed: it cannot be found out whether it is one of those named: "+text, hint)
 			return false
 		}
 		if pause(ctx, &retry) != nil {

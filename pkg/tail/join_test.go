@@ -177,7 +177,7 @@ func TestNoRoomForOneThatJoins(t *testing.T) {
 	if got := out.reasons(); !slices.Equal(got, []string{"0", "5"}) {
 		t.Errorf("lines %q, stderr %q", got, errOut)
 	}
-	if got := errOut.String(); strings.Count(got, "pod/late -n demo: not followed: that would be more than 1 logs at a time\nhint: raise --max-log-requests\n") != 1 {
+	if got := errOut.String(); strings.Count(got, "pod/late -n demo: warning: not followed: that would be more than 1 logs at a time\nhint: raise --max-log-requests\n") != 1 {
 		t.Errorf("stderr %q", got)
 	}
 }
@@ -188,7 +188,7 @@ func TestWithoutTheRightToWatch(t *testing.T) {
 	ended := make(chan struct{})
 	c.streams = map[string][]http.HandlerFunc{"web": {stay(0, 1, ended)}}
 	tailer, out, errOut := c.tailer(t, Options{})
-	errOut.then("hint: ask for a role with the verbs list and watch on pods", func() { close(ended) })
+	errOut.then("hint: ask for a role that may list and watch pods", func() { close(ended) })
 	if err := tailer.Run(bounded(t), []corev1.Pod{*gatewayPod("web", up)}); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package tail
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,6 +53,9 @@ type Tailer struct {
 	// Out gets lines, each in one write, ErrOut what there is to say about the
 	// streams themselves.
 	Out, ErrOut io.Writer
+	// Explain returns the words for an error and what to do about it, "" if that is
+	// not known. If nil, an error is told in its own words, with the hint it carries.
+	Explain func(error) (text, hint string)
 	// Retry is the pause before a broken stream is taken up again; its steps
 	// are how often in a row that may fail. DefaultRetry is a good choice.
 	Retry wait.Backoff
@@ -104,7 +108,7 @@ func (t *Tailer) one(ctx context.Context, pod *corev1.Pod, incomplete *atomic.Bo
 	gateway, ok := inject.Current(pod)
 	if !ok {
 		incomplete.Store(true)
-		t.report(pod, "the pod has no gateway", enableHint(pod))
+		t.report(pod, failure, "the pod has no gateway", enableHint(pod))
 		return nil
 	}
 	return t.settle(ctx, pod, t.follow(ctx, pod, &cursor{container: gateway.Name, started: gateway.StartedAt}), incomplete)
@@ -120,13 +124,14 @@ func (t *Tailer) settle(ctx context.Context, pod *corev1.Pod, err error, incompl
 		// Nobody reads any more: end the others, too.
 		return err
 	}
-	t.report(pod, err.Error(), api.Hint(err))
+	text, hint := t.explain(err)
+	t.report(pod, failure, text, cmp.Or(hint, fmt.Sprintf("'kubectl gateway check pod/%s -n %s' looks for what is wrong", pod.Name, pod.Namespace)))
 	incomplete.Store(true)
 	return nil
 }
 
 func enableHint(pod *corev1.Pod) string {
-	return fmt.Sprintf("kubectl gateway enable pod/%s -n %s", pod.Name, pod.Namespace)
+	return fmt.Sprintf("'kubectl gateway enable pod/%s -n %s' adds one", pod.Name, pod.Namespace)
 }
 
 // print writes one line. Lines of different pods never mix.
@@ -142,9 +147,23 @@ func (t *Tailer) print(line []byte) error {
 	return nil
 }
 
+// What a line on ErrOut is about begins with one of these.
+const (
+	event   = ""
+	warning = "warning: "
+	failure = "error: "
+)
+
 // report tells on ErrOut what happened to a pod's stream.
-func (t *Tailer) report(pod *corev1.Pod, text, hint string) {
-	t.say(fmt.Sprintf("pod/%s -n %s: %s", pod.Name, pod.Namespace, text), hint)
+func (t *Tailer) report(pod *corev1.Pod, kind, text, hint string) {
+	t.say(fmt.Sprintf("pod/%s -n %s: %s%s", pod.Name, pod.Namespace, kind, text), hint)
+}
+
+func (t *Tailer) explain(err error) (text, hint string) {
+	if t.Explain == nil {
+		return err.Error(), api.Hint(err)
+	}
+	return t.Explain(err)
 }
 
 // say prints text, and a hint if it is not empty, on ErrOut.

@@ -259,7 +259,7 @@ func TestBrokenStreamIsTakenUpWithoutRepeating(t *testing.T) {
 		t.Errorf("lines %q of\n%s", got, out)
 	}
 	for _, want := range []string{"the log stream ended, taking it up again", "the log stream broke, trying again", "kubelet away",
-		`the gateway ended with exit code 2: no more\x1b`, "hint: kubectl gateway enable pod/web -n demo"} {
+		`the gateway ended with exit code 2: no more\x1b`, "hint: 'kubectl gateway enable pod/web -n demo'"} {
 		if !strings.Contains(errOut.String(), want) {
 			t.Errorf("%q is not in %q", want, errOut)
 		}
@@ -320,7 +320,7 @@ func TestOnePodsTroubleDoesNotStopTheOthers(t *testing.T) {
 		if !errors.Is(err, ErrIncomplete) || !slices.Equal(out.reasons(), []string{"0"}) {
 			t.Errorf("got %v, stdout %q", err, out)
 		}
-		for _, want := range []string{"pod/secret -n demo: opening the log", "pods/log", "pod/bare -n demo: the pod has no gateway", "enable pod/bare"} {
+		for _, want := range []string{"pod/secret -n demo: error: opening the log", "pods/log", "pod/bare -n demo: error: the pod has no gateway", "enable pod/bare"} {
 			if !strings.Contains(errOut.String(), want) {
 				t.Errorf("%q is not in %q", want, errOut)
 			}

@@ -1,6 +1,7 @@
 package targets
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/pager"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/permission"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
 
@@ -95,9 +97,7 @@ func explain(err error) error {
 	case errors.Is(err, context.Canceled):
 		return err
 	case apierrors.IsForbidden(err):
-		return api.WithHint(err, "ask for a role that may get and list pods and the workloads that are named, or check --context and --as")
-	case apierrors.IsUnauthorized(err):
-		return api.WithHint(err, "the kubeconfig's credentials are refused: log in again")
+		return api.WithHint(err, cmp.Or(permission.Hint(err.Error()), "ask for a role that may get and list pods and the workloads that are named")+", or check --context and --as")
 	}
 	return err
 }

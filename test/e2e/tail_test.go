@@ -106,7 +106,7 @@ func TestTail(t *testing.T) {
 
 	// The API server goes away in the middle.
 	f.down()
-	told("pod/a -n "+ns+": the log stream broke", "pod/b -n "+ns+": the log stream broke")
+	told("pod/a -n "+ns+": warning: the log stream broke", "pod/b -n "+ns+": warning: the log stream broke")
 	talk(a, b, 3)
 	talk(b, a, 3)
 	f.up()

@@ -40,11 +40,21 @@ func main() {
 		<-ctx.Done()
 		return
 	}
-	if os.Args[1] == "listen" { // takes a port
-		if _, err := net.Listen("tcp", os.Args[2]); err != nil {
+	if os.Args[1] == "listen" { // takes a port, and returns what it reads there
+		listener, err := net.Listen("tcp", os.Args[2])
+		if err != nil {
 			fmt.Fprintln(os.Stderr, "error:", err)
 			os.Exit(1)
 		}
+		go func() {
+			for {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				go func() { _ = echo(conn.(*net.TCPConn)) }()
+			}
+		}()
 		fmt.Println("listening")
 		<-ctx.Done()
 		return

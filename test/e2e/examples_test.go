@@ -1,0 +1,510 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+)
+
+// example says how one line of the help texts is run.
+type example struct {
+	// before and after are lines of shell around it, which must succeed.
+	before, after string
+	// with are further arguments of the plugin, for what only a terminal is asked.
+	with string
+	// endless is a command that Ctrl-C ends once it has printed something.
+	endless bool
+	// code is the exit code, and says a part of what must be printed.
+	code int
+	says string
+	// push is for what sends metrics to somebody else.
+	push bool
+}
+
+// keepBundle and restoreBundle stand around what changes whom the cluster trusts.
+const (
+	keepBundle = `kubectl -n kube-system get configmap kube-gateway-trust -o json |
+		jq 'del(.metadata.resourceVersion, .metadata.uid, .metadata.creationTimestamp)' >bundle.json`
+	restoreBundle = `kubectl replace --force -f bundle.json`
+	fresh         = `kubectl gateway disable --all --yes --drain-timeout=0s`
+)
+
+// changing are the examples that change something, in an order in which each has
+// something to do. They run one after the other.
+func changing() []map[string]example {
+	return []map[string]example{
+		{
+			"kubectl gateway init-ca": {says: "unchanged"},
+			"kubectl gateway init-ca --from-cert ca.crt --from-key ca.key": {
+				before: keepBundle + ` && kubectl -n kube-system delete configmap kube-gateway-trust && export XDG_DATA_HOME=$PWD/data`,
+				after:  restoreBundle, says: "authority/"},
+			"kubectl gateway init-ca --store=cluster": {says: "authority/",
+				after: `kubectl -n kube-system delete secret kube-gateway-authority`},
+		}, {
+			"kubectl gateway enable -f manifests/ -R":                              {says: "pod/web-0 gateway enabled"},
+			"kubectl gateway enable pod/web-0 pod/db-0":                            {before: fresh, says: "pod/db-0 gateway enabled"},
+			"kubectl gateway enable deploy/web sts/db":                             {before: fresh, says: "pod/db-0 gateway enabled"},
+			"kubectl gateway enable -l app=web --mode=strict":                      {before: fresh, says: "pod/web-0 gateway enabled"},
+			"kubectl gateway enable pod/db-0 --mode=strict --allow='ns/prod/sa/*'": {before: fresh, says: "pod/db-0 gateway enabled"},
+			"kubectl gateway enable pod/web-0 --delivery=csr":                      {before: fresh, says: "pod/web-0 gateway enabled"},
+			"kubectl gateway enable pod/web-0 --dry-run=server -o yaml": {before: fresh, says: "ephemeralContainers",
+				after: "kubectl gateway enable --all --yes && kubectl gateway disable pod/plain"},
+			"kubectl gateway enable --all -A --yes": {before: fresh, says: "pod/db-0 -n "},
+		}, {
+			"kubectl gateway mode pod/web-0 strict":                               {says: "mode strict"},
+			"kubectl gateway mode pod/web-0 pod/db-0 permissive":                  {says: "mode permissive"},
+			"kubectl gateway mode deploy/web strict":                              {says: "mode strict"},
+			"kubectl gateway mode -l app=web strict":                              {says: "mode strict"},
+			"kubectl gateway mode --all -A --yes strict":                          {says: "mode strict", after: "kubectl gateway mode --all --yes permissive"},
+			"kubectl gateway allow pod/db-0 'ns/prod/sa/*'":                       {says: "allows ns/prod/sa/*"},
+			"kubectl gateway allow sts/db 'ns/prod/sa/*'":                         {says: "allows ns/prod/sa/*"},
+			"kubectl gateway allow -l app=db 'ns/prod/sa/web' 'ns/ops/sa/backup'": {says: "allows ns/prod/sa/web ns/ops/sa/backup"},
+			"kubectl gateway allow pod/db-0 --everyone":                           {says: "allows everyone"},
+			"kubectl gateway rotate pod/web-0":                                    {says: "certificate renewed"},
+			"kubectl gateway rotate --all -n shop":                                {with: "--yes", says: "certificate renewed"},
+			"kubectl annotate namespace shop kube-gateway.io=true":                {says: "annotated"},
+		},
+	}
+}
+
+// looking are the examples that change nothing. They run at the same time.
+func looking() map[string]example {
+	return map[string]example{
+		"kubectl gateway check":                      {says: "√"},
+		"kubectl gateway check pod/web-0 deploy/api": {says: "√"},
+		"kubectl gateway check -n shop -o short":     {says: "shop"},
+		"kubectl gateway check --wait 2m":            {says: "√"},
+		// Nothing answers to that name.
+		"kubectl gateway check --image=registry.example/kube-gateway:v1":              {with: "--image-timeout=20s", code: 1, says: "registry.example/kube-gateway:v1"},
+		`kubectl gateway check -o json | jq '.checks[] | select(.result == "error")'`: {},
+		"kubectl gateway status":                                                            {says: "web-0"},
+		"kubectl gateway status pod/web-0 pod/db-0 -o wide":                                 {says: "OPTION-LOST"},
+		"kubectl gateway status deploy/web sts/db":                                          {says: "db-0"},
+		"kubectl gateway status -A -o json --fail-if-expiring=7d >/dev/null":                {},
+		"kubectl gateway status --edges":                                                    {says: "pod/web-0"},
+		"kubectl gateway status --edges --by workload --watch":                              {endless: true, says: "sts/db"},
+		"kubectl gateway status -A -o svg >edges.svg":                                       {after: "grep '</svg>' edges.svg"},
+		`kubectl gateway status -A -o json | jq '.items[] | select(.state != "ready")'`:     {},
+		"kubectl gateway tail":                                                              {endless: true, says: "web-0"},
+		"kubectl gateway tail pod/web-0 pod/db-0 --since=1h --no-follow":                    {says: "db-0"},
+		"kubectl gateway tail deploy/web":                                                   {endless: true, says: "web-"},
+		"kubectl gateway tail -A --plaintext-only":                                          {endless: true, says: "plaintext"},
+		"kubectl gateway tail -l app=web --errors --since=10m":                              {endless: true, says: "web-"},
+		"kubectl gateway tail --template '{{.Pod}} {{.Source}} {{.Destination}} {{.Peer}}'": {endless: true, says: "web-0 10."},
+		"kubectl gateway tail -A -o json | jq 'select(.encrypted == false)'":                {endless: true, says: `"encrypted": false`},
+		"kubectl gateway verify pod/web-0 pod/db-0":                                         {says: "√ encrypted"},
+		"kubectl gateway verify deploy/web":                                                 {says: "√ encrypted"},
+		"kubectl gateway verify pod/web-0 pod/db-0 --port=5432 -o json":                     {says: `"verdict": "encrypted"`},
+		"kubectl gateway capture pod/web-0 -w - | wireshark -k -i -":                        {endless: true, says: "18443"},
+		"kubectl gateway capture pod/web-0 -w web-0.pcapng --interface=eth0 --duration=1m":  {with: "--duration=2s", after: "tcpdump -n -r web-0.pcapng | grep 18443"},
+		"kubectl gateway capture pod/web-0 -w - --port=18443 | tcpdump -n -r -":             {endless: true, says: "18443"},
+		"kubectl gateway metrics pod/web-0":                                                 {says: "# TYPE kube_gateway"},
+		`kubectl gateway metrics web-0 | grep -E 'result="(plaintext|refused)"'`:            {says: "plaintext"},
+		"kubectl gateway metrics web-0 | curl --data-binary @- http://pushgateway:9091/metrics/job/kube-gateway/namespace/default/pod/web-0": {push: true},
+		`kubectl gateway metrics web-0 -o json | jq '.families[] | select(.name | contains("not_after"))'`:                                   {says: "not_after"},
+		"kubectl gateway completion --install":                                              {says: "installed"},
+		`kubectl gateway completion --install --dir "$HOME/.local/bin"`:                     {before: `mkdir -p "$HOME/.local/bin"`, says: "installed"},
+		"source <(kubectl gateway completion bash)":                                         {},
+		"kubectl gateway completion fish > ~/.config/fish/completions/kubectl-gateway.fish": {before: "mkdir -p ~/.config/fish/completions"},
+		"kubectl gateway completion powershell | Out-String | Invoke-Expression":            {},
+	}
+}
+
+// ending are the examples after which things are as they were, one after the other.
+func ending() []map[string]example {
+	return []map[string]example{
+		{
+			"kubectl gateway watch":                                            {endless: true, says: "watching all namespaces"},
+			"kubectl gateway watch deploy/web -n shop":                         {endless: true, says: "watching namespace shop"},
+			"kubectl gateway watch --once -o json":                             {with: "-n shop", says: "pods watched"},
+			"kubectl gateway rotate --ca --dry-run":                            {says: "(dry run)"},
+			"kubectl gateway rotate --ca":                                      {with: "--yes", says: " rotated"},
+			"kubectl gateway rotate --ca --from-cert ca.crt --from-key ca.key": {with: "--yes", says: " rotated"},
+		}, {
+			"kubectl gateway disable --all --dry-run=client":        {with: "--yes", says: "(dry run)"},
+			"kubectl gateway disable pod/web-0":                     {says: "pod/web-0 gateway disabled"},
+			"kubectl gateway disable deploy/web":                    {says: "gateway disabled"},
+			"kubectl gateway disable -l app=web --drain-timeout=5m": {says: "unchanged"},
+		},
+	}
+}
+
+// stubs stand for what is no program here, and keep the rest from holding lines back.
+var stubs = map[string]string{
+	"jq":                `exec /usr/bin/jq --unbuffered "$@"`,
+	"tcpdump":           `exec /usr/bin/tcpdump -l "$@"`,
+	"wireshark":         `exec /usr/bin/tcpdump -l -n -r -`,
+	"Out-String":        `exec grep -a "Register-ArgumentCompleter"`,
+	"Invoke-Expression": `exec grep -c .`,
+	// It becomes the plugin, under the same number.
+	"kubectl": `[ "$1" != gateway ] || echo $$ >"${EXAMPLE_PID:-/dev/null}"; exec "$REAL_KUBECTL" "$@"`,
+}
+
+// lineOfError finds errors of the plugin; what connections met is no error of it.
+var lineOfError = regexp.MustCompile(`(?m)^(pod/\S+( -n \S+)?: )?error: `)
+
+// helpExamples returns the lines of all examples of all commands, in their order.
+func helpExamples(t *testing.T) []string {
+	t.Helper()
+	var lines []string
+	commands := regexp.MustCompile(`(?m)^  ([a-z-]+) {2,}`)
+	_, list, _ := strings.Cut(gateway(t, "--help").stdout, "Available Commands:")
+	list, _, _ = strings.Cut(list, "\nFlags:")
+	for _, command := range commands.FindAllStringSubmatch(list, -1) {
+		_, text, found := strings.Cut(gateway(t, command[1], "--help").stdout, "\nExamples:\n")
+		if !found {
+			continue
+		}
+		text, _, _ = strings.Cut(text, "\n\nFlags:")
+		text, _, _ = strings.Cut(text, "\n\nAvailable Commands:")
+		for line := range strings.Lines(text) {
+			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") && !slices.Contains(lines, line) {
+				lines = append(lines, line)
+			}
+		}
+	}
+	return lines
+}
+
+// TestExamples runs every example of every help text as a shell does. It shares the
+// cluster's authority and looks at all namespaces, so no other test runs beside it.
+func TestExamples(t *testing.T) {
+	lines := helpExamples(t)
+	known := looking()
+	for _, group := range slices.Concat(changing(), ending()) {
+		maps.Copy(known, group)
+	}
+	for _, line := range lines {
+		if _, ok := known[line]; !ok {
+			t.Errorf("nobody runs this example: %s", line)
+		}
+	}
+	for line := range known {
+		if !slices.Contains(lines, line) {
+			t.Errorf("this is no example of any command: %s", line)
+		}
+	}
+	if t.Failed() || len(lines) == 0 {
+		t.Fatalf("%d examples", len(lines))
+	}
+	if publishedRoots(t) > 1 {
+		gateway(t, "rotate", "--ca", "--yes") // a test that was killed has begun it
+	}
+	shell := newExampleShell(t)
+	inOrder := func(groups []map[string]example) {
+		for _, group := range groups {
+			for _, line := range lines {
+				if e, ok := group[line]; ok {
+					t.Run(line, func(t *testing.T) { shell.run(t, line, e) })
+				}
+			}
+		}
+	}
+	inOrder(changing())
+	stop := shell.talk(t)
+	var together errgroup.Group
+	together.SetLimit(6)
+	for line, e := range looking() {
+		together.Go(func() error {
+			t.Run(line, func(t *testing.T) { shell.run(t, line, e) })
+			return nil
+		})
+	}
+	_ = together.Wait()
+	stop()
+	inOrder(ending())
+}
+
+// exampleShell is where examples run: pods of the names they use, and the plugin of
+// somebody with an own home.
+type exampleShell struct {
+	namespace, dir string
+	env            []string
+	pushed         atomic.Int64
+	proxy          string
+}
+
+func newExampleShell(t *testing.T) *exampleShell {
+	t.Helper()
+	s := &exampleShell{namespace: namespace(t), dir: t.TempDir()}
+	for _, tool := range []string{"bash", "jq", "curl", "tcpdump", "grep"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bin := filepath.Join(s.dir, "bin")
+	write := func(name, text string, mode os.FileMode) {
+		t.Helper()
+		path := filepath.Join(s.dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), mode)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, text := range stubs {
+		write(filepath.Join("bin", name), "#!/bin/sh\n"+text+"\n", 0o755)
+	}
+	plugin, err := exec.LookPath("kubectl-gateway")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile(plugin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("bin/kubectl-gateway", string(program), 0o755)
+	config, err := os.ReadFile(os.Getenv("KUBECONFIG"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("config", string(config), 0o600)
+	kubectl, err := exec.LookPath("kubectl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pushgateway := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if r.Method == http.MethodPost && r.URL.Path == "/metrics/job/kube-gateway/namespace/default/pod/web-0" && strings.Contains(string(body), "# TYPE kube_gateway") {
+			s.pushed.Add(1)
+		}
+	}))
+	t.Cleanup(pushgateway.Close)
+	s.proxy = pushgateway.URL
+	s.env = append(os.Environ(), "HOME="+filepath.Join(s.dir, "home"), "KUBECONFIG="+filepath.Join(s.dir, "config"), "REAL_KUBECTL="+kubectl,
+		"PATH="+bin+":"+os.Getenv("PATH"), "TZ=UTC", "SHELL=/bin/bash")
+	write("home/.keep", "", 0o600)
+	certificate, key := ownAuthority(t)
+	write("ca.crt", certificate, 0o600)
+	write("ca.key", key, 0o600)
+	s.pods(t, write)
+	return s
+}
+
+// pods starts what the examples name, in the namespace of the context and in shop.
+func (s *exampleShell) pods(t *testing.T, write func(name, text string, mode os.FileMode)) {
+	t.Helper()
+	if out := s.shell(t, "kubectl config set-context --current --namespace="+s.namespace); out.code != 0 {
+		t.Fatal(out.stderr)
+	}
+	kubectl(t, "create", "namespace", "shop")
+	t.Cleanup(func() {
+		runCommand(context.Background(), t, "", "kubectl", "delete", "namespace", "shop", "--wait=false")
+	})
+	eventually(t, "the service account of shop", func() error {
+		if out := runCommand(t.Context(), t, "", "kubectl", "-n", "shop", "get", "serviceaccount", "default"); out.code != 0 {
+			return errors.New(out.stderr)
+		}
+		return nil
+	})
+	template := func(labels map[string]string) corev1.PodTemplateSpec {
+		pod := podSpec("any", "")
+		return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: pod.Spec}
+	}
+	deployment := func(name string) string {
+		labels := map[string]string{"app": name, "tier": "front"}
+		return mustYAML(t, &appsv1.Deployment{TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"}, ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec: appsv1.DeploymentSpec{Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template(labels)}})
+	}
+	web := podSpec("web-0", node1)
+	web.Labels = map[string]string{"app": "web"}
+	labels := map[string]string{"app": "db"}
+	db := template(labels)
+	db.Spec.NodeName = node2
+	second := db.Spec.Containers[0]
+	second.Name, second.Command = "sql", []string{"/app", "listen", ":5432"}
+	db.Spec.Containers = append(db.Spec.Containers, second)
+	write("manifests/web/pod.yaml", mustYAML(t, web), 0o600)
+	write("manifests/db.yaml", mustYAML(t, &appsv1.StatefulSet{TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "StatefulSet"}, ObjectMeta: metav1.ObjectMeta{Name: "db"},
+		Spec: appsv1.StatefulSetSpec{Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: db}}), 0o600)
+	write("others/web.yaml", deployment("web"), 0o600)
+	write("others/api.yaml", deployment("api"), 0o600)
+	write("others/plain.yaml", mustYAML(t, podSpec("plain", node2)), 0o600)
+	out := s.shell(t, `kubectl apply -R -f manifests -f others && kubectl -n shop apply -f others/web.yaml &&
+		kubectl rollout status sts/db && kubectl rollout status deploy/web && kubectl rollout status deploy/api && kubectl -n shop rollout status deploy/web &&
+		kubectl wait --for=condition=Ready pod/web-0 pod/plain --timeout=`+patience.String())
+	if out.code != 0 {
+		t.Fatal(out.stderr)
+	}
+}
+
+// shell runs lines of shell where examples run.
+func (s *exampleShell) shell(t *testing.T, lines string) output {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "bash", "-e", "-o", "pipefail", "-c", lines)
+	cmd.Dir, cmd.Env = s.dir, s.env
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	var exit *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return output{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+}
+
+// run runs one example.
+func (s *exampleShell) run(t *testing.T, line string, e example) {
+	if e.with != "" {
+		// Behind the plugin's own words, before a pipe.
+		first, rest, piped := strings.Cut(line, " | ")
+		line = first + " " + e.with
+		if piped {
+			line += " | " + rest
+		}
+	}
+	pid := filepath.Join(t.TempDir(), "pid")
+	script := line + "\n"
+	if e.before != "" {
+		script = e.before + "\n" + script
+	}
+	if e.push {
+		script = "export http_proxy=" + s.proxy + " no_proxy=\n" + script
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-e", "-o", "pipefail", "-c", script)
+	cmd.Dir, cmd.Env = s.dir, append(slices.Clip(s.env), "EXAMPLE_PID="+pid)
+	cmd.WaitDelay = 10 * time.Second
+	said := &lineCounter{want: -1}
+	cmd.Stdout, cmd.Stderr = said, said
+	if e.endless {
+		watched := &untilSaid{lineCounter: said, word: e.says, call: func() { interrupt(t, pid) }}
+		cmd.Stdout, cmd.Stderr = watched, watched
+	}
+	err := cmd.Run()
+	var exit *exec.ExitError
+	text := said.text.String()
+	switch {
+	case ctx.Err() != nil:
+		t.Fatalf("it does not end, or never says %q:\n%s", e.says, text)
+	case err != nil && !errors.As(err, &exit):
+		t.Fatal(err)
+	case cmd.ProcessState.ExitCode() != e.code:
+		t.Errorf("exit code %d:\n%s", cmd.ProcessState.ExitCode(), text)
+	case e.code == 0 && lineOfError.MatchString(text):
+		t.Errorf("it reports an error:\n%s", text)
+	case !strings.Contains(text, e.says):
+		t.Errorf("it does not say %q:\n%s", e.says, text)
+	case e.push && s.pushed.Load() != 1:
+		t.Errorf("nothing was sent to the Pushgateway:\n%s", text)
+	}
+	if e.after != "" {
+		if out := s.shell(t, e.after); out.code != 0 {
+			t.Errorf("%s: exit code %d\n%s%s", e.after, out.code, out.stdout, out.stderr)
+		}
+	}
+}
+
+// untilSaid calls once when a word has been written.
+type untilSaid struct {
+	*lineCounter
+	word string
+	call func()
+}
+
+func (u *untilSaid) Write(b []byte) (int, error) {
+	n, err := u.lineCounter.Write(b)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.call != nil && strings.Contains(u.text.String(), u.word) {
+		u.call()
+		u.call = nil
+	}
+	return n, err
+}
+
+// interrupt sends what Ctrl-C does to the plugin whose number is in a file.
+func interrupt(t *testing.T, file string) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	if err := syscall.Kill(pid, syscall.SIGINT); err != nil {
+		t.Error(err)
+	}
+}
+
+// talk has pods talk to each other until stop is called: encrypted, in plaintext, and
+// to a port where nobody listens.
+func (s *exampleShell) talk(t *testing.T) (stop func()) {
+	t.Helper()
+	web, db, plain := findPod(t, s.namespace, "web-0"), findPod(t, s.namespace, "db-0"), findPod(t, s.namespace, "plain")
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	var workload corev1.PodList
+	get(t, &workload, "-n", s.namespace, "pods", "-l", "app=web")
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			for _, from := range workload.Items {
+				for _, to := range []string{db.addr(portEcho), plain.addr(portEcho), db.addr(1)} {
+					cmd := exec.CommandContext(ctx, "kubectl", "-n", s.namespace, "exec", from.Name, "-c", "app", "--", "/app", "talk", to, "example")
+					_ = cmd.Run()
+				}
+			}
+		}
+	}()
+	web.traffic("the pods talk", func(traffic api.Traffic) bool {
+		return traffic.Outbound.Encrypted > 0 && traffic.Outbound.Plaintext > 0
+	})
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// ownAuthority returns a certificate that may sign others, and its key, as PEM.
+func ownAuthority(t *testing.T) (certificate, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: fmt.Sprintf("own %d", time.Now().UnixNano())},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(10, 0, 0),
+		BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}))
+}
