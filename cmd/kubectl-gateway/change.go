@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -12,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/settings"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
@@ -71,7 +69,7 @@ func (o *changeOptions) run(ctx context.Context, a *app, change settings.Change,
 	changer := settings.Changer{Gateways: &remote.Client{Config: config, Kube: client}, Parallel: o.parallel, Timeout: o.timeout}
 	results := changer.ChangeAll(ctx, pods, change, report.add)
 	report.ofWorkloads(found.Workloads)
-	err = report.finish(results)
+	err = finish(&report.report, results, newChangeItem)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -84,36 +82,15 @@ type changeReport struct {
 	change settings.Change
 }
 
-// skipWithoutGateway drops the pods that never had a gateway, and says so: a
-// selector takes what matches.
-func (r *changeReport) skipWithoutGateway(pods []corev1.Pod) []corev1.Pod {
-	return slices.DeleteFunc(pods, func(pod corev1.Pod) bool {
-		gateway, ok := inject.Current(&pod)
-		switch {
-		case !ok:
-			fmt.Fprintf(r.errOut, "%s: skipped, it has no gateway\n", r.name(&pod))
-		case gateway.Disabled():
-			fmt.Fprintf(r.errOut, "%s: skipped, its gateway was disabled\n", r.name(&pod))
-		}
-		return !ok || gateway.Disabled()
-	})
-}
-
 // add reports the result of one pod.
 func (r *changeReport) add(result settings.Result) {
 	r.total++
-	name := r.name(result.Pod)
 	if result.Err != nil {
 		r.failPod(result.Pod, result.Err)
 		return
 	}
-	r.warn(name+": ", result.Warnings)
-	switch r.format {
-	case "":
-		r.print(name + " gateway " + r.what() + "\n")
-	case "name":
-		r.print("pod/" + result.Pod.Name + "\n")
-	}
+	r.done(result.Pod, "gateway "+r.what())
+	r.warn(r.name(result.Pod)+": ", result.Warnings)
 }
 
 // what says what was changed, in the words of the command line.
@@ -146,21 +123,6 @@ type changeItem struct {
 	Warnings []string `json:"warnings,omitempty"`
 	Error    string   `json:"error,omitempty"`
 	Hint     string   `json:"hint,omitempty"`
-}
-
-func (r *changeReport) finish(results []settings.Result) error {
-	if r.format == "json" || r.format == "yaml" {
-		items := []changeItem{}
-		for _, result := range results {
-			items = append(items, newChangeItem(result))
-		}
-		text, err := encode(map[string]any{"items": items}, r.format)
-		if err != nil {
-			return err
-		}
-		r.print(text)
-	}
-	return r.summary()
 }
 
 func newChangeItem(result settings.Result) changeItem {

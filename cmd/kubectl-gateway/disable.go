@@ -173,21 +173,13 @@ func (r *disableReport) add(result disable.Result) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.total++
-	name := r.name(result.Pod)
 	if result.Err != nil {
 		r.failPod(result.Pod, result.Err)
 		return
 	}
-	fmt.Fprintf(r.errOut, "%s: %s\n", name, line(r.what(result)))
-	r.warn(name+": ", disableWarnings(result))
+	r.done(result.Pod, r.what(result))
+	r.warn(r.name(result.Pod)+": ", disableWarnings(result))
 	r.stays = r.stays || result.Action == disable.Disabled && r.dryRun == inject.DryRunNone
-	trial := dryRunWords(r.dryRun)
-	switch r.format {
-	case "":
-		r.print(fmt.Sprintf("%s gateway %s%s\n", name, result.Action, trial))
-	case "name":
-		r.print("pod/" + result.Pod.Name + "\n")
-	}
 }
 
 func dryRunWords(dryRun inject.DryRun) string {
@@ -198,13 +190,13 @@ func dryRunWords(dryRun inject.DryRun) string {
 func (r *disableReport) what(result disable.Result) string {
 	switch {
 	case result.Container == "":
-		return "it has no gateway" + secretsWords(result)
+		return "has no gateway" + secretsWords(result)
 	case result.Action == disable.Unchanged:
-		return "already disabled (" + result.Container + ")" + secretsWords(result)
+		return "gateway already disabled (" + result.Container + ")" + secretsWords(result)
 	case r.dryRun != inject.DryRunNone && result.Cleaner != "":
-		return fmt.Sprintf("its gateway has died: %s would be added to clean up%s", result.Cleaner, dryRunWords(r.dryRun))
+		return fmt.Sprintf("gateway has died: %s would be added to clean up%s", result.Cleaner, dryRunWords(r.dryRun))
 	case r.dryRun != inject.DryRunNone:
-		return fmt.Sprintf("would be disabled (%s)%s", result.Container, dryRunWords(r.dryRun))
+		return fmt.Sprintf("gateway would be disabled (%s)%s", result.Container, dryRunWords(r.dryRun))
 	}
 	details := []string{result.Container, fmt.Sprintf("%.1fs", result.Elapsed.Seconds())}
 	if result.Report != nil {
@@ -220,7 +212,7 @@ func (r *disableReport) what(result disable.Result) string {
 	case result.Report == nil && result.Cleaner != "":
 		left = "its gateway had died and was cleaned up after, " + left
 	}
-	return fmt.Sprintf("disabled (%s): %s", strings.Join(details, ", "), left)
+	return fmt.Sprintf("gateway disabled (%s): %s", strings.Join(details, ", "), left)
 }
 
 func secretsWords(result disable.Result) string {
@@ -283,16 +275,5 @@ func (r *disableReport) finish(results []disable.Result) error {
 	if r.stays {
 		fmt.Fprintln(r.errOut, "ended containers stay listed in their pods until the pods are replaced; they use nothing")
 	}
-	if r.format == "json" || r.format == "yaml" {
-		items := []disableItem{}
-		for _, result := range results {
-			items = append(items, newDisableItem(result))
-		}
-		text, err := encode(map[string]any{"items": items}, r.format)
-		if err != nil {
-			return err
-		}
-		r.print(text)
-	}
-	return r.summary()
+	return finish(&r.report, results, newDisableItem)
 }

@@ -33,22 +33,15 @@ func (r *enableReport) add(result inject.Result) {
 		r.warn(name+": ", result.Warnings)
 		return
 	}
-	trial := map[inject.DryRun]string{inject.DryRunClient: " (dry run)", inject.DryRunServer: " (server dry run)"}[r.dryRun]
-	what := r.style.Paint(terminal.Good, "enabled")
+	what := "enabled"
 	if result.Action == inject.Unchanged {
 		what = "already enabled"
 	}
-	fmt.Fprintf(r.errOut, "%s: %s%s (%s, %.1fs)\n", name, what, trial, result.Container, result.Elapsed.Seconds())
+	r.done(result.Pod, fmt.Sprintf("gateway %s (%s, %.1fs)%s", what, result.Container, result.Elapsed.Seconds(), dryRunWords(r.dryRun)))
 	if result.Reset > 0 {
 		fmt.Fprintf(r.errOut, "%s: connections from before that were reset: %d\n", name, result.Reset)
 	}
 	r.warn(name+": ", result.Warnings)
-	switch r.format {
-	case "":
-		r.print(fmt.Sprintf("%s gateway %s%s\n", name, result.Action, trial))
-	case "name":
-		r.print("pod/" + result.Pod.Name + "\n")
-	}
 }
 
 // finish prints what is printed as a whole, in the order of results, and returns

@@ -71,6 +71,21 @@ func (r *report) skipLeaving(pods []corev1.Pod) []corev1.Pod {
 	return stay
 }
 
+// skipWithoutGateway drops the pods that have no gateway, or none any more, and says
+// so: a selector takes what matches.
+func (r *report) skipWithoutGateway(pods []corev1.Pod) []corev1.Pod {
+	return slices.DeleteFunc(pods, func(pod corev1.Pod) bool {
+		gateway, ok := inject.Current(&pod)
+		switch {
+		case !ok:
+			fmt.Fprintf(r.errOut, "%s: skipped, it has no gateway\n", r.name(&pod))
+		case gateway.Disabled():
+			fmt.Fprintf(r.errOut, "%s: skipped, its gateway was disabled\n", r.name(&pod))
+		}
+		return !ok || gateway.Disabled()
+	})
+}
+
 // missing reports the named pods that are not there, one error each.
 func (r *report) missing(err error) {
 	if err == nil {
@@ -83,6 +98,19 @@ func (r *report) missing(err error) {
 	for _, err := range errs {
 		r.total++
 		r.fail("", err)
+	}
+}
+
+// done reports what was done with a pod. Where results are printed as a whole, it is
+// progress.
+func (r *report) done(pod *corev1.Pod, what string) {
+	switch r.format {
+	case "":
+		r.print(r.name(pod) + " " + line(what) + "\n")
+	case "name":
+		r.print("pod/" + pod.Name + "\n")
+	default:
+		fmt.Fprintf(r.errOut, "%s %s\n", r.name(pod), line(what))
 	}
 }
 
@@ -127,6 +155,22 @@ func (r *report) summary() error {
 		fmt.Fprintf(r.errOut, "%s %d of %d pods failed\nhint: %s\n", r.style.Paint(terminal.Bad, "error:"), r.failed, r.total, r.next())
 	}
 	return errReported
+}
+
+// finish prints what is printed as a whole, in the order of results, and ends r.
+func finish[R, I any](r *report, results []R, item func(R) I) error {
+	if r.format == "json" || r.format == "yaml" {
+		items := make([]I, 0, len(results))
+		for _, result := range results {
+			items = append(items, item(result))
+		}
+		text, err := encode(map[string]any{"items": items}, r.format)
+		if err != nil {
+			return err
+		}
+		r.print(text)
+	}
+	return r.summary()
 }
 
 // namedAtMost is how many pods a command in a hint names.

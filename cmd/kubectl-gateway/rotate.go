@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/rotate"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
@@ -154,7 +152,7 @@ func (o *rotateOptions) rotateLeaves(ctx context.Context, a *app, args []string,
 	}
 	report.missing(missing)
 	rotator := rotate.Rotator{Gateways: &remote.Client{Config: config, Kube: client}, Authority: authority, TTL: ttl, Parallel: o.parallel, Timeout: o.timeout}
-	err = report.finish(rotator.RotateAll(ctx, pods, report.add))
+	err = finish(&report.report, rotator.RotateAll(ctx, pods, report.add), newRotateItem)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -164,36 +162,15 @@ func (o *rotateOptions) rotateLeaves(ctx context.Context, a *app, args []string,
 // rotateReport tells the user what became of certificates.
 type rotateReport struct{ report }
 
-// skipWithoutGateway drops the pods that never had a gateway, and says so: a
-// selector takes what matches.
-func (r *rotateReport) skipWithoutGateway(pods []corev1.Pod) []corev1.Pod {
-	return slices.DeleteFunc(pods, func(pod corev1.Pod) bool {
-		gateway, ok := inject.Current(&pod)
-		switch {
-		case !ok:
-			fmt.Fprintf(r.errOut, "%s: skipped, it has no gateway\n", r.name(&pod))
-		case gateway.Disabled():
-			fmt.Fprintf(r.errOut, "%s: skipped, its gateway was disabled\n", r.name(&pod))
-		}
-		return !ok || gateway.Disabled()
-	})
-}
-
 // add reports the result of one pod.
 func (r *rotateReport) add(result rotate.Result) {
 	r.total++
-	name := r.name(result.Pod)
 	if result.Err != nil {
 		r.failPod(result.Pod, result.Err)
 		return
 	}
-	r.warn(name+": ", result.Warnings)
-	switch r.format {
-	case "":
-		r.print(fmt.Sprintf("%s certificate renewed, valid until %s\n", name, result.Status.Cert.NotAfter.UTC().Format(time.RFC3339)))
-	case "name":
-		r.print("pod/" + result.Pod.Name + "\n")
-	}
+	r.done(result.Pod, "certificate renewed, valid until "+result.Status.Cert.NotAfter.UTC().Format(time.RFC3339))
+	r.warn(r.name(result.Pod)+": ", result.Warnings)
 }
 
 // rotateItem is the machine-readable result of one pod.
@@ -210,21 +187,6 @@ type rotateItem struct {
 	Warnings []string `json:"warnings,omitempty"`
 	Error    string   `json:"error,omitempty"`
 	Hint     string   `json:"hint,omitempty"`
-}
-
-func (r *rotateReport) finish(results []rotate.Result) error {
-	if r.format == "json" || r.format == "yaml" {
-		items := []rotateItem{}
-		for _, result := range results {
-			items = append(items, newRotateItem(result))
-		}
-		text, err := encode(map[string]any{"items": items}, r.format)
-		if err != nil {
-			return err
-		}
-		r.print(text)
-	}
-	return r.summary()
 }
 
 func newRotateItem(result rotate.Result) rotateItem {
