@@ -231,14 +231,15 @@ func (r *run) send(ctx context.Context, client *probe, echo bool, changed <-chan
 				return local, "", nil
 			}
 		case <-changed:
-			// An application need not answer: it is enough that it was told.
-			if !echo && local.IsValid() && arrived(from, to) {
-				return local, "", nil
-			}
 		case <-settle.C:
 			return local, fmt.Sprintf("the canary did not arrive within %s", settleTime), nil
 		case <-ctx.Done():
 			return local, "", context.Cause(ctx)
+		}
+		// An application need not answer: it is enough that it was told. The packets may
+		// be seen before the client has told where it is.
+		if !echo && local.IsValid() && arrived(from, to) {
+			return local, "", nil
 		}
 	}
 }

@@ -218,7 +218,7 @@ func (g *gatewaysByExec) Renew(_ context.Context, namespace, pod, _ string, sign
 		return nil, err
 	}
 	g.mu.Lock()
-	g.certs[pod] = api.Certificate{Serial: fmt.Sprintf("%x", leaf.SerialNumber.Bytes()), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
+	g.certs[pod] = api.Certificate{Serial: leaf.SerialNumber.Text(16), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
 		Authorities: g.authority.Roots(), Issuer: g.authority.Roots()[0]}
 	g.mu.Unlock()
 	return g.status(pod), nil
