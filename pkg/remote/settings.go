@@ -31,7 +31,7 @@ func (c *Client) SetAllow(ctx context.Context, namespace, pod, container string,
 func (c *Client) tell(ctx context.Context, namespace, pod, container string, stdin io.Reader, words ...string) (*api.Status, error) {
 	status, err := c.ask(ctx, namespace, pod, container, stdin, control(words...))
 	if err != nil {
-		return nil, ownWords(err)
+		return nil, err
 	}
 	return status, nil
 }

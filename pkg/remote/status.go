@@ -24,7 +24,7 @@ var errTooLong = errors.New("the gateway's answer is too long")
 
 // Status asks the gateway in a container how it is. With wait above zero the
 // gateway answers once it is ready, or after that time. Errors are those of
-// Exec; a status that the gateway printed before it failed comes with the error.
+// SetMode; a status that the gateway printed before it failed comes with the error.
 //
 // The answer is parsed, but its words are the gateway's: clean them before they
 // reach a terminal.
@@ -39,7 +39,8 @@ func (c *Client) Status(ctx context.Context, namespace, pod, container string, w
 // ask runs a command of the gateway that prints its status.
 func (c *Client) ask(ctx context.Context, namespace, pod, container string, stdin io.Reader, command []string) (*api.Status, error) {
 	text, err := c.read(ctx, namespace, pod, container, stdin, nil, command)
-	return parsed(text, err, namespace, pod, parseStatus)
+	status, err := parsed(text, err, namespace, pod, parseStatus)
+	return status, ownWords(err)
 }
 
 // askNewer runs a command that not every gateway has: tooOld is what to say of one
