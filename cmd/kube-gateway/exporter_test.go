@@ -144,31 +144,7 @@ func TestExporterIsUnprivileged(t *testing.T) {
 	// It has dropped what it will drop when it answers.
 	l.scrape(l.b, l.b.OtherCgroup, l.a.Addr(api.MetricsPort), "kube_gateway_info")
 	dir := "/proc/" + strconv.Itoa(pid)
-	text, err := os.ReadFile(dir + "/status")
-	if err != nil {
-		t.Fatal(err)
-	}
-	fields := map[string]string{}
-	for line := range strings.Lines(string(text)) {
-		name, value, _ := strings.Cut(line, ":")
-		fields[name] = strings.Join(strings.Fields(value), " ")
-	}
-	const none = "0000000000000000"
-	for name, want := range map[string]string{
-		"Uid": "65533 65533 65533 65533", "Gid": "65533 65533 65533 65533", "Groups": "", "NoNewPrivs": "1",
-		"CapInh": none, "CapPrm": none, "CapEff": none, "CapBnd": none, "CapAmb": none,
-	} {
-		if fields[name] != want {
-			t.Errorf("%s of the exporter is %q, want %q", name, fields[name], want)
-		}
-	}
-	info, err := os.Stat(dir + "/mem")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if uid := info.Sys().(*syscall.Stat_t).Uid; uid != 0 {
-		t.Errorf("the exporter's memory belongs to user %d", uid)
-	}
+	expectUnprivileged(t, "exporter", pid, api.ExporterID)
 	if environ, err := os.ReadFile(dir + "/environ"); err != nil || len(environ) > 0 {
 		t.Errorf("the exporter's environment is %q, %v", environ, err)
 	}

@@ -58,12 +58,12 @@ func TestTwoGateways(t *testing.T) {
 	}
 }
 
-// TestWorkerIsUnprivileged reads what the kernel says of both processes.
-func TestWorkerIsUnprivileged(t *testing.T) {
-	l := newLab(t)
-	g := l.gateway(l.spec(l.a))
-	worker := strconv.Itoa(status(t, g).Worker.PID)
-	text, err := os.ReadFile("/proc/" + worker + "/status")
+// expectUnprivileged reads what the kernel says of a process of the gateway, which is to
+// run as user and group id.
+func expectUnprivileged(t *testing.T, name string, pid, id int) {
+	t.Helper()
+	dir := "/proc/" + strconv.Itoa(pid)
+	text, err := os.ReadFile(dir + "/status")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,31 +72,39 @@ func TestWorkerIsUnprivileged(t *testing.T) {
 		name, value, _ := strings.Cut(line, ":")
 		fields[name] = strings.Join(strings.Fields(value), " ")
 	}
-	const none = "0000000000000000"
-	for name, want := range map[string]string{
-		"Uid": "65532 65532 65532 65532", "Gid": "65532 65532 65532 65532", "Groups": "", "NoNewPrivs": "1",
+	ids, none := strings.TrimSpace(strings.Repeat(strconv.Itoa(id)+" ", 4)), strings.Repeat("0", 16)
+	for field, want := range map[string]string{
+		"Uid": ids, "Gid": ids, "Groups": "", "NoNewPrivs": "1",
 		"CapInh": none, "CapPrm": none, "CapEff": none, "CapBnd": none, "CapAmb": none,
 	} {
-		if fields[name] != want {
-			t.Errorf("%s of the worker is %q, want %q", name, fields[name], want)
+		if fields[field] != want {
+			t.Errorf("%s of the %s is %q, want %q", field, name, fields[field], want)
 		}
 	}
 	// A process that is not dumpable belongs to root in /proc, so its user
 	// cannot read its memory.
-	info, err := os.Stat("/proc/" + worker + "/mem")
+	info, err := os.Stat(dir + "/mem")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if uid := info.Sys().(*syscall.Stat_t).Uid; uid != 0 {
-		t.Errorf("the worker's memory belongs to user %d", uid)
+		t.Errorf("the memory of the %s belongs to user %d", name, uid)
 	}
-	for _, pid := range []string{worker, strconv.Itoa(g.Pid)} {
-		environ, err := os.ReadFile("/proc/" + pid + "/environ")
+}
+
+// TestWorkerIsUnprivileged reads what the kernel says of both processes.
+func TestWorkerIsUnprivileged(t *testing.T) {
+	l := newLab(t)
+	g := l.gateway(l.spec(l.a))
+	worker := status(t, g).Worker.PID
+	expectUnprivileged(t, "worker", worker, api.WorkerID)
+	for _, pid := range []int{worker, g.Pid} {
+		environ, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
 		if err != nil {
 			t.Fatal(err)
 		}
 		if strings.Contains(string(environ), "PRIVATE KEY") || strings.Contains(string(environ), api.EnvKey) {
-			t.Errorf("the environment of process %s holds the key", pid)
+			t.Errorf("the environment of process %d holds the key", pid)
 		}
 	}
 }
