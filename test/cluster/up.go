@@ -8,13 +8,19 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const defaultNodes = 2
+
+// firstInherited is the first descriptor that is no standard stream.
+const firstInherited = 3
 
 // up starts the cluster and returns when it is ready for pods. With a cluster
 // that is up it changes nothing.
@@ -31,6 +37,10 @@ func up(ctx context.Context, c *Cluster, io streams, args []string) error {
 	}
 	if err := requireRoot(); err != nil {
 		return err
+	}
+	// What the caller left open, a lock perhaps, is not the cluster's to hold on to.
+	if err := unix.CloseRange(firstInherited, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("keeping the caller's files from the cluster: %w", err)
 	}
 	given := false
 	flags.Visit(func(f *flag.Flag) { given = given || f.Name == "nodes" })
