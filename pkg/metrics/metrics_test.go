@@ -3,11 +3,9 @@ package metrics
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
 	"maps"
 	"net/http/httptest"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -19,6 +17,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
 
@@ -49,10 +48,9 @@ func full() *api.Status {
 	}
 }
 
-var update = flag.Bool("update", false, "write the golden file anew")
-
-// goldenFile is what Write makes of full. The dashboard's queries are held against it.
-const goldenFile = "testdata/metrics.prom"
+// goldenFile, in testdata, is what Write makes of full. The dashboard's queries are held
+// against it.
+const goldenFile = "metrics.prom"
 
 func write(t *testing.T, s *api.Status) string {
 	t.Helper()
@@ -76,18 +74,7 @@ func samples(text string) string {
 
 func TestWrite(t *testing.T) {
 	text := write(t, full())
-	if *update {
-		if err := os.WriteFile(goldenFile, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(goldenFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), text); diff != "" {
-		t.Error(diff)
-	}
+	golden.Check(t, goldenFile, text)
 	problems, err := promlint.New(strings.NewReader(text)).Lint()
 	if err != nil || len(problems) > 0 {
 		t.Errorf("%v, %v", err, problems)
