@@ -2,6 +2,7 @@
 package walls
 
 import (
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -38,13 +39,23 @@ func TestWalls(t *testing.T) {
 // dependencies returns the import paths of all packages in a program for Linux.
 func dependencies(t *testing.T, program string) []string {
 	t.Helper()
-	list := exec.CommandContext(t.Context(), "go", "list", "-deps", module+"/"+program)
+	list := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{.ImportPath}} {{.Dir}}", module+"/"+program)
 	list.Env = append(list.Environ(), "GOOS=linux", "CGO_ENABLED=0")
 	output, err := list.Output()
 	if err != nil {
 		t.Fatalf("go list -deps %s: %v", program, err)
 	}
-	paths := strings.Fields(string(output))
+	var paths []string
+	for line := range strings.Lines(string(output)) {
+		path, dir, _ := strings.Cut(strings.TrimSpace(line), " ")
+		paths = append(paths, path)
+		// go test repeats a cached result unless a file changed that the test has read.
+		if below(path, module) {
+			if _, err := os.ReadDir(dir); err != nil {
+				t.Fatalf("reading the sources of %s: %v", path, err)
+			}
+		}
+	}
 	if !slices.Contains(paths, module+"/"+program) {
 		t.Fatalf("go list -deps %s does not list the program itself: %q", program, paths)
 	}
