@@ -69,7 +69,7 @@ func chooser(verb string) func(*corev1.Pod, *inject.Gateway) place {
 		return func(_ *corev1.Pod, g *inject.Gateway) place { return when(g != nil) }
 	case "disable":
 		return func(_ *corev1.Pod, g *inject.Gateway) place { return when(g != nil && !g.Disabled()) }
-	case "mode", "allow", "rotate", "verify", "capture", "metrics":
+	case "mode", "allow", "rotate", "verify", "packets", "metrics":
 		return func(_ *corev1.Pod, g *inject.Gateway) place { return when(g != nil && g.Phase == inject.Running) }
 	}
 	return nil
