@@ -17,10 +17,7 @@ import (
 func (o *rotateOptions) successor(ttlGiven bool) (ca.Successor, error) {
 	var s ca.Successor
 	if ttlGiven {
-		var err error
-		if s.TTL, err = ca.ParseTTL(o.ttl); err != nil {
-			return s, fmt.Errorf("reading --ttl: %w", err)
-		}
+		s.TTL = o.ttl
 	}
 	if o.fromCert == "" {
 		return s, nil
