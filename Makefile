@@ -62,11 +62,11 @@ cluster-down: cluster-tool ## stop the cluster and remove all that it made
 test: tools test-unit test-netns cross test-release test-cluster test-e2e ## all tests
 
 # Tests that depend on the kernel and not only on files: never from the cache.
-NETNS := ./bpf ./internal/netlab ./cmd/kube-gateway ./bench
+NETNS := ./bpf ./internal/lab/netlab ./cmd/kube-gateway ./bench
 
 .PHONY: test-unit
 test-unit: ## unit tests
-	go test $$(go list ./... | grep -vE '/(bpf|internal/netlab|cmd/kube-gateway|bench)$$')
+	go test $$(go list ./... | grep -vE '/(bpf|internal/lab/netlab|cmd/kube-gateway|bench)$$')
 	go -C build/image test ./...
 	go -C build/dashboard test -count=1 ./...
 
