@@ -1,11 +1,13 @@
 //go:build unix
 
-package ca
+package authority
 
 import (
 	"errors"
 	"syscall"
 	"testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // Opening a pipe for reading would wait for a writer that never comes.
@@ -19,7 +21,7 @@ func TestLoadPipe(t *testing.T) {
 		t.Fatalf("loaded from a pipe: %v", err)
 	}
 	checkMessage(t, "pipe", err)
-	if _, err := ReplaceDir(dir, newTestAuthority(t, DefaultTrustDomain)); err == nil {
+	if _, err := ReplaceDir(dir, newTestAuthority(t, ca.DefaultTrustDomain)); err == nil {
 		t.Error("replaced a pipe")
 	}
 }

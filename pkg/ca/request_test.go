@@ -2,7 +2,6 @@ package ca
 
 import (
 	"bytes"
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -17,16 +16,8 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
 )
-
-func newRequest(t testing.TB, template *x509.CertificateRequest, key crypto.Signer) []byte {
-	t.Helper()
-	der, err := x509.CreateCertificateRequest(rand.Reader, template, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: blockRequest, Bytes: der})
-}
 
 // boastful asks for far more than a pod may have.
 func boastful() *x509.CertificateRequest {
@@ -41,22 +32,22 @@ func boastful() *x509.CertificateRequest {
 }
 
 func TestSign(t *testing.T) {
-	root := sign(t, "root", ecKey(t, elliptic.P384()), nil, nil)
-	between := sign(t, "between", ecKey(t, elliptic.P256()), &root, nil)
-	chained, err := Import(append(between.certPEM(), root.certPEM()...), between.keyPEM(t), "cluster.local", time.Now())
+	root := pki.Sign(t, "root", pki.ECKey(t, elliptic.P384()), nil, nil)
+	between := pki.Sign(t, "between", pki.ECKey(t, elliptic.P256()), &root, nil)
+	chained, err := Import(append(between.CertPEM(), root.CertPEM()...), between.KeyPEM(t), "cluster.local")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, a := range map[string]*Authority{"root": newTestAuthority(t, "cluster.local"), "chain": chained} {
-		key := ecKey(t, elliptic.P256())
-		leaf, err := a.Sign(newRequest(t, boastful(), key), LeafRequest{Identity: testID("cluster.local"), IPs: testIPs, TTL: time.Hour})
+		key := pki.ECKey(t, elliptic.P256())
+		leaf, err := a.Sign(pki.Request(t, boastful(), key), LeafRequest{Identity: testID("cluster.local"), IPs: testIPs, TTL: time.Hour})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if len(leaf.KeyPEM) != 0 {
 			t.Errorf("%s: a key came with it", name)
 		}
-		certs, err := parseCertificates(leaf.CertPEM)
+		certs, err := ParseCertificates(leaf.CertPEM)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,7 +76,7 @@ func TestSign(t *testing.T) {
 
 func TestSignRefuses(t *testing.T) {
 	a := newTestAuthority(t, "cluster.local")
-	good := newRequest(t, &x509.CertificateRequest{}, ecKey(t, elliptic.P256()))
+	good := pki.Request(t, &x509.CertificateRequest{}, pki.ECKey(t, elliptic.P256()))
 	block, _ := pem.Decode(good)
 	// The last byte belongs to the signature.
 	forged := append([]byte(nil), block.Bytes...)
@@ -104,9 +95,9 @@ func TestSignRefuses(t *testing.T) {
 		"two requests":     append(bytes.Clone(good), good...),
 		"a word behind it": append(bytes.Clone(good), "x"...),
 		"too large":        append(bytes.Clone(good), bytes.Repeat([]byte("\n"), maxRequest)...),
-		"P-384":            newRequest(t, &x509.CertificateRequest{}, ecKey(t, elliptic.P384())),
-		"RSA":              newRequest(t, &x509.CertificateRequest{}, rsaKey(t, 2048)),
-		"Ed25519":          newRequest(t, &x509.CertificateRequest{}, ed25519Key(t)),
+		"P-384":            pki.Request(t, &x509.CertificateRequest{}, pki.ECKey(t, elliptic.P384())),
+		"RSA":              pki.Request(t, &x509.CertificateRequest{}, pki.RSAKey(t, 2048)),
+		"Ed25519":          pki.Request(t, &x509.CertificateRequest{}, pki.Ed25519Key(t)),
 		// The library no longer makes one that is signed with SHA-1: this names
 		// that algorithm, and must be refused for it before its signature.
 		"SHA-1": pem.EncodeToMemory(&pem.Block{Type: blockRequest, Bytes: withSHA1(t, block.Bytes)}),
@@ -161,8 +152,8 @@ func FuzzSign(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(newRequest(f, &x509.CertificateRequest{}, key))
-	f.Add(newRequest(f, boastful(), key))
+	f.Add(pki.Request(f, &x509.CertificateRequest{}, key))
+	f.Add(pki.Request(f, boastful(), key))
 	f.Add([]byte("-----BEGIN CERTIFICATE REQUEST-----\nMAA=\n-----END CERTIFICATE REQUEST-----\n"))
 	f.Add(a.Bundle())
 	f.Fuzz(func(t *testing.T, csr []byte) {
@@ -173,7 +164,7 @@ func FuzzSign(f *testing.F) {
 			}
 			return
 		}
-		certs, err := parseCertificates(leaf.CertPEM)
+		certs, err := ParseCertificates(leaf.CertPEM)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,8 +1,9 @@
-package ca
+package authority
 
 import (
 	"context"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // Phase is how far the replacement of an authority by its successor has come.
@@ -114,7 +116,7 @@ func OpenRotation(ctx context.Context, o RotationOptions) (*Rotation, error) {
 func (r *Rotation) related(state trio) bool {
 	state = state.plain()
 	for _, a := range r.states[0] {
-		if a != nil && (sameAuthority(a, state[current]) || sameAuthority(a, state[next])) {
+		if a != nil && (a.Equal(state[current]) || a.Equal(state[next])) {
 			return true
 		}
 	}
@@ -125,17 +127,17 @@ func (r *Rotation) related(state trio) bool {
 // current one's is.
 func (r *Rotation) checkBundle(b *Bundle) error {
 	if !b.Holds(r.Current()) {
-		return fmt.Errorf("the authority of %s (%s) is a foreign one: %w", r.places[0], shortFingerprint(r.Current().root()), foreignError(b))
+		return fmt.Errorf("the authority of %s (%s) is a foreign one: %w", r.places[0], short(r.Current().Root()), foreignError(b))
 	}
-	known := []*x509.Certificate{r.Current().root()}
+	known := []*x509.Certificate{r.Current().Root()}
 	if other := r.other(); other != nil {
-		known = append(known, other.root())
+		known = append(known, other.Root())
 	}
 	for _, cert := range b.Certificates {
 		if slices.ContainsFunc(known, cert.Equal) {
 			continue
 		}
-		err := fmt.Errorf("%w, besides that of %s: configmap %s in %s has %s", ErrForeign, r.places[0], BundleName, Namespace, shortFingerprint(cert))
+		err := fmt.Errorf("%w, besides that of %s: configmap %s in %s has %s", ErrForeign, r.places[0], BundleName, Namespace, short(cert))
 		if partner := b.partner(r.Current()); partner != nil && partner.Equal(cert) {
 			return api.WithHint(err, "another operator has begun a rotation: only they can continue it, "+
 				"or whoever gets copies of all their files authority*.pem")
@@ -160,22 +162,22 @@ func (r *Rotation) Phase() Phase {
 }
 
 // Current returns the authority that signs now. Its bundle is its own root alone.
-func (r *Rotation) Current() *Authority { return r.states[0][current] }
+func (r *Rotation) Current() *ca.Authority { return r.states[0][current] }
 
 // Both returns the authority that signs now, with the roots of both authorities
 // in its bundle.
-func (r *Rotation) Both() *Authority {
+func (r *Rotation) Both() *ca.Authority {
 	if other := r.other(); other != nil {
-		return r.Current().trusting(other.root())
+		return r.Current().Trusting(other.Root())
 	}
 	return r.Current()
 }
 
 // Other returns the successor in phase Trusting, the predecessor in later phases,
 // and nil in phase Idle.
-func (r *Rotation) Other() *Authority { return r.other() }
+func (r *Rotation) Other() *ca.Authority { return r.other() }
 
-func (r *Rotation) other() *Authority {
+func (r *Rotation) other() *ca.Authority {
 	state := r.states[0].plain()
 	if state[previous] != nil {
 		return state[previous]
@@ -239,7 +241,7 @@ func (r *Rotation) moveOne(ctx context.Context, i int, to trio) error {
 		return api.WithHint(fmt.Errorf("%s: %w", r.places[i], ErrChanged), "run the command again")
 	}
 	// What is replaced is kept as the previous one, also where that is over.
-	if !sameAuthority(from[current], to[current]) && to[previous] == nil {
+	if !from[current].Equal(to[current]) && to[previous] == nil {
 		kept := to
 		kept[previous] = from[current]
 		if err := move(ctx, r.places[i], from, kept); err != nil {
@@ -256,10 +258,10 @@ func (r *Rotation) moveOne(ctx context.Context, i int, to trio) error {
 
 // Successor says what authority is to follow.
 type Successor struct {
-	// CertPEM and KeyPEM are one that exists already (see [Import]); both empty if
+	// CertPEM and KeyPEM are one that exists already (see [ca.Import]); both empty if
 	// it is to be made.
 	CertPEM, KeyPEM []byte
-	// TTL of one that is made; [DefaultTTL] if zero.
+	// TTL of one that is made; [ca.DefaultTTL] if zero.
 	TTL time.Duration
 }
 
@@ -268,7 +270,7 @@ func (r *Rotation) Begin(ctx context.Context, s Successor) error {
 	if r.Phase() != Idle {
 		return fmt.Errorf("beginning a rotation: one is under way (%s)", r.Phase())
 	}
-	o := InitOptions{TrustDomain: r.Current().trustDomain, TTL: s.TTL, CertPEM: s.CertPEM, KeyPEM: s.KeyPEM, Store: StoreLocal}
+	o := InitOptions{TrustDomain: r.Current().TrustDomain(), TTL: s.TTL, CertPEM: s.CertPEM, KeyPEM: s.KeyPEM, Store: StoreLocal}
 	if err := o.validate(); err != nil {
 		return err
 	}
@@ -277,9 +279,9 @@ func (r *Rotation) Begin(ctx context.Context, s Successor) error {
 		return err
 	}
 	switch {
-	case a.same(r.Current()):
+	case a.Equal(r.Current()):
 		return api.WithHint(fmt.Errorf("%w, and it is the one that was given to follow it", ErrExists), "there is nothing to do")
-	case a.root().Equal(r.Current().root()):
+	case a.Root().Equal(r.Current().Root()):
 		return api.WithHint(errors.New("the authority to follow has the same root as the current one, so gateways trust it already"),
 			"use it with 'kubectl gateway init-ca --force', then 'kubectl gateway rotate --all -A'")
 	}
@@ -297,7 +299,7 @@ func (r *Rotation) Publish(ctx context.Context) error {
 	if old == nil || successor == nil || r.Phase() == Dropping {
 		return fmt.Errorf("publishing two roots: the rotation is %s", r.Phase())
 	}
-	e, err := endorse(old, successor)
+	e, err := ca.Endorse(old, successor)
 	if err != nil {
 		return err
 	}
@@ -347,7 +349,7 @@ func (r *Rotation) Backup() string {
 
 // publish makes a's bundle that of the cluster. The error is ErrForeign if the
 // bundle has become somebody else's, and ErrChanged if that happens just now.
-func (r *Rotation) publish(ctx context.Context, a *Authority, e *endorsement) error {
+func (r *Rotation) publish(ctx context.Context, a *ca.Authority, e *ca.Endorsement) error {
 	configMaps := r.client.CoreV1().ConfigMaps(Namespace)
 	m, err := configMaps.Get(ctx, BundleName, metav1.GetOptions{})
 	missing := apierrors.IsNotFound(err)
@@ -373,9 +375,11 @@ func (r *Rotation) publish(ctx context.Context, a *Authority, e *endorsement) er
 	setMeta(&m.ObjectMeta, a)
 	delete(m.Annotations, RotationAnnotation)
 	if e != nil {
-		if m.Annotations[RotationAnnotation], err = e.encode(); err != nil {
-			return err
+		text, err := json.Marshal(e)
+		if err != nil {
+			return fmt.Errorf("encoding the rotation's signatures: %w", err)
 		}
+		m.Annotations[RotationAnnotation] = string(text)
 	}
 	m.Data, m.BinaryData = map[string]string{BundleKey: string(a.Bundle())}, nil
 	verb := "update"
@@ -395,14 +399,16 @@ func (r *Rotation) publish(ctx context.Context, a *Authority, e *endorsement) er
 }
 
 // states reports whether b says what publishing a and e would make it say.
-func (b *Bundle) states(a *Authority, e *endorsement) bool {
-	if len(b.Certificates) != len(a.roots()) || b.TrustDomain != a.trustDomain {
-		return false
+func (b *Bundle) states(a *ca.Authority, e *ca.Endorsement) bool {
+	var roots []string
+	for _, cert := range b.Certificates {
+		roots = append(roots, ca.Fingerprint(cert))
 	}
-	for _, root := range a.roots() {
-		if !slices.ContainsFunc(b.Certificates, root.Equal) {
-			return false
-		}
+	want := a.Roots()
+	slices.Sort(roots)
+	slices.Sort(want)
+	if !slices.Equal(roots, want) || b.TrustDomain != a.TrustDomain() {
+		return false
 	}
 	if e == nil {
 		return b.rotation == nil
@@ -416,7 +422,7 @@ func (r *Rotation) Follows(s Successor) error {
 	if len(s.CertPEM) == 0 {
 		return nil
 	}
-	a, err := Import(s.CertPEM, s.KeyPEM, r.Current().trustDomain, time.Now())
+	a, err := ca.Import(s.CertPEM, s.KeyPEM, r.Current().TrustDomain())
 	if err != nil {
 		return fmt.Errorf("importing the authority: %w", err)
 	}
@@ -424,9 +430,9 @@ func (r *Rotation) Follows(s Successor) error {
 	if r.Phase() == Trusting {
 		successor = r.other()
 	}
-	if a.same(successor) {
+	if a.Equal(successor) {
 		return nil
 	}
-	return api.WithHint(fmt.Errorf("%w: a rotation to authority %s is under way", ErrExists, shortFingerprint(successor.root())),
+	return api.WithHint(fmt.Errorf("%w: a rotation to authority %s is under way", ErrExists, short(successor.Root())),
 		"leave out --from-cert and --from-key to finish it first")
 }

@@ -1,8 +1,8 @@
-package ca
+package authority
 
 import (
-	"crypto"
-	"crypto/elliptic"
+	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // site is a cluster and the directories of its operators.
@@ -23,7 +24,7 @@ type site struct {
 	t       *testing.T
 	cluster *fake.Clientset
 	dir     string
-	first   *Authority
+	first   *ca.Authority
 	step    func(string) error
 }
 
@@ -111,7 +112,7 @@ func TestRotation(t *testing.T) {
 			s.must(r.Begin(ctx, Successor{TTL: 24 * time.Hour}))
 			next := r.Other()
 			r = s.mustOpen(Trusting)
-			if !r.Current().same(s.first) || !r.Other().same(next) {
+			if !r.Current().Equal(s.first) || !r.Other().Equal(next) {
 				t.Fatalf("current %v, next %v", r.Current(), r.Other())
 			}
 			if err := r.Switch(ctx); err == nil {
@@ -130,7 +131,7 @@ func TestRotation(t *testing.T) {
 			r = s.mustOpen(Trusting)
 			s.must(r.Switch(ctx))
 			r = s.mustOpen(Reissuing)
-			if !r.Current().same(next) || !r.Other().same(s.first) {
+			if !r.Current().Equal(next) || !r.Other().Equal(s.first) {
 				t.Fatalf("current %v, previous %v", r.Current(), r.Other())
 			}
 			s.checkLoads(s.options(), next, s.first)
@@ -155,7 +156,7 @@ func TestRotation(t *testing.T) {
 				t.Errorf("backup %q", backup)
 			}
 			if backup != "" {
-				if a, err := loadFile(filepath.Dir(backup), filepath.Base(backup), decode); err != nil || !a.same(s.first) {
+				if a, err := loadFile(filepath.Dir(backup), filepath.Base(backup), false); err != nil || !a.Equal(s.first) {
 					t.Errorf("the backup is %v, %v", a, err)
 				}
 			}
@@ -189,38 +190,23 @@ func (s *site) copyOfDir(keep string) LoadOptions {
 }
 
 // checkLoads checks that Load finds signer, with these roots besides its own.
-func (s *site) checkLoads(o LoadOptions, signer *Authority, besides ...*Authority) {
+func (s *site) checkLoads(o LoadOptions, signer *ca.Authority, besides ...*ca.Authority) {
 	s.t.Helper()
 	a, err := Load(s.t.Context(), o)
-	if err != nil || !a.same(signer) {
+	if err != nil || !a.Equal(signer) {
 		s.t.Fatalf("loaded %v, %v, want %v", a, err, signer)
 	}
-	want := encodeCertificates(signer.chain[len(signer.chain)-1:])
+	want := ca.EncodeCertificates([]*x509.Certificate{signer.Root()})
 	for _, b := range besides {
 		want = append(want, b.Bundle()...)
 	}
-	if string(a.Bundle()) != string(want) || len(a.Roots()) != len(besides)+1 || a.Roots()[0] != Fingerprint(signer.root()) {
+	if string(a.Bundle()) != string(want) || len(a.Roots()) != len(besides)+1 || a.Roots()[0] != ca.Fingerprint(signer.Root()) {
 		s.t.Errorf("the bundle has %v", a.Roots())
 	}
 }
 
 func conflict(resource string) error {
 	return apierrors.NewConflict(schema.GroupResource{Resource: resource}, "x", errors.New("version 8"))
-}
-
-// authoritiesOfAllKeys returns one for each kind of key that can be imported.
-func authoritiesOfAllKeys(t *testing.T) map[string]*Authority {
-	t.Helper()
-	all := map[string]*Authority{"made": newTestAuthority(t, DefaultTrustDomain)}
-	for name, key := range map[string]crypto.Signer{"P-521": ecKey(t, elliptic.P521()), "RSA": rsaKey(t, 2048), "Ed25519": ed25519Key(t)} {
-		root := sign(t, name, key, nil, nil)
-		a, err := Import(root.certPEM(), root.keyPEM(t), DefaultTrustDomain, time.Now())
-		if err != nil {
-			t.Fatal(err)
-		}
-		all[name] = a
-	}
-	return all
 }
 
 // A rotation that was finished elsewhere is not begun again here.
@@ -238,7 +224,7 @@ func TestRotationFinishedElsewhere(t *testing.T) {
 		}
 		elsewhere := *s
 		elsewhere.dir = filepath.Join(t.TempDir(), "elsewhere")
-		var last *Authority
+		var last *ca.Authority
 		for done := false; !done; {
 			r, err := elsewhere.open()
 			s.must(err)
@@ -296,7 +282,7 @@ func TestRotationOfTwoProcesses(t *testing.T) {
 		if err := two.Begin(ctx, Successor{}); !errors.Is(err, ErrChanged) {
 			t.Errorf("%s: both began: %v", keep, err)
 		}
-		if r := s.mustOpen(Trusting); !r.Other().same(one.Other()) {
+		if r := s.mustOpen(Trusting); !r.Other().Equal(one.Other()) {
 			t.Errorf("%s: the first one's work is lost", keep)
 		}
 		s.must(one.Publish(ctx))
@@ -305,7 +291,7 @@ func TestRotationOfTwoProcesses(t *testing.T) {
 		if err := two.Switch(ctx); !errors.Is(err, ErrChanged) {
 			t.Errorf("%s: both switched: %v", keep, err)
 		}
-		if r := s.mustOpen(Reissuing); !r.Other().same(s.first) {
+		if r := s.mustOpen(Reissuing); !r.Other().Equal(s.first) {
 			t.Errorf("%s: the old authority is lost", keep)
 		}
 		one, two = s.mustOpen(Reissuing), s.mustOpen(Reissuing)
@@ -324,7 +310,7 @@ func TestRotationOfTwoProcesses(t *testing.T) {
 func TestForeignRootInBundle(t *testing.T) {
 	ctx := t.Context()
 	s := newSite(t, "local")
-	evil := newTestAuthority(t, DefaultTrustDomain)
+	evil := newTestAuthority(t, ca.DefaultTrustDomain)
 	insert := func(annotation string) {
 		m, err := s.cluster.CoreV1().ConfigMaps(Namespace).Get(ctx, BundleName, metav1.GetOptions{})
 		s.must(err)
@@ -335,12 +321,12 @@ func TestForeignRootInBundle(t *testing.T) {
 		_, err = s.cluster.CoreV1().ConfigMaps(Namespace).Update(ctx, m, metav1.UpdateOptions{})
 		s.must(err)
 	}
-	forged, err := endorse(evil, evil)
+	forged, err := ca.Endorse(evil, evil)
 	s.must(err)
-	forged.Old = Fingerprint(s.first.root())
-	text, err := forged.encode()
+	forged.Old = ca.Fingerprint(s.first.Root())
+	text, err := json.Marshal(forged)
 	s.must(err)
-	for name, annotation := range map[string]string{"nothing": "", "forged": text, "garbage": "{"} {
+	for name, annotation := range map[string]string{"nothing": "", "forged": string(text), "garbage": "{"} {
 		insert(annotation)
 		s.checkLoads(s.options(), s.first)
 		if _, err := s.open(); !errors.Is(err, ErrForeign) || !strings.Contains(api.Hint(err), "kubectl edit configmap") {
@@ -349,39 +335,14 @@ func TestForeignRootInBundle(t *testing.T) {
 	}
 }
 
-func TestEndorsement(t *testing.T) {
-	for name, old := range authoritiesOfAllKeys(t) {
-		next, third := newTestAuthority(t, DefaultTrustDomain), newTestAuthority(t, DefaultTrustDomain)
-		e, err := endorse(old, next)
-		if err != nil {
-			t.Fatal(err)
-		}
-		text, err := e.encode()
-		if err != nil {
-			t.Fatal(err)
-		}
-		e = parseEndorsement(text)
-		if e.partner(old) != Fingerprint(next.root()) || e.partner(next) != Fingerprint(old.root()) || e.partner(third) != "" {
-			t.Errorf("%s: partners %q, %q, %q", name, e.partner(old), e.partner(next), e.partner(third))
-		}
-		elsewhere := *old
-		elsewhere.trustDomain = "other.local"
-		changed := *e
-		changed.New = Fingerprint(third.root())
-		if e.partner(&elsewhere) != "" || changed.partner(old) != "" {
-			t.Errorf("%s: it holds for what was not signed", name)
-		}
-	}
-}
-
 func TestBeginRefuses(t *testing.T) {
 	ctx := t.Context()
 	s := newSite(t, "local")
 	foreign := newTestAuthority(t, "other.local")
-	pem := func(a *Authority) Successor {
-		key, err := a.keyPEM()
+	pem := func(a *ca.Authority) Successor {
+		certs, key, err := a.PEM()
 		s.must(err)
-		return Successor{CertPEM: encodeCertificates(a.chain), KeyPEM: key}
+		return Successor{CertPEM: certs, KeyPEM: key}
 	}
 	for name, c := range map[string]struct {
 		successor Successor
@@ -398,9 +359,9 @@ func TestBeginRefuses(t *testing.T) {
 		}
 		s.mustOpen(Idle)
 	}
-	good := newTestAuthority(t, DefaultTrustDomain)
+	good := newTestAuthority(t, ca.DefaultTrustDomain)
 	s.must(s.mustOpen(Idle).Begin(ctx, pem(good)))
-	if r := s.mustOpen(Trusting); !r.Other().same(good) {
+	if r := s.mustOpen(Trusting); !r.Other().Equal(good) {
 		t.Errorf("next is %v", r.Other())
 	}
 }
@@ -409,7 +370,7 @@ func TestBeginRefuses(t *testing.T) {
 func TestPreviousMayExpire(t *testing.T) {
 	s := newSite(t, "both")
 	ctx := t.Context()
-	short, err := New(Options{TTL: 2 * time.Second})
+	short, err := ca.New(ca.Options{TTL: 2 * time.Second})
 	s.must(err)
 	_, err = ReplaceDir(s.dir, short)
 	s.must(err)

@@ -1,11 +1,10 @@
-package ca
+package authority
 
 import (
 	"crypto/elliptic"
 	"errors"
 	"strings"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,6 +16,8 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // newCluster returns a cluster with nothing in it but its own namespace.
@@ -113,7 +114,7 @@ func TestBundleOfTwo(t *testing.T) {
 	if _, err := cluster.CoreV1().ConfigMaps(Namespace).Create(ctx, m, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	for _, x := range []*Authority{a, b} {
+	for _, x := range []*ca.Authority{a, b} {
 		if changed, err := PublishBundle(ctx, cluster, x, false); err != nil || changed {
 			t.Errorf("changed %v, %v", changed, err)
 		}
@@ -127,9 +128,9 @@ func TestBundleOfTwo(t *testing.T) {
 // refuse ours.
 func TestBundleOfAnotherTrustDomain(t *testing.T) {
 	ctx, cluster := t.Context(), newCluster("uid-1")
-	root := sign(t, "root", ecKey(t, elliptic.P256()), nil, nil)
-	imported := func(trustDomain string) *Authority {
-		a, err := Import(root.certPEM(), root.keyPEM(t), trustDomain, time.Now())
+	root := pki.Sign(t, "root", pki.ECKey(t, elliptic.P256()), nil, nil)
+	imported := func(trustDomain string) *ca.Authority {
+		a, err := ca.Import(root.CertPEM(), root.KeyPEM(t), trustDomain)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -145,7 +146,7 @@ func TestBundleOfAnotherTrustDomain(t *testing.T) {
 
 func TestDamagedBundle(t *testing.T) {
 	a, other := newTestAuthority(t, "cluster.local"), newTestAuthority(t, "other.local")
-	key, err := a.keyPEM()
+	_, key, err := a.PEM()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,10 +159,10 @@ func TestDamagedBundle(t *testing.T) {
 			t.Fatal(err)
 		}
 		before := writes(cluster)
-		if _, err := FetchBundle(ctx, cluster); !errors.Is(err, ErrDamaged) {
+		if _, err := FetchBundle(ctx, cluster); !errors.Is(err, ca.ErrDamaged) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if _, err := PublishBundle(ctx, cluster, a, false); !errors.Is(err, ErrDamaged) || writes(cluster) != before {
+		if _, err := PublishBundle(ctx, cluster, a, false); !errors.Is(err, ca.ErrDamaged) || writes(cluster) != before {
 			t.Errorf("%s: publishing: %v", name, err)
 		} else {
 			checkMessage(t, name, err)
@@ -180,12 +181,12 @@ func TestDamagedBundle(t *testing.T) {
 func TestConcurrentWriters(t *testing.T) {
 	resource := schema.GroupResource{Resource: "configmaps"}
 	a, b := newTestAuthority(t, "cluster.local"), newTestAuthority(t, "cluster.local")
-	for name, publish := range map[string]func(*fake.Clientset, *Authority, bool) error{
-		"configmaps": func(c *fake.Clientset, a *Authority, force bool) error {
+	for name, publish := range map[string]func(*fake.Clientset, *ca.Authority, bool) error{
+		"configmaps": func(c *fake.Clientset, a *ca.Authority, force bool) error {
 			_, err := PublishBundle(t.Context(), c, a, force)
 			return err
 		},
-		"secrets": func(c *fake.Clientset, a *Authority, force bool) error {
+		"secrets": func(c *fake.Clientset, a *ca.Authority, force bool) error {
 			_, err := PublishAuthority(t.Context(), c, a, force)
 			return err
 		},
@@ -229,9 +230,9 @@ func TestPublishAuthority(t *testing.T) {
 	if _, err := FetchAuthority(ctx, cluster); !errors.Is(err, ErrNoAuthority) {
 		t.Fatalf("before: %v", err)
 	}
-	root := sign(t, "root", rsaKey(t, 2048), nil, nil)
-	issuer := sign(t, "issuer", ed25519Key(t), &root, nil)
-	a, err := Import(append(issuer.certPEM(), root.certPEM()...), issuer.keyPEM(t), "prod.example.org", issuer.cert.NotBefore)
+	root := pki.Sign(t, "root", pki.RSAKey(t, 2048), nil, nil)
+	issuer := pki.Sign(t, "issuer", pki.Ed25519Key(t), &root, nil)
+	a, err := ca.Import(append(issuer.CertPEM(), root.CertPEM()...), issuer.KeyPEM(t), "prod.example.org")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,7 +244,7 @@ func TestPublishAuthority(t *testing.T) {
 		t.Errorf("secret of type %s with %d entries, %v", s.Type, len(s.Data), err)
 	}
 	b, err := FetchAuthority(ctx, cluster)
-	if err != nil || !b.same(a) || b.TrustDomain() != "prod.example.org" {
+	if err != nil || !b.Equal(a) || b.TrustDomain() != "prod.example.org" {
 		t.Fatalf("fetched %v, %v", b, err)
 	}
 	before := writes(cluster)
@@ -262,11 +263,11 @@ func TestPublishAuthority(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Data[corev1.TLSPrivateKeyKey] = issuer.keyPEM(t)
+	s.Data[corev1.TLSPrivateKeyKey] = issuer.KeyPEM(t)
 	if _, err := cluster.CoreV1().Secrets(Namespace).Update(ctx, s, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := FetchAuthority(ctx, cluster); !errors.Is(err, ErrMismatch) || api.Hint(err) == "" {
+	if _, err := FetchAuthority(ctx, cluster); !errors.Is(err, ca.ErrMismatch) || api.Hint(err) == "" {
 		t.Errorf("mixed: %v", err)
 	}
 }

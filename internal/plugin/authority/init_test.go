@@ -1,4 +1,4 @@
-package ca
+package authority
 
 import (
 	"bytes"
@@ -14,6 +14,8 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // operator is somebody's machine, working on a cluster.
@@ -116,9 +118,9 @@ func TestInitOnceAndAgain(t *testing.T) {
 		t.Errorf("%d keys in the cluster", n)
 	}
 	before, beforeWrites := o.file(), writes(o.cluster)
-	for _, options := range []InitOptions{{}, {TrustDomain: DefaultTrustDomain}, {Store: StoreLocal, TTL: time.Hour}} {
+	for _, options := range []InitOptions{{}, {TrustDomain: ca.DefaultTrustDomain}, {Store: StoreLocal, TTL: time.Hour}} {
 		again := o.mustRun(options)
-		if again.Created || again.Changed || !again.Authority.same(first.Authority) {
+		if again.Created || again.Changed || !again.Authority.Equal(first.Authority) {
 			t.Errorf("again: %+v", again)
 		}
 	}
@@ -158,7 +160,7 @@ func TestInitSecondOperator(t *testing.T) {
 
 	// By force, the first one's becomes the foreign one.
 	replaced := second.mustRun(InitOptions{Force: true})
-	if !replaced.Created || replaced.Backup == "" || replaced.Authority.same(made.Authority) {
+	if !replaced.Created || replaced.Backup == "" || replaced.Authority.Equal(made.Authority) {
 		t.Errorf("replaced: %+v", replaced)
 	}
 	first.refused(InitOptions{}, ErrForeign, "--force")
@@ -181,14 +183,14 @@ func TestInitStoreCluster(t *testing.T) {
 	// Another machine finds it there and needs no file of its own.
 	second := newOperator(t, cluster)
 	found := second.mustRun(InitOptions{})
-	if found.Changed || found.File != "" || !found.InCluster || !found.Authority.same(made.Authority) || second.file() != nil {
+	if found.Changed || found.File != "" || !found.InCluster || !found.Authority.Equal(made.Authority) || second.file() != nil {
 		t.Errorf("found: %+v", found)
 	}
 	second.refused(InitOptions{TrustDomain: "other.local"}, ErrExists, "--force")
 	// A replacement must not leave a dead key in the cluster.
 	first.refused(InitOptions{Force: true}, ErrExists, "--store=cluster")
 	replaced := first.mustRun(InitOptions{Force: true, Store: StoreCluster, TrustDomain: "other.local"})
-	if stored, err := FetchAuthority(t.Context(), cluster); err != nil || !stored.same(replaced.Authority) || stored.TrustDomain() != "other.local" {
+	if stored, err := FetchAuthority(t.Context(), cluster); err != nil || !stored.Equal(replaced.Authority) || stored.TrustDomain() != "other.local" {
 		t.Errorf("stored %v, %v", stored, err)
 	}
 	if bundle, err := FetchBundle(t.Context(), cluster); err != nil || !bundle.Holds(replaced.Authority) {
@@ -204,29 +206,29 @@ func TestInitStoreCluster(t *testing.T) {
 
 func TestInitImport(t *testing.T) {
 	o := newOperator(t, newCluster("uid-1"))
-	root := sign(t, "company root", ecKey(t, elliptic.P384()), nil, nil)
-	other := sign(t, "another root", ecKey(t, elliptic.P384()), nil, nil)
-	brought := InitOptions{CertPEM: root.certPEM(), KeyPEM: root.keyPEM(t), TrustDomain: "prod.example.org"}
-	o.refused(InitOptions{CertPEM: root.certPEM()}, nil, "--from-key")
-	o.refused(InitOptions{KeyPEM: root.keyPEM(t)}, nil, "--from-cert")
-	o.refused(InitOptions{CertPEM: root.certPEM(), KeyPEM: root.keyPEM(t), TTL: time.Hour}, nil, "--ttl")
-	o.refused(InitOptions{CertPEM: root.certPEM(), KeyPEM: other.keyPEM(t)}, ErrMismatch, "--from-key")
-	if result := o.mustRun(brought); !result.Created || !result.Authority.Certificate().Equal(root.cert) {
+	root := pki.Sign(t, "company root", pki.ECKey(t, elliptic.P384()), nil, nil)
+	other := pki.Sign(t, "another root", pki.ECKey(t, elliptic.P384()), nil, nil)
+	brought := InitOptions{CertPEM: root.CertPEM(), KeyPEM: root.KeyPEM(t), TrustDomain: "prod.example.org"}
+	o.refused(InitOptions{CertPEM: root.CertPEM()}, nil, "--from-key")
+	o.refused(InitOptions{KeyPEM: root.KeyPEM(t)}, nil, "--from-cert")
+	o.refused(InitOptions{CertPEM: root.CertPEM(), KeyPEM: root.KeyPEM(t), TTL: time.Hour}, nil, "--ttl")
+	o.refused(InitOptions{CertPEM: root.CertPEM(), KeyPEM: other.KeyPEM(t)}, ca.ErrMismatch, "--from-key")
+	if result := o.mustRun(brought); !result.Created || !result.Authority.Certificate().Equal(root.Cert) {
 		t.Errorf("imported: %+v", result)
 	}
 	if result := o.mustRun(brought); result.Changed {
 		t.Errorf("imported again: %+v", result)
 	}
-	if result := o.mustRun(InitOptions{CertPEM: root.certPEM(), KeyPEM: root.keyPEM(t)}); result.Changed || result.Authority.TrustDomain() != "prod.example.org" {
+	if result := o.mustRun(InitOptions{CertPEM: root.CertPEM(), KeyPEM: root.KeyPEM(t)}); result.Changed || result.Authority.TrustDomain() != "prod.example.org" {
 		t.Errorf("imported again without naming the trust domain: %+v", result)
 	}
-	o.refused(InitOptions{CertPEM: other.certPEM(), KeyPEM: other.keyPEM(t)}, ErrExists, "--force")
-	if result := o.mustRun(InitOptions{CertPEM: other.certPEM(), KeyPEM: other.keyPEM(t), Force: true}); result.Backup == "" || !result.Authority.Certificate().Equal(other.cert) {
+	o.refused(InitOptions{CertPEM: other.CertPEM(), KeyPEM: other.KeyPEM(t)}, ErrExists, "--force")
+	if result := o.mustRun(InitOptions{CertPEM: other.CertPEM(), KeyPEM: other.KeyPEM(t), Force: true}); result.Backup == "" || !result.Authority.Certificate().Equal(other.Cert) {
 		t.Errorf("imported by force: %+v", result)
 	}
 	// The owner of the published authority can set up another machine with it.
 	second := newOperator(t, o.cluster)
-	if result := second.mustRun(InitOptions{CertPEM: other.certPEM(), KeyPEM: other.keyPEM(t)}); !result.Created {
+	if result := second.mustRun(InitOptions{CertPEM: other.CertPEM(), KeyPEM: other.KeyPEM(t)}); !result.Created {
 		t.Errorf("second machine: %+v", result)
 	}
 }
@@ -239,7 +241,7 @@ func TestInitLeavesDamagedAlone(t *testing.T) {
 	if err := os.WriteFile(Path(o.dir), []byte("half an auth"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	o.refused(InitOptions{}, ErrDamaged, "--force")
+	o.refused(InitOptions{}, ca.ErrDamaged, "--force")
 	result := o.mustRun(InitOptions{Force: true})
 	if kept, err := os.ReadFile(result.Backup); err != nil || string(kept) != "half an auth" {
 		t.Errorf("backup %q, %v", kept, err)

@@ -1,4 +1,4 @@
-package ca
+package authority
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // Secrets that hold the two others of a rotation where the authority is kept in
@@ -32,19 +33,11 @@ const (
 )
 
 // trio holds an authority for each slot, or nil.
-type trio [slotCount]*Authority
-
-// sameAuthority also compares what is not there.
-func sameAuthority(a, b *Authority) bool {
-	if a == nil || b == nil {
-		return a == b
-	}
-	return a.same(b)
-}
+type trio [slotCount]*ca.Authority
 
 func (t trio) same(u trio) bool {
 	for i := range t {
-		if !sameAuthority(t[i], u[i]) {
+		if !t[i].Equal(u[i]) {
 			return false
 		}
 	}
@@ -55,7 +48,7 @@ func (t trio) same(u trio) bool {
 // slots: it is where the change was going from, or where it was going to.
 func (t trio) plain() trio {
 	for _, other := range []slot{next, previous} {
-		if t[other] != nil && sameAuthority(t[other], t[current]) {
+		if t[other] != nil && t[other].Equal(t[current]) {
 			t[other] = nil
 		}
 	}
@@ -68,9 +61,9 @@ type place interface {
 	// read returns ErrNoAuthority if no slot is filled.
 	read(ctx context.Context) (trio, error)
 	// fill fills an empty slot. The error is ErrChanged if it is not empty.
-	fill(ctx context.Context, to slot, a *Authority) error
+	fill(ctx context.Context, to slot, a *ca.Authority) error
 	// replace puts a in the place of the current authority, in one step.
-	replace(ctx context.Context, a *Authority) error
+	replace(ctx context.Context, a *ca.Authority) error
 	// empty takes the authority out of a slot, and keeps a backup of one that is
 	// nowhere else, if the place has backups.
 	empty(ctx context.Context, from slot, backup bool) error
@@ -79,9 +72,9 @@ type place interface {
 // move brings p from one state to another. Interrupted anywhere, it leaves a
 // state whose plain form is from or to.
 func move(ctx context.Context, p place, from, to trio) error {
-	if !sameAuthority(from[previous], to[previous]) {
+	if !from[previous].Equal(to[previous]) {
 		if from[previous] != nil {
-			if err := p.empty(ctx, previous, !sameAuthority(from[previous], to[current])); err != nil {
+			if err := p.empty(ctx, previous, !from[previous].Equal(to[current])); err != nil {
 				return err
 			}
 		}
@@ -92,16 +85,16 @@ func move(ctx context.Context, p place, from, to trio) error {
 			}
 		}
 	}
-	if !sameAuthority(from[current], to[current]) {
+	if !from[current].Equal(to[current]) {
 		if err := p.replace(ctx, to[current]); err != nil {
 			return err
 		}
 	}
-	if sameAuthority(from[next], to[next]) {
+	if from[next].Equal(to[next]) {
 		return nil
 	}
 	if from[next] != nil {
-		if err := p.empty(ctx, next, !sameAuthority(from[next], to[current])); err != nil {
+		if err := p.empty(ctx, next, !from[next].Equal(to[current])); err != nil {
 			return err
 		}
 	}
@@ -125,11 +118,7 @@ func (p *dirPlace) String() string { return Path(p.dir) }
 func (p *dirPlace) read(context.Context) (trio, error) {
 	var t trio
 	for i, name := range slotFiles {
-		decoder := decode
-		if slot(i) == previous {
-			decoder = decodeAnyTime
-		}
-		a, err := loadFile(p.dir, name, decoder)
+		a, err := loadFile(p.dir, name, slot(i) == previous)
 		if err != nil && !errors.Is(err, ErrNoAuthority) {
 			return trio{}, err
 		}
@@ -141,8 +130,8 @@ func (p *dirPlace) read(context.Context) (trio, error) {
 	return t, nil
 }
 
-func (p *dirPlace) fill(_ context.Context, to slot, a *Authority) error {
-	text, err := a.encode()
+func (p *dirPlace) fill(_ context.Context, to slot, a *ca.Authority) error {
+	text, err := a.Encode()
 	if err != nil {
 		return err
 	}
@@ -156,8 +145,8 @@ func (p *dirPlace) fill(_ context.Context, to slot, a *Authority) error {
 	return err
 }
 
-func (p *dirPlace) replace(_ context.Context, a *Authority) error {
-	text, err := a.encode()
+func (p *dirPlace) replace(_ context.Context, a *ca.Authority) error {
+	text, err := a.Encode()
 	if err != nil {
 		return err
 	}
@@ -209,7 +198,7 @@ func (p *clusterPlace) read(ctx context.Context) (trio, error) {
 	return t, nil
 }
 
-func (p *clusterPlace) fill(ctx context.Context, to slot, a *Authority) error {
+func (p *clusterPlace) fill(ctx context.Context, to slot, a *ca.Authority) error {
 	data, err := secretData(a)
 	if err != nil {
 		return err
@@ -219,7 +208,7 @@ func (p *clusterPlace) fill(ctx context.Context, to slot, a *Authority) error {
 	return clusterError("storing an authority in the cluster", "create", "secret "+slotSecrets[to], err)
 }
 
-func (p *clusterPlace) replace(ctx context.Context, a *Authority) error {
+func (p *clusterPlace) replace(ctx context.Context, a *ca.Authority) error {
 	data, err := secretData(a)
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package ca
+package authority
 
 import (
 	"errors"
@@ -8,7 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // Steps of the store at which the tests below interrupt it. Too high a number
@@ -23,11 +24,11 @@ func TestErrorAtEveryStep(t *testing.T) {
 	for _, replacing := range []bool{false, true} {
 		for stop := 1; ; stop++ {
 			dir := filepath.Join(t.TempDir(), "authority")
-			var old *Authority
+			var old *ca.Authority
 			if replacing {
 				old = mustCreate(t, dir)
 			}
-			next := newTestAuthority(t, DefaultTrustDomain)
+			next := newTestAuthority(t, ca.DefaultTrustDomain)
 			step := 0
 			s := store{dir: dir, step: func(string) error {
 				if step++; step == stop {
@@ -58,7 +59,7 @@ func TestErrorAtEveryStep(t *testing.T) {
 	}
 }
 
-func (s *store) write(a *Authority, replacing bool) error {
+func (s *store) write(a *ca.Authority, replacing bool) error {
 	if replacing {
 		_, err := s.replace(a)
 		return err
@@ -67,14 +68,14 @@ func (s *store) write(a *Authority, replacing bool) error {
 }
 
 // checkOldOrNew accepts no third state of dir, and tries that work can go on.
-func checkOldOrNew(t *testing.T, when, dir string, old, next *Authority) {
+func checkOldOrNew(t *testing.T, when, dir string, old, next *ca.Authority) {
 	t.Helper()
 	found, err := LoadDir(dir)
 	switch {
 	case old == nil && errors.Is(err, ErrNoAuthority):
 	case err != nil:
 		t.Errorf("%s: %v", when, err)
-	case !found.same(next) && (old == nil || !found.same(old)):
+	case !found.Equal(next) && (old == nil || !found.Equal(old)):
 		t.Errorf("%s: found neither the old nor the new authority", when)
 	}
 	// Whatever is there under a backup's name is complete, too.
@@ -87,7 +88,7 @@ func checkOldOrNew(t *testing.T, when, dir string, old, next *Authority) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if a, err := decode(text, time.Now()); err != nil || !a.same(old) {
+		if a, err := ca.Decode(text); err != nil || !a.Equal(old) {
 			t.Errorf("%s: the backup is not the old authority: %v", when, err)
 		}
 	}
@@ -122,7 +123,7 @@ func TestKillAtEveryStep(t *testing.T) {
 				t.Fatal("no end of steps")
 			}
 			dir, nextDir := filepath.Join(t.TempDir(), "authority"), t.TempDir()
-			var old *Authority
+			var old *ca.Authority
 			if mode == "replace" {
 				old = mustCreate(t, dir)
 			}

@@ -1,9 +1,10 @@
-package ca
+package authority
 
 import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // Where the cluster keeps its part of the authority.
@@ -31,6 +33,8 @@ const (
 	SecretName = "kube-gateway-authority"
 	// TrustDomainAnnotation stands on both.
 	TrustDomainAnnotation = "kubectl-gateway.github.io/trust-domain"
+	// RotationAnnotation stands on the trust bundle while a rotation is under way.
+	RotationAnnotation = "kubectl-gateway.github.io/rotation"
 
 	managedByLabel = "app.kubernetes.io/managed-by"
 	managedBy      = "kubectl-gateway"
@@ -57,26 +61,29 @@ type Bundle struct {
 	Certificates []*x509.Certificate
 	TrustDomain  string
 	// rotation is nil if none is under way.
-	rotation *endorsement
+	rotation *ca.Endorsement
 }
 
 // Holds reports whether gateways that trust b trust the certificates of a, for
 // the same trust domain.
-func (b *Bundle) Holds(a *Authority) bool {
-	return b.TrustDomain == a.trustDomain && slices.ContainsFunc(b.Certificates, a.root().Equal)
+func (b *Bundle) Holds(a *ca.Authority) bool {
+	return b.TrustDomain == a.TrustDomain() && slices.ContainsFunc(b.Certificates, a.Root().Equal)
 }
 
 // partner returns the other root of the rotation that a's own key vouches for,
 // or nil.
-func (b *Bundle) partner(a *Authority) *x509.Certificate {
-	fingerprint := b.rotation.partner(a)
+func (b *Bundle) partner(a *ca.Authority) *x509.Certificate {
+	fingerprint := b.rotation.Partner(a)
 	for _, cert := range b.Certificates {
-		if Fingerprint(cert) == fingerprint {
+		if ca.Fingerprint(cert) == fingerprint {
 			return cert
 		}
 	}
 	return nil
 }
+
+// short is enough of a fingerprint for a person to tell two certificates apart.
+func short(cert *x509.Certificate) string { return ca.Fingerprint(cert)[:16] }
 
 // String names the authorities of b.
 func (b *Bundle) String() string {
@@ -85,7 +92,7 @@ func (b *Bundle) String() string {
 		if i > 0 {
 			out.WriteString(", ")
 		}
-		out.WriteString(shortFingerprint(cert))
+		out.WriteString(short(cert))
 	}
 	fmt.Fprintf(&out, " of trust domain %s", b.TrustDomain)
 	return out.String()
@@ -99,6 +106,15 @@ func FetchBundle(ctx context.Context, client kubernetes.Interface) (*Bundle, err
 		return nil, err
 	}
 	return readBundle(m)
+}
+
+// parseEndorsement reads the annotation. One that cannot be read endorses nothing.
+func parseEndorsement(text string) *ca.Endorsement {
+	var e ca.Endorsement
+	if text == "" || json.Unmarshal([]byte(text), &e) != nil {
+		return nil
+	}
+	return &e
 }
 
 func getBundle(ctx context.Context, client kubernetes.Interface) (*corev1.ConfigMap, error) {
@@ -117,11 +133,11 @@ func readBundle(m *corev1.ConfigMap) (*Bundle, error) {
 		return api.WithHint(fmt.Errorf("reading the trust bundle (configmap %s in %s): %w", BundleName, Namespace, err),
 			"delete it, then publish it again with 'kubectl gateway init-ca'")
 	}
-	certs, err := parseCertificates([]byte(m.Data[BundleKey]))
+	certs, err := ca.ParseCertificates([]byte(m.Data[BundleKey]))
 	if err != nil {
-		return nil, damaged(err)
+		return nil, damaged(fmt.Errorf("%w: %w", ca.ErrDamaged, err))
 	}
-	named, err := trustDomainOf(certs)
+	named, err := ca.TrustDomainOf(certs)
 	if err != nil {
 		return nil, damaged(err)
 	}
@@ -130,7 +146,7 @@ func readBundle(m *corev1.ConfigMap) (*Bundle, error) {
 		td = named
 	}
 	if identity.ValidateTrustDomain(td) != nil || named != "" && named != td {
-		return nil, damaged(fmt.Errorf("%w: its trust domain is unclear", ErrDamaged))
+		return nil, damaged(fmt.Errorf("%w: its trust domain is unclear", ca.ErrDamaged))
 	}
 	return &Bundle{Certificates: certs, TrustDomain: td, rotation: parseEndorsement(m.Annotations[RotationAnnotation])}, nil
 }
@@ -139,7 +155,7 @@ func readBundle(m *corev1.ConfigMap) (*Bundle, error) {
 // reports whether it had to change anything. Another authority's bundle is left
 // alone ([ErrForeign]) unless force is set. The error is [ErrChanged] if
 // somebody else wrote at the same time, force or not.
-func PublishBundle(ctx context.Context, client kubernetes.Interface, a *Authority, force bool) (changed bool, err error) {
+func PublishBundle(ctx context.Context, client kubernetes.Interface, a *ca.Authority, force bool) (changed bool, err error) {
 	configMaps := client.CoreV1().ConfigMaps(Namespace)
 	old, err := getBundle(ctx, client)
 	if errors.Is(err, ErrNoBundle) {
@@ -172,7 +188,7 @@ func PublishBundle(ctx context.Context, client kubernetes.Interface, a *Authorit
 
 // PublishAuthority stores a, key included, in the cluster's Secret and reports
 // whether it had to change anything. Errors are those of [PublishBundle].
-func PublishAuthority(ctx context.Context, client kubernetes.Interface, a *Authority, force bool) (changed bool, err error) {
+func PublishAuthority(ctx context.Context, client kubernetes.Interface, a *ca.Authority, force bool) (changed bool, err error) {
 	data, err := secretData(a)
 	if err != nil {
 		return false, err
@@ -189,7 +205,7 @@ func PublishAuthority(ctx context.Context, client kubernetes.Interface, a *Autho
 	}
 	stored, err := readSecret(old)
 	switch {
-	case err == nil && stored.same(a):
+	case err == nil && stored.Equal(a):
 		return false, nil
 	case err != nil && !force:
 		return false, err
@@ -205,7 +221,7 @@ func PublishAuthority(ctx context.Context, client kubernetes.Interface, a *Autho
 
 // FetchAuthority reads the authority that the cluster's Secret holds. The error
 // is [ErrNoAuthority] if there is no Secret, and otherwise as that of [LoadDir].
-func FetchAuthority(ctx context.Context, client kubernetes.Interface) (*Authority, error) {
+func FetchAuthority(ctx context.Context, client kubernetes.Interface) (*ca.Authority, error) {
 	s, err := client.CoreV1().Secrets(Namespace).Get(ctx, SecretName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil, fmt.Errorf("%w in the cluster", ErrNoAuthority)
@@ -226,30 +242,28 @@ func secretExists(ctx context.Context, client kubernetes.Interface) (bool, error
 	return err == nil, clusterError("looking for an authority in the cluster", "get", "secret "+SecretName, err)
 }
 
-func secretData(a *Authority) (map[string][]byte, error) {
-	key, err := a.keyPEM()
+func secretData(a *ca.Authority) (map[string][]byte, error) {
+	certs, key, err := a.PEM()
 	if err != nil {
 		return nil, err
 	}
-	return map[string][]byte{corev1.TLSCertKey: encodeCertificates(a.chain), corev1.TLSPrivateKeyKey: key}, nil
+	return map[string][]byte{corev1.TLSCertKey: certs, corev1.TLSPrivateKeyKey: key}, nil
 }
 
-func readSecret(s *corev1.Secret) (*Authority, error) { return readSecretFor(s, false) }
+func readSecret(s *corev1.Secret) (*ca.Authority, error) { return readSecretFor(s, false) }
 
-// readSecretFor reads an authority that, at any time, need not be valid any more.
-func readSecretFor(s *corev1.Secret, anyTime bool) (*Authority, error) {
-	now := time.Now()
-	if certs, err := parseCertificates(s.Data[corev1.TLSCertKey]); err == nil && anyTime {
-		if valid := (&Authority{chain: certs}); valid.NotAfter().Before(now) {
-			now = valid.NotBefore()
-		}
+// readSecretFor reads an authority that need not be valid any more if expired is
+// set: one that signs nothing.
+func readSecretFor(s *corev1.Secret, expired bool) (*ca.Authority, error) {
+	a, err := ca.Import(s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey], s.Annotations[TrustDomainAnnotation])
+	if err == nil && !expired {
+		err = a.ValidAt(time.Now())
 	}
-	a, err := Import(s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey], s.Annotations[TrustDomainAnnotation], now)
 	if err == nil {
 		return a, nil
 	}
 	err = fmt.Errorf("reading secret %s in %s: %w", s.Name, Namespace, err)
-	if errors.Is(err, ErrExpired) {
+	if errors.Is(err, ca.ErrExpired) {
 		return nil, err
 	}
 	return nil, api.WithHint(err, "bring the Secret back from a backup, or replace it with 'kubectl gateway init-ca --force --store=cluster'")
@@ -259,15 +273,15 @@ func foreignError(b *Bundle) error {
 	return api.WithHint(fmt.Errorf("%w: configmap %s in %s has %s", ErrForeign, BundleName, Namespace, b), foreignHint)
 }
 
-func objectMeta(name string, a *Authority) metav1.ObjectMeta {
+func objectMeta(name string, a *ca.Authority) metav1.ObjectMeta {
 	m := metav1.ObjectMeta{Namespace: Namespace, Name: name}
 	setMeta(&m, a)
 	return m
 }
 
-func setMeta(m *metav1.ObjectMeta, a *Authority) {
+func setMeta(m *metav1.ObjectMeta, a *ca.Authority) {
 	metav1.SetMetaDataLabel(m, managedByLabel, managedBy)
-	metav1.SetMetaDataAnnotation(m, TrustDomainAnnotation, a.trustDomain)
+	metav1.SetMetaDataAnnotation(m, TrustDomainAnnotation, a.TrustDomain())
 }
 
 // clusterError says what was being done and what to do about it. A nil err

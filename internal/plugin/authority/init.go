@@ -1,4 +1,4 @@
-package ca
+package authority
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // Store says where the authority's key is kept.
@@ -36,12 +37,12 @@ type InitOptions struct {
 	// Store is [StoreLocal] if empty.
 	Store Store
 	// TrustDomain may be empty: that of the authority that exists or is
-	// brought along, else [DefaultTrustDomain].
+	// brought along, else [ca.DefaultTrustDomain].
 	TrustDomain string
-	// TTL is [DefaultTTL] if zero.
+	// TTL is [ca.DefaultTTL] if zero.
 	TTL time.Duration
 	// CertPEM and KeyPEM are the authority that is brought along (see
-	// [Import]); both empty if one is to be made.
+	// [ca.Import]); both empty if one is to be made.
 	CertPEM, KeyPEM []byte
 	// Force replaces what is there.
 	Force bool
@@ -51,7 +52,7 @@ type InitOptions struct {
 
 // InitResult is what Init has found and done.
 type InitResult struct {
-	Authority *Authority
+	Authority *ca.Authority
 	// File holds the authority on this machine; empty if it lies only in the
 	// cluster.
 	File string
@@ -100,23 +101,26 @@ func (o *InitOptions) validate() error {
 	case len(o.CertPEM) > 0 && o.TTL != 0:
 		return api.WithHint(errors.New("the lifetime of an existing certificate cannot be chosen"), "leave out --ttl")
 	case o.TrustDomain != "":
-		return validateTrustDomain(o.TrustDomain)
+		return ca.ValidateTrustDomain(o.TrustDomain)
 	}
 	return nil
 }
 
 // mint makes the authority that the options describe or takes the one that they
 // bring along.
-func (o *InitOptions) mint() (*Authority, error) {
+func (o *InitOptions) mint() (*ca.Authority, error) {
 	if len(o.CertPEM) == 0 {
-		a, err := New(Options{TrustDomain: o.TrustDomain, TTL: o.TTL})
+		a, err := ca.New(ca.Options{TrustDomain: o.TrustDomain, TTL: o.TTL})
 		if err != nil {
 			return nil, fmt.Errorf("making the authority: %w", err)
 		}
 		return a, nil
 	}
-	a, err := Import(o.CertPEM, o.KeyPEM, o.TrustDomain, time.Now())
-	if errors.Is(err, ErrMismatch) {
+	a, err := ca.Import(o.CertPEM, o.KeyPEM, o.TrustDomain)
+	if err == nil {
+		err = a.ValidAt(time.Now())
+	}
+	if errors.Is(err, ca.ErrMismatch) {
 		err = api.WithHint(err, "the first certificate of --from-cert must be the one that --from-key belongs to")
 	}
 	if err != nil {
@@ -151,13 +155,13 @@ func (o *InitOptions) ensure(ctx context.Context, dir string) (*InitResult, erro
 	if a == nil {
 		return o.first(ctx, dir, bundle)
 	}
-	if bundle == nil || local != nil && stored != nil && !local.same(stored) {
+	if bundle == nil || local != nil && stored != nil && !local.Equal(stored) {
 		// What is missing, or differs, may be a rotation's to repair.
 		if err := o.checkRotation(ctx, dir, stored != nil); err != nil {
 			return nil, err
 		}
 	}
-	if local != nil && stored != nil && !local.same(stored) {
+	if local != nil && stored != nil && !local.Equal(stored) {
 		return nil, api.WithHint(fmt.Errorf("secret %s in %s holds another authority than %s: %w", SecretName, Namespace, Path(dir), ErrForeign), foreignHint)
 	}
 	if bundle != nil && !bundle.Holds(a) {
@@ -192,10 +196,10 @@ func (o *InitOptions) checkRotation(ctx context.Context, dir string, inCluster b
 }
 
 // wants reports ErrExists if the options ask for something else than a.
-func (o *InitOptions) wants(a *Authority) error {
+func (o *InitOptions) wants(a *ca.Authority) error {
 	const hint = "leave the flag out to keep the authority, or replace it with --force, or with 'kubectl gateway rotate --ca' while traffic goes on"
-	if o.TrustDomain != "" && o.TrustDomain != a.trustDomain {
-		return api.WithHint(fmt.Errorf("%w, for trust domain %q instead of %q", ErrExists, a.trustDomain, o.TrustDomain), hint)
+	if o.TrustDomain != "" && o.TrustDomain != a.TrustDomain() {
+		return api.WithHint(fmt.Errorf("%w, for trust domain %q instead of %q", ErrExists, a.TrustDomain(), o.TrustDomain), hint)
 	}
 	if len(o.CertPEM) == 0 {
 		return nil
@@ -204,7 +208,7 @@ func (o *InitOptions) wants(a *Authority) error {
 	if err != nil {
 		return err
 	}
-	if !brought.chain[0].Equal(a.chain[0]) {
+	if !brought.Certificate().Equal(a.Certificate()) {
 		return api.WithHint(fmt.Errorf("%w, another one than that of --from-cert", ErrExists), hint)
 	}
 	return nil

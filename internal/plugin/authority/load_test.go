@@ -1,4 +1,4 @@
-package ca
+package authority
 
 import (
 	"errors"
@@ -9,6 +9,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 func TestLoad(t *testing.T) {
@@ -19,12 +20,15 @@ func TestLoad(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	publish := func(c *fake.Clientset, a *Authority) { _, err := PublishBundle(t.Context(), c, a, true); put(err) }
-	store := func(c *fake.Clientset, a *Authority) { _, err := PublishAuthority(t.Context(), c, a, true); put(err) }
+	publish := func(c *fake.Clientset, a *ca.Authority) { _, err := PublishBundle(t.Context(), c, a, true); put(err) }
+	store := func(c *fake.Clientset, a *ca.Authority) {
+		_, err := PublishAuthority(t.Context(), c, a, true)
+		put(err)
+	}
 	for _, c := range []struct {
 		name  string
 		setUp func(c *fake.Clientset, dir string)
-		found *Authority
+		found *ca.Authority
 		want  error
 		hint  string
 	}{
@@ -52,7 +56,7 @@ func TestLoad(t *testing.T) {
 			store(c, a)
 			publish(c, a)
 			put(os.WriteFile(Path(dir), []byte("x"), 0o600))
-		}, want: ErrDamaged, hint: "backup"},
+		}, want: ca.ErrDamaged, hint: "backup"},
 		{name: "cluster out of reach", setUp: func(c *fake.Clientset, _ string) { refuse(c, "get", "secrets", errors.New("timeout")) }, hint: "reachable"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -60,7 +64,7 @@ func TestLoad(t *testing.T) {
 			c.setUp(cluster, dir)
 			got, err := Load(t.Context(), LoadOptions{Client: cluster, Dir: dir, Getenv: env(nil)})
 			if c.found != nil {
-				if err != nil || !got.same(c.found) {
+				if err != nil || !got.Equal(c.found) {
 					t.Errorf("loaded %v, %v", got, err)
 				}
 				return
@@ -84,7 +88,7 @@ func TestLoadByCluster(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a, err := Load(t.Context(), LoadOptions{Client: first, Getenv: getenv}); err != nil || !a.same(result.Authority) {
+	if a, err := Load(t.Context(), LoadOptions{Client: first, Getenv: getenv}); err != nil || !a.Equal(result.Authority) {
 		t.Errorf("first: %v, %v", a, err)
 	}
 	if _, err := Load(t.Context(), LoadOptions{Client: second, Getenv: getenv}); !errors.Is(err, ErrNoAuthority) {

@@ -5,21 +5,26 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
-	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
 
-// encode returns the form that an authority has in its file: trust domain, key
-// and certificates as PEM blocks, in this order. It holds the private key.
-func (a *Authority) encode() ([]byte, error) {
+// Encode returns a as one text: trust domain, key and certificates as PEM blocks,
+// in this order. It holds the private key.
+func (a *Authority) Encode() ([]byte, error) {
 	key, err := a.keyPEM()
 	if err != nil {
 		return nil, err
 	}
 	out := pem.EncodeToMemory(&pem.Block{Type: blockTrustDomain, Bytes: []byte(a.trustDomain)})
 	out = append(out, key...)
-	return append(out, encodeCertificates(a.chain)...), nil
+	return append(out, EncodeCertificates(a.chain)...), nil
+}
+
+// PEM returns what [Import] reads: a's certificates and its private key.
+func (a *Authority) PEM() (certs, key []byte, err error) {
+	key, err = a.keyPEM()
+	return EncodeCertificates(a.chain), key, err
 }
 
 func (a *Authority) keyPEM() ([]byte, error) {
@@ -30,31 +35,10 @@ func (a *Authority) keyPEM() ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: blockKey, Bytes: der}), nil
 }
 
-// decode reads what encode wrote and nothing else: a file that was cut, edited
-// or mixed from two is damaged, even where its parts could be read.
-func decode(text []byte, now time.Time) (*Authority, error) {
-	a, err := decodeParts(text)
-	if err != nil {
-		return nil, err
-	}
-	return newAuthority(a.chain, a.key, a.trustDomain, now)
-}
-
-// decodeAnyTime is decode for an authority that need not be valid any more: one
-// that signs nothing.
-func decodeAnyTime(text []byte, now time.Time) (*Authority, error) {
-	a, err := decodeParts(text)
-	if err != nil {
-		return nil, err
-	}
-	if a.checkTime(now) != nil {
-		now = a.NotBefore()
-	}
-	return newAuthority(a.chain, a.key, a.trustDomain, now)
-}
-
-// decodeParts checks the form of a file. What it returns has yet to be tried.
-func decodeParts(text []byte) (*Authority, error) {
+// Decode reads what [Authority.Encode] wrote and nothing else: a text that was cut,
+// edited or mixed from two is damaged, even where its parts could be read. An
+// authority that has expired can be decoded: see [Authority.ValidAt].
+func Decode(text []byte) (*Authority, error) {
 	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
 	domain, rest := pem.Decode(text)
 	if domain == nil || domain.Type != blockTrustDomain {
@@ -68,9 +52,9 @@ func decodeParts(text []byte) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	certs, err := parseCertificates(rest)
+	certs, err := ParseCertificates(rest)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	chain, err := sortChain(certs)
 	if err != nil {
@@ -81,12 +65,12 @@ func decodeParts(text []byte) (*Authority, error) {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	a := &Authority{chain: chain, key: signer, trustDomain: trustDomain}
-	again, err := a.encode()
+	again, err := a.Encode()
 	if err != nil {
 		return nil, err
 	}
 	if !bytes.Equal(bytes.TrimSpace(again), bytes.TrimSpace(text)) {
 		return nil, fmt.Errorf("%w: it holds more or other text than was written", ErrDamaged)
 	}
-	return a, nil
+	return newAuthority(chain, signer, trustDomain)
 }

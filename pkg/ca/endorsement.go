@@ -8,20 +8,15 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/json"
-	"errors"
 	"fmt"
 )
 
-// RotationAnnotation stands on the trust bundle while a rotation is under way.
-const RotationAnnotation = "kubectl-gateway.github.io/rotation"
-
-// endorsement is what makes two roots in a trust bundle those of one rotation:
+// Endorsement is what makes two roots in a trust bundle those of one rotation:
 // the statement that new follows old, signed by both authorities. Without it
 // whoever can write the ConfigMap could have a root of theirs handed to every
 // gateway that is enabled: operators have the key of one of the two authorities,
 // and believe that one.
-type endorsement struct {
+type Endorsement struct {
 	// Old and New are the fingerprints of the roots.
 	Old string `json:"old"`
 	New string `json:"new"`
@@ -32,12 +27,13 @@ type endorsement struct {
 
 // statement is what is signed. It is no DER, so that it can never pass for a
 // certificate that one of the authorities has signed.
-func (e *endorsement) statement(trustDomain string) []byte {
+func (e *Endorsement) statement(trustDomain string) []byte {
 	return fmt.Appendf(nil, "kubectl-gateway rotation 1\n%s\n%s\n%s\n", trustDomain, e.Old, e.New)
 }
 
-func endorse(old, next *Authority) (*endorsement, error) {
-	e := &endorsement{Old: Fingerprint(old.root()), New: Fingerprint(next.root())}
+// Endorse has both authorities sign that next follows old.
+func Endorse(old, next *Authority) (*Endorsement, error) {
+	e := &Endorsement{Old: Fingerprint(old.Root()), New: Fingerprint(next.Root())}
 	var err error
 	if e.OldSignature, err = old.sign(e.statement(old.trustDomain)); err != nil {
 		return nil, err
@@ -48,13 +44,13 @@ func endorse(old, next *Authority) (*endorsement, error) {
 	return e, nil
 }
 
-// partner returns the fingerprint of the root that a's own key says belongs to
-// the same rotation, or "".
-func (e *endorsement) partner(a *Authority) string {
+// Partner returns the fingerprint of the root that a's own key says belongs to
+// the same rotation, or "". e may be nil.
+func (e *Endorsement) Partner(a *Authority) string {
 	if e == nil {
 		return ""
 	}
-	own, statement := Fingerprint(a.root()), e.statement(a.trustDomain)
+	own, statement := Fingerprint(a.Root()), e.statement(a.trustDomain)
 	switch {
 	case own == e.Old && a.signed(statement, e.OldSignature):
 		return e.New
@@ -88,22 +84,4 @@ func (a *Authority) signed(statement, signature []byte) bool {
 		algorithm = x509.PureEd25519
 	}
 	return a.chain[0].CheckSignature(algorithm, statement, signature) == nil
-}
-
-// parseEndorsement reads the annotation. One that cannot be read endorses
-// nothing.
-func parseEndorsement(text string) *endorsement {
-	var e endorsement
-	if text == "" || json.Unmarshal([]byte(text), &e) != nil {
-		return nil
-	}
-	return &e
-}
-
-func (e *endorsement) encode() (string, error) {
-	text, err := json.Marshal(e)
-	if err != nil {
-		return "", errors.New("encoding the rotation's signatures")
-	}
-	return string(text), nil
 }

@@ -1,4 +1,4 @@
-package ca
+package authority
 
 import (
 	"errors"
@@ -52,7 +52,7 @@ func TestRotationInterrupted(t *testing.T) {
 					if err != nil {
 						dead, step = false, stop // it does not happen again
 						// The last change of all may have been made.
-						if now, err := s.open(); err == nil && now.Phase() == Idle && !now.Current().same(s.first) {
+						if now, err := s.open(); err == nil && now.Phase() == Idle && !now.Current().Equal(s.first) {
 							finished = true
 						}
 					}
@@ -65,11 +65,11 @@ func TestRotationInterrupted(t *testing.T) {
 					}
 					if old, err := Load(t.Context(), other); err != nil && !errors.Is(err, ErrForeign) {
 						t.Fatalf("%s: %v", when, err)
-					} else if err == nil && old.same(s.first) && !a.same(s.first) && len(old.Roots()) != 2 {
+					} else if err == nil && old.Equal(s.first) && !a.Equal(s.first) && len(old.Roots()) != 2 {
 						t.Fatalf("%s: another operator hands out %v while %v signs here", when, old.Roots(), a)
 					}
 				}
-				if a, err := Load(t.Context(), s.options()); err != nil || a.same(s.first) || len(a.Roots()) != 1 || len(roots) != 2 {
+				if a, err := Load(t.Context(), s.options()); err != nil || a.Equal(s.first) || len(a.Roots()) != 1 || len(roots) != 2 {
 					t.Fatalf("%s: at the end %v, %v; roots %v", when, a, err, roots)
 				}
 				if keep != "cluster" {
@@ -113,10 +113,10 @@ func checkFiles(t *testing.T, when string, s *site) {
 		case name == nextName, name == previousName:
 			t.Errorf("%s: %s is left", when, name)
 		default:
-			a, err := loadFile(s.dir, name, decode)
+			a, err := loadFile(s.dir, name, false)
 			if err != nil {
 				t.Errorf("%s: %v", when, err)
-			} else if !a.same(s.first) {
+			} else if !a.Equal(s.first) {
 				t.Errorf("%s: %s is not the old authority", when, name)
 			}
 			found = true

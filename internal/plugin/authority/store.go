@@ -1,4 +1,4 @@
-package ca
+package authority
 
 import (
 	"crypto/rand"
@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // The store is a directory (0700) with one file (0600) that holds key and
@@ -45,15 +46,20 @@ const (
 // LoadDir reads the authority in dir. The error is [ErrNoAuthority] if there is
 // none, [ErrExposed], [ErrDamaged], [ErrMismatch], [ErrNotAuthority] or
 // [ErrExpired] if it must not be used, or that of the file system.
-func LoadDir(dir string) (*Authority, error) { return loadFile(dir, fileName, decode) }
+func LoadDir(dir string) (*ca.Authority, error) { return loadFile(dir, fileName, false) }
 
-func loadFile(dir, name string, decode func([]byte, time.Time) (*Authority, error)) (*Authority, error) {
+// loadFile reads an authority that need not be valid any more if expired is set:
+// one that signs nothing.
+func loadFile(dir, name string, expired bool) (*ca.Authority, error) {
 	text, err := readPrivate(dir, name)
 	if err != nil {
 		return nil, err
 	}
 	path := filepath.Join(dir, name)
-	a, err := decode(text, time.Now())
+	a, err := ca.Decode(text)
+	if err == nil && !expired {
+		err = a.ValidAt(time.Now())
+	}
 	if err != nil {
 		err = fmt.Errorf("reading %s: %w", path, err)
 		if api.Hint(err) == "" {
@@ -69,14 +75,14 @@ func Path(dir string) string { return filepath.Join(dir, fileName) }
 
 // CreateDir writes a to dir, which is made if needed. The error is [ErrExists]
 // if an authority is there already, whatever its state.
-func CreateDir(dir string, a *Authority) error {
+func CreateDir(dir string, a *ca.Authority) error {
 	s := store{dir: dir}
 	return s.create(a)
 }
 
 // ReplaceDir writes a to dir in place of the authority that is there, if any,
 // and returns the path of the backup of the old one, or "".
-func ReplaceDir(dir string, a *Authority) (backup string, err error) {
+func ReplaceDir(dir string, a *ca.Authority) (backup string, err error) {
 	s := store{dir: dir}
 	return s.replace(a)
 }
@@ -96,8 +102,8 @@ func (s *store) did(step string) error {
 	return s.step(step)
 }
 
-func (s *store) create(a *Authority) error {
-	text, err := a.encode()
+func (s *store) create(a *ca.Authority) error {
+	text, err := a.Encode()
 	if err != nil {
 		return err
 	}
@@ -110,8 +116,8 @@ func (s *store) create(a *Authority) error {
 	return s.place(text, fileName, false)
 }
 
-func (s *store) replace(a *Authority) (string, error) {
-	text, err := a.encode()
+func (s *store) replace(a *ca.Authority) (string, error) {
+	text, err := a.Encode()
 	if err != nil {
 		return "", err
 	}
@@ -343,7 +349,7 @@ func readRegular(path string) ([]byte, error) {
 		return nil, err
 	}
 	if len(text) > maxFileSize {
-		return nil, fmt.Errorf("%w: %s is larger than %d bytes", ErrDamaged, path, maxFileSize)
+		return nil, fmt.Errorf("%w: %s is larger than %d bytes", ca.ErrDamaged, path, maxFileSize)
 	}
 	return text, nil
 }

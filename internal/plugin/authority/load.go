@@ -1,4 +1,4 @@
-package ca
+package authority
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // LoadOptions say where Load looks for the authority.
@@ -27,7 +28,7 @@ type LoadOptions struct {
 // the side of the old authority as on that of the new one. The
 // error is [ErrNoAuthority] if neither exists, [ErrForeign] or [ErrNoBundle] if
 // the cluster does not trust what was found, or one of those of [LoadDir].
-func Load(ctx context.Context, opts LoadOptions) (*Authority, error) {
+func Load(ctx context.Context, opts LoadOptions) (*ca.Authority, error) {
 	dir, err := ResolveDir(ctx, opts.Client, opts.Dir, opts.Getenv)
 	if err != nil {
 		return nil, err
@@ -53,10 +54,10 @@ func Load(ctx context.Context, opts LoadOptions) (*Authority, error) {
 		return nil, err
 	}
 	if !bundle.Holds(a) {
-		return nil, fmt.Errorf("the authority of %s (%s) is a foreign one: %w", where, shortFingerprint(a.root()), foreignError(bundle))
+		return nil, fmt.Errorf("the authority of %s (%s) is a foreign one: %w", where, short(a.Root()), foreignError(bundle))
 	}
 	if other := bundle.partner(a); other != nil {
-		a = a.trusting(other)
+		a = a.Trusting(other)
 	}
 	return a, nil
 }
