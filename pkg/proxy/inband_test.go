@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 func TestInband(t *testing.T) {
@@ -76,7 +77,7 @@ func TestOptionLost(t *testing.T) {
 			t.Fatal(err)
 		}
 		line := client.logged("the connection", func(c api.Connection) bool { return c.Destination == destination })
-		if line.Reason != reasonOptionLost || line.Wire != api.WireNone || line.Encrypted || line.Error != "" || line.Sent != 5 {
+		if line.Reason != traffic.OptionLost.String() || line.Wire != api.WireNone || line.Encrypted || line.Error != "" || line.Sent != 5 {
 			t.Errorf("logged %+v", line)
 		}
 		if got := client.proxy.Traffic().Outbound; got != (api.Direction{Plaintext: 1, OptionLost: 1, Sent: 5}) {
@@ -96,7 +97,7 @@ func TestOptionLost(t *testing.T) {
 		client.dialReset(destination)
 		expectReset(t, accept())
 		line := client.logged("the refusal", func(c api.Connection) bool { return c.Destination == destination })
-		if line.Reason != reasonOptionLost || line.Encrypted {
+		if line.Reason != traffic.OptionLost.String() || line.Encrypted {
 			t.Errorf("logged %+v", line)
 		}
 		if got := client.proxy.Traffic().Outbound; got != (api.Direction{Refused: 1, OptionLost: 1}) {
@@ -139,7 +140,7 @@ func TestPlaintextInBandIsReset(t *testing.T) {
 			s.at = addrPort(l.Addr())
 			s.dialReset(server)
 			line := server.logged("the refusal", func(c api.Connection) bool { return c.Direction == api.Inbound })
-			if line.Reason != reasonPlaintext || line.Source.Addr() != s.ip || line.Destination != s.at || line.Peer != "" || line.Level != "WARN" {
+			if line.Reason != traffic.Plaintext.String() || line.Source.Addr() != s.ip || line.Destination != s.at || line.Peer != "" || line.Level != "WARN" {
 				t.Errorf("logged %+v", line)
 			}
 			if got := server.proxy.Traffic().Inbound; got != (api.Direction{Refused: 1}) {
@@ -171,7 +172,7 @@ func TestInbandWithoutPrograms(t *testing.T) {
 					}
 				}
 				line := client.logged("the connection", func(c api.Connection) bool { return c.Destination == destination })
-				if line.Reason != reasonNoNegotiation || line.Encrypted || mode == api.Strict && !strings.Contains(line.Error, broken.Error()) {
+				if line.Reason != traffic.NoNegotiation.String() || line.Encrypted || mode == api.Strict && !strings.Contains(line.Error, broken.Error()) {
 					t.Errorf("logged %+v", line)
 				}
 			})
@@ -184,7 +185,7 @@ func TestInbandWithoutPrograms(t *testing.T) {
 		b.shown.Store(&f)
 		client.dialReset(applicationAt(t, b.behind(t, server.ip), echo))
 		line := server.logged("the refusal", func(c api.Connection) bool { return c.Direction == api.Inbound })
-		if line.Reason != reasonUndetermined || line.Error != broken.Error() {
+		if line.Reason != traffic.Undetermined.String() || line.Error != broken.Error() {
 			t.Errorf("logged %+v", line)
 		}
 	})
@@ -196,14 +197,14 @@ func TestWirePortDoesNotReachServices(t *testing.T) {
 	client, server, b := inbandPair(t, wirePort)
 	destination := applicationAt(t, b.behind(t, server.ip), echo)
 	client.dialReset(destination)
-	client.logged("the refusal", func(c api.Connection) bool { return c.Reason == reasonNoWire })
+	client.logged("the refusal", func(c api.Connection) bool { return c.Reason == traffic.NoWire.String() })
 	client.reconfigure(func(c *api.Config) { c.Mode = api.Permissive })
 	conn := client.dial(destination)
 	ping(t, conn)
 	if err := conn.Close(); err != nil {
 		t.Fatal(err)
 	}
-	client.logged("the plaintext", func(c api.Connection) bool { return c.Reason == reasonNoWire && c.Sent == 4 })
+	client.logged("the plaintext", func(c api.Connection) bool { return c.Reason == traffic.NoWire.String() && c.Sent == 4 })
 }
 
 func TestInbandDestinationCannotBeReached(t *testing.T) {
@@ -215,7 +216,7 @@ func TestInbandDestinationCannotBeReached(t *testing.T) {
 		}
 		client.dialReset(addrPort(closed.Addr()))
 		line := client.logged("the refusal", func(c api.Connection) bool { return c.Direction == api.Outbound })
-		if line.Reason != reasonUnreachable || !strings.Contains(line.Error, "connection refused") {
+		if line.Reason != traffic.Unreachable.String() || !strings.Contains(line.Error, "connection refused") {
 			t.Errorf("logged %+v", line)
 		}
 	}
@@ -282,7 +283,7 @@ func TestInbandSilence(t *testing.T) {
 			c.advance(rememberFailed + time.Second)
 		}
 	}
-	client.logged("the fallback", func(c api.Connection) bool { return c.Reason == reasonNoAnswer })
+	client.logged("the fallback", func(c api.Connection) bool { return c.Reason == traffic.NoAnswer.String() })
 }
 
 // The application that is reached is the one that the connection was made to.
@@ -345,7 +346,7 @@ func TestInbandPeerRefuses(t *testing.T) {
 				t.Errorf("got %q, %v", got, err)
 			}
 			line := server.logged("the refusal", func(l api.Connection) bool { return strings.Contains(l.Error, c.log) && l.Source == h.Client })
-			if line.Reason != reasonNotAllowed || line.Destination != c.at || line.Received != 0 {
+			if line.Reason != traffic.Forbidden.String() || line.Destination != c.at || line.Received != 0 {
 				t.Errorf("logged %+v", line)
 			}
 		})

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 // inbandImpostor plays what a marked dial to the returned address meets; the
@@ -123,7 +124,7 @@ func TestServiceSessionIsNoPodSession(t *testing.T) {
 	pod := b.behind(t, ip)
 	client.dialReset(addrPort(pod.Addr()))
 	line := client.logged("the refusal", func(c api.Connection) bool { return c.Destination == addrPort(pod.Addr()) })
-	if line.Reason != reasonNotTrusted || !strings.Contains(line.Error, "certificate is valid for") {
+	if line.Reason != traffic.NotTrusted.String() || !strings.Contains(line.Error, "certificate is valid for") {
 		t.Errorf("logged %+v", line)
 	}
 

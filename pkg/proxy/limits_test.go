@@ -247,7 +247,7 @@ func TestStopEndsConnections(t *testing.T) {
 	if !refused(client.capture) {
 		t.Error("the capture listener is still open")
 	}
-	if ended, aborted := client.proxy.counters.Ended(); ended < 2 || aborted != 0 {
+	if ended, aborted := client.proxy.counters.Ended.Load(), client.proxy.counters.Aborted.Load(); ended < 2 || aborted != 0 {
 		t.Errorf("%d ended, %d aborted", ended, aborted)
 	}
 
@@ -258,7 +258,7 @@ func TestStopEndsConnections(t *testing.T) {
 	expect(t, accept(), "x")
 	other.stop()
 	expectReset(t, conn)
-	if ended, aborted := other.proxy.counters.Ended(); ended != 1 || aborted != 1 {
+	if ended, aborted := other.proxy.counters.Ended.Load(), other.proxy.counters.Aborted.Load(); ended != 1 || aborted != 1 {
 		t.Errorf("%d ended, %d aborted", ended, aborted)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 // lingers returns the SO_LINGER of the sockets of the only connection of a pod.
@@ -133,7 +134,7 @@ func TestPeerEndsInTheHandshake(t *testing.T) {
 	expect(t, conn, "hello")
 	conn.Close()
 	line := client.logged("the connection", func(c api.Connection) bool { return c.Direction == api.Outbound })
-	if line.Encrypted || line.Error != "" || line.Reason != reasonPeerReset {
+	if line.Encrypted || line.Error != "" || line.Reason != traffic.PeerReset.String() {
 		t.Errorf("logged %+v", line)
 	}
 	peer := client.proxy.peers.acquire(netip.AddrPortFrom(ip, api.PeerPort))

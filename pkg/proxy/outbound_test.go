@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 // clock is a clock that tests can put forward.
@@ -267,7 +268,7 @@ func TestStrictDuringPlaintextDial(t *testing.T) {
 	eventually(t, "the refusal", func() bool { drain(); return client.proxy.Traffic().Outbound.Refused == 1 })
 	expectReset(t, conn)
 	line := client.logged("the refusal", func(c api.Connection) bool { return c.Destination == destination })
-	if line.Reason != reasonPeerRefused || line.Encrypted || line.Level != "WARN" {
+	if line.Reason != traffic.PeerRefused.String() || line.Encrypted || line.Level != "WARN" {
 		t.Errorf("logged %+v", line)
 	}
 }
@@ -309,14 +310,14 @@ func TestPeerRejectsOurCertificate(t *testing.T) {
 	server := newPod(t, a, nil)
 	destination := application(t, server.ip, echo)
 	client.dialReset(destination)
-	client.logged("the rejection", func(c api.Connection) bool { return c.Reason == reasonRejected && c.Error != "" })
+	client.logged("the rejection", func(c api.Connection) bool { return c.Reason == traffic.Rejected.String() && c.Error != "" })
 	conn := client.dial(destination)
 	write(t, conn, "hello")
 	expect(t, conn, "hello")
 	if err := conn.Close(); err != nil {
 		t.Fatal(err)
 	}
-	client.logged("the fallback", func(c api.Connection) bool { return c.Reason == reasonRejected && c.Error == "" })
+	client.logged("the fallback", func(c api.Connection) bool { return c.Reason == traffic.Rejected.String() && c.Error == "" })
 }
 
 func TestPeerTableIsBounded(t *testing.T) {
@@ -328,7 +329,7 @@ func TestPeerTableIsBounded(t *testing.T) {
 		if _, probe, err := table.enter(t.Context(), p); err != nil || !probe {
 			t.Fatalf("enter: %t, %v", probe, err)
 		}
-		table.leave(p, true, &failure{reason: "x", remember: time.Hour})
+		table.leave(p, true, &failure{reason: traffic.PeerRefused, remember: time.Hour})
 		table.release(p)
 	}
 	if n := len(table.peers); n != 8 {
