@@ -109,8 +109,8 @@ type Proxy struct {
 	edges      *traffic.Edges
 	peers      *peerTable
 	handshakes *handshakeLimit
-	crowded    occasion
-	exhausted  occasion
+	crowded    *occasion
+	exhausted  *occasion
 	pools      bufferPools
 
 	// ctx is done when connections that are still being set up must give up.
@@ -157,8 +157,8 @@ func New(o Options) (*Proxy, error) {
 		edges:            traffic.NewEdges(),
 		peers:            newPeerTable(maxPeers, o.now),
 		handshakes:       o.handshakes,
-		crowded:          occasion{interval: time.Second},
-		exhausted:        occasion{interval: time.Second},
+		crowded:          newOccasion(time.Second),
+		exhausted:        newOccasion(time.Second),
 		aborting:         make(chan struct{}),
 	}
 	for _, l := range p.listeners() {
@@ -212,7 +212,7 @@ func (p *Proxy) admit(conn *net.TCPConn, wire string) {
 	if !p.handshakes.enter(source) {
 		reset(conn)
 		p.counters.Of(traffic.Inbound).Refused.Add(1)
-		if held, ok := p.crowded.take(time.Now()); ok {
+		if held, ok := p.crowded.take(); ok {
 			p.log.Slog().Warn("too many handshakes at once", "source", source.String(), "notLogged", held)
 		}
 		return

@@ -152,7 +152,7 @@ func (a *acceptor) run(failed chan<- error) {
 			return
 		}
 		delay := wait.next()
-		if held, ok := a.proxy.exhausted.take(time.Now()); ok {
+		if held, ok := a.proxy.exhausted.take(); ok {
 			a.proxy.log.Slog().Error("cannot accept connections", "listener", a.listener.Addr().String(),
 				"error", err.Error(), "retryIn", delay.Seconds(), "notLogged", held)
 		}
