@@ -51,10 +51,11 @@ func startPod(t testing.TB, n *netlab.Node, clsact bool, change func(*bpf.Option
 	return p
 }
 
-// both runs a test with tcx and with clsact.
+// both runs a test with what the gateway takes by itself, tcx where the kernel has it,
+// and with clsact.
 func both(t *testing.T, test func(t *testing.T, clsact bool)) {
 	t.Helper()
-	t.Run("tcx", func(t *testing.T) { test(t, false) })
+	t.Run("default", func(t *testing.T) { test(t, false) })
 	t.Run("clsact", func(t *testing.T) { test(t, true) })
 }
 
