@@ -35,17 +35,12 @@ func TestEdgesOfEncryptedConnections(t *testing.T) {
 	begin := time.Now()
 	for range 3 {
 		conn := client.dial(app)
-		write(t, conn, "hello")
-		expect(t, conn, "hello")
-		if err := conn.CloseWrite(); err != nil {
-			t.Fatal(err)
-		}
-		expectEOF(t, conn)
+		exchange(t, conn, "hello")
+		end(t, conn)
 	}
 	client.oneEdge("three edges of a kind", func(e api.Edge) bool { return e.Connections == 3 && e.Open == 0 })
 	conn := client.dial(app)
-	write(t, conn, "open")
-	expect(t, conn, "open")
+	exchange(t, conn, "open")
 	// The bytes of the open connection count, too.
 	out := client.oneEdge("the client's side", func(e api.Edge) bool { return e.Connections == 4 && e.Open == 1 && e.Received == 19 })
 	in := server.oneEdge("the server's side", func(e api.Edge) bool { return e.Connections == 4 && e.Open == 1 && e.Sent == 19 })
@@ -66,8 +61,7 @@ func TestEdgeOfPlaintext(t *testing.T) {
 	client := newPod(t, a, permissive)
 	app := application(t, podAddress(), echo)
 	conn := client.dial(app)
-	write(t, conn, "hello")
-	expect(t, conn, "hello")
+	exchange(t, conn, "hello")
 	e := client.oneEdge("the open connection", func(e api.Edge) bool { return e.Open == 1 && e.Sent == 5 })
 	if e.Verdict != api.EdgePlaintext || e.Reason != traffic.PeerRefused.String() || e.Wire != api.WireNone || e.Destination != app || e.Peer != "" {
 		t.Errorf("the edge is %+v", e)

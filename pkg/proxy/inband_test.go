@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -26,36 +25,9 @@ func TestInband(t *testing.T) {
 	})
 	conn := client.dial(destination)
 	expect(t, conn, "220 ready\r\n")
-	write(t, conn, "hello")
-	expect(t, conn, "hello")
-	if err := conn.CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
-	expectEOF(t, conn)
-	for pod, way := range map[*testPod]string{client: api.Outbound, server: api.Inbound} {
-		line := pod.logged(way, func(c api.Connection) bool { return c.Direction == way })
-		want := api.Connection{
-			Time: line.Time, Duration: line.Duration, Level: "INFO", Message: api.ConnectionMessage,
-			Direction: way, Source: addrPort(conn.LocalAddr()), Destination: destination,
-			Peer: "spiffe://" + testTrustDomain + "/ns/default/sa/app",
-			Wire: api.WireInband, Encrypted: true, TLS: agreed(line), Sent: 5, Received: 16,
-		}
-		if way == api.Inbound {
-			want.Sent, want.Received = want.Received, want.Sent
-		}
-		if line != want {
-			t.Errorf("%s: logged %+v\nwant %+v", way, line, want)
-		}
-	}
-	if _, ok := server.sockets.presented.Load(addrPort(conn.LocalAddr())); !ok {
-		t.Error("the application was not told the client's address")
-	}
-	if got, want := client.proxy.Traffic().Outbound, (api.Direction{Encrypted: 1, Inband: 1, Sent: 5, Received: 16}); got != want {
-		t.Errorf("client counts %+v, want %+v", got, want)
-	}
-	if got, want := server.proxy.Traffic().Inbound, (api.Direction{Encrypted: 1, Inband: 1, Sent: 16, Received: 5}); got != want {
-		t.Errorf("server counts %+v, want %+v", got, want)
-	}
+	exchange(t, conn, "hello")
+	end(t, conn)
+	checkCarried(t, client, server, conn, destination, api.Direction{Encrypted: 1, Inband: 1, Sent: 5, Received: 16})
 }
 
 // What a gateway does when nothing shows at the other end: nobody there, or the
@@ -69,13 +41,9 @@ func TestOptionLost(t *testing.T) {
 		far := accept()
 		write(t, conn, "hello")
 		expect(t, far, "hello")
-		if err := far.Close(); err != nil {
-			t.Fatal(err)
-		}
+		hangUp(t, far)
 		expectEOF(t, conn)
-		if err := conn.Close(); err != nil {
-			t.Fatal(err)
-		}
+		hangUp(t, conn)
 		line := client.logged("the connection", func(c api.Connection) bool { return c.Destination == destination })
 		if line.Reason != traffic.OptionLost.String() || line.Wire != api.WireNone || line.Encrypted || line.Error != "" || line.Sent != 5 {
 			t.Errorf("logged %+v", line)
@@ -118,9 +86,7 @@ func TestOptionLostNeedsNoSecondConnection(t *testing.T) {
 	for range count {
 		conn := client.dial(destination)
 		ping(t, conn)
-		if err := conn.Close(); err != nil {
-			t.Fatal(err)
-		}
+		hangUp(t, conn)
 	}
 	if n := accepted.Load(); n != count {
 		t.Errorf("%d connections became %d", count, n)
@@ -167,9 +133,7 @@ func TestInbandWithoutPrograms(t *testing.T) {
 				} else {
 					conn := client.dial(destination)
 					ping(t, conn)
-					if err := conn.Close(); err != nil {
-						t.Fatal(err)
-					}
+					hangUp(t, conn)
 				}
 				line := client.logged("the connection", func(c api.Connection) bool { return c.Destination == destination })
 				if line.Reason != traffic.NoNegotiation.String() || line.Encrypted || mode == api.Strict && !strings.Contains(line.Error, broken.Error()) {
@@ -201,9 +165,7 @@ func TestWirePortDoesNotReachServices(t *testing.T) {
 	client.reconfigure(func(c *api.Config) { c.Mode = api.Permissive })
 	conn := client.dial(destination)
 	ping(t, conn)
-	if err := conn.Close(); err != nil {
-		t.Fatal(err)
-	}
+	hangUp(t, conn)
 	client.logged("the plaintext", func(c api.Connection) bool { return c.Reason == traffic.NoWire.String() && c.Sent == 4 })
 }
 
@@ -211,9 +173,7 @@ func TestInbandDestinationCannotBeReached(t *testing.T) {
 	for _, mode := range []api.Mode{api.Strict, api.Permissive} {
 		client, server, _ := inbandPair(t, func(o *Options) { o.Config.Mode = mode })
 		closed := listen(t, netip.AddrPortFrom(server.ip, 0))
-		if err := closed.Close(); err != nil {
-			t.Fatal(err)
-		}
+		hangUp(t, closed)
 		client.dialReset(addrPort(closed.Addr()))
 		line := client.logged("the refusal", func(c api.Connection) bool { return c.Direction == api.Outbound })
 		if line.Reason != traffic.Unreachable.String() || !strings.Contains(line.Error, "connection refused") {
@@ -239,9 +199,7 @@ func TestInbandFallbackIsRemembered(t *testing.T) {
 		t.Helper()
 		conn := client.dial(destination)
 		ping(t, conn)
-		if err := conn.Close(); err != nil {
-			t.Fatal(err)
-		}
+		hangUp(t, conn)
 		if n := probes.Load(); n != want {
 			t.Fatalf("%d probes, want %d", n, want)
 		}
@@ -273,9 +231,7 @@ func TestInbandSilence(t *testing.T) {
 	for i, want := range []int64{1, 1, 2} {
 		conn := client.dial(destination)
 		ping(t, conn)
-		if err := conn.Close(); err != nil {
-			t.Fatal(err)
-		}
+		hangUp(t, conn)
 		if n := probes.Load(); n != want {
 			t.Errorf("connection %d: %d probes, want %d", i, n, want)
 		}
@@ -300,9 +256,7 @@ func TestHeaderDestinationIsIgnored(t *testing.T) {
 		h := header{Destination: claimed, Client: netip.AddrPortFrom(s.ip, 4000)}
 		write(t, conn, string(appendHeader(nil, h))+"hello")
 		expect(t, conn, string(rune(statusOK))+"hello")
-		if err := conn.Close(); err != nil {
-			t.Fatal(err)
-		}
+		hangUp(t, conn)
 		line := server.logged("the connection", func(c api.Connection) bool { return c.Source == h.Client })
 		if line.Destination != destination || line.Dialled != claimed || line.Wire != api.WireInband {
 			t.Errorf("logged %+v", line)
@@ -377,34 +331,20 @@ func TestInbandLeavesNothingBehind(t *testing.T) {
 		for _, destination := range []netip.AddrPort{encrypted, plain} {
 			conn := client.dial(destination)
 			ping(t, conn)
-			if err := conn.Close(); err != nil {
-				t.Fatal(err)
-			}
+			hangUp(t, conn)
 		}
 		if conn, err := net.Dial("tcp", refused.Addr().String()); err == nil {
 			expectReset(t, conn)
 			_ = conn.Close()
 		}
 	}
-	round()
-	settled := func() bool { return len(client.proxy.live.snapshot())+len(server.proxy.live.snapshot()) == 0 }
-	eventually(t, "the first connections to end", settled)
-	goroutines, files := runtime.NumGoroutine(), openFiles(t)
-	for range count - 1 {
-		round()
-	}
-	eventually(t, "the connections to end", settled)
-	eventually(t, "goroutines to end", func() bool { return runtime.NumGoroutine() <= goroutines })
-	eventually(t, "files to be closed", func() bool { return openFiles(t) <= files })
+	leavesNothing(t, client, server, count, round)
 	got, n := client.proxy.Traffic().Outbound, uint64(count)
 	if got.Inband != n || got.Encrypted != n || got.Plaintext != n || got.OptionLost != n || got.Active != 0 {
 		t.Errorf("client counts %+v", got)
 	}
 	if got := server.proxy.Traffic().Inbound; got.Inband != n || got.Refused != n || got.Active != 0 {
 		t.Errorf("server counts %+v", got)
-	}
-	if n := len(server.proxy.handshakes.sources); n != 0 {
-		t.Errorf("%d sources are left in the limits", n)
 	}
 	for _, p := range client.proxy.peers.peers {
 		if len(p.slots) != 0 || p.users != 0 {
@@ -421,9 +361,7 @@ func TestInbandDialledSideClosesFirst(t *testing.T) {
 	for range 20 {
 		conn := client.dial(destination)
 		ping(t, conn)
-		if err := conn.Close(); err != nil {
-			t.Fatal(err)
-		}
+		hangUp(t, conn)
 	}
 	eventually(t, "the connections to end", func() bool { return len(client.proxy.live.snapshot()) == 0 })
 	near := tcpSockets(t, tcpTimeWait, func(local, remote netip.AddrPort) bool { return local.Addr() == b.mark && remote == destination })

@@ -97,8 +97,7 @@ func TestCountersOutliveTheirProxy(t *testing.T) {
 		counters.Of(traffic.Outbound).Active.Add(7)
 		client := newPod(t, a, func(o *Options) { o.Counters = &counters })
 		conn := client.dial(destination)
-		write(t, conn, "hello")
-		expect(t, conn, "hello")
+		exchange(t, conn, "hello")
 		if got := counters.Traffic().Outbound; got.Active != 1 || got.Encrypted != worker+1 {
 			t.Errorf("worker %d: counted %+v", worker, got)
 		}

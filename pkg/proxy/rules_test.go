@@ -44,8 +44,7 @@ func (pod *testPod) allow(patterns ...string) {
 
 func ping(t testing.TB, conn net.Conn) {
 	t.Helper()
-	write(t, conn, "ping")
-	expect(t, conn, "ping")
+	exchange(t, conn, "ping")
 }
 
 func TestIdentityRules(t *testing.T) {

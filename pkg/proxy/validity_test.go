@@ -51,11 +51,8 @@ func TestSmallSkewIsHarmless(t *testing.T) {
 		first, second := skewed(t, ahead, api.Strict)
 		for _, pair := range [][2]*testPod{{first, second}, {second, first}} {
 			conn := pair[0].dial(application(t, pair[1].ip, echo))
-			write(t, conn, "hello")
-			expect(t, conn, "hello")
-			if err := conn.Close(); err != nil {
-				t.Fatal(err)
-			}
+			exchange(t, conn, "hello")
+			hangUp(t, conn)
 		}
 	}
 }
@@ -111,9 +108,7 @@ func TestExpiryIsNamed(t *testing.T) {
 			}
 			conn := client.dial(destination)
 			ping(t, conn)
-			if err := conn.Close(); err != nil {
-				t.Fatal(err)
-			}
+			hangUp(t, conn)
 			if line := client.logged("the fallback", func(c api.Connection) bool { return c.Destination == destination }); line.Reason != traffic.PeerExpired.String() {
 				t.Errorf("it says %+v", line)
 			}
