@@ -3,7 +3,6 @@
 package bpf
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -80,7 +80,7 @@ var uidForm = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{
 
 // findPodCgroup is PodCgroup with the two files of proc(5) and the root of the
 // file system that mount points are relative to.
-func findPodCgroup(mountinfo, self, root, podUID string) (pod, own Cgroup, err error) {
+func findPodCgroup(mounts, self, root, podUID string) (pod, own Cgroup, err error) {
 	if !uidForm.MatchString(podUID) {
 		return pod, own, fmt.Errorf("pod UID %q is not one that the API server gives out", podUID)
 	}
@@ -88,7 +88,7 @@ func findPodCgroup(mountinfo, self, root, podUID string) (pod, own Cgroup, err e
 	if err != nil {
 		return pod, own, err
 	}
-	mount, rel, err := cgroup2Mount(mountinfo, current)
+	mount, rel, err := cgroup2Mount(mounts, current)
 	if err != nil {
 		return pod, own, err
 	}
@@ -160,42 +160,29 @@ func unifiedPath(file string) (string, error) {
 
 // cgroup2Mount returns a mount point of cgroup2 that shows the path current, and
 // what current is called below it.
-func cgroup2Mount(mountinfo, current string) (mount, rel string, err error) {
-	f, err := os.Open(mountinfo)
+func cgroup2Mount(file, current string) (mount, rel string, err error) {
+	f, err := os.Open(file)
 	if err != nil {
 		return "", "", fmt.Errorf("reading the mounts: %w", err)
 	}
 	defer f.Close()
-	found := false
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		// proc_pid_mountinfo(5): id parent device root mountpoint options... - type source options
-		mounted, kind, ok := strings.Cut(lines.Text(), " - ")
-		fields := strings.Fields(mounted)
-		if !ok || len(fields) < 5 || !strings.HasPrefix(kind, "cgroup2 ") {
-			continue
+	mounts, err := mountinfo.GetMountsFromReader(f, mountinfo.FSTypeFilter("cgroup2"))
+	if err != nil {
+		return "", "", fmt.Errorf("reading the mounts: %w", err)
+	}
+	for _, m := range mounts {
+		if m.Root == "/" {
+			return m.Mountpoint, current, nil
 		}
-		found = true
-		root, point := unescapeMount(fields[3]), unescapeMount(fields[4])
-		if root == "/" {
-			return point, current, nil
-		}
-		if below, ok := strings.CutPrefix(current, root+"/"); ok && mount == "" {
-			mount, rel = point, "/"+below
+		if below, ok := strings.CutPrefix(current, m.Root+"/"); ok && mount == "" {
+			mount, rel = m.Mountpoint, "/"+below
 		}
 	}
 	switch {
-	case lines.Err() != nil:
-		return "", "", fmt.Errorf("reading the mounts: %w", lines.Err())
-	case !found:
+	case len(mounts) == 0:
 		return "", "", api.WithHint(errors.New("cgroup2 is not mounted"), cgroupHint)
 	case mount == "":
 		return "", "", api.WithHint(fmt.Errorf("no mount of cgroup2 shows %s", current), cgroupHint)
 	}
 	return mount, rel, nil
-}
-
-// unescapeMount undoes the octal escapes of proc_pid_mountinfo(5).
-func unescapeMount(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }

@@ -1,4 +1,6 @@
-package exporter
+//go:build linux
+
+package handoff
 
 import (
 	"bytes"
@@ -10,8 +12,8 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/metrics"
 )
 
-// Question is the whole packet with which the exporter asks for a status.
-const Question byte = 's'
+// question is the whole packet with which the exporter asks for a status.
+const question byte = 's'
 
 // maxAnswer bounds an answer, in bytes. Of the texts in it the longest is the identity,
 // a SPIFFE ID, of at most 2048 bytes, each of which JSON may write as six; of the lists
@@ -23,9 +25,9 @@ type answer struct {
 	Status *api.Status `json:"status,omitempty"`
 }
 
-// Answer returns the packet that answers a Question: what metrics are made of, and
+// encodeAnswer returns the packet that answers a question: what metrics are made of, and
 // nothing else of a status. A nil status stands for none.
-func Answer(status *api.Status) ([]byte, error) {
+func encodeAnswer(status *api.Status) ([]byte, error) {
 	var a answer
 	if status != nil {
 		a.Status = metrics.Reduce(status)
@@ -42,7 +44,7 @@ func Answer(status *api.Status) ([]byte, error) {
 
 var errNoStatus = errors.New("the gateway cannot say how it is")
 
-// parseAnswer reads what Answer wrote. Asker and asked are one build, so that anything
+// parseAnswer reads what encodeAnswer wrote. Asker and asked are one build, so that anything
 // else is an error.
 func parseAnswer(packet []byte) (*api.Status, error) {
 	if len(packet) > maxAnswer {

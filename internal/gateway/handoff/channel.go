@@ -1,6 +1,6 @@
 //go:build linux
 
-package supervisor
+package handoff
 
 import (
 	"encoding/binary"
@@ -15,58 +15,37 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// channel is the supervisor's end of a packet socket to one worker. Down go
-// sealed memory files with new material, up come replies. The supervisor reads
-// only when it expects a reply, so a worker that talks too much fills its own
-// socket buffer and nothing else.
-type channel struct {
+// Channel is the supervisor's end of a packet socket to one worker. Down go sealed memory
+// files with new material, up come replies. The supervisor reads only when it expects a
+// reply, so a worker that talks too much fills its own socket buffer and nothing else.
+type Channel struct {
 	conn *net.UnixConn
 	// number is that of the settings that were sent last.
 	number uint64
 }
 
-// errNoWorker says that the other end was closed before it was told anything.
-var errNoWorker = errors.New("the worker has ended")
+// ErrNoWorker says that the other end was closed before it was told anything.
+var ErrNoWorker = errors.New("the worker has ended")
 
-// refusedError is a worker's reply that it does not take some settings, and
-// goes on with those it has.
-type refusedError struct{ words string }
+// RefusedError is a worker's reply that it does not take some settings, and goes on with
+// those it has.
+type RefusedError struct{ words string }
 
-func (e *refusedError) Error() string { return "the worker refused the settings: " + e.words }
+func (e *RefusedError) Error() string { return "the worker refused the settings: " + e.words }
 
-// newChannel returns the supervisor's end and the file that becomes the worker's.
-func newChannel() (*channel, *os.File, error) {
-	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("creating the worker's channel: %w", err)
+// AwaitReady waits until the worker says that it is ready. The error is io.EOF when the
+// worker has ended.
+func (c *Channel) AwaitReady() error {
+	r, err := c.receive(time.Time{})
+	if err == nil && r.kind != replyReady {
+		err = errors.New("the worker answered before it was ready")
 	}
-	theirs := os.NewFile(uintptr(ends[1]), "supervisor")
-	conn, err := unixConn(os.NewFile(uintptr(ends[0]), "worker"))
-	if err != nil {
-		theirs.Close()
-		return nil, nil, err
-	}
-	return &channel{conn: conn}, theirs, nil
-}
-
-// unixConn turns f into a connection, and closes f.
-func unixConn(f *os.File) (*net.UnixConn, error) {
-	defer f.Close()
-	conn, err := net.FileConn(f)
-	if err != nil {
-		return nil, fmt.Errorf("opening the channel to the %s: %w", f.Name(), err)
-	}
-	u, ok := conn.(*net.UnixConn)
-	if !ok {
-		conn.Close()
-		return nil, fmt.Errorf("the channel to the %s is no Unix socket", f.Name())
-	}
-	return u, nil
+	return err
 }
 
 // receive waits for the next reply, until deadline. The error is io.EOF when
 // the worker has ended.
-func (c *channel) receive(deadline time.Time) (reply, error) {
+func (c *Channel) receive(deadline time.Time) (reply, error) {
 	if err := c.conn.SetReadDeadline(deadline); err != nil {
 		return reply{}, err
 	}
@@ -83,9 +62,9 @@ func (c *channel) receive(deadline time.Time) (reply, error) {
 	return parseReply(b[:n])
 }
 
-// apply has the worker take new material, and waits for its word. Only after
-// nil, errNoWorker and *refusedError is it known which settings it has.
-func (c *channel) apply(material *os.File, timeout time.Duration) error {
+// Apply has the worker take new material, and waits for its reply. Only after nil,
+// ErrNoWorker and *RefusedError is it known which settings it has.
+func (c *Channel) Apply(material *os.File, timeout time.Duration) error {
 	deadline := time.Now().Add(timeout)
 	c.number++
 	if err := c.conn.SetWriteDeadline(deadline); err != nil {
@@ -94,7 +73,7 @@ func (c *channel) apply(material *os.File, timeout time.Duration) error {
 	_, _, err := c.conn.WriteMsgUnix(binary.BigEndian.AppendUint64(nil, c.number), unix.UnixRights(int(material.Fd())), nil)
 	switch {
 	case errors.Is(err, unix.EPIPE), errors.Is(err, unix.ECONNRESET):
-		return errNoWorker
+		return ErrNoWorker
 	case err != nil:
 		return fmt.Errorf("sending settings to the worker: %w", err)
 	}
@@ -109,12 +88,13 @@ func (c *channel) apply(material *os.File, timeout time.Duration) error {
 	case r.number != c.number || r.kind == replyReady:
 		return errors.New("the worker's message answers nothing that was asked")
 	case r.kind == replyRefused:
-		return &refusedError{r.words}
+		return &RefusedError{r.words}
 	}
 	return nil
 }
 
-func (c *channel) close() { c.conn.Close() }
+// Close closes the supervisor's end, which ends the worker.
+func (c *Channel) Close() { c.conn.Close() }
 
 // workerChannel is the worker's end.
 type workerChannel struct{ conn *net.UnixConn }

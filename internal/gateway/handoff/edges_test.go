@@ -1,6 +1,6 @@
 //go:build linux
 
-package supervisor
+package handoff
 
 import (
 	"context"
@@ -34,24 +34,27 @@ func someEdges(n int) api.Edges {
 	return edges
 }
 
-// inherited opens the socket as the supervisor does, and returns what it hands over.
-func inherited(t *testing.T) (*Listeners, string) {
+// edgesSocket opens the socket as the supervisor does, and takes it over as a worker does.
+func edgesSocket(t *testing.T) (net.Listener, string) {
 	t.Helper()
 	path := EdgesPath(filepath.Join(t.TempDir(), "control.sock"))
-	var l Listeners
-	// A dead gateway left one.
-	if err := l.ListenEdges(path); err != nil {
-		t.Fatal(err)
+	var ln net.Listener
+	for range 2 { // a dead gateway left the first one
+		f, err := ListenEdges(path)
+		if err == nil {
+			ln, err = net.FileListener(f)
+			f.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { ln.Close() })
 	}
-	if err := l.ListenEdges(path); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(l.Close)
-	return &l, path
+	return ln, path
 }
 
 func TestEdgesAreTold(t *testing.T) {
-	l, path := inherited(t)
+	l, path := edgesSocket(t)
 	info, err := os.Stat(path)
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the socket: %v, %v", info.Mode(), err)
@@ -77,7 +80,7 @@ func TestEdgesAreTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer silent.Close()
-	go func() { served <- ServeEdges(ctx, l.Edges, func() api.Edges { return want }) }()
+	go func() { served <- ServeEdges(ctx, l, func() api.Edges { return want }) }()
 	if err := <-got; err != nil {
 		t.Error(err)
 	}
@@ -88,7 +91,7 @@ func TestEdgesAreTold(t *testing.T) {
 }
 
 func TestEdgesOfADeadWorkerAreAwaitedNoLongerThanAsked(t *testing.T) {
-	_, path := inherited(t)
+	_, path := edgesSocket(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	go cancel(fmt.Errorf("enough"))
 	if edges, err := ReadEdges(ctx, path); err == nil {

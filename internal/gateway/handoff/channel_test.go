@@ -1,6 +1,6 @@
 //go:build linux
 
-package supervisor
+package handoff
 
 import (
 	"context"
@@ -18,22 +18,22 @@ import (
 const patience = time.Minute
 
 // ends returns both ends of a channel.
-func ends(t *testing.T) (*channel, workerChannel) {
+func ends(t *testing.T) (*Channel, workerChannel) {
 	t.Helper()
-	ours, file, err := newChannel()
+	ours, file, err := packetSocket("worker")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(ours.close)
+	t.Cleanup(func() { ours.Close() })
 	theirs, err := unixConn(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { theirs.Close() })
-	return ours, workerChannel{theirs}
+	return &Channel{conn: ours}, workerChannel{theirs}
 }
 
-func seal(t *testing.T, config string) *os.File {
+func sealed(t *testing.T, config string) *os.File {
 	t.Helper()
 	f, err := (&Material{Config: []byte(config), Key: []byte("key")}).Seal()
 	if err != nil {
@@ -46,7 +46,7 @@ func seal(t *testing.T, config string) *os.File {
 // follow runs a worker's side and returns the error that it ends with.
 func follow(ctx context.Context, c workerChannel, apply func(*Material) error) <-chan error {
 	done := make(chan error, 1)
-	go func() { done <- (&WorkerFiles{channel: c}).Follow(ctx, apply) }()
+	go func() { done <- (&Worker{channel: c}).Follow(ctx, apply) }()
 	return done
 }
 
@@ -65,14 +65,14 @@ func TestSettingsReachTheWorker(t *testing.T) {
 		}
 		return nil
 	})
-	if err := ours.apply(seal(t, "one"), patience); err != nil {
+	if err := ours.Apply(sealed(t, "one"), patience); err != nil {
 		t.Error(err)
 	}
-	var refused *refusedError
-	if err := ours.apply(seal(t, "bad"), patience); !errors.As(err, &refused) || refused.words != "no such mode" {
+	var refused *RefusedError
+	if err := ours.Apply(sealed(t, "bad"), patience); !errors.As(err, &refused) || refused.words != "no such mode" {
 		t.Errorf("bad settings: %v", err)
 	}
-	if err := ours.apply(seal(t, "two"), patience); err != nil {
+	if err := ours.Apply(sealed(t, "two"), patience); err != nil {
 		t.Errorf("after a refusal: %v", err)
 	}
 	if strings.Join(got, " ") != "one bad two" {
@@ -82,7 +82,7 @@ func TestSettingsReachTheWorker(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Errorf("asked to end: %v", err)
 	}
-	if err := ours.apply(seal(t, "three"), patience); !errors.Is(err, errNoWorker) {
+	if err := ours.Apply(sealed(t, "three"), patience); !errors.Is(err, ErrNoWorker) {
 		t.Errorf("without a worker: %v", err)
 	}
 }
@@ -90,7 +90,7 @@ func TestSettingsReachTheWorker(t *testing.T) {
 func TestWorkerEndsWithoutASupervisor(t *testing.T) {
 	ours, theirs := ends(t)
 	done := follow(t.Context(), theirs, func(*Material) error { return nil })
-	ours.close()
+	ours.Close()
 	if err := <-done; !errors.Is(err, io.EOF) {
 		t.Errorf("the worker goes on with %v", err)
 	}
@@ -129,8 +129,8 @@ func TestBrokenWorker(t *testing.T) {
 				theirs.conn.Close()
 			}()
 		}
-		err := ours.apply(seal(t, "x"), c.timeout)
-		if err == nil || !strings.Contains(err.Error(), c.want) || errors.Is(err, errNoWorker) || errors.As(err, new(*refusedError)) {
+		err := ours.Apply(sealed(t, "x"), c.timeout)
+		if err == nil || !strings.Contains(err.Error(), c.want) || errors.Is(err, ErrNoWorker) || errors.As(err, new(*RefusedError)) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 	}
@@ -146,7 +146,7 @@ func TestFilesOfAWorkerAreNotTaken(t *testing.T) {
 		}
 		return len(list)
 	}
-	f := seal(t, "x")
+	f := sealed(t, "x")
 	before := count()
 	for range 20 {
 		if _, _, err := theirs.conn.WriteMsgUnix(reply{kind: replyReady}.encode(), unix.UnixRights(int(f.Fd())), nil); err != nil {
@@ -163,14 +163,14 @@ func TestFilesOfAWorkerAreNotTaken(t *testing.T) {
 
 // TestOddSettings: what is not settings ends the worker's side, with no file left.
 func TestOddSettings(t *testing.T) {
-	f := seal(t, "x")
-	for name, send := range map[string]func(*channel) error{
-		"no file": func(c *channel) error { _, err := c.conn.Write(make([]byte, 8)); return err },
-		"two files": func(c *channel) error {
+	f := sealed(t, "x")
+	for name, send := range map[string]func(*Channel) error{
+		"no file": func(c *Channel) error { _, err := c.conn.Write(make([]byte, 8)); return err },
+		"two files": func(c *Channel) error {
 			_, _, err := c.conn.WriteMsgUnix(make([]byte, 8), unix.UnixRights(int(f.Fd()), int(f.Fd())), nil)
 			return err
 		},
-		"short": func(c *channel) error {
+		"short": func(c *Channel) error {
 			_, _, err := c.conn.WriteMsgUnix(make([]byte, 7), unix.UnixRights(int(f.Fd())), nil)
 			return err
 		},

@@ -1,6 +1,6 @@
 //go:build linux
 
-package supervisor
+package handoff
 
 import (
 	"bytes"
@@ -40,44 +40,29 @@ func EdgesPath(controlSocket string) string {
 }
 
 // ListenEdges opens the socket at path. What a dead gateway left there is replaced.
-func (l *Listeners) ListenEdges(path string) error {
+func ListenEdges(path string) (*os.File, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("removing an old socket for edges: %w", err)
+		return nil, fmt.Errorf("removing an old socket for edges: %w", err)
 	}
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
-		return fmt.Errorf("opening the socket for edges: %w", err)
+		return nil, fmt.Errorf("opening the socket for edges: %w", err)
 	}
 	defer ln.Close()
 	ln.SetUnlinkOnClose(false)
-	l.edgesPath = path
 	if err := os.Chmod(path, 0o600); err != nil {
-		return fmt.Errorf("protecting the socket for edges: %w", err)
+		return nil, fmt.Errorf("protecting the socket for edges: %w", err)
 	}
-	if l.Edges, err = ln.File(); err != nil {
-		return fmt.Errorf("keeping the socket for edges: %w", err)
-	}
-	return nil
-}
-
-func (l *Listeners) closeEdges() {
-	if l.Edges != nil {
-		l.Edges.Close()
-	}
-	if l.edgesPath != "" {
-		// In a container that ends it matters to nobody.
-		_ = os.Remove(l.edgesPath)
-	}
-}
-
-// ServeEdges writes what read returns to everybody who connects to the inherited
-// socket, until ctx is done. It closes f.
-func ServeEdges(ctx context.Context, f *os.File, read func() api.Edges) error {
-	ln, err := net.FileListener(f)
-	f.Close()
+	f, err := ln.File()
 	if err != nil {
-		return fmt.Errorf("taking over the socket for edges: %w", err)
+		return nil, fmt.Errorf("keeping the socket for edges: %w", err)
 	}
+	return f, nil
+}
+
+// ServeEdges writes what read returns to everybody who connects to ln, until ctx is done.
+// It closes ln.
+func ServeEdges(ctx context.Context, ln net.Listener, read func() api.Edges) error {
 	defer context.AfterFunc(ctx, func() { ln.Close() })()
 	for {
 		conn, err := ln.Accept()
@@ -150,7 +135,7 @@ func parseEdges(text []byte) (*api.Edges, error) {
 	decoder.DisallowUnknownFields()
 	var edges api.Edges
 	if err := decoder.Decode(&edges); err != nil {
-		return nil, fmt.Errorf("reading the worker's answer: %s", oneLine(err.Error()))
+		return nil, fmt.Errorf("reading the worker's answer: %s", api.OneLine(err.Error()))
 	}
 	if decoder.More() {
 		return nil, errors.New("the worker's answer does not end where it should")
@@ -186,6 +171,6 @@ func checkEdge(e *api.Edge) error {
 			return errors.New("its address has a zone")
 		}
 	}
-	e.Peer, e.Reason = oneLine(e.Peer), oneLine(e.Reason)
+	e.Peer, e.Reason = api.OneLine(e.Peer), api.OneLine(e.Reason)
 	return nil
 }

@@ -1,4 +1,6 @@
-package exporter
+//go:build linux
+
+package handoff
 
 import (
 	"encoding/json"
@@ -23,7 +25,7 @@ func status() *api.Status {
 }
 
 func TestAnswer(t *testing.T) {
-	packet, err := Answer(status())
+	packet, err := encodeAnswer(status())
 	if err != nil || strings.Contains(string(packet), "not told") {
 		t.Fatalf("%v, %s", err, packet)
 	}
@@ -34,7 +36,7 @@ func TestAnswer(t *testing.T) {
 	if diff := cmp.Diff(metrics.Reduce(status()).Traffic, got.Traffic); diff != "" || got.Identity != status().Identity {
 		t.Errorf("%+v, %s", got, diff)
 	}
-	if packet, err = Answer(nil); err != nil {
+	if packet, err = encodeAnswer(nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := parseAnswer(packet); !errors.Is(err, errNoStatus) {
@@ -47,7 +49,7 @@ func TestAnswer(t *testing.T) {
 func TestAnswerIsBounded(t *testing.T) {
 	s := status()
 	s.Identity = strings.Repeat("\x01", 2048)
-	packet, err := Answer(s)
+	packet, err := encodeAnswer(s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +57,7 @@ func TestAnswerIsBounded(t *testing.T) {
 		t.Error(err)
 	}
 	s.Identity = strings.Repeat("x", maxAnswer)
-	if _, err := Answer(s); err == nil {
+	if _, err := encodeAnswer(s); err == nil {
 		t.Error("an answer is longer than the limit")
 	}
 	long, err := json.Marshal(answer{Status: s})
@@ -68,7 +70,7 @@ func TestAnswerIsBounded(t *testing.T) {
 }
 
 func FuzzParseAnswer(f *testing.F) {
-	packet, err := Answer(status())
+	packet, err := encodeAnswer(status())
 	if err != nil {
 		f.Fatal(err)
 	}

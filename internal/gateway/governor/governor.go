@@ -1,6 +1,7 @@
 //go:build linux
 
-package proxy
+// Package governor fits the Go scheduler to the traffic of a worker.
+package governor
 
 import (
 	"context"
@@ -17,18 +18,18 @@ import (
 )
 
 const (
-	// governInterval is how much CPU time the process uses between two looks at
-	// how busy it is, and governWindow how much time a look covers at least.
-	governInterval = 25 * time.Millisecond
-	governWindow   = 50 * time.Millisecond
+	// lookInterval is how much CPU time the process uses between two looks at
+	// how busy it is, and lookWindow how much time a look covers at least.
+	lookInterval = 25 * time.Millisecond
+	lookWindow   = 50 * time.Millisecond
 	// quietAfter is for how long the process must have used less than
-	// governInterval before memory is given back, which happens at most once
+	// lookInterval before memory is given back, which happens at most once
 	// in tidyInterval.
 	quietAfter   = 500 * time.Millisecond
 	tidyInterval = 10 * time.Second
 )
 
-// Govern fits the Go scheduler to the traffic until ctx is done, or returns an
+// Run fits the Go scheduler to the traffic until ctx is done, or returns an
 // error and changes nothing. The number of processors (GOMAXPROCS) starts at one
 // and follows the CPU time that the process uses, up to what it was before: one
 // processor carries a few connections faster and with a fifth less CPU time than
@@ -37,13 +38,13 @@ const (
 //
 // The clock is a timer that counts the CPU time of the process (SIGVTALRM), so
 // that an idle process is never woken.
-func Govern(ctx context.Context) error { return govern(ctx, fitProcessors) }
+func Run(ctx context.Context) error { return run(ctx, fitProcessors) }
 
-func govern(ctx context.Context, fit func(current, ceiling int, used, elapsed time.Duration) int) error {
+func run(ctx context.Context, fit func(current, ceiling int, used, elapsed time.Duration) int) error {
 	ticks := make(chan os.Signal, 1)
 	signal.Notify(ticks, unix.SIGVTALRM)
 	defer signal.Stop(ticks)
-	stop, err := startCPUTimer(governInterval, unix.SIGVTALRM)
+	stop, err := startCPUTimer(lookInterval, unix.SIGVTALRM)
 	if err != nil {
 		return err
 	}
@@ -71,7 +72,7 @@ func govern(ctx context.Context, fit func(current, ceiling int, used, elapsed ti
 		now := time.Now()
 		quiet.Reset(max(quietAfter, tidyInterval-now.Sub(tidied)))
 		elapsed := now.Sub(since)
-		if elapsed < governWindow {
+		if elapsed < lookWindow {
 			continue
 		}
 		total := cpuTime()

@@ -1,6 +1,6 @@
 //go:build linux
 
-package supervisor
+package handoff
 
 import (
 	"errors"
@@ -69,7 +69,7 @@ func TestMissingMaterialIsNamed(t *testing.T) {
 // configuration alone.
 func TestMaterialWithoutCertificate(t *testing.T) {
 	m, err := MaterialFromEnv(environment(map[string]string{api.EnvConfig: "{}"}))
-	if err != nil || m.certified() || string(m.Config) != "{}" {
+	if err != nil || m.Certified() || string(m.Config) != "{}" {
 		t.Errorf("got %v, %v", m, err)
 	}
 }

@@ -1,13 +1,13 @@
 //go:build linux
 
-package supervisor
+package handoff
 
 import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"strings"
-	"unicode"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
 // What a worker says to its supervisor: a kind, a number, and for a refusal
@@ -38,7 +38,7 @@ func (r reply) encode() []byte {
 }
 
 // parseReply reads one packet. It is strict: a worker that says something else
-// is broken, or not ours any more.
+// is broken, or another program.
 func parseReply(b []byte) (reply, error) {
 	if len(b) < replyHeader || len(b) > maxReply {
 		return reply{}, fmt.Errorf("the worker's message has %d bytes", len(b))
@@ -47,7 +47,7 @@ func parseReply(b []byte) (reply, error) {
 	rest := b[replyHeader:]
 	switch {
 	case r.kind == replyRefused:
-		r.words = oneLine(string(rest))
+		r.words = api.OneLine(string(rest))
 	case r.kind != replyReady && r.kind != replyApplied:
 		return reply{}, errors.New("the worker's message is of an unknown kind")
 	case len(rest) > 0:
@@ -56,18 +56,4 @@ func parseReply(b []byte) (reply, error) {
 		return reply{}, errors.New("the worker's message has a number out of place")
 	}
 	return r, nil
-}
-
-// oneLine makes harmless text of what may be anything.
-func oneLine(text string) string {
-	clean := strings.Map(func(r rune) rune {
-		if unicode.IsSpace(r) {
-			return ' '
-		}
-		if !unicode.IsPrint(r) || r == unicode.ReplacementChar {
-			return '?'
-		}
-		return r
-	}, text)
-	return strings.TrimSpace(clean)
 }

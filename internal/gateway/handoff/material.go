@@ -1,8 +1,10 @@
 //go:build linux
 
-package supervisor
+package handoff
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,8 +34,25 @@ func (Material) String() string { return "Material(redacted)" }
 // GoString does the same for %#v.
 func (m Material) GoString() string { return m.String() }
 
-// certified reports whether there is a certificate already.
-func (m *Material) certified() bool { return len(m.Cert) > 0 }
+// Certified reports whether there is a certificate already.
+func (m *Material) Certified() bool { return len(m.Cert) > 0 }
+
+// Settings returns what a proxy runs with: configuration, certificate and trust bundle.
+func (m *Material) Settings() (*api.Config, tls.Certificate, *x509.CertPool, error) {
+	config, err := api.ParseConfig(m.Config)
+	if err != nil {
+		return nil, tls.Certificate{}, nil, err
+	}
+	certificate, err := tls.X509KeyPair(m.Cert, m.Key)
+	if err != nil {
+		return nil, tls.Certificate{}, nil, fmt.Errorf("loading the certificate: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(m.CA) {
+		return nil, tls.Certificate{}, nil, errors.New("the trust bundle holds no certificate")
+	}
+	return config, certificate, roots, nil
+}
 
 // maxMaterial bounds what is read back from a memory file: a Secret holds at
 // most 1 MiB (Kubernetes: MaxSecretSize), the configuration less.
@@ -75,19 +94,19 @@ func WithoutMaterial(environ []string) []string {
 // Seal writes the material to a sealed memory file that can be handed to
 // another process. The file is never on a disk and cannot be changed.
 func (m *Material) Seal() (*os.File, error) {
-	fd, err := unix.MemfdCreate("kube-gateway-material", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	f, err := memoryFile("material")
 	if err != nil {
-		return nil, fmt.Errorf("creating a memory file: %w", err)
+		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), "material")
-	if err := json.NewEncoder(f).Encode(m); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("writing the material: %w", err)
+	err = json.NewEncoder(f).Encode(m)
+	if err != nil {
+		err = fmt.Errorf("writing the material: %w", err)
+	} else {
+		err = seal(f, unix.F_SEAL_WRITE|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW)
 	}
-	seals := unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
-	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals); err != nil {
+	if err != nil {
 		f.Close()
-		return nil, fmt.Errorf("sealing the material: %w", err)
+		return nil, err
 	}
 	return f, nil
 }

@@ -1,4 +1,6 @@
-package exporter
+//go:build linux
+
+package handoff
 
 import (
 	"context"
@@ -6,33 +8,63 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// asker asks the supervisor over a packet socket. Whoever comes while a question is
-// under way gets its answer: the supervisor decides when it answers, and a status is
+// Asker is the exporter's end of the socket for questions. Whoever comes while a question
+// is under way gets its answer: the supervisor decides when it answers, and a status is
 // read then and not before.
-type asker struct {
+type Asker struct {
 	conn net.Conn
 
 	mu sync.Mutex
 	// pending is the question under way, nil if there is none.
-	pending *question
+	pending *pending
 	// ended is why nothing can be asked any more.
 	ended error
 }
 
-type question struct {
+// InheritExporter takes over what ForExporter returned: the listener for metrics and the
+// socket for questions.
+func InheritExporter() (net.Listener, *Asker, error) {
+	var files inherited
+	asker, err := NewAsker(files.file("supervisor"))
+	if err != nil {
+		return nil, nil, err
+	}
+	ln, err := files.listener("listener for metrics")
+	if err != nil {
+		asker.Close()
+		return nil, nil, err
+	}
+	return ln, asker, nil
+}
+
+// NewAsker returns an Asker over a packet socket, and closes the file.
+func NewAsker(socket *os.File) (*Asker, error) {
+	conn, err := unixConn(socket)
+	if err != nil {
+		return nil, err
+	}
+	return &Asker{conn: conn}, nil
+}
+
+// Close closes the exporter's end.
+func (a *Asker) Close() { a.conn.Close() }
+
+// pending is a question under way.
+type pending struct {
 	// answered is closed when status or err is set.
 	answered chan struct{}
 	status   *api.Status
 	err      error
 }
 
-// ask returns a status, or an error when ctx is done before there is one.
-func (a *asker) ask(ctx context.Context) (*api.Status, error) {
+// Ask returns a status, or an error when ctx is done before there is one.
+func (a *Asker) Ask(ctx context.Context) (*api.Status, error) {
 	q, err := a.join()
 	if err != nil {
 		return nil, err
@@ -46,7 +78,7 @@ func (a *asker) ask(ctx context.Context) (*api.Status, error) {
 }
 
 // join returns the question under way, after asking it if there was none.
-func (a *asker) join() (*question, error) {
+func (a *Asker) join() (*pending, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.ended != nil {
@@ -56,16 +88,16 @@ func (a *asker) join() (*question, error) {
 		return a.pending, nil
 	}
 	// It cannot block: the other end has read all that came before it answered.
-	if _, err := a.conn.Write([]byte{Question}); err != nil {
+	if _, err := a.conn.Write([]byte{question}); err != nil {
 		return nil, fmt.Errorf("asking for a status: %w", err)
 	}
-	a.pending = &question{answered: make(chan struct{})}
+	a.pending = &pending{answered: make(chan struct{})}
 	return a.pending, nil
 }
 
-// listen hands out answers until the connection ends. It returns nil if the other end
-// has closed it.
-func (a *asker) listen() error {
+// Listen hands out answers until one of the ends is closed. It returns nil if it is the
+// supervisor's.
+func (a *Asker) Listen() error {
 	packet := make([]byte, maxAnswer+1)
 	for {
 		n, err := a.conn.Read(packet)
@@ -87,7 +119,7 @@ func (a *asker) listen() error {
 	}
 }
 
-func (a *asker) answer(status *api.Status, err error) error {
+func (a *Asker) answer(status *api.Status, err error) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.pending == nil {
@@ -100,7 +132,7 @@ func (a *asker) answer(status *api.Status, err error) error {
 }
 
 // end fails the question under way, and all that follow.
-func (a *asker) end(err error) {
+func (a *Asker) end(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.ended = err
