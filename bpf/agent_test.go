@@ -504,7 +504,7 @@ func netfilterDestination(fd int, four bool) (netip.AddrPort, error) {
 	if four {
 		var a unix.RawSockaddrInet4
 		size := uint32(unsafe.Sizeof(a))
-		if _, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_IP, bpf.SockoptNetfilterDestination,
+		if _, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_IP, unix.SO_ORIGINAL_DST,
 			uintptr(unsafe.Pointer(&a)), uintptr(unsafe.Pointer(&size)), 0); errno != 0 {
 			return netip.AddrPort{}, errno
 		}
@@ -512,7 +512,7 @@ func netfilterDestination(fd int, four bool) (netip.AddrPort, error) {
 	}
 	var a unix.RawSockaddrInet6
 	size := uint32(unsafe.Sizeof(a))
-	if _, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_IPV6, bpf.SockoptNetfilterDestination,
+	if _, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_IPV6, unix.SO_ORIGINAL_DST,
 		uintptr(unsafe.Pointer(&a)), uintptr(unsafe.Pointer(&size)), 0); errno != 0 {
 		return netip.AddrPort{}, errno
 	}

@@ -28,7 +28,7 @@ type Cgroup struct {
 	ID uint64
 }
 
-// maxCgroupDepth keeps Rel well below CGROUP_LEVELS of connect.h: a cgroup
+// maxCgroupDepth keeps Rel well below CGROUP_LEVELS of decide.h: a cgroup
 // namespace hides the levels above its root.
 const maxCgroupDepth = 20
 

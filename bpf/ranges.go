@@ -9,14 +9,6 @@ import (
 	"slices"
 )
 
-// Values of the map kgw_ranges (enum action of types.h).
-const (
-	actionExclude uint32 = iota
-	actionPod
-	actionService
-	actionNode
-)
-
 // neverCaptured reaches no other pod, or (link-local) means nothing without the
 // interface that the application named.
 func neverCaptured() []netip.Prefix {
@@ -110,7 +102,21 @@ func words(ip netip.Addr) (w [4]uint32) {
 	return w
 }
 
-// networkOrder returns a port as it stands in a packet.
+// endpoint returns a as the programs have it.
+func endpoint(a netip.AddrPort) objectsEndpoint {
+	return objectsEndpoint{Ip: words(a.Addr()), Port: networkOrder(a.Port())}
+}
+
+// addrPort is the reverse of endpoint: IPv4 for v4-mapped.
+func (e *objectsEndpoint) addrPort() netip.AddrPort {
+	var ip [16]byte
+	for i, word := range e.Ip {
+		binary.NativeEndian.PutUint32(ip[4*i:], word)
+	}
+	return netip.AddrPortFrom(netip.AddrFrom16(ip).Unmap(), networkOrder(e.Port))
+}
+
+// networkOrder turns a port from the host's order into the network's, and back.
 func networkOrder(port uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, port))
 }
