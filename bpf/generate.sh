@@ -3,7 +3,9 @@
 # of numbers.go. With --check it writes nothing and fails if the committed files differ from what it would write.
 # Needs clang-14, llvm-strip-14 and libbpf-dev: another compiler makes other bytes.
 set -eu
-cd "$(dirname "$0")"
+cd "$(dirname "$0")/.."
+. build/env.sh
+cd bpf
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
