@@ -137,9 +137,5 @@ func (p *Programs) Sockets() (n int, err error) {
 
 // Lookup returns what the map says about a destination.
 func (p *Programs) Lookup(ip netip.Addr) (action uint32, err error) {
-	err = p.objects.KgwRanges.Lookup(objectsRange{Bits: 128, Ip: words(ip)}, &action)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return actionExclude, nil
-	}
-	return action, err
+	return p.action(ip)
 }

@@ -9,8 +9,8 @@ import (
 	"slices"
 )
 
-// neverCaptured reaches no other pod, or (link-local) means nothing without the
-// interface that the application named.
+// neverCaptured are the ranges that reach no other pod, or (link-local) mean nothing
+// without the interface that the application named.
 func neverCaptured() []netip.Prefix {
 	return []netip.Prefix{
 		netip.MustParsePrefix("127.0.0.0/8"),
@@ -24,8 +24,8 @@ func neverCaptured() []netip.Prefix {
 // ranges returns the content of the map kgw_ranges.
 func (o *Options) ranges() (map[objectsRange]uint32, error) {
 	ranges := map[objectsRange]uint32{
-		// Without this a range like ::/0 would contain every IPv4 address in
-		// its v4-mapped form.
+		// Otherwise a range like ::/0 contains every IPv4 address in its
+		// v4-mapped form.
 		rangeKey(netip.MustParsePrefix("0.0.0.0/0")): actionExclude,
 	}
 	if o.NodePorts[1] != 0 {
@@ -73,14 +73,11 @@ func (o *Options) plaintext() (map[objectsRange]uint32, error) {
 	return sources, nil
 }
 
-// isNeverCaptured says whether all of r lies within a range that is never captured.
+// isNeverCaptured reports whether all of r lies within a range that is never captured.
 func isNeverCaptured(r netip.Prefix) bool {
-	for _, never := range neverCaptured() {
-		if never.Bits() <= r.Bits() && never.Contains(r.Addr()) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(neverCaptured(), func(never netip.Prefix) bool {
+		return never.Bits() <= r.Bits() && never.Contains(r.Addr())
+	})
 }
 
 // rangeKey is the key of r in the map: 128 bits for both families.

@@ -11,26 +11,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Without the programs the kernel knows no option of sockoptLevel: get and set fail with
-// ENOPROTOOPT.
-
-// ErrNotCaptured says that a connection did not come through the capture.
+// ErrNotCaptured says that a connection was not captured.
 var ErrNotCaptured = errors.New("the connection was not captured")
 
-// OriginalDestination returns where the application wanted to connect, for a
+// OriginalDestination returns the destination of the application's connect(2), for a
 // connection accepted from the capture listener. The address is IPv4 for v4-mapped
 // destinations. The error is [ErrNotCaptured] for every other connection,
 // and when the programs are not attached. It needs no privilege.
 //
-// The application's own address is the remote address of the connection. It is
-// a loopback address instead of the pod's where the application had bound its
-// socket to a port but to no address: the pod's address of that family is meant.
+// The remote address of the connection is the application's own. If the application had
+// bound its socket to a port but to no address, that is a loopback address, and stands for
+// the pod's address of that family.
 func OriginalDestination(fd int) (netip.AddrPort, error) {
 	var e objectsEndpoint
 	size := uint32(unsafe.Sizeof(e))
 	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), sockoptLevel, sockoptOriginalDestination,
 		uintptr(unsafe.Pointer(&e)), uintptr(unsafe.Pointer(&size)), 0)
 	switch {
+	// Without the programs the kernel does not know the option.
 	case errno == unix.ENOPROTOOPT || errno == unix.EOPNOTSUPP:
 		return netip.AddrPort{}, ErrNotCaptured
 	case errno != 0:
@@ -58,8 +56,8 @@ func PresentAs(fd int, client netip.AddrPort) error {
 
 // MarkInband makes the handshake of a socket ask the other end, by a TCP option in
 // the SYN, whether it has a gateway. It must be called before connect(2), on a
-// TCP socket, not one of MPTCP. It needs no privilege, and fails where
-// [Programs.AttachSockets] did not attach.
+// TCP socket, not one of MPTCP. It needs no privilege, and fails without
+// [Programs.AttachSockets].
 func MarkInband(fd int) error {
 	if err := unix.SetsockoptInt(fd, sockoptLevel, sockoptInband, 1); err != nil {
 		return fmt.Errorf("marking a socket as in band: %w", err)
@@ -67,10 +65,10 @@ func MarkInband(fd int) error {
 	return nil
 }
 
-// PeerShown says whether the other end of a connection has shown in the handshake
-// that it has a gateway: of one that [MarkInband] was called for, once it is
-// established, and of one accepted from the in-band listener. It is false for any
-// other. It is a hint that anybody can give: only TLS proves it. It needs no privilege.
+// PeerShown reports whether the other end of a connection has shown in the handshake
+// that it has a gateway. The connection is an established one on which [MarkInband] was
+// called before, or one accepted from the in-band listener; it is false for any other.
+// Anybody can give this hint: only TLS proves it. It needs no privilege.
 func PeerShown(fd int) (bool, error) {
 	shown, err := unix.GetsockoptInt(fd, sockoptLevel, sockoptPeerShown)
 	if err != nil {
