@@ -15,11 +15,11 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/pcapng"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/packets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 // captureOptions are the flags of capture.
@@ -129,8 +129,8 @@ func (o *captureOptions) options() (packets.Options, error) {
 
 // gatewayToCapture returns the container that can capture in pod.
 func gatewayToCapture(pod *corev1.Pod) (packets.Gateway, error) {
-	gateway, ok := inject.Current(pod)
-	if !ok || gateway.Phase != inject.Running {
+	gateway, ok := installed.Current(pod)
+	if !ok || gateway.Phase != installed.Running {
 		return packets.Gateway{}, api.WithHint(fmt.Errorf("no gateway runs in pod %s/%s", pod.Namespace, pod.Name),
 			fmt.Sprintf("'kubectl gateway enable pod/%s -n %s' adds one", pod.Name, pod.Namespace))
 	}

@@ -16,12 +16,12 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/check"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	buildversion "github.com/kubectl-gateway/kubectl-gateway/internal/version"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 // checkOptions are the flags of check.
@@ -88,7 +88,7 @@ skipped, warning or error), and a detail, a hint and a command where there are a
 	f.StringVarP(&o.output, "output", "o", "table", "output format: table, short or json")
 	f.DurationVar(&o.wait, "wait", 0, "run failed checks again until they pass, for so long at most")
 	f.DurationVar(&o.timeout, "timeout", check.DefaultTimeout, "how long one check may take")
-	f.StringVar(&o.image, "image", inject.DefaultImage(buildversion.String()), "image of the gateway")
+	f.StringVar(&o.image, "image", installed.DefaultImage(buildversion.String()), "image of the gateway")
 	f.StringVar(&o.pullPolicy, "image-pull-policy", "", "pull policy of the image: Always, IfNotPresent or Never (default: the cluster's)")
 	f.BoolVar(&o.imageTest, "image-test", true, "run the image for a moment in a pod, which is deleted at once")
 	f.DurationVar(&o.imageTimeout, "image-timeout", check.DefaultImageTimeout, "how long the test of the image may take")

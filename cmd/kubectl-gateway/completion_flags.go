@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
@@ -97,7 +98,7 @@ func flagValues(verb, flag string) []cobra.Completion {
 		return []cobra.Completion{described(string(ca.StoreLocal), "the key stays on this machine"),
 			described(string(ca.StoreCluster), "the key is in a Secret as well")}
 	case "dry-run":
-		return []cobra.Completion{dryRunNone, string(inject.DryRunClient), string(inject.DryRunServer)}
+		return []cobra.Completion{dryRunNone, string(installed.DryRunClient), string(installed.DryRunServer)}
 	case "by":
 		return []cobra.Completion{"pod", "workload"}
 	case "output":

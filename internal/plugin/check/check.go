@@ -16,6 +16,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
@@ -138,7 +139,7 @@ type Checker struct {
 	// Wire is that of gateways to come. Empty means api.WireAuto.
 	Wire api.Wire
 	// Given names ranges, so that they need not be found.
-	Given inject.Ranges
+	Given survey.Ranges
 	// Load says where the authority is.
 	Load ca.LoadOptions
 	// Timeout and ImageTimeout bound one check; if zero they are the defaults.

@@ -26,9 +26,9 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 var errInterrupted = errors.New("interrupted by the test")
@@ -104,20 +104,20 @@ func newPod(name string) *corev1.Pod {
 		Spec:   corev1.PodSpec{ServiceAccountName: "sa-" + name},
 		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIPs: []corev1.PodIP{{IP: "10.0.1.7"}, {IP: "fd00::7"}}}}
 	pod.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
-		Name: inject.ContainerName, Image: "gateway:v1", Env: []corev1.EnvVar{{Name: api.EnvConfig, Value: "{}"}}}}}
+		Name: installed.ContainerName, Image: "gateway:v1", Env: []corev1.EnvVar{{Name: api.EnvConfig, Value: "{}"}}}}}
 	setState(pod, corev1.ContainerState{Running: &corev1.ContainerStateRunning{}})
 	return pod
 }
 
 func setState(pod *corev1.Pod, state corev1.ContainerState) {
-	pod.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{{Name: inject.ContainerName, State: state}}
+	pod.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{{Name: installed.ContainerName, State: state}}
 }
 
 // enable adds a pod with a gateway that has its certificate and roots from a.
 func (w *world) enable(name string, a *ca.Authority) *fakeGateway {
 	w.t.Helper()
 	g := &fakeGateway{pod: newPod(name), state: api.Ready}
-	leaf, err := a.Issue(ca.LeafRequest{Identity: inject.IdentityOf(g.pod, a.TrustDomain()), IPs: inject.PodIPs(g.pod)})
+	leaf, err := a.Issue(ca.LeafRequest{Identity: installed.Identity(g.pod, a.TrustDomain()), IPs: installed.PodIPs(g.pod)})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -35,6 +35,7 @@ import (
 	sigsyaml "sigs.k8s.io/yaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
@@ -247,7 +248,7 @@ func addContainers(t *testing.T, client *fake.Clientset) {
 		mu.Lock()
 		defer mu.Unlock()
 		p := action.(clienttesting.PatchActionImpl)
-		var body inject.Patch
+		var body installed.Patch
 		if err := json.Unmarshal(p.GetPatch(), &body); err != nil {
 			return true, nil, err
 		}
@@ -323,7 +324,7 @@ func TestExampleAllowsWhatWatchDoesAndNothingElse(t *testing.T) {
 	if got := expect(Enabled); got.Pod != "p" || got.NotAfter.IsZero() {
 		t.Errorf("%+v", got)
 	}
-	if config, err := inject.ConfigOf(w.pod("p"), "kube-gateway"); err != nil || !config.Watched {
+	if config, err := installed.ConfigOf(w.pod("p"), "kube-gateway"); err != nil || !config.Watched {
 		t.Errorf("%+v, %v", config, err)
 	}
 	if out := plugin.Renew(ctx, w.pod("p"), "kube-gateway"); out.Err != nil || !out.Changed {

@@ -1,4 +1,4 @@
-package inject
+package installed
 
 import (
 	"net/netip"
@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 )
 
 func ephemeral(name, image, config string) corev1.EphemeralContainer {
@@ -19,6 +20,14 @@ func ephemeral(name, image, config string) corev1.EphemeralContainer {
 		c.Env = []corev1.EnvVar{{Name: api.EnvConfig, Value: config}}
 	}
 	return c
+}
+
+// withGateway is a pod whose container kube-gateway is in the given state.
+func withGateway(state corev1.ContainerState) *corev1.Pod {
+	pod := fakecluster.NewPod("p")
+	pod.Spec.EphemeralContainers = []corev1.EphemeralContainer{*Supervisor("kube-gateway", "gateway:v1", corev1.PullIfNotPresent, "{}")}
+	pod.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{{Name: "kube-gateway", State: state}}
+	return pod
 }
 
 func TestGatewaysInOrderWithTheirState(t *testing.T) {
@@ -107,13 +116,13 @@ func TestDisabledIsAnEndOnPurpose(t *testing.T) {
 		state corev1.ContainerState
 		want  bool
 	}{
-		"disabled":           {terminated(0, "disabled"), true},
-		"disabled, new line": {terminated(0, "disabled\n"), true},
-		"crashed saying so":  {terminated(137, "disabled"), false},
-		"ended silently":     {terminated(0, ""), false},
-		"ended otherwise":    {terminated(0, "the application has ended"), false},
-		"running":            {running(nil, nil), false},
-		"waiting":            {waiting("Disabled", "disabled"), false},
+		"disabled":           {fakecluster.Terminated(0, "disabled"), true},
+		"disabled, new line": {fakecluster.Terminated(0, "disabled\n"), true},
+		"crashed saying so":  {fakecluster.Terminated(137, "disabled"), false},
+		"ended silently":     {fakecluster.Terminated(0, ""), false},
+		"ended otherwise":    {fakecluster.Terminated(0, "the application has ended"), false},
+		"running":            {fakecluster.Running(nil, nil), false},
+		"waiting":            {fakecluster.Waiting("Disabled", "disabled"), false},
 	} {
 		var gateway Gateway
 		gateway.observe(test.state)

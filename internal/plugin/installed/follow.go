@@ -1,4 +1,4 @@
-package inject
+package installed
 
 import (
 	"context"
@@ -58,6 +58,11 @@ func observed(event watch.Event, pod *corev1.Pod) (*corev1.Pod, error) {
 	return now, nil
 }
 
+// secretGrace is how long a kubelet may fail to read a Secret: the API
+// server's node authorizer learns of the new container a little later than
+// the kubelet does, which then tries again.
+const secretGrace = 10 * time.Second
+
 // lateness tells a kubelet that is late from one that will never succeed.
 type lateness struct {
 	grace   <-chan time.Time
@@ -75,13 +80,18 @@ func (p *lateness) judge(pod *corev1.Pod, gateway Gateway) error {
 		p.grace = time.After(secretGrace)
 	}
 	p.pending = curable
-	return final
+	if final != nil {
+		return &FailedError{final}
+	}
+	return nil
 }
 
-// WaitUntil follows pod until the gateway called name is as wanted, and returns
-// it. The error is ErrReplaced if the pod is gone, says why the container cannot
-// start, or is the cause of ctx's end; the gateway is then as it was last seen.
-func WaitUntil(ctx context.Context, kube kubernetes.Interface, pod *corev1.Pod, name string, wanted func(Gateway) bool) (Gateway, error) {
+// Follow calls each with pod and its gateway called name whenever one of them has
+// changed, beginning with their present state, until each is done or fails, and
+// returns the gateway as it was last seen. The error is that of each, ErrReplaced if
+// the pod is gone, a *FailedError if the container has ended or cannot start, or the
+// cause of ctx's end.
+func Follow(ctx context.Context, kube kubernetes.Interface, pod *corev1.Pod, name string, each func(*corev1.Pod, Gateway) (done bool, err error)) (Gateway, error) {
 	events, gone, stop := follow(kube, pod)
 	defer stop()
 	last := find(pod, Gateway{Name: name, Phase: Waiting})
@@ -93,8 +103,9 @@ func WaitUntil(ctx context.Context, kube kubernetes.Interface, pod *corev1.Pod, 
 			if err != nil {
 				return last, err
 			}
-			if last = find(now, last); wanted(last) {
-				return last, nil
+			last = find(now, last)
+			if done, err := each(now, last); done || err != nil {
+				return last, err
 			}
 			if err := kubelet.judge(now, last); err != nil {
 				return last, err
@@ -102,9 +113,14 @@ func WaitUntil(ctx context.Context, kube kubernetes.Interface, pod *corev1.Pod, 
 		case <-gone:
 			return last, ErrReplaced
 		case <-kubelet.grace:
-			return last, kubelet.pending
+			return last, &FailedError{kubelet.pending}
 		case <-ctx.Done():
 			return last, context.Cause(ctx)
 		}
 	}
+}
+
+// WaitUntil is Follow until the gateway called name is as wanted.
+func WaitUntil(ctx context.Context, kube kubernetes.Interface, pod *corev1.Pod, name string, wanted func(Gateway) bool) (Gateway, error) {
+	return Follow(ctx, kube, pod, name, func(_ *corev1.Pod, gateway Gateway) (bool, error) { return wanted(gateway), nil })
 }

@@ -1,7 +1,8 @@
-package inject
+// Package survey finds out what the gateways of a cluster have to know about it, and
+// which of its pods cannot have one.
+package survey
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,6 +19,7 @@ import (
 	"k8s.io/client-go/tools/pager"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
 // Ranges are the destinations that gateways capture, and those they do not.
@@ -31,20 +34,20 @@ type Ranges struct {
 	NodePorts [2]uint16
 }
 
-// Cluster is what one command has to know about the cluster as a whole.
-type Cluster struct {
+// Survey is what gateways have to know about their cluster as a whole.
+type Survey struct {
 	Ranges
 	// Warnings are for the user, one line each: what had to be guessed.
 	Warnings []string
-	// nodes is nil if the user may not list them.
+	// nodes, by name, is nil if the user may not list them.
 	nodes map[string]*corev1.Node
 }
 
-// Survey finds out which destinations the gateways of pods are to capture. What
+// Run finds out which destinations the gateways of pods are to capture. What
 // given names replaces what would be looked for, except that exclusions add up.
 // It guesses, and says so in Warnings, where the cluster does not tell.
-func Survey(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod, given Ranges) (*Cluster, error) {
-	cluster := &Cluster{Ranges: Ranges{
+func Run(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod, given Ranges) (*Survey, error) {
+	cluster := &Survey{Ranges: Ranges{
 		Capture:      slices.Clone(given.Capture),
 		Services:     slices.Clone(given.Services),
 		ExcludePorts: slices.Clone(given.ExcludePorts),
@@ -66,14 +69,14 @@ func Survey(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod,
 	cluster.Capture, cluster.Services = compact(cluster.Capture), compact(cluster.Services)
 	cluster.Exclude = slices.Clone(given.Exclude)
 	cluster.captureNodePorts(nodeAddresses, given.NodePorts)
-	for _, address := range nodeAddresses {
-		if len(cluster.Nodes) > 0 {
-			break // their other ports are excluded already
-		}
-		// Other nodes are outside the capture anyway, and the configuration of
-		// a gateway has to fit into one environment variable (128 KiB on Linux).
-		if contains(cluster.Capture, address) || contains(cluster.Services, address) {
-			cluster.Exclude = append(cluster.Exclude, host(address))
+	if len(cluster.Nodes) == 0 { // else all other ports of the nodes are excluded already
+		captured := setOf(slices.Concat(cluster.Capture, cluster.Services))
+		for _, address := range nodeAddresses {
+			// Other nodes are outside the capture anyway, and the configuration of
+			// a gateway has to fit into one environment variable (128 KiB on Linux).
+			if captured.Contains(address) {
+				cluster.Exclude = append(cluster.Exclude, host(address))
+			}
 		}
 	}
 	cluster.Exclude = compact(cluster.Exclude)
@@ -86,24 +89,24 @@ func Survey(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod,
 // configuration has to fit into one environment variable (128 KiB on Linux).
 const maxNodes = 2000
 
-func (c *Cluster) captureNodePorts(addresses []netip.Addr, ports [2]uint16) {
+func (s *Survey) captureNodePorts(addresses []netip.Addr, ports [2]uint16) {
 	switch {
 	case ports == [2]uint16{}:
 		return
 	case len(addresses) > maxNodes:
-		c.Warnings = append(c.Warnings, fmt.Sprintf("connections to node ports are not encrypted: the nodes have %d addresses, more than %d",
+		s.Warnings = append(s.Warnings, fmt.Sprintf("connections to node ports are not encrypted: the nodes have %d addresses, more than %d",
 			len(addresses), maxNodes))
 		return
 	}
-	c.Nodes, c.NodePorts = addresses, ports
+	s.Nodes, s.NodePorts = addresses, ports
 }
 
-// nodeRanges returns the addresses of pod's own node, whose kubelet probes it.
-func (c *Cluster) nodeRanges(pod *corev1.Pod) []netip.Prefix {
-	var list []netip.Prefix
+// PlaintextFrom returns from where the gateway of pod accepts plaintext: from given,
+// and from all addresses of pod's own node, whose kubelet probes it.
+func (s *Survey) PlaintextFrom(pod *corev1.Pod, given []netip.Prefix) []netip.Prefix {
+	list := slices.Clone(given)
 	add := func(text string) {
-		ip, err := netip.ParseAddr(text)
-		if err == nil && ip.Zone() == "" && !slices.Contains(list, host(ip.Unmap())) {
+		if ip, err := netip.ParseAddr(text); err == nil && ip.Zone() == "" {
 			list = append(list, host(ip.Unmap()))
 		}
 	}
@@ -111,23 +114,22 @@ func (c *Cluster) nodeRanges(pod *corev1.Pod) []netip.Prefix {
 		add(hostIP.IP)
 	}
 	add(pod.Status.HostIP)
-	if node := c.nodes[pod.Spec.NodeName]; node != nil {
+	if node := s.nodes[pod.Spec.NodeName]; node != nil {
 		for _, address := range node.Status.Addresses {
 			add(address.Address)
 		}
 	}
-	slices.SortFunc(list, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
-	return list
+	return compact(list)
 }
 
-func (c *Cluster) readNodes(ctx context.Context, client kubernetes.Interface, optional bool) error {
+func (s *Survey) readNodes(ctx context.Context, client kubernetes.Interface, optional bool) error {
 	nodes := map[string]*corev1.Node{}
 	err := pages(ctx, func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 		return client.CoreV1().Nodes().List(ctx, options)
 	}, func(node *corev1.Node) { nodes[node.Name] = node })
 	switch {
 	case err == nil:
-		c.nodes = nodes
+		s.nodes = nodes
 	case !apierrors.IsForbidden(err):
 		return fmt.Errorf("listing nodes for the ranges of pod addresses: %w", err)
 	case !optional:
@@ -138,9 +140,9 @@ func (c *Cluster) readNodes(ctx context.Context, client kubernetes.Interface, op
 }
 
 // nodeAddresses returns the addresses of all nodes, or as many as pods tell.
-func (c *Cluster) nodeAddresses(pods []corev1.Pod) []netip.Addr {
+func (s *Survey) nodeAddresses(pods []corev1.Pod) []netip.Addr {
 	var found []netip.Addr
-	for _, node := range c.nodes {
+	for _, node := range s.nodes {
 		for _, address := range node.Status.Addresses {
 			// Host names do not parse and are no addresses.
 			if ip, err := netip.ParseAddr(address.Address); err == nil {
@@ -162,23 +164,24 @@ func (c *Cluster) nodeAddresses(pods []corev1.Pod) []netip.Addr {
 // findPods takes the ranges that nodes announce. Network plug-ins with an
 // address management of their own leave some or all of them out, or hand out
 // addresses outside of them; only then are the addresses of all pods read.
-func (c *Cluster) findPods(ctx context.Context, client kubernetes.Interface, targets []corev1.Pod, nodeAddresses []netip.Addr) error {
+func (s *Survey) findPods(ctx context.Context, client kubernetes.Interface, targets []corev1.Pod, nodeAddresses []netip.Addr) error {
 	complete := true
-	for _, node := range c.nodes {
-		announced := node.Spec.PodCIDRs
-		if len(announced) == 0 && node.Spec.PodCIDR != "" {
-			announced = []string{node.Spec.PodCIDR}
+	for _, node := range s.nodes {
+		ranges := node.Spec.PodCIDRs
+		if len(ranges) == 0 && node.Spec.PodCIDR != "" {
+			ranges = []string{node.Spec.PodCIDR}
 		}
-		complete = complete && (len(announced) > 0 || virtualNode(node) != "")
-		for _, text := range announced {
+		complete = complete && (len(ranges) > 0 || virtualNode(node) != "")
+		for _, text := range ranges {
 			if prefix, err := netip.ParsePrefix(text); err == nil {
-				c.Capture = append(c.Capture, prefix.Masked())
+				s.Capture = append(s.Capture, prefix.Masked())
 			}
 		}
 	}
+	announced := setOf(s.Capture)
 	for i := range targets {
-		for _, ip := range PodIPs(&targets[i]) {
-			complete = complete && (contains(c.Capture, ip) || slices.Contains(nodeAddresses, ip))
+		for _, ip := range installed.PodIPs(&targets[i]) {
+			complete = complete && (announced.Contains(ip) || slices.Contains(nodeAddresses, ip))
 		}
 	}
 	if complete {
@@ -192,8 +195,8 @@ func (c *Cluster) findPods(ctx context.Context, client kubernetes.Interface, tar
 		if pod.Spec.HostNetwork {
 			return
 		}
-		for _, ip := range PodIPs(pod) {
-			if !contains(c.Capture, ip) && !slices.Contains(nodeAddresses, ip) {
+		for _, ip := range installed.PodIPs(pod) {
+			if !announced.Contains(ip) && !slices.Contains(nodeAddresses, ip) {
 				guessed = append(guessed, widen(ip, 24, 64))
 			}
 		}
@@ -202,9 +205,9 @@ func (c *Cluster) findPods(ctx context.Context, client kubernetes.Interface, tar
 		return api.WithHint(fmt.Errorf("listing all pods, because nodes do not announce the addresses of theirs: %w", err),
 			"name the ranges of pod addresses with --capture-cidr")
 	}
-	c.guess(guessed, "pod", "--capture-cidr")
-	c.Capture = append(c.Capture, guessed...)
-	if len(c.Capture) == 0 {
+	s.guess(guessed, "pod", "--capture-cidr")
+	s.Capture = append(s.Capture, guessed...)
+	if len(s.Capture) == 0 {
 		return api.WithHint(errors.New("no range of pod addresses was found"), "name it with --capture-cidr")
 	}
 	return nil
@@ -212,7 +215,7 @@ func (c *Cluster) findPods(ctx context.Context, client kubernetes.Interface, tar
 
 // findServices takes the ServiceCIDR objects. Clusters that do not offer them
 // only show the addresses that were given to Services.
-func (c *Cluster) findServices(ctx context.Context, client kubernetes.Interface) error {
+func (s *Survey) findServices(ctx context.Context, client kubernetes.Interface) error {
 	list, err := client.NetworkingV1().ServiceCIDRs().List(ctx, metav1.ListOptions{})
 	if err != nil && !apierrors.IsForbidden(err) && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("listing ServiceCIDRs for the ranges of Service addresses: %w", err)
@@ -221,12 +224,12 @@ func (c *Cluster) findServices(ctx context.Context, client kubernetes.Interface)
 		for _, object := range list.Items {
 			for _, text := range object.Spec.CIDRs {
 				if prefix, err := netip.ParsePrefix(text); err == nil {
-					c.Services = append(c.Services, prefix.Masked())
+					s.Services = append(s.Services, prefix.Masked())
 				}
 			}
 		}
 	}
-	if len(c.Services) > 0 {
+	if len(s.Services) > 0 {
 		return nil
 	}
 
@@ -247,12 +250,12 @@ func (c *Cluster) findServices(ctx context.Context, client kubernetes.Interface)
 		return api.WithHint(fmt.Errorf("listing Services for the ranges of their addresses: %w", err),
 			"name the ranges with --service-cidr, or ask for a role that may list servicecidrs.networking.k8s.io")
 	}
-	c.guess(guessed, "Service", "--service-cidr")
-	c.Services = guessed
+	s.guess(guessed, "Service", "--service-cidr")
+	s.Services = guessed
 	return nil
 }
 
-func (c *Cluster) guess(guessed []netip.Prefix, whose, flag string) {
+func (s *Survey) guess(guessed []netip.Prefix, whose, flag string) {
 	if len(guessed) == 0 {
 		return
 	}
@@ -264,7 +267,7 @@ func (c *Cluster) guess(guessed []netip.Prefix, whose, flag string) {
 	if len(list) > shown {
 		list = append(list[:shown], fmt.Sprintf("and %d more", len(list)-shown))
 	}
-	c.Warnings = append(c.Warnings, fmt.Sprintf("ranges of %s addresses were guessed from those in use: %s; %s names them exactly",
+	s.Warnings = append(s.Warnings, fmt.Sprintf("ranges of %s addresses were guessed from those in use: %s; %s names them exactly",
 		whose, strings.Join(list, ", "), flag))
 }
 
@@ -279,21 +282,6 @@ func pages[T any, P interface {
 	})
 }
 
-// PodIPs returns all addresses of pod, as its status has them.
-func PodIPs(pod *corev1.Pod) []netip.Addr {
-	var ips []netip.Addr
-	add := func(text string) {
-		if ip, err := netip.ParseAddr(text); err == nil && !slices.Contains(ips, ip.Unmap()) {
-			ips = append(ips, ip.Unmap())
-		}
-	}
-	add(pod.Status.PodIP)
-	for _, ip := range pod.Status.PodIPs {
-		add(ip.IP)
-	}
-	return ips
-}
-
 func host(ip netip.Addr) netip.Prefix { return netip.PrefixFrom(ip, ip.BitLen()) }
 
 func widen(ip netip.Addr, bits4, bits6 int) netip.Prefix {
@@ -304,39 +292,16 @@ func widen(ip netip.Addr, bits4, bits6 int) netip.Prefix {
 	return netip.PrefixFrom(ip, bits).Masked()
 }
 
-func contains(ranges []netip.Prefix, ip netip.Addr) bool {
-	return slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Contains(ip) })
+// setOf returns the addresses in ranges.
+func setOf(ranges []netip.Prefix) *netipx.IPSet {
+	var builder netipx.IPSetBuilder
+	for _, r := range ranges {
+		builder.AddPrefix(r)
+	}
+	set, _ := builder.IPSet() // the error is about ranges that are not valid, which hold no address
+	return set
 }
 
 // compact returns the fewest prefixes that cover exactly what ranges cover, in
 // order of address.
-func compact(ranges []netip.Prefix) []netip.Prefix {
-	sorted := slices.Clone(ranges)
-	slices.SortFunc(sorted, func(a, b netip.Prefix) int {
-		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
-	})
-	var out []netip.Prefix
-	for _, next := range sorted {
-		if n := len(out); n > 0 && out[n-1].Contains(next.Addr()) && out[n-1].Bits() <= next.Bits() {
-			continue
-		}
-		out = append(out, next)
-		// Two halves make one whole, which may be half of a larger one.
-		for n := len(out); n >= 2; n = len(out) {
-			whole, ok := join(out[n-2], out[n-1])
-			if !ok {
-				break
-			}
-			out = append(out[:n-2], whole)
-		}
-	}
-	return out
-}
-
-func join(low, high netip.Prefix) (netip.Prefix, bool) {
-	if low.Bits() != high.Bits() || low.Bits() == 0 || low.Addr().BitLen() != high.Addr().BitLen() {
-		return netip.Prefix{}, false
-	}
-	whole := netip.PrefixFrom(low.Addr(), low.Bits()-1).Masked()
-	return whole, whole.Addr() == low.Addr() && whole.Contains(high.Addr())
-}
+func compact(ranges []netip.Prefix) []netip.Prefix { return setOf(ranges).Prefixes() }

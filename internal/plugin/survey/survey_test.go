@@ -1,9 +1,8 @@
-package inject
+package survey
 
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -19,6 +18,8 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 )
 
 func node(name, address string, ranges ...string) *corev1.Node {
@@ -36,7 +37,7 @@ func serviceCIDR(ranges ...string) *networkingv1.ServiceCIDR {
 }
 
 func podAt(name string, ips ...string) *corev1.Pod {
-	pod := testPod(name)
+	pod := fakecluster.NewPod(name)
 	pod.Status.PodIP, pod.Status.PodIPs = ips[0], nil
 	for _, ip := range ips {
 		pod.Status.PodIPs = append(pod.Status.PodIPs, corev1.PodIP{IP: ip})
@@ -154,7 +155,7 @@ func TestSurvey(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := newCluster(t, test.objects...)
+			c := fakecluster.New(t, test.objects...)
 			listed := false
 			c.PrependReactor("list", "*", func(action clienttesting.Action) (bool, runtime.Object, error) {
 				listed = listed || action.GetResource().Resource == "pods"
@@ -167,15 +168,15 @@ func TestSurvey(t *testing.T) {
 			for _, pod := range test.targets {
 				targets = append(targets, *pod)
 			}
-			got, err := Survey(t.Context(), c, targets, test.given)
-			expect(t, err, test.err)
+			got, err := Run(t.Context(), c, targets, test.given)
+			expect.Error(t, err, test.err)
 			if listed != test.listsPods {
 				t.Errorf("all pods were listed: %v", listed)
 			}
 			if err != nil || test.err != "" {
 				return
 			}
-			if diff := cmp.Diff(test.want, got.Ranges, cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})); diff != "" {
+			if diff := cmp.Diff(test.want, got.Ranges, cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{}), cmpopts.EquateEmpty()); diff != "" {
 				t.Errorf("ranges (-want +got):\n%s", diff)
 			}
 			if len(got.Warnings) != test.warnings {
@@ -186,20 +187,20 @@ func TestSurvey(t *testing.T) {
 }
 
 func TestNodeAddressKnownFromThePodAlone(t *testing.T) {
-	c := newCluster(t)
+	c := fakecluster.New(t)
 	c.PrependReactor("list", "nodes", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		return true, nil, apierrors.NewForbidden(action.GetResource().GroupResource(), "", errors.New("no"))
 	})
 	pod := podAt("p", "10.9.0.7")
 	pod.Status.HostIPs = []corev1.HostIP{{IP: "10.1.2.3"}}
-	got, err := Survey(t.Context(), c, []corev1.Pod{*pod}, Ranges{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.43.0.0/16")})
+	got, err := Run(t.Context(), c, []corev1.Pod{*pod}, Ranges{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.43.0.0/16")})
 	if err != nil || len(got.Exclude) != 1 || got.Exclude[0] != netip.MustParsePrefix("10.1.2.3/32") {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
 
 func TestTooManyNodesForNodePorts(t *testing.T) {
-	var c Cluster
+	var c Survey
 	c.captureNodePorts(make([]netip.Addr, maxNodes+1), api.DefaultNodePorts())
 	if c.Nodes != nil || c.NodePorts != [2]uint16{} || len(c.Warnings) != 1 {
 		t.Errorf("%d nodes, %v, %q", len(c.Nodes), c.NodePorts, c.Warnings)
@@ -216,25 +217,24 @@ func TestPlaintextFromTheNode(t *testing.T) {
 	mine := node("node-1", "192.168.1.1")
 	mine.Status.Addresses = append(mine.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: "fd00::1"},
 		corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: "203.0.113.7"})
-	in := newInjector(t, newCluster(t))
-	in.Cluster.nodes = map[string]*corev1.Node{"node-1": mine, "node-2": node("node-2", "192.168.1.2")}
-	in.Options.PlaintextFrom = prefixes("10.9.0.0/16", "192.168.1.1/32")
-	pod := testPod("p")
+	cluster := Survey{nodes: map[string]*corev1.Node{"node-1": mine, "node-2": node("node-2", "192.168.1.2")}}
+	given := prefixes("10.9.0.0/16", "192.168.1.1/32")
+	pod := fakecluster.NewPod("p")
 	pod.Spec.NodeName = "node-1"
 	pod.Status.HostIP, pod.Status.HostIPs = "192.168.1.1", []corev1.HostIP{{IP: "192.168.1.1"}, {IP: "fd00::99"}}
 	want := prefixes("10.9.0.0/16", "192.168.1.1/32", "203.0.113.7/32", "fd00::1/128", "fd00::99/128")
-	if got := in.configFor(pod, PodIPs(pod)).PlaintextFrom; !slices.Equal(got, want) {
+	if got := cluster.PlaintextFrom(pod, given); !slices.Equal(got, want) {
 		t.Errorf("plaintext from %v, want %v", got, want)
 	}
-	in.Cluster.nodes = nil // the user may not list nodes
+	cluster.nodes = nil // the user may not list nodes
 	want = prefixes("10.9.0.0/16", "192.168.1.1/32", "fd00::99/128")
-	if got := in.configFor(pod, PodIPs(pod)).PlaintextFrom; !slices.Equal(got, want) {
+	if got := cluster.PlaintextFrom(pod, given); !slices.Equal(got, want) {
 		t.Errorf("plaintext from %v, want %v", got, want)
 	}
 }
 
 func TestGuessesAreNamedButNotAllOfThem(t *testing.T) {
-	var c Cluster
+	var c Survey
 	var many []netip.Prefix
 	for i := range 10 {
 		many = append(many, netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/24", i)))
@@ -242,31 +242,5 @@ func TestGuessesAreNamedButNotAllOfThem(t *testing.T) {
 	c.guess(many, "pod", "--capture-cidr")
 	if text := strings.Join(c.Warnings, ""); !strings.Contains(text, "10.0.0.0/24") || !strings.Contains(text, "and 6 more") || !strings.Contains(text, "--capture-cidr") {
 		t.Error(text)
-	}
-}
-
-// TestCompactCoversTheSame compares with the plain meaning of the ranges, for
-// every address of a small universe.
-func TestCompactCoversTheSame(t *testing.T) {
-	random := rand.New(rand.NewPCG(1, 2))
-	for range 500 {
-		var ranges []netip.Prefix
-		for range random.IntN(12) {
-			bits := 24 + random.IntN(9)
-			ranges = append(ranges, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(random.IntN(256))}), bits).Masked())
-		}
-		got := compact(ranges)
-		for i := range 256 {
-			ip := netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})
-			if contains(ranges, ip) != contains(got, ip) {
-				t.Fatalf("compact(%v) = %v differs at %v", ranges, got, ip)
-			}
-		}
-		if len(got) > len(ranges) {
-			t.Fatalf("compact(%v) = %v is longer", ranges, got)
-		}
-	}
-	if got := compact(prefixes("0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1")); len(got) != 2 {
-		t.Errorf("halves of everything: %v", got)
 	}
 }
