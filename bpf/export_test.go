@@ -58,10 +58,6 @@ func (p *Programs) TakeShown(client, server netip.AddrPort) (bool, error) {
 	return err == nil, err
 }
 
-func endpoint(a netip.AddrPort) objectsEndpoint {
-	return objectsEndpoint{Ip: words(a.Addr()), Port: networkOrder(a.Port())}
-}
-
 // Ingress lets the ingress program judge a packet that begins with its Ethernet header.
 func (p *Programs) Ingress(packet []byte) (verdict int32, err error) {
 	ret, err := p.inbound.programs.KgwIngress.Run(&ebpf.RunOptions{Data: packet})
@@ -141,9 +137,5 @@ func (p *Programs) Sockets() (n int, err error) {
 
 // Lookup returns what the map says about a destination.
 func (p *Programs) Lookup(ip netip.Addr) (action uint32, err error) {
-	err = p.objects.KgwRanges.Lookup(objectsRange{Bits: 128, Ip: words(ip)}, &action)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return actionExclude, nil
-	}
-	return action, err
+	return p.action(ip)
 }

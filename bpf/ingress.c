@@ -1,9 +1,10 @@
+//go:build ignore
+
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
  *
  * Every packet that comes into the pod: a SYN is read, and steered to the gateway if it
  * is the gateway's. All others pass.
  */
-#pragma once
 
 #include <linux/if_ether.h>
 #include <linux/ip.h>
@@ -20,7 +21,6 @@
 
 #define IP_OFFSET 0x1fff
 #define IP_MF 0x2000
-#define NEXT_ICMP6 58
 
 #define MAX_OPTIONS 40
 /* Ethernet with a tag, and the longest headers of IPv4 and TCP. */
@@ -95,7 +95,7 @@ static __always_inline enum packet parse(struct __sk_buff *skb, struct tuple *t,
 	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr ip;
 
-		if (load_header(skb, 0, &ip, sizeof(ip)) || ip.nexthdr == IPPROTO_UDP || ip.nexthdr == NEXT_ICMP6)
+		if (load_header(skb, 0, &ip, sizeof(ip)) || ip.nexthdr == IPPROTO_UDP || ip.nexthdr == IPPROTO_ICMPV6)
 			return PACKET_OTHER;
 		__builtin_memcpy(t->client.ip, &ip.saddr, sizeof(t->client.ip));
 		__builtin_memcpy(t->server.ip, &ip.daddr, sizeof(t->server.ip));
@@ -120,50 +120,30 @@ static __always_inline enum packet parse(struct __sk_buff *skb, struct tuple *t,
 static __always_inline __u32 state_of(struct __sk_buff *skb, const struct tuple *t)
 {
 	struct bpf_sock_tuple key = {};
-	struct bpf_sock *sk;
-	__u32 state;
+	struct bpf_sock *sk REFERENCE = bpf_skc_lookup_tcp(skb, &key, lookup_key(t, &key), BPF_F_CURRENT_NETNS, 0);
 
-	if (is_mapped(t->server.ip)) {
-		key.ipv4.saddr = t->client.ip[3];
-		key.ipv4.sport = t->client.port;
-		key.ipv4.daddr = t->server.ip[3];
-		key.ipv4.dport = t->server.port;
-		sk = bpf_skc_lookup_tcp(skb, &key, sizeof(key.ipv4), BPF_F_CURRENT_NETNS, 0);
-	} else {
-		copy_ip(key.ipv6.saddr, t->client.ip);
-		key.ipv6.sport = t->client.port;
-		copy_ip(key.ipv6.daddr, t->server.ip);
-		key.ipv6.dport = t->server.port;
-		sk = bpf_skc_lookup_tcp(skb, &key, sizeof(key.ipv6), BPF_F_CURRENT_NETNS, 0);
-	}
-	if (!sk)
-		return BPF_TCP_LISTEN;
-	state = sk->state;
-	bpf_sk_release(sk);
-	return state;
+	return sk ? sk->state : BPF_TCP_LISTEN;
 }
 
-/* Judges a packet whose ends are the pod and somebody else. */
+/* Judges a SYN from outside to the pod. */
 static __always_inline int steer(struct __sk_buff *skb, const struct config *cfg, const struct tuple *t, bool shown)
 {
-	bool known = shown || bpf_map_lookup_elem(&kgw_shown, t);
-	struct bpf_sock *sk;
+	bool remembered = shown || bpf_map_lookup_elem(&kgw_shown, t);
 	__u32 state, one = 1;
-	long err;
 
-	if (!known && !cfg->strict)
+	if (!remembered && !cfg->strict)
 		return NEXT;
 	state = state_of(skb, t);
 	if (state != BPF_TCP_LISTEN && state != BPF_TCP_TIME_WAIT && state != BPF_TCP_NEW_SYN_RECV)
 		return NEXT; /* the connection exists */
 	if (shown)
 		bpf_map_update_elem(&kgw_shown, t, &one, BPF_ANY);
-	else if (known && state != BPF_TCP_NEW_SYN_RECV)
-		/* Another connection had this tuple and came to nothing. A SYN without the
-		 * option can also be the retransmission of one that had it. */
+	else if (remembered && state != BPF_TCP_NEW_SYN_RECV)
+		/* Another connection had this tuple and failed. A SYN without the option can
+		 * also be the retransmission of one that had it. */
 		bpf_map_delete_elem(&kgw_shown, t);
 	if (state == BPF_TCP_NEW_SYN_RECV)
-		return NEXT; /* this SYN is sent again: the kernel knows what to do */
+		return NEXT; /* a retransmission: the kernel knows the connection */
 
 	if (!shown) {
 		if (!cfg->strict)
@@ -173,7 +153,9 @@ static __always_inline int steer(struct __sk_buff *skb, const struct config *cfg
 			return NEXT;
 		}
 	}
-	sk = inband_listener(t);
+
+	struct bpf_sock *sk REFERENCE = inband_listener(t);
+
 	if (!sk) {
 		if (!fails_closed(cfg))
 			return NEXT;
@@ -181,10 +163,22 @@ static __always_inline int steer(struct __sk_buff *skb, const struct config *cfg
 			COUNT(plaintext_refused);
 		return DROP;
 	}
-	/* The kernel ends a connection in TIME_WAIT first, and then asks lookup.h. */
-	err = state == BPF_TCP_TIME_WAIT ? 0 : bpf_sk_assign(skb, sk, 0);
-	bpf_sk_release(sk);
-	return err && cfg->strict ? DROP : NEXT;
+	/* The kernel ends a connection in TIME_WAIT first, and then asks lookup.c. */
+	if (state == BPF_TCP_TIME_WAIT || bpf_sk_assign(skb, sk, 0) == 0)
+		return NEXT;
+	return cfg->strict ? DROP : NEXT;
+}
+
+/* Judges TCP to the pod that cannot be read here. lookup.c judges it again, unless the
+ * gateway is gone. */
+static __always_inline int guard(const struct config *cfg, const struct tuple *t)
+{
+	if (!fails_closed(cfg) || plaintext_allowed(t->client.ip))
+		return NEXT;
+
+	struct bpf_sock *sk REFERENCE = inband_listener(t);
+
+	return sk ? NEXT : DROP;
 }
 
 SEC("tc")
@@ -193,22 +187,12 @@ int kgw_ingress(struct __sk_buff *skb)
 	struct config *cfg = get_config();
 	struct tuple t = {};
 	bool shown = false;
-	struct bpf_sock *sk;
+	enum packet packet;
 
 	if (!cfg)
 		return NEXT;
-	switch (parse(skb, &t, &shown)) {
-	case PACKET_SYN:
-		return is_inbound(cfg, &t) ? steer(skb, cfg, &t, shown) : NEXT;
-	case PACKET_OPAQUE:
-		if (!fails_closed(cfg) || !is_inbound(cfg, &t) || plaintext_allowed(t.client.ip))
-			return NEXT;
-		sk = inband_listener(&t);
-		if (!sk)
-			return DROP;
-		bpf_sk_release(sk);
+	packet = parse(skb, &t, &shown);
+	if (packet == PACKET_OTHER || !is_inbound(cfg, &t))
 		return NEXT;
-	default:
-		return NEXT;
-	}
+	return packet == PACKET_SYN ? steer(skb, cfg, &t, shown) : guard(cfg, &t);
 }

@@ -1,11 +1,11 @@
+//go:build ignore
+
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
  *
  * The moments in the life of a TCP socket of the pod at which something is to be
  * done for the handover or for the negotiation in band.
  */
-#pragma once
 
-#include "handover.h"
 #include "inband.h"
 
 /* ctx->reply stays as it is: it may be another program's answer. */

@@ -1,11 +1,12 @@
+//go:build ignore
+
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
  *
  * The kernel looks for a listener, and only then: for the first SYN, for one that
  * takes up the tuple of a connection in TIME_WAIT, and for the ACK that answers a SYN
- * cookie. ingress.h cannot steer the last two. In strict mode this is also what no
- * packet gets past, in fragments or behind extension headers that ingress.h does not read.
+ * cookie. ingress.c cannot steer the last two. In strict mode this also sees what
+ * ingress.c does not read: fragments, and what is behind extension headers.
  */
-#pragma once
 
 #include "steer.h"
 
@@ -14,8 +15,6 @@ int kgw_lookup(struct bpf_sk_lookup *ctx)
 {
 	struct config *cfg = get_config();
 	struct tuple t = {};
-	struct bpf_sock *sk;
-	long err;
 
 	if (!cfg || ctx->protocol != IPPROTO_TCP)
 		return SK_PASS;
@@ -35,10 +34,9 @@ int kgw_lookup(struct bpf_sk_lookup *ctx)
 	if (!bpf_map_lookup_elem(&kgw_shown, &t) && (!cfg->strict || plaintext_allowed(t.client.ip)))
 		return SK_PASS;
 
-	sk = inband_listener(&t);
+	struct bpf_sock *sk REFERENCE = inband_listener(&t);
+
 	if (!sk)
 		return fails_closed(cfg) ? SK_DROP : SK_PASS;
-	err = bpf_sk_assign(ctx, sk, 0);
-	bpf_sk_release(sk);
-	return err && cfg->strict ? SK_DROP : SK_PASS;
+	return bpf_sk_assign(ctx, sk, 0) && cfg->strict ? SK_DROP : SK_PASS;
 }

@@ -1,23 +1,22 @@
+//go:build ignore
+
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
  *
  * The worker's interface: socket options instead of bpf(2), so that it needs no
- * privilege. sockopt.go has the Go side of it and the meaning of the numbers.
+ * privilege. sockopt.go has the Go side of it.
  */
-#pragma once
 
-#include "types.h"
+#include "socket.h"
 
-#define SOCKOPT_LEVEL 0x6b6777
-#define SOCKOPT_ORIGINAL_DESTINATION 1
-#define SOCKOPT_PRESENT_AS 2
-#define SOCKOPT_INBAND 3
-#define SOCKOPT_PEER_SHOWN 4
-
+/* From linux/socket.h and linux/netfilter_ipv4.h. Programs made for iptables ask in this way,
+ * and IP6T_SO_ORIGINAL_DST has the same value. */
 #define SOL_IP 0
 #define SOL_IPV6 41
 #define SO_ORIGINAL_DST 80
 
-/* What the kernel itself said must stay when it is not about an option of ours. */
+/* Programs return FAIL, and the call fails with EPERM, or CONTINUE: what the kernel itself
+ * said stays unless the option is ours. */
+#define FAIL 0
 #define CONTINUE 1
 
 /* The compiler would merge the two writes into one of eight bytes, which the
@@ -42,7 +41,7 @@ static __always_inline int not_ours(struct bpf_sockopt *ctx)
 
 static __always_inline bool original_destination(struct bpf_sock *sk, struct endpoint *to)
 {
-	struct handover *h = bpf_sk_storage_get(&kgw_sockets, sk, NULL, 0);
+	struct handover *h = known(sk);
 	struct tuple key = {};
 	__u32 server4, client4;
 
@@ -50,6 +49,7 @@ static __always_inline bool original_destination(struct bpf_sock *sk, struct end
 		*to = h->addr;
 		return h->role == ROLE_GATEWAY;
 	}
+	/* Memory had run out when the handshake ended: handover.h left the entry. */
 	for (int i = 0; i < 4; i++) {
 		key.server.ip[i] = FIELD(sk->src_ip6[i]);
 		key.client.ip[i] = FIELD(sk->dst_ip6[i]);
@@ -73,12 +73,10 @@ static __always_inline int peer_shown(struct bpf_sockopt *ctx)
 {
 	void *end = ctx->optval_end;
 	__u32 *to = ctx->optval;
-	struct handover *h;
 
 	if (!ctx->sk || (void *)(to + 1) > end)
 		return CONTINUE;
-	h = bpf_sk_storage_get(&kgw_sockets, ctx->sk, NULL, 0);
-	*to = h && h->role == ROLE_INBAND_SHOWN;
+	*to = has_role(known(ctx->sk), ROLE_INBAND_SHOWN);
 	ANSWER(ctx, sizeof(*to));
 	return CONTINUE;
 }
@@ -90,15 +88,19 @@ int kgw_getsockopt(struct bpf_sockopt *ctx)
 	void *to = ctx->optval;
 	struct endpoint dst;
 
-	if (ctx->level == SOCKOPT_LEVEL) {
+	switch (ctx->level) {
+	case SOCKOPT_LEVEL:
 		if (ctx->optname == SOCKOPT_PEER_SHOWN)
 			return peer_shown(ctx);
 		if (ctx->optname != SOCKOPT_ORIGINAL_DESTINATION)
 			return not_ours(ctx);
-	} else if (ctx->level == SOL_IP || ctx->level == SOL_IPV6) {
-		if (ctx->optname != SO_ORIGINAL_DST)
-			return not_ours(ctx);
-	} else {
+		break;
+	case SOL_IP:
+	case SOL_IPV6:
+		if (ctx->optname == SO_ORIGINAL_DST)
+			break;
+		/* fallthrough */
+	default:
 		return not_ours(ctx);
 	}
 	if (!ctx->sk || !original_destination(ctx->sk, &dst))
@@ -112,24 +114,19 @@ int kgw_getsockopt(struct bpf_sockopt *ctx)
 		*e = dst;
 		ANSWER(ctx, sizeof(*e));
 	} else if (ctx->level == SOL_IP) {
-		struct sockaddr4 *a = to;
+		struct sockaddr_in *a = to;
 
 		if ((void *)(a + 1) > end || !is_mapped(dst.ip))
 			return CONTINUE;
-		__builtin_memset(a, 0, sizeof(*a));
-		a->family = AF_INET;
-		a->port = dst.port;
-		a->ip = dst.ip[3];
+		*a = (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = dst.port, .sin_addr.s_addr = dst.ip[3] };
 		ANSWER(ctx, sizeof(*a));
 	} else {
-		struct sockaddr6 *a = to;
+		struct sockaddr_in6 *a = to;
 
 		if ((void *)(a + 1) > end)
 			return CONTINUE;
-		__builtin_memset(a, 0, sizeof(*a));
-		a->family = AF_INET6;
-		a->port = dst.port;
-		copy_ip(a->ip, dst.ip);
+		*a = (struct sockaddr_in6){ .sin6_family = AF_INET6, .sin6_port = dst.port };
+		copy_ip(a->sin6_addr.s6_addr32, dst.ip);
 		ANSWER(ctx, sizeof(*a));
 	}
 	return CONTINUE;
@@ -138,7 +135,7 @@ int kgw_getsockopt(struct bpf_sockopt *ctx)
 SEC("cgroup/setsockopt")
 int kgw_setsockopt(struct bpf_sockopt *ctx)
 {
-	struct endpoint *e = ctx->optval;
+	struct endpoint *client = ctx->optval;
 	__u32 *on = ctx->optval;
 	void *end = ctx->optval_end;
 	struct handover *h;
@@ -147,23 +144,22 @@ int kgw_setsockopt(struct bpf_sockopt *ctx)
 		return not_ours(ctx);
 	switch (ctx->optname) {
 	case SOCKOPT_PRESENT_AS:
-		if ((void *)(e + 1) > end)
-			return 0; /* EPERM */
+		if ((void *)(client + 1) > end)
+			return FAIL;
 		break;
 	case SOCKOPT_INBAND:
 		if ((void *)(on + 1) > end || *on != 1)
-			return 0;
+			return FAIL;
 		break;
 	default:
 		return not_ours(ctx);
 	}
-	if (!ctx->sk)
-		return 0;
-	h = bpf_sk_storage_get(&kgw_sockets, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	h = ctx->sk ? remember(ctx->sk) : NULL;
 	if (!h)
-		return 0;
-	if (ctx->optname == SOCKOPT_PRESENT_AS && (void *)(e + 1) <= end) {
-		h->addr = *e;
+		return FAIL;
+	/* The verifier wants the second check. */
+	if (ctx->optname == SOCKOPT_PRESENT_AS && (void *)(client + 1) <= end) {
+		h->addr = *client;
 		h->role = ROLE_PRESENTING;
 	} else {
 		h->role = ROLE_INBAND;
