@@ -25,7 +25,7 @@ import (
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
-		case "supervise", "worker", "exporter", "ctl", "clean", "capture", "probe":
+		case "supervise", "worker", "exporter", "ctl", "clean", "packets", "probe":
 			os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 		case "hold":
 			os.Exit(hold(os.Args[2:]))
