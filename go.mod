@@ -1,6 +1,6 @@
 module github.com/kubectl-gateway/kubectl-gateway
 
-go 1.26.0
+go 1.27.3
 
 require (
 	github.com/DataDog/datadog-agent/pkg/template v0.85.2

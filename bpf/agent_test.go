@@ -21,8 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
 func TestMain(m *testing.M) {
@@ -91,7 +91,7 @@ type reply struct {
 	Error       string        `json:",omitempty"`
 	Local, Peer netip.AddrPort
 	Seen        *seen `json:",omitempty"`
-	Reset       bool  // instead of Seen
+	Reset       bool  // instead of Seen, after the handshake
 	Shown       bool  // PeerShown of an in-band connection
 	OK          int   `json:",omitempty"`
 	FDs         int   `json:",omitempty"`
@@ -279,18 +279,32 @@ func (d *dial) run() (reply, error) {
 		return reply{Errno: errno}, nil
 	}
 	if errno := d.connect(fd, d.To); errno != 0 {
-		return reply{Errno: errno}, nil
+		return failed(errno), nil
 	}
 	if d.Then.IsValid() {
+		// The answer says that the other end has accepted: the RST of a disconnect right
+		// after connect(2) can overtake the ACK, and then nobody accepts.
+		if err := ready(fd, unix.POLLIN); err != nil {
+			return reply{}, fmt.Errorf("before disconnect: %w", err)
+		}
 		unspec := unix.RawSockaddr{Family: unix.AF_UNSPEC}
 		if _, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&unspec)), unsafe.Sizeof(unspec)); errno != 0 {
 			return reply{}, fmt.Errorf("disconnect: %w", errno)
 		}
 		if errno := d.connect(fd, d.Then); errno != 0 {
-			return reply{Errno: errno}, nil
+			return failed(errno), nil
 		}
 	}
 	return d.converse(fd)
+}
+
+// failed is the reply for a connect(2) that failed. A RST after the handshake can overtake
+// the end of connect(2), which says ECONNRESET then: that is a connection which was reset.
+func failed(errno syscall.Errno) reply {
+	if errno == unix.ECONNRESET {
+		return reply{Reset: true}
+	}
+	return reply{Errno: errno}
 }
 
 // connectBlocking is connect(2), which a signal of the Go runtime does not end.
@@ -304,21 +318,25 @@ func connectBlocking(fd int, to unix.Sockaddr) error {
 
 // pending waits for the end of a connect(2) that is under way.
 func pending(fd int) error {
-	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	if err := ready(fd, unix.POLLOUT); err != nil {
+		return err
+	}
+	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err == nil && code != 0 {
+		err = syscall.Errno(code)
+	}
+	return err
+}
+
+// ready waits for events of poll(2).
+func ready(fd int, events int16) error {
 	for {
-		n, err := unix.Poll(poll, 5000)
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: events}}, 5000)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err == nil && n == 0 {
 			err = unix.ETIMEDOUT
-		}
-		if err != nil {
-			return err
-		}
-		code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-		if err == nil && code != 0 {
-			err = syscall.Errno(code)
 		}
 		return err
 	}
@@ -331,8 +349,10 @@ func (d *dial) connect(fd int, to netip.AddrPort) syscall.Errno {
 	} else {
 		err = connectBlocking(fd, sockaddr(to, d.Six))
 	}
-	if d.Nonblock && errors.Is(err, unix.EINPROGRESS) {
-		err = pending(fd)
+	if d.Nonblock {
+		if errors.Is(err, unix.EINPROGRESS) {
+			err = pending(fd)
+		}
 		unix.SetNonblock(fd, false)
 	}
 	var errno syscall.Errno

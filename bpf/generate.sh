@@ -3,7 +3,9 @@
 # nothing and fails if the committed files are not what the compiler makes.
 # Needs clang-14, llvm-strip-14 and libbpf-dev: another compiler makes other bytes.
 set -eu
-cd "$(dirname "$0")"
+cd "$(dirname "$0")/.."
+. build/env.sh
+cd bpf
 
 generate() {
 	compile "$1" objects gateway.c \

@@ -72,6 +72,18 @@ func await(t *testing.T, condition func() string) {
 	t.Error(last)
 }
 
+// sockets counts the sockets of the pod that the programs remember.
+func (s *scene) sockets() (n int) {
+	s.Helper()
+	if err := s.here.Do(func() (err error) {
+		n, err = s.programs.Sockets()
+		return err
+	}); err != nil {
+		s.Fatal(err)
+	}
+	return n
+}
+
 // nothingLeft checks that no connection has left a trace.
 func (s *scene) nothingLeft() {
 	s.Helper()
@@ -80,11 +92,7 @@ func (s *scene) nothingLeft() {
 		if err != nil {
 			s.Fatal(err)
 		}
-		sockets, err := s.programs.Sockets()
-		if err != nil {
-			s.Fatal(err)
-		}
-		if handovers != 0 || sockets != 0 {
+		if sockets := s.sockets(); handovers != 0 || sockets != 0 {
 			return fmt.Sprintf("%d entries left in the handover map, %d sockets remembered", handovers, sockets)
 		}
 		return ""
@@ -175,6 +183,10 @@ func TestThousandConcurrentConnections(t *testing.T) {
 	// An entry is gone with the handshake, not only with the connection.
 	if n, err := s.programs.Handovers(); n != 0 || err != nil {
 		t.Errorf("%d entries in the handover map while 2000 connections are open, %v", n, err)
+	}
+	// Both ends of a connection are remembered for as long as it is open.
+	if got, want := s.sockets(), 4000; got != want {
+		t.Errorf("%d sockets are remembered while 2000 connections are open, want %d", got, want)
 	}
 	s.app.do(request{Stop: true})
 	s.nothingLeft()

@@ -8,8 +8,8 @@ import (
 	"testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
 // pod is a node with a gateway that does all it can, and an application on port 80.
@@ -51,10 +51,11 @@ func startPod(t testing.TB, n *netlab.Node, clsact bool, change func(*bpf.Option
 	return p
 }
 
-// both runs a test with tcx and with clsact.
+// both runs a test with what the gateway takes by itself, tcx where the kernel has it,
+// and with clsact.
 func both(t *testing.T, test func(t *testing.T, clsact bool)) {
 	t.Helper()
-	t.Run("tcx", func(t *testing.T) { test(t, false) })
+	t.Run("default", func(t *testing.T) { test(t, false) })
 	t.Run("clsact", func(t *testing.T) { test(t, true) })
 }
 

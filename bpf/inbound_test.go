@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
 // inNamespace returns what the kernel has in a node's network namespace, as "<hook>
@@ -62,7 +62,7 @@ func onInterface(l netlink.Link) (found []string, err error) {
 	name := l.Attrs().Name
 	for hook, kind := range map[string]ebpf.AttachType{"tcx": ebpf.AttachTCXIngress, "tcx egress": ebpf.AttachTCXEgress} {
 		programs, err := queried(link.QueryOptions{Target: l.Attrs().Index, Attach: kind})
-		if err != nil {
+		if err != nil && hasTCX() {
 			return nil, err
 		}
 		for _, p := range programs {
@@ -110,7 +110,19 @@ func queried(o link.QueryOptions) (names []string, err error) {
 	return names, nil
 }
 
-func byTCX() []string { return []string{"lookup kgw_lookup", "tcx eth0 kgw_ingress"} }
+// hasTCX reports whether the kernel has tcx (Linux 6.6): loopback can be asked for programs.
+func hasTCX() bool {
+	_, err := link.QueryPrograms(link.QueryOptions{Target: 1, Attach: ebpf.AttachTCXIngress})
+	return err == nil
+}
+
+// byDefault is what a gateway attaches that fails open.
+func byDefault() []string {
+	if !hasTCX() {
+		return byClsact()
+	}
+	return []string{"lookup kgw_lookup", "tcx eth0 kgw_ingress"}
+}
 
 func byClsact() []string { return append(keptInside(), "lookup kgw_lookup") }
 
@@ -138,7 +150,7 @@ func attachInbound(t *testing.T, n *netlab.Node, p *bpf.Programs) {
 func TestInboundLeavesNothing(t *testing.T) {
 	both(t, func(t *testing.T, clsact bool) {
 		n := netlab.New(t, 1).Node(0)
-		want := byTCX()
+		want := byDefault()
 		if clsact {
 			want = byClsact()
 		}
@@ -214,7 +226,7 @@ func TestInboundTakesOver(t *testing.T) {
 		if keep {
 			expectInside(t, n, byClsact()...)
 		} else {
-			expectInside(t, n, byTCX()...)
+			expectInside(t, n, byDefault()...)
 		}
 		if err := p.Detach(); err != nil {
 			t.Fatal(err)
@@ -264,7 +276,8 @@ func TestForeignFiltersStay(t *testing.T) {
 }
 
 // What a gateway that was killed leaves for those who connect to its pod: the application in
-// plaintext, or nothing at all.
+// plaintext, or nothing at all. Without tcx the filter of a gateway that fails open stays,
+// and steers for as long as somebody listens.
 func TestKilledSupervisorInbound(t *testing.T) {
 	lab := netlab.New(t, 2)
 	here, there := lab.Node(0), lab.Node(1)
@@ -284,14 +297,15 @@ func TestKilledSupervisorInbound(t *testing.T) {
 			}
 		}
 		s.Stop()
-		if !keep {
-			expectInside(t, here)
-		} else {
+		stays := keep || !hasTCX()
+		if stays {
 			expectInside(t, here, keptInside()...)
+		} else {
+			expectInside(t, here)
 		}
 		for _, d := range []dial{four, six} {
 			r := outside.dial(d)
-			if keep && r.Seen != nil || !keep && (r.Seen == nil || r.Seen.Inband) {
+			if stays && !r.Reset || !stays && (r.Seen == nil || r.Seen.Inband) {
 				t.Errorf("keep %v, worker alive: %+v", keep, r)
 			}
 		}

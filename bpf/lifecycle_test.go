@@ -18,8 +18,8 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
 // supervisorMain loads and attaches as args[0], a JSON of Options, says, and then does

@@ -12,7 +12,7 @@ import (
 
 	"github.com/cilium/ebpf/rlimit"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
 // Options says what to capture and for whom.

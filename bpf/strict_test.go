@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
 func setStrict(t *testing.T, p *pod, strict bool) {

@@ -11,9 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/edges"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/status"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/edges"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
 )
 
 const operations = top + "/docs/OPERATIONS.md"
@@ -129,7 +129,7 @@ func TestStatesAreDocumented(t *testing.T) {
 // says the golden file of their package.
 func TestMetricsAreDocumented(t *testing.T) {
 	text := section(t, "## Metrics")
-	golden, err := os.ReadFile(top + "/pkg/metrics/testdata/metrics.prom")
+	golden, err := os.ReadFile(top + "/internal/gateway/metrics/testdata/metrics.prom")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,9 +15,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/sniff"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/version"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/sniff"
 )
 
 // Bounds of a capture that is not told any: it must end also if whoever started it

@@ -9,9 +9,9 @@ import (
 	"io"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/control"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/supervisor"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/supervisor"
 )
 
 // edgesTimeout is for a worker that is being started again.

@@ -12,9 +12,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/exporter"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/supervisor"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/exporter"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/supervisor"
 )
 
 // runExporter serves metrics, with the files that the supervisor hands over, until the

@@ -10,8 +10,8 @@ import (
 	"io"
 	"os"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/version"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 )
 
 const usage = `kube-gateway encrypts the TCP traffic of the pod it runs in.

@@ -16,9 +16,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/supervisor"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/version"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/control"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/supervisor"
 )
 
 // supervisorGC keeps the heap of a process that does next to nothing small, in

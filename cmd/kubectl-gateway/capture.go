@@ -13,13 +13,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/capture"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/pcapng"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/packets"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/pcapng"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
 )
 
 // captureOptions are the flags of capture.
@@ -62,7 +62,7 @@ packets there are and how many the kernel had to drop. The exit code is 0 then, 
 	f.StringVar(&o.network, "interface", "", "capture on this interface of the pod only, such as eth0 or lo")
 	f.UintSliceVar(&o.ports, "port", nil, "capture TCP and UDP from or to these ports only")
 	f.IntVar(&o.snapLen, "snaplen", 0, "bytes of each packet to keep, 0 for all")
-	f.DurationVar(&o.duration, "duration", capture.DefaultDuration, "end after so long")
+	f.DurationVar(&o.duration, "duration", packets.DefaultDuration, "end after so long")
 	f.StringVar(&o.maxBytes, "max-bytes", "1Gi", "end when the capture is so long")
 	return cmd
 }
@@ -106,8 +106,8 @@ func (o *captureOptions) run(ctx context.Context, a *app, args []string) error {
 	return err
 }
 
-func (o *captureOptions) options() (capture.Options, error) {
-	options := capture.Options{Interface: o.network, SnapLen: o.snapLen, Duration: o.duration}
+func (o *captureOptions) options() (packets.Options, error) {
+	options := packets.Options{Interface: o.network, SnapLen: o.snapLen, Duration: o.duration}
 	for _, port := range o.ports {
 		if port == 0 || port > 65535 {
 			return options, fmt.Errorf("--port %d is not a port", port)
@@ -128,13 +128,13 @@ func (o *captureOptions) options() (capture.Options, error) {
 }
 
 // gatewayToCapture returns the container that can capture in pod.
-func gatewayToCapture(pod *corev1.Pod) (capture.Gateway, error) {
+func gatewayToCapture(pod *corev1.Pod) (packets.Gateway, error) {
 	gateway, ok := inject.Current(pod)
 	if !ok || gateway.Phase != inject.Running {
-		return capture.Gateway{}, api.WithHint(fmt.Errorf("no gateway runs in pod %s/%s", pod.Namespace, pod.Name),
+		return packets.Gateway{}, api.WithHint(fmt.Errorf("no gateway runs in pod %s/%s", pod.Namespace, pod.Name),
 			fmt.Sprintf("'kubectl gateway enable pod/%s -n %s' adds one", pod.Name, pod.Namespace))
 	}
-	return capture.Gateway{Namespace: pod.Namespace, Pod: pod.Name, Container: gateway.Name}, nil
+	return packets.Gateway{Namespace: pod.Namespace, Pod: pod.Name, Container: gateway.Name}, nil
 }
 
 // open returns where to write. A file is for its owner only.
@@ -154,11 +154,11 @@ type openStream struct{ io.Writer }
 
 func (openStream) Close() error { return nil }
 
-func (o *captureOptions) capture(ctx context.Context, a *app, runner capture.Runner, gateway capture.Gateway,
-	options capture.Options, out io.Writer) (capture.Summary, error) {
+func (o *captureOptions) capture(ctx context.Context, a *app, runner packets.Runner, gateway packets.Gateway,
+	options packets.Options, out io.Writer) (packets.Summary, error) {
 	style := terminal.For(a.ErrOut, os.Getenv)
 	begun := false
-	return capture.Run(ctx, runner, gateway, options, func(_ *pcapng.Reader, block *pcapng.Block) error {
+	return packets.Run(ctx, runner, gateway, options, func(_ *pcapng.Reader, block *pcapng.Block) error {
 		if !begun {
 			begun = true
 			fmt.Fprintf(a.ErrOut, "capturing in pod/%s -n %s, end with Ctrl-C\n", gateway.Pod, gateway.Namespace)
@@ -174,7 +174,7 @@ func (o *captureOptions) capture(ctx context.Context, a *app, runner capture.Run
 	})
 }
 
-func printCaptured(w io.Writer, s capture.Summary) {
+func printCaptured(w io.Writer, s packets.Summary) {
 	dropped := fmt.Sprintf("%d dropped by the kernel", s.Dropped)
 	if !s.Complete {
 		dropped = "the end is missing"

@@ -10,7 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/pcapng"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/pcapng"
 )
 
 // shortCapture is a capture of one packet.

@@ -21,7 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
 )
 
 // envMain makes the test's own program the plugin, so that nothing that a user

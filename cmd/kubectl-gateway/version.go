@@ -13,9 +13,9 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/yaml"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	buildversion "github.com/kubectl-gateway/kubectl-gateway/internal/version"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
 )
 
 // version is the build of the plugin, the same for the whole run.

@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
 
 func newRequest(t testing.TB, template *x509.CertificateRequest, key crypto.Signer) []byte {

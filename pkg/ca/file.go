@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
 
 // encode returns the form that an authority has in its file: trust domain, key

@@ -14,8 +14,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
 
 // PEM block types of RFC 7468, and one of our own for the trust domain of an

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
 // The store is a directory (0700) with one file (0600) that holds key and

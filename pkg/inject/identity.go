@@ -3,7 +3,7 @@ package inject
 import (
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
 
 // IdentityOf returns whom a certificate for pod is to name: its service account

@@ -19,8 +19,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	missing "github.com/kubectl-gateway/kubectl-gateway/internal/permission"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	missing "github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 )
 
 const (

@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"testing"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
 // TestReasonWords: every reason has a word of its own, the words are those of the API,

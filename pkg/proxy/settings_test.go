@@ -6,7 +6,7 @@ import (
 	"net"
 	"testing"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
 // Mode and wire change for connections to come.

@@ -10,7 +10,7 @@ import (
 	"net"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
 
 // Certificates are issued five minutes backdated, so that clocks may differ by as much.

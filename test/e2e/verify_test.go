@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/verify"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/verify"
 )
 
 // verified runs verify and returns its only result, and its exit code.

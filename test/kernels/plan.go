@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
 // kernel is one kernel to test on.
@@ -52,7 +52,7 @@ type group struct {
 // with other settings what another one shows.
 func full() []group {
 	return []group{
-		{Dir: "internal/netlab", Tests: "."},
+		{Dir: "internal/lab/netlab", Tests: "."},
 		{Dir: "bpf", Tests: ".", Not: "HundredThousand|ThousandConcurrent", Pods: true},
 		{Dir: "cmd/kube-gateway", Tests: names(
 			"TestTwoGateways", "TestOneGateway", // capture, wire port, plaintext
