@@ -187,7 +187,7 @@ func (r *results) table(w io.Writer, columns []string) {
 	width := 0
 	for t := range r.outcomes {
 		rows[[2]string{t.Group, t.Name}] = true
-		width = max(width, len(t.Name)+2)
+		width = max(width, len(t.Group), len(t.Name)+2)
 	}
 	sorted := make([][2]string, 0, len(rows))
 	for row := range rows {
