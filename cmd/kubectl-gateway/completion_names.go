@@ -18,8 +18,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/pager"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 // Limits of what the Tab key may cost.
@@ -43,7 +43,7 @@ const (
 
 // chooser finds the place of a pod among the targets of a verb. The gateway is nil if the
 // pod has none.
-type chooser func(*corev1.Pod, *inject.Gateway) place
+type chooser func(*corev1.Pod, *installed.Gateway) place
 
 func when(yes bool) place {
 	if yes {
@@ -53,26 +53,26 @@ func when(yes bool) place {
 }
 
 // toEnable chooses pods that can have a gateway, first those whose gateway is missing.
-func toEnable(pod *corev1.Pod, g *inject.Gateway) place {
+func toEnable(pod *corev1.Pod, g *installed.Gateway) place {
 	_, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]
 	switch {
-	case inject.Leaving(pod) || pod.Status.Phase == corev1.PodPending || pod.Spec.HostNetwork || mirror:
+	case installed.Leaving(pod) || pod.Status.Phase == corev1.PodPending || pod.Spec.HostNetwork || mirror:
 		return notAtAll
-	case g == nil || g.Phase == inject.Terminated:
+	case g == nil || g.Phase == installed.Terminated:
 		return first
 	}
 	return last
 }
 
-func toStay(pod *corev1.Pod, _ *inject.Gateway) place { return when(!inject.Leaving(pod)) }
+func toStay(pod *corev1.Pod, _ *installed.Gateway) place { return when(!installed.Leaving(pod)) }
 
 // everEnabled chooses gateways that have ended, too: these have a status and a log.
-func everEnabled(_ *corev1.Pod, g *inject.Gateway) place { return when(g != nil) }
+func everEnabled(_ *corev1.Pod, g *installed.Gateway) place { return when(g != nil) }
 
-func toDisable(_ *corev1.Pod, g *inject.Gateway) place { return when(g != nil && !g.Disabled()) }
+func toDisable(_ *corev1.Pod, g *installed.Gateway) place { return when(g != nil && !g.Disabled()) }
 
-func enabled(_ *corev1.Pod, g *inject.Gateway) place {
-	return when(g != nil && g.Phase == inject.Running)
+func enabled(_ *corev1.Pod, g *installed.Gateway) place {
+	return when(g != nil && g.Phase == installed.Running)
 }
 
 // completeTargets completes pods, and the workloads that they belong to, unless pods are
@@ -121,16 +121,16 @@ type offer struct {
 }
 
 func (o *offer) add(pod *corev1.Pod) {
-	var gateway *inject.Gateway
+	var gateway *installed.Gateway
 	state := "no gateway"
-	if current, ok := inject.Current(pod); ok {
+	if current, ok := installed.Current(pod); ok {
 		gateway = &current
 		switch {
 		case current.Disabled():
 			state = "gateway disabled"
-		case current.Phase == inject.Running:
+		case current.Phase == installed.Running:
 			state = "gateway runs"
-		case current.Phase == inject.Terminated:
+		case current.Phase == installed.Terminated:
 			state = "gateway has ended"
 		default:
 			state = "gateway starts"

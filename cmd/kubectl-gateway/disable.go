@@ -11,10 +11,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/disable"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 // disableOptions are the flags of disable.
@@ -78,7 +78,7 @@ is 1 then.`,
 
 // run connects to the cluster and disables the pods that args and flags select.
 func (o *disableOptions) run(ctx context.Context, a *app, options disable.Options, args []string) error {
-	if options.DryRun == inject.DryRunNone {
+	if options.DryRun == installed.DryRunNone {
 		if err := o.confirm.check(a, &o.targets); err != nil {
 			return err
 		}
@@ -94,7 +94,7 @@ func (o *disableOptions) run(ctx context.Context, a *app, options disable.Option
 	report := &disableReport{report: newReport(a, o.output), dryRun: options.DryRun}
 	report.namespaces = several(found.Pods)
 	pods := sift(found, report.skipLeaving)
-	if options.DryRun == inject.DryRunNone {
+	if options.DryRun == installed.DryRunNone {
 		if err := o.confirm.ask(ctx, a, &o.targets, "disable", pods); err != nil {
 			return err
 		}
@@ -114,7 +114,7 @@ func (o *disableOptions) run(ctx context.Context, a *app, options disable.Option
 // disableReport tells the user what disable does.
 type disableReport struct {
 	report
-	dryRun inject.DryRun
+	dryRun installed.DryRun
 	// mu keeps lines of pods that are worked on apart from those of results.
 	mu sync.Mutex
 	// stays says that an ended container stays listed in a pod.
@@ -138,11 +138,11 @@ func (r *disableReport) add(result disable.Result) {
 	}
 	r.done(result.Pod, r.what(result))
 	r.warn(r.name(result.Pod)+": ", disableWarnings(result))
-	r.stays = r.stays || result.Action == disable.Disabled && r.dryRun == inject.DryRunNone
+	r.stays = r.stays || result.Action == disable.Disabled && r.dryRun == installed.DryRunNone
 }
 
-func dryRunWords(dryRun inject.DryRun) string {
-	return map[inject.DryRun]string{inject.DryRunClient: " (dry run)", inject.DryRunServer: " (server dry run)"}[dryRun]
+func dryRunWords(dryRun installed.DryRun) string {
+	return map[installed.DryRun]string{installed.DryRunClient: " (dry run)", installed.DryRunServer: " (server dry run)"}[dryRun]
 }
 
 // what says what was done about a pod.
@@ -152,9 +152,9 @@ func (r *disableReport) what(result disable.Result) string {
 		return "has no gateway" + secretsWords(result)
 	case result.Action == disable.Unchanged:
 		return "gateway already disabled (" + result.Container + ")" + secretsWords(result)
-	case r.dryRun != inject.DryRunNone && result.Cleaner != "":
+	case r.dryRun != installed.DryRunNone && result.Cleaner != "":
 		return fmt.Sprintf("gateway has died: %s would be added to clean up%s", result.Cleaner, dryRunWords(r.dryRun))
-	case r.dryRun != inject.DryRunNone:
+	case r.dryRun != installed.DryRunNone:
 		return fmt.Sprintf("gateway would be disabled (%s)%s", result.Container, dryRunWords(r.dryRun))
 	}
 	details := []string{result.Container, fmt.Sprintf("%.1fs", result.Elapsed.Seconds())}

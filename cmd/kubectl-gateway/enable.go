@@ -9,9 +9,11 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
@@ -95,8 +97,8 @@ gateway, so that the applications make new ones, which are encrypted.`,
 }
 
 // run connects to the cluster and enables the pods that args and flags select.
-func (o *enableOptions) run(ctx context.Context, a *app, options inject.Options, given inject.Ranges, args []string) error {
-	if options.DryRun == inject.DryRunNone {
+func (o *enableOptions) run(ctx context.Context, a *app, options inject.Options, given survey.Ranges, args []string) error {
+	if options.DryRun == installed.DryRunNone {
 		if err := o.confirm.check(a, &o.targets); err != nil {
 			return err
 		}
@@ -109,13 +111,13 @@ func (o *enableOptions) run(ctx context.Context, a *app, options inject.Options,
 	if len(found.Pods) == 0 {
 		return missing
 	}
-	authority, err := ca.Load(ctx, ca.LoadOptions{Client: client, Dir: o.authorityDir, Getenv: os.Getenv})
+	signer, err := authority.Load(ctx, authority.LoadOptions{Client: client, Dir: o.authorityDir, Getenv: os.Getenv})
 	if err != nil {
 		return fmt.Errorf("loading the authority: %w", err)
 	}
 	injector := &inject.Injector{
 		Client:    client,
-		Authority: authority,
+		Authority: signer,
 		Gateways:  &remote.Client{Config: config, Kube: client},
 		Options:   options,
 	}
@@ -125,12 +127,12 @@ func (o *enableOptions) run(ctx context.Context, a *app, options inject.Options,
 // enable is run with everything at hand. missing joins the errors of named pods
 // that are not there.
 func (o *enableOptions) enable(ctx context.Context, a *app, client kubernetes.Interface, injector *inject.Injector,
-	given inject.Ranges, found *targets.Selection, missing error,
+	given survey.Ranges, found *targets.Selection, missing error,
 ) error {
 	report := newEnableReport(a, o.output, injector.Options.DryRun)
 	report.namespaces = several(found.Pods)
 	pods := sift(found, report.skipLeaving)
-	if injector.Options.DryRun == inject.DryRunNone {
+	if injector.Options.DryRun == installed.DryRunNone {
 		if err := o.confirm.ask(ctx, a, &o.targets, "enable", pods); err != nil {
 			return err
 		}
@@ -141,12 +143,12 @@ func (o *enableOptions) enable(ctx context.Context, a *app, client kubernetes.In
 		if err := inject.CheckServer(ctx, client.Discovery(), injector.Options.Delivery); err != nil {
 			return err
 		}
-		cluster, err := inject.Survey(ctx, client, pods, given)
+		cluster, err := survey.Run(ctx, client, pods, given)
 		if err != nil {
 			return err
 		}
 		report.warn("", cluster.Warnings)
-		injector.Cluster = cluster
+		injector.Survey = cluster
 		results = injector.EnableAll(ctx, pods, o.parallel, report.add)
 	}
 	report.ofWorkloads(found.Workloads)

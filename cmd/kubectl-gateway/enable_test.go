@@ -26,13 +26,15 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 // enableFlags parses flags as the command does, up to what complete makes of them.
-func enableFlags(t *testing.T, args ...string) (inject.Options, inject.Ranges, error) {
+func enableFlags(t *testing.T, args ...string) (inject.Options, survey.Ranges, error) {
 	t.Helper()
 	var o enableOptions
 	cmd := newEnableCommandFor(&app{IOStreams: genericiooptions.NewTestIOStreamsDiscard()}, &o)
@@ -48,32 +50,32 @@ func TestEnableFlags(t *testing.T) {
 		}
 		return list
 	}
-	for line, change := range map[string]func(*inject.Options, *inject.Ranges){
-		"": func(*inject.Options, *inject.Ranges) {},
-		"--mode=strict --cert-ttl=12h --image=x:1 --image-pull-policy=Never --dry-run=server --timeout=5s --keep-secret": func(o *inject.Options, _ *inject.Ranges) {
+	for line, change := range map[string]func(*inject.Options, *survey.Ranges){
+		"": func(*inject.Options, *survey.Ranges) {},
+		"--mode=strict --cert-ttl=12h --image=x:1 --image-pull-policy=Never --dry-run=server --timeout=5s --keep-secret": func(o *inject.Options, _ *survey.Ranges) {
 			o.Mode, o.OnFailure, o.TTL, o.Image, o.PullPolicy = api.Strict, api.FailClosed, 12*time.Hour, "x:1", corev1.PullNever
-			o.DryRun, o.Timeout, o.KeepSecret = inject.DryRunServer, 5*time.Second, true
+			o.DryRun, o.Timeout, o.KeepSecret = installed.DryRunServer, 5*time.Second, true
 		},
-		"--capture-cidr=10.1.2.3/8,fd00::/8 --capture-cidr=10.9.9.9 --service-cidr=10.96.0.0/12 --exclude-cidr=10.1.0.0/16 --exclude-port=53,22": func(_ *inject.Options, r *inject.Ranges) {
+		"--capture-cidr=10.1.2.3/8,fd00::/8 --capture-cidr=10.9.9.9 --service-cidr=10.96.0.0/12 --exclude-cidr=10.1.0.0/16 --exclude-port=53,22": func(_ *inject.Options, r *survey.Ranges) {
 			r.Capture, r.Services, r.Exclude = prefixes("10.0.0.0/8", "fd00::/8", "10.9.9.9/32"), prefixes("10.96.0.0/12"), prefixes("10.1.0.0/16")
 			r.ExcludePorts = []uint16{53, 22}
 		},
-		"--wire=inband --allow=ns/prod/sa/* --allow ns/ops/sa/backup --block-udp --allow-plaintext-from=192.0.2.0/24,2001:db8::7 --node-ports=20000-20010 --metrics-addr=:18445": func(o *inject.Options, r *inject.Ranges) {
+		"--wire=inband --allow=ns/prod/sa/* --allow ns/ops/sa/backup --block-udp --allow-plaintext-from=192.0.2.0/24,2001:db8::7 --node-ports=20000-20010 --metrics-addr=:18445": func(o *inject.Options, r *survey.Ranges) {
 			o.Wire, o.Allow, o.BlockUDP, o.MetricsAddr = api.WireInband, []string{"ns/prod/sa/*", "ns/ops/sa/backup"}, true, ":18445"
 			o.PlaintextFrom, r.NodePorts = prefixes("192.0.2.0/24", "2001:db8::7/128"), [2]uint16{20000, 20010}
 		},
 		// Without the in-band wire there is nothing to do about node ports.
-		"--wire=port":                     func(o *inject.Options, r *inject.Ranges) { o.Wire, r.NodePorts = api.WirePort, [2]uint16{} },
-		"--node-ports=":                   func(_ *inject.Options, r *inject.Ranges) { r.NodePorts = [2]uint16{} },
-		"--node-ports=30000":              func(_ *inject.Options, r *inject.Ranges) { r.NodePorts = [2]uint16{30000, 30000} },
-		"--mode=strict --on-failure=open": func(o *inject.Options, _ *inject.Ranges) { o.Mode = api.Strict },
-		"--delivery=csr --existing=reset": func(o *inject.Options, _ *inject.Ranges) {
+		"--wire=port":                     func(o *inject.Options, r *survey.Ranges) { o.Wire, r.NodePorts = api.WirePort, [2]uint16{} },
+		"--node-ports=":                   func(_ *inject.Options, r *survey.Ranges) { r.NodePorts = [2]uint16{} },
+		"--node-ports=30000":              func(_ *inject.Options, r *survey.Ranges) { r.NodePorts = [2]uint16{30000, 30000} },
+		"--mode=strict --on-failure=open": func(o *inject.Options, _ *survey.Ranges) { o.Mode = api.Strict },
+		"--delivery=csr --existing=reset": func(o *inject.Options, _ *survey.Ranges) {
 			o.Delivery, o.Existing = inject.DeliveryCSR, api.ExistingReset
 		},
 	} {
-		wantOptions := inject.Options{Image: inject.DefaultImage(version), Mode: api.Permissive, OnFailure: api.FailOpen, Wire: api.WireAuto,
+		wantOptions := inject.Options{Image: installed.DefaultImage(version), Mode: api.Permissive, OnFailure: api.FailOpen, Wire: api.WireAuto,
 			Existing: api.ExistingReport, Delivery: inject.DeliverySecret, TTL: ca.DefaultLeafTTL, Timeout: time.Minute}
-		wantGiven := inject.Ranges{NodePorts: [2]uint16{30000, 32767}}
+		wantGiven := survey.Ranges{NodePorts: [2]uint16{30000, 32767}}
 		change(&wantOptions, &wantGiven)
 		options, given, err := enableFlags(t, strings.Fields(line)...)
 		diff := cmp.Diff(wantOptions, options, cmpopts.EquateComparable(netip.Prefix{})) + cmp.Diff(wantGiven, given, cmpopts.EquateComparable(netip.Prefix{}))
@@ -149,9 +151,9 @@ func (r *enableRun) run(t *testing.T, ctx context.Context) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.options = inject.Options{Image: "img", Mode: api.Permissive, OnFailure: api.FailOpen, Timeout: time.Minute, DryRun: inject.DryRunClient}
+	r.options = inject.Options{Image: "img", Mode: api.Permissive, OnFailure: api.FailOpen, Timeout: time.Minute, DryRun: installed.DryRunClient}
 	if r.real {
-		r.options.DryRun = inject.DryRunNone
+		r.options.DryRun = installed.DryRunNone
 	}
 	r.o.parallel = 4
 	found := targets.Selection{Named: map[types.NamespacedName]bool{}, Workloads: r.workloads}
@@ -163,7 +165,7 @@ func (r *enableRun) run(t *testing.T, ctx context.Context) error {
 	}
 	r.o.confirm.yes = !r.unconfirmed
 	a := &app{IOStreams: genericiooptions.IOStreams{Out: &r.out, ErrOut: &r.errOut}}
-	return r.o.enable(ctx, a, client, &inject.Injector{Client: client, Authority: authority, Options: r.options}, inject.Ranges{}, &found, r.missing)
+	return r.o.enable(ctx, a, client, &inject.Injector{Client: client, Authority: authority, Options: r.options}, survey.Ranges{}, &found, r.missing)
 }
 
 func TestEnableGoesOnAfterAFailure(t *testing.T) {
@@ -275,7 +277,7 @@ func TestEnableReport(t *testing.T) {
 		"yaml": "",
 	} {
 		var out, errOut bytes.Buffer
-		report := newEnableReport(&app{IOStreams: genericiooptions.IOStreams{Out: &out, ErrOut: &errOut}}, format, inject.DryRunNone)
+		report := newEnableReport(&app{IOStreams: genericiooptions.IOStreams{Out: &out, ErrOut: &errOut}}, format, installed.DryRunNone)
 		for _, result := range results {
 			report.add(result)
 		}
@@ -315,7 +317,7 @@ type brokenPipe struct{}
 func (brokenPipe) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
 
 func TestEnableReportThatCannotBeWritten(t *testing.T) {
-	report := newEnableReport(&app{IOStreams: genericiooptions.IOStreams{Out: brokenPipe{}, ErrOut: &bytes.Buffer{}}}, "name", inject.DryRunNone)
+	report := newEnableReport(&app{IOStreams: genericiooptions.IOStreams{Out: brokenPipe{}, ErrOut: &bytes.Buffer{}}}, "name", installed.DryRunNone)
 	report.add(inject.Result{Pod: podToEnable("a"), Action: inject.Enabled})
 	if err := report.finish(nil); err == nil || !strings.Contains(err.Error(), "broken pipe") {
 		t.Error(err)

@@ -12,11 +12,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/disable"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	buildversion "github.com/kubectl-gateway/kubectl-gateway/internal/version"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 // Values that several flags and arguments take.
@@ -44,16 +47,16 @@ func addOutput(f *pflag.FlagSet, p *string, value string, formats ...string) {
 // addResults registers -o/--output for verbs that report what they did with many pods.
 func addResults(f *pflag.FlagSet, p *string) { addOutput(f, p, "", "name", "json", "yaml") }
 
-func addDryRun(f *pflag.FlagSet, p *inject.DryRun, server string) {
-	flags.Choice(f, p, "dry-run", "", inject.DryRunNone, "dry run instead of changes", []flags.Word[inject.DryRun]{
-		{Value: inject.DryRunNone, Text: "none"},
-		{Value: inject.DryRunClient, Meaning: "only look"},
-		{Value: inject.DryRunServer, Meaning: server},
+func addDryRun(f *pflag.FlagSet, p *installed.DryRun, server string) {
+	flags.Choice(f, p, "dry-run", "", installed.DryRunNone, "dry run instead of changes", []flags.Word[installed.DryRun]{
+		{Value: installed.DryRunNone, Text: "none"},
+		{Value: installed.DryRunClient, Meaning: "only look"},
+		{Value: installed.DryRunServer, Meaning: server},
 	})
 }
 
 func addImage(f *pflag.FlagSet, p *string) {
-	flags.Parsed(f, p, "image", "string", inject.DefaultImage(buildversion.String()), "image of the gateway", func(text string) (string, error) {
+	flags.Parsed(f, p, "image", "string", installed.DefaultImage(buildversion.String()), "image of the gateway", func(text string) (string, error) {
 		if text == "" {
 			return "", errors.New("the name is empty")
 		}
@@ -76,11 +79,11 @@ func addDrainTimeout(f *pflag.FlagSet, p *time.Duration, usage string) {
 }
 
 func addParallel(f *pflag.FlagSet, p *int) {
-	flags.Int(f, p, "parallel", inject.DefaultParallel, flags.Positive, "how many pods are worked on at a time")
+	flags.Int(f, p, "parallel", parallel.Default, flags.Positive, "how many pods are worked on at a time")
 }
 
 func addAuthorityDir(f *pflag.FlagSet, p *string, name string) {
-	f.StringVar(p, name, "", "directory of the authority (default $"+ca.EnvDir+", or one for each cluster)")
+	f.StringVar(p, name, "", "directory of the authority (default $"+authority.EnvDir+", or one for each cluster)")
 	flags.Dirs(f, name)
 }
 
@@ -98,7 +101,7 @@ func addRanges(f *pflag.FlagSet, p *[]netip.Prefix, name, usage string) {
 }
 
 // addSurveyed registers the flags whose defaults a survey of the cluster finds.
-func addSurveyed(f *pflag.FlagSet, given *inject.Ranges) {
+func addSurveyed(f *pflag.FlagSet, given *survey.Ranges) {
 	addRanges(f, &given.Capture, "capture-cidr", "range of pod addresses to encrypt; may be repeated (default: found in the cluster)")
 	addRanges(f, &given.Services, "service-cidr", "range of Service addresses; may be repeated (default: found in the cluster)")
 }

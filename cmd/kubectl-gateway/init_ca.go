@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
@@ -20,7 +21,7 @@ const maxPEMFile = 1 << 20
 
 // initCAOptions are the flags of init-ca.
 type initCAOptions struct {
-	store       ca.Store
+	store       authority.Store
 	fromCert    string
 	fromKey     string
 	trustDomain string
@@ -59,7 +60,7 @@ what the cluster has lost.`,
 			}
 			options.Client = client
 			options.Progress = func(line string) { fmt.Fprintln(a.ErrOut, line) }
-			result, err := ca.Init(cmd.Context(), *options)
+			result, err := authority.Init(cmd.Context(), *options)
 			if err != nil {
 				return err
 			}
@@ -71,8 +72,8 @@ what the cluster has lost.`,
 		},
 	}
 	f := cmd.Flags()
-	flags.Choice(f, &o.store, "store", "", ca.StoreLocal, "where the key is kept", []flags.Word[ca.Store]{
-		{Value: ca.StoreLocal, Meaning: "on this machine alone"}, {Value: ca.StoreCluster, Meaning: "in a Secret as well"},
+	flags.Choice(f, &o.store, "store", "", authority.StoreLocal, "where the key is kept", []flags.Word[authority.Store]{
+		{Value: authority.StoreLocal, Meaning: "on this machine alone"}, {Value: authority.StoreCluster, Meaning: "in a Secret as well"},
 	})
 	f.StringVar(&o.fromCert, "from-cert", "", "PEM file with the certificate of an existing authority, followed by its chain up to the root")
 	f.StringVar(&o.fromKey, "from-key", "", "PEM file with the private key of --from-cert")
@@ -87,8 +88,8 @@ what the cluster has lost.`,
 }
 
 // complete checks the flags and reads the files they name.
-func (o *initCAOptions) complete(ttlGiven bool) (*ca.InitOptions, error) {
-	options := &ca.InitOptions{
+func (o *initCAOptions) complete(ttlGiven bool) (*authority.InitOptions, error) {
+	options := &authority.InitOptions{
 		Dir:         o.dir,
 		Getenv:      os.Getenv,
 		Store:       o.store,
@@ -150,7 +151,7 @@ type initOutput struct {
 	Changed     bool   `json:"changed"`
 }
 
-func printInitResult(out io.Writer, format string, r *ca.InitResult) error {
+func printInitResult(out io.Writer, format string, r *authority.InitResult) error {
 	o := initOutput{
 		TrustDomain: r.Authority.TrustDomain(),
 		Fingerprint: r.Authority.Fingerprint(),
@@ -158,12 +159,12 @@ func printInitResult(out io.Writer, format string, r *ca.InitResult) error {
 		NotAfter:    r.Authority.NotAfter().UTC(),
 		File:        r.File,
 		Backup:      r.Backup,
-		TrustBundle: ca.Namespace + "/" + ca.BundleName,
+		TrustBundle: authority.Namespace + "/" + authority.BundleName,
 		Created:     r.Created,
 		Changed:     r.Changed,
 	}
 	if r.InCluster {
-		o.Secret = ca.Namespace + "/" + ca.SecretName
+		o.Secret = authority.Namespace + "/" + authority.SecretName
 	}
 	var text []byte
 	var err error
@@ -174,9 +175,9 @@ func printInitResult(out io.Writer, format string, r *ca.InitResult) error {
 	case "yaml":
 		text, err = yaml.Marshal(o)
 	case "name":
-		text = []byte("configmap/" + ca.BundleName + "\n")
+		text = []byte("configmap/" + authority.BundleName + "\n")
 		if r.InCluster {
-			text = append(text, "secret/"+ca.SecretName+"\n"...)
+			text = append(text, "secret/"+authority.SecretName+"\n"...)
 		}
 	default:
 		done := "unchanged"

@@ -15,11 +15,11 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/pcapng"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/packets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 // packetsOptions are the flags of packets.
@@ -112,8 +112,8 @@ func parseSize(text string) (int64, error) {
 
 // gatewayToRecordIn returns the container that can record in pod.
 func gatewayToRecordIn(pod *corev1.Pod) (packets.Gateway, error) {
-	gateway, ok := inject.Current(pod)
-	if !ok || gateway.Phase != inject.Running {
+	gateway, ok := installed.Current(pod)
+	if !ok || gateway.Phase != installed.Running {
 		return packets.Gateway{}, api.WithHint(fmt.Errorf("no gateway runs in pod %s/%s", pod.Namespace, pod.Name),
 			fmt.Sprintf("'kubectl gateway enable pod/%s -n %s' adds one", pod.Name, pod.Namespace))
 	}

@@ -11,12 +11,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // rotateOptions are the flags of rotate.
@@ -135,7 +135,7 @@ func (o *rotateOptions) rotateLeaves(ctx context.Context, a *app, args []string,
 	if len(pods) == 0 && missing == nil {
 		return api.WithHint(errors.New("none of the selected pods has a gateway"), "'kubectl gateway enable pod/NAME' adds one")
 	}
-	authority, err := ca.Load(ctx, ca.LoadOptions{Client: client, Dir: o.authorityDir, Getenv: os.Getenv})
+	signer, err := authority.Load(ctx, authority.LoadOptions{Client: client, Dir: o.authorityDir, Getenv: os.Getenv})
 	if err != nil {
 		return fmt.Errorf("loading the authority: %w", err)
 	}
@@ -143,7 +143,7 @@ func (o *rotateOptions) rotateLeaves(ctx context.Context, a *app, args []string,
 		return err
 	}
 	report.missing(missing)
-	rotator := rotate.Rotator{Gateways: &remote.Client{Config: config, Kube: client}, Authority: authority, TTL: ttl, Parallel: o.parallel, Timeout: o.timeout}
+	rotator := rotate.Rotator{Gateways: &remote.Client{Config: config, Kube: client}, Authority: signer, TTL: ttl, Parallel: o.parallel, Timeout: o.timeout}
 	err = finish(&report.report, rotator.RotateAll(ctx, pods, report.add), newRotateItem)
 	if ctx.Err() != nil {
 		return ctx.Err()

@@ -7,13 +7,14 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 // settings are the flags of enable and watch that say which gateways are added, and how.
 type settings struct {
 	options      inject.Options
-	given        inject.Ranges
+	given        survey.Ranges
 	nodePorts    [2]uint16
 	authorityDir string
 	parallel     int
@@ -56,7 +57,7 @@ func (s *settings) addFlags(f *pflag.FlagSet, delivery inject.Delivery) {
 }
 
 // complete returns what the flags say, with the defaults that depend on other flags.
-func (s *settings) complete() (inject.Options, inject.Ranges) {
+func (s *settings) complete() (inject.Options, survey.Ranges) {
 	options, given := s.options, s.given
 	if options.OnFailure == "" {
 		options.OnFailure = api.FailOpen
