@@ -23,22 +23,21 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
 
-// CertificateTimeout is how long a gateway that was started without a
-// certificate waits for its first one. Whoever started it delivers within
-// seconds; one that nobody serves must not stay.
+// CertificateTimeout is how long a gateway that was started without a certificate waits for
+// its first one. The plugin delivers within seconds; a gateway without a certificate must
+// not stay forever.
 const CertificateTimeout = 10 * time.Minute
 
 const (
-	// maxPendingKeys bounds the requests that wait for a certificate. One more
-	// takes the place of the oldest, so that requests nobody came back for never
-	// block the next.
+	// maxPendingKeys bounds the requests that wait for a certificate. One more replaces the
+	// oldest, so that abandoned requests never block the next.
 	maxPendingKeys = 4
 	// pendingKeyLife is how long a key waits for its certificate: long enough for
 	// a person to unlock the authority.
 	pendingKeyLife = 5 * time.Minute
 )
 
-// pendingKeys are those that have no certificate yet. They exist in memory only.
+// pendingKeys are the keys that wait for a certificate. They exist in memory only.
 type pendingKeys struct {
 	mu   sync.Mutex
 	keys []pendingKey // the oldest first
@@ -49,7 +48,7 @@ type pendingKey struct {
 	expiry *time.Timer
 }
 
-// add makes a key that is forgotten when its time is over.
+// add makes a key that is forgotten after pendingKeyLife.
 func (p *pendingKeys) add() (*ecdsa.PrivateKey, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -92,8 +91,8 @@ func (p *pendingKeys) of(cert *x509.Certificate) *ecdsa.PrivateKey {
 	return nil
 }
 
-// requestCertificate makes a new key and a request for it. The names in the
-// request are for people: an authority knows better who asks.
+// requestCertificate makes a new key and a request for it. The names in the request are for
+// people: the authority decides by what the API server says.
 func (s *supervisor) requestCertificate() (*api.CertificateRequest, error) {
 	st, _ := s.snapshot()
 	id, err := identity.Parse(st.Identity)
@@ -116,9 +115,9 @@ func (s *supervisor) requestCertificate() (*api.CertificateRequest, error) {
 	return &api.CertificateRequest{CSR: string(csr)}, nil
 }
 
-// takeCertificate brings a certificate for one of the pending keys into force,
-// for connections from then on. After an error everything is as before.
-func (s *supervisor) takeCertificate(issued *api.IssuedCertificate) error {
+// installCertificate brings a certificate for one of the pending keys into force, for
+// connections from then on. After an error nothing has changed.
+func (s *supervisor) installCertificate(issued *api.IssuedCertificate) error {
 	if issued == nil {
 		return errors.New("no certificate is given")
 	}
@@ -165,9 +164,9 @@ func (s *supervisor) takeCertificate(issued *api.IssuedCertificate) error {
 	return nil
 }
 
-// takeTrust replaces the trust bundle, for connections from then on. After an
-// error everything is as before.
-func (s *supervisor) takeTrust(bundle *api.TrustBundle) error {
+// installTrust replaces the trust bundle, for connections from then on. After an error
+// nothing has changed.
+func (s *supervisor) installTrust(bundle *api.TrustBundle) error {
 	if bundle == nil {
 		return errors.New("no trust bundle is given")
 	}
@@ -203,8 +202,8 @@ func (s *supervisor) takeTrust(bundle *api.TrustBundle) error {
 	return nil
 }
 
-// awaitCertificate returns true once the gateway has a certificate. Otherwise the
-// gateway was asked to end, or the error says that nobody came.
+// awaitCertificate returns true once the gateway has a certificate. Otherwise the gateway
+// was asked to end, or the error says that no certificate came.
 func (s *supervisor) awaitCertificate(ctx context.Context) (bool, error) {
 	timeout := s.CertificateTimeout
 	if timeout == 0 {
@@ -227,7 +226,7 @@ func (s *supervisor) awaitCertificate(ctx context.Context) (bool, error) {
 			return false, nil
 		case <-timer.C:
 			return false, api.WithHint(fmt.Errorf("no certificate was delivered within %v", timeout),
-				"whoever started the gateway has ended before: run 'kubectl gateway enable' again")
+				"the plugin that started the gateway has ended: run 'kubectl gateway enable' again")
 		}
 	}
 }
