@@ -2,10 +2,7 @@ package ca
 
 import (
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
@@ -77,9 +74,9 @@ func New(o Options) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := NewKey()
 	if err != nil {
-		return nil, fmt.Errorf("making the authority's key: %w", err)
+		return nil, err
 	}
 	notAfter := now.Add(o.TTL).UTC()
 	if notAfter.Year() > 9999 {
@@ -129,34 +126,18 @@ func (a *Authority) Bundle() []byte { return EncodeCertificates(a.roots()) }
 
 // Roots returns the fingerprints of the certificates in [Authority.Bundle], in
 // their order.
-func (a *Authority) Roots() []string {
-	var list []string
-	for _, cert := range a.roots() {
-		list = append(list, Fingerprint(cert))
-	}
-	return list
+func (a *Authority) Roots() []string { return Fingerprints(a.roots()) }
+
+// NotBefore returns when the last certificate of a becomes valid.
+func (a *Authority) NotBefore() time.Time {
+	notBefore, _ := Validity(a.chain)
+	return notBefore
 }
 
 // NotAfter returns when the first certificate of a expires.
 func (a *Authority) NotAfter() time.Time {
-	t := a.chain[0].NotAfter
-	for _, cert := range a.chain[1:] {
-		if cert.NotAfter.Before(t) {
-			t = cert.NotAfter
-		}
-	}
-	return t
-}
-
-// NotBefore returns when the last certificate of a becomes valid.
-func (a *Authority) NotBefore() time.Time {
-	t := a.chain[0].NotBefore
-	for _, cert := range a.chain[1:] {
-		if cert.NotBefore.After(t) {
-			t = cert.NotBefore
-		}
-	}
-	return t
+	_, notAfter := Validity(a.chain)
+	return notAfter
 }
 
 // String names a without its key.
@@ -192,12 +173,6 @@ func (a *Authority) roots() []*x509.Certificate {
 // Root returns the self-signed certificate that a's chain ends with. The caller
 // must not change it.
 func (a *Authority) Root() *x509.Certificate { return a.chain[len(a.chain)-1] }
-
-// Fingerprint returns the SHA-256 of cert's DER form in lower-case hexadecimal.
-func Fingerprint(cert *x509.Certificate) string {
-	sum := sha256.Sum256(cert.Raw)
-	return hex.EncodeToString(sum[:])
-}
 
 // ValidateTrustDomain allows what SPIFFE allows, less what verifiers cannot
 // match against a URI name constraint (RFC 5280, section 4.2.1.10): addresses

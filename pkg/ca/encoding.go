@@ -2,7 +2,6 @@ package ca
 
 import (
 	"bytes"
-	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 
@@ -12,7 +11,7 @@ import (
 // Encode returns a as one text: trust domain, key and certificates as PEM blocks,
 // in this order. It holds the private key.
 func (a *Authority) Encode() ([]byte, error) {
-	key, err := a.keyPEM()
+	key, err := EncodeKey(a.key)
 	if err != nil {
 		return nil, err
 	}
@@ -23,16 +22,8 @@ func (a *Authority) Encode() ([]byte, error) {
 
 // PEM returns what [Import] reads: a's certificates and its private key.
 func (a *Authority) PEM() (certs, key []byte, err error) {
-	key, err = a.keyPEM()
+	key, err = EncodeKey(a.key)
 	return EncodeCertificates(a.chain), key, err
-}
-
-func (a *Authority) keyPEM() ([]byte, error) {
-	der, err := x509.MarshalPKCS8PrivateKey(a.key)
-	if err != nil {
-		return nil, fmt.Errorf("encoding the authority's key: %w", err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: blockKey, Bytes: der}), nil
 }
 
 // Decode reads what [Authority.Encode] wrote and nothing else: a text that was cut,

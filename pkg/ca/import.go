@@ -2,13 +2,8 @@ package ca
 
 import (
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/elliptic"
-	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -24,10 +19,6 @@ const (
 	blockKey         = "PRIVATE KEY"
 	blockTrustDomain = "SPIFFE TRUST DOMAIN"
 )
-
-// minRSABits is the least size of an RSA key that NIST SP 800-131A allows for
-// signatures.
-const minRSABits = 2048
 
 // Import makes an authority of an existing one. certPEM holds the certificate
 // that is to sign leaves and, if it is not a root, those that lead from it to
@@ -67,12 +58,8 @@ func newAuthority(chain []*x509.Certificate, key crypto.Signer, trustDomain stri
 	if !ok || !public.Equal(key.Public()) {
 		return nil, ErrMismatch
 	}
-	switch {
-	case !issuer.BasicConstraintsValid || !issuer.IsCA:
-		return nil, api.WithHint(fmt.Errorf("%w: it is not a CA certificate (basic constraints)", ErrNotAuthority),
-			"give the certificate of an authority, not that of a server")
-	case issuer.KeyUsage != 0 && issuer.KeyUsage&x509.KeyUsageCertSign == 0:
-		return nil, fmt.Errorf("%w: its key usage does not include signing certificates", ErrNotAuthority)
+	if err := CheckSigner(issuer); err != nil {
+		return nil, err
 	}
 	if err := checkKeyType(key.Public()); err != nil {
 		return nil, err
@@ -102,73 +89,10 @@ func newAuthority(chain []*x509.Certificate, key crypto.Signer, trustDomain stri
 	return a, nil
 }
 
-func checkKeyType(public crypto.PublicKey) error {
-	const hint = "use an ECDSA key (P-256, P-384 or P-521), an RSA key of 2048 bits or more, or Ed25519"
-	switch k := public.(type) {
-	case *ecdsa.PublicKey:
-		if k.Curve == elliptic.P224() {
-			return api.WithHint(fmt.Errorf("%w: curve P-224 is too weak", ErrNotAuthority), hint)
-		}
-	case *rsa.PublicKey:
-		if k.N.BitLen() < minRSABits {
-			return api.WithHint(fmt.Errorf("%w: an RSA key of %d bits is too weak", ErrNotAuthority, k.N.BitLen()), hint)
-		}
-	case ed25519.PublicKey:
-	default:
-		return api.WithHint(fmt.Errorf("%w: keys of type %T are not supported", ErrNotAuthority, public), hint)
-	}
-	return nil
-}
-
 // describe names a PEM block in words that no search for leaked keys finds.
 func describe(block *pem.Block) string {
 	if strings.HasSuffix(block.Type, blockKey) {
 		return "a private key"
 	}
 	return fmt.Sprintf("a PEM block %q", block.Type)
-}
-
-// parseKey reads the one private key in text. Errors never quote the text.
-func parseKey(text []byte) (crypto.Signer, error) {
-	var key crypto.Signer
-	for {
-		block, rest := pem.Decode(text)
-		if block == nil {
-			break
-		}
-		text = rest
-		if block.Type == "EC PARAMETERS" {
-			continue // written by "openssl ecparam -genkey" before the key itself
-		}
-		if block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["DEK-Info"] != "" {
-			return nil, api.WithHint(errors.New("the key is encrypted"), "decrypt it first with 'openssl pkey -in FILE -out FILE'")
-		}
-		if key != nil {
-			return nil, fmt.Errorf("%w: more than one PEM block", ErrDamaged)
-		}
-		var parsed any
-		var err error
-		switch block.Type {
-		case blockKey:
-			parsed, err = x509.ParsePKCS8PrivateKey(block.Bytes)
-		case "RSA PRIVATE KEY":
-			parsed, err = x509.ParsePKCS1PrivateKey(block.Bytes)
-		case "EC PRIVATE KEY":
-			parsed, err = x509.ParseECPrivateKey(block.Bytes)
-		default:
-			return nil, fmt.Errorf("%w: %s where a private key belongs", ErrDamaged, describe(block))
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%w: the key cannot be parsed", ErrDamaged)
-		}
-		signer, ok := parsed.(crypto.Signer)
-		if !ok {
-			return nil, fmt.Errorf("%w: keys of type %T cannot sign", ErrNotAuthority, parsed)
-		}
-		key = signer
-	}
-	if key == nil {
-		return nil, fmt.Errorf("%w: no private key in PEM form", ErrDamaged)
-	}
-	return key, nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // inbound carries a connection from another gateway: it shakes hands, reads the header,
@@ -194,7 +195,7 @@ func (s *settings) allowed(h header, leaf *x509.Certificate) error {
 	if h.Client.Addr().Is4() != h.Destination.Addr().Is4() {
 		return fmt.Errorf("client %v is not of the address family of %v", h.Client, h.Destination)
 	}
-	if !certificateNames(leaf, h.Client.Addr()) {
+	if !ca.NamesAddress(leaf, h.Client.Addr()) {
 		return fmt.Errorf("client %v is not an address of the peer", h.Client)
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // settings is what can change while the proxy runs. Except for a cache it is immutable: a
@@ -83,7 +84,7 @@ func newSettings(config *api.Config, certificate tls.Certificate, roots *x509.Ce
 		now:         now,
 	}
 	for _, ip := range config.PodIPs {
-		if !certificateNames(certificate.Leaf, ip) {
+		if !ca.NamesAddress(certificate.Leaf, ip) {
 			return nil, fmt.Errorf("the certificate does not name the pod's address %v", ip)
 		}
 		s.podIPs[ip] = struct{}{}
