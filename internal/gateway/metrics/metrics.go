@@ -13,7 +13,6 @@ package metrics
 import (
 	"fmt"
 	"io"
-	"sort"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -134,13 +133,3 @@ const (
 	typeCounter = "counter"
 	typeGauge   = "gauge"
 )
-
-// Names returns the names of all metrics that a gateway can have, sorted.
-func Names() []string {
-	var names []string
-	for _, f := range families() {
-		names = append(names, f.name())
-	}
-	sort.Strings(names)
-	return names
-}
