@@ -362,14 +362,17 @@ func TestInboundTakesOverWithoutGap(t *testing.T) {
 		}
 		startAgent(t, here, next, api.WorkerID).do(request{Gateway: &gateway{inbandAddresses()}})
 		attachInbound(t, here, p)
+		await(t, func() string {
+			if c, err := p.Counters(); err != nil || c.PlaintextRefused == 0 {
+				return fmt.Sprintf("keep %v: nobody came to the new gateway: %+v, %v", keep, c, err)
+			}
+			return ""
+		})
 		stop.Store(true)
 		for range clients {
 			if leaked := <-results; leaked != "" {
 				t.Errorf("keep %v: the application has answered: %s", keep, leaked)
 			}
-		}
-		if c, err := p.Counters(); err != nil || c.PlaintextRefused == 0 {
-			t.Errorf("keep %v: nobody came to the new gateway: %+v, %v", keep, c, err)
 		}
 	}
 }
