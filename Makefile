@@ -3,6 +3,11 @@
 #   make test   all tests: unit, eBPF in network namespaces, end to end
 # "make help" lists the others.
 
+# go.mod says which Go builds everything. GOTOOLCHAIN says it to machines whose own Go is
+# another and that have GOTOOLCHAIN=local.
+GO := $(shell sed -n 's/^go //p' go.mod)
+export GOTOOLCHAIN := go$(GO)
+
 VERSION ?= dev
 IMAGE   ?= ghcr.io/kubectl-gateway/kube-gateway:$(VERSION)
 
@@ -15,7 +20,7 @@ SUBMODULES := build/dashboard build/image build/release test/cluster
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 20
 
 .PHONY: build
 build: ## build the plugin and the gateway for this machine into bin/
@@ -59,7 +64,7 @@ cluster-down: cluster-tool ## stop the cluster and remove all that it made
 	bin/cluster down
 
 .PHONY: test
-test: tools test-unit test-netns cross test-release test-cluster test-e2e ## all tests
+test: tools test-unit test-netns test-kernels-short cross test-release test-cluster test-e2e ## all tests
 
 # Tests that depend on the kernel and not only on files: never from the cache.
 NETNS := ./bpf ./internal/lab/netlab ./cmd/kube-gateway ./bench
@@ -73,6 +78,20 @@ test-unit: ## unit tests
 .PHONY: test-netns
 test-netns: ## tests with eBPF and whole gateways in network namespaces (root)
 	go test -count=1 -timeout 20m $(NETNS)
+
+KERNELS ?= 5.10 6.1 6.12 7
+KERNEL_PACKAGES := qemu-system-x86:/usr/bin/qemu-system-x86_64 cpio:/usr/bin/cpio kmod:/usr/sbin/depmod \
+	xz-utils:/usr/bin/xz debian-archive-keyring:/usr/share/keyrings/debian-archive-keyring.gpg
+
+# The program is executed and not "go run": its end by a signal is that of its guests.
+.PHONY: kernels-tool test-kernels test-kernels-short
+kernels-tool:
+	@build/install-packages $(KERNEL_PACKAGES)
+	go build -o bin/kernels ./test/kernels
+test-kernels: kernels-tool ## eBPF and whole gateways on Debian's kernels in QEMU, an hour (KERNELS=5.10: on that one)
+	bin/kernels $(KERNELS)
+test-kernels-short: kernels-tool ## a few of these tests on Linux 5.10, in minutes
+	bin/kernels -short 5.10
 
 # After cross, which compiles the same packages.
 .PHONY: test-release
@@ -112,7 +131,7 @@ release-snapshot: ## archives, checksums, component lists and krew's manifest in
 	go -C build/release run . --version $(RELEASE) --output $(CURDIR)/dist/release
 
 .PHONY: release
-release: ## the same for the tag VERSION=vX.Y.Z, with the images and krew's index (CONTRIBUTING.md)
+release: vulncheck-strict ## the same for the tag VERSION=vX.Y.Z, with the images and krew's index (CONTRIBUTING.md)
 	go -C build/release run . --version $(VERSION) --output $(CURDIR)/dist/release --tagged
 	GOFLAGS=-buildvcs=false $(MAKE) image plugin-image VERSION=$(VERSION)
 
@@ -126,11 +145,19 @@ release-verify: ## build the tag that krew's index offers again, and compare the
 	go -C build/release run . --verify
 
 .PHONY: check
-check: fmt-check vet lint generate-check tidy-check ## fast checks of the source
+check: toolchain-check fmt-check vet lint generate-check tidy-check ## fast checks of the source
+
+# Whatever cannot read go.mod repeats its version.
+.PHONY: toolchain-check
+toolchain-check:
+	@wrong=$$(git ls-files '*go.mod' | xargs grep -HnE '^(go|toolchain) ' | grep -v ':go $(GO)$$'; \
+		grep -Hno 'golang:[0-9.]*' Dockerfile | grep -v ':golang:$(GO)$$'; \
+		grep -HnoE '\bGo [0-9]+\.[0-9]+\.[0-9]+' README.md CONTRIBUTING.md | grep -v ':Go $(GO)$$'); \
+	test -z "$$wrong" || { echo "not Go $(GO), as go.mod has it:"; echo "$$wrong"; exit 1; }
 
 .PHONY: fmt-check
 fmt-check:
-	@files=$$(git ls-files '*.go' | xargs gofmt -l); test -z "$$files" || { echo "not formatted (run gofmt -w):"; echo "$$files"; exit 1; }
+	@files=$$(git ls-files '*.go' | xargs "$$(go env GOROOT)/bin/gofmt" -l); test -z "$$files" || { echo "not formatted (run gofmt -w):"; echo "$$files"; exit 1; }
 
 .PHONY: vet
 vet:
@@ -173,6 +200,10 @@ VULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 .PHONY: vulncheck
 vulncheck: ## look for known vulnerabilities, where their database can be reached
 	@build/vulncheck $(VULNCHECK)
+
+.PHONY: vulncheck-strict
+vulncheck-strict: ## the same, and fail where the database cannot be reached
+	@build/vulncheck --strict $(VULNCHECK)
 
 .PHONY: tools
 tools: ## install the Debian packages that demo and test need

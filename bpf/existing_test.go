@@ -9,8 +9,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
 )
 
-// TestCapturesAndGuards: what is told of connections that exist is what the programs
-// would do with new ones.
+// Captures and Guards say of existing connections what the programs do with new ones.
 func TestCapturesAndGuards(t *testing.T) {
 	needRoot(t)
 	p := load(t, bpf.Options{
@@ -37,9 +36,7 @@ func TestCapturesAndGuards(t *testing.T) {
 		{"10.0.0.7:18000", "10.2.0.1:4000"}: never, {"10.0.0.7:18443", "10.2.0.1:4000"}: never, {"10.0.0.7:18444", "10.2.0.1:4000"}: never,
 	}
 	for _, strict := range []bool{false, true} {
-		if err := p.SetStrict(strict); err != nil {
-			t.Fatal(err)
-		}
+		must(t, p.SetStrict(strict))
 		check := func(what any, got bool, err error, want answers) {
 			t.Helper()
 			if expected := strict && want.strict || !strict && want.permissive; got != expected || err != nil {

@@ -4,12 +4,9 @@ package bpf_test
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"syscall"
 	"testing"
-
-	"github.com/vishvananda/netlink"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
@@ -31,7 +28,7 @@ func rule(n *netlab.Node, hook, rule string) {
 // first limits a rule to the n packets that it matches first.
 func first(n int) string { return fmt.Sprintf(" numgen inc mod 1000 < %d ", n) }
 
-// IPv4 is tested with tcx, IPv6 with clsact: loss knows nothing of either.
+// IPv4 is tested with the default, IPv6 with clsact: loss does not depend on either.
 func TestInbandSurvivesLoss(t *testing.T) {
 	const cookie = "first SYN-ACK, which is a SYN cookie"
 	for name, lose := range map[string]func(client, server *netlab.Node){
@@ -58,9 +55,7 @@ func TestInbandSurvivesLoss(t *testing.T) {
 					d.To, d.Six = server.six(80), true
 				}
 				client.inband(name, d, d.To)
-				if got := server.counters(); got.Steered != 1 {
-					t.Errorf("counters %+v, want one steered", got)
-				}
+				server.counted(bpf.Counters{Steered: 1})
 				server.noneShown()
 			}
 		})
@@ -89,16 +84,14 @@ func TestInbandWithSYNCookies(t *testing.T) {
 	})
 }
 
-// Some middleboxes drop a SYN with an option that they do not know. The connection comes about
-// without it then.
+// Some middleboxes drop a SYN with an option that they do not know. The connection is
+// established without it then.
 func TestOptionIsGivenUp(t *testing.T) {
 	client, server := twoPods(t, false, nil)
 	rule(client.node, "output", syn+" "+withOption+" drop")
 	d := dial{To: server.four(80), Inband: true, Seconds: 20}
 	client.plain("permissive", client.gateway, d)
-	if got := server.counters(); got != (bpf.Counters{}) {
-		t.Errorf("counters %+v, want none", got)
-	}
+	server.counted(bpf.Counters{})
 
 	// What the server has not answered with an option is not a connection in band.
 	rule(server.node, "prerouting", syn+" "+withOption+" drop")
@@ -113,19 +106,15 @@ func TestStrippedOption(t *testing.T) {
 		rule(client.node, "output", "reset tcp option 253")
 		client.plain("permissive", client.gateway, four)
 		client.plain("permissive, IPv6", client.gateway, six)
-		if err := server.programs.SetStrict(true); err != nil {
-			t.Fatal(err)
-		}
+		server.setStrict(true)
 		for _, d := range []dial{four, six} {
 			if r := client.reset("strict", client.gateway, d); r.Shown {
 				t.Errorf("strict, %v: shown", d.To)
 			}
 		}
-		if got, want := server.counters(), (bpf.Counters{PlaintextRefused: 2}); got != want {
-			t.Errorf("counters %+v, want %+v", got, want)
-		}
+		server.counted(bpf.Counters{PlaintextRefused: 2})
 
-		// Only the way back takes it off: the server's gateway has the connection, the
+		// Only the way back strips it: the server's gateway accepts the connection, the
 		// client's does not know.
 		rule(client.node, "prerouting", "reset tcp option 253")
 		r := client.gateway.dial(four)
@@ -164,7 +153,7 @@ func TestInbandThroughNAT(t *testing.T) {
 }
 
 // natRouter makes router translate two Service addresses, port 80, to port 8080 of a server,
-// and leads the way of each client to them over it.
+// and routes them over it from each client.
 func natRouter(t *testing.T, router, server *netlab.Node, clients ...*netlab.Node) (four, six netip.AddrPort) {
 	t.Helper()
 	four, six = netip.MustParseAddrPort("10.96.0.10:80"), netip.MustParseAddrPort("[fd00:96::a]:80")
@@ -190,18 +179,7 @@ func natRouter(t *testing.T, router, server *netlab.Node, clients ...*netlab.Nod
 	return four, six
 }
 
-func addRoute(t *testing.T, n *netlab.Node, to netip.Prefix, via netip.Addr) {
-	t.Helper()
-	_, dst, err := net.ParseCIDR(to.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := n.Do(func() error { return netlink.RouteAdd(&netlink.Route{Dst: dst, Gw: via.AsSlice()}) }); err != nil {
-		t.Fatalf("route to %v: %v", to, err)
-	}
-}
-
-// A tuple can be used again: what is known of its last connection must not decide about the next.
+// What is remembered of a tuple's last connection must not decide about its next.
 func TestTupleIsUsedAgain(t *testing.T) {
 	both(t, func(t *testing.T, clsact bool) {
 		client, server := twoPods(t, clsact, nil)
@@ -214,7 +192,7 @@ func TestTupleIsUsedAgain(t *testing.T) {
 			return dial{To: server.four(80), Bind: at(client.node.IP4, port)}
 		}
 		for _, six := range []bool{false, true} {
-			// A handshake that came to nothing after its SYN was seen.
+			// A handshake that failed after its SYN was seen.
 			d := next(six)
 			inband := d
 			inband.Inband = true
@@ -235,14 +213,10 @@ func TestTupleIsUsedAgain(t *testing.T) {
 			client.inband("in band again", d, d.To)
 			client.plain("plaintext after in band", client.gateway, d)
 			client.inband("in band after plaintext", d, d.To)
-			if err := server.programs.SetStrict(true); err != nil {
-				t.Fatal(err)
-			}
+			server.setStrict(true)
 			client.reset("strict: plaintext after in band", client.gateway, d)
 			client.inband("strict: in band", d, d.To)
-			if err := server.programs.SetStrict(false); err != nil {
-				t.Fatal(err)
-			}
+			server.setStrict(false)
 		}
 		server.noneShown()
 	})

@@ -11,23 +11,19 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/disable"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 // disableOptions are the flags of disable.
 type disableOptions struct {
-	targets    targets.Flags
-	confirm    confirmation
-	drain      time.Duration
-	timeout    time.Duration
-	parallel   int
-	image      string
-	pullPolicy string
-	dryRun     string
-	output     string
+	targets  targets.Flags
+	confirm  confirmation
+	options  disable.Options
+	parallel int
+	output   string
 }
 
 func newDisableCommand(a *app) *cobra.Command {
@@ -63,63 +59,26 @@ is 1 then.`,
 
   # What would be done
   kubectl gateway disable --all --dry-run=client`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			options, err := o.complete()
-			if err != nil {
-				return err
-			}
-			return o.run(cmd.Context(), a, options, args)
-		},
+		ValidArgsFunction: a.completeTargets(toDisable),
+		RunE:              func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, o.options, args) },
 	}
 	f := cmd.Flags()
 	o.targets.AddFlags(f)
 	o.targets.AddAllNamespacesFlag(f)
 	o.confirm.addFlag(f)
-	f.DurationVar(&o.drain, "drain-timeout", disable.DefaultDrainTimeout, "how long connections may go on before they are reset")
-	f.DurationVar(&o.timeout, "timeout", disable.DefaultTimeout, "how long one pod may take, besides the draining")
-	f.IntVar(&o.parallel, "parallel", inject.DefaultParallel, "how many pods are worked on at a time")
-	f.StringVar(&o.image, "image", "", "image of the container that cleans up after a gateway which has died (default: that gateway's)")
-	f.StringVar(&o.pullPolicy, "image-pull-policy", "", "pull policy of the image: Always, IfNotPresent or Never (default: that gateway's)")
-	f.StringVar(&o.dryRun, "dry-run", dryRunNone, "change nothing: 'client' only looks, 'server' has the server try to add what cleans up")
-	f.StringVarP(&o.output, "output", "o", "", "output format: name, json or yaml")
+	addDrainTimeout(f, &o.options.DrainTimeout, "how long connections may go on before they are reset")
+	addTimeout(f, &o.options.Timeout, disable.DefaultTimeout, "how long one pod may take, besides the draining")
+	addParallel(f, &o.parallel)
+	f.StringVar(&o.options.Image, "image", "", "image of the container that cleans up after a gateway which has died (default: that gateway's)")
+	addPullPolicy(f, &o.options.PullPolicy, "that gateway's")
+	addDryRun(f, &o.options.DryRun, "the server tries to add the container that cleans up")
+	addResults(f, &o.output)
 	return cmd
-}
-
-// complete checks the flags without asking the cluster.
-func (o *disableOptions) complete() (disable.Options, error) {
-	options := disable.Options{
-		DrainTimeout: o.drain, Timeout: o.timeout, Image: o.image,
-		PullPolicy: corev1.PullPolicy(o.pullPolicy), DryRun: inject.DryRun(o.dryRun),
-	}
-	if o.dryRun == dryRunNone {
-		options.DryRun = inject.DryRunNone
-	}
-	for _, flag := range []struct {
-		name, value string
-		allowed     []string
-	}{
-		{"image-pull-policy", o.pullPolicy, []string{"", string(corev1.PullAlways), string(corev1.PullIfNotPresent), string(corev1.PullNever)}},
-		{"dry-run", o.dryRun, []string{dryRunNone, string(inject.DryRunClient), string(inject.DryRunServer)}},
-		{"output", o.output, []string{"", "name", "json", "yaml"}},
-	} {
-		if err := oneOf(flag.name, flag.value, flag.allowed); err != nil {
-			return options, err
-		}
-	}
-	switch {
-	case o.drain < 0:
-		return options, fmt.Errorf("--drain-timeout %s is negative", o.drain)
-	case o.timeout <= 0:
-		return options, fmt.Errorf("--timeout %s is not positive", o.timeout)
-	case o.parallel <= 0:
-		return options, fmt.Errorf("--parallel %d is not positive", o.parallel)
-	}
-	return options, nil
 }
 
 // run connects to the cluster and disables the pods that args and flags select.
 func (o *disableOptions) run(ctx context.Context, a *app, options disable.Options, args []string) error {
-	if options.DryRun == inject.DryRunNone {
+	if options.DryRun == installed.DryRunNone {
 		if err := o.confirm.check(a, &o.targets); err != nil {
 			return err
 		}
@@ -135,7 +94,7 @@ func (o *disableOptions) run(ctx context.Context, a *app, options disable.Option
 	report := &disableReport{report: newReport(a, o.output), dryRun: options.DryRun}
 	report.namespaces = several(found.Pods)
 	pods := sift(found, report.skipLeaving)
-	if options.DryRun == inject.DryRunNone {
+	if options.DryRun == installed.DryRunNone {
 		if err := o.confirm.ask(ctx, a, &o.targets, "disable", pods); err != nil {
 			return err
 		}
@@ -155,7 +114,7 @@ func (o *disableOptions) run(ctx context.Context, a *app, options disable.Option
 // disableReport tells the user what disable does.
 type disableReport struct {
 	report
-	dryRun inject.DryRun
+	dryRun installed.DryRun
 	// mu keeps lines of pods that are worked on apart from those of results.
 	mu sync.Mutex
 	// stays says that an ended container stays listed in a pod.
@@ -179,11 +138,11 @@ func (r *disableReport) add(result disable.Result) {
 	}
 	r.done(result.Pod, r.what(result))
 	r.warn(r.name(result.Pod)+": ", disableWarnings(result))
-	r.stays = r.stays || result.Action == disable.Disabled && r.dryRun == inject.DryRunNone
+	r.stays = r.stays || result.Action == disable.Disabled && r.dryRun == installed.DryRunNone
 }
 
-func dryRunWords(dryRun inject.DryRun) string {
-	return map[inject.DryRun]string{inject.DryRunClient: " (dry run)", inject.DryRunServer: " (server dry run)"}[dryRun]
+func dryRunWords(dryRun installed.DryRun) string {
+	return map[installed.DryRun]string{installed.DryRunClient: " (dry run)", installed.DryRunServer: " (server dry run)"}[dryRun]
 }
 
 // what says what was done about a pod.
@@ -193,9 +152,9 @@ func (r *disableReport) what(result disable.Result) string {
 		return "has no gateway" + secretsWords(result)
 	case result.Action == disable.Unchanged:
 		return "gateway already disabled (" + result.Container + ")" + secretsWords(result)
-	case r.dryRun != inject.DryRunNone && result.Cleaner != "":
+	case r.dryRun != installed.DryRunNone && result.Cleaner != "":
 		return fmt.Sprintf("gateway has died: %s would be added to clean up%s", result.Cleaner, dryRunWords(r.dryRun))
-	case r.dryRun != inject.DryRunNone:
+	case r.dryRun != installed.DryRunNone:
 		return fmt.Sprintf("gateway would be disabled (%s)%s", result.Container, dryRunWords(r.dryRun))
 	}
 	details := []string{result.Container, fmt.Sprintf("%.1fs", result.Elapsed.Seconds())}

@@ -13,11 +13,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 // metricsOptions are the flags of metrics.
@@ -48,21 +48,16 @@ The exit code is 0 when the gateway answered, and 1 otherwise.`,
 
   # When the certificate ends, for programs
   kubectl gateway metrics web-0 -o json | jq '.families[] | select(.name | contains("not_after"))'`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, args) },
+		ValidArgsFunction: a.completeTargets(enabled),
+		Args:              cobra.ExactArgs(1),
+		RunE:              func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, args) },
 	}
-	cmd.Flags().StringVarP(&o.output, "output", "o", "text", "output format: text or json")
-	cmd.Flags().DurationVar(&o.timeout, "timeout", status.DefaultTimeout, "how long the gateway may take to answer")
+	addOutput(cmd.Flags(), &o.output, "text", "text", "json")
+	addTimeout(cmd.Flags(), &o.timeout, status.DefaultTimeout, "how long the gateway may take to answer")
 	return cmd
 }
 
 func (o *metricsOptions) run(ctx context.Context, a *app, args []string) error {
-	if err := oneOf("output", o.output, []string{"text", "json"}); err != nil {
-		return err
-	}
-	if o.timeout <= 0 {
-		return fmt.Errorf("--timeout %s is not positive", o.timeout)
-	}
 	config, client, err := a.kubernetes()
 	if err != nil {
 		return err
@@ -100,8 +95,8 @@ func (o *metricsOptions) run(ctx context.Context, a *app, args []string) error {
 
 // gatewayToAsk returns the container of pod's gateway, which must run.
 func gatewayToAsk(pod *corev1.Pod) (string, error) {
-	gateway, ok := inject.Current(pod)
-	if !ok || gateway.Phase != inject.Running {
+	gateway, ok := installed.Current(pod)
+	if !ok || gateway.Phase != installed.Running {
 		return "", api.WithHint(fmt.Errorf("no gateway runs in pod %s/%s", pod.Namespace, pod.Name),
 			fmt.Sprintf("'kubectl gateway enable pod/%s -n %s' adds one", pod.Name, pod.Namespace))
 	}

@@ -2,14 +2,13 @@ package ca
 
 import (
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -59,19 +58,17 @@ func (l Leaf) GoString() string { return l.String() }
 // valid from five minutes ago. It refuses identities of another trust domain
 // and whatever a verifier would not accept from this authority.
 func (a *Authority) Issue(req LeafRequest) (*Leaf, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := NewKey()
 	if err != nil {
-		return nil, fmt.Errorf("issuing a certificate for %s: making a key: %w", req.Identity, err)
+		return nil, fmt.Errorf("issuing a certificate for %s: %w", req.Identity, err)
 	}
 	leaf, err := a.certify(req, &key.PublicKey)
 	if err != nil {
 		return nil, err
 	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, fmt.Errorf("issuing a certificate for %s: encoding the key: %w", req.Identity, err)
+	if leaf.KeyPEM, err = EncodeKey(key); err != nil {
+		return nil, fmt.Errorf("issuing a certificate for %s: %w", req.Identity, err)
 	}
-	leaf.KeyPEM = pem.EncodeToMemory(&pem.Block{Type: blockKey, Bytes: keyDER})
 	return leaf, nil
 }
 
@@ -101,7 +98,7 @@ func (a *Authority) issue(req LeafRequest, public *ecdsa.PublicKey) (*Leaf, erro
 	if ttl < 0 {
 		return nil, fmt.Errorf("lifetime %v is negative", ttl)
 	}
-	if err := a.checkTime(now); err != nil {
+	if err := a.ValidAt(now); err != nil {
 		return nil, err
 	}
 	notAfter := now.Add(ttl)
@@ -125,7 +122,7 @@ func (a *Authority) issue(req LeafRequest, public *ecdsa.PublicKey) (*Leaf, erro
 		NotAfter:              notAfter.UTC(),
 		BasicConstraintsValid: true,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		ExtKeyUsage:           PeerUsages(),
 		URIs:                  []*url.URL{req.Identity.URL()},
 		IPAddresses:           ips,
 	}
@@ -137,38 +134,22 @@ func (a *Authority) issue(req LeafRequest, public *ecdsa.PublicKey) (*Leaf, erro
 	if err != nil {
 		return nil, fmt.Errorf("reading back the certificate: %w", err)
 	}
-	if err := a.verify(cert, now); err != nil {
-		return nil, err
+	chain := append([]*x509.Certificate{cert}, a.chain[:len(a.chain)-1]...)
+	// A leaf that fails here would make every handshake of its pod fail: better at
+	// once and with a reason.
+	if _, err := Verify(chain, []*x509.Certificate{a.Root()}, now); err != nil {
+		return nil, fmt.Errorf("%w: what it signs does not verify: %w", ErrNotAuthority, err)
 	}
 	return &Leaf{
-		CertPEM:   encodeCertificates(append([]*x509.Certificate{cert}, a.chain[:len(a.chain)-1]...)),
+		CertPEM:   EncodeCertificates(chain),
 		Serial:    serial.Text(16),
 		NotBefore: cert.NotBefore,
 		NotAfter:  cert.NotAfter,
 	}, nil
 }
 
-// verify checks cert as a peer would, for both ends of a connection. A leaf
-// that fails here would make every handshake of its pod fail: better at once
-// and with a reason.
-func (a *Authority) verify(cert *x509.Certificate, now time.Time) error {
-	options := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: now}
-	options.Roots.AddCert(a.root())
-	for _, between := range a.chain[:len(a.chain)-1] {
-		options.Intermediates.AddCert(between)
-	}
-	for _, usage := range cert.ExtKeyUsage {
-		// KeyUsages of VerifyOptions are alternatives, and both are needed.
-		options.KeyUsages = []x509.ExtKeyUsage{usage}
-		if _, err := cert.Verify(options); err != nil {
-			return fmt.Errorf("%w: what it signs does not verify: %w", ErrNotAuthority, err)
-		}
-	}
-	return nil
-}
-
-// checkTime reports ErrExpired unless every certificate of a is valid at now.
-func (a *Authority) checkTime(now time.Time) error {
+// ValidAt returns [ErrExpired] unless every certificate of a is valid at now.
+func (a *Authority) ValidAt(now time.Time) error {
 	switch {
 	case now.Before(a.NotBefore()):
 		return api.WithHint(fmt.Errorf("%w: it starts on %s", ErrExpired, a.NotBefore().Format(time.RFC3339)),
@@ -178,4 +159,17 @@ func (a *Authority) checkTime(now time.Time) error {
 			"replace it with 'kubectl gateway init-ca --force', then give all gateways new certificates with 'kubectl gateway rotate --all -A'")
 	}
 	return nil
+}
+
+// PeerUsages returns what a gateway's certificate is for: servers and clients.
+func PeerUsages() []x509.ExtKeyUsage {
+	return []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+}
+
+// NamesAddress reports whether ip is among the addresses in cert.
+func NamesAddress(cert *x509.Certificate, ip netip.Addr) bool {
+	return slices.ContainsFunc(cert.IPAddresses, func(name net.IP) bool {
+		a, ok := netip.AddrFromSlice(name)
+		return ok && a.Unmap() == ip
+	})
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 // Serve carries connections until ctx is done, then lets them finish for the
@@ -35,7 +36,7 @@ func (p *Proxy) Serve(ctx context.Context) error {
 	}
 	var local []*acceptor
 	for _, l := range p.options.Capture {
-		local = append(local, start(l, func(conn *net.TCPConn) { go p.outbound(p.open(api.Outbound, conn)) }))
+		local = append(local, start(l, func(conn *net.TCPConn) { go p.outbound(p.open(traffic.Outbound, conn)) }))
 	}
 	for _, l := range p.options.Inband {
 		local = append(local, start(l, p.admitInband))
@@ -61,11 +62,11 @@ func (p *Proxy) Serve(ctx context.Context) error {
 // Abort ends the patience of a Serve that lets connections finish, or will.
 func (p *Proxy) Abort() { p.abort.Do(func() { close(p.aborting) }) }
 
-// settleTime is how long the listeners of the own pod stay open at least. The
+// stragglerTime is how long the listeners of the own pod stay open at least. The
 // programs that send connections there are detached by then, but one that ran
 // just before may belong to a connect(2) that has been interrupted, or to a
 // handshake whose last packet is under way.
-const settleTime = 250 * time.Millisecond
+const stragglerTime = 250 * time.Millisecond
 
 // drain lets connections end, and aborts those that have not by the drain
 // timeout.
@@ -79,7 +80,7 @@ func (p *Proxy) drain(local []*acceptor) {
 		case <-patience.Done():
 		}
 	}()
-	settled := time.NewTimer(settleTime)
+	settled := time.NewTimer(stragglerTime)
 	defer settled.Stop()
 	select {
 	case <-settled.C:
@@ -108,7 +109,7 @@ func await(ctx context.Context, what <-chan struct{}) bool {
 	}
 }
 
-var errStopping = errors.New(reasonStopping)
+var errStopping = errors.New(traffic.Stopping.String())
 
 // acceptor accepts the connections of one listener.
 type acceptor struct {
@@ -151,7 +152,7 @@ func (a *acceptor) run(failed chan<- error) {
 			return
 		}
 		delay := wait.next()
-		if held, ok := a.proxy.exhausted.take(time.Now()); ok {
+		if held, ok := a.proxy.exhausted.allow(); ok {
 			a.proxy.log.Slog().Error("cannot accept connections", "listener", a.listener.Addr().String(),
 				"error", err.Error(), "retryIn", delay.Seconds(), "notLogged", held)
 		}

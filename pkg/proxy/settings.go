@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // settings is what can change while the proxy runs. But for a cache it is
@@ -83,7 +85,7 @@ func newSettings(config *api.Config, certificate tls.Certificate, roots *x509.Ce
 		now:         now,
 	}
 	for _, ip := range config.PodIPs {
-		if !certificateNames(certificate.Leaf, ip) {
+		if !ca.NamesAddress(certificate.Leaf, ip) {
 			return nil, fmt.Errorf("the certificate does not name the pod's address %v", ip)
 		}
 		s.podIPs[ip] = struct{}{}
@@ -106,11 +108,11 @@ func (s *settings) ownPod(ip netip.Addr) bool {
 
 // certificateProblem says why the gateway's own certificate cannot be used
 // now, as a reason and an error with all there is to say, or nil if it can.
-func (s *settings) certificateProblem() (reason string, err error) {
+func (s *settings) certificateProblem() (reason traffic.Reason, err error) {
 	now := s.now()
-	reason = reasonNotYetValid
+	reason = traffic.CertificateNotYetValid
 	if now.After(s.notAfter) {
-		reason = reasonExpired
+		reason = traffic.CertificateExpired
 	}
 	return reason, outOfTime("the gateway's own certificate", s.notBefore, s.notAfter, now)
 }

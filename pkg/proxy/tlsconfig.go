@@ -8,10 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // maxSessions is how many peers' sessions are kept for resumption. One takes
@@ -84,7 +84,8 @@ func (s *settings) verifyConnection(state tls.ConnectionState) error {
 	now := s.now()
 	valid := false
 	for _, chain := range state.VerifiedChains {
-		valid = valid || validAt(chain, now)
+		notBefore, notAfter := ca.Validity(chain)
+		valid = valid || !now.Before(notBefore) && !now.After(notAfter)
 	}
 	if !valid {
 		return errors.New("peer's certificate has no chain that is valid now")
@@ -119,25 +120,6 @@ func (s *settings) verifyService(state tls.ConnectionState) error {
 		return fmt.Errorf("peer's certificate: %w", err)
 	}
 	return s.verifyConnection(state)
-}
-
-func validAt(chain []*x509.Certificate, now time.Time) bool {
-	for _, c := range chain {
-		if now.Before(c.NotBefore) || now.After(c.NotAfter) {
-			return false
-		}
-	}
-	return len(chain) > 0
-}
-
-// certificateNames reports whether ip is among the IP SANs of certificate.
-func certificateNames(certificate *x509.Certificate, ip netip.Addr) bool {
-	for _, san := range certificate.IPAddresses {
-		if a, ok := netip.AddrFromSlice(san); ok && a.Unmap() == ip {
-			return true
-		}
-	}
-	return false
 }
 
 // identityOf returns the SPIFFE ID of a peer that verifyConnection accepted.

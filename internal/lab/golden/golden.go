@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"sigs.k8s.io/yaml"
 )
 
 // update is a flag of every test that has golden files.
@@ -33,6 +34,16 @@ func Check(t *testing.T, name, got string) {
 	if diff := cmp.Diff(string(want), got); diff != "" {
 		t.Errorf("%s (-want +got), -update writes it anew:\n%s", name, diff)
 	}
+}
+
+// CheckYAML compares object, as YAML, with the file called name.
+func CheckYAML(t *testing.T, name string, object any) {
+	t.Helper()
+	got, err := yaml.Marshal(object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	Check(t, name, string(got))
 }
 
 // Updating reports whether golden files are being written anew.

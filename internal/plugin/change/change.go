@@ -12,8 +12,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 const (
@@ -71,7 +71,7 @@ func (c *Changer) ChangeAll(ctx context.Context, pods []corev1.Pod, change Chang
 
 func (c *Changer) change(ctx context.Context, pod *corev1.Pod, change Change) Result {
 	result := Result{Pod: pod}
-	gateway, err := inject.RunningGateway(pod)
+	gateway, err := installed.RunningGateway(pod)
 	result.Container = gateway.Name
 	if err != nil {
 		result.Err = err

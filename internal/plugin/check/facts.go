@@ -16,9 +16,11 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/tools/pager"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 // facts are what one round of checks finds out, each once, when it is first asked
@@ -31,7 +33,7 @@ type facts struct {
 	nodes func() (map[string]*corev1.Node, error)
 	// spaces are the namespaces of pods, each with why it could not be read.
 	spaces func() (map[string]*corev1.Namespace, map[string]error)
-	survey func() (*inject.Cluster, error)
+	survey func() (*survey.Survey, error)
 	// states are those of the pods that ever had a gateway.
 	states func() (*status.List, error)
 	// tried are the outcomes of the server's dry run by pod.
@@ -54,17 +56,17 @@ func newFacts(ctx context.Context, c *Checker) *facts {
 			return nil, c.Unread
 		}
 		pods, err := c.Find(ctx)
-		return slices.DeleteFunc(pods, func(pod corev1.Pod) bool { return inject.Leaving(&pod) || pod.Labels[labelCheck] != "" }), err
+		return slices.DeleteFunc(pods, func(pod corev1.Pod) bool { return installed.Leaving(&pod) || pod.Labels[labelCheck] != "" }), err
 	})
 	f.nodes = once(ctx, c, f.readNodes)
 	f.spaces = sync.OnceValues(func() (map[string]*corev1.Namespace, map[string]error) { return f.readNamespaces(ctx) })
-	f.survey = once(ctx, c, func(ctx context.Context) (*inject.Cluster, error) {
+	f.survey = once(ctx, c, func(ctx context.Context) (*survey.Survey, error) {
 		pods, _ := f.found()
-		return inject.Survey(ctx, c.Client, pods, c.Given)
+		return survey.Run(ctx, c.Client, pods, c.Given)
 	})
 	f.states = once(ctx, c, func(ctx context.Context) (*status.List, error) {
 		pods, _ := f.found()
-		pods = slices.DeleteFunc(slices.Clone(pods), func(pod corev1.Pod) bool { return len(inject.Gateways(&pod)) == 0 })
+		pods = slices.DeleteFunc(slices.Clone(pods), func(pod corev1.Pod) bool { return len(installed.Gateways(&pod)) == 0 })
 		return (&status.Collector{Asker: c.Gateways, Now: c.Now}).Collect(ctx, pods)
 	})
 	f.tried = sync.OnceValue(func() map[*corev1.Pod]error { return f.try(ctx) })
@@ -72,7 +74,7 @@ func newFacts(ctx context.Context, c *Checker) *facts {
 	f.authority = once(ctx, c, func(ctx context.Context) (*ca.Authority, error) {
 		options := c.Load
 		options.Client = c.Client
-		return ca.Load(ctx, options)
+		return authority.Load(ctx, options)
 	})
 	f.access.init(ctx, c)
 	return f

@@ -15,9 +15,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 const (
@@ -46,7 +46,7 @@ func testPod(namespace, image string, policy corev1.PullPolicy) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			GenerateName: testPrefix, Namespace: namespace,
-			Labels:      map[string]string{inject.LabelManagedBy: inject.ManagedBy, labelCheck: "image"},
+			Labels:      map[string]string{installed.LabelManagedBy: installed.ManagedBy, labelCheck: "image"},
 			Annotations: map[string]string{watch.Annotation: "false"},
 		},
 		Spec: corev1.PodSpec{
@@ -59,7 +59,7 @@ func testPod(namespace, image string, policy corev1.PullPolicy) *corev1.Pod {
 			SecurityContext: &corev1.PodSecurityContext{RunAsNonRoot: &yes, RunAsUser: &user, RunAsGroup: &user,
 				SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
 			Containers: []corev1.Container{{
-				Name: inject.ContainerName, Image: image, ImagePullPolicy: policy, Args: []string{"version"},
+				Name: installed.ContainerName, Image: image, ImagePullPolicy: policy, Args: []string{"version"},
 				TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 				Resources:                corev1.ResourceRequirements{Requests: small, Limits: small},
 				SecurityContext: &corev1.SecurityContext{AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,

@@ -14,7 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
 // portDNS is where lookups go. A policy that opens nothing else is about the
@@ -35,7 +36,7 @@ func checkNetworkPolicies(ctx context.Context, f *facts) []finding {
 	pods, _ := f.found()
 	cluster, err := f.survey()
 	if err != nil {
-		cluster = &inject.Cluster{}
+		cluster = &survey.Survey{}
 	}
 	var list []finding
 	seen := 0
@@ -105,11 +106,11 @@ func filtering(policy *networkingv1.NetworkPolicy, direction networkingv1.Policy
 
 // usesInband reports whether the pod's gateway was given the wire inband.
 func usesInband(pod *corev1.Pod) bool {
-	current, ok := inject.Current(pod)
-	if !ok || current.Phase == inject.Terminated {
+	current, ok := installed.Current(pod)
+	if !ok || current.Phase == installed.Terminated {
 		return false
 	}
-	config, err := inject.ConfigOf(pod, current.Name)
+	config, err := installed.ConfigOf(pod, current.Name)
 	return err == nil && config.Wire == api.WireInband
 }
 

@@ -11,7 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/version"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
 const (
@@ -140,7 +140,7 @@ func checkEligible(ctx context.Context, f *facts) []finding {
 	}
 	cluster, err := f.survey()
 	if err != nil {
-		cluster = &inject.Cluster{}
+		cluster = &survey.Survey{}
 	}
 	handlers := map[string]string{}
 	if classes, err := f.Client.NodeV1().RuntimeClasses().List(ctx, metav1.ListOptions{}); err == nil {

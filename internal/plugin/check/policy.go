@@ -16,7 +16,9 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
@@ -37,23 +39,23 @@ func (f *facts) try(ctx context.Context) map[*corev1.Pod]error {
 	cluster, err := f.survey()
 	if err != nil {
 		// The ranges do not matter to admission: any will do.
-		cluster = &inject.Cluster{Ranges: inject.Ranges{Capture: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}}
+		cluster = &survey.Survey{Ranges: survey.Ranges{Capture: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}}
 	}
 	count := map[string]int{}
 	var candidates []*corev1.Pod
 	for i := range pods {
 		pod := &pods[i]
-		current, has := inject.Current(pod)
-		if has && inject.Hopeful(pod, current) || cluster.Refusal(pod) != nil || !f.Named && count[pod.Namespace] >= triedPods {
+		current, has := installed.Current(pod)
+		if has && installed.Hopeful(pod, current) || cluster.Refusal(pod) != nil || !f.Named && count[pod.Namespace] >= triedPods {
 			continue
 		}
 		count[pod.Namespace]++
 		candidates = append(candidates, pod)
 	}
 	nobody, err := ca.New(ca.Options{})
-	injector := &inject.Injector{Client: f.Client, Gateways: f.Gateways, Cluster: cluster, Authority: nobody, Options: inject.Options{
+	injector := &inject.Injector{Client: f.Client, Gateways: f.Gateways, Survey: cluster, Authority: nobody, Options: inject.Options{
 		Image: f.Image, PullPolicy: f.PullPolicy, Mode: api.Permissive, OnFailure: api.FailOpen, Wire: f.Wire,
-		Delivery: inject.DeliveryCSR, Timeout: cmp.Or(f.Timeout, DefaultTimeout), DryRun: inject.DryRunServer,
+		Delivery: inject.DeliveryCSR, Timeout: cmp.Or(f.Timeout, DefaultTimeout), DryRun: installed.DryRunServer,
 	}}
 	errs := parallel.Each(parallelTry, candidates, func(pod **corev1.Pod) error {
 		if err != nil {
@@ -172,7 +174,7 @@ func checkAdmission(_ context.Context, f *facts) []finding {
 		switch {
 		case err == nil:
 			good++
-		case notAllowed(err), strings.Contains(err.Error(), violatesText), errors.Is(err, inject.ErrReplaced):
+		case notAllowed(err), strings.Contains(err.Error(), violatesText), errors.Is(err, installed.ErrReplaced):
 			// Permissions and Pod Security have checks of their own.
 			unknown++
 		default:

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
@@ -51,7 +52,7 @@ type Options struct {
 	// which died. Empty means those of that gateway.
 	Image      string
 	PullPolicy corev1.PullPolicy
-	DryRun     inject.DryRun
+	DryRun     installed.DryRun
 }
 
 // Disabler ends the gateways of pods. It is safe for concurrent use.
@@ -145,7 +146,7 @@ func (d *Disabler) steps(ctx context.Context, pod *corev1.Pod, result *Result) e
 	// Containers that did not come to run.
 	inert := map[string]bool{}
 	for range maxSteps {
-		now, err := inject.Reread(ctx, d.Client, pod)
+		now, err := installed.Reread(ctx, d.Client, pod)
 		if err != nil {
 			return err
 		}
@@ -156,7 +157,7 @@ func (d *Disabler) steps(ctx context.Context, pod *corev1.Pod, result *Result) e
 		if step != nothing {
 			result.Action = Disabled
 		}
-		if d.Options.DryRun != inject.DryRunNone {
+		if d.Options.DryRun != installed.DryRunNone {
 			return d.dryRun(ctx, now, step, gateway, result)
 		}
 		switch step {
@@ -179,9 +180,9 @@ func (d *Disabler) steps(ctx context.Context, pod *corev1.Pod, result *Result) e
 
 // awaitStart waits until gateway runs, so that it can be told to end. One that
 // does not come to run needs no end.
-func (d *Disabler) awaitStart(ctx context.Context, pod *corev1.Pod, gateway inject.Gateway, inert map[string]bool) error {
-	_, err := inject.WaitUntil(ctx, d.Client, pod, gateway.Name, func(g inject.Gateway) bool { return g.Phase != inject.Waiting })
-	if err == nil || ctx.Err() != nil || errors.Is(err, inject.ErrReplaced) {
+func (d *Disabler) awaitStart(ctx context.Context, pod *corev1.Pod, gateway installed.Gateway, inert map[string]bool) error {
+	_, err := installed.WaitUntil(ctx, d.Client, pod, gateway.Name, func(g installed.Gateway) bool { return g.Phase != installed.Waiting })
+	if err == nil || ctx.Err() != nil || errors.Is(err, installed.ErrReplaced) {
 		return err
 	}
 	inert[gateway.Name] = true
@@ -191,25 +192,25 @@ func (d *Disabler) awaitStart(ctx context.Context, pod *corev1.Pod, gateway inje
 // deleteSecrets is the last step: the Secret of a gateway that still starts must
 // not be missing.
 func (d *Disabler) deleteSecrets(ctx context.Context, pod *corev1.Pod, result *Result) (err error) {
-	result.Secrets, err = inject.DeleteSecrets(ctx, d.Client, pod)
-	if errors.Is(err, inject.ErrSecretsUnseen) {
+	result.Secrets, err = installed.DeleteSecrets(ctx, d.Client, pod)
+	if errors.Is(err, installed.ErrSecretsUnseen) {
 		result.SecretsUnknown = true
 		return nil
 	}
 	return err
 }
 
-func (d *Disabler) dryRun(ctx context.Context, pod *corev1.Pod, step step, gateway inject.Gateway, result *Result) error {
+func (d *Disabler) dryRun(ctx context.Context, pod *corev1.Pod, step step, gateway installed.Gateway, result *Result) error {
 	if step != clean {
 		return nil
 	}
-	container, err := inject.Cleaner(pod, gateway.Name, d.Options.Image, d.Options.PullPolicy)
+	container, err := installed.Cleaner(pod, gateway.Name, d.Options.Image, d.Options.PullPolicy)
 	if err != nil {
 		return err
 	}
 	result.Cleaner = container.Name
-	if d.Options.DryRun == inject.DryRunServer {
-		_, err = inject.AddContainer(ctx, d.Client, pod, container, true)
+	if d.Options.DryRun == installed.DryRunServer {
+		_, err = installed.AddContainer(ctx, d.Client, pod, container, true)
 	}
 	return err
 }

@@ -12,8 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 func TestDisable(t *testing.T) {
@@ -255,7 +255,7 @@ func TestThePodGoesMeanwhile(t *testing.T) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}}
-	if result := newDisabler(c, g).Disable(t.Context(), pod); !errors.Is(result.Err, inject.ErrReplaced) {
+	if result := newDisabler(c, g).Disable(t.Context(), pod); !errors.Is(result.Err, installed.ErrReplaced) {
 		t.Errorf("%+v", result)
 	}
 }
@@ -297,7 +297,7 @@ func TestSecretsThatMayNotBeSeen(t *testing.T) {
 }
 
 func TestDryRunsChangeNothing(t *testing.T) {
-	for _, dryRun := range []inject.DryRun{inject.DryRunClient, inject.DryRunServer} {
+	for _, dryRun := range []installed.DryRun{installed.DryRunClient, installed.DryRunServer} {
 		for name, test := range map[string]struct {
 			pod     *corev1.Pod
 			want    Action
@@ -313,7 +313,7 @@ func TestDryRunsChangeNothing(t *testing.T) {
 			d := newDisabler(c, g)
 			d.Options.DryRun = dryRun
 			result := d.Disable(t.Context(), test.pod)
-			tried := test.cleaner != "" && dryRun == inject.DryRunServer
+			tried := test.cleaner != "" && dryRun == installed.DryRunServer
 			if result.Err != nil || result.Action != test.want || result.Cleaner != test.cleaner || len(g.asked) != 0 || c.secrets() != 1 || (c.tried == 1) != tried ||
 				len(c.pod().Spec.EphemeralContainers) != len(test.pod.Spec.EphemeralContainers) {
 				t.Errorf("%s, %s: %+v, tried %d", dryRun, name, result, c.tried)
@@ -329,7 +329,7 @@ func TestDisableAll(t *testing.T) {
 	c := newCluster(t, pod)
 	var reported []string
 	results := newDisabler(c, ends(c, disabledState(), &api.DisableReport{})).DisableAll(t.Context(), []corev1.Pod{*gone, *pod}, 2, func(r Result) { reported = append(reported, r.Pod.Name) })
-	if len(reported) != 2 || !errors.Is(results[0].Err, inject.ErrReplaced) || results[1].Action != Disabled {
+	if len(reported) != 2 || !errors.Is(results[0].Err, installed.ErrReplaced) || results[1].Action != Disabled {
 		t.Errorf("%+v", results)
 	}
 	c.denied = "exec"

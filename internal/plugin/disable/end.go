@@ -10,8 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 const (
@@ -27,11 +27,11 @@ const (
 
 // end tells gateway, which runs, to end, and waits for that. Without an error it
 // has ended, in whatever way; the pod's state tells which.
-func (d *Disabler) end(ctx context.Context, pod *corev1.Pod, gateway inject.Gateway, result *Result) error {
+func (d *Disabler) end(ctx context.Context, pod *corev1.Pod, gateway installed.Gateway, result *Result) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type ending struct {
-		gateway inject.Gateway
+		gateway installed.Gateway
 		err     error
 	}
 	type answer struct {
@@ -41,11 +41,11 @@ func (d *Disabler) end(ctx context.Context, pod *corev1.Pod, gateway inject.Gate
 	endings := make(chan ending, 1)
 	var answers chan answer // nil unless one is to come
 	go func() {
-		gateway, err := inject.WaitUntil(ctx, d.Client, pod, gateway.Name, terminated)
+		gateway, err := installed.WaitUntil(ctx, d.Client, pod, gateway.Name, terminated)
 		endings <- ending{gateway, err}
 	}()
 	// A container that cleans up ends by itself.
-	cleans := inject.Cleans(pod, gateway.Name)
+	cleans := installed.Cleans(pod, gateway.Name)
 	if !cleans {
 		reply := make(chan answer, 1)
 		answers = reply
@@ -89,7 +89,7 @@ func (d *Disabler) end(ctx context.Context, pod *corev1.Pod, gateway inject.Gate
 	}
 }
 
-func terminated(gateway inject.Gateway) bool { return gateway.Phase == inject.Terminated }
+func terminated(gateway installed.Gateway) bool { return gateway.Phase == installed.Terminated }
 
 // ask returns the report of the gateway called name. It is nil without an error if
 // the container has ended before it could be asked.
@@ -98,7 +98,7 @@ func (d *Disabler) ask(ctx context.Context, pod *corev1.Pod, name string) (*api.
 		// What answers is found by the pod's name. A gateway that does not say whom
 		// it serves may still be able to end.
 		if status, err := d.Gateways.Status(ctx, pod.Namespace, pod.Name, name, 0); err == nil && status.Pod.UID != string(pod.UID) {
-			return nil, inject.ErrReplaced
+			return nil, installed.ErrReplaced
 		}
 		report, err := d.Gateways.Disable(ctx, pod.Namespace, pod.Name, name, d.Options.DrainTimeout)
 		switch {
@@ -107,7 +107,7 @@ func (d *Disabler) ask(ctx context.Context, pod *corev1.Pod, name string) (*api.
 		case errors.Is(err, remote.ErrNotRunning):
 			return nil, nil
 		case errors.Is(err, remote.ErrPodGone):
-			return nil, inject.ErrReplaced
+			return nil, installed.ErrReplaced
 		case attempt == askAttempts, ctx.Err() != nil, errors.Is(err, remote.ErrForbidden):
 			err = fmt.Errorf("telling %s to end: %w", name, err)
 			if api.Hint(err) == "" {

@@ -22,7 +22,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
 // patience bounds what a test waits for; it decides nothing.
@@ -71,7 +71,7 @@ func podWith(gateways ...gateway) *corev1.Pod {
 		Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIPs: []corev1.PodIP{{IP: "10.0.0.7"}}},
 	}
 	for _, g := range gateways {
-		name := inject.NextName(pod)
+		name := installed.NextName(pod)
 		config := "broken"
 		if g.onFailure != "" {
 			config = fmt.Sprintf(`{"version":1,"pod":{"namespace":"shop","name":"p","uid":"uid-p","serviceAccount":"default"},
@@ -92,8 +92,8 @@ func podWith(gateways ...gateway) *corev1.Pod {
 // secretOf is one that a killed plugin has left for pod.
 func secretOf(pod *corev1.Pod, name string) *corev1.Secret {
 	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: name,
-		Labels:      map[string]string{inject.LabelManagedBy: inject.ManagedBy, inject.LabelPodUID: string(pod.UID)},
-		Annotations: map[string]string{inject.AnnotationKeep: "true"}}}
+		Labels:      map[string]string{installed.LabelManagedBy: installed.ManagedBy, installed.LabelPodUID: string(pod.UID)},
+		Annotations: map[string]string{installed.AnnotationKeep: "true"}}}
 }
 
 func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
@@ -113,7 +113,7 @@ func newCluster(t *testing.T, objects ...runtime.Object) *cluster {
 			return true, nil, c.patch
 		}
 		p := action.(clienttesting.PatchActionImpl)
-		var body inject.Patch
+		var body installed.Patch
 		if err := json.Unmarshal(p.GetPatch(), &body); err != nil {
 			return true, nil, err
 		}

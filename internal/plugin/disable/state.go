@@ -9,7 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/version"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
 // step is what there is to do about a pod.
@@ -38,20 +38,20 @@ const killed = 128
 
 // next returns what to do first about pod, and with which gateway. Containers in
 // inert did not come to run. kernel is called when it matters.
-func next(pod *corev1.Pod, inert map[string]bool, kernel func() *version.Version) (step, inject.Gateway) {
-	gateways := inject.Gateways(pod)
+func next(pod *corev1.Pod, inert map[string]bool, kernel func() *version.Version) (step, installed.Gateway) {
+	gateways := installed.Gateways(pod)
 	slices.Reverse(gateways)
 	for _, gateway := range gateways {
-		if gateway.Phase == inject.Running {
+		if gateway.Phase == installed.Running {
 			return end, gateway
 		}
 	}
 	for _, gateway := range gateways {
-		if gateway.Phase == inject.Waiting && !inert[gateway.Name] && !inject.Leaving(pod) && inject.Hopeful(pod, gateway) {
+		if gateway.Phase == installed.Waiting && !inert[gateway.Name] && !installed.Leaving(pod) && installed.Hopeful(pod, gateway) {
 			return awaitStart, gateway
 		}
 	}
-	found, which := nothing, inject.Gateway{}
+	found, which := nothing, installed.Gateway{}
 	for _, gateway := range gateways {
 		switch {
 		case gateway.Disabled():
@@ -60,9 +60,9 @@ func next(pod *corev1.Pod, inert map[string]bool, kernel func() *version.Version
 				which = gateway
 			}
 			return found, which
-		case gateway.Phase != inject.Terminated || neverRan(gateway):
+		case gateway.Phase != installed.Terminated || neverRan(gateway):
 			continue
-		case !inject.Leaving(pod) && leaves(pod, gateway, kernel):
+		case !installed.Leaving(pod) && leaves(pod, gateway, kernel):
 			return clean, gateway
 		case found == nothing:
 			found, which = died, gateway
@@ -72,15 +72,15 @@ func next(pod *corev1.Pod, inert map[string]bool, kernel func() *version.Version
 }
 
 // neverRan reports whether the runtime could not start gateway's program.
-func neverRan(gateway inject.Gateway) bool {
+func neverRan(gateway installed.Gateway) bool {
 	return gateway.Reason == "StartError" || gateway.Reason == "ContainerCannotRun"
 }
 
 // leaves reports whether gateway, which has ended in another way than by being
 // disabled, may have left something in the kernel. It does, unless it is certain
 // that it does not.
-func leaves(pod *corev1.Pod, gateway inject.Gateway, kernel func() *version.Version) bool {
-	config, err := inject.ConfigOf(pod, gateway.Name)
+func leaves(pod *corev1.Pod, gateway installed.Gateway, kernel func() *version.Version) bool {
+	config, err := installed.ConfigOf(pod, gateway.Name)
 	if err != nil || config.OnFailure != api.FailOpen {
 		return true
 	}

@@ -11,9 +11,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 // Asker asks one gateway who it talks to. The Client of package remote does.
@@ -53,11 +53,11 @@ func (c *Collector) Collect(ctx context.Context, pods []corev1.Pod) ([]View, err
 
 func (c *Collector) view(ctx context.Context, pod *corev1.Pod) View {
 	view := View{Pod: pod}
-	gateway, ok := inject.Current(pod)
+	gateway, ok := installed.Current(pod)
 	switch {
 	case !ok || gateway.Disabled():
 		return view
-	case gateway.Phase != inject.Running:
+	case gateway.Phase != installed.Running:
 		view.Err = api.WithHint(errors.New("its gateway does not run"), "'kubectl gateway status' says why")
 		return view
 	}

@@ -10,7 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
 // Reasons of connections that no gateway carries.
@@ -21,8 +21,8 @@ const (
 
 // hasGateway reports whether a gateway runs in pod.
 func hasGateway(pod *corev1.Pod) bool {
-	gateway, ok := inject.Current(pod)
-	return ok && gateway.Phase == inject.Running
+	gateway, ok := installed.Current(pod)
+	return ok && gateway.Phase == installed.Running
 }
 
 // Join makes one list of what gateways tell. An edge that the gateways at both ends

@@ -7,6 +7,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
+// Default is how many items are worked on at a time, unless the user says otherwise.
+const Default = 16
+
 // Each calls do with every item, at most limit (at least one) at a time, and
 // report, if not nil, with each result as it comes; calls of report do not
 // overlap. It returns the results in the order of items. Ending early is up to do.

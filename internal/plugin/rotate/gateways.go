@@ -11,9 +11,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 const (
@@ -114,7 +114,7 @@ var errNotSigned = errors.New("the request was not signed")
 // renew gives a gateway a certificate by authority, and makes sure that it is the
 // one that the gateway uses then.
 func (c *conversation) renew(ctx context.Context, g gateway, authority Authority, ttl time.Duration) (*api.Status, error) {
-	ips := inject.PodIPs(g.pod)
+	ips := installed.PodIPs(g.pod)
 	if len(ips) == 0 {
 		return nil, errors.New("the pod has no address")
 	}
@@ -126,7 +126,7 @@ func (c *conversation) renew(ctx context.Context, g gateway, authority Authority
 	)
 	sign := func(csr []byte) (*api.IssuedCertificate, error) {
 		leaf, err := authority.Sign(csr, ca.LeafRequest{
-			Identity: inject.IdentityOf(g.pod, authority.TrustDomain()), IPs: ips, TTL: ttl,
+			Identity: installed.Identity(g.pod, authority.TrustDomain()), IPs: ips, TTL: ttl,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", errNotSigned, err)

@@ -10,8 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 // Result is the outcome for one pod.
@@ -53,7 +53,7 @@ func (r *Rotator) RotateAll(ctx context.Context, pods []corev1.Pod, report func(
 // Rotate is RotateAll for one pod, as it was just read from the cluster.
 func (r *Rotator) Rotate(ctx context.Context, pod *corev1.Pod) Result {
 	result := Result{Pod: pod}
-	current, err := inject.RunningGateway(pod)
+	current, err := installed.RunningGateway(pod)
 	result.Container = current.Name
 	if err != nil {
 		result.Err = err

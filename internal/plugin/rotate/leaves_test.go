@@ -14,11 +14,11 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
-func (g *fakeGateway) identity() identity.ID { return inject.IdentityOf(g.pod, ca.DefaultTrustDomain) }
+func (g *fakeGateway) identity() identity.ID { return installed.Identity(g.pod, ca.DefaultTrustDomain) }
 
 // readAuthority returns the certificates and the key of an authority's file.
 func readAuthority(t *testing.T, path string) (cert, key []byte) {

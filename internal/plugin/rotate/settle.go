@@ -14,9 +14,9 @@ import (
 	"k8s.io/client-go/tools/pager"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 // maxPasses bounds how often all gateways are looked at until none needs anything
@@ -117,7 +117,7 @@ func (r *AuthorityRotator) list(ctx context.Context) ([]gateway, error) {
 	})
 	err := pages.EachListItem(ctx, metav1.ListOptions{}, func(object runtime.Object) error {
 		pod := object.(*corev1.Pod)
-		for _, g := range inject.Gateways(pod) {
+		for _, g := range installed.Gateways(pod) {
 			if alive(pod, g) {
 				found = append(found, gateway{pod.DeepCopy(), g.Name})
 			}
@@ -135,14 +135,14 @@ func (r *AuthorityRotator) list(ctx context.Context) ([]gateway, error) {
 }
 
 // alive reports whether a container is, or may yet become, a gateway that serves.
-func alive(pod *corev1.Pod, g inject.Gateway) bool {
-	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed || inject.Cleans(pod, g.Name) {
+func alive(pod *corev1.Pod, g installed.Gateway) bool {
+	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed || installed.Cleans(pod, g.Name) {
 		return false
 	}
 	switch g.Phase {
-	case inject.Running:
+	case installed.Running:
 		return true
-	case inject.Waiting:
+	case installed.Waiting:
 		// What the kubelet gives any other reason for has failed to start. Its
 		// certificate is gone with the Secret.
 		return slices.Contains([]string{"", "ContainerCreating", "PodInitializing"}, g.Reason)
@@ -215,7 +215,7 @@ func (r *AuthorityRotator) gone(ctx context.Context, g gateway) bool {
 	if pod.UID != g.pod.UID {
 		return true
 	}
-	for _, now := range inject.Gateways(pod) {
+	for _, now := range installed.Gateways(pod) {
 		if now.Name == g.name {
 			return !alive(pod, now)
 		}

@@ -10,8 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 const (
@@ -54,14 +54,14 @@ func (c *Collector) Collect(ctx context.Context, pods []corev1.Pod) (*List, erro
 }
 
 func (c *Collector) item(ctx context.Context, pod *corev1.Pod) Item {
-	item := Item{Namespace: pod.Namespace, Pod: pod.Name, Node: pod.Spec.NodeName, PodIPs: inject.PodIPs(pod), State: NotEnabled}
-	gateway, ok := inject.Current(pod)
+	item := Item{Namespace: pod.Namespace, Pod: pod.Name, Node: pod.Spec.NodeName, PodIPs: installed.PodIPs(pod), State: NotEnabled}
+	gateway, ok := installed.Current(pod)
 	if !ok {
 		return item
 	}
 	item.Container = containerOf(gateway)
 	// A configuration that cannot be read is the gateway's to complain about.
-	if config, err := inject.ConfigOf(pod, gateway.Name); err == nil {
+	if config, err := installed.ConfigOf(pod, gateway.Name); err == nil {
 		item.Mode, item.OnFailure = config.Mode, config.OnFailure
 		item.moved = moved(pod, gateway, config)
 	}
@@ -69,11 +69,11 @@ func (c *Collector) item(ctx context.Context, pod *corev1.Pod) Item {
 	case gateway.Disabled():
 		// What it did is over.
 		item.State, item.Mode, item.OnFailure = Disabled, "", ""
-	case gateway.Phase == inject.Terminated && gateway.ExitCode == 0:
+	case gateway.Phase == installed.Terminated && gateway.ExitCode == 0:
 		item.State = Stopped
-	case gateway.Phase == inject.Terminated:
+	case gateway.Phase == installed.Terminated:
 		item.State = Crashed
-	case gateway.Phase == inject.Running:
+	case gateway.Phase == installed.Running:
 		c.ask(ctx, pod, &item)
 	default:
 		item.State = Waiting
@@ -137,11 +137,11 @@ func skew(shown, from, to time.Time) time.Duration {
 
 // moved says what shows that pod was given a new sandbox after its gateway was made, as
 // happens when a node starts again.
-func moved(pod *corev1.Pod, gateway inject.Gateway, config *api.Config) string {
-	if inject.OtherAddresses(pod, config) {
+func moved(pod *corev1.Pod, gateway installed.Gateway, config *api.Config) string {
+	if installed.OtherAddresses(pod, config) {
 		return "the pod has other addresses than its gateway was made for"
 	}
-	if gateway.Phase != inject.Terminated || gateway.StartedAt.IsZero() {
+	if gateway.Phase != installed.Terminated || gateway.StartedAt.IsZero() {
 		return ""
 	}
 	for _, c := range pod.Status.Conditions {
@@ -153,12 +153,12 @@ func moved(pod *corev1.Pod, gateway inject.Gateway, config *api.Config) string {
 	return ""
 }
 
-func containerOf(g inject.Gateway) *Container {
+func containerOf(g installed.Gateway) *Container {
 	container := &Container{Name: g.Name, Image: g.Image, Reason: g.Reason, Message: g.Message}
 	if !g.StartedAt.IsZero() {
 		container.StartedAt = &g.StartedAt
 	}
-	if g.Phase == inject.Terminated {
+	if g.Phase == installed.Terminated {
 		container.ExitCode, container.FinishedAt = &g.ExitCode, &g.FinishedAt
 	}
 	return container

@@ -13,8 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 // cursor is how far the log of one container has been read.
@@ -95,8 +95,8 @@ func (t *Tailer) look(ctx context.Context, pod *corev1.Pod, at *cursor, cause er
 		at.tell(t, pod, warning, "the log stream broke, and the pod cannot be read: "+text)
 		return false, nil
 	}
-	gateway, ok := inject.Current(current)
-	over := !ok || gateway.Name != at.container || gateway.Phase == inject.Terminated
+	gateway, ok := installed.Current(current)
+	over := !ok || gateway.Name != at.container || gateway.Phase == installed.Terminated
 	switch {
 	case over && (!at.final || cause != nil):
 		// A stream may break before the last lines have come through.
@@ -122,7 +122,7 @@ func (t *Tailer) look(ctx context.Context, pod *corev1.Pod, at *cursor, cause er
 }
 
 // reportEnd says how a gateway ended, and what brings another, if that is wanted.
-func (t *Tailer) reportEnd(pod *corev1.Pod, gateway inject.Gateway) {
+func (t *Tailer) reportEnd(pod *corev1.Pod, gateway installed.Gateway) {
 	text := fmt.Sprintf("the gateway ended with exit code %d", gateway.ExitCode)
 	if gateway.Message != "" {
 		text += ": " + gateway.Message
@@ -131,7 +131,7 @@ func (t *Tailer) reportEnd(pod *corev1.Pod, gateway inject.Gateway) {
 	switch {
 	case gateway.Disabled():
 		text, hint = "the gateway was disabled", ""
-	case inject.Leaving(pod):
+	case installed.Leaving(pod):
 		text, hint = text+", as the pod does", ""
 	}
 	kind := warning

@@ -15,7 +15,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
 // Join says which pods are followed as soon as they have a gateway.
@@ -71,7 +71,7 @@ func (c *crowd) run(ctx context.Context, pods []corev1.Pod) {
 	for i := range pods {
 		pod := &pods[i]
 		c.members[pod.UID] = &member{}
-		if _, ok := inject.Current(pod); !ok {
+		if _, ok := installed.Current(pod); !ok {
 			c.t.report(pod, event, "the pod has no gateway yet", enableHint(pod))
 			continue
 		}
@@ -116,8 +116,8 @@ func (c *crowd) leaveAlone(err error) {
 // see has a pod followed if it belongs and has a gateway of which nothing has been
 // read. Those that came later are read from their start.
 func (c *crowd) see(ctx context.Context, pod *corev1.Pod, later bool) {
-	gateway, ok := inject.Current(pod)
-	if !ok || gateway.Phase == inject.Waiting || ctx.Err() != nil {
+	gateway, ok := installed.Current(pod)
+	if !ok || gateway.Phase == installed.Waiting || ctx.Err() != nil {
 		return
 	}
 	c.mu.Lock()

@@ -17,8 +17,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 // Formatter makes the output line of a log line: see Text, JSON and Template. An
@@ -105,7 +105,7 @@ func (t *Tailer) Run(ctx context.Context, pods []corev1.Pod) error {
 
 // one prints the log of one pod's newest gateway.
 func (t *Tailer) one(ctx context.Context, pod *corev1.Pod, incomplete *atomic.Bool) error {
-	gateway, ok := inject.Current(pod)
+	gateway, ok := installed.Current(pod)
 	if !ok {
 		incomplete.Store(true)
 		t.report(pod, failure, "the pod has no gateway", enableHint(pod))

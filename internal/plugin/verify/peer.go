@@ -9,7 +9,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
 // ChoosePeer returns a pod to verify pod with: one of its namespace in which a
@@ -23,7 +23,7 @@ func ChoosePeer(ctx context.Context, client kubernetes.Interface, pod *corev1.Po
 	for i := range list.Items {
 		peer := &list.Items[i]
 		_, runs := gatewayOf(peer)
-		if _, _, err := addresses(pod, peer); err != nil || !runs || peer.UID == pod.UID || inject.Leaving(peer) {
+		if _, _, err := addresses(pod, peer); err != nil || !runs || peer.UID == pod.UID || installed.Leaving(peer) {
 			continue
 		}
 		if peer.Spec.NodeName != pod.Spec.NodeName {

@@ -14,8 +14,8 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/pcapng"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/packets"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 const (
@@ -95,8 +95,8 @@ func side(pod *corev1.Pod) Side {
 }
 
 func gatewayOf(pod *corev1.Pod) (packets.Gateway, bool) {
-	g, ok := inject.Current(pod)
-	return packets.Gateway{Namespace: pod.Namespace, Pod: pod.Name, Container: g.Name}, ok && g.Phase == inject.Running
+	g, ok := installed.Current(pod)
+	return packets.Gateway{Namespace: pod.Namespace, Pod: pod.Name, Container: g.Name}, ok && g.Phase == installed.Running
 }
 
 // addresses returns an address of each pod, of one family, as the pods prefer it.

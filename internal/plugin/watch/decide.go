@@ -9,7 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
 const (
@@ -96,7 +96,7 @@ func decide(s situation, now time.Time) decision {
 	if !eligible(s.pod) {
 		return decision{}
 	}
-	gateway, has := inject.Current(s.pod)
+	gateway, has := installed.Current(s.pod)
 	on := s.want == wanted || s.want == named
 	off := s.want == unwanted || s.want == unsaid && has && watched(s.pod, gateway.Name)
 	switch {
@@ -106,13 +106,13 @@ func decide(s situation, now time.Time) decision {
 		return decision{}
 	case off:
 		return end(s, gateway)
-	case gateway.Phase == inject.Terminated && on:
+	case gateway.Phase == installed.Terminated && on:
 		return replace(s.pod, now)
-	case gateway.Phase == inject.Terminated:
+	case gateway.Phase == installed.Terminated:
 		return decision{}
-	case gateway.Phase == inject.Waiting && on:
+	case gateway.Phase == installed.Waiting && on:
 		return hasten(s, gateway)
-	case gateway.Phase == inject.Waiting:
+	case gateway.Phase == installed.Waiting:
 		return decision{}
 	case on && moved(s.pod, gateway.Name):
 		// A gateway serves the addresses that it was given. When it is gone, the
@@ -146,11 +146,11 @@ func finished(pod *corev1.Pod) bool {
 }
 
 // end decides about a pod that is to have no gateway.
-func end(s situation, gateway inject.Gateway) decision {
+func end(s situation, gateway installed.Gateway) decision {
 	switch {
 	case gateway.Disabled(), gateway.Name == s.ended:
 		return decision{}
-	case gateway.Phase == inject.Waiting:
+	case gateway.Phase == installed.Waiting:
 		// Nothing runs that could be asked to go. If it starts, that is a change.
 		return decision{}
 	case s.status != nil && s.status.State == api.Draining:
@@ -161,11 +161,11 @@ func end(s situation, gateway inject.Gateway) decision {
 
 // replace decides when the gateway of pod, which has ended, gets a successor.
 func replace(pod *corev1.Pod, now time.Time) decision {
-	all := inject.Gateways(pod)
+	all := installed.Gateways(pod)
 	last := all[len(all)-1]
 	deaths := 0
 	for _, gateway := range slices.Backward(all) {
-		if gateway.Phase != inject.Terminated || gateway.Disabled() || gateway.FinishedAt.Sub(gateway.StartedAt) >= young {
+		if gateway.Phase != installed.Terminated || gateway.Disabled() || gateway.FinishedAt.Sub(gateway.StartedAt) >= young {
 			break
 		}
 		deaths++
@@ -186,7 +186,7 @@ func replace(pod *corev1.Pod, now time.Time) decision {
 // hasten decides about a container that has not started. The kubelet tries again
 // by itself what can be tried again, such as pulling the image: another container
 // would only add to those that stay in the pod for ever.
-func hasten(s situation, gateway inject.Gateway) decision {
+func hasten(s situation, gateway installed.Gateway) decision {
 	switch gateway.Reason {
 	case "", "ContainerCreating", "PodInitializing":
 		return decision{step: toEnable}
@@ -265,13 +265,13 @@ func spread(words ...string) float64 {
 // watched reports whether the gateway called name was added by watch, because of
 // an annotation.
 func watched(pod *corev1.Pod, name string) bool {
-	config, err := inject.ConfigOf(pod, name)
+	config, err := installed.ConfigOf(pod, name)
 	return err == nil && config.Watched
 }
 
 // moved reports whether pod has other addresses than its gateway called name was
 // told. One whose configuration cannot be read is left alone.
 func moved(pod *corev1.Pod, name string) bool {
-	config, err := inject.ConfigOf(pod, name)
-	return err == nil && inject.OtherAddresses(pod, config)
+	config, err := installed.ConfigOf(pod, name)
+	return err == nil && installed.OtherAddresses(pod, config)
 }

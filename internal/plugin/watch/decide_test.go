@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
 const testImage = "gateway:v1"
@@ -72,7 +72,7 @@ func with(pod *corev1.Pod, gateways ...gateway) *corev1.Pod {
 		if err != nil {
 			panic(err)
 		}
-		name := inject.NextName(pod)
+		name := installed.NextName(pod)
 		pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, corev1.EphemeralContainer{
 			EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: name, Image: testImage,
 				Env: []corev1.EnvVar{{Name: api.EnvConfig, Value: string(text)}}}})

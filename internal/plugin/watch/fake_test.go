@@ -17,7 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
 // world is a cluster whose gateways do at once what they are told. It belongs to
@@ -155,7 +155,7 @@ func (w *world) Enable(ctx context.Context, pod *corev1.Pod, annotated bool) Out
 		g := runs()
 		g.watched = annotated
 		now := w.pod(pod.Name)
-		out.Container = inject.NextName(now)
+		out.Container = installed.NextName(now)
 		w.update(with(now, g))
 		return nil
 	})
@@ -166,7 +166,7 @@ func (w *world) Enable(ctx context.Context, pod *corev1.Pod, annotated bool) Out
 }
 
 func (w *world) Disable(ctx context.Context, pod *corev1.Pod) Outcome {
-	gateway, _ := inject.Current(pod)
+	gateway, _ := installed.Current(pod)
 	return Outcome{Container: gateway.Name, Changed: true, Err: w.step(ctx, toDisable, pod, func() error {
 		w.setState(pod.Name, wasDisabled(time.Now()).state)
 		return nil
@@ -251,9 +251,9 @@ func (w *world) annotateNamespace(value string) {
 
 // gateways returns how many gateways a pod has and ever had.
 func (w *world) gateways(pod string) (running, all int) {
-	list := inject.Gateways(w.pod(pod))
+	list := installed.Gateways(w.pod(pod))
 	for _, g := range list {
-		if g.Phase == inject.Running {
+		if g.Phase == installed.Running {
 			running++
 		}
 	}

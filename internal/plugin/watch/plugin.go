@@ -12,7 +12,9 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/disable"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
@@ -49,7 +51,7 @@ type Plugin struct {
 	// Options are those of the gateways to be; Watched is set for each.
 	Options inject.Options
 	// Given are the ranges that need not be looked for.
-	Given inject.Ranges
+	Given survey.Ranges
 	// Drain bounds how long connections of gateways that are disabled may go on.
 	Drain time.Duration
 	// Authority reads the authority.
@@ -59,7 +61,7 @@ type Plugin struct {
 	Warn func([]string)
 
 	authority cached[Authority]
-	survey    cached[*inject.Cluster]
+	survey    cached[*survey.Survey]
 	warned    []string
 }
 
@@ -86,7 +88,7 @@ func (p *Plugin) Enable(ctx context.Context, pod *corev1.Pod, annotated bool) Ou
 	}
 	options := p.Options
 	options.Watched = annotated
-	injector := inject.Injector{Client: p.Client, Authority: authority, Gateways: p.Gateways, Cluster: cluster, Options: options}
+	injector := inject.Injector{Client: p.Client, Authority: authority, Gateways: p.Gateways, Survey: cluster, Options: options}
 	result := injector.Enable(ctx, pod)
 	return Outcome{
 		Container: result.Container, Status: result.Status, Changed: result.Action == inject.Enabled,
@@ -131,9 +133,9 @@ func (p *Plugin) readAuthority(ctx context.Context) (Authority, error) {
 
 // cluster returns what a gateway for pod has to know of the cluster. A pod with
 // an address that nobody announced shows that there is something new.
-func (p *Plugin) cluster(ctx context.Context, pod *corev1.Pod) (*inject.Cluster, error) {
-	read := func() (*inject.Cluster, error) {
-		cluster, err := inject.Survey(ctx, p.Client, []corev1.Pod{*pod}, p.Given)
+func (p *Plugin) cluster(ctx context.Context, pod *corev1.Pod) (*survey.Survey, error) {
+	read := func() (*survey.Survey, error) {
+		cluster, err := survey.Run(ctx, p.Client, []corev1.Pod{*pod}, p.Given)
 		if err == nil && p.Warn != nil && !slices.Equal(cluster.Warnings, p.warned) {
 			p.warned = cluster.Warnings
 			p.Warn(cluster.Warnings)
@@ -144,7 +146,7 @@ func (p *Plugin) cluster(ctx context.Context, pod *corev1.Pod) (*inject.Cluster,
 	if err != nil || len(p.Given.Capture) > 0 {
 		return cluster, err
 	}
-	for _, ip := range inject.PodIPs(pod) {
+	for _, ip := range installed.PodIPs(pod) {
 		covered := false
 		for _, r := range cluster.Capture {
 			covered = covered || r.Contains(ip)

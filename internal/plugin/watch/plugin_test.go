@@ -14,8 +14,8 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 func TestCached(t *testing.T) {
@@ -111,7 +111,7 @@ func TestSurveyFollowsTheCluster(t *testing.T) {
 	})
 }
 
-func covers(cluster *inject.Cluster, text string) bool {
+func covers(cluster *survey.Survey, text string) bool {
 	for _, r := range cluster.Capture {
 		if r.Overlaps(netip.MustParsePrefix(text)) {
 			return true
@@ -134,7 +134,7 @@ func TestPluginSaysWhatIsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	p = &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (Authority, error) { return authority, nil },
-		Given: inject.Ranges{Capture: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}}
+		Given: survey.Ranges{Capture: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}}
 	pod := testPod("p")
 	pod.Spec.HostNetwork = true
 	if out := p.Enable(t.Context(), pod, true); !out.Refused || api.Hint(out.Err) == "" {

@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
 // reconcile takes one step about one pod. It returns true if there may be another
@@ -83,7 +83,7 @@ func (w *Watcher) decide(key types.NamespacedName, pod *corev1.Pod) (decision, s
 	s := situation{pod: pod, image: w.Actions.Image()}
 	var trouble error
 	s.want, trouble = w.wantOf(pod)
-	gateway, _ := inject.Current(pod)
+	gateway, _ := installed.Current(pod)
 	w.mu.Lock()
 	if r := w.records[key]; r != nil && r.uid == pod.UID {
 		s.ended = r.ended
@@ -102,8 +102,8 @@ func (w *Watcher) decide(key types.NamespacedName, pod *corev1.Pod) (decision, s
 // note remembers where pod stands now, for Counts, and reports trouble that
 // nothing is done about.
 func (w *Watcher) note(key types.NamespacedName, pod *corev1.Pod, d decision, s situation) {
-	gateway, has := inject.Current(pod)
-	runs := has && gateway.Phase == inject.Running
+	gateway, has := installed.Current(pod)
+	runs := has && gateway.Phase == installed.Running
 	on := s.want == wanted || s.want == named
 	if d.step == rest && !runs && !on && d.trouble == nil {
 		w.forget(key)
@@ -160,7 +160,7 @@ func (w *Watcher) forget(key types.NamespacedName) {
 // pausing returns how long step has to wait because it has failed before. A pod
 // with another gateway than then does not wait.
 func (w *Watcher) pausing(key types.NamespacedName, pod *corev1.Pod, step step) time.Duration {
-	gateway, _ := inject.Current(pod)
+	gateway, _ := installed.Current(pod)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	r := w.records[key]
@@ -172,14 +172,14 @@ func (w *Watcher) pausing(key types.NamespacedName, pod *corev1.Pod, step step) 
 
 // act takes a step and remembers what came of it.
 func (w *Watcher) act(ctx context.Context, key types.NamespacedName, pod *corev1.Pod, step step, s situation) bool {
-	gateway, had := inject.Current(pod)
+	gateway, had := installed.Current(pod)
 	start := time.Now()
 	event := Event{Namespace: pod.Namespace, Pod: pod.Name}
 	var out Outcome
 	switch step {
 	case toEnable:
 		event.Action = Enabled
-		if had && gateway.Phase == inject.Terminated && !gateway.Disabled() {
+		if had && gateway.Phase == installed.Terminated && !gateway.Disabled() {
 			event.Action = Replaced
 		}
 		out = w.Actions.Enable(ctx, pod, s.want == wanted)
@@ -284,7 +284,7 @@ func (w *Watcher) failed(key types.NamespacedName, pod *corev1.Pod, tried attemp
 // something failed, and it is no failure.
 func (w *Watcher) gone(ctx context.Context, pod *corev1.Pod) bool {
 	now, err := w.Client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
-	return apierrors.IsNotFound(err) || err == nil && (now.UID != pod.UID || inject.Leaving(now))
+	return apierrors.IsNotFound(err) || err == nil && (now.UID != pod.UID || installed.Leaving(now))
 }
 
 // unreachable reports whether err comes from an API server that is away or busy.
