@@ -23,10 +23,10 @@ func clean(ctx context.Context, args []string, stdout io.Writer) error {
 	}
 	err := cleanPod(ctx, stdout)
 	if err != nil {
-		supervisor.LastWords(*lastWords, err)
+		supervisor.WriteTerminationMessage(*lastWords, err)
 		return err
 	}
-	supervisor.LastWords(*lastWords, supervisor.ErrDisabled)
+	supervisor.WriteTerminationMessage(*lastWords, supervisor.ErrDisabled)
 	return nil
 }
 

@@ -50,7 +50,7 @@ func supervise(ctx context.Context, args []string) error {
 		err = superviseWith(ctx, os.NewFile(uintptr(*materialFD), "material"), *socket, *timeout)
 	}
 	if err != nil {
-		supervisor.LastWords(*lastWords, err)
+		supervisor.WriteTerminationMessage(*lastWords, err)
 	}
 	if errors.Is(err, supervisor.ErrDisabled) {
 		return nil

@@ -54,7 +54,7 @@ type connection struct {
 
 	// These belong to the registry and its mutex: how many bytes are already
 	// in the totals, and in those of the edge.
-	settledSent, settledReceived uint64
+	countedSent, countedReceived uint64
 	edgeSent, edgeReceived       uint64
 	// These belong to the sweeper: since when nobody acknowledges, and the socket
 	// that has keepAlive.
@@ -170,7 +170,7 @@ func (c *connection) closeSockets() {
 func (c *connection) report() {
 	c.line.Sent, c.line.Received = c.sent.Load(), c.received.Load()
 	c.line.Duration = time.Since(c.started).Seconds()
-	c.proxy.live.settle(c)
+	c.proxy.live.account(c)
 	c.closeEdge()
 	c.counts.Active.Add(-1)
 	c.proxy.log.Connection(&c.line)
@@ -246,26 +246,26 @@ func (r *registry) snapshot() []*connection {
 
 // settle adds what c has carried since the last time to the totals, so that
 // the relay itself never touches memory that connections share.
-func (r *registry) settle(c *connection) {
+func (r *registry) account(c *connection) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.settleLocked(c)
+	r.accountLocked(c)
 }
 
-// settleAll settles every open connection.
-func (r *registry) settleAll() {
+// accountAll settles every open connection.
+func (r *registry) accountAll() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for c := range r.connections {
-		r.settleLocked(c)
+		r.accountLocked(c)
 	}
 }
 
-func (r *registry) settleLocked(c *connection) {
+func (r *registry) accountLocked(c *connection) {
 	sent, received := c.sent.Load(), c.received.Load()
-	c.counts.Sent.Add(sent - c.settledSent)
-	c.counts.Received.Add(received - c.settledReceived)
-	c.settledSent, c.settledReceived = sent, received
+	c.counts.Sent.Add(sent - c.countedSent)
+	c.counts.Received.Add(received - c.countedReceived)
+	c.countedSent, c.countedReceived = sent, received
 	if e := c.edge.Load(); e != nil {
 		e.Sent.Add(sent - c.edgeSent)
 		e.Received.Add(received - c.edgeReceived)

@@ -12,7 +12,7 @@ import (
 // Edges returns who the gateway has talked to, open connections included. Which pod
 // that is it leaves to others to say.
 func (p *Proxy) Edges() api.Edges {
-	p.live.settleAll()
+	p.live.accountAll()
 	return p.edges.Read()
 }
 

@@ -126,7 +126,7 @@ func (t *peerTable) release(p *peer) {
 // gateway. Otherwise the caller may dial, and must call leave with the outcome
 // if probe is set. While another connection is finding out, enter waits for
 // that one, until ctx is done.
-func (t *peerTable) enter(ctx context.Context, p *peer) (reason traffic.Reason, probe bool, err error) {
+func (t *peerTable) lookup(ctx context.Context, p *peer) (reason traffic.Reason, probe bool, err error) {
 	for {
 		t.mu.Lock()
 		switch {
@@ -153,7 +153,7 @@ func (t *peerTable) enter(ctx context.Context, p *peer) (reason traffic.Reason, 
 }
 
 // leave records the outcome of a handshake with p; f is nil if it succeeded.
-func (t *peerTable) leave(p *peer, probe bool, f *failure) {
+func (t *peerTable) record(p *peer, probe bool, f *failure) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {

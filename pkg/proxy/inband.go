@@ -123,7 +123,7 @@ type dialSlot struct {
 
 // slotWhile waits for a slot and keeps it for at most patience, until keep.
 func (p *Proxy) slotWhile(peer *peer, patience time.Duration) (*dialSlot, error) {
-	if err := p.takeSlot(peer); err != nil {
+	if err := p.acquireSlot(peer); err != nil {
 		return nil, err
 	}
 	s := &dialSlot{proxy: p, peer: peer}
@@ -138,7 +138,7 @@ func (s *dialSlot) keep() error {
 	if s.timer.Stop() {
 		return nil
 	}
-	if err := s.proxy.takeSlot(s.peer); err != nil {
+	if err := s.proxy.acquireSlot(s.peer); err != nil {
 		return err
 	}
 	s.again = true

@@ -41,7 +41,7 @@ func (p *Proxy) sweep(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		p.live.settleAll()
+		p.live.accountAll()
 		for _, c := range p.live.snapshot() {
 			p.inspect(c)
 		}

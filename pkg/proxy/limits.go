@@ -55,7 +55,7 @@ func newHandshakeLimit(total, perSource int) *handshakeLimit {
 }
 
 // enter takes a place for source, or reports that there is none.
-func (l *handshakeLimit) enter(source netip.Addr) bool {
+func (l *handshakeLimit) acquire(source netip.Addr) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.open >= l.total || l.sources[source] >= l.perSource {
@@ -67,7 +67,7 @@ func (l *handshakeLimit) enter(source netip.Addr) bool {
 }
 
 // leave gives the place back.
-func (l *handshakeLimit) leave(source netip.Addr) {
+func (l *handshakeLimit) release(source netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.open--
@@ -76,22 +76,22 @@ func (l *handshakeLimit) leave(source netip.Addr) {
 	}
 }
 
-// occasion lets something happen at most once in an interval and counts what
+// throttle lets something happen at most once in an interval and counts what
 // was held back in between.
-type occasion struct {
+type throttle struct {
 	limit *rate.Limiter
 	held  atomic.Int64
 }
 
-func newOccasion(interval time.Duration) *occasion {
-	return &occasion{limit: rate.NewLimiter(rate.Every(interval), 1)}
+func newThrottle(interval time.Duration) *throttle {
+	return &throttle{limit: rate.NewLimiter(rate.Every(interval), 1)}
 }
 
 // take reports whether it is time again, and how often it was not before.
-func (o *occasion) take() (held int64, ok bool) {
-	if !o.limit.Allow() {
-		o.held.Add(1)
+func (t *throttle) allow() (held int64, ok bool) {
+	if !t.limit.Allow() {
+		t.held.Add(1)
 		return 0, false
 	}
-	return o.held.Swap(0), true
+	return t.held.Swap(0), true
 }

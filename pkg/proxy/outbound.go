@@ -102,7 +102,7 @@ func (p *Proxy) encrypt(c *connection, s *settings, h header) *failure {
 			return &failure{reason: reason}
 		}
 	default:
-		reason, first, err := p.enterPeer(s, peer)
+		reason, first, err := p.lookUpPeer(s, peer)
 		switch {
 		case err != nil:
 			return &failure{reason: traffic.PeerUnknown, err: err, final: true}
@@ -117,20 +117,20 @@ func (p *Proxy) encrypt(c *connection, s *settings, h header) *failure {
 	} else {
 		f = p.encryptTo(c, s, peer, h)
 	}
-	p.peers.leave(peer, probe, f)
+	p.peers.record(peer, probe, f)
 	return f
 }
 
-// enterPeer is peerTable.enter with as much patience as the first connection
+// lookUpPeer is peerTable.lookup with as much patience as the first connection
 // to a peer may need to find out.
-func (p *Proxy) enterPeer(s *settings, peer *peer) (reason traffic.Reason, probe bool, err error) {
+func (p *Proxy) lookUpPeer(s *settings, peer *peer) (reason traffic.Reason, probe bool, err error) {
 	ctx, cancel := context.WithTimeout(p.ctx, p.dialTimeout(s)+p.handshakeTimeout)
 	defer cancel()
-	return p.peers.enter(ctx, peer)
+	return p.peers.lookup(ctx, peer)
 }
 
-// takeSlot waits until fewer than maxDialHandshakes are under way with peer.
-func (p *Proxy) takeSlot(peer *peer) error {
+// acquireSlot waits until fewer than maxDialHandshakes are under way with peer.
+func (p *Proxy) acquireSlot(peer *peer) error {
 	select {
 	case peer.slots <- struct{}{}:
 		return nil
@@ -148,7 +148,7 @@ func (p *Proxy) takeSlot(peer *peer) error {
 
 // encryptTo dials the peer port of a pod and carries c over that connection.
 func (p *Proxy) encryptTo(c *connection, s *settings, peer *peer, h header) *failure {
-	if err := p.takeSlot(peer); err != nil {
+	if err := p.acquireSlot(peer); err != nil {
 		return &failure{reason: traffic.Crowded, err: err, final: true}
 	}
 	defer func() { <-peer.slots }()

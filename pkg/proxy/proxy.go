@@ -109,8 +109,8 @@ type Proxy struct {
 	edges      *traffic.Edges
 	peers      *peerTable
 	handshakes *handshakeLimit
-	crowded    *occasion
-	exhausted  *occasion
+	crowded    *throttle
+	exhausted  *throttle
 	pools      bufferPools
 
 	// ctx is done when connections that are still being set up must give up.
@@ -157,8 +157,8 @@ func New(o Options) (*Proxy, error) {
 		edges:            traffic.NewEdges(),
 		peers:            newPeerTable(maxPeers, o.now),
 		handshakes:       o.handshakes,
-		crowded:          newOccasion(time.Second),
-		exhausted:        newOccasion(time.Second),
+		crowded:          newThrottle(time.Second),
+		exhausted:        newThrottle(time.Second),
 		aborting:         make(chan struct{}),
 	}
 	for _, l := range p.listeners() {
@@ -201,7 +201,7 @@ func (p *Proxy) Update(config *api.Config, certificate tls.Certificate, roots *x
 
 // Traffic returns the counts so far, those of open connections included.
 func (p *Proxy) Traffic() api.Traffic {
-	p.live.settleAll()
+	p.live.accountAll()
 	return p.counters.Traffic()
 }
 
@@ -209,13 +209,13 @@ func (p *Proxy) Traffic() api.Traffic {
 // proven who they are.
 func (p *Proxy) admit(conn *net.TCPConn, wire string) {
 	source := addrPort(conn.RemoteAddr()).Addr()
-	if !p.handshakes.enter(source) {
+	if !p.handshakes.acquire(source) {
 		reset(conn)
 		p.counters.Of(traffic.Inbound).Refused.Add(1)
-		if held, ok := p.crowded.take(); ok {
+		if held, ok := p.crowded.allow(); ok {
 			p.log.Slog().Warn("too many handshakes at once", "source", source.String(), "notLogged", held)
 		}
 		return
 	}
-	go p.inbound(p.open(traffic.Inbound, conn), wire, func() { p.handshakes.leave(source) })
+	go p.inbound(p.open(traffic.Inbound, conn), wire, func() { p.handshakes.release(source) })
 }

@@ -62,11 +62,11 @@ func (p *Proxy) Serve(ctx context.Context) error {
 // Abort ends the patience of a Serve that lets connections finish, or will.
 func (p *Proxy) Abort() { p.abort.Do(func() { close(p.aborting) }) }
 
-// settleTime is how long the listeners of the own pod stay open at least. The
+// stragglerTime is how long the listeners of the own pod stay open at least. The
 // programs that send connections there are detached by then, but one that ran
 // just before may belong to a connect(2) that has been interrupted, or to a
 // handshake whose last packet is under way.
-const settleTime = 250 * time.Millisecond
+const stragglerTime = 250 * time.Millisecond
 
 // drain lets connections end, and aborts those that have not by the drain
 // timeout.
@@ -80,7 +80,7 @@ func (p *Proxy) drain(local []*acceptor) {
 		case <-patience.Done():
 		}
 	}()
-	settled := time.NewTimer(settleTime)
+	settled := time.NewTimer(stragglerTime)
 	defer settled.Stop()
 	select {
 	case <-settled.C:
@@ -152,7 +152,7 @@ func (a *acceptor) run(failed chan<- error) {
 			return
 		}
 		delay := wait.next()
-		if held, ok := a.proxy.exhausted.take(); ok {
+		if held, ok := a.proxy.exhausted.allow(); ok {
 			a.proxy.log.Slog().Error("cannot accept connections", "listener", a.listener.Addr().String(),
 				"error", err.Error(), "retryIn", delay.Seconds(), "notLogged", held)
 		}

@@ -19,22 +19,21 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
-// CertificateTimeout is how long a gateway that was started without a
-// certificate waits for its first one. Whoever started it delivers within
-// seconds; one that nobody serves must not stay.
+// CertificateTimeout is how long a gateway that was started without a certificate waits for
+// its first one. The plugin delivers within seconds; a gateway without a certificate must
+// not stay forever.
 const CertificateTimeout = 10 * time.Minute
 
 const (
-	// maxPendingKeys bounds the requests that wait for a certificate. One more
-	// takes the place of the oldest, so that requests nobody came back for never
-	// block the next.
+	// maxPendingKeys bounds the requests that wait for a certificate. One more replaces the
+	// oldest, so that abandoned requests never block the next.
 	maxPendingKeys = 4
 	// pendingKeyLife is how long a key waits for its certificate: long enough for
 	// a person to unlock the authority.
 	pendingKeyLife = 5 * time.Minute
 )
 
-// pendingKeys are those that have no certificate yet. They exist in memory only.
+// pendingKeys are the keys that wait for a certificate. They exist in memory only.
 type pendingKeys struct {
 	mu   sync.Mutex
 	keys []pendingKey // the oldest first
@@ -45,7 +44,7 @@ type pendingKey struct {
 	expiry *time.Timer
 }
 
-// add makes a key that is forgotten when its time is over.
+// add makes a key that is forgotten after pendingKeyLife.
 func (p *pendingKeys) add() (*ecdsa.PrivateKey, error) {
 	key, err := ca.NewKey()
 	if err != nil {
@@ -106,9 +105,9 @@ func (s *supervisor) requestCertificate() (*api.CertificateRequest, error) {
 	return &api.CertificateRequest{CSR: string(csr)}, nil
 }
 
-// takeCertificate brings a certificate for one of the pending keys into force,
-// for connections from then on. After an error everything is as before.
-func (s *supervisor) takeCertificate(issued *api.IssuedCertificate) error {
+// installCertificate brings a certificate for one of the pending keys into force, for
+// connections from then on. After an error nothing has changed.
+func (s *supervisor) installCertificate(issued *api.IssuedCertificate) error {
 	if issued == nil {
 		return errors.New("no certificate is given")
 	}
@@ -154,9 +153,9 @@ func (s *supervisor) takeCertificate(issued *api.IssuedCertificate) error {
 	return nil
 }
 
-// takeTrust replaces the trust bundle, for connections from then on. After an
-// error everything is as before.
-func (s *supervisor) takeTrust(bundle *api.TrustBundle) error {
+// installTrust replaces the trust bundle, for connections from then on. After an error
+// nothing has changed.
+func (s *supervisor) installTrust(bundle *api.TrustBundle) error {
 	if bundle == nil {
 		return errors.New("no trust bundle is given")
 	}
@@ -192,8 +191,8 @@ func (s *supervisor) takeTrust(bundle *api.TrustBundle) error {
 	return nil
 }
 
-// awaitCertificate returns true once the gateway has a certificate. Otherwise the
-// gateway was asked to end, or the error says that nobody came.
+// awaitCertificate returns true once the gateway has a certificate. Otherwise the gateway
+// was asked to end, or the error says that no certificate came.
 func (s *supervisor) awaitCertificate(ctx context.Context) (bool, error) {
 	timeout := s.CertificateTimeout
 	if timeout == 0 {
@@ -216,7 +215,7 @@ func (s *supervisor) awaitCertificate(ctx context.Context) (bool, error) {
 			return false, nil
 		case <-timer.C:
 			return false, api.WithHint(fmt.Errorf("no certificate was delivered within %v", timeout),
-				"whoever started the gateway has ended before: run 'kubectl gateway enable' again")
+				"the plugin that started the gateway has ended: run 'kubectl gateway enable' again")
 		}
 	}
 }

@@ -121,7 +121,7 @@ func TestFirstCertificate(t *testing.T) {
 	if s.status.State != api.Uncertified || s.status.Identity != "spiffe://td/ns/a/sa/c" || s.capturing() {
 		t.Fatalf("it begins as %+v", s.status)
 	}
-	if err := s.takeTrust(&api.TrustBundle{Bundle: pemOf(root.Cert)}); err == nil || api.Hint(err) == "" {
+	if err := s.installTrust(&api.TrustBundle{Bundle: pemOf(root.Cert)}); err == nil || api.Hint(err) == "" {
 		t.Errorf("trust before a certificate: %v", err)
 	}
 	waiting, err := s.answer(t.Context(), control.Request{Op: control.OpStatus, Wait: time.Hour})
@@ -129,7 +129,7 @@ func TestFirstCertificate(t *testing.T) {
 		t.Errorf("whoever waits for it hears %+v, %v", waiting, err)
 	}
 	leaf := issue(t, root, request(t, s), nil)
-	if err := s.takeCertificate(&api.IssuedCertificate{Certificate: pemOf(leaf), Bundle: pemOf(root.Cert)}); err != nil {
+	if err := s.installCertificate(&api.IssuedCertificate{Certificate: pemOf(leaf), Bundle: pemOf(root.Cert)}); err != nil {
 		t.Fatal(err)
 	}
 	if ok, err := s.awaitCertificate(t.Context()); !ok || err != nil {
@@ -213,7 +213,7 @@ func TestRefusedCertificates(t *testing.T) {
 			if c.issued != nil {
 				leaf, bundle = c.issued(leaf, bundle, public)
 			}
-			err := s.takeCertificate(&api.IssuedCertificate{Certificate: leaf, Bundle: bundle})
+			err := s.installCertificate(&api.IssuedCertificate{Certificate: leaf, Bundle: bundle})
 			if err == nil || !strings.Contains(err.Error(), c.text) || !strings.Contains(api.Hint(err), c.hint) {
 				t.Errorf("error %v, hint %q; want %q, %q", err, api.Hint(err), c.text, c.hint)
 			}
@@ -221,15 +221,15 @@ func TestRefusedCertificates(t *testing.T) {
 				t.Errorf("it changed the status from %s to %s", before, asJSON(t, s))
 			}
 			good := &api.IssuedCertificate{Certificate: pemOf(issue(t, root, public, nil)), Bundle: pemOf(root.Cert)}
-			if err := s.takeCertificate(good); err != nil {
+			if err := s.installCertificate(good); err != nil {
 				t.Errorf("the right certificate for the same request: %v", err)
 			}
-			if err := s.takeCertificate(good); err == nil {
+			if err := s.installCertificate(good); err == nil {
 				t.Error("a request was answered twice")
 			}
 		})
 	}
-	if err := certified(t, root, nil).takeCertificate(nil); err == nil {
+	if err := certified(t, root, nil).installCertificate(nil); err == nil {
 		t.Error("no certificate was taken")
 	}
 }
@@ -240,7 +240,7 @@ func TestCertificateWithIntermediate(t *testing.T) {
 	s := certified(t, root, nil)
 	between := pki.Sign(t, "between", pki.ECKey(t, elliptic.P256()), &root, nil)
 	chain := pemOf(issue(t, between, request(t, s), nil), between.Cert)
-	if err := s.takeCertificate(&api.IssuedCertificate{Certificate: chain, Bundle: pemOf(root.Cert)}); err != nil {
+	if err := s.installCertificate(&api.IssuedCertificate{Certificate: chain, Bundle: pemOf(root.Cert)}); err != nil {
 		t.Fatal(err)
 	}
 	if string(material(t, s).Cert) != chain || s.status.Cert.Issuer != ca.Fingerprint(root.Cert) {
@@ -255,11 +255,11 @@ func TestExpiredCertificate(t *testing.T) {
 	if s.status.Cert.Issuer != ca.Fingerprint(root.Cert) {
 		t.Errorf("the issuer of an expired certificate is %q", s.status.Cert.Issuer)
 	}
-	if err := s.takeTrust(&api.TrustBundle{Bundle: pemOf(root.Cert, next.Cert)}); err != nil {
+	if err := s.installTrust(&api.TrustBundle{Bundle: pemOf(root.Cert, next.Cert)}); err != nil {
 		t.Error(err)
 	}
 	leaf := issue(t, next, request(t, s), nil)
-	if err := s.takeCertificate(&api.IssuedCertificate{Certificate: pemOf(leaf), Bundle: pemOf(next.Cert)}); err != nil {
+	if err := s.installCertificate(&api.IssuedCertificate{Certificate: pemOf(leaf), Bundle: pemOf(next.Cert)}); err != nil {
 		t.Error(err)
 	}
 }
@@ -272,7 +272,7 @@ func TestTrustFromOldToNew(t *testing.T) {
 		for _, r := range roots {
 			text += pemOf(r.Cert)
 		}
-		return s.takeTrust(&api.TrustBundle{Bundle: text})
+		return s.installTrust(&api.TrustBundle{Bundle: text})
 	}
 	expect := func(issuer pki.Pair, authorities ...pki.Pair) {
 		t.Helper()
@@ -291,7 +291,7 @@ func TestTrustFromOldToNew(t *testing.T) {
 	if err := trust(); err == nil {
 		t.Error("an empty bundle was taken")
 	}
-	if err := s.takeTrust(nil); err == nil {
+	if err := s.installTrust(nil); err == nil {
 		t.Error("no bundle was taken")
 	}
 	if err := trust(old); err != nil || s.settings.material != file {
@@ -307,7 +307,7 @@ func TestTrustFromOldToNew(t *testing.T) {
 		t.Error("a new bundle changed the key")
 	}
 	leaf := pemOf(issue(t, next, request(t, s), nil))
-	if err := s.takeCertificate(&api.IssuedCertificate{Certificate: leaf, Bundle: pemOf(old.Cert, next.Cert)}); err != nil {
+	if err := s.installCertificate(&api.IssuedCertificate{Certificate: leaf, Bundle: pemOf(old.Cert, next.Cert)}); err != nil {
 		t.Fatal(err)
 	}
 	expect(next, old, next)
@@ -325,7 +325,7 @@ func TestPendingKeysAreFewAndShortLived(t *testing.T) {
 		root := pki.Root(t)
 		s := certified(t, root, nil)
 		take := func(public crypto.PublicKey) error {
-			return s.takeCertificate(&api.IssuedCertificate{Certificate: pemOf(issue(t, root, public, nil)), Bundle: pemOf(root.Cert)})
+			return s.installCertificate(&api.IssuedCertificate{Certificate: pemOf(issue(t, root, public, nil)), Bundle: pemOf(root.Cert)})
 		}
 		keys := []crypto.PublicKey{request(t, s)}
 		time.Sleep(time.Minute)
@@ -388,7 +388,7 @@ func TestDrainingGatewayTakesNothing(t *testing.T) {
 	public := request(t, s)
 	issued := &api.IssuedCertificate{Certificate: pemOf(issue(t, root, public, nil)), Bundle: pemOf(root.Cert)}
 	s.settings.draining = true
-	if err := s.takeCertificate(issued); err == nil {
+	if err := s.installCertificate(issued); err == nil {
 		t.Error("a request that came just before the end is carried out")
 	}
 	s.end.disable(0)
@@ -423,10 +423,10 @@ func FuzzMessages(f *testing.F) {
 		}
 		s, _ := newTestSupervisor(t, handoff.Material{Cert: []byte(own), Key: leaf.KeyPEM(t), CA: []byte(good)})
 		before := asJSON(t, s)
-		if s.takeCertificate(&api.IssuedCertificate{Certificate: certificate, Bundle: bundle}) == nil || asJSON(t, s) != before {
+		if s.installCertificate(&api.IssuedCertificate{Certificate: certificate, Bundle: bundle}) == nil || asJSON(t, s) != before {
 			t.Fatal("a certificate for no pending key was taken")
 		}
-		if s.takeTrust(&api.TrustBundle{Bundle: bundle}) == nil && !slices.Contains(s.status.Cert.Authorities, ca.Fingerprint(root.Cert)) {
+		if s.installTrust(&api.TrustBundle{Bundle: bundle}) == nil && !slices.Contains(s.status.Cert.Authorities, ca.Fingerprint(root.Cert)) {
 			t.Fatalf("the bundle %q was taken", bundle)
 		}
 	})
