@@ -31,15 +31,15 @@ func newInitCACommand(a *app) *cobra.Command {
 	var o initCAOptions
 	cmd := &cobra.Command{
 		Use:   "init-ca",
-		Short: "Set up the authority that vouches for gateways",
-		Long: `Makes the certificate authority of a cluster, keeps its key on this machine, and
-publishes its certificate in the cluster as the trust bundle. Where there is one
-already, init-ca says so and changes nothing, except that it publishes again
-what the cluster has lost.`,
+		Short: "Set up the certificate authority of a cluster",
+		Long: `Creates the certificate authority of a cluster, keeps its key on this machine, and
+publishes its certificate in the cluster as the trust bundle. If there is an
+authority already, init-ca says so and changes nothing, except that it publishes
+again what the cluster has lost.`,
 		Example: `  # Once for each cluster
   kubectl gateway init-ca
 
-  # An authority of one's own
+  # Your own authority
   kubectl gateway init-ca --from-cert ca.crt --from-key ca.key
 
   # Let other operators, and programs in the cluster, find the key there
@@ -71,11 +71,11 @@ what the cluster has lost.`,
 	flags.Choice(f, &o.store, "store", "", authority.StoreLocal, "where the key is kept", []flags.Word[authority.Store]{
 		{Value: authority.StoreLocal, Meaning: "on this machine alone"}, {Value: authority.StoreCluster, Meaning: "in a Secret as well"},
 	})
-	f.StringVar(&o.fromCert, "from-cert", "", "PEM file with the certificate of an existing authority, followed by its chain up to the root")
+	f.StringVar(&o.fromCert, "from-cert", "", "PEM file with the certificate of an existing authority and its chain up to the root")
 	f.StringVar(&o.fromKey, "from-key", "", "PEM file with the private key of --from-cert")
 	f.StringVar(&o.trustDomain, "trust-domain", "", "trust domain of all identities (default "+ca.DefaultTrustDomain+", or that of the authority)")
 	addAuthorityTTL(f, &o.ttl, "how long a new authority is valid, like 720h, 90d or 10y")
-	f.BoolVar(&o.force, "force", false, "replace an existing authority at once; gateways that run refuse each other until all are rotated ('rotate --ca' replaces it while traffic goes on)")
+	f.BoolVar(&o.force, "force", false, "replace an existing authority at once; running gateways refuse each other until all are rotated ('rotate --ca' replaces it while traffic goes on)")
 	addAuthorityDir(f, &o.dir, "dir")
 	addOutput(f, &o.output, "", "json", "yaml", "name")
 	flags.Files(f, "from-cert", "from-key")

@@ -120,7 +120,7 @@ func gatewayToRecordIn(pod *corev1.Pod) (packets.Gateway, error) {
 	return packets.Gateway{Namespace: pod.Namespace, Pod: pod.Name, Container: gateway.Name}, nil
 }
 
-// open returns where to write. A file is for its owner only.
+// open returns the output. Only the owner can read a file.
 func (o *packetsOptions) open(a *app) (io.WriteCloser, error) {
 	if o.file == "-" {
 		return openStream{a.Out}, nil
@@ -132,7 +132,7 @@ func (o *packetsOptions) open(a *app) (io.WriteCloser, error) {
 	return file, nil
 }
 
-// openStream is a stream that others close.
+// openStream is a stream whose Close does nothing.
 type openStream struct{ io.Writer }
 
 func (openStream) Close() error { return nil }

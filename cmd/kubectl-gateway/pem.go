@@ -10,8 +10,7 @@ import (
 // maxPEMFile bounds what --from-cert and --from-key read, in bytes.
 const maxPEMFile = 1 << 20
 
-// readBounded reads a file, a pipe included, of which at least one byte and at
-// most maxPEMFile are expected.
+// readBounded reads a file or a pipe of 1 to maxPEMFile bytes.
 func readBounded(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
