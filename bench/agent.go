@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
 // helpers are what this program can be besides the benchmark itself.

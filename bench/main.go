@@ -16,7 +16,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
 func main() {

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
 // heldConnections is how many idle connections the memory is measured with.

@@ -15,11 +15,11 @@ import (
 	"text/template"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/gatewaylab"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/identity"
 )
 
 // otherProxy is an established TLS proxy, which in each pod does the same as a

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
 // report is all that a run found.

@@ -14,9 +14,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/gatewaylab"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
 // The sides that are compared. Each has two pods of its own, so that all of them

@@ -9,7 +9,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
 // The option as it stands in a packet, written down a second time.

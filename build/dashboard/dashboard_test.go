@@ -17,7 +17,7 @@ const (
 	dashboardFile = "../../examples/grafana-dashboard.json"
 	// metricsFile is what a gateway prints that has a value for every metric. The
 	// tests of the package that makes it keep it true.
-	metricsFile = "../../pkg/metrics/testdata/metrics.prom"
+	metricsFile = "../../internal/gateway/metrics/testdata/metrics.prom"
 )
 
 // targetLabels are the labels that are not the gateway's.

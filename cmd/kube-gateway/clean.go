@@ -9,8 +9,8 @@ import (
 	"io"
 	"os"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/supervisor"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/supervisor"
 )
 
 // clean removes what a gateway that died left in the pod, as a container of its own

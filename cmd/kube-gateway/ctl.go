@@ -15,8 +15,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/control"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
 )
 
 const ctlHint = "see 'kube-gateway help' for the control commands"

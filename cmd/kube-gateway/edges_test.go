@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/gatewaylab"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
 )
 
 // edges asks a gateway as the plugin does.

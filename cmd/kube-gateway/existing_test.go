@@ -13,8 +13,8 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
 // portExcluded is a port that no gateway of these tests captures.

@@ -11,9 +11,9 @@ import (
 	"testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/gatewaylab"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
 // TestTwoGateways follows connections of every family through both gateways:

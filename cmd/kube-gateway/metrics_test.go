@@ -9,9 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/gatewaylab"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/metrics"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/metrics"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
 )
 
 // metric asks a gateway as the plugin does, and returns the value of one sample.

@@ -14,8 +14,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/probe"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/probe"
 )
 
 // probeDuration bounds a probe whose end nobody tells.

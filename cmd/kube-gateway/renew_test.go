@@ -18,11 +18,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/gatewaylab"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/control"
 )
 
 // sign answers a certificate request.

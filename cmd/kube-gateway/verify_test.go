@@ -20,12 +20,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/gatewaylab"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/netlab"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/capture"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/verify"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/packets"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/verify"
 )
 
 // labCluster runs commands of the plugin in the containers of a lab's gateways.
@@ -82,7 +82,7 @@ func (c *labCluster) Exec(ctx context.Context, _, pod, _ string, stdin io.Reader
 	return nil
 }
 
-func (c *labCluster) log(_ context.Context, g capture.Gateway, _ time.Duration) ([]api.Connection, error) {
+func (c *labCluster) log(_ context.Context, g packets.Gateway, _ time.Duration) ([]api.Connection, error) {
 	running := c.gateways[g.Pod]
 	if running == nil {
 		return nil, errors.New("there is no gateway")

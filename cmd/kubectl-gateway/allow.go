@@ -6,8 +6,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/settings"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
 )
 
 func newAllowCommand(a *app) *cobra.Command {
@@ -44,7 +44,7 @@ that could not change goes on as before.`,
 			if err != nil {
 				return err
 			}
-			return o.run(cmd.Context(), a, settings.Change{Allow: patterns}, pods)
+			return o.run(cmd.Context(), a, change.Change{Allow: patterns}, pods)
 		},
 	}
 	o.addFlags(cmd.Flags())

@@ -19,8 +19,8 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/kindstest"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/kindstest"
 )
 
 // apiServer is a small API server: pods, their logs, and exec for gateways that

@@ -10,10 +10,10 @@ import (
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/settings"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 )
 
 // changeOptions are the flags of the verbs that change gateways which run.
@@ -30,12 +30,12 @@ func (o *changeOptions) addFlags(f *pflag.FlagSet) {
 	o.targets.AddAllNamespacesFlag(f)
 	o.confirm.addFlag(f)
 	f.StringVarP(&o.output, "output", "o", "", "output format: name, json or yaml")
-	f.DurationVar(&o.timeout, "timeout", settings.DefaultTimeout, "how long one pod may take")
-	f.IntVar(&o.parallel, "parallel", settings.DefaultParallel, "how many pods are worked on at a time")
+	f.DurationVar(&o.timeout, "timeout", change.DefaultTimeout, "how long one pod may take")
+	f.IntVar(&o.parallel, "parallel", change.DefaultParallel, "how many pods are worked on at a time")
 }
 
 // run makes the change at the gateways of the pods that flags and args select.
-func (o *changeOptions) run(ctx context.Context, a *app, change settings.Change, args []string) error {
+func (o *changeOptions) run(ctx context.Context, a *app, wanted change.Change, args []string) error {
 	if err := oneOf("output", o.output, []string{"", "name", "json", "yaml"}); err != nil {
 		return err
 	}
@@ -56,7 +56,7 @@ func (o *changeOptions) run(ctx context.Context, a *app, change settings.Change,
 	if err != nil {
 		return err
 	}
-	report := &changeReport{report: newReport(a, o.output), change: change}
+	report := &changeReport{report: newReport(a, o.output), wanted: wanted}
 	report.namespaces = several(found.Pods)
 	pods := sift(found, func(pods []corev1.Pod) []corev1.Pod { return report.skipWithoutGateway(report.skipLeaving(pods)) })
 	if len(pods) == 0 && missing == nil {
@@ -66,8 +66,8 @@ func (o *changeOptions) run(ctx context.Context, a *app, change settings.Change,
 		return err
 	}
 	report.missing(missing)
-	changer := settings.Changer{Gateways: &remote.Client{Config: config, Kube: client}, Parallel: o.parallel, Timeout: o.timeout}
-	results := changer.ChangeAll(ctx, pods, change, report.add)
+	changer := change.Changer{Gateways: &remote.Client{Config: config, Kube: client}, Parallel: o.parallel, Timeout: o.timeout}
+	results := changer.ChangeAll(ctx, pods, wanted, report.add)
 	report.ofWorkloads(found.Workloads)
 	err = finish(&report.report, results, newChangeItem)
 	if ctx.Err() != nil {
@@ -79,11 +79,11 @@ func (o *changeOptions) run(ctx context.Context, a *app, change settings.Change,
 // changeReport tells the user what became of a change.
 type changeReport struct {
 	report
-	change settings.Change
+	wanted change.Change
 }
 
 // add reports the result of one pod.
-func (r *changeReport) add(result settings.Result) {
+func (r *changeReport) add(result change.Result) {
 	r.total++
 	if result.Err != nil {
 		r.failPod(result.Pod, result.Err)
@@ -96,18 +96,18 @@ func (r *changeReport) add(result settings.Result) {
 // what says what was changed, in the words of the command line.
 func (r *changeReport) what() string {
 	switch {
-	case r.change.Mode != "":
-		return "mode " + string(r.change.Mode)
-	case len(r.change.Allow) == 0:
+	case r.wanted.Mode != "":
+		return "mode " + string(r.wanted.Mode)
+	case len(r.wanted.Allow) == 0:
 		return "allows everyone in the trust domain"
 	}
-	return "allows " + strings.Join(r.change.Allow, " ")
+	return "allows " + strings.Join(r.wanted.Allow, " ")
 }
 
 // question is what to ask before many gateways are changed, up to how many.
 func (r *changeReport) question() string {
-	if r.change.Mode != "" {
-		return "set mode " + string(r.change.Mode) + " for"
+	if r.wanted.Mode != "" {
+		return "set mode " + string(r.wanted.Mode) + " for"
 	}
 	return "change who may connect to"
 }
@@ -125,7 +125,7 @@ type changeItem struct {
 	Hint     string   `json:"hint,omitempty"`
 }
 
-func newChangeItem(result settings.Result) changeItem {
+func newChangeItem(result change.Result) changeItem {
 	item := changeItem{Namespace: result.Pod.Namespace, Pod: result.Pod.Name, Container: result.Container, Warnings: result.Warnings}
 	if result.Err != nil {
 		item.Error, item.Hint = told(result.Err)

@@ -10,7 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
 )
 
 // gatewayContainers answers as gateways do, each pod's in its way, and keeps what

@@ -14,14 +14,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/check"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	buildversion "github.com/kubectl-gateway/kubectl-gateway/internal/version"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/check"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
 )
 
 // checkOptions are the flags of check.
@@ -88,14 +88,14 @@ skipped, warning or error), and a detail, a hint and a command where there are a
 	f.StringVarP(&o.output, "output", "o", "table", "output format: table, short or json")
 	f.DurationVar(&o.wait, "wait", 0, "run failed checks again until they pass, for so long at most")
 	f.DurationVar(&o.timeout, "timeout", check.DefaultTimeout, "how long one check may take")
-	f.StringVar(&o.image, "image", inject.DefaultImage(buildversion.String()), "image of the gateway")
+	f.StringVar(&o.image, "image", installed.DefaultImage(buildversion.String()), "image of the gateway")
 	f.StringVar(&o.pullPolicy, "image-pull-policy", "", "pull policy of the image: Always, IfNotPresent or Never (default: the cluster's)")
 	f.BoolVar(&o.imageTest, "image-test", true, "run the image for a moment in a pod, which is deleted at once")
 	f.DurationVar(&o.imageTimeout, "image-timeout", check.DefaultImageTimeout, "how long the test of the image may take")
 	f.StringVar(&o.wire, "wire", api.WireAuto, "how gateways are to meet: auto, port or inband; see enable")
 	f.StringSliceVar(&o.captureCIDR, "capture-cidr", nil, "range of pod addresses; may be repeated (default: found in the cluster)")
 	f.StringSliceVar(&o.serviceCIDR, "service-cidr", nil, "range of Service addresses; may be repeated (default: found in the cluster)")
-	f.StringVar(&o.authorityDir, "authority-dir", "", "directory of the authority (default $"+ca.EnvDir+", or one for each cluster)")
+	f.StringVar(&o.authorityDir, "authority-dir", "", "directory of the authority (default $"+authority.EnvDir+", or one for each cluster)")
 	return cmd
 }
 
@@ -126,7 +126,7 @@ func (o *checkOptions) complete() (*check.Checker, error) {
 	checker := &check.Checker{
 		Version: version, Image: o.image, PullPolicy: corev1.PullPolicy(o.pullPolicy), TestImage: o.imageTest,
 		Wire: api.Wire(o.wire), Timeout: o.timeout, ImageTimeout: o.imageTimeout,
-		Load: ca.LoadOptions{Dir: o.authorityDir, Getenv: os.Getenv},
+		Load: authority.LoadOptions{Dir: o.authorityDir, Getenv: os.Getenv},
 		Now:  time.Now, LookPath: exec.LookPath,
 	}
 	for _, text := range o.captureCIDR {

@@ -15,8 +15,8 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/rest"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/golden"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/check"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/check"
 )
 
 func TestCheckFlags(t *testing.T) {

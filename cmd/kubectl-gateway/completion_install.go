@@ -12,7 +12,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
 // Names that kubectl gives to a plugin and to what completes its words.

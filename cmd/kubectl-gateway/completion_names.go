@@ -18,8 +18,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/pager"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
 // Limits of what the Tab key may cost.
@@ -43,7 +43,7 @@ const (
 
 // chooser returns what finds the place of a pod among the targets of a verb, nil
 // for verbs without targets.
-func chooser(verb string) func(*corev1.Pod, *inject.Gateway) place {
+func chooser(verb string) func(*corev1.Pod, *installed.Gateway) place {
 	when := func(yes bool) place {
 		if yes {
 			return first
@@ -52,31 +52,31 @@ func chooser(verb string) func(*corev1.Pod, *inject.Gateway) place {
 	}
 	switch verb {
 	case "enable":
-		return func(pod *corev1.Pod, g *inject.Gateway) place {
+		return func(pod *corev1.Pod, g *installed.Gateway) place {
 			_, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]
 			switch {
-			case inject.Leaving(pod) || pod.Status.Phase == corev1.PodPending || pod.Spec.HostNetwork || mirror:
+			case installed.Leaving(pod) || pod.Status.Phase == corev1.PodPending || pod.Spec.HostNetwork || mirror:
 				return notAtAll
-			case g == nil || g.Phase == inject.Terminated:
+			case g == nil || g.Phase == installed.Terminated:
 				return first
 			}
 			return last
 		}
 	case "check", "watch":
-		return func(pod *corev1.Pod, _ *inject.Gateway) place { return when(!inject.Leaving(pod)) }
+		return func(pod *corev1.Pod, _ *installed.Gateway) place { return when(!installed.Leaving(pod)) }
 	case "status", "tail":
 		// Those that have ended have something to say as well.
-		return func(_ *corev1.Pod, g *inject.Gateway) place { return when(g != nil) }
+		return func(_ *corev1.Pod, g *installed.Gateway) place { return when(g != nil) }
 	case "disable":
-		return func(_ *corev1.Pod, g *inject.Gateway) place { return when(g != nil && !g.Disabled()) }
-	case "mode", "allow", "rotate", "verify", "capture", "metrics":
-		return func(_ *corev1.Pod, g *inject.Gateway) place { return when(g != nil && g.Phase == inject.Running) }
+		return func(_ *corev1.Pod, g *installed.Gateway) place { return when(g != nil && !g.Disabled()) }
+	case "mode", "allow", "rotate", "verify", "packets", "metrics":
+		return func(_ *corev1.Pod, g *installed.Gateway) place { return when(g != nil && g.Phase == installed.Running) }
 	}
 	return nil
 }
 
 // completeTargets completes pods, and the workloads that they belong to.
-func (a *app) completeTargets(choose func(*corev1.Pod, *inject.Gateway) place) cobra.CompletionFunc {
+func (a *app) completeTargets(choose func(*corev1.Pod, *installed.Gateway) place) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		const directive = cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
 		// Where pods are selected in another way, none can be named.
@@ -123,7 +123,7 @@ type offered struct {
 
 // offer collects what is offered.
 type offer struct {
-	choose     func(*corev1.Pod, *inject.Gateway) place
+	choose     func(*corev1.Pod, *installed.Gateway) place
 	args       []string
 	toComplete string
 	pods       []offered
@@ -131,16 +131,16 @@ type offer struct {
 }
 
 func (o *offer) add(pod *corev1.Pod) {
-	var gateway *inject.Gateway
+	var gateway *installed.Gateway
 	state := "no gateway"
-	if current, ok := inject.Current(pod); ok {
+	if current, ok := installed.Current(pod); ok {
 		gateway = &current
 		switch {
 		case current.Disabled():
 			state = "gateway disabled"
-		case current.Phase == inject.Running:
+		case current.Phase == installed.Running:
 			state = "gateway runs"
-		case current.Phase == inject.Terminated:
+		case current.Phase == installed.Terminated:
 			state = "gateway has ended"
 		default:
 			state = "gateway starts"

@@ -21,7 +21,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
 // tabServer is an API server for completions. It keeps what else than a question

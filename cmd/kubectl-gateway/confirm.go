@@ -12,8 +12,8 @@ import (
 	"golang.org/x/term"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 )
 
 // confirmation asks whether all that was selected is meant. It is for verbs that

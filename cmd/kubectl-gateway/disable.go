@@ -10,11 +10,12 @@ import (
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/disable"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/disable"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
 // disableOptions are the flags of disable.
@@ -77,7 +78,7 @@ is 1 then.`,
 	o.confirm.addFlag(f)
 	f.DurationVar(&o.drain, "drain-timeout", disable.DefaultDrainTimeout, "how long connections may go on before they are reset")
 	f.DurationVar(&o.timeout, "timeout", disable.DefaultTimeout, "how long one pod may take, besides the draining")
-	f.IntVar(&o.parallel, "parallel", inject.DefaultParallel, "how many pods are worked on at a time")
+	f.IntVar(&o.parallel, "parallel", parallel.Default, "how many pods are worked on at a time")
 	f.StringVar(&o.image, "image", "", "image of the container that cleans up after a gateway which has died (default: that gateway's)")
 	f.StringVar(&o.pullPolicy, "image-pull-policy", "", "pull policy of the image: Always, IfNotPresent or Never (default: that gateway's)")
 	f.StringVar(&o.dryRun, "dry-run", dryRunNone, "change nothing: 'client' only looks, 'server' has the server try to add what cleans up")
@@ -89,17 +90,17 @@ is 1 then.`,
 func (o *disableOptions) complete() (disable.Options, error) {
 	options := disable.Options{
 		DrainTimeout: o.drain, Timeout: o.timeout, Image: o.image,
-		PullPolicy: corev1.PullPolicy(o.pullPolicy), DryRun: inject.DryRun(o.dryRun),
+		PullPolicy: corev1.PullPolicy(o.pullPolicy), DryRun: installed.DryRun(o.dryRun),
 	}
 	if o.dryRun == dryRunNone {
-		options.DryRun = inject.DryRunNone
+		options.DryRun = installed.DryRunNone
 	}
 	for _, flag := range []struct {
 		name, value string
 		allowed     []string
 	}{
 		{"image-pull-policy", o.pullPolicy, []string{"", string(corev1.PullAlways), string(corev1.PullIfNotPresent), string(corev1.PullNever)}},
-		{"dry-run", o.dryRun, []string{dryRunNone, string(inject.DryRunClient), string(inject.DryRunServer)}},
+		{"dry-run", o.dryRun, []string{dryRunNone, string(installed.DryRunClient), string(installed.DryRunServer)}},
 		{"output", o.output, []string{"", "name", "json", "yaml"}},
 	} {
 		if err := oneOf(flag.name, flag.value, flag.allowed); err != nil {
@@ -119,7 +120,7 @@ func (o *disableOptions) complete() (disable.Options, error) {
 
 // run connects to the cluster and disables the pods that args and flags select.
 func (o *disableOptions) run(ctx context.Context, a *app, options disable.Options, args []string) error {
-	if options.DryRun == inject.DryRunNone {
+	if options.DryRun == installed.DryRunNone {
 		if err := o.confirm.check(a, &o.targets); err != nil {
 			return err
 		}
@@ -135,7 +136,7 @@ func (o *disableOptions) run(ctx context.Context, a *app, options disable.Option
 	report := &disableReport{report: newReport(a, o.output), dryRun: options.DryRun}
 	report.namespaces = several(found.Pods)
 	pods := sift(found, report.skipLeaving)
-	if options.DryRun == inject.DryRunNone {
+	if options.DryRun == installed.DryRunNone {
 		if err := o.confirm.ask(ctx, a, &o.targets, "disable", pods); err != nil {
 			return err
 		}
@@ -155,7 +156,7 @@ func (o *disableOptions) run(ctx context.Context, a *app, options disable.Option
 // disableReport tells the user what disable does.
 type disableReport struct {
 	report
-	dryRun inject.DryRun
+	dryRun installed.DryRun
 	// mu keeps lines of pods that are worked on apart from those of results.
 	mu sync.Mutex
 	// stays says that an ended container stays listed in a pod.
@@ -179,11 +180,11 @@ func (r *disableReport) add(result disable.Result) {
 	}
 	r.done(result.Pod, r.what(result))
 	r.warn(r.name(result.Pod)+": ", disableWarnings(result))
-	r.stays = r.stays || result.Action == disable.Disabled && r.dryRun == inject.DryRunNone
+	r.stays = r.stays || result.Action == disable.Disabled && r.dryRun == installed.DryRunNone
 }
 
-func dryRunWords(dryRun inject.DryRun) string {
-	return map[inject.DryRun]string{inject.DryRunClient: " (dry run)", inject.DryRunServer: " (server dry run)"}[dryRun]
+func dryRunWords(dryRun installed.DryRun) string {
+	return map[installed.DryRun]string{installed.DryRunClient: " (dry run)", installed.DryRunServer: " (server dry run)"}[dryRun]
 }
 
 // what says what was done about a pod.
@@ -193,9 +194,9 @@ func (r *disableReport) what(result disable.Result) string {
 		return "has no gateway" + secretsWords(result)
 	case result.Action == disable.Unchanged:
 		return "gateway already disabled (" + result.Container + ")" + secretsWords(result)
-	case r.dryRun != inject.DryRunNone && result.Cleaner != "":
+	case r.dryRun != installed.DryRunNone && result.Cleaner != "":
 		return fmt.Sprintf("gateway has died: %s would be added to clean up%s", result.Cleaner, dryRunWords(r.dryRun))
-	case r.dryRun != inject.DryRunNone:
+	case r.dryRun != installed.DryRunNone:
 		return fmt.Sprintf("gateway would be disabled (%s)%s", result.Container, dryRunWords(r.dryRun))
 	}
 	details := []string{result.Container, fmt.Sprintf("%.1fs", result.Elapsed.Seconds())}

@@ -13,10 +13,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/golden"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/disable"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/disable"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
 func disableFlags(t *testing.T, args ...string) (disable.Options, error) {
@@ -34,7 +34,7 @@ func TestDisableFlags(t *testing.T) {
 		t.Errorf("%+v, %v", options, err)
 	}
 	options, err := disableFlags(t, "--drain-timeout=0", "--timeout=5s", "--image=x:1", "--image-pull-policy=Never", "--dry-run=server")
-	if err != nil || options != (disable.Options{Timeout: 5 * time.Second, Image: "x:1", PullPolicy: corev1.PullNever, DryRun: inject.DryRunServer}) {
+	if err != nil || options != (disable.Options{Timeout: 5 * time.Second, Image: "x:1", PullPolicy: corev1.PullNever, DryRun: installed.DryRunServer}) {
 		t.Errorf("%+v, %v", options, err)
 	}
 	for _, flag := range []string{"--drain-timeout=-1s", "--timeout=0s", "--parallel=0", "--output=wide", "--dry-run=yes", "--image-pull-policy=Maybe"} {
@@ -67,9 +67,9 @@ func TestDisableReport(t *testing.T) {
 	all := []disable.Result{drained, silent, died, cleaned, before, none, blind, left}
 	for _, test := range []struct {
 		file, format string
-		dryRun       inject.DryRun
+		dryRun       installed.DryRun
 	}{
-		{"disable.txt", "", ""}, {"disable-name.txt", "name", ""}, {"disable-json.txt", "json", ""}, {"disable-dry-run.txt", "", inject.DryRunServer},
+		{"disable.txt", "", ""}, {"disable-name.txt", "name", ""}, {"disable-json.txt", "json", ""}, {"disable-dry-run.txt", "", installed.DryRunServer},
 	} {
 		var out, errOut bytes.Buffer
 		report := &disableReport{report: newReport(&app{IOStreams: genericiooptions.IOStreams{Out: &out, ErrOut: &errOut}}, test.format), dryRun: test.dryRun}

@@ -15,12 +15,16 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	buildversion "github.com/kubectl-gateway/kubectl-gateway/internal/version"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
 )
 
 // dryRunNone is kubectl's word for a run that is no dry run.
@@ -128,13 +132,13 @@ gateway, so that the applications make new ones, which are encrypted.`,
 // addSettings registers the flags that say what gateways are added, and how. They
 // get their first certificate by delivery if nothing else is asked for.
 func (o *enableOptions) addSettings(f *pflag.FlagSet, delivery inject.Delivery) {
-	f.StringVar(&o.image, "image", inject.DefaultImage(buildversion.String()), "image of the gateway")
+	f.StringVar(&o.image, "image", installed.DefaultImage(buildversion.String()), "image of the gateway")
 	f.StringVar(&o.pullPolicy, "image-pull-policy", "", "pull policy of the image: Always, IfNotPresent or Never (default: the cluster's)")
 	f.StringVar(&o.mode, "mode", string(api.Permissive), "connections that cannot be encrypted go in plaintext (permissive) or are refused (strict)")
 	f.StringVar(&o.onFailure, "on-failure", "", "without its gateway a pod connects in plaintext (open) or not at all (closed) (default open in permissive mode, closed in strict)")
 	f.StringVar(&o.certTTL, "cert-ttl", fmt.Sprintf("%dd", ca.DefaultLeafTTL/(24*time.Hour)), "how long the pods' certificates are valid, like 12h or 30d")
 	f.DurationVar(&o.timeout, "timeout", inject.DefaultTimeout, "how long one pod may take")
-	f.IntVar(&o.parallel, "parallel", inject.DefaultParallel, "how many pods are worked on at a time")
+	f.IntVar(&o.parallel, "parallel", parallel.Default, "how many pods are worked on at a time")
 	f.StringSliceVar(&o.captureCIDR, "capture-cidr", nil, "range of pod addresses to encrypt; may be repeated (default: found in the cluster)")
 	f.StringSliceVar(&o.serviceCIDR, "service-cidr", nil, "range of Service addresses; may be repeated (default: found in the cluster)")
 	f.StringSliceVar(&o.excludeCIDR, "exclude-cidr", nil, "range of addresses to leave alone; may be repeated")
@@ -144,14 +148,14 @@ func (o *enableOptions) addSettings(f *pflag.FlagSet, delivery inject.Delivery) 
 	f.StringSliceVar(&o.plainFrom, "allow-plaintext-from", nil, "range of addresses whose plaintext connections strict mode lets in, besides the pod's own node; may be repeated")
 	f.BoolVar(&o.blockUDP, "block-udp", false, "refuse UDP to captured ranges in strict mode, except DNS; gateways do not encrypt UDP")
 	f.StringVar(&o.nodePorts, "node-ports", defaultNodePorts(), "ports of nodes that belong to Services, empty for none")
-	f.StringVar(&o.authorityDir, "authority-dir", "", "directory of the authority (default $"+ca.EnvDir+", or one for each cluster)")
+	f.StringVar(&o.authorityDir, "authority-dir", "", "directory of the authority (default $"+authority.EnvDir+", or one for each cluster)")
 	f.StringVar(&o.delivery, "delivery", string(delivery), "how a gateway gets its first certificate: the key is made here and travels in a Secret (secret), or in the gateway, which it never leaves (csr)")
 	f.StringVar(&o.existing, "existing", string(api.ExistingReport), "connections that are open already stay in plaintext (leave), are counted and listed besides (report), or are reset, so that the application makes new ones (reset)")
 	f.StringVar(&o.metricsAddr, "metrics-addr", "", fmt.Sprintf("serve metrics for Prometheus at this address of each pod, like :%d or 127.0.0.1:%[1]d; in strict mode only gateways and --allow-plaintext-from reach it (default: no port)", api.MetricsPort))
 }
 
 // complete checks the flags without asking the cluster.
-func (o *enableOptions) complete() (inject.Options, inject.Ranges, error) {
+func (o *enableOptions) complete() (inject.Options, survey.Ranges, error) {
 	options := inject.Options{
 		Image:      o.image,
 		PullPolicy: corev1.PullPolicy(o.pullPolicy),
@@ -164,14 +168,14 @@ func (o *enableOptions) complete() (inject.Options, inject.Ranges, error) {
 		BlockUDP:   o.blockUDP,
 		Delivery:   inject.Delivery(o.delivery),
 		Existing:   api.Existing(o.existing),
-		DryRun:     inject.DryRun(o.dryRun),
+		DryRun:     installed.DryRun(o.dryRun),
 
 		MetricsAddr: o.metricsAddr,
 	}
 	if o.dryRun == dryRunNone {
-		options.DryRun = inject.DryRunNone
+		options.DryRun = installed.DryRunNone
 	}
-	var given inject.Ranges
+	var given survey.Ranges
 	if options.OnFailure == "" {
 		options.OnFailure = api.FailOpen
 		if options.Mode == api.Strict {
@@ -188,7 +192,7 @@ func (o *enableOptions) complete() (inject.Options, inject.Ranges, error) {
 		{"wire", o.wire, []string{api.WireAuto, api.WirePort, api.WireInband}},
 		{"delivery", o.delivery, []string{string(inject.DeliverySecret), string(inject.DeliveryCSR)}},
 		{"existing", o.existing, []string{string(api.ExistingLeave), string(api.ExistingReport), string(api.ExistingReset)}},
-		{"dry-run", o.dryRun, []string{dryRunNone, string(inject.DryRunClient), string(inject.DryRunServer)}},
+		{"dry-run", o.dryRun, []string{dryRunNone, string(installed.DryRunClient), string(installed.DryRunServer)}},
 		{"output", o.output, []string{"", "name", "json", "yaml"}},
 	} {
 		if err := oneOf(flag.name, flag.value, flag.allowed); err != nil {
@@ -305,8 +309,8 @@ func parseRange(text string) (netip.Prefix, error) {
 }
 
 // run connects to the cluster and enables the pods that args and flags select.
-func (o *enableOptions) run(ctx context.Context, a *app, options inject.Options, given inject.Ranges, args []string) error {
-	if options.DryRun == inject.DryRunNone {
+func (o *enableOptions) run(ctx context.Context, a *app, options inject.Options, given survey.Ranges, args []string) error {
+	if options.DryRun == installed.DryRunNone {
 		if err := o.confirm.check(a, &o.targets); err != nil {
 			return err
 		}
@@ -319,13 +323,13 @@ func (o *enableOptions) run(ctx context.Context, a *app, options inject.Options,
 	if len(found.Pods) == 0 {
 		return missing
 	}
-	authority, err := ca.Load(ctx, ca.LoadOptions{Client: client, Dir: o.authorityDir, Getenv: os.Getenv})
+	signer, err := authority.Load(ctx, authority.LoadOptions{Client: client, Dir: o.authorityDir, Getenv: os.Getenv})
 	if err != nil {
 		return fmt.Errorf("loading the authority: %w", err)
 	}
 	injector := &inject.Injector{
 		Client:    client,
-		Authority: authority,
+		Authority: signer,
 		Gateways:  &remote.Client{Config: config, Kube: client},
 		Options:   options,
 	}
@@ -335,12 +339,12 @@ func (o *enableOptions) run(ctx context.Context, a *app, options inject.Options,
 // enable is run with everything at hand. missing joins the errors of named pods
 // that are not there.
 func (o *enableOptions) enable(ctx context.Context, a *app, client kubernetes.Interface, injector *inject.Injector,
-	given inject.Ranges, found *targets.Selection, missing error,
+	given survey.Ranges, found *targets.Selection, missing error,
 ) error {
 	report := newEnableReport(a, o.output, injector.Options.DryRun)
 	report.namespaces = several(found.Pods)
 	pods := sift(found, report.skipLeaving)
-	if injector.Options.DryRun == inject.DryRunNone {
+	if injector.Options.DryRun == installed.DryRunNone {
 		if err := o.confirm.ask(ctx, a, &o.targets, "enable", pods); err != nil {
 			return err
 		}
@@ -351,12 +355,12 @@ func (o *enableOptions) enable(ctx context.Context, a *app, client kubernetes.In
 		if err := inject.CheckServer(ctx, client.Discovery(), injector.Options.Delivery); err != nil {
 			return err
 		}
-		cluster, err := inject.Survey(ctx, client, pods, given)
+		cluster, err := survey.Run(ctx, client, pods, given)
 		if err != nil {
 			return err
 		}
 		report.warn("", cluster.Warnings)
-		injector.Cluster = cluster
+		injector.Survey = cluster
 		results = injector.EnableAll(ctx, pods, o.parallel, report.add)
 	}
 	report.ofWorkloads(found.Workloads)

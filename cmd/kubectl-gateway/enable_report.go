@@ -8,19 +8,20 @@ import (
 
 	"sigs.k8s.io/yaml"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
 )
 
 // enableReport tells the user what enable does: progress and failures on the
 // error stream as they come, results on the output stream.
 type enableReport struct {
 	report
-	dryRun inject.DryRun
+	dryRun installed.DryRun
 }
 
-func newEnableReport(a *app, format string, dryRun inject.DryRun) *enableReport {
+func newEnableReport(a *app, format string, dryRun installed.DryRun) *enableReport {
 	return &enableReport{report: newReport(a, format), dryRun: dryRun}
 }
 
@@ -83,7 +84,7 @@ func (r *enableReport) document(results []inject.Result) (string, error) {
 	items := []any{}
 	for _, result := range results {
 		switch {
-		case r.dryRun == inject.DryRunNone:
+		case r.dryRun == installed.DryRunNone:
 			items = append(items, newEnableItem(result))
 		case result.Patch != nil && result.Err == nil:
 			if result.Secret != nil {
@@ -93,14 +94,14 @@ func (r *enableReport) document(results []inject.Result) (string, error) {
 		}
 	}
 	list := map[string]any{"items": items}
-	if r.dryRun != inject.DryRunNone {
+	if r.dryRun != installed.DryRunNone {
 		list["apiVersion"], list["kind"] = "v1", "List"
 	}
 	if r.format == "json" {
 		text, err := json.MarshalIndent(list, "", "  ")
 		return string(terminal.CleanJSON(text)) + "\n", err
 	}
-	if r.dryRun == inject.DryRunNone {
+	if r.dryRun == installed.DryRunNone {
 		text, err := yaml.Marshal(list)
 		return string(text), err
 	}

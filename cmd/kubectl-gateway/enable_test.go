@@ -23,17 +23,19 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 	"sigs.k8s.io/yaml"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
 )
 
 // enableFlags parses flags as the command does, up to what complete makes of them.
-func enableFlags(t *testing.T, args ...string) (inject.Options, inject.Ranges, error) {
+func enableFlags(t *testing.T, args ...string) (inject.Options, survey.Ranges, error) {
 	t.Helper()
 	var options inject.Options
-	var given inject.Ranges
+	var given survey.Ranges
 	var o enableOptions
 	cmd := newEnableCommandFor(&app{IOStreams: genericiooptions.NewTestIOStreamsDiscard()}, &o)
 	if err := cmd.ParseFlags(args); err != nil {
@@ -48,7 +50,7 @@ func TestEnableDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	if options.Mode != api.Permissive || options.OnFailure != api.FailOpen || options.TTL != ca.DefaultLeafTTL ||
-		options.Delivery != inject.DeliverySecret || options.Existing != api.ExistingReport || options.Watched || options.Timeout != 60*time.Second || options.DryRun != inject.DryRunNone || options.KeepSecret || options.PullPolicy != "" ||
+		options.Delivery != inject.DeliverySecret || options.Existing != api.ExistingReport || options.Watched || options.Timeout != 60*time.Second || options.DryRun != installed.DryRunNone || options.KeepSecret || options.PullPolicy != "" ||
 		!strings.HasPrefix(options.Image, "ghcr.io/kubectl-gateway/kube-gateway:") {
 		t.Errorf("%+v", options)
 	}
@@ -68,7 +70,7 @@ func TestEnableFlags(t *testing.T) {
 		t.Fatal(err)
 	}
 	if options.OnFailure != api.FailClosed || options.TTL != 12*time.Hour || options.PullPolicy != corev1.PullNever ||
-		options.DryRun != inject.DryRunServer || options.Timeout != 5*time.Second || !options.KeepSecret || options.Image != "x:1" {
+		options.DryRun != installed.DryRunServer || options.Timeout != 5*time.Second || !options.KeepSecret || options.Image != "x:1" {
 		t.Errorf("%+v", options)
 	}
 	if len(given.Capture) != 3 || given.Capture[0] != netip.MustParsePrefix("10.0.0.0/8") || given.Capture[2] != netip.MustParsePrefix("10.9.9.9/32") ||
@@ -159,9 +161,9 @@ func (r *enableRun) run(t *testing.T, ctx context.Context) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.options = inject.Options{Image: "img", Mode: api.Permissive, OnFailure: api.FailOpen, Timeout: time.Minute, DryRun: inject.DryRunClient}
+	r.options = inject.Options{Image: "img", Mode: api.Permissive, OnFailure: api.FailOpen, Timeout: time.Minute, DryRun: installed.DryRunClient}
 	if r.real {
-		r.options.DryRun = inject.DryRunNone
+		r.options.DryRun = installed.DryRunNone
 	}
 	r.o.parallel = 4
 	found := targets.Selection{Named: map[types.NamespacedName]bool{}, Workloads: r.workloads}
@@ -173,7 +175,7 @@ func (r *enableRun) run(t *testing.T, ctx context.Context) error {
 	}
 	r.o.confirm.yes = !r.unconfirmed
 	a := &app{IOStreams: genericiooptions.IOStreams{Out: &r.out, ErrOut: &r.errOut}}
-	return r.o.enable(ctx, a, client, &inject.Injector{Client: client, Authority: authority, Options: r.options}, inject.Ranges{}, &found, r.missing)
+	return r.o.enable(ctx, a, client, &inject.Injector{Client: client, Authority: authority, Options: r.options}, survey.Ranges{}, &found, r.missing)
 }
 
 func TestEnableGoesOnAfterAFailure(t *testing.T) {
@@ -285,7 +287,7 @@ func TestEnableReport(t *testing.T) {
 		"yaml": "",
 	} {
 		var out, errOut bytes.Buffer
-		report := newEnableReport(&app{IOStreams: genericiooptions.IOStreams{Out: &out, ErrOut: &errOut}}, format, inject.DryRunNone)
+		report := newEnableReport(&app{IOStreams: genericiooptions.IOStreams{Out: &out, ErrOut: &errOut}}, format, installed.DryRunNone)
 		for _, result := range results {
 			report.add(result)
 		}
@@ -325,7 +327,7 @@ type brokenPipe struct{}
 func (brokenPipe) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
 
 func TestEnableReportThatCannotBeWritten(t *testing.T) {
-	report := newEnableReport(&app{IOStreams: genericiooptions.IOStreams{Out: brokenPipe{}, ErrOut: &bytes.Buffer{}}}, "name", inject.DryRunNone)
+	report := newEnableReport(&app{IOStreams: genericiooptions.IOStreams{Out: brokenPipe{}, ErrOut: &bytes.Buffer{}}}, "name", installed.DryRunNone)
 	report.add(inject.Result{Pod: podToEnable("a"), Action: inject.Enabled})
 	if err := report.finish(nil); err == nil || !strings.Contains(err.Error(), "broken pipe") {
 		t.Error(err)

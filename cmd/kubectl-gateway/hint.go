@@ -19,10 +19,10 @@ import (
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/answer"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/permission"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/answer"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 )
 
 // withoutKubeconfig is where client-go looks for a cluster when it knows of none.
@@ -124,7 +124,7 @@ func advice(err error) string {
 	if err == nil {
 		return ""
 	}
-	own, missing := api.Hint(err), permission.Hint(err.Error())
+	own, missing := api.Hint(err), rights.Hint(err.Error())
 	var (
 		page    *answer.WebPage
 		request *url.Error

@@ -12,12 +12,12 @@ import (
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/status"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
 // metricsOptions are the flags of metrics.
@@ -100,8 +100,8 @@ func (o *metricsOptions) run(ctx context.Context, a *app, args []string) error {
 
 // gatewayToAsk returns the container of pod's gateway, which must run.
 func gatewayToAsk(pod *corev1.Pod) (string, error) {
-	gateway, ok := inject.Current(pod)
-	if !ok || gateway.Phase != inject.Running {
+	gateway, ok := installed.Current(pod)
+	if !ok || gateway.Phase != installed.Running {
 		return "", api.WithHint(fmt.Errorf("no gateway runs in pod %s/%s", pod.Namespace, pod.Name),
 			fmt.Sprintf("'kubectl gateway enable pod/%s -n %s' adds one", pod.Name, pod.Namespace))
 	}

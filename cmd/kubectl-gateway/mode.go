@@ -6,8 +6,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/settings"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
 )
 
 func newModeCommand(a *app) *cobra.Command {
@@ -42,7 +42,7 @@ that could not change goes on as before.`,
 			if err != nil {
 				return err
 			}
-			return o.run(cmd.Context(), a, settings.Change{Mode: mode}, pods)
+			return o.run(cmd.Context(), a, change.Change{Mode: mode}, pods)
 		},
 	}
 	o.addFlags(cmd.Flags())

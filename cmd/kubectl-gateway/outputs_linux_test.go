@@ -21,8 +21,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/golden"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 )
 
 // outputCase is a command whose whole output is in a golden file, once for a terminal
@@ -45,7 +45,7 @@ func inWorld(change func(*world)) func(*testing.T, string) (flags, env []string)
 		if change != nil {
 			change(w)
 		}
-		return w.flags, []string{ca.EnvDir + "=" + w.authority}
+		return w.flags, []string{authority.EnvDir + "=" + w.authority}
 	}
 }
 
@@ -58,7 +58,7 @@ func rotating(dead string) func(*testing.T, string) (flags, env []string) {
 	return func(t *testing.T, _ string) ([]string, []string) {
 		c := newRotatingCluster(t, "web", "db")
 		c.dead = dead
-		return []string{"--server=" + c.url, "-n=demo"}, []string{ca.EnvDir + "=" + c.dir, "KUBECONFIG=/nonesuch"}
+		return []string{"--server=" + c.url, "-n=demo"}, []string{authority.EnvDir + "=" + c.dir, "KUBECONFIG=/nonesuch"}
 	}
 }
 
@@ -99,7 +99,7 @@ func outputCases() []outputCase {
 		{name: "status-none", args: "status -n nowhere", on: inWorld(nil)},
 		{name: "check", args: "check pod/g --image-test=false", on: inWorld(nil), code: 1},
 		{name: "check-short", args: "check pod/g --image-test=false -o short", on: inWorld(nil), code: 1},
-		{name: "capture", args: "capture pod/web -w DIR/web.pcapng", on: onServer(func(t *testing.T) *apiServer { return captureServer(shortCapture(t)) })},
+		{name: "packets", args: "packets pod/web -w DIR/web.pcapng", on: onServer(func(t *testing.T) *apiServer { return packetsServer(shortRecording(t)) })},
 		{name: "metrics", args: "metrics pod/web", on: onServer(metricsServer)},
 		{name: "tail", args: "tail --no-follow", on: onServer(func(*testing.T) *apiServer { return tailServer() })},
 		{name: "tail-json", args: "tail -A --no-follow -o json --max-log-requests=1", on: onServer(func(*testing.T) *apiServer { return tailServer() }), code: 1},

@@ -13,9 +13,9 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/golden"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/manual"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/manual"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
 const (
@@ -77,14 +77,14 @@ func documented(t *testing.T) *cobra.Command {
 	root := newRootCommand(genericiooptions.NewTestIOStreamsDiscard())
 	walk(root, func(c *cobra.Command) {
 		c.Flags().VisitAll(func(f *pflag.Flag) {
-			f.DefValue = strings.Replace(f.DefValue, inject.DefaultImage(version), imageOfVersion, 1)
+			f.DefValue = strings.Replace(f.DefValue, installed.DefaultImage(version), imageOfVersion, 1)
 		})
 	})
 	return root
 }
 
 // imageOfVersion is the default image as the documentation writes it.
-var imageOfVersion = strings.TrimSuffix(inject.DefaultImage("v0.0.0"), "v0.0.0") + "VERSION"
+var imageOfVersion = strings.TrimSuffix(installed.DefaultImage("v0.0.0"), "v0.0.0") + "VERSION"
 
 func walk(c *cobra.Command, do func(*cobra.Command)) {
 	do(c)

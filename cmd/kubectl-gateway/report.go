@@ -11,9 +11,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
 // report tells the user what a verb does with many pods: progress and failures
@@ -62,7 +62,7 @@ func (r *report) ofWorkloads(workloads []targets.Workload) {
 func (r *report) skipLeaving(pods []corev1.Pod) []corev1.Pod {
 	var stay []corev1.Pod
 	for i := range pods {
-		if inject.Leaving(&pods[i]) {
+		if installed.Leaving(&pods[i]) {
 			fmt.Fprintf(r.errOut, "%s: skipped, it has finished or is being deleted\n", r.name(&pods[i]))
 			continue
 		}
@@ -75,7 +75,7 @@ func (r *report) skipLeaving(pods []corev1.Pod) []corev1.Pod {
 // so: a selector takes what matches.
 func (r *report) skipWithoutGateway(pods []corev1.Pod) []corev1.Pod {
 	return slices.DeleteFunc(pods, func(pod corev1.Pod) bool {
-		gateway, ok := inject.Current(&pod)
+		gateway, ok := installed.Current(&pod)
 		switch {
 		case !ok:
 			fmt.Fprintf(r.errOut, "%s: skipped, it has no gateway\n", r.name(&pod))

@@ -11,9 +11,9 @@ import (
 	_ "k8s.io/client-go/plugin/pkg/client/auth"
 	"k8s.io/client-go/rest"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/answer"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/resend"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/answer"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/resend"
 )
 
 // app is what every verb shares: the streams and kubectl's connection flags.
@@ -65,7 +65,7 @@ change, no control plane in the cluster.`,
 		newStatusCommand(a),
 		newTailCommand(a),
 		newVerifyCommand(a),
-		newCaptureCommand(a),
+		newPacketsCommand(a),
 		newMetricsCommand(a),
 		newWatchCommand(a),
 		newCompletionCommand(a),

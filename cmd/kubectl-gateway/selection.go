@@ -11,8 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 )
 
 // selection is what a verb that only looks is to look at.
@@ -62,7 +62,7 @@ func (a *app) lookAt(ctx context.Context, flags targets.Flags, args []string) (*
 // onlyWithGateway drops the pods that never had a gateway, unless they were named.
 func (s *selection) onlyWithGateway() {
 	s.pods = slices.DeleteFunc(s.pods, func(pod corev1.Pod) bool {
-		_, ok := inject.Current(&pod)
+		_, ok := installed.Current(&pod)
 		return !ok && !s.chosen.IsNamed(&pod)
 	})
 }

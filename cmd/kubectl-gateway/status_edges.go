@@ -10,9 +10,9 @@ import (
 
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/edges"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/edges"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
 // namesAge is for how long --watch shows names without listing pods and Services

@@ -15,9 +15,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/golden"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/edges"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/edges"
 )
 
 // edgeGateways answers 'ctl edges' of each pod; more is what it says beside the rest.

@@ -11,7 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/status"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
 )
 
 func statusServer() *apiServer {

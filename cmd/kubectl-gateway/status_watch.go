@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
 // statusView is the result of one look at gateways.

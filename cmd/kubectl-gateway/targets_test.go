@@ -12,7 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 )
 
 // shopServer has a StatefulSet db with three pods, one of them without a gateway,

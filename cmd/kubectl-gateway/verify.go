@@ -10,12 +10,12 @@ import (
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/targets"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/verify"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/verify"
 )
 
 // exitInconclusive is the exit code if nothing is proven. Errors have it, too: an
@@ -101,7 +101,7 @@ func (o *verifyOptions) run(ctx context.Context, a *app, args []string) error {
 		return err
 	}
 	from := sift(found, func(pods []corev1.Pod) []corev1.Pod {
-		if _, ok := inject.Current(&pods[0]); !ok || inject.Leaving(&pods[0]) {
+		if _, ok := installed.Current(&pods[0]); !ok || installed.Leaving(&pods[0]) {
 			return nil
 		}
 		return pods
@@ -175,9 +175,9 @@ func (l *verifications) outcome(failed bool) error {
 func peerOf(pod *corev1.Pod, pods []corev1.Pod) *corev1.Pod {
 	chosen := &pods[0]
 	for i := range pods {
-		switch g, ok := inject.Current(&pods[i]); {
+		switch g, ok := installed.Current(&pods[i]); {
 		case pods[i].UID == pod.UID:
-		case ok && g.Phase == inject.Running:
+		case ok && g.Phase == installed.Running:
 			return &pods[i]
 		case chosen.UID == pod.UID:
 			chosen = &pods[i]

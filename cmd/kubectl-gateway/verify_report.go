@@ -6,8 +6,8 @@ import (
 	"io"
 	"strings"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/verify"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/verify"
 )
 
 // printVerification shows what was seen of two pods: the bytes on both sides, and

@@ -9,10 +9,10 @@ import (
 	"github.com/muesli/termenv"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/golden"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/verify"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/verify"
 )
 
 // sighting is what was seen from one address to another.

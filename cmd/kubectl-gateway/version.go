@@ -13,9 +13,9 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/yaml"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	buildversion "github.com/kubectl-gateway/kubectl-gateway/internal/version"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
 )
 
 // version is the build of the plugin, the same for the whole run.
@@ -65,7 +65,7 @@ func (o *versionOptions) run(ctx context.Context, a *app) error {
 		return err
 	}
 	all := versions{Client: clientVersion{Version: version, GoVersion: runtime.Version(),
-		Platform: runtime.GOOS + "/" + runtime.GOARCH, Image: inject.DefaultImage(version)}}
+		Platform: runtime.GOOS + "/" + runtime.GOARCH, Image: installed.DefaultImage(version)}}
 	var unread error
 	if !o.client {
 		all.Server, unread = serverVersion(ctx, a)

@@ -10,7 +10,7 @@ import (
 
 	"k8s.io/client-go/tools/leaderelection"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/watch"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
 )
 
 // leaseGrace is how long after the end of its lease a leader may still be found

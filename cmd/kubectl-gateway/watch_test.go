@@ -15,9 +15,9 @@ import (
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/watch"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
 )
 
 func testEvents() []watch.Event {

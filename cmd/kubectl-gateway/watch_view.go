@@ -9,8 +9,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/duration"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/terminal"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/watch"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
 )
 
 const (

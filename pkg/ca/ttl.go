@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
 // ParseTTL reads a lifetime: a number with the unit d (24 hours), w (7 days) or

@@ -19,9 +19,13 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	clienttesting "k8s.io/client-go/testing"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/identity"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
 // uncertified is a gateway that was started without a certificate.
@@ -91,7 +95,7 @@ func (u *uncertified) Renew(_ context.Context, _, _, _ string, sign remote.Sign)
 }
 
 func TestEnableByCSR(t *testing.T) {
-	c := newCluster(t, testPod("p"))
+	c := fakecluster.New(t, fakecluster.NewPod("p"))
 	in := newInjector(t, c)
 	in.Options.Delivery = DeliveryCSR
 	u := newUncertified(t)
@@ -102,14 +106,14 @@ func TestEnableByCSR(t *testing.T) {
 			return true, nil, apierrors.NewForbidden(action.GetResource().GroupResource(), "", errors.New("no role"))
 		})
 	}
-	result := in.Enable(t.Context(), c.pod("p"))
+	result := in.Enable(t.Context(), c.Pod("p"))
 	if result.Err != nil || result.Action != Enabled || len(result.Warnings) != 0 || result.Status.State != api.Ready {
 		t.Fatalf("%+v", result)
 	}
-	if has(c, "create", "secrets") {
+	if c.Did("create", "secrets") {
 		t.Error("a Secret was created")
 	}
-	if env := c.patches[0].Spec.EphemeralContainers[0].Env; len(env) != 1 || env[0].Name != api.EnvConfig {
+	if env := c.Added()[0].Env; len(env) != 1 || env[0].Name != api.EnvConfig {
 		t.Errorf("environment %+v", env)
 	}
 	if len(u.issued) != 1 || !trusted(t, []byte(u.issued[0].Certificate), in.Authority.Bundle()) || u.issued[0].Bundle != string(in.Authority.Bundle()) {
@@ -121,28 +125,28 @@ func TestEnableByCSR(t *testing.T) {
 		t.Fatal(err)
 	}
 	id, err := identity.FromCertificate(cert)
-	if err != nil || id != identityOf(testPod("p"), in.Authority.TrustDomain()) || len(cert.IPAddresses) != 2 || len(cert.DNSNames) != 0 {
+	if err != nil || id != installed.Identity(fakecluster.NewPod("p"), in.Authority.TrustDomain()) || len(cert.IPAddresses) != 2 || len(cert.DNSNames) != 0 {
 		t.Errorf("%v, %v, addresses %v, names %v", id, err, cert.IPAddresses, cert.DNSNames)
 	}
-	if again := in.Enable(t.Context(), c.pod("p")); again.Err != nil || again.Action != Unchanged || len(u.issued) != 1 {
+	if again := in.Enable(t.Context(), c.Pod("p")); again.Err != nil || again.Action != Unchanged || len(u.issued) != 1 {
 		t.Errorf("again: %+v, %d certificates", again, len(u.issued))
 	}
 }
 
 func TestEnableByCSRTouchesNoSecret(t *testing.T) {
-	in := newInjector(t, newCluster(t))
-	pod := testPod("web-0")
-	container, err := in.container("kube-gateway", "", in.configFor(pod, PodIPs(pod)))
+	in := newInjector(t, fakecluster.New(t))
+	pod := fakecluster.NewPod("web-0")
+	container, err := in.container("kube-gateway", "", in.configFor(pod, installed.PodIPs(pod)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	compare(t, "patch-csr.yaml", newPatch(pod, container))
+	golden.CheckYAML(t, "patch-csr.yaml", installed.NewPatch(pod, container))
 }
 
 // TestAGatewayThatWaitsForItsCertificateGetsIt whoever added it, and however.
 func TestAGatewayThatWaitsForItsCertificateGetsIt(t *testing.T) {
 	for _, delivery := range []Delivery{DeliveryCSR, DeliverySecret} {
-		_, in, pod := started(t, running(nil, nil))
+		_, in, pod := started(t, fakecluster.Running(nil, nil))
 		in.Options.Delivery = delivery
 		u := newUncertified(t)
 		in.Gateways = u
@@ -153,33 +157,33 @@ func TestAGatewayThatWaitsForItsCertificateGetsIt(t *testing.T) {
 }
 
 func TestADryRunDeliversNothing(t *testing.T) {
-	_, in, pod := started(t, running(nil, nil))
+	_, in, pod := started(t, fakecluster.Running(nil, nil))
 	u := newUncertified(t)
-	in.Gateways, in.Options.DryRun = u, DryRunServer
+	in.Gateways, in.Options.DryRun = u, installed.DryRunServer
 	if result := in.Enable(t.Context(), pod); result.Err != nil || len(u.issued) != 0 || len(result.Warnings) != 0 {
 		t.Errorf("%+v, %d certificates", result, len(u.issued))
 	}
-	c := newCluster(t, testPod("p"))
+	c := fakecluster.New(t, fakecluster.NewPod("p"))
 	in = newInjector(t, c)
-	in.Options.Delivery, in.Options.DryRun = DeliveryCSR, DryRunServer
-	if result := in.Enable(t.Context(), c.pod("p")); result.Err != nil || result.Secret != nil || result.Patch == nil || has(c, "create", "secrets") || len(c.patches) != 0 {
+	in.Options.Delivery, in.Options.DryRun = DeliveryCSR, installed.DryRunServer
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || result.Secret != nil || result.Patch == nil || c.Did("create", "secrets") || len(c.Added()) != 0 {
 		t.Errorf("%+v", result)
 	}
 }
 
 func TestNothingIsSignedForAnotherPod(t *testing.T) {
-	for name, change := range map[string]func(*cluster, *uncertified){
-		"what answers serves another": func(_ *cluster, u *uncertified) { u.status.Pod.UID = "uid-q" },
-		"replaced while it is asked": func(c *cluster, u *uncertified) {
+	for name, change := range map[string]func(*fakecluster.Cluster, *uncertified){
+		"what answers serves another": func(_ *fakecluster.Cluster, u *uncertified) { u.status.Pod.UID = "uid-q" },
+		"replaced while it is asked": func(c *fakecluster.Cluster, u *uncertified) {
 			u.before = func() {
-				pod := c.pod("p")
+				pod := c.Pod("p")
 				pod.UID = types.UID("another")
-				c.update(pod)
+				c.Update(pod)
 			}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, in, pod := started(t, running(nil, nil))
+			c, in, pod := started(t, fakecluster.Running(nil, nil))
 			u := newUncertified(t)
 			u.signed = make(chan error, 10)
 			change(c, u)
@@ -194,7 +198,7 @@ func TestNothingIsSignedForAnotherPod(t *testing.T) {
 				return
 			}
 			// Enable may have seen the other pod first, and not have waited.
-			if err := within(t, u.signed); !errors.Is(err, ErrReplaced) {
+			if err := expect.Within(t, u.signed); !errors.Is(err, installed.ErrReplaced) {
 				t.Errorf("signing: %v", err)
 			}
 		})
@@ -202,12 +206,12 @@ func TestNothingIsSignedForAnotherPod(t *testing.T) {
 }
 
 func TestACertificateThatIsRefused(t *testing.T) {
-	_, in, pod := started(t, running(nil, nil))
+	_, in, pod := started(t, fakecluster.Running(nil, nil))
 	u := newUncertified(t)
 	u.refuse = api.WithHint(errors.New("the certificate is not valid yet by the clock of this node"), "set the clock")
 	in.Gateways = u
 	result := in.Enable(t.Context(), pod)
-	expect(t, result.Err, "giving kube-gateway its certificate: the certificate is not valid yet")
+	expect.Error(t, result.Err, "giving kube-gateway its certificate: the certificate is not valid yet")
 	if api.Hint(result.Err) != "set the clock" {
 		t.Errorf("hint %q", api.Hint(result.Err))
 	}
@@ -215,14 +219,14 @@ func TestACertificateThatIsRefused(t *testing.T) {
 
 // TestAGatewayThatIsBeingDisabledIsFollowedByAnother once it has ended.
 func TestAGatewayThatIsBeingDisabledIsFollowedByAnother(t *testing.T) {
-	c, in, pod := started(t, running(nil, nil))
+	c, in, pod := started(t, fakecluster.Running(nil, nil))
 	good := in.Gateways
 	in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
 		if container != "kube-gateway" {
 			return good.Status(ctx, "shop", pod, container, 0)
 		}
-		eventually(t, "the pod is watched", func() bool { return has(c, "watch", "pods") })
-		time.AfterFunc(10*time.Millisecond, func() { c.setState(pod, container, terminated(0, api.DisabledMessage)) })
+		c.AwaitWatch()
+		time.AfterFunc(10*time.Millisecond, func() { c.SetState(pod, container, fakecluster.Terminated(0, api.DisabledMessage)) })
 		return &api.Status{State: api.Draining, Pod: api.PodRef{UID: "uid-p"}}, nil
 	})
 	if result := in.Enable(t.Context(), pod); result.Err != nil || result.Action != Enabled || result.Container != "kube-gateway-2" {
@@ -238,22 +242,22 @@ func TestAfterANodesRestart(t *testing.T) {
 		container string
 		err       error
 	}{
-		"not started again":              {terminated(137, ""), "10.244.1.8", "kube-gateway-2", nil},
-		"state unknown":                  {terminated(137, "The container could not be located when the pod was terminated"), "10.244.1.7", "kube-gateway-2", nil},
-		"its Secret is gone":             {waiting("CreateContainerConfigError", `secret "some-secret" not found`), "10.244.1.8", "kube-gateway-2", nil},
-		"started again, same addresses":  {running(nil, nil), "10.244.1.7", "kube-gateway", nil},
-		"started again, other addresses": {running(nil, nil), "10.244.1.8", "kube-gateway", ErrOtherAddresses},
+		"not started again":              {fakecluster.Terminated(137, ""), "10.244.1.8", "kube-gateway-2", nil},
+		"state unknown":                  {fakecluster.Terminated(137, "The container could not be located when the pod was terminated"), "10.244.1.7", "kube-gateway-2", nil},
+		"its Secret is gone":             {fakecluster.Waiting("CreateContainerConfigError", `secret "some-secret" not found`), "10.244.1.8", "kube-gateway-2", nil},
+		"started again, same addresses":  {fakecluster.Running(nil, nil), "10.244.1.7", "kube-gateway", nil},
+		"started again, other addresses": {fakecluster.Running(nil, nil), "10.244.1.8", "kube-gateway", ErrOtherAddresses},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, in, _ := started(t, test.state)
-			pod := c.pod("p")
+			pod := c.Pod("p")
 			pod.Status.PodIP, pod.Status.PodIPs[0].IP = test.ips, test.ips
-			c.update(pod)
-			result := in.Enable(t.Context(), c.pod("p"))
+			c.Update(pod)
+			result := in.Enable(t.Context(), c.Pod("p"))
 			if !errors.Is(result.Err, test.err) || result.Container != test.container {
 				t.Errorf("%+v", result)
 			}
-			in.Options.DryRun = DryRunClient
+			in.Options.DryRun = installed.DryRunClient
 			if result := in.Enable(t.Context(), pod); !errors.Is(result.Err, test.err) {
 				t.Errorf("dry run: %+v", result)
 			}
@@ -266,52 +270,30 @@ func TestAfterANodesRestart(t *testing.T) {
 
 // TestAddressesThatChangeOnTheWay are seen also when the container runs late.
 func TestAddressesThatChangeOnTheWay(t *testing.T) {
-	c, in, pod := started(t, waiting("ContainerCreating", ""))
+	c, in, pod := started(t, fakecluster.Waiting("ContainerCreating", ""))
 	done := make(chan Result, 1)
 	go func() { done <- in.Enable(t.Context(), pod) }()
-	eventually(t, "the pod is watched", func() bool { return has(c, "watch", "pods") })
-	now := c.pod("p")
+	c.AwaitWatch()
+	now := c.Pod("p")
 	now.Status.PodIPs = now.Status.PodIPs[:1]
-	c.update(now)
-	c.setState("p", "kube-gateway", running(nil, nil))
-	if result := within(t, done); !errors.Is(result.Err, ErrOtherAddresses) {
+	c.Update(now)
+	c.SetState("p", "kube-gateway", fakecluster.Running(nil, nil))
+	if result := expect.Within(t, done); !errors.Is(result.Err, ErrOtherAddresses) {
 		t.Errorf("%+v", result)
-	}
-}
-
-func TestCleaner(t *testing.T) {
-	_, _, pod := started(t, terminated(137, ""))
-	container, err := Cleaner(pod, "kube-gateway", "", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	compare(t, "patch-clean.yaml", newPatch(pod, container))
-	pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, *container)
-	if Cleans(pod, "kube-gateway") || !Cleans(pod, "kube-gateway-2") || gatewayNames(pod) != "kube-gateway kube-gateway-2" {
-		t.Errorf("gateways %s", gatewayNames(pod))
-	}
-	if other, err := Cleaner(pod, "kube-gateway-2", "other:v2", corev1.PullAlways); err != nil || other.Image != "other:v2" || other.ImagePullPolicy != corev1.PullAlways || other.Name != "kube-gateway-3" {
-		t.Errorf("%+v, %v", other, err)
-	}
-	if other, err := Cleaner(pod, "kube-gateway", "other:v2", ""); err != nil || other.ImagePullPolicy != "" {
-		t.Errorf("the policy of another image: %+v, %v", other, err)
-	}
-	if _, err := Cleaner(pod, "debugger", "", ""); err == nil {
-		t.Error("a container that is not there is cleaned up after")
 	}
 }
 
 // TestACleanerIsNoGatewayToAsk when enable comes while it works.
 func TestACleanerIsNoGatewayToAsk(t *testing.T) {
-	c, in, pod := started(t, terminated(137, ""))
-	container, err := Cleaner(pod, "kube-gateway", "", "")
+	c, in, pod := started(t, fakecluster.Terminated(137, ""))
+	container, err := installed.Cleaner(pod, "kube-gateway", "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	pod = c.pod("p")
+	pod = c.Pod("p")
 	pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, *container)
-	c.update(pod)
-	c.setState("p", "kube-gateway-2", running(nil, nil))
+	c.Update(pod)
+	c.SetState("p", "kube-gateway-2", fakecluster.Running(nil, nil))
 	good := in.Gateways
 	in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
 		if container == "kube-gateway-2" {
@@ -320,10 +302,10 @@ func TestACleanerIsNoGatewayToAsk(t *testing.T) {
 		return good.Status(ctx, "shop", pod, container, 0)
 	})
 	done := make(chan Result, 1)
-	go func() { done <- in.Enable(t.Context(), c.pod("p")) }()
-	eventually(t, "the pod is watched", func() bool { return has(c, "watch", "pods") })
-	c.setState("p", "kube-gateway-2", terminated(0, api.DisabledMessage))
-	if result := within(t, done); result.Err != nil || result.Container != "kube-gateway-3" {
+	go func() { done <- in.Enable(t.Context(), c.Pod("p")) }()
+	c.AwaitWatch()
+	c.SetState("p", "kube-gateway-2", fakecluster.Terminated(0, api.DisabledMessage))
+	if result := expect.Within(t, done); result.Err != nil || result.Container != "kube-gateway-3" {
 		t.Errorf("%+v", result)
 	}
 }

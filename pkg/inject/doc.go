@@ -8,7 +8,5 @@
 //
 // deliver.go is the other way for a certificate, without a Secret: a gateway that
 // has none asks for it. remarks.go says what a user should know about a gateway
-// that runs, and follow.go what becomes of a pod, also to package disable.
-// ranges.go finds out, once for a whole command, which destinations are to be
-// captured. gateway.go reads back from a pod which gateways it has.
+// that runs.
 package inject

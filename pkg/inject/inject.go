@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
 	"sync"
 	"time"
 
@@ -13,31 +12,18 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/parallel"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
 const (
 	// DefaultTimeout is how long one pod may take.
 	DefaultTimeout = 60 * time.Second
-	// DefaultParallel is how many pods are worked on at a time.
-	DefaultParallel = 16
-	// cleanupTimeout bounds deleting a Secret after everything else has ended.
-	cleanupTimeout = 5 * time.Second
 	// maxRounds bounds how often a pod is looked at again because others change
 	// its gateways at the same time.
 	maxRounds = 5
-)
-
-// DryRun says what of an Enable really happens.
-type DryRun string
-
-const (
-	DryRunNone DryRun = ""
-	// DryRunClient sends nothing that would change anything.
-	DryRunClient DryRun = "client"
-	// DryRunServer sends everything for the server to try and to forget.
-	DryRunServer DryRun = "server"
 )
 
 // Delivery says how a gateway gets its first certificate.
@@ -81,7 +67,7 @@ type Options struct {
 	Timeout time.Duration
 	// KeepSecret leaves the Secret where it is once the gateway is ready.
 	KeepSecret bool
-	DryRun     DryRun
+	DryRun     installed.DryRun
 }
 
 // Injector adds gateways to pods. It is safe for concurrent use.
@@ -89,9 +75,8 @@ type Injector struct {
 	Client    kubernetes.Interface
 	Authority Authority
 	Gateways  GatewayClient
-	// Cluster comes from Survey.
-	Cluster *Cluster
-	Options Options
+	Survey    *survey.Survey
+	Options   Options
 }
 
 // Action is what Enable did.
@@ -121,7 +106,7 @@ type Result struct {
 	Err error
 	// Secret (without its key, nil if there is none) and Patch are set by a dry run.
 	Secret *corev1.Secret
-	Patch  *Patch
+	Patch  *installed.Patch
 }
 
 // EnableAll enables pods, at most parallelism at a time, and calls report with the
@@ -154,11 +139,11 @@ func (in *Injector) Enable(ctx context.Context, pod *corev1.Pod) Result {
 	start := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, in.Options.Timeout, errTimeout)
 	defer cancel()
-	result := Result{Pod: pod, Err: ErrOvertaken}
-	for round := 0; round < maxRounds && errors.Is(result.Err, ErrOvertaken); round++ {
+	result := Result{Pod: pod, Err: installed.ErrOvertaken}
+	for round := 0; round < maxRounds && errors.Is(result.Err, installed.ErrOvertaken); round++ {
 		if round > 0 {
 			var err error
-			if pod, err = Reread(ctx, in.Client, pod); err != nil {
+			if pod, err = installed.Reread(ctx, in.Client, pod); err != nil {
 				result = Result{Pod: result.Pod, Err: err}
 				break
 			}
@@ -176,32 +161,24 @@ func (in *Injector) Enable(ctx context.Context, pod *corev1.Pod) Result {
 // round is one attempt on the state of pod that is given.
 func (in *Injector) round(ctx context.Context, pod *corev1.Pod) Result {
 	result := Result{Pod: pod}
-	if result.Err = checkPod(pod, in.Cluster.nodes[pod.Spec.NodeName]); result.Err != nil {
+	if result.Err = in.Survey.Refusal(pod); result.Err != nil {
 		return result
 	}
-	if current, ok := Current(pod); ok && Hopeful(pod, current) {
+	if current, ok := installed.Current(pod); ok && installed.Hopeful(pod, current) {
 		return in.joinGateway(ctx, pod, current)
 	}
 	return in.addGateway(ctx, pod)
 }
 
-// Hopeful reports whether a gateway works, as far as the kubelet knows, or may
-// be on its way because another plugin is adding it just now.
-func Hopeful(pod *corev1.Pod, gateway Gateway) bool {
-	final, curable := failure(pod, gateway)
-	// A failed Enable deletes its Secret, and nobody makes that one again.
-	return final == nil && !(curable != nil && strings.Contains(gateway.Message, "not found"))
-}
-
 // joinGateway waits for a gateway that is there already.
-func (in *Injector) joinGateway(ctx context.Context, pod *corev1.Pod, current Gateway) Result {
+func (in *Injector) joinGateway(ctx context.Context, pod *corev1.Pod, current installed.Gateway) Result {
 	result := Result{Pod: pod, Action: Unchanged, Container: current.Name}
-	if current.Phase == Running {
+	if current.Phase == installed.Running {
 		if result.Err = checkAddresses(pod, current.Name); result.Err != nil {
 			return result
 		}
 	}
-	if in.Options.DryRun == DryRunClient {
+	if in.Options.DryRun == installed.DryRunClient {
 		return result
 	}
 	reply := in.wait(ctx, pod, current.Name)
@@ -209,19 +186,19 @@ func (in *Injector) joinGateway(ctx context.Context, pod *corev1.Pod, current Ga
 	if reply.delivered {
 		result.Action = Enabled
 	}
-	if errors.As(result.Err, new(*failedError)) && !errors.Is(result.Err, ErrReplaced) {
-		result.Err = ErrOvertaken
+	if errors.As(result.Err, new(*installed.FailedError)) {
+		result.Err = installed.ErrOvertaken
 	}
 	if result.Err != nil {
 		return result
 	}
-	if in.Options.DryRun == DryRunNone {
+	if in.Options.DryRun == installed.DryRunNone {
 		if result.Err = in.existing(ctx, &result, reply.delivered); result.Err != nil {
 			return result
 		}
 	}
 	result.Warnings = append(in.differences(pod, current.Name, result.Status), in.remarks(pod, result.Status)...)
-	if in.Options.DryRun == DryRunNone {
+	if in.Options.DryRun == installed.DryRunNone {
 		in.tidy(ctx, &result)
 	}
 	return result
@@ -230,9 +207,9 @@ func (in *Injector) joinGateway(ctx context.Context, pod *corev1.Pod, current Ga
 // tidy removes what earlier plugins have left. The pod has a gateway by now:
 // that this fails is worth a warning and no more.
 func (in *Injector) tidy(ctx context.Context, result *Result) {
-	now, err := Reread(ctx, in.Client, result.Pod)
+	now, err := installed.Reread(ctx, in.Client, result.Pod)
 	if err == nil {
-		err = removeStale(ctx, in.Client, now)
+		err = installed.RemoveStale(ctx, in.Client, now)
 	}
 	if in.Options.Delivery == DeliveryCSR && apierrors.IsForbidden(err) {
 		// Who needs no Secrets needs no right to them either.
@@ -245,11 +222,11 @@ func (in *Injector) tidy(ctx context.Context, result *Result) {
 
 // addGateway adds a new gateway to pod and waits for it.
 func (in *Injector) addGateway(ctx context.Context, pod *corev1.Pod) Result {
-	result := Result{Pod: pod, Action: Enabled, Container: NextName(pod)}
+	result := Result{Pod: pod, Action: Enabled, Container: installed.NextName(pod)}
 	if result.Err = in.checkMetricsPort(pod); result.Err != nil {
 		return result
 	}
-	ips := PodIPs(pod)
+	ips := installed.PodIPs(pod)
 	secret := ""
 	if in.Options.Delivery != DeliveryCSR {
 		secret = secretName(pod.Name)
@@ -259,12 +236,12 @@ func (in *Injector) addGateway(ctx context.Context, pod *corev1.Pod) Result {
 		result.Err = err
 		return result
 	}
-	if in.Options.DryRun != DryRunNone {
+	if in.Options.DryRun != installed.DryRunNone {
 		in.dryRun(ctx, &result, secret, container)
 		return result
 	}
 	// Refusals come before anything is created.
-	if pod, result.Err = AddContainer(ctx, in.Client, pod, container, true); result.Err != nil {
+	if pod, result.Err = installed.AddContainer(ctx, in.Client, pod, container, true); result.Err != nil {
 		return result
 	}
 	if secret == "" {
@@ -284,7 +261,7 @@ func (in *Injector) addGateway(ctx context.Context, pod *corev1.Pod) Result {
 
 // startWithSecret is start between making the Secret and deleting it.
 func (in *Injector) startWithSecret(ctx context.Context, pod *corev1.Pod, result *Result, secret string, container *corev1.EphemeralContainer) {
-	leaf, err := in.mint(pod, PodIPs(pod))
+	leaf, err := in.mint(pod, installed.PodIPs(pod))
 	if err != nil {
 		result.Err = err
 		return
@@ -296,7 +273,7 @@ func (in *Injector) startWithSecret(ctx context.Context, pod *corev1.Pod, result
 	}
 	result.Status, result.Err = in.start(ctx, pod, container, "will not start without its Secret")
 	if result.Err != nil || !in.Options.KeepSecret {
-		if err := deleteSecret(ctx, in.Client, created.Namespace, created.Name); err != nil {
+		if err := installed.DeleteSecret(ctx, in.Client, created.Namespace, created.Name); err != nil {
 			result.Warnings = append(result.Warnings, err.Error()+"; "+api.Hint(err))
 		}
 	}
@@ -305,7 +282,7 @@ func (in *Injector) startWithSecret(ctx context.Context, pod *corev1.Pod, result
 // start adds container and waits until it is ready. otherwise is what becomes of a
 // container that may have been added when that was interrupted.
 func (in *Injector) start(ctx context.Context, pod *corev1.Pod, container *corev1.EphemeralContainer, otherwise string) (*api.Status, error) {
-	added, err := AddContainer(ctx, in.Client, pod, container, false)
+	added, err := installed.AddContainer(ctx, in.Client, pod, container, false)
 	if err != nil {
 		if interrupted(ctx, err) {
 			err = fmt.Errorf("%w; container %s may have been added, and %s", errInterrupted, container.Name, otherwise)
@@ -330,8 +307,8 @@ func (in *Injector) dryRun(ctx context.Context, result *Result, name string, con
 			corev1.TLSCertKey: "", corev1.TLSPrivateKeyKey: "", keyBundle: string(in.Authority.Bundle()),
 		}
 	}
-	result.Patch = newPatch(result.Pod, container)
-	if in.Options.DryRun != DryRunServer {
+	result.Patch = installed.NewPatch(result.Pod, container)
+	if in.Options.DryRun != installed.DryRunServer {
 		return
 	}
 	if name != "" {
@@ -339,7 +316,7 @@ func (in *Injector) dryRun(ctx context.Context, result *Result, name string, con
 			return
 		}
 	}
-	_, result.Err = AddContainer(ctx, in.Client, result.Pod, container, true)
+	_, result.Err = installed.AddContainer(ctx, in.Client, result.Pod, container, true)
 }
 
 // interrupted reports whether err comes from the end of ctx, and that not from

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -22,39 +23,43 @@ import (
 	"k8s.io/client-go/rest"
 	clienttesting "k8s.io/client-go/testing"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
 // noSecrets checks the promise of every way out but --keep-secret.
-func noSecrets(t *testing.T, c *cluster) {
+func noSecrets(t *testing.T, c *fakecluster.Cluster) {
 	t.Helper()
-	for _, secret := range c.secrets() {
+	for _, secret := range c.Secrets() {
 		t.Errorf("Secret %s is left", secret.Name)
 	}
 }
 
 func gatewayNames(pod *corev1.Pod) string {
 	var list []string
-	for _, gateway := range Gateways(pod) {
+	for _, gateway := range installed.Gateways(pod) {
 		list = append(list, gateway.Name)
 	}
 	return strings.Join(list, " ")
 }
 
 func TestEnable(t *testing.T) {
-	c := newCluster(t, testPod("p"))
+	c := fakecluster.New(t, fakecluster.NewPod("p"))
 	in := newInjector(t, c)
 	var secret corev1.Secret
-	c.kubelet = func(pod *corev1.Pod, container *corev1.EphemeralContainer) corev1.ContainerState {
+	c.Kubelet = func(pod *corev1.Pod, container *corev1.EphemeralContainer) corev1.ContainerState {
 		// What a kubelet does with the container's environment.
-		for _, s := range c.secrets() {
-			if readsSecret(pod, container.Name, s.Name) {
+		for _, s := range c.Secrets() {
+			if container.Env[1].ValueFrom.SecretKeyRef.Name == s.Name {
 				secret = s
 			}
 		}
-		return running(pod, container)
+		return fakecluster.Running(pod, container)
 	}
-	result := in.Enable(t.Context(), c.pod("p"))
+	result := in.Enable(t.Context(), c.Pod("p"))
 	if result.Err != nil || result.Action != Enabled || result.Container != "kube-gateway" || len(result.Warnings) != 0 {
 		t.Fatalf("%+v", result)
 	}
@@ -69,28 +74,28 @@ func TestEnable(t *testing.T) {
 	}
 	noSecrets(t, c)
 
-	again := in.Enable(t.Context(), c.pod("p"))
+	again := in.Enable(t.Context(), c.Pod("p"))
 	if again.Err != nil || again.Action != Unchanged || again.Container != "kube-gateway" || len(again.Warnings) != 0 {
 		t.Errorf("the second time: %+v", again)
 	}
-	if len(c.patches) != 1 {
-		t.Errorf("%d patches", len(c.patches))
+	if len(c.Added()) != 1 {
+		t.Errorf("%d patches", len(c.Added()))
 	}
 }
 
 func TestEnableSaysWhichSettingsItLeaves(t *testing.T) {
-	c := newCluster(t, testPod("p"))
+	c := fakecluster.New(t, fakecluster.NewPod("p"))
 	in := newInjector(t, c)
-	if result := in.Enable(t.Context(), c.pod("p")); result.Err != nil {
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil {
 		t.Fatal(result.Err)
 	}
 	in.Options.Mode, in.Options.OnFailure = api.Strict, api.FailClosed
 	in.Options.Wire, in.Options.BlockUDP, in.Options.Allow = api.WirePort, true, []string{"ns/a/sa/b", "ns/c/sa/*"}
-	in.Options.PlaintextFrom = prefixes("192.0.2.0/24")
-	in.Cluster = &Cluster{Ranges: Ranges{Capture: prefixes("10.0.0.0/8")}}
+	in.Options.PlaintextFrom = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+	in.Survey = &survey.Survey{Ranges: survey.Ranges{Capture: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}}
 	warns := func(want ...string) {
 		t.Helper()
-		result := in.Enable(t.Context(), c.pod("p"))
+		result := in.Enable(t.Context(), c.Pod("p"))
 		if result.Action != Unchanged || len(result.Warnings) != len(want) {
 			t.Errorf("%s: %q", result.Action, result.Warnings)
 		}
@@ -117,9 +122,9 @@ func TestEnableSaysWhichSettingsItLeaves(t *testing.T) {
 }
 
 func TestEnableSaysThatACertificateDoesNotServe(t *testing.T) {
-	c := newCluster(t, testPod("p"))
+	c := fakecluster.New(t, fakecluster.NewPod("p"))
 	in := newInjector(t, c)
-	if result := in.Enable(t.Context(), c.pod("p")); result.Err != nil {
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil {
 		t.Fatal(result.Err)
 	}
 	for want, change := range map[string]func(*api.Status){
@@ -132,7 +137,7 @@ func TestEnableSaysThatACertificateDoesNotServe(t *testing.T) {
 			change(status)
 			return status, err
 		})
-		result := in.Enable(t.Context(), c.pod("p"))
+		result := in.Enable(t.Context(), c.Pod("p"))
 		if len(result.Warnings) != 1 || !strings.Contains(result.Warnings[0], want) {
 			t.Errorf("%q, want %q", result.Warnings, want)
 		}
@@ -141,19 +146,19 @@ func TestEnableSaysThatACertificateDoesNotServe(t *testing.T) {
 }
 
 func TestKeepSecret(t *testing.T) {
-	c := newCluster(t, testPod("p"))
+	c := fakecluster.New(t, fakecluster.NewPod("p"))
 	in := newInjector(t, c)
 	in.Options.KeepSecret = true
-	if result := in.Enable(t.Context(), c.pod("p")); result.Err != nil {
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil {
 		t.Fatal(result.Err)
 	}
-	if n := len(c.secrets()); n != 1 {
+	if n := len(c.Secrets()); n != 1 {
 		t.Fatalf("%d Secrets", n)
 	}
 	// The next one, without --keep-secret, has nothing to do with it.
 	in.Options.KeepSecret = false
-	if result := in.Enable(t.Context(), c.pod("p")); result.Err != nil || len(c.secrets()) != 1 {
-		t.Errorf("%v, %d Secrets", result.Err, len(c.secrets()))
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || len(c.Secrets()) != 1 {
+		t.Errorf("%v, %d Secrets", result.Err, len(c.Secrets()))
 	}
 }
 
@@ -165,9 +170,9 @@ func TestFailedEnableLeavesNothingAndCanBeRetried(t *testing.T) {
 		want        string
 		next        string
 	}{
-		"image":   {kubelet: waiting("ErrImagePull", "no such image"), want: "no such image", next: "kube-gateway kube-gateway-2"},
-		"crash":   {kubelet: terminated(1, "kernel too old"), want: "kernel too old", next: "kube-gateway kube-gateway-2"},
-		"config":  {kubelet: waiting("CreateContainerConfigError", "bad user"), want: "bad user", next: "kube-gateway kube-gateway-2"},
+		"image":   {kubelet: fakecluster.Waiting("ErrImagePull", "no such image"), want: "no such image", next: "kube-gateway kube-gateway-2"},
+		"crash":   {kubelet: fakecluster.Terminated(1, "kernel too old"), want: "kernel too old", next: "kube-gateway kube-gateway-2"},
+		"config":  {kubelet: fakecluster.Waiting("CreateContainerConfigError", "bad user"), want: "bad user", next: "kube-gateway kube-gateway-2"},
 		"refused": {beforePatch: func(bool) error { return errors.New(`violates PodSecurity "baseline:latest"`) }, want: "violates PodSecurity", next: "kube-gateway"},
 		"refused for real": {beforePatch: func(dryRun bool) error {
 			if dryRun {
@@ -175,19 +180,19 @@ func TestFailedEnableLeavesNothingAndCanBeRetried(t *testing.T) {
 			}
 			return errors.New("the webhook has changed its mind")
 		}, want: "changed its mind", next: "kube-gateway"},
-		"not ready": {kubelet: running(nil, nil), status: func(_ context.Context, pod, _ string) (*api.Status, error) {
+		"not ready": {kubelet: fakecluster.Running(nil, nil), status: func(_ context.Context, pod, _ string) (*api.Status, error) {
 			return &api.Status{State: api.Starting, Reason: "waiting for BPF", Pod: api.PodRef{UID: "uid-" + pod}}, nil
 		}, want: "waiting for BPF", next: "kube-gateway"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := newCluster(t, testPod("p"))
+			c := fakecluster.New(t, fakecluster.NewPod("p"))
 			in := newInjector(t, c)
-			c.kubelet = func(*corev1.Pod, *corev1.EphemeralContainer) corev1.ContainerState { return test.kubelet }
-			c.beforePatch = test.beforePatch
+			c.Kubelet = func(*corev1.Pod, *corev1.EphemeralContainer) corev1.ContainerState { return test.kubelet }
+			c.BeforePatch = test.beforePatch
 			if test.status != nil {
 				in.Gateways = test.status
 			}
-			result := in.Enable(t.Context(), c.pod("p"))
+			result := in.Enable(t.Context(), c.Pod("p"))
 			if result.Action != Failed {
 				t.Errorf("action %s", result.Action)
 			}
@@ -196,11 +201,11 @@ func TestFailedEnableLeavesNothingAndCanBeRetried(t *testing.T) {
 			}
 			noSecrets(t, c)
 
-			c.kubelet, c.beforePatch, in.Gateways = running, nil, gateways(ready)
-			if again := in.Enable(t.Context(), c.pod("p")); again.Err != nil {
+			c.Kubelet, c.BeforePatch, in.Gateways = fakecluster.Running, nil, gateways(ready)
+			if again := in.Enable(t.Context(), c.Pod("p")); again.Err != nil {
 				t.Errorf("the retry: %v", again.Err)
 			}
-			if got := gatewayNames(c.pod("p")); got != test.next {
+			if got := gatewayNames(c.Pod("p")); got != test.next {
 				t.Errorf("gateways after the retry: %s", got)
 			}
 			noSecrets(t, c)
@@ -209,55 +214,55 @@ func TestFailedEnableLeavesNothingAndCanBeRetried(t *testing.T) {
 }
 
 func TestRefusalComesBeforeTheSecret(t *testing.T) {
-	c := newCluster(t, testPod("p"))
-	c.beforePatch = func(bool) error { return errors.New(`admission webhook "no.example" denied the request`) }
-	result := newInjector(t, c).Enable(t.Context(), c.pod("p"))
+	c := fakecluster.New(t, fakecluster.NewPod("p"))
+	c.BeforePatch = func(bool) error { return errors.New(`admission webhook "no.example" denied the request`) }
+	result := newInjector(t, c).Enable(t.Context(), c.Pod("p"))
 	if !strings.Contains(api.Hint(result.Err), "no.example") {
 		t.Errorf("%v, hint %q", result.Err, api.Hint(result.Err))
 	}
-	if has(c, "create", "secrets") {
+	if c.Did("create", "secrets") {
 		t.Error("a Secret was created")
 	}
 }
 
 func TestConflictWithTheKubeletIsNoFailure(t *testing.T) {
-	c := newCluster(t, testPod("p"))
+	c := fakecluster.New(t, fakecluster.NewPod("p"))
 	times := 0
-	c.beforePatch = func(bool) error {
+	c.BeforePatch = func(bool) error {
 		if times++; times%2 == 1 {
-			c.update(c.pod("p"))
+			c.Update(c.Pod("p"))
 		}
 		return nil
 	}
-	if result := newInjector(t, c).Enable(t.Context(), c.pod("p")); result.Err != nil || len(c.patches) != 1 {
-		t.Errorf("%d patches, %v", len(c.patches), result.Err)
+	if result := newInjector(t, c).Enable(t.Context(), c.Pod("p")); result.Err != nil || len(c.Added()) != 1 {
+		t.Errorf("%d patches, %v", len(c.Added()), result.Err)
 	}
 	noSecrets(t, c)
 }
 
 func TestPodReplacedBeforeThePatch(t *testing.T) {
-	c := newCluster(t, testPod("p"))
-	c.beforePatch = func(bool) error {
-		pod := c.pod("p")
+	c := fakecluster.New(t, fakecluster.NewPod("p"))
+	c.BeforePatch = func(bool) error {
+		pod := c.Pod("p")
 		pod.UID = types.UID("another")
-		c.update(pod)
+		c.Update(pod)
 		return nil
 	}
-	if result := newInjector(t, c).Enable(t.Context(), c.pod("p")); !errors.Is(result.Err, ErrReplaced) {
+	if result := newInjector(t, c).Enable(t.Context(), c.Pod("p")); !errors.Is(result.Err, installed.ErrReplaced) {
 		t.Error(result.Err)
 	}
 	noSecrets(t, c)
 }
 
 func TestParallelEnablesOfOnePodGiveOneGateway(t *testing.T) {
-	c := newCluster(t, testPod("p"))
+	c := fakecluster.New(t, fakecluster.NewPod("p"))
 	const plugins = 8
 	var started, done sync.WaitGroup
 	started.Add(plugins)
 	results := make([]Result, plugins)
 	for i := range plugins {
 		done.Go(func() {
-			in, pod := newInjector(t, c), c.pod("p")
+			in, pod := newInjector(t, c), c.Pod("p")
 			// All of them have seen the pod without a gateway.
 			started.Done()
 			started.Wait()
@@ -274,73 +279,73 @@ func TestParallelEnablesOfOnePodGiveOneGateway(t *testing.T) {
 			enabled++
 		}
 	}
-	if enabled != 1 || gatewayNames(c.pod("p")) != "kube-gateway" {
-		t.Errorf("%d say that they enabled it; gateways: %s", enabled, gatewayNames(c.pod("p")))
+	if enabled != 1 || gatewayNames(c.Pod("p")) != "kube-gateway" {
+		t.Errorf("%d say that they enabled it; gateways: %s", enabled, gatewayNames(c.Pod("p")))
 	}
 	noSecrets(t, c)
 }
 
 func TestGatewayOnItsWayIsWaitedFor(t *testing.T) {
-	c, in, pod := started(t, waiting("ContainerCreating", ""))
+	c, in, pod := started(t, fakecluster.Waiting("ContainerCreating", ""))
 	done := make(chan Result, 1)
 	go func() { done <- in.Enable(t.Context(), pod) }()
-	eventually(t, "the pod is watched", func() bool { return has(c, "watch", "pods") })
-	c.setState("p", "kube-gateway", running(nil, nil))
-	if result := within(t, done); result.Err != nil || result.Action != Unchanged {
+	c.AwaitWatch()
+	c.SetState("p", "kube-gateway", fakecluster.Running(nil, nil))
+	if result := expect.Within(t, done); result.Err != nil || result.Action != Unchanged {
 		t.Errorf("%+v", result)
 	}
 }
 
 func TestGatewayThatFailsOnItsWayIsFollowedByAnother(t *testing.T) {
-	c, in, pod := started(t, waiting("ContainerCreating", ""))
+	c, in, pod := started(t, fakecluster.Waiting("ContainerCreating", ""))
 	done := make(chan Result, 1)
 	go func() { done <- in.Enable(t.Context(), pod) }()
-	eventually(t, "the pod is watched", func() bool { return has(c, "watch", "pods") })
-	c.setState("p", "kube-gateway", terminated(1, "gone"))
-	if result := within(t, done); result.Err != nil || result.Action != Enabled || result.Container != "kube-gateway-2" {
+	c.AwaitWatch()
+	c.SetState("p", "kube-gateway", fakecluster.Terminated(1, "gone"))
+	if result := expect.Within(t, done); result.Err != nil || result.Action != Enabled || result.Container != "kube-gateway-2" {
 		t.Errorf("%+v", result)
 	}
 	noSecrets(t, c)
 }
 
 func TestGatewayWhoseSecretIsGoneIsNotWaitedFor(t *testing.T) {
-	_, in, pod := started(t, waiting("CreateContainerConfigError", `secret "some-secret" not found`))
+	_, in, pod := started(t, fakecluster.Waiting("CreateContainerConfigError", `secret "some-secret" not found`))
 	if result := in.Enable(t.Context(), pod); result.Err != nil || result.Container != "kube-gateway-2" {
 		t.Errorf("%+v", result)
 	}
 }
 
 func TestEnableRemovesWhatAKilledPluginLeft(t *testing.T) {
-	c := newCluster(t, testPod("p"))
+	c := fakecluster.New(t, fakecluster.NewPod("p"))
 	in := newInjector(t, c)
-	killed := in.newSecret(c.pod("p"), "kube-gateway-p-killed", "kube-gateway", []byte("cert"), []byte("key"))
-	other := in.newSecret(testPod("q"), "kube-gateway-q-other", "kube-gateway", []byte("cert"), []byte("key"))
+	killed := in.newSecret(c.Pod("p"), "kube-gateway-p-killed", "kube-gateway", []byte("cert"), []byte("key"))
+	other := in.newSecret(fakecluster.NewPod("q"), "kube-gateway-q-other", "kube-gateway", []byte("cert"), []byte("key"))
 	for _, secret := range []*corev1.Secret{killed, other} {
 		if err := c.Tracker().Add(secret); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if result := in.Enable(t.Context(), c.pod("p")); result.Err != nil || len(result.Warnings) != 0 {
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || len(result.Warnings) != 0 {
 		t.Fatalf("%+v", result)
 	}
-	if left := c.secrets(); len(left) != 1 || left[0].Name != other.Name {
+	if left := c.Secrets(); len(left) != 1 || left[0].Name != other.Name {
 		t.Errorf("left: %v", left)
 	}
 }
 
 func TestSecretThatCannotBeDeletedIsTold(t *testing.T) {
-	c := newCluster(t, testPod("p"))
+	c := fakecluster.New(t, fakecluster.NewPod("p"))
 	c.PrependReactor("delete", "secrets", func(clienttesting.Action) (bool, runtime.Object, error) {
 		return true, nil, errors.New("the server is tired")
 	})
-	result := newInjector(t, c).Enable(t.Context(), c.pod("p"))
+	result := newInjector(t, c).Enable(t.Context(), c.Pod("p"))
 	if text := strings.Join(result.Warnings, "\n"); result.Err != nil || !strings.Contains(text, "private key") || !strings.Contains(text, "kubectl delete secret") {
 		t.Errorf("%v: %s", result.Err, text)
 	}
 }
 
 func TestSecretOfUncertainFateIsDeleted(t *testing.T) {
-	c := newCluster(t, testPod("p"))
+	c := fakecluster.New(t, fakecluster.NewPod("p"))
 	c.PrependReactor("create", "secrets", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		// The server got the request, and the answer was lost.
 		if err := c.Tracker().Add(action.(clienttesting.CreateAction).GetObject()); err != nil {
@@ -348,7 +353,7 @@ func TestSecretOfUncertainFateIsDeleted(t *testing.T) {
 		}
 		return true, nil, errors.New("connection reset")
 	})
-	if result := newInjector(t, c).Enable(t.Context(), c.pod("p")); result.Err == nil {
+	if result := newInjector(t, c).Enable(t.Context(), c.Pod("p")); result.Err == nil {
 		t.Error("no error")
 	}
 	noSecrets(t, c)
@@ -356,16 +361,16 @@ func TestSecretOfUncertainFateIsDeleted(t *testing.T) {
 
 func TestInterrupt(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
-	c := newCluster(t, testPod("p"))
+	c := fakecluster.New(t, fakecluster.NewPod("p"))
 	in := newInjector(t, c)
 	in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
-		if len(c.secrets()) != 1 {
+		if len(c.Secrets()) != 1 {
 			t.Error("no Secret while the gateway starts")
 		}
 		interrupt()
 		return silent(ctx, pod, container)
 	})
-	result := in.Enable(ctx, c.pod("p"))
+	result := in.Enable(ctx, c.Pod("p"))
 	if !errors.Is(result.Err, errInterrupted) || !strings.Contains(result.Err.Error(), "container kube-gateway was added and stays") {
 		t.Error(result.Err)
 	}
@@ -388,23 +393,23 @@ func TestSecretIsDeletedAfterAnInterrupt(t *testing.T) {
 	}
 	ctx, interrupt := context.WithCancel(t.Context())
 	interrupt()
-	if err := deleteSecret(ctx, client, "shop", "s"); err != nil {
+	if err := installed.DeleteSecret(ctx, client, "shop", "s"); err != nil {
 		t.Fatal(err)
 	}
-	if got := within(t, requests); got != "DELETE /api/v1/namespaces/shop/secrets/s" {
+	if got := expect.Within(t, requests); got != "DELETE /api/v1/namespaces/shop/secrets/s" {
 		t.Error(got)
 	}
 }
 
 func TestTimeoutEndsInTheUsersTerms(t *testing.T) {
-	c := newCluster(t, testPod("p"))
+	c := fakecluster.New(t, fakecluster.NewPod("p"))
 	in := newInjector(t, c)
-	c.kubelet = func(*corev1.Pod, *corev1.EphemeralContainer) corev1.ContainerState {
-		return waiting("ContainerCreating", "")
+	c.Kubelet = func(*corev1.Pod, *corev1.EphemeralContainer) corev1.ContainerState {
+		return fakecluster.Waiting("ContainerCreating", "")
 	}
 	in.Options.Timeout = 300 * time.Millisecond
-	result := in.Enable(t.Context(), c.pod("p"))
-	expect(t, result.Err, "300ms")
+	result := in.Enable(t.Context(), c.Pod("p"))
+	expect.Error(t, result.Err, "300ms")
 	if !errors.Is(result.Err, errTimeout) {
 		t.Error("is no timeout")
 	}
@@ -412,8 +417,8 @@ func TestTimeoutEndsInTheUsersTerms(t *testing.T) {
 }
 
 func TestDryRun(t *testing.T) {
-	for _, dryRun := range []DryRun{DryRunClient, DryRunServer} {
-		c := newCluster(t, testPod("p"))
+	for _, dryRun := range []installed.DryRun{installed.DryRunClient, installed.DryRunServer} {
+		c := fakecluster.New(t, fakecluster.NewPod("p"))
 		// The fake server stores what it should only try.
 		c.PrependReactor("create", "secrets", func(action clienttesting.Action) (bool, runtime.Object, error) {
 			if len(action.(clienttesting.CreateActionImpl).CreateOptions.DryRun) == 0 {
@@ -427,17 +432,17 @@ func TestDryRun(t *testing.T) {
 		})
 		in := newInjector(t, c)
 		in.Options.DryRun = dryRun
-		result := in.Enable(t.Context(), c.pod("p"))
+		result := in.Enable(t.Context(), c.Pod("p"))
 		if result.Err != nil || result.Action != Enabled || result.Patch == nil || result.Secret == nil {
 			t.Fatalf("%s: %+v", dryRun, result)
 		}
 		if text := fmt.Sprint(result.Secret.StringData); len(result.Secret.Data) != 0 || strings.Contains(text, "PRIVATE") || result.Secret.StringData["tls.key"] != "" {
 			t.Errorf("%s: the Secret holds a key", dryRun)
 		}
-		if tried := has(c, "create", "secrets") && has(c, "patch", "pods"); tried != (dryRun == DryRunServer) {
+		if tried := c.Did("create", "secrets") && c.Did("patch", "pods"); tried != (dryRun == installed.DryRunServer) {
 			t.Errorf("%s: tried by the server: %v", dryRun, tried)
 		}
-		if len(c.patches) != 0 || gatewayNames(c.pod("p")) != "" {
+		if len(c.Added()) != 0 || gatewayNames(c.Pod("p")) != "" {
 			t.Errorf("%s changed the pod", dryRun)
 		}
 		noSecrets(t, c)
@@ -463,12 +468,12 @@ func trusted(t *testing.T, certPEM, bundle []byte) bool {
 }
 
 func TestEnableAllGoesOn(t *testing.T) {
-	host := testPod("host")
+	host := fakecluster.NewPod("host")
 	host.Spec.HostNetwork = true
-	elsewhere := testPod("elsewhere")
-	c := newCluster(t, testPod("a"), host, testPod("b"), testPod("c"))
+	elsewhere := fakecluster.NewPod("elsewhere")
+	c := fakecluster.New(t, fakecluster.NewPod("a"), host, fakecluster.NewPod("b"), fakecluster.NewPod("c"))
 	in := newInjector(t, c)
-	list := []corev1.Pod{*c.pod("a"), *host, *c.pod("b"), *elsewhere, *c.pod("c")}
+	list := []corev1.Pod{*c.Pod("a"), *host, *c.Pod("b"), *elsewhere, *c.Pod("c")}
 	var reported []string
 	results := in.EnableAll(t.Context(), list, 2, func(result Result) { reported = append(reported, result.Pod.Name) })
 	if len(results) != 5 || len(reported) != 5 {
@@ -492,11 +497,11 @@ func TestEnableAllGoesOn(t *testing.T) {
 }
 
 func TestEnableAllWithoutPermissionTouchesNothing(t *testing.T) {
-	c := newCluster(t, testPod("a"))
-	c.denied["create pods/exec"] = true
-	results := newInjector(t, c).EnableAll(t.Context(), []corev1.Pod{*c.pod("a")}, 1, func(Result) {})
-	expect(t, results[0].Err, "create pods/exec")
-	if has(c, "patch", "pods") || has(c, "create", "secrets") {
+	c := fakecluster.New(t, fakecluster.NewPod("a"))
+	c.Denied["create pods/exec"] = true
+	results := newInjector(t, c).EnableAll(t.Context(), []corev1.Pod{*c.Pod("a")}, 1, func(Result) {})
+	expect.Error(t, results[0].Err, "create pods/exec")
+	if c.Did("patch", "pods") || c.Did("create", "secrets") {
 		t.Error("something was tried")
 	}
 }
@@ -504,9 +509,9 @@ func TestEnableAllWithoutPermissionTouchesNothing(t *testing.T) {
 func TestEnableAllInterrupted(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	var list []corev1.Pod
-	c := newCluster(t)
+	c := fakecluster.New(t)
 	for i := range 10 {
-		pod := testPod(fmt.Sprintf("p%d", i))
+		pod := fakecluster.NewPod(fmt.Sprintf("p%d", i))
 		if err := c.Tracker().Add(pod); err != nil {
 			t.Fatal(err)
 		}
@@ -526,9 +531,9 @@ func TestEnableAllInterrupted(t *testing.T) {
 }
 
 func TestForbiddenSecretHasAHint(t *testing.T) {
-	c := newCluster(t, testPod("p"))
+	c := fakecluster.New(t, fakecluster.NewPod("p"))
 	c.PrependReactor("create", "secrets", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		return true, nil, apierrors.NewForbidden(action.GetResource().GroupResource(), "x", errors.New("exceeded quota"))
 	})
-	expect(t, newInjector(t, c).Enable(t.Context(), c.pod("p")).Err, "exceeded quota")
+	expect.Error(t, newInjector(t, c).Enable(t.Context(), c.Pod("p")).Err, "exceeded quota")
 }

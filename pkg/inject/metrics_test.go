@@ -5,24 +5,28 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
 // TestEnableWithMetrics: the address reaches the gateway, and one that cannot be is an
 // error before anything is made.
 func TestEnableWithMetrics(t *testing.T) {
-	pod := testPod("p")
-	c := newCluster(t, pod)
+	pod := fakecluster.NewPod("p")
+	c := fakecluster.New(t, pod)
 	in := newInjector(t, c)
 	in.Options.MetricsAddr = ":18445"
-	if result := in.Enable(t.Context(), c.pod("p")); result.Err != nil || result.Action != Enabled {
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || result.Action != Enabled {
 		t.Fatalf("%+v", result)
 	}
-	if config, err := ConfigOf(c.pod("p"), ContainerName); err != nil || config.MetricsAddr != ":18445" {
+	if config, err := installed.ConfigOf(c.Pod("p"), installed.ContainerName); err != nil || config.MetricsAddr != ":18445" {
 		t.Errorf("%+v, %v", config, err)
 	}
 	// Of a gateway that runs it is said that it does otherwise.
 	in.Options.MetricsAddr = ""
-	if result := in.Enable(t.Context(), c.pod("p")); result.Action != Unchanged || !strings.Contains(strings.Join(result.Warnings, "\n"), "serve metrics at :18445; to change that") {
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Action != Unchanged || !strings.Contains(strings.Join(result.Warnings, "\n"), "serve metrics at :18445; to change that") {
 		t.Errorf("%+v", result)
 	}
 }
@@ -42,14 +46,14 @@ func TestMetricsThatCannotBe(t *testing.T) {
 		"not wanted":       {"", corev1.ContainerPort{ContainerPort: 18445}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			pod := testPod("p")
+			pod := fakecluster.NewPod("p")
 			pod.Spec.Containers[0].Ports = []corev1.ContainerPort{test.port}
-			c := newCluster(t, pod)
+			c := fakecluster.New(t, pod)
 			in := newInjector(t, c)
 			in.Options.MetricsAddr = test.addr
-			result := in.Enable(t.Context(), c.pod("p"))
-			expect(t, result.Err, test.want)
-			if test.want != "" && (len(c.pod("p").Spec.EphemeralContainers) != 0 || result.Action != Failed) {
+			result := in.Enable(t.Context(), c.Pod("p"))
+			expect.Error(t, result.Err, test.want)
+			if test.want != "" && (len(c.Pod("p").Spec.EphemeralContainers) != 0 || result.Action != Failed) {
 				t.Errorf("%+v", result)
 			}
 		})

@@ -11,7 +11,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -27,11 +28,11 @@ const (
 // asked for now. status is what the gateway says itself, nil if it was not asked:
 // some settings may have changed since it was given its configuration.
 func (in *Injector) differences(pod *corev1.Pod, name string, status *api.Status) []string {
-	has, err := ConfigOf(pod, name)
+	has, err := installed.ConfigOf(pod, name)
 	if err != nil {
 		return nil
 	}
-	wanted := in.configFor(pod, PodIPs(pod))
+	wanted := in.configFor(pod, installed.PodIPs(pod))
 	mode, allow := has.Mode, has.Allow
 	if status != nil && status.Mode != "" {
 		mode, allow = status.Mode, status.Allow

@@ -9,7 +9,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -50,7 +53,7 @@ func TestConnectionsFromBefore(t *testing.T) {
 }
 
 func TestEnableToldToReset(t *testing.T) {
-	c := newCluster(t, testPod("p"))
+	c := fakecluster.New(t, fakecluster.NewPod("p"))
 	in := newInjector(t, c)
 	in.Options.Existing = api.ExistingReset
 	good := in.Gateways
@@ -62,31 +65,31 @@ func TestEnableToldToReset(t *testing.T) {
 	r := &resetting{gateways: func(ctx context.Context, _, _ string) (*api.Status, error) { return status(ctx, 4) }}
 	in.Gateways = r
 	// A new gateway resets by itself.
-	if result := in.Enable(t.Context(), c.pod("p")); result.Err != nil || result.Reset != 4 || r.asked != 0 || len(result.Warnings) != 0 {
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || result.Reset != 4 || r.asked != 0 || len(result.Warnings) != 0 {
 		t.Errorf("%+v, asked %d times", result, r.asked)
 	}
-	if config, err := ConfigOf(c.pod("p"), "kube-gateway"); err != nil || config.Existing != api.ExistingReset {
+	if config, err := installed.ConfigOf(c.Pod("p"), "kube-gateway"); err != nil || config.Existing != api.ExistingReset {
 		t.Errorf("%+v, %v", config, err)
 	}
 	r.answer = func(ctx context.Context) (*api.Status, error) { return status(ctx, 7) }
-	if result := in.Enable(t.Context(), c.pod("p")); result.Err != nil || result.Action != Unchanged || result.Reset != 3 || r.asked != 1 {
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || result.Action != Unchanged || result.Reset != 3 || r.asked != 1 {
 		t.Errorf("%+v, asked %d times", result, r.asked)
 	}
 	r.answer = func(context.Context) (*api.Status, error) {
 		return nil, api.WithHint(errors.New("the kernel cannot close sockets"), "CONFIG_INET_DIAG_DESTROY")
 	}
-	result := in.Enable(t.Context(), c.pod("p"))
-	expect(t, result.Err, "resetting connections that were open before the gateway: the kernel cannot")
+	result := in.Enable(t.Context(), c.Pod("p"))
+	expect.Error(t, result.Err, "resetting connections that were open before the gateway: the kernel cannot")
 	if result.Action != Failed {
 		t.Errorf("action %s", result.Action)
 	}
 	// Nobody asks for a reset: none is made.
 	in.Options.Existing, r.asked = api.ExistingReport, 0
-	if result := in.Enable(t.Context(), c.pod("p")); result.Err != nil || r.asked != 0 || result.Reset != 0 {
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || r.asked != 0 || result.Reset != 0 {
 		t.Errorf("%+v, asked %d times", result, r.asked)
 	}
-	in.Options.Existing, in.Options.DryRun = api.ExistingReset, DryRunServer
-	if result := in.Enable(t.Context(), c.pod("p")); result.Err != nil || r.asked != 0 {
+	in.Options.Existing, in.Options.DryRun = api.ExistingReset, installed.DryRunServer
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || r.asked != 0 {
 		t.Errorf("%+v, a dry run asked %d times", result, r.asked)
 	}
 }
@@ -112,16 +115,16 @@ func TestClocksThatAreApart(t *testing.T) {
 		maxSkew + time.Second:          "the clock of node node-1 is 5m1s ahead of the clock of this machine",
 		-(2*time.Hour + 3*time.Second): "the clock of node node-1 is 2h0m3s behind the clock of this machine",
 	} {
-		got := strings.Join(clockRemarks(testPod("p"), &api.Status{Time: now.Add(offset)}, now), "\n")
+		got := strings.Join(clockRemarks(fakecluster.NewPod("p"), &api.Status{Time: now.Add(offset)}, now), "\n")
 		if want == "" && got != "" || !strings.HasPrefix(got, want) {
 			t.Errorf("%v: %q", offset, got)
 		}
 	}
-	if got := clockRemarks(testPod("p"), &api.Status{}, now); got != nil {
+	if got := clockRemarks(fakecluster.NewPod("p"), &api.Status{}, now); got != nil {
 		t.Errorf("a gateway that does not tell its time: %q", got)
 	}
 	// A new gateway's clock is looked at, too.
-	c := newCluster(t, testPod("p"))
+	c := fakecluster.New(t, fakecluster.NewPod("p"))
 	in := newInjector(t, c)
 	good := in.Gateways
 	in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
@@ -129,7 +132,7 @@ func TestClocksThatAreApart(t *testing.T) {
 		status.Time = time.Now().Add(-time.Hour)
 		return status, err
 	})
-	if result := in.Enable(t.Context(), c.pod("p")); result.Err != nil || len(result.Warnings) != 1 || !strings.Contains(result.Warnings[0], "behind") {
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || len(result.Warnings) != 1 || !strings.Contains(result.Warnings[0], "behind") {
 		t.Errorf("%+v", result)
 	}
 }
@@ -142,7 +145,7 @@ func TestTwoRootsAreTrusted(t *testing.T) {
 		"": {newer.Fingerprint(), older.Fingerprint()},
 		"does not trust the authority of this command; to change that: kubectl gateway rotate pod/p -n shop": {older.Fingerprint()},
 	} {
-		got := strings.Join(in.certificateRemarks(testPod("p"), &api.Status{Cert: api.Certificate{NotAfter: time.Now().Add(time.Hour), Authorities: has}}), "\n")
+		got := strings.Join(in.certificateRemarks(fakecluster.NewPod("p"), &api.Status{Cert: api.Certificate{NotAfter: time.Now().Add(time.Hour), Authorities: has}}), "\n")
 		if want == "" && got != "" || !strings.Contains(got, want) {
 			t.Errorf("%q, want %q", got, want)
 		}

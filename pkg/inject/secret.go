@@ -2,7 +2,6 @@ package inject
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -12,23 +11,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/validation"
-	"k8s.io/client-go/kubernetes"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/identity"
-)
-
-// What the Secrets of gateways are found by.
-const (
-	LabelManagedBy = "app.kubernetes.io/managed-by"
-	ManagedBy      = "kubectl-gateway"
-	// LabelPodUID holds the UID of the pod that the Secret is for.
-	LabelPodUID = "kubectl-gateway.github.io/pod-uid"
-	// AnnotationContainer holds the name of the gateway that reads the Secret.
-	AnnotationContainer = "kubectl-gateway.github.io/container"
-	// AnnotationKeep marks a Secret that was made with --keep-secret.
-	AnnotationKeep = "kubectl-gateway.github.io/keep"
 )
 
 // keyBundle is the key of the trust bundle; the other two are those of the type
@@ -46,24 +32,15 @@ type Authority interface {
 	Sign(csr []byte, request ca.LeafRequest) (*ca.Leaf, error)
 }
 
-// identityOf returns who pod is: its service account in its namespace.
-func identityOf(pod *corev1.Pod, trustDomain string) identity.ID {
-	account := pod.Spec.ServiceAccountName
-	if account == "" {
-		account = "default"
-	}
-	return identity.ID{TrustDomain: trustDomain, Namespace: pod.Namespace, ServiceAccount: account}
-}
-
 func (in *Injector) mint(pod *corev1.Pod, ips []netip.Addr) (*ca.Leaf, error) {
 	return in.Authority.Issue(ca.LeafRequest{
-		Identity: identityOf(pod, in.Authority.TrustDomain()), IPs: ips, TTL: in.Options.TTL,
+		Identity: installed.Identity(pod, in.Authority.TrustDomain()), IPs: ips, TTL: in.Options.TTL,
 	})
 }
 
 // secretName returns a new name that tells which pod it is about.
 func secretName(pod string) string {
-	const prefix, suffix = ContainerName + "-", 10
+	const prefix, suffix = installed.ContainerName + "-", 10
 	pod = pod[:min(len(pod), validation.DNS1123SubdomainMaxLength-len(prefix)-suffix-1)]
 	return prefix + strings.TrimRight(pod, "-.") + "-" + rand.String(suffix)
 }
@@ -77,8 +54,8 @@ func (in *Injector) newSecret(pod *corev1.Pod, name, container string, cert, key
 		ObjectMeta: metav1.ObjectMeta{
 			Name:        name,
 			Namespace:   pod.Namespace,
-			Labels:      map[string]string{LabelManagedBy: ManagedBy, LabelPodUID: string(pod.UID)},
-			Annotations: map[string]string{AnnotationContainer: container},
+			Labels:      map[string]string{installed.LabelManagedBy: installed.ManagedBy, installed.LabelPodUID: string(pod.UID)},
+			Annotations: map[string]string{installed.AnnotationContainer: container},
 			OwnerReferences: []metav1.OwnerReference{{
 				APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID,
 			}},
@@ -92,7 +69,7 @@ func (in *Injector) newSecret(pod *corev1.Pod, name, container string, cert, key
 		},
 	}
 	if in.Options.KeepSecret {
-		secret.Annotations[AnnotationKeep] = "true"
+		secret.Annotations[installed.AnnotationKeep] = "true"
 	}
 	return secret
 }
@@ -112,7 +89,7 @@ func (in *Injector) createSecret(ctx context.Context, secret *corev1.Secret) (*c
 		if !mayHaveCreated(err) {
 			break
 		}
-		if left := deleteSecret(ctx, in.Client, secret.Namespace, secret.Name); left != nil {
+		if left := installed.DeleteSecret(ctx, in.Client, secret.Namespace, secret.Name); left != nil {
 			err = fmt.Errorf("%w (and %w)", err, left)
 			break
 		}
@@ -148,7 +125,7 @@ func (in *Injector) trySecret(ctx context.Context, pod *corev1.Pod, name, contai
 	if err != nil {
 		return fmt.Errorf("making a certificate for the dry run: %w", err)
 	}
-	leaf, err := nobody.Issue(ca.LeafRequest{Identity: identityOf(pod, nobody.TrustDomain()), IPs: PodIPs(pod)})
+	leaf, err := nobody.Issue(ca.LeafRequest{Identity: installed.Identity(pod, nobody.TrustDomain()), IPs: installed.PodIPs(pod)})
 	if err != nil {
 		return err
 	}
@@ -158,99 +135,4 @@ func (in *Injector) trySecret(ctx context.Context, pod *corev1.Pod, name, contai
 		return fmt.Errorf("creating Secret %s: %w", name, err)
 	}
 	return nil
-}
-
-// deleteSecret deletes a Secret even after ctx has ended, in a time of its own.
-// One that is gone already is fine.
-func deleteSecret(ctx context.Context, client kubernetes.Interface, namespace, name string) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
-	defer cancel()
-	err := client.CoreV1().Secrets(namespace).Delete(ctx, name, metav1.DeleteOptions{})
-	if err == nil || apierrors.IsNotFound(err) {
-		return nil
-	}
-	return api.WithHint(fmt.Errorf("deleting Secret %s: %w", name, err),
-		fmt.Sprintf("it holds a private key: 'kubectl delete secret %s -n %s'", name, namespace))
-}
-
-// removeStale deletes what plugins that were killed have left for pod.
-func removeStale(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) error {
-	list, err := listSecrets(ctx, client, pod)
-	if apierrors.IsForbidden(err) {
-		// Listing is no part of the job: they go with the pod.
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for i := range list {
-		if stale(&list[i], pod) {
-			if err := deleteSecret(ctx, client, list[i].Namespace, list[i].Name); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// ErrSecretsUnseen says that the user may not look for Secrets.
-var ErrSecretsUnseen = errors.New("not allowed to look for Secrets")
-
-// DeleteSecrets deletes all Secrets of the gateways of pod, and returns how many
-// those were.
-func DeleteSecrets(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) (int, error) {
-	list, err := listSecrets(ctx, client, pod)
-	if apierrors.IsForbidden(err) {
-		return 0, fmt.Errorf("%w: %w", ErrSecretsUnseen, err)
-	}
-	if err != nil {
-		return 0, err
-	}
-	for i := range list {
-		if err := deleteSecret(ctx, client, list[i].Namespace, list[i].Name); err != nil {
-			return i, err
-		}
-	}
-	return len(list), nil
-}
-
-func listSecrets(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) ([]corev1.Secret, error) {
-	list, err := client.CoreV1().Secrets(pod.Namespace).List(ctx, metav1.ListOptions{
-		LabelSelector: LabelManagedBy + "=" + ManagedBy + "," + LabelPodUID + "=" + string(pod.UID)})
-	if err != nil {
-		return nil, fmt.Errorf("looking for Secrets that were left behind: %w", err)
-	}
-	return list.Items, nil
-}
-
-// stale reports whether nobody can need secret any more. A plugin creates the
-// Secret before the container: while that is missing, the plugin may be at it.
-// Once it is there, the Secret is needed only until the kubelet has read it,
-// and one that the container does not name came too late for the name.
-func stale(secret *corev1.Secret, pod *corev1.Pod) bool {
-	if secret.Annotations[AnnotationKeep] != "" {
-		return false
-	}
-	name := secret.Annotations[AnnotationContainer]
-	for _, gateway := range Gateways(pod) {
-		if gateway.Name == name {
-			final, _ := failure(pod, gateway)
-			return gateway.Phase != Waiting || final != nil || !readsSecret(pod, name, secret.Name)
-		}
-	}
-	return false
-}
-
-func readsSecret(pod *corev1.Pod, container, secret string) bool {
-	for i := range pod.Spec.EphemeralContainers {
-		if pod.Spec.EphemeralContainers[i].Name != container {
-			continue
-		}
-		for _, env := range pod.Spec.EphemeralContainers[i].Env {
-			if env.ValueFrom != nil && env.ValueFrom.SecretKeyRef != nil && env.ValueFrom.SecretKeyRef.Name == secret {
-				return true
-			}
-		}
-	}
-	return false
 }

@@ -9,8 +9,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
 // GatewayClient talks to gateways; *remote.Client does it by exec.
@@ -25,10 +26,6 @@ type GatewayClient interface {
 }
 
 const (
-	// secretGrace is how long a kubelet may fail to read a Secret: the API
-	// server's node authorizer learns of the new container a little later than
-	// the kubelet does, which then tries again.
-	secretGrace = 10 * time.Second
 	// answerMargin is left for the gateway's answer to travel before a timeout,
 	// so that it can say itself what it waits for.
 	answerMargin = time.Second
@@ -43,12 +40,9 @@ var (
 	errTimeout = errors.New("timeout")
 	// errInterrupted stands for a context that the caller has ended.
 	errInterrupted = errors.New("interrupted")
+	// errAnswered is the cause of a context that ended because the gateway answered.
+	errAnswered = errors.New("answered")
 )
-
-// failedError is a container that has ended or will not start.
-type failedError struct{ error }
-
-func (e *failedError) Unwrap() error { return e.error }
 
 // answer is what came of waiting for a gateway.
 type answer struct {
@@ -60,116 +54,35 @@ type answer struct {
 
 // wait follows pod until the gateway called name says that it is ready, or
 // cannot become so. It gives a gateway without a certificate its first one. It
-// fails with *failedError in the container's own words.
+// fails with *installed.FailedError in the container's own words.
 func (in *Injector) wait(ctx context.Context, pod *corev1.Pod, name string) answer {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	events, gone, stop := follow(in.Client, pod)
-	defer stop()
-	var (
-		answers chan answer
-		kubelet lateness
-		last    = find(pod, Gateway{Name: name, Phase: Waiting})
-	)
-	for {
-		select {
-		case event := <-events:
-			now, err := observed(event, pod)
-			switch {
-			case errors.Is(err, ErrReplaced) || err == nil && Leaving(now):
-				return answer{err: &failedError{ErrReplaced}}
-			case err != nil:
-				return answer{err: err}
-			}
-			last = find(now, last)
-			if final := kubelet.judge(now, last); final != nil {
-				return answer{err: &failedError{final}}
-			}
-			if last.Phase != Running || answers != nil || Cleans(now, name) {
-				continue
-			}
-			if err := checkAddresses(now, name); err != nil {
-				return answer{err: err}
-			}
-			answers = make(chan answer, 1)
-			go func() { answers <- in.ask(ctx, pod, name) }()
-		case <-gone:
-			return answer{err: &failedError{ErrReplaced}}
-		case <-kubelet.grace:
-			return answer{err: &failedError{kubelet.pending}}
-		case a := <-answers:
-			return a
-		case <-ctx.Done():
-			return answer{err: in.unfinished(ctx, pod, last)}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var answers chan answer
+	last, err := installed.Follow(ctx, in.Client, pod, name, func(now *corev1.Pod, gateway installed.Gateway) (bool, error) {
+		switch {
+		case installed.Leaving(now):
+			return false, installed.ErrReplaced
+		case gateway.Phase != installed.Running || answers != nil || installed.Cleans(now, name):
+			return false, nil
 		}
-	}
-}
-
-// find returns gateway as pod has it now. A list from a cache may show pod as
-// it was before the container was added.
-func find(pod *corev1.Pod, gateway Gateway) Gateway {
-	for _, g := range Gateways(pod) {
-		if g.Name == gateway.Name {
-			return g
+		if err := checkAddresses(now, name); err != nil {
+			return false, err
 		}
+		answers = make(chan answer, 1)
+		go func() {
+			answers <- in.ask(ctx, pod, name)
+			cancel(errAnswered)
+		}()
+		return false, nil
+	})
+	switch {
+	case errors.Is(err, errAnswered):
+		return <-answers
+	case ctx.Err() != nil:
+		err = in.unfinished(ctx, pod, last)
 	}
-	return gateway
-}
-
-// failure returns why gateway does not work: final if it never will, curable if
-// the kubelet may still get over it.
-func failure(pod *corev1.Pod, gateway Gateway) (final, curable error) {
-	words := oneLine(gateway.Message)
-	say := func(hint, what string) error {
-		err := fmt.Errorf("container %s %s: %s", gateway.Name, what, gateway.Reason)
-		if words != "" {
-			err = fmt.Errorf("%w: %s", err, words)
-		}
-		return api.WithHint(err, hint)
-	}
-	describe := fmt.Sprintf("'kubectl describe pod %s -n %s' shows the events of the pod", pod.Name, pod.Namespace)
-	if gateway.Phase == Terminated {
-		return Ended(pod, gateway), nil
-	}
-	if gateway.Phase != Waiting {
-		return nil, nil
-	}
-	switch gateway.Reason {
-	case "ErrImagePull", "ImagePullBackOff", "ImageInspectError", "RegistryUnavailable", "SignatureValidationFailed":
-		return say("check --image; a private registry also needs imagePullSecrets in the pod or its service account",
-			"cannot start"), nil
-	case "InvalidImageName":
-		return say("check --image", "cannot start"), nil
-	case "ErrImageNeverPull":
-		return say("load the image into the node, or use --image-pull-policy=IfNotPresent", "cannot start"), nil
-	case "CreateContainerConfigError":
-		err := say(describe, "cannot start")
-		if strings.Contains(strings.ToLower(words), "secret") {
-			return nil, err
-		}
-		return err, nil
-	case "CreateContainerError", "RunContainerError", "PreCreateHookError", "PreStartHookError", "PostStartHookError":
-		return say(describe, "cannot start"), nil
-	}
-	return nil, nil
-}
-
-// Ended turns the last words of a gateway, and the hint below them, into an error.
-func Ended(pod *corev1.Pod, gateway Gateway) error {
-	text, hint, hinted := strings.Cut(gateway.Message, "\nhint: ")
-	if lines := strings.Split(strings.TrimSpace(text), "\n"); !hinted {
-		// Without last words of its own, these are the end of its log.
-		text = lines[len(lines)-1]
-	}
-	hint = oneLine(hint)
-	if hint == "" {
-		hint = fmt.Sprintf("'kubectl logs %s -c %s -n %s' shows its log", pod.Name, gateway.Name, pod.Namespace)
-	}
-	what := fmt.Sprintf("container %s ended with exit code %d", gateway.Name, gateway.ExitCode)
-	if text = oneLine(text); text == "" {
-		text = gateway.Reason
-	}
-	return api.WithHint(fmt.Errorf("%s: %s", what, text), hint)
+	return answer{err: err}
 }
 
 // ask waits for a gateway whose container runs.
@@ -180,15 +93,15 @@ func (in *Injector) ask(ctx context.Context, pod *corev1.Pod, name string) (a an
 		case a.err == nil && a.status.State == api.Draining:
 			// It ends, and then another one can follow: the container tells.
 			<-ctx.Done()
-			a.err = in.unfinished(ctx, pod, Gateway{Name: name, Phase: Running, Reason: string(api.Draining)})
+			a.err = in.unfinished(ctx, pod, installed.Gateway{Name: name, Phase: installed.Running, Reason: string(api.Draining)})
 			return a
 		case a.err == nil:
 			a.err = in.checkStatus(pod, name, a.status)
 			return a
 		case ctx.Err() != nil:
-			a.err = in.unfinished(ctx, pod, Gateway{Name: name, Phase: Running})
+			a.err = in.unfinished(ctx, pod, installed.Gateway{Name: name, Phase: installed.Running})
 			return a
-		case attempt == askAttempts, errors.Is(a.err, remote.ErrForbidden), errors.Is(a.err, remote.ErrPodGone), errors.Is(a.err, ErrReplaced):
+		case attempt == askAttempts, errors.Is(a.err, remote.ErrForbidden), errors.Is(a.err, remote.ErrPodGone), errors.Is(a.err, installed.ErrReplaced):
 			return a
 		}
 		select {
@@ -212,7 +125,7 @@ func (in *Injector) askOnce(ctx context.Context, pod *corev1.Pod, name string, a
 		if err := checkPodOf(a.status, pod, name); err != nil {
 			return err
 		}
-		if a.status.State != api.Uncertified || a.delivered || in.Options.DryRun != DryRunNone {
+		if a.status.State != api.Uncertified || a.delivered || in.Options.DryRun != installed.DryRunNone {
 			return nil
 		}
 		if err := in.deliver(ctx, pod, name); err != nil {
@@ -226,12 +139,12 @@ func (in *Injector) checkStatus(pod *corev1.Pod, name string, status *api.Status
 	if err := checkPodOf(status, pod, name); err != nil {
 		return err
 	}
-	if status.State == api.Ready || status.State == api.Uncertified && in.Options.DryRun != DryRunNone {
+	if status.State == api.Ready || status.State == api.Uncertified && in.Options.DryRun != installed.DryRunNone {
 		return nil
 	}
 	err := fmt.Errorf("%s is not ready after %s but %s", name, in.Options.Timeout, status.State)
 	if status.Reason != "" {
-		err = fmt.Errorf("%w: %s", err, oneLine(status.Reason))
+		err = fmt.Errorf("%w: %s", err, installed.OneLine(status.Reason))
 	}
 	return api.WithHint(err, fmt.Sprintf("'kubectl logs %s -c %s -n %s' shows its log", pod.Name, name, pod.Namespace))
 }
@@ -244,7 +157,7 @@ func checkPodOf(status *api.Status, pod *corev1.Pod, name string) error {
 }
 
 // unfinished says in what state a gateway was when ctx ended.
-func (in *Injector) unfinished(ctx context.Context, pod *corev1.Pod, gateway Gateway) error {
+func (in *Injector) unfinished(ctx context.Context, pod *corev1.Pod, gateway installed.Gateway) error {
 	if !errors.Is(context.Cause(ctx), errTimeout) {
 		return errInterrupted
 	}
@@ -254,8 +167,4 @@ func (in *Injector) unfinished(ctx context.Context, pod *corev1.Pod, gateway Gat
 	}
 	return api.WithHint(fmt.Errorf("%w: container %s is not ready after %s, it is %s", errTimeout, gateway.Name, in.Options.Timeout, state),
 		fmt.Sprintf("'kubectl describe pod %s -n %s' shows the events of the pod; --timeout waits longer", pod.Name, pod.Namespace))
-}
-
-func oneLine(text string) string {
-	return strings.Join(strings.Fields(text), " ")
 }

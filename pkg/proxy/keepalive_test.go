@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
 // An application that stops reading for much longer than the timeout is slow,
@@ -73,11 +73,9 @@ func TestUnackedDataEnds(t *testing.T) {
 	client, server := pair(t, func(o *Options) { o.UnackedTimeout = 500 * time.Millisecond })
 	destination := application(t, server.ip, echo)
 	conn := client.dial(destination)
-	write(t, conn, "hello")
-	expect(t, conn, "hello")
+	exchange(t, conn, "hello")
 	idle := client.dial(destination)
-	write(t, idle, "hello")
-	expect(t, idle, "hello")
+	exchange(t, idle, "hello")
 
 	rules := "add table inet t; add chain inet t in { type filter hook input priority 0; };" +
 		"add rule inet t in tcp sport 18443 drop; add rule inet t in tcp dport 18443 drop"

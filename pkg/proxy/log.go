@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
 // maxQueuedLog is how many bytes of log lines may wait for the writer: about

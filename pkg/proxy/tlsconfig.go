@@ -10,8 +10,8 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
 
 // maxSessions is how many peers' sessions are kept for resumption. One takes

@@ -14,7 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/edges"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/edges"
 )
 
 // edgesOf reads the edges of a namespace.

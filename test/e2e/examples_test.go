@@ -34,7 +34,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
 // example says how one line of the help texts is run.
@@ -109,34 +109,34 @@ func looking() map[string]example {
 		// Nothing answers to that name.
 		"kubectl gateway check --image=registry.example/kube-gateway:v1":              {with: "--image-timeout=20s", code: 1, says: "registry.example/kube-gateway:v1"},
 		`kubectl gateway check -o json | jq '.checks[] | select(.result == "error")'`: {},
-		"kubectl gateway status":                                                                                                             {says: "web-0"},
-		"kubectl gateway status pod/web-0 pod/db-0 -o wide":                                                                                  {says: "OPTION-LOST"},
-		"kubectl gateway status deploy/web sts/db":                                                                                           {says: "db-0"},
-		"kubectl gateway status -A -o json --fail-if-expiring=7d >/dev/null":                                                                 {},
-		"kubectl gateway status --edges":                                                                                                     {says: "pod/web-0"},
-		"kubectl gateway status --edges --by workload --watch":                                                                               {endless: true, says: "sts/db"},
-		"kubectl gateway status -A -o svg >edges.svg":                                                                                        {after: "grep '</svg>' edges.svg"},
-		`kubectl gateway status -A -o json | jq '.items[] | select(.state != "ready")'`:                                                      {},
-		"kubectl gateway tail":                                                                                                               {endless: true, says: "web-0"},
-		"kubectl gateway tail pod/web-0 pod/db-0 --since=1h --no-follow":                                                                     {says: "db-0"},
-		"kubectl gateway tail deploy/web":                                                                                                    {endless: true, says: "web-"},
-		"kubectl gateway tail -A --plaintext-only":                                                                                           {endless: true, says: "plaintext"},
-		"kubectl gateway tail -l app=web --errors --since=10m":                                                                               {endless: true, says: "web-"},
-		"kubectl gateway tail --template '{{.Pod}} {{.Source}} {{.Destination}} {{.Peer}}'":                                                  {endless: true, says: "web-0 10."},
-		`kubectl gateway tail --template '{{toTimestamp .Time "15:04:05" "America/New_York"}} {{.Pod}} {{.Peer}}'`:                           {endless: true, says: "web-0 spiffe://"},
-		"kubectl gateway tail -A -o json | jq 'select(.encrypted == false)'":                                                                 {endless: true, says: `"encrypted": false`},
-		"kubectl gateway capture pod/web-0 -w - | wireshark -k -i -":                                                                         {endless: true, says: "18443"},
-		"kubectl gateway capture pod/web-0 -w web-0.pcapng --interface=eth0 --duration=1m":                                                   {with: "--duration=2s", after: "tcpdump -n -r web-0.pcapng | grep 18443"},
-		"kubectl gateway capture pod/web-0 -w - --port=18443 | tcpdump -n -r -":                                                              {endless: true, says: "18443"},
-		"kubectl gateway metrics pod/web-0":                                                                                                  {says: "# TYPE kube_gateway"},
-		`kubectl gateway metrics web-0 | grep -E 'result="(plaintext|refused)"'`:                                                             {says: "plaintext"},
+		"kubectl gateway status":                                                                                   {says: "web-0"},
+		"kubectl gateway status pod/web-0 pod/db-0 -o wide":                                                        {says: "OPTION-LOST"},
+		"kubectl gateway status deploy/web sts/db":                                                                 {says: "db-0"},
+		"kubectl gateway status -A -o json --fail-if-expiring=7d >/dev/null":                                       {},
+		"kubectl gateway status --edges":                                                                           {says: "pod/web-0"},
+		"kubectl gateway status --edges --by workload --watch":                                                     {endless: true, says: "sts/db"},
+		"kubectl gateway status -A -o svg >edges.svg":                                                              {after: "grep '</svg>' edges.svg"},
+		`kubectl gateway status -A -o json | jq '.items[] | select(.state != "ready")'`:                            {},
+		"kubectl gateway tail":                                                                                     {endless: true, says: "web-0"},
+		"kubectl gateway tail pod/web-0 pod/db-0 --since=1h --no-follow":                                           {says: "db-0"},
+		"kubectl gateway tail deploy/web":                                                                          {endless: true, says: "web-"},
+		"kubectl gateway tail -A --plaintext-only":                                                                 {endless: true, says: "plaintext"},
+		"kubectl gateway tail -l app=web --errors --since=10m":                                                     {endless: true, says: "web-"},
+		"kubectl gateway tail --template '{{.Pod}} {{.Source}} {{.Destination}} {{.Peer}}'":                        {endless: true, says: "web-0 10."},
+		`kubectl gateway tail --template '{{toTimestamp .Time "15:04:05" "America/New_York"}} {{.Pod}} {{.Peer}}'`: {endless: true, says: "web-0 spiffe://"},
+		"kubectl gateway tail -A -o json | jq 'select(.encrypted == false)'":                                       {endless: true, says: `"encrypted": false`},
+		"kubectl gateway packets pod/web-0 -w - | wireshark -k -i -":                                               {endless: true, says: "18443"},
+		"kubectl gateway packets pod/web-0 -w web-0.pcapng --interface=eth0 --duration=1m":                         {with: "--duration=2s", after: "tcpdump -n -r web-0.pcapng | grep 18443"},
+		"kubectl gateway packets pod/web-0 -w - --port=18443 | tcpdump -n -r -":                                    {endless: true, says: "18443"},
+		"kubectl gateway metrics pod/web-0":                                                                        {says: "# TYPE kube_gateway"},
+		`kubectl gateway metrics web-0 | grep -E 'result="(plaintext|refused)"'`:                                   {says: "plaintext"},
 		"kubectl gateway metrics web-0 | curl --data-binary @- http://pushgateway:9091/metrics/job/kube-gateway/namespace/default/pod/web-0": {push: true},
 		`kubectl gateway metrics web-0 -o json | jq '.families[] | select(.name | contains("not_after"))'`:                                   {says: "not_after"},
-		"kubectl gateway completion --install":                                                                                               {says: "installed"},
-		`kubectl gateway completion --install --dir "$HOME/.local/bin"`:                                                                      {before: `mkdir -p "$HOME/.local/bin"`, says: "installed"},
-		"source <(kubectl gateway completion bash)":                                                                                          {},
-		"kubectl gateway completion fish > ~/.config/fish/completions/kubectl-gateway.fish":                                                  {before: "mkdir -p ~/.config/fish/completions"},
-		"kubectl gateway completion powershell | Out-String | Invoke-Expression":                                                             {},
+		"kubectl gateway completion --install":                                              {says: "installed"},
+		`kubectl gateway completion --install --dir "$HOME/.local/bin"`:                     {before: `mkdir -p "$HOME/.local/bin"`, says: "installed"},
+		"source <(kubectl gateway completion bash)":                                         {},
+		"kubectl gateway completion fish > ~/.config/fish/completions/kubectl-gateway.fish": {before: "mkdir -p ~/.config/fish/completions"},
+		"kubectl gateway completion powershell | Out-String | Invoke-Expression":            {},
 	}
 }
 

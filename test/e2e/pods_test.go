@@ -13,7 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
 // The nodes of the test cluster.

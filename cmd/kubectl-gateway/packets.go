@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/pcapng"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/packets"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
+)
+
+// packetsOptions are the flags of packets.
+type packetsOptions struct {
+	file     string
+	network  string
+	ports    []uint
+	snapLen  int
+	duration time.Duration
+	maxBytes string
+}
+
+func newPacketsCommand(a *app) *cobra.Command {
+	var o packetsOptions
+	cmd := &cobra.Command{
+		Use:     "packets POD [-w FILE]",
+		Aliases: []string{"capture"},
+		Short:   "Record the packets of a pod with a gateway",
+		Long: `Records the packets on all interfaces of a pod, and writes them as pcapng to a
+file or to the standard output, for Wireshark and tcpdump. The pod's gateway reads
+them. Each packet names its interface: the pod's interface shows what the network
+sees, loopback shows what the application says to the gateway, in plaintext. Keep
+such a file as you would keep that plaintext.
+
+Ends with Ctrl-C, or when it reaches --duration or --max-bytes, and prints how many
+packets it recorded and how many the kernel dropped. The exit code is 0 then, and 1
+if something failed.`,
+		Example: `  # Watch live
+  kubectl gateway packets pod/web-0 -w - | wireshark -k -i -
+
+  # What leaves the pod, without what the application says, for a minute
+  kubectl gateway packets pod/web-0 -w web-0.pcapng --interface=eth0 --duration=1m
+
+  # TLS between gateways only
+  kubectl gateway packets pod/web-0 -w - --port=18443 | tcpdump -n -r -`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, args) },
+	}
+	f := cmd.Flags()
+	f.StringVarP(&o.file, "write", "w", "-", "file to write, - for the standard output")
+	f.StringVar(&o.network, "interface", "", "record only this interface of the pod, such as eth0 or lo")
+	f.UintSliceVar(&o.ports, "port", nil, "record only TCP and UDP from or to this port; may be repeated")
+	f.IntVar(&o.snapLen, "snaplen", 0, "bytes of each packet to keep, 0 for all")
+	f.DurationVar(&o.duration, "duration", packets.DefaultDuration, "end after this time")
+	f.StringVar(&o.maxBytes, "max-bytes", "1Gi", "end at this size, such as 100Mi")
+	return cmd
+}
+
+func (o *packetsOptions) run(ctx context.Context, a *app, args []string) error {
+	options, err := o.options()
+	if err != nil {
+		return err
+	}
+	if file, ok := a.Out.(*os.File); ok && o.file == "-" && term.IsTerminal(int(file.Fd())) {
+		return api.WithHint(errors.New("packets are binary and the output is a terminal"),
+			"name a file: -w FILE, or watch live: kubectl gateway packets "+args[0]+" -w - | wireshark -k -i -")
+	}
+	config, client, err := a.kubernetes()
+	if err != nil {
+		return err
+	}
+	found, err := a.find(ctx, &targets.Flags{}, args)
+	if err != nil {
+		return err
+	}
+	if len(found.Pods) != 1 {
+		return api.WithHint(fmt.Errorf("%s has %d pods", args[0], len(found.Pods)),
+			"name one of them, as in pod/"+found.Pods[0].Name)
+	}
+	gateway, err := gatewayToRecordIn(&found.Pods[0])
+	if err != nil {
+		return err
+	}
+	out, err := o.open(a)
+	if err != nil {
+		return err
+	}
+	summary, err := o.record(ctx, a, &remote.Client{Config: config, Kube: client}, gateway, options, out)
+	if closeErr := out.Close(); err == nil && closeErr != nil {
+		err = fmt.Errorf("writing the packets: %w", closeErr)
+	}
+	if err == nil || summary.Packets > 0 {
+		printRecorded(a.ErrOut, summary)
+	}
+	return err
+}
+
+func (o *packetsOptions) options() (packets.Options, error) {
+	options := packets.Options{Interface: o.network, SnapLen: o.snapLen, Duration: o.duration}
+	for _, port := range o.ports {
+		if port == 0 || port > 65535 {
+			return options, fmt.Errorf("--port %d is not a port", port)
+		}
+		options.Ports = append(options.Ports, uint16(port))
+	}
+	size, err := resource.ParseQuantity(o.maxBytes)
+	switch {
+	case err != nil || size.Sign() <= 0:
+		return options, api.WithHint(fmt.Errorf("--max-bytes %q is not a size", o.maxBytes), "use a number of bytes such as 100Mi")
+	case o.duration <= 0:
+		return options, fmt.Errorf("--duration %s is not positive", o.duration)
+	case o.snapLen < 0:
+		return options, fmt.Errorf("--snaplen %d is negative", o.snapLen)
+	}
+	options.MaxBytes = size.Value()
+	return options, nil
+}
+
+// gatewayToRecordIn returns the container that can record in pod.
+func gatewayToRecordIn(pod *corev1.Pod) (packets.Gateway, error) {
+	gateway, ok := installed.Current(pod)
+	if !ok || gateway.Phase != installed.Running {
+		return packets.Gateway{}, api.WithHint(fmt.Errorf("no gateway runs in pod %s/%s", pod.Namespace, pod.Name),
+			fmt.Sprintf("'kubectl gateway enable pod/%s -n %s' adds one", pod.Name, pod.Namespace))
+	}
+	return packets.Gateway{Namespace: pod.Namespace, Pod: pod.Name, Container: gateway.Name}, nil
+}
+
+// open returns where to write. A file is for its owner only.
+func (o *packetsOptions) open(a *app) (io.WriteCloser, error) {
+	if o.file == "-" {
+		return openStream{a.Out}, nil
+	}
+	file, err := os.OpenFile(o.file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("creating the file: %w", err)
+	}
+	return file, nil
+}
+
+// openStream is a stream that others close.
+type openStream struct{ io.Writer }
+
+func (openStream) Close() error { return nil }
+
+func (o *packetsOptions) record(ctx context.Context, a *app, runner packets.Runner, gateway packets.Gateway,
+	options packets.Options, out io.Writer) (packets.Summary, error) {
+	style := terminal.For(a.ErrOut, os.Getenv)
+	begun := false
+	return packets.Run(ctx, runner, gateway, options, func(_ *pcapng.Reader, block *pcapng.Block) error {
+		if !begun {
+			begun = true
+			fmt.Fprintf(a.ErrOut, "recording the packets of pod/%s -n %s, end with Ctrl-C\n", gateway.Pod, gateway.Namespace)
+			if options.Interface == "" || options.Interface == "lo" {
+				fmt.Fprintf(a.ErrOut, "%s the packets on loopback hold what the application says in plaintext\n",
+					style.Paint(terminal.Caution, "warning:"))
+			}
+		}
+		if _, err := out.Write(block.Raw); err != nil {
+			return fmt.Errorf("writing the packets: %w", err)
+		}
+		return nil
+	})
+}
+
+func printRecorded(w io.Writer, s packets.Summary) {
+	dropped := fmt.Sprintf("%d dropped by the kernel", s.Dropped)
+	if !s.Complete {
+		dropped = "the end is missing"
+	}
+	fmt.Fprintf(w, "%d packets, %s, %s\n", s.Packets, terminal.Bytes(s.Bytes), dropped)
+}

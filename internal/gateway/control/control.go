@@ -1,0 +1,233 @@
+// Package control is the gateway's control socket: a Unix socket inside its
+// own container, reached by exec. One connection carries one request and one
+// answer, each a line of JSON.
+package control
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+// SocketPath is where the supervisor listens, in the container's own file
+// system, which no other container of the pod sees.
+const SocketPath = "/run/kube-gateway/control.sock"
+
+// maxMessage bounds a request and an answer, in bytes.
+const maxMessage = 1 << 20
+
+// What a Request may ask for. Each is answered with an api.Status, unless another
+// answer is named.
+const (
+	OpStatus = "status"
+	// OpMode changes the mode, OpAllow the identity rules, for connections from
+	// now on. After an error nothing has changed.
+	OpMode  = "mode"
+	OpAllow = "allow"
+	// OpCSR makes a new key and is answered with an api.CertificateRequest for it.
+	// The key waits a few minutes for OpCertificate, which brings the certificate
+	// into force for connections from then on.
+	OpCSR         = "csr"
+	OpCertificate = "certificate"
+	// OpTrust replaces the roots that the gateway trusts, for connections from
+	// now on.
+	OpTrust = "trust"
+	// OpReset resets the application's plaintext connections into captured ranges.
+	OpReset = "reset"
+	// OpDisable stops the capture, lets connections drain and ends the gateway. It
+	// is answered with an api.DisableReport, after which the gateway is gone. A
+	// second one joins the first.
+	OpDisable = "disable"
+)
+
+// Request is what a client sends.
+type Request struct {
+	Op string `json:"op"`
+	// Wait makes a status wait until the gateway is ready, at most so long
+	// (nanoseconds).
+	Wait time.Duration `json:"wait,omitempty"`
+	// Mode is what OpMode changes to.
+	Mode api.Mode `json:"mode,omitempty"`
+	// Allow holds the rules of OpAllow. To allow everyone has to be said, so
+	// that nobody does by leaving something out.
+	Allow    []string `json:"allow,omitempty"`
+	Everyone bool     `json:"everyone,omitempty"`
+	// Issued is what OpCertificate brings, Trust what OpTrust does.
+	Issued *api.IssuedCertificate `json:"issued,omitempty"`
+	Trust  *api.TrustBundle       `json:"trust,omitempty"`
+	// DrainTimeout is how long OpDisable lets connections drain (nanoseconds).
+	DrainTimeout time.Duration `json:"drainTimeout,omitempty"`
+}
+
+// response is what the server sends: a result or an error.
+type response struct {
+	Result json.RawMessage `json:"result,omitempty"`
+	Error  string          `json:"error,omitempty"`
+	Hint   string          `json:"hint,omitempty"`
+}
+
+// Handler answers a request with a value that has a JSON form.
+type Handler func(ctx context.Context, r Request) (any, error)
+
+// Listen opens the socket at path, for root alone. What a dead gateway left
+// there is replaced.
+func Listen(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("creating the control socket's directory: %w", err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("removing an old control socket: %w", err)
+	}
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("opening the control socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		ln.Close()
+		return nil, fmt.Errorf("protecting the control socket: %w", err)
+	}
+	return ln, nil
+}
+
+// Serve answers requests on ln until ctx is done, and then waits until those under
+// way, whose context is done as well, are answered.
+func Serve(ctx context.Context, ln net.Listener, handle Handler) error {
+	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	defer stop()
+	var serving sync.WaitGroup
+	defer serving.Wait()
+	for {
+		conn, err := ln.Accept()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return fmt.Errorf("accepting on the control socket: %w", err)
+		}
+		serving.Go(func() { serveOne(ctx, conn, handle) })
+	}
+}
+
+// requestTimeout is for a client that connects and says nothing.
+const requestTimeout = 5 * time.Second
+
+// hangUpTimeout is how long a client may take to use its answer.
+const hangUpTimeout = 2 * time.Second
+
+func serveOne(ctx context.Context, conn net.Conn, handle Handler) {
+	defer conn.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	conn.SetDeadline(time.Now().Add(requestTimeout))
+	var request Request
+	var answer response
+	hungUp := make(chan struct{})
+	if err := readMessage(conn, &request); err != nil {
+		answer.Error = err.Error()
+		close(hungUp)
+	} else {
+		conn.SetDeadline(time.Time{})
+		// A client that hangs up (Ctrl-C of an exec) ends its request.
+		go func() {
+			defer close(hungUp)
+			io.Copy(io.Discard, conn)
+			cancel()
+		}()
+		result, err := handle(ctx, request)
+		if err == nil {
+			answer.Result, err = json.Marshal(result)
+		}
+		if err != nil {
+			answer = response{Error: err.Error(), Hint: api.Hint(err)}
+		}
+	}
+	conn.SetWriteDeadline(time.Now().Add(requestTimeout))
+	json.NewEncoder(conn).Encode(answer)
+	// The client ends with this process when it is the container's first one, so it
+	// is left the time to use what may be the last answer.
+	select {
+	case <-hungUp:
+	case <-time.After(hangUpTimeout):
+	}
+}
+
+func readMessage(r io.Reader, to any) error {
+	line, err := bufio.NewReader(io.LimitReader(r, maxMessage)).ReadBytes('\n')
+	if err != nil {
+		return fmt.Errorf("reading a message of the control socket: %w", err)
+	}
+	if err := json.Unmarshal(line, to); err != nil {
+		return fmt.Errorf("parsing a message of the control socket: %w", err)
+	}
+	return nil
+}
+
+// dialInterval is how often Call looks for a socket that is not there yet.
+const dialInterval = 20 * time.Millisecond
+
+// Call sends a request to the gateway at path and stores the answer in result.
+// While the gateway is still starting it waits for the socket, until ctx is
+// done or r.Wait is over.
+func Call(ctx context.Context, path string, r Request, result any) error {
+	return CallAndUse(ctx, path, r, result, func() error { return nil })
+}
+
+// CallAndUse is Call for answers after which the gateway may end, and with it this
+// process: it calls use with the answer stored before the gateway knows that it has
+// arrived.
+func CallAndUse(ctx context.Context, path string, r Request, result any, use func() error) error {
+	conn, err := dial(ctx, path, r.Wait)
+	if err != nil {
+		return api.WithHint(fmt.Errorf("reaching the gateway: %w", err),
+			"the gateway has not started or has ended: look at its log")
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	if err := json.NewEncoder(conn).Encode(r); err != nil {
+		return fmt.Errorf("asking the gateway: %w", err)
+	}
+	var answer response
+	if err := readMessage(conn, &answer); err != nil {
+		return err
+	}
+	if answer.Error != "" {
+		err := errors.New(answer.Error)
+		if answer.Hint == "" {
+			return err
+		}
+		return api.WithHint(err, answer.Hint)
+	}
+	if err := json.Unmarshal(answer.Result, result); err != nil {
+		return fmt.Errorf("parsing the gateway's answer: %w", err)
+	}
+	return use()
+}
+
+func dial(ctx context.Context, path string, wait time.Duration) (net.Conn, error) {
+	deadline := time.Now().Add(wait)
+	for {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "unix", path)
+		starting := errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
+		if err == nil || !starting || !time.Now().Before(deadline) {
+			return conn, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(dialInterval):
+		}
+	}
+}

@@ -1,0 +1,175 @@
+package metrics
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
+)
+
+// namespace is the first word of every metric's name.
+const namespace = "kube_gateway"
+
+// family says how one metric is read from a status.
+type family struct {
+	short  string // the name without the namespace
+	help   string
+	kind   prometheus.ValueType
+	labels []string
+	read   func(s *api.Status, emit func(value float64, labels ...string))
+}
+
+func (f *family) name() string { return prometheus.BuildFQName(namespace, "", f.short) }
+
+func (f *family) desc() *prometheus.Desc {
+	return prometheus.NewDesc(f.name(), f.help, f.labels, nil)
+}
+
+// emitter takes a sample.
+type emitter = func(value float64, labels ...string)
+
+// counter returns a family of one counter without labels.
+func counter(short, help string, value func(*api.Status) uint64) family {
+	return family{short, help, prometheus.CounterValue, nil, func(s *api.Status, emit emitter) { emit(float64(value(s))) }}
+}
+
+// ofDirections returns a family with a sample for each direction.
+func ofDirections(short, help string, kind prometheus.ValueType, value func(*api.Direction) float64) family {
+	return family{short, help, kind, []string{"direction"}, func(s *api.Status, emit emitter) {
+		eachDirection(s, func(name string, d *api.Direction) { emit(value(d), name) })
+	}}
+}
+
+func eachDirection(s *api.Status, do func(name string, d *api.Direction)) {
+	do(api.Outbound, &s.Traffic.Outbound)
+	do(api.Inbound, &s.Traffic.Inbound)
+}
+
+// seconds is a point in time as Prometheus has it.
+func seconds(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }
+
+// ofTime returns a gauge that is left out while the time is not known.
+func ofTime(short, help string, value func(*api.Status) time.Time) family {
+	return family{short, help, prometheus.GaugeValue, nil, func(s *api.Status, emit emitter) {
+		if t := value(s); !t.IsZero() {
+			emit(seconds(t))
+		}
+	}}
+}
+
+// families returns all metrics.
+func families() []family {
+	return append(append(aboutGateway(), aboutConnections()...), aboutCapture()...)
+}
+
+func aboutGateway() []family {
+	return []family{
+		{"info", "What the gateway is and runs with; always 1.", prometheus.GaugeValue,
+			[]string{"version", "mode", "on_failure", "wire", "identity"}, func(s *api.Status, emit emitter) {
+				emit(1, s.Version, string(s.Mode), string(s.OnFailure), string(s.Wire), s.Identity)
+			}},
+		{"state", "Whether the gateway is in this state, 1 or 0.", prometheus.GaugeValue,
+			[]string{"state"}, func(s *api.Status, emit emitter) {
+				for _, state := range []api.State{api.Starting, api.Ready, api.Degraded, api.Uncertified, api.Draining} {
+					var is float64
+					if s.State == state {
+						is = 1
+					}
+					emit(is, string(state))
+				}
+			}},
+		{"missing_features", "Features that could not be loaded; the gateway works without them.", prometheus.GaugeValue,
+			nil, func(s *api.Status, emit emitter) { emit(float64(len(s.Missing))) }},
+		ofTime("start_time_seconds", "When the gateway was started, in seconds since 1970.",
+			func(s *api.Status) time.Time { return s.StartedAt }),
+		ofTime("worker_start_time_seconds", "When the worker that runs now was started, in seconds since 1970.",
+			func(s *api.Status) time.Time { return s.Worker.StartedAt }),
+		counter("worker_restarts_total", "How often the worker had to be started again.",
+			func(s *api.Status) uint64 { return uint64(max(s.Worker.Restarts, 0)) }),
+		ofTime("certificate_not_before_timestamp_seconds", "When the gateway's certificate begins to be valid, in seconds since 1970.",
+			func(s *api.Status) time.Time { return s.Cert.NotBefore }),
+		ofTime("certificate_not_after_timestamp_seconds", "When the gateway's certificate ends, in seconds since 1970.",
+			func(s *api.Status) time.Time { return s.Cert.NotAfter }),
+	}
+}
+
+func aboutConnections() []family {
+	return []family{
+		{"connections_total", "Connections by how they were carried.", prometheus.CounterValue,
+			[]string{"direction", "result"}, func(s *api.Status, emit emitter) {
+				eachDirection(s, func(name string, d *api.Direction) {
+					emit(float64(d.Encrypted), name, "encrypted")
+					emit(float64(d.Plaintext), name, "plaintext")
+					emit(float64(d.Refused), name, "refused")
+				})
+			}},
+		ofDirections("inband_connections_total", "Encrypted connections that travelled on the in-band wire; the others had the port wire.",
+			prometheus.CounterValue, func(d *api.Direction) float64 { return float64(d.Inband) }),
+		{"unencrypted_connections_total", "Connections that were refused or carried in plaintext, by the reason.",
+			prometheus.CounterValue, []string{"direction", "reason"}, func(s *api.Status, emit emitter) {
+				for _, d := range traffic.Directions() {
+					for _, r := range traffic.Reasons(d) {
+						emit(unencrypted(s, d.String(), r.Word()), d.String(), r.Word())
+					}
+				}
+			}},
+		ofDirections("active_connections", "Connections that are open now.",
+			prometheus.GaugeValue, func(d *api.Direction) float64 { return float64(d.Active) }),
+		ofDirections("sent_bytes_total", "Bytes that the application sent.",
+			prometheus.CounterValue, func(d *api.Direction) float64 { return float64(d.Sent) }),
+		ofDirections("received_bytes_total", "Bytes that the application received.",
+			prometheus.CounterValue, func(d *api.Direction) float64 { return float64(d.Received) }),
+		{"existing_connections", "Open plaintext connections of the application that no gateway carries.", prometheus.GaugeValue,
+			[]string{"direction"}, func(s *api.Status, emit emitter) {
+				if e := s.Existing; e != nil {
+					emit(float64(e.Outbound), api.Outbound)
+					emit(float64(e.Inbound), api.Inbound)
+				}
+			}},
+		{"existing_connections_reset_total", "Plaintext connections that the gateway has reset.", prometheus.CounterValue,
+			nil, func(s *api.Status, emit emitter) {
+				if e := s.Existing; e != nil {
+					emit(float64(e.Reset))
+				}
+			}},
+	}
+}
+
+func aboutCapture() []family {
+	return []family{
+		counter("captured_connections_total", "Outbound connections that were redirected to the gateway.",
+			func(s *api.Status) uint64 { return s.Capture.Captured }),
+		{"service_connections_total", "Outbound connections to Service addresses that the gateway does not carry.", prometheus.CounterValue,
+			[]string{"result"}, func(s *api.Status, emit emitter) {
+				emit(float64(s.Capture.ServicePassed), "passed")
+				emit(float64(s.Capture.ServiceRefused), "refused")
+			}},
+		counter("uncapturable_connections_total", "Outbound connections that should have been captured but could not be.",
+			func(s *api.Status) uint64 { return s.Capture.Uncapturable }),
+		counter("no_listener_connections_total", "Outbound connections that were refused because no worker listened.",
+			func(s *api.Status) uint64 { return s.Capture.NoListener }),
+		counter("steered_connections_total", "Inbound connections that were handed to the in-band listener.",
+			func(s *api.Status) uint64 { return s.Capture.Steered }),
+		{"guarded_connections_total", "Inbound connections without a gateway at the other end that strict mode let in because of their source, or reset.",
+			prometheus.CounterValue, []string{"result"}, func(s *api.Status, emit emitter) {
+				emit(float64(s.Capture.PlaintextAllowed), "passed")
+				emit(float64(s.Capture.PlaintextRefused), "refused")
+			}},
+		counter("udp_total", "UDP sockets and messages to captured ranges, which no gateway encrypts.",
+			func(s *api.Status) uint64 { return s.Capture.UDP }),
+		counter("udp_refused_total", "Those of the UDP sockets and messages that were refused.",
+			func(s *api.Status) uint64 { return s.Capture.UDPRefused }),
+	}
+}
+
+// unencrypted returns how many connections a status counts under a reason.
+func unencrypted(s *api.Status, direction, reason string) float64 {
+	for _, u := range s.Unencrypted {
+		if u.Direction == direction && u.Reason == reason {
+			return float64(u.Connections)
+		}
+	}
+	return 0
+}

@@ -1,0 +1,148 @@
+// Package metrics turns a gateway's status into Prometheus metrics.
+//
+// Every metric is a value of api.Status, so that metrics and 'kubectl gateway status'
+// cannot disagree, and is read when somebody asks. The number of samples is fixed: a
+// label takes one of a few words, or says something about the gateway itself. What has
+// no value yet, such as the certificate of a gateway that waits for its first one, is
+// left out instead of being zero.
+//
+// Numbers that are part of another, like in-band connections of the encrypted ones,
+// are counters of their own and not a label of the whole: the gateway cannot read both
+// in one moment, and a difference could go backwards, which Prometheus would take for
+// a restart.
+package metrics
+
+import (
+	"fmt"
+	"io"
+	"sort"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+// ContentType is the media type of what Write writes.
+const ContentType = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores"
+
+// collector is a prometheus.Collector of one status.
+type collector struct{ status *api.Status }
+
+// Describe tells everything that there can be, also what this status does not have.
+func (c collector) Describe(descs chan<- *prometheus.Desc) {
+	for _, f := range families() {
+		descs <- f.desc()
+	}
+}
+
+func (c collector) Collect(metrics chan<- prometheus.Metric) {
+	for _, f := range families() {
+		desc := f.desc()
+		f.read(c.status, func(value float64, labels ...string) {
+			m, err := prometheus.NewConstMetric(desc, f.kind, value, labels...)
+			if err != nil {
+				m = prometheus.NewInvalidMetric(desc, err)
+			}
+			metrics <- m
+		})
+	}
+}
+
+// gather returns the metrics of a status, in the order of their names.
+func gather(status *api.Status) ([]*dto.MetricFamily, error) {
+	registry := prometheus.NewPedanticRegistry()
+	if err := registry.Register(collector{status}); err != nil {
+		return nil, fmt.Errorf("describing the metrics: %w", err)
+	}
+	all, err := registry.Gather()
+	if err != nil {
+		return nil, fmt.Errorf("collecting the metrics: %w", err)
+	}
+	return all, nil
+}
+
+// Gatherer returns a status as what client_golang's handlers serve.
+func Gatherer(status *api.Status) prometheus.Gatherer {
+	return prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) { return gather(status) })
+}
+
+// Reduce returns as much of a status as there is in its metrics. It is small, whatever
+// the cluster: lists are left out, and of texts that nobody reads only their number.
+func Reduce(s *api.Status) *api.Status {
+	reduced := &api.Status{
+		Version: s.Version, State: s.State, StartedAt: s.StartedAt,
+		Mode: s.Mode, OnFailure: s.OnFailure, Wire: s.Wire, Identity: s.Identity,
+		Missing: make([]string, len(s.Missing)),
+		Cert:    api.Certificate{NotBefore: s.Cert.NotBefore, NotAfter: s.Cert.NotAfter},
+		Worker:  api.Worker{StartedAt: s.Worker.StartedAt, Restarts: s.Worker.Restarts},
+		Capture: api.Capture{
+			Captured: s.Capture.Captured, ServicePassed: s.Capture.ServicePassed, ServiceRefused: s.Capture.ServiceRefused,
+			Uncapturable: s.Capture.Uncapturable, NoListener: s.Capture.NoListener, UDP: s.Capture.UDP, UDPRefused: s.Capture.UDPRefused,
+			Steered: s.Capture.Steered, PlaintextAllowed: s.Capture.PlaintextAllowed, PlaintextRefused: s.Capture.PlaintextRefused,
+		},
+		Traffic: s.Traffic, Unencrypted: s.Unencrypted,
+	}
+	if e := s.Existing; e != nil {
+		reduced.Existing = &api.ExistingConnections{Outbound: e.Outbound, Inbound: e.Inbound, Reset: e.Reset}
+	}
+	return reduced
+}
+
+// Write writes the metrics of a status in Prometheus' text exposition format 0.0.4.
+func Write(w io.Writer, status *api.Status) error {
+	all, err := gather(status)
+	if err != nil {
+		return err
+	}
+	encoder := expfmt.NewEncoder(w, expfmt.NewFormat(expfmt.TypeTextPlain))
+	for _, family := range all {
+		if err := encoder.Encode(family); err != nil {
+			return fmt.Errorf("writing the metrics: %w", err)
+		}
+	}
+	return nil
+}
+
+// Read returns the metrics of a status for programs.
+func Read(status *api.Status) (*api.Metrics, error) {
+	all, err := gather(status)
+	if err != nil {
+		return nil, err
+	}
+	metrics := &api.Metrics{Families: []api.MetricFamily{}}
+	for _, from := range all {
+		family := api.MetricFamily{Name: from.GetName(), Help: from.GetHelp(), Type: typeCounter}
+		if from.GetType() == dto.MetricType_GAUGE {
+			family.Type = typeGauge
+		}
+		for _, m := range from.GetMetric() {
+			sample := api.MetricSample{Value: m.GetCounter().GetValue() + m.GetGauge().GetValue()}
+			for _, label := range m.GetLabel() {
+				if sample.Labels == nil {
+					sample.Labels = map[string]string{}
+				}
+				sample.Labels[label.GetName()] = label.GetValue()
+			}
+			family.Samples = append(family.Samples, sample)
+		}
+		metrics.Families = append(metrics.Families, family)
+	}
+	return metrics, nil
+}
+
+const (
+	typeCounter = "counter"
+	typeGauge   = "gauge"
+)
+
+// Names returns the names of all metrics that a gateway can have, sorted.
+func Names() []string {
+	var names []string
+	for _, f := range families() {
+		names = append(names, f.name())
+	}
+	sort.Strings(names)
+	return names
+}

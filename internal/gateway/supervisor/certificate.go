@@ -1,0 +1,260 @@
+//go:build linux
+
+package supervisor
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+)
+
+// CertificateTimeout is how long a gateway that was started without a
+// certificate waits for its first one. Whoever started it delivers within
+// seconds; one that nobody serves must not stay.
+const CertificateTimeout = 10 * time.Minute
+
+const (
+	// maxPendingKeys bounds the requests that wait for a certificate. One more
+	// takes the place of the oldest, so that requests nobody came back for never
+	// block the next.
+	maxPendingKeys = 4
+	// pendingKeyLife is how long a key waits for its certificate: long enough for
+	// a person to unlock the authority.
+	pendingKeyLife = 5 * time.Minute
+)
+
+// pendingKeys are those that have no certificate yet. They exist in memory only.
+type pendingKeys struct {
+	mu   sync.Mutex
+	keys []pendingKey // the oldest first
+}
+
+type pendingKey struct {
+	*ecdsa.PrivateKey
+	expiry *time.Timer
+}
+
+// add makes a key that is forgotten when its time is over.
+func (p *pendingKeys) add() (*ecdsa.PrivateKey, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("making a key: %w", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.keys) >= maxPendingKeys {
+		p.remove(p.keys[0].PrivateKey)
+	}
+	p.keys = append(p.keys, pendingKey{key, time.AfterFunc(pendingKeyLife, func() { p.forget(key) })})
+	return key, nil
+}
+
+func (p *pendingKeys) forget(key *ecdsa.PrivateKey) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.remove(key)
+}
+
+func (p *pendingKeys) remove(key *ecdsa.PrivateKey) {
+	p.keys = slices.DeleteFunc(p.keys, func(k pendingKey) bool {
+		if k.PrivateKey != key {
+			return false
+		}
+		k.expiry.Stop()
+		return true
+	})
+}
+
+// of returns the key that cert was made for, or nil.
+func (p *pendingKeys) of(cert *x509.Certificate) *ecdsa.PrivateKey {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, key := range p.keys {
+		if key.PublicKey.Equal(cert.PublicKey) {
+			return key.PrivateKey
+		}
+	}
+	return nil
+}
+
+// requestCertificate makes a new key and a request for it. The names in the
+// request are for people: an authority knows better who asks.
+func (s *supervisor) requestCertificate() (*api.CertificateRequest, error) {
+	st, _ := s.snapshot()
+	id, err := identity.Parse(st.Identity)
+	if err != nil {
+		return nil, err
+	}
+	key, err := s.keys.add()
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.CertificateRequest{URIs: []*url.URL{id.URL()}}
+	for _, ip := range st.PodIPs {
+		template.IPAddresses = append(template.IPAddresses, ip.AsSlice())
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, template, key)
+	if err != nil {
+		return nil, fmt.Errorf("making a certificate request: %w", err)
+	}
+	csr := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
+	return &api.CertificateRequest{CSR: string(csr)}, nil
+}
+
+// takeCertificate brings a certificate for one of the pending keys into force,
+// for connections from then on. After an error everything is as before.
+func (s *supervisor) takeCertificate(issued *api.IssuedCertificate) error {
+	if issued == nil {
+		return errors.New("no certificate is given")
+	}
+	s.settings.Lock()
+	defer s.settings.Unlock()
+	roots, err := parseBundle(issued.Bundle)
+	if err != nil {
+		return err
+	}
+	chain, err := parseCertificates("certificate", issued.Certificate, maxChain)
+	if err != nil {
+		return err
+	}
+	key := s.keys.of(chain[0])
+	if key == nil {
+		return api.WithHint(errors.New("the certificate is for no key of this gateway that waits for one"),
+			fmt.Sprintf("renew again: a request is good for one certificate, within %v", pendingKeyLife))
+	}
+	st, _ := s.snapshot()
+	if err := checkLeaf(chain[0], st.Identity, st.PodIPs, time.Now()); err != nil {
+		return err
+	}
+	if err := checkChain(chain, roots, time.Now()); err != nil {
+		return err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return errors.New("encoding the new key failed")
+	}
+	if err := s.exchange(s.settings.config, func(m *handoff.Material) {
+		m.Cert, m.CA = encodeCertificates(chain), encodeCertificates(roots)
+		m.Key = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
+	}); err != nil {
+		return err
+	}
+	s.update(func(st *api.Status) {
+		st.Cert = describeCertificate(chain, roots)
+		if st.State == api.Uncertified {
+			st.State = api.Starting
+		}
+	})
+	s.keys.forget(key)
+	s.Log.Info("new certificate", "serial", chain[0].SerialNumber.Text(16), "notAfter", chain[0].NotAfter)
+	return nil
+}
+
+// takeTrust replaces the trust bundle, for connections from then on. After an
+// error everything is as before.
+func (s *supervisor) takeTrust(bundle *api.TrustBundle) error {
+	if bundle == nil {
+		return errors.New("no trust bundle is given")
+	}
+	s.settings.Lock()
+	defer s.settings.Unlock()
+	roots, err := parseBundle(bundle.Bundle)
+	if err != nil {
+		return err
+	}
+	m, err := handoff.ReadMaterial(s.settings.material)
+	if err != nil {
+		return err
+	}
+	if !m.Certified() {
+		return api.WithHint(errors.New("the gateway has no certificate yet"), "its first certificate brings the roots that it trusts")
+	}
+	chain, err := parseCertificates("certificate", string(m.Cert), maxChain)
+	if err != nil {
+		return err
+	}
+	if issuerOf(chain, roots, time.Now()) == "" {
+		return api.WithHint(errors.New("the gateway's own certificate leads to none of the new roots: its peers would refuse it"),
+			"renew its certificate with the new authority first")
+	}
+	if string(encodeCertificates(roots)) == string(m.CA) {
+		return nil
+	}
+	if err := s.exchange(s.settings.config, func(m *handoff.Material) { m.CA = encodeCertificates(roots) }); err != nil {
+		return err
+	}
+	s.update(func(st *api.Status) { st.Cert = describeCertificate(chain, roots) })
+	s.Log.Info("new trust bundle", "authorities", fingerprints(roots))
+	return nil
+}
+
+// awaitCertificate returns true once the gateway has a certificate. Otherwise the
+// gateway was asked to end, or the error says that nobody came.
+func (s *supervisor) awaitCertificate(ctx context.Context) (bool, error) {
+	timeout := s.CertificateTimeout
+	if timeout == 0 {
+		timeout = CertificateTimeout
+	}
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	for {
+		st, changed := s.snapshot()
+		if st.State != api.Uncertified {
+			return true, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false, nil
+		case <-s.Terminate:
+			return false, nil
+		case <-s.end.begun:
+			return false, nil
+		case <-timer.C:
+			return false, api.WithHint(fmt.Errorf("no certificate was delivered within %v", timeout),
+				"whoever started the gateway has ended before: run 'kubectl gateway enable' again")
+		}
+	}
+}
+
+// checkLeaf reports why cert cannot be the gateway's, if anything.
+func checkLeaf(cert *x509.Certificate, own string, podIPs []netip.Addr, now time.Time) error {
+	id, err := identity.FromCertificate(cert)
+	switch {
+	case err != nil:
+		return fmt.Errorf("the new certificate: %w", err)
+	case id.String() != own:
+		return api.WithHint(fmt.Errorf("the new certificate is for %s, the gateway is %s", id, own), "enable the pod again if its identity changed")
+	case cert.IsCA:
+		return errors.New("the new certificate is that of an authority")
+	}
+	for _, ip := range podIPs {
+		if !slices.ContainsFunc(cert.IPAddresses, func(san net.IP) bool {
+			a, ok := netip.AddrFromSlice(san)
+			return ok && a.Unmap() == ip
+		}) {
+			return fmt.Errorf("the new certificate does not name the pod's address %v", ip)
+		}
+	}
+	for _, usage := range peerUsages {
+		if !slices.Contains(cert.ExtKeyUsage, usage) {
+			return errors.New("the new certificate is not for servers and clients alike")
+		}
+	}
+	return checkTime("the new certificate", cert, now)
+}

@@ -1,0 +1,501 @@
+//go:build linux
+
+package supervisor
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
+)
+
+// issuer is an authority that issues whatever is asked for.
+type issuer struct {
+	t    testing.TB
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+func newIssuer(t testing.TB) *issuer {
+	t.Helper()
+	key := newKey(t)
+	template := &x509.Certificate{
+		SerialNumber: serial(t), Subject: pkix.Name{CommonName: "test", SerialNumber: rand.Text()},
+		NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(1000 * time.Hour),
+		BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	return &issuer{t, create(t, template, template, key.Public(), key), key}
+}
+
+// issue makes a certificate for the pod of newTestSupervisor, unless change says
+// otherwise.
+func (i *issuer) issue(key crypto.PublicKey, change func(*x509.Certificate)) *x509.Certificate {
+	i.t.Helper()
+	template := &x509.Certificate{
+		SerialNumber: serial(i.t), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		URIs:        []*url.URL{{Scheme: "spiffe", Host: "td", Path: "/ns/a/sa/c"}},
+		IPAddresses: []net.IP{net.IPv4(10, 0, 0, 1), net.ParseIP("fd00::1")},
+	}
+	if change != nil {
+		change(template)
+	}
+	return create(i.t, template, i.cert, key, i.key)
+}
+
+func create(t testing.TB, template, parent *x509.Certificate, public crypto.PublicKey, key crypto.Signer) *x509.Certificate {
+	t.Helper()
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert
+}
+
+func newKey(t testing.TB) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func serial(t testing.TB) *big.Int {
+	t.Helper()
+	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n.Add(n, big.NewInt(1))
+}
+
+func pemOf(certs ...*x509.Certificate) string { return string(encodeCertificates(certs)) }
+
+func pemKey(t testing.TB, key *ecdsa.PrivateKey) string {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+const testConfig = `{"version":1,"pod":{"namespace":"a","name":"b","uid":"u","serviceAccount":"c"},"podIPs":["10.0.0.1","fd00::1"],
+	"trustDomain":"td","mode":"strict","onFailure":"closed","capture":["10.0.0.0/8"]}`
+
+// newTestSupervisor returns a supervisor between two workers. Without a
+// certificate it waits for its first one.
+func newTestSupervisor(t testing.TB, material handoff.Material) (*supervisor, *bytes.Buffer) {
+	t.Helper()
+	material.Config = []byte(testConfig)
+	f, err := material.Seal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	s := &supervisor{end: newEnding(), Options: Options{Material: f, Log: slog.New(slog.NewJSONHandler(&log, nil))}, state: newState()}
+	t.Cleanup(func() { s.settings.close() })
+	if err := s.describe(); err != nil {
+		t.Fatal(err)
+	}
+	return s, &log
+}
+
+// certified returns a supervisor with a certificate of root, which change may alter.
+func certified(t testing.TB, root *issuer, change func(*x509.Certificate)) *supervisor {
+	t.Helper()
+	key := newKey(t)
+	s, _ := newTestSupervisor(t, handoff.Material{
+		Cert: []byte(pemOf(root.issue(key.Public(), change))), Key: []byte(pemKey(t, key)), CA: []byte(pemOf(root.cert))})
+	return s
+}
+
+// request asks for a certificate and returns the key that it is to be for.
+func request(t testing.TB, s *supervisor) crypto.PublicKey {
+	t.Helper()
+	r, err := s.requestCertificate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, rest := pem.Decode([]byte(r.CSR))
+	if block == nil || len(rest) > 0 {
+		t.Fatalf("the request is %q", r.CSR)
+	}
+	csr, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := csr.CheckSignature(); err != nil {
+		t.Fatal(err)
+	}
+	return csr.PublicKey
+}
+
+func material(t testing.TB, s *supervisor) *handoff.Material {
+	t.Helper()
+	m, err := handoff.ReadMaterial(s.settings.material)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// asJSON shows a whole status, to compare.
+func asJSON(t testing.TB, s *supervisor) string {
+	t.Helper()
+	st, _ := s.snapshot()
+	text, err := json.Marshal(st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestFirstCertificate(t *testing.T) {
+	root := newIssuer(t)
+	s, log := newTestSupervisor(t, handoff.Material{})
+	if s.status.State != api.Uncertified || s.status.Identity != "spiffe://td/ns/a/sa/c" || s.capturing() {
+		t.Fatalf("it begins as %+v", s.status)
+	}
+	if err := s.takeTrust(&api.TrustBundle{Bundle: pemOf(root.cert)}); err == nil || api.Hint(err) == "" {
+		t.Errorf("trust before a certificate: %v", err)
+	}
+	waiting, err := s.answer(t.Context(), control.Request{Op: control.OpStatus, Wait: time.Hour})
+	if err != nil || waiting.(*api.Status).State != api.Uncertified || time.Since(waiting.(*api.Status).Time) > time.Minute {
+		t.Errorf("whoever waits for it hears %+v, %v", waiting, err)
+	}
+	leaf := root.issue(request(t, s), nil)
+	if err := s.takeCertificate(&api.IssuedCertificate{Certificate: pemOf(leaf), Bundle: pemOf(root.cert)}); err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := s.awaitCertificate(t.Context()); !ok || err != nil {
+		t.Errorf("it still waits: %t, %v", ok, err)
+	}
+	m := material(t, s)
+	if _, err := tls.X509KeyPair(m.Cert, m.Key); err != nil || string(m.CA) != pemOf(root.cert) || string(m.Config) != testConfig {
+		t.Errorf("the material: %v, %s, %s", err, m.CA, m.Config)
+	}
+	st, _ := s.snapshot()
+	if c := st.Cert; st.State != api.Starting || c.Serial != leaf.SerialNumber.Text(16) || c.Issuer != fingerprint(root.cert) ||
+		!slices.Equal(c.Authorities, []string{c.Issuer}) || !c.NotAfter.Equal(leaf.NotAfter) {
+		t.Errorf("the status is %+v", st)
+	}
+	if text := log.String(); strings.Contains(text, "PRIVATE") || !strings.Contains(text, leaf.SerialNumber.Text(16)) {
+		t.Errorf("the log says %s", text)
+	}
+}
+
+// TestRefusedCertificates: what is refused changes nothing, and the request can
+// still be answered as it should be.
+func TestRefusedCertificates(t *testing.T) {
+	root, other := newIssuer(t), newIssuer(t)
+	between := newKey(t)
+	intermediate := func(until time.Duration) *x509.Certificate {
+		return create(t, &x509.Certificate{SerialNumber: serial(t), Subject: pkix.Name{CommonName: "between"},
+			NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(until),
+			BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCertSign}, root.cert, between.Public(), root.key)
+	}
+	for name, c := range map[string]struct {
+		change func(*x509.Certificate)
+		issued func(leaf, bundle string, public crypto.PublicKey) (string, string)
+		text   string
+		hint   string
+	}{
+		"another key": {issued: func(_, b string, _ crypto.PublicKey) (string, string) {
+			return pemOf(root.issue(newKey(t).Public(), nil)), b
+		}, text: "no key of this gateway", hint: "renew again"},
+		"identity":     {change: func(c *x509.Certificate) { c.URIs[0].Path = "/ns/a/sa/other" }, text: "is for spiffe://td/ns/a/sa/other, the gateway is spiffe://td/ns/a/sa/c"},
+		"trust domain": {change: func(c *x509.Certificate) { c.URIs[0].Host = "elsewhere" }, text: "spiffe://elsewhere"},
+		"two names": {change: func(c *x509.Certificate) {
+			c.URIs = append(c.URIs, &url.URL{Scheme: "spiffe", Host: "td", Path: "/ns/a/sa/c"})
+		}, text: "2 URI names"},
+		"no name":     {change: func(c *x509.Certificate) { c.URIs = nil }, text: "0 URI names"},
+		"address":     {change: func(c *x509.Certificate) { c.IPAddresses = c.IPAddresses[:1] }, text: "address fd00::1"},
+		"servers":     {change: func(c *x509.Certificate) { c.ExtKeyUsage = c.ExtKeyUsage[:1] }, text: "servers and clients"},
+		"clients":     {change: func(c *x509.Certificate) { c.ExtKeyUsage = c.ExtKeyUsage[1:] }, text: "servers and clients"},
+		"authority":   {change: func(c *x509.Certificate) { c.IsCA = true }, text: "that of an authority"},
+		"expired":     {change: func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }, text: "this node's clock says", hint: "clocks"},
+		"not yet":     {change: func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }, text: "this node's clock says", hint: "clocks"},
+		"other root":  {issued: func(l, _ string, _ crypto.PublicKey) (string, string) { return l, pemOf(other.cert) }, text: "does not lead to", hint: "one authority"},
+		"no bundle":   {issued: func(l, _ string, _ crypto.PublicKey) (string, string) { return l, "" }, text: "trust bundle is not PEM"},
+		"leaf bundle": {issued: func(l, _ string, _ crypto.PublicKey) (string, string) { return l, l }, text: "not an authority's"},
+		"key in bundle": {issued: func(l, b string, _ crypto.PublicKey) (string, string) { return l, b + pemKey(t, root.key) },
+			text: "something else than certificates"},
+		"key with certificate": {issued: func(l, b string, _ crypto.PublicKey) (string, string) { return pemKey(t, newKey(t)) + l, b },
+			text: "something else than certificates"},
+		"words": {issued: func(l, b string, _ crypto.PublicKey) (string, string) { return "hello\n" + l, b },
+			text: "something else than certificates"},
+		"headers": {issued: func(l, b string, _ crypto.PublicKey) (string, string) {
+			return strings.Replace(l, "CERTIFICATE-----\n", "CERTIFICATE-----\nX: y\n\n", 1), b
+		}, text: "something else than certificates"},
+		"no certificate": {issued: func(_, b string, _ crypto.PublicKey) (string, string) { return "", b }, text: "certificate is not PEM"},
+		"broken": {issued: func(_, b string, _ crypto.PublicKey) (string, string) {
+			return string(pem.EncodeToMemory(&pem.Block{Type: blockCertificate, Bytes: []byte("x")})), b
+		}, text: "parsing the certificate"},
+		"long chain": {issued: func(l, b string, _ crypto.PublicKey) (string, string) { return l + strings.Repeat(b, maxChain), b },
+			text: "more than 8"},
+		"large bundle": {issued: func(l, b string, _ crypto.PublicKey) (string, string) { return l, strings.Repeat(b, maxRoots+1) },
+			text: "more than 16"},
+		"without its intermediate": {issued: func(_, b string, public crypto.PublicKey) (string, string) {
+			return pemOf((&issuer{t, intermediate(time.Hour), between}).issue(public, nil)), b
+		}, text: "does not lead to"},
+		"expired intermediate": {issued: func(_, b string, public crypto.PublicKey) (string, string) {
+			old := intermediate(-time.Minute)
+			return pemOf((&issuer{t, old, between}).issue(public, nil), old), b
+		}, text: "an intermediate certificate is valid from", hint: "clocks"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := certified(t, root, nil)
+			before, file := asJSON(t, s), s.settings.material
+			public := request(t, s)
+			leaf, bundle := pemOf(root.issue(public, c.change)), pemOf(root.cert)
+			if c.issued != nil {
+				leaf, bundle = c.issued(leaf, bundle, public)
+			}
+			err := s.takeCertificate(&api.IssuedCertificate{Certificate: leaf, Bundle: bundle})
+			if err == nil || !strings.Contains(err.Error(), c.text) || !strings.Contains(api.Hint(err), c.hint) {
+				t.Errorf("error %v, hint %q; want %q, %q", err, api.Hint(err), c.text, c.hint)
+			}
+			if asJSON(t, s) != before || s.settings.material != file {
+				t.Errorf("it changed the status from %s to %s", before, asJSON(t, s))
+			}
+			good := &api.IssuedCertificate{Certificate: pemOf(root.issue(public, nil)), Bundle: pemOf(root.cert)}
+			if err := s.takeCertificate(good); err != nil {
+				t.Errorf("the right certificate for the same request: %v", err)
+			}
+			if err := s.takeCertificate(good); err == nil {
+				t.Error("a request was answered twice")
+			}
+		})
+	}
+	if err := certified(t, root, nil).takeCertificate(nil); err == nil {
+		t.Error("no certificate was taken")
+	}
+}
+
+// An intermediate that comes along is handed to peers, and the issuer is the root.
+func TestCertificateWithIntermediate(t *testing.T) {
+	root := newIssuer(t)
+	s := certified(t, root, nil)
+	key := newKey(t)
+	between := &issuer{t, create(t, &x509.Certificate{SerialNumber: serial(t), Subject: pkix.Name{CommonName: "between"},
+		NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(2 * time.Hour),
+		BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCertSign}, root.cert, key.Public(), root.key), key}
+	chain := pemOf(between.issue(request(t, s), nil), between.cert)
+	if err := s.takeCertificate(&api.IssuedCertificate{Certificate: chain, Bundle: pemOf(root.cert)}); err != nil {
+		t.Fatal(err)
+	}
+	if string(material(t, s).Cert) != chain || s.status.Cert.Issuer != fingerprint(root.cert) {
+		t.Errorf("the status is %+v", s.status.Cert)
+	}
+}
+
+// An expired certificate can be renewed, and does not keep trust from changing.
+func TestExpiredCertificate(t *testing.T) {
+	root, next := newIssuer(t), newIssuer(t)
+	s := certified(t, root, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })
+	if s.status.Cert.Issuer != fingerprint(root.cert) {
+		t.Errorf("the issuer of an expired certificate is %q", s.status.Cert.Issuer)
+	}
+	if err := s.takeTrust(&api.TrustBundle{Bundle: pemOf(root.cert, next.cert)}); err != nil {
+		t.Error(err)
+	}
+	leaf := next.issue(request(t, s), nil)
+	if err := s.takeCertificate(&api.IssuedCertificate{Certificate: pemOf(leaf), Bundle: pemOf(next.cert)}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTrustFromOldToNew(t *testing.T) {
+	old, next := newIssuer(t), newIssuer(t)
+	s := certified(t, old, nil)
+	trust := func(roots ...*issuer) error {
+		var text string
+		for _, r := range roots {
+			text += pemOf(r.cert)
+		}
+		return s.takeTrust(&api.TrustBundle{Bundle: text})
+	}
+	expect := func(issuer *issuer, authorities ...*issuer) {
+		t.Helper()
+		var want []string
+		for _, a := range authorities {
+			want = append(want, fingerprint(a.cert))
+		}
+		if c := s.status.Cert; c.Issuer != fingerprint(issuer.cert) || !slices.Equal(c.Authorities, want) {
+			t.Errorf("the status is %+v", c)
+		}
+	}
+	file := s.settings.material
+	if err := trust(next); err == nil || !strings.Contains(api.Hint(err), "renew") || s.settings.material != file {
+		t.Errorf("a bundle without the own root: %v", err)
+	}
+	if err := trust(); err == nil {
+		t.Error("an empty bundle was taken")
+	}
+	if err := s.takeTrust(nil); err == nil {
+		t.Error("no bundle was taken")
+	}
+	if err := trust(old); err != nil || s.settings.material != file {
+		t.Errorf("the bundle in force: %v, changed %t", err, s.settings.material != file)
+	}
+	expect(old, old)
+	key := string(material(t, s).Key)
+	if err := trust(old, next); err != nil {
+		t.Fatal(err)
+	}
+	expect(old, old, next)
+	if string(material(t, s).Key) != key {
+		t.Error("a new bundle changed the key")
+	}
+	leaf := pemOf(next.issue(request(t, s), nil))
+	if err := s.takeCertificate(&api.IssuedCertificate{Certificate: leaf, Bundle: pemOf(old.cert, next.cert)}); err != nil {
+		t.Fatal(err)
+	}
+	expect(next, old, next)
+	if err := trust(old); err == nil {
+		t.Error("the way back was open")
+	}
+	if err := trust(next); err != nil {
+		t.Fatal(err)
+	}
+	expect(next, next)
+}
+
+func TestPendingKeysAreFewAndShortLived(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		root := newIssuer(t)
+		s := certified(t, root, nil)
+		take := func(public crypto.PublicKey) error {
+			return s.takeCertificate(&api.IssuedCertificate{Certificate: pemOf(root.issue(public, nil)), Bundle: pemOf(root.cert)})
+		}
+		keys := []crypto.PublicKey{request(t, s)}
+		time.Sleep(time.Minute)
+		for range maxPendingKeys {
+			keys = append(keys, request(t, s))
+		}
+		if len(s.keys.keys) != maxPendingKeys {
+			t.Errorf("%d keys wait", len(s.keys.keys))
+		}
+		if err := take(keys[0]); err == nil {
+			t.Error("the oldest of too many keys still waited")
+		}
+		if err := take(keys[1]); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(pendingKeyLife - time.Second)
+		if err := take(keys[2]); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if err := take(keys[3]); err == nil || len(s.keys.keys) != 0 {
+			t.Errorf("%d keys waited too long", len(s.keys.keys))
+		}
+	})
+}
+
+func TestGatewayWithoutCertificateGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newTestSupervisor(t, handoff.Material{})
+		began := time.Now()
+		ok, err := s.awaitCertificate(t.Context())
+		if ok || err == nil || api.Hint(err) == "" || time.Since(began) != CertificateTimeout {
+			t.Errorf("after %v: %t, %v", time.Since(began), ok, err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if ok, err := s.awaitCertificate(ctx); ok || err != nil {
+			t.Errorf("ended: %t, %v", ok, err)
+		}
+		terminate := make(chan struct{})
+		close(terminate)
+		s.Terminate = terminate
+		if ok, err := s.awaitCertificate(t.Context()); ok || err != nil {
+			t.Errorf("terminated: %t, %v", ok, err)
+		}
+		s.Terminate = nil
+		s.end.disable(0)
+		if ok, err := s.awaitCertificate(t.Context()); ok || err != nil {
+			t.Errorf("disabled: %t, %v", ok, err)
+		}
+	})
+}
+
+// A gateway on its way out takes nothing: its worker would be killed for not
+// answering.
+func TestDrainingGatewayTakesNothing(t *testing.T) {
+	root := newIssuer(t)
+	s := certified(t, root, nil)
+	public := request(t, s)
+	issued := &api.IssuedCertificate{Certificate: pemOf(root.issue(public, nil)), Bundle: pemOf(root.cert)}
+	s.settings.draining = true
+	if err := s.takeCertificate(issued); err == nil {
+		t.Error("a request that came just before the end is carried out")
+	}
+	s.end.disable(0)
+	for _, r := range []control.Request{
+		{Op: control.OpCSR}, {Op: control.OpCertificate, Issued: issued}, {Op: control.OpTrust, Trust: &api.TrustBundle{Bundle: issued.Bundle}},
+		{Op: control.OpMode, Mode: api.Permissive}, {Op: control.OpAllow, Everyone: true}, {Op: control.OpReset},
+	} {
+		if _, err := s.answer(t.Context(), r); err == nil || err.Error() != errEnding().Error() {
+			t.Errorf("%s: %v", r.Op, err)
+		}
+	}
+}
+
+// FuzzMessages: no words of the control socket bring anything into force but a
+// whole bundle that the own certificate leads to.
+func FuzzMessages(f *testing.F) {
+	root := newIssuer(f)
+	good := pemOf(root.cert)
+	key := newKey(f)
+	own := pemOf(root.issue(key.Public(), nil))
+	f.Add(own, good)
+	f.Add(own+good, good+good)
+	f.Add("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n", " \n"+good)
+	f.Add(pemKey(f, key), "x")
+	f.Fuzz(func(t *testing.T, certificate, bundle string) {
+		certs, err := parseCertificates("certificate", certificate, maxChain)
+		if (err == nil) != (len(certs) >= 1 && len(certs) <= maxChain) {
+			t.Fatalf("%d certificates, %v", len(certs), err)
+		}
+		if err == nil && withoutSpace(pemOf(certs...)) != withoutSpace(certificate) {
+			t.Fatalf("%q became %q", certificate, pemOf(certs...))
+		}
+		s, _ := newTestSupervisor(t, handoff.Material{Cert: []byte(own), Key: []byte(pemKey(t, key)), CA: []byte(good)})
+		before := asJSON(t, s)
+		if s.takeCertificate(&api.IssuedCertificate{Certificate: certificate, Bundle: bundle}) == nil || asJSON(t, s) != before {
+			t.Fatal("a certificate for no pending key was taken")
+		}
+		if s.takeTrust(&api.TrustBundle{Bundle: bundle}) == nil && !slices.Contains(s.status.Cert.Authorities, fingerprint(root.cert)) {
+			t.Fatalf("the bundle %q was taken", bundle)
+		}
+	})
+}

@@ -1,0 +1,262 @@
+//go:build linux
+
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/bpf"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
+)
+
+// ErrDisabled is the reason of the end of a gateway that was disabled, and of which
+// nothing is left. Its text is the termination message.
+var ErrDisabled = errors.New(api.DisabledMessage)
+
+const (
+	// terminationDrain is how long connections may go on when the application has
+	// ended and the pod is to end, too.
+	terminationDrain = 5 * time.Second
+	// leftTimeout bounds the wait for the kernel to free what was removed.
+	leftTimeout = 10 * time.Second
+)
+
+// ending is the orderly end of a gateway, which begins once: when it is disabled, or
+// when its pod ends.
+type ending struct {
+	mu sync.Mutex
+	// disabled means that nothing may stay in the kernel, what goes with
+	// api.FailClosed included.
+	disabled bool
+	// drain is how long connections may go on.
+	drain time.Duration
+	// begun is closed when the end begins, over when report and err are set.
+	begun, over chan struct{}
+	report      api.DisableReport
+	err         error
+	// hurried is closed when connections may go on for terminationDrain at most.
+	hurried chan struct{}
+}
+
+func newEnding() *ending {
+	return &ending{begun: make(chan struct{}), over: make(chan struct{}), hurried: make(chan struct{})}
+}
+
+// disable begins the end of a gateway that is disabled, or joins an end that has
+// begun.
+func (e *ending) disable(drain time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.disabled = true
+	if !closed(e.begun) {
+		e.drain = drain
+		close(e.begun)
+	}
+}
+
+// terminate begins the end of a gateway whose pod ends. One that has begun gets
+// no more time than that.
+func (e *ending) terminate() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !closed(e.begun) {
+		e.drain = terminationDrain
+		close(e.begun)
+	}
+	if !closed(e.hurried) {
+		close(e.hurried)
+	}
+}
+
+// isDisabled reports whether a gateway that ends was disabled.
+func (e *ending) isDisabled() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.disabled
+}
+
+// patience returns a context that is done when what is left is to be aborted.
+func (e *ending) patience() (context.Context, context.CancelFunc) {
+	e.mu.Lock()
+	ctx, cancel := context.WithTimeout(context.Background(), e.drain)
+	e.mu.Unlock()
+	go func() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-e.hurried:
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(terminationDrain):
+			cancel()
+		}
+	}()
+	return ctx, cancel
+}
+
+// conclude tells those who asked for the end what came of it. The report is
+// complete by then.
+func (e *ending) conclude(err error) error {
+	switch {
+	case err == nil && e.isDisabled() && len(e.report.Left) > 0:
+		err = api.WithHint(fmt.Errorf("the gateway was disabled, but is still in the kernel: %s", strings.Join(e.report.Left, ", ")),
+			"'kubectl gateway disable' again removes what a gateway that has ended left")
+	case err == nil && e.isDisabled():
+		err = ErrDisabled
+	default:
+		e.err = err
+	}
+	close(e.over)
+	return err
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// disable ends the gateway, and returns the account of it. It goes on when ctx is
+// done: one cannot be half disabled.
+func (s *supervisor) disable(ctx context.Context, drain time.Duration) (*api.DisableReport, error) {
+	if drain < 0 {
+		return nil, fmt.Errorf("a drain timeout of %v is not possible", drain)
+	}
+	s.end.disable(drain)
+	select {
+	case <-s.end.over:
+	case <-ctx.Done():
+		// The end of the gateway ends all requests, too, but after that.
+		if !closed(s.end.over) {
+			return nil, ctx.Err()
+		}
+	}
+	if s.end.err != nil {
+		return nil, s.end.err
+	}
+	return &s.end.report, nil
+}
+
+// checkEnding refuses what makes no sense for a gateway that ends.
+func (s *supervisor) checkEnding(r control.Request) error {
+	if r.Op == control.OpStatus || r.Op == control.OpDisable || !closed(s.end.begun) {
+		return nil
+	}
+	return errEnding()
+}
+
+// errEnding is the answer to a request that a gateway on its way out does not carry out.
+func errEnding() error {
+	return api.WithHint(errors.New("the gateway is being disabled"), "enable the pod again once it has ended")
+}
+
+// serveUntilEnd keeps a worker running until the end begins, and goes through it.
+// It returns an error if the gateway cannot work.
+func (s *supervisor) serveUntilEnd(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	kept := make(chan error, 1)
+	go func() { kept <- s.keepWorker(ctx) }()
+	select {
+	case err := <-kept:
+		return err
+	case <-s.end.begun:
+	}
+	s.awaitWorker()
+	ended := s.traffic.Ended.Load()
+	traces, err := s.withdraw()
+	if err != nil {
+		// What could not be removed is in the report, if it stays.
+		s.Log.Error("withdrawing from the pod failed", "error", err)
+	}
+	stop()
+	err = <-kept
+	s.end.report.Drained, s.end.report.Aborted = s.drained(ended)
+	if !s.end.isDisabled() {
+		return err
+	}
+	s.stopExporter()
+	if left := s.remove(traces); len(left) > 0 {
+		s.end.report.Left = left
+	}
+	s.Log.Info("disabled", "drained", s.end.report.Drained, "aborted", s.end.report.Aborted, "left", s.end.report.Left)
+	return nil
+}
+
+// awaitWorker waits for the next worker if one has just ended: connections wait
+// for it that only a worker can serve.
+func (s *supervisor) awaitWorker() {
+	timeout := time.NewTimer(readyTimeout)
+	defer timeout.Stop()
+	for {
+		st, changed := s.snapshot()
+		if st.State != api.Degraded {
+			return
+		}
+		select {
+		case <-changed:
+		case <-timeout.C:
+			return
+		}
+	}
+}
+
+// withdraw takes the gateway out of the way of new connections. First nothing is
+// sent to it any more, then it stops listening as far as the supervisor is
+// concerned: the worker, which has the same listeners, goes on until it has served
+// what was sent there before.
+//
+// Where the pod ends and not the gateway alone, one that fails closed stays so.
+func (s *supervisor) withdraw() (*bpf.Traces, error) {
+	s.settings.Lock()
+	defer s.settings.Unlock()
+	s.settings.draining = true
+	s.update(func(st *api.Status) { st.State, st.Reason = api.Draining, "" })
+	traces, err := s.programs.Traces()
+	if s.end.isDisabled() || s.settings.config.OnFailure == api.FailOpen {
+		s.Log.Info("capture stopped, connections may end", "within", s.end.drain.Seconds())
+		err = errors.Join(err, s.programs.StopCapture(), s.programs.StopInbound())
+		s.update(func(st *api.Status) { st.Capture.Programs = s.programs.Attached() })
+	}
+	s.listeners.close()
+	return traces, err
+}
+
+// drained returns how many connections ended by themselves after ended had, and how
+// many did not, those of a worker that died meanwhile included.
+func (s *supervisor) drained(ended uint64) (drained, aborted uint64) {
+	total, aborted := s.traffic.Ended.Load(), s.traffic.Aborted.Load()
+	t := s.traffic.Traffic()
+	// The worker writes these numbers: they may say anything.
+	drained = total - min(total, ended)
+	drained -= min(drained, aborted)
+	return drained, aborted + uint64(max(0, t.Outbound.Active)) + uint64(max(0, t.Inbound.Active))
+}
+
+// remove removes everything from the kernel, and returns what is left there.
+func (s *supervisor) remove(traces *bpf.Traces) []string {
+	if err := s.programs.Detach(); err != nil {
+		s.Log.Error("detaching the eBPF programs failed", "error", err)
+	}
+	s.closePrograms()
+	if traces == nil {
+		return []string{"unknown: what the gateway had in the kernel could not be listed"}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), leftTimeout)
+	defer cancel()
+	left, err := traces.Left(ctx)
+	if err != nil {
+		left = append(left, "unknown: "+api.OneLine(err.Error()))
+	}
+	return left
+}

@@ -1,0 +1,94 @@
+//go:build linux
+
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/existing"
+)
+
+// existingTimeout bounds a look for existing connections, and a reset of them.
+const existingTimeout = 10 * time.Second
+
+// existingConnections is what the supervisor remembers of connections that no gateway
+// carries. How many there are now is asked of the kernel each time.
+type existingConnections struct {
+	sync.Mutex
+	// wanted is whether anybody asked to look for them, reset how many were reset.
+	wanted bool
+	reset  int
+}
+
+// startExisting treats the connections that are older than the capture as the
+// configuration says. What came of it is in the log and in the status: a gateway that
+// cannot do this works none the less for new connections.
+func (s *supervisor) startExisting(policy api.Existing) {
+	if policy.OrDefault() == api.ExistingLeave {
+		return
+	}
+	s.existing.Lock()
+	s.existing.wanted = true
+	s.existing.Unlock()
+	if policy != api.ExistingReset {
+		return
+	}
+	if err := s.reset(); err != nil {
+		s.Log.Warn("existing connections were not reset", "error", err)
+		s.update(func(st *api.Status) {
+			st.Missing = append(st.Missing, "a reset of existing connections: "+api.OneLine(err.Error()))
+		})
+	}
+}
+
+// resetExisting resets the connections that no gateway carries, if there is a capture
+// for those that follow them.
+func (s *supervisor) resetExisting() error {
+	switch st, _ := s.snapshot(); st.State {
+	case api.Ready, api.Degraded:
+		return s.reset()
+	case api.Draining:
+		return errors.New("the gateway is being disabled, and captures nothing any more")
+	}
+	return api.WithHint(errors.New("the gateway is still starting"), "try again when its status is ready")
+}
+
+func (s *supervisor) reset() error {
+	ctx, cancel := context.WithTimeout(context.Background(), existingTimeout)
+	defer cancel()
+	n, err := s.finder().Reset(ctx)
+	s.existing.Lock()
+	s.existing.wanted = true
+	s.existing.reset += n
+	s.existing.Unlock()
+	s.Log.Info("existing connections reset", "connections", n)
+	return err
+}
+
+func (s *supervisor) finder() *existing.Finder {
+	return &existing.Finder{Pod: s.pod, Own: s.own, Rules: s.programs}
+}
+
+// withExisting adds the connections that no gateway carries to a status of a gateway
+// that captures.
+func (s *supervisor) withExisting(st *api.Status) {
+	s.existing.Lock()
+	wanted, reset := s.existing.wanted, s.existing.reset
+	s.existing.Unlock()
+	if !wanted || st.State != api.Ready && st.State != api.Degraded {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), existingTimeout)
+	defer cancel()
+	found, err := s.finder().Find(ctx)
+	if err != nil {
+		st.Missing = append(st.Missing, "a view of existing connections: "+api.OneLine(err.Error()))
+		return
+	}
+	found.Reset = reset
+	st.Existing = found
+}

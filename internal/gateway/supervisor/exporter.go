@@ -1,0 +1,129 @@
+//go:build linux
+
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
+)
+
+// Metrics over TCP are served by a process of its own, and only if somebody asked for
+// a port: the supervisor has all privileges, the worker the key, and neither should
+// parse what strangers send to such a port.
+
+// exporterGrace is how long an exporter may take to end.
+const exporterGrace = 3 * time.Second
+
+// listenMetrics opens the listener for metrics, nil if there is to be none. The empty
+// address of addr is the dual-stack wildcard.
+func listenMetrics(ctx context.Context, addr string) (*os.File, error) {
+	if addr == "" {
+		return nil, nil
+	}
+	at, err := api.ParseMetricsAddr(addr)
+	if err != nil {
+		return nil, err
+	}
+	address := ":" + strconv.Itoa(int(at.Port()))
+	if at.Addr().IsValid() {
+		address = at.String()
+	}
+	f, err := listen(ctx, address)
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return nil, api.WithHint(fmt.Errorf("serving metrics: %w", err),
+			"a container of this pod uses the port, or another gateway still runs in the pod: give another one to --metrics-addr")
+	case err != nil:
+		return nil, fmt.Errorf("serving metrics: %w", err)
+	}
+	return f, nil
+}
+
+// startExporter keeps an exporter running on the listener until the function that it
+// returns is called, which returns when exporter and listener are gone. Without a
+// listener there is nothing to do.
+func (s *supervisor) startExporter(listener *os.File) (stop func()) {
+	if listener == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var keeping sync.WaitGroup
+	keeping.Go(func() { s.keepExporter(ctx, listener) })
+	return sync.OnceFunc(func() {
+		cancel()
+		keeping.Wait()
+		listener.Close()
+	})
+}
+
+// keepExporter runs one exporter after the other until ctx is done. Connections wait
+// in the listener's backlog for the next. No traffic depends on any of this.
+func (s *supervisor) keepExporter(ctx context.Context, listener *os.File) {
+	var backoff backoff
+	for {
+		started := time.Now()
+		err := s.runExporter(ctx, listener)
+		if ctx.Err() != nil {
+			return
+		}
+		s.Log.Error("the exporter of metrics ended and is started again", "error", err)
+		if !backoff.pause(ctx, started) {
+			return
+		}
+	}
+}
+
+// runExporter runs one exporter until it ends or ctx is done.
+func (s *supervisor) runExporter(ctx context.Context, listener *os.File) error {
+	questions, start, err := handoff.ForExporter(listener)
+	if err != nil {
+		return err
+	}
+	defer questions.Close()
+	c, err := startChild("exporter", s.ExporterCommand, api.ExporterID, start.Files, nil)
+	start.Close()
+	if err != nil {
+		return err
+	}
+	answered := make(chan error, 1)
+	go func() { answered <- questions.Answer(ctx, s.statusNow) }()
+	select {
+	case <-c.done:
+		return c.reason()
+	case err := <-answered:
+		if err != nil {
+			// It says what no exporter of ours says.
+			return errors.Join(err, c.kill())
+		}
+	case <-ctx.Done():
+	}
+	// The end of the socket tells it to end.
+	questions.Close()
+	select {
+	case <-c.done:
+		return c.reason()
+	case <-time.After(exporterGrace):
+		return errors.Join(fmt.Errorf("the exporter did not end within %v", exporterGrace), c.kill())
+	}
+}
+
+// statusNow is what a request for the status is answered with, nil if there is none.
+func (s *supervisor) statusNow() *api.Status {
+	st, _ := s.snapshot()
+	status, err := s.withCounters(st)
+	if err != nil {
+		s.Log.Error("there is no status for the exporter of metrics", "error", err)
+		return nil
+	}
+	return status
+}

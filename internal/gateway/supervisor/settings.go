@@ -1,0 +1,221 @@
+//go:build linux
+
+package supervisor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
+)
+
+// applyTimeout bounds how long a worker may take to apply new settings.
+const applyTimeout = 5 * time.Second
+
+// settings are what can change while a gateway runs. Whoever holds the lock
+// knows which settings the worker has: changes come one at a time, and a worker
+// enters with the newest.
+type settings struct {
+	sync.Mutex
+	// material is the newest, config its configuration. config is never changed
+	// in place.
+	material *os.File
+	config   *api.Config
+	// worker is the one that serves, nil between two.
+	worker *worker
+	// unguarded is why inbound connections cannot be steered, nil if they are.
+	unguarded error
+	// draining means that no worker is needed any more.
+	draining bool
+}
+
+// errDraining is the end of a worker that came too late.
+var errDraining = errors.New("the gateway is ending")
+
+// enter makes w the worker that is told of changes, and tells it what changed
+// since it was started. It is called with the lock held.
+func (s *settings) enter(w *worker) error {
+	if w.material != s.material {
+		if err := w.channel.Apply(s.material, applyTimeout); err != nil {
+			return fmt.Errorf("bringing a new worker up to date: %w", err)
+		}
+	}
+	s.worker = w
+	return nil
+}
+
+// leave forgets a worker that has ended.
+func (s *settings) leave(w *worker) {
+	s.Lock()
+	defer s.Unlock()
+	if s.worker == w {
+		s.worker = nil
+	}
+}
+
+func (s *settings) close() {
+	s.Lock()
+	defer s.Unlock()
+	s.material.Close()
+}
+
+// change carries out a request. After an error the settings are what they were.
+func (s *supervisor) change(r control.Request) error {
+	s.settings.Lock()
+	defer s.settings.Unlock()
+	if !s.capturing() {
+		return api.WithHint(errors.New("the gateway is still starting"), "try again when its status is ready")
+	}
+	next := *s.settings.config
+	if err := edit(&next, r); err != nil {
+		return err
+	}
+	if next.Mode == api.Strict && s.settings.unguarded != nil {
+		return api.WithHint(fmt.Errorf("strict mode is not possible here: inbound connections cannot be guarded: %w", s.settings.unguarded),
+			"see 'missing' in the status of the gateway")
+	}
+	if reflect.DeepEqual(&next, s.settings.config) {
+		return nil
+	}
+	text, err := json.Marshal(next)
+	if err != nil {
+		return fmt.Errorf("writing the new settings: %w", err)
+	}
+	if err := s.exchange(&next, func(m *handoff.Material) { m.Config = text }); err != nil {
+		return err
+	}
+	s.update(func(st *api.Status) { st.Mode, st.Allow = next.Mode, next.Allow })
+	s.Log.Info("settings changed", "mode", next.Mode, "allow", next.Allow)
+	return nil
+}
+
+// edit changes what r asks for. How the gateway's end affects the pod stays as
+// it was at its start: the programs are attached accordingly.
+func edit(config *api.Config, r control.Request) error {
+	switch {
+	case r.Op == control.OpMode:
+		config.Mode = r.Mode
+	case len(r.Allow) == 0 && !r.Everyone:
+		return api.WithHint(errors.New("no identity rule is given"), "to let everyone in the trust domain connect, say so: --everyone")
+	case len(r.Allow) > 0 && r.Everyone:
+		return errors.New("identity rules are given, and everyone is to be allowed, too: use one of them")
+	default:
+		config.Allow = slices.Clone(r.Allow)
+	}
+	if err := config.Validate(); err != nil {
+		return fmt.Errorf("checking the new settings: %w", err)
+	}
+	return nil
+}
+
+// exchange brings changed material and its configuration into force, for connections from
+// then on. After an error everything is as before. Without a worker the next one starts
+// with it. It is called with the lock held.
+func (s *supervisor) exchange(config *api.Config, change func(*handoff.Material)) error {
+	if s.settings.draining {
+		return errEnding()
+	}
+	m, err := handoff.ReadMaterial(s.settings.material)
+	if err != nil {
+		return err
+	}
+	change(m)
+	material, err := m.Seal()
+	if err != nil {
+		return err
+	}
+	if err := s.apply(config.Mode, material); err != nil {
+		material.Close()
+		s.Log.Error("settings could not be changed", "error", err)
+		return err
+	}
+	s.settings.material.Close()
+	s.settings.material, s.settings.config = material, config
+	return nil
+}
+
+// apply brings mode and material into force, or leaves everything as it was.
+func (s *supervisor) apply(mode api.Mode, material *os.File) error {
+	return transition{
+		from: s.settings.config.Mode, to: mode,
+		tell:    func() error { return s.tell(material) },
+		untell:  func() error { return s.tellAgain(s.settings.material) },
+		enforce: func(mode api.Mode) error { return s.programs.SetStrict(mode == api.Strict) },
+	}.run()
+}
+
+// transition is a change of settings in the two halves of a gateway: tell and
+// untell are about the worker, enforce about the eBPF programs.
+type transition struct {
+	from, to     api.Mode
+	tell, untell func() error
+	enforce      func(api.Mode) error
+}
+
+// run keeps to an order in which the programs are never stricter than the
+// worker behind them: what they send to be refused must be refused there. So to
+// strict the worker goes first, and to permissive the programs do.
+func (t transition) run() error {
+	var err, undone error
+	switch {
+	case t.from == t.to:
+		return t.tell()
+	case t.to == api.Strict:
+		if err = t.tell(); err != nil {
+			return err
+		}
+		if err = t.enforce(t.to); err != nil {
+			undone = t.untell()
+		}
+	default:
+		if err = t.enforce(t.to); err != nil {
+			return err
+		}
+		if err = t.tell(); err != nil {
+			undone = t.enforce(t.from)
+		}
+	}
+	if undone != nil {
+		return fmt.Errorf("%w (and taking it back failed: %w)", err, undone)
+	}
+	return err
+}
+
+// tell has the worker take material. Without a worker there is nobody to tell:
+// the next starts with the newest. One that does not answer as it should is
+// killed, so that it certainly does not have the new settings.
+func (s *supervisor) tell(material *os.File) error {
+	w := s.settings.worker
+	if w == nil {
+		return nil
+	}
+	err := w.channel.Apply(material, applyTimeout)
+	switch {
+	case err == nil, errors.As(err, new(*handoff.RefusedError)):
+		return err
+	case errors.Is(err, handoff.ErrNoWorker):
+		s.settings.worker = nil
+		return nil
+	}
+	s.settings.worker = nil
+	return api.WithHint(errors.Join(err, w.kill()), "the settings are as before: try again")
+}
+
+// tellAgain takes back what tell did, if need be by a new worker.
+func (s *supervisor) tellAgain(material *os.File) error {
+	w := s.settings.worker
+	err := s.tell(material)
+	if errors.As(err, new(*handoff.RefusedError)) {
+		s.settings.worker = nil
+		err = errors.Join(err, w.kill())
+	}
+	return err
+}

@@ -1,0 +1,133 @@
+//go:build linux
+
+package supervisor
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/bpf"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
+)
+
+// Options say what a supervisor runs with.
+type Options struct {
+	// Material is the file that handoff.Material.Seal made.
+	Material *os.File
+	// WorkerCommand starts a worker, in a process of its own.
+	WorkerCommand []string
+	// ExporterCommand starts an exporter, in a process of its own.
+	ExporterCommand []string
+	// SocketPath is where the control socket is opened.
+	SocketPath string
+	Version    string
+	Log        *slog.Logger
+	// Terminate is closed when the container is asked to end (SIGTERM).
+	Terminate <-chan struct{}
+	// CertificateTimeout is how long a gateway without a certificate waits for
+	// its first one. The default is the constant of that name.
+	CertificateTimeout time.Duration
+}
+
+// supervisor is a gateway, seen from its privileged half.
+type supervisor struct {
+	Options
+	state
+	settings settings
+	keys     pendingKeys
+	existing existingConnections
+	end      *ending
+
+	// What follows is there once live has set it up.
+
+	programs  *bpf.Programs
+	pod, own  bpf.Cgroup
+	closing   sync.Once // of programs
+	listeners *listeners
+	// traffic lies in the file counters, which workers map.
+	traffic  *traffic.Counters
+	counters *os.File
+	// stopExporter ends the serving of metrics, once, and returns when nothing of it is
+	// left.
+	stopExporter func()
+}
+
+// Run is the life of a gateway: it returns nil when ctx is done, or Terminate is
+// closed and the application has ended, ErrDisabled when the gateway was disabled,
+// or the reason why it cannot work.
+func Run(ctx context.Context, o Options) error {
+	s := &supervisor{Options: o, state: newState(), end: newEnding()}
+	if err := s.describe(); err != nil {
+		return err
+	}
+	defer s.settings.close()
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ln, err := control.Listen(o.SocketPath)
+	if err != nil {
+		return err
+	}
+	var background sync.WaitGroup
+	defer background.Wait()
+	defer cancel()
+	background.Go(func() {
+		if err := control.Serve(ctx, ln, s.answer); err != nil {
+			o.Log.Error("the control socket failed", "error", err)
+		}
+	})
+	return s.end.conclude(s.live(ctx))
+}
+
+// live sets everything up, serves, and takes it down again.
+func (s *supervisor) live(ctx context.Context) error {
+	if certified, err := s.awaitCertificate(ctx); !certified {
+		return err
+	}
+	var err error
+	if s.listeners, err = openListeners(ctx, handoff.EdgesPath(s.SocketPath)); err != nil {
+		return err
+	}
+	defer s.listeners.close()
+	metrics, err := listenMetrics(ctx, s.settings.config.MetricsAddr)
+	if err != nil {
+		return err
+	}
+	defer metrics.Close()
+	if err := s.load(); err != nil {
+		return err
+	}
+	defer s.closePrograms()
+	if err := s.listeners.openInband(ctx); err != nil {
+		return err
+	}
+	if s.traffic, s.counters, err = handoff.NewCounters(); err != nil {
+		return err
+	}
+	defer s.counters.Close()
+	s.stopExporter = s.startExporter(metrics)
+	defer s.stopExporter()
+	// Loading leaves garbage of several times the size of what stays.
+	debug.FreeOSMemory()
+
+	ctx, cancel := context.WithCancel(ctx)
+	var background sync.WaitGroup
+	defer background.Wait()
+	defer cancel()
+	background.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-s.Terminate:
+			s.Log.Info("asked to end: serving as long as the application runs")
+			waitForApplication(ctx, s.pod.Path, s.own.Path)
+			s.end.terminate()
+		}
+	})
+	return s.serveUntilEnd(ctx)
+}

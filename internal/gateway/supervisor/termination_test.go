@@ -1,0 +1,96 @@
+//go:build linux
+
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+// populate writes what the kernel says of a container's cgroup.
+func populate(t *testing.T, pod, name string, populated bool) string {
+	t.Helper()
+	dir := filepath.Join(pod, name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	text := "populated 0\nfrozen 0\n"
+	if populated {
+		text = "populated 1\nfrozen 0\n"
+	}
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.events"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestGatewayOutlivesTheApplication(t *testing.T) {
+	pod := t.TempDir()
+	own := populate(t, pod, "gateway", true)
+	populate(t, pod, "sandbox", true)
+	populate(t, pod, "init", false)
+	populate(t, pod, "app", true)
+	if !applicationRuns(pod, own) {
+		t.Error("a running application is not noticed")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	waitForApplication(ctx, pod, own) // returns all the same, as ctx is done
+
+	populate(t, pod, "app", false)
+	if applicationRuns(pod, own) {
+		t.Error("the sandbox and the gateway itself are taken for the application")
+	}
+	waitForApplication(t.Context(), pod, own)
+}
+
+func TestLastWords(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "termination-log")
+	err := api.WithHint(errors.New("it broke"), "mend it")
+	LastWords(path, err)
+	if _, statErr := os.Stat(path); statErr == nil {
+		t.Error("a file was created that the kubelet did not provide")
+	}
+	if writeErr := os.WriteFile(path, []byte("the words of an earlier start, which were longer"), 0o644); writeErr != nil {
+		t.Fatal(writeErr)
+	}
+	LastWords(path, err)
+	if text, _ := os.ReadFile(path); string(text) != "it broke\nhint: mend it" {
+		t.Errorf("the last words are %q", text)
+	}
+	LastWords(path, errors.New(strings.Repeat("x", 2*maxTerminationMessage)))
+	if text, _ := os.ReadFile(path); len(text) != maxTerminationMessage {
+		t.Errorf("%d bytes were left, the kubelet keeps %d", len(text), maxTerminationMessage)
+	}
+}
+
+func TestGatewayListens(t *testing.T) {
+	const head = "  sl  local_address rem_address   st tx_queue rx_queue\n"
+	table := func(rows string) string {
+		path := filepath.Join(t.TempDir(), "tcp")
+		if err := os.WriteFile(path, []byte(head+rows), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	quiet := table("   0: 00000000:2328 00000000:0000 0A 0:0\n   1: 0200090A:480B 0300090A:C350 01 0:0\n")
+	for name, c := range map[string]struct {
+		tables []string
+		want   bool
+	}{
+		"an application, and a connection to the peer port": {[]string{quiet, "/nonexistent"}, false},
+		"capture": {[]string{quiet, table("   0: 0100007F:4650 00000000:0000 0A 0:0\n")}, true},
+		"peer":    {[]string{table("   0: 00000000000000000000000000000000:480B 0:0 0A 0:0\n")}, true},
+		"in band": {[]string{table("   0: 0100007F:480C 00000000:0000 0A 0:0\n")}, true},
+	} {
+		if got, err := gatewayListens(c.tables...); err != nil || got != c.want {
+			t.Errorf("%s: %t, %v", name, got, err)
+		}
+	}
+}

@@ -1,0 +1,174 @@
+//go:build linux
+
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
+)
+
+const (
+	// abortGrace is how long a worker may take to abort what is left.
+	abortGrace = 5 * time.Second
+	// readyTimeout bounds a worker's start.
+	readyTimeout = 10 * time.Second
+)
+
+// keepWorker runs one worker after the other until ctx is done. A first worker
+// that does not come up is the gateway's end; later ones are tried for ever.
+func (s *supervisor) keepWorker(ctx context.Context) error {
+	var backoff backoff
+	for restarts := 0; ; restarts++ {
+		started := time.Now()
+		err := s.runWorker(ctx, restarts)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !s.capturing() {
+			return err
+		}
+		s.Log.Error("the worker ended and is started again", "error", err)
+		s.update(func(st *api.Status) {
+			if st.State != api.Draining {
+				st.State, st.Reason = api.Degraded, err.Error()
+			}
+		})
+		s.traffic.ResetActive()
+		if !backoff.pause(ctx, started) {
+			return nil
+		}
+	}
+}
+
+// runWorker runs one worker until it ends, and says why it did. When ctx is done,
+// the worker lets its connections end first, as long as the end has patience.
+func (s *supervisor) runWorker(ctx context.Context, restarts int) error {
+	w, err := s.startWorker()
+	if err != nil {
+		return err
+	}
+	defer w.channel.Close()
+	timeout := time.NewTimer(readyTimeout)
+	defer timeout.Stop()
+	select {
+	case err := <-w.ready:
+		if err != nil {
+			return errors.Join(err, w.kill())
+		}
+	case <-w.done:
+		return w.reason()
+	case <-timeout.C:
+		return errors.Join(fmt.Errorf("the worker was not ready within %v", readyTimeout), w.kill())
+	case <-ctx.Done():
+		return w.kill()
+	}
+	if err := s.serving(w, restarts); err != nil {
+		return errors.Join(err, w.kill())
+	}
+	select {
+	case <-w.done:
+	case <-ctx.Done():
+		patience, cancel := s.end.patience()
+		defer cancel()
+		if err := w.drain(patience); err != nil {
+			return err
+		}
+	}
+	s.settings.leave(w)
+	return w.reason()
+}
+
+// serving starts the capture, once there is somebody to capture for. From then
+// on the worker is told of new settings.
+func (s *supervisor) serving(w *worker, restarts int) error {
+	s.settings.Lock()
+	defer s.settings.Unlock()
+	if s.settings.draining {
+		return errDraining
+	}
+	if err := s.settings.enter(w); err != nil {
+		return err
+	}
+	if !s.capturing() {
+		if err := s.attach(); err != nil {
+			return err
+		}
+		s.startExisting(s.settings.config.Existing)
+		s.Log.Info("ready", "identity", s.status.Identity, "mode", s.status.Mode, "cgroup", s.pod.Rel)
+	}
+	s.update(func(st *api.Status) {
+		st.State, st.Reason = api.Ready, ""
+		st.Worker = api.Worker{PID: w.process.Pid, StartedAt: w.started, Restarts: restarts}
+		st.Capture.Programs = s.programs.Attached()
+	})
+	return nil
+}
+
+// worker is one run of the unprivileged process that carries the traffic.
+type worker struct {
+	*child
+	// material is what it was started with.
+	material *os.File
+	channel  *handoff.Channel
+	// ready gets nil once the worker serves, or an error if it says nonsense.
+	ready chan error
+}
+
+// startWorker starts a worker with the newest material.
+func (s *supervisor) startWorker() (*worker, error) {
+	s.settings.Lock()
+	defer s.settings.Unlock()
+	if s.settings.draining {
+		return nil, errDraining
+	}
+	channel, start, err := handoff.ForWorker(s.settings.material, s.counters, &s.listeners.Listeners)
+	if err != nil {
+		return nil, err
+	}
+	defer start.Close()
+	c, err := startChild("worker", slices.Concat(s.WorkerCommand, start.Args), api.WorkerID, start.Files, os.Stdout)
+	if err != nil {
+		channel.Close()
+		return nil, err
+	}
+	w := &worker{child: c, material: s.settings.material, channel: channel, ready: make(chan error, 1)}
+	go func() {
+		// Of a worker that has ended, done says more.
+		if err := channel.AwaitReady(); !errors.Is(err, io.EOF) {
+			w.ready <- err
+		}
+	}()
+	return w, nil
+}
+
+// drain has the worker let its connections end, and abort what is left when
+// patience is done. It waits until the worker is gone.
+func (w *worker) drain(patience context.Context) error {
+	if err := w.signal(syscall.SIGTERM); err != nil {
+		return errors.Join(err, w.kill())
+	}
+	select {
+	case <-w.done:
+		return nil
+	case <-patience.Done():
+	}
+	// Another signal than the first: two of a kind could become one on the way.
+	if err := w.signal(os.Interrupt); err != nil {
+		return errors.Join(err, w.kill())
+	}
+	select {
+	case <-w.done:
+		return nil
+	case <-time.After(abortGrace):
+		return errors.Join(fmt.Errorf("the worker did not end within %v", abortGrace), w.kill())
+	}
+}

@@ -1,0 +1,54 @@
+// Package expect holds what tests of many packages expect.
+package expect
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+// Patience bounds what a test waits for; it decides nothing.
+const Patience = 30 * time.Second
+
+// Error checks that err has the words wanted and a hint, or is nil for "".
+func Error(t testing.TB, err error, want string) {
+	t.Helper()
+	switch {
+	case want == "" && err != nil:
+		t.Errorf("unexpected error: %v", err)
+	case want == "":
+	case err == nil:
+		t.Errorf("no error, want one with %q", want)
+	case !strings.Contains(err.Error(), want):
+		t.Errorf("error %q lacks %q", err, want)
+	case api.Hint(err) == "":
+		t.Errorf("error %q has no hint", err)
+	}
+}
+
+// Eventually waits for a condition that others bring about.
+func Eventually(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	deadline := time.After(Patience)
+	for !condition() {
+		select {
+		case <-deadline:
+			t.Fatalf("not in %v: %s", Patience, what)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// Within returns the next value of c.
+func Within[T any](t testing.TB, c <-chan T) T {
+	t.Helper()
+	select {
+	case value := <-c:
+		return value
+	case <-time.After(Patience):
+		t.Fatalf("nothing in %v", Patience)
+		panic("unreachable")
+	}
+}

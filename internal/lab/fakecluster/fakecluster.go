@@ -1,0 +1,222 @@
+// Package fakecluster is an API server with kubelets for tests: a fake clientset that
+// knows what gateways meet of both.
+package fakecluster
+
+import (
+	"encoding/json"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
+)
+
+// Pods is the resource of pods.
+var Pods = schema.GroupVersionResource{Version: "v1", Resource: "pods"}
+
+// Cluster is an API server with one kubelet.
+type Cluster struct {
+	*fake.Clientset
+	t testing.TB
+	// Kubelet decides what becomes of an ephemeral container that was added.
+	Kubelet func(pod *corev1.Pod, container *corev1.EphemeralContainer) corev1.ContainerState
+	// BeforePatch, if not nil, runs before a patch is looked at; its error is the answer.
+	BeforePatch func(dryRun bool) error
+	// Denied holds what the user may not do, as "verb resource" or
+	// "verb resource/subresource".
+	Denied map[string]bool
+
+	mu    sync.Mutex
+	added []corev1.EphemeralContainer
+}
+
+// Running, Waiting and Terminated are states of containers.
+func Running(*corev1.Pod, *corev1.EphemeralContainer) corev1.ContainerState {
+	return corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
+}
+
+// Waiting is as Running.
+func Waiting(reason, message string) corev1.ContainerState {
+	return corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}}
+}
+
+// Terminated is as Running.
+func Terminated(code int32, message string) corev1.ContainerState {
+	return corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: code, Reason: "Error", Message: message}}
+}
+
+// NewPod returns a pod of namespace shop that runs on node-1, with the UID uid-NAME.
+func NewPod(name string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID("uid-" + name), ResourceVersion: "1"},
+		Spec: corev1.PodSpec{
+			NodeName: "node-1", ServiceAccountName: "web",
+			Containers: []corev1.Container{{Name: "app", Image: "app"}},
+		},
+		Status: corev1.PodStatus{
+			Phase: corev1.PodRunning, PodIP: "10.244.1.7",
+			PodIPs: []corev1.PodIP{{IP: "10.244.1.7"}, {IP: "fd00:10:244:1::7"}},
+		},
+	}
+}
+
+// New returns a cluster with objects, whose containers come to run at once.
+func New(t testing.TB, objects ...runtime.Object) *Cluster {
+	c := &Cluster{Clientset: fake.NewClientset(objects...), t: t, Kubelet: Running, Denied: map[string]bool{}}
+	c.PrependReactor("create", "selfsubjectaccessreviews", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		review := action.(clienttesting.CreateAction).GetObject().(*authorizationv1.SelfSubjectAccessReview).DeepCopy()
+		a := review.Spec.ResourceAttributes
+		review.Status.Allowed = !c.Denied[strings.TrimSuffix(a.Verb+" "+a.Resource+"/"+a.Subresource, "/")]
+		return true, review, nil
+	})
+	c.PrependReactor("patch", "pods", c.Patch)
+	c.PrependReactor("list", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		return c.list(action.(clienttesting.ListAction))
+	})
+	c.PrependWatchReactor("pods", func(action clienttesting.Action) (bool, watch.Interface, error) {
+		selector := action.(clienttesting.WatchAction).GetWatchRestrictions().Fields
+		all, err := c.Tracker().Watch(Pods, action.GetNamespace())
+		if err != nil {
+			return true, nil, err
+		}
+		return true, watch.Filter(all, func(e watch.Event) (watch.Event, bool) {
+			return e, selector == nil || selector.Matches(fields.Set{"metadata.name": e.Object.(*corev1.Pod).Name})
+		}), nil
+	})
+	return c
+}
+
+// list knows field selectors, which the fake client does not.
+func (c *Cluster) list(action clienttesting.ListAction) (bool, runtime.Object, error) {
+	object, err := c.Tracker().List(Pods, corev1.SchemeGroupVersion.WithKind("Pod"), action.GetNamespace())
+	if err != nil {
+		return true, nil, err
+	}
+	list := object.(*corev1.PodList).DeepCopy()
+	list.ResourceVersion = "1"
+	if selector := action.GetListRestrictions().Fields; selector != nil {
+		var kept []corev1.Pod
+		for _, pod := range list.Items {
+			if selector.Matches(fields.Set{"metadata.name": pod.Name}) {
+				kept = append(kept, pod)
+			}
+		}
+		list.Items = kept
+	}
+	return true, list, nil
+}
+
+// Patch does what the API server does with a patch of pods/ephemeralcontainers.
+func (c *Cluster) Patch(action clienttesting.Action) (bool, runtime.Object, error) {
+	p := action.(clienttesting.PatchActionImpl)
+	if p.GetSubresource() != "ephemeralcontainers" || p.GetPatchType() != types.StrategicMergePatchType {
+		c.t.Errorf("a %s patch of pods/%s", p.GetPatchType(), p.GetSubresource())
+	}
+	dryRun := len(p.PatchOptions.DryRun) > 0
+	if c.BeforePatch != nil {
+		if err := c.BeforePatch(dryRun); err != nil {
+			return true, nil, err
+		}
+	}
+	var body corev1.Pod
+	if err := json.Unmarshal(p.GetPatch(), &body); err != nil {
+		return true, nil, err
+	}
+	if _, err := c.Tracker().Get(Pods, p.GetNamespace(), p.GetName()); err != nil {
+		return true, nil, err
+	}
+	pod := c.Pod(p.GetName())
+	if body.ResourceVersion != pod.ResourceVersion {
+		return true, nil, apierrors.NewConflict(Pods.GroupResource(), pod.Name, errors.New("the object has been modified"))
+	}
+	added := body.Spec.EphemeralContainers[0]
+	pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, added)
+	if dryRun {
+		return true, pod, nil
+	}
+	c.mu.Lock()
+	c.added = append(c.added, added)
+	c.mu.Unlock()
+	c.Update(pod)
+	c.SetState(pod.Name, added.Name, c.Kubelet(pod, &added))
+	return true, pod, nil
+}
+
+// Pod returns a copy of the pod called name in namespace shop.
+func (c *Cluster) Pod(name string) *corev1.Pod {
+	object, err := c.Tracker().Get(Pods, "shop", name)
+	if err != nil {
+		c.t.Error(err)
+		return &corev1.Pod{}
+	}
+	return object.(*corev1.Pod).DeepCopy()
+}
+
+// Update stores pod as its next version.
+func (c *Cluster) Update(pod *corev1.Pod) {
+	version, _ := strconv.Atoi(pod.ResourceVersion)
+	pod.ResourceVersion = strconv.Itoa(version + 1)
+	if err := c.Tracker().Update(Pods, pod, pod.Namespace); err != nil {
+		c.t.Error(err)
+	}
+}
+
+// SetState is the kubelet's report about a container.
+func (c *Cluster) SetState(pod, container string, state corev1.ContainerState) {
+	object := c.Pod(pod)
+	status := corev1.ContainerStatus{Name: container, State: state}
+	for i := range object.Status.EphemeralContainerStatuses {
+		if s := &object.Status.EphemeralContainerStatuses[i]; s.Name == container {
+			*s = status
+			c.Update(object)
+			return
+		}
+	}
+	object.Status.EphemeralContainerStatuses = append(object.Status.EphemeralContainerStatuses, status)
+	c.Update(object)
+}
+
+// Secrets returns the Secrets there are, by way of the tracker.
+func (c *Cluster) Secrets() []corev1.Secret {
+	c.t.Helper()
+	object, err := c.Tracker().List(schema.GroupVersionResource{Version: "v1", Resource: "secrets"},
+		corev1.SchemeGroupVersion.WithKind("Secret"), "")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return object.(*corev1.SecretList).Items
+}
+
+// Did reports whether somebody did verb on resource.
+func (c *Cluster) Did(verb, resource string) bool {
+	return slices.ContainsFunc(c.Actions(), func(a clienttesting.Action) bool { return a.Matches(verb, resource) })
+}
+
+// AwaitWatch waits until somebody watches pods: the fake server sends no event to
+// who asks for it afterwards.
+func (c *Cluster) AwaitWatch() {
+	c.t.Helper()
+	expect.Eventually(c.t, "the pod is watched", func() bool { return c.Did("watch", "pods") })
+}
+
+// Added returns the ephemeral containers that patches have added to all pods.
+func (c *Cluster) Added() []corev1.EphemeralContainer {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.added)
+}

@@ -1,0 +1,159 @@
+package pcapng
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+var sampleTime = time.Unix(1700000000, 123456789)
+
+// sample is a recording with one of everything.
+func sample(t testing.TB) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w, err := NewWriter(&b, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	i, err := w.AddInterface(Interface{Name: "lo", Description: "loopback", LinkType: LinuxSLL2, SnapLen: 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
+	head := Cooked{Protocol: 0x0800, Index: 1, Hardware: HardwareLoopback}
+	if err := w.WritePacket(i, sampleTime, 9000, head.Append(nil), bytes.Repeat([]byte{0x45}, 21)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.WriteStatistics(Statistics{Interface: i, Time: sampleTime, Received: 5, Dropped: 2}); err != nil {
+		t.Fatal(err)
+	}
+	if w.Written() != int64(b.Len()) {
+		t.Errorf("%d bytes were written, the writer counts %d", b.Len(), w.Written())
+	}
+	return b.Bytes()
+}
+
+func TestReadsWhatIsWritten(t *testing.T) {
+	text := sample(t)
+	r := NewReader(bytes.NewReader(text))
+	var raw []byte
+	var packet *Packet
+	var statistics *Statistics
+	for {
+		b, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw = append(raw, b.Raw...)
+		if b.Packet != nil {
+			p := *b.Packet
+			p.Data = bytes.Clone(p.Data)
+			packet = &p
+		}
+		if b.Statistics != nil {
+			statistics = b.Statistics
+		}
+	}
+	if !bytes.Equal(raw, text) {
+		t.Error("the raw blocks are not the recording")
+	}
+	if want := []Interface{{"lo", "loopback", LinuxSLL2, 4096}}; !reflect.DeepEqual(r.Interfaces(), want) {
+		t.Errorf("interfaces %+v", r.Interfaces())
+	}
+	if packet == nil || !packet.Time.Equal(sampleTime) || packet.Length != 9000 || len(packet.Data) != CookedSize+21 {
+		t.Fatalf("packet %+v", packet)
+	}
+	c, rest, ok := ParseCooked(packet.Data)
+	if !ok || c.Protocol != 0x0800 || c.Index != 1 || c.Hardware != HardwareLoopback || len(rest) != 21 {
+		t.Errorf("header %+v, %d bytes", c, len(rest))
+	}
+	if statistics == nil || statistics.Received != 5 || statistics.Dropped != 2 || !statistics.Time.Equal(sampleTime) {
+		t.Errorf("statistics %+v", statistics)
+	}
+}
+
+func TestRefusesOtherFormats(t *testing.T) {
+	good := sample(t)
+	for name, change := range map[string]func([]byte){
+		"no section":      func(b []byte) { b[0] = 1 },
+		"big-endian":      func(b []byte) { copy(b[8:], []byte{0x1a, 0x2b, 0x3c, 0x4d}) },
+		"version":         func(b []byte) { b[12] = 2 },
+		"a huge block":    func(b []byte) { b[7] = 0x7f },
+		"a tiny block":    func(b []byte) { copy(b[4:], []byte{8, 0, 0, 0}) },
+		"an odd length":   func(b []byte) { b[4]++ },
+		"unequal lengths": func(b []byte) { b[order.Uint32(b[4:])-4] ^= 4 },
+	} {
+		b := bytes.Clone(good)
+		change(b)
+		r := NewReader(bytes.NewReader(b))
+		if err := drain(r); !errors.Is(err, ErrFormat) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := drain(NewReader(bytes.NewReader(good[:len(good)-1]))); err != io.ErrUnexpectedEOF {
+		t.Errorf("a cut recording: %v", err)
+	}
+}
+
+func drain(r *Reader) error {
+	for {
+		if _, err := r.Next(); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
+// TestTcpdumpReads has another implementation read what is written.
+func TestTcpdumpReads(t *testing.T) {
+	if _, err := exec.LookPath("tcpdump"); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("tcpdump is needed")
+		}
+		t.Skip("tcpdump is needed")
+	}
+	file := filepath.Join(t.TempDir(), "x.pcapng")
+	if err := os.WriteFile(file, sample(t), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("tcpdump", "--nano", "-ttnr", file).CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "LINUX_SLL2") || !strings.Contains(string(out), "1700000000.123456789") {
+		t.Errorf("tcpdump: %v\n%s", err, out)
+	}
+}
+
+func FuzzReader(f *testing.F) {
+	f.Add(sample(f))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r := NewReader(bytes.NewReader(data))
+		var raw int
+		for {
+			b, err := r.Next()
+			if err != nil {
+				break
+			}
+			raw += len(b.Raw)
+			if b.Packet != nil {
+				_ = r.Interfaces()[b.Packet.Interface]
+				ParseCooked(b.Packet.Data)
+			}
+			if b.Statistics != nil {
+				_ = r.Interfaces()[b.Statistics.Interface]
+			}
+		}
+		if raw > len(data) {
+			t.Errorf("%d bytes of blocks out of %d", raw, len(data))
+		}
+	})
+}

@@ -1,0 +1,136 @@
+package change
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+// setters answers for the gateways of pods, by their names.
+type setters map[string]func(ctx context.Context, asked *api.Status) (*api.Status, error)
+
+func (s setters) SetMode(ctx context.Context, _, pod, container string, mode api.Mode) (*api.Status, error) {
+	return s.answer(ctx, pod, container, &api.Status{Mode: mode})
+}
+
+func (s setters) SetAllow(ctx context.Context, _, pod, container string, patterns []string) (*api.Status, error) {
+	return s.answer(ctx, pod, container, &api.Status{Allow: patterns})
+}
+
+// answer hands a good gateway's answer to the pod's function.
+func (s setters) answer(ctx context.Context, pod, container string, status *api.Status) (*api.Status, error) {
+	if container != "kube-gateway" {
+		return nil, fmt.Errorf("container %s was asked", container)
+	}
+	status.Pod.UID, status.State, status.OnFailure = "uid-"+pod, api.Ready, api.FailClosed
+	return s[pod](ctx, status)
+}
+
+func good(_ context.Context, status *api.Status) (*api.Status, error) { return status, nil }
+
+// but is a gateway whose answer differs from a good one.
+func but(differ func(*api.Status)) func(context.Context, *api.Status) (*api.Status, error) {
+	return func(_ context.Context, status *api.Status) (*api.Status, error) {
+		differ(status)
+		return status, nil
+	}
+}
+
+func podWith(name string, state corev1.ContainerState) corev1.Pod {
+	pod := corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID("uid-" + name)},
+		Status:     corev1.PodStatus{Phase: corev1.PodRunning},
+	}
+	pod.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
+		Name: "kube-gateway", Env: []corev1.EnvVar{{Name: api.EnvConfig, Value: "{}"}},
+	}}}
+	pod.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{{Name: "kube-gateway", State: state}}
+	return pod
+}
+
+func runs() corev1.ContainerState {
+	return corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
+}
+
+func TestChange(t *testing.T) {
+	strict, rules := Change{Mode: api.Strict}, Change{Allow: []string{"ns/prod/sa/*"}}
+	for name, test := range map[string]struct {
+		change  Change
+		answer  func(context.Context, *api.Status) (*api.Status, error)
+		failure string // empty for success
+		warning string // empty for none
+	}{
+		"mode":                  {change: strict, answer: good},
+		"rules":                 {change: rules, answer: good},
+		"everyone":              {answer: good},
+		"refused":               {change: strict, answer: func(context.Context, *api.Status) (*api.Status, error) { return nil, errors.New("unguarded") }, failure: "unguarded"},
+		"another pod":           {change: strict, answer: but(func(s *api.Status) { s.Pod.UID = "uid-other" }), failure: "another pod"},
+		"mode not changed":      {change: strict, answer: but(func(s *api.Status) { s.Mode = api.Permissive }), failure: "permissive"},
+		"rules not changed":     {change: rules, answer: but(func(s *api.Status) { s.Allow = nil }), failure: "it allows"},
+		"everyone but somebody": {answer: but(func(s *api.Status) { s.Allow = []string{"ns/a/sa/b"} }), failure: "ns/a/sa/b"},
+		"strict and open":       {change: strict, answer: but(func(s *api.Status) { s.OnFailure = api.FailOpen }), warning: "on-failure stays open"},
+		"degraded":              {change: rules, answer: but(func(s *api.Status) { s.State = api.Degraded }), warning: "degraded"},
+		"no answer": {change: strict, failure: "the change may have been made", answer: func(ctx context.Context, _ *api.Status) (*api.Status, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := Changer{Gateways: setters{"web": test.answer}, Timeout: time.Minute}
+			if name == "no answer" {
+				c.Timeout = time.Millisecond
+			}
+			result := c.ChangeAll(t.Context(), []corev1.Pod{podWith("web", runs())}, test.change, nil)[0]
+			if failed := result.Err != nil; failed != (test.failure != "") || failed && !strings.Contains(result.Err.Error(), test.failure) || failed == (result.Status != nil) {
+				t.Errorf("status %+v, %v", result.Status, result.Err)
+			}
+			if text := strings.Join(result.Warnings, "\n"); (text != "") != (test.warning != "") || !strings.Contains(text, test.warning) {
+				t.Errorf("warnings %q", text)
+			}
+		})
+	}
+}
+
+// TestChangeOfMany: one pod's failure is no concern of the others, and the results
+// are in the order of pods.
+func TestChangeOfMany(t *testing.T) {
+	none := podWith("none", runs())
+	none.Spec.EphemeralContainers = nil
+	dead := podWith("dead", corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1}})
+	c := Changer{Gateways: setters{"web": good, "db": good}}
+	reported := map[string]int{}
+	results := c.ChangeAll(t.Context(), []corev1.Pod{none, podWith("web", runs()), dead, podWith("db", runs())}, Change{Mode: api.Strict},
+		func(r Result) { reported[r.Pod.Name]++ })
+	for i, want := range []struct {
+		name string
+		ok   bool
+	}{{"none", false}, {"web", true}, {"dead", false}, {"db", true}} {
+		r := results[i]
+		if r.Pod.Name != want.name || (r.Err == nil) != want.ok || reported[want.name] != 1 || !want.ok && api.Hint(r.Err) == "" {
+			t.Errorf("%s: %v, reported %d times", r.Pod.Name, r.Err, reported[want.name])
+		}
+	}
+}
+
+// TestInterruptedChange: nobody knows whether a gateway that was asked has obeyed.
+func TestInterruptedChange(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	c := Changer{Gateways: setters{"web": func(ctx context.Context, _ *api.Status) (*api.Status, error) {
+		cancel()
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}}}
+	result := c.ChangeAll(ctx, []corev1.Pod{podWith("web", runs())}, Change{Mode: api.Strict}, nil)[0]
+	if result.Err == nil || !strings.Contains(result.Err.Error(), "interrupted, and the change may have been made") {
+		t.Error(result.Err)
+	}
+}

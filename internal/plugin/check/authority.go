@@ -1,0 +1,101 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/duration"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+)
+
+// soonExpired is when to replace an authority at the latest: certificates of pods
+// never outlive it.
+const soonExpired = 60 * 24 * time.Hour
+
+const initCommand = "kubectl gateway init-ca"
+
+func checkAuthority(_ context.Context, f *facts) []finding {
+	a, err := f.authority()
+	if err == nil {
+		return ok("%s", a)
+	}
+	found := failed(Error, err)
+	if errors.Is(err, authority.ErrNoAuthority) && !strings.Contains(err.Error(), "trusts") || errors.Is(err, authority.ErrNoBundle) {
+		found.hint, found.command = "", initCommand+f.place()
+	}
+	return []finding{found}
+}
+
+// place repeats the directory of the authority for another command.
+func (f *facts) place() string {
+	if f.Load.Dir == "" {
+		return ""
+	}
+	// A shell takes all between single quotes as it is.
+	return " --authority-dir='" + strings.ReplaceAll(f.Load.Dir, "'", `'\''`) + "'"
+}
+
+func checkAuthorityExpiry(_ context.Context, f *facts) []finding {
+	a, err := f.authority()
+	if err != nil {
+		return skipped("there is no authority to look at")
+	}
+	left := a.NotAfter().Sub(f.Now())
+	if left < soonExpired {
+		return []finding{{result: Warning, detail: fmt.Sprintf("it expires in %s", duration.HumanDuration(left)),
+			command: "kubectl gateway rotate --ca" + f.place()}}
+	}
+	return ok("for another %s", duration.HumanDuration(left))
+}
+
+func checkRotation(ctx context.Context, f *facts) []finding {
+	if _, err := f.authority(); err != nil {
+		return skipped("there is no authority to look at")
+	}
+	options := f.Load
+	options.Client = f.Client
+	rotation, err := authority.OpenRotation(ctx, authority.RotationOptions{LoadOptions: options})
+	switch {
+	case errors.Is(err, authority.ErrForeign):
+		return []finding{failed(Warning, err)}
+	case err != nil:
+		return skipped("it cannot be found out: %v", err)
+	case rotation.Phase() != authority.Idle:
+		return []finding{{result: Warning, detail: fmt.Sprintf("one is under way and waits in phase %q", rotation.Phase()),
+			hint: "continue it", command: "kubectl gateway rotate --ca" + f.place()}}
+	}
+	return nil
+}
+
+func checkRanges(_ context.Context, f *facts) []finding {
+	cluster, err := f.survey()
+	if err != nil {
+		return []finding{failed(Error, err)}
+	}
+	var list []finding
+	for _, warning := range cluster.Warnings {
+		list = append(list, finding{result: Warning, detail: warning})
+	}
+	if len(list) > 0 {
+		return list
+	}
+	return ok("pods %s; Services %s", join(cluster.Capture), join(cluster.Services))
+}
+
+func join(ranges []netip.Prefix) string {
+	const shown = 4
+	var words []string
+	for i, r := range ranges {
+		if i == shown {
+			words = append(words, fmt.Sprintf("and %d more", len(ranges)-shown))
+			break
+		}
+		words = append(words, r.String())
+	}
+	return strings.Join(words, ", ")
+}

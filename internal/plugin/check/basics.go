@@ -1,0 +1,142 @@
+package check
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/duration"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+)
+
+// idReachable is the check that says why the cluster does not answer; all others
+// that need the cluster are skipped then.
+const idReachable = "cluster-reachable"
+
+// maxSkew is how far clocks may differ without harm: certificates are valid from
+// that long before they are made.
+const maxSkew = 5 * time.Minute
+
+// checks are all checks, in the order of the report.
+func (c *Checker) checks() []check {
+	return []check{
+		{id: "client-version", category: Client, description: "the plugin has a version", offline: true, run: checkPlugin},
+		{id: "client-kubeconfig", category: Client, description: "the kubeconfig can be read", offline: true, run: checkKubeconfig},
+		{id: "client-kubectl", category: Client, description: "kubectl is found", offline: true, run: checkKubectl},
+		{id: idReachable, category: Cluster, description: "the API server answers", run: checkReachable},
+		{id: "cluster-version", category: Cluster, description: "the server is new enough", run: checkServerVersion},
+		{id: "cluster-clock", category: Cluster, description: "the clocks of this machine and of the server agree", run: checkServerClock},
+		{id: "cluster-pods", category: Cluster, description: "the pods are found", run: checkFound},
+		{id: "permissions-enable", category: Permissions, description: "you may enable gateways", run: verbs("enable")},
+		{id: "permissions-secret", category: Permissions, description: "you may bring certificates in Secrets (--delivery=secret)", run: verbs("secret")},
+		{id: "permissions-status", category: Permissions, description: "you may ask gateways (status, mode, allow)", run: verbs("status")},
+		{id: "permissions-tail", category: Permissions, description: "you may read the log of gateways (tail)", run: verbs("tail")},
+		{id: "permissions-disable", category: Permissions, description: "you may disable gateways", run: verbs("disable")},
+		{id: "permissions-rotate", category: Permissions, description: "you may renew certificates (rotate)", run: verbs("rotate")},
+		{id: "permissions-watch", category: Permissions, description: "you may watch for new pods", run: verbs("watch")},
+		{id: "policy-pod-security", category: Policy, description: "Pod Security admits the gateway", run: checkPodSecurity},
+		{id: "policy-admission", category: Policy, description: "the server admits the gateway's container (dry run)", run: checkAdmission},
+		{id: "policy-webhooks", category: Policy, description: "admission webhooks can be asked", run: checkWebhooks},
+		{id: "nodes-os", category: Nodes, description: "the nodes run Linux", run: checkOS},
+		{id: "nodes-kernel", category: Nodes, description: "the nodes' kernels have what gateways need", run: checkKernel},
+		{id: "nodes-cgroup", category: Nodes, description: "the nodes use cgroup v2", run: checkCgroup},
+		{id: "nodes-pods", category: Nodes, description: "the pods can have gateways", run: checkEligible},
+		{id: "image-pull", category: Image, description: "the gateway's image can be pulled and runs", slow: true, run: checkImage},
+		{id: "authority-found", category: Authority, description: "the authority is here, and the cluster trusts it", run: checkAuthority},
+		{id: "authority-expiry", category: Authority, description: "the authority is valid for long enough", run: checkAuthorityExpiry},
+		{id: "authority-rotation", category: Authority, description: "no rotation of the authority is under way", run: checkRotation},
+		{id: "ranges-found", category: Ranges, description: "the ranges of pods and Services are known", run: checkRanges},
+		{id: "network-policies", category: NetworkPolicy, description: fmt.Sprintf("network policies let gateways meet on port %d", api.PeerPort), run: checkNetworkPolicies},
+		{id: "mesh-pods", category: Meshes, description: "no other mesh is in the pods", run: checkMeshes},
+		{id: "mesh-cluster", category: Meshes, description: "the network plug-in does not encrypt as well", run: checkCilium},
+		{id: "gateways-state", category: Gateways, description: "the gateways are well", run: checkGateways},
+		{id: "gateways-version", category: Gateways, description: "the gateways have the plugin's version", run: checkSkew},
+		{id: "peers-plaintext", category: Peers, description: "no connections go in plaintext", run: checkPlaintext},
+	}
+}
+
+func checkPlugin(_ context.Context, f *facts) []finding {
+	return ok("%s, %s/%s", f.Version, runtime.GOOS, runtime.GOARCH)
+}
+
+func checkKubeconfig(_ context.Context, f *facts) []finding {
+	if f.Unread != nil {
+		return []finding{failed(Error, f.Unread)}
+	}
+	return ok("%s", f.Context)
+}
+
+func checkKubectl(_ context.Context, f *facts) []finding {
+	path, err := f.LookPath("kubectl")
+	if err != nil {
+		return []finding{{result: Warning, detail: "there is no kubectl on the PATH, and hints name its commands",
+			hint: "install it: https://kubernetes.io/docs/tasks/tools/"}}
+	}
+	return ok("%s", path)
+}
+
+func checkReachable(_ context.Context, f *facts) []finding {
+	info, err := f.server()
+	if err != nil {
+		return []finding{{result: Error, detail: "asking the API server for its version: " + err.Error(),
+			hint: "look at --context, the network and your login", command: "kubectl cluster-info"}}
+	}
+	return ok("Kubernetes %s", info.GitVersion)
+}
+
+func checkServerVersion(ctx context.Context, f *facts) []finding {
+	if err := inject.CheckServer(ctx, f.Client.Discovery(), inject.DeliveryCSR); err != nil {
+		return []finding{failed(Error, err)}
+	}
+	if err := inject.CheckServer(ctx, f.Client.Discovery(), inject.DeliverySecret); err != nil {
+		return []finding{failed(Warning, err)}
+	}
+	return ok("for both ways of delivery")
+}
+
+func checkServerClock(ctx context.Context, f *facts) []finding {
+	if f.ServerTime == nil {
+		return skipped("the server's clock cannot be read")
+	}
+	before := f.Now()
+	server, err := f.ServerTime(ctx)
+	if err != nil {
+		return skipped("the server's clock cannot be read: %v", err)
+	}
+	after := f.Now()
+	// The header of HTTP has whole seconds.
+	skew := time.Duration(0)
+	switch {
+	case server.Add(time.Second).Before(before):
+		skew = before.Sub(server)
+	case server.After(after):
+		skew = server.Sub(after)
+	}
+	if skew <= maxSkew {
+		return nil
+	}
+	direction := "behind"
+	if server.After(after) {
+		direction = "ahead of"
+	}
+	return []finding{{result: Error, detail: fmt.Sprintf("the server's clock is %s %s that of this machine, and certificates bear %s",
+		duration.HumanDuration(skew), direction, duration.HumanDuration(maxSkew)), hint: "set the clock that is wrong"}}
+}
+
+func checkFound(_ context.Context, f *facts) []finding {
+	pods, err := f.found()
+	var list []finding
+	for _, err := range each(err) {
+		list = append(list, failed(Error, err))
+	}
+	switch {
+	case len(list) > 0:
+		return list
+	case len(pods) == 0:
+		return ok("none in namespace %s", f.Namespace)
+	}
+	return ok("%d", len(pods))
+}

@@ -1,0 +1,320 @@
+package check
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+)
+
+const (
+	// DefaultTimeout bounds one check.
+	DefaultTimeout = 30 * time.Second
+	// DefaultImageTimeout bounds the test of the image: the size of the image over
+	// a slow line, not more.
+	DefaultImageTimeout = 2 * time.Minute
+	// DefaultInterval is how long to wait before failed checks are run again.
+	DefaultInterval = 2 * time.Second
+	// parallelChecks is more than there are: all wait for the cluster, not for
+	// this machine.
+	parallelChecks = 64
+)
+
+// Kind and APIVersion of a Report. Fields are only ever added under one version.
+const (
+	Kind       = "GatewayCheckReport"
+	APIVersion = "kubectl-gateway.github.io/v1alpha1"
+)
+
+// Result is how a check ended.
+type Result string
+
+const (
+	// OK also stands for what is not quite as usual, but does no harm.
+	OK Result = "ok"
+	// Skipped could not be found out, or does not matter here; the detail says why.
+	Skipped Result = "skipped"
+	// Warning works, but not for everything, or not for long.
+	Warning Result = "warning"
+	// Error keeps gateways from working.
+	Error Result = "error"
+)
+
+// Category groups checks by what they look at.
+type Category string
+
+// The categories, in the order of a report.
+const (
+	Client        Category = "client"
+	Cluster       Category = "cluster"
+	Permissions   Category = "permissions"
+	Policy        Category = "namespace policy"
+	Nodes         Category = "nodes"
+	Image         Category = "image"
+	Authority     Category = "authority"
+	Ranges        Category = "ranges"
+	NetworkPolicy Category = "network policies"
+	Meshes        Category = "other meshes"
+	Gateways      Category = "gateways"
+	Peers         Category = "peers"
+)
+
+// Item is one line of a report. A check that finds several things has one for each.
+type Item struct {
+	ID       string   `json:"id"`
+	Category Category `json:"category"`
+	// Description says what is so if the result is OK.
+	Description string `json:"description"`
+	Result      Result `json:"result"`
+	// Objects are what it is about, as for kubectl: pod/web-0 -n shop.
+	Objects []string `json:"objects,omitempty"`
+	// Detail is one sentence.
+	Detail string `json:"detail,omitempty"`
+	// Hint is what to do, in words, and Command the very command, for a shell.
+	Hint    string `json:"hint,omitempty"`
+	Command string `json:"command,omitempty"`
+}
+
+// Report is what check prints with -o json.
+type Report struct {
+	Kind       string   `json:"kind"`
+	APIVersion string   `json:"apiVersion"`
+	Namespaces []string `json:"namespaces"`
+	// Result is the worst of the items.
+	Result Result `json:"result"`
+	Checks []Item `json:"checks"`
+}
+
+// Count returns how many items of r have a result.
+func (r *Report) Count(result Result) int {
+	n := 0
+	for i := range r.Checks {
+		if r.Checks[i].Result == result {
+			n++
+		}
+	}
+	return n
+}
+
+// Checker runs the checks.
+type Checker struct {
+	// Unread is why the kubeconfig could not be read. Then nothing is asked of the
+	// cluster, and Client, Gateways and Find may be nil.
+	Unread   error
+	Client   kubernetes.Interface
+	Gateways inject.GatewayClient
+	// Namespace is where pods are looked for and tested if there are none.
+	Namespace string
+	// Find returns the pods that the checks are about, and joins what went wrong
+	// with others that were asked for. Nothing to be found is no error.
+	Find func(context.Context) ([]corev1.Pod, error)
+	// Named says that the user chose the pods. Otherwise they are all of the
+	// namespace, of which some may well be without a gateway.
+	Named bool
+	// Context describes the connection in the user's terms.
+	Context string
+	// ServerTime asks the API server for its clock. Nil means that it cannot be.
+	ServerTime func(context.Context) (time.Time, error)
+	// Version is that of the plugin.
+	Version string
+	// Image and PullPolicy are those of gateways to come.
+	Image      string
+	PullPolicy corev1.PullPolicy
+	// TestImage allows a pod to be made for a moment, which runs the image.
+	TestImage bool
+	// Wire is that of gateways to come. Empty means api.WireAuto.
+	Wire api.Wire
+	// Given names ranges, so that they need not be found.
+	Given survey.Ranges
+	// Load says where the authority is.
+	Load authority.LoadOptions
+	// Timeout and ImageTimeout bound one check; if zero they are the defaults.
+	Timeout, ImageTimeout time.Duration
+	// Interval is DefaultInterval if zero.
+	Interval time.Duration
+	// Now is the present time.
+	Now func() time.Time
+	// LookPath finds a program on this machine, as exec.LookPath does.
+	LookPath func(string) (string, error)
+	// Progress takes a line for what is done in the cluster, and for waiting.
+	Progress io.Writer
+
+	progress sync.Mutex
+}
+
+func (c *Checker) say(format string, args ...any) {
+	c.progress.Lock()
+	defer c.progress.Unlock()
+	fmt.Fprintf(c.Progress, format+"\n", args...)
+}
+
+// check is one thing to find out.
+type check struct {
+	id          string
+	category    Category
+	description string
+	// offline checks do not ask the API server.
+	offline bool
+	// slow checks have ImageTimeout.
+	slow bool
+	run  func(context.Context, *facts) []finding
+}
+
+// finding is one answer of a check.
+type finding struct {
+	result                Result
+	objects               []string
+	detail, hint, command string
+}
+
+func ok(format string, args ...any) []finding {
+	return []finding{{result: OK, detail: fmt.Sprintf(format, args...)}}
+}
+
+func skipped(format string, args ...any) []finding {
+	return []finding{{result: Skipped, detail: fmt.Sprintf(format, args...)}}
+}
+
+// failed is the finding of an error that comes with its own hint. A hint that is
+// a command between single quotes becomes the command.
+func failed(result Result, err error) finding {
+	f := finding{result: result, detail: err.Error(), hint: api.Hint(err)}
+	if text, found := strings.CutPrefix(f.hint, "'"); found && strings.Count(text, "'") == 1 && strings.HasSuffix(text, "'") {
+		f.hint, f.command = "", strings.TrimSuffix(text, "'")
+	}
+	return f
+}
+
+// group joins findings that differ only in what they are about.
+func group(list []finding) []finding {
+	var out []finding
+	for _, f := range list {
+		i := slices.IndexFunc(out, func(g finding) bool {
+			return g.result == f.result && g.detail == f.detail && g.hint == f.hint && g.command == f.command
+		})
+		if i < 0 {
+			out = append(out, f)
+			continue
+		}
+		out[i].objects = append(out[i].objects, f.objects...)
+	}
+	return out
+}
+
+// Run runs all checks. If wait is not zero, those that end with Error are run
+// again until none does, for that long at most. The error is that of ctx.
+func (c *Checker) Run(ctx context.Context, wait time.Duration) (*Report, error) {
+	checks := c.checks()
+	deadline, interval := c.Now().Add(wait), cmp.Or(c.Interval, DefaultInterval)
+	items := make([][]Item, len(checks))
+	todo := make([]int, len(checks))
+	for i := range todo {
+		todo[i] = i
+	}
+	for said := ""; ; {
+		namespaces, results := c.round(ctx, checks, todo)
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("checking: %w", err)
+		}
+		var again []int
+		var names []string
+		for n, i := range todo {
+			items[i] = results[n]
+			if slices.ContainsFunc(items[i], func(item Item) bool { return item.Result == Error }) {
+				again, names = append(again, i), append(names, checks[i].id)
+			}
+		}
+		left := deadline.Sub(c.Now())
+		if len(again) == 0 || left <= 0 {
+			return newReport(namespaces, items), nil
+		}
+		// What was skipped because of an error may be found out after it.
+		for _, i := range todo {
+			if !slices.Contains(again, i) && slices.ContainsFunc(items[i], func(item Item) bool { return item.Result == Skipped }) {
+				again = append(again, i)
+			}
+		}
+		slices.Sort(again)
+		todo = again
+		if now := strings.Join(names, ", "); now != said {
+			c.say("waiting up to %s for: %s", left.Round(time.Second), now)
+			said = now
+		}
+		timer := time.NewTimer(min(interval, left))
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+		timer.Stop()
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("waiting for checks to pass: %w", err)
+		}
+	}
+}
+
+func newReport(namespaces []string, items [][]Item) *Report {
+	report := &Report{Kind: Kind, APIVersion: APIVersion, Namespaces: namespaces, Result: OK, Checks: slices.Concat(items...)}
+	for _, result := range []Result{Warning, Error} {
+		if report.Count(result) > 0 {
+			report.Result = result
+		}
+	}
+	return report
+}
+
+// round runs some of checks and returns the items of each.
+func (c *Checker) round(ctx context.Context, checks []check, todo []int) ([]string, [][]Item) {
+	f := newFacts(ctx, c)
+	results := parallel.Each(parallelChecks, todo, func(i *int) []Item {
+		k := checks[*i]
+		var items []Item
+		for _, found := range group(f.findings(ctx, &k)) {
+			items = append(items, Item{ID: k.id, Category: k.category, Description: k.description, Result: found.result,
+				Objects: found.objects, Detail: found.detail, Hint: found.hint, Command: found.command})
+		}
+		return items
+	}, nil)
+	return f.namespaces(), results
+}
+
+// findings runs one check, and returns at least one finding.
+func (f *facts) findings(ctx context.Context, k *check) []finding {
+	timeout := cmp.Or(f.Timeout, DefaultTimeout)
+	if k.slow {
+		timeout = cmp.Or(f.ImageTimeout, DefaultImageTimeout)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errTimeout)
+	defer cancel()
+	if !k.offline {
+		if f.Unread != nil {
+			return skipped("it is not known which cluster to ask")
+		}
+		if _, err := f.server(); err != nil && k.id != idReachable {
+			return skipped("the API server does not answer")
+		}
+	}
+	found := k.run(ctx, f)
+	if errors.Is(context.Cause(ctx), errTimeout) && !slices.ContainsFunc(found, func(x finding) bool { return x.result == OK || x.result == Warning }) {
+		return []finding{{result: Error, detail: fmt.Sprintf("not known after %s", timeout), hint: "--timeout waits longer"}}
+	}
+	if len(found) == 0 {
+		return ok("")
+	}
+	return found
+}
+
+var errTimeout = errors.New("the check took too long")

@@ -1,0 +1,179 @@
+package check
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	apiversion "k8s.io/apimachinery/pkg/version"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/tools/pager"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+)
+
+// facts are what one round of checks finds out, each once, when it is first asked
+// for. They do not end with the check that asks first: others wait for them, too.
+type facts struct {
+	*Checker
+	server func() (*apiversion.Info, error)
+	// found are the pods that the checks are about, without those that end.
+	found func() ([]corev1.Pod, error)
+	nodes func() (map[string]*corev1.Node, error)
+	// spaces are the namespaces of pods, each with why it could not be read.
+	spaces func() (map[string]*corev1.Namespace, map[string]error)
+	survey func() (*survey.Survey, error)
+	// states are those of the pods that ever had a gateway.
+	states func() (*status.List, error)
+	// tried are the outcomes of the server's dry run by pod.
+	tried func() map[*corev1.Pod]error
+	// privileged is the outcome of a dry run of a privileged pod, by namespace.
+	privileged func() map[string]error
+	// authority is what enable would sign with.
+	authority func() (*ca.Authority, error)
+
+	access accessFacts
+}
+
+func newFacts(ctx context.Context, c *Checker) *facts {
+	f := &facts{Checker: c}
+	f.server = once(ctx, c, func(ctx context.Context) (*apiversion.Info, error) {
+		return discovery.ToServerVersionInterfaceWithContext(c.Client.Discovery()).ServerVersionWithContext(ctx)
+	})
+	f.found = once(ctx, c, func(ctx context.Context) ([]corev1.Pod, error) {
+		if c.Unread != nil {
+			return nil, c.Unread
+		}
+		pods, err := c.Find(ctx)
+		return slices.DeleteFunc(pods, func(pod corev1.Pod) bool { return installed.Leaving(&pod) || pod.Labels[labelCheck] != "" }), err
+	})
+	f.nodes = once(ctx, c, f.readNodes)
+	f.spaces = sync.OnceValues(func() (map[string]*corev1.Namespace, map[string]error) { return f.readNamespaces(ctx) })
+	f.survey = once(ctx, c, func(ctx context.Context) (*survey.Survey, error) {
+		pods, _ := f.found()
+		return survey.Run(ctx, c.Client, pods, c.Given)
+	})
+	f.states = once(ctx, c, func(ctx context.Context) (*status.List, error) {
+		pods, _ := f.found()
+		pods = slices.DeleteFunc(slices.Clone(pods), func(pod corev1.Pod) bool { return len(installed.Gateways(&pod)) == 0 })
+		return (&status.Collector{Asker: c.Gateways, Now: c.Now}).Collect(ctx, pods)
+	})
+	f.tried = sync.OnceValue(func() map[*corev1.Pod]error { return f.try(ctx) })
+	f.privileged = sync.OnceValue(func() map[string]error { return f.tryPrivileged(ctx) })
+	f.authority = once(ctx, c, func(ctx context.Context) (*ca.Authority, error) {
+		options := c.Load
+		options.Client = c.Client
+		return authority.Load(ctx, options)
+	})
+	f.access.init(ctx, c)
+	return f
+}
+
+// once returns what get returned the first time, which was bounded like a check.
+func once[T any](ctx context.Context, c *Checker, get func(context.Context) (T, error)) func() (T, error) {
+	return sync.OnceValues(func() (T, error) {
+		ctx, cancel := context.WithTimeout(ctx, cmp.Or(c.Timeout, DefaultTimeout))
+		defer cancel()
+		return get(ctx)
+	})
+}
+
+// namespaces are those of the pods, or else the one that the command is about.
+func (f *facts) namespaces() []string {
+	pods, _ := f.found()
+	var list []string
+	for i := range pods {
+		if !slices.Contains(list, pods[i].Namespace) {
+			list = append(list, pods[i].Namespace)
+		}
+	}
+	if len(list) == 0 {
+		return []string{f.Namespace}
+	}
+	slices.Sort(list)
+	return list
+}
+
+func (f *facts) readNodes(ctx context.Context) (map[string]*corev1.Node, error) {
+	nodes := map[string]*corev1.Node{}
+	err := pager.New(func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+		return f.Client.CoreV1().Nodes().List(ctx, options)
+	}).EachListItem(ctx, metav1.ListOptions{}, func(object runtime.Object) error {
+		node := object.(*corev1.Node)
+		nodes[node.Name] = node
+		return nil
+	})
+	return nodes, err
+}
+
+func (f *facts) readNamespaces(ctx context.Context) (map[string]*corev1.Namespace, map[string]error) {
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(f.Timeout, DefaultTimeout))
+	defer cancel()
+	spaces, errs := map[string]*corev1.Namespace{}, map[string]error{}
+	for _, name := range f.namespaces() {
+		space, err := f.Client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			errs[name] = err
+			continue
+		}
+		spaces[name] = space
+	}
+	return spaces, errs
+}
+
+// relevantNodes are the nodes that pods of interest run on, all without such pods.
+func (f *facts) relevantNodes() ([]*corev1.Node, error) {
+	nodes, err := f.nodes()
+	if err != nil {
+		return nil, err
+	}
+	pods, _ := f.found()
+	names := map[string]bool{}
+	for i := range pods {
+		if pods[i].Spec.NodeName != "" {
+			names[pods[i].Spec.NodeName] = true
+		}
+	}
+	var list []*corev1.Node
+	for name, node := range nodes {
+		if len(names) == 0 || names[name] {
+			list = append(list, node)
+		}
+	}
+	slices.SortFunc(list, func(a, b *corev1.Node) int { return cmp.Compare(a.Name, b.Name) })
+	return list, nil
+}
+
+// nameOf is how a pod is called on a command line.
+func nameOf(pod *corev1.Pod) string { return fmt.Sprintf("pod/%s -n %s", pod.Name, pod.Namespace) }
+
+// unread is the finding when something may not be read that only this check needs.
+func unread(what string, err error) []finding {
+	if apierrors.IsForbidden(err) {
+		return skipped("you may not read %s", what)
+	}
+	return []finding{failed(Error, fmt.Errorf("reading %s: %w", what, err))}
+}
+
+// each returns the errors that err joins, or err alone.
+func each(err error) []error {
+	var joined interface{ Unwrap() []error }
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &joined):
+		return joined.Unwrap()
+	}
+	return []error{err}
+}

@@ -1,0 +1,187 @@
+package check
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	apiversion "k8s.io/apimachinery/pkg/version"
+	fakediscovery "k8s.io/client-go/discovery/fake"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+)
+
+// patience bounds what a test waits for; it decides nothing.
+const patience = 30 * time.Second
+
+// world is a good cluster, which a test then spoils in one place.
+type world struct {
+	*fake.Clientset
+	*Checker
+	mu sync.Mutex
+	// denied are the permissions that the user lacks, like "create secrets".
+	denied []string
+	// patch is what the server thinks of the patch that adds a gateway, create
+	// of a pod in a dry run.
+	patch, create error
+	// image becomes of the pod that tests the image; nil leaves it pending.
+	image *corev1.ContainerState
+	// logs are its output.
+	logs string
+	// answers are what gateways say, by pod.
+	answers  map[string]*api.Status
+	progress bytes.Buffer
+}
+
+// Status, Renew and ResetExisting make a world the client of its gateways.
+func (w *world) Status(_ context.Context, _, pod, _ string, _ time.Duration) (*api.Status, error) {
+	if answer := w.answers[pod]; answer != nil {
+		return answer, nil
+	}
+	return nil, errors.New("no such gateway")
+}
+
+func (w *world) Renew(context.Context, string, string, string, remote.Sign) (*api.Status, error) {
+	return nil, errors.New("a check renewed a certificate")
+}
+
+func (w *world) ResetExisting(context.Context, string, string, string) (*api.Status, error) {
+	return nil, errors.New("a check reset connections")
+}
+
+func newWorld(t *testing.T, objects ...runtime.Object) *world {
+	t.Helper()
+	good := []runtime.Object{
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system", UID: "cluster"}},
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}},
+		testNode("node-1", "6.18.1", "v1.37.2"),
+		&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16"}}},
+	}
+	// What a test brings replaces what is there under that name.
+	named := func(o runtime.Object) string {
+		m := o.(metav1.Object)
+		return m.GetNamespace() + "/" + m.GetName()
+	}
+	good = slices.DeleteFunc(good, func(g runtime.Object) bool {
+		return slices.ContainsFunc(objects, func(o runtime.Object) bool { return named(o) == named(g) })
+	})
+	w := &world{Clientset: fake.NewClientset(append(good, objects...)...), answers: map[string]*api.Status{}, logs: "kube-gateway v1.0.0\n",
+		image: &corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}}
+	w.Discovery().(*fakediscovery.FakeDiscovery).FakedServerVersion = &apiversion.Info{GitVersion: "v1.37.2"}
+	w.PrependReactor("create", "selfsubjectaccessreviews", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		review := a.(clienttesting.CreateAction).GetObject().(*authorizationv1.SelfSubjectAccessReview)
+		r := review.Spec.ResourceAttributes
+		p := permission{verb: r.Verb, group: r.Group, resource: r.Resource, subresource: r.Subresource}
+		review.Status.Allowed = !slices.Contains(w.denied, p.String())
+		return true, review, nil
+	})
+	w.PrependReactor("create", "selfsubjectreviews", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, &authenticationv1.SelfSubjectReview{Status: authenticationv1.SelfSubjectReviewStatus{
+			UserInfo: authenticationv1.UserInfo{Username: "jane"}}}, nil
+	})
+	w.PrependReactor("patch", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		if !slices.Equal(a.(clienttesting.PatchActionImpl).PatchOptions.DryRun, []string{metav1.DryRunAll}) {
+			t.Error("a check patched a pod")
+		}
+		return true, &corev1.Pod{}, w.patch
+	})
+	w.PrependReactor("create", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		pod := a.(clienttesting.CreateAction).GetObject().(*corev1.Pod).DeepCopy()
+		if len(a.(clienttesting.CreateActionImpl).CreateOptions.DryRun) > 0 {
+			return true, pod, w.create
+		}
+		pod.Name = pod.GenerateName + "x"
+		if w.image != nil {
+			pod.Status.ContainerStatuses = []corev1.ContainerStatus{{State: *w.image}}
+		}
+		return true, pod, w.Tracker().Create(corev1.SchemeGroupVersion.WithResource("pods"), pod, pod.Namespace)
+	})
+	w.PrependReactor("get", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		return a.GetSubresource() == "log", &runtime.Unknown{Raw: []byte(w.logs)}, nil
+	})
+	w.Checker = &Checker{
+		Client: w.Clientset, Gateways: w, Namespace: "shop", Context: "context \"test\"", Version: "v1.0.0",
+		Image: "registry.example/gateway:v1", Timeout: patience, ImageTimeout: patience, Interval: time.Millisecond,
+		Load: authority.LoadOptions{Dir: t.TempDir()}, Now: time.Now, Progress: &w.progress,
+		LookPath: func(string) (string, error) { return "/bin/kubectl", nil },
+		Find: func(ctx context.Context) ([]corev1.Pod, error) {
+			list, err := w.CoreV1().Pods("shop").List(ctx, metav1.ListOptions{})
+			return list.Items, err
+		},
+	}
+	return w
+}
+
+// withAuthority gives w an authority that the cluster trusts.
+func (w *world) withAuthority(t *testing.T, ttl time.Duration) *world {
+	t.Helper()
+	if _, err := authority.Init(t.Context(), authority.InitOptions{Client: w.Clientset, Dir: w.Load.Dir, TTL: ttl}); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func testNode(name, kernel, kubelet string) *corev1.Node {
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{PodCIDR: "10.244.1.0/24"},
+		Status: corev1.NodeStatus{NodeInfo: corev1.NodeSystemInfo{OperatingSystem: "linux", OSImage: "Debian", KernelVersion: kernel,
+			KubeletVersion: kubelet, ContainerRuntimeVersion: "containerd://2"}}}
+}
+
+func appPod(name string, change ...func(*corev1.Pod)) *corev1.Pod {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID(name), ResourceVersion: "1", Labels: map[string]string{"app": name}},
+		Spec:   corev1.PodSpec{NodeName: "node-1", Containers: []corev1.Container{{Name: "app"}}},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.244.1.7", PodIPs: []corev1.PodIP{{IP: "10.244.1.7"}}}}
+	for _, c := range change {
+		c(pod)
+	}
+	return pod
+}
+
+// run runs all checks once and returns the items of one.
+func (w *world) run(t *testing.T, id string) []Item {
+	t.Helper()
+	report, err := w.Run(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return itemsOf(t, report, id)
+}
+
+func itemsOf(t *testing.T, report *Report, id string) []Item {
+	t.Helper()
+	var items []Item
+	for _, item := range report.Checks {
+		if item.ID == id {
+			items = append(items, item)
+		}
+	}
+	if len(items) == 0 {
+		t.Fatalf("no check is called %s", id)
+	}
+	return items
+}
+
+func forbidden(text string) error {
+	return apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "web", errors.New(text))
+}
+
+func violation() error {
+	return forbidden(`violates PodSecurity "restricted:latest": privileged (container "kube-gateway" must not set securityContext.privileged=true)`)
+}

@@ -1,0 +1,136 @@
+package check
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/version"
+)
+
+// state returns the gateways, or else what to say of a check that needs them.
+func (f *facts) state() (*status.List, []finding) {
+	states, err := f.states()
+	switch {
+	case err != nil:
+		return nil, []finding{failed(Error, err)}
+	case len(states.Items) == 0:
+		return nil, skipped("there are no gateways")
+	}
+	return states, nil
+}
+
+func object(i *status.Item) []string {
+	return []string{fmt.Sprintf("pod/%s -n %s", i.Pod, i.Namespace)}
+}
+
+// checkGateways takes over the judgements of status.
+func checkGateways(_ context.Context, f *facts) []finding {
+	states, why := f.state()
+	if why != nil {
+		return why
+	}
+	var list []finding
+	ready := 0
+	modes := map[string]int{}
+	for n := range states.Items {
+		item := &states.Items[n]
+		if item.State == status.Ready {
+			ready++
+			modes[string(item.Mode)]++
+		}
+		for _, problem := range item.Problems {
+			found := finding{result: Warning, objects: object(item), detail: problem.Text, hint: problem.Hint}
+			switch problem.Severity {
+			case status.Note:
+				continue
+			case status.Critical:
+				found.result = Error
+			}
+			if strings.HasPrefix(found.hint, "kubectl ") {
+				found.hint, found.command = "", found.hint
+			}
+			list = append(list, found)
+		}
+	}
+	if len(list) > 0 {
+		return list
+	}
+	var words []string
+	for mode, n := range modes {
+		words = append(words, fmt.Sprintf("%d %s", n, mode))
+	}
+	slices.Sort(words)
+	if len(words) == 0 {
+		return ok("none is ready")
+	}
+	return ok("%d of %s ready: %s", ready, plural(len(states.Items), "gateway"), strings.Join(words, ", "))
+}
+
+func checkSkew(_ context.Context, f *facts) []finding {
+	states, why := f.state()
+	if why != nil {
+		return why
+	}
+	var list []finding
+	asked := 0
+	for n := range states.Items {
+		item := &states.Items[n]
+		if item.Status == nil {
+			continue
+		}
+		asked++
+		if item.Status.Version == f.Version {
+			continue
+		}
+		if item.Status.Version == version.Development || f.Version == version.Development {
+			// A build that nothing identifies may well be the same.
+			continue
+		}
+		list = append(list, finding{result: Warning, objects: object(item),
+			detail: fmt.Sprintf("the gateway is %s, and the plugin is %s", item.Status.Version, f.Version),
+			hint:   "to replace it: 'kubectl gateway disable', then 'enable'; connections meanwhile are not encrypted"})
+	}
+	switch {
+	case len(list) > 0:
+		return list
+	case asked == 0:
+		return skipped("no gateway has answered")
+	}
+	return ok("%s", f.Version)
+}
+
+func checkPlaintext(_ context.Context, f *facts) []finding {
+	states, why := f.state()
+	if why != nil {
+		return why
+	}
+	var list []finding
+	var encrypted uint64
+	asked := 0
+	for n := range states.Items {
+		item := &states.Items[n]
+		if item.Status == nil {
+			continue
+		}
+		asked++
+		out, in := item.Status.Traffic.Outbound, item.Status.Traffic.Inbound
+		encrypted += out.Encrypted + in.Encrypted
+		allowed := item.Status.Capture.PlaintextAllowed
+		if out.Plaintext+in.Plaintext == 0 {
+			continue
+		}
+		list = append(list, finding{result: Warning, objects: object(item),
+			detail: fmt.Sprintf("%d connections out and %d in went in plaintext (%d of a source that may)", out.Plaintext, in.Plaintext, allowed),
+			hint:   "see which, then enable the pods at the other end", command: fmt.Sprintf("kubectl gateway tail pod/%s -n %s", item.Pod, item.Namespace)})
+	}
+	switch {
+	case len(list) > 0:
+		return list
+	case asked == 0:
+		return skipped("no gateway has answered")
+	}
+	return ok("%d connections were encrypted", encrypted)
+}

@@ -1,0 +1,223 @@
+package check
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
+)
+
+const (
+	// labelCheck marks the pods that test the image.
+	labelCheck = "kubectl-gateway.github.io/check"
+	// testPrefix begins their names.
+	testPrefix = "kube-gateway-image-test-"
+	// testedNodes bounds on how many nodes the image is tested.
+	testedNodes = 3
+	// pollInterval is how often such a pod is looked at, which saves the right to
+	// watch.
+	pollInterval = 250 * time.Millisecond
+	// outputLimit bounds what is read of the program's output, in bytes.
+	outputLimit = 256
+	// cleanupTimeout bounds what must not be interrupted: making such a pod, and
+	// deleting it after everything else has ended.
+	cleanupTimeout = 10 * time.Second
+)
+
+// testPod is a pod that runs the gateway's program for a moment, to print its
+// version. Pod Security admits it at every level, and watch adds no gateway to it.
+func testPod(namespace, image string, policy corev1.PullPolicy) *corev1.Pod {
+	no, yes, user := false, true, int64(65532)
+	grace, deadline := int64(0), int64((5 * time.Minute).Seconds())
+	small := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("50m"), corev1.ResourceMemory: resource.MustParse("64Mi")}
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			GenerateName: testPrefix, Namespace: namespace,
+			Labels:      map[string]string{installed.LabelManagedBy: installed.ManagedBy, labelCheck: "image"},
+			Annotations: map[string]string{watch.Annotation: "false"},
+		},
+		Spec: corev1.PodSpec{
+			RestartPolicy:                 corev1.RestartPolicyNever,
+			AutomountServiceAccountToken:  &no,
+			EnableServiceLinks:            &no,
+			TerminationGracePeriodSeconds: &grace,
+			// Should this program be killed before it deletes the pod, that ends.
+			ActiveDeadlineSeconds: &deadline,
+			SecurityContext: &corev1.PodSecurityContext{RunAsNonRoot: &yes, RunAsUser: &user, RunAsGroup: &user,
+				SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
+			Containers: []corev1.Container{{
+				Name: installed.ContainerName, Image: image, ImagePullPolicy: policy, Args: []string{"version"},
+				TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
+				Resources:                corev1.ResourceRequirements{Requests: small, Limits: small},
+				SecurityContext: &corev1.SecurityContext{AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,
+					Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}},
+			}},
+		},
+	}
+}
+
+// testPlaces returns a pod to create for each of the nodes with pods of interest,
+// which pulls with the secrets of those, up to testedNodes.
+func (f *facts) testPlaces() []*corev1.Pod {
+	var list []*corev1.Pod
+	var nodes []string
+	pods, _ := f.found()
+	for i := range pods {
+		pod := &pods[i]
+		if pod.Spec.NodeName == "" || pod.Spec.HostNetwork || slices.Contains(nodes, pod.Spec.NodeName) || len(list) == testedNodes {
+			continue
+		}
+		nodes = append(nodes, pod.Spec.NodeName)
+		test := testPod(pod.Namespace, f.Image, f.PullPolicy)
+		test.Spec.NodeName = pod.Spec.NodeName
+		test.Spec.ImagePullSecrets = pod.Spec.ImagePullSecrets
+		list = append(list, test)
+	}
+	if len(list) == 0 {
+		test := testPod(f.Namespace, f.Image, f.PullPolicy)
+		test.Spec.NodeSelector = map[string]string{corev1.LabelOSStable: "linux"}
+		list = append(list, test)
+	}
+	return list
+}
+
+func checkImage(ctx context.Context, f *facts) []finding {
+	if !f.TestImage {
+		return skipped("--image-test=false")
+	}
+	places := f.testPlaces()
+	for _, place := range places {
+		missing, err := f.access.missing(place.Namespace, pods("", "create", "get", "delete"))
+		switch {
+		case err != nil:
+			return []finding{failed(Error, err)}
+		case len(missing) > 0:
+			// One that could not be deleted would be left behind.
+			return skipped("the test needs a pod for a moment, and you may not %s in namespace %s", missing[0], place.Namespace)
+		}
+	}
+	findings := parallel.Each(testedNodes, places, func(p **corev1.Pod) finding { return f.testImage(ctx, *p) }, nil)
+	return findings
+}
+
+// testImage runs pod to its end and deletes it, also if ctx ends before.
+func (f *facts) testImage(ctx context.Context, pod *corev1.Pod) finding {
+	where := "a node"
+	if pod.Spec.NodeName != "" {
+		where = "node " + pod.Spec.NodeName
+	}
+	f.say("testing image %s on %s with a pod in namespace %s, which is deleted at once", f.Image, where, pod.Namespace)
+	client := f.Client.CoreV1().Pods(pod.Namespace)
+	// Not to be interrupted: what was created must be known, to be deleted.
+	creation, done := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	created, err := client.Create(creation, pod, metav1.CreateOptions{})
+	done()
+	if err != nil {
+		if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) {
+			return finding{result: Skipped, objects: []string{"namespace/" + pod.Namespace}, detail: "no pod can be made for the test: " + err.Error()}
+		}
+		return failed(Error, fmt.Errorf("making a pod for the test: %w", err))
+	}
+	found := f.awaitImage(ctx, created)
+	if found.result == OK {
+		found = f.judgeOutput(ctx, created, found)
+	}
+	deletion, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	now := int64(0)
+	if err := client.Delete(deletion, created.Name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil && !apierrors.IsNotFound(err) {
+		f.say("the pod of the test could not be deleted: %v; kubectl delete pod %s -n %s", err, created.Name, created.Namespace)
+	}
+	return found
+}
+
+// awaitImage waits until the container has run, or never will.
+func (f *facts) awaitImage(ctx context.Context, pod *corev1.Pod) finding {
+	var found *finding
+	last := "it was not scheduled"
+	err := wait.PollUntilContextCancel(ctx, pollInterval, true, func(ctx context.Context) (bool, error) {
+		now, err := f.Client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err):
+			return false, errors.New("somebody deleted the pod of the test")
+		case err != nil:
+			last = err.Error()
+			return false, nil
+		}
+		found, last = f.judgeImage(now, last)
+		return found != nil, nil
+	})
+	if found != nil {
+		return *found
+	}
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
+		return failed(Error, err)
+	}
+	return finding{result: Error, detail: fmt.Sprintf("image %s did not run in time: %s", f.Image, last), hint: "--image-timeout waits longer"}
+}
+
+// judgeOutput makes sure that it was the gateway's program that ran: others may
+// ignore their arguments. Without the right to read logs, that it ended well has
+// to be enough.
+func (f *facts) judgeOutput(ctx context.Context, pod *corev1.Pod, found finding) finding {
+	limit := int64(outputLimit)
+	text, err := f.Client.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{LimitBytes: &limit}).DoRaw(ctx)
+	if err != nil {
+		return found
+	}
+	version, is := strings.CutPrefix(string(text), "kube-gateway ")
+	if !is {
+		return finding{result: Error, detail: fmt.Sprintf("image %s runs another program", f.Image), hint: "--image names that of a gateway"}
+	}
+	found.detail = fmt.Sprintf("%s (%s) on", f.Image, strings.TrimSpace(version))
+	return found
+}
+
+// judgeImage returns what the pod of a test shows, or nil and what it waits for.
+func (f *facts) judgeImage(pod *corev1.Pod, last string) (*finding, string) {
+	where := "a node"
+	if pod.Spec.NodeName != "" {
+		where = "node " + pod.Spec.NodeName
+	}
+	if pod.Status.Phase == corev1.PodFailed && len(pod.Status.ContainerStatuses) == 0 {
+		return &finding{result: Error, detail: fmt.Sprintf("%s does not take the pod of the test: %s", where, cmp.Or(pod.Status.Message, pod.Status.Reason))}, ""
+	}
+	for _, condition := range pod.Status.Conditions {
+		if condition.Type == corev1.PodScheduled && condition.Status == corev1.ConditionFalse && condition.Message != "" {
+			last = condition.Message
+		}
+	}
+	for _, status := range pod.Status.ContainerStatuses {
+		switch state := status.State; {
+		case state.Terminated != nil && state.Terminated.ExitCode == 0:
+			return &finding{result: OK, objects: []string{strings.TrimPrefix(where, "node ")}, detail: f.Image + " on"}, ""
+		case state.Terminated != nil:
+			words := strings.TrimSpace(cmp.Or(state.Terminated.Message, state.Terminated.Reason))
+			return &finding{result: Error, detail: fmt.Sprintf("image %s does not run on %s: exit code %d: %s", f.Image, where, state.Terminated.ExitCode, words),
+				hint: "--image names another; is it a gateway's, for the node's architecture?"}, ""
+		case state.Waiting != nil && slices.Contains([]string{"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull",
+			"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "ImageInspectError", "RegistryUnavailable"}, state.Waiting.Reason):
+			words := strings.TrimSpace(state.Waiting.Reason + ": " + state.Waiting.Message)
+			return &finding{result: Error, detail: fmt.Sprintf("image %s on %s: %s", f.Image, where, words),
+				hint: "--image names another, as in a registry that the nodes reach; imagePullSecrets of the pods are used"}, ""
+		case state.Running != nil:
+			last = "it goes on running, and should print its version and end"
+		case state.Waiting != nil && state.Waiting.Reason != "":
+			last = state.Waiting.Reason
+		}
+	}
+	return nil, last
+}

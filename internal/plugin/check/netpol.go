@@ -1,0 +1,221 @@
+package check
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
+)
+
+// portDNS is where lookups go. A policy that opens nothing else is about the
+// cluster's name server, and not about peers.
+const portDNS = 53
+
+// rule is what a policy lets through in one direction: to or from peers, on ports.
+type rule struct {
+	policy *networkingv1.NetworkPolicy
+	ports  []networkingv1.NetworkPolicyPort
+	peers  []networkingv1.NetworkPolicyPeer
+}
+
+func checkNetworkPolicies(ctx context.Context, f *facts) []finding {
+	if f.Wire == api.WireInband {
+		return ok("--wire=inband needs no port of its own")
+	}
+	pods, _ := f.found()
+	cluster, err := f.survey()
+	if err != nil {
+		cluster = &survey.Survey{}
+	}
+	var list []finding
+	seen := 0
+	for _, namespace := range f.namespaces() {
+		policies, err := f.Client.NetworkingV1().NetworkPolicies(namespace).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return unread("network policies", err)
+		}
+		seen += len(policies.Items)
+		for _, direction := range []networkingv1.PolicyType{networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress} {
+			for i := range policies.Items {
+				list = append(list, filtering(&policies.Items[i], direction, policies.Items, pods, cluster.Capture)...)
+			}
+		}
+	}
+	if len(list) > 0 {
+		return list
+	}
+	return ok("%d looked at; those of network plug-ins are not", seen)
+}
+
+// filtering returns a finding if policy lets pods connect to their peers, but does
+// not let their gateways, and no other of all does that.
+func filtering(policy *networkingv1.NetworkPolicy, direction networkingv1.PolicyType, all []networkingv1.NetworkPolicy, pods []corev1.Pod, capture []netip.Prefix) []finding {
+	var affected []string
+	var open []rule
+	for i := range pods {
+		pod := &pods[i]
+		if !selects(policy, direction, pod) || usesInband(pod) {
+			continue
+		}
+		var allowed []rule
+		for n := range all {
+			if selects(&all[n], direction, pod) {
+				allowed = append(allowed, rules(&all[n], direction)...)
+			}
+		}
+		blocked := false
+		for _, r := range rules(policy, direction) {
+			if r.opens(capture) && !slices.ContainsFunc(allowed, func(other rule) bool { return other.covers(r) }) {
+				blocked = true
+				if !slices.ContainsFunc(open, func(o rule) bool { return apiequality.Semantic.DeepEqual(o.peers, r.peers) }) {
+					open = append(open, r)
+				}
+			}
+		}
+		if blocked {
+			affected = append(affected, nameOf(pod))
+		}
+	}
+	if len(affected) == 0 {
+		return nil
+	}
+	what := "lets peers in, but not to"
+	if direction == networkingv1.PolicyTypeEgress {
+		what = "lets the pods out, but not to"
+	}
+	command, err := apply(companion(policy, direction, open))
+	if err != nil {
+		return []finding{failed(Error, err)}
+	}
+	return []finding{{result: Warning, objects: affected, command: command,
+		detail: fmt.Sprintf("network policy %s %s port %d, where gateways meet: such connections fail in strict mode, and are plaintext in permissive mode",
+			policy.Name, what, api.PeerPort),
+		hint: "'enable --wire=inband' needs no port of its own; or allow it for the same peers"}}
+}
+
+// usesInband reports whether the pod's gateway was given the wire inband.
+func usesInband(pod *corev1.Pod) bool {
+	current, ok := installed.Current(pod)
+	if !ok || current.Phase == installed.Terminated {
+		return false
+	}
+	config, err := installed.ConfigOf(pod, current.Name)
+	return err == nil && config.Wire == api.WireInband
+}
+
+func selects(policy *networkingv1.NetworkPolicy, direction networkingv1.PolicyType, pod *corev1.Pod) bool {
+	if policy.Namespace != pod.Namespace || pod.Spec.HostNetwork {
+		return false
+	}
+	types := policy.Spec.PolicyTypes
+	if len(types) == 0 {
+		// The server's defaults, for objects that did not go through it.
+		types = []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}
+		if len(policy.Spec.Egress) > 0 {
+			types = append(types, networkingv1.PolicyTypeEgress)
+		}
+	}
+	selector, err := metav1.LabelSelectorAsSelector(&policy.Spec.PodSelector)
+	return err == nil && slices.Contains(types, direction) && selector.Matches(labels.Set(pod.Labels))
+}
+
+func rules(policy *networkingv1.NetworkPolicy, direction networkingv1.PolicyType) []rule {
+	var list []rule
+	if direction == networkingv1.PolicyTypeEgress {
+		for _, r := range policy.Spec.Egress {
+			list = append(list, rule{policy, r.Ports, r.To})
+		}
+		return list
+	}
+	for _, r := range policy.Spec.Ingress {
+		list = append(list, rule{policy, r.Ports, r.From})
+	}
+	return list
+}
+
+func tcp(p networkingv1.NetworkPolicyPort) bool {
+	return p.Protocol == nil || *p.Protocol == corev1.ProtocolTCP
+}
+
+// reaches reports whether r is about the port of gateways. They declare no port, so
+// no named port is theirs.
+func (r rule) reaches() bool {
+	return len(r.ports) == 0 || slices.ContainsFunc(r.ports, func(p networkingv1.NetworkPolicyPort) bool {
+		switch {
+		case !tcp(p):
+			return false
+		case p.Port == nil:
+			return true
+		case p.Port.Type == intstr.String:
+			return false
+		case p.EndPort != nil:
+			return p.Port.IntVal <= api.PeerPort && api.PeerPort <= *p.EndPort
+		}
+		return p.Port.IntVal == api.PeerPort
+	})
+}
+
+// opens reports whether r lets TCP through to or from what may be pods with
+// gateways.
+func (r rule) opens(capture []netip.Prefix) bool {
+	application := len(r.ports) == 0 || slices.ContainsFunc(r.ports, func(p networkingv1.NetworkPolicyPort) bool {
+		return tcp(p) && (p.Port == nil || p.Port.Type == intstr.String || p.Port.IntVal != portDNS)
+	})
+	pods := len(r.peers) == 0 || slices.ContainsFunc(r.peers, func(p networkingv1.NetworkPolicyPeer) bool {
+		if p.IPBlock == nil {
+			return true
+		}
+		block, err := netip.ParsePrefix(p.IPBlock.CIDR)
+		return err != nil || slices.ContainsFunc(capture, block.Overlaps)
+	})
+	return application && pods
+}
+
+// covers reports whether r lets the peers of other reach the port of gateways.
+func (r rule) covers(other rule) bool {
+	if !r.reaches() {
+		return false
+	}
+	if len(r.peers) == 0 {
+		return true
+	}
+	return len(other.peers) > 0 && !slices.ContainsFunc(other.peers, func(p networkingv1.NetworkPolicyPeer) bool {
+		return !slices.ContainsFunc(r.peers, func(q networkingv1.NetworkPolicyPeer) bool { return apiequality.Semantic.DeepEqual(p, q) })
+	})
+}
+
+// companion is a policy that lets the gateways of the same pods meet those of the
+// same peers, and nothing else.
+func companion(policy *networkingv1.NetworkPolicy, direction networkingv1.PolicyType, open []rule) *networkingv1.NetworkPolicy {
+	protocol, port := corev1.ProtocolTCP, intstr.FromInt32(api.PeerPort)
+	ports := []networkingv1.NetworkPolicyPort{{Protocol: &protocol, Port: &port}}
+	// The name of an object has 253 characters at most.
+	name := policy.Name[:min(len(policy.Name), 220)] + "-gateway"
+	if direction == networkingv1.PolicyTypeEgress {
+		name += "-egress"
+	}
+	out := &networkingv1.NetworkPolicy{
+		TypeMeta:   metav1.TypeMeta{APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "NetworkPolicy"},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: policy.Namespace},
+		Spec:       networkingv1.NetworkPolicySpec{PodSelector: policy.Spec.PodSelector, PolicyTypes: []networkingv1.PolicyType{direction}},
+	}
+	for _, r := range open {
+		if direction == networkingv1.PolicyTypeEgress {
+			out.Spec.Egress = append(out.Spec.Egress, networkingv1.NetworkPolicyEgressRule{Ports: ports, To: r.peers})
+			continue
+		}
+		out.Spec.Ingress = append(out.Spec.Ingress, networkingv1.NetworkPolicyIngressRule{Ports: ports, From: r.peers})
+	}
+	return out
+}

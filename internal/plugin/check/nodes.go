@@ -1,0 +1,194 @@
+package check
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/version"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
+)
+
+const (
+	// minKernel is the first kernel with all hooks that gateways need.
+	minKernel = "5.10"
+	// tcxKernel is the first one with tcx; before it, gateways use clsact.
+	tcxKernel = "6.6"
+	// cgroup2Kubelet is the first kubelet that does not start on cgroup v1 unless
+	// it is told to (KEP-5573, failCgroupV1).
+	cgroup2Kubelet = "1.35"
+)
+
+func linux(node *corev1.Node) bool {
+	system := node.Status.NodeInfo.OperatingSystem
+	return system == "" || system == "linux"
+}
+
+func checkOS(_ context.Context, f *facts) []finding {
+	nodes, err := f.relevantNodes()
+	if err != nil {
+		return unread("nodes", err)
+	}
+	var list []finding
+	var systems []string
+	for _, node := range nodes {
+		info := node.Status.NodeInfo
+		if !linux(node) {
+			list = append(list, finding{result: Warning, objects: []string{"node/" + node.Name},
+				detail: fmt.Sprintf("it runs %s (%s)", info.OperatingSystem, info.OSImage), hint: "only pods on Linux nodes can have a gateway"})
+			continue
+		}
+		if text := fmt.Sprintf("%s, %s", info.OSImage, info.ContainerRuntimeVersion); !slices.Contains(systems, text) {
+			systems = append(systems, text)
+		}
+	}
+	if len(list) > 0 {
+		return list
+	}
+	return ok("%s: %s", plural(len(nodes), "node"), strings.Join(systems, "; "))
+}
+
+func checkKernel(_ context.Context, f *facts) []finding {
+	nodes, err := f.relevantNodes()
+	if err != nil {
+		return unread("nodes", err)
+	}
+	var list []finding
+	var kernels []string
+	for _, node := range nodes {
+		if !linux(node) {
+			continue
+		}
+		text := node.Status.NodeInfo.KernelVersion
+		kernel, err := kernelVersion(text)
+		object := []string{"node/" + node.Name}
+		switch {
+		case err != nil:
+			list = append(list, finding{result: Warning, objects: object, detail: fmt.Sprintf("its kernel %q has no version that can be read", text),
+				hint: "gateways need Linux " + minKernel + " or later"})
+			continue
+		case kernel.LessThan(version.MustParseGeneric(minKernel)):
+			list = append(list, finding{result: Error, objects: object, detail: fmt.Sprintf("Linux %s is older than %s", text, minKernel),
+				hint: "upgrade the node's system; gateways need the hooks of Linux " + minKernel})
+			continue
+		}
+		words := "Linux " + text
+		if kernel.LessThan(version.MustParseGeneric(tcxKernel)) {
+			words += " (clsact in the place of tcx)"
+		}
+		if !slices.Contains(kernels, words) {
+			kernels = append(kernels, words)
+		}
+	}
+	if len(list) > 0 {
+		return list
+	}
+	return ok("%s", strings.Join(kernels, "; "))
+}
+
+// kernelVersion reads the leading numbers of what uname -r prints.
+func kernelVersion(text string) (*version.Version, error) {
+	end := strings.IndexFunc(text, func(r rune) bool { return r != '.' && (r < '0' || r > '9') })
+	if end >= 0 {
+		text = text[:end]
+	}
+	return version.ParseGeneric(strings.Trim(text, "."))
+}
+
+func checkCgroup(_ context.Context, f *facts) []finding {
+	nodes, err := f.relevantNodes()
+	if err != nil {
+		return unread("nodes", err)
+	}
+	// A gateway that captures is attached to a cgroup of version 2.
+	seen := map[string]bool{}
+	if states, err := f.states(); err == nil {
+		for _, item := range states.Items {
+			seen[item.Node] = seen[item.Node] || item.Status != nil && item.Status.Capture.Cgroup != ""
+		}
+	}
+	var unknown []finding
+	byGateway, byKubelet := 0, 0
+	for _, node := range nodes {
+		kubelet, err := version.ParseGeneric(node.Status.NodeInfo.KubeletVersion)
+		switch {
+		case !linux(node):
+		case seen[node.Name]:
+			byGateway++
+		case err == nil && kubelet.AtLeast(version.MustParseGeneric(cgroup2Kubelet)):
+			byKubelet++
+		default:
+			unknown = append(unknown, finding{result: Skipped, objects: []string{"node/" + node.Name},
+				detail: fmt.Sprintf("kubelet %s does not tell; the first gateway on the node will", node.Status.NodeInfo.KubeletVersion)})
+		}
+	}
+	if len(unknown) > 0 {
+		return unknown
+	}
+	return ok("%d by gateways that run, %d by the version of the kubelet", byGateway, byKubelet)
+}
+
+func checkEligible(ctx context.Context, f *facts) []finding {
+	pods, _ := f.found()
+	if len(pods) == 0 {
+		return skipped("there are no pods")
+	}
+	cluster, err := f.survey()
+	if err != nil {
+		cluster = &survey.Survey{}
+	}
+	handlers := map[string]string{}
+	if classes, err := f.Client.NodeV1().RuntimeClasses().List(ctx, metav1.ListOptions{}); err == nil {
+		handlers = sandboxes(classes.Items)
+	}
+	var list []finding
+	for i := range pods {
+		pod := &pods[i]
+		found := finding{}
+		if err := cluster.Refusal(pod); err != nil {
+			found = failed(Error, err)
+		} else if class := pod.Spec.RuntimeClassName; class != nil && handlers[*class] != "" {
+			found = finding{result: Error, detail: fmt.Sprintf("the pod's runtime class %q is a sandbox (handler %s) without the node's kernel", *class, handlers[*class]),
+				hint: "use a runtime class that runs containers on the node's kernel"}
+		} else {
+			continue
+		}
+		if !f.Named {
+			// Whoever did not choose the pod need not want a gateway in it.
+			found.result = Warning
+		}
+		found.objects = []string{nameOf(pod)}
+		list = append(list, found)
+	}
+	if len(list) > 0 {
+		return list
+	}
+	return ok("%s", plural(len(pods), "pod"))
+}
+
+// sandboxes returns the handlers of classes whose containers have a kernel of
+// their own, as far as the customary names of handlers tell.
+func sandboxes(classes []nodev1.RuntimeClass) map[string]string {
+	handlers := map[string]string{}
+	for _, class := range classes {
+		handler := strings.ToLower(class.Handler)
+		for _, word := range []string{"gvisor", "runsc", "kata"} {
+			if strings.Contains(handler, word) {
+				handlers[class.Name] = class.Handler
+			}
+		}
+	}
+	return handlers
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

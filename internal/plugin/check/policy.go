@@ -1,0 +1,308 @@
+package check
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+)
+
+const (
+	enforceLabel = "pod-security.kubernetes.io/enforce"
+	// triedPods bounds how many pods of a namespace are tried that nobody named.
+	triedPods    = 5
+	parallelTry  = 16
+	violatesText = "violates PodSecurity"
+)
+
+// try has the server try the real patch on pods that could have a gateway, and
+// have none that works.
+func (f *facts) try(ctx context.Context) map[*corev1.Pod]error {
+	outcomes := map[*corev1.Pod]error{}
+	pods, _ := f.found()
+	cluster, err := f.survey()
+	if err != nil {
+		// The ranges do not matter to admission: any will do.
+		cluster = &survey.Survey{Ranges: survey.Ranges{Capture: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}}
+	}
+	count := map[string]int{}
+	var candidates []*corev1.Pod
+	for i := range pods {
+		pod := &pods[i]
+		current, has := installed.Current(pod)
+		if has && installed.Hopeful(pod, current) || cluster.Refusal(pod) != nil || !f.Named && count[pod.Namespace] >= triedPods {
+			continue
+		}
+		count[pod.Namespace]++
+		candidates = append(candidates, pod)
+	}
+	nobody, err := ca.New(ca.Options{})
+	injector := &inject.Injector{Client: f.Client, Gateways: f.Gateways, Survey: cluster, Authority: nobody, Options: inject.Options{
+		Image: f.Image, PullPolicy: f.PullPolicy, Mode: api.Permissive, OnFailure: api.FailOpen, Wire: f.Wire,
+		Delivery: inject.DeliveryCSR, Timeout: cmp.Or(f.Timeout, DefaultTimeout), DryRun: installed.DryRunServer,
+	}}
+	errs := parallel.Each(parallelTry, candidates, func(pod **corev1.Pod) error {
+		if err != nil {
+			return err
+		}
+		return injector.Enable(ctx, *pod).Err
+	}, nil)
+	for i, pod := range candidates {
+		outcomes[pod] = errs[i]
+	}
+	return outcomes
+}
+
+// tryPrivileged has the server try to create a pod as privileged as a gateway in
+// the namespaces where no pod was tried.
+func (f *facts) tryPrivileged(ctx context.Context) map[string]error {
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(f.Timeout, DefaultTimeout))
+	defer cancel()
+	outcomes := map[string]error{}
+	for _, namespace := range f.namespaces() {
+		pod := testPod(namespace, f.Image, f.PullPolicy)
+		pod.Spec.SecurityContext = nil
+		yes, root := true, int64(0)
+		pod.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Privileged: &yes, RunAsUser: &root}
+		_, err := f.Client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		outcomes[namespace] = err
+	}
+	return outcomes
+}
+
+// notAllowed reports whether err is RBAC's, not that of an admission policy.
+func notAllowed(err error) bool {
+	return apierrors.IsForbidden(err) && strings.Contains(err.Error(), " cannot ")
+}
+
+// verdict returns why Pod Security refuses a gateway in namespace, nil if it does
+// not. known is false if the server did not get so far.
+func (f *facts) verdict(namespace string) (err error, known bool) {
+	for pod, tried := range f.tried() {
+		switch {
+		case pod.Namespace != namespace:
+		case tried == nil:
+			known = true
+		case strings.Contains(tried.Error(), violatesText):
+			return tried, true
+		}
+	}
+	if known {
+		return nil, true
+	}
+	switch err = f.privileged()[namespace]; {
+	case err == nil:
+		return nil, true
+	case strings.Contains(err.Error(), violatesText):
+		return err, true
+	}
+	return nil, false
+}
+
+func labelCommand(namespace string) string {
+	return fmt.Sprintf("kubectl label namespace %s %s=privileged --overwrite", namespace, enforceLabel)
+}
+
+func checkPodSecurity(_ context.Context, f *facts) []finding {
+	spaces, errs := f.spaces()
+	var list []finding
+	for _, name := range f.namespaces() {
+		refused, known := f.verdict(name)
+		space := spaces[name]
+		level := "unknown"
+		if space != nil {
+			level = cmp.Or(space.Labels[enforceLabel], "privileged by default")
+		}
+		found := finding{objects: []string{"namespace/" + name}}
+		switch {
+		case errs[name] != nil && !apierrors.IsForbidden(errs[name]):
+			found = failed(Error, fmt.Errorf("reading the namespace: %w", errs[name]))
+			found.objects = []string{"namespace/" + name}
+		case refused != nil:
+			found.result, found.command = Error, labelCommand(name)
+			found.detail = fmt.Sprintf("it enforces the level %s, and a gateway is a privileged container", level)
+			found.hint = "pods need no other label; those that make pods there may then make privileged ones"
+			if space != nil && space.Labels[enforceLabel] == "" {
+				found.detail = "the cluster's default level refuses privileged containers"
+			}
+		case !known && space == nil:
+			found.result, found.detail = Skipped, "you may neither read the namespace nor try a pod in it"
+		case !known && (level == "baseline" || level == "restricted"):
+			found.result, found.command = Error, labelCommand(name)
+			found.detail = fmt.Sprintf("it enforces the level %s, and a gateway is a privileged container", level)
+		default:
+			found.result, found.detail = OK, "level "+level
+			if space == nil {
+				found.detail = "by dry run"
+			}
+		}
+		list = append(list, found)
+	}
+	return list
+}
+
+func checkAdmission(_ context.Context, f *facts) []finding {
+	var list []finding
+	good, unknown := 0, 0
+	done := map[string]bool{}
+	pods, _ := f.found()
+	tried := f.tried()
+	// In the order of pods, not of the map.
+	for i := range pods {
+		pod := &pods[i]
+		err, was := tried[pod]
+		if !was {
+			continue
+		}
+		done[pod.Namespace] = true
+		switch {
+		case err == nil:
+			good++
+		case notAllowed(err), strings.Contains(err.Error(), violatesText), errors.Is(err, installed.ErrReplaced):
+			// Permissions and Pod Security have checks of their own.
+			unknown++
+		default:
+			found := failed(Error, err)
+			if strings.Contains(err.Error(), "does not support dry run") {
+				found = finding{result: Warning, detail: err.Error(), hint: "only enabling a pod will tell whether that webhook admits it"}
+			}
+			found.objects = []string{nameOf(pod)}
+			list = append(list, found)
+		}
+	}
+	for _, namespace := range f.namespaces() {
+		if done[namespace] {
+			continue
+		}
+		switch err := f.privileged()[namespace]; {
+		case err == nil:
+			good++
+		case notAllowed(err), strings.Contains(err.Error(), violatesText):
+			unknown++
+		default:
+			found := failed(Warning, fmt.Errorf("trying a privileged pod: %w", err))
+			found.objects = []string{"namespace/" + namespace}
+			list = append(list, found)
+		}
+	}
+	switch {
+	case len(list) > 0:
+		return list
+	case good == 0 && unknown > 0:
+		return skipped("nothing could be tried: see permissions and Pod Security")
+	}
+	return ok("%d tried", good)
+}
+
+// hook is one webhook of either kind.
+type hook struct {
+	name        string
+	rules       []admissionv1.RuleWithOperations
+	spaces      *metav1.LabelSelector
+	objects     *metav1.LabelSelector
+	sideEffects *admissionv1.SideEffectClass
+}
+
+func checkWebhooks(ctx context.Context, f *facts) []finding {
+	validating, err := f.Client.AdmissionregistrationV1().ValidatingWebhookConfigurations().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return unread("admission webhooks", err)
+	}
+	mutating, err := f.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return unread("admission webhooks", err)
+	}
+	var hooks []hook
+	for _, config := range validating.Items {
+		for _, w := range config.Webhooks {
+			hooks = append(hooks, hook{w.Name, w.Rules, w.NamespaceSelector, w.ObjectSelector, w.SideEffects})
+		}
+	}
+	for _, config := range mutating.Items {
+		for _, w := range config.Webhooks {
+			hooks = append(hooks, hook{w.Name, w.Rules, w.NamespaceSelector, w.ObjectSelector, w.SideEffects})
+		}
+	}
+	var list []finding
+	var asked []string
+	spaces, _ := f.spaces()
+	for _, h := range hooks {
+		if !h.matches(spaces, f) {
+			continue
+		}
+		asked = append(asked, h.name)
+		if h.sideEffects != nil && *h.sideEffects != admissionv1.SideEffectClassNone && *h.sideEffects != admissionv1.SideEffectClassNoneOnDryRun {
+			list = append(list, finding{result: Warning, objects: []string{h.name}, detail: "it is asked about gateways, but not in a dry run",
+				hint: "only enabling a pod will tell whether it admits the gateway"})
+		}
+	}
+	switch {
+	case len(list) > 0:
+		return list
+	case len(asked) == 0:
+		return ok("none is asked about gateways")
+	}
+	slices.Sort(asked)
+	return ok("asked, see the dry run: %s", strings.Join(slices.Compact(asked), ", "))
+}
+
+// matches reports whether h is asked when a gateway is added to a pod of interest.
+func (h *hook) matches(spaces map[string]*corev1.Namespace, f *facts) bool {
+	if !slices.ContainsFunc(h.rules, ruleMatches) {
+		return false
+	}
+	pods, _ := f.found()
+	objects, err := metav1.LabelSelectorAsSelector(h.objects)
+	if h.objects == nil || err != nil {
+		objects = labels.Everything()
+	}
+	namespaces, err := metav1.LabelSelectorAsSelector(h.spaces)
+	if h.spaces == nil || err != nil {
+		namespaces = labels.Everything()
+	}
+	for _, name := range f.namespaces() {
+		space := spaces[name]
+		if space != nil && !namespaces.Matches(labels.Set(space.Labels)) {
+			continue
+		}
+		if len(pods) == 0 {
+			return true
+		}
+		for i := range pods {
+			if pods[i].Namespace == name && objects.Matches(labels.Set(pods[i].Labels)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// ruleMatches reports whether a rule is about updates of pods/ephemeralcontainers.
+func ruleMatches(r admissionv1.RuleWithOperations) bool {
+	operation := slices.ContainsFunc(r.Operations, func(o admissionv1.OperationType) bool {
+		return o == admissionv1.OperationAll || o == admissionv1.Update
+	})
+	group := slices.Contains(r.APIGroups, "*") || slices.Contains(r.APIGroups, "")
+	version := slices.Contains(r.APIVersions, "*") || slices.Contains(r.APIVersions, "v1")
+	resource := slices.ContainsFunc(r.Resources, func(name string) bool {
+		return slices.Contains([]string{"pods/ephemeralcontainers", "pods/*", "*/ephemeralcontainers", "*/*"}, name)
+	})
+	scope := r.Scope == nil || *r.Scope == admissionv1.AllScopes || *r.Scope == admissionv1.NamespacedScope
+	return operation && group && version && resource && scope
+}

@@ -1,0 +1,365 @@
+package disable
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+)
+
+func TestDisable(t *testing.T) {
+	pod := podWith(gateway{api.FailClosed, running(), ""})
+	other := pod.DeepCopy()
+	other.UID = "uid-other"
+	c := newCluster(t, pod, secretOf(pod, "kept"), secretOf(other, "of-another-pod"))
+	g := ends(c, disabledState(), &api.DisableReport{Drained: 3, Aborted: 1})
+	result := newDisabler(c, g).Disable(t.Context(), pod)
+	if result.Err != nil || result.Action != Disabled || result.Container != "kube-gateway" || result.Report == nil || result.Report.Drained != 3 || result.Secrets != 1 {
+		t.Fatalf("%+v", result)
+	}
+	if c.secrets() != 1 {
+		t.Errorf("%d Secrets", c.secrets())
+	}
+	again := newDisabler(c, g).Disable(t.Context(), pod)
+	if again.Err != nil || again.Action != Unchanged || len(g.asked) != 1 || len(c.pod().Spec.EphemeralContainers) != 1 {
+		t.Errorf("again: %+v, asked %v", again, g.asked)
+	}
+}
+
+func TestDisableLeavesPodsWithoutGatewayAlone(t *testing.T) {
+	pod := podWith()
+	c := newCluster(t, pod, secretOf(pod, "left"))
+	result := newDisabler(c, &gateways{}).Disable(t.Context(), pod)
+	if result.Err != nil || result.Action != Unchanged || result.Container != "" || result.Secrets != 1 || c.secrets() != 0 {
+		t.Errorf("%+v, %d Secrets", result, c.secrets())
+	}
+}
+
+// TestDeadGateways has a case for every way in which a gateway can be gone.
+func TestDeadGateways(t *testing.T) {
+	died, crashed, done := ended(1, "no cgroup"), ended(137, ""), disabledState()
+	for name, test := range map[string]struct {
+		gateways []gateway
+		kernel   string
+		cleans   bool
+		want     Action
+	}{
+		"open":                            {[]gateway{{api.FailOpen, died, ""}}, "", false, Disabled},
+		"closed":                          {[]gateway{{api.FailClosed, died, ""}}, "6.18.1", true, Disabled},
+		"unknown":                         {[]gateway{{"", died, ""}}, "6.18.1", true, Disabled},
+		"open, killed, filters go":        {[]gateway{{api.FailOpen, crashed, ""}}, "6.6.0", false, Disabled},
+		"open, killed, filters stay":      {[]gateway{{api.FailOpen, crashed, ""}}, "6.5.13-1024-cloud", true, Disabled},
+		"open, killed, kernel unknown":    {[]gateway{{api.FailOpen, crashed, ""}}, "", true, Disabled},
+		"disabled":                        {[]gateway{{api.FailClosed, done, ""}}, "", false, Unchanged},
+		"closed, then disabled":           {[]gateway{{api.FailClosed, died, ""}, {api.FailClosed, done, ""}}, "", false, Unchanged},
+		"closed, then open":               {[]gateway{{api.FailClosed, died, ""}, {api.FailOpen, died, ""}}, "", true, Disabled},
+		"disabled, then open":             {[]gateway{{api.FailClosed, done, ""}, {api.FailOpen, died, ""}}, "", false, Disabled},
+		"disabled, then closed":           {[]gateway{{api.FailClosed, done, ""}, {api.FailClosed, died, ""}}, "", true, Disabled},
+		"closed, then one without image":  {[]gateway{{api.FailClosed, died, ""}, {api.FailOpen, waiting("ErrImagePull", ""), ""}}, "", true, Disabled},
+		"only one without image":          {[]gateway{{api.FailClosed, waiting("ErrImagePull", ""), ""}}, "", false, Unchanged},
+		"only one whose Secret is gone":   {[]gateway{{api.FailClosed, waiting("CreateContainerConfigError", `secret "x" not found`), ""}}, "", false, Unchanged},
+		"cleaned up":                      {[]gateway{{api.FailClosed, died, ""}, {api.FailClosed, done, "clean"}}, "", false, Unchanged},
+		"cleaning up failed":              {[]gateway{{api.FailClosed, died, ""}, {api.FailClosed, died, "clean"}}, "", true, Disabled},
+		"could not be started, no traces": {[]gateway{{api.FailClosed, func() corev1.ContainerState { s := ended(128, ""); s.Terminated.Reason = "StartError"; return s }(), ""}}, "", false, Unchanged},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := podWith(test.gateways...)
+			c := newCluster(t, pod)
+			if test.kernel != "" {
+				node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node"}}
+				node.Status.NodeInfo.KernelVersion = test.kernel
+				if err := c.Tracker().Add(node); err != nil {
+					t.Fatal(err)
+				}
+			}
+			g := &gateways{}
+			result := newDisabler(c, g).Disable(t.Context(), pod)
+			died := test.want == Disabled && !test.cleans
+			if result.Err != nil || result.Action != test.want || (result.Cleaner != "") != test.cleans || result.Died != died || len(g.asked) != 0 {
+				t.Errorf("%+v, asked %v", result, g.asked)
+			}
+			all := c.pod().Spec.EphemeralContainers
+			if (len(all) > len(test.gateways)) != test.cleans {
+				t.Fatalf("%d containers", len(all))
+			}
+			if !test.cleans {
+				return
+			}
+			added := all[len(all)-1]
+			if added.Image != "gateway:v1" || added.ImagePullPolicy != corev1.PullNever || len(added.Args) != 1 || added.Args[0] != "clean" ||
+				!*added.SecurityContext.Privileged || len(added.Env) != 1 || added.Env[0].Name != api.EnvConfig || added.TargetContainerName != "" {
+				t.Errorf("%+v", added)
+			}
+			if again := newDisabler(c, g).Disable(t.Context(), pod); again.Action != Unchanged || again.Err != nil {
+				t.Errorf("again: %+v", again)
+			}
+		})
+	}
+}
+
+func TestCleaningUpThatFails(t *testing.T) {
+	for name, test := range map[string]struct {
+		state corev1.ContainerState
+		patch error
+		want  string
+		hint  string
+	}{
+		"refuses":  {state: ended(1, "a gateway runs in the pod\nhint: disable it"), want: "a gateway runs in the pod", hint: "disable it"},
+		"no image": {state: waiting("ErrImagePull", "no such image"), want: "no such image", hint: "--image"},
+		"too old":  {state: ended(0, ""), want: "kube-gateway-2 ended with exit code 0", hint: "kubectl logs"},
+		"denied":   {patch: errors.New(`violates PodSecurity "baseline:latest"`), want: "violates PodSecurity", hint: "kubectl label namespace"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := podWith(gateway{api.FailClosed, ended(137, ""), ""})
+			c := newCluster(t, pod)
+			c.patch = test.patch
+			c.kubelet = func(corev1.EphemeralContainer) corev1.ContainerState { return test.state }
+			result := newDisabler(c, &gateways{}).Disable(t.Context(), pod)
+			if result.Action != Failed || result.Err == nil || !strings.Contains(result.Err.Error(), test.want) || !strings.Contains(api.Hint(result.Err), test.hint) {
+				t.Errorf("%v, hint %q", result.Err, api.Hint(result.Err))
+			}
+			if n := len(c.pod().Spec.EphemeralContainers); n > 2 {
+				t.Errorf("%d containers", n)
+			}
+		})
+	}
+}
+
+func TestWhatIsLeftIsAFailure(t *testing.T) {
+	pod := podWith(gateway{api.FailOpen, running(), ""})
+	c := newCluster(t, pod)
+	g := &gateways{disable: func(context.Context, string, int) (*api.DisableReport, error) {
+		return &api.DisableReport{Left: []string{"program kgw_connect4", "filter on eth0"}}, nil
+	}}
+	result := newDisabler(c, g).Disable(t.Context(), pod)
+	if result.Action != Failed || result.Err == nil || !strings.Contains(result.Err.Error(), "program kgw_connect4, filter on eth0 is left") {
+		t.Errorf("%+v", result)
+	}
+}
+
+// TestGatewayThatDiesWhileItDrains is cleaned up after in the same run.
+func TestGatewayThatDiesWhileItDrains(t *testing.T) {
+	pod := podWith(gateway{api.FailClosed, running(), ""})
+	c := newCluster(t, pod)
+	g := &gateways{disable: func(_ context.Context, container string, _ int) (*api.DisableReport, error) {
+		c.set(container, ended(137, ""))
+		return nil, remote.ErrNotRunning
+	}}
+	result := newDisabler(c, g).Disable(t.Context(), pod)
+	if result.Err != nil || result.Action != Disabled || result.Cleaner != "kube-gateway-2" || result.Report != nil {
+		t.Errorf("%+v", result)
+	}
+}
+
+func TestAGatewayOnItsWayIsWaitedForAndEnded(t *testing.T) {
+	pod := podWith(gateway{api.FailClosed, waiting("ContainerCreating", ""), ""})
+	c := newCluster(t, pod, secretOf(pod, "needed"))
+	g := ends(c, disabledState(), &api.DisableReport{})
+	done := make(chan Result, 1)
+	go func() { done <- newDisabler(c, g).Disable(t.Context(), pod) }()
+	c.awaitWatch()
+	if len(g.asked) != 0 || c.secrets() != 1 {
+		t.Error("not waited for")
+	}
+	c.set("kube-gateway", running())
+	if result := within(t, done); result.Err != nil || result.Action != Disabled || result.Report == nil || c.secrets() != 0 {
+		t.Errorf("%+v", result)
+	}
+}
+
+func TestAllThatRunAreEnded(t *testing.T) {
+	pod := podWith(gateway{api.FailClosed, running(), ""}, gateway{api.FailClosed, running(), ""}, gateway{api.FailOpen, running(), "clean"})
+	c := newCluster(t, pod)
+	g := ends(c, disabledState(), &api.DisableReport{})
+	go func() {
+		c.awaitWatch()
+		c.set("kube-gateway-3", disabledState())
+	}()
+	if result := newDisabler(c, g).Disable(t.Context(), pod); result.Err != nil || strings.Join(g.asked, " ") != "kube-gateway-2 kube-gateway" {
+		t.Errorf("%+v, asked %v", result, g.asked)
+	}
+}
+
+func TestABrokenExecIsJoined(t *testing.T) {
+	pod := podWith(gateway{api.FailClosed, running(), ""})
+	c := newCluster(t, pod)
+	g := &gateways{disable: func(_ context.Context, container string, attempt int) (*api.DisableReport, error) {
+		if attempt == 1 {
+			return nil, errors.New("connection reset")
+		}
+		c.set(container, disabledState())
+		return &api.DisableReport{Drained: 1}, nil
+	}}
+	if result := newDisabler(c, g).Disable(t.Context(), pod); result.Err != nil || result.Report == nil || len(g.asked) != 2 {
+		t.Errorf("%+v, asked %v", result, g.asked)
+	}
+}
+
+func TestALostReportIsNoFailure(t *testing.T) {
+	pod := podWith(gateway{api.FailClosed, running(), ""})
+	c := newCluster(t, pod)
+	g := &gateways{disable: func(ctx context.Context, container string, _ int) (*api.DisableReport, error) {
+		c.set(container, disabledState())
+		<-ctx.Done() // the connection hangs
+		return nil, ctx.Err()
+	}}
+	if result := newDisabler(c, g).Disable(t.Context(), pod); result.Err != nil || result.Action != Disabled || result.Report != nil {
+		t.Errorf("%+v", result)
+	}
+}
+
+func TestDisableThatDoesNotWorkOut(t *testing.T) {
+	always := func(err error) func(context.Context, string, int) (*api.DisableReport, error) {
+		return func(context.Context, string, int) (*api.DisableReport, error) { return nil, err }
+	}
+	for name, test := range map[string]struct {
+		g     *gateways
+		asked int
+		want  string
+		hint  string
+	}{
+		"network":   {&gateways{disable: always(errors.New("no route"))}, askAttempts, "telling kube-gateway to end: no route", "'kubectl gateway disable pod/p -n shop' again"},
+		"forbidden": {&gateways{disable: always(remote.ErrForbidden)}, 1, "not allowed", "again"},
+		"its words": {&gateways{disable: always(api.WithHint(errors.New("unknown control command"), "use status"))}, askAttempts, "unknown control command", "use status"},
+		"gone":      {&gateways{disable: always(remote.ErrPodGone)}, 1, "replaced", "name the pod"},
+		"another":   {&gateways{uid: "uid-other"}, 0, "replaced", "name the pod"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := podWith(gateway{api.FailClosed, running(), ""})
+			c := newCluster(t, pod)
+			result := newDisabler(c, test.g).Disable(t.Context(), pod)
+			if result.Action != Failed || result.Err == nil || !strings.Contains(result.Err.Error(), test.want) || !strings.Contains(api.Hint(result.Err), test.hint) || len(test.g.asked) != test.asked {
+				t.Errorf("%v, hint %q, asked %v", result.Err, api.Hint(result.Err), test.g.asked)
+			}
+		})
+	}
+}
+
+func TestThePodGoesMeanwhile(t *testing.T) {
+	pod := podWith(gateway{api.FailClosed, running(), ""})
+	c := newCluster(t, pod)
+	g := &gateways{uid: "uid-p", disable: func(ctx context.Context, _ string, _ int) (*api.DisableReport, error) {
+		c.awaitWatch()
+		if err := c.Tracker().Delete(pods, "shop", "p"); err != nil {
+			t.Error(err)
+		}
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}}
+	if result := newDisabler(c, g).Disable(t.Context(), pod); !errors.Is(result.Err, installed.ErrReplaced) {
+		t.Errorf("%+v", result)
+	}
+}
+
+func TestDisableEndsInTheUsersTerms(t *testing.T) {
+	silent := func(ctx context.Context, _ string, _ int) (*api.DisableReport, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	pod := podWith(gateway{api.FailClosed, running(), ""})
+	d := newDisabler(newCluster(t, pod), &gateways{disable: silent})
+	d.Options.DrainTimeout, d.Options.Timeout = 0, 50*time.Millisecond
+	result := d.Disable(t.Context(), pod)
+	if !errors.Is(result.Err, errTimeout) || !strings.Contains(result.Err.Error(), "50ms") || !strings.Contains(result.Err.Error(), "kube-gateway may be on its way") || !strings.Contains(api.Hint(result.Err), "--timeout") {
+		t.Errorf("%v, hint %q", result.Err, api.Hint(result.Err))
+	}
+	ctx, interrupt := context.WithCancel(t.Context())
+	d = newDisabler(newCluster(t, pod), &gateways{disable: func(ctx context.Context, name string, n int) (*api.DisableReport, error) {
+		interrupt()
+		return silent(ctx, name, n)
+	}})
+	if result := d.Disable(ctx, pod); !errors.Is(result.Err, errInterrupted) || !strings.Contains(api.Hint(result.Err), "again") {
+		t.Errorf("%v, hint %q", result.Err, api.Hint(result.Err))
+	}
+}
+
+func TestSecretsThatMayNotBeSeen(t *testing.T) {
+	pod := podWith(gateway{api.FailClosed, disabledState(), ""})
+	c := newCluster(t, pod)
+	c.forbid("list", "secrets")
+	if result := newDisabler(c, &gateways{}).Disable(t.Context(), pod); result.Err != nil || !result.SecretsUnknown {
+		t.Errorf("%+v", result)
+	}
+	c = newCluster(t, pod, secretOf(pod, "left"))
+	c.forbid("delete", "secrets")
+	if result := newDisabler(c, &gateways{}).Disable(t.Context(), pod); result.Err == nil || !strings.Contains(api.Hint(result.Err), "private key") {
+		t.Errorf("a Secret that stays: %+v", result)
+	}
+}
+
+func TestDryRunsChangeNothing(t *testing.T) {
+	for _, dryRun := range []installed.DryRun{installed.DryRunClient, installed.DryRunServer} {
+		for name, test := range map[string]struct {
+			pod     *corev1.Pod
+			want    Action
+			cleaner string
+		}{
+			"running":  {podWith(gateway{api.FailClosed, running(), ""}), Disabled, ""},
+			"dead":     {podWith(gateway{api.FailClosed, ended(1, ""), ""}), Disabled, "kube-gateway-2"},
+			"disabled": {podWith(gateway{api.FailClosed, disabledState(), ""}), Unchanged, ""},
+			"none":     {podWith(), Unchanged, ""},
+		} {
+			c := newCluster(t, test.pod, secretOf(test.pod, "left"))
+			g := &gateways{}
+			d := newDisabler(c, g)
+			d.Options.DryRun = dryRun
+			result := d.Disable(t.Context(), test.pod)
+			tried := test.cleaner != "" && dryRun == installed.DryRunServer
+			if result.Err != nil || result.Action != test.want || result.Cleaner != test.cleaner || len(g.asked) != 0 || c.secrets() != 1 || (c.tried == 1) != tried ||
+				len(c.pod().Spec.EphemeralContainers) != len(test.pod.Spec.EphemeralContainers) {
+				t.Errorf("%s, %s: %+v, tried %d", dryRun, name, result, c.tried)
+			}
+		}
+	}
+}
+
+func TestDisableAll(t *testing.T) {
+	pod := podWith(gateway{api.FailClosed, running(), ""})
+	gone := pod.DeepCopy()
+	gone.Name, gone.UID = "gone", "uid-gone"
+	c := newCluster(t, pod)
+	var reported []string
+	results := newDisabler(c, ends(c, disabledState(), &api.DisableReport{})).DisableAll(t.Context(), []corev1.Pod{*gone, *pod}, 2, func(r Result) { reported = append(reported, r.Pod.Name) })
+	if len(reported) != 2 || !errors.Is(results[0].Err, installed.ErrReplaced) || results[1].Action != Disabled {
+		t.Errorf("%+v", results)
+	}
+	c.denied = "exec"
+	results = newDisabler(c, &gateways{}).DisableAll(t.Context(), []corev1.Pod{*pod}, 2, nil)
+	if results[0].Action != Failed || !strings.Contains(fmt.Sprint(results[0].Err), "create pods/exec") {
+		t.Errorf("%+v", results)
+	}
+}
+
+// eventually waits for a condition that others bring about.
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	deadline := time.After(patience)
+	for !condition() {
+		select {
+		case <-deadline:
+			t.Errorf("not in %v: %s", patience, what)
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+func within[T any](t *testing.T, c <-chan T) T {
+	t.Helper()
+	select {
+	case value := <-c:
+		return value
+	case <-time.After(patience):
+		t.Fatalf("nothing in %v", patience)
+		panic("unreachable")
+	}
+}

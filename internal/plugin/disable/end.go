@@ -1,0 +1,123 @@
+package disable
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+)
+
+const (
+	// askAttempts and askInterval bound how often an exec that failed in itself is
+	// tried again: it joins what the first one began.
+	askAttempts = 3
+	askInterval = time.Second
+	// reportGrace is how long a gateway's report may travel after its end was seen.
+	reportGrace = 2 * time.Second
+	// quietFor is how long nothing is said about a pod.
+	quietFor = 3 * time.Second
+)
+
+// end tells gateway, which runs, to end, and waits for that. Without an error it
+// has ended, in whatever way; the pod's state tells which.
+func (d *Disabler) end(ctx context.Context, pod *corev1.Pod, gateway installed.Gateway, result *Result) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type ending struct {
+		gateway installed.Gateway
+		err     error
+	}
+	type answer struct {
+		report *api.DisableReport
+		err    error
+	}
+	endings := make(chan ending, 1)
+	var answers chan answer // nil unless one is to come
+	go func() {
+		gateway, err := installed.WaitUntil(ctx, d.Client, pod, gateway.Name, terminated)
+		endings <- ending{gateway, err}
+	}()
+	// A container that cleans up ends by itself.
+	cleans := installed.Cleans(pod, gateway.Name)
+	if !cleans {
+		reply := make(chan answer, 1)
+		answers = reply
+		if d.Progress != nil {
+			timer := time.AfterFunc(quietFor, func() {
+				d.Progress(pod, fmt.Sprintf("draining its connections, for at most %s", d.Options.DrainTimeout))
+			})
+			defer timer.Stop()
+		}
+		go func() {
+			report, err := d.ask(ctx, pod, gateway.Name)
+			reply <- answer{report, err}
+		}()
+	}
+	for {
+		select {
+		case a := <-answers:
+			if answers = nil; a.err != nil {
+				return a.err
+			}
+			if result.Report = a.report; a.report != nil && len(a.report.Left) > 0 {
+				return api.WithHint(fmt.Errorf("%s could not remove everything from the pod: %s is left",
+					gateway.Name, strings.Join(a.report.Left, ", ")), again(pod))
+			}
+		case e := <-endings:
+			if e.err != nil {
+				return e.err
+			}
+			if cleans {
+				result.Cleaner = gateway.Name
+			}
+			if answers != nil {
+				select {
+				case a := <-answers:
+					result.Report = a.report
+				case <-time.After(reportGrace):
+				}
+			}
+			return nil
+		}
+	}
+}
+
+func terminated(gateway installed.Gateway) bool { return gateway.Phase == installed.Terminated }
+
+// ask returns the report of the gateway called name. It is nil without an error if
+// the container has ended before it could be asked.
+func (d *Disabler) ask(ctx context.Context, pod *corev1.Pod, name string) (*api.DisableReport, error) {
+	for attempt := 1; ; attempt++ {
+		// What answers is found by the pod's name. A gateway that does not say whom
+		// it serves may still be able to end.
+		if status, err := d.Gateways.Status(ctx, pod.Namespace, pod.Name, name, 0); err == nil && status.Pod.UID != string(pod.UID) {
+			return nil, installed.ErrReplaced
+		}
+		report, err := d.Gateways.Disable(ctx, pod.Namespace, pod.Name, name, d.Options.DrainTimeout)
+		switch {
+		case err == nil:
+			return report, nil
+		case errors.Is(err, remote.ErrNotRunning):
+			return nil, nil
+		case errors.Is(err, remote.ErrPodGone):
+			return nil, installed.ErrReplaced
+		case attempt == askAttempts, ctx.Err() != nil, errors.Is(err, remote.ErrForbidden):
+			err = fmt.Errorf("telling %s to end: %w", name, err)
+			if api.Hint(err) == "" {
+				err = api.WithHint(err, "it may be on its way to its end; "+again(pod))
+			}
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(askInterval):
+		}
+	}
+}

@@ -1,0 +1,91 @@
+package edges
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
+)
+
+// Asker asks one gateway who it talks to. The Client of package remote does.
+type Asker interface {
+	Edges(ctx context.Context, namespace, pod, container string) (*api.Edges, error)
+}
+
+// Collector asks the gateways of pods. Parallel and Timeout are as in
+// status.Collector.
+type Collector struct {
+	Asker    Asker
+	Parallel int
+	Timeout  time.Duration
+	Now      func() time.Time
+}
+
+// View is what the gateway of one pod tells.
+type View struct {
+	Pod *corev1.Pod
+	// Edges is nil if the gateway could not be asked: Err says why. Without either
+	// the pod has no gateway.
+	Edges *api.Edges
+	Err   error
+	// ahead is how far the gateway's clock is ahead of this machine's, about.
+	ahead time.Duration
+}
+
+// Collect asks the gateways of pods, and returns what they say in the order of pods.
+// The error is that of ctx.
+func (c *Collector) Collect(ctx context.Context, pods []corev1.Pod) ([]View, error) {
+	views := parallel.Each(cmp.Or(c.Parallel, status.DefaultParallel), pods, func(pod *corev1.Pod) View { return c.view(ctx, pod) }, nil)
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("asking the gateways: %w", err)
+	}
+	return views, nil
+}
+
+func (c *Collector) view(ctx context.Context, pod *corev1.Pod) View {
+	view := View{Pod: pod}
+	gateway, ok := installed.Current(pod)
+	switch {
+	case !ok || gateway.Disabled():
+		return view
+	case gateway.Phase != installed.Running:
+		view.Err = api.WithHint(errors.New("its gateway does not run"), "'kubectl gateway status' says why")
+		return view
+	}
+	timeout := cmp.Or(c.Timeout, status.DefaultTimeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	answer, err := c.Asker.Edges(ctx, pod.Namespace, pod.Name, gateway.Name)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		view.Err = fmt.Errorf("no answer within %v", timeout)
+	case err != nil:
+		view.Err = err
+	case answer.Pod.UID != string(pod.UID):
+		view.Err = errors.New("its gateway answers for another pod")
+	default:
+		view.Edges = answer
+		view.ahead = answer.Time.Sub(c.Now())
+	}
+	return view
+}
+
+// own reports whether ip is an address of the view's pod. The gateway's own word
+// counts for nothing here.
+func (v *View) own(ip netip.Addr) bool {
+	for _, has := range v.Pod.Status.PodIPs {
+		if addr, err := netip.ParseAddr(has.IP); err == nil && addr.Unmap() == ip.Unmap() {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,339 @@
+package edges
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+)
+
+// Reasons of connections that no gateway carries.
+const (
+	reasonBefore    = "open before the gateway"
+	reasonNoGateway = "client has no gateway"
+)
+
+// hasGateway reports whether a gateway runs in pod.
+func hasGateway(pod *corev1.Pod) bool {
+	gateway, ok := installed.Current(pod)
+	return ok && gateway.Phase == installed.Running
+}
+
+// Join makes one list of what gateways tell. An edge that the gateways at both ends
+// have seen is one item; the source's word counts, as it knows what was dialled.
+func Join(views []View, names *Names) *List {
+	j := joiner{names: names}
+	list := &List{Kind: Kind, APIVersion: APIVersion}
+	for i := range views {
+		v := &views[i]
+		switch {
+		case v.Err != nil:
+			list.Unasked = append(list.Unasked, Unasked{
+				Namespace: v.Pod.Namespace, Pod: v.Pod.Name, Error: v.Err.Error(), Hint: api.Hint(v.Err)})
+		case v.Edges != nil:
+			list.Forgotten += v.Edges.Forgotten
+			if e := v.Edges.Existing; e != nil {
+				list.Unlisted += max(0, e.Outbound+e.Inbound-len(e.Connections))
+			}
+			j.add(v)
+		}
+	}
+	j.joinInbound()
+	list.Items = group(j.rows)
+	return list
+}
+
+// row is an edge between two addresses.
+type row struct {
+	Edge
+	source  netip.Addr
+	dialled netip.AddrPort
+	// served is what gateways at the destination count of a row of the source's.
+	served counts
+}
+
+type counts struct{ connections, open, sent, received uint64 }
+
+type joiner struct {
+	names *Names
+	rows  []row
+	// inbound waits until all that the sources say is there.
+	inbound []row
+}
+
+func (j *joiner) add(v *View) {
+	for i := range v.Edges.Edges {
+		e := &v.Edges.Edges[i]
+		r := row{source: e.Source.Unmap(), Edge: Edge{
+			Verdict: verdictOf(e), Reason: e.Reason, Wire: e.Wire,
+			Connections: e.Connections, Open: uint64(max(0, e.Open)), LastSeen: e.LastSeen.Add(-v.ahead),
+		}}
+		if r.Verdict != Encrypted {
+			r.Wire = ""
+			r.Reason = cmp.Or(r.Reason, "unknown")
+		}
+		switch {
+		case e.Direction == api.Outbound && v.own(e.Source):
+			r.dialled = unmap(e.Destination)
+			r.Sent, r.Received, r.DestinationIdentity = e.Sent, e.Received, e.Peer
+			r.SeenBy = []string{SourceSide}
+			j.resolve(&r)
+			j.rows = append(j.rows, r)
+		case e.Direction == api.Inbound && v.own(e.Destination.Addr()):
+			r.dialled = unmap(e.Destination)
+			r.Sent, r.Received, r.SourceIdentity = e.Received, e.Sent, e.Peer
+			r.SeenBy = []string{DestinationSide}
+			if e.Dialled.IsValid() {
+				r.dialled = unmap(e.Dialled)
+			}
+			j.resolve(&r)
+			if e.Dialled.IsValid() {
+				r.Backends = []Endpoint{j.names.destination(unmap(e.Destination))}
+			}
+			j.inbound = append(j.inbound, r)
+		}
+	}
+	j.addExisting(v)
+}
+
+func (j *joiner) addExisting(v *View) {
+	if v.Edges.Existing == nil {
+		return
+	}
+	var found []row
+	for _, c := range v.Edges.Existing.Connections {
+		if !v.own(c.Local.Addr()) {
+			continue
+		}
+		r := row{source: c.Local.Addr().Unmap(), dialled: unmap(c.Remote), Edge: Edge{
+			Verdict: Plaintext, Reason: reasonBefore, Existing: true,
+			LastSeen: v.Edges.Time.Add(-v.ahead), SeenBy: []string{SourceSide},
+		}}
+		if c.Direction == api.Inbound {
+			r.source, r.dialled, r.SeenBy = c.Remote.Addr().Unmap(), unmap(c.Local), []string{DestinationSide}
+		}
+		i := slices.IndexFunc(found, func(f row) bool { return f.source == r.source && f.dialled == r.dialled })
+		if i < 0 {
+			i, found = len(found), append(found, r)
+		}
+		found[i].Connections++
+		found[i].Open++
+	}
+	for _, r := range found {
+		j.resolve(&r)
+		if r.SeenBy[0] == SourceSide {
+			j.rows = append(j.rows, r)
+			continue
+		}
+		if !j.names.gateways[r.Source.key()] {
+			r.Reason = reasonNoGateway
+		}
+		j.inbound = append(j.inbound, r)
+	}
+}
+
+// verdictOf returns how an edge was carried; only what is known to be encrypted is.
+func verdictOf(e *api.Edge) Verdict {
+	switch {
+	case e.Verdict == api.EdgeEncrypted && e.Peer != "" && (e.Wire == api.WirePort || e.Wire == api.WireInband):
+		return Encrypted
+	case e.Verdict == api.EdgeRefused:
+		return Refused
+	}
+	return Plaintext
+}
+
+func (j *joiner) resolve(r *row) {
+	r.Source = j.names.source(r.source)
+	r.Destination = j.names.destination(r.dialled)
+	r.Port = r.dialled.Port()
+}
+
+func unmap(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
+
+// joinInbound adds what the destinations tell to what the sources do.
+func (j *joiner) joinInbound() {
+	type key struct {
+		source  netip.Addr
+		dialled netip.AddrPort
+		verdict Verdict
+	}
+	told := make(map[key][]int)
+	for i := range j.rows {
+		r := &j.rows[i]
+		k := key{r.source, r.dialled, r.Verdict}
+		told[k] = append(told[k], i)
+	}
+	for _, in := range j.inbound {
+		same := told[key{in.source, in.dialled, in.Verdict}]
+		if len(same) == 0 {
+			j.rows = append(j.rows, in)
+			continue
+		}
+		// Of several rows with different reasons any may be meant; the one that was
+		// seen last is the likeliest.
+		best := slices.MaxFunc(same, func(a, b int) int {
+			x, y := &j.rows[a], &j.rows[b]
+			return cmp.Or(alike(x.Wire, in.Wire)-alike(y.Wire, in.Wire), x.LastSeen.Compare(y.LastSeen))
+		})
+		r := &j.rows[best]
+		r.SourceIdentity = cmp.Or(r.SourceIdentity, in.SourceIdentity)
+		r.SeenBy = union(r.SeenBy, in.SeenBy)
+		for _, b := range in.Backends {
+			r.addBackend(b)
+		}
+		// The destination may have counted for longer than the worker at the source.
+		r.served.connections += in.Connections
+		r.served.open += in.Open
+		r.served.sent += in.Sent
+		r.served.received += in.Received
+		r.LastSeen = later(r.LastSeen, in.LastSeen)
+	}
+	for i := range j.rows {
+		r := &j.rows[i]
+		r.Connections = max(r.Connections, r.served.connections)
+		r.Open = max(r.Open, r.served.open)
+		r.Sent = max(r.Sent, r.served.sent)
+		r.Received = max(r.Received, r.served.received)
+	}
+}
+
+func alike(a, b string) int {
+	if a == b {
+		return 1
+	}
+	return 0
+}
+
+func union(a, b []string) []string {
+	for _, s := range b {
+		if !slices.Contains(a, s) {
+			a = append(a, s)
+		}
+	}
+	slices.Sort(a)
+	slices.Reverse(a) // the source first
+	return a
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+func (e *Edge) addBackend(b Endpoint) {
+	if !slices.ContainsFunc(e.Backends, func(has Endpoint) bool { return has.key() == b.key() }) {
+		e.Backends = append(e.Backends, b)
+	}
+}
+
+// group makes one item of rows that look alike, such as those of the two address
+// families, and sorts them.
+func group(rows []row) []Edge {
+	edges := make([]Edge, 0, len(rows))
+	for i := range rows {
+		edges = append(edges, rows[i].Edge)
+	}
+	return groupEdges(edges)
+}
+
+func groupEdges(edges []Edge) []Edge {
+	type key struct {
+		source, destination endpointKey
+		port                uint16
+		verdict             Verdict
+		reason, wire        string
+		existing            bool
+	}
+	at := make(map[key]int)
+	grouped := make([]Edge, 0, len(edges))
+	for _, e := range edges {
+		k := key{e.Source.key(), e.Destination.key(), e.Port, e.Verdict, e.Reason, e.Wire, e.Existing}
+		i, ok := at[k]
+		if !ok {
+			at[k] = len(grouped)
+			e.Backends, e.SeenBy = slices.Clone(e.Backends), slices.Clone(e.SeenBy)
+			grouped = append(grouped, e)
+			continue
+		}
+		g := &grouped[i]
+		g.Connections += e.Connections
+		g.Open += e.Open
+		g.Sent += e.Sent
+		g.Received += e.Received
+		g.LastSeen = later(g.LastSeen, e.LastSeen)
+		g.SeenBy = union(g.SeenBy, e.SeenBy)
+		g.SourceIdentity = same(g.SourceIdentity, e.SourceIdentity)
+		g.DestinationIdentity = same(g.DestinationIdentity, e.DestinationIdentity)
+		for _, b := range e.Backends {
+			g.addBackend(b)
+		}
+	}
+	for i := range grouped {
+		slices.SortFunc(grouped[i].Backends, compareEndpoints)
+	}
+	slices.SortStableFunc(grouped, compareEdges)
+	return grouped
+}
+
+// same joins two identities: one that is not known adds nothing, and several are
+// listed.
+func same(a, b string) string {
+	switch {
+	case a == "" || a == b:
+		return b
+	case b == "" || slices.Contains(strings.Split(a, ","), b):
+		return a
+	}
+	return a + "," + b
+}
+
+func compareEdges(a, b Edge) int {
+	return cmp.Or(
+		compareEndpoints(a.Source, b.Source),
+		compareEndpoints(a.Destination, b.Destination),
+		cmp.Compare(a.Port, b.Port),
+		cmp.Compare(a.Verdict, b.Verdict),
+		cmp.Compare(a.Wire, b.Wire),
+		cmp.Compare(a.Reason, b.Reason),
+	)
+}
+
+// compareEndpoints puts what has no name last.
+func compareEndpoints(a, b Endpoint) int {
+	nameless := func(e Endpoint) int {
+		if e.Kind == "" {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(
+		cmp.Compare(nameless(a), nameless(b)),
+		cmp.Compare(a.Namespace, b.Namespace),
+		cmp.Compare(a.Kind, b.Kind),
+		cmp.Compare(a.Name, b.Name),
+		a.key().address.Compare(b.key().address),
+	)
+}
+
+// ByWorkload sums up the pods of one workload.
+func (l *List) ByWorkload(names *Names) {
+	for i := range l.Items {
+		e := &l.Items[i]
+		e.Source, e.Destination = names.workload(e.Source), names.workload(e.Destination)
+		backends := e.Backends
+		e.Backends = nil
+		for _, b := range backends {
+			e.addBackend(names.workload(b))
+		}
+	}
+	l.Items = groupEdges(l.Items)
+}

@@ -1,0 +1,75 @@
+package installed
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+// ImageRepository is where releases of the gateway's image are published.
+const ImageRepository = "ghcr.io/kubectl-gateway/kube-gateway"
+
+// DefaultImage returns the gateway's image of the release that version names.
+func DefaultImage(version string) string {
+	// A tag cannot hold the plus sign of a semantic version's build metadata.
+	return ImageRepository + ":" + strings.ReplaceAll(version, "+", "-")
+}
+
+// What the gateway's program is told to do.
+const (
+	commandSupervise = "supervise"
+	commandClean     = "clean"
+)
+
+// Cleaner describes a container that removes what gateway, which has died, left in
+// pod. It counts as a gateway of the pod, and ends as one that was disabled. An
+// empty image stands for that of the dead gateway, pulled by its policy.
+func Cleaner(pod *corev1.Pod, gateway, image string, policy corev1.PullPolicy) (*corev1.EphemeralContainer, error) {
+	for i := range pod.Spec.EphemeralContainers {
+		if dead := &pod.Spec.EphemeralContainers[i]; dead.Name == gateway {
+			if image == "" {
+				image, policy = dead.Image, cmp.Or(policy, dead.ImagePullPolicy)
+			}
+			return program(NextName(pod), image, policy, commandClean, configText(dead)), nil
+		}
+	}
+	return nil, fmt.Errorf("pod %s/%s has no ephemeral container %s", pod.Namespace, pod.Name, gateway)
+}
+
+// Cleans reports whether the container called name is a Cleaner.
+func Cleans(pod *corev1.Pod, name string) bool {
+	return slices.ContainsFunc(pod.Spec.EphemeralContainers, func(c corev1.EphemeralContainer) bool {
+		return c.Name == name && slices.Equal(c.Args, []string{commandClean})
+	})
+}
+
+// Supervisor describes the container called name that runs a gateway with config, an
+// api.Config as JSON. It names no target container: it would share the PID namespace
+// of that one and be killed with it, and an ephemeral container is never restarted.
+func Supervisor(name, image string, policy corev1.PullPolicy, config string) *corev1.EphemeralContainer {
+	return program(name, image, policy, commandSupervise, config)
+}
+
+// program describes a container that runs the gateway's program.
+func program(name, image string, policy corev1.PullPolicy, command, config string) *corev1.EphemeralContainer {
+	yes, no, root := true, false, int64(0)
+	return &corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
+		Name:            name,
+		Image:           image,
+		ImagePullPolicy: policy,
+		// The program itself is the image's entry point.
+		Args: []string{command},
+		Env:  []corev1.EnvVar{{Name: api.EnvConfig, Value: config}},
+		// Only a privileged container sees the pod's cgroup. The users are set
+		// because the pod may demand another one, or none but root.
+		SecurityContext: &corev1.SecurityContext{
+			Privileged: &yes, RunAsUser: &root, RunAsGroup: &root, RunAsNonRoot: &no,
+		},
+		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
+	}}
+}

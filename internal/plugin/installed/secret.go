@@ -1,0 +1,125 @@
+package installed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+// What the Secrets of gateways are found by.
+const (
+	LabelManagedBy = "app.kubernetes.io/managed-by"
+	ManagedBy      = "kubectl-gateway"
+	// LabelPodUID holds the UID of the pod that the Secret is for.
+	LabelPodUID = "kubectl-gateway.github.io/pod-uid"
+	// AnnotationContainer holds the name of the gateway that reads the Secret.
+	AnnotationContainer = "kubectl-gateway.github.io/container"
+	// AnnotationKeep marks a Secret that was made with --keep-secret.
+	AnnotationKeep = "kubectl-gateway.github.io/keep"
+)
+
+// cleanupTimeout bounds deleting a Secret after everything else has ended.
+const cleanupTimeout = 5 * time.Second
+
+// DeleteSecret deletes a Secret even after ctx has ended, in a time of its own.
+// One that is gone already is fine.
+func DeleteSecret(ctx context.Context, client kubernetes.Interface, namespace, name string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	err := client.CoreV1().Secrets(namespace).Delete(ctx, name, metav1.DeleteOptions{})
+	if err == nil || apierrors.IsNotFound(err) {
+		return nil
+	}
+	return api.WithHint(fmt.Errorf("deleting Secret %s: %w", name, err),
+		fmt.Sprintf("it holds a private key: 'kubectl delete secret %s -n %s'", name, namespace))
+}
+
+// RemoveStale deletes what plugins that were killed have left for pod.
+func RemoveStale(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) error {
+	list, err := listSecrets(ctx, client, pod)
+	if apierrors.IsForbidden(err) {
+		// Listing is no part of the job: they go with the pod.
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for i := range list {
+		if stale(&list[i], pod) {
+			if err := DeleteSecret(ctx, client, list[i].Namespace, list[i].Name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// ErrSecretsUnseen says that the user may not look for Secrets.
+var ErrSecretsUnseen = errors.New("not allowed to look for Secrets")
+
+// DeleteSecrets deletes all Secrets of the gateways of pod, and returns how many
+// those were.
+func DeleteSecrets(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) (int, error) {
+	list, err := listSecrets(ctx, client, pod)
+	if apierrors.IsForbidden(err) {
+		return 0, fmt.Errorf("%w: %w", ErrSecretsUnseen, err)
+	}
+	if err != nil {
+		return 0, err
+	}
+	for i := range list {
+		if err := DeleteSecret(ctx, client, list[i].Namespace, list[i].Name); err != nil {
+			return i, err
+		}
+	}
+	return len(list), nil
+}
+
+func listSecrets(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) ([]corev1.Secret, error) {
+	list, err := client.CoreV1().Secrets(pod.Namespace).List(ctx, metav1.ListOptions{
+		LabelSelector: LabelManagedBy + "=" + ManagedBy + "," + LabelPodUID + "=" + string(pod.UID)})
+	if err != nil {
+		return nil, fmt.Errorf("looking for Secrets that were left behind: %w", err)
+	}
+	return list.Items, nil
+}
+
+// stale reports whether nobody can need secret any more. A plugin creates the
+// Secret before the container: while that is missing, the plugin may be at it.
+// Once it is there, the Secret is needed only until the kubelet has read it,
+// and one that the container does not name came too late for the name.
+func stale(secret *corev1.Secret, pod *corev1.Pod) bool {
+	if secret.Annotations[AnnotationKeep] != "" {
+		return false
+	}
+	name := secret.Annotations[AnnotationContainer]
+	for _, gateway := range Gateways(pod) {
+		if gateway.Name == name {
+			final, _ := failure(pod, gateway)
+			return gateway.Phase != Waiting || final != nil || !readsSecret(pod, name, secret.Name)
+		}
+	}
+	return false
+}
+
+func readsSecret(pod *corev1.Pod, container, secret string) bool {
+	for i := range pod.Spec.EphemeralContainers {
+		if pod.Spec.EphemeralContainers[i].Name != container {
+			continue
+		}
+		for _, env := range pod.Spec.EphemeralContainers[i].Env {
+			if env.ValueFrom != nil && env.ValueFrom.SecretKeyRef != nil && env.ValueFrom.SecretKeyRef.Name == secret {
+				return true
+			}
+		}
+	}
+	return false
+}

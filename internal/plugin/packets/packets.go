@@ -1,0 +1,158 @@
+package packets
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/pcapng"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+)
+
+// Default bounds of a recording.
+const (
+	DefaultDuration = time.Hour
+	DefaultMaxBytes = 1 << 30
+	// endTimeout bounds the wait for the rest of a recording that was asked to end.
+	endTimeout = 10 * time.Second
+)
+
+// Runner runs a command in a container, as [remote.Client] does.
+type Runner interface {
+	Exec(ctx context.Context, namespace, pod, container string, stdin io.Reader, stdout, stderr io.Writer, command ...string) error
+}
+
+// Gateway is the container of a gateway.
+type Gateway struct{ Namespace, Pod, Container string }
+
+// Options say what to record.
+type Options struct {
+	// Interface is the only interface to record, all if empty.
+	Interface string
+	// Ports are those of TCP and UDP, all traffic if empty.
+	Ports []uint16
+	// SnapLen is how many bytes of a packet to keep, all if 0.
+	SnapLen int
+	// Duration and MaxBytes end the recording, by default DefaultDuration and
+	// DefaultMaxBytes.
+	Duration time.Duration
+	MaxBytes int64
+}
+
+func (o *Options) command() []string {
+	command := []string{remote.GatewayProgram, "packets"}
+	if o.Interface != "" {
+		command = append(command, "--interface="+o.Interface)
+	}
+	for _, port := range o.Ports {
+		command = append(command, "--port="+strconv.Itoa(int(port)))
+	}
+	if o.SnapLen > 0 {
+		command = append(command, "--snaplen="+strconv.Itoa(o.SnapLen))
+	}
+	duration, size := o.Duration, o.MaxBytes
+	if duration <= 0 {
+		duration = DefaultDuration
+	}
+	if size <= 0 {
+		size = DefaultMaxBytes
+	}
+	return append(command, "--duration="+duration.String(), "--max-bytes="+strconv.FormatInt(size, 10))
+}
+
+// Summary counts what was recorded.
+type Summary struct {
+	Packets, Bytes uint64
+	// Dropped counts packets that the kernel had no room for. It is known only if
+	// Complete.
+	Dropped uint64
+	// Complete reports whether the recording has its end.
+	Complete bool
+}
+
+// Run records in the pod of a gateway until ctx is done or one of the bounds is
+// met, and hands each block to take, which must not keep it. The recording has begun
+// when the first block arrives. A ctx that is done is not an error.
+func Run(ctx context.Context, runner Runner, g Gateway, o Options, take func(*pcapng.Reader, *pcapng.Block) error) (Summary, error) {
+	execCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	hold, letGo := io.Pipe()
+	// The streams' library reads from it until it is closed.
+	defer letGo.Close()
+	defer context.AfterFunc(ctx, func() {
+		// A word and then the end: not every protocol can say the latter.
+		go func() {
+			_, _ = letGo.Write([]byte("end\n"))
+			letGo.Close()
+		}()
+		time.AfterFunc(endTimeout, func() { cancel(errors.New("the recording does not end")) })
+	})()
+
+	stream, out := io.Pipe()
+	type result struct {
+		summary Summary
+		err     error
+	}
+	read := make(chan result, 1)
+	go func() {
+		var r result
+		r.err = r.summary.read(stream, take)
+		if r.err != nil {
+			cancel(r.err)
+		}
+		// The command must not hang in a write.
+		stream.CloseWithError(r.err)
+		read <- r
+	}()
+	err := runner.Exec(execCtx, g.Namespace, g.Pod, g.Container, hold, out, nil, o.command()...)
+	out.Close()
+	r := <-read
+	switch {
+	case err != nil && context.Cause(execCtx) == nil:
+		return r.summary, explain(g, err)
+	case r.err != nil:
+		return r.summary, fmt.Errorf("reading the packets of pod %s/%s: %w", g.Namespace, g.Pod, r.err)
+	case err != nil:
+		return r.summary, err
+	}
+	return r.summary, nil
+}
+
+// explain adds what to do if the gateway is too old to know the command.
+func explain(g Gateway, err error) error {
+	var exit *remote.ExitError
+	if errors.As(err, &exit) && exit.Code == 1 && api.Hint(err) == "" {
+		return api.WithHint(fmt.Errorf("recording in pod %s/%s: %w", g.Namespace, g.Pod, err),
+			"a gateway of an older version cannot record: compare 'kubectl gateway version' with the image of the container")
+	}
+	return err
+}
+
+// read reads a recording to its end.
+func (s *Summary) read(r io.Reader, take func(*pcapng.Reader, *pcapng.Block) error) error {
+	in := pcapng.NewReader(r)
+	for {
+		block, err := in.Next()
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return err
+		}
+		s.Bytes += uint64(len(block.Raw))
+		if block.Packet != nil {
+			s.Packets++
+		}
+		if block.Statistics != nil {
+			s.Dropped += block.Statistics.Dropped
+			s.Complete = true
+		}
+		if err := take(in, block); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,37 @@
+// Package parallel does the same thing to many items, some at a time.
+package parallel
+
+import (
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Default is how many items are worked on at a time, unless the user says otherwise.
+const Default = 16
+
+// Each calls do with every item, at most limit (at least one) at a time, and
+// report, if not nil, with each result as it comes; calls of report do not
+// overlap. It returns the results in the order of items. Ending early is up to do.
+func Each[T, R any](limit int, items []T, do func(*T) R, report func(R)) []R {
+	var (
+		group   errgroup.Group
+		mu      sync.Mutex
+		results = make([]R, len(items))
+	)
+	group.SetLimit(max(limit, 1))
+	for i := range items {
+		group.Go(func() error {
+			result := do(&items[i])
+			mu.Lock()
+			defer mu.Unlock()
+			results[i] = result
+			if report != nil {
+				report(result)
+			}
+			return nil
+		})
+	}
+	_ = group.Wait()
+	return results
+}

@@ -1,0 +1,129 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/streaming/pkg/httpstream"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
+)
+
+var (
+	// ErrForbidden says that the user may not run commands in the pod.
+	ErrForbidden = errors.New("not allowed to run commands in the pod")
+	// ErrPodGone says that the pod does not exist (any more).
+	ErrPodGone = errors.New("the pod is gone")
+	// ErrNotRunning says that the container waits, has ended, or is unknown.
+	ErrNotRunning = errors.New("the container is not running")
+)
+
+// ExitError is a command that ran and failed.
+type ExitError struct {
+	// Command is the program, without its arguments.
+	Command string
+	Code    int
+	// Stderr is the beginning of what it wrote there, as it came.
+	Stderr string
+}
+
+func (e *ExitError) Error() string {
+	text := fmt.Sprintf("%s ended with exit code %d", e.Command, e.Code)
+	if words := strings.TrimSpace(e.Stderr); words != "" {
+		text += ": " + terminal.Clean(strings.ReplaceAll(words, "\n", "; "))
+	}
+	return text
+}
+
+// explainTimeout bounds the extra look at a pod after a failure.
+const explainTimeout = 5 * time.Second
+
+// explain finds out why a command could not be run. The words of the server do
+// not tell: depending on the runtime, a container that has ended is an internal
+// error, a bad request, or not found. So look at the pod.
+//
+// handshake is why the WebSocket was refused, or nil; cause is the last error.
+func (c *Client) explain(ctx context.Context, namespace, name, container string, handshake, cause error) error {
+	what := fmt.Sprintf("pod %s/%s", namespace, name)
+	refused := statusOf(handshake)
+	if refused == nil {
+		refused = statusOf(cause)
+	}
+	if refused != nil && apierrors.IsForbidden(refused) {
+		return api.WithHint(fmt.Errorf("%w: %s: %s", ErrForbidden, what, oneLine(refused)),
+			rights.To("create", "pods/exec", namespace))
+	}
+	ctx, cancel := context.WithTimeout(ctx, explainTimeout)
+	defer cancel()
+	pod, err := c.Kube.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return fmt.Errorf("%w: %s", ErrPodGone, what)
+	case err == nil:
+		if state, running := stateOf(pod, container); !running {
+			return fmt.Errorf("%w: container %s of %s %s", ErrNotRunning, container, what, state)
+		}
+	}
+	return fmt.Errorf("running a command in container %s of %s: %w", container, what, &lineError{causeOf(cause)})
+}
+
+// statusOf returns the API server's answer in an error, or nil. The type for a
+// refused upgrade has no Unwrap, so that errors.As stops there.
+func statusOf(err error) error {
+	var status *apierrors.StatusError
+	if errors.As(causeOf(err), &status) {
+		return status
+	}
+	return nil
+}
+
+// causeOf returns why an upgrade was refused, or err if that is something else.
+func causeOf(err error) error {
+	var upgrade *httpstream.UpgradeFailureError
+	if errors.As(err, &upgrade) && upgrade.Cause != nil {
+		return upgrade.Cause
+	}
+	return err
+}
+
+func stateOf(pod *corev1.Pod, container string) (words string, running bool) {
+	for _, statuses := range [][]corev1.ContainerStatus{
+		pod.Status.EphemeralContainerStatuses, pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses,
+	} {
+		for _, status := range statuses {
+			if status.Name != container {
+				continue
+			}
+			switch state := status.State; {
+			case state.Running != nil:
+				return "", true
+			case state.Terminated != nil:
+				return fmt.Sprintf("has ended with exit code %d", state.Terminated.ExitCode), false
+			case state.Waiting != nil && state.Waiting.Reason != "":
+				return "waits: " + terminal.Clean(state.Waiting.Reason), false
+			}
+			return "has not started", false
+		}
+	}
+	return "has not started", false
+}
+
+// lineError makes one harmless line of an error, whose words may come from any
+// proxy or kubelet on the way.
+type lineError struct{ error }
+
+func (e *lineError) Error() string { return oneLine(e.error) }
+
+func (e *lineError) Unwrap() error { return e.error }
+
+func oneLine(err error) string {
+	return terminal.Clean(strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; "))
+}

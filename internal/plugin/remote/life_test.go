@@ -1,0 +1,255 @@
+package remote
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+// conversation is a container that prints say, then reads one line, then prints
+// what answer makes of it. It never sees the end of its input.
+func conversation(say string, answer func(line string, stdout, stderr io.Writer) int) container {
+	return func(_ *http.Request, stdin io.Reader, stdout, stderr io.Writer) metav1.Status {
+		_, _ = io.WriteString(stdout, say)
+		line, err := bufio.NewReader(stdin).ReadString('\n')
+		if err != nil {
+			return exit(1)
+		}
+		return exit(answer(line, stdout, stderr))
+	}
+}
+
+func ready(serial string) string {
+	return fmt.Sprintf(`{"state":"ready","certificate":{"serial":%q}}`, serial) + "\n"
+}
+
+func signWith(certificate string) Sign {
+	return func(csr []byte) (*api.IssuedCertificate, error) {
+		return &api.IssuedCertificate{Certificate: certificate + " for " + string(csr), Bundle: "roots"}, nil
+	}
+}
+
+func TestRenew(t *testing.T) {
+	for name, refused := range map[string]http.HandlerFunc{"websocket": nil, "spdy": kubelet(http.StatusBadRequest, "no")} {
+		t.Run(name, func(t *testing.T) {
+			var command []string
+			var got string
+			talk := conversation(`{"csr":"request\n"}`+"\n", func(line string, stdout, _ io.Writer) int {
+				got = line
+				_, _ = io.WriteString(stdout, ready("5e"))
+				return 0
+			})
+			s := &server{refuseWebSocket: refused, run: func(r *http.Request, in io.Reader, out, errs io.Writer) metav1.Status {
+				command = r.URL.Query()["command"]
+				return talk(r, in, out, errs)
+			}}
+			status, err := s.start(t).Renew(bounded(t), "demo", "web", "kube-gateway", signWith("leaf"))
+			if err != nil || status.Cert.Serial != "5e" {
+				t.Fatalf("got %+v, %v", status, err)
+			}
+			if want := []string{"/kube-gateway", "ctl", "renew", "-o", "json"}; !slices.Equal(command, want) {
+				t.Errorf("command %q, want %q", command, want)
+			}
+			if want := `{"certificate":"leaf for request\n","bundle":"roots"}` + "\n"; got != want {
+				t.Errorf("the gateway was told %q, want %q", got, want)
+			}
+		})
+	}
+}
+
+func TestRenewFails(t *testing.T) {
+	no := api.WithHint(errors.New("the authority is locked"), "unlock it")
+	const request = `{"csr":"request"}` + "\n"
+	refuses := func(_ string, _, stderr io.Writer) int {
+		_, _ = io.WriteString(stderr, "error: the \x1b[2Jcertificate is for somebody else\nhint: compare\n")
+		return 1
+	}
+	agrees := func(_ string, stdout, _ io.Writer) int {
+		_, _ = io.WriteString(stdout, ready("1"))
+		return 0
+	}
+	for _, c := range []struct {
+		name       string
+		run        container
+		sign       Sign
+		text, hint string
+		signed     int
+	}{
+		{"sign", conversation(request, agrees), func([]byte) (*api.IssuedCertificate, error) { return nil, no }, "the authority is locked", "unlock it", 1},
+		{"refused", conversation(request, refuses), signWith("x"), "certificate is for somebody else", "compare", 1},
+		{"at once", func(_ *http.Request, _ io.Reader, _, stderr io.Writer) metav1.Status {
+			_, _ = io.WriteString(stderr, "error: unknown control command \"renew\"\nhint: see help\n")
+			return exit(1)
+		}, signWith("x"), `unknown control command "renew"`, "see help", 0},
+		{"no request", conversation(ready("1"), agrees), signWith("x"), "not a certificate request", "", 0},
+		{"garbage", conversation("\x1b[2J{\n", agrees), signWith("x"), "reading its request", "", 0},
+		{"no status", conversation(request, func(string, io.Writer, io.Writer) int { return 0 }), signWith("x"), "reading its answer", "", 1},
+		{"another answer", conversation(request, func(_ string, out, _ io.Writer) int {
+			_, _ = io.WriteString(out, request)
+			return 0
+		}), signWith("x"), "not a status", "", 1},
+		{"long request", conversation(strings.Repeat("x", requestLimit+1), agrees), signWith("x"), "too long", "", 0},
+		{"long answer", conversation(request, func(_ string, out, _ io.Writer) int {
+			_, _ = out.Write(make([]byte, statusLimit+1))
+			return 0
+		}), signWith("x"), "too long", "", 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			signed := 0
+			status, err := (&server{run: c.run, pod: running()}).start(t).Renew(bounded(t), "demo", "web", "kube-gateway",
+				func(csr []byte) (*api.IssuedCertificate, error) { signed++; return c.sign(csr) })
+			if status != nil || err == nil || !strings.Contains(err.Error(), c.text) || strings.ContainsAny(err.Error(), "\x1b\n") {
+				t.Errorf("got %+v, %v, want an error with %q", status, err, c.text)
+			}
+			if api.Hint(err) != c.hint {
+				t.Errorf("hint %q, want %q", api.Hint(err), c.hint)
+			}
+			if signed != c.signed {
+				t.Errorf("signed %d certificates, want %d", signed, c.signed)
+			}
+		})
+	}
+}
+
+// Neither a gateway that says nothing nor a slow authority keeps Renew from
+// ending with its context.
+func TestRenewEndsWithItsContext(t *testing.T) {
+	for _, say := range []string{"", `{"csr":"request"}` + "\n"} {
+		stop, here := make(chan struct{}), make(chan struct{}, 1)
+		s := &server{run: func(_ *http.Request, _ io.Reader, stdout, _ io.Writer) metav1.Status {
+			_, _ = io.WriteString(stdout, say)
+			if say == "" {
+				here <- struct{}{}
+			}
+			<-stop
+			return exit(0)
+		}}
+		ctx, cancel := context.WithCancel(bounded(t))
+		go func() { <-here; cancel() }()
+		_, err := s.start(t).Renew(ctx, "demo", "web", "kube-gateway", func([]byte) (*api.IssuedCertificate, error) {
+			here <- struct{}{}
+			<-stop
+			return nil, errors.New("too late")
+		})
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+		close(stop)
+	}
+}
+
+func TestTrustAndReset(t *testing.T) {
+	var command []string
+	var got string
+	s := &server{run: func(r *http.Request, stdin io.Reader, stdout, _ io.Writer) metav1.Status {
+		command = r.URL.Query()["command"]
+		if got = ""; r.URL.Query().Get("stdin") == "true" {
+			got, _ = bufio.NewReader(stdin).ReadString('\n')
+		}
+		_, _ = io.WriteString(stdout, ready("1"))
+		return exit(0)
+	}}
+	client := s.start(t)
+	status, err := client.Trust(bounded(t), "demo", "web", "kube-gateway", []byte("a\nb\n"))
+	if err != nil || status.State != api.Ready || got != `{"bundle":"a\nb\n"}`+"\n" ||
+		strings.Join(command, " ") != "/kube-gateway ctl trust -o json" {
+		t.Errorf("%+v, %v, told %q by %q", status, err, got, command)
+	}
+	status, err = client.ResetExisting(bounded(t), "demo", "web", "kube-gateway")
+	if err != nil || status.State != api.Ready || got != "" || strings.Join(command, " ") != "/kube-gateway ctl reset -o json" {
+		t.Errorf("%+v, %v, told %q by %q", status, err, got, command)
+	}
+	s.run = func(_ *http.Request, _ io.Reader, _, stderr io.Writer) metav1.Status {
+		_, _ = io.WriteString(stderr, "error: no\nhint: renew\n")
+		return exit(1)
+	}
+	status, err = client.Trust(bounded(t), "demo", "web", "kube-gateway", nil)
+	if status != nil || err == nil || err.Error() != "no" || api.Hint(err) != "renew" {
+		t.Errorf("%+v, %v", status, err)
+	}
+}
+
+func TestDisable(t *testing.T) {
+	var command []string
+	s := answering(0, `{"drained":3,"aborted":0,"left":["map 7"],"fromTheFuture":1}`)
+	answer := s.run
+	s.run = func(r *http.Request, in io.Reader, out, errs io.Writer) metav1.Status {
+		command = r.URL.Query()["command"]
+		return answer(r, in, out, errs)
+	}
+	report, err := s.start(t).Disable(bounded(t), "demo", "web", "kube-gateway", 90*time.Second)
+	if err != nil || report.Drained != 3 || report.Aborted != 0 || !slices.Equal(report.Left, []string{"map 7"}) {
+		t.Errorf("got %+v, %v", report, err)
+	}
+	if want := "/kube-gateway ctl disable --drain-timeout=1m30s -o json"; strings.Join(command, " ") != want {
+		t.Errorf("command %q, want %q", command, want)
+	}
+	for _, text := range []string{"", "null", "{}", `{"drained":1}`, `{"drained":-1,"aborted":0}`, "\x1b", `{"drained":1,"aborted":`} {
+		report, err := answering(0, text).start(t).Disable(bounded(t), "demo", "web", "kube-gateway", 0)
+		if report != nil || err == nil || strings.Contains(err.Error(), "\x1b") {
+			t.Errorf("%q: %+v, %v", text, report, err)
+		}
+	}
+}
+
+// However the words are cut into writes, the first line and the rest are the same.
+func FuzzFirstLine(f *testing.F) {
+	f.Add([]byte("request\nstatus\nmore"), 3)
+	f.Add([]byte("no end"), 1)
+	f.Add([]byte("\n"), 1)
+	f.Fuzz(func(t *testing.T, text []byte, size int) {
+		const limit = 64
+		var rest bytes.Buffer
+		var lines [][]byte
+		over := 0
+		w := &firstLine{limit: limit, rest: &rest, full: func() { over++ },
+			take: func(b []byte) { lines = append(lines, b) }}
+		for part := range slices.Chunk(text, min(max(1, size), 1<<16)) {
+			if n, err := w.Write(part); n != len(part) || err != nil {
+				t.Fatalf("wrote %d, %v", n, err)
+			}
+		}
+		first, after, complete := bytes.Cut(text, []byte("\n"))
+		switch {
+		case len(first) > limit:
+			if over != 1 || lines != nil || rest.Len() != 0 {
+				t.Errorf("too long: %d, %q, %q", over, lines, rest.String())
+			}
+		case !complete:
+			if over != 0 || lines != nil {
+				t.Errorf("incomplete: %d, %q", over, lines)
+			}
+		case over != 0 || len(lines) != 1 || !bytes.Equal(lines[0], first) || !bytes.Equal(rest.Bytes(), after):
+			t.Errorf("%d, %q, %q", over, lines, rest.String())
+		}
+	})
+}
+
+func FuzzParseGatewaysLines(f *testing.F) {
+	f.Add([]byte(`{"csr":"x"}`))
+	f.Add([]byte(`{"drained":1,"aborted":2,"left":["\u001b"]}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		request, err := parseRequest(text)
+		report, err2 := parseReport(text)
+		if (request == nil) == (err == nil) || (report == nil) == (err2 == nil) {
+			t.Fatalf("got %v, %v and %v, %v", request, err, report, err2)
+		}
+		for _, err := range []error{err, err2} {
+			if err != nil && strings.ContainsAny(err.Error(), "\x1b\n\u009b") {
+				t.Fatalf("harmful error %q", err)
+			}
+		}
+	})
+}

@@ -1,0 +1,59 @@
+package remote
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+// Metrics asks the gateway in a container for its metrics. Errors are those of
+// SetMode.
+//
+// The answer is parsed, and its names are names of metrics and labels, but its other
+// words are the gateway's: clean them before they reach a terminal.
+func (c *Client) Metrics(ctx context.Context, namespace, pod, container string) (*api.Metrics, error) {
+	return askNewer(ctx, c, namespace, pod, container, "metrics", "its gateway is too old to have metrics", parseMetrics)
+}
+
+func parseMetrics(text []byte) (*api.Metrics, error) {
+	var metrics api.Metrics
+	if err := json.Unmarshal(text, &metrics); err != nil {
+		return nil, fmt.Errorf("reading its answer: %w", &lineError{err})
+	}
+	if len(metrics.Families) == 0 {
+		return nil, errors.New("its answer has no metrics")
+	}
+	samples := 0
+	for _, f := range metrics.Families {
+		if !isMetricName(f.Name) || f.Type != "counter" && f.Type != "gauge" {
+			return nil, fmt.Errorf("its answer has a metric of name %.100q and type %.100q", f.Name, f.Type)
+		}
+		for _, s := range f.Samples {
+			for label := range s.Labels {
+				if !isMetricName(label) {
+					return nil, fmt.Errorf("its answer has a label of name %.100q", label)
+				}
+			}
+		}
+		samples += len(f.Samples)
+	}
+	if samples > api.MaxMetricSamples {
+		return nil, fmt.Errorf("its answer has %d samples, which is more than %d", samples, api.MaxMetricSamples)
+	}
+	return &metrics, nil
+}
+
+// isMetricName reports whether name is one that needs no quotes in Prometheus' text
+// format. The gateway has no others.
+func isMetricName(name string) bool {
+	for i, r := range name {
+		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r == '_'
+		if !letter && (i == 0 || r < '0' || r > '9') {
+			return false
+		}
+	}
+	return name != ""
+}

@@ -1,0 +1,94 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+func metricsClient(t *testing.T, stdout, stderr string, code int) *Client {
+	t.Helper()
+	return (&server{run: func(r *http.Request, _ io.Reader, out, errOut io.Writer) metav1.Status {
+		if words := r.URL.Query()["command"]; !slices.Equal(words, []string{GatewayProgram, "ctl", "metrics", "-o", "json"}) {
+			t.Errorf("the command is %q", words)
+		}
+		_, _ = io.WriteString(out, stdout)
+		_, _ = io.WriteString(errOut, stderr)
+		return exit(code)
+	}}).start(t)
+}
+
+func TestMetrics(t *testing.T) {
+	c := metricsClient(t, `{"families":[{"name":"a_b","help":"h","type":"counter","samples":[{"labels":{"l":"v\u001b"},"value":2}]}]}`, "", 0)
+	m, err := c.Metrics(context.Background(), "demo", "web", "kube-gateway")
+	if err != nil || len(m.Families) != 1 || m.Families[0].Samples[0].Labels["l"] != "v\x1b" || m.Families[0].Samples[0].Value != 2 {
+		t.Errorf("%+v, %v", m, err)
+	}
+}
+
+func TestMetricsOfAnOldGateway(t *testing.T) {
+	c := metricsClient(t, "", "error: unknown control command \"metrics\"\nhint: see\n", 1)
+	_, err := c.Metrics(context.Background(), "demo", "web", "kube-gateway")
+	if err == nil || !strings.Contains(err.Error(), "too old") || !strings.Contains(api.Hint(err), "one release") {
+		t.Errorf("%v, hint %q", err, api.Hint(err))
+	}
+	c = metricsClient(t, "", "error: no socket\n", 1)
+	if _, err := c.Metrics(context.Background(), "demo", "web", "kube-gateway"); err == nil || err.Error() != "no socket" {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestParseMetricsRefuses(t *testing.T) {
+	family := `{"name":%q,"type":%q,"samples":[{"labels":{%q:"x"},"value":1}]}`
+	valid := fmt.Sprintf(family, "a", "gauge", "b")
+	if _, err := parseMetrics([]byte(`{"families":[` + valid + `]}`)); err != nil {
+		t.Fatal(err)
+	}
+	many := strings.TrimSuffix(strings.Repeat(valid+",", api.MaxMetricSamples+1), ",")
+	for _, text := range []string{
+		``, `[]`, `null`, `{"families":[]}`, `{"families":["\u001b[2J"]}`,
+		`{"families":[` + fmt.Sprintf(family, "a\nb 1", "gauge", "b") + `]}`,
+		`{"families":[` + fmt.Sprintf(family, "", "gauge", "b") + `]}`,
+		`{"families":[` + fmt.Sprintf(family, "1a", "gauge", "b") + `]}`,
+		`{"families":[` + fmt.Sprintf(family, "a", "gauge 1\nevil", "b") + `]}`,
+		`{"families":[` + fmt.Sprintf(family, "a", "gauge", "b}") + `]}`,
+		`{"families":[` + many + `]}`,
+	} {
+		_, err := parseMetrics([]byte(text))
+		if err == nil || strings.ContainsAny(err.Error(), "\x1b\n") {
+			t.Errorf("%.80q: %v", text, err)
+		}
+	}
+}
+
+// FuzzParseMetrics: what is taken has nothing in its names that could leave its place.
+func FuzzParseMetrics(f *testing.F) {
+	f.Add(`{"families":[{"name":"a","type":"gauge","samples":[{"labels":{"b":"c"},"value":1}]}]}`)
+	f.Add(`{"families":[{"name":"a b","type":"gauge"}]}`)
+	f.Fuzz(func(t *testing.T, text string) {
+		m, err := parseMetrics([]byte(text))
+		if (m == nil) == (err == nil) {
+			t.Fatal(m, errors.Unwrap(err))
+		}
+		if err != nil {
+			if strings.ContainsAny(err.Error(), "\x1b\n") {
+				t.Errorf("%q", err.Error())
+			}
+			return
+		}
+		for _, family := range m.Families {
+			if strings.ContainsAny(family.Name+family.Type, " \n\x1b{}\"") {
+				t.Errorf("%q %q", family.Name, family.Type)
+			}
+		}
+	})
+}

@@ -1,0 +1,300 @@
+package rotate
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+)
+
+// AuthorityRotator replaces the authority of a cluster while its gateways run.
+// At every moment each of them accepts the certificates of all the others:
+//
+//  1. trust: both roots are published and given to all gateways;
+//  2. switch: only then does the new authority sign;
+//  3. reissue: all gateways get certificates of the new one;
+//  4. drop: only then is the old root taken out of the bundle, and then away from
+//     the gateways.
+//
+// Nothing is remembered but what package ca keeps and what gateways say, so that
+// a rotation which was interrupted anywhere goes on when it is run again.
+type AuthorityRotator struct {
+	Client   kubernetes.Interface
+	Gateways Gateways
+	// Where says where the authorities are kept.
+	Where authority.RotationOptions
+	// Successor is the authority that is to follow.
+	Successor authority.Successor
+	// TTL is how long the gateways' certificates are valid; ca.DefaultLeafTTL if
+	// zero.
+	TTL time.Duration
+	// Parallel and Timeout (of one gateway) are DefaultParallel and
+	// DefaultTimeout if zero.
+	Parallel int
+	Timeout  time.Duration
+	// Progress, if not nil, is told each thing that is done.
+	Progress func(line string)
+}
+
+// AuthorityResult is how far the rotation of the authority has come.
+type AuthorityResult struct {
+	// Phase is authority.Idle if it is over, or has not begun.
+	Phase authority.Phase
+	// Authority signs now. Other is its successor or its predecessor, nil in phase
+	// Idle.
+	Authority, Other *ca.Authority
+	// Where names the places that keep them, Backup the file that has the
+	// predecessor when all is done, if one has.
+	Where  []string
+	Backup string
+	// Gateways counts those that run and answer.
+	Gateways int
+	// Blocked are the gateways that keep the rotation from going on.
+	Blocked []Blocked
+	// Next says what is to be done now, or would be.
+	Next string
+	// Done reports whether a rotation has come to its end.
+	Done bool
+}
+
+// Blocked is a gateway that keeps a rotation from going on.
+type Blocked struct {
+	Namespace, Pod, Container string
+	// Err is why. Its words may be the gateway's: clean them before they reach a
+	// terminal.
+	Err error
+}
+
+// BlockedError stops a rotation where going on would cut connections.
+type BlockedError struct {
+	Gateways []Blocked
+	// doing is what is not done.
+	doing string
+}
+
+func (e *BlockedError) Error() string {
+	what := "1 gateway is"
+	if n := len(e.Gateways); n != 1 {
+		what = fmt.Sprintf("%d gateways are", n)
+	}
+	return fmt.Sprintf("%s in the way of %s", what, e.doing)
+}
+
+// Rotate begins a rotation, or goes on with the one that is under way, and returns
+// when it is over. An error stops it where it can go on: what was reached comes
+// with it. The error is *BlockedError if gateways are the reason.
+func (r *AuthorityRotator) Rotate(ctx context.Context) (*AuthorityResult, error) {
+	begun := false
+	for {
+		rotation, err := authority.OpenRotation(ctx, r.Where)
+		if err != nil {
+			return nil, err
+		}
+		result := describe(rotation)
+		finished, err := rotation.CatchUp(ctx)
+		if err != nil {
+			return result, err
+		}
+		if finished {
+			r.say("the rotation was finished elsewhere: authority %s is in its place here, too", short(rotation.Current()))
+			result.Done, result.Backup, result.Next = true, rotation.Backup(), ""
+			return result, nil
+		}
+		if !begun && rotation.Phase() != authority.Idle {
+			if err := rotation.Follows(r.Successor); err != nil {
+				return result, err
+			}
+			r.say("a rotation is under way: going on with it (%s)", rotation.Phase())
+		}
+		begun = true
+		if err := r.step(ctx, rotation, result); err != nil || result.Done {
+			return result, err
+		}
+	}
+}
+
+// step takes the rotation to its next phase.
+func (r *AuthorityRotator) step(ctx context.Context, rotation *authority.Rotation, result *AuthorityResult) error {
+	switch rotation.Phase() {
+	case authority.Idle:
+		if err := rotation.Begin(ctx, r.Successor); err != nil {
+			return err
+		}
+		r.say("1/4 trust: authority %s is to follow %s", short(rotation.Other()), short(rotation.Current()))
+		return nil
+	case authority.Trusting:
+		return r.trustBoth(ctx, rotation, result)
+	case authority.Reissuing:
+		return r.reissue(ctx, rotation, result)
+	}
+	return r.drop(ctx, rotation, result)
+}
+
+func (r *AuthorityRotator) trustBoth(ctx context.Context, rotation *authority.Rotation, result *AuthorityResult) error {
+	if err := rotation.Publish(ctx); err != nil {
+		return err
+	}
+	if err := r.settle(ctx, goalTrust(rotation), result); err != nil {
+		return err
+	}
+	r.say("1/4 trust: %s", count(result.Gateways, "trusts both authorities", "trust both authorities"))
+	if err := rotation.Switch(ctx); err != nil {
+		return err
+	}
+	r.say("2/4 switch: authority %s signs from now on", short(rotation.Current()))
+	return nil
+}
+
+func (r *AuthorityRotator) reissue(ctx context.Context, rotation *authority.Rotation, result *AuthorityResult) error {
+	if err := rotation.Publish(ctx); err != nil {
+		return err
+	}
+	// One that was enabled by somebody who had not heard of the new authority may
+	// not know it yet.
+	if err := r.settle(ctx, goalTrust(rotation), result); err != nil {
+		return err
+	}
+	if err := r.settle(ctx, goalReissue(rotation), result); err != nil {
+		return err
+	}
+	r.say("3/4 reissue: %s of authority %s", count(result.Gateways, "has a certificate", "have certificates"), short(rotation.Current()))
+	if err := rotation.Drop(ctx); err != nil {
+		return err
+	}
+	r.say("4/4 drop: authority %s is out of the trust bundle", short(rotation.Other()))
+	return nil
+}
+
+func (r *AuthorityRotator) drop(ctx context.Context, rotation *authority.Rotation, result *AuthorityResult) error {
+	// Since the bundle has one root, nobody can load the old authority any more.
+	// What somebody has issued with it right before that is replaced while the
+	// others still trust it.
+	if err := r.settle(ctx, goalReissue(rotation), result); err != nil {
+		return err
+	}
+	if err := r.settle(ctx, goalDrop(rotation), result); err != nil {
+		return err
+	}
+	r.say("4/4 drop: %s authority %s alone", count(result.Gateways, "trusts", "trust"), short(rotation.Current()))
+	_, err := rotation.Finish(ctx)
+	if err != nil {
+		return err
+	}
+	*result = AuthorityResult{Authority: rotation.Current(), Where: rotation.Where(), Backup: rotation.Backup(), Gateways: result.Gateways, Done: true}
+	return nil
+}
+
+// Plan looks how far a rotation has come, and what Rotate would do next. It
+// changes nothing.
+func (r *AuthorityRotator) Plan(ctx context.Context) (*AuthorityResult, error) {
+	rotation, err := authority.OpenRotation(ctx, r.Where)
+	if err != nil {
+		return nil, err
+	}
+	if rotation.Phase() != authority.Idle {
+		if err := rotation.Follows(r.Successor); err != nil {
+			return nil, err
+		}
+	}
+	result := describe(rotation)
+	goal := goalTrust(rotation)
+	if rotation.Phase() == authority.Dropping {
+		goal = goalDrop(rotation)
+	}
+	seen, err := r.inspect(ctx, goal)
+	if err != nil {
+		return nil, err
+	}
+	result.Gateways, result.Blocked = len(seen.all), seen.blocked
+	return result, nil
+}
+
+func describe(rotation *authority.Rotation) *AuthorityResult {
+	result := &AuthorityResult{Phase: rotation.Phase(), Authority: rotation.Current(), Other: rotation.Other(), Where: rotation.Where()}
+	switch result.Phase {
+	case authority.Idle:
+		result.Next = "1/4 trust: make an authority to follow, publish both roots, and give them to all gateways"
+	case authority.Trusting:
+		result.Next = "1/4 trust: give both roots to all gateways; then 2/4 switch: sign with the new authority"
+	case authority.Reissuing:
+		result.Next = "3/4 reissue: give all gateways certificates of the new authority; then 4/4 drop: publish its root alone"
+	case authority.Dropping:
+		result.Next = "4/4 drop: take the old root away from all gateways, and put the old authority away"
+	}
+	return result
+}
+
+// goal is what all gateways are to be brought to.
+type goal struct {
+	// doing is what comes after that, in words.
+	doing string
+	// authority signs, and its roots are what gateways are given.
+	authority *ca.Authority
+	// known are the roots that a certificate may lead to; others are none of the
+	// rotation's business. issuers are those of them that it may stay with.
+	known, issuers []string
+	// roots are what a gateway must trust, and nothing else if alone is set.
+	roots []string
+	alone bool
+}
+
+func goalTrust(rotation *authority.Rotation) goal {
+	both := rotation.Both()
+	return goal{doing: "signing with the new authority", authority: both, known: both.Roots(), issuers: both.Roots(), roots: both.Roots()}
+}
+
+func goalReissue(rotation *authority.Rotation) goal {
+	g := goalTrust(rotation)
+	g.doing = "dropping the old root, which is in use"
+	g.issuers, g.roots = g.issuers[:1], g.roots[:1]
+	return g
+}
+
+func goalDrop(rotation *authority.Rotation) goal {
+	g := goalReissue(rotation)
+	g.doing = "putting the old authority away"
+	g.authority, g.alone = rotation.Current(), true
+	return g
+}
+
+// issued reports whether a gateway may keep its certificate.
+func (g *goal) issued(status *api.Status) bool {
+	for _, issuer := range g.issuers {
+		if status.Cert.Issuer == issuer && status.Cert.NotAfter.After(time.Now()) {
+			return true
+		}
+	}
+	return false
+}
+
+func (g *goal) reached(status *api.Status) bool {
+	if g.alone && !sameSet(status.Cert.Authorities, g.roots) {
+		return false
+	}
+	return g.issued(status) && holdsAll(status.Cert.Authorities, g.roots)
+}
+
+func (r *AuthorityRotator) say(format string, args ...any) {
+	if r.Progress != nil {
+		r.Progress(fmt.Sprintf(format, args...))
+	}
+}
+
+func (r *AuthorityRotator) timeout() time.Duration { return cmp.Or(r.Timeout, DefaultTimeout) }
+
+func (r *AuthorityRotator) parallel() int { return cmp.Or(max(r.Parallel, 0), DefaultParallel) }
+
+func short(a *ca.Authority) string { return a.Roots()[0][:16] }
+
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 gateway " + one
+	}
+	return fmt.Sprintf("%d gateways %s", n, many)
+}

@@ -1,0 +1,450 @@
+package rotate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+)
+
+// checkDone checks that all that is left of a rotation is the new authority.
+func (w *world) checkDone(when string) {
+	w.t.Helper()
+	a, err := authority.Load(w.t.Context(), w.rotator().Where.LoadOptions)
+	if err != nil {
+		w.t.Fatalf("%s: %v", when, err)
+	}
+	if a.Fingerprint() == w.first.Fingerprint() || len(a.Roots()) != 1 {
+		w.t.Fatalf("%s: still %v, roots %v", when, a, a.Roots())
+	}
+	for name, g := range w.gateways {
+		status := g.status()
+		if g.serving() && (status.Cert.Issuer != a.Roots()[0] || !sameSet(status.Cert.Authorities, a.Roots())) {
+			w.t.Fatalf("%s: %s has a certificate of %s and trusts %v", when, name, status.Cert.Issuer, status.Cert.Authorities)
+		}
+	}
+	w.check(when)
+}
+
+func TestRotateAuthority(t *testing.T) {
+	for _, keep := range []string{"local", "both"} {
+		w := newWorld(t, keep, "shop/web", "shop/db", "ops/job")
+		r := w.rotator()
+		var lines []string
+		r.Progress = func(line string) {
+			lines = append(lines, line)
+			w.check(line)
+		}
+		result, err := r.Rotate(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !result.Done || result.Gateways != 3 || result.Backup == "" || result.Phase != authority.Idle || len(result.Blocked) != 0 {
+			t.Errorf("%s: %+v", keep, result)
+		}
+		w.checkDone(keep)
+		for i, want := range []string{"1/4 trust: authority", "1/4 trust: 3 gateways trust both", "2/4 switch", "3/4 reissue: 3 gateways", "4/4 drop: authority", "4/4 drop: 3 gateways"} {
+			if i >= len(lines) || !strings.HasPrefix(lines[i], want) {
+				t.Errorf("%s: line %d of %q is not %q", keep, i, lines, want)
+			}
+		}
+	}
+}
+
+func TestRotateAuthorityWithoutGateways(t *testing.T) {
+	w := newWorld(t, "local")
+	result, err := w.rotator().Rotate(t.Context())
+	if err != nil || !result.Done || result.Gateways != 0 {
+		t.Fatalf("%+v, %v", result, err)
+	}
+	w.checkDone("empty")
+}
+
+// TestInterruptedAnywhere ends a rotation at every single step: each change of a
+// file, each request to the API server before and after it was served, each
+// command in a gateway before and after it worked. It is run again until it is
+// done; at every point all gateways accept each other, and what is enabled then.
+func TestInterruptedAnywhere(t *testing.T) {
+	for _, keep := range []string{"local", "both"} {
+		t.Run(keep, func(t *testing.T) {
+			t.Parallel()
+			for stop := 1; ; stop++ {
+				w := newWorld(t, keep, "shop/web", "ops/db")
+				oldDir := filepath.Join(t.TempDir(), "old")
+				if err := authority.CreateDir(oldDir, w.first); err != nil {
+					t.Fatal(err)
+				}
+				var (
+					mu        sync.Mutex
+					steps     int
+					stoppedAt string
+					dead      bool
+					cancel    context.CancelFunc
+				)
+				w.step = func(what string) error {
+					mu.Lock()
+					defer mu.Unlock()
+					if dead {
+						return errInterrupted
+					}
+					if steps++; steps == stop {
+						stoppedAt, dead = what, true
+						cancel()
+						return errInterrupted
+					}
+					return nil
+				}
+				r := w.rotator()
+				r.Parallel = 1 // so that the number of a step means the same in every run
+				done := false
+				for runs := 1; !done; runs++ {
+					if runs > 3 {
+						t.Fatalf("step %d (%s): no end", stop, stoppedAt)
+					}
+					var ctx context.Context
+					ctx, cancel = context.WithCancel(t.Context())
+					result, err := r.Rotate(ctx)
+					cancel()
+					when := fmt.Sprintf("step %d (%s), run %d", stop, stoppedAt, runs)
+					if err != nil && stoppedAt == "" {
+						t.Fatalf("%s: %v", when, err)
+					}
+					mu.Lock()
+					dead = false
+					mu.Unlock()
+					if err == nil && result.Done {
+						done = true
+					}
+					saved := w.step
+					w.step = func(string) error { return nil }
+					w.check(when)
+					w.checkNew(when, w.dir, false)
+					w.checkNew(when, oldDir, true)
+					rotation, err := authority.OpenRotation(t.Context(), r.Where)
+					if err != nil {
+						t.Fatalf("%s: %v", when, err)
+					}
+					if rotation.Phase() == authority.Idle && rotation.Current().Fingerprint() != w.first.Fingerprint() {
+						done = true // only the last word was lost
+					}
+					w.step = saved
+				}
+				w.step = func(string) error { return nil }
+				w.checkDone(fmt.Sprintf("step %d (%s)", stop, stoppedAt))
+				if stoppedAt == "" {
+					if stop < 60 {
+						t.Errorf("only %d steps", stop)
+					}
+					t.Logf("%d steps", stop-1)
+					return
+				}
+			}
+		})
+	}
+}
+
+// In the middle of each phase a gateway is enabled by somebody with what they
+// loaded right before.
+func TestEnabledMeanwhile(t *testing.T) {
+	for _, at := range []string{"1/4 trust: authority", "1/4 trust: 1 gateway", "2/4", "3/4", "4/4 drop: authority",
+		"trust shop/web done", "renew shop/web done"} {
+		w := newWorld(t, "local", "shop/web")
+		oldDir := filepath.Join(t.TempDir(), "old")
+		if err := authority.CreateDir(oldDir, w.first); err != nil {
+			t.Fatal(err)
+		}
+		load := func() *ca.Authority {
+			a, err := authority.Load(t.Context(), authority.LoadOptions{Client: w.cluster, Dir: oldDir, Getenv: func(string) string { return "" }})
+			if errors.Is(err, authority.ErrForeign) {
+				return nil
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			return a
+		}
+		loaded, added := load(), false
+		if at == "trust shop/web done" {
+			loaded = w.first // from before the roots were published
+		}
+		happened := func(what string) {
+			if !added && strings.HasPrefix(what, at) {
+				added = true
+				w.enable("zoo/late", loaded) // the last one in every list
+			}
+			if added {
+				w.check(at + ", " + what)
+			}
+		}
+		r := w.rotator()
+		r.Parallel = 1
+		w.step = func(what string) error {
+			if strings.HasSuffix(what, "done") && !strings.Contains(what, "pods") {
+				happened(what)
+			}
+			return nil
+		}
+		r.Progress = func(line string) {
+			if now := load(); now != nil && !strings.HasPrefix(at, "trust") {
+				loaded = now
+			}
+			happened(line)
+			if strings.HasPrefix(line, "2/4") && added {
+				w.checkNew(at+", "+line, w.dir, false)
+			}
+		}
+		if _, err := r.Rotate(t.Context()); err != nil || !added {
+			t.Fatalf("%s: added %v, %v", at, added, err)
+		}
+		w.checkDone(at)
+	}
+}
+
+// One that is enabled with an authority from before the rotation, long after, is
+// refused until the next look repairs it.
+func TestLateWithOldTrustIsRepaired(t *testing.T) {
+	w := newWorld(t, "local", "shop/web")
+	r := w.rotator()
+	r.Progress = func(line string) {
+		if strings.HasPrefix(line, "2/4") {
+			w.enable("late/one", w.first)
+		}
+	}
+	if _, err := r.Rotate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.checkDone("late")
+}
+
+func TestBlocked(t *testing.T) {
+	broken := errors.New("error dialing backend: no route to host")
+	always := func(err error) []error {
+		var list []error
+		for range 100 {
+			list = append(list, err)
+		}
+		return list
+	}
+	other, err := ca.New(ca.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name       string
+		spoil      func(*world, *fakeGateway)
+		text, hint string
+	}{
+		{"unreachable", func(_ *world, g *fakeGateway) { g.failures = always(broken) }, "no route", "delete pod/db -n shop"},
+		{"forbidden", func(_ *world, g *fakeGateway) {
+			g.failures = always(api.WithHint(fmt.Errorf("%w: no", remote.ErrForbidden), "ask for a role"))
+		}, "not allowed", "ask for a role"},
+		{"another pod's", func(_ *world, g *fakeGateway) { g.imposter = true }, "another pod", ""},
+		{"keeps what it has", func(_ *world, g *fakeGateway) { g.stubborn = true }, "did not take", ""},
+		{"uncertified", func(_ *world, g *fakeGateway) { g.state, g.chain, g.roots = api.Uncertified, nil, nil }, "being enabled", "delete pod/db"},
+		{"not yet running", func(w *world, g *fakeGateway) {
+			g.failures = always(fmt.Errorf("%w: it waits", remote.ErrNotRunning))
+			w.change(g, func(p *corev1.Pod) { setState(p, corev1.ContainerState{}) })
+		}, "being enabled", ""},
+		{"somebody else's", func(_ *world, g *fakeGateway) {
+			leaf, err := other.Issue(ca.LeafRequest{Identity: g.identity()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			g.chain, g.roots = certificates(leaf.CertPEM), certificates(other.Bundle())
+		}, "another authority", "rotate pod/db -n shop"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, "local", "shop/web", "shop/db")
+			spoiled := w.gateways["shop/db"]
+			c.spoil(w, spoiled)
+			r := w.rotator()
+			r.Timeout = 2 * time.Second
+			result, err := r.Rotate(t.Context())
+			var blocked *BlockedError
+			if !errors.As(err, &blocked) || len(blocked.Gateways) != 1 || !strings.Contains(api.Hint(err), "rotate --ca") {
+				t.Fatalf("%+v, %v; hint %q", result, err, api.Hint(err))
+			}
+			b := blocked.Gateways[0]
+			if b.Namespace != "shop" || b.Pod != "db" || b.Container != "kube-gateway" ||
+				!strings.Contains(b.Err.Error(), c.text) || !strings.Contains(api.Hint(b.Err), c.hint) {
+				t.Errorf("%+v; hint %q", b, api.Hint(b.Err))
+			}
+			if result.Phase != authority.Trusting || len(result.Blocked) != 1 || err.Error() != "1 gateway is in the way of signing with the new authority" {
+				t.Errorf("%+v, %v", result, err)
+			}
+			if c.name == "somebody else's" && (w.did("trust shop/web") || w.did("trust shop/db")) {
+				t.Error("gateways were changed")
+			}
+			// The old authority signs on.
+			if a, err := authority.Load(t.Context(), r.Where.LoadOptions); err != nil || a.Fingerprint() != w.first.Fingerprint() {
+				t.Errorf("%v, %v", a, err)
+			}
+			// Once it is gone, the rotation goes on.
+			delete(w.gateways, "shop/db")
+			if err := w.cluster.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("pods"), "shop", "db"); err != nil {
+				t.Fatal(err)
+			}
+			if result, err := r.Rotate(t.Context()); err != nil || !result.Done {
+				t.Fatalf("%+v, %v", result, err)
+			}
+			w.checkDone(c.name)
+		})
+	}
+}
+
+// Whatever gets in the way after the switch, the old root stays.
+func TestBlockedBeforeTheDrop(t *testing.T) {
+	w := newWorld(t, "local", "shop/web", "shop/db")
+	r := w.rotator()
+	r.Progress = func(line string) {
+		if strings.HasPrefix(line, "2/4") {
+			w.gateways["shop/db"].stubborn = true
+		}
+	}
+	result, err := r.Rotate(t.Context())
+	var blocked *BlockedError
+	if !errors.As(err, &blocked) || result.Phase != authority.Reissuing || !strings.Contains(err.Error(), "dropping the old root, which is in use") {
+		t.Fatalf("%+v, %v", result, err)
+	}
+	w.check("blocked")
+	bundle, err := authority.FetchBundle(t.Context(), w.cluster)
+	if err != nil || !bundle.Holds(w.first) {
+		t.Errorf("%v, %v", bundle, err)
+	}
+	w.gateways["shop/db"].stubborn = false
+	if _, err := r.Rotate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.checkDone("freed")
+}
+
+func TestWhatDoesNotCount(t *testing.T) {
+	for name, spoil := range map[string]func(*world, *fakeGateway){
+		"ended": func(w *world, g *fakeGateway) {
+			w.change(g, func(p *corev1.Pod) {
+				setState(p, corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137}})
+			})
+		},
+		"finished pod": func(w *world, g *fakeGateway) {
+			w.change(g, func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })
+		},
+		"image not found": func(w *world, g *fakeGateway) {
+			w.change(g, func(p *corev1.Pod) {
+				setState(p, corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff"}})
+			})
+		},
+		"draining": func(_ *world, g *fakeGateway) { g.state = api.Draining },
+		"gone since it was listed": func(w *world, g *fakeGateway) {
+			g.failures = []error{fmt.Errorf("%w: db", remote.ErrPodGone), fmt.Errorf("%w: db", remote.ErrPodGone)}
+			w.cluster.PrependReactor("get", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
+				return true, nil, apierrors.NewNotFound(schema.GroupResource{Resource: "pods"}, "db")
+			})
+			w.cluster.PrependReactor("list", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
+				if len(g.failures) > 0 {
+					return false, nil, nil
+				}
+				return true, &corev1.PodList{Items: []corev1.Pod{*w.gateways["shop/web"].pod}}, nil
+			})
+		},
+	} {
+		w := newWorld(t, "local", "shop/web", "shop/db")
+		g := w.gateways["shop/db"]
+		spoil(w, g)
+		result, err := w.rotator().Rotate(t.Context())
+		if err != nil || !result.Done || result.Gateways != 1 {
+			t.Errorf("%s: %+v, %v", name, result, err)
+		}
+		if w.did("trust shop/db") || w.did("renew shop/db") {
+			t.Errorf("%s: it was changed", name)
+		}
+	}
+}
+
+func TestTransientFailures(t *testing.T) {
+	w := newWorld(t, "local", "shop/web")
+	w.gateways["shop/web"].failures = []error{errors.New("unexpected EOF")}
+	if _, err := w.rotator().Rotate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.checkDone("once")
+}
+
+// An expired certificate is no reason to stop: it is renewed on the way.
+func TestExpiredMeanwhile(t *testing.T) {
+	w := newWorld(t, "local", "shop/web")
+	g := w.gateways["shop/web"]
+	leaf, err := w.first.Issue(ca.LeafRequest{Identity: g.identity(), TTL: time.Hour, Now: func() time.Time { return time.Now().Add(-2 * time.Minute) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.chain = certificates(leaf.CertPEM)
+	g.chain[0].NotAfter = time.Now().Add(-time.Second)
+	result, err := w.rotator().Rotate(t.Context())
+	if err != nil || !result.Done {
+		t.Fatalf("%+v, %v", result, err)
+	}
+	w.checkDone("expired")
+}
+
+func TestPlanChangesNothing(t *testing.T) {
+	w := newWorld(t, "local", "shop/web", "shop/db")
+	w.gateways["shop/db"].failures = []error{remote.ErrForbidden}
+	r := w.rotator()
+	w.step = func(what string) error {
+		for _, change := range []string{"create", "update", "delete", "file", "renew", "trust"} {
+			if strings.HasPrefix(what, change) {
+				t.Errorf("it did %s", what)
+			}
+		}
+		return nil
+	}
+	plan, err := r.Plan(t.Context())
+	if err != nil || plan.Phase != authority.Idle || plan.Gateways != 1 || len(plan.Blocked) != 1 || !strings.HasPrefix(plan.Next, "1/4") || plan.Done {
+		t.Errorf("%+v, %v", plan, err)
+	}
+}
+
+func TestForbiddenList(t *testing.T) {
+	w := newWorld(t, "local", "shop/web")
+	w.cluster.PrependReactor("list", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "", errors.New("no role"))
+	})
+	_, err := w.rotator().Rotate(t.Context())
+	if !apierrors.IsForbidden(err) || !strings.Contains(api.Hint(err), "in all namespaces") {
+		t.Errorf("%v; hint %q", err, api.Hint(err))
+	}
+}
+
+func TestAnotherSuccessorMeanwhile(t *testing.T) {
+	w := newWorld(t, "local", "shop/web")
+	w.gateways["shop/web"].stubborn = true
+	r := w.rotator()
+	if _, err := r.Rotate(t.Context()); !errors.As(err, new(*BlockedError)) {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	other, err := authority.Init(t.Context(), authority.InitOptions{Client: newWorld(t, "local").cluster, Dir: dir, Force: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Successor.CertPEM, r.Successor.KeyPEM = readAuthority(t, other.File)
+	if _, err := r.Rotate(t.Context()); !errors.Is(err, authority.ErrExists) || !strings.Contains(api.Hint(err), "--from-cert") {
+		t.Errorf("%v; hint %q", err, api.Hint(err))
+	}
+}

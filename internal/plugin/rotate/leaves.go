@@ -1,0 +1,95 @@
+package rotate
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+)
+
+// Result is the outcome for one pod.
+type Result struct {
+	Pod       *corev1.Pod
+	Container string
+	// OldSerial is that of the certificate before, "" if there was none.
+	OldSerial string
+	// Status is what the gateway says with its new certificate, nil if it failed.
+	Status *api.Status
+	// Warnings are for the user, one line each.
+	Warnings []string
+	// Err is why the certificate was not renewed, or why that is not known. Its
+	// words may be the gateway's: clean them before they reach a terminal.
+	Err error
+}
+
+// Rotator renews the certificates of gateways. It is safe for concurrent use.
+type Rotator struct {
+	Gateways  Gateways
+	Authority Authority
+	// TTL is how long the certificates are valid; ca.DefaultLeafTTL if zero.
+	TTL time.Duration
+	// Parallel and Timeout (of one gateway) are DefaultParallel and
+	// DefaultTimeout if zero.
+	Parallel int
+	Timeout  time.Duration
+}
+
+// RotateAll gives the gateway of every pod a new key and certificate, and calls
+// report with the result of each as it comes; calls do not overlap. One pod's
+// failure is no concern of the others. Results are in the order of pods.
+func (r *Rotator) RotateAll(ctx context.Context, pods []corev1.Pod, report func(Result)) []Result {
+	return parallel.Each(cmp.Or(max(r.Parallel, 0), DefaultParallel), pods, func(pod *corev1.Pod) Result {
+		return r.Rotate(ctx, pod)
+	}, report)
+}
+
+// Rotate is RotateAll for one pod, as it was just read from the cluster.
+func (r *Rotator) Rotate(ctx context.Context, pod *corev1.Pod) Result {
+	result := Result{Pod: pod}
+	current, err := installed.RunningGateway(pod)
+	result.Container = current.Name
+	if err != nil {
+		result.Err = err
+		return result
+	}
+	timeout := cmp.Or(r.Timeout, DefaultTimeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	err = r.rotate(ctx, gateway{pod, current.Name}, &result)
+	switch {
+	case err == nil:
+	case errors.Is(err, context.DeadlineExceeded):
+		result.Err = api.WithHint(fmt.Errorf("no answer within %v, and the certificate may have been renewed", timeout), "'kubectl gateway status' tells; --timeout waits longer")
+	case errors.Is(err, context.Canceled):
+		result.Err = errors.New("interrupted, and the certificate may have been renewed")
+	default:
+		result.Err = err
+	}
+	return result
+}
+
+func (r *Rotator) rotate(ctx context.Context, g gateway, result *Result) error {
+	c := newConversation(r.Gateways)
+	before, err := c.status(ctx, g, 0)
+	if err != nil {
+		return err
+	}
+	if before.State == api.Draining {
+		return errors.New("the gateway is being disabled")
+	}
+	result.OldSerial = before.Cert.Serial
+	if result.Status, err = c.renew(ctx, g, r.Authority, r.TTL); err != nil {
+		return err
+	}
+	if end := result.Status.Cert.NotAfter; r.TTL > 0 && time.Until(end) < r.TTL-time.Minute {
+		result.Warnings = append(result.Warnings, fmt.Sprintf("its certificate ends with the authority's, on %s", end.UTC().Format(time.DateOnly)))
+	}
+	return nil
+}

@@ -1,0 +1,162 @@
+package rotate
+
+import (
+	"bytes"
+	"context"
+	"encoding/pem"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+)
+
+func (g *fakeGateway) identity() identity.ID { return installed.Identity(g.pod, ca.DefaultTrustDomain) }
+
+// readAuthority returns the certificates and the key of an authority's file.
+func readAuthority(t *testing.T, path string) (cert, key []byte) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var certs, keys bytes.Buffer
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		to := map[string]*bytes.Buffer{"CERTIFICATE": &certs, "PRIVATE KEY": &keys}[block.Type]
+		if to != nil {
+			_ = pem.Encode(to, block)
+		}
+	}
+	return certs.Bytes(), keys.Bytes()
+}
+
+func (w *world) pods(names ...string) []corev1.Pod {
+	var pods []corev1.Pod
+	for _, name := range names {
+		pods = append(pods, *w.gateways[name].pod)
+	}
+	return pods
+}
+
+func TestRotateLeaves(t *testing.T) {
+	w := newWorld(t, "local", "shop/web", "ops/db")
+	w.gateways["shop/web"].failures = []error{errors.New("unexpected EOF")}
+	before := map[string]string{"web": w.gateways["shop/web"].status().Cert.Serial, "db": w.gateways["ops/db"].status().Cert.Serial}
+	r := Rotator{Gateways: w, Authority: w.first, TTL: time.Hour}
+	reported := 0
+	for _, result := range r.RotateAll(t.Context(), w.pods("shop/web", "ops/db"), func(Result) { reported++ }) {
+		if result.Err != nil {
+			t.Fatalf("%s: %v", result.Pod.Name, result.Err)
+		}
+		cert := result.Status.Cert
+		if result.OldSerial != before[result.Pod.Name] || cert.Serial == result.OldSerial || cert.Issuer != w.first.Fingerprint() ||
+			time.Until(cert.NotAfter) > time.Hour || result.Container != "kube-gateway" || len(result.Warnings) != 0 {
+			t.Errorf("%+v", result)
+		}
+	}
+	if reported != 2 {
+		t.Errorf("%d reports", reported)
+	}
+	w.check("after")
+}
+
+// One whose certificate ended long ago gets another one, and one without any gets
+// its first.
+func TestRotateExpired(t *testing.T) {
+	w := newWorld(t, "local", "shop/web", "shop/new")
+	g := w.gateways["shop/web"]
+	past := time.Now().Add(-4 * time.Minute)
+	leaf, err := w.first.Issue(ca.LeafRequest{Identity: g.identity(), TTL: time.Minute, Now: func() time.Time { return past }})
+	if err == nil {
+		g.chain = certificates(leaf.CertPEM)
+	} else if !errors.Is(err, ca.ErrExpired) {
+		t.Fatal(err)
+	}
+	g.chain[0].NotAfter = past
+	w.gateways["shop/new"].state, w.gateways["shop/new"].chain = api.Uncertified, nil
+	r := Rotator{Gateways: w, Authority: w.first}
+	for _, result := range r.RotateAll(t.Context(), w.pods("shop/web", "shop/new"), nil) {
+		if result.Err != nil || !result.Status.Cert.NotAfter.After(time.Now()) || (result.OldSerial == "") != (result.Pod.Name == "new") {
+			t.Errorf("%s: %+v", result.Pod.Name, result)
+		}
+	}
+}
+
+func TestRotateFails(t *testing.T) {
+	w := newWorld(t, "local", "shop/none", "shop/dead", "shop/imposter", "shop/stubborn", "shop/leaving", "shop/nowhere", "shop/good")
+	w.gateways["shop/none"].pod.Spec.EphemeralContainers = nil
+	setState(w.gateways["shop/dead"].pod, corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}})
+	w.gateways["shop/imposter"].imposter = true
+	w.gateways["shop/stubborn"].stubborn = true
+	w.gateways["shop/leaving"].state = api.Draining
+	w.gateways["shop/nowhere"].pod.Status.PodIPs = nil
+	r := Rotator{Gateways: w, Authority: w.first}
+	want := map[string]string{
+		"none": "has no gateway", "dead": "does not run", "imposter": "another pod", "stubborn": "not the one that was made",
+		"leaving": "being disabled", "nowhere": "no address", "good": "",
+	}
+	for _, result := range r.RotateAll(t.Context(), w.pods("shop/none", "shop/dead", "shop/imposter", "shop/stubborn", "shop/leaving", "shop/nowhere", "shop/good"), nil) {
+		text := want[result.Pod.Name]
+		if (result.Err == nil) != (text == "") || result.Err != nil && (!strings.Contains(result.Err.Error(), text) || result.Status != nil) {
+			t.Errorf("%s: %+v", result.Pod.Name, result)
+		}
+	}
+	if w.did("renew shop/imposter") {
+		t.Error("a certificate was made for the imposter")
+	}
+	if hint := api.Hint(r.Rotate(t.Context(), w.gateways["shop/none"].pod).Err); !strings.Contains(hint, "enable pod/none -n shop") {
+		t.Errorf("hint %q", hint)
+	}
+}
+
+// Signing fails for a reason of its own, and asking again would not help.
+func TestRotateNotSigned(t *testing.T) {
+	w := newWorld(t, "local", "shop/web")
+	w.gateways["shop/web"].pod.Spec.ServiceAccountName = "/"
+	r := Rotator{Gateways: w, Authority: w.first}
+	result := r.Rotate(t.Context(), w.gateways["shop/web"].pod)
+	renewals := 0
+	for _, what := range w.asked {
+		if what == "renew shop/web" {
+			renewals++
+		}
+	}
+	if !errors.Is(result.Err, errNotSigned) || renewals != 1 {
+		t.Errorf("%v after %d attempts", result.Err, renewals)
+	}
+}
+
+func TestRotateInTime(t *testing.T) {
+	w := newWorld(t, "local", "shop/web")
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	r := Rotator{Gateways: w, Authority: w.first}
+	if result := r.Rotate(ended, w.gateways["shop/web"].pod); result.Err == nil || !strings.Contains(result.Err.Error(), "interrupted") {
+		t.Errorf("%v", result.Err)
+	}
+	w.step = func(string) error { return context.DeadlineExceeded }
+	result := r.Rotate(t.Context(), w.gateways["shop/web"].pod)
+	if result.Err == nil || !strings.Contains(result.Err.Error(), "no answer within 30s") || api.Hint(result.Err) == "" {
+		t.Errorf("%v", result.Err)
+	}
+}
+
+func TestRotateNearTheAuthoritysEnd(t *testing.T) {
+	a, err := ca.New(ca.Options{TTL: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, "local", "shop/web")
+	r := Rotator{Gateways: w, Authority: a, TTL: 24 * time.Hour}
+	result := r.Rotate(t.Context(), w.gateways["shop/web"].pod)
+	if result.Err != nil || len(result.Warnings) != 1 || !strings.Contains(result.Warnings[0], "authority's") {
+		t.Errorf("%+v", result)
+	}
+}

@@ -1,0 +1,165 @@
+package status
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+)
+
+const (
+	// DefaultParallel bounds how many gateways are asked at a time. Each costs
+	// the API server and a kubelet one stream.
+	DefaultParallel = 32
+	// DefaultTimeout bounds how long one gateway may take to answer.
+	DefaultTimeout = 10 * time.Second
+)
+
+// Asker asks one gateway how it is. The Client of package remote does.
+type Asker interface {
+	Status(ctx context.Context, namespace, pod, container string, wait time.Duration) (*api.Status, error)
+}
+
+// Collector asks the gateways of pods.
+type Collector struct {
+	Asker Asker
+	// Parallel and Timeout are as DefaultParallel and DefaultTimeout, which
+	// they become if zero.
+	Parallel int
+	Timeout  time.Duration
+	// Explain returns the words for an error and what to do about it, "" if that is
+	// not known. If nil, an error is told in its own words, with the hint it carries.
+	Explain func(error) (text, hint string)
+	// Now is the present time, which certificates are judged by.
+	Now func() time.Time
+}
+
+// Collect returns the status of every pod's newest gateway, in the order of
+// pods. What cannot be found out about one pod is told in its item. The error
+// is that of ctx.
+func (c *Collector) Collect(ctx context.Context, pods []corev1.Pod) (*List, error) {
+	list := &List{Kind: Kind, APIVersion: APIVersion}
+	list.Items = parallel.Each(cmp.Or(c.Parallel, DefaultParallel), pods, func(pod *corev1.Pod) Item { return c.item(ctx, pod) }, nil)
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("asking the gateways: %w", err)
+	}
+	return list, nil
+}
+
+func (c *Collector) item(ctx context.Context, pod *corev1.Pod) Item {
+	item := Item{Namespace: pod.Namespace, Pod: pod.Name, Node: pod.Spec.NodeName, PodIPs: installed.PodIPs(pod), State: NotEnabled}
+	gateway, ok := installed.Current(pod)
+	if !ok {
+		return item
+	}
+	item.Container = containerOf(gateway)
+	// A configuration that cannot be read is the gateway's to complain about.
+	if config, err := installed.ConfigOf(pod, gateway.Name); err == nil {
+		item.Mode, item.OnFailure = config.Mode, config.OnFailure
+		item.moved = moved(pod, gateway, config)
+	}
+	switch {
+	case gateway.Disabled():
+		// What it did is over.
+		item.State, item.Mode, item.OnFailure = Disabled, "", ""
+	case gateway.Phase == installed.Terminated && gateway.ExitCode == 0:
+		item.State = Stopped
+	case gateway.Phase == installed.Terminated:
+		item.State = Crashed
+	case gateway.Phase == installed.Running:
+		c.ask(ctx, pod, &item)
+	default:
+		item.State = Waiting
+	}
+	item.judge(c.Now())
+	return item
+}
+
+func (c *Collector) ask(ctx context.Context, pod *corev1.Pod, item *Item) {
+	timeout := cmp.Or(c.Timeout, DefaultTimeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	asked := c.Now()
+	answer, err := c.Asker.Status(ctx, item.Namespace, item.Pod, item.Container.Name, 0)
+	if answer != nil {
+		if err = check(answer, pod); err == nil {
+			item.State, item.Status = State(answer.State), answer
+			item.skew = skew(answer.Time, asked, c.Now())
+			item.Mode, item.OnFailure = cmp.Or(answer.Mode, item.Mode), cmp.Or(answer.OnFailure, item.OnFailure)
+			return
+		}
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		err = fmt.Errorf("no answer within %v", timeout)
+	case err == nil:
+		err = errors.New("it did not answer")
+	}
+	item.State, item.Error, item.hint = NotAnswering, err.Error(), api.Hint(err)
+	if c.Explain != nil {
+		item.Error, item.hint = c.Explain(err)
+	}
+}
+
+// check refuses what a gateway cannot say: whoever took one over could
+// otherwise speak for other pods, or claim states that are the plugin's to find.
+func check(answer *api.Status, pod *corev1.Pod) error {
+	if answer.Pod.UID != string(pod.UID) {
+		return errors.New("it answers for another pod")
+	}
+	switch answer.State {
+	case api.Starting, api.Uncertified, api.Ready, api.Degraded, api.Draining:
+		return nil
+	}
+	return api.WithHint(fmt.Errorf("it reports the unknown state %.40q", answer.State),
+		"use the plugin and the gateway image of one release")
+}
+
+// skew returns how far a clock is ahead that showed shown at some time between from and
+// to: the least that is possible, and 0 of a gateway that does not tell.
+func skew(shown, from, to time.Time) time.Duration {
+	switch {
+	case shown.IsZero():
+	case shown.Before(from):
+		return shown.Sub(from)
+	case shown.After(to):
+		return shown.Sub(to)
+	}
+	return 0
+}
+
+// moved says what shows that pod was given a new sandbox after its gateway was made, as
+// happens when a node starts again.
+func moved(pod *corev1.Pod, gateway installed.Gateway, config *api.Config) string {
+	if installed.OtherAddresses(pod, config) {
+		return "the pod has other addresses than its gateway was made for"
+	}
+	if gateway.Phase != installed.Terminated || gateway.StartedAt.IsZero() {
+		return ""
+	}
+	for _, c := range pod.Status.Conditions {
+		// The kubelet sets it when the sandbox and its network are there.
+		if c.Type == corev1.PodReadyToStartContainers && c.Status == corev1.ConditionTrue && c.LastTransitionTime.After(gateway.StartedAt) {
+			return "the pod has a new sandbox"
+		}
+	}
+	return ""
+}
+
+func containerOf(g installed.Gateway) *Container {
+	container := &Container{Name: g.Name, Image: g.Image, Reason: g.Reason, Message: g.Message}
+	if !g.StartedAt.IsZero() {
+		container.StartedAt = &g.StartedAt
+	}
+	if g.Phase == installed.Terminated {
+		container.ExitCode, container.FinishedAt = &g.ExitCode, &g.FinishedAt
+	}
+	return container
+}

@@ -1,0 +1,205 @@
+package status
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/duration"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+// A certificate is near its expiry when less than this part of its lifetime is
+// left. Renewal at two thirds is the custom of certificate managers.
+const nearExpiry = 3
+
+// maxSkew is how far clocks may differ without harm: certificates are valid from that
+// long before they are issued.
+const maxSkew = 5 * time.Minute
+
+// judge notes what is wrong with the gateway of i at the time now.
+func (i *Item) judge(now time.Time) {
+	enable := fmt.Sprintf("kubectl gateway enable pod/%s -n %s", i.Pod, i.Namespace)
+	if i.moved != "" && i.State != Disabled {
+		i.judgeMoved(now, enable)
+	}
+	switch i.State {
+	case Crashed, Stopped:
+		if i.moved != "" {
+			break
+		}
+		text := "the gateway has stopped"
+		if i.State == Crashed {
+			text = fmt.Sprintf("the gateway crashed with exit code %d", *i.Container.ExitCode)
+		}
+		text += i.ago(now)
+		if words := i.Container.lastWords(); words != "" {
+			text += ": " + words
+		}
+		i.problem(Critical, text+consequence(i.OnFailure), enable)
+	case NotAnswering:
+		hint := i.hint
+		if hint == "" {
+			hint = fmt.Sprintf("kubectl logs %s -n %s -c %s", i.Pod, i.Namespace, i.Container.Name)
+		}
+		i.problem(Critical, "the gateway does not answer: "+i.Error, hint)
+	case Degraded:
+		text := "the gateway is degraded"
+		if i.Status.Reason != "" {
+			text += ": " + i.Status.Reason
+		}
+		i.problem(Critical, text, fmt.Sprintf("kubectl logs %s -n %s -c %s", i.Pod, i.Namespace, i.Container.Name))
+	case Waiting:
+		if i.moved == "" {
+			i.judgeWaiting(enable)
+		}
+	case Uncertified:
+		i.problem(Warning, "the gateway has no certificate yet, and encrypts nothing", enable)
+	case Draining:
+		i.problem(Note, "the gateway is being disabled: the pod's new connections are plaintext", "")
+	case Disabled:
+		i.problem(Note, "the gateway was disabled"+i.ago(now)+"; its container stays in the pod's list", "")
+	}
+	if i.Status != nil {
+		i.judgeCertificate(now, fmt.Sprintf("kubectl gateway rotate pod/%s -n %s", i.Pod, i.Namespace))
+		i.judgeClock()
+		i.judgeExisting(enable)
+		i.judgeFeatures()
+	}
+}
+
+// ago says how long ago the container of i has ended.
+func (i *Item) ago(now time.Time) string {
+	if finished := *i.Container.FinishedAt; !finished.IsZero() {
+		return " " + duration.HumanDuration(now.Sub(finished)) + " ago"
+	}
+	return ""
+}
+
+// judgeMoved is about a gateway that was not made for the pod's present sandbox. How
+// it ended, and what its on-failure says, counts no more once the node started again.
+func (i *Item) judgeMoved(now time.Time, enable string) {
+	switch i.State {
+	case Crashed, Stopped:
+		i.problem(Critical, "the gateway has ended"+i.ago(now)+", and "+i.moved+": the pod's new connections may be plaintext", enable)
+	case Waiting:
+		i.problem(Critical, i.moved+", and none works: the pod's new connections may be plaintext", enable)
+	default:
+		i.problem(Critical, i.moved+": peers refuse its certificate",
+			fmt.Sprintf("'kubectl gateway disable pod/%s -n %s', then enable it again", i.Pod, i.Namespace))
+	}
+}
+
+// judgeClock compares the gateway's clock with this machine's, by which it signs.
+func (i *Item) judgeClock() {
+	direction := "ahead of"
+	if i.skew < 0 {
+		direction = "behind"
+	}
+	if i.skew.Abs() > maxSkew {
+		i.problem(Warning, fmt.Sprintf("the clock of node %s is %s %s that of this machine", i.Node, duration.HumanDuration(i.skew.Abs()), direction),
+			"set both clocks: certificates may be refused as expired or not valid yet")
+	}
+}
+
+// judgeExisting notes the connections that are no gateway's, most of which are older
+// than this one.
+func (i *Item) judgeExisting(enable string) {
+	e := i.Status.Existing
+	if e == nil || e.Outbound+e.Inbound <= 0 {
+		return
+	}
+	i.problem(Warning, fmt.Sprintf("not encrypted: open connections beside the gateway, most from before it (%d outbound, %d inbound)", e.Outbound, e.Inbound),
+		enable+" --existing=reset")
+}
+
+// judgeFeatures notes what a gateway that works cannot do, and what it sees but
+// does not encrypt.
+func (i *Item) judgeFeatures() {
+	for _, missing := range i.Status.Missing {
+		i.problem(Warning, "the gateway works without "+oneLine(missing), "a newer kernel of the node may have what is missing")
+	}
+	switch c := i.Status.Capture; {
+	case c.UDP == 0:
+	case c.UDP == c.UDPRefused:
+		i.problem(Note, fmt.Sprintf("UDP to captured ranges was refused (seen %d times)", c.UDP), "")
+	default:
+		hint := "gateways encrypt TCP alone; 'enable --mode=strict --block-udp' refuses UDP"
+		if i.Status.Mode != api.Strict && c.BlockUDP {
+			hint = "gateways encrypt TCP alone; in strict mode this one refuses UDP"
+		}
+		i.problem(Note, fmt.Sprintf("not encrypted: UDP to captured ranges (seen %d times)", c.UDP-c.UDPRefused), hint)
+	}
+}
+
+// judgeWaiting tells a container that is about to start from one that has a
+// reason not to.
+func (i *Item) judgeWaiting(enable string) {
+	reason := i.Container.Reason
+	switch reason {
+	case "", "ContainerCreating", "PodInitializing":
+		return
+	}
+	text := "the gateway's container does not start: " + reason
+	if words := i.Container.lastWords(); words != "" {
+		text += ": " + words
+	}
+	hint := fmt.Sprintf("kubectl describe pod %s -n %s", i.Pod, i.Namespace)
+	if reason == "CreateContainerConfigError" && strings.Contains(i.Container.Message, "not found") {
+		text += "; the kubelet tries to start it again, as in a new sandbox, and its Secret is there for the first start alone"
+		hint = enable
+	}
+	i.problem(Critical, text, hint)
+}
+
+// judgeCertificate is given what to do about a certificate that ends.
+func (i *Item) judgeCertificate(now time.Time, rotate string) {
+	from, to := i.Status.Cert.NotBefore, i.Status.Cert.NotAfter
+	left := to.Sub(now)
+	severity, text, hint := Critical, "", rotate
+	switch {
+	case to.IsZero():
+		return
+	case left <= 0:
+		text = "the certificate expired " + duration.HumanDuration(-left) + " ago: peers refuse it"
+	case now.Before(from):
+		text = "the certificate is not valid before " + duration.HumanDuration(from.Sub(now)) + " from now"
+		hint = "compare the clock of this machine with those of the nodes"
+	case left < to.Sub(from)/nearExpiry:
+		severity, text = Warning, "the certificate expires in "+duration.HumanDuration(left)
+	default:
+		return
+	}
+	i.problem(severity, text, hint)
+	i.Problems[len(i.Problems)-1].certificate = true
+}
+
+func (i *Item) problem(severity Severity, text, hint string) {
+	i.Problems = append(i.Problems, Problem{Severity: severity, Text: text, Hint: hint})
+}
+
+// consequence says what the end of a gateway means for the pod's traffic.
+func consequence(onFailure api.OnFailure) string {
+	switch onFailure {
+	case api.FailOpen:
+		return "; on-failure is open: the pod's new connections are plaintext"
+	case api.FailClosed:
+		return "; on-failure is closed: the pod's new connections to captured ranges fail"
+	}
+	return ""
+}
+
+// lastWords returns the container's message in one line, or else the reason for
+// its end if that says more than "Error".
+func (c *Container) lastWords() string {
+	words := oneLine(c.Message)
+	if words == "" && c.ExitCode != nil && c.Reason != "Error" && c.Reason != "Completed" {
+		words = c.Reason
+	}
+	return words
+}
+
+func oneLine(text string) string {
+	return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}

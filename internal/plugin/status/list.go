@@ -1,0 +1,135 @@
+package status
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+// Kind and APIVersion of a List. Fields are only ever added under one version.
+const (
+	Kind       = "GatewayStatusList"
+	APIVersion = "kubectl-gateway.github.io/v1alpha1"
+)
+
+// List is what status prints with -o json and -o yaml.
+type List struct {
+	Kind       string `json:"kind"`
+	APIVersion string `json:"apiVersion"`
+	Items      []Item `json:"items"`
+}
+
+// State sums up one pod's gateway in a word or two.
+type State string
+
+// The states of gateways that answer are the gateways' own: see api.State. The
+// others are the plugin's.
+const (
+	// NotEnabled is a pod that never had a gateway.
+	NotEnabled State = "not enabled"
+	// Waiting is a gateway whose container has not started.
+	Waiting State = "waiting"
+	// NotAnswering is a gateway whose container runs, but that could not be
+	// asked: Error says why.
+	NotAnswering State = "not answering"
+	// Crashed is a gateway that has ended with an exit code other than 0.
+	Crashed State = "crashed"
+	// Stopped is a gateway that has ended with exit code 0, and was not disabled.
+	Stopped State = "stopped"
+	// Disabled is a gateway that was disabled and has left nothing behind. Its
+	// container stays in the pod's list.
+	Disabled State = "disabled"
+
+	Starting    = State(api.Starting)
+	Uncertified = State(api.Uncertified)
+	Ready       = State(api.Ready)
+	Degraded    = State(api.Degraded)
+	Draining    = State(api.Draining)
+)
+
+// Item is the status of one pod's newest gateway.
+type Item struct {
+	Namespace string       `json:"namespace"`
+	Pod       string       `json:"pod"`
+	Node      string       `json:"node,omitempty"`
+	PodIPs    []netip.Addr `json:"podIPs,omitempty"`
+	State     State        `json:"state"`
+	// Mode and OnFailure are also known of a gateway that does not answer.
+	Mode      api.Mode      `json:"mode,omitempty"`
+	OnFailure api.OnFailure `json:"onFailure,omitempty"`
+	// Container is nil if the pod is not enabled.
+	Container *Container `json:"container,omitempty"`
+	// Status is what the gateway says itself, nil if it was not asked or did
+	// not answer.
+	Status *api.Status `json:"status,omitempty"`
+	// Error says why the gateway could not be asked.
+	Error string `json:"error,omitempty"`
+	// Problems are what somebody should look at, the worst first.
+	Problems []Problem `json:"problems,omitempty"`
+	// hint is the advice that came with Error.
+	hint string
+	// skew is how far the gateway's clock is ahead of this machine's, at least.
+	skew time.Duration
+	// moved is what shows that the pod has another sandbox than the gateway was made
+	// in, with other addresses or without; empty if nothing does.
+	moved string
+}
+
+// Unread reports whether l lacks the status of a gateway that should have
+// answered.
+func (l *List) Unread() bool {
+	return slices.ContainsFunc(l.Items, func(i Item) bool { return i.State == NotAnswering })
+}
+
+// Expiring returns the items whose certificates end within so long from now, or have
+// ended. A gateway that is being disabled needs none any more.
+func (l *List) Expiring(within time.Duration, now time.Time) []*Item {
+	var found []*Item
+	for n := range l.Items {
+		i := &l.Items[n]
+		if i.Status == nil || i.State == Draining || i.Status.Cert.NotAfter.IsZero() {
+			continue
+		}
+		if i.Status.Cert.NotAfter.Sub(now) <= within {
+			found = append(found, i)
+		}
+	}
+	return found
+}
+
+// Container is the gateway's container as the kubelet reports it.
+type Container struct {
+	Name  string `json:"name"`
+	Image string `json:"image"`
+	// Reason and Message are the kubelet's words; Message is the gateway's own
+	// last words if it left any.
+	Reason     string     `json:"reason,omitempty"`
+	Message    string     `json:"message,omitempty"`
+	ExitCode   *int32     `json:"exitCode,omitempty"`
+	StartedAt  *time.Time `json:"startedAt,omitempty"`
+	FinishedAt *time.Time `json:"finishedAt,omitempty"`
+}
+
+// Severity says how urgent a problem is.
+type Severity string
+
+const (
+	// Note is nothing wrong with the gateway, but worth to know.
+	Note Severity = "note"
+	// Warning is a problem to come, or something that is missing.
+	Warning Severity = "warning"
+	// Critical is a problem now.
+	Critical Severity = "critical"
+)
+
+// Problem is something that is wrong with a gateway.
+type Problem struct {
+	Severity Severity `json:"severity"`
+	// Text is one sentence, Hint what to do about it.
+	Text string `json:"text"`
+	Hint string `json:"hint,omitempty"`
+	// certificate says that the problem is the certificate's, not the gateway's.
+	certificate bool
+}

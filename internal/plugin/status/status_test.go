@@ -1,0 +1,321 @@
+package status
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/muesli/termenv"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
+)
+
+var now = time.Date(2030, 5, 1, 12, 0, 0, 0, time.UTC)
+
+func clock() time.Time { return now }
+
+// asker answers for pods by name.
+type asker map[string]func(context.Context) (*api.Status, error)
+
+func (a asker) Status(ctx context.Context, namespace, pod, container string, wait time.Duration) (*api.Status, error) {
+	answer, ok := a[pod]
+	if !ok {
+		return nil, fmt.Errorf("nobody expected that %s/%s is asked in %s", namespace, pod, container)
+	}
+	return answer(ctx)
+}
+
+func says(status *api.Status, err error) func(context.Context) (*api.Status, error) {
+	return func(context.Context) (*api.Status, error) { return status, err }
+}
+
+// pod returns a pod with a gateway in the given state, or without if it is nil.
+func pod(name, mode, onFailure string, state *corev1.ContainerState) corev1.Pod {
+	p := corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "demo", Name: name, UID: types.UID("uid-" + name)},
+		Spec:       corev1.PodSpec{NodeName: "node-1"},
+		Status:     corev1.PodStatus{PodIPs: []corev1.PodIP{{IP: "10.0.1.7"}, {IP: "fd00::7"}}},
+	}
+	if state == nil {
+		return p
+	}
+	config := fmt.Sprintf(`{"version":1,"pod":{"namespace":"demo","name":%q,"uid":"uid-%s","serviceAccount":"default"},
+		"podIPs":["10.0.1.7","fd00::7"],"trustDomain":"td","mode":%q,"onFailure":%q,"capture":["10.0.0.0/8"]}`, name, name, mode, onFailure)
+	p.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
+		Name: "kube-gateway", Image: "gateway:v1", Env: []corev1.EnvVar{{Name: api.EnvConfig, Value: config}}}}}
+	p.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{{Name: "kube-gateway", State: *state}}
+	return p
+}
+
+func running() *corev1.ContainerState {
+	return &corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(now.Add(-time.Hour))}}
+}
+
+func ended(code int32, reason, message string) *corev1.ContainerState {
+	return &corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: code, Reason: reason, Message: message,
+		StartedAt: metav1.NewTime(now.Add(-time.Hour)), FinishedAt: metav1.NewTime(now.Add(-5 * time.Minute))}}
+}
+
+func waiting(reason, message string) *corev1.ContainerState {
+	return &corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}}
+}
+
+// sandboxSince is what the kubelet says of a pod whose sandbox is there.
+func sandboxSince(t time.Time) []corev1.PodCondition {
+	return []corev1.PodCondition{{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(t)}}
+}
+
+func answer(name string, state api.State, expiresIn time.Duration) *api.Status {
+	return &api.Status{Version: "v1.2.3", State: state, Pod: api.PodRef{Namespace: "demo", Name: name, UID: "uid-" + name},
+		Mode: api.Strict, OnFailure: api.FailClosed, Identity: "spiffe://td/ns/demo/sa/default",
+		Cert: api.Certificate{NotBefore: now.Add(-8 * time.Hour), NotAfter: now.Add(expiresIn)},
+		Traffic: api.Traffic{
+			Outbound: api.Direction{Encrypted: 100, Plaintext: 2, Refused: 3, Sent: 2048, Received: 1 << 20},
+			Inbound:  api.Direction{Encrypted: 23, Plaintext: 1, Refused: 1, Sent: 0, Received: 512}},
+		Capture: api.Capture{ServicePassed: 7, ServiceRefused: 8}}
+}
+
+// example has a pod for every state.
+func example() (asker, []corev1.Pod) {
+	degraded := answer("degraded", api.Degraded, 16*time.Hour)
+	inband := answer("inband", api.Ready, 16*time.Hour)
+	inband.Wire, inband.Allow = api.WireAuto, []string{"ns/prod/sa/*", "ns/ops/sa/backup"}
+	inband.Traffic.Outbound.Inband, inband.Traffic.Outbound.OptionLost, inband.Traffic.Inbound.Inband = 40, 2, 3
+	inband.Traffic.Inbound.NotAllowed = 5
+	inband.Capture = api.Capture{UDP: 9, PlaintextRefused: 6, PlaintextAllowed: 11}
+	blocked := answer("blocked", api.Ready, 16*time.Hour)
+	blocked.Wire, blocked.Capture = api.WireInband, api.Capture{UDP: 4, UDPRefused: 4, BlockUDP: true}
+	lacking := answer("lacking", api.Ready, 16*time.Hour)
+	lacking.Mode, lacking.Missing = api.Permissive, []string{"in-band wire: the kernel has no helper\x1b[2J\nFnSkAssign"}
+	lacking.Capture = api.Capture{UDP: 4, UDPRefused: 1, BlockUDP: true}
+	existing := answer("existing", api.Ready, 16*time.Hour)
+	existing.Existing = &api.ExistingConnections{Outbound: 3, Inbound: 2, Reset: 7}
+	clean := answer("clean", api.Ready, 16*time.Hour)
+	clean.Existing, clean.Time = &api.ExistingConnections{Reset: 7}, now.Add(-5*time.Minute)
+	ahead, behind := answer("ahead", api.Ready, 16*time.Hour), answer("behind", api.Ready, 16*time.Hour)
+	ahead.Time, behind.Time = now.Add(12*time.Minute), now.Add(-6*time.Minute)
+	moved := pod("moved", "strict", "closed", running())
+	moved.Status.PodIPs[0].IP = "10.0.1.8"
+	gained := pod("gained", "strict", "closed", running())
+	gained.Status.PodIPs = append(gained.Status.PodIPs, corev1.PodIP{IP: "fd00::8"})
+	rebooted, killed := pod("rebooted", "strict", "closed", ended(255, "Unknown", "")), pod("killed", "strict", "closed", ended(137, "Error", ""))
+	rebooted.Status.Conditions = sandboxSince(now.Add(-time.Minute))
+	killed.Status.Conditions = sandboxSince(now.Add(-2 * time.Hour))
+	again := pod("again", "strict", "closed", waiting("ContainerCreating", ""))
+	again.Status.PodIPs = again.Status.PodIPs[:1]
+	degraded.Reason, degraded.Worker.Restarts = "the worker ended with signal: killed", 4
+	return asker{
+			"ready":    says(answer("ready", api.Ready, 16*time.Hour), nil),
+			"near":     says(answer("near", api.Ready, 2*time.Hour), nil),
+			"expired":  says(answer("expired", api.Ready, -30*time.Minute), nil),
+			"early":    says(&api.Status{State: api.Starting, Pod: api.PodRef{UID: "uid-early"}, Cert: api.Certificate{NotBefore: now.Add(time.Hour), NotAfter: now.Add(30 * time.Hour)}}, nil),
+			"degraded": says(degraded, nil),
+			"inband":   says(inband, nil),
+			"blocked":  says(blocked, nil),
+			"lacking":  says(lacking, nil),
+			"silent":   says(nil, api.WithHint(errors.New("not allowed to run commands in the pod"), "ask for a role")),
+			"imposter": says(answer("ready", api.Ready, time.Hour), nil),
+			"liar":     says(&api.Status{State: "crashed", Pod: api.PodRef{UID: "uid-liar"}}, nil),
+			"odd":      says(&api.Status{State: "odd\x1b[2J", Pod: api.PodRef{UID: "uid-odd"}}, nil),
+			"escapes": says(&api.Status{State: api.Ready, Identity: "spiffe://\x1b]0;x\a\nready", Pod: api.PodRef{UID: "uid-escapes"},
+				Mode: "strict\r", Version: "\u202ev1"}, nil),
+			"existing": says(existing, nil),
+			"clean":    says(clean, nil),
+			"ahead":    says(ahead, nil),
+			"behind":   says(behind, nil),
+			"new":      says(&api.Status{State: api.Uncertified, Pod: api.PodRef{UID: "uid-new"}}, nil),
+			"draining": says(answer("draining", api.Draining, 16*time.Hour), nil),
+			"gained":   says(answer("gained", api.Ready, 16*time.Hour), nil),
+			"moved":    says(answer("moved", api.Ready, 16*time.Hour), nil),
+		}, []corev1.Pod{
+			pod("ready", "strict", "closed", running()),
+			pod("near", "strict", "closed", running()),
+			pod("expired", "strict", "closed", running()),
+			pod("early", "strict", "closed", running()),
+			pod("degraded", "strict", "closed", running()),
+			pod("inband", "strict", "closed", running()),
+			pod("blocked", "strict", "closed", running()),
+			pod("lacking", "permissive", "open", running()),
+			pod("silent", "permissive", "open", running()),
+			pod("imposter", "permissive", "open", running()),
+			pod("liar", "permissive", "open", running()),
+			pod("odd", "permissive", "open", running()),
+			pod("escapes", "strict", "closed", running()),
+			pod("crashed-open", "permissive", "open", ended(2, "Error", "cannot find the pod's cgroup\nhint: use cgroup v2\x1b[2J\n")),
+			pod("crashed-closed", "strict", "closed", ended(137, "OOMKilled", "")),
+			pod("stopped", "permissive", "open", ended(0, "Completed", "")),
+			pod("creating", "permissive", "open", waiting("ContainerCreating", "")),
+			pod("no-image", "permissive", "open", waiting("ImagePullBackOff", "Back-off pulling image")),
+			pod("bystander", "", "", nil),
+			pod("existing", "strict", "closed", running()),
+			pod("clean", "strict", "closed", running()),
+			pod("ahead", "strict", "closed", running()),
+			pod("behind", "strict", "closed", running()),
+			pod("new", "strict", "closed", running()),
+			pod("draining", "strict", "closed", running()),
+			pod("disabled", "strict", "closed", ended(0, "Completed", api.DisabledMessage+"\n")),
+			moved, gained, rebooted, killed, again,
+			pod("no-secret", "strict", "closed", waiting("CreateContainerConfigError", `secret "web-kube-gateway" not found`)),
+		}
+}
+
+func collect(t *testing.T) *List {
+	t.Helper()
+	asker, pods := example()
+	list, err := (&Collector{Asker: asker, Now: clock}).Collect(t.Context(), pods)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+func TestTables(t *testing.T) {
+	list := collect(t)
+	for _, c := range []struct {
+		file    string
+		profile termenv.Profile
+		options TableOptions
+	}{
+		{"plain.txt", termenv.Ascii, TableOptions{Now: now}},
+		{"wide.txt", termenv.Ascii, TableOptions{Now: now, Wide: true, Namespace: true}},
+		{"colour.txt", termenv.ANSI, TableOptions{Now: now}},
+	} {
+		var out bytes.Buffer
+		style := terminal.New(&out, true, c.profile)
+		if err := list.Table(&out, style, c.options); err != nil {
+			t.Fatal(err)
+		}
+		if err := list.Advice(&out, style); err != nil {
+			t.Fatal(err)
+		}
+		bare := regexp.MustCompile(`\x1b\[[0-9;]*m`).ReplaceAllString(out.String(), "")
+		if strings.ContainsAny(bare, "\x1b\a\r\u202e") {
+			t.Errorf("%s: something harmful is left in %q", c.file, bare)
+		}
+		golden.Check(t, c.file, out.String())
+	}
+}
+
+func TestNothingToAdvise(t *testing.T) {
+	list, err := (&Collector{Asker: asker{"ready": says(answer("ready", api.Ready, 16*time.Hour), nil)}, Now: clock}).
+		Collect(t.Context(), []corev1.Pod{pod("ready", "strict", "closed", running())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := list.Advice(&out, terminal.New(&out, false, termenv.Ascii)); err != nil || out.Len() > 0 {
+		t.Errorf("got %q, %v", out.String(), err)
+	}
+	if list.Unread() {
+		t.Error("a gateway that answered counts as unread")
+	}
+}
+
+func TestJSONForm(t *testing.T) {
+	list := collect(t)
+	text, err := json.MarshalIndent(list, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden.Check(t, "list.json", string(text)+"\n")
+	if !list.Unread() {
+		t.Error("a gateway that did not answer is not counted as unread")
+	}
+}
+
+func TestGatewayIsAskedWithinTheTimeout(t *testing.T) {
+	silent := asker{"web": func(ctx context.Context) (*api.Status, error) {
+		<-ctx.Done()
+		return nil, fmt.Errorf("running: %w", context.Cause(ctx))
+	}}
+	list, err := (&Collector{Asker: silent, Timeout: time.Millisecond, Now: clock}).
+		Collect(t.Context(), []corev1.Pod{pod("web", "strict", "closed", running())})
+	if err != nil || list.Items[0].State != NotAnswering || list.Items[0].Error != "no answer within 1ms" {
+		t.Errorf("got %+v, %v", list, err)
+	}
+}
+
+func TestCollectEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	silent := asker{"web": func(ctx context.Context) (*api.Status, error) {
+		cancel()
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}}
+	_, err := (&Collector{Asker: silent, Now: clock}).Collect(ctx, []corev1.Pod{pod("web", "strict", "closed", running())})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestGatewaysAreAskedInParallelWithinTheBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const bound, total = 4, 10
+		var asked atomic.Int32
+		release := make(chan struct{})
+		all := asker{}
+		var pods []corev1.Pod
+		for i := range total {
+			name := fmt.Sprintf("web-%02d", i)
+			pods = append(pods, pod(name, "strict", "closed", running()))
+			all[name] = func(context.Context) (*api.Status, error) {
+				asked.Add(1)
+				<-release
+				return answer(name, api.Ready, time.Hour), nil
+			}
+		}
+		var list *List
+		var err error
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			list, err = (&Collector{Asker: all, Parallel: bound, Timeout: time.Minute, Now: clock}).Collect(t.Context(), pods)
+		}()
+		// Nothing moves any more once as many as may are being asked.
+		synctest.Wait()
+		if n := asked.Load(); n != bound {
+			t.Errorf("%d are asked at a time, want %d", n, bound)
+		}
+		close(release)
+		<-done
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, item := range list.Items {
+			if item.Pod != pods[i].Name || item.State != Ready || item.Status.Pod.Name != item.Pod {
+				t.Fatalf("item %d is %+v", i, item)
+			}
+		}
+	})
+}
+
+func TestNewestGatewayCounts(t *testing.T) {
+	p := pod("web", "permissive", "open", ended(1, "Error", "old"))
+	second := pod("web", "strict", "closed", running())
+	second.Spec.EphemeralContainers[0].Name = "kube-gateway-2"
+	second.Status.EphemeralContainerStatuses[0].Name = "kube-gateway-2"
+	p.Spec.EphemeralContainers = append(p.Spec.EphemeralContainers, second.Spec.EphemeralContainers...)
+	p.Status.EphemeralContainerStatuses = append(p.Status.EphemeralContainerStatuses, second.Status.EphemeralContainerStatuses...)
+	list, err := (&Collector{Asker: asker{"web": says(answer("web", api.Ready, 16*time.Hour), nil)}, Now: clock}).
+		Collect(t.Context(), []corev1.Pod{p})
+	if err != nil || list.Items[0].State != Ready || list.Items[0].Container.Name != "kube-gateway-2" || len(list.Items[0].Problems) > 0 {
+		t.Errorf("got %+v, %v", list, err)
+	}
+	if list.Items[0].PodIPs[1] != netip.MustParseAddr("fd00::7") {
+		t.Errorf("addresses %v", list.Items[0].PodIPs)
+	}
+}

@@ -1,0 +1,112 @@
+package survey
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+)
+
+// Refusal returns why pod cannot have a gateway in the state it is in, nil if it
+// can.
+func (s *Survey) Refusal(pod *corev1.Pod) error {
+	node := s.nodes[pod.Spec.NodeName]
+	refuse := func(hint, format string, args ...any) error {
+		return api.WithHint(fmt.Errorf(format, args...), hint)
+	}
+	switch {
+	case pod.DeletionTimestamp != nil:
+		return refuse("name the pod that replaces it", "the pod is being deleted")
+	case pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed:
+		return refuse("name a pod that runs", "the pod has finished (%s)", pod.Status.Phase)
+	case pod.Annotations[corev1.MirrorPodAnnotationKey] != "":
+		return refuse("run it as an ordinary pod, for example of a DaemonSet",
+			"this is a static pod: it belongs to its node, and the API server cannot change it")
+	case windows(pod, node):
+		return refuse("only pods on Linux nodes can have a gateway", "this is a Windows pod")
+	case pod.Spec.HostNetwork:
+		return refuse("the traffic of hostNetwork pods is the node's own; encrypt that at node level",
+			"the pod uses the node's network (hostNetwork)")
+	case pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers:
+		return refuse("remove hostUsers: false from the pod's template",
+			"the pod has a user namespace (hostUsers: false), from which no eBPF program can be loaded")
+	case sandbox(pod) != "":
+		return refuse("use a runtime class that runs containers on the node's kernel",
+			"the pod's runtime class %q is a sandbox (%s) without the node's kernel", *pod.Spec.RuntimeClassName, sandbox(pod))
+	case virtualNode(node) != "":
+		return refuse("schedule the pod to an ordinary node", "node %q is %s, which runs no privileged containers",
+			node.Name, virtualNode(node))
+	case pod.Status.Phase != corev1.PodRunning:
+		return refuse("wait for it: 'kubectl wait --for=condition=Ready pod/"+pod.Name+" -n "+pod.Namespace+"'",
+			"the pod does not run yet (%s)", phaseWord(pod))
+	case len(installed.PodIPs(pod)) == 0:
+		return refuse("look at 'kubectl describe pod "+pod.Name+" -n "+pod.Namespace+"'", "the pod has no address yet")
+	}
+	name, port := DeclaredPort(pod, api.PeerPort, api.CapturePort, api.InbandPort)
+	if name != "" {
+		return refuse("let the application listen on another port",
+			"container %s listens on port %d, which the gateway needs", name, port)
+	}
+	return nil
+}
+
+// DeclaredPort returns the container of pod that declares one of the TCP ports, and the
+// port, or no name if none does.
+func DeclaredPort(pod *corev1.Pod, ports ...uint16) (string, uint16) {
+	for _, container := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
+		for _, declared := range container.Ports {
+			port := uint16(declared.ContainerPort)
+			if (declared.Protocol == corev1.ProtocolTCP || declared.Protocol == "") && slices.Contains(ports, port) {
+				return container.Name, port
+			}
+		}
+	}
+	return "", 0
+}
+
+func phaseWord(pod *corev1.Pod) string {
+	if pod.Status.Phase == "" {
+		return string(corev1.PodPending)
+	}
+	return string(pod.Status.Phase)
+}
+
+func windows(pod *corev1.Pod, node *corev1.Node) bool {
+	return pod.Spec.OS != nil && pod.Spec.OS.Name == corev1.Windows ||
+		pod.Spec.NodeSelector[corev1.LabelOSStable] == string(corev1.Windows) ||
+		node != nil && node.Labels[corev1.LabelOSStable] == string(corev1.Windows)
+}
+
+// sandbox names the sandboxed runtime that pod's runtime class stands for, as
+// far as the customary names of such classes tell.
+func sandbox(pod *corev1.Pod) string {
+	if pod.Spec.RuntimeClassName == nil {
+		return ""
+	}
+	class := strings.ToLower(*pod.Spec.RuntimeClassName)
+	switch {
+	case strings.Contains(class, "gvisor"), strings.Contains(class, "runsc"):
+		return "gVisor"
+	case strings.Contains(class, "kata"):
+		return "Kata Containers"
+	}
+	return ""
+}
+
+// virtualNode says what node is if it is no machine with a kubelet.
+func virtualNode(node *corev1.Node) string {
+	switch {
+	case node == nil:
+		return ""
+	case node.Labels["eks.amazonaws.com/compute-type"] == "fargate":
+		return "AWS Fargate"
+	case node.Labels["type"] == "virtual-kubelet",
+		slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == "virtual-kubelet.io/provider" }):
+		return "a virtual node"
+	}
+	return ""
+}

@@ -1,0 +1,268 @@
+package tail
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
+)
+
+// cursor is how far the log of one container has been read.
+type cursor struct {
+	container string
+	// started is when the container did, zero if that is not known.
+	started time.Time
+	// last is the kubelet's time of the newest line, zero before the first, and
+	// atLast how many lines of that very time were read.
+	last   time.Time
+	atLast int
+	// opened is when a stream came about for the first time.
+	opened time.Time
+	// fromStart reads everything, as of a gateway that came while following.
+	fromStart bool
+	// final is set once the container has ended: what is left is read without
+	// waiting for more.
+	final bool
+	// partial is the beginning of a line whose rest has not come.
+	partial []byte
+	// read counts lines.
+	read int
+	// told is what was said last of a stream that broke.
+	told string
+}
+
+// follow prints the log of pod's gateway from at on. When following, it takes up
+// streams that break (proxies end idle ones), and goes on with a successor.
+func (t *Tailer) follow(ctx context.Context, pod *corev1.Pod, at *cursor) error {
+	retry := t.Retry
+	for {
+		before := at.read
+		cause := t.stream(ctx, pod, at)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case !t.Options.Follow, errors.Is(cause, errOutput), apierrors.IsForbidden(cause):
+			return cause
+		case at.read > before:
+			retry, at.told = t.Retry, ""
+		}
+		final := at.final
+		ended, err := t.look(ctx, pod, at, cause)
+		switch {
+		case ended || err != nil:
+			return err
+		case at.final && !final:
+			// The rest is there already.
+			continue
+		case retry.Steps > 0:
+		case at.final:
+			return fmt.Errorf("the gateway has ended, and the rest of its log cannot be read: %w", cause)
+		case t.Join == nil:
+			return errors.New("the log stream keeps breaking")
+		}
+		if err := pause(ctx, &retry); err != nil {
+			return nil
+		}
+	}
+}
+
+// look finds out why a stream ended, with which error or nil, and reports it.
+// It returns true if no more lines are to come.
+func (t *Tailer) look(ctx context.Context, pod *corev1.Pod, at *cursor, cause error) (bool, error) {
+	current, err := t.Kube.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+	switch {
+	case ctx.Err() != nil:
+		return true, nil
+	case apierrors.IsNotFound(err) || err == nil && current.UID != pod.UID:
+		// The log is gone with it.
+		if err := t.printLine(pod, at.partial); err != nil {
+			return true, err
+		}
+		t.report(pod, event, "the pod is gone", "")
+		return true, nil
+	case err != nil:
+		text, _ := t.explain(err)
+		at.tell(t, pod, warning, "the log stream broke, and the pod cannot be read: "+text)
+		return false, nil
+	}
+	gateway, ok := installed.Current(current)
+	over := !ok || gateway.Name != at.container || gateway.Phase == installed.Terminated
+	switch {
+	case over && (!at.final || cause != nil):
+		// A stream may break before the last lines have come through.
+		at.final = true
+		return false, nil
+	case over && ok && gateway.Name != at.container:
+		t.report(pod, event, fmt.Sprintf("the gateway has a successor, following %s", gateway.Name), "")
+		*at = cursor{container: gateway.Name, started: gateway.StartedAt, fromStart: true}
+		return false, nil
+	case over:
+		t.reportEnd(current, gateway)
+		at.started = gateway.StartedAt
+		return true, nil
+	}
+	at.final = false
+	if cause != nil {
+		text, _ := t.explain(cause)
+		at.tell(t, pod, warning, "the log stream broke, trying again: "+text)
+	} else {
+		at.tell(t, pod, event, "the log stream ended, taking it up again")
+	}
+	return false, nil
+}
+
+// reportEnd says how a gateway ended, and what brings another, if that is wanted.
+func (t *Tailer) reportEnd(pod *corev1.Pod, gateway installed.Gateway) {
+	text := fmt.Sprintf("the gateway ended with exit code %d", gateway.ExitCode)
+	if gateway.Message != "" {
+		text += ": " + gateway.Message
+	}
+	hint := enableHint(pod)
+	switch {
+	case gateway.Disabled():
+		text, hint = "the gateway was disabled", ""
+	case installed.Leaving(pod):
+		text, hint = text+", as the pod does", ""
+	}
+	kind := warning
+	if gateway.ExitCode == 0 {
+		kind = event
+	}
+	t.report(pod, kind, text, hint)
+}
+
+// tell reports text, unless it was what was reported last.
+func (at *cursor) tell(t *Tailer, pod *corev1.Pod, kind, text string) {
+	if text != at.told {
+		t.report(pod, kind, text, "")
+	}
+	at.told = text
+}
+
+// options are those of the request that goes on from at.
+func (t *Tailer) options(at *cursor) *corev1.PodLogOptions {
+	options := &corev1.PodLogOptions{Container: at.container, Follow: t.Options.Follow && !at.final, Timestamps: true}
+	// Seconds that count from now are free of what clocks of different machines show.
+	back := func(d time.Duration) {
+		seconds := max(1, int64((d+time.Second-1)/time.Second))
+		options.SinceSeconds = &seconds
+	}
+	if !at.last.IsZero() {
+		// The server knows only whole seconds: what it repeats is left out below.
+		options.SinceTime = &metav1.Time{Time: at.last}
+		return options
+	}
+	if at.fromStart {
+		return options
+	}
+	waited := time.Duration(0)
+	if !at.opened.IsZero() {
+		waited = time.Since(at.opened)
+	}
+	if t.Options.Since > 0 {
+		back(t.Options.Since + waited)
+	}
+	switch {
+	case at.opened.IsZero() && t.Options.Lines >= 0:
+		options.TailLines = &t.Options.Lines
+	case !at.opened.IsZero() && t.Options.Lines == 0:
+		// Older lines were not wanted, those since then are.
+		back(waited)
+	}
+	return options
+}
+
+// stream prints one stream of log lines until it ends.
+func (t *Tailer) stream(ctx context.Context, pod *corev1.Pod, at *cursor) error {
+	options := t.options(at)
+	body, err := t.Kube.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, options).Stream(ctx)
+	if err != nil {
+		return explain(pod, err)
+	}
+	defer body.Close()
+	if at.opened.IsZero() {
+		at.opened = time.Now()
+	}
+	at.partial = nil
+	// Until something new comes, the lines are those that were read before.
+	repeated, seen, again := !at.last.IsZero(), at.last, at.atLast
+	err = readLines(body, func(line []byte, whole bool) error {
+		if !whole && options.Follow {
+			// The next stream has all of it, if there is one.
+			_, at.partial = splitTime(slices.Clone(line))
+			return nil
+		}
+		stamp, line := splitTime(line)
+		if !stamp.IsZero() && repeated {
+			if stamp.Before(seen) {
+				return nil
+			}
+			if stamp.Equal(seen) && again > 0 {
+				again--
+				return nil
+			}
+			repeated = false
+		}
+		// Lines without a time are the kubelet's own complaints: no progress.
+		switch {
+		case stamp.IsZero():
+		case stamp.After(at.last):
+			at.last, at.atLast = stamp, 1
+			at.read++
+		default:
+			if stamp.Equal(at.last) {
+				at.atLast++
+			}
+			at.read++
+		}
+		return t.printLine(pod, line)
+	})
+	if err != nil {
+		return fmt.Errorf("reading the log: %w", err)
+	}
+	return nil
+}
+
+// printLine prints a line of a gateway's log, if it is wanted.
+func (t *Tailer) printLine(pod *corev1.Pod, line []byte) error {
+	if len(line) == 0 {
+		return nil
+	}
+	if e := parse(line); !t.Options.Filter.keeps(&e) {
+		return nil
+	}
+	made, err := t.Formatter.Format(Source{Namespace: pod.Namespace, Pod: pod.Name}, line)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errOutput, err)
+	}
+	return t.print(made)
+}
+
+func explain(pod *corev1.Pod, err error) error {
+	wrapped := fmt.Errorf("opening the log: %w", err)
+	if apierrors.IsForbidden(err) {
+		return api.WithHint(wrapped, rights.To("get", "pods/log", pod.Namespace))
+	}
+	return wrapped
+}
+
+func pause(ctx context.Context, retry *wait.Backoff) error {
+	timer := time.NewTimer(retry.Step())
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}

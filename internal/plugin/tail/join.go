@@ -1,0 +1,207 @@
+package tail
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+)
+
+// Join says which pods are followed as soon as they have a gateway.
+type Join struct {
+	// Namespaces are those that are looked at; metav1.NamespaceAll stands for all.
+	Namespaces []string
+	// LabelSelector and FieldSelector choose among their pods.
+	LabelSelector, FieldSelector string
+	// Belongs chooses among what is left. Nil takes them all.
+	Belongs func(context.Context, *corev1.Pod) (bool, error)
+}
+
+// crowd is the pods that are followed while others come and go. A pod is followed
+// by one stream at a time, and what is read of one gateway is not read again.
+type crowd struct {
+	t          *Tailer
+	group      *errgroup.Group
+	incomplete *atomic.Bool
+	// alone is closed when nobody tells of new pods any more.
+	alone chan struct{}
+
+	mu      sync.Mutex
+	members map[types.UID]*member
+	// stores hold what the cluster said last of the pods that are watched.
+	stores []cache.Store
+	active int
+	closed bool
+}
+
+// member is one pod that is or was followed, or never will be.
+type member struct {
+	// stranger is a pod that does not belong.
+	stranger bool
+	active   bool
+	// crowded says that the user knows there is no room for the pod.
+	crowded bool
+	// at is where the last gateway was left, of no container before the first.
+	at cursor
+}
+
+// run starts to follow pods and those to come. It returns at once; the group ends
+// when nothing is left to do.
+func (c *crowd) run(ctx context.Context, pods []corev1.Pod) {
+	watching, stop := context.WithCancel(ctx)
+	c.group.Go(func() error {
+		defer stop()
+		select {
+		case <-ctx.Done():
+		case <-c.alone:
+		}
+		return nil
+	})
+	for i := range pods {
+		pod := &pods[i]
+		c.members[pod.UID] = &member{}
+		if _, ok := installed.Current(pod); !ok {
+			c.t.report(pod, event, "the pod has no gateway yet", enableHint(pod))
+			continue
+		}
+		c.see(ctx, pod, false)
+	}
+	for _, namespace := range c.t.Join.Namespaces {
+		factory := informers.NewSharedInformerFactoryWithOptions(c.t.Kube, 0, informers.WithNamespace(namespace),
+			informers.WithTweakListOptions(func(options *metav1.ListOptions) {
+				options.LabelSelector, options.FieldSelector = c.t.Join.LabelSelector, c.t.Join.FieldSelector
+			}))
+		informer := factory.Core().V1().Pods().Informer()
+		c.mu.Lock()
+		c.stores = append(c.stores, informer.GetStore())
+		c.mu.Unlock()
+		// The only error of these two is an informer that has been started before.
+		_ = informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) {
+			if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
+				c.leaveAlone(err)
+			}
+		})
+		_, _ = informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(object any) { c.see(ctx, object.(*corev1.Pod), true) },
+			UpdateFunc: func(_, object any) { c.see(ctx, object.(*corev1.Pod), true) },
+		})
+		go informer.RunWithContext(watching)
+	}
+}
+
+// leaveAlone goes on with the pods that are there.
+func (c *crowd) leaveAlone(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return
+	}
+	c.closed = true
+	close(c.alone)
+	text, hint := c.t.explain(err)
+	c.t.say(warning+"pods to come are not followed: "+text, cmp.Or(hint, "ask for a role that may list and watch pods"))
+}
+
+// see has a pod followed if it belongs and has a gateway of which nothing has been
+// read. Those that came later are read from their start.
+func (c *crowd) see(ctx context.Context, pod *corev1.Pod, later bool) {
+	gateway, ok := installed.Current(pod)
+	if !ok || gateway.Phase == installed.Waiting || ctx.Err() != nil {
+		return
+	}
+	c.mu.Lock()
+	m := c.members[pod.UID]
+	c.mu.Unlock()
+	if m == nil {
+		m = &member{stranger: !c.belongs(ctx, pod)}
+		if ctx.Err() != nil {
+			return
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.members[pod.UID] = m
+	switch {
+	case m.stranger || m.active || c.closed:
+		return
+	case m.at.container == gateway.Name && !gateway.StartedAt.After(m.at.started):
+		// One that has ended may run again after its node did; this one does not.
+		return
+	case c.active >= c.t.Options.Parallel:
+		if !m.crowded {
+			c.t.report(pod, warning, fmt.Sprintf("not followed: that would be more than %d logs at a time", c.t.Options.Parallel), "raise --max-log-requests")
+		}
+		m.crowded = true
+		return
+	}
+	at := cursor{container: gateway.Name, started: gateway.StartedAt, fromStart: later}
+	if m.at.container == gateway.Name {
+		// What was read before is not read again.
+		at.last, at.atLast = m.at.last, m.at.atLast
+	}
+	m.at = at
+	if later {
+		c.t.report(pod, event, "has a gateway, following it", "")
+	}
+	m.active, m.crowded = true, false
+	c.active++
+	c.group.Go(func() error {
+		err := c.t.settle(ctx, pod, c.t.follow(ctx, pod, &m.at), c.incomplete)
+		c.left(ctx, m)
+		return err
+	})
+}
+
+// belongs asks until it is told.
+func (c *crowd) belongs(ctx context.Context, pod *corev1.Pod) bool {
+	if c.t.Join.Belongs == nil {
+		return true
+	}
+	for retry := c.t.Retry; ; {
+		belongs, err := c.t.Join.Belongs(ctx, pod)
+		if err == nil {
+			return belongs
+		}
+		if retry.Steps <= 0 {
+			text, hint := c.t.explain(err)
+			c.t.report(pod, warning, "not followed: it cannot be found out whether it is one of those named: "+text, hint)
+			return false
+		}
+		if pause(ctx, &retry) != nil {
+			return false
+		}
+	}
+}
+
+// left makes room for others. What happened to the pod meanwhile is looked at
+// afterwards: it was of no interest as long as it was followed.
+func (c *crowd) left(ctx context.Context, m *member) {
+	c.mu.Lock()
+	m.active = false
+	c.active--
+	stores := c.stores
+	c.mu.Unlock()
+	for _, store := range stores {
+		for _, object := range store.List() {
+			pod := object.(*corev1.Pod)
+			c.mu.Lock()
+			known := c.members[pod.UID]
+			again := known == m || known != nil && known.crowded
+			c.mu.Unlock()
+			if again {
+				c.see(ctx, pod, true)
+			}
+		}
+	}
+}

@@ -1,0 +1,178 @@
+package tail
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
+)
+
+// Formatter makes the output line of a log line: see Text, JSON and Template. An
+// error ends everything.
+type Formatter interface {
+	Format(source Source, line []byte) ([]byte, error)
+}
+
+// Options say which lines are read.
+type Options struct {
+	// Follow goes on with lines to come.
+	Follow bool
+	// Since leaves out lines that are older; 0 leaves out none.
+	Since time.Duration
+	// Lines is how many lines of each log to begin with; all if negative.
+	Lines int64
+	// Filter chooses among the lines.
+	Filter Filter
+	// Parallel bounds how many logs are read at a time. When following it must
+	// be at least the number of pods.
+	Parallel int
+}
+
+// Tailer prints the lines of many gateways' logs.
+type Tailer struct {
+	Kube      kubernetes.Interface
+	Formatter Formatter
+	Options   Options
+	// Join says which pods are followed besides when they get a gateway, if
+	// following. Nil follows only those that have one at the start.
+	Join *Join
+	// Out gets lines, each in one write, ErrOut what there is to say about the
+	// streams themselves.
+	Out, ErrOut io.Writer
+	// Explain returns the words for an error and what to do about it, "" if that is
+	// not known. If nil, an error is told in its own words, with the hint it carries.
+	Explain func(error) (text, hint string)
+	// Retry is the pause before a broken stream is taken up again; its steps
+	// are how often in a row that may fail. DefaultRetry is a good choice.
+	Retry wait.Backoff
+
+	mu sync.Mutex
+}
+
+// DefaultRetry gives up after about a minute.
+func DefaultRetry() wait.Backoff {
+	return wait.Backoff{Duration: time.Second, Factor: 2, Jitter: 0.1, Steps: 7, Cap: 15 * time.Second}
+}
+
+// ErrIncomplete says that the log of at least one gateway could not be read (to
+// its end); what happened has been told on ErrOut.
+var ErrIncomplete = errors.New("not all logs could be read")
+
+// errOutput wraps what went wrong with Out.
+var errOutput = errors.New("writing the output")
+
+// Run prints the logs of the newest gateways of pods until all have ended or
+// ctx is done, which is no error. With Join it ends with ctx alone, or when the
+// cluster refuses to tell of new pods.
+func (t *Tailer) Run(ctx context.Context, pods []corev1.Pod) error {
+	if t.Options.Follow && len(pods) > t.Options.Parallel {
+		return api.WithHint(fmt.Errorf("%d logs are to be followed, but at most %d at a time", len(pods), t.Options.Parallel),
+			"select fewer pods, or raise --max-log-requests")
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	var incomplete atomic.Bool
+	if t.Options.Follow && t.Join != nil {
+		c := &crowd{t: t, group: group, incomplete: &incomplete, members: map[types.UID]*member{}, alone: make(chan struct{})}
+		c.run(ctx, pods)
+	} else {
+		group.SetLimit(t.Options.Parallel)
+		for i := range pods {
+			group.Go(func() error { return t.one(ctx, &pods[i], &incomplete) })
+		}
+	}
+	switch err := group.Wait(); {
+	case err != nil:
+		return err
+	case incomplete.Load():
+		return ErrIncomplete
+	}
+	return nil
+}
+
+// one prints the log of one pod's newest gateway.
+func (t *Tailer) one(ctx context.Context, pod *corev1.Pod, incomplete *atomic.Bool) error {
+	gateway, ok := installed.Current(pod)
+	if !ok {
+		incomplete.Store(true)
+		t.report(pod, failure, "the pod has no gateway", enableHint(pod))
+		return nil
+	}
+	return t.settle(ctx, pod, t.follow(ctx, pod, &cursor{container: gateway.Name, started: gateway.StartedAt}), incomplete)
+}
+
+// settle reports what went wrong with one pod, and returns it if that concerns
+// the others as well.
+func (t *Tailer) settle(ctx context.Context, pod *corev1.Pod, err error, incomplete *atomic.Bool) error {
+	switch {
+	case err == nil || ctx.Err() != nil:
+		return nil
+	case errors.Is(err, errOutput):
+		// Nobody reads any more: end the others, too.
+		return err
+	}
+	text, hint := t.explain(err)
+	t.report(pod, failure, text, cmp.Or(hint, fmt.Sprintf("'kubectl gateway check pod/%s -n %s' looks for what is wrong", pod.Name, pod.Namespace)))
+	incomplete.Store(true)
+	return nil
+}
+
+func enableHint(pod *corev1.Pod) string {
+	return fmt.Sprintf("'kubectl gateway enable pod/%s -n %s' adds one", pod.Name, pod.Namespace)
+}
+
+// print writes one line. Lines of different pods never mix.
+func (t *Tailer) print(line []byte) error {
+	if len(line) == 0 {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, err := t.Out.Write(line); err != nil {
+		return fmt.Errorf("%w: %w", errOutput, err)
+	}
+	return nil
+}
+
+// What a line on ErrOut is about begins with one of these.
+const (
+	event   = ""
+	warning = "warning: "
+	failure = "error: "
+)
+
+// report tells on ErrOut what happened to a pod's stream.
+func (t *Tailer) report(pod *corev1.Pod, kind, text, hint string) {
+	t.say(fmt.Sprintf("pod/%s -n %s: %s%s", pod.Name, pod.Namespace, kind, text), hint)
+}
+
+func (t *Tailer) explain(err error) (text, hint string) {
+	if t.Explain == nil {
+		return err.Error(), api.Hint(err)
+	}
+	return t.Explain(err)
+}
+
+// say prints text, and a hint if it is not empty, on ErrOut.
+func (t *Tailer) say(text, hint string) {
+	lines := terminal.Clean(text) + "\n"
+	if hint != "" {
+		lines += "hint: " + terminal.Clean(hint) + "\n"
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, _ = io.WriteString(t.ErrOut, lines)
+}

@@ -1,0 +1,138 @@
+package targets
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	"k8s.io/cli-runtime/pkg/resource"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+// named returns the targets that arguments name, in their order. Pods alone need
+// nothing to be known of the server's kinds, so no request is spent on that.
+func (c *connection) named(ctx context.Context, arguments []argument) ([]target, error) {
+	var words []string
+	for _, a := range arguments {
+		if a.kind != "" {
+			words = append(words, a.kind+"/"+a.name)
+		}
+	}
+	var others []target
+	if len(words) > 0 {
+		var err error
+		if others, err = c.build(ctx, func(b *resource.Builder) { b.ResourceTypeOrNameArgs(false, words...) }); err != nil {
+			// cli-runtime has no type for this error.
+			if strings.Contains(err.Error(), "doesn't have a resource type") {
+				return nil, api.WithHint(err, "'kubectl api-resources' lists the kinds and their short names; a pod needs none: write its name alone")
+			}
+			return nil, explain(fmt.Errorf("asking the server for its kinds of objects: %w", err))
+		}
+	}
+	targets := make([]target, len(arguments))
+	for i, a := range arguments {
+		if a.kind == "" {
+			targets[i] = target{kind: podKind, resource: podResource, namespaced: true, namespace: c.namespace, name: a.name}
+			continue
+		}
+		targets[i], others = others[0], others[1:]
+	}
+	return targets, nil
+}
+
+// filed returns the targets in files. Objects that have no pods are left out.
+// Those that were found are returned even if others could not be read.
+func (c *connection) filed(ctx context.Context, files resource.FilenameOptions, in io.Reader) ([]target, error) {
+	stdin := slices.Contains(files.Filenames, "-")
+	files.Filenames = slices.DeleteFunc(slices.Clone(files.Filenames), func(name string) bool { return name == "-" })
+	if in == nil {
+		in = os.Stdin
+	}
+	all, err := c.build(ctx, func(b *resource.Builder) {
+		b.FilenameParam(c.enforceNamespace, &files)
+		if stdin {
+			b.StdinInUse().Stream(in, "standard input")
+		}
+		b.Flatten()
+	})
+	var failed []error
+	if err != nil {
+		errs := []error{err}
+		var many utilerrors.Aggregate
+		if errors.As(err, &many) {
+			errs = many.Errors()
+		}
+		for _, err := range errs {
+			failed = append(failed, api.WithHint(fmt.Errorf("reading the files: %w", err),
+				"a file must hold manifests, as for kubectl apply, of kinds that the server knows"))
+		}
+	}
+	var targets []target
+	for _, t := range all {
+		switch {
+		case kindOf(t.kind) == noPods || kindOf(t.kind) == service || kindOf(t.kind) == custom && !t.template:
+		case t.name == "":
+			failed = append(failed, api.WithHint(fmt.Errorf("a %s in the files has no name", t.kind.Kind),
+				"a name that the server generates is not known from the file: name the object on the command line"))
+		default:
+			targets = append(targets, t)
+		}
+	}
+	if len(targets) == 0 && len(failed) == 0 {
+		return nil, api.WithHint(fmt.Errorf("%w: none of the %d objects in the files is a pod or a workload", ErrNothingNamed, len(all)),
+			"files select pods by their names and those of their Deployments, StatefulSets, DaemonSets, Jobs and the like")
+	}
+	return targets, errors.Join(failed...)
+}
+
+// build runs a builder that makes no request for the objects themselves.
+//
+// cli-runtime knows no contexts, while it may wait for the server's kinds, a URL
+// or the standard input. It is left behind when ctx ends: it has no effect on
+// anything but what it would return.
+func (c *connection) build(ctx context.Context, choose func(*resource.Builder)) ([]target, error) {
+	type result struct {
+		targets []target
+		err     error
+	}
+	done := make(chan result, 1)
+	go func() {
+		targets, err := c.buildNow(choose)
+		done <- result{targets, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case r := <-done:
+		return r.targets, r.err
+	}
+}
+
+func (c *connection) buildNow(choose func(*resource.Builder)) ([]target, error) {
+	b := resource.NewBuilder(c.getter).Unstructured().ContinueOnError().
+		NamespaceParam(c.namespace).DefaultNamespace().RequireObject(false)
+	choose(b)
+	var targets []target
+	err := b.Do().Visit(func(info *resource.Info, err error) error {
+		if err != nil {
+			return err
+		}
+		mapping := info.Mapping
+		t := target{kind: mapping.GroupVersionKind.GroupKind(), resource: mapping.Resource, name: info.Name, namespace: info.Namespace,
+			namespaced: mapping.Scope.Name() == meta.RESTScopeNameNamespace}
+		if object, ok := info.Object.(*unstructured.Unstructured); ok {
+			t.template = hasTemplate(object)
+		}
+		targets = append(targets, t)
+		return nil
+	})
+	return targets, err
+}

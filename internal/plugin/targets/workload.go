@@ -1,0 +1,219 @@
+package targets
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/pager"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+// relation is how a kind of object comes to pods.
+type relation int
+
+const (
+	noPods relation = iota
+	itself
+	// owner owns its pods, ownerOfOwners the ReplicaSets that own them.
+	owner
+	ownerOfOwners
+	// schedule owns Jobs, which own the pods.
+	schedule
+	// service owns nothing: whatever its selector matches is behind it.
+	service
+	// custom is a kind that Kubernetes itself does not define. It may own its
+	// pods, or ReplicaSets.
+	custom
+)
+
+func kindOf(kind schema.GroupKind) relation {
+	switch kind {
+	case podKind:
+		return itself
+	case schema.GroupKind{Group: "apps", Kind: "Deployment"}:
+		return ownerOfOwners
+	case schema.GroupKind{Group: "apps", Kind: "StatefulSet"}, schema.GroupKind{Group: "apps", Kind: "DaemonSet"},
+		schema.GroupKind{Group: "apps", Kind: "ReplicaSet"}, schema.GroupKind{Group: "batch", Kind: "Job"},
+		schema.GroupKind{Kind: "ReplicationController"}:
+		return owner
+	case schema.GroupKind{Group: "batch", Kind: "CronJob"}:
+		return schedule
+	case schema.GroupKind{Kind: "Service"}:
+		return service
+	}
+	if builtin(kind.Group) {
+		return noPods
+	}
+	return custom
+}
+
+// hasTemplate tells whether an object makes pods: such kinds have a template.
+func hasTemplate(object *unstructured.Unstructured) bool {
+	_, ok, err := unstructured.NestedMap(object.Object, "spec", "template", "spec")
+	return ok && err == nil
+}
+
+// podsOf returns the pods that the target t means, ErrNoMatch if there are none.
+func (c *connection) podsOf(ctx context.Context, t target) ([]corev1.Pod, error) {
+	relation := kindOf(t.kind)
+	if relation == itself {
+		pod, err := c.pod(ctx, t.namespace, t.name)
+		if err != nil {
+			return nil, err
+		}
+		return []corev1.Pod{*pod}, nil
+	}
+	if relation == noPods || !t.namespaced {
+		return nil, withoutPods(t)
+	}
+	object, err := c.dynamic.Resource(t.resource).Namespace(t.namespace).Get(ctx, t.name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, api.WithHint(fmt.Errorf("%s not found in namespace %q", t, t.namespace),
+			fmt.Sprintf("'kubectl get %s -n %s' lists what there is; -n names another namespace", strings.TrimSuffix(t.String(), "/"+t.name), t.namespace))
+	case err != nil:
+		return nil, explain(fmt.Errorf("reading %s in namespace %q: %w", t, t.namespace, err))
+	case relation == custom && !hasTemplate(object):
+		return nil, withoutPods(t)
+	}
+	var pods []corev1.Pod
+	if relation == schedule {
+		pods, err = c.podsOfJobs(ctx, object)
+	} else {
+		pods, err = c.podsOfObject(ctx, t, relation, object)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(pods) == 0 {
+		hint := fmt.Sprintf("'kubectl get pods -n %s' lists the namespace's pods", t.namespace)
+		if watch := t.watch(); watch != "" {
+			hint = fmt.Sprintf("'%s' adds gateways to the pods to come", watch)
+		}
+		return nil, api.WithHint(fmt.Errorf("%w: %s in namespace %q has none at present", ErrNoMatch, t, t.namespace), hint)
+	}
+	return pods, nil
+}
+
+// watch is the command that adds gateways to the pods to come, "" where that
+// cannot be told by the owner of the pods.
+func (t target) watch() string {
+	switch {
+	case kindOf(t.kind) == owner && t.kind.Group != "", kindOf(t.kind) == ownerOfOwners, kindOf(t.kind) == schedule:
+		return fmt.Sprintf("kubectl gateway watch %s -n %s", t, t.namespace)
+	}
+	return ""
+}
+
+func withoutPods(t target) error {
+	return api.WithHint(fmt.Errorf("%s is neither a pod nor a workload with pods", t),
+		"name a pod, deploy/NAME, sts/NAME, ds/NAME, rs/NAME, job/NAME, cronjob/NAME or svc/NAME, or select pods by -l")
+}
+
+// podsOfObject returns the pods that an object with a selector has, in the order
+// of their names.
+func (c *connection) podsOfObject(ctx context.Context, t target, relation relation, object *unstructured.Unstructured) ([]corev1.Pod, error) {
+	selector, err := selectorOf(object)
+	if err != nil {
+		return nil, fmt.Errorf("reading the selector of %s: %w", t, err)
+	}
+	// A selector that matches all is never meant: kinds that know no better have
+	// none at all, and a Service without one is served by something else.
+	if selector.Empty() {
+		return nil, api.WithHint(fmt.Errorf("%s has no selector, and so no pods of its own", t), "select the pods by -l")
+	}
+	pods, err := c.pods(ctx, t.namespace, metav1.ListOptions{LabelSelector: selector.String()})
+	if err != nil || relation == service {
+		return pods, err
+	}
+	owners := map[types.UID]bool{object.GetUID(): true}
+	if relation == ownerOfOwners || relation == custom {
+		// All ReplicaSets, those of former revisions, too: during a rollout both
+		// have pods.
+		err := each(ctx, metav1.ListOptions{LabelSelector: selector.String()}, func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+			return c.client.AppsV1().ReplicaSets(t.namespace).List(ctx, options)
+		}, func(set metav1.Object) {
+			if metav1.IsControlledBy(set, object) {
+				owners[set.GetUID()] = true
+			}
+		})
+		if err != nil {
+			return nil, explain(fmt.Errorf("listing the ReplicaSets of %s: %w", t, err))
+		}
+	}
+	return ownedBy(pods, owners), nil
+}
+
+// podsOfJobs returns the pods of the Jobs that a CronJob has.
+func (c *connection) podsOfJobs(ctx context.Context, cronJob *unstructured.Unstructured) ([]corev1.Pod, error) {
+	namespace := cronJob.GetNamespace()
+	owners := map[types.UID]bool{}
+	err := each(ctx, metav1.ListOptions{}, func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+		return c.client.BatchV1().Jobs(namespace).List(ctx, options)
+	}, func(job metav1.Object) {
+		if metav1.IsControlledBy(job, cronJob) {
+			owners[job.GetUID()] = true
+		}
+	})
+	if err != nil {
+		return nil, explain(fmt.Errorf("listing the Jobs of cronjob/%s: %w", cronJob.GetName(), err))
+	}
+	if len(owners) == 0 {
+		return nil, nil
+	}
+	// The labels of a Job's pods need not tell which Job it is, its owner does.
+	pods, err := c.pods(ctx, namespace, metav1.ListOptions{})
+	return ownedBy(pods, owners), err
+}
+
+func ownedBy(pods []corev1.Pod, owners map[types.UID]bool) []corev1.Pod {
+	var owned []corev1.Pod
+	for _, pod := range pods {
+		if controller := metav1.GetControllerOf(&pod); controller != nil && owners[controller.UID] {
+			owned = append(owned, pod)
+		}
+	}
+	return owned
+}
+
+// selectorOf returns the selector of an object: a map of labels, as Services and
+// ReplicationControllers have it, or one with expressions. Without any it is empty.
+func selectorOf(object *unstructured.Unstructured) (labels.Selector, error) {
+	fields, _, err := unstructured.NestedMap(object.Object, "spec", "selector")
+	if err != nil {
+		return nil, err
+	}
+	if object.GroupVersionKind().Group == "" {
+		simple, _, err := unstructured.NestedStringMap(object.Object, "spec", "selector")
+		return labels.SelectorFromSet(simple), err
+	}
+	var selector metav1.LabelSelector
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(fields, &selector); err != nil {
+		return nil, err
+	}
+	return metav1.LabelSelectorAsSelector(&selector)
+}
+
+// each calls do with every object that list returns. Chunks keep the memory of
+// the server and of this program bounded where there are thousands.
+func each(ctx context.Context, options metav1.ListOptions, list pager.ListPageFunc, do func(metav1.Object)) error {
+	return pager.New(list).EachListItem(ctx, options, func(object runtime.Object) error {
+		accessor, err := meta.Accessor(object)
+		if err != nil {
+			return err
+		}
+		do(accessor)
+		return nil
+	})
+}

@@ -1,0 +1,52 @@
+package verify
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/packets"
+)
+
+// Bounds of what is read of a log.
+const (
+	maxLines   = 10000
+	maxLogLine = 64 << 10
+	maxLog     = 64 << 20
+)
+
+// logReader reads the logs of gateways from the API server.
+type logReader struct{ client kubernetes.Interface }
+
+func (l logReader) read(ctx context.Context, g packets.Gateway, since time.Duration) ([]api.Connection, error) {
+	seconds, lines := int64(since.Seconds())+2, int64(maxLines)
+	stream, err := l.client.CoreV1().Pods(g.Namespace).GetLogs(g.Pod, &corev1.PodLogOptions{
+		Container: g.Container, SinceSeconds: &seconds, TailLines: &lines,
+	}).Stream(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading the log of pod %s/%s: %w", g.Namespace, g.Pod, err)
+	}
+	defer stream.Close()
+	return parseLog(io.LimitReader(stream, maxLog)), nil
+}
+
+// parseLog returns the connections in a log. Other lines are none of its business.
+func parseLog(r io.Reader) []api.Connection {
+	var found []api.Connection
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, maxLogLine)
+	for lines.Scan() {
+		var c api.Connection
+		if err := json.Unmarshal(lines.Bytes(), &c); err == nil && c.Message == api.ConnectionMessage {
+			found = append(found, c)
+		}
+	}
+	return found
+}

@@ -1,0 +1,136 @@
+package verify
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/packets"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+)
+
+// Bounds of what a probe may say.
+const (
+	maxEvents    = 16
+	maxEventLine = 4096
+	// stopTimeout is how long a probe may take to end.
+	stopTimeout = 5 * time.Second
+)
+
+// probe is a connection, or a listener, in a pod.
+type probe struct {
+	gateway packets.Gateway
+	// events is closed when the probe has ended.
+	events chan api.ProbeEvent
+	stdin  *io.PipeWriter
+	cancel context.CancelFunc
+	once   sync.Once
+
+	mu  sync.Mutex
+	err error
+}
+
+// startProbe runs a probe that is given text. It ends with stop, or with ctx.
+func startProbe(ctx context.Context, runner packets.Runner, g packets.Gateway, verb, address, text string) (*probe, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	in, stdin := io.Pipe()
+	stdout, out := io.Pipe()
+	p := &probe{gateway: g, events: make(chan api.ProbeEvent, maxEvents), stdin: stdin, cancel: cancel}
+	context.AfterFunc(ctx, func() { stdin.Close() })
+	go func() {
+		err := runner.Exec(ctx, g.Namespace, g.Pod, g.Container, in, out, nil, remote.GatewayProgram, "probe", verb, address)
+		if err != nil {
+			p.fail(fmt.Errorf("running a probe in pod %s/%s: %w", g.Namespace, g.Pod, err))
+		}
+		in.Close()
+		out.Close()
+	}()
+	go func() {
+		defer close(p.events)
+		defer stdout.Close()
+		p.read(stdout)
+	}()
+	if text == "" {
+		return p, nil
+	}
+	if _, err := io.WriteString(stdin, text); err != nil {
+		p.stop()
+		if failed := p.failure(); failed != nil {
+			err = failed
+		}
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *probe) read(r io.Reader) {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, maxEventLine)
+	for n := 0; n < maxEvents && lines.Scan(); n++ {
+		event, err := parseEvent(lines.Bytes())
+		if err != nil {
+			p.fail(fmt.Errorf("running a probe in pod %s/%s: %w", p.gateway.Namespace, p.gateway.Pod, err))
+			return
+		}
+		p.events <- event
+	}
+}
+
+func parseEvent(line []byte) (api.ProbeEvent, error) {
+	var event api.ProbeEvent
+	if err := json.Unmarshal(line, &event); err != nil {
+		return event, fmt.Errorf("reading its answer: %w", err)
+	}
+	if event.Event == "" {
+		return event, errors.New("reading its answer: it is no event")
+	}
+	return event, nil
+}
+
+// next waits for the next event.
+func (p *probe) next(ctx context.Context) (api.ProbeEvent, error) {
+	select {
+	case event, ok := <-p.events:
+		if ok {
+			return event, nil
+		}
+		if err := p.failure(); err != nil {
+			return event, err
+		}
+		return event, fmt.Errorf("the probe in pod %s/%s ended", p.gateway.Namespace, p.gateway.Pod)
+	case <-ctx.Done():
+		return api.ProbeEvent{}, context.Cause(ctx)
+	}
+}
+
+func (p *probe) fail(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err == nil {
+		p.err = err
+	}
+}
+
+// failure returns why the probe could not run, nil if it did.
+func (p *probe) failure() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
+}
+
+// stop has the probe end by itself, and waits for that.
+func (p *probe) stop() {
+	p.once.Do(func() {
+		p.stdin.Close()
+		defer time.AfterFunc(stopTimeout, p.cancel).Stop()
+		for range p.events {
+		}
+		p.cancel()
+	})
+}

@@ -1,0 +1,277 @@
+package watch
+
+import (
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+)
+
+const (
+	// firstDelay is waited before the second gateway in a row that died young is
+	// replaced; it doubles from one to the next up to maxDelay. The first is
+	// replaced at once.
+	firstDelay = 10 * time.Second
+	maxDelay   = 5 * time.Minute
+	// young is the age below which the death of a gateway suggests that the next
+	// one will die, too.
+	young = 10 * time.Minute
+	// crowd is how many gateways in a row may die young before crowdDelay is
+	// waited between them: each stays in the pod's spec, which is bounded by
+	// etcd's limit for an object (1.5 MiB).
+	crowd      = 40
+	crowdDelay = time.Hour
+
+	// backdate is how far before its issue a certificate begins to be valid (see
+	// ca.Authority.Issue). It is no part of the life of which two thirds count.
+	backdate = 5 * time.Minute
+	// renewalJitter is the part of a certificate's life over which the renewals
+	// of certificates that were issued together are spread. They come before two
+	// thirds, where status begins to warn.
+	renewalJitter = 0.05
+	// renewalPause is the least time between two renewals of one gateway. An
+	// authority near its own end issues certificates that are short already.
+	renewalPause = 10 * time.Second
+
+	// askInterval is the time between two questions to a gateway that is ready,
+	// askSoon to one that is on its way to another state. Both are spread by up
+	// to a fifth.
+	askInterval = 10 * time.Minute
+	askSoon     = 15 * time.Second
+)
+
+// step is what is to be done about a pod.
+type step string
+
+const (
+	// rest means that only a change of the pod can make anything necessary.
+	rest step = ""
+	// enable adds a gateway, or brings to readiness the one that is on its way.
+	toEnable  step = "enable"
+	toDisable step = "disable"
+	toRenew   step = "renew"
+	// ask asks the gateway for its status.
+	toAsk step = "ask"
+	// wait looks again at a known time.
+	wait step = "wait"
+)
+
+// changes reports whether s changes the cluster.
+func (s step) changes() bool { return s == toEnable || s == toDisable || s == toRenew }
+
+// decision is what decide returns.
+type decision struct {
+	step step
+	// at is when to look again, for wait.
+	at time.Time
+	// trouble is why the pod has no gateway that works although one is wanted,
+	// if that is for others to change.
+	trouble error
+}
+
+// situation is all that a decision depends on, besides the time.
+type situation struct {
+	pod  *corev1.Pod
+	want want
+	// image is what a new gateway would run.
+	image string
+	// status is the last answer of the pod's current gateway, nil if there is
+	// none, and askAt when it is to be asked again.
+	status *api.Status
+	askAt  time.Time
+	// renewed is when its certificate was last renewed.
+	renewed time.Time
+	// ended names the gateway that was disabled successfully, whatever the pod
+	// says about it.
+	ended string
+}
+
+// decide says what is to be done about a pod at the time now.
+func decide(s situation, now time.Time) decision {
+	if !eligible(s.pod) {
+		return decision{}
+	}
+	gateway, has := installed.Current(s.pod)
+	on := s.want == wanted || s.want == named
+	off := s.want == unwanted || s.want == unsaid && has && watched(s.pod, gateway.Name)
+	switch {
+	case !has && on:
+		return decision{step: toEnable}
+	case !has:
+		return decision{}
+	case off:
+		return end(s, gateway)
+	case gateway.Phase == installed.Terminated && on:
+		return replace(s.pod, now)
+	case gateway.Phase == installed.Terminated:
+		return decision{}
+	case gateway.Phase == installed.Waiting && on:
+		return hasten(s, gateway)
+	case gateway.Phase == installed.Waiting:
+		return decision{}
+	case on && moved(s.pod, gateway.Name):
+		// A gateway serves the addresses that it was given. When it is gone, the
+		// pod gets one for its new ones.
+		return decision{step: toDisable}
+	}
+	return maintain(s, on, now)
+}
+
+// eligible reports whether pod is in a state in which anything can be done about
+// its gateway.
+func eligible(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodRunning && pod.DeletionTimestamp == nil && pod.Status.PodIP != "" && !finished(pod)
+}
+
+// finished reports whether all of the application's containers have ended for
+// good: the pod is about to complete, and its gateway has rightly ended.
+func finished(pod *corev1.Pod) bool {
+	if pod.Spec.RestartPolicy != corev1.RestartPolicyNever && pod.Spec.RestartPolicy != corev1.RestartPolicyOnFailure {
+		return false
+	}
+	ended := 0
+	for _, status := range pod.Status.ContainerStatuses {
+		t := status.State.Terminated
+		if t == nil || t.ExitCode != 0 && pod.Spec.RestartPolicy == corev1.RestartPolicyOnFailure {
+			return false
+		}
+		ended++
+	}
+	return ended > 0 && ended >= len(pod.Spec.Containers)
+}
+
+// end decides about a pod that is to have no gateway.
+func end(s situation, gateway installed.Gateway) decision {
+	switch {
+	case gateway.Disabled(), gateway.Name == s.ended:
+		return decision{}
+	case gateway.Phase == installed.Waiting:
+		// Nothing runs that could be asked to go. If it starts, that is a change.
+		return decision{}
+	case s.status != nil && s.status.State == api.Draining:
+		return decision{step: wait, at: s.askAt}
+	}
+	return decision{step: toDisable}
+}
+
+// replace decides when the gateway of pod, which has ended, gets a successor.
+func replace(pod *corev1.Pod, now time.Time) decision {
+	all := installed.Gateways(pod)
+	last := all[len(all)-1]
+	deaths := 0
+	for _, gateway := range slices.Backward(all) {
+		if gateway.Phase != installed.Terminated || gateway.Disabled() || gateway.FinishedAt.Sub(gateway.StartedAt) >= young {
+			break
+		}
+		deaths++
+	}
+	var delay time.Duration
+	switch {
+	case deaths > crowd:
+		delay = crowdDelay
+	case deaths > 1:
+		delay = min(firstDelay<<min(deaths-2, 16), maxDelay)
+	}
+	if at := last.FinishedAt.Add(delay); at.After(now) {
+		return decision{step: wait, at: at}
+	}
+	return decision{step: toEnable}
+}
+
+// hasten decides about a container that has not started. The kubelet tries again
+// by itself what can be tried again, such as pulling the image: another container
+// would only add to those that stay in the pod for ever.
+func hasten(s situation, gateway installed.Gateway) decision {
+	switch gateway.Reason {
+	case "", "ContainerCreating", "PodInitializing":
+		return decision{step: toEnable}
+	case "CreateContainerConfigError":
+		// Its Secret is gone; nobody makes that one again.
+		return decision{step: toEnable}
+	}
+	if gateway.Image != s.image {
+		return decision{step: toEnable}
+	}
+	err := fmt.Errorf("container %s cannot start: %s", gateway.Name, gateway.Reason)
+	if gateway.Message != "" {
+		err = fmt.Errorf("%w: %s", err, gateway.Message)
+	}
+	return decision{trouble: api.WithHint(err,
+		fmt.Sprintf("the kubelet tries again; 'kubectl describe pod %s -n %s' shows the events of the pod", s.pod.Name, s.pod.Namespace))}
+}
+
+// maintain decides about a gateway that runs and may stay. on says that one is
+// wanted; others are kept from expiring and are otherwise let alone.
+func maintain(s situation, on bool, now time.Time) decision {
+	if s.status == nil || !now.Before(s.askAt) {
+		return decision{step: toAsk}
+	}
+	switch s.status.State {
+	case api.Uncertified, api.Starting:
+		if on {
+			return decision{step: toEnable}
+		}
+		return decision{step: wait, at: s.askAt}
+	case api.Draining:
+		return decision{step: wait, at: s.askAt}
+	}
+	at, ok := RenewAt(s.status.Cert, string(s.pod.UID))
+	if !ok {
+		return decision{step: wait, at: s.askAt}
+	}
+	if earliest := s.renewed.Add(renewalPause); at.Before(earliest) {
+		at = earliest
+	}
+	switch {
+	case !at.After(now):
+		return decision{step: toRenew}
+	case at.After(s.askAt):
+		at = s.askAt
+	}
+	return decision{step: wait, at: at}
+}
+
+// RenewAt returns when a certificate is to be renewed: at two thirds of its life,
+// or up to a twentieth of that life before, depending on who. The result is false
+// if the certificate says nothing about its life.
+func RenewAt(cert api.Certificate, who string) (time.Time, bool) {
+	if cert.NotAfter.IsZero() || !cert.NotBefore.Before(cert.NotAfter) {
+		return time.Time{}, false
+	}
+	from := cert.NotBefore
+	if issued := from.Add(backdate); issued.Before(cert.NotAfter) {
+		from = issued
+	}
+	life := cert.NotAfter.Sub(from)
+	part := 2.0/3 - renewalJitter*spread(who, cert.Serial)
+	return from.Add(time.Duration(part * float64(life))), true
+}
+
+// spread returns a number of at least 0 and below 1 that depends on words alone.
+func spread(words ...string) float64 {
+	sum := fnv.New32a()
+	for _, word := range words {
+		_, _ = sum.Write([]byte(word))
+		_, _ = sum.Write([]byte{0})
+	}
+	return float64(sum.Sum32()) / (1 << 32)
+}
+
+// watched reports whether the gateway called name was added by watch, because of
+// an annotation.
+func watched(pod *corev1.Pod, name string) bool {
+	config, err := installed.ConfigOf(pod, name)
+	return err == nil && config.Watched
+}
+
+// moved reports whether pod has other addresses than its gateway called name was
+// told. One whose configuration cannot be read is left alone.
+func moved(pod *corev1.Pod, name string) bool {
+	config, err := installed.ConfigOf(pod, name)
+	return err == nil && installed.OtherAddresses(pod, config)
+}

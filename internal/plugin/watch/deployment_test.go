@@ -1,0 +1,393 @@
+package watch
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+	sigsyaml "sigs.k8s.io/yaml"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+)
+
+// grant is a rule of one of the example's roles.
+type grant struct {
+	// namespace is empty for a ClusterRole.
+	namespace string
+	rbacv1.PolicyRule
+	// used holds what was done by it.
+	used map[string]bool
+}
+
+// example is what examples/watch-deployment.yaml asks for.
+type example struct {
+	grants     []*grant
+	deployment appsv1.Deployment
+	mu         sync.Mutex
+	denied     []string
+}
+
+func readExample(t *testing.T) *example {
+	t.Helper()
+	text, err := os.ReadFile("../../../examples/watch-deployment.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &example{}
+	var bound, roles []string
+	reader := yaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(text)))
+	for {
+		document, err := reader.Read()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var kind struct{ Kind string }
+		if err := sigsyaml.Unmarshal(document, &kind); err != nil {
+			t.Fatal(err)
+		}
+		strict := func(into any) {
+			t.Helper()
+			if err := sigsyaml.UnmarshalStrict(document, into); err != nil {
+				t.Fatalf("%s: %v", kind.Kind, err)
+			}
+		}
+		switch kind.Kind {
+		case "ClusterRole", "Role":
+			var role rbacv1.ClusterRole
+			strict(&role)
+			roles = append(roles, kind.Kind+" "+role.Namespace+"/"+role.Name)
+			for _, rule := range role.Rules {
+				e.grants = append(e.grants, &grant{role.Namespace, rule, map[string]bool{}})
+			}
+		case "ClusterRoleBinding", "RoleBinding":
+			var binding rbacv1.RoleBinding
+			strict(&binding)
+			bound = append(bound, binding.RoleRef.Kind+" "+binding.Namespace+"/"+binding.RoleRef.Name)
+			if s := binding.Subjects; len(s) != 1 || s[0].Name != "kube-gateway-watch" || s[0].Namespace != "kube-gateway" {
+				t.Errorf("%s %s binds %v", kind.Kind, binding.Name, s)
+			}
+		case "Deployment":
+			strict(&e.deployment)
+		case "Namespace":
+			strict(&corev1.Namespace{})
+		case "ServiceAccount":
+			strict(&corev1.ServiceAccount{})
+		default:
+			t.Errorf("a %s is nothing that is expected", kind.Kind)
+		}
+	}
+	if slices.Sort(bound); len(bound) == 0 || !slices.Equal(bound, slices.Sorted(slices.Values(roles))) {
+		t.Errorf("there are %q, bound are %q", roles, bound)
+	}
+	return e
+}
+
+// use notes that something is done, and reports whether it is allowed.
+func (e *example) use(verb, group, resource, namespace, name string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, g := range e.grants {
+		if (g.namespace == "" || g.namespace == namespace) && slices.Contains(g.Verbs, verb) && slices.Contains(g.APIGroups, group) &&
+			slices.Contains(g.Resources, resource) && (len(g.ResourceNames) == 0 || slices.Contains(g.ResourceNames, name)) {
+			g.used[verb+" "+resource] = true
+			return true
+		}
+	}
+	if what := verb + " " + resource; !slices.Contains(e.denied, what) {
+		e.denied = append(e.denied, what)
+	}
+	return false
+}
+
+// guard makes client refuse what the example does not allow.
+func (e *example) guard(client *fake.Clientset) {
+	check := func(action clienttesting.Action) error {
+		resource := action.GetResource()
+		what := resource.Resource
+		if action.GetSubresource() != "" {
+			what += "/" + action.GetSubresource()
+		}
+		name := ""
+		switch a := action.(type) {
+		case interface{ GetName() string }:
+			name = a.GetName()
+		case clienttesting.UpdateAction:
+			if o, ok := a.GetObject().(metav1.Object); ok {
+				name = o.GetName()
+			}
+		}
+		// Everybody may ask for the version.
+		if what == "version" || e.use(action.GetVerb(), resource.Group, what, action.GetNamespace(), name) {
+			return nil
+		}
+		return apierrors.NewForbidden(schema.GroupResource{Group: resource.Group, Resource: what}, name, errors.New("no rule"))
+	}
+	client.PrependReactor("*", "*", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		err := check(action)
+		return err != nil, nil, err
+	})
+	client.PrependWatchReactor("*", func(action clienttesting.Action) (bool, apiwatch.Interface, error) {
+		err := check(action)
+		return err != nil, nil, err
+	})
+}
+
+// gatewaysByExec are the gateways of pods, spoken to by exec.
+type gatewaysByExec struct {
+	t         *testing.T
+	e         *example
+	client    *fake.Clientset
+	authority *ca.Authority
+	mu        sync.Mutex
+	certs     map[string]api.Certificate
+}
+
+func (g *gatewaysByExec) status(pod string) *api.Status {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := &api.Status{State: api.Uncertified, Time: time.Now(), Mode: api.Permissive, Pod: api.PodRef{Namespace: "shop", Name: pod, UID: "uid-" + pod}}
+	if cert, ok := g.certs[pod]; ok {
+		s.State, s.Cert = api.Ready, cert
+	}
+	return s
+}
+
+func (g *gatewaysByExec) exec(namespace, pod string) {
+	for _, verb := range []string{"get", "create"} {
+		if !g.e.use(verb, "", "pods/exec", namespace, pod) {
+			g.t.Errorf("no rule to %s pods/exec", verb)
+		}
+	}
+}
+
+func (g *gatewaysByExec) Status(_ context.Context, namespace, pod, _ string, _ time.Duration) (*api.Status, error) {
+	g.exec(namespace, pod)
+	return g.status(pod), nil
+}
+
+func (g *gatewaysByExec) Renew(_ context.Context, namespace, pod, _ string, sign remote.Sign) (*api.Status, error) {
+	g.exec(namespace, pod)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		return nil, err
+	}
+	issued, err := sign(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode([]byte(issued.Certificate))
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	g.mu.Lock()
+	g.certs[pod] = api.Certificate{Serial: leaf.SerialNumber.Text(16), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
+		Authorities: g.authority.Roots(), Issuer: g.authority.Roots()[0]}
+	g.mu.Unlock()
+	return g.status(pod), nil
+}
+
+func (g *gatewaysByExec) Trust(context.Context, string, string, string, []byte) (*api.Status, error) {
+	return nil, errors.New("not expected")
+}
+
+func (g *gatewaysByExec) ResetExisting(context.Context, string, string, string) (*api.Status, error) {
+	return nil, errors.New("not expected")
+}
+
+func (g *gatewaysByExec) Disable(_ context.Context, namespace, pod, _ string, _ time.Duration) (*api.DisableReport, error) {
+	g.exec(namespace, pod)
+	w := &world{Clientset: g.client, t: g.t}
+	w.setState(pod, wasDisabled(time.Now()).state)
+	return &api.DisableReport{}, nil
+}
+
+// addContainers does what the API server and a kubelet do with the patch that
+// adds a gateway.
+func addContainers(t *testing.T, client *fake.Clientset) {
+	var mu sync.Mutex
+	client.PrependReactor("patch", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		p := action.(clienttesting.PatchActionImpl)
+		var body installed.Patch
+		if err := json.Unmarshal(p.GetPatch(), &body); err != nil {
+			return true, nil, err
+		}
+		w := &world{Clientset: client, t: t}
+		pod := w.pod(p.GetName())
+		added := body.Spec.EphemeralContainers[0]
+		pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, added)
+		if len(p.PatchOptions.DryRun) > 0 {
+			return true, pod, nil
+		}
+		pod.Status.EphemeralContainerStatuses = append(pod.Status.EphemeralContainerStatuses,
+			corev1.ContainerStatus{Name: added.Name, State: runs().state})
+		w.update(pod)
+		return true, pod, nil
+	})
+}
+
+// TestExampleAllowsWhatWatchDoesAndNothingElse lets watch, with what it really
+// acts through, do all that it does, under the roles of the example.
+func TestExampleAllowsWhatWatchDoesAndNothingElse(t *testing.T) {
+	e := readExample(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	client := fake.NewClientset(annotatedNamespace(), testPod("p"),
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system", UID: "cluster"}},
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.0.0/16", "fd00::/64"}}},
+		&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16"}}})
+	made, err := ca.New(ca.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err1 := authority.PublishBundle(ctx, client, made, false)
+	_, err2 := authority.PublishAuthority(ctx, client, made, false)
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	addContainers(t, client)
+	e.guard(client)
+	gateways := &gatewaysByExec{t: t, e: e, client: client, authority: made, certs: map[string]api.Certificate{}}
+	home := t.TempDir()
+	plugin := &Plugin{
+		Client: client, Gateways: gateways,
+		Options: inject.Options{Image: testImage, Mode: api.Permissive, OnFailure: api.FailOpen, Wire: api.WireAuto,
+			Delivery: inject.DeliveryCSR, TTL: time.Hour, Timeout: 30 * time.Second},
+		Authority: func(ctx context.Context) (Authority, error) {
+			return authority.Load(ctx, authority.LoadOptions{Client: client, Getenv: func(name string) string {
+				return map[string]string{"HOME": home, "LOCALAPPDATA": home}[name]
+			}})
+		},
+		Warn: func(warnings []string) { t.Errorf("warned of %q", warnings) },
+	}
+	events := make(chan Event, 100)
+	watcher := &Watcher{Client: client, Actions: plugin, Report: func(e Event) { events <- e }}
+	expect := func(action Action) Event {
+		t.Helper()
+		select {
+		case e := <-events:
+			if e.Action != action || e.Err != nil || len(e.Warnings) > 0 {
+				t.Fatalf("got %s: %v, warnings %q; want %s", e.Action, e.Err, e.Warnings, action)
+			}
+			return e
+		case <-ctx.Done():
+			t.Fatalf("no event, want %s", action)
+			return Event{}
+		}
+	}
+	leader, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	election := &Election{Client: client, Namespace: "kube-gateway", Identity: "one"}
+	go func() { ended <- election.Lead(leader, watcher.Run) }()
+	w := &world{Clientset: client, t: t}
+
+	if got := expect(Enabled); got.Pod != "p" || got.NotAfter.IsZero() {
+		t.Errorf("%+v", got)
+	}
+	if config, err := installed.ConfigOf(w.pod("p"), "kube-gateway"); err != nil || !config.Watched {
+		t.Errorf("%+v, %v", config, err)
+	}
+	if out := plugin.Renew(ctx, w.pod("p"), "kube-gateway"); out.Err != nil || !out.Changed {
+		t.Errorf("renewing: %+v", out)
+	}
+	w.setState("p", died(time.Now(), time.Hour).state)
+	expect(Replaced)
+	w.annotateNamespace("")
+	expect(Disabled)
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+
+	// Secrets of pods are looked for where that is allowed, and not here.
+	slices.Sort(e.denied)
+	for _, what := range e.denied {
+		if what != "list secrets" {
+			t.Errorf("watch wanted to %s", what)
+		}
+	}
+	for _, g := range e.grants {
+		for _, resource := range g.Resources {
+			for _, verb := range g.Verbs {
+				what := verb + " " + resource
+				// Servers before 1.33 alone need it.
+				if !g.used[what] && what != "list services" {
+					t.Errorf("nothing needs to %s in namespace %q", what, g.namespace)
+				}
+			}
+		}
+	}
+}
+
+// TestExampleIsRestricted checks what the namespace's own label demands, and that
+// the probes meet what the arguments start.
+func TestExampleIsRestricted(t *testing.T) {
+	d := readExample(t).deployment
+	if d.Spec.Replicas == nil || *d.Spec.Replicas != 2 || d.Namespace != "kube-gateway" {
+		t.Errorf("%v replicas in %s", d.Spec.Replicas, d.Namespace)
+	}
+	spec := d.Spec.Template.Spec
+	if spec.ServiceAccountName != "kube-gateway-watch" || spec.HostNetwork || spec.HostPID || len(spec.Volumes) != 0 || len(spec.Containers) != 1 {
+		t.Errorf("%+v", spec)
+	}
+	if s := spec.SecurityContext; s == nil || s.RunAsNonRoot == nil || !*s.RunAsNonRoot || s.SeccompProfile == nil || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+		t.Errorf("%+v", s)
+	}
+	c := spec.Containers[0]
+	s := c.SecurityContext
+	if s == nil || s.Privileged != nil || s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation || s.ReadOnlyRootFilesystem == nil ||
+		!*s.ReadOnlyRootFilesystem || s.Capabilities == nil || !slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) || len(s.Capabilities.Add) != 0 {
+		t.Errorf("%+v", s)
+	}
+	if !slices.Contains(c.Args, "watch") || !slices.Contains(c.Args, "--leader-elect") || !strings.HasPrefix(c.Args[0], "watch") {
+		t.Errorf("arguments %q", c.Args)
+	}
+	if !slices.Contains(c.Args, fmt.Sprintf("--health-addr=:%d", c.Ports[0].ContainerPort)) ||
+		c.LivenessProbe.HTTPGet.Path != "/healthz" || c.ReadinessProbe.HTTPGet.Path != "/readyz" || c.LivenessProbe.HTTPGet.Port.String() != c.Ports[0].Name {
+		t.Error("the probes do not meet the health address")
+	}
+	if c.Resources.Requests.Memory().IsZero() || c.Resources.Limits.Memory().IsZero() || c.Resources.Requests.Cpu().IsZero() {
+		t.Error("resources are missing")
+	}
+}

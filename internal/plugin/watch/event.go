@@ -1,0 +1,83 @@
+package watch
+
+import (
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+// Action is what happened.
+type Action string
+
+const (
+	// Enabled is a pod whose first gateway is ready, Replaced one whose gateway
+	// took over from another one.
+	Enabled  Action = "enabled"
+	Replaced Action = "replaced"
+	Disabled Action = "disabled"
+	Renewed  Action = "renewed"
+	// Failed is tried again, with growing pauses.
+	Failed Action = "failed"
+	// Refused is a pod that can have no gateway. It is looked at again when it
+	// changes.
+	Refused Action = "refused"
+	// Disconnected and Reconnected are about the API server; no pod is named.
+	Disconnected Action = "disconnected"
+	Reconnected  Action = "reconnected"
+	// Noticed carries nothing but warnings.
+	Noticed Action = "noticed"
+)
+
+// Event is something worth telling. Its words may come from anybody in the
+// cluster: clean them before they reach a terminal.
+type Event struct {
+	Time      time.Time
+	Namespace string
+	Pod       string
+	Action    Action
+	// Container is the gateway that this is about.
+	Container string
+	// Elapsed is how long it took.
+	Elapsed time.Duration
+	// NotAfter is when the gateway's certificate ends, zero if unknown.
+	NotAfter time.Time
+	Warnings []string
+	Err      error
+	// Again is when it is tried again, zero if only a change can help.
+	Again time.Time
+}
+
+// Counts is the state of everything that is watched.
+type Counts struct {
+	// Watched pods have a gateway or are to have one. Each of them is Ready,
+	// Working (something is being done about it, or is to be), or Failed.
+	Watched, Ready, Working, Failed int
+	// NextRenewal is when the next certificate is to be renewed, zero if unknown.
+	NextRenewal time.Time
+	// Connected is false while the API server cannot be reached.
+	Connected bool
+}
+
+// phase is where a pod stands, for Counts.
+type phase int
+
+const (
+	working phase = iota
+	ready
+	failed
+	// off is a pod that has no gateway any more and is to have none.
+	off
+)
+
+// Outcome is what became of one step.
+type Outcome struct {
+	Container string
+	// Status is what the gateway said, nil if it did not.
+	Status *api.Status
+	// Changed is false if there was nothing to do.
+	Changed  bool
+	Warnings []string
+	Err      error
+	// Refused says that Err comes from the pod's own nature.
+	Refused bool
+}

@@ -1,0 +1,281 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+)
+
+// world is a cluster whose gateways do at once what they are told. It belongs to
+// one synctest bubble, in which time.Sleep moves the clock.
+type world struct {
+	*fake.Clientset
+	t    *testing.T
+	life time.Duration
+
+	// fail, if not nil, is asked before each step whether it fails.
+	fail func(step step, pod string) error
+	// pause is how long each step takes.
+	pause time.Duration
+
+	mu     sync.Mutex
+	events []Event
+	// steps counts what was done about each pod, tries includes failures.
+	steps map[step]map[string]int
+	tries map[step]int
+	busy  map[string]bool
+	// now and most are how many steps are under way, and ever were.
+	now, most int
+	certs     map[string]api.Certificate
+	serial    int
+	nodes     int
+}
+
+func newWorld(t *testing.T, objects ...runtime.Object) *world {
+	w := &world{Clientset: fake.NewClientset(objects...), t: t, life: 24 * time.Hour,
+		steps: map[step]map[string]int{}, tries: map[step]int{}, busy: map[string]bool{}, certs: map[string]api.Certificate{}}
+	return w
+}
+
+func annotatedNamespace() *corev1.Namespace {
+	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", Annotations: map[string]string{Annotation: "true"}}}
+}
+
+// run starts a watcher, calls do, and ends the watcher.
+func (w *world) run(options Options, do func(*Watcher)) {
+	w.t.Helper()
+	watcher := &Watcher{Client: w, Actions: w, Options: options, Report: w.report}
+	ctx, cancel := context.WithCancel(w.t.Context())
+	done := make(chan error)
+	go func() { done <- watcher.Run(ctx) }()
+	synctest.Wait()
+	do(watcher)
+	cancel()
+	if err := <-done; err != nil {
+		w.t.Errorf("the watcher ended with %v", err)
+	}
+}
+
+func (w *world) report(e Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.events = append(w.events, e)
+}
+
+// told counts the events of one kind.
+func (w *world) told(action Action) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := 0
+	for _, e := range w.events {
+		if e.Action == action {
+			n++
+		}
+	}
+	return n
+}
+
+func (w *world) did(step step, pod string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.steps[step][pod]
+}
+
+func (w *world) tried(step step) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.tries[step]
+}
+
+// step does one step, after checking that no other is under way for the pod.
+func (w *world) step(ctx context.Context, step step, pod *corev1.Pod, do func() error) error {
+	w.mu.Lock()
+	if w.busy[pod.Name] {
+		w.t.Errorf("two steps at a time for pod %s", pod.Name)
+	}
+	w.busy[pod.Name] = true
+	w.now++
+	w.most = max(w.most, w.now)
+	w.tries[step]++
+	w.mu.Unlock()
+	var err error
+	if w.pause > 0 {
+		select {
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-time.After(w.pause):
+		}
+	}
+	if err == nil && w.fail != nil {
+		err = w.fail(step, pod.Name)
+	}
+	w.mu.Lock()
+	w.now--
+	w.busy[pod.Name] = false
+	if err == nil {
+		if w.steps[step] == nil {
+			w.steps[step] = map[string]int{}
+		}
+		w.steps[step][pod.Name]++
+	}
+	w.mu.Unlock()
+	if err == nil {
+		err = do()
+	}
+	return err
+}
+
+func (w *world) Image() string { return testImage }
+
+func (w *world) NodesChanged() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.nodes++
+}
+
+var errRefused = errors.New("the pod uses the node's network")
+
+func (w *world) Enable(ctx context.Context, pod *corev1.Pod, annotated bool) Outcome {
+	out := Outcome{Changed: true}
+	out.Err = w.step(ctx, toEnable, pod, func() error {
+		g := runs()
+		g.watched = annotated
+		now := w.pod(pod.Name)
+		out.Container = installed.NextName(now)
+		w.update(with(now, g))
+		return nil
+	})
+	if out.Refused = errors.Is(out.Err, errRefused); out.Err == nil {
+		out.Status = w.certify(pod.Name)
+	}
+	return out
+}
+
+func (w *world) Disable(ctx context.Context, pod *corev1.Pod) Outcome {
+	gateway, _ := installed.Current(pod)
+	return Outcome{Container: gateway.Name, Changed: true, Err: w.step(ctx, toDisable, pod, func() error {
+		w.setState(pod.Name, wasDisabled(time.Now()).state)
+		return nil
+	})}
+}
+
+func (w *world) Renew(ctx context.Context, pod *corev1.Pod, container string) Outcome {
+	out := Outcome{Container: container, Changed: true}
+	if out.Err = w.step(ctx, toRenew, pod, func() error { return nil }); out.Err == nil {
+		out.Status = w.certify(pod.Name)
+	}
+	return out
+}
+
+func (w *world) Ask(ctx context.Context, pod *corev1.Pod, _ string) (*api.Status, error) {
+	if err := w.step(ctx, toAsk, pod, func() error { return nil }); err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return &api.Status{State: api.Ready, Cert: w.certs[pod.Name]}, nil
+}
+
+// certify gives the gateway of a pod a certificate.
+func (w *world) certify(pod string) *api.Status {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.serial++
+	now := time.Now()
+	w.certs[pod] = api.Certificate{Serial: strconv.Itoa(w.serial), NotBefore: now.Add(-backdate), NotAfter: now.Add(w.life)}
+	return &api.Status{State: api.Ready, Cert: w.certs[pod]}
+}
+
+func (w *world) pod(name string) *corev1.Pod {
+	object, err := w.Tracker().Get(corev1.SchemeGroupVersion.WithResource("pods"), "shop", name)
+	if err != nil {
+		w.t.Error(err)
+		return testPod(name)
+	}
+	return object.(*corev1.Pod).DeepCopy()
+}
+
+func (w *world) update(pod *corev1.Pod) {
+	if err := w.Tracker().Update(corev1.SchemeGroupVersion.WithResource("pods"), pod, pod.Namespace); err != nil {
+		w.t.Error(err)
+	}
+}
+
+func (w *world) create(pod *corev1.Pod) {
+	if err := w.Tracker().Create(corev1.SchemeGroupVersion.WithResource("pods"), pod, pod.Namespace); err != nil {
+		w.t.Error(err)
+	}
+}
+
+// setState is the kubelet's report about the newest gateway of a pod.
+func (w *world) setState(pod string, state corev1.ContainerState) {
+	p := w.pod(pod)
+	last := len(p.Status.EphemeralContainerStatuses) - 1
+	p.Status.EphemeralContainerStatuses[last].State = state
+	w.update(p)
+}
+
+func (w *world) annotate(pod, value string) {
+	p := w.pod(pod)
+	if value == "" {
+		delete(p.Annotations, Annotation)
+	} else {
+		metav1.SetMetaDataAnnotation(&p.ObjectMeta, Annotation, value)
+	}
+	w.update(p)
+}
+
+func (w *world) annotateNamespace(value string) {
+	ns := annotatedNamespace()
+	if ns.Annotations[Annotation] = value; value == "" {
+		ns.Annotations = nil
+	}
+	if err := w.Tracker().Update(corev1.SchemeGroupVersion.WithResource("namespaces"), ns, ""); err != nil {
+		w.t.Error(err)
+	}
+}
+
+// gateways returns how many gateways a pod has and ever had.
+func (w *world) gateways(pod string) (running, all int) {
+	list := installed.Gateways(w.pod(pod))
+	for _, g := range list {
+		if g.Phase == installed.Running {
+			running++
+		}
+	}
+	return running, len(list)
+}
+
+// eachOnce checks that each of n pods called p-0, p-1, … has one gateway and
+// never had another one.
+func (w *world) eachOnce(n int) {
+	w.t.Helper()
+	for i := range n {
+		name := fmt.Sprintf("p-%d", i)
+		if running, all := w.gateways(name); running != 1 || all != 1 {
+			w.t.Errorf("pod %s has %d gateways, %d of them running", name, all, running)
+		}
+	}
+}
+
+func (w *world) createMany(n int) {
+	for i := range n {
+		pod := testPod(fmt.Sprintf("p-%d", i))
+		pod.UID = types.UID("uid-" + pod.Name)
+		w.create(pod)
+	}
+}

@@ -1,0 +1,79 @@
+package watch
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+// Name names a pod, or what pods belong to.
+type Name struct {
+	// Kind is Pod, Deployment, ReplicaSet, StatefulSet, DaemonSet, Job or CronJob.
+	Kind string
+	Name string
+}
+
+// kinds returns kubectl's words for the kinds of a Name.
+func kinds() map[string]string {
+	words := map[string]string{}
+	for kind, list := range map[string]string{
+		"Pod":         "po pod pods",
+		"Deployment":  "deploy deployment deployments deployment.apps deployments.apps",
+		"ReplicaSet":  "rs replicaset replicasets replicaset.apps replicasets.apps",
+		"StatefulSet": "sts statefulset statefulsets statefulset.apps statefulsets.apps",
+		"DaemonSet":   "ds daemonset daemonsets daemonset.apps daemonsets.apps",
+		"Job":         "job jobs job.batch jobs.batch",
+		"CronJob":     "cj cronjob cronjobs cronjob.batch cronjobs.batch",
+	} {
+		for word := range strings.FieldsSeq(list) {
+			words[word] = kind
+		}
+	}
+	return words
+}
+
+// ParseNames reads arguments like deploy/web. One without a kind is a pod.
+func ParseNames(args []string) ([]Name, error) {
+	words := kinds()
+	var names []Name
+	for _, arg := range args {
+		word, name, found := strings.Cut(arg, "/")
+		if !found {
+			word, name = "pod", arg
+		}
+		kind, known := words[strings.ToLower(word)]
+		if !known {
+			return nil, api.WithHint(fmt.Errorf("%q is of no kind that can be watched", arg),
+				"name a deploy, sts, ds, rs, job, cronjob or pod, or annotate the pods' template with "+Annotation+"=true")
+		}
+		if name == "" || strings.Contains(name, "/") {
+			return nil, api.WithHint(fmt.Errorf("%q names nothing", arg), "write it like deploy/web")
+		}
+		if n := (Name{kind, name}); !slices.Contains(names, n) {
+			names = append(names, n)
+		}
+	}
+	return names, nil
+}
+
+// String returns n in kubectl's form.
+func (n Name) String() string { return strings.ToLower(n.Kind) + "/" + n.Name }
+
+// isNamed reports whether names name pod or what it belongs to. owner is what
+// controls the controller of pod, such as the Deployment of a ReplicaSet; nil if
+// nothing does.
+func isNamed(names []Name, pod *corev1.Pod, owner *metav1.OwnerReference) bool {
+	direct := metav1.GetControllerOf(pod)
+	return slices.ContainsFunc(names, func(n Name) bool {
+		return n == Name{"Pod", pod.Name} || n.is(direct) || n.is(owner)
+	})
+}
+
+func (n Name) is(owner *metav1.OwnerReference) bool {
+	return owner != nil && owner.Kind == n.Kind && owner.Name == n.Name
+}

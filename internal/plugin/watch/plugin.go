@@ -1,0 +1,198 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/disable"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+)
+
+const (
+	// authorityAge is how long an authority that was read may be used. It may be
+	// replaced meanwhile, and what the old one issues is of no use for long; many
+	// pods that come at once share one reading.
+	authorityAge = 2 * time.Second
+	// surveyAge is how long the survey of a cluster is used if nothing is known
+	// to have changed, and surveyPause the least time between two of them.
+	surveyAge   = 10 * time.Minute
+	surveyPause = 15 * time.Second
+	// askTimeout bounds one question to a gateway.
+	askTimeout = 20 * time.Second
+)
+
+// Authority issues the certificates of gateways, with keys and for keys of theirs.
+type Authority interface {
+	inject.Authority
+	rotate.Authority
+}
+
+// Gateways talks to gateways; *remote.Client does it by exec.
+type Gateways interface {
+	inject.GatewayClient
+	disable.GatewayClient
+	rotate.Gateways
+}
+
+// Plugin acts as the plugin's other verbs do.
+type Plugin struct {
+	Client   kubernetes.Interface
+	Gateways Gateways
+	// Options are those of the gateways to be; Watched is set for each.
+	Options inject.Options
+	// Given are the ranges that need not be looked for.
+	Given survey.Ranges
+	// Drain bounds how long connections of gateways that are disabled may go on.
+	Drain time.Duration
+	// Authority reads the authority.
+	Authority func(context.Context) (Authority, error)
+	// Warn is called with what a survey of the cluster had to guess, if it is not
+	// what the one before had to. Calls do not overlap.
+	Warn func([]string)
+
+	authority cached[Authority]
+	survey    cached[*survey.Survey]
+	warned    []string
+}
+
+var _ Actions = (*Plugin)(nil)
+
+// Image is part of Actions.
+func (p *Plugin) Image() string { return p.Options.Image }
+
+// NodesChanged is part of Actions.
+func (p *Plugin) NodesChanged() { p.survey.outdate() }
+
+// Enable is part of Actions.
+func (p *Plugin) Enable(ctx context.Context, pod *corev1.Pod, annotated bool) Outcome {
+	authority, err := p.readAuthority(ctx)
+	if err != nil {
+		return Outcome{Err: err}
+	}
+	cluster, err := p.cluster(ctx, pod)
+	if err != nil {
+		return Outcome{Err: err}
+	}
+	if err := cluster.Refusal(pod); err != nil {
+		return Outcome{Err: err, Refused: true}
+	}
+	options := p.Options
+	options.Watched = annotated
+	injector := inject.Injector{Client: p.Client, Authority: authority, Gateways: p.Gateways, Survey: cluster, Options: options}
+	result := injector.Enable(ctx, pod)
+	return Outcome{
+		Container: result.Container, Status: result.Status, Changed: result.Action == inject.Enabled,
+		Warnings: result.Warnings, Err: result.Err,
+	}
+}
+
+// Disable is part of Actions.
+func (p *Plugin) Disable(ctx context.Context, pod *corev1.Pod) Outcome {
+	disabler := disable.Disabler{Client: p.Client, Gateways: p.Gateways, Options: disable.Options{
+		DrainTimeout: p.Drain, Timeout: p.Options.Timeout, Image: p.Options.Image, PullPolicy: p.Options.PullPolicy,
+	}}
+	result := disabler.Disable(ctx, pod)
+	return Outcome{Container: result.Container, Changed: result.Action == disable.Disabled, Err: result.Err}
+}
+
+// Renew is part of Actions.
+func (p *Plugin) Renew(ctx context.Context, pod *corev1.Pod, container string) Outcome {
+	authority, err := p.readAuthority(ctx)
+	if err != nil {
+		return Outcome{Container: container, Err: err}
+	}
+	rotator := rotate.Rotator{Gateways: p.Gateways, Authority: authority, TTL: p.Options.TTL, Timeout: p.Options.Timeout}
+	result := rotator.Rotate(ctx, pod)
+	return Outcome{Container: container, Status: result.Status, Changed: true, Warnings: result.Warnings, Err: result.Err}
+}
+
+// Ask is part of Actions.
+func (p *Plugin) Ask(ctx context.Context, pod *corev1.Pod, container string) (*api.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	status, err := p.Gateways.Status(ctx, pod.Namespace, pod.Name, container, 0)
+	if err == nil && status.Pod.UID != string(pod.UID) {
+		return nil, errors.New("what answers serves another pod")
+	}
+	return status, err
+}
+
+func (p *Plugin) readAuthority(ctx context.Context) (Authority, error) {
+	return p.authority.get(authorityAge, func() (Authority, error) { return p.Authority(ctx) })
+}
+
+// cluster returns what a gateway for pod has to know of the cluster. A pod with
+// an address that nobody announced shows that there is something new.
+func (p *Plugin) cluster(ctx context.Context, pod *corev1.Pod) (*survey.Survey, error) {
+	read := func() (*survey.Survey, error) {
+		cluster, err := survey.Run(ctx, p.Client, []corev1.Pod{*pod}, p.Given)
+		if err == nil && p.Warn != nil && !slices.Equal(cluster.Warnings, p.warned) {
+			p.warned = cluster.Warnings
+			p.Warn(cluster.Warnings)
+		}
+		return cluster, err
+	}
+	cluster, err := p.survey.get(surveyAge, read)
+	if err != nil || len(p.Given.Capture) > 0 {
+		return cluster, err
+	}
+	for _, ip := range installed.PodIPs(pod) {
+		covered := false
+		for _, r := range cluster.Capture {
+			covered = covered || r.Contains(ip)
+		}
+		if !covered {
+			return p.survey.get(surveyPause, read)
+		}
+	}
+	return cluster, nil
+}
+
+// cached is a value that is read again when it has become too old.
+type cached[T any] struct {
+	mu    sync.Mutex
+	value T
+	at    time.Time
+
+	outdatedMu sync.Mutex
+	outdated   bool
+}
+
+// get returns the value, after reading it if it is older than age or was declared
+// outdated. Those who come meanwhile wait for the same reading. After an error
+// the next one reads again.
+func (c *cached[T]) get(age time.Duration, read func() (T, error)) (T, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.outdatedMu.Lock()
+	fresh := !c.outdated && !c.at.IsZero() && time.Since(c.at) < age
+	// What changes while it is read counts for the next time.
+	c.outdated = false
+	c.outdatedMu.Unlock()
+	if fresh {
+		return c.value, nil
+	}
+	value, err := read()
+	if err != nil {
+		c.at = time.Time{}
+		return value, err
+	}
+	c.value, c.at = value, time.Now()
+	return value, nil
+}
+
+func (c *cached[T]) outdate() {
+	c.outdatedMu.Lock()
+	defer c.outdatedMu.Unlock()
+	c.outdated = true
+}

@@ -1,0 +1,143 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+)
+
+func TestCached(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c cached[int]
+		reads := 0
+		var fail error
+		read := func() (int, error) {
+			reads++
+			return reads, fail
+		}
+		expect := func(what string, want int) {
+			t.Helper()
+			if got, err := c.get(time.Minute, read); got != want || err != nil || reads != want {
+				t.Errorf("%s: %d after %d readings, %v", what, got, reads, err)
+			}
+		}
+		expect("the first time", 1)
+		expect("at once", 1)
+		time.Sleep(time.Minute)
+		expect("when it is old", 2)
+		c.outdate()
+		expect("when it is outdated", 3)
+		expect("when it was outdated", 3)
+		c.outdate()
+		fail = errors.New("away")
+		if _, err := c.get(time.Minute, read); !errors.Is(err, fail) {
+			t.Errorf("got %v", err)
+		}
+		fail = nil
+		expect("after an error", 5)
+		// Many who come at once share one reading.
+		time.Sleep(time.Minute)
+		got := make(chan int)
+		for range 10 {
+			go func() {
+				value, _ := c.get(time.Minute, read)
+				got <- value
+			}()
+		}
+		for range 10 {
+			if value := <-got; value != 6 {
+				t.Errorf("one of many: %d", value)
+			}
+		}
+	})
+}
+
+func TestSurveyFollowsTheCluster(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node := func(name, cidr string) *corev1.Node {
+			return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{PodCIDRs: []string{cidr, "fd00::/64"}}}
+		}
+		client := fake.NewClientset(node("one", "10.244.0.0/16"),
+			&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16"}}})
+		p := &Plugin{Client: client}
+		ranges := func(pod *corev1.Pod) int {
+			t.Helper()
+			cluster, err := p.cluster(t.Context(), pod)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(cluster.Capture)
+		}
+		pod, far := testPod("p"), testPod("far")
+		far.Status.PodIP, far.Status.PodIPs = "10.250.1.1", nil
+		if n := ranges(pod); n != 2 {
+			t.Fatalf("%d ranges", n)
+		}
+		add := func(n *corev1.Node) {
+			if _, err := client.CoreV1().Nodes().Create(t.Context(), n, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		add(node("two", "10.250.0.0/16"))
+		if n := ranges(pod); n != 2 {
+			t.Errorf("%d ranges: surveyed again without a reason", n)
+		}
+		time.Sleep(surveyPause)
+		if n := ranges(far); n != 3 {
+			t.Errorf("%d ranges when a pod has an address outside of them", n)
+		}
+		add(node("three", "10.251.0.0/16"))
+		p.NodesChanged()
+		if cluster, err := p.cluster(t.Context(), pod); err != nil || !covers(cluster, "10.251.0.0/16") {
+			t.Errorf("%v when the nodes changed, %v", cluster, err)
+		}
+		add(node("four", "10.9.0.0/16"))
+		time.Sleep(surveyAge)
+		if cluster, err := p.cluster(t.Context(), pod); err != nil || !covers(cluster, "10.9.0.0/16") {
+			t.Errorf("%v after a while, %v", cluster, err)
+		}
+	})
+}
+
+func covers(cluster *survey.Survey, text string) bool {
+	for _, r := range cluster.Capture {
+		if r.Overlaps(netip.MustParsePrefix(text)) {
+			return true
+		}
+	}
+	return false
+}
+
+func TestPluginSaysWhatIsMissing(t *testing.T) {
+	away := errors.New("no authority")
+	p := &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (Authority, error) { return nil, away }}
+	if out := p.Enable(t.Context(), testPod("p"), true); !errors.Is(out.Err, away) || out.Refused {
+		t.Errorf("%+v", out)
+	}
+	if out := p.Renew(t.Context(), testPod("p"), "kube-gateway"); !errors.Is(out.Err, away) {
+		t.Errorf("%+v", out)
+	}
+	authority, err := ca.New(ca.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p = &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (Authority, error) { return authority, nil },
+		Given: survey.Ranges{Capture: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}}
+	pod := testPod("p")
+	pod.Spec.HostNetwork = true
+	if out := p.Enable(t.Context(), pod, true); !out.Refused || api.Hint(out.Err) == "" {
+		t.Errorf("%+v", out)
+	}
+}

@@ -1,0 +1,295 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+)
+
+// reconcile takes one step about one pod. It returns true if there may be another
+// one at once; otherwise it has seen to it that the pod comes back in time.
+func (w *Watcher) reconcile(ctx context.Context, key types.NamespacedName) bool {
+	object, ok, err := w.sources.pods.GetIndexer().GetByKey(key.String())
+	if err != nil || !ok {
+		w.forget(key)
+		return false
+	}
+	pod := object.(*corev1.Pod)
+	cached := pod
+	d, s := w.decide(key, pod)
+	if d.step == toEnable && w.wasRefused(key, cached) {
+		return false
+	}
+	if d.step != rest && d.step != wait {
+		if until := w.pausing(key, pod, d.step); until > 0 {
+			w.queue.AddAfter(key, until)
+			return false
+		}
+	}
+	if d.step.changes() {
+		// What was decided from the cache is only a suspicion.
+		now, err := w.Client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+		switch {
+		case ctx.Err() != nil:
+			return false
+		case apierrors.IsNotFound(err) || err == nil && now.UID != pod.UID:
+			w.forget(key)
+			return false
+		case err != nil:
+			w.failed(key, pod, attempt{step: d.step}, Outcome{Err: fmt.Errorf("reading the pod: %w", err)})
+			return false
+		}
+		pod = now
+		d, s = w.decide(key, pod)
+	}
+	w.note(key, pod, d, s)
+	switch d.step {
+	case rest:
+		return false
+	case wait:
+		w.queue.AddAfter(key, time.Until(d.at))
+		return false
+	}
+	again := w.act(ctx, key, pod, d.step, s)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if r := w.records[key]; r != nil && r.refused != nil {
+		r.refused = cached
+	}
+	return again
+}
+
+// wasRefused reports whether cached, the very state of a pod, was refused before.
+// Caches have another object for another state.
+func (w *Watcher) wasRefused(key types.NamespacedName, cached *corev1.Pod) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r := w.records[key]
+	return r != nil && r.refused == cached
+}
+
+// decide asks [decide] with all that is known of pod.
+func (w *Watcher) decide(key types.NamespacedName, pod *corev1.Pod) (decision, situation) {
+	s := situation{pod: pod, image: w.Actions.Image()}
+	var trouble error
+	s.want, trouble = w.wantOf(pod)
+	gateway, _ := installed.Current(pod)
+	w.mu.Lock()
+	if r := w.records[key]; r != nil && r.uid == pod.UID {
+		s.ended = r.ended
+		if r.gateway == gateway.Name {
+			s.status, s.askAt, s.renewed = r.status, r.askAt, r.renewed
+		}
+	}
+	w.mu.Unlock()
+	d := decide(s, time.Now())
+	if d.trouble == nil {
+		d.trouble = trouble
+	}
+	return d, s
+}
+
+// note remembers where pod stands now, for Counts, and reports trouble that
+// nothing is done about.
+func (w *Watcher) note(key types.NamespacedName, pod *corev1.Pod, d decision, s situation) {
+	gateway, has := installed.Current(pod)
+	runs := has && gateway.Phase == installed.Running
+	on := s.want == wanted || s.want == named
+	if d.step == rest && !runs && !on && d.trouble == nil {
+		w.forget(key)
+		return
+	}
+	w.mu.Lock()
+	r := w.recordOf(key, pod)
+	trouble := ""
+	if d.trouble != nil {
+		trouble = d.trouble.Error()
+	}
+	news := trouble != "" && trouble != r.trouble && trouble != r.reported
+	r.trouble = trouble
+	switch {
+	case trouble != "":
+		r.phase = failed
+	case d.step == rest && s.ended != "" && s.ended == gateway.Name:
+		// The pod does not show yet what is known already.
+		r.phase = off
+	case d.step != rest && d.step != wait:
+		// Failures stay visible until something else succeeds.
+		if r.phase != failed {
+			r.phase = working
+		}
+	case runs && s.status != nil && s.status.State == api.Ready:
+		r.phase = ready
+		r.renewAt, _ = RenewAt(s.status.Cert, string(pod.UID))
+	case r.phase != failed:
+		r.phase = working
+	}
+	w.mu.Unlock()
+	if news {
+		w.report(Event{Namespace: pod.Namespace, Pod: pod.Name, Action: Failed, Container: gateway.Name, Err: d.trouble})
+	}
+}
+
+// recordOf returns the record of pod, a new one if there is none. w.mu is held.
+func (w *Watcher) recordOf(key types.NamespacedName, pod *corev1.Pod) *record {
+	r := w.records[key]
+	if r == nil || r.uid != pod.UID {
+		r = &record{uid: pod.UID}
+		w.records[key] = r
+	}
+	return r
+}
+
+func (w *Watcher) forget(key types.NamespacedName) {
+	w.retries.Forget(key)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.records, key)
+}
+
+// pausing returns how long step has to wait because it has failed before. A pod
+// with another gateway than then does not wait.
+func (w *Watcher) pausing(key types.NamespacedName, pod *corev1.Pod, step step) time.Duration {
+	gateway, _ := installed.Current(pod)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r := w.records[key]
+	if r == nil || r.uid != pod.UID || r.tried.step != step || r.tried.gateway != "" && r.tried.gateway != gateway.Name {
+		return 0
+	}
+	return time.Until(r.retryAt)
+}
+
+// act takes a step and remembers what came of it.
+func (w *Watcher) act(ctx context.Context, key types.NamespacedName, pod *corev1.Pod, step step, s situation) bool {
+	gateway, had := installed.Current(pod)
+	start := time.Now()
+	event := Event{Namespace: pod.Namespace, Pod: pod.Name}
+	var out Outcome
+	switch step {
+	case toEnable:
+		event.Action = Enabled
+		if had && gateway.Phase == installed.Terminated && !gateway.Disabled() {
+			event.Action = Replaced
+		}
+		out = w.Actions.Enable(ctx, pod, s.want == wanted)
+	case toDisable:
+		event.Action = Disabled
+		out = w.Actions.Disable(ctx, pod)
+	case toRenew:
+		event.Action = Renewed
+		out = w.Actions.Renew(ctx, pod, gateway.Name)
+	case toAsk:
+		out.Container = gateway.Name
+		out.Status, out.Err = w.Actions.Ask(ctx, pod, gateway.Name)
+	}
+	switch {
+	case out.Err == nil:
+	case ctx.Err() != nil:
+		return false
+	case w.gone(ctx, pod):
+		w.forget(key)
+		return false
+	default:
+		w.failed(key, pod, attempt{step: step, gateway: gateway.Name}, out)
+		return false
+	}
+	if out.Container == "" {
+		out.Container = gateway.Name
+	}
+	w.succeeded(key, pod, step, out)
+	if step != toAsk && (out.Changed || len(out.Warnings) > 0) {
+		if !out.Changed {
+			event.Action = Noticed
+		}
+		event.Container, event.Warnings, event.Elapsed = out.Container, out.Warnings, time.Since(start)
+		if out.Status != nil {
+			event.NotAfter = out.Status.Cert.NotAfter
+		}
+		w.report(event)
+	}
+	return true
+}
+
+func (w *Watcher) succeeded(key types.NamespacedName, pod *corev1.Pod, step step, out Outcome) {
+	w.retries.Forget(key)
+	now := time.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r := w.recordOf(key, pod)
+	r.tried, r.retryAt, r.reported, r.refused = attempt{}, time.Time{}, "", nil
+	if step == toDisable {
+		r.gateway, r.status, r.ended, r.phase, r.renewAt = "", nil, out.Container, off, time.Time{}
+		return
+	}
+	r.phase = working
+	if r.gateway != out.Container {
+		r.renewed = time.Time{}
+	}
+	if step == toRenew {
+		r.renewed = now
+	}
+	r.gateway, r.status = out.Container, out.Status
+	pause := askInterval
+	if out.Status == nil {
+		r.askAt = now
+		return
+	}
+	if out.Status.State != api.Ready {
+		pause = askSoon
+	}
+	r.askAt = now.Add(time.Duration((0.8 + 0.4*spread(key.String(), now.String())) * float64(pause)))
+}
+
+// failed notes a failure, reports it if it is a new one, and has it tried again,
+// unless only a change of the pod can help.
+func (w *Watcher) failed(key types.NamespacedName, pod *corev1.Pod, tried attempt, out Outcome) {
+	event := Event{Namespace: pod.Namespace, Pod: pod.Name, Action: Failed, Container: out.Container, Warnings: out.Warnings, Err: out.Err}
+	var pause time.Duration
+	if out.Refused {
+		event.Action = Refused
+	} else {
+		pause = w.retries.When(key)
+		if unreachable(out.Err) {
+			pause = min(pause, outageDelay)
+		}
+		event.Again = time.Now().Add(pause)
+		w.queue.AddAfter(key, pause)
+	}
+	w.mu.Lock()
+	r := w.recordOf(key, pod)
+	r.phase, r.tried, r.retryAt, r.renewAt, r.refused = failed, tried, event.Again, time.Time{}, nil
+	if out.Refused {
+		r.refused = pod
+	}
+	known := r.reported == out.Err.Error()
+	r.reported = out.Err.Error()
+	w.mu.Unlock()
+	if !known {
+		w.report(event)
+	}
+}
+
+// gone reports whether pod has ended or was replaced meanwhile: then that is why
+// something failed, and it is no failure.
+func (w *Watcher) gone(ctx context.Context, pod *corev1.Pod) bool {
+	now, err := w.Client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+	return apierrors.IsNotFound(err) || err == nil && (now.UID != pod.UID || installed.Leaving(now))
+}
+
+// unreachable reports whether err comes from an API server that is away or busy.
+func unreachable(err error) bool {
+	var network net.Error
+	return errors.As(err, &network) || apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err) ||
+		apierrors.IsServiceUnavailable(err) || apierrors.IsTooManyRequests(err) || apierrors.IsInternalError(err)
+}

@@ -1,0 +1,342 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+// byController indexes pods by the UID of what controls them.
+const byController = "controller"
+
+// sources are the caches of what decisions depend on. Those that are not needed,
+// or that the user may not read, are nil.
+type sources struct {
+	pods       cache.SharedIndexInformer
+	namespaces cache.SharedIndexInformer
+	nodes      cache.SharedIndexInformer
+	// owners hold what stands between a pod and what was named: ReplicaSets for
+	// a Deployment, Jobs for a CronJob.
+	owners map[string]cache.SharedIndexInformer
+}
+
+func (s *sources) all() []cache.SharedIndexInformer {
+	list := slices.Collect(maps.Values(s.owners))
+	for _, informer := range []cache.SharedIndexInformer{s.pods, s.namespaces, s.nodes} {
+		if informer != nil {
+			list = append(list, informer)
+		}
+	}
+	return list
+}
+
+// wait returns once all caches are filled, or false when ctx ends before.
+func (s *sources) wait(ctx context.Context) bool {
+	for _, informer := range s.all() {
+		select {
+		case <-informer.HasSyncedChecker().Done():
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
+// listWatch is how one kind of objects is read.
+type listWatch struct {
+	what  string
+	list  func(context.Context, metav1.ListOptions) (runtime.Object, error)
+	watch func(context.Context, metav1.ListOptions) (apiwatch.Interface, error)
+	// narrow restricts what is read.
+	narrow func(*metav1.ListOptions)
+}
+
+// newSources prepares the caches, and finds out which of them can be had.
+func (w *Watcher) newSources(ctx context.Context) (*sources, error) {
+	core := w.Client.CoreV1()
+	namespace := w.Options.Namespace
+	s := &sources{owners: map[string]cache.SharedIndexInformer{}}
+	var err error
+	s.pods, err = w.informer(ctx, &corev1.Pod{}, cache.Indexers{
+		cache.NamespaceIndex: cache.MetaNamespaceIndexFunc, byController: controllerUID,
+	}, listWatch{
+		what:  "pods",
+		list:  lists(core.Pods(namespace).List),
+		watch: core.Pods(namespace).Watch,
+		narrow: func(o *metav1.ListOptions) {
+			// Gateways are added to running pods: all others need not be known.
+			o.LabelSelector = w.Options.Selector
+			o.FieldSelector = fields.OneTermEqualSelector("status.phase", string(corev1.PodRunning)).String()
+		},
+	}, cache.ResourceEventHandlerFuncs{
+		AddFunc:    w.enqueue,
+		UpdateFunc: func(_, now any) { w.enqueue(now) },
+		DeleteFunc: w.enqueue,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.namespaces, err = w.informer(ctx, &corev1.Namespace{}, nil, listWatch{
+		what:  "namespaces",
+		list:  lists(core.Namespaces().List),
+		watch: core.Namespaces().Watch,
+		narrow: func(o *metav1.ListOptions) {
+			if namespace != "" {
+				o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, namespace).String()
+			}
+		},
+	}, cache.ResourceEventHandlerFuncs{
+		AddFunc: w.enqueueNamespace,
+		UpdateFunc: func(was, now any) {
+			if metaOf(was).GetAnnotations()[Annotation] != metaOf(now).GetAnnotations()[Annotation] {
+				w.enqueueNamespace(now)
+			}
+		},
+		DeleteFunc: w.enqueueNamespace,
+	})
+	if apierrors.IsForbidden(err) {
+		s.namespaces = nil
+		w.report(Event{Action: Noticed, Warnings: []string{"namespaces may not be read: only the annotations of pods count"}})
+	} else if err != nil {
+		return nil, err
+	}
+	s.nodes, err = w.informer(ctx, &corev1.Node{}, nil, listWatch{
+		what: "nodes", list: lists(core.Nodes().List), watch: core.Nodes().Watch,
+	}, cache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { w.Actions.NodesChanged() },
+		UpdateFunc: func(was, now any) {
+			// Kubelets report every few minutes that nothing is new.
+			if before, ok := was.(*corev1.Node); ok && nodeChanged(before, now.(*corev1.Node)) {
+				w.Actions.NodesChanged()
+			}
+		},
+		DeleteFunc: func(any) { w.Actions.NodesChanged() },
+	})
+	if apierrors.IsForbidden(err) {
+		s.nodes = nil
+	} else if err != nil {
+		return nil, err
+	}
+	return s, w.addOwners(ctx, s)
+}
+
+func (w *Watcher) addOwners(ctx context.Context, s *sources) error {
+	handler := cache.ResourceEventHandlerFuncs{
+		AddFunc:    w.enqueueControlled,
+		UpdateFunc: func(_, now any) { w.enqueueControlled(now) },
+	}
+	for _, name := range w.Options.Names {
+		var err error
+		switch {
+		case name.Kind == "Deployment" && s.owners["ReplicaSet"] == nil:
+			sets := w.Client.AppsV1().ReplicaSets(w.Options.Namespace)
+			s.owners["ReplicaSet"], err = w.informer(ctx, &appsv1.ReplicaSet{}, nil,
+				listWatch{what: "replicasets", list: lists(sets.List), watch: sets.Watch}, handler)
+		case name.Kind == "CronJob" && s.owners["Job"] == nil:
+			jobs := w.Client.BatchV1().Jobs(w.Options.Namespace)
+			s.owners["Job"], err = w.informer(ctx, &batchv1.Job{}, nil,
+				listWatch{what: "jobs", list: lists(jobs.List), watch: jobs.Watch}, handler)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// informer returns a cache of one kind, which does not run yet. It fails if the
+// objects cannot be listed now: later failures are tried again for ever, but what
+// is not allowed, or a cluster that is not there, must be said at once.
+func (w *Watcher) informer(ctx context.Context, kind runtime.Object, indexers cache.Indexers, from listWatch, handler cache.ResourceEventHandler) (cache.SharedIndexInformer, error) {
+	narrow := func(o metav1.ListOptions) metav1.ListOptions {
+		if from.narrow != nil {
+			from.narrow(&o)
+		}
+		return o
+	}
+	if _, err := from.list(ctx, narrow(metav1.ListOptions{Limit: 1})); err != nil {
+		err = fmt.Errorf("listing %s: %w", from.what, err)
+		if apierrors.IsForbidden(err) {
+			err = api.WithHint(err, fmt.Sprintf("ask for a role that may list and watch %s; examples/watch-deployment.yaml has one", from.what))
+		}
+		return nil, err
+	}
+	informer := cache.NewSharedIndexInformer(cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			list, err := from.list(ctx, narrow(o))
+			if err == nil {
+				w.connected()
+			}
+			return list, err
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
+			stream, err := from.watch(ctx, narrow(o))
+			if err == nil {
+				w.connected()
+			}
+			return stream, err
+		},
+	}, w.Client), kind, 0, indexers)
+	err := errors.Join(
+		informer.SetTransform(trim),
+		informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, _ *cache.Reflector, err error) { w.disconnected(ctx, from.what, err) }),
+	)
+	if err == nil {
+		_, err = informer.AddEventHandler(handler)
+	}
+	return informer, err
+}
+
+// lists gives a typed list function the type that caches want.
+func lists[T runtime.Object](list func(context.Context, metav1.ListOptions) (T, error)) func(context.Context, metav1.ListOptions) (runtime.Object, error) {
+	return func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return list(ctx, o) }
+}
+
+// trim drops what takes much memory and is never looked at.
+func trim(object any) (any, error) {
+	switch o := object.(type) {
+	case *corev1.Node:
+		o.Status.Images = nil
+	case *appsv1.ReplicaSet:
+		o.Spec.Template, o.Status = corev1.PodTemplateSpec{}, appsv1.ReplicaSetStatus{}
+	case *batchv1.Job:
+		o.Spec.Template, o.Status = corev1.PodTemplateSpec{}, batchv1.JobStatus{}
+	}
+	if accessor, err := meta.Accessor(object); err == nil {
+		accessor.SetManagedFields(nil)
+	}
+	return object, nil
+}
+
+func controllerUID(object any) ([]string, error) {
+	if owner := metav1.GetControllerOf(metaOf(object)); owner != nil {
+		return []string{string(owner.UID)}, nil
+	}
+	return nil, nil
+}
+
+// metaOf returns the metadata of an object from an event or a cache.
+func metaOf(object any) metav1.Object {
+	if gone, ok := object.(cache.DeletedFinalStateUnknown); ok {
+		object = gone.Obj
+	}
+	if accessor, err := meta.Accessor(object); err == nil {
+		return accessor
+	}
+	return &metav1.ObjectMeta{}
+}
+
+func (w *Watcher) enqueue(object any) {
+	if o := metaOf(object); o.GetName() != "" {
+		w.queue.Add(types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetName()})
+	}
+}
+
+func (w *Watcher) enqueueNamespace(object any) {
+	w.enqueueIndexed(cache.NamespaceIndex, metaOf(object).GetName())
+}
+
+// enqueueControlled is for a ReplicaSet or Job that is known later than its pods.
+func (w *Watcher) enqueueControlled(object any) {
+	w.enqueueIndexed(byController, string(metaOf(object).GetUID()))
+}
+
+func (w *Watcher) enqueueIndexed(index, value string) {
+	pods, err := w.sources.pods.GetIndexer().ByIndex(index, value)
+	if err != nil {
+		return
+	}
+	for _, pod := range pods {
+		w.enqueue(pod)
+	}
+}
+
+// wantOf returns what is said about pod.
+func (w *Watcher) wantOf(pod *corev1.Pod) (want, error) {
+	var namespace *corev1.Namespace
+	if w.sources.namespaces != nil {
+		if object, ok, err := w.sources.namespaces.GetIndexer().GetByKey(pod.Namespace); ok && err == nil {
+			namespace = object.(*corev1.Namespace)
+		}
+	}
+	return wantOf(pod, isNamed(w.Options.Names, pod, w.ownerOfOwner(pod)), namespace)
+}
+
+func (w *Watcher) ownerOfOwner(pod *corev1.Pod) *metav1.OwnerReference {
+	owner := metav1.GetControllerOf(pod)
+	if owner == nil || w.sources.owners[owner.Kind] == nil {
+		return nil
+	}
+	object, ok, err := w.sources.owners[owner.Kind].GetIndexer().GetByKey(pod.Namespace + "/" + owner.Name)
+	if !ok || err != nil || metaOf(object).GetUID() != owner.UID {
+		return nil
+	}
+	return metav1.GetControllerOf(metaOf(object))
+}
+
+// nodeChanged reports whether what a survey reads of a node has changed.
+func nodeChanged(was, now *corev1.Node) bool {
+	return !slices.Equal(was.Status.Addresses, now.Status.Addresses) ||
+		!slices.Equal(was.Spec.PodCIDRs, now.Spec.PodCIDRs) ||
+		!maps.Equal(was.Labels, now.Labels) ||
+		!slices.EqualFunc(was.Spec.Taints, now.Spec.Taints, func(a, b corev1.Taint) bool { return a.Key == b.Key })
+}
+
+// disconnected notes that a cache lost its connection. Watches that end or expire
+// by themselves are no outage.
+func (w *Watcher) disconnected(ctx context.Context, what string, err error) {
+	if ctx.Err() != nil || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
+		return
+	}
+	w.mu.Lock()
+	was := w.outage
+	w.outage = true
+	w.mu.Unlock()
+	if !was {
+		w.report(Event{Action: Disconnected, Err: fmt.Errorf("watching %s: %w", what, err)})
+	}
+}
+
+// connected notes that the API server answers. After an outage everything that
+// failed is tried again at once.
+func (w *Watcher) connected() {
+	w.mu.Lock()
+	was := w.outage
+	w.outage = false
+	var again []types.NamespacedName
+	if was {
+		for key, r := range w.records {
+			if r.phase == failed && !r.retryAt.IsZero() {
+				r.retryAt = r.retryAt.Add(-maxDelay)
+				again = append(again, key)
+			}
+		}
+	}
+	w.mu.Unlock()
+	if !was {
+		return
+	}
+	w.report(Event{Action: Reconnected})
+	for _, key := range again {
+		w.retries.Forget(key)
+		w.queue.Add(key)
+	}
+}

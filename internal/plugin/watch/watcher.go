@@ -1,0 +1,256 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/klog/v2"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+)
+
+// DefaultParallel is how many pods are worked on at a time.
+const DefaultParallel = 16
+
+// Retries of one pod pause this long at first and twice as long each time, up to
+// maxDelay. While the API server cannot be reached the pauses grow no longer than
+// outageDelay, so that work goes on soon after it is back.
+const (
+	retryDelay  = time.Second
+	outageDelay = 15 * time.Second
+)
+
+// Actions are what a Watcher does about pods. Calls about different pods come at
+// the same time, never two about one pod. Each ends soon after its context, and
+// bounds its own time.
+type Actions interface {
+	// Image is what new gateways run.
+	Image() string
+	// Enable gives pod a gateway that is ready, or makes the one that is on its
+	// way ready. annotated says that an annotation asks for it.
+	Enable(ctx context.Context, pod *corev1.Pod, annotated bool) Outcome
+	// Disable ends the gateway of pod, or removes what a dead one has left.
+	Disable(ctx context.Context, pod *corev1.Pod) Outcome
+	// Renew gives the gateway called container a new certificate.
+	Renew(ctx context.Context, pod *corev1.Pod, container string) Outcome
+	// Ask returns the status of the gateway called container.
+	Ask(ctx context.Context, pod *corev1.Pod, container string) (*api.Status, error)
+	// NodesChanged says that the cluster has other nodes than before.
+	NodesChanged()
+}
+
+// Options say what is watched.
+type Options struct {
+	// Namespace is empty for all namespaces.
+	Namespace string
+	// Selector is a label selector for pods, empty for all.
+	Selector string
+	// Names are enabled without an annotation. They need a Namespace.
+	Names []Name
+	// Parallel is DefaultParallel if zero.
+	Parallel int
+}
+
+// Watcher does the work. Its fields must not change once it runs.
+type Watcher struct {
+	Client  kubernetes.Interface
+	Actions Actions
+	Options Options
+	// Report is called with every event; calls do not overlap.
+	Report func(Event)
+
+	reportMu sync.Mutex
+	mu       sync.Mutex
+	records  map[types.NamespacedName]*record
+	// outage is true while the API server cannot be reached.
+	outage  bool
+	synced  bool
+	sources *sources
+	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName]
+	retries workqueue.TypedRateLimiter[types.NamespacedName]
+}
+
+// record is what is remembered of a pod between two looks at it. It holds nothing
+// that could not be found out again.
+type record struct {
+	uid types.UID
+	// gateway is the container that status, askAt and renewed are about.
+	gateway string
+	status  *api.Status
+	askAt   time.Time
+	renewed time.Time
+	// ended is the container that was disabled successfully.
+	ended string
+	// tried is what failed last, and retryAt when it may be tried again.
+	tried   attempt
+	retryAt time.Time
+	// reported is the last failure that was told, and trouble what only others
+	// can end; the same is not told again.
+	reported, trouble string
+	// refused is the state of the pod that was refused.
+	refused *corev1.Pod
+	phase   phase
+	renewAt time.Time
+}
+
+// attempt tells one thing that was tried from another, which need not wait for
+// the pause after the first one's failure.
+type attempt struct {
+	step    step
+	gateway string
+}
+
+// Run watches until ctx ends; the error is nil then. It returns when all that was
+// begun has ended.
+func (w *Watcher) Run(ctx context.Context) error {
+	stop, err := w.start(ctx)
+	if err != nil {
+		return unlessEnded(ctx, err)
+	}
+	defer stop()
+	var workers sync.WaitGroup
+	for range w.parallel() {
+		workers.Go(func() { w.work(ctx) })
+	}
+	<-ctx.Done()
+	w.queue.ShutDown()
+	workers.Wait()
+	return nil
+}
+
+// Once looks at every pod until nothing is left to do about it now, and returns
+// how many are not as they are wanted.
+func (w *Watcher) Once(ctx context.Context) (failures int, err error) {
+	stop, err := w.start(ctx)
+	if err != nil {
+		return 0, unlessEnded(ctx, err)
+	}
+	defer stop()
+	keys := w.sources.pods.GetIndexer().ListKeys()
+	parallel.Each(w.parallel(), keys, func(key *string) struct{} {
+		namespace, name, _ := cache.SplitMetaNamespaceKey(*key)
+		k := types.NamespacedName{Namespace: namespace, Name: name}
+		// Each step leads to the next: enable, then nothing; or ask, renew.
+		for range maxSteps {
+			if ctx.Err() != nil || !w.reconcile(ctx, k) {
+				break
+			}
+		}
+		return struct{}{}
+	}, nil)
+	counts := w.Counts()
+	return counts.Failed + counts.Working, ctx.Err()
+}
+
+// maxSteps bounds the steps of Once about one pod.
+const maxSteps = 8
+
+func unlessEnded(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func (w *Watcher) parallel() int {
+	if w.Options.Parallel > 0 {
+		return w.Options.Parallel
+	}
+	return DefaultParallel
+}
+
+// start fills the caches. The returned function ends what feeds them.
+func (w *Watcher) start(ctx context.Context) (stop func(), err error) {
+	if len(w.Options.Names) > 0 && w.Options.Namespace == "" {
+		return nil, errors.New("names need a namespace")
+	}
+	w.mu.Lock()
+	w.records = map[types.NamespacedName]*record{}
+	w.mu.Unlock()
+	w.retries = workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](retryDelay, maxDelay)
+	w.queue = workqueue.NewTypedRateLimitingQueue(w.retries)
+	if w.sources, err = w.newSources(ctx); err != nil {
+		w.queue.ShutDown()
+		return nil, err
+	}
+	// The libraries' own log would tear the output apart; what matters of it is
+	// reported as events.
+	feed, cancel := context.WithCancel(klog.NewContext(ctx, klog.Logger{}))
+	var feeding sync.WaitGroup
+	for _, informer := range w.sources.all() {
+		feeding.Go(func() { informer.RunWithContext(feed) })
+	}
+	stop = func() {
+		cancel()
+		w.queue.ShutDown()
+		feeding.Wait()
+	}
+	if !w.sources.wait(ctx) {
+		stop()
+		return nil, fmt.Errorf("reading the pods: %w", context.Cause(ctx))
+	}
+	w.mu.Lock()
+	w.synced = true
+	w.mu.Unlock()
+	return stop, nil
+}
+
+// Synced reports whether all pods are known.
+func (w *Watcher) Synced() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.synced
+}
+
+func (w *Watcher) work(ctx context.Context) {
+	for {
+		key, down := w.queue.Get()
+		if down {
+			return
+		}
+		if ctx.Err() == nil && w.reconcile(ctx, key) {
+			w.queue.Add(key)
+		}
+		w.queue.Done(key)
+	}
+}
+
+// Counts returns where everything stands.
+func (w *Watcher) Counts() Counts {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	counts := Counts{Connected: !w.outage}
+	for _, r := range w.records {
+		switch r.phase {
+		case off:
+			continue
+		case ready:
+			counts.Ready++
+		case failed:
+			counts.Failed++
+		case working:
+			counts.Working++
+		}
+		counts.Watched++
+		if !r.renewAt.IsZero() && (counts.NextRenewal.IsZero() || r.renewAt.Before(counts.NextRenewal)) {
+			counts.NextRenewal = r.renewAt
+		}
+	}
+	return counts
+}
+
+func (w *Watcher) report(e Event) {
+	e.Time = time.Now()
+	w.reportMu.Lock()
+	defer w.reportMu.Unlock()
+	w.Report(e)
+}

@@ -1,0 +1,69 @@
+package ca
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+// blockRequest is the PEM block type of a PKCS #10 request (RFC 7468, section 7).
+const blockRequest = "CERTIFICATE REQUEST"
+
+// maxRequest bounds a request in PEM form, in bytes. One for a P-256 key without
+// names has about 400.
+const maxRequest = 16 << 10
+
+// Sign makes the certificate that [Authority.Issue] would make, for a key that
+// somebody else holds: KeyPEM of the result is empty. csrPEM is a PKCS #10
+// request in PEM form. Its signature must show that whoever made it has the key,
+// which must be ECDSA P-256. Everything else in it is ignored: req alone says
+// whose certificate it becomes. The error is [ErrBadRequest] if the request is
+// what is wrong.
+func (a *Authority) Sign(csrPEM []byte, req LeafRequest) (*Leaf, error) {
+	public, err := parseRequest(csrPEM)
+	if err != nil {
+		return nil, api.WithHint(fmt.Errorf("reading the certificate request: %w", err),
+			"use the plugin and the gateway image of one release")
+	}
+	return a.certify(req, public)
+}
+
+// parseRequest returns the public key of a request, whose private key its maker
+// has proved to have. Words of the request may be in the error.
+func parseRequest(text []byte) (*ecdsa.PublicKey, error) {
+	if len(text) > maxRequest {
+		return nil, fmt.Errorf("%w: it is larger than %d bytes", ErrBadRequest, maxRequest)
+	}
+	block, rest := pem.Decode(text)
+	switch {
+	case block == nil:
+		return nil, fmt.Errorf("%w: it is not in PEM form", ErrBadRequest)
+	case block.Type != blockRequest:
+		return nil, fmt.Errorf("%w: %s where a request belongs", ErrBadRequest, describe(block))
+	case len(bytes.TrimSpace(rest)) > 0:
+		return nil, fmt.Errorf("%w: something follows it", ErrBadRequest)
+	}
+	request, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBadRequest, err)
+	}
+	public, ok := request.PublicKey.(*ecdsa.PublicKey)
+	if !ok || public.Curve != elliptic.P256() {
+		return nil, fmt.Errorf("%w: its key is not ECDSA P-256", ErrBadRequest)
+	}
+	switch request.SignatureAlgorithm {
+	case x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512:
+	default:
+		// The library still lets SHA-1 pass in requests.
+		return nil, fmt.Errorf("%w: it is signed with %v", ErrBadRequest, request.SignatureAlgorithm)
+	}
+	if err := request.CheckSignature(); err != nil {
+		return nil, fmt.Errorf("%w: whoever made it does not have its key: %w", ErrBadRequest, err)
+	}
+	return public, nil
+}

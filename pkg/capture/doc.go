@@ -1,3 +1,0 @@
-// Package capture has the gateway in a pod capture the pod's packets, and
-// receives the capture from there.
-package capture

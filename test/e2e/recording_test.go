@@ -1,0 +1,64 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/test/wire"
+)
+
+const (
+	tlsData  = wire.TLSData
+	tlsData6 = wire.TLSData6
+)
+
+// recording is a recording whose failures fail the test.
+type recording struct {
+	t *testing.T
+	c *wire.Recording
+}
+
+// record starts to record what crosses the network between the nodes.
+func record(t *testing.T) *recording {
+	t.Helper()
+	return recordAt(t, wire.BetweenNodes())
+}
+
+// recordAt starts to record what passes an interface of node-1.
+func recordAt(t *testing.T, place wire.Place) *recording {
+	t.Helper()
+	c, err := wire.Start(t.Context(), filepath.Join(t.TempDir(), "wire.pcap"), place)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &recording{t, c}
+}
+
+func (w *recording) stop() {
+	w.t.Helper()
+	if err := w.c.Stop(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// contains reports whether text crossed the network in the clear.
+func (w *recording) contains(text string) bool {
+	w.t.Helper()
+	found, err := w.c.Contains(text)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return found
+}
+
+// count returns how many packets match a filter.
+func (w *recording) count(filter string) int {
+	w.t.Helper()
+	packets, err := w.c.Packets(w.t.Context(), filter)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return len(packets)
+}
