@@ -27,7 +27,7 @@ SUBMODULES := build/dashboard build/image build/release test/cluster test/cluste
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 20
 
 .PHONY: build
 build: ## build the plugin and the gateway for this machine into bin/
@@ -192,8 +192,9 @@ lint:
 	@for m in $(SUBMODULES); do (cd $$m && go run $(STATICCHECK) ./...) || exit 1; done
 
 .PHONY: docs
-docs: ## write docs/REFERENCE.md, the man pages and docs/demo.svg anew
+docs: ## write docs/REFERENCE.md, the man pages, the table of rights and docs/demo.svg anew
 	go test ./cmd/kubectl-gateway -run '^TestReference$$' -update
+	go test ./internal/plugin/rights -run '^TestDocumentedTable$$' -update
 	go test ./build/docs -run '^TestDemo$$' -update
 
 .PHONY: docs-record

@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -99,36 +100,39 @@ type Programs struct {
 // Load loads the programs and fills their maps. It attaches nothing. If the kernel lacks
 // something, the error says what, and which kernel has it.
 func Load(o Options) (*Programs, error) {
-	if err := o.validate(); err != nil {
+	p, err := load(o)
+	if err != nil {
 		return nil, fmt.Errorf("loading the programs: %w", err)
+	}
+	return p, nil
+}
+
+func load(o Options) (*Programs, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
 	}
 	// Up to 5.10 maps count against RLIMIT_MEMLOCK.
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("lifting the limit on locked memory: %w", err)
 	}
-	spec, err := loadObjects()
-	if err != nil {
-		return nil, fmt.Errorf("reading the programs: %w", err)
-	}
 	ranges, err := o.ranges()
 	if err != nil {
-		return nil, fmt.Errorf("loading the programs: %w", err)
+		return nil, err
 	}
 	plaintext, err := o.plaintext()
 	if err != nil {
-		return nil, fmt.Errorf("loading the programs: %w", err)
+		return nil, err
 	}
-	sizes := map[string]int{objectsMapKgwRanges: len(ranges), objectsMapKgwPlaintext: len(plaintext)}
-	for name, n := range sizes {
-		spec.Maps[name].MaxEntries = uint32(n)
+	spec, err := loadObjects()
+	if err != nil {
+		return nil, err
 	}
+	spec.Maps[objectsMapKgwRanges].MaxEntries = uint32(len(ranges))
+	spec.Maps[objectsMapKgwPlaintext].MaxEntries = uint32(len(plaintext))
 
 	p := &Programs{options: o, config: o.config(), attached: make(map[string]attachment)}
 	if err := spec.LoadAndAssign(&p.objects, nil); err != nil {
-		if missing := missingFeature(requirements()); missing != nil {
-			return nil, fmt.Errorf("loading the programs: %w", missing)
-		}
-		return nil, fmt.Errorf("loading the programs: %w", err)
+		return nil, cmp.Or(missingFeature(requirements()), err)
 	}
 	if err := p.fill(ranges, plaintext); err != nil {
 		p.objects.Close()

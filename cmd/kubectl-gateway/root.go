@@ -7,12 +7,14 @@ import (
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/kubernetes"
+
 	// Authentication plugins of kubeconfig files that name one.
 	_ "k8s.io/client-go/plugin/pkg/client/auth"
 	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/answer"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/resend"
 )
 
@@ -71,6 +73,7 @@ change, no control plane in the cluster.`,
 		newCompletionCommand(a),
 		newVersionCommand(a),
 	)
+	root.SetFlagErrorFunc(flags.Error)
 	a.complete(root)
 	return root
 }

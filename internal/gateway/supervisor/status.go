@@ -13,7 +13,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
 
-// describe reads the material and fills in what a status says of it.
+// describe reads the material and fills in the part of the status that comes from it.
 func (s *supervisor) describe() error {
 	m, err := handoff.ReadMaterial(s.Material)
 	if err != nil {
@@ -59,7 +59,7 @@ func (s *supervisor) describe() error {
 	return nil
 }
 
-// state is what a gateway says of itself.
+// state is the status of a gateway, which changes while others read it.
 type state struct {
 	mu     sync.Mutex
 	status api.Status // all but the counters
@@ -94,8 +94,7 @@ func (s *state) snapshot() (api.Status, <-chan struct{}) {
 	return st, s.changed
 }
 
-// withCounters completes a status. Before the programs are loaded there is
-// nothing to count.
+// withCounters completes a status. Before the programs are loaded there are no counters.
 func (s *supervisor) withCounters(st api.Status) (*api.Status, error) {
 	st.Time = time.Now()
 	if st.State == api.Starting || st.State == api.Uncertified {
