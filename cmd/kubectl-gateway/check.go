@@ -126,8 +126,8 @@ func (o *checkOptions) complete() (*check.Checker, error) {
 	checker := &check.Checker{
 		Version: version, Image: o.image, PullPolicy: corev1.PullPolicy(o.pullPolicy), TestImage: o.imageTest,
 		Wire: api.Wire(o.wire), Timeout: o.timeout, ImageTimeout: o.imageTimeout,
-		Load: authority.LoadOptions{Dir: o.authorityDir, Getenv: os.Getenv},
-		Now:  time.Now, LookPath: exec.LookPath,
+		AuthorityDir: o.authorityDir,
+		Now:          time.Now, LookPath: exec.LookPath,
 	}
 	for _, text := range o.captureCIDR {
 		r, err := parseRange(text)

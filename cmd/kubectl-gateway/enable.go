@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -323,7 +322,7 @@ func (o *enableOptions) run(ctx context.Context, a *app, options inject.Options,
 	if len(found.Pods) == 0 {
 		return missing
 	}
-	signer, err := authority.Load(ctx, authority.LoadOptions{Client: client, Dir: o.authorityDir, Getenv: os.Getenv})
+	signer, err := authority.Load(ctx, authority.Location{Client: client, Dir: o.authorityDir})
 	if err != nil {
 		return fmt.Errorf("loading the authority: %w", err)
 	}

@@ -92,8 +92,7 @@ func (o *initCAOptions) complete(ttlGiven bool) (*authority.InitOptions, error) 
 		return nil, api.WithHint(fmt.Errorf("output format %q is unknown", o.output), "use json, yaml or name")
 	}
 	options := &authority.InitOptions{
-		Dir:         o.dir,
-		Getenv:      os.Getenv,
+		Location:    authority.Location{Dir: o.dir},
 		Store:       authority.Store(o.store),
 		TrustDomain: o.trustDomain,
 		Force:       o.force,
