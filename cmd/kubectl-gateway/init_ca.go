@@ -90,8 +90,7 @@ what the cluster has lost.`,
 // complete checks the flags and reads the files they name.
 func (o *initCAOptions) complete(ttlGiven bool) (*authority.InitOptions, error) {
 	options := &authority.InitOptions{
-		Dir:         o.dir,
-		Getenv:      os.Getenv,
+		Location:    authority.Location{Dir: o.dir},
 		Store:       o.store,
 		TrustDomain: o.trustDomain,
 		Force:       o.force,

@@ -149,7 +149,7 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 		Client: client, Gateways: &remote.Client{Config: config, Kube: client},
 		Options: settings, Given: given, Drain: o.drain,
 		Authority: func(ctx context.Context) (watch.Authority, error) {
-			return authority.Load(ctx, authority.LoadOptions{Client: client, Dir: o.settings.authorityDir, Getenv: os.Getenv})
+			return authority.Load(ctx, authority.Location{Client: client, Dir: o.settings.authorityDir})
 		},
 		Warn: report.warnings,
 	}

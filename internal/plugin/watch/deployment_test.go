@@ -277,27 +277,21 @@ func TestExampleAllowsWhatWatchDoesAndNothingElse(t *testing.T) {
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system", UID: "cluster"}},
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.0.0/16", "fd00::/64"}}},
 		&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16"}}})
-	made, err := ca.New(ca.Options{})
+	made, err := authority.Init(ctx, authority.InitOptions{Location: authority.Location{Client: client, Dir: t.TempDir()}, Store: authority.StoreCluster})
 	if err != nil {
-		t.Fatal(err)
-	}
-	_, err1 := authority.PublishBundle(ctx, client, made, false)
-	_, err2 := authority.PublishAuthority(ctx, client, made, false)
-	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
 	addContainers(t, client)
 	e.guard(client)
-	gateways := &gatewaysByExec{t: t, e: e, client: client, authority: made, certs: map[string]api.Certificate{}}
-	home := t.TempDir()
+	gateways := &gatewaysByExec{t: t, e: e, client: client, authority: made.Authority, certs: map[string]api.Certificate{}}
+	t.Setenv(authority.EnvDir, "")
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
 	plugin := &Plugin{
 		Client: client, Gateways: gateways,
 		Options: inject.Options{Image: testImage, Mode: api.Permissive, OnFailure: api.FailOpen, Wire: api.WireAuto,
 			Delivery: inject.DeliveryCSR, TTL: time.Hour, Timeout: 30 * time.Second},
 		Authority: func(ctx context.Context) (Authority, error) {
-			return authority.Load(ctx, authority.LoadOptions{Client: client, Getenv: func(name string) string {
-				return map[string]string{"HOME": home, "LOCALAPPDATA": home}[name]
-			}})
+			return authority.Load(ctx, authority.Location{Client: client})
 		},
 		Warn: func(warnings []string) { t.Errorf("warned of %q", warnings) },
 	}
