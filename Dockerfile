@@ -1,7 +1,7 @@
 # The images for those who build with a container engine; "make image plugin-image"
 # gives the same content without one. The last stage is the gateway's; the
 # plugin's, for watch in the cluster, is built with --target=plugin.
-FROM --platform=$BUILDPLATFORM golang:1.26 AS build
+FROM --platform=$BUILDPLATFORM golang:1.27.3 AS build
 ARG TARGETARCH VERSION=dev
 WORKDIR /src
 COPY go.mod go.sum ./

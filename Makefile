@@ -3,6 +3,11 @@
 #   make test   all tests: unit, eBPF in network namespaces, end to end
 # "make help" lists the others.
 
+# go.mod says which Go builds everything. GOTOOLCHAIN says it to machines whose own Go is
+# another and that have GOTOOLCHAIN=local.
+GO := $(shell sed -n 's/^go //p' go.mod)
+export GOTOOLCHAIN := go$(GO)
+
 VERSION ?= dev
 IMAGE   ?= ghcr.io/kubectl-gateway/kube-gateway:$(VERSION)
 
@@ -112,7 +117,7 @@ release-snapshot: ## archives, checksums, component lists and krew's manifest in
 	go -C build/release run . --version $(RELEASE) --output $(CURDIR)/dist/release
 
 .PHONY: release
-release: ## the same for the tag VERSION=vX.Y.Z, with the images and krew's index (CONTRIBUTING.md)
+release: vulncheck-strict ## the same for the tag VERSION=vX.Y.Z, with the images and krew's index (CONTRIBUTING.md)
 	go -C build/release run . --version $(VERSION) --output $(CURDIR)/dist/release --tagged
 	GOFLAGS=-buildvcs=false $(MAKE) image plugin-image VERSION=$(VERSION)
 
@@ -126,11 +131,19 @@ release-verify: ## build the tag that krew's index offers again, and compare the
 	go -C build/release run . --verify
 
 .PHONY: check
-check: fmt-check vet lint generate-check tidy-check ## fast checks of the source
+check: toolchain-check fmt-check vet lint generate-check tidy-check ## fast checks of the source
+
+# Whatever cannot read go.mod repeats its version.
+.PHONY: toolchain-check
+toolchain-check:
+	@wrong=$$(git ls-files '*go.mod' | xargs grep -HnE '^(go|toolchain) ' | grep -v ':go $(GO)$$'; \
+		grep -Hno 'golang:[0-9.]*' Dockerfile | grep -v ':golang:$(GO)$$'; \
+		grep -HnoE '\bGo [0-9]+\.[0-9]+\.[0-9]+' README.md CONTRIBUTING.md | grep -v ':Go $(GO)$$'); \
+	test -z "$$wrong" || { echo "not Go $(GO), as go.mod has it:"; echo "$$wrong"; exit 1; }
 
 .PHONY: fmt-check
 fmt-check:
-	@files=$$(git ls-files '*.go' | xargs gofmt -l); test -z "$$files" || { echo "not formatted (run gofmt -w):"; echo "$$files"; exit 1; }
+	@files=$$(git ls-files '*.go' | xargs "$$(go env GOROOT)/bin/gofmt" -l); test -z "$$files" || { echo "not formatted (run gofmt -w):"; echo "$$files"; exit 1; }
 
 .PHONY: vet
 vet:
@@ -173,6 +186,10 @@ VULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 .PHONY: vulncheck
 vulncheck: ## look for known vulnerabilities, where their database can be reached
 	@build/vulncheck $(VULNCHECK)
+
+.PHONY: vulncheck-strict
+vulncheck-strict: ## the same, and fail where the database cannot be reached
+	@build/vulncheck --strict $(VULNCHECK)
 
 .PHONY: tools
 tools: ## install the Debian packages that demo and test need

@@ -4,6 +4,7 @@ package bpf_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -91,7 +92,7 @@ type reply struct {
 	Error       string        `json:",omitempty"`
 	Local, Peer netip.AddrPort
 	Seen        *seen `json:",omitempty"`
-	Reset       bool  // instead of Seen
+	Reset       bool  // instead of Seen, after the handshake
 	Shown       bool  // PeerShown of an in-band connection
 	OK          int   `json:",omitempty"`
 	FDs         int   `json:",omitempty"`
@@ -215,61 +216,65 @@ func look(c *net.TCPConn, asGateway, inband bool) (s seen) {
 	return s
 }
 
-func (d *dial) run() (reply, error) {
+// socket makes the socket as d wants it, before connect(2).
+func (d *dial) socket() (_ int, err error) {
 	family := unix.AF_INET
 	if d.Six {
 		family = unix.AF_INET6
 	}
-	kind := unix.SOCK_STREAM
-	if d.Type != 0 {
-		kind = d.Type
-	}
-	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, d.Proto)
+	fd, err := unix.Socket(family, cmp.Or(d.Type, unix.SOCK_STREAM)|unix.SOCK_CLOEXEC, d.Proto)
 	if err != nil {
-		return reply{}, fmt.Errorf("socket: %w", err)
+		return -1, fmt.Errorf("socket: %w", err)
 	}
-	defer unix.Close(fd)
-	limit := unix.Timeval{Sec: 5}
-	if d.Seconds != 0 {
-		limit.Sec = int64(d.Seconds)
-	}
+	defer func() {
+		if err != nil {
+			unix.Close(fd)
+		}
+	}()
+	limit := unix.Timeval{Sec: int64(cmp.Or(d.Seconds, 5))}
 	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit)
 	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit)
 	if d.BindOnly {
 		if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
-			return reply{}, fmt.Errorf("IP_BIND_ADDRESS_NO_PORT: %w", err)
+			return -1, fmt.Errorf("IP_BIND_ADDRESS_NO_PORT: %w", err)
 		}
 	}
 	if d.Bind.IsValid() {
 		if err := unix.Bind(fd, sockaddr(d.Bind, d.Six)); err != nil {
-			return reply{}, fmt.Errorf("bind: %w", err)
+			return -1, fmt.Errorf("bind: %w", err)
 		}
 	}
 	if d.Device != "" {
 		if err := unix.BindToDevice(fd, d.Device); err != nil {
-			return reply{}, fmt.Errorf("SO_BINDTODEVICE: %w", err)
+			return -1, fmt.Errorf("SO_BINDTODEVICE: %w", err)
 		}
 	}
 	if d.PresentAs.IsValid() {
 		if err := bpf.PresentAs(fd, d.PresentAs); err != nil {
-			return reply{}, err
+			return -1, err
 		}
 	}
 	if d.Inband {
 		if err := bpf.MarkInband(fd); err != nil {
-			return reply{}, err
+			return -1, err
 		}
 	}
 	if d.Extended {
 		// Destination options (RFC 8200) that hold nothing but padding.
 		padding := string([]byte{0, 0, 1, 4, 0, 0, 0, 0})
 		if err := unix.SetsockoptString(fd, unix.IPPROTO_IPV6, unix.IPV6_DSTOPTS, padding); err != nil {
-			return reply{}, fmt.Errorf("IPV6_DSTOPTS: %w", err)
+			return -1, fmt.Errorf("IPV6_DSTOPTS: %w", err)
 		}
 	}
-	if d.Nonblock {
-		unix.SetNonblock(fd, true)
+	return fd, unix.SetNonblock(fd, d.Nonblock)
+}
+
+func (d *dial) run() (reply, error) {
+	fd, err := d.socket()
+	if err != nil {
+		return reply{}, err
 	}
+	defer unix.Close(fd)
 	if d.NoConnect {
 		err := unix.Sendto(fd, []byte(d.Send), 0, sockaddr(d.To, d.Six))
 		var errno syscall.Errno
@@ -279,18 +284,32 @@ func (d *dial) run() (reply, error) {
 		return reply{Errno: errno}, nil
 	}
 	if errno := d.connect(fd, d.To); errno != 0 {
-		return reply{Errno: errno}, nil
+		return failed(errno), nil
 	}
 	if d.Then.IsValid() {
+		// The answer says that the other end has accepted: the RST of a disconnect right
+		// after connect(2) can overtake the ACK, and then nobody accepts.
+		if err := ready(fd, unix.POLLIN); err != nil {
+			return reply{}, fmt.Errorf("before disconnect: %w", err)
+		}
 		unspec := unix.RawSockaddr{Family: unix.AF_UNSPEC}
 		if _, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&unspec)), unsafe.Sizeof(unspec)); errno != 0 {
 			return reply{}, fmt.Errorf("disconnect: %w", errno)
 		}
 		if errno := d.connect(fd, d.Then); errno != 0 {
-			return reply{Errno: errno}, nil
+			return failed(errno), nil
 		}
 	}
 	return d.converse(fd)
+}
+
+// failed is the reply for a connect(2) that failed. A RST after the handshake can overtake
+// the end of connect(2), which says ECONNRESET then: that is a connection which was reset.
+func failed(errno syscall.Errno) reply {
+	if errno == unix.ECONNRESET {
+		return reply{Reset: true}
+	}
+	return reply{Errno: errno}
 }
 
 // connectBlocking is connect(2), which a signal of the Go runtime does not end.
@@ -304,21 +323,25 @@ func connectBlocking(fd int, to unix.Sockaddr) error {
 
 // pending waits for the end of a connect(2) that is under way.
 func pending(fd int) error {
-	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	if err := ready(fd, unix.POLLOUT); err != nil {
+		return err
+	}
+	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err == nil && code != 0 {
+		err = syscall.Errno(code)
+	}
+	return err
+}
+
+// ready waits for events of poll(2).
+func ready(fd int, events int16) error {
 	for {
-		n, err := unix.Poll(poll, 5000)
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: events}}, 5000)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err == nil && n == 0 {
 			err = unix.ETIMEDOUT
-		}
-		if err != nil {
-			return err
-		}
-		code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-		if err == nil && code != 0 {
-			err = syscall.Errno(code)
 		}
 		return err
 	}
@@ -331,8 +354,10 @@ func (d *dial) connect(fd int, to netip.AddrPort) syscall.Errno {
 	} else {
 		err = connectBlocking(fd, sockaddr(to, d.Six))
 	}
-	if d.Nonblock && errors.Is(err, unix.EINPROGRESS) {
-		err = pending(fd)
+	if d.Nonblock {
+		if errors.Is(err, unix.EINPROGRESS) {
+			err = pending(fd)
+		}
 		unix.SetNonblock(fd, false)
 	}
 	var errno syscall.Errno
@@ -420,17 +445,11 @@ func (m *many) run(held *[]int) (reply, error) {
 }
 
 func (m *many) one() (int, error) {
-	family := unix.AF_INET
-	if m.Six {
-		family = unix.AF_INET6
-	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	d := dial{Six: m.Six, Seconds: 20}
+	fd, err := d.socket()
 	if err != nil {
-		return -1, fmt.Errorf("socket: %w", err)
+		return -1, err
 	}
-	limit := unix.Timeval{Sec: 20}
-	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit)
-	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit)
 	if err := connectBlocking(fd, sockaddr(m.To, m.Six)); err != nil {
 		return fd, fmt.Errorf("connect: %w", err)
 	}
@@ -484,7 +503,7 @@ func netfilterDestination(fd int, four bool) (netip.AddrPort, error) {
 	if four {
 		var a unix.RawSockaddrInet4
 		size := uint32(unsafe.Sizeof(a))
-		if _, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_IP, bpf.SockoptNetfilterDestination,
+		if _, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_IP, unix.SO_ORIGINAL_DST,
 			uintptr(unsafe.Pointer(&a)), uintptr(unsafe.Pointer(&size)), 0); errno != 0 {
 			return netip.AddrPort{}, errno
 		}
@@ -492,7 +511,7 @@ func netfilterDestination(fd int, four bool) (netip.AddrPort, error) {
 	}
 	var a unix.RawSockaddrInet6
 	size := uint32(unsafe.Sizeof(a))
-	if _, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_IPV6, bpf.SockoptNetfilterDestination,
+	if _, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_IPV6, unix.SO_ORIGINAL_DST,
 		uintptr(unsafe.Pointer(&a)), uintptr(unsafe.Pointer(&size)), 0); errno != 0 {
 		return netip.AddrPort{}, errno
 	}
@@ -512,13 +531,9 @@ type agent struct {
 func startAgent(t testing.TB, n *netlab.Node, cgroup string, user uint32) *agent {
 	t.Helper()
 	stdin, toAgent, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	fromAgent, stdout, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	a := &agent{t: t, in: json.NewEncoder(toAgent), out: make(chan reply)}
 	a.p = n.Start(netlab.Command{Cgroup: cgroup, Helper: "agent", Stdin: stdin, Stdout: stdout, User: user})
 	stdin.Close()

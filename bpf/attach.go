@@ -21,15 +21,16 @@ const namePrefix = "kgw_"
 
 // attachment is one program attached to one cgroup.
 type attachment struct {
-	// link is nil for a program that is attached without one, and therefore
-	// stays when the process ends.
-	link    link.Link
+	name    string
 	program *ebpf.Program
 	cgroup  string
 	kind    ebpf.AttachType
+	// link is nil for a program that is attached without one, and therefore
+	// stays when the process ends.
+	link link.Link
 }
 
-// captureKinds are the hooks of StartCapture: what stays with KeepOnExit at the cgroup.
+// captureKinds are the hooks of StartCapture: KeepOnExit keeps what is attached there.
 func captureKinds() []ebpf.AttachType {
 	return []ebpf.AttachType{
 		ebpf.AttachCGroupInet4Connect, ebpf.AttachCGroupInet6Connect,
@@ -42,39 +43,39 @@ func captureKinds() []ebpf.AttachType {
 func (p *Programs) AttachSockets() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	pod, own := p.options.Pod.Path, p.options.Own.Path
-	return p.attachAll([]attachment{
-		{program: p.objects.KgwSockops, cgroup: pod, kind: ebpf.AttachCGroupSockOps},
-		{program: p.objects.KgwGetpeer4, cgroup: pod, kind: ebpf.AttachCgroupInet4GetPeername},
-		{program: p.objects.KgwGetpeer6, cgroup: pod, kind: ebpf.AttachCgroupInet6GetPeername},
-		{program: p.objects.KgwGetsock4, cgroup: pod, kind: ebpf.AttachCgroupInet4GetSockname},
-		{program: p.objects.KgwGetsock6, cgroup: pod, kind: ebpf.AttachCgroupInet6GetSockname},
-		{program: p.objects.KgwGetsockopt, cgroup: own, kind: ebpf.AttachCGroupGetsockopt},
-		{program: p.objects.KgwSetsockopt, cgroup: own, kind: ebpf.AttachCGroupSetsockopt},
-	}, false)
+	pod, own, o := p.options.Pod.Path, p.options.Own.Path, &p.objects
+	return p.attachAll(false, []attachment{
+		{objectsProgKgwSockops, o.KgwSockops, pod, ebpf.AttachCGroupSockOps, nil},
+		{objectsProgKgwGetpeer4, o.KgwGetpeer4, pod, ebpf.AttachCgroupInet4GetPeername, nil},
+		{objectsProgKgwGetpeer6, o.KgwGetpeer6, pod, ebpf.AttachCgroupInet6GetPeername, nil},
+		{objectsProgKgwGetsock4, o.KgwGetsock4, pod, ebpf.AttachCgroupInet4GetSockname, nil},
+		{objectsProgKgwGetsock6, o.KgwGetsock6, pod, ebpf.AttachCgroupInet6GetSockname, nil},
+		{objectsProgKgwGetsockopt, o.KgwGetsockopt, own, ebpf.AttachCGroupGetsockopt, nil},
+		{objectsProgKgwSetsockopt, o.KgwSetsockopt, own, ebpf.AttachCGroupSetsockopt, nil},
+	})
 }
 
 // StartCapture attaches the programs that redirect connect(2) and those that judge UDP,
-// and then detaches those that a gateway which is gone left behind, in this order, so that no
-// connection slips through in between. The listeners should be open before.
+// and then detaches those of a gateway that is gone: in this order no connection slips
+// through. The listeners should be open before.
 func (p *Programs) StartCapture() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	pod := p.options.Pod.Path
-	stale, err := attachedPrograms(pod)
+	pod, o := p.options.Pod.Path, &p.objects
+	stale, err := attachedTo(pod, captureKinds())
 	if err != nil {
 		return err
 	}
 	defer closeAll(stale)
-	if err := p.attachAll([]attachment{
-		{program: p.objects.KgwConnect4, cgroup: pod, kind: ebpf.AttachCGroupInet4Connect},
-		{program: p.objects.KgwConnect6, cgroup: pod, kind: ebpf.AttachCGroupInet6Connect},
-		{program: p.objects.KgwSendmsg4, cgroup: pod, kind: ebpf.AttachCGroupUDP4Sendmsg},
-		{program: p.objects.KgwSendmsg6, cgroup: pod, kind: ebpf.AttachCGroupUDP6Sendmsg},
-	}, p.options.KeepOnExit); err != nil {
+	if err := p.attachAll(p.options.KeepOnExit, []attachment{
+		{objectsProgKgwConnect4, o.KgwConnect4, pod, ebpf.AttachCGroupInet4Connect, nil},
+		{objectsProgKgwConnect6, o.KgwConnect6, pod, ebpf.AttachCGroupInet6Connect, nil},
+		{objectsProgKgwSendmsg4, o.KgwSendmsg4, pod, ebpf.AttachCGroupUDP4Sendmsg, nil},
+		{objectsProgKgwSendmsg6, o.KgwSendmsg6, pod, ebpf.AttachCGroupUDP6Sendmsg, nil},
+	}); err != nil {
 		return err
 	}
-	_, err = detachPrograms(pod, stale)
+	_, err = detachStale(pod, stale)
 	return err
 }
 
@@ -83,19 +84,14 @@ func (p *Programs) StartCapture() error {
 func (p *Programs) StopCapture() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return errors.Join(p.detach(func(a *attachment) bool { return slices.Contains(captureKinds(), a.kind) })...)
+	return detach(p.attached, func(a attachment) bool { return slices.Contains(captureKinds(), a.kind) })
 }
 
 // Detach detaches everything, what KeepOnExit would keep included.
 func (p *Programs) Detach() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	errs := p.detach(func(*attachment) bool { return true })
-	if p.inbound != nil {
-		errs = append(errs, p.inbound.close(false))
-		p.inbound = nil
-	}
-	return errors.Join(errs...)
+	return errors.Join(detach(p.attached, func(attachment) bool { return true }), p.stopInbound(false))
 }
 
 // Attached returns the names of the programs that are attached, sorted.
@@ -110,32 +106,27 @@ func (p *Programs) Attached() []string {
 	return names
 }
 
-// attachAll attaches all of them or none. Those that are attached already stay so.
-func (p *Programs) attachAll(list []attachment, stay bool) error {
-	var done []string
+// attachAll attaches all of list or none. It skips those that are attached already.
+func (p *Programs) attachAll(stay bool, list []attachment) error {
+	done := make(map[string]attachment)
 	for _, a := range list {
-		name, err := programName(a.program)
-		if err == nil && p.attached[name] != nil {
+		if _, ok := p.attached[a.name]; ok {
 			continue
 		}
-		if err == nil {
-			err = a.attach(stay)
+		if err := a.attach(stay); err != nil {
+			return errors.Join(fmt.Errorf("attaching program %s to %s: %w", a.name, a.cgroup, err),
+				detach(done, func(attachment) bool { return true }))
 		}
-		if err != nil {
-			undo := p.detach(func(a *attachment) bool {
-				name, _ := programName(a.program)
-				return slices.Contains(done, name)
-			})
-			return errors.Join(append([]error{fmt.Errorf("attaching program %s to %s: %w", name, a.cgroup, err)}, undo...)...)
-		}
-		p.attached[name] = &a
-		done = append(done, name)
+		done[a.name] = a
 	}
+	maps.Copy(p.attached, done)
 	return nil
 }
 
-func (p *Programs) detach(which func(*attachment) bool) (errs []error) {
-	for name, a := range p.attached {
+// detach detaches those of list that which chooses, and deletes them from it.
+func detach(list map[string]attachment, which func(attachment) bool) error {
+	var errs []error
+	for name, a := range list {
 		if !which(a) {
 			continue
 		}
@@ -143,22 +134,21 @@ func (p *Programs) detach(which func(*attachment) bool) (errs []error) {
 			errs = append(errs, fmt.Errorf("detaching program %s from %s: %w", name, a.cgroup, err))
 			continue
 		}
-		delete(p.attached, name)
+		delete(list, name)
 	}
-	return errs
+	return errors.Join(errs...)
 }
 
-func (a *attachment) attach(stay bool) error {
-	if stay {
-		return withCgroup(a.cgroup, func(fd int) error {
-			return link.RawAttachProgram(link.RawAttachProgramOptions{
-				Target: fd, Program: a.program, Attach: a.kind, Flags: unix.BPF_F_ALLOW_MULTI,
-			})
-		})
+func (a *attachment) attach(stay bool) (err error) {
+	if !stay {
+		a.link, err = link.AttachCgroup(link.CgroupOptions{Path: a.cgroup, Attach: a.kind, Program: a.program})
+		return err
 	}
-	l, err := link.AttachCgroup(link.CgroupOptions{Path: a.cgroup, Attach: a.kind, Program: a.program})
-	a.link = l
-	return err
+	return withCgroup(a.cgroup, func(fd int) error {
+		return link.RawAttachProgram(link.RawAttachProgramOptions{
+			Target: fd, Program: a.program, Attach: a.kind, Flags: unix.BPF_F_ALLOW_MULTI,
+		})
+	})
 }
 
 func (a *attachment) detach() error {
@@ -169,53 +159,34 @@ func (a *attachment) detach() error {
 		return link.RawDetachProgram(link.RawDetachProgramOptions{Target: fd, Program: a.program, Attach: a.kind})
 	})
 	if errors.Is(err, fs.ErrNotExist) {
-		// Somebody else detached it, or the cgroup is gone.
+		// It has been detached by somebody else, or the cgroup is gone.
 		return nil
 	}
 	return err
 }
 
-// DetachStale detaches what a gateway that is gone left attached to a pod's cgroup, and
+// DetachStale detaches from a pod's cgroup what a gateway that is gone left there, and
 // returns how many programs that were. Programs of a gateway that runs with
 // KeepOnExit are no different from those: call it only where none does.
-// [Programs.StartCapture] does the same by itself without leaving a gap. What is left in
-// the pod's network namespace is for [DetachStaleInbound].
+// [Programs.StartCapture] does the same without leaving a gap. [DetachStaleInbound] is for
+// the pod's network namespace.
 func DetachStale(pod Cgroup) (int, error) {
-	stale, err := attachedPrograms(pod.Path)
+	stale, err := attachedTo(pod.Path, captureKinds())
 	if err != nil {
 		return 0, err
 	}
 	defer closeAll(stale)
-	return detachPrograms(pod.Path, stale)
+	return detachStale(pod.Path, stale)
 }
 
-// attachedPrograms returns our programs that are attached to the hooks which
-// KeepOnExit leaves programs at, with a link or without.
-func attachedPrograms(cgroup string) (found []attachment, err error) {
-	return attachedProgramsAt(cgroup, captureKinds())
-}
-
-// attachedProgramsAt returns our programs that are attached to hooks of a cgroup.
-func attachedProgramsAt(cgroup string, kinds []ebpf.AttachType) (found []attachment, err error) {
+// attachedTo returns the programs of gateways at hooks of a cgroup, with a link or without.
+func attachedTo(cgroup string, kinds []ebpf.AttachType) (found []attachment, err error) {
 	err = withCgroup(cgroup, func(fd int) error {
 		for _, kind := range kinds {
-			list, err := link.QueryPrograms(link.QueryOptions{Target: fd, Attach: kind})
+			at, err := attachedAt(link.QueryOptions{Target: fd, Attach: kind})
+			found = append(found, at...)
 			if err != nil {
 				return err
-			}
-			for _, each := range list.Programs {
-				program, err := ebpf.NewProgramFromID(each.ID)
-				if errors.Is(err, fs.ErrNotExist) {
-					continue // it went in the meantime
-				}
-				if err != nil {
-					return err
-				}
-				if name, err := programName(program); err != nil || !strings.HasPrefix(name, namePrefix) {
-					program.Close()
-					continue
-				}
-				found = append(found, attachment{program: program, cgroup: cgroup, kind: kind})
 			}
 		}
 		return nil
@@ -227,19 +198,42 @@ func attachedProgramsAt(cgroup string, kinds []ebpf.AttachType) (found []attachm
 	return found, nil
 }
 
-// detachPrograms detaches those of list that have no link: the kernel finds no
+// attachedAt returns the programs of gateways at a hook, and with an error those that it has
+// found before.
+func attachedAt(hook link.QueryOptions) (found []attachment, err error) {
+	list, err := link.QueryPrograms(hook)
+	if err != nil {
+		return nil, err
+	}
+	for _, each := range list.Programs {
+		program, err := ebpf.NewProgramFromID(each.ID)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it went in the meantime
+		}
+		if err != nil {
+			return found, err
+		}
+		info, err := program.Info()
+		if err != nil || !strings.HasPrefix(info.Name, namePrefix) {
+			program.Close()
+			continue
+		}
+		found = append(found, attachment{name: info.Name, program: program, kind: hook.Attach})
+	}
+	return found, nil
+}
+
+// detachStale detaches those of list that have no link: the kernel finds no
 // such attachment (ENOENT) for one that has.
-func detachPrograms(cgroup string, list []attachment) (n int, err error) {
+func detachStale(cgroup string, list []attachment) (n int, err error) {
 	err = withCgroup(cgroup, func(fd int) error {
 		for _, a := range list {
 			err := link.RawDetachProgram(link.RawDetachProgramOptions{Target: fd, Program: a.program, Attach: a.kind})
-			if errors.Is(err, fs.ErrNotExist) {
-				continue
-			}
-			if err != nil {
+			if err == nil {
+				n++
+			} else if !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
-			n++
 		}
 		return nil
 	})
@@ -262,12 +256,4 @@ func withCgroup(path string, do func(fd int) error) error {
 	}
 	defer dir.Close()
 	return do(int(dir.Fd()))
-}
-
-func programName(p *ebpf.Program) (string, error) {
-	info, err := p.Info()
-	if err != nil {
-		return "", fmt.Errorf("asking for a program's name: %w", err)
-	}
-	return info.Name, nil
 }

@@ -3,12 +3,16 @@
 package bpf_test
 
 import (
+	"errors"
+	"io/fs"
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
@@ -19,9 +23,9 @@ import (
 // scene is a pod with a gateway (node 0) and another host (node 1).
 type scene struct {
 	*testing.T
+	*programs
 	here, there  *netlab.Node
 	app, gateway *agent
-	programs     *bpf.Programs
 }
 
 // gatewayAddresses is where the capture sends connections.
@@ -30,9 +34,7 @@ func gatewayAddresses() []string { return []string{"127.0.0.1:18000", "[::1]:180
 func cgroup(t testing.TB, path string) bpf.Cgroup {
 	t.Helper()
 	c, err := bpf.OpenCgroup(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return c
 }
 
@@ -65,42 +67,62 @@ func setUp(t *testing.T, change func(*bpf.Options)) *scene {
 		change(&o)
 	}
 	s.programs = load(t, o)
-	if err := s.programs.AttachSockets(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, s.programs.AttachSockets())
 	s.gateway = startAgent(t, s.here, s.here.GatewayCgroup, api.WorkerID)
 	s.gateway.do(request{Gateway: &gateway{gatewayAddresses()}})
-	if err := s.programs.StartCapture(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, s.programs.StartCapture())
 	s.app = startAgent(t, s.here, s.here.AppCgroup, 1000)
 	server := startAgent(t, s.there, s.there.OtherCgroup, 0)
 	server.do(request{Serve: &serve{Network: "tcp", Address: ":80"}})
 	return s
 }
 
-func load(t testing.TB, o bpf.Options) *bpf.Programs {
+// programs are loaded programs that a test looks at.
+type programs struct {
+	*bpf.Programs
+	t testing.TB
+}
+
+// load loads programs, and detaches them at the end of the test.
+func load(t testing.TB, o bpf.Options) *programs {
 	t.Helper()
 	p, err := bpf.Load(o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() {
 		if err := p.Detach(); err != nil {
 			t.Error(err)
 		}
 		p.Close()
 	})
-	return p
+	return &programs{p, t}
 }
 
-func (s *scene) counters() bpf.Counters {
-	s.Helper()
-	c, err := s.programs.Counters()
-	if err != nil {
-		s.Fatal(err)
-	}
+func (p *programs) counters() bpf.Counters {
+	p.t.Helper()
+	c, err := p.Counters()
+	must(p.t, err)
 	return c
+}
+
+// counted checks what has been counted since the programs were loaded.
+func (p *programs) counted(want bpf.Counters) {
+	p.t.Helper()
+	if diff := cmp.Diff(want, p.counters()); diff != "" {
+		p.t.Errorf("counters (-want +got):\n%s", diff)
+	}
+}
+
+func (p *programs) setStrict(strict bool) {
+	p.t.Helper()
+	must(p.t, p.SetStrict(strict))
+}
+
+// must ends the test if something has failed that it needs.
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // captured dials and checks that the connection came to the gateway as it should:
@@ -190,9 +212,7 @@ func TestCapture(t *testing.T) {
 	s.captured("nonblocking IPv6", dial{To: six, Six: true, Nonblock: true})
 	s.captured("after the end", dial{To: four})
 
-	if got, want := s.counters(), (bpf.Counters{Captured: 12}); got != want {
-		t.Errorf("counters %+v, want %+v", got, want)
-	}
+	s.counted(bpf.Counters{Captured: 12})
 }
 
 // Nodes differ in what they say about packets that look forged, as those from the
@@ -201,11 +221,9 @@ func TestCaptureWithReversePathFilter(t *testing.T) {
 	s := setUp(t, nil)
 	for _, filter := range []string{"0", "1", "2"} {
 		for _, of := range []string{"all", "lo", "eth0"} {
-			if err := s.here.Do(func() error {
+			must(t, s.here.Do(func() error {
 				return os.WriteFile("/proc/sys/net/ipv4/conf/"+of+"/rp_filter", []byte(filter), 0)
-			}); err != nil {
-				t.Fatal(err)
-			}
+			}))
 		}
 		s.captured("rp_filter "+filter, dial{To: at(s.there.IP4, 80)})
 		s.captured("rp_filter "+filter+", bound", dial{To: at(s.there.IP4, 80), Bind: at(netip.IPv4Unspecified(), 45001)})
@@ -216,11 +234,9 @@ func TestCaptureWithReversePathFilter(t *testing.T) {
 // packet, and the handover must not depend on that.
 func TestCaptureWithSYNCookies(t *testing.T) {
 	s := setUp(t, nil)
-	if err := s.here.Do(func() error {
+	must(t, s.here.Do(func() error {
 		return os.WriteFile("/proc/sys/net/ipv4/tcp_syncookies", []byte("2"), 0)
-	}); err != nil {
-		t.Fatal(err)
-	}
+	}))
 	s.captured("IPv4", dial{To: at(s.there.IP4, 80)})
 	s.captured("IPv6", dial{To: at(s.there.IP6, 80), Six: true})
 	s.nothingLeft()
@@ -237,22 +253,22 @@ func TestCaptureBoundSockets(t *testing.T) {
 	s.captured("IPv6 address", dial{To: six, Six: true, Bind: at(s.here.IP6, 0)})
 	s.captured("IPv6 port", dial{To: six, Six: true, Bind: at(netip.IPv6Unspecified(), 45003)})
 	s.captured("v4-mapped port", dial{To: four, Six: true, Bind: at(netip.IPv6Unspecified(), 45004)})
-	if got := s.counters().Captured; got != 7 {
-		t.Errorf("captured %d, want 7", got)
-	}
+	s.counted(bpf.Counters{Captured: 7})
 }
 
 func TestFastOpenAndMultipath(t *testing.T) {
 	s := setUp(t, nil)
 	four := at(s.there.IP4, 80)
 	s.captured("MSG_FASTOPEN", dial{To: four, FastOpen: true})
-	if r := s.app.ask(request{Dial: &dial{To: four, Proto: unix.IPPROTO_MPTCP}}); r.Error == "" {
-		s.captured("MPTCP", dial{To: four, Proto: unix.IPPROTO_MPTCP})
-		s.captured("MPTCP, IPv6", dial{To: at(s.there.IP6, 80), Six: true, Proto: unix.IPPROTO_MPTCP})
-		s.captured("MPTCP, v4-mapped", dial{To: four, Six: true, Proto: unix.IPPROTO_MPTCP})
-	} else {
-		t.Logf("this kernel has no MPTCP: %s", r.Error)
+	if _, err := os.Stat("/proc/sys/net/mptcp"); errors.Is(err, fs.ErrNotExist) { // CONFIG_MPTCP
+		if r := s.app.ask(request{Dial: &dial{To: four, Proto: unix.IPPROTO_MPTCP}}); !strings.Contains(r.Error, "protocol not supported") {
+			t.Errorf("MPTCP on a kernel without it: %+v", r)
+		}
+		return
 	}
+	s.captured("MPTCP", dial{To: four, Proto: unix.IPPROTO_MPTCP})
+	s.captured("MPTCP, IPv6", dial{To: at(s.there.IP6, 80), Six: true, Proto: unix.IPPROTO_MPTCP})
+	s.captured("MPTCP, v4-mapped", dial{To: four, Six: true, Proto: unix.IPPROTO_MPTCP})
 }
 
 func TestNamesOfAttached(t *testing.T) {

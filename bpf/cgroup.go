@@ -3,7 +3,6 @@
 package bpf
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -23,12 +23,12 @@ type Cgroup struct {
 	Path string
 	// Rel is the path below the mount point, for messages.
 	Rel string
-	// ID is what bpf_get_current_cgroup_id returns for its processes. It is
-	// the inode number of the directory (64-bit Linux, since 5.5).
+	// ID is what bpf_get_current_cgroup_id returns for its processes: the inode
+	// number of the directory (64-bit Linux, since 5.5).
 	ID uint64
 }
 
-// maxCgroupDepth keeps Rel well below CGROUP_LEVELS of connect.h: a cgroup
+// maxCgroupDepth keeps Rel well below CGROUP_LEVELS of decide.h, because a cgroup
 // namespace hides the levels above its root.
 const maxCgroupDepth = 20
 
@@ -59,8 +59,8 @@ func statCgroup(path, rel string) (Cgroup, error) {
 
 // PodCgroup returns the cgroup of the pod that this process runs in, and that of
 // its own container, the level right below. It fails unless a directory above
-// this process is named after the pod: nothing is ever guessed, because programs
-// attached one level too high would capture other pods.
+// this process is named after the pod. It guesses nothing: programs attached one level
+// too high would capture other pods.
 func PodCgroup(podUID string) (pod, own Cgroup, err error) {
 	pod, own, err = findPodCgroup("/proc/self/mountinfo", "/proc/self/cgroup", "/", podUID)
 	if err != nil {
@@ -80,7 +80,7 @@ var uidForm = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{
 
 // findPodCgroup is PodCgroup with the two files of proc(5) and the root of the
 // file system that mount points are relative to.
-func findPodCgroup(mountinfo, self, root, podUID string) (pod, own Cgroup, err error) {
+func findPodCgroup(mounts, self, root, podUID string) (pod, own Cgroup, err error) {
 	if !uidForm.MatchString(podUID) {
 		return pod, own, fmt.Errorf("pod UID %q is not one that the API server gives out", podUID)
 	}
@@ -88,7 +88,7 @@ func findPodCgroup(mountinfo, self, root, podUID string) (pod, own Cgroup, err e
 	if err != nil {
 		return pod, own, err
 	}
-	mount, rel, err := cgroup2Mount(mountinfo, current)
+	mount, rel, err := cgroup2Mount(mounts, current)
 	if err != nil {
 		return pod, own, err
 	}
@@ -106,7 +106,7 @@ func findPodCgroup(mountinfo, self, root, podUID string) (pod, own Cgroup, err e
 		return pod, own, api.WithHint(
 			fmt.Errorf("no part of %s is named after pod %s", current, podUID), cgroupHint)
 	case at == len(names)-1:
-		return pod, own, fmt.Errorf("%s is the pod's cgroup itself: the gateway could not be told from the application", current)
+		return pod, own, fmt.Errorf("%s is the pod's cgroup itself: the gateway has none of its own", current)
 	case len(names) > maxCgroupDepth:
 		return pod, own, fmt.Errorf("%s has more than %d levels", current, maxCgroupDepth)
 	}
@@ -121,7 +121,7 @@ func findPodCgroup(mountinfo, self, root, podUID string) (pod, own Cgroup, err e
 	return pod, own, nil
 }
 
-// namesPod says whether a directory's name is that of the pod's cgroup:
+// namesPod reports whether a directory's name is that of the pod's cgroup:
 // "pod<uid>" of the kubelet's cgroupfs driver, "<parents>-pod<uid>.slice" with
 // underscores in the UID of its systemd driver.
 func namesPod(name, uid string) bool {
@@ -148,54 +148,41 @@ func unifiedPath(file string) (string, error) {
 		case !ok:
 			continue
 		case p == "/":
-			return "", api.WithHint(errors.New("this process sees itself at the root of cgroup2, in a cgroup namespace of its own"), cgroupHint)
+			return "", api.WithHint(errors.New("this process has a cgroup namespace of its own, and is at its root"), cgroupHint)
 		case !path.IsAbs(p) || strings.HasPrefix(p, "/../") || strings.HasSuffix(p, " (deleted)"):
 			return "", fmt.Errorf("this process's cgroup %q cannot be used", p)
 		}
 		return path.Clean(p), nil
 	}
-	return "", api.WithHint(errors.New("this process is in no cgroup of version 2"),
+	return "", api.WithHint(errors.New("this process has no cgroup of version 2"),
 		"the node needs cgroup2, mounted alone or beside version 1")
 }
 
 // cgroup2Mount returns a mount point of cgroup2 that shows the path current, and
-// what current is called below it.
-func cgroup2Mount(mountinfo, current string) (mount, rel string, err error) {
-	f, err := os.Open(mountinfo)
+// the path of current below it.
+func cgroup2Mount(file, current string) (mount, rel string, err error) {
+	f, err := os.Open(file)
 	if err != nil {
 		return "", "", fmt.Errorf("reading the mounts: %w", err)
 	}
 	defer f.Close()
-	found := false
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		// proc_pid_mountinfo(5): id parent device root mountpoint options... - type source options
-		mounted, kind, ok := strings.Cut(lines.Text(), " - ")
-		fields := strings.Fields(mounted)
-		if !ok || len(fields) < 5 || !strings.HasPrefix(kind, "cgroup2 ") {
-			continue
+	all, err := mountinfo.GetMountsFromReader(f, mountinfo.FSTypeFilter("cgroup2"))
+	if err != nil {
+		return "", "", fmt.Errorf("reading the mounts: %w", err)
+	}
+	for _, m := range all {
+		if m.Root == "/" {
+			return m.Mountpoint, current, nil
 		}
-		found = true
-		root, point := unescapeMount(fields[3]), unescapeMount(fields[4])
-		if root == "/" {
-			return point, current, nil
-		}
-		if below, ok := strings.CutPrefix(current, root+"/"); ok && mount == "" {
-			mount, rel = point, "/"+below
+		if below, ok := strings.CutPrefix(current, m.Root+"/"); ok && mount == "" {
+			mount, rel = m.Mountpoint, "/"+below
 		}
 	}
 	switch {
-	case lines.Err() != nil:
-		return "", "", fmt.Errorf("reading the mounts: %w", lines.Err())
-	case !found:
+	case len(all) == 0:
 		return "", "", api.WithHint(errors.New("cgroup2 is not mounted"), cgroupHint)
 	case mount == "":
 		return "", "", api.WithHint(fmt.Errorf("no mount of cgroup2 shows %s", current), cgroupHint)
 	}
 	return mount, rel, nil
-}
-
-// unescapeMount undoes the octal escapes of proc_pid_mountinfo(5).
-func unescapeMount(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }

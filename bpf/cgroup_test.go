@@ -101,9 +101,7 @@ func TestPodCgroup(t *testing.T) {
 				if c.pod != "" {
 					full = filepath.Join(root, c.mount, c.own)
 				}
-				if err := os.MkdirAll(full, 0o755); err != nil {
-					t.Fatal(err)
-				}
+				must(t, os.MkdirAll(full, 0o755))
 			}
 			if c.uid == "" {
 				c.uid = uid
@@ -121,9 +119,7 @@ func TestPodCgroup(t *testing.T) {
 				}
 				return
 			}
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			for _, each := range []struct {
 				got  bpf.Cgroup
 				want string
@@ -139,9 +135,7 @@ func TestPodCgroup(t *testing.T) {
 func file(t *testing.T, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(path, []byte(text), 0o644))
 	return path
 }
 

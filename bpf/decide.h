@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
  *
  * What all programs that decide about a destination have in common: whose process
- * it is, and what the settings say about where it wants to go.
+ * it is, and what the settings say about the destination.
  */
 #pragma once
 
-#include "types.h"
+#include "socket.h"
 
-#define PASS 1
-#define REFUSE 0 /* connect(2) fails with EPERM */
+/* A program returns VERDICT_REFUSE, and the call fails with EPERM, or VERDICT_PASS. */
+enum verdict { VERDICT_REFUSE, VERDICT_PASS, VERDICT_CAPTURE };
 
 /* No cgroup path of a node is deeper. Go refuses one that is. */
 #define CGROUP_LEVELS 32
+
+/* Names must be resolved before anything can be encrypted. */
+#define DNS_PORT 53
 
 /* Whether the caller belongs to the gateway, in a cgroup below its own too (some
  * runtimes make one in every container). The level of the gateway's cgroup in the
@@ -32,13 +35,13 @@ static __always_inline bool is_gateway(const struct config *cfg)
 }
 
 /* Never ACTION_NODE. */
-static __always_inline __u32 action_for(const struct config *cfg, const struct endpoint *dst)
+static __always_inline enum action action_for(const struct config *cfg, const struct endpoint *dst)
 {
 	struct range key = { .bits = 128 };
 	__u32 port = bpf_ntohs(dst->port);
 	__u32 word = port / 64;
 	__u64 *excluded = bpf_map_lookup_elem(&kgw_ports, &word);
-	__u32 *action;
+	enum action *action;
 
 	if (excluded && *excluded >> (port % 64) & 1)
 		return ACTION_EXCLUDE;
@@ -49,4 +52,22 @@ static __always_inline __u32 action_for(const struct config *cfg, const struct e
 	if (*action == ACTION_NODE)
 		return port >= cfg->node_ports[0] && port <= cfg->node_ports[1] ? ACTION_SERVICE : ACTION_EXCLUDE;
 	return *action;
+}
+
+static __always_inline bool is_udp(struct bpf_sock_addr *ctx)
+{
+	return ctx->type == SOCK_DGRAM && ctx->protocol == IPPROTO_UDP;
+}
+
+/* UDP is not encrypted: it is counted where TCP would be captured, and refused there on
+ * request. */
+static __always_inline enum verdict judge_udp(const struct config *cfg, const struct endpoint *dst)
+{
+	if (dst->port == bpf_htons(DNS_PORT) || action_for(cfg, dst) == ACTION_EXCLUDE || is_gateway(cfg))
+		return VERDICT_PASS;
+	COUNT(udp);
+	if (!cfg->block_udp || !cfg->strict)
+		return VERDICT_PASS;
+	COUNT(udp_refused);
+	return VERDICT_REFUSE;
 }

@@ -10,9 +10,9 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// Captures says what would become of connect(2) of the application to destination:
-// true if it went to the gateway or were refused, false if it left in plaintext. The
-// answer comes from the maps that the programs decide by.
+// Captures reports whether connect(2) of the application to destination goes to the gateway
+// or is refused. Otherwise it leaves in plaintext. The answer comes from the maps that the
+// programs decide by.
 func (p *Programs) Captures(destination netip.AddrPort) (bool, error) {
 	excluded, err := p.excludesPort(destination.Port())
 	if err != nil || excluded {
@@ -38,8 +38,8 @@ func (p *Programs) Captures(destination netip.AddrPort) (bool, error) {
 	return false, nil
 }
 
-// Guards says whether an inbound connection from remote to local should come through
-// the gateway: in strict mode every one does that is not from an allowed source, in
+// Guards reports whether an inbound connection from remote to local should come through
+// the gateway: in strict mode any from a source that is not allowed in plaintext, in
 // permissive mode those from captured ranges to ports that are not excluded, which the
 // gateways of their pods would encrypt.
 func (p *Programs) Guards(local, remote netip.AddrPort) (bool, error) {
@@ -95,8 +95,7 @@ func (p *Programs) excludesPort(port uint16) (bool, error) {
 	return bits>>(port%64)&1 != 0, nil
 }
 
-// lookup returns the value of the longest prefix that contains key, or 0, which
-// means nothing in either map.
+// lookup returns the value of the longest prefix that contains key, or 0 if there is none.
 func lookup(m *ebpf.Map, key objectsRange) (value uint32, err error) {
 	err = m.Lookup(key, &value)
 	if errors.Is(err, ebpf.ErrKeyNotExist) {

@@ -24,13 +24,9 @@ func TestGatewayIsExempt(t *testing.T) {
 
 	// Some runtimes put the container one level lower.
 	nested := filepath.Join(s.here.GatewayCgroup, "container")
-	if err := os.Mkdir(nested, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Mkdir(nested, 0o755))
 	s.direct("gateway in a cgroup of its own", startAgent(t, s.here, nested, 0), dial{To: four})
-	if got := s.counters(); got != (bpf.Counters{}) {
-		t.Errorf("counters %+v, want none", got)
-	}
+	s.counted(bpf.Counters{})
 	s.captured("application", dial{To: four})
 }
 
@@ -40,9 +36,7 @@ func TestOtherPodsAreNotCaptured(t *testing.T) {
 	s.direct("another cgroup", other, dial{To: at(s.there.IP4, 80)})
 	s.direct("another cgroup, IPv6", other, dial{To: at(s.there.IP6, 80), Six: true})
 	s.captured("application", dial{To: at(s.there.IP4, 80)})
-	if got := s.counters().Captured; got != 1 {
-		t.Errorf("captured %d, want 1", got)
-	}
+	s.counted(bpf.Counters{Captured: 1})
 }
 
 func TestExclusions(t *testing.T) {
@@ -74,9 +68,7 @@ func TestExclusions(t *testing.T) {
 	if r := s.app.dial(dial{To: at(s.there.IP4, 80), Type: unix.SOCK_DGRAM}); r.Errno != 0 || r.Peer != at(s.there.IP4, 80) {
 		t.Errorf("UDP: %v, peer %v", r.Errno, r.Peer)
 	}
-	if got, want := s.counters(), (bpf.Counters{Captured: 4, UDP: 1}); got != want {
-		t.Errorf("counters %+v, want %+v", got, want)
-	}
+	s.counted(bpf.Counters{Captured: 4, UDP: 1})
 }
 
 // A range of IPv6 must not swallow IPv4 in its v4-mapped form, nor the other way round.
@@ -155,24 +147,16 @@ func TestServices(t *testing.T) {
 	s.direct("permissive", s.app, dial{To: vip4})
 	s.direct("permissive, IPv6", s.app, dial{To: vip6, Six: true})
 	s.direct("permissive, v4-mapped", s.app, dial{To: vip4, Six: true})
-	if got, want := s.counters(), (bpf.Counters{ServicePassed: 3}); got != want {
-		t.Errorf("counters %+v, want %+v", got, want)
-	}
+	s.counted(bpf.Counters{ServicePassed: 3})
 
-	if err := s.programs.SetStrict(true); err != nil {
-		t.Fatal(err)
-	}
+	s.setStrict(true)
 	s.refused("strict", dial{To: vip4}, syscall.EPERM)
 	s.refused("strict, IPv6", dial{To: vip6, Six: true}, syscall.EPERM)
 	s.captured("strict, pod", dial{To: at(s.there.IP4, 80)})
 	s.direct("strict, gateway itself", s.gateway, dial{To: vip4})
-	if got, want := s.counters(), (bpf.Counters{ServicePassed: 3, ServiceRefused: 2, Captured: 1}); got != want {
-		t.Errorf("counters %+v, want %+v", got, want)
-	}
+	s.counted(bpf.Counters{ServicePassed: 3, ServiceRefused: 2, Captured: 1})
 
-	if err := s.programs.SetStrict(false); err != nil {
-		t.Fatal(err)
-	}
+	s.setStrict(false)
 	s.direct("permissive again", s.app, dial{To: vip4})
 }
 
@@ -182,9 +166,7 @@ func TestInbandServices(t *testing.T) {
 	route(t, s, "10.96.0.0/12", "fd00:96::/112")
 	vip4, vip6 := netip.MustParseAddrPort("10.96.0.10:80"), netip.MustParseAddrPort("[fd00:96::a]:80")
 	for _, strict := range []bool{false, true} {
-		if err := s.programs.SetStrict(strict); err != nil {
-			t.Fatal(err)
-		}
+		s.setStrict(strict)
 		s.captured("IPv4", dial{To: vip4})
 		s.captured("IPv6", dial{To: vip6, Six: true})
 		s.captured("v4-mapped", dial{To: vip4, Six: true})
@@ -192,9 +174,7 @@ func TestInbandServices(t *testing.T) {
 	}
 	s.gateway.do(request{Stop: true})
 	s.direct("no listener", s.app, dial{To: vip4})
-	if got, want := s.counters(), (bpf.Counters{Captured: 6, NoListener: 1}); got != want {
-		t.Errorf("counters %+v, want %+v", got, want)
-	}
+	s.counted(bpf.Counters{Captured: 6, NoListener: 1})
 }
 
 // Of a node only its node ports are captured, and nothing where somebody has excluded it.
@@ -222,9 +202,7 @@ func TestNodePorts(t *testing.T) {
 		s.direct("another port, IPv6", s.app, dial{To: at(node6, port), Six: true})
 	}
 	s.direct("a node within the range of pods", s.app, dial{To: at(podsToo, 80)})
-	if got, want := s.counters(), (bpf.Counters{Captured: 6}); got != want {
-		t.Errorf("counters %+v, want %+v", got, want)
-	}
+	s.counted(bpf.Counters{Captured: 6})
 }
 
 func TestNodePortsWithoutInbandServices(t *testing.T) {
@@ -232,13 +210,9 @@ func TestNodePortsWithoutInbandServices(t *testing.T) {
 	s := setUp(t, func(o *bpf.Options) { o.Nodes, o.NodePorts = []netip.Addr{node}, [2]uint16{80, 80} })
 	route(t, s, "10.8.0.0/16")
 	s.direct("permissive", s.app, dial{To: at(node, 80)})
-	if err := s.programs.SetStrict(true); err != nil {
-		t.Fatal(err)
-	}
+	s.setStrict(true)
 	s.refused("strict", dial{To: at(node, 80)}, syscall.EPERM)
-	if got, want := s.counters(), (bpf.Counters{ServicePassed: 1, ServiceRefused: 1}); got != want {
-		t.Errorf("counters %+v, want %+v", got, want)
-	}
+	s.counted(bpf.Counters{ServicePassed: 1, ServiceRefused: 1})
 }
 
 func TestUDP(t *testing.T) {
@@ -264,9 +238,7 @@ func TestUDP(t *testing.T) {
 			}
 		}
 		for _, strict := range []bool{false, true} {
-			if err := s.programs.SetStrict(strict); err != nil {
-				t.Fatal(err)
-			}
+			s.setStrict(strict)
 			send("pod", dial{To: at(s.there.IP4, 5000)}, true)
 			send("pod, IPv6", dial{To: at(s.there.IP6, 5000), Six: true}, true)
 			send("pod, v4-mapped", dial{To: at(s.there.IP4, 5000), Six: true}, true)
@@ -280,9 +252,7 @@ func TestUDP(t *testing.T) {
 				t.Errorf("gateway: %v", r.Errno)
 			}
 		}
-		if got := s.counters(); got != want {
-			t.Errorf("block %v: counters %+v, want %+v", block, got, want)
-		}
+		s.counted(want)
 	}
 }
 
@@ -293,9 +263,7 @@ func TestNoListener(t *testing.T) {
 		s.gateway.do(request{Stop: true})
 		s.direct("IPv4", s.app, four(s))
 		s.direct("IPv6", s.app, six(s))
-		if got, want := s.counters(), (bpf.Counters{NoListener: 2}); got != want {
-			t.Errorf("counters %+v, want %+v", got, want)
-		}
+		s.counted(bpf.Counters{NoListener: 2})
 	})
 	t.Run("closed", func(t *testing.T) {
 		s := setUp(t, func(o *bpf.Options) { o.KeepOnExit = true })
@@ -303,9 +271,7 @@ func TestNoListener(t *testing.T) {
 		s.refused("IPv4", four(s), syscall.EPERM)
 		s.refused("IPv6", six(s), syscall.EPERM)
 		s.refused("v4-mapped", dial{To: at(s.there.IP4, 80), Six: true}, syscall.EPERM)
-		if got, want := s.counters(), (bpf.Counters{NoListener: 3}); got != want {
-			t.Errorf("counters %+v, want %+v", got, want)
-		}
+		s.counted(bpf.Counters{NoListener: 3})
 		s.gateway.do(request{Gateway: &gateway{gatewayAddresses()[:1]}})
 		s.captured("IPv4 again", four(s))
 		s.refused("IPv6 still", six(s), syscall.EPERM)
@@ -321,9 +287,7 @@ func TestBoundToDevice(t *testing.T) {
 		} else {
 			s.direct("permissive", s.app, d)
 		}
-		if got, want := s.counters(), (bpf.Counters{Uncapturable: 1}); got != want {
-			t.Errorf("counters %+v, want %+v", got, want)
-		}
+		s.counted(bpf.Counters{Uncapturable: 1})
 	}
 }
 
@@ -331,9 +295,7 @@ func TestBoundToDevice(t *testing.T) {
 func TestWorkerHasNoPrivilege(t *testing.T) {
 	s := setUp(t, nil)
 	status, err := os.ReadFile("/proc/" + itoa(s.gateway.p.Pid) + "/status")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for field, want := range map[string]string{"Uid": itoa(api.WorkerID), "CapEff": "0000000000000000", "CapPrm": "0000000000000000"} {
 		if got := statusField(string(status), field); got != want {
 			t.Errorf("%s is %s, want %s", field, got, want)

@@ -37,9 +37,7 @@ func TestCapturesAndGuards(t *testing.T) {
 		{"10.0.0.7:18000", "10.2.0.1:4000"}: never, {"10.0.0.7:18443", "10.2.0.1:4000"}: never, {"10.0.0.7:18444", "10.2.0.1:4000"}: never,
 	}
 	for _, strict := range []bool{false, true} {
-		if err := p.SetStrict(strict); err != nil {
-			t.Fatal(err)
-		}
+		must(t, p.SetStrict(strict))
 		check := func(what any, got bool, err error, want answers) {
 			t.Helper()
 			if expected := strict && want.strict || !strict && want.permissive; got != expected || err != nil {

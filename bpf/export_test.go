@@ -3,13 +3,14 @@
 package bpf
 
 import (
+	"encoding/binary"
 	"errors"
-	"io"
+	"fmt"
 	"net/netip"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 )
 
 // What the tests of package bpf_test see of the inside.
@@ -57,10 +58,6 @@ func (p *Programs) TakeShown(client, server netip.AddrPort) (bool, error) {
 	return err == nil, err
 }
 
-func endpoint(a netip.AddrPort) objectsEndpoint {
-	return objectsEndpoint{Ip: words(a.Addr()), Port: networkOrder(a.Port())}
-}
-
 // Ingress lets the ingress program judge a packet that begins with its Ethernet header.
 func (p *Programs) Ingress(packet []byte) (verdict int32, err error) {
 	ret, err := p.inbound.programs.KgwIngress.Run(&ebpf.RunOptions{Data: packet})
@@ -94,50 +91,51 @@ func (p *Programs) Steers(client, server netip.AddrPort) (bool, error) {
 	return out.Cookie != 0, err
 }
 
-// Sockets counts the sockets that the programs remember something of.
-func (p *Programs) Sockets() (int, error) {
-	// struct bpf_iter__bpf_sk_storage_map: meta, map, sk, value. Writes one
-	// byte for every value.
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type: ebpf.Tracing, AttachType: ebpf.AttachTraceIter, AttachTo: "bpf_sk_storage_map", License: "GPL",
-		Instructions: asm.Instructions{
-			asm.LoadMem(asm.R6, asm.R1, 24, asm.DWord),
-			asm.JEq.Imm(asm.R6, 0, "out"),
-			asm.LoadMem(asm.R1, asm.R1, 0, asm.DWord),
-			asm.LoadMem(asm.R1, asm.R1, 0, asm.DWord),
-			asm.Mov.Imm(asm.R2, 0),
-			asm.StoreMem(asm.RFP, -8, asm.R2, asm.DWord),
-			asm.Mov.Reg(asm.R2, asm.RFP),
-			asm.Add.Imm(asm.R2, -8),
-			asm.Mov.Imm(asm.R3, 1),
-			asm.FnSeqWrite.Call(),
-			asm.Mov.Imm(asm.R0, 0).WithSymbol("out"),
-			asm.Return(),
-		},
-	})
-	if err != nil {
-		return 0, err
+// Attributes of sock_diag (linux/inet_diag.h, linux/sock_diag.h).
+const (
+	reqStorages  = 2  // INET_DIAG_REQ_SK_BPF_STORAGES
+	reqMapFD     = 1  // SK_DIAG_BPF_STORAGE_REQ_MAP_FD
+	diagStorages = 20 // INET_DIAG_SK_BPF_STORAGES
+)
+
+// sizeofDiag is the size of struct inet_diag_msg, in bytes.
+const sizeofDiag = 72
+
+// everySocket is a struct inet_diag_req_v2 for the TCP sockets of a family, in any state
+// but TIME_WAIT, in which a socket has no storage.
+func everySocket(family byte) []byte {
+	const timeWait = 6 // include/net/tcp_states.h
+	b := []byte{family, unix.IPPROTO_TCP, 0, 0}
+	b = binary.NativeEndian.AppendUint32(b, ^uint32(1<<timeWait))
+	return append(b, make([]byte, 48)...)
+}
+
+// Sockets counts the TCP sockets of this network namespace that the programs remember
+// something of. sock_diag reports their storages (Linux 5.7), which takes CAP_BPF.
+func (p *Programs) Sockets() (n int, err error) {
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		storages := nl.NewRtAttr(reqStorages|unix.NLA_F_NESTED, nil)
+		storages.AddRtAttr(reqMapFD, nl.Uint32Attr(uint32(p.objects.KgwSockets.FD())))
+		r := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
+		r.AddRawData(append(everySocket(family), storages.Serialize()...))
+		sockets, err := r.Execute(unix.NETLINK_SOCK_DIAG, nl.SOCK_DIAG_BY_FAMILY)
+		if err != nil {
+			return 0, fmt.Errorf("listing sockets: %w", err)
+		}
+		for _, socket := range sockets {
+			attrs, err := nl.ParseRouteAttrAsMap(socket[sizeofDiag:])
+			if err != nil {
+				return 0, err
+			}
+			if _, ok := attrs[diagStorages|unix.NLA_F_NESTED]; ok {
+				n++
+			}
+		}
 	}
-	defer prog.Close()
-	iter, err := link.AttachIter(link.IterOptions{Program: prog, Map: p.objects.KgwSockets})
-	if err != nil {
-		return 0, err
-	}
-	defer iter.Close()
-	r, err := iter.Open()
-	if err != nil {
-		return 0, err
-	}
-	defer r.Close()
-	bytes, err := io.ReadAll(r)
-	return len(bytes), err
+	return n, nil
 }
 
 // Lookup returns what the map says about a destination.
 func (p *Programs) Lookup(ip netip.Addr) (action uint32, err error) {
-	err = p.objects.KgwRanges.Lookup(objectsRange{Bits: 128, Ip: words(ip)}, &action)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return actionExclude, nil
-	}
-	return action, err
+	return p.action(ip)
 }

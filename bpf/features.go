@@ -22,9 +22,9 @@ type requirement struct {
 	probe func() error
 }
 
-// requirements lists all that is not in every kernel with eBPF. The releases are
-// those of the commits that brought it to that type of program; none is later than
-// 5.10, which is the oldest that the gateway supports.
+// requirements lists what not every kernel with eBPF has. The releases are those of the
+// commits that brought it to that type of program. None is later than 5.10, the oldest
+// that the gateway supports.
 func requirements() []requirement {
 	const connect, getsockopt = ebpf.CGroupSockAddr, ebpf.CGroupSockopt
 	return []requirement{
@@ -83,8 +83,8 @@ func helperName(t ebpf.ProgramType, f asm.BuiltinFunc) string {
 	return fmt.Sprintf("helper %v in programs of type %v", f, t)
 }
 
-// haveHook loads the smallest program for a hook: a kernel that does not know the
-// hook says EINVAL, and nothing else about such a program can be invalid.
+// haveHook loads the smallest program for a hook. A kernel without the hook says EINVAL:
+// nothing else about such a program can be invalid.
 func haveHook(t ebpf.ProgramType, a ebpf.AttachType, since string) requirement {
 	return requirement{fmt.Sprintf("hook %v", a), since, func() error {
 		if err := features.HaveProgramType(t); err != nil {

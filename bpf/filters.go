@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -16,15 +17,15 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// A filter of ours is told from others by its name, and a new gateway's replaces an
-// old one's, in one step, for having the same place.
+// A filter of ours has this name. A new gateway's replaces an old one's in one step,
+// because it has the same place.
 const (
 	filterName     = "kgw_ingress"
 	filterPriority = 18444
 	filterHandle   = 0x6b6777
 )
 
-// filters attaches programs by clsact, in the network namespace that it was opened in.
+// filters attaches programs by clsact, in the network namespace in which it was opened.
 type filters struct {
 	netlink *netlink.Handle
 	own     []*netlink.BpfFilter
@@ -38,11 +39,10 @@ func openFilters() (*filters, error) {
 	return &filters{netlink: h}, nil
 }
 
-// attach attaches program to the ingress of an interface, in place of what an
-// earlier gateway has there.
+// attach attaches program to the ingress of an interface. It replaces what an earlier
+// gateway has there.
 func (f *filters) attach(i net.Interface, program *ebpf.Program) error {
-	err := f.netlink.QdiscAdd(clsact(i.Index))
-	if err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := f.netlink.QdiscAdd(clsact(i.Index)); err != nil && !errors.Is(err, fs.ErrExist) {
 		return missingModule(err, "clsact", "CONFIG_NET_SCH_INGRESS", "4.5")
 	}
 	filter := &netlink.BpfFilter{
@@ -78,7 +78,7 @@ func (f *filters) detach() error {
 }
 
 // removeStale removes filters of ours that attach did not add, and returns
-// how many. A gateway that uses tcx finds those of one that used clsact.
+// how many. So a gateway with tcx finds those of one with clsact.
 func (f *filters) removeStale() (n int, err error) {
 	links, err := f.netlink.LinkList()
 	if err != nil {
@@ -103,22 +103,23 @@ func (f *filters) removeStale() (n int, err error) {
 }
 
 func (f *filters) isOwn(filter *netlink.BpfFilter) bool {
-	for _, own := range f.own {
-		if own.LinkIndex == filter.LinkIndex && own.Handle == filter.Handle && own.Priority == filter.Priority {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(f.own, func(own *netlink.BpfFilter) bool {
+		return own.LinkIndex == filter.LinkIndex && own.Handle == filter.Handle && own.Priority == filter.Priority
+	})
 }
 
-// named returns the filters on an interface that bear our name.
+// isGone reports whether err says that a filter is not there, or its clsact, or its interface.
+func isGone(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV)
+}
+
+// named returns the filters on an interface that have our name.
 func (f *filters) named(l netlink.Link) (found []*netlink.BpfFilter, err error) {
 	list, err := f.netlink.FilterList(l, netlink.HANDLE_MIN_INGRESS)
+	if isGone(err) {
+		return nil, nil
+	}
 	if err != nil {
-		// There is no clsact, or the interface is gone.
-		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) {
-			return nil, nil
-		}
 		return nil, fmt.Errorf("listing the filters of interface %s: %w", l.Attrs().Name, err)
 	}
 	for _, each := range list {
@@ -131,7 +132,7 @@ func (f *filters) named(l netlink.Link) (found []*netlink.BpfFilter, err error) 
 
 // remove removes a filter, and clsact if that was the last one.
 func (f *filters) remove(filter *netlink.BpfFilter) error {
-	if err := f.netlink.FilterDel(filter); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EINVAL) {
+	if err := f.netlink.FilterDel(filter); err != nil && !isGone(err) {
 		return fmt.Errorf("removing a filter: %w", err)
 	}
 	return f.removeQdisc(filter.LinkIndex)
@@ -144,8 +145,7 @@ func (f *filters) removeQdisc(index int) error {
 			return nil
 		}
 	}
-	err := f.netlink.QdiscDel(clsact(index))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EINVAL) {
+	if err := f.netlink.QdiscDel(clsact(index)); err != nil && !isGone(err) {
 		return fmt.Errorf("removing clsact: %w", err)
 	}
 	return nil

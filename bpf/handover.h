@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
  *
  * The handover: both ends of a loopback connection are sockets of the pod, and
- * what the connecting one knows has to reach the accepting one before accept(2)
+ * what the connecting one knows must reach the accepting one before accept(2)
  * returns it. The four-tuple is what they have in common.
  */
 #pragma once
 
-#include "types.h"
+#include "socket.h"
 
 /* Reads the two ends of ctx's socket. */
 static __always_inline void ends_of(struct bpf_sock_ops *ctx, struct endpoint *local, struct endpoint *remote)
@@ -29,13 +29,11 @@ static __always_inline void ends_of(struct bpf_sock_ops *ctx, struct endpoint *l
  * cannot be earlier, with TCP Fast Open either. */
 static __always_inline void publish(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
-	struct handover *h = bpf_sk_storage_get(&kgw_sockets, sk, NULL, 0);
+	struct handover *h = known(sk);
 	struct tuple key = {};
 	struct handover copy;
 
-	if (!h)
-		return;
-	if (h->role != ROLE_CAPTURED && h->role != ROLE_PRESENTING)
+	if (!has_role(h, ROLE_CAPTURED) && !has_role(h, ROLE_PRESENTING))
 		return;
 	copy = *h;
 	ends_of(ctx, &key.client, &key.server);
@@ -52,17 +50,16 @@ static __always_inline void take(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 	published = bpf_map_lookup_elem(&kgw_handover, &key);
 	if (!published)
 		return;
-	h = bpf_sk_storage_get(&kgw_sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	h = remember(sk);
 	if (!h)
-		/* No memory for it: sockopt.h looks into the map itself. */
+		/* Memory has run out: sockopt.c looks into the map itself. */
 		return;
 	h->addr = published->addr;
 	h->role = published->role == ROLE_CAPTURED ? ROLE_GATEWAY : ROLE_PRESENTED;
 	bpf_map_delete_elem(&kgw_handover, &key);
 }
 
-/* A connection that never came about is taken back, so that the next socket with
- * this tuple is not mistaken for it. */
+/* Removes the entry of a connection that failed: the next socket with this tuple is not it. */
 static __always_inline void withdraw(struct bpf_sock_ops *ctx)
 {
 	struct tuple key = {};

@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -34,30 +35,31 @@ func statusField(status, field string) string {
 // them as its own.
 func route(t *testing.T, s *scene, ranges ...string) {
 	t.Helper()
-	for _, r := range ranges {
-		_, dst, err := net.ParseCIDR(r)
-		if err != nil {
-			t.Fatal(err)
-		}
+	for _, r := range prefixes(ranges...) {
 		via := s.there.IP4
-		if dst.IP.To4() == nil {
+		if r.Addr().Is6() {
 			via = s.there.IP6
 		}
-		if err := s.here.Do(func() error {
-			return netlink.RouteAdd(&netlink.Route{Dst: dst, Gw: via.AsSlice()})
-		}); err != nil {
-			t.Fatalf("route to %s: %v", r, err)
-		}
-		if err := s.there.Do(func() error {
+		addRoute(t, s.here, r, via)
+		must(t, s.there.Do(func() error {
 			lo, err := netlink.LinkByName("lo")
 			if err != nil {
 				return err
 			}
-			return netlink.RouteAdd(&netlink.Route{Dst: dst, LinkIndex: lo.Attrs().Index, Type: syscall.RTN_LOCAL, Table: 255, Scope: netlink.SCOPE_HOST})
-		}); err != nil {
-			t.Fatalf("local route to %s: %v", r, err)
-		}
+			return netlink.RouteAdd(&netlink.Route{Dst: ipNet(r), LinkIndex: lo.Attrs().Index, Type: syscall.RTN_LOCAL, Table: 255, Scope: netlink.SCOPE_HOST})
+		}))
 	}
+}
+
+// addRoute leads the way of a node to a range over another node.
+func addRoute(t *testing.T, n *netlab.Node, to netip.Prefix, via netip.Addr) {
+	t.Helper()
+	must(t, n.Do(func() error { return netlink.RouteAdd(&netlink.Route{Dst: ipNet(to), Gw: via.AsSlice()}) }))
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	p = p.Masked()
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
 // await waits until condition says "", and fails with what it said last.
@@ -72,19 +74,23 @@ func await(t *testing.T, condition func() string) {
 	t.Error(last)
 }
 
+// sockets counts the sockets of the pod that the programs remember.
+func (s *scene) sockets() (n int) {
+	s.Helper()
+	must(s.T, s.here.Do(func() (err error) {
+		n, err = s.programs.Sockets()
+		return err
+	}))
+	return n
+}
+
 // nothingLeft checks that no connection has left a trace.
 func (s *scene) nothingLeft() {
 	s.Helper()
 	await(s.T, func() string {
 		handovers, err := s.programs.Handovers()
-		if err != nil {
-			s.Fatal(err)
-		}
-		sockets, err := s.programs.Sockets()
-		if err != nil {
-			s.Fatal(err)
-		}
-		if handovers != 0 || sockets != 0 {
+		must(s.T, err)
+		if sockets := s.sockets(); handovers != 0 || sockets != 0 {
 			return fmt.Sprintf("%d entries left in the handover map, %d sockets remembered", handovers, sockets)
 		}
 		return ""
@@ -149,9 +155,7 @@ func TestHundredThousandConnections(t *testing.T) {
 	if r.OK != count {
 		t.Errorf("%d of %d connections were right", r.OK, count)
 	}
-	if got := s.counters().Captured; got != uint64(count) {
-		t.Errorf("captured %d, want %d", got, count)
-	}
+	s.counted(bpf.Counters{Captured: uint64(count)})
 	s.nothingLeft()
 	await(t, func() string {
 		if after := s.gateway.do(request{FDs: true}).FDs; after > before {
@@ -176,6 +180,10 @@ func TestThousandConcurrentConnections(t *testing.T) {
 	if n, err := s.programs.Handovers(); n != 0 || err != nil {
 		t.Errorf("%d entries in the handover map while 2000 connections are open, %v", n, err)
 	}
+	// Both ends of a connection are remembered for as long as it is open.
+	if got, want := s.sockets(), 4000; got != want {
+		t.Errorf("%d sockets are remembered while 2000 connections are open, want %d", got, want)
+	}
 	s.app.do(request{Stop: true})
 	s.nothingLeft()
 }
@@ -185,11 +193,9 @@ func TestThousandConcurrentConnections(t *testing.T) {
 func TestEphemeralPorts(t *testing.T) {
 	s := setUp(t, func(o *bpf.Options) { o.ExcludePorts = []uint16{81} })
 	const ports = 400
-	if err := s.here.Do(func() error {
+	must(t, s.here.Do(func() error {
 		return os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", fmt.Appendf(nil, "40000 %d", 40000+ports-1), 0)
-	}); err != nil {
-		t.Fatal(err)
-	}
+	}))
 	server := startAgent(t, s.there, s.there.OtherCgroup, 0)
 	server.do(request{Serve: &serve{Network: "tcp", Address: ":81"}})
 

@@ -4,12 +4,9 @@ package bpf_test
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"syscall"
 	"testing"
-
-	"github.com/vishvananda/netlink"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
@@ -58,9 +55,7 @@ func TestInbandSurvivesLoss(t *testing.T) {
 					d.To, d.Six = server.six(80), true
 				}
 				client.inband(name, d, d.To)
-				if got := server.counters(); got.Steered != 1 {
-					t.Errorf("counters %+v, want one steered", got)
-				}
+				server.counted(bpf.Counters{Steered: 1})
 				server.noneShown()
 			}
 		})
@@ -96,9 +91,7 @@ func TestOptionIsGivenUp(t *testing.T) {
 	rule(client.node, "output", syn+" "+withOption+" drop")
 	d := dial{To: server.four(80), Inband: true, Seconds: 20}
 	client.plain("permissive", client.gateway, d)
-	if got := server.counters(); got != (bpf.Counters{}) {
-		t.Errorf("counters %+v, want none", got)
-	}
+	server.counted(bpf.Counters{})
 
 	// What the server has not answered with an option is not a connection in band.
 	rule(server.node, "prerouting", syn+" "+withOption+" drop")
@@ -113,17 +106,13 @@ func TestStrippedOption(t *testing.T) {
 		rule(client.node, "output", "reset tcp option 253")
 		client.plain("permissive", client.gateway, four)
 		client.plain("permissive, IPv6", client.gateway, six)
-		if err := server.programs.SetStrict(true); err != nil {
-			t.Fatal(err)
-		}
+		server.setStrict(true)
 		for _, d := range []dial{four, six} {
 			if r := client.reset("strict", client.gateway, d); r.Shown {
 				t.Errorf("strict, %v: shown", d.To)
 			}
 		}
-		if got, want := server.counters(), (bpf.Counters{PlaintextRefused: 2}); got != want {
-			t.Errorf("counters %+v, want %+v", got, want)
-		}
+		server.counted(bpf.Counters{PlaintextRefused: 2})
 
 		// Only the way back takes it off: the server's gateway has the connection, the
 		// client's does not know.
@@ -190,17 +179,6 @@ func natRouter(t *testing.T, router, server *netlab.Node, clients ...*netlab.Nod
 	return four, six
 }
 
-func addRoute(t *testing.T, n *netlab.Node, to netip.Prefix, via netip.Addr) {
-	t.Helper()
-	_, dst, err := net.ParseCIDR(to.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := n.Do(func() error { return netlink.RouteAdd(&netlink.Route{Dst: dst, Gw: via.AsSlice()}) }); err != nil {
-		t.Fatalf("route to %v: %v", to, err)
-	}
-}
-
 // A tuple can be used again: what is known of its last connection must not decide about the next.
 func TestTupleIsUsedAgain(t *testing.T) {
 	both(t, func(t *testing.T, clsact bool) {
@@ -235,14 +213,10 @@ func TestTupleIsUsedAgain(t *testing.T) {
 			client.inband("in band again", d, d.To)
 			client.plain("plaintext after in band", client.gateway, d)
 			client.inband("in band after plaintext", d, d.To)
-			if err := server.programs.SetStrict(true); err != nil {
-				t.Fatal(err)
-			}
+			server.setStrict(true)
 			client.reset("strict: plaintext after in band", client.gateway, d)
 			client.inband("strict: in band", d, d.To)
-			if err := server.programs.SetStrict(false); err != nil {
-				t.Fatal(err)
-			}
+			server.setStrict(false)
 		}
 		server.noneShown()
 	})

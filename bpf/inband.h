@@ -30,9 +30,9 @@ static __always_inline void write_options(struct bpf_sock_ops *ctx, bool on)
 /* The worker has marked this socket, and its SYN is about to be made. */
 static __always_inline void offer(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
-	struct handover *h = bpf_sk_storage_get(&kgw_sockets, sk, NULL, 0);
+	struct handover *h = known(sk);
 
-	if (!h || (h->role != ROLE_INBAND && h->role != ROLE_INBAND_SHOWN))
+	if (!has_role(h, ROLE_INBAND) && !has_role(h, ROLE_INBAND_SHOWN))
 		return;
 	h->role = ROLE_INBAND;
 	write_options(ctx, true);
@@ -42,21 +42,16 @@ static __always_inline void offer(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 static __always_inline bool has_option(struct bpf_sock_ops *ctx)
 {
 	__u32 flags = ctx->skb_tcp_flags & (TH_SYN | TH_ACK);
+	struct bpf_sock *sk = ctx->sk;
 	struct tuple key = {};
-	struct bpf_sock *sk;
-	struct handover *h;
 
 	if (flags == (TH_SYN | TH_ACK)) {
-		/* With a SYN cookie, and when a SYN-ACK is sent again, the SYN is not
-		 * at hand any more. */
+		/* The SYN is not at hand: not with a SYN cookie, nor when a SYN-ACK is sent
+		 * again. */
 		ends_of(ctx, &key.server, &key.client);
-		return bpf_map_lookup_elem(&kgw_shown, &key) != NULL;
+		return bpf_map_lookup_elem(&kgw_shown, &key);
 	}
-	sk = ctx->sk;
-	if (flags != TH_SYN || !sk || ctx->total_retrans >= SYN_TRIES)
-		return false;
-	h = bpf_sk_storage_get(&kgw_sockets, sk, NULL, 0);
-	return h && h->role == ROLE_INBAND;
+	return flags == TH_SYN && sk && ctx->total_retrans < SYN_TRIES && has_role(known(sk), ROLE_INBAND);
 }
 
 static __always_inline void reserve_option(struct bpf_sock_ops *ctx)
@@ -76,10 +71,10 @@ static __always_inline void write_option(struct bpf_sock_ops *ctx)
 /* The SYN-ACK has come: did the other end answer? */
 static __always_inline void read_answer(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
-	struct handover *h = bpf_sk_storage_get(&kgw_sockets, sk, NULL, 0);
 	struct option o = { .kind = OPTION_KIND, .len = 2 + sizeof(o.exid), .exid = OPTION_EXID };
+	struct handover *h = known(sk);
 
-	if (!h || h->role != ROLE_INBAND)
+	if (!has_role(h, ROLE_INBAND))
 		return;
 	if (bpf_load_hdr_opt(ctx, &o, sizeof(o), 0) == sizeof(o) && is_ours(&o))
 		h->role = ROLE_INBAND_SHOWN;
@@ -92,23 +87,20 @@ static __always_inline void notice_listener(struct bpf_sock_ops *ctx, struct bpf
 {
 	struct endpoint local = {}, remote = {};
 	struct config *cfg = get_config();
+	enum listener which;
 	struct handover *h;
-	__u32 which;
+	__u32 loopback[4];
 
 	ends_of(ctx, &local, &remote);
-	if (!cfg || local.port != cfg->inband_port)
+	loopback_of(local.ip, loopback);
+	if (!cfg || local.port != cfg->inband_port || !same_ip(local.ip, loopback))
 		return;
-	if (is_mapped(local.ip) && local.ip[3] == bpf_htonl(0x7f000001))
-		which = LISTENER4;
-	else if (!local.ip[0] && !local.ip[1] && !local.ip[2] && local.ip[3] == bpf_htonl(1))
-		which = LISTENER6;
-	else
-		return;
-	h = bpf_sk_storage_get(&kgw_sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	h = remember(sk);
 	if (!h)
 		return;
 	h->role = ROLE_INBAND_LISTENER;
 	write_options(ctx, true);
+	which = listener_of(local.ip);
 	bpf_sock_map_update(ctx, &kgw_listeners, &which, BPF_ANY);
 }
 
@@ -116,11 +108,11 @@ static __always_inline void notice_listener(struct bpf_sock_ops *ctx, struct bpf
  * this is another listener's. */
 static __always_inline bool accept_inband(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
-	struct handover *h = bpf_sk_storage_get(&kgw_sockets, sk, NULL, 0);
+	struct handover *h = known(sk);
 	struct tuple key = {};
 	struct config *cfg;
 
-	if (!h || h->role != ROLE_INBAND_LISTENER)
+	if (!has_role(h, ROLE_INBAND_LISTENER))
 		return false;
 	write_options(ctx, false);
 	ends_of(ctx, &key.server, &key.client);
@@ -132,7 +124,7 @@ static __always_inline bool accept_inband(struct bpf_sock_ops *ctx, struct bpf_s
 	}
 	h->role = ROLE_INBAND;
 	cfg = get_config();
-	/* Some process of the pod has connected to the listener itself. */
+	/* A process of the pod can connect to the listener itself: that is not counted. */
 	if (cfg && key.server.port != cfg->inband_port)
 		COUNT(plaintext_refused);
 	return true;

@@ -5,14 +5,13 @@
 // The eBPF programs of the gateway in the pod's network namespace, in an object of
 // their own: a kernel that lacks something for them can still do all the rest.
 //
-//   steer.h     what both of them decide: which connections are the gateway's
-//   ingress.h   every packet that comes in: SYNs are read and steered
-//   lookup.h    whatever the kernel looks for a listener for
+//   ingress.c   every packet that comes in: SYNs are read and steered
+//   lookup.c    every TCP packet that the kernel looks for a listener for
 //
-// They share the maps of gateway.c, and load on Linux 5.10 and later as that does.
+// steer.h has what both of them decide: which connections are the gateway's. They share the
+// maps of gateway.c, and load on Linux 5.10 and later as that does.
 
-#include "types.h"
-#include "ingress.h"
-#include "lookup.h"
+#include "ingress.c"
+#include "lookup.c"
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -23,19 +23,19 @@ type inbound struct {
 	filters *filters
 }
 
-// AttachInbound attaches what sends inbound connections to the gateway's in-band
+// AttachInbound attaches the programs that send inbound connections to the gateway's in-band
 // listener: those that show that their other end has a gateway, and in strict mode
-// those in plaintext that [Options.PlaintextFrom] does not allow, which the gateway is
-// to reset. All others reach the application untouched.
+// those in plaintext that [Options.PlaintextFrom] does not allow, which the gateway
+// resets. All others reach the application untouched.
 //
 // It must be called in the pod's network namespace, after [Programs.AttachSockets].
-// The listeners on 127.0.0.1 and [::1], port [api.InbandPort], must have been opened
-// by plain TCP sockets after AttachSockets, and should be open before this call. It then
+// The listeners on 127.0.0.1 and [::1], port [api.InbandPort], must be plain TCP sockets
+// that were opened after AttachSockets, and should be open before this call. It then
 // removes what a gateway that is gone left behind, without a gap.
 //
-// It uses tcx where the kernel has it, and clsact otherwise and with KeepOnExit. If
-// the kernel lacks something, the error names it: nothing inbound is attached then, and
-// everything else goes on as before.
+// It uses tcx where the kernel has it, and clsact otherwise and with KeepOnExit. If the
+// kernel lacks something, the error names it: nothing inbound is attached, and everything
+// else goes on.
 func (p *Programs) AttachInbound() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -51,6 +51,25 @@ func (p *Programs) AttachInbound() error {
 	}
 	p.inbound = in
 	return nil
+}
+
+// StopInbound detaches what AttachInbound attached, what KeepOnExit would keep
+// included: from then on the application itself gets inbound connections. Those
+// that have reached the in-band listener go on, half-open ones too, for as long
+// as the listener is open.
+func (p *Programs) StopInbound() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stopInbound(false)
+}
+
+func (p *Programs) stopInbound(stay bool) error {
+	if p.inbound == nil {
+		return nil
+	}
+	err := p.inbound.close(stay)
+	p.inbound = nil
+	return err
 }
 
 func (p *Programs) loadInbound() (*inbound, error) {
@@ -78,15 +97,15 @@ func (p *Programs) loadInbound() (*inbound, error) {
 	return in, nil
 }
 
-// attach leaves for close what it has attached when it fails. kgw_lookup comes first:
-// from then on strict mode is enforced.
+// attach leaves what it has attached to close when it fails. kgw_lookup comes first: it
+// alone enforces strict mode.
 func (in *inbound) attach(podIPs []netip.Addr, tcx bool) error {
 	interfaces, err := podInterfaces(podIPs)
 	if err != nil {
 		return err
 	}
 	if len(interfaces) == 0 {
-		return fmt.Errorf("no interface has an address of the pod, which are %v", podIPs)
+		return fmt.Errorf("no interface has an address of the pod (%v)", podIPs)
 	}
 	if err := in.attachLookup(); err != nil {
 		return fmt.Errorf("program %s to the network namespace: %w", inboundProgKgwLookup, err)
@@ -106,10 +125,8 @@ func (in *inbound) attach(podIPs []netip.Addr, tcx bool) error {
 			return fmt.Errorf("program %s to interface %s: %w", inboundProgKgwIngress, i.Name, err)
 		}
 	}
-	if _, err := in.filters.removeStale(); err != nil {
-		return err
-	}
-	return nil
+	_, err = in.filters.removeStale()
+	return err
 }
 
 func (in *inbound) attachLookup() error {
@@ -126,7 +143,7 @@ func (in *inbound) attachLookup() error {
 	return nil
 }
 
-// attachTCX returns false where the kernel has no tcx.
+// attachTCX returns false if the kernel has no tcx.
 func (in *inbound) attachTCX(i net.Interface) (bool, error) {
 	l, err := link.AttachTCX(link.TCXOptions{Interface: i.Index, Program: in.programs.KgwIngress, Attach: ebpf.AttachTCXIngress})
 	if errors.Is(err, ebpf.ErrNotSupported) {
@@ -139,7 +156,7 @@ func (in *inbound) attachTCX(i net.Interface) (bool, error) {
 	return true, nil
 }
 
-// close detaches and frees everything, except for the filters if they are to stay.
+// close detaches and frees everything, but not the filters if stay is set.
 func (in *inbound) close(stay bool) error {
 	var errs []error
 	if !stay {
@@ -180,9 +197,9 @@ func podInterfaces(podIPs []netip.Addr) (found []net.Interface, err error) {
 }
 
 // DetachStaleInbound removes from this network namespace, which must be the pod's, what
-// a gateway that is gone left there, and returns how many filters that were. It
-// does what [DetachStale] does at the cgroup, and must be called only where no
-// gateway runs. [Programs.AttachInbound] does the same by itself without leaving a gap.
+// a gateway that is gone left there, and returns how many filters that were. Like
+// [DetachStale] it must be called only where no gateway runs. [Programs.AttachInbound]
+// does the same without leaving a gap.
 func DetachStaleInbound() (int, error) {
 	f, err := openFilters()
 	if err != nil {
@@ -192,7 +209,7 @@ func DetachStaleInbound() (int, error) {
 	return f.removeStale()
 }
 
-// inboundRequirements is what the inbound programs need beyond requirements.
+// inboundRequirements lists what the inbound programs need beyond requirements.
 func inboundRequirements() []requirement {
 	const tc, lookup = ebpf.SchedCLS, ebpf.SkLookup
 	return []requirement{

@@ -6,47 +6,31 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"reflect"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/vishvananda/netlink"
 )
 
-// StopInbound detaches what AttachInbound attached, what KeepOnExit would keep
-// included: from then on the application itself gets inbound connections. Those
-// that reached the in-band listener already go on, half-open ones too, for as long
-// as the listener is open.
-func (p *Programs) StopInbound() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.inbound == nil {
-		return nil
-	}
-	err := p.inbound.close(false)
-	p.inbound = nil
-	return err
-}
-
 // Traces names what a gateway has in the kernel by the numbers that the kernel gave
-// it, so that one can look for it once everything should be gone. Numbers are not
-// used again until all are (idr_alloc_cyclic in kernel/bpf/syscall.c).
+// it, so that one can look for it once everything should be gone. The kernel uses all
+// numbers before it uses one again (idr_alloc_cyclic in kernel/bpf/syscall.c).
 type Traces struct {
-	programs map[ebpf.ProgramID]string
-	maps     map[ebpf.MapID]string
-	pod      Cgroup
+	// open opens an object by its number, under its name for messages.
+	open map[string]func() (io.Closer, error)
+	pod  Cgroup
 }
 
-// Traces returns what p has in the kernel now. Only what is attached inbound then
-// is among it, so call it before [Programs.StopInbound].
+// Traces returns what p has in the kernel. It includes the inbound programs only if they
+// are attached, so call it before [Programs.StopInbound].
 func (p *Programs) Traces() (*Traces, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	t := &Traces{programs: make(map[ebpf.ProgramID]string), maps: make(map[ebpf.MapID]string), pod: p.options.Pod}
+	t := &Traces{open: make(map[string]func() (io.Closer, error)), pod: p.options.Pod}
 	sets := []any{p.objects.objectsPrograms, p.objects.objectsMaps}
 	if p.inbound != nil {
 		sets = append(sets, p.inbound.programs)
@@ -59,34 +43,37 @@ func (p *Programs) Traces() (*Traces, error) {
 	return t, nil
 }
 
-// add notes all programs and maps of a generated struct, so that none can be
+// add adds all programs and maps of a generated struct, so that none can be
 // forgotten here.
 func (t *Traces) add(set any) error {
 	for _, field := range reflect.ValueOf(set).Fields() {
 		switch object := field.Interface().(type) {
 		case *ebpf.Program:
-			info, err := object.Info()
+			id, name, err := describe(object)
 			if err != nil {
-				return fmt.Errorf("asking for a program's number: %w", err)
+				return err
 			}
-			id, ok := info.ID()
-			if !ok {
-				return errors.New("the kernel gives programs no numbers")
-			}
-			t.programs[id] = info.Name
+			t.open[name] = func() (io.Closer, error) { return ebpf.NewProgramFromID(id) }
 		case *ebpf.Map:
 			info, err := object.Info()
 			if err != nil {
 				return fmt.Errorf("asking for a map's number: %w", err)
 			}
-			id, ok := info.ID()
-			if !ok {
-				return errors.New("the kernel gives maps no numbers")
-			}
-			t.maps[id] = info.Name
+			id, _ := info.ID()
+			t.open[fmt.Sprintf("map %s (%d)", info.Name, id)] = func() (io.Closer, error) { return ebpf.NewMapFromID(id) }
 		}
 	}
 	return nil
+}
+
+// describe returns a program's number, and its name for messages.
+func describe(p *ebpf.Program) (ebpf.ProgramID, string, error) {
+	info, err := p.Info()
+	if err != nil {
+		return 0, "", fmt.Errorf("asking for a program's number: %w", err)
+	}
+	id, _ := info.ID()
+	return id, fmt.Sprintf("program %s (%d)", info.Name, id), nil
 }
 
 // leftInterval is how often the kernel is asked what is left. It frees programs and
@@ -117,22 +104,13 @@ func (t *Traces) left() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	for id, name := range t.programs {
-		program, err := ebpf.NewProgramFromID(id)
+	for name, open := range t.open {
+		object, err := open()
 		if err == nil {
-			program.Close()
-			left = append(left, fmt.Sprintf("program %s (%d)", name, id))
+			object.Close()
+			left = append(left, name)
 		} else if !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("looking for program %s: %w", name, err)
-		}
-	}
-	for id, name := range t.maps {
-		m, err := ebpf.NewMapFromID(id)
-		if err == nil {
-			m.Close()
-			left = append(left, fmt.Sprintf("map %s (%d)", name, id))
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("looking for map %s: %w", name, err)
+			return nil, fmt.Errorf("looking for %s: %w", name, err)
 		}
 	}
 	slices.Sort(left)
@@ -151,20 +129,11 @@ func podKinds() []ebpf.AttachType {
 // Leftovers returns the programs and filters of gateways that are attached to a
 // pod's cgroup and to the interfaces of this network namespace, which must be the
 // pod's.
-func Leftovers(pod Cgroup) ([]string, error) {
-	attached, err := attachedProgramsAt(pod.Path, podKinds())
+func Leftovers(pod Cgroup) (left []string, err error) {
+	attached, err := attachedTo(pod.Path, podKinds())
+	defer func() { closeAll(attached) }()
 	if err != nil {
 		return nil, err
-	}
-	defer closeAll(attached)
-	var left []string
-	for _, a := range attached {
-		info, err := a.program.Info()
-		if err != nil {
-			return nil, fmt.Errorf("asking for a program's name: %w", err)
-		}
-		id, _ := info.ID()
-		left = append(left, fmt.Sprintf("program %s (%d)", info.Name, id))
 	}
 	filters, err := openFilters()
 	if err != nil {
@@ -176,39 +145,24 @@ func Leftovers(pod Cgroup) ([]string, error) {
 		return nil, fmt.Errorf("listing the interfaces: %w", err)
 	}
 	for _, l := range links {
-		found, err := leftAt(filters, l)
+		found, err := filters.named(l)
 		if err != nil {
 			return nil, err
 		}
-		left = append(left, found...)
+		for _, filter := range found {
+			left = append(left, fmt.Sprintf("filter %s of interface %s", filter.Name, l.Attrs().Name))
+		}
+		// An error says that the kernel has no tcx, or that the interface is gone.
+		tcx, _ := attachedAt(link.QueryOptions{Target: l.Attrs().Index, Attach: ebpf.AttachTCXIngress})
+		attached = append(attached, tcx...)
+	}
+	for _, a := range attached {
+		_, name, err := describe(a.program)
+		if err != nil {
+			return nil, err
+		}
+		left = append(left, name)
 	}
 	slices.Sort(left)
 	return slices.Compact(left), nil
-}
-
-// leftAt returns what gateways left at an interface: filters, and programs of tcx.
-func leftAt(f *filters, l netlink.Link) (left []string, err error) {
-	found, err := f.named(l)
-	if err != nil {
-		return nil, err
-	}
-	for _, filter := range found {
-		left = append(left, fmt.Sprintf("filter %s of interface %s", filter.Name, l.Attrs().Name))
-	}
-	list, err := link.QueryPrograms(link.QueryOptions{Target: l.Attrs().Index, Attach: ebpf.AttachTCXIngress})
-	if err != nil {
-		// A kernel without tcx, or the interface is gone.
-		return left, nil
-	}
-	for _, each := range list.Programs {
-		program, err := ebpf.NewProgramFromID(each.ID)
-		if err != nil {
-			continue // it went in the meantime
-		}
-		if name, err := programName(program); err == nil && strings.HasPrefix(name, namePrefix) {
-			left = append(left, fmt.Sprintf("program %s (%d)", name, each.ID))
-		}
-		program.Close()
-	}
-	return left, nil
 }

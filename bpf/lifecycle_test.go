@@ -53,13 +53,9 @@ func supervisorMain(args []string) int {
 func supervise(t *testing.T, n *netlab.Node, o bpf.Options) *netlab.Process {
 	t.Helper()
 	text, err := json.Marshal(o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	stdin, hold, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	p := n.Start(netlab.Command{Cgroup: n.GatewayCgroup, Helper: "supervisor", Args: []string{string(text)}, Stdin: stdin})
 	stdin.Close()
 	t.Cleanup(func() { hold.Close(); p.Stop() })
@@ -76,9 +72,7 @@ func supervise(t *testing.T, n *netlab.Node, o bpf.Options) *netlab.Process {
 func attached(t *testing.T, path string) (names []string) {
 	t.Helper()
 	dir, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer dir.Close()
 	for _, kind := range []ebpf.AttachType{
 		ebpf.AttachCGroupInet4Connect, ebpf.AttachCGroupInet6Connect, ebpf.AttachCGroupSockOps,
@@ -87,20 +81,9 @@ func attached(t *testing.T, path string) (names []string) {
 		ebpf.AttachCgroupInet4GetSockname, ebpf.AttachCgroupInet6GetSockname,
 		ebpf.AttachCGroupGetsockopt, ebpf.AttachCGroupSetsockopt,
 	} {
-		list, err := link.QueryPrograms(link.QueryOptions{Target: int(dir.Fd()), Attach: kind})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, each := range list.Programs {
-			program, err := ebpf.NewProgramFromID(each.ID)
-			if err != nil {
-				continue // it went in the meantime
-			}
-			if info, err := program.Info(); err == nil {
-				names = append(names, info.Name)
-			}
-			program.Close()
-		}
+		found, err := queried(link.QueryOptions{Target: int(dir.Fd()), Attach: kind})
+		must(t, err)
+		names = append(names, found...)
 	}
 	slices.Sort(names)
 	return names
@@ -130,26 +113,16 @@ func TestCloseLeavesNothing(t *testing.T) {
 	p := load(t, options(t, n))
 	expectAttached(t, n.PodCgroup)
 	for range 2 { // attaching again changes nothing
-		if err := p.AttachSockets(); err != nil {
-			t.Fatal(err)
-		}
-		if err := p.StartCapture(); err != nil {
-			t.Fatal(err)
-		}
+		must(t, p.AttachSockets())
+		must(t, p.StartCapture())
 	}
 	expectAttached(t, n.PodCgroup, atPod()...)
 	expectAttached(t, n.GatewayCgroup, "kgw_getsockopt", "kgw_setsockopt")
-	if err := p.StopCapture(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, p.StopCapture())
 	expectAttached(t, n.PodCgroup, atPod()[len(kept()):]...)
-	if err := p.StartCapture(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, p.StartCapture())
 	expectAttached(t, n.PodCgroup, atPod()...)
-	if err := p.Close(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, p.Close())
 	expectAttached(t, n.PodCgroup)
 	expectAttached(t, n.GatewayCgroup)
 }
@@ -159,15 +132,9 @@ func TestKeepOnExitOutlivesClose(t *testing.T) {
 	o := options(t, n)
 	o.KeepOnExit = true
 	p := load(t, o)
-	if err := p.AttachSockets(); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.StartCapture(); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Close(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, p.AttachSockets())
+	must(t, p.StartCapture())
+	must(t, p.Close())
 	expectAttached(t, n.PodCgroup, kept()...)
 	for _, want := range []int{len(kept()), 0} {
 		if got, err := bpf.DetachStale(o.Pod); got != want || err != nil {
@@ -182,12 +149,8 @@ func TestDetachEndsTheKeptCapture(t *testing.T) {
 	o := options(t, n)
 	o.KeepOnExit = true
 	p := load(t, o)
-	if err := p.StartCapture(); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Detach(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, p.StartCapture())
+	must(t, p.Detach())
 	expectAttached(t, n.PodCgroup)
 }
 
@@ -195,26 +158,18 @@ func TestDetachEndsTheKeptCapture(t *testing.T) {
 func TestDetachStaleTakesOnlyOurs(t *testing.T) {
 	n := netlab.New(t, 1).Node(0)
 	p := load(t, options(t, n))
-	if err := p.StartCapture(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, p.StartCapture())
 	foreign, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "foreign", Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, Instructions: returnOne(), License: "GPL",
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer foreign.Close()
 	dir, err := os.Open(n.PodCgroup)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer dir.Close()
-	if err := link.RawAttachProgram(link.RawAttachProgramOptions{
+	must(t, link.RawAttachProgram(link.RawAttachProgramOptions{
 		Target: int(dir.Fd()), Program: foreign, Attach: ebpf.AttachCGroupInet4Connect, Flags: 2, // BPF_F_ALLOW_MULTI
-	}); err != nil {
-		t.Fatal(err)
-	}
+	}))
 	if got, err := bpf.DetachStale(cgroup(t, n.PodCgroup)); got != 0 || err != nil {
 		t.Errorf("detached %d, %v, want none", got, err)
 	}
@@ -283,18 +238,12 @@ func TestTakeOver(t *testing.T) {
 
 	// The new one is in a container, and a cgroup, of its own.
 	next := here.GatewayCgroup + "-2"
-	if err := os.Mkdir(next, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Mkdir(next, 0o755))
 	o.Own = cgroup(t, next)
 	p := load(t, o)
-	if err := p.AttachSockets(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, p.AttachSockets())
 	startAgent(t, here, next, api.WorkerID).do(request{Gateway: &gateway{gatewayAddresses()}})
-	if err := p.StartCapture(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, p.StartCapture())
 	expectAttached(t, here.PodCgroup, atPod()...)
 	stop.Store(true)
 	<-done
@@ -308,9 +257,7 @@ func TestTakeOver(t *testing.T) {
 func TestRestartedContainer(t *testing.T) {
 	s := setUp(t, nil)
 	again := s.here.AppCgroup + "-restarted"
-	if err := os.Mkdir(again, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Mkdir(again, 0o755))
 	s.app = startAgent(t, s.here, again, 1000)
 	s.captured("application in a new cgroup", dial{To: at(s.there.IP4, 80)})
 }

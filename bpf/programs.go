@@ -17,11 +17,11 @@ import (
 
 // Options says what to capture and for whom.
 type Options struct {
-	// Pod is where the programs attach, Own the gateway's own cgroup below it:
-	// its processes are never captured.
+	// Pod is where the programs attach. Own is the gateway's own cgroup below it:
+	// connections of its processes are never captured.
 	Pod, Own Cgroup
-	// PodIPs are the addresses of the pod. They are never captured, and
-	// captured connections keep the first one of their family as local address.
+	// PodIPs are the addresses of the pod. Connections to them are never captured,
+	// and captured ones keep the first of their family as local address.
 	PodIPs []netip.Addr
 	// Capture holds the ranges of pod addresses, Services those of Service
 	// VIPs, Exclude what is never captured. The longest prefix that contains a
@@ -35,23 +35,22 @@ type Options struct {
 	// dials them in band. Without it they pass in plaintext, and are refused in
 	// strict mode.
 	InbandServices bool
-	// Nodes are the addresses of the cluster's nodes. Their ports from
-	// NodePorts[0] to NodePorts[1], both included, are captured as Services are,
-	// and no other port of theirs. Both zero captures none. A range of Exclude
-	// that contains an address wins.
+	// Nodes are the addresses of the cluster's nodes. Of their ports only those from
+	// NodePorts[0] to NodePorts[1], both included, are captured, as Services are;
+	// none if both are zero. A range of Exclude that contains an address wins.
 	Nodes     []netip.Addr
 	NodePorts [2]uint16
 	// PlaintextFrom holds the sources that reach the application in plaintext
 	// even in strict mode, such as the node's own addresses, from which the
-	// kubelet probes. Nothing is added to it.
+	// kubelet probes. There is no default.
 	PlaintextFrom []netip.Prefix
 	// BlockUDP refuses UDP to captured ranges in strict mode (EPERM), except to
 	// port 53 and to ExcludePorts.
 	BlockUDP bool
 	// Strict refuses what cannot be captured; see [Programs.SetStrict].
 	Strict bool
-	// KeepOnExit keeps the capture in place after the process ends, so that
-	// connect(2) fails with EPERM instead of leaving in plaintext. In strict mode
+	// KeepOnExit keeps the capture attached after the process ends, so that
+	// connect(2) fails with EPERM and nothing leaves in plaintext. In strict mode
 	// inbound connections that are not allowed in plaintext are dropped, too.
 	KeepOnExit bool
 }
@@ -64,23 +63,22 @@ type Counters struct {
 	// ServicePassed went to a Service VIP in plaintext, ServiceRefused were
 	// refused for going there.
 	ServicePassed, ServiceRefused uint64
-	// NoListener found no gateway listening: they were refused with KeepOnExit,
+	// NoListener came when no gateway listened: they were refused with KeepOnExit,
 	// and passed in plaintext without.
 	NoListener uint64
-	// Uncapturable were to be captured but could not be, because the socket is
-	// bound to a device (SO_BINDTODEVICE) or memory ran out: they were refused in
-	// strict mode, and passed in plaintext otherwise.
+	// Uncapturable could not be captured, because the socket is bound to a device
+	// (SO_BINDTODEVICE) or memory ran out: they were refused in strict mode, and
+	// passed in plaintext otherwise.
 	Uncapturable uint64
 	// UDP counts calls of connect(2), sendto(2) and sendmsg(2) on UDP sockets to
-	// a captured range, except to port 53; UDPRefused are those of them that
-	// were refused. Datagrams of a connected socket are not counted one by one.
+	// a captured range, except to port 53; UDPRefused counts those that were
+	// refused. Datagrams of a connected socket are not counted one by one.
 	UDP, UDPRefused uint64
 	// Steered are inbound connections that came in band and reached the gateway.
 	Steered uint64
 	// PlaintextRefused are inbound plaintext connections that strict mode sent to
 	// the gateway for it to reset, or dropped when no gateway listened (KeepOnExit).
-	// PlaintextAllowed are those that strict mode let through to the application,
-	// because of PlaintextFrom.
+	// PlaintextAllowed are those that PlaintextFrom let through in strict mode.
 	PlaintextRefused, PlaintextAllowed uint64
 }
 
@@ -92,14 +90,14 @@ type Programs struct {
 
 	mu       sync.Mutex
 	config   objectsConfig
-	attached map[string]*attachment
+	attached map[string]attachment
 	inbound  *inbound // nil unless attached
 	// withoutTCX is for tests: clsact as on an older kernel.
 	withoutTCX bool
 }
 
-// Load loads the programs and fills their maps. It attaches nothing. On a kernel
-// that lacks something, the error says what, and which kernel has it.
+// Load loads the programs and fills their maps. It attaches nothing. If the kernel lacks
+// something, the error says what, and which kernel has it.
 func Load(o Options) (*Programs, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("loading the programs: %w", err)
@@ -125,7 +123,7 @@ func Load(o Options) (*Programs, error) {
 		spec.Maps[name].MaxEntries = uint32(n)
 	}
 
-	p := &Programs{options: o, config: o.config(), attached: make(map[string]*attachment)}
+	p := &Programs{options: o, config: o.config(), attached: make(map[string]attachment)}
 	if err := spec.LoadAndAssign(&p.objects, nil); err != nil {
 		if missing := missingFeature(requirements()); missing != nil {
 			return nil, fmt.Errorf("loading the programs: %w", missing)
@@ -161,7 +159,7 @@ func (o *Options) validate() error {
 		}
 	}
 	if o.NodePorts[0] > o.NodePorts[1] {
-		return fmt.Errorf("node ports %d-%d are no range", o.NodePorts[0], o.NodePorts[1])
+		return fmt.Errorf("node ports %d-%d are not a range", o.NodePorts[0], o.NodePorts[1])
 	}
 	return nil
 }
@@ -248,18 +246,16 @@ func (p *Programs) Counters() (Counters, error) {
 	return sum, nil
 }
 
-// Close detaches everything and frees it. With KeepOnExit the capture and the
-// program that reads what comes in stay attached, and refuse connections for want of a
-// listener: call [Programs.Detach] before to end them, too.
+// Close detaches everything and frees it. With KeepOnExit the capture and the ingress
+// program stay attached, and refuse connections because nobody listens: call
+// [Programs.Detach] before to detach those, too.
 func (p *Programs) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	errs := p.detach(func(a *attachment) bool { return a.link != nil })
-	if p.inbound != nil {
-		errs = append(errs, p.inbound.close(p.options.KeepOnExit))
-		p.inbound = nil
-	}
-	return errors.Join(append(errs, p.objects.Close())...)
+	return errors.Join(
+		detach(p.attached, func(a attachment) bool { return a.link != nil }),
+		p.stopInbound(p.options.KeepOnExit),
+		p.objects.Close())
 }
 
 func flag(b bool) uint32 {

@@ -9,16 +9,8 @@ import (
 	"slices"
 )
 
-// Values of the map kgw_ranges (enum action of types.h).
-const (
-	actionExclude uint32 = iota
-	actionPod
-	actionService
-	actionNode
-)
-
-// neverCaptured reaches no other pod, or (link-local) means nothing without the
-// interface that the application named.
+// neverCaptured are the ranges that reach no other pod, or (link-local) mean nothing
+// without the interface that the application named.
 func neverCaptured() []netip.Prefix {
 	return []netip.Prefix{
 		netip.MustParsePrefix("127.0.0.0/8"),
@@ -32,8 +24,8 @@ func neverCaptured() []netip.Prefix {
 // ranges returns the content of the map kgw_ranges.
 func (o *Options) ranges() (map[objectsRange]uint32, error) {
 	ranges := map[objectsRange]uint32{
-		// Without this a range like ::/0 would contain every IPv4 address in
-		// its v4-mapped form.
+		// Otherwise a range like ::/0 contains every IPv4 address in its
+		// v4-mapped form.
 		rangeKey(netip.MustParsePrefix("0.0.0.0/0")): actionExclude,
 	}
 	if o.NodePorts[1] != 0 {
@@ -81,14 +73,11 @@ func (o *Options) plaintext() (map[objectsRange]uint32, error) {
 	return sources, nil
 }
 
-// isNeverCaptured says whether all of r lies within a range that is never captured.
+// isNeverCaptured reports whether all of r lies within a range that is never captured.
 func isNeverCaptured(r netip.Prefix) bool {
-	for _, never := range neverCaptured() {
-		if never.Bits() <= r.Bits() && never.Contains(r.Addr()) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(neverCaptured(), func(never netip.Prefix) bool {
+		return never.Bits() <= r.Bits() && never.Contains(r.Addr())
+	})
 }
 
 // rangeKey is the key of r in the map: 128 bits for both families.
@@ -110,7 +99,21 @@ func words(ip netip.Addr) (w [4]uint32) {
 	return w
 }
 
-// networkOrder returns a port as it stands in a packet.
+// endpoint returns a as the programs have it.
+func endpoint(a netip.AddrPort) objectsEndpoint {
+	return objectsEndpoint{Ip: words(a.Addr()), Port: networkOrder(a.Port())}
+}
+
+// addrPort is the reverse of endpoint: IPv4 for v4-mapped.
+func (e *objectsEndpoint) addrPort() netip.AddrPort {
+	var ip [16]byte
+	for i, word := range e.Ip {
+		binary.NativeEndian.PutUint32(ip[4*i:], word)
+	}
+	return netip.AddrPortFrom(netip.AddrFrom16(ip).Unmap(), networkOrder(e.Port))
+}
+
+// networkOrder turns a port from the host's order into the network's, and back.
 func networkOrder(port uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, port))
 }

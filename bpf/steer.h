@@ -5,7 +5,7 @@
  */
 #pragma once
 
-#include "types.h"
+#include "socket.h"
 
 /* Loopback, from where the worker dials the application. From outside the kernel lets
  * no packet with such a source in, and the answer to it would not get out. */
@@ -20,11 +20,9 @@ static __always_inline bool is_loopback(const __u32 ip[4])
  * to a port of the gateway. */
 static __always_inline bool is_inbound(const struct config *cfg, const struct tuple *t)
 {
-	const __u32 *own = is_mapped(t->server.ip) ? cfg->pod_ip4 : cfg->pod_ip6;
+	const __u32 *own = pod_ip_of(t->server.ip, cfg);
 
-	if (!own[3] && !own[0])
-		return false;
-	return same_ip(t->server.ip, own) && !same_ip(t->client.ip, own) && !is_loopback(t->client.ip) &&
+	return own && same_ip(t->server.ip, own) && !same_ip(t->client.ip, own) && !is_loopback(t->client.ip) &&
 	       t->server.port != cfg->capture_port && t->server.port != cfg->peer_port &&
 	       t->server.port != cfg->inband_port;
 }
@@ -39,15 +37,15 @@ static __always_inline bool plaintext_allowed(const __u32 ip[4])
 	return allowed && *allowed;
 }
 
-/* The in-band listener of a family, to be released, or NULL. */
+/* A REFERENCE to the in-band listener for a connection, or NULL. */
 static __always_inline struct bpf_sock *inband_listener(const struct tuple *t)
 {
-	__u32 which = is_mapped(t->server.ip) ? LISTENER4 : LISTENER6;
+	enum listener which = listener_of(t->server.ip);
 
 	return bpf_map_lookup_elem(&kgw_listeners, &which);
 }
 
-/* Whether nothing may pass without a gateway, which is gone. */
+/* Whether nothing passes without a gateway when that is gone. */
 static __always_inline bool fails_closed(const struct config *cfg)
 {
 	return cfg->strict && cfg->closed;

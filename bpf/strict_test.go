@@ -14,13 +14,6 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
-func setStrict(t *testing.T, p *pod, strict bool) {
-	t.Helper()
-	if err := p.programs.SetStrict(strict); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestStrictInbound(t *testing.T) {
 	both(t, func(t *testing.T, clsact bool) {
 		client, server := twoPods(t, clsact, func(o *bpf.Options) { o.Strict = true })
@@ -35,9 +28,7 @@ func TestStrictInbound(t *testing.T) {
 		extended := six
 		extended.Extended = true
 		client.reset("behind an extension header", outside, extended)
-		if got, want := server.counters(), (bpf.Counters{PlaintextRefused: 6}); got != want {
-			t.Errorf("counters %+v, want %+v", got, want)
-		}
+		server.counted(bpf.Counters{PlaintextRefused: 6})
 		client.inband("in band", four, server.four(80))
 		client.inband("in band, IPv6", six, server.six(80))
 		server.noneShown()
@@ -77,9 +68,7 @@ func TestPlaintextFrom(t *testing.T) {
 		server.plain("allowed, IPv6", other, dial{To: server.six(80), Six: true})
 		server.plain("allowed, behind an extension header", other, dial{To: server.six(80), Six: true, Extended: true})
 		server.reset("not allowed", other, dial{To: server.four(80)})
-		if got, want := server.counters(), (bpf.Counters{PlaintextAllowed: 2, PlaintextRefused: 1}); got != want {
-			t.Errorf("counters %+v, want %+v", got, want)
-		}
+		server.counted(bpf.Counters{PlaintextAllowed: 2, PlaintextRefused: 1})
 		sysctl(t, server.node, "ipv4/tcp_syncookies", "2")
 		server.plain("allowed, with a SYN cookie", allowed, dial{To: server.four(80)})
 		server.reset("not allowed, with a SYN cookie", other, dial{To: server.four(80)})
@@ -91,9 +80,7 @@ func TestModeSwitchLeavesConnections(t *testing.T) {
 	both(t, func(t *testing.T, clsact bool) {
 		client, server := twoPods(t, clsact, nil)
 		l, err := server.node.Listen("tcp", server.node.Addr(81))
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		defer l.Close()
 		go func() {
 			for {
@@ -105,9 +92,7 @@ func TestModeSwitchLeavesConnections(t *testing.T) {
 			}
 		}()
 		c, err := client.node.Dial("tcp", server.node.Addr(81))
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		defer c.Close()
 		r := bufio.NewReader(c)
 		echo := func(when string) {
@@ -120,11 +105,11 @@ func TestModeSwitchLeavesConnections(t *testing.T) {
 		outside := startAgent(t, client.node, client.node.OtherCgroup, 0)
 		echo("permissive")
 		for range 3 {
-			setStrict(t, server, true)
+			server.setStrict(true)
 			echo("strict")
 			client.reset("strict", outside, dial{To: server.four(80)})
 			client.inband("strict, in band", dial{To: server.four(80)}, server.four(80))
-			setStrict(t, server, false)
+			server.setStrict(false)
 			echo("permissive again")
 			client.plain("permissive", outside, dial{To: server.four(80)})
 			client.inband("permissive, in band", dial{To: server.four(80)}, server.four(80))

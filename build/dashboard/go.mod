@@ -1,6 +1,6 @@
 module github.com/kubectl-gateway/kubectl-gateway/build/dashboard
 
-go 1.26.7
+go 1.27.3
 
 require (
 	github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring v0.95.1

@@ -1,6 +1,6 @@
 module github.com/kubectl-gateway/kubectl-gateway/build/release
 
-go 1.26.0
+go 1.27.3
 
 tool (
 	sigs.k8s.io/krew/cmd/krew

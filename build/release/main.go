@@ -6,8 +6,8 @@
 //
 // For every platform an archive with the plugin, its man pages and its licence and a
 // list of what is compiled into it (CycloneDX), then checksums.txt over all of these,
-// and plugins/gateway.yaml, the manifest for krew. Equal sources and an equal Go
-// toolchain give files of equal bytes.
+// and plugins/gateway.yaml, the manifest for krew. Equal sources give
+// files of equal bytes, as go.mod names the Go toolchain.
 //
 // With --tagged the source must be that of the version's tag, and the manifest is
 // also put into the source tree, which serves krew as an index. --verify builds the

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -48,12 +50,30 @@ func (o options) link(ctx context.Context, program, output string, p platform, f
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false",
 		"-ldflags", "-s -w -X "+module+"/internal/version.stamp="+o.version+" "+flags, "-o", output, program)
 	cmd.Dir = o.root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOOS="+p.os, "GOARCH="+p.arch)
+	toolchain, err := o.toolchain()
+	if err != nil {
+		return nil, err
+	}
+	cmd.Env = append(os.Environ(), "GOTOOLCHAIN="+toolchain, "CGO_ENABLED=0", "GOFLAGS=", "GOOS="+p.os, "GOARCH="+p.arch)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return nil, fmt.Errorf("%w\n%s", err, strings.TrimSpace(string(out)))
 	}
 	return out, nil
+}
+
+// toolchain is the Go that the source asks for, so that a tag always gives the same bytes.
+func (o options) toolchain() (string, error) {
+	text, err := os.ReadFile(filepath.Join(o.root, "go.mod"))
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(text)) {
+		if version, ok := strings.CutPrefix(line, "go "); ok {
+			return "go" + strings.TrimSpace(version), nil
+		}
+	}
+	return "", errors.New("go.mod does not say which Go it needs")
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

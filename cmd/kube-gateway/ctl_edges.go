@@ -11,7 +11,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/supervisor"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 )
 
 // edgesTimeout is for a worker that is being started again.
@@ -31,7 +31,7 @@ func ctlEdges(ctx context.Context, c *call, args []string) error {
 		ctx, cancel := context.WithTimeoutCause(ctx, edgesTimeout, fmt.Errorf("no answer within %v", edgesTimeout))
 		defer cancel()
 		var err error
-		if edges, err = supervisor.ReadEdges(ctx, supervisor.EdgesPath(*c.socket)); err != nil {
+		if edges, err = handoff.ReadEdges(ctx, handoff.EdgesPath(*c.socket)); err != nil {
 			return api.WithHint(err, "try again: the worker may be starting")
 		}
 	}

@@ -14,7 +14,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/exporter"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/supervisor"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 )
 
 // runExporter serves metrics, with the files that the supervisor hands over, until the
@@ -33,10 +33,10 @@ func runExporter(ctx context.Context, args []string) error {
 	// It has next to nothing to do and should be small.
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(supervisorGC)
-	ln, conn, err := supervisor.ExporterFiles()
+	ln, asker, err := handoff.InheritExporter()
 	if err != nil {
 		return err
 	}
 	debug.FreeOSMemory()
-	return exporter.Serve(ctx, ln, conn)
+	return exporter.Serve(ctx, ln, asker)
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/supervisor"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/version"
 )
@@ -60,7 +61,7 @@ func supervise(ctx context.Context, args []string) error {
 // replaceSelf moves the material from the environment to a sealed memory file
 // and executes this program again. It returns only on failure.
 func replaceSelf(args []string) error {
-	m, err := supervisor.MaterialFromEnv(os.LookupEnv)
+	m, err := handoff.MaterialFromEnv(os.LookupEnv)
 	if err != nil {
 		return err
 	}
@@ -74,7 +75,7 @@ func replaceSelf(args []string) error {
 		return fmt.Errorf("keeping the material across exec: %w", err)
 	}
 	argv := append([]string{os.Args[0], "supervise", fmt.Sprintf("--material-fd=%d", fd)}, args...)
-	err = unix.Exec(selfPath, argv, supervisor.WithoutMaterial(os.Environ()))
+	err = unix.Exec(selfPath, argv, handoff.WithoutMaterial(os.Environ()))
 	return fmt.Errorf("executing %s: %w", selfPath, err)
 }
 

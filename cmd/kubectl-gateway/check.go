@@ -15,13 +15,13 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/check"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	buildversion "github.com/kubectl-gateway/kubectl-gateway/internal/version"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // checkOptions are the flags of check.
@@ -95,7 +95,7 @@ skipped, warning or error), and a detail, a hint and a command where there are a
 	f.StringVar(&o.wire, "wire", api.WireAuto, "how gateways are to meet: auto, port or inband; see enable")
 	f.StringSliceVar(&o.captureCIDR, "capture-cidr", nil, "range of pod addresses; may be repeated (default: found in the cluster)")
 	f.StringSliceVar(&o.serviceCIDR, "service-cidr", nil, "range of Service addresses; may be repeated (default: found in the cluster)")
-	f.StringVar(&o.authorityDir, "authority-dir", "", "directory of the authority (default $"+ca.EnvDir+", or one for each cluster)")
+	f.StringVar(&o.authorityDir, "authority-dir", "", "directory of the authority (default $"+authority.EnvDir+", or one for each cluster)")
 	return cmd
 }
 
@@ -126,7 +126,7 @@ func (o *checkOptions) complete() (*check.Checker, error) {
 	checker := &check.Checker{
 		Version: version, Image: o.image, PullPolicy: corev1.PullPolicy(o.pullPolicy), TestImage: o.imageTest,
 		Wire: api.Wire(o.wire), Timeout: o.timeout, ImageTimeout: o.imageTimeout,
-		Load: ca.LoadOptions{Dir: o.authorityDir, Getenv: os.Getenv},
+		Load: authority.LoadOptions{Dir: o.authorityDir, Getenv: os.Getenv},
 		Now:  time.Now, LookPath: exec.LookPath,
 	}
 	for _, text := range o.captureCIDR {

@@ -7,8 +7,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
@@ -95,8 +95,8 @@ func flagValues(verb, flag string) []cobra.Completion {
 	case "image-pull-policy":
 		return []cobra.Completion{"Always", "IfNotPresent", "Never"}
 	case "store":
-		return []cobra.Completion{described(string(ca.StoreLocal), "the key stays on this machine"),
-			described(string(ca.StoreCluster), "the key is in a Secret as well")}
+		return []cobra.Completion{described(string(authority.StoreLocal), "the key stays on this machine"),
+			described(string(authority.StoreCluster), "the key is in a Secret as well")}
 	case "dry-run":
 		return []cobra.Completion{dryRunNone, string(installed.DryRunClient), string(installed.DryRunServer)}
 	case "by":

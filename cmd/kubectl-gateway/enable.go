@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
@@ -147,7 +148,7 @@ func (o *enableOptions) addSettings(f *pflag.FlagSet, delivery inject.Delivery) 
 	f.StringSliceVar(&o.plainFrom, "allow-plaintext-from", nil, "range of addresses whose plaintext connections strict mode lets in, besides the pod's own node; may be repeated")
 	f.BoolVar(&o.blockUDP, "block-udp", false, "refuse UDP to captured ranges in strict mode, except DNS; gateways do not encrypt UDP")
 	f.StringVar(&o.nodePorts, "node-ports", defaultNodePorts(), "ports of nodes that belong to Services, empty for none")
-	f.StringVar(&o.authorityDir, "authority-dir", "", "directory of the authority (default $"+ca.EnvDir+", or one for each cluster)")
+	f.StringVar(&o.authorityDir, "authority-dir", "", "directory of the authority (default $"+authority.EnvDir+", or one for each cluster)")
 	f.StringVar(&o.delivery, "delivery", string(delivery), "how a gateway gets its first certificate: the key is made here and travels in a Secret (secret), or in the gateway, which it never leaves (csr)")
 	f.StringVar(&o.existing, "existing", string(api.ExistingReport), "connections that are open already stay in plaintext (leave), are counted and listed besides (report), or are reset, so that the application makes new ones (reset)")
 	f.StringVar(&o.metricsAddr, "metrics-addr", "", fmt.Sprintf("serve metrics for Prometheus at this address of each pod, like :%d or 127.0.0.1:%[1]d; in strict mode only gateways and --allow-plaintext-from reach it (default: no port)", api.MetricsPort))
@@ -322,13 +323,13 @@ func (o *enableOptions) run(ctx context.Context, a *app, options inject.Options,
 	if len(found.Pods) == 0 {
 		return missing
 	}
-	authority, err := ca.Load(ctx, ca.LoadOptions{Client: client, Dir: o.authorityDir, Getenv: os.Getenv})
+	signer, err := authority.Load(ctx, authority.LoadOptions{Client: client, Dir: o.authorityDir, Getenv: os.Getenv})
 	if err != nil {
 		return fmt.Errorf("loading the authority: %w", err)
 	}
 	injector := &inject.Injector{
 		Client:    client,
-		Authority: authority,
+		Authority: signer,
 		Gateways:  &remote.Client{Config: config, Kube: client},
 		Options:   options,
 	}

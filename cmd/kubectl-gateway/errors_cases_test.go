@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -109,12 +110,12 @@ func errorCases() []errorCase {
 		}, says: "foreign", hints: "authority"},
 		{name: "no trust bundle", args: "rotate pod/g", world: func(w *world) { w.forget(bundlePath) }, says: "no trust bundle", hints: "init-ca"},
 		{name: "damaged authority", args: "enable pod/a", says: "damaged", hints: "backup", file: func(t *testing.T, dir string) {
-			if err := os.WriteFile(ca.Path(dir), []byte("nonsense"), 0o600); err != nil {
+			if err := os.WriteFile(authority.Path(dir), []byte("nonsense"), 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}},
 		{name: "exposed authority", args: "rotate pod/g", says: "open to other users", hints: "chmod", file: func(t *testing.T, dir string) {
-			if err := os.Chmod(ca.Path(dir), 0o644); err != nil {
+			if err := os.Chmod(authority.Path(dir), 0o644); err != nil {
 				t.Fatal(err)
 			}
 		}},

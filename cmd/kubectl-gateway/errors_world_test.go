@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -72,26 +73,26 @@ func newWorld(t *testing.T) *world {
 // trust gives the user a new authority, which the cluster trusts.
 func (w *world) trust(options ca.Options) {
 	w.t.Helper()
-	authority, err := ca.New(options)
+	a, err := ca.New(options)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	if err := os.RemoveAll(w.authority); err != nil {
 		w.t.Fatal(err)
 	}
-	if err := ca.CreateDir(w.authority, authority); err != nil {
+	if err := authority.CreateDir(w.authority, a); err != nil {
 		w.t.Fatal(err)
 	}
-	w.publish(authority)
+	w.publish(a)
 }
 
-// publish makes the cluster trust authority.
-func (w *world) publish(authority *ca.Authority) {
+// publish makes the cluster trust a.
+func (w *world) publish(a *ca.Authority) {
 	w.t.Helper()
 	text, err := json.Marshal(corev1.ConfigMap{TypeMeta: metav1.TypeMeta{Kind: "ConfigMap", APIVersion: "v1"},
-		ObjectMeta: metav1.ObjectMeta{Namespace: ca.Namespace, Name: ca.BundleName, ResourceVersion: "3",
-			Annotations: map[string]string{ca.TrustDomainAnnotation: authority.TrustDomain()}},
-		Data: map[string]string{ca.BundleKey: string(authority.Bundle())}})
+		ObjectMeta: metav1.ObjectMeta{Namespace: authority.Namespace, Name: authority.BundleName, ResourceVersion: "3",
+			Annotations: map[string]string{authority.TrustDomainAnnotation: a.TrustDomain()}},
+		Data: map[string]string{authority.BundleKey: string(a.Bundle())}})
 	if err != nil {
 		w.t.Fatal(err)
 	}

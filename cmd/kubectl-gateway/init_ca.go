@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -59,7 +60,7 @@ what the cluster has lost.`,
 			}
 			options.Client = client
 			options.Progress = func(line string) { fmt.Fprintln(a.ErrOut, line) }
-			result, err := ca.Init(cmd.Context(), *options)
+			result, err := authority.Init(cmd.Context(), *options)
 			if err != nil {
 				return err
 			}
@@ -71,29 +72,29 @@ what the cluster has lost.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.store, "store", string(ca.StoreLocal), "where the key is kept: 'local' (this machine only) or 'cluster' (in a Secret as well)")
+	f.StringVar(&o.store, "store", string(authority.StoreLocal), "where the key is kept: 'local' (this machine only) or 'cluster' (in a Secret as well)")
 	f.StringVar(&o.fromCert, "from-cert", "", "PEM file with the certificate of an existing authority, followed by its chain up to the root")
 	f.StringVar(&o.fromKey, "from-key", "", "PEM file with the private key of --from-cert")
 	f.StringVar(&o.trustDomain, "trust-domain", "", "trust domain of all identities (default "+ca.DefaultTrustDomain+", or that of the authority)")
 	f.StringVar(&o.ttl, "ttl", "10y", "how long a new authority is valid, like 720h, 90d or 10y")
 	f.BoolVar(&o.force, "force", false, "replace an existing authority at once; gateways that run refuse each other until all are rotated ('rotate --ca' replaces it while traffic goes on)")
-	f.StringVar(&o.dir, "dir", "", "directory of the authority (default $"+ca.EnvDir+", or one for each cluster)")
+	f.StringVar(&o.dir, "dir", "", "directory of the authority (default $"+authority.EnvDir+", or one for each cluster)")
 	f.StringVarP(&o.output, "output", "o", "", "output format: json, yaml or name")
 	cmd.MarkFlagsRequiredTogether("from-cert", "from-key")
 	return cmd
 }
 
 // complete checks the flags and reads the files they name.
-func (o *initCAOptions) complete(ttlGiven bool) (*ca.InitOptions, error) {
+func (o *initCAOptions) complete(ttlGiven bool) (*authority.InitOptions, error) {
 	switch o.output {
 	case "", "json", "yaml", "name":
 	default:
 		return nil, api.WithHint(fmt.Errorf("output format %q is unknown", o.output), "use json, yaml or name")
 	}
-	options := &ca.InitOptions{
+	options := &authority.InitOptions{
 		Dir:         o.dir,
 		Getenv:      os.Getenv,
-		Store:       ca.Store(o.store),
+		Store:       authority.Store(o.store),
 		TrustDomain: o.trustDomain,
 		Force:       o.force,
 	}
@@ -156,7 +157,7 @@ type initOutput struct {
 	Changed     bool   `json:"changed"`
 }
 
-func printInitResult(out io.Writer, format string, r *ca.InitResult) error {
+func printInitResult(out io.Writer, format string, r *authority.InitResult) error {
 	o := initOutput{
 		TrustDomain: r.Authority.TrustDomain(),
 		Fingerprint: r.Authority.Fingerprint(),
@@ -164,12 +165,12 @@ func printInitResult(out io.Writer, format string, r *ca.InitResult) error {
 		NotAfter:    r.Authority.NotAfter().UTC(),
 		File:        r.File,
 		Backup:      r.Backup,
-		TrustBundle: ca.Namespace + "/" + ca.BundleName,
+		TrustBundle: authority.Namespace + "/" + authority.BundleName,
 		Created:     r.Created,
 		Changed:     r.Changed,
 	}
 	if r.InCluster {
-		o.Secret = ca.Namespace + "/" + ca.SecretName
+		o.Secret = authority.Namespace + "/" + authority.SecretName
 	}
 	var text []byte
 	var err error
@@ -180,9 +181,9 @@ func printInitResult(out io.Writer, format string, r *ca.InitResult) error {
 	case "yaml":
 		text, err = yaml.Marshal(o)
 	case "name":
-		text = []byte("configmap/" + ca.BundleName + "\n")
+		text = []byte("configmap/" + authority.BundleName + "\n")
 		if r.InCluster {
-			text = append(text, "secret/"+ca.SecretName+"\n"...)
+			text = append(text, "secret/"+authority.SecretName+"\n"...)
 		}
 	default:
 		done := "unchanged"

@@ -29,6 +29,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -95,7 +96,7 @@ func newInitCA(t *testing.T) *initCA {
 	t.Cleanup(server.Close)
 	r := &initCA{t: t, server: server, store: store, data: t.TempDir()}
 	t.Setenv("XDG_DATA_HOME", r.data)
-	t.Setenv(ca.EnvDir, "")
+	t.Setenv(authority.EnvDir, "")
 	t.Setenv("KUBECONFIG", filepath.Join(r.data, "no-kubeconfig"))
 	t.Cleanup(func() {
 		if strings.Contains(r.all.String(), "PRIVATE KEY") {
@@ -167,10 +168,10 @@ func TestInitCA(t *testing.T) {
 		t.Errorf("stdout %q", stdout)
 	}
 	dir := filepath.Join(r.data, "kubectl-gateway", "11111111-2222-3333-4444-555555555555")
-	if !strings.Contains(stderr, ca.Path(dir)) || !strings.Contains(stderr, "kube-gateway-trust") {
+	if !strings.Contains(stderr, authority.Path(dir)) || !strings.Contains(stderr, "kube-gateway-trust") {
 		t.Errorf("stderr %q", stderr)
 	}
-	first, err := ca.LoadDir(dir)
+	first, err := authority.LoadDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +196,7 @@ func TestInitCA(t *testing.T) {
 	if !strings.Contains(stdout, " replaced (trust domain other.local") || !strings.Contains(stderr, "old authority kept as") || !strings.Contains(stderr, "kubectl gateway rotate --all -A") {
 		t.Errorf("by force: stdout %q, stderr %q", stdout, stderr)
 	}
-	second, err := ca.LoadDir(dir)
+	second, err := authority.LoadDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,19 +213,19 @@ func TestInitCAOutput(t *testing.T) {
 	if err := json.Unmarshal([]byte(stdout), &got); err != nil {
 		t.Fatalf("%v: %s", err, stdout)
 	}
-	a, err := ca.LoadDir(dir)
+	a, err := authority.LoadDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for key, want := range map[string]any{
-		"trustDomain": "cluster.local", "fingerprint": a.Fingerprint(), "file": ca.Path(dir), "created": true, "changed": true,
+		"trustDomain": "cluster.local", "fingerprint": a.Fingerprint(), "file": authority.Path(dir), "created": true, "changed": true,
 		"trustBundle": "kube-system/kube-gateway-trust", "secret": nil, "backup": nil,
 	} {
 		if got[key] != want {
 			t.Errorf("%s is %v, want %v", key, got[key], want)
 		}
 	}
-	t.Setenv(ca.EnvDir, dir)
+	t.Setenv(authority.EnvDir, dir)
 	if stdout, _ := r.mustRun("-o", "yaml"); !strings.Contains(stdout, "changed: false\n") || !strings.Contains(stdout, "fingerprint: ") {
 		t.Errorf("yaml %q", stdout)
 	}
@@ -265,33 +266,33 @@ func TestInitCADamaged(t *testing.T) {
 	r := newInitCA(t)
 	dir := t.TempDir()
 	r.mustRun("--dir", dir)
-	text, err := os.ReadFile(ca.Path(dir))
+	text, err := os.ReadFile(authority.Path(dir))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, damage := range map[string]func() error{
-		"cut":     func() error { return os.WriteFile(ca.Path(dir), text[:len(text)/2], 0o600) },
-		"exposed": func() error { return os.Chmod(ca.Path(dir), 0o644) },
+		"cut":     func() error { return os.WriteFile(authority.Path(dir), text[:len(text)/2], 0o600) },
+		"exposed": func() error { return os.Chmod(authority.Path(dir), 0o644) },
 	} {
-		if err := os.WriteFile(ca.Path(dir), text, 0o600); err != nil {
+		if err := os.WriteFile(authority.Path(dir), text, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		// Writing does not change the mode of a file that exists.
-		if err := os.Chmod(ca.Path(dir), 0o600); err != nil {
+		if err := os.Chmod(authority.Path(dir), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if err := damage(); err != nil {
 			t.Fatal(err)
 		}
-		before, err := os.ReadFile(ca.Path(dir))
+		before, err := os.ReadFile(authority.Path(dir))
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := map[string]error{"cut": ca.ErrDamaged, "exposed": ca.ErrExposed}[name]
+		want := map[string]error{"cut": ca.ErrDamaged, "exposed": authority.ErrExposed}[name]
 		if err := r.mustFail("--force", "--dir", dir); !errors.Is(err, want) {
 			t.Errorf("%s: %v, want %v", name, err, want)
 		}
-		if after, err := os.ReadFile(ca.Path(dir)); err != nil || !slices.Equal(before, after) {
+		if after, err := os.ReadFile(authority.Path(dir)); err != nil || !slices.Equal(before, after) {
 			t.Errorf("%s: the file was changed: %v", name, err)
 		}
 	}

@@ -22,7 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 )
 
 // outputCase is a command whose whole output is in a golden file, once for a terminal
@@ -45,7 +45,7 @@ func inWorld(change func(*world)) func(*testing.T, string) (flags, env []string)
 		if change != nil {
 			change(w)
 		}
-		return w.flags, []string{ca.EnvDir + "=" + w.authority}
+		return w.flags, []string{authority.EnvDir + "=" + w.authority}
 	}
 }
 
@@ -58,7 +58,7 @@ func rotating(dead string) func(*testing.T, string) (flags, env []string) {
 	return func(t *testing.T, _ string) ([]string, []string) {
 		c := newRotatingCluster(t, "web", "db")
 		c.dead = dead
-		return []string{"--server=" + c.url, "-n=demo"}, []string{ca.EnvDir + "=" + c.dir, "KUBECONFIG=/nonesuch"}
+		return []string{"--server=" + c.url, "-n=demo"}, []string{authority.EnvDir + "=" + c.dir, "KUBECONFIG=/nonesuch"}
 	}
 }
 

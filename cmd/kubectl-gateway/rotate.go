@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
@@ -91,7 +92,7 @@ authority is kept as a backup. Other operators need a copy of the new one then.`
 	o.targets.AddAllNamespacesFlag(f)
 	o.confirm.addFlag(f)
 	f.StringVar(&o.certTTL, "cert-ttl", fmt.Sprintf("%dd", ca.DefaultLeafTTL/(24*time.Hour)), "how long the pods' certificates are valid, like 12h or 30d")
-	f.StringVar(&o.authorityDir, "authority-dir", "", "directory of the authority (default $"+ca.EnvDir+", or one for each cluster)")
+	f.StringVar(&o.authorityDir, "authority-dir", "", "directory of the authority (default $"+authority.EnvDir+", or one for each cluster)")
 	f.DurationVar(&o.timeout, "timeout", rotate.DefaultTimeout, "how long one pod may take")
 	f.IntVar(&o.parallel, "parallel", rotate.DefaultParallel, "how many pods are worked on at a time")
 	f.StringVarP(&o.output, "output", "o", "", "output format: name, json or yaml")
@@ -143,7 +144,7 @@ func (o *rotateOptions) rotateLeaves(ctx context.Context, a *app, args []string,
 	if len(pods) == 0 && missing == nil {
 		return api.WithHint(errors.New("none of the selected pods has a gateway"), "'kubectl gateway enable pod/NAME' adds one")
 	}
-	authority, err := ca.Load(ctx, ca.LoadOptions{Client: client, Dir: o.authorityDir, Getenv: os.Getenv})
+	signer, err := authority.Load(ctx, authority.LoadOptions{Client: client, Dir: o.authorityDir, Getenv: os.Getenv})
 	if err != nil {
 		return fmt.Errorf("loading the authority: %w", err)
 	}
@@ -151,7 +152,7 @@ func (o *rotateOptions) rotateLeaves(ctx context.Context, a *app, args []string,
 		return err
 	}
 	report.missing(missing)
-	rotator := rotate.Rotator{Gateways: &remote.Client{Config: config, Kube: client}, Authority: authority, TTL: ttl, Parallel: o.parallel, Timeout: o.timeout}
+	rotator := rotate.Rotator{Gateways: &remote.Client{Config: config, Kube: client}, Authority: signer, TTL: ttl, Parallel: o.parallel, Timeout: o.timeout}
 	err = finish(&report.report, rotator.RotateAll(ctx, pods, report.add), newRotateItem)
 	if ctx.Err() != nil {
 		return ctx.Err()

@@ -8,14 +8,15 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // successor reads what the flags say about the authority that is to follow.
-func (o *rotateOptions) successor(ttlGiven bool) (ca.Successor, error) {
-	var s ca.Successor
+func (o *rotateOptions) successor(ttlGiven bool) (authority.Successor, error) {
+	var s authority.Successor
 	if ttlGiven {
 		var err error
 		if s.TTL, err = ca.ParseTTL(o.ttl); err != nil {
@@ -39,14 +40,14 @@ func (o *rotateOptions) successor(ttlGiven bool) (ca.Successor, error) {
 }
 
 // rotateAuthority replaces the authority, or says what would be done next.
-func (o *rotateOptions) rotateAuthority(ctx context.Context, a *app, successor ca.Successor, ttl time.Duration) error {
+func (o *rotateOptions) rotateAuthority(ctx context.Context, a *app, successor authority.Successor, ttl time.Duration) error {
 	config, client, err := a.kubernetes()
 	if err != nil {
 		return err
 	}
 	rotator := rotate.AuthorityRotator{
 		Client: client, Gateways: &remote.Client{Config: config, Kube: client},
-		Where:     ca.RotationOptions{LoadOptions: ca.LoadOptions{Client: client, Dir: o.authorityDir, Getenv: os.Getenv}},
+		Where:     authority.RotationOptions{LoadOptions: authority.LoadOptions{Client: client, Dir: o.authorityDir, Getenv: os.Getenv}},
 		Successor: successor, TTL: ttl, Parallel: o.parallel, Timeout: o.timeout,
 		Progress: func(text string) { fmt.Fprintln(a.ErrOut, line(text)) },
 	}

@@ -26,6 +26,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -51,7 +52,7 @@ func newRotatingCluster(t *testing.T, names ...string) *rotatingCluster {
 	server := httptest.NewServer(c)
 	t.Cleanup(server.Close)
 	c.url = server.URL
-	t.Setenv(ca.EnvDir, c.dir)
+	t.Setenv(authority.EnvDir, c.dir)
 	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
 	c.mustRun("init-ca")
 	a := c.authority()
@@ -68,7 +69,7 @@ func newRotatingCluster(t *testing.T, names ...string) *rotatingCluster {
 
 func (c *rotatingCluster) authority() *ca.Authority {
 	c.t.Helper()
-	a, err := ca.LoadDir(c.dir)
+	a, err := authority.LoadDir(c.dir)
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -15,11 +15,11 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/disable"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
@@ -155,7 +155,7 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 		Client: client, Gateways: &remote.Client{Config: config, Kube: client},
 		Options: settings, Given: given, Drain: o.drain,
 		Authority: func(ctx context.Context) (watch.Authority, error) {
-			return ca.Load(ctx, ca.LoadOptions{Client: client, Dir: o.settings.authorityDir, Getenv: os.Getenv})
+			return authority.Load(ctx, authority.LoadOptions{Client: client, Dir: o.settings.authorityDir, Getenv: os.Getenv})
 		},
 		Warn: report.warnings,
 	}

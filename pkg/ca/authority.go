@@ -1,7 +1,6 @@
 package ca
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -10,7 +9,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
-	"encoding/pem"
 	"fmt"
 	"math/big"
 	"net/netip"
@@ -68,7 +66,7 @@ func New(o Options) (*Authority, error) {
 	if o.TTL == 0 {
 		o.TTL = DefaultTTL
 	}
-	if err := validateTrustDomain(o.TrustDomain); err != nil {
+	if err := ValidateTrustDomain(o.TrustDomain); err != nil {
 		return nil, err
 	}
 	if o.TTL < 0 {
@@ -110,7 +108,7 @@ func New(o Options) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading back the authority's certificate: %w", err)
 	}
-	return newAuthority([]*x509.Certificate{cert}, key, o.TrustDomain, now)
+	return newAuthority([]*x509.Certificate{cert}, key, o.TrustDomain)
 }
 
 // Certificate returns the certificate that signs leaves. The caller must not
@@ -126,8 +124,8 @@ func (a *Authority) Fingerprint() string { return Fingerprint(a.chain[0]) }
 
 // Bundle returns the PEM form of the certificates that a verifier must trust:
 // first the authority's own root, then that of its predecessor or successor if
-// [Load] has found a rotation under way. It holds no key.
-func (a *Authority) Bundle() []byte { return encodeCertificates(a.roots()) }
+// there is one ([Authority.Trusting]). It holds no key.
+func (a *Authority) Bundle() []byte { return EncodeCertificates(a.roots()) }
 
 // Roots returns the fingerprints of the certificates in [Authority.Bundle], in
 // their order.
@@ -163,17 +161,20 @@ func (a *Authority) NotBefore() time.Time {
 
 // String names a without its key.
 func (a *Authority) String() string {
-	return fmt.Sprintf("authority %s of trust domain %s", shortFingerprint(a.chain[0]), a.trustDomain)
+	return fmt.Sprintf("authority %s of trust domain %s", a.Fingerprint()[:16], a.trustDomain)
 }
 
-// same reports whether a and b sign with the same certificate for the same
-// trust domain.
-func (a *Authority) same(b *Authority) bool {
+// Equal reports whether a and b sign with the same certificate for the same
+// trust domain. Both may be nil.
+func (a *Authority) Equal(b *Authority) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
 	return a.chain[0].Equal(b.chain[0]) && a.trustDomain == b.trustDomain
 }
 
-// trusting returns a copy of a whose bundle holds others besides a's own root.
-func (a *Authority) trusting(others ...*x509.Certificate) *Authority {
+// Trusting returns a copy of a whose bundle holds others besides a's own root.
+func (a *Authority) Trusting(others ...*x509.Certificate) *Authority {
 	b := *a
 	b.trusted = nil
 	for _, cert := range others {
@@ -185,10 +186,12 @@ func (a *Authority) trusting(others ...*x509.Certificate) *Authority {
 }
 
 func (a *Authority) roots() []*x509.Certificate {
-	return append([]*x509.Certificate{a.root()}, a.trusted...)
+	return append([]*x509.Certificate{a.Root()}, a.trusted...)
 }
 
-func (a *Authority) root() *x509.Certificate { return a.chain[len(a.chain)-1] }
+// Root returns the self-signed certificate that a's chain ends with. The caller
+// must not change it.
+func (a *Authority) Root() *x509.Certificate { return a.chain[len(a.chain)-1] }
 
 // Fingerprint returns the SHA-256 of cert's DER form in lower-case hexadecimal.
 func Fingerprint(cert *x509.Certificate) string {
@@ -196,13 +199,10 @@ func Fingerprint(cert *x509.Certificate) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// shortFingerprint is enough for a person to tell two authorities apart.
-func shortFingerprint(cert *x509.Certificate) string { return Fingerprint(cert)[:16] }
-
-// validateTrustDomain allows what SPIFFE allows, less what verifiers cannot
+// ValidateTrustDomain allows what SPIFFE allows, less what verifiers cannot
 // match against a URI name constraint (RFC 5280, section 4.2.1.10): addresses
 // and names with empty labels.
-func validateTrustDomain(td string) error {
+func ValidateTrustDomain(td string) error {
 	const hint = "use a name like cluster.local or prod.example.org"
 	if err := identity.ValidateTrustDomain(td); err != nil {
 		return api.WithHint(err, hint)
@@ -236,13 +236,4 @@ func clock(now func() time.Time) time.Time {
 		return time.Now()
 	}
 	return now()
-}
-
-func encodeCertificates(certs []*x509.Certificate) []byte {
-	var out bytes.Buffer
-	for _, cert := range certs {
-		// Writing to a bytes.Buffer cannot fail.
-		_ = pem.Encode(&out, &pem.Block{Type: blockCertificate, Bytes: cert.Raw})
-	}
-	return out.Bytes()
 }

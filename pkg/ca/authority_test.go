@@ -17,6 +17,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
 )
 
 func TestNew(t *testing.T) {
@@ -79,7 +80,7 @@ func TestIssue(t *testing.T) {
 		if err != nil {
 			t.Fatalf("trust domain %s: %v", td, err)
 		}
-		certs, err := parseCertificates(leaf.CertPEM)
+		certs, err := ParseCertificates(leaf.CertPEM)
 		if err != nil || len(certs) != 1 {
 			t.Fatalf("%d certificates, %v", len(certs), err)
 		}
@@ -132,8 +133,8 @@ func TestIssue(t *testing.T) {
 // An imported authority may be allowed to sign anything; it still serves one
 // trust domain.
 func TestIssueWithoutConstraint(t *testing.T) {
-	root := sign(t, "root", ecKey(t, elliptic.P256()), nil, nil)
-	a, err := Import(root.certPEM(), root.keyPEM(t), "prod.example.org", time.Now())
+	root := pki.Sign(t, "root", pki.ECKey(t, elliptic.P256()), nil, nil)
+	a, err := Import(root.CertPEM(), root.KeyPEM(t), "prod.example.org")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,15 +150,15 @@ func TestIssueWithoutConstraint(t *testing.T) {
 func TestNameConstraint(t *testing.T) {
 	a := newTestAuthority(t, "cluster.local")
 	thief := &Authority{chain: a.chain, key: a.key, trustDomain: "other.local"}
-	issued := sign(t, "", ecKey(t, elliptic.P256()), &pair{a.chain[0], a.key}, func(c *x509.Certificate) {
+	issued := pki.Sign(t, "", pki.ECKey(t, elliptic.P256()), &pki.Pair{Cert: a.chain[0], Key: a.key}, func(c *x509.Certificate) {
 		c.IsCA, c.KeyUsage = false, x509.KeyUsageDigitalSignature
 		c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 		c.URIs = append(c.URIs, testID("other.local").URL())
 	})
-	if err := verifyGo(t, a.Bundle(), issued.certPEM(), x509.ExtKeyUsageServerAuth); err == nil {
+	if err := verifyGo(t, a.Bundle(), issued.CertPEM(), x509.ExtKeyUsageServerAuth); err == nil {
 		t.Error("crypto/x509 accepts another trust domain")
 	}
-	if out, err := verifyOpenSSL(t, a.Bundle(), issued.certPEM(), "sslserver"); err == nil || !strings.Contains(out, "permitted subtree violation") {
+	if out, err := verifyOpenSSL(t, a.Bundle(), issued.CertPEM(), "sslserver"); err == nil || !strings.Contains(out, "permitted subtree violation") {
 		t.Errorf("openssl: %v: %s", err, out)
 	}
 	if _, err := thief.Issue(LeafRequest{Identity: testID("other.local")}); !errors.Is(err, ErrNotAuthority) {

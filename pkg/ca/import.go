@@ -1,7 +1,6 @@
 package ca
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -34,11 +33,12 @@ const minRSABits = 2048
 // that is to sign leaves and, if it is not a root, those that lead from it to
 // its self-signed root. keyPEM holds its private key, unencrypted, in PKCS #8,
 // PKCS #1 or SEC 1 form. trustDomain may be empty: then the certificate's
-// SPIFFE ID tells, and without one it is [DefaultTrustDomain].
-func Import(certPEM, keyPEM []byte, trustDomain string, now time.Time) (*Authority, error) {
-	certs, err := parseCertificates(certPEM)
+// SPIFFE ID tells, and without one it is [DefaultTrustDomain]. An authority that
+// has expired can be imported: see [Authority.ValidAt].
+func Import(certPEM, keyPEM []byte, trustDomain string) (*Authority, error) {
+	certs, err := ParseCertificates(certPEM)
 	if err != nil {
-		return nil, fmt.Errorf("reading the certificate: %w", err)
+		return nil, fmt.Errorf("reading the certificate: %w: %w", ErrDamaged, err)
 	}
 	key, err := parseKey(keyPEM)
 	if err != nil {
@@ -49,19 +49,19 @@ func Import(certPEM, keyPEM []byte, trustDomain string, now time.Time) (*Authori
 		return nil, err
 	}
 	if trustDomain == "" {
-		if trustDomain, err = trustDomainOf(chain); err != nil {
+		if trustDomain, err = TrustDomainOf(chain); err != nil {
 			return nil, err
 		}
 		if trustDomain == "" {
 			trustDomain = DefaultTrustDomain
 		}
 	}
-	return newAuthority(chain, key, trustDomain, now)
+	return newAuthority(chain, key, trustDomain)
 }
 
 // newAuthority is where every Authority comes from: it checks what the package
 // comment promises.
-func newAuthority(chain []*x509.Certificate, key crypto.Signer, trustDomain string, now time.Time) (*Authority, error) {
+func newAuthority(chain []*x509.Certificate, key crypto.Signer, trustDomain string) (*Authority, error) {
 	issuer := chain[0]
 	public, ok := issuer.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
 	if !ok || !public.Equal(key.Public()) {
@@ -77,10 +77,10 @@ func newAuthority(chain []*x509.Certificate, key crypto.Signer, trustDomain stri
 	if err := checkKeyType(key.Public()); err != nil {
 		return nil, err
 	}
-	if err := validateTrustDomain(trustDomain); err != nil {
+	if err := ValidateTrustDomain(trustDomain); err != nil {
 		return nil, err
 	}
-	named, err := trustDomainOf(chain)
+	named, err := TrustDomainOf(chain)
 	if err != nil {
 		return nil, err
 	}
@@ -89,15 +89,12 @@ func newAuthority(chain []*x509.Certificate, key crypto.Signer, trustDomain stri
 			"leave out --trust-domain, or use an authority of that trust domain")
 	}
 	a := &Authority{chain: chain, key: key, trustDomain: trustDomain}
-	if err := a.checkTime(now); err != nil {
-		return nil, err
-	}
 	// Path lengths, name constraints, extended key usages and signatures of
 	// the whole chain: the verifier knows them all.
 	trial := LeafRequest{
 		Identity: identity.ID{TrustDomain: trustDomain, Namespace: "default", ServiceAccount: "default"},
 		TTL:      time.Minute,
-		Now:      func() time.Time { return now },
+		Now:      a.NotBefore,
 	}
 	if _, err := a.Issue(trial); err != nil {
 		return nil, fmt.Errorf("trying the authority: %w", err)
@@ -121,77 +118,6 @@ func checkKeyType(public crypto.PublicKey) error {
 		return api.WithHint(fmt.Errorf("%w: keys of type %T are not supported", ErrNotAuthority, public), hint)
 	}
 	return nil
-}
-
-// trustDomainOf returns the trust domain that the SPIFFE ID of the first
-// certificate with one names, or "" if none has one.
-func trustDomainOf(chain []*x509.Certificate) (string, error) {
-	for _, cert := range chain {
-		for _, uri := range cert.URIs {
-			if uri.Scheme != "spiffe" {
-				continue
-			}
-			if td, ok := strings.CutPrefix(uri.String(), "spiffe://"); ok && identity.ValidateTrustDomain(td) == nil {
-				return td, nil
-			}
-			return "", fmt.Errorf("%w: its SPIFFE ID %q is not that of a trust domain", ErrNotAuthority, uri)
-		}
-	}
-	return "", nil
-}
-
-// sortChain returns the certificates in order of signing, from certs[0] to its
-// self-signed root. Every certificate must be part of that chain.
-func sortChain(certs []*x509.Certificate) ([]*x509.Certificate, error) {
-	chain, rest := certs[:1:1], append([]*x509.Certificate(nil), certs[1:]...)
-	for !selfSigned(chain[len(chain)-1]) {
-		last := chain[len(chain)-1]
-		found := false
-		for i, candidate := range rest {
-			if bytes.Equal(last.RawIssuer, candidate.RawSubject) && last.CheckSignatureFrom(candidate) == nil {
-				chain, rest, found = append(chain, candidate), append(rest[:i], rest[i+1:]...), true
-				break
-			}
-		}
-		if !found {
-			return nil, api.WithHint(
-				fmt.Errorf("%w: the chain ends at %q, which is not self-signed", ErrNotAuthority, last.Subject),
-				"put all certificates into one file: first the one whose key you give, last its self-signed root")
-		}
-	}
-	if len(rest) > 0 {
-		return nil, fmt.Errorf("%w: the certificate of %q is not part of the chain", ErrNotAuthority, rest[0].Subject)
-	}
-	return chain, nil
-}
-
-func selfSigned(cert *x509.Certificate) bool {
-	return bytes.Equal(cert.RawIssuer, cert.RawSubject) &&
-		cert.CheckSignature(cert.SignatureAlgorithm, cert.RawTBSCertificate, cert.Signature) == nil
-}
-
-// parseCertificates reads one or more certificates and accepts nothing else.
-func parseCertificates(text []byte) ([]*x509.Certificate, error) {
-	var certs []*x509.Certificate
-	for len(bytes.TrimSpace(text)) > 0 {
-		block, rest := pem.Decode(text)
-		if block == nil {
-			break
-		}
-		text = rest
-		if block.Type != blockCertificate {
-			return nil, fmt.Errorf("%w: %s where only certificates belong", ErrDamaged, describe(block))
-		}
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
-		}
-		certs = append(certs, cert)
-	}
-	if len(certs) == 0 {
-		return nil, fmt.Errorf("%w: no certificate in PEM form", ErrDamaged)
-	}
-	return certs, nil
 }
 
 // describe names a PEM block in words that no search for leaked keys finds.

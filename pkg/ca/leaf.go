@@ -101,7 +101,7 @@ func (a *Authority) issue(req LeafRequest, public *ecdsa.PublicKey) (*Leaf, erro
 	if ttl < 0 {
 		return nil, fmt.Errorf("lifetime %v is negative", ttl)
 	}
-	if err := a.checkTime(now); err != nil {
+	if err := a.ValidAt(now); err != nil {
 		return nil, err
 	}
 	notAfter := now.Add(ttl)
@@ -141,7 +141,7 @@ func (a *Authority) issue(req LeafRequest, public *ecdsa.PublicKey) (*Leaf, erro
 		return nil, err
 	}
 	return &Leaf{
-		CertPEM:   encodeCertificates(append([]*x509.Certificate{cert}, a.chain[:len(a.chain)-1]...)),
+		CertPEM:   EncodeCertificates(append([]*x509.Certificate{cert}, a.chain[:len(a.chain)-1]...)),
 		Serial:    serial.Text(16),
 		NotBefore: cert.NotBefore,
 		NotAfter:  cert.NotAfter,
@@ -153,7 +153,7 @@ func (a *Authority) issue(req LeafRequest, public *ecdsa.PublicKey) (*Leaf, erro
 // and with a reason.
 func (a *Authority) verify(cert *x509.Certificate, now time.Time) error {
 	options := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: now}
-	options.Roots.AddCert(a.root())
+	options.Roots.AddCert(a.Root())
 	for _, between := range a.chain[:len(a.chain)-1] {
 		options.Intermediates.AddCert(between)
 	}
@@ -167,8 +167,8 @@ func (a *Authority) verify(cert *x509.Certificate, now time.Time) error {
 	return nil
 }
 
-// checkTime reports ErrExpired unless every certificate of a is valid at now.
-func (a *Authority) checkTime(now time.Time) error {
+// ValidAt returns [ErrExpired] unless every certificate of a is valid at now.
+func (a *Authority) ValidAt(now time.Time) error {
 	switch {
 	case now.Before(a.NotBefore()):
 		return api.WithHint(fmt.Errorf("%w: it starts on %s", ErrExpired, a.NotBefore().Format(time.RFC3339)),

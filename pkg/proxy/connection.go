@@ -13,15 +13,17 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 // connection is one connection of an application, from accept to its line in
 // the log. It is owned by one goroutine until relaying starts and then by the
 // two that relay; the last of them ends it.
 type connection struct {
-	proxy    *Proxy
-	counters *direction
-	started  time.Time
+	proxy     *Proxy
+	direction traffic.Direction
+	counts    *traffic.Counts
+	started   time.Time
 	// line is filled in by the owner.
 	line api.Connection
 
@@ -48,7 +50,7 @@ type connection struct {
 	aborted error
 
 	// edge is set once it is decided how the connection is carried.
-	edge atomic.Pointer[edge]
+	edge atomic.Pointer[traffic.Edge]
 
 	// These belong to the registry and its mutex: how many bytes are already
 	// in the totals, and in those of the edge.
@@ -61,16 +63,13 @@ type connection struct {
 }
 
 // open starts the record of a connection that accepted belongs to.
-func (p *Proxy) open(way string, accepted *net.TCPConn) *connection {
-	c := &connection{proxy: p, started: time.Now(), counters: &p.counters.outbound}
-	if way == api.Inbound {
-		c.counters = &p.counters.inbound
-	}
-	c.line.Direction = way
+func (p *Proxy) open(d traffic.Direction, accepted *net.TCPConn) *connection {
+	c := &connection{proxy: p, direction: d, counts: p.counters.Of(d), started: time.Now()}
+	c.line.Direction = d.String()
 	c.line.Wire = api.WireNone
 	c.line.Source = addrPort(accepted.RemoteAddr())
 	c.line.Destination = addrPort(accepted.LocalAddr())
-	c.counters.active.Add(1)
+	c.counts.Active.Add(1)
 	p.live.add(c)
 	c.adopt(accepted)
 	return c
@@ -117,20 +116,22 @@ func (c *connection) cause() error {
 }
 
 // refuse ends a connection that was never carried.
-func (c *connection) refuse(reason string, err error) {
-	if err == nil {
-		err = errors.New(reason)
+func (c *connection) refuse(reason traffic.Reason, err error) {
+	cause := err
+	if cause == nil {
+		cause = errors.New(reason.String())
 	}
-	c.abort(err)
+	c.abort(cause)
 	c.closeRefused(reason, err)
 }
 
 // closeRefused is refuse for a caller that has told the other side itself.
-func (c *connection) closeRefused(reason string, err error) {
-	c.counters.refused.Add(1)
+func (c *connection) closeRefused(reason traffic.Reason, err error) {
+	c.counts.Refused.Add(1)
 	c.line.Level = slog.LevelWarn.String()
+	c.counts.Because(reason)
 	c.because(reason)
-	if err != nil && err.Error() != reason {
+	if err != nil && err.Error() != reason.String() {
 		c.line.Error = err.Error()
 	}
 	c.closeSockets()
@@ -138,13 +139,21 @@ func (c *connection) closeRefused(reason string, err error) {
 	c.forget()
 }
 
+// because notes for the log why c is not encrypted, behind what was noted before.
+func (c *connection) because(reason traffic.Reason) {
+	if c.line.Reason != "" {
+		c.line.Reason += "; "
+	}
+	c.line.Reason += reason.String()
+}
+
 // countEncrypted counts a connection that is about to be relayed under TLS.
 func (c *connection) countEncrypted() {
-	c.counters.encrypted.Add(1)
+	c.counts.Encrypted.Add(1)
 	if c.line.Wire == api.WireInband {
-		c.counters.inband.Add(1)
+		c.counts.Inband.Add(1)
 	}
-	c.enterEdge()
+	c.openEdge()
 }
 
 func (c *connection) closeSockets() {
@@ -162,8 +171,8 @@ func (c *connection) report() {
 	c.line.Sent, c.line.Received = c.sent.Load(), c.received.Load()
 	c.line.Duration = time.Since(c.started).Seconds()
 	c.proxy.live.settle(c)
-	c.leaveEdge()
-	c.counters.active.Add(-1)
+	c.closeEdge()
+	c.counts.Active.Add(-1)
 	c.proxy.log.Connection(&c.line)
 }
 
@@ -173,9 +182,9 @@ func (c *connection) forget() {
 		c.records.release()
 	}
 	if c.cause() == errStopping {
-		c.proxy.counters.aborted.Add(1)
+		c.proxy.counters.Aborted.Add(1)
 	}
-	c.proxy.counters.ended.Add(1)
+	c.proxy.counters.Ended.Add(1)
 	c.proxy.live.remove(c)
 }
 
@@ -254,12 +263,12 @@ func (r *registry) settleAll() {
 
 func (r *registry) settleLocked(c *connection) {
 	sent, received := c.sent.Load(), c.received.Load()
-	c.counters.sent.Add(sent - c.settledSent)
-	c.counters.received.Add(received - c.settledReceived)
+	c.counts.Sent.Add(sent - c.settledSent)
+	c.counts.Received.Add(received - c.settledReceived)
 	c.settledSent, c.settledReceived = sent, received
 	if e := c.edge.Load(); e != nil {
-		e.sent.Add(sent - c.edgeSent)
-		e.received.Add(received - c.edgeReceived)
+		e.Sent.Add(sent - c.edgeSent)
+		e.Received.Add(received - c.edgeReceived)
 		c.edgeSent, c.edgeReceived = sent, received
 	}
 }

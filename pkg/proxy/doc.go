@@ -6,9 +6,8 @@
 // socket to the peer), header.go (what the first bytes on the wire mean),
 // inbound.go (from the peer to the local application) and relay.go (bytes both
 // ways until the end). Everything else serves one of these: inband.go is what
-// wire=inband does otherwise, route.go says which wire a destination takes, and
-// reasons.go lists what may have gone wrong. governor.go fits the Go scheduler to
-// the traffic, and is for the program to call.
+// wire=inband does otherwise, and route.go says which wire a destination takes.
+// What may go wrong is in the table of internal/gateway/traffic.
 //
 // Two rules hold throughout. A connection that fails after the application's
 // connect(2) succeeded ends with a RST, never with a clean end of file. And

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 // How long a permissive gateway remembers that there is no gateway at an
@@ -32,9 +33,9 @@ const maxPeers = 4096
 
 // failure is why a connection could not be encrypted.
 type failure struct {
-	// reason is a short constant phrase for the log.
-	reason string
-	err    error
+	reason traffic.Reason
+	// err says more, if there is more to say.
+	err error
 	// remember is how long the peer is taken to have no gateway; 0: not at all.
 	remember time.Duration
 	// open is a connection to the destination on which nothing has been sent, and
@@ -70,7 +71,7 @@ type peer struct {
 	// found out; the others wait for it instead of each running into the same
 	// timeout.
 	probing chan struct{}
-	reason  string
+	reason  traffic.Reason
 	until   time.Time
 	// slots bounds the handshakes with the peer that are under way.
 	slots chan struct{}
@@ -125,28 +126,28 @@ func (t *peerTable) release(p *peer) {
 // gateway. Otherwise the caller may dial, and must call leave with the outcome
 // if probe is set. While another connection is finding out, enter waits for
 // that one, until ctx is done.
-func (t *peerTable) enter(ctx context.Context, p *peer) (reason string, probe bool, err error) {
+func (t *peerTable) enter(ctx context.Context, p *peer) (reason traffic.Reason, probe bool, err error) {
 	for {
 		t.mu.Lock()
 		switch {
-		case p.reason != "" && t.now().Before(p.until):
+		case p.reason != traffic.None && t.now().Before(p.until):
 			reason = p.reason
 			t.mu.Unlock()
 			return reason, false, nil
 		case p.known:
 			t.mu.Unlock()
-			return "", false, nil
+			return traffic.None, false, nil
 		case p.probing == nil:
 			p.probing = make(chan struct{})
 			t.mu.Unlock()
-			return "", true, nil
+			return traffic.None, true, nil
 		}
 		wait := p.probing
 		t.mu.Unlock()
 		select {
 		case <-wait:
 		case <-ctx.Done():
-			return "", false, ctx.Err()
+			return traffic.None, false, ctx.Err()
 		}
 	}
 }
@@ -157,7 +158,7 @@ func (t *peerTable) leave(p *peer, probe bool, f *failure) {
 	defer t.mu.Unlock()
 	switch {
 	case f == nil:
-		p.known, p.reason = true, ""
+		p.known, p.reason = true, traffic.None
 	case f.remember > 0:
 		p.known, p.reason, p.until = false, f.reason, t.now().Add(f.remember)
 	}
@@ -167,14 +168,15 @@ func (t *peerTable) leave(p *peer, probe bool, f *failure) {
 	}
 }
 
-// remembered returns why there is no gateway at p, as far as is known, or "".
-func (t *peerTable) remembered(p *peer) string {
+// remembered returns why there is no gateway at p, as far as is known, or
+// traffic.None.
+func (t *peerTable) remembered(p *peer) traffic.Reason {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.now().Before(p.until) {
 		return p.reason
 	}
-	return ""
+	return traffic.None
 }
 
 // forget drops what is remembered against the pod at addr, because its gateway
@@ -183,12 +185,12 @@ func (t *peerTable) forget(addr netip.Addr) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if p := t.peers[netip.AddrPortFrom(addr, api.PeerPort)]; p != nil {
-		p.reason = ""
+		p.reason = traffic.None
 	}
 }
 
 // reject remembers why the gateway at addr does not trust this one.
-func (t *peerTable) reject(addr netip.AddrPort, reason string) {
+func (t *peerTable) reject(addr netip.AddrPort, reason traffic.Reason) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if p := t.peers[addr]; p != nil {
@@ -200,15 +202,15 @@ func (t *peerTable) reject(addr netip.AddrPort, reason string) {
 func dialFailure(err error) *failure {
 	switch {
 	case isExhausted(err):
-		return &failure{reason: reasonExhausted, err: err, final: true}
+		return &failure{reason: traffic.Exhausted, err: err, final: true}
 	case errors.Is(err, context.Canceled):
-		return &failure{reason: reasonStopping, err: err, final: true}
+		return &failure{reason: traffic.Stopping, err: err, final: true}
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return &failure{reason: reasonPeerRefused, err: err, remember: rememberRefused}
+		return &failure{reason: traffic.PeerRefused, err: err, remember: rememberRefused}
 	case isTimeout(err):
-		return &failure{reason: reasonPeerSilent, err: err, remember: rememberSilent}
+		return &failure{reason: traffic.PeerSilent, err: err, remember: rememberSilent}
 	}
-	return &failure{reason: reasonPeerUnreachable, err: err, remember: rememberFailed}
+	return &failure{reason: traffic.PeerUnreachable, err: err, remember: rememberFailed}
 }
 
 // handshakeFailure classifies an error of the TLS handshake with a peer at the time
@@ -216,12 +218,12 @@ func dialFailure(err error) *failure {
 func handshakeFailure(err error, now time.Time) *failure {
 	switch {
 	case isTimeout(err):
-		return &failure{reason: reasonNoAnswer, err: err, remember: rememberSilent}
+		return &failure{reason: traffic.NoAnswer, err: err, remember: rememberSilent}
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		// A gateway that ends, or whose worker died: asking again costs little.
-		return &failure{reason: reasonPeerReset, err: err, remember: rememberRefused}
+		return &failure{reason: traffic.PeerReset, err: err, remember: rememberRefused}
 	}
-	reason, err := validityReason(err, now, reasonPeerExpired, reasonPeerNotYetValid, reasonNotTrusted)
+	reason, err := validityReason(err, now, traffic.PeerExpired, traffic.PeerNotYetValid, traffic.NotTrusted)
 	return &failure{reason: reason, err: err, remember: rememberFailed}
 }
 

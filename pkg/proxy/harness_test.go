@@ -307,6 +307,19 @@ func (pod *testPod) dial(destination netip.AddrPort) *net.TCPConn {
 	return conn
 }
 
+// dialWithoutGateway connects to where no gateway is to be trusted: the mode says what
+// comes of it.
+func (pod *testPod) dialWithoutGateway(destination netip.AddrPort) {
+	pod.t.Helper()
+	if pod.options.Config.Mode == api.Strict {
+		pod.dialReset(destination)
+		return
+	}
+	conn := pod.dial(destination)
+	ping(pod.t, conn)
+	hangUp(pod.t, conn)
+}
+
 // dialReset connects and expects a RST, which may come before connect(2) is
 // seen to have succeeded.
 func (pod *testPod) dialReset(destination netip.AddrPort) {
@@ -421,6 +434,29 @@ func expect(t testing.TB, conn net.Conn, want string) {
 	got := make([]byte, len(want))
 	if n, err := io.ReadFull(conn, got); err != nil || string(got) != want {
 		t.Fatalf("read %q, %v; want %q", got[:n], err, want)
+	}
+}
+
+// exchange sends data to an application that sends it back.
+func exchange(t testing.TB, conn net.Conn, data string) {
+	t.Helper()
+	write(t, conn, data)
+	expect(t, conn, data)
+}
+
+// end ends the sending side, and expects the other one to end as well.
+func end(t testing.TB, conn *net.TCPConn) {
+	t.Helper()
+	if err := conn.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	expectEOF(t, conn)
+}
+
+func hangUp(t testing.TB, conn io.Closer) {
+	t.Helper()
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 // The header is the first thing that the connecting gateway says inside TLS:
@@ -54,28 +56,23 @@ const (
 )
 
 func (s status) String() string {
-	switch s {
-	case statusOK:
-		return "ok"
-	case statusRefused:
-		return reasonAppRefused
-	case statusNotAllowed:
-		return "peer does not allow the connection"
-	case statusUnreachable:
-		return "peer cannot reach the application"
+	if s.received() == traffic.Other {
+		return fmt.Sprintf("peer answered with unknown status %d", byte(s))
 	}
-	return fmt.Sprintf("peer answered with unknown status %d", byte(s))
+	return s.received().String()
 }
 
-// reason is what the side that sends s logs.
-func (s status) reason() string {
+// received is the reason of the side that receives s, which is not ok.
+func (s status) received() traffic.Reason {
 	switch s {
 	case statusRefused:
-		return reasonAppRefused
+		return traffic.ApplicationRefused
 	case statusNotAllowed:
-		return reasonNotAllowed
+		return traffic.PeerNotAllowed
+	case statusUnreachable:
+		return traffic.PeerApplicationUnreachable
 	}
-	return reasonAppUnreachable
+	return traffic.Other
 }
 
 var (

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 // Wire inband: the connection to the peer is the one that the application asked
@@ -30,7 +31,7 @@ var (
 func (p *Proxy) encryptInband(c *connection, s *settings, peer *peer, h header, pod bool) *failure {
 	slot, err := p.slotWhile(peer, permissiveDialTimeout)
 	if err != nil {
-		return &failure{reason: reasonCrowded, err: err, final: true}
+		return &failure{reason: traffic.Crowded, err: err, final: true}
 	}
 	defer slot.free()
 	conn, err := p.dialInband(h.Destination)
@@ -38,21 +39,21 @@ func (p *Proxy) encryptInband(c *connection, s *settings, peer *peer, h header, 
 		return inbandDialFailure(err)
 	}
 	if !c.adopt(conn) {
-		return &failure{reason: reasonStopping, err: c.cause(), final: true}
+		return &failure{reason: traffic.Stopping, err: c.cause(), final: true}
 	}
 	shown, err := p.peerShown(conn)
 	switch {
 	case err != nil:
 		// The peer may wait for TLS: plaintext needs a connection of its own.
 		reset(conn)
-		return &failure{reason: reasonNoNegotiation, err: err}
+		return &failure{reason: traffic.NoNegotiation, err: err}
 	case !shown:
-		c.counters.optionLost.Add(1)
-		return &failure{reason: reasonOptionLost, err: errOptionLost, open: conn}
+		c.counts.OptionLost.Add(1)
+		return &failure{reason: traffic.OptionLost, err: errOptionLost, open: conn}
 	}
 	if err := slot.keep(); err != nil {
 		reset(conn)
-		return &failure{reason: reasonCrowded, err: err, final: true}
+		return &failure{reason: traffic.Crowded, err: err, final: true}
 	}
 	config := s.service
 	if pod {
@@ -87,12 +88,12 @@ func (p *Proxy) dialInband(destination netip.AddrPort) (*net.TCPConn, error) {
 // itself. There is nothing else to try, unless it was not even asked.
 func inbandDialFailure(err error) *failure {
 	if errors.Is(err, errMark) {
-		return &failure{reason: reasonNoNegotiation, err: err}
+		return &failure{reason: traffic.NoNegotiation, err: err}
 	}
 	if f := dialFailure(err); f.final {
 		return f
 	}
-	return &failure{reason: reasonUnreachable, err: err, final: true}
+	return &failure{reason: traffic.Unreachable, err: err, final: true}
 }
 
 // peerShown asks whether the other end of conn showed that it has a gateway.
@@ -157,9 +158,9 @@ func (s *dialSlot) free() {
 func (p *Proxy) admitInband(conn *net.TCPConn) {
 	switch shown, err := p.peerShown(conn); {
 	case err != nil:
-		p.open(api.Inbound, conn).refuse(reasonUndetermined, err)
+		p.open(traffic.Inbound, conn).refuse(traffic.Undetermined, err)
 	case !shown:
-		p.open(api.Inbound, conn).refuse(reasonPlaintext, nil)
+		p.open(traffic.Inbound, conn).refuse(traffic.Plaintext, nil)
 	default:
 		p.admit(conn, api.WireInband)
 	}

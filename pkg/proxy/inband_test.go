@@ -8,13 +8,13 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 func TestInband(t *testing.T) {
@@ -25,36 +25,9 @@ func TestInband(t *testing.T) {
 	})
 	conn := client.dial(destination)
 	expect(t, conn, "220 ready\r\n")
-	write(t, conn, "hello")
-	expect(t, conn, "hello")
-	if err := conn.CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
-	expectEOF(t, conn)
-	for pod, way := range map[*testPod]string{client: api.Outbound, server: api.Inbound} {
-		line := pod.logged(way, func(c api.Connection) bool { return c.Direction == way })
-		want := api.Connection{
-			Time: line.Time, Duration: line.Duration, Level: "INFO", Message: api.ConnectionMessage,
-			Direction: way, Source: addrPort(conn.LocalAddr()), Destination: destination,
-			Peer: "spiffe://" + testTrustDomain + "/ns/default/sa/app",
-			Wire: api.WireInband, Encrypted: true, TLS: agreed(line), Sent: 5, Received: 16,
-		}
-		if way == api.Inbound {
-			want.Sent, want.Received = want.Received, want.Sent
-		}
-		if line != want {
-			t.Errorf("%s: logged %+v\nwant %+v", way, line, want)
-		}
-	}
-	if _, ok := server.sockets.presented.Load(addrPort(conn.LocalAddr())); !ok {
-		t.Error("the application was not told the client's address")
-	}
-	if got, want := client.proxy.Traffic().Outbound, (api.Direction{Encrypted: 1, Inband: 1, Sent: 5, Received: 16}); got != want {
-		t.Errorf("client counts %+v, want %+v", got, want)
-	}
-	if got, want := server.proxy.Traffic().Inbound, (api.Direction{Encrypted: 1, Inband: 1, Sent: 16, Received: 5}); got != want {
-		t.Errorf("server counts %+v, want %+v", got, want)
-	}
+	exchange(t, conn, "hello")
+	end(t, conn)
+	checkCarried(t, client, server, conn, destination, api.Direction{Encrypted: 1, Inband: 1, Sent: 5, Received: 16})
 }
 
 // What a gateway does when nothing shows at the other end: nobody there, or the
@@ -68,15 +41,11 @@ func TestOptionLost(t *testing.T) {
 		far := accept()
 		write(t, conn, "hello")
 		expect(t, far, "hello")
-		if err := far.Close(); err != nil {
-			t.Fatal(err)
-		}
+		hangUp(t, far)
 		expectEOF(t, conn)
-		if err := conn.Close(); err != nil {
-			t.Fatal(err)
-		}
+		hangUp(t, conn)
 		line := client.logged("the connection", func(c api.Connection) bool { return c.Destination == destination })
-		if line.Reason != reasonOptionLost || line.Wire != api.WireNone || line.Encrypted || line.Error != "" || line.Sent != 5 {
+		if line.Reason != traffic.OptionLost.String() || line.Wire != api.WireNone || line.Encrypted || line.Error != "" || line.Sent != 5 {
 			t.Errorf("logged %+v", line)
 		}
 		if got := client.proxy.Traffic().Outbound; got != (api.Direction{Plaintext: 1, OptionLost: 1, Sent: 5}) {
@@ -96,7 +65,7 @@ func TestOptionLost(t *testing.T) {
 		client.dialReset(destination)
 		expectReset(t, accept())
 		line := client.logged("the refusal", func(c api.Connection) bool { return c.Destination == destination })
-		if line.Reason != reasonOptionLost || line.Encrypted {
+		if line.Reason != traffic.OptionLost.String() || line.Encrypted {
 			t.Errorf("logged %+v", line)
 		}
 		if got := client.proxy.Traffic().Outbound; got != (api.Direction{Refused: 1, OptionLost: 1}) {
@@ -117,9 +86,7 @@ func TestOptionLostNeedsNoSecondConnection(t *testing.T) {
 	for range count {
 		conn := client.dial(destination)
 		ping(t, conn)
-		if err := conn.Close(); err != nil {
-			t.Fatal(err)
-		}
+		hangUp(t, conn)
 	}
 	if n := accepted.Load(); n != count {
 		t.Errorf("%d connections became %d", count, n)
@@ -139,7 +106,7 @@ func TestPlaintextInBandIsReset(t *testing.T) {
 			s.at = addrPort(l.Addr())
 			s.dialReset(server)
 			line := server.logged("the refusal", func(c api.Connection) bool { return c.Direction == api.Inbound })
-			if line.Reason != reasonPlaintext || line.Source.Addr() != s.ip || line.Destination != s.at || line.Peer != "" || line.Level != "WARN" {
+			if line.Reason != traffic.Plaintext.String() || line.Source.Addr() != s.ip || line.Destination != s.at || line.Peer != "" || line.Level != "WARN" {
 				t.Errorf("logged %+v", line)
 			}
 			if got := server.proxy.Traffic().Inbound; got != (api.Direction{Refused: 1}) {
@@ -166,12 +133,10 @@ func TestInbandWithoutPrograms(t *testing.T) {
 				} else {
 					conn := client.dial(destination)
 					ping(t, conn)
-					if err := conn.Close(); err != nil {
-						t.Fatal(err)
-					}
+					hangUp(t, conn)
 				}
 				line := client.logged("the connection", func(c api.Connection) bool { return c.Destination == destination })
-				if line.Reason != reasonNoNegotiation || line.Encrypted || mode == api.Strict && !strings.Contains(line.Error, broken.Error()) {
+				if line.Reason != traffic.NoNegotiation.String() || line.Encrypted || mode == api.Strict && !strings.Contains(line.Error, broken.Error()) {
 					t.Errorf("logged %+v", line)
 				}
 			})
@@ -184,7 +149,7 @@ func TestInbandWithoutPrograms(t *testing.T) {
 		b.shown.Store(&f)
 		client.dialReset(applicationAt(t, b.behind(t, server.ip), echo))
 		line := server.logged("the refusal", func(c api.Connection) bool { return c.Direction == api.Inbound })
-		if line.Reason != reasonUndetermined || line.Error != broken.Error() {
+		if line.Reason != traffic.Undetermined.String() || line.Error != broken.Error() {
 			t.Errorf("logged %+v", line)
 		}
 	})
@@ -196,26 +161,22 @@ func TestWirePortDoesNotReachServices(t *testing.T) {
 	client, server, b := inbandPair(t, wirePort)
 	destination := applicationAt(t, b.behind(t, server.ip), echo)
 	client.dialReset(destination)
-	client.logged("the refusal", func(c api.Connection) bool { return c.Reason == reasonNoWire })
+	client.logged("the refusal", func(c api.Connection) bool { return c.Reason == traffic.NoWire.String() })
 	client.reconfigure(func(c *api.Config) { c.Mode = api.Permissive })
 	conn := client.dial(destination)
 	ping(t, conn)
-	if err := conn.Close(); err != nil {
-		t.Fatal(err)
-	}
-	client.logged("the plaintext", func(c api.Connection) bool { return c.Reason == reasonNoWire && c.Sent == 4 })
+	hangUp(t, conn)
+	client.logged("the plaintext", func(c api.Connection) bool { return c.Reason == traffic.NoWire.String() && c.Sent == 4 })
 }
 
 func TestInbandDestinationCannotBeReached(t *testing.T) {
 	for _, mode := range []api.Mode{api.Strict, api.Permissive} {
 		client, server, _ := inbandPair(t, func(o *Options) { o.Config.Mode = mode })
 		closed := listen(t, netip.AddrPortFrom(server.ip, 0))
-		if err := closed.Close(); err != nil {
-			t.Fatal(err)
-		}
+		hangUp(t, closed)
 		client.dialReset(addrPort(closed.Addr()))
 		line := client.logged("the refusal", func(c api.Connection) bool { return c.Direction == api.Outbound })
-		if line.Reason != reasonUnreachable || !strings.Contains(line.Error, "connection refused") {
+		if line.Reason != traffic.Unreachable.String() || !strings.Contains(line.Error, "connection refused") {
 			t.Errorf("logged %+v", line)
 		}
 	}
@@ -238,9 +199,7 @@ func TestInbandFallbackIsRemembered(t *testing.T) {
 		t.Helper()
 		conn := client.dial(destination)
 		ping(t, conn)
-		if err := conn.Close(); err != nil {
-			t.Fatal(err)
-		}
+		hangUp(t, conn)
 		if n := probes.Load(); n != want {
 			t.Fatalf("%d probes, want %d", n, want)
 		}
@@ -272,9 +231,7 @@ func TestInbandSilence(t *testing.T) {
 	for i, want := range []int64{1, 1, 2} {
 		conn := client.dial(destination)
 		ping(t, conn)
-		if err := conn.Close(); err != nil {
-			t.Fatal(err)
-		}
+		hangUp(t, conn)
 		if n := probes.Load(); n != want {
 			t.Errorf("connection %d: %d probes, want %d", i, n, want)
 		}
@@ -282,7 +239,7 @@ func TestInbandSilence(t *testing.T) {
 			c.advance(rememberFailed + time.Second)
 		}
 	}
-	client.logged("the fallback", func(c api.Connection) bool { return c.Reason == reasonNoAnswer })
+	client.logged("the fallback", func(c api.Connection) bool { return c.Reason == traffic.NoAnswer.String() })
 }
 
 // The application that is reached is the one that the connection was made to.
@@ -299,9 +256,7 @@ func TestHeaderDestinationIsIgnored(t *testing.T) {
 		h := header{Destination: claimed, Client: netip.AddrPortFrom(s.ip, 4000)}
 		write(t, conn, string(appendHeader(nil, h))+"hello")
 		expect(t, conn, string(rune(statusOK))+"hello")
-		if err := conn.Close(); err != nil {
-			t.Fatal(err)
-		}
+		hangUp(t, conn)
 		line := server.logged("the connection", func(c api.Connection) bool { return c.Source == h.Client })
 		if line.Destination != destination || line.Dialled != claimed || line.Wire != api.WireInband {
 			t.Errorf("logged %+v", line)
@@ -345,7 +300,7 @@ func TestInbandPeerRefuses(t *testing.T) {
 				t.Errorf("got %q, %v", got, err)
 			}
 			line := server.logged("the refusal", func(l api.Connection) bool { return strings.Contains(l.Error, c.log) && l.Source == h.Client })
-			if line.Reason != reasonNotAllowed || line.Destination != c.at || line.Received != 0 {
+			if line.Reason != traffic.Forbidden.String() || line.Destination != c.at || line.Received != 0 {
 				t.Errorf("logged %+v", line)
 			}
 		})
@@ -376,34 +331,20 @@ func TestInbandLeavesNothingBehind(t *testing.T) {
 		for _, destination := range []netip.AddrPort{encrypted, plain} {
 			conn := client.dial(destination)
 			ping(t, conn)
-			if err := conn.Close(); err != nil {
-				t.Fatal(err)
-			}
+			hangUp(t, conn)
 		}
 		if conn, err := net.Dial("tcp", refused.Addr().String()); err == nil {
 			expectReset(t, conn)
 			_ = conn.Close()
 		}
 	}
-	round()
-	settled := func() bool { return len(client.proxy.live.snapshot())+len(server.proxy.live.snapshot()) == 0 }
-	eventually(t, "the first connections to end", settled)
-	goroutines, files := runtime.NumGoroutine(), openFiles(t)
-	for range count - 1 {
-		round()
-	}
-	eventually(t, "the connections to end", settled)
-	eventually(t, "goroutines to end", func() bool { return runtime.NumGoroutine() <= goroutines })
-	eventually(t, "files to be closed", func() bool { return openFiles(t) <= files })
+	leavesNothing(t, client, server, count, round)
 	got, n := client.proxy.Traffic().Outbound, uint64(count)
 	if got.Inband != n || got.Encrypted != n || got.Plaintext != n || got.OptionLost != n || got.Active != 0 {
 		t.Errorf("client counts %+v", got)
 	}
 	if got := server.proxy.Traffic().Inbound; got.Inband != n || got.Refused != n || got.Active != 0 {
 		t.Errorf("server counts %+v", got)
-	}
-	if n := len(server.proxy.handshakes.sources); n != 0 {
-		t.Errorf("%d sources are left in the limits", n)
 	}
 	for _, p := range client.proxy.peers.peers {
 		if len(p.slots) != 0 || p.users != 0 {
@@ -420,9 +361,7 @@ func TestInbandDialledSideClosesFirst(t *testing.T) {
 	for range 20 {
 		conn := client.dial(destination)
 		ping(t, conn)
-		if err := conn.Close(); err != nil {
-			t.Fatal(err)
-		}
+		hangUp(t, conn)
 	}
 	eventually(t, "the connections to end", func() bool { return len(client.proxy.live.snapshot()) == 0 })
 	near := tcpSockets(t, tcpTimeWait, func(local, remote netip.AddrPort) bool { return local.Addr() == b.mark && remote == destination })

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 // inbandImpostor plays what a marked dial to the returned address meets; the
@@ -59,22 +60,7 @@ func TestInbandImpostorGetsNothing(t *testing.T) {
 						expect(t, client.dial(destination), "x")
 						return
 					}
-					if mode == api.Strict {
-						client.dialReset(destination)
-					} else {
-						conn := client.dial(destination)
-						ping(t, conn)
-						if err := conn.Close(); err != nil {
-							t.Fatal(err)
-						}
-					}
-					if n := leaked.Load(); n > 0 {
-						t.Errorf("the impostor received %d bytes", n)
-					}
-					line := client.logged("the connection", func(c api.Connection) bool { return c.Destination == destination })
-					if line.Encrypted || line.Wire != api.WireNone || !strings.Contains(line.Reason, "no trusted gateway") {
-						t.Errorf("logged %+v", line)
-					}
+					client.distrusts(destination, &leaked)
 				})
 			}
 		}
@@ -113,9 +99,7 @@ func TestServiceSessionIsNoPodSession(t *testing.T) {
 		conn := client.dial(destination)
 		expect(t, conn, "x")
 		expectEOF(t, conn)
-		if err := conn.Close(); err != nil {
-			t.Fatal(err)
-		}
+		hangUp(t, conn)
 	}
 	if resumed.Load() != 1 || fresh.Load() != 1 {
 		t.Fatalf("%d sessions resumed, %d fresh", resumed.Load(), fresh.Load())
@@ -123,7 +107,7 @@ func TestServiceSessionIsNoPodSession(t *testing.T) {
 	pod := b.behind(t, ip)
 	client.dialReset(addrPort(pod.Addr()))
 	line := client.logged("the refusal", func(c api.Connection) bool { return c.Destination == addrPort(pod.Addr()) })
-	if line.Reason != reasonNotTrusted || !strings.Contains(line.Error, "certificate is valid for") {
+	if line.Reason != traffic.NotTrusted.String() || !strings.Contains(line.Error, "certificate is valid for") {
 		t.Errorf("logged %+v", line)
 	}
 

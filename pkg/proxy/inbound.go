@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
 
@@ -30,13 +31,13 @@ func (p *Proxy) inbound(c *connection, wire string, release func()) {
 	err := p.acceptTLS(c, s, wire)
 	if err != nil {
 		release()
-		c.refuse(validityReason(err, s.now(), reasonClientExpired, reasonClientNotYetValid, reasonNoHandshake))
+		c.refuse(validityReason(err, s.now(), traffic.ClientExpired, traffic.ClientNotYetValid, traffic.NoHandshake))
 		return
 	}
 	first, h, err := p.readHeader(c, deadline)
 	release()
 	if err != nil {
-		p.decline(c, statusNotAllowed, reasonNotAllowed, err)
+		p.decline(c, statusNotAllowed, traffic.Forbidden, err)
 		return
 	}
 	c.line.Source, c.line.Destination = h.Client, h.Destination
@@ -119,12 +120,12 @@ func (r *rest) put(pools *bufferPools) {
 func (p *Proxy) connect(c *connection, s *settings, h header, first rest) error {
 	leaf := c.tls.ConnectionState().PeerCertificates[0]
 	if err := p.permitted(s, leaf); err != nil {
-		c.counters.notAllowed.Add(1)
-		p.decline(c, statusNotAllowed, reasonIdentity, err)
+		c.counts.NotAllowed.Add(1)
+		p.decline(c, statusNotAllowed, traffic.IdentityNotAllowed, err)
 		return err
 	}
 	if err := s.allowed(h, leaf); err != nil {
-		p.decline(c, statusNotAllowed, reasonNotAllowed, err)
+		p.decline(c, statusNotAllowed, traffic.Forbidden, err)
 		return err
 	}
 	// Whoever connects like this has a gateway.
@@ -132,21 +133,21 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first rest) error 
 
 	app, err := p.dialApplication(h)
 	if err != nil {
-		answer := statusUnreachable
+		answer, reason := statusUnreachable, traffic.ApplicationUnreachable
 		if errors.Is(err, syscall.ECONNREFUSED) {
-			answer = statusRefused
+			answer, reason = statusRefused, traffic.ApplicationRefused
 		}
-		p.decline(c, answer, answer.reason(), err)
+		p.decline(c, answer, reason, err)
 		return err
 	}
 	c.app = app
 	if !c.adopt(app) {
-		c.refuse(reasonStopping, c.cause())
+		c.refuse(traffic.Stopping, c.cause())
 		return errStopping
 	}
 	source, err := newPlainReader(app, &p.pools)
 	if err != nil {
-		c.refuse(reasonExhausted, err)
+		c.refuse(traffic.Exhausted, err)
 		return err
 	}
 	c.toApp = newSink(source.raw)
@@ -232,7 +233,7 @@ func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
 }
 
 // decline tells the peer why there will be no connection.
-func (p *Proxy) decline(c *connection, answer status, reason string, err error) {
+func (p *Proxy) decline(c *connection, answer status, reason traffic.Reason, err error) {
 	p.answer(c, answer)
 	c.closeRefused(reason, err)
 }

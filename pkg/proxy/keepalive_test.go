@@ -73,11 +73,9 @@ func TestUnackedDataEnds(t *testing.T) {
 	client, server := pair(t, func(o *Options) { o.UnackedTimeout = 500 * time.Millisecond })
 	destination := application(t, server.ip, echo)
 	conn := client.dial(destination)
-	write(t, conn, "hello")
-	expect(t, conn, "hello")
+	exchange(t, conn, "hello")
 	idle := client.dial(destination)
-	write(t, idle, "hello")
-	expect(t, idle, "hello")
+	exchange(t, idle, "hello")
 
 	rules := "add table inet t; add chain inet t in { type filter hook input priority 0; };" +
 		"add rule inet t in tcp sport 18443 drop; add rule inet t in tcp dport 18443 drop"

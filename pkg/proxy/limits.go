@@ -5,7 +5,10 @@ package proxy
 import (
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // Limits on connections from the network that have not yet proven who they
@@ -76,21 +79,19 @@ func (l *handshakeLimit) leave(source netip.Addr) {
 // occasion lets something happen at most once in an interval and counts what
 // was held back in between.
 type occasion struct {
-	interval time.Duration
+	limit *rate.Limiter
+	held  atomic.Int64
+}
 
-	mu   sync.Mutex
-	last time.Time
-	held int
+func newOccasion(interval time.Duration) *occasion {
+	return &occasion{limit: rate.NewLimiter(rate.Every(interval), 1)}
 }
 
 // take reports whether it is time again, and how often it was not before.
-func (o *occasion) take(now time.Time) (held int, ok bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if !o.last.IsZero() && now.Sub(o.last) < o.interval {
-		o.held++
+func (o *occasion) take() (held int64, ok bool) {
+	if !o.limit.Allow() {
+		o.held.Add(1)
 		return 0, false
 	}
-	held, o.held, o.last = o.held, 0, now
-	return held, true
+	return o.held.Swap(0), true
 }

@@ -37,9 +37,7 @@ func TestHandshakeLimits(t *testing.T) {
 	if got := server.proxy.Traffic().Inbound.Refused; got != 2 {
 		t.Errorf("%d refused, want 2", got)
 	}
-	if err := first.Close(); err != nil {
-		t.Fatal(err)
-	}
+	hangUp(t, first)
 	admitted(2)
 	two.dial(server)
 	admitted(3)
@@ -113,8 +111,7 @@ func TestOutOfFileDescriptors(t *testing.T) {
 	if err := conn.SetDeadline(time.Now().Add(patienceForTests)); err != nil {
 		t.Fatal(err)
 	}
-	write(t, conn, "hello")
-	expect(t, conn, "hello")
+	exchange(t, conn, "hello")
 	client.log.mu.Lock()
 	defer client.log.mu.Unlock()
 	if n := bytes.Count(client.log.lines, []byte("cannot accept connections")); n > 5 {
@@ -172,12 +169,21 @@ func TestNothingIsLeftBehind(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		write(t, conn, "ping")
-		expect(t, conn, "ping")
+		ping(t, conn)
 	}
+	leavesNothing(t, client, server, count, round)
+	if got := client.proxy.Traffic().Outbound; got.Encrypted != uint64(count) || got.Active != 0 {
+		t.Errorf("counted %+v", got)
+	}
+}
+
+// leavesNothing calls round count times, after which the pods must have no goroutines, files
+// and connections more than after the first.
+func leavesNothing(t *testing.T, client, server *testPod, count int, round func()) {
+	t.Helper()
 	round()
 	settled := func() bool { return len(client.proxy.live.snapshot())+len(server.proxy.live.snapshot()) == 0 }
-	eventually(t, "the first connection to end", settled)
+	eventually(t, "the first connections to end", settled)
 	goroutines, files := runtime.NumGoroutine(), openFiles(t)
 	for range count - 1 {
 		round()
@@ -185,9 +191,6 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	eventually(t, "the connections to end", settled)
 	eventually(t, "goroutines to end", func() bool { return runtime.NumGoroutine() <= goroutines })
 	eventually(t, "files to be closed", func() bool { return openFiles(t) <= files })
-	if got := client.proxy.Traffic().Outbound; got.Encrypted != uint64(count) || got.Active != 0 {
-		t.Errorf("counted %+v", got)
-	}
 	if n := len(server.proxy.handshakes.sources); n != 0 {
 		t.Errorf("%d sources are left in the limits", n)
 	}
@@ -232,22 +235,16 @@ func TestStopEndsConnections(t *testing.T) {
 	write(t, late, "z")
 	expect(t, lateFar, "z")
 	for _, end := range []*net.TCPConn{late, lateFar} {
-		if err := end.Close(); err != nil {
-			t.Fatal(err)
-		}
+		hangUp(t, end)
 	}
-	if err := far.Close(); err != nil {
-		t.Fatal(err)
-	}
+	hangUp(t, far)
 	expectEOF(t, conn)
-	if err := conn.Close(); err != nil {
-		t.Fatal(err)
-	}
+	hangUp(t, conn)
 	<-stopped
 	if !refused(client.capture) {
 		t.Error("the capture listener is still open")
 	}
-	if ended, aborted := client.proxy.counters.Ended(); ended < 2 || aborted != 0 {
+	if ended, aborted := client.proxy.counters.Ended.Load(), client.proxy.counters.Aborted.Load(); ended < 2 || aborted != 0 {
 		t.Errorf("%d ended, %d aborted", ended, aborted)
 	}
 
@@ -258,7 +255,7 @@ func TestStopEndsConnections(t *testing.T) {
 	expect(t, accept(), "x")
 	other.stop()
 	expectReset(t, conn)
-	if ended, aborted := other.proxy.counters.Ended(); ended != 1 || aborted != 1 {
+	if ended, aborted := other.proxy.counters.Ended.Load(), other.proxy.counters.Aborted.Load(); ended != 1 || aborted != 1 {
 		t.Errorf("%d ended, %d aborted", ended, aborted)
 	}
 }

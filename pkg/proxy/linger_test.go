@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 // lingers returns the SO_LINGER of the sockets of the only connection of a pod.
@@ -59,23 +60,20 @@ func TestDeathIsAReset(t *testing.T) {
 	t.Run("encrypted", func(t *testing.T) {
 		client, server := pair(t, nil)
 		conn := client.dial(application(t, server.ip, echo))
-		write(t, conn, "x")
-		expect(t, conn, "x")
+		exchange(t, conn, "x")
 		check(t, client, server)
 	})
 	t.Run("encrypted in band", func(t *testing.T) {
 		client, server, b := inbandPair(t, nil)
 		conn := client.dial(applicationAt(t, b.behind(t, server.ip), echo))
-		write(t, conn, "x")
-		expect(t, conn, "x")
+		exchange(t, conn, "x")
 		// The test itself accepts in band at the server.
 		check(t, client)
 	})
 	t.Run("plaintext", func(t *testing.T) {
 		client := newPod(t, newAuthority(t), permissive)
 		conn := client.dial(application(t, podAddress(), echo))
-		write(t, conn, "x")
-		expect(t, conn, "x")
+		exchange(t, conn, "x")
 		check(t, client)
 	})
 }
@@ -97,9 +95,7 @@ func TestUnreadDataSurvivesTheEnd(t *testing.T) {
 		}
 		expectEOF(t, near)
 		write(t, near, string(data))
-		if err := near.Close(); err != nil {
-			t.Fatal(err)
-		}
+		hangUp(t, near)
 		client.logged("the end", func(c api.Connection) bool { return c.Direction == api.Outbound && c.Error == "" })
 		got, err := io.ReadAll(server)
 		if err != nil || sha256.Sum256(got) != sha256.Sum256(data) {
@@ -129,11 +125,10 @@ func TestPeerEndsInTheHandshake(t *testing.T) {
 	client := newPod(t, a, permissive)
 	destination := application(t, ip, echo)
 	conn := client.dial(destination)
-	write(t, conn, "hello")
-	expect(t, conn, "hello")
+	exchange(t, conn, "hello")
 	conn.Close()
 	line := client.logged("the connection", func(c api.Connection) bool { return c.Direction == api.Outbound })
-	if line.Encrypted || line.Error != "" || line.Reason != reasonPeerReset {
+	if line.Encrypted || line.Error != "" || line.Reason != traffic.PeerReset.String() {
 		t.Errorf("logged %+v", line)
 	}
 	peer := client.proxy.peers.acquire(netip.AddrPortFrom(ip, api.PeerPort))

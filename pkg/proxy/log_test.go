@@ -7,14 +7,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 // stuckWriter blocks until it is released.
@@ -89,43 +87,23 @@ func TestLogLines(t *testing.T) {
 	}
 }
 
-// Totals outlive the worker that counted them; its open connections do not.
-func TestMappedCounters(t *testing.T) {
-	fd, err := unix.MemfdCreate("counters", unix.MFD_CLOEXEC)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := os.NewFile(uintptr(fd), "counters")
-	defer f.Close()
-	if _, err := MapCounters(f); err == nil {
-		t.Error("an empty file was mapped")
-	}
-	if err := f.Truncate(int64(CountersSize)); err != nil {
-		t.Fatal(err)
-	}
-	supervisor, err := MapCounters(f)
-	if err != nil {
-		t.Fatal(err)
-	}
+// TestCountersOutliveTheirProxy: totals go on in the next one, open connections do not.
+func TestCountersOutliveTheirProxy(t *testing.T) {
 	a := newAuthority(t)
 	server := newPod(t, a, nil)
 	destination := application(t, server.ip, echo)
-	for worker := range 2 {
-		counters, err := MapCounters(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		counters.outbound.active.Add(7)
-		client := newPod(t, a, func(o *Options) { o.Counters = counters })
+	var counters traffic.Counters
+	for worker := range uint64(2) {
+		counters.Of(traffic.Outbound).Active.Add(7)
+		client := newPod(t, a, func(o *Options) { o.Counters = &counters })
 		conn := client.dial(destination)
-		write(t, conn, "hello")
-		expect(t, conn, "hello")
-		if got := supervisor.Traffic().Outbound; got.Active != 1 || got.Encrypted != uint64(worker+1) {
+		exchange(t, conn, "hello")
+		if got := counters.Traffic().Outbound; got.Active != 1 || got.Encrypted != worker+1 {
 			t.Errorf("worker %d: counted %+v", worker, got)
 		}
 		client.stop()
 	}
-	if got := supervisor.Traffic().Outbound; got.Sent != 10 || got.Received != 10 {
+	if got := counters.Traffic().Outbound; got.Sent != 10 || got.Received != 10 {
 		t.Errorf("counted %+v", got)
 	}
 }

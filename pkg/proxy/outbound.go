@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 // outbound carries a captured connection: it finds out where the application
@@ -24,13 +25,13 @@ func (p *Proxy) outbound(c *connection) {
 	c.app = c.sockets[0]
 	destination, err := p.originalDestination(c.app)
 	if err != nil {
-		c.refuse(reasonNoDestination, err)
+		c.refuse(traffic.NoDestination, err)
 		return
 	}
 	c.line.Destination = destination
 	source, err := s.clientAddress(c.line.Source, destination)
 	if err != nil {
-		c.refuse(reasonNoSource, err)
+		c.refuse(traffic.NoSource, err)
 		return
 	}
 	c.line.Source = source
@@ -81,7 +82,7 @@ func (p *Proxy) encrypt(c *connection, s *settings, h header) *failure {
 	r := s.routes.route(h.Destination)
 	switch r.wire {
 	case api.WireNone:
-		return &failure{reason: reasonNoWire, err: errors.New(reasonNoWire)}
+		return &failure{reason: traffic.NoWire}
 	case api.WirePort:
 		c.target = netip.AddrPortFrom(h.Destination.Addr(), api.PeerPort)
 	case api.WireInband:
@@ -97,16 +98,16 @@ func (p *Proxy) encrypt(c *connection, s *settings, h header) *failure {
 		// Asking costs nothing, and behind a Service the next answer may be
 		// another one: nobody waits, and only a gateway that was there and
 		// failed is remembered.
-		if reason := p.peers.remembered(peer); reason != "" {
-			return &failure{reason: reason, err: errors.New(reason)}
+		if reason := p.peers.remembered(peer); reason != traffic.None {
+			return &failure{reason: reason}
 		}
 	default:
 		reason, first, err := p.enterPeer(s, peer)
 		switch {
 		case err != nil:
-			return &failure{reason: reasonWaiting, err: err, final: true}
-		case reason != "":
-			return &failure{reason: reason, err: errors.New(reason)}
+			return &failure{reason: traffic.PeerUnknown, err: err, final: true}
+		case reason != traffic.None:
+			return &failure{reason: reason}
 		}
 		probe = first
 	}
@@ -122,7 +123,7 @@ func (p *Proxy) encrypt(c *connection, s *settings, h header) *failure {
 
 // enterPeer is peerTable.enter with as much patience as the first connection
 // to a peer may need to find out.
-func (p *Proxy) enterPeer(s *settings, peer *peer) (reason string, probe bool, err error) {
+func (p *Proxy) enterPeer(s *settings, peer *peer) (reason traffic.Reason, probe bool, err error) {
 	ctx, cancel := context.WithTimeout(p.ctx, p.dialTimeout(s)+p.handshakeTimeout)
 	defer cancel()
 	return p.peers.enter(ctx, peer)
@@ -148,7 +149,7 @@ func (p *Proxy) takeSlot(peer *peer) error {
 // encryptTo dials the peer port of a pod and carries c over that connection.
 func (p *Proxy) encryptTo(c *connection, s *settings, peer *peer, h header) *failure {
 	if err := p.takeSlot(peer); err != nil {
-		return &failure{reason: reasonCrowded, err: err, final: true}
+		return &failure{reason: traffic.Crowded, err: err, final: true}
 	}
 	defer func() { <-peer.slots }()
 	conn, err := p.dialPeer(s, h.Destination.Addr())
@@ -156,7 +157,7 @@ func (p *Proxy) encryptTo(c *connection, s *settings, peer *peer, h header) *fai
 		return dialFailure(err)
 	}
 	if !c.adopt(conn) {
-		return &failure{reason: reasonStopping, err: c.cause(), final: true}
+		return &failure{reason: traffic.Stopping, err: c.cause(), final: true}
 	}
 	return p.secure(c, conn, s.clientConfig(h.Destination.Addr()), h, api.WirePort)
 }
@@ -167,7 +168,7 @@ func (p *Proxy) secure(c *connection, conn *net.TCPConn, config *tls.Config, h h
 	records, err := newRecordConn(conn, &p.pools)
 	if err != nil {
 		reset(conn)
-		return &failure{reason: reasonExhausted, err: err, final: true}
+		return &failure{reason: traffic.Exhausted, err: err, final: true}
 	}
 	secured := tls.Client(records, config)
 	if err := p.shake(conn, secured, records, p.handshakeTimeout/2); err != nil {
@@ -178,7 +179,7 @@ func (p *Proxy) secure(c *connection, conn *net.TCPConn, config *tls.Config, h h
 	c.wire, c.tls, c.records = conn, secured, records
 	c.describeTLS()
 	if err := p.startEncrypted(c, h, wire); err != nil {
-		return &failure{reason: reasonBroken, err: err, final: true}
+		return &failure{reason: traffic.Broken, err: err, final: true}
 	}
 	return nil
 }
@@ -220,7 +221,7 @@ func (c *connection) checkAnswer(answer status) error {
 	if answer == statusOK {
 		return nil
 	}
-	c.line.Reason = answer.String()
+	c.line.Reason = answer.received().String()
 	return errors.New(answer.String())
 }
 
@@ -282,11 +283,12 @@ func (p *Proxy) passThrough(c *connection, s *settings, f *failure) {
 		d := net.Dialer{Timeout: p.options.PlainTimeout}
 		var err error
 		if conn, err = p.dial(d, c.line.Destination); err != nil {
-			c.refuse(f.reason+"; "+reasonUnreachable, err)
+			c.because(f.reason)
+			c.refuse(traffic.Unreachable, err)
 			return
 		}
 		if !c.adopt(conn) {
-			c.refuse(reasonStopping, c.cause())
+			c.refuse(traffic.Stopping, c.cause())
 			return
 		}
 	}
@@ -297,8 +299,9 @@ func (p *Proxy) passThrough(c *connection, s *settings, f *failure) {
 		return
 	}
 	c.because(f.reason)
-	c.counters.plaintext.Add(1)
-	c.enterEdge()
+	c.counts.Because(f.reason)
+	c.counts.Plaintext.Add(1)
+	c.openEdge()
 	c.relay(
 		func() error { return p.pass(c.wire, c.app, &c.sent) },
 		func() error { return p.pass(c.app, c.wire, &c.received) },

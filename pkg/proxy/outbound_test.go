@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 // clock is a clock that tests can put forward.
@@ -51,6 +52,19 @@ func impostors(a, other *authority, ip netip.Addr) map[string]func(*testing.T, *
 	}
 }
 
+// distrusts connects to an impostor, which must get no byte of it.
+func (pod *testPod) distrusts(impostor netip.AddrPort, leaked *atomic.Int64) {
+	pod.t.Helper()
+	pod.dialWithoutGateway(impostor)
+	if n := leaked.Load(); n > 0 {
+		pod.t.Errorf("the impostor received %d bytes", n)
+	}
+	line := pod.logged("the connection", func(c api.Connection) bool { return c.Destination == impostor })
+	if line.Encrypted || line.Wire != api.WireNone || !strings.Contains(line.Reason, "no trusted gateway") {
+		pod.t.Errorf("logged %+v", line)
+	}
+}
+
 func TestImpostorGetsNothing(t *testing.T) {
 	a, other := newAuthority(t), newAuthority(t)
 	for _, mode := range []api.Mode{api.Strict, api.Permissive} {
@@ -66,23 +80,7 @@ func TestImpostorGetsNothing(t *testing.T) {
 						leaked.Add(int64(n))
 					})
 				destination := application(t, ip, echo)
-				if mode == api.Strict {
-					client.dialReset(destination)
-				} else {
-					conn := client.dial(destination)
-					write(t, conn, "hello")
-					expect(t, conn, "hello")
-					if err := conn.Close(); err != nil {
-						t.Fatal(err)
-					}
-				}
-				if n := leaked.Load(); n > 0 {
-					t.Errorf("the impostor received %d bytes", n)
-				}
-				line := client.logged("the connection", func(c api.Connection) bool { return c.Destination == destination })
-				if line.Encrypted || line.Wire != api.WireNone || !strings.Contains(line.Reason, "no trusted gateway") {
-					t.Errorf("logged %+v", line)
-				}
+				client.distrusts(destination, &leaked)
 			})
 		}
 	}
@@ -120,16 +118,7 @@ func TestOwnCertificateExpired(t *testing.T) {
 			server := newPod(t, a, nil)
 			destination := application(t, server.ip, echo)
 			c.advance(2 * time.Hour)
-			if mode == api.Strict {
-				client.dialReset(destination)
-			} else {
-				conn := client.dial(destination)
-				write(t, conn, "hello")
-				expect(t, conn, "hello")
-				if err := conn.Close(); err != nil {
-					t.Fatal(err)
-				}
-			}
+			client.dialWithoutGateway(destination)
 			line := client.logged("the connection", func(c api.Connection) bool { return c.Destination == destination })
 			if line.Reason != "own certificate expired" || line.Encrypted {
 				t.Errorf("logged %+v", line)
@@ -167,8 +156,7 @@ func TestFallbackIsRemembered(t *testing.T) {
 	round := func() {
 		conn := client.dial(destination)
 		defer conn.Close()
-		write(t, conn, "hello")
-		expect(t, conn, "hello")
+		exchange(t, conn, "hello")
 	}
 	// All of them are under way while the first one finds out.
 	var all sync.WaitGroup
@@ -203,11 +191,8 @@ func TestFilteredPeer(t *testing.T) {
 	fillBacklog(t, netip.AddrPortFrom(ip, api.PeerPort))
 	destination := application(t, ip, echo)
 	conn := client.dial(destination)
-	write(t, conn, "hello")
-	expect(t, conn, "hello")
-	if err := conn.Close(); err != nil {
-		t.Fatal(err)
-	}
+	exchange(t, conn, "hello")
+	hangUp(t, conn)
 	line := client.logged("the connection", func(c api.Connection) bool { return c.Destination == destination })
 	if !strings.Contains(line.Reason, "no answer") {
 		t.Errorf("logged %+v", line)
@@ -255,9 +240,7 @@ func TestStrictDuringPlaintextDial(t *testing.T) {
 	client := newPod(t, newAuthority(t), permissive)
 	closed := listen(t, netip.AddrPortFrom(podAddress(), 0))
 	destination := addrPort(closed.Addr())
-	if err := closed.Close(); err != nil {
-		t.Fatal(err)
-	}
+	hangUp(t, closed)
 	drain := fillBacklog(t, destination)
 	toDestination := func(_, remote netip.AddrPort) bool { return remote == destination }
 	before := tcpSockets(t, tcpSynSent, toDestination)
@@ -267,7 +250,7 @@ func TestStrictDuringPlaintextDial(t *testing.T) {
 	eventually(t, "the refusal", func() bool { drain(); return client.proxy.Traffic().Outbound.Refused == 1 })
 	expectReset(t, conn)
 	line := client.logged("the refusal", func(c api.Connection) bool { return c.Destination == destination })
-	if line.Reason != reasonPeerRefused || line.Encrypted || line.Level != "WARN" {
+	if line.Reason != traffic.PeerRefused.String() || line.Encrypted || line.Level != "WARN" {
 		t.Errorf("logged %+v", line)
 	}
 }
@@ -278,8 +261,7 @@ func TestInboundProvesTheGateway(t *testing.T) {
 	s := newStranger(t, a, client)
 	destination := application(t, s.ip, echo)
 	conn := client.dial(destination)
-	write(t, conn, "hello")
-	expect(t, conn, "hello")
+	exchange(t, conn, "hello")
 
 	// Now the other pod gets a gateway, and connects.
 	fakePeer(t, a, s.ip, nil, func(c *tls.Conn, _ *net.TCPConn) {
@@ -309,14 +291,11 @@ func TestPeerRejectsOurCertificate(t *testing.T) {
 	server := newPod(t, a, nil)
 	destination := application(t, server.ip, echo)
 	client.dialReset(destination)
-	client.logged("the rejection", func(c api.Connection) bool { return c.Reason == reasonRejected && c.Error != "" })
+	client.logged("the rejection", func(c api.Connection) bool { return c.Reason == traffic.Rejected.String() && c.Error != "" })
 	conn := client.dial(destination)
-	write(t, conn, "hello")
-	expect(t, conn, "hello")
-	if err := conn.Close(); err != nil {
-		t.Fatal(err)
-	}
-	client.logged("the fallback", func(c api.Connection) bool { return c.Reason == reasonRejected && c.Error == "" })
+	exchange(t, conn, "hello")
+	hangUp(t, conn)
+	client.logged("the fallback", func(c api.Connection) bool { return c.Reason == traffic.Rejected.String() && c.Error == "" })
 }
 
 func TestPeerTableIsBounded(t *testing.T) {
@@ -328,7 +307,7 @@ func TestPeerTableIsBounded(t *testing.T) {
 		if _, probe, err := table.enter(t.Context(), p); err != nil || !probe {
 			t.Fatalf("enter: %t, %v", probe, err)
 		}
-		table.leave(p, true, &failure{reason: "x", remember: time.Hour})
+		table.leave(p, true, &failure{reason: traffic.PeerRefused, remember: time.Hour})
 		table.release(p)
 	}
 	if n := len(table.peers); n != 8 {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 // Sockets is what the proxy asks the eBPF programs about its own sockets.
@@ -52,8 +53,8 @@ type Options struct {
 	Sockets Sockets
 	Log     *Logger
 	// Counters is where connections are counted; nil means counters of the
-	// Proxy's own. With MapCounters they outlive the process.
-	Counters *Counters
+	// Proxy's own. In shared memory they outlive the process.
+	Counters *traffic.Counters
 
 	// DialTimeout bounds the TCP handshake with a peer. The default is
 	// 1.5 s in permissive mode, so that a lost SYN and its retransmission
@@ -103,13 +104,13 @@ type Proxy struct {
 	settings   atomic.Pointer[settings]
 	sockets    Sockets
 	log        *Logger
-	counters   *Counters
+	counters   *traffic.Counters
 	live       *registry
-	edges      *edgeTable
+	edges      *traffic.Edges
 	peers      *peerTable
 	handshakes *handshakeLimit
-	crowded    occasion
-	exhausted  occasion
+	crowded    *occasion
+	exhausted  *occasion
 	pools      bufferPools
 
 	// ctx is done when connections that are still being set up must give up.
@@ -140,7 +141,7 @@ func New(o Options) (*Proxy, error) {
 		o.now = time.Now
 	}
 	if o.Counters == nil {
-		o.Counters = NewCounters()
+		o.Counters = new(traffic.Counters)
 	}
 	if o.handshakes == nil {
 		o.handshakes = newHandshakeLimit(maxHandshakes, maxHandshakesPerSource)
@@ -153,11 +154,11 @@ func New(o Options) (*Proxy, error) {
 		log:              o.Log,
 		counters:         o.Counters,
 		live:             newRegistry(),
-		edges:            newEdgeTable(api.MaxEdges, maxStrangers, time.Now()),
+		edges:            traffic.NewEdges(),
 		peers:            newPeerTable(maxPeers, o.now),
 		handshakes:       o.handshakes,
-		crowded:          occasion{interval: time.Second},
-		exhausted:        occasion{interval: time.Second},
+		crowded:          newOccasion(time.Second),
+		exhausted:        newOccasion(time.Second),
 		aborting:         make(chan struct{}),
 	}
 	for _, l := range p.listeners() {
@@ -210,11 +211,11 @@ func (p *Proxy) admit(conn *net.TCPConn, wire string) {
 	source := addrPort(conn.RemoteAddr()).Addr()
 	if !p.handshakes.enter(source) {
 		reset(conn)
-		p.counters.inbound.refused.Add(1)
-		if held, ok := p.crowded.take(time.Now()); ok {
+		p.counters.Of(traffic.Inbound).Refused.Add(1)
+		if held, ok := p.crowded.take(); ok {
 			p.log.Slog().Warn("too many handshakes at once", "source", source.String(), "notLogged", held)
 		}
 		return
 	}
-	go p.inbound(p.open(api.Inbound, conn), wire, func() { p.handshakes.leave(source) })
+	go p.inbound(p.open(traffic.Inbound, conn), wire, func() { p.handshakes.leave(source) })
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 // errNoAnswer is a peer that ended the connection before its status byte.
@@ -68,7 +70,7 @@ func (c *connection) finish() {
 }
 
 // dialled reports whether this side dialled the peer.
-func (c *connection) dialled() bool { return c.counters == &c.proxy.counters.outbound }
+func (c *connection) dialled() bool { return c.direction == traffic.Outbound }
 
 // wireIndex returns which of the sockets leads to the other pod.
 func (c *connection) wireIndex() int {
@@ -190,8 +192,9 @@ func (c *connection) unseal(check func(status) error) error {
 func (c *connection) unsealFailed(err error, unanswered bool) error {
 	if unanswered && c.dialled() {
 		if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "remote error" {
-			c.line.Reason = rejection(op)
-			c.proxy.peers.reject(c.target, c.line.Reason)
+			reason := rejection(op)
+			c.line.Reason = reason.String()
+			c.proxy.peers.reject(c.target, reason)
 		}
 	}
 	return fmt.Errorf("reading from the peer: %w", err)

@@ -15,6 +15,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
@@ -25,38 +28,47 @@ func pair(t testing.TB, change func(*Options)) (client, server *testPod) {
 	return newPod(t, a, change), newPod(t, a, change)
 }
 
-func TestEcho(t *testing.T) {
-	client, server := pair(t, nil)
-	destination := application(t, server.ip, echo)
-	conn := client.dial(destination)
-	write(t, conn, "hello")
-	expect(t, conn, "hello")
-	if err := conn.CloseWrite(); err != nil {
-		t.Fatal(err)
+// checkCarried compares what both gateways log and count of the one connection that they
+// have carried, of which counts is the client's side.
+func checkCarried(t *testing.T, client, server *testPod, conn net.Conn, destination netip.AddrPort, counts api.Direction) {
+	t.Helper()
+	wire := api.WirePort
+	if counts.Inband > 0 {
+		wire = api.WireInband
 	}
-	expectEOF(t, conn)
-	for pod, way := range map[*testPod]string{client: api.Outbound, server: api.Inbound} {
+	for _, pod := range []*testPod{client, server} {
+		way := api.Outbound
+		if pod == server {
+			way = api.Inbound
+			counts.Sent, counts.Received = counts.Received, counts.Sent
+		}
 		line := pod.logged(way, func(c api.Connection) bool { return c.Direction == way })
 		want := api.Connection{
 			Time: line.Time, Duration: line.Duration, Level: "INFO", Message: api.ConnectionMessage,
 			Direction: way, Source: addrPort(conn.LocalAddr()), Destination: destination,
 			Peer: "spiffe://" + testTrustDomain + "/ns/default/sa/app",
-			Wire: api.WirePort, Encrypted: true, TLS: agreed(line), Sent: 5, Received: 5,
+			Wire: wire, Encrypted: true, TLS: agreed(line), Sent: counts.Sent, Received: counts.Received,
 		}
-		if line != want {
-			t.Errorf("%s: logged %+v\nwant %+v", way, line, want)
+		if diff := cmp.Diff(want, line, cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
+			t.Errorf("%s: logged (-want +got):\n%s", way, diff)
+		}
+		all := pod.proxy.Traffic()
+		if diff := cmp.Diff(counts, map[string]api.Direction{api.Outbound: all.Outbound, api.Inbound: all.Inbound}[way]); diff != "" {
+			t.Errorf("%s: counted (-want +got):\n%s", way, diff)
 		}
 	}
 	if _, ok := server.sockets.presented.Load(addrPort(conn.LocalAddr())); !ok {
 		t.Error("the application was not told the client's address")
 	}
-	want := api.Direction{Encrypted: 1, Sent: 5, Received: 5}
-	if got := client.proxy.Traffic().Outbound; got != want {
-		t.Errorf("client counts %+v, want %+v", got, want)
-	}
-	if got := server.proxy.Traffic().Inbound; got != want {
-		t.Errorf("server counts %+v, want %+v", got, want)
-	}
+}
+
+func TestEcho(t *testing.T) {
+	client, server := pair(t, nil)
+	destination := application(t, server.ip, echo)
+	conn := client.dial(destination)
+	exchange(t, conn, "hello")
+	end(t, conn)
+	checkCarried(t, client, server, conn, destination, api.Direction{Encrypted: 1, Sent: 5, Received: 5})
 }
 
 func TestServerSpeaksFirst(t *testing.T) {
@@ -66,8 +78,7 @@ func TestServerSpeaksFirst(t *testing.T) {
 		echo(conn)
 	}))
 	expect(t, conn, "220 ready\r\n")
-	write(t, conn, "QUIT")
-	expect(t, conn, "QUIT")
+	exchange(t, conn, "QUIT")
 }
 
 // relays runs a test on an encrypted and on a plaintext connection, by either wire.
@@ -112,9 +123,7 @@ func TestHalfClose(t *testing.T) {
 			expectEOF(t, far)
 			write(t, far, "late answer")
 			expect(t, near, "late answer")
-			if err := far.Close(); err != nil {
-				t.Fatal(err)
-			}
+			hangUp(t, far)
 			expectEOF(t, near)
 		})
 		t.Run("by the server", func(t *testing.T) {
@@ -126,9 +135,7 @@ func TestHalfClose(t *testing.T) {
 			expectEOF(t, near)
 			write(t, near, "late request")
 			expect(t, far, "late request")
-			if err := near.Close(); err != nil {
-				t.Fatal(err)
-			}
+			hangUp(t, near)
 			expectEOF(t, far)
 		})
 	})
@@ -161,9 +168,7 @@ func TestRefusedApplication(t *testing.T) {
 	relaysByPort(t, func(t *testing.T, client *testPod, far func() net.Listener) {
 		closed := far()
 		destination := addrPort(closed.Addr())
-		if err := closed.Close(); err != nil {
-			t.Fatal(err)
-		}
+		hangUp(t, closed)
 		client.dialReset(destination)
 		line := client.logged("the refusal", func(c api.Connection) bool { return c.Destination == destination })
 		if !strings.Contains(line.Reason+line.Error, "refused") {
@@ -291,11 +296,8 @@ func TestPodAddresses(t *testing.T) {
 		server := newPodAt(t, a, far, loopback, nil)
 		destination := application(t, far, echo)
 		conn := client.dial(destination)
-		write(t, conn, "hello")
-		expect(t, conn, "hello")
-		if err := conn.Close(); err != nil {
-			t.Fatal(err)
-		}
+		exchange(t, conn, "hello")
+		hangUp(t, conn)
 		line := server.logged("the connection", func(c api.Connection) bool { return c.Encrypted })
 		if line.Source.Addr() != near || line.Destination != destination {
 			t.Errorf("logged %+v", line)

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 // wires runs a test with either wire. far opens a listener of an application in the
@@ -43,8 +44,7 @@ func (pod *testPod) allow(patterns ...string) {
 
 func ping(t testing.TB, conn net.Conn) {
 	t.Helper()
-	write(t, conn, "ping")
-	expect(t, conn, "ping")
+	exchange(t, conn, "ping")
 }
 
 func TestIdentityRules(t *testing.T) {
@@ -53,11 +53,11 @@ func TestIdentityRules(t *testing.T) {
 		destination := applicationAt(t, far(), echo)
 		client.dialReset(destination)
 		line := server.logged("the refusal", func(c api.Connection) bool { return c.Reason != "" })
-		if line.Reason != reasonIdentity || line.Peer != "spiffe://"+testTrustDomain+"/ns/default/sa/app" ||
+		if line.Reason != traffic.IdentityNotAllowed.String() || line.Peer != "spiffe://"+testTrustDomain+"/ns/default/sa/app" ||
 			!strings.Contains(line.Error, line.Peer) || line.Received != 0 || line.Destination != destination {
 			t.Errorf("logged %+v", line)
 		}
-		client.logged("the refusal", func(c api.Connection) bool { return c.Reason == statusNotAllowed.String() })
+		client.logged("the refusal", func(c api.Connection) bool { return c.Reason == traffic.PeerNotAllowed.String() })
 
 		server.allow("ns/prod/sa/*", "ns/def*/sa/a?p")
 		kept := client.dial(destination)

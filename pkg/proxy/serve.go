@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 // Serve carries connections until ctx is done, then lets them finish for the
@@ -35,7 +36,7 @@ func (p *Proxy) Serve(ctx context.Context) error {
 	}
 	var local []*acceptor
 	for _, l := range p.options.Capture {
-		local = append(local, start(l, func(conn *net.TCPConn) { go p.outbound(p.open(api.Outbound, conn)) }))
+		local = append(local, start(l, func(conn *net.TCPConn) { go p.outbound(p.open(traffic.Outbound, conn)) }))
 	}
 	for _, l := range p.options.Inband {
 		local = append(local, start(l, p.admitInband))
@@ -108,7 +109,7 @@ func await(ctx context.Context, what <-chan struct{}) bool {
 	}
 }
 
-var errStopping = errors.New(reasonStopping)
+var errStopping = errors.New(traffic.Stopping.String())
 
 // acceptor accepts the connections of one listener.
 type acceptor struct {
@@ -151,7 +152,7 @@ func (a *acceptor) run(failed chan<- error) {
 			return
 		}
 		delay := wait.next()
-		if held, ok := a.proxy.exhausted.take(time.Now()); ok {
+		if held, ok := a.proxy.exhausted.take(); ok {
 			a.proxy.log.Slog().Error("cannot accept connections", "listener", a.listener.Addr().String(),
 				"error", err.Error(), "retryIn", delay.Seconds(), "notLogged", held)
 		}

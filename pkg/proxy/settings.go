@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
 
@@ -106,11 +107,11 @@ func (s *settings) ownPod(ip netip.Addr) bool {
 
 // certificateProblem says why the gateway's own certificate cannot be used
 // now, as a reason and an error with all there is to say, or nil if it can.
-func (s *settings) certificateProblem() (reason string, err error) {
+func (s *settings) certificateProblem() (reason traffic.Reason, err error) {
 	now := s.now()
-	reason = reasonNotYetValid
+	reason = traffic.CertificateNotYetValid
 	if now.After(s.notAfter) {
-		reason = reasonExpired
+		reason = traffic.CertificateExpired
 	}
 	return reason, outOfTime("the gateway's own certificate", s.notBefore, s.notAfter, now)
 }

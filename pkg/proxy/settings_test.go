@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 // Mode and wire change for connections to come.
@@ -59,5 +60,5 @@ func TestStrictDuringDial(t *testing.T) {
 	destination, accept := collectAt(t, b.behind(t, server.ip))
 	client.dialReset(destination)
 	expectReset(t, accept())
-	client.logged("the refusal", func(c api.Connection) bool { return c.Reason == reasonOptionLost && c.Level == "WARN" })
+	client.logged("the refusal", func(c api.Connection) bool { return c.Reason == traffic.OptionLost.String() && c.Level == "WARN" })
 }

@@ -154,9 +154,7 @@ func TestDiallerResumes(t *testing.T) {
 		conn := client.dial(netip.AddrPortFrom(ip, 80))
 		expect(t, conn, "x")
 		expectEOF(t, conn)
-		if err := conn.Close(); err != nil {
-			t.Fatal(err)
-		}
+		hangUp(t, conn)
 	}
 	if resumed.Load() != 2 || fresh.Load() != 2 {
 		t.Errorf("%d connections resumed a session and %d did not, want 2 and 2", resumed.Load(), fresh.Load())
@@ -222,12 +220,8 @@ func TestBothEndsTellTheirConnection(t *testing.T) {
 	destination := application(t, server.ip, echo)
 	for _, resumed := range []bool{false, true} {
 		conn := client.dial(destination)
-		write(t, conn, "hello")
-		expect(t, conn, "hello")
-		if err := conn.CloseWrite(); err != nil {
-			t.Fatal(err)
-		}
-		expectEOF(t, conn)
+		exchange(t, conn, "hello")
+		end(t, conn)
 		mine := func(c api.Connection) bool { return c.Source == addrPort(conn.LocalAddr()) }
 		out, in := client.logged(api.Outbound, mine).TLS, server.logged(api.Inbound, mine).TLS
 		if out.Resumed != resumed || in.Resumed != resumed {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
 
@@ -54,7 +55,7 @@ func round(d time.Duration) time.Duration { return max(d.Round(time.Second), tim
 
 // validityReason chooses between the reasons for a certificate that err refuses for its
 // time, which it explains. For other errors it returns other and err.
-func validityReason(err error, now time.Time, expired, notYetValid, other string) (string, error) {
+func validityReason(err error, now time.Time, expired, notYetValid, other traffic.Reason) (traffic.Reason, error) {
 	certificate, problem := validityProblem(err, now)
 	switch {
 	case problem == nil:
@@ -66,9 +67,9 @@ func validityReason(err error, now time.Time, expired, notYetValid, other string
 }
 
 // rejection returns the reason for err, the verdict of a peer on our certificate.
-func rejection(err *net.OpError) string {
+func rejection(err *net.OpError) traffic.Reason {
 	if err.Err != nil && err.Err.Error() == alertExpired.Error() {
-		return reasonRejectedTime
+		return traffic.RejectedTime
 	}
-	return reasonRejected
+	return traffic.Rejected
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 // skewed returns two gateways, the first of whose clocks is ahead of the other. Their
@@ -50,11 +51,8 @@ func TestSmallSkewIsHarmless(t *testing.T) {
 		first, second := skewed(t, ahead, api.Strict)
 		for _, pair := range [][2]*testPod{{first, second}, {second, first}} {
 			conn := pair[0].dial(application(t, pair[1].ip, echo))
-			write(t, conn, "hello")
-			expect(t, conn, "hello")
-			if err := conn.Close(); err != nil {
-				t.Fatal(err)
-			}
+			exchange(t, conn, "hello")
+			hangUp(t, conn)
 		}
 	}
 }
@@ -66,18 +64,18 @@ func TestSkewIsNamed(t *testing.T) {
 	second.dialReset(destination)
 	line := second.logged("the dialling end", func(c api.Connection) bool { return c.Destination == destination })
 	const peer = "the certificate of a peer that calls itself spiffe://" + testTrustDomain + "/ns/default/sa/app"
-	if line.Reason != reasonPeerNotYetValid || !tells(line.Error, peer+" is not valid before ", 10*time.Minute) || !strings.Contains(line.Error, "clocks differ") {
+	if line.Reason != traffic.PeerNotYetValid.String() || !tells(line.Error, peer+" is not valid before ", 10*time.Minute) || !strings.Contains(line.Error, "clocks differ") {
 		t.Errorf("the dialling end says %+v", line)
 	}
 
 	destination = application(t, second.ip, echo)
 	first.dialReset(destination)
 	line = second.logged("the accepting end", func(c api.Connection) bool { return c.Direction == api.Inbound })
-	if line.Reason != reasonClientNotYetValid || !tells(line.Error, peer+" is not valid before ", 10*time.Minute) {
+	if line.Reason != traffic.ClientNotYetValid.String() || !tells(line.Error, peer+" is not valid before ", 10*time.Minute) {
 		t.Errorf("the accepting end says %+v", line)
 	}
 	line = first.logged("the end that was rejected", func(c api.Connection) bool { return c.Destination == destination })
-	if line.Reason != reasonRejectedTime {
+	if line.Reason != traffic.RejectedTime.String() {
 		t.Errorf("the end that was rejected says %+v", line)
 	}
 }
@@ -110,10 +108,8 @@ func TestExpiryIsNamed(t *testing.T) {
 			}
 			conn := client.dial(destination)
 			ping(t, conn)
-			if err := conn.Close(); err != nil {
-				t.Fatal(err)
-			}
-			if line := client.logged("the fallback", func(c api.Connection) bool { return c.Destination == destination }); line.Reason != reasonPeerExpired {
+			hangUp(t, conn)
+			if line := client.logged("the fallback", func(c api.Connection) bool { return c.Destination == destination }); line.Reason != traffic.PeerExpired.String() {
 				t.Errorf("it says %+v", line)
 			}
 		})
@@ -122,12 +118,13 @@ func TestExpiryIsNamed(t *testing.T) {
 
 func TestOwnCertificateOutOfTimeIsNamed(t *testing.T) {
 	for _, c := range []struct {
-		ahead        time.Duration
-		reason, text string
-		by           time.Duration
+		ahead  time.Duration
+		reason traffic.Reason
+		text   string
+		by     time.Duration
 	}{
-		{2 * time.Hour, reasonExpired, "the gateway's own certificate expired ", time.Hour},
-		{-time.Hour, reasonNotYetValid, "the gateway's own certificate is not valid before ", 55 * time.Minute},
+		{2 * time.Hour, traffic.CertificateExpired, "the gateway's own certificate expired ", time.Hour},
+		{-time.Hour, traffic.CertificateNotYetValid, "the gateway's own certificate is not valid before ", 55 * time.Minute},
 	} {
 		now := &clock{}
 		client := newPod(t, newAuthority(t), func(o *Options) { o.now = now.now })
@@ -135,7 +132,7 @@ func TestOwnCertificateOutOfTimeIsNamed(t *testing.T) {
 		destination := application(t, podAddress(), echo)
 		client.dialReset(destination)
 		line := client.logged("the refusal", func(l api.Connection) bool { return l.Destination == destination })
-		if line.Reason != c.reason || !tells(line.Error, c.text, c.by) {
+		if line.Reason != c.reason.String() || !tells(line.Error, c.text, c.by) {
 			t.Errorf("%v ahead: %+v", c.ahead, line)
 		}
 	}
@@ -151,7 +148,7 @@ func TestValidityProblemIsAboutTimeAlone(t *testing.T) {
 			t.Errorf("%v: %v", err, problem)
 		}
 	}
-	if got := rejection(&net.OpError{Op: "remote error", Err: tls.AlertError(42)}); got != reasonRejected {
+	if got := rejection(&net.OpError{Op: "remote error", Err: tls.AlertError(42)}); got != traffic.Rejected {
 		t.Errorf("another alert: %q", got)
 	}
 }

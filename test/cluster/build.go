@@ -157,6 +157,21 @@ func (b *builder) version(p program) (string, error) {
 	return requiredVersion(string(text), p.StampOf)
 }
 
+// environment is that of every go command: the Go of our go.mod, whatever the machine's
+// own is, and none of the flags (-mod=vendor, -race, …) of the caller's own project.
+func (b *builder) environment() ([]string, error) {
+	text, err := os.ReadFile(filepath.Join(b.sources, "go.mod"))
+	if err != nil {
+		return nil, fmt.Errorf("reading the version of Go: %w", err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if version, ok := strings.CutPrefix(line, "go "); ok {
+			return append(os.Environ(), "GOTOOLCHAIN=go"+strings.TrimSpace(version), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off"), nil
+		}
+	}
+	return nil, errors.New("go.mod does not say which Go it needs")
+}
+
 // requiredVersion returns the version of a module in the text of a go.mod.
 func requiredVersion(gomod, module string) (string, error) {
 	for line := range strings.Lines(gomod) {
@@ -170,14 +185,18 @@ func requiredVersion(gomod, module string) (string, error) {
 
 // key changes with everything that the executable depends on.
 func (b *builder) key(ctx context.Context, p program) (string, error) {
+	env, err := b.environment()
+	if err != nil {
+		return "", err
+	}
 	toolchain := exec.CommandContext(ctx, "go", "env", "GOVERSION", "GOOS", "GOARCH")
-	toolchain.Dir = b.sources
-	environment, err := toolchain.Output()
+	toolchain.Dir, toolchain.Env = b.sources, env
+	versions, err := toolchain.Output()
 	if err != nil {
 		return "", withHint(fmt.Errorf("asking for the version of Go: %w", err), "install Go and put it on PATH")
 	}
 	hash := sha256.New()
-	fmt.Fprintf(hash, "%s\n%+v\n%s\n", environment, p, buildFlags("", "", ""))
+	fmt.Fprintf(hash, "%s\n%+v\n%s\n", versions, p, buildFlags("", "", ""))
 	if p.Module != "" {
 		for _, pattern := range []string{"*.go", "go.mod", "go.sum"} {
 			files, err := filepath.Glob(filepath.Join(b.sources, p.Module, pattern))
@@ -216,18 +235,20 @@ func (b *builder) compile(ctx context.Context, p program, version, output string
 	}
 	defer b.progress.step(what)()
 
+	env, err := b.environment()
+	if err != nil {
+		return err
+	}
 	var cmd *exec.Cmd
 	if p.Module == "" {
 		cmd = exec.CommandContext(ctx, "go", append(append([]string{"install"}, buildFlags("", "", "")...), p.Package)...)
-		cmd.Env = append(os.Environ(), "GOBIN="+filepath.Dir(output))
+		cmd.Env = append(env, "GOBIN="+filepath.Dir(output))
 		cmd.Dir = "/"
 	} else {
 		cmd = exec.CommandContext(ctx, "go", append(append([]string{"build"}, buildFlags(p.Stamp, version, output)...), p.Package)...)
-		cmd.Env = os.Environ()
+		cmd.Env = env
 		cmd.Dir = filepath.Join(b.sources, p.Module)
 	}
-	// Flags of the caller's own project (-mod=vendor, -race, …) are not meant for these.
-	cmd.Env = append(cmd.Env, "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
 	if b.cgroup != nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(b.cgroup.Fd())}
 	}

@@ -3,7 +3,9 @@
 package main
 
 import (
+	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -23,6 +25,9 @@ func TestRequiredVersion(t *testing.T) {
 func TestCacheKey(t *testing.T) {
 	sources := t.TempDir()
 	if err := os.Mkdir(filepath.Join(sources, "app"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(sources, "go.mod"), []byte("module x\n\ngo "+goVersion(t)+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	b := &builder{sources: sources}
@@ -48,6 +53,36 @@ func TestCacheKey(t *testing.T) {
 	}
 	if changed := key(other, "package main"); changed == first {
 		t.Error("a change of the build went unnoticed")
+	}
+}
+
+// goVersion returns the version of Go that go.mod asks for.
+func goVersion(t *testing.T) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "go", "mod", "edit", "-json").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var gomod struct{ Go string }
+	if err := json.Unmarshal(out, &gomod); err != nil || gomod.Go == "" {
+		t.Fatalf("%v in %s", err, out)
+	}
+	return gomod.Go
+}
+
+// TestEnvironment: the cluster's programs are built by the Go of go.mod, also on machines
+// that have another.
+func TestEnvironment(t *testing.T) {
+	t.Setenv("GOTOOLCHAIN", "local")
+	env, err := (&builder{sources: "."}).environment()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "go", "env", "GOVERSION")
+	cmd.Env = env
+	out, err := cmd.Output()
+	if want := "go" + goVersion(t) + "\n"; err != nil || string(out) != want {
+		t.Errorf("go env says %q, want %q (%v)", out, want, err)
 	}
 }
 

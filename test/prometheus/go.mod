@@ -3,6 +3,6 @@
 // so "go mod tidy" would empty it.
 module github.com/kubectl-gateway/kubectl-gateway/test/prometheus
 
-go 1.26.7
+go 1.27.3
 
 require github.com/prometheus/prometheus v0.316.0

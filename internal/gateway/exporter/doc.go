@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package exporter serves a gateway's metrics over HTTP, in a process of its own that
 // has nothing: no privilege, no key, no certificate, no eBPF map. What it may do is ask
 // one question over a socket that it inherits, how the gateway is, and pass on the

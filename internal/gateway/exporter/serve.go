@@ -1,3 +1,5 @@
+//go:build linux
+
 package exporter
 
 import (
@@ -14,6 +16,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/metrics"
 )
 
@@ -37,12 +40,11 @@ const (
 	endTimeout = time.Second
 )
 
-// Serve serves metrics on ln until ctx is done or the other end of conn, which answers
-// with what Answer returns, is closed. It closes both.
-func Serve(ctx context.Context, ln net.Listener, conn net.Conn) error {
-	a := &asker{conn: conn}
+// Serve serves metrics on ln until ctx is done or the supervisor's end of the asker's
+// socket is closed. It closes both.
+func Serve(ctx context.Context, ln net.Listener, asker *handoff.Asker) error {
 	server := &http.Server{
-		Handler:           handler(a.ask),
+		Handler:           handler(asker.Ask),
 		ReadHeaderTimeout: readTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
@@ -53,10 +55,10 @@ func Serve(ctx context.Context, ln net.Listener, conn net.Conn) error {
 	// A connection between two scrapes would keep a gateway from draining, and one of
 	// the few places taken.
 	server.SetKeepAlivesEnabled(false)
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	defer context.AfterFunc(ctx, asker.Close)()
 	listened := make(chan error, 1)
 	go func() {
-		err := a.listen()
+		err := asker.Listen()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 		defer cancel()
 		if server.Shutdown(ctx) != nil {
@@ -65,12 +67,12 @@ func Serve(ctx context.Context, ln net.Listener, conn net.Conn) error {
 		listened <- err
 	}()
 	if err := server.Serve(netutil.LimitListener(ln, maxConnections)); !errors.Is(err, http.ErrServerClosed) {
-		conn.Close()
+		asker.Close()
 		<-listened
 		return fmt.Errorf("serving metrics: %w", err)
 	}
 	err := <-listened
-	conn.Close()
+	asker.Close()
 	if ctx.Err() != nil {
 		return nil
 	}

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,6 +18,9 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 )
 
 // patience bounds every wait. It is no expectation.
@@ -26,70 +28,66 @@ const patience = 30 * time.Second
 
 // gateway is the supervisor's end of an exporter, and the exporter.
 type gateway struct {
-	t    *testing.T
-	conn net.Conn
-	url  string
+	t         *testing.T
+	questions *handoff.Questions
+	url       string
+	// asked gets a value with each question, which answer answers.
+	asked  chan struct{}
+	answer chan *api.Status
 	// ended gets what Serve returns.
 	ended chan error
 }
 
 func serve(t *testing.T) *gateway {
 	t.Helper()
-	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	questions, start, err := handoff.ForExporter(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var conns [2]net.Conn
-	for i, fd := range ends {
-		f := os.NewFile(uintptr(fd), "socket")
-		if conns[i], err = net.FileConn(f); err != nil {
-			t.Fatal(err)
-		}
-		f.Close()
+	asker, err := handoff.NewAsker(start.Files[0])
+	if err != nil {
+		t.Fatal(err)
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &gateway{t: t, conn: conns[0], url: "http://" + ln.Addr().String(), ended: make(chan error, 1)}
+	g := &gateway{t: t, questions: questions, url: "http://" + ln.Addr().String(),
+		asked: make(chan struct{}), answer: make(chan *api.Status), ended: make(chan error, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
-	go func() { g.ended <- Serve(ctx, ln, conns[1]) }()
+	var running sync.WaitGroup
+	running.Go(func() { g.ended <- Serve(ctx, ln, asker) })
+	running.Go(func() {
+		_ = questions.Answer(ctx, func() *api.Status {
+			select {
+			case g.asked <- struct{}{}:
+				return <-g.answer
+			case <-ctx.Done():
+				return nil
+			}
+		})
+	})
 	t.Cleanup(func() {
 		cancel()
-		g.conn.Close()
-		select {
-		case <-g.ended:
-		case <-time.After(patience):
-			t.Error("it serves still")
-		}
+		questions.Close()
+		running.Wait()
 	})
 	return g
 }
 
-// asked waits for a question.
-func (g *gateway) asked() {
-	g.t.Helper()
-	var b [2]byte
-	g.conn.SetReadDeadline(time.Now().Add(patience))
-	if n, err := g.conn.Read(b[:]); err != nil || n != 1 || b[0] != Question {
-		g.t.Fatalf("asked %q, %v", b[:n], err)
-	}
+func status() *api.Status {
+	return &api.Status{State: api.Ready, Traffic: api.Traffic{Outbound: api.Direction{Encrypted: 7}}}
 }
 
 // answers answers every question, and counts them.
 func (g *gateway) answers(count *atomic.Int64) {
-	packet, err := Answer(status())
-	if err != nil {
-		g.t.Fatal(err)
-	}
 	go func() {
-		var b [2]byte
 		for {
-			if _, err := g.conn.Read(b[:]); err != nil {
-				return
-			}
-			count.Add(1)
-			if _, err := g.conn.Write(packet); err != nil {
+			select {
+			case <-g.asked:
+				count.Add(1)
+				g.answer <- status()
+			case <-g.t.Context().Done():
 				return
 			}
 		}
@@ -198,20 +196,13 @@ func TestScrapesAtOnce(t *testing.T) {
 		})
 	}
 	// The first is answered when nobody asks any more before that.
-	g.asked()
-	var b [2]byte
-	g.conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-	if n, err := g.conn.Read(b[:]); err == nil {
-		t.Errorf("asked %q while a question is under way", b[:n])
+	<-g.asked
+	select {
+	case <-g.asked:
+		t.Error("asked while a question is under way")
+	case <-time.After(100 * time.Millisecond):
 	}
-	g.conn.SetReadDeadline(time.Time{})
-	packet, err := Answer(status())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := g.conn.Write(packet); err != nil {
-		t.Fatal(err)
-	}
+	g.answer <- status()
 	var asked atomic.Int64
 	g.answers(&asked)
 	done.Wait()
@@ -232,17 +223,11 @@ func TestNoStatus(t *testing.T) {
 			}
 			scraped <- err
 		}()
-		g.asked()
-		s := status()
+		<-g.asked
 		if none {
-			s = nil
-		}
-		packet, err := Answer(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := g.conn.Write(packet); err != nil {
-			t.Fatal(err)
+			g.answer <- nil
+		} else {
+			g.answer <- status()
 		}
 		if err := <-scraped; err != nil {
 			t.Error(err)
@@ -251,45 +236,33 @@ func TestNoStatus(t *testing.T) {
 }
 
 // TestEnds: the exporter ends with the other end of its socket, and so does the scrape
-// that waits for it; what is no answer ends it, too, with an error.
+// that waits for it.
 func TestEnds(t *testing.T) {
-	for _, c := range []struct {
-		name string
-		end  func(g *gateway)
-		good bool
-	}{
-		{"closed", func(g *gateway) { g.conn.Close() }, true},
-		{"nonsense", func(g *gateway) { g.conn.Write([]byte("nonsense")) }, false},
-		{"two answers", func(g *gateway) { g.conn.Write([]byte("{}")); g.conn.Write([]byte("{}")) }, false},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			g := serve(t)
-			scraped := make(chan error, 1)
-			go func() {
-				response, _, err := g.request("GET", Path)
-				if err == nil && response.StatusCode != 503 {
-					err = fmt.Errorf("%v", response)
-				}
-				scraped <- err
-			}()
-			g.asked()
-			c.end(g)
-			if err := <-scraped; err != nil && c.name != "two answers" {
-				t.Error(err)
-			}
-			select {
-			case err := <-g.ended:
-				if (err == nil) != c.good {
-					t.Errorf("it ended with %v", err)
-				}
-				g.ended <- err
-			case <-time.After(patience):
-				t.Fatal("it serves still")
-			}
-			if _, _, err := g.request("GET", Path); err == nil {
-				t.Error("its port is open still")
-			}
-		})
+	g := serve(t)
+	scraped := make(chan error, 1)
+	go func() {
+		response, _, err := g.request("GET", Path)
+		if err == nil && response.StatusCode != 503 {
+			err = fmt.Errorf("%v", response)
+		}
+		scraped <- err
+	}()
+	<-g.asked
+	g.questions.Close()
+	if err := <-scraped; err != nil {
+		t.Error(err)
+	}
+	select {
+	case err := <-g.ended:
+		if err != nil {
+			t.Errorf("it ended with %v", err)
+		}
+	case <-time.After(patience):
+		t.Fatal("it serves still")
+	}
+	g.answer <- nil
+	if _, _, err := g.request("GET", Path); err == nil {
+		t.Error("its port is open still")
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 // namespace is the first word of every metric's name.
@@ -108,9 +109,9 @@ func aboutConnections() []family {
 			prometheus.CounterValue, func(d *api.Direction) float64 { return float64(d.Inband) }),
 		{"unencrypted_connections_total", "Connections that were refused or carried in plaintext, by the reason.",
 			prometheus.CounterValue, []string{"direction", "reason"}, func(s *api.Status, emit emitter) {
-				for _, direction := range []string{api.Outbound, api.Inbound} {
-					for _, reason := range api.UnencryptedReasons(direction) {
-						emit(unencrypted(s, direction, reason), direction, reason)
+				for _, d := range traffic.Directions() {
+					for _, r := range traffic.Reasons(d) {
+						emit(unencrypted(s, d.String(), r.Word()), d.String(), r.Word())
 					}
 				}
 			}},

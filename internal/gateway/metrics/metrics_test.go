@@ -41,7 +41,7 @@ func full() *api.Status {
 		Existing: &api.ExistingConnections{Outbound: 41, Inbound: 42, Reset: 43},
 		Unencrypted: []api.Unencrypted{
 			{Direction: api.Outbound, Reason: "peer_refused", Connections: 51}, {Direction: api.Inbound, Reason: "not_allowed", Connections: 52},
-			{Direction: api.Inbound, Reason: api.OtherReason, Connections: 53},
+			{Direction: api.Inbound, Reason: "other", Connections: 53},
 			// Nobody asked for these.
 			{Direction: api.Inbound, Reason: "peer_refused", Connections: 54}, {Direction: api.Outbound, Reason: "x", Connections: 55},
 		},

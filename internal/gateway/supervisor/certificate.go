@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
 
@@ -94,9 +95,6 @@ func (p *pendingKeys) of(cert *x509.Certificate) *ecdsa.PrivateKey {
 // requestCertificate makes a new key and a request for it. The names in the
 // request are for people: an authority knows better who asks.
 func (s *supervisor) requestCertificate() (*api.CertificateRequest, error) {
-	if err := s.staying(); err != nil {
-		return nil, err
-	}
 	st, _ := s.snapshot()
 	id, err := identity.Parse(st.Identity)
 	if err != nil {
@@ -126,9 +124,6 @@ func (s *supervisor) takeCertificate(issued *api.IssuedCertificate) error {
 	}
 	s.settings.Lock()
 	defer s.settings.Unlock()
-	if err := s.staying(); err != nil {
-		return err
-	}
 	roots, err := parseBundle(issued.Bundle)
 	if err != nil {
 		return err
@@ -153,13 +148,18 @@ func (s *supervisor) takeCertificate(issued *api.IssuedCertificate) error {
 	if err != nil {
 		return errors.New("encoding the new key failed")
 	}
-	err = s.exchange(chain, roots, func(m *Material) {
+	if err := s.exchange(s.settings.config, func(m *handoff.Material) {
 		m.Cert, m.CA = encodeCertificates(chain), encodeCertificates(roots)
 		m.Key = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
-	})
-	if err != nil {
+	}); err != nil {
 		return err
 	}
+	s.update(func(st *api.Status) {
+		st.Cert = describeCertificate(chain, roots)
+		if st.State == api.Uncertified {
+			st.State = api.Starting
+		}
+	})
 	s.keys.forget(key)
 	s.Log.Info("new certificate", "serial", chain[0].SerialNumber.Text(16), "notAfter", chain[0].NotAfter)
 	return nil
@@ -173,18 +173,15 @@ func (s *supervisor) takeTrust(bundle *api.TrustBundle) error {
 	}
 	s.settings.Lock()
 	defer s.settings.Unlock()
-	if err := s.staying(); err != nil {
-		return err
-	}
 	roots, err := parseBundle(bundle.Bundle)
 	if err != nil {
 		return err
 	}
-	m, err := ReadMaterial(s.settings.material)
+	m, err := handoff.ReadMaterial(s.settings.material)
 	if err != nil {
 		return err
 	}
-	if !m.certified() {
+	if !m.Certified() {
 		return api.WithHint(errors.New("the gateway has no certificate yet"), "its first certificate brings the roots that it trusts")
 	}
 	chain, err := parseCertificates("certificate", string(m.Cert), maxChain)
@@ -198,50 +195,11 @@ func (s *supervisor) takeTrust(bundle *api.TrustBundle) error {
 	if string(encodeCertificates(roots)) == string(m.CA) {
 		return nil
 	}
-	err = s.exchange(chain, roots, func(m *Material) { m.CA = encodeCertificates(roots) })
-	if err != nil {
+	if err := s.exchange(s.settings.config, func(m *handoff.Material) { m.CA = encodeCertificates(roots) }); err != nil {
 		return err
 	}
+	s.update(func(st *api.Status) { st.Cert = describeCertificate(chain, roots) })
 	s.Log.Info("new trust bundle", "authorities", fingerprints(roots))
-	return nil
-}
-
-// exchange brings changed material into force in the worker, and describes it in
-// the status. It is called with the lock of the settings held. Without a worker
-// the next one starts with it.
-func (s *supervisor) exchange(chain, roots []*x509.Certificate, change func(*Material)) error {
-	m, err := ReadMaterial(s.settings.material)
-	if err != nil {
-		return err
-	}
-	change(m)
-	material, err := m.Seal()
-	if err != nil {
-		return err
-	}
-	if err := s.apply(s.settings.config.Mode, material); err != nil {
-		material.Close()
-		s.Log.Error("certificate or trust bundle could not be changed", "error", err)
-		return err
-	}
-	s.settings.material.Close()
-	s.settings.material = material
-	s.update(func(st *api.Status) {
-		st.Cert = describeCertificate(chain, roots)
-		if st.State == api.Uncertified {
-			st.State = api.Starting
-		}
-	})
-	return nil
-}
-
-// staying refuses changes to a gateway that is on its way out, whose worker
-// takes none any more.
-func (s *supervisor) staying() error {
-	st, _ := s.snapshot()
-	if st.State == api.Draining {
-		return api.WithHint(errors.New("the gateway is being disabled"), "enable the pod again once it is gone")
-	}
 	return nil
 }
 
@@ -264,8 +222,6 @@ func (s *supervisor) awaitCertificate(ctx context.Context) (bool, error) {
 		case <-ctx.Done():
 			return false, nil
 		case <-s.Terminate:
-			return false, nil
-		case <-s.end.begun:
 			return false, nil
 		case <-s.end.begun:
 			return false, nil

@@ -26,6 +26,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 )
 
 // issuer is an authority that issues whatever is asked for.
@@ -110,7 +111,7 @@ const testConfig = `{"version":1,"pod":{"namespace":"a","name":"b","uid":"u","se
 
 // newTestSupervisor returns a supervisor between two workers. Without a
 // certificate it waits for its first one.
-func newTestSupervisor(t testing.TB, material Material) (*supervisor, *bytes.Buffer) {
+func newTestSupervisor(t testing.TB, material handoff.Material) (*supervisor, *bytes.Buffer) {
 	t.Helper()
 	material.Config = []byte(testConfig)
 	f, err := material.Seal()
@@ -118,7 +119,7 @@ func newTestSupervisor(t testing.TB, material Material) (*supervisor, *bytes.Buf
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	s := &supervisor{end: newEnding(), Options: Options{Material: f, Log: slog.New(slog.NewJSONHandler(&log, nil))}, changed: make(chan struct{})}
+	s := &supervisor{end: newEnding(), Options: Options{Material: f, Log: slog.New(slog.NewJSONHandler(&log, nil))}, state: newState()}
 	t.Cleanup(func() { s.settings.close() })
 	if err := s.describe(); err != nil {
 		t.Fatal(err)
@@ -130,7 +131,7 @@ func newTestSupervisor(t testing.TB, material Material) (*supervisor, *bytes.Buf
 func certified(t testing.TB, root *issuer, change func(*x509.Certificate)) *supervisor {
 	t.Helper()
 	key := newKey(t)
-	s, _ := newTestSupervisor(t, Material{
+	s, _ := newTestSupervisor(t, handoff.Material{
 		Cert: []byte(pemOf(root.issue(key.Public(), change))), Key: []byte(pemKey(t, key)), CA: []byte(pemOf(root.cert))})
 	return s
 }
@@ -156,9 +157,9 @@ func request(t testing.TB, s *supervisor) crypto.PublicKey {
 	return csr.PublicKey
 }
 
-func material(t testing.TB, s *supervisor) *Material {
+func material(t testing.TB, s *supervisor) *handoff.Material {
 	t.Helper()
-	m, err := ReadMaterial(s.settings.material)
+	m, err := handoff.ReadMaterial(s.settings.material)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +179,7 @@ func asJSON(t testing.TB, s *supervisor) string {
 
 func TestFirstCertificate(t *testing.T) {
 	root := newIssuer(t)
-	s, log := newTestSupervisor(t, Material{})
+	s, log := newTestSupervisor(t, handoff.Material{})
 	if s.status.State != api.Uncertified || s.status.Identity != "spiffe://td/ns/a/sa/c" || s.capturing() {
 		t.Fatalf("it begins as %+v", s.status)
 	}
@@ -422,7 +423,7 @@ func TestPendingKeysAreFewAndShortLived(t *testing.T) {
 
 func TestGatewayWithoutCertificateGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, _ := newTestSupervisor(t, Material{})
+		s, _ := newTestSupervisor(t, handoff.Material{})
 		began := time.Now()
 		ok, err := s.awaitCertificate(t.Context())
 		if ok || err == nil || api.Hint(err) == "" || time.Since(began) != CertificateTimeout {
@@ -453,15 +454,19 @@ func TestDrainingGatewayTakesNothing(t *testing.T) {
 	root := newIssuer(t)
 	s := certified(t, root, nil)
 	public := request(t, s)
-	s.update(func(st *api.Status) { st.State = api.Draining })
-	if _, err := s.requestCertificate(); err == nil {
-		t.Error("it made a request")
+	issued := &api.IssuedCertificate{Certificate: pemOf(root.issue(public, nil)), Bundle: pemOf(root.cert)}
+	s.settings.draining = true
+	if err := s.takeCertificate(issued); err == nil {
+		t.Error("a request that came just before the end is carried out")
 	}
-	if err := s.takeCertificate(&api.IssuedCertificate{Certificate: pemOf(root.issue(public, nil)), Bundle: pemOf(root.cert)}); err == nil {
-		t.Error("it took a certificate")
-	}
-	if err := s.takeTrust(&api.TrustBundle{Bundle: pemOf(root.cert)}); err == nil {
-		t.Error("it took a bundle")
+	s.end.disable(0)
+	for _, r := range []control.Request{
+		{Op: control.OpCSR}, {Op: control.OpCertificate, Issued: issued}, {Op: control.OpTrust, Trust: &api.TrustBundle{Bundle: issued.Bundle}},
+		{Op: control.OpMode, Mode: api.Permissive}, {Op: control.OpAllow, Everyone: true}, {Op: control.OpReset},
+	} {
+		if _, err := s.answer(t.Context(), r); err == nil || err.Error() != errEnding().Error() {
+			t.Errorf("%s: %v", r.Op, err)
+		}
 	}
 }
 
@@ -484,7 +489,7 @@ func FuzzMessages(f *testing.F) {
 		if err == nil && withoutSpace(pemOf(certs...)) != withoutSpace(certificate) {
 			t.Fatalf("%q became %q", certificate, pemOf(certs...))
 		}
-		s, _ := newTestSupervisor(t, Material{Cert: []byte(own), Key: []byte(pemKey(t, key)), CA: []byte(good)})
+		s, _ := newTestSupervisor(t, handoff.Material{Cert: []byte(own), Key: []byte(pemKey(t, key)), CA: []byte(good)})
 		before := asJSON(t, s)
 		if s.takeCertificate(&api.IssuedCertificate{Certificate: certificate, Bundle: bundle}) == nil || asJSON(t, s) != before {
 			t.Fatal("a certificate for no pending key was taken")

@@ -152,6 +152,11 @@ func (s *supervisor) checkEnding(r control.Request) error {
 	if r.Op == control.OpStatus || r.Op == control.OpDisable || !closed(s.end.begun) {
 		return nil
 	}
+	return errEnding()
+}
+
+// errEnding is the answer to a request that a gateway on its way out does not carry out.
+func errEnding() error {
 	return api.WithHint(errors.New("the gateway is being disabled"), "enable the pod again once it has ended")
 }
 
@@ -168,7 +173,7 @@ func (s *supervisor) serveUntilEnd(ctx context.Context) error {
 	case <-s.end.begun:
 	}
 	s.awaitWorker()
-	ended, _ := s.traffic.Ended()
+	ended := s.traffic.Ended.Load()
 	traces, err := s.withdraw()
 	if err != nil {
 		// What could not be removed is in the report, if it stays.
@@ -223,14 +228,14 @@ func (s *supervisor) withdraw() (*bpf.Traces, error) {
 		err = errors.Join(err, s.programs.StopCapture(), s.programs.StopInbound())
 		s.update(func(st *api.Status) { st.Capture.Programs = s.programs.Attached() })
 	}
-	s.listeners.Close()
+	s.listeners.close()
 	return traces, err
 }
 
 // drained returns how many connections ended by themselves after ended had, and how
 // many did not, those of a worker that died meanwhile included.
 func (s *supervisor) drained(ended uint64) (drained, aborted uint64) {
-	total, aborted := s.traffic.Ended()
+	total, aborted := s.traffic.Ended.Load(), s.traffic.Aborted.Load()
 	t := s.traffic.Traffic()
 	// The worker writes these numbers: they may say anything.
 	drained = total - min(total, ended)
@@ -251,7 +256,7 @@ func (s *supervisor) remove(traces *bpf.Traces) []string {
 	defer cancel()
 	left, err := traces.Left(ctx)
 	if err != nil {
-		left = append(left, "unknown: "+oneLine(err.Error()))
+		left = append(left, "unknown: "+api.OneLine(err.Error()))
 	}
 	return left
 }

@@ -1,13 +1,17 @@
 //go:build linux
 
-// Package supervisor is the privileged half of a gateway. It takes the key out
-// of its environment, attaches the eBPF programs, opens the listeners and the
-// control socket, and then keeps one worker running: an ordinary user without
-// capabilities, which alone reads from the network. The supervisor parses
-// nothing that comes from the network; of the worker it reads short replies of a
-// fixed form (reply.go), and counters in shared memory.
+// Package supervisor is the privileged half of a gateway. It takes the key out of its
+// environment, attaches the eBPF programs, opens the listeners and the control socket, and
+// keeps one worker running: an ordinary user without capabilities, which alone reads from
+// the network. The supervisor parses nothing that comes from the network; what it hears
+// from its children is in package handoff.
 //
-// The order matters: capture starts only once the worker has said that it
-// serves, so an application never meets a gateway that is not there yet. And when
-// settings change (settings.go), the stricter of the two halves goes first.
+// The life of a gateway reads in this order: supervisor.go (start), programs.go (what goes
+// into the kernel), worker.go (one worker after the other), settings.go (what can change
+// meanwhile; certificate.go for certificates), disable.go (the end). status.go is what is
+// told of it, and answer.go the requests of the control socket.
+//
+// The order matters: capture starts only once the worker has said that it serves, so an
+// application never meets a gateway that is not there yet. And when settings change, the
+// stricter of the two halves goes first.
 package supervisor

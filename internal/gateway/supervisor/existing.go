@@ -40,7 +40,7 @@ func (s *supervisor) startExisting(policy api.Existing) {
 	if err := s.reset(); err != nil {
 		s.Log.Warn("existing connections were not reset", "error", err)
 		s.update(func(st *api.Status) {
-			st.Missing = append(st.Missing, "a reset of existing connections: "+oneLine(err.Error()))
+			st.Missing = append(st.Missing, "a reset of existing connections: "+api.OneLine(err.Error()))
 		})
 	}
 }
@@ -86,7 +86,7 @@ func (s *supervisor) withExisting(st *api.Status) {
 	defer cancel()
 	found, err := s.finder().Find(ctx)
 	if err != nil {
-		st.Missing = append(st.Missing, "a view of existing connections: "+oneLine(err.Error()))
+		st.Missing = append(st.Missing, "a view of existing connections: "+api.OneLine(err.Error()))
 		return
 	}
 	found.Reset = reset

@@ -14,47 +14,54 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 )
 
-// Listeners are the sockets that a worker inherits. The supervisor keeps them
-// open across workers, so that connections wait in the backlog for the next.
-type Listeners struct {
-	// Capture holds one listener for each address family of loopback.
-	Capture []*os.File
-	// Peer accepts connections of other gateways.
-	Peer *os.File
-	// Inband accepts the connections that the eBPF programs steer there. It has
-	// one listener for each address family of loopback.
-	Inband []*os.File
-	// Edges is the Unix socket where the worker tells who it talks to.
-	Edges     *os.File
+// listeners are what the worker inherits.
+type listeners struct {
+	handoff.Listeners
 	edgesPath string
 }
 
-// Listen opens the listeners in the current network namespace. IPv6 is left
-// out where the kernel does not have it.
-func Listen(ctx context.Context) (*Listeners, error) {
-	var l Listeners
-	var err error
-	if l.Capture, err = listenLoopback(ctx, api.CapturePort); err != nil {
-		return nil, err
-	}
-	// The empty host is the dual-stack wildcard, or 0.0.0.0 without IPv6.
-	peer, err := listen(ctx, ":"+strconv.Itoa(api.PeerPort))
+// openListeners opens the listeners but for those of openInband, in the current network
+// namespace, and the socket for edges at a path. IPv6 is left out where the kernel does
+// not have it.
+func openListeners(ctx context.Context, edgesPath string) (*listeners, error) {
+	l := &listeners{edgesPath: edgesPath}
+	err := l.open(ctx)
 	if err != nil {
-		l.Close()
+		l.close()
 		return nil, err
 	}
-	l.Peer = peer
-	return &l, nil
+	return l, nil
 }
 
-// ListenInband opens the in-band listeners. The eBPF programs must be attached
-// to sockets already: they prepare these listeners when they are opened.
-func (l *Listeners) ListenInband(ctx context.Context) error {
-	var err error
+func (l *listeners) open(ctx context.Context) (err error) {
+	if l.Capture, err = listenLoopback(ctx, api.CapturePort); err != nil {
+		return err
+	}
+	// The empty host is the dual-stack wildcard, or 0.0.0.0 without IPv6.
+	if l.Peer, err = listen(ctx, ":"+strconv.Itoa(api.PeerPort)); err != nil {
+		return err
+	}
+	l.Edges, err = handoff.ListenEdges(l.edgesPath)
+	return err
+}
+
+// openInband opens the in-band listeners. The eBPF programs must be attached to sockets
+// already: they prepare these listeners when they are opened.
+func (l *listeners) openInband(ctx context.Context) (err error) {
 	l.Inband, err = listenLoopback(ctx, api.InbandPort)
 	return err
+}
+
+// close closes what is open.
+func (l *listeners) close() {
+	closeFiles(l.Capture)
+	closeFiles(l.Inband)
+	closeFiles([]*os.File{l.Peer, l.Edges})
+	// In a container that ends it matters to nobody.
+	_ = os.Remove(l.edgesPath)
 }
 
 // listenLoopback opens one listener for each address family of loopback that
@@ -75,6 +82,7 @@ func listenLoopback(ctx context.Context, port uint16) ([]*os.File, error) {
 	return files, nil
 }
 
+// closeFiles closes files, of which some may be nil.
 func closeFiles(files []*os.File) {
 	for _, f := range files {
 		f.Close()
@@ -104,14 +112,4 @@ func listen(ctx context.Context, address string) (*os.File, error) {
 		return nil, fmt.Errorf("keeping the listener on %s: %w", address, err)
 	}
 	return f, nil
-}
-
-// Close closes what is open.
-func (l *Listeners) Close() {
-	closeFiles(l.Capture)
-	closeFiles(l.Inband)
-	if l.Peer != nil {
-		l.Peer.Close()
-	}
-	l.closeEdges()
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 )
 
 // applyTimeout bounds how long a worker may take to apply new settings.
@@ -39,21 +40,11 @@ type settings struct {
 // errDraining is the end of a worker that came too late.
 var errDraining = errors.New("the gateway is ending")
 
-// startWorker starts a worker with the newest material.
-func (s *supervisor) startWorker() (*worker, error) {
-	s.settings.Lock()
-	defer s.settings.Unlock()
-	if s.settings.draining {
-		return nil, errDraining
-	}
-	return startWorker(s.WorkerCommand, s.settings.material, s.counters, s.listeners)
-}
-
 // enter makes w the worker that is told of changes, and tells it what changed
 // since it was started. It is called with the lock held.
 func (s *settings) enter(w *worker) error {
 	if w.material != s.material {
-		if err := w.channel.apply(s.material, applyTimeout); err != nil {
+		if err := w.channel.Apply(s.material, applyTimeout); err != nil {
 			return fmt.Errorf("bringing a new worker up to date: %w", err)
 		}
 	}
@@ -94,17 +85,13 @@ func (s *supervisor) change(r control.Request) error {
 	if reflect.DeepEqual(&next, s.settings.config) {
 		return nil
 	}
-	material, err := s.settings.with(&next)
+	text, err := json.Marshal(next)
 	if err != nil {
+		return fmt.Errorf("writing the new settings: %w", err)
+	}
+	if err := s.exchange(&next, func(m *handoff.Material) { m.Config = text }); err != nil {
 		return err
 	}
-	if err := s.apply(next.Mode, material); err != nil {
-		material.Close()
-		s.Log.Error("settings could not be changed", "error", err)
-		return err
-	}
-	s.settings.material.Close()
-	s.settings.material, s.settings.config = material, &next
 	s.update(func(st *api.Status) { st.Mode, st.Allow = next.Mode, next.Allow })
 	s.Log.Info("settings changed", "mode", next.Mode, "allow", next.Allow)
 	return nil
@@ -129,16 +116,30 @@ func edit(config *api.Config, r control.Request) error {
 	return nil
 }
 
-// with returns the newest material with another configuration.
-func (s *settings) with(config *api.Config) (*os.File, error) {
-	m, err := ReadMaterial(s.material)
+// exchange brings changed material and its configuration into force, for connections from
+// then on. After an error everything is as before. Without a worker the next one starts
+// with it. It is called with the lock held.
+func (s *supervisor) exchange(config *api.Config, change func(*handoff.Material)) error {
+	if s.settings.draining {
+		return errEnding()
+	}
+	m, err := handoff.ReadMaterial(s.settings.material)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if m.Config, err = json.Marshal(config); err != nil {
-		return nil, fmt.Errorf("writing the new settings: %w", err)
+	change(m)
+	material, err := m.Seal()
+	if err != nil {
+		return err
 	}
-	return m.Seal()
+	if err := s.apply(config.Mode, material); err != nil {
+		material.Close()
+		s.Log.Error("settings could not be changed", "error", err)
+		return err
+	}
+	s.settings.material.Close()
+	s.settings.material, s.settings.config = material, config
+	return nil
 }
 
 // apply brings mode and material into force, or leaves everything as it was.
@@ -196,11 +197,11 @@ func (s *supervisor) tell(material *os.File) error {
 	if w == nil {
 		return nil
 	}
-	err := w.channel.apply(material, applyTimeout)
+	err := w.channel.Apply(material, applyTimeout)
 	switch {
-	case err == nil, errors.As(err, new(*refusedError)):
+	case err == nil, errors.As(err, new(*handoff.RefusedError)):
 		return err
-	case errors.Is(err, errNoWorker):
+	case errors.Is(err, handoff.ErrNoWorker):
 		s.settings.worker = nil
 		return nil
 	}
@@ -212,7 +213,7 @@ func (s *supervisor) tell(material *os.File) error {
 func (s *supervisor) tellAgain(material *os.File) error {
 	w := s.settings.worker
 	err := s.tell(material)
-	if errors.As(err, new(*refusedError)) {
+	if errors.As(err, new(*handoff.RefusedError)) {
 		s.settings.worker = nil
 		err = errors.Join(err, w.kill())
 	}

@@ -9,135 +9,145 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strconv"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 )
 
-// File descriptors of a worker, in the order of exec.Cmd.ExtraFiles.
 const (
-	fdMaterial = 3 + iota
-	fdChannel
-	fdCounters
-	fdPeer
-	fdEdges
-	fdListeners // all that follow: capture, then in-band
+	// abortGrace is how long a worker may take to abort what is left.
+	abortGrace = 5 * time.Second
+	// readyTimeout bounds a worker's start.
+	readyTimeout = 10 * time.Second
 )
+
+// keepWorker runs one worker after the other until ctx is done. A first worker
+// that does not come up is the gateway's end; later ones are tried for ever.
+func (s *supervisor) keepWorker(ctx context.Context) error {
+	var backoff backoff
+	for restarts := 0; ; restarts++ {
+		started := time.Now()
+		err := s.runWorker(ctx, restarts)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !s.capturing() {
+			return err
+		}
+		s.Log.Error("the worker ended and is started again", "error", err)
+		s.update(func(st *api.Status) {
+			if st.State != api.Draining {
+				st.State, st.Reason = api.Degraded, err.Error()
+			}
+		})
+		s.traffic.ResetActive()
+		if !backoff.pause(ctx, started) {
+			return nil
+		}
+	}
+}
+
+// runWorker runs one worker until it ends, and says why it did. When ctx is done,
+// the worker lets its connections end first, as long as the end has patience.
+func (s *supervisor) runWorker(ctx context.Context, restarts int) error {
+	w, err := s.startWorker()
+	if err != nil {
+		return err
+	}
+	defer w.channel.Close()
+	timeout := time.NewTimer(readyTimeout)
+	defer timeout.Stop()
+	select {
+	case err := <-w.ready:
+		if err != nil {
+			return errors.Join(err, w.kill())
+		}
+	case <-w.done:
+		return w.reason()
+	case <-timeout.C:
+		return errors.Join(fmt.Errorf("the worker was not ready within %v", readyTimeout), w.kill())
+	case <-ctx.Done():
+		return w.kill()
+	}
+	if err := s.serving(w, restarts); err != nil {
+		return errors.Join(err, w.kill())
+	}
+	select {
+	case <-w.done:
+	case <-ctx.Done():
+		patience, cancel := s.end.patience()
+		defer cancel()
+		if err := w.drain(patience); err != nil {
+			return err
+		}
+	}
+	s.settings.leave(w)
+	return w.reason()
+}
+
+// serving starts the capture, once there is somebody to capture for. From then
+// on the worker is told of new settings.
+func (s *supervisor) serving(w *worker, restarts int) error {
+	s.settings.Lock()
+	defer s.settings.Unlock()
+	if s.settings.draining {
+		return errDraining
+	}
+	if err := s.settings.enter(w); err != nil {
+		return err
+	}
+	if !s.capturing() {
+		if err := s.attach(); err != nil {
+			return err
+		}
+		s.startExisting(s.settings.config.Existing)
+		s.Log.Info("ready", "identity", s.status.Identity, "mode", s.status.Mode, "cgroup", s.pod.Rel)
+	}
+	s.update(func(st *api.Status) {
+		st.State, st.Reason = api.Ready, ""
+		st.Worker = api.Worker{PID: w.process.Pid, StartedAt: w.started, Restarts: restarts}
+		st.Capture.Programs = s.programs.Attached()
+	})
+	return nil
+}
 
 // worker is one run of the unprivileged process that carries the traffic.
 type worker struct {
 	*child
 	// material is what it was started with.
 	material *os.File
-	channel  *channel
+	channel  *handoff.Channel
 	// ready gets nil once the worker serves, or an error if it says nonsense.
 	ready chan error
 }
 
-// startWorker runs program as the unprivileged worker.
-func startWorker(program []string, material, counters *os.File, l *Listeners) (*worker, error) {
-	ours, theirs, err := newChannel()
+// startWorker starts a worker with the newest material.
+func (s *supervisor) startWorker() (*worker, error) {
+	s.settings.Lock()
+	defer s.settings.Unlock()
+	if s.settings.draining {
+		return nil, errDraining
+	}
+	channel, start, err := handoff.ForWorker(s.settings.material, s.counters, &s.listeners.Listeners)
 	if err != nil {
 		return nil, err
 	}
-	defer theirs.Close()
-	command := slices.Concat(program, []string{
-		"--capture-listeners", strconv.Itoa(len(l.Capture)), "--inband-listeners", strconv.Itoa(len(l.Inband)),
-	})
-	files := slices.Concat([]*os.File{material, theirs, counters, l.Peer, l.Edges}, l.Capture, l.Inband)
-	c, err := startChild("worker", command, api.WorkerID, files, os.Stdout)
+	defer start.Close()
+	c, err := startChild("worker", slices.Concat(s.WorkerCommand, start.Args), api.WorkerID, start.Files, os.Stdout)
 	if err != nil {
-		ours.close()
+		channel.Close()
 		return nil, err
 	}
-	w := &worker{child: c, material: material, channel: ours, ready: make(chan error, 1)}
+	w := &worker{child: c, material: s.settings.material, channel: channel, ready: make(chan error, 1)}
 	go func() {
-		r, err := ours.receive(time.Time{})
-		switch {
-		case errors.Is(err, io.EOF):
-			return // done says more
-		case err == nil && r.kind != replyReady:
-			err = errors.New("the worker answered before it was ready")
+		// Of a worker that has ended, done says more.
+		if err := channel.AwaitReady(); !errors.Is(err, io.EOF) {
+			w.ready <- err
 		}
-		w.ready <- err
 	}()
 	return w, nil
-}
-
-// WorkerFiles are what a worker finds in its file descriptors.
-type WorkerFiles struct {
-	Material *os.File
-	Counters *os.File
-	Peer     *os.File
-	Edges    *os.File
-	Capture  []*os.File
-	Inband   []*os.File
-	channel  workerChannel
-}
-
-// InheritedFiles returns the descriptors that startWorker handed over.
-func InheritedFiles(captureListeners, inbandListeners int) (*WorkerFiles, error) {
-	file := func(fd int, name string) *os.File {
-		unix.CloseOnExec(fd)
-		return os.NewFile(uintptr(fd), name)
-	}
-	conn, err := unixConn(file(fdChannel, "supervisor"))
-	if err != nil {
-		return nil, err
-	}
-	w := &WorkerFiles{
-		Material: file(fdMaterial, "material"),
-		Counters: file(fdCounters, "counters"),
-		Peer:     file(fdPeer, "peer listener"),
-		Edges:    file(fdEdges, "socket for edges"),
-		channel:  workerChannel{conn},
-	}
-	for i := range captureListeners {
-		w.Capture = append(w.Capture, file(fdListeners+i, "capture listener"))
-	}
-	for i := range inbandListeners {
-		w.Inband = append(w.Inband, file(fdListeners+captureListeners+i, "in-band listener"))
-	}
-	return w, nil
-}
-
-// Ready tells the supervisor that the worker accepts connections.
-func (w *WorkerFiles) Ready() error { return w.channel.send(reply{kind: replyReady}) }
-
-// Follow hands new material to apply as the supervisor sends it, and tells the
-// supervisor what became of it. It returns nil when ctx is done, and otherwise
-// why it cannot go on: settings would pass this worker by.
-func (w *WorkerFiles) Follow(ctx context.Context, apply func(*Material) error) error {
-	defer context.AfterFunc(ctx, func() { w.channel.conn.Close() })()
-	for {
-		number, f, err := w.channel.receive()
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("waiting for settings: %w", err)
-		}
-		answer := reply{kind: replyApplied, number: number}
-		if err := applyFile(f, apply); err != nil {
-			answer.kind, answer.words = replyRefused, err.Error()
-		}
-		if err := w.channel.send(answer); err != nil && ctx.Err() == nil {
-			return err
-		}
-	}
-}
-
-func applyFile(f *os.File, apply func(*Material) error) error {
-	defer f.Close()
-	m, err := ReadMaterial(f)
-	if err != nil {
-		return err
-	}
-	return apply(m)
 }
 
 // drain has the worker let its connections end, and abort what is left when

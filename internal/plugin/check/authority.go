@@ -10,7 +10,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/duration"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 )
 
 // soonExpired is when to replace an authority at the latest: certificates of pods
@@ -20,12 +20,12 @@ const soonExpired = 60 * 24 * time.Hour
 const initCommand = "kubectl gateway init-ca"
 
 func checkAuthority(_ context.Context, f *facts) []finding {
-	authority, err := f.authority()
+	a, err := f.authority()
 	if err == nil {
-		return ok("%s", authority)
+		return ok("%s", a)
 	}
 	found := failed(Error, err)
-	if errors.Is(err, ca.ErrNoAuthority) && !strings.Contains(err.Error(), "trusts") || errors.Is(err, ca.ErrNoBundle) {
+	if errors.Is(err, authority.ErrNoAuthority) && !strings.Contains(err.Error(), "trusts") || errors.Is(err, authority.ErrNoBundle) {
 		found.hint, found.command = "", initCommand+f.place()
 	}
 	return []finding{found}
@@ -41,11 +41,11 @@ func (f *facts) place() string {
 }
 
 func checkAuthorityExpiry(_ context.Context, f *facts) []finding {
-	authority, err := f.authority()
+	a, err := f.authority()
 	if err != nil {
 		return skipped("there is no authority to look at")
 	}
-	left := authority.NotAfter().Sub(f.Now())
+	left := a.NotAfter().Sub(f.Now())
 	if left < soonExpired {
 		return []finding{{result: Warning, detail: fmt.Sprintf("it expires in %s", duration.HumanDuration(left)),
 			command: "kubectl gateway rotate --ca" + f.place()}}
@@ -59,13 +59,13 @@ func checkRotation(ctx context.Context, f *facts) []finding {
 	}
 	options := f.Load
 	options.Client = f.Client
-	rotation, err := ca.OpenRotation(ctx, ca.RotationOptions{LoadOptions: options})
+	rotation, err := authority.OpenRotation(ctx, authority.RotationOptions{LoadOptions: options})
 	switch {
-	case errors.Is(err, ca.ErrForeign):
+	case errors.Is(err, authority.ErrForeign):
 		return []finding{failed(Warning, err)}
 	case err != nil:
 		return skipped("it cannot be found out: %v", err)
-	case rotation.Phase() != ca.Idle:
+	case rotation.Phase() != authority.Idle:
 		return []finding{{result: Warning, detail: fmt.Sprintf("one is under way and waits in phase %q", rotation.Phase()),
 			hint: "continue it", command: "kubectl gateway rotate --ca" + f.place()}}
 	}

@@ -15,9 +15,9 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
@@ -141,7 +141,7 @@ type Checker struct {
 	// Given names ranges, so that they need not be found.
 	Given survey.Ranges
 	// Load says where the authority is.
-	Load ca.LoadOptions
+	Load authority.LoadOptions
 	// Timeout and ImageTimeout bound one check; if zero they are the defaults.
 	Timeout, ImageTimeout time.Duration
 	// Interval is DefaultInterval if zero.

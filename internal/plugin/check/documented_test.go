@@ -10,7 +10,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 )
 
 var yamlBlock = regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$")
@@ -45,7 +45,7 @@ func documentedRoles(t *testing.T) map[string]rbacv1.ClusterRole {
 func allows(role rbacv1.ClusterRole, p permission) bool {
 	switch p.scope {
 	case inSystem:
-		if role.Kind != "Role" || role.Namespace != ca.Namespace {
+		if role.Kind != "Role" || role.Namespace != authority.Namespace {
 			return false
 		}
 	case everywhere:

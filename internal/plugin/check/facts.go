@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/tools/pager"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
@@ -73,7 +74,7 @@ func newFacts(ctx context.Context, c *Checker) *facts {
 	f.authority = once(ctx, c, func(ctx context.Context) (*ca.Authority, error) {
 		options := c.Load
 		options.Client = c.Client
-		return ca.Load(ctx, options)
+		return authority.Load(ctx, options)
 	})
 	f.access.init(ctx, c)
 	return f

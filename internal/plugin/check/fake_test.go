@@ -24,8 +24,8 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // patience bounds what a test waits for; it decides nothing.
@@ -119,7 +119,7 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 	w.Checker = &Checker{
 		Client: w.Clientset, Gateways: w, Namespace: "shop", Context: "context \"test\"", Version: "v1.0.0",
 		Image: "registry.example/gateway:v1", Timeout: patience, ImageTimeout: patience, Interval: time.Millisecond,
-		Load: ca.LoadOptions{Dir: t.TempDir()}, Now: time.Now, Progress: &w.progress,
+		Load: authority.LoadOptions{Dir: t.TempDir()}, Now: time.Now, Progress: &w.progress,
 		LookPath: func(string) (string, error) { return "/bin/kubectl", nil },
 		Find: func(ctx context.Context) ([]corev1.Pod, error) {
 			list, err := w.CoreV1().Pods("shop").List(ctx, metav1.ListOptions{})
@@ -132,7 +132,7 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 // withAuthority gives w an authority that the cluster trusts.
 func (w *world) withAuthority(t *testing.T, ttl time.Duration) *world {
 	t.Helper()
-	if _, err := ca.Init(t.Context(), ca.InitOptions{Client: w.Clientset, Dir: w.Load.Dir, TTL: ttl}); err != nil {
+	if _, err := authority.Init(t.Context(), authority.InitOptions{Client: w.Clientset, Dir: w.Load.Dir, TTL: ttl}); err != nil {
 		t.Fatal(err)
 	}
 	return w

@@ -11,7 +11,7 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 )
 
 // scope is where a permission is needed.
@@ -53,7 +53,7 @@ func (p permission) String() string {
 	}
 	switch p.scope {
 	case inSystem:
-		return text + " in " + ca.Namespace
+		return text + " in " + authority.Namespace
 	case everywhere:
 		return text + " of the cluster"
 	}
@@ -71,8 +71,8 @@ func pods(subresource string, verbs ...string) []permission {
 // certifying is what finding the authority takes.
 func certifying() []permission {
 	return []permission{
-		{verb: "get", resource: "namespaces", name: ca.Namespace, scope: inSystem},
-		{verb: "get", resource: "configmaps", name: ca.BundleName, scope: inSystem},
+		{verb: "get", resource: "namespaces", name: authority.Namespace, scope: inSystem},
+		{verb: "get", resource: "configmaps", name: authority.BundleName, scope: inSystem},
 	}
 }
 
@@ -134,7 +134,7 @@ func (a *accessFacts) init(ctx context.Context, c *Checker) {
 	a.ask = func(namespace string, p permission) (bool, error) {
 		switch p.scope {
 		case inSystem:
-			namespace = ca.Namespace
+			namespace = authority.Namespace
 		case everywhere:
 			namespace = ""
 		}

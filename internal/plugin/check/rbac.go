@@ -10,7 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 )
 
 // grant returns the command that lets user do in namespace what verbs need.
@@ -37,7 +37,7 @@ func grant(role string, verbs []string, namespace, user string) (string, error) 
 	for _, place := range []struct {
 		scope     scope
 		namespace string
-	}{{inNamespace, namespace}, {inSystem, ca.Namespace}} {
+	}{{inNamespace, namespace}, {inSystem, authority.Namespace}} {
 		if len(rules[place.scope]) == 0 {
 			continue
 		}

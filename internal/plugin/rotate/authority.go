@@ -9,6 +9,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -27,9 +28,9 @@ type AuthorityRotator struct {
 	Client   kubernetes.Interface
 	Gateways Gateways
 	// Where says where the authorities are kept.
-	Where ca.RotationOptions
+	Where authority.RotationOptions
 	// Successor is the authority that is to follow.
-	Successor ca.Successor
+	Successor authority.Successor
 	// TTL is how long the gateways' certificates are valid; ca.DefaultLeafTTL if
 	// zero.
 	TTL time.Duration
@@ -43,8 +44,8 @@ type AuthorityRotator struct {
 
 // AuthorityResult is how far the rotation of the authority has come.
 type AuthorityResult struct {
-	// Phase is ca.Idle if it is over, or has not begun.
-	Phase ca.Phase
+	// Phase is authority.Idle if it is over, or has not begun.
+	Phase authority.Phase
 	// Authority signs now. Other is its successor or its predecessor, nil in phase
 	// Idle.
 	Authority, Other *ca.Authority
@@ -91,7 +92,7 @@ func (e *BlockedError) Error() string {
 func (r *AuthorityRotator) Rotate(ctx context.Context) (*AuthorityResult, error) {
 	begun := false
 	for {
-		rotation, err := ca.OpenRotation(ctx, r.Where)
+		rotation, err := authority.OpenRotation(ctx, r.Where)
 		if err != nil {
 			return nil, err
 		}
@@ -105,7 +106,7 @@ func (r *AuthorityRotator) Rotate(ctx context.Context) (*AuthorityResult, error)
 			result.Done, result.Backup, result.Next = true, rotation.Backup(), ""
 			return result, nil
 		}
-		if !begun && rotation.Phase() != ca.Idle {
+		if !begun && rotation.Phase() != authority.Idle {
 			if err := rotation.Follows(r.Successor); err != nil {
 				return result, err
 			}
@@ -119,23 +120,23 @@ func (r *AuthorityRotator) Rotate(ctx context.Context) (*AuthorityResult, error)
 }
 
 // step takes the rotation to its next phase.
-func (r *AuthorityRotator) step(ctx context.Context, rotation *ca.Rotation, result *AuthorityResult) error {
+func (r *AuthorityRotator) step(ctx context.Context, rotation *authority.Rotation, result *AuthorityResult) error {
 	switch rotation.Phase() {
-	case ca.Idle:
+	case authority.Idle:
 		if err := rotation.Begin(ctx, r.Successor); err != nil {
 			return err
 		}
 		r.say("1/4 trust: authority %s is to follow %s", short(rotation.Other()), short(rotation.Current()))
 		return nil
-	case ca.Trusting:
+	case authority.Trusting:
 		return r.trustBoth(ctx, rotation, result)
-	case ca.Reissuing:
+	case authority.Reissuing:
 		return r.reissue(ctx, rotation, result)
 	}
 	return r.drop(ctx, rotation, result)
 }
 
-func (r *AuthorityRotator) trustBoth(ctx context.Context, rotation *ca.Rotation, result *AuthorityResult) error {
+func (r *AuthorityRotator) trustBoth(ctx context.Context, rotation *authority.Rotation, result *AuthorityResult) error {
 	if err := rotation.Publish(ctx); err != nil {
 		return err
 	}
@@ -150,7 +151,7 @@ func (r *AuthorityRotator) trustBoth(ctx context.Context, rotation *ca.Rotation,
 	return nil
 }
 
-func (r *AuthorityRotator) reissue(ctx context.Context, rotation *ca.Rotation, result *AuthorityResult) error {
+func (r *AuthorityRotator) reissue(ctx context.Context, rotation *authority.Rotation, result *AuthorityResult) error {
 	if err := rotation.Publish(ctx); err != nil {
 		return err
 	}
@@ -170,7 +171,7 @@ func (r *AuthorityRotator) reissue(ctx context.Context, rotation *ca.Rotation, r
 	return nil
 }
 
-func (r *AuthorityRotator) drop(ctx context.Context, rotation *ca.Rotation, result *AuthorityResult) error {
+func (r *AuthorityRotator) drop(ctx context.Context, rotation *authority.Rotation, result *AuthorityResult) error {
 	// Since the bundle has one root, nobody can load the old authority any more.
 	// What somebody has issued with it right before that is replaced while the
 	// others still trust it.
@@ -192,18 +193,18 @@ func (r *AuthorityRotator) drop(ctx context.Context, rotation *ca.Rotation, resu
 // Plan looks how far a rotation has come, and what Rotate would do next. It
 // changes nothing.
 func (r *AuthorityRotator) Plan(ctx context.Context) (*AuthorityResult, error) {
-	rotation, err := ca.OpenRotation(ctx, r.Where)
+	rotation, err := authority.OpenRotation(ctx, r.Where)
 	if err != nil {
 		return nil, err
 	}
-	if rotation.Phase() != ca.Idle {
+	if rotation.Phase() != authority.Idle {
 		if err := rotation.Follows(r.Successor); err != nil {
 			return nil, err
 		}
 	}
 	result := describe(rotation)
 	goal := goalTrust(rotation)
-	if rotation.Phase() == ca.Dropping {
+	if rotation.Phase() == authority.Dropping {
 		goal = goalDrop(rotation)
 	}
 	seen, err := r.inspect(ctx, goal)
@@ -214,16 +215,16 @@ func (r *AuthorityRotator) Plan(ctx context.Context) (*AuthorityResult, error) {
 	return result, nil
 }
 
-func describe(rotation *ca.Rotation) *AuthorityResult {
+func describe(rotation *authority.Rotation) *AuthorityResult {
 	result := &AuthorityResult{Phase: rotation.Phase(), Authority: rotation.Current(), Other: rotation.Other(), Where: rotation.Where()}
 	switch result.Phase {
-	case ca.Idle:
+	case authority.Idle:
 		result.Next = "1/4 trust: make an authority to follow, publish both roots, and give them to all gateways"
-	case ca.Trusting:
+	case authority.Trusting:
 		result.Next = "1/4 trust: give both roots to all gateways; then 2/4 switch: sign with the new authority"
-	case ca.Reissuing:
+	case authority.Reissuing:
 		result.Next = "3/4 reissue: give all gateways certificates of the new authority; then 4/4 drop: publish its root alone"
-	case ca.Dropping:
+	case authority.Dropping:
 		result.Next = "4/4 drop: take the old root away from all gateways, and put the old authority away"
 	}
 	return result
@@ -243,19 +244,19 @@ type goal struct {
 	alone bool
 }
 
-func goalTrust(rotation *ca.Rotation) goal {
+func goalTrust(rotation *authority.Rotation) goal {
 	both := rotation.Both()
 	return goal{doing: "signing with the new authority", authority: both, known: both.Roots(), issuers: both.Roots(), roots: both.Roots()}
 }
 
-func goalReissue(rotation *ca.Rotation) goal {
+func goalReissue(rotation *authority.Rotation) goal {
 	g := goalTrust(rotation)
 	g.doing = "dropping the old root, which is in use"
 	g.issuers, g.roots = g.issuers[:1], g.roots[:1]
 	return g
 }
 
-func goalDrop(rotation *ca.Rotation) goal {
+func goalDrop(rotation *authority.Rotation) goal {
 	g := goalReissue(rotation)
 	g.doing = "putting the old authority away"
 	g.authority, g.alone = rotation.Current(), true

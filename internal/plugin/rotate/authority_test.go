@@ -17,6 +17,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
@@ -24,7 +25,7 @@ import (
 // checkDone checks that all that is left of a rotation is the new authority.
 func (w *world) checkDone(when string) {
 	w.t.Helper()
-	a, err := ca.Load(w.t.Context(), w.rotator().Where.LoadOptions)
+	a, err := authority.Load(w.t.Context(), w.rotator().Where.LoadOptions)
 	if err != nil {
 		w.t.Fatalf("%s: %v", when, err)
 	}
@@ -53,7 +54,7 @@ func TestRotateAuthority(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !result.Done || result.Gateways != 3 || result.Backup == "" || result.Phase != ca.Idle || len(result.Blocked) != 0 {
+		if !result.Done || result.Gateways != 3 || result.Backup == "" || result.Phase != authority.Idle || len(result.Blocked) != 0 {
 			t.Errorf("%s: %+v", keep, result)
 		}
 		w.checkDone(keep)
@@ -85,7 +86,7 @@ func TestInterruptedAnywhere(t *testing.T) {
 			for stop := 1; ; stop++ {
 				w := newWorld(t, keep, "shop/web", "ops/db")
 				oldDir := filepath.Join(t.TempDir(), "old")
-				if err := ca.CreateDir(oldDir, w.first); err != nil {
+				if err := authority.CreateDir(oldDir, w.first); err != nil {
 					t.Fatal(err)
 				}
 				var (
@@ -134,11 +135,11 @@ func TestInterruptedAnywhere(t *testing.T) {
 					w.check(when)
 					w.checkNew(when, w.dir, false)
 					w.checkNew(when, oldDir, true)
-					rotation, err := ca.OpenRotation(t.Context(), r.Where)
+					rotation, err := authority.OpenRotation(t.Context(), r.Where)
 					if err != nil {
 						t.Fatalf("%s: %v", when, err)
 					}
-					if rotation.Phase() == ca.Idle && rotation.Current().Fingerprint() != w.first.Fingerprint() {
+					if rotation.Phase() == authority.Idle && rotation.Current().Fingerprint() != w.first.Fingerprint() {
 						done = true // only the last word was lost
 					}
 					w.step = saved
@@ -164,12 +165,12 @@ func TestEnabledMeanwhile(t *testing.T) {
 		"trust shop/web done", "renew shop/web done"} {
 		w := newWorld(t, "local", "shop/web")
 		oldDir := filepath.Join(t.TempDir(), "old")
-		if err := ca.CreateDir(oldDir, w.first); err != nil {
+		if err := authority.CreateDir(oldDir, w.first); err != nil {
 			t.Fatal(err)
 		}
 		load := func() *ca.Authority {
-			a, err := ca.Load(t.Context(), ca.LoadOptions{Client: w.cluster, Dir: oldDir, Getenv: func(string) string { return "" }})
-			if errors.Is(err, ca.ErrForeign) {
+			a, err := authority.Load(t.Context(), authority.LoadOptions{Client: w.cluster, Dir: oldDir, Getenv: func(string) string { return "" }})
+			if errors.Is(err, authority.ErrForeign) {
 				return nil
 			}
 			if err != nil {
@@ -284,14 +285,14 @@ func TestBlocked(t *testing.T) {
 				!strings.Contains(b.Err.Error(), c.text) || !strings.Contains(api.Hint(b.Err), c.hint) {
 				t.Errorf("%+v; hint %q", b, api.Hint(b.Err))
 			}
-			if result.Phase != ca.Trusting || len(result.Blocked) != 1 || err.Error() != "1 gateway is in the way of signing with the new authority" {
+			if result.Phase != authority.Trusting || len(result.Blocked) != 1 || err.Error() != "1 gateway is in the way of signing with the new authority" {
 				t.Errorf("%+v, %v", result, err)
 			}
 			if c.name == "somebody else's" && (w.did("trust shop/web") || w.did("trust shop/db")) {
 				t.Error("gateways were changed")
 			}
 			// The old authority signs on.
-			if a, err := ca.Load(t.Context(), r.Where.LoadOptions); err != nil || a.Fingerprint() != w.first.Fingerprint() {
+			if a, err := authority.Load(t.Context(), r.Where.LoadOptions); err != nil || a.Fingerprint() != w.first.Fingerprint() {
 				t.Errorf("%v, %v", a, err)
 			}
 			// Once it is gone, the rotation goes on.
@@ -318,11 +319,11 @@ func TestBlockedBeforeTheDrop(t *testing.T) {
 	}
 	result, err := r.Rotate(t.Context())
 	var blocked *BlockedError
-	if !errors.As(err, &blocked) || result.Phase != ca.Reissuing || !strings.Contains(err.Error(), "dropping the old root, which is in use") {
+	if !errors.As(err, &blocked) || result.Phase != authority.Reissuing || !strings.Contains(err.Error(), "dropping the old root, which is in use") {
 		t.Fatalf("%+v, %v", result, err)
 	}
 	w.check("blocked")
-	bundle, err := ca.FetchBundle(t.Context(), w.cluster)
+	bundle, err := authority.FetchBundle(t.Context(), w.cluster)
 	if err != nil || !bundle.Holds(w.first) {
 		t.Errorf("%v, %v", bundle, err)
 	}
@@ -414,7 +415,7 @@ func TestPlanChangesNothing(t *testing.T) {
 		return nil
 	}
 	plan, err := r.Plan(t.Context())
-	if err != nil || plan.Phase != ca.Idle || plan.Gateways != 1 || len(plan.Blocked) != 1 || !strings.HasPrefix(plan.Next, "1/4") || plan.Done {
+	if err != nil || plan.Phase != authority.Idle || plan.Gateways != 1 || len(plan.Blocked) != 1 || !strings.HasPrefix(plan.Next, "1/4") || plan.Done {
 		t.Errorf("%+v, %v", plan, err)
 	}
 }
@@ -438,12 +439,12 @@ func TestAnotherSuccessorMeanwhile(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	other, err := ca.Init(t.Context(), ca.InitOptions{Client: newWorld(t, "local").cluster, Dir: dir, Force: true})
+	other, err := authority.Init(t.Context(), authority.InitOptions{Client: newWorld(t, "local").cluster, Dir: dir, Force: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.Successor.CertPEM, r.Successor.KeyPEM = readAuthority(t, other.File)
-	if _, err := r.Rotate(t.Context()); !errors.Is(err, ca.ErrExists) || !strings.Contains(api.Hint(err), "--from-cert") {
+	if _, err := r.Rotate(t.Context()); !errors.Is(err, authority.ErrExists) || !strings.Contains(api.Hint(err), "--from-cert") {
 		t.Errorf("%v; hint %q", err, api.Hint(err))
 	}
 }

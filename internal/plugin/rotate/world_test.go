@@ -26,6 +26,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -64,13 +65,13 @@ type fakeGateway struct {
 func newWorld(t *testing.T, keep string, pods ...string) *world {
 	t.Helper()
 	w := &world{t: t, dir: filepath.Join(t.TempDir(), "authority"), gateways: map[string]*fakeGateway{}}
-	w.cluster = fake.NewClientset(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ca.Namespace, UID: "uid-1"}})
+	w.cluster = fake.NewClientset(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: authority.Namespace, UID: "uid-1"}})
 	w.step = func(string) error { return nil }
-	store := ca.StoreLocal
+	store := authority.StoreLocal
 	if keep == "both" {
-		store = ca.StoreCluster
+		store = authority.StoreCluster
 	}
-	result, err := ca.Init(t.Context(), ca.InitOptions{Client: w.cluster, Dir: w.dir, Store: store})
+	result, err := authority.Init(t.Context(), authority.InitOptions{Client: w.cluster, Dir: w.dir, Store: store})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,8 +304,8 @@ func (w *world) check(when string) {
 // checkNew is check for a gateway that is enabled now with what lies in dir.
 func (w *world) checkNew(when, dir string, mayBeForeign bool) {
 	w.t.Helper()
-	a, err := ca.Load(w.t.Context(), ca.LoadOptions{Client: w.cluster, Dir: dir, Getenv: func(string) string { return "" }})
-	if mayBeForeign && errors.Is(err, ca.ErrForeign) {
+	a, err := authority.Load(w.t.Context(), authority.LoadOptions{Client: w.cluster, Dir: dir, Getenv: func(string) string { return "" }})
+	if mayBeForeign && errors.Is(err, authority.ErrForeign) {
 		return
 	}
 	if err != nil {
@@ -325,8 +326,8 @@ func (w *world) checkNew(when, dir string, mayBeForeign bool) {
 }
 
 func (w *world) rotator() *AuthorityRotator {
-	return &AuthorityRotator{Client: w.cluster, Gateways: w, Parallel: 2, Timeout: 10 * time.Second, Where: ca.RotationOptions{
-		LoadOptions: ca.LoadOptions{Client: w.cluster, Dir: w.dir, Getenv: func(string) string { return "" }},
+	return &AuthorityRotator{Client: w.cluster, Gateways: w, Parallel: 2, Timeout: 10 * time.Second, Where: authority.RotationOptions{
+		LoadOptions: authority.LoadOptions{Client: w.cluster, Dir: w.dir, Getenv: func(string) string { return "" }},
 		Step:        func(name string) error { return w.step("file " + name) },
 	}}
 }

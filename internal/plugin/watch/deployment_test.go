@@ -35,6 +35,7 @@ import (
 	sigsyaml "sigs.k8s.io/yaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -276,25 +277,25 @@ func TestExampleAllowsWhatWatchDoesAndNothingElse(t *testing.T) {
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system", UID: "cluster"}},
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.0.0/16", "fd00::/64"}}},
 		&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16"}}})
-	authority, err := ca.New(ca.Options{})
+	made, err := ca.New(ca.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err1 := ca.PublishBundle(ctx, client, authority, false)
-	_, err2 := ca.PublishAuthority(ctx, client, authority, false)
+	_, err1 := authority.PublishBundle(ctx, client, made, false)
+	_, err2 := authority.PublishAuthority(ctx, client, made, false)
 	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
 	addContainers(t, client)
 	e.guard(client)
-	gateways := &gatewaysByExec{t: t, e: e, client: client, authority: authority, certs: map[string]api.Certificate{}}
+	gateways := &gatewaysByExec{t: t, e: e, client: client, authority: made, certs: map[string]api.Certificate{}}
 	home := t.TempDir()
 	plugin := &Plugin{
 		Client: client, Gateways: gateways,
 		Options: inject.Options{Image: testImage, Mode: api.Permissive, OnFailure: api.FailOpen, Wire: api.WireAuto,
 			Delivery: inject.DeliveryCSR, TTL: time.Hour, Timeout: 30 * time.Second},
 		Authority: func(ctx context.Context) (Authority, error) {
-			return ca.Load(ctx, ca.LoadOptions{Client: client, Getenv: func(name string) string {
+			return authority.Load(ctx, authority.LoadOptions{Client: client, Getenv: func(name string) string {
 				return map[string]string{"HOME": home, "LOCALAPPDATA": home}[name]
 			}})
 		},

@@ -1,6 +1,6 @@
 module github.com/kubectl-gateway/kubectl-gateway/test/cluster/coredns
 
-go 1.26.0
+go 1.27.3
 
 require github.com/coredns/coredns v1.15.0
 

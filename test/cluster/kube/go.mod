@@ -1,6 +1,6 @@
 module github.com/kubectl-gateway/kubectl-gateway/test/cluster/kube
 
-go 1.26.0
+go 1.27.3
 
 require (
 	github.com/spf13/cobra v1.10.2

@@ -1,0 +1,137 @@
+//go:build ignore
+
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+ *
+ * The capture: connect(2) of an application in the pod goes to the gateway's
+ * listener on loopback, and the socket remembers its original destination.
+ */
+
+#include "decide.h"
+
+static __always_inline bool is_tcp(struct bpf_sock_addr *ctx)
+{
+	return ctx->type == SOCK_STREAM &&
+	       (ctx->protocol == IPPROTO_TCP || ctx->protocol == IPPROTO_MPTCP);
+}
+
+/* Whether somebody listens at to, in the caller's network namespace. The source is all
+ * zeroes: no established connection has that, so only a listener can match. */
+static __always_inline bool listens(struct bpf_sock_addr *ctx, const struct endpoint *to)
+{
+	struct tuple t = { .server = *to };
+	struct bpf_sock_tuple key = {};
+	struct bpf_sock *sk REFERENCE = bpf_sk_lookup_tcp(ctx, &key, lookup_key(&t, &key), BPF_F_CURRENT_NETNS, 0);
+
+	return sk;
+}
+
+/* Keeps the pod's address as the local address of a captured connection, which
+ * would get 127.0.0.1 otherwise. Port 0 leaves the choice of a port to connect(2), so
+ * that one port can serve many destinations as ever. It fails harmlessly on a
+ * socket that is bound to a port already: names.c covers that one. */
+static __always_inline void bind_pod_ip(struct bpf_sock_addr *ctx, const struct config *cfg, const struct endpoint *dst)
+{
+	const __u32 *own = pod_ip_of(dst->ip, cfg);
+
+	if (!own)
+		return;
+	if (ctx->family == AF_INET) {
+		struct sockaddr_in addr = { .sin_family = AF_INET, .sin_addr.s_addr = own[3] };
+
+		if (!ctx->sk->src_ip4)
+			bpf_bind(ctx, (struct sockaddr *)&addr, sizeof(addr));
+	} else {
+		struct sockaddr_in6 addr = { .sin6_family = AF_INET6 };
+
+		copy_ip(addr.sin6_addr.s6_addr32, own);
+		if (!ctx->sk->src_ip6[0] && !ctx->sk->src_ip6[3])
+			bpf_bind(ctx, (struct sockaddr *)&addr, sizeof(addr));
+	}
+}
+
+/* gateway is where a captured connection goes. */
+static __always_inline enum verdict judge_tcp(struct bpf_sock_addr *ctx, const struct config *cfg,
+					      const struct endpoint *dst, struct endpoint *gateway)
+{
+	enum action action = action_for(cfg, dst);
+	struct handover *h;
+
+	if (action == ACTION_EXCLUDE || is_gateway(cfg))
+		return VERDICT_PASS;
+	if (action == ACTION_SERVICE && !cfg->inband_services) {
+		if (cfg->strict) {
+			COUNT(service_refused);
+			return VERDICT_REFUSE;
+		}
+		COUNT(service_passed);
+		return VERDICT_PASS;
+	}
+	loopback_of(dst->ip, gateway->ip);
+	gateway->port = cfg->capture_port;
+	if (!listens(ctx, gateway)) {
+		COUNT(no_listener);
+		return cfg->closed ? VERDICT_REFUSE : VERDICT_PASS;
+	}
+	/* SO_BINDTODEVICE puts loopback out of reach. */
+	h = ctx->sk->bound_dev_if ? NULL : remember(ctx->sk);
+	if (!h) {
+		COUNT(uncapturable);
+		return cfg->strict ? VERDICT_REFUSE : VERDICT_PASS;
+	}
+	h->addr = *dst;
+	h->role = ROLE_CAPTURED;
+	COUNT(captured);
+	return VERDICT_CAPTURE;
+}
+
+/* Decides about one connect(2). A program of each family writes the new destination: the
+ * verifier wants that. */
+static __always_inline enum verdict judge(struct bpf_sock_addr *ctx, const struct config *cfg,
+					  const struct endpoint *dst, struct endpoint *gateway)
+{
+	enum verdict v;
+
+	if (is_udp(ctx))
+		return judge_udp(cfg, dst);
+	if (!is_tcp(ctx))
+		return VERDICT_PASS;
+	v = judge_tcp(ctx, cfg, dst, gateway);
+	if (v == VERDICT_CAPTURE)
+		bind_pod_ip(ctx, cfg, dst);
+	else if (has_role(known(ctx->sk), ROLE_CAPTURED))
+		/* The socket connects again, to somewhere else. */
+		bpf_sk_storage_delete(&kgw_sockets, ctx->sk);
+	return v;
+}
+
+SEC("cgroup/connect4")
+int kgw_connect4(struct bpf_sock_addr *ctx)
+{
+	struct endpoint dst = {}, gateway = {};
+	struct config *cfg = get_config();
+	enum verdict v;
+
+	if (!cfg || ctx->user_family != AF_INET)
+		return VERDICT_PASS;
+	read_addr4(ctx, &dst);
+	v = judge(ctx, cfg, &dst, &gateway);
+	if (v == VERDICT_CAPTURE)
+		write_addr4(ctx, &gateway);
+	return v != VERDICT_REFUSE;
+}
+
+SEC("cgroup/connect6")
+int kgw_connect6(struct bpf_sock_addr *ctx)
+{
+	struct endpoint dst = {}, gateway = {};
+	struct config *cfg = get_config();
+	enum verdict v;
+
+	if (!cfg || ctx->user_family != AF_INET6)
+		return VERDICT_PASS;
+	read_addr6(ctx, &dst);
+	v = judge(ctx, cfg, &dst, &gateway);
+	if (v == VERDICT_CAPTURE)
+		write_addr6(ctx, &gateway);
+	return v != VERDICT_REFUSE;
+}

@@ -1,0 +1,198 @@
+//go:build ignore
+
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+ *
+ * Every packet that comes into the pod: a SYN is read, and steered to the gateway if it
+ * is the gateway's. All others pass.
+ */
+
+#include <linux/if_ether.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <linux/tcp.h>
+
+#include "option.h"
+#include "steer.h"
+
+/* TC_ACT_UNSPEC of clsact, TCX_NEXT of tcx: whatever else is attached has its say. */
+#define NEXT TC_ACT_UNSPEC
+#define DROP TC_ACT_SHOT
+
+#define IP_OFFSET 0x1fff
+#define IP_MF 0x2000
+
+#define MAX_OPTIONS 40
+/* Ethernet with a tag, and the longest headers of IPv4 and TCP. */
+#define HEADERS (18 + 60 + 60)
+
+enum packet {
+	PACKET_OTHER, /* nothing of ours */
+	PACKET_SYN,
+	/* TCP that cannot be read here: a fragment, or behind an IPv6 extension header. */
+	PACKET_OPAQUE,
+};
+
+/* Only this helper knows where the network header is, on interfaces without a link layer
+ * too. It reads no more than what is in one piece with the beginning. */
+static __always_inline long load(struct __sk_buff *skb, __u32 at, void *to, __u32 len)
+{
+	return bpf_skb_load_bytes_relative(skb, at, to, len, BPF_HDR_START_NET);
+}
+
+static __always_inline long pull_headers(struct __sk_buff *skb)
+{
+	return bpf_skb_pull_data(skb, skb->len < HEADERS ? skb->len : HEADERS);
+}
+
+static __always_inline long load_header(struct __sk_buff *skb, __u32 at, void *to, __u32 len)
+{
+	if (load(skb, at, to, len) == 0)
+		return 0;
+	return pull_headers(skb) || load(skb, at, to, len);
+}
+
+/* Whether the option is in the list that begins at and ends before end. The list is
+ * read as the kernel does: what comes before the first flaw counts. */
+static __always_inline bool find_option(struct __sk_buff *skb, __u32 at, __u32 end)
+{
+	for (int i = 0; i < MAX_OPTIONS; i++) {
+		struct { __u8 kind, len; } head;
+		struct option o;
+
+		/* An option of one byte may be the last. */
+		if (at + 1 > end || load(skb, at, &head.kind, 1) || head.kind == 0)
+			return false;
+		if (head.kind == 1) {
+			at++;
+			continue;
+		}
+		if (at + 2 > end || load(skb, at + 1, &head.len, 1) || head.len < 2 || at + head.len > end)
+			return false;
+		if (head.kind == OPTION_KIND && head.len == sizeof(o) && load(skb, at, &o, sizeof(o)) == 0 && is_ours(&o))
+			return true;
+		at += head.len;
+	}
+	return false;
+}
+
+/* Reads a packet's ends, and of a SYN whether it has the option. */
+static __always_inline enum packet parse(struct __sk_buff *skb, struct tuple *t, bool *shown)
+{
+	struct tcphdr tcp;
+	__u32 at;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr ip;
+
+		if (load_header(skb, 0, &ip, sizeof(ip)) || ip.protocol != IPPROTO_TCP || ip.ihl < 5)
+			return PACKET_OTHER;
+		map_ip4(t->client.ip, ip.saddr);
+		map_ip4(t->server.ip, ip.daddr);
+		if (ip.frag_off & bpf_htons(IP_OFFSET | IP_MF))
+			return PACKET_OPAQUE;
+		at = ip.ihl * 4;
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr ip;
+
+		if (load_header(skb, 0, &ip, sizeof(ip)) || ip.nexthdr == IPPROTO_UDP || ip.nexthdr == IPPROTO_ICMPV6)
+			return PACKET_OTHER;
+		__builtin_memcpy(t->client.ip, &ip.saddr, sizeof(t->client.ip));
+		__builtin_memcpy(t->server.ip, &ip.daddr, sizeof(t->server.ip));
+		if (ip.nexthdr != IPPROTO_TCP)
+			return PACKET_OPAQUE;
+		at = sizeof(ip);
+	} else {
+		return PACKET_OTHER;
+	}
+	if (load_header(skb, at, &tcp, sizeof(tcp)))
+		return PACKET_OTHER;
+	if (!tcp.syn || tcp.ack || tcp.rst || tcp.fin)
+		return PACKET_OTHER;
+	pull_headers(skb);
+	t->client.port = tcp.source;
+	t->server.port = tcp.dest;
+	*shown = find_option(skb, at + sizeof(tcp), at + tcp.doff * 4);
+	return PACKET_SYN;
+}
+
+/* The state of the connection that has the tuple already, or BPF_TCP_LISTEN if none has. */
+static __always_inline __u32 state_of(struct __sk_buff *skb, const struct tuple *t)
+{
+	struct bpf_sock_tuple key = {};
+	struct bpf_sock *sk REFERENCE = bpf_skc_lookup_tcp(skb, &key, lookup_key(t, &key), BPF_F_CURRENT_NETNS, 0);
+
+	return sk ? sk->state : BPF_TCP_LISTEN;
+}
+
+/* Judges a SYN from outside to the pod. */
+static __always_inline int steer(struct __sk_buff *skb, const struct config *cfg, const struct tuple *t, bool shown)
+{
+	bool remembered = shown || bpf_map_lookup_elem(&kgw_shown, t);
+	__u32 state, one = 1;
+
+	if (!remembered && !cfg->strict)
+		return NEXT;
+	state = state_of(skb, t);
+	if (state != BPF_TCP_LISTEN && state != BPF_TCP_TIME_WAIT && state != BPF_TCP_NEW_SYN_RECV)
+		return NEXT; /* the connection exists */
+	if (shown)
+		bpf_map_update_elem(&kgw_shown, t, &one, BPF_ANY);
+	else if (remembered && state != BPF_TCP_NEW_SYN_RECV)
+		/* Another connection had this tuple and failed. A SYN without the option can
+		 * also be the retransmission of one that had it. */
+		bpf_map_delete_elem(&kgw_shown, t);
+	if (state == BPF_TCP_NEW_SYN_RECV)
+		return NEXT; /* a retransmission: the kernel knows the connection */
+
+	if (!shown) {
+		if (!cfg->strict)
+			return NEXT;
+		if (plaintext_allowed(t->client.ip)) {
+			COUNT(plaintext_allowed);
+			return NEXT;
+		}
+	}
+
+	struct bpf_sock *sk REFERENCE = inband_listener(t);
+
+	if (!sk) {
+		if (!fails_closed(cfg))
+			return NEXT;
+		if (!shown)
+			COUNT(plaintext_refused);
+		return DROP;
+	}
+	/* The kernel ends a connection in TIME_WAIT first, and then asks lookup.c. */
+	if (state == BPF_TCP_TIME_WAIT || bpf_sk_assign(skb, sk, 0) == 0)
+		return NEXT;
+	return cfg->strict ? DROP : NEXT;
+}
+
+/* Judges TCP to the pod that cannot be read here. lookup.c judges it again, unless the
+ * gateway is gone. */
+static __always_inline int guard(const struct config *cfg, const struct tuple *t)
+{
+	if (!fails_closed(cfg) || plaintext_allowed(t->client.ip))
+		return NEXT;
+
+	struct bpf_sock *sk REFERENCE = inband_listener(t);
+
+	return sk ? NEXT : DROP;
+}
+
+SEC("tc")
+int kgw_ingress(struct __sk_buff *skb)
+{
+	struct config *cfg = get_config();
+	struct tuple t = {};
+	bool shown = false;
+	enum packet packet;
+
+	if (!cfg)
+		return NEXT;
+	packet = parse(skb, &t, &shown);
+	if (packet == PACKET_OTHER || !is_inbound(cfg, &t))
+		return NEXT;
+	return packet == PACKET_SYN ? steer(skb, cfg, &t, shown) : guard(cfg, &t);
+}

@@ -1,0 +1,42 @@
+//go:build ignore
+
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+ *
+ * The kernel looks for a listener, and only then: for the first SYN, for one that
+ * takes up the tuple of a connection in TIME_WAIT, and for the ACK that answers a SYN
+ * cookie. ingress.c cannot steer the last two. In strict mode this also sees what
+ * ingress.c does not read: fragments, and what is behind extension headers.
+ */
+
+#include "steer.h"
+
+SEC("sk_lookup")
+int kgw_lookup(struct bpf_sk_lookup *ctx)
+{
+	struct config *cfg = get_config();
+	struct tuple t = {};
+
+	if (!cfg || ctx->protocol != IPPROTO_TCP)
+		return SK_PASS;
+	if (ctx->family == AF_INET) {
+		map_ip4(t.client.ip, ctx->remote_ip4);
+		map_ip4(t.server.ip, ctx->local_ip4);
+	} else {
+		for (int i = 0; i < 4; i++) {
+			t.client.ip[i] = FIELD(ctx->remote_ip6[i]);
+			t.server.ip[i] = FIELD(ctx->local_ip6[i]);
+		}
+	}
+	t.client.port = ctx->remote_port;
+	t.server.port = bpf_htons(ctx->local_port);
+	if (!is_inbound(cfg, &t))
+		return SK_PASS;
+	if (!bpf_map_lookup_elem(&kgw_shown, &t) && (!cfg->strict || plaintext_allowed(t.client.ip)))
+		return SK_PASS;
+
+	struct bpf_sock *sk REFERENCE = inband_listener(&t);
+
+	if (!sk)
+		return fails_closed(cfg) ? SK_DROP : SK_PASS;
+	return bpf_sk_assign(ctx, sk, 0) && cfg->strict ? SK_DROP : SK_PASS;
+}

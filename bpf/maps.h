@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+ *
+ * The maps. They belong to one gateway, that is to one pod and its network namespace.
+ */
+#pragma once
+
+#include <linux/bpf.h>
+#include <stdbool.h>
+#include <bpf/bpf_helpers.h>
+
+#include "types.h"
+
+/* Longest prefix match over every range that somebody named. Go sizes it to what it
+ * puts in; programs only read it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct range);
+	__type(value, enum action);
+} kgw_ranges SEC(".maps");
+
+/* Longest prefix match over the sources: 1 if strict mode allows their plaintext. Sized
+ * as kgw_ranges is. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct range);
+	__type(value, __u32);
+} kgw_plaintext SEC(".maps");
+
+/* The excluded ports, one bit a port. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 65536 / 64);
+	__type(key, __u32);
+	__type(value, __u64);
+} kgw_ports SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct config);
+} kgw_config SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct counters);
+} kgw_counters SEC(".maps");
+
+/* What a socket knows. The kernel frees it with the socket, and copies it from a
+ * listener to what that accepts. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__type(key, int);
+	__type(value, struct handover);
+} kgw_sockets SEC(".maps");
+
+/* From a connecting socket to the one that accepts it. An entry lives from the SYN to
+ * the end of the handshake, at most until the connecting socket closes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct tuple);
+	__type(value, struct handover);
+} kgw_handover SEC(".maps");
+
+/* Inbound connections whose SYN had the option, from the SYN to the end of the handshake.
+ * This map alone decides which of those are steered, so that the SYN-ACK and what the
+ * gateway accepts agree. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct tuple);
+	__type(value, __u32);
+} kgw_shown SEC(".maps");
+
+/* The in-band listeners. The kernel removes one when it is closed. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SOCKMAP);
+	__uint(max_entries, LISTENERS);
+	__type(key, enum listener);
+	__type(value, __u32);
+} kgw_listeners SEC(".maps");
+
+static __always_inline struct config *get_config(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&kgw_config, &zero);
+}
+
+/* The old value of the field must not be used: an instruction that returns it came
+ * with Linux 5.12. */
+#define COUNT(field)                                                              \
+	do {                                                                      \
+		__u32 zero_ = 0;                                                  \
+		struct counters *c_ = bpf_map_lookup_elem(&kgw_counters, &zero_); \
+		if (c_)                                                           \
+			__sync_fetch_and_add(&c_->field, 1);                      \
+	} while (0)
+
+/* What sk knows, or NULL. */
+static __always_inline struct handover *known(struct bpf_sock *sk)
+{
+	return bpf_sk_storage_get(&kgw_sockets, sk, NULL, 0);
+}
+
+/* What sk knows, which may be nothing yet, or NULL if memory has run out. */
+static __always_inline struct handover *remember(struct bpf_sock *sk)
+{
+	return bpf_sk_storage_get(&kgw_sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+}
+
+static __always_inline bool has_role(const struct handover *h, enum role role)
+{
+	return h && h->role == role;
+}

@@ -1,0 +1,119 @@
+//go:build ignore
+
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+ *
+ * What the application is told about the two ends of its connections. The
+ * getpeername hooks run for accept(2), too. All of these must return 1.
+ */
+
+#include "socket.h"
+
+/* Finds the address to show as the other end; false says that the true one is
+ * right. The worker's own sockets always show the true one. */
+static __always_inline bool peer_of(struct bpf_sock *sk, struct endpoint *peer)
+{
+	struct handover *h = known(sk);
+
+	if (!has_role(h, ROLE_CAPTURED) && !has_role(h, ROLE_PRESENTED))
+		return false;
+	*peer = h->addr;
+	return true;
+}
+
+/* peer_of for the socket of an application that uses MPTCP: what connect.c saw is not that
+ * one but the one below it, which has the same addresses. */
+static __always_inline bool peer_of_subflow(struct bpf_sock_addr *ctx, const struct tuple *t, struct endpoint *peer)
+{
+	struct bpf_sock_tuple key = {};
+	struct bpf_sock *sk REFERENCE = bpf_sk_lookup_tcp(ctx, &key, lookup_key(t, &key), BPF_F_CURRENT_NETNS, 0);
+
+	return sk && peer_of(sk, peer);
+}
+
+/* Whether the true other end of ctx's connection is the gateway's listener. */
+static __always_inline bool is_redirected(struct bpf_sock_addr *ctx)
+{
+	struct config *cfg = get_config();
+
+	return cfg && ctx->user_port == cfg->capture_port;
+}
+
+SEC("cgroup/getpeername4")
+int kgw_getpeer4(struct bpf_sock_addr *ctx)
+{
+	struct endpoint peer = {};
+	struct tuple t = {};
+
+	if (!peer_of(ctx->sk, &peer)) {
+		if (!is_redirected(ctx))
+			return 1;
+		read_addr4(ctx, &t.client);
+		map_ip4(t.server.ip, ctx->sk->src_ip4);
+		t.server.port = bpf_htons(ctx->sk->src_port);
+		if (!peer_of_subflow(ctx, &t, &peer))
+			return 1;
+	}
+	if (is_mapped(peer.ip))
+		write_addr4(ctx, &peer);
+	return 1;
+}
+
+SEC("cgroup/getpeername6")
+int kgw_getpeer6(struct bpf_sock_addr *ctx)
+{
+	struct endpoint peer = {};
+	struct tuple t = {};
+
+	if (!peer_of(ctx->sk, &peer)) {
+		if (!is_redirected(ctx))
+			return 1;
+		read_addr6(ctx, &t.client);
+		for (int i = 0; i < 4; i++)
+			t.server.ip[i] = FIELD(ctx->sk->src_ip6[i]);
+		t.server.port = bpf_htons(ctx->sk->src_port);
+		if (!peer_of_subflow(ctx, &t, &peer))
+			return 1;
+	}
+	write_addr6(ctx, &peer);
+	return 1;
+}
+
+/* Replaces loopback by the pod's address on a captured socket. One that was bound to a port
+ * alone has loopback: without a gateway it would have the pod's. */
+static __always_inline bool to_pod_ip(struct bpf_sock_addr *ctx, struct endpoint *e)
+{
+	struct config *cfg = get_config();
+	const __u32 *own;
+	__u32 loopback[4];
+
+	loopback_of(e->ip, loopback);
+	if (!cfg || !same_ip(e->ip, loopback) || !has_role(known(ctx->sk), ROLE_CAPTURED))
+		return false;
+	own = pod_ip_of(e->ip, cfg);
+	if (!own)
+		return false;
+	copy_ip(e->ip, own);
+	return true;
+}
+
+SEC("cgroup/getsockname4")
+int kgw_getsock4(struct bpf_sock_addr *ctx)
+{
+	struct endpoint local = {};
+
+	read_addr4(ctx, &local);
+	if (to_pod_ip(ctx, &local))
+		write_addr4(ctx, &local);
+	return 1;
+}
+
+SEC("cgroup/getsockname6")
+int kgw_getsock6(struct bpf_sock_addr *ctx)
+{
+	struct endpoint local = {};
+
+	read_addr6(ctx, &local);
+	if (to_pod_ip(ctx, &local))
+		write_addr6(ctx, &local);
+	return 1;
+}

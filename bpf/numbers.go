@@ -1,0 +1,25 @@
+//go:build ignore
+
+// The numbers of types.h that Go needs: generate.sh makes numbers_linux.go of this.
+
+package bpf
+
+// #include "types.h"
+import "C"
+
+// Values of the map kgw_ranges (enum action).
+const (
+	actionExclude uint32 = C.ACTION_EXCLUDE
+	actionPod     uint32 = C.ACTION_POD
+	actionService uint32 = C.ACTION_SERVICE
+	actionNode    uint32 = C.ACTION_NODE
+)
+
+// The socket options (enum sockopt).
+const (
+	sockoptLevel               = C.SOCKOPT_LEVEL
+	sockoptOriginalDestination = C.SOCKOPT_ORIGINAL_DESTINATION
+	sockoptPresentAs           = C.SOCKOPT_PRESENT_AS
+	sockoptInband              = C.SOCKOPT_INBAND
+	sockoptPeerShown           = C.SOCKOPT_PEER_SHOWN
+)

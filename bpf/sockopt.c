@@ -1,0 +1,169 @@
+//go:build ignore
+
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+ *
+ * The worker's interface: socket options instead of bpf(2), so that it needs no
+ * privilege. sockopt.go has the Go side of it.
+ */
+
+#include "socket.h"
+
+/* From linux/socket.h and linux/netfilter_ipv4.h. Programs made for iptables ask in this way,
+ * and IP6T_SO_ORIGINAL_DST has the same value. */
+#define SOL_IP 0
+#define SOL_IPV6 41
+#define SO_ORIGINAL_DST 80
+
+/* Programs return FAIL, and the call fails with EPERM, or CONTINUE: what the kernel itself
+ * said stays unless the option is ours. */
+#define FAIL 0
+#define CONTINUE 1
+
+/* The compiler would merge the two writes into one of eight bytes, which the
+ * verifier refuses. */
+#define ANSWER(ctx, size)                   \
+	do {                                \
+		(ctx)->optlen = (size);     \
+		asm volatile("" ::: "memory"); \
+		(ctx)->retval = 0;          \
+	} while (0)
+
+/* Programs see one page of a longer option, and the kernel fails the call with
+ * EFAULT unless they say that they leave all of it alone (Linux before 6.5). */
+#define PAGE 4096
+
+static __always_inline int not_ours(struct bpf_sockopt *ctx)
+{
+	if (ctx->optlen > PAGE)
+		ctx->optlen = 0;
+	return CONTINUE;
+}
+
+static __always_inline bool original_destination(struct bpf_sock *sk, struct endpoint *to)
+{
+	struct handover *h = known(sk);
+	struct tuple key = {};
+	__u32 server4, client4;
+
+	if (h) {
+		*to = h->addr;
+		return h->role == ROLE_GATEWAY;
+	}
+	/* Memory had run out when the handshake ended: handover.h left the entry. */
+	for (int i = 0; i < 4; i++) {
+		key.server.ip[i] = FIELD(sk->src_ip6[i]);
+		key.client.ip[i] = FIELD(sk->dst_ip6[i]);
+	}
+	server4 = FIELD(sk->src_ip4);
+	client4 = FIELD(sk->dst_ip4);
+	if (sk->family == AF_INET) {
+		map_ip4(key.server.ip, server4);
+		map_ip4(key.client.ip, client4);
+	}
+	key.server.port = bpf_htons(sk->src_port);
+	key.client.port = sk->dst_port;
+	h = bpf_map_lookup_elem(&kgw_handover, &key);
+	if (!h)
+		return false;
+	*to = h->addr;
+	return h->role == ROLE_CAPTURED;
+}
+
+static __always_inline int peer_shown(struct bpf_sockopt *ctx)
+{
+	void *end = ctx->optval_end;
+	__u32 *to = ctx->optval;
+
+	if (!ctx->sk || (void *)(to + 1) > end)
+		return CONTINUE;
+	*to = has_role(known(ctx->sk), ROLE_INBAND_SHOWN);
+	ANSWER(ctx, sizeof(*to));
+	return CONTINUE;
+}
+
+SEC("cgroup/getsockopt")
+int kgw_getsockopt(struct bpf_sockopt *ctx)
+{
+	void *end = ctx->optval_end;
+	void *to = ctx->optval;
+	struct endpoint dst;
+
+	switch (ctx->level) {
+	case SOCKOPT_LEVEL:
+		if (ctx->optname == SOCKOPT_PEER_SHOWN)
+			return peer_shown(ctx);
+		if (ctx->optname != SOCKOPT_ORIGINAL_DESTINATION)
+			return not_ours(ctx);
+		break;
+	case SOL_IP:
+	case SOL_IPV6:
+		if (ctx->optname == SO_ORIGINAL_DST)
+			break;
+		/* fallthrough */
+	default:
+		return not_ours(ctx);
+	}
+	if (!ctx->sk || !original_destination(ctx->sk, &dst))
+		return not_ours(ctx);
+
+	if (ctx->level == SOCKOPT_LEVEL) {
+		struct endpoint *e = to;
+
+		if ((void *)(e + 1) > end)
+			return CONTINUE;
+		*e = dst;
+		ANSWER(ctx, sizeof(*e));
+	} else if (ctx->level == SOL_IP) {
+		struct sockaddr_in *a = to;
+
+		if ((void *)(a + 1) > end || !is_mapped(dst.ip))
+			return CONTINUE;
+		*a = (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = dst.port, .sin_addr.s_addr = dst.ip[3] };
+		ANSWER(ctx, sizeof(*a));
+	} else {
+		struct sockaddr_in6 *a = to;
+
+		if ((void *)(a + 1) > end)
+			return CONTINUE;
+		*a = (struct sockaddr_in6){ .sin6_family = AF_INET6, .sin6_port = dst.port };
+		copy_ip(a->sin6_addr.s6_addr32, dst.ip);
+		ANSWER(ctx, sizeof(*a));
+	}
+	return CONTINUE;
+}
+
+SEC("cgroup/setsockopt")
+int kgw_setsockopt(struct bpf_sockopt *ctx)
+{
+	struct endpoint *client = ctx->optval;
+	__u32 *on = ctx->optval;
+	void *end = ctx->optval_end;
+	struct handover *h;
+
+	if (ctx->level != SOCKOPT_LEVEL)
+		return not_ours(ctx);
+	switch (ctx->optname) {
+	case SOCKOPT_PRESENT_AS:
+		if ((void *)(client + 1) > end)
+			return FAIL;
+		break;
+	case SOCKOPT_INBAND:
+		if ((void *)(on + 1) > end || *on != 1)
+			return FAIL;
+		break;
+	default:
+		return not_ours(ctx);
+	}
+	h = ctx->sk ? remember(ctx->sk) : NULL;
+	if (!h)
+		return FAIL;
+	/* The verifier wants the second check. */
+	if (ctx->optname == SOCKOPT_PRESENT_AS && (void *)(client + 1) <= end) {
+		h->addr = *client;
+		h->role = ROLE_PRESENTING;
+	} else {
+		h->role = ROLE_INBAND;
+	}
+	ctx->optlen = -1; /* handled: the kernel never sees it */
+	return CONTINUE;
+}

@@ -1,0 +1,20 @@
+package api
+
+import (
+	"strings"
+	"unicode"
+)
+
+// OneLine makes a line of printable text of what may be anything.
+func OneLine(text string) string {
+	clean := strings.Map(func(r rune) rune {
+		if unicode.IsSpace(r) {
+			return ' '
+		}
+		if !unicode.IsPrint(r) || r == unicode.ReplacementChar {
+			return '?'
+		}
+		return r
+	}, text)
+	return strings.TrimSpace(clean)
+}

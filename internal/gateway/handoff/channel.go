@@ -1,0 +1,143 @@
+//go:build linux
+
+package handoff
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Channel is the supervisor's end of a packet socket to one worker. Down go sealed memory
+// files with new material, up come replies. The supervisor reads only when it expects a
+// reply, so a worker that talks too much fills its own socket buffer and nothing else.
+type Channel struct {
+	conn *net.UnixConn
+	// number is that of the settings that were sent last.
+	number uint64
+}
+
+// ErrNoWorker says that the other end was closed before it was told anything.
+var ErrNoWorker = errors.New("the worker has ended")
+
+// RefusedError is a worker's reply that it does not take some settings, and goes on with
+// those it has.
+type RefusedError struct{ words string }
+
+func (e *RefusedError) Error() string { return "the worker refused the settings: " + e.words }
+
+// AwaitReady waits until the worker says that it is ready. The error is io.EOF when the
+// worker has ended.
+func (c *Channel) AwaitReady() error {
+	r, err := c.receive(time.Time{})
+	if err == nil && r.kind != replyReady {
+		err = errors.New("the worker answered before it was ready")
+	}
+	return err
+}
+
+// receive waits for the next reply, until deadline. The error is io.EOF when
+// the worker has ended.
+func (c *Channel) receive(deadline time.Time) (reply, error) {
+	if err := c.conn.SetReadDeadline(deadline); err != nil {
+		return reply{}, err
+	}
+	// One byte more, to notice what is longer. Files that come along are closed
+	// by the kernel, for want of a buffer for them.
+	var b [maxReply + 1]byte
+	n, err := c.conn.Read(b[:])
+	if errors.Is(err, unix.ECONNRESET) || err == nil && n == 0 {
+		return reply{}, io.EOF
+	}
+	if err != nil {
+		return reply{}, err
+	}
+	return parseReply(b[:n])
+}
+
+// Apply has the worker take new material, and waits for its reply. Only after nil,
+// ErrNoWorker and *RefusedError is it known which settings it has.
+func (c *Channel) Apply(material *os.File, timeout time.Duration) error {
+	deadline := time.Now().Add(timeout)
+	c.number++
+	if err := c.conn.SetWriteDeadline(deadline); err != nil {
+		return err
+	}
+	_, _, err := c.conn.WriteMsgUnix(binary.BigEndian.AppendUint64(nil, c.number), unix.UnixRights(int(material.Fd())), nil)
+	switch {
+	case errors.Is(err, unix.EPIPE), errors.Is(err, unix.ECONNRESET):
+		return ErrNoWorker
+	case err != nil:
+		return fmt.Errorf("sending settings to the worker: %w", err)
+	}
+	r, err := c.receive(deadline)
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("the worker did not take the settings within %v", timeout)
+	case errors.Is(err, io.EOF):
+		return errors.New("the worker ended when it was given the settings")
+	case err != nil:
+		return err
+	case r.number != c.number || r.kind == replyReady:
+		return errors.New("the worker's message answers nothing that was asked")
+	case r.kind == replyRefused:
+		return &RefusedError{r.words}
+	}
+	return nil
+}
+
+// Close closes the supervisor's end, which ends the worker.
+func (c *Channel) Close() { c.conn.Close() }
+
+// workerChannel is the worker's end.
+type workerChannel struct{ conn *net.UnixConn }
+
+func (c workerChannel) send(r reply) error {
+	if _, err := c.conn.Write(r.encode()); err != nil {
+		return fmt.Errorf("telling the supervisor: %w", err)
+	}
+	return nil
+}
+
+// receive waits for the next material and returns its number. The error is
+// io.EOF when the supervisor has ended.
+func (c workerChannel) receive() (uint64, *os.File, error) {
+	var b [9]byte // one more than there can be
+	oob := make([]byte, unix.CmsgSpace(4))
+	n, oobn, flags, _, err := c.conn.ReadMsgUnix(b[:], oob)
+	if err != nil {
+		return 0, nil, err
+	}
+	if n == 0 && oobn == 0 {
+		return 0, nil, io.EOF
+	}
+	f, err := receivedFile(oob[:oobn])
+	if err != nil {
+		return 0, nil, err
+	}
+	if n != 8 || flags&unix.MSG_CTRUNC != 0 {
+		f.Close()
+		return 0, nil, errors.New("the supervisor's message is not one of settings")
+	}
+	return binary.BigEndian.Uint64(b[:8]), f, nil
+}
+
+// receivedFile returns the one file that came with a packet.
+func receivedFile(oob []byte) (*os.File, error) {
+	messages, err := syscall.ParseSocketControlMessage(oob)
+	if err != nil || len(messages) != 1 {
+		return nil, errors.New("the supervisor's message brings no file")
+	}
+	fds, err := syscall.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return nil, errors.New("the supervisor's message brings no file")
+	}
+	return os.NewFile(uintptr(fds[0]), "material"), nil
+}

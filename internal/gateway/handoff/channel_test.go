@@ -1,0 +1,186 @@
+//go:build linux
+
+package handoff
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// patience bounds waits that end by their condition.
+const patience = time.Minute
+
+// ends returns both ends of a channel.
+func ends(t *testing.T) (*Channel, workerChannel) {
+	t.Helper()
+	ours, file, err := packetSocket("worker")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ours.Close() })
+	theirs, err := unixConn(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { theirs.Close() })
+	return &Channel{conn: ours}, workerChannel{theirs}
+}
+
+func sealed(t *testing.T, config string) *os.File {
+	t.Helper()
+	f, err := (&Material{Config: []byte(config), Key: []byte("key")}).Seal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// follow runs a worker's side and returns the error that it ends with.
+func follow(ctx context.Context, c workerChannel, apply func(*Material) error) <-chan error {
+	done := make(chan error, 1)
+	go func() { done <- (&Worker{channel: c}).Follow(ctx, apply) }()
+	return done
+}
+
+func TestSettingsReachTheWorker(t *testing.T) {
+	ours, theirs := ends(t)
+	var got []string
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := follow(ctx, theirs, func(m *Material) error {
+		if string(m.Key) != "key" {
+			t.Error("the key is missing")
+		}
+		got = append(got, string(m.Config))
+		if string(m.Config) == "bad" {
+			return errors.New("no such\nmode")
+		}
+		return nil
+	})
+	if err := ours.Apply(sealed(t, "one"), patience); err != nil {
+		t.Error(err)
+	}
+	var refused *RefusedError
+	if err := ours.Apply(sealed(t, "bad"), patience); !errors.As(err, &refused) || refused.words != "no such mode" {
+		t.Errorf("bad settings: %v", err)
+	}
+	if err := ours.Apply(sealed(t, "two"), patience); err != nil {
+		t.Errorf("after a refusal: %v", err)
+	}
+	if strings.Join(got, " ") != "one bad two" {
+		t.Errorf("the worker was given %q", got)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("asked to end: %v", err)
+	}
+	if err := ours.Apply(sealed(t, "three"), patience); !errors.Is(err, ErrNoWorker) {
+		t.Errorf("without a worker: %v", err)
+	}
+}
+
+func TestWorkerEndsWithoutASupervisor(t *testing.T) {
+	ours, theirs := ends(t)
+	done := follow(t.Context(), theirs, func(*Material) error { return nil })
+	ours.Close()
+	if err := <-done; !errors.Is(err, io.EOF) {
+		t.Errorf("the worker goes on with %v", err)
+	}
+}
+
+// TestBrokenWorker: whatever else a worker says or does not, it is no yes.
+func TestBrokenWorker(t *testing.T) {
+	short := 50 * time.Millisecond
+	for name, c := range map[string]struct {
+		packets [][]byte
+		end     bool
+		timeout time.Duration
+		want    string
+	}{
+		"silent":       {timeout: short, want: "did not take the settings"},
+		"gone":         {end: true, timeout: patience, want: "ended when it was given"},
+		"garbage":      {packets: [][]byte{[]byte("garbage")}, timeout: patience, want: "7 bytes"},
+		"large":        {packets: [][]byte{make([]byte, 10*maxReply)}, timeout: patience, want: "1025 bytes"},
+		"ready again":  {packets: [][]byte{reply{kind: replyReady}.encode()}, timeout: patience, want: "answers nothing"},
+		"another":      {packets: [][]byte{reply{kind: replyApplied, number: 2}.encode()}, timeout: patience, want: "answers nothing"},
+		"said before":  {packets: [][]byte{reply{kind: replyApplied}.encode(), reply{kind: replyApplied, number: 1}.encode()}, timeout: patience, want: "answers nothing"},
+		"refuses else": {packets: [][]byte{reply{kind: replyRefused, number: 9, words: "no"}.encode()}, timeout: patience, want: "answers nothing"},
+	} {
+		ours, theirs := ends(t)
+		for _, p := range c.packets {
+			if _, err := theirs.conn.Write(p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if c.end {
+			go func() {
+				_, f, err := theirs.receive()
+				if err == nil {
+					f.Close()
+				}
+				theirs.conn.Close()
+			}()
+		}
+		err := ours.Apply(sealed(t, "x"), c.timeout)
+		if err == nil || !strings.Contains(err.Error(), c.want) || errors.Is(err, ErrNoWorker) || errors.As(err, new(*RefusedError)) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+// TestFilesOfAWorkerAreNotTaken: a worker cannot fill its supervisor with files.
+func TestFilesOfAWorkerAreNotTaken(t *testing.T) {
+	ours, theirs := ends(t)
+	count := func() int {
+		list, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	f := sealed(t, "x")
+	before := count()
+	for range 20 {
+		if _, _, err := theirs.conn.WriteMsgUnix(reply{kind: replyReady}.encode(), unix.UnixRights(int(f.Fd())), nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ours.receive(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := count(); after != before {
+		t.Errorf("%d files before, %d after", before, after)
+	}
+}
+
+// TestOddSettings: what is not settings ends the worker's side, with no file left.
+func TestOddSettings(t *testing.T) {
+	f := sealed(t, "x")
+	for name, send := range map[string]func(*Channel) error{
+		"no file": func(c *Channel) error { _, err := c.conn.Write(make([]byte, 8)); return err },
+		"two files": func(c *Channel) error {
+			_, _, err := c.conn.WriteMsgUnix(make([]byte, 8), unix.UnixRights(int(f.Fd()), int(f.Fd())), nil)
+			return err
+		},
+		"short": func(c *Channel) error {
+			_, _, err := c.conn.WriteMsgUnix(make([]byte, 7), unix.UnixRights(int(f.Fd())), nil)
+			return err
+		},
+	} {
+		ours, theirs := ends(t)
+		if err := send(ours); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := theirs.receive(); err == nil {
+			t.Errorf("%s: taken", name)
+		}
+	}
+}

@@ -1,0 +1,61 @@
+//go:build linux
+
+package handoff
+
+import (
+	"fmt"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
+)
+
+// countersSize is in bytes.
+const countersSize = int(unsafe.Sizeof(traffic.Counters{}))
+
+// NewCounters makes counters in memory that workers share, one after the other: so a
+// status needs no answer from the worker, and the totals survive it. The file is for
+// ForWorker.
+func NewCounters() (*traffic.Counters, *os.File, error) {
+	f, err := memoryFile("counters")
+	if err != nil {
+		return nil, nil, err
+	}
+	counters, err := initCounters(f)
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return counters, f, nil
+}
+
+func initCounters(f *os.File) (*traffic.Counters, error) {
+	if err := f.Truncate(int64(countersSize)); err != nil {
+		return nil, fmt.Errorf("sizing the counters: %w", err)
+	}
+	// Without the seals a worker could shrink the file under the supervisor, whose next
+	// read would then be a bus error.
+	if err := seal(f, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW); err != nil {
+		return nil, err
+	}
+	return mapCounters(f)
+}
+
+// mapCounters returns the counters in f for as long as the process lives; f may be closed
+// before.
+func mapCounters(f *os.File) (*traffic.Counters, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("mapping the counters: %w", err)
+	}
+	if info.Size() != int64(countersSize) {
+		return nil, fmt.Errorf("mapping the counters: the file has %d bytes instead of %d", info.Size(), countersSize)
+	}
+	memory, err := unix.Mmap(int(f.Fd()), 0, countersSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("mapping the counters: %w", err)
+	}
+	return (*traffic.Counters)(unsafe.Pointer(unsafe.SliceData(memory))), nil
+}

@@ -1,0 +1,176 @@
+//go:build linux
+
+package handoff
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+// Who the gateway talks to is known to the worker alone. It tells whoever connects
+// to a Unix socket of its own, beside the control socket and for root alone: nothing
+// is read there by the worker, and nothing at all by the supervisor, which only opens
+// it, so that a connection waits while a worker is started again.
+
+const (
+	// edgesWriteTimeout bounds how long a reader may hold up the next one.
+	edgesWriteTimeout = 2 * time.Second
+	// edgesRetry is how long to wait after accept(2) has failed.
+	edgesRetry = time.Second
+	// maxEdgeWords bounds a reason or an identity, in bytes: a SPIFFE ID has at
+	// most 2048.
+	maxEdgeWords = 2048
+)
+
+// EdgesPath returns where the socket is, of the gateway with that control socket.
+func EdgesPath(controlSocket string) string {
+	return filepath.Join(filepath.Dir(controlSocket), "edges.sock")
+}
+
+// ListenEdges opens the socket at path. What a dead gateway left there is replaced.
+func ListenEdges(path string) (*os.File, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("removing an old socket for edges: %w", err)
+	}
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("opening the socket for edges: %w", err)
+	}
+	defer ln.Close()
+	ln.SetUnlinkOnClose(false)
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, fmt.Errorf("protecting the socket for edges: %w", err)
+	}
+	f, err := ln.File()
+	if err != nil {
+		return nil, fmt.Errorf("keeping the socket for edges: %w", err)
+	}
+	return f, nil
+}
+
+// ServeEdges writes what read returns to everybody who connects to ln, until ctx is done.
+// It closes ln.
+func ServeEdges(ctx context.Context, ln net.Listener, read func() api.Edges) error {
+	defer context.AfterFunc(ctx, func() { ln.Close() })()
+	for {
+		conn, err := ln.Accept()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("accepting on the socket for edges: %w", err)
+		case err != nil:
+			select {
+			case <-ctx.Done():
+			case <-time.After(edgesRetry):
+			}
+			continue
+		}
+		// Whoever does not listen to the end has nothing to be told.
+		_ = conn.SetDeadline(time.Now().Add(edgesWriteTimeout))
+		_, _ = conn.Write(encodeEdges(read(), api.MaxEdgesAnswer))
+		_ = conn.Close()
+	}
+}
+
+// encodeEdges returns edges in at most limit bytes: those not seen for longest are
+// left out if there are too many.
+func encodeEdges(edges api.Edges, limit int) []byte {
+	for {
+		text, err := json.Marshal(edges)
+		if err != nil {
+			return nil // no value of the type cannot be encoded
+		}
+		if len(text) <= limit || len(edges.Edges) == 0 {
+			return text
+		}
+		kept := len(edges.Edges) * 3 / 4
+		for _, e := range edges.Edges[kept:] {
+			edges.Forgotten += e.Connections
+		}
+		edges.Edges = edges.Edges[:kept]
+	}
+}
+
+// ReadEdges asks the worker at path who it has talked to. It waits for a worker that
+// is being started again, until ctx is done. The pod and the existing connections are
+// not filled in: those are not the worker's to say.
+func ReadEdges(ctx context.Context, path string) (*api.Edges, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("reaching the worker: %w", err)
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	text, err := io.ReadAll(io.LimitReader(conn, api.MaxEdgesAnswer+1))
+	switch {
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("asking the worker: %w", context.Cause(ctx))
+	case err != nil:
+		return nil, fmt.Errorf("asking the worker: %w", err)
+	}
+	return parseEdges(text)
+}
+
+// parseEdges reads a worker's answer. It is strict, and what it returns is harmless:
+// the worker is what others' network input reaches first.
+func parseEdges(text []byte) (*api.Edges, error) {
+	if len(text) > api.MaxEdgesAnswer {
+		return nil, fmt.Errorf("the worker's answer has more than %d bytes", api.MaxEdgesAnswer)
+	}
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	var edges api.Edges
+	if err := decoder.Decode(&edges); err != nil {
+		return nil, fmt.Errorf("reading the worker's answer: %s", api.OneLine(err.Error()))
+	}
+	if decoder.More() {
+		return nil, errors.New("the worker's answer does not end where it should")
+	}
+	if len(edges.Edges) > api.MaxEdges {
+		return nil, fmt.Errorf("the worker's answer has %d edges", len(edges.Edges))
+	}
+	for i := range edges.Edges {
+		if err := checkEdge(&edges.Edges[i]); err != nil {
+			return nil, fmt.Errorf("edge %d of the worker's answer: %w", i, err)
+		}
+	}
+	edges.Pod, edges.PodIPs, edges.Existing = api.PodRef{}, nil, nil
+	return &edges, nil
+}
+
+func checkEdge(e *api.Edge) error {
+	switch {
+	case e.Direction != api.Outbound && e.Direction != api.Inbound:
+		return errors.New("its direction is unknown")
+	case e.Wire != api.WireNone && e.Wire != api.WirePort && e.Wire != api.WireInband:
+		return errors.New("its wire is unknown")
+	case e.Verdict != api.EdgeEncrypted && e.Verdict != api.EdgePlaintext && e.Verdict != api.EdgeRefused:
+		return errors.New("its verdict is unknown")
+	case e.Open < 0:
+		return errors.New("it has a negative number of connections")
+	case len(e.Peer) > maxEdgeWords || len(e.Reason) > maxEdgeWords:
+		return errors.New("its words are too long")
+	}
+	for _, a := range []netip.Addr{e.Source, e.Destination.Addr(), e.Dialled.Addr()} {
+		// A zone is text, and no pod's address has one.
+		if a.Zone() != "" {
+			return errors.New("its address has a zone")
+		}
+	}
+	e.Peer, e.Reason = api.OneLine(e.Peer), api.OneLine(e.Reason)
+	return nil
+}

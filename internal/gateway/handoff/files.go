@@ -1,0 +1,105 @@
+//go:build linux
+
+package handoff
+
+import (
+	"fmt"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Start is how a child is started.
+type Start struct {
+	// Args follow the child's command, Files are its descriptors from firstFile on.
+	Args  []string
+	Files []*os.File
+	// end is the child's end of a socket, which is of no use here.
+	end *os.File
+}
+
+// Close closes what belongs to the child alone, after it was started.
+func (s *Start) Close() { s.end.Close() }
+
+// firstFile is the first descriptor of exec.Cmd.ExtraFiles in the child.
+const firstFile = 3
+
+// inherited takes the files of a Start one by one, in their order.
+type inherited struct{ taken int }
+
+func (i *inherited) file(name string) *os.File {
+	fd := firstFile + i.taken
+	i.taken++
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), name)
+}
+
+func (i *inherited) listener(name string) (net.Listener, error) {
+	f := i.file(name)
+	defer f.Close()
+	ln, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("taking over the %s: %w", name, err)
+	}
+	return ln, nil
+}
+
+func (i *inherited) listeners(name string, n int) ([]net.Listener, error) {
+	all := make([]net.Listener, n)
+	for k := range all {
+		var err error
+		if all[k], err = i.listener(name); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// packetSocket returns the supervisor's end of a packet socket and the file that becomes
+// the child's.
+func packetSocket(child string) (*net.UnixConn, *os.File, error) {
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("creating a socket for the %s: %w", child, err)
+	}
+	theirs := os.NewFile(uintptr(ends[1]), "supervisor")
+	ours, err := unixConn(os.NewFile(uintptr(ends[0]), child))
+	if err != nil {
+		theirs.Close()
+		return nil, nil, err
+	}
+	return ours, theirs, nil
+}
+
+// unixConn turns f into a connection, and closes f.
+func unixConn(f *os.File) (*net.UnixConn, error) {
+	defer f.Close()
+	conn, err := net.FileConn(f)
+	if err != nil {
+		return nil, fmt.Errorf("opening the socket to the %s: %w", f.Name(), err)
+	}
+	u, ok := conn.(*net.UnixConn)
+	if !ok {
+		conn.Close()
+		return nil, fmt.Errorf("the socket to the %s is not a Unix socket", f.Name())
+	}
+	return u, nil
+}
+
+// memoryFile makes a file that is never on a disk and can be sealed.
+func memoryFile(name string) (*os.File, error) {
+	fd, err := unix.MemfdCreate("kube-gateway-"+name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, fmt.Errorf("creating a memory file for the %s: %w", name, err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// seal forbids changes of f for good, that of the seals included.
+func seal(f *os.File, seals int) error {
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals|unix.F_SEAL_SEAL); err != nil {
+		return fmt.Errorf("sealing the %s: %w", f.Name(), err)
+	}
+	return nil
+}

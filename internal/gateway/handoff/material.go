@@ -1,0 +1,127 @@
+//go:build linux
+
+package handoff
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+// Material is everything that a gateway is started with.
+type Material struct {
+	Config []byte `json:"config"`
+	// Cert, Key and CA are PEM. All three are empty until the first certificate is
+	// delivered, if the gateway was started without one.
+	Cert []byte `json:"cert"`
+	Key  []byte `json:"key"`
+	CA   []byte `json:"ca"`
+}
+
+// String keeps the key out of logs that print a Material by mistake.
+func (Material) String() string { return "Material(redacted)" }
+
+// GoString does the same for %#v.
+func (m Material) GoString() string { return m.String() }
+
+// Certified reports whether there is a certificate already.
+func (m *Material) Certified() bool { return len(m.Cert) > 0 }
+
+// Settings returns what a proxy runs with: configuration, certificate and trust bundle.
+func (m *Material) Settings() (*api.Config, tls.Certificate, *x509.CertPool, error) {
+	config, err := api.ParseConfig(m.Config)
+	if err != nil {
+		return nil, tls.Certificate{}, nil, err
+	}
+	certificate, err := tls.X509KeyPair(m.Cert, m.Key)
+	if err != nil {
+		return nil, tls.Certificate{}, nil, fmt.Errorf("loading the certificate: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(m.CA) {
+		return nil, tls.Certificate{}, nil, errors.New("the trust bundle holds no certificate")
+	}
+	return config, certificate, roots, nil
+}
+
+// maxMaterial bounds what is read back from a memory file: a Secret holds at
+// most 1 MiB (Kubernetes: MaxSecretSize), the configuration less.
+const maxMaterial = 4 << 20
+
+// materialVariables are removed from the environment once they are read.
+var materialVariables = []string{api.EnvConfig, api.EnvCert, api.EnvKey, api.EnvCA}
+
+// MaterialFromEnv collects the material from environment variables. Certificate,
+// key and bundle are there together, or not at all: then they are delivered later.
+func MaterialFromEnv(lookup func(string) (string, bool)) (*Material, error) {
+	var m Material
+	var missing []string
+	for _, v := range []struct {
+		name string
+		to   *[]byte
+	}{{api.EnvConfig, &m.Config}, {api.EnvCert, &m.Cert}, {api.EnvKey, &m.Key}, {api.EnvCA, &m.CA}} {
+		if value, _ := lookup(v.name); value != "" {
+			*v.to = []byte(value)
+		} else {
+			missing = append(missing, v.name)
+		}
+	}
+	if len(m.Config) == 0 || len(missing) > 0 && len(m.Cert)+len(m.Key)+len(m.CA) > 0 {
+		return nil, api.WithHint(fmt.Errorf("environment variable %s is not set", missing[0]),
+			"the gateway is started by 'kubectl gateway enable', not by hand")
+	}
+	return &m, nil
+}
+
+// WithoutMaterial returns environ without the variables that hold material.
+func WithoutMaterial(environ []string) []string {
+	return slices.DeleteFunc(slices.Clone(environ), func(entry string) bool {
+		name, _, _ := strings.Cut(entry, "=")
+		return slices.Contains(materialVariables, name)
+	})
+}
+
+// Seal writes the material to a sealed memory file that can be handed to
+// another process. The file is never on a disk and cannot be changed.
+func (m *Material) Seal() (*os.File, error) {
+	f, err := memoryFile("material")
+	if err != nil {
+		return nil, err
+	}
+	err = json.NewEncoder(f).Encode(m)
+	if err != nil {
+		err = fmt.Errorf("writing the material: %w", err)
+	} else {
+		err = seal(f, unix.F_SEAL_WRITE|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// ReadMaterial reads back what Seal wrote. The position of f does not matter,
+// so that several workers, one after the other, can read the same file.
+func ReadMaterial(f *os.File) (*Material, error) {
+	text, err := io.ReadAll(io.NewSectionReader(f, 0, maxMaterial))
+	if err != nil {
+		return nil, fmt.Errorf("reading the material: %w", err)
+	}
+	var m Material
+	if err := json.Unmarshal(text, &m); err != nil {
+		// The decoder's message may quote the text, which holds the key.
+		return nil, errors.New("reading the material: it is not what Seal wrote")
+	}
+	return &m, nil
+}

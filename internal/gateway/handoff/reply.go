@@ -1,0 +1,59 @@
+//go:build linux
+
+package handoff
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+// What a worker says to its supervisor: a kind, a number, and for a refusal
+// words. It is all that the privileged half reads from the unprivileged one, so
+// it is short, and of a fixed form.
+const (
+	// replyReady: the worker accepts connections. Its number is 0.
+	replyReady = 'r'
+	// replyApplied and replyRefused answer the settings of that number.
+	replyApplied = 'k'
+	replyRefused = 'e'
+
+	replyHeader = 9 // kind, number
+	maxReply    = 1024
+)
+
+type reply struct {
+	kind   byte
+	number uint64
+	// words say why settings were refused: one line, printable.
+	words string
+}
+
+func (r reply) encode() []byte {
+	b := binary.BigEndian.AppendUint64([]byte{r.kind}, r.number)
+	b = append(b, r.words...)
+	return b[:min(len(b), maxReply)]
+}
+
+// parseReply reads one packet. It is strict: a worker that says something else
+// is broken, or another program.
+func parseReply(b []byte) (reply, error) {
+	if len(b) < replyHeader || len(b) > maxReply {
+		return reply{}, fmt.Errorf("the worker's message has %d bytes", len(b))
+	}
+	r := reply{kind: b[0], number: binary.BigEndian.Uint64(b[1:replyHeader])}
+	rest := b[replyHeader:]
+	switch {
+	case r.kind == replyRefused:
+		r.words = api.OneLine(string(rest))
+	case r.kind != replyReady && r.kind != replyApplied:
+		return reply{}, errors.New("the worker's message is of an unknown kind")
+	case len(rest) > 0:
+		return reply{}, errors.New("the worker's message is too long for its kind")
+	case r.kind == replyReady && r.number != 0:
+		return reply{}, errors.New("the worker's message has a number out of place")
+	}
+	return r, nil
+}

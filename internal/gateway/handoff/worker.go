@@ -1,0 +1,141 @@
+//go:build linux
+
+package handoff
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
+)
+
+// Listeners are the sockets that a worker inherits. The supervisor keeps them open across
+// workers, so that connections wait in the backlog for the next one.
+type Listeners struct {
+	// Capture holds one listener for each address family of loopback.
+	Capture []*os.File
+	// Peer accepts connections of other gateways.
+	Peer *os.File
+	// Inband accepts the connections that the eBPF programs steer there. It has one
+	// listener for each address family of loopback.
+	Inband []*os.File
+	// Edges is the Unix socket of ServeEdges.
+	Edges *os.File
+}
+
+// Flags of a worker's command: how many of its files are listeners of a kind.
+const (
+	captureListeners = "capture-listeners"
+	inbandListeners  = "inband-listeners"
+)
+
+// ForWorker returns what a worker is started with, and the channel to it.
+func ForWorker(material, counters *os.File, l *Listeners) (*Channel, *Start, error) {
+	ours, theirs, err := packetSocket("worker")
+	if err != nil {
+		return nil, nil, err
+	}
+	return &Channel{conn: ours}, &Start{
+		Args: []string{
+			"--" + captureListeners, strconv.Itoa(len(l.Capture)),
+			"--" + inbandListeners, strconv.Itoa(len(l.Inband)),
+		},
+		Files: slices.Concat([]*os.File{material, theirs, counters, l.Peer, l.Edges}, l.Capture, l.Inband),
+		end:   theirs,
+	}, nil
+}
+
+// Worker is what a worker has from its supervisor.
+type Worker struct {
+	Counters *traffic.Counters
+	// Capture, Peer, Inband and Edges are those of Listeners.
+	Capture, Inband []net.Listener
+	Peer, Edges     net.Listener
+
+	channel workerChannel
+}
+
+// InheritWorker takes over what ForWorker returned: args are what follows the command. The
+// material is not kept, as an old key must not stay in reach once there is a new one.
+func InheritWorker(args []string) (*Worker, *Material, error) {
+	flags := flag.NewFlagSet("worker", flag.ContinueOnError)
+	capture := flags.Int(captureListeners, 0, "number of inherited capture listeners")
+	inband := flags.Int(inbandListeners, 0, "number of inherited in-band listeners")
+	if err := flags.Parse(args); err != nil {
+		return nil, nil, err
+	}
+	var files inherited
+	material := files.file("material")
+	defer material.Close()
+	m, err := ReadMaterial(material)
+	if err != nil {
+		return nil, nil, err
+	}
+	var w Worker
+	err = w.inherit(&files, *capture, *inband)
+	return &w, m, err
+}
+
+func (w *Worker) inherit(files *inherited, capture, inband int) error {
+	conn, err := unixConn(files.file("supervisor"))
+	if err != nil {
+		return err
+	}
+	w.channel = workerChannel{conn}
+	counters := files.file("counters")
+	defer counters.Close()
+	if w.Counters, err = mapCounters(counters); err != nil {
+		return err
+	}
+	if w.Peer, err = files.listener("peer listener"); err != nil {
+		return err
+	}
+	if w.Edges, err = files.listener("socket for edges"); err != nil {
+		return err
+	}
+	if w.Capture, err = files.listeners("capture listener", capture); err != nil {
+		return err
+	}
+	w.Inband, err = files.listeners("in-band listener", inband)
+	return err
+}
+
+// Ready tells the supervisor that the worker accepts connections.
+func (w *Worker) Ready() error { return w.channel.send(reply{kind: replyReady}) }
+
+// Follow hands new material to apply as the supervisor sends it, and tells the supervisor
+// what became of it. It returns nil when ctx is done, and otherwise why it cannot go on:
+// settings would pass this worker by.
+func (w *Worker) Follow(ctx context.Context, apply func(*Material) error) error {
+	defer context.AfterFunc(ctx, func() { w.channel.conn.Close() })()
+	for {
+		number, f, err := w.channel.receive()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("waiting for settings: %w", err)
+		}
+		answer := reply{kind: replyApplied, number: number}
+		if err := applyFile(f, apply); err != nil {
+			answer.kind, answer.words = replyRefused, err.Error()
+		}
+		if err := w.channel.send(answer); err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
+}
+
+func applyFile(f *os.File, apply func(*Material) error) error {
+	defer f.Close()
+	m, err := ReadMaterial(f)
+	if err != nil {
+		return err
+	}
+	return apply(m)
+}

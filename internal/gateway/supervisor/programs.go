@@ -1,0 +1,86 @@
+//go:build linux
+
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/kubectl-gateway/kubectl-gateway/bpf"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+// load finds the pod's cgroup and attaches everything but the capture. What a
+// gateway that died left there stays until StartCapture takes over from it, so
+// that nothing leaves in plaintext meanwhile.
+func (s *supervisor) load() error {
+	var err error
+	config := s.settings.config
+	if s.pod, s.own, err = bpf.PodCgroup(config.Pod.UID); err != nil {
+		return fmt.Errorf("finding the pod's cgroup: %w", err)
+	}
+	plaintextFrom := slices.Clone(config.PlaintextFrom)
+	node, err := nodeSide(config.Capture)
+	if err != nil {
+		s.Log.Warn("the node's side of the pod's network is not known: its probes may be refused in strict mode", "error", err)
+	}
+	for _, r := range node {
+		if !slices.Contains(plaintextFrom, r) {
+			plaintextFrom = append(plaintextFrom, r)
+		}
+	}
+	s.programs, err = bpf.Load(bpf.Options{
+		Pod: s.pod, Own: s.own, PodIPs: config.PodIPs,
+		Capture: config.Capture, Services: config.Services,
+		Exclude: config.Exclude, ExcludePorts: config.ExcludePorts,
+		InbandServices: config.Wire != api.WirePort,
+		Nodes:          config.Nodes, NodePorts: config.NodePorts,
+		PlaintextFrom: plaintextFrom, BlockUDP: config.BlockUDP,
+		Strict:     config.Mode == api.Strict,
+		KeepOnExit: config.OnFailure == api.FailClosed,
+	})
+	if err != nil {
+		return fmt.Errorf("loading the eBPF programs: %w", err)
+	}
+	if err := s.programs.AttachSockets(); err != nil {
+		s.closePrograms()
+		return fmt.Errorf("attaching the eBPF programs: %w", err)
+	}
+	s.update(func(st *api.Status) { st.Capture.Cgroup, st.Capture.PlaintextFrom = s.pod.Rel, plaintextFrom })
+	return nil
+}
+
+// attach sends connections to a worker that is ready: inbound ones first, since
+// a strict gateway that cannot guard them must not start.
+func (s *supervisor) attach() error {
+	if err := s.programs.AttachInbound(); err != nil {
+		if s.settings.config.Mode == api.Strict {
+			return api.WithHint(fmt.Errorf("guarding inbound connections: %w", err),
+				"only permissive mode works without: 'kubectl gateway enable --mode=permissive'")
+		}
+		s.settings.unguarded = err
+		s.Log.Warn("inbound connections cannot be steered", "error", err)
+		s.update(func(st *api.Status) {
+			st.Missing = append(st.Missing, "in-band wire and strict mode for inbound connections: "+api.OneLine(err.Error()))
+		})
+	}
+	if err := s.programs.StartCapture(); err != nil {
+		err = fmt.Errorf("starting the capture: %w", err)
+		// What closed gateways leave behind would block the pod for good.
+		if detachErr := s.programs.Detach(); detachErr != nil {
+			err = errors.Join(err, detachErr)
+		}
+		return err
+	}
+	return nil
+}
+
+// closePrograms detaches and frees the programs, once.
+func (s *supervisor) closePrograms() {
+	s.closing.Do(func() {
+		if err := s.programs.Close(); err != nil {
+			s.Log.Error("detaching the eBPF programs failed", "error", err)
+		}
+	})
+}

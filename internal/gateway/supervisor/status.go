@@ -1,0 +1,117 @@
+//go:build linux
+
+package supervisor
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+)
+
+// describe reads the material and fills in what a status says of it.
+func (s *supervisor) describe() error {
+	m, err := handoff.ReadMaterial(s.Material)
+	if err != nil {
+		return err
+	}
+	config, err := api.ParseConfig(m.Config)
+	if err != nil {
+		return err
+	}
+	s.settings.material, s.settings.config = s.Material, config
+	s.status = api.Status{
+		Version: s.Version, State: api.Starting, StartedAt: time.Now(),
+		Pod: config.Pod, PodIPs: config.PodIPs, Mode: config.Mode, OnFailure: config.OnFailure,
+		Wire: config.Wire, Allow: config.Allow, MetricsAddr: config.MetricsAddr,
+		Capture: api.Capture{
+			Ranges: config.Capture, Services: config.Services,
+			Exclude: config.Exclude, ExcludePorts: config.ExcludePorts,
+			Nodes: config.Nodes, NodePorts: config.NodePorts,
+			PlaintextFrom: config.PlaintextFrom, BlockUDP: config.BlockUDP,
+		},
+	}
+	if !m.Certified() {
+		own := identity.ID{TrustDomain: config.TrustDomain, Namespace: config.Pod.Namespace, ServiceAccount: config.Pod.ServiceAccount}
+		if err := own.Validate(); err != nil {
+			return fmt.Errorf("the pod's identity: %w", err)
+		}
+		s.status.State, s.status.Identity = api.Uncertified, own.String()
+		return nil
+	}
+	chain, err := parseCertificates("gateway's certificate", string(m.Cert), maxChain)
+	if err != nil {
+		return err
+	}
+	roots, err := parseBundle(string(m.CA))
+	if err != nil {
+		return err
+	}
+	id, err := identity.FromCertificate(chain[0])
+	if err != nil {
+		return fmt.Errorf("the gateway's certificate: %w", err)
+	}
+	s.status.Cert, s.status.Identity = describeCertificate(chain, roots), id.String()
+	return nil
+}
+
+// state is what a gateway says of itself.
+type state struct {
+	mu     sync.Mutex
+	status api.Status // all but the counters
+	// changed is closed and replaced whenever the status changes.
+	changed chan struct{}
+}
+
+func newState() state { return state{changed: make(chan struct{})} }
+
+// capturing reports whether a worker has ever been ready.
+func (s *state) capturing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status.State != api.Starting && s.status.State != api.Uncertified
+}
+
+func (s *state) update(change func(*api.Status)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.status)
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// snapshot returns the status as it is and a channel that is closed when the
+// state changes.
+func (s *state) snapshot() (api.Status, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.status
+	st.Capture.Programs, st.Missing = slices.Clone(st.Capture.Programs), slices.Clone(st.Missing)
+	return st, s.changed
+}
+
+// withCounters completes a status. Before the programs are loaded there is
+// nothing to count.
+func (s *supervisor) withCounters(st api.Status) (*api.Status, error) {
+	st.Time = time.Now()
+	if st.State == api.Starting || st.State == api.Uncertified {
+		return &st, nil
+	}
+	c, err := s.programs.Counters()
+	if err != nil {
+		return nil, fmt.Errorf("reading the counters: %w", err)
+	}
+	st.Capture.Captured, st.Capture.NoListener = c.Captured, c.NoListener
+	st.Capture.ServicePassed, st.Capture.ServiceRefused = c.ServicePassed, c.ServiceRefused
+	st.Capture.Uncapturable = c.Uncapturable
+	st.Capture.UDP, st.Capture.UDPRefused = c.UDP, c.UDPRefused
+	st.Capture.Steered = c.Steered
+	st.Capture.PlaintextAllowed, st.Capture.PlaintextRefused = c.PlaintextAllowed, c.PlaintextRefused
+	st.Traffic, st.Unencrypted = s.traffic.Traffic(), s.traffic.Unencrypted()
+	s.withExisting(&st)
+	return &st, nil
+}

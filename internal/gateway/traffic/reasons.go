@@ -1,0 +1,148 @@
+package traffic
+
+import "github.com/kubectl-gateway/kubectl-gateway/internal/api"
+
+// Direction is whether an application of the pod connects or is connected to. Its values
+// are bits, so that a set of directions is one, too.
+type Direction uint8
+
+const (
+	Outbound Direction = 1 << iota
+	Inbound
+
+	both = Outbound | Inbound
+)
+
+// Directions returns both directions, in the order of reports.
+func Directions() [2]Direction { return [2]Direction{Outbound, Inbound} }
+
+// String returns the direction's word, api.Outbound or api.Inbound.
+func (d Direction) String() string {
+	if d == Inbound {
+		return api.Inbound
+	}
+	return api.Outbound
+}
+
+// Reason is why a connection was carried in plaintext, or was refused. Zero is none.
+type Reason uint8
+
+// The reasons, each described by its row of the table. New ones go to the end.
+const (
+	None Reason = iota
+	Other
+	Exhausted
+	Stopping
+
+	// Outbound, before anything is dialled.
+	NoDestination
+	NoSource
+	CertificateExpired
+	CertificateNotYetValid
+	NoWire
+	PeerUnknown
+	Crowded
+
+	// Outbound, wire=port: nobody answers at the peer's port.
+	PeerRefused
+	PeerSilent
+	PeerUnreachable
+
+	// Outbound, wire=inband. That the peer has no gateway and that something on the way
+	// removed the option looks the same from here.
+	OptionLost
+	NoNegotiation
+
+	// Outbound, once there is a peer.
+	NoAnswer
+	PeerReset
+	NotTrusted
+	Rejected
+	RejectedTime
+	PeerExpired
+	PeerNotYetValid
+	Broken
+	Unreachable
+	PeerNotAllowed
+	PeerApplicationUnreachable
+
+	// Inbound, before the peer has proven who it is.
+	Plaintext
+	Undetermined
+	NoHandshake
+	ClientExpired
+	ClientNotYetValid
+
+	// Inbound, after that.
+	IdentityNotAllowed
+	Forbidden
+	ApplicationRefused
+	ApplicationUnreachable
+
+	reasons
+)
+
+// row describes a reason. The word is a label of metrics, and one reason's alone in each
+// of its directions. The text is "reason" in the line of a connection: people search logs
+// for it, so both stay as they are. What differs from case to case is in "error".
+type row struct {
+	in         Direction
+	word, text string
+}
+
+// The table is append-only, as is the list of constants.
+var table = [reasons]row{
+	None:                       {},
+	Other:                      {both, "other", "peer gave an unknown answer"},
+	Exhausted:                  {both, "exhausted", "out of local resources"},
+	Stopping:                   {both, "stopping", "gateway is stopping"},
+	NoDestination:              {Outbound, "no_destination", "original destination is unknown"},
+	NoSource:                   {Outbound, "no_source", "no source address"},
+	CertificateExpired:         {Outbound, "certificate_expired", "own certificate expired"},
+	CertificateNotYetValid:     {Outbound, "certificate_not_yet_valid", "own certificate is not valid yet"},
+	NoWire:                     {Outbound, "no_wire", "wire port does not reach Services"},
+	PeerUnknown:                {Outbound, "peer_unknown", "nothing is known about the peer in time"},
+	Crowded:                    {Outbound, "crowded", "too many handshakes with the peer"},
+	PeerRefused:                {Outbound, "peer_refused", "peer has no gateway: connection refused"},
+	PeerSilent:                 {Outbound, "peer_silent", "peer has no gateway: no answer"},
+	PeerUnreachable:            {Outbound, "peer_unreachable", "peer has no gateway: unreachable"},
+	OptionLost:                 {Outbound, "option_lost", "peer has no gateway: TCP option not shown"},
+	NoNegotiation:              {Outbound, "no_negotiation", "wire inband is not available"},
+	NoAnswer:                   {Outbound, "no_answer", "peer is no gateway: no answer to the TLS handshake"},
+	PeerReset:                  {Outbound, "peer_reset", "peer ended the connection in the TLS handshake"},
+	NotTrusted:                 {Outbound, "not_trusted", "peer is no trusted gateway: TLS handshake failed"},
+	Rejected:                   {Outbound, "rejected", "peer rejected our certificate"},
+	RejectedTime:               {Outbound, "rejected_time", "peer rejected our certificate: expired or not valid yet by its clock"},
+	PeerExpired:                {Outbound, "peer_expired", "peer is no trusted gateway: its certificate expired"},
+	PeerNotYetValid:            {Outbound, "peer_not_yet_valid", "peer is no trusted gateway: its certificate is not valid yet"},
+	Broken:                     {Outbound, "broken", "connection broke at the start"},
+	Unreachable:                {Outbound, "unreachable", "destination cannot be reached"},
+	PeerNotAllowed:             {Outbound, "not_allowed", "peer does not allow the connection"},
+	PeerApplicationUnreachable: {Outbound, "peer_application_unreachable", "peer cannot reach the application"},
+	Plaintext:                  {Inbound, "plaintext", "plaintext is not allowed"},
+	Undetermined:               {Inbound, "undetermined", "whether the peer has a gateway is unknown"},
+	NoHandshake:                {Inbound, "no_handshake", "no valid TLS handshake"},
+	ClientExpired:              {Inbound, "peer_expired", "no valid TLS handshake: peer's certificate expired"},
+	ClientNotYetValid:          {Inbound, "peer_not_yet_valid", "no valid TLS handshake: peer's certificate is not valid yet"},
+	IdentityNotAllowed:         {Inbound, "not_allowed", "identity is not allowed"},
+	Forbidden:                  {Inbound, "forbidden", "peer is not allowed to do this"},
+	ApplicationRefused:         {both, "application_refused", "application refused the connection"},
+	ApplicationUnreachable:     {Inbound, "application_unreachable", "application cannot be reached"},
+}
+
+// Reasons returns the reasons that connections of a direction can have.
+func Reasons(d Direction) []Reason {
+	var all []Reason
+	for r, row := range table {
+		if row.in&d != 0 {
+			all = append(all, Reason(r))
+		}
+	}
+	return all
+}
+
+// Word returns the reason's label in metrics.
+func (r Reason) Word() string { return table[r].word }
+
+// String returns the reason as it stands in the log.
+func (r Reason) String() string { return table[r].text }

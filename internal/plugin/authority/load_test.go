@@ -1,0 +1,97 @@
+package authority
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"k8s.io/client-go/kubernetes/fake"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+)
+
+func TestLoad(t *testing.T) {
+	a, b := newTestAuthority(t, "cluster.local"), newTestAuthority(t, "cluster.local")
+	put := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish := func(c *fake.Clientset, a *ca.Authority) { _, err := PublishBundle(t.Context(), c, a, true); put(err) }
+	store := func(c *fake.Clientset, a *ca.Authority) {
+		_, err := PublishAuthority(t.Context(), c, a, true)
+		put(err)
+	}
+	for _, c := range []struct {
+		name  string
+		setUp func(c *fake.Clientset, dir string)
+		found *ca.Authority
+		want  error
+		hint  string
+	}{
+		{name: "nothing", setUp: func(*fake.Clientset, string) {}, want: ErrNoAuthority, hint: "run 'kubectl gateway init-ca' first"},
+		{name: "nothing, and no permission to see more", setUp: func(c *fake.Clientset, _ string) {
+			refuse(c, "get", "secrets", forbidden("secrets"))
+			refuse(c, "get", "configmaps", forbidden("configmaps"))
+		}, want: ErrNoAuthority, hint: "run 'kubectl gateway init-ca' first"},
+		{name: "another operator's", setUp: func(c *fake.Clientset, _ string) { publish(c, a) }, want: ErrNoAuthority, hint: "copy of authority.pem"},
+		{name: "this machine", setUp: func(c *fake.Clientset, dir string) { put(CreateDir(dir, a)); publish(c, a) }, found: a},
+		{name: "cluster", setUp: func(c *fake.Clientset, _ string) { store(c, a); publish(c, a) }, found: a},
+		{name: "this machine comes first", setUp: func(c *fake.Clientset, dir string) {
+			put(CreateDir(dir, a))
+			publish(c, a)
+			refuse(c, "get", "secrets", errors.New("asked for the Secret"))
+		}, found: a},
+		{name: "foreign on this machine", setUp: func(c *fake.Clientset, dir string) { put(CreateDir(dir, a)); publish(c, b) }, want: ErrForeign, hint: "--force"},
+		{name: "foreign in the cluster", setUp: func(c *fake.Clientset, _ string) { store(c, a); publish(c, b) }, want: ErrForeign, hint: "--force"},
+		{name: "not published", setUp: func(_ *fake.Clientset, dir string) { put(CreateDir(dir, a)) }, want: ErrNoBundle, hint: "init-ca' again"},
+		{name: "bundle unreadable", setUp: func(c *fake.Clientset, dir string) {
+			put(CreateDir(dir, a))
+			refuse(c, "get", "configmaps", forbidden("configmaps"))
+		}, hint: "permission to get configmap"},
+		{name: "damaged on this machine, good in the cluster", setUp: func(c *fake.Clientset, dir string) {
+			store(c, a)
+			publish(c, a)
+			put(os.WriteFile(Path(dir), []byte("x"), 0o600))
+		}, want: ca.ErrDamaged, hint: "backup"},
+		{name: "cluster out of reach", setUp: func(c *fake.Clientset, _ string) { refuse(c, "get", "secrets", errors.New("timeout")) }, hint: "reachable"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cluster, dir := newCluster("uid-1"), t.TempDir()
+			c.setUp(cluster, dir)
+			got, err := Load(t.Context(), LoadOptions{Client: cluster, Dir: dir, Getenv: env(nil)})
+			if c.found != nil {
+				if err != nil || !got.Equal(c.found) {
+					t.Errorf("loaded %v, %v", got, err)
+				}
+				return
+			}
+			if err == nil || c.want != nil && !errors.Is(err, c.want) {
+				t.Fatalf("%v, %v; want %v", got, err, c.want)
+			}
+			checkMessage(t, c.name, err)
+			if !strings.Contains(api.Hint(err), c.hint) {
+				t.Errorf("hint %q does not speak of %q", api.Hint(err), c.hint)
+			}
+		})
+	}
+}
+
+// Clusters do not share an authority by accident.
+func TestLoadByCluster(t *testing.T) {
+	getenv := env(map[string]string{"XDG_DATA_HOME": t.TempDir()})
+	first, second := newCluster("uid-1"), newCluster("uid-2")
+	result, err := Init(t.Context(), InitOptions{Client: first, Getenv: getenv})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err := Load(t.Context(), LoadOptions{Client: first, Getenv: getenv}); err != nil || !a.Equal(result.Authority) {
+		t.Errorf("first: %v, %v", a, err)
+	}
+	if _, err := Load(t.Context(), LoadOptions{Client: second, Getenv: getenv}); !errors.Is(err, ErrNoAuthority) {
+		t.Errorf("second: %v", err)
+	}
+}

@@ -1,0 +1,417 @@
+package authority
+
+import (
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+)
+
+// site is a cluster and the directories of its operators.
+type site struct {
+	t       *testing.T
+	cluster *fake.Clientset
+	dir     string
+	first   *ca.Authority
+	step    func(string) error
+}
+
+// newSite sets up an authority. keep is "local", "cluster" (not on this machine)
+// or "both".
+func newSite(t *testing.T, keep string) *site {
+	t.Helper()
+	s := &site{t: t, cluster: newCluster("uid-1"), dir: filepath.Join(t.TempDir(), "authority")}
+	store := StoreLocal
+	if keep != "local" {
+		store = StoreCluster
+	}
+	result, err := Init(t.Context(), InitOptions{Client: s.cluster, Dir: s.dir, Store: store})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.first = result.Authority
+	if keep == "cluster" {
+		if err := os.RemoveAll(s.dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
+}
+
+func (s *site) open() (*Rotation, error) {
+	return OpenRotation(s.t.Context(), RotationOptions{LoadOptions: s.options(), Step: s.step})
+}
+
+func (s *site) options() LoadOptions {
+	return LoadOptions{Client: s.cluster, Dir: s.dir, Getenv: env(nil)}
+}
+
+func (s *site) mustOpen(phase Phase) *Rotation {
+	s.t.Helper()
+	r, err := s.open()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if r.Phase() != phase {
+		s.t.Fatalf("phase %v, want %v", r.Phase(), phase)
+	}
+	return r
+}
+
+func (s *site) must(err error) {
+	s.t.Helper()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// advance does the next thing and reports whether that was the last.
+func (s *site) advance(r *Rotation) (done bool, err error) {
+	ctx := s.t.Context()
+	if _, err := r.CatchUp(ctx); err != nil {
+		return false, err
+	}
+	switch r.Phase() {
+	case Idle:
+		return false, r.Begin(ctx, Successor{})
+	case Trusting:
+		if err := r.Publish(ctx); err != nil {
+			return false, err
+		}
+		return false, r.Switch(ctx)
+	case Reissuing:
+		if err := r.Publish(ctx); err != nil {
+			return false, err
+		}
+		return false, r.Drop(ctx)
+	}
+	_, err = r.Finish(ctx)
+	return err == nil, err
+}
+
+func TestRotation(t *testing.T) {
+	for _, keep := range []string{"local", "cluster", "both"} {
+		t.Run(keep, func(t *testing.T) {
+			s := newSite(t, keep)
+			ctx := t.Context()
+			other := s.copyOfDir(keep)
+
+			r := s.mustOpen(Idle)
+			s.must(r.Begin(ctx, Successor{TTL: 24 * time.Hour}))
+			next := r.Other()
+			r = s.mustOpen(Trusting)
+			if !r.Current().Equal(s.first) || !r.Other().Equal(next) {
+				t.Fatalf("current %v, next %v", r.Current(), r.Other())
+			}
+			if err := r.Switch(ctx); err == nil {
+				t.Error("switched before the next root was published")
+			}
+			s.checkLoads(s.options(), s.first)
+			s.must(r.Publish(ctx))
+			s.checkLoads(s.options(), s.first, next)
+			s.checkLoads(other, s.first, next)
+			before := writes(s.cluster)
+			s.must(r.Publish(ctx))
+			if writes(s.cluster) != before {
+				t.Error("published what was published")
+			}
+
+			r = s.mustOpen(Trusting)
+			s.must(r.Switch(ctx))
+			r = s.mustOpen(Reissuing)
+			if !r.Current().Equal(next) || !r.Other().Equal(s.first) {
+				t.Fatalf("current %v, previous %v", r.Current(), r.Other())
+			}
+			s.checkLoads(s.options(), next, s.first)
+			if keep != "cluster" {
+				s.checkLoads(other, s.first, next)
+			}
+			if _, err := r.Finish(ctx); err == nil {
+				t.Error("finished before the old root was dropped")
+			}
+			s.must(r.Drop(ctx))
+			r = s.mustOpen(Dropping)
+			s.checkLoads(s.options(), next)
+			if keep != "cluster" {
+				_, err := Load(ctx, other)
+				if !errors.Is(err, ErrForeign) || !strings.Contains(api.Hint(err), "copy of authority.pem") {
+					t.Errorf("the old authority elsewhere: %v; hint %q", err, api.Hint(err))
+				}
+			}
+			backup, err := r.Finish(ctx)
+			s.must(err)
+			if (backup == "") != (keep == "cluster") {
+				t.Errorf("backup %q", backup)
+			}
+			if backup != "" {
+				if a, err := loadFile(filepath.Dir(backup), filepath.Base(backup), false); err != nil || !a.Equal(s.first) {
+					t.Errorf("the backup is %v, %v", a, err)
+				}
+			}
+			s.mustOpen(Idle)
+			s.checkLoads(s.options(), next)
+			secrets, err := s.cluster.CoreV1().Secrets(Namespace).List(ctx, metav1.ListOptions{})
+			s.must(err)
+			if want := map[string]int{"local": 0, "cluster": 1, "both": 1}[keep]; len(secrets.Items) != want {
+				t.Errorf("%d secrets", len(secrets.Items))
+			}
+			// And once more.
+			for done := false; !done; {
+				r, err := s.open()
+				s.must(err)
+				done, err = s.advance(r)
+				s.must(err)
+			}
+		})
+	}
+}
+
+// copyOfDir returns where another operator has the authority as it is now.
+func (s *site) copyOfDir(keep string) LoadOptions {
+	s.t.Helper()
+	if keep == "cluster" {
+		return s.options()
+	}
+	dir := filepath.Join(s.t.TempDir(), "other")
+	s.must(CreateDir(dir, s.first))
+	return LoadOptions{Client: s.cluster, Dir: dir, Getenv: env(nil)}
+}
+
+// checkLoads checks that Load finds signer, with these roots besides its own.
+func (s *site) checkLoads(o LoadOptions, signer *ca.Authority, besides ...*ca.Authority) {
+	s.t.Helper()
+	a, err := Load(s.t.Context(), o)
+	if err != nil || !a.Equal(signer) {
+		s.t.Fatalf("loaded %v, %v, want %v", a, err, signer)
+	}
+	want := ca.EncodeCertificates([]*x509.Certificate{signer.Root()})
+	for _, b := range besides {
+		want = append(want, b.Bundle()...)
+	}
+	if string(a.Bundle()) != string(want) || len(a.Roots()) != len(besides)+1 || a.Roots()[0] != ca.Fingerprint(signer.Root()) {
+		s.t.Errorf("the bundle has %v", a.Roots())
+	}
+}
+
+func conflict(resource string) error {
+	return apierrors.NewConflict(schema.GroupResource{Resource: resource}, "x", errors.New("version 8"))
+}
+
+// A rotation that was finished elsewhere is not begun again here.
+func TestRotationFinishedElsewhere(t *testing.T) {
+	for phase := Trusting; phase <= Dropping; phase++ {
+		s := newSite(t, "both")
+		for {
+			r, err := s.open()
+			s.must(err)
+			if r.Phase() == phase {
+				break
+			}
+			_, err = s.advance(r)
+			s.must(err)
+		}
+		elsewhere := *s
+		elsewhere.dir = filepath.Join(t.TempDir(), "elsewhere")
+		var last *ca.Authority
+		for done := false; !done; {
+			r, err := elsewhere.open()
+			s.must(err)
+			done, err = elsewhere.advance(r)
+			s.must(err)
+			last = r.Current()
+		}
+		r := s.mustOpen(Idle)
+		finished, err := r.CatchUp(t.Context())
+		s.must(err)
+		if !finished {
+			t.Errorf("%v: not seen as finished", phase)
+		}
+		if finished, err := s.mustOpen(Idle).CatchUp(t.Context()); err != nil || finished {
+			t.Errorf("%v: finished twice: %v", phase, err)
+		}
+		s.checkLoads(s.options(), last)
+		checkFiles(t, phase.String(), s)
+	}
+}
+
+func TestRotationOfTwoOperators(t *testing.T) {
+	ctx := t.Context()
+	s := newSite(t, "local")
+	other := *s
+	other.dir = s.copyOfDir("local").Dir
+	mine, theirs := s.mustOpen(Idle), other.mustOpen(Idle)
+	s.must(mine.Begin(ctx, Successor{}))
+	s.must(theirs.Begin(ctx, Successor{}))
+	// Both have read the bundle; the slower one must not take the other's root out.
+	s.must(mine.Publish(ctx))
+	if err := theirs.Publish(ctx); !errors.Is(err, ErrForeign) || !strings.Contains(api.Hint(err), "another operator has begun a rotation") {
+		t.Errorf("%v; hint %q", err, api.Hint(err))
+	}
+	if _, err := other.open(); !errors.Is(err, ErrForeign) {
+		t.Errorf("opened: %v", err)
+	}
+	s.checkLoads(LoadOptions{Client: s.cluster, Dir: other.dir, Getenv: env(nil)}, s.first, mine.Other())
+
+	// In the moment between reading and writing it is the server that tells.
+	refuse(s.cluster, "update", "configmaps", conflict("configmaps"))
+	s.must(mine.Switch(ctx))
+	err := s.mustOpen(Reissuing).Drop(ctx)
+	if !errors.Is(err, ErrChanged) || api.Hint(err) != "run the command again" {
+		t.Errorf("%v; hint %q", err, api.Hint(err))
+	}
+}
+
+func TestRotationOfTwoProcesses(t *testing.T) {
+	ctx := t.Context()
+	for _, keep := range []string{"local", "cluster", "both"} {
+		s := newSite(t, keep)
+		one, two := s.mustOpen(Idle), s.mustOpen(Idle)
+		s.must(one.Begin(ctx, Successor{}))
+		if err := two.Begin(ctx, Successor{}); !errors.Is(err, ErrChanged) {
+			t.Errorf("%s: both began: %v", keep, err)
+		}
+		if r := s.mustOpen(Trusting); !r.Other().Equal(one.Other()) {
+			t.Errorf("%s: the first one's work is lost", keep)
+		}
+		s.must(one.Publish(ctx))
+		two = s.mustOpen(Trusting)
+		s.must(one.Switch(ctx))
+		if err := two.Switch(ctx); !errors.Is(err, ErrChanged) {
+			t.Errorf("%s: both switched: %v", keep, err)
+		}
+		if r := s.mustOpen(Reissuing); !r.Other().Equal(s.first) {
+			t.Errorf("%s: the old authority is lost", keep)
+		}
+		one, two = s.mustOpen(Reissuing), s.mustOpen(Reissuing)
+		s.must(one.Drop(ctx))
+		s.must(two.Drop(ctx))
+		_, err := one.Finish(ctx)
+		s.must(err)
+		// It has nothing in its way but what it has read before.
+		if _, err := two.Finish(ctx); !errors.Is(err, ErrChanged) {
+			t.Errorf("%s: both finished: %v", keep, err)
+		}
+	}
+}
+
+// A root that nobody vouches for is not handed out, and stops a rotation.
+func TestForeignRootInBundle(t *testing.T) {
+	ctx := t.Context()
+	s := newSite(t, "local")
+	evil := newTestAuthority(t, ca.DefaultTrustDomain)
+	insert := func(annotation string) {
+		m, err := s.cluster.CoreV1().ConfigMaps(Namespace).Get(ctx, BundleName, metav1.GetOptions{})
+		s.must(err)
+		m.Data[BundleKey] = string(s.first.Bundle()) + string(evil.Bundle())
+		if annotation != "" {
+			m.Annotations[RotationAnnotation] = annotation
+		}
+		_, err = s.cluster.CoreV1().ConfigMaps(Namespace).Update(ctx, m, metav1.UpdateOptions{})
+		s.must(err)
+	}
+	forged, err := ca.Endorse(evil, evil)
+	s.must(err)
+	forged.Old = ca.Fingerprint(s.first.Root())
+	text, err := json.Marshal(forged)
+	s.must(err)
+	for name, annotation := range map[string]string{"nothing": "", "forged": string(text), "garbage": "{"} {
+		insert(annotation)
+		s.checkLoads(s.options(), s.first)
+		if _, err := s.open(); !errors.Is(err, ErrForeign) || !strings.Contains(api.Hint(err), "kubectl edit configmap") {
+			t.Errorf("%s: %v; hint %q", name, err, api.Hint(err))
+		}
+	}
+}
+
+func TestBeginRefuses(t *testing.T) {
+	ctx := t.Context()
+	s := newSite(t, "local")
+	foreign := newTestAuthority(t, "other.local")
+	pem := func(a *ca.Authority) Successor {
+		certs, key, err := a.PEM()
+		s.must(err)
+		return Successor{CertPEM: certs, KeyPEM: key}
+	}
+	for name, c := range map[string]struct {
+		successor Successor
+		hint      string
+	}{
+		"another trust domain": {pem(foreign), "trust-domain"},
+		"itself":               {pem(s.first), "nothing to do"},
+		"half":                 {Successor{CertPEM: s.first.Bundle()}, "--from-key"},
+		"a lifetime to choose": {Successor{CertPEM: pem(foreign).CertPEM, KeyPEM: pem(foreign).KeyPEM, TTL: time.Hour}, "--ttl"},
+	} {
+		err := s.mustOpen(Idle).Begin(ctx, c.successor)
+		if err == nil || !strings.Contains(api.Hint(err), c.hint) {
+			t.Errorf("%s: %v; hint %q", name, err, api.Hint(err))
+		}
+		s.mustOpen(Idle)
+	}
+	good := newTestAuthority(t, ca.DefaultTrustDomain)
+	s.must(s.mustOpen(Idle).Begin(ctx, pem(good)))
+	if r := s.mustOpen(Trusting); !r.Other().Equal(good) {
+		t.Errorf("next is %v", r.Other())
+	}
+}
+
+// A predecessor that has expired meanwhile does not stop the rotation's end.
+func TestPreviousMayExpire(t *testing.T) {
+	s := newSite(t, "both")
+	ctx := t.Context()
+	short, err := ca.New(ca.Options{TTL: 2 * time.Second})
+	s.must(err)
+	_, err = ReplaceDir(s.dir, short)
+	s.must(err)
+	_, err = PublishAuthority(ctx, s.cluster, short, true)
+	s.must(err)
+	_, err = PublishBundle(ctx, s.cluster, short, true)
+	s.must(err)
+	for _, phase := range []Phase{Idle, Trusting} {
+		_, err := s.advance(s.mustOpen(phase))
+		s.must(err)
+	}
+	<-time.After(time.Until(short.NotAfter()) + time.Second)
+	for _, phase := range []Phase{Reissuing, Dropping} {
+		_, err := s.advance(s.mustOpen(phase))
+		s.must(err)
+	}
+	s.mustOpen(Idle)
+}
+
+// init-ca during a rotation does not undo it, and by force ends it.
+func TestInitDuringRotation(t *testing.T) {
+	ctx := t.Context()
+	for _, keep := range []string{"local", "both"} {
+		s := newSite(t, keep)
+		store := map[string]Store{"local": StoreLocal, "both": StoreCluster}[keep]
+		s.must(s.mustOpen(Idle).Begin(ctx, Successor{}))
+		r := s.mustOpen(Trusting)
+		s.must(r.Publish(ctx))
+		if result, err := Init(ctx, InitOptions{Client: s.cluster, Dir: s.dir, Store: store}); err != nil || result.Changed {
+			t.Errorf("%s: %v, %v", keep, result, err)
+		}
+		s.checkLoads(s.options(), s.first, r.Other())
+		s.must(s.cluster.CoreV1().ConfigMaps(Namespace).Delete(ctx, BundleName, metav1.DeleteOptions{}))
+		if _, err := Init(ctx, InitOptions{Client: s.cluster, Dir: s.dir, Store: store}); !errors.Is(err, ErrExists) || !strings.Contains(api.Hint(err), "rotate --ca") {
+			t.Errorf("%s: without a bundle: %v; hint %q", keep, err, api.Hint(err))
+		}
+		s.must(s.mustOpen(Trusting).Publish(ctx))
+		s.checkLoads(s.options(), s.first, r.Other())
+		result, err := Init(ctx, InitOptions{Client: s.cluster, Dir: s.dir, Store: store, Force: true})
+		s.must(err)
+		s.mustOpen(Idle)
+		s.checkLoads(s.options(), result.Authority)
+	}
+}

@@ -1,0 +1,336 @@
+package authority
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+)
+
+func newTestAuthority(t *testing.T, trustDomain string) *ca.Authority {
+	t.Helper()
+	a, err := ca.New(ca.Options{TrustDomain: trustDomain})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func mustCreate(t *testing.T, dir string) *ca.Authority {
+	t.Helper()
+	a := newTestAuthority(t, ca.DefaultTrustDomain)
+	if err := CreateDir(dir, a); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func TestCreateAndLoad(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "deep", "below")
+	if _, err := LoadDir(dir); !errors.Is(err, ErrNoAuthority) {
+		t.Fatalf("before: %v", err)
+	}
+	a := mustCreate(t, dir)
+	b, err := LoadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !b.Equal(a) {
+		t.Errorf("loaded %v, stored %v", b, a)
+	}
+	if runtime.GOOS != "windows" {
+		for path, want := range map[string]fs.FileMode{dir: 0o700, filepath.Dir(dir): 0o700, Path(dir): 0o600} {
+			info, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if info.Mode().Perm() != want {
+				t.Errorf("%s has mode %04o, want %04o", path, info.Mode().Perm(), want)
+			}
+		}
+	}
+	before, err := os.ReadFile(Path(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := CreateDir(dir, newTestAuthority(t, ca.DefaultTrustDomain)); !errors.Is(err, ErrExists) || api.Hint(err) == "" {
+		t.Errorf("second creation: %v", err)
+	}
+	if after, err := os.ReadFile(Path(dir)); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the authority was written over: %v", err)
+	}
+	if entries := names(t, dir); !slices.Equal(entries, []string{fileName}) {
+		t.Errorf("the directory holds %v", entries)
+	}
+}
+
+func names(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, entry := range entries {
+		out = append(out, entry.Name())
+	}
+	return out
+}
+
+func TestReplaceKeepsBackup(t *testing.T) {
+	dir := t.TempDir()
+	first := newTestAuthority(t, ca.DefaultTrustDomain)
+	if backup, err := ReplaceDir(dir, first); err != nil || backup != "" {
+		t.Fatalf("replacing nothing: backup %q, %v", backup, err)
+	}
+	old, err := os.ReadFile(Path(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The backup of a file that others could read is not one that they can.
+	if err := os.Chmod(Path(dir), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	second := newTestAuthority(t, ca.DefaultTrustDomain)
+	backup, err := ReplaceDir(dir, second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kept, err := os.ReadFile(backup); err != nil || !bytes.Equal(kept, old) {
+		t.Errorf("the backup is not the old authority: %v", err)
+	}
+	if info, err := os.Stat(backup); err != nil || runtime.GOOS != "windows" && info.Mode().Perm() != 0o600 {
+		t.Errorf("backup: mode %v, %v", info.Mode(), err)
+	}
+	if a, err := LoadDir(dir); err != nil || !a.Equal(second) {
+		t.Errorf("loaded %v, %v", a, err)
+	}
+	if got := len(names(t, dir)); got != 2 {
+		t.Errorf("the directory holds %v", names(t, dir))
+	}
+}
+
+// Of several that create at once, one wins and the others say so.
+func TestCreateRace(t *testing.T) {
+	dir := t.TempDir()
+	const n = 8
+	authorities, errs := make([]*ca.Authority, n), make([]error, n)
+	for i := range authorities {
+		authorities[i] = newTestAuthority(t, ca.DefaultTrustDomain)
+	}
+	var wg sync.WaitGroup
+	for i, a := range authorities {
+		wg.Go(func() { errs[i] = CreateDir(dir, a) })
+	}
+	wg.Wait()
+	stored, err := LoadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	winners := 0
+	for i, a := range authorities {
+		switch {
+		case errs[i] == nil && stored.Equal(a):
+			winners++
+		case errs[i] == nil:
+			t.Error("a creation succeeded whose authority is not there")
+		case !errors.Is(errs[i], ErrExists):
+			t.Error(errs[i])
+		}
+	}
+	if winners != 1 {
+		t.Errorf("%d winners", winners)
+	}
+}
+
+func TestLoadRefuses(t *testing.T) {
+	now := time.Now()
+	expired, err := ca.New(ca.Options{TTL: time.Hour, Now: func() time.Time { return now.Add(-2 * time.Hour) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	encode := func(a *ca.Authority) []byte {
+		text, err := a.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	b := newTestAuthority(t, ca.DefaultTrustDomain)
+	for name, c := range map[string]struct {
+		text []byte
+		want error
+	}{
+		"empty":   {nil, ca.ErrDamaged},
+		"half":    {encode(b)[:500], ca.ErrDamaged},
+		"huge":    {make([]byte, maxFileSize+1), ca.ErrDamaged},
+		"expired": {encode(expired), ca.ErrExpired},
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(Path(dir), c.text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := LoadDir(dir)
+		switch {
+		case err == nil:
+			t.Errorf("%s: loaded %v", name, got)
+			continue
+		case c.want != nil && !errors.Is(err, c.want):
+			t.Errorf("%s: %v, want %v", name, err, c.want)
+		case errors.Is(err, ErrNoAuthority):
+			t.Errorf("%s: counts as none, and would be written over", name)
+		}
+		checkMessage(t, name, err)
+		// Nor does creating another one touch it.
+		if err := CreateDir(dir, b); !errors.Is(err, ErrExists) {
+			t.Errorf("%s: creating over it: %v", name, err)
+		}
+		if after, err := os.ReadFile(Path(dir)); err != nil || !bytes.Equal(after, c.text) {
+			t.Errorf("%s: the file was changed: %v", name, err)
+		}
+		// Replacing is the way out.
+		if _, err := ReplaceDir(dir, b); err != nil && name != "huge" {
+			t.Errorf("%s: replacing: %v", name, err)
+		}
+	}
+}
+
+func checkMessage(t *testing.T, name string, err error) {
+	t.Helper()
+	for _, text := range []string{err.Error(), api.Hint(err)} {
+		if text == "" || strings.Contains(text, "\n") || strings.Contains(text, "BEGIN") {
+			t.Errorf("%s: not one line without PEM: %q", name, text)
+		}
+	}
+}
+
+func TestLoadPermissions(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("files have no mode bits on Windows")
+	}
+	for _, c := range []struct {
+		file, dir fs.FileMode
+		want      error
+	}{
+		{0o600, 0o700, nil}, {0o400, 0o700, nil}, {0o600, 0o755, nil},
+		{0o640, 0o700, ErrExposed}, {0o604, 0o700, ErrExposed}, {0o620, 0o700, ErrExposed}, {0o644, 0o700, ErrExposed},
+		{0o600, 0o770, ErrExposed}, {0o600, 0o702, ErrExposed}, {0o600, 0o1777, ErrExposed},
+	} {
+		dir := t.TempDir()
+		mustCreate(t, dir)
+		if err := os.Chmod(Path(dir), c.file); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(dir, c.dir); err != nil {
+			t.Fatal(err)
+		}
+		_, err := LoadDir(dir)
+		if !errors.Is(err, c.want) {
+			t.Errorf("file %04o in directory %04o: %v, want %v", c.file, c.dir, err, c.want)
+		}
+		if c.want != nil {
+			checkMessage(t, "permissions", err)
+			if !strings.Contains(api.Hint(err), "chmod") {
+				t.Errorf("hint %q", api.Hint(err))
+			}
+		}
+	}
+	// A directory that others can write to does not get an authority at all.
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := CreateDir(dir, newTestAuthority(t, ca.DefaultTrustDomain)); !errors.Is(err, ErrExposed) || len(names(t, dir)) != 0 {
+		t.Errorf("creating in an open directory: %v, holds %v", err, names(t, dir))
+	}
+}
+
+// Root reads everything, so what cannot be read is something else than a file.
+func TestLoadUnreadable(t *testing.T) {
+	for name, place := range map[string]func(dir string) error{
+		"directory":         func(dir string) error { return os.Mkdir(Path(dir), 0o700) },
+		"link to itself":    func(dir string) error { return os.Symlink(fileName, Path(dir)) },
+		"file as directory": func(dir string) error { return os.Remove(dir) },
+	} {
+		dir := filepath.Join(t.TempDir(), "authority")
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := place(dir); err != nil {
+			t.Fatal(err)
+		}
+		if name == "file as directory" {
+			if err := os.WriteFile(dir, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := LoadDir(dir)
+		if err == nil || errors.Is(err, ErrNoAuthority) {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		checkMessage(t, name, err)
+		a := newTestAuthority(t, ca.DefaultTrustDomain)
+		if err := CreateDir(dir, a); err == nil {
+			t.Errorf("%s: created over it", name)
+		}
+		_, err = ReplaceDir(dir, a)
+		if err == nil {
+			t.Errorf("%s: replaced", name)
+			continue
+		}
+		checkMessage(t, name, err)
+	}
+	if os.Geteuid() == 0 {
+		return
+	}
+	dir := t.TempDir()
+	mustCreate(t, dir)
+	if err := os.Chmod(Path(dir), 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoadDir(dir); !errors.Is(err, fs.ErrPermission) || errors.Is(err, ErrNoAuthority) {
+		t.Errorf("without permission: %v", err)
+	}
+}
+
+// A link that leads elsewhere, to an encrypted volume say, works.
+func TestLoadThroughLink(t *testing.T) {
+	real, dir := t.TempDir(), t.TempDir()
+	a := mustCreate(t, real)
+	if err := os.Symlink(Path(real), Path(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := LoadDir(dir); err != nil || !b.Equal(a) {
+		t.Errorf("loaded %v, %v", b, err)
+	}
+}
+
+// Temporary files of a crash go away some day, those of a running process stay.
+func TestStaleTemporaryFiles(t *testing.T) {
+	dir := t.TempDir()
+	stale, fresh := filepath.Join(dir, tempPrefix+"old"+tempSuffix), filepath.Join(dir, tempPrefix+"new"+tempSuffix)
+	for _, path := range []string{stale, fresh} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	long := time.Now().Add(-2 * staleAfter)
+	if err := os.Chtimes(stale, long, long); err != nil {
+		t.Fatal(err)
+	}
+	mustCreate(t, dir)
+	if got := names(t, dir); !slices.Equal(got, []string{filepath.Base(fresh), fileName}) {
+		t.Errorf("the directory holds %v", got)
+	}
+}

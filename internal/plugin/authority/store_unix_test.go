@@ -1,0 +1,27 @@
+//go:build unix
+
+package authority
+
+import (
+	"errors"
+	"syscall"
+	"testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+)
+
+// Opening a pipe for reading would wait for a writer that never comes.
+func TestLoadPipe(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mkfifo(Path(dir), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := LoadDir(dir)
+	if err == nil || errors.Is(err, ErrNoAuthority) {
+		t.Fatalf("loaded from a pipe: %v", err)
+	}
+	checkMessage(t, "pipe", err)
+	if _, err := ReplaceDir(dir, newTestAuthority(t, ca.DefaultTrustDomain)); err == nil {
+		t.Error("replaced a pipe")
+	}
+}

@@ -1,0 +1,181 @@
+package ca
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"net"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
+)
+
+// boastful asks for far more than a pod may have.
+func boastful() *x509.CertificateRequest {
+	return &x509.CertificateRequest{
+		Subject:     pkix.Name{CommonName: "system:admin", Organization: []string{"system:masters"}},
+		DNSNames:    []string{"kubernetes.default.svc"},
+		IPAddresses: []net.IP{net.IPv4(10, 9, 9, 9)},
+		URIs:        []*url.URL{{Scheme: "spiffe", Host: "cluster.local", Path: "/ns/kube-system/sa/root"}},
+		// Basic constraints that say CA.
+		ExtraExtensions: []pkix.Extension{{Id: []int{2, 5, 29, 19}, Critical: true, Value: []byte{0x30, 0x03, 0x01, 0x01, 0xff}}},
+	}
+}
+
+func TestSign(t *testing.T) {
+	root := pki.Sign(t, "root", pki.ECKey(t, elliptic.P384()), nil, nil)
+	between := pki.Sign(t, "between", pki.ECKey(t, elliptic.P256()), &root, nil)
+	chained, err := Import(append(between.CertPEM(), root.CertPEM()...), between.KeyPEM(t), "cluster.local")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, a := range map[string]*Authority{"root": newTestAuthority(t, "cluster.local"), "chain": chained} {
+		key := pki.ECKey(t, elliptic.P256())
+		leaf, err := a.Sign(pki.Request(t, boastful(), key), LeafRequest{Identity: testID("cluster.local"), IPs: testIPs, TTL: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(leaf.KeyPEM) != 0 {
+			t.Errorf("%s: a key came with it", name)
+		}
+		certs, err := ParseCertificates(leaf.CertPEM)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert := certs[0]
+		if !cert.PublicKey.(*ecdsa.PublicKey).Equal(key.Public()) {
+			t.Errorf("%s: it is for another key", name)
+		}
+		id, err := identity.FromCertificate(cert)
+		if err != nil || id != testID("cluster.local") {
+			t.Errorf("%s: identity %v, %v", name, id, err)
+		}
+		if len(cert.IPAddresses) != len(testIPs) || !cert.IPAddresses[0].Equal(testIPs[0].AsSlice()) || len(cert.DNSNames) != 0 ||
+			len(cert.Subject.Names) != 0 || cert.IsCA || cert.KeyUsage != x509.KeyUsageDigitalSignature {
+			t.Errorf("%s: names of the request are in it: %v %v %q CA %v", name, cert.IPAddresses, cert.DNSNames, cert.Subject, cert.IsCA)
+		}
+		if leaf.Serial != cert.SerialNumber.Text(16) || !leaf.NotAfter.Equal(cert.NotAfter) || time.Until(leaf.NotAfter) > time.Hour {
+			t.Errorf("%s: %v", name, leaf)
+		}
+		for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
+			if err := verifyGo(t, a.Bundle(), leaf.CertPEM, usage); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+}
+
+func TestSignRefuses(t *testing.T) {
+	a := newTestAuthority(t, "cluster.local")
+	good := pki.Request(t, &x509.CertificateRequest{}, pki.ECKey(t, elliptic.P256()))
+	block, _ := pem.Decode(good)
+	// The last byte belongs to the signature.
+	forged := append([]byte(nil), block.Bytes...)
+	forged[len(forged)-1] ^= 1
+	leaf, err := a.Issue(LeafRequest{Identity: testID("cluster.local")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, csr := range map[string][]byte{
+		"nothing":          nil,
+		"text":             []byte("please"),
+		"forged":           pem.EncodeToMemory(&pem.Block{Type: blockRequest, Bytes: forged}),
+		"cut":              pem.EncodeToMemory(&pem.Block{Type: blockRequest, Bytes: block.Bytes[:len(block.Bytes)/2]}),
+		"a certificate":    leaf.CertPEM,
+		"a key":            leaf.KeyPEM,
+		"two requests":     append(bytes.Clone(good), good...),
+		"a word behind it": append(bytes.Clone(good), "x"...),
+		"too large":        append(bytes.Clone(good), bytes.Repeat([]byte("\n"), maxRequest)...),
+		"P-384":            pki.Request(t, &x509.CertificateRequest{}, pki.ECKey(t, elliptic.P384())),
+		"RSA":              pki.Request(t, &x509.CertificateRequest{}, pki.RSAKey(t, 2048)),
+		"Ed25519":          pki.Request(t, &x509.CertificateRequest{}, pki.Ed25519Key(t)),
+		// The library no longer makes one that is signed with SHA-1: this names
+		// that algorithm, and must be refused for it before its signature.
+		"SHA-1": pem.EncodeToMemory(&pem.Block{Type: blockRequest, Bytes: withSHA1(t, block.Bytes)}),
+	} {
+		leaf, err := a.Sign(csr, LeafRequest{Identity: testID("cluster.local")})
+		if !errors.Is(err, ErrBadRequest) || leaf != nil {
+			t.Errorf("%s: %v, %v", name, leaf, err)
+			continue
+		}
+		checkMessage(t, name, err)
+		if name == "SHA-1" && !strings.Contains(err.Error(), "SHA1") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, req := range map[string]LeafRequest{
+		"another trust domain": {Identity: testID("other.local")},
+		"no identity":          {},
+		"negative lifetime":    {Identity: testID("cluster.local"), TTL: -time.Hour},
+	} {
+		if leaf, err := a.Sign(good, req); err == nil || errors.Is(err, ErrBadRequest) {
+			t.Errorf("%s: %v, %v", name, leaf, err)
+		}
+	}
+}
+
+// withSHA1 changes the signature algorithm of a request from ecdsa-with-SHA256
+// (1.2.840.10045.4.3.2) to ecdsa-with-SHA1 (1.2.840.10045.4.1).
+func withSHA1(t *testing.T, der []byte) []byte {
+	t.Helper()
+	sha256 := []byte{0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02}
+	sha1 := []byte{0x30, 0x09, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x01}
+	if bytes.Count(der, sha256) != 1 || der[1] >= 0x7f && der[1] != 0x81 {
+		t.Fatalf("a request of another shape: %x", der)
+	}
+	der = bytes.Replace(der, sha256, sha1, 1)
+	if der[1] == 0x81 {
+		der[2]--
+	} else {
+		der[1]--
+	}
+	return der
+}
+
+// FuzzSign: whatever a gateway sends, the certificate is for the pod that was
+// asked about, and for a key that is in the request.
+func FuzzSign(f *testing.F) {
+	a, err := New(Options{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(pki.Request(f, &x509.CertificateRequest{}, key))
+	f.Add(pki.Request(f, boastful(), key))
+	f.Add([]byte("-----BEGIN CERTIFICATE REQUEST-----\nMAA=\n-----END CERTIFICATE REQUEST-----\n"))
+	f.Add(a.Bundle())
+	f.Fuzz(func(t *testing.T, csr []byte) {
+		leaf, err := a.Sign(csr, LeafRequest{Identity: testID(DefaultTrustDomain), IPs: testIPs})
+		if err != nil {
+			if !errors.Is(err, ErrBadRequest) || leaf != nil {
+				t.Fatalf("%v, %v", leaf, err)
+			}
+			return
+		}
+		certs, err := ParseCertificates(leaf.CertPEM)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, err := identity.FromCertificate(certs[0])
+		if err != nil || id != testID(DefaultTrustDomain) || len(certs[0].IPAddresses) != len(testIPs) || certs[0].IsCA {
+			t.Fatalf("%v, %v", certs[0], err)
+		}
+		block, _ := pem.Decode(csr)
+		request, err := x509.ParseCertificateRequest(block.Bytes)
+		if err != nil || request.CheckSignature() != nil || !certs[0].PublicKey.(*ecdsa.PublicKey).Equal(request.PublicKey) {
+			t.Fatalf("signed without proof: %v", err)
+		}
+	})
+}
