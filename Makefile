@@ -64,7 +64,7 @@ cluster-down: cluster-tool ## stop the cluster and remove all that it made
 	bin/cluster down
 
 .PHONY: test
-test: tools test-unit test-netns cross test-release test-cluster test-e2e ## all tests
+test: tools test-unit test-netns test-kernels-short cross test-release test-cluster test-e2e ## all tests
 
 # Tests that depend on the kernel and not only on files: never from the cache.
 NETNS := ./bpf ./internal/lab/netlab ./cmd/kube-gateway ./bench
@@ -78,6 +78,20 @@ test-unit: ## unit tests
 .PHONY: test-netns
 test-netns: ## tests with eBPF and whole gateways in network namespaces (root)
 	go test -count=1 -timeout 20m $(NETNS)
+
+KERNELS ?= 5.10 6.1 6.12 7
+KERNEL_PACKAGES := qemu-system-x86:/usr/bin/qemu-system-x86_64 cpio:/usr/bin/cpio kmod:/usr/sbin/depmod \
+	xz-utils:/usr/bin/xz debian-archive-keyring:/usr/share/keyrings/debian-archive-keyring.gpg
+
+# The program is executed and not "go run": its end by a signal is that of its guests.
+.PHONY: kernels-tool test-kernels test-kernels-short
+kernels-tool:
+	@build/install-packages $(KERNEL_PACKAGES)
+	go build -o bin/kernels ./test/kernels
+test-kernels: kernels-tool ## eBPF and whole gateways on Debian's kernels in QEMU, an hour (KERNELS=5.10: on that one)
+	bin/kernels $(KERNELS)
+test-kernels-short: kernels-tool ## a few of these tests on Linux 5.10, in minutes
+	bin/kernels -short 5.10
 
 # After cross, which compiles the same packages.
 .PHONY: test-release

@@ -10,11 +10,15 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
@@ -139,9 +143,9 @@ func (l *lab) clean(n *netlab.Node) (output, lastWords string, err error) {
 	return p.Output(), string(text), err
 }
 
-// TestGatewayKilled kills the whole gateway. One that fails open leaves plaintext,
-// one that fails closed leaves nothing through in either direction, until it is
-// cleaned away or the next one takes over.
+// TestGatewayKilled kills the whole gateway. One that fails open leaves plaintext, and
+// before Linux 6.6 an inbound filter without effect; one that fails closed leaves nothing
+// through in either direction, until it is cleaned away or the next one takes over.
 func TestGatewayKilled(t *testing.T) {
 	for _, wire := range []api.Wire{api.WirePort, api.WireInband} {
 		t.Run(string(wire), func(t *testing.T) {
@@ -155,6 +159,10 @@ func TestGatewayKilled(t *testing.T) {
 			g.Stop()
 			l.talk(l.a, l.b.Addr(portEcho))
 			l.talk(l.b, l.a.Addr(portEcho))
+			if !hasTCX(t) {
+				l.cleanFilter(l.a)
+				l.talk(l.b, l.a.Addr(portEcho))
+			}
 			eventually(t, "the kernel frees everything", func() error {
 				if left := append(objects.left(), leftovers(t, l.a)...); len(left) > 0 {
 					return fmt.Errorf("%q", left)
@@ -215,6 +223,32 @@ func TestGatewayKilled(t *testing.T) {
 			l.talk(l.a, l.b.Addr(portEcho))
 			l.talk(l.b, l.a.Addr(portEcho))
 		})
+	}
+}
+
+// hasTCX says whether the kernel has tcx, which came with Linux 6.6.
+func hasTCX(t *testing.T) bool {
+	t.Helper()
+	_, err := link.QueryPrograms(link.QueryOptions{Target: 1, Attach: ebpf.AttachTCXIngress})
+	if err != nil && !errors.Is(err, syscall.EINVAL) {
+		t.Fatalf("looking for tcx: %v", err)
+	}
+	return err == nil
+}
+
+// cleanFilter checks that a killed gateway without tcx left its inbound filter and
+// nothing else, and removes it.
+func (l *lab) cleanFilter(n *netlab.Node) {
+	l.t.Helper()
+	eventually(l.t, "the kernel frees all but the filter", func() error {
+		if left := leftovers(l.t, n); !slices.Equal(left, []string{"filter kgw_ingress of interface eth0"}) {
+			return fmt.Errorf("%q", left)
+		}
+		return nil
+	})
+	output, words, err := l.clean(n)
+	if err != nil || words != api.DisabledMessage || !strings.Contains(output, "0 programs and 1 filters") {
+		l.t.Errorf("cleaning: %v, %s, %q", err, output, words)
 	}
 }
 

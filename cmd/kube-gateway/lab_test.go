@@ -25,7 +25,7 @@ import (
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
-		case "supervise", "worker", "exporter", "ctl", "clean", "capture", "probe":
+		case "supervise", "worker", "exporter", "ctl", "clean", "packets", "probe":
 			os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 		case "hold":
 			os.Exit(hold(os.Args[2:]))
@@ -39,6 +39,10 @@ func TestMain(m *testing.M) {
 // patience bounds every wait. It is no expectation: each wait ends with its
 // condition.
 const patience = time.Minute
+
+// appVariable names the environment variable with the path of test/e2e/app where
+// there is no Go to build it.
+const appVariable = "KUBE_GATEWAY_TEST_APP"
 
 // Ports of test/e2e/app.
 const (
@@ -66,11 +70,13 @@ func newLabOf(t *testing.T, n int) *lab {
 	t.Helper()
 	l := &lab{t: t, net: netlab.New(t, n)}
 	l.a, l.b = l.net.Node(0), l.net.Node(1)
-	l.app = filepath.Join(t.TempDir(), "app")
-	build := exec.Command("go", "build", "-o", l.app, "../../test/e2e/app")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building the application: %v\n%s", err, out)
+	if l.app = os.Getenv(appVariable); l.app == "" {
+		l.app = filepath.Join(t.TempDir(), "app")
+		build := exec.Command("go", "build", "-o", l.app, "../../test/e2e/app")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("building the application: %v\n%s", err, out)
+		}
 	}
 	var err error
 	if l.authority, err = gatewaylab.NewAuthority(); err != nil {

@@ -56,8 +56,11 @@ type trafficFailure struct {
 // servedSummary is the same from the servers' side.
 type servedSummary struct {
 	Connections, Complete, Resets, Failed, Messages uint64
+	Held                                            int64
 	Lost, Duplicated, Altered, Truncated            uint64
 }
+
+func (s *servedSummary) open() uint64 { return s.Connections - s.Complete - s.Resets - s.Failed }
 
 // traffic starts constant traffic from n: for each target connections that are held
 // for the time life (0 is for ever) with messages both ways, and new ones all the time.
@@ -112,24 +115,26 @@ func (s *trafficSummary) perfect(t *testing.T) {
 // they saw.
 func (l *lab) served(n *netlab.Node) (s servedSummary) {
 	l.t.Helper()
-	eventually(l.t, "the servers' connections have ended", func() error {
-		p := n.Start(netlab.Command{Cgroup: n.AppCgroup, Path: l.app, Args: []string{"served"}})
-		if err := p.Wait(); err != nil {
-			return fmt.Errorf("%w: %s", err, p.Output())
+	eventually(l.t, "the servers' connections have ended", func() (err error) {
+		if s, err = l.askServed(n); err == nil && s.open() != 0 {
+			err = fmt.Errorf("%d are open", s.open())
 		}
-		s = servedSummary{}
-		if err := json.Unmarshal([]byte(p.Output()), &s); err != nil {
-			return err
-		}
-		if open := s.Connections - s.Complete - s.Resets - s.Failed; open != 0 {
-			return fmt.Errorf("%d are open", open)
-		}
-		return nil
+		return err
 	})
 	if s.Lost+s.Duplicated+s.Altered+s.Truncated+s.Failed != 0 {
 		l.t.Errorf("damage at the servers of %v: %+v", n.IP4, s)
 	}
 	return s
+}
+
+// askServed asks the servers of a pod what they have seen so far.
+func (l *lab) askServed(n *netlab.Node) (s servedSummary, err error) {
+	l.t.Helper()
+	p := n.Start(netlab.Command{Cgroup: n.AppCgroup, Path: l.app, Args: []string{"served"}})
+	if err := p.Wait(); err != nil {
+		return s, fmt.Errorf("%w: %s", err, p.Output())
+	}
+	return s, json.Unmarshal([]byte(p.Output()), &s)
 }
 
 // kernelObjects are programs and maps by their numbers.

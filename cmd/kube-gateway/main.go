@@ -29,7 +29,7 @@ Usage:
   kube-gateway ctl trust             read a trust bundle and trust its roots from now on
   kube-gateway ctl reset             reset the application's connections that no gateway carries
   kube-gateway ctl disable           stop the capture, let connections end, end the gateway
-  kube-gateway capture               write the pod's packets to the standard output as pcapng
+  kube-gateway packets               write the pod's packets to the standard output as pcapng
   kube-gateway probe listen IP       send back what connections to the pod bring
   kube-gateway probe connect ADDR    send a line of the input as an application of the pod
   kube-gateway version               print the version
@@ -55,8 +55,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		err = runExporter(context.Background(), rest)
 	case "clean":
 		err = clean(context.Background(), rest, stdout)
-	case "capture":
-		err = runCapture(context.Background(), rest, stdin, stdout)
+	case "packets":
+		err = recordPackets(context.Background(), rest, stdin, stdout)
 	case "probe":
 		err = runProbe(context.Background(), rest, stdin, stdout, stderr)
 	case "ctl":

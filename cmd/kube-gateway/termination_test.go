@@ -3,8 +3,10 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -60,11 +62,27 @@ func TestPodTerminates(t *testing.T) {
 	}
 }
 
-// endApplication ends all processes of the application in a pod.
+// endApplication ends all processes of the application in a pod. It does without
+// cgroup.kill, which came with Linux 5.14.
 func (l *lab) endApplication(n *netlab.Node) {
 	l.t.Helper()
-	// cgroup.kill (Linux 5.14) reaches them all, and no others.
-	if err := os.WriteFile(filepath.Join(n.AppCgroup, "cgroup.kill"), []byte("1"), 0); err != nil {
-		l.t.Fatal(err)
-	}
+	eventually(l.t, "the application has ended", func() error {
+		text, err := os.ReadFile(filepath.Join(n.AppCgroup, "cgroup.procs"))
+		if err != nil {
+			return err
+		}
+		for _, field := range strings.Fields(string(text)) {
+			pid, err := strconv.Atoi(field)
+			if err != nil {
+				return err
+			}
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && err != syscall.ESRCH {
+				return err
+			}
+		}
+		if len(text) > 0 {
+			return fmt.Errorf("processes %q", strings.Fields(string(text)))
+		}
+		return nil
+	})
 }

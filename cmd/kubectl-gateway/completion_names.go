@@ -69,7 +69,7 @@ func chooser(verb string) func(*corev1.Pod, *installed.Gateway) place {
 		return func(_ *corev1.Pod, g *installed.Gateway) place { return when(g != nil) }
 	case "disable":
 		return func(_ *corev1.Pod, g *installed.Gateway) place { return when(g != nil && !g.Disabled()) }
-	case "mode", "allow", "rotate", "verify", "capture", "metrics":
+	case "mode", "allow", "rotate", "verify", "packets", "metrics":
 		return func(_ *corev1.Pod, g *installed.Gateway) place { return when(g != nil && g.Phase == installed.Running) }
 	}
 	return nil

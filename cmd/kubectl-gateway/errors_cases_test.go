@@ -201,7 +201,7 @@ func errorCases() []errorCase {
 		{name: "no gateway, mode", args: "mode pod/a strict", says: "no gateway", hints: "enable"},
 		{name: "no gateway, rotate", args: "rotate pod/a", says: "no gateway", hints: "enable"},
 		{name: "no gateway, tail", args: "tail pod/a --no-follow", says: "no gateway", hints: "enable"},
-		{name: "no gateway, capture", args: "capture pod/a", says: "no gateway", hints: "enable"},
+		{name: "no gateway, packets", args: "packets pod/a", says: "no gateway", hints: "enable"},
 		{name: "log forbidden", args: "tail pod/g --no-follow", says: "opening the log", hints: "can-i get pods --subresource=log -n demo"},
 		{name: "no permission to ask two gateways", args: "mode pod/g pod/g2 strict --parallel=1", world: func(w *world) {
 			w.pods = append(w.pods, podWithGateway("demo", "g2", gatewayRuns()))
@@ -218,7 +218,7 @@ func errorCases() []errorCase {
 		{name: "pod gone meanwhile, disable", args: "disable pod/g", world: gone, says: "has ended or was replaced", hints: ""},
 		{name: "pod gone meanwhile, status", args: "status pod/g", world: gone, says: "the pod is gone", hints: ""},
 		{name: "pod gone meanwhile, tail", args: "tail pod/g --no-follow", world: gone, says: "", hints: ""},
-		{name: "pod gone meanwhile, capture", args: "capture pod/g", world: gone, says: "the pod is gone", hints: ""},
+		{name: "pod gone meanwhile, packets", args: "packets pod/g", world: gone, says: "the pod is gone", hints: ""},
 		{name: "pod gone meanwhile, metrics", args: "metrics pod/g", world: gone, says: "the pod is gone", hints: ""},
 		{name: "pod gone meanwhile, verify", args: "verify pod/g pod/a --port=80", world: gone, says: "the pod is gone", hints: ""},
 		{name: "no permission by review", args: "enable pod/a", says: "you may not do this", hints: "role", world: func(w *world) {
@@ -245,7 +245,7 @@ func errorCases() []errorCase {
 		{"enable", "enable pod/a"}, {"disable", "disable pod/g"}, {"mode", "mode pod/g strict"}, {"allow", "allow pod/g --everyone"},
 		{"rotate", "rotate pod/g"}, {"rotate the authority", "rotate --ca --yes"}, {"status", "status"}, {"edges", "status --edges"},
 		{"tail", "tail --no-follow"}, {"watch", "watch --once"}, {"version", "version"}, {"init-ca", "init-ca"}, {"workload", "status deploy/web"},
-		{"capture", "capture pod/g"}, {"verify", "verify pod/g pod/a"}, {"metrics", "metrics pod/g"},
+		{"packets", "packets pod/g"}, {"verify", "verify pod/g pod/a"}, {"metrics", "metrics pod/g"},
 	}
 	for i, v := range verbs {
 		pods := strings.Contains(v.args, "pod/")

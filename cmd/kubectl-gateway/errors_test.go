@@ -251,7 +251,7 @@ func codeOf(command string) int {
 func TestErrorsOfEveryCommand(t *testing.T) {
 	words := map[string]string{
 		"enable": "pod/a", "disable": "pod/a", "mode": "pod/a strict", "allow": "pod/a --everyone", "rotate": "pod/a",
-		"capture": "pod/a", "verify": "pod/a", "watch": "--once", "tail": "--no-follow", "check": "--wait=0s", "metrics": "pod/a",
+		"packets": "pod/a", "verify": "pod/a", "watch": "--once", "tail": "--no-follow", "check": "--wait=0s", "metrics": "pod/a",
 	}
 	// These ask no cluster: something else is wrong for them.
 	local := map[string]string{"completion": "nonsense"}
@@ -309,7 +309,7 @@ func TestErrorOfCtrlC(t *testing.T) {
 		return true
 	}
 	for _, args := range []string{"status", "status --edges", "status --watch", "enable pod/a", "tail", "tail --no-follow", "watch --once", "watch", "disable pod/a",
-		"version", "init-ca", "mode pod/a strict", "allow pod/a --everyone", "rotate pod/a", "rotate --ca --yes --dry-run", "verify pod/a", "capture pod/a",
+		"version", "init-ca", "mode pod/a strict", "allow pod/a --everyone", "rotate pod/a", "rotate --ca --yes --dry-run", "verify pod/a", "packets pod/a",
 		"metrics pod/a", "check"} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		cmd, stdout, stderr := plugin(ctx, t, append(strings.Fields(args), w.flags...)...)

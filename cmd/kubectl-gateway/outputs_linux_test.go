@@ -99,7 +99,7 @@ func outputCases() []outputCase {
 		{name: "status-none", args: "status -n nowhere", on: inWorld(nil)},
 		{name: "check", args: "check pod/g --image-test=false", on: inWorld(nil), code: 1},
 		{name: "check-short", args: "check pod/g --image-test=false -o short", on: inWorld(nil), code: 1},
-		{name: "capture", args: "capture pod/web -w DIR/web.pcapng", on: onServer(func(t *testing.T) *apiServer { return captureServer(shortCapture(t)) })},
+		{name: "packets", args: "packets pod/web -w DIR/web.pcapng", on: onServer(func(t *testing.T) *apiServer { return packetsServer(shortRecording(t)) })},
 		{name: "metrics", args: "metrics pod/web", on: onServer(metricsServer)},
 		{name: "tail", args: "tail --no-follow", on: onServer(func(*testing.T) *apiServer { return tailServer() })},
 		{name: "tail-json", args: "tail -A --no-follow -o json --max-log-requests=1", on: onServer(func(*testing.T) *apiServer { return tailServer() }), code: 1},

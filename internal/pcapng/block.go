@@ -39,7 +39,7 @@ const maxBlock = MaxPacket + 4096
 
 var order = binary.LittleEndian
 
-// Interface is where packets were captured.
+// Interface is where packets were recorded.
 type Interface struct {
 	Name        string
 	Description string
@@ -48,7 +48,7 @@ type Interface struct {
 	SnapLen uint32
 }
 
-// Packet is one captured packet.
+// Packet is one recorded packet.
 type Packet struct {
 	// Interface is the number of the interface, in the order of their blocks.
 	Interface int
@@ -58,7 +58,7 @@ type Packet struct {
 	Data   []byte
 }
 
-// Statistics counts what happened at an interface during the capture.
+// Statistics counts what happened at an interface during the recording.
 type Statistics struct {
 	Interface int
 	Time      time.Time

@@ -1,8 +1,8 @@
-// Package pcapng writes and reads captures of network packets, in the part of the
+// Package pcapng writes and reads recordings of network packets, in the part of the
 // pcapng format (draft-ietf-opsawg-pcapng) that a gateway and the plugin need:
 // one little-endian section, interfaces, packets with times in nanoseconds, and
-// statistics. Wireshark and tcpdump read all that is written.
+// statistics. Wireshark and tcpdump read what a Writer writes.
 //
-// What is read comes from the network: a Reader bounds every length before it
-// takes memory for it.
+// A Reader's input comes from the network: the Reader bounds every length before it
+// allocates memory.
 package pcapng

@@ -15,7 +15,7 @@ import (
 
 var sampleTime = time.Unix(1700000000, 123456789)
 
-// sample is a capture with one of everything.
+// sample is a recording with one of everything.
 func sample(t testing.TB) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -65,7 +65,7 @@ func TestReadsWhatIsWritten(t *testing.T) {
 		}
 	}
 	if !bytes.Equal(raw, text) {
-		t.Error("the raw blocks are not the capture")
+		t.Error("the raw blocks are not the recording")
 	}
 	if want := []Interface{{"lo", "loopback", LinuxSLL2, 4096}}; !reflect.DeepEqual(r.Interfaces(), want) {
 		t.Errorf("interfaces %+v", r.Interfaces())
@@ -82,7 +82,7 @@ func TestReadsWhatIsWritten(t *testing.T) {
 	}
 }
 
-func TestRefusesWhatIsNoCapture(t *testing.T) {
+func TestRefusesOtherFormats(t *testing.T) {
 	good := sample(t)
 	for name, change := range map[string]func([]byte){
 		"no section":      func(b []byte) { b[0] = 1 },
@@ -101,7 +101,7 @@ func TestRefusesWhatIsNoCapture(t *testing.T) {
 		}
 	}
 	if err := drain(NewReader(bytes.NewReader(good[:len(good)-1]))); err != io.ErrUnexpectedEOF {
-		t.Errorf("a cut capture: %v", err)
+		t.Errorf("a cut recording: %v", err)
 	}
 }
 

@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// ErrFormat says that the bytes are no capture, or not one as Writer makes them.
-var ErrFormat = errors.New("not a capture")
+// ErrFormat says that the bytes are not pcapng, or not as a Writer writes it.
+var ErrFormat = errors.New("not a pcapng recording")
 
 // maxInterfaces bounds what a Reader remembers.
 const maxInterfaces = 1024
 
-// Block is one part of a capture. At most one of the pointers is set; none is for
-// parts that are of no interest.
+// Block is one part of a recording. At most one of the pointers is set, and none for
+// other kinds of blocks.
 type Block struct {
 	Interface  *Interface
 	Packet     *Packet
@@ -23,7 +23,7 @@ type Block struct {
 	Raw []byte
 }
 
-// Reader reads a capture.
+// Reader reads a recording.
 type Reader struct {
 	r          io.Reader
 	buffer     []byte
@@ -38,8 +38,8 @@ func NewReader(r io.Reader) *Reader { return &Reader{r: r} }
 func (p *Reader) Interfaces() []Interface { return p.interfaces }
 
 // Next returns the next block, which is valid until the next call. The error is
-// io.EOF at the end of a capture that ends with a whole block,
-// io.ErrUnexpectedEOF within one, and wraps ErrFormat if it is no capture.
+// io.EOF at the end of a recording that ends with a whole block,
+// io.ErrUnexpectedEOF within one, and wraps ErrFormat if it is not one.
 func (p *Reader) Next() (*Block, error) {
 	var head [8]byte
 	if _, err := io.ReadFull(p.r, head[:]); err != nil {

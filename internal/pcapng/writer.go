@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Writer writes a capture. It is not safe for concurrent use.
+// Writer writes a recording. It is not safe for concurrent use.
 type Writer struct {
 	w          io.Writer
 	block      []byte
@@ -15,7 +15,7 @@ type Writer struct {
 	written    int64
 }
 
-// NewWriter begins a capture on w, made by the named application.
+// NewWriter begins a recording on w, made by the named application.
 func NewWriter(w io.Writer, application string) (*Writer, error) {
 	p := &Writer{w: w}
 	p.begin(typeSection)
@@ -68,7 +68,7 @@ func (p *Writer) WritePacket(i int, at time.Time, length int, head, tail []byte)
 	return p.end()
 }
 
-// WriteStatistics writes the numbers of an interface, at the end of the capture.
+// WriteStatistics writes the numbers of an interface, at the end of the recording.
 func (p *Writer) WriteStatistics(s Statistics) error {
 	p.begin(typeStatistics)
 	p.block = order.AppendUint32(p.block, uint32(s.Interface))
@@ -91,7 +91,7 @@ func (p *Writer) end() error {
 	n, err := p.w.Write(p.block)
 	p.written += int64(n)
 	if err != nil {
-		return fmt.Errorf("writing the capture: %w", err)
+		return fmt.Errorf("writing the packets: %w", err)
 	}
 	return nil
 }

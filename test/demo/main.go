@@ -161,7 +161,7 @@ func look(ctx context.Context, file string, done func(texts, packets []string) b
 	return read(ctx, c)
 }
 
-func read(ctx context.Context, c *wire.Capture) (texts, packets []string, err error) {
+func read(ctx context.Context, c *wire.Recording) (texts, packets []string, err error) {
 	texts, err = c.Find(greeting)
 	if err != nil {
 		return nil, nil, err

@@ -27,7 +27,7 @@ func disable(t *testing.T, flags []string, pods ...*pod) output {
 func encrypted(t *testing.T, a, b *pod) bool {
 	t.Helper()
 	canary := fmt.Sprintf("canary-%s-%d-", a.namespace, time.Now().UnixNano())
-	wire := capture(t)
+	wire := record(t)
 	a.talk(b.addr(portEcho), canary+"out")
 	b.talk(a.addr(portEcho), canary+"in")
 	wire.stop()
@@ -46,7 +46,7 @@ func TestDisable(t *testing.T) {
 	a, b := twoPods(t, ns)
 	services := []string{a.clusterIP(), b.clusterIP()}
 	if encrypted(t, a, b) {
-		t.Fatal("the capture does not see plaintext before anything is enabled")
+		t.Fatal("the recording does not see plaintext before anything is enabled")
 	}
 	enable(t, nil, a, b)
 	out := startLoadWith(a, []string{shortLife}, b.addr(portTraffic), services[1])

@@ -25,18 +25,18 @@ func TestBothEnabled(t *testing.T) {
 	ns := namespace(t)
 	a, b := twoPods(t, ns)
 
-	before := capture(t)
+	before := record(t)
 	a.talk(b.addr(portEcho), "canary-before")
 	before.stop()
 	if !before.contains("canary-before") {
-		t.Fatal("the capture does not see the network: the cleartext is missing before anything is enabled")
+		t.Fatal("the recording does not see the network: the cleartext is missing before anything is enabled")
 	}
 
 	enable(t, nil, a, b)
 	for _, direction := range []struct{ from, to *pod }{{a, b}, {b, a}} {
 		from, to := direction.from, direction.to
 		t.Run(from.name+" to "+to.name, func(t *testing.T) {
-			wire := capture(t)
+			wire := record(t)
 			r := from.talk(to.addr(portEcho), "canary-tcp")
 			if r.Peer != to.addr(portEcho) {
 				t.Errorf("the client's peer is %s, not the %s that it dialled", r.Peer, to.addr(portEcho))
@@ -103,7 +103,7 @@ func TestIPv6(t *testing.T) {
 	}
 	enable(t, nil, a, b)
 	address := netip.AddrPortFrom(b.ips[1], portEcho).String()
-	wire := capture(t)
+	wire := record(t)
 	r := a.talk(address, "canary-six")
 	wire.stop()
 	if r.Peer != address || host(t, r.Local) != a.ips[1] {
@@ -120,7 +120,7 @@ func TestPermissiveOneEnabled(t *testing.T) {
 	ns := namespace(t)
 	a, b := twoPods(t, ns)
 	enable(t, nil, a)
-	wire := capture(t)
+	wire := record(t)
 	a.talk(b.addr(portEcho), "canary-out")
 	b.talk(a.addr(portEcho), "canary-in")
 	wire.stop()
@@ -138,7 +138,7 @@ func TestStrictOneEnabled(t *testing.T) {
 	ns := namespace(t)
 	a, b := twoPods(t, ns)
 	enable(t, []string{"--mode=strict"}, a)
-	wire := capture(t)
+	wire := record(t)
 	r := a.app("talk", b.addr(portEcho), "canary-strict")
 	wire.stop()
 	if r.Error == "" || r.Received != "" {
@@ -170,7 +170,7 @@ func TestThirdPodIsNotAffected(t *testing.T) {
 	enable(t, nil, a, b)
 	captured := a.status().Capture.Captured
 
-	wire := capture(t)
+	wire := record(t)
 	r := third.talk(b.addr(portEcho), "canary-third")
 	wire.stop()
 	if r.Peer != b.addr(portEcho) || host(t, r.Local) != third.ips[0] {
@@ -213,7 +213,7 @@ func TestApplicationRestarts(t *testing.T) {
 		}
 		return nil
 	})
-	wire := capture(t)
+	wire := record(t)
 	a.talk(b.addr(portEcho), "canary-restarted")
 	b.talk(a.addr(portEcho), "canary-to-restarted")
 	wire.stop()

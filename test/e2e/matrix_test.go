@@ -72,7 +72,7 @@ func TestMatrix(t *testing.T) {
 		got                  appResult
 	}
 	var attempts []*attempt
-	capture := capture(t)
+	recorded := record(t)
 	for _, client := range kinds {
 		for _, server := range kinds {
 			for _, target := range services[server].targets(pods["server-"+server]) {
@@ -87,10 +87,10 @@ func TestMatrix(t *testing.T) {
 			}
 		}
 	}
-	capture.stop()
+	recorded.stop()
 	for _, a := range attempts {
 		got := outcome{reached: a.got.Error == "" && a.got.Received == a.canary+"\n"}
-		seen := capture.contains(a.canary)
+		seen := recorded.contains(a.canary)
 		got.encrypted = got.reached && !seen
 		// What a client without a gateway sends, nobody can hold back.
 		leaked := seen && !a.want.reached && a.client != plain
@@ -201,7 +201,7 @@ func TestHairpin(t *testing.T) {
 		if kind != plain {
 			enable(t, []string{"--mode=" + kind}, p)
 		}
-		wire := captureAt(t, p.link())
+		wire := recordAt(t, p.link())
 		for i, vip := range s.vips {
 			p.talk(netip.AddrPortFrom(vip, portEcho).String(), fmt.Sprintf("canary-%s-%d", kind, i))
 		}

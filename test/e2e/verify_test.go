@@ -36,13 +36,13 @@ func TestVerify(t *testing.T) {
 	}
 	enable(t, nil, a, b)
 
-	wire := capture(t)
+	wire := record(t)
 	r, code := verified(t, "-n", ns, "verify", a.String(), b.String())
 	if code != 0 || r.Verdict != verify.Encrypted {
 		t.Fatalf("exit code %d: %s %q", code, r.Verdict, r.Reasons)
 	}
 	wire.stop()
-	// Another capture, between the nodes, agrees.
+	// Another recording, between the nodes, agrees.
 	if wire.contains(r.Canary) || wire.count(tlsData) == 0 {
 		t.Errorf("between the nodes: canary readable %v, %d TLS records", wire.contains(r.Canary), wire.count(tlsData))
 	}
@@ -55,7 +55,7 @@ func TestVerify(t *testing.T) {
 		t.Errorf("with a peer that is chosen:\n%s", out.stdout)
 	}
 
-	wire = capture(t)
+	wire = record(t)
 	r, code = verified(t, "-n", ns, "verify", a.String(), plain.String(), "--port=9000")
 	wire.stop()
 	if code != 1 || r.Verdict != verify.Plaintext || !wire.contains(r.Canary) {
@@ -81,32 +81,32 @@ func onNode(t *testing.T, node string, args ...string) string {
 	return out.stdout
 }
 
-// TestCaptureVerb ends a capture with Ctrl-C and has tcpdump read it.
-func TestCaptureVerb(t *testing.T) {
+// TestPackets ends a recording with Ctrl-C and has tcpdump read it.
+func TestPackets(t *testing.T) {
 	ns := namespace(t)
 	a, b := twoPods(t, ns)
 	enable(t, nil, a, b)
 	file := filepath.Join(t.TempDir(), "a.pcapng")
-	cmd := exec.CommandContext(t.Context(), "kubectl-gateway", "-n", ns, "capture", a.String(), "-w", file)
+	cmd := exec.CommandContext(t.Context(), "kubectl-gateway", "-n", ns, "packets", a.String(), "-w", file)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	// The file is not empty any more once the capture has begun.
-	eventually(t, "the capture has begun", func() error {
+	// The file is not empty any more once the recording has begun.
+	eventually(t, "the recording has begun", func() error {
 		if info, err := os.Stat(file); err != nil || info.Size() == 0 {
 			return errNotSeen
 		}
 		return nil
 	})
-	a.talk(b.addr(portEcho), "canary-of-the-capture")
+	a.talk(b.addr(portEcho), "canary-of-the-recording")
 	// The pattern is not what is looked for, or it would find itself.
-	capturing := func() bool {
-		return strings.Contains(onNode(t, node1, "pgrep", "-fa", "kube-gateway|containerd"), "/kube-gateway capture")
+	runs := func() bool {
+		return strings.Contains(onNode(t, node1, "pgrep", "-fa", "kube-gateway|containerd"), "/kube-gateway packets")
 	}
-	if !capturing() {
-		t.Error("the process that captures is not found")
+	if !runs() {
+		t.Error("the process that records is not found")
 	}
 	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
@@ -120,8 +120,8 @@ func TestCaptureVerb(t *testing.T) {
 			t.Errorf("%s: exit code %d, packets %v: %s", filter, out.code, out.stdout != "", out.stderr)
 		}
 	}
-	eventually(t, "the capture has ended in the pod", func() error {
-		if capturing() {
+	eventually(t, "the recording has ended in the pod", func() error {
+		if runs() {
 			return errNotSeen
 		}
 		return nil

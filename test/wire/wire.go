@@ -41,8 +41,8 @@ const (
 	flushTimeout = 30 * time.Second
 )
 
-// Capture is one recording.
-type Capture struct {
+// Recording is what tcpdump writes to a file.
+type Recording struct {
 	file string
 	at   Place
 	cmd  *exec.Cmd
@@ -62,16 +62,16 @@ func BetweenNodes() Place { return Place{Device: "eth0", Beyond: "172.30.0.12"} 
 
 // Start begins to record what passes a place into file. It
 // returns once tcpdump listens; the recording ends with Stop, or with ctx.
-func Start(ctx context.Context, file string, at Place) (*Capture, error) {
+func Start(ctx context.Context, file string, at Place) (*Recording, error) {
 	if os.Getenv(ClusterVariable) == "" {
 		return nil, fmt.Errorf("%s does not name the cluster command: run this through make", ClusterVariable)
 	}
 	f, err := os.Create(file)
 	if err != nil {
-		return nil, fmt.Errorf("creating the capture file: %w", err)
+		return nil, fmt.Errorf("creating the recording file: %w", err)
 	}
 	defer f.Close()
-	c := &Capture{file: file, at: at}
+	c := &Recording{file: file, at: at}
 	c.cmd = OnNode(ctx, "tcpdump", "-i", at.Device, "-n", "-U", "--immediate-mode", "-B", bufferKiB, "-Z", "root", "-w", "-")
 	c.cmd.Stdout = f
 	stderr, err := c.cmd.StderrPipe()
@@ -107,30 +107,30 @@ func OnNode(ctx context.Context, args ...string) *exec.Cmd {
 }
 
 // Open returns a recording that has ended.
-func Open(file string) *Capture { return &Capture{file: file} }
+func Open(file string) *Recording { return &Recording{file: file} }
 
 // Stop ends the recording once everything sent before it is in the file: a
 // datagram that is sent last must have arrived there.
-func (c *Capture) Stop(ctx context.Context) error {
+func (c *Recording) Stop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
 	sentinel := fmt.Sprintf("sentinel-%d", time.Now().UnixNano())
 	for {
 		if out, err := OnNode(ctx, "bash", "-c", "echo "+sentinel+" >/dev/udp/"+c.at.Beyond+"/"+discardPort).CombinedOutput(); err != nil {
-			return fmt.Errorf("marking the end of the capture: %w: %s", err, out)
+			return fmt.Errorf("marking the end of the recording: %w: %s", err, out)
 		}
 		if found, err := c.Contains(sentinel); err != nil || found {
 			return errors.Join(err, c.interrupt())
 		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(errors.New("the end of the capture does not arrive in its file"), c.interrupt())
+			return errors.Join(errors.New("the end of the recording does not arrive in its file"), c.interrupt())
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }
 
-func (c *Capture) interrupt() error {
+func (c *Recording) interrupt() error {
 	if err := c.cmd.Process.Signal(syscall.SIGINT); err != nil {
 		return fmt.Errorf("ending tcpdump: %w", err)
 	}
@@ -140,25 +140,25 @@ func (c *Capture) interrupt() error {
 		return fmt.Errorf("ending tcpdump: %w", err)
 	}
 	if !strings.Contains(said, "\n0 packets dropped by kernel") {
-		return fmt.Errorf("the capture is not complete: %s", said)
+		return fmt.Errorf("the recording is not complete: %s", said)
 	}
 	return nil
 }
 
 // Contains reports whether text crossed the network in the clear.
-func (c *Capture) Contains(text string) (bool, error) {
+func (c *Recording) Contains(text string) (bool, error) {
 	data, err := os.ReadFile(c.file)
 	if err != nil {
-		return false, fmt.Errorf("reading the capture: %w", err)
+		return false, fmt.Errorf("reading the recording: %w", err)
 	}
 	return bytes.Contains(data, []byte(text)), nil
 }
 
 // Find returns what matches a pattern, each different text once.
-func (c *Capture) Find(pattern *regexp.Regexp) ([]string, error) {
+func (c *Recording) Find(pattern *regexp.Regexp) ([]string, error) {
 	data, err := os.ReadFile(c.file)
 	if err != nil {
-		return nil, fmt.Errorf("reading the capture: %w", err)
+		return nil, fmt.Errorf("reading the recording: %w", err)
 	}
 	var found []string
 	seen := map[string]bool{}
@@ -172,12 +172,12 @@ func (c *Capture) Find(pattern *regexp.Regexp) ([]string, error) {
 }
 
 // Packets returns a line of tcpdump for each packet that matches a filter.
-func (c *Capture) Packets(ctx context.Context, filter string) ([]string, error) {
+func (c *Recording) Packets(ctx context.Context, filter string) ([]string, error) {
 	cmd := exec.CommandContext(ctx, "tcpdump", "-n", "-r", c.file, filter)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("reading the capture with %q: %w: %s", filter, err, stderr.String())
+		return nil, fmt.Errorf("reading the recording with %q: %w: %s", filter, err, stderr.String())
 	}
 	return strings.FieldsFunc(stdout.String(), func(r rune) bool { return r == '\n' }), nil
 }

@@ -24,6 +24,7 @@ type TB interface {
 type Lab struct {
 	t       TB
 	root    string
+	pods    podCgroups
 	nodes   []*Node
 	mu      sync.Mutex
 	closers []func() error
@@ -31,7 +32,9 @@ type Lab struct {
 }
 
 // New makes a network of n nodes, at least one, and removes it with t.Cleanup. Without root
-// or Linux's cgroup2 it skips the test, under CI=true it fails it.
+// or Linux's cgroup2 it skips the test, under CI=true it fails it. The environment says what the
+// pods' cgroups are like: see [DriverVariable] and [MemoryVariable]. A process that the kernel
+// kills at the limit of memory fails the test.
 func New(t TB, n int) *Lab {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -40,21 +43,34 @@ func New(t TB, n int) *Lab {
 		}
 		t.Skipf("netlab: root is needed for network namespaces and cgroups")
 	}
-	lab, err := Open(n, t.Logf)
+	pods, err := podsOfEnvironment()
+	if err != nil {
+		t.Fatalf("netlab: %v", err)
+	}
+	lab, err := open(n, pods, t.Logf)
 	if err != nil {
 		t.Fatalf("netlab: %v", err)
 	}
 	lab.t = t
 	t.Cleanup(func() {
+		outOfMemory := lab.outOfMemory()
 		if err := lab.Close(); err != nil {
 			t.Logf("netlab: cleaning up: %v", err)
+		}
+		if outOfMemory != nil {
+			t.Fatalf("netlab: %v", outOfMemory)
 		}
 	})
 	return lab
 }
 
-// Open is New for those who handle errors themselves, and call Close.
+// Open is New for those who handle errors themselves, and call Close. It does not look at the
+// environment.
 func Open(n int, logf func(format string, args ...any)) (*Lab, error) {
+	return open(n, podCgroups{}, logf)
+}
+
+func open(n int, pods podCgroups, logf func(format string, args ...any)) (*Lab, error) {
 	if n < 1 {
 		return nil, fmt.Errorf("a network of %d nodes", n)
 	}
@@ -65,7 +81,7 @@ func Open(n int, logf func(format string, args ...any)) (*Lab, error) {
 	for _, err := range removeStale(mount) {
 		logf("netlab: removing what an earlier run left: %v", err)
 	}
-	lab := &Lab{}
+	lab := &Lab{pods: pods}
 	if err := lab.build(mount, n); err != nil {
 		return nil, errors.Join(err, lab.Close())
 	}
@@ -80,7 +96,7 @@ func (l *Lab) build(mount string, n int) error {
 	l.root = root
 	l.closers = append(l.closers, func() error { return removeTree(root) })
 	for i := range n {
-		node, err := newNode(root, i)
+		node, err := newNode(l.pods, root, i)
 		if err != nil {
 			return fmt.Errorf("making node %d: %w", i, err)
 		}

@@ -41,20 +41,15 @@ func nodeIPs(i int) (ip4, ip6 netip.Addr) {
 	return ip4, netip.AddrFrom16(b)
 }
 
-func newNode(root string, i int) (*Node, error) {
+func newNode(pods podCgroups, root string, i int) (*Node, error) {
 	if i > 200 {
 		return nil, errors.New("too many nodes")
 	}
 	n := &Node{UID: newUID()}
 	n.IP4, n.IP6 = nodeIPs(i)
-	n.PodCgroup = filepath.Join(root, "pod"+n.UID)
-	n.GatewayCgroup = filepath.Join(n.PodCgroup, "gateway")
-	n.AppCgroup = filepath.Join(n.PodCgroup, "app")
 	n.OtherCgroup = filepath.Join(root, fmt.Sprintf("other%d", i))
-	for _, dir := range []string{n.PodCgroup, n.GatewayCgroup, n.AppCgroup, n.OtherCgroup} {
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			return nil, err
-		}
+	if err := pods.make(root, n); err != nil {
+		return nil, err
 	}
 	ns, err := newNamespace()
 	if err != nil {

@@ -1,3 +1,2 @@
-// Package packets has the gateway in a pod capture the pod's packets, and
-// receives the capture from there.
+// Package packets receives the packets of a pod from its gateway, which records them.
 package packets

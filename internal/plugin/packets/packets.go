@@ -13,11 +13,11 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
-// Bounds of a capture unless others are asked for.
+// Default bounds of a recording.
 const (
 	DefaultDuration = time.Hour
 	DefaultMaxBytes = 1 << 30
-	// endTimeout bounds the wait for the rest of a capture that was told to end.
+	// endTimeout bounds the wait for the rest of a recording that was asked to end.
 	endTimeout = 10 * time.Second
 )
 
@@ -29,22 +29,22 @@ type Runner interface {
 // Gateway is the container of a gateway.
 type Gateway struct{ Namespace, Pod, Container string }
 
-// Options say what to capture.
+// Options say what to record.
 type Options struct {
-	// Interface is the only interface to capture on, all if empty.
+	// Interface is the only interface to record, all if empty.
 	Interface string
 	// Ports are those of TCP and UDP, all traffic if empty.
 	Ports []uint16
 	// SnapLen is how many bytes of a packet to keep, all if 0.
 	SnapLen int
-	// Duration and MaxBytes end the capture, by default DefaultDuration and
+	// Duration and MaxBytes end the recording, by default DefaultDuration and
 	// DefaultMaxBytes.
 	Duration time.Duration
 	MaxBytes int64
 }
 
 func (o *Options) command() []string {
-	command := []string{remote.GatewayProgram, "capture"}
+	command := []string{remote.GatewayProgram, "packets"}
 	if o.Interface != "" {
 		command = append(command, "--interface="+o.Interface)
 	}
@@ -64,19 +64,19 @@ func (o *Options) command() []string {
 	return append(command, "--duration="+duration.String(), "--max-bytes="+strconv.FormatInt(size, 10))
 }
 
-// Summary tells what a capture holds.
+// Summary counts what was recorded.
 type Summary struct {
 	Packets, Bytes uint64
 	// Dropped counts packets that the kernel had no room for. It is known only if
 	// Complete.
 	Dropped uint64
-	// Complete means that the capture has its end.
+	// Complete reports whether the recording has its end.
 	Complete bool
 }
 
-// Run captures in the pod of a gateway until ctx is done or one of the bounds is
-// met, and hands each block of the capture to take, which must not keep it. The
-// first one means that the capture has begun. That ctx is done is no error.
+// Run records in the pod of a gateway until ctx is done or one of the bounds is
+// met, and hands each block to take, which must not keep it. The recording has begun
+// when the first block arrives. A ctx that is done is not an error.
 func Run(ctx context.Context, runner Runner, g Gateway, o Options, take func(*pcapng.Reader, *pcapng.Block) error) (Summary, error) {
 	execCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
@@ -89,7 +89,7 @@ func Run(ctx context.Context, runner Runner, g Gateway, o Options, take func(*pc
 			_, _ = letGo.Write([]byte("end\n"))
 			letGo.Close()
 		}()
-		time.AfterFunc(endTimeout, func() { cancel(errors.New("the capture does not end")) })
+		time.AfterFunc(endTimeout, func() { cancel(errors.New("the recording does not end")) })
 	})()
 
 	stream, out := io.Pipe()
@@ -115,7 +115,7 @@ func Run(ctx context.Context, runner Runner, g Gateway, o Options, take func(*pc
 	case err != nil && context.Cause(execCtx) == nil:
 		return r.summary, explain(g, err)
 	case r.err != nil:
-		return r.summary, fmt.Errorf("reading the capture of pod %s/%s: %w", g.Namespace, g.Pod, r.err)
+		return r.summary, fmt.Errorf("reading the packets of pod %s/%s: %w", g.Namespace, g.Pod, r.err)
 	case err != nil:
 		return r.summary, err
 	}
@@ -126,13 +126,13 @@ func Run(ctx context.Context, runner Runner, g Gateway, o Options, take func(*pc
 func explain(g Gateway, err error) error {
 	var exit *remote.ExitError
 	if errors.As(err, &exit) && exit.Code == 1 && api.Hint(err) == "" {
-		return api.WithHint(fmt.Errorf("capturing in pod %s/%s: %w", g.Namespace, g.Pod, err),
-			"a gateway of an older version cannot capture: 'kubectl gateway version' and the image of the container tell")
+		return api.WithHint(fmt.Errorf("recording in pod %s/%s: %w", g.Namespace, g.Pod, err),
+			"a gateway of an older version cannot record: compare 'kubectl gateway version' with the image of the container")
 	}
 	return err
 }
 
-// read reads a capture to its end.
+// read reads a recording to its end.
 func (s *Summary) read(r io.Reader, take func(*pcapng.Reader, *pcapng.Block) error) error {
 	in := pcapng.NewReader(r)
 	for {

@@ -15,7 +15,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
-// runner is a container that captures one packet, and goes on until its input ends.
+// runner is a container that records one packet, and goes on until its input ends.
 type runner struct {
 	command []string
 	// write replaces what the container does if not nil.
@@ -59,7 +59,7 @@ func TestEndsWhenAsked(t *testing.T) {
 	if err != nil || s != (Summary{Packets: 1, Bytes: uint64(copied.Len()), Dropped: 2, Complete: true}) {
 		t.Errorf("%+v, %v", s, err)
 	}
-	want := []string{remote.GatewayProgram, "capture", "--interface=eth0", "--port=1", "--port=2", "--snaplen=100", "--duration=1h0m0s", "--max-bytes=9"}
+	want := []string{remote.GatewayProgram, "packets", "--interface=eth0", "--port=1", "--port=2", "--snaplen=100", "--duration=1h0m0s", "--max-bytes=9"}
 	if !slices.Equal(r.command, want) {
 		t.Errorf("command %q", r.command)
 	}

@@ -127,9 +127,12 @@ func (c *checker) receive() (message, error) {
 }
 
 // isReset reports whether a connection was reset, by the other end or by the
-// administrator of this one (ECONNABORTED, of SOCK_DESTROY).
+// administrator of this one (ECONNABORTED, of SOCK_DESTROY). After a half-close by the
+// other end a reset is EPIPE (tcp_reset of net/ipv4/tcp_input.c). So is a write after an
+// end that came too early, which is no reset.
 func isReset(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.ECONNABORTED)
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.ECONNABORTED) ||
+		errors.Is(err, syscall.EPIPE) && !errors.Is(err, errTruncated)
 }
 
 // judge joins the errors of a connection's reader and writer, and counts it if

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"net"
 	"testing"
@@ -94,5 +95,39 @@ func TestTrafficSeesEnds(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestResetAfterHalfClose: a connection that is reset after its half-close was reset.
+func TestResetAfterHalfClose(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	client, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	client.(*net.TCPConn).CloseWrite()
+	if _, err := io.ReadAll(server); err != nil {
+		t.Fatal(err)
+	}
+	client.(*net.TCPConn).SetLinger(0)
+	client.Close()
+	server.SetWriteDeadline(time.Now().Add(10 * time.Second))
+	for err == nil {
+		_, err = server.Write([]byte("answer"))
+	}
+	if !isReset(err) {
+		t.Errorf("%v is not taken for a reset", err)
+	}
+	if isReset(errors.Join(errTruncated, err)) {
+		t.Errorf("a truncation with %v is taken for a reset", err)
 	}
 }

@@ -25,11 +25,14 @@ type hello struct {
 type served struct {
 	damage
 	Connections, Complete, Messages, Resets, Failed atomic.Uint64
+	Held                                            atomic.Int64
 }
 
 // servedSummary is what GET /served answers.
 type servedSummary struct {
 	Connections uint64 `json:"connections"`
+	// Held counts those that are open and whose client is to send more messages.
+	Held int64 `json:"held"`
 	// Complete counts those that ended as they should, Resets those that were
 	// reset, Failed those with another error. The others are open.
 	Complete   uint64 `json:"complete"`
@@ -44,7 +47,7 @@ type servedSummary struct {
 
 func (s *served) summary() servedSummary {
 	return servedSummary{
-		Connections: s.Connections.Load(), Complete: s.Complete.Load(), Resets: s.Resets.Load(), Failed: s.Failed.Load(),
+		Connections: s.Connections.Load(), Held: s.Held.Load(), Complete: s.Complete.Load(), Resets: s.Resets.Load(), Failed: s.Failed.Load(),
 		Messages: s.Messages.Load(), Lost: s.Lost.Load(), Duplicated: s.Duplicated.Load(),
 		Altered: s.Altered.Load(), Truncated: s.Truncated.Load(),
 	}
@@ -87,6 +90,10 @@ func (s *served) exchange(c *net.TCPConn) error {
 		return fmt.Errorf("reading the first message: %w", err)
 	}
 	s.Messages.Add(1)
+	if !first.last {
+		s.Held.Add(1)
+		defer s.Held.Add(-1)
+	}
 
 	stop := make(chan struct{})
 	var sending sync.WaitGroup

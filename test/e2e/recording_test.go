@@ -14,29 +14,29 @@ const (
 	tlsData6 = wire.TLSData6
 )
 
-// wireCapture is a recording whose failures fail the test.
-type wireCapture struct {
+// recording is a recording whose failures fail the test.
+type recording struct {
 	t *testing.T
-	c *wire.Capture
+	c *wire.Recording
 }
 
-// capture starts to record what crosses the network between the nodes.
-func capture(t *testing.T) *wireCapture {
+// record starts to record what crosses the network between the nodes.
+func record(t *testing.T) *recording {
 	t.Helper()
-	return captureAt(t, wire.BetweenNodes())
+	return recordAt(t, wire.BetweenNodes())
 }
 
-// captureAt starts to record what passes an interface of node-1.
-func captureAt(t *testing.T, place wire.Place) *wireCapture {
+// recordAt starts to record what passes an interface of node-1.
+func recordAt(t *testing.T, place wire.Place) *recording {
 	t.Helper()
 	c, err := wire.Start(t.Context(), filepath.Join(t.TempDir(), "wire.pcap"), place)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &wireCapture{t, c}
+	return &recording{t, c}
 }
 
-func (w *wireCapture) stop() {
+func (w *recording) stop() {
 	w.t.Helper()
 	if err := w.c.Stop(w.t.Context()); err != nil {
 		w.t.Fatal(err)
@@ -44,7 +44,7 @@ func (w *wireCapture) stop() {
 }
 
 // contains reports whether text crossed the network in the clear.
-func (w *wireCapture) contains(text string) bool {
+func (w *recording) contains(text string) bool {
 	w.t.Helper()
 	found, err := w.c.Contains(text)
 	if err != nil {
@@ -54,7 +54,7 @@ func (w *wireCapture) contains(text string) bool {
 }
 
 // count returns how many packets match a filter.
-func (w *wireCapture) count(filter string) int {
+func (w *recording) count(filter string) int {
 	w.t.Helper()
 	packets, err := w.c.Packets(w.t.Context(), filter)
 	if err != nil {

@@ -22,8 +22,8 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
-// captureOptions are the flags of capture.
-type captureOptions struct {
+// packetsOptions are the flags of packets.
+type packetsOptions struct {
 	file     string
 	network  string
 	ports    []uint
@@ -32,49 +32,50 @@ type captureOptions struct {
 	maxBytes string
 }
 
-func newCaptureCommand(a *app) *cobra.Command {
-	var o captureOptions
+func newPacketsCommand(a *app) *cobra.Command {
+	var o packetsOptions
 	cmd := &cobra.Command{
-		Use:   "capture POD [-w FILE]",
-		Short: "Capture the packets of a pod with a gateway",
-		Long: `Has the gateway of a pod capture the packets of the pod, on all of its
-interfaces, and writes them as pcapng to a file or to the standard output, for
-Wireshark and tcpdump. Each packet says on which interface it was: on the pod's
-interface is what the network sees, on loopback what the application says to the
-gateway, in plaintext. Keep such a file as you would keep that.
+		Use:     "packets POD [-w FILE]",
+		Aliases: []string{"capture"},
+		Short:   "Record the packets of a pod with a gateway",
+		Long: `Records the packets on all interfaces of a pod, and writes them as pcapng to a
+file or to the standard output, for Wireshark and tcpdump. The pod's gateway reads
+them. Each packet names its interface: the pod's interface shows what the network
+sees, loopback shows what the application says to the gateway, in plaintext. Keep
+such a file as you would keep that plaintext.
 
-Ends with Ctrl-C or when --duration or --max-bytes is met, and tells how many
-packets there are and how many the kernel had to drop. The exit code is 0 then, and
-1 if something failed.`,
+Ends with Ctrl-C, or when it reaches --duration or --max-bytes, and prints how many
+packets it recorded and how many the kernel dropped. The exit code is 0 then, and 1
+if something failed.`,
 		Example: `  # Watch live
-  kubectl gateway capture pod/web-0 -w - | wireshark -k -i -
+  kubectl gateway packets pod/web-0 -w - | wireshark -k -i -
 
   # What leaves the pod, without what the application says, for a minute
-  kubectl gateway capture pod/web-0 -w web-0.pcapng --interface=eth0 --duration=1m
+  kubectl gateway packets pod/web-0 -w web-0.pcapng --interface=eth0 --duration=1m
 
   # TLS between gateways only
-  kubectl gateway capture pod/web-0 -w - --port=18443 | tcpdump -n -r -`,
+  kubectl gateway packets pod/web-0 -w - --port=18443 | tcpdump -n -r -`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, args) },
 	}
 	f := cmd.Flags()
 	f.StringVarP(&o.file, "write", "w", "-", "file to write, - for the standard output")
-	f.StringVar(&o.network, "interface", "", "capture on this interface of the pod only, such as eth0 or lo")
-	f.UintSliceVar(&o.ports, "port", nil, "capture TCP and UDP from or to these ports only")
+	f.StringVar(&o.network, "interface", "", "record only this interface of the pod, such as eth0 or lo")
+	f.UintSliceVar(&o.ports, "port", nil, "record only TCP and UDP from or to this port; may be repeated")
 	f.IntVar(&o.snapLen, "snaplen", 0, "bytes of each packet to keep, 0 for all")
-	f.DurationVar(&o.duration, "duration", packets.DefaultDuration, "end after so long")
-	f.StringVar(&o.maxBytes, "max-bytes", "1Gi", "end when the capture is so long")
+	f.DurationVar(&o.duration, "duration", packets.DefaultDuration, "end after this time")
+	f.StringVar(&o.maxBytes, "max-bytes", "1Gi", "end at this size, such as 100Mi")
 	return cmd
 }
 
-func (o *captureOptions) run(ctx context.Context, a *app, args []string) error {
+func (o *packetsOptions) run(ctx context.Context, a *app, args []string) error {
 	options, err := o.options()
 	if err != nil {
 		return err
 	}
 	if file, ok := a.Out.(*os.File); ok && o.file == "-" && term.IsTerminal(int(file.Fd())) {
-		return api.WithHint(errors.New("a capture is nothing for a terminal"),
-			"name a file: -w FILE, or look at it: kubectl gateway capture "+args[0]+" -w - | wireshark -k -i -")
+		return api.WithHint(errors.New("packets are binary and the output is a terminal"),
+			"name a file: -w FILE, or watch live: kubectl gateway packets "+args[0]+" -w - | wireshark -k -i -")
 	}
 	config, client, err := a.kubernetes()
 	if err != nil {
@@ -88,7 +89,7 @@ func (o *captureOptions) run(ctx context.Context, a *app, args []string) error {
 		return api.WithHint(fmt.Errorf("%s has %d pods", args[0], len(found.Pods)),
 			"name one of them, as in pod/"+found.Pods[0].Name)
 	}
-	gateway, err := gatewayToCapture(&found.Pods[0])
+	gateway, err := gatewayToRecordIn(&found.Pods[0])
 	if err != nil {
 		return err
 	}
@@ -96,17 +97,17 @@ func (o *captureOptions) run(ctx context.Context, a *app, args []string) error {
 	if err != nil {
 		return err
 	}
-	summary, err := o.capture(ctx, a, &remote.Client{Config: config, Kube: client}, gateway, options, out)
+	summary, err := o.record(ctx, a, &remote.Client{Config: config, Kube: client}, gateway, options, out)
 	if closeErr := out.Close(); err == nil && closeErr != nil {
-		err = fmt.Errorf("writing the capture: %w", closeErr)
+		err = fmt.Errorf("writing the packets: %w", closeErr)
 	}
 	if err == nil || summary.Packets > 0 {
-		printCaptured(a.ErrOut, summary)
+		printRecorded(a.ErrOut, summary)
 	}
 	return err
 }
 
-func (o *captureOptions) options() (packets.Options, error) {
+func (o *packetsOptions) options() (packets.Options, error) {
 	options := packets.Options{Interface: o.network, SnapLen: o.snapLen, Duration: o.duration}
 	for _, port := range o.ports {
 		if port == 0 || port > 65535 {
@@ -127,8 +128,8 @@ func (o *captureOptions) options() (packets.Options, error) {
 	return options, nil
 }
 
-// gatewayToCapture returns the container that can capture in pod.
-func gatewayToCapture(pod *corev1.Pod) (packets.Gateway, error) {
+// gatewayToRecordIn returns the container that can record in pod.
+func gatewayToRecordIn(pod *corev1.Pod) (packets.Gateway, error) {
 	gateway, ok := installed.Current(pod)
 	if !ok || gateway.Phase != installed.Running {
 		return packets.Gateway{}, api.WithHint(fmt.Errorf("no gateway runs in pod %s/%s", pod.Namespace, pod.Name),
@@ -138,7 +139,7 @@ func gatewayToCapture(pod *corev1.Pod) (packets.Gateway, error) {
 }
 
 // open returns where to write. A file is for its owner only.
-func (o *captureOptions) open(a *app) (io.WriteCloser, error) {
+func (o *packetsOptions) open(a *app) (io.WriteCloser, error) {
 	if o.file == "-" {
 		return openStream{a.Out}, nil
 	}
@@ -154,27 +155,27 @@ type openStream struct{ io.Writer }
 
 func (openStream) Close() error { return nil }
 
-func (o *captureOptions) capture(ctx context.Context, a *app, runner packets.Runner, gateway packets.Gateway,
+func (o *packetsOptions) record(ctx context.Context, a *app, runner packets.Runner, gateway packets.Gateway,
 	options packets.Options, out io.Writer) (packets.Summary, error) {
 	style := terminal.For(a.ErrOut, os.Getenv)
 	begun := false
 	return packets.Run(ctx, runner, gateway, options, func(_ *pcapng.Reader, block *pcapng.Block) error {
 		if !begun {
 			begun = true
-			fmt.Fprintf(a.ErrOut, "capturing in pod/%s -n %s, end with Ctrl-C\n", gateway.Pod, gateway.Namespace)
+			fmt.Fprintf(a.ErrOut, "recording the packets of pod/%s -n %s, end with Ctrl-C\n", gateway.Pod, gateway.Namespace)
 			if options.Interface == "" || options.Interface == "lo" {
-				fmt.Fprintf(a.ErrOut, "%s the packets of loopback hold what the application says in plaintext\n",
+				fmt.Fprintf(a.ErrOut, "%s the packets on loopback hold what the application says in plaintext\n",
 					style.Paint(terminal.Caution, "warning:"))
 			}
 		}
 		if _, err := out.Write(block.Raw); err != nil {
-			return fmt.Errorf("writing the capture: %w", err)
+			return fmt.Errorf("writing the packets: %w", err)
 		}
 		return nil
 	})
 }
 
-func printCaptured(w io.Writer, s packets.Summary) {
+func printRecorded(w io.Writer, s packets.Summary) {
 	dropped := fmt.Sprintf("%d dropped by the kernel", s.Dropped)
 	if !s.Complete {
 		dropped = "the end is missing"

@@ -13,8 +13,8 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/pcapng"
 )
 
-// shortCapture is a capture of one packet.
-func shortCapture(t *testing.T) string {
+// shortRecording is one packet.
+func shortRecording(t *testing.T) string {
 	t.Helper()
 	var b bytes.Buffer
 	w, err := pcapng.NewWriter(&b, "test")
@@ -33,7 +33,7 @@ func shortCapture(t *testing.T) string {
 	return b.String()
 }
 
-func captureServer(answer string) *apiServer {
+func packetsServer(answer string) *apiServer {
 	return &apiServer{
 		pods: []corev1.Pod{podWithGateway("demo", "web", gatewayRuns()), podWithGateway("demo", "db", gatewayDied()), podWithGateway("demo", "plain", nil)},
 		gateway: func(string, []string) (string, string, int) {
@@ -42,17 +42,17 @@ func captureServer(answer string) *apiServer {
 	}
 }
 
-func TestCapture(t *testing.T) {
-	want := shortCapture(t)
-	run := captureServer(want).start(t)
-	const told = "capturing in pod/web -n demo, end with Ctrl-C\nwarning: the packets of loopback hold what the application says in plaintext\n"
+func TestPackets(t *testing.T) {
+	want := shortRecording(t)
+	run := packetsServer(want).start(t)
+	const told = "recording the packets of pod/web -n demo, end with Ctrl-C\nwarning: the packets on loopback hold what the application says in plaintext\n"
 	const summary = "1 packets, 168B, 1 dropped by the kernel\n"
-	code, stdout, stderr := run("capture", "pod/web")
+	code, stdout, stderr := run("packets", "pod/web")
 	if code != 0 || stdout != want || stderr != told+summary {
 		t.Errorf("exit code %d, %d bytes of %d, stderr:\n%s", code, len(stdout), len(want), stderr)
 	}
 	file := filepath.Join(t.TempDir(), "x.pcapng")
-	code, stdout, stderr = run("capture", "web", "-w", file, "--interface=eth0")
+	code, stdout, stderr = run("packets", "web", "-w", file, "--interface=eth0")
 	text, err := os.ReadFile(file)
 	if code != 0 || stdout != "" || strings.Contains(stderr, "warning") || err != nil || string(text) != want {
 		t.Errorf("to a file: exit code %d, %v, %d bytes, stderr:\n%s", code, err, len(text), stderr)
@@ -62,8 +62,8 @@ func TestCapture(t *testing.T) {
 	}
 }
 
-func TestCaptureFails(t *testing.T) {
-	run := captureServer(shortCapture(t)).start(t)
+func TestPacketsFails(t *testing.T) {
+	run := packetsServer(shortRecording(t)).start(t)
 	for _, c := range []struct {
 		args []string
 		want string
@@ -76,14 +76,14 @@ func TestCaptureFails(t *testing.T) {
 		{[]string{"pod/web", "-w", "/nonesuch/file"}, "error: creating the file: "},
 		{[]string{"pod/nobody"}, "error: pod \"nobody\" not found"},
 	} {
-		code, stdout, stderr := run(append([]string{"capture"}, c.args...)...)
+		code, stdout, stderr := run(append([]string{"packets"}, c.args...)...)
 		if code != 1 || stdout != "" || !strings.HasPrefix(stderr, c.want) {
 			t.Errorf("%v: exit code %d, stderr:\n%s", c.args, code, stderr)
 		}
 	}
-	run = captureServer("no capture at all").start(t)
-	code, _, stderr := run("capture", "pod/web")
-	if code != 1 || !strings.Contains(stderr, "not a capture") || !strings.Contains(stderr, "hint: ") {
+	run = packetsServer("no packets at all").start(t)
+	code, _, stderr := run("packets", "pod/web")
+	if code != 1 || !strings.Contains(stderr, "not a pcapng recording") || !strings.Contains(stderr, "hint: ") {
 		t.Errorf("garbage: exit code %d, stderr:\n%s", code, stderr)
 	}
 }
