@@ -12,6 +12,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 )
@@ -31,7 +32,7 @@ func (o *changeOptions) addFlags(f *pflag.FlagSet) {
 	o.confirm.addFlag(f)
 	f.StringVarP(&o.output, "output", "o", "", "output format: name, json or yaml")
 	f.DurationVar(&o.timeout, "timeout", change.DefaultTimeout, "how long one pod may take")
-	f.IntVar(&o.parallel, "parallel", change.DefaultParallel, "how many pods are worked on at a time")
+	f.IntVar(&o.parallel, "parallel", parallel.Default, "how many pods are worked on at a time")
 }
 
 // run makes the change at the gateways of the pods that flags and args select.
@@ -66,7 +67,7 @@ func (o *changeOptions) run(ctx context.Context, a *app, wanted change.Change, a
 		return err
 	}
 	report.missing(missing)
-	changer := change.Changer{Gateways: &remote.Client{Config: config, Kube: client}, Parallel: o.parallel, Timeout: o.timeout}
+	changer := change.Changer{Gateways: remote.NewClient(config, client), Parallel: o.parallel, Timeout: o.timeout}
 	results := changer.ChangeAll(ctx, pods, wanted, report.add)
 	report.ofWorkloads(found.Workloads)
 	err = finish(&report.report, results, newChangeItem)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
@@ -94,7 +95,7 @@ authority is kept as a backup. Other operators need a copy of the new one then.`
 	f.StringVar(&o.certTTL, "cert-ttl", fmt.Sprintf("%dd", ca.DefaultLeafTTL/(24*time.Hour)), "how long the pods' certificates are valid, like 12h or 30d")
 	f.StringVar(&o.authorityDir, "authority-dir", "", "directory of the authority (default $"+authority.EnvDir+", or one for each cluster)")
 	f.DurationVar(&o.timeout, "timeout", rotate.DefaultTimeout, "how long one pod may take")
-	f.IntVar(&o.parallel, "parallel", rotate.DefaultParallel, "how many pods are worked on at a time")
+	f.IntVar(&o.parallel, "parallel", parallel.Default, "how many pods are worked on at a time")
 	f.StringVarP(&o.output, "output", "o", "", "output format: name, json or yaml")
 	f.BoolVar(&o.authority, "ca", false, "replace the authority, and the certificates of all gateways in the cluster")
 	f.StringVar(&o.fromCert, "from-cert", "", "with --ca: PEM file with the certificate of the authority to follow, followed by its chain up to the root")
@@ -152,7 +153,7 @@ func (o *rotateOptions) rotateLeaves(ctx context.Context, a *app, args []string,
 		return err
 	}
 	report.missing(missing)
-	rotator := rotate.Rotator{Gateways: &remote.Client{Config: config, Kube: client}, Authority: signer, TTL: ttl, Parallel: o.parallel, Timeout: o.timeout}
+	rotator := rotate.Rotator{Gateways: remote.NewClient(config, client), Authority: signer, TTL: ttl, Parallel: o.parallel, Timeout: o.timeout}
 	err = finish(&report.report, rotator.RotateAll(ctx, pods, report.add), newRotateItem)
 	if ctx.Err() != nil {
 		return ctx.Err()

@@ -46,7 +46,7 @@ func (o *rotateOptions) rotateAuthority(ctx context.Context, a *app, successor a
 		return err
 	}
 	rotator := rotate.AuthorityRotator{
-		Client: client, Gateways: &remote.Client{Config: config, Kube: client},
+		Client: client, Gateways: remote.NewClient(config, client),
 		Where:     authority.RotationOptions{LoadOptions: authority.LoadOptions{Client: client, Dir: o.authorityDir, Getenv: os.Getenv}},
 		Successor: successor, TTL: ttl, Parallel: o.parallel, Timeout: o.timeout,
 		Progress: func(text string) { fmt.Fprintln(a.ErrOut, line(text)) },
