@@ -125,7 +125,7 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// captured dials and checks that the connection came to the gateway as it should:
+// captured dials and checks that the gateway accepts the connection:
 // both ends see the true addresses.
 func (s *scene) captured(name string, d dial) {
 	s.Helper()
@@ -230,8 +230,8 @@ func TestCaptureWithReversePathFilter(t *testing.T) {
 	}
 }
 
-// With SYN cookies the accepting side knows nothing of a connection before its last
-// packet, and the handover must not depend on that.
+// With SYN cookies the accepting side has no socket for a connection before the last packet of
+// the handshake. The handover must not depend on one.
 func TestCaptureWithSYNCookies(t *testing.T) {
 	s := setUp(t, nil)
 	must(t, s.here.Do(func() error {

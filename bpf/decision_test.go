@@ -177,7 +177,7 @@ func TestInbandServices(t *testing.T) {
 	s.counted(bpf.Counters{Captured: 6, NoListener: 1})
 }
 
-// Of a node only its node ports are captured, and nothing where somebody has excluded it.
+// Only the node ports of a node are captured, and none of a node that is excluded.
 func TestNodePorts(t *testing.T) {
 	node4, node6 := netip.MustParseAddr("10.8.0.5"), netip.MustParseAddr("fd00:8::5")
 	excluded, podsToo := netip.MustParseAddr("10.8.1.5"), netip.MustParseAddr("10.9.0.200")

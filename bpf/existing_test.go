@@ -9,8 +9,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
 )
 
-// TestCapturesAndGuards: what is told of connections that exist is what the programs
-// would do with new ones.
+// Captures and Guards say of existing connections what the programs do with new ones.
 func TestCapturesAndGuards(t *testing.T) {
 	needRoot(t)
 	p := load(t, bpf.Options{

@@ -110,8 +110,8 @@ func everySocket(family byte) []byte {
 	return append(b, make([]byte, 48)...)
 }
 
-// Sockets counts the TCP sockets of this network namespace that the programs remember
-// something of. sock_diag reports their storages (Linux 5.7), which takes CAP_BPF.
+// Sockets counts the TCP sockets of this network namespace that have an entry in
+// kgw_sockets. sock_diag reports their storages (Linux 5.7), which takes CAP_BPF.
 func (p *Programs) Sockets() (n int, err error) {
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 		storages := nl.NewRtAttr(reqStorages|unix.NLA_F_NESTED, nil)

@@ -31,8 +31,7 @@ func statusField(status, field string) string {
 	return ""
 }
 
-// route sends ranges from here to the other host, which takes every address in
-// them as its own.
+// route sends ranges from here to the other host, which has every address in them.
 func route(t *testing.T, s *scene, ranges ...string) {
 	t.Helper()
 	for _, r := range prefixes(ranges...) {
@@ -51,7 +50,7 @@ func route(t *testing.T, s *scene, ranges ...string) {
 	}
 }
 
-// addRoute leads the way of a node to a range over another node.
+// addRoute routes a range over another node.
 func addRoute(t *testing.T, n *netlab.Node, to netip.Prefix, via netip.Addr) {
 	t.Helper()
 	must(t, n.Do(func() error { return netlink.RouteAdd(&netlink.Route{Dst: ipNet(to), Gw: via.AsSlice()}) }))
@@ -62,16 +61,17 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// await waits until condition says "", and fails with what it said last.
+// await waits until condition says "", and ends the test with what it said last. Machines that
+// emulate a kernel are slow.
 func await(t *testing.T, condition func() string) {
 	t.Helper()
 	var last string
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if last = condition(); last == "" {
 			return
 		}
 	}
-	t.Error(last)
+	t.Fatal(last)
 }
 
 // sockets counts the sockets of the pod that the programs remember.
@@ -130,7 +130,7 @@ func TestPresentAs(t *testing.T) {
 	s.nothingLeft()
 }
 
-// Only the gateway may pretend, and only the gateway is told.
+// Only the gateway can set and get the options.
 func TestSocketOptionsAreTheGatewaysAlone(t *testing.T) {
 	s := setUp(t, nil)
 	root := startAgent(t, s.here, s.here.AppCgroup, 0)
@@ -188,8 +188,8 @@ func TestThousandConcurrentConnections(t *testing.T) {
 	s.nothingLeft()
 }
 
-// Every ephemeral port can be used for captured connections, and none is taken
-// away from connections to elsewhere.
+// Captured connections can use every ephemeral port, and connections to elsewhere still
+// can, too.
 func TestEphemeralPorts(t *testing.T) {
 	s := setUp(t, func(o *bpf.Options) { o.ExcludePorts = []uint16{81} })
 	const ports = 400

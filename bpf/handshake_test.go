@@ -28,7 +28,7 @@ func rule(n *netlab.Node, hook, rule string) {
 // first limits a rule to the n packets that it matches first.
 func first(n int) string { return fmt.Sprintf(" numgen inc mod 1000 < %d ", n) }
 
-// IPv4 is tested with tcx, IPv6 with clsact: loss knows nothing of either.
+// IPv4 is tested with the default, IPv6 with clsact: loss does not depend on either.
 func TestInbandSurvivesLoss(t *testing.T) {
 	const cookie = "first SYN-ACK, which is a SYN cookie"
 	for name, lose := range map[string]func(client, server *netlab.Node){
@@ -84,8 +84,8 @@ func TestInbandWithSYNCookies(t *testing.T) {
 	})
 }
 
-// Some middleboxes drop a SYN with an option that they do not know. The connection comes about
-// without it then.
+// Some middleboxes drop a SYN with an option that they do not know. The connection is
+// established without it then.
 func TestOptionIsGivenUp(t *testing.T) {
 	client, server := twoPods(t, false, nil)
 	rule(client.node, "output", syn+" "+withOption+" drop")
@@ -114,7 +114,7 @@ func TestStrippedOption(t *testing.T) {
 		}
 		server.counted(bpf.Counters{PlaintextRefused: 2})
 
-		// Only the way back takes it off: the server's gateway has the connection, the
+		// Only the way back strips it: the server's gateway accepts the connection, the
 		// client's does not know.
 		rule(client.node, "prerouting", "reset tcp option 253")
 		r := client.gateway.dial(four)
@@ -153,7 +153,7 @@ func TestInbandThroughNAT(t *testing.T) {
 }
 
 // natRouter makes router translate two Service addresses, port 80, to port 8080 of a server,
-// and leads the way of each client to them over it.
+// and routes them over it from each client.
 func natRouter(t *testing.T, router, server *netlab.Node, clients ...*netlab.Node) (four, six netip.AddrPort) {
 	t.Helper()
 	four, six = netip.MustParseAddrPort("10.96.0.10:80"), netip.MustParseAddrPort("[fd00:96::a]:80")
@@ -179,7 +179,7 @@ func natRouter(t *testing.T, router, server *netlab.Node, clients ...*netlab.Nod
 	return four, six
 }
 
-// A tuple can be used again: what is known of its last connection must not decide about the next.
+// What is remembered of a tuple's last connection must not decide about its next.
 func TestTupleIsUsedAgain(t *testing.T) {
 	both(t, func(t *testing.T, clsact bool) {
 		client, server := twoPods(t, clsact, nil)
@@ -192,7 +192,7 @@ func TestTupleIsUsedAgain(t *testing.T) {
 			return dial{To: server.four(80), Bind: at(client.node.IP4, port)}
 		}
 		for _, six := range []bool{false, true} {
-			// A handshake that came to nothing after its SYN was seen.
+			// A handshake that failed after its SYN was seen.
 			d := next(six)
 			inband := d
 			inband.Inband = true

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
  *
- * Negotiation in band: two gateways tell each other in the TCP handshake that they
- * are there, by an option in the SYN and the SYN-ACK. It is a hint, which anybody
- * can give: what follows is mutual TLS, or nothing.
+ * Negotiation in band: two gateways find each other in the TCP handshake, by an option in
+ * the SYN and the SYN-ACK. Anybody can send this hint: mutual TLS follows, or nothing.
  */
 #pragma once
 
@@ -81,9 +80,9 @@ static __always_inline void read_answer(struct bpf_sock_ops *ctx, struct bpf_soc
 	write_options(ctx, false);
 }
 
-/* Notices the in-band listeners, by their address: the gateway's supervisor opens
- * them before any other process of the pod could. */
-static __always_inline void notice_listener(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+/* Recognises the in-band listeners by their address: the gateway's supervisor opens them
+ * before any other process of the pod can. */
+static __always_inline void find_listener(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
 	struct endpoint local = {}, remote = {};
 	struct config *cfg = get_config();
@@ -104,8 +103,8 @@ static __always_inline void notice_listener(struct bpf_sock_ops *ctx, struct bpf
 	bpf_sock_map_update(ctx, &kgw_listeners, &which, BPF_ANY);
 }
 
-/* Tells a new connection of the in-band listener what its SYN showed. False says that
- * this is another listener's. */
+/* Notes on a new connection of the in-band listener what its SYN showed. False says that
+ * another listener accepts it. */
 static __always_inline bool accept_inband(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
 	struct handover *h = known(sk);

@@ -12,7 +12,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
-// pod is a node with a gateway that does all it can, and an application on port 80.
+// pod is a node with a gateway that has everything attached, and an application on port 80.
 type pod struct {
 	*programs
 	node         *netlab.Node
@@ -43,7 +43,7 @@ func startPod(t testing.TB, n *netlab.Node, clsact bool, change func(*bpf.Option
 	return p
 }
 
-// both runs a test with what the gateway takes by itself, tcx where the kernel has it,
+// both runs a test with what the gateway attaches by default, tcx if the kernel has it,
 // and with clsact.
 func both(t *testing.T, test func(t *testing.T, clsact bool)) {
 	t.Helper()

@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -89,10 +90,7 @@ func (p *Programs) loadInbound() (*inbound, error) {
 	}
 	in := &inbound{filters: &filters{}}
 	if err := spec.LoadAndAssign(&in.programs, &ebpf.CollectionOptions{MapReplacements: shared}); err != nil {
-		if missing := missingFeature(inboundRequirements()); missing != nil {
-			return nil, missing
-		}
-		return nil, err
+		return nil, cmp.Or(missingFeature(inboundRequirements()), err)
 	}
 	return in, nil
 }

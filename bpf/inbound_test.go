@@ -199,7 +199,7 @@ func TestInboundKeptOnExit(t *testing.T) {
 	expectInside(t, n)
 }
 
-// A new gateway replaces what a dead one left, whichever way it attaches itself.
+// A new gateway replaces what a dead one left, with tcx and with clsact.
 func TestInboundTakesOver(t *testing.T) {
 	n := netlab.New(t, 1).Node(0)
 	for _, keep := range []bool{false, true} {
@@ -257,9 +257,9 @@ func TestForeignFiltersStay(t *testing.T) {
 	expectInside(t, n, others...)
 }
 
-// What a gateway that was killed leaves for those who connect to its pod: the application in
-// plaintext, or nothing at all. Without tcx the filter of a gateway that fails open stays,
-// and steers for as long as somebody listens.
+// After a gateway was killed, clients reach the application in plaintext, or nobody if it
+// fails closed. Without tcx the filter of a gateway that fails open stays, and steers for as
+// long as the worker listens.
 func TestKilledSupervisorInbound(t *testing.T) {
 	lab := netlab.New(t, 2)
 	here, there := lab.Node(0), lab.Node(1)
@@ -339,14 +339,17 @@ func TestInboundTakesOverWithoutGap(t *testing.T) {
 		must(t, p.AttachSockets())
 		startAgent(t, here, next, api.WorkerID).do(request{Gateway: &gateway{inbandAddresses()}})
 		must(t, here.Do(p.AttachInbound))
+		await(t, func() string {
+			if c := p.counters(); c.PlaintextRefused == 0 {
+				return fmt.Sprintf("keep %v: nobody came to the new gateway: %+v", keep, c)
+			}
+			return ""
+		})
 		stop.Store(true)
 		for range clients {
 			if leaked := <-results; leaked != "" {
 				t.Errorf("keep %v: the application has answered: %s", keep, leaked)
 			}
-		}
-		if c := p.counters(); c.PlaintextRefused == 0 {
-			t.Errorf("keep %v: nobody came to the new gateway: %+v", keep, c)
 		}
 	}
 }

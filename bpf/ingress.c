@@ -2,8 +2,8 @@
 
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
  *
- * Every packet that comes into the pod: a SYN is read, and steered to the gateway if it
- * is the gateway's. All others pass.
+ * Every packet that comes into the pod: a SYN is read, and steered to the gateway if the
+ * connection is the gateway's. All others pass.
  */
 
 #include <linux/if_ether.h>
@@ -15,7 +15,7 @@
 #include "option.h"
 #include "steer.h"
 
-/* TC_ACT_UNSPEC of clsact, TCX_NEXT of tcx: whatever else is attached has its say. */
+/* TC_ACT_UNSPEC of clsact, TCX_NEXT of tcx: the next program decides. */
 #define NEXT TC_ACT_UNSPEC
 #define DROP TC_ACT_SHOT
 
@@ -27,7 +27,7 @@
 #define HEADERS (18 + 60 + 60)
 
 enum packet {
-	PACKET_OTHER, /* nothing of ours */
+	PACKET_OTHER, /* not a SYN, or not TCP */
 	PACKET_SYN,
 	/* TCP that cannot be read here: a fragment, or behind an IPv6 extension header. */
 	PACKET_OPAQUE,

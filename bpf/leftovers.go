@@ -81,8 +81,8 @@ func describe(p *ebpf.Program) (ebpf.ProgramID, string, error) {
 const leftInterval = 10 * time.Millisecond
 
 // Left returns what is left of t in the kernel, and of any other gateway in the
-// pod: programs, maps and filters, by name. It waits until that is nothing or ctx is
-// done. It must be called in the pod's network namespace.
+// pod: programs, maps and filters, by name. It waits until nothing is left or ctx
+// is done. It must be called in the pod's network namespace.
 func (t *Traces) Left(ctx context.Context) ([]string, error) {
 	ticker := time.NewTicker(leftInterval)
 	defer ticker.Stop()

@@ -22,8 +22,8 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
-// supervisorMain loads and attaches as args[0], a JSON of Options, says, and then does
-// nothing more. Another supervisor's end is that it is killed.
+// supervisorMain loads and attaches as args[0], a JSON of Options, says, and then waits to be
+// killed.
 func supervisorMain(args []string) int {
 	var o bpf.Options
 	err := json.Unmarshal([]byte(args[0]), &o)
@@ -176,7 +176,7 @@ func TestDetachStaleTakesOnlyOurs(t *testing.T) {
 	expectAttached(t, n.PodCgroup, append(kept(), "foreign")...)
 }
 
-// What a killed gateway leaves: nothing, or a capture that refuses.
+// A killed gateway leaves nothing, or a capture that refuses.
 func TestKilledSupervisor(t *testing.T) {
 	lab := netlab.New(t, 2)
 	here, there := lab.Node(0), lab.Node(1)

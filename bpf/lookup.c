@@ -2,10 +2,10 @@
 
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
  *
- * The kernel looks for a listener, and only then: for the first SYN, for one that
- * takes up the tuple of a connection in TIME_WAIT, and for the ACK that answers a SYN
- * cookie. ingress.c cannot steer the last two. In strict mode this also sees what
- * ingress.c does not read: fragments, and what is behind extension headers.
+ * The kernel runs this when it looks for a listener: for the first SYN, for one with the
+ * tuple of a connection in TIME_WAIT, and for the ACK that answers a SYN cookie. ingress.c
+ * cannot steer the last two. In strict mode this also sees what ingress.c does not read:
+ * fragments, and what is behind extension headers.
  */
 
 #include "steer.h"

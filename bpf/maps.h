@@ -10,8 +10,8 @@
 
 #include "types.h"
 
-/* Longest prefix match over every range that somebody named. Go sizes it to what it
- * puts in; programs only read it. */
+/* Longest prefix match over the ranges of the options. Go sizes it to what it puts in;
+ * programs only read it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

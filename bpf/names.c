@@ -2,7 +2,7 @@
 
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
  *
- * What the application is told about the two ends of its connections. The
+ * The addresses of the two ends of a connection, as the application gets them. The
  * getpeername hooks run for accept(2), too. All of these must return 1.
  */
 

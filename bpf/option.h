@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
  *
  * The TCP option: an experimental one (RFC 4727, kind 253) with an identifier of 32
- * bits (RFC 6994) and a version. A version that is not known is not ours.
+ * bits (RFC 6994) and a version. An option with another version is not ours.
  */
 #pragma once
 

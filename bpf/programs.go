@@ -3,6 +3,7 @@
 package bpf
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -55,32 +56,8 @@ type Options struct {
 	KeepOnExit bool
 }
 
-// Counters counts calls of connect(2), datagrams and inbound connections since
-// Load.
-type Counters struct {
-	// Captured were sent to the gateway.
-	Captured uint64
-	// ServicePassed went to a Service VIP in plaintext, ServiceRefused were
-	// refused for going there.
-	ServicePassed, ServiceRefused uint64
-	// NoListener came when no gateway listened: they were refused with KeepOnExit,
-	// and passed in plaintext without.
-	NoListener uint64
-	// Uncapturable could not be captured, because the socket is bound to a device
-	// (SO_BINDTODEVICE) or memory ran out: they were refused in strict mode, and
-	// passed in plaintext otherwise.
-	Uncapturable uint64
-	// UDP counts calls of connect(2), sendto(2) and sendmsg(2) on UDP sockets to
-	// a captured range, except to port 53; UDPRefused counts those that were
-	// refused. Datagrams of a connected socket are not counted one by one.
-	UDP, UDPRefused uint64
-	// Steered are inbound connections that came in band and reached the gateway.
-	Steered uint64
-	// PlaintextRefused are inbound plaintext connections that strict mode sent to
-	// the gateway for it to reset, or dropped when no gateway listened (KeepOnExit).
-	// PlaintextAllowed are those that PlaintextFrom let through in strict mode.
-	PlaintextRefused, PlaintextAllowed uint64
-}
+// Counters counts what the programs decided since Load.
+type Counters = api.CaptureCounts
 
 // Programs are the loaded programs and maps of one gateway. Its methods may be
 // called from several goroutines.
@@ -99,36 +76,39 @@ type Programs struct {
 // Load loads the programs and fills their maps. It attaches nothing. If the kernel lacks
 // something, the error says what, and which kernel has it.
 func Load(o Options) (*Programs, error) {
-	if err := o.validate(); err != nil {
+	p, err := load(o)
+	if err != nil {
 		return nil, fmt.Errorf("loading the programs: %w", err)
+	}
+	return p, nil
+}
+
+func load(o Options) (*Programs, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
 	}
 	// Up to 5.10 maps count against RLIMIT_MEMLOCK.
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("lifting the limit on locked memory: %w", err)
 	}
-	spec, err := loadObjects()
-	if err != nil {
-		return nil, fmt.Errorf("reading the programs: %w", err)
-	}
 	ranges, err := o.ranges()
 	if err != nil {
-		return nil, fmt.Errorf("loading the programs: %w", err)
+		return nil, err
 	}
 	plaintext, err := o.plaintext()
 	if err != nil {
-		return nil, fmt.Errorf("loading the programs: %w", err)
+		return nil, err
 	}
-	sizes := map[string]int{objectsMapKgwRanges: len(ranges), objectsMapKgwPlaintext: len(plaintext)}
-	for name, n := range sizes {
-		spec.Maps[name].MaxEntries = uint32(n)
+	spec, err := loadObjects()
+	if err != nil {
+		return nil, err
 	}
+	spec.Maps[objectsMapKgwRanges].MaxEntries = uint32(len(ranges))
+	spec.Maps[objectsMapKgwPlaintext].MaxEntries = uint32(len(plaintext))
 
 	p := &Programs{options: o, config: o.config(), attached: make(map[string]attachment)}
 	if err := spec.LoadAndAssign(&p.objects, nil); err != nil {
-		if missing := missingFeature(requirements()); missing != nil {
-			return nil, fmt.Errorf("loading the programs: %w", missing)
-		}
-		return nil, fmt.Errorf("loading the programs: %w", err)
+		return nil, cmp.Or(missingFeature(requirements()), err)
 	}
 	if err := p.fill(ranges, plaintext); err != nil {
 		p.objects.Close()

@@ -2,8 +2,8 @@
 
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
  *
- * The moments in the life of a TCP socket of the pod at which something is to be
- * done for the handover or for the negotiation in band.
+ * The events in the life of a TCP socket of the pod that the handover and the negotiation
+ * in band need.
  */
 
 #include "inband.h"
@@ -17,7 +17,7 @@ int kgw_sockops(struct bpf_sock_ops *ctx)
 	switch (ctx->op) {
 	case BPF_SOCK_OPS_TCP_LISTEN_CB:
 		if (sk)
-			notice_listener(ctx, sk);
+			find_listener(ctx, sk);
 		break;
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
 		if (sk) {

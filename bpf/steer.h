@@ -7,8 +7,8 @@
 
 #include "socket.h"
 
-/* Loopback, from where the worker dials the application. From outside the kernel lets
- * no packet with such a source in, and the answer to it would not get out. */
+/* Loopback, from where the worker dials the application. The kernel drops a packet from
+ * outside with such a source, and the answer to it. */
 static __always_inline bool is_loopback(const __u32 ip[4])
 {
 	if (is_mapped(ip))
@@ -16,7 +16,7 @@ static __always_inline bool is_loopback(const __u32 ip[4])
 	return !ip[0] && !ip[1] && !ip[2] && ip[3] == bpf_htonl(1);
 }
 
-/* Whether the connection comes from outside and goes to one of the pod's addresses, and not
+/* Whether the connection comes from outside and goes to one of the pod's addresses, but not
  * to a port of the gateway. */
 static __always_inline bool is_inbound(const struct config *cfg, const struct tuple *t)
 {
@@ -45,7 +45,7 @@ static __always_inline struct bpf_sock *inband_listener(const struct tuple *t)
 	return bpf_map_lookup_elem(&kgw_listeners, &which);
 }
 
-/* Whether nothing passes without a gateway when that is gone. */
+/* Whether nothing passes when the gateway is gone. */
 static __always_inline bool fails_closed(const struct config *cfg)
 {
 	return cfg->strict && cfg->closed;

@@ -177,7 +177,7 @@ func FuzzSteering(f *testing.F) {
 	})
 }
 
-// The seeds above would prove nothing if none of them was to be steered.
+// The seeds prove something only if some of them are steered.
 func TestReferenceOfFuzzing(t *testing.T) {
 	client, server := netip.MustParseAddrPort("192.0.2.1:40000"), netip.MustParseAddrPort("10.9.0.1:80")
 	s := segment{words: 5, next: 6, flags: synFlag, offset: 7, options: append(slices.Clone(ourOption), 0)}

@@ -33,7 +33,7 @@ func TestStrictInbound(t *testing.T) {
 		client.inband("in band, IPv6", six, server.six(80))
 		server.noneShown()
 
-		// The pod's own traffic, and the gateway's ports, are no business of it.
+		// The pod's own traffic, and the gateway's ports, are not judged.
 		for name, from := range map[string]*agent{"application": server.app, "gateway": server.gateway} {
 			server.plain(name+" to its own pod", from, four)
 			server.plain(name+" to its own pod, IPv6", from, six)
@@ -75,7 +75,7 @@ func TestPlaintextFrom(t *testing.T) {
 	})
 }
 
-// Switching the mode decides about what comes after it and about nothing else.
+// A switch of the mode decides about later connections only.
 func TestModeSwitchLeavesConnections(t *testing.T) {
 	both(t, func(t *testing.T, clsact bool) {
 		client, server := twoPods(t, clsact, nil)
@@ -151,7 +151,7 @@ func TestNoInbandListener(t *testing.T) {
 	}
 }
 
-// unreachable checks that a connection does not come about: what it sends is dropped.
+// unreachable checks that a connection is not established: its SYNs are dropped.
 func unreachable(t *testing.T, from *agent, d dial) {
 	t.Helper()
 	d.Seconds = 1

@@ -302,7 +302,7 @@ func TestRefusedRenewal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ago := func(d time.Duration) func() time.Time { return func() time.Time { return time.Now().Add(-d) } }
+	ago := func(d time.Duration) time.Time { return time.Now().Add(-d) }
 	older, err := ca.New(ca.Options{TrustDomain: gatewaylab.TrustDomain, Now: ago(48 * time.Hour)})
 	if err != nil {
 		t.Fatal(err)

@@ -125,13 +125,13 @@ func errorCases() []errorCase {
 			}
 		}},
 		{name: "expired authority", args: "enable pod/a", says: "not valid at this time", hints: "", world: func(w *world) {
-			w.trust(ca.Options{TTL: time.Hour, Now: func() time.Time { return time.Now().Add(-48 * time.Hour) }})
+			w.trust(ca.Options{TTL: time.Hour, Now: time.Now().Add(-48 * time.Hour)})
 		}},
 		{name: "expired authority when rotating", args: "rotate pod/g", says: "not valid at this time", hints: "", world: func(w *world) {
-			w.trust(ca.Options{TTL: time.Hour, Now: func() time.Time { return time.Now().Add(-48 * time.Hour) }})
+			w.trust(ca.Options{TTL: time.Hour, Now: time.Now().Add(-48 * time.Hour)})
 		}},
 		{name: "clock skew", args: "enable pod/a", says: "not valid at this time", hints: "clock", world: func(w *world) {
-			w.trust(ca.Options{Now: func() time.Time { return time.Now().Add(48 * time.Hour) }})
+			w.trust(ca.Options{Now: time.Now().Add(48 * time.Hour)})
 		}},
 		{name: "clock skew in the pod", args: "enable pod/a", says: "this node's clock says", hints: "clock", world: func(w *world) {
 			w.container = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1,

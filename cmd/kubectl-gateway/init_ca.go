@@ -11,8 +11,8 @@ import (
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -21,11 +21,11 @@ const maxPEMFile = 1 << 20
 
 // initCAOptions are the flags of init-ca.
 type initCAOptions struct {
-	store       string
+	store       authority.Store
 	fromCert    string
 	fromKey     string
 	trustDomain string
-	ttl         string
+	ttl         time.Duration
 	dir         string
 	output      string
 	force       bool
@@ -72,38 +72,32 @@ what the cluster has lost.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.store, "store", string(authority.StoreLocal), "where the key is kept: 'local' (this machine only) or 'cluster' (in a Secret as well)")
+	flags.Choice(f, &o.store, "store", "", authority.StoreLocal, "where the key is kept", []flags.Word[authority.Store]{
+		{Value: authority.StoreLocal, Meaning: "on this machine alone"}, {Value: authority.StoreCluster, Meaning: "in a Secret as well"},
+	})
 	f.StringVar(&o.fromCert, "from-cert", "", "PEM file with the certificate of an existing authority, followed by its chain up to the root")
 	f.StringVar(&o.fromKey, "from-key", "", "PEM file with the private key of --from-cert")
 	f.StringVar(&o.trustDomain, "trust-domain", "", "trust domain of all identities (default "+ca.DefaultTrustDomain+", or that of the authority)")
-	f.StringVar(&o.ttl, "ttl", "10y", "how long a new authority is valid, like 720h, 90d or 10y")
+	addAuthorityTTL(f, &o.ttl, "how long a new authority is valid, like 720h, 90d or 10y")
 	f.BoolVar(&o.force, "force", false, "replace an existing authority at once; gateways that run refuse each other until all are rotated ('rotate --ca' replaces it while traffic goes on)")
-	f.StringVar(&o.dir, "dir", "", "directory of the authority (default $"+authority.EnvDir+", or one for each cluster)")
-	f.StringVarP(&o.output, "output", "o", "", "output format: json, yaml or name")
+	addAuthorityDir(f, &o.dir, "dir")
+	addOutput(f, &o.output, "", "json", "yaml", "name")
+	flags.Files(f, "from-cert", "from-key")
 	cmd.MarkFlagsRequiredTogether("from-cert", "from-key")
 	return cmd
 }
 
 // complete checks the flags and reads the files they name.
 func (o *initCAOptions) complete(ttlGiven bool) (*authority.InitOptions, error) {
-	switch o.output {
-	case "", "json", "yaml", "name":
-	default:
-		return nil, api.WithHint(fmt.Errorf("output format %q is unknown", o.output), "use json, yaml or name")
-	}
 	options := &authority.InitOptions{
 		Dir:         o.dir,
 		Getenv:      os.Getenv,
-		Store:       authority.Store(o.store),
+		Store:       o.store,
 		TrustDomain: o.trustDomain,
 		Force:       o.force,
 	}
 	if ttlGiven {
-		ttl, err := ca.ParseTTL(o.ttl)
-		if err != nil {
-			return nil, fmt.Errorf("reading --ttl: %w", err)
-		}
-		options.TTL = ttl
+		options.TTL = o.ttl
 	}
 	for _, file := range []struct {
 		flag, path string

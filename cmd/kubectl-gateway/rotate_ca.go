@@ -11,17 +11,13 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // successor reads what the flags say about the authority that is to follow.
 func (o *rotateOptions) successor(ttlGiven bool) (authority.Successor, error) {
 	var s authority.Successor
 	if ttlGiven {
-		var err error
-		if s.TTL, err = ca.ParseTTL(o.ttl); err != nil {
-			return s, fmt.Errorf("reading --ttl: %w", err)
-		}
+		s.TTL = o.ttl
 	}
 	if o.fromCert == "" {
 		return s, nil

@@ -177,8 +177,8 @@ func TestIssueRefuses(t *testing.T) {
 		"multicast address":    {Identity: testID("cluster.local"), IPs: []netip.Addr{netip.MustParseAddr("224.0.0.1")}},
 		"address with a zone":  {Identity: testID("cluster.local"), IPs: []netip.Addr{netip.MustParseAddr("fe80::1%eth0")}},
 		"negative lifetime":    {Identity: testID("cluster.local"), TTL: -time.Second},
-		"after the end":        {Identity: testID("cluster.local"), Now: func() time.Time { return time.Now().Add(11 * 365 * 24 * time.Hour) }},
-		"before the beginning": {Identity: testID("cluster.local"), Now: func() time.Time { return time.Now().Add(-time.Hour) }},
+		"after the end":        {Identity: testID("cluster.local"), Now: time.Now().Add(11 * 365 * 24 * time.Hour)},
+		"before the beginning": {Identity: testID("cluster.local"), Now: time.Now().Add(-time.Hour)},
 	} {
 		if leaf, err := a.Issue(req); err == nil {
 			t.Errorf("%s: issued %v", name, leaf)

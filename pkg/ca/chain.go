@@ -2,32 +2,14 @@ package ca
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/x509"
-	"encoding/pem"
-	"errors"
+	"encoding/hex"
 	"fmt"
-	"strings"
+	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
-
-// TrustDomainOf returns the trust domain that the SPIFFE ID of the first
-// certificate with one names, or "" if none has one.
-func TrustDomainOf(chain []*x509.Certificate) (string, error) {
-	for _, cert := range chain {
-		for _, uri := range cert.URIs {
-			if uri.Scheme != "spiffe" {
-				continue
-			}
-			if td, ok := strings.CutPrefix(uri.String(), "spiffe://"); ok && identity.ValidateTrustDomain(td) == nil {
-				return td, nil
-			}
-			return "", fmt.Errorf("%w: its SPIFFE ID %q is not that of a trust domain", ErrNotAuthority, uri)
-		}
-	}
-	return "", nil
-}
 
 // sortChain returns the certificates in order of signing, from certs[0] to its
 // self-signed root. Every certificate must be part of that chain.
@@ -59,36 +41,66 @@ func selfSigned(cert *x509.Certificate) bool {
 		cert.CheckSignature(cert.SignatureAlgorithm, cert.RawTBSCertificate, cert.Signature) == nil
 }
 
-// ParseCertificates reads one or more certificates and accepts nothing else.
-func ParseCertificates(text []byte) ([]*x509.Certificate, error) {
-	var certs []*x509.Certificate
-	for len(bytes.TrimSpace(text)) > 0 {
-		block, rest := pem.Decode(text)
-		if block == nil {
-			break
+// CheckSigner returns [ErrNotAuthority] unless cert may sign certificates.
+func CheckSigner(cert *x509.Certificate) error {
+	switch {
+	case !cert.BasicConstraintsValid || !cert.IsCA:
+		return api.WithHint(fmt.Errorf("%w: it is not a CA certificate (basic constraints)", ErrNotAuthority),
+			"give the certificate of an authority, not that of a server")
+	case cert.KeyUsage != 0 && cert.KeyUsage&x509.KeyUsageCertSign == 0:
+		return fmt.Errorf("%w: its key usage does not include signing certificates", ErrNotAuthority)
+	}
+	return nil
+}
+
+// Fingerprint returns the SHA-256 of cert's DER form in lower-case hexadecimal.
+func Fingerprint(cert *x509.Certificate) string {
+	sum := sha256.Sum256(cert.Raw)
+	return hex.EncodeToString(sum[:])
+}
+
+// Fingerprints returns the [Fingerprint] of each certificate.
+func Fingerprints(certs []*x509.Certificate) []string {
+	all := make([]string, len(certs))
+	for i, cert := range certs {
+		all[i] = Fingerprint(cert)
+	}
+	return all
+}
+
+// Validity returns the time in which all certificates of a chain are valid.
+func Validity(chain []*x509.Certificate) (notBefore, notAfter time.Time) {
+	for i, cert := range chain {
+		if i == 0 || cert.NotBefore.After(notBefore) {
+			notBefore = cert.NotBefore
 		}
-		text = rest
-		if block.Type != blockCertificate {
-			return nil, fmt.Errorf("%s where only certificates belong", describe(block))
+		if i == 0 || cert.NotAfter.Before(notAfter) {
+			notAfter = cert.NotAfter
 		}
-		cert, err := x509.ParseCertificate(block.Bytes)
+	}
+	return notBefore, notAfter
+}
+
+// Verify returns the root that chain, a leaf followed by its intermediates, leads
+// to. It fails if a peer that trusts roots would refuse the leaf at now, as a
+// server's or as a client's.
+func Verify(chain, roots []*x509.Certificate, now time.Time) (*x509.Certificate, error) {
+	options := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: now}
+	for _, root := range roots {
+		options.Roots.AddCert(root)
+	}
+	for _, between := range chain[1:] {
+		options.Intermediates.AddCert(between)
+	}
+	var root *x509.Certificate
+	for _, usage := range PeerUsages() {
+		// The usages in one call are alternatives, and a gateway needs both.
+		options.KeyUsages = []x509.ExtKeyUsage{usage}
+		found, err := chain[0].Verify(options)
 		if err != nil {
 			return nil, err
 		}
-		certs = append(certs, cert)
+		root = found[0][len(found[0])-1]
 	}
-	if len(certs) == 0 {
-		return nil, errors.New("no certificate in PEM form")
-	}
-	return certs, nil
-}
-
-// EncodeCertificates returns certificates in PEM form.
-func EncodeCertificates(certs []*x509.Certificate) []byte {
-	var out bytes.Buffer
-	for _, cert := range certs {
-		// Writing to a bytes.Buffer cannot fail.
-		_ = pem.Encode(&out, &pem.Block{Type: blockCertificate, Bytes: cert.Raw})
-	}
-	return out.Bytes()
+	return root, nil
 }

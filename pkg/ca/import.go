@@ -1,33 +1,17 @@
 package ca
 
 import (
+	"cmp"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/elliptic"
-	"crypto/rsa"
 	"crypto/x509"
-	"encoding/pem"
-	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
-
-// PEM block types of RFC 7468, and one of our own for the trust domain of an
-// authority whose certificate does not name it.
-const (
-	blockCertificate = "CERTIFICATE"
-	blockKey         = "PRIVATE KEY"
-	blockTrustDomain = "SPIFFE TRUST DOMAIN"
-)
-
-// minRSABits is the least size of an RSA key that NIST SP 800-131A allows for
-// signatures.
-const minRSABits = 2048
 
 // Import makes an authority of an existing one. certPEM holds the certificate
 // that is to sign leaves and, if it is not a root, those that lead from it to
@@ -52,27 +36,20 @@ func Import(certPEM, keyPEM []byte, trustDomain string) (*Authority, error) {
 		if trustDomain, err = TrustDomainOf(chain); err != nil {
 			return nil, err
 		}
-		if trustDomain == "" {
-			trustDomain = DefaultTrustDomain
-		}
+		trustDomain = cmp.Or(trustDomain, DefaultTrustDomain)
 	}
 	return newAuthority(chain, key, trustDomain)
 }
 
-// newAuthority is where every Authority comes from: it checks what the package
-// comment promises.
+// newAuthority makes every Authority, and checks what the package comment promises.
 func newAuthority(chain []*x509.Certificate, key crypto.Signer, trustDomain string) (*Authority, error) {
 	issuer := chain[0]
 	public, ok := issuer.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
 	if !ok || !public.Equal(key.Public()) {
 		return nil, ErrMismatch
 	}
-	switch {
-	case !issuer.BasicConstraintsValid || !issuer.IsCA:
-		return nil, api.WithHint(fmt.Errorf("%w: it is not a CA certificate (basic constraints)", ErrNotAuthority),
-			"give the certificate of an authority, not that of a server")
-	case issuer.KeyUsage != 0 && issuer.KeyUsage&x509.KeyUsageCertSign == 0:
-		return nil, fmt.Errorf("%w: its key usage does not include signing certificates", ErrNotAuthority)
+	if err := CheckSigner(issuer); err != nil {
+		return nil, err
 	}
 	if err := checkKeyType(key.Public()); err != nil {
 		return nil, err
@@ -89,12 +66,12 @@ func newAuthority(chain []*x509.Certificate, key crypto.Signer, trustDomain stri
 			"leave out --trust-domain, or use an authority of that trust domain")
 	}
 	a := &Authority{chain: chain, key: key, trustDomain: trustDomain}
-	// Path lengths, name constraints, extended key usages and signatures of
-	// the whole chain: the verifier knows them all.
+	// A trial finds what path lengths, name constraints, extended key usages and
+	// signatures of the whole chain forbid.
 	trial := LeafRequest{
 		Identity: identity.ID{TrustDomain: trustDomain, Namespace: "default", ServiceAccount: "default"},
 		TTL:      time.Minute,
-		Now:      a.NotBefore,
+		Now:      a.NotBefore(),
 	}
 	if _, err := a.Issue(trial); err != nil {
 		return nil, fmt.Errorf("trying the authority: %w", err)
@@ -102,73 +79,38 @@ func newAuthority(chain []*x509.Certificate, key crypto.Signer, trustDomain stri
 	return a, nil
 }
 
-func checkKeyType(public crypto.PublicKey) error {
-	const hint = "use an ECDSA key (P-256, P-384 or P-521), an RSA key of 2048 bits or more, or Ed25519"
-	switch k := public.(type) {
-	case *ecdsa.PublicKey:
-		if k.Curve == elliptic.P224() {
-			return api.WithHint(fmt.Errorf("%w: curve P-224 is too weak", ErrNotAuthority), hint)
+// TrustDomainOf returns the trust domain that the SPIFFE ID of the first
+// certificate with one names, or "" if none has one.
+func TrustDomainOf(chain []*x509.Certificate) (string, error) {
+	for _, cert := range chain {
+		for _, uri := range cert.URIs {
+			if uri.Scheme != "spiffe" {
+				continue
+			}
+			if td, ok := strings.CutPrefix(uri.String(), "spiffe://"); ok && identity.ValidateTrustDomain(td) == nil {
+				return td, nil
+			}
+			return "", fmt.Errorf("%w: its SPIFFE ID %q is not that of a trust domain", ErrNotAuthority, uri)
 		}
-	case *rsa.PublicKey:
-		if k.N.BitLen() < minRSABits {
-			return api.WithHint(fmt.Errorf("%w: an RSA key of %d bits is too weak", ErrNotAuthority, k.N.BitLen()), hint)
+	}
+	return "", nil
+}
+
+// ValidateTrustDomain allows what SPIFFE allows, less what verifiers cannot
+// match against a URI name constraint (RFC 5280, section 4.2.1.10): addresses
+// and names with empty labels.
+func ValidateTrustDomain(td string) error {
+	const hint = "use a name like cluster.local or prod.example.org"
+	if err := identity.ValidateTrustDomain(td); err != nil {
+		return api.WithHint(err, hint)
+	}
+	if _, err := netip.ParseAddr(td); err == nil {
+		return api.WithHint(fmt.Errorf("trust domain %q is an address", td), hint)
+	}
+	for _, label := range strings.Split(td, ".") {
+		if label == "" || len(label) > 63 {
+			return api.WithHint(fmt.Errorf("trust domain %q: each part between dots must have 1 to 63 characters", td), hint)
 		}
-	case ed25519.PublicKey:
-	default:
-		return api.WithHint(fmt.Errorf("%w: keys of type %T are not supported", ErrNotAuthority, public), hint)
 	}
 	return nil
-}
-
-// describe names a PEM block in words that no search for leaked keys finds.
-func describe(block *pem.Block) string {
-	if strings.HasSuffix(block.Type, blockKey) {
-		return "a private key"
-	}
-	return fmt.Sprintf("a PEM block %q", block.Type)
-}
-
-// parseKey reads the one private key in text. Errors never quote the text.
-func parseKey(text []byte) (crypto.Signer, error) {
-	var key crypto.Signer
-	for {
-		block, rest := pem.Decode(text)
-		if block == nil {
-			break
-		}
-		text = rest
-		if block.Type == "EC PARAMETERS" {
-			continue // written by "openssl ecparam -genkey" before the key itself
-		}
-		if block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["DEK-Info"] != "" {
-			return nil, api.WithHint(errors.New("the key is encrypted"), "decrypt it first with 'openssl pkey -in FILE -out FILE'")
-		}
-		if key != nil {
-			return nil, fmt.Errorf("%w: more than one PEM block", ErrDamaged)
-		}
-		var parsed any
-		var err error
-		switch block.Type {
-		case blockKey:
-			parsed, err = x509.ParsePKCS8PrivateKey(block.Bytes)
-		case "RSA PRIVATE KEY":
-			parsed, err = x509.ParsePKCS1PrivateKey(block.Bytes)
-		case "EC PRIVATE KEY":
-			parsed, err = x509.ParseECPrivateKey(block.Bytes)
-		default:
-			return nil, fmt.Errorf("%w: %s where a private key belongs", ErrDamaged, describe(block))
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%w: the key cannot be parsed", ErrDamaged)
-		}
-		signer, ok := parsed.(crypto.Signer)
-		if !ok {
-			return nil, fmt.Errorf("%w: keys of type %T cannot sign", ErrNotAuthority, parsed)
-		}
-		key = signer
-	}
-	if key == nil {
-		return nil, fmt.Errorf("%w: no private key in PEM form", ErrDamaged)
-	}
-	return key, nil
 }

@@ -1,15 +1,15 @@
 package ca
 
 import (
+	"cmp"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -27,11 +27,11 @@ type LeafRequest struct {
 	Identity identity.ID
 	// IPs are all addresses of the pod.
 	IPs []netip.Addr
-	// TTL counts from now; [DefaultLeafTTL] if zero. The authority's own end
-	// comes first.
+	// TTL counts from Now; [DefaultLeafTTL] if zero. The certificate ends with the
+	// authority at the latest.
 	TTL time.Duration
-	// Now is time.Now if nil.
-	Now func() time.Time
+	// Now is the present if zero.
+	Now time.Time
 }
 
 // Leaf is a pod's certificate with its key.
@@ -59,19 +59,17 @@ func (l Leaf) GoString() string { return l.String() }
 // valid from five minutes ago. It refuses identities of another trust domain
 // and whatever a verifier would not accept from this authority.
 func (a *Authority) Issue(req LeafRequest) (*Leaf, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := NewKey()
 	if err != nil {
-		return nil, fmt.Errorf("issuing a certificate for %s: making a key: %w", req.Identity, err)
+		return nil, fmt.Errorf("issuing a certificate for %s: %w", req.Identity, err)
 	}
 	leaf, err := a.certify(req, &key.PublicKey)
 	if err != nil {
 		return nil, err
 	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, fmt.Errorf("issuing a certificate for %s: encoding the key: %w", req.Identity, err)
+	if leaf.KeyPEM, err = EncodeKey(key); err != nil {
+		return nil, fmt.Errorf("issuing a certificate for %s: %w", req.Identity, err)
 	}
-	leaf.KeyPEM = pem.EncodeToMemory(&pem.Block{Type: blockKey, Bytes: keyDER})
 	return leaf, nil
 }
 
@@ -93,11 +91,7 @@ func (a *Authority) certify(req LeafRequest, public *ecdsa.PublicKey) (*Leaf, er
 }
 
 func (a *Authority) issue(req LeafRequest, public *ecdsa.PublicKey) (*Leaf, error) {
-	now := clock(req.Now)
-	ttl := req.TTL
-	if ttl == 0 {
-		ttl = DefaultLeafTTL
-	}
+	now, ttl := orPresent(req.Now), cmp.Or(req.TTL, DefaultLeafTTL)
 	if ttl < 0 {
 		return nil, fmt.Errorf("lifetime %v is negative", ttl)
 	}
@@ -115,17 +109,14 @@ func (a *Authority) issue(req LeafRequest, public *ecdsa.PublicKey) (*Leaf, erro
 		}
 		ips = append(ips, ip.Unmap().AsSlice())
 	}
-	serial, err := newSerial()
-	if err != nil {
-		return nil, err
-	}
+	serial := newSerial()
 	template := &x509.Certificate{
 		SerialNumber:          serial,
 		NotBefore:             now.Add(-backdate).UTC(),
 		NotAfter:              notAfter.UTC(),
 		BasicConstraintsValid: true,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		ExtKeyUsage:           PeerUsages(),
 		URIs:                  []*url.URL{req.Identity.URL()},
 		IPAddresses:           ips,
 	}
@@ -137,45 +128,28 @@ func (a *Authority) issue(req LeafRequest, public *ecdsa.PublicKey) (*Leaf, erro
 	if err != nil {
 		return nil, fmt.Errorf("reading back the certificate: %w", err)
 	}
-	if err := a.verify(cert, now); err != nil {
-		return nil, err
+	chain := append([]*x509.Certificate{cert}, a.chain[:len(a.chain)-1]...)
+	// A leaf that fails here would make every handshake of its pod fail.
+	if _, err := Verify(chain, []*x509.Certificate{a.Root()}, now); err != nil {
+		return nil, fmt.Errorf("%w: what it signs does not verify: %w", ErrNotAuthority, err)
 	}
 	return &Leaf{
-		CertPEM:   EncodeCertificates(append([]*x509.Certificate{cert}, a.chain[:len(a.chain)-1]...)),
+		CertPEM:   EncodeCertificates(chain),
 		Serial:    serial.Text(16),
 		NotBefore: cert.NotBefore,
 		NotAfter:  cert.NotAfter,
 	}, nil
 }
 
-// verify checks cert as a peer would, for both ends of a connection. A leaf
-// that fails here would make every handshake of its pod fail: better at once
-// and with a reason.
-func (a *Authority) verify(cert *x509.Certificate, now time.Time) error {
-	options := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: now}
-	options.Roots.AddCert(a.Root())
-	for _, between := range a.chain[:len(a.chain)-1] {
-		options.Intermediates.AddCert(between)
-	}
-	for _, usage := range cert.ExtKeyUsage {
-		// KeyUsages of VerifyOptions are alternatives, and both are needed.
-		options.KeyUsages = []x509.ExtKeyUsage{usage}
-		if _, err := cert.Verify(options); err != nil {
-			return fmt.Errorf("%w: what it signs does not verify: %w", ErrNotAuthority, err)
-		}
-	}
-	return nil
+// PeerUsages returns what a gateway's certificate is for: servers and clients.
+func PeerUsages() []x509.ExtKeyUsage {
+	return []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 }
 
-// ValidAt returns [ErrExpired] unless every certificate of a is valid at now.
-func (a *Authority) ValidAt(now time.Time) error {
-	switch {
-	case now.Before(a.NotBefore()):
-		return api.WithHint(fmt.Errorf("%w: it starts on %s", ErrExpired, a.NotBefore().Format(time.RFC3339)),
-			"check the clock of this machine")
-	case now.After(a.NotAfter()):
-		return api.WithHint(fmt.Errorf("%w: it ended on %s", ErrExpired, a.NotAfter().Format(time.RFC3339)),
-			"replace it with 'kubectl gateway init-ca --force', then give all gateways new certificates with 'kubectl gateway rotate --all -A'")
-	}
-	return nil
+// NamesAddress reports whether ip is among the addresses in cert.
+func NamesAddress(cert *x509.Certificate, ip netip.Addr) bool {
+	return slices.ContainsFunc(cert.IPAddresses, func(name net.IP) bool {
+		a, ok := netip.AddrFromSlice(name)
+		return ok && a.Unmap() == ip
+	})
 }

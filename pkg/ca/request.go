@@ -2,21 +2,37 @@ package ca
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"net/netip"
+	"net/url"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
-
-// blockRequest is the PEM block type of a PKCS #10 request (RFC 7468, section 7).
-const blockRequest = "CERTIFICATE REQUEST"
 
 // maxRequest bounds a request in PEM form, in bytes. One for a P-256 key without
 // names has about 400.
 const maxRequest = 16 << 10
+
+// NewRequest makes a PKCS #10 request in PEM form for a key. The names in it are
+// for people to read: [Authority.Sign] ignores them.
+func NewRequest(key crypto.Signer, id identity.ID, ips []netip.Addr) ([]byte, error) {
+	template := &x509.CertificateRequest{URIs: []*url.URL{id.URL()}}
+	for _, ip := range ips {
+		template.IPAddresses = append(template.IPAddresses, ip.AsSlice())
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, template, key)
+	if err != nil {
+		return nil, fmt.Errorf("making a certificate request: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: blockRequest, Bytes: der}), nil
+}
 
 // Sign makes the certificate that [Authority.Issue] would make, for a key that
 // somebody else holds: KeyPEM of the result is empty. csrPEM is a PKCS #10

@@ -145,7 +145,7 @@ func TestVerifyServiceLooksAtEverything(t *testing.T) {
 				Version: tls.VersionTLS13, NegotiatedProtocol: api.ALPN, DidResume: resumed,
 				PeerCertificates: []*x509.Certificate{c.leaf},
 				// What somebody else verified does not count.
-				VerifiedChains: [][]*x509.Certificate{{c.leaf, a.cert}},
+				VerifiedChains: [][]*x509.Certificate{{c.leaf, a.Cert}},
 			})
 			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%s, resumed %t: %v, want %q", name, resumed, err, c.want)

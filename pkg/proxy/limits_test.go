@@ -144,10 +144,10 @@ func TestHandshakeLimitLeavesNothing(t *testing.T) {
 	l := newHandshakeLimit(2, 2)
 	source := netip.MustParseAddr("10.0.0.1")
 	for range 10 {
-		if !l.enter(source) {
+		if !l.acquire(source) {
 			t.Fatal("no place, although all have left")
 		}
-		l.leave(source)
+		l.release(source)
 	}
 	if len(l.sources) != 0 || l.open != 0 {
 		t.Errorf("left behind: %+v", l)

@@ -304,10 +304,10 @@ func TestPeerTableIsBounded(t *testing.T) {
 	held := table.acquire(netip.AddrPortFrom(podAddress(), api.PeerPort))
 	for range 100 {
 		p := table.acquire(netip.AddrPortFrom(podAddress(), api.PeerPort))
-		if _, probe, err := table.enter(t.Context(), p); err != nil || !probe {
+		if _, probe, err := table.lookup(t.Context(), p); err != nil || !probe {
 			t.Fatalf("enter: %t, %v", probe, err)
 		}
-		table.leave(p, true, &failure{reason: traffic.PeerRefused, remember: time.Hour})
+		table.record(p, true, &failure{reason: traffic.PeerRefused, remember: time.Hour})
 		table.release(p)
 	}
 	if n := len(table.peers); n != 8 {

@@ -118,12 +118,12 @@ func TestVerifyConnectionLooksAtChainsItself(t *testing.T) {
 		state tls.ConnectionState
 		want  string
 	}{
-		{"good", state(good, []*x509.Certificate{good, a.cert}), ""},
+		{"good", state(good, []*x509.Certificate{good, a.Cert}), ""},
 		{"no chain", state(good), "no chain"},
 		{"empty chain", state(good, []*x509.Certificate{}), "no chain"},
-		{"expired", state(expired, []*x509.Certificate{expired, a.cert}), "no chain"},
+		{"expired", state(expired, []*x509.Certificate{expired, a.Cert}), "no chain"},
 		{"expired authority", state(good, []*x509.Certificate{good, expired}), "no chain"},
-		{"another trust domain", state(foreign, []*x509.Certificate{foreign, a.cert}), "trust domain"},
+		{"another trust domain", state(foreign, []*x509.Certificate{foreign, a.Cert}), "trust domain"},
 	} {
 		err := s.verifyConnection(c.state)
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {

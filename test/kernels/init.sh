@@ -11,6 +11,7 @@ ip link set lo up
 ulimit -n 65536
 exec </dev/null >/dev/ttyS1 2>&1
 stty -F /dev/ttyS1 raw
-echo "== kernel $(uname -r), up $(cut -d' ' -f1 /proc/uptime) s"
+up() { cut -d' ' -f1 /proc/uptime; }
+echo "== kernel $(uname -r), up $(up) s"
 . /plan
 poweroff -f

@@ -15,7 +15,7 @@ import (
 // said is what a guest says: a test that passes with another one's words in front of
 // the line, one that fails, one that is skipped, and one that the guest dies in.
 const said = "== kernel 5.10.0-32-cloud-amd64, up 6.78 s\r\n" +
-	"== begin bpf\r\n" +
+	"== begin bpf 7.00\r\n" +
 	"\x16=== RUN   TestCapture\n" +
 	"\x16=== RUN   TestCapture/IPv4\n" +
 	"\x16--- PASS: TestCapture/IPv4 (1.00s)\n" +
@@ -24,8 +24,8 @@ const said = "== kernel 5.10.0-32-cloud-amd64, up 6.78 s\r\n" +
 	"    inband_test.go:1: no option\n" +
 	"\x16--- FAIL: TestInband (2.00s)\n" +
 	"\x16FAIL\n" +
-	"\n== end bpf 1\n" +
-	"== begin cmd/kube-gateway\n" +
+	"\n== end bpf 1 17.50\n" +
+	"== begin cmd/kube-gateway 18\n" +
 	"\x16=== RUN   TestUDP\n" +
 	"--- PASS: TestUDP (0.00s)\n" + // only a test's words
 	"\x16--- SKIP: TestUDP (0.00s)\n" +
@@ -59,7 +59,7 @@ func TestFollow(t *testing.T) {
 5.10	bpf	PASS	TestCapture	1.5s
 5.10	bpf	FAIL	TestInband	2.0s
         inband_test.go:1: no option
-FAIL	bpf on Linux 5.10	3.5s
+FAIL	bpf on Linux 5.10	10.5s
 5.10	cmd/kube-gateway	SKIP	TestUDP	0.0s
     --- PASS: TestUDP (0.00s)
     about to die
@@ -93,7 +93,7 @@ func TestExitCode(t *testing.T) {
 	for code, want := range map[string]bool{"0": true, "2": false} {
 		r := newResults()
 		r.expect("6.1", []step{{group{Dir: "bpf"}, []string{"TestCapture"}}})
-		text := "== begin bpf\n\x16--- PASS: TestCapture (1.00s)\npanic: after the end\n== end bpf " + code + "\n"
+		text := "== begin bpf 1\n\x16--- PASS: TestCapture (1.00s)\npanic: after the end\n== end bpf " + code + " 2\n"
 		if err := r.follow("6.1", strings.NewReader(text), new(bytes.Buffer)); err != nil {
 			t.Fatal(err)
 		}
@@ -130,14 +130,14 @@ func TestChoose(t *testing.T) {
 }
 
 func TestScript(t *testing.T) {
-	want := `echo '== begin bpf'
+	want := `echo "== begin bpf $(up)"
 cd /src/bpf
 env A=b C=d /tests/bpf.test -test.v=test2json -test.timeout=1m0s -test.run='^(TestCapture|TestInband)$'
-printf '\n== end bpf %d\n' $?
-echo '== begin cmd/kube-gateway'
+printf '\n== end bpf %d %s\n' $? $(up)
+echo "== begin cmd/kube-gateway $(up)"
 cd /src/cmd/kube-gateway
 env  /tests/cmd-kube-gateway.test -test.v=test2json -test.timeout=1m0s -test.run='^(TestUDP|TestMetrics)$'
-printf '\n== end cmd/kube-gateway %d\n' $?
+printf '\n== end cmd/kube-gateway %d %s\n' $? $(up)
 `
 	if diff := cmp.Diff(want, script(kernel{Env: []string{"A=b", "C=d"}}, steps(), time.Minute)); diff != "" {
 		t.Errorf("script (-want +got):\n%s", diff)

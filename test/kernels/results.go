@@ -71,8 +71,8 @@ func (r *results) count() (ok, notOK int) {
 // mark that ends whatever else was written there before (-test.v=test2json).
 var (
 	kernelLine = regexp.MustCompile(`^== kernel (.+)$`)
-	beginLine  = regexp.MustCompile(`^== begin (\S+)$`)
-	endLine    = regexp.MustCompile(`^== end (\S+) (\d+)$`)
+	beginLine  = regexp.MustCompile(`^== begin (\S+) (\S+)$`)
+	endLine    = regexp.MustCompile(`^== end (\S+) (\d+) (\S+)$`)
 	runLine    = regexp.MustCompile("\x16=== RUN +([^/\\s]+)$")
 	testLine   = regexp.MustCompile("\x16--- (PASS|FAIL|SKIP): ([^/\\s]+) \\(([0-9.]+)s\\)$")
 )
@@ -82,7 +82,7 @@ const outputLines = 80
 
 // follow reads what a guest says to its end and notes how tests ended.
 func (r *results) follow(kernel string, from io.Reader, progress io.Writer) error {
-	group := ""
+	group, begun := "", time.Duration(0)
 	var output []string // of the test that runs
 	lines := bufio.NewReader(from)
 	for {
@@ -91,19 +91,18 @@ func (r *results) follow(kernel string, from io.Reader, progress io.Writer) erro
 		if m := kernelLine.FindStringSubmatch(line); m != nil {
 			fmt.Fprintf(progress, "%s\tLinux %s\n", kernel, m[1])
 		} else if m := beginLine.FindStringSubmatch(line); m != nil {
-			group, output = m[1], nil
+			group, begun, output = m[1], seconds(m[2]), nil
 		} else if m := endLine.FindStringSubmatch(line); m != nil {
 			r.ended[[2]string{kernel, m[1]}] = true
-			if r.summarize(kernel, m[1], progress) && m[2] != "0" {
+			if r.summarize(kernel, m[1], seconds(m[3])-begun, progress) && m[2] != "0" {
 				r.breakage("%s: all tests of %s passed, and ended with exit code %s", kernel, m[1], m[2])
 				show(progress, output)
 			}
 			output = nil
 		} else if m := testLine.FindStringSubmatch(line); m != nil {
-			seconds, _ := strconv.ParseFloat(m[3], 64)
-			o := outcome{state(m[1]), time.Duration(seconds * float64(time.Second))}
+			o := outcome{state(m[1]), seconds(m[3])}
 			r.outcomes[test{kernel, group, m[2]}] = o
-			fmt.Fprintf(progress, "%s\t%s\t%s\t%s\t%.1fs\n", kernel, group, o.State, m[2], seconds)
+			fmt.Fprintf(progress, "%s\t%s\t%s\t%s\t%.1fs\n", kernel, group, o.State, m[2], o.Took.Seconds())
 			if o.State != passed {
 				show(progress, output)
 			}
@@ -123,6 +122,12 @@ func (r *results) follow(kernel string, from io.Reader, progress io.Writer) erro
 			return err
 		}
 	}
+}
+
+// seconds reads a guest's number of seconds. What is none is 0: it is only shown.
+func seconds(text string) time.Duration {
+	n, _ := strconv.ParseFloat(text, 64)
+	return time.Duration(n * float64(time.Second))
 }
 
 // unfinished is an error that names the groups whose end a guest has not seen.
@@ -152,14 +157,11 @@ func show(w io.Writer, output []string) {
 
 // summarize prints a line like that of go test for the tests of a package in one guest,
 // and returns whether all passed.
-func (r *results) summarize(kernel, group string, w io.Writer) bool {
-	word, took := "ok  ", time.Duration(0)
+func (r *results) summarize(kernel, group string, took time.Duration, w io.Writer) bool {
+	word := "ok  "
 	for t, o := range r.outcomes {
-		if t.Kernel == kernel && t.Group == group {
-			took += o.Took
-			if o.State != passed {
-				word = "FAIL"
-			}
+		if t.Kernel == kernel && t.Group == group && o.State != passed {
+			word = "FAIL"
 		}
 	}
 	fmt.Fprintf(w, "%s\t%s on Linux %s\t%.1fs\n", word, group, kernel, took.Seconds())

@@ -26,12 +26,12 @@ func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error)
 	case control.OpCSR:
 		return s.requestCertificate()
 	case control.OpCertificate:
-		if err := s.takeCertificate(r.Issued); err != nil {
+		if err := s.installCertificate(r.Issued); err != nil {
 			return nil, err
 		}
 		r.Wait = 0
 	case control.OpTrust:
-		if err := s.takeTrust(r.Trust); err != nil {
+		if err := s.installTrust(r.Trust); err != nil {
 			return nil, err
 		}
 		r.Wait = 0
@@ -47,7 +47,7 @@ func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error)
 	timeout := time.After(r.Wait)
 	for {
 		st, changed := s.snapshot()
-		// One without a certificate waits for whoever asks.
+		// Without a certificate a gateway does not get ready by itself.
 		if st.State == api.Ready || st.State == api.Uncertified || st.State == api.Draining || r.Wait <= 0 {
 			return s.withCounters(st)
 		}

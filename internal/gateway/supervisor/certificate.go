@@ -5,15 +5,10 @@ package supervisor
 import (
 	"context"
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"net/url"
 	"slices"
 	"sync"
 	"time"
@@ -21,24 +16,24 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
-// CertificateTimeout is how long a gateway that was started without a
-// certificate waits for its first one. Whoever started it delivers within
-// seconds; one that nobody serves must not stay.
+// CertificateTimeout is how long a gateway that was started without a certificate waits for
+// its first one. The plugin delivers within seconds; a gateway without a certificate must
+// not stay forever.
 const CertificateTimeout = 10 * time.Minute
 
 const (
-	// maxPendingKeys bounds the requests that wait for a certificate. One more
-	// takes the place of the oldest, so that requests nobody came back for never
-	// block the next.
+	// maxPendingKeys bounds the requests that wait for a certificate. One more replaces the
+	// oldest, so that abandoned requests never block the next.
 	maxPendingKeys = 4
 	// pendingKeyLife is how long a key waits for its certificate: long enough for
 	// a person to unlock the authority.
 	pendingKeyLife = 5 * time.Minute
 )
 
-// pendingKeys are those that have no certificate yet. They exist in memory only.
+// pendingKeys are the keys that wait for a certificate. They exist in memory only.
 type pendingKeys struct {
 	mu   sync.Mutex
 	keys []pendingKey // the oldest first
@@ -49,11 +44,11 @@ type pendingKey struct {
 	expiry *time.Timer
 }
 
-// add makes a key that is forgotten when its time is over.
+// add makes a key that is forgotten after pendingKeyLife.
 func (p *pendingKeys) add() (*ecdsa.PrivateKey, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := ca.NewKey()
 	if err != nil {
-		return nil, fmt.Errorf("making a key: %w", err)
+		return nil, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -92,8 +87,7 @@ func (p *pendingKeys) of(cert *x509.Certificate) *ecdsa.PrivateKey {
 	return nil
 }
 
-// requestCertificate makes a new key and a request for it. The names in the
-// request are for people: an authority knows better who asks.
+// requestCertificate makes a new key and a request for it.
 func (s *supervisor) requestCertificate() (*api.CertificateRequest, error) {
 	st, _ := s.snapshot()
 	id, err := identity.Parse(st.Identity)
@@ -104,21 +98,16 @@ func (s *supervisor) requestCertificate() (*api.CertificateRequest, error) {
 	if err != nil {
 		return nil, err
 	}
-	template := &x509.CertificateRequest{URIs: []*url.URL{id.URL()}}
-	for _, ip := range st.PodIPs {
-		template.IPAddresses = append(template.IPAddresses, ip.AsSlice())
-	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, template, key)
+	csr, err := ca.NewRequest(key, id, st.PodIPs)
 	if err != nil {
-		return nil, fmt.Errorf("making a certificate request: %w", err)
+		return nil, err
 	}
-	csr := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
 	return &api.CertificateRequest{CSR: string(csr)}, nil
 }
 
-// takeCertificate brings a certificate for one of the pending keys into force,
-// for connections from then on. After an error everything is as before.
-func (s *supervisor) takeCertificate(issued *api.IssuedCertificate) error {
+// installCertificate brings a certificate for one of the pending keys into force, for
+// connections from then on. After an error nothing has changed.
+func (s *supervisor) installCertificate(issued *api.IssuedCertificate) error {
 	if issued == nil {
 		return errors.New("no certificate is given")
 	}
@@ -144,13 +133,12 @@ func (s *supervisor) takeCertificate(issued *api.IssuedCertificate) error {
 	if err := checkChain(chain, roots, time.Now()); err != nil {
 		return err
 	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	keyPEM, err := ca.EncodeKey(key)
 	if err != nil {
-		return errors.New("encoding the new key failed")
+		return err
 	}
 	if err := s.exchange(s.settings.config, func(m *handoff.Material) {
-		m.Cert, m.CA = encodeCertificates(chain), encodeCertificates(roots)
-		m.Key = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
+		m.Cert, m.Key, m.CA = ca.EncodeCertificates(chain), keyPEM, ca.EncodeCertificates(roots)
 	}); err != nil {
 		return err
 	}
@@ -165,9 +153,9 @@ func (s *supervisor) takeCertificate(issued *api.IssuedCertificate) error {
 	return nil
 }
 
-// takeTrust replaces the trust bundle, for connections from then on. After an
-// error everything is as before.
-func (s *supervisor) takeTrust(bundle *api.TrustBundle) error {
+// installTrust replaces the trust bundle, for connections from then on. After an error
+// nothing has changed.
+func (s *supervisor) installTrust(bundle *api.TrustBundle) error {
 	if bundle == nil {
 		return errors.New("no trust bundle is given")
 	}
@@ -192,19 +180,19 @@ func (s *supervisor) takeTrust(bundle *api.TrustBundle) error {
 		return api.WithHint(errors.New("the gateway's own certificate leads to none of the new roots: its peers would refuse it"),
 			"renew its certificate with the new authority first")
 	}
-	if string(encodeCertificates(roots)) == string(m.CA) {
+	if string(ca.EncodeCertificates(roots)) == string(m.CA) {
 		return nil
 	}
-	if err := s.exchange(s.settings.config, func(m *handoff.Material) { m.CA = encodeCertificates(roots) }); err != nil {
+	if err := s.exchange(s.settings.config, func(m *handoff.Material) { m.CA = ca.EncodeCertificates(roots) }); err != nil {
 		return err
 	}
 	s.update(func(st *api.Status) { st.Cert = describeCertificate(chain, roots) })
-	s.Log.Info("new trust bundle", "authorities", fingerprints(roots))
+	s.Log.Info("new trust bundle", "authorities", ca.Fingerprints(roots))
 	return nil
 }
 
-// awaitCertificate returns true once the gateway has a certificate. Otherwise the
-// gateway was asked to end, or the error says that nobody came.
+// awaitCertificate returns true once the gateway has a certificate. Otherwise the gateway
+// was asked to end, or the error says that no certificate came.
 func (s *supervisor) awaitCertificate(ctx context.Context) (bool, error) {
 	timeout := s.CertificateTimeout
 	if timeout == 0 {
@@ -227,7 +215,7 @@ func (s *supervisor) awaitCertificate(ctx context.Context) (bool, error) {
 			return false, nil
 		case <-timer.C:
 			return false, api.WithHint(fmt.Errorf("no certificate was delivered within %v", timeout),
-				"whoever started the gateway has ended before: run 'kubectl gateway enable' again")
+				"the plugin that started the gateway has ended: run 'kubectl gateway enable' again")
 		}
 	}
 }
@@ -244,14 +232,11 @@ func checkLeaf(cert *x509.Certificate, own string, podIPs []netip.Addr, now time
 		return errors.New("the new certificate is that of an authority")
 	}
 	for _, ip := range podIPs {
-		if !slices.ContainsFunc(cert.IPAddresses, func(san net.IP) bool {
-			a, ok := netip.AddrFromSlice(san)
-			return ok && a.Unmap() == ip
-		}) {
+		if !ca.NamesAddress(cert, ip) {
 			return fmt.Errorf("the new certificate does not name the pod's address %v", ip)
 		}
 	}
-	for _, usage := range peerUsages {
+	for _, usage := range ca.PeerUsages() {
 		if !slices.Contains(cert.ExtKeyUsage, usage) {
 			return errors.New("the new certificate is not for servers and clients alike")
 		}

@@ -6,17 +6,13 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
 	"log/slog"
-	"math/big"
-	"net"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -27,84 +23,27 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
-
-// issuer is an authority that issues whatever is asked for.
-type issuer struct {
-	t    testing.TB
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newIssuer(t testing.TB) *issuer {
-	t.Helper()
-	key := newKey(t)
-	template := &x509.Certificate{
-		SerialNumber: serial(t), Subject: pkix.Name{CommonName: "test", SerialNumber: rand.Text()},
-		NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(1000 * time.Hour),
-		BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	return &issuer{t, create(t, template, template, key.Public(), key), key}
-}
 
 // issue makes a certificate for the pod of newTestSupervisor, unless change says
 // otherwise.
-func (i *issuer) issue(key crypto.PublicKey, change func(*x509.Certificate)) *x509.Certificate {
-	i.t.Helper()
-	template := &x509.Certificate{
-		SerialNumber: serial(i.t), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		URIs:        []*url.URL{{Scheme: "spiffe", Host: "td", Path: "/ns/a/sa/c"}},
-		IPAddresses: []net.IP{net.IPv4(10, 0, 0, 1), net.ParseIP("fd00::1")},
-	}
-	if change != nil {
-		change(template)
-	}
-	return create(i.t, template, i.cert, key, i.key)
-}
-
-func create(t testing.TB, template, parent *x509.Certificate, public crypto.PublicKey, key crypto.Signer) *x509.Certificate {
+func issue(t testing.TB, by pki.Pair, public crypto.PublicKey, change func(*x509.Certificate)) *x509.Certificate {
 	t.Helper()
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cert
+	ips := []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}
+	return by.Leaf(t, identity.ID{TrustDomain: "td", Namespace: "a", ServiceAccount: "c"}, ips, public, change)
 }
 
-func newKey(t testing.TB) *ecdsa.PrivateKey {
+// newLeaf is issue with a new key.
+func newLeaf(t testing.TB, by pki.Pair, change func(*x509.Certificate)) pki.Pair {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
+	key := pki.ECKey(t, elliptic.P256())
+	return pki.Pair{Cert: issue(t, by, key.Public(), change), Key: key}
 }
 
-func serial(t testing.TB) *big.Int {
-	t.Helper()
-	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n.Add(n, big.NewInt(1))
-}
-
-func pemOf(certs ...*x509.Certificate) string { return string(encodeCertificates(certs)) }
-
-func pemKey(t testing.TB, key *ecdsa.PrivateKey) string {
-	t.Helper()
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-}
+func pemOf(certs ...*x509.Certificate) string { return string(ca.EncodeCertificates(certs)) }
 
 const testConfig = `{"version":1,"pod":{"namespace":"a","name":"b","uid":"u","serviceAccount":"c"},"podIPs":["10.0.0.1","fd00::1"],
 	"trustDomain":"td","mode":"strict","onFailure":"closed","capture":["10.0.0.0/8"]}`
@@ -128,11 +67,10 @@ func newTestSupervisor(t testing.TB, material handoff.Material) (*supervisor, *b
 }
 
 // certified returns a supervisor with a certificate of root, which change may alter.
-func certified(t testing.TB, root *issuer, change func(*x509.Certificate)) *supervisor {
+func certified(t testing.TB, root pki.Pair, change func(*x509.Certificate)) *supervisor {
 	t.Helper()
-	key := newKey(t)
-	s, _ := newTestSupervisor(t, handoff.Material{
-		Cert: []byte(pemOf(root.issue(key.Public(), change))), Key: []byte(pemKey(t, key)), CA: []byte(pemOf(root.cert))})
+	own := newLeaf(t, root, change)
+	s, _ := newTestSupervisor(t, handoff.Material{Cert: own.CertPEM(), Key: own.KeyPEM(t), CA: root.CertPEM()})
 	return s
 }
 
@@ -178,31 +116,31 @@ func asJSON(t testing.TB, s *supervisor) string {
 }
 
 func TestFirstCertificate(t *testing.T) {
-	root := newIssuer(t)
+	root := pki.Root(t)
 	s, log := newTestSupervisor(t, handoff.Material{})
 	if s.status.State != api.Uncertified || s.status.Identity != "spiffe://td/ns/a/sa/c" || s.capturing() {
 		t.Fatalf("it begins as %+v", s.status)
 	}
-	if err := s.takeTrust(&api.TrustBundle{Bundle: pemOf(root.cert)}); err == nil || api.Hint(err) == "" {
+	if err := s.installTrust(&api.TrustBundle{Bundle: pemOf(root.Cert)}); err == nil || api.Hint(err) == "" {
 		t.Errorf("trust before a certificate: %v", err)
 	}
 	waiting, err := s.answer(t.Context(), control.Request{Op: control.OpStatus, Wait: time.Hour})
 	if err != nil || waiting.(*api.Status).State != api.Uncertified || time.Since(waiting.(*api.Status).Time) > time.Minute {
 		t.Errorf("whoever waits for it hears %+v, %v", waiting, err)
 	}
-	leaf := root.issue(request(t, s), nil)
-	if err := s.takeCertificate(&api.IssuedCertificate{Certificate: pemOf(leaf), Bundle: pemOf(root.cert)}); err != nil {
+	leaf := issue(t, root, request(t, s), nil)
+	if err := s.installCertificate(&api.IssuedCertificate{Certificate: pemOf(leaf), Bundle: pemOf(root.Cert)}); err != nil {
 		t.Fatal(err)
 	}
 	if ok, err := s.awaitCertificate(t.Context()); !ok || err != nil {
 		t.Errorf("it still waits: %t, %v", ok, err)
 	}
 	m := material(t, s)
-	if _, err := tls.X509KeyPair(m.Cert, m.Key); err != nil || string(m.CA) != pemOf(root.cert) || string(m.Config) != testConfig {
+	if _, err := tls.X509KeyPair(m.Cert, m.Key); err != nil || string(m.CA) != pemOf(root.Cert) || string(m.Config) != testConfig {
 		t.Errorf("the material: %v, %s, %s", err, m.CA, m.Config)
 	}
 	st, _ := s.snapshot()
-	if c := st.Cert; st.State != api.Starting || c.Serial != leaf.SerialNumber.Text(16) || c.Issuer != fingerprint(root.cert) ||
+	if c := st.Cert; st.State != api.Starting || c.Serial != leaf.SerialNumber.Text(16) || c.Issuer != ca.Fingerprint(root.Cert) ||
 		!slices.Equal(c.Authorities, []string{c.Issuer}) || !c.NotAfter.Equal(leaf.NotAfter) {
 		t.Errorf("the status is %+v", st)
 	}
@@ -214,12 +152,9 @@ func TestFirstCertificate(t *testing.T) {
 // TestRefusedCertificates: what is refused changes nothing, and the request can
 // still be answered as it should be.
 func TestRefusedCertificates(t *testing.T) {
-	root, other := newIssuer(t), newIssuer(t)
-	between := newKey(t)
-	intermediate := func(until time.Duration) *x509.Certificate {
-		return create(t, &x509.Certificate{SerialNumber: serial(t), Subject: pkix.Name{CommonName: "between"},
-			NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(until),
-			BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCertSign}, root.cert, between.Public(), root.key)
+	root, other := pki.Root(t), pki.Root(t)
+	between := func(until time.Duration) pki.Pair {
+		return pki.Sign(t, "between", pki.ECKey(t, elliptic.P256()), &root, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(until) })
 	}
 	for name, c := range map[string]struct {
 		change func(*x509.Certificate)
@@ -228,7 +163,7 @@ func TestRefusedCertificates(t *testing.T) {
 		hint   string
 	}{
 		"another key": {issued: func(_, b string, _ crypto.PublicKey) (string, string) {
-			return pemOf(root.issue(newKey(t).Public(), nil)), b
+			return pemOf(newLeaf(t, root, nil).Cert), b
 		}, text: "no key of this gateway", hint: "renew again"},
 		"identity":     {change: func(c *x509.Certificate) { c.URIs[0].Path = "/ns/a/sa/other" }, text: "is for spiffe://td/ns/a/sa/other, the gateway is spiffe://td/ns/a/sa/c"},
 		"trust domain": {change: func(c *x509.Certificate) { c.URIs[0].Host = "elsewhere" }, text: "spiffe://elsewhere"},
@@ -242,113 +177,110 @@ func TestRefusedCertificates(t *testing.T) {
 		"authority":   {change: func(c *x509.Certificate) { c.IsCA = true }, text: "that of an authority"},
 		"expired":     {change: func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }, text: "this node's clock says", hint: "clocks"},
 		"not yet":     {change: func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }, text: "this node's clock says", hint: "clocks"},
-		"other root":  {issued: func(l, _ string, _ crypto.PublicKey) (string, string) { return l, pemOf(other.cert) }, text: "does not lead to", hint: "one authority"},
-		"no bundle":   {issued: func(l, _ string, _ crypto.PublicKey) (string, string) { return l, "" }, text: "trust bundle is not PEM"},
-		"leaf bundle": {issued: func(l, _ string, _ crypto.PublicKey) (string, string) { return l, l }, text: "not an authority's"},
-		"key in bundle": {issued: func(l, b string, _ crypto.PublicKey) (string, string) { return l, b + pemKey(t, root.key) },
-			text: "something else than certificates"},
-		"key with certificate": {issued: func(l, b string, _ crypto.PublicKey) (string, string) { return pemKey(t, newKey(t)) + l, b },
-			text: "something else than certificates"},
+		"other root":  {issued: func(l, _ string, _ crypto.PublicKey) (string, string) { return l, pemOf(other.Cert) }, text: "does not lead to", hint: "one authority"},
+		"no bundle":   {issued: func(l, _ string, _ crypto.PublicKey) (string, string) { return l, "" }, text: "no certificate in PEM form"},
+		"leaf bundle": {issued: func(l, _ string, _ crypto.PublicKey) (string, string) { return l, l }, text: "the trust bundle: certificate cannot serve as an authority", hint: "not that of a server"},
+		"key in bundle": {issued: func(l, b string, _ crypto.PublicKey) (string, string) { return l, b + string(root.KeyPEM(t)) },
+			text: "a private key where only certificates belong"},
+		"key with certificate": {issued: func(l, b string, _ crypto.PublicKey) (string, string) { return string(root.KeyPEM(t)) + l, b },
+			text: "a private key where only certificates belong"},
 		"words": {issued: func(l, b string, _ crypto.PublicKey) (string, string) { return "hello\n" + l, b },
 			text: "something else than certificates"},
 		"headers": {issued: func(l, b string, _ crypto.PublicKey) (string, string) {
 			return strings.Replace(l, "CERTIFICATE-----\n", "CERTIFICATE-----\nX: y\n\n", 1), b
 		}, text: "something else than certificates"},
-		"no certificate": {issued: func(_, b string, _ crypto.PublicKey) (string, string) { return "", b }, text: "certificate is not PEM"},
+		"no certificate": {issued: func(_, b string, _ crypto.PublicKey) (string, string) { return "", b }, text: "no certificate in PEM form"},
 		"broken": {issued: func(_, b string, _ crypto.PublicKey) (string, string) {
-			return string(pem.EncodeToMemory(&pem.Block{Type: blockCertificate, Bytes: []byte("x")})), b
+			return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")})), b
 		}, text: "parsing the certificate"},
 		"long chain": {issued: func(l, b string, _ crypto.PublicKey) (string, string) { return l + strings.Repeat(b, maxChain), b },
 			text: "more than 8"},
 		"large bundle": {issued: func(l, b string, _ crypto.PublicKey) (string, string) { return l, strings.Repeat(b, maxRoots+1) },
 			text: "more than 16"},
 		"without its intermediate": {issued: func(_, b string, public crypto.PublicKey) (string, string) {
-			return pemOf((&issuer{t, intermediate(time.Hour), between}).issue(public, nil)), b
+			return pemOf(issue(t, between(time.Hour), public, nil)), b
 		}, text: "does not lead to"},
 		"expired intermediate": {issued: func(_, b string, public crypto.PublicKey) (string, string) {
-			old := intermediate(-time.Minute)
-			return pemOf((&issuer{t, old, between}).issue(public, nil), old), b
+			old := between(-time.Minute)
+			return pemOf(issue(t, old, public, nil), old.Cert), b
 		}, text: "an intermediate certificate is valid from", hint: "clocks"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := certified(t, root, nil)
 			before, file := asJSON(t, s), s.settings.material
 			public := request(t, s)
-			leaf, bundle := pemOf(root.issue(public, c.change)), pemOf(root.cert)
+			leaf, bundle := pemOf(issue(t, root, public, c.change)), pemOf(root.Cert)
 			if c.issued != nil {
 				leaf, bundle = c.issued(leaf, bundle, public)
 			}
-			err := s.takeCertificate(&api.IssuedCertificate{Certificate: leaf, Bundle: bundle})
+			err := s.installCertificate(&api.IssuedCertificate{Certificate: leaf, Bundle: bundle})
 			if err == nil || !strings.Contains(err.Error(), c.text) || !strings.Contains(api.Hint(err), c.hint) {
 				t.Errorf("error %v, hint %q; want %q, %q", err, api.Hint(err), c.text, c.hint)
 			}
 			if asJSON(t, s) != before || s.settings.material != file {
 				t.Errorf("it changed the status from %s to %s", before, asJSON(t, s))
 			}
-			good := &api.IssuedCertificate{Certificate: pemOf(root.issue(public, nil)), Bundle: pemOf(root.cert)}
-			if err := s.takeCertificate(good); err != nil {
+			good := &api.IssuedCertificate{Certificate: pemOf(issue(t, root, public, nil)), Bundle: pemOf(root.Cert)}
+			if err := s.installCertificate(good); err != nil {
 				t.Errorf("the right certificate for the same request: %v", err)
 			}
-			if err := s.takeCertificate(good); err == nil {
+			if err := s.installCertificate(good); err == nil {
 				t.Error("a request was answered twice")
 			}
 		})
 	}
-	if err := certified(t, root, nil).takeCertificate(nil); err == nil {
+	if err := certified(t, root, nil).installCertificate(nil); err == nil {
 		t.Error("no certificate was taken")
 	}
 }
 
 // An intermediate that comes along is handed to peers, and the issuer is the root.
 func TestCertificateWithIntermediate(t *testing.T) {
-	root := newIssuer(t)
+	root := pki.Root(t)
 	s := certified(t, root, nil)
-	key := newKey(t)
-	between := &issuer{t, create(t, &x509.Certificate{SerialNumber: serial(t), Subject: pkix.Name{CommonName: "between"},
-		NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(2 * time.Hour),
-		BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCertSign}, root.cert, key.Public(), root.key), key}
-	chain := pemOf(between.issue(request(t, s), nil), between.cert)
-	if err := s.takeCertificate(&api.IssuedCertificate{Certificate: chain, Bundle: pemOf(root.cert)}); err != nil {
+	between := pki.Sign(t, "between", pki.ECKey(t, elliptic.P256()), &root, nil)
+	chain := pemOf(issue(t, between, request(t, s), nil), between.Cert)
+	if err := s.installCertificate(&api.IssuedCertificate{Certificate: chain, Bundle: pemOf(root.Cert)}); err != nil {
 		t.Fatal(err)
 	}
-	if string(material(t, s).Cert) != chain || s.status.Cert.Issuer != fingerprint(root.cert) {
+	if string(material(t, s).Cert) != chain || s.status.Cert.Issuer != ca.Fingerprint(root.Cert) {
 		t.Errorf("the status is %+v", s.status.Cert)
 	}
 }
 
 // An expired certificate can be renewed, and does not keep trust from changing.
 func TestExpiredCertificate(t *testing.T) {
-	root, next := newIssuer(t), newIssuer(t)
+	root, next := pki.Root(t), pki.Root(t)
 	s := certified(t, root, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })
-	if s.status.Cert.Issuer != fingerprint(root.cert) {
+	if s.status.Cert.Issuer != ca.Fingerprint(root.Cert) {
 		t.Errorf("the issuer of an expired certificate is %q", s.status.Cert.Issuer)
 	}
-	if err := s.takeTrust(&api.TrustBundle{Bundle: pemOf(root.cert, next.cert)}); err != nil {
+	if err := s.installTrust(&api.TrustBundle{Bundle: pemOf(root.Cert, next.Cert)}); err != nil {
 		t.Error(err)
 	}
-	leaf := next.issue(request(t, s), nil)
-	if err := s.takeCertificate(&api.IssuedCertificate{Certificate: pemOf(leaf), Bundle: pemOf(next.cert)}); err != nil {
+	leaf := issue(t, next, request(t, s), nil)
+	if err := s.installCertificate(&api.IssuedCertificate{Certificate: pemOf(leaf), Bundle: pemOf(next.Cert)}); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestTrustFromOldToNew(t *testing.T) {
-	old, next := newIssuer(t), newIssuer(t)
+	old, next := pki.Root(t), pki.Root(t)
 	s := certified(t, old, nil)
-	trust := func(roots ...*issuer) error {
+	trust := func(roots ...pki.Pair) error {
 		var text string
 		for _, r := range roots {
-			text += pemOf(r.cert)
+			text += pemOf(r.Cert)
 		}
-		return s.takeTrust(&api.TrustBundle{Bundle: text})
+		return s.installTrust(&api.TrustBundle{Bundle: text})
 	}
-	expect := func(issuer *issuer, authorities ...*issuer) {
+	expect := func(issuer pki.Pair, authorities ...pki.Pair) {
 		t.Helper()
 		var want []string
 		for _, a := range authorities {
-			want = append(want, fingerprint(a.cert))
+			want = append(want, ca.Fingerprint(a.Cert))
 		}
-		if c := s.status.Cert; c.Issuer != fingerprint(issuer.cert) || !slices.Equal(c.Authorities, want) {
+		if c := s.status.Cert; c.Issuer != ca.Fingerprint(issuer.Cert) || !slices.Equal(c.Authorities, want) {
 			t.Errorf("the status is %+v", c)
 		}
 	}
@@ -359,7 +291,7 @@ func TestTrustFromOldToNew(t *testing.T) {
 	if err := trust(); err == nil {
 		t.Error("an empty bundle was taken")
 	}
-	if err := s.takeTrust(nil); err == nil {
+	if err := s.installTrust(nil); err == nil {
 		t.Error("no bundle was taken")
 	}
 	if err := trust(old); err != nil || s.settings.material != file {
@@ -374,8 +306,8 @@ func TestTrustFromOldToNew(t *testing.T) {
 	if string(material(t, s).Key) != key {
 		t.Error("a new bundle changed the key")
 	}
-	leaf := pemOf(next.issue(request(t, s), nil))
-	if err := s.takeCertificate(&api.IssuedCertificate{Certificate: leaf, Bundle: pemOf(old.cert, next.cert)}); err != nil {
+	leaf := pemOf(issue(t, next, request(t, s), nil))
+	if err := s.installCertificate(&api.IssuedCertificate{Certificate: leaf, Bundle: pemOf(old.Cert, next.Cert)}); err != nil {
 		t.Fatal(err)
 	}
 	expect(next, old, next)
@@ -390,10 +322,10 @@ func TestTrustFromOldToNew(t *testing.T) {
 
 func TestPendingKeysAreFewAndShortLived(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		root := newIssuer(t)
+		root := pki.Root(t)
 		s := certified(t, root, nil)
 		take := func(public crypto.PublicKey) error {
-			return s.takeCertificate(&api.IssuedCertificate{Certificate: pemOf(root.issue(public, nil)), Bundle: pemOf(root.cert)})
+			return s.installCertificate(&api.IssuedCertificate{Certificate: pemOf(issue(t, root, public, nil)), Bundle: pemOf(root.Cert)})
 		}
 		keys := []crypto.PublicKey{request(t, s)}
 		time.Sleep(time.Minute)
@@ -451,12 +383,12 @@ func TestGatewayWithoutCertificateGivesUp(t *testing.T) {
 // A gateway on its way out takes nothing: its worker would be killed for not
 // answering.
 func TestDrainingGatewayTakesNothing(t *testing.T) {
-	root := newIssuer(t)
+	root := pki.Root(t)
 	s := certified(t, root, nil)
 	public := request(t, s)
-	issued := &api.IssuedCertificate{Certificate: pemOf(root.issue(public, nil)), Bundle: pemOf(root.cert)}
+	issued := &api.IssuedCertificate{Certificate: pemOf(issue(t, root, public, nil)), Bundle: pemOf(root.Cert)}
 	s.settings.draining = true
-	if err := s.takeCertificate(issued); err == nil {
+	if err := s.installCertificate(issued); err == nil {
 		t.Error("a request that came just before the end is carried out")
 	}
 	s.end.disable(0)
@@ -473,14 +405,14 @@ func TestDrainingGatewayTakesNothing(t *testing.T) {
 // FuzzMessages: no words of the control socket bring anything into force but a
 // whole bundle that the own certificate leads to.
 func FuzzMessages(f *testing.F) {
-	root := newIssuer(f)
-	good := pemOf(root.cert)
-	key := newKey(f)
-	own := pemOf(root.issue(key.Public(), nil))
+	root := pki.Root(f)
+	good := pemOf(root.Cert)
+	leaf := newLeaf(f, root, nil)
+	own := pemOf(leaf.Cert)
 	f.Add(own, good)
 	f.Add(own+good, good+good)
 	f.Add("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n", " \n"+good)
-	f.Add(pemKey(f, key), "x")
+	f.Add(string(leaf.KeyPEM(f)), "x")
 	f.Fuzz(func(t *testing.T, certificate, bundle string) {
 		certs, err := parseCertificates("certificate", certificate, maxChain)
 		if (err == nil) != (len(certs) >= 1 && len(certs) <= maxChain) {
@@ -489,12 +421,12 @@ func FuzzMessages(f *testing.F) {
 		if err == nil && withoutSpace(pemOf(certs...)) != withoutSpace(certificate) {
 			t.Fatalf("%q became %q", certificate, pemOf(certs...))
 		}
-		s, _ := newTestSupervisor(t, handoff.Material{Cert: []byte(own), Key: []byte(pemKey(t, key)), CA: []byte(good)})
+		s, _ := newTestSupervisor(t, handoff.Material{Cert: []byte(own), Key: leaf.KeyPEM(t), CA: []byte(good)})
 		before := asJSON(t, s)
-		if s.takeCertificate(&api.IssuedCertificate{Certificate: certificate, Bundle: bundle}) == nil || asJSON(t, s) != before {
+		if s.installCertificate(&api.IssuedCertificate{Certificate: certificate, Bundle: bundle}) == nil || asJSON(t, s) != before {
 			t.Fatal("a certificate for no pending key was taken")
 		}
-		if s.takeTrust(&api.TrustBundle{Bundle: bundle}) == nil && !slices.Contains(s.status.Cert.Authorities, fingerprint(root.cert)) {
+		if s.installTrust(&api.TrustBundle{Bundle: bundle}) == nil && !slices.Contains(s.status.Cert.Authorities, ca.Fingerprint(root.Cert)) {
 			t.Fatalf("the bundle %q was taken", bundle)
 		}
 	})

@@ -16,12 +16,11 @@ import (
 )
 
 const (
-	// Restarts of a process wait between these, doubling: the first one is at
-	// once, since connections are waiting.
+	// Restarts of a process wait between these, doubling. The first one does not wait, since
+	// connections do.
 	minBackoff = 100 * time.Millisecond
 	maxBackoff = 5 * time.Second
-	// stableAfter is how long a process must have run for the next restart to be
-	// at once again.
+	// stableAfter is how long a process must have run for the next restart not to wait.
 	stableAfter = 10 * time.Second
 )
 
@@ -36,9 +35,9 @@ type child struct {
 	err  error
 }
 
-// startChild runs a command as user and group id, with files from descriptor 3 on. It
-// has no capability and can get none, and nothing of the container's environment. It
-// ends with the supervisor at the latest.
+// startChild runs a command as user and group id, with files from descriptor 3 on. The child
+// has no capability and can get none, and has an empty environment. It ends with the
+// supervisor at the latest.
 func startChild(name string, command []string, id uint32, files []*os.File, stdout *os.File) (*child, error) {
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Env = []string{}
@@ -55,9 +54,9 @@ func startChild(name string, command []string, id uint32, files []*os.File, stdo
 	c := &child{name: name, done: make(chan struct{})}
 	started := make(chan error)
 	go func() {
-		// The thread gives up its privileges for good, and Pdeathsig is about
-		// the thread that started the process: so it lives as long as the
-		// child and ends with this goroutine.
+		// The thread loses its privileges forever, and Pdeathsig is about the thread that
+		// started the process: so the thread lives as long as the child, and ends with this
+		// goroutine.
 		runtime.LockOSThread()
 		defer close(c.done)
 		err := dropPrivileges()
@@ -78,10 +77,9 @@ func startChild(name string, command []string, id uint32, files []*os.File, stdo
 	return c, nil
 }
 
-// dropPrivileges makes sure that what the current thread starts next can never
-// gain a privilege: no_new_privs, and an empty capability bounding set. The
-// effective set stays, as changing to another user needs it; that change
-// clears it.
+// dropPrivileges makes sure that a child of the current thread can never gain a privilege:
+// no_new_privs, and an empty capability bounding set. The effective set stays, as changing
+// to another user needs it; that change clears it.
 func dropPrivileges() error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("setting no_new_privs: %w", err)
@@ -97,7 +95,7 @@ func dropPrivileges() error {
 	}
 }
 
-// reason says how a child that is done ended.
+// reason returns how a child has ended, as an error.
 func (c *child) reason() error {
 	if c.err != nil {
 		return fmt.Errorf("the %s ended: %w", c.name, c.err)
@@ -107,7 +105,7 @@ func (c *child) reason() error {
 
 func (c *child) signal(sig os.Signal) error {
 	if err := c.process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("telling the %s to end: %w", c.name, err)
+		return fmt.Errorf("signalling the %s: %w", c.name, err)
 	}
 	return nil
 }

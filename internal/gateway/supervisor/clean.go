@@ -23,8 +23,8 @@ type Cleaned struct {
 	Programs, Filters int
 }
 
-// Clean removes what a gateway that is gone left in the pod of config. It is called in
-// a container of the pod, and refuses where a gateway runs.
+// Clean removes what a dead gateway left in the pod of config. It is called in a container
+// of the pod, and refuses to work where a gateway runs.
 func Clean(ctx context.Context, config *api.Config) (Cleaned, error) {
 	var done Cleaned
 	running, err := gatewayListens("/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6")
@@ -39,7 +39,7 @@ func Clean(ctx context.Context, config *api.Config) (Cleaned, error) {
 	if err != nil {
 		return done, err
 	}
-	// Inbound first: connections that are let out may bring others back.
+	// Inbound comes first: outbound connections may cause inbound ones.
 	if done.Filters, err = bpf.DetachStaleInbound(); err != nil {
 		return done, fmt.Errorf("cleaning the pod's interfaces: %w", err)
 	}
@@ -59,9 +59,8 @@ func Clean(ctx context.Context, config *api.Config) (Cleaned, error) {
 // tcpListen is the state in /proc/net/tcp (include/net/tcp_states.h).
 const tcpListen = "0A"
 
-// gatewayListens reports whether somebody listens on a port of the gateway, by the
-// tables of proc_pid_net(5). One that does not exist is that of a family which the
-// kernel does not have.
+// gatewayListens reports whether a port of the gateway is being listened on, by the tables
+// of proc_pid_net(5). The table of a family that the kernel lacks does not exist.
 func gatewayListens(tables ...string) (bool, error) {
 	for _, table := range tables {
 		f, err := os.Open(table)

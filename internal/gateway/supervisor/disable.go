@@ -15,24 +15,23 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
 )
 
-// ErrDisabled is the reason of the end of a gateway that was disabled, and of which
-// nothing is left. Its text is the termination message.
+// ErrDisabled ends a gateway that was disabled and left nothing in the kernel. Its text is
+// the termination message.
 var ErrDisabled = errors.New(api.DisabledMessage)
 
 const (
-	// terminationDrain is how long connections may go on when the application has
-	// ended and the pod is to end, too.
+	// terminationDrain is how long connections may go on after the application has ended,
+	// when the pod ends, too.
 	terminationDrain = 5 * time.Second
 	// leftTimeout bounds the wait for the kernel to free what was removed.
 	leftTimeout = 10 * time.Second
 )
 
-// ending is the orderly end of a gateway, which begins once: when it is disabled, or
+// ending is the orderly end of a gateway. It begins once: when the gateway is disabled, or
 // when its pod ends.
 type ending struct {
 	mu sync.Mutex
-	// disabled means that nothing may stay in the kernel, what goes with
-	// api.FailClosed included.
+	// disabled means that nothing may stay in the kernel, not even with api.FailClosed.
 	disabled bool
 	// drain is how long connections may go on.
 	drain time.Duration
@@ -48,8 +47,7 @@ func newEnding() *ending {
 	return &ending{begun: make(chan struct{}), over: make(chan struct{}), hurried: make(chan struct{})}
 }
 
-// disable begins the end of a gateway that is disabled, or joins an end that has
-// begun.
+// disable begins the end of a gateway that is disabled, or joins the one under way.
 func (e *ending) disable(drain time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -60,8 +58,7 @@ func (e *ending) disable(drain time.Duration) {
 	}
 }
 
-// terminate begins the end of a gateway whose pod ends. One that has begun gets
-// no more time than that.
+// terminate begins the end of a gateway whose pod ends, or shortens the one under way.
 func (e *ending) terminate() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -81,7 +78,7 @@ func (e *ending) isDisabled() bool {
 	return e.disabled
 }
 
-// patience returns a context that is done when what is left is to be aborted.
+// patience returns a context that is done when the rest is to be aborted.
 func (e *ending) patience() (context.Context, context.CancelFunc) {
 	e.mu.Lock()
 	ctx, cancel := context.WithTimeout(context.Background(), e.drain)
@@ -101,8 +98,7 @@ func (e *ending) patience() (context.Context, context.CancelFunc) {
 	return ctx, cancel
 }
 
-// conclude tells those who asked for the end what came of it. The report is
-// complete by then.
+// conclude answers the requests for the end. The report is complete by then.
 func (e *ending) conclude(err error) error {
 	switch {
 	case err == nil && e.isDisabled() && len(e.report.Left) > 0:
@@ -126,17 +122,17 @@ func closed(c <-chan struct{}) bool {
 	}
 }
 
-// disable ends the gateway, and returns the account of it. It goes on when ctx is
-// done: one cannot be half disabled.
+// disable ends the gateway and returns a report. It goes on when ctx is done: a gateway
+// cannot be half disabled.
 func (s *supervisor) disable(ctx context.Context, drain time.Duration) (*api.DisableReport, error) {
 	if drain < 0 {
-		return nil, fmt.Errorf("a drain timeout of %v is not possible", drain)
+		return nil, fmt.Errorf("drain timeout %v is negative", drain)
 	}
 	s.end.disable(drain)
 	select {
 	case <-s.end.over:
 	case <-ctx.Done():
-		// The end of the gateway ends all requests, too, but after that.
+		// The end of the gateway cancels all requests, but only after over is closed.
 		if !closed(s.end.over) {
 			return nil, ctx.Err()
 		}
@@ -147,7 +143,7 @@ func (s *supervisor) disable(ctx context.Context, drain time.Duration) (*api.Dis
 	return &s.end.report, nil
 }
 
-// checkEnding refuses what makes no sense for a gateway that ends.
+// checkEnding refuses requests that a gateway on its way out cannot carry out.
 func (s *supervisor) checkEnding(r control.Request) error {
 	if r.Op == control.OpStatus || r.Op == control.OpDisable || !closed(s.end.begun) {
 		return nil
@@ -155,13 +151,13 @@ func (s *supervisor) checkEnding(r control.Request) error {
 	return errEnding()
 }
 
-// errEnding is the answer to a request that a gateway on its way out does not carry out.
+// errEnding answers a request that comes too late.
 func errEnding() error {
 	return api.WithHint(errors.New("the gateway is being disabled"), "enable the pod again once it has ended")
 }
 
-// serveUntilEnd keeps a worker running until the end begins, and goes through it.
-// It returns an error if the gateway cannot work.
+// serveUntilEnd keeps a worker running until the end begins, and carries out the end. It
+// returns an error if the gateway cannot work.
 func (s *supervisor) serveUntilEnd(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -176,7 +172,7 @@ func (s *supervisor) serveUntilEnd(ctx context.Context) error {
 	ended := s.traffic.Ended.Load()
 	traces, err := s.withdraw()
 	if err != nil {
-		// What could not be removed is in the report, if it stays.
+		// The report names what stays.
 		s.Log.Error("withdrawing from the pod failed", "error", err)
 	}
 	stop()
@@ -193,8 +189,8 @@ func (s *supervisor) serveUntilEnd(ctx context.Context) error {
 	return nil
 }
 
-// awaitWorker waits for the next worker if one has just ended: connections wait
-// for it that only a worker can serve.
+// awaitWorker waits for the next worker if one has just ended: only a worker can serve the
+// connections in the backlogs.
 func (s *supervisor) awaitWorker() {
 	timeout := time.NewTimer(readyTimeout)
 	defer timeout.Stop()
@@ -211,12 +207,11 @@ func (s *supervisor) awaitWorker() {
 	}
 }
 
-// withdraw takes the gateway out of the way of new connections. First nothing is
-// sent to it any more, then it stops listening as far as the supervisor is
-// concerned: the worker, which has the same listeners, goes on until it has served
-// what was sent there before.
+// withdraw takes the gateway out of the way of new connections. First it detaches what
+// sends connections to the gateway, then it closes the supervisor's listeners. The worker
+// has the same ones and serves what was sent there before.
 //
-// Where the pod ends and not the gateway alone, one that fails closed stays so.
+// Where the whole pod ends, a gateway that fails closed stays closed.
 func (s *supervisor) withdraw() (*bpf.Traces, error) {
 	s.settings.Lock()
 	defer s.settings.Unlock()
@@ -232,18 +227,18 @@ func (s *supervisor) withdraw() (*bpf.Traces, error) {
 	return traces, err
 }
 
-// drained returns how many connections ended by themselves after ended had, and how
-// many did not, those of a worker that died meanwhile included.
+// drained returns how many connections ended by themselves after the first ended ones, and
+// how many did not, including those of a worker that died meanwhile.
 func (s *supervisor) drained(ended uint64) (drained, aborted uint64) {
 	total, aborted := s.traffic.Ended.Load(), s.traffic.Aborted.Load()
 	t := s.traffic.Traffic()
-	// The worker writes these numbers: they may say anything.
+	// The worker writes these numbers: they may be anything.
 	drained = total - min(total, ended)
 	drained -= min(drained, aborted)
 	return drained, aborted + uint64(max(0, t.Outbound.Active)) + uint64(max(0, t.Inbound.Active))
 }
 
-// remove removes everything from the kernel, and returns what is left there.
+// remove removes everything from the kernel and returns what stays there.
 func (s *supervisor) remove(traces *bpf.Traces) []string {
 	if err := s.programs.Detach(); err != nil {
 		s.Log.Error("detaching the eBPF programs failed", "error", err)

@@ -16,17 +16,18 @@ import (
 const existingTimeout = 10 * time.Second
 
 // existingConnections is what the supervisor remembers of connections that no gateway
-// carries. How many there are now is asked of the kernel each time.
+// carries. The kernel says each time how many are open.
 type existingConnections struct {
 	sync.Mutex
-	// wanted is whether anybody asked to look for them, reset how many were reset.
+	// wanted says that the status is to list them.
 	wanted bool
-	reset  int
+	// reset counts those that were reset.
+	reset int
 }
 
 // startExisting treats the connections that are older than the capture as the
-// configuration says. What came of it is in the log and in the status: a gateway that
-// cannot do this works none the less for new connections.
+// configuration says. The result is in the log and in the status: a gateway that cannot do
+// this still works for new connections.
 func (s *supervisor) startExisting(policy api.Existing) {
 	if policy.OrDefault() == api.ExistingLeave {
 		return
@@ -45,14 +46,14 @@ func (s *supervisor) startExisting(policy api.Existing) {
 	}
 }
 
-// resetExisting resets the connections that no gateway carries, if there is a capture
-// for those that follow them.
+// resetExisting resets the connections that no gateway carries, if those that follow them
+// are captured.
 func (s *supervisor) resetExisting() error {
 	switch st, _ := s.snapshot(); st.State {
 	case api.Ready, api.Degraded:
 		return s.reset()
 	case api.Draining:
-		return errors.New("the gateway is being disabled, and captures nothing any more")
+		return errors.New("the gateway is being disabled and captures nothing")
 	}
 	return api.WithHint(errors.New("the gateway is still starting"), "try again when its status is ready")
 }

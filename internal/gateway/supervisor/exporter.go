@@ -17,9 +17,9 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 )
 
-// Metrics over TCP are served by a process of its own, and only if somebody asked for
-// a port: the supervisor has all privileges, the worker the key, and neither should
-// parse what strangers send to such a port.
+// A process of its own serves metrics over TCP, and only if a port is configured: the
+// supervisor has all privileges, the worker has the key, and neither should parse what
+// strangers send to such a port.
 
 // exporterGrace is how long an exporter may take to end.
 const exporterGrace = 3 * time.Second
@@ -67,7 +67,7 @@ func (s *supervisor) startExporter(listener *os.File) (stop func()) {
 }
 
 // keepExporter runs one exporter after the other until ctx is done. Connections wait
-// in the listener's backlog for the next. No traffic depends on any of this.
+// in the listener's backlog for the next one. No traffic depends on it.
 func (s *supervisor) keepExporter(ctx context.Context, listener *os.File) {
 	var backoff backoff
 	for {
@@ -102,12 +102,12 @@ func (s *supervisor) runExporter(ctx context.Context, listener *os.File) error {
 		return c.reason()
 	case err := <-answered:
 		if err != nil {
-			// It says what no exporter of ours says.
+			// An exporter of this build sends nothing else than questions.
 			return errors.Join(err, c.kill())
 		}
 	case <-ctx.Done():
 	}
-	// The end of the socket tells it to end.
+	// The exporter ends with its socket.
 	questions.Close()
 	select {
 	case <-c.done:
@@ -117,7 +117,7 @@ func (s *supervisor) runExporter(ctx context.Context, listener *os.File) error {
 	}
 }
 
-// statusNow is what a request for the status is answered with, nil if there is none.
+// statusNow returns the answer to a request for the status, nil if there is none.
 func (s *supervisor) statusNow() *api.Status {
 	st, _ := s.snapshot()
 	status, err := s.withCounters(st)

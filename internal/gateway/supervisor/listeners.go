@@ -60,7 +60,7 @@ func (l *listeners) close() {
 	closeFiles(l.Capture)
 	closeFiles(l.Inband)
 	closeFiles([]*os.File{l.Peer, l.Edges})
-	// In a container that ends it matters to nobody.
+	// The container ends, too.
 	_ = os.Remove(l.edgesPath)
 }
 
@@ -102,7 +102,7 @@ func listen(ctx context.Context, address string) (*os.File, error) {
 	if err != nil {
 		if errors.Is(err, unix.EADDRINUSE) {
 			return nil, api.WithHint(fmt.Errorf("listening on %s: %w", address, err),
-				"a container of this pod uses the port, or another gateway still runs in the pod")
+				"a container of this pod uses the port, or another gateway still runs there")
 		}
 		return nil, fmt.Errorf("listening on %s: %w", address, err)
 	}

@@ -10,13 +10,12 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// nodeSide returns the addresses of the pod's default gateways that lie within
-// capture, the ranges of pod addresses. On bridges, routed pairs (ptp) and with
-// Cilium that is the node's own address on the pod's link, from which the kubelet
-// probes, and which no node object tells. It is read here and not derived from
-// the node's range of pods, whose first address may be a pod with other network
-// plug-ins. Gateways outside of capture are routers, or placeholders such as
-// 169.254.1.1.
+// nodeSide returns the addresses of the pod's default gateways that lie within capture, the
+// ranges of pod addresses. On bridges, routed pairs (ptp) and with Cilium that is the node's
+// own address on the pod's link. The kubelet probes from it, and no node object has it. It
+// is read here and not derived from the node's range of pods, whose first address may be a
+// pod with other network plug-ins. Gateways outside of capture are routers, or placeholders
+// such as 169.254.1.1.
 func nodeSide(capture []netip.Prefix) ([]netip.Prefix, error) {
 	var found []netip.Prefix
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {

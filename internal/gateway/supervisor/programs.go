@@ -11,9 +11,9 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// load finds the pod's cgroup and attaches everything but the capture. What a
-// gateway that died left there stays until StartCapture takes over from it, so
-// that nothing leaves in plaintext meanwhile.
+// load finds the pod's cgroup and attaches everything but the capture. Programs of a dead
+// gateway stay until StartCapture replaces them, so that nothing leaves in plaintext
+// meanwhile.
 func (s *supervisor) load() error {
 	var err error
 	config := s.settings.config
@@ -23,7 +23,7 @@ func (s *supervisor) load() error {
 	plaintextFrom := slices.Clone(config.PlaintextFrom)
 	node, err := nodeSide(config.Capture)
 	if err != nil {
-		s.Log.Warn("the node's side of the pod's network is not known: its probes may be refused in strict mode", "error", err)
+		s.Log.Warn("the node's side of the pod's network is unknown: strict mode may refuse its probes", "error", err)
 	}
 	for _, r := range node {
 		if !slices.Contains(plaintextFrom, r) {
@@ -51,8 +51,8 @@ func (s *supervisor) load() error {
 	return nil
 }
 
-// attach sends connections to a worker that is ready: inbound ones first, since
-// a strict gateway that cannot guard them must not start.
+// attach sends connections to a worker that is ready. Inbound ones come first: a strict
+// gateway that cannot guard them must not start.
 func (s *supervisor) attach() error {
 	if err := s.programs.AttachInbound(); err != nil {
 		if s.settings.config.Mode == api.Strict {
@@ -67,7 +67,7 @@ func (s *supervisor) attach() error {
 	}
 	if err := s.programs.StartCapture(); err != nil {
 		err = fmt.Errorf("starting the capture: %w", err)
-		// What closed gateways leave behind would block the pod for good.
+		// Programs that fail closed would block the pod forever.
 		if detachErr := s.programs.Detach(); detachErr != nil {
 			err = errors.Join(err, detachErr)
 		}

@@ -20,9 +20,9 @@ import (
 // applyTimeout bounds how long a worker may take to apply new settings.
 const applyTimeout = 5 * time.Second
 
-// settings are what can change while a gateway runs. Whoever holds the lock
-// knows which settings the worker has: changes come one at a time, and a worker
-// enters with the newest.
+// settings are what can change while a gateway runs. The holder of the lock knows which
+// settings the worker has: changes come one at a time, and a worker starts with the
+// newest.
 type settings struct {
 	sync.Mutex
 	// material is the newest, config its configuration. config is never changed
@@ -37,12 +37,12 @@ type settings struct {
 	draining bool
 }
 
-// errDraining is the end of a worker that came too late.
+// errDraining ends a worker that is started too late.
 var errDraining = errors.New("the gateway is ending")
 
-// enter makes w the worker that is told of changes, and tells it what changed
-// since it was started. It is called with the lock held.
-func (s *settings) enter(w *worker) error {
+// setWorker makes w the worker that changes are sent to, and sends it what changed since
+// it was started. It is called with the lock held.
+func (s *settings) setWorker(w *worker) error {
 	if w.material != s.material {
 		if err := w.channel.Apply(s.material, applyTimeout); err != nil {
 			return fmt.Errorf("bringing a new worker up to date: %w", err)
@@ -52,8 +52,8 @@ func (s *settings) enter(w *worker) error {
 	return nil
 }
 
-// leave forgets a worker that has ended.
-func (s *settings) leave(w *worker) {
+// clearWorker forgets a worker that has ended.
+func (s *settings) clearWorker(w *worker) {
 	s.Lock()
 	defer s.Unlock()
 	if s.worker == w {
@@ -97,16 +97,16 @@ func (s *supervisor) change(r control.Request) error {
 	return nil
 }
 
-// edit changes what r asks for. How the gateway's end affects the pod stays as
-// it was at its start: the programs are attached accordingly.
+// edit changes what r asks for. OnFailure stays as it was at the start: the programs are
+// attached accordingly.
 func edit(config *api.Config, r control.Request) error {
 	switch {
 	case r.Op == control.OpMode:
 		config.Mode = r.Mode
 	case len(r.Allow) == 0 && !r.Everyone:
-		return api.WithHint(errors.New("no identity rule is given"), "to let everyone in the trust domain connect, say so: --everyone")
+		return api.WithHint(errors.New("no identity rule is given"), "to let everyone in the trust domain connect, use --everyone")
 	case len(r.Allow) > 0 && r.Everyone:
-		return errors.New("identity rules are given, and everyone is to be allowed, too: use one of them")
+		return errors.New("identity rules and everyone exclude each other: use one of them")
 	default:
 		config.Allow = slices.Clone(r.Allow)
 	}
@@ -146,53 +146,53 @@ func (s *supervisor) exchange(config *api.Config, change func(*handoff.Material)
 func (s *supervisor) apply(mode api.Mode, material *os.File) error {
 	return transition{
 		from: s.settings.config.Mode, to: mode,
-		tell:    func() error { return s.tell(material) },
-		untell:  func() error { return s.tellAgain(s.settings.material) },
+		update:  func() error { return s.updateWorker(material) },
+		revert:  func() error { return s.revertWorker(s.settings.material) },
 		enforce: func(mode api.Mode) error { return s.programs.SetStrict(mode == api.Strict) },
 	}.run()
 }
 
-// transition is a change of settings in the two halves of a gateway: tell and
-// untell are about the worker, enforce about the eBPF programs.
+// transition is a change of settings in the two halves of a gateway: update and revert
+// are about the worker, enforce is about the eBPF programs.
 type transition struct {
-	from, to     api.Mode
-	tell, untell func() error
-	enforce      func(api.Mode) error
+	from, to       api.Mode
+	update, revert func() error
+	enforce        func(api.Mode) error
 }
 
-// run keeps to an order in which the programs are never stricter than the
-// worker behind them: what they send to be refused must be refused there. So to
-// strict the worker goes first, and to permissive the programs do.
+// run keeps to an order in which the programs are never stricter than the worker behind
+// them: the worker must refuse what they send there to be refused. So the worker goes first
+// to strict, and the programs go first to permissive.
 func (t transition) run() error {
 	var err, undone error
 	switch {
 	case t.from == t.to:
-		return t.tell()
+		return t.update()
 	case t.to == api.Strict:
-		if err = t.tell(); err != nil {
+		if err = t.update(); err != nil {
 			return err
 		}
 		if err = t.enforce(t.to); err != nil {
-			undone = t.untell()
+			undone = t.revert()
 		}
 	default:
 		if err = t.enforce(t.to); err != nil {
 			return err
 		}
-		if err = t.tell(); err != nil {
+		if err = t.update(); err != nil {
 			undone = t.enforce(t.from)
 		}
 	}
 	if undone != nil {
-		return fmt.Errorf("%w (and taking it back failed: %w)", err, undone)
+		return fmt.Errorf("%w (and reverting it failed: %w)", err, undone)
 	}
 	return err
 }
 
-// tell has the worker take material. Without a worker there is nobody to tell:
-// the next starts with the newest. One that does not answer as it should is
-// killed, so that it certainly does not have the new settings.
-func (s *supervisor) tell(material *os.File) error {
+// updateWorker has the worker apply material. Without a worker there is nothing to do: the
+// next one starts with the newest. A worker that does not answer as it should is killed, so
+// that it certainly does not have the new settings.
+func (s *supervisor) updateWorker(material *os.File) error {
 	w := s.settings.worker
 	if w == nil {
 		return nil
@@ -206,13 +206,13 @@ func (s *supervisor) tell(material *os.File) error {
 		return nil
 	}
 	s.settings.worker = nil
-	return api.WithHint(errors.Join(err, w.kill()), "the settings are as before: try again")
+	return api.WithHint(errors.Join(err, w.kill()), "the settings are unchanged: try again")
 }
 
-// tellAgain takes back what tell did, if need be by a new worker.
-func (s *supervisor) tellAgain(material *os.File) error {
+// revertWorker reverts what updateWorker did, with a new worker if necessary.
+func (s *supervisor) revertWorker(material *os.File) error {
 	w := s.settings.worker
-	err := s.tell(material)
+	err := s.updateWorker(material)
 	if errors.As(err, new(*handoff.RefusedError)) {
 		s.settings.worker = nil
 		err = errors.Join(err, w.kill())

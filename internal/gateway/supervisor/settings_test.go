@@ -19,15 +19,15 @@ func TestTransitions(t *testing.T) {
 		fails    string
 		steps    string
 	}{
-		{api.Permissive, api.Strict, "", "tell strict"},
-		{api.Strict, api.Permissive, "", "permissive tell"},
-		{api.Strict, api.Strict, "", "tell"},
-		{api.Permissive, api.Strict, "tell", "tell"},
-		{api.Permissive, api.Strict, "strict", "tell strict untell"},
-		{api.Permissive, api.Strict, "strict untell", "tell strict untell"},
+		{api.Permissive, api.Strict, "", "update strict"},
+		{api.Strict, api.Permissive, "", "permissive update"},
+		{api.Strict, api.Strict, "", "update"},
+		{api.Permissive, api.Strict, "update", "update"},
+		{api.Permissive, api.Strict, "strict", "update strict revert"},
+		{api.Permissive, api.Strict, "strict untell", "update strict revert"},
 		{api.Strict, api.Permissive, "permissive", "permissive"},
-		{api.Strict, api.Permissive, "tell", "permissive tell strict"},
-		{api.Permissive, api.Permissive, "tell", "tell"},
+		{api.Strict, api.Permissive, "update", "permissive update strict"},
+		{api.Permissive, api.Permissive, "update", "update"},
 	} {
 		var steps []string
 		step := func(name string) error {
@@ -38,7 +38,7 @@ func TestTransitions(t *testing.T) {
 			return nil
 		}
 		err := transition{from: c.from, to: c.to,
-			tell: func() error { return step("tell") }, untell: func() error { return step("untell") },
+			update: func() error { return step("update") }, revert: func() error { return step("revert") },
 			enforce: func(m api.Mode) error { return step(string(m)) },
 		}.run()
 		if got := strings.Join(steps, " "); got != c.steps || errors.Is(err, no) != (c.fails != "") {

@@ -13,7 +13,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
 
-// describe reads the material and fills in what a status says of it.
+// describe reads the material and fills in the part of the status that comes from it.
 func (s *supervisor) describe() error {
 	m, err := handoff.ReadMaterial(s.Material)
 	if err != nil {
@@ -59,7 +59,7 @@ func (s *supervisor) describe() error {
 	return nil
 }
 
-// state is what a gateway says of itself.
+// state is the status of a gateway, which changes while others read it.
 type state struct {
 	mu     sync.Mutex
 	status api.Status // all but the counters
@@ -94,23 +94,16 @@ func (s *state) snapshot() (api.Status, <-chan struct{}) {
 	return st, s.changed
 }
 
-// withCounters completes a status. Before the programs are loaded there is
-// nothing to count.
+// withCounters completes a status. Before the programs are loaded there are no counters.
 func (s *supervisor) withCounters(st api.Status) (*api.Status, error) {
 	st.Time = time.Now()
 	if st.State == api.Starting || st.State == api.Uncertified {
 		return &st, nil
 	}
-	c, err := s.programs.Counters()
-	if err != nil {
+	var err error
+	if st.Capture.CaptureCounts, err = s.programs.Counters(); err != nil {
 		return nil, fmt.Errorf("reading the counters: %w", err)
 	}
-	st.Capture.Captured, st.Capture.NoListener = c.Captured, c.NoListener
-	st.Capture.ServicePassed, st.Capture.ServiceRefused = c.ServicePassed, c.ServiceRefused
-	st.Capture.Uncapturable = c.Uncapturable
-	st.Capture.UDP, st.Capture.UDPRefused = c.UDP, c.UDPRefused
-	st.Capture.Steered = c.Steered
-	st.Capture.PlaintextAllowed, st.Capture.PlaintextRefused = c.PlaintextAllowed, c.PlaintextRefused
 	st.Traffic, st.Unencrypted = s.traffic.Traffic(), s.traffic.Unencrypted()
 	s.withExisting(&st)
 	return &st, nil

@@ -44,7 +44,7 @@ type supervisor struct {
 	existing existingConnections
 	end      *ending
 
-	// What follows is there once live has set it up.
+	// These are set by live.
 
 	programs  *bpf.Programs
 	pod, own  bpf.Cgroup
@@ -53,14 +53,13 @@ type supervisor struct {
 	// traffic lies in the file counters, which workers map.
 	traffic  *traffic.Counters
 	counters *os.File
-	// stopExporter ends the serving of metrics, once, and returns when nothing of it is
-	// left.
+	// stopExporter ends the exporter, once, and waits until it has ended.
 	stopExporter func()
 }
 
-// Run is the life of a gateway: it returns nil when ctx is done, or Terminate is
-// closed and the application has ended, ErrDisabled when the gateway was disabled,
-// or the reason why it cannot work.
+// Run runs a gateway. It returns nil when ctx is done, or when Terminate is closed and the
+// application has ended; ErrDisabled when the gateway was disabled; otherwise the reason
+// why it cannot work.
 func Run(ctx context.Context, o Options) error {
 	s := &supervisor{Options: o, state: newState(), end: newEnding()}
 	if err := s.describe(); err != nil {

@@ -19,10 +19,9 @@ const TerminationMessagePath = "/dev/termination-log"
 // maxTerminationMessage is what the kubelet keeps of it, in bytes.
 const maxTerminationMessage = 4096
 
-// LastWords leaves the reason of the gateway's end at path, where the plugin reads
-// it without another request: in the pod's status. It never creates the file,
-// which is the kubelet's to provide.
-func LastWords(path string, err error) {
+// WriteTerminationMessage writes the reason of the gateway's end to path. The plugin reads
+// it in the pod's status. The kubelet provides the file; it is never created here.
+func WriteTerminationMessage(path string, err error) {
 	text := err.Error()
 	if hint := api.Hint(err); hint != "" {
 		text += "\nhint: " + hint
@@ -36,18 +35,18 @@ func LastWords(path string, err error) {
 	f.WriteString(text)
 }
 
-// lastSiblings is the number of populated cgroups beside the gateway's own that
-// are left when the application has ended: the pod's sandbox.
+// lastSiblings is the number of populated cgroups beside the gateway's own when the
+// application has ended: the pod's sandbox.
 const lastSiblings = 1
 
-// siblingInterval is how often a terminating gateway looks whether the
-// application is still there.
+// siblingInterval is how often a terminating gateway checks whether the application still
+// runs.
 const siblingInterval = 100 * time.Millisecond
 
-// waitForApplication returns once the application's containers have ended, or
-// when ctx is done. The kubelet asks all containers of a pod to end at once,
-// and an application that says goodbye over the network needs its gateway for
-// that. The kubelet's grace period bounds the wait.
+// waitForApplication returns when the application's containers have ended, or when ctx is
+// done. The kubelet asks all containers of a pod to end at once, and an application that
+// closes its connections cleanly needs its gateway for that. The kubelet's grace period
+// bounds the wait.
 func waitForApplication(ctx context.Context, podCgroup, ownCgroup string) {
 	ticker := time.NewTicker(siblingInterval)
 	defer ticker.Stop()
@@ -65,9 +64,8 @@ func applicationRuns(podCgroup, ownCgroup string) bool {
 	return populatedSiblings(podCgroup, ownCgroup) > lastSiblings
 }
 
-// populatedSiblings counts the containers of the pod, other than this one, in
-// which a process runs. cgroup.events tells it for the whole subtree and
-// across PID namespaces.
+// populatedSiblings counts the other containers of the pod in which a process runs.
+// cgroup.events covers the whole subtree, across PID namespaces.
 func populatedSiblings(podCgroup, ownCgroup string) int {
 	entries, err := os.ReadDir(podCgroup)
 	if err != nil {

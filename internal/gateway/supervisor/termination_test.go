@@ -50,21 +50,21 @@ func TestGatewayOutlivesTheApplication(t *testing.T) {
 	waitForApplication(t.Context(), pod, own)
 }
 
-func TestLastWords(t *testing.T) {
+func TestTerminationMessage(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "termination-log")
 	err := api.WithHint(errors.New("it broke"), "mend it")
-	LastWords(path, err)
+	WriteTerminationMessage(path, err)
 	if _, statErr := os.Stat(path); statErr == nil {
 		t.Error("a file was created that the kubelet did not provide")
 	}
 	if writeErr := os.WriteFile(path, []byte("the words of an earlier start, which were longer"), 0o644); writeErr != nil {
 		t.Fatal(writeErr)
 	}
-	LastWords(path, err)
+	WriteTerminationMessage(path, err)
 	if text, _ := os.ReadFile(path); string(text) != "it broke\nhint: mend it" {
 		t.Errorf("the last words are %q", text)
 	}
-	LastWords(path, errors.New(strings.Repeat("x", 2*maxTerminationMessage)))
+	WriteTerminationMessage(path, errors.New(strings.Repeat("x", 2*maxTerminationMessage)))
 	if text, _ := os.ReadFile(path); len(text) != maxTerminationMessage {
 		t.Errorf("%d bytes were left, the kubelet keeps %d", len(text), maxTerminationMessage)
 	}

@@ -24,7 +24,7 @@ const (
 )
 
 // keepWorker runs one worker after the other until ctx is done. A first worker
-// that does not come up is the gateway's end; later ones are tried for ever.
+// that does not become ready ends the gateway; later ones are tried forever.
 func (s *supervisor) keepWorker(ctx context.Context) error {
 	var backoff backoff
 	for restarts := 0; ; restarts++ {
@@ -71,7 +71,7 @@ func (s *supervisor) runWorker(ctx context.Context, restarts int) error {
 	case <-ctx.Done():
 		return w.kill()
 	}
-	if err := s.serving(w, restarts); err != nil {
+	if err := s.startServing(w, restarts); err != nil {
 		return errors.Join(err, w.kill())
 	}
 	select {
@@ -83,19 +83,19 @@ func (s *supervisor) runWorker(ctx context.Context, restarts int) error {
 			return err
 		}
 	}
-	s.settings.leave(w)
+	s.settings.clearWorker(w)
 	return w.reason()
 }
 
-// serving starts the capture, once there is somebody to capture for. From then
-// on the worker is told of new settings.
-func (s *supervisor) serving(w *worker, restarts int) error {
+// startServing starts the capture for a worker that is ready. From then on the worker gets
+// new settings.
+func (s *supervisor) startServing(w *worker, restarts int) error {
 	s.settings.Lock()
 	defer s.settings.Unlock()
 	if s.settings.draining {
 		return errDraining
 	}
-	if err := s.settings.enter(w); err != nil {
+	if err := s.settings.setWorker(w); err != nil {
 		return err
 	}
 	if !s.capturing() {
@@ -119,7 +119,7 @@ type worker struct {
 	// material is what it was started with.
 	material *os.File
 	channel  *handoff.Channel
-	// ready gets nil once the worker serves, or an error if it says nonsense.
+	// ready gets nil once the worker serves, or an error if it sends anything else.
 	ready chan error
 }
 
@@ -142,7 +142,7 @@ func (s *supervisor) startWorker() (*worker, error) {
 	}
 	w := &worker{child: c, material: s.settings.material, channel: channel, ready: make(chan error, 1)}
 	go func() {
-		// Of a worker that has ended, done says more.
+		// How a worker has ended is in child.
 		if err := channel.AwaitReady(); !errors.Is(err, io.EOF) {
 			w.ready <- err
 		}
@@ -150,8 +150,8 @@ func (s *supervisor) startWorker() (*worker, error) {
 	return w, nil
 }
 
-// drain has the worker let its connections end, and abort what is left when
-// patience is done. It waits until the worker is gone.
+// drain has the worker let its connections end, and abort the rest when patience is done.
+// It waits until the worker has ended.
 func (w *worker) drain(patience context.Context) error {
 	if err := w.signal(syscall.SIGTERM); err != nil {
 		return errors.Join(err, w.kill())
@@ -161,7 +161,7 @@ func (w *worker) drain(patience context.Context) error {
 		return nil
 	case <-patience.Done():
 	}
-	// Another signal than the first: two of a kind could become one on the way.
+	// The second signal differs from the first: the kernel may merge two of a kind.
 	if err := w.signal(os.Interrupt); err != nil {
 		return errors.Join(err, w.kill())
 	}

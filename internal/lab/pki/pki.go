@@ -13,8 +13,12 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
+	"net/netip"
+	"net/url"
 	"testing"
 	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
 
 // Pair is a certificate with its key.
@@ -38,31 +42,59 @@ func (p Pair) KeyPEM(t testing.TB) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
-// Sign makes a CA certificate, valid for two days and changed by edit, that
-// parent signs, or that signs itself without one.
+// Root makes a self-signed CA certificate with an ECDSA P-256 key.
+func Root(t testing.TB) Pair {
+	t.Helper()
+	return Sign(t, "root", ECKey(t, elliptic.P256()), nil, nil)
+}
+
+// Sign makes a CA certificate, valid from two days ago for two days and changed by
+// edit, that parent signs, or that signs itself without one.
 func Sign(t testing.TB, name string, key crypto.Signer, parent *Pair, edit func(*x509.Certificate)) Pair {
 	t.Helper()
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
-	if err != nil {
-		t.Fatal(err)
-	}
 	template := &x509.Certificate{
-		SerialNumber:          serial,
 		Subject:               pkix.Name{CommonName: name},
-		NotBefore:             time.Now().Add(-time.Hour),
+		NotBefore:             time.Now().Add(-48 * time.Hour),
 		NotAfter:              time.Now().Add(48 * time.Hour),
 		BasicConstraintsValid: true,
 		IsCA:                  true,
 		KeyUsage:              x509.KeyUsageCertSign,
 	}
+	if parent == nil {
+		parent = &Pair{template, key}
+	}
+	return Pair{parent.create(t, template, key.Public(), edit), key}
+}
+
+// Leaf makes a certificate for servers and clients, valid from five minutes ago for
+// an hour and changed by edit.
+func (p Pair) Leaf(t testing.TB, id identity.ID, ips []netip.Addr, public crypto.PublicKey, edit func(*x509.Certificate)) *x509.Certificate {
+	t.Helper()
+	template := &x509.Certificate{
+		NotBefore:             time.Now().Add(-5 * time.Minute),
+		NotAfter:              time.Now().Add(time.Hour),
+		BasicConstraintsValid: true,
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		URIs:                  []*url.URL{id.URL()},
+	}
+	for _, ip := range ips {
+		template.IPAddresses = append(template.IPAddresses, ip.AsSlice())
+	}
+	return p.create(t, template, public, edit)
+}
+
+func (p Pair) create(t testing.TB, template *x509.Certificate, public crypto.PublicKey, edit func(*x509.Certificate)) *x509.Certificate {
+	t.Helper()
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+	if err != nil {
+		t.Fatal(err)
+	}
+	template.SerialNumber = serial
 	if edit != nil {
 		edit(template)
 	}
-	issuer, issuerKey := template, key
-	if parent != nil {
-		issuer, issuerKey = parent.Cert, parent.Key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, issuer, key.Public(), issuerKey)
+	der, err := x509.CreateCertificate(rand.Reader, template, p.Cert, public, p.Key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +102,7 @@ func Sign(t testing.TB, name string, key crypto.Signer, parent *Pair, edit func(
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Pair{cert, key}
+	return cert
 }
 
 // Request makes a certificate request in PEM form.

@@ -155,7 +155,7 @@ func TestCreateRace(t *testing.T) {
 
 func TestLoadRefuses(t *testing.T) {
 	now := time.Now()
-	expired, err := ca.New(ca.Options{TTL: time.Hour, Now: func() time.Time { return now.Add(-2 * time.Hour) }})
+	expired, err := ca.New(ca.Options{TTL: time.Hour, Now: now.Add(-2 * time.Hour)})
 	if err != nil {
 		t.Fatal(err)
 	}
