@@ -85,14 +85,13 @@ detail, a hint and a command where there are any.`,
 	flags.Duration(f, &c.ImageTimeout, "image-timeout", check.DefaultImageTimeout, flags.Positive, "how long the test of the image may take")
 	flags.Choice(f, &c.Wire, "wire", "", api.WireAuto, "how gateways are to meet", wires())
 	addSurveyed(f, &c.Given)
-	addAuthorityDir(f, &c.Load.Dir, "authority-dir")
+	addAuthorityDir(f, &c.AuthorityDir, "authority-dir")
 	return cmd
 }
 
 func (o *checkOptions) run(ctx context.Context, a *app, args []string) error {
 	checker := &o.checker
 	checker.Version, checker.Now, checker.LookPath = version, time.Now, exec.LookPath
-	checker.Load.Getenv = os.Getenv
 	checker.Progress = a.ErrOut
 	checker.Named = !o.targets.Empty(args)
 	// A kubeconfig that cannot be read is a finding as well.
@@ -132,7 +131,7 @@ func (o *checkOptions) connect(a *app, checker *check.Checker, args []string) er
 	if a.flags.Context != nil && *a.flags.Context != "" {
 		current = *a.flags.Context
 	}
-	checker.Client, checker.Gateways = client, &remote.Client{Config: config, Kube: client}
+	checker.Client, checker.Gateways = client, remote.NewClient(config, client)
 	checker.Context = fmt.Sprintf("context %q, server %s, namespace %q", current, config.Host, checker.Namespace)
 	checker.ServerTime = func(ctx context.Context) (time.Time, error) { return serverTime(ctx, config) }
 	checker.Find = func(ctx context.Context) ([]corev1.Pod, error) {

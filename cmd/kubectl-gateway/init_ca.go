@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -86,8 +85,7 @@ again what the cluster has lost.`,
 // complete checks the flags and reads the files they name.
 func (o *initCAOptions) complete(ttlGiven bool) (*authority.InitOptions, error) {
 	options := &authority.InitOptions{
-		Dir:         o.dir,
-		Getenv:      os.Getenv,
+		Location:    authority.Location{Dir: o.dir},
 		Store:       o.store,
 		TrustDomain: o.trustDomain,
 		Force:       o.force,

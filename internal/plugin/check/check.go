@@ -15,10 +15,9 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 const (
@@ -115,7 +114,7 @@ type Checker struct {
 	// and Client, Gateways and Find may be nil.
 	Unread   error
 	Client   kubernetes.Interface
-	Gateways inject.GatewayClient
+	Gateways *remote.Client
 	// Namespace is checked if there are no pods.
 	Namespace string
 	// Find returns the pods to check, and joins the errors of other named pods. No
@@ -139,8 +138,8 @@ type Checker struct {
 	Wire api.Wire
 	// Given are ranges that the survey need not find.
 	Given survey.Ranges
-	// Load tells where the authority is.
-	Load authority.LoadOptions
+	// AuthorityDir is the directory of the authority; empty means the default one.
+	AuthorityDir string
 	// Timeout and ImageTimeout bound one check; if zero they are the defaults.
 	Timeout, ImageTimeout time.Duration
 	// Interval is DefaultInterval if zero.

@@ -20,7 +20,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
@@ -31,12 +33,18 @@ func clock() time.Time { return now }
 // asker answers for pods by name.
 type asker map[string]func(context.Context) (*api.Status, error)
 
-func (a asker) Status(ctx context.Context, namespace, pod, container string, wait time.Duration) (*api.Status, error) {
-	answer, ok := a[pod]
-	if !ok {
-		return nil, fmt.Errorf("nobody expected that %s/%s is asked in %s", namespace, pod, container)
-	}
-	return answer(ctx)
+func (a asker) client() *remote.Client {
+	return fakegateway.Gateways(func(ctx context.Context, call *fakegateway.Call) (any, error) {
+		answer, ok := a[call.Pod]
+		if !ok || call.Op() != "status" {
+			return nil, fmt.Errorf("nobody expected that %v is asked for %q", call.Ref, call.Words)
+		}
+		status, err := answer(ctx)
+		if status == nil {
+			return nil, err
+		}
+		return status, err
+	}).Client(nil)
 }
 
 func says(status *api.Status, err error) func(context.Context) (*api.Status, error) {
@@ -86,7 +94,7 @@ func answer(name string, state api.State, expiresIn time.Duration) *api.Status {
 		Traffic: api.Traffic{
 			Outbound: api.Direction{Encrypted: 100, Plaintext: 2, Refused: 3, Sent: 2048, Received: 1 << 20},
 			Inbound:  api.Direction{Encrypted: 23, Plaintext: 1, Refused: 1, Sent: 0, Received: 512}},
-		Capture: api.Capture{ServicePassed: 7, ServiceRefused: 8}}
+		Capture: api.Capture{CaptureCounts: api.CaptureCounts{ServicePassed: 7, ServiceRefused: 8}}}
 }
 
 // example has a pod for every state.
@@ -96,12 +104,12 @@ func example() (asker, []corev1.Pod) {
 	inband.Wire, inband.Allow = api.WireAuto, []string{"ns/prod/sa/*", "ns/ops/sa/backup"}
 	inband.Traffic.Outbound.Inband, inband.Traffic.Outbound.OptionLost, inband.Traffic.Inbound.Inband = 40, 2, 3
 	inband.Traffic.Inbound.NotAllowed = 5
-	inband.Capture = api.Capture{UDP: 9, PlaintextRefused: 6, PlaintextAllowed: 11}
+	inband.Capture = api.Capture{CaptureCounts: api.CaptureCounts{UDP: 9, PlaintextRefused: 6, PlaintextAllowed: 11}}
 	blocked := answer("blocked", api.Ready, 16*time.Hour)
-	blocked.Wire, blocked.Capture = api.WireInband, api.Capture{UDP: 4, UDPRefused: 4, BlockUDP: true}
+	blocked.Wire, blocked.Capture = api.WireInband, api.Capture{CaptureCounts: api.CaptureCounts{UDP: 4, UDPRefused: 4}, BlockUDP: true}
 	lacking := answer("lacking", api.Ready, 16*time.Hour)
 	lacking.Mode, lacking.Missing = api.Permissive, []string{"in-band wire: the kernel has no helper\x1b[2J\nFnSkAssign"}
-	lacking.Capture = api.Capture{UDP: 4, UDPRefused: 1, BlockUDP: true}
+	lacking.Capture = api.Capture{CaptureCounts: api.CaptureCounts{UDP: 4, UDPRefused: 1}, BlockUDP: true}
 	existing := answer("existing", api.Ready, 16*time.Hour)
 	existing.Existing = &api.ExistingConnections{Outbound: 3, Inbound: 2, Reset: 7}
 	clean := answer("clean", api.Ready, 16*time.Hour)
@@ -176,7 +184,7 @@ func example() (asker, []corev1.Pod) {
 func collect(t *testing.T) *List {
 	t.Helper()
 	asker, pods := example()
-	list, err := (&Collector{Asker: asker, Now: clock}).Collect(t.Context(), pods)
+	list, err := (&Collector{Gateways: asker.client(), Now: clock}).Collect(t.Context(), pods)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +219,7 @@ func TestTables(t *testing.T) {
 }
 
 func TestNothingToAdvise(t *testing.T) {
-	list, err := (&Collector{Asker: asker{"ready": says(answer("ready", api.Ready, 16*time.Hour), nil)}, Now: clock}).
+	list, err := (&Collector{Gateways: asker{"ready": says(answer("ready", api.Ready, 16*time.Hour), nil)}.client(), Now: clock}).
 		Collect(t.Context(), []corev1.Pod{pod("ready", "strict", "closed", running())})
 	if err != nil {
 		t.Fatal(err)
@@ -242,7 +250,7 @@ func TestGatewayIsAskedWithinTheTimeout(t *testing.T) {
 		<-ctx.Done()
 		return nil, fmt.Errorf("running: %w", context.Cause(ctx))
 	}}
-	list, err := (&Collector{Asker: silent, Timeout: time.Millisecond, Now: clock}).
+	list, err := (&Collector{Gateways: silent.client(), Timeout: time.Millisecond, Now: clock}).
 		Collect(t.Context(), []corev1.Pod{pod("web", "strict", "closed", running())})
 	if err != nil || list.Items[0].State != NotAnswering || list.Items[0].Error != "no answer within 1ms" {
 		t.Errorf("got %+v, %v", list, err)
@@ -256,7 +264,7 @@ func TestCollectEndsWithItsContext(t *testing.T) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}}
-	_, err := (&Collector{Asker: silent, Now: clock}).Collect(ctx, []corev1.Pod{pod("web", "strict", "closed", running())})
+	_, err := (&Collector{Gateways: silent.client(), Now: clock}).Collect(ctx, []corev1.Pod{pod("web", "strict", "closed", running())})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
@@ -283,7 +291,7 @@ func TestGatewaysAreAskedInParallelWithinTheBound(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			list, err = (&Collector{Asker: all, Parallel: bound, Timeout: time.Minute, Now: clock}).Collect(t.Context(), pods)
+			list, err = (&Collector{Gateways: all.client(), Parallel: bound, Timeout: time.Minute, Now: clock}).Collect(t.Context(), pods)
 		}()
 		// Nothing moves any more once as many as may are being asked.
 		synctest.Wait()
@@ -310,7 +318,7 @@ func TestNewestGatewayCounts(t *testing.T) {
 	second.Status.EphemeralContainerStatuses[0].Name = "kube-gateway-2"
 	p.Spec.EphemeralContainers = append(p.Spec.EphemeralContainers, second.Spec.EphemeralContainers...)
 	p.Status.EphemeralContainerStatuses = append(p.Status.EphemeralContainerStatuses, second.Status.EphemeralContainerStatuses...)
-	list, err := (&Collector{Asker: asker{"web": says(answer("web", api.Ready, 16*time.Hour), nil)}, Now: clock}).
+	list, err := (&Collector{Gateways: asker{"web": says(answer("web", api.Ready, 16*time.Hour), nil)}.client(), Now: clock}).
 		Collect(t.Context(), []corev1.Pod{p})
 	if err != nil || list.Items[0].State != Ready || list.Items[0].Container.Name != "kube-gateway-2" || len(list.Items[0].Problems) > 0 {
 		t.Errorf("got %+v, %v", list, err)
