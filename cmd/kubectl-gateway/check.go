@@ -86,14 +86,13 @@ skipped, warning or error), and a detail, a hint and a command where there are a
 	flags.Duration(f, &c.ImageTimeout, "image-timeout", check.DefaultImageTimeout, flags.Positive, "how long the test of the image may take")
 	flags.Choice(f, &c.Wire, "wire", "", api.WireAuto, "how gateways are to meet", wires())
 	addSurveyed(f, &c.Given)
-	addAuthorityDir(f, &c.Load.Dir, "authority-dir")
+	addAuthorityDir(f, &c.AuthorityDir, "authority-dir")
 	return cmd
 }
 
 func (o *checkOptions) run(ctx context.Context, a *app, args []string) error {
 	checker := &o.checker
 	checker.Version, checker.Now, checker.LookPath = version, time.Now, exec.LookPath
-	checker.Load.Getenv = os.Getenv
 	checker.Progress = a.ErrOut
 	checker.Named = !o.targets.Empty(args)
 	// That the kubeconfig cannot be read is a finding, too.

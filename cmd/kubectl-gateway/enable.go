@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/kubernetes"
@@ -111,7 +110,7 @@ func (o *enableOptions) run(ctx context.Context, a *app, options inject.Options,
 	if len(found.Pods) == 0 {
 		return missing
 	}
-	signer, err := authority.Load(ctx, authority.LoadOptions{Client: client, Dir: o.authorityDir, Getenv: os.Getenv})
+	signer, err := authority.Load(ctx, authority.Location{Client: client, Dir: o.authorityDir})
 	if err != nil {
 		return fmt.Errorf("loading the authority: %w", err)
 	}

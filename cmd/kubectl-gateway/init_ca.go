@@ -2,10 +2,8 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,9 +13,6 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
-
-// maxPEMFile bounds what --from-cert and --from-key read, in bytes.
-const maxPEMFile = 1 << 20
 
 // initCAOptions are the flags of init-ca.
 type initCAOptions struct {
@@ -90,8 +85,7 @@ what the cluster has lost.`,
 // complete checks the flags and reads the files they name.
 func (o *initCAOptions) complete(ttlGiven bool) (*authority.InitOptions, error) {
 	options := &authority.InitOptions{
-		Dir:         o.dir,
-		Getenv:      os.Getenv,
+		Location:    authority.Location{Dir: o.dir},
 		Store:       o.store,
 		TrustDomain: o.trustDomain,
 		Force:       o.force,
@@ -113,26 +107,6 @@ func (o *initCAOptions) complete(ttlGiven bool) (*authority.InitOptions, error) 
 		*file.content = text
 	}
 	return options, nil
-}
-
-// readBounded reads a file, a pipe included, of which at least one byte and at
-// most maxPEMFile are expected.
-func readBounded(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	text, err := io.ReadAll(io.LimitReader(f, maxPEMFile+1))
-	switch {
-	case err != nil:
-		return nil, err
-	case len(text) == 0:
-		return nil, errors.New(path + " is empty")
-	case len(text) > maxPEMFile:
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxPEMFile)
-	}
-	return text, nil
 }
 
 // initOutput is the machine-readable result of init-ca.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -135,7 +134,7 @@ func (o *rotateOptions) rotateLeaves(ctx context.Context, a *app, args []string,
 	if len(pods) == 0 && missing == nil {
 		return api.WithHint(errors.New("none of the selected pods has a gateway"), "'kubectl gateway enable pod/NAME' adds one")
 	}
-	signer, err := authority.Load(ctx, authority.LoadOptions{Client: client, Dir: o.authorityDir, Getenv: os.Getenv})
+	signer, err := authority.Load(ctx, authority.Location{Client: client, Dir: o.authorityDir})
 	if err != nil {
 		return fmt.Errorf("loading the authority: %w", err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -14,8 +13,8 @@ import (
 )
 
 // successor reads what the flags say about the authority that is to follow.
-func (o *rotateOptions) successor(ttlGiven bool) (authority.Successor, error) {
-	var s authority.Successor
+func (o *rotateOptions) successor(ttlGiven bool) (authority.Source, error) {
+	var s authority.Source
 	if ttlGiven {
 		s.TTL = o.ttl
 	}
@@ -36,14 +35,13 @@ func (o *rotateOptions) successor(ttlGiven bool) (authority.Successor, error) {
 }
 
 // rotateAuthority replaces the authority, or says what would be done next.
-func (o *rotateOptions) rotateAuthority(ctx context.Context, a *app, successor authority.Successor, ttl time.Duration) error {
+func (o *rotateOptions) rotateAuthority(ctx context.Context, a *app, successor authority.Source, ttl time.Duration) error {
 	config, client, err := a.kubernetes()
 	if err != nil {
 		return err
 	}
 	rotator := rotate.AuthorityRotator{
-		Client: client, Gateways: remote.NewClient(config, client),
-		Where:     authority.RotationOptions{LoadOptions: authority.LoadOptions{Client: client, Dir: o.authorityDir, Getenv: os.Getenv}},
+		Location: authority.Location{Client: client, Dir: o.authorityDir}, Gateways: remote.NewClient(config, client),
 		Successor: successor, TTL: ttl, Parallel: o.parallel, Timeout: o.timeout,
 		Progress: func(text string) { fmt.Fprintln(a.ErrOut, line(text)) },
 	}

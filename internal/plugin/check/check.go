@@ -15,7 +15,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
@@ -140,8 +139,8 @@ type Checker struct {
 	Wire api.Wire
 	// Given names ranges, so that they need not be found.
 	Given survey.Ranges
-	// Load says where the authority is.
-	Load authority.LoadOptions
+	// AuthorityDir is the directory of the authority; empty means the default one.
+	AuthorityDir string
 	// Timeout and ImageTimeout bound one check; if zero they are the defaults.
 	Timeout, ImageTimeout time.Duration
 	// Interval is DefaultInterval if zero.

@@ -72,9 +72,7 @@ func newFacts(ctx context.Context, c *Checker) *facts {
 	f.tried = sync.OnceValue(func() map[*corev1.Pod]error { return f.try(ctx) })
 	f.privileged = sync.OnceValue(func() map[string]error { return f.tryPrivileged(ctx) })
 	f.authority = once(ctx, c, func(ctx context.Context) (*ca.Authority, error) {
-		options := c.Load
-		options.Client = c.Client
-		return authority.Load(ctx, options)
+		return authority.Load(ctx, f.location())
 	})
 	f.access.init(ctx, c)
 	return f

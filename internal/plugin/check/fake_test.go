@@ -116,7 +116,7 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 	w.Checker = &Checker{
 		Client: w.Clientset, Gateways: fakegateway.Gateways(w.answer).Client(w.Clientset), Namespace: "shop", Context: "context \"test\"", Version: "v1.0.0",
 		Image: "registry.example/gateway:v1", Timeout: patience, ImageTimeout: patience, Interval: time.Millisecond,
-		Load: authority.LoadOptions{Dir: t.TempDir()}, Now: time.Now, Progress: &w.progress,
+		AuthorityDir: t.TempDir(), Now: time.Now, Progress: &w.progress,
 		LookPath: func(string) (string, error) { return "/bin/kubectl", nil },
 		Find: func(ctx context.Context) ([]corev1.Pod, error) {
 			list, err := w.CoreV1().Pods("shop").List(ctx, metav1.ListOptions{})
@@ -129,7 +129,7 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 // withAuthority gives w an authority that the cluster trusts.
 func (w *world) withAuthority(t *testing.T, ttl time.Duration) *world {
 	t.Helper()
-	if _, err := authority.Init(t.Context(), authority.InitOptions{Client: w.Clientset, Dir: w.Load.Dir, TTL: ttl}); err != nil {
+	if _, err := authority.Init(t.Context(), authority.InitOptions{Location: authority.Location{Client: w.Clientset, Dir: w.AuthorityDir}, Source: authority.Source{TTL: ttl}}); err != nil {
 		t.Fatal(err)
 	}
 	return w

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"k8s.io/client-go/kubernetes"
-
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
@@ -27,12 +25,11 @@ import (
 // Nothing is remembered but what package ca keeps and what gateways say, so that
 // a rotation which was interrupted anywhere goes on when it is run again.
 type AuthorityRotator struct {
-	Client   kubernetes.Interface
+	// Location says where the authorities are kept, and which cluster it is.
+	authority.Location
 	Gateways *remote.Client
-	// Where says where the authorities are kept.
-	Where authority.RotationOptions
 	// Successor is the authority that is to follow.
-	Successor authority.Successor
+	Successor authority.Source
 	// TTL is how long the gateways' certificates are valid; ca.DefaultLeafTTL if
 	// zero.
 	TTL time.Duration
@@ -94,7 +91,7 @@ func (e *BlockedError) Error() string {
 func (r *AuthorityRotator) Rotate(ctx context.Context) (*AuthorityResult, error) {
 	begun := false
 	for {
-		rotation, err := authority.OpenRotation(ctx, r.Where)
+		rotation, err := authority.OpenRotation(ctx, r.Location)
 		if err != nil {
 			return nil, err
 		}
@@ -195,7 +192,7 @@ func (r *AuthorityRotator) drop(ctx context.Context, rotation *authority.Rotatio
 // Plan looks how far a rotation has come, and what Rotate would do next. It
 // changes nothing.
 func (r *AuthorityRotator) Plan(ctx context.Context) (*AuthorityResult, error) {
-	rotation, err := authority.OpenRotation(ctx, r.Where)
+	rotation, err := authority.OpenRotation(ctx, r.Location)
 	if err != nil {
 		return nil, err
 	}

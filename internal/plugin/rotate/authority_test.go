@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	clienttesting "k8s.io/client-go/testing"
@@ -26,7 +27,7 @@ import (
 // checkDone checks that all that is left of a rotation is the new authority.
 func (w *world) checkDone(when string) {
 	w.t.Helper()
-	a, err := authority.Load(w.t.Context(), w.rotator().Where.LoadOptions)
+	a, err := authority.Load(w.t.Context(), w.rotator().Location)
 	if err != nil {
 		w.t.Fatalf("%s: %v", when, err)
 	}
@@ -136,7 +137,7 @@ func TestInterruptedAnywhere(t *testing.T) {
 					w.check(when)
 					w.checkNew(when, w.dir, false)
 					w.checkNew(when, oldDir, true)
-					rotation, err := authority.OpenRotation(t.Context(), r.Where)
+					rotation, err := authority.OpenRotation(t.Context(), r.Location)
 					if err != nil {
 						t.Fatalf("%s: %v", when, err)
 					}
@@ -170,7 +171,7 @@ func TestEnabledMeanwhile(t *testing.T) {
 			t.Fatal(err)
 		}
 		load := func() *ca.Authority {
-			a, err := authority.Load(t.Context(), authority.LoadOptions{Client: w.cluster, Dir: oldDir, Getenv: func(string) string { return "" }})
+			a, err := authority.Load(t.Context(), authority.Location{Client: w.cluster, Dir: oldDir})
 			if errors.Is(err, authority.ErrForeign) {
 				return nil
 			}
@@ -293,7 +294,7 @@ func TestBlocked(t *testing.T) {
 				t.Error("gateways were changed")
 			}
 			// The old authority signs on.
-			if a, err := authority.Load(t.Context(), r.Where.LoadOptions); err != nil || a.Fingerprint() != w.first.Fingerprint() {
+			if a, err := authority.Load(t.Context(), r.Location); err != nil || a.Fingerprint() != w.first.Fingerprint() {
 				t.Errorf("%v, %v", a, err)
 			}
 			// Once it is gone, the rotation goes on.
@@ -324,8 +325,8 @@ func TestBlockedBeforeTheDrop(t *testing.T) {
 		t.Fatalf("%+v, %v", result, err)
 	}
 	w.check("blocked")
-	bundle, err := authority.FetchBundle(t.Context(), w.cluster)
-	if err != nil || !bundle.Holds(w.first) {
+	bundle, err := w.cluster.CoreV1().ConfigMaps(authority.Namespace).Get(t.Context(), authority.BundleName, metav1.GetOptions{})
+	if err != nil || !strings.Contains(bundle.Data[authority.BundleKey], string(w.first.Bundle())) {
 		t.Errorf("%v, %v", bundle, err)
 	}
 	w.gateways["shop/db"].stubborn = false

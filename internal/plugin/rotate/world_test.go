@@ -67,7 +67,7 @@ func newWorld(t *testing.T, keep string, pods ...string) *world {
 	if keep == "both" {
 		store = authority.StoreCluster
 	}
-	result, err := authority.Init(t.Context(), authority.InitOptions{Client: w.cluster, Dir: w.dir, Store: store})
+	result, err := authority.Init(t.Context(), authority.InitOptions{Location: authority.Location{Client: w.cluster, Dir: w.dir}, Store: store})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,7 +256,7 @@ func (w *world) check(when string) {
 // checkNew is check for a gateway that is enabled now with what lies in dir.
 func (w *world) checkNew(when, dir string, mayBeForeign bool) {
 	w.t.Helper()
-	a, err := authority.Load(w.t.Context(), authority.LoadOptions{Client: w.cluster, Dir: dir, Getenv: func(string) string { return "" }})
+	a, err := authority.Load(w.t.Context(), authority.Location{Client: w.cluster, Dir: dir})
 	if mayBeForeign && errors.Is(err, authority.ErrForeign) {
 		return
 	}
@@ -278,10 +278,8 @@ func (w *world) checkNew(when, dir string, mayBeForeign bool) {
 }
 
 func (w *world) rotator() *AuthorityRotator {
-	return &AuthorityRotator{Client: w.cluster, Gateways: w.client(), Parallel: 2, Timeout: 10 * time.Second, Where: authority.RotationOptions{
-		LoadOptions: authority.LoadOptions{Client: w.cluster, Dir: w.dir, Getenv: func(string) string { return "" }},
-		Step:        func(name string) error { return w.step("file " + name) },
-	}}
+	return &AuthorityRotator{Gateways: w.client(), Parallel: 2, Timeout: 10 * time.Second,
+		Location: authority.Location{Client: w.cluster, Dir: w.dir, Step: func(name string) error { return w.step("file " + name) }}}
 }
 
 // did reports whether a gateway was asked for something.

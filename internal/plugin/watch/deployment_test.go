@@ -33,7 +33,6 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
@@ -243,27 +242,20 @@ func TestExampleAllowsWhatWatchDoesAndNothingElse(t *testing.T) {
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system", UID: "cluster"}},
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.0.0/16", "fd00::/64"}}},
 		&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16"}}})
-	made, err := ca.New(ca.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err1 := authority.PublishBundle(ctx, client, made, false)
-	_, err2 := authority.PublishAuthority(ctx, client, made, false)
-	if err := errors.Join(err1, err2); err != nil {
+	if _, err := authority.Init(ctx, authority.InitOptions{Location: authority.Location{Client: client, Dir: t.TempDir()}, Store: authority.StoreCluster}); err != nil {
 		t.Fatal(err)
 	}
 	addContainers(t, client)
 	e.guard(client)
 	gateways := &gatewaysByExec{t: t, e: e, client: client, certs: map[string]api.Certificate{}}
-	home := t.TempDir()
+	t.Setenv(authority.EnvDir, "")
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
 	plugin := &Plugin{
 		Client: client, Gateways: fakegateway.Gateways(gateways.answer).Client(client),
 		Options: inject.Options{Image: testImage, Mode: api.Permissive, OnFailure: api.FailOpen, Wire: api.WireAuto,
 			Delivery: inject.DeliveryCSR, TTL: time.Hour, Timeout: 30 * time.Second},
 		Authority: func(ctx context.Context) (inject.Authority, error) {
-			return authority.Load(ctx, authority.LoadOptions{Client: client, Getenv: func(name string) string {
-				return map[string]string{"HOME": home, "LOCALAPPDATA": home}[name]
-			}})
+			return authority.Load(ctx, authority.Location{Client: client})
 		},
 		Warn: func(warnings []string) { t.Errorf("warned of %q", warnings) },
 	}
