@@ -173,8 +173,9 @@ lint:
 	@for m in $(SUBMODULES); do (cd $$m && go run $(STATICCHECK) ./...) || exit 1; done
 
 .PHONY: docs
-docs: ## write docs/REFERENCE.md, the man pages and docs/demo.svg anew
+docs: ## write docs/REFERENCE.md, the man pages, the table of rights and docs/demo.svg anew
 	go test ./cmd/kubectl-gateway -run '^TestReference$$' -update
+	go test ./internal/plugin/rights -run '^TestDocumentedTable$$' -update
 	go test ./build/docs -run '^TestDemo$$' -update
 
 .PHONY: docs-record

@@ -39,6 +39,7 @@ that could not change goes on as before.`,
 
   # Every peer again
   kubectl gateway allow pod/db-0 --everyone`,
+		ValidArgsFunction: a.completeTargets(enabled),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			patterns, pods, err := patternsAndPods(args, everyone)
 			if err != nil {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
@@ -29,22 +28,13 @@ func (o *changeOptions) addFlags(f *pflag.FlagSet) {
 	o.targets.AddFlags(f)
 	o.targets.AddAllNamespacesFlag(f)
 	o.confirm.addFlag(f)
-	f.StringVarP(&o.output, "output", "o", "", "output format: name, json or yaml")
-	f.DurationVar(&o.timeout, "timeout", change.DefaultTimeout, "how long one pod may take")
-	f.IntVar(&o.parallel, "parallel", change.DefaultParallel, "how many pods are worked on at a time")
+	addResults(f, &o.output)
+	addTimeout(f, &o.timeout, change.DefaultTimeout, "how long one pod may take")
+	addParallel(f, &o.parallel)
 }
 
 // run makes the change at the gateways of the pods that flags and args select.
 func (o *changeOptions) run(ctx context.Context, a *app, wanted change.Change, args []string) error {
-	if err := oneOf("output", o.output, []string{"", "name", "json", "yaml"}); err != nil {
-		return err
-	}
-	switch {
-	case o.timeout <= 0:
-		return fmt.Errorf("--timeout %s is not positive", o.timeout)
-	case o.parallel <= 0:
-		return fmt.Errorf("--parallel %d is not positive", o.parallel)
-	}
 	if err := o.confirm.check(a, &o.targets); err != nil {
 		return err
 	}

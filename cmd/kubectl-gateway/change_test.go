@@ -109,7 +109,7 @@ func TestCommandsOfChanges(t *testing.T) {
 
 func TestChangesThatMakeNoSense(t *testing.T) {
 	for line, want := range map[string]string{
-		"mode": "no mode", "mode web": `"web" is no mode`, "mode strict": "no pod is named", "mode strict web": `"web" is no mode`,
+		"mode": "no mode", "mode web": `"web" is not a mode`, "mode strict": "no pod is named", "mode strict web": `"web" is not a mode`,
 		"mode --all web strict": "--all", "mode web strict -o wide": "unknown", "mode web strict --timeout=0s": "not positive",
 		"mode web strict --parallel=0": "not positive", "mode deploy/web/x strict": "does not name one object",
 		"allow": "no pattern", "allow web": "no pattern", "allow ns/a/sa/b": "no pod is named", "allow web ns/a": "not of the form",

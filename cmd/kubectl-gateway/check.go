@@ -15,29 +15,19 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/check"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
-	buildversion "github.com/kubectl-gateway/kubectl-gateway/internal/version"
 )
 
 // checkOptions are the flags of check.
 type checkOptions struct {
-	targets      targets.Flags
-	output       string
-	wait         time.Duration
-	timeout      time.Duration
-	image        string
-	pullPolicy   string
-	imageTest    bool
-	imageTimeout time.Duration
-	wire         string
-	captureCIDR  []string
-	serviceCIDR  []string
-	authorityDir string
+	targets targets.Flags
+	output  string
+	wait    time.Duration
+	checker check.Checker
 }
 
 func newCheckCommand(a *app) *cobra.Command {
@@ -80,77 +70,29 @@ skipped, warning or error), and a detail, a hint and a command where there are a
 
   # The errors, for programs
   kubectl gateway check -o json | jq '.checks[] | select(.result == "error")'`,
-		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, args) },
+		ValidArgsFunction: a.completeTargets(toStay),
+		RunE:              func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, args) },
 	}
 	f := cmd.Flags()
 	o.targets.AddFlags(f)
 	o.targets.AddAllNamespacesFlag(f)
-	f.StringVarP(&o.output, "output", "o", "table", "output format: table, short or json")
-	f.DurationVar(&o.wait, "wait", 0, "run failed checks again until they pass, for so long at most")
-	f.DurationVar(&o.timeout, "timeout", check.DefaultTimeout, "how long one check may take")
-	f.StringVar(&o.image, "image", installed.DefaultImage(buildversion.String()), "image of the gateway")
-	f.StringVar(&o.pullPolicy, "image-pull-policy", "", "pull policy of the image: Always, IfNotPresent or Never (default: the cluster's)")
-	f.BoolVar(&o.imageTest, "image-test", true, "run the image for a moment in a pod, which is deleted at once")
-	f.DurationVar(&o.imageTimeout, "image-timeout", check.DefaultImageTimeout, "how long the test of the image may take")
-	f.StringVar(&o.wire, "wire", api.WireAuto, "how gateways are to meet: auto, port or inband; see enable")
-	f.StringSliceVar(&o.captureCIDR, "capture-cidr", nil, "range of pod addresses; may be repeated (default: found in the cluster)")
-	f.StringSliceVar(&o.serviceCIDR, "service-cidr", nil, "range of Service addresses; may be repeated (default: found in the cluster)")
-	f.StringVar(&o.authorityDir, "authority-dir", "", "directory of the authority (default $"+authority.EnvDir+", or one for each cluster)")
+	c := &o.checker
+	addOutput(f, &o.output, "table", "table", "short", "json")
+	flags.Duration(f, &o.wait, "wait", 0, flags.NotNegative, "run failed checks again until they pass, for so long at most")
+	addTimeout(f, &c.Timeout, check.DefaultTimeout, "how long one check may take")
+	addImage(f, &c.Image)
+	addPullPolicy(f, &c.PullPolicy, "the cluster's")
+	f.BoolVar(&c.TestImage, "image-test", true, "run the image for a moment in a pod, which is deleted at once")
+	flags.Duration(f, &c.ImageTimeout, "image-timeout", check.DefaultImageTimeout, flags.Positive, "how long the test of the image may take")
+	flags.Choice(f, &c.Wire, "wire", "", api.WireAuto, "how gateways are to meet", wires())
+	addSurveyed(f, &c.Given)
+	addAuthorityDir(f, &c.AuthorityDir, "authority-dir")
 	return cmd
 }
 
-// complete checks the flags without asking the cluster.
-func (o *checkOptions) complete() (*check.Checker, error) {
-	for _, flag := range []struct {
-		name, value string
-		allowed     []string
-	}{
-		{"output", o.output, []string{"table", "short", "json"}},
-		{"image-pull-policy", o.pullPolicy, []string{"", string(corev1.PullAlways), string(corev1.PullIfNotPresent), string(corev1.PullNever)}},
-		{"wire", o.wire, []string{api.WireAuto, api.WirePort, api.WireInband}},
-	} {
-		if err := oneOf(flag.name, flag.value, flag.allowed); err != nil {
-			return nil, err
-		}
-	}
-	switch {
-	case o.wait < 0:
-		return nil, fmt.Errorf("--wait %s is negative", o.wait)
-	case o.timeout <= 0:
-		return nil, fmt.Errorf("--timeout %s is not positive", o.timeout)
-	case o.imageTimeout <= 0:
-		return nil, fmt.Errorf("--image-timeout %s is not positive", o.imageTimeout)
-	case o.image == "":
-		return nil, errors.New("--image is empty")
-	}
-	checker := &check.Checker{
-		Version: version, Image: o.image, PullPolicy: corev1.PullPolicy(o.pullPolicy), TestImage: o.imageTest,
-		Wire: api.Wire(o.wire), Timeout: o.timeout, ImageTimeout: o.imageTimeout,
-		AuthorityDir: o.authorityDir,
-		Now:          time.Now, LookPath: exec.LookPath,
-	}
-	for _, text := range o.captureCIDR {
-		r, err := parseRange(text)
-		if err != nil {
-			return nil, api.WithHint(fmt.Errorf("reading --capture-cidr: %w", err), "write it like 10.244.0.0/16")
-		}
-		checker.Given.Capture = append(checker.Given.Capture, r)
-	}
-	for _, text := range o.serviceCIDR {
-		r, err := parseRange(text)
-		if err != nil {
-			return nil, api.WithHint(fmt.Errorf("reading --service-cidr: %w", err), "write it like 10.96.0.0/12")
-		}
-		checker.Given.Services = append(checker.Given.Services, r)
-	}
-	return checker, nil
-}
-
 func (o *checkOptions) run(ctx context.Context, a *app, args []string) error {
-	checker, err := o.complete()
-	if err != nil {
-		return err
-	}
+	checker := &o.checker
+	checker.Version, checker.Now, checker.LookPath = version, time.Now, exec.LookPath
 	checker.Progress = a.ErrOut
 	checker.Named = !o.targets.Empty(args)
 	// That the kubeconfig cannot be read is a finding, too.

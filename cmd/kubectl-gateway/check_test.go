@@ -25,15 +25,15 @@ func TestCheckFlags(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"-o", "xml"}, "hint: use table, short, json"},
-		{[]string{"--wire=radio"}, "hint: use auto, port, inband"},
-		{[]string{"--image-pull-policy=Sometimes"}, "hint: use Always, IfNotPresent, Never"},
-		{[]string{"--image="}, "--image is empty"},
+		{[]string{"-o", "xml"}, "hint: use table, short or json"},
+		{[]string{"--wire=radio"}, "hint: use auto, port or inband"},
+		{[]string{"--image-pull-policy=Sometimes"}, "hint: use Always, IfNotPresent or Never"},
+		{[]string{"--image="}, "--image: the name is empty"},
 		{[]string{"--wait=-1s"}, "is negative"},
 		{[]string{"--timeout=0"}, "is not positive"},
 		{[]string{"--image-timeout=0"}, "is not positive"},
 		{[]string{"--capture-cidr=all"}, "hint: write it like 10.244.0.0/16"},
-		{[]string{"--service-cidr=all"}, "hint: write it like 10.96.0.0/12"},
+		{[]string{"--service-cidr=all"}, "hint: write it like 10.244.0.0/16"},
 	} {
 		if code, stdout, stderr := run(append([]string{"check"}, c.args...)...); code != 1 || stdout != "" || !strings.Contains(stderr, c.want) {
 			t.Errorf("%v: exit code %d\n%s%s", c.args, code, stdout, stderr)

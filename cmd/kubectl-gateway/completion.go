@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 )
 
 func newCompletionCommand(a *app) *cobra.Command {
@@ -66,10 +67,11 @@ nothing is changed there.`,
 	}
 	cmd.Flags().BoolVar(&install, "install", false, "write the program with which kubectl completes the plugin's words")
 	cmd.Flags().StringVar(&o.dir, "dir", "", "with --install: directory to write to; it must be in $PATH (default: that of the plugin, or the first of $PATH that can be written to)")
+	flags.Dirs(cmd.Flags(), "dir")
 	return cmd
 }
 
-var errNoShell = errors.New("no shell that can complete")
+var errNoShell = errors.New("not a shell that can complete")
 
 // script writes the script with which a shell completes the plugin's own name.
 func script(root *cobra.Command, shell string, w io.Writer) error {

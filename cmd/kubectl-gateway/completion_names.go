@@ -41,77 +41,67 @@ const (
 	last
 )
 
-// chooser returns what finds the place of a pod among the targets of a verb, nil
-// for verbs without targets.
-func chooser(verb string) func(*corev1.Pod, *installed.Gateway) place {
-	when := func(yes bool) place {
-		if yes {
-			return first
-		}
-		return notAtAll
+// chooser finds the place of a pod among the targets of a verb. The gateway is nil if the
+// pod has none.
+type chooser func(*corev1.Pod, *installed.Gateway) place
+
+func when(yes bool) place {
+	if yes {
+		return first
 	}
-	switch verb {
-	case "enable":
-		return func(pod *corev1.Pod, g *installed.Gateway) place {
-			_, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]
-			switch {
-			case installed.Leaving(pod) || pod.Status.Phase == corev1.PodPending || pod.Spec.HostNetwork || mirror:
-				return notAtAll
-			case g == nil || g.Phase == installed.Terminated:
-				return first
-			}
-			return last
-		}
-	case "check", "watch":
-		return func(pod *corev1.Pod, _ *installed.Gateway) place { return when(!installed.Leaving(pod)) }
-	case "status", "tail":
-		// Those that have ended have something to say as well.
-		return func(_ *corev1.Pod, g *installed.Gateway) place { return when(g != nil) }
-	case "disable":
-		return func(_ *corev1.Pod, g *installed.Gateway) place { return when(g != nil && !g.Disabled()) }
-	case "mode", "allow", "rotate", "verify", "packets", "metrics":
-		return func(_ *corev1.Pod, g *installed.Gateway) place { return when(g != nil && g.Phase == installed.Running) }
-	}
-	return nil
+	return notAtAll
 }
 
-// completeTargets completes pods, and the workloads that they belong to.
-func (a *app) completeTargets(choose func(*corev1.Pod, *installed.Gateway) place) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		const directive = cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
-		// Where pods are selected in another way, none can be named.
-		selected := slices.ContainsFunc([]string{"all", "all-namespaces", "selector", "field-selector", "filename", "kustomize"}, cmd.Flags().Changed)
-		if cmd.Name() == "watch" {
-			selected = cmd.Flags().Changed("all-namespaces")
-		}
-		var offers []cobra.Completion
-		if cmd.Name() == "mode" {
-			switch {
-			case slices.ContainsFunc(args, func(arg string) bool {
-				return !strings.Contains(arg, "/") && slices.Contains([]string{"strict", "permissive"}, arg)
-			}):
-				return nil, directive
-			case selected || len(args) > 0:
-				offers = matching(modes(), toComplete)
-			}
-		}
-		if selected {
-			return offers, directive
-		}
-		o := &offer{choose: choose, args: args, toComplete: toComplete, workloads: map[string]*offered{}}
-		a.lookUp(cmd.Context(), func(ctx context.Context, client kubernetes.Interface) []cobra.Completion {
-			namespace, err := a.namespace()
-			if err != nil {
-				return nil
-			}
-			list := func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-				return client.CoreV1().Pods(namespace).List(ctx, options)
-			}
-			eachItem(ctx, list, func(object runtime.Object) { o.add(object.(*corev1.Pod)) })
-			return o.completions()
-		}, &offers)
-		return offers, directive
+// toEnable chooses pods that can have a gateway, first those whose gateway is missing.
+func toEnable(pod *corev1.Pod, g *installed.Gateway) place {
+	_, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]
+	switch {
+	case installed.Leaving(pod) || pod.Status.Phase == corev1.PodPending || pod.Spec.HostNetwork || mirror:
+		return notAtAll
+	case g == nil || g.Phase == installed.Terminated:
+		return first
 	}
+	return last
+}
+
+func toStay(pod *corev1.Pod, _ *installed.Gateway) place { return when(!installed.Leaving(pod)) }
+
+// everEnabled chooses gateways that have ended, too: these have a status and a log.
+func everEnabled(_ *corev1.Pod, g *installed.Gateway) place { return when(g != nil) }
+
+func toDisable(_ *corev1.Pod, g *installed.Gateway) place { return when(g != nil && !g.Disabled()) }
+
+func enabled(_ *corev1.Pod, g *installed.Gateway) place {
+	return when(g != nil && g.Phase == installed.Running)
+}
+
+// completeTargets completes pods, and the workloads that they belong to, unless pods are
+// selected in another way.
+func (a *app) completeTargets(choose chooser) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if slices.ContainsFunc([]string{"all", "all-namespaces", "selector", "field-selector", "filename", "kustomize"}, cmd.Flags().Changed) {
+			return nil, targetsDirective
+		}
+		return a.targets(cmd, args, toComplete, choose), targetsDirective
+	}
+}
+
+const targetsDirective = cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
+
+func (a *app) targets(cmd *cobra.Command, args []string, toComplete string, choose chooser) (offers []cobra.Completion) {
+	o := &offer{choose: choose, args: args, toComplete: toComplete, workloads: map[string]*offered{}}
+	a.lookUp(cmd.Context(), func(ctx context.Context, client kubernetes.Interface) []cobra.Completion {
+		namespace, err := a.namespace()
+		if err != nil {
+			return nil
+		}
+		list := func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+			return client.CoreV1().Pods(namespace).List(ctx, options)
+		}
+		eachItem(ctx, list, func(object runtime.Object) { o.add(object.(*corev1.Pod)) })
+		return o.completions()
+	}, &offers)
+	return offers
 }
 
 // offered is one pod or workload.
@@ -123,7 +113,7 @@ type offered struct {
 
 // offer collects what is offered.
 type offer struct {
-	choose     func(*corev1.Pod, *installed.Gateway) place
+	choose     chooser
 	args       []string
 	toComplete string
 	pods       []offered

@@ -12,7 +12,6 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/disable"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
@@ -20,15 +19,11 @@ import (
 
 // disableOptions are the flags of disable.
 type disableOptions struct {
-	targets    targets.Flags
-	confirm    confirmation
-	drain      time.Duration
-	timeout    time.Duration
-	parallel   int
-	image      string
-	pullPolicy string
-	dryRun     string
-	output     string
+	targets  targets.Flags
+	confirm  confirmation
+	options  disable.Options
+	parallel int
+	output   string
 }
 
 func newDisableCommand(a *app) *cobra.Command {
@@ -64,58 +59,21 @@ is 1 then.`,
 
   # What would be done
   kubectl gateway disable --all --dry-run=client`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			options, err := o.complete()
-			if err != nil {
-				return err
-			}
-			return o.run(cmd.Context(), a, options, args)
-		},
+		ValidArgsFunction: a.completeTargets(toDisable),
+		RunE:              func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, o.options, args) },
 	}
 	f := cmd.Flags()
 	o.targets.AddFlags(f)
 	o.targets.AddAllNamespacesFlag(f)
 	o.confirm.addFlag(f)
-	f.DurationVar(&o.drain, "drain-timeout", disable.DefaultDrainTimeout, "how long connections may go on before they are reset")
-	f.DurationVar(&o.timeout, "timeout", disable.DefaultTimeout, "how long one pod may take, besides the draining")
-	f.IntVar(&o.parallel, "parallel", parallel.Default, "how many pods are worked on at a time")
-	f.StringVar(&o.image, "image", "", "image of the container that cleans up after a gateway which has died (default: that gateway's)")
-	f.StringVar(&o.pullPolicy, "image-pull-policy", "", "pull policy of the image: Always, IfNotPresent or Never (default: that gateway's)")
-	f.StringVar(&o.dryRun, "dry-run", dryRunNone, "change nothing: 'client' only looks, 'server' has the server try to add what cleans up")
-	f.StringVarP(&o.output, "output", "o", "", "output format: name, json or yaml")
+	addDrainTimeout(f, &o.options.DrainTimeout, "how long connections may go on before they are reset")
+	addTimeout(f, &o.options.Timeout, disable.DefaultTimeout, "how long one pod may take, besides the draining")
+	addParallel(f, &o.parallel)
+	f.StringVar(&o.options.Image, "image", "", "image of the container that cleans up after a gateway which has died (default: that gateway's)")
+	addPullPolicy(f, &o.options.PullPolicy, "that gateway's")
+	addDryRun(f, &o.options.DryRun, "the server tries to add the container that cleans up")
+	addResults(f, &o.output)
 	return cmd
-}
-
-// complete checks the flags without asking the cluster.
-func (o *disableOptions) complete() (disable.Options, error) {
-	options := disable.Options{
-		DrainTimeout: o.drain, Timeout: o.timeout, Image: o.image,
-		PullPolicy: corev1.PullPolicy(o.pullPolicy), DryRun: installed.DryRun(o.dryRun),
-	}
-	if o.dryRun == dryRunNone {
-		options.DryRun = installed.DryRunNone
-	}
-	for _, flag := range []struct {
-		name, value string
-		allowed     []string
-	}{
-		{"image-pull-policy", o.pullPolicy, []string{"", string(corev1.PullAlways), string(corev1.PullIfNotPresent), string(corev1.PullNever)}},
-		{"dry-run", o.dryRun, []string{dryRunNone, string(installed.DryRunClient), string(installed.DryRunServer)}},
-		{"output", o.output, []string{"", "name", "json", "yaml"}},
-	} {
-		if err := oneOf(flag.name, flag.value, flag.allowed); err != nil {
-			return options, err
-		}
-	}
-	switch {
-	case o.drain < 0:
-		return options, fmt.Errorf("--drain-timeout %s is negative", o.drain)
-	case o.timeout <= 0:
-		return options, fmt.Errorf("--timeout %s is not positive", o.timeout)
-	case o.parallel <= 0:
-		return options, fmt.Errorf("--parallel %d is not positive", o.parallel)
-	}
-	return options, nil
 }
 
 // run connects to the cluster and disables the pods that args and flags select.

@@ -26,7 +26,7 @@ func disableFlags(t *testing.T, args ...string) (disable.Options, error) {
 	if err := cmd.ParseFlags(args); err != nil {
 		return disable.Options{}, err
 	}
-	return o.complete()
+	return o.options, nil
 }
 
 func TestDisableFlags(t *testing.T) {

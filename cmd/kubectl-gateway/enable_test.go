@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -34,70 +36,58 @@ import (
 // enableFlags parses flags as the command does, up to what complete makes of them.
 func enableFlags(t *testing.T, args ...string) (inject.Options, survey.Ranges, error) {
 	t.Helper()
-	var options inject.Options
-	var given survey.Ranges
 	var o enableOptions
 	cmd := newEnableCommandFor(&app{IOStreams: genericiooptions.NewTestIOStreamsDiscard()}, &o)
-	if err := cmd.ParseFlags(args); err != nil {
-		return options, given, err
-	}
-	return o.complete()
-}
-
-func TestEnableDefaults(t *testing.T) {
-	options, given, err := enableFlags(t)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if options.Mode != api.Permissive || options.OnFailure != api.FailOpen || options.TTL != ca.DefaultLeafTTL ||
-		options.Delivery != inject.DeliverySecret || options.Existing != api.ExistingReport || options.Watched || options.Timeout != 60*time.Second || options.DryRun != installed.DryRunNone || options.KeepSecret || options.PullPolicy != "" ||
-		!strings.HasPrefix(options.Image, "ghcr.io/kubectl-gateway/kube-gateway:") {
-		t.Errorf("%+v", options)
-	}
-	if options.Wire != api.WireAuto || options.Allow != nil || options.BlockUDP || options.MetricsAddr != "" || options.PlaintextFrom != nil || given.NodePorts != [2]uint16{30000, 32767} {
-		t.Errorf("%+v, %+v", options, given)
-	}
-	if len(given.Capture)+len(given.Services)+len(given.Exclude)+len(given.ExcludePorts) != 0 {
-		t.Errorf("%+v", given)
-	}
+	err := cmd.ParseFlags(args)
+	options, given := o.complete()
+	return options, given, err
 }
 
 func TestEnableFlags(t *testing.T) {
-	options, given, err := enableFlags(t, "--mode=strict", "--cert-ttl=12h", "--image=x:1", "--image-pull-policy=Never", "--dry-run=server",
-		"--timeout=5s", "--keep-secret", "--capture-cidr=10.1.2.3/8,fd00::/8", "--capture-cidr=10.9.9.9", "--service-cidr=10.96.0.0/12",
-		"--exclude-cidr=10.1.0.0/16", "--exclude-port=53,22")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if options.OnFailure != api.FailClosed || options.TTL != 12*time.Hour || options.PullPolicy != corev1.PullNever ||
-		options.DryRun != installed.DryRunServer || options.Timeout != 5*time.Second || !options.KeepSecret || options.Image != "x:1" {
-		t.Errorf("%+v", options)
-	}
-	if len(given.Capture) != 3 || given.Capture[0] != netip.MustParsePrefix("10.0.0.0/8") || given.Capture[2] != netip.MustParsePrefix("10.9.9.9/32") ||
-		len(given.Services) != 1 || len(given.Exclude) != 1 || len(given.ExcludePorts) != 2 {
-		t.Errorf("%+v", given)
-	}
-	options, given, err = enableFlags(t, "--wire=inband", "--allow=ns/prod/sa/*", "--allow", "ns/ops/sa/backup", "--block-udp",
-		"--allow-plaintext-from=192.0.2.0/24,2001:db8::7", "--node-ports=20000-20010",
-		"--metrics-addr=:18445")
-	if err != nil || options.Wire != api.WireInband || len(options.Allow) != 2 || !options.BlockUDP || given.NodePorts != [2]uint16{20000, 20010} ||
-		options.MetricsAddr != ":18445" || len(options.PlaintextFrom) != 2 || options.PlaintextFrom[1] != netip.MustParsePrefix("2001:db8::7/128") {
-		t.Errorf("%+v, %+v, %v", options, given, err)
-	}
-	// Without the in-band wire there is nothing to do about node ports.
-	for _, flag := range []string{"--wire=port", "--node-ports="} {
-		if _, given, err := enableFlags(t, flag); err != nil || given.NodePorts != [2]uint16{} {
-			t.Errorf("%s: %+v, %v", flag, given, err)
+	prefixes := func(texts ...string) (list []netip.Prefix) {
+		for _, text := range texts {
+			list = append(list, netip.MustParsePrefix(text))
 		}
+		return list
 	}
-	if options, _, err := enableFlags(t, "--mode=strict", "--on-failure=open"); err != nil || options.OnFailure != api.FailOpen {
-		t.Errorf("%+v, %v", options, err)
+	for line, change := range map[string]func(*inject.Options, *survey.Ranges){
+		"": func(*inject.Options, *survey.Ranges) {},
+		"--mode=strict --cert-ttl=12h --image=x:1 --image-pull-policy=Never --dry-run=server --timeout=5s --keep-secret": func(o *inject.Options, _ *survey.Ranges) {
+			o.Mode, o.OnFailure, o.TTL, o.Image, o.PullPolicy = api.Strict, api.FailClosed, 12*time.Hour, "x:1", corev1.PullNever
+			o.DryRun, o.Timeout, o.KeepSecret = installed.DryRunServer, 5*time.Second, true
+		},
+		"--capture-cidr=10.1.2.3/8,fd00::/8 --capture-cidr=10.9.9.9 --service-cidr=10.96.0.0/12 --exclude-cidr=10.1.0.0/16 --exclude-port=53,22": func(_ *inject.Options, r *survey.Ranges) {
+			r.Capture, r.Services, r.Exclude = prefixes("10.0.0.0/8", "fd00::/8", "10.9.9.9/32"), prefixes("10.96.0.0/12"), prefixes("10.1.0.0/16")
+			r.ExcludePorts = []uint16{53, 22}
+		},
+		"--wire=inband --allow=ns/prod/sa/* --allow ns/ops/sa/backup --block-udp --allow-plaintext-from=192.0.2.0/24,2001:db8::7 --node-ports=20000-20010 --metrics-addr=:18445": func(o *inject.Options, r *survey.Ranges) {
+			o.Wire, o.Allow, o.BlockUDP, o.MetricsAddr = api.WireInband, []string{"ns/prod/sa/*", "ns/ops/sa/backup"}, true, ":18445"
+			o.PlaintextFrom, r.NodePorts = prefixes("192.0.2.0/24", "2001:db8::7/128"), [2]uint16{20000, 20010}
+		},
+		// Without the in-band wire there is nothing to do about node ports.
+		"--wire=port":                     func(o *inject.Options, r *survey.Ranges) { o.Wire, r.NodePorts = api.WirePort, [2]uint16{} },
+		"--node-ports=":                   func(_ *inject.Options, r *survey.Ranges) { r.NodePorts = [2]uint16{} },
+		"--node-ports=30000":              func(_ *inject.Options, r *survey.Ranges) { r.NodePorts = [2]uint16{30000, 30000} },
+		"--mode=strict --on-failure=open": func(o *inject.Options, _ *survey.Ranges) { o.Mode = api.Strict },
+		"--delivery=csr --existing=reset": func(o *inject.Options, _ *survey.Ranges) {
+			o.Delivery, o.Existing = inject.DeliveryCSR, api.ExistingReset
+		},
+	} {
+		wantOptions := inject.Options{Image: installed.DefaultImage(version), Mode: api.Permissive, OnFailure: api.FailOpen, Wire: api.WireAuto,
+			Existing: api.ExistingReport, Delivery: inject.DeliverySecret, TTL: ca.DefaultLeafTTL, Timeout: time.Minute}
+		wantGiven := survey.Ranges{NodePorts: [2]uint16{30000, 32767}}
+		change(&wantOptions, &wantGiven)
+		options, given, err := enableFlags(t, strings.Fields(line)...)
+		diff := cmp.Diff(wantOptions, options, cmpopts.EquateComparable(netip.Prefix{})) + cmp.Diff(wantGiven, given, cmpopts.EquateComparable(netip.Prefix{}))
+		if err != nil || diff != "" {
+			t.Errorf("%q: %v (-want +got):\n%s", line, err, diff)
+		}
 	}
 }
 
 func TestEnableRefusesFlags(t *testing.T) {
-	if _, _, err := enableFlags(t, "--delivery=csr", "--keep-secret"); err == nil {
-		t.Error("a Secret that is not there is to be kept")
+	if code, _, stderr := (&apiServer{}).start(t)("enable", "pod/a", "--delivery=csr", "--keep-secret"); code != 1 || !strings.Contains(stderr, "csr makes no Secret") {
+		t.Errorf("a Secret that is not there is to be kept: %s", stderr)
 	}
 	for _, args := range []string{
 		"--mode=paranoid", "--on-failure=maybe", "--dry-run=yes", "--image-pull-policy=Sometimes", "--output=wide", "--image=",

@@ -48,21 +48,16 @@ The exit code is 0 when the gateway answered, and 1 otherwise.`,
 
   # When the certificate ends, for programs
   kubectl gateway metrics web-0 -o json | jq '.families[] | select(.name | contains("not_after"))'`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, args) },
+		ValidArgsFunction: a.completeTargets(enabled),
+		Args:              cobra.ExactArgs(1),
+		RunE:              func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, args) },
 	}
-	cmd.Flags().StringVarP(&o.output, "output", "o", "text", "output format: text or json")
-	cmd.Flags().DurationVar(&o.timeout, "timeout", status.DefaultTimeout, "how long the gateway may take to answer")
+	addOutput(cmd.Flags(), &o.output, "text", "text", "json")
+	addTimeout(cmd.Flags(), &o.timeout, status.DefaultTimeout, "how long the gateway may take to answer")
 	return cmd
 }
 
 func (o *metricsOptions) run(ctx context.Context, a *app, args []string) error {
-	if err := oneOf("output", o.output, []string{"text", "json"}); err != nil {
-		return err
-	}
-	if o.timeout <= 0 {
-		return fmt.Errorf("--timeout %s is not positive", o.timeout)
-	}
 	config, client, err := a.kubernetes()
 	if err != nil {
 		return err

@@ -91,7 +91,7 @@ func TestMetricsFails(t *testing.T) {
 		{[]string{"pod/old"}, "error: reading the metrics of pod demo/old: its gateway is too old to have metrics\nhint: "},
 		{[]string{"pod/nobody"}, `error: pod "nobody" not found`},
 		{[]string{"pod/web", "-o", "yaml"}, `error: `},
-		{[]string{"pod/web", "--timeout=0s"}, "error: --timeout 0s is not positive"},
+		{[]string{"pod/web", "--timeout=0s"}, "error: --timeout \"0s\" is not positive"},
 	} {
 		code, stdout, stderr := run(append([]string{"metrics"}, c.args...)...)
 		if code != 1 || stdout != "" || !strings.HasPrefix(stderr, c.want) {

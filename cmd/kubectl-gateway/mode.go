@@ -3,11 +3,13 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 )
 
 func newModeCommand(a *app) *cobra.Command {
@@ -37,6 +39,16 @@ that could not change goes on as before.`,
 
   # All gateways of the cluster, without being asked
   kubectl gateway mode --all -A --yes strict`,
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			if slices.ContainsFunc(args, func(arg string) bool { return isMode(api.Mode(arg)) }) {
+				return nil, targetsDirective
+			}
+			offers, directive := a.completeTargets(enabled)(cmd, args, toComplete)
+			if len(args) > 0 || !o.targets.Empty(args) || o.targets.AllNamespaces {
+				offers = append(matching(flags.Completions(modes()), toComplete), offers...)
+			}
+			return offers, directive
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			mode, pods, err := modeAndPods(args)
 			if err != nil {
@@ -57,8 +69,12 @@ func modeAndPods(args []string) (api.Mode, []string, error) {
 	}
 	last := len(args) - 1
 	mode := api.Mode(args[last])
-	if mode != api.Strict && mode != api.Permissive {
-		return "", nil, api.WithHint(fmt.Errorf("%q is no mode", args[last]), hint)
+	if !isMode(mode) {
+		return "", nil, api.WithHint(fmt.Errorf("%q is not a mode", args[last]), hint)
 	}
 	return mode, args[:last], nil
+}
+
+func isMode(mode api.Mode) bool {
+	return slices.ContainsFunc(modes(), func(w flags.Word[api.Mode]) bool { return w.Value == mode })
 }

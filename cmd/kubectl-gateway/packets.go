@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/pcapng"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/packets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
@@ -24,12 +24,8 @@ import (
 
 // packetsOptions are the flags of packets.
 type packetsOptions struct {
-	file     string
-	network  string
-	ports    []uint
-	snapLen  int
-	duration time.Duration
-	maxBytes string
+	file    string
+	options packets.Options
 }
 
 func newPacketsCommand(a *app) *cobra.Command {
@@ -55,24 +51,22 @@ if something failed.`,
 
   # TLS between gateways only
   kubectl gateway packets pod/web-0 -w - --port=18443 | tcpdump -n -r -`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, args) },
+		ValidArgsFunction: a.completeTargets(enabled),
+		Args:              cobra.ExactArgs(1),
+		RunE:              func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, args) },
 	}
 	f := cmd.Flags()
 	f.StringVarP(&o.file, "write", "w", "-", "file to write, - for the standard output")
-	f.StringVar(&o.network, "interface", "", "record only this interface of the pod, such as eth0 or lo")
-	f.UintSliceVar(&o.ports, "port", nil, "record only TCP and UDP from or to this port; may be repeated")
-	f.IntVar(&o.snapLen, "snaplen", 0, "bytes of each packet to keep, 0 for all")
-	f.DurationVar(&o.duration, "duration", packets.DefaultDuration, "end after this time")
-	f.StringVar(&o.maxBytes, "max-bytes", "1Gi", "end at this size, such as 100Mi")
+	flags.Files(f, "write")
+	f.StringVar(&o.options.Interface, "interface", "", "record only this interface of the pod, such as eth0 or lo")
+	flags.List(f, &o.options.Ports, "port", "ports", "record only TCP and UDP from or to this port; may be repeated", parsePort)
+	flags.Int(f, &o.options.SnapLen, "snaplen", 0, flags.NotNegative, "bytes of each packet to keep, 0 for all")
+	flags.Duration(f, &o.options.Duration, "duration", packets.DefaultDuration, flags.Positive, "end after this time")
+	flags.Parsed(f, &o.options.MaxBytes, "max-bytes", "string", "1Gi", "end at this size, such as 100Mi", parseSize)
 	return cmd
 }
 
 func (o *packetsOptions) run(ctx context.Context, a *app, args []string) error {
-	options, err := o.options()
-	if err != nil {
-		return err
-	}
 	if file, ok := a.Out.(*os.File); ok && o.file == "-" && term.IsTerminal(int(file.Fd())) {
 		return api.WithHint(errors.New("packets are binary and the output is a terminal"),
 			"name a file: -w FILE, or watch live: kubectl gateway packets "+args[0]+" -w - | wireshark -k -i -")
@@ -97,7 +91,7 @@ func (o *packetsOptions) run(ctx context.Context, a *app, args []string) error {
 	if err != nil {
 		return err
 	}
-	summary, err := o.record(ctx, a, &remote.Client{Config: config, Kube: client}, gateway, options, out)
+	summary, err := o.record(ctx, a, &remote.Client{Config: config, Kube: client}, gateway, out)
 	if closeErr := out.Close(); err == nil && closeErr != nil {
 		err = fmt.Errorf("writing the packets: %w", closeErr)
 	}
@@ -107,25 +101,13 @@ func (o *packetsOptions) run(ctx context.Context, a *app, args []string) error {
 	return err
 }
 
-func (o *packetsOptions) options() (packets.Options, error) {
-	options := packets.Options{Interface: o.network, SnapLen: o.snapLen, Duration: o.duration}
-	for _, port := range o.ports {
-		if port == 0 || port > 65535 {
-			return options, fmt.Errorf("--port %d is not a port", port)
-		}
-		options.Ports = append(options.Ports, uint16(port))
+// parseSize reads a number of bytes as a quantity of Kubernetes.
+func parseSize(text string) (int64, error) {
+	size, err := resource.ParseQuantity(text)
+	if err != nil || size.Sign() <= 0 {
+		return 0, api.WithHint(fmt.Errorf("%q is not a size", text), "use a number of bytes such as 100Mi")
 	}
-	size, err := resource.ParseQuantity(o.maxBytes)
-	switch {
-	case err != nil || size.Sign() <= 0:
-		return options, api.WithHint(fmt.Errorf("--max-bytes %q is not a size", o.maxBytes), "use a number of bytes such as 100Mi")
-	case o.duration <= 0:
-		return options, fmt.Errorf("--duration %s is not positive", o.duration)
-	case o.snapLen < 0:
-		return options, fmt.Errorf("--snaplen %d is negative", o.snapLen)
-	}
-	options.MaxBytes = size.Value()
-	return options, nil
+	return size.Value(), nil
 }
 
 // gatewayToRecordIn returns the container that can record in pod.
@@ -156,14 +138,14 @@ type openStream struct{ io.Writer }
 func (openStream) Close() error { return nil }
 
 func (o *packetsOptions) record(ctx context.Context, a *app, runner packets.Runner, gateway packets.Gateway,
-	options packets.Options, out io.Writer) (packets.Summary, error) {
+	out io.Writer) (packets.Summary, error) {
 	style := terminal.For(a.ErrOut, os.Getenv)
 	begun := false
-	return packets.Run(ctx, runner, gateway, options, func(_ *pcapng.Reader, block *pcapng.Block) error {
+	return packets.Run(ctx, runner, gateway, o.options, func(_ *pcapng.Reader, block *pcapng.Block) error {
 		if !begun {
 			begun = true
 			fmt.Fprintf(a.ErrOut, "recording the packets of pod/%s -n %s, end with Ctrl-C\n", gateway.Pod, gateway.Namespace)
-			if options.Interface == "" || options.Interface == "lo" {
+			if o.options.Interface == "" || o.options.Interface == "lo" {
 				fmt.Fprintf(a.ErrOut, "%s the packets on loopback hold what the application says in plaintext\n",
 					style.Paint(terminal.Caution, "warning:"))
 			}

@@ -70,9 +70,9 @@ func TestPacketsFails(t *testing.T) {
 	}{
 		{[]string{"pod/db"}, "error: no gateway runs in pod demo/db\nhint: 'kubectl gateway enable pod/db -n demo'"},
 		{[]string{"pod/plain"}, "error: no gateway runs in pod demo/plain\nhint: "},
-		{[]string{"pod/web", "--port=70000"}, "error: --port 70000 is not a port"},
+		{[]string{"pod/web", "--port=70000"}, "error: --port \"70000\" is not a port"},
 		{[]string{"pod/web", "--max-bytes=many"}, `error: --max-bytes "many" is not a size` + "\nhint: "},
-		{[]string{"pod/web", "--duration=0s"}, "error: --duration 0s is not positive"},
+		{[]string{"pod/web", "--duration=0s"}, "error: --duration \"0s\" is not positive"},
 		{[]string{"pod/web", "-w", "/nonesuch/file"}, "error: creating the file: "},
 		{[]string{"pod/nobody"}, "error: pod \"nobody\" not found"},
 	} {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/answer"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/resend"
 )
 
@@ -72,6 +73,7 @@ change, no control plane in the cluster.`,
 		newCompletionCommand(a),
 		newVersionCommand(a),
 	)
+	root.SetFlagErrorFunc(flags.Error)
 	a.complete(root)
 	return root
 }

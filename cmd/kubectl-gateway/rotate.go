@@ -15,14 +15,13 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // rotateOptions are the flags of rotate.
 type rotateOptions struct {
 	targets      targets.Flags
 	confirm      confirmation
-	certTTL      string
+	certTTL      time.Duration
 	authorityDir string
 	timeout      time.Duration
 	parallel     int
@@ -30,9 +29,7 @@ type rotateOptions struct {
 
 	// Those below are of the authority's rotation only.
 	authority bool
-	fromCert  string
-	fromKey   string
-	ttl       string
+	source    sourceFlags
 	dryRun    bool
 }
 
@@ -68,55 +65,42 @@ authority is kept as a backup. Other operators need a copy of the new one then.`
 
   # Replace it by one of one's own
   kubectl gateway rotate --ca --from-cert ca.crt --from-key ca.key`,
+		ValidArgsFunction: a.completeTargets(enabled),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := o.check(args); err != nil {
 				return err
 			}
-			ttl, err := ca.ParseTTL(o.certTTL)
-			if err != nil {
-				return fmt.Errorf("reading --cert-ttl: %w", err)
-			}
 			if o.authority {
-				successor, err := o.successor(cmd.Flags().Changed("ttl"))
+				successor, err := o.source.read(cmd.Flags())
 				if err != nil {
 					return err
 				}
-				return o.rotateAuthority(cmd.Context(), a, successor, ttl)
+				return o.rotateAuthority(cmd.Context(), a, successor, o.certTTL)
 			}
-			return o.rotateLeaves(cmd.Context(), a, args, ttl)
+			return o.rotateLeaves(cmd.Context(), a, args, o.certTTL)
 		},
 	}
 	f := cmd.Flags()
 	o.targets.AddFlags(f)
 	o.targets.AddAllNamespacesFlag(f)
 	o.confirm.addFlag(f)
-	f.StringVar(&o.certTTL, "cert-ttl", fmt.Sprintf("%dd", ca.DefaultLeafTTL/(24*time.Hour)), "how long the pods' certificates are valid, like 12h or 30d")
-	f.StringVar(&o.authorityDir, "authority-dir", "", "directory of the authority (default $"+authority.EnvDir+", or one for each cluster)")
-	f.DurationVar(&o.timeout, "timeout", rotate.DefaultTimeout, "how long one pod may take")
-	f.IntVar(&o.parallel, "parallel", rotate.DefaultParallel, "how many pods are worked on at a time")
-	f.StringVarP(&o.output, "output", "o", "", "output format: name, json or yaml")
+	addCertTTL(f, &o.certTTL)
+	addAuthorityDir(f, &o.authorityDir, "authority-dir")
+	addTimeout(f, &o.timeout, rotate.DefaultTimeout, "how long one pod may take")
+	addParallel(f, &o.parallel)
+	addResults(f, &o.output)
 	f.BoolVar(&o.authority, "ca", false, "replace the authority, and the certificates of all gateways in the cluster")
-	f.StringVar(&o.fromCert, "from-cert", "", "with --ca: PEM file with the certificate of the authority to follow, followed by its chain up to the root")
-	f.StringVar(&o.fromKey, "from-key", "", "with --ca: PEM file with the private key of --from-cert")
-	f.StringVar(&o.ttl, "ttl", "10y", "with --ca: how long a new authority is valid, like 720h, 90d or 10y")
+	o.source.add(cmd, "with --ca: ", "the authority to follow")
 	f.BoolVar(&o.dryRun, "dry-run", false, "with --ca: change nothing, and say what would be done next")
-	cmd.MarkFlagsRequiredTogether("from-cert", "from-key")
 	return cmd
 }
 
 // check finds what makes no sense without asking the cluster.
 func (o *rotateOptions) check(args []string) error {
-	if err := oneOf("output", o.output, []string{"", "name", "json", "yaml"}); err != nil {
-		return err
-	}
 	switch {
-	case o.timeout <= 0:
-		return fmt.Errorf("--timeout %s is not positive", o.timeout)
-	case o.parallel <= 0:
-		return fmt.Errorf("--parallel %d is not positive", o.parallel)
 	case o.authority && (!o.targets.Empty(args) || o.targets.AllNamespaces):
 		return errors.New("pods are selected, but --ca is about all gateways of the cluster: use one of them")
-	case !o.authority && (o.dryRun || o.fromCert != ""):
+	case !o.authority && (o.dryRun || o.source.certFile != ""):
 		return errors.New("--dry-run, --from-cert and --from-key need --ca")
 	case !o.authority && o.targets.Empty(args):
 		return api.WithHint(targets.ErrNothingNamed, "name a pod, or use -l or --all; --ca replaces the authority")

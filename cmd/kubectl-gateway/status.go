@@ -15,11 +15,11 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/edges"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // statusOptions are the flags of status.
@@ -27,8 +27,8 @@ type statusOptions struct {
 	targets targets.Flags
 	output  string
 	timeout time.Duration
-	// failIfExpiring is a duration, or empty.
-	failIfExpiring string
+	// failIfExpiring is zero if certificates may expire.
+	failIfExpiring time.Duration
 	edges          bool
 	by             string
 	watch          bool
@@ -93,55 +93,43 @@ whenever something has changed.`,
 
   # Pods that are not ready, for programs
   kubectl gateway status -A -o json | jq '.items[] | select(.state != "ready")'`,
-		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, args) },
+		ValidArgsFunction: a.completeTargets(everEnabled),
+		RunE:              func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, args) },
 	}
 	o.targets.AddFlags(cmd.Flags())
 	o.targets.AddAllNamespacesFlag(cmd.Flags())
-	cmd.Flags().StringVarP(&o.output, "output", "o", "", "output format: json, yaml or wide; of edges also dot or svg")
+	flags.Choice(cmd.Flags(), &o.output, "output", "o", "", "output format", []flags.Word[string]{
+		{Value: "wide"}, {Value: "json"}, {Value: "yaml"},
+		{Value: "dot", Meaning: "edges, for Graphviz"}, {Value: "svg", Meaning: "edges, as a picture"},
+	})
 	cmd.Flags().BoolVar(&o.edges, "edges", false, "show who talks to whom, and whether that is encrypted")
-	cmd.Flags().StringVar(&o.by, "by", byPod, "what the ends of edges are: pod or workload")
+	flags.Choice(cmd.Flags(), &o.by, "by", "", byPod, "what the ends of edges are", flags.Words(byPod, byWorkload))
 	cmd.Flags().BoolVarP(&o.watch, "watch", "w", false, "show it again and again, until Ctrl-C")
-	cmd.Flags().DurationVar(&o.interval, "interval", defaultInterval, "with --watch, the time between two looks")
-	cmd.Flags().DurationVar(&o.timeout, "timeout", status.DefaultTimeout, "how long one gateway may take to answer")
-	cmd.Flags().StringVar(&o.failIfExpiring, "fail-if-expiring", "", "exit with 1 if a certificate ends within this time, such as 48h or 30d")
+	flags.Duration(cmd.Flags(), &o.interval, "interval", defaultInterval, flags.Positive, "with --watch, the time between two looks")
+	addTimeout(cmd.Flags(), &o.timeout, status.DefaultTimeout, "how long one gateway may take to answer")
+	flags.Parsed(cmd.Flags(), &o.failIfExpiring, "fail-if-expiring", "string", "", "exit with 1 if a certificate ends within this time, such as 48h or 30d", parseLifetime)
 	return cmd
 }
 
-// complete checks the flags and returns what --fail-if-expiring means.
-func (o *statusOptions) complete() (soon time.Duration, err error) {
-	if err := oneOf("output", o.output, []string{"", "json", "yaml", "wide", "dot", "svg"}); err != nil {
-		return 0, err
-	}
-	if err := oneOf("by", o.by, []string{byPod, byWorkload}); err != nil {
-		return 0, err
-	}
+// complete finds flags that contradict each other.
+func (o *statusOptions) complete() error {
 	graph := o.output == "dot" || o.output == "svg"
 	o.edges = o.edges || graph
 	switch {
-	case o.timeout <= 0:
-		return 0, fmt.Errorf("--timeout %s is not positive", o.timeout)
-	case o.interval <= 0:
-		return 0, fmt.Errorf("--interval %s is not positive", o.interval)
 	case o.by == byWorkload && !o.edges:
-		return 0, api.WithHint(errors.New("--by is about edges"), "add --edges")
+		return api.WithHint(errors.New("--by is about edges"), "add --edges")
 	case o.watch && o.output != "" && o.output != "wide":
-		return 0, api.WithHint(fmt.Errorf("--watch shows tables, and not %s", o.output), "use it without -o, or with -o wide")
+		return api.WithHint(fmt.Errorf("--watch shows tables, and not %s", o.output), "use it without -o, or with -o wide")
 	case o.watch && slices.Contains(o.targets.Files.Filenames, "-"):
-		return 0, api.WithHint(errors.New("--watch cannot read the standard input again and again"), "name a file with -f, or the targets")
-	case o.failIfExpiring != "" && (o.watch || o.edges):
-		return 0, errors.New("--fail-if-expiring does not go with --edges, --watch, -o dot and -o svg")
-	case o.failIfExpiring == "":
-		return 0, nil
+		return api.WithHint(errors.New("--watch cannot read the standard input again and again"), "name a file with -f, or the targets")
+	case o.failIfExpiring > 0 && (o.watch || o.edges):
+		return errors.New("--fail-if-expiring does not go with --edges, --watch, -o dot and -o svg")
 	}
-	if soon, err = ca.ParseTTL(o.failIfExpiring); err != nil {
-		return 0, fmt.Errorf("--fail-if-expiring: %w", err)
-	}
-	return soon, nil
+	return nil
 }
 
 func (o *statusOptions) run(ctx context.Context, a *app, args []string) error {
-	soon, err := o.complete()
-	if err != nil {
+	if err := o.complete(); err != nil {
 		return err
 	}
 	config, client, err := a.kubernetes()
@@ -176,7 +164,7 @@ func (o *statusOptions) run(ctx context.Context, a *app, args []string) error {
 		return fmt.Errorf("printing the status: %w", err)
 	}
 	err = a.reportMissing(view.found.missing)
-	if view.list.Unread() || soon > 0 && a.reportExpiring(view.list, soon, time.Now()) {
+	if view.list.Unread() || o.failIfExpiring > 0 && a.reportExpiring(view.list, o.failIfExpiring, time.Now()) {
 		err = errReported
 	}
 	return err

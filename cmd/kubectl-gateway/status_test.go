@@ -70,7 +70,7 @@ func TestStatusOfWhatCannotBeRead(t *testing.T) {
 		t.Errorf("an empty namespace: exit code %d\n%s\n%s", code, stdout, stderr)
 	}
 	code, _, stderr = status("status", "-o", "xml")
-	if code != 1 || !strings.Contains(stderr, "hint: use json, yaml, wide") {
+	if code != 1 || !strings.Contains(stderr, "hint: use wide, json, yaml, dot or svg") {
 		t.Errorf("an unknown format: exit code %d\n%s", code, stderr)
 	}
 }

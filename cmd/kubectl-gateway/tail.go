@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/tail"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
@@ -96,6 +97,7 @@ is 1 if the log of one could not be read.`,
 
   # Connections that were not encrypted, for programs
   kubectl gateway tail -A -o json | jq 'select(.encrypted == false)'`,
+		ValidArgsFunction: a.completeTargets(everEnabled),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			// Who asks for a time, or for rare lines, wants all of them.
 			if (o.since > 0 || o.filter != tail.Filter{}) && !cmd.Flags().Changed("tail") {
@@ -107,12 +109,12 @@ is 1 if the log of one could not be read.`,
 	f := cmd.Flags()
 	o.targets.AddFlagsButF(f)
 	o.targets.AddAllNamespacesFlag(f)
-	f.StringVarP(&o.output, "output", "o", "", "output format: json")
+	addOutput(f, &o.output, "", "json")
 	f.BoolVarP(&o.follow, "follow", "f", true, "go on with connections to come")
 	f.BoolVar(&o.noFollow, "no-follow", false, "show what there is and end, as --follow=false")
-	f.DurationVar(&o.since, "since", 0, "leave out what is older, like 5m or 1h")
-	f.Int64Var(&o.lines, "tail", tailLines, "lines of each log to begin with, -1 for all; with --since, --plaintext-only and --errors all is the default")
-	f.IntVar(&o.maxRequests, "max-log-requests", tailRequests, "how many logs may be read at a time")
+	flags.Duration(f, &o.since, "since", 0, flags.NotNegative, "leave out what is older, like 5m or 1h")
+	flags.Int(f, &o.lines, "tail", tailLines, -1, "lines of each log to begin with, -1 for all; with --since, --plaintext-only and --errors all is the default")
+	flags.Int(f, &o.maxRequests, "max-log-requests", tailRequests, flags.Positive, "how many logs may be read at a time")
 	f.BoolVar(&o.filter.Plaintext, "plaintext-only", false, "show only connections that were carried in plaintext; with --errors also those")
 	f.BoolVar(&o.filter.Errors, "errors", false, "show only connections that were refused or broke, and errors and warnings of gateways")
 	f.StringVar(&o.template, "template", "", "Go template of the line of a connection, like '{{.Pod}} {{.Destination}} {{.Encrypted}}'")
@@ -122,17 +124,6 @@ is 1 if the log of one could not be read.`,
 }
 
 func (o *tailOptions) run(ctx context.Context, a *app, args []string) error {
-	if err := oneOf("output", o.output, []string{"", "json"}); err != nil {
-		return err
-	}
-	switch {
-	case o.since < 0:
-		return fmt.Errorf("--since %s is negative", o.since)
-	case o.lines < -1:
-		return fmt.Errorf("--tail %d is below -1", o.lines)
-	case o.maxRequests < 1:
-		return fmt.Errorf("--max-log-requests %d is not positive", o.maxRequests)
-	}
 	var formatter tail.Formatter
 	if o.template != "" {
 		var err error

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
@@ -57,6 +58,7 @@ the network, and 2 if nothing could be proven, with the reason.`,
 
   # The port of an application, for programs
   kubectl gateway verify pod/web-0 pod/db-0 --port=5432 -o json`,
+		ValidArgsFunction: a.completeTargets(enabled),
 		Args: func(cmd *cobra.Command, args []string) error {
 			return exitWith(exitInconclusive, cobra.RangeArgs(1, 2)(cmd, args))
 		},
@@ -68,11 +70,11 @@ the network, and 2 if nothing could be proven, with the reason.`,
 			return exitWith(exitInconclusive, err)
 		},
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exitWith(exitInconclusive, err) })
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exitWith(exitInconclusive, flags.Error(cmd, err)) })
 	f := cmd.Flags()
-	f.StringVarP(&o.output, "output", "o", "", "output format: json or yaml")
-	f.Uint16Var(&o.port, "port", 0, "send the canary to the application at this port of TO")
-	f.DurationVar(&o.timeout, "timeout", verify.DefaultTimeout, "how long one pair may take")
+	addOutput(f, &o.output, "", "json", "yaml")
+	flags.Parsed(f, &o.port, "port", "port", "", "send the canary to the application at this port of TO", parsePort)
+	addTimeout(f, &o.timeout, verify.DefaultTimeout, "how long one pair may take")
 	return cmd
 }
 
@@ -86,12 +88,6 @@ type verifications struct {
 }
 
 func (o *verifyOptions) run(ctx context.Context, a *app, args []string) error {
-	if err := oneOf("output", o.output, []string{"", "json", "yaml"}); err != nil {
-		return err
-	}
-	if o.timeout <= 0 {
-		return fmt.Errorf("--timeout %s is not positive", o.timeout)
-	}
 	config, client, err := a.kubernetes()
 	if err != nil {
 		return err

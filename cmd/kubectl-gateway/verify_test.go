@@ -103,9 +103,9 @@ func TestVerifyCannotTry(t *testing.T) {
 		want string
 	}{
 		{nil, "error: accepts between 1 and 2 arg(s), received 0"},
-		{[]string{"web", "--port=70000"}, "error: invalid argument"},
+		{[]string{"web", "--port=70000"}, "error: --port \"70000\" is not a port"},
 		{[]string{"web", "-o", "xml"}, "error: "},
-		{[]string{"web", "--timeout=0s"}, "error: --timeout 0s is not positive"},
+		{[]string{"web", "--timeout=0s"}, "error: --timeout \"0s\" is not positive"},
 		{[]string{"nobody", "web"}, "error: pod \"nobody\" not found"},
 		{[]string{"web"}, "error: no other pod of namespace demo has a gateway that runs\nhint: name the pod"},
 		{[]string{"plain", "web"}, "error: verifying pod/plain -n demo with pod/web -n demo: no gateway runs in the pod demo/plain\nhint: "},

@@ -56,14 +56,11 @@ all the same, and the exit code is 1.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), a) },
 	}
 	cmd.Flags().BoolVar(&o.client, "client", false, "do not ask the server")
-	cmd.Flags().StringVarP(&o.output, "output", "o", "", "output format: json or yaml")
+	addOutput(cmd.Flags(), &o.output, "", "json", "yaml")
 	return cmd
 }
 
 func (o *versionOptions) run(ctx context.Context, a *app) error {
-	if err := oneOf("output", o.output, []string{"", "json", "yaml"}); err != nil {
-		return err
-	}
 	all := versions{Client: clientVersion{Version: version, GoVersion: runtime.Version(),
 		Platform: runtime.GOOS + "/" + runtime.GOARCH, Image: installed.DefaultImage(version)}}
 	var unread error

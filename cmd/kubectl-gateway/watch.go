@@ -16,7 +16,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/disable"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
@@ -25,7 +25,7 @@ import (
 
 // watchOptions are the flags of watch.
 type watchOptions struct {
-	settings       enableOptions
+	settings       settings
 	selector       string
 	allNamespaces  bool
 	drain          time.Duration
@@ -72,22 +72,25 @@ ends; the exit code is 1 if something could not be done.`,
 
   # For a cron job of your own
   kubectl gateway watch --once -o json`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			// It is a flag of enable alone.
-			o.settings.dryRun = dryRunNone
-			return o.run(cmd.Context(), a, args)
+		// With a selector, targets may be named as well.
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			if o.allNamespaces {
+				return nil, targetsDirective
+			}
+			return a.targets(cmd, args, toComplete, toStay), targetsDirective
 		},
+		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, args) },
 	}
 	f := cmd.Flags()
 	f.StringVarP(&o.selector, "selector", "l", "", "look only at pods with these labels, for example app=web,tier!=cache")
 	f.BoolVarP(&o.allNamespaces, "all-namespaces", "A", false, "look at all namespaces, as without -n")
-	o.settings.addSettings(f, inject.DeliveryCSR)
-	f.DurationVar(&o.drain, "drain-timeout", disable.DefaultDrainTimeout, "how long connections of a gateway that is disabled may go on")
+	o.settings.addFlags(f, inject.DeliveryCSR)
+	addDrainTimeout(f, &o.drain, "how long connections of a gateway that is disabled may go on")
 	f.BoolVar(&o.once, "once", false, "do what is to be done now, and end")
 	f.BoolVar(&o.leaderElect, "leader-elect", false, "of several replicas let one work at a time")
 	f.StringVar(&o.leaseNamespace, "lease-namespace", "", "namespace of the replicas' Lease (default: that of the kubeconfig, in a pod its own)")
 	f.StringVar(&o.healthAddress, "health-addr", "", "serve /healthz and /readyz at this address, like :8080")
-	f.StringVarP(&o.output, "output", "o", "", "output format: json, one object a line")
+	flags.Choice(f, &o.output, "output", "o", "", "output format: {}, one object a line", flags.Words("json"))
 	cmd.MarkFlagsMutuallyExclusive("once", "leader-elect")
 	return cmd
 }
@@ -124,16 +127,7 @@ func (a *app) namespace() (string, error) {
 }
 
 func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
-	settings, given, err := o.settings.complete()
-	if err != nil {
-		return err
-	}
-	if err := oneOf("output", o.output, []string{"", "json"}); err != nil {
-		return err
-	}
-	if o.drain < 0 {
-		return fmt.Errorf("--drain-timeout %s is negative", o.drain)
-	}
+	settings, given := o.settings.complete()
 	options, err := o.place(a, args)
 	if err != nil {
 		return err

@@ -85,7 +85,7 @@ type PodRef struct {
 	Node           string `json:"node,omitempty"`
 }
 
-// Config is everything a gateway is told by the plugin, except its key.
+// Config is everything that the plugin gives to a gateway, except its credentials.
 type Config struct {
 	Version int    `json:"version"`
 	Pod     PodRef `json:"pod"`
@@ -124,8 +124,8 @@ type Config struct {
 	// Existing is what happens to connections that were open before the gateway.
 	// Empty means ExistingReport.
 	Existing Existing `json:"existing,omitempty"`
-	// Watched says that watch added the gateway, and may end it again when
-	// nothing asks for it any more.
+	// Watched means that watch added the gateway, and may disable it when no annotation or
+	// workload asks for it.
 	Watched bool `json:"watched,omitempty"`
 	// MetricsAddr is where metrics are served over TCP; see ParseMetricsAddr. An
 	// address is one of PodIPs or of loopback. Empty means nowhere.
@@ -192,7 +192,7 @@ func (c *Config) Validate() error {
 	case !slices.Contains([]Existing{"", ExistingLeave, ExistingReport, ExistingReset}, c.Existing):
 		return fmt.Errorf("existing %q is none of %q, %q and %q", c.Existing, ExistingLeave, ExistingReport, ExistingReset)
 	case c.NodePorts != [2]uint16{} && (c.NodePorts[0] == 0 || c.NodePorts[0] > c.NodePorts[1]):
-		return fmt.Errorf("node ports %d to %d are no range of ports", c.NodePorts[0], c.NodePorts[1])
+		return fmt.Errorf("node ports %d to %d are not a range of ports", c.NodePorts[0], c.NodePorts[1])
 	}
 	for _, list := range []struct {
 		what string

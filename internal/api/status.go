@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// State is where a gateway is in its life, in its own words.
+// State is the state of a gateway, as it reports it.
 type State string
 
 const (
@@ -13,13 +13,13 @@ const (
 	Starting State = "starting"
 	// Ready means that programs are attached and the worker serves.
 	Ready State = "ready"
-	// Degraded means that the worker is gone and is being started again.
+	// Degraded means that the worker has ended and is being started again.
 	Degraded State = "degraded"
 	// Uncertified means that the gateway was started without a certificate and
 	// waits for its first one. Nothing is captured yet.
 	Uncertified State = "uncertified"
-	// Draining means that the gateway is being disabled: nothing is captured any
-	// more, and it ends when its connections have, or the drain timeout.
+	// Draining means that the gateway is being disabled: it captures nothing, and ends when its
+	// connections have ended or at the drain timeout.
 	Draining State = "draining"
 )
 
@@ -54,7 +54,7 @@ type Status struct {
 	// as that has happened.
 	Unencrypted []Unencrypted `json:"unencrypted,omitempty"`
 	// Existing describes plaintext connections of the application that no gateway
-	// carries. It is nil if nobody has looked.
+	// carries. It is nil if the gateway does not list them.
 	Existing *ExistingConnections `json:"existing,omitempty"`
 }
 
@@ -127,7 +127,7 @@ type Capture struct {
 	// Uncapturable counts connections that should have been captured but could
 	// not be, such as those of sockets bound to a network device.
 	Uncapturable uint64 `json:"uncapturable"`
-	// NoListener counts connections refused because nobody listened.
+	// NoListener counts connections refused because no worker listened.
 	NoListener uint64 `json:"noListener"`
 	// UDP counts sockets and messages of UDP to captured ranges, which no
 	// gateway encrypts. UDPRefused are those of them that were refused.

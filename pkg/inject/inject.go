@@ -15,6 +15,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
@@ -113,11 +114,15 @@ type Result struct {
 // result of each as it comes; calls do not overlap. One pod's failure is no
 // concern of the others. Results are in the order of pods.
 func (in *Injector) EnableAll(ctx context.Context, pods []corev1.Pod, parallelism int, report func(Result)) []Result {
+	uses := []rights.Use{rights.Enable}
+	if in.Options.Delivery != DeliveryCSR {
+		uses = append(uses, rights.Secrets)
+	}
 	access := map[string]func() error{}
 	for i := range pods {
 		namespace := pods[i].Namespace
 		if access[namespace] == nil {
-			access[namespace] = sync.OnceValue(func() error { return CheckAccess(ctx, in.Client, namespace, in.Options.Delivery) })
+			access[namespace] = sync.OnceValue(func() error { return rights.Preflight(ctx, in.Client, namespace, uses...) })
 		}
 	}
 	return parallel.Each(parallelism, pods, func(pod *corev1.Pod) Result {

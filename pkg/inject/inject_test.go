@@ -27,6 +27,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
@@ -490,7 +491,7 @@ func TestEnableAllGoesOn(t *testing.T) {
 			reviews++
 		}
 	}
-	if reviews != len(permissions(DeliverySecret)) {
+	if reviews != len(rights.Must(rights.Enable, rights.Secrets)) {
 		t.Errorf("%d access reviews for one namespace", reviews)
 	}
 	noSecrets(t, c)

@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// When a worker dies, the kernel closes its sockets, and a FIN in the middle of a
-// stream would look like its end. So all sockets of connections have SO_LINGER with
-// a time of zero from the start, which makes every close(2) a RST: accepted ones
-// inherit it from their listener, dialled ones get it before connect(2). It throws
-// away what has not been sent, too, so closeGently takes it back first.
+// When a worker dies, the kernel closes its sockets, and a FIN in the middle of a stream
+// would look like its end. So all sockets of connections have SO_LINGER with a time of zero
+// from the start, which makes every close(2) a RST: accepted ones inherit it from their
+// listener, dialled ones get it before connect(2). It also discards unsent data, so
+// closeGently unsets it first.
 
 // resetOnDeath makes the connections that l accepts end with a RST unless
 // closeGently ends them.
@@ -45,15 +45,15 @@ func control(raw syscall.RawConn, do func(fd int) error) (err error) {
 	return err
 }
 
-// closeGently closes socket; what was written to it still arrives, and then the
-// end. Errors mean that the socket is gone already.
+// closeGently closes socket; written data still arrives, then the end. Errors mean that the
+// socket is closed already.
 func closeGently(socket *net.TCPConn) {
 	_ = socket.SetLinger(-1)
 	_ = socket.Close()
 }
 
-// reset closes socket with a RST instead of a FIN. Errors mean that the socket
-// is gone already.
+// reset closes socket with a RST instead of a FIN. Errors mean that the socket is closed
+// already.
 func reset(socket *net.TCPConn) {
 	_ = socket.SetLinger(0)
 	_ = socket.Close()

@@ -11,10 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pass carries plaintext from one socket to another until the end of file,
-// which it passes on. Little data is copied through a buffer. Once a read
-// fills its buffer, what is queued is spliced within the kernel; the pipe that
-// splicing needs is held no longer than that.
+// pass carries plaintext from one socket to another until the end of file, which it passes on.
+// Little data is copied through a buffer. After a read that fills its buffer, queued data is
+// spliced within the kernel; the pipe that splicing needs is held no longer than that.
 func (p *Proxy) pass(to, from *net.TCPConn, count *atomic.Uint64) error {
 	source, err := newPlainReader(from, &p.pools)
 	if err != nil {

@@ -22,11 +22,11 @@ const (
 	BundleName = "kube-gateway-trust"
 	// BundleKey is the key of the ConfigMap that holds certificates in PEM form.
 	BundleKey = "ca.crt"
-	// SecretName is the Secret with the authority (--store=cluster). During a rotation
-	// its successor or predecessor is beside it.
+	// SecretName is the Secret with the authority (--store=cluster), and the other two
+	// are those of its successor or predecessor during a rotation.
 	SecretName         = "kube-gateway-authority"
-	nextSecretName     = SecretName + "-next"
-	previousSecretName = SecretName + "-previous"
+	NextSecretName     = SecretName + "-next"
+	PreviousSecretName = SecretName + "-previous"
 	// TrustDomainAnnotation is on all objects.
 	TrustDomainAnnotation = "kubectl-gateway.github.io/trust-domain"
 	// rotationAnnotation is on the trust bundle during a rotation.

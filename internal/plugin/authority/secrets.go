@@ -21,7 +21,7 @@ type secretStore struct {
 	secrets [slotCount]*corev1.Secret
 }
 
-var slotSecrets = [slotCount]string{current: SecretName, next: nextSecretName, previous: previousSecretName}
+var slotSecrets = [slotCount]string{current: SecretName, next: NextSecretName, previous: PreviousSecretName}
 
 func (s *secretStore) String() string { return "secret " + SecretName + " in " + Namespace }
 

@@ -26,6 +26,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 )
 
 // patience bounds what a test waits for; it decides nothing.
@@ -88,8 +89,8 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 	w.PrependReactor("create", "selfsubjectaccessreviews", func(a clienttesting.Action) (bool, runtime.Object, error) {
 		review := a.(clienttesting.CreateAction).GetObject().(*authorizationv1.SelfSubjectAccessReview)
 		r := review.Spec.ResourceAttributes
-		p := permission{verb: r.Verb, group: r.Group, resource: r.Resource, subresource: r.Subresource}
-		review.Status.Allowed = !slices.Contains(w.denied, p.String())
+		right := rights.Right{Verb: r.Verb, Group: r.Group, Resource: r.Resource, Subresource: r.Subresource}
+		review.Status.Allowed = !slices.Contains(w.denied, right.String())
 		return true, review, nil
 	})
 	w.PrependReactor("create", "selfsubjectreviews", func(clienttesting.Action) (bool, runtime.Object, error) {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
 )
 
@@ -100,7 +101,7 @@ func checkImage(ctx context.Context, f *facts) []finding {
 	}
 	places := f.testPlaces()
 	for _, place := range places {
-		missing, err := f.access.missing(place.Namespace, pods("", "create", "get", "delete"))
+		missing, err := f.access.missing(place.Namespace, rights.Of(rights.Image))
 		switch {
 		case err != nil:
 			return []finding{failed(Error, err)}

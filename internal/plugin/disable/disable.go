@@ -22,7 +22,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 )
 
 const (
@@ -113,7 +113,7 @@ func (d *Disabler) DisableAll(ctx context.Context, pods []corev1.Pod, parallelis
 	for i := range pods {
 		namespace := pods[i].Namespace
 		if access[namespace] == nil {
-			access[namespace] = sync.OnceValue(func() error { return inject.CheckDisableAccess(ctx, d.Client, namespace) })
+			access[namespace] = sync.OnceValue(func() error { return rights.Preflight(ctx, d.Client, namespace, rights.Disable) })
 		}
 	}
 	return parallel.Each(parallelism, pods, func(pod *corev1.Pod) Result {

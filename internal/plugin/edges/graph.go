@@ -94,6 +94,15 @@ func (a *arc) label() string {
 	return strings.Join(ports, " ")
 }
 
+// shortLabel names three ports at most.
+func (a *arc) shortLabel() string {
+	if len(a.ports) <= 3 {
+		return a.label()
+	}
+	few := arc{ports: a.ports[:2]}
+	return fmt.Sprintf("%s +%d", few.label(), len(a.ports)-2)
+}
+
 func (a *arc) title(g *graph) string {
 	text := nodeTitle(&g.nodes[a.from]) + " to " + nodeTitle(&g.nodes[a.to])
 	if label := a.label(); label != "" {

@@ -3,14 +3,16 @@ package edges
 import (
 	"encoding/xml"
 	"errors"
-	"fmt"
 	"io"
 	"net/netip"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"unicode"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
 )
@@ -97,61 +99,27 @@ var dotLineForm = func() *regexp.Regexp {
 	return regexp.MustCompile(`^ *(?:digraph gateways \{|subgraph cluster_\d+ \{|\}|(?:n\d+|n\d+ -> n\d+|node|edge)` + attributes + `|` + attribute + `;)$`)
 }()
 
-// TestLargePicture: fifty pods in five namespaces, circles among them; nothing lies
-// upon anything else.
-func TestLargePicture(t *testing.T) {
-	l := &List{}
-	pod := func(n int) Endpoint {
-		return Endpoint{Kind: "pod", Namespace: fmt.Sprintf("ns-%d", n%5), Name: fmt.Sprintf("workload-with-a-name-%d", n),
-			Address: netip.AddrFrom4([4]byte{10, 0, 0, byte(n)})}
-	}
-	for n := range 50 {
-		for i, to := range []int{n * 2, n/3 + 7, n} {
-			l.Items = append(l.Items, Edge{Source: pod(n), Destination: pod(to % 50), Port: 80, Verdict: []Verdict{Encrypted, Plaintext, Refused}[i]})
-		}
-	}
-	dot, svg := pictures(t, l)
-	checkPictures(t, dot, svg)
-	g := l.graph()
-	p := place(&g)
-	for i, a := range p.boxes {
-		if a.x < 0 || a.y < 0 || a.x+a.width > p.width || a.y+svgNodeHeight > p.height {
-			t.Errorf("node %d at %+v lies outside of %d×%d", i, a, p.width, p.height)
-		}
-		for j, b := range p.boxes[:i] {
-			if a.x < b.x+b.width && b.x < a.x+a.width && a.y < b.y+svgNodeHeight && b.y < a.y+svgNodeHeight {
-				t.Errorf("nodes %d and %d lie upon each other: %+v, %+v", i, j, a, b)
-			}
-		}
-	}
-	lanes := make(map[lane]bool)
-	for i, way := range p.ways {
-		for _, on := range way {
-			if lanes[on] {
-				t.Errorf("arc %d takes the lane %+v of another", i, on)
-			}
-			lanes[on] = true
-			for j, b := range p.boxes {
-				if b.x == on.left && on.y >= b.y-2 && on.y <= b.y+svgNodeHeight+2 {
-					t.Errorf("arc %d runs through node %d", i, j)
-				}
-			}
-		}
-	}
-	if len(lanes) == 0 {
-		t.Error("no arc passes by a node")
-	}
-	for range 5 {
-		if again, other := pictures(t, l); again != dot || other != svg {
-			t.Fatal("the pictures of one list differ")
-		}
-	}
-}
-
-// TestLayers: arrows point to the right, but for those that close a circle.
 func TestLayers(t *testing.T) {
-	g := graph{nodes: make([]Endpoint, 5), arcs: []arc{{from: 0, to: 1}, {from: 1, to: 2}, {from: 0, to: 2}, {from: 2, to: 1}, {from: 3, to: 3}, {from: 2, to: 4}}}
-	if got := fmt.Sprint(layers(&g)); got != "[0 1 2 0 3]" {
-		t.Errorf("layers are %s", got)
+	for name, c := range map[string]struct {
+		arcs string // from and to of each
+		want []int
+	}{
+		"none":                            {"", []int{}},
+		"the longest way counts":          {"01 12 02", []int{0, 1, 2}},
+		"one arc leads back":              {"01 12 21 23", []int{0, 1, 2, 3}},
+		"a node to itself":                {"00 01", []int{0, 1}},
+		"all to all":                      {"01 02 10 12 20 21", []int{0, 1, 1}},
+		"the busiest of a circle first":   {"01 10 12 21", []int{1, 0, 1}},
+		"who only connects stands nearby": {"01 12 32", []int{0, 1, 2, 1}},
+	} {
+		var g graph
+		for word := range strings.FieldsSeq(c.arcs) {
+			a := arc{from: int(word[0] - '0'), to: int(word[1] - '0')}
+			g.arcs = append(g.arcs, a)
+			g.nodes = slices.Grow(g.nodes, 8)[:max(len(g.nodes), a.from+1, a.to+1)]
+		}
+		if diff := cmp.Diff(c.want, layers(&g)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
 	}
 }

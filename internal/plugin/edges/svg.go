@@ -11,18 +11,21 @@ import (
 
 // Measures of the drawing, in pixels.
 const (
-	svgMargin     = 24
-	svgBandPad    = 14
-	svgBandTitle  = 24
-	svgBandGap    = 18
-	svgNodeHeight = 30
-	svgRow        = 46
-	svgLane       = 12
-	svgColumnGap  = 150
-	svgLegend     = 40
-	// svgLetter is about the width of a letter of the 12 pixel monospace font.
-	svgLetter   = 7.3
-	svgMaxLabel = 32
+	svgMargin    = 24
+	svgGrid      = 8   // what heights are multiples of
+	svgMinWidth  = 420 // room for the legend
+	svgBandPad   = 16
+	svgBandTitle = 24
+	svgBandGap   = 16
+	svgBoxPad    = 16
+	svgBoxGap    = 16
+	svgPitch     = 16 // between arcs that leave a box beside each other
+	svgTrack     = 10 // between upright parts of arcs
+	svgClear     = 7  // between level parts of arcs that are in no order
+	svgStub      = 16 // of an arc at a box, with the arrowhead
+	svgRound     = 6  // the radius of corners
+	svgLegend    = 40
+	svgMaxLabel  = 32 // letters
 )
 
 // svgColour returns the colour of a verdict; they differ in lightness, too.
@@ -54,7 +57,7 @@ func (l *List) SVG(w io.Writer) error {
 		fmt.Fprintf(&out, `<text x="%d" y="%d" fill="#616161">%s</text>`+"\n", svgMargin+10, b.y+16, svgText(b.name))
 	}
 	for i := range g.arcs {
-		drawArc(&out, &g, &p, i)
+		drawArc(&out, &g.arcs[i], g.arcs[i].title(&g), p.routes[i])
 	}
 	for i := range g.nodes {
 		drawNode(&out, &g.nodes[i], p.boxes[i])
@@ -69,21 +72,18 @@ func drawNode(out *bytes.Buffer, e *Endpoint, b box) {
 	fill, radius := "#ffffff", 5
 	switch e.Kind {
 	case "svc":
-		fill, radius = "#e3f2fd", svgNodeHeight/2
+		fill, radius = "#e3f2fd", 15
 	case "", "node":
 		fill = "#eeeeee"
 	}
 	fmt.Fprintf(out, `<g><title>%s</title><rect x="%d" y="%d" width="%d" height="%d" rx="%d" fill="%s" stroke="#424242"/>`,
-		svgText(nodeTitle(e)+", "+e.Address.String()), b.x, b.y, b.width, svgNodeHeight, radius, fill)
-	fmt.Fprintf(out, `<text x="%d" y="%d" text-anchor="middle" fill="#212121">%s</text></g>`+"\n", b.x+b.width/2, b.y+19, svgText(shorten(nodeLabel(e))))
+		svgText(nodeTitle(e)+", "+e.Address.String()), b.x, b.y, b.width, b.height, radius, fill)
+	fmt.Fprintf(out, `<text x="%d" y="%d" text-anchor="middle" fill="#212121">%s</text></g>`+"\n", b.x+b.width/2, b.y+b.height/2+4, svgText(shorten(nodeLabel(e))))
 }
 
-// drawArc draws a curve from the right of a node to the left of another.
-func drawArc(out *bytes.Buffer, g *graph, p *placement, i int) {
-	a := &g.arcs[i]
-	from, to := p.boxes[a.from], p.boxes[a.to]
-	x1, y1 := from.x+from.width, from.y+svgNodeHeight/2+p.leaves[i]
-	x2, y2 := to.x, to.y+svgNodeHeight/2+p.enters[i]
+// drawArc draws the way of an arc, with round corners and the label right before the
+// arrowhead.
+func drawArc(out *bytes.Buffer, a *arc, title string, way []corner) {
 	line := `stroke-width="1.5"`
 	switch {
 	case a.backend:
@@ -94,25 +94,35 @@ func drawArc(out *bytes.Buffer, g *graph, p *placement, i int) {
 	if a.verdict == Refused {
 		line += ` stroke-dasharray="6 4"`
 	}
-	curve := fmt.Sprintf("M%d %d", x1, y1)
-	for _, lane := range p.ways[i] {
-		curve += bend(x1, y1, lane.left, lane.y) + fmt.Sprintf("H%d", lane.right)
-		x1, y1 = lane.right, lane.y
+	last := len(way) - 1
+	path := fmt.Sprintf("M%d %d", way[0].x, way[0].y)
+	for i := 1; i < last; i++ {
+		before, at, after := way[i-1], way[i], way[i+1]
+		in, on := at.towards(before), at.towards(after)
+		path += fmt.Sprintf("L%d %dQ%d %d %d %d", in.x, in.y, at.x, at.y, on.x, on.y)
 	}
-	curve += bend(x1, y1, x2, y2)
-	if a.from == a.to {
-		top := from.y - 16
-		curve = fmt.Sprintf("M%d %dC%d %d %d %d %d %d", x1, y1, x1+40, top, x2-40, top, x2, y2)
+	end, text := way[last], ""
+	if label := a.shortLabel(); label != "" {
+		width, sign := textWidth(label), 1
+		if way[last-1].x > end.x {
+			sign = -1
+		}
+		near, far := end.x-sign*svgStub, end.x-sign*(svgStub+width)
+		path += fmt.Sprintf("H%dM%d %d", far, near, end.y)
+		text = fmt.Sprintf(`<text x="%d" y="%d" text-anchor="middle" fill="%s">%s</text>`, (near+far)/2, end.y+4, svgColour(a.verdict), svgText(label))
 	}
-	fmt.Fprintf(out, `<g><title>%s</title><path d="%s" fill="none" stroke="%s" %s marker-end="url(#%s)"/></g>`+"\n",
-		svgText(a.title(g)), curve, svgColour(a.verdict), line, a.verdict)
+	fmt.Fprintf(out, `<g><title>%s</title><path d="%sH%d" fill="none" stroke="%s" %s marker-end="url(#%s)"/>%s</g>`+"\n",
+		svgText(title), path, end.x, svgColour(a.verdict), line, a.verdict, text)
 }
 
-// bend leads from one point to another, level at both.
-func bend(x1, y1, x2, y2 int) string {
-	reach := max((x2-x1)/2, 50)
-	return fmt.Sprintf("C%d %d %d %d %d %d", x1+reach, y1, x2-reach, y2, x2, y2)
+// towards is where a round corner at c begins, on the way to o.
+func (c corner) towards(o corner) corner {
+	step := func(d int) int { return max(-svgRound, min(d/2, svgRound)) }
+	return corner{c.x + step(o.x-c.x), c.y + step(o.y-c.y)}
 }
+
+// textWidth is about the width of a text in the 12 pixel monospace font.
+func textWidth(text string) int { return len([]rune(text))*73/10 + 1 }
 
 func drawLegend(out *bytes.Buffer, y int) {
 	x := svgMargin

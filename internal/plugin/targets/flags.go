@@ -8,6 +8,7 @@ import (
 	"k8s.io/cli-runtime/pkg/resource"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	values "github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 )
 
 // Flags select pods, besides the arguments that name pods and workloads.
@@ -50,6 +51,8 @@ func (f *Flags) addFlags(flags *pflag.FlagSet, filename string) {
 		"directory of a kustomization that names pods and workloads")
 	flags.BoolVarP(&f.Files.Recursive, "recursive", "R", f.Files.Recursive,
 		"read the directories of --filename with all that is below them")
+	values.Files(flags, "filename")
+	values.Dirs(flags, "kustomize")
 }
 
 // AddAllNamespacesFlag registers -A/--all-namespaces, for verbs that offer it.

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/disable"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
+	buildversion "github.com/kubectl-gateway/kubectl-gateway/internal/version"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+)
+
+// Values that several flags and arguments take.
+
+func modes() []flags.Word[api.Mode] {
+	return []flags.Word[api.Mode]{
+		{Value: api.Strict, Meaning: "refuse them"},
+		{Value: api.Permissive, Meaning: "let them through in plaintext"},
+	}
+}
+
+func wires() []flags.Word[api.Wire] {
+	return []flags.Word[api.Wire]{
+		{Value: api.WireAuto, Meaning: "port for pods, inband for Services and node ports"},
+		{Value: api.WirePort, Meaning: "on a port of the peer's own"},
+		{Value: api.WireInband, Meaning: "on the very port that is dialled"},
+	}
+}
+
+// addOutput registers -o/--output, with formats besides the default, which is value.
+func addOutput(f *pflag.FlagSet, p *string, value string, formats ...string) {
+	flags.Choice(f, p, "output", "o", value, "output format", flags.Words(formats...))
+}
+
+// addResults registers -o/--output for verbs that report what they did with many pods.
+func addResults(f *pflag.FlagSet, p *string) { addOutput(f, p, "", "name", "json", "yaml") }
+
+func addDryRun(f *pflag.FlagSet, p *installed.DryRun, server string) {
+	flags.Choice(f, p, "dry-run", "", installed.DryRunNone, "dry run instead of changes", []flags.Word[installed.DryRun]{
+		{Value: installed.DryRunNone, Text: "none"},
+		{Value: installed.DryRunClient, Meaning: "only look"},
+		{Value: installed.DryRunServer, Meaning: server},
+	})
+}
+
+func addImage(f *pflag.FlagSet, p *string) {
+	flags.Parsed(f, p, "image", "string", installed.DefaultImage(buildversion.String()), "image of the gateway", func(text string) (string, error) {
+		if text == "" {
+			return "", errors.New("the name is empty")
+		}
+		return text, nil
+	})
+}
+
+// addPullPolicy registers --image-pull-policy. otherwise says whose policy is the default.
+func addPullPolicy(f *pflag.FlagSet, p *corev1.PullPolicy, otherwise string) {
+	flags.Choice(f, p, "image-pull-policy", "", "", "pull policy of the image: {} (default: "+otherwise+")",
+		flags.Words(corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever))
+}
+
+func addTimeout(f *pflag.FlagSet, p *time.Duration, value time.Duration, usage string) {
+	flags.Duration(f, p, "timeout", value, flags.Positive, usage)
+}
+
+func addDrainTimeout(f *pflag.FlagSet, p *time.Duration, usage string) {
+	flags.Duration(f, p, "drain-timeout", disable.DefaultDrainTimeout, flags.NotNegative, usage)
+}
+
+func addParallel(f *pflag.FlagSet, p *int) {
+	flags.Int(f, p, "parallel", parallel.Default, flags.Positive, "how many pods are worked on at a time")
+}
+
+func addAuthorityDir(f *pflag.FlagSet, p *string, name string) {
+	f.StringVar(p, name, "", "directory of the authority (default $"+authority.EnvDir+", or one for each cluster)")
+	flags.Dirs(f, name)
+}
+
+func addCertTTL(f *pflag.FlagSet, p *time.Duration) {
+	flags.Parsed(f, p, "cert-ttl", "string", fmt.Sprintf("%dd", ca.DefaultLeafTTL/(24*time.Hour)), "how long the pods' certificates are valid, like 12h or 30d", parseLifetime)
+}
+
+func addRanges(f *pflag.FlagSet, p *[]netip.Prefix, name, usage string) {
+	flags.List(f, p, name, "strings", usage, parseRange)
+}
+
+// addSurveyed registers the flags whose defaults a survey of the cluster finds.
+func addSurveyed(f *pflag.FlagSet, given *survey.Ranges) {
+	addRanges(f, &given.Capture, "capture-cidr", "range of pod addresses to encrypt; may be repeated (default: found in the cluster)")
+	addRanges(f, &given.Services, "service-cidr", "range of Service addresses; may be repeated (default: found in the cluster)")
+}
+
+// parseRange reads a CIDR range, or an address as a range of one.
+func parseRange(text string) (netip.Prefix, error) {
+	if ip, err := netip.ParseAddr(text); err == nil && ip.Zone() == "" {
+		ip = ip.Unmap()
+		return netip.PrefixFrom(ip, ip.BitLen()), nil
+	}
+	r, err := netip.ParsePrefix(text)
+	if err != nil || r.Addr().Is4In6() {
+		return netip.Prefix{}, api.WithHint(fmt.Errorf("%q is not an address range", text), "write it like 10.244.0.0/16")
+	}
+	return r.Masked(), nil
+}
+
+func parsePort(text string) (uint16, error) {
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || port == 0 {
+		return 0, fmt.Errorf("%q is not a port from 1 to 65535", text)
+	}
+	return uint16(port), nil
+}
+
+// parsePorts reads a range of ports, as kube-apiserver's --service-node-port-range
+// has it, or one port. The range of no port is empty.
+func parsePorts(text string) ([2]uint16, error) {
+	if text == "" {
+		return [2]uint16{}, nil
+	}
+	first, last, found := strings.Cut(text, "-")
+	if !found {
+		last = first
+	}
+	from, err := parsePort(first)
+	to, err2 := parsePort(last)
+	if err != nil || err2 != nil || from > to {
+		return [2]uint16{}, api.WithHint(fmt.Errorf("%q is not a port range", text), "write it like "+defaultNodePorts())
+	}
+	return [2]uint16{from, to}, nil
+}
+
+func defaultNodePorts() string {
+	ports := api.DefaultNodePorts()
+	return fmt.Sprintf("%d-%d", ports[0], ports[1])
+}
+
+// parsePattern checks an identity rule.
+func parsePattern(text string) (string, error) {
+	_, err := api.ParseAllow([]string{text})
+	return text, err
+}
+
+// parseMetricsAddr checks an address for metrics, or none.
+func parseMetricsAddr(text string) (string, error) {
+	if text == "" {
+		return "", nil
+	}
+	_, err := api.ParseMetricsAddr(text)
+	return text, err
+}

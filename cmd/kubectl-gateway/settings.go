@@ -1,0 +1,73 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/pflag"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+)
+
+// settings are the flags of enable and watch that say which gateways are added, and how.
+type settings struct {
+	options      inject.Options
+	given        survey.Ranges
+	nodePorts    [2]uint16
+	authorityDir string
+	parallel     int
+}
+
+// addFlags registers the flags. delivery is the default of --delivery.
+func (s *settings) addFlags(f *pflag.FlagSet, delivery inject.Delivery) {
+	o := &s.options
+	addImage(f, &o.Image)
+	addPullPolicy(f, &o.PullPolicy, "the cluster's")
+	flags.Choice(f, &o.Mode, "mode", "", api.Permissive, "what happens to connections that cannot be encrypted", modes())
+	flags.Choice(f, &o.OnFailure, "on-failure", "", "", "what happens to a pod's connections without its gateway: {} (default open in permissive mode, closed in strict)",
+		[]flags.Word[api.OnFailure]{
+			{Value: api.FailOpen, Meaning: "they go in plaintext"},
+			{Value: api.FailClosed, Meaning: "they fail"},
+		})
+	addCertTTL(f, &o.TTL)
+	addTimeout(f, &o.Timeout, inject.DefaultTimeout, "how long one pod may take")
+	addParallel(f, &s.parallel)
+	addSurveyed(f, &s.given)
+	addRanges(f, &s.given.Exclude, "exclude-cidr", "range of addresses to leave alone; may be repeated")
+	flags.List(f, &s.given.ExcludePorts, "exclude-port", "ports", "destination port to leave alone; may be repeated", parsePort)
+	flags.Choice(f, &o.Wire, "wire", "", api.WireAuto, "how gateways meet", wires())
+	flags.Array(f, &o.Allow, "allow", "stringArray", "identity that may connect to the pod, like 'ns/prod/sa/*'; may be repeated (default: everyone in the trust domain)", parsePattern)
+	addRanges(f, &o.PlaintextFrom, "allow-plaintext-from", "range of addresses whose plaintext connections strict mode lets in, besides the pod's own node; may be repeated")
+	f.BoolVar(&o.BlockUDP, "block-udp", false, "refuse UDP to captured ranges in strict mode, except DNS; gateways do not encrypt UDP")
+	flags.Parsed(f, &s.nodePorts, "node-ports", "string", defaultNodePorts(), "ports of nodes that belong to Services, empty for none", parsePorts)
+	addAuthorityDir(f, &s.authorityDir, "authority-dir")
+	flags.Choice(f, &o.Delivery, "delivery", "", delivery, "how a gateway gets its first certificate", []flags.Word[inject.Delivery]{
+		{Value: inject.DeliverySecret, Meaning: "the key is made here and travels in a Secret"},
+		{Value: inject.DeliveryCSR, Meaning: "the key is made in the gateway and never leaves it"},
+	})
+	flags.Choice(f, &o.Existing, "existing", "", api.ExistingReport, "what happens to connections that are open already", []flags.Word[api.Existing]{
+		{Value: api.ExistingLeave, Meaning: "they stay, in plaintext"},
+		{Value: api.ExistingReport, Meaning: "they stay, are counted and listed"},
+		{Value: api.ExistingReset, Meaning: "they are reset, so that applications make new ones"},
+	})
+	flags.Parsed(f, &o.MetricsAddr, "metrics-addr", "string", "",
+		fmt.Sprintf("serve metrics for Prometheus at this address of each pod, like :%d or 127.0.0.1:%[1]d; in strict mode only gateways and --allow-plaintext-from reach it (default: no port)", api.MetricsPort), parseMetricsAddr)
+}
+
+// complete returns what the flags say, with the defaults that depend on other flags.
+func (s *settings) complete() (inject.Options, survey.Ranges) {
+	options, given := s.options, s.given
+	if options.OnFailure == "" {
+		options.OnFailure = api.FailOpen
+		if options.Mode == api.Strict {
+			options.OnFailure = api.FailClosed
+		}
+	}
+	// Only the in-band wire reaches what is behind a node port.
+	if options.Wire != api.WirePort {
+		given.NodePorts = s.nodePorts
+	}
+	return options, given
+}
