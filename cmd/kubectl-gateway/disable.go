@@ -141,10 +141,6 @@ func (r *disableReport) add(result disable.Result) {
 	r.stays = r.stays || result.Action == disable.Disabled && r.dryRun == installed.DryRunNone
 }
 
-func dryRunWords(dryRun installed.DryRun) string {
-	return map[installed.DryRun]string{installed.DryRunClient: " (dry run)", installed.DryRunServer: " (server dry run)"}[dryRun]
-}
-
 // what says what was done about a pod.
 func (r *disableReport) what(result disable.Result) string {
 	switch {

@@ -1,18 +1,14 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
-	"k8s.io/client-go/kubernetes"
 
 	// Authentication plugins of kubeconfig files that name one.
 	_ "k8s.io/client-go/plugin/pkg/client/auth"
 	"k8s.io/client-go/rest"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/answer"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/resend"
@@ -76,18 +72,4 @@ change, no control plane in the cluster.`,
 	root.SetFlagErrorFunc(flags.Error)
 	a.complete(root)
 	return root
-}
-
-// kubernetes returns the connection that the flags and the kubeconfig describe.
-func (a *app) kubernetes() (*rest.Config, kubernetes.Interface, error) {
-	config, err := a.flags.ToRESTConfig()
-	if err != nil {
-		return nil, nil, api.WithHint(fmt.Errorf("reading the kubeconfig: %w", err),
-			"check --kubeconfig, $KUBECONFIG and --context; 'kubectl config get-contexts' lists contexts")
-	}
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return nil, nil, fmt.Errorf("preparing the connection: %w", err)
-	}
-	return config, client, nil
 }

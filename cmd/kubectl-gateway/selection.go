@@ -1,11 +1,9 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -91,35 +89,4 @@ func (s *selection) where() string {
 		return "any namespace"
 	}
 	return fmt.Sprintf("namespace %q", s.namespace)
-}
-
-// reportMissing prints the errors of pods that were not found, one line each,
-// and returns errReported if there are any.
-func (a *app) reportMissing(missing error) error {
-	if missing == nil {
-		return nil
-	}
-	printErrors(a.ErrOut, missing)
-	return errReported
-}
-
-// printErrors prints err, or those that it joins: a line each, and each hint once.
-func printErrors(w io.Writer, err error) { printErrorsOr(w, err, "") }
-
-// printErrorsOr is printErrors with a hint for errors that have none.
-func printErrorsOr(w io.Writer, err error, otherwise string) {
-	errs := []error{err}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		errs = joined.Unwrap()
-	}
-	var hints []string
-	for _, err := range errs {
-		fmt.Fprintf(w, "error: %s\n", words(err))
-		if hint := cmp.Or(advice(err), otherwise); hint != "" && !slices.Contains(hints, hint) {
-			hints = append(hints, hint)
-		}
-	}
-	for _, hint := range hints {
-		fmt.Fprintf(w, "hint: %s\n", line(hint))
-	}
 }

@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"io"
 	"runtime"
-	"strings"
 
 	"github.com/spf13/cobra"
 	apiversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/client-go/kubernetes"
-	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
@@ -108,24 +106,4 @@ func (v *versions) format(output string) (string, error) {
 		text += fmt.Sprintf("Server version: %s\n", terminal.Clean(v.Server.GitVersion))
 	}
 	return text, nil
-}
-
-// encode returns value as json or yaml, harmless to a terminal.
-func encode(value any, output string) (string, error) {
-	if output == "yaml" {
-		text, err := yaml.Marshal(value)
-		if err != nil {
-			return "", fmt.Errorf("encoding as YAML: %w", err)
-		}
-		return string(text), nil
-	}
-	// encoding/json's default for HTML would turn "<" into an escape.
-	var text strings.Builder
-	encoder := json.NewEncoder(&text)
-	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "    ")
-	if err := encoder.Encode(value); err != nil {
-		return "", fmt.Errorf("encoding as JSON: %w", err)
-	}
-	return string(terminal.CleanJSON([]byte(text.String()))), nil
 }

@@ -12,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
@@ -117,15 +116,6 @@ func (o *watchOptions) place(a *app, args []string) (watch.Options, error) {
 	return options, err
 }
 
-// namespace returns that of the command line, or else of the kubeconfig or the pod.
-func (a *app) namespace() (string, error) {
-	namespace, _, err := a.flags.ToRawKubeConfigLoader().Namespace()
-	if err != nil {
-		return "", fmt.Errorf("reading the kubeconfig: %w", err)
-	}
-	return namespace, nil
-}
-
 func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 	settings, given := o.settings.complete()
 	options, err := o.place(a, args)
@@ -160,17 +150,6 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 	watcher := &watch.Watcher{Client: client, Actions: plugin, Options: options, Report: report.add}
 	report.counts = watcher.Counts
 	return o.watch(ctx, a, client, watcher, report)
-}
-
-// quiet returns a connection whose warnings do not tear the live view apart.
-func quiet(config *rest.Config) (*rest.Config, kubernetes.Interface, error) {
-	config = rest.CopyConfig(config)
-	config.WarningHandler, config.WarningHandlerWithContext = rest.NoWarnings{}, nil
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return nil, nil, fmt.Errorf("preparing the connection: %w", err)
-	}
-	return config, client, nil
 }
 
 // watch runs watcher in the way that the flags ask for.

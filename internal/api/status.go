@@ -119,25 +119,36 @@ type Capture struct {
 	// PlaintextFrom holds the sources that strict mode lets in without TLS.
 	PlaintextFrom []netip.Prefix `json:"plaintextFrom,omitempty"`
 	BlockUDP      bool           `json:"blockUDP,omitempty"`
+	CaptureCounts
+}
+
+// CaptureCounts counts calls of connect(2), datagrams and inbound connections since the
+// gateway started.
+type CaptureCounts struct {
 	// Captured counts connections that were redirected to the gateway.
 	Captured uint64 `json:"captured"`
-	// ServicePassed and ServiceRefused count connections to Service VIPs.
+	// ServicePassed counts connections to Service VIPs in plaintext, ServiceRefused those that
+	// were refused for going there.
 	ServicePassed  uint64 `json:"servicePassed"`
 	ServiceRefused uint64 `json:"serviceRefused"`
-	// Uncapturable counts connections that should have been captured but could
-	// not be, such as those of sockets bound to a network device.
+	// Uncapturable counts connections that could not be captured, because the socket is bound
+	// to a device (SO_BINDTODEVICE) or memory ran out: they were refused in strict mode, and
+	// passed in plaintext otherwise.
 	Uncapturable uint64 `json:"uncapturable"`
-	// NoListener counts connections refused because no worker listened.
+	// NoListener counts connections while no worker listened: they were refused with
+	// FailClosed, and passed in plaintext without.
 	NoListener uint64 `json:"noListener"`
-	// UDP counts sockets and messages of UDP to captured ranges, which no
-	// gateway encrypts. UDPRefused are those of them that were refused.
+	// UDP counts calls of connect(2), sendto(2) and sendmsg(2) on UDP sockets to captured
+	// ranges, except to port 53; no gateway encrypts them. UDPRefused counts those that were
+	// refused. Datagrams of a connected socket are not counted one by one.
 	UDP        uint64 `json:"udp,omitempty"`
 	UDPRefused uint64 `json:"udpRefused,omitempty"`
-	// Steered counts inbound connections that were handed to the in-band
-	// listener because the peer showed the option.
+	// Steered counts inbound connections that were handed to the in-band listener because the
+	// peer showed the option.
 	Steered uint64 `json:"steered,omitempty"`
-	// PlaintextAllowed and PlaintextRefused count inbound connections without
-	// the option that strict mode let in, because of their source, or reset.
+	// PlaintextAllowed counts inbound connections without the option that strict mode let in
+	// because of PlaintextFrom. PlaintextRefused counts those that it sent to the gateway to be
+	// reset, or dropped while no worker listened (FailClosed).
 	PlaintextAllowed uint64 `json:"plaintextAllowed,omitempty"`
 	PlaintextRefused uint64 `json:"plaintextRefused,omitempty"`
 }

@@ -98,15 +98,10 @@ func inbandDialFailure(err error) *failure {
 
 // peerShown asks whether the other end of conn showed that it has a gateway.
 func (p *Proxy) peerShown(conn *net.TCPConn) (shown bool, err error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return false, err
-	}
-	if controlErr := raw.Control(func(fd uintptr) {
-		shown, err = p.sockets.PeerShown(int(fd))
-	}); controlErr != nil {
-		return false, controlErr
-	}
+	err = onSocket(conn, func(fd int) (err error) {
+		shown, err = p.sockets.PeerShown(fd)
+		return err
+	})
 	return shown && err == nil, err
 }
 

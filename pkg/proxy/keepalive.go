@@ -87,16 +87,12 @@ func (p *Proxy) inspect(c *connection) {
 
 // hasError reports whether the kernel has a pending error for socket: a RST that came while
 // the relay waits for the other side to read.
-func hasError(socket *net.TCPConn) bool {
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return false
-	}
-	failed := false
-	_ = raw.Control(func(fd uintptr) {
+func hasError(socket *net.TCPConn) (failed bool) {
+	_ = onSocket(socket, func(fd int) error {
 		set := []unix.PollFd{{Fd: int32(fd)}}
 		n, err := unix.Poll(set, 0)
 		failed = err == nil && n > 0 && set[0].Revents&unix.POLLERR != 0
+		return err
 	})
 	return failed
 }
@@ -109,19 +105,12 @@ const lostProbes = 2
 // unanswered reports whether the kernel repeats data or probes without an answer, and how long
 // ago the last acknowledgement came.
 func unanswered(socket *net.TCPConn) (stalled bool, ackAge time.Duration, err error) {
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return false, 0, err
-	}
 	var info *unix.TCPInfo
-	var infoErr error
-	if err := raw.Control(func(fd uintptr) {
-		info, infoErr = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err := onSocket(socket, func(fd int) (err error) {
+		info, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		return err
 	}); err != nil {
 		return false, 0, err
-	}
-	if infoErr != nil {
-		return false, 0, infoErr
 	}
 	stalled = info.Unacked > 0 && info.Retransmits > 0 || info.Probes > lostProbes
 	return stalled, time.Duration(info.Last_ack_recv) * time.Millisecond, nil

@@ -23,11 +23,7 @@ func resetOnDeath(l net.Listener) error {
 	if !ok {
 		return nil // there is no socket to inherit from
 	}
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("reaching listener %v: %w", l.Addr(), err)
-	}
-	return control(raw, lingerZero)
+	return onSocket(conn, lingerZero)
 }
 
 func lingerZero(fd int) error {
@@ -43,6 +39,15 @@ func control(raw syscall.RawConn, do func(fd int) error) (err error) {
 		return controlErr
 	}
 	return err
+}
+
+// onSocket calls do with the descriptor of socket.
+func onSocket(socket syscall.Conn, do func(fd int) error) error {
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("accessing the socket: %w", err)
+	}
+	return control(raw, do)
 }
 
 // closeGently closes socket; written data still arrives, then the end. Errors mean that the

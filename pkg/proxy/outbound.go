@@ -53,12 +53,8 @@ func (p *Proxy) strict(s *settings) bool {
 }
 
 func (p *Proxy) originalDestination(app *net.TCPConn) (netip.AddrPort, error) {
-	raw, err := app.SyscallConn()
-	if err != nil {
-		return netip.AddrPort{}, err
-	}
 	var destination netip.AddrPort
-	if err := control(raw, func(fd int) (err error) {
+	if err := onSocket(app, func(fd int) (err error) {
 		destination, err = p.sockets.OriginalDestination(fd)
 		return err
 	}); err != nil {

@@ -60,12 +60,10 @@ func (p *Proxy) pass(to, from *net.TCPConn, count *atomic.Uint64) error {
 
 // queuedBytes returns how much can be read without waiting.
 func queuedBytes(source *plainReader) (n int, err error) {
-	if controlErr := source.raw.Control(func(fd uintptr) {
-		n, err = unix.IoctlGetInt(int(fd), unix.SIOCINQ)
-	}); controlErr != nil {
-		return 0, controlErr
-	}
-	if err != nil {
+	if err := control(source.raw, func(fd int) (err error) {
+		n, err = unix.IoctlGetInt(fd, unix.SIOCINQ)
+		return err
+	}); err != nil {
 		return 0, fmt.Errorf("asking for queued bytes: %w", err)
 	}
 	return n, nil

@@ -198,20 +198,14 @@ const maxBacklog = 8192
 
 // acceptWaiting accepts a connection from the backlog. The error is EAGAIN if it is empty.
 func acceptWaiting(l *net.TCPListener) (*net.TCPConn, error) {
-	raw, err := l.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
 	var fd int
-	for again := true; again; again = err == unix.EINTR || err == unix.ECONNABORTED {
-		if controlErr := raw.Control(func(listener uintptr) {
-			fd, _, err = unix.Accept4(int(listener), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
-		}); controlErr != nil {
-			return nil, controlErr
+	if err := onSocket(l, func(listener int) (err error) {
+		for again := true; again; again = err == unix.EINTR || err == unix.ECONNABORTED {
+			fd, _, err = unix.Accept4(listener, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
 		}
-	}
-	if err != nil {
-		return nil, os.NewSyscallError("accept4", err)
+		return os.NewSyscallError("accept4", err)
+	}); err != nil {
+		return nil, err
 	}
 	f := os.NewFile(uintptr(fd), "connection")
 	defer f.Close()

@@ -74,11 +74,7 @@ func Reduce(s *api.Status) *api.Status {
 		Missing: make([]string, len(s.Missing)),
 		Cert:    api.Certificate{NotBefore: s.Cert.NotBefore, NotAfter: s.Cert.NotAfter},
 		Worker:  api.Worker{StartedAt: s.Worker.StartedAt, Restarts: s.Worker.Restarts},
-		Capture: api.Capture{
-			Captured: s.Capture.Captured, ServicePassed: s.Capture.ServicePassed, ServiceRefused: s.Capture.ServiceRefused,
-			Uncapturable: s.Capture.Uncapturable, NoListener: s.Capture.NoListener, UDP: s.Capture.UDP, UDPRefused: s.Capture.UDPRefused,
-			Steered: s.Capture.Steered, PlaintextAllowed: s.Capture.PlaintextAllowed, PlaintextRefused: s.Capture.PlaintextRefused,
-		},
+		Capture: api.Capture{CaptureCounts: s.Capture.CaptureCounts},
 		Traffic: s.Traffic, Unencrypted: s.Unencrypted,
 	}
 	if e := s.Existing; e != nil {

@@ -30,10 +30,10 @@ func full() *api.Status {
 		Missing: []string{"a", "b"}, Identity: `spiffe://td/ns/a/sa/"b"`,
 		Cert:   api.Certificate{Serial: "1f", NotBefore: at(900), NotAfter: at(9000)},
 		Worker: api.Worker{PID: 7, StartedAt: at(2000), Restarts: 3},
-		Capture: api.Capture{
+		Capture: api.Capture{CaptureCounts: api.CaptureCounts{
 			Captured: 11, ServicePassed: 12, ServiceRefused: 13, Uncapturable: 14, NoListener: 15,
 			UDP: 16, UDPRefused: 17, Steered: 18, PlaintextAllowed: 19, PlaintextRefused: 20,
-		},
+		}},
 		Traffic: api.Traffic{
 			Outbound: api.Direction{Active: 21, Encrypted: 22, Plaintext: 23, Refused: 24, Inband: 25, NotAllowed: 26, OptionLost: 27, Sent: 28, Received: 29},
 			Inbound:  api.Direction{Active: 31, Encrypted: 32, Plaintext: 33, Refused: 34, Inband: 35, NotAllowed: 36, OptionLost: 37, Sent: 38, Received: 1 << 40},

@@ -3,6 +3,8 @@ package verify
 import (
 	"bytes"
 	"encoding/binary"
+
+	"golang.org/x/crypto/cryptobyte"
 )
 
 // Content types of TLS records (RFC 8446 section 5.1).
@@ -95,36 +97,30 @@ type hello struct {
 }
 
 // parseServerHello reads a ServerHello (RFC 8446 section 4.1.3), which is not
-// encrypted. It reports false if b is none of TLS 1.3.
+// encrypted. It reports false if b is not one of TLS 1.3.
 func parseServerHello(b []byte) (hello, bool) {
 	const serverHello, supportedVersions, keyShare = 2, 43, 51
+	const lengthVersionAndRandom = 3 + 2 + 32
 	var h hello
-	if len(b) < 4+2+32+1 || b[0] != serverHello {
+	var kind uint8
+	var session, extensions cryptobyte.String
+	s := cryptobyte.String(b)
+	if !s.ReadUint8(&kind) || kind != serverHello || !s.Skip(lengthVersionAndRandom) || !s.ReadUint8LengthPrefixed(&session) ||
+		!s.ReadUint16(&h.cipher) || !s.Skip(1) || !s.ReadUint16LengthPrefixed(&extensions) {
 		return h, false
 	}
-	b = b[4+2+32:]
-	session := int(b[0])
-	if b = b[1:]; len(b) < session+5 {
-		return h, false
-	}
-	b = b[session:]
-	h.cipher = binary.BigEndian.Uint16(b)
-	extensions := int(binary.BigEndian.Uint16(b[3:]))
-	if b = b[5:]; len(b) < extensions {
-		return h, false
-	}
-	for b = b[:extensions]; len(b) >= 4; {
-		kind, length := binary.BigEndian.Uint16(b), int(binary.BigEndian.Uint16(b[2:]))
-		if b = b[4:]; length > len(b) {
+	for !extensions.Empty() {
+		var extension uint16
+		var value cryptobyte.String
+		if !extensions.ReadUint16(&extension) || !extensions.ReadUint16LengthPrefixed(&value) {
 			return h, false
 		}
-		switch value := b[:length]; {
-		case kind == supportedVersions && length == 2:
-			h.version = binary.BigEndian.Uint16(value)
-		case kind == keyShare && length >= 2:
-			h.group = binary.BigEndian.Uint16(value)
+		switch extension {
+		case supportedVersions:
+			value.ReadUint16(&h.version)
+		case keyShare:
+			value.ReadUint16(&h.group)
 		}
-		b = b[length:]
 	}
 	return h, h.version != 0
 }

@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -205,4 +206,35 @@ func usage(cmd *cobra.Command) string {
 		return "'" + cmd.CommandPath() + " --help' lists the commands"
 	}
 	return "'" + cmd.CommandPath() + " --help' explains it, and 'kubectl gateway check' looks for what is wrong in the cluster"
+}
+
+// reportMissing prints the errors of pods that were not found, one line each,
+// and returns errReported if there are any.
+func (a *app) reportMissing(missing error) error {
+	if missing == nil {
+		return nil
+	}
+	printErrors(a.ErrOut, missing)
+	return errReported
+}
+
+// printErrors prints err, or those that it joins: a line each, and each hint once.
+func printErrors(w io.Writer, err error) { printErrorsOr(w, err, "") }
+
+// printErrorsOr is printErrors with a hint for errors that have none.
+func printErrorsOr(w io.Writer, err error, otherwise string) {
+	errs := []error{err}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		errs = joined.Unwrap()
+	}
+	var hints []string
+	for _, err := range errs {
+		fmt.Fprintf(w, "error: %s\n", words(err))
+		if hint := cmp.Or(advice(err), otherwise); hint != "" && !slices.Contains(hints, hint) {
+			hints = append(hints, hint)
+		}
+	}
+	for _, hint := range hints {
+		fmt.Fprintf(w, "hint: %s\n", line(hint))
+	}
 }
