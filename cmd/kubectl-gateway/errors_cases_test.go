@@ -238,7 +238,7 @@ func errorCases() []errorCase {
 		{name: "no permission to publish", args: "init-ca --dir=DIR/new", world: func(w *world) {
 			w.forget(bundlePath)
 			w.refuses("POST", "/configmaps", 403, metav1.StatusReasonForbidden, "")
-		}, says: "trust bundle", hints: "permission to create configmap", also: "^authority "},
+		}, says: "trust bundle", hints: "may create configmap", also: "^authority "},
 		{name: "a foreign authority is there", args: "init-ca --dir=DIR/new", says: "trusts another authority", hints: "authority"},
 	}
 	verbs := []struct{ name, args string }{

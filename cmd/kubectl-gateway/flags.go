@@ -88,12 +88,7 @@ func addAuthorityDir(f *pflag.FlagSet, p *string, name string) {
 }
 
 func addCertTTL(f *pflag.FlagSet, p *time.Duration) {
-	flags.Parsed(f, p, "cert-ttl", "string", fmt.Sprintf("%dd", ca.DefaultLeafTTL/(24*time.Hour)), "how long the pods' certificates are valid, like 12h or 30d", ca.ParseTTL)
-}
-
-// addAuthorityTTL registers --ttl. Its default is that of pkg/ca.
-func addAuthorityTTL(f *pflag.FlagSet, p *time.Duration, usage string) {
-	flags.Parsed(f, p, "ttl", "string", "10y", usage, ca.ParseTTL)
+	flags.Parsed(f, p, "cert-ttl", "string", fmt.Sprintf("%dd", ca.DefaultLeafTTL/(24*time.Hour)), "how long the pods' certificates are valid, like 12h or 30d", parseLifetime)
 }
 
 func addRanges(f *pflag.FlagSet, p *[]netip.Prefix, name, usage string) {

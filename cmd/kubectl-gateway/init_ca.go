@@ -16,14 +16,9 @@ import (
 
 // initCAOptions are the flags of init-ca.
 type initCAOptions struct {
-	store       authority.Store
-	fromCert    string
-	fromKey     string
-	trustDomain string
-	ttl         time.Duration
-	dir         string
-	output      string
-	force       bool
+	options authority.InitOptions
+	source  sourceFlags
+	output  string
 }
 
 func newInitCACommand(a *app) *cobra.Command {
@@ -45,17 +40,15 @@ again what the cluster has lost.`,
   kubectl gateway init-ca --store=cluster`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			options, err := o.complete(cmd.Flags().Changed("ttl"))
-			if err != nil {
+			var err error
+			if o.options.Source, err = o.source.read(cmd.Flags()); err != nil {
 				return err
 			}
-			_, client, err := a.kubernetes()
-			if err != nil {
+			if _, o.options.Client, err = a.kubernetes(); err != nil {
 				return err
 			}
-			options.Client = client
-			options.Progress = func(line string) { fmt.Fprintln(a.ErrOut, line) }
-			result, err := authority.Init(cmd.Context(), *options)
+			o.options.Progress = func(line string) { fmt.Fprintln(a.ErrOut, line) }
+			result, err := authority.Init(cmd.Context(), o.options)
 			if err != nil {
 				return err
 			}
@@ -67,46 +60,15 @@ again what the cluster has lost.`,
 		},
 	}
 	f := cmd.Flags()
-	flags.Choice(f, &o.store, "store", "", authority.StoreLocal, "where the key is kept", []flags.Word[authority.Store]{
+	flags.Choice(f, &o.options.Store, "store", "", authority.StoreLocal, "where the key is kept", []flags.Word[authority.Store]{
 		{Value: authority.StoreLocal, Meaning: "on this machine alone"}, {Value: authority.StoreCluster, Meaning: "in a Secret as well"},
 	})
-	f.StringVar(&o.fromCert, "from-cert", "", "PEM file with the certificate of an existing authority and its chain up to the root")
-	f.StringVar(&o.fromKey, "from-key", "", "PEM file with the private key of --from-cert")
-	f.StringVar(&o.trustDomain, "trust-domain", "", "trust domain of all identities (default "+ca.DefaultTrustDomain+", or that of the authority)")
-	addAuthorityTTL(f, &o.ttl, "how long a new authority is valid, like 720h, 90d or 10y")
-	f.BoolVar(&o.force, "force", false, "replace an existing authority at once; running gateways refuse each other until all are rotated ('rotate --ca' replaces it while traffic goes on)")
-	addAuthorityDir(f, &o.dir, "dir")
+	o.source.add(cmd, "", "an existing authority")
+	f.StringVar(&o.options.TrustDomain, "trust-domain", "", "trust domain of all identities (default "+ca.DefaultTrustDomain+", or that of the authority)")
+	f.BoolVar(&o.options.Force, "force", false, "replace an existing authority at once; running gateways refuse each other until all are rotated ('rotate --ca' replaces it while traffic goes on)")
+	addAuthorityDir(f, &o.options.Dir, "dir")
 	addOutput(f, &o.output, "", "json", "yaml", "name")
-	flags.Files(f, "from-cert", "from-key")
-	cmd.MarkFlagsRequiredTogether("from-cert", "from-key")
 	return cmd
-}
-
-// complete checks the flags and reads the files they name.
-func (o *initCAOptions) complete(ttlGiven bool) (*authority.InitOptions, error) {
-	options := &authority.InitOptions{
-		Location:    authority.Location{Dir: o.dir},
-		Store:       o.store,
-		TrustDomain: o.trustDomain,
-		Force:       o.force,
-	}
-	if ttlGiven {
-		options.TTL = o.ttl
-	}
-	for _, file := range []struct {
-		flag, path string
-		content    *[]byte
-	}{{"--from-cert", o.fromCert, &options.CertPEM}, {"--from-key", o.fromKey, &options.KeyPEM}} {
-		if file.path == "" {
-			continue
-		}
-		text, err := readBounded(file.path)
-		if err != nil {
-			return nil, fmt.Errorf("reading %s: %w", file.flag, err)
-		}
-		*file.content = text
-	}
-	return options, nil
 }
 
 // initOutput is the machine-readable result of init-ca.

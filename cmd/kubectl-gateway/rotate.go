@@ -11,7 +11,6 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
@@ -30,9 +29,7 @@ type rotateOptions struct {
 
 	// The fields below are for --ca alone.
 	authority bool
-	fromCert  string
-	fromKey   string
-	ttl       time.Duration
+	source    sourceFlags
 	dryRun    bool
 }
 
@@ -74,7 +71,7 @@ operators then need a copy of the new one.`,
 				return err
 			}
 			if o.authority {
-				successor, err := o.successor(cmd.Flags().Changed("ttl"))
+				successor, err := o.source.read(cmd.Flags())
 				if err != nil {
 					return err
 				}
@@ -93,12 +90,8 @@ operators then need a copy of the new one.`,
 	addParallel(f, &o.parallel)
 	addResults(f, &o.output)
 	f.BoolVar(&o.authority, "ca", false, "replace the authority, and the certificates of all gateways in the cluster")
-	f.StringVar(&o.fromCert, "from-cert", "", "with --ca: PEM file with the certificate of the new authority and its chain up to the root")
-	f.StringVar(&o.fromKey, "from-key", "", "with --ca: PEM file with the private key of --from-cert")
-	addAuthorityTTL(f, &o.ttl, "with --ca: how long a new authority is valid, like 720h, 90d or 10y")
+	o.source.add(cmd, "with --ca: ", "the authority to follow")
 	f.BoolVar(&o.dryRun, "dry-run", false, "with --ca: change nothing, and print the next step")
-	flags.Files(f, "from-cert", "from-key")
-	cmd.MarkFlagsRequiredTogether("from-cert", "from-key")
 	return cmd
 }
 
@@ -107,7 +100,7 @@ func (o *rotateOptions) check(args []string) error {
 	switch {
 	case o.authority && (!o.targets.Empty(args) || o.targets.AllNamespaces):
 		return errors.New("pods are selected, but --ca is about all gateways of the cluster: use one of them")
-	case !o.authority && (o.dryRun || o.fromCert != ""):
+	case !o.authority && (o.dryRun || o.source.certFile != ""):
 		return errors.New("--dry-run, --from-cert and --from-key need --ca")
 	case !o.authority && o.targets.Empty(args):
 		return api.WithHint(targets.ErrNothingNamed, "name a pod, or use -l or --all; --ca replaces the authority")

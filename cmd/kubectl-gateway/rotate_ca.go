@@ -2,37 +2,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
 )
-
-// successor reads what the flags say about the authority that is to follow.
-func (o *rotateOptions) successor(ttlGiven bool) (authority.Source, error) {
-	var s authority.Source
-	if ttlGiven {
-		s.TTL = o.ttl
-	}
-	if o.fromCert == "" {
-		return s, nil
-	}
-	if ttlGiven {
-		return s, api.WithHint(errors.New("the lifetime of an existing certificate cannot be chosen"), "leave out --ttl")
-	}
-	var err error
-	if s.CertPEM, err = readBounded(o.fromCert); err != nil {
-		return s, fmt.Errorf("reading --from-cert: %w", err)
-	}
-	if s.KeyPEM, err = readBounded(o.fromKey); err != nil {
-		return s, fmt.Errorf("reading --from-key: %w", err)
-	}
-	return s, nil
-}
 
 // rotateAuthority replaces the authority, or says what would be done next.
 func (o *rotateOptions) rotateAuthority(ctx context.Context, a *app, successor authority.Source, ttl time.Duration) error {

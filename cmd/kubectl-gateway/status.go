@@ -20,7 +20,6 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // statusOptions are the flags of status.
@@ -106,7 +105,7 @@ changed.`,
 	cmd.Flags().BoolVarP(&o.watch, "watch", "w", false, "repeat until Ctrl-C")
 	flags.Duration(cmd.Flags(), &o.interval, "interval", defaultInterval, flags.Positive, "with --watch, how often to look")
 	addTimeout(cmd.Flags(), &o.timeout, status.DefaultTimeout, "how long one gateway may take to answer")
-	flags.Parsed(cmd.Flags(), &o.failIfExpiring, "fail-if-expiring", "string", "", "exit with 1 if a certificate ends within this time, such as 48h or 30d", ca.ParseTTL)
+	flags.Parsed(cmd.Flags(), &o.failIfExpiring, "fail-if-expiring", "string", "", "exit with 1 if a certificate ends within this time, such as 48h or 30d", parseLifetime)
 	return cmd
 }
 

@@ -30,7 +30,7 @@ func (r *Rotation) Begin(ctx context.Context, s Source) error {
 	if r.Phase() != Idle {
 		return fmt.Errorf("beginning a rotation: one is under way (%s)", r.Phase())
 	}
-	if err := s.validate(); err != nil {
+	if err := s.Validate(); err != nil {
 		return err
 	}
 	a, err := s.get(r.Current().TrustDomain())

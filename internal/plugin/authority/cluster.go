@@ -22,8 +22,8 @@ const (
 	BundleName = "kube-gateway-trust"
 	// BundleKey is the key of the ConfigMap that holds certificates in PEM form.
 	BundleKey = "ca.crt"
-	// SecretName is the Secret with the authority (--store=cluster). During a rotation
-	// its successor or predecessor is beside it.
+	// SecretName is the Secret with the authority (--store=cluster), and the other two
+	// are those of its successor or predecessor during a rotation.
 	SecretName         = "kube-gateway-authority"
 	NextSecretName     = SecretName + "-next"
 	PreviousSecretName = SecretName + "-previous"

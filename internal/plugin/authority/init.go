@@ -82,7 +82,7 @@ func (o *InitOptions) validate() error {
 	if o.Store != StoreLocal && o.Store != StoreCluster {
 		return api.WithHint(fmt.Errorf("store %q is unknown", o.Store), fmt.Sprintf("use %s or %s", StoreLocal, StoreCluster))
 	}
-	if err := o.Source.validate(); err != nil || o.TrustDomain == "" {
+	if err := o.Source.Validate(); err != nil || o.TrustDomain == "" {
 		return err
 	}
 	return ca.ValidateTrustDomain(o.TrustDomain)

@@ -18,7 +18,8 @@ type Source struct {
 	TTL time.Duration
 }
 
-func (s *Source) validate() error {
+// Validate returns what contradicts itself in s.
+func (s *Source) Validate() error {
 	switch {
 	case (len(s.CertPEM) == 0) != (len(s.KeyPEM) == 0):
 		return api.WithHint(errors.New("a certificate and its private key are needed together"), "give both --from-cert and --from-key")

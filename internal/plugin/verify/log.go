@@ -37,7 +37,7 @@ func (l logReader) read(ctx context.Context, g remote.Ref, since time.Duration) 
 	return parseLog(io.LimitReader(stream, maxLog)), nil
 }
 
-// parseLog returns the connections in a log. Other lines are none of its business.
+// parseLog returns the connections in a log. It skips other lines.
 func parseLog(r io.Reader) []api.Connection {
 	var found []api.Connection
 	lines := bufio.NewScanner(r)

@@ -18,7 +18,7 @@ import (
 const (
 	maxEvents    = 16
 	maxEventLine = 4096
-	// stopTimeout is how long a probe may take to end.
+	// stopTimeout bounds the wait for the end of a probe.
 	stopTimeout = 5 * time.Second
 )
 
@@ -35,7 +35,7 @@ type probe struct {
 	err error
 }
 
-// startProbe runs a probe that is given text. It ends with stop, or with ctx.
+// startProbe runs a probe with text as its input. It ends with stop, or with ctx.
 func startProbe(ctx context.Context, g *remote.Conn, verb, address, text string) (*probe, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	in, stdin := io.Pipe()
@@ -87,7 +87,7 @@ func parseEvent(line []byte) (api.ProbeEvent, error) {
 		return event, fmt.Errorf("reading its answer: %w", err)
 	}
 	if event.Event == "" {
-		return event, errors.New("reading its answer: it is no event")
+		return event, errors.New("reading its answer: it is not an event")
 	}
 	return event, nil
 }
@@ -116,14 +116,14 @@ func (p *probe) fail(err error) {
 	}
 }
 
-// failure returns why the probe could not run, nil if it did.
+// failure returns why the probe could not run, nil if it could.
 func (p *probe) failure() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.err
 }
 
-// stop has the probe end by itself, and waits for that.
+// stop asks the probe to end, and waits until it has.
 func (p *probe) stop() {
 	p.once.Do(func() {
 		p.stdin.Close()
