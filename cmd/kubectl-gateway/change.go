@@ -56,7 +56,7 @@ func (o *changeOptions) run(ctx context.Context, a *app, wanted change.Change, a
 		return err
 	}
 	report.missing(missing)
-	changer := change.Changer{Gateways: &remote.Client{Config: config, Kube: client}, Parallel: o.parallel, Timeout: o.timeout}
+	changer := change.Changer{Gateways: remote.NewClient(config, client), Parallel: o.parallel, Timeout: o.timeout}
 	results := changer.ChangeAll(ctx, pods, wanted, report.add)
 	report.ofWorkloads(found.Workloads)
 	err = finish(&report.report, results, newChangeItem)

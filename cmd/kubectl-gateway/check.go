@@ -132,7 +132,7 @@ func (o *checkOptions) connect(a *app, checker *check.Checker, args []string) er
 	if a.flags.Context != nil && *a.flags.Context != "" {
 		current = *a.flags.Context
 	}
-	checker.Client, checker.Gateways = client, &remote.Client{Config: config, Kube: client}
+	checker.Client, checker.Gateways = client, remote.NewClient(config, client)
 	checker.Context = fmt.Sprintf("context %q, server %s, namespace %q", current, config.Host, checker.Namespace)
 	checker.ServerTime = func(ctx context.Context) (time.Time, error) { return serverTime(ctx, config) }
 	checker.Find = func(ctx context.Context) ([]corev1.Pod, error) {

@@ -101,7 +101,7 @@ func (o *disableOptions) run(ctx context.Context, a *app, options disable.Option
 	}
 	report.missing(missing)
 	disabler := &disable.Disabler{
-		Client: client, Gateways: &remote.Client{Config: config, Kube: client}, Options: options, Progress: report.progress,
+		Client: client, Gateways: remote.NewClient(config, client), Options: options, Progress: report.progress,
 	}
 	results := disabler.DisableAll(ctx, pods, o.parallel, report.add)
 	err = report.finish(results)

@@ -117,7 +117,7 @@ func (o *enableOptions) run(ctx context.Context, a *app, options inject.Options,
 	injector := &inject.Injector{
 		Client:    client,
 		Authority: signer,
-		Gateways:  &remote.Client{Config: config, Kube: client},
+		Gateways:  remote.NewClient(config, client),
 		Options:   options,
 	}
 	return o.enable(ctx, a, client, injector, given, found, missing)

@@ -135,7 +135,7 @@ func (o *rotateOptions) rotateLeaves(ctx context.Context, a *app, args []string,
 		return err
 	}
 	report.missing(missing)
-	rotator := rotate.Rotator{Gateways: &remote.Client{Config: config, Kube: client}, Authority: signer, TTL: ttl, Parallel: o.parallel, Timeout: o.timeout}
+	rotator := rotate.Rotator{Gateways: remote.NewClient(config, client), Authority: signer, TTL: ttl, Parallel: o.parallel, Timeout: o.timeout}
 	err = finish(&report.report, rotator.RotateAll(ctx, pods, report.add), newRotateItem)
 	if ctx.Err() != nil {
 		return ctx.Err()

@@ -17,7 +17,7 @@ func (o *rotateOptions) rotateAuthority(ctx context.Context, a *app, successor a
 		return err
 	}
 	rotator := rotate.AuthorityRotator{
-		Location: authority.Location{Client: client, Dir: o.authorityDir}, Gateways: &remote.Client{Config: config, Kube: client},
+		Location: authority.Location{Client: client, Dir: o.authorityDir}, Gateways: remote.NewClient(config, client),
 		Successor: successor, TTL: ttl, Parallel: o.parallel, Timeout: o.timeout,
 		Progress: func(text string) { fmt.Fprintln(a.ErrOut, line(text)) },
 	}

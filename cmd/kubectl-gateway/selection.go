@@ -9,7 +9,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 )
 
@@ -63,6 +65,28 @@ func (s *selection) onlyWithGateway() {
 		_, ok := installed.Current(&pod)
 		return !ok && !s.chosen.IsNamed(&pod)
 	})
+}
+
+// oneGateway returns the gateway that runs in the one pod that args select.
+func (a *app) oneGateway(ctx context.Context, args []string) (*remote.Conn, error) {
+	config, client, err := a.kubernetes()
+	if err != nil {
+		return nil, err
+	}
+	found, err := a.find(ctx, &targets.Flags{}, args)
+	if err != nil {
+		return nil, err
+	}
+	pod := &found.Pods[0]
+	if len(found.Pods) != 1 {
+		return nil, api.WithHint(fmt.Errorf("%s has %d pods", args[0], len(found.Pods)), "name one of them, as in pod/"+pod.Name)
+	}
+	gateway, ok := installed.Current(pod)
+	if !ok || gateway.Phase != installed.Running {
+		return nil, api.WithHint(fmt.Errorf("no gateway runs in pod %s/%s", pod.Namespace, pod.Name),
+			fmt.Sprintf("'kubectl gateway enable pod/%s -n %s' adds one", pod.Name, pod.Namespace))
+	}
+	return remote.NewClient(config, client).Gateway(pod, gateway.Name), nil
 }
 
 // several reports whether pods are in more than one namespace.

@@ -136,12 +136,12 @@ func (o *statusOptions) run(ctx context.Context, a *app, args []string) error {
 	if err != nil {
 		return err
 	}
-	asker := &remote.Client{Config: config, Kube: client}
+	gateways := remote.NewClient(config, client)
 	if o.edges {
-		look := &edgesLook{a: a, o: o, client: client, collector: edges.Collector{Asker: asker, Timeout: o.timeout, Now: time.Now}}
+		look := &edgesLook{a: a, o: o, client: client, collector: edges.Collector{Gateways: gateways, Timeout: o.timeout, Now: time.Now}}
 		return o.runEdges(ctx, a, args, look)
 	}
-	collector := status.Collector{Asker: asker, Timeout: o.timeout, Explain: explain, Now: time.Now}
+	collector := status.Collector{Gateways: gateways, Timeout: o.timeout, Explain: explain, Now: time.Now}
 	look := func(ctx context.Context) (*gatewaysView, error) {
 		found, err := a.lookAt(ctx, o.targets, args)
 		if err != nil {

@@ -111,7 +111,7 @@ func (o *verifyOptions) run(ctx context.Context, a *app, args []string) error {
 			return err
 		}
 	}
-	v := verify.New(&remote.Client{Config: config, Kube: client}, client)
+	v := verify.New(remote.NewClient(config, client))
 	v.Port, v.Timeout = o.port, o.timeout
 	list := verifications{Kind: "VerificationList"}
 	failed := false

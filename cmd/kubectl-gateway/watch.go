@@ -136,9 +136,9 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 		return err
 	}
 	plugin := &watch.Plugin{
-		Client: client, Gateways: &remote.Client{Config: config, Kube: client},
+		Client: client, Gateways: remote.NewClient(config, client),
 		Options: settings, Given: given, Drain: o.drain,
-		Authority: func(ctx context.Context) (watch.Authority, error) {
+		Authority: func(ctx context.Context) (inject.Authority, error) {
 			return authority.Load(ctx, authority.Location{Client: client, Dir: o.settings.authorityDir})
 		},
 		Warn: report.warnings,

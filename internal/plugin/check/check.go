@@ -16,8 +16,8 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 const (
@@ -115,7 +115,7 @@ type Checker struct {
 	// cluster, and Client, Gateways and Find may be nil.
 	Unread   error
 	Client   kubernetes.Interface
-	Gateways inject.GatewayClient
+	Gateways *remote.Client
 	// Namespace is where pods are looked for and tested if there are none.
 	Namespace string
 	// Find returns the pods that the checks are about, and joins what went wrong

@@ -67,7 +67,7 @@ func newFacts(ctx context.Context, c *Checker) *facts {
 	f.states = once(ctx, c, func(ctx context.Context) (*status.List, error) {
 		pods, _ := f.found()
 		pods = slices.DeleteFunc(slices.Clone(pods), func(pod corev1.Pod) bool { return len(installed.Gateways(&pod)) == 0 })
-		return (&status.Collector{Asker: c.Gateways, Now: c.Now}).Collect(ctx, pods)
+		return (&status.Collector{Gateways: c.Gateways, Now: c.Now}).Collect(ctx, pods)
 	})
 	f.tried = sync.OnceValue(func() map[*corev1.Pod]error { return f.try(ctx) })
 	f.privileged = sync.OnceValue(func() map[string]error { return f.tryPrivileged(ctx) })

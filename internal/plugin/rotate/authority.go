@@ -8,6 +8,8 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -25,13 +27,13 @@ import (
 type AuthorityRotator struct {
 	// Location says where the authorities are kept, and which cluster it is.
 	authority.Location
-	Gateways Gateways
+	Gateways *remote.Client
 	// Successor is the authority that is to follow.
 	Successor authority.Source
 	// TTL is how long the gateways' certificates are valid; ca.DefaultLeafTTL if
 	// zero.
 	TTL time.Duration
-	// Parallel and Timeout (of one gateway) are DefaultParallel and
+	// Parallel and Timeout (of one gateway) are parallel.Default and
 	// DefaultTimeout if zero.
 	Parallel int
 	Timeout  time.Duration
@@ -285,7 +287,7 @@ func (r *AuthorityRotator) say(format string, args ...any) {
 
 func (r *AuthorityRotator) timeout() time.Duration { return cmp.Or(r.Timeout, DefaultTimeout) }
 
-func (r *AuthorityRotator) parallel() int { return cmp.Or(max(r.Parallel, 0), DefaultParallel) }
+func (r *AuthorityRotator) parallel() int { return cmp.Or(max(r.Parallel, 0), parallel.Default) }
 
 func short(a *ca.Authority) string { return a.Roots()[0][:16] }
 

@@ -18,6 +18,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -256,7 +257,7 @@ func TestBlocked(t *testing.T) {
 		}, "not allowed", "ask for a role"},
 		{"another pod's", func(_ *world, g *fakeGateway) { g.imposter = true }, "another pod", ""},
 		{"keeps what it has", func(_ *world, g *fakeGateway) { g.stubborn = true }, "did not take", ""},
-		{"uncertified", func(_ *world, g *fakeGateway) { g.state, g.chain, g.roots = api.Uncertified, nil, nil }, "being enabled", "delete pod/db"},
+		{"uncertified", func(_ *world, g *fakeGateway) { g.state, g.Chain, g.Roots = api.Uncertified, nil, nil }, "being enabled", "delete pod/db"},
 		{"not yet running", func(w *world, g *fakeGateway) {
 			g.failures = always(fmt.Errorf("%w: it waits", remote.ErrNotRunning))
 			w.change(g, func(p *corev1.Pod) { setState(p, corev1.ContainerState{}) })
@@ -266,7 +267,7 @@ func TestBlocked(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			g.chain, g.roots = certificates(leaf.CertPEM), certificates(other.Bundle())
+			g.Chain, g.Roots = fakegateway.Certificates(leaf.CertPEM), fakegateway.Certificates(other.Bundle())
 		}, "another authority", "rotate pod/db -n shop"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -353,8 +354,8 @@ func TestWhatDoesNotCount(t *testing.T) {
 		"draining": func(_ *world, g *fakeGateway) { g.state = api.Draining },
 		"gone since it was listed": func(w *world, g *fakeGateway) {
 			g.failures = []error{fmt.Errorf("%w: db", remote.ErrPodGone), fmt.Errorf("%w: db", remote.ErrPodGone)}
-			w.cluster.PrependReactor("get", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
-				return true, nil, apierrors.NewNotFound(schema.GroupResource{Resource: "pods"}, "db")
+			w.cluster.PrependReactor("get", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+				return action.(clienttesting.GetAction).GetName() == "db", nil, apierrors.NewNotFound(schema.GroupResource{Resource: "pods"}, "db")
 			})
 			w.cluster.PrependReactor("list", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
 				if len(g.failures) > 0 {
@@ -394,8 +395,8 @@ func TestExpiredMeanwhile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.chain = certificates(leaf.CertPEM)
-	g.chain[0].NotAfter = time.Now().Add(-time.Second)
+	g.Chain = fakegateway.Certificates(leaf.CertPEM)
+	g.Chain[0].NotAfter = time.Now().Add(-time.Second)
 	result, err := w.rotator().Rotate(t.Context())
 	if err != nil || !result.Done {
 		t.Fatalf("%+v, %v", result, err)
