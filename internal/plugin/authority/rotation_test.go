@@ -68,7 +68,7 @@ func (s *operator) advance(r *Rotation) (done bool, err error) {
 		}
 		return false, r.Drop(ctx)
 	}
-	_, err = r.Finish(ctx)
+	err = r.Finish(ctx)
 	return err == nil, err
 }
 
@@ -109,7 +109,7 @@ func TestRotation(t *testing.T) {
 			if keep != "cluster" {
 				s.checkLoads(other, s.first, next)
 			}
-			if _, err := r.Finish(ctx); err == nil {
+			if err := r.Finish(ctx); err == nil {
 				t.Error("finished before the old root was dropped")
 			}
 			must(t, r.Drop(ctx))
@@ -121,8 +121,8 @@ func TestRotation(t *testing.T) {
 					t.Errorf("the old authority elsewhere: %v; hint %q", err, api.Hint(err))
 				}
 			}
-			backup, err := r.Finish(ctx)
-			must(t, err)
+			must(t, r.Finish(ctx))
+			backup := r.Backup()
 			if (backup == "") != (keep == "cluster") {
 				t.Errorf("backup %q", backup)
 			}
@@ -262,10 +262,9 @@ func TestRotationOfTwoProcesses(t *testing.T) {
 		one, two = s.mustOpen(Reissuing), s.mustOpen(Reissuing)
 		must(t, one.Drop(ctx))
 		must(t, two.Drop(ctx))
-		_, err := one.Finish(ctx)
-		must(t, err)
+		must(t, one.Finish(ctx))
 		// It has nothing in its way but what it has read before.
-		if _, err := two.Finish(ctx); !errors.Is(err, ErrChanged) {
+		if err := two.Finish(ctx); !errors.Is(err, ErrChanged) {
 			t.Errorf("%s: both finished: %v", keep, err)
 		}
 	}
