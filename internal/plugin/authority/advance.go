@@ -84,22 +84,21 @@ func (r *Rotation) Drop(ctx context.Context) error {
 	return r.publish(ctx, r.Current(), nil)
 }
 
-// Finish ends the rotation, and returns the path of the predecessor's backup, or ""
-// if this machine has none. It needs phase Dropping, and that no gateway trusts
-// the predecessor.
-func (r *Rotation) Finish(ctx context.Context) (backup string, err error) {
+// Finish ends the rotation, and makes a backup of the predecessor if this machine
+// has it. It needs phase Dropping, and that no gateway trusts the predecessor.
+func (r *Rotation) Finish(ctx context.Context) error {
 	if r.Phase() != Dropping {
-		return "", fmt.Errorf("finishing: the rotation is %s", r.Phase())
+		return fmt.Errorf("finishing: the rotation is %s", r.Phase())
 	}
 	to := state{current: r.Current(), next: r.kept()[next]}
 	// The store that counts comes last: until then the rotation is not over, and
 	// opening it again leads here.
 	for i := range slices.Backward(r.stores) {
 		if err := r.moveOne(ctx, i, to); err != nil {
-			return r.Backup(), err
+			return err
 		}
 	}
-	return r.Backup(), nil
+	return nil
 }
 
 // moveAll brings every store to a state, the one that counts first.

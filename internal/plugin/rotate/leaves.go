@@ -15,6 +15,9 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
+// DefaultTimeout bounds how long one gateway may take.
+const DefaultTimeout = 30 * time.Second
+
 // Result is the outcome for one pod.
 type Result struct {
 	Pod       *corev1.Pod
