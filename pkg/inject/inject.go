@@ -15,6 +15,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
@@ -75,7 +76,7 @@ type Options struct {
 type Injector struct {
 	Client    kubernetes.Interface
 	Authority Authority
-	Gateways  GatewayClient
+	Gateways  *remote.Client
 	Survey    *survey.Survey
 	Options   Options
 }

@@ -1,8 +1,8 @@
-// Package edges finds out who talks to whom, and whether that is encrypted: it asks
-// the gateways of pods, joins what the two ends of a connection say of it, gives the
-// addresses the names of pods and Services, and shows the result as a table or a
-// graph.
+// Package edges finds out which pods talk to each other, and whether they do so
+// encrypted. It asks the gateways of pods, joins what both ends of a connection report,
+// finds the pods and Services that have the addresses, and shows the result as a table
+// or a graph.
 //
-// Words of gateways are not trusted: a gateway is heard about its own pod alone, and
-// what does not say that it is encrypted counts as plaintext.
+// Reports of gateways are not trusted. A gateway reports on its own pod alone, and a
+// connection that is not reported as encrypted counts as plaintext.
 package edges

@@ -10,21 +10,20 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
-// graph is a list of edges as nodes and arcs, in an order that depends on nothing but
-// the list.
+// graph is a list of edges as nodes and arcs. Their order depends on the list alone.
 type graph struct {
 	nodes []Endpoint
 	arcs  []arc
 }
 
-// arc is everything from one node to another with one verdict.
+// arc is all edges from one node to another with one verdict.
 type arc struct {
 	from, to    int
 	verdict     Verdict
 	ports       []uint16
 	reasons     []string
 	connections uint64
-	// backend says that the arc leads from a Service to a pod behind it.
+	// backend is set for an arc from a Service to a pod behind it.
 	backend bool
 }
 
@@ -73,7 +72,7 @@ func (g *graph) add(from, to int, e *Edge, backend bool) {
 	}
 	a := &g.arcs[i]
 	if backend {
-		return // how many of the Service's connections went there is not known
+		return // the connections of one backend are not known
 	}
 	a.connections += e.Connections
 	if !slices.Contains(a.ports, e.Port) {
@@ -85,7 +84,7 @@ func (g *graph) add(from, to int, e *Edge, backend bool) {
 	}
 }
 
-// label is short; what there is to say else is in the title.
+// label names the ports. The title has the rest.
 func (a *arc) label() string {
 	var ports []string
 	for _, p := range a.ports {
@@ -118,13 +117,13 @@ func (a *arc) title(g *graph) string {
 	return terminal.Clean(text)
 }
 
-// nodeLabel is what a node is called within its namespace.
+// nodeLabel names a node within its namespace.
 func nodeLabel(e *Endpoint) string { return terminal.Clean(e.Text(e.Namespace)) }
 
 func nodeTitle(e *Endpoint) string { return terminal.Clean(e.Text("")) }
 
 // groups returns the namespaces of the nodes, in order, with the numbers of the nodes
-// in them. What is in none comes last.
+// in them. The empty name of nodes without a namespace comes last.
 func (g *graph) groups() (names []string, members map[string][]int) {
 	members = make(map[string][]int)
 	for i := range g.nodes {
@@ -140,6 +139,7 @@ func (g *graph) groups() (names []string, members map[string][]int) {
 	return names, members
 }
 
+// boolCompare puts false first.
 func boolCompare(a, b bool) int {
 	switch {
 	case a == b:

@@ -25,8 +25,8 @@ func hasGateway(pod *corev1.Pod) bool {
 	return ok && gateway.Phase == installed.Running
 }
 
-// Join makes one list of what gateways tell. An edge that the gateways at both ends
-// have seen is one item; the source's word counts, as it knows what was dialled.
+// Join makes one list of what gateways report. An edge that the gateways at both ends
+// have seen is one item. The source's report counts: it knows what was dialled.
 func Join(views []View, names *Names) *List {
 	j := joiner{names: names}
 	list := &List{Kind: Kind, APIVersion: APIVersion}
@@ -45,7 +45,11 @@ func Join(views []View, names *Names) *List {
 		}
 	}
 	j.joinInbound()
-	list.Items = group(j.rows)
+	var edges []Edge
+	for i := range j.rows {
+		edges = append(edges, j.rows[i].Edge)
+	}
+	list.Items = group(edges)
 	return list
 }
 
@@ -55,15 +59,13 @@ type row struct {
 	source  netip.Addr
 	dialled netip.AddrPort
 	// served is what gateways at the destination count of a row of the source's.
-	served counts
+	served Counts
 }
-
-type counts struct{ connections, open, sent, received uint64 }
 
 type joiner struct {
 	names *Names
 	rows  []row
-	// inbound waits until all that the sources say is there.
+	// inbound holds the rows of destinations, which are joined after those of all sources.
 	inbound []row
 }
 
@@ -72,7 +74,7 @@ func (j *joiner) add(v *View) {
 		e := &v.Edges.Edges[i]
 		r := row{source: e.Source.Unmap(), Edge: Edge{
 			Verdict: verdictOf(e), Reason: e.Reason, Wire: e.Wire,
-			Connections: e.Connections, Open: uint64(max(0, e.Open)), LastSeen: e.LastSeen.Add(-v.ahead),
+			Counts: Counts{Connections: e.Connections, Open: uint64(max(0, e.Open))}, LastSeen: e.LastSeen.Add(-v.ahead),
 		}}
 		if r.Verdict != Encrypted {
 			r.Wire = ""
@@ -138,7 +140,7 @@ func (j *joiner) addExisting(v *View) {
 	}
 }
 
-// verdictOf returns how an edge was carried; only what is known to be encrypted is.
+// verdictOf returns how an edge was carried. Plaintext is the answer in case of doubt.
 func verdictOf(e *api.Edge) Verdict {
 	switch {
 	case e.Verdict == api.EdgeEncrypted && e.Peer != "" && (e.Wire == api.WirePort || e.Wire == api.WireInband):
@@ -157,30 +159,30 @@ func (j *joiner) resolve(r *row) {
 
 func unmap(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
 
-// joinInbound adds what the destinations tell to what the sources do.
+// joinInbound adds the reports of the destinations to those of the sources.
 func (j *joiner) joinInbound() {
 	type key struct {
 		source  netip.Addr
 		dialled netip.AddrPort
 		verdict Verdict
 	}
-	told := make(map[key][]int)
+	reported := make(map[key][]int)
 	for i := range j.rows {
 		r := &j.rows[i]
 		k := key{r.source, r.dialled, r.Verdict}
-		told[k] = append(told[k], i)
+		reported[k] = append(reported[k], i)
 	}
 	for _, in := range j.inbound {
-		same := told[key{in.source, in.dialled, in.Verdict}]
+		same := reported[key{in.source, in.dialled, in.Verdict}]
 		if len(same) == 0 {
 			j.rows = append(j.rows, in)
 			continue
 		}
-		// Of several rows with different reasons any may be meant; the one that was
-		// seen last is the likeliest.
+		// Any of several rows with different reasons may be meant. The one that was seen
+		// last is the likeliest.
 		best := slices.MaxFunc(same, func(a, b int) int {
 			x, y := &j.rows[a], &j.rows[b]
-			return cmp.Or(alike(x.Wire, in.Wire)-alike(y.Wire, in.Wire), x.LastSeen.Compare(y.LastSeen))
+			return cmp.Or(boolCompare(x.Wire == in.Wire, y.Wire == in.Wire), x.LastSeen.Compare(y.LastSeen))
 		})
 		r := &j.rows[best]
 		r.SourceIdentity = cmp.Or(r.SourceIdentity, in.SourceIdentity)
@@ -189,26 +191,13 @@ func (j *joiner) joinInbound() {
 			r.addBackend(b)
 		}
 		// The destination may have counted for longer than the worker at the source.
-		r.served.connections += in.Connections
-		r.served.open += in.Open
-		r.served.sent += in.Sent
-		r.served.received += in.Received
+		r.served.add(in.Counts)
 		r.LastSeen = later(r.LastSeen, in.LastSeen)
 	}
 	for i := range j.rows {
-		r := &j.rows[i]
-		r.Connections = max(r.Connections, r.served.connections)
-		r.Open = max(r.Open, r.served.open)
-		r.Sent = max(r.Sent, r.served.sent)
-		r.Received = max(r.Received, r.served.received)
+		c, s := &j.rows[i].Counts, j.rows[i].served
+		*c = Counts{max(c.Connections, s.Connections), max(c.Open, s.Open), max(c.Sent, s.Sent), max(c.Received, s.Received)}
 	}
-}
-
-func alike(a, b string) int {
-	if a == b {
-		return 1
-	}
-	return 0
 }
 
 func union(a, b []string) []string {
@@ -235,17 +224,9 @@ func (e *Edge) addBackend(b Endpoint) {
 	}
 }
 
-// group makes one item of rows that look alike, such as those of the two address
+// group makes one item of edges that look alike, such as those of the two address
 // families, and sorts them.
-func group(rows []row) []Edge {
-	edges := make([]Edge, 0, len(rows))
-	for i := range rows {
-		edges = append(edges, rows[i].Edge)
-	}
-	return groupEdges(edges)
-}
-
-func groupEdges(edges []Edge) []Edge {
+func group(edges []Edge) []Edge {
 	type key struct {
 		source, destination endpointKey
 		port                uint16
@@ -265,10 +246,7 @@ func groupEdges(edges []Edge) []Edge {
 			continue
 		}
 		g := &grouped[i]
-		g.Connections += e.Connections
-		g.Open += e.Open
-		g.Sent += e.Sent
-		g.Received += e.Received
+		g.Counts.add(e.Counts)
 		g.LastSeen = later(g.LastSeen, e.LastSeen)
 		g.SeenBy = union(g.SeenBy, e.SeenBy)
 		g.SourceIdentity = same(g.SourceIdentity, e.SourceIdentity)
@@ -284,8 +262,7 @@ func groupEdges(edges []Edge) []Edge {
 	return grouped
 }
 
-// same joins two identities: one that is not known adds nothing, and several are
-// listed.
+// same joins two identities. An unknown one adds nothing; different ones are listed.
 func same(a, b string) string {
 	switch {
 	case a == "" || a == b:
@@ -307,16 +284,10 @@ func compareEdges(a, b Edge) int {
 	)
 }
 
-// compareEndpoints puts what has no name last.
+// compareEndpoints puts endpoints without a name last.
 func compareEndpoints(a, b Endpoint) int {
-	nameless := func(e Endpoint) int {
-		if e.Kind == "" {
-			return 1
-		}
-		return 0
-	}
 	return cmp.Or(
-		cmp.Compare(nameless(a), nameless(b)),
+		boolCompare(a.Kind == "", b.Kind == ""),
 		cmp.Compare(a.Namespace, b.Namespace),
 		cmp.Compare(a.Kind, b.Kind),
 		cmp.Compare(a.Name, b.Name),
@@ -335,5 +306,5 @@ func (l *List) ByWorkload(names *Names) {
 			e.addBackend(names.workload(b))
 		}
 	}
-	l.Items = groupEdges(l.Items)
+	l.Items = group(l.Items)
 }

@@ -38,11 +38,11 @@ type List struct {
 	// Unlisted counts open connections that no gateway carries and of which there were
 	// too many to list.
 	Unlisted int `json:"unlisted,omitempty"`
-	// Unasked are the pods whose gateways did not tell, with the reason.
+	// Unasked are the pods whose gateways did not answer, with the reason.
 	Unasked []Unasked `json:"unasked,omitempty"`
 }
 
-// Unasked is a pod whose gateway did not tell its edges.
+// Unasked is a pod whose gateway did not report its edges.
 type Unasked struct {
 	Namespace string `json:"namespace"`
 	Pod       string `json:"pod"`
@@ -62,12 +62,23 @@ type Edge struct {
 	// Wire is api.WirePort or api.WireInband of an encrypted edge.
 	Wire string `json:"wire,omitempty"`
 	// SourceIdentity and DestinationIdentity are what the other end's gateway has
-	// verified, empty if it did not tell.
+	// verified, empty if it did not answer.
 	SourceIdentity      string `json:"sourceIdentity,omitempty"`
 	DestinationIdentity string `json:"destinationIdentity,omitempty"`
-	// Backends are the pods, or workloads, behind a Service that took connections, as
-	// far as their gateways were asked.
+	// Backends are the pods, or workloads, behind a Service that accepted connections.
+	// Only those whose gateways were asked are known.
 	Backends []Endpoint `json:"backends,omitempty"`
+	Counts
+	// LastSeen is when a connection last began or ended, by the clock of this machine.
+	LastSeen time.Time `json:"lastSeen"`
+	// Existing is set for open connections that no gateway carries.
+	Existing bool `json:"existing,omitempty"`
+	// SeenBy holds SourceSide, DestinationSide or both.
+	SeenBy []string `json:"seenBy"`
+}
+
+// Counts are the numbers of an edge.
+type Counts struct {
 	// Connections counts since the worker of a gateway started, Open what is open now.
 	Connections uint64 `json:"connections"`
 	Open        uint64 `json:"open"`
@@ -75,18 +86,16 @@ type Edge struct {
 	// where Existing.
 	Sent     uint64 `json:"bytesSent"`
 	Received uint64 `json:"bytesReceived"`
-	// LastSeen is when a connection last began or ended, by the clock of this machine.
-	LastSeen time.Time `json:"lastSeen"`
-	// Existing says that these are open connections that no gateway carries.
-	Existing bool `json:"existing,omitempty"`
-	// SeenBy holds SourceSide, DestinationSide or both.
-	SeenBy []string `json:"seenBy"`
+}
+
+func (c *Counts) add(o Counts) {
+	*c = Counts{c.Connections + o.Connections, c.Open + o.Open, c.Sent + o.Sent, c.Received + o.Received}
 }
 
 // Endpoint is one end of an edge.
 type Endpoint struct {
 	// Kind is as in targets: pod, svc, node, or that of a workload. It is empty if
-	// nobody knows what has the address.
+	// only the address is known.
 	Kind      string `json:"kind,omitempty"`
 	Namespace string `json:"namespace,omitempty"`
 	Name      string `json:"name,omitempty"`
@@ -94,7 +103,7 @@ type Endpoint struct {
 	Address netip.Addr `json:"address"`
 }
 
-// key is what two endpoints share that are one thing to a reader.
+// key is equal for two endpoints that a reader sees as one.
 func (e *Endpoint) key() endpointKey {
 	k := endpointKey{kind: e.Kind, namespace: e.Namespace, name: e.Name}
 	if e.Kind == "" {
@@ -108,8 +117,7 @@ type endpointKey struct {
 	address               netip.Addr
 }
 
-// Text is what an endpoint is called by somebody who looks at namespace home, or at
-// all of them if that is empty.
+// Text names an endpoint, with its namespace unless that is home.
 func (e *Endpoint) Text(home string) string {
 	switch {
 	case e.Kind == "":

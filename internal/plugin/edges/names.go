@@ -10,28 +10,26 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/pager"
 )
 
-// Names knows what has which address in a cluster.
+// Names maps the addresses of a cluster to what has them.
 type Names struct {
-	// exact are pods and Services by their addresses, nodes what runs in the network
-	// of a node.
+	// exact holds pods and Services by their addresses, nodes the nodes by theirs.
 	exact map[netip.Addr]Endpoint
 	nodes map[netip.Addr]Endpoint
-	// nodePorts are Services by the ports that they have on every node.
+	// nodePorts holds Services by the ports that they have on every node.
 	nodePorts map[uint16]Endpoint
-	// workloads are by pod, gateways the pods that have one.
+	// workloads are by pod. gateways holds the pods that have one.
 	workloads map[endpointKey]Endpoint
 	gateways  map[endpointKey]bool
 }
 
-// listPage is how many objects one request brings at most.
-const listPage = 500
-
-// ReadNames lists the pods and Services of the cluster, once each. Whoever may not do
-// that gets the names of the namespaces of pods, or at least those of pods: notes say
-// so. The error is that of a server that could not be asked at all.
+// ReadNames lists the pods and Services of the cluster, once each. A user without the
+// right to do that gets the names in the namespaces of pods, or at least the names of
+// pods. Notes say so. The error is that of a server that does not answer.
 func ReadNames(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod) (names *Names, notes []string, err error) {
 	names = newNames()
 	var namespaces []string
@@ -41,10 +39,20 @@ func ReadNames(ctx context.Context, client kubernetes.Interface, pods []corev1.P
 		}
 	}
 	slices.Sort(namespaces)
-	for what, list := range map[string]func(string) error{
-		"pods":     func(ns string) error { return names.listPods(ctx, client, ns) },
-		"Services": func(ns string) error { return names.listServices(ctx, client, ns) },
+	for what, page := range map[string]func(ctx context.Context, namespace string, o metav1.ListOptions) (runtime.Object, error){
+		"pods": func(ctx context.Context, namespace string, o metav1.ListOptions) (runtime.Object, error) {
+			return client.CoreV1().Pods(namespace).List(ctx, o)
+		},
+		"Services": func(ctx context.Context, namespace string, o metav1.ListOptions) (runtime.Object, error) {
+			return client.CoreV1().Services(namespace).List(ctx, o)
+		},
 	} {
+		list := func(namespace string) error {
+			pages := pager.New(func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+				return page(ctx, namespace, o)
+			})
+			return pages.EachListItem(ctx, metav1.ListOptions{}, names.add)
+		}
 		err := list(metav1.NamespaceAll)
 		if apierrors.IsForbidden(err) {
 			notes = append(notes, what+" of other namespaces are shown by their addresses: listing them is not allowed")
@@ -76,40 +84,19 @@ func newNames() *Names {
 	}
 }
 
-func (n *Names) listPods(ctx context.Context, client kubernetes.Interface, namespace string) error {
-	o := metav1.ListOptions{Limit: listPage}
-	for {
-		page, err := client.CoreV1().Pods(namespace).List(ctx, o)
-		if err != nil {
-			return err
-		}
-		for i := range page.Items {
-			n.addPod(&page.Items[i])
-		}
-		if o.Continue = page.Continue; o.Continue == "" {
-			return nil
-		}
+// add adds a pod or a Service. It never fails.
+func (n *Names) add(object runtime.Object) error {
+	switch o := object.(type) {
+	case *corev1.Pod:
+		n.addPod(o)
+	case *corev1.Service:
+		n.addService(o)
 	}
-}
-
-func (n *Names) listServices(ctx context.Context, client kubernetes.Interface, namespace string) error {
-	o := metav1.ListOptions{Limit: listPage}
-	for {
-		page, err := client.CoreV1().Services(namespace).List(ctx, o)
-		if err != nil {
-			return err
-		}
-		for i := range page.Items {
-			n.addService(&page.Items[i])
-		}
-		if o.Continue = page.Continue; o.Continue == "" {
-			return nil
-		}
-	}
+	return nil
 }
 
 func (n *Names) addPod(pod *corev1.Pod) {
-	// Another pod may have the address by now.
+	// Another pod may have the address of one that has ended.
 	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 		return
 	}
@@ -142,7 +129,7 @@ func (n *Names) addService(service *corev1.Service) {
 		addresses = append(addresses, in.IP)
 	}
 	for _, text := range addresses {
-		if addr, err := netip.ParseAddr(text); err == nil { // "None" is no address
+		if addr, err := netip.ParseAddr(text); err == nil { // "None" is not an address
 			e.Address = addr.Unmap()
 			n.exact[e.Address] = e
 		}
@@ -154,7 +141,7 @@ func (n *Names) addService(service *corev1.Service) {
 	}
 }
 
-// source returns what connects from ip.
+// source returns the endpoint that connects from ip.
 func (n *Names) source(ip netip.Addr) Endpoint {
 	ip = ip.Unmap()
 	for _, known := range []map[netip.Addr]Endpoint{n.exact, n.nodes} {
@@ -165,7 +152,7 @@ func (n *Names) source(ip netip.Addr) Endpoint {
 	return Endpoint{Address: ip}
 }
 
-// destination returns what is reached at a port.
+// destination returns the endpoint that is reached at a port.
 func (n *Names) destination(at netip.AddrPort) Endpoint {
 	e := n.source(at.Addr())
 	if e.Kind == "node" {
@@ -177,7 +164,7 @@ func (n *Names) destination(at netip.AddrPort) Endpoint {
 	return e
 }
 
-// workload returns what made the pod e, or e.
+// workload returns the workload of the pod e, or e if it has none.
 func (n *Names) workload(e Endpoint) Endpoint {
 	w, ok := n.workloads[e.key()]
 	if !ok {
@@ -187,8 +174,8 @@ func (n *Names) workload(e Endpoint) Endpoint {
 	return w
 }
 
-// workloadOf returns what made a pod: its Deployment, whose ReplicaSet is named after
-// it and the hash of the template, or its owner, or the pod itself.
+// workloadOf returns the workload of a pod: its Deployment, whose ReplicaSet is named
+// after it and the hash of the template, or its owner, or the pod itself.
 func workloadOf(pod *corev1.Pod) Endpoint {
 	e := Endpoint{Kind: "pod", Namespace: pod.Namespace, Name: pod.Name}
 	owner := metav1.GetControllerOf(pod)

@@ -28,7 +28,7 @@ const (
 	svgMaxLabel  = 32 // letters
 )
 
-// svgColour returns the colour of a verdict; they differ in lightness, too.
+// svgColour returns the colour of a verdict. The colours differ in lightness, too.
 func svgColour(v Verdict) string {
 	switch v {
 	case Encrypted:
@@ -39,8 +39,8 @@ func svgColour(v Verdict) string {
 	return "#d50000"
 }
 
-// SVG draws l as a picture that needs nothing else: a column for each step from the
-// first to connect to the last to be reached, a band for each namespace.
+// SVG draws l as a picture without references to other files. Arcs lead from column to
+// column where they can, and each namespace is a band.
 func (l *List) SVG(w io.Writer) error {
 	g := l.graph()
 	p := place(&g)
@@ -141,7 +141,7 @@ func shorten(text string) string {
 	if len(runes) <= svgMaxLabel {
 		return text
 	}
-	// Both ends of a pod's name tell it from others.
+	// The beginning of a pod's name and its end identify it.
 	return string(runes[:svgMaxLabel/2-1]) + "…" + string(runes[len(runes)-svgMaxLabel/2:])
 }
 

@@ -14,12 +14,11 @@ import (
 
 // TableOptions say what a table shows.
 type TableOptions struct {
-	// Home is the namespace whose name goes without saying; empty: none.
+	// Home is the namespace whose name is left out, empty for none.
 	Home string
-	// Wide adds what is seldom of interest.
+	// Wide adds the columns that are rarely of interest.
 	Wide bool
-	// Now is the present time, from which the age of an edge is told; zero leaves
-	// ages out.
+	// Now is the time that ages count from. Zero means no ages.
 	Now time.Time
 }
 
@@ -36,32 +35,24 @@ func (l *List) Table(w io.Writer, style *terminal.Style, o TableOptions) error {
 }
 
 func (e *Edge) row(o TableOptions) []terminal.Cell {
-	var row []terminal.Cell
-	add := func(tone terminal.Tone, text string) { row = append(row, terminal.Cell{Text: text, Tone: tone}) }
-	add(terminal.Normal, e.Source.Text(o.Home))
-	add(terminal.Normal, e.target(o.Home))
-	add(e.tone(), e.secured())
-	add(terminal.Normal, e.Wire)
-	add(terminal.Normal, strconv.FormatUint(e.Connections, 10))
-	add(terminal.Normal, strconv.FormatUint(e.Open, 10))
 	sent, received := terminal.Bytes(e.Sent), terminal.Bytes(e.Received)
 	if e.Existing {
 		sent, received = "", ""
 	}
-	add(terminal.Normal, sent)
-	add(terminal.Normal, received)
-	add(terminal.Normal, e.age(o.Now))
+	row := []terminal.Cell{
+		{Text: e.Source.Text(o.Home)}, {Text: e.target(o.Home)}, e.secured(), {Text: e.Wire},
+		{Text: strconv.FormatUint(e.Connections, 10)}, {Text: strconv.FormatUint(e.Open, 10)},
+		{Text: sent}, {Text: received}, {Text: e.age(o.Now)},
+	}
 	if o.Wide {
 		var backends []string
 		for i := range e.Backends {
 			backends = append(backends, e.Backends[i].Text(o.Home))
 		}
-		add(terminal.Normal, strings.Join(backends, ","))
-		add(terminal.Normal, e.Source.Address.String())
-		add(terminal.Normal, e.Destination.Address.String())
-		add(terminal.Normal, e.SourceIdentity)
-		add(terminal.Normal, e.DestinationIdentity)
-		add(terminal.Normal, strings.Join(e.SeenBy, ","))
+		row = append(row, terminal.Cell{Text: strings.Join(backends, ",")},
+			terminal.Cell{Text: e.Source.Address.String()}, terminal.Cell{Text: e.Destination.Address.String()},
+			terminal.Cell{Text: e.SourceIdentity}, terminal.Cell{Text: e.DestinationIdentity},
+			terminal.Cell{Text: strings.Join(e.SeenBy, ",")})
 	}
 	return row
 }
@@ -75,25 +66,15 @@ func (e *Edge) target(home string) string {
 	return text + ":" + strconv.Itoa(int(e.Port))
 }
 
-// secured answers whether the edge is encrypted, and if not, why.
-func (e *Edge) secured() string {
+// secured says whether the edge is encrypted, and if not, why.
+func (e *Edge) secured() terminal.Cell {
 	switch e.Verdict {
 	case Encrypted:
-		return "√"
+		return terminal.Cell{Text: "√", Tone: terminal.Good}
 	case Refused:
-		return "× refused: " + e.Reason
+		return terminal.Cell{Text: "× refused: " + e.Reason, Tone: terminal.Caution}
 	}
-	return "× " + e.Reason
-}
-
-func (e *Edge) tone() terminal.Tone {
-	switch e.Verdict {
-	case Encrypted:
-		return terminal.Good
-	case Refused:
-		return terminal.Caution
-	}
-	return terminal.Bad
+	return terminal.Cell{Text: "× " + e.Reason, Tone: terminal.Bad}
 }
 
 func (e *Edge) age(now time.Time) string {
@@ -106,15 +87,8 @@ func (e *Edge) age(now time.Time) string {
 	return duration.HumanDuration(max(0, now.Sub(e.LastSeen)))
 }
 
-func plural(edges int) string {
-	if edges == 1 {
-		return "edge"
-	}
-	return "edges"
-}
-
-// Summary says in a line how many edges there are of which kind, and what is missing
-// in lines below.
+// Summary writes a line with the number of edges of each kind, and below it a line for
+// whatever is missing.
 func (l *List) Summary(w io.Writer, style *terminal.Style, notes []string) error {
 	counts := l.Counts()
 	tone := terminal.Good
@@ -125,7 +99,11 @@ func (l *List) Summary(w io.Writer, style *terminal.Style, notes []string) error
 	}
 	var text strings.Builder
 	if len(l.Items) > 0 {
-		line := fmt.Sprintf("%d %s: %d encrypted, %d plaintext, %d refused", len(l.Items), plural(len(l.Items)), counts[Encrypted], counts[Plaintext], counts[Refused])
+		edges := "edges"
+		if len(l.Items) == 1 {
+			edges = "edge"
+		}
+		line := fmt.Sprintf("%d %s: %d encrypted, %d plaintext, %d refused", len(l.Items), edges, counts[Encrypted], counts[Plaintext], counts[Refused])
 		text.WriteString("\n" + style.Paint(tone, line) + "\n")
 	}
 	if l.Forgotten > 0 {

@@ -25,8 +25,8 @@ const (
 	// RotateCA comes on top of InitCA and Copy.
 	RotateCA Use = "rotate --ca"
 	InitCA   Use = "init-ca"
-	// Copy comes on top of InitCA where the cluster has a copy of the authority.
-	Copy Use = "init-ca --store=cluster"
+	// Copy comes on top of InitCA: rotate --ca always looks for a copy.
+	Copy Use = "init-ca --store=cluster, rotate --ca"
 	// Watch comes on top of Enable.
 	Watch Use = "watch"
 	// Workloads comes on top of all others where a target is a workload.
@@ -127,7 +127,7 @@ func Table() []Need {
 
 		{Use: Watch, Verbs: "list watch", Resource: "namespaces", Scope: Cluster, Why: "reads the annotations of namespaces"},
 		{Use: Watch, Verbs: "watch", Resource: "nodes", Scope: Cluster, Why: "learns of new nodes"},
-		{Use: Watch, Verbs: "list watch", Group: apps, Resource: "replicasets", Scope: Namespace, Why: "tells which Deployment a pod belongs to"},
+		{Use: Watch, Verbs: "list watch", Group: apps, Resource: "replicasets", Why: "tells which Deployment a pod belongs to"},
 
 		{Use: Workloads, Verbs: "get list", Group: apps, Resource: "deployments", Why: find},
 		{Use: Workloads, Verbs: "get list", Group: apps, Resource: "statefulsets", Why: find},
@@ -138,7 +138,7 @@ func Table() []Need {
 		{Use: Workloads, Verbs: "get", Resource: "services", Why: find},
 
 		{Use: Image, Verbs: "create get delete", Resource: "pods", Why: "runs the image for a moment"},
-		{Use: Policies, Verbs: "list", Group: ranges, Resource: "networkpolicies", Why: "reads network policies", Unless: "they are not checked"},
+		{Use: Policies, Verbs: "list", Group: ranges, Resource: "networkpolicies", Why: "reads network policies"},
 	}
 }
 

@@ -2,14 +2,14 @@ package tail
 
 import "log/slog"
 
-// Filter chooses among the lines that are of interest at all. The zero value keeps
-// them all; with several choices a line is kept if one of them fits.
+// Filter chooses among the lines that are shown. The zero value keeps them all. With
+// several choices, a line is kept if one of them applies.
 type Filter struct {
-	// Plaintext keeps connections that were carried without encryption. Those that
-	// were refused were not carried.
+	// Plaintext keeps connections that were carried without encryption. A refused
+	// connection was not carried.
 	Plaintext bool
 	// Errors keeps connections that were refused or broke, errors and warnings of
-	// gateways, and lines that no gateway writes, as those of a crash.
+	// gateways, and lines that no gateway writes, such as those of a crash.
 	Errors bool
 }
 

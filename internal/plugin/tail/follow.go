@@ -20,28 +20,29 @@ import (
 // cursor is how far the log of one container has been read.
 type cursor struct {
 	container string
-	// started is when the container did, zero if that is not known.
+	// started is when the container started, zero if unknown.
 	started time.Time
 	// last is the kubelet's time of the newest line, zero before the first, and
 	// atLast how many lines of that very time were read.
 	last   time.Time
 	atLast int
-	// opened is when a stream came about for the first time.
+	// opened is when the first stream was opened.
 	opened time.Time
-	// fromStart reads everything, as of a gateway that came while following.
+	// fromStart reads the whole log, as for a gateway that started while others were
+	// followed.
 	fromStart bool
-	// final is set once the container has ended: what is left is read without
-	// waiting for more.
+	// final is set once the container has ended: the rest is read without waiting for
+	// more.
 	final bool
-	// partial is the beginning of a line whose rest has not come.
+	// partial is the beginning of a line whose rest has not arrived.
 	partial []byte
 	// read counts lines.
 	read int
-	// told is what was said last of a stream that broke.
-	told string
+	// reported is the last report of a stream that broke.
+	reported string
 }
 
-// follow prints the log of pod's gateway from at on. When following, it takes up
+// follow prints the log of pod's gateway from at on. With Options.Follow it reopens
 // streams that break (proxies end idle ones), and goes on with a successor.
 func (t *Tailer) follow(ctx context.Context, pod *corev1.Pod, at *cursor) error {
 	retry := t.Retry
@@ -54,7 +55,7 @@ func (t *Tailer) follow(ctx context.Context, pod *corev1.Pod, at *cursor) error 
 		case !t.Options.Follow, errors.Is(cause, errOutput), apierrors.IsForbidden(cause):
 			return cause
 		case at.read > before:
-			retry, at.told = t.Retry, ""
+			retry, at.reported = t.Retry, ""
 		}
 		final := at.final
 		ended, err := t.look(ctx, pod, at, cause)
@@ -62,8 +63,7 @@ func (t *Tailer) follow(ctx context.Context, pod *corev1.Pod, at *cursor) error 
 		case ended || err != nil:
 			return err
 		case at.final && !final:
-			// The rest is there already.
-			continue
+			continue // the rest is there already
 		case retry.Steps > 0:
 		case at.final:
 			return fmt.Errorf("the gateway has ended, and the rest of its log cannot be read: %w", cause)
@@ -76,15 +76,15 @@ func (t *Tailer) follow(ctx context.Context, pod *corev1.Pod, at *cursor) error 
 	}
 }
 
-// look finds out why a stream ended, with which error or nil, and reports it.
-// It returns true if no more lines are to come.
+// look finds out why a stream ended, with the error cause or nil, and reports it. It
+// returns true if no more lines will follow.
 func (t *Tailer) look(ctx context.Context, pod *corev1.Pod, at *cursor, cause error) (bool, error) {
 	current, err := t.Kube.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
 	switch {
 	case ctx.Err() != nil:
 		return true, nil
 	case apierrors.IsNotFound(err) || err == nil && current.UID != pod.UID:
-		// The log is gone with it.
+		// The log is gone, too.
 		if err := t.printLine(pod, at.partial); err != nil {
 			return true, err
 		}
@@ -92,14 +92,14 @@ func (t *Tailer) look(ctx context.Context, pod *corev1.Pod, at *cursor, cause er
 		return true, nil
 	case err != nil:
 		text, _ := t.explain(err)
-		at.tell(t, pod, warning, "the log stream broke, and the pod cannot be read: "+text)
+		at.report(t, pod, warning, "the log stream broke, and the pod cannot be read: "+text)
 		return false, nil
 	}
 	gateway, ok := installed.Current(current)
 	over := !ok || gateway.Name != at.container || gateway.Phase == installed.Terminated
 	switch {
 	case over && (!at.final || cause != nil):
-		// A stream may break before the last lines have come through.
+		// A stream may break before the last lines have arrived.
 		at.final = true
 		return false, nil
 	case over && ok && gateway.Name != at.container:
@@ -114,14 +114,14 @@ func (t *Tailer) look(ctx context.Context, pod *corev1.Pod, at *cursor, cause er
 	at.final = false
 	if cause != nil {
 		text, _ := t.explain(cause)
-		at.tell(t, pod, warning, "the log stream broke, trying again: "+text)
+		at.report(t, pod, warning, "the log stream broke, trying again: "+text)
 	} else {
-		at.tell(t, pod, event, "the log stream ended, taking it up again")
+		at.report(t, pod, event, "the log stream ended, reading on")
 	}
 	return false, nil
 }
 
-// reportEnd says how a gateway ended, and what brings another, if that is wanted.
+// reportEnd reports how a gateway ended, and how to get another.
 func (t *Tailer) reportEnd(pod *corev1.Pod, gateway installed.Gateway) {
 	text := fmt.Sprintf("the gateway ended with exit code %d", gateway.ExitCode)
 	if gateway.Message != "" {
@@ -141,24 +141,24 @@ func (t *Tailer) reportEnd(pod *corev1.Pod, gateway installed.Gateway) {
 	t.report(pod, kind, text, hint)
 }
 
-// tell reports text, unless it was what was reported last.
-func (at *cursor) tell(t *Tailer, pod *corev1.Pod, kind, text string) {
-	if text != at.told {
+// report reports text, unless it is the same as before.
+func (at *cursor) report(t *Tailer, pod *corev1.Pod, kind, text string) {
+	if text != at.reported {
 		t.report(pod, kind, text, "")
 	}
-	at.told = text
+	at.reported = text
 }
 
-// options are those of the request that goes on from at.
+// options are those of the request that continues from at.
 func (t *Tailer) options(at *cursor) *corev1.PodLogOptions {
 	options := &corev1.PodLogOptions{Container: at.container, Follow: t.Options.Follow && !at.final, Timestamps: true}
-	// Seconds that count from now are free of what clocks of different machines show.
+	// Seconds before the request do not depend on the clocks of different machines.
 	back := func(d time.Duration) {
 		seconds := max(1, int64((d+time.Second-1)/time.Second))
 		options.SinceSeconds = &seconds
 	}
 	if !at.last.IsZero() {
-		// The server knows only whole seconds: what it repeats is left out below.
+		// The server knows only whole seconds. stream skips what it repeats.
 		options.SinceTime = &metav1.Time{Time: at.last}
 		return options
 	}
@@ -176,7 +176,7 @@ func (t *Tailer) options(at *cursor) *corev1.PodLogOptions {
 	case at.opened.IsZero() && t.Options.Lines >= 0:
 		options.TailLines = &t.Options.Lines
 	case !at.opened.IsZero() && t.Options.Lines == 0:
-		// Older lines were not wanted, those since then are.
+		// Lines from before the first stream are not wanted.
 		back(waited)
 	}
 	return options
@@ -194,11 +194,11 @@ func (t *Tailer) stream(ctx context.Context, pod *corev1.Pod, at *cursor) error 
 		at.opened = time.Now()
 	}
 	at.partial = nil
-	// Until something new comes, the lines are those that were read before.
+	// The lines up to the first new one were read before.
 	repeated, seen, again := !at.last.IsZero(), at.last, at.atLast
 	err = readLines(body, func(line []byte, whole bool) error {
 		if !whole && options.Follow {
-			// The next stream has all of it, if there is one.
+			// The next stream has the whole line, if there is one.
 			_, at.partial = splitTime(slices.Clone(line))
 			return nil
 		}
@@ -213,7 +213,7 @@ func (t *Tailer) stream(ctx context.Context, pod *corev1.Pod, at *cursor) error 
 			}
 			repeated = false
 		}
-		// Lines without a time are the kubelet's own complaints: no progress.
+		// Lines without a time are the kubelet's own errors: no progress.
 		switch {
 		case stamp.IsZero():
 		case stamp.After(at.last):
@@ -233,7 +233,7 @@ func (t *Tailer) stream(ctx context.Context, pod *corev1.Pod, at *cursor) error 
 	return nil
 }
 
-// printLine prints a line of a gateway's log, if it is wanted.
+// printLine prints a line of a gateway's log, if the filter keeps it.
 func (t *Tailer) printLine(pod *corev1.Pod, line []byte) error {
 	if len(line) == 0 {
 		return nil

@@ -18,46 +18,47 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
-// Join says which pods are followed as soon as they have a gateway.
+// Join chooses the pods that are followed as soon as they have a gateway.
 type Join struct {
-	// Namespaces are those that are looked at; metav1.NamespaceAll stands for all.
+	// Namespaces are watched; metav1.NamespaceAll stands for all.
 	Namespaces []string
 	// LabelSelector and FieldSelector choose among their pods.
 	LabelSelector, FieldSelector string
-	// Belongs chooses among what is left. Nil takes them all.
+	// Belongs chooses among the pods that the selectors match. Nil chooses all.
 	Belongs func(context.Context, *corev1.Pod) (bool, error)
 }
 
-// crowd is the pods that are followed while others come and go. A pod is followed
-// by one stream at a time, and what is read of one gateway is not read again.
+// crowd is the pods that are followed while others come and go. Each pod has one stream
+// at a time, and no line of a gateway is read twice.
 type crowd struct {
 	t          *Tailer
 	group      *errgroup.Group
 	incomplete *atomic.Bool
-	// alone is closed when nobody tells of new pods any more.
+	// alone is closed when the cluster reports no new pods.
 	alone chan struct{}
 
 	mu      sync.Mutex
 	members map[types.UID]*member
-	// stores hold what the cluster said last of the pods that are watched.
+	// stores hold the latest state of the pods that are watched.
 	stores []cache.Store
 	active int
 	closed bool
 }
 
-// member is one pod that is or was followed, or never will be.
+// member is a pod that is followed, was followed, or will never be.
 type member struct {
-	// stranger is a pod that does not belong.
+	// stranger is set if the pod does not belong.
 	stranger bool
 	active   bool
-	// crowded says that the user knows there is no room for the pod.
+	// crowded is set once the user knows that there are too many pods to follow this one.
 	crowded bool
-	// at is where the last gateway was left, of no container before the first.
+	// at is how far the log of the last gateway was read. It has no container before the
+	// first.
 	at cursor
 }
 
-// run starts to follow pods and those to come. It returns at once; the group ends
-// when nothing is left to do.
+// run starts to follow pods, and watches for new ones. It returns at once. The group
+// ends when nothing is left to do.
 func (c *crowd) run(ctx context.Context, pods []corev1.Pod) {
 	watching, stop := context.WithCancel(ctx)
 	c.group.Go(func() error {
@@ -86,7 +87,7 @@ func (c *crowd) run(ctx context.Context, pods []corev1.Pod) {
 		c.mu.Lock()
 		c.stores = append(c.stores, informer.GetStore())
 		c.mu.Unlock()
-		// The only error of these two is an informer that has been started before.
+		// Both fail only for an informer that has been started before.
 		_ = informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) {
 			if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
 				c.leaveAlone(err)
@@ -100,7 +101,7 @@ func (c *crowd) run(ctx context.Context, pods []corev1.Pod) {
 	}
 }
 
-// leaveAlone goes on with the pods that are there.
+// leaveAlone goes on with the pods that are known.
 func (c *crowd) leaveAlone(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -110,11 +111,11 @@ func (c *crowd) leaveAlone(err error) {
 	c.closed = true
 	close(c.alone)
 	text, hint := c.t.explain(err)
-	c.t.say(warning+"pods to come are not followed: "+text, cmp.Or(hint, "ask for a role that may list and watch pods"))
+	c.t.say(warning+"new pods are not followed: "+text, cmp.Or(hint, "ask for a role that may list and watch pods"))
 }
 
-// see has a pod followed if it belongs and has a gateway of which nothing has been
-// read. Those that came later are read from their start.
+// see starts to follow a pod that belongs and has a gateway whose log was not read yet.
+// The log of a pod that came later is read from its start.
 func (c *crowd) see(ctx context.Context, pod *corev1.Pod, later bool) {
 	gateway, ok := installed.Current(pod)
 	if !ok || gateway.Phase == installed.Waiting || ctx.Err() != nil {
@@ -136,7 +137,7 @@ func (c *crowd) see(ctx context.Context, pod *corev1.Pod, later bool) {
 	case m.stranger || m.active || c.closed:
 		return
 	case m.at.container == gateway.Name && !gateway.StartedAt.After(m.at.started):
-		// One that has ended may run again after its node did; this one does not.
+		// A container that has ended runs again only after its node has restarted.
 		return
 	case c.active >= c.t.Options.Parallel:
 		if !m.crowded {
@@ -147,7 +148,7 @@ func (c *crowd) see(ctx context.Context, pod *corev1.Pod, later bool) {
 	}
 	at := cursor{container: gateway.Name, started: gateway.StartedAt, fromStart: later}
 	if m.at.container == gateway.Name {
-		// What was read before is not read again.
+		// The lines before these were read.
 		at.last, at.atLast = m.at.last, m.at.atLast
 	}
 	m.at = at
@@ -157,13 +158,13 @@ func (c *crowd) see(ctx context.Context, pod *corev1.Pod, later bool) {
 	m.active, m.crowded = true, false
 	c.active++
 	c.group.Go(func() error {
-		err := c.t.settle(ctx, pod, c.t.follow(ctx, pod, &m.at), c.incomplete)
+		err := c.t.conclude(ctx, pod, c.t.follow(ctx, pod, &m.at), c.incomplete)
 		c.left(ctx, m)
 		return err
 	})
 }
 
-// belongs asks until it is told.
+// belongs calls Belongs until it succeeds, as often as Retry allows.
 func (c *crowd) belongs(ctx context.Context, pod *corev1.Pod) bool {
 	if c.t.Join.Belongs == nil {
 		return true
@@ -175,7 +176,7 @@ func (c *crowd) belongs(ctx context.Context, pod *corev1.Pod) bool {
 		}
 		if retry.Steps <= 0 {
 			text, hint := c.t.explain(err)
-			c.t.report(pod, warning, "not followed: it cannot be found out whether it is one of those named: "+text, hint)
+			c.t.report(pod, warning, "not followed: whether it is one of those named is unknown: "+text, hint)
 			return false
 		}
 		if pause(ctx, &retry) != nil {
@@ -184,8 +185,8 @@ func (c *crowd) belongs(ctx context.Context, pod *corev1.Pod) bool {
 	}
 }
 
-// left makes room for others. What happened to the pod meanwhile is looked at
-// afterwards: it was of no interest as long as it was followed.
+// left makes room for others, and looks again at the pods that had to wait and at the
+// one that was followed.
 func (c *crowd) left(ctx context.Context, m *member) {
 	c.mu.Lock()
 	m.active = false

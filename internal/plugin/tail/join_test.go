@@ -113,12 +113,8 @@ func TestPodsJoin(t *testing.T) {
 		c.change(6, gatewayPod("late", up))
 	})
 	out.then("line 6", cancel)
-	if err := tailer.Run(ctx, []corev1.Pod{*gatewayPod("web", up)}); err != nil {
-		t.Fatal(err)
-	}
-	if got := out.reasons(); !slices.Equal(got, []string{"0", "5", "6"}) {
-		t.Errorf("lines %q", got)
-	}
+	run(ctx, t, tailer, *gatewayPod("web", up))
+	out.hasLines(t, "0 5 6")
 	if got := errOut.String(); got != "pod/late -n demo: has a gateway, following it\n" {
 		t.Errorf("stderr %q", got)
 	}
@@ -146,12 +142,8 @@ func TestAnotherGatewayJoins(t *testing.T) {
 		c.change(4, gatewayPod("web", dead, up))
 	})
 	out.then("line 7", cancel)
-	if err := tailer.Run(ctx, []corev1.Pod{*gatewayPod("web", up)}); err != nil {
-		t.Fatal(err)
-	}
-	if got := out.reasons(); !slices.Equal(got, []string{"0", "1", "7"}) {
-		t.Errorf("lines %q, stderr %q", got, errOut)
-	}
+	run(ctx, t, tailer, *gatewayPod("web", up))
+	out.hasLines(t, "0 1 7")
 	if got := c.query("web", 2).Get("container"); got != "kube-gateway-2" {
 		t.Errorf("followed %s", got)
 	}
@@ -171,12 +163,8 @@ func TestNoRoomForOneThatJoins(t *testing.T) {
 	// When the first goes, there is.
 	errOut.then("raise --max-log-requests", func() { close(ended) })
 	out.then("line 5", cancel)
-	if err := tailer.Run(ctx, []corev1.Pod{*gatewayPod("web", up)}); err != nil {
-		t.Fatal(err)
-	}
-	if got := out.reasons(); !slices.Equal(got, []string{"0", "5"}) {
-		t.Errorf("lines %q, stderr %q", got, errOut)
-	}
+	run(ctx, t, tailer, *gatewayPod("web", up))
+	out.hasLines(t, "0 5")
 	if got := errOut.String(); strings.Count(got, "pod/late -n demo: warning: not followed: that would be more than 1 logs at a time\nhint: raise --max-log-requests\n") != 1 {
 		t.Errorf("stderr %q", got)
 	}
@@ -189,12 +177,9 @@ func TestWithoutTheRightToWatch(t *testing.T) {
 	c.streams = map[string][]http.HandlerFunc{"web": {stay(0, 1, ended)}}
 	tailer, out, errOut := c.tailer(t, Options{})
 	errOut.then("hint: ask for a role that may list and watch pods", func() { close(ended) })
-	if err := tailer.Run(bounded(t), []corev1.Pod{*gatewayPod("web", up)}); err != nil {
-		t.Fatal(err)
-	}
-	if got := out.reasons(); !slices.Equal(got, []string{"0"}) || !strings.Contains(errOut.String(), "pods to come are not followed") {
-		t.Errorf("lines %q, stderr %q", got, errOut)
-	}
+	run(bounded(t), t, tailer, *gatewayPod("web", up))
+	out.hasLines(t, "0")
+	errOut.says(t, "new pods are not followed")
 }
 
 // While joining, a server that is away is waited for as long as it takes.
@@ -208,11 +193,10 @@ func TestNeverGivesUpWhileJoining(t *testing.T) {
 	tailer, out, errOut := c.tailer(t, Options{})
 	ctx, cancel := context.WithCancel(bounded(t))
 	out.then("line 1", cancel)
-	if err := tailer.Run(ctx, []corev1.Pod{*gatewayPod("web", up)}); err != nil {
-		t.Fatal(err)
-	}
-	if got := out.reasons(); !slices.Equal(got, []string{"0", "1"}) || strings.Count(errOut.String(), "away") != 1 {
-		t.Errorf("lines %q, stderr %q", got, errOut)
+	run(ctx, t, tailer, *gatewayPod("web", up))
+	out.hasLines(t, "0 1")
+	if strings.Count(errOut.String(), "away") != 1 {
+		t.Errorf("stderr %q", errOut)
 	}
 }
 
@@ -236,12 +220,8 @@ func TestTheBoundaryOfABrokenStream(t *testing.T) {
 		},
 	}}
 	tailer, out, _ := l.tailer(t, Options{Follow: true, Lines: -1})
-	if err := tailer.Run(bounded(t), []corev1.Pod{*gatewayPod("web", up)}); err != nil {
-		t.Fatal(err)
-	}
-	if got := out.reasons(); !slices.Equal(got, []string{"1", "2", "3", "4", "5", "6", "7"}) {
-		t.Errorf("lines %q of\n%s", got, out)
-	}
+	run(bounded(t), t, tailer, *gatewayPod("web", up))
+	out.hasLines(t, "1 2 3 4 5 6 7")
 }
 
 // With --tail=0 the lines that come while the stream is broken are new.
@@ -259,9 +239,7 @@ func TestNothingIsLostBeforeTheFirstLine(t *testing.T) {
 		copied := &logs{pods: l.pods, streams: map[string][]http.HandlerFunc{"web": slices.Clone(l.streams["web"])}}
 		c.o.Follow = true
 		tailer, _, _ := copied.tailer(t, c.o)
-		if err := tailer.Run(bounded(t), []corev1.Pod{*gatewayPod("web", up)}); err != nil {
-			t.Fatal(err)
-		}
+		run(bounded(t), t, tailer, *gatewayPod("web", up))
 		if q := copied.query("web", 1); q.Get("tailLines") != c.tail || q.Get("sinceSeconds") != c.seconds {
 			t.Errorf("%+v: asked for %v", c.o, q)
 		}

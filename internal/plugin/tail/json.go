@@ -6,8 +6,8 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
-// JSON makes lines for programs: the gateway's own, with "namespace" and "pod"
-// set. A line that is no JSON object becomes an object with its text in "raw".
+// JSON makes lines for programs: the gateway's own, with "namespace" and "pod" set. A
+// line that is not a JSON object becomes an object with the line in "raw".
 type JSON struct{}
 
 // Format is as Text's.
@@ -20,7 +20,7 @@ func (JSON) Format(source Source, line []byte) ([]byte, error) {
 	if json.Unmarshal(line, &fields) != nil || fields == nil {
 		fields = map[string]json.RawMessage{"raw": quote(string(line))}
 	}
-	// Whatever the gateway said there, these two are the cluster's to tell.
+	// The gateway's own values of these two are not trusted.
 	fields["namespace"], fields["pod"] = quote(source.Namespace), quote(source.Pod)
 	text, err := json.Marshal(fields)
 	if err != nil {

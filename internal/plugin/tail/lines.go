@@ -8,17 +8,16 @@ import (
 	"time"
 )
 
-// maxLine bounds one line, in bytes; what is longer is cut. The kubelet's own
-// limit for a line of a container that writes in one piece is 16 KiB, but it
-// puts the pieces of longer ones together.
+// maxLine bounds a line, in bytes. Longer ones are cut. Container runtimes split lines
+// at 16 KiB, and the kubelet joins the pieces.
 const maxLine = 64 << 10
 
-// cutMark ends a line that was too long.
+// cutMark ends a line that was cut.
 const cutMark = "…"
 
-// readLines calls handle with every line of r, without its end, until r ends or
-// handle fails. The last one is not whole if its end is missing. The slice is
-// handle's only during the call.
+// readLines calls handle with every line of r, without its end, until r ends or handle
+// fails. The last line is not whole if its end is missing. handle must not keep the
+// slice.
 func readLines(r io.Reader, handle func(line []byte, whole bool) error) error {
 	reader := bufio.NewReader(r)
 	var line []byte
@@ -51,8 +50,8 @@ func readLines(r io.Reader, handle func(line []byte, whole bool) error) error {
 	}
 }
 
-// splitTime takes the time off that the kubelet puts before a line on request.
-// The time is zero if there is none.
+// splitTime splits a line into the time that the kubelet adds on request, zero if there
+// is none, and the rest.
 func splitTime(line []byte) (time.Time, []byte) {
 	stamp, rest, found := bytes.Cut(line, []byte(" "))
 	if !found {

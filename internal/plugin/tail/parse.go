@@ -8,22 +8,21 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// Source is where a line comes from.
+// Source is the pod that a line comes from.
 type Source struct {
 	Namespace string
 	Pod       string
 }
 
-// entry is what one line of a gateway's log says. Exactly one of connection,
-// message and raw is what it is about.
+// entry is the content of one line of a gateway's log: a connection, a message, or raw.
 type entry struct {
 	connection *api.Connection
 	message    *message
-	// raw is a line that no gateway writes.
+	// raw is a line in a form that no gateway writes.
 	raw []byte
 }
 
-// message is a line that is not about a connection.
+// message is a line without a connection.
 type message struct {
 	time   time.Time
 	level  slog.Level
@@ -31,7 +30,7 @@ type message struct {
 	fields map[string]json.RawMessage
 }
 
-// parse never fails: what it does not understand is raw.
+// parse never fails: a line that it does not understand is raw.
 func parse(line []byte) entry {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(line, &fields); err != nil || fields == nil {
@@ -58,6 +57,5 @@ func parse(line []byte) entry {
 	return entry{message: &m}
 }
 
-// shown reports whether anybody wants to see e: connections, trouble, and what
-// cannot be understood.
+// shown reports whether e is of interest: a connection, a warning, an error, or raw.
 func (e *entry) shown() bool { return e.message == nil || e.message.level >= slog.LevelWarn }

@@ -21,24 +21,24 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
-// Formatter makes the output line of a log line: see Text, JSON and Template. An
-// error ends everything.
+// Formatter makes the output line of a log line, see Text, JSON and Template. An error
+// ends the Tailer.
 type Formatter interface {
 	Format(source Source, line []byte) ([]byte, error)
 }
 
-// Options say which lines are read.
+// Options choose the lines that are read.
 type Options struct {
-	// Follow goes on with lines to come.
+	// Follow waits for new lines.
 	Follow bool
-	// Since leaves out lines that are older; 0 leaves out none.
+	// Since skips lines that are older, none if 0.
 	Since time.Duration
-	// Lines is how many lines of each log to begin with; all if negative.
+	// Lines is how many lines of each log are read at first, all if negative.
 	Lines int64
 	// Filter chooses among the lines.
 	Filter Filter
-	// Parallel bounds how many logs are read at a time. When following it must
-	// be at least the number of pods.
+	// Parallel bounds how many logs are read at a time. With Follow it must be at least
+	// the number of pods.
 	Parallel int
 }
 
@@ -47,17 +47,16 @@ type Tailer struct {
 	Kube      kubernetes.Interface
 	Formatter Formatter
 	Options   Options
-	// Join says which pods are followed besides when they get a gateway, if
-	// following. Nil follows only those that have one at the start.
+	// Join chooses further pods to follow once they get a gateway, with Follow. Nil
+	// follows only those that have one at the start.
 	Join *Join
-	// Out gets lines, each in one write, ErrOut what there is to say about the
-	// streams themselves.
+	// Out gets the lines, each in one write, ErrOut the reports on the streams.
 	Out, ErrOut io.Writer
-	// Explain returns the words for an error and what to do about it, "" if that is
-	// not known. If nil, an error is told in its own words, with the hint it carries.
+	// Explain returns the text of an error and a hint, "" if there is none. Nil means
+	// the error's own text and hint.
 	Explain func(error) (text, hint string)
-	// Retry is the pause before a broken stream is taken up again; its steps
-	// are how often in a row that may fail. DefaultRetry is a good choice.
+	// Retry is the pause before a broken stream is reopened. Its steps are how often in
+	// a row that may fail. See DefaultRetry.
 	Retry wait.Backoff
 
 	mu sync.Mutex
@@ -68,16 +67,16 @@ func DefaultRetry() wait.Backoff {
 	return wait.Backoff{Duration: time.Second, Factor: 2, Jitter: 0.1, Steps: 7, Cap: 15 * time.Second}
 }
 
-// ErrIncomplete says that the log of at least one gateway could not be read (to
-// its end); what happened has been told on ErrOut.
+// ErrIncomplete says that the log of at least one gateway could not be read to its end.
+// ErrOut has the details.
 var ErrIncomplete = errors.New("not all logs could be read")
 
-// errOutput wraps what went wrong with Out.
+// errOutput wraps errors of Out.
 var errOutput = errors.New("writing the output")
 
-// Run prints the logs of the newest gateways of pods until all have ended or
-// ctx is done, which is no error. With Join it ends with ctx alone, or when the
-// cluster refuses to tell of new pods.
+// Run prints the logs of the newest gateways of pods until all have ended or ctx is
+// done, which is not an error. With Join it ends with ctx alone, or when the cluster
+// refuses the watch for new pods.
 func (t *Tailer) Run(ctx context.Context, pods []corev1.Pod) error {
 	if t.Options.Follow && len(pods) > t.Options.Parallel {
 		return api.WithHint(fmt.Errorf("%d logs are to be followed, but at most %d at a time", len(pods), t.Options.Parallel),
@@ -111,17 +110,16 @@ func (t *Tailer) one(ctx context.Context, pod *corev1.Pod, incomplete *atomic.Bo
 		t.report(pod, failure, "the pod has no gateway", enableHint(pod))
 		return nil
 	}
-	return t.settle(ctx, pod, t.follow(ctx, pod, &cursor{container: gateway.Name, started: gateway.StartedAt}), incomplete)
+	return t.conclude(ctx, pod, t.follow(ctx, pod, &cursor{container: gateway.Name, started: gateway.StartedAt}), incomplete)
 }
 
-// settle reports what went wrong with one pod, and returns it if that concerns
-// the others as well.
-func (t *Tailer) settle(ctx context.Context, pod *corev1.Pod, err error, incomplete *atomic.Bool) error {
+// conclude reports the error of one pod, and returns it if it concerns the others, too.
+func (t *Tailer) conclude(ctx context.Context, pod *corev1.Pod, err error, incomplete *atomic.Bool) error {
 	switch {
 	case err == nil || ctx.Err() != nil:
 		return nil
 	case errors.Is(err, errOutput):
-		// Nobody reads any more: end the others, too.
+		// There is no reader: end the others, too.
 		return err
 	}
 	text, hint := t.explain(err)
@@ -147,14 +145,14 @@ func (t *Tailer) print(line []byte) error {
 	return nil
 }
 
-// What a line on ErrOut is about begins with one of these.
+// The kinds of lines on ErrOut.
 const (
 	event   = ""
 	warning = "warning: "
 	failure = "error: "
 )
 
-// report tells on ErrOut what happened to a pod's stream.
+// report prints on ErrOut what happened to a pod's stream.
 func (t *Tailer) report(pod *corev1.Pod, kind, text, hint string) {
 	t.say(fmt.Sprintf("pod/%s -n %s: %s%s", pod.Name, pod.Namespace, kind, text), hint)
 }

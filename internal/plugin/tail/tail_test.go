@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -149,6 +150,32 @@ func (o *output) String() string {
 	return o.text.String()
 }
 
+// run runs a tailer to its end without an error.
+func run(ctx context.Context, t *testing.T, tailer *Tailer, pods ...corev1.Pod) {
+	t.Helper()
+	if err := tailer.Run(ctx, pods); err != nil {
+		t.Fatalf("%v, stderr %q", err, tailer.ErrOut)
+	}
+}
+
+// hasLines checks the numbers of the connection lines, in the order of output.
+func (o *output) hasLines(t *testing.T, want string) {
+	t.Helper()
+	if diff := cmp.Diff(want, strings.Join(o.reasons(), " ")); diff != "" {
+		t.Errorf("the lines differ (-want +got):\n%s\nin\n%s", diff, o)
+	}
+}
+
+// says checks what the output holds.
+func (o *output) says(t *testing.T, wants ...string) {
+	t.Helper()
+	for _, want := range wants {
+		if !strings.Contains(o.String(), want) {
+			t.Errorf("%q is not in %q", want, o)
+		}
+	}
+}
+
 // reasons returns the numbers of the connection lines in the order of output.
 func (o *output) reasons() []string {
 	var all []string
@@ -199,9 +226,7 @@ func TestWithoutFollowing(t *testing.T) {
 	if err != nil || errOut.String() != "" {
 		t.Fatalf("got %v, stderr %q", err, errOut)
 	}
-	if got := out.reasons(); !slices.Equal(got, []string{"0", "1", "7"}) {
-		t.Errorf("lines %q of\n%s", got, out)
-	}
+	out.hasLines(t, "0 1 7")
 	want := url.Values{"container": {"kube-gateway"}, "sinceSeconds": {"2"}, "tailLines": {"5"}, "timestamps": {"true"}}
 	if got := l.query("web", 0); got.Encode() != want.Encode() {
 		t.Errorf("asked for %v, want %v", got, want)
@@ -211,9 +236,7 @@ func TestWithoutFollowing(t *testing.T) {
 func TestAllLines(t *testing.T) {
 	l := &logs{streams: map[string][]http.HandlerFunc{"web": {lines(0, 1)}}}
 	tailer, _, _ := l.tailer(t, Options{Lines: -1})
-	if err := tailer.Run(bounded(t), []corev1.Pod{*gatewayPod("web", up)}); err != nil {
-		t.Fatal(err)
-	}
+	run(bounded(t), t, tailer, *gatewayPod("web", up))
 	if q := l.query("web", 0); q.Has("tailLines") || q.Has("sinceSeconds") || q.Has("follow") {
 		t.Errorf("asked for %v", q)
 	}
@@ -252,18 +275,10 @@ func TestBrokenStreamIsTakenUpWithoutRepeating(t *testing.T) {
 		lines(4, 2),
 	}}
 	tailer, out, errOut := l.tailer(t, Options{Follow: true, Lines: 10})
-	if err := tailer.Run(bounded(t), []corev1.Pod{*gatewayPod("web", up)}); err != nil {
-		t.Fatal(err)
-	}
-	if got := out.reasons(); !slices.Equal(got, []string{"0", "1", "2", "3", "4", "5"}) {
-		t.Errorf("lines %q of\n%s", got, out)
-	}
-	for _, want := range []string{"the log stream ended, taking it up again", "the log stream broke, trying again", "kubelet away",
-		`the gateway ended with exit code 2: no more\x1b`, "hint: 'kubectl gateway enable pod/web -n demo'"} {
-		if !strings.Contains(errOut.String(), want) {
-			t.Errorf("%q is not in %q", want, errOut)
-		}
-	}
+	run(bounded(t), t, tailer, *gatewayPod("web", up))
+	out.hasLines(t, "0 1 2 3 4 5")
+	errOut.says(t, "the log stream ended, reading on", "the log stream broke, trying again", "kubelet away",
+		`the gateway ended with exit code 2: no more\x1b`, "hint: 'kubectl gateway enable pod/web -n demo'")
 	if rest := l.query("web", 3); rest.Has("follow") || rest.Get("sinceTime") != "2030-05-01T12:00:04Z" {
 		t.Errorf("read the rest with %v", rest)
 	}
@@ -280,18 +295,12 @@ func TestSuccessorIsFollowed(t *testing.T) {
 		l.set("web", nil)
 	}}}
 	tailer, out, errOut := l.tailer(t, Options{Follow: true, Lines: 1})
-	if err := tailer.Run(bounded(t), []corev1.Pod{*gatewayPod("web", up)}); err != nil {
-		t.Fatal(err)
-	}
-	if got := out.reasons(); !slices.Equal(got, []string{"0", "0", "1"}) {
-		t.Errorf("lines %q", got)
-	}
+	run(bounded(t), t, tailer, *gatewayPod("web", up))
+	out.hasLines(t, "0 0 1")
 	if q := l.query("web", 2); q.Get("container") != "kube-gateway-2" || q.Has("tailLines") || q.Has("sinceTime") {
 		t.Errorf("asked the successor for %v", q)
 	}
-	if !strings.Contains(errOut.String(), "following kube-gateway-2") || !strings.Contains(errOut.String(), "the pod is gone") {
-		t.Errorf("stderr %q", errOut)
-	}
+	errOut.says(t, "following kube-gateway-2", "the pod is gone")
 }
 
 func TestGivesUpInTheEnd(t *testing.T) {
@@ -300,9 +309,7 @@ func TestGivesUpInTheEnd(t *testing.T) {
 	if err := tailer.Run(bounded(t), []corev1.Pod{*gatewayPod("web", up)}); !errors.Is(err, ErrIncomplete) {
 		t.Errorf("got %v", err)
 	}
-	if !strings.Contains(errOut.String(), "keeps breaking") {
-		t.Errorf("stderr %q", errOut)
-	}
+	errOut.says(t, "keeps breaking")
 }
 
 func TestOnePodsTroubleDoesNotStopTheOthers(t *testing.T) {
@@ -317,14 +324,11 @@ func TestOnePodsTroubleDoesNotStopTheOthers(t *testing.T) {
 		l := &logs{streams: streams}
 		tailer, out, errOut := l.tailer(t, Options{Follow: follow})
 		err := tailer.Run(bounded(t), []corev1.Pod{*gatewayPod("secret", up), *gatewayPod("bare"), *gatewayPod("web", up)})
-		if !errors.Is(err, ErrIncomplete) || !slices.Equal(out.reasons(), []string{"0"}) {
-			t.Errorf("got %v, stdout %q", err, out)
+		if !errors.Is(err, ErrIncomplete) {
+			t.Errorf("got %v", err)
 		}
-		for _, want := range []string{"pod/secret -n demo: error: opening the log", "pods/log", "pod/bare -n demo: error: the pod has no gateway", "enable pod/bare"} {
-			if !strings.Contains(errOut.String(), want) {
-				t.Errorf("%q is not in %q", want, errOut)
-			}
-		}
+		out.hasLines(t, "0")
+		errOut.says(t, "pod/secret -n demo: error: opening the log", "pods/log", "pod/bare -n demo: error: the pod has no gateway", "enable pod/bare")
 	}
 }
 
@@ -360,8 +364,10 @@ func TestReadLines(t *testing.T) {
 		got = append(got, string(line))
 		return nil
 	})
-	want := []string{"a", "b", strings.Repeat("x", maxLine) + cutMark, "last"}
-	if err != nil || !slices.Equal(got, want) {
-		t.Errorf("got %d lines, %v", len(got), err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"a", "b", strings.Repeat("x", maxLine) + cutMark, "last"}, got); diff != "" {
+		t.Errorf("the lines differ (-want +got):\n%s", diff)
 	}
 }

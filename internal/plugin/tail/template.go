@@ -10,9 +10,9 @@ import (
 	"strings"
 	"time"
 
-	// Go's own text/template calls methods by names that the linker cannot know, so
-	// that it would have to keep all methods of all types: two thirds more program. This is
-	// the same without methods.
+	// Go's own text/template calls methods by name, so that the linker keeps all methods
+	// of all types: the program would be two thirds larger. This is the same without
+	// methods.
 	template "github.com/DataDog/datadog-agent/pkg/template/text"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -20,14 +20,14 @@ import (
 )
 
 // Record is what a template is applied to: a connection, and the pod whose gateway
-// tells of it. All its text is printable.
+// logged it. All its text is printable.
 type Record struct {
 	api.Connection
 	Source, Destination, Dialled Address
 	Namespace, Pod               string
 }
 
-// MarshalJSON gives what -o json prints of a connection.
+// MarshalJSON returns a connection as -o json prints it.
 func (r Record) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
 		api.Connection
@@ -67,17 +67,16 @@ func printable(a netip.AddrPort) netip.AddrPort {
 	return a
 }
 
-// Template makes lines of connections as a user's template says; other lines it
-// leaves out.
+// Template makes lines of connections by a user's template. Other lines are left out.
 type Template struct{ template *template.Template }
 
-// templateHint is the advice for templates that cannot be used.
+// templateHint is the hint for a template that cannot be used.
 const templateHint = "it is a Go template, without calls of methods, of a connection: .Namespace .Pod .Time .Level .Direction .Source .Destination .Dialled " +
 	".Peer .Wire .Encrypted .TLS .Reason .Sent .Received .Duration .Error, of an address also .Source.Addr and .Source.Port, with the functions json, bytes, " +
 	"toTimestamp, toRFC3339Nano and toUTC besides Go's own; for example '{{toTimestamp .Time \"15:04:05\"}} {{.Pod}} {{.Destination}} {{.Encrypted}}'"
 
-// functions are those that templates have besides the language's own. What shows times
-// has the names and arguments that users of stern know.
+// functions are the functions of templates besides the language's own. Those for times
+// have the names and arguments that stern's have.
 func functions() template.FuncMap {
 	return template.FuncMap{
 		"json": func(value any) (string, error) {
@@ -91,8 +90,8 @@ func functions() template.FuncMap {
 	}
 }
 
-// toTimestamp shows a time in a layout of Go's package time, in UTC or in the zone that
-// is named as in the database of time zones (or "Local").
+// toTimestamp formats a time by a layout of Go's package time, in UTC or in a zone of the
+// time zone database (or "Local").
 func toTimestamp(t time.Time, layout string, zone ...string) (string, error) {
 	where := time.UTC
 	switch len(zone) {
@@ -108,8 +107,8 @@ func toTimestamp(t time.Time, layout string, zone ...string) (string, error) {
 	return t.In(where).Format(layout), nil
 }
 
-// NewTemplate reads a template. Mistakes that show only when it is used are found
-// at once, too: it is tried.
+// NewTemplate parses a template, and tries it: mistakes that show only in use are found,
+// too.
 func NewTemplate(text string) (*Template, error) {
 	parsed, err := template.New("template").Funcs(functions()).Parse(text)
 	if err != nil {
@@ -132,7 +131,7 @@ func NewTemplate(text string) (*Template, error) {
 	return &Template{parsed}, nil
 }
 
-// Format is as Text's, for connections. It fails if the template does.
+// Format is as Text's, for connections alone. It fails if the template does.
 func (t *Template) Format(source Source, line []byte) ([]byte, error) {
 	c := parse(line).connection
 	if c == nil {

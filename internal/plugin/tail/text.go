@@ -19,11 +19,11 @@ import (
 // Text makes lines for people. It is safe for concurrent use.
 type Text struct {
 	Style *terminal.Style
-	// Location is the zone that times are shown in.
+	// Location is the time zone of the times.
 	Location *time.Location
 	// Namespaces shows the namespace before each pod.
 	Namespaces bool
-	// Width is what names are padded to, in columns: see NameWidth.
+	// Width is what names are padded to, in columns; see NameWidth.
 	Width int
 }
 
@@ -36,9 +36,9 @@ func (t *Text) NameWidth(sources []Source) int {
 	return width
 }
 
-// Format returns the line to print for a line of source's log, with its end, or
-// nil if that is of no interest; there is never an error. Whatever the line holds, the result is one line
-// of printable characters and of this program's own colours.
+// Format returns the line to print for a line of source's log, with its end, or nil if
+// it is of no interest. The error is always nil. The result is one line of printable
+// characters and of this program's own colours.
 func (t *Text) Format(source Source, line []byte) ([]byte, error) {
 	e := parse(line)
 	if !e.shown() {
@@ -75,7 +75,7 @@ func (t *Text) connection(source Source, c *api.Connection) []string {
 	return parts
 }
 
-// verdict says how the connection was carried, and why if not encrypted.
+// verdict says how the connection was carried, and why it was not encrypted.
 func (t *Text) verdict(c *api.Connection) string {
 	reason := ""
 	if c.Reason != "" {
@@ -94,9 +94,8 @@ func (t *Text) verdict(c *api.Connection) string {
 	return t.Style.Paint(terminal.Caution, "plaintext") + reason
 }
 
-// refused reports whether a connection was never carried: gateways log those,
-// and only those, as warnings. One that was refused inside of TLS is encrypted,
-// too.
+// refused reports whether a connection was never carried. Gateways log those, and only
+// those, as warnings. One that was refused inside TLS counts as encrypted, too.
 func refused(c *api.Connection) bool {
 	var level slog.Level
 	return level.UnmarshalText([]byte(c.Level)) == nil && level >= slog.LevelWarn
@@ -115,7 +114,7 @@ func (t *Text) message(source Source, m *message) []string {
 	return parts
 }
 
-// value shows strings without quotes where they can do without.
+// value formats a value, strings without quotes unless they are ambiguous.
 func value(raw json.RawMessage) string {
 	var text string
 	if json.Unmarshal(raw, &text) != nil {
@@ -151,7 +150,7 @@ func address(a netip.AddrPort) string {
 	return terminal.Clean(a.String())
 }
 
-// seconds shows a duration with three significant digits or so.
+// seconds formats a duration with about three significant digits.
 func seconds(s float64) string {
 	d := time.Duration(s * float64(time.Second))
 	switch {

@@ -8,10 +8,10 @@ import (
 	"unicode/utf8"
 )
 
-// Clean returns text with everything escaped that is not a printable character
-// or an ordinary space: control characters, with which text from elsewhere
-// could take over a terminal or forge further lines, characters that change the
-// direction of writing, and bytes that are no UTF-8.
+// Clean returns text with everything escaped that is not a printable character or an
+// ordinary space: control characters, by which foreign text could take over a terminal
+// or forge further lines, characters that change the direction of writing, and bytes
+// that are not UTF-8.
 func Clean(text string) string {
 	if strings.IndexFunc(text, unprintable) < 0 {
 		return text
@@ -34,9 +34,9 @@ func Clean(text string) string {
 	return clean.String()
 }
 
-// CleanJSON returns JSON text with its unprintable characters in JSON's own
-// escapes. The value stays the same: valid JSON has such characters nowhere
-// but in strings and, as line ends and tabs, between its parts.
+// CleanJSON returns JSON text with its unprintable characters in JSON's own escapes. The
+// value stays the same: valid JSON has such characters in strings and, as line ends and
+// tabs, between its parts alone.
 func CleanJSON(text []byte) []byte {
 	clean := make([]byte, 0, len(text))
 	for _, r := range string(text) {
@@ -53,8 +53,8 @@ func CleanJSON(text []byte) []byte {
 	return clean
 }
 
-// unprintable also holds for the replacement character, which stands for bytes
-// that are no UTF-8 in strings.IndexFunc.
+// unprintable is true for the replacement character, too: strings.IndexFunc passes it
+// for bytes that are not UTF-8.
 func unprintable(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }
 
 const hexDigits = "0123456789abcdef"

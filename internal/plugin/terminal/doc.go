@@ -1,4 +1,3 @@
-// Package terminal decides how output looks: coloured on a terminal, plain in a
-// pipe. It also holds the one table printer, and makes text that came from
-// elsewhere harmless to a terminal.
+// Package terminal formats output: coloured on a terminal, plain in a pipe. It prints
+// tables, and makes foreign text harmless to a terminal.
 package terminal

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/term"
 )
 
-// Control sequences of ECMA-48, which every terminal of today knows.
+// Control sequences of ECMA-48, which every current terminal knows.
 const (
 	hideCursor  = "\x1b[?25l"
 	showCursor  = "\x1b[?25h"
@@ -19,7 +19,7 @@ const (
 	upAndToLeft = "\x1b[%dF"
 )
 
-// Live draws a block of lines over and over in the same place of a terminal.
+// Live draws frames of lines in the same place of a terminal.
 type Live struct {
 	// size returns the columns and rows of the terminal.
 	size func() (int, int)
@@ -41,15 +41,15 @@ func NewLive(file *os.File) *Live {
 // NewLiveOf returns a view on a terminal whose columns and rows size returns.
 func NewLiveOf(size func() (columns, rows int)) *Live { return &Live{size: size} }
 
-// Rows returns how many lines a frame may have now without being cut.
+// Rows returns how many lines of a frame fit the terminal at its current size.
 func (l *Live) Rows() int {
 	_, rows := l.size()
 	return max(rows-1, 1)
 }
 
-// Draw returns what turns the last frame into one of lines, "" if they are the same.
-// Lines may be painted and are otherwise clean; they are cut to the width of the
-// terminal, and to one fewer than it has rows, so that it never scrolls.
+// Draw returns the text that replaces the last frame by lines, "" if they are the same.
+// Lines may be painted and must be clean otherwise. They are cut to the width of the
+// terminal, and to one fewer than it has rows: it never scrolls.
 func (l *Live) Draw(lines []string) string {
 	columns, rows := l.size()
 	frame := make([]string, 0, len(lines))
@@ -69,8 +69,7 @@ func (l *Live) Draw(lines []string) string {
 	}
 	var out strings.Builder
 	out.WriteString(hideCursor)
-	// A terminal that has become narrower shows a line of the last frame in several
-	// rows.
+	// A narrower terminal shows a line of the last frame in several rows.
 	above := 0
 	for _, line := range l.shown {
 		above += max(1, (lipgloss.Width(line)+columns-1)/columns)
@@ -86,5 +85,5 @@ func (l *Live) Draw(lines []string) string {
 	return out.String()
 }
 
-// End returns what leaves the terminal as it was, below the last frame.
+// End returns the text that restores the terminal, below the last frame.
 func (l *Live) End() string { return showCursor }

@@ -16,15 +16,15 @@ type Tone int
 
 const (
 	Normal Tone = iota
-	// Good is as it should be.
+	// Good means: as it should be.
 	Good
-	// Caution needs a look soon.
+	// Caution means: look at it soon.
 	Caution
-	// Bad needs somebody to act.
+	// Bad means: act.
 	Bad
-	// Dim is of less interest.
+	// Dim means: of less interest.
 	Dim
-	// Strong stands out without being good or bad.
+	// Strong stands out without a judgement.
 	Strong
 )
 
@@ -34,9 +34,9 @@ type Style struct {
 	terminal bool
 }
 
-// For returns the style of w: with colours if w is a terminal that has them,
-// and the environment, read with getenv, does not object through NO_COLOR (any
-// value but the empty one, see no-color.org) or TERM=dumb.
+// For returns the style of w: with colours if w is a terminal that has them, unless the
+// environment, read with getenv, has NO_COLOR (with any value but the empty one, see
+// no-color.org) or TERM=dumb.
 func For(w io.Writer, getenv func(string) string) *Style {
 	file, ok := w.(*os.File)
 	if !ok || !term.IsTerminal(int(file.Fd())) {
@@ -45,23 +45,23 @@ func For(w io.Writer, getenv func(string) string) *Style {
 	if getenv("NO_COLOR") != "" || getenv("TERM") == "dumb" {
 		return New(w, true, termenv.Ascii)
 	}
-	// Consoles of Windows understand colours only after being asked to. That
-	// outlives this program, and is harmless to others: no need to undo it.
+	// Consoles of Windows interpret colours only on request. The setting outlives this
+	// program, and is harmless to others.
 	output := termenv.NewOutput(w, termenv.WithEnvironment(environment(getenv)))
 	_, _ = termenv.EnableVirtualTerminalProcessing(output)
 	return New(w, true, output.ColorProfile())
 }
 
-// New returns a style with everything decided by the caller.
+// New returns a style of the caller's choice.
 func New(w io.Writer, isTerminal bool, profile termenv.Profile) *Style {
 	renderer := lipgloss.NewRenderer(w)
 	renderer.SetColorProfile(profile)
-	// Set, so that lipgloss never asks the terminal: no style here depends on it.
+	// lipgloss asks the terminal unless this is set. No style here depends on it.
 	renderer.SetHasDarkBackground(true)
 	return &Style{renderer: renderer, terminal: isTerminal}
 }
 
-// Terminal reports whether somebody looks at the output.
+// Terminal reports whether the output goes to a terminal.
 func (s *Style) Terminal() bool { return s.terminal }
 
 // Paint returns text, which must be one line, in the colour of tone.
@@ -85,9 +85,8 @@ func (s *Style) Paint(tone Tone, text string) string {
 	return render(style, text)
 }
 
-// PaintName returns text in a colour that depends on name alone, so that a pod
-// keeps its colour from one run to the next. Red is not among the colours: it
-// is for what is Bad.
+// PaintName returns text in a colour that depends on name alone: a pod keeps its colour
+// from run to run. Red is not among the colours, as Bad is red.
 func (s *Style) PaintName(name, text string) string {
 	colours := [...]int{2, 3, 4, 5, 6, 10, 11, 12, 13, 14}
 	sum := fnv.New32a()
@@ -103,7 +102,7 @@ func render(style lipgloss.Style, text string) string {
 	return style.Inline(true).Render(text)
 }
 
-// environment lets termenv see the injected environment.
+// environment is the injected environment, for termenv.
 type environment func(string) string
 
 func (e environment) Getenv(key string) string { return e(key) }

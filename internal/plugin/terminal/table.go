@@ -24,15 +24,6 @@ type Table struct {
 	Rows   [][]Cell
 }
 
-// Add appends a row without any tone.
-func (t *Table) Add(texts ...string) {
-	row := make([]Cell, len(texts))
-	for i, text := range texts {
-		row[i].Text = text
-	}
-	t.Rows = append(t.Rows, row)
-}
-
 // Print writes the table to w in one piece. Every text is cleaned; an empty one
 // becomes "-", so that each line has the same number of fields.
 func (t *Table) Print(w io.Writer, style *Style) error {

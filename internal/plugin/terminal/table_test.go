@@ -10,11 +10,11 @@ import (
 )
 
 func example() *Table {
-	table := &Table{Header: []string{"POD", "STATE", "NOTE"}}
-	table.Add("pod-01", "ready", "")
-	table.Rows = append(table.Rows, []Cell{{Text: "a-大きい-name"}, {"crashed", Bad}, {"大きい\x1b[2J", Caution}})
-	table.Add("short-row")
-	return table
+	return &Table{Header: []string{"POD", "STATE", "NOTE"}, Rows: [][]Cell{
+		{{Text: "pod-01"}, {Text: "ready"}, {}},
+		{{Text: "a-大きい-name"}, {"crashed", Bad}, {"大きい\x1b[2J", Caution}},
+		{{Text: "short-row"}},
+	}}
 }
 
 const plainTable = `POD             STATE     NOTE

@@ -2,8 +2,8 @@ package terminal
 
 import "strconv"
 
-// Bytes returns n in the largest binary unit that leaves at least 1, with one
-// digit behind the point: 1536 is 1.5KiB.
+// Bytes formats n in the largest binary unit of which it is at least 1, with one digit
+// after the point: 1536 is 1.5KiB.
 func Bytes(n uint64) string {
 	const units = "KMGTPE"
 	if n < 1<<10 {

@@ -37,14 +37,14 @@ func (h *Hex) UnmarshalText(text []byte) (err error) {
 // for concurrent use.
 type observer struct {
 	canary []byte
-	// changed is called without the lock when something new was seen.
+	// changed is called, without the lock, after each sighting.
 	changed func()
 
 	mu      sync.Mutex
 	streams map[streamKey]*observed
 	// loopback and network are where the canary was seen first.
 	loopback, network *Sighting
-	// crowded means that there were too many streams.
+	// crowded is set if there were too many streams.
 	crowded bool
 	// cut counts packets of which a part is missing.
 	cut int
@@ -64,7 +64,7 @@ func newObserver(canary string, changed func()) *observer {
 	return &observer{canary: []byte(canary), changed: changed, streams: map[streamKey]*observed{}}
 }
 
-// add takes a packet of an interface.
+// add examines a packet of an interface.
 func (o *observer) add(about pcapng.Interface, p *pcapng.Packet) {
 	cooked, packet, ok := pcapng.ParseCooked(p.Data)
 	if about.LinkType != pcapng.LinuxSLL2 || !ok {
@@ -115,8 +115,8 @@ func (o *observer) follow(number int, on string, g segment) bool {
 	return s.add(g, known)
 }
 
-// between returns the two directions of a connection, from the first end to the
-// second and back, nil for those that were not seen.
+// between returns the two directions of a connection, from the first end to the second
+// and back. A direction that was not seen is nil.
 func (o *observer) between(a, b netip.AddrPort) (there, back *observed) {
 	for key, s := range o.streams {
 		switch {
@@ -129,7 +129,7 @@ func (o *observer) between(a, b netip.AddrPort) (there, back *observed) {
 	return there, back
 }
 
-// sightings returns where the canary was seen so far.
+// sightings returns where the canary was seen.
 func (o *observer) sightings() (loopback, network *Sighting) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/packets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
@@ -19,13 +18,13 @@ import (
 const (
 	maxEvents    = 16
 	maxEventLine = 4096
-	// stopTimeout is how long a probe may take to end.
+	// stopTimeout bounds the wait for the end of a probe.
 	stopTimeout = 5 * time.Second
 )
 
 // probe is a connection, or a listener, in a pod.
 type probe struct {
-	gateway packets.Gateway
+	gateway remote.Ref
 	// events is closed when the probe has ended.
 	events chan api.ProbeEvent
 	stdin  *io.PipeWriter
@@ -36,17 +35,17 @@ type probe struct {
 	err error
 }
 
-// startProbe runs a probe that is given text. It ends with stop, or with ctx.
-func startProbe(ctx context.Context, runner packets.Runner, g packets.Gateway, verb, address, text string) (*probe, error) {
+// startProbe runs a probe with text as its input. It ends with stop, or with ctx.
+func startProbe(ctx context.Context, g *remote.Conn, verb, address, text string) (*probe, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	in, stdin := io.Pipe()
 	stdout, out := io.Pipe()
-	p := &probe{gateway: g, events: make(chan api.ProbeEvent, maxEvents), stdin: stdin, cancel: cancel}
+	p := &probe{gateway: g.Ref(), events: make(chan api.ProbeEvent, maxEvents), stdin: stdin, cancel: cancel}
 	context.AfterFunc(ctx, func() { stdin.Close() })
 	go func() {
-		err := runner.Exec(ctx, g.Namespace, g.Pod, g.Container, in, out, nil, remote.GatewayProgram, "probe", verb, address)
+		err := g.Run(ctx, in, out, "probe", verb, address)
 		if err != nil {
-			p.fail(fmt.Errorf("running a probe in pod %s/%s: %w", g.Namespace, g.Pod, err))
+			p.fail(fmt.Errorf("running a probe in pod %s/%s: %w", p.gateway.Namespace, p.gateway.Pod, err))
 		}
 		in.Close()
 		out.Close()
@@ -88,7 +87,7 @@ func parseEvent(line []byte) (api.ProbeEvent, error) {
 		return event, fmt.Errorf("reading its answer: %w", err)
 	}
 	if event.Event == "" {
-		return event, errors.New("reading its answer: it is no event")
+		return event, errors.New("reading its answer: it is not an event")
 	}
 	return event, nil
 }
@@ -117,14 +116,14 @@ func (p *probe) fail(err error) {
 	}
 }
 
-// failure returns why the probe could not run, nil if it did.
+// failure returns why the probe could not run, nil if it could.
 func (p *probe) failure() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.err
 }
 
-// stop has the probe end by itself, and waits for that.
+// stop asks the probe to end, and waits until it has.
 func (p *probe) stop() {
 	p.once.Do(func() {
 		p.stdin.Close()

@@ -25,14 +25,14 @@ const (
 	shownBytes = 48
 )
 
-// records follows a stream that should be TLS records and nothing else. The zero
-// value is at the start of a stream.
+// records parses a stream that should consist of TLS records. The zero value is at the
+// start of a stream.
 type records struct {
 	header    [recordHeader]byte
 	have      int // bytes of header
-	remaining int // bytes of the record's body that are still to come
+	remaining int // bytes of the record's body that are missing
 	kind      byte
-	// broken means that something is no record.
+	// broken is set if something is not a record.
 	broken bool
 	// data counts records of application data.
 	data int
@@ -63,7 +63,7 @@ func (r *records) feed(b []byte) {
 	}
 }
 
-// begin looks at a complete header. Every body has at least a byte.
+// begin parses a complete header. Every body has at least a byte.
 func (r *records) begin() {
 	r.kind = r.header[0]
 	r.remaining = int(binary.BigEndian.Uint16(r.header[3:]))
@@ -91,7 +91,7 @@ func (r *records) body(b []byte) {
 	}
 }
 
-// hello is what a server chose.
+// hello holds the parameters that a server chose.
 type hello struct {
 	version, cipher, group uint16
 }
@@ -125,8 +125,7 @@ func parseServerHello(b []byte) (hello, bool) {
 	return h, h.version != 0
 }
 
-// around returns what is to be shown of a packet with the canary: from shortly
-// before it on.
+// around returns the shown part of a packet with the canary, from the canary on.
 func around(data, canary []byte) []byte {
 	at := max(0, bytes.Index(data, canary))
 	return bytes.Clone(data[at:min(len(data), at+shownBytes)])

@@ -10,12 +10,12 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/packets"
 )
 
-// Verdict is what was found out.
+// Verdict is the result in a word.
 type Verdict string
 
 const (
-	// Encrypted means that the canary arrived, was never in the clear on the
-	// network, and that TLS was there instead.
+	// Encrypted means that the canary arrived, was not in the clear on the network, and
+	// that the network carried TLS instead.
 	Encrypted Verdict = "encrypted"
 	// Plaintext means that the canary was in the clear on the network.
 	Plaintext Verdict = "plaintext"
@@ -23,7 +23,7 @@ const (
 	Inconclusive Verdict = "inconclusive"
 )
 
-// Result is what is known of two pods.
+// Result is the outcome for two pods.
 type Result struct {
 	Verdict Verdict `json:"verdict"`
 	// Reasons say why the verdict is not Encrypted.
@@ -32,7 +32,7 @@ type Result struct {
 	To      Side     `json:"to"`
 	// Destination is where the canary was sent.
 	Destination netip.AddrPort `json:"destination,omitzero"`
-	// Wire and TLS are what the gateway of From says of the connection.
+	// Wire and TLS are those of the connection, as the gateway of From logs it.
 	Wire string  `json:"wire,omitempty"`
 	TLS  api.TLS `json:"tls,omitzero"`
 	// Canary is the text.
@@ -43,8 +43,8 @@ type Result struct {
 type Side struct {
 	Namespace string `json:"namespace"`
 	Pod       string `json:"pod"`
-	// Gateway reports whether a gateway runs in the pod. Without one nothing
-	// could be captured there.
+	// Gateway reports whether a gateway runs in the pod. Without one there is no
+	// recording.
 	Gateway bool `json:"gateway"`
 	// Identity is what the other pod's gateway verified.
 	Identity string `json:"identity,omitempty"`
@@ -56,7 +56,8 @@ type Side struct {
 	TLS *Sighting `json:"tls,omitempty"`
 	// Records counts the records of application data in both directions.
 	Records int `json:"records"`
-	// Packets counts what was captured, Dropped what could not be.
+	// Packets counts the packets that were recorded, Dropped those for which the kernel
+	// had no room.
 	Packets uint64 `json:"packets"`
 	Dropped uint64 `json:"dropped"`
 }
@@ -64,17 +65,17 @@ type Side struct {
 // String returns the pod's name and namespace.
 func (s *Side) String() string { return "pod/" + s.Pod + " -n " + s.Namespace }
 
-// evidence is all that was gathered on one side.
+// evidence is everything that was gathered on one side.
 type evidence struct {
 	side     *Side
 	observer *observer
 	summary  packets.Summary
-	// line is what the gateway logged of the connection, nil if nothing.
+	// line is the gateway's log line of the connection, nil if there is none.
 	line *api.Connection
 }
 
-// judge decides, with the evidence of the pods that have a gateway. problem is why
-// the canary did not arrive, if it did not.
+// judge decides by the evidence of the pods that have a gateway. problem is why the
+// canary did not arrive, empty if it did.
 func (r *Result) judge(from, to *evidence, problem string) {
 	r.Verdict = Inconclusive
 	reason := func(format string, args ...any) { r.Reasons = append(r.Reasons, fmt.Sprintf(format, args...)) }
@@ -108,7 +109,7 @@ func (r *Result) judge(from, to *evidence, problem string) {
 	if to == nil {
 		reason("no gateway runs in %s", &r.To)
 	}
-	if problem == "" { // else there is no use in saying what was not seen
+	if problem == "" { // a canary that did not arrive proves nothing
 		for _, e := range all {
 			r.judgeSide(e, e == from, reason)
 		}
@@ -118,7 +119,7 @@ func (r *Result) judge(from, to *evidence, problem string) {
 	}
 }
 
-// judgeSide looks for what is missing in the proof of one side.
+// judgeSide finds the gaps in the proof of one side.
 func (r *Result) judgeSide(e *evidence, client bool, reason func(string, ...any)) {
 	switch {
 	case !e.summary.Complete:
@@ -132,7 +133,7 @@ func (r *Result) judgeSide(e *evidence, client bool, reason func(string, ...any)
 		reason("the canary was not seen on loopback of %s: the connection did not go through its gateway", e.side)
 	}
 	if e.line == nil {
-		reason("the log of the gateway of %s does not tell of the connection", e.side)
+		reason("the log of the gateway of %s does not contain the connection", e.side)
 		return
 	}
 	if !e.line.Encrypted {
@@ -156,13 +157,13 @@ func (r *Result) judgeSide(e *evidence, client bool, reason func(string, ...any)
 	}
 	e.side.TLS = &Sighting{Interface: sender.on, Source: key.Local, Destination: key.Remote, Data: sender.records.shown}
 	if says, shows := e.line.TLS, described(receiver.records.hello); shows != "" && shows != strings.Join([]string{says.Version, says.KeyExchange, says.Cipher}, " ") {
-		reason("the gateway of %s speaks of %s %s %s, the network shows %s", e.side, says.Version, says.KeyExchange, says.Cipher, shows)
+		reason("the gateway of %s logs %s %s %s, the network shows %s", e.side, says.Version, says.KeyExchange, says.Cipher, shows)
 	} else if shows == "" {
 		reason("the server's hello cannot be read in %s", e.side)
 	}
 }
 
-// described returns what a server chose, in the words of a gateway, or nothing.
+// described returns the parameters that a server chose, in the words of a gateway, or "".
 func described(serverHello []byte) string {
 	h, ok := parseServerHello(serverHello)
 	if !ok {

@@ -23,14 +23,14 @@ type segment struct {
 	payload             []byte
 }
 
-// parseSegment returns the segment in an IP packet, false if there is none or it is
-// not all there.
+// parseSegment returns the segment in an IP packet. It reports false if there is none, or
+// not all of it.
 func parseSegment(c pcapng.Cooked, packet []byte) (segment, bool) {
 	var source, destination netip.Addr
 	switch {
 	case c.Protocol == etherIPv4 && len(packet) >= 20:
 		header, total := int(packet[0]&0xf)*4, int(binary.BigEndian.Uint16(packet[2:]))
-		if total == 0 { // more than fits into the field, by segmentation offload
+		if total == 0 { // segmentation offload: the length exceeds the field
 			total = len(packet)
 		}
 		fragment := binary.BigEndian.Uint16(packet[6:]) & 0x3fff
@@ -72,8 +72,8 @@ func parseSegment(c pcapng.Cooked, packet []byte) (segment, bool) {
 	}, true
 }
 
-// skipExtensions returns what follows the extension headers of IPv6, if that is TCP
-// (RFC 8200 section 4).
+// skipExtensions returns the TCP segment behind the extension headers of IPv6 (RFC 8200
+// section 4). It reports false if something else is there.
 func skipExtensions(next byte, b []byte) ([]byte, bool) {
 	for range maxExtensions {
 		switch next {

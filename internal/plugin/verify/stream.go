@@ -6,29 +6,29 @@ import (
 	"slices"
 )
 
-// maxPending bounds what a stream keeps of segments that came too early, in bytes.
+// maxPending bounds the segments that a stream keeps for later, in bytes.
 const maxPending = 128 << 10
 
 // stream is one direction of a connection, put together from its segments.
 type stream struct {
 	canary []byte
 	next   uint32
-	// begun means that the SYN was seen, and nothing is missing before next.
+	// begun is set once the SYN was seen: nothing before next is missing.
 	begun bool
-	// lost means that there was no room for all of pending.
+	// lost is set if pending had no room for a segment.
 	lost    bool
 	pending map[uint32][]byte
 	waiting int
-	// tail is the end of what was read, in which the canary may have begun.
+	// tail is the end of the data so far. The canary may begin in it.
 	tail    []byte
 	records records
 }
 
-// add takes a segment and reports whether the canary is now complete.
+// add adds a segment and reports whether it completes the canary.
 func (s *stream) add(g segment, known bool) bool {
 	switch {
 	case g.syn:
-		// A second SYN may be sent again, or belong to another connection.
+		// A second SYN is a retransmission, or begins another connection.
 		if !known || s.next != g.sequence+1 {
 			*s = stream{canary: s.canary, next: g.sequence + 1, begun: true}
 		}
@@ -36,7 +36,7 @@ func (s *stream) add(g segment, known bool) bool {
 	case !known:
 		s.next = g.sequence
 	}
-	found := s.take(g.sequence, g.payload)
+	found := s.accept(g.sequence, g.payload)
 	for progress := true; progress && len(s.pending) > 0; {
 		progress = false
 		for _, sequence := range slices.Collect(maps.Keys(s.pending)) {
@@ -44,7 +44,7 @@ func (s *stream) add(g segment, known bool) bool {
 				payload := s.pending[sequence]
 				delete(s.pending, sequence)
 				s.waiting -= len(payload)
-				found = s.take(sequence, payload) || found
+				found = s.accept(sequence, payload) || found
 				progress = true
 			}
 		}
@@ -52,7 +52,8 @@ func (s *stream) add(g segment, known bool) bool {
 	return found
 }
 
-func (s *stream) take(sequence uint32, payload []byte) bool {
+// accept reads a segment if it is the next one, and keeps it if it is a later one.
+func (s *stream) accept(sequence uint32, payload []byte) bool {
 	ahead := int32(sequence - s.next)
 	switch {
 	case len(payload) == 0:
@@ -88,7 +89,7 @@ func (s *stream) postpone(sequence uint32, payload []byte) {
 	s.pending[sequence] = bytes.Clone(payload)
 }
 
-// whole reports whether everything was seen from the beginning on.
+// whole reports whether everything from the SYN on was seen.
 func (s *stream) whole() bool { return s.begun && !s.lost && len(s.pending) == 0 }
 
 // pure reports whether the stream is TLS with application data.
