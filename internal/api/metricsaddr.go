@@ -7,16 +7,16 @@ import (
 )
 
 // MetricsPort is the port that documentation and examples suggest for a gateway's
-// metrics. A gateway serves them on no port at all unless it is told to.
+// metrics. By default a gateway serves them on no port.
 const MetricsPort = 18445
 
 // ExporterID is the user and group ID of the process that serves metrics. It is not
 // the worker's, so that neither can send the other a signal.
 const ExporterID = 65533
 
-// ParseMetricsAddr reads where metrics are to be served, "[IP]:PORT" with the IP left
-// out for all addresses of the pod: the address of the result is then not valid. The
-// port is none of the gateway's own.
+// ParseMetricsAddr parses where to serve metrics: "IP:PORT", or ":PORT" for all addresses
+// of the pod. The address of the result is then not valid. The gateway's own ports are
+// refused.
 func ParseMetricsAddr(text string) (netip.AddrPort, error) {
 	full, all := text, len(text) > 0 && text[0] == ':'
 	if all {
@@ -26,10 +26,10 @@ func ParseMetricsAddr(text string) (netip.AddrPort, error) {
 	ip := addr.Addr()
 	switch {
 	case err != nil, ip.Zone() != "", ip.Is4In6():
-		return netip.AddrPort{}, WithHint(fmt.Errorf("%q is no address with a port", text),
+		return netip.AddrPort{}, WithHint(fmt.Errorf("%q is not an address with a port", text),
 			fmt.Sprintf("write it like :%d, or 127.0.0.1:%[1]d for the pod itself alone", MetricsPort))
 	case ip.IsUnspecified():
-		return netip.AddrPort{}, WithHint(fmt.Errorf("%q names no address of a pod", text),
+		return netip.AddrPort{}, WithHint(fmt.Errorf("%q is not an address of a pod", text),
 			fmt.Sprintf("for all addresses of the pod leave it out: :%d", addr.Port()))
 	case addr.Port() == 0, slices.Contains([]uint16{CapturePort, PeerPort, InbandPort}, addr.Port()):
 		return netip.AddrPort{}, WithHint(fmt.Errorf("metrics cannot be served on port %d", addr.Port()),
@@ -41,7 +41,7 @@ func ParseMetricsAddr(text string) (netip.AddrPort, error) {
 	return addr, nil
 }
 
-// checkMetricsAddr reports why the metrics cannot be served where c says.
+// checkMetricsAddr returns why metrics cannot be served at c.MetricsAddr.
 func (c *Config) checkMetricsAddr() error {
 	if c.MetricsAddr == "" {
 		return nil
@@ -51,7 +51,7 @@ func (c *Config) checkMetricsAddr() error {
 		return err
 	}
 	if ip := addr.Addr(); ip.IsValid() && !ip.IsLoopback() && !slices.Contains(c.PodIPs, ip) {
-		return WithHint(fmt.Errorf("metrics cannot be served on %v, which is no address of the pod", ip),
+		return WithHint(fmt.Errorf("metrics cannot be served on %v, which is not an address of the pod", ip),
 			fmt.Sprintf("for all addresses of each pod leave it out: :%d", addr.Port()))
 	}
 	return nil

@@ -41,8 +41,8 @@ func TestMetricsThatCannotBe(t *testing.T) {
 		"another protocol": {":18445", corev1.ContainerPort{ContainerPort: 18445, Protocol: corev1.ProtocolUDP}, ""},
 		"taken":            {":8080", corev1.ContainerPort{ContainerPort: 8080}, "container app listens on port 8080"},
 		"taken by name":    {"127.0.0.1:8080", corev1.ContainerPort{ContainerPort: 8080, Protocol: corev1.ProtocolTCP}, "container app listens on port 8080"},
-		"foreign":          {"192.0.2.1:18445", corev1.ContainerPort{ContainerPort: 8080}, "192.0.2.1, which is no address of the pod"},
-		"nonsense":         {"18445", corev1.ContainerPort{ContainerPort: 8080}, "no address with a port"},
+		"foreign":          {"192.0.2.1:18445", corev1.ContainerPort{ContainerPort: 8080}, "192.0.2.1, which is not an address of the pod"},
+		"nonsense":         {"18445", corev1.ContainerPort{ContainerPort: 8080}, "not an address with a port"},
 		"not wanted":       {"", corev1.ContainerPort{ContainerPort: 18445}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
