@@ -8,15 +8,22 @@
 GO := $(shell sed -n 's/^go //p' go.mod)
 export GOTOOLCHAIN := go$(GO)
 
+# Programs and tests are compiled in the same way, so that what both need is compiled once.
+export CGO_ENABLED := 0
+export GOFLAGS := -trimpath $(filter-out -trimpath,$(shell go env GOFLAGS))
+
 VERSION ?= dev
 IMAGE   ?= ghcr.io/kubectl-gateway/kube-gateway:$(VERSION)
 
 MODULE  := github.com/kubectl-gateway/kubectl-gateway
 LDFLAGS := -s -w -X $(MODULE)/internal/version.stamp=$(VERSION)
-GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+GOBUILD := go build -ldflags '$(LDFLAGS)'
+
+# Of images: this machine's alone, but for a release.
+ARCHITECTURES ?= $(shell go env GOARCH)
 
 # Modules of their own keep what they need out of the plugin's.
-SUBMODULES := build/dashboard build/image build/release test/cluster
+SUBMODULES := build/dashboard build/image build/release test/cluster test/cluster/programs
 
 .PHONY: help
 help: ## list the targets
@@ -27,20 +34,22 @@ build: ## build the plugin and the gateway for this machine into bin/
 	$(GOBUILD) -o bin/ ./cmd/kubectl-gateway ./cmd/kube-gateway
 
 .PHONY: image
-image: ## pack the gateway for amd64 and arm64 into dist/kube-gateway.tar (OCI)
-	GOOS=linux GOARCH=amd64 $(GOBUILD) -o dist/amd64/kube-gateway ./cmd/kube-gateway
-	GOOS=linux GOARCH=arm64 $(GOBUILD) -o dist/arm64/kube-gateway ./cmd/kube-gateway
+image: ## pack the gateway into dist/kube-gateway.tar (OCI; ARCHITECTURES="amd64 arm64": for both)
+	@for arch in $(ARCHITECTURES); do \
+		GOOS=linux GOARCH=$$arch $(GOBUILD) -o dist/$$arch/kube-gateway ./cmd/kube-gateway || exit 1; \
+	done
 	go -C build/image run . --name $(IMAGE) --arg supervise --version $(VERSION) --output $(CURDIR)/dist/kube-gateway.tar \
-		amd64=$(CURDIR)/dist/amd64/kube-gateway arm64=$(CURDIR)/dist/arm64/kube-gateway
+		$(foreach arch,$(ARCHITECTURES),$(arch)=$(CURDIR)/dist/$(arch)/kube-gateway)
 
 PLUGIN_IMAGE ?= ghcr.io/kubectl-gateway/kubectl-gateway:$(VERSION)
 .PHONY: plugin-image
 plugin-image: ## pack the plugin, for watch in the cluster, into dist/kubectl-gateway.tar (OCI)
-	GOOS=linux GOARCH=amd64 $(GOBUILD) -o dist/amd64/kubectl-gateway ./cmd/kubectl-gateway
-	GOOS=linux GOARCH=arm64 $(GOBUILD) -o dist/arm64/kubectl-gateway ./cmd/kubectl-gateway
+	@for arch in $(ARCHITECTURES); do \
+		GOOS=linux GOARCH=$$arch $(GOBUILD) -o dist/$$arch/kubectl-gateway ./cmd/kubectl-gateway || exit 1; \
+	done
 	go -C build/image run . --name $(PLUGIN_IMAGE) --program kubectl-gateway --user 65532 --version $(VERSION) \
 		--output $(CURDIR)/dist/kubectl-gateway.tar \
-		amd64=$(CURDIR)/dist/amd64/kubectl-gateway arm64=$(CURDIR)/dist/arm64/kubectl-gateway
+		$(foreach arch,$(ARCHITECTURES),$(arch)=$(CURDIR)/dist/$(arch)/kubectl-gateway)
 
 .PHONY: demo-image
 demo-image: cluster-tool ## pack the demo's application into dist/demo.tar
@@ -64,7 +73,14 @@ cluster-down: cluster-tool ## stop the cluster and remove all that it made
 	bin/cluster down
 
 .PHONY: test
-test: tools test-unit test-netns test-kernels-short cross test-release test-cluster test-e2e ## all tests
+test: tools build ## all tests
+	build/beside "test-unit test-netns test-kernels-short" "compile test-release"
+	$(MAKE) test-cluster test-e2e
+
+# What the last tests need and what takes long to compile.
+.PHONY: compile
+compile: cross prometheus cluster-tool
+	bin/cluster build
 
 # Tests that depend on the kernel and not only on files: never from the cache.
 NETNS := ./bpf ./internal/lab/netlab ./cmd/kube-gateway ./bench
@@ -106,7 +122,7 @@ test-cluster: cluster-tool ## tests of the embedded cluster itself
 
 .PHONY: prometheus
 prometheus: ## build the Prometheus of the end-to-end tests into bin/
-	CGO_ENABLED=0 go -C test/prometheus build -trimpath -ldflags '-s -w' -tags 'remove_all_sd enable_kubernetes_sd' \
+	go -C test/prometheus build -ldflags '-s -w' -tags 'remove_all_sd enable_kubernetes_sd' \
 		-o $(CURDIR)/bin/prometheus github.com/prometheus/prometheus/cmd/prometheus
 
 .PHONY: test-e2e
@@ -117,9 +133,10 @@ test-e2e: build image cluster-tool prometheus ## tests on the embedded cluster
 bench: build ## measure the gateway beside direct TCP and a plain relay
 	go run ./bench
 
+# Every system and every architecture: none of our files is for a pair of them.
 .PHONY: cross
-cross: ## build the plugin and the gateway for every platform they support
-	@for platform in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64; do \
+cross: ## build for every system and architecture that is supported
+	@for platform in linux/amd64 darwin/arm64 windows/amd64; do \
 		echo "building the plugin for $$platform"; \
 		GOOS=$${platform%/*} GOARCH=$${platform#*/} $(GOBUILD) -o /dev/null ./cmd/kubectl-gateway || exit 1; \
 	done
@@ -133,7 +150,7 @@ release-snapshot: ## archives, checksums, component lists and krew's manifest in
 .PHONY: release
 release: vulncheck-strict ## the same for the tag VERSION=vX.Y.Z, with the images and krew's index (CONTRIBUTING.md)
 	go -C build/release run . --version $(VERSION) --output $(CURDIR)/dist/release --tagged
-	GOFLAGS=-buildvcs=false $(MAKE) image plugin-image VERSION=$(VERSION)
+	GOFLAGS=-buildvcs=false $(MAKE) image plugin-image VERSION=$(VERSION) ARCHITECTURES="amd64 arm64"
 
 .PHONY: release-push
 release-push: ## push the images of "make release VERSION=vX.Y.Z" to their registry
@@ -145,7 +162,7 @@ release-verify: ## build the tag that krew's index offers again, and compare the
 	go -C build/release run . --verify
 
 .PHONY: check
-check: toolchain-check fmt-check vet lint generate-check tidy-check ## fast checks of the source
+check: toolchain-check versions-check fmt-check vet lint generate-check tidy-check ## fast checks of the source
 
 # Whatever cannot read go.mod repeats its version.
 .PHONY: toolchain-check
@@ -155,26 +172,29 @@ toolchain-check:
 		grep -HnoE '\bGo [0-9]+\.[0-9]+\.[0-9]+' README.md CONTRIBUTING.md | grep -v ':Go $(GO)$$'); \
 	test -z "$$wrong" || { echo "not Go $(GO), as go.mod has it:"; echo "$$wrong"; exit 1; }
 
+.PHONY: versions-check
+versions-check:
+	@build/versions-check
+
 .PHONY: fmt-check
 fmt-check:
 	@files=$$(git ls-files '*.go' | xargs "$$(go env GOROOT)/bin/gofmt" -l); test -z "$$files" || { echo "not formatted (run gofmt -w):"; echo "$$files"; exit 1; }
 
 .PHONY: vet
 vet:
-	go vet ./...
-	go vet -tags e2e ./test/e2e/...
+	go vet -tags e2e ./...
 	@for m in $(SUBMODULES); do go -C $$m vet ./... || exit 1; done
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 .PHONY: lint
 lint:
-	go run $(STATICCHECK) ./...
-	go run $(STATICCHECK) -tags e2e ./test/e2e/...
+	go run $(STATICCHECK) -tags e2e ./...
 	@for m in $(SUBMODULES); do (cd $$m && go run $(STATICCHECK) ./...) || exit 1; done
 
 .PHONY: docs
-docs: ## write docs/REFERENCE.md, the man pages and docs/demo.svg anew
+docs: ## write docs/REFERENCE.md, the man pages, the table of rights and docs/demo.svg anew
 	go test ./cmd/kubectl-gateway -run '^TestReference$$' -update
+	go test ./internal/plugin/rights -run '^TestDocumentedTable$$' -update
 	go test ./build/docs -run '^TestDemo$$' -update
 
 .PHONY: docs-record

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/rlimit"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
@@ -65,6 +66,10 @@ func TestMissingFeature(t *testing.T) {
 			t.Fatal("root is needed to ask the kernel what it has")
 		}
 		t.Skip("root is needed to ask the kernel what it has")
+	}
+	// As [Load] does. Before Linux 5.11 each probe takes some of what may be locked.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		t.Fatal(err)
 	}
 	for _, needs := range [][]requirement{requirements(), inboundRequirements()} {
 		if err := missingFeature(needs); err != nil {

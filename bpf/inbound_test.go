@@ -339,14 +339,17 @@ func TestInboundTakesOverWithoutGap(t *testing.T) {
 		must(t, p.AttachSockets())
 		startAgent(t, here, next, api.WorkerID).do(request{Gateway: &gateway{inbandAddresses()}})
 		must(t, here.Do(p.AttachInbound))
+		await(t, func() string {
+			if c := p.counters(); c.PlaintextRefused == 0 {
+				return fmt.Sprintf("keep %v: nobody came to the new gateway: %+v", keep, c)
+			}
+			return ""
+		})
 		stop.Store(true)
 		for range clients {
 			if leaked := <-results; leaked != "" {
 				t.Errorf("keep %v: the application has answered: %s", keep, leaked)
 			}
-		}
-		if c := p.counters(); c.PlaintextRefused == 0 {
-			t.Errorf("keep %v: nobody came to the new gateway: %+v", keep, c)
 		}
 	}
 }

@@ -56,32 +56,8 @@ type Options struct {
 	KeepOnExit bool
 }
 
-// Counters counts calls of connect(2), datagrams and inbound connections since
-// Load.
-type Counters struct {
-	// Captured were sent to the gateway.
-	Captured uint64
-	// ServicePassed went to a Service VIP in plaintext, ServiceRefused were
-	// refused for going there.
-	ServicePassed, ServiceRefused uint64
-	// NoListener came when no gateway listened: they were refused with KeepOnExit,
-	// and passed in plaintext without.
-	NoListener uint64
-	// Uncapturable could not be captured, because the socket is bound to a device
-	// (SO_BINDTODEVICE) or memory ran out: they were refused in strict mode, and
-	// passed in plaintext otherwise.
-	Uncapturable uint64
-	// UDP counts calls of connect(2), sendto(2) and sendmsg(2) on UDP sockets to
-	// a captured range, except to port 53; UDPRefused counts those that were
-	// refused. Datagrams of a connected socket are not counted one by one.
-	UDP, UDPRefused uint64
-	// Steered are inbound connections that came in band and reached the gateway.
-	Steered uint64
-	// PlaintextRefused are inbound plaintext connections that strict mode sent to
-	// the gateway for it to reset, or dropped when no gateway listened (KeepOnExit).
-	// PlaintextAllowed are those that PlaintextFrom let through in strict mode.
-	PlaintextRefused, PlaintextAllowed uint64
-}
+// Counters counts what the programs decided since Load.
+type Counters = api.CaptureCounts
 
 // Programs are the loaded programs and maps of one gateway. Its methods may be
 // called from several goroutines.

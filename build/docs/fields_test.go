@@ -68,6 +68,10 @@ func fields(t reflect.Type, seen map[reflect.Type]bool) []string {
 	var names []string
 	for i := range t.NumField() {
 		f := t.Field(i)
+		if f.Anonymous {
+			names = append(names, fields(f.Type, seen)...)
+			continue
+		}
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if !f.IsExported() || name == "" || name == "-" {
 			continue

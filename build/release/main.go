@@ -25,7 +25,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 )
@@ -63,7 +62,7 @@ func command(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("release", flag.ContinueOnError)
 	flags.StringVar(&o.version, "version", "", "version of the release, like v1.2.3")
 	flags.StringVar(&o.output, "output", "", "directory to write, which is replaced")
-	flags.StringVar(&o.root, "source", "", "top of the source tree (default: two above this program's)")
+	flags.StringVar(&o.root, "source", "", "top of the source tree (default: two above the current directory)")
 	flags.StringVar(&o.url, "url", "", "where the archives can be downloaded (default: the release's page)")
 	flags.BoolVar(&o.tagged, "tagged", false, "refuse any source but the version's tag, and write plugins/gateway.yaml there")
 	verifies := flags.Bool("verify", false, "build what plugins/gateway.yaml offers once more, and compare")
@@ -75,8 +74,12 @@ func command(ctx context.Context, args []string) error {
 		return fmt.Errorf("%q is too much", flags.Args())
 	}
 	if o.root == "" {
-		_, file, _, _ := runtime.Caller(0)
-		o.root = filepath.Join(filepath.Dir(file), "..", "..")
+		// As "go -C build/release run" leaves it.
+		root, err := filepath.Abs(filepath.Join("..", ".."))
+		if err != nil {
+			return err
+		}
+		o.root = root
 	}
 	if *verifies {
 		return verify(ctx, o.root)

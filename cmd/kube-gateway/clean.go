@@ -13,8 +13,8 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/supervisor"
 )
 
-// clean removes what a gateway that died left in the pod, as a container of its own
-// in that pod: a gateway that fails closed cannot be asked to go any more.
+// clean removes what a dead gateway left in the pod. It runs in a container of its own in that
+// pod: a dead gateway that fails closed cannot be disabled.
 func clean(ctx context.Context, args []string, stdout io.Writer) error {
 	flags := flag.NewFlagSet("clean", flag.ContinueOnError)
 	lastWords := flags.String("termination-log", supervisor.TerminationMessagePath, "file for the reason of the end, if it exists")

@@ -103,8 +103,7 @@ func newCall(name string, stdin io.Reader, stdout io.Writer) *call {
 	}
 }
 
-// parse parses flags that stand before, between and behind other words, which
-// it returns.
+// parse parses flags before, between and behind other words, which it returns.
 func (c *call) parse(args []string) (words []string, err error) {
 	for {
 		if err := c.flags.Parse(args); err != nil {
@@ -121,7 +120,7 @@ func (c *call) parse(args []string) (words []string, err error) {
 	return words, nil
 }
 
-// parseAll parses flags where nothing else may stand.
+// parseAll parses flags, and refuses other words.
 func (c *call) parseAll(args []string) error {
 	words, err := c.parse(args)
 	if err == nil && len(words) > 0 {

@@ -17,7 +17,7 @@ import (
 // edgesTimeout is for a worker that is being started again.
 const edgesTimeout = 8 * time.Second
 
-// ctlEdges prints who the gateway has talked to.
+// ctlEdges prints the edges of the gateway.
 func ctlEdges(ctx context.Context, c *call, args []string) error {
 	if err := c.parseAll(args); err != nil {
 		return err

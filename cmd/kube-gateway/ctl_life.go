@@ -19,11 +19,10 @@ const (
 	// maxInput bounds the line that a command reads, in bytes: less than the
 	// control socket takes, more than any bundle that a gateway accepts.
 	maxInput = 512 << 10
-	// inputTimeout bounds the wait for it: a gateway does not keep a new key for
-	// longer.
+	// inputTimeout bounds the wait for the line: a gateway keeps a new key no longer.
 	inputTimeout = 5 * time.Minute
-	// startWait is for a gateway whose container has only just started: its first
-	// certificate is brought as soon as it runs.
+	// startWait is for a gateway whose container has just started: the plugin delivers its
+	// first certificate as soon as it runs.
 	startWait = 10 * time.Second
 	// defaultDrain is how long 'ctl disable' lets connections end by themselves.
 	defaultDrain = 30 * time.Second
@@ -88,11 +87,11 @@ func ctlDisable(ctx context.Context, c *call, args []string) error {
 	})
 }
 
-// read stores one line of JSON from the input in to. It never waits for the
-// input's end, which an exec over WebSockets cannot tell.
+// read stores one line of JSON from the input in to. It never waits for the end of the input,
+// which an exec over WebSockets does not transmit.
 func (c *call) read(ctx context.Context, what string, to any) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, inputTimeout,
-		fmt.Errorf("nothing came within %v", inputTimeout))
+		fmt.Errorf("no input within %v", inputTimeout))
 	defer cancel()
 	type line struct {
 		text []byte

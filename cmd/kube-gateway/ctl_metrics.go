@@ -11,8 +11,8 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/metrics"
 )
 
-// ctlMetrics prints the gateway's metrics. They are made here, of a status, and so
-// cost the processes that stay nothing while nobody asks.
+// ctlMetrics prints the gateway's metrics. It makes them from a status, so they cost the gateway's
+// own processes nothing.
 func ctlMetrics(ctx context.Context, c *call, args []string) error {
 	if err := c.parseAll(args); err != nil {
 		return err

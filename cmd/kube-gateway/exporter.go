@@ -17,8 +17,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 )
 
-// runExporter serves metrics, with the files that the supervisor hands over, until the
-// supervisor closes its end.
+// runExporter serves metrics until the supervisor, which starts it, closes its end of the socket.
 func runExporter(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("exporter", flag.ContinueOnError)
 	if err := flags.Parse(args); err != nil {
@@ -30,7 +29,7 @@ func runExporter(ctx context.Context, args []string) error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("protecting the exporter's memory: %w", err)
 	}
-	// It has next to nothing to do and should be small.
+	// It has little to do and should be small.
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(supervisorGC)
 	ln, asker, err := handoff.InheritExporter()

@@ -18,7 +18,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/probe"
 )
 
-// probeDuration bounds a probe whose end nobody tells.
+// probeDuration bounds a probe that is not ended.
 const probeDuration = time.Minute
 
 // runProbe is an application of the pod for 'kubectl gateway verify': "listen IP"

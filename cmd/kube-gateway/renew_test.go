@@ -302,7 +302,7 @@ func TestRefusedRenewal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ago := func(d time.Duration) func() time.Time { return func() time.Time { return time.Now().Add(-d) } }
+	ago := func(d time.Duration) time.Time { return time.Now().Add(-d) }
 	older, err := ca.New(ca.Options{TrustDomain: gatewaylab.TrustDomain, Now: ago(48 * time.Hour)})
 	if err != nil {
 		t.Fatal(err)
@@ -322,7 +322,7 @@ func TestRefusedRenewal(t *testing.T) {
 			leaf, err := l.authority.Issue(sa.Leaf())
 			return &api.IssuedCertificate{Certificate: string(leaf.CertPEM), Bundle: bundleOf(l.authority)}, err
 		}, "no key of this gateway"},
-		"nothing": {func([]byte) (*api.IssuedCertificate, error) { return nil, nil }, "not PEM"},
+		"nothing": {func([]byte) (*api.IssuedCertificate, error) { return nil, nil }, "no certificate in PEM form"},
 	} {
 		if s, err := renewWith(t, ga, c.sign); err == nil || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%s: %+v, %v; want %q", name, s, err, c.text)

@@ -22,17 +22,16 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/version"
 )
 
-// supervisorGC keeps the heap of a process that does next to nothing small, in
-// percent (see runtime/debug.SetGCPercent).
+// supervisorGC keeps the heap of a process with little to do small, in percent (see
+// runtime/debug.SetGCPercent).
 const supervisorGC = 20
 
-// selfPath is this program, also where no path leads to it.
+// selfPath is this program, even if its file is not visible.
 const selfPath = "/proc/self/exe"
 
-// supervise runs the privileged half. It starts in two steps: the first takes
-// the key out of the environment and replaces the process by itself with a
-// clean one, so that /proc/<pid>/environ does not hold the key for the rest of
-// the pod's life.
+// supervise runs the privileged half of a gateway. It starts in two steps: the first moves the key
+// out of the environment and executes the program again with a clean one, so that
+// /proc/<pid>/environ does not hold the key for the rest of the pod's life.
 func supervise(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("supervise", flag.ContinueOnError)
 	materialFD := flags.Int("material-fd", -1, "file descriptor of the sealed material (internal)")

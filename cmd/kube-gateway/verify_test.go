@@ -23,7 +23,6 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/packets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/verify"
 )
@@ -44,13 +43,13 @@ func (c *labCluster) node(pod string) *netlab.Node {
 	return nil
 }
 
-func (c *labCluster) Exec(ctx context.Context, _, pod, _ string, stdin io.Reader, stdout, stderr io.Writer, command ...string) error {
-	n := c.node(pod)
+func (c *labCluster) Run(ctx context.Context, ref remote.Ref, stdin io.Reader, stdout io.Writer, command ...string) error {
+	n := c.node(ref.Pod)
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	config, err := json.Marshal(api.Config{Version: api.ConfigVersion, Pod: api.PodRef{Namespace: "lab", Name: pod, UID: n.UID},
+	config, err := json.Marshal(api.Config{Version: api.ConfigVersion, Pod: api.PodRef{Namespace: "lab", Name: ref.Pod, UID: n.UID},
 		PodIPs: []netip.Addr{n.IP4}, TrustDomain: gatewaylab.TrustDomain, Mode: api.Strict, OnFailure: api.FailClosed,
 		Capture: []netip.Prefix{netip.PrefixFrom(n.IP4, 24).Masked()}})
 	if err != nil {
@@ -82,7 +81,7 @@ func (c *labCluster) Exec(ctx context.Context, _, pod, _ string, stdin io.Reader
 	return nil
 }
 
-func (c *labCluster) log(_ context.Context, g packets.Gateway, _ time.Duration) ([]api.Connection, error) {
+func (c *labCluster) log(_ context.Context, g remote.Ref, _ time.Duration) ([]api.Connection, error) {
 	running := c.gateways[g.Pod]
 	if running == nil {
 		return nil, errors.New("there is no gateway")
@@ -119,7 +118,7 @@ func (c *labCluster) start(n *netlab.Node, change func(*gatewaylab.Spec)) {
 
 func (c *labCluster) verify(port uint16) *verify.Result {
 	c.l.t.Helper()
-	v := verify.Verifier{Runner: c, Log: c.log, Port: port}
+	v := verify.Verifier{Gateways: &remote.Client{Runner: c}, Log: c.log, Port: port}
 	r, err := v.Verify(c.l.t.Context(), c.pod(c.l.a), c.pod(c.l.b))
 	if err != nil {
 		c.l.t.Fatal(err)
@@ -212,10 +211,10 @@ func TestVerifyInconclusive(t *testing.T) {
 			t.Errorf("port %d: %s: %q", port, r.Verdict, r.Reasons)
 		}
 	}
-	if _, err := (&verify.Verifier{Runner: c, Log: c.log}).Verify(t.Context(), c.pod(c.l.a), c.pod(c.l.b)); !errors.Is(err, verify.ErrNoPort) || api.Hint(err) == "" {
+	if _, err := (&verify.Verifier{Gateways: &remote.Client{Runner: c}, Log: c.log}).Verify(t.Context(), c.pod(c.l.a), c.pod(c.l.b)); !errors.Is(err, verify.ErrNoPort) || api.Hint(err) == "" {
 		t.Errorf("without a port: %v", err)
 	}
-	if _, err := (&verify.Verifier{Runner: c, Log: c.log}).Verify(t.Context(), c.pod(c.l.b), c.pod(c.l.a)); !errors.Is(err, verify.ErrNoGateway) || api.Hint(err) == "" {
+	if _, err := (&verify.Verifier{Gateways: &remote.Client{Runner: c}, Log: c.log}).Verify(t.Context(), c.pod(c.l.b), c.pod(c.l.a)); !errors.Is(err, verify.ErrNoGateway) || api.Hint(err) == "" {
 		t.Errorf("without a gateway: %v", err)
 	}
 	// A peer whom the other pod does not let in.

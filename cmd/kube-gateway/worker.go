@@ -22,15 +22,15 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/proxy"
 )
 
-// runWorker runs the unprivileged half, with what the supervisor hands over.
+// runWorker runs the unprivileged half of a gateway. The supervisor starts it.
 func runWorker(ctx context.Context, args []string) error {
 	// Containers that share the PID namespace and run as the same user could
 	// otherwise read the key from this process's memory.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("protecting the worker's memory: %w", err)
 	}
-	// The first signal ends the worker when its connections have ended, another
-	// one at once.
+	// The first signal ends the worker when its connections have ended, the second one at
+	// once.
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
 
@@ -48,7 +48,7 @@ func runWorker(ctx context.Context, args []string) error {
 		Config: config, Certificate: certificate, Roots: roots,
 		Capture: from.Capture, Peer: from.Peer, Inband: from.Inband,
 		Sockets: sockets{}, Log: log, Counters: from.Counters,
-		DrainTimeout: math.MaxInt64, // the supervisor knows how long
+		DrainTimeout: math.MaxInt64, // the supervisor decides how long
 	})
 	if err != nil {
 		return err
@@ -57,7 +57,7 @@ func runWorker(ctx context.Context, args []string) error {
 	debug.FreeOSMemory()
 	go func() {
 		if err := handoff.ServeEdges(ctx, from.Edges, p.Edges); err != nil {
-			log.Slog().Error("nobody is told who this gateway talks to", "error", err.Error())
+			log.Slog().Error("the edges of this gateway cannot be read", "error", err.Error())
 		}
 	}()
 	if err := from.Ready(); err != nil {
@@ -66,13 +66,11 @@ func runWorker(ctx context.Context, args []string) error {
 	return serve(ctx, p, from, log, signals)
 }
 
-// orphanDrain is how long connections may go on in a worker whose supervisor is
-// out of reach.
+// orphanDrain is how long connections may go on in a worker that has lost its supervisor.
 const orphanDrain = 5 * time.Second
 
-// serve carries connections until the first of signals, and takes new settings
-// meanwhile. A worker that the supervisor cannot reach any more must not go on
-// with old ones.
+// serve carries connections until the first of signals, and applies new settings meanwhile. A
+// worker that has lost its supervisor ends, because its settings may be old.
 func serve(ctx context.Context, p *proxy.Proxy, from *handoff.Worker, log *proxy.Logger, signals <-chan os.Signal) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -86,7 +84,7 @@ func serve(ctx context.Context, p *proxy.Proxy, from *handoff.Worker, log *proxy
 	go func() {
 		defer close(governed)
 		if err := governor.Run(ctx); err != nil {
-			log.Slog().Warn("the scheduler is not fitted to the traffic", "error", err.Error())
+			log.Slog().Warn("the scheduler is not adapted to the traffic", "error", err.Error())
 		}
 	}()
 	followed := make(chan error, 1)

@@ -125,13 +125,13 @@ func errorCases() []errorCase {
 			}
 		}},
 		{name: "expired authority", args: "enable pod/a", says: "not valid at this time", hints: "", world: func(w *world) {
-			w.trust(ca.Options{TTL: time.Hour, Now: func() time.Time { return time.Now().Add(-48 * time.Hour) }})
+			w.trust(ca.Options{TTL: time.Hour, Now: time.Now().Add(-48 * time.Hour)})
 		}},
 		{name: "expired authority when rotating", args: "rotate pod/g", says: "not valid at this time", hints: "", world: func(w *world) {
-			w.trust(ca.Options{TTL: time.Hour, Now: func() time.Time { return time.Now().Add(-48 * time.Hour) }})
+			w.trust(ca.Options{TTL: time.Hour, Now: time.Now().Add(-48 * time.Hour)})
 		}},
 		{name: "clock skew", args: "enable pod/a", says: "not valid at this time", hints: "clock", world: func(w *world) {
-			w.trust(ca.Options{Now: func() time.Time { return time.Now().Add(48 * time.Hour) }})
+			w.trust(ca.Options{Now: time.Now().Add(48 * time.Hour)})
 		}},
 		{name: "clock skew in the pod", args: "enable pod/a", says: "this node's clock says", hints: "clock", world: func(w *world) {
 			w.container = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1,
@@ -194,7 +194,7 @@ func errorCases() []errorCase {
 			w.gateway = func(string, []string) (string, string, int) { return "\x1b[2Jnonsense", "", 0 }
 		}, says: "", hints: ""},
 		{name: "gateway not ready", args: "enable pod/g --timeout=2s", world: func(w *world) { w.answersAs("g", "starting", "no cgroup") }, says: "not ready", hints: "kubectl logs"},
-		{name: "gateway of another pod", args: "enable pod/g", world: func(w *world) { w.answers["g"] = readyStatus("x") }, says: "serves another pod", hints: ""},
+		{name: "gateway of another pod", args: "enable pod/g", world: func(w *world) { w.answers["g"] = readyStatus("x") }, says: "answers for another pod", hints: ""},
 		{name: "gateway died, mode", args: "mode pod/d strict", says: "does not run", hints: "enable"},
 		{name: "gateway died, allow", args: "allow pod/d --everyone", says: "does not run", hints: "enable"},
 		{name: "gateway died, rotate", args: "rotate pod/d", says: "does not run", hints: "enable"},
@@ -238,7 +238,7 @@ func errorCases() []errorCase {
 		{name: "no permission to publish", args: "init-ca --dir=DIR/new", world: func(w *world) {
 			w.forget(bundlePath)
 			w.refuses("POST", "/configmaps", 403, metav1.StatusReasonForbidden, "")
-		}, says: "trust bundle", hints: "permission to create configmap", also: "^authority "},
+		}, says: "trust bundle", hints: "may create configmap", also: "^authority "},
 		{name: "a foreign authority is there", args: "init-ca --dir=DIR/new", says: "trusts another authority", hints: "authority"},
 	}
 	verbs := []struct{ name, args string }{

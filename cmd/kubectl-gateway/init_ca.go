@@ -2,10 +2,8 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,51 +14,41 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
-// maxPEMFile bounds what --from-cert and --from-key read, in bytes.
-const maxPEMFile = 1 << 20
-
 // initCAOptions are the flags of init-ca.
 type initCAOptions struct {
-	store       authority.Store
-	fromCert    string
-	fromKey     string
-	trustDomain string
-	ttl         time.Duration
-	dir         string
-	output      string
-	force       bool
+	options authority.InitOptions
+	source  sourceFlags
+	output  string
 }
 
 func newInitCACommand(a *app) *cobra.Command {
 	var o initCAOptions
 	cmd := &cobra.Command{
 		Use:   "init-ca",
-		Short: "Set up the authority that vouches for gateways",
-		Long: `Makes the certificate authority of a cluster, keeps its key on this machine, and
-publishes its certificate in the cluster as the trust bundle. Where there is one
-already, init-ca says so and changes nothing, except that it publishes again
-what the cluster has lost.`,
+		Short: "Set up the certificate authority of a cluster",
+		Long: `Creates the certificate authority of a cluster, keeps its key on this machine, and
+publishes its certificate in the cluster as the trust bundle. If there is an
+authority already, init-ca says so and changes nothing, except that it publishes
+again what the cluster has lost.`,
 		Example: `  # Once for each cluster
   kubectl gateway init-ca
 
-  # An authority of one's own
+  # Your own authority
   kubectl gateway init-ca --from-cert ca.crt --from-key ca.key
 
   # Let other operators, and programs in the cluster, find the key there
   kubectl gateway init-ca --store=cluster`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			options, err := o.complete(cmd.Flags().Changed("ttl"))
-			if err != nil {
+			var err error
+			if o.options.Source, err = o.source.read(cmd.Flags()); err != nil {
 				return err
 			}
-			_, client, err := a.kubernetes()
-			if err != nil {
+			if _, o.options.Client, err = a.kubernetes(); err != nil {
 				return err
 			}
-			options.Client = client
-			options.Progress = func(line string) { fmt.Fprintln(a.ErrOut, line) }
-			result, err := authority.Init(cmd.Context(), *options)
+			o.options.Progress = func(line string) { fmt.Fprintln(a.ErrOut, line) }
+			result, err := authority.Init(cmd.Context(), o.options)
 			if err != nil {
 				return err
 			}
@@ -72,67 +60,15 @@ what the cluster has lost.`,
 		},
 	}
 	f := cmd.Flags()
-	flags.Choice(f, &o.store, "store", "", authority.StoreLocal, "where the key is kept", []flags.Word[authority.Store]{
+	flags.Choice(f, &o.options.Store, "store", "", authority.StoreLocal, "where the key is kept", []flags.Word[authority.Store]{
 		{Value: authority.StoreLocal, Meaning: "on this machine alone"}, {Value: authority.StoreCluster, Meaning: "in a Secret as well"},
 	})
-	f.StringVar(&o.fromCert, "from-cert", "", "PEM file with the certificate of an existing authority, followed by its chain up to the root")
-	f.StringVar(&o.fromKey, "from-key", "", "PEM file with the private key of --from-cert")
-	f.StringVar(&o.trustDomain, "trust-domain", "", "trust domain of all identities (default "+ca.DefaultTrustDomain+", or that of the authority)")
-	addAuthorityTTL(f, &o.ttl, "how long a new authority is valid, like 720h, 90d or 10y")
-	f.BoolVar(&o.force, "force", false, "replace an existing authority at once; gateways that run refuse each other until all are rotated ('rotate --ca' replaces it while traffic goes on)")
-	addAuthorityDir(f, &o.dir, "dir")
+	o.source.add(cmd, "", "an existing authority")
+	f.StringVar(&o.options.TrustDomain, "trust-domain", "", "trust domain of all identities (default "+ca.DefaultTrustDomain+", or that of the authority)")
+	f.BoolVar(&o.options.Force, "force", false, "replace an existing authority at once; running gateways refuse each other until all are rotated ('rotate --ca' replaces it while traffic goes on)")
+	addAuthorityDir(f, &o.options.Dir, "dir")
 	addOutput(f, &o.output, "", "json", "yaml", "name")
-	flags.Files(f, "from-cert", "from-key")
-	cmd.MarkFlagsRequiredTogether("from-cert", "from-key")
 	return cmd
-}
-
-// complete checks the flags and reads the files they name.
-func (o *initCAOptions) complete(ttlGiven bool) (*authority.InitOptions, error) {
-	options := &authority.InitOptions{
-		Dir:         o.dir,
-		Getenv:      os.Getenv,
-		Store:       o.store,
-		TrustDomain: o.trustDomain,
-		Force:       o.force,
-	}
-	if ttlGiven {
-		options.TTL = o.ttl
-	}
-	for _, file := range []struct {
-		flag, path string
-		content    *[]byte
-	}{{"--from-cert", o.fromCert, &options.CertPEM}, {"--from-key", o.fromKey, &options.KeyPEM}} {
-		if file.path == "" {
-			continue
-		}
-		text, err := readBounded(file.path)
-		if err != nil {
-			return nil, fmt.Errorf("reading %s: %w", file.flag, err)
-		}
-		*file.content = text
-	}
-	return options, nil
-}
-
-// readBounded reads a file, a pipe included, of which at least one byte and at
-// most maxPEMFile are expected.
-func readBounded(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	text, err := io.ReadAll(io.LimitReader(f, maxPEMFile+1))
-	switch {
-	case err != nil:
-		return nil, err
-	case len(text) == 0:
-		return nil, errors.New(path + " is empty")
-	case len(text) > maxPEMFile:
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxPEMFile)
-	}
-	return text, nil
 }
 
 // initOutput is the machine-readable result of init-ca.

@@ -3,15 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
-	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -29,6 +22,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
@@ -236,7 +230,7 @@ func TestInitCAFromFiles(t *testing.T) {
 	certFile, keyFile := writeCA(t)
 	r.mustFail("", "--from-cert", certFile)
 	r.mustFail("", "--from-cert", certFile, "--from-key", filepath.Join(r.data, "missing"))
-	r.mustFail("--from-key", "--from-cert", certFile, "--from-key", secondKey(t))
+	r.mustFail("--from-key", "--from-cert", certFile, "--from-key", writeFile(t, pki.Root(t).KeyPEM(t)))
 	r.mustFail("--ttl", "--from-cert", certFile, "--from-key", keyFile, "--ttl=1h")
 	// The two files exchanged: neither error nor anything else shows the key.
 	r.mustFail("", "--from-cert", keyFile, "--from-key", certFile)
@@ -298,45 +292,18 @@ func TestInitCADamaged(t *testing.T) {
 	}
 }
 
-func writeFile(t *testing.T, blockType string, der []byte) string {
+func writeFile(t *testing.T, text []byte) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "file.pem")
-	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: blockType, Bytes: der}), 0o600); err != nil {
+	if err := os.WriteFile(path, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return path
 }
 
-func newKey(t *testing.T) (*ecdsa.PrivateKey, []byte) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key, der
-}
-
-func secondKey(t *testing.T) string {
-	_, der := newKey(t)
-	return writeFile(t, "PRIVATE KEY", der)
-}
-
 // writeCA writes an authority as an operator might have one.
 func writeCA(t *testing.T) (certFile, keyFile string) {
 	t.Helper()
-	key, keyDER := newKey(t)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "company root"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return writeFile(t, "CERTIFICATE", der), writeFile(t, "PRIVATE KEY", keyDER)
+	root := pki.Root(t)
+	return writeFile(t, root.CertPEM()), writeFile(t, root.KeyPEM(t))
 }

@@ -10,13 +10,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
@@ -31,12 +27,12 @@ func newMetricsCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "metrics POD",
 		Short: "Print the Prometheus metrics of a gateway",
-		Long: `Asks the gateway of a pod for its metrics and prints them in Prometheus' text
-format, or as JSON. The gateway opens no port for it: they come by exec, as its
-status does. A scheduled job brings them to a Prometheus by its Pushgateway, with the
-labels namespace and pod, which examples/grafana-dashboard.json expects.
+		Long: `Prints the metrics of a pod's gateway in Prometheus' text format or as JSON. They come
+by exec, as the status does: the gateway opens no port. A scheduled job can push them
+to a Pushgateway, with the labels namespace and pod that
+examples/grafana-dashboard.json expects.
 
-The exit code is 0 when the gateway answered, and 1 otherwise.`,
+The exit code is 0 if the gateway answered, and 1 otherwise.`,
 		Example: `  # All metrics of one gateway
   kubectl gateway metrics pod/web-0
 
@@ -58,28 +54,15 @@ The exit code is 0 when the gateway answered, and 1 otherwise.`,
 }
 
 func (o *metricsOptions) run(ctx context.Context, a *app, args []string) error {
-	config, client, err := a.kubernetes()
-	if err != nil {
-		return err
-	}
-	found, err := a.find(ctx, &targets.Flags{}, args)
-	if err != nil {
-		return err
-	}
-	if len(found.Pods) != 1 {
-		return api.WithHint(fmt.Errorf("%s has %d pods", args[0], len(found.Pods)),
-			"name one of them, as in pod/"+found.Pods[0].Name)
-	}
-	pod := &found.Pods[0]
-	container, err := gatewayToAsk(pod)
+	gateway, err := a.oneGateway(ctx, args)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("no answer within %s", o.timeout))
 	defer cancel()
-	metrics, err := (&remote.Client{Config: config, Kube: client}).Metrics(ctx, pod.Namespace, pod.Name, container)
+	metrics, err := gateway.Metrics(ctx)
 	if err != nil {
-		return fmt.Errorf("reading the metrics of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		return fmt.Errorf("reading the metrics of pod %s/%s: %w", gateway.Ref().Namespace, gateway.Ref().Pod, err)
 	}
 	text := exposition(metrics)
 	if o.output == "json" {
@@ -93,18 +76,8 @@ func (o *metricsOptions) run(ctx context.Context, a *app, args []string) error {
 	return nil
 }
 
-// gatewayToAsk returns the container of pod's gateway, which must run.
-func gatewayToAsk(pod *corev1.Pod) (string, error) {
-	gateway, ok := installed.Current(pod)
-	if !ok || gateway.Phase != installed.Running {
-		return "", api.WithHint(fmt.Errorf("no gateway runs in pod %s/%s", pod.Namespace, pod.Name),
-			fmt.Sprintf("'kubectl gateway enable pod/%s -n %s' adds one", pod.Name, pod.Namespace))
-	}
-	return gateway.Name, nil
-}
-
-// exposition returns metrics in Prometheus' text format 0.0.4. Words of the gateway
-// that could harm a terminal come out escaped.
+// exposition returns metrics in Prometheus' text format 0.0.4. Characters that could
+// harm a terminal are escaped.
 func exposition(metrics *api.Metrics) string {
 	escapeHelp := strings.NewReplacer(`\`, `\\`, "\n", `\n`)
 	escapeLabel := strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)

@@ -9,16 +9,13 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/pcapng"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/packets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
@@ -71,19 +68,7 @@ func (o *packetsOptions) run(ctx context.Context, a *app, args []string) error {
 		return api.WithHint(errors.New("packets are binary and the output is a terminal"),
 			"name a file: -w FILE, or watch live: kubectl gateway packets "+args[0]+" -w - | wireshark -k -i -")
 	}
-	config, client, err := a.kubernetes()
-	if err != nil {
-		return err
-	}
-	found, err := a.find(ctx, &targets.Flags{}, args)
-	if err != nil {
-		return err
-	}
-	if len(found.Pods) != 1 {
-		return api.WithHint(fmt.Errorf("%s has %d pods", args[0], len(found.Pods)),
-			"name one of them, as in pod/"+found.Pods[0].Name)
-	}
-	gateway, err := gatewayToRecordIn(&found.Pods[0])
+	gateway, err := a.oneGateway(ctx, args)
 	if err != nil {
 		return err
 	}
@@ -91,7 +76,7 @@ func (o *packetsOptions) run(ctx context.Context, a *app, args []string) error {
 	if err != nil {
 		return err
 	}
-	summary, err := o.record(ctx, a, &remote.Client{Config: config, Kube: client}, gateway, out)
+	summary, err := o.record(ctx, a, gateway, out)
 	if closeErr := out.Close(); err == nil && closeErr != nil {
 		err = fmt.Errorf("writing the packets: %w", closeErr)
 	}
@@ -110,17 +95,7 @@ func parseSize(text string) (int64, error) {
 	return size.Value(), nil
 }
 
-// gatewayToRecordIn returns the container that can record in pod.
-func gatewayToRecordIn(pod *corev1.Pod) (packets.Gateway, error) {
-	gateway, ok := installed.Current(pod)
-	if !ok || gateway.Phase != installed.Running {
-		return packets.Gateway{}, api.WithHint(fmt.Errorf("no gateway runs in pod %s/%s", pod.Namespace, pod.Name),
-			fmt.Sprintf("'kubectl gateway enable pod/%s -n %s' adds one", pod.Name, pod.Namespace))
-	}
-	return packets.Gateway{Namespace: pod.Namespace, Pod: pod.Name, Container: gateway.Name}, nil
-}
-
-// open returns where to write. A file is for its owner only.
+// open returns the output. Only the owner can read a file.
 func (o *packetsOptions) open(a *app) (io.WriteCloser, error) {
 	if o.file == "-" {
 		return openStream{a.Out}, nil
@@ -132,19 +107,18 @@ func (o *packetsOptions) open(a *app) (io.WriteCloser, error) {
 	return file, nil
 }
 
-// openStream is a stream that others close.
+// openStream is a stream whose Close does nothing.
 type openStream struct{ io.Writer }
 
 func (openStream) Close() error { return nil }
 
-func (o *packetsOptions) record(ctx context.Context, a *app, runner packets.Runner, gateway packets.Gateway,
-	out io.Writer) (packets.Summary, error) {
+func (o *packetsOptions) record(ctx context.Context, a *app, gateway *remote.Conn, out io.Writer) (packets.Summary, error) {
 	style := terminal.For(a.ErrOut, os.Getenv)
 	begun := false
-	return packets.Run(ctx, runner, gateway, o.options, func(_ *pcapng.Reader, block *pcapng.Block) error {
+	return packets.Run(ctx, gateway, o.options, func(_ *pcapng.Reader, block *pcapng.Block) error {
 		if !begun {
 			begun = true
-			fmt.Fprintf(a.ErrOut, "recording the packets of pod/%s -n %s, end with Ctrl-C\n", gateway.Pod, gateway.Namespace)
+			fmt.Fprintf(a.ErrOut, "recording the packets of pod/%s -n %s, end with Ctrl-C\n", gateway.Ref().Pod, gateway.Ref().Namespace)
 			if o.options.Interface == "" || o.options.Interface == "lo" {
 				fmt.Fprintf(a.ErrOut, "%s the packets on loopback hold what the application says in plaintext\n",
 					style.Paint(terminal.Caution, "warning:"))

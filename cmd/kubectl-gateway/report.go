@@ -199,7 +199,7 @@ func (r *report) print(text string) {
 	}
 }
 
-// line makes one harmless line of text that may come from anybody.
-func line(text string) string {
-	return terminal.Clean(strings.Join(strings.Fields(text), " "))
+// dryRunWords says in a line of a result that nothing happened.
+func dryRunWords(dryRun installed.DryRun) string {
+	return map[installed.DryRun]string{installed.DryRunClient: " (dry run)", installed.DryRunServer: " (server dry run)"}[dryRun]
 }

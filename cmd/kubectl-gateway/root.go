@@ -1,32 +1,27 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
-	"k8s.io/client-go/kubernetes"
 
 	// Authentication plugins of kubeconfig files that name one.
 	_ "k8s.io/client-go/plugin/pkg/client/auth"
 	"k8s.io/client-go/rest"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/answer"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/resend"
 )
 
-// app is what every verb shares: the streams and kubectl's connection flags.
+// app is shared by all verbs: the streams and kubectl's connection flags.
 type app struct {
 	genericiooptions.IOStreams
 	flags *genericclioptions.ConfigFlags
 }
 
-// Requests in flight per second that one command may cause. client-go's default
-// of 5 makes enabling a thousand pods a matter of minutes; the server's own
-// priority and fairness is the real limit.
+// Limits of requests per second. client-go's default of 5 turns enabling a thousand pods
+// into minutes; the server's own priority and fairness is the real limit.
 const (
 	clientQPS   = 200
 	clientBurst = 400
@@ -76,18 +71,4 @@ change, no control plane in the cluster.`,
 	root.SetFlagErrorFunc(flags.Error)
 	a.complete(root)
 	return root
-}
-
-// kubernetes returns the connection that the flags and the kubeconfig describe.
-func (a *app) kubernetes() (*rest.Config, kubernetes.Interface, error) {
-	config, err := a.flags.ToRESTConfig()
-	if err != nil {
-		return nil, nil, api.WithHint(fmt.Errorf("reading the kubeconfig: %w", err),
-			"check --kubeconfig, $KUBECONFIG and --context; 'kubectl config get-contexts' lists contexts")
-	}
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return nil, nil, fmt.Errorf("preparing the connection: %w", err)
-	}
-	return config, client, nil
 }

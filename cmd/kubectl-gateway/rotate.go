@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
@@ -29,11 +27,9 @@ type rotateOptions struct {
 	parallel     int
 	output       string
 
-	// Those below are of the authority's rotation only.
+	// The fields below are for --ca alone.
 	authority bool
-	fromCert  string
-	fromKey   string
-	ttl       time.Duration
+	source    sourceFlags
 	dryRun    bool
 }
 
@@ -42,32 +38,32 @@ func newRotateCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rotate (TARGET... | -f FILE | -l SELECTOR | --all | --ca)",
 		Short: "Renew the certificates of running gateways, or the authority",
-		Long: `Renews the certificates of running gateways. Each makes a new key, which stays in
-the gateway, and gets a certificate for it. Connections that are open go on; those
-that start from then on use the new certificate. One that has expired can be
-renewed, too. Targets are those of 'enable'. One pod's failure does not stop the
-others; the exit code is 1 then, and a gateway that failed goes on as before.
+		Long: `Renews the certificates of running gateways. Each gateway makes a new key, which
+never leaves it, and gets a certificate for it. Open connections go on; new ones use
+the new certificate. An expired certificate can be renewed as well. Targets are those
+of 'enable'. A failed pod does not stop the others, and makes the exit code 1; its
+gateway goes on as before.
 
-With --ca it replaces the authority instead, while all traffic goes on:
+--ca replaces the authority instead, while all traffic goes on:
 
-  1/4 trust     the roots of both authorities are given to all gateways
+  1/4 trust     all gateways trust the roots of both authorities
   2/4 switch    the new authority signs
-  3/4 reissue   all gateways get certificates of the new one
-  4/4 drop      the old root is taken away from all gateways
+  3/4 reissue   all gateways get certificates of the new authority
+  4/4 drop      all gateways drop the old root
 
-It looks at the gateways of all namespaces, and stops before anything that would
-cut a connection: a gateway that runs and does not answer keeps the old root in
-use. Interrupted or stopped, it goes on where it was when it is run again. The old
-authority is kept as a backup. Other operators need a copy of the new one then.`,
+It works on the gateways of all namespaces, and stops before a step that would cut a
+connection: a running gateway that does not answer keeps the old root in use. Run
+again, it continues where it stopped. The old authority is kept as a backup. Other
+operators then need a copy of the new one.`,
 		Example: `  # One pod, or all of a namespace
   kubectl gateway rotate pod/web-0
   kubectl gateway rotate --all -n shop
 
-  # What replacing the authority would do next; then do it
+  # Print the next step of replacing the authority; then do it
   kubectl gateway rotate --ca --dry-run
   kubectl gateway rotate --ca
 
-  # Replace it by one of one's own
+  # Replace it with your own
   kubectl gateway rotate --ca --from-cert ca.crt --from-key ca.key`,
 		ValidArgsFunction: a.completeTargets(enabled),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -75,7 +71,7 @@ authority is kept as a backup. Other operators need a copy of the new one then.`
 				return err
 			}
 			if o.authority {
-				successor, err := o.successor(cmd.Flags().Changed("ttl"))
+				successor, err := o.source.read(cmd.Flags())
 				if err != nil {
 					return err
 				}
@@ -94,21 +90,17 @@ authority is kept as a backup. Other operators need a copy of the new one then.`
 	addParallel(f, &o.parallel)
 	addResults(f, &o.output)
 	f.BoolVar(&o.authority, "ca", false, "replace the authority, and the certificates of all gateways in the cluster")
-	f.StringVar(&o.fromCert, "from-cert", "", "with --ca: PEM file with the certificate of the authority to follow, followed by its chain up to the root")
-	f.StringVar(&o.fromKey, "from-key", "", "with --ca: PEM file with the private key of --from-cert")
-	addAuthorityTTL(f, &o.ttl, "with --ca: how long a new authority is valid, like 720h, 90d or 10y")
-	f.BoolVar(&o.dryRun, "dry-run", false, "with --ca: change nothing, and say what would be done next")
-	flags.Files(f, "from-cert", "from-key")
-	cmd.MarkFlagsRequiredTogether("from-cert", "from-key")
+	o.source.add(cmd, "with --ca: ", "the authority to follow")
+	f.BoolVar(&o.dryRun, "dry-run", false, "with --ca: change nothing, and print the next step")
 	return cmd
 }
 
-// check finds what makes no sense without asking the cluster.
+// check finds contradictions without asking the cluster.
 func (o *rotateOptions) check(args []string) error {
 	switch {
 	case o.authority && (!o.targets.Empty(args) || o.targets.AllNamespaces):
 		return errors.New("pods are selected, but --ca is about all gateways of the cluster: use one of them")
-	case !o.authority && (o.dryRun || o.fromCert != ""):
+	case !o.authority && (o.dryRun || o.source.certFile != ""):
 		return errors.New("--dry-run, --from-cert and --from-key need --ca")
 	case !o.authority && o.targets.Empty(args):
 		return api.WithHint(targets.ErrNothingNamed, "name a pod, or use -l or --all; --ca replaces the authority")
@@ -135,7 +127,7 @@ func (o *rotateOptions) rotateLeaves(ctx context.Context, a *app, args []string,
 	if len(pods) == 0 && missing == nil {
 		return api.WithHint(errors.New("none of the selected pods has a gateway"), "'kubectl gateway enable pod/NAME' adds one")
 	}
-	signer, err := authority.Load(ctx, authority.LoadOptions{Client: client, Dir: o.authorityDir, Getenv: os.Getenv})
+	signer, err := authority.Load(ctx, authority.Location{Client: client, Dir: o.authorityDir})
 	if err != nil {
 		return fmt.Errorf("loading the authority: %w", err)
 	}
@@ -143,7 +135,7 @@ func (o *rotateOptions) rotateLeaves(ctx context.Context, a *app, args []string,
 		return err
 	}
 	report.missing(missing)
-	rotator := rotate.Rotator{Gateways: &remote.Client{Config: config, Kube: client}, Authority: signer, TTL: ttl, Parallel: o.parallel, Timeout: o.timeout}
+	rotator := rotate.Rotator{Gateways: remote.NewClient(config, client), Authority: signer, TTL: ttl, Parallel: o.parallel, Timeout: o.timeout}
 	err = finish(&report.report, rotator.RotateAll(ctx, pods, report.add), newRotateItem)
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -151,7 +143,7 @@ func (o *rotateOptions) rotateLeaves(ctx context.Context, a *app, args []string,
 	return err
 }
 
-// rotateReport tells the user what became of certificates.
+// rotateReport tells the user which certificates were renewed.
 type rotateReport struct{ report }
 
 // add reports the result of one pod.

@@ -2,48 +2,22 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
 )
 
-// successor reads what the flags say about the authority that is to follow.
-func (o *rotateOptions) successor(ttlGiven bool) (authority.Successor, error) {
-	var s authority.Successor
-	if ttlGiven {
-		s.TTL = o.ttl
-	}
-	if o.fromCert == "" {
-		return s, nil
-	}
-	if ttlGiven {
-		return s, api.WithHint(errors.New("the lifetime of an existing certificate cannot be chosen"), "leave out --ttl")
-	}
-	var err error
-	if s.CertPEM, err = readBounded(o.fromCert); err != nil {
-		return s, fmt.Errorf("reading --from-cert: %w", err)
-	}
-	if s.KeyPEM, err = readBounded(o.fromKey); err != nil {
-		return s, fmt.Errorf("reading --from-key: %w", err)
-	}
-	return s, nil
-}
-
 // rotateAuthority replaces the authority, or says what would be done next.
-func (o *rotateOptions) rotateAuthority(ctx context.Context, a *app, successor authority.Successor, ttl time.Duration) error {
+func (o *rotateOptions) rotateAuthority(ctx context.Context, a *app, successor authority.Source, ttl time.Duration) error {
 	config, client, err := a.kubernetes()
 	if err != nil {
 		return err
 	}
 	rotator := rotate.AuthorityRotator{
-		Client: client, Gateways: &remote.Client{Config: config, Kube: client},
-		Where:     authority.RotationOptions{LoadOptions: authority.LoadOptions{Client: client, Dir: o.authorityDir, Getenv: os.Getenv}},
+		Location: authority.Location{Client: client, Dir: o.authorityDir}, Gateways: remote.NewClient(config, client),
 		Successor: successor, TTL: ttl, Parallel: o.parallel, Timeout: o.timeout,
 		Progress: func(text string) { fmt.Fprintln(a.ErrOut, line(text)) },
 	}

@@ -1,17 +1,17 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 )
 
@@ -67,6 +67,28 @@ func (s *selection) onlyWithGateway() {
 	})
 }
 
+// oneGateway returns the gateway that runs in the one pod that args select.
+func (a *app) oneGateway(ctx context.Context, args []string) (*remote.Conn, error) {
+	config, client, err := a.kubernetes()
+	if err != nil {
+		return nil, err
+	}
+	found, err := a.find(ctx, &targets.Flags{}, args)
+	if err != nil {
+		return nil, err
+	}
+	pod := &found.Pods[0]
+	if len(found.Pods) != 1 {
+		return nil, api.WithHint(fmt.Errorf("%s has %d pods", args[0], len(found.Pods)), "name one of them, as in pod/"+pod.Name)
+	}
+	gateway, ok := installed.Current(pod)
+	if !ok || gateway.Phase != installed.Running {
+		return nil, api.WithHint(fmt.Errorf("no gateway runs in pod %s/%s", pod.Namespace, pod.Name),
+			fmt.Sprintf("'kubectl gateway enable pod/%s -n %s' adds one", pod.Name, pod.Namespace))
+	}
+	return remote.NewClient(config, client).Gateway(pod, gateway.Name), nil
+}
+
 // several reports whether pods are in more than one namespace.
 func several(pods []corev1.Pod) bool {
 	return slices.ContainsFunc(pods, func(pod corev1.Pod) bool { return pod.Namespace != pods[0].Namespace })
@@ -91,35 +113,4 @@ func (s *selection) where() string {
 		return "any namespace"
 	}
 	return fmt.Sprintf("namespace %q", s.namespace)
-}
-
-// reportMissing prints the errors of pods that were not found, one line each,
-// and returns errReported if there are any.
-func (a *app) reportMissing(missing error) error {
-	if missing == nil {
-		return nil
-	}
-	printErrors(a.ErrOut, missing)
-	return errReported
-}
-
-// printErrors prints err, or those that it joins: a line each, and each hint once.
-func printErrors(w io.Writer, err error) { printErrorsOr(w, err, "") }
-
-// printErrorsOr is printErrors with a hint for errors that have none.
-func printErrorsOr(w io.Writer, err error, otherwise string) {
-	errs := []error{err}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		errs = joined.Unwrap()
-	}
-	var hints []string
-	for _, err := range errs {
-		fmt.Fprintf(w, "error: %s\n", words(err))
-		if hint := cmp.Or(advice(err), otherwise); hint != "" && !slices.Contains(hints, hint) {
-			hints = append(hints, hint)
-		}
-	}
-	for _, hint := range hints {
-		fmt.Fprintf(w, "hint: %s\n", line(hint))
-	}
 }

@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"io"
 	"runtime"
-	"strings"
 
 	"github.com/spf13/cobra"
 	apiversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/client-go/kubernetes"
-	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
@@ -24,8 +22,7 @@ var version = buildversion.String()
 // versions is what version prints with -o json and -o yaml.
 type versions struct {
 	Client clientVersion `json:"clientVersion"`
-	// Server is what the API server says of itself, nil if it was not asked or
-	// did not answer.
+	// Server is nil if the API server was not asked or did not answer.
 	Server *apiversion.Info `json:"serverVersion,omitempty"`
 }
 
@@ -34,7 +31,7 @@ type clientVersion struct {
 	Version   string `json:"version"`
 	GoVersion string `json:"goVersion"`
 	Platform  string `json:"platform"`
-	// Image is what enable puts into pods unless told otherwise.
+	// Image is the default of enable.
 	Image string `json:"image"`
 }
 
@@ -85,7 +82,7 @@ func serverVersion(ctx context.Context, a *app) (*apiversion.Info, error) {
 	return askVersion(ctx, client)
 }
 
-// askVersion does what client-go's discovery does, but ends with ctx.
+// askVersion is client-go's ServerVersion, bounded by ctx.
 func askVersion(ctx context.Context, client kubernetes.Interface) (*apiversion.Info, error) {
 	text, err := client.Discovery().RESTClient().Get().AbsPath("/version").Do(ctx).Raw()
 	if err != nil {
@@ -108,24 +105,4 @@ func (v *versions) format(output string) (string, error) {
 		text += fmt.Sprintf("Server version: %s\n", terminal.Clean(v.Server.GitVersion))
 	}
 	return text, nil
-}
-
-// encode returns value as json or yaml, harmless to a terminal.
-func encode(value any, output string) (string, error) {
-	if output == "yaml" {
-		text, err := yaml.Marshal(value)
-		if err != nil {
-			return "", fmt.Errorf("encoding as YAML: %w", err)
-		}
-		return string(text), nil
-	}
-	// encoding/json's default for HTML would turn "<" into an escape.
-	var text strings.Builder
-	encoder := json.NewEncoder(&text)
-	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "    ")
-	if err := encoder.Encode(value); err != nil {
-		return "", fmt.Errorf("encoding as JSON: %w", err)
-	}
-	return string(terminal.CleanJSON([]byte(text.String()))), nil
 }

@@ -86,7 +86,7 @@ type PodRef struct {
 	Node           string `json:"node,omitempty"`
 }
 
-// Config is the configuration of a gateway. The key is not part of it.
+// Config is everything that the plugin gives to a gateway, except its credentials.
 type Config struct {
 	Version int    `json:"version"`
 	Pod     PodRef `json:"pod"`
@@ -123,8 +123,8 @@ type Config struct {
 	// Existing is what happens to connections that are open when the gateway starts.
 	// Empty means ExistingReport.
 	Existing Existing `json:"existing,omitempty"`
-	// Watched is set if watch added the gateway. Only such a gateway may be ended by
-	// watch, when no annotation asks for it.
+	// Watched means that watch added the gateway, and may disable it when no annotation or
+	// workload asks for it.
 	Watched bool `json:"watched,omitempty"`
 	// MetricsAddr is where metrics are served over TCP, see ParseMetricsAddr. Its address
 	// is one of PodIPs or of loopback. Empty means nowhere.
@@ -181,7 +181,7 @@ func (c *Config) Validate() error {
 	case !slices.Contains([]Existing{"", ExistingLeave, ExistingReport, ExistingReset}, c.Existing):
 		return fmt.Errorf("existing %q is none of %q, %q and %q", c.Existing, ExistingLeave, ExistingReport, ExistingReset)
 	case c.NodePorts != [2]uint16{} && (c.NodePorts[0] == 0 || c.NodePorts[0] > c.NodePorts[1]):
-		return fmt.Errorf("node ports %d to %d are not a port range", c.NodePorts[0], c.NodePorts[1])
+		return fmt.Errorf("node ports %d to %d are not a range of ports", c.NodePorts[0], c.NodePorts[1])
 	}
 	for _, list := range []struct {
 		what string

@@ -8,19 +8,19 @@ import (
 // MaxEdges is how many edges a gateway keeps.
 const MaxEdges = 1000
 
-// MaxEdgesAnswer bounds a gateway's report of its edges, in bytes.
+// MaxEdgesAnswer bounds the edges of a gateway in JSON, in bytes.
 const MaxEdgesAnswer = 960 << 10
 
 // Values of Edge.Verdict: how the connections of an edge were carried.
 const (
 	EdgeEncrypted = "encrypted"
 	EdgePlaintext = "plaintext"
-	// EdgeRefused is also what the peer's gateway refused.
+	// EdgeRefused includes what the peer's gateway refused.
 	EdgeRefused = "refused"
 )
 
-// Edges is the connections of a gateway, summed up. It is kept in the memory of the
-// worker, and empty in each new one.
+// Edges are the edges of a gateway. The worker keeps them in memory, and each worker starts
+// without any.
 type Edges struct {
 	Pod    PodRef       `json:"pod"`
 	PodIPs []netip.Addr `json:"podIPs"`
@@ -31,7 +31,8 @@ type Edges struct {
 	Edges []Edge `json:"edges"`
 	// Forgotten counts the connections of edges beyond MaxEdges.
 	Forgotten uint64 `json:"forgotten,omitempty"`
-	// Existing is that of Status.
+	// Existing is that of Status: the connections that no gateway carries. It is
+	// nil if the gateway does not list them.
 	Existing *ExistingConnections `json:"existing,omitempty"`
 }
 

@@ -1,14 +1,14 @@
 package api
 
-// DisabledMessage is the termination message of a gateway that was disabled. Others have
-// the reason of their end, or nothing.
+// DisabledMessage is the termination message of a gateway that was disabled. A gateway that ended
+// for another reason leaves that reason, or nothing.
 const DisabledMessage = "disabled"
 
-// CertificateRequest is a gateway's request to an authority. The gateway makes the key and
-// keeps it.
+// CertificateRequest is a gateway's request to an authority. The key is made in the gateway and
+// does not leave it.
 type CertificateRequest struct {
-	// CSR is a PKCS #10 request in PEM form. Only its public key counts: the plugin knows
-	// the identity from the cluster.
+	// CSR is a PKCS #10 request in PEM form. Only its public key counts: the plugin takes the
+	// identity from the API server.
 	CSR string `json:"csr"`
 }
 
@@ -26,7 +26,7 @@ type TrustBundle struct {
 	Bundle string `json:"bundle"`
 }
 
-// DisableReport is a gateway's report of its end.
+// DisableReport says how a gateway that was disabled has ended.
 type DisableReport struct {
 	// Drained counts the connections that ended by themselves after the capture was
 	// stopped, Aborted those that were reset at the drain timeout.

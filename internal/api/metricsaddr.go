@@ -6,17 +6,17 @@ import (
 	"slices"
 )
 
-// MetricsPort is the port that documentation and examples suggest for a gateway's
-// metrics. By default a gateway serves them on no port.
+// MetricsPort is the port that documentation and examples suggest for a gateway's metrics. By
+// default a gateway serves them on no port.
 const MetricsPort = 18445
 
-// ExporterID is the user and group ID of the process that serves metrics. It is not
-// the worker's, so that neither can send the other a signal.
+// ExporterID is the user and group ID of the process that serves metrics. It differs from
+// WorkerID, so that neither process can send the other a signal.
 const ExporterID = 65533
 
-// ParseMetricsAddr parses where to serve metrics: "IP:PORT", or ":PORT" for all addresses
-// of the pod. The address of the result is then not valid. The gateway's own ports are
-// refused.
+// ParseMetricsAddr reads where metrics are served: "[IP]:PORT", or ":PORT" for all addresses of the
+// pod, for which the address of the result is not valid. The port must not be one of the gateway's
+// own.
 func ParseMetricsAddr(text string) (netip.AddrPort, error) {
 	full, all := text, len(text) > 0 && text[0] == ':'
 	if all {

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// State is the stage of a gateway's life.
+// State is the state of a gateway, as it reports it.
 type State string
 
 const (
@@ -13,13 +13,13 @@ const (
 	Starting State = "starting"
 	// Ready means that programs are attached and the worker serves.
 	Ready State = "ready"
-	// Degraded means that the worker has ended and is being restarted.
+	// Degraded means that the worker has ended and is being started again.
 	Degraded State = "degraded"
 	// Uncertified means that the gateway waits for its first certificate. Nothing is
 	// captured yet.
 	Uncertified State = "uncertified"
-	// Draining means that the gateway is being disabled: it captures nothing, and ends
-	// when its connections have ended, or at the drain timeout.
+	// Draining means that the gateway is being disabled: it captures nothing, and ends when its
+	// connections have ended or at the drain timeout.
 	Draining State = "draining"
 )
 
@@ -53,7 +53,7 @@ type Status struct {
 	// plaintext.
 	Unencrypted []Unencrypted `json:"unencrypted,omitempty"`
 	// Existing describes plaintext connections of the application that no gateway
-	// carries. It is nil if the gateway has not looked for them.
+	// carries. It is nil if the gateway does not list them.
 	Existing *ExistingConnections `json:"existing,omitempty"`
 }
 
@@ -118,25 +118,36 @@ type Capture struct {
 	// PlaintextFrom holds the sources that strict mode accepts without TLS.
 	PlaintextFrom []netip.Prefix `json:"plaintextFrom,omitempty"`
 	BlockUDP      bool           `json:"blockUDP,omitempty"`
+	CaptureCounts
+}
+
+// CaptureCounts counts calls of connect(2), datagrams and inbound connections since the
+// gateway started.
+type CaptureCounts struct {
 	// Captured counts connections that were redirected to the gateway.
 	Captured uint64 `json:"captured"`
-	// ServicePassed and ServiceRefused count connections to Service VIPs.
+	// ServicePassed counts connections to Service VIPs in plaintext, ServiceRefused those that
+	// were refused for going there.
 	ServicePassed  uint64 `json:"servicePassed"`
 	ServiceRefused uint64 `json:"serviceRefused"`
-	// Uncapturable counts connections to captured ranges that could not be captured, such
-	// as those of sockets bound to a network device.
+	// Uncapturable counts connections that could not be captured, because the socket is bound
+	// to a device (SO_BINDTODEVICE) or memory ran out: they were refused in strict mode, and
+	// passed in plaintext otherwise.
 	Uncapturable uint64 `json:"uncapturable"`
-	// NoListener counts connections refused because there was no listener.
+	// NoListener counts connections while no worker listened: they were refused with
+	// FailClosed, and passed in plaintext without.
 	NoListener uint64 `json:"noListener"`
-	// UDP counts sockets and messages of UDP to captured ranges, which no gateway
-	// encrypts. UDPRefused counts those of them that were refused.
+	// UDP counts calls of connect(2), sendto(2) and sendmsg(2) on UDP sockets to captured
+	// ranges, except to port 53; no gateway encrypts them. UDPRefused counts those that were
+	// refused. Datagrams of a connected socket are not counted one by one.
 	UDP        uint64 `json:"udp,omitempty"`
 	UDPRefused uint64 `json:"udpRefused,omitempty"`
-	// Steered counts inbound connections that went to the in-band listener because of the
-	// peer's TCP option.
+	// Steered counts inbound connections that were handed to the in-band listener because the
+	// peer showed the option.
 	Steered uint64 `json:"steered,omitempty"`
-	// PlaintextAllowed and PlaintextRefused count inbound connections without the option
-	// that strict mode accepted, because of their source, or reset.
+	// PlaintextAllowed counts inbound connections without the option that strict mode let in
+	// because of PlaintextFrom. PlaintextRefused counts those that it sent to the gateway to be
+	// reset, or dropped while no worker listened (FailClosed).
 	PlaintextAllowed uint64 `json:"plaintextAllowed,omitempty"`
 	PlaintextRefused uint64 `json:"plaintextRefused,omitempty"`
 }

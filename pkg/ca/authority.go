@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/rand"
 	"crypto/x509"
@@ -8,14 +9,11 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math/big"
-	"net/netip"
 	"net/url"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
 
 const (
@@ -37,8 +35,8 @@ type Authority struct {
 	chain       []*x509.Certificate
 	key         crypto.Signer
 	trustDomain string
-	// trusted are the roots besides its own that verifiers must trust: that of
-	// the authority's predecessor or successor while a rotation is under way.
+	// trusted are roots that verifiers must trust besides the authority's own: that
+	// of its predecessor or successor during a rotation.
 	trusted []*x509.Certificate
 }
 
@@ -46,10 +44,10 @@ type Authority struct {
 type Options struct {
 	// TrustDomain is [DefaultTrustDomain] if empty.
 	TrustDomain string
-	// TTL is [DefaultTTL] if zero.
+	// TTL counts from Now; [DefaultTTL] if zero.
 	TTL time.Duration
-	// Now is time.Now if nil. The authority becomes valid five minutes before.
-	Now func() time.Time
+	// Now is the present if zero. The authority becomes valid five minutes before.
+	Now time.Time
 }
 
 // New makes a self-signed authority with an ECDSA P-256 key. It can sign only
@@ -57,22 +55,14 @@ type Options struct {
 // section 4.2.1.10). The trust domain stands in the certificate as the URI name
 // spiffe://<trust domain>.
 func New(o Options) (*Authority, error) {
-	if o.TrustDomain == "" {
-		o.TrustDomain = DefaultTrustDomain
-	}
-	if o.TTL == 0 {
-		o.TTL = DefaultTTL
-	}
+	o.TrustDomain = cmp.Or(o.TrustDomain, DefaultTrustDomain)
+	o.TTL = cmp.Or(o.TTL, DefaultTTL)
+	now := orPresent(o.Now)
 	if err := ValidateTrustDomain(o.TrustDomain); err != nil {
 		return nil, err
 	}
 	if o.TTL < 0 {
 		return nil, fmt.Errorf("lifetime %v of the authority is negative", o.TTL)
-	}
-	now := clock(o.Now)
-	serial, err := newSerial()
-	if err != nil {
-		return nil, err
 	}
 	key, err := NewKey()
 	if err != nil {
@@ -82,10 +72,11 @@ func New(o Options) (*Authority, error) {
 	if notAfter.Year() > 9999 {
 		return nil, fmt.Errorf("lifetime %v of the authority ends after the year 9999", o.TTL)
 	}
+	serial := newSerial()
 	template := &x509.Certificate{
 		SerialNumber: serial,
-		// Two authorities of one trust domain must not look alike to
-		// verifiers that search issuers by name.
+		// Verifiers search issuers by name, and two authorities of one trust
+		// domain must not look alike to them.
 		Subject:                     pkix.Name{CommonName: "kubectl-gateway authority", SerialNumber: hex.EncodeToString(serial.Bytes())},
 		NotBefore:                   now.Add(-backdate).UTC(),
 		NotAfter:                    notAfter,
@@ -119,13 +110,11 @@ func (a *Authority) TrustDomain() string { return a.trustDomain }
 // lower-case hexadecimal.
 func (a *Authority) Fingerprint() string { return Fingerprint(a.chain[0]) }
 
-// Bundle returns the PEM form of the certificates that a verifier must trust:
-// first the authority's own root, then that of its predecessor or successor if
-// there is one ([Authority.Trusting]). It holds no key.
+// Bundle returns the roots that a verifier must trust, in PEM form: the authority's
+// own, then those of [Authority.Trusting]. It holds no key.
 func (a *Authority) Bundle() []byte { return EncodeCertificates(a.roots()) }
 
-// Roots returns the fingerprints of the certificates in [Authority.Bundle], in
-// their order.
+// Roots returns the fingerprints of [Authority.Bundle], in its order.
 func (a *Authority) Roots() []string { return Fingerprints(a.roots()) }
 
 // NotBefore returns when the last certificate of a becomes valid.
@@ -138,6 +127,20 @@ func (a *Authority) NotBefore() time.Time {
 func (a *Authority) NotAfter() time.Time {
 	_, notAfter := Validity(a.chain)
 	return notAfter
+}
+
+// ValidAt returns [ErrExpired] unless every certificate of a is valid at now.
+func (a *Authority) ValidAt(now time.Time) error {
+	notBefore, notAfter := Validity(a.chain)
+	switch {
+	case now.Before(notBefore):
+		return api.WithHint(fmt.Errorf("%w: it starts on %s", ErrExpired, notBefore.Format(time.RFC3339)),
+			"check the clock of this machine")
+	case now.After(notAfter):
+		return api.WithHint(fmt.Errorf("%w: it ended on %s", ErrExpired, notAfter.Format(time.RFC3339)),
+			"replace it with 'kubectl gateway init-ca --force', then give all gateways new certificates with 'kubectl gateway rotate --all -A'")
+	}
+	return nil
 }
 
 // String names a without its key.
@@ -154,7 +157,7 @@ func (a *Authority) Equal(b *Authority) bool {
 	return a.chain[0].Equal(b.chain[0]) && a.trustDomain == b.trustDomain
 }
 
-// Trusting returns a copy of a whose bundle holds others besides a's own root.
+// Trusting returns a copy of a whose bundle holds other roots besides a's own.
 func (a *Authority) Trusting(others ...*x509.Certificate) *Authority {
 	b := *a
 	b.trusted = nil
@@ -174,41 +177,18 @@ func (a *Authority) roots() []*x509.Certificate {
 // must not change it.
 func (a *Authority) Root() *x509.Certificate { return a.chain[len(a.chain)-1] }
 
-// ValidateTrustDomain allows what SPIFFE allows, less what verifiers cannot
-// match against a URI name constraint (RFC 5280, section 4.2.1.10): addresses
-// and names with empty labels.
-func ValidateTrustDomain(td string) error {
-	const hint = "use a name like cluster.local or prod.example.org"
-	if err := identity.ValidateTrustDomain(td); err != nil {
-		return api.WithHint(err, hint)
-	}
-	if _, err := netip.ParseAddr(td); err == nil {
-		return api.WithHint(fmt.Errorf("trust domain %q is an address", td), hint)
-	}
-	for _, label := range strings.Split(td, ".") {
-		if label == "" || len(label) > 63 {
-			return api.WithHint(fmt.Errorf("trust domain %q: each part between dots must have 1 to 63 characters", td), hint)
-		}
-	}
-	return nil
-}
-
 // newSerial returns a positive random number of at most 128 bits.
-func newSerial() (*big.Int, error) {
-	for {
-		var b [16]byte
-		if _, err := rand.Read(b[:]); err != nil {
-			return nil, fmt.Errorf("choosing a serial number: %w", err)
-		}
-		if serial := new(big.Int).SetBytes(b[:]); serial.Sign() > 0 {
-			return serial, nil
-		}
-	}
+func newSerial() *big.Int {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	b[15] |= 1
+	return new(big.Int).SetBytes(b[:])
 }
 
-func clock(now func() time.Time) time.Time {
-	if now == nil {
+// orPresent returns t, or the present if t is zero.
+func orPresent(t time.Time) time.Time {
+	if t.IsZero() {
 		return time.Now()
 	}
-	return now()
+	return t
 }

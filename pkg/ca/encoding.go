@@ -2,22 +2,32 @@ package ca
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
+)
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+// PEM block types of RFC 7468, and one of our own for the trust domain of an
+// authority whose certificate does not name it.
+const (
+	blockCertificate = "CERTIFICATE"
+	blockKey         = "PRIVATE KEY"
+	blockRequest     = "CERTIFICATE REQUEST"
+	blockTrustDomain = "SPIFFE TRUST DOMAIN"
 )
 
 // Encode returns a as one text: trust domain, key and certificates as PEM blocks,
 // in this order. It holds the private key.
 func (a *Authority) Encode() ([]byte, error) {
-	key, err := EncodeKey(a.key)
+	certs, key, err := a.PEM()
 	if err != nil {
 		return nil, err
 	}
-	out := pem.EncodeToMemory(&pem.Block{Type: blockTrustDomain, Bytes: []byte(a.trustDomain)})
-	out = append(out, key...)
-	return append(out, EncodeCertificates(a.chain)...), nil
+	trustDomain := pem.EncodeToMemory(&pem.Block{Type: blockTrustDomain, Bytes: []byte(a.trustDomain)})
+	return slices.Concat(trustDomain, key, certs), nil
 }
 
 // PEM returns what [Import] reads: a's certificates and its private key.
@@ -51,11 +61,7 @@ func Decode(text []byte) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	trustDomain := string(domain.Bytes)
-	if err := identity.ValidateTrustDomain(trustDomain); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
-	}
-	a := &Authority{chain: chain, key: signer, trustDomain: trustDomain}
+	a := &Authority{chain: chain, key: signer, trustDomain: string(domain.Bytes)}
 	again, err := a.Encode()
 	if err != nil {
 		return nil, err
@@ -63,5 +69,47 @@ func Decode(text []byte) (*Authority, error) {
 	if !bytes.Equal(bytes.TrimSpace(again), bytes.TrimSpace(text)) {
 		return nil, fmt.Errorf("%w: it holds more or other text than was written", ErrDamaged)
 	}
-	return newAuthority(chain, signer, trustDomain)
+	return newAuthority(a.chain, a.key, a.trustDomain)
+}
+
+// ParseCertificates reads one or more certificates and accepts nothing else.
+func ParseCertificates(text []byte) ([]*x509.Certificate, error) {
+	var certs []*x509.Certificate
+	for len(bytes.TrimSpace(text)) > 0 {
+		block, rest := pem.Decode(text)
+		if block == nil {
+			break
+		}
+		text = rest
+		if block.Type != blockCertificate {
+			return nil, fmt.Errorf("%s where only certificates belong", describe(block))
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		certs = append(certs, cert)
+	}
+	if len(certs) == 0 {
+		return nil, errors.New("no certificate in PEM form")
+	}
+	return certs, nil
+}
+
+// EncodeCertificates returns certificates in PEM form.
+func EncodeCertificates(certs []*x509.Certificate) []byte {
+	var out bytes.Buffer
+	for _, cert := range certs {
+		// Writing to a bytes.Buffer cannot fail.
+		_ = pem.Encode(&out, &pem.Block{Type: blockCertificate, Bytes: cert.Raw})
+	}
+	return out.Bytes()
+}
+
+// describe names a PEM block in words that no search for leaked keys finds.
+func describe(block *pem.Block) string {
+	if strings.HasSuffix(block.Type, blockKey) {
+		return "a private key"
+	}
+	return fmt.Sprintf("a PEM block %q", block.Type)
 }

@@ -2,20 +2,17 @@ package ca
 
 import (
 	"crypto"
-	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
 	"crypto/x509"
 	"fmt"
 )
 
-// Endorsement is what makes two roots in a trust bundle those of one rotation:
-// the statement that new follows old, signed by both authorities. Without it
-// whoever can write the ConfigMap could have a root of theirs handed to every
-// gateway that is enabled: operators have the key of one of the two authorities,
-// and believe that one.
+// Endorsement makes two roots in a trust bundle those of one rotation: both
+// authorities sign that the new one follows the old one. Operators have the key of
+// one of the two, and believe that one. Without it, anyone who can write the
+// ConfigMap could have a root of theirs handed to every gateway that is enabled.
 type Endorsement struct {
 	// Old and New are the fingerprints of the roots.
 	Old string `json:"old"`
@@ -25,7 +22,7 @@ type Endorsement struct {
 	NewSignature []byte `json:"newSignature"`
 }
 
-// statement is what is signed. It is no DER, so that it can never pass for a
+// statement returns what is signed. It is not DER, so that it never passes for a
 // certificate that one of the authorities has signed.
 func (e *Endorsement) statement(trustDomain string) []byte {
 	return fmt.Appendf(nil, "kubectl-gateway rotation 1\n%s\n%s\n%s\n", trustDomain, e.Old, e.New)
@@ -44,8 +41,8 @@ func Endorse(old, next *Authority) (*Endorsement, error) {
 	return e, nil
 }
 
-// Partner returns the fingerprint of the root that a's own key says belongs to
-// the same rotation, or "". e may be nil.
+// Partner returns the fingerprint of the other root of a rotation, or "" unless
+// a's own key has signed for it. e may be nil.
 func (e *Endorsement) Partner(a *Authority) string {
 	if e == nil {
 		return ""
@@ -61,12 +58,8 @@ func (e *Endorsement) Partner(a *Authority) string {
 }
 
 func (a *Authority) sign(statement []byte) ([]byte, error) {
-	digest := sha256.Sum256(statement)
-	input, options := digest[:], crypto.SignerOpts(crypto.SHA256)
-	if _, ok := a.key.Public().(ed25519.PublicKey); ok {
-		input, options = statement, crypto.Hash(0) // Ed25519 hashes by itself
-	}
-	signature, err := a.key.Sign(rand.Reader, input, options)
+	_, hash := a.algorithm()
+	signature, err := crypto.SignMessage(a.key, rand.Reader, statement, hash)
 	if err != nil {
 		return nil, fmt.Errorf("signing that one authority follows the other: %w", err)
 	}
@@ -74,14 +67,17 @@ func (a *Authority) sign(statement []byte) ([]byte, error) {
 }
 
 func (a *Authority) signed(statement, signature []byte) bool {
-	var algorithm x509.SignatureAlgorithm
-	switch a.key.Public().(type) {
-	case *ecdsa.PublicKey:
-		algorithm = x509.ECDSAWithSHA256
-	case *rsa.PublicKey:
-		algorithm = x509.SHA256WithRSA
-	case ed25519.PublicKey:
-		algorithm = x509.PureEd25519
-	}
+	algorithm, _ := a.algorithm()
 	return a.chain[0].CheckSignature(algorithm, statement, signature) == nil
+}
+
+// algorithm returns how a signs a statement. Ed25519 hashes by itself.
+func (a *Authority) algorithm() (x509.SignatureAlgorithm, crypto.Hash) {
+	switch a.key.Public().(type) {
+	case *rsa.PublicKey:
+		return x509.SHA256WithRSA, crypto.SHA256
+	case ed25519.PublicKey:
+		return x509.PureEd25519, 0
+	}
+	return x509.ECDSAWithSHA256, crypto.SHA256
 }

@@ -1,6 +1,8 @@
 package ca
 
 import (
+	"crypto"
+	"crypto/ecdsa"
 	"crypto/x509"
 	"net/netip"
 	"os"
@@ -8,6 +10,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
@@ -28,22 +33,69 @@ func newTestAuthority(t *testing.T, trustDomain string) *Authority {
 	return a
 }
 
-// verifyGo checks a PEM chain against a PEM bundle the way a gateway does.
-func verifyGo(t *testing.T, bundle, chain []byte, usage x509.ExtKeyUsage) error {
+// verify checks a PEM chain against a PEM bundle the way a gateway does.
+func verify(t *testing.T, bundle, chain []byte) error {
 	t.Helper()
-	roots, between := x509.NewCertPool(), x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(bundle) {
-		t.Fatal("the bundle holds no certificate")
+	roots, err := ParseCertificates(bundle)
+	if err != nil {
+		t.Fatal(err)
 	}
 	certs, err := ParseCertificates(chain)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, cert := range certs[1:] {
-		between.AddCert(cert)
-	}
-	_, err = certs[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{usage}})
+	_, err = Verify(certs, roots, time.Now())
 	return err
+}
+
+// contents are what a certificate says of its holder.
+type contents struct {
+	URIs, IPs, DNSNames []string
+	Subject             string
+	CA                  bool
+	MaxPathLen          int
+	KeyUsage            x509.KeyUsage
+	ExtKeyUsage         []x509.ExtKeyUsage
+	PermittedURIDomains []string
+}
+
+func contentsOf(cert *x509.Certificate) contents {
+	c := contents{DNSNames: cert.DNSNames, Subject: cert.Subject.String(), CA: cert.IsCA, MaxPathLen: cert.MaxPathLen,
+		KeyUsage: cert.KeyUsage, ExtKeyUsage: cert.ExtKeyUsage, PermittedURIDomains: cert.PermittedURIDomains}
+	for _, uri := range cert.URIs {
+		c.URIs = append(c.URIs, uri.String())
+	}
+	for _, ip := range cert.IPAddresses {
+		c.IPs = append(c.IPs, ip.String())
+	}
+	return c
+}
+
+// checkLeaf checks that leaf is a certificate of the pod testID for a key, and that
+// peers of a accept it.
+func checkLeaf(t *testing.T, a *Authority, leaf *Leaf, key crypto.PublicKey) *x509.Certificate {
+	t.Helper()
+	chain, err := ParseCertificates(leaf.CertPEM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := chain[0]
+	want := contents{URIs: []string{testID(a.TrustDomain()).String()}, IPs: []string{"10.0.2.2", "fd00::2"}, MaxPathLen: -1,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
+	if diff := cmp.Diff(want, contentsOf(cert)); diff != "" {
+		t.Errorf("the certificate (-want +got):\n%s", diff)
+	}
+	told := Leaf{CertPEM: leaf.CertPEM, KeyPEM: leaf.KeyPEM, Serial: cert.SerialNumber.Text(16), NotBefore: cert.NotBefore, NotAfter: cert.NotAfter}
+	if diff := cmp.Diff(told, *leaf); diff != "" {
+		t.Errorf("what is told of it (-want +got):\n%s", diff)
+	}
+	if !cert.PublicKey.(*ecdsa.PublicKey).Equal(key) {
+		t.Error("it is for another key")
+	}
+	if err := verify(t, a.Bundle(), leaf.CertPEM); err != nil {
+		t.Error(err)
+	}
+	return cert
 }
 
 // verifyOpenSSL is a second opinion.

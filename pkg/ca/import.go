@@ -1,23 +1,16 @@
 package ca
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
-)
-
-// PEM block types of RFC 7468, and one of our own for the trust domain of an
-// authority whose certificate does not name it.
-const (
-	blockCertificate = "CERTIFICATE"
-	blockKey         = "PRIVATE KEY"
-	blockTrustDomain = "SPIFFE TRUST DOMAIN"
 )
 
 // Import makes an authority of an existing one. certPEM holds the certificate
@@ -43,15 +36,12 @@ func Import(certPEM, keyPEM []byte, trustDomain string) (*Authority, error) {
 		if trustDomain, err = TrustDomainOf(chain); err != nil {
 			return nil, err
 		}
-		if trustDomain == "" {
-			trustDomain = DefaultTrustDomain
-		}
+		trustDomain = cmp.Or(trustDomain, DefaultTrustDomain)
 	}
 	return newAuthority(chain, key, trustDomain)
 }
 
-// newAuthority is where every Authority comes from: it checks what the package
-// comment promises.
+// newAuthority makes every Authority, and checks what the package comment promises.
 func newAuthority(chain []*x509.Certificate, key crypto.Signer, trustDomain string) (*Authority, error) {
 	issuer := chain[0]
 	public, ok := issuer.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
@@ -76,12 +66,12 @@ func newAuthority(chain []*x509.Certificate, key crypto.Signer, trustDomain stri
 			"leave out --trust-domain, or use an authority of that trust domain")
 	}
 	a := &Authority{chain: chain, key: key, trustDomain: trustDomain}
-	// Path lengths, name constraints, extended key usages and signatures of
-	// the whole chain: the verifier knows them all.
+	// A trial finds what path lengths, name constraints, extended key usages and
+	// signatures of the whole chain forbid.
 	trial := LeafRequest{
 		Identity: identity.ID{TrustDomain: trustDomain, Namespace: "default", ServiceAccount: "default"},
 		TTL:      time.Minute,
-		Now:      a.NotBefore,
+		Now:      a.NotBefore(),
 	}
 	if _, err := a.Issue(trial); err != nil {
 		return nil, fmt.Errorf("trying the authority: %w", err)
@@ -89,10 +79,38 @@ func newAuthority(chain []*x509.Certificate, key crypto.Signer, trustDomain stri
 	return a, nil
 }
 
-// describe names a PEM block in words that no search for leaked keys finds.
-func describe(block *pem.Block) string {
-	if strings.HasSuffix(block.Type, blockKey) {
-		return "a private key"
+// TrustDomainOf returns the trust domain that the SPIFFE ID of the first
+// certificate with one names, or "" if none has one.
+func TrustDomainOf(chain []*x509.Certificate) (string, error) {
+	for _, cert := range chain {
+		for _, uri := range cert.URIs {
+			if uri.Scheme != "spiffe" {
+				continue
+			}
+			if td, ok := strings.CutPrefix(uri.String(), "spiffe://"); ok && identity.ValidateTrustDomain(td) == nil {
+				return td, nil
+			}
+			return "", fmt.Errorf("%w: its SPIFFE ID %q is not that of a trust domain", ErrNotAuthority, uri)
+		}
 	}
-	return fmt.Sprintf("a PEM block %q", block.Type)
+	return "", nil
+}
+
+// ValidateTrustDomain allows what SPIFFE allows, less what verifiers cannot
+// match against a URI name constraint (RFC 5280, section 4.2.1.10): addresses
+// and names with empty labels.
+func ValidateTrustDomain(td string) error {
+	const hint = "use a name like cluster.local or prod.example.org"
+	if err := identity.ValidateTrustDomain(td); err != nil {
+		return api.WithHint(err, hint)
+	}
+	if _, err := netip.ParseAddr(td); err == nil {
+		return api.WithHint(fmt.Errorf("trust domain %q is an address", td), hint)
+	}
+	for _, label := range strings.Split(td, ".") {
+		if label == "" || len(label) > 63 {
+			return api.WithHint(fmt.Errorf("trust domain %q: each part between dots must have 1 to 63 characters", td), hint)
+		}
+	}
+	return nil
 }

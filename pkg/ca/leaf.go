@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/x509"
@@ -26,11 +27,11 @@ type LeafRequest struct {
 	Identity identity.ID
 	// IPs are all addresses of the pod.
 	IPs []netip.Addr
-	// TTL counts from now; [DefaultLeafTTL] if zero. The authority's own end
-	// comes first.
+	// TTL counts from Now; [DefaultLeafTTL] if zero. The certificate ends with the
+	// authority at the latest.
 	TTL time.Duration
-	// Now is time.Now if nil.
-	Now func() time.Time
+	// Now is the present if zero.
+	Now time.Time
 }
 
 // Leaf is a pod's certificate with its key.
@@ -90,11 +91,7 @@ func (a *Authority) certify(req LeafRequest, public *ecdsa.PublicKey) (*Leaf, er
 }
 
 func (a *Authority) issue(req LeafRequest, public *ecdsa.PublicKey) (*Leaf, error) {
-	now := clock(req.Now)
-	ttl := req.TTL
-	if ttl == 0 {
-		ttl = DefaultLeafTTL
-	}
+	now, ttl := orPresent(req.Now), cmp.Or(req.TTL, DefaultLeafTTL)
 	if ttl < 0 {
 		return nil, fmt.Errorf("lifetime %v is negative", ttl)
 	}
@@ -112,10 +109,7 @@ func (a *Authority) issue(req LeafRequest, public *ecdsa.PublicKey) (*Leaf, erro
 		}
 		ips = append(ips, ip.Unmap().AsSlice())
 	}
-	serial, err := newSerial()
-	if err != nil {
-		return nil, err
-	}
+	serial := newSerial()
 	template := &x509.Certificate{
 		SerialNumber:          serial,
 		NotBefore:             now.Add(-backdate).UTC(),
@@ -135,8 +129,7 @@ func (a *Authority) issue(req LeafRequest, public *ecdsa.PublicKey) (*Leaf, erro
 		return nil, fmt.Errorf("reading back the certificate: %w", err)
 	}
 	chain := append([]*x509.Certificate{cert}, a.chain[:len(a.chain)-1]...)
-	// A leaf that fails here would make every handshake of its pod fail: better at
-	// once and with a reason.
+	// A leaf that fails here would make every handshake of its pod fail.
 	if _, err := Verify(chain, []*x509.Certificate{a.Root()}, now); err != nil {
 		return nil, fmt.Errorf("%w: what it signs does not verify: %w", ErrNotAuthority, err)
 	}
@@ -146,19 +139,6 @@ func (a *Authority) issue(req LeafRequest, public *ecdsa.PublicKey) (*Leaf, erro
 		NotBefore: cert.NotBefore,
 		NotAfter:  cert.NotAfter,
 	}, nil
-}
-
-// ValidAt returns [ErrExpired] unless every certificate of a is valid at now.
-func (a *Authority) ValidAt(now time.Time) error {
-	switch {
-	case now.Before(a.NotBefore()):
-		return api.WithHint(fmt.Errorf("%w: it starts on %s", ErrExpired, a.NotBefore().Format(time.RFC3339)),
-			"check the clock of this machine")
-	case now.After(a.NotAfter()):
-		return api.WithHint(fmt.Errorf("%w: it ended on %s", ErrExpired, a.NotAfter().Format(time.RFC3339)),
-			"replace it with 'kubectl gateway init-ca --force', then give all gateways new certificates with 'kubectl gateway rotate --all -A'")
-	}
-	return nil
 }
 
 // PeerUsages returns what a gateway's certificate is for: servers and clients.

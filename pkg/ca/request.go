@@ -16,9 +16,6 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
 
-// blockRequest is the PEM block type of a PKCS #10 request (RFC 7468, section 7).
-const blockRequest = "CERTIFICATE REQUEST"
-
 // maxRequest bounds a request in PEM form, in bytes. One for a P-256 key without
 // names has about 400.
 const maxRequest = 16 << 10

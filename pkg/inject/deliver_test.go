@@ -2,12 +2,8 @@ package inject
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -17,15 +13,18 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // uncertified is a gateway that was started without a certificate.
@@ -40,7 +39,7 @@ type uncertified struct {
 	signed chan error
 
 	mu     sync.Mutex
-	issued []*api.IssuedCertificate
+	issued []fakegateway.Material
 	status api.Status
 }
 
@@ -48,48 +47,35 @@ func newUncertified(t *testing.T) *uncertified {
 	return &uncertified{t: t, status: api.Status{State: api.Uncertified, Pod: api.PodRef{UID: "uid-p"}}}
 }
 
-func (u *uncertified) Status(context.Context, string, string, string, time.Duration) (*api.Status, error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	status := u.status
-	return &status, nil
+func (u *uncertified) client(kube kubernetes.Interface) *remote.Client {
+	return fakegateway.Gateways(u.answer).Client(kube)
 }
 
-func (u *uncertified) ResetExisting(context.Context, string, string, string) (*api.Status, error) {
-	return nil, errors.New("nothing was to be reset")
-}
-
-func (u *uncertified) Renew(_ context.Context, _, _, _ string, sign remote.Sign) (*api.Status, error) {
-	if u.before != nil {
-		u.before()
+func (u *uncertified) answer(ctx context.Context, call *fakegateway.Call) (any, error) {
+	if call.Op() == "renew" {
+		if u.before != nil {
+			u.before()
+		}
+		material, err := call.Renew()
+		if u.signed != nil {
+			u.signed <- err
+		}
+		switch {
+		case err != nil:
+			return nil, err
+		case u.refuse != nil:
+			return nil, u.refuse
+		}
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		u.issued = append(u.issued, material)
+		u.status.State, u.status.Cert = api.Ready, material.Certificate()
+	} else if call.Op() != "status" {
+		return nil, fmt.Errorf("a gateway was told %q", call.Words)
+	} else {
+		u.mu.Lock()
+		defer u.mu.Unlock()
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: []string{"other.example"}}, key)
-	if err != nil {
-		return nil, err
-	}
-	issued, err := sign(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
-	if u.signed != nil {
-		u.signed <- err
-	}
-	if err != nil {
-		return nil, err
-	}
-	if u.refuse != nil {
-		return nil, u.refuse
-	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.issued = append(u.issued, issued)
-	block, _ := pem.Decode([]byte(issued.Bundle))
-	root, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return nil, err
-	}
-	u.status.State, u.status.Cert = api.Ready, api.Certificate{NotAfter: time.Now().Add(time.Hour), Authorities: []string{fingerprint(root)}}
 	status := u.status
 	return &status, nil
 }
@@ -99,7 +85,7 @@ func TestEnableByCSR(t *testing.T) {
 	in := newInjector(t, c)
 	in.Options.Delivery = DeliveryCSR
 	u := newUncertified(t)
-	in.Gateways = u
+	in.Gateways = u.client(in.Client)
 	// Not even the right to look at Secrets is there.
 	for _, verb := range []string{"create", "list", "delete", "get"} {
 		c.PrependReactor(verb, "secrets", func(action clienttesting.Action) (bool, runtime.Object, error) {
@@ -116,14 +102,10 @@ func TestEnableByCSR(t *testing.T) {
 	if env := c.Added()[0].Env; len(env) != 1 || env[0].Name != api.EnvConfig {
 		t.Errorf("environment %+v", env)
 	}
-	if len(u.issued) != 1 || !trusted(t, []byte(u.issued[0].Certificate), in.Authority.Bundle()) || u.issued[0].Bundle != string(in.Authority.Bundle()) {
-		t.Fatalf("%d certificates", len(u.issued))
+	if len(u.issued) != 1 || len(u.issued[0].Roots) != 1 || ca.Fingerprint(u.issued[0].Roots[0]) != in.Authority.Roots()[0] {
+		t.Fatalf("%+v", u.issued)
 	}
-	block, _ := pem.Decode([]byte(u.issued[0].Certificate))
-	cert, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cert := u.issued[0].Chain[0]
 	id, err := identity.FromCertificate(cert)
 	if err != nil || id != installed.Identity(fakecluster.NewPod("p"), in.Authority.TrustDomain()) || len(cert.IPAddresses) != 2 || len(cert.DNSNames) != 0 {
 		t.Errorf("%v, %v, addresses %v, names %v", id, err, cert.IPAddresses, cert.DNSNames)
@@ -149,7 +131,7 @@ func TestAGatewayThatWaitsForItsCertificateGetsIt(t *testing.T) {
 		_, in, pod := started(t, fakecluster.Running(nil, nil))
 		in.Options.Delivery = delivery
 		u := newUncertified(t)
-		in.Gateways = u
+		in.Gateways = u.client(in.Client)
 		if result := in.Enable(t.Context(), pod); result.Err != nil || result.Action != Enabled || result.Container != "kube-gateway" || len(u.issued) != 1 {
 			t.Errorf("%s: %+v, %d certificates", delivery, result, len(u.issued))
 		}
@@ -159,7 +141,7 @@ func TestAGatewayThatWaitsForItsCertificateGetsIt(t *testing.T) {
 func TestADryRunDeliversNothing(t *testing.T) {
 	_, in, pod := started(t, fakecluster.Running(nil, nil))
 	u := newUncertified(t)
-	in.Gateways, in.Options.DryRun = u, installed.DryRunServer
+	in.Gateways, in.Options.DryRun = u.client(in.Client), installed.DryRunServer
 	if result := in.Enable(t.Context(), pod); result.Err != nil || len(u.issued) != 0 || len(result.Warnings) != 0 {
 		t.Errorf("%+v, %d certificates", result, len(u.issued))
 	}
@@ -187,7 +169,7 @@ func TestNothingIsSignedForAnotherPod(t *testing.T) {
 			u := newUncertified(t)
 			u.signed = make(chan error, 10)
 			change(c, u)
-			in.Gateways = u
+			in.Gateways = u.client(in.Client)
 			if result := in.Enable(t.Context(), pod); result.Err == nil {
 				t.Errorf("%+v", result)
 			}
@@ -198,8 +180,8 @@ func TestNothingIsSignedForAnotherPod(t *testing.T) {
 				return
 			}
 			// Enable may have seen the other pod first, and not have waited.
-			if err := expect.Within(t, u.signed); !errors.Is(err, installed.ErrReplaced) {
-				t.Errorf("signing: %v", err)
+			if err := expect.Within(t, u.signed); err == nil {
+				t.Error("a certificate was issued")
 			}
 		})
 	}
@@ -209,7 +191,7 @@ func TestACertificateThatIsRefused(t *testing.T) {
 	_, in, pod := started(t, fakecluster.Running(nil, nil))
 	u := newUncertified(t)
 	u.refuse = api.WithHint(errors.New("the certificate is not valid yet by the clock of this node"), "set the clock")
-	in.Gateways = u
+	in.Gateways = u.client(in.Client)
 	result := in.Enable(t.Context(), pod)
 	expect.Error(t, result.Err, "giving kube-gateway its certificate: the certificate is not valid yet")
 	if api.Hint(result.Err) != "set the clock" {
@@ -220,10 +202,10 @@ func TestACertificateThatIsRefused(t *testing.T) {
 // TestAGatewayThatIsBeingDisabledIsFollowedByAnother once it has ended.
 func TestAGatewayThatIsBeingDisabledIsFollowedByAnother(t *testing.T) {
 	c, in, pod := started(t, fakecluster.Running(nil, nil))
-	good := in.Gateways
+	good := readyWith(in.Authority)
 	in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
 		if container != "kube-gateway" {
-			return good.Status(ctx, "shop", pod, container, 0)
+			return good(ctx, pod, container)
 		}
 		c.AwaitWatch()
 		time.AfterFunc(10*time.Millisecond, func() { c.SetState(pod, container, fakecluster.Terminated(0, api.DisabledMessage)) })
@@ -294,12 +276,12 @@ func TestACleanerIsNoGatewayToAsk(t *testing.T) {
 	pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, *container)
 	c.Update(pod)
 	c.SetState("p", "kube-gateway-2", fakecluster.Running(nil, nil))
-	good := in.Gateways
+	good := readyWith(in.Authority)
 	in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
 		if container == "kube-gateway-2" {
 			t.Error("what cleans up was asked")
 		}
-		return good.Status(ctx, "shop", pod, container, 0)
+		return good(ctx, pod, container)
 	})
 	done := make(chan Result, 1)
 	go func() { done <- in.Enable(t.Context(), c.Pod("p")) }()

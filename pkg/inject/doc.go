@@ -6,7 +6,6 @@
 //	container.go  the ephemeral container and the patch that adds it
 //	wait.go       from the patch to a gateway that says it is ready
 //
-// deliver.go is the other way for a certificate, without a Secret: a gateway that
-// has none asks for it. remarks.go says what a user should know about a gateway
-// that runs.
+// Without a Secret, wait.go brings a gateway the certificate that it asks for.
+// remarks.go says what a user should know about a gateway that runs.
 package inject

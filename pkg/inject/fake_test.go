@@ -2,7 +2,7 @@ package inject
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -12,31 +12,34 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
-// gateways answers for all gateways of a cluster.
-type gateways func(ctx context.Context, pod, container string) (*api.Status, error)
+// says is what a gateway answers when it is asked for its status.
+type says func(ctx context.Context, pod, container string) (*api.Status, error)
 
-func (g gateways) Status(ctx context.Context, _, pod, container string, _ time.Duration) (*api.Status, error) {
-	return g(ctx, pod, container)
-}
-
-func (gateways) Renew(context.Context, string, string, string, remote.Sign) (*api.Status, error) {
-	return nil, errors.New("this gateway was not to be renewed")
-}
-
-func (gateways) ResetExisting(context.Context, string, string, string) (*api.Status, error) {
-	return nil, errors.New("nothing was to be reset")
+// gateways are told nothing, and say what they are asked for.
+func gateways(status says) *remote.Client {
+	return fakegateway.Gateways(func(ctx context.Context, call *fakegateway.Call) (any, error) {
+		if call.Op() != "status" {
+			return nil, fmt.Errorf("a gateway was told %q", call.Words)
+		}
+		answer, err := status(ctx, call.Pod, call.Container)
+		if answer == nil {
+			return nil, err
+		}
+		return answer, err
+	}).Client(nil)
 }
 
 // readyWith is the answer of a gateway that trusts authority.
-func readyWith(authority *ca.Authority) gateways {
+func readyWith(authority Authority) says {
 	return func(_ context.Context, pod, _ string) (*api.Status, error) {
 		return &api.Status{State: api.Ready, Pod: api.PodRef{UID: "uid-" + pod}, Cert: api.Certificate{
-			NotAfter: time.Now().Add(time.Hour), Authorities: []string{authority.Fingerprint()},
+			NotAfter: time.Now().Add(time.Hour), Authorities: authority.Roots(),
 		}}, nil
 	}
 }
@@ -66,7 +69,7 @@ func newInjector(t *testing.T, c *fakecluster.Cluster) *Injector {
 	return &Injector{
 		Client:    c,
 		Authority: authority,
-		Gateways:  readyWith(authority),
+		Gateways:  gateways(readyWith(authority)),
 		Survey: &survey.Survey{Ranges: survey.Ranges{
 			Capture:      []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
 			Services:     []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},

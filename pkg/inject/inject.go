@@ -15,6 +15,8 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
@@ -74,7 +76,7 @@ type Options struct {
 type Injector struct {
 	Client    kubernetes.Interface
 	Authority Authority
-	Gateways  GatewayClient
+	Gateways  *remote.Client
 	Survey    *survey.Survey
 	Options   Options
 }
@@ -113,11 +115,15 @@ type Result struct {
 // result of each as it comes; calls do not overlap. One pod's failure is no
 // concern of the others. Results are in the order of pods.
 func (in *Injector) EnableAll(ctx context.Context, pods []corev1.Pod, parallelism int, report func(Result)) []Result {
+	uses := []rights.Use{rights.Enable}
+	if in.Options.Delivery != DeliveryCSR {
+		uses = append(uses, rights.Secrets)
+	}
 	access := map[string]func() error{}
 	for i := range pods {
 		namespace := pods[i].Namespace
 		if access[namespace] == nil {
-			access[namespace] = sync.OnceValue(func() error { return CheckAccess(ctx, in.Client, namespace, in.Options.Delivery) })
+			access[namespace] = sync.OnceValue(func() error { return rights.Preflight(ctx, in.Client, namespace, uses...) })
 		}
 	}
 	return parallel.Each(parallelism, pods, func(pod *corev1.Pod) Result {

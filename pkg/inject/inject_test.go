@@ -27,6 +27,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
@@ -112,9 +113,9 @@ func TestEnableSaysWhichSettingsItLeaves(t *testing.T) {
 	}, others...)...)
 
 	// What was changed since counts, not what the gateway was started with.
-	good := in.Gateways
+	good := readyWith(in.Authority)
 	in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
-		status, err := good.Status(ctx, "shop", pod, container, 0)
+		status, err := good(ctx, pod, container)
 		status.Mode, status.Allow = api.Strict, in.Options.Allow
 		return status, err
 	})
@@ -131,9 +132,9 @@ func TestEnableSaysThatACertificateDoesNotServe(t *testing.T) {
 		"its certificate ended on":     func(s *api.Status) { s.Cert.NotAfter = time.Now().Add(-time.Second) },
 		"does not trust the authority": func(s *api.Status) { s.Cert.Authorities = []string{"00ff"} },
 	} {
-		good := in.Gateways
+		good := readyWith(in.Authority)
 		in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
-			status, err := good.Status(ctx, "shop", pod, container, 0)
+			status, err := good(ctx, pod, container)
 			change(status)
 			return status, err
 		})
@@ -141,7 +142,7 @@ func TestEnableSaysThatACertificateDoesNotServe(t *testing.T) {
 		if len(result.Warnings) != 1 || !strings.Contains(result.Warnings[0], want) {
 			t.Errorf("%q, want %q", result.Warnings, want)
 		}
-		in.Gateways = good
+		in.Gateways = gateways(good)
 	}
 }
 
@@ -166,7 +167,7 @@ func TestFailedEnableLeavesNothingAndCanBeRetried(t *testing.T) {
 	for name, test := range map[string]struct {
 		kubelet     corev1.ContainerState
 		beforePatch func(dryRun bool) error
-		status      gateways
+		status      says
 		want        string
 		next        string
 	}{
@@ -190,7 +191,7 @@ func TestFailedEnableLeavesNothingAndCanBeRetried(t *testing.T) {
 			c.Kubelet = func(*corev1.Pod, *corev1.EphemeralContainer) corev1.ContainerState { return test.kubelet }
 			c.BeforePatch = test.beforePatch
 			if test.status != nil {
-				in.Gateways = test.status
+				in.Gateways = gateways(test.status)
 			}
 			result := in.Enable(t.Context(), c.Pod("p"))
 			if result.Action != Failed {
@@ -490,7 +491,7 @@ func TestEnableAllGoesOn(t *testing.T) {
 			reviews++
 		}
 	}
-	if reviews != len(permissions(DeliverySecret)) {
+	if reviews != len(rights.Must(rights.Enable, rights.Secrets)) {
 		t.Errorf("%d access reviews for one namespace", reviews)
 	}
 	noSecrets(t, c)

@@ -42,7 +42,7 @@ func TestMetricsThatCannotBe(t *testing.T) {
 		"taken":            {":8080", corev1.ContainerPort{ContainerPort: 8080}, "container app listens on port 8080"},
 		"taken by name":    {"127.0.0.1:8080", corev1.ContainerPort{ContainerPort: 8080, Protocol: corev1.ProtocolTCP}, "container app listens on port 8080"},
 		"foreign":          {"192.0.2.1:18445", corev1.ContainerPort{ContainerPort: 8080}, "192.0.2.1, which is not an address of the pod"},
-		"nonsense":         {"18445", corev1.ContainerPort{ContainerPort: 8080}, "not an address with a port"},
+		"nonsense":         {"18445", corev1.ContainerPort{ContainerPort: 8080}, "is not an address with a port"},
 		"not wanted":       {"", corev1.ContainerPort{ContainerPort: 18445}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

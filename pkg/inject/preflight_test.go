@@ -7,7 +7,6 @@ import (
 	"k8s.io/apimachinery/pkg/version"
 	fakediscovery "k8s.io/client-go/discovery/fake"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 )
@@ -34,23 +33,4 @@ func TestCheckServer(t *testing.T) {
 	if CheckServer(t.Context(), c.Discovery(), DeliverySecret) == nil {
 		t.Error("a server without a version is accepted")
 	}
-}
-
-func TestCheckAccessNamesAllThatIsMissing(t *testing.T) {
-	c := fakecluster.New(t)
-	expect.Error(t, CheckAccess(t.Context(), c, "shop", DeliverySecret), "")
-	c.Denied = map[string]bool{"patch pods/ephemeralcontainers": true, "delete secrets": true}
-	expect.Error(t, CheckAccess(t.Context(), c, "shop", DeliverySecret), `"shop": patch pods/ephemeralcontainers, delete secrets`)
-	// Without Secrets the rights to them do not matter.
-	delete(c.Denied, "patch pods/ephemeralcontainers")
-	expect.Error(t, CheckAccess(t.Context(), c, "shop", DeliveryCSR), "")
-	err := CheckAccess(t.Context(), c, "shop", DeliverySecret)
-	if expect.Error(t, err, "delete secrets"); !strings.Contains(api.Hint(err), "--delivery=csr") {
-		t.Errorf("hint %q", api.Hint(err))
-	}
-	// What ends a gateway needs neither.
-	c.Denied["patch pods/ephemeralcontainers"] = true
-	expect.Error(t, CheckDisableAccess(t.Context(), c, "shop"), "")
-	c.Denied["create pods/exec"] = true
-	expect.Error(t, CheckDisableAccess(t.Context(), c, "shop"), "create pods/exec")
 }

@@ -132,10 +132,7 @@ func (in *Injector) existing(ctx context.Context, result *Result, fresh bool) er
 		if e := result.Status.Existing; e != nil {
 			before = e.Reset
 		}
-		status, err := in.Gateways.ResetExisting(ctx, result.Pod.Namespace, result.Pod.Name, result.Container)
-		if err == nil {
-			err = checkPodOf(status, result.Pod, result.Container)
-		}
+		status, err := in.Gateways.Gateway(result.Pod, result.Container).ResetExisting(ctx)
 		if err != nil {
 			return fmt.Errorf("resetting connections that were open before the gateway: %w", err)
 		}

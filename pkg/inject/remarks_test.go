@@ -2,8 +2,6 @@ package inject
 
 import (
 	"context"
-	"crypto/x509"
-	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -12,11 +10,10 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
-
-func fingerprint(cert *x509.Certificate) string { return ca.Fingerprint(cert) }
 
 func existingConnections(outbound, inbound int) *api.ExistingConnections {
 	e := &api.ExistingConnections{Outbound: outbound, Inbound: inbound}
@@ -56,54 +53,43 @@ func TestEnableToldToReset(t *testing.T) {
 	c := fakecluster.New(t, fakecluster.NewPod("p"))
 	in := newInjector(t, c)
 	in.Options.Existing = api.ExistingReset
-	good := in.Gateways
-	status := func(ctx context.Context, reset int) (*api.Status, error) {
-		s, err := good.Status(ctx, "shop", "p", "", 0)
-		s.Existing = &api.ExistingConnections{Reset: reset}
-		return s, err
-	}
-	r := &resetting{gateways: func(ctx context.Context, _, _ string) (*api.Status, error) { return status(ctx, 4) }}
-	in.Gateways = r
+	asked, resets, refusal := 0, 4, error(nil)
+	in.Gateways = fakegateway.Gateways(func(ctx context.Context, call *fakegateway.Call) (any, error) {
+		if call.Op() == "reset" {
+			if asked++; refusal != nil {
+				return nil, refusal
+			}
+			resets += 3
+		}
+		status, err := readyWith(in.Authority)(ctx, call.Pod, call.Container)
+		status.Existing = &api.ExistingConnections{Reset: resets}
+		return status, err
+	}).Client(c)
 	// A new gateway resets by itself.
-	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || result.Reset != 4 || r.asked != 0 || len(result.Warnings) != 0 {
-		t.Errorf("%+v, asked %d times", result, r.asked)
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || result.Reset != 4 || asked != 0 || len(result.Warnings) != 0 {
+		t.Errorf("%+v, asked %d times", result, asked)
 	}
 	if config, err := installed.ConfigOf(c.Pod("p"), "kube-gateway"); err != nil || config.Existing != api.ExistingReset {
 		t.Errorf("%+v, %v", config, err)
 	}
-	r.answer = func(ctx context.Context) (*api.Status, error) { return status(ctx, 7) }
-	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || result.Action != Unchanged || result.Reset != 3 || r.asked != 1 {
-		t.Errorf("%+v, asked %d times", result, r.asked)
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || result.Action != Unchanged || result.Reset != 3 || asked != 1 {
+		t.Errorf("%+v, asked %d times", result, asked)
 	}
-	r.answer = func(context.Context) (*api.Status, error) {
-		return nil, api.WithHint(errors.New("the kernel cannot close sockets"), "CONFIG_INET_DIAG_DESTROY")
-	}
+	refusal = fakegateway.Refuse("the kernel cannot close sockets\nhint: CONFIG_INET_DIAG_DESTROY")
 	result := in.Enable(t.Context(), c.Pod("p"))
 	expect.Error(t, result.Err, "resetting connections that were open before the gateway: the kernel cannot")
 	if result.Action != Failed {
 		t.Errorf("action %s", result.Action)
 	}
 	// Nobody asks for a reset: none is made.
-	in.Options.Existing, r.asked = api.ExistingReport, 0
-	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || r.asked != 0 || result.Reset != 0 {
-		t.Errorf("%+v, asked %d times", result, r.asked)
+	in.Options.Existing, asked = api.ExistingReport, 0
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || asked != 0 || result.Reset != 0 {
+		t.Errorf("%+v, asked %d times", result, asked)
 	}
 	in.Options.Existing, in.Options.DryRun = api.ExistingReset, installed.DryRunServer
-	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || r.asked != 0 {
-		t.Errorf("%+v, a dry run asked %d times", result, r.asked)
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || asked != 0 {
+		t.Errorf("%+v, a dry run asked %d times", result, asked)
 	}
-}
-
-// resetting are gateways that reset connections as answer says.
-type resetting struct {
-	gateways
-	asked  int
-	answer func(context.Context) (*api.Status, error)
-}
-
-func (r *resetting) ResetExisting(ctx context.Context, _, _, _ string) (*api.Status, error) {
-	r.asked++
-	return r.answer(ctx)
 }
 
 func TestClocksThatAreApart(t *testing.T) {
@@ -126,9 +112,9 @@ func TestClocksThatAreApart(t *testing.T) {
 	// A new gateway's clock is looked at, too.
 	c := fakecluster.New(t, fakecluster.NewPod("p"))
 	in := newInjector(t, c)
-	good := in.Gateways
+	good := readyWith(in.Authority)
 	in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
-		status, err := good.Status(ctx, "shop", pod, container, 0)
+		status, err := good(ctx, pod, container)
 		status.Time = time.Now().Add(-time.Hour)
 		return status, err
 	})

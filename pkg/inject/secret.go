@@ -14,6 +14,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -23,13 +24,9 @@ const keyBundle = "ca.crt"
 
 // Authority issues the certificates of gateways.
 type Authority interface {
-	TrustDomain() string
-	// Bundle returns the certificates that gateways trust, as PEM.
-	Bundle() []byte
+	remote.Authority
+	// Issue is Sign for a key that is made with the certificate.
 	Issue(ca.LeafRequest) (*ca.Leaf, error)
-	// Sign is Issue for a key that the gateway made, as its PKCS #10 request in
-	// PEM form shows.
-	Sign(csr []byte, request ca.LeafRequest) (*ca.Leaf, error)
 }
 
 func (in *Injector) mint(pod *corev1.Pod, ips []netip.Addr) (*ca.Leaf, error) {

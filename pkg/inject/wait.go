@@ -5,34 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
-)
-
-// GatewayClient talks to gateways; *remote.Client does it by exec.
-type GatewayClient interface {
-	// Status returns once the gateway is ready or waits for a certificate, or
-	// after wait (then in whatever state it is), or with an error.
-	Status(ctx context.Context, namespace, pod, container string, wait time.Duration) (*api.Status, error)
-	// Renew gives the gateway the certificate that sign makes for its request.
-	Renew(ctx context.Context, namespace, pod, container string, sign remote.Sign) (*api.Status, error)
-	// ResetExisting resets plaintext connections that the gateway does not carry.
-	ResetExisting(ctx context.Context, namespace, pod, container string) (*api.Status, error)
-}
-
-const (
-	// answerMargin is left for the gateway's answer to travel before a timeout,
-	// so that it can say itself what it waits for.
-	answerMargin = time.Second
-	// askAttempts and askInterval bound how often an exec that failed in itself
-	// is tried again; kubelets refuse some in the first moments of a container.
-	askAttempts = 3
-	askInterval = 500 * time.Millisecond
 )
 
 var (
@@ -86,59 +64,43 @@ func (in *Injector) wait(ctx context.Context, pod *corev1.Pod, name string) answ
 }
 
 // ask waits for a gateway whose container runs.
-func (in *Injector) ask(ctx context.Context, pod *corev1.Pod, name string) (a answer) {
-	for attempt := 1; ; attempt++ {
-		a.err = in.askOnce(ctx, pod, name, &a)
-		switch {
-		case a.err == nil && a.status.State == api.Draining:
-			// It ends, and then another one can follow: the container tells.
-			<-ctx.Done()
-			a.err = in.unfinished(ctx, pod, installed.Gateway{Name: name, Phase: installed.Running, Reason: string(api.Draining)})
-			return a
-		case a.err == nil:
-			a.err = in.checkStatus(pod, name, a.status)
-			return a
-		case ctx.Err() != nil:
-			a.err = in.unfinished(ctx, pod, installed.Gateway{Name: name, Phase: installed.Running})
-			return a
-		case attempt == askAttempts, errors.Is(a.err, remote.ErrForbidden), errors.Is(a.err, remote.ErrPodGone), errors.Is(a.err, installed.ErrReplaced):
-			return a
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(askInterval):
-		}
+func (in *Injector) ask(ctx context.Context, pod *corev1.Pod, name string) answer {
+	var a answer
+	a.err = in.certify(ctx, in.Gateways.Gateway(pod, name), &a)
+	ending := installed.Gateway{Name: name, Phase: installed.Running}
+	switch {
+	case a.err == nil && a.status.State == api.Draining:
+		ending.Reason = string(api.Draining)
+	case a.err == nil:
+		a.err = in.checkStatus(pod, name, a.status)
+		return a
+	case ctx.Err() == nil && !errors.Is(a.err, remote.ErrNotRunning):
+		return a
 	}
+	// It ends, and then another one can follow: the container tells.
+	<-ctx.Done()
+	a.err = in.unfinished(ctx, pod, ending)
+	return a
 }
 
-// askOnce asks the gateway how it is, after giving it a certificate if it has none.
-func (in *Injector) askOnce(ctx context.Context, pod *corev1.Pod, name string, a *answer) (err error) {
+// certify waits for the status of gateway, which gets a certificate if it has none.
+func (in *Injector) certify(ctx context.Context, gateway *remote.Conn, a *answer) (err error) {
+	name := gateway.Ref().Container
 	for {
-		patience := time.Minute
-		if deadline, ok := ctx.Deadline(); ok {
-			patience = max(time.Until(deadline)-answerMargin, time.Millisecond).Round(time.Millisecond)
-		}
-		if a.status, err = in.Gateways.Status(ctx, pod.Namespace, pod.Name, name, patience); err != nil {
+		if a.status, err = gateway.Await(ctx); err != nil {
 			return fmt.Errorf("asking %s whether it is ready: %w", name, err)
-		}
-		// Never sign for what somebody else's gateway asks.
-		if err := checkPodOf(a.status, pod, name); err != nil {
-			return err
 		}
 		if a.status.State != api.Uncertified || a.delivered || in.Options.DryRun != installed.DryRunNone {
 			return nil
 		}
-		if err := in.deliver(ctx, pod, name); err != nil {
-			return err
+		if _, err := gateway.Renew(ctx, in.Authority, in.Options.TTL); err != nil {
+			return fmt.Errorf("giving %s its certificate: %w", name, err)
 		}
 		a.delivered = true
 	}
 }
 
 func (in *Injector) checkStatus(pod *corev1.Pod, name string, status *api.Status) error {
-	if err := checkPodOf(status, pod, name); err != nil {
-		return err
-	}
 	if status.State == api.Ready || status.State == api.Uncertified && in.Options.DryRun != installed.DryRunNone {
 		return nil
 	}
@@ -147,13 +109,6 @@ func (in *Injector) checkStatus(pod *corev1.Pod, name string, status *api.Status
 		err = fmt.Errorf("%w: %s", err, installed.OneLine(status.Reason))
 	}
 	return api.WithHint(err, fmt.Sprintf("'kubectl logs %s -c %s -n %s' shows its log", pod.Name, name, pod.Namespace))
-}
-
-func checkPodOf(status *api.Status, pod *corev1.Pod, name string) error {
-	if status.Pod.UID != string(pod.UID) {
-		return fmt.Errorf("what answers in container %s serves another pod", name)
-	}
-	return nil
 }
 
 // unfinished says in what state a gateway was when ctx ended.

@@ -12,7 +12,6 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
 // withGateway is a pod whose container kube-gateway is in the given state.
@@ -141,7 +140,7 @@ func TestWaitNamesTheStateAtTheTimeout(t *testing.T) {
 
 func TestWaitDoesNotBelieveEveryAnswer(t *testing.T) {
 	for want, status := range map[string]*api.Status{
-		"serves another pod":                          {State: api.Ready, Pod: api.PodRef{UID: "another"}},
+		"answers for another pod":                     {State: api.Ready, Pod: api.PodRef{UID: "another"}},
 		"not ready after 30s but starting: no cgroup": {State: api.Starting, Reason: "no\ncgroup", Pod: api.PodRef{UID: "uid-p"}},
 		"but degraded":                                {State: api.Degraded, Pod: api.PodRef{UID: "uid-p"}},
 	} {
@@ -150,32 +149,5 @@ func TestWaitDoesNotBelieveEveryAnswer(t *testing.T) {
 		if err := in.wait(t.Context(), pod, "kube-gateway").err; err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
-	}
-}
-
-func TestAskTriesAgainUnlessItIsPointless(t *testing.T) {
-	for name, test := range map[string]struct {
-		err   error
-		after int
-		want  int
-	}{
-		"hiccup":    {err: errors.New("the kubelet says no"), after: 1, want: 2},
-		"permanent": {err: errors.New("the kubelet says no"), after: 99, want: askAttempts},
-		"forbidden": {err: remote.ErrForbidden, after: 99, want: 1},
-	} {
-		t.Run(name, func(t *testing.T) {
-			_, in, pod := started(t, fakecluster.Running(nil, nil))
-			asked := 0
-			in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
-				if asked++; asked <= test.after {
-					return nil, test.err
-				}
-				return ready(ctx, pod, container)
-			})
-			err := in.wait(t.Context(), pod, "kube-gateway").err
-			if asked != test.want || (err == nil) != (test.after < askAttempts) {
-				t.Errorf("asked %d times: %v", asked, err)
-			}
-		})
 	}
 }

@@ -4,10 +4,9 @@ package proxy
 
 import "sync"
 
-// Classes of buffers, smallest first. A class holds what sealPayload plaintext
-// bytes become as TLS records, and leaves the larger ones room for part of a
-// further record. The sizes are size classes of the Go allocator, so nothing
-// is lost to rounding.
+// Classes of buffers, smallest first. A class holds sealPayload bytes of plaintext as TLS
+// records; the larger ones also have room for a part of a further record. The sizes are size
+// classes of the Go allocator, so nothing is lost to rounding.
 const (
 	classTiny = iota
 	classRecord
@@ -32,15 +31,14 @@ var (
 	sealPayload = [classes]int{4000, maxRecordPayload, 4 * maxRecordPayload, 16 * maxRecordPayload}
 )
 
-// buffer is a slice of one class. It is passed by pointer so that the pools
-// need no allocation of their own.
+// buffer is a slice of one class. It is passed by pointer, so that the pools do not allocate.
 type buffer struct {
 	b     []byte
 	class int
 }
 
-// bufferPools lends buffers. A connection holds one only while it has bytes to
-// keep or is inside a system call.
+// bufferPools lends buffers. A connection holds one only while it keeps bytes or is inside a
+// system call.
 type bufferPools struct {
 	pools [classes]sync.Pool
 }
@@ -69,17 +67,17 @@ func sealedSize(n int) int {
 	return n + (n+maxRecordPayload-1)/maxRecordPayload*recordOverhead
 }
 
-// pace chooses how much to read at once. It starts small, climbs one class
-// whenever a read fills its buffer, and sinks after a row of reads that the
-// class below would have held twice.
+// pace chooses how much to read at once. It starts small, rises one class whenever a read
+// fills its buffer, and falls after a row of reads that fill less than half of the class
+// below.
 type pace struct {
 	class, low int8
 }
 
-// patience is how many small reads in a row make a pace sink.
+// patience is how many small reads in a row make a pace fall.
 const patience = 8
 
-// note takes the result of a read of n bytes into room bytes.
+// note records a read of n bytes into room bytes.
 func (p *pace) note(n, room int) {
 	switch {
 	case n == room:

@@ -16,9 +16,9 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
-// connection is one connection of an application, from accept to its line in
-// the log. It is owned by one goroutine until relaying starts and then by the
-// two that relay; the last of them ends it.
+// connection is one connection of an application, from accept to its line in the log. One
+// goroutine owns it until relaying starts, then the two that relay do. The last of them ends
+// it.
 type connection struct {
 	proxy     *Proxy
 	direction traffic.Direction
@@ -27,12 +27,10 @@ type connection struct {
 	// line is filled in by the owner.
 	line api.Connection
 
-	// target is what an outbound connection dials for its peer: the key of what
-	// is known about it.
+	// target is what an outbound connection dials: the key of its peer in the peerTable.
 	target netip.AddrPort
 
-	// app leads to the local application, wire to the other pod. Both are
-	// set once, by adopt.
+	// app leads to the local application, wire to the other pod.
 	app, wire *net.TCPConn
 	// toApp writes to app what was decrypted.
 	toApp *sink
@@ -52,12 +50,12 @@ type connection struct {
 	// edge is set once it is decided how the connection is carried.
 	edge atomic.Pointer[traffic.Edge]
 
-	// These belong to the registry and its mutex: how many bytes are already
-	// in the totals, and in those of the edge.
+	// The registry's mutex guards these: how many bytes are already in the totals, and in
+	// those of the edge.
 	countedSent, countedReceived uint64
 	edgeSent, edgeReceived       uint64
-	// These belong to the sweeper: since when nobody acknowledges, and the socket
-	// that has keepAlive.
+	// These belong to the sweeper: since when data is unacknowledged, and the socket that
+	// has keepAlive.
 	stalledSince time.Time
 	keptAlive    *net.TCPConn
 }
@@ -75,9 +73,9 @@ func (p *Proxy) open(d traffic.Direction, accepted *net.TCPConn) *connection {
 	return c
 }
 
-// adopt makes socket part of c, so that abort reaches it: the accepted one
-// first, then the one that was dialled, which may be replaced. It reports
-// false, and the socket is reset, if c has been aborted.
+// adopt makes socket part of c, so that abort reaches it: first the accepted one, then the
+// dialled one, which may be replaced. If c has been aborted, adopt resets the socket and
+// reports false.
 func (c *connection) adopt(socket *net.TCPConn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -125,7 +123,7 @@ func (c *connection) refuse(reason traffic.Reason, err error) {
 	c.closeRefused(reason, err)
 }
 
-// closeRefused is refuse for a caller that has told the other side itself.
+// closeRefused is refuse for a caller that has answered the other side itself.
 func (c *connection) closeRefused(reason traffic.Reason, err error) {
 	c.counts.Refused.Add(1)
 	c.line.Level = slog.LevelWarn.String()
@@ -139,7 +137,7 @@ func (c *connection) closeRefused(reason traffic.Reason, err error) {
 	c.forget()
 }
 
-// because notes for the log why c is not encrypted, behind what was noted before.
+// because adds to the log line why c is not encrypted, behind an earlier reason.
 func (c *connection) because(reason traffic.Reason) {
 	if c.line.Reason != "" {
 		c.line.Reason += "; "
@@ -166,7 +164,7 @@ func (c *connection) closeSockets() {
 	}
 }
 
-// report writes the connection's line and takes it off the number of open ones.
+// report writes the connection's line and no longer counts it as open.
 func (c *connection) report() {
 	c.line.Sent, c.line.Received = c.sent.Load(), c.received.Load()
 	c.line.Duration = time.Since(c.started).Seconds()
@@ -188,12 +186,12 @@ func (c *connection) forget() {
 	c.proxy.live.remove(c)
 }
 
-// registry holds the connections that are open. Its mutex is taken when one
-// begins and ends, and by the sweeper; never while bytes are relayed.
+// registry holds the open connections. Its mutex is locked when one begins or ends, and by
+// the sweeper, never while bytes are relayed.
 type registry struct {
 	mu          sync.Mutex
 	connections map[*connection]struct{}
-	// last is closed when the last connection is gone; nil unless somebody waits.
+	// last is closed when the last connection has ended; nil unless there is a waiter.
 	last chan struct{}
 }
 
@@ -244,15 +242,15 @@ func (r *registry) snapshot() []*connection {
 	return all
 }
 
-// settle adds what c has carried since the last time to the totals, so that
-// the relay itself never touches memory that connections share.
+// account adds the bytes that c has carried since the last call to the totals, so that the
+// relay itself never touches memory that connections share.
 func (r *registry) account(c *connection) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.accountLocked(c)
 }
 
-// accountAll settles every open connection.
+// accountAll accounts for every open connection.
 func (r *registry) accountAll() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -273,7 +271,7 @@ func (r *registry) accountLocked(c *connection) {
 	}
 }
 
-// addrPort returns a TCP address in the one form that is compared everywhere.
+// addrPort returns a TCP address with IPv4 addresses unmapped, so that addresses compare.
 func addrPort(a net.Addr) netip.AddrPort {
 	tcp, ok := a.(*net.TCPAddr)
 	if !ok {

@@ -9,14 +9,13 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
-// Edges returns who the gateway has talked to, open connections included. Which pod
-// that is it leaves to others to say.
+// Edges returns the edges of the gateway, open connections included, without the pod.
 func (p *Proxy) Edges() api.Edges {
 	p.live.accountAll()
 	return p.edges.Read()
 }
 
-// edgeKey returns what c is an edge of, the way it was carried.
+// edgeKey returns the key of c's edge.
 func (c *connection) edgeKey(verdict string) traffic.Key {
 	return traffic.Key{
 		Direction: c.direction, Source: c.line.Source.Addr(),
@@ -26,7 +25,7 @@ func (c *connection) edgeKey(verdict string) traffic.Key {
 	}
 }
 
-// openEdge counts c once it is decided that it is carried, and how.
+// openEdge counts c once it is decided how c is carried.
 func (c *connection) openEdge() {
 	verdict := api.EdgePlaintext
 	if c.line.Encrypted {
@@ -35,7 +34,7 @@ func (c *connection) openEdge() {
 	c.edge.Store(c.proxy.edges.Open(c.edgeKey(verdict), time.Now()))
 }
 
-// closeEdge counts the end of c, whose bytes must have been settled.
+// closeEdge counts the end of c, whose bytes must be in the totals.
 func (c *connection) closeEdge() {
 	now := time.Now()
 	e := c.edge.Load()
@@ -44,7 +43,7 @@ func (c *connection) closeEdge() {
 		return
 	}
 	verdict := e.Verdict()
-	// The peer's refusal comes when this side already relays.
+	// The peer may refuse when this side already relays.
 	if verdict == api.EdgeEncrypted && c.line.Reason != "" {
 		verdict = api.EdgeRefused
 	}

@@ -16,13 +16,10 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
-// How long a permissive gateway remembers that there is no gateway at an
-// address, by the way it found out. An answer costs next to nothing to ask for
-// again, and a peer may be enabled at any moment. Silence costs the dial
-// timeout each time.
+// How long a permissive gateway remembers that an address has no gateway. A refusal costs a
+// round trip to ask for again, and a pod that was enabled a moment after this one must not
+// wait for its first encrypted connection. Silence costs the dial timeout each time.
 const (
-	// Asking again costs a round trip only, and a pod that was enabled a moment
-	// after this one must not wait for its first encrypted connection.
 	rememberRefused = 100 * time.Millisecond
 	rememberFailed  = 5 * time.Second
 	rememberSilent  = 30 * time.Second
@@ -36,19 +33,17 @@ type failure struct {
 	reason traffic.Reason
 	// err says more, if there is more to say.
 	err error
-	// remember is how long the peer is taken to have no gateway; 0: not at all.
+	// remember is how long the peer is assumed to have no gateway. 0 is not at all.
 	remember time.Duration
-	// open is a connection to the destination on which nothing has been sent, and
-	// whose other end expects nothing but plaintext. It belongs to the connection
-	// that failed.
+	// open is a connection to the destination for plaintext, on which nothing has been
+	// sent. It belongs to the connection that failed.
 	open *net.TCPConn
-	// final forbids plaintext even in permissive mode, either because
-	// something of the application may already have been sent, or because the
-	// cause lies in this pod.
+	// final forbids plaintext even in permissive mode: data of the application may already
+	// have been sent, or the cause lies in this pod.
 	final bool
 }
 
-// peerTable remembers what is known about the gateways of other pods.
+// peerTable remembers which other pods have gateways.
 type peerTable struct {
 	max int
 	now func() time.Time
@@ -57,22 +52,20 @@ type peerTable struct {
 	peers map[netip.AddrPort]*peer
 }
 
-// peer is what is known about the gateways that answer at one address: the peer
-// port of a pod, or a destination that is dialled in band. Everything but slots is
-// guarded by the table's mutex, which is held for a few map operations per
-// connection.
+// peer is what is known about the gateways that answer at one address: the peer port of a
+// pod, or a destination that is dialled in band. The table's mutex guards everything but
+// slots, and is held for a few map operations per connection.
 type peer struct {
 	addr  netip.AddrPort
 	users int
-	// known is set once a handshake succeeded. Then connections do not wait
-	// for each other.
+	// known means that a handshake succeeded: connections do not wait for each other.
 	known bool
-	// probing is closed when the first connection to an unknown peer has
-	// found out; the others wait for it instead of each running into the same
-	// timeout.
+	// probing is closed when the first connection to an unknown peer has an outcome. The
+	// others wait for it instead of each running into the same timeout.
 	probing chan struct{}
-	reason  traffic.Reason
-	until   time.Time
+	// reason is why the peer has no gateway, until that time.
+	reason traffic.Reason
+	until  time.Time
 	// slots bounds the handshakes with the peer that are under way.
 	slots chan struct{}
 }
@@ -97,8 +90,8 @@ func (t *peerTable) acquire(addr netip.AddrPort) *peer {
 	return p
 }
 
-// evict removes one entry that nobody uses, preferably one that says nothing.
-// If all are in use, the table grows with the number of open connections.
+// evict removes one entry without users, preferably one that remembers nothing. If all have
+// users, the table grows with the number of open connections.
 func (t *peerTable) evict() {
 	var victim *peer
 	now := t.now()
@@ -122,10 +115,9 @@ func (t *peerTable) release(p *peer) {
 	t.mu.Unlock()
 }
 
-// enter decides how a connection to p starts. A reason means that there is no
-// gateway. Otherwise the caller may dial, and must call leave with the outcome
-// if probe is set. While another connection is finding out, enter waits for
-// that one, until ctx is done.
+// lookup decides how a connection to p starts. A reason means that there is no gateway.
+// Otherwise the caller may dial, and must call record with the outcome if probe is set.
+// While another connection probes, lookup waits for that one, until ctx is done.
 func (t *peerTable) lookup(ctx context.Context, p *peer) (reason traffic.Reason, probe bool, err error) {
 	for {
 		t.mu.Lock()
@@ -152,7 +144,7 @@ func (t *peerTable) lookup(ctx context.Context, p *peer) (reason traffic.Reason,
 	}
 }
 
-// leave records the outcome of a handshake with p; f is nil if it succeeded.
+// record remembers the outcome of a handshake with p; f is nil if it succeeded.
 func (t *peerTable) record(p *peer, probe bool, f *failure) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -168,8 +160,7 @@ func (t *peerTable) record(p *peer, probe bool, f *failure) {
 	}
 }
 
-// remembered returns why there is no gateway at p, as far as is known, or
-// traffic.None.
+// remembered returns why there is no gateway at p, or traffic.None if that is unknown.
 func (t *peerTable) remembered(p *peer) traffic.Reason {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -179,8 +170,8 @@ func (t *peerTable) remembered(p *peer) traffic.Reason {
 	return traffic.None
 }
 
-// forget drops what is remembered against the pod at addr, because its gateway
-// has just proven to be there.
+// forget drops the reason that is remembered for the pod at addr: its gateway has just
+// connected.
 func (t *peerTable) forget(addr netip.Addr) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -189,7 +180,7 @@ func (t *peerTable) forget(addr netip.Addr) {
 	}
 }
 
-// reject remembers why the gateway at addr does not trust this one.
+// reject remembers why the gateway at addr rejects this one.
 func (t *peerTable) reject(addr netip.AddrPort, reason traffic.Reason) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -213,14 +204,14 @@ func dialFailure(err error) *failure {
 	return &failure{reason: traffic.PeerUnreachable, err: err, remember: rememberFailed}
 }
 
-// handshakeFailure classifies an error of the TLS handshake with a peer at the time
-// now. Nothing of the application has been sent by then.
+// handshakeFailure classifies an error of the TLS handshake with a peer at the time now. No
+// data of the application has been sent by then.
 func handshakeFailure(err error, now time.Time) *failure {
 	switch {
 	case isTimeout(err):
 		return &failure{reason: traffic.NoAnswer, err: err, remember: rememberSilent}
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		// A gateway that ends, or whose worker died: asking again costs little.
+		// The gateway ends, or its worker died: dialling again costs little.
 		return &failure{reason: traffic.PeerReset, err: err, remember: rememberRefused}
 	}
 	reason, err := validityReason(err, now, traffic.PeerExpired, traffic.PeerNotYetValid, traffic.NotTrusted)
@@ -233,8 +224,8 @@ func isTimeout(err error) bool {
 		errors.Is(err, syscall.ETIMEDOUT) || errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// isExhausted reports whether err means that this process or machine has run
-// out of something.
+// isExhausted reports whether err means that this process or machine has run out of a
+// resource.
 func isExhausted(err error) bool {
 	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.EADDRNOTAVAIL} {
 		if errors.Is(err, e) {

@@ -11,21 +11,21 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
-// The header is the first thing that the connecting gateway says inside TLS:
+// The header is the first thing that the connecting gateway sends inside TLS:
 //
 //	length   uint16, of everything after it
 //	version  uint8
 //	fields   each: type uint8, length uint16, value
 //
-// Integers are big endian. Types below 0x80 are critical: a gateway that does
-// not know one refuses the connection. Types from 0x80 on may be skipped. No
-// type may occur twice. An address is 4 or 16 bytes of IP and 2 of port.
+// Integers are big endian. Types below 0x80 are critical: a gateway that does not know one
+// refuses the connection. It skips unknown types from 0x80 on. No type may occur twice. An
+// address is 4 or 16 bytes of IP and 2 of port.
 //
 // The accepting gateway answers with one status byte before its first data.
 const (
 	headerVersion = 1
-	// maxHeader is the largest header, its length included. The known fields
-	// take 45 bytes; the rest is room for fields to come.
+	// maxHeader is the largest header in bytes, its length included. The known fields take
+	// 45; the rest is room for future fields.
 	maxHeader = 512
 
 	fieldDestination = 0x01
@@ -103,9 +103,8 @@ func appendAddress(b []byte, field byte, a netip.AddrPort) []byte {
 	return binary.BigEndian.AppendUint16(b, a.Port())
 }
 
-// parseHeader reads the header at the front of b and returns how many bytes it
-// takes. errShortHeader means that b holds only part of it; every other error
-// is final.
+// parseHeader reads the header at the front of b and returns its size. errShortHeader means
+// that b holds only a part of it; every other error is final.
 func parseHeader(b []byte) (header, int, error) {
 	if len(b) < headerPrefix {
 		return header{}, 0, errShortHeader
@@ -165,8 +164,8 @@ func parseFields(b []byte) (header, error) {
 	return h, nil
 }
 
-// parseAddress accepts unicast addresses in their only form: an IPv4 address
-// mapped into IPv6 would be a second name for one that checks know by the first.
+// parseAddress accepts unicast addresses in one form only: an IPv4 address mapped into IPv6
+// would be a second name that checks do not know.
 func parseAddress(value []byte) (netip.AddrPort, error) {
 	if len(value) != 4+2 && len(value) != 16+2 {
 		return netip.AddrPort{}, errHeaderField

@@ -15,19 +15,19 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
-// Wire inband: the connection to the peer is the one that the application asked
-// for. That there is a gateway at the other end shows in the TCP handshake, by an
-// option in the SYN and in the SYN-ACK (RFC 6994), which the eBPF programs write
-// and read. The option is a hint and nothing else: what counts is TLS.
+// Wire inband: the connection to the peer is the one that the application asked for. A
+// gateway at the other end shows itself in the TCP handshake, by an option in the SYN and in
+// the SYN-ACK (RFC 6994), which the eBPF programs write and read. The option is only a hint:
+// TLS decides.
 
 var (
 	errOptionLost = errors.New("the TCP option did not come back")
 	errMark       = errors.New("marking the socket")
 )
 
-// encryptInband dials the destination itself and carries c over that connection
-// if a gateway shows at the other end. If none does, the failure keeps the
-// connection open for plaintext: nothing has been sent on it.
+// encryptInband dials the destination itself and carries c over that connection if a gateway
+// shows itself at the other end. Otherwise the failure keeps the connection open for
+// plaintext: nothing has been sent on it.
 func (p *Proxy) encryptInband(c *connection, s *settings, peer *peer, h header, pod bool) *failure {
 	slot, err := p.slotWhile(peer, permissiveDialTimeout)
 	if err != nil {
@@ -61,14 +61,14 @@ func (p *Proxy) encryptInband(c *connection, s *settings, peer *peer, h header, 
 	}
 	f := p.secure(c, conn, config, h, api.WireInband)
 	if f != nil {
-		// Behind a Service may be others, and better ones.
+		// Another pod behind the Service may work.
 		f.remember = min(f.remember, rememberFailed)
 	}
 	return f
 }
 
-// dialInband opens a TCP connection whose handshake asks for a gateway. It takes
-// its time as the application's own connect(2) would.
+// dialInband opens a TCP connection whose handshake asks for a gateway. It waits as long as
+// the application's own connect(2) would.
 func (p *Proxy) dialInband(destination netip.AddrPort) (*net.TCPConn, error) {
 	d := net.Dialer{
 		Timeout: p.options.PlainTimeout,
@@ -84,8 +84,8 @@ func (p *Proxy) dialInband(destination netip.AddrPort) (*net.TCPConn, error) {
 	return p.dial(d, destination)
 }
 
-// inbandDialFailure classifies an error of the TCP handshake with the destination
-// itself. There is nothing else to try, unless it was not even asked.
+// inbandDialFailure classifies an error of the TCP handshake with the destination itself.
+// There is nothing else to try, unless the socket could not be marked.
 func inbandDialFailure(err error) *failure {
 	if errors.Is(err, errMark) {
 		return &failure{reason: traffic.NoNegotiation, err: err}
@@ -98,26 +98,21 @@ func inbandDialFailure(err error) *failure {
 
 // peerShown asks whether the other end of conn showed that it has a gateway.
 func (p *Proxy) peerShown(conn *net.TCPConn) (shown bool, err error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return false, err
-	}
-	if controlErr := raw.Control(func(fd uintptr) {
-		shown, err = p.sockets.PeerShown(int(fd))
-	}); controlErr != nil {
-		return false, controlErr
-	}
+	err = onSocket(conn, func(fd int) (err error) {
+		shown, err = p.sockets.PeerShown(fd)
+		return err
+	})
 	return shown && err == nil, err
 }
 
-// dialSlot is one of a peer's slots, which is lent out while a dial takes long: one
-// dead pod behind a Service must not hold up those that go to others.
+// dialSlot is one of a peer's slots, which is lent while a dial takes long: one dead pod
+// behind a Service must not hold up connections to the others.
 type dialSlot struct {
 	proxy *Proxy
 	peer  *peer
 	timer *time.Timer
 	once  sync.Once
-	// again means that the slot was lent out and has been taken back.
+	// again means that the slot was lent and has been acquired again.
 	again bool
 }
 
@@ -133,7 +128,7 @@ func (p *Proxy) slotWhile(peer *peer, patience time.Duration) (*dialSlot, error)
 
 func (s *dialSlot) lend() { s.once.Do(func() { <-s.peer.slots }) }
 
-// keep makes sure of the slot until free, and waits if it is lent out.
+// keep holds the slot until free. It waits for a slot if this one is lent.
 func (s *dialSlot) keep() error {
 	if s.timer.Stop() {
 		return nil
@@ -153,8 +148,8 @@ func (s *dialSlot) free() {
 	}
 }
 
-// admitInband starts an inbound connection if its other end showed that it has a
-// gateway. The programs send others here, too, to be reset.
+// admitInband starts an inbound connection whose other end showed that it has a gateway, and
+// resets others, which the programs send here as well.
 func (p *Proxy) admitInband(conn *net.TCPConn) {
 	switch shown, err := p.peerShown(conn); {
 	case err != nil:

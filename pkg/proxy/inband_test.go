@@ -284,7 +284,7 @@ func TestInbandPeerRefuses(t *testing.T) {
 		"capture port":     {arrive(netip.AddrPortFrom(server.ip, api.CapturePort)), nil, "gateway itself"},
 		"in-band port":     {arrive(netip.AddrPortFrom(server.ip, api.InbandPort)), nil, "gateway itself"},
 		"foreign client":   {here, func(h *header) { h.Client = netip.AddrPortFrom(podAddress(), 4000) }, "not an address of the peer"},
-		"family of client": {here, func(h *header) { *h = sixHeader() }, "not of the family"},
+		"family of client": {here, func(h *header) { *h = sixHeader() }, "not of the address family"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStranger(t, a, server)

@@ -20,9 +20,9 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
-// inbound carries a connection from another gateway: it shakes hands, reads
-// the header, checks that the peer may connect and say what it says, dials the
-// local application and relays. release is called once the header has been read.
+// inbound carries a connection from another gateway: it shakes hands, reads the header,
+// checks that the peer may connect and that its header is true, dials the local application
+// and relays. release is called once the header has been read.
 func (p *Proxy) inbound(c *connection, wire string, release func()) {
 	growStack()
 	s := p.settings.Load()
@@ -43,8 +43,8 @@ func (p *Proxy) inbound(c *connection, wire string, release func()) {
 	}
 	c.line.Source, c.line.Destination = h.Client, h.Destination
 	if wire == api.WireInband && h.Destination != local {
-		// What the client dialled may have been a Service; the cluster chose
-		// this pod, and the header has no say in that.
+		// The client may have dialled a Service, and the cluster chose this pod: the
+		// header does not decide.
 		c.line.Destination, c.line.Dialled = local, h.Destination
 		h.Destination = local
 	}
@@ -69,9 +69,8 @@ func (p *Proxy) acceptTLS(c *connection, s *settings, wire string) error {
 	return nil
 }
 
-// readHeader reads until the header is complete, which must be before the
-// deadline, and ends the blocking reads. It also returns what followed the
-// header in the same record.
+// readHeader reads the header, until the deadline, and ends the blocking reads. It also
+// returns the data that followed the header in the same record.
 func (p *Proxy) readHeader(c *connection, deadline time.Time) (rest, header, error) {
 	if err := c.wire.SetDeadline(deadline); err != nil {
 		return rest{}, header{}, err
@@ -103,7 +102,7 @@ func (p *Proxy) readHeader(c *connection, deadline time.Time) (rest, header, err
 	}
 }
 
-// rest is the application's data that came together with the header.
+// rest is the data of the application that came with the header.
 type rest struct {
 	b    *buffer
 	data []byte
@@ -116,8 +115,8 @@ func (r *rest) put(pools *bufferPools) {
 	}
 }
 
-// connect carries c to the application that h names, if the peer may reach it.
-// Unless it succeeds, it has ended c.
+// connect carries c to the application that h names, if the peer may reach it. If it fails,
+// it has ended c.
 func (p *Proxy) connect(c *connection, s *settings, h header, first rest) error {
 	leaf := c.tls.ConnectionState().PeerCertificates[0]
 	if err := p.permitted(s, leaf); err != nil {
@@ -129,7 +128,7 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first rest) error 
 		p.decline(c, statusNotAllowed, traffic.Forbidden, err)
 		return err
 	}
-	// Whoever connects like this has a gateway.
+	// This client has a gateway.
 	p.peers.forget(h.Client.Addr())
 
 	app, err := p.dialApplication(h)
@@ -167,8 +166,8 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first rest) error 
 	return nil
 }
 
-// permitted checks the peer's identity against the rules: those that the
-// connection started with, and those that are in force by now.
+// permitted checks the peer's identity against the rules that the connection started with
+// and against those in force now.
 func (p *Proxy) permitted(s *settings, leaf *x509.Certificate) error {
 	current := p.settings.Load()
 	if len(s.rules) == 0 && len(current.rules) == 0 {
@@ -184,8 +183,8 @@ func (p *Proxy) permitted(s *settings, leaf *x509.Certificate) error {
 	return nil
 }
 
-// allowed checks that the peer asks for an application of this pod, and that
-// it speaks for a client that its certificate names.
+// allowed checks that the peer asks for an application of this pod, and speaks for a client
+// that its certificate names.
 func (s *settings) allowed(h header, leaf *x509.Certificate) error {
 	if !s.ownPod(h.Destination.Addr()) {
 		return fmt.Errorf("destination %v is not in this pod", h.Destination)
@@ -194,7 +193,7 @@ func (s *settings) allowed(h header, leaf *x509.Certificate) error {
 		return fmt.Errorf("destination %v is the gateway itself", h.Destination)
 	}
 	if h.Client.Addr().Is4() != h.Destination.Addr().Is4() {
-		return fmt.Errorf("client %v is not of the family of %v", h.Client, h.Destination)
+		return fmt.Errorf("client %v is not of the address family of %v", h.Client, h.Destination)
 	}
 	if !ca.NamesAddress(leaf, h.Client.Addr()) {
 		return fmt.Errorf("client %v is not an address of the peer", h.Client)
@@ -202,12 +201,11 @@ func (s *settings) allowed(h header, leaf *x509.Certificate) error {
 	return nil
 }
 
-// dialApplication connects to the local application, which sees the header's
-// client as its peer. The socket's own address is one of loopback: all clients
-// of the application share its ports, and only towards loopback Linux uses a
-// port again before TIME_WAIT is over, after a second
-// (net.ipv4.tcp_tw_reuse=2, the default). The destination is an address of this
-// pod, so nothing leaves the pod.
+// dialApplication connects to the local application, which sees the header's client as its
+// peer. The socket's own address is a loopback address: all clients of the application share
+// its ports, and only on loopback Linux reuses a port in TIME_WAIT, after a second
+// (net.ipv4.tcp_tw_reuse=2, the default). The destination is an address of this pod, so
+// nothing leaves the pod.
 func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
 	d := net.Dialer{
 		Timeout:   p.options.LocalTimeout,
@@ -233,13 +231,13 @@ func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
 	return d.DialTCP(p.ctx, "tcp", local, h.Destination)
 }
 
-// decline tells the peer why there will be no connection.
+// decline sends the peer the reason why there is no connection, and ends c.
 func (p *Proxy) decline(c *connection, answer status, reason traffic.Reason, err error) {
 	p.answer(c, answer)
 	c.closeRefused(reason, err)
 }
 
-// answer sends a status and the end of TLS. The peer may be gone by then.
+// answer sends a status and the end of TLS. The peer may have gone away.
 func (p *Proxy) answer(c *connection, answer status) {
 	_ = c.wire.SetWriteDeadline(time.Now().Add(p.handshakeTimeout))
 	b := p.pools.get(classTiny)

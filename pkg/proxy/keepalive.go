@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// keepAlive finds an idle peer that is gone within 75 seconds: after 15 s of
-// silence, four probes 15 s apart. The sweeper sets it: most connections end before
-// it could matter, and it is four system calls.
+// keepAlive detects a dead idle peer within 75 seconds: after 15 s of silence, four probes
+// 15 s apart. The sweeper sets it: most connections end before it matters, and it costs four
+// system calls.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 4}
 
 // sweepInterval is how often open connections are looked at. It also bounds
@@ -30,8 +30,7 @@ var (
 //
 // It stands in for TCP_USER_TIMEOUT, which since Linux 5.11 also aborts a peer
 // that is alive and acknowledges every window probe, but whose application has
-// stopped reading. Without gateways such a connection lives for ever, so it
-// must with them.
+// stopped reading. Without gateways such a connection lives forever, so it must with them.
 func (p *Proxy) sweep(ctx context.Context) {
 	ticker := time.NewTicker(min(sweepInterval, max(p.unackedTimeout/4, time.Millisecond)))
 	defer ticker.Stop()
@@ -63,9 +62,9 @@ func (p *Proxy) inspect(c *connection) {
 			c.keptAlive = wire
 		}
 	}
-	// While the wire is not there yet, the second socket is nil; inbound
-	// connections have the wire as the first. Unacknowledged data on the
-	// application's socket cannot be: its kernel is ours.
+	// An outbound connection has its wire second, which is nil before it is dialled; an
+	// inbound one has it first. The application's socket never has unacknowledged data: both
+	// ends are in this kernel.
 	for _, socket := range sockets {
 		if socket == nil {
 			continue
@@ -86,43 +85,32 @@ func (p *Proxy) inspect(c *connection) {
 	c.stalledSince = time.Time{}
 }
 
-// hasError reports whether the kernel has an error for socket that nobody has
-// fetched: a RST while the relay waits for the other side to take data.
-func hasError(socket *net.TCPConn) bool {
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return false
-	}
-	failed := false
-	_ = raw.Control(func(fd uintptr) {
+// hasError reports whether the kernel has a pending error for socket: a RST that came while
+// the relay waits for the other side to read.
+func hasError(socket *net.TCPConn) (failed bool) {
+	_ = onSocket(socket, func(fd int) error {
 		set := []unix.PollFd{{Fd: int32(fd)}}
 		n, err := unix.Poll(set, 0)
 		failed = err == nil && n > 0 && set[0].Revents&unix.POLLERR != 0
+		return err
 	})
 	return failed
 }
 
-// lostProbes is how many window probes in a row may stay without an answer.
-// One is not rare: a Linux receiver answers at most two a second
-// (net.ipv4.tcp_invalid_ratelimit), and the next one may be two minutes away.
+// lostProbes is how many window probes in a row may stay unanswered. One is not rare: a Linux
+// receiver answers at most two a second (net.ipv4.tcp_invalid_ratelimit), and the next probe
+// may be two minutes away.
 const lostProbes = 2
 
-// unanswered reports whether the kernel is repeating data or probes without an
-// answer, and how long ago the last acknowledgement came.
+// unanswered reports whether the kernel repeats data or probes without an answer, and how long
+// ago the last acknowledgement came.
 func unanswered(socket *net.TCPConn) (stalled bool, ackAge time.Duration, err error) {
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return false, 0, err
-	}
 	var info *unix.TCPInfo
-	var infoErr error
-	if err := raw.Control(func(fd uintptr) {
-		info, infoErr = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err := onSocket(socket, func(fd int) (err error) {
+		info, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		return err
 	}); err != nil {
 		return false, 0, err
-	}
-	if infoErr != nil {
-		return false, 0, infoErr
 	}
 	stalled = info.Unacked > 0 && info.Retransmits > 0 || info.Probes > lostProbes
 	return stalled, time.Duration(info.Last_ack_recv) * time.Millisecond, nil

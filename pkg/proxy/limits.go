@@ -11,18 +11,17 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Limits on connections from the network that have not yet proven who they
-// are. One costs up to about 20 KB. A gateway itself has at most
-// maxDialHandshakes of them open to one peer, so that only strangers, or very
-// many pods behind one address, ever meet the limit for a single source.
+// Limits on connections from the network whose peer is not yet authenticated. One costs up to
+// about 20 KB. A gateway has at most maxDialHandshakes of them open to one peer, so that only
+// strangers, or very many pods behind one address, meet the limit of a source.
 const (
 	maxHandshakes          = 4096
 	maxHandshakesPerSource = 1024
 	maxDialHandshakes      = 256
 )
 
-// slotTimeout is how long a connection waits for its turn to shake hands with
-// a peer: four times what a full queue of a thousand takes on one slow core.
+// slotTimeout is how long a connection waits to shake hands with a peer: four times what a
+// full queue of a thousand takes on one slow core.
 const slotTimeout = 30 * time.Second
 
 // Back-off when accept(2) fails because the process or the machine is out of
@@ -54,7 +53,7 @@ func newHandshakeLimit(total, perSource int) *handshakeLimit {
 	return &handshakeLimit{total: total, perSource: perSource, sources: make(map[netip.Addr]int)}
 }
 
-// enter takes a place for source, or reports that there is none.
+// acquire counts a handshake of source, or reports that the limit is reached.
 func (l *handshakeLimit) acquire(source netip.Addr) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -66,7 +65,7 @@ func (l *handshakeLimit) acquire(source netip.Addr) bool {
 	return true
 }
 
-// leave gives the place back.
+// release ends a handshake of source.
 func (l *handshakeLimit) release(source netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -76,8 +75,7 @@ func (l *handshakeLimit) release(source netip.Addr) {
 	}
 }
 
-// throttle lets something happen at most once in an interval and counts what
-// was held back in between.
+// throttle allows an event once in an interval and counts those that it held back.
 type throttle struct {
 	limit *rate.Limiter
 	held  atomic.Int64
@@ -87,7 +85,7 @@ func newThrottle(interval time.Duration) *throttle {
 	return &throttle{limit: rate.NewLimiter(rate.Every(interval), 1)}
 }
 
-// take reports whether it is time again, and how often it was not before.
+// allow reports whether the event may happen, and how many were held back before it.
 func (t *throttle) allow() (held int64, ok bool) {
 	if !t.limit.Allow() {
 		t.held.Add(1)

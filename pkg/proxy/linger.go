@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// When a worker dies, the kernel closes its sockets, and a FIN in the middle of a
-// stream would look like its end. So all sockets of connections have SO_LINGER with
-// a time of zero from the start, which makes every close(2) a RST: accepted ones
-// inherit it from their listener, dialled ones get it before connect(2). It throws
-// away what has not been sent, too, so closeGently takes it back first.
+// When a worker dies, the kernel closes its sockets, and a FIN in the middle of a stream
+// would look like its end. So all sockets of connections have SO_LINGER with a time of zero
+// from the start, which makes every close(2) a RST: accepted ones inherit it from their
+// listener, dialled ones get it before connect(2). It also discards unsent data, so
+// closeGently unsets it first.
 
 // resetOnDeath makes the connections that l accepts end with a RST unless
 // closeGently ends them.
@@ -23,11 +23,7 @@ func resetOnDeath(l net.Listener) error {
 	if !ok {
 		return nil // there is no socket to inherit from
 	}
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("reaching listener %v: %w", l.Addr(), err)
-	}
-	return control(raw, lingerZero)
+	return onSocket(conn, lingerZero)
 }
 
 func lingerZero(fd int) error {
@@ -45,15 +41,24 @@ func control(raw syscall.RawConn, do func(fd int) error) (err error) {
 	return err
 }
 
-// closeGently closes socket; what was written to it still arrives, and then the
-// end. Errors mean that the socket is gone already.
+// onSocket calls do with the descriptor of socket.
+func onSocket(socket syscall.Conn, do func(fd int) error) error {
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("accessing the socket: %w", err)
+	}
+	return control(raw, do)
+}
+
+// closeGently closes socket; written data still arrives, then the end. Errors mean that the
+// socket is closed already.
 func closeGently(socket *net.TCPConn) {
 	_ = socket.SetLinger(-1)
 	_ = socket.Close()
 }
 
-// reset closes socket with a RST instead of a FIN. Errors mean that the socket
-// is gone already.
+// reset closes socket with a RST instead of a FIN. Errors mean that the socket is closed
+// already.
 func reset(socket *net.TCPConn) {
 	_ = socket.SetLinger(0)
 	_ = socket.Close()

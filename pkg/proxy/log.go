@@ -14,14 +14,13 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// maxQueuedLog is how many bytes of log lines may wait for the writer: about
-// two thousand connections.
+// maxQueuedLog is how many bytes of log lines may wait for the writer: those of about two
+// thousand connections.
 const maxQueuedLog = 1 << 20
 
-// Logger writes JSON lines to a writer that may be slow. Whoever logs only
-// appends to a bounded queue; one goroutine writes what has gathered in one
-// call. Lines that find the queue full are dropped and counted, and the count
-// is reported in a line of its own as soon as there is room.
+// Logger writes JSON lines to a writer that may be slow. Logging only appends to a bounded
+// queue, which one goroutine writes in one call. Lines that find the queue full are dropped
+// and counted, and a line of its own reports the count as soon as there is room.
 type Logger struct {
 	w       io.Writer
 	slog    *slog.Logger
@@ -65,8 +64,8 @@ func (l *Logger) Connection(c *api.Connection) {
 	l.enqueue(append(line, '\n'))
 }
 
-// Close writes what is queued and ends the Logger; later lines are dropped. It
-// returns ctx's error if the writer takes longer than ctx allows.
+// Close writes the queue and ends the Logger; later lines are dropped. It returns ctx's error
+// if ctx is done first.
 func (l *Logger) Close(ctx context.Context) error {
 	l.mu.Lock()
 	l.closed = true
@@ -115,7 +114,7 @@ func (l *Logger) run() {
 			batch = append(batch, droppedLine(dropped)...)
 		}
 		if len(batch) > 0 {
-			// There is nobody to tell that the log itself cannot be written.
+			// Errors of the log itself cannot be logged.
 			_, _ = l.w.Write(batch)
 		}
 		if closed {
@@ -137,7 +136,7 @@ func droppedLine(n uint64) []byte {
 	return append(line, '\n')
 }
 
-// queueWriter takes lines from slog, which hands over one in each call.
+// queueWriter queues lines of slog, which writes one in each call.
 type queueWriter struct{ l *Logger }
 
 func (q queueWriter) Write(line []byte) (int, error) {

@@ -16,9 +16,9 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
-// outbound carries a captured connection: it finds out where the application
-// wanted to go, dials the gateway there by the wire that is set, and relays.
-// Without a gateway there, the mode decides.
+// outbound carries a captured connection: it looks up where the application connected to,
+// dials the gateway there by the wire that is configured, and relays. Without a gateway
+// there, the mode decides.
 func (p *Proxy) outbound(c *connection) {
 	growStack()
 	s := p.settings.Load()
@@ -46,19 +46,15 @@ func (p *Proxy) outbound(c *connection) {
 	}
 }
 
-// strict reports whether plaintext is forbidden to a connection that started with
-// s: by that, or because the mode has been changed since.
+// strict reports whether plaintext is forbidden to a connection that started with s: by s,
+// or because the mode has changed since.
 func (p *Proxy) strict(s *settings) bool {
 	return s.mode == api.Strict || p.settings.Load().mode == api.Strict
 }
 
 func (p *Proxy) originalDestination(app *net.TCPConn) (netip.AddrPort, error) {
-	raw, err := app.SyscallConn()
-	if err != nil {
-		return netip.AddrPort{}, err
-	}
 	var destination netip.AddrPort
-	if err := control(raw, func(fd int) (err error) {
+	if err := onSocket(app, func(fd int) (err error) {
 		destination, err = p.sockets.OriginalDestination(fd)
 		return err
 	}); err != nil {
@@ -74,7 +70,7 @@ func (p *Proxy) originalDestination(app *net.TCPConn) (netip.AddrPort, error) {
 	return destination, nil
 }
 
-// encrypt carries c to the gateway at the destination, or says why it cannot.
+// encrypt carries c to the gateway at the destination, or returns why it cannot.
 func (p *Proxy) encrypt(c *connection, s *settings, h header) *failure {
 	if reason, err := s.certificateProblem(); err != nil {
 		return &failure{reason: reason, err: err}
@@ -95,9 +91,8 @@ func (p *Proxy) encrypt(c *connection, s *settings, h header) *failure {
 	switch {
 	case s.mode == api.Strict:
 	case r.wire == api.WireInband:
-		// Asking costs nothing, and behind a Service the next answer may be
-		// another one: nobody waits, and only a gateway that was there and
-		// failed is remembered.
+		// Asking costs nothing, and behind a Service the next backend may differ: no
+		// connection waits for another, and only a gateway that failed is remembered.
 		if reason := p.peers.remembered(peer); reason != traffic.None {
 			return &failure{reason: reason}
 		}
@@ -121,8 +116,8 @@ func (p *Proxy) encrypt(c *connection, s *settings, h header) *failure {
 	return f
 }
 
-// lookUpPeer is peerTable.lookup with as much patience as the first connection
-// to a peer may need to find out.
+// lookUpPeer is peerTable.lookup with a timeout for what the first connection to a peer may
+// need.
 func (p *Proxy) lookUpPeer(s *settings, peer *peer) (reason traffic.Reason, probe bool, err error) {
 	ctx, cancel := context.WithTimeout(p.ctx, p.dialTimeout(s)+p.handshakeTimeout)
 	defer cancel()
@@ -162,8 +157,8 @@ func (p *Proxy) encryptTo(c *connection, s *settings, peer *peer, h header) *fai
 	return p.secure(c, conn, s.clientConfig(h.Destination.Addr()), h, api.WirePort)
 }
 
-// secure shakes hands over conn and starts the relay. The header and what the
-// application has already sent leave together with the end of the handshake.
+// secure shakes hands over conn and starts the relay. The header and the application's first
+// data are sent together with the end of the handshake.
 func (p *Proxy) secure(c *connection, conn *net.TCPConn, config *tls.Config, h header, wire string) *failure {
 	records, err := newRecordConn(conn, &p.pools)
 	if err != nil {
@@ -184,8 +179,8 @@ func (p *Proxy) secure(c *connection, conn *net.TCPConn, config *tls.Config, h h
 	return nil
 }
 
-// startEncrypted sends the header together with what is there of the
-// application's data, without waiting for more, and starts the relay.
+// startEncrypted sends the header together with the application's data that is there, without
+// waiting for more, and starts the relay.
 func (p *Proxy) startEncrypted(c *connection, h header, wire string) error {
 	source, err := newPlainReader(c.app, &p.pools)
 	if err != nil {
@@ -199,7 +194,7 @@ func (p *Proxy) startEncrypted(c *connection, h header, wire string) error {
 	if b == nil {
 		return fmt.Errorf("reading from the application: %w", err)
 	}
-	// An error of the application's socket comes again when the relay reads.
+	// The relay meets an error of the application's socket again.
 	copy(b.b, head)
 	c.sent.Add(uint64(size - len(head)))
 	if err := c.sealOnce(b, size, false); err != nil {
@@ -231,12 +226,12 @@ func (p *Proxy) dialPeer(s *settings, ip netip.Addr) (*net.TCPConn, error) {
 	return p.dial(d, netip.AddrPortFrom(ip, api.PeerPort))
 }
 
-// dial connects without binding first. The dialer's own DialTCP binds to the
-// wildcard address, which takes a port away from all destinations instead of one.
-// A Control of the dialer's has to call lingerZero.
+// dial connects without binding first. The dialer's own DialTCP binds to the wildcard
+// address, which takes a port from all destinations instead of one. A Control of the dialer
+// must call lingerZero.
 func (p *Proxy) dial(d net.Dialer, destination netip.AddrPort) (*net.TCPConn, error) {
 	d.SetMultipathTCP(false)
-	d.KeepAlive = -1 // that is the sweeper's
+	d.KeepAlive = -1 // the sweeper sets it
 	if d.Control == nil {
 		d.Control = func(_, _ string, raw syscall.RawConn) error { return control(raw, lingerZero) }
 	}
@@ -247,7 +242,7 @@ func (p *Proxy) dial(d net.Dialer, destination netip.AddrPort) (*net.TCPConn, er
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
 		_ = conn.Close()
-		return nil, fmt.Errorf("connection to %v is not one of TCP", destination)
+		return nil, fmt.Errorf("the connection to %v is not TCP", destination)
 	}
 	return tcp, nil
 }
@@ -262,21 +257,21 @@ func (p *Proxy) dialTimeout(s *settings) time.Duration {
 	return permissiveDialTimeout
 }
 
-// shake completes the TLS handshake within timeout. What it wrote last is
-// still with records afterwards, unless it failed: an alert goes out at once.
+// shake completes the TLS handshake within timeout. Its last records stay in the buffer of
+// records, unless it failed: an alert is sent at once.
 func (p *Proxy) shake(conn *net.TCPConn, secured *tls.Conn, records *recordConn, timeout time.Duration) error {
 	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return err
 	}
 	if err := secured.HandshakeContext(context.Background()); err != nil {
-		// The handshake's own error is the one to report.
+		// The caller reports the error of the handshake.
 		_ = records.flush()
 		return err
 	}
 	return conn.SetDeadline(time.Time{})
 }
 
-// passThrough carries c in plaintext, because of f.
+// passThrough carries c in plaintext because of f.
 func (p *Proxy) passThrough(c *connection, s *settings, f *failure) {
 	conn := f.open
 	if conn == nil {

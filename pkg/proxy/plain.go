@@ -11,10 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pass carries plaintext from one socket to another until the end of file,
-// which it passes on. Little data is copied through a buffer. Once a read
-// fills its buffer, what is queued is spliced within the kernel; the pipe that
-// splicing needs is held no longer than that.
+// pass carries plaintext from one socket to another until the end of file, which it passes on.
+// Little data is copied through a buffer. After a read that fills its buffer, queued data is
+// spliced within the kernel; the pipe that splicing needs is held no longer than that.
 func (p *Proxy) pass(to, from *net.TCPConn, count *atomic.Uint64) error {
 	source, err := newPlainReader(from, &p.pools)
 	if err != nil {
@@ -61,12 +60,10 @@ func (p *Proxy) pass(to, from *net.TCPConn, count *atomic.Uint64) error {
 
 // queuedBytes returns how much can be read without waiting.
 func queuedBytes(source *plainReader) (n int, err error) {
-	if controlErr := source.raw.Control(func(fd uintptr) {
-		n, err = unix.IoctlGetInt(int(fd), unix.SIOCINQ)
-	}); controlErr != nil {
-		return 0, controlErr
-	}
-	if err != nil {
+	if err := control(source.raw, func(fd int) (err error) {
+		n, err = unix.IoctlGetInt(fd, unix.SIOCINQ)
+		return err
+	}); err != nil {
 		return 0, fmt.Errorf("asking for queued bytes: %w", err)
 	}
 	return n, nil

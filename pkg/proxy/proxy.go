@@ -21,39 +21,39 @@ import (
 
 // Sockets is what the proxy asks the eBPF programs about its own sockets.
 type Sockets interface {
-	// OriginalDestination returns where the application that is behind the
-	// captured socket fd wanted to go.
+	// OriginalDestination returns what the application behind the captured socket fd
+	// connected to.
 	OriginalDestination(fd int) (netip.AddrPort, error)
-	// PresentAs makes the application that socket fd is about to be connected
-	// to see client as the peer's address. It is called before connect(2).
+	// PresentAs makes client the peer's address for the application that socket fd will be
+	// connected to. It is called before connect(2).
 	PresentAs(fd int, client netip.AddrPort) error
 	// MarkInband makes the TCP handshake of socket fd ask whether there is a
 	// gateway at the other end. It is called before connect(2).
 	MarkInband(fd int) error
-	// PeerShown reports whether the other end of socket fd showed in the TCP
-	// handshake that it has a gateway. It is asked about connected sockets that
-	// were marked and about those accepted from an in-band listener.
+	// PeerShown reports whether the other end of socket fd showed in the TCP handshake that
+	// it has a gateway. It is called for connected sockets that were marked and for those
+	// accepted from an in-band listener.
 	PeerShown(fd int) (bool, error)
 }
 
-// Options is everything that a Proxy needs. Durations that are zero take the
-// default named beside them.
+// Options is everything that a Proxy needs. Durations that are zero mean the default named
+// beside them.
 type Options struct {
 	Config      *api.Config
 	Certificate tls.Certificate
 	// Roots is the trust bundle.
 	Roots *x509.CertPool
-	// Capture are the loopback listeners where captured connections arrive,
-	// Peer is the one that other gateways dial, Inband are those that inbound
-	// connections are steered to which show that they come from a gateway. Serve
-	// closes them. Without Inband, wire=inband is dialled but not served.
+	// Capture are the loopback listeners where captured connections arrive, Peer is the one
+	// that other gateways dial, Inband are those where inbound connections arrive that show
+	// the TCP option. Serve closes them. Without Inband, wire=inband is dialled but not
+	// served.
 	Capture []net.Listener
 	Peer    net.Listener
 	Inband  []net.Listener
 	Sockets Sockets
 	Log     *Logger
-	// Counters is where connections are counted; nil means counters of the
-	// Proxy's own. In shared memory they outlive the process.
+	// Counters counts the connections; nil means counters of the Proxy's own. In shared
+	// memory they outlive the process.
 	Counters *traffic.Counters
 
 	// DialTimeout bounds the TCP handshake with a peer. The default is
@@ -74,9 +74,8 @@ type Options struct {
 	// probes unacknowledged before the connection is aborted. Default: 60 s,
 	// about as long as keepalive takes to find an idle peer gone.
 	UnackedTimeout time.Duration
-	// DrainTimeout is how long Serve lets connections finish once its context
-	// is done, unless Abort ends that before. Default: 5 s; negative: abort at
-	// once.
+	// DrainTimeout is how long Serve lets connections finish after its context is done,
+	// unless Abort is called before. Default: 5 s; negative: abort at once.
 	DrainTimeout time.Duration
 
 	// now replaces the clock in tests.
@@ -113,18 +112,18 @@ type Proxy struct {
 	exhausted  *throttle
 	pools      bufferPools
 
-	// ctx is done when connections that are still being set up must give up.
+	// ctx is done when connections that are being set up must end.
 	ctx    context.Context
 	cancel context.CancelFunc
 	served atomic.Bool
-	// aborting is closed when Serve need not let connections finish any longer.
+	// aborting is closed by Abort.
 	aborting chan struct{}
 	abort    sync.Once
 }
 
-// New checks the options and returns a Proxy that does nothing yet. The
-// certificate must belong to the trust domain and name all addresses of the
-// pod; that it has expired is no error, because the mode says what to do then.
+// New checks the options and returns a Proxy, which Serve runs. The certificate must belong to
+// the trust domain and name all addresses of the pod. It may have expired: the mode decides
+// what happens then.
 func New(o Options) (*Proxy, error) {
 	switch {
 	case o.Sockets == nil || o.Log == nil:
@@ -185,11 +184,10 @@ func defaultTo(d *time.Duration, value time.Duration) {
 	}
 }
 
-// Update replaces configuration (mode, wire and identity rules among it),
-// certificate and trust bundle for connections that start from now on; those
-// that are open stay as they are. One that is still being set up obeys the mode
-// and the rules of both, whichever are stricter. Sessions of the earlier settings
-// cannot be resumed.
+// Update replaces configuration (mode, wire and identity rules included), certificate and trust
+// bundle for connections that start from now on; open ones stay as they are. A connection that
+// is being set up obeys the mode and the rules of both settings. Sessions of the earlier
+// settings cannot be resumed.
 func (p *Proxy) Update(config *api.Config, certificate tls.Certificate, roots *x509.CertPool) error {
 	s, err := newSettings(config, certificate, roots, p.options.now)
 	if err != nil {
@@ -205,8 +203,7 @@ func (p *Proxy) Traffic() api.Traffic {
 	return p.counters.Traffic()
 }
 
-// admit starts an inbound connection unless there are too many that have not
-// proven who they are.
+// admit starts an inbound connection unless too many are not yet authenticated.
 func (p *Proxy) admit(conn *net.TCPConn, wire string) {
 	source := addrPort(conn.RemoteAddr()).Addr()
 	if !p.handshakes.acquire(source) {

@@ -16,12 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errTruncated is a TCP stream that ended without the close_notify alert that
-// marks a genuine end (RFC 8446, 6.1).
+// errTruncated means that a TCP stream ended without the close_notify alert that marks a
+// genuine end (RFC 8446, 6.1).
 var errTruncated = errors.New("connection closed without close_notify")
 
-// noRecord tells tls.Conn that no complete record is at hand. It is temporary
-// in the sense of net.Error, so that tls.Conn does not take it for the end.
+// noRecord is what tls.Conn gets while no complete record is buffered. It is temporary in the
+// sense of net.Error, so that tls.Conn does not treat it as the end.
 type noRecord struct{}
 
 func (noRecord) Error() string   { return "no complete record is buffered" }
@@ -34,22 +34,20 @@ var errNoRecord net.Error = noRecord{}
 // records with one system call, where tls.Conn alone takes one or two calls for
 // each, and it waits for the network without holding a buffer.
 //
-// What tls.Conn writes stays here until flush, so that the end of a handshake
-// and the first data leave together, as do all records of one write.
+// What tls.Conn writes is kept until flush, so that the end of a handshake and the first data
+// are sent together, as are all records of one write.
 //
-// What tls.Conn reads is at most one record, so that its own buffer never
-// holds the beginning of another. During the handshake Read blocks; once
-// startRelay has been called it returns errNoRecord instead, and awaitRecord
-// is the place to wait.
+// A Read returns at most one record, so that the buffer of tls.Conn never holds the beginning
+// of another. During the handshake Read blocks; after startRelay it returns errNoRecord
+// instead, and awaitRecord waits.
 type recordConn struct {
 	conn  *net.TCPConn
 	raw   syscall.RawConn
 	pools *bufferPools
 
-	// The read side belongs to the goroutine that reads from the tls.Conn.
-	// in.b[r:w] is what was received and not yet handed on; in is nil if that
-	// is nothing. left is how much of the current record is still to be
-	// handed on; all of it is buffered.
+	// The read side belongs to the goroutine that reads from the tls.Conn. in.b[r:w] is
+	// received and not yet read; in is nil if that is empty. left is how much of the current
+	// record is not yet read; all of it is buffered.
 	in       *buffer
 	r, w     int
 	left     int
@@ -59,8 +57,8 @@ type recordConn struct {
 	// onReadable is fillOnce, bound once because a method value allocates.
 	onReadable func(fd uintptr) bool
 
-	// The write side is shared: tls.Conn answers a key update of the peer
-	// from within Read.
+	// The write side is shared: tls.Conn answers a key update of the peer from within
+	// Read.
 	mu       sync.Mutex
 	sink     *sink
 	out      *buffer
@@ -82,7 +80,7 @@ func newRecordConn(conn *net.TCPConn, pools *bufferPools) (*recordConn, error) {
 // startRelay ends the blocking reads of the handshake.
 func (c *recordConn) startRelay() { c.relaying = true }
 
-// Read hands on bytes of one record.
+// Read reads bytes of one record.
 func (c *recordConn) Read(p []byte) (int, error) {
 	for c.left == 0 {
 		if c.left = c.nextRecord(); c.left > 0 {
@@ -108,9 +106,9 @@ func (c *recordConn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// nextRecord returns the length of the record at the front of the buffer if
-// that is complete, and otherwise 0. Of something that cannot be a record it
-// returns the length of a header, on which tls.Conn will choke.
+// nextRecord returns the length of the record at the front of the buffer, or 0 if it is not
+// complete. For data that is not a record it returns the length of a header, which tls.Conn
+// refuses.
 func (c *recordConn) nextRecord() int {
 	if c.w-c.r < recordHeader {
 		return 0
@@ -137,7 +135,7 @@ func (c *recordConn) awaitRecord() error {
 	return nil
 }
 
-// buffered returns how many bytes have been received and not yet handed on.
+// buffered returns how many bytes are received and not yet read.
 func (c *recordConn) buffered() int { return c.w - c.r }
 
 // fill waits for the network and reads once.
@@ -151,17 +149,15 @@ func (c *recordConn) fill() error {
 	return c.readErr
 }
 
-// fillOnce reads from the socket and reports whether that had an outcome. If
-// there is nothing to read, it leaves no more memory behind than the received
-// part of a record needs.
+// fillOnce reads from the socket and reports whether that had an outcome. Without data it
+// keeps no more memory than the received part of a record needs.
 func (c *recordConn) fillOnce(fd uintptr) bool {
 	kept, held := c.in, c.w-c.r
 	into := kept
 	switch {
 	case into == nil || into.class < int(c.pace.class) || held == len(into.b):
 		class := int(c.pace.class)
-		// A record that fills its buffer and is still not complete needs a
-		// larger one.
+		// A record that fills its buffer without being complete needs a larger one.
 		if held >= classSize[class] {
 			class = into.class + 1
 		}
@@ -208,7 +204,7 @@ func (c *recordConn) fillOnce(fd uintptr) bool {
 	return true
 }
 
-// expect announces how many bytes are about to be written until the next flush.
+// expect announces how many bytes are written until the next flush.
 func (c *recordConn) expect(n int) {
 	c.mu.Lock()
 	c.expected = n
@@ -234,7 +230,7 @@ func (c *recordConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// makeRoom sees to it that c.out has room for n bytes, or at least for some.
+// makeRoom makes room in c.out for n bytes, or at least for some.
 func (c *recordConn) makeRoom(n int) error {
 	if c.out != nil && len(c.out.b)-c.pending >= n {
 		return nil
@@ -261,8 +257,8 @@ func (c *recordConn) makeRoom(n int) error {
 	return nil
 }
 
-// flush writes everything that was kept with one system call, or as many as
-// the socket's buffer makes necessary.
+// flush writes everything that is kept with one system call, or with more if the socket's
+// buffer is small.
 func (c *recordConn) flush() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -279,8 +275,7 @@ func (c *recordConn) flushLocked() error {
 	return c.writeErr
 }
 
-// release gives back whatever buffers are left. The connection must be closed
-// and nobody may use it any more.
+// release returns the buffers to their pools. The connection must be closed and unused.
 func (c *recordConn) release() {
 	if c.in != nil {
 		c.pools.put(c.in)
@@ -297,7 +292,7 @@ func (c *recordConn) release() {
 	}
 }
 
-// Close closes the socket without writing what was kept.
+// Close closes the socket without writing what is kept.
 func (c *recordConn) Close() error { return c.conn.Close() }
 
 // LocalAddr returns the socket's own address.
@@ -307,8 +302,8 @@ func (c *recordConn) LocalAddr() net.Addr { return c.conn.LocalAddr() }
 func (c *recordConn) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }
 
 // SetDeadline, SetReadDeadline and SetWriteDeadline do nothing: tls.Conn sets
-// a deadline around the close_notify alert, which is only kept here. Whoever
-// wants one sets it on the socket.
+// a deadline around the close_notify alert, which is only kept here. Deadlines are set on the
+// socket.
 func (c *recordConn) SetDeadline(time.Time) error { return nil }
 
 // SetReadDeadline does nothing; see SetDeadline.

@@ -16,16 +16,15 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
-// errNoAnswer is a peer that ended the connection before its status byte.
+// errNoAnswer means that the peer ended the connection before its status byte.
 var errNoAnswer = errors.New("peer closed the connection before it answered")
 
-// finTimeout is how long the dialling side waits for the other one to close
-// first, which leaves TIME_WAIT where it costs no port.
+// finTimeout is how long the dialling side waits for the other side to close first, so that
+// TIME_WAIT is where it costs no port.
 const finTimeout = 5 * time.Second
 
-// relay carries bytes both ways and returns at once: each direction has a
-// goroutine with a fresh stack, because the one that did the handshake has a
-// stack ten times as large.
+// relay carries bytes both ways and returns at once. Each direction has a goroutine with a
+// fresh stack, because the stack of a handshake is ten times as large.
 func (c *connection) relay(outgoing, incoming func() error) {
 	c.relaying.Store(2)
 	go c.carry(outgoing)
@@ -35,9 +34,8 @@ func (c *connection) relay(outgoing, incoming func() error) {
 // handshakeStack is about how much stack a handshake needs, in bytes.
 const handshakeStack = 16 << 10
 
-// growStack makes the calling goroutine's stack large enough for a handshake at
-// once, while there is nothing on it. By itself it would double four times, and each
-// time all frames are moved.
+// growStack makes the calling goroutine's stack large enough for a handshake while it is
+// empty. By itself the stack would double four times, and move all frames each time.
 //
 //go:noinline
 func growStack() {
@@ -80,8 +78,8 @@ func (c *connection) wireIndex() int {
 	return 0
 }
 
-// awaitFIN waits until the peer has closed its socket. Both ends have received
-// the other's close_notify, so nothing is lost whatever happens.
+// awaitFIN waits until the peer has closed its socket. Both ends have received the other's
+// close_notify, so nothing can be lost.
 func (c *connection) awaitFIN() {
 	if c.wire.SetReadDeadline(time.Now().Add(finTimeout)) != nil {
 		return
@@ -94,9 +92,9 @@ func (c *connection) awaitFIN() {
 	}
 }
 
-// seal carries what the application sends into TLS, until its end of file,
-// which becomes a close_notify. An answer other than 0 goes out in front of the
-// first data, or alone if there is none.
+// seal carries the application's data into TLS until its end of file, which becomes a
+// close_notify. An answer other than 0 is sent in front of the first data, or alone if there
+// is none.
 func (c *connection) seal(source *plainReader, answer status) error {
 	if answer != 0 {
 		source.reserve = 1
@@ -120,8 +118,8 @@ func (c *connection) seal(source *plainReader, answer status) error {
 	}
 }
 
-// sealOnce writes size bytes of b, and a close_notify if that was all, with
-// one system call, and gives b back.
+// sealOnce writes size bytes of b, and a close_notify at the end, with one system call, and
+// returns b to its pool.
 func (c *connection) sealOnce(b *buffer, size int, end bool) error {
 	var err error
 	if size > 0 {
@@ -143,11 +141,11 @@ func (c *connection) sealOnce(b *buffer, size int, end bool) error {
 	return nil
 }
 
-// unseal carries what the peer sends to the application, until its
-// close_notify, which becomes an end of file. If check is not nil, it is asked
-// about the first byte, which is the peer's answer and not for the application.
+// unseal carries the peer's data to the application until its close_notify, which becomes an
+// end of file. If check is not nil, it judges the first byte, which is the peer's answer and
+// not for the application.
 func (c *connection) unseal(check func(status) error) error {
-	// The TLS connection may hold part of the record that the header was in.
+	// The TLS connection may hold a part of the header's record.
 	more := true
 	for {
 		if !more {
@@ -186,9 +184,9 @@ func (c *connection) unseal(check func(status) error) error {
 	}
 }
 
-// unsealFailed wraps an error of the peer's side. Before the peer's answer it
-// may be the peer's verdict on our certificate, because in TLS 1.3 the client
-// has finished by then; that is worth remembering.
+// unsealFailed wraps an error of the peer's side. Before the peer's answer it may be the
+// peer's verdict on our certificate, because in TLS 1.3 the client finishes first. The
+// verdict is remembered.
 func (c *connection) unsealFailed(err error, unanswered bool) error {
 	if unanswered && c.dialled() {
 		if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "remote error" {
@@ -200,8 +198,8 @@ func (c *connection) unsealFailed(err error, unanswered bool) error {
 	return fmt.Errorf("reading from the peer: %w", err)
 }
 
-// readRecords decrypts complete records until p is full or none is left. An
-// error may come together with bytes.
+// readRecords decrypts complete records until p is full or none is left. It may return bytes
+// together with an error.
 func (c *connection) readRecords(p []byte) (n int, err error) {
 	for n < len(p) && err == nil {
 		var m int
@@ -224,15 +222,14 @@ func (c *connection) deliver(data []byte) error {
 	return nil
 }
 
-// plainReader reads from an application's socket without holding a buffer
-// while there is nothing to read.
+// plainReader reads from an application's socket, and holds no buffer while it waits.
 type plainReader struct {
 	raw   syscall.RawConn
 	pools *bufferPools
 	pace  pace
 	// reserve is how many bytes at the front of the next buffer are left free.
 	reserve int
-	// poll makes next return at once even if there is nothing to read.
+	// poll makes next return at once, even without data.
 	poll bool
 
 	b    *buffer
@@ -252,9 +249,9 @@ func newPlainReader(conn *net.TCPConn, pools *bufferPools) (*plainReader, error)
 	return r, nil
 }
 
-// next returns a buffer with the reserved bytes and what was read after them,
-// size bytes altogether. The caller gives it back. The buffer may be nil if
-// nothing was read and nothing is reserved.
+// next returns a buffer with the reserved bytes and the data behind them, size bytes in all.
+// The caller returns it to its pool. The buffer may be nil if nothing was read and nothing is
+// reserved.
 func (r *plainReader) next() (b *buffer, size int, err error) {
 	r.b, r.size, r.err = nil, 0, nil
 	if err := r.raw.Read(r.onReadable); err != nil {

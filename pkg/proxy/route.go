@@ -11,19 +11,18 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// route is how connections to a destination travel.
+// route is how connections to a destination are carried.
 type route struct {
-	// wire is api.WirePort, api.WireInband, or api.WireNone if the destination
-	// cannot be reached by the wire that is set.
+	// wire is api.WirePort, api.WireInband, or api.WireNone if the configured wire does not
+	// reach the destination.
 	wire string
-	// pod means that the destination is the address of a pod, which its
-	// certificate must name. Behind another address is whichever pod the
-	// cluster chooses.
+	// pod means that the destination is the address of a pod, which its certificate must
+	// name. Behind other addresses the cluster chooses a pod.
 	pod bool
 }
 
-// routes knows the ranges of a configuration. Looking up costs one access to a map
-// for each prefix length that occurs.
+// routes are the ranges of a configuration. A lookup costs one access to a map for each prefix
+// length that occurs.
 type routes struct {
 	wire api.Wire
 	// pods says of each range whether it is one of pods; bits4 and bits6 are the
@@ -42,12 +41,12 @@ func newRoutes(config *api.Config) (routes, error) {
 		nodePorts: config.NodePorts,
 	}
 	if r.wire != api.WireAuto && r.wire != api.WirePort && r.wire != api.WireInband {
-		return routes{}, fmt.Errorf("wire %q is not known", r.wire)
+		return routes{}, fmt.Errorf("wire %q is unknown", r.wire)
 	}
 	if r.nodePorts == [2]uint16{} {
 		r.nodePorts = api.DefaultNodePorts()
 	}
-	// Of two names for one range that of pods wins, as in the eBPF programs.
+	// A range that is listed twice is one of pods, as in the eBPF programs.
 	for _, p := range config.Services {
 		r.pods[p.Masked()] = false
 	}
@@ -83,8 +82,8 @@ func (r *routes) route(destination netip.AddrPort) route {
 	return route{wire: api.WireNone}
 }
 
-// isPod reports whether destination is a pod and not a Service or a node port. What
-// lies in no range is taken for a pod, which is checked more strictly.
+// isPod reports whether destination is a pod and not a Service or a node port. An address in no
+// range counts as a pod's, which is checked more strictly.
 func (r *routes) isPod(destination netip.AddrPort) bool {
 	ip, port := destination.Addr(), destination.Port()
 	if _, node := r.nodes[ip]; node && port >= r.nodePorts[0] && port <= r.nodePorts[1] {

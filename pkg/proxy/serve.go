@@ -17,12 +17,11 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
-// Serve carries connections until ctx is done, then lets them finish for the
-// drain timeout, aborts the rest and returns nil. It closes the listeners: that
-// of other gateways at once, the others only when no connection is left, because
-// an application that was captured a moment ago may still be on its way. What
-// waits in a backlog is served. It returns an error only when a listener fails
-// for good. It can be called once.
+// Serve carries connections until ctx is done, then lets them finish for the drain timeout,
+// aborts the rest and returns nil. It closes the listener of other gateways at once, and the
+// others only when no connection is left, because the connect(2) of an application may have
+// been captured a moment ago. It serves the connections in the backlogs. It returns an error
+// only when a listener fails for good. It can be called once.
 func (p *Proxy) Serve(ctx context.Context) error {
 	if p.served.Swap(true) {
 		return errors.New("the proxy has served already")
@@ -59,17 +58,15 @@ func (p *Proxy) Serve(ctx context.Context) error {
 	return err
 }
 
-// Abort ends the patience of a Serve that lets connections finish, or will.
+// Abort ends the drain timeout at once.
 func (p *Proxy) Abort() { p.abort.Do(func() { close(p.aborting) }) }
 
-// stragglerTime is how long the listeners of the own pod stay open at least. The
-// programs that send connections there are detached by then, but one that ran
-// just before may belong to a connect(2) that has been interrupted, or to a
-// handshake whose last packet is under way.
+// stragglerTime is how long the listeners of the own pod stay open at least. The programs
+// that send connections there are detached by then, but one that ran just before may belong
+// to an interrupted connect(2), or to a handshake whose last packet is under way.
 const stragglerTime = 250 * time.Millisecond
 
-// drain lets connections end, and aborts those that have not by the drain
-// timeout.
+// drain lets connections end, and aborts the rest after the drain timeout.
 func (p *Proxy) drain(local []*acceptor) {
 	patience, cancel := context.WithTimeout(context.Background(), max(0, p.options.DrainTimeout))
 	defer cancel()
@@ -115,10 +112,10 @@ var errStopping = errors.New(traffic.Stopping.String())
 type acceptor struct {
 	proxy    *Proxy
 	listener net.Listener
-	// handle enters a connection in the registry before it returns, so that once
-	// all acceptors are closed no connection is missing there.
+	// handle adds a connection to the registry before it returns, so that no connection is
+	// missing there once all acceptors are closed.
 	handle func(*net.TCPConn)
-	// closing is closed when no more is to be accepted, ended when run is over.
+	// closing is closed to stop accepting, ended is closed when run returns.
 	closing, ended chan struct{}
 }
 
@@ -126,8 +123,8 @@ func newAcceptor(p *Proxy, l net.Listener, handle func(*net.TCPConn)) *acceptor 
 	return &acceptor{proxy: p, listener: l, handle: handle, closing: make(chan struct{}), ended: make(chan struct{})}
 }
 
-// run accepts until close is called. It survives every error but that the
-// listener itself is closed, which it reports to failed.
+// run accepts until close is called. It survives every error except that the listener is
+// closed, which it reports to failed.
 func (a *acceptor) run(failed chan<- error) {
 	defer close(a.ended)
 	var wait backOff
@@ -138,7 +135,7 @@ func (a *acceptor) run(failed chan<- error) {
 			tcp, ok := conn.(*net.TCPConn)
 			if !ok {
 				_ = conn.Close()
-				failed <- fmt.Errorf("listener %v is not one of TCP", a.listener.Addr())
+				failed <- fmt.Errorf("listener %v is not TCP", a.listener.Addr())
 				return
 			}
 			a.handle(tcp)
@@ -173,8 +170,8 @@ func (a *acceptor) isClosing() bool {
 	}
 }
 
-// close accepts what waits in the backlog and closes the listener. A connection
-// that comes in between is reset by the kernel before a byte was read of it.
+// close accepts the connections in the backlog and closes the listener. The kernel resets a
+// connection that comes in between before a byte of it is read.
 func (a *acceptor) close() {
 	close(a.closing)
 	l, ok := a.listener.(*net.TCPListener)
@@ -195,27 +192,20 @@ func (a *acceptor) close() {
 	_ = l.Close()
 }
 
-// maxBacklog bounds how many connections are taken from a backlog that is
-// refilled meanwhile: twice the default of net.core.somaxconn.
+// maxBacklog bounds how many connections are accepted from a backlog that fills again
+// meanwhile: twice the default of net.core.somaxconn.
 const maxBacklog = 8192
 
-// acceptWaiting accepts a connection that waits in the backlog. The error is
-// EAGAIN if none does.
+// acceptWaiting accepts a connection from the backlog. The error is EAGAIN if it is empty.
 func acceptWaiting(l *net.TCPListener) (*net.TCPConn, error) {
-	raw, err := l.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
 	var fd int
-	for again := true; again; again = err == unix.EINTR || err == unix.ECONNABORTED {
-		if controlErr := raw.Control(func(listener uintptr) {
-			fd, _, err = unix.Accept4(int(listener), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
-		}); controlErr != nil {
-			return nil, controlErr
+	if err := onSocket(l, func(listener int) (err error) {
+		for again := true; again; again = err == unix.EINTR || err == unix.ECONNABORTED {
+			fd, _, err = unix.Accept4(listener, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
 		}
-	}
-	if err != nil {
-		return nil, os.NewSyscallError("accept4", err)
+		return os.NewSyscallError("accept4", err)
+	}); err != nil {
+		return nil, err
 	}
 	f := os.NewFile(uintptr(fd), "connection")
 	defer f.Close()
@@ -226,7 +216,7 @@ func acceptWaiting(l *net.TCPListener) (*net.TCPConn, error) {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
 		_ = conn.Close()
-		return nil, fmt.Errorf("listener %v is not one of TCP", l.Addr())
+		return nil, fmt.Errorf("listener %v is not TCP", l.Addr())
 	}
 	return tcp, nil
 }

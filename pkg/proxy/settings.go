@@ -17,9 +17,8 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
-// settings is what can change while the proxy runs. But for a cache it is
-// immutable: a connection reads the current one once, at its start, and stays
-// with it.
+// settings is what can change while the proxy runs. Except for a cache it is immutable: a
+// connection reads the current one once, at its start, and keeps it.
 type settings struct {
 	mode        api.Mode
 	trustDomain string
@@ -30,8 +29,8 @@ type settings struct {
 	// podIP is the address that stands for the pod in a header, by family.
 	podIP4, podIP6      netip.Addr
 	notBefore, notAfter time.Time
-	// client, with an address added, is for the gateway of the pod at that
-	// address; service is for any gateway of the trust domain.
+	// client, with an address added, is for the gateway of the pod at that address; service
+	// is for any gateway of the trust domain; server is for accepted connections.
 	client, service, server *tls.Config
 	// clients are copies of client with their addresses, made as they are needed.
 	mu      sync.Mutex
@@ -63,7 +62,7 @@ func newSettings(config *api.Config, certificate tls.Certificate, roots *x509.Ce
 		return nil, fmt.Errorf("the certificate belongs to trust domain %q, the configuration to %q", id.TrustDomain, config.TrustDomain)
 	}
 	if config.Mode != api.Permissive && config.Mode != api.Strict {
-		return nil, fmt.Errorf("mode %q is not known", config.Mode)
+		return nil, fmt.Errorf("mode %q is unknown", config.Mode)
 	}
 	rules, err := api.ParseAllow(config.Allow)
 	if err != nil {
@@ -106,8 +105,8 @@ func (s *settings) ownPod(ip netip.Addr) bool {
 	return ok
 }
 
-// certificateProblem says why the gateway's own certificate cannot be used
-// now, as a reason and an error with all there is to say, or nil if it can.
+// certificateProblem returns why the gateway's own certificate cannot be used now, as a reason
+// and an error with the details. The error is nil if it can.
 func (s *settings) certificateProblem() (reason traffic.Reason, err error) {
 	now := s.now()
 	reason = traffic.CertificateNotYetValid
@@ -117,10 +116,9 @@ func (s *settings) certificateProblem() (reason traffic.Reason, err error) {
 	return reason, outOfTime("the gateway's own certificate", s.notBefore, s.notAfter, now)
 }
 
-// clientAddress returns the address that a captured connection comes from, as
-// the peer is told. The eBPF programs bind captured sockets to the pod's
-// address; a socket that the application bound to another one is named by the
-// pod's address of the destination's family.
+// clientAddress returns the address of a captured connection's client for the header. The eBPF
+// programs bind captured sockets to the pod's address; for a socket that the application bound
+// to another one it is the pod's address of the destination's family.
 func (s *settings) clientAddress(remote, destination netip.AddrPort) (netip.AddrPort, error) {
 	if s.ownPod(remote.Addr()) && remote.Addr().Is4() == destination.Addr().Is4() {
 		return remote, nil

@@ -11,17 +11,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxRaw is up to how many bytes are read and written without telling the Go
-// scheduler. Sockets of this package never block, so such a call ends within
-// microseconds, while handing the processor to another thread and getting it
-// back can take longer than that. More than this may keep the kernel busy for
-// so long that other goroutines should run.
+// maxRaw is up to how many bytes are read and written without notifying the Go scheduler.
+// Sockets of this package never block, so such a call ends within microseconds, while
+// releasing the processor to another thread and acquiring it again can take longer. Larger
+// calls may keep the kernel busy for so long that other goroutines should run.
 const maxRaw = 1 << 14
 
-// readFD is read(2) without the interruptions.
+// readFD is read(2), repeated after EINTR.
 func readFD(fd uintptr, p []byte) (int, error) { return transfer(unix.SYS_READ, fd, p) }
 
-// writeFD is write(2) without the interruptions.
+// writeFD is write(2), repeated after EINTR.
 func writeFD(fd uintptr, p []byte) (int, error) { return transfer(unix.SYS_WRITE, fd, p) }
 
 func transfer(call, fd uintptr, p []byte) (int, error) {
@@ -69,7 +68,7 @@ func (s *sink) write(p []byte) (int, error) {
 	return n, s.err
 }
 
-// writeOnce writes until everything is written or the socket takes no more.
+// writeOnce writes until everything is written or the socket is full.
 func (s *sink) writeOnce(fd uintptr) bool {
 	for len(s.rest) > 0 {
 		n, err := writeFD(fd, s.rest)

@@ -22,11 +22,10 @@ const maxSessions = 1024
 // kilobyte each.
 const maxClients = 1024
 
-// tlsConfigs makes the configurations of these settings. Ticket keys and the
-// session caches belong to them, so that no session of other settings can be
-// resumed, and none that was made with a Service where a certain pod is asked for.
-// crypto/tls checks chains, validity, key usage and the dialled address, also
-// when a session is resumed; verifyConnection adds the rest.
+// tlsConfigs makes the configurations of these settings. Ticket keys and session caches belong
+// to them, so that no session of other settings can be resumed, nor one with a Service where a
+// certain pod is dialled. crypto/tls checks chains, validity, key usage and the dialled
+// address, also when a session is resumed; verifyConnection adds the rest.
 func (s *settings) tlsConfigs(certificate tls.Certificate) {
 	common := tls.Config{
 		Certificates:                []tls.Certificate{certificate},
@@ -42,9 +41,9 @@ func (s *settings) tlsConfigs(certificate tls.Certificate) {
 	s.client.ClientSessionCache = tls.NewLRUClientSessionCache(maxSessions)
 	s.clients = make(map[netip.Addr]*tls.Config)
 	s.service = common.Clone()
-	// crypto/tls verifies a chain only together with a name, and the pod behind a
-	// Service has none that could be known. verifyService does all of it. Sessions
-	// are kept by the address that was dialled.
+	// crypto/tls verifies a chain only together with a name, and that of the pod behind a
+	// Service is unknown. verifyService does all of it. Sessions are kept by the dialled
+	// address.
 	s.service.InsecureSkipVerify = true
 	s.service.VerifyConnection = s.verifyService
 	s.service.ClientSessionCache = tls.NewLRUClientSessionCache(maxSessions)
@@ -71,9 +70,8 @@ func (s *settings) clientConfig(ip netip.Addr) *tls.Config {
 	return config
 }
 
-// verifyConnection refuses whatever is not a gateway of the same trust domain.
-// It is called for resumed sessions as well, and therefore looks at the
-// validity of the chain again.
+// verifyConnection refuses peers that are not gateways of the same trust domain. It is called
+// for resumed sessions as well, and therefore checks the validity of the chain again.
 func (s *settings) verifyConnection(state tls.ConnectionState) error {
 	if state.Version != tls.VersionTLS13 {
 		return errors.New("peer does not speak TLS 1.3")
@@ -100,8 +98,8 @@ func (s *settings) verifyConnection(state tls.ConnectionState) error {
 	return nil
 }
 
-// verifyService is verifyConnection for a peer whose address is not known: chain,
-// validity and key usage are checked here, for resumed sessions as well.
+// verifyService is verifyConnection for a peer whose address is unknown: it also checks chain,
+// validity and key usage, for resumed sessions as well.
 func (s *settings) verifyService(state tls.ConnectionState) error {
 	if len(state.PeerCertificates) == 0 {
 		return errors.New("peer has no certificate")
@@ -130,7 +128,7 @@ func identityOf(leaf *x509.Certificate) string {
 	return leaf.URIs[0].String()
 }
 
-// describeTLS notes who the peer is, and what was agreed on with it.
+// describeTLS adds the peer and the TLS parameters to the log line.
 func (c *connection) describeTLS() {
 	state := c.tls.ConnectionState()
 	c.line.Peer = identityOf(state.PeerCertificates[0])

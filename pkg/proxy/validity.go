@@ -14,31 +14,30 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
 
-// Certificates are issued five minutes backdated, so that clocks may differ by as much.
-// When a certificate is refused for its time all the same, the log must say so: what
-// looks like an attack is mostly a clock, or a renewal that did not happen.
+// Certificates are backdated by five minutes, so that clocks may differ by as much. When a
+// certificate is still refused for its time, the log says so: the cause is mostly a clock, or
+// a renewal that did not happen, and no attack.
 
-// alertExpired is what a peer says to a certificate that is expired or not valid yet
-// (RFC 8446, section 6.2).
+// alertExpired is the alert for a certificate that is expired or not valid yet (RFC 8446,
+// section 6.2).
 const alertExpired = tls.AlertError(45)
 
-// validityProblem returns the certificate that err refuses for its time, and says what is
-// wrong with it by a clock that shows now. It returns nil if err is about something
-// else.
+// validityProblem returns the certificate that err refuses for its time, and what is wrong
+// with it at the time now. It returns nil if err is about something else.
 func validityProblem(err error, now time.Time) (*x509.Certificate, error) {
 	var invalid x509.CertificateInvalidError
 	if !errors.As(err, &invalid) || invalid.Reason != x509.Expired || invalid.Cert == nil {
 		return nil, nil
 	}
 	whose := "the peer's certificate"
-	// Its time is looked at first: nobody has vouched for the name yet.
+	// crypto/x509 checks the time first: the name is not verified.
 	if id, err := identity.FromCertificate(invalid.Cert); err == nil {
 		whose = fmt.Sprintf("the certificate of a peer that calls itself %.200s", id.String())
 	}
 	return invalid.Cert, outOfTime(whose, invalid.Cert.NotBefore, invalid.Cert.NotAfter, now)
 }
 
-// outOfTime says by how much now lies outside of a certificate's life, or returns nil.
+// outOfTime returns by how much now lies outside of a certificate's life, or nil.
 func outOfTime(whose string, notBefore, notAfter, now time.Time) error {
 	shown := now.UTC().Format(time.RFC3339)
 	switch {
@@ -50,11 +49,11 @@ func outOfTime(whose string, notBefore, notAfter, now time.Time) error {
 	return nil
 }
 
-// round keeps the message short, and never says that the difference is nothing.
+// round keeps the message short, and never returns 0.
 func round(d time.Duration) time.Duration { return max(d.Round(time.Second), time.Second) }
 
-// validityReason chooses between the reasons for a certificate that err refuses for its
-// time, which it explains. For other errors it returns other and err.
+// validityReason chooses the reason for a certificate that err refuses for its time, and
+// explains it. For other errors it returns other and err.
 func validityReason(err error, now time.Time, expired, notYetValid, other traffic.Reason) (traffic.Reason, error) {
 	certificate, problem := validityProblem(err, now)
 	switch {

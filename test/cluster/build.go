@@ -14,16 +14,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
 )
 
-// containerdVersion is a release of github.com/containerd/containerd/v2. The
-// versions of everything else are in the go.mod files of kube and coredns.
-const containerdVersion = "v2.4.2"
+// programsModule is the directory, below our sources, of the module that all programs are
+// built from; its go.mod has their versions.
+const programsModule = "programs"
 
 // program is one Go program that the cluster is made of.
 type program struct {
@@ -31,28 +31,37 @@ type program struct {
 	Name string
 	// Links are the further names that it is called by.
 	Links []string
-	// Module is a directory below our sources, or "" for a Package of a release.
-	Module string
-	// Package is what to build; with "@version" when Module is "".
+	// Dir is where go build runs, below our sources.
+	Dir string
+	// Package is what to build.
 	Package string
-	// Stamp is a linker variable to set to the version of the module StampOf.
-	Stamp, StampOf string
+	// Tags are build constraints, separated by commas.
+	Tags string
+	// Of is the module whose version is the program's, "" for one of ours.
+	Of string
+	// Stamp is a linker variable to set to that version, or "".
+	Stamp string
 	// Hint tells how long the first build takes.
 	Hint string
 }
 
 func programs() []program {
-	const containerd = "github.com/containerd/containerd/v2/cmd/"
+	const (
+		containerd = "github.com/containerd/containerd/v2"
+		// Snapshotters of file systems that the nodes do not have, and tracing.
+		without = "no_btrfs,no_devmapper,no_zfs,no_tracing"
+	)
 	return []program{
-		{Name: "kube", Module: "kube", Package: ".",
+		{Name: "kube", Dir: programsModule, Package: "./kube", Of: "k8s.io/kubernetes",
 			Links: []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubectl"},
-			Stamp: "k8s.io/component-base/version.gitVersion", StampOf: "k8s.io/kubernetes",
-			Hint: "about 6 minutes on two cores, the first time only"},
-		{Name: "containerd", Package: containerd + "containerd@" + containerdVersion, Hint: "about a minute, the first time only"},
-		{Name: "containerd-shim-runc-v2", Package: containerd + "containerd-shim-runc-v2@" + containerdVersion},
-		{Name: "ctr", Package: containerd + "ctr@" + containerdVersion},
-		{Name: "coredns", Module: "coredns", Package: ".", Hint: "about a minute, the first time only"},
-		{Name: "pause", Module: "images/pause", Package: "."},
+			Stamp: "k8s.io/component-base/version.gitVersion",
+			Hint:  "about 6 minutes on two cores, the first time only"},
+		{Name: "containerd", Dir: programsModule, Package: containerd + "/cmd/containerd", Tags: without, Of: containerd,
+			Hint: "about a minute, the first time only"},
+		{Name: "containerd-shim-runc-v2", Dir: programsModule, Package: containerd + "/cmd/containerd-shim-runc-v2", Tags: without, Of: containerd},
+		{Name: "ctr", Dir: programsModule, Package: containerd + "/cmd/ctr", Tags: without, Of: containerd},
+		{Name: "coredns", Dir: programsModule, Package: "./coredns", Of: "github.com/coredns/coredns"},
+		{Name: "pause", Dir: ".", Package: "./images/pause"},
 	}
 }
 
@@ -79,14 +88,14 @@ func newBuilder(progress *progress, cgroup *os.File) (*builder, error) {
 }
 
 // findSources returns the directory of this module: the current one, as for
-// "go run .", or else the one that this program was built from.
+// "go run .", or else the one of the tree that this program is in the bin of.
 func findSources() (string, error) {
 	var candidates []string
 	if dir, err := os.Getwd(); err == nil {
 		candidates = append(candidates, dir, filepath.Join(dir, "test", "cluster"))
 	}
-	if _, file, _, ok := runtime.Caller(0); ok {
-		candidates = append(candidates, filepath.Dir(file))
+	if program, err := os.Executable(); err == nil {
+		candidates = append(candidates, filepath.Join(filepath.Dir(program), "..", "test", "cluster"))
 	}
 	for _, dir := range candidates {
 		text, err := os.ReadFile(filepath.Join(dir, "go.mod"))
@@ -144,17 +153,14 @@ func (b *builder) one(ctx context.Context, p program) (string, error) {
 
 // version is that of the program's main dependency, for people and for --version.
 func (b *builder) version(p program) (string, error) {
-	if _, version, ok := strings.Cut(p.Package, "@"); ok {
-		return version, nil
-	}
-	if p.StampOf == "" {
+	if p.Of == "" {
 		return "local", nil
 	}
-	text, err := os.ReadFile(filepath.Join(b.sources, p.Module, "go.mod"))
+	text, err := os.ReadFile(filepath.Join(b.sources, p.Dir, "go.mod"))
 	if err != nil {
 		return "", fmt.Errorf("reading a version: %w", err)
 	}
-	return requiredVersion(string(text), p.StampOf)
+	return requiredVersion(string(text), p.Of)
 }
 
 // environment is that of every go command: the Go of our go.mod, whatever the machine's
@@ -196,36 +202,34 @@ func (b *builder) key(ctx context.Context, p program) (string, error) {
 		return "", withHint(fmt.Errorf("asking for the version of Go: %w", err), "install Go and put it on PATH")
 	}
 	hash := sha256.New()
-	fmt.Fprintf(hash, "%s\n%+v\n%s\n", versions, p, buildFlags("", "", ""))
-	if p.Module != "" {
-		for _, pattern := range []string{"*.go", "go.mod", "go.sum"} {
-			files, err := filepath.Glob(filepath.Join(b.sources, p.Module, pattern))
+	fmt.Fprintf(hash, "%s\n%+v\n%s\n", versions, p, buildFlags(p, "", ""))
+	patterns := []string{filepath.Join(p.Dir, "go.mod"), filepath.Join(p.Dir, "go.sum")}
+	if strings.HasPrefix(p.Package, ".") {
+		patterns = append(patterns, filepath.Join(p.Dir, p.Package, "*.go"))
+	}
+	for _, pattern := range patterns {
+		files, err := filepath.Glob(filepath.Join(b.sources, pattern))
+		if err != nil {
+			return "", fmt.Errorf("listing sources: %w", err)
+		}
+		for _, file := range files {
+			data, err := os.ReadFile(file)
 			if err != nil {
-				return "", fmt.Errorf("listing sources: %w", err)
+				return "", fmt.Errorf("reading sources: %w", err)
 			}
-			for _, file := range files {
-				data, err := os.ReadFile(file)
-				if err != nil {
-					return "", fmt.Errorf("reading sources: %w", err)
-				}
-				fmt.Fprintf(hash, "%s %d\n%s", filepath.Base(file), len(data), data)
-			}
+			fmt.Fprintf(hash, "%s %d\n%s", filepath.Base(file), len(data), data)
 		}
 	}
 	return hex.EncodeToString(hash.Sum(nil))[:12], nil
 }
 
-// buildFlags are those of every build; the hash of an executable contains them.
-func buildFlags(stamp, version, output string) []string {
+// buildFlags are those of a build; the hash of an executable contains them.
+func buildFlags(p program, version, output string) []string {
 	link := "-s -w"
-	if stamp != "" {
-		link += " -X " + stamp + "=" + version
+	if p.Stamp != "" {
+		link += " -X " + p.Stamp + "=" + version
 	}
-	flags := []string{"-v", "-trimpath", "-buildvcs=false", "-ldflags", link}
-	if output != "" {
-		flags = append(flags, "-o", output)
-	}
-	return flags
+	return []string{"-v", "-trimpath", "-buildvcs=false", "-tags", p.Tags, "-ldflags", link, "-o", output}
 }
 
 func (b *builder) compile(ctx context.Context, p program, version, output string) error {
@@ -239,16 +243,8 @@ func (b *builder) compile(ctx context.Context, p program, version, output string
 	if err != nil {
 		return err
 	}
-	var cmd *exec.Cmd
-	if p.Module == "" {
-		cmd = exec.CommandContext(ctx, "go", append(append([]string{"install"}, buildFlags("", "", "")...), p.Package)...)
-		cmd.Env = append(env, "GOBIN="+filepath.Dir(output))
-		cmd.Dir = "/"
-	} else {
-		cmd = exec.CommandContext(ctx, "go", append(append([]string{"build"}, buildFlags(p.Stamp, version, output)...), p.Package)...)
-		cmd.Env = env
-		cmd.Dir = filepath.Join(b.sources, p.Module)
-	}
+	cmd := exec.CommandContext(ctx, "go", slices.Concat([]string{"build"}, buildFlags(p, version, output), []string{p.Package})...)
+	cmd.Dir, cmd.Env = filepath.Join(b.sources, p.Dir), env
 	if b.cgroup != nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(b.cgroup.Fd())}
 	}
@@ -262,9 +258,7 @@ func (b *builder) compile(ctx context.Context, p program, version, output string
 	}
 	beat, stop := context.WithCancel(ctx)
 	defer stop()
-	if p.Module != "" {
-		go watcher.count(beat, cmd)
-	}
+	go watcher.count(beat, cmd, p)
 	go b.progress.heartbeat(beat, 15*time.Second, watcher.String)
 	watcher.read(stderr)
 	if err := cmd.Wait(); err != nil {
@@ -286,8 +280,8 @@ type buildWatcher struct {
 
 // count finds out how many packages a build has, for an idea of its end; those
 // in the compiler's cache will not be mentioned.
-func (w *buildWatcher) count(ctx context.Context, build *exec.Cmd) {
-	list := exec.CommandContext(ctx, "go", "list", "-deps", ".")
+func (w *buildWatcher) count(ctx context.Context, build *exec.Cmd, p program) {
+	list := exec.CommandContext(ctx, "go", "list", "-deps", "-tags", p.Tags, p.Package)
 	list.Dir, list.Env, list.SysProcAttr = build.Dir, build.Env, build.SysProcAttr
 	if output, err := list.Output(); err == nil {
 		w.total.Store(int64(bytes.Count(output, []byte("\n"))))

@@ -42,8 +42,8 @@ func TestCacheKey(t *testing.T) {
 		}
 		return key
 	}
-	app := program{Name: "app", Module: "app", Package: "."}
-	other := program{Name: "app", Module: "app", Package: ".", Stamp: "main.version"}
+	app := program{Name: "app", Dir: ".", Package: "./app"}
+	other := program{Name: "app", Dir: ".", Package: "./app", Stamp: "main.version"}
 	first := key(app, "package main")
 	if again := key(app, "package main"); again != first {
 		t.Errorf("the same sources gave %s and %s", first, again)

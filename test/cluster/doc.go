@@ -13,10 +13,11 @@
 //	go run . stop UNIT             kill a component of the control plane, until "start UNIT"
 //	go run . down                  remove everything
 //
-// The first up builds the programs, about ten minutes on two cores; they are
-// kept in $XDG_CACHE_HOME/kubectl-gateway/cluster, and later ones take half a
-// minute. The state is in /var/lib/kubectl-gateway-cluster, or in
-// $KUBE_GATEWAY_CLUSTER_DIR: another directory is another cluster.
+// The first up builds the programs (programs/go.mod has their versions), about ten
+// minutes on two cores; they are kept in $XDG_CACHE_HOME/kubectl-gateway/cluster,
+// and later ones take half a minute. The state is in
+// /var/lib/kubectl-gateway-cluster, or in $KUBE_GATEWAY_CLUSTER_DIR: another
+// directory is another cluster.
 //
 // # Shape
 //

@@ -135,7 +135,7 @@ func TestGatewayDeathOpen(t *testing.T) {
 		return nil
 	})
 	checkSaysDead(t, a)
-	wire := record(t)
+	wire := record(t, a, b)
 	a.talk(b.addr(portEcho), "canary-death-out")
 	b.talk(a.addr(portEcho), "canary-death-in")
 	wire.stop()
@@ -149,7 +149,7 @@ func TestGatewayDeathOpen(t *testing.T) {
 	out.more(10)
 	in.more(10)
 	eventually(t, "traffic is encrypted again", func() error {
-		wire := record(t)
+		wire := record(t, a, b)
 		a.talk(b.addr(portEcho), "canary-taken-out")
 		b.talk(a.addr(portEcho), "canary-taken-in")
 		wire.stop()

@@ -27,7 +27,7 @@ func disable(t *testing.T, flags []string, pods ...*pod) output {
 func encrypted(t *testing.T, a, b *pod) bool {
 	t.Helper()
 	canary := fmt.Sprintf("canary-%s-%d-", a.namespace, time.Now().UnixNano())
-	wire := record(t)
+	wire := record(t, a, b)
 	a.talk(b.addr(portEcho), canary+"out")
 	b.talk(a.addr(portEcho), canary+"in")
 	wire.stop()

@@ -31,6 +31,7 @@ func edgesOf(t *testing.T, ns string, args ...string) *edges.List {
 // TestEdges shows a pod that talks to one with a gateway, directly and by a Service, to
 // one without, and to one that refuses it.
 func TestEdges(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	pods := startPods(t, ns, podSpec("a", node1), podSpec("b", node2), podSpec("plain", node2), podSpec("strict", node2))
 	a, b, plain, strict := pods[0], pods[1], pods[2], pods[3]

@@ -33,6 +33,7 @@ func secrets(t *testing.T, ns string) []corev1.Secret {
 
 // TestSecret looks at the Secret that --keep-secret keeps, and at its end.
 func TestSecret(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	a, b := twoPods(t, ns)
 	enable(t, nil, b)
@@ -132,6 +133,7 @@ func TestAuthorityKeyStaysOnTheLaptop(t *testing.T) {
 
 // TestEnableAgain shows that enabling twice changes nothing.
 func TestEnableAgain(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	a := startPods(t, ns, podSpec("a", node1))[0]
 	enable(t, nil, a)
@@ -150,6 +152,7 @@ func TestEnableAgain(t *testing.T) {
 // own words, that it leaves no Secret, that it stops no other pod, and that
 // enabling can be tried again.
 func TestFailedEnable(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	a, b := twoPods(t, ns)
 
@@ -196,6 +199,7 @@ func TestFailedEnable(t *testing.T) {
 
 // TestDryRun prints what would be done, without a key, and does nothing.
 func TestDryRun(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	a := startPods(t, ns, podSpec("a", node1))[0]
 	for _, where := range []string{"client", "server"} {
@@ -217,6 +221,7 @@ func TestDryRun(t *testing.T) {
 // TestCtrlC interrupts an enable that waits, which ends at once and leaves no
 // Secret.
 func TestCtrlC(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	startPods(t, ns, podSpec("a", node1))
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -250,6 +255,7 @@ func TestCtrlC(t *testing.T) {
 
 // TestStatusAndTail reads the gateways as an operator does.
 func TestStatusAndTail(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	a, b := twoPods(t, ns)
 	enable(t, nil, a, b)
@@ -280,6 +286,7 @@ func TestStatusAndTail(t *testing.T) {
 // TestWorkerHasNoPrivilege reads what the kernel says of the process that
 // touches the network and the key.
 func TestWorkerHasNoPrivilege(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	a := startPods(t, ns, podSpec("a", node1))[0]
 	enable(t, nil, a)

@@ -22,10 +22,11 @@ import (
 // any more, in either direction, over TCP and HTTP, from sockets of either
 // family; and both applications still see each other's true addresses.
 func TestBothEnabled(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	a, b := twoPods(t, ns)
 
-	before := record(t)
+	before := record(t, a, b)
 	a.talk(b.addr(portEcho), "canary-before")
 	before.stop()
 	if !before.contains("canary-before") {
@@ -36,7 +37,7 @@ func TestBothEnabled(t *testing.T) {
 	for _, direction := range []struct{ from, to *pod }{{a, b}, {b, a}} {
 		from, to := direction.from, direction.to
 		t.Run(from.name+" to "+to.name, func(t *testing.T) {
-			wire := record(t)
+			wire := record(t, from, to)
 			r := from.talk(to.addr(portEcho), "canary-tcp")
 			if r.Peer != to.addr(portEcho) {
 				t.Errorf("the client's peer is %s, not the %s that it dialled", r.Peer, to.addr(portEcho))
@@ -96,6 +97,7 @@ func host(t *testing.T, address string) netip.Addr {
 
 // TestIPv6 is the same between the pods' IPv6 addresses.
 func TestIPv6(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	a, b := twoPods(t, ns)
 	if len(b.ips) < 2 || !b.ips[1].Is6() {
@@ -103,7 +105,7 @@ func TestIPv6(t *testing.T) {
 	}
 	enable(t, nil, a, b)
 	address := netip.AddrPortFrom(b.ips[1], portEcho).String()
-	wire := record(t)
+	wire := record(t, a, b)
 	r := a.talk(address, "canary-six")
 	wire.stop()
 	if r.Peer != address || host(t, r.Local) != a.ips[1] {
@@ -117,10 +119,11 @@ func TestIPv6(t *testing.T) {
 // TestPermissiveOneEnabled shows that one gateway alone breaks nothing: both
 // directions work, in plaintext, and that is counted.
 func TestPermissiveOneEnabled(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	a, b := twoPods(t, ns)
 	enable(t, nil, a)
-	wire := record(t)
+	wire := record(t, a, b)
 	a.talk(b.addr(portEcho), "canary-out")
 	b.talk(a.addr(portEcho), "canary-in")
 	wire.stop()
@@ -135,10 +138,11 @@ func TestPermissiveOneEnabled(t *testing.T) {
 // TestStrictOneEnabled shows that a strict gateway lets nothing out in
 // plaintext, and that two strict gateways talk to each other.
 func TestStrictOneEnabled(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	a, b := twoPods(t, ns)
 	enable(t, []string{"--mode=strict"}, a)
-	wire := record(t)
+	wire := record(t, a, b)
 	r := a.app("talk", b.addr(portEcho), "canary-strict")
 	wire.stop()
 	if r.Error == "" || r.Received != "" {
@@ -164,13 +168,14 @@ func TestStrictOneEnabled(t *testing.T) {
 // TestThirdPodIsNotAffected looks at a pod that is not enabled, on the same
 // node as one that is: whatever it does goes where it went before.
 func TestThirdPodIsNotAffected(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	pods := startPods(t, ns, podSpec("a", node1), podSpec("b", node2), podSpec("third", node1))
 	a, b, third := pods[0], pods[1], pods[2]
 	enable(t, nil, a, b)
 	captured := a.status().Capture.Captured
 
-	wire := record(t)
+	wire := record(t, a, b, third)
 	r := third.talk(b.addr(portEcho), "canary-third")
 	wire.stop()
 	if r.Peer != b.addr(portEcho) || host(t, r.Local) != third.ips[0] {
@@ -200,6 +205,7 @@ func TestThirdPodIsNotAffected(t *testing.T) {
 // TestApplicationRestarts has the kubelet restart the application's container,
 // whose new cgroup must be captured as the old one was.
 func TestApplicationRestarts(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	a, b := twoPods(t, ns)
 	enable(t, nil, a, b)
@@ -213,7 +219,7 @@ func TestApplicationRestarts(t *testing.T) {
 		}
 		return nil
 	})
-	wire := record(t)
+	wire := record(t, a, b)
 	a.talk(b.addr(portEcho), "canary-restarted")
 	b.talk(a.addr(portEcho), "canary-to-restarted")
 	wire.stop()
@@ -250,6 +256,7 @@ func TestApplicationsWork(t *testing.T) {
 // TestGatewayDies kills a gateway as the kernel does when memory runs out:
 // status says so and what to do, and enabling again repairs it.
 func TestGatewayDies(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	a, b := twoPods(t, ns)
 	enable(t, []string{"--mode=strict"}, a, b)

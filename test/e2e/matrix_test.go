@@ -5,6 +5,7 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -45,6 +46,7 @@ func expected(client, server string) outcome {
 // kind of address, over both families, and looks at the wire: is the server
 // reached, and does the text cross the network in the clear.
 func TestMatrix(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	kinds := []string{plain, permissive, strict}
 	var specs []*corev1.Pod
@@ -72,7 +74,7 @@ func TestMatrix(t *testing.T) {
 		got                  appResult
 	}
 	var attempts []*attempt
-	recorded := record(t)
+	recorded := record(t, slices.Collect(maps.Values(pods))...)
 	for _, client := range kinds {
 		for _, server := range kinds {
 			for _, target := range services[server].targets(pods["server-"+server]) {
@@ -192,6 +194,7 @@ func (s *service) await(from *pod) {
 
 // TestHairpin has pods of every kind reach themselves through their Service.
 func TestHairpin(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	for _, kind := range []string{plain, permissive, strict} {
 		p := startPods(t, ns, podSpec("self-"+kind, node1))[0]
@@ -201,7 +204,7 @@ func TestHairpin(t *testing.T) {
 		if kind != plain {
 			enable(t, []string{"--mode=" + kind}, p)
 		}
-		wire := recordAt(t, p.link())
+		wire := recordAt(t, p.link(), p)
 		for i, vip := range s.vips {
 			p.talk(netip.AddrPortFrom(vip, portEcho).String(), fmt.Sprintf("canary-%s-%d", kind, i))
 		}
@@ -231,6 +234,7 @@ func (p *pod) link() wire.Place {
 // of which one has no gateway: the spread stays even, and status reports how
 // many were encrypted.
 func TestLoadBalancing(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	specs := []*corev1.Pod{podSpec("client", node1)}
 	for i := range 3 {
@@ -327,6 +331,7 @@ func TestProbes(t *testing.T) {
 // TestModeChange makes a running gateway strict and permissive again, under
 // traffic of a pod with a gateway, and while a plaintext connection is open.
 func TestModeChange(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	a, b := twoPods(t, ns)
 	enable(t, nil, a, b)
@@ -350,6 +355,7 @@ func TestModeChange(t *testing.T) {
 
 // TestIdentityRules lets only one service account in.
 func TestIdentityRules(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	kubectl(t, "-n", ns, "create", "serviceaccount", "friend")
 	friendly := podSpec("friend", node1)
@@ -370,6 +376,7 @@ func TestIdentityRules(t *testing.T) {
 // TestSessionAffinity: a Service with ClientIP affinity sends all connections
 // of a client to one backend, with gateways as without.
 func TestSessionAffinity(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	specs := []*corev1.Pod{podSpec("client", node1)}
 	for i := range 3 {
@@ -417,6 +424,7 @@ func TestSessionAffinity(t *testing.T) {
 // TestExternalTrafficPolicy: with the policy Local a NodePort keeps the client's
 // address and leads to backends of its own node only; gateways change neither.
 func TestExternalTrafficPolicy(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	pods := startPods(t, ns, podSpec("client", node2), podSpec("backend", node1))
 	client, backend := pods[0], pods[1]
@@ -455,6 +463,7 @@ spec:
 // TestUDP: datagrams into captured ranges are not encrypted, which status says;
 // they can be refused in strict mode, except DNS.
 func TestUDP(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	a, b := twoPods(t, ns)
 	enable(t, []string{"--mode=strict", "--block-udp"}, a)

@@ -34,6 +34,7 @@ func (p *pod) metric(name string, labels map[string]string) (float64, error) {
 // TestMetrics: a pod that talks to one with a gateway, and to one without, says so in
 // its metrics, which come without a port.
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	pods := startPods(t, ns, podSpec("a", node1), podSpec("b", node2), podSpec("plain", node2))
 	a, b, plain := pods[0], pods[1], pods[2]

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"net/netip"
 	"path/filepath"
 	"testing"
 
@@ -20,16 +21,21 @@ type recording struct {
 	c *wire.Recording
 }
 
-// record starts to record what crosses the network between the nodes.
-func record(t *testing.T) *recording {
+// record starts to record what pods send and receive between the nodes. What other
+// tests' pods do is none of it.
+func record(t *testing.T, pods ...*pod) *recording {
 	t.Helper()
-	return recordAt(t, wire.BetweenNodes())
+	return recordAt(t, wire.BetweenNodes(), pods...)
 }
 
-// recordAt starts to record what passes an interface of node-1.
-func recordAt(t *testing.T, place wire.Place) *recording {
+// recordAt starts to record what pods send and receive through an interface of node-1.
+func recordAt(t *testing.T, place wire.Place, pods ...*pod) *recording {
 	t.Helper()
-	c, err := wire.Start(t.Context(), filepath.Join(t.TempDir(), "wire.pcap"), place)
+	var hosts []netip.Addr
+	for _, p := range pods {
+		hosts = append(hosts, p.ips...)
+	}
+	c, err := wire.Start(t.Context(), filepath.Join(t.TempDir(), "wire.pcap"), place, hosts...)
 	if err != nil {
 		t.Fatal(err)
 	}

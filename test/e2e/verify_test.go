@@ -36,7 +36,7 @@ func TestVerify(t *testing.T) {
 	}
 	enable(t, nil, a, b)
 
-	wire := record(t)
+	wire := record(t, a, b)
 	r, code := verified(t, "-n", ns, "verify", a.String(), b.String())
 	if code != 0 || r.Verdict != verify.Encrypted {
 		t.Fatalf("exit code %d: %s %q", code, r.Verdict, r.Reasons)
@@ -55,7 +55,7 @@ func TestVerify(t *testing.T) {
 		t.Errorf("with a peer that is chosen:\n%s", out.stdout)
 	}
 
-	wire = record(t)
+	wire = record(t, a, plain)
 	r, code = verified(t, "-n", ns, "verify", a.String(), plain.String(), "--port=9000")
 	wire.stop()
 	if code != 1 || r.Verdict != verify.Plaintext || !wire.contains(r.Canary) {
@@ -83,6 +83,7 @@ func onNode(t *testing.T, node string, args ...string) string {
 
 // TestPackets ends a recording with Ctrl-C and has tcpdump read it.
 func TestPackets(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	a, b := twoPods(t, ns)
 	enable(t, nil, a, b)

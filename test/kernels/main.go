@@ -35,8 +35,9 @@ func main() {
 
 // The bounds of what may take long.
 const (
-	groupTimeout = 30 * time.Minute // the tests of one package
-	guestTimeout = 70 * time.Minute // everything in one guest
+	groupTimeout = 30 * time.Minute // the tests of one package, by the guest's clock
+	fullTimeout  = 90 * time.Minute // everything in one guest
+	shortTimeout = 20 * time.Minute // the same with -short
 )
 
 // options are what the command line asks for.
@@ -44,6 +45,7 @@ type options struct {
 	kernels []kernel
 	groups  []group
 	only    *regexp.Regexp
+	timeout time.Duration // of one guest
 	accel   string
 	logs    string
 }
@@ -68,9 +70,9 @@ func parse(args []string) (o options, err error) {
 	if o.only, err = regexp.Compile(*only); err != nil {
 		return o, err
 	}
-	o.groups = full()
+	o.groups, o.timeout = full(), fullTimeout
 	if *brief {
-		o.groups = short()
+		o.groups, o.timeout = short(), shortTimeout
 	}
 	o.kernels = kernels()
 	if flags.NArg() > 0 {
@@ -183,7 +185,7 @@ func (o options) boot(ctx context.Context, k kernel, steps []step, dir string, r
 	}
 	g := guest{Accel: o.accel, Kernel: files, Archives: []string{userSpace, files.Modules, tests}, Dir: dir, Log: filepath.Join(o.logs, k.Name+".log")}
 	fmt.Fprintf(stdout, "%s	%s\n", k.Name, k.describe(files.Package))
-	ctx, cancel := context.WithTimeout(ctx, guestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
 	start := time.Now()
 	err = g.run(ctx, func(said io.Reader) error { return r.follow(k.Name, said, stdout) })

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"regexp"
@@ -35,8 +36,12 @@ const (
 	// datagram that is sent there matters.
 	discardPort = "9"
 	// bufferKiB is tcpdump's buffer in the kernel. What does not fit is lost, and
-	// Stop reports it.
-	bufferKiB = "65536"
+	// Stop reports it. Every packet takes as much of it as the longest may.
+	bufferKiB = "131072"
+	// longestPacket is one that segmentation offload leaves in one piece, with headers.
+	longestPacket = "65600"
+	// priority lets tcpdump read before whoever sends.
+	priority = "-10"
 	// flushTimeout bounds the wait for the sentinel.
 	flushTimeout = 30 * time.Second
 )
@@ -60,9 +65,10 @@ type Place struct {
 // BetweenNodes is where node-1 is joined to the other node.
 func BetweenNodes() Place { return Place{Device: "eth0", Beyond: "172.30.0.12"} }
 
-// Start begins to record what passes a place into file. It
-// returns once tcpdump listens; the recording ends with Stop, or with ctx.
-func Start(ctx context.Context, file string, at Place) (*Recording, error) {
+// Start begins to record what passes a place into file: what is from or to one of
+// hosts, or everything if none are named. It returns once tcpdump listens; the
+// recording ends with Stop, or with ctx.
+func Start(ctx context.Context, file string, at Place, hosts ...netip.Addr) (*Recording, error) {
 	if os.Getenv(ClusterVariable) == "" {
 		return nil, fmt.Errorf("%s does not name the cluster command: run this through make", ClusterVariable)
 	}
@@ -72,7 +78,7 @@ func Start(ctx context.Context, file string, at Place) (*Recording, error) {
 	}
 	defer f.Close()
 	c := &Recording{file: file, at: at}
-	c.cmd = OnNode(ctx, "tcpdump", "-i", at.Device, "-n", "-U", "--immediate-mode", "-B", bufferKiB, "-Z", "root", "-w", "-")
+	c.cmd = OnNode(ctx, "nice", "-n", priority, "tcpdump", "-i", at.Device, "-n", "-U", "--immediate-mode", "-B", bufferKiB, "-s", longestPacket, "-Z", "root", "-w", "-", filter(hosts))
 	c.cmd.Stdout = f
 	stderr, err := c.cmd.StderrPipe()
 	if err != nil {
@@ -99,6 +105,18 @@ func Start(ctx context.Context, file string, at Place) (*Recording, error) {
 		c.said <- string(rest)
 	}()
 	return c, nil
+}
+
+// filter lets the sentinel pass, and what is from or to one of hosts.
+func filter(hosts []netip.Addr) string {
+	if len(hosts) == 0 {
+		return ""
+	}
+	parts := []string{"udp dst port " + discardPort}
+	for _, host := range hosts {
+		parts = append(parts, "host "+host.String())
+	}
+	return strings.Join(parts, " or ")
 }
 
 // OnNode returns a command that runs inside node-1.

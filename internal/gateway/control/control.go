@@ -21,24 +21,23 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// SocketPath is where the supervisor listens, in the container's own file
-// system, which no other container of the pod sees.
+// SocketPath is where the supervisor listens, in the container's own file system, which no other
+// container of the pod can access.
 const SocketPath = "/run/kube-gateway/control.sock"
 
 // maxMessage bounds a request and an answer, in bytes.
 const maxMessage = 1 << 20
 
-// What a Request may ask for. Each is answered with an api.Status, unless another
-// answer is named.
+// Values of Request.Op. The answer is an api.Status, unless another one is named.
 const (
 	OpStatus = "status"
-	// OpMode changes the mode, OpAllow the identity rules, for connections from
-	// now on. After an error nothing has changed.
+	// OpMode changes the mode, OpAllow changes the identity rules, for connections from now
+	// on. After an error nothing has changed.
 	OpMode  = "mode"
 	OpAllow = "allow"
-	// OpCSR makes a new key and is answered with an api.CertificateRequest for it.
-	// The key waits a few minutes for OpCertificate, which brings the certificate
-	// into force for connections from then on.
+	// OpCSR makes a new key; the answer is an api.CertificateRequest for it. The key waits a
+	// few minutes for OpCertificate, which brings the certificate into force for connections
+	// from then on.
 	OpCSR         = "csr"
 	OpCertificate = "certificate"
 	// OpTrust replaces the roots that the gateway trusts, for connections from
@@ -46,22 +45,20 @@ const (
 	OpTrust = "trust"
 	// OpReset resets the application's plaintext connections into captured ranges.
 	OpReset = "reset"
-	// OpDisable stops the capture, lets connections drain and ends the gateway. It
-	// is answered with an api.DisableReport, after which the gateway is gone. A
-	// second one joins the first.
+	// OpDisable stops the capture, lets connections drain and ends the gateway. The answer is
+	// an api.DisableReport, after which the gateway ends. A second request joins the first.
 	OpDisable = "disable"
 )
 
 // Request is what a client sends.
 type Request struct {
 	Op string `json:"op"`
-	// Wait makes a status wait until the gateway is ready, at most so long
-	// (nanoseconds).
+	// Wait is how long a status waits for the gateway to be ready, at most (nanoseconds).
 	Wait time.Duration `json:"wait,omitempty"`
 	// Mode is what OpMode changes to.
 	Mode api.Mode `json:"mode,omitempty"`
-	// Allow holds the rules of OpAllow. To allow everyone has to be said, so
-	// that nobody does by leaving something out.
+	// Allow holds the rules of OpAllow. Everyone allows all identities: an empty list does not,
+	// so that nothing is allowed by mistake.
 	Allow    []string `json:"allow,omitempty"`
 	Everyone bool     `json:"everyone,omitempty"`
 	// Issued is what OpCertificate brings, Trust what OpTrust does.
@@ -78,11 +75,10 @@ type response struct {
 	Hint   string          `json:"hint,omitempty"`
 }
 
-// Handler answers a request with a value that has a JSON form.
+// Handler answers a request with a value that can be encoded as JSON.
 type Handler func(ctx context.Context, r Request) (any, error)
 
-// Listen opens the socket at path, for root alone. What a dead gateway left
-// there is replaced.
+// Listen opens the socket at path, for root alone. It replaces the socket of a dead gateway.
 func Listen(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("creating the control socket's directory: %w", err)
@@ -101,8 +97,8 @@ func Listen(path string) (net.Listener, error) {
 	return ln, nil
 }
 
-// Serve answers requests on ln until ctx is done, and then waits until those under
-// way, whose context is done as well, are answered.
+// Serve answers requests on ln until ctx is done. Then it waits for the answers to those under
+// way, whose context is done as well.
 func Serve(ctx context.Context, ln net.Listener, handle Handler) error {
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
@@ -120,7 +116,7 @@ func Serve(ctx context.Context, ln net.Listener, handle Handler) error {
 	}
 }
 
-// requestTimeout is for a client that connects and says nothing.
+// requestTimeout bounds the reading of a request, and the writing of an answer.
 const requestTimeout = 5 * time.Second
 
 // hangUpTimeout is how long a client may take to use its answer.
@@ -155,8 +151,8 @@ func serveOne(ctx context.Context, conn net.Conn, handle Handler) {
 	}
 	conn.SetWriteDeadline(time.Now().Add(requestTimeout))
 	json.NewEncoder(conn).Encode(answer)
-	// The client ends with this process when it is the container's first one, so it
-	// is left the time to use what may be the last answer.
+	// The client ends with this process if this is the container's first one, so it gets the
+	// time to use what may be the last answer.
 	select {
 	case <-hungUp:
 	case <-time.After(hangUpTimeout):
@@ -174,19 +170,17 @@ func readMessage(r io.Reader, to any) error {
 	return nil
 }
 
-// dialInterval is how often Call looks for a socket that is not there yet.
+// dialInterval is how often Call tries a socket that does not exist yet.
 const dialInterval = 20 * time.Millisecond
 
-// Call sends a request to the gateway at path and stores the answer in result.
-// While the gateway is still starting it waits for the socket, until ctx is
-// done or r.Wait is over.
+// Call sends a request to the gateway at path and stores the answer in result. While the gateway
+// starts, Call waits for the socket until ctx is done or r.Wait is over.
 func Call(ctx context.Context, path string, r Request, result any) error {
 	return CallAndUse(ctx, path, r, result, func() error { return nil })
 }
 
-// CallAndUse is Call for answers after which the gateway may end, and with it this
-// process: it calls use with the answer stored before the gateway knows that it has
-// arrived.
+// CallAndUse is Call for answers after which the gateway may end, and this process with it: it
+// stores the answer and calls use before the gateway can see that the answer has arrived.
 func CallAndUse(ctx context.Context, path string, r Request, result any, use func() error) error {
 	conn, err := dial(ctx, path, r.Wait)
 	if err != nil {

@@ -11,12 +11,11 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
 )
 
-// maxCgroups bounds the directories of a pod. A container that runs containers of
-// its own may have hundreds.
+// maxCgroups bounds the directories of a pod. A container that runs containers may have hundreds.
 const maxCgroups = 1 << 14
 
-// podCgroups returns the IDs of the cgroup at pod and of all below it but own's. What
-// disappears meanwhile has no process left.
+// podCgroups returns the IDs of the cgroup at pod and of all below it except own. A cgroup that
+// disappears meanwhile has no process.
 func podCgroups(pod, own string) (map[uint64]struct{}, error) {
 	ids := make(map[uint64]struct{})
 	err := filepath.WalkDir(pod, func(path string, entry fs.DirEntry, err error) error {

@@ -34,25 +34,24 @@ const (
 	sizeofAttr    = 4
 )
 
-// errGone says that a socket is not there any more.
+// errGone means that a socket does not exist any more.
 var errGone = errors.New("the socket is gone")
 
 // socket is a TCP socket as the kernel describes it.
 type socket struct {
 	family, state uint8
-	// id is the kernel's own name for the socket, with a cookie that no other
-	// socket ever has.
+	// id is the kernel's own name for the socket, with a cookie that is never reused.
 	id [sizeofID]byte
-	// local and remote are IPv4 also where a socket of IPv6 has them v4-mapped.
+	// local and remote are unmapped if a socket of IPv6 has them v4-mapped.
 	local, remote netip.AddrPort
-	// inode is 0 of a socket that no process has, or not yet.
+	// inode is 0 if no process has the socket, or not yet.
 	inode uint32
-	// cgroup is 0 if the kernel does not tell it, or the socket has none any more.
+	// cgroup is 0 if the kernel does not report it, or the socket has lost it.
 	cgroup uint64
 }
 
-// abandoned reports whether the application has closed s, and it only lingers. One
-// that nobody has accepted yet has no inode either, but has not sent its FIN.
+// abandoned reports whether the application has closed s, which only lingers. A socket that is
+// not accepted yet has no inode either, but has not sent its FIN.
 func (s *socket) abandoned() bool {
 	return s.inode == 0 && (s.state == tcpFinWait1 || s.state == tcpFinWait2)
 }
@@ -60,7 +59,7 @@ func (s *socket) abandoned() bool {
 // parse reads a struct inet_diag_msg and the attributes behind it.
 func parse(message []byte) (*socket, error) {
 	if len(message) < sizeofMessage {
-		return nil, fmt.Errorf("a description of a socket has %d bytes, not %d", len(message), sizeofMessage)
+		return nil, fmt.Errorf("the description of a socket has %d bytes, not %d", len(message), sizeofMessage)
 	}
 	s := &socket{family: message[0], state: message[1], id: [sizeofID]byte(message[4:])}
 	source, destination := s.id[4:20], s.id[20:36]
@@ -105,8 +104,8 @@ func (r *request) Serialize() []byte {
 	return append(b, r.id[:]...)
 }
 
-// sockDiag is the kernel itself. Requests go to the network namespace of the calling
-// thread; an answer that does not come is an error after a minute.
+// sockDiag is the kernel itself. Requests go to the network namespace of the calling thread; a
+// missing answer is an error after a minute.
 type sockDiag struct{}
 
 func (sockDiag) dump(states uint32, f func(*socket) bool) error {

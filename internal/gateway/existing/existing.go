@@ -12,12 +12,11 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// Rules say what a gateway is for. *bpf.Programs are some.
+// Rules say which connections a gateway is responsible for. *bpf.Programs are Rules.
 type Rules interface {
-	// Captures says whether the application's connections to destination are the
-	// gateway's.
+	// Captures reports whether the gateway captures connections to destination.
 	Captures(destination netip.AddrPort) (bool, error)
-	// Guards says whether inbound connections from remote to local are.
+	// Guards reports whether the gateway guards inbound connections from remote to local.
 	Guards(local, remote netip.AddrPort) (bool, error)
 }
 
@@ -27,38 +26,38 @@ type Finder struct {
 	Pod, Own bpf.Cgroup
 	Rules    Rules
 
-	// kernel is sockDiag unless a test has another.
+	// kernel is sockDiag, or the fake of a test.
 	kernel kernel
 }
 
-// kernel is what the kernel does with sockets.
+// kernel lists and resets sockets.
 type kernel interface {
 	// dump calls f with every TCP socket in one of states, until f returns false.
 	dump(states uint32, f func(*socket) bool) error
-	// destroy resets a connection. errGone says that it has ended by itself.
+	// destroy resets a connection. errGone means that it has ended by itself.
 	destroy(*socket) error
 }
 
 var (
-	// ErrNoCgroups is that of a kernel that does not tell the cgroup of a socket:
-	// before 5.7, or without CONFIG_SOCK_CGROUP_DATA.
-	ErrNoCgroups = errors.New("the kernel does not tell which cgroup a socket belongs to")
-	// ErrNoDestroy is that of a kernel without CONFIG_INET_DIAG_DESTROY.
+	// ErrNoCgroups means that the kernel does not report the cgroup of a socket: before 5.7,
+	// or without CONFIG_SOCK_CGROUP_DATA.
+	ErrNoCgroups = errors.New("the kernel does not report which cgroup a socket belongs to")
+	// ErrNoDestroy means that the kernel lacks CONFIG_INET_DIAG_DESTROY.
 	ErrNoDestroy = errors.New("the kernel cannot reset connections of others (CONFIG_INET_DIAG_DESTROY)")
-	// ErrNoDiag is that of a kernel without CONFIG_INET_DIAG.
+	// ErrNoDiag means that the kernel lacks CONFIG_INET_DIAG.
 	ErrNoDiag = errors.New("the kernel does not list sockets (CONFIG_INET_DIAG)")
 )
 
 const (
-	// batch is how many connections are reset before the kernel is asked for more.
-	// Each takes about 150 bytes meanwhile.
+	// batch is how many connections are reset before the kernel lists more. Each takes about
+	// 150 bytes meanwhile.
 	batch = 1 << 14
-	// maxBatches bounds a reset: clients that come back at once, in plaintext, must
-	// not keep it busy for ever.
+	// maxBatches bounds a reset: clients that reconnect at once, in plaintext, must not keep it
+	// busy forever.
 	maxBatches = 64
 )
 
-// found is a connection that should be the gateway's.
+// found is a connection that should go through the gateway.
 type found struct {
 	direction string
 	socket    socket
@@ -136,7 +135,7 @@ func (f *Finder) system() kernel {
 	return sockDiag{}
 }
 
-// open are the states in which data of the application can still be under way.
+// open are the states in which the application can still send or receive data.
 const open = 1<<tcpEstablished | 1<<tcpSynSent | 1<<tcpFinWait1 | 1<<tcpFinWait2 | 1<<tcpCloseWait
 
 // each calls visit with one connection after the other until it returns false.
@@ -156,9 +155,9 @@ func (f *Finder) each(ctx context.Context, visit func(found) bool) error {
 	}); err != nil {
 		return err
 	}
-	// The gateway's own listeners are there at least.
+	// The gateway's own listeners are always there.
 	if !known {
-		return api.WithHint(ErrNoCgroups, "Linux tells since 5.7, with CONFIG_SOCK_CGROUP_DATA")
+		return api.WithHint(ErrNoCgroups, "Linux reports it since 5.7, with CONFIG_SOCK_CGROUP_DATA")
 	}
 	var failed error
 	if err := f.system().dump(open, func(s *socket) bool {

@@ -1,11 +1,10 @@
 //go:build linux
 
-// Package exporter serves a gateway's metrics over HTTP, in a process of its own that
-// has nothing: no privilege, no key, no certificate, no eBPF map. What it may do is ask
-// one question over a socket that it inherits, how the gateway is, and pass on the
-// answer. Whoever breaks into it learns what every scrape tells.
+// Package exporter serves a gateway's metrics over HTTP, in a process of its own without
+// privilege, key, certificate or eBPF map. It can only ask for the gateway's status over a socket
+// that it inherits. An attacker who breaks into it learns what every scrape returns.
 //
-// Anybody who reaches the port may ask, so everything is bounded: connections, their
-// time, the bytes of a request, and how much work scrapes make for the gateway. Scrapes
-// that come together share one question, and there is never more than one under way.
+// Any client of the port may ask, so everything is bounded: connections, their time, the bytes of
+// a request, and the gateway's work for scrapes. Concurrent scrapes share one question, and at
+// most one is under way.
 package exporter

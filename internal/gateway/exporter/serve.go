@@ -20,18 +20,18 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/metrics"
 )
 
-// Path is where metrics are. There is nothing else.
+// Path is the path of the metrics. There is no other.
 const Path = "/metrics"
 
-// What one client may take, and all of them together.
+// Limits of one client, and of all of them together.
 const (
-	// maxConnections are served at a time; others wait in the listener's backlog.
+	// maxConnections is how many are served at a time; others wait in the listener's backlog.
 	maxConnections = 32
 	// maxHeader bounds a request in bytes: a scraper's headers have a few hundred,
 	// and perhaps a token that is of no use here.
 	maxHeader = 8 << 10
-	// readTimeout is for a request, askTimeout for the gateway to say how it is:
-	// less than the 10 seconds that Prometheus waits unless told otherwise.
+	// readTimeout is for a request, askTimeout for the gateway's status: less than
+	// Prometheus' default scrape_timeout of 10 s.
 	readTimeout = 5 * time.Second
 	askTimeout  = 8 * time.Second
 	// writeTimeout is from the end of a request's header to the end of the response.
@@ -49,11 +49,11 @@ func Serve(ctx context.Context, ln net.Listener, asker *handoff.Asker) error {
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
 		MaxHeaderBytes:    maxHeader,
-		// What strangers do wrong is nobody's news.
+		// Errors of strangers would flood the log.
 		ErrorLog: log.New(io.Discard, "", 0),
 	}
-	// A connection between two scrapes would keep a gateway from draining, and one of
-	// the few places taken.
+	// An idle connection between two scrapes would delay draining and count against
+	// maxConnections.
 	server.SetKeepAlivesEnabled(false)
 	defer context.AfterFunc(ctx, asker.Close)()
 	listened := make(chan error, 1)
@@ -85,7 +85,7 @@ func handler(ask func(context.Context) (*api.Status, error)) http.Handler {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		switch {
 		case r.URL.Path != Path:
-			http.Error(w, "there is nothing but "+Path, http.StatusNotFound)
+			http.Error(w, "the only path is "+Path, http.StatusNotFound)
 			return
 		case r.Method != http.MethodGet && r.Method != http.MethodHead:
 			w.Header().Set("Allow", "GET, HEAD")

@@ -15,18 +15,18 @@ import (
 // question is the whole packet with which the exporter asks for a status.
 const question byte = 's'
 
-// maxAnswer bounds an answer, in bytes. Of the texts in it the longest is the identity,
-// a SPIFFE ID, of at most 2048 bytes, each of which JSON may write as six; of the lists
-// that of the reasons, some 4 KiB if there is one of each.
+// maxAnswer bounds an answer, in bytes. Its longest text is the identity, a SPIFFE ID of at
+// most 2048 bytes, each of which JSON may write as six; its longest list is that of the
+// reasons, some 4 KiB with one of each.
 const maxAnswer = 32 << 10
 
-// answer is what comes back: a status, or nothing if there is none to be had just now.
+// answer holds a status, or nothing if the gateway cannot make one.
 type answer struct {
 	Status *api.Status `json:"status,omitempty"`
 }
 
-// encodeAnswer returns the packet that answers a question: what metrics are made of, and
-// nothing else of a status. A nil status stands for none.
+// encodeAnswer returns the packet that answers a question: the part of the status that is in
+// metrics. A nil status stands for none.
 func encodeAnswer(status *api.Status) ([]byte, error) {
 	var a answer
 	if status != nil {
@@ -42,10 +42,10 @@ func encodeAnswer(status *api.Status) ([]byte, error) {
 	return text, nil
 }
 
-var errNoStatus = errors.New("the gateway cannot say how it is")
+var errNoStatus = errors.New("the gateway has no status")
 
-// parseAnswer reads what encodeAnswer wrote. Asker and asked are one build, so that anything
-// else is an error.
+// parseAnswer reads what encodeAnswer wrote. Both ends are one build, so anything else is an
+// error.
 func parseAnswer(packet []byte) (*api.Status, error) {
 	if len(packet) > maxAnswer {
 		return nil, fmt.Errorf("the answer has more than %d bytes", maxAnswer)

@@ -14,16 +14,15 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// Asker is the exporter's end of the socket for questions. Whoever comes while a question
-// is under way gets its answer: the supervisor decides when it answers, and a status is
-// read then and not before.
+// Asker is the exporter's end of the socket for questions. Concurrent calls share one question:
+// the supervisor decides when it answers, and reads the status then and not before.
 type Asker struct {
 	conn net.Conn
 
 	mu sync.Mutex
 	// pending is the question under way, nil if there is none.
 	pending *pending
-	// ended is why nothing can be asked any more.
+	// ended is why no question can be asked.
 	ended error
 }
 
@@ -87,7 +86,7 @@ func (a *Asker) join() (*pending, error) {
 	if a.pending != nil {
 		return a.pending, nil
 	}
-	// It cannot block: the other end has read all that came before it answered.
+	// It does not block: the supervisor has read all earlier questions before it answered.
 	if _, err := a.conn.Write([]byte{question}); err != nil {
 		return nil, fmt.Errorf("asking for a status: %w", err)
 	}
@@ -95,7 +94,7 @@ func (a *Asker) join() (*pending, error) {
 	return a.pending, nil
 }
 
-// Listen hands out answers until one of the ends is closed. It returns nil if it is the
+// Listen receives answers until one of the ends is closed. It returns nil if that is the
 // supervisor's.
 func (a *Asker) Listen() error {
 	packet := make([]byte, maxAnswer+1)
@@ -123,7 +122,7 @@ func (a *Asker) answer(status *api.Status, err error) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.pending == nil {
-		return errors.New("an answer came to no question")
+		return errors.New("an answer came without a question")
 	}
 	a.pending.status, a.pending.err = status, err
 	close(a.pending.answered)
@@ -131,7 +130,7 @@ func (a *Asker) answer(status *api.Status, err error) error {
 	return nil
 }
 
-// end fails the question under way, and all that follow.
+// end fails the question under way and all later ones.
 func (a *Asker) end(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

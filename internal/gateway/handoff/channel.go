@@ -24,11 +24,10 @@ type Channel struct {
 	number uint64
 }
 
-// ErrNoWorker says that the other end was closed before it was told anything.
+// ErrNoWorker means that the worker closed its end before it received anything.
 var ErrNoWorker = errors.New("the worker has ended")
 
-// RefusedError is a worker's reply that it does not take some settings, and goes on with
-// those it has.
+// RefusedError is a worker's reply that it refuses settings and keeps those it has.
 type RefusedError struct{ words string }
 
 func (e *RefusedError) Error() string { return "the worker refused the settings: " + e.words }
@@ -49,11 +48,11 @@ func (c *Channel) receive(deadline time.Time) (reply, error) {
 	if err := c.conn.SetReadDeadline(deadline); err != nil {
 		return reply{}, err
 	}
-	// One byte more, to notice what is longer. Files that come along are closed
-	// by the kernel, for want of a buffer for them.
+	// One byte more, to detect longer packets. The kernel closes files that come along, as
+	// there is no buffer for them.
 	var b [maxReply + 1]byte
 	n, err := c.conn.Read(b[:])
-	if errors.Is(err, unix.ECONNRESET) || err == nil && n == 0 {
+	if errors.Is(err, unix.ECONNRESET) {
 		return reply{}, io.EOF
 	}
 	if err != nil {
@@ -80,13 +79,13 @@ func (c *Channel) Apply(material *os.File, timeout time.Duration) error {
 	r, err := c.receive(deadline)
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("the worker did not take the settings within %v", timeout)
+		return fmt.Errorf("the worker did not apply the settings within %v", timeout)
 	case errors.Is(err, io.EOF):
-		return errors.New("the worker ended when it was given the settings")
+		return errors.New("the worker ended before it applied the settings")
 	case err != nil:
 		return err
 	case r.number != c.number || r.kind == replyReady:
-		return errors.New("the worker's message answers nothing that was asked")
+		return errors.New("the worker's reply is not about these settings")
 	case r.kind == replyRefused:
 		return &RefusedError{r.words}
 	}
@@ -101,7 +100,7 @@ type workerChannel struct{ conn *net.UnixConn }
 
 func (c workerChannel) send(r reply) error {
 	if _, err := c.conn.Write(r.encode()); err != nil {
-		return fmt.Errorf("telling the supervisor: %w", err)
+		return fmt.Errorf("replying to the supervisor: %w", err)
 	}
 	return nil
 }

@@ -105,14 +105,14 @@ func TestBrokenWorker(t *testing.T) {
 		timeout time.Duration
 		want    string
 	}{
-		"silent":       {timeout: short, want: "did not take the settings"},
-		"gone":         {end: true, timeout: patience, want: "ended when it was given"},
+		"silent":       {timeout: short, want: "did not apply the settings"},
+		"gone":         {end: true, timeout: patience, want: "ended before it applied"},
 		"garbage":      {packets: [][]byte{[]byte("garbage")}, timeout: patience, want: "7 bytes"},
 		"large":        {packets: [][]byte{make([]byte, 10*maxReply)}, timeout: patience, want: "1025 bytes"},
-		"ready again":  {packets: [][]byte{reply{kind: replyReady}.encode()}, timeout: patience, want: "answers nothing"},
-		"another":      {packets: [][]byte{reply{kind: replyApplied, number: 2}.encode()}, timeout: patience, want: "answers nothing"},
-		"said before":  {packets: [][]byte{reply{kind: replyApplied}.encode(), reply{kind: replyApplied, number: 1}.encode()}, timeout: patience, want: "answers nothing"},
-		"refuses else": {packets: [][]byte{reply{kind: replyRefused, number: 9, words: "no"}.encode()}, timeout: patience, want: "answers nothing"},
+		"ready again":  {packets: [][]byte{reply{kind: replyReady}.encode()}, timeout: patience, want: "not about these settings"},
+		"another":      {packets: [][]byte{reply{kind: replyApplied, number: 2}.encode()}, timeout: patience, want: "not about these settings"},
+		"said before":  {packets: [][]byte{reply{kind: replyApplied}.encode(), reply{kind: replyApplied, number: 1}.encode()}, timeout: patience, want: "not about these settings"},
+		"refuses else": {packets: [][]byte{reply{kind: replyRefused, number: 9, words: "no"}.encode()}, timeout: patience, want: "not about these settings"},
 	} {
 		ours, theirs := ends(t)
 		for _, p := range c.packets {

@@ -19,13 +19,12 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// Who the gateway talks to is known to the worker alone. It tells whoever connects
-// to a Unix socket of its own, beside the control socket and for root alone: nothing
-// is read there by the worker, and nothing at all by the supervisor, which only opens
-// it, so that a connection waits while a worker is started again.
+// Only the worker knows the edges. It writes them to clients of a Unix socket beside the control
+// socket, for root alone. The worker reads nothing there. The supervisor only opens the socket,
+// so that clients wait while a worker is started again.
 
 const (
-	// edgesWriteTimeout bounds how long a reader may hold up the next one.
+	// edgesWriteTimeout bounds how long a client may hold up the next one.
 	edgesWriteTimeout = 2 * time.Second
 	// edgesRetry is how long to wait after accept(2) has failed.
 	edgesRetry = time.Second
@@ -34,12 +33,12 @@ const (
 	maxEdgeWords = 2048
 )
 
-// EdgesPath returns where the socket is, of the gateway with that control socket.
+// EdgesPath returns the path of the socket for edges beside a control socket.
 func EdgesPath(controlSocket string) string {
 	return filepath.Join(filepath.Dir(controlSocket), "edges.sock")
 }
 
-// ListenEdges opens the socket at path. What a dead gateway left there is replaced.
+// ListenEdges opens the socket at path. It replaces the socket of a dead gateway.
 func ListenEdges(path string) (*os.File, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("removing an old socket for edges: %w", err)
@@ -60,8 +59,7 @@ func ListenEdges(path string) (*os.File, error) {
 	return f, nil
 }
 
-// ServeEdges writes what read returns to everybody who connects to ln, until ctx is done.
-// It closes ln.
+// ServeEdges writes what read returns to each client of ln, until ctx is done. It closes ln.
 func ServeEdges(ctx context.Context, ln net.Listener, read func() api.Edges) error {
 	defer context.AfterFunc(ctx, func() { ln.Close() })()
 	for {
@@ -78,20 +76,20 @@ func ServeEdges(ctx context.Context, ln net.Listener, read func() api.Edges) err
 			}
 			continue
 		}
-		// Whoever does not listen to the end has nothing to be told.
+		// A client that does not read to the end gets nothing.
 		_ = conn.SetDeadline(time.Now().Add(edgesWriteTimeout))
 		_, _ = conn.Write(encodeEdges(read(), api.MaxEdgesAnswer))
 		_ = conn.Close()
 	}
 }
 
-// encodeEdges returns edges in at most limit bytes: those not seen for longest are
-// left out if there are too many.
+// encodeEdges returns edges in at most limit bytes. If there are too many, those that were not
+// seen for longest are left out.
 func encodeEdges(edges api.Edges, limit int) []byte {
 	for {
 		text, err := json.Marshal(edges)
 		if err != nil {
-			return nil // no value of the type cannot be encoded
+			return nil // every value of the type can be encoded
 		}
 		if len(text) <= limit || len(edges.Edges) == 0 {
 			return text
@@ -104,9 +102,9 @@ func encodeEdges(edges api.Edges, limit int) []byte {
 	}
 }
 
-// ReadEdges asks the worker at path who it has talked to. It waits for a worker that
-// is being started again, until ctx is done. The pod and the existing connections are
-// not filled in: those are not the worker's to say.
+// ReadEdges reads the edges of the worker at path. It waits for a worker that is being started
+// again, until ctx is done. The pod and the existing connections stay empty: the worker does not
+// decide them.
 func ReadEdges(ctx context.Context, path string) (*api.Edges, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", path)
@@ -125,8 +123,7 @@ func ReadEdges(ctx context.Context, path string) (*api.Edges, error) {
 	return parseEdges(text)
 }
 
-// parseEdges reads a worker's answer. It is strict, and what it returns is harmless:
-// the worker is what others' network input reaches first.
+// parseEdges reads a worker's answer. It is strict, and its result is harmless.
 func parseEdges(text []byte) (*api.Edges, error) {
 	if len(text) > api.MaxEdgesAnswer {
 		return nil, fmt.Errorf("the worker's answer has more than %d bytes", api.MaxEdgesAnswer)

@@ -15,11 +15,11 @@ type Start struct {
 	// Args follow the child's command, Files are its descriptors from firstFile on.
 	Args  []string
 	Files []*os.File
-	// end is the child's end of a socket, which is of no use here.
+	// end is the child's end of a socket.
 	end *os.File
 }
 
-// Close closes what belongs to the child alone, after it was started.
+// Close closes the child's files that the supervisor does not need after the start.
 func (s *Start) Close() { s.end.Close() }
 
 // firstFile is the first descriptor of exec.Cmd.ExtraFiles in the child.

@@ -18,11 +18,11 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// Material is everything that a gateway is started with.
+// Material is the configuration and the credentials of a gateway.
 type Material struct {
 	Config []byte `json:"config"`
-	// Cert, Key and CA are PEM. All three are empty until the first certificate is
-	// delivered, if the gateway was started without one.
+	// Cert, Key and CA are PEM. All three are empty while a gateway waits for its first
+	// certificate.
 	Cert []byte `json:"cert"`
 	Key  []byte `json:"key"`
 	CA   []byte `json:"ca"`
@@ -54,15 +54,15 @@ func (m *Material) Settings() (*api.Config, tls.Certificate, *x509.CertPool, err
 	return config, certificate, roots, nil
 }
 
-// maxMaterial bounds what is read back from a memory file: a Secret holds at
-// most 1 MiB (Kubernetes: MaxSecretSize), the configuration less.
+// maxMaterial bounds the memory file in bytes: a Secret holds at most 1 MiB (Kubernetes:
+// MaxSecretSize), the configuration less.
 const maxMaterial = 4 << 20
 
 // materialVariables are removed from the environment once they are read.
 var materialVariables = []string{api.EnvConfig, api.EnvCert, api.EnvKey, api.EnvCA}
 
-// MaterialFromEnv collects the material from environment variables. Certificate,
-// key and bundle are there together, or not at all: then they are delivered later.
+// MaterialFromEnv reads the material from environment variables. Certificate, key and bundle are
+// either all there, or all delivered later.
 func MaterialFromEnv(lookup func(string) (string, bool)) (*Material, error) {
 	var m Material
 	var missing []string
@@ -91,8 +91,8 @@ func WithoutMaterial(environ []string) []string {
 	})
 }
 
-// Seal writes the material to a sealed memory file that can be handed to
-// another process. The file is never on a disk and cannot be changed.
+// Seal writes the material to a sealed memory file for another process. The file is never on a
+// disk and cannot be changed.
 func (m *Material) Seal() (*os.File, error) {
 	f, err := memoryFile("material")
 	if err != nil {
@@ -111,8 +111,8 @@ func (m *Material) Seal() (*os.File, error) {
 	return f, nil
 }
 
-// ReadMaterial reads back what Seal wrote. The position of f does not matter,
-// so that several workers, one after the other, can read the same file.
+// ReadMaterial reads what Seal wrote. The position of f does not matter, so that several workers,
+// one after the other, can read the same file.
 func ReadMaterial(f *os.File) (*Material, error) {
 	text, err := io.ReadAll(io.NewSectionReader(f, 0, maxMaterial))
 	if err != nil {
@@ -121,7 +121,7 @@ func ReadMaterial(f *os.File) (*Material, error) {
 	var m Material
 	if err := json.Unmarshal(text, &m); err != nil {
 		// The decoder's message may quote the text, which holds the key.
-		return nil, errors.New("reading the material: it is not what Seal wrote")
+		return nil, errors.New("reading the material: it is not a material in JSON")
 	}
 	return &m, nil
 }

@@ -18,9 +18,8 @@ import (
 )
 
 const (
-	// answerInterval is the least time between two answers, except for the first
-	// answerBurst of them: each is a look at all sockets of the pod, and whoever reaches
-	// the port may cause it.
+	// answerInterval is the least time between two answers, after the first answerBurst of
+	// them: each reads all sockets of the pod, and any client of the port may cause it.
 	answerInterval = time.Second
 	answerBurst    = 4
 	// answerTimeout bounds the writing of an answer, to a socket that has room for it.
@@ -50,12 +49,12 @@ func newQuestions(conn *net.UnixConn) *Questions {
 // Close closes the supervisor's end, which ends the exporter.
 func (q *Questions) Close() { q.conn.Close() }
 
-// Answer answers one question after the other with what read returns, until ctx is done
-// or the other end is closed, which are no errors. A nil status stands for none.
+// Answer answers questions with what read returns, nil for no status. It returns nil when ctx
+// is done or one of the ends is closed.
 func (q *Questions) Answer(ctx context.Context, read func() *api.Status) error {
 	for {
-		// One byte more than a question has, to notice what is longer. Files that come
-		// along are closed by the kernel, for want of a buffer for them.
+		// One byte more than a question has, to detect longer packets. The kernel closes
+		// files that come along, as there is no buffer for them.
 		var b [2]byte
 		n, err := q.conn.Read(b[:])
 		switch {

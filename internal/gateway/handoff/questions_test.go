@@ -75,7 +75,7 @@ func (a *asking) end(t *testing.T) error {
 // TestQuestions: a question is answered by a status without what is in no metric, or by
 // none, and the end of the other end is no error.
 func TestQuestions(t *testing.T) {
-	st := &api.Status{State: api.Ready, Pod: api.PodRef{Name: "secret"}, Capture: api.Capture{Captured: 7}}
+	st := &api.Status{State: api.Ready, Pod: api.PodRef{Name: "secret"}, Capture: api.Capture{CaptureCounts: api.CaptureCounts{Captured: 7}}}
 	a := askOf(t, func() *api.Status { return st })
 	var answer struct{ Status *api.Status }
 	if text := a.ask(t); json.Unmarshal([]byte(text), &answer) != nil || answer.Status.Capture.Captured != 7 || strings.Contains(text, "secret") {

@@ -10,9 +10,8 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// What a worker says to its supervisor: a kind, a number, and for a refusal
-// words. It is all that the privileged half reads from the unprivileged one, so
-// it is short, and of a fixed form.
+// A reply is a kind, a number, and for a refusal words. It is all that the privileged half
+// reads from the worker, so it is short and of a fixed form.
 const (
 	// replyReady: the worker accepts connections. Its number is 0.
 	replyReady = 'r'
@@ -37,8 +36,8 @@ func (r reply) encode() []byte {
 	return b[:min(len(b), maxReply)]
 }
 
-// parseReply reads one packet. It is strict: a worker that says something else
-// is broken, or another program.
+// parseReply reads one packet. It is strict: a worker that sends anything else is broken, or
+// another program.
 func parseReply(b []byte) (reply, error) {
 	if len(b) < replyHeader || len(b) > maxReply {
 		return reply{}, fmt.Errorf("the worker's message has %d bytes", len(b))

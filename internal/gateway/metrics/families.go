@@ -12,7 +12,7 @@ import (
 // namespace is the first word of every metric's name.
 const namespace = "kube_gateway"
 
-// family says how one metric is read from a status.
+// family describes how one metric is read from a status.
 type family struct {
 	short  string // the name without the namespace
 	help   string
@@ -27,7 +27,7 @@ func (f *family) desc() *prometheus.Desc {
 	return prometheus.NewDesc(f.name(), f.help, f.labels, nil)
 }
 
-// emitter takes a sample.
+// emitter receives a sample.
 type emitter = func(value float64, labels ...string)
 
 // counter returns a family of one counter without labels.
@@ -47,10 +47,10 @@ func eachDirection(s *api.Status, do func(name string, d *api.Direction)) {
 	do(api.Inbound, &s.Traffic.Inbound)
 }
 
-// seconds is a point in time as Prometheus has it.
+// seconds returns a time in Prometheus' form.
 func seconds(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }
 
-// ofTime returns a gauge that is left out while the time is not known.
+// ofTime returns a gauge that is left out while the time is unknown.
 func ofTime(short, help string, value func(*api.Status) time.Time) family {
 	return family{short, help, prometheus.GaugeValue, nil, func(s *api.Status, emit emitter) {
 		if t := value(s); !t.IsZero() {

@@ -1,21 +1,18 @@
 // Package metrics turns a gateway's status into Prometheus metrics.
 //
-// Every metric is a value of api.Status, so that metrics and 'kubectl gateway status'
-// cannot disagree, and is read when somebody asks. The number of samples is fixed: a
-// label takes one of a few words, or says something about the gateway itself. What has
-// no value yet, such as the certificate of a gateway that waits for its first one, is
-// left out instead of being zero.
+// Every metric is a value of api.Status, so that metrics and 'kubectl gateway status' cannot
+// disagree, and is read on request. The number of samples is fixed: a label has one of a few
+// words, or describes the gateway itself. Metrics without a value, such as the certificate of a
+// gateway that waits for its first one, are left out instead of being zero.
 //
-// Numbers that are part of another, like in-band connections of the encrypted ones,
-// are counters of their own and not a label of the whole: the gateway cannot read both
-// in one moment, and a difference could go backwards, which Prometheus would take for
-// a restart.
+// Numbers that are part of another, like in-band connections of the encrypted ones, are counters
+// of their own and not a label of the whole: the gateway cannot read both at once, and a
+// difference could decrease, which Prometheus would treat as a restart.
 package metrics
 
 import (
 	"fmt"
 	"io"
-	"sort"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -30,7 +27,7 @@ const ContentType = "text/plain; version=0.0.4; charset=utf-8; escaping=undersco
 // collector is a prometheus.Collector of one status.
 type collector struct{ status *api.Status }
 
-// Describe tells everything that there can be, also what this status does not have.
+// Describe sends all metrics, including those that this status lacks.
 func (c collector) Describe(descs chan<- *prometheus.Desc) {
 	for _, f := range families() {
 		descs <- f.desc()
@@ -63,13 +60,13 @@ func gather(status *api.Status) ([]*dto.MetricFamily, error) {
 	return all, nil
 }
 
-// Gatherer returns a status as what client_golang's handlers serve.
+// Gatherer returns the metrics of a status for client_golang's handlers.
 func Gatherer(status *api.Status) prometheus.Gatherer {
 	return prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) { return gather(status) })
 }
 
-// Reduce returns as much of a status as there is in its metrics. It is small, whatever
-// the cluster: lists are left out, and of texts that nobody reads only their number.
+// Reduce returns the part of a status that is in its metrics. It is small for every cluster:
+// without lists, and with empty texts where metrics only count them.
 func Reduce(s *api.Status) *api.Status {
 	reduced := &api.Status{
 		Version: s.Version, State: s.State, StartedAt: s.StartedAt,
@@ -77,11 +74,7 @@ func Reduce(s *api.Status) *api.Status {
 		Missing: make([]string, len(s.Missing)),
 		Cert:    api.Certificate{NotBefore: s.Cert.NotBefore, NotAfter: s.Cert.NotAfter},
 		Worker:  api.Worker{StartedAt: s.Worker.StartedAt, Restarts: s.Worker.Restarts},
-		Capture: api.Capture{
-			Captured: s.Capture.Captured, ServicePassed: s.Capture.ServicePassed, ServiceRefused: s.Capture.ServiceRefused,
-			Uncapturable: s.Capture.Uncapturable, NoListener: s.Capture.NoListener, UDP: s.Capture.UDP, UDPRefused: s.Capture.UDPRefused,
-			Steered: s.Capture.Steered, PlaintextAllowed: s.Capture.PlaintextAllowed, PlaintextRefused: s.Capture.PlaintextRefused,
-		},
+		Capture: api.Capture{CaptureCounts: s.Capture.CaptureCounts},
 		Traffic: s.Traffic, Unencrypted: s.Unencrypted,
 	}
 	if e := s.Existing; e != nil {
@@ -136,13 +129,3 @@ const (
 	typeCounter = "counter"
 	typeGauge   = "gauge"
 )
-
-// Names returns the names of all metrics that a gateway can have, sorted.
-func Names() []string {
-	var names []string
-	for _, f := range families() {
-		names = append(names, f.name())
-	}
-	sort.Strings(names)
-	return names
-}

@@ -30,10 +30,10 @@ func full() *api.Status {
 		Missing: []string{"a", "b"}, Identity: `spiffe://td/ns/a/sa/"b"`,
 		Cert:   api.Certificate{Serial: "1f", NotBefore: at(900), NotAfter: at(9000)},
 		Worker: api.Worker{PID: 7, StartedAt: at(2000), Restarts: 3},
-		Capture: api.Capture{
+		Capture: api.Capture{CaptureCounts: api.CaptureCounts{
 			Captured: 11, ServicePassed: 12, ServiceRefused: 13, Uncapturable: 14, NoListener: 15,
 			UDP: 16, UDPRefused: 17, Steered: 18, PlaintextAllowed: 19, PlaintextRefused: 20,
-		},
+		}},
 		Traffic: api.Traffic{
 			Outbound: api.Direction{Active: 21, Encrypted: 22, Plaintext: 23, Refused: 24, Inband: 25, NotAllowed: 26, OptionLost: 27, Sent: 28, Received: 29},
 			Inbound:  api.Direction{Active: 31, Encrypted: 32, Plaintext: 33, Refused: 34, Inband: 35, NotAllowed: 36, OptionLost: 37, Sent: 38, Received: 1 << 40},
@@ -51,6 +51,16 @@ func full() *api.Status {
 // goldenFile, in testdata, is what Write makes of full. The dashboard's queries are held
 // against it.
 const goldenFile = "metrics.prom"
+
+// names returns the names of all metrics, in order.
+func names() []string {
+	var all []string
+	for _, f := range families() {
+		all = append(all, f.name())
+	}
+	slices.Sort(all)
+	return all
+}
 
 func write(t *testing.T, s *api.Status) string {
 	t.Helper()
@@ -103,7 +113,7 @@ func TestWriteOfStates(t *testing.T) {
 		c.change(s)
 		var gone []string
 		text := write(t, s)
-		for _, name := range Names() {
+		for _, name := range names() {
 			if !strings.Contains(text, "# TYPE "+name+" ") {
 				gone = append(gone, strings.TrimPrefix(name, namespace+"_"))
 			}
@@ -139,10 +149,10 @@ func TestRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var names []string
+	var got []string
 	n := 0
 	for _, f := range all.Families {
-		names = append(names, f.Name)
+		got = append(got, f.Name)
 		p := parsed[f.Name]
 		if p == nil || p.GetHelp() != f.Help || !strings.EqualFold(p.GetType().String(), f.Type) || len(p.GetMetric()) != len(f.Samples) {
 			t.Errorf("%+v instead of %v", f, p)
@@ -159,8 +169,8 @@ func TestRead(t *testing.T) {
 			n++
 		}
 	}
-	if !slices.Equal(names, Names()) || n != strings.Count(samples(write(t, full())), "\n") || n > api.MaxMetricSamples {
-		t.Errorf("%d samples of %q", n, names)
+	if !slices.Equal(got, names()) || n != strings.Count(samples(write(t, full())), "\n") || n > api.MaxMetricSamples {
+		t.Errorf("%d samples of %q", n, got)
 	}
 }
 

@@ -21,15 +21,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
 const (
 	// cgroupPrefix begins the names of probes' cgroups, right below the pod's.
 	cgroupPrefix = "kube-gateway-probe-"
-	// user is whom a probe runs as, the same as the gateway's worker.
-	user = 65532
-	// removeTimeout bounds the wait for a cgroup to be empty after its only
-	// process has ended.
+	// removeTimeout bounds the wait for a cgroup to be empty after its process has ended.
 	removeTimeout = 2 * time.Second
 )
 
@@ -45,8 +43,8 @@ type Command struct {
 	Stdout, Stderr io.Writer
 }
 
-// Run runs a command in the pod that this process is in, outside of the gateway's
-// cgroup, until it or ctx ends. Nothing of it is left then.
+// Run runs a command in the pod of this process, outside of the gateway's cgroup, until it or ctx
+// ends. Then it removes the command's cgroup.
 func Run(ctx context.Context, c Command) (err error) {
 	pod, _, err := bpf.PodCgroup(c.PodUID)
 	if err != nil {
@@ -64,7 +62,7 @@ func Run(ctx context.Context, c Command) (err error) {
 	}
 	defer cgroup.Close()
 
-	// The child is to end with this process; Linux means the thread that started it.
+	// The child ends with this process: Pdeathsig is about the thread that started it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(ctx, c.Path, c.Args...)
@@ -72,9 +70,9 @@ func Run(ctx context.Context, c Command) (err error) {
 	cmd.Stdout, cmd.Stderr = c.Stdout, c.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		UseCgroupFD: true, CgroupFD: int(cgroup.Fd()), Pdeathsig: unix.SIGKILL,
-		Credential: &syscall.Credential{Uid: user, Gid: user},
+		Credential: &syscall.Credential{Uid: api.WorkerID, Gid: api.WorkerID},
 	}
-	// Not cmd.Stdin: Wait would wait for the end of what is read from.
+	// With cmd.Stdin, Wait would wait for the end of the input.
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return fmt.Errorf("starting the probe: %w", err)
@@ -112,8 +110,8 @@ func remove(dir string) error {
 	}
 }
 
-// removeStale removes what probes left that were killed. A cgroup with a process
-// in it cannot be removed.
+// removeStale removes the cgroups of killed probes. A cgroup with a process in it cannot be
+// removed.
 func removeStale(pod string) {
 	entries, err := os.ReadDir(pod)
 	if err != nil {

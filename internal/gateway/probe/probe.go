@@ -20,7 +20,7 @@ import (
 // maxText bounds the line that goes over a connection, in bytes.
 const maxText = 256
 
-// events prints what happens, a line each.
+// events prints events, a line each.
 type events struct {
 	mu sync.Mutex
 	w  io.Writer
@@ -32,8 +32,8 @@ func (e *events) print(event api.ProbeEvent) error {
 	return json.NewEncoder(e.w).Encode(event)
 }
 
-// Listen accepts connections at a port of its own of ip and sends each line back,
-// until its input ends or ctx is done.
+// Listen accepts connections at a free port of ip and sends each line back, until its input ends
+// or ctx is done.
 func Listen(ctx context.Context, ip netip.Addr, stdin io.Reader, stdout io.Writer) error {
 	ctx, cancel := untilEnd(ctx, stdin)
 	defer cancel()
@@ -61,16 +61,15 @@ func Listen(ctx context.Context, ip netip.Addr, stdin io.Reader, stdout io.Write
 		open.Go(func() {
 			defer conn.Close()
 			defer context.AfterFunc(ctx, func() { conn.Close() })()
-			// Its end is the business of the other side.
+			// The other side reports how the connection ends.
 			_, _ = io.Copy(conn, io.LimitReader(conn, maxText))
 		})
 	}
 }
 
-// Connect reads a line, connects to an address, sends the line, and waits for it to
-// come back. The connection stays open until the input ends, the other end closes
-// it, or ctx is done. What happens to the connection is told by events; an error is
-// one of this side.
+// Connect reads a line, connects to an address, sends the line, and waits for the echo. The
+// connection stays open until the input ends, the other end closes it, or ctx is done. Events
+// report what happens to the connection; the error is one of this side.
 func Connect(ctx context.Context, to netip.AddrPort, stdin io.Reader, stdout io.Writer) error {
 	in := bufio.NewReaderSize(stdin, maxText)
 	text, err := in.ReadSlice('\n')
@@ -89,7 +88,7 @@ func Connect(ctx context.Context, to netip.AddrPort, stdin io.Reader, stdout io.
 	}
 	defer conn.Close()
 	event := api.ProbeEvent{Local: addrPort(conn.LocalAddr()), Remote: addrPort(conn.RemoteAddr())}
-	tell := func(name string, err error) error {
+	report := func(name string, err error) error {
 		event.Event = name
 		if err != nil && !errors.Is(err, io.EOF) && ctx.Err() == nil {
 			event.Error = err.Error()
@@ -97,23 +96,23 @@ func Connect(ctx context.Context, to netip.AddrPort, stdin io.Reader, stdout io.
 		return out.print(event)
 	}
 	if _, err := io.WriteString(conn, line); err != nil {
-		return tell(api.ProbeEnded, err)
+		return report(api.ProbeEnded, err)
 	}
-	if err := tell(api.ProbeSent, nil); err != nil {
+	if err := report(api.ProbeSent, nil); err != nil {
 		return err
 	}
 	defer context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })()
 	back := make([]byte, len(line))
 	if _, err := io.ReadFull(conn, back); err != nil {
-		return tell(api.ProbeEnded, err)
+		return report(api.ProbeEnded, err)
 	}
 	if string(back) == line {
-		if err := tell(api.ProbeEchoed, nil); err != nil {
+		if err := report(api.ProbeEchoed, nil); err != nil {
 			return err
 		}
 	}
 	_, err = io.Copy(io.Discard, conn)
-	return tell(api.ProbeEnded, err)
+	return report(api.ProbeEnded, err)
 }
 
 // untilEnd returns a context that ends when r does.

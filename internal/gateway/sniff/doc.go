@@ -1,5 +1,5 @@
 //go:build linux
 
-// Package sniff captures the packets of the network namespace that it runs in,
-// on every interface, loopback too, and writes them as pcapng.
+// Package sniff records the packets of the network namespace that it runs in, on every
+// interface, loopback included, and writes them as pcapng.
 package sniff

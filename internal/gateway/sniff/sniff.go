@@ -21,33 +21,33 @@ import (
 )
 
 const (
-	// socketBuffer is what the kernel keeps for a capture that falls behind, in
-	// bytes. More is dropped, and counted.
+	// socketBuffer is what the kernel keeps for a recording that falls behind, in bytes. It
+	// drops and counts the rest.
 	socketBuffer = 64 << 20
-	// drainTime bounds what is read after the end was asked for.
+	// drainTime bounds the reading after the end was asked for.
 	drainTime = 2 * time.Second
 )
 
-// Options say what to capture. The zero value is everything, without end.
+// Options say what to record. The zero value is everything, without end.
 type Options struct {
-	// Interface is the name of the only interface to capture on, all if empty.
+	// Interface is the name of the only interface to record on, all if empty.
 	Interface string
 	// Ports are those of TCP and UDP, all traffic if empty.
 	Ports []uint16
-	// SnapLen is how many bytes of a packet are kept, without the header of the
-	// capture; all if 0.
+	// SnapLen is how many bytes of a packet are kept, without the header that recording
+	// adds; all if 0.
 	SnapLen int
-	// MaxBytes ends the capture when it is so long, unless 0.
+	// MaxBytes ends the recording at this length, unless 0.
 	MaxBytes int64
-	// Application names the program in the capture.
+	// Application names the program in the head of the recording.
 	Application string
 }
 
-// Run captures until ctx is done, and then ends the capture with statistics. Once
-// the beginning of the capture has been written to w, all that happens from then on
-// is in it, except for what the statistics tell to have been dropped.
+// Run records until ctx is done, and then writes statistics. Once the head has been written
+// to w, every later packet is recorded, except for those that the statistics count as
+// dropped.
 //
-// Packets of loopback are captured once, as they arrive.
+// Packets of loopback are recorded once, as they arrive.
 func Run(ctx context.Context, w io.Writer, o Options) error {
 	if o.SnapLen <= 0 || o.SnapLen > pcapng.MaxPacket-pcapng.CookedSize {
 		o.SnapLen = pcapng.MaxPacket - pcapng.CookedSize
@@ -62,7 +62,7 @@ func Run(ctx context.Context, w io.Writer, o Options) error {
 		return err
 	}
 	defer context.AfterFunc(ctx, func() { _ = s.socket.SetReadDeadline(time.Unix(1, 0)) })()
-	err := s.capture()
+	err := s.record()
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = s.drain()
 	}
@@ -73,9 +73,9 @@ func Run(ctx context.Context, w io.Writer, o Options) error {
 }
 
 // errFull says that MaxBytes are written.
-var errFull = errors.New("the capture has its length")
+var errFull = errors.New("the recording has its length")
 
-// sniffer is one capture.
+// sniffer is one recording.
 type sniffer struct {
 	options Options
 	socket  *os.File
@@ -88,15 +88,15 @@ type sniffer struct {
 	header          []byte
 }
 
-// device is an interface that is captured on.
+// device is an interface that is recorded.
 type device struct {
-	// number is the interface's in the capture.
+	// number is the interface's in the recording.
 	number   int
 	received uint64
 }
 
-// open makes a socket that receives from the moment on that it is bound, and
-// nothing that the filter leaves out.
+// open makes a socket that receives packets from the moment that it is bound, and none that
+// the filter rejects.
 func (s *sniffer) open() error {
 	// Without a protocol it receives nothing yet.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -140,14 +140,14 @@ func (s *sniffer) setUp(fd int) error {
 		address.Ifindex = i.Index
 	}
 	if err := unix.Bind(fd, address); err != nil {
-		return fmt.Errorf("starting to capture: %w", err)
+		return fmt.Errorf("starting to record: %w", err)
 	}
 	return nil
 }
 
 func networkOrder(v uint16) uint16 { return v<<8 | v>>8 }
 
-// begin writes the head of the capture.
+// begin writes the head of the recording.
 func (s *sniffer) begin() error {
 	var err error
 	if s.pcap, err = pcapng.NewWriter(s.out, s.options.Application); err != nil {
@@ -182,21 +182,21 @@ func (s *sniffer) add(i *net.Interface) (*device, error) {
 	return d, nil
 }
 
-// device returns the interface with an index, which may be newer than the capture.
+// device returns the interface with an index, which may be newer than the recording.
 func (s *sniffer) device(index int) (*device, error) {
 	if d, ok := s.devices[index]; ok {
 		return d, nil
 	}
 	i, err := net.InterfaceByIndex(index)
 	if err != nil {
-		// It is gone already, its packets are not.
+		// The interface may be gone before its last packets are read.
 		i = &net.Interface{Index: index, Name: fmt.Sprintf("interface-%d", index)}
 	}
 	return s.add(i)
 }
 
-// capture reads until the socket's deadline or the end.
-func (s *sniffer) capture() error {
+// record reads until the socket's deadline or the end.
+func (s *sniffer) record() error {
 	for {
 		var wait bool
 		var err error
@@ -204,7 +204,7 @@ func (s *sniffer) capture() error {
 			if err = s.receive(int(fd)); err != unix.EAGAIN {
 				return true
 			}
-			// Who watches must not wait for the next packet to see this one.
+			// A reader must not wait for the next packet to see this one.
 			wait = s.out.Buffered() == 0
 			return !wait
 		}); readErr != nil {
@@ -219,7 +219,7 @@ func (s *sniffer) capture() error {
 	}
 }
 
-// drain reads what has arrived by now.
+// drain reads the packets that have arrived by now.
 func (s *sniffer) drain() error {
 	until := time.Now()
 	var err error
@@ -251,9 +251,9 @@ func (s *sniffer) receive(fd int) error {
 	}
 	link, ok := from.(*unix.SockaddrLinklayer)
 	if !ok {
-		return errors.New("receiving packets: one is not of a link")
+		return errors.New("receiving packets: one has no link-layer address")
 	}
-	// On loopback, whatever is sent arrives as well.
+	// On loopback every packet is seen twice, sent and received.
 	if link.Hatype == unix.ARPHRD_LOOPBACK && link.Pkttype == unix.PACKET_OUTGOING {
 		return nil
 	}
@@ -290,8 +290,8 @@ func packetTime(control []byte) time.Time {
 	return time.Now()
 }
 
-// end writes the statistics. The kernel counts drops for the socket and not for
-// each interface: they stand with the first one, so that their sum is right.
+// end writes the statistics. The kernel counts drops for the socket and not for each
+// interface: they are added to the first one, so that the sum is right.
 func (s *sniffer) end() error {
 	var dropped uint64
 	var err error
@@ -319,7 +319,7 @@ func (s *sniffer) end() error {
 		dropped = 0
 	}
 	if err := s.out.Flush(); err != nil {
-		return fmt.Errorf("writing the capture: %w", err)
+		return fmt.Errorf("writing the packets: %w", err)
 	}
 	return nil
 }

@@ -77,7 +77,7 @@ func TestPortFilter(t *testing.T) {
 	}
 }
 
-// recording is a capture that runs in a node.
+// recording is packets being recorded in a node.
 type recording struct {
 	t    *testing.T
 	stop context.CancelFunc
@@ -87,7 +87,7 @@ type recording struct {
 	slow sync.Mutex
 }
 
-// record starts a capture and returns once it has begun.
+// record starts a recording and returns once it has begun.
 func record(t *testing.T, n *netlab.Node, o Options) *recording {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -118,7 +118,7 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// seen is where a text was captured, by interface.
+// seen is where a text was recorded, by interface.
 type seen struct {
 	packets map[string]int
 	stats   pcapng.Statistics
@@ -202,7 +202,7 @@ func TestCaptures(t *testing.T) {
 	}{"everywhere": {everywhere, 1, 3}, "port": {port, 1, 2}, "loopback": {loopback, 1, 0}} {
 		got := c.r.end(text)
 		if got.packets["lo"] != c.lo || got.packets["eth0"] != c.eth0 {
-			t.Errorf("%s: captured at %v, want %d on lo and %d on eth0", name, got.packets, c.lo, c.eth0)
+			t.Errorf("%s: recorded at %v, want %d on lo and %d on eth0", name, got.packets, c.lo, c.eth0)
 		}
 		if got.stats.Received == 0 || got.stats.Dropped != 0 {
 			t.Errorf("%s: statistics %+v", name, got.stats)
@@ -218,18 +218,18 @@ func TestBounds(t *testing.T) {
 	full := record(t, a, Options{MaxBytes: 500})
 	say(t, a, b, b.Addr(7001), text)
 	if got := cut.end("xend"); len(got.packets) != 0 {
-		t.Errorf("the end of long packets is captured: %v", got.packets)
+		t.Errorf("the end of long packets is recorded: %v", got.packets)
 	}
 	// It ends by itself.
 	if got := full.wait("x"); got.stats.Received == 0 {
 		t.Errorf("statistics %+v", got.stats)
 	}
 	if err := Run(t.Context(), io.Discard, Options{Interface: "nonesuch"}); err == nil {
-		t.Error("an interface that is not there is captured on")
+		t.Error("an interface that is not there is recorded")
 	}
 }
 
-// TestReadsWhatHasArrived ends a capture that could not keep up: what was there
+// TestReadsWhatHasArrived ends a recording that could not keep up: what was there
 // before the end is in it all the same.
 func TestReadsWhatHasArrived(t *testing.T) {
 	lab := netlab.New(t, 2)
@@ -242,6 +242,6 @@ func TestReadsWhatHasArrived(t *testing.T) {
 	r.stop()
 	r.slow.Unlock()
 	if got := r.wait("late-canary"); got.packets["eth0"] != 3 {
-		t.Errorf("captured at %v", got.packets)
+		t.Errorf("recorded at %v", got.packets)
 	}
 }

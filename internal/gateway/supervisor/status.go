@@ -100,16 +100,10 @@ func (s *supervisor) withCounters(st api.Status) (*api.Status, error) {
 	if st.State == api.Starting || st.State == api.Uncertified {
 		return &st, nil
 	}
-	c, err := s.programs.Counters()
-	if err != nil {
+	var err error
+	if st.Capture.CaptureCounts, err = s.programs.Counters(); err != nil {
 		return nil, fmt.Errorf("reading the counters: %w", err)
 	}
-	st.Capture.Captured, st.Capture.NoListener = c.Captured, c.NoListener
-	st.Capture.ServicePassed, st.Capture.ServiceRefused = c.ServicePassed, c.ServiceRefused
-	st.Capture.Uncapturable = c.Uncapturable
-	st.Capture.UDP, st.Capture.UDPRefused = c.UDP, c.UDPRefused
-	st.Capture.Steered = c.Steered
-	st.Capture.PlaintextAllowed, st.Capture.PlaintextRefused = c.PlaintextAllowed, c.PlaintextRefused
 	st.Traffic, st.Unencrypted = s.traffic.Traffic(), s.traffic.Unencrypted()
 	s.withExisting(&st)
 	return &st, nil

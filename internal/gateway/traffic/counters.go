@@ -8,10 +8,9 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// Counters counts the connections of a gateway. It has a fixed size and no pointers, so
-// that it can lie in memory that two processes share: the worker counts, the supervisor
-// reads, and a worker that crashes takes no totals with it. Its zero value counts
-// from zero.
+// Counters counts the connections of a gateway. It has a fixed size and no pointers, so that it
+// can lie in memory that two processes share: the worker counts, the supervisor reads, and the
+// totals survive a worker that crashes. Its zero value is ready for use.
 type Counters struct {
 	outbound, inbound Counts
 	// Ended counts connections that are over, Aborted those of them that were reset
@@ -39,8 +38,8 @@ func (c *Counters) Of(d Direction) *Counts {
 // Because counts why a connection is not encrypted.
 func (c *Counts) Because(r Reason) { c.because[r].Add(1) }
 
-// ResetActive sets the numbers of open connections to zero, as is true when the process
-// that counted them is gone.
+// ResetActive sets the numbers of open connections to zero, after the process that had them has
+// ended.
 func (c *Counters) ResetActive() {
 	c.outbound.Active.Store(0)
 	c.inbound.Active.Store(0)

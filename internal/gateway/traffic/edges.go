@@ -10,9 +10,8 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// maxStrangers is how many of api.MaxEdges may be those of clients that never proved who
-// they are: whoever sends SYNs from many addresses must not push out what is known about
-// the pod's own traffic.
+// maxStrangers is how many of api.MaxEdges may belong to unauthenticated clients: a sender of
+// SYNs from many addresses must not push out the edges of the pod's own traffic.
 const maxStrangers = api.MaxEdges / 4
 
 // Key is what the connections of an edge have in common. See api.Edge for the fields.
@@ -24,13 +23,12 @@ type Key struct {
 	Verdict, Reason      string
 }
 
-// stranger reports whether anybody can make up such an edge.
+// stranger reports whether an unauthenticated client can make such an edge.
 func (k *Key) stranger() bool { return k.Direction == Inbound && k.Peer == "" }
 
 // Edge sums up the connections of a key.
 type Edge struct {
-	// Sent and Received are added to by whoever carries a connection. Everything else is
-	// guarded by the mutex of Edges.
+	// Sent and Received count bytes. The mutex of Edges guards everything else.
 	Sent, Received atomic.Uint64
 
 	key         Key
@@ -44,9 +42,9 @@ type Edge struct {
 // Verdict returns how the edge's connections are carried.
 func (e *Edge) Verdict() string { return e.key.Verdict }
 
-// Edges is who a gateway has talked to. Its mutex is taken when it is decided how a
-// connection is carried and when it ends, for a few operations on a map; never while
-// bytes are relayed.
+// Edges are the edges of a gateway. Its mutex is locked when it is decided how a connection is
+// carried and when the connection ends, for a few operations on a map; never while bytes are
+// relayed.
 type Edges struct {
 	since time.Time
 
@@ -76,15 +74,15 @@ func (t *Edges) Open(k Key, now time.Time) *Edge {
 	return e
 }
 
-// Pass counts a connection that was decided and ended at once.
+// Pass counts a connection that ended without being carried.
 func (t *Edges) Pass(k Key, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.touch(k, now).connections++
 }
 
-// Close counts the end of a connection that was opened as one of e and has sent and
-// received that many bytes since. If it turns out to be one of k, it never was one of e.
+// Close counts the end of a connection that was opened as one of e and has sent and received
+// that many bytes. If its key turns out to be k, it moves there.
 func (t *Edges) Close(e *Edge, k Key, sent, received uint64, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -109,9 +107,8 @@ func (t *Edges) Close(e *Edge, k Key, sent, received uint64, now time.Time) {
 	right.Received.Add(received)
 }
 
-// touch returns the edge of k as the one last seen. To make room it drops the one of its
-// list not seen for longest, whether connections are open or not: they go on counting
-// where nobody looks.
+// touch returns the edge of k as the one last seen. To make room it drops the edge of its list
+// that was not seen for longest, even one with open connections: their counts are lost.
 func (t *Edges) touch(k Key, now time.Time) *Edge {
 	e := t.edges[k]
 	if e == nil {
@@ -152,8 +149,7 @@ func (t *Edges) remove(e *Edge) {
 	delete(t.edges, e.key)
 }
 
-// Read returns all edges, the one last seen first. Which pod they are those of is for
-// others to fill in.
+// Read returns all edges, the one last seen first, without the pod.
 func (t *Edges) Read() api.Edges {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -43,13 +43,13 @@ const (
 	PeerUnknown
 	Crowded
 
-	// Outbound, wire=port: nobody answers at the peer's port.
+	// Outbound, wire=port: the peer's port does not answer.
 	PeerRefused
 	PeerSilent
 	PeerUnreachable
 
-	// Outbound, wire=inband. That the peer has no gateway and that something on the way
-	// removed the option looks the same from here.
+	// Outbound, wire=inband. A peer without a gateway and a middlebox that removes the option
+	// look the same from here.
 	OptionLost
 	NoNegotiation
 
@@ -66,7 +66,7 @@ const (
 	PeerNotAllowed
 	PeerApplicationUnreachable
 
-	// Inbound, before the peer has proven who it is.
+	// Inbound, before the peer is authenticated.
 	Plaintext
 	Undetermined
 	NoHandshake
@@ -82,9 +82,9 @@ const (
 	reasons
 )
 
-// row describes a reason. The word is a label of metrics, and one reason's alone in each
-// of its directions. The text is "reason" in the line of a connection: people search logs
-// for it, so both stay as they are. What differs from case to case is in "error".
+// row describes a reason. The word is a label of metrics, unique in each of its directions. The
+// text is "reason" in the log line of a connection. Metrics and logs are searched for both, so
+// they never change. "error" in the log has the details of a case.
 type row struct {
 	in         Direction
 	word, text string

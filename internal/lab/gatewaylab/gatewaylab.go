@@ -27,7 +27,7 @@ import (
 // TrustDomain is that of every gateway in a lab.
 const TrustDomain = "lab.test"
 
-// startTimeout bounds a gateway's start. It is no expectation.
+// startTimeout bounds a gateway's start, generously.
 const startTimeout = 30 * time.Second
 
 // NewAuthority makes an authority in memory.

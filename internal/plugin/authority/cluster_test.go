@@ -1,8 +1,8 @@
 package authority
 
 import (
-	"crypto/elliptic"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,97 +11,64 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
-// newCluster returns a cluster with nothing in it but its own namespace.
-func newCluster(uid types.UID) *fake.Clientset {
-	return fake.NewClientset(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: Namespace, UID: uid}})
-}
-
-// refuse makes the cluster answer a verb on a resource with err.
-func refuse(cluster *fake.Clientset, verb, resource string, err error) {
-	cluster.PrependReactor(verb, resource, func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, err })
-}
-
-func forbidden(resource string) error {
-	return apierrors.NewForbidden(schema.GroupResource{Resource: resource}, "x", errors.New("no"))
-}
-
-// writes counts what a client has asked a cluster to change.
-func writes(cluster *fake.Clientset) int {
-	n := 0
-	for _, action := range cluster.Actions() {
-		if v := action.GetVerb(); v != "get" && v != "list" && v != "watch" {
-			n++
-		}
-	}
-	return n
-}
-
 func TestClusterUID(t *testing.T) {
-	if uid, err := ClusterUID(t.Context(), newCluster("uid-1")); err != nil || uid != "uid-1" {
+	if uid, err := clusterUID(t.Context(), newCluster("uid-1")); err != nil || uid != "uid-1" {
 		t.Errorf("%q, %v", uid, err)
 	}
-	if uid, err := ClusterUID(t.Context(), newCluster("")); err == nil {
+	if uid, err := clusterUID(t.Context(), newCluster("")); err == nil {
 		t.Errorf("%q without a uid", uid)
 	}
-	for name, c := range map[string]struct {
-		err  error
-		hint string
-	}{
-		"forbidden":    {forbidden("namespaces"), "permission to get namespace kube-system"},
-		"unauthorized": {apierrors.NewUnauthorized("who"), "log in"},
-		"unreachable":  {errors.New("dial tcp 127.0.0.1:6443: connection refused"), "reachable"},
-	} {
-		cluster := newCluster("uid-1")
-		refuse(cluster, "get", "namespaces", c.err)
-		_, err := ClusterUID(t.Context(), cluster)
-		if !errors.Is(err, c.err) || !strings.Contains(api.Hint(err), c.hint) {
-			t.Errorf("%s: %v, hint %q", name, err, api.Hint(err))
-		}
+	cluster := newCluster("uid-1")
+	refuse(cluster, "get", "namespaces", forbidden("namespaces"))
+	if _, err := clusterUID(t.Context(), cluster); !apierrors.IsForbidden(err) || !strings.Contains(api.Hint(err), "may get namespace kube-system; ") {
+		t.Errorf("%v, hint %q", err, api.Hint(err))
 	}
+}
+
+func testMeta(name, trustDomain string) metav1.ObjectMeta {
+	return metav1.ObjectMeta{Namespace: "kube-system", Name: name, Labels: map[string]string{"app.kubernetes.io/managed-by": "kubectl-gateway"},
+		Annotations: map[string]string{"kubectl-gateway.github.io/trust-domain": trustDomain}}
 }
 
 func TestPublishBundle(t *testing.T) {
 	ctx, cluster := t.Context(), newCluster("uid-1")
-	if _, err := FetchBundle(ctx, cluster); !errors.Is(err, ErrNoBundle) {
+	if _, err := fetchBundle(ctx, cluster); !errors.Is(err, ErrNoBundle) {
 		t.Fatalf("before: %v", err)
 	}
 	a := newTestAuthority(t, "cluster.local")
-	if changed, err := PublishBundle(ctx, cluster, a, false); err != nil || !changed {
+	if changed, err := publishBundle(ctx, cluster, a, false); err != nil || !changed {
 		t.Fatalf("changed %v, %v", changed, err)
 	}
 	m, err := cluster.CoreV1().ConfigMaps("kube-system").Get(ctx, "kube-gateway-trust", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if m.Labels["app.kubernetes.io/managed-by"] != "kubectl-gateway" || m.Annotations[TrustDomainAnnotation] != "cluster.local" {
-		t.Errorf("labels %v, annotations %v", m.Labels, m.Annotations)
-	}
-	if len(m.Data) != 1 || m.Data["ca.crt"] != string(a.Bundle()) || strings.Contains(m.String(), "PRIVATE") {
-		t.Errorf("data %v", m.Data)
+	m.TypeMeta, m.ManagedFields = metav1.TypeMeta{}, nil
+	want := &corev1.ConfigMap{ObjectMeta: testMeta("kube-gateway-trust", "cluster.local"), Data: map[string]string{"ca.crt": string(a.Bundle())}}
+	if diff := cmp.Diff(want, m); diff != "" || err != nil {
+		t.Fatalf("%v (-want +got):\n%s", err, diff)
 	}
 	before := writes(cluster)
-	if changed, err := PublishBundle(ctx, cluster, a, false); err != nil || changed || writes(cluster) != before {
+	if changed, err := publishBundle(ctx, cluster, a, false); err != nil || changed || writes(cluster) != before {
 		t.Errorf("again: changed %v, %v", changed, err)
 	}
 
 	b := newTestAuthority(t, "cluster.local")
-	if _, err := PublishBundle(ctx, cluster, b, false); !errors.Is(err, ErrForeign) || !strings.Contains(api.Hint(err), "--force") || writes(cluster) != before {
+	if _, err := publishBundle(ctx, cluster, b, false); !errors.Is(err, ErrForeign) || !strings.Contains(api.Hint(err), "--force") || writes(cluster) != before {
 		t.Errorf("another authority: %v", err)
 	}
-	if changed, err := PublishBundle(ctx, cluster, b, true); err != nil || !changed {
+	if changed, err := publishBundle(ctx, cluster, b, true); err != nil || !changed {
 		t.Errorf("by force: changed %v, %v", changed, err)
 	}
-	bundle, err := FetchBundle(ctx, cluster)
-	if err != nil || !bundle.Holds(b) || bundle.Holds(a) || bundle.TrustDomain != "cluster.local" {
+	bundle, err := fetchBundle(ctx, cluster)
+	if err != nil || !bundle.holds(b) || bundle.holds(a) || bundle.trustDomain != "cluster.local" {
 		t.Errorf("bundle %v, %v", bundle, err)
 	}
 }
@@ -115,11 +82,11 @@ func TestBundleOfTwo(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, x := range []*ca.Authority{a, b} {
-		if changed, err := PublishBundle(ctx, cluster, x, false); err != nil || changed {
+		if changed, err := publishBundle(ctx, cluster, x, false); err != nil || changed {
 			t.Errorf("changed %v, %v", changed, err)
 		}
 	}
-	if _, err := PublishBundle(ctx, cluster, c, false); !errors.Is(err, ErrForeign) {
+	if _, err := publishBundle(ctx, cluster, c, false); !errors.Is(err, ErrForeign) {
 		t.Error(err)
 	}
 }
@@ -128,7 +95,7 @@ func TestBundleOfTwo(t *testing.T) {
 // refuse ours.
 func TestBundleOfAnotherTrustDomain(t *testing.T) {
 	ctx, cluster := t.Context(), newCluster("uid-1")
-	root := pki.Sign(t, "root", pki.ECKey(t, elliptic.P256()), nil, nil)
+	root := pki.Root(t)
 	imported := func(trustDomain string) *ca.Authority {
 		a, err := ca.Import(root.CertPEM(), root.KeyPEM(t), trustDomain)
 		if err != nil {
@@ -136,10 +103,10 @@ func TestBundleOfAnotherTrustDomain(t *testing.T) {
 		}
 		return a
 	}
-	if _, err := PublishBundle(ctx, cluster, imported("a.example"), false); err != nil {
+	if _, err := publishBundle(ctx, cluster, imported("a.example"), false); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := PublishBundle(ctx, cluster, imported("b.example"), false); !errors.Is(err, ErrForeign) {
+	if _, err := publishBundle(ctx, cluster, imported("b.example"), false); !errors.Is(err, ErrForeign) {
 		t.Error(err)
 	}
 }
@@ -159,18 +126,18 @@ func TestDamagedBundle(t *testing.T) {
 			t.Fatal(err)
 		}
 		before := writes(cluster)
-		if _, err := FetchBundle(ctx, cluster); !errors.Is(err, ca.ErrDamaged) {
+		if _, err := fetchBundle(ctx, cluster); !errors.Is(err, ca.ErrDamaged) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if _, err := PublishBundle(ctx, cluster, a, false); !errors.Is(err, ca.ErrDamaged) || writes(cluster) != before {
+		if _, err := publishBundle(ctx, cluster, a, false); !errors.Is(err, ca.ErrDamaged) || writes(cluster) != before {
 			t.Errorf("%s: publishing: %v", name, err)
 		} else {
 			checkMessage(t, name, err)
 		}
-		if changed, err := PublishBundle(ctx, cluster, a, true); err != nil || !changed {
+		if changed, err := publishBundle(ctx, cluster, a, true); err != nil || !changed {
 			t.Errorf("%s: by force: %v", name, err)
 		}
-		if b, err := FetchBundle(ctx, cluster); err != nil || !b.Holds(a) {
+		if b, err := fetchBundle(ctx, cluster); err != nil || !b.holds(a) {
 			t.Errorf("%s: afterwards %v, %v", name, b, err)
 		}
 	}
@@ -183,11 +150,11 @@ func TestConcurrentWriters(t *testing.T) {
 	a, b := newTestAuthority(t, "cluster.local"), newTestAuthority(t, "cluster.local")
 	for name, publish := range map[string]func(*fake.Clientset, *ca.Authority, bool) error{
 		"configmaps": func(c *fake.Clientset, a *ca.Authority, force bool) error {
-			_, err := PublishBundle(t.Context(), c, a, force)
+			_, err := publishBundle(t.Context(), c, a, force)
 			return err
 		},
 		"secrets": func(c *fake.Clientset, a *ca.Authority, force bool) error {
-			_, err := PublishAuthority(t.Context(), c, a, force)
+			_, err := (&secretStore{client: c}).publish(t.Context(), a, force)
 			return err
 		},
 	} {
@@ -227,7 +194,7 @@ func TestConcurrentWriters(t *testing.T) {
 
 func TestPublishAuthority(t *testing.T) {
 	ctx, cluster := t.Context(), newCluster("uid-1")
-	if _, err := FetchAuthority(ctx, cluster); !errors.Is(err, ErrNoAuthority) {
+	if _, err := (&secretStore{client: cluster}).get(ctx, current); !errors.Is(err, ErrNoAuthority) {
 		t.Fatalf("before: %v", err)
 	}
 	root := pki.Sign(t, "root", pki.RSAKey(t, 2048), nil, nil)
@@ -236,26 +203,29 @@ func TestPublishAuthority(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if changed, err := PublishAuthority(ctx, cluster, a, false); err != nil || !changed {
+	if changed, err := (&secretStore{client: cluster}).publish(ctx, a, false); err != nil || !changed {
 		t.Fatalf("changed %v, %v", changed, err)
 	}
 	s, err := cluster.CoreV1().Secrets("kube-system").Get(ctx, "kube-gateway-authority", metav1.GetOptions{})
-	if err != nil || s.Type != corev1.SecretTypeTLS || len(s.Data) != 2 {
-		t.Errorf("secret of type %s with %d entries, %v", s.Type, len(s.Data), err)
+	s.TypeMeta, s.ManagedFields = metav1.TypeMeta{}, nil
+	want := &corev1.Secret{ObjectMeta: testMeta("kube-gateway-authority", "prod.example.org"), Type: corev1.SecretTypeTLS,
+		Data: map[string][]byte{"tls.crt": slices.Concat(issuer.CertPEM(), root.CertPEM()), "tls.key": issuer.KeyPEM(t)}}
+	if diff := cmp.Diff(want, s); diff != "" || err != nil {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
-	b, err := FetchAuthority(ctx, cluster)
+	b, err := (&secretStore{client: cluster}).get(ctx, current)
 	if err != nil || !b.Equal(a) || b.TrustDomain() != "prod.example.org" {
 		t.Fatalf("fetched %v, %v", b, err)
 	}
 	before := writes(cluster)
-	if changed, err := PublishAuthority(ctx, cluster, a, false); err != nil || changed || writes(cluster) != before {
+	if changed, err := (&secretStore{client: cluster}).publish(ctx, a, false); err != nil || changed || writes(cluster) != before {
 		t.Errorf("again: changed %v, %v", changed, err)
 	}
 	other := newTestAuthority(t, "prod.example.org")
-	if _, err := PublishAuthority(ctx, cluster, other, false); !errors.Is(err, ErrForeign) || writes(cluster) != before {
+	if _, err := (&secretStore{client: cluster}).publish(ctx, other, false); !errors.Is(err, ErrForeign) || writes(cluster) != before {
 		t.Errorf("another: %v", err)
 	}
-	if changed, err := PublishAuthority(ctx, cluster, other, true); err != nil || !changed {
+	if changed, err := (&secretStore{client: cluster}).publish(ctx, other, true); err != nil || !changed {
 		t.Errorf("by force: %v, %v", changed, err)
 	}
 	// A key from one and a certificate from another is no authority.
@@ -267,7 +237,7 @@ func TestPublishAuthority(t *testing.T) {
 	if _, err := cluster.CoreV1().Secrets(Namespace).Update(ctx, s, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := FetchAuthority(ctx, cluster); !errors.Is(err, ca.ErrMismatch) || api.Hint(err) == "" {
+	if _, err := (&secretStore{client: cluster}).get(ctx, current); !errors.Is(err, ca.ErrMismatch) || api.Hint(err) == "" {
 		t.Errorf("mixed: %v", err)
 	}
 }

@@ -1,6 +1,7 @@
 package authority
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,23 +15,40 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// EnvDir is the environment variable that names the directory of the authority,
-// in place of the default one.
+// EnvDir is the environment variable that names the directory of the authority.
 const EnvDir = "KUBE_GATEWAY_AUTHORITY_DIR"
 
-// DefaultDir returns the directory on this machine that holds the authority of
-// the cluster with the given uid: kubectl-gateway/<uid> below $XDG_DATA_HOME if
-// that is set and absolute (XDG Base Directory Specification), else below
-// ~/.local/share, on macOS ~/Library/Application Support and on Windows
-// %LOCALAPPDATA%. getenv is os.Getenv if nil.
-func DefaultDir(clusterUID string, getenv func(string) string) (string, error) {
-	return defaultDir(runtime.GOOS, clusterUID, getenv)
+// Location says where the authority of a cluster is kept.
+type Location struct {
+	// Client speaks to the cluster.
+	Client kubernetes.Interface
+	// Dir is the directory on this machine. If empty, it is
+	// $KUBE_GATEWAY_AUTHORITY_DIR, or else kubectl-gateway/<uid of the cluster> below
+	// $XDG_DATA_HOME if that is set and absolute (XDG Base Directory Specification),
+	// else below ~/.local/share, on macOS ~/Library/Application Support and on Windows
+	// %LOCALAPPDATA%.
+	Dir string
+	// Step, if not nil, is called after each change of the file system. An error
+	// ends the work there and then: tests interrupt it so.
+	Step func(name string) error
+}
+
+// files returns the directory. It asks the cluster only for the default one.
+func (l *Location) files(ctx context.Context) (*dirStore, error) {
+	dir := cmp.Or(l.Dir, os.Getenv(EnvDir))
+	if dir == "" {
+		uid, err := clusterUID(ctx, l.Client)
+		if err != nil {
+			return nil, err
+		}
+		if dir, err = defaultDir(runtime.GOOS, uid, os.Getenv); err != nil {
+			return nil, err
+		}
+	}
+	return &dirStore{dir: dir, step: l.Step}, nil
 }
 
 func defaultDir(goos, clusterUID string, getenv func(string) string) (string, error) {
-	if getenv == nil {
-		getenv = os.Getenv
-	}
 	// The uid comes from the cluster, which must not choose a path here.
 	if clusterUID == "" || len(clusterUID) > 64 || strings.ContainsFunc(clusterUID, func(r rune) bool {
 		return !(r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r == '-')
@@ -65,24 +83,4 @@ func dataHome(goos string, getenv func(string) string) (string, error) {
 		return filepath.Join(home, "Library", "Application Support"), nil
 	}
 	return filepath.Join(home, ".local", "share"), nil
-}
-
-// ResolveDir returns the directory of the authority: dir if it is not empty,
-// else $KUBE_GATEWAY_AUTHORITY_DIR, else the default one of the cluster that
-// client speaks to. getenv is os.Getenv if nil. Only the last asks the cluster.
-func ResolveDir(ctx context.Context, client kubernetes.Interface, dir string, getenv func(string) string) (string, error) {
-	if getenv == nil {
-		getenv = os.Getenv
-	}
-	if dir == "" {
-		dir = getenv(EnvDir)
-	}
-	if dir != "" {
-		return dir, nil
-	}
-	uid, err := ClusterUID(ctx, client)
-	if err != nil {
-		return "", err
-	}
-	return DefaultDir(uid, getenv)
 }

@@ -4,17 +4,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
-
-	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
-
-func env(vars map[string]string) func(string) string {
-	return func(name string) string { return vars[name] }
-}
 
 func TestDefaultDir(t *testing.T) {
 	abs := t.TempDir()
@@ -42,41 +34,29 @@ func TestDefaultDir(t *testing.T) {
 		}
 	}
 	for _, uid := range []string{"", "..", "../../etc", "a/b", `a\b`, "a b", strings.Repeat("a", 65)} {
-		if got, err := DefaultDir(uid, env(map[string]string{"HOME": "/home/u", "LOCALAPPDATA": "/local"})); err == nil {
+		if got, err := defaultDir("linux", uid, env(map[string]string{"HOME": "/home/u"})); err == nil {
 			t.Errorf("uid %q chose %q", uid, got)
 		}
 	}
 }
 
-func TestResolveDir(t *testing.T) {
-	cluster := newCluster("uid-1")
-	vars := map[string]string{"XDG_DATA_HOME": t.TempDir()}
-	byDefault := filepath.Join(vars["XDG_DATA_HOME"], "kubectl-gateway", "uid-1")
-	if got, err := ResolveDir(t.Context(), cluster, "", env(vars)); err != nil || got != byDefault {
-		t.Errorf("%q, %v", got, err)
-	}
-	// The other two do not need the cluster.
-	vars[EnvDir] = "/from/env"
-	if got, err := ResolveDir(t.Context(), fake.NewClientset(), "", env(vars)); err != nil || got != "/from/env" {
-		t.Errorf("%q, %v", got, err)
-	}
-	if got, err := ResolveDir(t.Context(), fake.NewClientset(), "/from/flag", env(vars)); err != nil || got != "/from/flag" {
-		t.Errorf("%q, %v", got, err)
-	}
+func env(vars map[string]string) func(string) string {
+	return func(name string) string { return vars[name] }
 }
 
-func TestParseTTL(t *testing.T) {
-	const day = 24 * time.Hour
-	for text, want := range map[string]time.Duration{
-		"12h": 12 * time.Hour, "1h30m": 90 * time.Minute, "90d": 90 * day, "8w": 56 * day, "10y": ca.DefaultTTL, "292y": 292 * 365 * day,
-		"": 0, "0": 0, "0d": 0, "-1h": 0, "-1d": 0, "d": 0, "1.5d": 0, "10": 0, "293y": 0, "99999999999999999999d": 0, "ten years": 0,
-	} {
-		got, err := ca.ParseTTL(text)
-		if got != want || (err != nil) != (want == 0) {
-			t.Errorf("%q: %v, %v; want %v", text, got, err, want)
-		}
-		if err != nil && api.Hint(err) == "" {
-			t.Errorf("%q: %v has no hint", text, err)
+func TestLocation(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv(EnvDir, "")
+	t.Setenv("XDG_DATA_HOME", home)
+	check := func(l Location, want string) {
+		t.Helper()
+		if files, err := l.files(t.Context()); err != nil || files.dir != want {
+			t.Errorf("%+v, %v; want %q", files, err, want)
 		}
 	}
+	check(Location{Client: newCluster("uid-1")}, filepath.Join(home, "kubectl-gateway", "uid-1"))
+	// The other two do not need the cluster.
+	t.Setenv(EnvDir, "/from/env")
+	check(Location{}, "/from/env")
+	check(Location{Dir: "/from/flag"}, "/from/flag")
 }

@@ -4,14 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -29,21 +23,13 @@ const (
 
 // InitOptions say what authority Init is to set up.
 type InitOptions struct {
-	Client kubernetes.Interface
-	// Dir is the directory on this machine; if empty, that of [ResolveDir].
-	Dir string
-	// Getenv is os.Getenv if nil.
-	Getenv func(string) string
+	Location
+	Source
 	// Store is [StoreLocal] if empty.
 	Store Store
-	// TrustDomain may be empty: that of the authority that exists or is
-	// brought along, else [ca.DefaultTrustDomain].
+	// TrustDomain may be empty: that of the authority that exists or is imported,
+	// else [ca.DefaultTrustDomain].
 	TrustDomain string
-	// TTL is [ca.DefaultTTL] if zero.
-	TTL time.Duration
-	// CertPEM and KeyPEM are the authority that is brought along (see
-	// [ca.Import]); both empty if one is to be made.
-	CertPEM, KeyPEM []byte
 	// Force replaces what is there.
 	Force bool
 	// Progress, if not nil, is told each thing that is done.
@@ -53,8 +39,7 @@ type InitOptions struct {
 // InitResult is what Init has found and done.
 type InitResult struct {
 	Authority *ca.Authority
-	// File holds the authority on this machine; empty if it lies only in the
-	// cluster.
+	// File holds the authority on this machine; empty if only the cluster has it.
 	File string
 	// Backup holds the one that was replaced, or is empty.
 	Backup string
@@ -82,68 +67,49 @@ func Init(ctx context.Context, o InitOptions) (*InitResult, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	dir, err := ResolveDir(ctx, o.Client, o.Dir, o.Getenv)
+	files, err := o.files(ctx)
 	if err != nil {
 		return nil, err
 	}
+	i := &initializer{InitOptions: o, files: files, secrets: &secretStore{client: o.Client}}
 	if o.Force {
-		return o.replace(ctx, dir)
+		return i.replace(ctx)
 	}
-	return o.ensure(ctx, dir)
+	return i.ensure(ctx)
 }
 
 func (o *InitOptions) validate() error {
-	switch {
-	case o.Store != StoreLocal && o.Store != StoreCluster:
+	if o.Store != StoreLocal && o.Store != StoreCluster {
 		return api.WithHint(fmt.Errorf("store %q is unknown", o.Store), fmt.Sprintf("use %s or %s", StoreLocal, StoreCluster))
-	case (len(o.CertPEM) == 0) != (len(o.KeyPEM) == 0):
-		return api.WithHint(errors.New("a certificate and its private key are needed together"), "give both --from-cert and --from-key")
-	case len(o.CertPEM) > 0 && o.TTL != 0:
-		return api.WithHint(errors.New("the lifetime of an existing certificate cannot be chosen"), "leave out --ttl")
-	case o.TrustDomain != "":
-		return ca.ValidateTrustDomain(o.TrustDomain)
 	}
-	return nil
+	if err := o.Source.Validate(); err != nil || o.TrustDomain == "" {
+		return err
+	}
+	return ca.ValidateTrustDomain(o.TrustDomain)
 }
 
-// mint makes the authority that the options describe or takes the one that they
-// bring along.
-func (o *InitOptions) mint() (*ca.Authority, error) {
-	if len(o.CertPEM) == 0 {
-		a, err := ca.New(ca.Options{TrustDomain: o.TrustDomain, TTL: o.TTL})
-		if err != nil {
-			return nil, fmt.Errorf("making the authority: %w", err)
-		}
-		return a, nil
-	}
-	a, err := ca.Import(o.CertPEM, o.KeyPEM, o.TrustDomain)
-	if err == nil {
-		err = a.ValidAt(time.Now())
-	}
-	if errors.Is(err, ca.ErrMismatch) {
-		err = api.WithHint(err, "the first certificate of --from-cert must be the one that --from-key belongs to")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("importing the authority: %w", err)
-	}
-	return a, nil
+// initializer is Init at work.
+type initializer struct {
+	InitOptions
+	files   *dirStore
+	secrets *secretStore
 }
 
 // ensure finds the authority or makes one where there is none.
-func (o *InitOptions) ensure(ctx context.Context, dir string) (*InitResult, error) {
-	local, err := LoadDir(dir)
+func (i *initializer) ensure(ctx context.Context) (*InitResult, error) {
+	local, err := i.files.get(current)
 	if err != nil && !errors.Is(err, ErrNoAuthority) {
 		return nil, err
 	}
-	bundle, err := FetchBundle(ctx, o.Client)
+	bundle, err := fetchBundle(ctx, i.Client)
 	if err != nil && !errors.Is(err, ErrNoBundle) {
 		return nil, err
 	}
-	stored, err := FetchAuthority(ctx, o.Client)
+	stored, err := i.secrets.get(ctx, current)
 	switch {
 	case errors.Is(err, ErrNoAuthority):
-	case apierrors.IsForbidden(err) && o.Store == StoreLocal:
-		// Whoever may not read Secrets of kube-system can still keep the
+	case apierrors.IsForbidden(err) && i.Store == StoreLocal:
+		// Someone who may not read Secrets of kube-system can still keep the
 		// authority on this machine.
 	case err != nil:
 		return nil, err
@@ -153,163 +119,166 @@ func (o *InitOptions) ensure(ctx context.Context, dir string) (*InitResult, erro
 		a = stored
 	}
 	if a == nil {
-		return o.first(ctx, dir, bundle)
+		return i.first(ctx, bundle)
 	}
-	if bundle == nil || local != nil && stored != nil && !local.Equal(stored) {
+	differ := local != nil && stored != nil && !local.Equal(stored)
+	if bundle == nil || differ {
 		// What is missing, or differs, may be a rotation's to repair.
-		if err := o.checkRotation(ctx, dir, stored != nil); err != nil {
+		if err := i.checkRotation(ctx, stored != nil); err != nil {
 			return nil, err
 		}
 	}
-	if local != nil && stored != nil && !local.Equal(stored) {
-		return nil, api.WithHint(fmt.Errorf("secret %s in %s holds another authority than %s: %w", SecretName, Namespace, Path(dir), ErrForeign), foreignHint)
+	if differ {
+		return nil, api.WithHint(fmt.Errorf("%s holds another authority than %s: %w", i.secrets, i.files, ErrForeign), foreignHint)
 	}
-	if bundle != nil && !bundle.Holds(a) {
+	if bundle != nil && !bundle.holds(a) {
 		return nil, foreignError(bundle)
 	}
-	if err := o.wants(a); err != nil {
+	if err := i.checkWanted(a); err != nil {
 		return nil, err
 	}
 	result := &InitResult{Authority: a, InCluster: stored != nil}
 	if local != nil {
-		result.File = Path(dir)
+		result.File = i.files.String()
 	}
-	return result, o.publish(ctx, result)
+	return result, i.publish(ctx, result)
 }
 
 // checkRotation fails if a rotation is under way, here or in the cluster.
-func (o *InitOptions) checkRotation(ctx context.Context, dir string, inCluster bool) error {
-	places := []place{&dirPlace{store: store{dir: dir}}}
+func (i *initializer) checkRotation(ctx context.Context, inCluster bool) error {
+	stores := []store{i.files}
 	if inCluster {
-		places = append(places, &clusterPlace{client: o.Client})
+		stores = append(stores, i.secrets)
 	}
-	for _, p := range places {
-		state, err := p.read(ctx)
+	for _, s := range stores {
+		found, err := s.read(ctx)
 		if err != nil && !errors.Is(err, ErrNoAuthority) {
 			return err
 		}
-		if state[next] != nil || state[previous] != nil {
+		if found[next] != nil || found[previous] != nil {
 			return api.WithHint(fmt.Errorf("%w, and its rotation is under way", ErrExists), "'kubectl gateway rotate --ca' continues the rotation, and publishes the trust bundle")
 		}
 	}
 	return nil
 }
 
-// wants reports ErrExists if the options ask for something else than a.
-func (o *InitOptions) wants(a *ca.Authority) error {
+// checkWanted returns ErrExists if the options ask for another authority than a.
+func (i *initializer) checkWanted(a *ca.Authority) error {
 	const hint = "leave the flag out to keep the authority, or replace it with --force, or with 'kubectl gateway rotate --ca' while traffic goes on"
-	if o.TrustDomain != "" && o.TrustDomain != a.TrustDomain() {
-		return api.WithHint(fmt.Errorf("%w, for trust domain %q instead of %q", ErrExists, a.TrustDomain(), o.TrustDomain), hint)
+	if i.TrustDomain != "" && i.TrustDomain != a.TrustDomain() {
+		return api.WithHint(fmt.Errorf("%w, for trust domain %q instead of %q", ErrExists, a.TrustDomain(), i.TrustDomain), hint)
 	}
-	if len(o.CertPEM) == 0 {
+	if !i.exists() {
 		return nil
 	}
-	brought, err := o.mint()
+	imported, err := i.get(i.TrustDomain)
 	if err != nil {
 		return err
 	}
-	if !brought.Certificate().Equal(a.Certificate()) {
+	if imported.Fingerprint() != a.Fingerprint() {
 		return api.WithHint(fmt.Errorf("%w, another one than that of --from-cert", ErrExists), hint)
 	}
 	return nil
 }
 
 // first sets up the first authority of a cluster.
-func (o *InitOptions) first(ctx context.Context, dir string, bundle *Bundle) (*InitResult, error) {
-	a, err := o.mint()
+func (i *initializer) first(ctx context.Context, b *bundle) (*InitResult, error) {
+	a, err := i.get(i.TrustDomain)
 	if err != nil {
 		return nil, err
 	}
 	// With --from-cert, the one that is published may be the very same.
-	if bundle != nil && !bundle.Holds(a) {
-		return nil, foreignError(bundle)
+	if b != nil && !b.holds(a) {
+		return nil, foreignError(b)
 	}
-	if err := CreateDir(dir, a); err != nil {
+	if err := i.files.write(a, current, false); err != nil {
 		return nil, err
 	}
-	result := &InitResult{Authority: a, File: Path(dir), Created: true, Changed: true}
-	o.Progress("authority written to " + result.File)
-	return result, o.publish(ctx, result)
+	return i.written(ctx, a)
 }
 
 // replace puts a new authority in the place of all that is there.
-func (o *InitOptions) replace(ctx context.Context, dir string) (*InitResult, error) {
-	a, err := o.mint()
+func (i *initializer) replace(ctx context.Context) (*InitResult, error) {
+	a, err := i.get(i.TrustDomain)
 	if err != nil {
 		return nil, err
 	}
-	if o.Store == StoreLocal {
-		// A Secret that is left behind would hold an authority that nobody
-		// trusts any more; deleting a key is the operator's business.
-		if exists, err := secretExists(ctx, o.Client); err != nil {
-			return nil, err
-		} else if exists {
+	if i.Store == StoreLocal {
+		// A Secret that is left behind would hold an authority that nobody trusts
+		// any more, and only the operator may delete a key.
+		_, err := i.secrets.get(ctx, current)
+		switch {
+		case i.secrets.secrets[current] != nil:
 			return nil, api.WithHint(fmt.Errorf("%w in secret %s in %s, and it would stay there", ErrExists, SecretName, Namespace),
 				fmt.Sprintf("add --store=cluster, or delete it first with 'kubectl delete secret %s -n %s'", SecretName, Namespace))
+		case !errors.Is(err, ErrNoAuthority) && !apierrors.IsForbidden(err):
+			return nil, err
 		}
 	}
-	// What is left of a rotation would go on with it.
-	if err := o.endRotation(ctx, dir); err != nil {
+	// A rotation that is under way would go on with what is left of it.
+	if err := i.endRotation(ctx); err != nil {
 		return nil, err
 	}
-	backup, err := ReplaceDir(dir, a)
-	if err != nil {
+	i.files.backup = ""
+	if err := i.files.supersede(a); err != nil {
 		return nil, err
 	}
-	result := &InitResult{Authority: a, File: Path(dir), Backup: backup, Created: true, Changed: true}
-	if backup != "" {
-		o.Progress("old authority kept as " + backup)
+	if i.files.backup != "" {
+		i.Progress("old authority kept as " + i.files.backup)
 	}
-	o.Progress("authority written to " + result.File)
-	return result, o.publish(ctx, result)
+	return i.written(ctx, a)
 }
 
 // endRotation puts the other authorities of a rotation away, whatever their state.
-func (o *InitOptions) endRotation(ctx context.Context, dir string) error {
-	s := store{dir: dir}
-	for _, name := range []string{nextName, previousName} {
-		if _, err := os.Lstat(filepath.Join(dir, name)); errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		backup, err := s.retire(name)
-		if err != nil {
+func (i *initializer) endRotation(ctx context.Context) error {
+	for _, at := range []slot{next, previous} {
+		i.files.backup = ""
+		if err := i.files.retire(slotFiles[at]); err != nil {
 			return err
 		}
-		o.Progress(name + " kept as " + backup)
-	}
-	if o.Store != StoreCluster {
-		return nil
-	}
-	for _, name := range []string{NextSecretName, PreviousSecretName} {
-		err := o.Client.CoreV1().Secrets(Namespace).Delete(ctx, name, metav1.DeleteOptions{})
-		if err != nil && !apierrors.IsNotFound(err) {
-			return clusterError("removing what is left of a rotation", "delete", "secret "+name, err)
+		if i.files.backup != "" {
+			i.Progress(slotFiles[at] + " kept as " + i.files.backup)
+		}
+		if i.Store != StoreCluster {
+			continue
+		}
+		if _, err := i.secrets.get(ctx, at); i.secrets.secrets[at] == nil && !errors.Is(err, ErrNoAuthority) {
+			return err
+		}
+		if err := i.secrets.empty(ctx, at, false); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
+// written goes on with an authority that is on disk.
+func (i *initializer) written(ctx context.Context, a *ca.Authority) (*InitResult, error) {
+	i.Progress("authority written to " + i.files.String())
+	result := &InitResult{Authority: a, File: i.files.String(), Backup: i.files.backup, Created: true, Changed: true}
+	return result, i.publish(ctx, result)
+}
+
 // publish brings the cluster's part up to date.
-func (o *InitOptions) publish(ctx context.Context, result *InitResult) error {
-	changed, err := PublishBundle(ctx, o.Client, result.Authority, o.Force)
+func (i *initializer) publish(ctx context.Context, result *InitResult) error {
+	changed, err := publishBundle(ctx, i.Client, result.Authority, i.Force)
 	if err != nil {
 		return err
 	}
 	if changed {
 		result.Changed = true
-		o.Progress(fmt.Sprintf("trust bundle published as configmap %s in %s", BundleName, Namespace))
+		i.Progress(fmt.Sprintf("trust bundle published as configmap %s in %s", BundleName, Namespace))
 	}
-	if o.Store != StoreCluster {
+	if i.Store != StoreCluster {
 		return nil
 	}
-	changed, err = PublishAuthority(ctx, o.Client, result.Authority, o.Force)
-	if err != nil {
+	if changed, err = i.secrets.publish(ctx, result.Authority, i.Force); err != nil {
 		return err
 	}
 	result.InCluster = true
 	if changed {
 		result.Changed = true
-		o.Progress(fmt.Sprintf("authority stored as secret %s in %s", SecretName, Namespace))
+		i.Progress(fmt.Sprintf("authority stored as secret %s in %s", SecretName, Namespace))
 	}
 	return nil
 }

@@ -12,40 +12,31 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
-// LoadOptions say where Load looks for the authority.
-type LoadOptions struct {
-	Client kubernetes.Interface
-	// Dir is the directory on this machine; if empty, that of [ResolveDir].
-	Dir string
-	// Getenv is os.Getenv if nil.
-	Getenv func(string) string
-}
-
 // Load returns the authority of a cluster: the one on this machine, or else the
-// one in the cluster's Secret. Either must be in the cluster's trust bundle:
-// what another issues would be refused by the gateways that run already. While a
-// rotation is under way, the bundle of what Load returns holds both its roots, on
-// the side of the old authority as on that of the new one. The
-// error is [ErrNoAuthority] if neither exists, [ErrForeign] or [ErrNoBundle] if
+// one in the cluster's Secret. It must be in the cluster's trust bundle: running
+// gateways would refuse what another one issues. During a rotation the bundle of
+// what Load returns holds both roots, also where the old authority is found. The
+// error is [ErrNoAuthority] if there is neither, [ErrForeign] or [ErrNoBundle] if
 // the cluster does not trust what was found, or one of those of [LoadDir].
-func Load(ctx context.Context, opts LoadOptions) (*ca.Authority, error) {
-	dir, err := ResolveDir(ctx, opts.Client, opts.Dir, opts.Getenv)
+func Load(ctx context.Context, l Location) (*ca.Authority, error) {
+	files, err := l.files(ctx)
 	if err != nil {
 		return nil, err
 	}
-	a, err := LoadDir(dir)
-	where := Path(dir)
+	a, err := files.get(current)
+	where := files.String()
 	if errors.Is(err, ErrNoAuthority) {
-		where = "secret " + SecretName + " in " + Namespace
-		a, err = FetchAuthority(ctx, opts.Client)
+		secrets := &secretStore{client: l.Client}
+		where = secrets.String()
+		a, err = secrets.get(ctx, current)
 		if apierrors.IsForbidden(err) || errors.Is(err, ErrNoAuthority) {
-			return nil, noAuthority(ctx, opts.Client, dir)
+			return nil, noAuthority(ctx, l.Client, files.dir)
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	bundle, err := FetchBundle(ctx, opts.Client)
+	bundle, err := fetchBundle(ctx, l.Client)
 	if errors.Is(err, ErrNoBundle) {
 		return nil, api.WithHint(fmt.Errorf("checking that the cluster trusts the authority of %s: %w", where, ErrNoBundle),
 			"run 'kubectl gateway init-ca' again: it publishes the trust bundle and changes nothing else")
@@ -53,8 +44,8 @@ func Load(ctx context.Context, opts LoadOptions) (*ca.Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !bundle.Holds(a) {
-		return nil, fmt.Errorf("the authority of %s (%s) is a foreign one: %w", where, short(a.Root()), foreignError(bundle))
+	if !bundle.holds(a) {
+		return nil, notTrusted(where, a, bundle)
 	}
 	if other := bundle.partner(a); other != nil {
 		a = a.Trusting(other)
@@ -62,11 +53,16 @@ func Load(ctx context.Context, opts LoadOptions) (*ca.Authority, error) {
 	return a, nil
 }
 
+// notTrusted is the error for an authority that is not in the trust bundle.
+func notTrusted(where string, a *ca.Authority, b *bundle) error {
+	return fmt.Errorf("the authority of %s (%s) is a foreign one: %w", where, short(a.Root()), foreignError(b))
+}
+
 // noAuthority tells a cluster without an authority from one whose authority
-// lies with somebody else.
+// somebody else has.
 func noAuthority(ctx context.Context, client kubernetes.Interface, dir string) error {
 	err := fmt.Errorf("%w in %s", ErrNoAuthority, dir)
-	if bundle, bundleErr := FetchBundle(ctx, client); bundleErr == nil {
+	if bundle, bundleErr := fetchBundle(ctx, client); bundleErr == nil {
 		return api.WithHint(fmt.Errorf("%w, but the cluster trusts %s", err, bundle), foreignHint)
 	}
 	return api.WithHint(fmt.Errorf("%w and none in the cluster", err), "run 'kubectl gateway init-ca' first")

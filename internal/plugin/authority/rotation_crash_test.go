@@ -3,6 +3,7 @@ package authority
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -56,7 +57,7 @@ func TestRotationInterrupted(t *testing.T) {
 							finished = true
 						}
 					}
-					a, err := Load(t.Context(), s.options())
+					a, err := Load(t.Context(), s.location())
 					if err != nil {
 						t.Fatalf("%s: %v", when, err)
 					}
@@ -69,7 +70,7 @@ func TestRotationInterrupted(t *testing.T) {
 						t.Fatalf("%s: another operator hands out %v while %v signs here", when, old.Roots(), a)
 					}
 				}
-				if a, err := Load(t.Context(), s.options()); err != nil || a.Equal(s.first) || len(a.Roots()) != 1 || len(roots) != 2 {
+				if a, err := Load(t.Context(), s.location()); err != nil || a.Equal(s.first) || len(a.Roots()) != 1 || len(roots) != 2 {
 					t.Fatalf("%s: at the end %v, %v; roots %v", when, a, err, roots)
 				}
 				if keep != "cluster" {
@@ -104,7 +105,7 @@ func interruptWrites(cluster *fake.Clientset, doneFirst bool, step func(string) 
 }
 
 // checkFiles checks what a rotation leaves: the authority, and the old one.
-func checkFiles(t *testing.T, when string, s *site) {
+func checkFiles(t *testing.T, when string, s *operator) {
 	t.Helper()
 	found := false
 	for _, name := range names(t, s.dir) {
@@ -113,12 +114,7 @@ func checkFiles(t *testing.T, when string, s *site) {
 		case name == nextName, name == previousName:
 			t.Errorf("%s: %s is left", when, name)
 		default:
-			a, err := loadFile(s.dir, name, false)
-			if err != nil {
-				t.Errorf("%s: %v", when, err)
-			} else if !a.Equal(s.first) {
-				t.Errorf("%s: %s is not the old authority", when, name)
-			}
+			checkFile(t, filepath.Join(s.dir, name), s.first)
 			found = true
 		}
 	}

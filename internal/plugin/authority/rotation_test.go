@@ -10,55 +10,33 @@ import (
 	"testing"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
-// site is a cluster and the directories of its operators.
-type site struct {
-	t       *testing.T
-	cluster *fake.Clientset
-	dir     string
-	first   *ca.Authority
-	step    func(string) error
-}
-
-// newSite sets up an authority. keep is "local", "cluster" (not on this machine)
-// or "both".
-func newSite(t *testing.T, keep string) *site {
+// newSite returns an operator who has set up an authority. keep is "local",
+// "cluster" (not on this machine) or "both".
+func newSite(t *testing.T, keep string) *operator {
 	t.Helper()
-	s := &site{t: t, cluster: newCluster("uid-1"), dir: filepath.Join(t.TempDir(), "authority")}
+	s := newOperator(t, newCluster("uid-1"))
 	store := StoreLocal
 	if keep != "local" {
 		store = StoreCluster
 	}
-	result, err := Init(t.Context(), InitOptions{Client: s.cluster, Dir: s.dir, Store: store})
-	if err != nil {
-		t.Fatal(err)
-	}
+	result, err := s.run(InitOptions{Store: store})
+	s.must(err)
 	s.first = result.Authority
 	if keep == "cluster" {
-		if err := os.RemoveAll(s.dir); err != nil {
-			t.Fatal(err)
-		}
+		s.must(os.RemoveAll(s.dir))
 	}
 	return s
 }
 
-func (s *site) open() (*Rotation, error) {
-	return OpenRotation(s.t.Context(), RotationOptions{LoadOptions: s.options(), Step: s.step})
-}
+func (s *operator) open() (*Rotation, error) { return OpenRotation(s.t.Context(), s.location()) }
 
-func (s *site) options() LoadOptions {
-	return LoadOptions{Client: s.cluster, Dir: s.dir, Getenv: env(nil)}
-}
-
-func (s *site) mustOpen(phase Phase) *Rotation {
+func (s *operator) mustOpen(phase Phase) *Rotation {
 	s.t.Helper()
 	r, err := s.open()
 	if err != nil {
@@ -70,22 +48,15 @@ func (s *site) mustOpen(phase Phase) *Rotation {
 	return r
 }
 
-func (s *site) must(err error) {
-	s.t.Helper()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-}
-
 // advance does the next thing and reports whether that was the last.
-func (s *site) advance(r *Rotation) (done bool, err error) {
+func (s *operator) advance(r *Rotation) (done bool, err error) {
 	ctx := s.t.Context()
 	if _, err := r.CatchUp(ctx); err != nil {
 		return false, err
 	}
 	switch r.Phase() {
 	case Idle:
-		return false, r.Begin(ctx, Successor{})
+		return false, r.Begin(ctx, Source{})
 	case Trusting:
 		if err := r.Publish(ctx); err != nil {
 			return false, err
@@ -109,7 +80,7 @@ func TestRotation(t *testing.T) {
 			other := s.copyOfDir(keep)
 
 			r := s.mustOpen(Idle)
-			s.must(r.Begin(ctx, Successor{TTL: 24 * time.Hour}))
+			s.must(r.Begin(ctx, Source{TTL: 24 * time.Hour}))
 			next := r.Other()
 			r = s.mustOpen(Trusting)
 			if !r.Current().Equal(s.first) || !r.Other().Equal(next) {
@@ -118,9 +89,9 @@ func TestRotation(t *testing.T) {
 			if err := r.Switch(ctx); err == nil {
 				t.Error("switched before the next root was published")
 			}
-			s.checkLoads(s.options(), s.first)
+			s.checkLoads(s.location(), s.first)
 			s.must(r.Publish(ctx))
-			s.checkLoads(s.options(), s.first, next)
+			s.checkLoads(s.location(), s.first, next)
 			s.checkLoads(other, s.first, next)
 			before := writes(s.cluster)
 			s.must(r.Publish(ctx))
@@ -134,7 +105,7 @@ func TestRotation(t *testing.T) {
 			if !r.Current().Equal(next) || !r.Other().Equal(s.first) {
 				t.Fatalf("current %v, previous %v", r.Current(), r.Other())
 			}
-			s.checkLoads(s.options(), next, s.first)
+			s.checkLoads(s.location(), next, s.first)
 			if keep != "cluster" {
 				s.checkLoads(other, s.first, next)
 			}
@@ -143,7 +114,7 @@ func TestRotation(t *testing.T) {
 			}
 			s.must(r.Drop(ctx))
 			r = s.mustOpen(Dropping)
-			s.checkLoads(s.options(), next)
+			s.checkLoads(s.location(), next)
 			if keep != "cluster" {
 				_, err := Load(ctx, other)
 				if !errors.Is(err, ErrForeign) || !strings.Contains(api.Hint(err), "copy of authority.pem") {
@@ -156,12 +127,10 @@ func TestRotation(t *testing.T) {
 				t.Errorf("backup %q", backup)
 			}
 			if backup != "" {
-				if a, err := loadFile(filepath.Dir(backup), filepath.Base(backup), false); err != nil || !a.Equal(s.first) {
-					t.Errorf("the backup is %v, %v", a, err)
-				}
+				checkFile(t, backup, s.first)
 			}
 			s.mustOpen(Idle)
-			s.checkLoads(s.options(), next)
+			s.checkLoads(s.location(), next)
 			secrets, err := s.cluster.CoreV1().Secrets(Namespace).List(ctx, metav1.ListOptions{})
 			s.must(err)
 			if want := map[string]int{"local": 0, "cluster": 1, "both": 1}[keep]; len(secrets.Items) != want {
@@ -179,18 +148,18 @@ func TestRotation(t *testing.T) {
 }
 
 // copyOfDir returns where another operator has the authority as it is now.
-func (s *site) copyOfDir(keep string) LoadOptions {
+func (s *operator) copyOfDir(keep string) Location {
 	s.t.Helper()
 	if keep == "cluster" {
-		return s.options()
+		return s.location()
 	}
 	dir := filepath.Join(s.t.TempDir(), "other")
 	s.must(CreateDir(dir, s.first))
-	return LoadOptions{Client: s.cluster, Dir: dir, Getenv: env(nil)}
+	return Location{Client: s.cluster, Dir: dir}
 }
 
 // checkLoads checks that Load finds signer, with these roots besides its own.
-func (s *site) checkLoads(o LoadOptions, signer *ca.Authority, besides ...*ca.Authority) {
+func (s *operator) checkLoads(o Location, signer *ca.Authority, besides ...*ca.Authority) {
 	s.t.Helper()
 	a, err := Load(s.t.Context(), o)
 	if err != nil || !a.Equal(signer) {
@@ -203,10 +172,6 @@ func (s *site) checkLoads(o LoadOptions, signer *ca.Authority, besides ...*ca.Au
 	if string(a.Bundle()) != string(want) || len(a.Roots()) != len(besides)+1 || a.Roots()[0] != ca.Fingerprint(signer.Root()) {
 		s.t.Errorf("the bundle has %v", a.Roots())
 	}
-}
-
-func conflict(resource string) error {
-	return apierrors.NewConflict(schema.GroupResource{Resource: resource}, "x", errors.New("version 8"))
 }
 
 // A rotation that was finished elsewhere is not begun again here.
@@ -241,7 +206,7 @@ func TestRotationFinishedElsewhere(t *testing.T) {
 		if finished, err := s.mustOpen(Idle).CatchUp(t.Context()); err != nil || finished {
 			t.Errorf("%v: finished twice: %v", phase, err)
 		}
-		s.checkLoads(s.options(), last)
+		s.checkLoads(s.location(), last)
 		checkFiles(t, phase.String(), s)
 	}
 }
@@ -252,8 +217,8 @@ func TestRotationOfTwoOperators(t *testing.T) {
 	other := *s
 	other.dir = s.copyOfDir("local").Dir
 	mine, theirs := s.mustOpen(Idle), other.mustOpen(Idle)
-	s.must(mine.Begin(ctx, Successor{}))
-	s.must(theirs.Begin(ctx, Successor{}))
+	s.must(mine.Begin(ctx, Source{}))
+	s.must(theirs.Begin(ctx, Source{}))
 	// Both have read the bundle; the slower one must not take the other's root out.
 	s.must(mine.Publish(ctx))
 	if err := theirs.Publish(ctx); !errors.Is(err, ErrForeign) || !strings.Contains(api.Hint(err), "another operator has begun a rotation") {
@@ -262,7 +227,7 @@ func TestRotationOfTwoOperators(t *testing.T) {
 	if _, err := other.open(); !errors.Is(err, ErrForeign) {
 		t.Errorf("opened: %v", err)
 	}
-	s.checkLoads(LoadOptions{Client: s.cluster, Dir: other.dir, Getenv: env(nil)}, s.first, mine.Other())
+	s.checkLoads(Location{Client: s.cluster, Dir: other.dir}, s.first, mine.Other())
 
 	// In the moment between reading and writing it is the server that tells.
 	refuse(s.cluster, "update", "configmaps", conflict("configmaps"))
@@ -278,8 +243,8 @@ func TestRotationOfTwoProcesses(t *testing.T) {
 	for _, keep := range []string{"local", "cluster", "both"} {
 		s := newSite(t, keep)
 		one, two := s.mustOpen(Idle), s.mustOpen(Idle)
-		s.must(one.Begin(ctx, Successor{}))
-		if err := two.Begin(ctx, Successor{}); !errors.Is(err, ErrChanged) {
+		s.must(one.Begin(ctx, Source{}))
+		if err := two.Begin(ctx, Source{}); !errors.Is(err, ErrChanged) {
 			t.Errorf("%s: both began: %v", keep, err)
 		}
 		if r := s.mustOpen(Trusting); !r.Other().Equal(one.Other()) {
@@ -316,7 +281,7 @@ func TestForeignRootInBundle(t *testing.T) {
 		s.must(err)
 		m.Data[BundleKey] = string(s.first.Bundle()) + string(evil.Bundle())
 		if annotation != "" {
-			m.Annotations[RotationAnnotation] = annotation
+			m.Annotations[rotationAnnotation] = annotation
 		}
 		_, err = s.cluster.CoreV1().ConfigMaps(Namespace).Update(ctx, m, metav1.UpdateOptions{})
 		s.must(err)
@@ -328,7 +293,7 @@ func TestForeignRootInBundle(t *testing.T) {
 	s.must(err)
 	for name, annotation := range map[string]string{"nothing": "", "forged": string(text), "garbage": "{"} {
 		insert(annotation)
-		s.checkLoads(s.options(), s.first)
+		s.checkLoads(s.location(), s.first)
 		if _, err := s.open(); !errors.Is(err, ErrForeign) || !strings.Contains(api.Hint(err), "kubectl edit configmap") {
 			t.Errorf("%s: %v; hint %q", name, err, api.Hint(err))
 		}
@@ -339,19 +304,19 @@ func TestBeginRefuses(t *testing.T) {
 	ctx := t.Context()
 	s := newSite(t, "local")
 	foreign := newTestAuthority(t, "other.local")
-	pem := func(a *ca.Authority) Successor {
+	pem := func(a *ca.Authority) Source {
 		certs, key, err := a.PEM()
 		s.must(err)
-		return Successor{CertPEM: certs, KeyPEM: key}
+		return Source{CertPEM: certs, KeyPEM: key}
 	}
 	for name, c := range map[string]struct {
-		successor Successor
+		successor Source
 		hint      string
 	}{
 		"another trust domain": {pem(foreign), "trust-domain"},
 		"itself":               {pem(s.first), "nothing to do"},
-		"half":                 {Successor{CertPEM: s.first.Bundle()}, "--from-key"},
-		"a lifetime to choose": {Successor{CertPEM: pem(foreign).CertPEM, KeyPEM: pem(foreign).KeyPEM, TTL: time.Hour}, "--ttl"},
+		"half":                 {Source{CertPEM: s.first.Bundle()}, "--from-key"},
+		"a lifetime to choose": {Source{CertPEM: pem(foreign).CertPEM, KeyPEM: pem(foreign).KeyPEM, TTL: time.Hour}, "--ttl"},
 	} {
 		err := s.mustOpen(Idle).Begin(ctx, c.successor)
 		if err == nil || !strings.Contains(api.Hint(err), c.hint) {
@@ -372,11 +337,11 @@ func TestPreviousMayExpire(t *testing.T) {
 	ctx := t.Context()
 	short, err := ca.New(ca.Options{TTL: 2 * time.Second})
 	s.must(err)
-	_, err = ReplaceDir(s.dir, short)
+	_, err = supersede(s.dir, short)
 	s.must(err)
-	_, err = PublishAuthority(ctx, s.cluster, short, true)
+	_, err = (&secretStore{client: s.cluster}).publish(ctx, short, true)
 	s.must(err)
-	_, err = PublishBundle(ctx, s.cluster, short, true)
+	_, err = publishBundle(ctx, s.cluster, short, true)
 	s.must(err)
 	for _, phase := range []Phase{Idle, Trusting} {
 		_, err := s.advance(s.mustOpen(phase))
@@ -396,22 +361,22 @@ func TestInitDuringRotation(t *testing.T) {
 	for _, keep := range []string{"local", "both"} {
 		s := newSite(t, keep)
 		store := map[string]Store{"local": StoreLocal, "both": StoreCluster}[keep]
-		s.must(s.mustOpen(Idle).Begin(ctx, Successor{}))
+		s.must(s.mustOpen(Idle).Begin(ctx, Source{}))
 		r := s.mustOpen(Trusting)
 		s.must(r.Publish(ctx))
-		if result, err := Init(ctx, InitOptions{Client: s.cluster, Dir: s.dir, Store: store}); err != nil || result.Changed {
+		if result, err := Init(ctx, InitOptions{Location: Location{Client: s.cluster, Dir: s.dir}, Store: store}); err != nil || result.Changed {
 			t.Errorf("%s: %v, %v", keep, result, err)
 		}
-		s.checkLoads(s.options(), s.first, r.Other())
+		s.checkLoads(s.location(), s.first, r.Other())
 		s.must(s.cluster.CoreV1().ConfigMaps(Namespace).Delete(ctx, BundleName, metav1.DeleteOptions{}))
-		if _, err := Init(ctx, InitOptions{Client: s.cluster, Dir: s.dir, Store: store}); !errors.Is(err, ErrExists) || !strings.Contains(api.Hint(err), "rotate --ca") {
+		if _, err := Init(ctx, InitOptions{Location: Location{Client: s.cluster, Dir: s.dir}, Store: store}); !errors.Is(err, ErrExists) || !strings.Contains(api.Hint(err), "rotate --ca") {
 			t.Errorf("%s: without a bundle: %v; hint %q", keep, err, api.Hint(err))
 		}
 		s.must(s.mustOpen(Trusting).Publish(ctx))
-		s.checkLoads(s.options(), s.first, r.Other())
-		result, err := Init(ctx, InitOptions{Client: s.cluster, Dir: s.dir, Store: store, Force: true})
+		s.checkLoads(s.location(), s.first, r.Other())
+		result, err := Init(ctx, InitOptions{Location: Location{Client: s.cluster, Dir: s.dir}, Store: store, Force: true})
 		s.must(err)
 		s.mustOpen(Idle)
-		s.checkLoads(s.options(), result.Authority)
+		s.checkLoads(s.location(), result.Authority)
 	}
 }

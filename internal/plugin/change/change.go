@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,21 +13,12 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
-const (
-	// DefaultParallel is how many gateways are changed at a time.
-	DefaultParallel = 16
-	// DefaultTimeout bounds how long one gateway may take. It gives a worker
-	// more than twice the time after which the gateway gives it up.
-	DefaultTimeout = 15 * time.Second
-)
-
-// Setter changes the settings of one gateway. The Client of package remote does.
-type Setter interface {
-	SetMode(ctx context.Context, namespace, pod, container string, mode api.Mode) (*api.Status, error)
-	SetAllow(ctx context.Context, namespace, pod, container string, patterns []string) (*api.Status, error)
-}
+// DefaultTimeout bounds how long one gateway may take. It gives a worker
+// more than twice the time after which the gateway gives it up.
+const DefaultTimeout = 15 * time.Second
 
 // Change is what is to be changed: either the mode, or the identity rules.
 type Change struct {
@@ -53,8 +43,8 @@ type Result struct {
 
 // Changer changes gateways. It is safe for concurrent use.
 type Changer struct {
-	Gateways Setter
-	// Parallel and Timeout are as DefaultParallel and DefaultTimeout, which
+	Gateways *remote.Client
+	// Parallel and Timeout are parallel.Default and DefaultTimeout, which
 	// they become if zero.
 	Parallel int
 	Timeout  time.Duration
@@ -64,7 +54,7 @@ type Changer struct {
 // result of each as it comes; calls do not overlap. One pod's failure is no
 // concern of the others. Results are in the order of pods.
 func (c *Changer) ChangeAll(ctx context.Context, pods []corev1.Pod, change Change, report func(Result)) []Result {
-	return parallel.Each(cmp.Or(max(c.Parallel, 0), DefaultParallel), pods, func(pod *corev1.Pod) Result {
+	return parallel.Each(cmp.Or(max(c.Parallel, 0), parallel.Default), pods, func(pod *corev1.Pod) Result {
 		return c.change(ctx, pod, change)
 	}, report)
 }
@@ -80,10 +70,7 @@ func (c *Changer) change(ctx context.Context, pod *corev1.Pod, change Change) Re
 	timeout := cmp.Or(c.Timeout, DefaultTimeout)
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	status, err := c.set(ctx, pod, gateway.Name, change)
-	if err == nil {
-		err = check(pod, change, status)
-	}
+	status, err := apply(ctx, c.Gateways.Gateway(pod, gateway.Name), change)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		result.Err = api.WithHint(fmt.Errorf("no answer within %v, and the change may have been made", timeout), "'kubectl gateway status' tells; --timeout waits longer")
@@ -97,24 +84,12 @@ func (c *Changer) change(ctx context.Context, pod *corev1.Pod, change Change) Re
 	return result
 }
 
-func (c *Changer) set(ctx context.Context, pod *corev1.Pod, container string, change Change) (*api.Status, error) {
+// apply makes change, which the gateway has confirmed then.
+func apply(ctx context.Context, gateway *remote.Conn, change Change) (*api.Status, error) {
 	if change.Mode != "" {
-		return c.Gateways.SetMode(ctx, pod.Namespace, pod.Name, container, change.Mode)
+		return gateway.SetMode(ctx, change.Mode)
 	}
-	return c.Gateways.SetAllow(ctx, pod.Namespace, pod.Name, container, change.Allow)
-}
-
-// check makes sure that the right gateway did what it was asked for.
-func check(pod *corev1.Pod, change Change, status *api.Status) error {
-	switch {
-	case status.Pod.UID != string(pod.UID):
-		return errors.New("what answers serves another pod")
-	case change.Mode != "" && status.Mode != change.Mode:
-		return fmt.Errorf("the gateway says that its mode is %.40q", status.Mode)
-	case change.Mode == "" && !slices.Equal(status.Allow, change.Allow):
-		return fmt.Errorf("the gateway says that it allows %.200q", status.Allow)
-	}
-	return nil
+	return gateway.SetAllow(ctx, change.Allow)
 }
 
 func warnings(change Change, status *api.Status) []string {

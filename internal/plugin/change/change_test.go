@@ -13,26 +13,31 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
 // setters answers for the gateways of pods, by their names.
 type setters map[string]func(ctx context.Context, asked *api.Status) (*api.Status, error)
 
-func (s setters) SetMode(ctx context.Context, _, pod, container string, mode api.Mode) (*api.Status, error) {
-	return s.answer(ctx, pod, container, &api.Status{Mode: mode})
-}
-
-func (s setters) SetAllow(ctx context.Context, _, pod, container string, patterns []string) (*api.Status, error) {
-	return s.answer(ctx, pod, container, &api.Status{Allow: patterns})
-}
-
-// answer hands a good gateway's answer to the pod's function.
-func (s setters) answer(ctx context.Context, pod, container string, status *api.Status) (*api.Status, error) {
-	if container != "kube-gateway" {
-		return nil, fmt.Errorf("container %s was asked", container)
-	}
-	status.Pod.UID, status.State, status.OnFailure = "uid-"+pod, api.Ready, api.FailClosed
-	return s[pod](ctx, status)
+// client hands a good gateway's answer to the pod's function.
+func (s setters) client() *remote.Client {
+	return fakegateway.Gateways(func(ctx context.Context, call *fakegateway.Call) (any, error) {
+		status := &api.Status{State: api.Ready, Pod: api.PodRef{UID: "uid-" + call.Pod}, OnFailure: api.FailClosed}
+		switch words := strings.Join(call.Words, " "); {
+		case call.Container != "kube-gateway":
+			return nil, fmt.Errorf("container %s was asked", call.Container)
+		case call.Op() == "mode":
+			status.Mode = api.Mode(call.Words[1])
+		case words != "allow --everyone":
+			status.Allow = call.Words[1:]
+		}
+		answer, err := s[call.Pod](ctx, status)
+		if err != nil {
+			return nil, err
+		}
+		return answer, nil
+	}).Client(nil)
 }
 
 func good(_ context.Context, status *api.Status) (*api.Status, error) { return status, nil }
@@ -85,7 +90,7 @@ func TestChange(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := Changer{Gateways: setters{"web": test.answer}, Timeout: time.Minute}
+			c := Changer{Gateways: setters{"web": test.answer}.client(), Timeout: time.Minute}
 			if name == "no answer" {
 				c.Timeout = time.Millisecond
 			}
@@ -106,7 +111,7 @@ func TestChangeOfMany(t *testing.T) {
 	none := podWith("none", runs())
 	none.Spec.EphemeralContainers = nil
 	dead := podWith("dead", corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1}})
-	c := Changer{Gateways: setters{"web": good, "db": good}}
+	c := Changer{Gateways: setters{"web": good, "db": good}.client()}
 	reported := map[string]int{}
 	results := c.ChangeAll(t.Context(), []corev1.Pod{none, podWith("web", runs()), dead, podWith("db", runs())}, Change{Mode: api.Strict},
 		func(r Result) { reported[r.Pod.Name]++ })
@@ -128,7 +133,7 @@ func TestInterruptedChange(t *testing.T) {
 		cancel()
 		<-ctx.Done()
 		return nil, ctx.Err()
-	}}}
+	}}.client()}
 	result := c.ChangeAll(ctx, []corev1.Pod{podWith("web", runs())}, Change{Mode: api.Strict}, nil)[0]
 	if result.Err == nil || !strings.Contains(result.Err.Error(), "interrupted, and the change may have been made") {
 		t.Error(result.Err)

@@ -13,7 +13,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 )
 
-// soonExpired is when to replace an authority at the latest: certificates of pods
+// soonExpired is when an authority must be replaced at the latest: certificates of pods
 // never outlive it.
 const soonExpired = 60 * 24 * time.Hour
 
@@ -31,13 +31,18 @@ func checkAuthority(_ context.Context, f *facts) []finding {
 	return []finding{found}
 }
 
-// place repeats the directory of the authority for another command.
+// location says where the authority is.
+func (f *facts) location() authority.Location {
+	return authority.Location{Client: f.Client, Dir: f.AuthorityDir}
+}
+
+// place is the flag with the authority's directory for another command.
 func (f *facts) place() string {
-	if f.Load.Dir == "" {
+	if f.AuthorityDir == "" {
 		return ""
 	}
 	// A shell takes all between single quotes as it is.
-	return " --authority-dir='" + strings.ReplaceAll(f.Load.Dir, "'", `'\''`) + "'"
+	return " --authority-dir='" + strings.ReplaceAll(f.AuthorityDir, "'", `'\''`) + "'"
 }
 
 func checkAuthorityExpiry(_ context.Context, f *facts) []finding {
@@ -57,9 +62,7 @@ func checkRotation(ctx context.Context, f *facts) []finding {
 	if _, err := f.authority(); err != nil {
 		return skipped("there is no authority to look at")
 	}
-	options := f.Load
-	options.Client = f.Client
-	rotation, err := authority.OpenRotation(ctx, authority.RotationOptions{LoadOptions: options})
+	rotation, err := authority.OpenRotation(ctx, f.location())
 	switch {
 	case errors.Is(err, authority.ErrForeign):
 		return []finding{failed(Warning, err)}

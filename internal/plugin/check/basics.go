@@ -9,15 +9,16 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
-// idReachable is the check that says why the cluster does not answer; all others
+// idReachable is the check that explains why the cluster does not answer. All others
 // that need the cluster are skipped then.
 const idReachable = "cluster-reachable"
 
-// maxSkew is how far clocks may differ without harm: certificates are valid from
-// that long before they are made.
+// maxSkew is a harmless difference of clocks: certificates are valid from that long
+// before their creation.
 const maxSkew = 5 * time.Minute
 
 // checks are all checks, in the order of the report.
@@ -30,13 +31,13 @@ func (c *Checker) checks() []check {
 		{id: "cluster-version", category: Cluster, description: "the server is new enough", run: checkServerVersion},
 		{id: "cluster-clock", category: Cluster, description: "the clocks of this machine and of the server agree", run: checkServerClock},
 		{id: "cluster-pods", category: Cluster, description: "the pods are found", run: checkFound},
-		{id: "permissions-enable", category: Permissions, description: "you may enable gateways", run: verbs("enable")},
-		{id: "permissions-secret", category: Permissions, description: "you may bring certificates in Secrets (--delivery=secret)", run: verbs("secret")},
-		{id: "permissions-status", category: Permissions, description: "you may ask gateways (status, mode, allow)", run: verbs("status")},
-		{id: "permissions-tail", category: Permissions, description: "you may read the log of gateways (tail)", run: verbs("tail")},
-		{id: "permissions-disable", category: Permissions, description: "you may disable gateways", run: verbs("disable")},
-		{id: "permissions-rotate", category: Permissions, description: "you may renew certificates (rotate)", run: verbs("rotate")},
-		{id: "permissions-watch", category: Permissions, description: "you may watch for new pods", run: verbs("watch")},
+		{id: "permissions-enable", category: Permissions, description: "you may enable gateways", run: may(rights.Enable)},
+		{id: "permissions-secret", category: Permissions, description: "you may bring certificates in Secrets (--delivery=secret)", run: may(rights.Secrets)},
+		{id: "permissions-status", category: Permissions, description: "you may ask gateways (status, mode, allow)", run: may(rights.Status)},
+		{id: "permissions-tail", category: Permissions, description: "you may read the log of gateways (tail)", run: may(rights.Tail)},
+		{id: "permissions-disable", category: Permissions, description: "you may disable gateways", run: may(rights.Disable)},
+		{id: "permissions-rotate", category: Permissions, description: "you may renew certificates (rotate)", run: may(rights.Rotate)},
+		{id: "permissions-watch", category: Permissions, description: "you may watch for new pods", run: may(rights.Watch)},
 		{id: "policy-pod-security", category: Policy, description: "Pod Security admits the gateway", run: checkPodSecurity},
 		{id: "policy-admission", category: Policy, description: "the server admits the gateway's container (dry run)", run: checkAdmission},
 		{id: "policy-webhooks", category: Policy, description: "admission webhooks can be asked", run: checkWebhooks},

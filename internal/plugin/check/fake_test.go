@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -24,8 +25,9 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 )
 
 // patience bounds what a test waits for; it decides nothing.
@@ -50,20 +52,15 @@ type world struct {
 	progress bytes.Buffer
 }
 
-// Status, Renew and ResetExisting make a world the client of its gateways.
-func (w *world) Status(_ context.Context, _, pod, _ string, _ time.Duration) (*api.Status, error) {
-	if answer := w.answers[pod]; answer != nil {
+// answer is what the gateways of the world say. A check tells them nothing.
+func (w *world) answer(_ context.Context, call *fakegateway.Call) (any, error) {
+	if call.Op() != "status" {
+		return nil, fmt.Errorf("a check told a gateway %q", call.Words)
+	}
+	if answer := w.answers[call.Pod]; answer != nil {
 		return answer, nil
 	}
 	return nil, errors.New("no such gateway")
-}
-
-func (w *world) Renew(context.Context, string, string, string, remote.Sign) (*api.Status, error) {
-	return nil, errors.New("a check renewed a certificate")
-}
-
-func (w *world) ResetExisting(context.Context, string, string, string) (*api.Status, error) {
-	return nil, errors.New("a check reset connections")
 }
 
 func newWorld(t *testing.T, objects ...runtime.Object) *world {
@@ -88,8 +85,8 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 	w.PrependReactor("create", "selfsubjectaccessreviews", func(a clienttesting.Action) (bool, runtime.Object, error) {
 		review := a.(clienttesting.CreateAction).GetObject().(*authorizationv1.SelfSubjectAccessReview)
 		r := review.Spec.ResourceAttributes
-		p := permission{verb: r.Verb, group: r.Group, resource: r.Resource, subresource: r.Subresource}
-		review.Status.Allowed = !slices.Contains(w.denied, p.String())
+		right := rights.Right{Verb: r.Verb, Group: r.Group, Resource: r.Resource, Subresource: r.Subresource}
+		review.Status.Allowed = !slices.Contains(w.denied, right.String())
 		return true, review, nil
 	})
 	w.PrependReactor("create", "selfsubjectreviews", func(clienttesting.Action) (bool, runtime.Object, error) {
@@ -117,9 +114,9 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 		return a.GetSubresource() == "log", &runtime.Unknown{Raw: []byte(w.logs)}, nil
 	})
 	w.Checker = &Checker{
-		Client: w.Clientset, Gateways: w, Namespace: "shop", Context: "context \"test\"", Version: "v1.0.0",
+		Client: w.Clientset, Gateways: fakegateway.Gateways(w.answer).Client(w.Clientset), Namespace: "shop", Context: "context \"test\"", Version: "v1.0.0",
 		Image: "registry.example/gateway:v1", Timeout: patience, ImageTimeout: patience, Interval: time.Millisecond,
-		Load: authority.LoadOptions{Dir: t.TempDir()}, Now: time.Now, Progress: &w.progress,
+		AuthorityDir: t.TempDir(), Now: time.Now, Progress: &w.progress,
 		LookPath: func(string) (string, error) { return "/bin/kubectl", nil },
 		Find: func(ctx context.Context) ([]corev1.Pod, error) {
 			list, err := w.CoreV1().Pods("shop").List(ctx, metav1.ListOptions{})
@@ -132,7 +129,7 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 // withAuthority gives w an authority that the cluster trusts.
 func (w *world) withAuthority(t *testing.T, ttl time.Duration) *world {
 	t.Helper()
-	if _, err := authority.Init(t.Context(), authority.InitOptions{Client: w.Clientset, Dir: w.Load.Dir, TTL: ttl}); err != nil {
+	if _, err := authority.Init(t.Context(), authority.InitOptions{Location: authority.Location{Client: w.Clientset, Dir: w.AuthorityDir}, Source: authority.Source{TTL: ttl}}); err != nil {
 		t.Fatal(err)
 	}
 	return w

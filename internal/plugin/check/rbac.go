@@ -11,22 +11,21 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 )
 
-// grant returns the command that lets user do in namespace what verbs need.
-func grant(role string, verbs []string, namespace, user string) (string, error) {
-	rules := map[scope][]rbacv1.PolicyRule{}
-	for _, verb := range verbs {
-		for _, p := range needs(verb) {
-			rules[p.scope] = addRule(rules[p.scope], p)
-			if p.subresource == "exec" {
-				// The stream is opened with get where it is a WebSocket.
-				p.verb = "get"
-				rules[p.scope] = addRule(rules[p.scope], p)
-			}
+// grant returns the command that grants user what uses need in namespace.
+func grant(role string, uses []rights.Use, namespace, user string) (string, error) {
+	rules := map[rights.Scope][]rbacv1.PolicyRule{}
+	for _, r := range rights.Of(uses...) {
+		rules[r.Scope] = addRule(rules[r.Scope], r)
+		if r.Subresource == "exec" {
+			// A WebSocket opens the stream with get.
+			r.Verb = "get"
+			rules[r.Scope] = addRule(rules[r.Scope], r)
 		}
 	}
-	// A binding of each user, so that what one was granted does not take it from
+	// Each user has a binding of its own: a grant to one must not replace that of
 	// another.
 	sum := fnv.New32a()
 	_, _ = sum.Write([]byte(user))
@@ -35,14 +34,14 @@ func grant(role string, verbs []string, namespace, user string) (string, error) 
 
 	var objects []any
 	for _, place := range []struct {
-		scope     scope
+		scope     rights.Scope
 		namespace string
-	}{{inNamespace, namespace}, {inSystem, authority.Namespace}} {
+	}{{rights.Namespace, namespace}, {rights.System, authority.Namespace}} {
 		if len(rules[place.scope]) == 0 {
 			continue
 		}
 		name, bound := role, binding
-		if place.scope == inSystem {
+		if place.scope == rights.System {
 			name, bound = role+"-trust", binding+"-trust"
 		}
 		objects = append(objects,
@@ -50,9 +49,9 @@ func grant(role string, verbs []string, namespace, user string) (string, error) 
 			rbacv1.RoleBinding{TypeMeta: rbacType("RoleBinding"), ObjectMeta: metav1.ObjectMeta{Name: bound, Namespace: place.namespace},
 				RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name}, Subjects: subjects})
 	}
-	if len(rules[everywhere]) > 0 {
+	if len(rules[rights.Cluster]) > 0 {
 		objects = append(objects,
-			rbacv1.ClusterRole{TypeMeta: rbacType("ClusterRole"), ObjectMeta: metav1.ObjectMeta{Name: role}, Rules: rules[everywhere]},
+			rbacv1.ClusterRole{TypeMeta: rbacType("ClusterRole"), ObjectMeta: metav1.ObjectMeta{Name: role}, Rules: rules[rights.Cluster]},
 			rbacv1.ClusterRoleBinding{TypeMeta: rbacType("ClusterRoleBinding"), ObjectMeta: metav1.ObjectMeta{Name: binding},
 				RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role}, Subjects: subjects})
 	}
@@ -63,29 +62,29 @@ func rbacType(kind string) metav1.TypeMeta {
 	return metav1.TypeMeta{APIVersion: rbacv1.SchemeGroupVersion.String(), Kind: kind}
 }
 
-// addRule adds p to the rule that differs from it in verbs alone.
-func addRule(rules []rbacv1.PolicyRule, p permission) []rbacv1.PolicyRule {
-	resource := p.resource
-	if p.subresource != "" {
-		resource += "/" + p.subresource
+// addRule adds r to the rule that differs in verbs only, or as a rule of its own.
+func addRule(rules []rbacv1.PolicyRule, r rights.Right) []rbacv1.PolicyRule {
+	resource := r.Resource
+	if r.Subresource != "" {
+		resource += "/" + r.Subresource
 	}
 	var names []string
-	if p.name != "" {
-		names = []string{p.name}
+	if r.Name != "" {
+		names = []string{r.Name}
 	}
 	for i := range rules {
-		r := &rules[i]
-		if r.APIGroups[0] == p.group && r.Resources[0] == resource && slices.Equal(r.ResourceNames, names) {
-			if !slices.Contains(r.Verbs, p.verb) {
-				r.Verbs = append(r.Verbs, p.verb)
+		rule := &rules[i]
+		if rule.APIGroups[0] == r.Group && rule.Resources[0] == resource && slices.Equal(rule.ResourceNames, names) {
+			if !slices.Contains(rule.Verbs, r.Verb) {
+				rule.Verbs = append(rule.Verbs, r.Verb)
 			}
 			return rules
 		}
 	}
-	return append(rules, rbacv1.PolicyRule{APIGroups: []string{p.group}, Resources: []string{resource}, ResourceNames: names, Verbs: []string{p.verb}})
+	return append(rules, rbacv1.PolicyRule{APIGroups: []string{r.Group}, Resources: []string{resource}, ResourceNames: names, Verbs: []string{r.Verb}})
 }
 
-// subject is who the server calls user.
+// subject is the subject of a binding for a user as the server names it.
 func subject(user string) rbacv1.Subject {
 	if rest, found := strings.CutPrefix(user, "system:serviceaccount:"); found {
 		if namespace, name, found := strings.Cut(rest, ":"); found {
@@ -105,6 +104,6 @@ func apply(objects ...any) (string, error) {
 		}
 		documents = append(documents, string(text))
 	}
-	// Quoted, so that the shell leaves the text as it is.
+	// The quotes keep the shell from expanding the text.
 	return "kubectl apply -f - <<'EOF'\n" + strings.Join(documents, "---\n") + "EOF", nil
 }

@@ -7,13 +7,15 @@ import (
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 )
 
 // The proposed roles hold what the verbs need, and no role is taken from one user by
 // the grant to another.
 func TestGrant(t *testing.T) {
-	for role, verbs := range bundles() {
-		command, err := grant(role, verbs, "shop", "jane")
+	for role, uses := range bundles() {
+		command, err := grant(role, uses, "shop", "jane")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -25,18 +27,13 @@ func TestGrant(t *testing.T) {
 			}
 			rules = append(rules, object.Rules...)
 		}
-		for _, verb := range verbs {
-			if len(needs(verb)) == 0 {
-				t.Errorf("%s needs nothing", verb)
-			}
-			for _, p := range needs(verb) {
-				resource := strings.TrimSuffix(p.resource+"/"+p.subresource, "/")
-				if !slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool {
-					return slices.Contains(r.Verbs, p.verb) && slices.Contains(r.Resources, resource) && slices.Contains(r.APIGroups, p.group) &&
-						(p.name == "" || slices.Contains(r.ResourceNames, p.name))
-				}) {
-					t.Errorf("%s lacks %s", role, p)
-				}
+		for _, right := range rights.Of(uses...) {
+			resource := strings.TrimSuffix(right.Resource+"/"+right.Subresource, "/")
+			if !slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool {
+				return slices.Contains(r.Verbs, right.Verb) && slices.Contains(r.Resources, resource) && slices.Contains(r.APIGroups, right.Group) &&
+					(right.Name == "" || slices.Contains(r.ResourceNames, right.Name))
+			}) {
+				t.Errorf("%s lacks %s", role, right)
 			}
 		}
 		for _, r := range rules {
@@ -44,7 +41,7 @@ func TestGrant(t *testing.T) {
 				t.Errorf("%s grants everything: %+v", role, r)
 			}
 		}
-		other, err := grant(role, verbs, "shop", "joe")
+		other, err := grant(role, uses, "shop", "joe")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -70,7 +67,7 @@ func FuzzGrantIsOneDocument(f *testing.F) {
 	f.Add("jane\nEOF\nrm -rf ~\n")
 	f.Add("EOF")
 	f.Fuzz(func(t *testing.T, user string) {
-		command, err := grant("kubectl-gateway", []string{"enable"}, "shop", user)
+		command, err := grant("kubectl-gateway", []rights.Use{rights.Enable}, "shop", user)
 		if err != nil {
 			return // a name that is refused gets no command
 		}

@@ -22,7 +22,8 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 )
 
 const (
@@ -34,14 +35,6 @@ const (
 	// maxSteps bounds what is done about one pod whose gateways change meanwhile.
 	maxSteps = 10
 )
-
-// GatewayClient talks to gateways; *remote.Client does it by exec.
-type GatewayClient interface {
-	Status(ctx context.Context, namespace, pod, container string, wait time.Duration) (*api.Status, error)
-	// Disable returns when the gateway is about to end. One that is draining
-	// already is joined.
-	Disable(ctx context.Context, namespace, pod, container string, drain time.Duration) (*api.DisableReport, error)
-}
 
 // Options are what the user decides. Times are as they are given: zero is zero.
 type Options struct {
@@ -58,7 +51,7 @@ type Options struct {
 // Disabler ends the gateways of pods. It is safe for concurrent use.
 type Disabler struct {
 	Client   kubernetes.Interface
-	Gateways GatewayClient
+	Gateways *remote.Client
 	Options  Options
 	// Progress, if not nil, is called with a line about a pod that takes long.
 	// Calls may overlap with each other and with those of DisableAll's report.
@@ -113,7 +106,7 @@ func (d *Disabler) DisableAll(ctx context.Context, pods []corev1.Pod, parallelis
 	for i := range pods {
 		namespace := pods[i].Namespace
 		if access[namespace] == nil {
-			access[namespace] = sync.OnceValue(func() error { return inject.CheckDisableAccess(ctx, d.Client, namespace) })
+			access[namespace] = sync.OnceValue(func() error { return rights.Preflight(ctx, d.Client, namespace, rights.Disable) })
 		}
 	}
 	return parallel.Each(parallelism, pods, func(pod *corev1.Pod) Result {

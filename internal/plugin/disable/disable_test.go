@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
@@ -227,9 +228,9 @@ func TestDisableThatDoesNotWorkOut(t *testing.T) {
 		want  string
 		hint  string
 	}{
-		"network":   {&gateways{disable: always(errors.New("no route"))}, askAttempts, "telling kube-gateway to end: no route", "'kubectl gateway disable pod/p -n shop' again"},
+		"network":   {&gateways{disable: always(errors.New("no route"))}, attempts, "telling kube-gateway to end: no route", "'kubectl gateway disable pod/p -n shop' again"},
 		"forbidden": {&gateways{disable: always(remote.ErrForbidden)}, 1, "not allowed", "again"},
-		"its words": {&gateways{disable: always(api.WithHint(errors.New("unknown control command"), "use status"))}, askAttempts, "unknown control command", "use status"},
+		"its words": {&gateways{disable: always(fakegateway.Refuse("unknown control command\nhint: use status"))}, 1, "unknown control command", "use status"},
 		"gone":      {&gateways{disable: always(remote.ErrPodGone)}, 1, "replaced", "name the pod"},
 		"another":   {&gateways{uid: "uid-other"}, 0, "replaced", "name the pod"},
 	} {

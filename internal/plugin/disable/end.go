@@ -15,10 +15,6 @@ import (
 )
 
 const (
-	// askAttempts and askInterval bound how often an exec that failed in itself is
-	// tried again: it joins what the first one began.
-	askAttempts = 3
-	askInterval = time.Second
 	// reportGrace is how long a gateway's report may travel after its end was seen.
 	reportGrace = 2 * time.Second
 	// quietFor is how long nothing is said about a pod.
@@ -94,30 +90,18 @@ func terminated(gateway installed.Gateway) bool { return gateway.Phase == instal
 // ask returns the report of the gateway called name. It is nil without an error if
 // the container has ended before it could be asked.
 func (d *Disabler) ask(ctx context.Context, pod *corev1.Pod, name string) (*api.DisableReport, error) {
-	for attempt := 1; ; attempt++ {
-		// What answers is found by the pod's name. A gateway that does not say whom
-		// it serves may still be able to end.
-		if status, err := d.Gateways.Status(ctx, pod.Namespace, pod.Name, name, 0); err == nil && status.Pod.UID != string(pod.UID) {
-			return nil, installed.ErrReplaced
-		}
-		report, err := d.Gateways.Disable(ctx, pod.Namespace, pod.Name, name, d.Options.DrainTimeout)
-		switch {
-		case err == nil:
-			return report, nil
-		case errors.Is(err, remote.ErrNotRunning):
-			return nil, nil
-		case errors.Is(err, remote.ErrPodGone):
-			return nil, installed.ErrReplaced
-		case attempt == askAttempts, ctx.Err() != nil, errors.Is(err, remote.ErrForbidden):
-			err = fmt.Errorf("telling %s to end: %w", name, err)
-			if api.Hint(err) == "" {
-				err = api.WithHint(err, "it may be on its way to its end; "+again(pod))
-			}
-			return nil, err
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(askInterval):
-		}
+	report, err := d.Gateways.Gateway(pod, name).Disable(ctx, d.Options.DrainTimeout)
+	switch {
+	case err == nil:
+		return report, nil
+	case errors.Is(err, remote.ErrNotRunning):
+		return nil, nil
+	case errors.Is(err, remote.ErrPodGone), errors.Is(err, remote.ErrOtherPod):
+		return nil, installed.ErrReplaced
 	}
+	err = fmt.Errorf("telling %s to end: %w", name, err)
+	if api.Hint(err) == "" {
+		err = api.WithHint(err, "it may be on its way to its end; "+again(pod))
+	}
+	return nil, err
 }

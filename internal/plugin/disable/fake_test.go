@@ -17,16 +17,22 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
 // patience bounds what a test waits for; it decides nothing.
 const patience = 30 * time.Second
+
+// attempts is how often a gateway is told to end.
+const attempts = 3
 
 var pods = schema.GroupVersionResource{Version: "v1", Resource: "pods"}
 
@@ -224,23 +230,29 @@ type gateways struct {
 	disable func(ctx context.Context, container string, attempt int) (*api.DisableReport, error)
 }
 
-func (g *gateways) Status(context.Context, string, string, string, time.Duration) (*api.Status, error) {
-	if g.uid == "" {
+func (g *gateways) answer(ctx context.Context, call *fakegateway.Call) (any, error) {
+	switch {
+	case call.Op() == "status" && g.uid == "":
 		return nil, errors.New("too busy to say")
+	case call.Op() == "status":
+		return &api.Status{State: api.Ready, Pod: api.PodRef{UID: g.uid}}, nil
 	}
-	return &api.Status{State: api.Ready, Pod: api.PodRef{UID: g.uid}}, nil
-}
-
-func (g *gateways) Disable(ctx context.Context, _, _, container string, drain time.Duration) (*api.DisableReport, error) {
 	g.mu.Lock()
-	g.asked = append(g.asked, container)
+	g.asked = append(g.asked, call.Container)
 	n := len(g.asked)
 	g.mu.Unlock()
-	return g.disable(ctx, container, n)
+	report, err := g.disable(ctx, call.Container, n)
+	if report == nil {
+		return nil, err
+	}
+	return report, err
 }
 
 func newDisabler(c *cluster, g *gateways) *Disabler {
-	return &Disabler{Client: c, Gateways: g, Options: Options{DrainTimeout: time.Second, Timeout: patience}}
+	return &Disabler{
+		Client: c, Options: Options{DrainTimeout: time.Second, Timeout: patience},
+		Gateways: &remote.Client{Kube: c, Runner: fakegateway.Gateways(g.answer), Backoff: wait.Backoff{Steps: attempts, Duration: time.Millisecond}},
+	}
 }
 
 // ends has the kubelet report the end of the gateway that is told to.

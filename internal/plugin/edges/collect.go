@@ -13,18 +13,14 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
 )
-
-// Asker asks one gateway who it talks to. The Client of package remote does.
-type Asker interface {
-	Edges(ctx context.Context, namespace, pod, container string) (*api.Edges, error)
-}
 
 // Collector asks the gateways of pods. Parallel and Timeout are as in
 // status.Collector.
 type Collector struct {
-	Asker    Asker
+	Gateways *remote.Client
 	Parallel int
 	Timeout  time.Duration
 	Now      func() time.Time
@@ -64,14 +60,12 @@ func (c *Collector) view(ctx context.Context, pod *corev1.Pod) View {
 	timeout := cmp.Or(c.Timeout, status.DefaultTimeout)
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	answer, err := c.Asker.Edges(ctx, pod.Namespace, pod.Name, gateway.Name)
+	answer, err := c.Gateways.Gateway(pod, gateway.Name).Edges(ctx)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		view.Err = fmt.Errorf("no answer within %v", timeout)
 	case err != nil:
 		view.Err = err
-	case answer.Pod.UID != string(pod.UID):
-		view.Err = errors.New("its gateway answers for another pod")
 	default:
 		view.Edges = answer
 		view.ahead = answer.Time.Sub(c.Now())

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
@@ -204,19 +205,6 @@ func TestOnlyWhatIsKnownToBeEncryptedIs(t *testing.T) {
 	}
 }
 
-type askerFunc func(pod string) (*api.Edges, error)
-
-func (f askerFunc) Edges(ctx context.Context, _, pod, container string) (*api.Edges, error) {
-	if container != "kube-gateway" {
-		return nil, fmt.Errorf("asked container %q", container)
-	}
-	if pod == "slow" {
-		<-ctx.Done()
-		return nil, ctx.Err()
-	}
-	return f(pod)
-}
-
 func TestCollect(t *testing.T) {
 	dead := testPod("shop", "dead", "10.0.0.7", true)
 	dead.Status.EphemeralContainerStatuses[0].State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1}}
@@ -224,17 +212,23 @@ func TestCollect(t *testing.T) {
 		testPod("shop", "good", "10.0.0.1", true), testPod("shop", "liar", "10.0.0.2", true), testPod("shop", "failing", "10.0.0.3", true),
 		testPod("shop", "slow", "10.0.0.4", true), testPod("shop", "plain", "10.0.0.5", false), dead,
 	}
-	c := Collector{Timeout: time.Millisecond, Now: func() time.Time { return testTime }, Asker: askerFunc(func(pod string) (*api.Edges, error) {
-		switch pod {
+	c := Collector{Timeout: time.Millisecond, Now: func() time.Time { return testTime }, Gateways: fakegateway.Gateways(func(ctx context.Context, call *fakegateway.Call) (any, error) {
+		if call.Container != "kube-gateway" || call.Op() != "edges" {
+			return nil, fmt.Errorf("asked %v for %q", call.Ref, call.Words)
+		}
+		switch call.Pod {
+		case "slow":
+			<-ctx.Done()
+			return nil, ctx.Err()
 		case "failing":
 			return nil, api.WithHint(errors.New("it \x1b[2Jfailed"), "do \x1b[2Jsomething")
 		case "liar":
-			return &api.Edges{Pod: api.PodRef{UID: "uid-good"}}, nil
+			return &api.Edges{Pod: api.PodRef{UID: "uid-good"}, Edges: []api.Edge{}}, nil
 		}
-		return &api.Edges{Pod: api.PodRef{UID: "uid-" + pod}, Time: testTime.Add(time.Hour), Edges: []api.Edge{
+		return &api.Edges{Pod: api.PodRef{UID: "uid-" + call.Pod}, Time: testTime.Add(time.Hour), Edges: []api.Edge{
 			edgeOf(api.Outbound, "10.0.0.1", "10.0.0.9:80", 1, func(e *api.Edge) { e.LastSeen = testTime.Add(time.Hour - time.Minute) }),
 		}}, nil
-	})}
+	}).Client(nil)}
 	views, err := c.Collect(t.Context(), pods)
 	if err != nil {
 		t.Fatal(err)

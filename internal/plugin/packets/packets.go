@@ -21,14 +21,6 @@ const (
 	endTimeout = 10 * time.Second
 )
 
-// Runner runs a command in a container, as [remote.Client] does.
-type Runner interface {
-	Exec(ctx context.Context, namespace, pod, container string, stdin io.Reader, stdout, stderr io.Writer, command ...string) error
-}
-
-// Gateway is the container of a gateway.
-type Gateway struct{ Namespace, Pod, Container string }
-
 // Options say what to record.
 type Options struct {
 	// Interface is the only interface to record, all if empty.
@@ -44,7 +36,7 @@ type Options struct {
 }
 
 func (o *Options) command() []string {
-	command := []string{remote.GatewayProgram, "packets"}
+	command := []string{"packets"}
 	if o.Interface != "" {
 		command = append(command, "--interface="+o.Interface)
 	}
@@ -77,7 +69,7 @@ type Summary struct {
 // Run records in the pod of a gateway until ctx is done or one of the bounds is
 // met, and hands each block to take, which must not keep it. The recording has begun
 // when the first block arrives. A ctx that is done is not an error.
-func Run(ctx context.Context, runner Runner, g Gateway, o Options, take func(*pcapng.Reader, *pcapng.Block) error) (Summary, error) {
+func Run(ctx context.Context, g *remote.Conn, o Options, take func(*pcapng.Reader, *pcapng.Block) error) (Summary, error) {
 	execCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
 	hold, letGo := io.Pipe()
@@ -108,14 +100,14 @@ func Run(ctx context.Context, runner Runner, g Gateway, o Options, take func(*pc
 		stream.CloseWithError(r.err)
 		read <- r
 	}()
-	err := runner.Exec(execCtx, g.Namespace, g.Pod, g.Container, hold, out, nil, o.command()...)
+	err := g.Run(execCtx, hold, out, o.command()...)
 	out.Close()
 	r := <-read
 	switch {
 	case err != nil && context.Cause(execCtx) == nil:
-		return r.summary, explain(g, err)
+		return r.summary, explain(g.Ref(), err)
 	case r.err != nil:
-		return r.summary, fmt.Errorf("reading the packets of pod %s/%s: %w", g.Namespace, g.Pod, r.err)
+		return r.summary, fmt.Errorf("reading the packets of pod %s/%s: %w", g.Ref().Namespace, g.Ref().Pod, r.err)
 	case err != nil:
 		return r.summary, err
 	}
@@ -123,7 +115,7 @@ func Run(ctx context.Context, runner Runner, g Gateway, o Options, take func(*pc
 }
 
 // explain adds what to do if the gateway is too old to know the command.
-func explain(g Gateway, err error) error {
+func explain(g remote.Ref, err error) error {
 	var exit *remote.ExitError
 	if errors.As(err, &exit) && exit.Code == 1 && api.Hint(err) == "" {
 		return api.WithHint(fmt.Errorf("recording in pod %s/%s: %w", g.Namespace, g.Pod, err),

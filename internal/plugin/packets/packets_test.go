@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/pcapng"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
@@ -22,7 +24,7 @@ type runner struct {
 	write func(stdin io.Reader, stdout io.Writer) error
 }
 
-func (r *runner) Exec(ctx context.Context, _, _, _ string, stdin io.Reader, stdout, _ io.Writer, command ...string) error {
+func (r *runner) Run(_ context.Context, _ remote.Ref, stdin io.Reader, stdout io.Writer, command ...string) error {
 	r.command = command
 	if r.write != nil {
 		return r.write(stdin, stdout)
@@ -43,13 +45,18 @@ func (r *runner) Exec(ctx context.Context, _, _, _ string, stdin io.Reader, stdo
 	return w.WriteStatistics(pcapng.Statistics{Received: 3, Dropped: 2})
 }
 
+// of is the gateway in a container.
+func of(r *runner) *remote.Conn {
+	return (&remote.Client{Runner: r}).Gateway(&corev1.Pod{}, "kube-gateway")
+}
+
 func nothing(*pcapng.Reader, *pcapng.Block) error { return nil }
 
 func TestEndsWhenAsked(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var copied bytes.Buffer
 	r := &runner{}
-	s, err := Run(ctx, r, Gateway{}, Options{Interface: "eth0", Ports: []uint16{1, 2}, SnapLen: 100, MaxBytes: 9}, func(_ *pcapng.Reader, b *pcapng.Block) error {
+	s, err := Run(ctx, of(r), Options{Interface: "eth0", Ports: []uint16{1, 2}, SnapLen: 100, MaxBytes: 9}, func(_ *pcapng.Reader, b *pcapng.Block) error {
 		if b.Packet != nil {
 			cancel()
 		}
@@ -101,7 +108,7 @@ func TestFailures(t *testing.T) {
 		if take == nil {
 			take = nothing
 		}
-		s, err := Run(t.Context(), &runner{write: c.write}, Gateway{}, Options{}, take)
+		s, err := Run(t.Context(), of(&runner{write: c.write}), Options{}, take)
 		if !c.want(err) || s.Complete {
 			t.Errorf("%s: %+v, %v", name, s, err)
 		}

@@ -1,3 +1,10 @@
-// Package remote runs commands in the containers of pods through the API server,
-// as kubectl exec does, and asks gateways for their status that way.
+// Package remote talks to gateways by running commands in their containers through the
+// API server, as kubectl exec does.
+//
+//	conn.go      one gateway: who it is, how often it is asked, what it may answer
+//	status.go    how it is
+//	settings.go  mode and identity rules
+//	life.go      certificate, trust bundle, and the end
+//	edges.go, metrics.go
+//	exec.go      commands in containers; errors.go says why one did not run
 package remote

@@ -51,28 +51,28 @@ const explainTimeout = 5 * time.Second
 // error, a bad request, or not found. So look at the pod.
 //
 // handshake is why the WebSocket was refused, or nil; cause is the last error.
-func (c *Client) explain(ctx context.Context, namespace, name, container string, handshake, cause error) error {
-	what := fmt.Sprintf("pod %s/%s", namespace, name)
+func (c *executor) explain(ctx context.Context, ref Ref, handshake, cause error) error {
+	what := fmt.Sprintf("pod %s/%s", ref.Namespace, ref.Pod)
 	refused := statusOf(handshake)
 	if refused == nil {
 		refused = statusOf(cause)
 	}
 	if refused != nil && apierrors.IsForbidden(refused) {
 		return api.WithHint(fmt.Errorf("%w: %s: %s", ErrForbidden, what, oneLine(refused)),
-			rights.To("create", "pods/exec", namespace))
+			rights.To("create", "pods/exec", ref.Namespace))
 	}
 	ctx, cancel := context.WithTimeout(ctx, explainTimeout)
 	defer cancel()
-	pod, err := c.Kube.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+	pod, err := c.kube.CoreV1().Pods(ref.Namespace).Get(ctx, ref.Pod, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
 		return fmt.Errorf("%w: %s", ErrPodGone, what)
 	case err == nil:
-		if state, running := stateOf(pod, container); !running {
-			return fmt.Errorf("%w: container %s of %s %s", ErrNotRunning, container, what, state)
+		if state, running := stateOf(pod, ref.Container); !running {
+			return fmt.Errorf("%w: container %s of %s %s", ErrNotRunning, ref.Container, what, state)
 		}
 	}
-	return fmt.Errorf("running a command in container %s of %s: %w", container, what, &lineError{causeOf(cause)})
+	return fmt.Errorf("running a command in container %s of %s: %w", ref.Container, what, &lineError{causeOf(cause)})
 }
 
 // statusOf returns the API server's answer in an error, or nil. The type for a

@@ -7,26 +7,90 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
-// Sign turns a gateway's request, a PKCS #10 request in PEM form, into the
-// certificate for it. Only the public key of the request counts.
-type Sign func(csr []byte) (*api.IssuedCertificate, error)
+// Authority issues certificates for keys that gateways made. *ca.Authority is one.
+type Authority interface {
+	TrustDomain() string
+	// Bundle returns the roots that gateways are to trust, as PEM.
+	Bundle() []byte
+	// Roots returns their fingerprints, that of the authority's own root first.
+	Roots() []string
+	// Sign issues a certificate for the public key of a PKCS #10 request in PEM form.
+	// Nothing else of the request counts.
+	Sign(csr []byte, request ca.LeafRequest) (*ca.Leaf, error)
+}
 
 // requestLimit bounds a gateway's certificate request, in bytes. A real one has
 // about a thousand.
 const requestLimit = 16 << 10
 
-// Renew gives the gateway in a container a new key and certificate, and returns
-// its status then. The key is made in the gateway and stays there. Connections
-// that are open go on; after an error of the gateway it keeps what it had. If ctx
-// ends, Renew does not wait for sign, and the gateway may have either.
-//
-// Errors are those of SetMode, and that of sign.
-func (c *Client) Renew(ctx context.Context, namespace, pod, container string, sign Sign) (*api.Status, error) {
+// Renew gives the gateway a new key and a certificate of authority, valid for ttl
+// (ca.DefaultLeafTTL if zero), and returns its status then. The key is made in the
+// gateway and stays there. The certificate is for the pod as it is when it is signed.
+// Connections that are open go on; after an error of the gateway it keeps what it had.
+// If ctx ends, Renew does not wait for authority, and the gateway may have either.
+func (g *Conn) Renew(ctx context.Context, authority Authority, ttl time.Duration) (*api.Status, error) {
+	// The call may end before the signing does, and an attempt that failed may
+	// have signed.
+	var (
+		mu     sync.Mutex
+		serial string
+		status *api.Status
+	)
+	err := g.retry(ctx, func() (err error) {
+		status, err = g.renew(ctx, func(csr []byte) (*api.IssuedCertificate, error) {
+			leaf, err := g.sign(ctx, authority, csr, ttl)
+			if err != nil {
+				return nil, err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			serial = leaf.Serial
+			return &api.IssuedCertificate{Certificate: string(leaf.CertPEM), Bundle: string(authority.Bundle())}, nil
+		})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	roots := slices.Sorted(slices.Values(authority.Roots()))
+	switch {
+	case status.Cert.Serial != serial:
+		return nil, fmt.Errorf("the gateway says that its certificate is %.40q, not the one that was made (%.40q)", status.Cert.Serial, serial)
+	case status.Cert.Issuer != authority.Roots()[0]:
+		return nil, fmt.Errorf("the gateway says that its certificate leads to %.16q, not to %.16q", status.Cert.Issuer, authority.Roots()[0])
+	case !slices.Equal(slices.Sorted(slices.Values(status.Cert.Authorities)), roots):
+		return nil, errors.New("the gateway says that it trusts other authorities than it was given")
+	}
+	return status, nil
+}
+
+// sign makes the certificate that a gateway's request asks for. What answers is found
+// by the pod's name: only that very pod gets one, for the addresses that it has now.
+func (g *Conn) sign(ctx context.Context, authority Authority, csr []byte, ttl time.Duration) (*ca.Leaf, error) {
+	pod, err := g.reread(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ips := installed.PodIPs(pod)
+	if len(ips) == 0 {
+		return nil, errors.New("the pod has no address")
+	}
+	return authority.Sign(csr, ca.LeafRequest{Identity: installed.Identity(pod, authority.TrustDomain()), IPs: ips, TTL: ttl})
+}
+
+// renew has the gateway make a key, and answers its request with what sign returns.
+func (g *Conn) renew(ctx context.Context, sign func(csr []byte) (*api.IssuedCertificate, error)) (*api.Status, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stdin, answers := io.Pipe()
@@ -39,22 +103,22 @@ func (c *Client) Renew(ctx context.Context, namespace, pod, container string, si
 		case request := <-requests:
 			answer, err := answerRequest(request, sign)
 			if err != nil {
-				cancel(&signError{fmt.Errorf("issuing a certificate for the gateway of pod %s/%s: %w", namespace, pod, err)})
+				cancel(&signError{fmt.Errorf("issuing a certificate for the gateway of pod %s/%s: %w", g.pod.Namespace, g.pod.Name, err)})
 				return
 			}
 			// It fails only if the command has ended, which says why.
 			_, _ = answers.Write(answer)
 		}
 	}()
-	text, err := c.read(ctx, namespace, pod, container, stdin, func(rest io.Writer) io.Writer {
+	text, err := g.read(ctx, stdin, func(rest io.Writer) io.Writer {
 		return &firstLine{limit: requestLimit, take: func(line []byte) { requests <- line }, rest: rest,
 			full: func() { cancel(errTooLong) }}
-	}, control("renew"))
+	}, "renew")
 	var failed *signError
 	if errors.As(err, &failed) {
-		return nil, failed.error
+		return nil, failed
 	}
-	status, err := parsed(text, err, namespace, pod, parseStatus)
+	status, err := parsed(g, text, err, g.parseStatus)
 	if err != nil {
 		return nil, ownWords(err)
 	}
@@ -64,8 +128,10 @@ func (c *Client) Renew(ctx context.Context, namespace, pod, container string, si
 // signError says that it was not the gateway that failed.
 type signError struct{ error }
 
+func (e *signError) Unwrap() error { return e.error }
+
 // answerRequest turns a gateway's line with a request into the line that answers it.
-func answerRequest(line []byte, sign Sign) ([]byte, error) {
+func answerRequest(line []byte, sign func(csr []byte) (*api.IssuedCertificate, error)) ([]byte, error) {
 	request, err := parseRequest(line)
 	if err != nil {
 		return nil, err
@@ -128,41 +194,45 @@ func (f *firstLine) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Trust replaces the roots that the gateway in a container trusts by bundle, in
-// PEM form, and returns its status then. Connections that are open go on. Errors
-// are those of SetMode; the gateway refuses a bundle that its own certificate does
-// not lead to.
-func (c *Client) Trust(ctx context.Context, namespace, pod, container string, bundle []byte) (*api.Status, error) {
+// Trust replaces the roots that the gateway trusts by bundle, in PEM form, and returns
+// its status then. Connections that are open go on. The gateway refuses a bundle that
+// its own certificate does not lead to.
+func (g *Conn) Trust(ctx context.Context, bundle []byte) (*api.Status, error) {
 	line, err := jsonLine(api.TrustBundle{Bundle: string(bundle)})
 	if err != nil {
 		return nil, fmt.Errorf("sending a trust bundle: %w", err)
 	}
-	return c.tell(ctx, namespace, pod, container, bytes.NewReader(line), "trust")
+	return g.tell(ctx, line, "trust")
 }
 
 // ResetExisting resets the plaintext connections into captured ranges that the
-// gateway in a container does not carry, and returns its status then. Errors are
-// those of SetMode.
-func (c *Client) ResetExisting(ctx context.Context, namespace, pod, container string) (*api.Status, error) {
-	return c.tell(ctx, namespace, pod, container, nil, "reset")
+// gateway does not carry, and returns its status then.
+func (g *Conn) ResetExisting(ctx context.Context) (*api.Status, error) {
+	return g.tell(ctx, nil, "reset")
 }
 
-// Disable ends the gateway in a container: it stops the capture, lets connections
-// drain for at most drain, and goes. After an error the gateway may be on its way;
-// Disable can be tried again. Errors are those of SetMode. Clean the words of the
-// report before they reach a terminal.
-func (c *Client) Disable(ctx context.Context, namespace, pod, container string, drain time.Duration) (*api.DisableReport, error) {
-	text, err := c.read(ctx, namespace, pod, container, nil, nil, control("disable", "--drain-timeout="+drain.String()))
-	// The command may be killed with the rest of the container right behind its last
-	// word, which says that the end has been reached.
-	if report, parseErr := parseReport(text); parseErr == nil {
-		return report, nil
-	}
-	report, err := parsed(text, err, namespace, pod, parseReport)
-	if err != nil {
-		return nil, ownWords(err)
-	}
-	return report, nil
+// Disable ends the gateway: it stops the capture, lets connections drain for at most
+// drain, and goes. A gateway that is draining already is joined. After an error it may
+// be on its way, and Disable can be tried again.
+func (g *Conn) Disable(ctx context.Context, drain time.Duration) (report *api.DisableReport, err error) {
+	err = g.retry(ctx, func() error {
+		// A gateway that does not say whom it serves may still be able to end.
+		if text, err := g.read(ctx, nil, nil, "status"); err == nil {
+			if _, err := g.parseStatus(text); errors.Is(err, ErrOtherPod) {
+				return err
+			}
+		}
+		text, err := g.read(ctx, nil, nil, "disable", "--drain-timeout="+drain.String())
+		// The command may be killed with the rest of the container right behind its last
+		// word, which says that the end has been reached.
+		var parseErr error
+		if report, parseErr = parseReport(text); parseErr == nil {
+			return nil
+		}
+		_, err = parsed(g, text, err, parseReport)
+		return ownWords(err)
+	})
+	return report, err
 }
 
 func parseReport(text []byte) (*api.DisableReport, error) {

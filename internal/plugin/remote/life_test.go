@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // conversation is a container that prints say, then reads one line, then prints
@@ -32,13 +33,26 @@ func conversation(say string, answer func(line string, stdout, stderr io.Writer)
 }
 
 func ready(serial string) string {
-	return fmt.Sprintf(`{"state":"ready","certificate":{"serial":%q}}`, serial) + "\n"
+	return fmt.Sprintf(`{"state":"ready","certificate":{"serial":%q,"issuer":"root","authorities":["root"]}}`, serial) + "\n"
 }
 
-func signWith(certificate string) Sign {
-	return func(csr []byte) (*api.IssuedCertificate, error) {
-		return &api.IssuedCertificate{Certificate: certificate + " for " + string(csr), Bundle: "roots"}, nil
+// signer is an authority whose certificates are text, with the serial "5e".
+type signer func(csr []byte) ([]byte, error)
+
+func (signer) TrustDomain() string { return "td" }
+func (signer) Bundle() []byte      { return []byte("roots") }
+func (signer) Roots() []string     { return []string{"root"} }
+
+func (s signer) Sign(csr []byte, request ca.LeafRequest) (*ca.Leaf, error) {
+	if len(request.IPs) != 1 || request.Identity.String() != "spiffe://td/ns/demo/sa/default" {
+		return nil, fmt.Errorf("asked for %+v", request)
 	}
+	text, err := s(csr)
+	return &ca.Leaf{CertPEM: text, Serial: "5e"}, err
+}
+
+func signWith(certificate string) signer {
+	return func(csr []byte) ([]byte, error) { return []byte(certificate + " for " + string(csr)), nil }
 }
 
 func TestRenew(t *testing.T) {
@@ -51,11 +65,11 @@ func TestRenew(t *testing.T) {
 				_, _ = io.WriteString(stdout, ready("5e"))
 				return 0
 			})
-			s := &server{refuseWebSocket: refused, run: func(r *http.Request, in io.Reader, out, errs io.Writer) metav1.Status {
+			s := &server{pod: running(), refuseWebSocket: refused, run: func(r *http.Request, in io.Reader, out, errs io.Writer) metav1.Status {
 				command = r.URL.Query()["command"]
 				return talk(r, in, out, errs)
 			}}
-			status, err := s.start(t).Renew(bounded(t), "demo", "web", "kube-gateway", signWith("leaf"))
+			status, err := s.start(t).Renew(bounded(t), signWith("leaf"), 0)
 			if err != nil || status.Cert.Serial != "5e" {
 				t.Fatalf("got %+v, %v", status, err)
 			}
@@ -83,11 +97,11 @@ func TestRenewFails(t *testing.T) {
 	for _, c := range []struct {
 		name       string
 		run        container
-		sign       Sign
+		sign       signer
 		text, hint string
 		signed     int
 	}{
-		{"sign", conversation(request, agrees), func([]byte) (*api.IssuedCertificate, error) { return nil, no }, "the authority is locked", "unlock it", 1},
+		{"sign", conversation(request, agrees), func([]byte) ([]byte, error) { return nil, no }, "the authority is locked", "unlock it", 1},
 		{"refused", conversation(request, refuses), signWith("x"), "certificate is for somebody else", "compare", 1},
 		{"at once", func(_ *http.Request, _ io.Reader, _, stderr io.Writer) metav1.Status {
 			_, _ = io.WriteString(stderr, "error: unknown control command \"renew\"\nhint: see help\n")
@@ -96,20 +110,24 @@ func TestRenewFails(t *testing.T) {
 		{"no request", conversation(ready("1"), agrees), signWith("x"), "not a certificate request", "", 0},
 		{"garbage", conversation("\x1b[2J{\n", agrees), signWith("x"), "reading its request", "", 0},
 		{"no status", conversation(request, func(string, io.Writer, io.Writer) int { return 0 }), signWith("x"), "reading its answer", "", 1},
+		{"another certificate", conversation(request, func(_ string, out, _ io.Writer) int {
+			_, _ = io.WriteString(out, ready("5f"))
+			return 0
+		}), signWith("x"), "not the one that was made", "", 1},
 		{"another answer", conversation(request, func(_ string, out, _ io.Writer) int {
 			_, _ = io.WriteString(out, request)
 			return 0
 		}), signWith("x"), "not a status", "", 1},
 		{"long request", conversation(strings.Repeat("x", requestLimit+1), agrees), signWith("x"), "too long", "", 0},
 		{"long answer", conversation(request, func(_ string, out, _ io.Writer) int {
-			_, _ = out.Write(make([]byte, statusLimit+1))
+			_, _ = out.Write(make([]byte, answerLimit+1))
 			return 0
 		}), signWith("x"), "too long", "", 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			signed := 0
-			status, err := (&server{run: c.run, pod: running()}).start(t).Renew(bounded(t), "demo", "web", "kube-gateway",
-				func(csr []byte) (*api.IssuedCertificate, error) { signed++; return c.sign(csr) })
+			status, err := (&server{run: c.run, pod: running()}).start(t).Renew(bounded(t),
+				signer(func(csr []byte) ([]byte, error) { signed++; return c.sign(csr) }), 0)
 			if status != nil || err == nil || !strings.Contains(err.Error(), c.text) || strings.ContainsAny(err.Error(), "\x1b\n") {
 				t.Errorf("got %+v, %v, want an error with %q", status, err, c.text)
 			}
@@ -128,7 +146,7 @@ func TestRenewFails(t *testing.T) {
 func TestRenewEndsWithItsContext(t *testing.T) {
 	for _, say := range []string{"", `{"csr":"request"}` + "\n"} {
 		stop, here := make(chan struct{}), make(chan struct{}, 1)
-		s := &server{run: func(_ *http.Request, _ io.Reader, stdout, _ io.Writer) metav1.Status {
+		s := &server{pod: running(), run: func(_ *http.Request, _ io.Reader, stdout, _ io.Writer) metav1.Status {
 			_, _ = io.WriteString(stdout, say)
 			if say == "" {
 				here <- struct{}{}
@@ -138,11 +156,11 @@ func TestRenewEndsWithItsContext(t *testing.T) {
 		}}
 		ctx, cancel := context.WithCancel(bounded(t))
 		go func() { <-here; cancel() }()
-		_, err := s.start(t).Renew(ctx, "demo", "web", "kube-gateway", func([]byte) (*api.IssuedCertificate, error) {
+		_, err := s.start(t).Renew(ctx, signer(func([]byte) ([]byte, error) {
 			here <- struct{}{}
 			<-stop
 			return nil, errors.New("too late")
-		})
+		}), 0)
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v", err)
 		}
@@ -162,12 +180,12 @@ func TestTrustAndReset(t *testing.T) {
 		return exit(0)
 	}}
 	client := s.start(t)
-	status, err := client.Trust(bounded(t), "demo", "web", "kube-gateway", []byte("a\nb\n"))
+	status, err := client.Trust(bounded(t), []byte("a\nb\n"))
 	if err != nil || status.State != api.Ready || got != `{"bundle":"a\nb\n"}`+"\n" ||
 		strings.Join(command, " ") != "/kube-gateway ctl trust -o json" {
 		t.Errorf("%+v, %v, told %q by %q", status, err, got, command)
 	}
-	status, err = client.ResetExisting(bounded(t), "demo", "web", "kube-gateway")
+	status, err = client.ResetExisting(bounded(t))
 	if err != nil || status.State != api.Ready || got != "" || strings.Join(command, " ") != "/kube-gateway ctl reset -o json" {
 		t.Errorf("%+v, %v, told %q by %q", status, err, got, command)
 	}
@@ -175,7 +193,7 @@ func TestTrustAndReset(t *testing.T) {
 		_, _ = io.WriteString(stderr, "error: no\nhint: renew\n")
 		return exit(1)
 	}
-	status, err = client.Trust(bounded(t), "demo", "web", "kube-gateway", nil)
+	status, err = client.Trust(bounded(t), nil)
 	if status != nil || err == nil || err.Error() != "no" || api.Hint(err) != "renew" {
 		t.Errorf("%+v, %v", status, err)
 	}
@@ -189,7 +207,7 @@ func TestDisable(t *testing.T) {
 		command = r.URL.Query()["command"]
 		return answer(r, in, out, errs)
 	}
-	report, err := s.start(t).Disable(bounded(t), "demo", "web", "kube-gateway", 90*time.Second)
+	report, err := s.start(t).Disable(bounded(t), 90*time.Second)
 	if err != nil || report.Drained != 3 || report.Aborted != 0 || !slices.Equal(report.Left, []string{"map 7"}) {
 		t.Errorf("got %+v, %v", report, err)
 	}
@@ -197,7 +215,7 @@ func TestDisable(t *testing.T) {
 		t.Errorf("command %q, want %q", command, want)
 	}
 	for _, text := range []string{"", "null", "{}", `{"drained":1}`, `{"drained":-1,"aborted":0}`, "\x1b", `{"drained":1,"aborted":`} {
-		report, err := answering(0, text).start(t).Disable(bounded(t), "demo", "web", "kube-gateway", 0)
+		report, err := answering(0, text).start(t).Disable(bounded(t), 0)
 		if report != nil || err == nil || strings.Contains(err.Error(), "\x1b") {
 			t.Errorf("%q: %+v, %v", text, report, err)
 		}

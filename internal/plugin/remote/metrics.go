@@ -9,13 +9,14 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// Metrics asks the gateway in a container for its metrics. Errors are those of
-// SetMode.
-//
-// The answer is parsed, and its names are names of metrics and labels, but its other
-// words are the gateway's: clean them before they reach a terminal.
-func (c *Client) Metrics(ctx context.Context, namespace, pod, container string) (*api.Metrics, error) {
-	return askNewer(ctx, c, namespace, pod, container, "metrics", "its gateway is too old to have metrics", parseMetrics)
+// Metrics asks the gateway for its metrics. Their names are names of metrics and
+// labels.
+func (g *Conn) Metrics(ctx context.Context) (*api.Metrics, error) {
+	metrics, err := ask(ctx, g, nil, parseMetrics, "metrics")
+	if err != nil {
+		return nil, newer(err, "its gateway is too old to have metrics")
+	}
+	return metrics, nil
 }
 
 func parseMetrics(text []byte) (*api.Metrics, error) {

@@ -1,7 +1,6 @@
 package remote
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -15,7 +14,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-func metricsClient(t *testing.T, stdout, stderr string, code int) *Client {
+func metricsClient(t *testing.T, stdout, stderr string, code int) *Conn {
 	t.Helper()
 	return (&server{run: func(r *http.Request, _ io.Reader, out, errOut io.Writer) metav1.Status {
 		if words := r.URL.Query()["command"]; !slices.Equal(words, []string{GatewayProgram, "ctl", "metrics", "-o", "json"}) {
@@ -29,7 +28,7 @@ func metricsClient(t *testing.T, stdout, stderr string, code int) *Client {
 
 func TestMetrics(t *testing.T) {
 	c := metricsClient(t, `{"families":[{"name":"a_b","help":"h","type":"counter","samples":[{"labels":{"l":"v\u001b"},"value":2}]}]}`, "", 0)
-	m, err := c.Metrics(context.Background(), "demo", "web", "kube-gateway")
+	m, err := c.Metrics(t.Context())
 	if err != nil || len(m.Families) != 1 || m.Families[0].Samples[0].Labels["l"] != "v\x1b" || m.Families[0].Samples[0].Value != 2 {
 		t.Errorf("%+v, %v", m, err)
 	}
@@ -37,12 +36,12 @@ func TestMetrics(t *testing.T) {
 
 func TestMetricsOfAnOldGateway(t *testing.T) {
 	c := metricsClient(t, "", "error: unknown control command \"metrics\"\nhint: see\n", 1)
-	_, err := c.Metrics(context.Background(), "demo", "web", "kube-gateway")
+	_, err := c.Metrics(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "too old") || !strings.Contains(api.Hint(err), "one release") {
 		t.Errorf("%v, hint %q", err, api.Hint(err))
 	}
 	c = metricsClient(t, "", "error: no socket\n", 1)
-	if _, err := c.Metrics(context.Background(), "demo", "web", "kube-gateway"); err == nil || err.Error() != "no socket" {
+	if _, err := c.Metrics(t.Context()); err == nil || err.Error() != "no socket" {
 		t.Errorf("%v", err)
 	}
 }

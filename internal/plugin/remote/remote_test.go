@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
@@ -47,16 +49,13 @@ func TestExec(t *testing.T) {
 		"spdy after forbidden": {run: echo, refuseWebSocket: refuse(http.StatusForbidden, metav1.StatusReasonForbidden, "no get")},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var stdout, stderr bytes.Buffer
-			err := s.start(t).Exec(bounded(t), "demo", "web", "kube-gateway", strings.NewReader("hello"), &stdout, &stderr, "/kube-gateway", "ctl")
+			var stdout bytes.Buffer
+			err := s.exec(t, bounded(t), strings.NewReader("hello"), &stdout, "/kube-gateway", "ctl")
 			if err != nil {
 				t.Fatal(err)
 			}
 			if want := `hello kube-gateway ["/kube-gateway" "ctl"]`; stdout.String() != want {
 				t.Errorf("stdout %q, want %q", stdout.String(), want)
-			}
-			if stderr.String() != "a warning" {
-				t.Errorf("stderr %q", stderr.String())
 			}
 			if protocol, _, _ := strings.Cut(name, " "); !slices.Contains(s.requests, protocol) {
 				t.Errorf("requests were %q", s.requests)
@@ -66,7 +65,7 @@ func TestExec(t *testing.T) {
 }
 
 func TestExecWithoutStreams(t *testing.T) {
-	if err := (&server{run: echo}).start(t).Exec(bounded(t), "demo", "web", "kube-gateway", nil, nil, nil, "x"); err != nil {
+	if err := (&server{run: echo}).exec(t, bounded(t), nil, nil, "x"); err != nil {
 		t.Error(err)
 	}
 }
@@ -76,7 +75,7 @@ func TestExitCode(t *testing.T) {
 		fmt.Fprint(stderr, "first\n\x1b[2Jsecond\n", strings.Repeat("x", 2*stderrLimit))
 		return exit(3)
 	}}
-	err := s.start(t).Exec(bounded(t), "demo", "web", "kube-gateway", nil, nil, nil, "/kube-gateway", "ctl")
+	err := s.exec(t, bounded(t), nil, nil, "/kube-gateway", "ctl")
 	var failed *ExitError
 	if !errors.As(err, &failed) || failed.Code != 3 {
 		t.Fatalf("got %v", err)
@@ -112,7 +111,7 @@ func TestExecErrors(t *testing.T) {
 			nil, `no route`, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			err := c.server.start(t).Exec(bounded(t), "demo", "web", "kube-gateway", nil, nil, nil, "x")
+			err := c.server.exec(t, bounded(t), nil, nil, "x")
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -143,7 +142,7 @@ func TestExecEndsWithItsContext(t *testing.T) {
 			}}
 			ctx, cancel := context.WithCancel(bounded(t))
 			go func() { <-begun; cancel() }()
-			if err := s.start(t).Exec(ctx, "demo", "web", "kube-gateway", nil, nil, nil, "x"); !errors.Is(err, context.Canceled) {
+			if err := s.exec(t, ctx, nil, nil, "x"); !errors.Is(err, context.Canceled) {
 				t.Errorf("got %v", err)
 			}
 		})
@@ -165,20 +164,20 @@ func TestStatus(t *testing.T) {
 		commands = append(commands, strings.Join(r.URL.Query()["command"], " "))
 		return answer(r, in, out, errs)
 	}
-	client := s.start(t)
-	for _, wait := range []time.Duration{0, 30 * time.Second} {
-		status, err := client.Status(bounded(t), "demo", "web", "kube-gateway", wait)
+	gateway := s.start(t)
+	for _, ask := range []func(context.Context) (*api.Status, error){gateway.Status, gateway.Await} {
+		status, err := ask(t.Context())
 		if err != nil || status.State != api.Ready || status.Version != "v1" {
 			t.Errorf("got %+v, %v", status, err)
 		}
 	}
-	if want := []string{"/kube-gateway ctl status -o json", "/kube-gateway ctl status -o json --wait=30s"}; !slices.Equal(commands, want) {
+	if want := []string{"/kube-gateway ctl status -o json", "/kube-gateway ctl status --wait=1m0s -o json"}; !slices.Equal(commands, want) {
 		t.Errorf("commands %q, want %q", commands, want)
 	}
 }
 
 func TestStatusWithFailure(t *testing.T) {
-	status, err := answering(1, `{"state":"degraded","reason":"worker gone"}`).start(t).Status(bounded(t), "demo", "web", "kube-gateway", 0)
+	status, err := answering(1, `{"state":"degraded","reason":"worker gone"}`).start(t).Status(bounded(t))
 	if status == nil || status.Reason != "worker gone" || !errors.As(err, new(*ExitError)) {
 		t.Errorf("got %+v, %v", status, err)
 	}
@@ -191,10 +190,10 @@ func TestStatusErrors(t *testing.T) {
 		{"another object", `{"kind":"Pod"}`, "not a status"},
 		{"null", "null", "not a status"},
 		{"cut", `{"state":"rea`, "reading its answer"},
-		{"endless", `{"reason":"` + strings.Repeat("a", statusLimit) + `","state":"ready"}`, "too long"},
+		{"endless", `{"reason":"` + strings.Repeat("a", answerLimit) + `","state":"ready"}`, "too long"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			status, err := answering(0, c.answer).start(t).Status(bounded(t), "demo", "web", "kube-gateway", 0)
+			status, err := answering(0, c.answer).start(t).Status(bounded(t))
 			if status != nil || err == nil || !strings.Contains(err.Error(), c.text) || strings.Contains(err.Error(), "\x1b") {
 				t.Errorf("got %+v, %v, want an error with %q", status, err, c.text)
 			}
@@ -211,7 +210,7 @@ func TestStatusStopsReading(t *testing.T) {
 			}
 		}
 	}}
-	if _, err := s.start(t).Status(bounded(t), "demo", "web", "kube-gateway", 0); !errors.Is(err, errTooLong) {
+	if _, err := s.start(t).Status(bounded(t)); !errors.Is(err, errTooLong) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -220,7 +219,7 @@ func FuzzParseStatus(f *testing.F) {
 	f.Add([]byte(`{"state":"ready","podIPs":["10.0.0.1"],"capture":{"ranges":["10.0.0.0/8"]}}`))
 	f.Add([]byte(`{"state":1}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		status, err := parseStatus(text)
+		status, err := (&Conn{pod: &corev1.Pod{}}).parseStatus(text)
 		if (status == nil) == (err == nil) {
 			t.Fatalf("got %v, %v", status, err)
 		}
@@ -228,4 +227,65 @@ func FuzzParseStatus(f *testing.F) {
 			t.Fatalf("harmful error %q", err)
 		}
 	})
+}
+
+// TestRetry: what may pass is tried again, what will not is not.
+func TestRetry(t *testing.T) {
+	broken := errors.New("no route")
+	for name, c := range map[string]struct {
+		errs  []error
+		asked int
+		ok    bool
+	}{
+		"passes":        {[]error{broken, broken}, 3, true},
+		"stays":         {[]error{broken, broken, broken, broken}, 3, false},
+		"forbidden":     {[]error{ErrForbidden, nil}, 1, false},
+		"gone":          {[]error{ErrPodGone, nil}, 1, false},
+		"not running":   {[]error{ErrNotRunning, nil}, 1, false},
+		"another pod's": {[]error{ErrOtherPod, nil}, 1, false},
+		"too old":       {[]error{&ExitError{Code: 1, Stderr: "error: unknown control command"}, nil}, 1, false},
+		"refused":       {[]error{&ExitError{Code: 1, Stderr: "error: the worker died\nhint: try again"}}, 2, true},
+	} {
+		asked := 0
+		client := Client{Backoff: wait.Backoff{Steps: 3, Duration: time.Nanosecond}, Runner: runnerFunc(func(stdout io.Writer) error {
+			if asked++; asked <= len(c.errs) && c.errs[asked-1] != nil {
+				return c.errs[asked-1]
+			}
+			_, err := io.WriteString(stdout, ready("1"))
+			return err
+		})}
+		status, err := client.Gateway(&corev1.Pod{}, "kube-gateway").Status(t.Context())
+		if asked != c.asked || (err == nil) != c.ok || (status != nil) != c.ok {
+			t.Errorf("%s: asked %d times, %+v, %v", name, asked, status, err)
+		}
+	}
+}
+
+type runnerFunc func(stdout io.Writer) error
+
+func (f runnerFunc) Run(_ context.Context, _ Ref, _ io.Reader, stdout io.Writer, _ ...string) error {
+	return f(stdout)
+}
+
+// TestAnotherPodsGateway is not believed, whatever it says.
+func TestAnotherPodsGateway(t *testing.T) {
+	client := Client{Runner: runnerFunc(func(stdout io.Writer) error {
+		_, err := io.WriteString(stdout, `{"state":"ready","mode":"strict","pod":{"uid":"other"},"edges":[],"drained":1,"aborted":0}`)
+		return err
+	})}
+	g := client.Gateway(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "mine"}}, "kube-gateway")
+	for name, ask := range map[string]func() (any, error){
+		"status":  func() (any, error) { return g.Status(t.Context()) },
+		"await":   func() (any, error) { return g.Await(t.Context()) },
+		"edges":   func() (any, error) { return g.Edges(t.Context()) },
+		"mode":    func() (any, error) { return g.SetMode(t.Context(), api.Strict) },
+		"allow":   func() (any, error) { return g.SetAllow(t.Context(), nil) },
+		"trust":   func() (any, error) { return g.Trust(t.Context(), nil) },
+		"reset":   func() (any, error) { return g.ResetExisting(t.Context()) },
+		"disable": func() (any, error) { return g.Disable(t.Context(), 0) },
+	} {
+		if answer, err := ask(); !errors.Is(err, ErrOtherPod) || !reflect.ValueOf(answer).IsNil() {
+			t.Errorf("%s: %+v, %v", name, answer, err)
+		}
+	}
 }

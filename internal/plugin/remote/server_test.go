@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/streaming/pkg/httpstream"
@@ -147,7 +149,8 @@ func kubelet(code int, words string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) { http.Error(w, words, code) }
 }
 
-func (s *server) start(t *testing.T) *Client {
+// start returns the gateway in the server's pod.
+func (s *server) start(t *testing.T) *Conn {
 	t.Helper()
 	listening := httptest.NewServer(s)
 	t.Cleanup(listening.Close)
@@ -156,11 +159,20 @@ func (s *server) start(t *testing.T) *Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Client{Config: config, Kube: kube}
+	client := NewClient(config, kube)
+	client.Backoff = wait.Backoff{}
+	return client.Gateway(running(), "kube-gateway")
+}
+
+// exec runs a command in the gateway's container.
+func (s *server) exec(t *testing.T, ctx context.Context, stdin io.Reader, stdout io.Writer, command ...string) error {
+	g := s.start(t)
+	return g.client.Runner.Run(ctx, g.Ref(), stdin, stdout, command...)
 }
 
 func podWith(state corev1.ContainerState) *corev1.Pod {
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "demo", Name: "web"}, Status: corev1.PodStatus{
+		PodIPs:                     []corev1.PodIP{{IP: "10.0.0.7"}},
 		ContainerStatuses:          []corev1.ContainerStatus{{Name: "app", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}},
 		EphemeralContainerStatuses: []corev1.ContainerStatus{{Name: "kube-gateway", State: state}}}}
 }

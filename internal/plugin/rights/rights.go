@@ -1,5 +1,9 @@
-// Package rights says which permission is missing, and the command that tells
-// whether one has it.
+// Package rights knows what the plugin asks the API server for, verb by verb, and says
+// which of it the user may not do.
+//
+//	table.go      the table of rights
+//	preflight.go  asks the server for them, before anything is changed
+//	rights.go     what to do about one that is missing
 package rights
 
 import (
@@ -27,7 +31,7 @@ func Hint(words string) string {
 	switch {
 	case namespace != "":
 		place, flag = " in namespace "+namespace, " -n "+namespace
-	case scope != "" && namespaced[resource]:
+	case scope != "" && namespaced(resource):
 		place, flag = " in all namespaces", " -A"
 	}
 	return text(verb+" "+qualified(resource, group), place, question(verb, resource, group)+flag)
@@ -68,6 +72,3 @@ func qualified(resource, group string) string {
 	}
 	return resource + "." + group + sub
 }
-
-// namespaced are the resources of which the plugin asks for those of all namespaces.
-var namespaced = map[string]bool{"pods": true, "services": true, "replicasets": true, "secrets": true, "networkpolicies": true}

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"time"
 
-	"k8s.io/client-go/kubernetes"
-
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -25,16 +25,15 @@ import (
 // Nothing is remembered but what package ca keeps and what gateways say, so that
 // a rotation which was interrupted anywhere goes on when it is run again.
 type AuthorityRotator struct {
-	Client   kubernetes.Interface
-	Gateways Gateways
-	// Where says where the authorities are kept.
-	Where authority.RotationOptions
+	// Location says where the authorities are kept, and which cluster it is.
+	authority.Location
+	Gateways *remote.Client
 	// Successor is the authority that is to follow.
-	Successor authority.Successor
+	Successor authority.Source
 	// TTL is how long the gateways' certificates are valid; ca.DefaultLeafTTL if
 	// zero.
 	TTL time.Duration
-	// Parallel and Timeout (of one gateway) are DefaultParallel and
+	// Parallel and Timeout (of one gateway) are parallel.Default and
 	// DefaultTimeout if zero.
 	Parallel int
 	Timeout  time.Duration
@@ -92,7 +91,7 @@ func (e *BlockedError) Error() string {
 func (r *AuthorityRotator) Rotate(ctx context.Context) (*AuthorityResult, error) {
 	begun := false
 	for {
-		rotation, err := authority.OpenRotation(ctx, r.Where)
+		rotation, err := authority.OpenRotation(ctx, r.Location)
 		if err != nil {
 			return nil, err
 		}
@@ -193,7 +192,7 @@ func (r *AuthorityRotator) drop(ctx context.Context, rotation *authority.Rotatio
 // Plan looks how far a rotation has come, and what Rotate would do next. It
 // changes nothing.
 func (r *AuthorityRotator) Plan(ctx context.Context) (*AuthorityResult, error) {
-	rotation, err := authority.OpenRotation(ctx, r.Where)
+	rotation, err := authority.OpenRotation(ctx, r.Location)
 	if err != nil {
 		return nil, err
 	}
@@ -288,7 +287,7 @@ func (r *AuthorityRotator) say(format string, args ...any) {
 
 func (r *AuthorityRotator) timeout() time.Duration { return cmp.Or(r.Timeout, DefaultTimeout) }
 
-func (r *AuthorityRotator) parallel() int { return cmp.Or(max(r.Parallel, 0), DefaultParallel) }
+func (r *AuthorityRotator) parallel() int { return cmp.Or(max(r.Parallel, 0), parallel.Default) }
 
 func short(a *ca.Authority) string { return a.Roots()[0][:16] }
 

@@ -12,11 +12,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -25,7 +27,7 @@ import (
 // checkDone checks that all that is left of a rotation is the new authority.
 func (w *world) checkDone(when string) {
 	w.t.Helper()
-	a, err := authority.Load(w.t.Context(), w.rotator().Where.LoadOptions)
+	a, err := authority.Load(w.t.Context(), w.rotator().Location)
 	if err != nil {
 		w.t.Fatalf("%s: %v", when, err)
 	}
@@ -135,7 +137,7 @@ func TestInterruptedAnywhere(t *testing.T) {
 					w.check(when)
 					w.checkNew(when, w.dir, false)
 					w.checkNew(when, oldDir, true)
-					rotation, err := authority.OpenRotation(t.Context(), r.Where)
+					rotation, err := authority.OpenRotation(t.Context(), r.Location)
 					if err != nil {
 						t.Fatalf("%s: %v", when, err)
 					}
@@ -169,7 +171,7 @@ func TestEnabledMeanwhile(t *testing.T) {
 			t.Fatal(err)
 		}
 		load := func() *ca.Authority {
-			a, err := authority.Load(t.Context(), authority.LoadOptions{Client: w.cluster, Dir: oldDir, Getenv: func(string) string { return "" }})
+			a, err := authority.Load(t.Context(), authority.Location{Client: w.cluster, Dir: oldDir})
 			if errors.Is(err, authority.ErrForeign) {
 				return nil
 			}
@@ -255,7 +257,7 @@ func TestBlocked(t *testing.T) {
 		}, "not allowed", "ask for a role"},
 		{"another pod's", func(_ *world, g *fakeGateway) { g.imposter = true }, "another pod", ""},
 		{"keeps what it has", func(_ *world, g *fakeGateway) { g.stubborn = true }, "did not take", ""},
-		{"uncertified", func(_ *world, g *fakeGateway) { g.state, g.chain, g.roots = api.Uncertified, nil, nil }, "being enabled", "delete pod/db"},
+		{"uncertified", func(_ *world, g *fakeGateway) { g.state, g.Chain, g.Roots = api.Uncertified, nil, nil }, "being enabled", "delete pod/db"},
 		{"not yet running", func(w *world, g *fakeGateway) {
 			g.failures = always(fmt.Errorf("%w: it waits", remote.ErrNotRunning))
 			w.change(g, func(p *corev1.Pod) { setState(p, corev1.ContainerState{}) })
@@ -265,7 +267,7 @@ func TestBlocked(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			g.chain, g.roots = certificates(leaf.CertPEM), certificates(other.Bundle())
+			g.Chain, g.Roots = fakegateway.Certificates(leaf.CertPEM), fakegateway.Certificates(other.Bundle())
 		}, "another authority", "rotate pod/db -n shop"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -292,7 +294,7 @@ func TestBlocked(t *testing.T) {
 				t.Error("gateways were changed")
 			}
 			// The old authority signs on.
-			if a, err := authority.Load(t.Context(), r.Where.LoadOptions); err != nil || a.Fingerprint() != w.first.Fingerprint() {
+			if a, err := authority.Load(t.Context(), r.Location); err != nil || a.Fingerprint() != w.first.Fingerprint() {
 				t.Errorf("%v, %v", a, err)
 			}
 			// Once it is gone, the rotation goes on.
@@ -323,8 +325,8 @@ func TestBlockedBeforeTheDrop(t *testing.T) {
 		t.Fatalf("%+v, %v", result, err)
 	}
 	w.check("blocked")
-	bundle, err := authority.FetchBundle(t.Context(), w.cluster)
-	if err != nil || !bundle.Holds(w.first) {
+	bundle, err := w.cluster.CoreV1().ConfigMaps(authority.Namespace).Get(t.Context(), authority.BundleName, metav1.GetOptions{})
+	if err != nil || !strings.Contains(bundle.Data[authority.BundleKey], string(w.first.Bundle())) {
 		t.Errorf("%v, %v", bundle, err)
 	}
 	w.gateways["shop/db"].stubborn = false
@@ -352,8 +354,8 @@ func TestWhatDoesNotCount(t *testing.T) {
 		"draining": func(_ *world, g *fakeGateway) { g.state = api.Draining },
 		"gone since it was listed": func(w *world, g *fakeGateway) {
 			g.failures = []error{fmt.Errorf("%w: db", remote.ErrPodGone), fmt.Errorf("%w: db", remote.ErrPodGone)}
-			w.cluster.PrependReactor("get", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
-				return true, nil, apierrors.NewNotFound(schema.GroupResource{Resource: "pods"}, "db")
+			w.cluster.PrependReactor("get", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+				return action.(clienttesting.GetAction).GetName() == "db", nil, apierrors.NewNotFound(schema.GroupResource{Resource: "pods"}, "db")
 			})
 			w.cluster.PrependReactor("list", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
 				if len(g.failures) > 0 {
@@ -389,12 +391,12 @@ func TestTransientFailures(t *testing.T) {
 func TestExpiredMeanwhile(t *testing.T) {
 	w := newWorld(t, "local", "shop/web")
 	g := w.gateways["shop/web"]
-	leaf, err := w.first.Issue(ca.LeafRequest{Identity: g.identity(), TTL: time.Hour, Now: func() time.Time { return time.Now().Add(-2 * time.Minute) }})
+	leaf, err := w.first.Issue(ca.LeafRequest{Identity: g.identity(), TTL: time.Hour, Now: time.Now().Add(-2 * time.Minute)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.chain = certificates(leaf.CertPEM)
-	g.chain[0].NotAfter = time.Now().Add(-time.Second)
+	g.Chain = fakegateway.Certificates(leaf.CertPEM)
+	g.Chain[0].NotAfter = time.Now().Add(-time.Second)
 	result, err := w.rotator().Rotate(t.Context())
 	if err != nil || !result.Done {
 		t.Fatalf("%+v, %v", result, err)

@@ -12,6 +12,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
 // Result is the outcome for one pod.
@@ -31,11 +32,11 @@ type Result struct {
 
 // Rotator renews the certificates of gateways. It is safe for concurrent use.
 type Rotator struct {
-	Gateways  Gateways
-	Authority Authority
+	Gateways  *remote.Client
+	Authority remote.Authority
 	// TTL is how long the certificates are valid; ca.DefaultLeafTTL if zero.
 	TTL time.Duration
-	// Parallel and Timeout (of one gateway) are DefaultParallel and
+	// Parallel and Timeout (of one gateway) are parallel.Default and
 	// DefaultTimeout if zero.
 	Parallel int
 	Timeout  time.Duration
@@ -45,7 +46,7 @@ type Rotator struct {
 // report with the result of each as it comes; calls do not overlap. One pod's
 // failure is no concern of the others. Results are in the order of pods.
 func (r *Rotator) RotateAll(ctx context.Context, pods []corev1.Pod, report func(Result)) []Result {
-	return parallel.Each(cmp.Or(max(r.Parallel, 0), DefaultParallel), pods, func(pod *corev1.Pod) Result {
+	return parallel.Each(cmp.Or(max(r.Parallel, 0), parallel.Default), pods, func(pod *corev1.Pod) Result {
 		return r.Rotate(ctx, pod)
 	}, report)
 }
@@ -62,7 +63,7 @@ func (r *Rotator) Rotate(ctx context.Context, pod *corev1.Pod) Result {
 	timeout := cmp.Or(r.Timeout, DefaultTimeout)
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	err = r.rotate(ctx, gateway{pod, current.Name}, &result)
+	err = r.rotate(ctx, r.Gateways.Gateway(pod, current.Name), &result)
 	switch {
 	case err == nil:
 	case errors.Is(err, context.DeadlineExceeded):
@@ -75,9 +76,8 @@ func (r *Rotator) Rotate(ctx context.Context, pod *corev1.Pod) Result {
 	return result
 }
 
-func (r *Rotator) rotate(ctx context.Context, g gateway, result *Result) error {
-	c := newConversation(r.Gateways)
-	before, err := c.status(ctx, g, 0)
+func (r *Rotator) rotate(ctx context.Context, g *remote.Conn, result *Result) error {
+	before, err := g.Status(ctx)
 	if err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func (r *Rotator) rotate(ctx context.Context, g gateway, result *Result) error {
 		return errors.New("the gateway is being disabled")
 	}
 	result.OldSerial = before.Cert.Serial
-	if result.Status, err = c.renew(ctx, g, r.Authority, r.TTL); err != nil {
+	if result.Status, err = g.Renew(ctx, r.Authority, r.TTL); err != nil {
 		return err
 	}
 	if end := result.Status.Cert.NotAfter; r.TTL > 0 && time.Until(end) < r.TTL-time.Minute {

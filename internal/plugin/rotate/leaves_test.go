@@ -14,6 +14,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
@@ -49,7 +50,7 @@ func TestRotateLeaves(t *testing.T) {
 	w := newWorld(t, "local", "shop/web", "ops/db")
 	w.gateways["shop/web"].failures = []error{errors.New("unexpected EOF")}
 	before := map[string]string{"web": w.gateways["shop/web"].status().Cert.Serial, "db": w.gateways["ops/db"].status().Cert.Serial}
-	r := Rotator{Gateways: w, Authority: w.first, TTL: time.Hour}
+	r := Rotator{Gateways: w.client(), Authority: w.first, TTL: time.Hour}
 	reported := 0
 	for _, result := range r.RotateAll(t.Context(), w.pods("shop/web", "ops/db"), func(Result) { reported++ }) {
 		if result.Err != nil {
@@ -73,15 +74,15 @@ func TestRotateExpired(t *testing.T) {
 	w := newWorld(t, "local", "shop/web", "shop/new")
 	g := w.gateways["shop/web"]
 	past := time.Now().Add(-4 * time.Minute)
-	leaf, err := w.first.Issue(ca.LeafRequest{Identity: g.identity(), TTL: time.Minute, Now: func() time.Time { return past }})
+	leaf, err := w.first.Issue(ca.LeafRequest{Identity: g.identity(), TTL: time.Minute, Now: past})
 	if err == nil {
-		g.chain = certificates(leaf.CertPEM)
+		g.Chain = fakegateway.Certificates(leaf.CertPEM)
 	} else if !errors.Is(err, ca.ErrExpired) {
 		t.Fatal(err)
 	}
-	g.chain[0].NotAfter = past
-	w.gateways["shop/new"].state, w.gateways["shop/new"].chain = api.Uncertified, nil
-	r := Rotator{Gateways: w, Authority: w.first}
+	g.Chain[0].NotAfter = past
+	w.gateways["shop/new"].state, w.gateways["shop/new"].Chain = api.Uncertified, nil
+	r := Rotator{Gateways: w.client(), Authority: w.first}
 	for _, result := range r.RotateAll(t.Context(), w.pods("shop/web", "shop/new"), nil) {
 		if result.Err != nil || !result.Status.Cert.NotAfter.After(time.Now()) || (result.OldSerial == "") != (result.Pod.Name == "new") {
 			t.Errorf("%s: %+v", result.Pod.Name, result)
@@ -96,8 +97,8 @@ func TestRotateFails(t *testing.T) {
 	w.gateways["shop/imposter"].imposter = true
 	w.gateways["shop/stubborn"].stubborn = true
 	w.gateways["shop/leaving"].state = api.Draining
-	w.gateways["shop/nowhere"].pod.Status.PodIPs = nil
-	r := Rotator{Gateways: w, Authority: w.first}
+	w.change(w.gateways["shop/nowhere"], func(pod *corev1.Pod) { pod.Status.PodIPs = nil })
+	r := Rotator{Gateways: w.client(), Authority: w.first}
 	want := map[string]string{
 		"none": "has no gateway", "dead": "does not run", "imposter": "another pod", "stubborn": "not the one that was made",
 		"leaving": "being disabled", "nowhere": "no address", "good": "",
@@ -119,8 +120,8 @@ func TestRotateFails(t *testing.T) {
 // Signing fails for a reason of its own, and asking again would not help.
 func TestRotateNotSigned(t *testing.T) {
 	w := newWorld(t, "local", "shop/web")
-	w.gateways["shop/web"].pod.Spec.ServiceAccountName = "/"
-	r := Rotator{Gateways: w, Authority: w.first}
+	w.change(w.gateways["shop/web"], func(pod *corev1.Pod) { pod.Spec.ServiceAccountName = "/" })
+	r := Rotator{Gateways: w.client(), Authority: w.first}
 	result := r.Rotate(t.Context(), w.gateways["shop/web"].pod)
 	renewals := 0
 	for _, what := range w.asked {
@@ -128,8 +129,33 @@ func TestRotateNotSigned(t *testing.T) {
 			renewals++
 		}
 	}
-	if !errors.Is(result.Err, errNotSigned) || renewals != 1 {
+	if result.Err == nil || !strings.Contains(result.Err.Error(), "issuing a certificate") || renewals != 1 {
 		t.Errorf("%v after %d attempts", result.Err, renewals)
+	}
+}
+
+// TestRotateSignsForThePodAsItIs: the pod that was listed has other addresses and another
+// account by the time its turn comes, or is another one.
+func TestRotateSignsForThePodAsItIs(t *testing.T) {
+	w := newWorld(t, "local", "shop/web")
+	g := w.gateways["shop/web"]
+	r := Rotator{Gateways: w.client(), Authority: w.first}
+	listed := g.pod.DeepCopy()
+	w.change(g, func(pod *corev1.Pod) {
+		pod.Status.PodIPs = []corev1.PodIP{{IP: "10.0.1.8"}}
+		pod.Spec.ServiceAccountName = "sa-new"
+	})
+	if result := r.Rotate(t.Context(), listed); result.Err != nil || len(g.Chain[0].IPAddresses) != 1 {
+		t.Errorf("%v, for %v", result.Err, g.Chain[0].IPAddresses)
+	}
+	// Its gateway still answers for the one that was listed.
+	w.asked = nil
+	serving := g.pod
+	g.pod = g.pod.DeepCopy()
+	w.change(g, func(pod *corev1.Pod) { pod.UID = "uid-later" })
+	g.pod = serving
+	if result := r.Rotate(t.Context(), listed); !errors.Is(result.Err, installed.ErrReplaced) {
+		t.Errorf("%v, asked %q", result.Err, w.asked)
 	}
 }
 
@@ -137,7 +163,7 @@ func TestRotateInTime(t *testing.T) {
 	w := newWorld(t, "local", "shop/web")
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	r := Rotator{Gateways: w, Authority: w.first}
+	r := Rotator{Gateways: w.client(), Authority: w.first}
 	if result := r.Rotate(ended, w.gateways["shop/web"].pod); result.Err == nil || !strings.Contains(result.Err.Error(), "interrupted") {
 		t.Errorf("%v", result.Err)
 	}
@@ -154,7 +180,7 @@ func TestRotateNearTheAuthoritysEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := newWorld(t, "local", "shop/web")
-	r := Rotator{Gateways: w, Authority: a, TTL: 24 * time.Hour}
+	r := Rotator{Gateways: w.client(), Authority: a, TTL: 24 * time.Hour}
 	result := r.Rotate(t.Context(), w.gateways["shop/web"].pod)
 	if result.Err != nil || len(result.Warnings) != 1 || !strings.Contains(result.Warnings[0], "authority's") {
 		t.Errorf("%+v", result)

@@ -155,9 +155,8 @@ func (r *AuthorityRotator) look(ctx context.Context, g gateway, goal goal) look 
 	result := look{gateway: g}
 	ctx, cancel := context.WithTimeout(ctx, r.timeout())
 	defer cancel()
-	c := newConversation(r.Gateways)
 	for {
-		status, err := c.status(ctx, g, 0)
+		status, err := r.Gateways.Gateway(g.pod, g.name).Status(ctx)
 		if err != nil && r.gone(ctx, g) {
 			return result
 		}
@@ -228,11 +227,11 @@ func (r *AuthorityRotator) bring(ctx context.Context, g gateway, status *api.Sta
 	result := look{gateway: g}
 	limited, cancel := context.WithTimeout(ctx, r.timeout())
 	defer cancel()
-	c := newConversation(r.Gateways)
+	conn := r.Gateways.Gateway(g.pod, g.name)
 	if goal.issued(status) {
-		status, result.err = c.trust(limited, g, goal.authority.Bundle())
+		status, result.err = conn.Trust(limited, goal.authority.Bundle())
 	} else {
-		status, result.err = c.renew(limited, g, goal.authority, r.TTL)
+		status, result.err = conn.Renew(limited, goal.authority, r.TTL)
 	}
 	switch {
 	case result.err != nil && r.gone(ctx, g):

@@ -2,14 +2,9 @@ package rotate
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,11 +16,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
@@ -50,9 +47,8 @@ type world struct {
 }
 
 type fakeGateway struct {
+	fakegateway.Material
 	pod      *corev1.Pod
-	chain    []*x509.Certificate
-	roots    []*x509.Certificate
 	state    api.State
 	imposter bool
 	// failures are the errors that the next questions are answered with.
@@ -71,7 +67,7 @@ func newWorld(t *testing.T, keep string, pods ...string) *world {
 	if keep == "both" {
 		store = authority.StoreCluster
 	}
-	result, err := authority.Init(t.Context(), authority.InitOptions{Client: w.cluster, Dir: w.dir, Store: store})
+	result, err := authority.Init(t.Context(), authority.InitOptions{Location: authority.Location{Client: w.cluster, Dir: w.dir}, Store: store})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +118,7 @@ func (w *world) enable(name string, a *ca.Authority) *fakeGateway {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	g.chain, g.roots = certificates(leaf.CertPEM), certificates(a.Bundle())
+	g.Chain, g.Roots = fakegateway.Certificates(leaf.CertPEM), fakegateway.Certificates(a.Bundle())
 	if err := w.cluster.Tracker().Add(g.pod.DeepCopy()); err != nil {
 		w.t.Fatal(err)
 	}
@@ -141,36 +137,9 @@ func (w *world) change(g *fakeGateway, edit func(*corev1.Pod)) {
 	}
 }
 
-func certificates(text []byte) []*x509.Certificate {
-	var list []*x509.Certificate
-	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			panic(err)
-		}
-		list = append(list, cert)
-	}
-	return list
-}
-
-// leads returns the root that a chain leads to, or nil.
-func leads(chain, roots []*x509.Certificate) *x509.Certificate {
-	return leadsAt(chain, roots, time.Now())
-}
-
-func leadsAt(chain, roots []*x509.Certificate, now time.Time) *x509.Certificate {
-	options := x509.VerifyOptions{CurrentTime: now, Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
-	for _, root := range roots {
-		options.Roots.AddCert(root)
-	}
-	for _, cert := range chain[1:] {
-		options.Intermediates.AddCert(cert)
-	}
-	verified, err := chain[0].Verify(options)
-	if err != nil {
-		return nil
-	}
-	return verified[0][len(verified[0])-1]
+// leads reports whether a chain leads to one of roots now.
+func leads(chain, roots []*x509.Certificate) bool {
+	return fakegateway.Root(chain, roots, time.Now()) != nil
 }
 
 func (g *fakeGateway) status() *api.Status {
@@ -178,109 +147,92 @@ func (g *fakeGateway) status() *api.Status {
 	if g.imposter {
 		s.Pod.UID = "uid-other"
 	}
-	if g.chain == nil {
+	if g.Chain == nil {
 		return s
 	}
-	s.Cert = api.Certificate{Serial: g.chain[0].SerialNumber.Text(16), NotBefore: g.chain[0].NotBefore, NotAfter: g.chain[0].NotAfter}
-	for _, root := range g.roots {
-		s.Cert.Authorities = append(s.Cert.Authorities, ca.Fingerprint(root))
-	}
-	// As if it had looked before the certificate ended.
-	if root := leadsAt(g.chain, g.roots, g.chain[0].NotAfter.Add(-time.Second)); root != nil {
-		s.Cert.Issuer = ca.Fingerprint(root)
-	}
+	s.Cert = g.Certificate()
 	return s
 }
 
-// ask runs do in a gateway, if it answers.
-func (w *world) ask(ctx context.Context, verb, namespace, pod string, do func(*fakeGateway) error) (*api.Status, error) {
-	name := namespace + "/" + pod
-	if err := w.step(verb + " " + name); err != nil {
+// answer is what the gateways of the world do.
+func (w *world) answer(ctx context.Context, call *fakegateway.Call) (any, error) {
+	name := call.Namespace + "/" + call.Pod
+	if err := w.step(call.Op() + " " + name); err != nil {
 		return nil, err
 	}
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
 	w.mu.Lock()
-	w.asked = append(w.asked, verb+" "+name)
+	w.asked = append(w.asked, call.Op()+" "+name)
 	g := w.gateways[name]
-	if g == nil {
-		w.mu.Unlock()
-		return nil, fmt.Errorf("%w: %s", remote.ErrPodGone, name)
-	}
-	if len(g.failures) > 0 {
-		err := g.failures[0]
-		g.failures = g.failures[1:]
-		w.mu.Unlock()
-		return nil, err
-	}
 	var err error
-	if !g.stubborn {
-		err = do(g)
+	switch {
+	case g == nil:
+		err = fmt.Errorf("%w: %s", remote.ErrPodGone, name)
+	case len(g.failures) > 0:
+		err = g.failures[0]
+		g.failures = g.failures[1:]
 	}
-	status := g.status()
 	w.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
-	if verb != "status" {
-		if err := w.step(verb + " " + name + " done"); err != nil {
+	// The plugin reads the pod before it signs: that must not wait for w.mu.
+	material := g.Material
+	switch call.Op() {
+	case "renew":
+		if material, err = call.Renew(); err == nil {
+			err = g.accept(call.Namespace, material.Chain[0])
+		}
+	case "trust":
+		var trust api.TrustBundle
+		if err = call.Read(&trust); err == nil {
+			if material.Roots = fakegateway.Certificates([]byte(trust.Bundle)); !leads(g.Chain, material.Roots) {
+				err = fakegateway.Refuse("the gateway's own certificate leads to none of the new roots")
+			}
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	if !g.stubborn {
+		g.Material = material
+		if call.Op() == "renew" && g.state == api.Uncertified {
+			g.state = api.Ready
+		}
+	}
+	status := g.status()
+	w.mu.Unlock()
+	if call.Op() != "status" {
+		if err := w.step(call.Op() + " " + name + " done"); err != nil {
 			return nil, err
 		}
 	}
 	return status, nil
 }
 
-func (w *world) Status(ctx context.Context, namespace, pod, _ string, _ time.Duration) (*api.Status, error) {
-	return w.ask(ctx, "status", namespace, pod, func(*fakeGateway) error { return nil })
+// accept checks that a certificate is for g's pod.
+func (g *fakeGateway) accept(namespace string, leaf *x509.Certificate) error {
+	id, err := identity.FromCertificate(leaf)
+	switch {
+	case err != nil:
+		return err
+	case id.Namespace != namespace || id.ServiceAccount != g.pod.Spec.ServiceAccountName:
+		return fmt.Errorf("for another pod: %v", id)
+	}
+	for _, ip := range g.pod.Status.PodIPs {
+		if err := leaf.VerifyHostname(ip.IP); err != nil {
+			return fmt.Errorf("for other addresses: %w", err)
+		}
+	}
+	return nil
 }
 
-func (w *world) Renew(ctx context.Context, namespace, pod, _ string, sign remote.Sign) (*api.Status, error) {
-	return w.ask(ctx, "renew", namespace, pod, func(g *fakeGateway) error {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			return err
-		}
-		// What a gateway asks for is nothing that it gets.
-		der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: []string{"kubernetes"}}, key)
-		if err != nil {
-			return err
-		}
-		issued, err := sign(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
-		if err != nil {
-			return err
-		}
-		chain, roots := certificates([]byte(issued.Certificate)), certificates([]byte(issued.Bundle))
-		id, err := identity.FromCertificate(chain[0])
-		switch {
-		case err != nil:
-			return err
-		case !key.PublicKey.Equal(chain[0].PublicKey):
-			return errors.New("for another key")
-		case id.Namespace != namespace || id.ServiceAccount != g.pod.Spec.ServiceAccountName || len(chain[0].DNSNames) != 0:
-			return fmt.Errorf("for another pod: %v %v", id, chain[0].DNSNames)
-		case chain[0].VerifyHostname(netip.MustParseAddr("10.0.1.7").String()) != nil || chain[0].VerifyHostname("fd00::7") != nil:
-			return errors.New("for other addresses")
-		case leads(chain, roots) == nil:
-			return errors.New("leads to no root")
-		}
-		g.chain, g.roots = chain, roots
-		if g.state == api.Uncertified {
-			g.state = api.Ready
-		}
-		return nil
-	})
-}
-
-func (w *world) Trust(ctx context.Context, namespace, pod, _ string, bundle []byte) (*api.Status, error) {
-	return w.ask(ctx, "trust", namespace, pod, func(g *fakeGateway) error {
-		roots := certificates(bundle)
-		if leads(g.chain, roots) == nil {
-			return errors.New("the gateway's own certificate leads to none of the new roots")
-		}
-		g.roots = roots
-		return nil
-	})
+// client reaches the gateways of the world, and is as persistent as the real one.
+func (w *world) client() *remote.Client {
+	return &remote.Client{Kube: w.cluster, Runner: fakegateway.Gateways(w.answer), Backoff: wait.Backoff{Steps: 3, Duration: time.Millisecond}}
 }
 
 // serving reports whether g takes part in the traffic.
@@ -294,7 +246,7 @@ func (w *world) check(when string) {
 	defer w.mu.Unlock()
 	for name, g := range w.gateways {
 		for other, h := range w.gateways {
-			if g.serving() && h.serving() && leads(g.chain, h.roots) == nil {
+			if g.serving() && h.serving() && !leads(g.Chain, h.Roots) {
 				w.t.Fatalf("%s: %s refuses %s", when, other, name)
 			}
 		}
@@ -304,7 +256,7 @@ func (w *world) check(when string) {
 // checkNew is check for a gateway that is enabled now with what lies in dir.
 func (w *world) checkNew(when, dir string, mayBeForeign bool) {
 	w.t.Helper()
-	a, err := authority.Load(w.t.Context(), authority.LoadOptions{Client: w.cluster, Dir: dir, Getenv: func(string) string { return "" }})
+	a, err := authority.Load(w.t.Context(), authority.Location{Client: w.cluster, Dir: dir})
 	if mayBeForeign && errors.Is(err, authority.ErrForeign) {
 		return
 	}
@@ -315,21 +267,19 @@ func (w *world) checkNew(when, dir string, mayBeForeign bool) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	chain, roots := certificates(leaf.CertPEM), certificates(a.Bundle())
+	chain, roots := fakegateway.Certificates(leaf.CertPEM), fakegateway.Certificates(a.Bundle())
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for name, g := range w.gateways {
-		if g.serving() && (leads(chain, g.roots) == nil || leads(g.chain, roots) == nil) {
+		if g.serving() && (!leads(chain, g.Roots) || !leads(g.Chain, roots)) {
 			w.t.Fatalf("%s: one that is enabled from %s now and %s refuse each other", when, dir, name)
 		}
 	}
 }
 
 func (w *world) rotator() *AuthorityRotator {
-	return &AuthorityRotator{Client: w.cluster, Gateways: w, Parallel: 2, Timeout: 10 * time.Second, Where: authority.RotationOptions{
-		LoadOptions: authority.LoadOptions{Client: w.cluster, Dir: w.dir, Getenv: func(string) string { return "" }},
-		Step:        func(name string) error { return w.step("file " + name) },
-	}}
+	return &AuthorityRotator{Gateways: w.client(), Parallel: 2, Timeout: 10 * time.Second,
+		Location: authority.Location{Client: w.cluster, Dir: w.dir, Step: func(name string) error { return w.step("file " + name) }}}
 }
 
 // did reports whether a gateway was asked for something.

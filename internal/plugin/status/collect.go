@@ -12,6 +12,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
 const (
@@ -22,14 +23,9 @@ const (
 	DefaultTimeout = 10 * time.Second
 )
 
-// Asker asks one gateway how it is. The Client of package remote does.
-type Asker interface {
-	Status(ctx context.Context, namespace, pod, container string, wait time.Duration) (*api.Status, error)
-}
-
 // Collector asks the gateways of pods.
 type Collector struct {
-	Asker Asker
+	Gateways *remote.Client
 	// Parallel and Timeout are as DefaultParallel and DefaultTimeout, which
 	// they become if zero.
 	Parallel int
@@ -87,9 +83,9 @@ func (c *Collector) ask(ctx context.Context, pod *corev1.Pod, item *Item) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	asked := c.Now()
-	answer, err := c.Asker.Status(ctx, item.Namespace, item.Pod, item.Container.Name, 0)
+	answer, err := c.Gateways.Gateway(pod, item.Container.Name).Status(ctx)
 	if answer != nil {
-		if err = check(answer, pod); err == nil {
+		if err = checkState(answer); err == nil {
 			item.State, item.Status = State(answer.State), answer
 			item.skew = skew(answer.Time, asked, c.Now())
 			item.Mode, item.OnFailure = cmp.Or(answer.Mode, item.Mode), cmp.Or(answer.OnFailure, item.OnFailure)
@@ -108,12 +104,9 @@ func (c *Collector) ask(ctx context.Context, pod *corev1.Pod, item *Item) {
 	}
 }
 
-// check refuses what a gateway cannot say: whoever took one over could
-// otherwise speak for other pods, or claim states that are the plugin's to find.
-func check(answer *api.Status, pod *corev1.Pod) error {
-	if answer.Pod.UID != string(pod.UID) {
-		return errors.New("it answers for another pod")
-	}
+// checkState refuses what a gateway cannot say: whoever took one over could otherwise
+// claim states that are the plugin's to find.
+func checkState(answer *api.Status) error {
 	switch answer.State {
 	case api.Starting, api.Uncertified, api.Ready, api.Degraded, api.Draining:
 		return nil

@@ -20,7 +20,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
@@ -31,12 +33,18 @@ func clock() time.Time { return now }
 // asker answers for pods by name.
 type asker map[string]func(context.Context) (*api.Status, error)
 
-func (a asker) Status(ctx context.Context, namespace, pod, container string, wait time.Duration) (*api.Status, error) {
-	answer, ok := a[pod]
-	if !ok {
-		return nil, fmt.Errorf("nobody expected that %s/%s is asked in %s", namespace, pod, container)
-	}
-	return answer(ctx)
+func (a asker) client() *remote.Client {
+	return fakegateway.Gateways(func(ctx context.Context, call *fakegateway.Call) (any, error) {
+		answer, ok := a[call.Pod]
+		if !ok || call.Op() != "status" {
+			return nil, fmt.Errorf("nobody expected that %v is asked for %q", call.Ref, call.Words)
+		}
+		status, err := answer(ctx)
+		if status == nil {
+			return nil, err
+		}
+		return status, err
+	}).Client(nil)
 }
 
 func says(status *api.Status, err error) func(context.Context) (*api.Status, error) {
@@ -86,7 +94,7 @@ func answer(name string, state api.State, expiresIn time.Duration) *api.Status {
 		Traffic: api.Traffic{
 			Outbound: api.Direction{Encrypted: 100, Plaintext: 2, Refused: 3, Sent: 2048, Received: 1 << 20},
 			Inbound:  api.Direction{Encrypted: 23, Plaintext: 1, Refused: 1, Sent: 0, Received: 512}},
-		Capture: api.Capture{ServicePassed: 7, ServiceRefused: 8}}
+		Capture: api.Capture{CaptureCounts: api.CaptureCounts{ServicePassed: 7, ServiceRefused: 8}}}
 }
 
 // example has a pod for every state.
@@ -96,12 +104,12 @@ func example() (asker, []corev1.Pod) {
 	inband.Wire, inband.Allow = api.WireAuto, []string{"ns/prod/sa/*", "ns/ops/sa/backup"}
 	inband.Traffic.Outbound.Inband, inband.Traffic.Outbound.OptionLost, inband.Traffic.Inbound.Inband = 40, 2, 3
 	inband.Traffic.Inbound.NotAllowed = 5
-	inband.Capture = api.Capture{UDP: 9, PlaintextRefused: 6, PlaintextAllowed: 11}
+	inband.Capture = api.Capture{CaptureCounts: api.CaptureCounts{UDP: 9, PlaintextRefused: 6, PlaintextAllowed: 11}}
 	blocked := answer("blocked", api.Ready, 16*time.Hour)
-	blocked.Wire, blocked.Capture = api.WireInband, api.Capture{UDP: 4, UDPRefused: 4, BlockUDP: true}
+	blocked.Wire, blocked.Capture = api.WireInband, api.Capture{CaptureCounts: api.CaptureCounts{UDP: 4, UDPRefused: 4}, BlockUDP: true}
 	lacking := answer("lacking", api.Ready, 16*time.Hour)
 	lacking.Mode, lacking.Missing = api.Permissive, []string{"in-band wire: the kernel has no helper\x1b[2J\nFnSkAssign"}
-	lacking.Capture = api.Capture{UDP: 4, UDPRefused: 1, BlockUDP: true}
+	lacking.Capture = api.Capture{CaptureCounts: api.CaptureCounts{UDP: 4, UDPRefused: 1}, BlockUDP: true}
 	existing := answer("existing", api.Ready, 16*time.Hour)
 	existing.Existing = &api.ExistingConnections{Outbound: 3, Inbound: 2, Reset: 7}
 	clean := answer("clean", api.Ready, 16*time.Hour)
@@ -119,64 +127,64 @@ func example() (asker, []corev1.Pod) {
 	again.Status.PodIPs = again.Status.PodIPs[:1]
 	degraded.Reason, degraded.Worker.Restarts = "the worker ended with signal: killed", 4
 	return asker{
-			"ready":    says(answer("ready", api.Ready, 16*time.Hour), nil),
-			"near":     says(answer("near", api.Ready, 2*time.Hour), nil),
-			"expired":  says(answer("expired", api.Ready, -30*time.Minute), nil),
-			"early":    says(&api.Status{State: api.Starting, Pod: api.PodRef{UID: "uid-early"}, Cert: api.Certificate{NotBefore: now.Add(time.Hour), NotAfter: now.Add(30 * time.Hour)}}, nil),
-			"degraded": says(degraded, nil),
-			"inband":   says(inband, nil),
-			"blocked":  says(blocked, nil),
-			"lacking":  says(lacking, nil),
-			"silent":   says(nil, api.WithHint(errors.New("not allowed to run commands in the pod"), "ask for a role")),
-			"imposter": says(answer("ready", api.Ready, time.Hour), nil),
-			"liar":     says(&api.Status{State: "crashed", Pod: api.PodRef{UID: "uid-liar"}}, nil),
-			"odd":      says(&api.Status{State: "odd\x1b[2J", Pod: api.PodRef{UID: "uid-odd"}}, nil),
-			"escapes": says(&api.Status{State: api.Ready, Identity: "spiffe://\x1b]0;x\a\nready", Pod: api.PodRef{UID: "uid-escapes"},
-				Mode: "strict\r", Version: "\u202ev1"}, nil),
-			"existing": says(existing, nil),
-			"clean":    says(clean, nil),
-			"ahead":    says(ahead, nil),
-			"behind":   says(behind, nil),
-			"new":      says(&api.Status{State: api.Uncertified, Pod: api.PodRef{UID: "uid-new"}}, nil),
-			"draining": says(answer("draining", api.Draining, 16*time.Hour), nil),
-			"gained":   says(answer("gained", api.Ready, 16*time.Hour), nil),
-			"moved":    says(answer("moved", api.Ready, 16*time.Hour), nil),
-		}, []corev1.Pod{
-			pod("ready", "strict", "closed", running()),
-			pod("near", "strict", "closed", running()),
-			pod("expired", "strict", "closed", running()),
-			pod("early", "strict", "closed", running()),
-			pod("degraded", "strict", "closed", running()),
-			pod("inband", "strict", "closed", running()),
-			pod("blocked", "strict", "closed", running()),
-			pod("lacking", "permissive", "open", running()),
-			pod("silent", "permissive", "open", running()),
-			pod("imposter", "permissive", "open", running()),
-			pod("liar", "permissive", "open", running()),
-			pod("odd", "permissive", "open", running()),
-			pod("escapes", "strict", "closed", running()),
-			pod("crashed-open", "permissive", "open", ended(2, "Error", "cannot find the pod's cgroup\nhint: use cgroup v2\x1b[2J\n")),
-			pod("crashed-closed", "strict", "closed", ended(137, "OOMKilled", "")),
-			pod("stopped", "permissive", "open", ended(0, "Completed", "")),
-			pod("creating", "permissive", "open", waiting("ContainerCreating", "")),
-			pod("no-image", "permissive", "open", waiting("ImagePullBackOff", "Back-off pulling image")),
-			pod("bystander", "", "", nil),
-			pod("existing", "strict", "closed", running()),
-			pod("clean", "strict", "closed", running()),
-			pod("ahead", "strict", "closed", running()),
-			pod("behind", "strict", "closed", running()),
-			pod("new", "strict", "closed", running()),
-			pod("draining", "strict", "closed", running()),
-			pod("disabled", "strict", "closed", ended(0, "Completed", api.DisabledMessage+"\n")),
-			moved, gained, rebooted, killed, again,
-			pod("no-secret", "strict", "closed", waiting("CreateContainerConfigError", `secret "web-kube-gateway" not found`)),
-		}
+		"ready":    says(answer("ready", api.Ready, 16*time.Hour), nil),
+		"near":     says(answer("near", api.Ready, 2*time.Hour), nil),
+		"expired":  says(answer("expired", api.Ready, -30*time.Minute), nil),
+		"early":    says(&api.Status{State: api.Starting, Pod: api.PodRef{UID: "uid-early"}, Cert: api.Certificate{NotBefore: now.Add(time.Hour), NotAfter: now.Add(30 * time.Hour)}}, nil),
+		"degraded": says(degraded, nil),
+		"inband":   says(inband, nil),
+		"blocked":  says(blocked, nil),
+		"lacking":  says(lacking, nil),
+		"silent":   says(nil, api.WithHint(errors.New("not allowed to run commands in the pod"), "ask for a role")),
+		"imposter": says(answer("ready", api.Ready, time.Hour), nil),
+		"liar":     says(&api.Status{State: "crashed", Pod: api.PodRef{UID: "uid-liar"}}, nil),
+		"odd":      says(&api.Status{State: "odd\x1b[2J", Pod: api.PodRef{UID: "uid-odd"}}, nil),
+		"escapes": says(&api.Status{State: api.Ready, Identity: "spiffe://\x1b]0;x\a\nready", Pod: api.PodRef{UID: "uid-escapes"},
+			Mode: "strict\r", Version: "\u202ev1"}, nil),
+		"existing": says(existing, nil),
+		"clean":    says(clean, nil),
+		"ahead":    says(ahead, nil),
+		"behind":   says(behind, nil),
+		"new":      says(&api.Status{State: api.Uncertified, Pod: api.PodRef{UID: "uid-new"}}, nil),
+		"draining": says(answer("draining", api.Draining, 16*time.Hour), nil),
+		"gained":   says(answer("gained", api.Ready, 16*time.Hour), nil),
+		"moved":    says(answer("moved", api.Ready, 16*time.Hour), nil),
+	}, []corev1.Pod{
+		pod("ready", "strict", "closed", running()),
+		pod("near", "strict", "closed", running()),
+		pod("expired", "strict", "closed", running()),
+		pod("early", "strict", "closed", running()),
+		pod("degraded", "strict", "closed", running()),
+		pod("inband", "strict", "closed", running()),
+		pod("blocked", "strict", "closed", running()),
+		pod("lacking", "permissive", "open", running()),
+		pod("silent", "permissive", "open", running()),
+		pod("imposter", "permissive", "open", running()),
+		pod("liar", "permissive", "open", running()),
+		pod("odd", "permissive", "open", running()),
+		pod("escapes", "strict", "closed", running()),
+		pod("crashed-open", "permissive", "open", ended(2, "Error", "cannot find the pod's cgroup\nhint: use cgroup v2\x1b[2J\n")),
+		pod("crashed-closed", "strict", "closed", ended(137, "OOMKilled", "")),
+		pod("stopped", "permissive", "open", ended(0, "Completed", "")),
+		pod("creating", "permissive", "open", waiting("ContainerCreating", "")),
+		pod("no-image", "permissive", "open", waiting("ImagePullBackOff", "Back-off pulling image")),
+		pod("bystander", "", "", nil),
+		pod("existing", "strict", "closed", running()),
+		pod("clean", "strict", "closed", running()),
+		pod("ahead", "strict", "closed", running()),
+		pod("behind", "strict", "closed", running()),
+		pod("new", "strict", "closed", running()),
+		pod("draining", "strict", "closed", running()),
+		pod("disabled", "strict", "closed", ended(0, "Completed", api.DisabledMessage+"\n")),
+		moved, gained, rebooted, killed, again,
+		pod("no-secret", "strict", "closed", waiting("CreateContainerConfigError", `secret "web-kube-gateway" not found`)),
+	}
 }
 
 func collect(t *testing.T) *List {
 	t.Helper()
 	asker, pods := example()
-	list, err := (&Collector{Asker: asker, Now: clock}).Collect(t.Context(), pods)
+	list, err := (&Collector{Gateways: asker.client(), Now: clock}).Collect(t.Context(), pods)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +219,7 @@ func TestTables(t *testing.T) {
 }
 
 func TestNothingToAdvise(t *testing.T) {
-	list, err := (&Collector{Asker: asker{"ready": says(answer("ready", api.Ready, 16*time.Hour), nil)}, Now: clock}).
+	list, err := (&Collector{Gateways: asker{"ready": says(answer("ready", api.Ready, 16*time.Hour), nil)}.client(), Now: clock}).
 		Collect(t.Context(), []corev1.Pod{pod("ready", "strict", "closed", running())})
 	if err != nil {
 		t.Fatal(err)
@@ -242,7 +250,7 @@ func TestGatewayIsAskedWithinTheTimeout(t *testing.T) {
 		<-ctx.Done()
 		return nil, fmt.Errorf("running: %w", context.Cause(ctx))
 	}}
-	list, err := (&Collector{Asker: silent, Timeout: time.Millisecond, Now: clock}).
+	list, err := (&Collector{Gateways: silent.client(), Timeout: time.Millisecond, Now: clock}).
 		Collect(t.Context(), []corev1.Pod{pod("web", "strict", "closed", running())})
 	if err != nil || list.Items[0].State != NotAnswering || list.Items[0].Error != "no answer within 1ms" {
 		t.Errorf("got %+v, %v", list, err)
@@ -256,7 +264,7 @@ func TestCollectEndsWithItsContext(t *testing.T) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}}
-	_, err := (&Collector{Asker: silent, Now: clock}).Collect(ctx, []corev1.Pod{pod("web", "strict", "closed", running())})
+	_, err := (&Collector{Gateways: silent.client(), Now: clock}).Collect(ctx, []corev1.Pod{pod("web", "strict", "closed", running())})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
@@ -283,7 +291,7 @@ func TestGatewaysAreAskedInParallelWithinTheBound(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			list, err = (&Collector{Asker: all, Parallel: bound, Timeout: time.Minute, Now: clock}).Collect(t.Context(), pods)
+			list, err = (&Collector{Gateways: all.client(), Parallel: bound, Timeout: time.Minute, Now: clock}).Collect(t.Context(), pods)
 		}()
 		// Nothing moves any more once as many as may are being asked.
 		synctest.Wait()
@@ -310,7 +318,7 @@ func TestNewestGatewayCounts(t *testing.T) {
 	second.Status.EphemeralContainerStatuses[0].Name = "kube-gateway-2"
 	p.Spec.EphemeralContainers = append(p.Spec.EphemeralContainers, second.Spec.EphemeralContainers...)
 	p.Status.EphemeralContainerStatuses = append(p.Status.EphemeralContainerStatuses, second.Status.EphemeralContainerStatuses...)
-	list, err := (&Collector{Asker: asker{"web": says(answer("web", api.Ready, 16*time.Hour), nil)}, Now: clock}).
+	list, err := (&Collector{Gateways: asker{"web": says(answer("web", api.Ready, 16*time.Hour), nil)}.client(), Now: clock}).
 		Collect(t.Context(), []corev1.Pod{p})
 	if err != nil || list.Items[0].State != Ready || list.Items[0].Container.Name != "kube-gateway-2" || len(list.Items[0].Problems) > 0 {
 		t.Errorf("got %+v, %v", list, err)

@@ -12,7 +12,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/packets"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
 // Bounds of what is read of a log.
@@ -25,7 +25,7 @@ const (
 // logReader reads the logs of gateways from the API server.
 type logReader struct{ client kubernetes.Interface }
 
-func (l logReader) read(ctx context.Context, g packets.Gateway, since time.Duration) ([]api.Connection, error) {
+func (l logReader) read(ctx context.Context, g remote.Ref, since time.Duration) ([]api.Connection, error) {
 	seconds, lines := int64(since.Seconds())+2, int64(maxLines)
 	stream, err := l.client.CoreV1().Pods(g.Namespace).GetLogs(g.Pod, &corev1.PodLogOptions{
 		Container: g.Container, SinceSeconds: &seconds, TailLines: &lines,

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/packets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
@@ -25,7 +24,7 @@ const (
 
 // probe is a connection, or a listener, in a pod.
 type probe struct {
-	gateway packets.Gateway
+	gateway remote.Ref
 	// events is closed when the probe has ended.
 	events chan api.ProbeEvent
 	stdin  *io.PipeWriter
@@ -37,16 +36,16 @@ type probe struct {
 }
 
 // startProbe runs a probe with text as its input. It ends with stop, or with ctx.
-func startProbe(ctx context.Context, runner packets.Runner, g packets.Gateway, verb, address, text string) (*probe, error) {
+func startProbe(ctx context.Context, g *remote.Conn, verb, address, text string) (*probe, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	in, stdin := io.Pipe()
 	stdout, out := io.Pipe()
-	p := &probe{gateway: g, events: make(chan api.ProbeEvent, maxEvents), stdin: stdin, cancel: cancel}
+	p := &probe{gateway: g.Ref(), events: make(chan api.ProbeEvent, maxEvents), stdin: stdin, cancel: cancel}
 	context.AfterFunc(ctx, func() { stdin.Close() })
 	go func() {
-		err := runner.Exec(ctx, g.Namespace, g.Pod, g.Container, in, out, nil, remote.GatewayProgram, "probe", verb, address)
+		err := g.Run(ctx, in, out, "probe", verb, address)
 		if err != nil {
-			p.fail(fmt.Errorf("running a probe in pod %s/%s: %w", g.Namespace, g.Pod, err))
+			p.fail(fmt.Errorf("running a probe in pod %s/%s: %w", p.gateway.Namespace, p.gateway.Pod, err))
 		}
 		in.Close()
 		out.Close()

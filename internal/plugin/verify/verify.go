@@ -10,12 +10,12 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/pcapng"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/packets"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
 const (
@@ -39,9 +39,9 @@ var (
 
 // Verifier verifies pairs of pods.
 type Verifier struct {
-	Runner packets.Runner
+	Gateways *remote.Client
 	// Log reads the latest lines of a gateway's log.
-	Log func(ctx context.Context, g packets.Gateway, since time.Duration) ([]api.Connection, error)
+	Log func(ctx context.Context, g remote.Ref, since time.Duration) ([]api.Connection, error)
 	// Timeout is DefaultTimeout if zero.
 	Timeout time.Duration
 	// Port, unless 0, is a port of the second pod where an application listens.
@@ -50,8 +50,8 @@ type Verifier struct {
 }
 
 // New returns a Verifier for a cluster.
-func New(runner packets.Runner, client kubernetes.Interface) *Verifier {
-	return &Verifier{Runner: runner, Log: logReader{client}.read}
+func New(gateways *remote.Client) *Verifier {
+	return &Verifier{Gateways: gateways, Log: logReader{gateways.Kube}.read}
 }
 
 // Verify sends a canary from one pod to another and returns what was seen. An error
@@ -63,9 +63,8 @@ func (v *Verifier) Verify(ctx context.Context, from, to *corev1.Pod) (*Result, e
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done within %s", timeout))
 	defer cancel()
-	a, ok := gatewayOf(from)
 	switch {
-	case !ok:
+	case !runs(from):
 		return nil, api.WithHint(fmt.Errorf("%w %s/%s", ErrNoGateway, from.Namespace, from.Name),
 			fmt.Sprintf("'kubectl gateway enable pod/%s -n %s' adds one", from.Name, from.Namespace))
 	case from.UID == to.UID:
@@ -75,12 +74,9 @@ func (v *Verifier) Verify(ctx context.Context, from, to *corev1.Pod) (*Result, e
 	if err != nil {
 		return nil, err
 	}
-	run := &run{Verifier: v, started: time.Now(), from: a, ip: ip, port: v.Port,
+	run := &run{Verifier: v, started: time.Now(), from: v.gateway(from), to: v.gateway(to), ip: ip, port: v.Port,
 		result: &Result{From: side(from), To: side(to), Canary: "kube-gateway-canary-" + randomText()}}
-	b, ok := gatewayOf(to)
-	if ok {
-		run.to = &b
-	} else if run.port == 0 {
+	if run.to == nil && run.port == 0 {
 		if run.port = declaredPort(to); run.port == 0 {
 			return nil, api.WithHint(fmt.Errorf("%w: pod %s/%s has neither a gateway nor a declared TCP port", ErrNoPort, to.Namespace, to.Name),
 				"name a port where it listens: --port")
@@ -90,13 +86,22 @@ func (v *Verifier) Verify(ctx context.Context, from, to *corev1.Pod) (*Result, e
 }
 
 func side(pod *corev1.Pod) Side {
-	_, ok := gatewayOf(pod)
-	return Side{Namespace: pod.Namespace, Pod: pod.Name, Gateway: ok}
+	return Side{Namespace: pod.Namespace, Pod: pod.Name, Gateway: runs(pod)}
 }
 
-func gatewayOf(pod *corev1.Pod) (packets.Gateway, bool) {
+// runs reports whether a gateway runs in pod.
+func runs(pod *corev1.Pod) bool {
 	g, ok := installed.Current(pod)
-	return packets.Gateway{Namespace: pod.Namespace, Pod: pod.Name, Container: g.Name}, ok && g.Phase == installed.Running
+	return ok && g.Phase == installed.Running
+}
+
+// gateway returns the gateway that runs in pod, nil if none does.
+func (v *Verifier) gateway(pod *corev1.Pod) *remote.Conn {
+	if !runs(pod) {
+		return nil
+	}
+	g, _ := installed.Current(pod)
+	return v.Gateways.Gateway(pod, g.Name)
 }
 
 // addresses returns an address of each pod, of one family, as the pods prefer it.
@@ -135,9 +140,9 @@ func randomText() string {
 type run struct {
 	*Verifier
 	started time.Time
-	from    packets.Gateway
+	from    *remote.Conn
 	// to is nil if the second pod has no gateway.
-	to     *packets.Gateway
+	to     *remote.Conn
 	ip     netip.Addr
 	port   uint16
 	result *Result
@@ -146,7 +151,7 @@ type run struct {
 func (r *run) run(ctx context.Context) error {
 	echo := r.port == 0
 	if echo {
-		listener, err := startProbe(ctx, r.Runner, *r.to, "listen", r.ip.String(), "")
+		listener, err := startProbe(ctx, r.to, "listen", r.ip.String(), "")
 		if err != nil {
 			return err
 		}
@@ -156,7 +161,7 @@ func (r *run) run(ctx context.Context) error {
 			return err
 		}
 		if event.Event != api.ProbeListening || event.Local.Addr() != r.ip || event.Local.Port() == 0 {
-			return fmt.Errorf("the probe in pod %s/%s does not listen: %s", r.to.Namespace, r.to.Pod, event.Error)
+			return fmt.Errorf("the probe in pod %s/%s does not listen: %s", listener.gateway.Namespace, listener.gateway.Pod, event.Error)
 		}
 		r.port = event.Local.Port()
 	}
@@ -170,12 +175,12 @@ func (r *run) run(ctx context.Context) error {
 	defer from.stop()
 	var to *watch
 	if r.to != nil {
-		if to, err = r.watch(ctx, *r.to, changed); err != nil {
+		if to, err = r.watch(ctx, r.to, changed); err != nil {
 			return err
 		}
 		defer to.stop()
 	}
-	client, err := startProbe(ctx, r.Runner, r.from, "connect", r.result.Destination.String(), r.result.Canary+"\n")
+	client, err := startProbe(ctx, r.from, "connect", r.result.Destination.String(), r.result.Canary+"\n")
 	if err != nil {
 		return err
 	}
@@ -261,17 +266,17 @@ func (r *run) readLogs(ctx context.Context, local netip.AddrPort, a, b *evidence
 	}
 	a.line = r.findLine(ctx, r.from, api.Outbound, local)
 	if b != nil && a.line != nil && a.line.Encrypted {
-		b.line = r.findLine(ctx, *r.to, api.Inbound, local)
+		b.line = r.findLine(ctx, r.to, api.Inbound, local)
 	}
 }
 
 // findLine returns a gateway's line of the connection from local to the
 // destination, nil if it does not come in time or cannot be read.
-func (r *run) findLine(ctx context.Context, g packets.Gateway, direction string, local netip.AddrPort) *api.Connection {
+func (r *run) findLine(ctx context.Context, g *remote.Conn, direction string, local netip.AddrPort) *api.Connection {
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
 	for {
-		lines, err := r.Log(ctx, g, time.Since(r.started))
+		lines, err := r.Log(ctx, g.Ref(), time.Since(r.started))
 		if err == nil {
 			for _, c := range lines {
 				mine := c.Source == local || !local.IsValid() && c.Reason != ""
@@ -304,7 +309,7 @@ type watched struct {
 }
 
 // watch starts to capture, and returns when the capture has begun.
-func (r *run) watch(ctx context.Context, g packets.Gateway, changed chan<- struct{}) (*watch, error) {
+func (r *run) watch(ctx context.Context, g *remote.Conn, changed chan<- struct{}) (*watch, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	w := &watch{stop: cancel, done: make(chan watched, 1)}
 	w.observer = newObserver(r.result.Canary, func() {
@@ -317,7 +322,7 @@ func (r *run) watch(ctx context.Context, g packets.Gateway, changed chan<- struc
 	go func() {
 		var end watched
 		first := true
-		end.summary, end.err = packets.Run(ctx, r.Runner, g, packets.Options{Ports: r.ports(), Duration: time.Minute, MaxBytes: captureBytes},
+		end.summary, end.err = packets.Run(ctx, g, packets.Options{Ports: r.ports(), Duration: time.Minute, MaxBytes: captureBytes},
 			func(in *pcapng.Reader, block *pcapng.Block) error {
 				if first {
 					first = false
@@ -336,12 +341,12 @@ func (r *run) watch(ctx context.Context, g packets.Gateway, changed chan<- struc
 	case end := <-w.done:
 		cancel()
 		if end.err == nil {
-			end.err = fmt.Errorf("the capture in pod %s/%s ended at once", g.Namespace, g.Pod)
+			end.err = fmt.Errorf("the capture in pod %s/%s ended at once", g.Ref().Namespace, g.Ref().Pod)
 		}
 		return nil, end.err
 	case <-ctx.Done():
 		cancel()
-		return nil, fmt.Errorf("starting to capture in pod %s/%s: %w", g.Namespace, g.Pod, context.Cause(ctx))
+		return nil, fmt.Errorf("starting to capture in pod %s/%s: %w", g.Ref().Namespace, g.Ref().Pod, context.Cause(ctx))
 	}
 }
 

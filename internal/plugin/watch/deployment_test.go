@@ -4,12 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -35,10 +30,9 @@ import (
 	sigsyaml "sigs.k8s.io/yaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
@@ -169,12 +163,11 @@ func (e *example) guard(client *fake.Clientset) {
 
 // gatewaysByExec are the gateways of pods, spoken to by exec.
 type gatewaysByExec struct {
-	t         *testing.T
-	e         *example
-	client    *fake.Clientset
-	authority *ca.Authority
-	mu        sync.Mutex
-	certs     map[string]api.Certificate
+	t      *testing.T
+	e      *example
+	client *fake.Clientset
+	mu     sync.Mutex
+	certs  map[string]api.Certificate
 }
 
 func (g *gatewaysByExec) status(pod string) *api.Status {
@@ -187,58 +180,30 @@ func (g *gatewaysByExec) status(pod string) *api.Status {
 	return s
 }
 
-func (g *gatewaysByExec) exec(namespace, pod string) {
+func (g *gatewaysByExec) answer(_ context.Context, call *fakegateway.Call) (any, error) {
 	for _, verb := range []string{"get", "create"} {
-		if !g.e.use(verb, "", "pods/exec", namespace, pod) {
+		if !g.e.use(verb, "", "pods/exec", call.Namespace, call.Pod) {
 			g.t.Errorf("no rule to %s pods/exec", verb)
 		}
 	}
-}
-
-func (g *gatewaysByExec) Status(_ context.Context, namespace, pod, _ string, _ time.Duration) (*api.Status, error) {
-	g.exec(namespace, pod)
-	return g.status(pod), nil
-}
-
-func (g *gatewaysByExec) Renew(_ context.Context, namespace, pod, _ string, sign remote.Sign) (*api.Status, error) {
-	g.exec(namespace, pod)
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
+	switch call.Op() {
+	case "status":
+	case "renew":
+		material, err := call.Renew()
+		if err != nil {
+			return nil, err
+		}
+		g.mu.Lock()
+		g.certs[call.Pod] = material.Certificate()
+		g.mu.Unlock()
+	case "disable":
+		w := &world{Clientset: g.client, t: g.t}
+		w.setState(call.Pod, wasDisabled(time.Now()).state)
+		return &api.DisableReport{}, nil
+	default:
+		return nil, fmt.Errorf("%q was not expected", call.Words)
 	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
-	if err != nil {
-		return nil, err
-	}
-	issued, err := sign(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
-	if err != nil {
-		return nil, err
-	}
-	block, _ := pem.Decode([]byte(issued.Certificate))
-	leaf, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return nil, err
-	}
-	g.mu.Lock()
-	g.certs[pod] = api.Certificate{Serial: leaf.SerialNumber.Text(16), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
-		Authorities: g.authority.Roots(), Issuer: g.authority.Roots()[0]}
-	g.mu.Unlock()
-	return g.status(pod), nil
-}
-
-func (g *gatewaysByExec) Trust(context.Context, string, string, string, []byte) (*api.Status, error) {
-	return nil, errors.New("not expected")
-}
-
-func (g *gatewaysByExec) ResetExisting(context.Context, string, string, string) (*api.Status, error) {
-	return nil, errors.New("not expected")
-}
-
-func (g *gatewaysByExec) Disable(_ context.Context, namespace, pod, _ string, _ time.Duration) (*api.DisableReport, error) {
-	g.exec(namespace, pod)
-	w := &world{Clientset: g.client, t: g.t}
-	w.setState(pod, wasDisabled(time.Now()).state)
-	return &api.DisableReport{}, nil
+	return g.status(call.Pod), nil
 }
 
 // addContainers does what the API server and a kubelet do with the patch that
@@ -277,27 +242,20 @@ func TestExampleAllowsWhatWatchDoesAndNothingElse(t *testing.T) {
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system", UID: "cluster"}},
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.0.0/16", "fd00::/64"}}},
 		&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16"}}})
-	made, err := ca.New(ca.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err1 := authority.PublishBundle(ctx, client, made, false)
-	_, err2 := authority.PublishAuthority(ctx, client, made, false)
-	if err := errors.Join(err1, err2); err != nil {
+	if _, err := authority.Init(ctx, authority.InitOptions{Location: authority.Location{Client: client, Dir: t.TempDir()}, Store: authority.StoreCluster}); err != nil {
 		t.Fatal(err)
 	}
 	addContainers(t, client)
 	e.guard(client)
-	gateways := &gatewaysByExec{t: t, e: e, client: client, authority: made, certs: map[string]api.Certificate{}}
-	home := t.TempDir()
+	gateways := &gatewaysByExec{t: t, e: e, client: client, certs: map[string]api.Certificate{}}
+	t.Setenv(authority.EnvDir, "")
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
 	plugin := &Plugin{
-		Client: client, Gateways: gateways,
+		Client: client, Gateways: fakegateway.Gateways(gateways.answer).Client(client),
 		Options: inject.Options{Image: testImage, Mode: api.Permissive, OnFailure: api.FailOpen, Wire: api.WireAuto,
 			Delivery: inject.DeliveryCSR, TTL: time.Hour, Timeout: 30 * time.Second},
-		Authority: func(ctx context.Context) (Authority, error) {
-			return authority.Load(ctx, authority.LoadOptions{Client: client, Getenv: func(name string) string {
-				return map[string]string{"HOME": home, "LOCALAPPDATA": home}[name]
-			}})
+		Authority: func(ctx context.Context) (inject.Authority, error) {
+			return authority.Load(ctx, authority.Location{Client: client})
 		},
 		Warn: func(warnings []string) { t.Errorf("warned of %q", warnings) },
 	}

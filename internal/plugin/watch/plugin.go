@@ -2,7 +2,6 @@ package watch
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/disable"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
@@ -31,23 +31,10 @@ const (
 	askTimeout = 20 * time.Second
 )
 
-// Authority issues the certificates of gateways, with keys and for keys of theirs.
-type Authority interface {
-	inject.Authority
-	rotate.Authority
-}
-
-// Gateways talks to gateways; *remote.Client does it by exec.
-type Gateways interface {
-	inject.GatewayClient
-	disable.GatewayClient
-	rotate.Gateways
-}
-
 // Plugin acts as the plugin's other verbs do.
 type Plugin struct {
 	Client   kubernetes.Interface
-	Gateways Gateways
+	Gateways *remote.Client
 	// Options are those of the gateways to be; Watched is set for each.
 	Options inject.Options
 	// Given are the ranges that need not be looked for.
@@ -55,12 +42,12 @@ type Plugin struct {
 	// Drain bounds how long connections of gateways that are disabled may go on.
 	Drain time.Duration
 	// Authority reads the authority.
-	Authority func(context.Context) (Authority, error)
+	Authority func(context.Context) (inject.Authority, error)
 	// Warn is called with what a survey of the cluster had to guess, if it is not
 	// what the one before had to. Calls do not overlap.
 	Warn func([]string)
 
-	authority cached[Authority]
+	authority cached[inject.Authority]
 	survey    cached[*survey.Survey]
 	warned    []string
 }
@@ -120,15 +107,11 @@ func (p *Plugin) Renew(ctx context.Context, pod *corev1.Pod, container string) O
 func (p *Plugin) Ask(ctx context.Context, pod *corev1.Pod, container string) (*api.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	status, err := p.Gateways.Status(ctx, pod.Namespace, pod.Name, container, 0)
-	if err == nil && status.Pod.UID != string(pod.UID) {
-		return nil, errors.New("what answers serves another pod")
-	}
-	return status, err
+	return p.Gateways.Gateway(pod, container).Status(ctx)
 }
 
-func (p *Plugin) readAuthority(ctx context.Context) (Authority, error) {
-	return p.authority.get(authorityAge, func() (Authority, error) { return p.Authority(ctx) })
+func (p *Plugin) readAuthority(ctx context.Context) (inject.Authority, error) {
+	return p.authority.get(authorityAge, func() (inject.Authority, error) { return p.Authority(ctx) })
 }
 
 // cluster returns what a gateway for pod has to know of the cluster. A pod with

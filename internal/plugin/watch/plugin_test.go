@@ -16,6 +16,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 func TestCached(t *testing.T) {
@@ -122,7 +123,7 @@ func covers(cluster *survey.Survey, text string) bool {
 
 func TestPluginSaysWhatIsMissing(t *testing.T) {
 	away := errors.New("no authority")
-	p := &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (Authority, error) { return nil, away }}
+	p := &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (inject.Authority, error) { return nil, away }}
 	if out := p.Enable(t.Context(), testPod("p"), true); !errors.Is(out.Err, away) || out.Refused {
 		t.Errorf("%+v", out)
 	}
@@ -133,7 +134,7 @@ func TestPluginSaysWhatIsMissing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p = &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (Authority, error) { return authority, nil },
+	p = &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (inject.Authority, error) { return authority, nil },
 		Given: survey.Ranges{Capture: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}}
 	pod := testPod("p")
 	pod.Spec.HostNetwork = true

@@ -18,9 +18,6 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 )
 
-// DefaultParallel is how many pods are worked on at a time.
-const DefaultParallel = 16
-
 // Retries of one pod pause this long at first and twice as long each time, up to
 // maxDelay. While the API server cannot be reached the pauses grow no longer than
 // outageDelay, so that work goes on soon after it is back.
@@ -56,7 +53,7 @@ type Options struct {
 	Selector string
 	// Names are enabled without an annotation. They need a Namespace.
 	Names []Name
-	// Parallel is DefaultParallel if zero.
+	// Parallel is parallel.Default if zero.
 	Parallel int
 }
 
@@ -165,7 +162,7 @@ func (w *Watcher) parallel() int {
 	if w.Options.Parallel > 0 {
 		return w.Options.Parallel
 	}
-	return DefaultParallel
+	return parallel.Default
 }
 
 // start fills the caches. The returned function ends what feeds them.

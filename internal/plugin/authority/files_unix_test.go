@@ -21,7 +21,7 @@ func TestLoadPipe(t *testing.T) {
 		t.Fatalf("loaded from a pipe: %v", err)
 	}
 	checkMessage(t, "pipe", err)
-	if _, err := ReplaceDir(dir, newTestAuthority(t, ca.DefaultTrustDomain)); err == nil {
+	if _, err := supersede(dir, newTestAuthority(t, ca.DefaultTrustDomain)); err == nil {
 		t.Error("replaced a pipe")
 	}
 }

@@ -30,13 +30,13 @@ func TestErrorAtEveryStep(t *testing.T) {
 			}
 			next := newTestAuthority(t, ca.DefaultTrustDomain)
 			step := 0
-			s := store{dir: dir, step: func(string) error {
+			s := &dirStore{dir: dir, step: func(string) error {
 				if step++; step == stop {
 					return errInterrupted
 				}
 				return nil
 			}}
-			err := s.write(next, replacing)
+			err := createOrSupersede(s, next, replacing)
 			if err == nil {
 				if stop < 5 {
 					t.Fatalf("only %d steps", stop)
@@ -59,12 +59,11 @@ func TestErrorAtEveryStep(t *testing.T) {
 	}
 }
 
-func (s *store) write(a *ca.Authority, replacing bool) error {
+func createOrSupersede(s *dirStore, a *ca.Authority, replacing bool) error {
 	if replacing {
-		_, err := s.replace(a)
-		return err
+		return s.supersede(a)
 	}
-	return s.create(a)
+	return s.write(a, current, false)
 }
 
 // checkOldOrNew accepts no third state of dir, and tries that work can go on.
@@ -84,15 +83,9 @@ func checkOldOrNew(t *testing.T, when, dir string, old, next *ca.Authority) {
 		t.Fatal(err)
 	}
 	for _, backup := range backups {
-		text, err := os.ReadFile(backup)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if a, err := ca.Decode(text); err != nil || !a.Equal(old) {
-			t.Errorf("%s: the backup is not the old authority: %v", when, err)
-		}
+		checkFile(t, backup, old)
 	}
-	if _, err := ReplaceDir(dir, next); err != nil {
+	if _, err := supersede(dir, next); err != nil {
 		t.Errorf("%s: replacing afterwards: %v", when, err)
 	}
 }
@@ -155,7 +148,7 @@ func killedProcess(t *testing.T, dir string) {
 	if _, err := fmt.Sscan(os.Getenv(envKillStep), &stop); err != nil {
 		t.Fatal(err)
 	}
-	s := store{dir: dir, step: func(string) error {
+	s := &dirStore{dir: dir, step: func(string) error {
 		if step++; step == stop {
 			self, err := os.FindProcess(os.Getpid())
 			if err != nil {
@@ -168,7 +161,7 @@ func killedProcess(t *testing.T, dir string) {
 		}
 		return nil
 	}}
-	if err := s.write(next, os.Getenv(envKillMode) == "replace"); err != nil {
+	if err := createOrSupersede(s, next, os.Getenv(envKillMode) == "replace"); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -17,24 +17,6 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
-func newTestAuthority(t *testing.T, trustDomain string) *ca.Authority {
-	t.Helper()
-	a, err := ca.New(ca.Options{TrustDomain: trustDomain})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return a
-}
-
-func mustCreate(t *testing.T, dir string) *ca.Authority {
-	t.Helper()
-	a := newTestAuthority(t, ca.DefaultTrustDomain)
-	if err := CreateDir(dir, a); err != nil {
-		t.Fatal(err)
-	}
-	return a
-}
-
 func TestCreateAndLoad(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "deep", "below")
 	if _, err := LoadDir(dir); !errors.Is(err, ErrNoAuthority) {
@@ -74,23 +56,10 @@ func TestCreateAndLoad(t *testing.T) {
 	}
 }
 
-func names(t *testing.T, dir string) []string {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out []string
-	for _, entry := range entries {
-		out = append(out, entry.Name())
-	}
-	return out
-}
-
 func TestReplaceKeepsBackup(t *testing.T) {
 	dir := t.TempDir()
 	first := newTestAuthority(t, ca.DefaultTrustDomain)
-	if backup, err := ReplaceDir(dir, first); err != nil || backup != "" {
+	if backup, err := supersede(dir, first); err != nil || backup != "" {
 		t.Fatalf("replacing nothing: backup %q, %v", backup, err)
 	}
 	old, err := os.ReadFile(Path(dir))
@@ -102,7 +71,7 @@ func TestReplaceKeepsBackup(t *testing.T) {
 		t.Fatal(err)
 	}
 	second := newTestAuthority(t, ca.DefaultTrustDomain)
-	backup, err := ReplaceDir(dir, second)
+	backup, err := supersede(dir, second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +124,7 @@ func TestCreateRace(t *testing.T) {
 
 func TestLoadRefuses(t *testing.T) {
 	now := time.Now()
-	expired, err := ca.New(ca.Options{TTL: time.Hour, Now: func() time.Time { return now.Add(-2 * time.Hour) }})
+	expired, err := ca.New(ca.Options{TTL: time.Hour, Now: now.Add(-2 * time.Hour)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,17 +168,8 @@ func TestLoadRefuses(t *testing.T) {
 			t.Errorf("%s: the file was changed: %v", name, err)
 		}
 		// Replacing is the way out.
-		if _, err := ReplaceDir(dir, b); err != nil && name != "huge" {
+		if _, err := supersede(dir, b); err != nil && name != "huge" {
 			t.Errorf("%s: replacing: %v", name, err)
-		}
-	}
-}
-
-func checkMessage(t *testing.T, name string, err error) {
-	t.Helper()
-	for _, text := range []string{err.Error(), api.Hint(err)} {
-		if text == "" || strings.Contains(text, "\n") || strings.Contains(text, "BEGIN") {
-			t.Errorf("%s: not one line without PEM: %q", name, text)
 		}
 	}
 }
@@ -284,7 +244,7 @@ func TestLoadUnreadable(t *testing.T) {
 		if err := CreateDir(dir, a); err == nil {
 			t.Errorf("%s: created over it", name)
 		}
-		_, err = ReplaceDir(dir, a)
+		_, err = supersede(dir, a)
 		if err == nil {
 			t.Errorf("%s: replaced", name)
 			continue

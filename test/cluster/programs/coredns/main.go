@@ -1,7 +1,6 @@
 // Command coredns is CoreDNS with the few plugins that a cluster's name
 // service needs, instead of the fifty of the stock build with their cloud
-// libraries. It is a module of its own because CoreDNS and Kubernetes ask for
-// different versions of the same dependencies.
+// libraries.
 package main
 
 import (

@@ -3,8 +3,7 @@
 // etcd, …), through symbolic links of those names.
 //
 // One program instead of seven shares the link step of the build and, at run
-// time, the pages of the executable. It is a module of its own so that nothing
-// else can move the versions of its dependencies and cause a rebuild.
+// time, the pages of the executable.
 package main
 
 import (

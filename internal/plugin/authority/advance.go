@@ -1,0 +1,170 @@
+package authority
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+)
+
+// CatchUp finishes a change that was interrupted between two stores, or in one.
+// finished reports whether only this machine's part was missing of a rotation that
+// is over in the cluster.
+func (r *Rotation) CatchUp(ctx context.Context) (finished bool, err error) {
+	wanted := r.kept()
+	for i := range r.stores {
+		before := r.states[i].plain()
+		if err := r.moveOne(ctx, i, wanted); err != nil {
+			return false, err
+		}
+		finished = finished || i > 0 && wanted[next] == nil && wanted[previous] == nil && (before[next] != nil || before[previous] != nil)
+	}
+	return finished, nil
+}
+
+// Begin makes or imports the successor, and keeps it. It needs phase Idle.
+func (r *Rotation) Begin(ctx context.Context, s Source) error {
+	if r.Phase() != Idle {
+		return fmt.Errorf("beginning a rotation: one is under way (%s)", r.Phase())
+	}
+	if err := s.Validate(); err != nil {
+		return err
+	}
+	a, err := s.get(r.Current().TrustDomain())
+	if err != nil {
+		return err
+	}
+	switch {
+	case a.Equal(r.Current()):
+		return api.WithHint(fmt.Errorf("%w, and it is the one that was given to follow it", ErrExists), "there is nothing to do")
+	case a.Root().Equal(r.Current().Root()):
+		return api.WithHint(errors.New("the authority to follow has the same root as the current one, so gateways trust it already"),
+			"use it with 'kubectl gateway init-ca --force', then 'kubectl gateway rotate --all -A'")
+	}
+	return r.moveAll(ctx, state{current: r.Current(), next: a})
+}
+
+// Publish puts both roots into the trust bundle: gateways that are enabled from
+// then on trust both. It needs phase Trusting or Reissuing.
+func (r *Rotation) Publish(ctx context.Context) error {
+	old, successor := r.Current(), r.Other()
+	switch r.Phase() {
+	case Trusting:
+	case Reissuing:
+		old, successor = successor, old
+	default:
+		return fmt.Errorf("publishing two roots: the rotation is %s", r.Phase())
+	}
+	e, err := ca.Endorse(old, successor)
+	if err != nil {
+		return err
+	}
+	return r.publish(ctx, r.Both(), e)
+}
+
+// Switch makes the successor the current authority. It needs phase Trusting, and
+// that every gateway trusts the successor.
+func (r *Rotation) Switch(ctx context.Context) error {
+	successor := r.Other()
+	if r.Phase() != Trusting || r.bundle == nil || !r.bundle.holds(successor) {
+		return fmt.Errorf("switching to the next authority: the rotation is %s, or its root is not published", r.Phase())
+	}
+	return r.moveAll(ctx, state{current: successor, previous: r.Current()})
+}
+
+// Drop takes the predecessor's root out of the trust bundle. It needs phase
+// Reissuing, and that no gateway uses a certificate of the predecessor.
+func (r *Rotation) Drop(ctx context.Context) error {
+	if r.Phase() != Reissuing {
+		return fmt.Errorf("dropping the old root: the rotation is %s", r.Phase())
+	}
+	return r.publish(ctx, r.Current(), nil)
+}
+
+// Finish ends the rotation, and returns the path of the predecessor's backup, or ""
+// if this machine has none. It needs phase Dropping, and that no gateway trusts
+// the predecessor.
+func (r *Rotation) Finish(ctx context.Context) (backup string, err error) {
+	if r.Phase() != Dropping {
+		return "", fmt.Errorf("finishing: the rotation is %s", r.Phase())
+	}
+	to := state{current: r.Current(), next: r.kept()[next]}
+	// The store that counts comes last: until then the rotation is not over, and
+	// opening it again leads here.
+	for i := range slices.Backward(r.stores) {
+		if err := r.moveOne(ctx, i, to); err != nil {
+			return r.Backup(), err
+		}
+	}
+	return r.Backup(), nil
+}
+
+// moveAll brings every store to a state, the one that counts first.
+func (r *Rotation) moveAll(ctx context.Context, to state) error {
+	for i := range r.stores {
+		if err := r.moveOne(ctx, i, to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Rotation) moveOne(ctx context.Context, i int, to state) error {
+	from := r.states[i]
+	if to.equal(from) {
+		return nil
+	}
+	// Someone else may have changed it since it was read, on this machine, too.
+	found, err := r.stores[i].read(ctx)
+	if err != nil {
+		return err
+	}
+	if !found.equal(from) {
+		return api.WithHint(fmt.Errorf("%s: %w", r.stores[i], ErrChanged), "run the command again")
+	}
+	// What is replaced is kept as the previous one, even where the rotation is over.
+	if !from[current].Equal(to[current]) && to[previous] == nil {
+		kept := to
+		kept[previous] = from[current]
+		if err := move(ctx, r.stores[i], from, kept); err != nil {
+			return err
+		}
+		from = kept
+	}
+	if err := move(ctx, r.stores[i], from, to); err != nil {
+		return err
+	}
+	r.states[i] = to
+	return nil
+}
+
+// publish makes a's bundle that of the cluster. The error is ErrForeign if the
+// bundle has become somebody else's, and ErrChanged if that happens just now.
+func (r *Rotation) publish(ctx context.Context, a *ca.Authority, e *ca.Endorsement) error {
+	old, err := getBundle(ctx, r.client)
+	if err != nil && !errors.Is(err, ErrNoBundle) {
+		return err
+	}
+	if old != nil {
+		published, err := readBundle(old)
+		if err != nil {
+			return err
+		}
+		if err := r.checkBundle(published); err != nil {
+			return err
+		}
+		if published.states(a, e) {
+			r.bundle = published
+			return nil
+		}
+	}
+	published, err := putBundle(ctx, r.client, old, a, e)
+	if err != nil {
+		return err
+	}
+	r.bundle = published
+	return nil
+}

@@ -1,0 +1,179 @@
+package authority
+
+import (
+	"cmp"
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+)
+
+const foreignHint = "the cluster's authority was made or rotated elsewhere: ask its operator for a copy of authority.pem as it is now, " +
+	"or replace it with 'kubectl gateway init-ca --force' (gateways of the two do not trust each other)"
+
+// bundle is the trust bundle that a cluster has published.
+type bundle struct {
+	certificates []*x509.Certificate
+	trustDomain  string
+	// rotation is nil if none is under way.
+	rotation *ca.Endorsement
+}
+
+// holds reports whether gateways that trust b trust the certificates of a, for
+// the same trust domain.
+func (b *bundle) holds(a *ca.Authority) bool {
+	return b.trustDomain == a.TrustDomain() && slices.ContainsFunc(b.certificates, a.Root().Equal)
+}
+
+// partner returns the other root of the rotation that a's own key has signed for,
+// or nil.
+func (b *bundle) partner(a *ca.Authority) *x509.Certificate {
+	fingerprint := b.rotation.Partner(a)
+	for _, cert := range b.certificates {
+		if ca.Fingerprint(cert) == fingerprint {
+			return cert
+		}
+	}
+	return nil
+}
+
+// states reports whether b says what publishing a and e would make it say.
+func (b *bundle) states(a *ca.Authority, e *ca.Endorsement) bool {
+	roots, want := ca.Fingerprints(b.certificates), a.Roots()
+	slices.Sort(roots)
+	slices.Sort(want)
+	if !slices.Equal(roots, want) || b.trustDomain != a.TrustDomain() {
+		return false
+	}
+	if e == nil || b.rotation == nil {
+		return e == nil && b.rotation == nil
+	}
+	return b.rotation.Old == e.Old && b.rotation.New == e.New && b.partner(a) != nil
+}
+
+// String names the authorities of b.
+func (b *bundle) String() string {
+	var names []string
+	for _, cert := range b.certificates {
+		names = append(names, short(cert))
+	}
+	return strings.Join(names, ", ") + " of trust domain " + b.trustDomain
+}
+
+// short is enough of a fingerprint for a person to tell two certificates apart.
+func short(cert *x509.Certificate) string { return ca.Fingerprint(cert)[:16] }
+
+func foreignError(b *bundle) error {
+	return api.WithHint(fmt.Errorf("%w: configmap %s in %s has %s", ErrForeign, BundleName, Namespace, b), foreignHint)
+}
+
+// fetchBundle reads the cluster's trust bundle. The error is [ErrNoBundle] if
+// there is none, and [ca.ErrDamaged] if it cannot be read.
+func fetchBundle(ctx context.Context, client kubernetes.Interface) (*bundle, error) {
+	m, err := getBundle(ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	return readBundle(m)
+}
+
+func getBundle(ctx context.Context, client kubernetes.Interface) (*corev1.ConfigMap, error) {
+	m, err := client.CoreV1().ConfigMaps(Namespace).Get(ctx, BundleName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, api.WithHint(ErrNoBundle, "'kubectl gateway init-ca' publishes it")
+	}
+	if err != nil {
+		return nil, clusterError("reading the trust bundle", "get", "configmap "+BundleName, err)
+	}
+	return m, nil
+}
+
+func readBundle(m *corev1.ConfigMap) (*bundle, error) {
+	certs, err := ca.ParseCertificates([]byte(m.Data[BundleKey]))
+	var named string
+	if err == nil {
+		named, err = ca.TrustDomainOf(certs)
+	}
+	td := cmp.Or(m.Annotations[TrustDomainAnnotation], named)
+	if err == nil && (identity.ValidateTrustDomain(td) != nil || named != "" && named != td) {
+		err = errors.New("its trust domain is unclear")
+	}
+	if err != nil {
+		return nil, api.WithHint(fmt.Errorf("reading the trust bundle (configmap %s in %s): %w: %w", BundleName, Namespace, ca.ErrDamaged, err),
+			"delete it, then publish it again with 'kubectl gateway init-ca'")
+	}
+	b := &bundle{certificates: certs, trustDomain: td}
+	// A statement that cannot be read endorses nothing.
+	if text := m.Annotations[rotationAnnotation]; text != "" && json.Unmarshal([]byte(text), &b.rotation) != nil {
+		b.rotation = nil
+	}
+	return b, nil
+}
+
+// publishBundle makes a's certificates the trust bundle of the cluster, and reports
+// whether it had to change anything. It leaves another authority's bundle alone
+// ([ErrForeign]) unless force is set. The error is [ErrChanged], force or not, if
+// somebody else wrote at the same time.
+func publishBundle(ctx context.Context, client kubernetes.Interface, a *ca.Authority, force bool) (changed bool, err error) {
+	old, err := getBundle(ctx, client)
+	if err != nil && !errors.Is(err, ErrNoBundle) {
+		return false, err
+	}
+	if old != nil {
+		switch bundle, err := readBundle(old); {
+		case err == nil && bundle.holds(a):
+			return false, nil
+		case err != nil && !force:
+			return false, err
+		case !force:
+			return false, foreignError(bundle)
+		}
+	}
+	_, err = putBundle(ctx, client, old, a, nil)
+	return err == nil, err
+}
+
+// putBundle writes a's certificates, and what makes them those of a rotation, in
+// place of the ConfigMap that was read; old is nil if there was none.
+func putBundle(ctx context.Context, client kubernetes.Interface, old *corev1.ConfigMap, a *ca.Authority, e *ca.Endorsement) (*bundle, error) {
+	m := old.DeepCopy()
+	if old == nil {
+		m = &corev1.ConfigMap{ObjectMeta: objectMeta(BundleName, a)}
+	}
+	setMeta(&m.ObjectMeta, a)
+	delete(m.Annotations, rotationAnnotation)
+	if e != nil {
+		text, err := json.Marshal(e)
+		if err != nil {
+			return nil, fmt.Errorf("encoding the rotation's signatures: %w", err)
+		}
+		m.Annotations[rotationAnnotation] = string(text)
+	}
+	m.Data, m.BinaryData = map[string]string{BundleKey: string(a.Bundle())}, nil
+	configMaps, verb := client.CoreV1().ConfigMaps(Namespace), "update"
+	var err error
+	if old == nil {
+		verb = "create"
+		m, err = configMaps.Create(ctx, m, metav1.CreateOptions{FieldManager: managedBy})
+	} else {
+		// The resource version of what was read makes the server refuse the update if
+		// somebody else came first.
+		m, err = configMaps.Update(ctx, m, metav1.UpdateOptions{FieldManager: managedBy})
+	}
+	if err != nil {
+		return nil, clusterError("publishing the trust bundle", verb, "configmap "+BundleName, err)
+	}
+	return readBundle(m)
+}

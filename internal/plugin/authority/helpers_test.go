@@ -1,0 +1,137 @@
+package authority
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+)
+
+func newTestAuthority(t *testing.T, trustDomain string) *ca.Authority {
+	t.Helper()
+	a, err := ca.New(ca.Options{TrustDomain: trustDomain})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func mustCreate(t *testing.T, dir string) *ca.Authority {
+	t.Helper()
+	a := newTestAuthority(t, ca.DefaultTrustDomain)
+	if err := CreateDir(dir, a); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// supersede writes a to dir in place of what is there, and returns the path of its
+// backup.
+func supersede(dir string, a *ca.Authority) (backup string, err error) {
+	s := &dirStore{dir: dir}
+	err = s.supersede(a)
+	return s.backup, err
+}
+
+// checkFile checks that a file holds an authority.
+func checkFile(t *testing.T, path string, want *ca.Authority) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := ca.Decode(text)
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("%s: %v (-want +got):\n%s", path, err, diff)
+	}
+}
+
+func names(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, entry := range entries {
+		out = append(out, entry.Name())
+	}
+	return out
+}
+
+// operator is somebody's machine, working on a cluster.
+type operator struct {
+	t       *testing.T
+	cluster *fake.Clientset
+	dir     string
+	// first is the authority that the cluster begins with, if it has one.
+	first *ca.Authority
+	step  func(string) error
+}
+
+func newOperator(t *testing.T, cluster *fake.Clientset) *operator {
+	return &operator{t: t, cluster: cluster, dir: filepath.Join(t.TempDir(), "authority")}
+}
+
+func (o *operator) location() Location {
+	return Location{Client: o.cluster, Dir: o.dir, Step: o.step}
+}
+
+func (o *operator) must(err error) {
+	o.t.Helper()
+	if err != nil {
+		o.t.Fatal(err)
+	}
+}
+
+// newCluster returns a cluster with nothing in it but its own namespace.
+func newCluster(uid types.UID) *fake.Clientset {
+	return fake.NewClientset(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: Namespace, UID: uid}})
+}
+
+// refuse makes the cluster answer a verb on a resource with err.
+func refuse(cluster *fake.Clientset, verb, resource string, err error) {
+	cluster.PrependReactor(verb, resource, func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, err })
+}
+
+func forbidden(resource string) error {
+	return apierrors.NewForbidden(schema.GroupResource{Resource: resource}, "x", errors.New("no"))
+}
+
+// writes counts what a client has asked a cluster to change.
+func writes(cluster *fake.Clientset) int {
+	n := 0
+	for _, action := range cluster.Actions() {
+		if v := action.GetVerb(); v != "get" && v != "list" && v != "watch" {
+			n++
+		}
+	}
+	return n
+}
+
+func conflict(resource string) error {
+	return apierrors.NewConflict(schema.GroupResource{Resource: resource}, "x", errors.New("version 8"))
+}
+
+func checkMessage(t *testing.T, name string, err error) {
+	t.Helper()
+	for _, text := range []string{err.Error(), api.Hint(err)} {
+		if text == "" || strings.Contains(text, "\n") || strings.Contains(text, "BEGIN") {
+			t.Errorf("%s: not one line without PEM: %q", name, text)
+		}
+	}
+}

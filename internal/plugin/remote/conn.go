@@ -1,0 +1,225 @@
+package remote
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+)
+
+// GatewayProgram is the gateway's program in its image.
+const GatewayProgram = "/kube-gateway"
+
+// answerLimit bounds a gateway's answer, in bytes. A real one has a few
+// thousand; a gateway that somebody took over must not fill this memory.
+const answerLimit = 1 << 20
+
+// errTooLong says that a gateway's answer exceeds answerLimit.
+var errTooLong = errors.New("the gateway's answer is too long")
+
+// ErrOtherPod says that the gateway which answers does not serve the pod that is
+// meant: the pod was replaced by one of the same name, or the gateway lies.
+var ErrOtherPod = errors.New("it answers for another pod")
+
+// Ref names a container.
+type Ref struct{ Namespace, Pod, Container string }
+
+// Runner runs command in a container until it ends or ctx does. Streams may be nil;
+// nothing is written to stdout after Run has returned. The error is nil if the command
+// ended with exit code 0. Otherwise it is *ExitError if the command ended with another
+// one, and wraps ErrForbidden, ErrPodGone or ErrNotRunning if that is why it did not
+// run at all.
+type Runner interface {
+	Run(ctx context.Context, ref Ref, stdin io.Reader, stdout io.Writer, command ...string) error
+}
+
+// Client reaches the gateways of one cluster. It is safe for concurrent use.
+type Client struct {
+	Kube   kubernetes.Interface
+	Runner Runner
+	// Backoff says how often a gateway is asked until there is an answer. The zero
+	// value stands for once.
+	Backoff wait.Backoff
+}
+
+// NewClient returns a Client that runs commands through the API server, and asks a
+// gateway up to three times within about a second.
+func NewClient(config *rest.Config, kube kubernetes.Interface) *Client {
+	return &Client{
+		Kube:    kube,
+		Runner:  &executor{config: config, kube: kube},
+		Backoff: wait.Backoff{Steps: 3, Duration: 250 * time.Millisecond, Factor: 4},
+	}
+}
+
+// Gateway returns the gateway of pod in the container of that name.
+func (c *Client) Gateway(pod *corev1.Pod, container string) *Conn {
+	return &Conn{client: c, pod: pod, container: container}
+}
+
+// Conn is one gateway. Whatever it is told may be told twice: what was done already is
+// done again without harm. A command that fails is repeated as the Client's Backoff
+// says, unless that would lead nowhere. An answer of a gateway that serves another pod
+// than this one is ErrOtherPod.
+//
+// Errors are those of Runner, and the gateway's own words for why it refused: after
+// those nothing has changed. Answers are parsed, but their words are the gateway's:
+// clean them before they reach a terminal.
+type Conn struct {
+	client    *Client
+	pod       *corev1.Pod
+	container string
+}
+
+// Ref returns the container of the gateway.
+func (g *Conn) Ref() Ref { return Ref{g.pod.Namespace, g.pod.Name, g.container} }
+
+// Run runs a command of the gateway's program once, whichever pod of that name runs it.
+func (g *Conn) Run(ctx context.Context, stdin io.Reader, stdout io.Writer, words ...string) error {
+	return g.client.Runner.Run(ctx, g.Ref(), stdin, stdout, slices.Insert(slices.Clone(words), 0, GatewayProgram)...)
+}
+
+// retry calls once until it succeeds, or fails for good.
+func (g *Conn) retry(ctx context.Context, once func() error) error {
+	backoff := g.client.Backoff
+	for {
+		err := once()
+		if err == nil || backoff.Steps <= 1 || final(err) || ctx.Err() != nil {
+			return err
+		}
+		pause := time.NewTimer(backoff.Step())
+		select {
+		case <-ctx.Done():
+			pause.Stop()
+			return err
+		case <-pause.C:
+		}
+	}
+}
+
+// final reports whether asking again would lead nowhere.
+func final(err error) bool {
+	return errors.As(err, new(*signError)) || slices.ContainsFunc(
+		[]error{ErrForbidden, ErrPodGone, ErrNotRunning, ErrOtherPod, errTooOld},
+		func(e error) bool { return errors.Is(err, e) })
+}
+
+// ask runs a control command, with one line of input if that is not nil, and parses
+// what it prints. What is parsed comes with the error of a command that failed.
+func ask[T any](ctx context.Context, g *Conn, line []byte, parse func([]byte) (*T, error), words ...string) (answer *T, err error) {
+	err = g.retry(ctx, func() error {
+		var stdin io.Reader
+		if line != nil {
+			stdin = bytes.NewReader(line)
+		}
+		text, err := g.read(ctx, stdin, nil, words...)
+		answer, err = parsed(g, text, err, parse)
+		return ownWords(err)
+	})
+	return answer, err
+}
+
+// read runs a control command and returns what it prints. What it had printed before
+// it failed comes with the *ExitError. through, if not nil, stands between the command
+// and what keeps its words.
+func (g *Conn) read(ctx context.Context, stdin io.Reader, through func(io.Writer) io.Writer, words ...string) ([]byte, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	answer := &head{limit: answerLimit, full: func() { cancel(errTooLong) }}
+	var stdout io.Writer = answer
+	if through != nil {
+		stdout = through(answer)
+	}
+	err := g.Run(ctx, stdin, stdout, slices.Concat([]string{"ctl"}, words, []string{"-o", "json"})...)
+	if err != nil && !errors.As(err, new(*ExitError)) {
+		return nil, err
+	}
+	// The writer may have been cut in the moment the command ended.
+	if context.Cause(ctx) == errTooLong {
+		return nil, g.asking(errTooLong)
+	}
+	return answer.data, err
+}
+
+// parsed parses what read returned.
+func parsed[T any](g *Conn, text []byte, err error, parse func([]byte) (*T, error)) (*T, error) {
+	if err != nil && len(text) == 0 {
+		return nil, err
+	}
+	answer, parseErr := parse(text)
+	switch {
+	case errors.Is(parseErr, ErrOtherPod):
+		return nil, parseErr
+	case parseErr != nil:
+		return nil, errors.Join(err, g.asking(parseErr))
+	}
+	return answer, err
+}
+
+func (g *Conn) asking(err error) error {
+	return fmt.Errorf("asking the gateway of pod %s/%s: %w", g.pod.Namespace, g.pod.Name, err)
+}
+
+// mine is the error about an answer of a gateway that serves the pod served.
+func (g *Conn) mine(served api.PodRef) error {
+	if served.UID != string(g.pod.UID) {
+		return ErrOtherPod
+	}
+	return nil
+}
+
+// reread returns the pod as it is now.
+func (g *Conn) reread(ctx context.Context) (*corev1.Pod, error) {
+	return installed.Reread(ctx, g.client.Kube, g.pod)
+}
+
+// errTooOld is a gateway that does not know a command.
+var errTooOld = errors.New("the gateway does not know the command")
+
+// ownWords turns what the gateway's program says when it fails ("error: …", and
+// perhaps "hint: …" below) into such an error.
+func ownWords(err error) error {
+	var exit *ExitError
+	if !errors.As(err, &exit) {
+		return err
+	}
+	text, ok := strings.CutPrefix(strings.TrimSpace(exit.Stderr), "error: ")
+	if !ok {
+		return err
+	}
+	text, hint, _ := strings.Cut(text, "\nhint: ")
+	words := errors.New(text)
+	if strings.HasPrefix(text, "unknown control command") {
+		words = &tooOldError{words}
+	}
+	own := &lineError{words}
+	if hint == "" {
+		return own
+	}
+	return api.WithHint(own, oneLine(errors.New(hint)))
+}
+
+// tooOldError is errTooOld in the gateway's words.
+type tooOldError struct{ error }
+
+func (e *tooOldError) Is(target error) bool { return target == errTooOld }
+
+// newer says what is missing if the gateway is too old for a command.
+func newer(err error, what string) error {
+	if errors.Is(err, errTooOld) {
+		return api.WithHint(errors.New(what), "use the plugin and the gateway image of one release")
+	}
+	return err
+}

@@ -1,0 +1,221 @@
+package rights
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+)
+
+// Use is a verb of the plugin, or what one does with certain options.
+type Use string
+
+const (
+	Enable Use = "enable"
+	// Secrets comes on top of Enable with --delivery=secret.
+	Secrets Use = "enable --delivery=secret"
+	// Services comes on top of Enable and Watch in clusters that announce their ranges
+	// in no other way.
+	Services Use = "enable without ServiceCIDRs or podCIDRs"
+	// Status is that of all verbs that ask gateways: mode, allow, packets, verify, metrics.
+	Status  Use = "status"
+	Tail    Use = "tail"
+	Disable Use = "disable"
+	Rotate  Use = "rotate"
+	// RotateCA comes on top of InitCA and Copy.
+	RotateCA Use = "rotate --ca"
+	InitCA   Use = "init-ca"
+	// Copy comes on top of InitCA: rotate --ca always looks for a copy.
+	Copy Use = "init-ca --store=cluster, rotate --ca"
+	// Watch comes on top of Enable.
+	Watch Use = "watch"
+	// Workloads comes on top of all others where a target is a workload.
+	Workloads Use = "TARGET"
+	// Image is check's test of the image.
+	Image Use = "check --image-test"
+	// Policies is check's look at network policies.
+	Policies Use = "check"
+)
+
+// Scope is where a right is needed.
+type Scope int
+
+const (
+	// Namespace is each namespace with pods.
+	Namespace Scope = iota
+	// System is the namespace kube-system.
+	System
+	// AllNamespaces is every namespace of the cluster, for resources that have one.
+	AllNamespaces
+	// Cluster is for resources without a namespace.
+	Cluster
+)
+
+// Need is a line of the table: what a use asks the API server for, and what for.
+type Need struct {
+	Use Use
+	// Verbs are those of the API, separated by spaces.
+	Verbs string
+	// Resource may have a subresource, as in pods/exec.
+	Group, Resource string
+	Scope           Scope
+	// Names restrict the need to some objects.
+	Names []string
+	Why   string
+	// Unless says when the use does without. The others are checked before
+	// anything is changed.
+	Unless string
+}
+
+// Table returns all that the plugin asks the API server for, by use. The roles of
+// docs/OPERATIONS.md grant just that.
+func Table() []Need {
+	const (
+		find   = "finds the pods"
+		wait   = "waits for containers"
+		ask    = "asks gateways"
+		add    = "adds a container"
+		which  = "tells which cluster this is"
+		trust  = "tells which authority the cluster trusts"
+		apps   = "apps"
+		ranges = "networking.k8s.io"
+	)
+	bundle := []string{authority.BundleName}
+	copies := []string{authority.SecretName, authority.NextSecretName, authority.PreviousSecretName}
+	system := []string{authority.Namespace}
+	return []Need{
+		{Use: Enable, Verbs: "get list", Resource: "pods", Why: find},
+		{Use: Enable, Verbs: "watch", Resource: "pods", Why: wait},
+		{Use: Enable, Verbs: "create", Resource: "pods/exec", Why: ask},
+		{Use: Enable, Verbs: "patch", Resource: "pods/ephemeralcontainers", Why: add},
+		{Use: Enable, Verbs: "get", Resource: "namespaces", Names: system, Scope: System, Why: which},
+		{Use: Enable, Verbs: "get", Resource: "configmaps", Names: bundle, Scope: System, Why: trust},
+		{Use: Enable, Verbs: "list", Resource: "nodes", Scope: Cluster, Why: "finds ranges of pods, addresses of nodes, and what a node is", Unless: "--capture-cidr and --node-ports='' are given"},
+		{Use: Enable, Verbs: "list", Group: ranges, Resource: "servicecidrs", Scope: Cluster, Why: "finds ranges of Services", Unless: "--service-cidr is given"},
+
+		{Use: Services, Verbs: "list", Resource: "services", Scope: AllNamespaces, Why: "finds ranges of Services by their addresses", Unless: "--service-cidr is given"},
+
+		{Use: Secrets, Verbs: "create", Resource: "secrets", Why: "brings the key to the pod"},
+		{Use: Secrets, Verbs: "list", Resource: "secrets", Why: "finds what an enable that was killed has left", Unless: "none was killed"},
+		{Use: Secrets, Verbs: "delete", Resource: "secrets", Why: "deletes the key once the gateway has read it"},
+
+		{Use: Status, Verbs: "get list", Resource: "pods", Why: find},
+		{Use: Status, Verbs: "create", Resource: "pods/exec", Why: ask},
+
+		{Use: Tail, Verbs: "get list watch", Resource: "pods", Why: find},
+		{Use: Tail, Verbs: "get", Resource: "pods/log", Why: "reads the logs of gateways"},
+
+		{Use: Disable, Verbs: "get list", Resource: "pods", Why: find},
+		{Use: Disable, Verbs: "watch", Resource: "pods", Why: wait},
+		{Use: Disable, Verbs: "create", Resource: "pods/exec", Why: ask},
+		{Use: Disable, Verbs: "patch", Resource: "pods/ephemeralcontainers", Why: add + " that cleans up", Unless: "no gateway has died"},
+
+		{Use: Rotate, Verbs: "get list", Resource: "pods", Why: find},
+		{Use: Rotate, Verbs: "create", Resource: "pods/exec", Why: ask},
+		{Use: Rotate, Verbs: "get", Resource: "namespaces", Names: system, Scope: System, Why: which},
+		{Use: Rotate, Verbs: "get", Resource: "configmaps", Names: bundle, Scope: System, Why: trust},
+
+		{Use: RotateCA, Verbs: "get list", Resource: "pods", Scope: AllNamespaces, Why: find},
+		{Use: RotateCA, Verbs: "create", Resource: "pods/exec", Scope: AllNamespaces, Why: ask},
+
+		{Use: InitCA, Verbs: "get", Resource: "namespaces", Names: system, Scope: System, Why: which},
+		{Use: InitCA, Verbs: "create", Resource: "configmaps", Scope: System, Why: "publishes the authority"},
+		{Use: InitCA, Verbs: "get update", Resource: "configmaps", Names: bundle, Scope: System, Why: "publishes the authority again"},
+
+		{Use: Copy, Verbs: "create", Resource: "secrets", Scope: System, Why: "keeps the authority in the cluster"},
+		{Use: Copy, Verbs: "get update delete", Resource: "secrets", Names: copies, Scope: System, Why: "replaces it"},
+
+		{Use: Watch, Verbs: "list watch", Resource: "namespaces", Scope: Cluster, Why: "reads the annotations of namespaces"},
+		{Use: Watch, Verbs: "watch", Resource: "nodes", Scope: Cluster, Why: "learns of new nodes"},
+		{Use: Watch, Verbs: "list watch", Group: apps, Resource: "replicasets", Why: "tells which Deployment a pod belongs to"},
+
+		{Use: Workloads, Verbs: "get list", Group: apps, Resource: "deployments", Why: find},
+		{Use: Workloads, Verbs: "get list", Group: apps, Resource: "statefulsets", Why: find},
+		{Use: Workloads, Verbs: "get list", Group: apps, Resource: "daemonsets", Why: find},
+		{Use: Workloads, Verbs: "get list", Group: apps, Resource: "replicasets", Why: find},
+		{Use: Workloads, Verbs: "get list", Group: "batch", Resource: "jobs", Why: find},
+		{Use: Workloads, Verbs: "get list", Group: "batch", Resource: "cronjobs", Why: find},
+		{Use: Workloads, Verbs: "get", Resource: "services", Why: find},
+
+		{Use: Image, Verbs: "create get delete", Resource: "pods", Why: "runs the image for a moment"},
+		{Use: Policies, Verbs: "list", Group: ranges, Resource: "networkpolicies", Why: "reads network policies"},
+	}
+}
+
+// Right is one kind of request to the API server.
+type Right struct {
+	Verb, Group, Resource, Subresource string
+	// Name restricts it to one object.
+	Name  string
+	Scope Scope
+}
+
+// String names r, and where it is needed unless that is a namespace with pods.
+func (r Right) String() string {
+	resource := r.Resource
+	if r.Subresource != "" {
+		resource += "/" + r.Subresource
+	}
+	if r.Group != "" {
+		resource += "." + r.Group
+	}
+	words := []string{r.Verb, resource}
+	if r.Name != "" {
+		words = append(words, r.Name)
+	}
+	switch r.Scope {
+	case System:
+		words = append(words, "in", authority.Namespace)
+	case Cluster:
+		words = append(words, "of the cluster")
+	case AllNamespaces:
+		words = append(words, "in all namespaces")
+	}
+	return strings.Join(words, " ")
+}
+
+// rights are those that n stands for.
+func (n Need) rights() []Right {
+	names := n.Names
+	if len(names) == 0 {
+		names = []string{""}
+	}
+	resource, sub, _ := strings.Cut(n.Resource, "/")
+	var list []Right
+	for verb := range strings.FieldsSeq(n.Verbs) {
+		for _, name := range names {
+			list = append(list, Right{Verb: verb, Group: n.Group, Resource: resource, Subresource: sub, Name: name, Scope: n.Scope})
+		}
+	}
+	return list
+}
+
+// Of returns all rights that uses need, in the order of the table.
+func Of(uses ...Use) []Right { return of(uses, func(Need) bool { return true }) }
+
+// Must returns the rights without which uses fail in a namespace with pods.
+func Must(uses ...Use) []Right {
+	return of(uses, func(n Need) bool { return n.Scope == Namespace && n.Unless == "" })
+}
+
+func of(uses []Use, want func(Need) bool) []Right {
+	var list []Right
+	for _, use := range uses {
+		for _, n := range Table() {
+			if n.Use != use || !want(n) {
+				continue
+			}
+			for _, r := range n.rights() {
+				if !slices.Contains(list, r) {
+					list = append(list, r)
+				}
+			}
+		}
+	}
+	return list
+}
+
+// namespaced reports whether a resource is in namespaces.
+func namespaced(resource string) bool {
+	return slices.ContainsFunc(Table(), func(n Need) bool { return n.Resource == resource && n.Scope != Cluster })
+}
