@@ -116,14 +116,14 @@ func (r *report) printText(w io.Writer) error {
 			if l.Table != name {
 				continue
 			}
-			row := []string{l.Name, l.Unit}
+			row := []terminal.Cell{{Text: l.Name}, {Text: l.Unit}}
 			for _, side := range r.sides {
-				row = append(row, optional(l.Median, side))
+				row = append(row, terminal.Cell{Text: optional(l.Median, side)})
 			}
 			for _, side := range others {
-				row = append(row, optional(l.Ratio, side))
+				row = append(row, terminal.Cell{Text: optional(l.Ratio, side)})
 			}
-			t.Add(row...)
+			t.Rows = append(t.Rows, row)
 		}
 		if len(t.Rows) == 0 {
 			continue

@@ -17,17 +17,17 @@ func newAllowCommand(a *app) *cobra.Command {
 		Use:   "allow (TARGET... | -f FILE | -l SELECTOR | --all) (PATTERN... | --everyone)",
 		Short: "Change which peers may connect to pods",
 		Long: `Changes the identity rules of running gateways: which peers may connect to the
-pods. A pattern names them by namespace and service account, as in
+pods. A pattern names peers by namespace and service account, as in
 'ns/prod/sa/web', where * stands for any number of characters and ? for one. The
-patterns given replace those that were there. --everyone allows every peer in the
-trust domain, as is the case without any pattern.
+patterns replace the present ones. --everyone allows every peer in the trust
+domain, which is the default of 'enable'.
 
-The rules are about peers with a gateway, whose certificate proves who they are.
-In permissive mode connections in plaintext are let in whoever makes them: use
-strict mode to keep those out. Connections that are open stay as they are.
+The rules apply to peers with a gateway, whose certificates prove their identities.
+Permissive mode accepts plaintext from anyone; strict mode refuses it. Open
+connections stay as they are.
 
-One pod's failure does not stop the others; the exit code is 1 then. A gateway
-that could not change goes on as before.`,
+A failed pod does not stop the others, and makes the exit code 1. Its gateway goes
+on as before.`,
 		Example: `  # Only pods of namespace prod may connect to db-0
   kubectl gateway allow pod/db-0 'ns/prod/sa/*'
 
@@ -53,8 +53,8 @@ that could not change goes on as before.`,
 	return cmd
 }
 
-// patternsAndPods tells patterns from pods: those begin with "ns/", which no
-// name of a pod does.
+// patternsAndPods separates patterns from pods. A pattern begins with "ns/", and the
+// name of a pod never does.
 func patternsAndPods(args []string, everyone bool) (patterns, pods []string, err error) {
 	for _, arg := range args {
 		if strings.HasPrefix(arg, "ns/") || strings.HasPrefix(arg, "spiffe:") || strings.ContainsAny(arg, "*?") {

@@ -15,7 +15,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 )
 
-// changeOptions are the flags of the verbs that change gateways which run.
+// changeOptions are the flags of the verbs that change running gateways.
 type changeOptions struct {
 	targets  targets.Flags
 	confirm  confirmation
@@ -33,7 +33,7 @@ func (o *changeOptions) addFlags(f *pflag.FlagSet) {
 	addParallel(f, &o.parallel)
 }
 
-// run makes the change at the gateways of the pods that flags and args select.
+// run changes the gateways of the pods that flags and args select.
 func (o *changeOptions) run(ctx context.Context, a *app, wanted change.Change, args []string) error {
 	if err := o.confirm.check(a, &o.targets); err != nil {
 		return err

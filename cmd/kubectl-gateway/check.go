@@ -34,25 +34,24 @@ func newCheckCommand(a *app) *cobra.Command {
 	var o checkOptions
 	cmd := &cobra.Command{
 		Use:   "check [TARGET... | -f FILE | -l SELECTOR | --all]",
-		Short: "Find out whether pods can have gateways, and what is wrong with those that do",
+		Short: "Check whether pods can have gateways, and whether running gateways are well",
 		Long: `Checks everything that gateways depend on: this machine, the cluster, your
 permissions, the policies of the namespace, the nodes, the image, the authority,
-the ranges of addresses, network policies, other meshes, and the gateways that run.
-Without a selection it looks at the namespace and all its pods; pods in it that
-cannot have a gateway are then no error.
+address ranges, network policies, other meshes, and running gateways. Without a
+selection it checks the namespace and all its pods; a pod that cannot have a gateway
+is then a warning.
 
-Each line begins with √ (as it should be), ‼ (a warning), × (an error) or - (not
-found out, and why). Below a problem stands the command that solves it, or else
-what to do. The exit code is 1 if there is an error, and 0 otherwise, also with
-warnings.
+Each line begins with √ (ok), ‼ (a warning), × (an error) or - (skipped, with the
+reason). Below a problem is the command that solves it, or advice. The exit code is
+1 if there is an error, and 0 if there are warnings alone.
 
-Nothing is changed in the cluster, except that the image is tested: a pod without
-any privilege runs it with the argument "version" on up to three nodes, and is
-deleted at once, also after Ctrl-C. --image-test=false leaves that out.
+check changes nothing in the cluster, with one exception: it tests the image in an
+unprivileged pod, with the argument "version", on up to three nodes, and deletes the
+pod at once, also after Ctrl-C. --image-test=false skips that.
 
-With -o short only problems are printed. With -o json the output is a
-GatewayCheckReport: its checks have an id, a category, a description, a result (ok,
-skipped, warning or error), and a detail, a hint and a command where there are any.`,
+-o short prints problems only. -o json prints a GatewayCheckReport: its checks have
+an id, a category, a description, a result (ok, skipped, warning or error), and a
+detail, a hint and a command where there are any.`,
 		Example: `  # Is this namespace ready?
   kubectl gateway check
 
@@ -78,11 +77,11 @@ skipped, warning or error), and a detail, a hint and a command where there are a
 	o.targets.AddAllNamespacesFlag(f)
 	c := &o.checker
 	addOutput(f, &o.output, "table", "table", "short", "json")
-	flags.Duration(f, &o.wait, "wait", 0, flags.NotNegative, "run failed checks again until they pass, for so long at most")
+	flags.Duration(f, &o.wait, "wait", 0, flags.NotNegative, "run failed checks again until they pass, at most for this time")
 	addTimeout(f, &c.Timeout, check.DefaultTimeout, "how long one check may take")
 	addImage(f, &c.Image)
 	addPullPolicy(f, &c.PullPolicy, "the cluster's")
-	f.BoolVar(&c.TestImage, "image-test", true, "run the image for a moment in a pod, which is deleted at once")
+	f.BoolVar(&c.TestImage, "image-test", true, "test the image in a temporary pod")
 	flags.Duration(f, &c.ImageTimeout, "image-timeout", check.DefaultImageTimeout, flags.Positive, "how long the test of the image may take")
 	flags.Choice(f, &c.Wire, "wire", "", api.WireAuto, "how gateways are to meet", wires())
 	addSurveyed(f, &c.Given)
@@ -95,7 +94,7 @@ func (o *checkOptions) run(ctx context.Context, a *app, args []string) error {
 	checker.Version, checker.Now, checker.LookPath = version, time.Now, exec.LookPath
 	checker.Progress = a.ErrOut
 	checker.Named = !o.targets.Empty(args)
-	// That the kubeconfig cannot be read is a finding, too.
+	// A kubeconfig that cannot be read is a finding as well.
 	checker.Unread = o.connect(a, checker, args)
 	report, err := checker.Run(ctx, o.wait)
 	if err != nil {
@@ -110,13 +109,13 @@ func (o *checkOptions) run(ctx context.Context, a *app, args []string) error {
 	return nil
 }
 
-// connect gives checker the cluster, and the pods that args and flags select in it.
+// connect tells checker how to ask the cluster, and which pods args and flags select.
 func (o *checkOptions) connect(a *app, checker *check.Checker, args []string) error {
 	config, _, err := a.kubernetes()
 	if err != nil {
 		return err
 	}
-	// A dry run makes the server warn of what the report says better.
+	// The server warns about dry runs. The report has the same findings with advice.
 	config, client, err := quiet(config)
 	if err != nil {
 		return err
@@ -159,8 +158,8 @@ func (o *checkOptions) print(a *app, report *check.Report) error {
 	return report.Print(a.Out, terminal.For(a.Out, os.Getenv), check.PrintOptions{Short: o.output == "short", ASCII: check.ASCII(os.Getenv)})
 }
 
-// serverTime asks the API server for its clock, which stands in every answer's
-// header (RFC 9110, section 6.6.1).
+// serverTime reads the clock of the API server from the header of an answer (RFC 9110,
+// section 6.6.1).
 func serverTime(ctx context.Context, config *rest.Config) (time.Time, error) {
 	client, err := rest.HTTPClientFor(config)
 	if err != nil {

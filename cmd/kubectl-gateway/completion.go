@@ -20,27 +20,26 @@ func newCompletionCommand(a *app) *cobra.Command {
 		Long: `Completes commands, flags, and the names of pods, workloads, namespaces and
 contexts while they are typed.
 
-kubectl completes the words after "kubectl gateway" with the help of a program that
-is called kubectl_complete-gateway. --install writes it beside the plugin, or else
-into the first directory of $PATH that is yours to write to, and says what your
-shell needs besides, if it does not complete kubectl's own commands yet. kubectl
-can do this from version 1.26 on. To undo it, delete the file.
+kubectl 1.26 and later completes the words after "kubectl gateway" with a program
+called kubectl_complete-gateway. --install writes it beside the plugin, or else to
+the first writable directory of $PATH, and prints what else your shell needs if it
+does not complete kubectl's own commands yet. To undo it, delete the file.
 
-With the name of a shell the command prints a script that completes the words
-after "kubectl-gateway", for those who call the plugin by its own name.
+With the name of a shell it prints a script that completes the words after
+"kubectl-gateway", the plugin's own name.
 
-Names are looked up in the cluster when Tab is pressed, for two seconds at most;
-nothing is changed there.`,
+The Tab key looks names up in the cluster for two seconds at most, and changes
+nothing there.`,
 		Example: `  # Complete "kubectl gateway"
   kubectl gateway completion --install
 
   # The same, in a directory of your choice
   kubectl gateway completion --install --dir "$HOME/.local/bin"
 
-  # Complete "kubectl-gateway" in this bash; zsh does it alike
+  # Complete "kubectl-gateway" in this bash; likewise in zsh
   source <(kubectl gateway completion bash)
 
-  # In fish, for good
+  # In fish, permanently
   kubectl gateway completion fish > ~/.config/fish/completions/kubectl-gateway.fish
 
   # In PowerShell
@@ -50,13 +49,13 @@ nothing is changed there.`,
 			const hint = "name bash, zsh, fish or powershell, or use --install"
 			switch {
 			case install && len(args) > 0:
-				return errors.New("a shell is named, but --install is given, too: use one of them")
+				return errors.New("a shell and --install are both given: use one of them")
 			case install:
 				return o.run(a)
 			case o.dir != "":
 				return api.WithHint(errors.New("--dir is given without --install"), "add --install")
 			case len(args) != 1:
-				return api.WithHint(errors.New("no shell is named, or more than one"), hint)
+				return api.WithHint(errors.New("exactly one shell is needed"), hint)
 			}
 			err := script(cmd.Root(), args[0], a.Out)
 			if errors.Is(err, errNoShell) {
@@ -65,15 +64,15 @@ nothing is changed there.`,
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&install, "install", false, "write the program with which kubectl completes the plugin's words")
-	cmd.Flags().StringVar(&o.dir, "dir", "", "with --install: directory to write to; it must be in $PATH (default: that of the plugin, or the first of $PATH that can be written to)")
+	cmd.Flags().BoolVar(&install, "install", false, "write the program that completes the plugin's words for kubectl")
+	cmd.Flags().StringVar(&o.dir, "dir", "", "with --install: directory to write to; it must be in $PATH (default: that of the plugin, or the first writable one of $PATH)")
 	flags.Dirs(cmd.Flags(), "dir")
 	return cmd
 }
 
 var errNoShell = errors.New("not a shell that can complete")
 
-// script writes the script with which a shell completes the plugin's own name.
+// script writes the script that completes the plugin's own name in a shell.
 func script(root *cobra.Command, shell string, w io.Writer) error {
 	var err error
 	switch shell {

@@ -7,8 +7,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 )
 
-// complete gives all verbs of root their completions, except where a verb has one
-// of its own.
+// complete adds completions to the verbs of root that have none of their own.
 func (a *app) complete(root *cobra.Command) {
 	flags.Files(root.PersistentFlags(), "kubeconfig", "certificate-authority", "client-certificate", "client-key")
 	flags.Dirs(root.PersistentFlags(), "cache-dir")
@@ -21,8 +20,8 @@ func (a *app) complete(root *cobra.Command) {
 	}
 }
 
-// completeFlags completes the values of flags: the names of what the cluster and the
-// kubeconfig have, and what the flags know themselves.
+// completeFlags completes the values of flags: names in the cluster and the kubeconfig,
+// and the values that the flags know themselves.
 func (a *app) completeFlags(cmd *cobra.Command, set *pflag.FlagSet) {
 	set.VisitAll(func(flag *pflag.Flag) {
 		complete := flags.Complete(flag)

@@ -15,13 +15,13 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// Names that kubectl gives to a plugin and to what completes its words.
+// Names under which kubectl finds a plugin and its completion program.
 const (
 	pluginProgram     = "kubectl-gateway"
 	completionProgram = "kubectl_complete-gateway"
 )
 
-// completionMark is in every program that --install ever wrote, and in no other.
+// completionMark identifies a program that --install wrote.
 const completionMark = `completes the words after "kubectl gateway"`
 
 // installOptions are the flags of completion --install.
@@ -29,9 +29,9 @@ type installOptions struct {
 	dir string
 }
 
-// completer returns the name and the text of the program that kubectl runs on a
-// system to complete the plugin's words. It finds the plugin as kubectl does, so
-// that it goes on working when the plugin is replaced by another version.
+// completer returns the name and the text of the program that completes the plugin's
+// words for kubectl on a system. It finds the plugin on $PATH as kubectl does, so that
+// it survives upgrades of the plugin.
 func completer(system string) (name, text string) {
 	if system == "windows" {
 		return completionProgram + ".cmd", "@rem This " + completionMark + ".\r\n@" + pluginProgram + " __complete %*\r\n"
@@ -75,7 +75,7 @@ func (o *installOptions) run(a *app) error {
 	return nil
 }
 
-// searchPath returns the directories of $PATH that mean the same everywhere.
+// searchPath returns the absolute directories of $PATH.
 func searchPath() []string {
 	var dirs []string
 	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
@@ -86,8 +86,8 @@ func searchPath() []string {
 	return dirs
 }
 
-// installDirs returns the directories to try: that where kubectl finds the plugin,
-// which is not where links lead to, then the others of path.
+// installDirs returns the directories to try: first the one where kubectl finds the
+// plugin, without following links, then the others of path.
 func installDirs(path []string) []string {
 	plugin, err := exec.LookPath(pluginProgram)
 	if err != nil {
@@ -102,11 +102,11 @@ func installDirs(path []string) []string {
 	return dirs
 }
 
-// errForeign says that somebody else's program has the name already.
+// errForeign means that another program has the name already.
 var errForeign = errors.New("it is not a program that --install has written")
 
-// install puts a program into the first of dirs that can be written to. changed is
-// false if it was there already.
+// install writes a program to the first writable directory of dirs. changed is false if
+// the program is there already.
 func install(dirs []string, name, text string) (dir string, changed bool, err error) {
 	var refused error
 	for _, dir := range dirs {
@@ -128,16 +128,16 @@ func install(dirs []string, name, text string) (dir string, changed bool, err er
 	return "", false, api.WithHint(errors.New("no directory of $PATH can be written to"), hint)
 }
 
-// installIn makes dir/name a program of that text. It is there whole or not at all.
+// installIn writes a program to dir/name, whole or not at all.
 func installIn(dir, name, text string) (changed bool, err error) {
 	info, err := os.Stat(dir)
 	switch {
 	case err != nil:
 		return false, err
 	case !info.IsDir():
-		return false, errors.New("it is no directory")
+		return false, errors.New("it is not a directory")
 	case runtime.GOOS != "windows" && info.Mode().Perm()&0o002 != 0:
-		return false, errors.New("anybody may write there")
+		return false, errors.New("all users may write there")
 	}
 	file := filepath.Join(dir, name)
 	old, err := os.ReadFile(file)
@@ -171,8 +171,8 @@ func installIn(dir, name, text string) (changed bool, err error) {
 	return true, err
 }
 
-// executable reports whether others may run a file, too; where there is no such
-// thing, all files are programs that have the right name.
+// executable reports whether all users may run a file. On Windows the name alone makes
+// a file a program.
 func executable(file string) bool {
 	info, err := os.Stat(file)
 	return err == nil && (runtime.GOOS == "windows" || info.Mode().Perm()&0o111 == 0o111)
@@ -187,8 +187,8 @@ func sameFile(a, b string) bool {
 	return err == nil && os.SameFile(one, other)
 }
 
-// activation says what the user's shell needs besides, all of them if it is not
-// known which that is.
+// activation returns what else the user's shell needs, or that of all shells if the
+// shell is unknown.
 func activation(shell string) string {
 	lines := []struct{ shell, text string }{
 		{"bash", "in ~/.bashrc, after bash-completion: source <(kubectl completion bash)"},

@@ -92,7 +92,7 @@ func TestInstallOfCompletionFails(t *testing.T) {
 	for _, c := range []struct{ path, dir, want string }{
 		{foreign, foreign, "error: " + filepath.Join(foreign, completionProgram) + " exists: it is not a program that --install has written\nhint: delete it"},
 		{foreign, "", "hint: delete it"},
-		{open, open, "error: writing to " + open + ": anybody may write there\nhint: name a directory"},
+		{open, open, "error: writing to " + open + ": all users may write there\nhint: name a directory"},
 		{open, open + "/none", "no such file"},
 		{open + ":." + ":/nonexistent", "", "error: no directory of $PATH can be written to\nhint: name a directory"},
 	} {

@@ -22,17 +22,17 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
-// Limits of what the Tab key may cost.
+// Limits of a completion.
 const (
-	// completionTimeout bounds the whole search for names: who waits for a
-	// completion longer has typed the name by then.
+	// completionTimeout bounds the whole search for names. Typing the name takes no
+	// longer.
 	completionTimeout = 2 * time.Second
-	// completionPage is how many objects are asked for at a time; what has come
-	// at the end of the time is offered.
+	// completionPage is the number of objects in one request. The pages that arrive
+	// in time are offered.
 	completionPage = 250
 )
 
-// place is where among the offers a pod stands.
+// place is the position of a pod among the offers.
 type place int
 
 const (
@@ -66,7 +66,8 @@ func toEnable(pod *corev1.Pod, g *installed.Gateway) place {
 
 func toStay(pod *corev1.Pod, _ *installed.Gateway) place { return when(!installed.Leaving(pod)) }
 
-// everEnabled chooses gateways that have ended, too: these have a status and a log.
+// everEnabled chooses all pods that ever had a gateway: ended ones have a status and a
+// log as well.
 func everEnabled(_ *corev1.Pod, g *installed.Gateway) place { return when(g != nil) }
 
 func toDisable(_ *corev1.Pod, g *installed.Gateway) place { return when(g != nil && !g.Disabled()) }
@@ -154,8 +155,8 @@ func (o *offer) add(pod *corev1.Pod) {
 	w.place = min(w.place, at)
 }
 
-// workload returns the workload that pod belongs to, as far as the pod itself
-// tells: no further rights are needed for that. The kind is "" if it is alone.
+// workload returns the workload of a pod, as far as the pod itself shows it: that needs
+// no further rights. The kind is "" for a pod of its own.
 func workload(pod *corev1.Pod) (kind, name string) {
 	owner := metav1.GetControllerOf(pod)
 	if owner == nil {
@@ -179,7 +180,7 @@ func workload(pod *corev1.Pod) (kind, name string) {
 	return "", ""
 }
 
-// kindWords are the words for a kind, the one that is offered first.
+// kindWords are the words for each kind, the preferred one first.
 func kindWords() map[string][]string {
 	return map[string][]string{
 		"pod":    {"pod", "pods", "po"},
@@ -191,8 +192,8 @@ func kindWords() map[string][]string {
 	}
 }
 
-// completions returns the offers that go with what was typed: pods that come
-// first, then workloads, then the other pods.
+// completions returns the offers that match the typed text: by place, and at each place
+// pods before workloads.
 func (o *offer) completions() []cobra.Completion {
 	all := slices.Clone(o.pods)
 	for _, key := range slices.Sorted(maps.Keys(o.workloads)) {
@@ -261,8 +262,8 @@ func (a *app) completeNamespaces(cmd *cobra.Command, _ []string, toComplete stri
 	return offers, cobra.ShellCompDirectiveNoFileComp
 }
 
-// completeKubeconfig completes the names of what the kubeconfig has, for the flag
-// that is named after it.
+// completeKubeconfig completes the names of contexts, clusters or users of the
+// kubeconfig, for the flag of that name.
 func (a *app) completeKubeconfig(flag string) cobra.CompletionFunc {
 	return func(_ *cobra.Command, _ []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		var names []cobra.Completion
@@ -280,13 +281,12 @@ func (a *app) completeKubeconfig(flag string) cobra.CompletionFunc {
 	}
 }
 
-// lookUp appends what ask finds in the cluster to found, if that takes no longer
-// than completionTimeout. Nothing is said of what goes wrong: the line that is
-// being typed would be torn apart.
+// lookUp appends to found what ask finds in the cluster within completionTimeout.
+// Errors are not printed: they would tear apart the line that is being typed.
 func (a *app) lookUp(ctx context.Context, ask func(context.Context, kubernetes.Interface) []cobra.Completion, found *[]cobra.Completion) {
 	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
 	defer cancel()
-	// What has come in time is still offered when the rest is late.
+	// ask ends a little earlier, so that a partial answer is still offered.
 	askContext, cancelAsk := context.WithTimeout(ctx, completionTimeout*9/10)
 	answer := make(chan []cobra.Completion, 1)
 	go func() {
@@ -300,7 +300,7 @@ func (a *app) lookUp(ctx context.Context, ask func(context.Context, kubernetes.I
 		config.WarningHandler, config.WarningHandlerWithContext = rest.NoWarnings{}, nil
 		if config.ExecProvider != nil {
 			config.ExecProvider.StdinUnavailable = true
-			config.ExecProvider.StdinUnavailableMessage = "a completion asks no questions"
+			config.ExecProvider.StdinUnavailableMessage = "a completion cannot ask questions"
 		}
 		client, err := kubernetes.NewForConfig(config)
 		if err != nil {
@@ -309,7 +309,7 @@ func (a *app) lookUp(ctx context.Context, ask func(context.Context, kubernetes.I
 		}
 		answer <- ask(askContext, client)
 	}()
-	// Programs that fetch credentials know nothing of the time: they are left behind.
+	// A program that fetches credentials does not end with a context: it is abandoned.
 	select {
 	case offers := <-answer:
 		*found = append(*found, offers...)
@@ -317,7 +317,8 @@ func (a *app) lookUp(ctx context.Context, ask func(context.Context, kubernetes.I
 	}
 }
 
-// eachItem calls do with the objects that list returns, until all have come or ctx ends.
+// eachItem calls do with the objects that list returns, until the last one or the end of
+// ctx.
 func eachItem(ctx context.Context, list pager.ListPageFunc, do func(runtime.Object)) {
 	pages := pager.New(list)
 	pages.PageSize = completionPage
@@ -327,7 +328,7 @@ func eachItem(ctx context.Context, list pager.ListPageFunc, do func(runtime.Obje
 	})
 }
 
-// matching returns the completions that begin with what was typed.
+// matching returns the completions that begin with the typed text.
 func matching(all []cobra.Completion, toComplete string) []cobra.Completion {
 	return slices.DeleteFunc(slices.Clone(all), func(c cobra.Completion) bool {
 		name, _, _ := strings.Cut(c, "\t")
@@ -335,7 +336,7 @@ func matching(all []cobra.Completion, toComplete string) []cobra.Completion {
 	})
 }
 
-// harmless reports whether a name can be shown as it is, and is one word.
+// harmless reports whether a name is one word that a terminal can show.
 func harmless(name string) bool {
 	return name != "" && terminal.Clean(name) == name && !strings.ContainsAny(name, " \t\n")
 }

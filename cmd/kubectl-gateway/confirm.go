@@ -16,18 +16,18 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 )
 
-// confirmation asks whether all that was selected is meant. It is for verbs that
-// change something, and for selections that take whatever is there.
+// confirmation has the user confirm a wide selection (--all, -A) before a verb changes
+// anything.
 type confirmation struct {
 	yes bool
 }
 
 func (c *confirmation) addFlag(f *pflag.FlagSet) {
-	f.BoolVarP(&c.yes, "yes", "y", false, "do not ask whether all that --all and -A select is meant")
+	f.BoolVarP(&c.yes, "yes", "y", false, "do not ask for a confirmation of --all and -A")
 }
 
-// check refuses a command line that has to be confirmed where nobody can be
-// asked. It needs no cluster, so that a script fails before anything happens.
+// check refuses a command line that needs a confirmation where there is no terminal to
+// ask on. It does not ask the cluster, so that a script fails early.
 func (c *confirmation) check(a *app, selected *targets.Flags) error {
 	if c.yes || !selected.Wide() || isTerminal(a.In) && isTerminal(a.ErrOut) {
 		return nil
@@ -36,19 +36,19 @@ func (c *confirmation) check(a *app, selected *targets.Flags) error {
 	if selected.AllNamespaces {
 		which = "-A"
 	}
-	return api.WithHint(fmt.Errorf("%s has to be confirmed, and there is no terminal to ask on", which), "add --yes")
+	return api.WithHint(fmt.Errorf("%s needs a confirmation, and there is no terminal to ask on", which), "add --yes")
 }
 
-// ask has the user confirm that what, such as "enable", is done with pods. It
-// returns nil if so, or if selected needs no confirmation.
+// ask has the user confirm what, such as "enable", for pods. It returns nil if the user
+// agrees, or if selected needs no confirmation.
 func (c *confirmation) ask(ctx context.Context, a *app, selected *targets.Flags, what string, pods []corev1.Pod) error {
 	if err := c.check(a, selected); err != nil || c.yes || !selected.Wide() || len(pods) == 0 {
 		return err
 	}
 	fmt.Fprintf(a.ErrOut, "%s %s? [y/N] ", what, howMany(pods))
 	answer := make(chan string, 1)
-	// The terminal cannot be read with a context: an interrupted command leaves
-	// the reader behind and ends.
+	// Reading a terminal does not end with a context: an interrupted command abandons
+	// the reader.
 	go func() {
 		text, _ := bufio.NewReader(a.In).ReadString('\n')
 		answer <- text
@@ -66,7 +66,7 @@ func (c *confirmation) ask(ctx context.Context, a *app, selected *targets.Flags,
 	return errors.New("not confirmed: nothing was changed")
 }
 
-// howMany says how many pods there are, and where.
+// howMany counts pods and names their namespace.
 func howMany(pods []corev1.Pod) string {
 	namespaces := map[string]bool{}
 	for _, pod := range pods {
@@ -82,7 +82,7 @@ func howMany(pods []corev1.Pod) string {
 	return fmt.Sprintf("%d pods in %s", len(pods), where)
 }
 
-// isTerminal takes what is read from or written to.
+// isTerminal reports whether a stream is a terminal.
 func isTerminal(stream any) bool {
 	file, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(file.Fd()))

@@ -23,7 +23,8 @@ func (a *app) kubernetes() (*rest.Config, kubernetes.Interface, error) {
 	return config, client, nil
 }
 
-// quiet returns a connection whose warnings do not tear the live view apart.
+// quiet returns config and a client without the server's warnings, which would tear a
+// live view apart.
 func quiet(config *rest.Config) (*rest.Config, kubernetes.Interface, error) {
 	config = rest.CopyConfig(config)
 	config.WarningHandler, config.WarningHandlerWithContext = rest.NoWarnings{}, nil
@@ -34,7 +35,8 @@ func quiet(config *rest.Config) (*rest.Config, kubernetes.Interface, error) {
 	return config, client, nil
 }
 
-// namespace returns that of the command line, or else of the kubeconfig or the pod.
+// namespace returns the namespace of the command line, the kubeconfig or the pod, in
+// this order.
 func (a *app) namespace() (string, error) {
 	namespace, _, err := a.flags.ToRawKubeConfigLoader().Namespace()
 	if err != nil {

@@ -35,26 +35,25 @@ func newDisableCommandFor(a *app, o *disableOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "disable (TARGET... | -f FILE | -l SELECTOR | --all)",
 		Short: "End the gateways of pods",
-		Long: `Ends the gateways of pods, which go on running. New connections go directly from
-then on, in plaintext. Connections that a gateway carries may end by themselves
-until the drain timeout; what is open then is reset. Targets are those of 'enable'.
+		Long: `Ends the gateways of pods; the pods go on running. New connections are direct from
+then on, in plaintext. Connections through a gateway have until the drain timeout to
+end; those that are open then are reset. Targets are those of 'enable'.
 
 When a pod is reported as disabled, its gateway has proved that no program, map or
 filter of it is left in the kernel, and the Secrets made for it are deleted. The
 ended container stays listed in the pod until the pod is replaced, because
-Kubernetes cannot remove it; it uses nothing. 'enable' adds a gateway again.
+Kubernetes cannot remove it; it uses no resources. 'enable' adds a gateway again.
 
-A gateway that has died may have left its capture in place (on-failure closed):
-then a container is added that removes that and ends. It is listed as well.
+A gateway that died may have left its capture in place (on-failure closed). Then
+disable adds a container that removes the capture and ends. It stays listed as well.
 
-Disable can be repeated: it goes on where an earlier one stopped, and leaves pods
-without a gateway alone. One pod's failure does not stop the others; the exit code
-is 1 then.`,
+A repeated disable continues where the earlier one stopped, and skips pods without a
+gateway. A failed pod does not stop the others, and makes the exit code 1.`,
 		Example: `  # One pod, or all of a Deployment
   kubectl gateway disable pod/web-0
   kubectl gateway disable deploy/web
 
-  # Let connections go on for up to five minutes
+  # Give connections five minutes to end
   kubectl gateway disable -l app=web --drain-timeout=5m
 
   # What would be done
@@ -69,7 +68,7 @@ is 1 then.`,
 	addDrainTimeout(f, &o.options.DrainTimeout, "how long connections may go on before they are reset")
 	addTimeout(f, &o.options.Timeout, disable.DefaultTimeout, "how long one pod may take, besides the draining")
 	addParallel(f, &o.parallel)
-	f.StringVar(&o.options.Image, "image", "", "image of the container that cleans up after a gateway which has died (default: that gateway's)")
+	f.StringVar(&o.options.Image, "image", "", "image of the container that cleans up after a dead gateway (default: that gateway's)")
 	addPullPolicy(f, &o.options.PullPolicy, "that gateway's")
 	addDryRun(f, &o.options.DryRun, "the server tries to add the container that cleans up")
 	addResults(f, &o.output)

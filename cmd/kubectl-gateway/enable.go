@@ -33,32 +33,31 @@ func newEnableCommandFor(a *app, o *enableOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "enable (TARGET... | -f FILE | -l SELECTOR | --all)",
 		Short: "Add gateways to running pods",
-		Long: `Adds a gateway to each of the pods, which go on running, and waits until it is
-ready. From then on new connections between pods with gateways are encrypted,
-whether they are made to the pods' addresses or to Services.
+		Long: `Adds a gateway to each pod and waits until it is ready; the pods go on running. From
+then on new connections between pods with gateways are encrypted, to pod addresses
+and to Services alike.
 
-A target is pod/NAME, a pod's name alone, or a workload, which means the pods that
-it has now: deploy/NAME, sts/NAME, ds/NAME, rs/NAME, job/NAME, cronjob/NAME, and
-svc/NAME for the pods behind a Service. Files name pods and workloads as well.
-Pods that a workload makes later get no gateway by themselves: see 'watch'.
+A target is pod/NAME, the name of a pod alone, or a workload, which stands for its
+present pods: deploy/NAME, sts/NAME, ds/NAME, rs/NAME, job/NAME, cronjob/NAME, and
+svc/NAME for the pods behind a Service. Files can name pods and workloads as well.
+Later pods of a workload get no gateway: see 'watch'.
 
-Pods that have a working gateway are left alone; one whose gateway has died or was
-disabled gets another. One pod's failure does not stop the others; the exit code
-is 1 then.
+enable skips pods with a working gateway, and replaces a gateway that died or was
+disabled. A failed pod does not stop the others, and makes the exit code 1.
 
-Connections that are open already stay as they are, in plaintext, and are counted
-and listed. With --existing=reset they are closed, also in pods that have a
-gateway, so that the applications make new ones, which are encrypted.`,
+Connections that are open already stay in plaintext, and are counted and listed.
+--existing=reset closes them, also in pods that have a gateway already, so that the
+applications make new ones, which are encrypted.`,
 		Example: `  # Two pods
   kubectl gateway enable pod/web-0 pod/db-0
 
   # The pods that a Deployment and a StatefulSet have now
   kubectl gateway enable deploy/web sts/db
 
-  # The pods of what a directory of manifests describes
+  # The pods and workloads in a directory of manifests
   kubectl gateway enable -f manifests/ -R
 
-  # All pods of the cluster, without being asked
+  # All pods of the cluster, without a confirmation
   kubectl gateway enable --all -A --yes
 
   # All pods with a label, refusing what cannot be encrypted
@@ -70,10 +69,10 @@ gateway, so that the applications make new ones, which are encrypted.`,
   # Metrics at a port of the pod, for Prometheus
   kubectl gateway enable deploy/web --metrics-addr=:18445
 
-  # No key ever reaches the API server, and no right to Secrets is needed
+  # No key reaches the API server, and no right to Secrets is needed
   kubectl gateway enable pod/web-0 --delivery=csr
 
-  # What would be created, tried by the server, without keys
+  # Print what enable would create, tried by the server, without keys
   kubectl gateway enable pod/web-0 --dry-run=server -o yaml`,
 		ValidArgsFunction: a.completeTargets(toEnable),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -26,22 +26,21 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 )
 
-// withoutKubeconfig is where client-go looks for a cluster when it knows of none.
+// withoutKubeconfig is client-go's default server.
 const withoutKubeconfig = "http://localhost:8080/"
 
-// adviceOnPod is for what went wrong in a pod in a way of which no more is known.
+// adviceOnPod is the advice on a pod's error of unknown kind.
 const adviceOnPod = "'kubectl gateway status' tells how the pod is, and 'kubectl gateway check' looks for what is wrong"
 
-// told returns what to tell of a pod's error: what failed, and what to do about it.
+// told returns a pod's error for the user: what failed, and what to do about it.
 func told(err error) (what, hint string) {
 	return words(err), line(cmp.Or(advice(err), adviceOnPod))
 }
 
-// explain is told without advice for what is of no known kind.
+// explain is told without advice on errors of unknown kinds.
 func explain(err error) (what, hint string) { return words(err), advice(err) }
 
-// words returns err in one harmless line, without the words that Go's libraries have
-// for each other.
+// words returns err in one harmless line. It translates the words of Go's libraries.
 func words(err error) string {
 	text := err.Error()
 	replace := func(part error, with string) { text = strings.Replace(text, part.Error(), with, 1) }
@@ -74,7 +73,7 @@ func words(err error) string {
 	return line(text)
 }
 
-// libraries are words of client-go that no type of an error tells.
+// libraries are words of client-go that no error type identifies.
 var libraries = []struct {
 	pattern *regexp.Regexp
 	with    string
@@ -87,10 +86,10 @@ var libraries = []struct {
 	{regexp.MustCompile(`(?:Get|Post) "(https?://[^/"]+)[^"]*": `), "no answer from $1: "},
 }
 
-// aPage finds a WebPage where the older protocol of exec has lost its type.
+// aPage finds a WebPage whose type was lost in the older protocol of exec.
 var aPage = regexp.MustCompile(`(answers with|sends to) a web page`)
 
-// requestWords says who did not answer, and why.
+// requestWords names the server that did not answer, and the reason.
 func requestWords(request *url.Error) string {
 	server := "the API server"
 	if at, err := url.Parse(request.URL); err == nil && at.Host != "" {
@@ -119,8 +118,8 @@ func requestWords(request *url.Error) string {
 	return "no answer from " + server + ": " + why
 }
 
-// advice returns what to do about err: the advice that it carries, or else what helps
-// with errors of its kind, and "" for those of no known kind.
+// advice returns what to do about err: its own hint, or else advice on errors of its
+// kind. It is "" for errors of unknown kinds.
 func advice(err error) string {
 	if err == nil {
 		return ""
@@ -182,7 +181,7 @@ func advice(err error) string {
 	return ""
 }
 
-// statusHint is advice for what the API server answered.
+// statusHint is advice on an answer of the API server.
 func statusHint(err error) string {
 	switch {
 	case apierrors.IsUnauthorized(err):
@@ -200,7 +199,7 @@ func statusHint(err error) string {
 	return "is this the API server of a cluster? 'kubectl gateway check' looks for what is wrong"
 }
 
-// usage is advice for what failed in a command before anything else could: its words.
+// usage is advice on an error of the command line.
 func usage(cmd *cobra.Command) string {
 	if !cmd.Runnable() {
 		return "'" + cmd.CommandPath() + " --help' lists the commands"
@@ -208,8 +207,8 @@ func usage(cmd *cobra.Command) string {
 	return "'" + cmd.CommandPath() + " --help' explains it, and 'kubectl gateway check' looks for what is wrong in the cluster"
 }
 
-// reportMissing prints the errors of pods that were not found, one line each,
-// and returns errReported if there are any.
+// reportMissing prints an error for each pod that was not found, and returns errReported
+// if there are any.
 func (a *app) reportMissing(missing error) error {
 	if missing == nil {
 		return nil
@@ -218,10 +217,10 @@ func (a *app) reportMissing(missing error) error {
 	return errReported
 }
 
-// printErrors prints err, or those that it joins: a line each, and each hint once.
+// printErrors prints err, or the errors that it joins, a line each, and each hint once.
 func printErrors(w io.Writer, err error) { printErrorsOr(w, err, "") }
 
-// printErrorsOr is printErrors with a hint for errors that have none.
+// printErrorsOr is printErrors with a default hint.
 func printErrorsOr(w io.Writer, err error, otherwise string) {
 	errs := []error{err}
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {

@@ -10,7 +10,7 @@ type exitError struct {
 
 func (e *exitError) Unwrap() error { return e.error }
 
-// exitWith has a command that fails with err exit with code. A nil err stays nil.
+// exitWith wraps err, so that the program exits with code. A nil err stays nil.
 func exitWith(code int, err error) error {
 	if err == nil {
 		return nil

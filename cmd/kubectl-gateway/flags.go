@@ -39,7 +39,7 @@ func wires() []flags.Word[api.Wire] {
 	}
 }
 
-// addOutput registers -o/--output, with formats besides the default, which is value.
+// addOutput registers -o/--output. value is the default, formats are what help names.
 func addOutput(f *pflag.FlagSet, p *string, value string, formats ...string) {
 	flags.Choice(f, p, "output", "o", value, "output format", flags.Words(formats...))
 }
@@ -64,7 +64,7 @@ func addImage(f *pflag.FlagSet, p *string) {
 	})
 }
 
-// addPullPolicy registers --image-pull-policy. otherwise says whose policy is the default.
+// addPullPolicy registers --image-pull-policy. otherwise names the default.
 func addPullPolicy(f *pflag.FlagSet, p *corev1.PullPolicy, otherwise string) {
 	flags.Choice(f, p, "image-pull-policy", "", "", "pull policy of the image: {} (default: "+otherwise+")",
 		flags.Words(corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever))
@@ -79,7 +79,7 @@ func addDrainTimeout(f *pflag.FlagSet, p *time.Duration, usage string) {
 }
 
 func addParallel(f *pflag.FlagSet, p *int) {
-	flags.Int(f, p, "parallel", parallel.Default, flags.Positive, "how many pods are worked on at a time")
+	flags.Int(f, p, "parallel", parallel.Default, flags.Positive, "how many pods to work on at a time")
 }
 
 func addAuthorityDir(f *pflag.FlagSet, p *string, name string) {
@@ -97,8 +97,8 @@ func addRanges(f *pflag.FlagSet, p *[]netip.Prefix, name, usage string) {
 
 // addSurveyed registers the flags whose defaults a survey of the cluster finds.
 func addSurveyed(f *pflag.FlagSet, given *survey.Ranges) {
-	addRanges(f, &given.Capture, "capture-cidr", "range of pod addresses to encrypt; may be repeated (default: found in the cluster)")
-	addRanges(f, &given.Services, "service-cidr", "range of Service addresses; may be repeated (default: found in the cluster)")
+	addRanges(f, &given.Capture, "capture-cidr", "address range of pods to encrypt; may be repeated (default: found in the cluster)")
+	addRanges(f, &given.Services, "service-cidr", "address range of Services; may be repeated (default: found in the cluster)")
 }
 
 // parseRange reads a CIDR range, or an address as a range of one.
@@ -122,8 +122,8 @@ func parsePort(text string) (uint16, error) {
 	return uint16(port), nil
 }
 
-// parsePorts reads a range of ports, as kube-apiserver's --service-node-port-range
-// has it, or one port. The range of no port is empty.
+// parsePorts reads a range of ports, in the syntax of kube-apiserver's
+// --service-node-port-range, or one port. The empty text is no port.
 func parsePorts(text string) ([2]uint16, error) {
 	if text == "" {
 		return [2]uint16{}, nil

@@ -25,15 +25,15 @@ func newInitCACommand(a *app) *cobra.Command {
 	var o initCAOptions
 	cmd := &cobra.Command{
 		Use:   "init-ca",
-		Short: "Set up the authority that vouches for gateways",
-		Long: `Makes the certificate authority of a cluster, keeps its key on this machine, and
-publishes its certificate in the cluster as the trust bundle. Where there is one
-already, init-ca says so and changes nothing, except that it publishes again
-what the cluster has lost.`,
+		Short: "Set up the certificate authority of a cluster",
+		Long: `Creates the certificate authority of a cluster, keeps its key on this machine, and
+publishes its certificate in the cluster as the trust bundle. If there is an
+authority already, init-ca says so and changes nothing, except that it publishes
+again what the cluster has lost.`,
 		Example: `  # Once for each cluster
   kubectl gateway init-ca
 
-  # An authority of one's own
+  # Your own authority
   kubectl gateway init-ca --from-cert ca.crt --from-key ca.key
 
   # Let other operators, and programs in the cluster, find the key there
@@ -65,7 +65,7 @@ what the cluster has lost.`,
 	})
 	o.source.add(cmd, "", "an existing authority")
 	f.StringVar(&o.options.TrustDomain, "trust-domain", "", "trust domain of all identities (default "+ca.DefaultTrustDomain+", or that of the authority)")
-	f.BoolVar(&o.options.Force, "force", false, "replace an existing authority at once; gateways that run refuse each other until all are rotated ('rotate --ca' replaces it while traffic goes on)")
+	f.BoolVar(&o.options.Force, "force", false, "replace an existing authority at once; running gateways refuse each other until all are rotated ('rotate --ca' replaces it while traffic goes on)")
 	addAuthorityDir(f, &o.options.Dir, "dir")
 	addOutput(f, &o.output, "", "json", "yaml", "name")
 	return cmd

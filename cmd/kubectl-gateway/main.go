@@ -15,18 +15,17 @@ import (
 )
 
 func main() {
-	// What client-go logs of its own accord is in the errors that it returns, too.
-	// A logger without a sink drops errors as well, which klog's output does not.
+	// client-go logs what its errors say as well. A logger without a sink drops errors,
+	// klog without an output does not.
 	klog.SetLogger(klog.Logger{})
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// A second Ctrl-C ends the program at once, clean-up or not.
+	// A second Ctrl-C ends the program at once, without a clean-up.
 	context.AfterFunc(ctx, stop)
 	streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
 	os.Exit(run(ctx, streams, os.Args[1:]))
 }
 
-// errReported ends a command with exit code 1 when what went wrong has been
-// printed already.
+// errReported ends a command with exit code 1 after its errors were printed.
 var errReported = errors.New("already reported")
 
 // run executes one command line and returns its exit code.

@@ -27,12 +27,12 @@ func newMetricsCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "metrics POD",
 		Short: "Print the Prometheus metrics of a gateway",
-		Long: `Asks the gateway of a pod for its metrics and prints them in Prometheus' text
-format, or as JSON. The gateway opens no port for it: they come by exec, as its
-status does. A scheduled job brings them to a Prometheus by its Pushgateway, with the
-labels namespace and pod, which examples/grafana-dashboard.json expects.
+		Long: `Prints the metrics of a pod's gateway in Prometheus' text format or as JSON. They come
+by exec, as the status does: the gateway opens no port. A scheduled job can push them
+to a Pushgateway, with the labels namespace and pod that
+examples/grafana-dashboard.json expects.
 
-The exit code is 0 when the gateway answered, and 1 otherwise.`,
+The exit code is 0 if the gateway answered, and 1 otherwise.`,
 		Example: `  # All metrics of one gateway
   kubectl gateway metrics pod/web-0
 
@@ -76,8 +76,8 @@ func (o *metricsOptions) run(ctx context.Context, a *app, args []string) error {
 	return nil
 }
 
-// exposition returns metrics in Prometheus' text format 0.0.4. Words of the gateway
-// that could harm a terminal come out escaped.
+// exposition returns metrics in Prometheus' text format 0.0.4. Characters that could
+// harm a terminal are escaped.
 func exposition(metrics *api.Metrics) string {
 	escapeHelp := strings.NewReplacer(`\`, `\\`, "\n", `\n`)
 	escapeLabel := strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)

@@ -21,12 +21,11 @@ func newModeCommand(a *app) *cobra.Command {
 strict refuses them, outbound and inbound, permissive lets them through in
 plaintext and counts them. The mode is the last word on the command line.
 
-Each gateway changes at once, for connections that start from then on; those that
-are open stay as they are. What happens when a gateway is gone (on-failure) stays
-as it was when the pod was enabled.
+Each gateway changes at once, for new connections; open ones stay as they are. What
+happens without the gateway (--on-failure of 'enable') stays as it is.
 
-One pod's failure does not stop the others; the exit code is 1 then. A gateway
-that could not change goes on as before.`,
+A failed pod does not stop the others, and makes the exit code 1. Its gateway goes
+on as before.`,
 		Example: `  # One pod, or several
   kubectl gateway mode pod/web-0 strict
   kubectl gateway mode pod/web-0 pod/db-0 permissive
@@ -37,7 +36,7 @@ that could not change goes on as before.`,
   # All pods with a label that have a gateway
   kubectl gateway mode -l app=web strict
 
-  # All gateways of the cluster, without being asked
+  # All gateways of the cluster, without a confirmation
   kubectl gateway mode --all -A --yes strict`,
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			if slices.ContainsFunc(args, func(arg string) bool { return isMode(api.Mode(arg)) }) {

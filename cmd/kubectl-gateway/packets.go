@@ -95,7 +95,7 @@ func parseSize(text string) (int64, error) {
 	return size.Value(), nil
 }
 
-// open returns where to write. A file is for its owner only.
+// open returns the output. Only the owner can read a file.
 func (o *packetsOptions) open(a *app) (io.WriteCloser, error) {
 	if o.file == "-" {
 		return openStream{a.Out}, nil
@@ -107,7 +107,7 @@ func (o *packetsOptions) open(a *app) (io.WriteCloser, error) {
 	return file, nil
 }
 
-// openStream is a stream that others close.
+// openStream is a stream whose Close does nothing.
 type openStream struct{ io.Writer }
 
 func (openStream) Close() error { return nil }

@@ -14,15 +14,14 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/resend"
 )
 
-// app is what every verb shares: the streams and kubectl's connection flags.
+// app is shared by all verbs: the streams and kubectl's connection flags.
 type app struct {
 	genericiooptions.IOStreams
 	flags *genericclioptions.ConfigFlags
 }
 
-// Requests in flight per second that one command may cause. client-go's default
-// of 5 makes enabling a thousand pods a matter of minutes; the server's own
-// priority and fairness is the real limit.
+// Limits of requests per second. client-go's default of 5 turns enabling a thousand pods
+// into minutes; the server's own priority and fairness is the real limit.
 const (
 	clientQPS   = 200
 	clientBurst = 400

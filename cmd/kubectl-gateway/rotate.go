@@ -27,7 +27,7 @@ type rotateOptions struct {
 	parallel     int
 	output       string
 
-	// Those below are of the authority's rotation only.
+	// The fields below are for --ca alone.
 	authority bool
 	source    sourceFlags
 	dryRun    bool
@@ -38,32 +38,32 @@ func newRotateCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rotate (TARGET... | -f FILE | -l SELECTOR | --all | --ca)",
 		Short: "Renew the certificates of running gateways, or the authority",
-		Long: `Renews the certificates of running gateways. Each makes a new key, which stays in
-the gateway, and gets a certificate for it. Connections that are open go on; those
-that start from then on use the new certificate. One that has expired can be
-renewed, too. Targets are those of 'enable'. One pod's failure does not stop the
-others; the exit code is 1 then, and a gateway that failed goes on as before.
+		Long: `Renews the certificates of running gateways. Each gateway makes a new key, which
+never leaves it, and gets a certificate for it. Open connections go on; new ones use
+the new certificate. An expired certificate can be renewed as well. Targets are those
+of 'enable'. A failed pod does not stop the others, and makes the exit code 1; its
+gateway goes on as before.
 
-With --ca it replaces the authority instead, while all traffic goes on:
+--ca replaces the authority instead, while all traffic goes on:
 
-  1/4 trust     the roots of both authorities are given to all gateways
+  1/4 trust     all gateways trust the roots of both authorities
   2/4 switch    the new authority signs
-  3/4 reissue   all gateways get certificates of the new one
-  4/4 drop      the old root is taken away from all gateways
+  3/4 reissue   all gateways get certificates of the new authority
+  4/4 drop      all gateways drop the old root
 
-It looks at the gateways of all namespaces, and stops before anything that would
-cut a connection: a gateway that runs and does not answer keeps the old root in
-use. Interrupted or stopped, it goes on where it was when it is run again. The old
-authority is kept as a backup. Other operators need a copy of the new one then.`,
+It works on the gateways of all namespaces, and stops before a step that would cut a
+connection: a running gateway that does not answer keeps the old root in use. Run
+again, it continues where it stopped. The old authority is kept as a backup. Other
+operators then need a copy of the new one.`,
 		Example: `  # One pod, or all of a namespace
   kubectl gateway rotate pod/web-0
   kubectl gateway rotate --all -n shop
 
-  # What replacing the authority would do next; then do it
+  # Print the next step of replacing the authority; then do it
   kubectl gateway rotate --ca --dry-run
   kubectl gateway rotate --ca
 
-  # Replace it by one of one's own
+  # Replace it with your own
   kubectl gateway rotate --ca --from-cert ca.crt --from-key ca.key`,
 		ValidArgsFunction: a.completeTargets(enabled),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -91,11 +91,11 @@ authority is kept as a backup. Other operators need a copy of the new one then.`
 	addResults(f, &o.output)
 	f.BoolVar(&o.authority, "ca", false, "replace the authority, and the certificates of all gateways in the cluster")
 	o.source.add(cmd, "with --ca: ", "the authority to follow")
-	f.BoolVar(&o.dryRun, "dry-run", false, "with --ca: change nothing, and say what would be done next")
+	f.BoolVar(&o.dryRun, "dry-run", false, "with --ca: change nothing, and print the next step")
 	return cmd
 }
 
-// check finds what makes no sense without asking the cluster.
+// check finds contradictions without asking the cluster.
 func (o *rotateOptions) check(args []string) error {
 	switch {
 	case o.authority && (!o.targets.Empty(args) || o.targets.AllNamespaces):
@@ -143,7 +143,7 @@ func (o *rotateOptions) rotateLeaves(ctx context.Context, a *app, args []string,
 	return err
 }
 
-// rotateReport tells the user what became of certificates.
+// rotateReport tells the user which certificates were renewed.
 type rotateReport struct{ report }
 
 // add reports the result of one pod.

@@ -35,11 +35,11 @@ func (s *settings) addFlags(f *pflag.FlagSet, delivery inject.Delivery) {
 	addTimeout(f, &o.Timeout, inject.DefaultTimeout, "how long one pod may take")
 	addParallel(f, &s.parallel)
 	addSurveyed(f, &s.given)
-	addRanges(f, &s.given.Exclude, "exclude-cidr", "range of addresses to leave alone; may be repeated")
-	flags.List(f, &s.given.ExcludePorts, "exclude-port", "ports", "destination port to leave alone; may be repeated", parsePort)
+	addRanges(f, &s.given.Exclude, "exclude-cidr", "address range that is not captured; may be repeated")
+	flags.List(f, &s.given.ExcludePorts, "exclude-port", "ports", "destination port that is not captured; may be repeated", parsePort)
 	flags.Choice(f, &o.Wire, "wire", "", api.WireAuto, "how gateways meet", wires())
 	flags.Array(f, &o.Allow, "allow", "stringArray", "identity that may connect to the pod, like 'ns/prod/sa/*'; may be repeated (default: everyone in the trust domain)", parsePattern)
-	addRanges(f, &o.PlaintextFrom, "allow-plaintext-from", "range of addresses whose plaintext connections strict mode lets in, besides the pod's own node; may be repeated")
+	addRanges(f, &o.PlaintextFrom, "allow-plaintext-from", "address range whose plaintext connections strict mode accepts, besides the pod's own node; may be repeated")
 	f.BoolVar(&o.BlockUDP, "block-udp", false, "refuse UDP to captured ranges in strict mode, except DNS; gateways do not encrypt UDP")
 	flags.Parsed(f, &s.nodePorts, "node-ports", "string", defaultNodePorts(), "ports of nodes that belong to Services, empty for none", parsePorts)
 	addAuthorityDir(f, &s.authorityDir, "authority-dir")
@@ -65,7 +65,7 @@ func (s *settings) complete() (inject.Options, survey.Ranges) {
 			options.OnFailure = api.FailClosed
 		}
 	}
-	// Only the in-band wire reaches what is behind a node port.
+	// Only the in-band wire reaches the pods behind a node port.
 	if options.Wire != api.WirePort {
 		given.NodePorts = s.nodePorts
 	}

@@ -45,47 +45,45 @@ func newStatusCommand(a *app) *cobra.Command {
 	var o statusOptions
 	cmd := &cobra.Command{
 		Use:   "status [TARGET... | -f FILE | -l SELECTOR | --all]",
-		Short: "Show how the gateways of pods are",
-		Long: `Asks the gateways of pods how they are, and shows a line for each pod. Without a
+		Short: "Show the status of gateways",
+		Long: `Asks the gateways of pods for their status, and prints a line for each pod. Without a
 selection these are the pods of the namespace that have a gateway; selected pods
 without one are shown as "not enabled".
 
-What is wrong with a gateway, and what to do about it, is told on the error
-stream below the table. The exit code is 0 when the state of every pod could be
-found out, also when that is a bad one, and 1 when a gateway that should run did
-not answer, or a named pod was not found. With --fail-if-expiring it is 1 also when
-a certificate ends within that time, or has ended; a line on the error stream names
-the pods.
+The error stream, below the table, has the problems of gateways and advice. The exit
+code is 0 if the state of every pod is known, even a bad one, and 1 if a gateway that
+should run did not answer or a named pod was not found. With --fail-if-expiring it is
+also 1 if a certificate expires within that time or has expired; a line on the error
+stream names the pods.
 
-With -o json and -o yaml the output is a GatewayStatusList. Its items have the
-pod, the state, what the kubelet says of the gateway's container, the gateway's
-own status, and the problems found.
+-o json and -o yaml print a GatewayStatusList. Its items have the pod, the state, the
+kubelet's view of the gateway's container, the gateway's own status, and the problems.
 
-With --edges a line is shown for everybody that the pods talk to, and that talks to
-them: whether it is encrypted, or why it is not or was refused, and how much it was.
-What the gateways at both ends have seen is shown once. Gateways remember the last
-1000 edges since their worker started; connections that no gateway carries are shown
-while they are open. -o json and -o yaml print a GatewayEdgeList, -o dot a graph for
+--edges prints a line for every peer of the pods, in each direction: whether the
+traffic is encrypted, or why it is not or was refused, and how much there was. An edge
+that the gateways at both ends saw is printed once. Gateways remember the last 1000
+edges since their worker started; connections that no gateway carries are shown while
+they are open. -o json and -o yaml print a GatewayEdgeList, -o dot a graph for
 Graphviz, and -o svg a picture. The exit code is 1 if a gateway could not be asked.
 
-With --watch the same is shown again and again: in place on a terminal, and elsewhere
-whenever something has changed.`,
+--watch repeats this: in place on a terminal, and elsewhere whenever something has
+changed.`,
 		Example: `  # All gateways of the namespace
   kubectl gateway status
 
-  # Some pods, with everything there is to say in a line
+  # Some pods, with all columns
   kubectl gateway status pod/web-0 pod/db-0 -o wide
 
   # The pods that a Deployment and a StatefulSet have now
   kubectl gateway status deploy/web sts/db
 
-  # From a scheduled job: fail in time for somebody to renew certificates
+  # From a scheduled job: fail while there is time to renew certificates
   kubectl gateway status -A -o json --fail-if-expiring=7d >/dev/null
 
   # Who talks to whom in the namespace, and whether it is encrypted
   kubectl gateway status --edges
 
-  # The same for Deployments and not for pods, while it changes
+  # The same by workload, live
   kubectl gateway status --edges --by workload --watch
 
   # As a picture
@@ -104,14 +102,14 @@ whenever something has changed.`,
 	})
 	cmd.Flags().BoolVar(&o.edges, "edges", false, "show who talks to whom, and whether that is encrypted")
 	flags.Choice(cmd.Flags(), &o.by, "by", "", byPod, "what the ends of edges are", flags.Words(byPod, byWorkload))
-	cmd.Flags().BoolVarP(&o.watch, "watch", "w", false, "show it again and again, until Ctrl-C")
-	flags.Duration(cmd.Flags(), &o.interval, "interval", defaultInterval, flags.Positive, "with --watch, the time between two looks")
+	cmd.Flags().BoolVarP(&o.watch, "watch", "w", false, "repeat until Ctrl-C")
+	flags.Duration(cmd.Flags(), &o.interval, "interval", defaultInterval, flags.Positive, "with --watch, how often to look")
 	addTimeout(cmd.Flags(), &o.timeout, status.DefaultTimeout, "how long one gateway may take to answer")
 	flags.Parsed(cmd.Flags(), &o.failIfExpiring, "fail-if-expiring", "string", "", "exit with 1 if a certificate ends within this time, such as 48h or 30d", parseLifetime)
 	return cmd
 }
 
-// complete finds flags that contradict each other.
+// complete finds contradictions between flags.
 func (o *statusOptions) complete() error {
 	graph := o.output == "dot" || o.output == "svg"
 	o.edges = o.edges || graph
@@ -170,7 +168,7 @@ func (o *statusOptions) run(ctx context.Context, a *app, args []string) error {
 	return err
 }
 
-// reportExpiring names the pods whose certificates end within so long, and reports
+// reportExpiring names the pods whose certificates end within a time, and reports
 // whether there are any.
 func (a *app) reportExpiring(list *status.List, within time.Duration, now time.Time) bool {
 	var pods []string
@@ -200,13 +198,13 @@ func (o *statusOptions) print(a *app, view *gatewaysView) error {
 		if _, err = io.WriteString(a.Out, text); err != nil {
 			return err
 		}
-		// The exit code needs a reason.
+		// They explain the exit code.
 		return view.list.Failures(a.ErrOut, terminal.For(a.ErrOut, os.Getenv))
 	}
 	return view.show(a.Out, a.ErrOut, terminal.For(a.Out, os.Getenv), terminal.For(a.ErrOut, os.Getenv), time.Now())
 }
 
-// gatewaysView is what there is to show of gateways.
+// gatewaysView is a table of gateways.
 type gatewaysView struct {
 	o     *statusOptions
 	found *selection
@@ -222,7 +220,7 @@ func (v *gatewaysView) show(out, errOut io.Writer, style, errStyle *terminal.Sty
 	}
 	table := status.TableOptions{Namespace: v.o.targets.AllNamespaces || several(v.found.pods), Wide: v.o.output == "wide", Now: now}
 	if err := v.list.Table(out, style, table); err != nil || now.IsZero() {
-		return err // advice tells how long ago things happened
+		return err // advice depends on the time
 	}
 	return v.list.Advice(errOut, errStyle)
 }

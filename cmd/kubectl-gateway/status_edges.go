@@ -15,11 +15,10 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
-// namesAge is for how long --watch shows names without listing pods and Services
-// anew.
+// namesAge is how long --watch uses a list of pods and Services for names.
 const namesAge = 30 * time.Second
 
-// edgesLook asks for edges, over and over with --watch.
+// edgesLook asks for edges, repeatedly with --watch.
 type edgesLook struct {
 	a         *app
 	o         *statusOptions
@@ -91,7 +90,7 @@ func (o *statusOptions) runEdges(ctx context.Context, a *app, args []string, loo
 	return err
 }
 
-// edgesView is what there is to show of edges.
+// edgesView is a list of edges.
 type edgesView struct {
 	list  *edges.List
 	notes []string
@@ -131,8 +130,7 @@ func (v *edgesView) write(w io.Writer, format string) error {
 
 func (v *edgesView) missing() error { return v.found.missing }
 
-// below tells on the error stream what a picture cannot, and why the exit code is
-// what it is.
+// below prints what a picture cannot show, and the reasons of the exit code.
 func (v *edgesView) below(errOut io.Writer, style *terminal.Style) error {
 	rest := edges.List{Forgotten: v.list.Forgotten, Unlisted: v.list.Unlisted, Unasked: v.list.Unasked}
 	return rest.Summary(errOut, style, v.notes)

@@ -12,7 +12,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
-// statusView is the result of one look at gateways.
+// statusView is the result of asking gateways once.
 type statusView interface {
 	// show writes a table to one stream and what there is to say below to another. A
 	// zero time leaves out what changes by itself as time goes by.

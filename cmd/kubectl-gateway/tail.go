@@ -26,9 +26,9 @@ import (
 
 // Defaults of tail.
 const (
-	// tailLines is what kubectl logs shows of each of many pods.
+	// tailLines is kubectl's default for several pods.
 	tailLines = 10
-	// tailRequests bounds the streams that one command keeps open.
+	// tailRequests bounds the open streams of a command.
 	tailRequests = 50
 )
 
@@ -52,28 +52,26 @@ func newTailCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tail [TARGET... | --filename=FILE | -l SELECTOR | --all]",
 		Short: "Follow the connections of pods",
-		Long: `Follows the logs of gateways and shows a line for every connection that ended:
-when, which pod, which way, from where to where, whether it was encrypted and if
-not why, the peer's identity, bytes, duration and error. Warnings and errors of
-the gateways are shown as well. Without a selection all gateways of the namespace
-are followed.
+		Long: `Follows the logs of gateways and prints a line for every connection that ended: its
+time, pod, direction, source and destination, whether it was encrypted and if not
+why, the peer's identity, bytes, duration and error. It prints warnings and errors of
+gateways as well. Without a selection it follows all gateways of the namespace.
 
-Pods that come to match later are followed as soon as they have a gateway, and so
-are further gateways of the same pods; a line on the error stream says so, and when
-a gateway has ended. A stream that breaks is taken up again where it broke, however
-long the server is away.
+Pods that match later are followed as soon as they have a gateway, and so are new
+gateways of the same pods; a line on the error stream reports each start and end. A
+broken stream continues where it broke, however long the server is away.
 
-With -o json the gateways' own lines are passed on, one object a line, with
-"namespace" and "pod" added. A line that is not JSON is in "raw". With --template
-there is a line for each connection alone, made by a Go template of the fields
+-o json prints the gateways' own lines, one object a line, with "namespace" and "pod"
+added. A line that is not JSON is in "raw". --template prints a line for each
+connection and nothing else, by a Go template of the fields
 .Namespace .Pod .Time .Level .Direction .Source .Destination .Dialled .Peer .Wire
 .Encrypted .TLS .Reason .Sent .Received .Duration and .Error; .Source.Addr and
 .Source.Port are the parts of an address. Besides Go's own there are the functions
 json, bytes, toRFC3339Nano, toUTC and "toTimestamp TIME LAYOUT [ZONE]". Methods, as
 .Time.Format, cannot be called.
 
-Ends with Ctrl-C, with --no-follow when all there is has been shown. The exit code
-is 1 if the log of one could not be read.`,
+Ends with Ctrl-C, or with --no-follow after the last present line. The exit code is 1
+if a log could not be read.`,
 		Example: `  # All gateways of the namespace
   kubectl gateway tail
 
@@ -99,7 +97,7 @@ is 1 if the log of one could not be read.`,
   kubectl gateway tail -A -o json | jq 'select(.encrypted == false)'`,
 		ValidArgsFunction: a.completeTargets(everEnabled),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			// Who asks for a time, or for rare lines, wants all of them.
+			// With a time, or for rare lines, the default is all lines.
 			if (o.since > 0 || o.filter != tail.Filter{}) && !cmd.Flags().Changed("tail") {
 				o.lines = -1
 			}
@@ -110,11 +108,11 @@ is 1 if the log of one could not be read.`,
 	o.targets.AddFlagsButF(f)
 	o.targets.AddAllNamespacesFlag(f)
 	addOutput(f, &o.output, "", "json")
-	f.BoolVarP(&o.follow, "follow", "f", true, "go on with connections to come")
-	f.BoolVar(&o.noFollow, "no-follow", false, "show what there is and end, as --follow=false")
-	flags.Duration(f, &o.since, "since", 0, flags.NotNegative, "leave out what is older, like 5m or 1h")
+	f.BoolVarP(&o.follow, "follow", "f", true, "follow new connections")
+	f.BoolVar(&o.noFollow, "no-follow", false, "print the present lines and end, as --follow=false")
+	flags.Duration(f, &o.since, "since", 0, flags.NotNegative, "leave out older lines, like 5m or 1h")
 	flags.Int(f, &o.lines, "tail", tailLines, -1, "lines of each log to begin with, -1 for all; with --since, --plaintext-only and --errors all is the default")
-	flags.Int(f, &o.maxRequests, "max-log-requests", tailRequests, flags.Positive, "how many logs may be read at a time")
+	flags.Int(f, &o.maxRequests, "max-log-requests", tailRequests, flags.Positive, "how many logs to read at a time")
 	f.BoolVar(&o.filter.Plaintext, "plaintext-only", false, "show only connections that were carried in plaintext; with --errors also those")
 	f.BoolVar(&o.filter.Errors, "errors", false, "show only connections that were refused or broke, and errors and warnings of gateways")
 	f.StringVar(&o.template, "template", "", "Go template of the line of a connection, like '{{.Pod}} {{.Destination}} {{.Encrypted}}'")
@@ -140,10 +138,10 @@ func (o *tailOptions) run(ctx context.Context, a *app, args []string) error {
 		return err
 	}
 	found, err := a.lookAt(ctx, o.targets, args)
-	switch none := errors.Is(err, targets.ErrNoMatch); {
-	case none && follow:
-		// What is selected may come later.
-		if found, err = o.nobody(a, args); err != nil {
+	switch empty := errors.Is(err, targets.ErrNoMatch); {
+	case empty && follow:
+		// Pods that match may come later.
+		if found, err = o.none(a, args); err != nil {
 			return err
 		}
 	case err != nil:
@@ -179,8 +177,8 @@ func (o *tailOptions) run(ctx context.Context, a *app, args []string) error {
 // maxInput bounds the manifests on the standard input, in bytes.
 const maxInput = 16 << 20
 
-// keepInput reads the standard input if it names the targets: it is asked again
-// for each pod that comes.
+// keepInput reads the standard input if it names the targets: each new pod is compared
+// with them.
 func (o *tailOptions) keepInput(a *app) error {
 	if !slices.Contains(o.targets.Files.Filenames, "-") {
 		return nil
@@ -197,8 +195,8 @@ func (o *tailOptions) keepInput(a *app) error {
 	return nil
 }
 
-// nobody is a selection without pods.
-func (o *tailOptions) nobody(a *app, args []string) (*selection, error) {
+// none returns a selection without pods.
+func (o *tailOptions) none(a *app, args []string) (*selection, error) {
 	namespace, err := a.namespace()
 	if o.targets.AllNamespaces {
 		namespace = metav1.NamespaceAll
@@ -206,7 +204,7 @@ func (o *tailOptions) nobody(a *app, args []string) (*selection, error) {
 	return &selection{namespace: namespace, chosen: &targets.Selection{}}, err
 }
 
-// join says which pods belong to what is selected, now and later.
+// join decides which pods belong to the selection, now and later.
 func (o *tailOptions) join(a *app, found *selection, args []string) *tail.Join {
 	join := &tail.Join{Namespaces: []string{found.namespace}, LabelSelector: o.targets.Selector, FieldSelector: o.targets.FieldSelector}
 	if len(args) == 0 && len(o.targets.Files.Filenames) == 0 && o.targets.Files.Kustomize == "" {
@@ -217,9 +215,8 @@ func (o *tailOptions) join(a *app, found *selection, args []string) *tail.Join {
 			join.Namespaces = append(join.Namespaces, pod.Namespace)
 		}
 	}
-	// What belongs to a workload, and what has a name that was given, is for the
-	// same code to say as at the start. It keeps nothing between two calls, but
-	// kubectl's flags are not made for several at a time.
+	// The code that selected the first pods decides about workloads and names as well.
+	// kubectl's flags are not safe for concurrent use.
 	var one sync.Mutex
 	join.Belongs = func(ctx context.Context, pod *corev1.Pod) (bool, error) {
 		one.Lock()
@@ -232,8 +229,7 @@ func (o *tailOptions) join(a *app, found *selection, args []string) *tail.Join {
 				return true, nil
 			}
 		}
-		// Things that were named may be away: that is no reason to ask again, as a
-		// server is that does not answer.
+		// A missing target is an answer. A server that does not answer is asked again.
 		var away net.Error
 		if errors.As(err, &away) || apierrors.IsInternalError(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsTooManyRequests(err) {
 			return false, err

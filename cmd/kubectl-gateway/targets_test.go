@@ -105,7 +105,7 @@ func TestRefusesEverythingWhereNobodyCanBeAsked(t *testing.T) {
 		"allow --all --everyone":              "--all",
 	} {
 		code, stdout, stderr := (&apiServer{}).start(t)(strings.Fields(line)...)
-		if want := "error: " + which + " has to be confirmed, and there is no terminal to ask on\nhint: add --yes\n"; code != 1 || stdout != "" || stderr != want {
+		if want := "error: " + which + " needs a confirmation, and there is no terminal to ask on\nhint: add --yes\n"; code != 1 || stdout != "" || stderr != want {
 			t.Errorf("%s: exit code %d, %q, %q", line, code, stdout, stderr)
 		}
 	}
@@ -153,7 +153,7 @@ func TestEnableOfAWorkload(t *testing.T) {
 func TestEnableIsConfirmed(t *testing.T) {
 	r := enableRun{pods: []*corev1.Pod{podToEnable("a")}, unconfirmed: true, real: true}
 	r.o.targets.All = true
-	if err := r.run(t, t.Context()); err == nil || errors.Is(err, errReported) || !strings.Contains(err.Error(), "has to be confirmed") || r.out.Len() != 0 {
+	if err := r.run(t, t.Context()); err == nil || errors.Is(err, errReported) || !strings.Contains(err.Error(), "needs a confirmation") || r.out.Len() != 0 {
 		t.Errorf("%v, %q", err, r.out.String())
 	}
 }

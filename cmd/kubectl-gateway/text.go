@@ -10,7 +10,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
-// line makes one harmless line of text that may come from anybody.
+// line makes one harmless line of untrusted text.
 func line(text string) string {
 	return terminal.Clean(strings.Join(strings.Fields(text), " "))
 }
@@ -24,7 +24,7 @@ func encode(value any, output string) (string, error) {
 		}
 		return string(text), nil
 	}
-	// encoding/json's default for HTML would turn "<" into an escape.
+	// The default escapes "<" for HTML.
 	var text strings.Builder
 	encoder := json.NewEncoder(&text)
 	encoder.SetEscapeHTML(false)

@@ -19,8 +19,8 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/verify"
 )
 
-// exitInconclusive is the exit code if nothing is proven. Errors have it, too: an
-// error must not look like plaintext.
+// exitInconclusive is the exit code if nothing is proven, and of errors: an error must
+// not look like plaintext.
 const exitInconclusive = 2
 
 // verifyOptions are the flags of verify.
@@ -36,17 +36,16 @@ func newVerifyCommand(a *app) *cobra.Command {
 		Use:   "verify FROM [TO]",
 		Short: "Prove on the wire that two pods talk encrypted",
 		Long: `Sends a random text, the canary, over a new connection from one pod to another,
-and captures the packets of both pods meanwhile. The canary must show on loopback,
-between application and gateway, or the capture proves nothing. It must never show on
-the pods' network interfaces, where the connection of the two gateways must be TLS
-records and nothing else, with the version, key exchange and cipher that the gateways
-tell.
+and records the packets of both pods. The canary must appear on loopback, between
+application and gateway, or the recording proves nothing. It must never appear on the
+pods' network interfaces: there, the connection of the two gateways must be TLS records
+and nothing else, with the version, key exchange and cipher that the gateways report.
 
-Without TO the other pod is one of the same namespace that has a gateway, on another
-node if possible. A workload as FROM means each of its present pods, as TO one of
-them. The canary goes to a listener that is made for it, and to no application; with
---port, or if TO has no gateway, it goes to an application: to its first declared TCP
-port unless --port names another.
+Without TO the peer is a pod of the same namespace with a gateway, on another node if
+possible. A workload as FROM means each of its present pods, as TO one of them. The
+canary goes to a temporary listener and not to an application. With --port, or if TO
+has no gateway, it goes to an application: at --port, or else at its first declared
+TCP port.
 
 The exit code is 0 if the connections were encrypted, 1 if the canary was readable on
 the network, and 2 if nothing could be proven, with the reason.`,
@@ -78,7 +77,7 @@ the network, and 2 if nothing could be proven, with the reason.`,
 	return cmd
 }
 
-// errPlaintext ends the command after plaintext was seen and reported.
+// errPlaintext ends the command after it reported plaintext.
 var errPlaintext = fmt.Errorf("plaintext: %w", errReported)
 
 // verifications is what verify prints with -o json and -o yaml.
@@ -150,7 +149,7 @@ func (o *verifyOptions) run(ctx context.Context, a *app, args []string) error {
 	return list.outcome(failed)
 }
 
-// outcome is the worst of all verdicts: one plaintext outweighs what is not known.
+// outcome is the worst verdict: plaintext outweighs inconclusive.
 func (l *verifications) outcome(failed bool) error {
 	for _, r := range l.Items {
 		switch r.Verdict {
@@ -166,8 +165,7 @@ func (l *verifications) outcome(failed bool) error {
 	return nil
 }
 
-// peerOf returns one of pods that is not pod itself, if there is one, and rather one
-// with a gateway.
+// peerOf returns one of pods, if possible another one than pod and one with a gateway.
 func peerOf(pod *corev1.Pod, pods []corev1.Pod) *corev1.Pod {
 	chosen := &pods[0]
 	for i := range pods {

@@ -22,8 +22,7 @@ var version = buildversion.String()
 // versions is what version prints with -o json and -o yaml.
 type versions struct {
 	Client clientVersion `json:"clientVersion"`
-	// Server is what the API server says of itself, nil if it was not asked or
-	// did not answer.
+	// Server is nil if the API server was not asked or did not answer.
 	Server *apiversion.Info `json:"serverVersion,omitempty"`
 }
 
@@ -32,7 +31,7 @@ type clientVersion struct {
 	Version   string `json:"version"`
 	GoVersion string `json:"goVersion"`
 	Platform  string `json:"platform"`
-	// Image is what enable puts into pods unless told otherwise.
+	// Image is the default of enable.
 	Image string `json:"image"`
 }
 
@@ -83,7 +82,7 @@ func serverVersion(ctx context.Context, a *app) (*apiversion.Info, error) {
 	return askVersion(ctx, client)
 }
 
-// askVersion does what client-go's discovery does, but ends with ctx.
+// askVersion is client-go's ServerVersion, bounded by ctx.
 func askVersion(ctx context.Context, client kubernetes.Interface) (*apiversion.Info, error) {
 	text, err := client.Discovery().RESTClient().Get().AbsPath("/version").Do(ctx).Raw()
 	if err != nil {

@@ -44,29 +44,29 @@ func newWatchCommandFor(a *app, o *watchOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "watch [TARGET...] [-l SELECTOR] [-n NAMESPACE | -A]",
 		Short: "Keep pods enabled as they come and go",
-		Long: `Gives every pod a gateway as soon as it runs, if the annotation
-` + watch.Annotation + `=true is on the pod or on its namespace, or if it belongs to a target
-that is named: deploy/NAME, sts/NAME, ds/NAME, rs/NAME, job/NAME, cronjob/NAME or
-pod/NAME. Looks at all namespaces, or at one with -n or where targets are named,
-and with -l only at pods that match.
+		Long: `Adds a gateway to every running pod that has the annotation
+` + watch.Annotation + `=true, on itself or on its namespace, or that belongs to a named target:
+deploy/NAME, sts/NAME, ds/NAME, rs/NAME, job/NAME, cronjob/NAME or pod/NAME. It
+watches all namespaces, or one with -n or named targets, and with -l matching pods
+only.
 
-Gateways that died are replaced. The certificates of all gateways that are seen are
-renewed at two thirds of their life, whoever has added them.
+watch replaces gateways that died. It renews the certificates of all gateways that it
+sees at two thirds of their life, no matter who added them.
 
-When the annotation is gone, gateways that watch had added for it are disabled. The
-annotation ` + watch.Annotation + `=false disables the gateway of a pod whoever has added it; a pod's
-own annotation counts more than a target's name, and that more than its namespace's.
+When the annotation is removed, watch disables the gateways that it added for it. The
+annotation ` + watch.Annotation + `=false disables the gateway of a pod no matter who added it. A
+pod's own annotation takes precedence over a named target, and that over the
+annotation of the namespace.
 
-Runs until Ctrl-C, and can be ended and started again at any time: nothing is
-remembered that is not in the cluster. It also runs in the cluster, see
-examples/watch-deployment.yaml. On a terminal it shows where everything stands,
-otherwise a line for each event. With --once it does what is to be done now and
-ends; the exit code is 1 if something could not be done.`,
+Runs until Ctrl-C, and can be restarted at any time: all its state is in the cluster.
+It also runs in the cluster, see examples/watch-deployment.yaml. On a terminal it
+shows a live summary, otherwise a line for each event. --once does what is due now
+and ends; the exit code is 1 if something failed.`,
 		Example: `  # All annotated pods of the cluster
   kubectl annotate namespace shop ` + watch.Annotation + `=true
   kubectl gateway watch
 
-  # The pods of a Deployment, also those to come
+  # The pods of a Deployment, present and later ones
   kubectl gateway watch deploy/web -n shop
 
   # For a cron job of your own
@@ -81,12 +81,12 @@ ends; the exit code is 1 if something could not be done.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, args) },
 	}
 	f := cmd.Flags()
-	f.StringVarP(&o.selector, "selector", "l", "", "look only at pods with these labels, for example app=web,tier!=cache")
-	f.BoolVarP(&o.allNamespaces, "all-namespaces", "A", false, "look at all namespaces, as without -n")
+	f.StringVarP(&o.selector, "selector", "l", "", "watch only pods with these labels, for example app=web,tier!=cache")
+	f.BoolVarP(&o.allNamespaces, "all-namespaces", "A", false, "watch all namespaces, as without -n")
 	o.settings.addFlags(f, inject.DeliveryCSR)
-	addDrainTimeout(f, &o.drain, "how long connections of a gateway that is disabled may go on")
-	f.BoolVar(&o.once, "once", false, "do what is to be done now, and end")
-	f.BoolVar(&o.leaderElect, "leader-elect", false, "of several replicas let one work at a time")
+	addDrainTimeout(f, &o.drain, "how long connections of a disabled gateway may go on")
+	f.BoolVar(&o.once, "once", false, "do what is due now, and end")
+	f.BoolVar(&o.leaderElect, "leader-elect", false, "let one of several replicas work at a time")
 	f.StringVar(&o.leaseNamespace, "lease-namespace", "", "namespace of the replicas' Lease (default: that of the kubeconfig, in a pod its own)")
 	f.StringVar(&o.healthAddress, "health-addr", "", "serve /healthz and /readyz at this address, like :8080")
 	flags.Choice(f, &o.output, "output", "o", "", "output format: {}, one object a line", flags.Words("json"))
@@ -94,7 +94,7 @@ ends; the exit code is 1 if something could not be done.`,
 	return cmd
 }
 
-// place returns what is looked at.
+// place returns which pods to watch.
 func (o *watchOptions) place(a *app, args []string) (watch.Options, error) {
 	options := watch.Options{Selector: o.selector, Parallel: o.settings.parallel}
 	if _, err := labels.Parse(o.selector); err != nil {
@@ -143,7 +143,7 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 		},
 		Warn: report.warnings,
 	}
-	// Without an authority nothing will ever work: that must be said at once.
+	// Without an authority nothing works: watch fails at once.
 	if _, err := plugin.Authority(ctx); err != nil {
 		return fmt.Errorf("loading the authority: %w", err)
 	}
@@ -152,7 +152,7 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 	return o.watch(ctx, a, client, watcher, report)
 }
 
-// watch runs watcher in the way that the flags ask for.
+// watch runs watcher once, or until the end of ctx, alone or elected.
 func (o *watchOptions) watch(ctx context.Context, a *app, client kubernetes.Interface, watcher *watch.Watcher, report *watchReport) error {
 	if o.once {
 		left, err := watcher.Once(ctx)
@@ -196,7 +196,7 @@ func (o *watchOptions) watch(ctx context.Context, a *app, client kubernetes.Inte
 	report.start(func(err error) { cancel(err) })
 	err := run(ctx)
 	report.finish()
-	// Ctrl-C is how a watch ends, and no failure.
+	// Ctrl-C is the normal end of a watch.
 	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause
 	}
@@ -215,7 +215,7 @@ func (o *watchOptions) election(a *app, client kubernetes.Interface, report *wat
 	if err != nil {
 		return nil, fmt.Errorf("finding a name for this replica: %w", err)
 	}
-	// Two on one machine must not take each other for themselves.
+	// Two replicas on one machine need different identities.
 	identity := host + "-" + utilrand.String(8)
 	return &watch.Election{Client: client, Namespace: namespace, Identity: identity, Elected: func(leader string) {
 		if leader == identity {
@@ -225,7 +225,7 @@ func (o *watchOptions) election(a *app, client kubernetes.Interface, report *wat
 	}}, nil
 }
 
-// where names what is looked at.
+// where names the watched namespaces.
 func where(options watch.Options) string {
 	if options.Namespace == metav1.NamespaceAll {
 		return "all namespaces"

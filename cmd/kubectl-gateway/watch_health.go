@@ -13,20 +13,20 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
 )
 
-// leaseGrace is how long after the end of its lease a leader may still be found
-// at work before it counts as stuck.
+// leaseGrace is how long a leader may work after the end of its lease before it counts
+// as stuck.
 const leaseGrace = 20 * time.Second
 
 // watchHealth answers the probes of a kubelet.
 type watchHealth struct {
 	// ready reports whether the caches are filled.
 	ready func() bool
-	// waits is true as long as another replica leads: one that stands by is ready.
+	// waits is true while another replica leads: a stand-by is ready.
 	waits atomic.Bool
 	lease *leaderelection.HealthzAdaptor
 }
 
-// standBy has h answer for a replica that election has still to elect.
+// standBy makes h answer for a replica that waits to be elected.
 func (h *watchHealth) standBy(election *watch.Election) {
 	h.waits.Store(true)
 	h.lease = leaderelection.NewLeaderHealthzAdaptor(leaseGrace)
@@ -58,7 +58,7 @@ func (h *watchHealth) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintln(w, "ok")
 }
 
-// serve answers at address until stop is called, or failed is.
+// serve listens at address until a call of stop, or until it calls failed.
 func (h *watchHealth) serve(address string, failed func(error)) (stop func(), err error) {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {

@@ -14,13 +14,13 @@ import (
 )
 
 const (
-	// viewInterval is the least time between two frames.
+	// viewInterval is the time between two frames.
 	viewInterval = 250 * time.Millisecond
-	// viewEvents is how many lines of events are shown at most.
+	// viewEvents bounds the lines of events.
 	viewEvents = 10
 )
 
-// watchView draws where everything stands, over and over in the same place.
+// watchView draws the state of a watch repeatedly in the same place.
 type watchView struct {
 	style *terminal.Style
 	title string
@@ -60,8 +60,8 @@ func (v *watchView) run(counts func() watch.Counts, done <-chan struct{}, write 
 	}
 }
 
-// draw returns what turns the last frame into the present one, "" if they are the
-// same.
+// draw returns the difference between the last frame and the present one, "" if there is
+// none.
 func (v *watchView) draw(counts watch.Counts, now time.Time) string {
 	return v.live.Draw(v.frame(counts, now, v.live.Rows()))
 }

@@ -1,7 +1,6 @@
-// Package answer looks at what comes back from the address of an API server, before
-// client-go does: it recognises the pages of proxies and of login portals, of which
-// client-go would only say that it cannot decode them, and keeps the server's words
-// where client-go drops them.
+// Package answer inspects the answers from the address of an API server before client-go
+// does. It recognises the pages of proxies and login portals, which client-go merely
+// cannot decode, and keeps the server's words where client-go drops them.
 package answer
 
 import (
@@ -20,13 +19,13 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// WebPage says that something else than an API server answers.
+// WebPage is the error of an answer that does not come from an API server.
 type WebPage struct {
-	// Server is the scheme and the host that were asked.
+	// Server is the scheme and host of the request.
 	Server string
-	// Status is the answer's, such as "200 OK".
+	// Status is that of the answer, such as "200 OK".
 	Status string
-	// Location is where it sends browsers to, a scheme and a host, or empty.
+	// Location is the scheme and host of a redirection, or empty.
 	Location string
 	// code is that of Status.
 	code int
@@ -39,8 +38,8 @@ func (p *WebPage) Error() string {
 	return fmt.Sprintf("%s answers with a web page (%s), not as Kubernetes' API", p.Server, p.Status)
 }
 
-// Transport returns next with answers that are no API server's turned into a
-// *WebPage that has a hint.
+// Transport returns next, with a *WebPage and a hint in the place of an answer that does
+// not come from an API server.
 func Transport(next http.RoundTripper) http.RoundTripper { return transport{next} }
 
 type transport struct{ next http.RoundTripper }
@@ -63,8 +62,8 @@ func (t transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// pageOf returns what response is if it is no API server's. Their own are never HTML,
-// and they send nobody to another host.
+// pageOf returns the page that response is, nil if it comes from an API server: that
+// sends no HTML, and no redirection to another host.
 func pageOf(request *http.Request, response *http.Response) *WebPage {
 	page := &WebPage{Server: origin(request.URL), Status: strings.TrimSpace(response.Status), code: response.StatusCode}
 	if page.Status == "" {
@@ -85,7 +84,7 @@ func pageOf(request *http.Request, response *http.Response) *WebPage {
 
 func origin(u *url.URL) string { return u.Scheme + "://" + u.Host }
 
-// Hint returns what to do about it.
+// Hint returns advice.
 func (p *WebPage) Hint() string {
 	switch {
 	case p.code >= 500:
@@ -96,14 +95,14 @@ func (p *WebPage) Hint() string {
 	return "check the server of the kubeconfig ('kubectl config view --minify'), --context, the VPN, and whether the network wants a login first"
 }
 
-// wordless are the paths of which client-go reads answers without their status: the
-// server's version, and its kinds of objects. Servers may have a path in front.
+// wordless are the paths whose status client-go does not read: the server's version and
+// its kinds of objects. A server may have a path prefix.
 var wordless = regexp.MustCompile(`(^|/)(version|api(/v1)?|apis(/[^/]+){0,2})$`)
 
-// statusLimit bounds a status that is read, in bytes.
+// statusLimit bounds a status, in bytes.
 const statusLimit = 64 << 10
 
-// keepWords makes a status its message as plain text, which client-go passes on.
+// keepWords replaces a status with its message as plain text, which client-go passes on.
 func keepWords(response *http.Response) {
 	if kind, _, err := mime.ParseMediaType(response.Header.Get("Content-Type")); err != nil || kind != "application/json" {
 		return

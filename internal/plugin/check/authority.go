@@ -13,7 +13,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 )
 
-// soonExpired is when to replace an authority at the latest: certificates of pods
+// soonExpired is when an authority must be replaced at the latest: certificates of pods
 // never outlive it.
 const soonExpired = 60 * 24 * time.Hour
 
@@ -36,7 +36,7 @@ func (f *facts) location() authority.Location {
 	return authority.Location{Client: f.Client, Dir: f.AuthorityDir}
 }
 
-// place repeats the directory of the authority for another command.
+// place is the flag with the authority's directory for another command.
 func (f *facts) place() string {
 	if f.AuthorityDir == "" {
 		return ""

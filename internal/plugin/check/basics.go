@@ -13,12 +13,12 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
-// idReachable is the check that says why the cluster does not answer; all others
+// idReachable is the check that explains why the cluster does not answer. All others
 // that need the cluster are skipped then.
 const idReachable = "cluster-reachable"
 
-// maxSkew is how far clocks may differ without harm: certificates are valid from
-// that long before they are made.
+// maxSkew is a harmless difference of clocks: certificates are valid from that long
+// before their creation.
 const maxSkew = 5 * time.Minute
 
 // checks are all checks, in the order of the report.

@@ -23,17 +23,16 @@ import (
 const (
 	// DefaultTimeout bounds one check.
 	DefaultTimeout = 30 * time.Second
-	// DefaultImageTimeout bounds the test of the image: the size of the image over
-	// a slow line, not more.
+	// DefaultImageTimeout bounds the test of the image: time to pull it over a slow
+	// line.
 	DefaultImageTimeout = 2 * time.Minute
-	// DefaultInterval is how long to wait before failed checks are run again.
+	// DefaultInterval is the pause before failed checks run again.
 	DefaultInterval = 2 * time.Second
-	// parallelChecks is more than there are: all wait for the cluster, not for
-	// this machine.
+	// parallelChecks is no limit: checks wait for the cluster, not for this machine.
 	parallelChecks = 64
 )
 
-// Kind and APIVersion of a Report. Fields are only ever added under one version.
+// Kind and APIVersion of a Report. A version never loses or changes a field.
 const (
 	Kind       = "GatewayCheckReport"
 	APIVersion = "kubectl-gateway.github.io/v1alpha1"
@@ -43,11 +42,11 @@ const (
 type Result string
 
 const (
-	// OK also stands for what is not quite as usual, but does no harm.
+	// OK includes what is unusual and harmless.
 	OK Result = "ok"
-	// Skipped could not be found out, or does not matter here; the detail says why.
+	// Skipped is unknown, or does not apply; the detail says why.
 	Skipped Result = "skipped"
-	// Warning works, but not for everything, or not for long.
+	// Warning works partly, or not for long.
 	Warning Result = "warning"
 	// Error keeps gateways from working.
 	Error Result = "error"
@@ -72,18 +71,18 @@ const (
 	Peers         Category = "peers"
 )
 
-// Item is one line of a report. A check that finds several things has one for each.
+// Item is one line of a report. A check has an item for each of its findings.
 type Item struct {
 	ID       string   `json:"id"`
 	Category Category `json:"category"`
-	// Description says what is so if the result is OK.
+	// Description is true if the result is OK.
 	Description string `json:"description"`
 	Result      Result `json:"result"`
-	// Objects are what it is about, as for kubectl: pod/web-0 -n shop.
+	// Objects are affected, in kubectl's syntax: pod/web-0 -n shop.
 	Objects []string `json:"objects,omitempty"`
 	// Detail is one sentence.
 	Detail string `json:"detail,omitempty"`
-	// Hint is what to do, in words, and Command the very command, for a shell.
+	// Hint is advice in words, Command a shell command.
 	Hint    string `json:"hint,omitempty"`
 	Command string `json:"command,omitempty"`
 }
@@ -111,33 +110,33 @@ func (r *Report) Count(result Result) int {
 
 // Checker runs the checks.
 type Checker struct {
-	// Unread is why the kubeconfig could not be read. Then nothing is asked of the
-	// cluster, and Client, Gateways and Find may be nil.
+	// Unread is why the kubeconfig could not be read. Then the cluster is not asked,
+	// and Client, Gateways and Find may be nil.
 	Unread   error
 	Client   kubernetes.Interface
 	Gateways *remote.Client
-	// Namespace is where pods are looked for and tested if there are none.
+	// Namespace is checked if there are no pods.
 	Namespace string
-	// Find returns the pods that the checks are about, and joins what went wrong
-	// with others that were asked for. Nothing to be found is no error.
+	// Find returns the pods to check, and joins the errors of other named pods. No
+	// pods at all is not an error.
 	Find func(context.Context) ([]corev1.Pod, error)
-	// Named says that the user chose the pods. Otherwise they are all of the
-	// namespace, of which some may well be without a gateway.
+	// Named means that the user chose the pods. Otherwise they are all pods of the
+	// namespace, and need not all have a gateway.
 	Named bool
 	// Context describes the connection in the user's terms.
 	Context string
-	// ServerTime asks the API server for its clock. Nil means that it cannot be.
+	// ServerTime reads the clock of the API server. It may be nil.
 	ServerTime func(context.Context) (time.Time, error)
 	// Version is that of the plugin.
 	Version string
-	// Image and PullPolicy are those of gateways to come.
+	// Image and PullPolicy are those of future gateways.
 	Image      string
 	PullPolicy corev1.PullPolicy
-	// TestImage allows a pod to be made for a moment, which runs the image.
+	// TestImage allows a temporary pod that runs the image.
 	TestImage bool
-	// Wire is that of gateways to come. Empty means api.WireAuto.
+	// Wire is that of future gateways. Empty means api.WireAuto.
 	Wire api.Wire
-	// Given names ranges, so that they need not be found.
+	// Given are ranges that the survey need not find.
 	Given survey.Ranges
 	// AuthorityDir is the directory of the authority; empty means the default one.
 	AuthorityDir string
@@ -149,7 +148,7 @@ type Checker struct {
 	Now func() time.Time
 	// LookPath finds a program on this machine, as exec.LookPath does.
 	LookPath func(string) (string, error)
-	// Progress takes a line for what is done in the cluster, and for waiting.
+	// Progress receives a line for each change in the cluster, and for waiting.
 	Progress io.Writer
 
 	progress sync.Mutex
@@ -188,8 +187,8 @@ func skipped(format string, args ...any) []finding {
 	return []finding{{result: Skipped, detail: fmt.Sprintf(format, args...)}}
 }
 
-// failed is the finding of an error that comes with its own hint. A hint that is
-// a command between single quotes becomes the command.
+// failed is the finding of an error with a hint. A hint that is nothing but a quoted
+// command becomes the command.
 func failed(result Result, err error) finding {
 	f := finding{result: result, detail: err.Error(), hint: api.Hint(err)}
 	if text, found := strings.CutPrefix(f.hint, "'"); found && strings.Count(text, "'") == 1 && strings.HasSuffix(text, "'") {
@@ -198,7 +197,7 @@ func failed(result Result, err error) finding {
 	return f
 }
 
-// group joins findings that differ only in what they are about.
+// group joins findings that differ in their objects only.
 func group(list []finding) []finding {
 	var out []finding
 	for _, f := range list {
@@ -214,8 +213,8 @@ func group(list []finding) []finding {
 	return out
 }
 
-// Run runs all checks. If wait is not zero, those that end with Error are run
-// again until none does, for that long at most. The error is that of ctx.
+// Run runs all checks. It runs those that end with Error again until none does, for at
+// most wait. The error is that of ctx.
 func (c *Checker) Run(ctx context.Context, wait time.Duration) (*Report, error) {
 	checks := c.checks()
 	deadline, interval := c.Now().Add(wait), cmp.Or(c.Interval, DefaultInterval)
@@ -241,7 +240,7 @@ func (c *Checker) Run(ctx context.Context, wait time.Duration) (*Report, error) 
 		if len(again) == 0 || left <= 0 {
 			return newReport(namespaces, items), nil
 		}
-		// What was skipped because of an error may be found out after it.
+		// A check that was skipped because of an error may succeed after it.
 		for _, i := range todo {
 			if !slices.Contains(again, i) && slices.ContainsFunc(items[i], func(item Item) bool { return item.Result == Skipped }) {
 				again = append(again, i)

@@ -23,24 +23,24 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
-// facts are what one round of checks finds out, each once, when it is first asked
-// for. They do not end with the check that asks first: others wait for them, too.
+// facts are shared by the checks of one round. Each is asked for once, by the first check
+// that needs it, and does not end with that check: others wait for it as well.
 type facts struct {
 	*Checker
 	server func() (*apiversion.Info, error)
-	// found are the pods that the checks are about, without those that end.
+	// found are the pods to check, without those that end.
 	found func() ([]corev1.Pod, error)
 	nodes func() (map[string]*corev1.Node, error)
-	// spaces are the namespaces of pods, each with why it could not be read.
+	// spaces are the namespaces of pods, and the errors of those that could not be read.
 	spaces func() (map[string]*corev1.Namespace, map[string]error)
 	survey func() (*survey.Survey, error)
-	// states are those of the pods that ever had a gateway.
+	// states are the states of all pods that ever had a gateway.
 	states func() (*status.List, error)
 	// tried are the outcomes of the server's dry run by pod.
 	tried func() map[*corev1.Pod]error
 	// privileged is the outcome of a dry run of a privileged pod, by namespace.
 	privileged func() map[string]error
-	// authority is what enable would sign with.
+	// authority is the one that enable signs with.
 	authority func() (*ca.Authority, error)
 
 	access accessFacts
@@ -78,7 +78,7 @@ func newFacts(ctx context.Context, c *Checker) *facts {
 	return f
 }
 
-// once returns what get returned the first time, which was bounded like a check.
+// once calls get once, with the timeout of a check.
 func once[T any](ctx context.Context, c *Checker, get func(context.Context) (T, error)) func() (T, error) {
 	return sync.OnceValues(func() (T, error) {
 		ctx, cancel := context.WithTimeout(ctx, cmp.Or(c.Timeout, DefaultTimeout))
@@ -87,7 +87,7 @@ func once[T any](ctx context.Context, c *Checker, get func(context.Context) (T, 
 	})
 }
 
-// namespaces are those of the pods, or else the one that the command is about.
+// namespaces are those of the pods, or else the namespace of the command.
 func (f *facts) namespaces() []string {
 	pods, _ := f.found()
 	var list []string
@@ -130,7 +130,7 @@ func (f *facts) readNamespaces(ctx context.Context) (map[string]*corev1.Namespac
 	return spaces, errs
 }
 
-// relevantNodes are the nodes that pods of interest run on, all without such pods.
+// relevantNodes are the nodes of the pods, or all nodes without any pods.
 func (f *facts) relevantNodes() ([]*corev1.Node, error) {
 	nodes, err := f.nodes()
 	if err != nil {
@@ -153,10 +153,11 @@ func (f *facts) relevantNodes() ([]*corev1.Node, error) {
 	return list, nil
 }
 
-// nameOf is how a pod is called on a command line.
+// nameOf names a pod in kubectl's syntax.
 func nameOf(pod *corev1.Pod) string { return fmt.Sprintf("pod/%s -n %s", pod.Name, pod.Namespace) }
 
-// unread is the finding when something may not be read that only this check needs.
+// unread is the finding about an object that could not be read. Missing rights are not an
+// error if only this check needs them.
 func unread(what string, err error) []finding {
 	if apierrors.IsForbidden(err) {
 		return skipped("you may not read %s", what)

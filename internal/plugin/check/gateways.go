@@ -10,7 +10,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/version"
 )
 
-// state returns the gateways, or else what to say of a check that needs them.
+// state returns the gateways, or the finding of a check that needs them.
 func (f *facts) state() (*status.List, []finding) {
 	states, err := f.states()
 	switch {
@@ -26,7 +26,7 @@ func object(i *status.Item) []string {
 	return []string{fmt.Sprintf("pod/%s -n %s", i.Pod, i.Namespace)}
 }
 
-// checkGateways takes over the judgements of status.
+// checkGateways reports the problems that status finds.
 func checkGateways(_ context.Context, f *facts) []finding {
 	states, why := f.state()
 	if why != nil {
@@ -86,7 +86,7 @@ func checkSkew(_ context.Context, f *facts) []finding {
 			continue
 		}
 		if item.Status.Version == version.Development || f.Version == version.Development {
-			// A build that nothing identifies may well be the same.
+			// An unidentified build may be the same one.
 			continue
 		}
 		list = append(list, finding{result: Warning, objects: object(item),

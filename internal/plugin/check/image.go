@@ -26,20 +26,19 @@ const (
 	labelCheck = "kubectl-gateway.github.io/check"
 	// testPrefix begins their names.
 	testPrefix = "kube-gateway-image-test-"
-	// testedNodes bounds on how many nodes the image is tested.
+	// testedNodes bounds the nodes that test the image.
 	testedNodes = 3
-	// pollInterval is how often such a pod is looked at, which saves the right to
-	// watch.
+	// pollInterval is how often the pod is read. Polling needs no right to watch.
 	pollInterval = 250 * time.Millisecond
-	// outputLimit bounds what is read of the program's output, in bytes.
+	// outputLimit bounds the output of the program, in bytes.
 	outputLimit = 256
-	// cleanupTimeout bounds what must not be interrupted: making such a pod, and
-	// deleting it after everything else has ended.
+	// cleanupTimeout bounds what must not be interrupted: the creation of the pod, and
+	// its deletion at the end.
 	cleanupTimeout = 10 * time.Second
 )
 
-// testPod is a pod that runs the gateway's program for a moment, to print its
-// version. Pod Security admits it at every level, and watch adds no gateway to it.
+// testPod is a temporary pod in which the gateway's program prints its version. Pod
+// Security admits it at every level, and watch adds no gateway to it.
 func testPod(namespace, image string, policy corev1.PullPolicy) *corev1.Pod {
 	no, yes, user := false, true, int64(65532)
 	grace, deadline := int64(0), int64((5 * time.Minute).Seconds())
@@ -55,7 +54,7 @@ func testPod(namespace, image string, policy corev1.PullPolicy) *corev1.Pod {
 			AutomountServiceAccountToken:  &no,
 			EnableServiceLinks:            &no,
 			TerminationGracePeriodSeconds: &grace,
-			// Should this program be killed before it deletes the pod, that ends.
+			// The pod ends even if this program is killed before it deletes the pod.
 			ActiveDeadlineSeconds: &deadline,
 			SecurityContext: &corev1.PodSecurityContext{RunAsNonRoot: &yes, RunAsUser: &user, RunAsGroup: &user,
 				SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
@@ -70,8 +69,8 @@ func testPod(namespace, image string, policy corev1.PullPolicy) *corev1.Pod {
 	}
 }
 
-// testPlaces returns a pod to create for each of the nodes with pods of interest,
-// which pulls with the secrets of those, up to testedNodes.
+// testPlaces returns a pod to create on each node with relevant pods, up to testedNodes.
+// It pulls with the secrets of those pods.
 func (f *facts) testPlaces() []*corev1.Pod {
 	var list []*corev1.Pod
 	var nodes []string
@@ -106,7 +105,7 @@ func checkImage(ctx context.Context, f *facts) []finding {
 		case err != nil:
 			return []finding{failed(Error, err)}
 		case len(missing) > 0:
-			// One that could not be deleted would be left behind.
+			// A pod that cannot be deleted must not be created.
 			return skipped("the test needs a pod for a moment, and you may not %s in namespace %s", missing[0], place.Namespace)
 		}
 	}
@@ -122,7 +121,7 @@ func (f *facts) testImage(ctx context.Context, pod *corev1.Pod) finding {
 	}
 	f.say("testing image %s on %s with a pod in namespace %s, which is deleted at once", f.Image, where, pod.Namespace)
 	client := f.Client.CoreV1().Pods(pod.Namespace)
-	// Not to be interrupted: what was created must be known, to be deleted.
+	// This must not be interrupted: a created pod must be known, to be deleted.
 	creation, done := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	created, err := client.Create(creation, pod, metav1.CreateOptions{})
 	done()
@@ -170,9 +169,8 @@ func (f *facts) awaitImage(ctx context.Context, pod *corev1.Pod) finding {
 	return finding{result: Error, detail: fmt.Sprintf("image %s did not run in time: %s", f.Image, last), hint: "--image-timeout waits longer"}
 }
 
-// judgeOutput makes sure that it was the gateway's program that ran: others may
-// ignore their arguments. Without the right to read logs, that it ended well has
-// to be enough.
+// judgeOutput checks that the gateway's program ran: other programs may ignore their
+// arguments. Without the right to read logs, exit code 0 has to suffice.
 func (f *facts) judgeOutput(ctx context.Context, pod *corev1.Pod, found finding) finding {
 	limit := int64(outputLimit)
 	text, err := f.Client.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{LimitBytes: &limit}).DoRaw(ctx)
@@ -187,7 +185,7 @@ func (f *facts) judgeOutput(ctx context.Context, pod *corev1.Pod, found finding)
 	return found
 }
 
-// judgeImage returns what the pod of a test shows, or nil and what it waits for.
+// judgeImage returns the finding about a test pod, or nil and what the pod waits for.
 func (f *facts) judgeImage(pod *corev1.Pod, last string) (*finding, string) {
 	where := "a node"
 	if pod.Spec.NodeName != "" {

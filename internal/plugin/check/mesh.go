@@ -14,7 +14,7 @@ import (
 // sidecar is a proxy that another mesh puts into pods.
 type sidecar struct{ container, mesh, hint string }
 
-// sidecars lists proxies by the names that their injectors give them.
+// sidecars lists proxies by the container names of their injectors.
 func sidecars() []sidecar {
 	return []sidecar{
 		{"istio-proxy", "Istio", "annotate the pod's template with traffic.sidecar.istio.io/excludeOutboundPorts and excludeInboundPorts \"18443\", or leave the pod to Istio"},
@@ -24,7 +24,7 @@ func sidecars() []sidecar {
 	}
 }
 
-// ambientLabel puts pods into the mesh of Istio without a sidecar.
+// ambientLabel adds pods to the mesh of Istio without a sidecar.
 const ambientLabel = "istio.io/dataplane-mode"
 
 func checkMeshes(_ context.Context, f *facts) []finding {
@@ -56,8 +56,8 @@ func checkMeshes(_ context.Context, f *facts) []finding {
 	return list
 }
 
-// checkCilium reads the configuration of Cilium, the plug-in that encrypts or
-// authenticates by itself and says so in the cluster.
+// checkCilium reads the configuration of Cilium, a plug-in that can encrypt or
+// authenticate by itself.
 func checkCilium(ctx context.Context, f *facts) []finding {
 	config, err := f.Client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, "cilium-config", metav1.GetOptions{})
 	switch {

@@ -18,11 +18,11 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
-// portDNS is where lookups go. A policy that opens nothing else is about the
-// cluster's name server, and not about peers.
+// portDNS is the port of lookups. A policy that opens nothing else is about the cluster's
+// name server, and not about peers.
 const portDNS = 53
 
-// rule is what a policy lets through in one direction: to or from peers, on ports.
+// rule is what a policy allows in one direction: traffic to or from peers, on ports.
 type rule struct {
 	policy *networkingv1.NetworkPolicy
 	ports  []networkingv1.NetworkPolicyPort
@@ -58,8 +58,8 @@ func checkNetworkPolicies(ctx context.Context, f *facts) []finding {
 	return ok("%d looked at; those of network plug-ins are not", seen)
 }
 
-// filtering returns a finding if policy lets pods connect to their peers, but does
-// not let their gateways, and no other of all does that.
+// filtering returns a finding if policy allows connections between pods and their peers,
+// and neither it nor another policy of all allows those between their gateways.
 func filtering(policy *networkingv1.NetworkPolicy, direction networkingv1.PolicyType, all []networkingv1.NetworkPolicy, pods []corev1.Pod, capture []netip.Prefix) []finding {
 	var affected []string
 	var open []rule
@@ -104,7 +104,7 @@ func filtering(policy *networkingv1.NetworkPolicy, direction networkingv1.Policy
 		hint: "'enable --wire=inband' needs no port of its own; or allow it for the same peers"}}
 }
 
-// usesInband reports whether the pod's gateway was given the wire inband.
+// usesInband reports whether the wire of the pod's gateway is inband.
 func usesInband(pod *corev1.Pod) bool {
 	current, ok := installed.Current(pod)
 	if !ok || current.Phase == installed.Terminated {
@@ -120,7 +120,7 @@ func selects(policy *networkingv1.NetworkPolicy, direction networkingv1.PolicyTy
 	}
 	types := policy.Spec.PolicyTypes
 	if len(types) == 0 {
-		// The server's defaults, for objects that did not go through it.
+		// These are the server's defaults, for objects that the server did not see.
 		types = []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}
 		if len(policy.Spec.Egress) > 0 {
 			types = append(types, networkingv1.PolicyTypeEgress)
@@ -148,8 +148,8 @@ func tcp(p networkingv1.NetworkPolicyPort) bool {
 	return p.Protocol == nil || *p.Protocol == corev1.ProtocolTCP
 }
 
-// reaches reports whether r is about the port of gateways. They declare no port, so
-// no named port is theirs.
+// reaches reports whether r covers the port of gateways. Gateways declare no port, so a
+// named port is never theirs.
 func (r rule) reaches() bool {
 	return len(r.ports) == 0 || slices.ContainsFunc(r.ports, func(p networkingv1.NetworkPolicyPort) bool {
 		switch {
@@ -166,8 +166,7 @@ func (r rule) reaches() bool {
 	})
 }
 
-// opens reports whether r lets TCP through to or from what may be pods with
-// gateways.
+// opens reports whether r allows TCP to or from peers that may be pods with gateways.
 func (r rule) opens(capture []netip.Prefix) bool {
 	application := len(r.ports) == 0 || slices.ContainsFunc(r.ports, func(p networkingv1.NetworkPolicyPort) bool {
 		return tcp(p) && (p.Port == nil || p.Port.Type == intstr.String || p.Port.IntVal != portDNS)
@@ -182,7 +181,7 @@ func (r rule) opens(capture []netip.Prefix) bool {
 	return application && pods
 }
 
-// covers reports whether r lets the peers of other reach the port of gateways.
+// covers reports whether r allows the peers of other to reach the port of gateways.
 func (r rule) covers(other rule) bool {
 	if !r.reaches() {
 		return false
@@ -195,12 +194,12 @@ func (r rule) covers(other rule) bool {
 	})
 }
 
-// companion is a policy that lets the gateways of the same pods meet those of the
-// same peers, and nothing else.
+// companion is a policy that allows connections between the gateways of the same pods and
+// peers, and nothing else.
 func companion(policy *networkingv1.NetworkPolicy, direction networkingv1.PolicyType, open []rule) *networkingv1.NetworkPolicy {
 	protocol, port := corev1.ProtocolTCP, intstr.FromInt32(api.PeerPort)
 	ports := []networkingv1.NetworkPolicyPort{{Protocol: &protocol, Port: &port}}
-	// The name of an object has 253 characters at most.
+	// An object's name has at most 253 characters (RFC 1123).
 	name := policy.Name[:min(len(policy.Name), 220)] + "-gateway"
 	if direction == networkingv1.PolicyTypeEgress {
 		name += "-egress"

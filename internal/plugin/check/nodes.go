@@ -15,12 +15,12 @@ import (
 )
 
 const (
-	// minKernel is the first kernel with all hooks that gateways need.
+	// minKernel is the first kernel with all hooks of gateways.
 	minKernel = "5.10"
 	// tcxKernel is the first one with tcx; before it, gateways use clsact.
 	tcxKernel = "6.6"
-	// cgroup2Kubelet is the first kubelet that does not start on cgroup v1 unless
-	// it is told to (KEP-5573, failCgroupV1).
+	// cgroup2Kubelet is the first kubelet that by default does not start on cgroup v1
+	// (KEP-5573, failCgroupV1).
 	cgroup2Kubelet = "1.35"
 )
 
@@ -105,7 +105,7 @@ func checkCgroup(_ context.Context, f *facts) []finding {
 	if err != nil {
 		return unread("nodes", err)
 	}
-	// A gateway that captures is attached to a cgroup of version 2.
+	// A capturing gateway is attached to a cgroup of version 2.
 	seen := map[string]bool{}
 	if states, err := f.states(); err == nil {
 		for _, item := range states.Items {
@@ -159,7 +159,7 @@ func checkEligible(ctx context.Context, f *facts) []finding {
 			continue
 		}
 		if !f.Named {
-			// Whoever did not choose the pod need not want a gateway in it.
+			// The user did not choose the pod, and may not want a gateway in it.
 			found.result = Warning
 		}
 		found.objects = []string{nameOf(pod)}
@@ -171,8 +171,8 @@ func checkEligible(ctx context.Context, f *facts) []finding {
 	return ok("%s", plural(len(pods), "pod"))
 }
 
-// sandboxes returns the handlers of classes whose containers have a kernel of
-// their own, as far as the customary names of handlers tell.
+// sandboxes returns the handlers of classes whose containers have a kernel of their own,
+// recognised by their usual names.
 func sandboxes(classes []nodev1.RuntimeClass) map[string]string {
 	handlers := map[string]string{}
 	for _, class := range classes {

@@ -13,8 +13,8 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 )
 
-// bundles are the roles that are proposed, by the name of the role. Each holds all
-// that its verbs need: applied again, it takes nothing away.
+// bundles are the proposed roles, by name. Each role holds all rights of its uses, so that
+// applying it again removes nothing.
 func bundles() map[string][]rights.Use {
 	return map[string][]rights.Use{
 		"kubectl-gateway":         {rights.Enable, rights.Status, rights.Tail, rights.Disable, rights.Rotate},
@@ -26,7 +26,7 @@ func bundles() map[string][]rights.Use {
 // accessFacts are the server's answers about what the user may do.
 type accessFacts struct {
 	ask func(namespace string, r rights.Right) (bool, error)
-	// user is who the server takes the user for.
+	// user is the user as the server authenticates it.
 	user func() (authenticationv1.UserInfo, error)
 }
 
@@ -39,7 +39,7 @@ func (a *accessFacts) init(ctx context.Context, c *Checker) {
 	answers := map[key]func() (bool, error){}
 	a.ask = func(namespace string, r rights.Right) (bool, error) {
 		if r.Scope != rights.Namespace {
-			// It is asked for once, and not for each namespace.
+			// One question serves all namespaces.
 			namespace = ""
 		}
 		k := key{namespace, r}
@@ -66,12 +66,12 @@ func (a *accessFacts) init(ctx context.Context, c *Checker) {
 	})
 }
 
-// missing returns what of list the user may not do in namespace.
+// missing returns the rights of list that the user lacks in namespace.
 func (a *accessFacts) missing(namespace string, list []rights.Right) ([]rights.Right, error) {
 	return rights.Missing(list, func(r rights.Right) (bool, error) { return a.ask(namespace, r) })
 }
 
-// may returns the check of what one use of the plugin needs.
+// may returns the check of the rights that use needs.
 func may(use rights.Use) func(context.Context, *facts) []finding {
 	return func(_ context.Context, f *facts) []finding {
 		var list []finding
@@ -117,5 +117,5 @@ func (f *facts) denied(use rights.Use, namespace string, missing []rights.Right)
 	return found
 }
 
-// unknownUser stands in manifests for a user whom the server does not name.
+// unknownUser is a placeholder in manifests for a user that the server does not name.
 const unknownUser = "YOUR-USER-NAME"

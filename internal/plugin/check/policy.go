@@ -25,20 +25,20 @@ import (
 
 const (
 	enforceLabel = "pod-security.kubernetes.io/enforce"
-	// triedPods bounds how many pods of a namespace are tried that nobody named.
+	// triedPods bounds the dry runs on pods of a namespace that the user did not name.
 	triedPods    = 5
 	parallelTry  = 16
 	violatesText = "violates PodSecurity"
 )
 
-// try has the server try the real patch on pods that could have a gateway, and
-// have none that works.
+// try has the server try the real patch on pods that can have a gateway and have no
+// working one.
 func (f *facts) try(ctx context.Context) map[*corev1.Pod]error {
 	outcomes := map[*corev1.Pod]error{}
 	pods, _ := f.found()
 	cluster, err := f.survey()
 	if err != nil {
-		// The ranges do not matter to admission: any will do.
+		// The ranges do not matter to admission.
 		cluster = &survey.Survey{Ranges: survey.Ranges{Capture: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}}
 	}
 	count := map[string]int{}
@@ -52,8 +52,8 @@ func (f *facts) try(ctx context.Context) map[*corev1.Pod]error {
 		count[pod.Namespace]++
 		candidates = append(candidates, pod)
 	}
-	nobody, err := ca.New(ca.Options{})
-	injector := &inject.Injector{Client: f.Client, Gateways: f.Gateways, Survey: cluster, Authority: nobody, Options: inject.Options{
+	unknown, err := ca.New(ca.Options{})
+	injector := &inject.Injector{Client: f.Client, Gateways: f.Gateways, Survey: cluster, Authority: unknown, Options: inject.Options{
 		Image: f.Image, PullPolicy: f.PullPolicy, Mode: api.Permissive, OnFailure: api.FailOpen, Wire: f.Wire,
 		Delivery: inject.DeliveryCSR, Timeout: cmp.Or(f.Timeout, DefaultTimeout), DryRun: installed.DryRunServer,
 	}}
@@ -69,8 +69,8 @@ func (f *facts) try(ctx context.Context) map[*corev1.Pod]error {
 	return outcomes
 }
 
-// tryPrivileged has the server try to create a pod as privileged as a gateway in
-// the namespaces where no pod was tried.
+// tryPrivileged has the server try to create a privileged pod in the namespaces where no
+// pod was tried.
 func (f *facts) tryPrivileged(ctx context.Context) map[string]error {
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(f.Timeout, DefaultTimeout))
 	defer cancel()
@@ -86,13 +86,13 @@ func (f *facts) tryPrivileged(ctx context.Context) map[string]error {
 	return outcomes
 }
 
-// notAllowed reports whether err is RBAC's, not that of an admission policy.
+// notAllowed reports whether err comes from RBAC and not from an admission policy.
 func notAllowed(err error) bool {
 	return apierrors.IsForbidden(err) && strings.Contains(err.Error(), " cannot ")
 }
 
-// verdict returns why Pod Security refuses a gateway in namespace, nil if it does
-// not. known is false if the server did not get so far.
+// verdict returns why Pod Security refuses a gateway in namespace, nil if it admits it.
+// known is false if the server refused earlier.
 func (f *facts) verdict(namespace string) (err error, known bool) {
 	for pod, tried := range f.tried() {
 		switch {
@@ -163,7 +163,7 @@ func checkAdmission(_ context.Context, f *facts) []finding {
 	done := map[string]bool{}
 	pods, _ := f.found()
 	tried := f.tried()
-	// In the order of pods, not of the map.
+	// This keeps the order of pods.
 	for i := range pods {
 		pod := &pods[i]
 		err, was := tried[pod]
@@ -262,7 +262,7 @@ func checkWebhooks(ctx context.Context, f *facts) []finding {
 	return ok("asked, see the dry run: %s", strings.Join(slices.Compact(asked), ", "))
 }
 
-// matches reports whether h is asked when a gateway is added to a pod of interest.
+// matches reports whether the server asks h about a gateway for a relevant pod.
 func (h *hook) matches(spaces map[string]*corev1.Namespace, f *facts) bool {
 	if !slices.ContainsFunc(h.rules, ruleMatches) {
 		return false
@@ -293,7 +293,7 @@ func (h *hook) matches(spaces map[string]*corev1.Namespace, f *facts) bool {
 	return false
 }
 
-// ruleMatches reports whether a rule is about updates of pods/ephemeralcontainers.
+// ruleMatches reports whether a rule covers updates of pods/ephemeralcontainers.
 func ruleMatches(r admissionv1.RuleWithOperations) bool {
 	operation := slices.ContainsFunc(r.Operations, func(o admissionv1.OperationType) bool {
 		return o == admissionv1.OperationAll || o == admissionv1.Update

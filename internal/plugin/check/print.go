@@ -15,15 +15,15 @@ const shownObjects = 3
 
 // PrintOptions say how a report is printed.
 type PrintOptions struct {
-	// Short leaves out what is as it should be, and what was skipped.
+	// Short omits OK and Skipped.
 	Short bool
 	// ASCII replaces the signs √, ‼ and ×.
 	ASCII bool
 }
 
-// ASCII reports whether the environment, read with getenv, has another character
-// set than UTF-8 (POSIX: LC_ALL counts more than LC_CTYPE, and that more than
-// LANG). Consoles of Windows that show everything name themselves.
+// ASCII reports whether the environment, read with getenv, has another character set
+// than UTF-8. LC_ALL takes precedence over LC_CTYPE, and that over LANG (POSIX). On
+// Windows only consoles that name themselves show all characters.
 func ASCII(getenv func(string) string) bool { return ascii(runtime.GOOS, getenv) }
 
 func ascii(goos string, getenv func(string) string) bool {
@@ -43,7 +43,7 @@ type printer struct {
 	out   strings.Builder
 	style *terminal.Style
 	PrintOptions
-	// commands that were printed: several checks may need the same.
+	// commands that were printed: several checks may have the same one.
 	commands map[string]bool
 }
 
@@ -106,8 +106,8 @@ func (p *printer) item(item *Item) {
 	p.advice(item)
 }
 
-// advice prints what to do. Commands of several lines stand at the margin, because
-// a shell takes neither the text of a here-document nor its end otherwise.
+// advice prints the hint and the command. A command of several lines is not indented, or
+// a shell would not find the end of its here-document.
 func (p *printer) advice(item *Item) {
 	hint := clean(item.Hint)
 	switch {
@@ -146,7 +146,7 @@ func (p *printer) summary(r *Report) {
 	}
 }
 
-// plain replaces what is no ASCII if nothing else may be printed.
+// plain replaces all but ASCII where nothing else may be printed.
 func (p *printer) plain(text string) string {
 	if !p.ASCII {
 		return text
@@ -166,5 +166,5 @@ func objectWords(objects []string) string {
 	return strings.Join(objects, ", ")
 }
 
-// clean makes one harmless line of text that may come from anybody.
+// clean makes one harmless line of untrusted text.
 func clean(text string) string { return terminal.Clean(strings.Join(strings.Fields(text), " ")) }

@@ -14,18 +14,18 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 )
 
-// grant returns the command that lets user do in namespace what uses need.
+// grant returns the command that grants user what uses need in namespace.
 func grant(role string, uses []rights.Use, namespace, user string) (string, error) {
 	rules := map[rights.Scope][]rbacv1.PolicyRule{}
 	for _, r := range rights.Of(uses...) {
 		rules[r.Scope] = addRule(rules[r.Scope], r)
 		if r.Subresource == "exec" {
-			// The stream is opened with get where it is a WebSocket.
+			// A WebSocket opens the stream with get.
 			r.Verb = "get"
 			rules[r.Scope] = addRule(rules[r.Scope], r)
 		}
 	}
-	// A binding of each user, so that what one was granted does not take it from
+	// Each user has a binding of its own: a grant to one must not replace that of
 	// another.
 	sum := fnv.New32a()
 	_, _ = sum.Write([]byte(user))
@@ -62,7 +62,7 @@ func rbacType(kind string) metav1.TypeMeta {
 	return metav1.TypeMeta{APIVersion: rbacv1.SchemeGroupVersion.String(), Kind: kind}
 }
 
-// addRule adds r to the rule that differs from it in verbs alone.
+// addRule adds r to the rule that differs in verbs only, or as a rule of its own.
 func addRule(rules []rbacv1.PolicyRule, r rights.Right) []rbacv1.PolicyRule {
 	resource := r.Resource
 	if r.Subresource != "" {
@@ -84,7 +84,7 @@ func addRule(rules []rbacv1.PolicyRule, r rights.Right) []rbacv1.PolicyRule {
 	return append(rules, rbacv1.PolicyRule{APIGroups: []string{r.Group}, Resources: []string{resource}, ResourceNames: names, Verbs: []string{r.Verb}})
 }
 
-// subject is who the server calls user.
+// subject is the subject of a binding for a user as the server names it.
 func subject(user string) rbacv1.Subject {
 	if rest, found := strings.CutPrefix(user, "system:serviceaccount:"); found {
 		if namespace, name, found := strings.Cut(rest, ":"); found {
@@ -104,6 +104,6 @@ func apply(objects ...any) (string, error) {
 		}
 		documents = append(documents, string(text))
 	}
-	// Quoted, so that the shell leaves the text as it is.
+	// The quotes keep the shell from expanding the text.
 	return "kubectl apply -f - <<'EOF'\n" + strings.Join(documents, "---\n") + "EOF", nil
 }

@@ -108,11 +108,11 @@ func drawArc(out *bytes.Buffer, a *arc, title string, way []corner) {
 			sign = -1
 		}
 		near, far := end.x-sign*svgStub, end.x-sign*(svgStub+width)
-		path += fmt.Sprintf("H%dM%d %d", far, near, end.y)
+		path += fmt.Sprintf("L%d %dM%d %d", far, end.y, near, end.y)
 		text = fmt.Sprintf(`<text x="%d" y="%d" text-anchor="middle" fill="%s">%s</text>`, (near+far)/2, end.y+4, svgColour(a.verdict), svgText(label))
 	}
-	fmt.Fprintf(out, `<g><title>%s</title><path d="%sH%d" fill="none" stroke="%s" %s marker-end="url(#%s)"/>%s</g>`+"\n",
-		svgText(title), path, end.x, svgColour(a.verdict), line, a.verdict, text)
+	fmt.Fprintf(out, `<g><title>%s</title><path d="%sL%d %d" fill="none" stroke="%s" %s marker-end="url(#%s)"/>%s</g>`+"\n",
+		svgText(title), path, end.x, end.y, svgColour(a.verdict), line, a.verdict, text)
 }
 
 // towards is where a round corner at c begins, on the way to o.

@@ -1,7 +1,6 @@
-// Package resend repeats requests to the API server that failed on their way or
-// inside the server, where that can do no harm. client-go itself does so only
-// when the server asks for it (Retry-After), and for reads of which the
-// connection was cut.
+// Package resend repeats requests to the API server that failed on the network or inside
+// the server, where a repetition is harmless. client-go repeats only where the server
+// asks for it (Retry-After), and reads whose connection was cut.
 package resend
 
 import (
@@ -14,14 +13,14 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 )
 
-// pauses are those between the tries of one request: at most four more, within
-// about five seconds.
+// pauses are the pauses between tries: at most four more tries within about five
+// seconds.
 func pauses() wait.Backoff {
 	return wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 5}
 }
 
-// Transport returns next with the repetition of what [repeatable] accepts. What
-// fails in the end fails as its last try did.
+// Transport returns next with repetitions of [repeatable] requests. The result is that of
+// the last try.
 func Transport(next http.RoundTripper) http.RoundTripper { return transport{next} }
 
 type transport struct{ next http.RoundTripper }
@@ -39,7 +38,7 @@ func (t transport) RoundTrip(request *http.Request) (*http.Response, error) {
 			return response, err
 		}
 		if response != nil {
-			// What is read to its end leaves the connection usable.
+			// An answer that was read to its end leaves the connection usable.
 			_, _ = io.Copy(io.Discard, io.LimitReader(response.Body, 64<<10))
 			response.Body.Close()
 		}
@@ -54,9 +53,8 @@ func (t transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	}
 }
 
-// repeatable reports whether a request may be carried out twice. Patches and
-// deletions say what is to be; so a second one changes nothing, or finds nothing.
-// Questions that are asked by POST, and dry runs, change nothing at all.
+// repeatable reports whether a request may be carried out twice. Patches and deletions
+// are idempotent. Reviews, which are created by POST, and dry runs change nothing.
 func repeatable(request *http.Request) bool {
 	if request.Body != nil && request.GetBody == nil || strings.HasSuffix(request.URL.Path, "/exec") || request.Header.Get("Upgrade") != "" {
 		return false
@@ -72,8 +70,8 @@ func repeatable(request *http.Request) bool {
 	return false
 }
 
-// failed reports whether another try may succeed. An answer with Retry-After is
-// client-go's to act on.
+// failed reports whether another try may succeed. client-go handles answers with
+// Retry-After.
 func failed(response *http.Response, err error) bool {
 	if err != nil {
 		return true

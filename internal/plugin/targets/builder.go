@@ -17,8 +17,8 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// named returns the targets that arguments name, in their order. Pods alone need
-// nothing to be known of the server's kinds, so no request is spent on that.
+// named returns the targets that arguments name, in their order. It asks for the server's
+// kinds only if an argument is not a pod.
 func (c *connection) named(ctx context.Context, arguments []argument) ([]target, error) {
 	var words []string
 	for _, a := range arguments {
@@ -48,8 +48,8 @@ func (c *connection) named(ctx context.Context, arguments []argument) ([]target,
 	return targets, nil
 }
 
-// filed returns the targets in files. Objects that have no pods are left out.
-// Those that were found are returned even if others could not be read.
+// filed returns the targets in files, without objects that have no pods. It returns what
+// it found even if it could not read everything.
 func (c *connection) filed(ctx context.Context, files resource.FilenameOptions, in io.Reader) ([]target, error) {
 	stdin := slices.Contains(files.Filenames, "-")
 	files.Filenames = slices.DeleteFunc(slices.Clone(files.Filenames), func(name string) bool { return name == "-" })
@@ -95,9 +95,8 @@ func (c *connection) filed(ctx context.Context, files resource.FilenameOptions, 
 
 // build runs a builder that makes no request for the objects themselves.
 //
-// cli-runtime knows no contexts, while it may wait for the server's kinds, a URL
-// or the standard input. It is left behind when ctx ends: it has no effect on
-// anything but what it would return.
+// cli-runtime takes no context, and may wait for the server's kinds, a URL or the
+// standard input. It is abandoned when ctx ends: it has no effect but its result.
 func (c *connection) build(ctx context.Context, choose func(*resource.Builder)) ([]target, error) {
 	type result struct {
 		targets []target

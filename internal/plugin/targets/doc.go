@@ -1,8 +1,8 @@
-// Package targets turns what a user names on the command line (pods, workloads,
-// files, selectors, everything) into pods, so that every verb does it alike.
+// Package targets finds the pods that a command line selects: by name, workload, file,
+// selector or namespace.
 //
-// Words for kinds, files and their mapping to the server's resources are
-// cli-runtime's business, as in kubectl. A workload means the pods that it has
-// at present: those that match its selector and are owned by it, or by what it
-// owns in turn. A label alone makes no pod a workload's own.
+// cli-runtime parses the words for kinds and the files, and maps them to the server's
+// resources, as in kubectl. A workload stands for its present pods: those that match its
+// selector and that it owns, directly or through other objects. A label alone does not
+// make a pod part of a workload.
 package targets

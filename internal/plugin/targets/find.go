@@ -17,16 +17,16 @@ import (
 )
 
 var (
-	// ErrNothingNamed says that a command line selects no pod at all.
+	// ErrNothingNamed means that a command line selects nothing.
 	ErrNothingNamed = errors.New("no pod is named")
-	// ErrNoMatch says that a selector, a workload or a whole namespace holds no pod.
+	// ErrNoMatch means that a selector, a workload or a namespace has no pod.
 	ErrNoMatch = errors.New("no pod found")
 )
 
-// parallelGets bounds how many named objects are read at a time.
+// parallelGets bounds concurrent reads of named objects.
 const parallelGets = 16
 
-// connection is a cluster, and the namespace of what names none.
+// connection is a cluster, and the namespace of targets that name none.
 type connection struct {
 	client    kubernetes.Interface
 	dynamic   dynamic.Interface
@@ -36,16 +36,14 @@ type connection struct {
 	enforceNamespace bool
 }
 
-// Selection is what a command line selects.
+// Selection are the pods that a command line selects.
 type Selection struct {
-	// Pods are there each once: named ones and those of workloads in the order
-	// of the command line, selected ones by namespace and name.
+	// Pods has no duplicates. Named pods and those of workloads are in the order of
+	// the command line, selected ones are ordered by namespace and name.
 	Pods []corev1.Pod
-	// Workloads are the objects through which pods were found, and which may make
-	// more of them later.
+	// Workloads are the named objects that own pods, and may create more of them.
 	Workloads []Workload
-	// Named are the pods that were named themselves. Others were taken because
-	// they match, whether that makes sense for them or not.
+	// Named are the pods that were named themselves. Others merely match.
 	Named map[types.NamespacedName]bool
 }
 
@@ -62,8 +60,8 @@ type Workload struct {
 	Namespace string
 	// Name is how the workload is named on a command line, as deployment/web.
 	Name string
-	// Watch is the command that takes care of the pods that the workload makes
-	// later, "" for kinds that cannot be watched by name.
+	// Watch is the command that adds gateways to later pods of the workload, "" for
+	// kinds that watch does not take by name.
 	Watch string
 }
 
@@ -75,12 +73,12 @@ func (f *Flags) Pods(ctx context.Context, flags *genericclioptions.ConfigFlags, 
 
 // Find returns what the flags and args select. The selection is never nil.
 //
-// An argument is a pod's name, or KIND/NAME with any of kubectl's words for
-// kinds. What was found is returned even when something else was not; the error
-// then joins what went wrong with the rest. It is ErrNothingNamed if nothing is
-// selected at all, and ErrNoMatch if the selection holds no pod.
+// An argument is a pod's name, or KIND/NAME with any of kubectl's words for kinds. Find
+// returns what it found even if it did not find everything; the error then joins the
+// others. It is ErrNothingNamed if nothing is selected, and ErrNoMatch if the selection
+// has no pod.
 func (f *Flags) Find(ctx context.Context, flags *genericclioptions.ConfigFlags, args []string) (*Selection, error) {
-	// What is wrong with the command line itself is said without a cluster.
+	// Errors of the command line need no cluster.
 	if _, err := f.parse(args); err != nil {
 		return &Selection{}, err
 	}
@@ -135,9 +133,8 @@ func (f *Flags) find(ctx context.Context, c *connection, args []string) (*Select
 	return c.resolve(ctx, targets, f.files(), err)
 }
 
-// resolve returns the pods of targets. The error joins what went wrong, after
-// failed. With spare, some targets may have no pods: files describe more than
-// what runs at present, such as CronJobs.
+// resolve returns the pods of targets. The error joins failed and the errors of targets.
+// With spare, some targets may have no pods: files describe objects such as CronJobs.
 func (c *connection) resolve(ctx context.Context, targets []target, spare bool, failed error) (*Selection, error) {
 	type found struct {
 		pods []corev1.Pod
@@ -169,7 +166,7 @@ func (c *connection) resolve(ctx context.Context, targets []target, spare bool, 
 		}
 		switch err := results[i].err; {
 		case slices.Contains(targets[:i], t):
-			// What was named twice, in two ways, counts once.
+			// A pod may be named in two ways.
 			continue
 		case spare && errors.Is(err, ErrNoMatch):
 			empty = append(empty, err)

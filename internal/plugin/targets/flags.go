@@ -33,8 +33,7 @@ func (f *Flags) AddFlags(flags *pflag.FlagSet) {
 	f.addFlags(flags, "f")
 }
 
-// AddFlagsButF is AddFlags for verbs where -f means something else: files are
-// named by --filename only.
+// AddFlagsButF is AddFlags without -f, for verbs where -f means something else.
 func (f *Flags) AddFlagsButF(flags *pflag.FlagSet) {
 	f.addFlags(flags, "")
 }
@@ -66,24 +65,24 @@ func (f *Flags) Empty(args []string) bool {
 	return len(args) == 0 && !f.selects() && !f.All && !f.files()
 }
 
-// Wide reports whether whatever is in a namespace, or in all of them, is
-// selected, which is easily more than was meant.
+// Wide reports whether all pods of a namespace or of all namespaces may be selected,
+// which is easily more than the user means.
 func (f *Flags) Wide() bool { return f.All || f.AllNamespaces }
 
 func (f *Flags) selects() bool { return f.Selector != "" || f.FieldSelector != "" }
 
 func (f *Flags) files() bool { return len(f.Files.Filenames) > 0 || f.Files.Kustomize != "" }
 
-// check finds out whether args and flags make sense together.
+// check finds contradictions between args and flags.
 func (f *Flags) check(args []string) error {
 	const one = ": use one of them"
 	switch {
 	case len(args) > 0 && f.selects():
-		return errors.New("pods are named, but a selector is given, too" + one)
+		return errors.New("pods are named and a selector is given" + one)
 	case len(args) > 0 && f.All:
-		return errors.New("pods are named, but --all is given, too" + one)
+		return errors.New("pods are named and --all is given" + one)
 	case len(args) > 0 && f.files():
-		return errors.New("pods are named, but files are given, too" + one)
+		return errors.New("pods are named and files are given" + one)
 	case f.files() && f.selects():
 		return errors.New("files and a selector are both given" + one)
 	case f.files() && f.All:

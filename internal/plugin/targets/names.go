@@ -15,20 +15,18 @@ var (
 	podResource = schema.GroupVersionResource{Version: "v1", Resource: "pods"}
 )
 
-// target is one object that was named: a pod, or something that may have pods.
+// target is one named object: a pod, or an object that may have pods.
 type target struct {
 	kind       schema.GroupKind
 	resource   schema.GroupVersionResource
 	namespaced bool
 	// namespace and name are those of the object.
 	namespace, name string
-	// template tells, for an object of a file, whether it makes pods of a
-	// template, as far as it can be told from the file.
+	// template reports for an object in a file whether the file has a pod template.
 	template bool
 }
 
-// String is the target as it can be named on a command line. Kinds that the
-// project Kubernetes does not define need their group to be told apart.
+// String names the target in kubectl's syntax. Custom kinds need their group.
 func (t target) String() string {
 	kind := strings.ToLower(t.kind.Kind)
 	if !builtin(t.kind.Group) {
@@ -37,7 +35,7 @@ func (t target) String() string {
 	return kind + "/" + t.name
 }
 
-// builtin tells the groups of Kubernetes itself from those of extensions.
+// builtin reports whether a group is one of Kubernetes itself.
 func builtin(group string) bool {
 	return !strings.Contains(group, ".") || strings.HasSuffix(group, ".k8s.io")
 }

@@ -54,8 +54,7 @@ func (f *Flags) list(ctx context.Context, c *connection) ([]corev1.Pod, error) {
 // pods lists pods, by namespace and name.
 func (c *connection) pods(ctx context.Context, namespace string, options metav1.ListOptions) ([]corev1.Pod, error) {
 	var pods []corev1.Pod
-	// Chunks keep the memory of the server and of this program bounded in
-	// namespaces with thousands of pods.
+	// Chunks bound the memory of the server and of this program.
 	pages := pager.New(func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 		return c.client.CoreV1().Pods(namespace).List(ctx, options)
 	})
@@ -91,7 +90,7 @@ func (c *connection) pod(ctx context.Context, namespace, name string) (*corev1.P
 	return nil, explain(fmt.Errorf("reading pod %q in namespace %q: %w", name, namespace, err))
 }
 
-// explain adds a hint to the errors that a user can do something about.
+// explain adds advice to err.
 func explain(err error) error {
 	switch {
 	case errors.Is(err, context.Canceled):

@@ -19,7 +19,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// relation is how a kind of object comes to pods.
+// relation is how objects of a kind relate to pods.
 type relation int
 
 const (
@@ -30,10 +30,9 @@ const (
 	ownerOfOwners
 	// schedule owns Jobs, which own the pods.
 	schedule
-	// service owns nothing: whatever its selector matches is behind it.
+	// service owns no pods: it selects them.
 	service
-	// custom is a kind that Kubernetes itself does not define. It may own its
-	// pods, or ReplicaSets.
+	// custom is a kind outside of Kubernetes. It may own pods or ReplicaSets.
 	custom
 )
 
@@ -58,13 +57,13 @@ func kindOf(kind schema.GroupKind) relation {
 	return custom
 }
 
-// hasTemplate tells whether an object makes pods: such kinds have a template.
+// hasTemplate reports whether an object has a pod template.
 func hasTemplate(object *unstructured.Unstructured) bool {
 	_, ok, err := unstructured.NestedMap(object.Object, "spec", "template", "spec")
 	return ok && err == nil
 }
 
-// podsOf returns the pods that the target t means, ErrNoMatch if there are none.
+// podsOf returns the pods of t, ErrNoMatch if there are none.
 func (c *connection) podsOf(ctx context.Context, t target) ([]corev1.Pod, error) {
 	relation := kindOf(t.kind)
 	if relation == itself {
@@ -106,8 +105,8 @@ func (c *connection) podsOf(ctx context.Context, t target) ([]corev1.Pod, error)
 	return pods, nil
 }
 
-// watch is the command that adds gateways to the pods to come, "" where that
-// cannot be told by the owner of the pods.
+// watch is the command that adds gateways to later pods, "" where the owner of a pod does
+// not identify the workload.
 func (t target) watch() string {
 	switch {
 	case kindOf(t.kind) == owner && t.kind.Group != "", kindOf(t.kind) == ownerOfOwners, kindOf(t.kind) == schedule:
@@ -121,15 +120,14 @@ func withoutPods(t target) error {
 		"name a pod, deploy/NAME, sts/NAME, ds/NAME, rs/NAME, job/NAME, cronjob/NAME or svc/NAME, or select pods by -l")
 }
 
-// podsOfObject returns the pods that an object with a selector has, in the order
-// of their names.
+// podsOfObject returns the pods of an object with a selector, ordered by name.
 func (c *connection) podsOfObject(ctx context.Context, t target, relation relation, object *unstructured.Unstructured) ([]corev1.Pod, error) {
 	selector, err := selectorOf(object)
 	if err != nil {
 		return nil, fmt.Errorf("reading the selector of %s: %w", t, err)
 	}
-	// A selector that matches all is never meant: kinds that know no better have
-	// none at all, and a Service without one is served by something else.
+	// An empty selector selects nothing here: some kinds have no selector, and the
+	// endpoints of a Service without one are set by something else.
 	if selector.Empty() {
 		return nil, api.WithHint(fmt.Errorf("%s has no selector, and so no pods of its own", t), "select the pods by -l")
 	}
@@ -139,8 +137,7 @@ func (c *connection) podsOfObject(ctx context.Context, t target, relation relati
 	}
 	owners := map[types.UID]bool{object.GetUID(): true}
 	if relation == ownerOfOwners || relation == custom {
-		// All ReplicaSets, those of former revisions, too: during a rollout both
-		// have pods.
+		// During a rollout the ReplicaSets of former revisions have pods as well.
 		err := each(ctx, metav1.ListOptions{LabelSelector: selector.String()}, func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			return c.client.AppsV1().ReplicaSets(t.namespace).List(ctx, options)
 		}, func(set metav1.Object) {
@@ -172,7 +169,7 @@ func (c *connection) podsOfJobs(ctx context.Context, cronJob *unstructured.Unstr
 	if len(owners) == 0 {
 		return nil, nil
 	}
-	// The labels of a Job's pods need not tell which Job it is, its owner does.
+	// Labels may not identify the Job of a pod. The owner does.
 	pods, err := c.pods(ctx, namespace, metav1.ListOptions{})
 	return ownedBy(pods, owners), err
 }
@@ -205,8 +202,8 @@ func selectorOf(object *unstructured.Unstructured) (labels.Selector, error) {
 	return metav1.LabelSelectorAsSelector(&selector)
 }
 
-// each calls do with every object that list returns. Chunks keep the memory of
-// the server and of this program bounded where there are thousands.
+// each calls do with every object that list returns. Chunks bound the memory of the
+// server and of this program.
 func each(ctx context.Context, options metav1.ListOptions, list pager.ListPageFunc, do func(metav1.Object)) error {
 	return pager.New(list).EachListItem(ctx, options, func(object runtime.Object) error {
 		accessor, err := meta.Accessor(object)
