@@ -90,7 +90,7 @@ operators then need a copy of the new one.`,
 	addParallel(f, &o.parallel)
 	addResults(f, &o.output)
 	f.BoolVar(&o.authority, "ca", false, "replace the authority, and the certificates of all gateways in the cluster")
-	o.source.add(cmd, "with --ca: ", "the authority to follow")
+	o.source.add(cmd, "with --ca: ", "the new authority")
 	f.BoolVar(&o.dryRun, "dry-run", false, "with --ca: change nothing, and print the next step")
 	return cmd
 }

@@ -30,7 +30,7 @@ type sourceFlags struct {
 // that exists.
 func (s *sourceFlags) add(cmd *cobra.Command, when, which string) {
 	f := cmd.Flags()
-	f.StringVar(&s.certFile, "from-cert", "", when+"PEM file with the certificate of "+which+", followed by its chain up to the root")
+	f.StringVar(&s.certFile, "from-cert", "", when+"PEM file with the certificate of "+which+" and its chain up to the root")
 	f.StringVar(&s.keyFile, "from-key", "", when+"PEM file with the private key of --from-cert")
 	flags.Parsed(f, &s.ttl, "ttl", "string", "10y", when+"how long a new authority is valid, like 720h, 90d or 10y", parseLifetime)
 	flags.Files(f, "from-cert", "from-key")
