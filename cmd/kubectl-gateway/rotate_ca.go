@@ -54,8 +54,8 @@ type authorityOutput struct {
 	Phase string `json:"phase"`
 	// Done reports whether a rotation has come to its end.
 	Done bool `json:"done"`
-	// Authority and Other (the one to follow while trusting, the one before later)
-	// are the fingerprints of the roots.
+	// Authority and Other (the successor while trusting, the predecessor later) are
+	// the fingerprints of the roots.
 	Authority string    `json:"authority"`
 	Other     string    `json:"other,omitempty"`
 	NotAfter  time.Time `json:"notAfter"`

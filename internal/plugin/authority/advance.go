@@ -39,9 +39,9 @@ func (r *Rotation) Begin(ctx context.Context, s Source) error {
 	}
 	switch {
 	case a.Equal(r.Current()):
-		return api.WithHint(fmt.Errorf("%w, and it is the one that was given to follow it", ErrExists), "there is nothing to do")
+		return api.WithHint(fmt.Errorf("%w, and the new one is the same", ErrExists), "there is nothing to do")
 	case a.Root().Equal(r.Current().Root()):
-		return api.WithHint(errors.New("the authority to follow has the same root as the current one, so gateways trust it already"),
+		return api.WithHint(errors.New("the new authority has the same root as the current one: gateways trust it already"),
 			"use it with 'kubectl gateway init-ca --force', then 'kubectl gateway rotate --all -A'")
 	}
 	return r.moveAll(ctx, state{current: r.Current(), next: a})

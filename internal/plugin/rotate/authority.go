@@ -27,7 +27,7 @@ type AuthorityRotator struct {
 	// Location says where the authorities are kept, and which cluster it is.
 	authority.Location
 	Gateways *remote.Client
-	// Successor is the authority that is to follow.
+	// Successor says where the new authority comes from.
 	Successor authority.Source
 	// TTL is how long the gateways' certificates are valid; ca.DefaultLeafTTL if
 	// zero.
@@ -100,7 +100,7 @@ func (r *AuthorityRotator) step(ctx context.Context, rotation *authority.Rotatio
 		if err := rotation.Begin(ctx, r.Successor); err != nil {
 			return err
 		}
-		r.say("1/4 trust: authority %s is to follow %s", short(rotation.Other()), short(rotation.Current()))
+		r.say("1/4 trust: authority %s will replace %s", short(rotation.Other()), short(rotation.Current()))
 		return nil
 	case authority.Trusting:
 		return r.trustBoth(ctx, rotation, result)
@@ -191,7 +191,7 @@ func describe(rotation *authority.Rotation) *AuthorityResult {
 	result := &AuthorityResult{Phase: rotation.Phase(), Authority: rotation.Current(), Other: rotation.Other(), Where: rotation.Where()}
 	switch result.Phase {
 	case authority.Idle:
-		result.Next = "1/4 trust: make an authority to follow, publish both roots, and give them to all gateways"
+		result.Next = "1/4 trust: make a new authority, publish both roots, and give them to all gateways"
 	case authority.Trusting:
 		result.Next = "1/4 trust: give both roots to all gateways; then 2/4 switch: sign with the new authority"
 	case authority.Reissuing:
