@@ -39,7 +39,7 @@ func (o *rotateOptions) rotateAuthority(ctx context.Context, a *app, successor a
 	for _, b := range result.Blocked {
 		report.fail(fmt.Sprintf("pod/%s -n %s: ", b.Pod, b.Namespace), b.Err)
 	}
-	if printErr := printAuthorityResult(&report, result, err); printErr != nil {
+	if printErr := printAuthorityResult(report, result, err); printErr != nil {
 		return printErr
 	}
 	if err == nil && len(result.Blocked) > 0 {
@@ -54,8 +54,8 @@ type authorityOutput struct {
 	Phase string `json:"phase"`
 	// Done reports whether a rotation has come to its end.
 	Done bool `json:"done"`
-	// Authority and Other (the one to follow while trusting, the one before later)
-	// are the fingerprints of the roots.
+	// Authority and Other (the successor while trusting, the predecessor later) are
+	// the fingerprints of the roots.
 	Authority string    `json:"authority"`
 	Other     string    `json:"other,omitempty"`
 	NotAfter  time.Time `json:"notAfter"`

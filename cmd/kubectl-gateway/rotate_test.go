@@ -4,12 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +22,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
@@ -131,15 +128,14 @@ func (c *rotatingCluster) gateway(pod string, command []string, stdin io.Reader,
 	has := c.certs[pod]
 	switch command[2] {
 	case "renew":
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		key, err := ca.NewKey()
 		if err != nil {
 			return err
 		}
-		der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+		csr, err := ca.NewRequest(key, identity.ID{}, nil)
 		if err != nil {
 			return err
 		}
-		csr := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
 		if err := json.NewEncoder(stdout).Encode(api.CertificateRequest{CSR: string(csr)}); err != nil {
 			return err
 		}
@@ -153,15 +149,8 @@ func (c *rotatingCluster) gateway(pod string, command []string, stdin io.Reader,
 		}
 		has.Bundle = bundle.Bundle
 	}
-	leaf, roots := parsePEM(has.Certificate)[0], parsePEM(has.Bundle)
-	status := api.Status{State: api.Ready, Pod: api.PodRef{UID: "uid-" + pod}}
-	status.Cert = api.Certificate{Serial: leaf.SerialNumber.Text(16), NotAfter: leaf.NotAfter}
-	for _, root := range roots {
-		status.Cert.Authorities = append(status.Cert.Authorities, ca.Fingerprint(root))
-		if leaf.CheckSignatureFrom(root) == nil {
-			status.Cert.Issuer = ca.Fingerprint(root)
-		}
-	}
+	material := fakegateway.Material{Chain: parsePEM(has.Certificate), Roots: parsePEM(has.Bundle)}
+	status := api.Status{State: api.Ready, Pod: api.PodRef{UID: "uid-" + pod}, Cert: material.Certificate()}
 	if status.Cert.Issuer == "" {
 		return errors.New("the certificate leads to none of the roots")
 	}
@@ -176,17 +165,7 @@ func readLine(r io.Reader, to any) error {
 	return json.Unmarshal(text, to)
 }
 
-func parsePEM(text string) []*x509.Certificate {
-	var certs []*x509.Certificate
-	for block, rest := pem.Decode([]byte(text)); block != nil; block, rest = pem.Decode(rest) {
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			panic(err)
-		}
-		certs = append(certs, cert)
-	}
-	return certs
-}
+func parsePEM(text string) []*x509.Certificate { return fakegateway.Certificates([]byte(text)) }
 
 func TestRotate(t *testing.T) {
 	c := newRotatingCluster(t, "web", "db")

@@ -6,21 +6,20 @@ import (
 	"strings"
 )
 
-// maxAllow bounds the number of identity rules of one gateway, which all travel
-// in one environment variable and are tried one after the other.
+// maxAllow bounds the identity rules of one gateway: one environment variable holds all
+// of them, and each connection is compared with one after the other.
 const maxAllow = 1000
 
-// Rules are identity rules: patterns of the peers that may connect to a pod.
-// Nil allows everyone in the trust domain. They are safe for concurrent use.
+// Rules are identity rules: patterns of the peers that may connect to a pod. Nil allows
+// every peer of the trust domain. They are safe for concurrent use.
 type Rules []rule
 
 // rule holds the patterns of one namespace and one service account.
 type rule struct{ namespace, account string }
 
-// ParseAllow reads identity rules. Each has the form ns/NAMESPACE/sa/ACCOUNT,
-// the path of the peer's SPIFFE ID, where * in a name stands for any number of
-// characters and ? for one. Names hold what Kubernetes allows in them: a-z, 0-9,
-// dash and dot.
+// ParseAllow parses identity rules. Each has the form ns/NAMESPACE/sa/ACCOUNT, the path of
+// the peer's SPIFFE ID, where * in a name stands for any number of characters and ? for
+// one. Names consist of the characters that Kubernetes allows: a-z, 0-9, dash and dot.
 func ParseAllow(patterns []string) (Rules, error) {
 	if len(patterns) > maxAllow {
 		return nil, fmt.Errorf("%d identity rules are more than %d", len(patterns), maxAllow)
@@ -59,7 +58,7 @@ func (r Rules) Allows(namespace, account string) bool {
 }
 
 func matches(pattern, name string) bool {
-	// The only error is a pattern that cannot be read, and isGlob lets none through.
+	// Match fails only for malformed patterns, which isGlob refuses.
 	ok, err := path.Match(pattern, name)
 	return err == nil && ok
 }

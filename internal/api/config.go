@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,16 +18,16 @@ const (
 	CapturePort = 18000
 	// PeerPort is the TLS listener that other gateways dial (wire=port).
 	PeerPort = 18443
-	// InbandPort is where connections that were made in band arrive (wire=inband).
-	// It listens on loopback; they are steered there from every port of the pod.
+	// InbandPort is where in-band connections arrive (wire=inband). Its listener is on
+	// loopback; they are steered there from every port of the pod.
 	InbandPort = 18444
 )
 
 // ALPN is the application protocol that both ends of wire=port must agree on.
 const ALPN = "kube-gateway/1"
 
-// WorkerID is the user and group ID of the worker process: the "nonroot" user
-// that distroless images made customary.
+// WorkerID is the user and group ID of the worker process: the "nonroot" user of
+// distroless images.
 const WorkerID = 65532
 
 // Environment variables of the gateway's container. The three TLS variables
@@ -38,41 +39,41 @@ const (
 	EnvCA     = "KUBE_GATEWAY_CA"
 )
 
-// Mode says what a gateway does with a connection that cannot be encrypted.
+// Mode decides about connections that cannot be encrypted.
 type Mode string
 
 const (
-	// Permissive lets such a connection through in plaintext, and counts it.
+	// Permissive carries them in plaintext, and counts them.
 	Permissive Mode = "permissive"
-	// Strict refuses it.
+	// Strict refuses them.
 	Strict Mode = "strict"
 )
 
-// Wire says how the gateways of two pods meet. The values are WireAuto, WirePort
-// and WireInband; empty means WireAuto.
+// Wire is how the gateways of two pods connect: WireAuto, WirePort or WireInband. Empty
+// means WireAuto.
 type Wire string
 
-// OnFailure says what happens to captured connections once the gateway is gone.
+// OnFailure decides about captured connections once the gateway has ended.
 type OnFailure string
 
 const (
-	// FailOpen removes the capture with the gateway: traffic flows in plaintext.
+	// FailOpen removes the capture with the gateway: connections are plaintext.
 	FailOpen OnFailure = "open"
 	// FailClosed keeps the capture: connect(2) fails with EPERM.
 	FailClosed OnFailure = "closed"
 )
 
-// Existing says what happens at the start of a gateway to plaintext connections
-// into captured ranges that were open before it.
+// Existing decides about plaintext connections into captured ranges that are open when a
+// gateway starts.
 type Existing string
 
 const (
-	// ExistingLeave leaves them alone, and does not look for them.
+	// ExistingLeave ignores them, and does not look for them.
 	ExistingLeave Existing = "leave"
 	// ExistingReport counts and lists them in the gateway's status.
 	ExistingReport Existing = "report"
-	// ExistingReset resets them, so that what keeps connections open makes new
-	// ones, which are encrypted.
+	// ExistingReset resets them, so that applications open new ones, which are
+	// encrypted.
 	ExistingReset Existing = "reset"
 )
 
@@ -89,71 +90,59 @@ type PodRef struct {
 type Config struct {
 	Version int    `json:"version"`
 	Pod     PodRef `json:"pod"`
-	// PodIPs are the addresses of the pod: the only ones that a gateway dials
-	// on behalf of a peer.
+	// PodIPs are the addresses of the pod. A gateway dials no others on behalf of a peer.
 	PodIPs      []netip.Addr `json:"podIPs"`
 	TrustDomain string       `json:"trustDomain"`
 	Mode        Mode         `json:"mode"`
 	OnFailure   OnFailure    `json:"onFailure"`
-	// Capture holds the ranges of pod addresses, Services those of Service
-	// VIPs. The longest prefix that contains a destination decides.
+	// Capture holds the ranges of pod addresses, Services those of Service VIPs. The
+	// longest prefix that contains a destination applies.
 	Capture  []netip.Prefix `json:"capture"`
 	Services []netip.Prefix `json:"services,omitempty"`
 	// Exclude holds ranges that are never captured.
 	Exclude []netip.Prefix `json:"exclude,omitempty"`
 	// ExcludePorts holds destination ports that are never captured.
 	ExcludePorts []uint16 `json:"excludePorts,omitempty"`
-	// Wire is how connections travel to the peer. Empty means WireAuto.
+	// Wire is how connections reach the peer. Empty means WireAuto.
 	Wire Wire `json:"wire,omitempty"`
-	// Nodes holds addresses of nodes. Their ports within NodePorts are captured
-	// like Service VIPs, all others never.
+	// Nodes holds addresses of nodes. Their ports within NodePorts are captured like
+	// Service VIPs, their other ports never.
 	Nodes []netip.Addr `json:"nodes,omitempty"`
-	// NodePorts are the first and the last port that Services may have on every
-	// node. Both zero means DefaultNodePorts.
+	// NodePorts are the first and the last port that Services may have on every node.
+	// Zero means DefaultNodePorts.
 	NodePorts [2]uint16 `json:"nodePorts,omitzero"`
-	// PlaintextFrom holds the sources whose plaintext connections are let in
-	// also in strict mode: the pod's own node, whose kubelet probes it, and what
-	// the user allows.
+	// PlaintextFrom holds the sources whose plaintext connections strict mode accepts,
+	// too: the pod's own node, whose kubelet probes it, and those that the user allows.
 	PlaintextFrom []netip.Prefix `json:"plaintextFrom,omitempty"`
-	// Allow holds the identity rules: which peers may connect to the pod. See
-	// ParseAllow. Empty means everyone in the trust domain.
+	// Allow holds the identity rules of the peers that may connect to the pod, see
+	// ParseAllow. Empty means every peer of the trust domain.
 	Allow []string `json:"allow,omitempty"`
-	// BlockUDP refuses UDP to captured ranges in strict mode, DNS (port 53) and
-	// excluded ports aside.
+	// BlockUDP refuses UDP to captured ranges in strict mode, except for DNS (port 53)
+	// and excluded ports.
 	BlockUDP bool `json:"blockUDP,omitempty"`
-	// Existing is what happens to connections that were open before the gateway.
+	// Existing is what happens to connections that are open when the gateway starts.
 	// Empty means ExistingReport.
 	Existing Existing `json:"existing,omitempty"`
 	// Watched means that watch added the gateway, and may disable it when no annotation or
 	// workload asks for it.
 	Watched bool `json:"watched,omitempty"`
-	// MetricsAddr is where metrics are served over TCP; see ParseMetricsAddr. An
-	// address is one of PodIPs or of loopback. Empty means nowhere.
+	// MetricsAddr is where metrics are served over TCP, see ParseMetricsAddr. Its address
+	// is one of PodIPs or of loopback. Empty means nowhere.
 	MetricsAddr string `json:"metricsAddr,omitempty"`
 }
 
-// DefaultNodePorts returns the first and the last node port of a cluster that
-// does not choose others (kube-apiserver: --service-node-port-range).
+// DefaultNodePorts returns Kubernetes' default of the first and the last node port
+// (kube-apiserver: --service-node-port-range).
 func DefaultNodePorts() [2]uint16 { return [2]uint16{30000, 32767} }
 
 // OrDefault returns w, or WireAuto if w is empty.
-func (w Wire) OrDefault() Wire {
-	if w == "" {
-		return WireAuto
-	}
-	return w
-}
+func (w Wire) OrDefault() Wire { return cmp.Or(w, WireAuto) }
 
 // OrDefault returns e, or ExistingReport if e is empty.
-func (e Existing) OrDefault() Existing {
-	if e == "" {
-		return ExistingReport
-	}
-	return e
-}
+func (e Existing) OrDefault() Existing { return cmp.Or(e, ExistingReport) }
 
-// ParseConfig reads the JSON form of a Config, fills in the defaults of what it
-// leaves out, and checks it.
+// ParseConfig parses the JSON form of a Config, sets the defaults of missing fields, and
+// validates the result.
 func ParseConfig(text []byte) (*Config, error) {
 	var c Config
 	if err := json.Unmarshal(text, &c); err != nil {
@@ -169,14 +158,14 @@ func ParseConfig(text []byte) (*Config, error) {
 	return &c, nil
 }
 
-// Validate reports the first thing that is wrong with c.
+// Validate returns the first error in c.
 func (c *Config) Validate() error {
 	switch {
 	case c.Version != ConfigVersion:
 		return WithHint(fmt.Errorf("version %d is not supported, only %d", c.Version, ConfigVersion),
 			"use the plugin and the gateway image of one release")
 	case c.Pod.UID == "" || c.Pod.Name == "" || c.Pod.Namespace == "":
-		return errors.New("the pod is not named completely")
+		return errors.New("the pod's name, namespace or UID is missing")
 	case len(c.PodIPs) == 0:
 		return errors.New("the pod has no address")
 	case c.TrustDomain == "":

@@ -3,10 +3,14 @@ package api
 import (
 	"encoding/json"
 	"net/netip"
-	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
+
+var equalAddresses = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
 
 func goodConfig() Config {
 	return Config{
@@ -28,8 +32,11 @@ func TestConfigKeepsWhatItIsGiven(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := ParseConfig(text)
-	if err != nil || !reflect.DeepEqual(*got, c) {
-		t.Errorf("read back %+v, %v", got, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(&c, got, equalAddresses); diff != "" {
+		t.Errorf("what is read back differs (-want +got):\n%s", diff)
 	}
 }
 
@@ -43,12 +50,14 @@ func TestConfigDefaults(t *testing.T) {
 			t.Errorf("%s is written without need: %s", field, text)
 		}
 	}
-	c, err := ParseConfig(text)
+	got, err := ParseConfig(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Wire != WireAuto || c.NodePorts != [2]uint16{30000, 32767} || c.BlockUDP || c.Allow != nil {
-		t.Errorf("defaults are %+v", c)
+	want := goodConfig()
+	want.Wire, want.NodePorts = WireAuto, [2]uint16{30000, 32767}
+	if diff := cmp.Diff(&want, got, equalAddresses); diff != "" {
+		t.Errorf("the defaults differ (-want +got):\n%s", diff)
 	}
 }
 

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// ConnectionMessage is the value of "msg" in the log line of a connection; all
-// other lines of a gateway's log have another one.
+// ConnectionMessage is the value of "msg" in the log line of a connection. All other
+// lines of a gateway's log have another one.
 const ConnectionMessage = "connection"
 
 // Values of Connection.Direction, seen from the pod.
@@ -15,15 +15,15 @@ const (
 	Inbound  = "inbound"
 )
 
-// Wires: how two gateways meet.
+// Values of Connection.Wire and of Wire.
 const (
-	// WireAuto is WirePort to pods and WireInband to Services and node ports. It
-	// is a setting only: a connection has one of the others.
+	// WireAuto is WirePort to pods and WireInband to Services and node ports. It is a
+	// setting alone: a connection has one of the others.
 	WireAuto = "auto"
 	// WirePort is TLS to port PeerPort of the peer.
 	WirePort = "port"
-	// WireInband is TLS on the very connection that the application asked for,
-	// negotiated in the TCP handshake.
+	// WireInband is TLS on the very connection that the application opened, negotiated
+	// in the TCP handshake.
 	WireInband = "inband"
 	// WireNone is a connection that did not go to a gateway.
 	WireNone = "none"
@@ -38,13 +38,13 @@ type Connection struct {
 	Source      netip.AddrPort `json:"source"`
 	Destination netip.AddrPort `json:"destination"`
 	// Dialled is what the client of an inbound connection dialled, as its gateway
-	// says, if that is not Destination: the address of a Service.
+	// reports, if that is not Destination: the address of a Service.
 	Dialled netip.AddrPort `json:"dialled,omitzero"`
 	// Peer is the identity of the other gateway, empty without one.
 	Peer      string `json:"peer,omitempty"`
 	Wire      string `json:"wire"`
 	Encrypted bool   `json:"encrypted"`
-	// TLS is what the two gateways agreed on, zero without a handshake.
+	// TLS describes the connection between the gateways, zero without a handshake.
 	TLS TLS `json:"tls,omitzero"`
 	// Reason says why the connection was not encrypted or was refused.
 	Reason string `json:"reason,omitempty"`
@@ -63,11 +63,9 @@ type TLS struct {
 	Version     string `json:"version"`
 	KeyExchange string `json:"keyExchange,omitempty"`
 	Cipher      string `json:"cipher"`
-	// Resumed means that certificates were verified in an earlier handshake, too,
-	// and not sent again.
+	// Resumed means that an earlier handshake sent and verified the certificates.
 	Resumed bool `json:"resumed,omitempty"`
-	// Local and Remote are the two ends of that connection, by which it is found
-	// in a capture.
+	// Local and Remote are the two ends of that connection, by which verify finds it.
 	Local  netip.AddrPort `json:"local"`
 	Remote netip.AddrPort `json:"remote"`
 }

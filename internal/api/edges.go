@@ -24,13 +24,12 @@ const (
 type Edges struct {
 	Pod    PodRef       `json:"pod"`
 	PodIPs []netip.Addr `json:"podIPs"`
-	// Since is when the counting began, Time the gateway's clock when it answered.
+	// Since is when the counts began, Time the gateway's clock when it answered.
 	Since time.Time `json:"since"`
 	Time  time.Time `json:"time"`
 	// Edges are at most MaxEdges, the one last seen first.
 	Edges []Edge `json:"edges"`
-	// Forgotten counts the connections of edges that are not listed, because there
-	// were too many.
+	// Forgotten counts the connections of edges beyond MaxEdges.
 	Forgotten uint64 `json:"forgotten,omitempty"`
 	// Existing is that of Status: the connections that no gateway carries. It is
 	// nil if the gateway does not list them.
@@ -41,14 +40,14 @@ type Edges struct {
 type Edge struct {
 	// Direction is Outbound or Inbound, seen from the pod.
 	Direction string `json:"direction"`
-	// Source is the pod that connects. Of an inbound connection without a gateway
-	// it is whatever address that shows.
+	// Source is the pod that connects. If the client of an inbound connection has no
+	// gateway, it is the address that the connection came from.
 	Source netip.Addr `json:"source"`
-	// Destination is where an outbound connection was going to, which may be a
-	// Service, and what it reached in this pod if it was inbound.
+	// Destination is what an outbound connection dialled, which may be a Service, and what
+	// an inbound one reached in this pod.
 	Destination netip.AddrPort `json:"destination"`
 	// Dialled is what the client of an inbound connection dialled, as its gateway
-	// says, if that is not Destination: the address of a Service.
+	// reports, if that is not Destination: the address of a Service.
 	Dialled netip.AddrPort `json:"dialled,omitzero"`
 	// Peer is the identity of the other gateway, empty without one.
 	Peer string `json:"peer,omitempty"`
@@ -57,12 +56,12 @@ type Edge struct {
 	Verdict string `json:"verdict"`
 	// Reason says why connections were not encrypted or were refused.
 	Reason string `json:"reason,omitempty"`
-	// Connections counts those that were decided, Open those of them that have not
+	// Connections counts those whose verdict is known, Open those of them that have not
 	// ended.
 	Connections uint64 `json:"connections"`
 	Open        int64  `json:"open"`
-	// Sent and Received count bytes of the application in this pod, those of open
-	// connections up to a few seconds ago.
+	// Sent and Received count bytes of the application in this pod. The numbers of open
+	// connections are a few seconds old.
 	Sent     uint64 `json:"bytesSent"`
 	Received uint64 `json:"bytesReceived"`
 	// LastSeen is when a connection last began or ended.

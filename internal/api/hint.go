@@ -2,7 +2,7 @@ package api
 
 import "errors"
 
-// hinted is an error together with advice for the person who meets it.
+// hinted is an error with a hint for the user.
 type hinted struct {
 	error
 	hint string
@@ -10,7 +10,7 @@ type hinted struct {
 
 func (h *hinted) Unwrap() error { return h.error }
 
-// WithHint attaches advice to err: one line, what to do next. A nil err stays nil.
+// WithHint attaches a hint to err: one line, what to do next. A nil err stays nil.
 func WithHint(err error, hint string) error {
 	if err == nil {
 		return nil
@@ -18,8 +18,8 @@ func WithHint(err error, hint string) error {
 	return &hinted{err, hint}
 }
 
-// Hint returns the advice that the outermost hinted error in err's chain
-// carries, or "" if there is none.
+// Hint returns the hint of the outermost hinted error in err's chain, or "" if there is
+// none.
 func Hint(err error) string {
 	var h *hinted
 	if errors.As(err, &h) {

@@ -14,9 +14,9 @@ type CertificateRequest struct {
 
 // IssuedCertificate answers a CertificateRequest.
 type IssuedCertificate struct {
-	// Certificate is PEM: the leaf, then what leads to a root in Bundle.
+	// Certificate is PEM: the leaf, then the intermediates up to a root in Bundle.
 	Certificate string `json:"certificate"`
-	// Bundle is PEM: the roots that the gateway is to trust from now on.
+	// Bundle is PEM: the roots that replace those that the gateway trusts.
 	Bundle string `json:"bundle"`
 }
 
@@ -28,11 +28,11 @@ type TrustBundle struct {
 
 // DisableReport says how a gateway that was disabled has ended.
 type DisableReport struct {
-	// Drained counts the connections that ended by themselves after the capture
-	// was stopped, Aborted those that were reset at the drain timeout.
+	// Drained counts the connections that ended by themselves after the capture was
+	// stopped, Aborted those that were reset at the drain timeout.
 	Drained uint64 `json:"drained"`
 	Aborted uint64 `json:"aborted"`
-	// Left names what could not be removed from the pod: programs, maps, filters.
-	// Empty is the proof that nothing is left.
+	// Left names the programs, maps and filters that could not be removed from the pod.
+	// Empty proves that nothing is left.
 	Left []string `json:"left,omitempty"`
 }

@@ -5,7 +5,7 @@ import (
 	"unicode"
 )
 
-// OneLine makes a line of printable text of what may be anything.
+// OneLine returns text as one line of printable characters.
 func OneLine(text string) string {
 	clean := strings.Map(func(r rune) rune {
 		if unicode.IsSpace(r) {

@@ -1,7 +1,7 @@
 package api
 
-// MaxMetricSamples bounds how many samples a gateway's metrics can have. There is a
-// fixed number of them, far below it: no label holds what traffic brings.
+// MaxMetricSamples bounds the samples of a gateway's metrics. Their number is fixed, and
+// far below: no label depends on the traffic.
 const MaxMetricSamples = 1000
 
 // Metrics are a gateway's Prometheus metrics, in the order of their names.

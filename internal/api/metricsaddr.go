@@ -41,7 +41,7 @@ func ParseMetricsAddr(text string) (netip.AddrPort, error) {
 	return addr, nil
 }
 
-// checkMetricsAddr reports why the metrics cannot be served where c says.
+// checkMetricsAddr returns why metrics cannot be served at c.MetricsAddr.
 func (c *Config) checkMetricsAddr() error {
 	if c.MetricsAddr == "" {
 		return nil

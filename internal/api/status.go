@@ -15,15 +15,15 @@ const (
 	Ready State = "ready"
 	// Degraded means that the worker has ended and is being started again.
 	Degraded State = "degraded"
-	// Uncertified means that the gateway was started without a certificate and
-	// waits for its first one. Nothing is captured yet.
+	// Uncertified means that the gateway waits for its first certificate. Nothing is
+	// captured yet.
 	Uncertified State = "uncertified"
 	// Draining means that the gateway is being disabled: it captures nothing, and ends when its
 	// connections have ended or at the drain timeout.
 	Draining State = "draining"
 )
 
-// Status is what a gateway reports about itself.
+// Status is a gateway's report of itself.
 type Status struct {
 	// Version is the build of the gateway.
 	Version   string    `json:"version"`
@@ -37,11 +37,10 @@ type Status struct {
 	Mode      Mode         `json:"mode"`
 	OnFailure OnFailure    `json:"onFailure"`
 	Wire      Wire         `json:"wire,omitempty"`
-	// Allow holds the identity rules in force; empty means everyone in the trust
-	// domain.
+	// Allow holds the identity rules in force, see Config.
 	Allow []string `json:"allow,omitempty"`
-	// Missing names the features that could not be loaded, each with the reason.
-	// The gateway works without them.
+	// Missing names the features that could not be loaded, each with the reason. The
+	// gateway works without them.
 	Missing []string `json:"missing,omitempty"`
 	// MetricsAddr is where metrics are served over TCP, empty for nowhere.
 	MetricsAddr string      `json:"metricsAddr,omitempty"`
@@ -50,8 +49,8 @@ type Status struct {
 	Worker      Worker      `json:"worker"`
 	Capture     Capture     `json:"capture"`
 	Traffic     Traffic     `json:"traffic"`
-	// Unencrypted says why connections were refused or carried in plaintext, as far
-	// as that has happened.
+	// Unencrypted counts, by reason, the connections that were refused or carried in
+	// plaintext.
 	Unencrypted []Unencrypted `json:"unencrypted,omitempty"`
 	// Existing describes plaintext connections of the application that no gateway
 	// carries. It is nil if the gateway does not list them.
@@ -61,14 +60,14 @@ type Status struct {
 // MaxExisting is how many connections an ExistingConnections lists.
 const MaxExisting = 50
 
-// ExistingConnections counts the open connections between the application and
-// captured ranges that do not go through its gateway: most were there before it.
+// ExistingConnections counts the open connections between the application and captured
+// ranges that its gateway does not carry. Most are older than the gateway.
 type ExistingConnections struct {
-	// Outbound and Inbound count those that are open now, seen from the pod.
-	// Sources that strict mode lets in without TLS are not among them.
+	// Outbound and Inbound count those that are open, seen from the pod. Connections from
+	// Config.PlaintextFrom do not count.
 	Outbound int `json:"outbound"`
 	Inbound  int `json:"inbound"`
-	// Reset counts those that the gateway has reset since it started.
+	// Reset counts those that the gateway reset since it started.
 	Reset int `json:"reset,omitempty"`
 	// Connections are the first MaxExisting of them.
 	Connections []ExistingConnection `json:"connections,omitempty"`
@@ -91,8 +90,8 @@ type Certificate struct {
 	// Authorities are the SHA-256 fingerprints (lower-case hexadecimal) of the
 	// certificates in the trust bundle.
 	Authorities []string `json:"authorities"`
-	// Issuer is the one of Authorities that the certificate leads to, empty if
-	// none does.
+	// Issuer is the one of Authorities that the certificate's chain ends at, empty if it
+	// ends at none.
 	Issuer string `json:"issuer,omitempty"`
 }
 
@@ -100,11 +99,11 @@ type Certificate struct {
 type Worker struct {
 	PID       int       `json:"pid"`
 	StartedAt time.Time `json:"startedAt"`
-	// Restarts counts how often the supervisor had to start it again.
+	// Restarts counts how often the supervisor restarted it.
 	Restarts int `json:"restarts"`
 }
 
-// Capture describes what the eBPF programs do.
+// Capture describes the eBPF programs and their counters.
 type Capture struct {
 	// Cgroup is the path of the pod's cgroup below the cgroup2 mount.
 	Cgroup string `json:"cgroup"`
@@ -116,7 +115,7 @@ type Capture struct {
 	ExcludePorts []uint16       `json:"excludePorts,omitempty"`
 	Nodes        []netip.Addr   `json:"nodes,omitempty"`
 	NodePorts    [2]uint16      `json:"nodePorts,omitzero"`
-	// PlaintextFrom holds the sources that strict mode lets in without TLS.
+	// PlaintextFrom holds the sources that strict mode accepts without TLS.
 	PlaintextFrom []netip.Prefix `json:"plaintextFrom,omitempty"`
 	BlockUDP      bool           `json:"blockUDP,omitempty"`
 	CaptureCounts
@@ -161,20 +160,20 @@ type Traffic struct {
 
 // Direction counts the connections of one direction, seen from the pod.
 type Direction struct {
-	// Active is the number of connections that are open now.
+	// Active is the number of open connections.
 	Active int64 `json:"active"`
-	// Encrypted, Plaintext and Refused count how connections were carried.
-	// Each connection is in exactly one of them once that is decided.
+	// Encrypted, Plaintext and Refused count how connections were carried. Each
+	// connection counts in exactly one of them, once that is decided.
 	Encrypted uint64 `json:"encrypted"`
 	Plaintext uint64 `json:"plaintext"`
 	Refused   uint64 `json:"refused"`
-	// Inband counts those of Encrypted that travelled by WireInband.
+	// Inband counts those of Encrypted on WireInband.
 	Inband uint64 `json:"inband,omitempty"`
-	// NotAllowed counts those of Refused that the identity rules turned away.
+	// NotAllowed counts those of Refused that the identity rules did not allow.
 	NotAllowed uint64 `json:"notAllowed,omitempty"`
-	// OptionLost counts connections by WireInband whose other end did not show
-	// the TCP option: it has no gateway, or something on the way removed it.
-	// They are in Plaintext or, in strict mode, in Refused.
+	// OptionLost counts connections on WireInband whose other end did not send the TCP
+	// option: it has no gateway, or something on the way removed the option. They count
+	// in Plaintext or, in strict mode, in Refused.
 	OptionLost uint64 `json:"optionLost,omitempty"`
 	// Sent and Received count bytes of the application, as it sees them.
 	Sent     uint64 `json:"bytesSent"`

@@ -5,8 +5,7 @@ package api
 type Unencrypted struct {
 	// Direction is Outbound or Inbound.
 	Direction string `json:"direction"`
-	// Reason is a word of a fixed list, fit for a label of metrics. The log has the same
-	// in full.
+	// Reason is a word of a fixed list, fit for a label of metrics. The log has it in full.
 	Reason      string `json:"reason"`
 	Connections uint64 `json:"connections"`
 }

@@ -6,20 +6,20 @@ import "encoding/binary"
 const CookedSize = 20
 
 // Hardware types (ARPHRD_ of Linux's if_arp.h) and packet types (PACKET_ of
-// if_packet.h) that matter here.
+// if_packet.h) that the programs know.
 const (
 	HardwareLoopback = 772
 	TypeOutgoing     = 4
 )
 
-// Cooked is the header of LINKTYPE_LINUX_SLL2, which takes the place of whatever
-// header the link itself has: so links of all kinds look alike.
+// Cooked is the header of LINKTYPE_LINUX_SLL2. It replaces the link's own header, so that
+// links of all kinds look alike.
 type Cooked struct {
 	// Protocol is the EtherType of what follows.
 	Protocol uint16
 	// Index is the interface's number in its network namespace.
 	Index uint32
-	// Hardware and Type are one of the constants above, or another number.
+	// Hardware and Type are one of the constants, or another number.
 	Hardware uint16
 	Type     uint8
 	// Address is the sender's on the link, AddressLength bytes of it.
@@ -37,8 +37,8 @@ func (c *Cooked) Append(b []byte) []byte {
 	return append(b, c.Address[:]...)
 }
 
-// ParseCooked returns the header at the start of data and what follows it. It
-// reports false if data are too short.
+// ParseCooked returns the header at the start of data and the rest. It reports false if
+// data are too short.
 func ParseCooked(data []byte) (c Cooked, rest []byte, ok bool) {
 	if len(data) < CookedSize {
 		return Cooked{}, nil, false

@@ -7,13 +7,18 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
-var sampleTime = time.Unix(1700000000, 123456789)
+var (
+	sampleTime    = time.Unix(1700000000, 123456789)
+	sampleHead    = Cooked{Protocol: 0x0800, Index: 1, Hardware: HardwareLoopback, Type: TypeOutgoing, AddressLength: 6, Address: [8]byte{1, 2, 3, 4, 5, 6}}
+	samplePayload = bytes.Repeat([]byte{0x45}, 21)
+)
 
 // sample is a recording with one of everything.
 func sample(t testing.TB) []byte {
@@ -27,8 +32,7 @@ func sample(t testing.TB) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	head := Cooked{Protocol: 0x0800, Index: 1, Hardware: HardwareLoopback}
-	if err := w.WritePacket(i, sampleTime, 9000, head.Append(nil), bytes.Repeat([]byte{0x45}, 21)); err != nil {
+	if err := w.WritePacket(i, sampleTime, 9000, sampleHead.Append(nil), samplePayload); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.WriteStatistics(Statistics{Interface: i, Time: sampleTime, Received: 5, Dropped: 2}); err != nil {
@@ -44,8 +48,7 @@ func TestReadsWhatIsWritten(t *testing.T) {
 	text := sample(t)
 	r := NewReader(bytes.NewReader(text))
 	var raw []byte
-	var packet *Packet
-	var statistics *Statistics
+	var got []Block
 	for {
 		b, err := r.Next()
 		if err == io.EOF {
@@ -56,29 +59,29 @@ func TestReadsWhatIsWritten(t *testing.T) {
 		}
 		raw = append(raw, b.Raw...)
 		if b.Packet != nil {
-			p := *b.Packet
-			p.Data = bytes.Clone(p.Data)
-			packet = &p
+			b.Packet.Data = bytes.Clone(b.Packet.Data)
 		}
-		if b.Statistics != nil {
-			statistics = b.Statistics
-		}
+		got = append(got, Block{Interface: b.Interface, Packet: b.Packet, Statistics: b.Statistics})
 	}
 	if !bytes.Equal(raw, text) {
 		t.Error("the raw blocks are not the recording")
 	}
-	if want := []Interface{{"lo", "loopback", LinuxSLL2, 4096}}; !reflect.DeepEqual(r.Interfaces(), want) {
-		t.Errorf("interfaces %+v", r.Interfaces())
+	lo := Interface{"lo", "loopback", LinuxSLL2, 4096}
+	want := []Block{
+		{}, // the section
+		{Interface: &lo},
+		{Packet: &Packet{Time: sampleTime, Length: 9000, Data: append(sampleHead.Append(nil), samplePayload...)}},
+		{Statistics: &Statistics{Time: sampleTime, Received: 5, Dropped: 2}},
 	}
-	if packet == nil || !packet.Time.Equal(sampleTime) || packet.Length != 9000 || len(packet.Data) != CookedSize+21 {
-		t.Fatalf("packet %+v", packet)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the blocks differ (-want +got):\n%s", diff)
 	}
-	c, rest, ok := ParseCooked(packet.Data)
-	if !ok || c.Protocol != 0x0800 || c.Index != 1 || c.Hardware != HardwareLoopback || len(rest) != 21 {
-		t.Errorf("header %+v, %d bytes", c, len(rest))
+	if diff := cmp.Diff([]Interface{lo}, r.Interfaces()); diff != "" {
+		t.Errorf("the interfaces differ (-want +got):\n%s", diff)
 	}
-	if statistics == nil || statistics.Received != 5 || statistics.Dropped != 2 || !statistics.Time.Equal(sampleTime) {
-		t.Errorf("statistics %+v", statistics)
+	head, rest, ok := ParseCooked(want[2].Packet.Data)
+	if !ok || head != sampleHead || !bytes.Equal(rest, samplePayload) {
+		t.Errorf("the header is read as %+v, with %q behind it", head, rest)
 	}
 }
 

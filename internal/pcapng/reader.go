@@ -34,7 +34,7 @@ type Reader struct {
 // NewReader returns a Reader of r.
 func NewReader(r io.Reader) *Reader { return &Reader{r: r} }
 
-// Interfaces returns the interfaces that were described so far.
+// Interfaces returns the interfaces of the blocks so far.
 func (p *Reader) Interfaces() []Interface { return p.interfaces }
 
 // Next returns the next block, which is valid until the next call. The error is

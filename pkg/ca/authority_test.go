@@ -86,9 +86,7 @@ func TestIssue(t *testing.T) {
 			t.Fatalf("trust domain %s: %v", td, err)
 		}
 		key, err := parseKey(leaf.KeyPEM)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		cert := checkLeaf(t, a, leaf, key.Public())
 		if !NamesAddress(cert, testIPs[1]) || NamesAddress(cert, netip.MustParseAddr("10.0.2.3")) || cert.VerifyHostname("10.0.2.2") != nil {
 			t.Errorf("addresses %v", cert.IPAddresses)
@@ -118,9 +116,7 @@ func TestIssue(t *testing.T) {
 func TestIssueWithoutConstraint(t *testing.T) {
 	root := pki.Root(t)
 	a, err := Import(root.CertPEM(), root.KeyPEM(t), "prod.example.org")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if leaf, err := a.Issue(LeafRequest{Identity: testID("cluster.local")}); err == nil {
 		t.Errorf("issued %v for another trust domain", leaf)
 	} else {
@@ -171,13 +167,9 @@ func TestIssueRefuses(t *testing.T) {
 
 func TestIssueEndsWithAuthority(t *testing.T) {
 	a, err := New(Options{TTL: time.Hour})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	leaf, err := a.Issue(LeafRequest{Identity: testID(DefaultTrustDomain), TTL: 24 * time.Hour})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if !leaf.NotAfter.Equal(a.Certificate().NotAfter) {
 		t.Errorf("leaf ends %v, authority %v", leaf.NotAfter, a.Certificate().NotAfter)
 	}
@@ -187,14 +179,10 @@ func TestIssueEndsWithAuthority(t *testing.T) {
 func TestPrintingShowsNoKey(t *testing.T) {
 	a := newTestAuthority(t, "cluster.local")
 	leaf, err := a.Issue(LeafRequest{Identity: testID("cluster.local")})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for _, value := range []any{a, leaf, *leaf, []any{a, leaf}} {
 		asJSON, err := json.Marshal(value)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		outputs := []string{string(asJSON)}
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
 			outputs = append(outputs, fmt.Sprintf(verb, value))
@@ -217,8 +205,6 @@ func TestPrintingShowsNoKey(t *testing.T) {
 func secretNumber(t *testing.T, key crypto.Signer) string {
 	t.Helper()
 	b, err := key.(*ecdsa.PrivateKey).Bytes()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return new(big.Int).SetBytes(b).String()
 }

@@ -16,9 +16,7 @@ import (
 func TestDecodeRefuses(t *testing.T) {
 	encode := func(a *Authority) []byte {
 		text, err := a.Encode()
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		return text
 	}
 	a, b := newTestAuthority(t, DefaultTrustDomain), newTestAuthority(t, DefaultTrustDomain)
@@ -51,9 +49,7 @@ func TestDecodeRefuses(t *testing.T) {
 func TestDecodeNoticesEveryByte(t *testing.T) {
 	a := newTestAuthority(t, DefaultTrustDomain)
 	text, err := a.Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for i := range text {
 		for _, flip := range []byte{0x01, 0x20, 0x80} {
 			changed := slices.Clone(text)

@@ -12,9 +12,7 @@ func TestEndorsement(t *testing.T) {
 	for name, old := range authoritiesOfAllKeys(t) {
 		next, third := newTestAuthority(t, DefaultTrustDomain), newTestAuthority(t, DefaultTrustDomain)
 		e, err := Endorse(old, next)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		if e.Partner(old) != Fingerprint(next.Root()) || e.Partner(next) != Fingerprint(old.Root()) || e.Partner(third) != "" {
 			t.Errorf("%s: partners %q, %q, %q", name, e.Partner(old), e.Partner(next), e.Partner(third))
 		}
@@ -35,9 +33,7 @@ func authoritiesOfAllKeys(t *testing.T) map[string]*Authority {
 	for name, key := range map[string]crypto.Signer{"P-521": pki.ECKey(t, elliptic.P521()), "RSA": pki.RSAKey(t, 2048), "Ed25519": pki.Ed25519Key(t)} {
 		root := pki.Sign(t, name, key, nil, nil)
 		a, err := Import(root.CertPEM(), root.KeyPEM(t), DefaultTrustDomain)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		all[name] = a
 	}
 	return all

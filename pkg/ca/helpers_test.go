@@ -27,9 +27,7 @@ func testID(trustDomain string) identity.ID {
 func newTestAuthority(t *testing.T, trustDomain string) *Authority {
 	t.Helper()
 	a, err := New(Options{TrustDomain: trustDomain})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return a
 }
 
@@ -37,13 +35,9 @@ func newTestAuthority(t *testing.T, trustDomain string) *Authority {
 func verify(t *testing.T, bundle, chain []byte) error {
 	t.Helper()
 	roots, err := ParseCertificates(bundle)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	certs, err := ParseCertificates(chain)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	_, err = Verify(certs, roots, time.Now())
 	return err
 }
@@ -76,9 +70,7 @@ func contentsOf(cert *x509.Certificate) contents {
 func checkLeaf(t *testing.T, a *Authority, leaf *Leaf, key crypto.PublicKey) *x509.Certificate {
 	t.Helper()
 	chain, err := ParseCertificates(leaf.CertPEM)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	cert := chain[0]
 	want := contents{URIs: []string{testID(a.TrustDomain()).String()}, IPs: []string{"10.0.2.2", "fd00::2"}, MaxPathLen: -1,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
@@ -111,9 +103,7 @@ func verifyOpenSSL(t *testing.T, bundle, chain []byte, purpose string) (string, 
 	dir := t.TempDir()
 	bundleFile, chainFile := filepath.Join(dir, "bundle.pem"), filepath.Join(dir, "chain.pem")
 	for path, text := range map[string][]byte{bundleFile: bundle, chainFile: chain} {
-		if err := os.WriteFile(path, text, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.WriteFile(path, text, 0o600))
 	}
 	out, err := exec.CommandContext(t.Context(), openssl, "verify", "-x509_strict", "-purpose", purpose,
 		"-CAfile", bundleFile, "-untrusted", chainFile, chainFile).CombinedOutput()
@@ -126,5 +116,13 @@ func checkMessage(t *testing.T, name string, err error) {
 		if text == "" || strings.Contains(text, "\n") || strings.Contains(text, "BEGIN") {
 			t.Errorf("%s: not one line without PEM: %q", name, text)
 		}
+	}
+}
+
+// must ends the test if err is not nil.
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }

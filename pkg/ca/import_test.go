@@ -31,9 +31,7 @@ func TestImportKeyTypes(t *testing.T) {
 			encodings = append(encodings, pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(k)}))
 		case *ecdsa.PrivateKey:
 			der, err := x509.MarshalECPrivateKey(k)
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			text := pem.EncodeToMemory(&pem.Block{Type: "EC PARAMETERS", Bytes: []byte{6, 0}})
 			encodings = append(encodings, append(text, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})...))
 		}
@@ -75,9 +73,7 @@ func TestImportChain(t *testing.T) {
 			text = append(text, p.CertPEM()...)
 		}
 		a, err := Import(text, issuer.KeyPEM(t), "")
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		if a.TrustDomain() != "prod.example.org" || !a.Certificate().Equal(issuer.Cert) {
 			t.Errorf("imported %v", a)
 		}
@@ -85,9 +81,7 @@ func TestImportChain(t *testing.T) {
 			t.Error("the bundle is not the root alone")
 		}
 		leaf, err := a.Issue(LeafRequest{Identity: testID("prod.example.org"), IPs: testIPs})
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		if !leaf.NotAfter.Equal(middle.Cert.NotAfter) {
 			t.Errorf("leaf ends %v, its chain %v", leaf.NotAfter, middle.Cert.NotAfter)
 		}
@@ -102,9 +96,7 @@ func TestImportChain(t *testing.T) {
 			t.Errorf("openssl: %v: %s", err, out)
 		}
 		encoded, err := a.Encode()
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		if b, err := Decode(encoded); err != nil || !b.Equal(a) || len(b.chain) != 3 {
 			t.Errorf("decoded %v, %v", b, err)
 		}
@@ -182,14 +174,10 @@ func TestImportRefuses(t *testing.T) {
 // of them is not enabled with a certificate that its peers refuse.
 func TestImportAddressConstraint(t *testing.T) {
 	_, permitted, err := net.ParseCIDR("10.0.0.0/8")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	root := pki.Sign(t, "root", pki.ECKey(t, elliptic.P256()), nil, func(c *x509.Certificate) { c.PermittedIPRanges = []*net.IPNet{permitted} })
 	a, err := Import(root.CertPEM(), root.KeyPEM(t), "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if _, err := a.Issue(LeafRequest{Identity: testID(DefaultTrustDomain), IPs: testIPs[:1]}); err != nil {
 		t.Error(err)
 	}

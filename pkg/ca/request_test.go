@@ -34,15 +34,11 @@ func TestSign(t *testing.T) {
 	root := pki.Sign(t, "root", pki.ECKey(t, elliptic.P384()), nil, nil)
 	between := pki.Sign(t, "between", pki.ECKey(t, elliptic.P256()), &root, nil)
 	chained, err := Import(append(between.CertPEM(), root.CertPEM()...), between.KeyPEM(t), "cluster.local")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for name, a := range map[string]*Authority{"root": newTestAuthority(t, "cluster.local"), "chain": chained} {
 		key := pki.ECKey(t, elliptic.P256())
 		leaf, err := a.Sign(pki.Request(t, boastful(), key), LeafRequest{Identity: testID("cluster.local"), IPs: testIPs, TTL: time.Hour})
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		if len(leaf.KeyPEM) != 0 {
 			t.Errorf("%s: a key came with it", name)
 		}
@@ -60,9 +56,7 @@ func TestSignRefuses(t *testing.T) {
 	forged := append([]byte(nil), block.Bytes...)
 	forged[len(forged)-1] ^= 1
 	leaf, err := a.Issue(LeafRequest{Identity: testID("cluster.local")})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for name, csr := range map[string][]byte{
 		"nothing":          nil,
 		"text":             []byte("please"),
@@ -140,9 +134,7 @@ func FuzzSign(f *testing.F) {
 			return
 		}
 		certs, err := ParseCertificates(leaf.CertPEM)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		id, err := identity.FromCertificate(certs[0])
 		if err != nil || id != testID(DefaultTrustDomain) || len(certs[0].IPAddresses) != len(testIPs) || certs[0].IsCA {
 			t.Fatalf("%v, %v", certs[0], err)

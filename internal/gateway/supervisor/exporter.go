@@ -42,7 +42,7 @@ func listenMetrics(ctx context.Context, addr string) (*os.File, error) {
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
 		return nil, api.WithHint(fmt.Errorf("serving metrics: %w", err),
-			"a container of this pod uses the port, or another gateway still runs in the pod: give another one to --metrics-addr")
+			"a container of this pod uses the port, or another gateway still runs there: give another one to --metrics-addr")
 	case err != nil:
 		return nil, fmt.Errorf("serving metrics: %w", err)
 	}

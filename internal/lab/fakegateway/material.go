@@ -1,15 +1,12 @@
 package fakegateway
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -19,16 +16,17 @@ type Material struct{ Chain, Roots []*x509.Certificate }
 // Renew does what a gateway does for 'ctl renew': it makes a key, has a certificate for
 // it issued, and checks that.
 func (c *Call) Renew() (Material, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := ca.NewKey()
 	if err != nil {
 		return Material{}, err
 	}
 	// What a gateway asks for is nothing that it gets.
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: []string{"kubernetes"}}, key)
+	other := identity.ID{TrustDomain: "other", Namespace: "kube-system", ServiceAccount: "root"}
+	csr, err := ca.NewRequest(key, other, nil)
 	if err != nil {
 		return Material{}, err
 	}
-	issued, err := c.Request(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
+	issued, err := c.Request(csr)
 	if err != nil {
 		return Material{}, err
 	}
@@ -36,7 +34,7 @@ func (c *Call) Renew() (Material, error) {
 	switch {
 	case len(m.Chain) == 0 || !key.PublicKey.Equal(m.Chain[0].PublicKey):
 		return Material{}, errors.New("for another key")
-	case len(m.Chain[0].DNSNames) != 0:
+	case m.Chain[0].URIs[0].String() == other.String():
 		return Material{}, errors.New("for the names of the request")
 	case Root(m.Chain, m.Roots, time.Now()) == nil:
 		return Material{}, errors.New("leads to no root")
@@ -58,31 +56,20 @@ func (m Material) Certificate() api.Certificate {
 	return c
 }
 
-// Certificates returns those in PEM text that is known to be good.
+// Certificates returns those in PEM text that is known to be good, or none.
 func Certificates(text []byte) []*x509.Certificate {
-	var list []*x509.Certificate
-	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			panic(err)
-		}
-		list = append(list, cert)
+	certs, err := ca.ParseCertificates(text)
+	if err != nil && len(text) > 0 {
+		panic(err)
 	}
-	return list
+	return certs
 }
 
 // Root returns which of roots a chain leads to at some time, nil if to none.
 func Root(chain, roots []*x509.Certificate, now time.Time) *x509.Certificate {
-	options := x509.VerifyOptions{CurrentTime: now, Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
-	for _, root := range roots {
-		options.Roots.AddCert(root)
-	}
-	for _, cert := range chain[1:] {
-		options.Intermediates.AddCert(cert)
-	}
-	verified, err := chain[0].Verify(options)
+	root, err := ca.Verify(chain, roots, now)
 	if err != nil {
 		return nil
 	}
-	return verified[0][len(verified[0])-1]
+	return root
 }

@@ -39,9 +39,9 @@ func (r *Rotation) Begin(ctx context.Context, s Source) error {
 	}
 	switch {
 	case a.Equal(r.Current()):
-		return api.WithHint(fmt.Errorf("%w, and it is the one that was given to follow it", ErrExists), "there is nothing to do")
+		return api.WithHint(fmt.Errorf("%w, and the new one is the same", ErrExists), "there is nothing to do")
 	case a.Root().Equal(r.Current().Root()):
-		return api.WithHint(errors.New("the authority to follow has the same root as the current one, so gateways trust it already"),
+		return api.WithHint(errors.New("the new authority has the same root as the current one: gateways trust it already"),
 			"use it with 'kubectl gateway init-ca --force', then 'kubectl gateway rotate --all -A'")
 	}
 	return r.moveAll(ctx, state{current: r.Current(), next: a})
@@ -84,22 +84,21 @@ func (r *Rotation) Drop(ctx context.Context) error {
 	return r.publish(ctx, r.Current(), nil)
 }
 
-// Finish ends the rotation, and returns the path of the predecessor's backup, or ""
-// if this machine has none. It needs phase Dropping, and that no gateway trusts
-// the predecessor.
-func (r *Rotation) Finish(ctx context.Context) (backup string, err error) {
+// Finish ends the rotation, and makes a backup of the predecessor if this machine
+// has it. It needs phase Dropping, and that no gateway trusts the predecessor.
+func (r *Rotation) Finish(ctx context.Context) error {
 	if r.Phase() != Dropping {
-		return "", fmt.Errorf("finishing: the rotation is %s", r.Phase())
+		return fmt.Errorf("finishing: the rotation is %s", r.Phase())
 	}
 	to := state{current: r.Current(), next: r.kept()[next]}
 	// The store that counts comes last: until then the rotation is not over, and
 	// opening it again leads here.
 	for i := range slices.Backward(r.stores) {
 		if err := r.moveOne(ctx, i, to); err != nil {
-			return r.Backup(), err
+			return err
 		}
 	}
-	return r.Backup(), nil
+	return nil
 }
 
 // moveAll brings every store to a state, the one that counts first.

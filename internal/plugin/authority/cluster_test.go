@@ -98,9 +98,7 @@ func TestBundleOfAnotherTrustDomain(t *testing.T) {
 	root := pki.Root(t)
 	imported := func(trustDomain string) *ca.Authority {
 		a, err := ca.Import(root.CertPEM(), root.KeyPEM(t), trustDomain)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		return a
 	}
 	if _, err := publishBundle(ctx, cluster, imported("a.example"), false); err != nil {
@@ -114,9 +112,7 @@ func TestBundleOfAnotherTrustDomain(t *testing.T) {
 func TestDamagedBundle(t *testing.T) {
 	a, other := newTestAuthority(t, "cluster.local"), newTestAuthority(t, "other.local")
 	_, key, err := a.PEM()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for name, data := range map[string]string{
 		"empty": "", "text": "hello", "of another trust domain": string(other.Bundle()), "with a key": string(a.Bundle()) + string(key),
 	} {
@@ -165,9 +161,7 @@ func TestConcurrentWriters(t *testing.T) {
 		}
 
 		cluster = newCluster("uid-1")
-		if err := publish(cluster, a, false); err != nil {
-			t.Fatal(err)
-		}
+		must(t, publish(cluster, a, false))
 		// The fake server compares no versions, so this does it.
 		setVersion := func(object runtime.Object) { object.(metav1.Object).SetResourceVersion("7") }
 		cluster.PrependReactor("get", name, func(action clienttesting.Action) (bool, runtime.Object, error) {
@@ -200,9 +194,7 @@ func TestPublishAuthority(t *testing.T) {
 	root := pki.Sign(t, "root", pki.RSAKey(t, 2048), nil, nil)
 	issuer := pki.Sign(t, "issuer", pki.Ed25519Key(t), &root, nil)
 	a, err := ca.Import(append(issuer.CertPEM(), root.CertPEM()...), issuer.KeyPEM(t), "prod.example.org")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if changed, err := (&secretStore{client: cluster}).publish(ctx, a, false); err != nil || !changed {
 		t.Fatalf("changed %v, %v", changed, err)
 	}
@@ -230,9 +222,7 @@ func TestPublishAuthority(t *testing.T) {
 	}
 	// A key from one and a certificate from another is no authority.
 	s, err = cluster.CoreV1().Secrets(Namespace).Get(ctx, SecretName, metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	s.Data[corev1.TLSPrivateKeyKey] = issuer.KeyPEM(t)
 	if _, err := cluster.CoreV1().Secrets(Namespace).Update(ctx, s, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)

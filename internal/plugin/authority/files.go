@@ -112,8 +112,7 @@ func (s *dirStore) empty(_ context.Context, from slot, backup bool) error {
 	return s.retire(slotFiles[from])
 }
 
-// supersede puts a in the place of the current authority, whatever its state, and
-// keeps a backup of that.
+// supersede replaces the current authority, whatever its state, and keeps a backup.
 func (s *dirStore) supersede(a *ca.Authority) error {
 	if err := s.prepare(); err != nil {
 		return err

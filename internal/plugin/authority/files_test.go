@@ -24,27 +24,21 @@ func TestCreateAndLoad(t *testing.T) {
 	}
 	a := mustCreate(t, dir)
 	b, err := LoadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if !b.Equal(a) {
 		t.Errorf("loaded %v, stored %v", b, a)
 	}
 	if runtime.GOOS != "windows" {
 		for path, want := range map[string]fs.FileMode{dir: 0o700, filepath.Dir(dir): 0o700, Path(dir): 0o600} {
 			info, err := os.Stat(path)
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			if info.Mode().Perm() != want {
 				t.Errorf("%s has mode %04o, want %04o", path, info.Mode().Perm(), want)
 			}
 		}
 	}
 	before, err := os.ReadFile(Path(dir))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if err := CreateDir(dir, newTestAuthority(t, ca.DefaultTrustDomain)); !errors.Is(err, ErrExists) || api.Hint(err) == "" {
 		t.Errorf("second creation: %v", err)
 	}
@@ -63,18 +57,12 @@ func TestReplaceKeepsBackup(t *testing.T) {
 		t.Fatalf("replacing nothing: backup %q, %v", backup, err)
 	}
 	old, err := os.ReadFile(Path(dir))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	// The backup of a file that others could read is not one that they can.
-	if err := os.Chmod(Path(dir), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chmod(Path(dir), 0o644))
 	second := newTestAuthority(t, ca.DefaultTrustDomain)
 	backup, err := supersede(dir, second)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if kept, err := os.ReadFile(backup); err != nil || !bytes.Equal(kept, old) {
 		t.Errorf("the backup is not the old authority: %v", err)
 	}
@@ -103,9 +91,7 @@ func TestCreateRace(t *testing.T) {
 	}
 	wg.Wait()
 	stored, err := LoadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	winners := 0
 	for i, a := range authorities {
 		switch {
@@ -125,14 +111,10 @@ func TestCreateRace(t *testing.T) {
 func TestLoadRefuses(t *testing.T) {
 	now := time.Now()
 	expired, err := ca.New(ca.Options{TTL: time.Hour, Now: now.Add(-2 * time.Hour)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	encode := func(a *ca.Authority) []byte {
 		text, err := a.Encode()
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		return text
 	}
 	b := newTestAuthority(t, ca.DefaultTrustDomain)
@@ -146,9 +128,7 @@ func TestLoadRefuses(t *testing.T) {
 		"expired": {encode(expired), ca.ErrExpired},
 	} {
 		dir := t.TempDir()
-		if err := os.WriteFile(Path(dir), c.text, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.WriteFile(Path(dir), c.text, 0o600))
 		got, err := LoadDir(dir)
 		switch {
 		case err == nil:
@@ -188,12 +168,8 @@ func TestLoadPermissions(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		mustCreate(t, dir)
-		if err := os.Chmod(Path(dir), c.file); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chmod(dir, c.dir); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Chmod(Path(dir), c.file))
+		must(t, os.Chmod(dir, c.dir))
 		_, err := LoadDir(dir)
 		if !errors.Is(err, c.want) {
 			t.Errorf("file %04o in directory %04o: %v, want %v", c.file, c.dir, err, c.want)
@@ -207,9 +183,7 @@ func TestLoadPermissions(t *testing.T) {
 	}
 	// A directory that others can write to does not get an authority at all.
 	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o777); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chmod(dir, 0o777))
 	if err := CreateDir(dir, newTestAuthority(t, ca.DefaultTrustDomain)); !errors.Is(err, ErrExposed) || len(names(t, dir)) != 0 {
 		t.Errorf("creating in an open directory: %v, holds %v", err, names(t, dir))
 	}
@@ -223,16 +197,10 @@ func TestLoadUnreadable(t *testing.T) {
 		"file as directory": func(dir string) error { return os.Remove(dir) },
 	} {
 		dir := filepath.Join(t.TempDir(), "authority")
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := place(dir); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Mkdir(dir, 0o700))
+		must(t, place(dir))
 		if name == "file as directory" {
-			if err := os.WriteFile(dir, nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.WriteFile(dir, nil, 0o600))
 		}
 		_, err := LoadDir(dir)
 		if err == nil || errors.Is(err, ErrNoAuthority) {
@@ -256,9 +224,7 @@ func TestLoadUnreadable(t *testing.T) {
 	}
 	dir := t.TempDir()
 	mustCreate(t, dir)
-	if err := os.Chmod(Path(dir), 0); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chmod(Path(dir), 0))
 	if _, err := LoadDir(dir); !errors.Is(err, fs.ErrPermission) || errors.Is(err, ErrNoAuthority) {
 		t.Errorf("without permission: %v", err)
 	}
@@ -268,9 +234,7 @@ func TestLoadUnreadable(t *testing.T) {
 func TestLoadThroughLink(t *testing.T) {
 	real, dir := t.TempDir(), t.TempDir()
 	a := mustCreate(t, real)
-	if err := os.Symlink(Path(real), Path(dir)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Symlink(Path(real), Path(dir)))
 	if b, err := LoadDir(dir); err != nil || !b.Equal(a) {
 		t.Errorf("loaded %v, %v", b, err)
 	}
@@ -281,14 +245,10 @@ func TestStaleTemporaryFiles(t *testing.T) {
 	dir := t.TempDir()
 	stale, fresh := filepath.Join(dir, tempPrefix+"old"+tempSuffix), filepath.Join(dir, tempPrefix+"new"+tempSuffix)
 	for _, path := range []string{stale, fresh} {
-		if err := os.WriteFile(path, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.WriteFile(path, nil, 0o600))
 	}
 	long := time.Now().Add(-2 * staleAfter)
-	if err := os.Chtimes(stale, long, long); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chtimes(stale, long, long))
 	mustCreate(t, dir)
 	if got := names(t, dir); !slices.Equal(got, []string{filepath.Base(fresh), fileName}) {
 		t.Errorf("the directory holds %v", got)

@@ -13,9 +13,7 @@ import (
 // Opening a pipe for reading would wait for a writer that never comes.
 func TestLoadPipe(t *testing.T) {
 	dir := t.TempDir()
-	if err := syscall.Mkfifo(Path(dir), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, syscall.Mkfifo(Path(dir), 0o600))
 	_, err := LoadDir(dir)
 	if err == nil || errors.Is(err, ErrNoAuthority) {
 		t.Fatalf("loaded from a pipe: %v", err)

@@ -24,18 +24,14 @@ import (
 func newTestAuthority(t *testing.T, trustDomain string) *ca.Authority {
 	t.Helper()
 	a, err := ca.New(ca.Options{TrustDomain: trustDomain})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return a
 }
 
 func mustCreate(t *testing.T, dir string) *ca.Authority {
 	t.Helper()
 	a := newTestAuthority(t, ca.DefaultTrustDomain)
-	if err := CreateDir(dir, a); err != nil {
-		t.Fatal(err)
-	}
+	must(t, CreateDir(dir, a))
 	return a
 }
 
@@ -51,9 +47,7 @@ func supersede(dir string, a *ca.Authority) (backup string, err error) {
 func checkFile(t *testing.T, path string, want *ca.Authority) {
 	t.Helper()
 	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	got, err := ca.Decode(text)
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Errorf("%s: %v (-want +got):\n%s", path, err, diff)
@@ -63,9 +57,7 @@ func checkFile(t *testing.T, path string, want *ca.Authority) {
 func names(t *testing.T, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	var out []string
 	for _, entry := range entries {
 		out = append(out, entry.Name())
@@ -89,13 +81,6 @@ func newOperator(t *testing.T, cluster *fake.Clientset) *operator {
 
 func (o *operator) location() Location {
 	return Location{Client: o.cluster, Dir: o.dir, Step: o.step}
-}
-
-func (o *operator) must(err error) {
-	o.t.Helper()
-	if err != nil {
-		o.t.Fatal(err)
-	}
 }
 
 // newCluster returns a cluster with nothing in it but its own namespace.
@@ -133,5 +118,13 @@ func checkMessage(t *testing.T, name string, err error) {
 		if text == "" || strings.Contains(text, "\n") || strings.Contains(text, "BEGIN") {
 			t.Errorf("%s: not one line without PEM: %q", name, text)
 		}
+	}
+}
+
+// must ends the test if err is not nil.
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -38,7 +38,7 @@ func (o *operator) run(options InitOptions) (*InitResult, error) {
 func (o *operator) init(options InitOptions, want InitResult) *ca.Authority {
 	o.t.Helper()
 	got, err := o.run(options)
-	o.must(err)
+	must(o.t, err)
 	if want.Authority == nil {
 		want.Authority = got.Authority
 	}
@@ -91,9 +91,9 @@ func (o *operator) checkCluster(a *ca.Authority, keys int) {
 		o.t.Errorf("bundle %v, %v", b, err)
 	}
 	secrets, err := o.cluster.CoreV1().Secrets("").List(o.t.Context(), metav1.ListOptions{})
-	o.must(err)
+	must(o.t, err)
 	maps, err := o.cluster.CoreV1().ConfigMaps("").List(o.t.Context(), metav1.ListOptions{})
-	o.must(err)
+	must(o.t, err)
 	found := 0
 	for _, s := range secrets.Items {
 		for _, data := range s.Data {
@@ -120,7 +120,7 @@ func TestInitOnceAndAgain(t *testing.T) {
 	o.refused(InitOptions{TrustDomain: "other.local"}, ErrExists, "--force")
 
 	// What the cluster has lost comes back.
-	o.must(o.cluster.CoreV1().ConfigMaps(Namespace).Delete(t.Context(), BundleName, metav1.DeleteOptions{}))
+	must(t, o.cluster.CoreV1().ConfigMaps(Namespace).Delete(t.Context(), BundleName, metav1.DeleteOptions{}))
 	o.init(InitOptions{}, InitResult{Authority: first, File: Path(o.dir), Changed: true})
 	o.checkCluster(first, 0)
 }
@@ -133,7 +133,7 @@ func TestInitSecondOperator(t *testing.T) {
 	second.refused(InitOptions{Store: StoreCluster}, ErrForeign, "--force")
 
 	// A copy of the file is all that the second one needs.
-	second.must(CreateDir(second.dir, made))
+	must(t, CreateDir(second.dir, made))
 	second.init(InitOptions{}, InitResult{Authority: made, File: Path(second.dir)})
 
 	// By force, the first one's becomes the foreign one.
@@ -170,7 +170,7 @@ func TestInitStoreCluster(t *testing.T) {
 		t.Errorf("stored %v, %v (-want +got):\n%s", stored, err, diff)
 	}
 	// With a file that is not what the Secret holds, nobody can tell which is right.
-	third.must(CreateDir(third.dir, made))
+	must(t, CreateDir(third.dir, made))
 	third.refused(InitOptions{}, ErrForeign, "--force")
 }
 
@@ -179,7 +179,7 @@ func TestInitImport(t *testing.T) {
 	root, other := pki.Root(t), pki.Root(t)
 	imported := func(p pki.Pair, trustDomain string) *ca.Authority {
 		a, err := ca.Import(p.CertPEM(), p.KeyPEM(t), trustDomain)
-		o.must(err)
+		must(t, err)
 		return a
 	}
 	from := func(p pki.Pair) InitOptions { return InitOptions{CertPEM: p.CertPEM(), KeyPEM: p.KeyPEM(t)} }
@@ -204,11 +204,11 @@ func TestInitImport(t *testing.T) {
 
 func TestInitLeavesDamagedAlone(t *testing.T) {
 	o := newOperator(t, newCluster("uid-1"))
-	o.must(os.MkdirAll(o.dir, 0o700))
-	o.must(os.WriteFile(Path(o.dir), []byte("half an auth"), 0o600))
+	must(t, os.MkdirAll(o.dir, 0o700))
+	must(t, os.WriteFile(Path(o.dir), []byte("half an auth"), 0o600))
 	o.refused(InitOptions{}, ca.ErrDamaged, "--force")
 	result, err := o.run(InitOptions{Force: true})
-	o.must(err)
+	must(t, err)
 	if kept, err := os.ReadFile(result.Backup); err != nil || string(kept) != "half an auth" {
 		t.Errorf("backup %q, %v", kept, err)
 	}
@@ -230,7 +230,7 @@ func TestInitResumes(t *testing.T) {
 	}
 	o.cluster.ReactionChain = chain
 	made, err := LoadDir(o.dir)
-	o.must(err)
+	must(t, err)
 	o.init(InitOptions{Store: StoreCluster}, InitResult{Authority: made, File: Path(o.dir), InCluster: true, Changed: true})
 }
 

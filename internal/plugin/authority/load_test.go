@@ -16,9 +16,7 @@ func TestLoad(t *testing.T) {
 	a, b := newTestAuthority(t, "cluster.local"), newTestAuthority(t, "cluster.local")
 	put := func(err error) {
 		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 	}
 	publish := func(c *fake.Clientset, a *ca.Authority) { _, err := publishBundle(t.Context(), c, a, true); put(err) }
 	store := func(c *fake.Clientset, a *ca.Authority) {
@@ -89,9 +87,7 @@ func TestLoadByCluster(t *testing.T) {
 	t.Setenv("XDG_DATA_HOME", t.TempDir())
 	first, second := newCluster("uid-1"), newCluster("uid-2")
 	result, err := Init(t.Context(), InitOptions{Location: Location{Client: first}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if a, err := Load(t.Context(), Location{Client: first}); err != nil || !a.Equal(result.Authority) {
 		t.Errorf("first: %v, %v", a, err)
 	}

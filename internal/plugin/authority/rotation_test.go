@@ -26,10 +26,10 @@ func newSite(t *testing.T, keep string) *operator {
 		store = StoreCluster
 	}
 	result, err := s.run(InitOptions{Store: store})
-	s.must(err)
+	must(t, err)
 	s.first = result.Authority
 	if keep == "cluster" {
-		s.must(os.RemoveAll(s.dir))
+		must(t, os.RemoveAll(s.dir))
 	}
 	return s
 }
@@ -68,7 +68,7 @@ func (s *operator) advance(r *Rotation) (done bool, err error) {
 		}
 		return false, r.Drop(ctx)
 	}
-	_, err = r.Finish(ctx)
+	err = r.Finish(ctx)
 	return err == nil, err
 }
 
@@ -80,7 +80,7 @@ func TestRotation(t *testing.T) {
 			other := s.copyOfDir(keep)
 
 			r := s.mustOpen(Idle)
-			s.must(r.Begin(ctx, Source{TTL: 24 * time.Hour}))
+			must(t, r.Begin(ctx, Source{TTL: 24 * time.Hour}))
 			next := r.Other()
 			r = s.mustOpen(Trusting)
 			if !r.Current().Equal(s.first) || !r.Other().Equal(next) {
@@ -90,17 +90,17 @@ func TestRotation(t *testing.T) {
 				t.Error("switched before the next root was published")
 			}
 			s.checkLoads(s.location(), s.first)
-			s.must(r.Publish(ctx))
+			must(t, r.Publish(ctx))
 			s.checkLoads(s.location(), s.first, next)
 			s.checkLoads(other, s.first, next)
 			before := writes(s.cluster)
-			s.must(r.Publish(ctx))
+			must(t, r.Publish(ctx))
 			if writes(s.cluster) != before {
 				t.Error("published what was published")
 			}
 
 			r = s.mustOpen(Trusting)
-			s.must(r.Switch(ctx))
+			must(t, r.Switch(ctx))
 			r = s.mustOpen(Reissuing)
 			if !r.Current().Equal(next) || !r.Other().Equal(s.first) {
 				t.Fatalf("current %v, previous %v", r.Current(), r.Other())
@@ -109,10 +109,10 @@ func TestRotation(t *testing.T) {
 			if keep != "cluster" {
 				s.checkLoads(other, s.first, next)
 			}
-			if _, err := r.Finish(ctx); err == nil {
+			if err := r.Finish(ctx); err == nil {
 				t.Error("finished before the old root was dropped")
 			}
-			s.must(r.Drop(ctx))
+			must(t, r.Drop(ctx))
 			r = s.mustOpen(Dropping)
 			s.checkLoads(s.location(), next)
 			if keep != "cluster" {
@@ -121,8 +121,8 @@ func TestRotation(t *testing.T) {
 					t.Errorf("the old authority elsewhere: %v; hint %q", err, api.Hint(err))
 				}
 			}
-			backup, err := r.Finish(ctx)
-			s.must(err)
+			must(t, r.Finish(ctx))
+			backup := r.Backup()
 			if (backup == "") != (keep == "cluster") {
 				t.Errorf("backup %q", backup)
 			}
@@ -132,16 +132,16 @@ func TestRotation(t *testing.T) {
 			s.mustOpen(Idle)
 			s.checkLoads(s.location(), next)
 			secrets, err := s.cluster.CoreV1().Secrets(Namespace).List(ctx, metav1.ListOptions{})
-			s.must(err)
+			must(t, err)
 			if want := map[string]int{"local": 0, "cluster": 1, "both": 1}[keep]; len(secrets.Items) != want {
 				t.Errorf("%d secrets", len(secrets.Items))
 			}
 			// And once more.
 			for done := false; !done; {
 				r, err := s.open()
-				s.must(err)
+				must(t, err)
 				done, err = s.advance(r)
-				s.must(err)
+				must(t, err)
 			}
 		})
 	}
@@ -154,7 +154,7 @@ func (s *operator) copyOfDir(keep string) Location {
 		return s.location()
 	}
 	dir := filepath.Join(s.t.TempDir(), "other")
-	s.must(CreateDir(dir, s.first))
+	must(s.t, CreateDir(dir, s.first))
 	return Location{Client: s.cluster, Dir: dir}
 }
 
@@ -180,26 +180,26 @@ func TestRotationFinishedElsewhere(t *testing.T) {
 		s := newSite(t, "both")
 		for {
 			r, err := s.open()
-			s.must(err)
+			must(t, err)
 			if r.Phase() == phase {
 				break
 			}
 			_, err = s.advance(r)
-			s.must(err)
+			must(t, err)
 		}
 		elsewhere := *s
 		elsewhere.dir = filepath.Join(t.TempDir(), "elsewhere")
 		var last *ca.Authority
 		for done := false; !done; {
 			r, err := elsewhere.open()
-			s.must(err)
+			must(t, err)
 			done, err = elsewhere.advance(r)
-			s.must(err)
+			must(t, err)
 			last = r.Current()
 		}
 		r := s.mustOpen(Idle)
 		finished, err := r.CatchUp(t.Context())
-		s.must(err)
+		must(t, err)
 		if !finished {
 			t.Errorf("%v: not seen as finished", phase)
 		}
@@ -217,10 +217,10 @@ func TestRotationOfTwoOperators(t *testing.T) {
 	other := *s
 	other.dir = s.copyOfDir("local").Dir
 	mine, theirs := s.mustOpen(Idle), other.mustOpen(Idle)
-	s.must(mine.Begin(ctx, Source{}))
-	s.must(theirs.Begin(ctx, Source{}))
+	must(t, mine.Begin(ctx, Source{}))
+	must(t, theirs.Begin(ctx, Source{}))
 	// Both have read the bundle; the slower one must not take the other's root out.
-	s.must(mine.Publish(ctx))
+	must(t, mine.Publish(ctx))
 	if err := theirs.Publish(ctx); !errors.Is(err, ErrForeign) || !strings.Contains(api.Hint(err), "another operator has begun a rotation") {
 		t.Errorf("%v; hint %q", err, api.Hint(err))
 	}
@@ -231,7 +231,7 @@ func TestRotationOfTwoOperators(t *testing.T) {
 
 	// In the moment between reading and writing it is the server that tells.
 	refuse(s.cluster, "update", "configmaps", conflict("configmaps"))
-	s.must(mine.Switch(ctx))
+	must(t, mine.Switch(ctx))
 	err := s.mustOpen(Reissuing).Drop(ctx)
 	if !errors.Is(err, ErrChanged) || api.Hint(err) != "run the command again" {
 		t.Errorf("%v; hint %q", err, api.Hint(err))
@@ -243,16 +243,16 @@ func TestRotationOfTwoProcesses(t *testing.T) {
 	for _, keep := range []string{"local", "cluster", "both"} {
 		s := newSite(t, keep)
 		one, two := s.mustOpen(Idle), s.mustOpen(Idle)
-		s.must(one.Begin(ctx, Source{}))
+		must(t, one.Begin(ctx, Source{}))
 		if err := two.Begin(ctx, Source{}); !errors.Is(err, ErrChanged) {
 			t.Errorf("%s: both began: %v", keep, err)
 		}
 		if r := s.mustOpen(Trusting); !r.Other().Equal(one.Other()) {
 			t.Errorf("%s: the first one's work is lost", keep)
 		}
-		s.must(one.Publish(ctx))
+		must(t, one.Publish(ctx))
 		two = s.mustOpen(Trusting)
-		s.must(one.Switch(ctx))
+		must(t, one.Switch(ctx))
 		if err := two.Switch(ctx); !errors.Is(err, ErrChanged) {
 			t.Errorf("%s: both switched: %v", keep, err)
 		}
@@ -260,12 +260,11 @@ func TestRotationOfTwoProcesses(t *testing.T) {
 			t.Errorf("%s: the old authority is lost", keep)
 		}
 		one, two = s.mustOpen(Reissuing), s.mustOpen(Reissuing)
-		s.must(one.Drop(ctx))
-		s.must(two.Drop(ctx))
-		_, err := one.Finish(ctx)
-		s.must(err)
+		must(t, one.Drop(ctx))
+		must(t, two.Drop(ctx))
+		must(t, one.Finish(ctx))
 		// It has nothing in its way but what it has read before.
-		if _, err := two.Finish(ctx); !errors.Is(err, ErrChanged) {
+		if err := two.Finish(ctx); !errors.Is(err, ErrChanged) {
 			t.Errorf("%s: both finished: %v", keep, err)
 		}
 	}
@@ -278,19 +277,19 @@ func TestForeignRootInBundle(t *testing.T) {
 	evil := newTestAuthority(t, ca.DefaultTrustDomain)
 	insert := func(annotation string) {
 		m, err := s.cluster.CoreV1().ConfigMaps(Namespace).Get(ctx, BundleName, metav1.GetOptions{})
-		s.must(err)
+		must(t, err)
 		m.Data[BundleKey] = string(s.first.Bundle()) + string(evil.Bundle())
 		if annotation != "" {
 			m.Annotations[rotationAnnotation] = annotation
 		}
 		_, err = s.cluster.CoreV1().ConfigMaps(Namespace).Update(ctx, m, metav1.UpdateOptions{})
-		s.must(err)
+		must(t, err)
 	}
 	forged, err := ca.Endorse(evil, evil)
-	s.must(err)
+	must(t, err)
 	forged.Old = ca.Fingerprint(s.first.Root())
 	text, err := json.Marshal(forged)
-	s.must(err)
+	must(t, err)
 	for name, annotation := range map[string]string{"nothing": "", "forged": string(text), "garbage": "{"} {
 		insert(annotation)
 		s.checkLoads(s.location(), s.first)
@@ -306,7 +305,7 @@ func TestBeginRefuses(t *testing.T) {
 	foreign := newTestAuthority(t, "other.local")
 	pem := func(a *ca.Authority) Source {
 		certs, key, err := a.PEM()
-		s.must(err)
+		must(t, err)
 		return Source{CertPEM: certs, KeyPEM: key}
 	}
 	for name, c := range map[string]struct {
@@ -325,7 +324,7 @@ func TestBeginRefuses(t *testing.T) {
 		s.mustOpen(Idle)
 	}
 	good := newTestAuthority(t, ca.DefaultTrustDomain)
-	s.must(s.mustOpen(Idle).Begin(ctx, pem(good)))
+	must(t, s.mustOpen(Idle).Begin(ctx, pem(good)))
 	if r := s.mustOpen(Trusting); !r.Other().Equal(good) {
 		t.Errorf("next is %v", r.Other())
 	}
@@ -336,21 +335,21 @@ func TestPreviousMayExpire(t *testing.T) {
 	s := newSite(t, "both")
 	ctx := t.Context()
 	short, err := ca.New(ca.Options{TTL: 2 * time.Second})
-	s.must(err)
+	must(t, err)
 	_, err = supersede(s.dir, short)
-	s.must(err)
+	must(t, err)
 	_, err = (&secretStore{client: s.cluster}).publish(ctx, short, true)
-	s.must(err)
+	must(t, err)
 	_, err = publishBundle(ctx, s.cluster, short, true)
-	s.must(err)
+	must(t, err)
 	for _, phase := range []Phase{Idle, Trusting} {
 		_, err := s.advance(s.mustOpen(phase))
-		s.must(err)
+		must(t, err)
 	}
 	<-time.After(time.Until(short.NotAfter()) + time.Second)
 	for _, phase := range []Phase{Reissuing, Dropping} {
 		_, err := s.advance(s.mustOpen(phase))
-		s.must(err)
+		must(t, err)
 	}
 	s.mustOpen(Idle)
 }
@@ -361,21 +360,21 @@ func TestInitDuringRotation(t *testing.T) {
 	for _, keep := range []string{"local", "both"} {
 		s := newSite(t, keep)
 		store := map[string]Store{"local": StoreLocal, "both": StoreCluster}[keep]
-		s.must(s.mustOpen(Idle).Begin(ctx, Source{}))
+		must(t, s.mustOpen(Idle).Begin(ctx, Source{}))
 		r := s.mustOpen(Trusting)
-		s.must(r.Publish(ctx))
+		must(t, r.Publish(ctx))
 		if result, err := Init(ctx, InitOptions{Location: Location{Client: s.cluster, Dir: s.dir}, Store: store}); err != nil || result.Changed {
 			t.Errorf("%s: %v, %v", keep, result, err)
 		}
 		s.checkLoads(s.location(), s.first, r.Other())
-		s.must(s.cluster.CoreV1().ConfigMaps(Namespace).Delete(ctx, BundleName, metav1.DeleteOptions{}))
+		must(t, s.cluster.CoreV1().ConfigMaps(Namespace).Delete(ctx, BundleName, metav1.DeleteOptions{}))
 		if _, err := Init(ctx, InitOptions{Location: Location{Client: s.cluster, Dir: s.dir}, Store: store}); !errors.Is(err, ErrExists) || !strings.Contains(api.Hint(err), "rotate --ca") {
 			t.Errorf("%s: without a bundle: %v; hint %q", keep, err, api.Hint(err))
 		}
-		s.must(s.mustOpen(Trusting).Publish(ctx))
+		must(t, s.mustOpen(Trusting).Publish(ctx))
 		s.checkLoads(s.location(), s.first, r.Other())
 		result, err := Init(ctx, InitOptions{Location: Location{Client: s.cluster, Dir: s.dir}, Store: store, Force: true})
-		s.must(err)
+		must(t, err)
 		s.mustOpen(Idle)
 		s.checkLoads(s.location(), result.Authority)
 	}

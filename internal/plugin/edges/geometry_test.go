@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -129,39 +130,18 @@ func (e *svgElement) place() drawnText {
 	return drawnText{e.Text, rectangle{left, e.Y - 9, left + width, e.Y + 2}}
 }
 
-// pointsOf follows a path of the commands M, L, H, V, C and Q, all with absolute coordinates.
+var pathCommand = regexp.MustCompile(`[MLQ][^MLQ]*`)
+
+// pointsOf follows a path of the commands M, L and Q. It passes the gap for a label, too.
 func pointsOf(d string) []point {
 	var points []point
-	var at point
-	for d = strings.TrimSpace(d); d != ""; {
-		command := d[0]
-		end := strings.IndexAny(d[1:], "MLHVCQ") + 1
-		if end == 0 {
-			end = len(d)
-		}
-		var n []float64
-		for _, word := range strings.Fields(d[1:end]) {
-			var f float64
-			fmt.Sscan(word, &f)
-			n = append(n, f)
-		}
-		d = d[end:]
-		controls := []point{at}
-		switch command {
-		case 'H':
-			controls = append(controls, point{n[0], at.y})
-		case 'V':
-			controls = append(controls, point{at.x, n[0]})
-		default:
-			for pair := range slices.Chunk(n, 2) {
-				controls = append(controls, point{pair[0], pair[1]})
-			}
-		}
-		if command == 'M' {
-			controls[0] = controls[1]
-			if points != nil { // the gap for a label
-				controls[0] = at
-			}
+	for _, command := range pathCommand.FindAllString(d, -1) {
+		controls := slices.Clone(points[max(0, len(points)-1):])
+		for pair := range slices.Chunk(strings.Fields(command[1:]), 2) {
+			var p point
+			fmt.Sscan(pair[0], &p.x)
+			fmt.Sscan(pair[1], &p.y)
+			controls = append(controls, p)
 		}
 		length := 0.0
 		for i, c := range controls[1:] {
@@ -170,7 +150,6 @@ func pointsOf(d string) []point {
 		for steps, i := int(length)+1, 1; i <= steps; i++ {
 			points = append(points, bezier(controls, float64(i)/float64(steps)))
 		}
-		at = controls[len(controls)-1]
 	}
 	return points
 }

@@ -21,7 +21,7 @@ const (
 	svgBoxGap    = 16
 	svgPitch     = 16 // between arcs that leave a box beside each other
 	svgTrack     = 10 // between upright parts of arcs
-	svgClear     = 7  // between level parts of arcs that are in no order
+	svgClear     = 7  // between a split arc and level parts of others
 	svgStub      = 16 // of an arc at a box, with the arrowhead
 	svgRound     = 6  // the radius of corners
 	svgLegend    = 40
@@ -108,11 +108,11 @@ func drawArc(out *bytes.Buffer, a *arc, title string, way []corner) {
 			sign = -1
 		}
 		near, far := end.x-sign*svgStub, end.x-sign*(svgStub+width)
-		path += fmt.Sprintf("H%dM%d %d", far, near, end.y)
+		path += fmt.Sprintf("L%d %dM%d %d", far, end.y, near, end.y)
 		text = fmt.Sprintf(`<text x="%d" y="%d" text-anchor="middle" fill="%s">%s</text>`, (near+far)/2, end.y+4, svgColour(a.verdict), svgText(label))
 	}
-	fmt.Fprintf(out, `<g><title>%s</title><path d="%sH%d" fill="none" stroke="%s" %s marker-end="url(#%s)"/>%s</g>`+"\n",
-		svgText(title), path, end.x, svgColour(a.verdict), line, a.verdict, text)
+	fmt.Fprintf(out, `<g><title>%s</title><path d="%sL%d %d" fill="none" stroke="%s" %s marker-end="url(#%s)"/>%s</g>`+"\n",
+		svgText(title), path, end.x, end.y, svgColour(a.verdict), line, a.verdict, text)
 }
 
 // towards is where a round corner at c begins, on the way to o.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
@@ -22,13 +21,13 @@ import (
 //  4. drop: only then is the old root taken out of the bundle, and then away from
 //     the gateways.
 //
-// Nothing is remembered but what package ca keeps and what gateways say, so that
-// a rotation which was interrupted anywhere goes on when it is run again.
+// All that is remembered is what package authority keeps and what gateways say: a
+// rotation that was interrupted anywhere goes on when it is run again.
 type AuthorityRotator struct {
 	// Location says where the authorities are kept, and which cluster it is.
 	authority.Location
 	Gateways *remote.Client
-	// Successor is the authority that is to follow.
+	// Successor says where the new authority comes from.
 	Successor authority.Source
 	// TTL is how long the gateways' certificates are valid; ca.DefaultLeafTTL if
 	// zero.
@@ -45,49 +44,25 @@ type AuthorityRotator struct {
 type AuthorityResult struct {
 	// Phase is authority.Idle if it is over, or has not begun.
 	Phase authority.Phase
-	// Authority signs now. Other is its successor or its predecessor, nil in phase
-	// Idle.
+	// Authority signs. Other is its successor or its predecessor, nil in phase Idle.
 	Authority, Other *ca.Authority
-	// Where names the places that keep them, Backup the file that has the
-	// predecessor when all is done, if one has.
+	// Where names the places that keep them. Backup is the file that has the
+	// predecessor when all is done, or "".
 	Where  []string
 	Backup string
 	// Gateways counts those that run and answer.
 	Gateways int
 	// Blocked are the gateways that keep the rotation from going on.
 	Blocked []Blocked
-	// Next says what is to be done now, or would be.
+	// Next says what Rotate would do.
 	Next string
 	// Done reports whether a rotation has come to its end.
 	Done bool
 }
 
-// Blocked is a gateway that keeps a rotation from going on.
-type Blocked struct {
-	Namespace, Pod, Container string
-	// Err is why. Its words may be the gateway's: clean them before they reach a
-	// terminal.
-	Err error
-}
-
-// BlockedError stops a rotation where going on would cut connections.
-type BlockedError struct {
-	Gateways []Blocked
-	// doing is what is not done.
-	doing string
-}
-
-func (e *BlockedError) Error() string {
-	what := "1 gateway is"
-	if n := len(e.Gateways); n != 1 {
-		what = fmt.Sprintf("%d gateways are", n)
-	}
-	return fmt.Sprintf("%s in the way of %s", what, e.doing)
-}
-
-// Rotate begins a rotation, or goes on with the one that is under way, and returns
-// when it is over. An error stops it where it can go on: what was reached comes
-// with it. The error is *BlockedError if gateways are the reason.
+// Rotate begins a rotation, or continues the one that is under way, and returns
+// when it is over. An error stops it where it can be continued, and comes with what
+// was reached. It is *BlockedError if gateways are the reason.
 func (r *AuthorityRotator) Rotate(ctx context.Context) (*AuthorityResult, error) {
 	begun := false
 	for {
@@ -125,7 +100,7 @@ func (r *AuthorityRotator) step(ctx context.Context, rotation *authority.Rotatio
 		if err := rotation.Begin(ctx, r.Successor); err != nil {
 			return err
 		}
-		r.say("1/4 trust: authority %s is to follow %s", short(rotation.Other()), short(rotation.Current()))
+		r.say("1/4 trust: authority %s will replace %s", short(rotation.Other()), short(rotation.Current()))
 		return nil
 	case authority.Trusting:
 		return r.trustBoth(ctx, rotation, result)
@@ -139,7 +114,7 @@ func (r *AuthorityRotator) trustBoth(ctx context.Context, rotation *authority.Ro
 	if err := rotation.Publish(ctx); err != nil {
 		return err
 	}
-	if err := r.settle(ctx, goalTrust(rotation), result); err != nil {
+	if err := r.reach(ctx, goalTrust(rotation), result); err != nil {
 		return err
 	}
 	r.say("1/4 trust: %s", count(result.Gateways, "trusts both authorities", "trust both authorities"))
@@ -154,12 +129,12 @@ func (r *AuthorityRotator) reissue(ctx context.Context, rotation *authority.Rota
 	if err := rotation.Publish(ctx); err != nil {
 		return err
 	}
-	// One that was enabled by somebody who had not heard of the new authority may
-	// not know it yet.
-	if err := r.settle(ctx, goalTrust(rotation), result); err != nil {
+	// A gateway that was enabled by an operator who had not heard of the new authority
+	// may not trust it yet.
+	if err := r.reach(ctx, goalTrust(rotation), result); err != nil {
 		return err
 	}
-	if err := r.settle(ctx, goalReissue(rotation), result); err != nil {
+	if err := r.reach(ctx, goalReissue(rotation), result); err != nil {
 		return err
 	}
 	r.say("3/4 reissue: %s of authority %s", count(result.Gateways, "has a certificate", "have certificates"), short(rotation.Current()))
@@ -171,18 +146,16 @@ func (r *AuthorityRotator) reissue(ctx context.Context, rotation *authority.Rota
 }
 
 func (r *AuthorityRotator) drop(ctx context.Context, rotation *authority.Rotation, result *AuthorityResult) error {
-	// Since the bundle has one root, nobody can load the old authority any more.
-	// What somebody has issued with it right before that is replaced while the
-	// others still trust it.
-	if err := r.settle(ctx, goalReissue(rotation), result); err != nil {
+	// Since the bundle has one root, nobody can load the old authority any more. What
+	// it issued right before is replaced while all gateways still trust it.
+	if err := r.reach(ctx, goalReissue(rotation), result); err != nil {
 		return err
 	}
-	if err := r.settle(ctx, goalDrop(rotation), result); err != nil {
+	if err := r.reach(ctx, goalDrop(rotation), result); err != nil {
 		return err
 	}
 	r.say("4/4 drop: %s authority %s alone", count(result.Gateways, "trusts", "trust"), short(rotation.Current()))
-	_, err := rotation.Finish(ctx)
-	if err != nil {
+	if err := rotation.Finish(ctx); err != nil {
 		return err
 	}
 	*result = AuthorityResult{Authority: rotation.Current(), Where: rotation.Where(), Backup: rotation.Backup(), Gateways: result.Gateways, Done: true}
@@ -210,7 +183,7 @@ func (r *AuthorityRotator) Plan(ctx context.Context) (*AuthorityResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	result.Gateways, result.Blocked = len(seen.all), seen.blocked
+	result.Gateways, result.Blocked = seen.count, seen.blocked
 	return result, nil
 }
 
@@ -218,7 +191,7 @@ func describe(rotation *authority.Rotation) *AuthorityResult {
 	result := &AuthorityResult{Phase: rotation.Phase(), Authority: rotation.Current(), Other: rotation.Other(), Where: rotation.Where()}
 	switch result.Phase {
 	case authority.Idle:
-		result.Next = "1/4 trust: make an authority to follow, publish both roots, and give them to all gateways"
+		result.Next = "1/4 trust: make a new authority, publish both roots, and give them to all gateways"
 	case authority.Trusting:
 		result.Next = "1/4 trust: give both roots to all gateways; then 2/4 switch: sign with the new authority"
 	case authority.Reissuing:
@@ -227,56 +200,6 @@ func describe(rotation *authority.Rotation) *AuthorityResult {
 		result.Next = "4/4 drop: take the old root away from all gateways, and put the old authority away"
 	}
 	return result
-}
-
-// goal is what all gateways are to be brought to.
-type goal struct {
-	// doing is what comes after that, in words.
-	doing string
-	// authority signs, and its roots are what gateways are given.
-	authority *ca.Authority
-	// known are the roots that a certificate may lead to; others are none of the
-	// rotation's business. issuers are those of them that it may stay with.
-	known, issuers []string
-	// roots are what a gateway must trust, and nothing else if alone is set.
-	roots []string
-	alone bool
-}
-
-func goalTrust(rotation *authority.Rotation) goal {
-	both := rotation.Both()
-	return goal{doing: "signing with the new authority", authority: both, known: both.Roots(), issuers: both.Roots(), roots: both.Roots()}
-}
-
-func goalReissue(rotation *authority.Rotation) goal {
-	g := goalTrust(rotation)
-	g.doing = "dropping the old root, which is in use"
-	g.issuers, g.roots = g.issuers[:1], g.roots[:1]
-	return g
-}
-
-func goalDrop(rotation *authority.Rotation) goal {
-	g := goalReissue(rotation)
-	g.doing = "putting the old authority away"
-	g.authority, g.alone = rotation.Current(), true
-	return g
-}
-
-// issued reports whether a gateway may keep its certificate.
-func (g *goal) issued(status *api.Status) bool {
-	for _, issuer := range g.issuers {
-		if status.Cert.Issuer == issuer && status.Cert.NotAfter.After(time.Now()) {
-			return true
-		}
-	}
-	return false
-}
-
-func (g *goal) reached(status *api.Status) bool {
-	if g.alone && !sameSet(status.Cert.Authorities, g.roots) {
-		return false
-	}
-	return g.issued(status) && holdsAll(status.Cert.Authorities, g.roots)
 }
 
 func (r *AuthorityRotator) say(format string, args ...any) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -36,7 +37,7 @@ func (w *world) checkDone(when string) {
 	}
 	for name, g := range w.gateways {
 		status := g.status()
-		if g.serving() && (status.Cert.Issuer != a.Roots()[0] || !sameSet(status.Cert.Authorities, a.Roots())) {
+		if g.serving() && (status.Cert.Issuer != a.Roots()[0] || !slices.Equal(status.Cert.Authorities, a.Roots())) {
 			w.t.Fatalf("%s: %s has a certificate of %s and trusts %v", when, name, status.Cert.Issuer, status.Cert.Authorities)
 		}
 	}
