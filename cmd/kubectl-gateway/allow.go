@@ -45,7 +45,7 @@ on as before.`,
 			if err != nil {
 				return err
 			}
-			return o.run(cmd.Context(), a, change.Change{Allow: patterns}, pods)
+			return o.verb(change.Change{Allow: patterns}).run(cmd.Context(), a, pods)
 		},
 	}
 	o.addFlags(cmd.Flags())

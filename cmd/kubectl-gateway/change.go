@@ -2,12 +2,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
@@ -33,73 +34,29 @@ func (o *changeOptions) addFlags(f *pflag.FlagSet) {
 	addParallel(f, &o.parallel)
 }
 
-// run changes the gateways of the pods that flags and args select.
-func (o *changeOptions) run(ctx context.Context, a *app, wanted change.Change, args []string) error {
-	if err := o.confirm.check(a, &o.targets); err != nil {
-		return err
-	}
-	found, missing := a.find(ctx, &o.targets, args)
-	if len(found.Pods) == 0 {
-		return missing
-	}
-	config, client, err := a.kubernetes()
-	if err != nil {
-		return err
-	}
-	report := &changeReport{report: newReport(a, o.output), wanted: wanted}
-	report.namespaces = several(found.Pods)
-	pods := sift(found, func(pods []corev1.Pod) []corev1.Pod { return report.skipWithoutGateway(report.skipLeaving(pods)) })
-	if len(pods) == 0 && missing == nil {
-		return api.WithHint(errors.New("none of the selected pods has a gateway"), "'kubectl gateway enable pod/NAME' adds one")
-	}
-	if err := o.confirm.ask(ctx, a, &o.targets, report.question(), pods); err != nil {
-		return err
-	}
-	report.missing(missing)
-	changer := change.Changer{Gateways: remote.NewClient(config, client), Parallel: o.parallel, Timeout: o.timeout}
-	results := changer.ChangeAll(ctx, pods, wanted, report.add)
-	report.ofWorkloads(found.Workloads)
-	err = finish(&report.report, results, newChangeItem)
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return err
-}
-
-// changeReport tells the user what became of a change.
-type changeReport struct {
-	report
-	wanted change.Change
-}
-
-// add reports the result of one pod.
-func (r *changeReport) add(result change.Result) {
-	r.total++
-	if result.Err != nil {
-		r.failPod(result.Pod, result.Err)
-		return
-	}
-	r.done(result.Pod, "gateway "+r.what())
-	r.warn(r.name(result.Pod)+": ", result.Warnings)
-}
-
-// what says what was changed, in the words of the command line.
-func (r *changeReport) what() string {
+// verb makes the change at the gateways of pods.
+func (o *changeOptions) verb(wanted change.Change) *podVerb[change.Result, changeItem] {
+	done, question := "allows everyone in the trust domain", "change who may connect to"
 	switch {
-	case r.wanted.Mode != "":
-		return "mode " + string(r.wanted.Mode)
-	case len(r.wanted.Allow) == 0:
-		return "allows everyone in the trust domain"
+	case wanted.Mode != "":
+		done, question = "mode "+string(wanted.Mode), "set mode "+string(wanted.Mode)+" for"
+	case len(wanted.Allow) > 0:
+		done = "allows " + strings.Join(wanted.Allow, " ")
 	}
-	return "allows " + strings.Join(r.wanted.Allow, " ")
-}
-
-// question is what to ask before many gateways are changed, up to how many.
-func (r *changeReport) question() string {
-	if r.wanted.Mode != "" {
-		return "set mode " + string(r.wanted.Mode) + " for"
+	return &podVerb[change.Result, changeItem]{
+		targets: &o.targets, confirm: &o.confirm, output: o.output, parallel: o.parallel, question: question, gateways: true,
+		begin: func(_ context.Context, config *rest.Config, client kubernetes.Interface) (work[change.Result], error) {
+			changer := change.Changer{Gateways: remote.NewClient(config, client), Timeout: o.timeout}
+			return func(ctx context.Context, _ *report, _ []corev1.Pod) (func(*corev1.Pod) change.Result, error) {
+				return func(pod *corev1.Pod) change.Result { return changer.Change(ctx, pod, wanted) }, nil
+			}, nil
+		},
+		tell: func(result change.Result) outcome {
+			return outcome{pod: result.Pod, done: "gateway " + done, warnings: result.Warnings, err: result.Err}
+		},
+		item:    newChangeItem,
+		closing: func(found *targets.Selection, _ []change.Result) []string { return ofWorkloads(found.Workloads) },
 	}
-	return "change who may connect to"
 }
 
 // changeItem is the machine-readable result of one pod.

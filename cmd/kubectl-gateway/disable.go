@@ -3,16 +3,19 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/disable"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
@@ -59,7 +62,7 @@ gateway. A failed pod does not stop the others, and makes the exit code 1.`,
   # What would be done
   kubectl gateway disable --all --dry-run=client`,
 		ValidArgsFunction: a.completeTargets(toDisable),
-		RunE:              func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, o.options, args) },
+		RunE:              func(cmd *cobra.Command, args []string) error { return o.verb().run(cmd.Context(), a, args) },
 	}
 	f := cmd.Flags()
 	o.targets.AddFlags(f)
@@ -75,82 +78,48 @@ gateway. A failed pod does not stop the others, and makes the exit code 1.`,
 	return cmd
 }
 
-// run connects to the cluster and disables the pods that args and flags select.
-func (o *disableOptions) run(ctx context.Context, a *app, options disable.Options, args []string) error {
-	if options.DryRun == installed.DryRunNone {
-		if err := o.confirm.check(a, &o.targets); err != nil {
-			return err
+// verb ends the gateways of pods.
+func (o *disableOptions) verb() *podVerb[disable.Result, disableItem] {
+	v := &podVerb[disable.Result, disableItem]{
+		targets: &o.targets, output: o.output, parallel: o.parallel, question: "disable",
+		begin: func(_ context.Context, config *rest.Config, client kubernetes.Interface) (work[disable.Result], error) {
+			return func(ctx context.Context, r *report, _ []corev1.Pod) (func(*corev1.Pod) disable.Result, error) {
+				disabler := &disable.Disabler{Client: client, Gateways: remote.NewClient(config, client), Options: o.options, Progress: r.progress}
+				return func(pod *corev1.Pod) disable.Result { return disabler.Disable(ctx, pod) }, nil
+			}, nil
+		},
+		uses: []rights.Use{rights.Disable},
+		refuse: func(pod *corev1.Pod, err error) disable.Result {
+			return disable.Result{Pod: pod, Action: disable.Failed, Err: err}
+		},
+		tell: func(result disable.Result) outcome {
+			return outcome{pod: result.Pod, done: o.what(result), warnings: disableWarnings(result), err: result.Err}
+		},
+		item: newDisableItem,
+	}
+	if o.options.DryRun == installed.DryRunNone {
+		v.confirm = &o.confirm
+		v.closing = func(_ *targets.Selection, results []disable.Result) []string {
+			if !slices.ContainsFunc(results, func(result disable.Result) bool { return result.Action == disable.Disabled }) {
+				return nil
+			}
+			return []string{"ended containers stay listed in their pods until the pods are replaced; they use nothing"}
 		}
 	}
-	found, missing := a.find(ctx, &o.targets, args)
-	if len(found.Pods) == 0 {
-		return missing
-	}
-	config, client, err := a.kubernetes()
-	if err != nil {
-		return err
-	}
-	report := &disableReport{report: newReport(a, o.output), dryRun: options.DryRun}
-	report.namespaces = several(found.Pods)
-	pods := sift(found, report.skipLeaving)
-	if options.DryRun == installed.DryRunNone {
-		if err := o.confirm.ask(ctx, a, &o.targets, "disable", pods); err != nil {
-			return err
-		}
-	}
-	report.missing(missing)
-	disabler := &disable.Disabler{
-		Client: client, Gateways: remote.NewClient(config, client), Options: options, Progress: report.progress,
-	}
-	results := disabler.DisableAll(ctx, pods, o.parallel, report.add)
-	err = report.finish(results)
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return err
-}
-
-// disableReport tells the user what disable does.
-type disableReport struct {
-	report
-	dryRun installed.DryRun
-	// mu keeps lines of pods that are worked on apart from those of results.
-	mu sync.Mutex
-	// stays says that an ended container stays listed in a pod.
-	stays bool
-}
-
-func (r *disableReport) progress(pod *corev1.Pod, text string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	fmt.Fprintf(r.errOut, "%s: %s\n", r.name(pod), line(text))
-}
-
-// add reports the result of one pod.
-func (r *disableReport) add(result disable.Result) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.total++
-	if result.Err != nil {
-		r.failPod(result.Pod, result.Err)
-		return
-	}
-	r.done(result.Pod, r.what(result))
-	r.warn(r.name(result.Pod)+": ", disableWarnings(result))
-	r.stays = r.stays || result.Action == disable.Disabled && r.dryRun == installed.DryRunNone
+	return v
 }
 
 // what says what was done about a pod.
-func (r *disableReport) what(result disable.Result) string {
+func (o *disableOptions) what(result disable.Result) string {
 	switch {
 	case result.Container == "":
 		return "has no gateway" + secretsWords(result)
 	case result.Action == disable.Unchanged:
 		return "gateway already disabled (" + result.Container + ")" + secretsWords(result)
-	case r.dryRun != installed.DryRunNone && result.Cleaner != "":
-		return fmt.Sprintf("gateway has died: %s would be added to clean up%s", result.Cleaner, dryRunWords(r.dryRun))
-	case r.dryRun != installed.DryRunNone:
-		return fmt.Sprintf("gateway would be disabled (%s)%s", result.Container, dryRunWords(r.dryRun))
+	case o.options.DryRun != installed.DryRunNone && result.Cleaner != "":
+		return fmt.Sprintf("gateway has died: %s would be added to clean up%s", result.Cleaner, dryRunWords(o.options.DryRun))
+	case o.options.DryRun != installed.DryRunNone:
+		return fmt.Sprintf("gateway would be disabled (%s)%s", result.Container, dryRunWords(o.options.DryRun))
 	}
 	details := []string{result.Container, fmt.Sprintf("%.1fs", result.Elapsed.Seconds())}
 	if result.Report != nil {
@@ -221,13 +190,4 @@ func newDisableItem(result disable.Result) disableItem {
 		item.Error, item.Hint = told(result.Err)
 	}
 	return item
-}
-
-// finish prints what is printed as a whole, in the order of results, and returns
-// errReported if a pod has failed.
-func (r *disableReport) finish(results []disable.Result) error {
-	if r.stays {
-		fmt.Fprintln(r.errOut, "ended containers stay listed in their pods until the pods are replaced; they use nothing")
-	}
-	return finish(&r.report, results, newDisableItem)
 }

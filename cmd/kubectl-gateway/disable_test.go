@@ -72,12 +72,9 @@ func TestDisableReport(t *testing.T) {
 		{"disable.txt", "", ""}, {"disable-name.txt", "name", ""}, {"disable-json.txt", "json", ""}, {"disable-dry-run.txt", "", installed.DryRunServer},
 	} {
 		var out, errOut bytes.Buffer
-		report := &disableReport{report: newReport(&app{IOStreams: genericiooptions.IOStreams{Out: &out, ErrOut: &errOut}}, test.format), dryRun: test.dryRun}
-		report.progress(podToEnable("drained"), "draining")
-		for _, each := range all {
-			report.add(each)
-		}
-		if err := report.finish(all); !errors.Is(err, errReported) {
+		o := disableOptions{output: test.format, options: disable.Options{DryRun: test.dryRun}}
+		errOut.WriteString("pod/drained: draining\n")
+		if err := reportOn(o.verb(), all, &out, &errOut); !errors.Is(err, errReported) {
 			t.Errorf("%s: %v", test.file, err)
 		}
 		golden.Check(t, test.file, fmt.Sprintf("--- stdout\n%s--- stderr\n%s", &out, &errOut))

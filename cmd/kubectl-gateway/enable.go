@@ -6,7 +6,9 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
@@ -80,7 +82,7 @@ applications make new ones, which are encrypted.`,
 			if options.KeepSecret && options.Delivery == inject.DeliveryCSR {
 				return errors.New("--keep-secret and --delivery=csr are both given, and csr makes no Secret")
 			}
-			return o.run(cmd.Context(), a, options, given, args)
+			return o.verb(options, given).run(cmd.Context(), a, args)
 		},
 	}
 	f := cmd.Flags()
@@ -94,66 +96,43 @@ applications make new ones, which are encrypted.`,
 	return cmd
 }
 
-// run connects to the cluster and enables the pods that args and flags select.
-func (o *enableOptions) run(ctx context.Context, a *app, options inject.Options, given survey.Ranges, args []string) error {
+// verb adds gateways to pods. given are the ranges that need not be looked for.
+func (o *enableOptions) verb(options inject.Options, given survey.Ranges) *podVerb[inject.Result, enableItem] {
+	v := &podVerb[inject.Result, enableItem]{
+		targets: &o.targets, output: o.output, parallel: o.parallel, question: "enable",
+		begin: func(ctx context.Context, config *rest.Config, client kubernetes.Interface) (work[inject.Result], error) {
+			signer, err := authority.Load(ctx, authority.Location{Client: client, Dir: o.authorityDir})
+			if err != nil {
+				return nil, fmt.Errorf("loading the authority: %w", err)
+			}
+			return o.work(&inject.Injector{Client: client, Authority: signer, Gateways: remote.NewClient(config, client), Options: options}, given), nil
+		},
+		uses: inject.Uses(options.Delivery),
+		refuse: func(pod *corev1.Pod, err error) inject.Result {
+			return inject.Result{Pod: pod, Action: inject.Failed, Err: err}
+		},
+		tell:    func(result inject.Result) outcome { return tellEnabled(result, options.DryRun) },
+		item:    newEnableItem,
+		closing: func(found *targets.Selection, _ []inject.Result) []string { return ofWorkloads(found.Workloads) },
+	}
 	if options.DryRun == installed.DryRunNone {
-		if err := o.confirm.check(a, &o.targets); err != nil {
-			return err
-		}
+		v.confirm = &o.confirm
+	} else {
+		v.document = func(results []inject.Result) (string, error) { return dryRunObjects(results, o.output) }
 	}
-	config, client, err := a.kubernetes()
-	if err != nil {
-		return err
-	}
-	found, missing := a.find(ctx, &o.targets, args)
-	if len(found.Pods) == 0 {
-		return missing
-	}
-	signer, err := authority.Load(ctx, authority.Location{Client: client, Dir: o.authorityDir})
-	if err != nil {
-		return fmt.Errorf("loading the authority: %w", err)
-	}
-	injector := &inject.Injector{
-		Client:    client,
-		Authority: signer,
-		Gateways:  remote.NewClient(config, client),
-		Options:   options,
-	}
-	return o.enable(ctx, a, client, injector, given, found, missing)
+	return v
 }
 
-// enable is run with everything at hand. missing joins the errors of named pods
-// that are not there.
-func (o *enableOptions) enable(ctx context.Context, a *app, client kubernetes.Interface, injector *inject.Injector,
-	given survey.Ranges, found *targets.Selection, missing error,
-) error {
-	report := newEnableReport(a, o.output, injector.Options.DryRun)
-	report.namespaces = several(found.Pods)
-	pods := sift(found, report.skipLeaving)
-	if injector.Options.DryRun == installed.DryRunNone {
-		if err := o.confirm.ask(ctx, a, &o.targets, "enable", pods); err != nil {
-			return err
+// work enables pods, after a look at the cluster that they are in.
+func (o *enableOptions) work(injector *inject.Injector, given survey.Ranges) work[inject.Result] {
+	return func(ctx context.Context, r *report, pods []corev1.Pod) (_ func(*corev1.Pod) inject.Result, err error) {
+		if err := inject.CheckServer(ctx, injector.Client.Discovery(), injector.Options.Delivery); err != nil {
+			return nil, err
 		}
-	}
-	report.missing(missing)
-	var results []inject.Result
-	if len(pods) > 0 {
-		if err := inject.CheckServer(ctx, client.Discovery(), injector.Options.Delivery); err != nil {
-			return err
+		if injector.Survey, err = survey.Run(ctx, injector.Client, pods, given); err != nil {
+			return nil, err
 		}
-		cluster, err := survey.Run(ctx, client, pods, given)
-		if err != nil {
-			return err
-		}
-		report.warn("", cluster.Warnings)
-		injector.Survey = cluster
-		results = injector.EnableAll(ctx, pods, o.parallel, report.add)
+		r.warn("", injector.Survey.Warnings)
+		return func(pod *corev1.Pod) inject.Result { return injector.Enable(ctx, pod) }, nil
 	}
-	report.ofWorkloads(found.Workloads)
-	err := report.finish(results)
-	if ctx.Err() != nil {
-		// What was left is said; main says that the command was interrupted.
-		return ctx.Err()
-	}
-	return err
 }

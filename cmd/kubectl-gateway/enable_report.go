@@ -1,8 +1,8 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -10,52 +10,21 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
-// enableReport tells the user what enable does: progress and failures on the
-// error stream as they come, results on the output stream.
-type enableReport struct {
-	report
-	dryRun installed.DryRun
-}
-
-func newEnableReport(a *app, format string, dryRun installed.DryRun) *enableReport {
-	return &enableReport{report: newReport(a, format), dryRun: dryRun}
-}
-
-// add reports the result of one pod.
-func (r *enableReport) add(result inject.Result) {
-	r.total++
-	name := r.name(result.Pod)
-	if result.Err != nil {
-		r.failPod(result.Pod, result.Err)
-		r.warn(name+": ", result.Warnings)
-		return
-	}
+// tellEnabled says what enable did with a pod.
+func tellEnabled(result inject.Result, dryRun installed.DryRun) outcome {
 	what := "enabled"
 	if result.Action == inject.Unchanged {
 		what = "already enabled"
 	}
-	r.done(result.Pod, fmt.Sprintf("gateway %s (%s, %.1fs)%s", what, result.Container, result.Elapsed.Seconds(), dryRunWords(r.dryRun)))
+	told := outcome{pod: result.Pod, warnings: result.Warnings, err: result.Err,
+		done: fmt.Sprintf("gateway %s (%s, %.1fs)%s", what, result.Container, result.Elapsed.Seconds(), dryRunWords(dryRun))}
 	if result.Reset > 0 {
-		fmt.Fprintf(r.errOut, "%s: connections from before that were reset: %d\n", name, result.Reset)
+		told.notes = []string{fmt.Sprintf("connections from before that were reset: %d", result.Reset)}
 	}
-	r.warn(name+": ", result.Warnings)
-}
-
-// finish prints what is printed as a whole, in the order of results, and returns
-// errReported if a pod has failed.
-func (r *enableReport) finish(results []inject.Result) error {
-	if r.format == "json" || r.format == "yaml" {
-		text, err := r.document(results)
-		if err != nil {
-			return fmt.Errorf("encoding the results: %w", err)
-		}
-		r.print(text)
-	}
-	return r.summary()
+	return told
 }
 
 // enableItem is the machine-readable result of one pod.
@@ -78,38 +47,26 @@ type enableItem struct {
 	Hint     string                   `json:"hint,omitempty"`
 }
 
-// document returns the results as a list, or for a dry run the objects that
-// would be sent.
-func (r *enableReport) document(results []inject.Result) (string, error) {
-	items := []any{}
+// dryRunObjects returns the objects that enable would send, in a format.
+func dryRunObjects(results []inject.Result, format string) (string, error) {
+	var objects []any
 	for _, result := range results {
-		switch {
-		case r.dryRun == installed.DryRunNone:
-			items = append(items, newEnableItem(result))
-		case result.Patch != nil && result.Err == nil:
-			if result.Secret != nil {
-				items = append(items, result.Secret)
-			}
-			items = append(items, result.Patch)
+		if result.Patch == nil || result.Err != nil {
+			continue
 		}
+		if result.Secret != nil {
+			objects = append(objects, result.Secret)
+		}
+		objects = append(objects, result.Patch)
 	}
-	list := map[string]any{"items": items}
-	if r.dryRun != installed.DryRunNone {
-		list["apiVersion"], list["kind"] = "v1", "List"
-	}
-	if r.format == "json" {
-		text, err := json.MarshalIndent(list, "", "  ")
-		return string(terminal.CleanJSON(text)) + "\n", err
-	}
-	if r.dryRun == installed.DryRunNone {
-		text, err := yaml.Marshal(list)
-		return string(text), err
+	if format == "json" {
+		return encode(map[string]any{"apiVersion": "v1", "kind": "List", "items": slices.Concat([]any{}, objects)}, format)
 	}
 	var documents []string
-	for _, item := range items {
-		text, err := yaml.Marshal(item)
+	for _, object := range objects {
+		text, err := yaml.Marshal(object)
 		if err != nil {
-			return "", err
+			return "", fmt.Errorf("encoding the results: %w", err)
 		}
 		documents = append(documents, string(text))
 	}

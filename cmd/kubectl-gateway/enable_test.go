@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/netip"
 	"strings"
 	"testing"
@@ -21,7 +22,9 @@ import (
 	apiversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	fakediscovery "k8s.io/client-go/discovery/fake"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/rest"
 	clienttesting "k8s.io/client-go/testing"
 	"sigs.k8s.io/yaml"
 
@@ -165,7 +168,11 @@ func (r *enableRun) run(t *testing.T, ctx context.Context) error {
 	}
 	r.o.confirm.yes = !r.unconfirmed
 	a := &app{IOStreams: genericiooptions.IOStreams{Out: &r.out, ErrOut: &r.errOut}}
-	return r.o.enable(ctx, a, client, &inject.Injector{Client: client, Authority: authority, Options: r.options}, survey.Ranges{}, &found, r.missing)
+	verb := r.o.verb(r.options, survey.Ranges{})
+	verb.begin = func(context.Context, *rest.Config, kubernetes.Interface) (work[inject.Result], error) {
+		return r.o.work(&inject.Injector{Client: client, Authority: authority, Options: r.options}, survey.Ranges{}), nil
+	}
+	return verb.on(ctx, a, nil, client, &found, r.missing)
 }
 
 func TestEnableGoesOnAfterAFailure(t *testing.T) {
@@ -277,11 +284,8 @@ func TestEnableReport(t *testing.T) {
 		"yaml": "",
 	} {
 		var out, errOut bytes.Buffer
-		report := newEnableReport(&app{IOStreams: genericiooptions.IOStreams{Out: &out, ErrOut: &errOut}}, format, installed.DryRunNone)
-		for _, result := range results {
-			report.add(result)
-		}
-		if err := report.finish(results); !errors.Is(err, errReported) {
+		o := enableOptions{output: format}
+		if err := reportOn(o.verb(inject.Options{}, survey.Ranges{}), results, &out, &errOut); !errors.Is(err, errReported) {
 			t.Errorf("%s: %v", format, err)
 		}
 		progress := "pod/b: warning: it stays as it is\n"
@@ -311,15 +315,24 @@ func TestEnableReport(t *testing.T) {
 	}
 }
 
+// reportOn prints what a verb has to tell about results.
+func reportOn[R, I any](v *podVerb[R, I], results []R, out, errOut io.Writer) error {
+	r := newReport(&app{IOStreams: genericiooptions.IOStreams{Out: out, ErrOut: errOut}}, v.output)
+	for _, result := range results {
+		r.add(v.tell(result))
+	}
+	return v.finish(r, &targets.Selection{}, results)
+}
+
 // brokenPipe is an output stream that nobody reads.
 type brokenPipe struct{}
 
 func (brokenPipe) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
 
 func TestEnableReportThatCannotBeWritten(t *testing.T) {
-	report := newEnableReport(&app{IOStreams: genericiooptions.IOStreams{Out: brokenPipe{}, ErrOut: &bytes.Buffer{}}}, "name", installed.DryRunNone)
-	report.add(inject.Result{Pod: podToEnable("a"), Action: inject.Enabled})
-	if err := report.finish(nil); err == nil || !strings.Contains(err.Error(), "broken pipe") {
+	o := enableOptions{output: "name"}
+	results := []inject.Result{{Pod: podToEnable("a"), Action: inject.Enabled}}
+	if err := reportOn(o.verb(inject.Options{}, survey.Ranges{}), results, brokenPipe{}, &bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), "broken pipe") {
 		t.Error(err)
 	}
 }

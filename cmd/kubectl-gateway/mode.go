@@ -53,7 +53,7 @@ on as before.`,
 			if err != nil {
 				return err
 			}
-			return o.run(cmd.Context(), a, change.Change{Mode: mode}, pods)
+			return o.verb(change.Change{Mode: mode}).run(cmd.Context(), a, pods)
 		},
 	}
 	o.addFlags(cmd.Flags())

@@ -8,11 +8,12 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
@@ -26,14 +27,16 @@ type report struct {
 	hints         map[string]bool
 	total, failed int
 	// failures are the pods among those that have failed.
-	failures []*corev1.Pod
+	failures []types.NamespacedName
+	// mu keeps lines apart.
+	mu sync.Mutex
 	// namespaces makes the lines tell pods of several namespaces apart.
 	namespaces bool
 	outErr     error
 }
 
-func newReport(a *app, format string) report {
-	return report{
+func newReport(a *app, format string) *report {
+	return &report{
 		out: a.Out, errOut: a.ErrOut, style: terminal.For(a.ErrOut, os.Getenv),
 		format: format, hints: map[string]bool{},
 	}
@@ -45,17 +48,6 @@ func (r *report) name(pod *corev1.Pod) string {
 		return fmt.Sprintf("pod/%s -n %s", pod.Name, pod.Namespace)
 	}
 	return "pod/" + pod.Name
-}
-
-// ofWorkloads says that what was done is not done with the pods to come.
-func (r *report) ofWorkloads(workloads []targets.Workload) {
-	for _, w := range workloads {
-		text := "new pods of " + w.Name + " get no gateway by themselves"
-		if w.Watch != "" {
-			text += ": " + w.Watch
-		}
-		fmt.Fprintln(r.errOut, line(text))
-	}
 }
 
 // skipLeaving returns pods without those that have nothing left to protect.
@@ -101,6 +93,43 @@ func (r *report) missing(err error) {
 	}
 }
 
+// outcome is what there is to tell about one pod.
+type outcome struct {
+	pod *corev1.Pod
+	// done says what was done with it, notes what else happened.
+	done     string
+	notes    []string
+	warnings []string
+	err      error
+}
+
+// add reports what became of a pod.
+func (r *report) add(o outcome) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.total++
+	if o.err != nil {
+		r.failPod(o.pod, o.err)
+	} else {
+		r.done(o.pod, o.done)
+		for _, note := range o.notes {
+			r.note(o.pod, note)
+		}
+	}
+	r.warn(r.name(o.pod)+": ", o.warnings)
+}
+
+// progress reports that something goes on about a pod, while others are added.
+func (r *report) progress(pod *corev1.Pod, text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.note(pod, text)
+}
+
+func (r *report) note(pod *corev1.Pod, text string) {
+	fmt.Fprintf(r.errOut, "%s: %s\n", r.name(pod), line(text))
+}
+
 // done reports what was done with a pod. Where results are printed as a whole, it is
 // progress.
 func (r *report) done(pod *corev1.Pod, what string) {
@@ -122,7 +151,7 @@ func (r *report) failPod(pod *corev1.Pod, err error) {
 		fmt.Fprintf(r.errOut, "%s: interrupted\n", r.name(pod))
 		return
 	}
-	r.failures = append(r.failures, pod)
+	r.failures = append(r.failures, types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name})
 	r.fail(r.name(pod)+": ", err)
 }
 
@@ -152,36 +181,20 @@ func (r *report) summary() error {
 		return nil
 	}
 	if r.total > 1 {
-		fmt.Fprintf(r.errOut, "%s %d of %d pods failed\nhint: %s\n", r.style.Paint(terminal.Bad, "error:"), r.failed, r.total, r.next())
+		fmt.Fprintf(r.errOut, "%s %d of %d pods failed\nhint: %s\n", r.style.Paint(terminal.Bad, "error:"), r.failed, r.total,
+			next(r.failures, "the same command can be run again at any time"))
 	}
 	return errReported
-}
-
-// finish prints what is printed as a whole, in the order of results, and ends r.
-func finish[R, I any](r *report, results []R, item func(R) I) error {
-	if r.format == "json" || r.format == "yaml" {
-		items := make([]I, 0, len(results))
-		for _, result := range results {
-			items = append(items, item(result))
-		}
-		text, err := encode(map[string]any{"items": items}, r.format)
-		if err != nil {
-			return err
-		}
-		r.print(text)
-	}
-	return r.summary()
 }
 
 // namedAtMost is how many pods a command in a hint names.
 const namedAtMost = 5
 
-// next says what to do when some pods have failed.
-func (r *report) next() string {
-	again := "the same command can be run again at any time"
+// next says what to do when some pods have failed; again, how to try it again.
+func next(failed []types.NamespacedName, again string) string {
 	var names []string
-	for _, pod := range r.failures {
-		if pod.Namespace != r.failures[0].Namespace || len(names) == namedAtMost {
+	for _, pod := range failed {
+		if pod.Namespace != failed[0].Namespace || len(names) == namedAtMost {
 			return again
 		}
 		names = append(names, "pod/"+pod.Name)
@@ -190,7 +203,7 @@ func (r *report) next() string {
 		return again
 	}
 	slices.Sort(names)
-	return fmt.Sprintf("'kubectl gateway check %s -n %s' looks for what is wrong; %s", strings.Join(names, " "), r.failures[0].Namespace, again)
+	return fmt.Sprintf("'kubectl gateway check %s -n %s' looks for what is wrong; %s", strings.Join(names, " "), failed[0].Namespace, again)
 }
 
 func (r *report) print(text string) {

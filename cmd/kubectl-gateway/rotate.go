@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
@@ -77,7 +79,7 @@ operators then need a copy of the new one.`,
 				}
 				return o.rotateAuthority(cmd.Context(), a, successor, o.certTTL)
 			}
-			return o.rotateLeaves(cmd.Context(), a, args, o.certTTL)
+			return o.leaves(o.certTTL).run(cmd.Context(), a, args)
 		},
 	}
 	f := cmd.Flags()
@@ -108,53 +110,29 @@ func (o *rotateOptions) check(args []string) error {
 	return nil
 }
 
-// rotateLeaves renews the certificates of the pods that flags and args select.
-func (o *rotateOptions) rotateLeaves(ctx context.Context, a *app, args []string, ttl time.Duration) error {
-	if err := o.confirm.check(a, &o.targets); err != nil {
-		return err
+// leaves renews the certificates of pods.
+func (o *rotateOptions) leaves(ttl time.Duration) *podVerb[rotate.Result, rotateItem] {
+	return &podVerb[rotate.Result, rotateItem]{
+		targets: &o.targets, confirm: &o.confirm, output: o.output, parallel: o.parallel, question: "renew the certificates of", gateways: true,
+		begin: func(ctx context.Context, config *rest.Config, client kubernetes.Interface) (work[rotate.Result], error) {
+			signer, err := authority.Load(ctx, authority.Location{Client: client, Dir: o.authorityDir})
+			if err != nil {
+				return nil, fmt.Errorf("loading the authority: %w", err)
+			}
+			rotator := rotate.Rotator{Gateways: remote.NewClient(config, client), Authority: signer, TTL: ttl, Timeout: o.timeout}
+			return func(ctx context.Context, _ *report, _ []corev1.Pod) (func(*corev1.Pod) rotate.Result, error) {
+				return func(pod *corev1.Pod) rotate.Result { return rotator.Rotate(ctx, pod) }, nil
+			}, nil
+		},
+		tell: func(result rotate.Result) outcome {
+			told := outcome{pod: result.Pod, warnings: result.Warnings, err: result.Err}
+			if result.Err == nil {
+				told.done = "certificate renewed, valid until " + result.Status.Cert.NotAfter.UTC().Format(time.RFC3339)
+			}
+			return told
+		},
+		item: newRotateItem,
 	}
-	found, missing := a.find(ctx, &o.targets, args)
-	if len(found.Pods) == 0 {
-		return missing
-	}
-	config, client, err := a.kubernetes()
-	if err != nil {
-		return err
-	}
-	report := &rotateReport{report: newReport(a, o.output)}
-	report.namespaces = several(found.Pods)
-	pods := sift(found, func(pods []corev1.Pod) []corev1.Pod { return report.skipWithoutGateway(report.skipLeaving(pods)) })
-	if len(pods) == 0 && missing == nil {
-		return api.WithHint(errors.New("none of the selected pods has a gateway"), "'kubectl gateway enable pod/NAME' adds one")
-	}
-	signer, err := authority.Load(ctx, authority.Location{Client: client, Dir: o.authorityDir})
-	if err != nil {
-		return fmt.Errorf("loading the authority: %w", err)
-	}
-	if err := o.confirm.ask(ctx, a, &o.targets, "renew the certificates of", pods); err != nil {
-		return err
-	}
-	report.missing(missing)
-	rotator := rotate.Rotator{Gateways: remote.NewClient(config, client), Authority: signer, TTL: ttl, Parallel: o.parallel, Timeout: o.timeout}
-	err = finish(&report.report, rotator.RotateAll(ctx, pods, report.add), newRotateItem)
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return err
-}
-
-// rotateReport tells the user which certificates were renewed.
-type rotateReport struct{ report }
-
-// add reports the result of one pod.
-func (r *rotateReport) add(result rotate.Result) {
-	r.total++
-	if result.Err != nil {
-		r.failPod(result.Pod, result.Err)
-		return
-	}
-	r.done(result.Pod, "certificate renewed, valid until "+result.Status.Cert.NotAfter.UTC().Format(time.RFC3339))
-	r.warn(r.name(result.Pod)+": ", result.Warnings)
 }
 
 // rotateItem is the machine-readable result of one pod.

@@ -39,7 +39,7 @@ func (o *rotateOptions) rotateAuthority(ctx context.Context, a *app, successor a
 	for _, b := range result.Blocked {
 		report.fail(fmt.Sprintf("pod/%s -n %s: ", b.Pod, b.Namespace), b.Err)
 	}
-	if printErr := printAuthorityResult(&report, result, err); printErr != nil {
+	if printErr := printAuthorityResult(report, result, err); printErr != nil {
 		return printErr
 	}
 	if err == nil && len(result.Blocked) > 0 {

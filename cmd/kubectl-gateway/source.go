@@ -20,14 +20,13 @@ import (
 // maxPEMFile bounds what --from-cert and --from-key read, in bytes.
 const maxPEMFile = 1 << 20
 
-// sourceFlags say where a new authority comes from.
+// sourceFlags describe a new authority.
 type sourceFlags struct {
 	ttl               time.Duration
 	certFile, keyFile string
 }
 
-// add registers the flags. when stands before their usage, which is an authority
-// that exists.
+// add registers the flags. when begins their usage, which names the given authority.
 func (s *sourceFlags) add(cmd *cobra.Command, when, which string) {
 	f := cmd.Flags()
 	f.StringVar(&s.certFile, "from-cert", "", when+"PEM file with the certificate of "+which+" and its chain up to the root")
@@ -59,8 +58,7 @@ func (s *sourceFlags) read(f *pflag.FlagSet) (authority.Source, error) {
 	return source, source.Validate()
 }
 
-// readBounded reads a file, a pipe included, of which at least one byte and at
-// most maxPEMFile are expected.
+// readBounded reads a file or a pipe of 1 to maxPEMFile bytes.
 func readBounded(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -79,8 +77,8 @@ func readBounded(path string) ([]byte, error) {
 	return text, nil
 }
 
-// parseLifetime reads a duration as time.ParseDuration does, and also with the units
-// d (24 hours), w (7 days) and y (365 days), as in 30d. It must be longer than zero.
+// parseLifetime reads a positive duration, in the syntax of time.ParseDuration or with the
+// units d (24 hours), w (7 days) and y (365 days), as in 30d.
 func parseLifetime(text string) (time.Duration, error) {
 	const hint = "write it like 12h, 90d, 8w or 10y"
 	d, err := time.ParseDuration(text)
@@ -90,10 +88,10 @@ func parseLifetime(text string) (time.Duration, error) {
 		d = time.Duration(days)
 	}
 	if err != nil {
-		return 0, api.WithHint(fmt.Errorf("lifetime %q cannot be read", text), hint)
+		return 0, api.WithHint(fmt.Errorf("%q is not a lifetime", text), hint)
 	}
 	if d <= 0 {
-		return 0, api.WithHint(fmt.Errorf("lifetime %q is not longer than zero", text), hint)
+		return 0, api.WithHint(fmt.Errorf("%q is not positive", text), hint)
 	}
 	return d, nil
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
@@ -31,8 +32,8 @@ type watchReport struct {
 	mu     sync.Mutex
 	hints  map[string]bool
 	totals map[watch.Action]int
-	// failed are the pods, by namespace and name, with which the last try failed.
-	failed map[string]bool
+	// failed are the pods with which the last try failed.
+	failed map[types.NamespacedName]bool
 	outErr error
 	// broken ends watch when nobody reads the output any more.
 	broken func(error)
@@ -43,7 +44,7 @@ type watchReport struct {
 func newWatchReport(a *app, format string, options watch.Options, once bool) *watchReport {
 	r := &watchReport{
 		out: a.Out, errOut: a.ErrOut, style: terminal.For(a.Out, os.Getenv), format: format,
-		where: where(options), hints: map[string]bool{}, totals: map[watch.Action]int{}, failed: map[string]bool{},
+		where: where(options), hints: map[string]bool{}, totals: map[watch.Action]int{}, failed: map[types.NamespacedName]bool{},
 		counts: func() watch.Counts { return watch.Counts{} }, broken: func(error) {},
 	}
 	if file, ok := a.Out.(*os.File); ok && format == "" && !once && r.style.Terminal() && os.Getenv("TERM") != "dumb" {
@@ -91,19 +92,7 @@ func (r *watchReport) finish() {
 func (r *watchReport) next() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	const again = "the same command can be run again at any time, and without --once it tries until it is done"
-	if len(r.failed) == 0 || len(r.failed) > namedAtMost {
-		return again
-	}
-	names, namespace := slices.Sorted(maps.Keys(r.failed)), ""
-	for i, name := range names {
-		of, pod, _ := strings.Cut(name, "/")
-		if i > 0 && of != namespace {
-			return again
-		}
-		names[i], namespace = "pod/"+pod, of
-	}
-	return fmt.Sprintf("'kubectl gateway check %s -n %s' looks for what is wrong; %s", strings.Join(names, " "), namespace, again)
+	return next(slices.Collect(maps.Keys(r.failed)), "the same command can be run again at any time, and without --once it tries until it is done")
 }
 
 func (r *watchReport) sums() string {
@@ -144,7 +133,7 @@ func (r *watchReport) add(e watch.Event) {
 	defer r.mu.Unlock()
 	r.totals[e.Action]++
 	if e.Pod != "" {
-		name := line(e.Namespace) + "/" + line(e.Pod)
+		name := types.NamespacedName{Namespace: line(e.Namespace), Name: line(e.Pod)}
 		if delete(r.failed, name); e.Action == watch.Failed || e.Action == watch.Refused {
 			r.failed[name] = true
 		}

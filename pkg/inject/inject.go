@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
@@ -111,30 +109,12 @@ type Result struct {
 	Patch  *installed.Patch
 }
 
-// EnableAll enables pods, at most parallelism at a time, and calls report with the
-// result of each as it comes; calls do not overlap. One pod's failure is no
-// concern of the others. Results are in the order of pods.
-func (in *Injector) EnableAll(ctx context.Context, pods []corev1.Pod, parallelism int, report func(Result)) []Result {
-	uses := []rights.Use{rights.Enable}
-	if in.Options.Delivery != DeliveryCSR {
-		uses = append(uses, rights.Secrets)
+// Uses returns the rights that Enable needs in a pod's namespace.
+func Uses(delivery Delivery) []rights.Use {
+	if delivery == DeliveryCSR {
+		return []rights.Use{rights.Enable}
 	}
-	access := map[string]func() error{}
-	for i := range pods {
-		namespace := pods[i].Namespace
-		if access[namespace] == nil {
-			access[namespace] = sync.OnceValue(func() error { return rights.Preflight(ctx, in.Client, namespace, uses...) })
-		}
-	}
-	return parallel.Each(parallelism, pods, func(pod *corev1.Pod) Result {
-		result := Result{Pod: pod, Action: Failed}
-		if result.Err = access[pod.Namespace](); result.Err == nil {
-			result = in.Enable(ctx, pod)
-		} else if ctx.Err() != nil {
-			result.Err = errInterrupted
-		}
-		return result
-	}, report)
+	return []rights.Use{rights.Enable, rights.Secrets}
 }
 
 // Enable gives pod a gateway, unless it has one that works, and returns when

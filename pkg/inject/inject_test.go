@@ -27,7 +27,6 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
@@ -466,69 +465,6 @@ func trusted(t *testing.T, certPEM, bundle []byte) bool {
 	roots.AppendCertsFromPEM(bundle)
 	_, err = cert.Verify(x509.VerifyOptions{Roots: roots})
 	return err == nil
-}
-
-func TestEnableAllGoesOn(t *testing.T) {
-	host := fakecluster.NewPod("host")
-	host.Spec.HostNetwork = true
-	elsewhere := fakecluster.NewPod("elsewhere")
-	c := fakecluster.New(t, fakecluster.NewPod("a"), host, fakecluster.NewPod("b"), fakecluster.NewPod("c"))
-	in := newInjector(t, c)
-	list := []corev1.Pod{*c.Pod("a"), *host, *c.Pod("b"), *elsewhere, *c.Pod("c")}
-	var reported []string
-	results := in.EnableAll(t.Context(), list, 2, func(result Result) { reported = append(reported, result.Pod.Name) })
-	if len(results) != 5 || len(reported) != 5 {
-		t.Fatalf("%d results, %d reported", len(results), len(reported))
-	}
-	for i, want := range []Action{Enabled, Failed, Enabled, Failed, Enabled} {
-		if results[i].Action != want || results[i].Pod.Name != list[i].Name {
-			t.Errorf("%s: %s, %v", results[i].Pod.Name, results[i].Action, results[i].Err)
-		}
-	}
-	reviews := 0
-	for _, action := range c.Actions() {
-		if action.Matches("create", "selfsubjectaccessreviews") {
-			reviews++
-		}
-	}
-	if reviews != len(rights.Must(rights.Enable, rights.Secrets)) {
-		t.Errorf("%d access reviews for one namespace", reviews)
-	}
-	noSecrets(t, c)
-}
-
-func TestEnableAllWithoutPermissionTouchesNothing(t *testing.T) {
-	c := fakecluster.New(t, fakecluster.NewPod("a"))
-	c.Denied["create pods/exec"] = true
-	results := newInjector(t, c).EnableAll(t.Context(), []corev1.Pod{*c.Pod("a")}, 1, func(Result) {})
-	expect.Error(t, results[0].Err, "create pods/exec")
-	if c.Did("patch", "pods") || c.Did("create", "secrets") {
-		t.Error("something was tried")
-	}
-}
-
-func TestEnableAllInterrupted(t *testing.T) {
-	ctx, interrupt := context.WithCancel(t.Context())
-	var list []corev1.Pod
-	c := fakecluster.New(t)
-	for i := range 10 {
-		pod := fakecluster.NewPod(fmt.Sprintf("p%d", i))
-		if err := c.Tracker().Add(pod); err != nil {
-			t.Fatal(err)
-		}
-		list = append(list, *pod)
-	}
-	in := newInjector(t, c)
-	in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
-		interrupt()
-		return silent(ctx, pod, container)
-	})
-	for _, result := range in.EnableAll(ctx, list, 2, func(Result) {}) {
-		if !errors.Is(result.Err, errInterrupted) {
-			t.Errorf("%s: %v", result.Pod.Name, result.Err)
-		}
-	}
-	noSecrets(t, c)
 }
 
 func TestForbiddenSecretHasAHint(t *testing.T) {

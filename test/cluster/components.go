@@ -71,6 +71,8 @@ func (c *Cluster) controlPlaneControllers(settings Settings) []component {
 			"--root-ca-file=" + c.certFile("ca"),
 			"--cluster-signing-cert-file=" + c.certFile("ca"),
 			"--cluster-signing-key-file=" + c.keyFile("ca"),
+			// It makes the directory; the default lies in /usr, which is the machine's.
+			"--flex-volume-plugin-dir=" + c.path("control-plane", "volume-plugins"),
 		}, kubeconfig("controller-manager")...)},
 		{Name: "control-plane/kube-scheduler", Args: append([]string{"kube-scheduler"}, kubeconfig("scheduler")...)},
 		{Name: "control-plane/coredns", Args: []string{"coredns",

@@ -126,7 +126,7 @@ func looking() map[string]example {
 		`kubectl gateway tail --template '{{toTimestamp .Time "15:04:05" "America/New_York"}} {{.Pod}} {{.Peer}}'`:                           {endless: true, says: "web-0 spiffe://"},
 		"kubectl gateway tail -A -o json | jq 'select(.encrypted == false)'":                                                                 {endless: true, says: `"encrypted": false`},
 		"kubectl gateway packets pod/web-0 -w - | wireshark -k -i -":                                                                         {endless: true, says: "18443"},
-		"kubectl gateway packets pod/web-0 -w web-0.pcapng --interface=eth0 --duration=1m":                                                   {with: "--duration=2s", after: "tcpdump -n -r web-0.pcapng | grep 18443"},
+		"kubectl gateway packets pod/web-0 -w web-0.pcapng --interface=eth0 --duration=1m":                                                   {with: "--duration=10s", after: "tcpdump -n -r web-0.pcapng | grep 18443"},
 		"kubectl gateway packets pod/web-0 -w - --port=18443 | tcpdump -n -r -":                                                              {endless: true, says: "18443"},
 		"kubectl gateway metrics pod/web-0":                                                                                                  {says: "# TYPE kube_gateway"},
 		`kubectl gateway metrics web-0 | grep -E 'result="(plaintext|refused)"'`:                                                             {says: "plaintext"},

@@ -4,7 +4,6 @@ package change
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -12,7 +11,6 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
@@ -44,22 +42,12 @@ type Result struct {
 // Changer changes gateways. It is safe for concurrent use.
 type Changer struct {
 	Gateways *remote.Client
-	// Parallel and Timeout are parallel.Default and DefaultTimeout, which
-	// they become if zero.
-	Parallel int
-	Timeout  time.Duration
+	// Timeout of one gateway is DefaultTimeout if zero.
+	Timeout time.Duration
 }
 
-// ChangeAll changes the newest gateway of every pod, and calls report with the
-// result of each as it comes; calls do not overlap. One pod's failure is no
-// concern of the others. Results are in the order of pods.
-func (c *Changer) ChangeAll(ctx context.Context, pods []corev1.Pod, change Change, report func(Result)) []Result {
-	return parallel.Each(cmp.Or(max(c.Parallel, 0), parallel.Default), pods, func(pod *corev1.Pod) Result {
-		return c.change(ctx, pod, change)
-	}, report)
-}
-
-func (c *Changer) change(ctx context.Context, pod *corev1.Pod, change Change) Result {
+// Change changes the gateway that runs in pod.
+func (c *Changer) Change(ctx context.Context, pod *corev1.Pod, change Change) Result {
 	result := Result{Pod: pod}
 	gateway, err := installed.RunningGateway(pod)
 	result.Container = gateway.Name
@@ -67,19 +55,12 @@ func (c *Changer) change(ctx context.Context, pod *corev1.Pod, change Change) Re
 		result.Err = err
 		return result
 	}
-	timeout := cmp.Or(c.Timeout, DefaultTimeout)
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	status, err := apply(ctx, c.Gateways.Gateway(pod, gateway.Name), change)
-	switch {
-	case errors.Is(err, context.DeadlineExceeded):
-		result.Err = api.WithHint(fmt.Errorf("no answer within %v, and the change may have been made", timeout), "'kubectl gateway status' tells; --timeout waits longer")
-	case errors.Is(err, context.Canceled):
-		result.Err = errors.New("interrupted, and the change may have been made")
-	case err != nil:
-		result.Err = err
-	default:
-		result.Status, result.Warnings = status, warnings(change, status)
+	result.Err = remote.InTime(ctx, cmp.Or(c.Timeout, DefaultTimeout), "the change may have been made", func(ctx context.Context) (err error) {
+		result.Status, err = apply(ctx, c.Gateways.Gateway(pod, gateway.Name), change)
+		return err
+	})
+	if result.Err == nil {
+		result.Warnings = warnings(change, result.Status)
 	}
 	return result
 }

@@ -94,7 +94,7 @@ func TestChange(t *testing.T) {
 			if name == "no answer" {
 				c.Timeout = time.Millisecond
 			}
-			result := c.ChangeAll(t.Context(), []corev1.Pod{podWith("web", runs())}, test.change, nil)[0]
+			result := c.Change(t.Context(), new(podWith("web", runs())), test.change)
 			if failed := result.Err != nil; failed != (test.failure != "") || failed && !strings.Contains(result.Err.Error(), test.failure) || failed == (result.Status != nil) {
 				t.Errorf("status %+v, %v", result.Status, result.Err)
 			}
@@ -105,23 +105,15 @@ func TestChange(t *testing.T) {
 	}
 }
 
-// TestChangeOfMany: one pod's failure is no concern of the others, and the results
-// are in the order of pods.
-func TestChangeOfMany(t *testing.T) {
+// TestChangeWithoutGateway says what to do.
+func TestChangeWithoutGateway(t *testing.T) {
 	none := podWith("none", runs())
 	none.Spec.EphemeralContainers = nil
 	dead := podWith("dead", corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1}})
-	c := Changer{Gateways: setters{"web": good, "db": good}.client()}
-	reported := map[string]int{}
-	results := c.ChangeAll(t.Context(), []corev1.Pod{none, podWith("web", runs()), dead, podWith("db", runs())}, Change{Mode: api.Strict},
-		func(r Result) { reported[r.Pod.Name]++ })
-	for i, want := range []struct {
-		name string
-		ok   bool
-	}{{"none", false}, {"web", true}, {"dead", false}, {"db", true}} {
-		r := results[i]
-		if r.Pod.Name != want.name || (r.Err == nil) != want.ok || reported[want.name] != 1 || !want.ok && api.Hint(r.Err) == "" {
-			t.Errorf("%s: %v, reported %d times", r.Pod.Name, r.Err, reported[want.name])
+	for _, pod := range []corev1.Pod{none, dead} {
+		c := Changer{Gateways: setters{}.client()}
+		if result := c.Change(t.Context(), &pod, Change{Mode: api.Strict}); result.Err == nil || api.Hint(result.Err) == "" {
+			t.Errorf("%s: %v", pod.Name, result.Err)
 		}
 	}
 }
@@ -134,7 +126,7 @@ func TestInterruptedChange(t *testing.T) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}}.client()}
-	result := c.ChangeAll(ctx, []corev1.Pod{podWith("web", runs())}, Change{Mode: api.Strict}, nil)[0]
+	result := c.Change(ctx, new(podWith("web", runs())), Change{Mode: api.Strict})
 	if result.Err == nil || !strings.Contains(result.Err.Error(), "interrupted, and the change may have been made") {
 		t.Error(result.Err)
 	}

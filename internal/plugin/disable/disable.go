@@ -13,7 +13,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,9 +20,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 )
 
 const (
@@ -54,7 +51,7 @@ type Disabler struct {
 	Gateways *remote.Client
 	Options  Options
 	// Progress, if not nil, is called with a line about a pod that takes long.
-	// Calls may overlap with each other and with those of DisableAll's report.
+	// Calls may overlap.
 	Progress func(pod *corev1.Pod, line string)
 }
 
@@ -97,28 +94,6 @@ var (
 	// errInterrupted stands for a context that the caller has ended.
 	errInterrupted = errors.New("interrupted")
 )
-
-// DisableAll disables the gateways of pods, at most parallelism at a time, and
-// calls report with the result of each as it comes; calls do not overlap. One pod's
-// failure is no concern of the others. Results are in the order of pods.
-func (d *Disabler) DisableAll(ctx context.Context, pods []corev1.Pod, parallelism int, report func(Result)) []Result {
-	access := map[string]func() error{}
-	for i := range pods {
-		namespace := pods[i].Namespace
-		if access[namespace] == nil {
-			access[namespace] = sync.OnceValue(func() error { return rights.Preflight(ctx, d.Client, namespace, rights.Disable) })
-		}
-	}
-	return parallel.Each(parallelism, pods, func(pod *corev1.Pod) Result {
-		if err := access[pod.Namespace](); err != nil {
-			if ctx.Err() != nil {
-				err = errInterrupted
-			}
-			return Result{Pod: pod, Action: Failed, Err: err}
-		}
-		return d.Disable(ctx, pod)
-	}, report)
-}
 
 // Disable ends the gateways of pod, and returns when nothing of them is left:
 // running or still starting, draining already, or dead with a capture that stays.

@@ -3,7 +3,6 @@ package disable
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -320,23 +319,6 @@ func TestDryRunsChangeNothing(t *testing.T) {
 				t.Errorf("%s, %s: %+v, tried %d", dryRun, name, result, c.tried)
 			}
 		}
-	}
-}
-
-func TestDisableAll(t *testing.T) {
-	pod := podWith(gateway{api.FailClosed, running(), ""})
-	gone := pod.DeepCopy()
-	gone.Name, gone.UID = "gone", "uid-gone"
-	c := newCluster(t, pod)
-	var reported []string
-	results := newDisabler(c, ends(c, disabledState(), &api.DisableReport{})).DisableAll(t.Context(), []corev1.Pod{*gone, *pod}, 2, func(r Result) { reported = append(reported, r.Pod.Name) })
-	if len(reported) != 2 || !errors.Is(results[0].Err, installed.ErrReplaced) || results[1].Action != Disabled {
-		t.Errorf("%+v", results)
-	}
-	c.denied = "exec"
-	results = newDisabler(c, &gateways{}).DisableAll(t.Context(), []corev1.Pod{*pod}, 2, nil)
-	if results[0].Action != Failed || !strings.Contains(fmt.Sprint(results[0].Err), "create pods/exec") {
-		t.Errorf("%+v", results)
 	}
 }
 

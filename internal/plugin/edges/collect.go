@@ -57,18 +57,12 @@ func (c *Collector) view(ctx context.Context, pod *corev1.Pod) View {
 		view.Err = api.WithHint(errors.New("its gateway does not run"), "'kubectl gateway status' says why")
 		return view
 	}
-	timeout := cmp.Or(c.Timeout, status.DefaultTimeout)
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	answer, err := c.Gateways.Gateway(pod, gateway.Name).Edges(ctx)
-	switch {
-	case errors.Is(err, context.DeadlineExceeded):
-		view.Err = fmt.Errorf("no answer within %v", timeout)
-	case err != nil:
-		view.Err = err
-	default:
-		view.Edges = answer
-		view.ahead = answer.Time.Sub(c.Now())
+	view.Err = remote.InTime(ctx, cmp.Or(c.Timeout, status.DefaultTimeout), "", func(ctx context.Context) (err error) {
+		view.Edges, err = c.Gateways.Gateway(pod, gateway.Name).Edges(ctx)
+		return err
+	})
+	if view.Err == nil {
+		view.ahead = view.Edges.Time.Sub(c.Now())
 	}
 	return view
 }

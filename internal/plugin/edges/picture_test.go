@@ -4,6 +4,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net/netip"
 	"os/exec"
 	"regexp"
@@ -120,6 +121,31 @@ func TestLayers(t *testing.T) {
 		}
 		if diff := cmp.Diff(c.want, layers(&g)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// TestArrange has wires lead from each height to another, in which many wait for each other in
+// circles.
+func TestArrange(t *testing.T) {
+	for seed := range uint64(200) {
+		r := rand.New(rand.NewPCG(1, seed))
+		var wires []wire
+		var taken []int
+		to := r.Perm(12)
+		for from := range to {
+			if from != to[from] {
+				wires = append(wires, newWire(from, []int{16 * from}, []int{16 * to[from]}))
+			}
+			taken = append(taken, 16*from)
+		}
+		arranged := arrange(wires, taken)
+		for _, a := range arranged {
+			for _, b := range arranged {
+				if a.link != b.link && a.right[0] == b.left[0] && a.track <= b.track {
+					t.Fatalf("seed %d: %+v must be right of %+v", seed, a, b)
+				}
+			}
 		}
 	}
 }

@@ -10,36 +10,34 @@ import (
 type wire struct {
 	link        int
 	left, right []int // heights of the level parts
+	top, bottom int
 	track       int
 }
 
-func (w *wire) top() int    { return slices.Min(slices.Concat(w.left, w.right)) }
-func (w *wire) bottom() int { return slices.Max(slices.Concat(w.left, w.right)) }
+func newWire(link int, left, right []int) wire {
+	ends := slices.Concat(left, right)
+	return wire{link: link, left: left, right: right, top: slices.Min(ends), bottom: slices.Max(ends)}
+}
 
 // mustFollow reports whether w cannot be left of o, because level parts of both would
-// run into each other.
+// run into each other. Heights are equal or svgGrid apart.
 func (w *wire) mustFollow(o *wire) bool {
 	if w.link == o.link {
 		return w.left[0] == o.right[0]
 	}
-	for _, y := range w.right {
-		if slices.ContainsFunc(o.left, func(z int) bool { return -svgClear < y-z && y-z < svgClear }) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(w.right, func(y int) bool { return slices.Contains(o.left, y) })
 }
 
 // crossings counts how often w and o cross if w is left of o.
 func (w *wire) crossings(o *wire) int {
 	count := 0
 	for _, y := range o.left {
-		if w.top() < y && y < w.bottom() {
+		if w.top < y && y < w.bottom {
 			count++
 		}
 	}
 	for _, y := range w.right {
-		if o.top() < y && y < o.bottom() {
+		if o.top < y && y < o.bottom {
 			count++
 		}
 	}
@@ -48,7 +46,8 @@ func (w *wire) crossings(o *wire) int {
 
 // arrange gives the wires of a gap their tracks, counted from the left, so that level
 // parts never meet and wires cross each other seldom. Where wires wait for each other
-// in a circle, one is split in two; taken are the heights that no wire may be split at.
+// in a circle, one is split in two. A circle is never waited for by others, as one column
+// has each height once. taken are the heights that no wire is split at.
 func arrange(wires []wire, taken []int) []wire {
 	waits, costs := make([]int, len(wires)), make([]int, len(wires))
 	count := func(i, o, times int) {
@@ -70,16 +69,16 @@ func arrange(wires []wire, taken []int) []wire {
 	var done []wire
 	for len(rest) > 0 {
 		best := slices.MinFunc(rest, func(a, b int) int {
-			return cmp.Or(cmp.Compare(min(1, waits[a]), min(1, waits[b])), cmp.Compare(costs[a], costs[b]), cmp.Compare(a, b))
+			return cmp.Or(boolCompare(waits[a] > 0, waits[b] > 0), cmp.Compare(costs[a], costs[b]), cmp.Compare(a, b))
 		})
-		if w := wires[best]; waits[best] > 0 {
-			y := free(taken, (w.left[0]+w.right[0])/2)
-			wires[best].right = []int{y}
-			return arrange(append(wires, wire{link: w.link, left: []int{y}, right: w.right}), append(taken, y))
-		}
 		w := wires[best]
+		if waits[best] > 0 {
+			y := free(taken, (w.left[0]+w.right[0])/2)
+			wires[best] = newWire(w.link, w.left, []int{y})
+			return arrange(append(wires, newWire(w.link, []int{y}, w.right)), append(taken, y))
+		}
 		for i := range done {
-			if o := &done[i]; w.mustFollow(o) || w.top() < o.bottom()+svgTrack && o.top() < w.bottom()+svgTrack {
+			if o := &done[i]; w.mustFollow(o) || w.top < o.bottom+svgTrack && o.top < w.bottom+svgTrack {
 				w.track = max(w.track, o.track+1)
 			}
 		}
@@ -180,9 +179,9 @@ func (l *layout) wires() [][]wire {
 		taken[k.gap] = append(taken[k.gap], k.y[:]...)
 		switch w := &wires[k.gap]; {
 		case l.within(&k):
-			*w = append(*w, wire{link: i, left: k.y[:]})
+			*w = append(*w, newWire(i, k.y[:], nil))
 		case k.y[0] != k.y[1]:
-			*w = append(*w, wire{link: i, left: k.y[:1], right: k.y[1:]})
+			*w = append(*w, newWire(i, k.y[:1], k.y[1:]))
 		}
 	}
 	for c := range wires {

@@ -21,7 +21,7 @@ const (
 	svgBoxGap    = 16
 	svgPitch     = 16 // between arcs that leave a box beside each other
 	svgTrack     = 10 // between upright parts of arcs
-	svgClear     = 7  // between level parts of arcs that are in no order
+	svgClear     = 7  // between a split arc and level parts of others
 	svgStub      = 16 // of an arc at a box, with the arrowhead
 	svgRound     = 6  // the radius of corners
 	svgLegend    = 40

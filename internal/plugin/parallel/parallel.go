@@ -35,3 +35,22 @@ func Each[T, R any](limit int, items []T, do func(*T) R, report func(R)) []R {
 	_ = group.Wait()
 	return results
 }
+
+// Once returns a function that calls get once for each key, and remembers the values.
+// Those who ask for a value meanwhile wait for it.
+func Once[K comparable, V any](get func(K) V) func(K) V {
+	var (
+		mu     sync.Mutex
+		values = map[K]func() V{}
+	)
+	return func(key K) V {
+		mu.Lock()
+		value, ok := values[key]
+		if !ok {
+			value = sync.OnceValue(func() V { return get(key) })
+			values[key] = value
+		}
+		mu.Unlock()
+		return value()
+	}
+}

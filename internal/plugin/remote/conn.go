@@ -91,6 +91,24 @@ func (g *Conn) Run(ctx context.Context, stdin io.Reader, stdout io.Writer, words
 	return g.client.Runner.Run(ctx, g.Ref(), stdin, stdout, slices.Insert(slices.Clone(words), 0, GatewayProgram)...)
 }
 
+// InTime calls ask with timeout, and puts the end of that time, or of ctx, into words.
+// done is what may have happened by then, empty if ask only looks.
+func InTime(ctx context.Context, timeout time.Duration, done string, ask func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	err := ask(ctx)
+	late := errors.Is(err, context.DeadlineExceeded)
+	switch {
+	case late && done == "":
+		return fmt.Errorf("no answer within %v", timeout)
+	case late:
+		return api.WithHint(fmt.Errorf("no answer within %v, and %s", timeout, done), "'kubectl gateway status' tells; --timeout waits longer")
+	case errors.Is(err, context.Canceled) && done != "":
+		return fmt.Errorf("interrupted, and %s", done)
+	}
+	return err
+}
+
 // retry calls once until it succeeds, or fails for good.
 func (g *Conn) retry(ctx context.Context, once func() error) error {
 	backoff := g.client.Backoff

@@ -11,7 +11,6 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
@@ -39,22 +38,11 @@ type Rotator struct {
 	Authority remote.Authority
 	// TTL is how long the certificates are valid; ca.DefaultLeafTTL if zero.
 	TTL time.Duration
-	// Parallel and Timeout (of one gateway) are parallel.Default and
-	// DefaultTimeout if zero.
-	Parallel int
-	Timeout  time.Duration
+	// Timeout of one gateway is DefaultTimeout if zero.
+	Timeout time.Duration
 }
 
-// RotateAll gives the gateway of every pod a new key and certificate, and calls
-// report with the result of each as it comes; calls do not overlap. One pod's
-// failure is no concern of the others. Results are in the order of pods.
-func (r *Rotator) RotateAll(ctx context.Context, pods []corev1.Pod, report func(Result)) []Result {
-	return parallel.Each(cmp.Or(max(r.Parallel, 0), parallel.Default), pods, func(pod *corev1.Pod) Result {
-		return r.Rotate(ctx, pod)
-	}, report)
-}
-
-// Rotate is RotateAll for one pod, as it was just read from the cluster.
+// Rotate gives the gateway that runs in pod a new key and certificate.
 func (r *Rotator) Rotate(ctx context.Context, pod *corev1.Pod) Result {
 	result := Result{Pod: pod}
 	current, err := installed.RunningGateway(pod)
@@ -63,19 +51,9 @@ func (r *Rotator) Rotate(ctx context.Context, pod *corev1.Pod) Result {
 		result.Err = err
 		return result
 	}
-	timeout := cmp.Or(r.Timeout, DefaultTimeout)
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	err = r.rotate(ctx, r.Gateways.Gateway(pod, current.Name), &result)
-	switch {
-	case err == nil:
-	case errors.Is(err, context.DeadlineExceeded):
-		result.Err = api.WithHint(fmt.Errorf("no answer within %v, and the certificate may have been renewed", timeout), "'kubectl gateway status' tells; --timeout waits longer")
-	case errors.Is(err, context.Canceled):
-		result.Err = errors.New("interrupted, and the certificate may have been renewed")
-	default:
-		result.Err = err
-	}
+	result.Err = remote.InTime(ctx, cmp.Or(r.Timeout, DefaultTimeout), "the certificate may have been renewed", func(ctx context.Context) error {
+		return r.rotate(ctx, r.Gateways.Gateway(pod, current.Name), &result)
+	})
 	return result
 }
 

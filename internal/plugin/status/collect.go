@@ -3,7 +3,6 @@ package status
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -79,11 +78,12 @@ func (c *Collector) item(ctx context.Context, pod *corev1.Pod) Item {
 }
 
 func (c *Collector) ask(ctx context.Context, pod *corev1.Pod, item *Item) {
-	timeout := cmp.Or(c.Timeout, DefaultTimeout)
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
+	var answer *api.Status
 	asked := c.Now()
-	answer, err := c.Gateways.Gateway(pod, item.Container.Name).Status(ctx)
+	err := remote.InTime(ctx, cmp.Or(c.Timeout, DefaultTimeout), "", func(ctx context.Context) (err error) {
+		answer, err = c.Gateways.Gateway(pod, item.Container.Name).Status(ctx)
+		return err
+	})
 	if answer != nil {
 		if err = checkState(answer); err == nil {
 			item.State, item.Status = State(answer.State), answer
@@ -91,12 +91,6 @@ func (c *Collector) ask(ctx context.Context, pod *corev1.Pod, item *Item) {
 			item.Mode, item.OnFailure = cmp.Or(answer.Mode, item.Mode), cmp.Or(answer.OnFailure, item.OnFailure)
 			return
 		}
-	}
-	switch {
-	case errors.Is(err, context.DeadlineExceeded):
-		err = fmt.Errorf("no answer within %v", timeout)
-	case err == nil:
-		err = errors.New("it did not answer")
 	}
 	item.State, item.Error, item.hint = NotAnswering, err.Error(), api.Hint(err)
 	if c.Explain != nil {

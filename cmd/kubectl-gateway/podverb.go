@@ -1,0 +1,164 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
+)
+
+// podVerb is a verb that does one thing with each of many pods: it selects them, leaves
+// out what it is nothing for, asks, works on some at a time, tells the result of each in
+// a line, and prints them as a whole where a program reads them. R is the result of one
+// pod, I its machine-readable form.
+type podVerb[R, I any] struct {
+	targets *targets.Flags
+	// confirm is nil in a dry run.
+	confirm  *confirmation
+	output   string
+	parallel int
+	// question is what to ask before all that is there is changed, up to how many.
+	question string
+	// gateways leaves out the pods that have no gateway.
+	gateways bool
+	// begin reads what the verb needs before anything is asked or done.
+	begin func(ctx context.Context, config *rest.Config, client kubernetes.Interface) (work[R], error)
+	// uses are the rights that are asked for once in each namespace, refuse is the
+	// result of a pod where one is missing.
+	uses   []rights.Use
+	refuse func(*corev1.Pod, error) R
+	tell   func(R) outcome
+	item   func(R) I
+	// document, if not nil, replaces the list of items.
+	document func(results []R) (string, error)
+	// closing, if not nil, returns lines that follow those of the pods.
+	closing func(found *targets.Selection, results []R) []string
+}
+
+// work is what a verb needs to know of all pods together, some at least; it returns what
+// is done with each of them.
+type work[R any] func(ctx context.Context, r *report, pods []corev1.Pod) (func(*corev1.Pod) R, error)
+
+// run does the verb with the pods that args and flags select. The error is errReported
+// if one of them has failed.
+func (v *podVerb[R, I]) run(ctx context.Context, a *app, args []string) error {
+	if v.confirm != nil {
+		if err := v.confirm.check(a, v.targets); err != nil {
+			return err
+		}
+	}
+	found, missing := a.find(ctx, v.targets, args)
+	if len(found.Pods) == 0 {
+		return missing
+	}
+	config, client, err := a.kubernetes()
+	if err != nil {
+		return err
+	}
+	return v.on(ctx, a, config, client, found, missing)
+}
+
+// on is run with what was found. missing joins the errors of named pods that are not
+// there.
+func (v *podVerb[R, I]) on(ctx context.Context, a *app, config *rest.Config, client kubernetes.Interface, found *targets.Selection, missing error) error {
+	r := newReport(a, v.output)
+	r.namespaces = several(found.Pods)
+	pods := sift(found, func(pods []corev1.Pod) []corev1.Pod {
+		if pods = r.skipLeaving(pods); v.gateways {
+			pods = r.skipWithoutGateway(pods)
+		}
+		return pods
+	})
+	if v.gateways && len(pods) == 0 && missing == nil {
+		return api.WithHint(errors.New("none of the selected pods has a gateway"), "'kubectl gateway enable pod/NAME' adds one")
+	}
+	begun, err := v.begin(ctx, config, client)
+	if err != nil {
+		return err
+	}
+	if v.confirm != nil {
+		if err := v.confirm.ask(ctx, a, v.targets, v.question, pods); err != nil {
+			return err
+		}
+	}
+	r.missing(missing)
+	results, err := v.each(ctx, r, client, begun, pods)
+	if err != nil {
+		return err
+	}
+	err = v.finish(r, found, results)
+	if ctx.Err() != nil {
+		// What was left is said; main says that the command was interrupted.
+		return ctx.Err()
+	}
+	return err
+}
+
+// each works on pods, and tells each result as it comes. One pod's failure is no concern
+// of the others. Results are in the order of pods.
+func (v *podVerb[R, I]) each(ctx context.Context, r *report, client kubernetes.Interface, begun work[R], pods []corev1.Pod) ([]R, error) {
+	if len(pods) == 0 {
+		return nil, nil
+	}
+	do, err := begun(ctx, r, pods)
+	if err != nil {
+		return nil, err
+	}
+	allowed := parallel.Once(func(namespace string) error { return rights.Preflight(ctx, client, namespace, v.uses...) })
+	return parallel.Each(v.parallel, pods, func(pod *corev1.Pod) R {
+		if err := allowed(pod.Namespace); err != nil {
+			return v.refuse(pod, cmp.Or(ctx.Err(), err))
+		}
+		return do(pod)
+	}, func(result R) { r.add(v.tell(result)) }), nil
+}
+
+// finish prints what is told about all pods, and results as a whole, in their order.
+func (v *podVerb[R, I]) finish(r *report, found *targets.Selection, results []R) error {
+	if v.closing != nil {
+		for _, text := range v.closing(found, results) {
+			fmt.Fprintln(r.errOut, line(text))
+		}
+	}
+	if r.format == "json" || r.format == "yaml" {
+		document := v.document
+		if document == nil {
+			document = v.list
+		}
+		text, err := document(results)
+		if err != nil {
+			return err
+		}
+		r.print(text)
+	}
+	return r.summary()
+}
+
+func (v *podVerb[R, I]) list(results []R) (string, error) {
+	items := make([]I, 0, len(results))
+	for _, result := range results {
+		items = append(items, v.item(result))
+	}
+	return encode(map[string]any{"items": items}, v.output)
+}
+
+// ofWorkloads says that what was done is not done with the pods to come.
+func ofWorkloads(workloads []targets.Workload) (lines []string) {
+	for _, w := range workloads {
+		text := "new pods of " + w.Name + " get no gateway by themselves"
+		if w.Watch != "" {
+			text += ": " + w.Watch
+		}
+		lines = append(lines, text)
+	}
+	return lines
+}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
+)
+
+// greeting is the result of a verb that greets pods.
+type greeting struct {
+	pod *corev1.Pod
+	err error
+}
+
+// greet greets pods called a, b, c, d, and returns what the verb says on both streams.
+func greet(ctx context.Context, c *fakecluster.Cluster, output string, do func(*corev1.Pod) error) (out, errOut string, err error) {
+	v := podVerb[greeting, string]{
+		targets: &targets.Flags{}, output: output, parallel: 1,
+		begin: func(context.Context, *rest.Config, kubernetes.Interface) (work[greeting], error) {
+			return func(context.Context, *report, []corev1.Pod) (func(*corev1.Pod) greeting, error) {
+				return func(pod *corev1.Pod) greeting { return greeting{pod, do(pod)} }, nil
+			}, nil
+		},
+		uses:   []rights.Use{rights.Disable},
+		refuse: func(pod *corev1.Pod, err error) greeting { return greeting{pod, err} },
+		tell: func(g greeting) outcome {
+			return outcome{pod: g.pod, done: "greeted", notes: []string{"it waves"}, warnings: []string{"it is shy"}, err: g.err}
+		},
+		item: func(g greeting) string { return g.pod.Name },
+	}
+	found := &targets.Selection{}
+	for _, name := range []string{"a", "b", "c", "d"} {
+		found.Pods = append(found.Pods, *fakecluster.NewPod(name))
+	}
+	var stdout, stderr bytes.Buffer
+	a := &app{IOStreams: genericiooptions.IOStreams{Out: &stdout, ErrOut: &stderr}}
+	err = v.on(ctx, a, nil, c, found, nil)
+	return stdout.String(), stderr.String(), err
+}
+
+func TestPodVerb(t *testing.T) {
+	but := func(pod *corev1.Pod) error {
+		if pod.Name == "b" || pod.Name == "d" {
+			return errors.New("no")
+		}
+		return nil
+	}
+	c := fakecluster.New(t)
+	out, errOut, err := greet(t.Context(), c, "", but)
+	if !errors.Is(err, errReported) {
+		t.Error(err)
+	}
+	if diff := cmp.Diff("pod/a greeted\npod/c greeted\n", out); diff != "" {
+		t.Errorf("results (-want +got):\n%s", diff)
+	}
+	for _, want := range []string{"pod/a: it waves\n", "pod/a: warning: it is shy\n", "pod/b: error: no\n", "error: 2 of 4 pods failed\n"} {
+		if !strings.Contains(errOut, want) {
+			t.Errorf("%q is missing in:\n%s", want, errOut)
+		}
+	}
+	reviews := 0
+	for _, action := range c.Actions() {
+		if action.Matches("create", "selfsubjectaccessreviews") {
+			reviews++
+		}
+	}
+	if want := len(rights.Must(rights.Disable)); reviews != want {
+		t.Errorf("%d access reviews for one namespace, want %d", reviews, want)
+	}
+	if out, _, err = greet(t.Context(), c, "json", but); !errors.Is(err, errReported) || strings.Join(strings.Fields(out), "") != `{"items":["a","b","c","d"]}` {
+		t.Errorf("%s, %v", out, err)
+	}
+}
+
+func TestPodVerbWithoutPermissionTouchesNothing(t *testing.T) {
+	c := fakecluster.New(t)
+	c.Denied["create pods/exec"] = true
+	_, errOut, err := greet(t.Context(), c, "", func(pod *corev1.Pod) error {
+		t.Errorf("pod %s was touched", pod.Name)
+		return nil
+	})
+	if !errors.Is(err, errReported) || !strings.Contains(errOut, "pod/a: error: you may not do this in namespace \"shop\": create pods/exec\n") {
+		t.Errorf("%v\n%s", err, errOut)
+	}
+}
+
+func TestPodVerbInterrupted(t *testing.T) {
+	ctx, interrupt := context.WithCancel(t.Context())
+	var touched atomic.Int32
+	_, errOut, err := greet(ctx, fakecluster.New(t), "", func(*corev1.Pod) error {
+		touched.Add(1)
+		interrupt()
+		return fmt.Errorf("greeting: %w", ctx.Err())
+	})
+	if !errors.Is(err, context.Canceled) || touched.Load() != 4 || strings.Count(errOut, ": interrupted\n") != 4 {
+		t.Errorf("%v, %d pods were touched\n%s", err, touched.Load(), errOut)
+	}
+}
