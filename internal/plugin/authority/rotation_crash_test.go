@@ -10,6 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // TestRotationInterrupted stops a rotation at every step, on disk and in the
@@ -19,72 +21,82 @@ import (
 func TestRotationInterrupted(t *testing.T) {
 	for _, keep := range []string{"local", "cluster", "both"} {
 		for _, doneFirst := range []bool{false, true} {
-			for stop := 1; ; stop++ {
-				s := newSite(t, keep)
-				other := s.copyOfDir(keep)
-				step, dead := 0, false
-				// Once interrupted, everything fails: the process is gone.
-				count := func(string) error {
-					if step++; step == stop || dead {
-						dead = true
-						return errInterrupted
-					}
-					return nil
-				}
-				s.step = count
-				interruptWrites(s.cluster, doneFirst, count)
-				when := fmt.Sprintf("%s, step %d, done %v", keep, stop, doneFirst)
-				roots := map[string]bool{}
-				finished, runs := false, 0
-				for !finished {
-					if runs++; runs > 12 {
-						t.Fatalf("%s: no end", when)
-					}
-					r, err := s.open()
-					if err != nil && !errors.Is(err, errInterrupted) {
-						t.Fatalf("%s: %v", when, err)
-					}
-					if err == nil {
-						finished, err = s.advance(r)
-					}
-					if err != nil && !errors.Is(err, errInterrupted) {
-						t.Fatalf("%s: %v", when, err)
-					}
-					if err != nil {
-						dead, step = false, stop // it does not happen again
-						// The last change of all may have been made.
-						if now, err := s.open(); err == nil && now.Phase() == Idle && !now.Current().Equal(s.first) {
-							finished = true
-						}
-					}
-					a, err := Load(t.Context(), s.location())
-					if err != nil {
-						t.Fatalf("%s: %v", when, err)
-					}
-					for _, root := range a.Roots() {
-						roots[root] = true
-					}
-					if old, err := Load(t.Context(), other); err != nil && !errors.Is(err, ErrForeign) {
-						t.Fatalf("%s: %v", when, err)
-					} else if err == nil && old.Equal(s.first) && !a.Equal(s.first) && len(old.Roots()) != 2 {
-						t.Fatalf("%s: another operator hands out %v while %v signs here", when, old.Roots(), a)
+			t.Run(fmt.Sprintf("%s, done %v", keep, doneFirst), func(t *testing.T) {
+				t.Parallel()
+				for stop := 1; interruptRotation(t, keep, doneFirst, stop); stop++ {
+					if stop > 100 {
+						t.Fatal("no end of steps")
 					}
 				}
-				if a, err := Load(t.Context(), s.location()); err != nil || a.Equal(s.first) || len(a.Roots()) != 1 || len(roots) != 2 {
-					t.Fatalf("%s: at the end %v, %v; roots %v", when, a, err, roots)
-				}
-				if keep != "cluster" {
-					checkFiles(t, when, s)
-				}
-				if step < stop {
-					if stop < 6 {
-						t.Errorf("%s: only %d steps", keep, stop)
-					}
-					break
-				}
-			}
+			})
 		}
 	}
+}
+
+// interruptRotation does a whole rotation that is interrupted at one step. It
+// returns false if there are fewer steps.
+func interruptRotation(t *testing.T, keep string, doneFirst bool, stop int) bool {
+	s := newSite(t, keep)
+	other := s.copyOfDir(keep)
+	step, dead := 0, false
+	// Once interrupted, everything fails: the process is gone.
+	count := func(string) error {
+		if step++; step == stop || dead {
+			dead = true
+			return errInterrupted
+		}
+		return nil
+	}
+	s.step = count
+	interruptWrites(s.cluster, doneFirst, count)
+	when := fmt.Sprintf("step %d", stop)
+	load := func() *ca.Authority {
+		a, err := Load(t.Context(), s.location())
+		if err != nil {
+			t.Fatalf("%s: %v", when, err)
+		}
+		return a
+	}
+	roots := map[string]bool{}
+	finished, runs := false, 0
+	for !finished {
+		if runs++; runs > 12 {
+			t.Fatalf("%s: no end", when)
+		}
+		r, err := s.open()
+		if err == nil {
+			finished, err = s.advance(r)
+		}
+		if err != nil && !errors.Is(err, errInterrupted) {
+			t.Fatalf("%s: %v", when, err)
+		}
+		if err != nil {
+			dead, step = false, stop // it does not happen again
+			// The last change of all may have been made.
+			if r, err := s.open(); err == nil && r.Phase() == Idle && !r.Current().Equal(s.first) {
+				finished = true
+			}
+		}
+		a := load()
+		for _, root := range a.Roots() {
+			roots[root] = true
+		}
+		if old, err := Load(t.Context(), other); err != nil && !errors.Is(err, ErrForeign) {
+			t.Fatalf("%s: %v", when, err)
+		} else if err == nil && old.Equal(s.first) && !a.Equal(s.first) && len(old.Roots()) != 2 {
+			t.Fatalf("%s: another operator hands out %v while %v signs here", when, old.Roots(), a)
+		}
+	}
+	if a := load(); a.Equal(s.first) || len(a.Roots()) != 1 || len(roots) != 2 {
+		t.Fatalf("%s: at the end %v; roots %v", when, a, roots)
+	}
+	if keep != "cluster" {
+		checkFiles(t, when, s)
+	}
+	if step < stop && stop < 6 {
+		t.Errorf("only %d steps", stop)
+	}
+	return step >= stop
 }
 
 // interruptWrites calls step around each change of the cluster.
