@@ -89,16 +89,64 @@ func New(t testing.TB, objects ...runtime.Object) *Cluster {
 		return c.list(action.(clienttesting.ListAction))
 	})
 	c.PrependWatchReactor("pods", func(action clienttesting.Action) (bool, watch.Interface, error) {
-		selector := action.(clienttesting.WatchAction).GetWatchRestrictions().Fields
-		all, err := c.Tracker().Watch(Pods, action.GetNamespace())
-		if err != nil {
-			return true, nil, err
-		}
-		return true, watch.Filter(all, func(e watch.Event) (watch.Event, bool) {
-			return e, selector == nil || selector.Matches(fields.Set{"metadata.name": e.Object.(*corev1.Pod).Name})
-		}), nil
+		stream, err := c.watch(action.GetNamespace(), action.(clienttesting.WatchAction).GetWatchRestrictions().Fields)
+		return true, stream, err
 	})
 	return c
+}
+
+// watch begins with the pods as they are. The tracker forgets what comes between a list
+// and a watch, which a server does not.
+func (c *Cluster) watch(namespace string, selector fields.Selector) (watch.Interface, error) {
+	later, err := c.Tracker().Watch(Pods, namespace)
+	if err != nil {
+		return nil, err
+	}
+	now, err := c.Tracker().List(Pods, corev1.SchemeGroupVersion.WithKind("Pod"), namespace)
+	if err != nil {
+		return nil, err
+	}
+	matches := func(pod *corev1.Pod) bool {
+		return selector == nil || selector.Matches(fields.Set{"metadata.name": pod.Name, "status.phase": string(pod.Status.Phase)})
+	}
+	events := make(chan watch.Event)
+	w := watch.NewProxyWatcher(events)
+	send := func(event watch.Event) bool {
+		if !matches(event.Object.(*corev1.Pod)) {
+			return true
+		}
+		select {
+		case events <- event:
+			return true
+		case <-w.StopChan():
+			return false
+		}
+	}
+	go func() {
+		<-w.StopChan()
+		later.Stop()
+	}()
+	go func() {
+		defer close(events)
+		for _, pod := range now.(*corev1.PodList).Items {
+			if !send(watch.Event{Type: watch.Modified, Object: pod.DeepCopy()}) {
+				return
+			}
+		}
+		for event := range later.ResultChan() {
+			if !send(event) {
+				return
+			}
+		}
+	}()
+	return w, nil
+}
+
+// Forbid has the server refuse verb on resource.
+func (c *Cluster) Forbid(verb, resource string) {
+	c.PrependReactor(verb, resource, func(action clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewForbidden(action.GetResource().GroupResource(), "", errors.New("no role"))
+	})
 }
 
 // list knows field selectors, which the fake client does not.
@@ -207,8 +255,7 @@ func (c *Cluster) Did(verb, resource string) bool {
 	return slices.ContainsFunc(c.Actions(), func(a clienttesting.Action) bool { return a.Matches(verb, resource) })
 }
 
-// AwaitWatch waits until somebody watches pods: the fake server sends no event to
-// who asks for it afterwards.
+// AwaitWatch waits until somebody watches pods.
 func (c *Cluster) AwaitWatch() {
 	c.t.Helper()
 	expect.Eventually(c.t, "the pod is watched", func() bool { return c.Did("watch", "pods") })

@@ -11,6 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
@@ -26,11 +28,11 @@ func TestDisable(t *testing.T) {
 	if result.Err != nil || result.Action != Disabled || result.Container != "kube-gateway" || result.Report == nil || result.Report.Drained != 3 || result.Secrets != 1 {
 		t.Fatalf("%+v", result)
 	}
-	if c.secrets() != 1 {
-		t.Errorf("%d Secrets", c.secrets())
+	if len(c.Secrets()) != 1 {
+		t.Errorf("%d Secrets", len(c.Secrets()))
 	}
 	again := newDisabler(c, g).Disable(t.Context(), pod)
-	if again.Err != nil || again.Action != Unchanged || len(g.asked) != 1 || len(c.pod().Spec.EphemeralContainers) != 1 {
+	if again.Err != nil || again.Action != Unchanged || len(g.asked) != 1 || len(c.Pod("p").Spec.EphemeralContainers) != 1 {
 		t.Errorf("again: %+v, asked %v", again, g.asked)
 	}
 }
@@ -39,37 +41,41 @@ func TestDisableLeavesPodsWithoutGatewayAlone(t *testing.T) {
 	pod := podWith()
 	c := newCluster(t, pod, secretOf(pod, "left"))
 	result := newDisabler(c, &gateways{}).Disable(t.Context(), pod)
-	if result.Err != nil || result.Action != Unchanged || result.Container != "" || result.Secrets != 1 || c.secrets() != 0 {
-		t.Errorf("%+v, %d Secrets", result, c.secrets())
+	if result.Err != nil || result.Action != Unchanged || result.Container != "" || result.Secrets != 1 || len(c.Secrets()) != 0 {
+		t.Errorf("%+v, %d Secrets", result, len(c.Secrets()))
 	}
 }
 
 // TestDeadGateways has a case for every way in which a gateway can be gone.
 func TestDeadGateways(t *testing.T) {
-	died, crashed, done := ended(1, "no cgroup"), ended(137, ""), disabledState()
+	died, crashed, done := fakecluster.Terminated(1, "no cgroup"), fakecluster.Terminated(137, ""), disabledState()
 	for name, test := range map[string]struct {
 		gateways []gateway
 		kernel   string
 		cleans   bool
 		want     Action
 	}{
-		"open":                            {[]gateway{{api.FailOpen, died, ""}}, "", false, Disabled},
-		"closed":                          {[]gateway{{api.FailClosed, died, ""}}, "6.18.1", true, Disabled},
-		"unknown":                         {[]gateway{{"", died, ""}}, "6.18.1", true, Disabled},
-		"open, killed, filters go":        {[]gateway{{api.FailOpen, crashed, ""}}, "6.6.0", false, Disabled},
-		"open, killed, filters stay":      {[]gateway{{api.FailOpen, crashed, ""}}, "6.5.13-1024-cloud", true, Disabled},
-		"open, killed, kernel unknown":    {[]gateway{{api.FailOpen, crashed, ""}}, "", true, Disabled},
-		"disabled":                        {[]gateway{{api.FailClosed, done, ""}}, "", false, Unchanged},
-		"closed, then disabled":           {[]gateway{{api.FailClosed, died, ""}, {api.FailClosed, done, ""}}, "", false, Unchanged},
-		"closed, then open":               {[]gateway{{api.FailClosed, died, ""}, {api.FailOpen, died, ""}}, "", true, Disabled},
-		"disabled, then open":             {[]gateway{{api.FailClosed, done, ""}, {api.FailOpen, died, ""}}, "", false, Disabled},
-		"disabled, then closed":           {[]gateway{{api.FailClosed, done, ""}, {api.FailClosed, died, ""}}, "", true, Disabled},
-		"closed, then one without image":  {[]gateway{{api.FailClosed, died, ""}, {api.FailOpen, waiting("ErrImagePull", ""), ""}}, "", true, Disabled},
-		"only one without image":          {[]gateway{{api.FailClosed, waiting("ErrImagePull", ""), ""}}, "", false, Unchanged},
-		"only one whose Secret is gone":   {[]gateway{{api.FailClosed, waiting("CreateContainerConfigError", `secret "x" not found`), ""}}, "", false, Unchanged},
-		"cleaned up":                      {[]gateway{{api.FailClosed, died, ""}, {api.FailClosed, done, "clean"}}, "", false, Unchanged},
-		"cleaning up failed":              {[]gateway{{api.FailClosed, died, ""}, {api.FailClosed, died, "clean"}}, "", true, Disabled},
-		"could not be started, no traces": {[]gateway{{api.FailClosed, func() corev1.ContainerState { s := ended(128, ""); s.Terminated.Reason = "StartError"; return s }(), ""}}, "", false, Unchanged},
+		"open":                           {[]gateway{{api.FailOpen, died, ""}}, "", false, Disabled},
+		"closed":                         {[]gateway{{api.FailClosed, died, ""}}, "6.18.1", true, Disabled},
+		"unknown":                        {[]gateway{{"", died, ""}}, "6.18.1", true, Disabled},
+		"open, killed, filters go":       {[]gateway{{api.FailOpen, crashed, ""}}, "6.6.0", false, Disabled},
+		"open, killed, filters stay":     {[]gateway{{api.FailOpen, crashed, ""}}, "6.5.13-1024-cloud", true, Disabled},
+		"open, killed, kernel unknown":   {[]gateway{{api.FailOpen, crashed, ""}}, "", true, Disabled},
+		"disabled":                       {[]gateway{{api.FailClosed, done, ""}}, "", false, Unchanged},
+		"closed, then disabled":          {[]gateway{{api.FailClosed, died, ""}, {api.FailClosed, done, ""}}, "", false, Unchanged},
+		"closed, then open":              {[]gateway{{api.FailClosed, died, ""}, {api.FailOpen, died, ""}}, "", true, Disabled},
+		"disabled, then open":            {[]gateway{{api.FailClosed, done, ""}, {api.FailOpen, died, ""}}, "", false, Disabled},
+		"disabled, then closed":          {[]gateway{{api.FailClosed, done, ""}, {api.FailClosed, died, ""}}, "", true, Disabled},
+		"closed, then one without image": {[]gateway{{api.FailClosed, died, ""}, {api.FailOpen, fakecluster.Waiting("ErrImagePull", ""), ""}}, "", true, Disabled},
+		"only one without image":         {[]gateway{{api.FailClosed, fakecluster.Waiting("ErrImagePull", ""), ""}}, "", false, Unchanged},
+		"only one whose Secret is gone":  {[]gateway{{api.FailClosed, fakecluster.Waiting("CreateContainerConfigError", `secret "x" not found`), ""}}, "", false, Unchanged},
+		"cleaned up":                     {[]gateway{{api.FailClosed, died, ""}, {api.FailClosed, done, "clean"}}, "", false, Unchanged},
+		"cleaning up failed":             {[]gateway{{api.FailClosed, died, ""}, {api.FailClosed, died, "clean"}}, "", true, Disabled},
+		"could not be started, no traces": {[]gateway{{api.FailClosed, func() corev1.ContainerState {
+			s := fakecluster.Terminated(128, "")
+			s.Terminated.Reason = "StartError"
+			return s
+		}(), ""}}, "", false, Unchanged},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pod := podWith(test.gateways...)
@@ -87,7 +93,7 @@ func TestDeadGateways(t *testing.T) {
 			if result.Err != nil || result.Action != test.want || (result.Cleaner != "") != test.cleans || result.Died != died || len(g.asked) != 0 {
 				t.Errorf("%+v, asked %v", result, g.asked)
 			}
-			all := c.pod().Spec.EphemeralContainers
+			all := c.Pod("p").Spec.EphemeralContainers
 			if (len(all) > len(test.gateways)) != test.cleans {
 				t.Fatalf("%d containers", len(all))
 			}
@@ -113,21 +119,21 @@ func TestCleaningUpThatFails(t *testing.T) {
 		want  string
 		hint  string
 	}{
-		"refuses":  {state: ended(1, "a gateway runs in the pod\nhint: disable it"), want: "a gateway runs in the pod", hint: "disable it"},
-		"no image": {state: waiting("ErrImagePull", "no such image"), want: "no such image", hint: "--image"},
-		"too old":  {state: ended(0, ""), want: "kube-gateway-2 ended with exit code 0", hint: "kubectl logs"},
+		"refuses":  {state: fakecluster.Terminated(1, "a gateway runs in the pod\nhint: disable it"), want: "a gateway runs in the pod", hint: "disable it"},
+		"no image": {state: fakecluster.Waiting("ErrImagePull", "no such image"), want: "no such image", hint: "--image"},
+		"too old":  {state: fakecluster.Terminated(0, ""), want: "kube-gateway-2 ended with exit code 0", hint: "kubectl logs"},
 		"denied":   {patch: errors.New(`violates PodSecurity "baseline:latest"`), want: "violates PodSecurity", hint: "kubectl label namespace"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			pod := podWith(gateway{api.FailClosed, ended(137, ""), ""})
+			pod := podWith(gateway{api.FailClosed, fakecluster.Terminated(137, ""), ""})
 			c := newCluster(t, pod)
-			c.patch = test.patch
-			c.kubelet = func(corev1.EphemeralContainer) corev1.ContainerState { return test.state }
+			c.BeforePatch = func(bool) error { return test.patch }
+			c.Kubelet = func(*corev1.Pod, *corev1.EphemeralContainer) corev1.ContainerState { return test.state }
 			result := newDisabler(c, &gateways{}).Disable(t.Context(), pod)
 			if result.Action != Failed || result.Err == nil || !strings.Contains(result.Err.Error(), test.want) || !strings.Contains(api.Hint(result.Err), test.hint) {
 				t.Errorf("%v, hint %q", result.Err, api.Hint(result.Err))
 			}
-			if n := len(c.pod().Spec.EphemeralContainers); n > 2 {
+			if n := len(c.Pod("p").Spec.EphemeralContainers); n > 2 {
 				t.Errorf("%d containers", n)
 			}
 		})
@@ -151,7 +157,7 @@ func TestGatewayThatDiesWhileItDrains(t *testing.T) {
 	pod := podWith(gateway{api.FailClosed, running(), ""})
 	c := newCluster(t, pod)
 	g := &gateways{disable: func(_ context.Context, container string, _ int) (*api.DisableReport, error) {
-		c.set(container, ended(137, ""))
+		c.SetState("p", container, fakecluster.Terminated(137, ""))
 		return nil, remote.ErrNotRunning
 	}}
 	result := newDisabler(c, g).Disable(t.Context(), pod)
@@ -161,17 +167,17 @@ func TestGatewayThatDiesWhileItDrains(t *testing.T) {
 }
 
 func TestAGatewayOnItsWayIsWaitedForAndEnded(t *testing.T) {
-	pod := podWith(gateway{api.FailClosed, waiting("ContainerCreating", ""), ""})
+	pod := podWith(gateway{api.FailClosed, fakecluster.Waiting("ContainerCreating", ""), ""})
 	c := newCluster(t, pod, secretOf(pod, "needed"))
 	g := ends(c, disabledState(), &api.DisableReport{})
 	done := make(chan Result, 1)
 	go func() { done <- newDisabler(c, g).Disable(t.Context(), pod) }()
-	c.awaitWatch()
-	if len(g.asked) != 0 || c.secrets() != 1 {
+	c.AwaitWatch()
+	if len(g.asked) != 0 || len(c.Secrets()) != 1 {
 		t.Error("not waited for")
 	}
-	c.set("kube-gateway", running())
-	if result := within(t, done); result.Err != nil || result.Action != Disabled || result.Report == nil || c.secrets() != 0 {
+	c.SetState("p", "kube-gateway", running())
+	if result := expect.Within(t, done); result.Err != nil || result.Action != Disabled || result.Report == nil || len(c.Secrets()) != 0 {
 		t.Errorf("%+v", result)
 	}
 }
@@ -181,8 +187,8 @@ func TestAllThatRunAreEnded(t *testing.T) {
 	c := newCluster(t, pod)
 	g := ends(c, disabledState(), &api.DisableReport{})
 	go func() {
-		c.awaitWatch()
-		c.set("kube-gateway-3", disabledState())
+		c.AwaitWatch()
+		c.SetState("p", "kube-gateway-3", disabledState())
 	}()
 	if result := newDisabler(c, g).Disable(t.Context(), pod); result.Err != nil || strings.Join(g.asked, " ") != "kube-gateway-2 kube-gateway" {
 		t.Errorf("%+v, asked %v", result, g.asked)
@@ -196,7 +202,7 @@ func TestABrokenExecIsJoined(t *testing.T) {
 		if attempt == 1 {
 			return nil, errors.New("connection reset")
 		}
-		c.set(container, disabledState())
+		c.SetState("p", container, disabledState())
 		return &api.DisableReport{Drained: 1}, nil
 	}}
 	if result := newDisabler(c, g).Disable(t.Context(), pod); result.Err != nil || result.Report == nil || len(g.asked) != 2 {
@@ -208,7 +214,7 @@ func TestALostReportIsNoFailure(t *testing.T) {
 	pod := podWith(gateway{api.FailClosed, running(), ""})
 	c := newCluster(t, pod)
 	g := &gateways{disable: func(ctx context.Context, container string, _ int) (*api.DisableReport, error) {
-		c.set(container, disabledState())
+		c.SetState("p", container, disabledState())
 		<-ctx.Done() // the connection hangs
 		return nil, ctx.Err()
 	}}
@@ -248,8 +254,8 @@ func TestThePodGoesMeanwhile(t *testing.T) {
 	pod := podWith(gateway{api.FailClosed, running(), ""})
 	c := newCluster(t, pod)
 	g := &gateways{uid: "uid-p", disable: func(ctx context.Context, _ string, _ int) (*api.DisableReport, error) {
-		c.awaitWatch()
-		if err := c.Tracker().Delete(pods, "shop", "p"); err != nil {
+		c.AwaitWatch()
+		if err := c.Tracker().Delete(fakecluster.Pods, "shop", "p"); err != nil {
 			t.Error(err)
 		}
 		<-ctx.Done()
@@ -285,12 +291,12 @@ func TestDisableEndsInTheUsersTerms(t *testing.T) {
 func TestSecretsThatMayNotBeSeen(t *testing.T) {
 	pod := podWith(gateway{api.FailClosed, disabledState(), ""})
 	c := newCluster(t, pod)
-	c.forbid("list", "secrets")
+	c.Forbid("list", "secrets")
 	if result := newDisabler(c, &gateways{}).Disable(t.Context(), pod); result.Err != nil || !result.SecretsUnknown {
 		t.Errorf("%+v", result)
 	}
 	c = newCluster(t, pod, secretOf(pod, "left"))
-	c.forbid("delete", "secrets")
+	c.Forbid("delete", "secrets")
 	if result := newDisabler(c, &gateways{}).Disable(t.Context(), pod); result.Err == nil || !strings.Contains(api.Hint(result.Err), "private key") {
 		t.Errorf("a Secret that stays: %+v", result)
 	}
@@ -304,45 +310,21 @@ func TestDryRunsChangeNothing(t *testing.T) {
 			cleaner string
 		}{
 			"running":  {podWith(gateway{api.FailClosed, running(), ""}), Disabled, ""},
-			"dead":     {podWith(gateway{api.FailClosed, ended(1, ""), ""}), Disabled, "kube-gateway-2"},
+			"dead":     {podWith(gateway{api.FailClosed, fakecluster.Terminated(1, ""), ""}), Disabled, "kube-gateway-2"},
 			"disabled": {podWith(gateway{api.FailClosed, disabledState(), ""}), Unchanged, ""},
 			"none":     {podWith(), Unchanged, ""},
 		} {
 			c := newCluster(t, test.pod, secretOf(test.pod, "left"))
-			g := &gateways{}
+			g, patches := &gateways{}, 0
+			c.BeforePatch = func(bool) error { patches++; return nil }
 			d := newDisabler(c, g)
 			d.Options.DryRun = dryRun
 			result := d.Disable(t.Context(), test.pod)
 			tried := test.cleaner != "" && dryRun == installed.DryRunServer
-			if result.Err != nil || result.Action != test.want || result.Cleaner != test.cleaner || len(g.asked) != 0 || c.secrets() != 1 || (c.tried == 1) != tried ||
-				len(c.pod().Spec.EphemeralContainers) != len(test.pod.Spec.EphemeralContainers) {
-				t.Errorf("%s, %s: %+v, tried %d", dryRun, name, result, c.tried)
+			if result.Err != nil || result.Action != test.want || result.Cleaner != test.cleaner || len(g.asked) != 0 || len(c.Secrets()) != 1 || (patches == 1) != tried ||
+				len(c.Pod("p").Spec.EphemeralContainers) != len(test.pod.Spec.EphemeralContainers) {
+				t.Errorf("%s, %s: %+v, tried %d", dryRun, name, result, patches)
 			}
 		}
-	}
-}
-
-// eventually waits for a condition that others bring about.
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	deadline := time.After(patience)
-	for !condition() {
-		select {
-		case <-deadline:
-			t.Errorf("not in %v: %s", patience, what)
-			return
-		case <-time.After(time.Millisecond):
-		}
-	}
-}
-
-func within[T any](t *testing.T, c <-chan T) T {
-	t.Helper()
-	select {
-	case value := <-c:
-		return value
-	case <-time.After(patience):
-		t.Fatalf("nothing in %v", patience)
-		panic("unreachable")
 	}
 }
