@@ -41,6 +41,8 @@ func ctl(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 		command = ctlMode
 	case "allow":
 		command = ctlAllow
+	case "cover":
+		command = ctlCover
 	case "renew":
 		command = ctlRenew
 	case "trust":
@@ -81,6 +83,18 @@ func ctlAllow(ctx context.Context, c *call, args []string) error {
 		return err
 	}
 	return c.status(ctx, control.Request{Op: control.OpAllow, Allow: words, Everyone: *everyone})
+}
+
+// ctlCover reads an api.Cover as a line of JSON.
+func ctlCover(ctx context.Context, c *call, args []string) error {
+	if err := c.parseAll(args); err != nil {
+		return err
+	}
+	var cover api.Cover
+	if err := c.read(ctx, "the coverage", &cover); err != nil {
+		return err
+	}
+	return c.status(ctx, control.Request{Op: control.OpCover, Cover: &cover})
 }
 
 // call is one use of 'kube-gateway ctl'.

@@ -78,11 +78,11 @@ applications make new ones, which are encrypted.`,
   kubectl gateway enable pod/web-0 --dry-run=server -o yaml`,
 		ValidArgsFunction: a.completeTargets(toEnable),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			options, given := o.complete()
+			options := o.complete()
 			if options.KeepSecret && options.Delivery == inject.DeliveryCSR {
 				return errors.New("--keep-secret and --delivery=csr are both given, and csr makes no Secret")
 			}
-			return o.verb(options, given).run(cmd.Context(), a, args)
+			return o.verb(options).run(cmd.Context(), a, args)
 		},
 	}
 	f := cmd.Flags()
@@ -96,8 +96,8 @@ applications make new ones, which are encrypted.`,
 	return cmd
 }
 
-// verb adds gateways to pods. given are the ranges that need not be looked for.
-func (o *enableOptions) verb(options inject.Options, given survey.Ranges) *podVerb[inject.Result, enableItem] {
+// verb adds gateways to pods.
+func (o *enableOptions) verb(options inject.Options) *podVerb[inject.Result, enableItem] {
 	v := &podVerb[inject.Result, enableItem]{
 		targets: &o.targets, output: o.output, parallel: o.parallel, question: "enable",
 		begin: func(ctx context.Context, config *rest.Config, client kubernetes.Interface) (work[inject.Result], error) {
@@ -105,7 +105,7 @@ func (o *enableOptions) verb(options inject.Options, given survey.Ranges) *podVe
 			if err != nil {
 				return nil, fmt.Errorf("loading the authority: %w", err)
 			}
-			return o.work(&inject.Injector{Client: client, Authority: signer, Gateways: remote.NewClient(config, client), Options: options}, given), nil
+			return o.work(&inject.Injector{Client: client, Authority: signer, Gateways: remote.NewClient(config, client), Options: options}), nil
 		},
 		uses: inject.Uses(options.Delivery),
 		refuse: func(pod *corev1.Pod, err error) inject.Result {
@@ -124,12 +124,12 @@ func (o *enableOptions) verb(options inject.Options, given survey.Ranges) *podVe
 }
 
 // work enables pods, after a look at the cluster that they are in.
-func (o *enableOptions) work(injector *inject.Injector, given survey.Ranges) work[inject.Result] {
+func (o *enableOptions) work(injector *inject.Injector) work[inject.Result] {
 	return func(ctx context.Context, r *report, pods []corev1.Pod) (_ func(*corev1.Pod) inject.Result, err error) {
 		if err := inject.CheckServer(ctx, injector.Client.Discovery(), injector.Options.Delivery); err != nil {
 			return nil, err
 		}
-		if injector.Survey, err = survey.Run(ctx, injector.Client, pods, given); err != nil {
+		if injector.Survey, err = survey.Run(ctx, injector.Client, pods, injector.Options.Named); err != nil {
 			return nil, err
 		}
 		r.warn("", injector.Survey.Warnings)

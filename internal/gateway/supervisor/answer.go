@@ -18,7 +18,7 @@ func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error)
 	}
 	switch r.Op {
 	case control.OpStatus:
-	case control.OpMode, control.OpAllow:
+	case control.OpMode, control.OpAllow, control.OpCover:
 		if err := s.change(r); err != nil {
 			return nil, err
 		}

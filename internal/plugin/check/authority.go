@@ -87,7 +87,7 @@ func checkRanges(_ context.Context, f *facts) []finding {
 	if len(list) > 0 {
 		return list
 	}
-	return ok("pods %s; Services %s", join(cluster.Capture), join(cluster.Services))
+	return ok("pods %s; Services %s", join(cluster.Found.Capture), join(cluster.Found.Services))
 }
 
 func join(ranges []netip.Prefix) string {

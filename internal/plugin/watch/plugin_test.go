@@ -135,7 +135,7 @@ func TestPluginSaysWhatIsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	p = &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (inject.Authority, error) { return authority, nil },
-		Given: survey.Ranges{Capture: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}}
+		Options: inject.Options{Named: api.Coverage{Capture: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}}}
 	pod := testPod("p")
 	pod.Spec.HostNetwork = true
 	if out := p.Enable(t.Context(), pod, true); !out.Refused || api.Hint(out.Err) == "" {
