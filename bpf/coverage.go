@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -60,20 +61,22 @@ func (p *Programs) cover(c api.Coverage) error {
 // exchange makes the maps hold next where they held now, or parts of both.
 func (p *Programs) exchange(now, next content) error {
 	return cmp.Or(
-		exchange(p.objects.KgwRanges, now.ranges, next.ranges),
-		exchange(p.objects.KgwPlaintext, now.plaintext, next.plaintext),
-		exchange(p.objects.KgwPorts, now.ports, next.ports))
+		exchange(p.objects.KgwRanges, now.ranges, next.ranges, func(k objectsDestinations) uint32 { return k.Bits }),
+		exchange(p.objects.KgwPlaintext, now.plaintext, next.plaintext, func(k objectsRange) uint32 { return k.Bits }),
+		exchange(p.objects.KgwPorts, now.ports, next.ports, func(uint32) uint32 { return 0 }))
 }
 
-// exchange puts everything before it removes anything: of two prefixes that contain an
-// address the longer one decides, so that neither a third one nor none ever does.
-func exchange[K comparable, V any](m *ebpf.Map, now, next map[K]V) error {
-	for key, value := range next {
-		if err := m.Put(key, value); err != nil {
+// exchange puts everything, the longest prefixes first, before it removes anything, the
+// shortest first. So the prefix that decides about an address is the old one or the new one
+// at any time, and no other.
+func exchange[K comparable, V any](m *ebpf.Map, now, next map[K]V, bits func(K) uint32) error {
+	shorter := func(a, b K) int { return cmp.Compare(bits(a), bits(b)) }
+	for _, key := range slices.Backward(slices.SortedFunc(maps.Keys(next), shorter)) {
+		if err := m.Put(key, next[key]); err != nil {
 			return fmt.Errorf("map %v: %w", m, err)
 		}
 	}
-	for key := range now {
+	for _, key := range slices.SortedFunc(maps.Keys(now), shorter) {
 		if _, stays := next[key]; stays {
 			continue
 		}

@@ -27,7 +27,7 @@ type Options struct {
 	// Coverage says what is captured, and whose plaintext is accepted. Loopback and the
 	// unspecified address are never captured, nor are IPv6 link-local addresses, which mean
 	// nothing without an interface. It can change, see [Programs.Cover].
-	Coverage api.Coverage
+	api.Coverage
 	// InbandServices captures connections to Services as well, for a worker that
 	// dials them in band. Without it they pass in plaintext, and are refused in
 	// strict mode.

@@ -188,7 +188,7 @@ func TestExporterStrict(t *testing.T) {
 			spec.Mode = api.Strict
 			g := l.gateway(with(spec, func(c *api.Config) {
 				c.MetricsAddr = metricsAddr
-				c.PlaintextFrom = []netip.Prefix{netip.PrefixFrom(allowed.IP4, 32)}
+				c.PlaintextFrom = []api.Source{{From: netip.PrefixFrom(allowed.IP4, 32)}}
 			}))
 			l.gateway(with(l.spec(l.b), func(c *api.Config) { c.Wire = wire }))
 			address := l.a.Addr(api.MetricsPort)

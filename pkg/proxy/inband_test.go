@@ -188,7 +188,7 @@ func TestInbandFallbackIsRemembered(t *testing.T) {
 	client := newPod(t, a, func(o *Options) {
 		permissive(o)
 		o.Sockets.(*testSockets).band, o.now = b, c.now
-		o.Config.Services = []netip.Prefix{netip.PrefixFrom(ip, 32)}
+		o.Sockets.(*testSockets).services = []netip.AddrPort{netip.AddrPortFrom(ip, 0)}
 	})
 	var probes atomic.Int64
 	destination := inbandImpostor(t, other, client, ip, nil, func(c *tls.Conn, _ *net.TCPConn) {
@@ -221,7 +221,7 @@ func TestInbandSilence(t *testing.T) {
 		permissive(o)
 		o.Sockets.(*testSockets).band, o.now = newBand(), c.now
 		o.HandshakeTimeout = 400 * time.Millisecond
-		o.Config.Services = []netip.Prefix{netip.PrefixFrom(ip, 32)}
+		o.Sockets.(*testSockets).services = []netip.AddrPort{netip.AddrPortFrom(ip, 0)}
 	})
 	var probes atomic.Int64
 	destination := inbandImpostor(t, a, client, ip, nil, func(_ *tls.Conn, raw *net.TCPConn) {
