@@ -28,7 +28,7 @@ func (p *Proxy) inbound(c *connection, wire string, release func()) {
 	s := p.settings.Load()
 	c.wire = c.sockets[0]
 	local := c.line.Destination
-	deadline := time.Now().Add(p.handshakeTimeout)
+	deadline := time.Now().Add(p.options.HandshakeTimeout)
 	err := p.acceptTLS(c, s, wire)
 	if err != nil {
 		release()
@@ -61,7 +61,7 @@ func (p *Proxy) acceptTLS(c *connection, s *settings, wire string) error {
 	}
 	c.records = records
 	c.tls = tls.Server(records, s.server)
-	if err := p.shake(c.wire, c.tls, records, p.handshakeTimeout); err != nil {
+	if err := p.shake(c.wire, c.tls, records, p.options.HandshakeTimeout); err != nil {
 		return err
 	}
 	c.describeTLS()
@@ -216,7 +216,7 @@ func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
 				if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
 					return fmt.Errorf("binding without a port: %w", err)
 				}
-				if err := p.sockets.PresentAs(fd, h.Client); err != nil {
+				if err := p.options.Sockets.PresentAs(fd, h.Client); err != nil {
 					return fmt.Errorf("presenting the connection as coming from %v: %w", h.Client, err)
 				}
 				return lingerZero(fd)
@@ -239,7 +239,7 @@ func (p *Proxy) decline(c *connection, answer status, reason traffic.Reason, err
 
 // answer sends a status and the end of TLS. The peer may have gone away.
 func (p *Proxy) answer(c *connection, answer status) {
-	_ = c.wire.SetWriteDeadline(time.Now().Add(p.handshakeTimeout))
+	_ = c.wire.SetWriteDeadline(time.Now().Add(p.options.HandshakeTimeout))
 	b := p.pools.get(classTiny)
 	b.b[0] = byte(answer)
 	_ = c.sealOnce(b, 1, true)

@@ -32,7 +32,7 @@ var (
 // that is alive and acknowledges every window probe, but whose application has
 // stopped reading. Without gateways such a connection lives forever, so it must with them.
 func (p *Proxy) sweep(ctx context.Context) {
-	ticker := time.NewTicker(min(sweepInterval, max(p.unackedTimeout/4, time.Millisecond)))
+	ticker := time.NewTicker(min(sweepInterval, max(p.options.UnackedTimeout/4, time.Millisecond)))
 	defer ticker.Stop()
 	for {
 		select {
@@ -77,7 +77,7 @@ func (p *Proxy) inspect(c *connection) {
 		switch {
 		case c.stalledSince.IsZero() || now.Add(-ackAge).After(c.stalledSince):
 			c.stalledSince = now
-		case now.Sub(c.stalledSince) >= p.unackedTimeout:
+		case now.Sub(c.stalledSince) >= p.options.UnackedTimeout:
 			c.abort(errUnacked)
 		}
 		return

@@ -191,7 +191,7 @@ func leavesNothing(t *testing.T, client, server *testPod, count int, round func(
 	eventually(t, "the connections to end", settled)
 	eventually(t, "goroutines to end", func() bool { return runtime.NumGoroutine() <= goroutines })
 	eventually(t, "files to be closed", func() bool { return openFiles(t) <= files })
-	if n := len(server.proxy.handshakes.sources); n != 0 {
+	if n := len(server.proxy.options.handshakes.sources); n != 0 {
 		t.Errorf("%d sources are left in the limits", n)
 	}
 }
@@ -244,7 +244,7 @@ func TestStopEndsConnections(t *testing.T) {
 	if !refused(client.capture) {
 		t.Error("the capture listener is still open")
 	}
-	if ended, aborted := client.proxy.counters.Ended.Load(), client.proxy.counters.Aborted.Load(); ended < 2 || aborted != 0 {
+	if ended, aborted := client.proxy.options.Counters.Ended.Load(), client.proxy.options.Counters.Aborted.Load(); ended < 2 || aborted != 0 {
 		t.Errorf("%d ended, %d aborted", ended, aborted)
 	}
 
@@ -255,7 +255,7 @@ func TestStopEndsConnections(t *testing.T) {
 	expect(t, accept(), "x")
 	other.stop()
 	expectReset(t, conn)
-	if ended, aborted := other.proxy.counters.Ended.Load(), other.proxy.counters.Aborted.Load(); ended != 1 || aborted != 1 {
+	if ended, aborted := other.proxy.options.Counters.Ended.Load(), other.proxy.options.Counters.Aborted.Load(); ended != 1 || aborted != 1 {
 		t.Errorf("%d ended, %d aborted", ended, aborted)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"sync"
@@ -311,5 +310,3 @@ func (c *recordConn) SetReadDeadline(time.Time) error { return nil }
 
 // SetWriteDeadline does nothing; see SetDeadline.
 func (c *recordConn) SetWriteDeadline(time.Time) error { return nil }
-
-var _ io.ReadWriteCloser = (*recordConn)(nil)
