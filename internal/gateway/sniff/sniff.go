@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"slices"
@@ -306,11 +307,7 @@ func (s *sniffer) end() error {
 	if err != nil {
 		return fmt.Errorf("asking for dropped packets: %w", err)
 	}
-	devices := make([]*device, 0, len(s.devices))
-	for _, d := range s.devices {
-		devices = append(devices, d)
-	}
-	slices.SortFunc(devices, func(a, b *device) int { return a.number - b.number })
+	devices := slices.SortedFunc(maps.Values(s.devices), func(a, b *device) int { return a.number - b.number })
 	now := time.Now()
 	for _, d := range devices {
 		if err := s.pcap.WriteStatistics(pcapng.Statistics{Interface: d.number, Time: now, Received: d.received + dropped, Dropped: dropped}); err != nil {

@@ -23,19 +23,8 @@ type listeners struct {
 	edgesPath string
 }
 
-// openListeners opens the listeners but for those of openInband, in the current network
-// namespace, and the socket for edges at a path. IPv6 is left out where the kernel does
-// not have it.
-func openListeners(ctx context.Context, edgesPath string) (*listeners, error) {
-	l := &listeners{edgesPath: edgesPath}
-	err := l.open(ctx)
-	if err != nil {
-		l.close()
-		return nil, err
-	}
-	return l, nil
-}
-
+// open opens the listeners but for those of openInband, in the current network namespace, and
+// the socket for edges. IPv6 is left out where the kernel does not have it.
 func (l *listeners) open(ctx context.Context) (err error) {
 	if l.Capture, err = listenLoopback(ctx, api.CapturePort); err != nil {
 		return err
