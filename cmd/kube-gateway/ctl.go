@@ -117,6 +117,14 @@ func (c *call) doesNotTake(words []string) error {
 	return api.WithHint(fmt.Errorf("%s does not take %q", c.flags.Name(), words), ctlHint)
 }
 
+// current refuses words and asks for the status.
+func (c *call) current(ctx context.Context, args []string) (status api.Status, err error) {
+	if err = c.parseAll(args); err == nil {
+		err = c.ask(ctx, control.Request{Op: control.OpStatus}, &status)
+	}
+	return status, err
+}
+
 // ask sends a request to the gateway and stores the answer in result.
 func (c *call) ask(ctx context.Context, r control.Request, result any) error {
 	return control.Call(ctx, *c.socket, r, result)

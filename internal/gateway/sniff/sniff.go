@@ -105,15 +105,13 @@ func (s *sniffer) open() error {
 		return fmt.Errorf("opening a packet socket: %w", err)
 	}
 	s.socket = os.NewFile(uintptr(fd), "packets")
-	if err := s.setUp(fd); err != nil {
-		s.socket.Close()
-		return err
+	if err = s.setUp(fd); err == nil {
+		s.raw, err = s.socket.SyscallConn()
 	}
-	if s.raw, err = s.socket.SyscallConn(); err != nil {
+	if err != nil {
 		s.socket.Close()
-		return fmt.Errorf("opening a packet socket: %w", err)
 	}
-	return nil
+	return err
 }
 
 func (s *sniffer) setUp(fd int) error {

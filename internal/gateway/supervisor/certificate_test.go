@@ -58,7 +58,7 @@ func newTestSupervisor(t testing.TB, material handoff.Material) (*supervisor, *b
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	s := &supervisor{end: newEnding(), Options: Options{Material: f, Log: slog.New(slog.NewJSONHandler(&log, nil))}, state: newState()}
+	s := &supervisor{end: newEnding(), Options: Options{Material: f, Log: slog.New(slog.NewJSONHandler(&log, nil))}, state: state{changed: make(chan struct{})}}
 	t.Cleanup(func() { s.settings.material.Close() })
 	if err := s.describe(); err != nil {
 		t.Fatal(err)

@@ -40,15 +40,6 @@ type settings struct {
 // errDraining ends a worker that is started too late.
 var errDraining = errors.New("the gateway is ending")
 
-// clearWorker forgets a worker that has ended.
-func (s *settings) clearWorker(w *worker) {
-	s.Lock()
-	defer s.Unlock()
-	if s.worker == w {
-		s.worker = nil
-	}
-}
-
 // change carries out a request. After an error the settings are what they were.
 func (s *supervisor) change(r control.Request) error {
 	s.settings.Lock()

@@ -68,8 +68,6 @@ type state struct {
 	changed chan struct{}
 }
 
-func newState() state { return state{changed: make(chan struct{})} }
-
 // capturing reports whether a worker has ever been ready.
 func (s *state) capturing() bool {
 	s.mu.Lock()

@@ -62,7 +62,7 @@ type supervisor struct {
 // application has ended; ErrDisabled when the gateway was disabled; otherwise the reason
 // why it cannot work.
 func Run(ctx context.Context, o Options) error {
-	s := &supervisor{Options: o, state: newState(), end: newEnding()}
+	s := &supervisor{Options: o, state: state{changed: make(chan struct{})}, end: newEnding()}
 	if err := s.describe(); err != nil {
 		return err
 	}

@@ -83,7 +83,11 @@ func (s *supervisor) runWorker(ctx context.Context, restarts int) error {
 			return err
 		}
 	}
-	s.settings.clearWorker(w)
+	s.settings.Lock()
+	defer s.settings.Unlock()
+	if s.settings.worker == w {
+		s.settings.worker = nil
+	}
 	return w.reason()
 }
 
