@@ -57,14 +57,16 @@ func (p *Proxy) inspect(c *connection) {
 			return
 		}
 	}
-	if wire := sockets[c.wireIndex()]; wire != nil && wire != c.keptAlive {
-		if err := wire.SetKeepAliveConfig(keepAlive); err == nil {
-			c.keptAlive = wire
-		}
-	}
 	// An outbound connection has its wire second, which is nil before it is dialled; an
-	// inbound one has it first. The application's socket never has unacknowledged data: both
-	// ends are in this kernel.
+	// inbound one has it first.
+	wire := sockets[0]
+	if c.dialled() {
+		wire = sockets[1]
+	}
+	if wire != nil && wire != c.keptAlive && wire.SetKeepAliveConfig(keepAlive) == nil {
+		c.keptAlive = wire
+	}
+	// The application's socket never has unacknowledged data: both ends are in this kernel.
 	for _, socket := range sockets {
 		if socket == nil {
 			continue
