@@ -30,7 +30,8 @@ func cluster(ctx context.Context, t *testing.T, args ...string) {
 func withoutAPIServer(t *testing.T, d time.Duration, during func()) {
 	t.Helper()
 	cluster(t.Context(), t, "stop", apiServer)
-	start := sync.OnceFunc(func() { cluster(context.Background(), t, "start", apiServer) })
+	var once sync.Once
+	start := func() { once.Do(func() { cluster(context.Background(), t, "start", apiServer) }) }
 	t.Cleanup(start) // also after a failure: other tests need it
 	end := time.NewTimer(d)
 	defer end.Stop()

@@ -121,7 +121,12 @@ func start(t *testing.T, name string, args ...string) *running {
 
 // wait returns how the command has ended.
 func (r *running) wait() error {
-	<-r.ended
+	r.t.Helper()
+	select {
+	case <-r.ended:
+	case <-time.After(patience):
+		r.t.Fatalf("%q runs on after %v", r.cmd.Args, patience)
+	}
 	return r.err
 }
 
