@@ -95,6 +95,11 @@ func New(t testing.TB, objects ...runtime.Object) *Cluster {
 	return c
 }
 
+// fieldsOf are the fields of pod that selectors of ours are about.
+func fieldsOf(pod *corev1.Pod) fields.Set {
+	return fields.Set{"metadata.name": pod.Name, "status.phase": string(pod.Status.Phase)}
+}
+
 // watch begins with the pods as they are. The tracker forgets what comes between a list
 // and a watch, which a server does not.
 func (c *Cluster) watch(namespace string, selector fields.Selector) (watch.Interface, error) {
@@ -106,13 +111,10 @@ func (c *Cluster) watch(namespace string, selector fields.Selector) (watch.Inter
 	if err != nil {
 		return nil, err
 	}
-	matches := func(pod *corev1.Pod) bool {
-		return selector == nil || selector.Matches(fields.Set{"metadata.name": pod.Name, "status.phase": string(pod.Status.Phase)})
-	}
 	events := make(chan watch.Event)
 	w := watch.NewProxyWatcher(events)
 	send := func(event watch.Event) bool {
-		if !matches(event.Object.(*corev1.Pod)) {
+		if selector != nil && !selector.Matches(fieldsOf(event.Object.(*corev1.Pod))) {
 			return true
 		}
 		select {
@@ -160,7 +162,7 @@ func (c *Cluster) list(action clienttesting.ListAction) (bool, runtime.Object, e
 	if selector := action.GetListRestrictions().Fields; selector != nil {
 		var kept []corev1.Pod
 		for _, pod := range list.Items {
-			if selector.Matches(fields.Set{"metadata.name": pod.Name}) {
+			if selector.Matches(fieldsOf(&pod)) {
 				kept = append(kept, pod)
 			}
 		}
