@@ -198,7 +198,7 @@ func (in *Injector) tidy(ctx context.Context, result *Result) {
 		err = installed.RemoveStale(ctx, in.Client, now)
 	}
 	if in.Options.Delivery == DeliveryCSR && apierrors.IsForbidden(err) {
-		// Who needs no Secrets needs no right to them either.
+		// Without Secrets, no right to them is needed.
 		return
 	}
 	if err != nil {

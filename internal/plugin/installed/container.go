@@ -20,7 +20,7 @@ func DefaultImage(version string) string {
 	return ImageRepository + ":" + strings.ReplaceAll(version, "+", "-")
 }
 
-// What the gateway's program is told to do.
+// Commands of the gateway's program.
 const (
 	commandSupervise = "supervise"
 	commandClean     = "clean"

@@ -86,7 +86,7 @@ func Ended(pod *corev1.Pod, gateway Gateway) error {
 // be on its way because another plugin is adding it just now.
 func Hopeful(pod *corev1.Pod, gateway Gateway) bool {
 	final, curable := failure(pod, gateway)
-	// A failed Enable deletes its Secret, and nobody makes that one again.
+	// A failed Enable deletes its Secret for good.
 	return final == nil && !(curable != nil && strings.Contains(gateway.Message, "not found"))
 }
 

@@ -39,7 +39,7 @@ const (
 	Terminated Phase = "Terminated"
 )
 
-// Gateway is one ephemeral container of ours in a pod.
+// Gateway is the ephemeral container of one gateway in a pod.
 type Gateway struct {
 	Name  string
 	Image string
@@ -135,7 +135,7 @@ func ConfigOf(pod *corev1.Pod, name string) (*api.Config, error) {
 		}
 		text := configText(container)
 		if text == "" {
-			return nil, fmt.Errorf("container %s of pod %s/%s is no gateway: it has no %s",
+			return nil, fmt.Errorf("container %s of pod %s/%s is not a gateway: it has no %s",
 				name, pod.Namespace, pod.Name, api.EnvConfig)
 		}
 		config, err := api.ParseConfig([]byte(text))

@@ -22,8 +22,8 @@ import (
 	missing "github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 )
 
-// ErrOvertaken says that somebody else added a gateway to the pod meanwhile, or
-// that the one that was waited for has failed: the pod must be looked at again.
+// ErrOvertaken says that the pod's gateways are not as they were read: another one was
+// added meanwhile, or has failed. The caller reads the pod again.
 var ErrOvertaken = errors.New("the pod's gateways changed meanwhile")
 
 // Patch is the strategic-merge patch of pods/ephemeralcontainers that adds a
@@ -60,8 +60,8 @@ func NewPatch(pod *corev1.Pod, container *corev1.EphemeralContainer) *Patch {
 }
 
 // AddContainer patches pod, or has the server try that if dryRun is set. It
-// returns the pod's state that the patch was good for. A change of the pod by
-// others is no failure, unless they changed its gateways: ErrOvertaken.
+// returns the state of the pod that was patched. A change of the pod meanwhile is not a
+// failure, unless its gateways changed: ErrOvertaken.
 func AddContainer(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod, container *corev1.EphemeralContainer, dryRun bool) (*corev1.Pod, error) {
 	options := metav1.PatchOptions{FieldManager: ManagedBy}
 	if dryRun {

@@ -16,7 +16,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
 
-// ErrReplaced says that the pod that was asked for is not there any more.
+// ErrReplaced says that the pod is gone, or was replaced by one of the same name.
 var ErrReplaced = api.WithHint(errors.New("the pod has ended or was replaced meanwhile"), "name the pod that replaces it")
 
 // Reread returns the current state of pod, and ErrReplaced if it is gone.

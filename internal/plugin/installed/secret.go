@@ -14,7 +14,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// What the Secrets of gateways are found by.
+// Labels and annotations of the Secrets of gateways.
 const (
 	LabelManagedBy = "app.kubernetes.io/managed-by"
 	ManagedBy      = "kubectl-gateway"
@@ -29,7 +29,7 @@ const (
 // cleanupTimeout bounds deleting a Secret after everything else has ended.
 const cleanupTimeout = 5 * time.Second
 
-// DeleteSecret deletes a Secret even after ctx has ended, in a time of its own.
+// DeleteSecret deletes a Secret within cleanupTimeout, even after ctx has ended.
 // One that is gone already is fine.
 func DeleteSecret(ctx context.Context, client kubernetes.Interface, namespace, name string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
@@ -46,7 +46,7 @@ func DeleteSecret(ctx context.Context, client kubernetes.Interface, namespace, n
 func RemoveStale(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) error {
 	list, err := listSecrets(ctx, client, pod)
 	if apierrors.IsForbidden(err) {
-		// Listing is no part of the job: they go with the pod.
+		// They go with the pod at the latest.
 		return nil
 	}
 	if err != nil {
@@ -92,7 +92,7 @@ func listSecrets(ctx context.Context, client kubernetes.Interface, pod *corev1.P
 	return list.Items, nil
 }
 
-// stale reports whether nobody can need secret any more. A plugin creates the
+// stale reports whether secret is not needed any longer. A plugin creates the
 // Secret before the container: while that is missing, the plugin may be at it.
 // Once it is there, the Secret is needed only until the kubelet has read it,
 // and one that the container does not name came too late for the name.

@@ -185,13 +185,13 @@ func replace(pod *corev1.Pod, now time.Time) decision {
 
 // hasten decides about a container that has not started. The kubelet tries again
 // by itself what can be tried again, such as pulling the image: another container
-// would only add to those that stay in the pod for ever.
+// would only add to those that stay in the pod forever.
 func hasten(s situation, gateway installed.Gateway) decision {
 	switch gateway.Reason {
 	case "", "ContainerCreating", "PodInitializing":
 		return decision{step: toEnable}
 	case "CreateContainerConfigError":
-		// Its Secret is gone; nobody makes that one again.
+		// Its Secret is gone for good.
 		return decision{step: toEnable}
 	}
 	if gateway.Image != s.image {
