@@ -22,7 +22,7 @@ import (
 func disableFlags(t *testing.T, args ...string) (disable.Options, error) {
 	t.Helper()
 	var o disableOptions
-	cmd := newDisableCommandFor(&app{IOStreams: genericiooptions.NewTestIOStreamsDiscard()}, &o)
+	cmd := newDisableCommand(&app{IOStreams: genericiooptions.NewTestIOStreamsDiscard()}, &o)
 	if err := cmd.ParseFlags(args); err != nil {
 		return disable.Options{}, err
 	}

@@ -29,8 +29,7 @@ func tellEnabled(result inject.Result, dryRun installed.DryRun) outcome {
 
 // enableItem is the machine-readable result of one pod.
 type enableItem struct {
-	Namespace string        `json:"namespace"`
-	Pod       string        `json:"pod"`
+	podItem
 	Action    inject.Action `json:"action"`
 	Container string        `json:"container,omitempty"`
 	// Seconds is how long it took.
@@ -42,9 +41,7 @@ type enableItem struct {
 	// those that were reset.
 	Existing *api.ExistingConnections `json:"existing,omitempty"`
 	Reset    int                      `json:"reset,omitempty"`
-	Warnings []string                 `json:"warnings,omitempty"`
-	Error    string                   `json:"error,omitempty"`
-	Hint     string                   `json:"hint,omitempty"`
+	itemEnd
 }
 
 // dryRunObjects returns the objects that enable would send, in a format.
@@ -74,17 +71,8 @@ func dryRunObjects(results []inject.Result, format string) (string, error) {
 }
 
 func newEnableItem(result inject.Result) enableItem {
-	item := enableItem{
-		Namespace: result.Pod.Namespace,
-		Pod:       result.Pod.Name,
-		Action:    result.Action,
-		Container: result.Container,
-		Seconds:   result.Elapsed.Seconds(),
-		Warnings:  result.Warnings,
-	}
-	if result.Err != nil {
-		item.Error, item.Hint = told(result.Err)
-	}
+	item := enableItem{podItem: podItemOf(result.Pod), Action: result.Action, Container: result.Container,
+		Seconds: result.Elapsed.Seconds(), itemEnd: itemEndOf(result.Warnings, result.Err)}
 	if s := result.Status; s != nil && result.Err == nil {
 		item.Identity, item.Mode, item.NotAfter = s.Identity, s.Mode, &s.Cert.NotAfter
 		item.Existing, item.Reset = s.Existing, result.Reset

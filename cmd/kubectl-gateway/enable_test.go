@@ -40,7 +40,7 @@ import (
 func enableFlags(t *testing.T, args ...string) (inject.Options, survey.Ranges, error) {
 	t.Helper()
 	var o enableOptions
-	cmd := newEnableCommandFor(&app{IOStreams: genericiooptions.NewTestIOStreamsDiscard()}, &o)
+	cmd := newEnableCommand(&app{IOStreams: genericiooptions.NewTestIOStreamsDiscard()}, &o)
 	err := cmd.ParseFlags(args)
 	options, given := o.complete()
 	return options, given, err
@@ -166,11 +166,12 @@ func (r *enableRun) run(t *testing.T, ctx context.Context) error {
 			found.Named[types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}] = true
 		}
 	}
-	r.o.confirm.yes = !r.unconfirmed
+	r.o.yes = !r.unconfirmed
 	a := &app{IOStreams: genericiooptions.IOStreams{Out: &r.out, ErrOut: &r.errOut}}
-	verb := r.o.verb(r.options, survey.Ranges{})
-	verb.begin = func(context.Context, *rest.Config, kubernetes.Interface) (work[inject.Result], error) {
-		return r.o.work(&inject.Injector{Client: client, Authority: authority, Options: r.options}, survey.Ranges{}), nil
+	injector := &inject.Injector{Client: client, Authority: authority, Options: r.options}
+	verb := r.o.verb(injector, survey.Ranges{})
+	verb.begin = func(context.Context, *report, *rest.Config, kubernetes.Interface) (func(context.Context, *corev1.Pod) inject.Result, error) {
+		return injector.Enable, nil
 	}
 	return verb.on(ctx, a, nil, client, &found, r.missing)
 }
@@ -285,7 +286,7 @@ func TestEnableReport(t *testing.T) {
 	} {
 		var out, errOut bytes.Buffer
 		o := enableOptions{output: format}
-		if err := reportOn(o.verb(inject.Options{}, survey.Ranges{}), results, &out, &errOut); !errors.Is(err, errReported) {
+		if err := reportOn(o.verb(&inject.Injector{}, survey.Ranges{}), results, &out, &errOut); !errors.Is(err, errReported) {
 			t.Errorf("%s: %v", format, err)
 		}
 		progress := "pod/b: warning: it stays as it is\n"
@@ -332,7 +333,7 @@ func (brokenPipe) Write([]byte) (int, error) { return 0, errors.New("broken pipe
 func TestEnableReportThatCannotBeWritten(t *testing.T) {
 	o := enableOptions{output: "name"}
 	results := []inject.Result{{Pod: podToEnable("a"), Action: inject.Enabled}}
-	if err := reportOn(o.verb(inject.Options{}, survey.Ranges{}), results, brokenPipe{}, &bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), "broken pipe") {
+	if err := reportOn(o.verb(&inject.Injector{}, survey.Ranges{}), results, brokenPipe{}, &bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), "broken pipe") {
 		t.Error(err)
 	}
 }

@@ -11,14 +11,14 @@ import (
 )
 
 // rotateAuthority replaces the authority, or says what would be done next.
-func (o *rotateOptions) rotateAuthority(ctx context.Context, a *app, successor authority.Source, ttl time.Duration) error {
+func (o *rotateOptions) rotateAuthority(ctx context.Context, a *app, successor authority.Source) error {
 	config, client, err := a.kubernetes()
 	if err != nil {
 		return err
 	}
 	rotator := rotate.AuthorityRotator{
 		Location: authority.Location{Client: client, Dir: o.authorityDir}, Gateways: remote.NewClient(config, client),
-		Successor: successor, TTL: ttl, Parallel: o.parallel, Timeout: o.timeout,
+		Successor: successor, TTL: o.certTTL, Parallel: o.parallel, Timeout: o.timeout,
 		Progress: func(text string) { fmt.Fprintln(a.ErrOut, line(text)) },
 	}
 	do := rotator.Rotate

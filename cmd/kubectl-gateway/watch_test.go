@@ -291,7 +291,7 @@ func TestWatchFlags(t *testing.T) {
 	if got := cmd.Flags().Lookup("delivery").DefValue; got != "csr" {
 		t.Errorf("delivery is %s by default", got)
 	}
-	if got := newEnableCommand(&app{}).Flags().Lookup("delivery").DefValue; got != "secret" {
+	if got := newEnableCommand(&app{}, &enableOptions{}).Flags().Lookup("delivery").DefValue; got != "secret" {
 		t.Errorf("enable's delivery is %s by default", got)
 	}
 	for _, line := range []string{"--mode=lax", "-o yaml", "--drain-timeout=-1s", "--cert-ttl=0d", "--once --leader-elect", "--delivery=mail"} {
