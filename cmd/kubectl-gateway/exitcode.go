@@ -20,8 +20,7 @@ func exitWith(code int, err error) error {
 
 // exitCode returns the exit code for an error, 1 unless it has one of its own.
 func exitCode(err error) int {
-	var own *exitError
-	if errors.As(err, &own) {
+	if own, ok := errors.AsType[*exitError](err); ok {
 		return own.code
 	}
 	return 1

@@ -42,6 +42,6 @@ func run(ctx context.Context, streams genericiooptions.IOStreams, args []string)
 		fmt.Fprintln(streams.ErrOut, "interrupted")
 		return 130 // 128 + SIGINT, as shells report it
 	}
-	printErrorsOr(streams.ErrOut, err, usage(cmd))
+	printErrors(streams.ErrOut, err, usage(cmd))
 	return exitCode(err)
 }

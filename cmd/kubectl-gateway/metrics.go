@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,16 +63,10 @@ func (o *metricsOptions) run(ctx context.Context, a *app, args []string) error {
 	if err != nil {
 		return fmt.Errorf("reading the metrics of pod %s/%s: %w", gateway.Ref().Namespace, gateway.Ref().Pod, err)
 	}
-	text := exposition(metrics)
 	if o.output == "json" {
-		if text, err = encode(metrics, o.output); err != nil {
-			return err
-		}
+		return a.printAs("metrics", metrics, o.output)
 	}
-	if _, err := io.WriteString(a.Out, text); err != nil {
-		return fmt.Errorf("printing the metrics: %w", err)
-	}
-	return nil
+	return a.print("metrics", exposition(metrics))
 }
 
 // exposition returns metrics in Prometheus' text format 0.0.4. Characters that could

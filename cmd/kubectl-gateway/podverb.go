@@ -108,12 +108,7 @@ func (v *podVerb[R, I]) run(ctx context.Context, a *app, args []string) error {
 func (v *podVerb[R, I]) on(ctx context.Context, a *app, config *rest.Config, client kubernetes.Interface, found *targets.Selection, missing error) error {
 	r := newReport(a, v.output)
 	r.namespaces = several(found.Pods)
-	pods := sift(found, func(pods []corev1.Pod) []corev1.Pod {
-		if pods = r.skipLeaving(pods); v.gateways {
-			pods = r.skipWithoutGateway(pods)
-		}
-		return pods
-	})
+	pods := sift(found, func(pod *corev1.Pod) bool { return r.skips(pod, v.gateways) })
 	if v.gateways && len(pods) == 0 && missing == nil {
 		return api.WithHint(errors.New("none of the selected pods has a gateway"), "'kubectl gateway enable pod/NAME' adds one")
 	}

@@ -70,8 +70,7 @@ type authorityOutput struct {
 }
 
 type blockedOutput struct {
-	Namespace string `json:"namespace"`
-	Pod       string `json:"pod"`
+	podItem
 	Container string `json:"container"`
 	Error     string `json:"error"`
 	Hint      string `json:"hint,omitempty"`
@@ -90,7 +89,7 @@ func printAuthorityResult(r *report, result *rotate.AuthorityResult, err error) 
 	}
 	for _, b := range result.Blocked {
 		what, hint := told(b.Err)
-		o.Blocked = append(o.Blocked, blockedOutput{b.Namespace, b.Pod, b.Container, what, hint})
+		o.Blocked = append(o.Blocked, blockedOutput{podItem{b.Namespace, b.Pod}, b.Container, what, hint})
 	}
 	if err != nil {
 		o.Error, o.Hint = words(err), line(advice(err))

@@ -230,8 +230,7 @@ func (o *tailOptions) join(a *app, found *selection, args []string) *tail.Join {
 			}
 		}
 		// A missing target is an answer. A server that does not answer is asked again.
-		var away net.Error
-		if errors.As(err, &away) || apierrors.IsInternalError(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsTooManyRequests(err) {
+		if errors.As(err, new(net.Error)) || apierrors.IsInternalError(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsTooManyRequests(err) {
 			return false, err
 		}
 		return false, nil

@@ -95,11 +95,9 @@ func (o *verifyOptions) run(ctx context.Context, a *app, args []string) error {
 	if err != nil {
 		return err
 	}
-	from := sift(found, func(pods []corev1.Pod) []corev1.Pod {
-		if _, ok := installed.Current(&pods[0]); !ok || installed.Leaving(&pods[0]) {
-			return nil
-		}
-		return pods
+	from := sift(found, func(pod *corev1.Pod) bool {
+		_, ok := installed.Current(pod)
+		return !ok || installed.Leaving(pod)
 	})
 	if len(from) == 0 {
 		return api.WithHint(fmt.Errorf("none of the pods of %s has a gateway", args[0]), "'kubectl gateway enable "+args[0]+"' adds them")
@@ -127,7 +125,7 @@ func (o *verifyOptions) run(ctx context.Context, a *app, args []string) error {
 		}
 		if err != nil {
 			failed = true
-			printErrorsOr(a.ErrOut, fmt.Errorf("verifying pod/%s -n %s with pod/%s -n %s: %w", from[i].Name, from[i].Namespace, peer.Name, peer.Namespace, err), adviceOnPod)
+			printErrors(a.ErrOut, fmt.Errorf("verifying pod/%s -n %s with pod/%s -n %s: %w", from[i].Name, from[i].Namespace, peer.Name, peer.Namespace, err), adviceOnPod)
 			continue
 		}
 		list.Items = append(list.Items, result)
@@ -138,12 +136,8 @@ func (o *verifyOptions) run(ctx context.Context, a *app, args []string) error {
 		}
 	}
 	if o.output != "" {
-		text, err := encode(list, o.output)
-		if err != nil {
+		if err := a.printAs("result", list, o.output); err != nil {
 			return err
-		}
-		if _, err := fmt.Fprint(a.Out, text); err != nil {
-			return fmt.Errorf("printing the result: %w", err)
 		}
 	}
 	return list.outcome(failed)

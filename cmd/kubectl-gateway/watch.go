@@ -125,7 +125,7 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 		return err
 	}
 	report := newWatchReport(a, o.output, options, o.once)
-	if report.live() {
+	if report.view != nil {
 		if config, client, err = quiet(config); err != nil {
 			return err
 		}

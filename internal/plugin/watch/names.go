@@ -18,11 +18,11 @@ type Name struct {
 	Name string
 }
 
-// kinds returns kubectl's words for the kinds of a Name.
-func kinds() map[string]string {
-	words := map[string]string{}
+// Words returns kubectl's words for each kind of a Name, the preferred one first.
+func Words() map[string][]string {
+	words := map[string][]string{}
 	for kind, list := range map[string]string{
-		"Pod":         "po pod pods",
+		"Pod":         "pod pods po",
 		"Deployment":  "deploy deployment deployments deployment.apps deployments.apps",
 		"ReplicaSet":  "rs replicaset replicasets replicaset.apps replicasets.apps",
 		"StatefulSet": "sts statefulset statefulsets statefulset.apps statefulsets.apps",
@@ -30,24 +30,31 @@ func kinds() map[string]string {
 		"Job":         "job jobs job.batch jobs.batch",
 		"CronJob":     "cj cronjob cronjobs cronjob.batch cronjobs.batch",
 	} {
-		for word := range strings.FieldsSeq(list) {
-			words[word] = kind
-		}
+		words[kind] = strings.Fields(list)
 	}
 	return words
 }
 
+// KindOf returns the kind that a word stands for, or "".
+func KindOf(word string) string {
+	for kind, words := range Words() {
+		if slices.Contains(words, strings.ToLower(word)) {
+			return kind
+		}
+	}
+	return ""
+}
+
 // ParseNames reads arguments like deploy/web. One without a kind is a pod.
 func ParseNames(args []string) ([]Name, error) {
-	words := kinds()
 	var names []Name
 	for _, arg := range args {
 		word, name, found := strings.Cut(arg, "/")
 		if !found {
 			word, name = "pod", arg
 		}
-		kind, known := words[strings.ToLower(word)]
-		if !known {
+		kind := KindOf(word)
+		if kind == "" {
 			return nil, api.WithHint(fmt.Errorf("%q is of no kind that can be watched", arg),
 				"name a deploy, sts, ds, rs, job, cronjob or pod, or annotate the pods' template with "+Annotation+"=true")
 		}
