@@ -30,13 +30,11 @@ func (c *executor) Run(ctx context.Context, ref Ref, stdin io.Reader, stdout io.
 		stdout = io.Discard
 	}
 	what := fmt.Sprintf("pod %s/%s", ref.Namespace, ref.Pod)
-	stream, handshake, err := c.open(ref, &corev1.PodExecOptions{
-		Container: ref.Container,
-		Command:   command,
-		Stdin:     stdin != nil,
-		Stdout:    true,
-		Stderr:    true,
-	})
+	// Only the WebSocket's error has the server's answer as a status; what the older
+	// protocol reports is text.
+	var refused error
+	options := &corev1.PodExecOptions{Container: ref.Container, Command: command, Stdin: stdin != nil, Stdout: true, Stderr: true}
+	stream, err := c.open(ref, options, &refused)
 	if err != nil {
 		return fmt.Errorf("preparing to run a command in %s: %w", what, err)
 	}
@@ -55,35 +53,30 @@ func (c *executor) Run(ctx context.Context, ref Ref, stdin io.Reader, stdout io.
 	case errors.As(err, &exit):
 		return &ExitError{Command: command[0], Code: exit.Code, Stderr: lastWords.String()}
 	}
-	return c.explain(ctx, ref, handshake.err, err)
+	return c.explain(ctx, ref, refused, err)
 }
-
-// upgradeFailure keeps why the server refused a WebSocket. Only that error has
-// the server's answer as a status; what the older protocol reports is text.
-type upgradeFailure struct{ err error }
 
 // open prefers WebSockets and falls back to SPDY, as kubectl does: servers
 // before 1.30 and some proxies know SPDY only. The fallback is also needed
 // after "forbidden", because the two are different verbs (get, create) to RBAC.
-func (c *executor) open(ref Ref, options *corev1.PodExecOptions) (remotecommand.Executor, *upgradeFailure, error) {
+// refused becomes why the server refused a WebSocket.
+func (c *executor) open(ref Ref, options *corev1.PodExecOptions, refused *error) (remotecommand.Executor, error) {
 	target := c.kube.CoreV1().RESTClient().Post().
 		Resource("pods").Namespace(ref.Namespace).Name(ref.Pod).SubResource("exec").
 		VersionedParams(options, scheme.ParameterCodec).URL()
 	spdy, err := remotecommand.NewSPDYExecutor(c.config, "POST", target)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	websocket, err := remotecommand.NewWebSocketExecutor(c.config, "GET", target.String())
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	var handshake upgradeFailure
-	executor, err := remotecommand.NewFallbackExecutor(websocket, spdy, func(err error) bool {
+	return remotecommand.NewFallbackExecutor(websocket, spdy, func(err error) bool {
 		if httpstream.IsUpgradeFailure(err) {
-			handshake.err = err
+			*refused = err
 			return true
 		}
 		return httpstream.IsHTTPSProxyError(err)
 	})
-	return executor, &handshake, err
 }

@@ -219,7 +219,7 @@ func FuzzParseStatus(f *testing.F) {
 	f.Add([]byte(`{"state":"ready","podIPs":["10.0.0.1"],"capture":{"ranges":["10.0.0.0/8"]}}`))
 	f.Add([]byte(`{"state":1}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		status, err := (&Conn{pod: &corev1.Pod{}}).parseStatus(text)
+		status, err := parse(text, (&Conn{pod: &corev1.Pod{}}).checkStatus)
 		if (status == nil) == (err == nil) {
 			t.Fatalf("got %v, %v", status, err)
 		}

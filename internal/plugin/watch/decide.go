@@ -108,11 +108,9 @@ func decide(s situation, now time.Time) decision {
 		return end(s, gateway)
 	case gateway.Phase == installed.Terminated && on:
 		return replace(s.pod, now)
-	case gateway.Phase == installed.Terminated:
-		return decision{}
 	case gateway.Phase == installed.Waiting && on:
 		return hasten(s, gateway)
-	case gateway.Phase == installed.Waiting:
+	case gateway.Phase != installed.Running:
 		return decision{}
 	case on && moved(s.pod, gateway.Name):
 		// A gateway serves the addresses that it was given. When it is gone, the
@@ -188,10 +186,8 @@ func replace(pod *corev1.Pod, now time.Time) decision {
 // would only add to those that stay in the pod forever.
 func hasten(s situation, gateway installed.Gateway) decision {
 	switch gateway.Reason {
-	case "", "ContainerCreating", "PodInitializing":
-		return decision{step: toEnable}
-	case "CreateContainerConfigError":
-		// Its Secret is gone for good.
+	case "", "ContainerCreating", "PodInitializing", "CreateContainerConfigError":
+		// With the last one its Secret is gone for good.
 		return decision{step: toEnable}
 	}
 	if gateway.Image != s.image {

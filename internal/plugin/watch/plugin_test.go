@@ -38,10 +38,10 @@ func TestCached(t *testing.T) {
 		expect("at once", 1)
 		time.Sleep(time.Minute)
 		expect("when it is old", 2)
-		c.outdate()
+		c.outdated.Store(true)
 		expect("when it is outdated", 3)
 		expect("when it was outdated", 3)
-		c.outdate()
+		c.outdated.Store(true)
 		fail = errors.New("away")
 		if _, err := c.get(time.Minute, read); !errors.Is(err, fail) {
 			t.Errorf("got %v", err)

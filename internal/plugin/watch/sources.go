@@ -50,18 +50,6 @@ func (s *sources) all() []cache.SharedIndexInformer {
 	return list
 }
 
-// wait returns once all caches are filled, or false when ctx ends before.
-func (s *sources) wait(ctx context.Context) bool {
-	for _, informer := range s.all() {
-		select {
-		case <-informer.HasSyncedChecker().Done():
-		case <-ctx.Done():
-			return false
-		}
-	}
-	return true
-}
-
 // newSources prepares the caches, and finds out which of them can be had.
 func (w *Watcher) newSources(ctx context.Context) (*sources, error) {
 	core, namespace := w.Client.CoreV1(), w.Options.Namespace
