@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 func metricsClient(t *testing.T, stdout, stderr string, code int) *Conn {
@@ -49,9 +50,7 @@ func TestMetricsOfAnOldGateway(t *testing.T) {
 func TestParseMetricsRefuses(t *testing.T) {
 	family := `{"name":%q,"type":%q,"samples":[{"labels":{%q:"x"},"value":1}]}`
 	valid := fmt.Sprintf(family, "a", "gauge", "b")
-	if _, err := parse([]byte(`{"families":[` + valid + `]}`), checkMetrics); err != nil {
-		t.Fatal(err)
-	}
+	must.Get(parse([]byte(`{"families":[`+valid+`]}`), checkMetrics))(t)
 	many := strings.TrimSuffix(strings.Repeat(valid+",", api.MaxMetricSamples+1), ",")
 	for _, text := range []string{
 		``, `[]`, `null`, `{"families":[]}`, `{"families":["\u001b[2J"]}`,

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // bounded gives up long after anything here should have ended.
@@ -50,10 +51,7 @@ func TestExec(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var stdout bytes.Buffer
-			err := s.exec(t, bounded(t), strings.NewReader("hello"), &stdout, "/kube-gateway", "ctl")
-			if err != nil {
-				t.Fatal(err)
-			}
+			must.Do(t, s.exec(t, bounded(t), strings.NewReader("hello"), &stdout, "/kube-gateway", "ctl"))
 			if want := `hello kube-gateway ["/kube-gateway" "ctl"]`; stdout.String() != want {
 				t.Errorf("stdout %q, want %q", stdout.String(), want)
 			}

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
@@ -273,10 +274,7 @@ func TestWantOf(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	names, err := ParseNames([]string{"deploy/web", "deployments.apps/web", "sts/db", "cronjob/night", "lonely", "pod/lonely"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	names := must.Get(ParseNames([]string{"deploy/web", "deployments.apps/web", "sts/db", "cronjob/night", "lonely", "pod/lonely"}))(t)
 	if len(names) != 4 {
 		t.Fatalf("got %v", names)
 	}

@@ -30,6 +30,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
@@ -54,10 +55,7 @@ type example struct {
 
 func readExample(t *testing.T) *example {
 	t.Helper()
-	text, err := os.ReadFile("../../../examples/watch-deployment.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(os.ReadFile("../../../examples/watch-deployment.yaml"))(t)
 	e := &example{}
 	var bound, roles []string
 	reader := yaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(text)))
@@ -66,13 +64,9 @@ func readExample(t *testing.T) *example {
 		if errors.Is(err, io.EOF) {
 			break
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, err)
 		var kind struct{ Kind string }
-		if err := sigsyaml.Unmarshal(document, &kind); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, sigsyaml.Unmarshal(document, &kind))
 		strict := func(into any) {
 			t.Helper()
 			if err := sigsyaml.UnmarshalStrict(document, into); err != nil {
@@ -215,9 +209,7 @@ func TestExampleAllowsWhatWatchDoesAndNothingElse(t *testing.T) {
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system", UID: "cluster"}},
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.0.0/16", "fd00::/64"}}},
 		&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16"}}})
-	if _, err := authority.Init(ctx, authority.InitOptions{Location: authority.Location{Client: client, Dir: t.TempDir()}, Store: authority.StoreCluster}); err != nil {
-		t.Fatal(err)
-	}
+	must.Get(authority.Init(ctx, authority.InitOptions{Location: authority.Location{Client: client, Dir: t.TempDir()}, Store: authority.StoreCluster}))(t)
 	e.guard(client)
 	gateways := &gatewaysByExec{t: t, e: e, client: client, certs: map[string]api.Certificate{}}
 	t.Setenv(authority.EnvDir, "")

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
@@ -75,10 +76,7 @@ func TestSurveyFollowsTheCluster(t *testing.T) {
 		p := &Plugin{Client: client}
 		ranges := func(pod *corev1.Pod) int {
 			t.Helper()
-			cluster, err := p.cluster(t.Context(), pod)
-			if err != nil {
-				t.Fatal(err)
-			}
+			cluster := must.Get(p.cluster(t.Context(), pod))(t)
 			return len(cluster.Capture)
 		}
 		pod, far := testPod("p"), testPod("far")
@@ -87,9 +85,7 @@ func TestSurveyFollowsTheCluster(t *testing.T) {
 			t.Fatalf("%d ranges", n)
 		}
 		add := func(n *corev1.Node) {
-			if _, err := client.CoreV1().Nodes().Create(t.Context(), n, metav1.CreateOptions{}); err != nil {
-				t.Fatal(err)
-			}
+			must.Get(client.CoreV1().Nodes().Create(t.Context(), n, metav1.CreateOptions{}))(t)
 		}
 		add(node("two", "10.250.0.0/16"))
 		if n := ranges(pod); n != 2 {
@@ -130,10 +126,7 @@ func TestPluginSaysWhatIsMissing(t *testing.T) {
 	if out := p.Renew(t.Context(), testPod("p"), "kube-gateway"); !errors.Is(out.Err, away) {
 		t.Errorf("%+v", out)
 	}
-	authority, err := ca.New(ca.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	authority := must.Get(ca.New(ca.Options{}))(t)
 	p = &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (inject.Authority, error) { return authority, nil },
 		Given: survey.Ranges{Capture: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}}
 	pod := testPod("p")

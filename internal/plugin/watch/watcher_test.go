@@ -20,6 +20,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 func TestFiftyPodsAtOnce(t *testing.T) {
@@ -423,19 +424,14 @@ func TestDeployment(t *testing.T) {
 		pod := testPod("web-1-x")
 		pod.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", Name: "web-1", UID: "rs", Controller: &yes}}
 		w := newWorld(t, ns, pod, testPod("other"))
-		names, err := ParseNames([]string{"deploy/web"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		names := must.Get(ParseNames([]string{"deploy/web"}))(t)
 		w.run(Options{Namespace: "shop", Names: names}, func(*Watcher) {
 			if w.tried(toEnable) != 0 {
 				t.Error("enabled before its ReplicaSet was known")
 			}
 			err := w.Tracker().Add(&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-1", UID: "rs",
 				OwnerReferences: []metav1.OwnerReference{{Kind: "Deployment", Name: "web", UID: "d", Controller: &yes}}}})
-			if err != nil {
-				t.Fatal(err)
-			}
+			must.Do(t, err)
 			synctest.Wait()
 			if w.did(toEnable, "web-1-x") != 1 || w.tried(toEnable) != 1 {
 				t.Errorf("the Deployment's pod was enabled %d times, all %d", w.did(toEnable, "web-1-x"), w.tried(toEnable))
