@@ -14,6 +14,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/disable"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
@@ -47,7 +48,7 @@ func TestDisableFlags(t *testing.T) {
 // TestDisableReport compares everything that is printed about results of every kind.
 func TestDisableReport(t *testing.T) {
 	result := func(name string, action disable.Action, container string) disable.Result {
-		return disable.Result{Pod: podToEnable(name), Action: action, Container: container, Elapsed: 1240 * time.Millisecond}
+		return disable.Result{Pod: fakecluster.NewPod(name), Action: action, Container: container, Elapsed: 1240 * time.Millisecond}
 	}
 	drained := result("drained", disable.Disabled, "kube-gateway")
 	drained.Report, drained.Secrets = &api.DisableReport{Drained: 12, Aborted: 1}, 1

@@ -13,22 +13,20 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	apiversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	fakediscovery "k8s.io/client-go/discovery/fake"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
-	clienttesting "k8s.io/client-go/testing"
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
@@ -113,14 +111,6 @@ func TestEnableNeedsPods(t *testing.T) {
 	}
 }
 
-func podToEnable(name string) *corev1.Pod {
-	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID("uid-" + name), ResourceVersion: "1"},
-		Spec:       corev1.PodSpec{NodeName: "node", Containers: []corev1.Container{{Name: "app"}}},
-		Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.244.0.7"},
-	}
-}
-
 // enableRun is one run of enable on a fake cluster, which allows dry runs by
 // the client only: it knows no patch of a subresource.
 type enableRun struct {
@@ -139,21 +129,15 @@ type enableRun struct {
 
 func (r *enableRun) run(t *testing.T, ctx context.Context) error {
 	t.Helper()
-	client := fake.NewClientset(
-		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.0.0/24"}}},
+	client := fakecluster.New(t,
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.1.0/24", "fd00:10:244:1::/64"}}},
 		&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16"}}},
 	)
 	if r.version == "" {
 		r.version = "v1.37.2"
 	}
 	client.Discovery().(*fakediscovery.FakeDiscovery).FakedServerVersion = &apiversion.Info{GitVersion: r.version}
-	client.PrependReactor("create", "selfsubjectaccessreviews", func(clienttesting.Action) (bool, runtime.Object, error) {
-		return true, &authorizationv1.SelfSubjectAccessReview{Status: authorizationv1.SubjectAccessReviewStatus{Allowed: true}}, nil
-	})
-	authority, err := ca.New(ca.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	authority := must.Get(ca.New(ca.Options{}))(t)
 	r.options = inject.Options{Image: "img", Mode: api.Permissive, OnFailure: api.FailOpen, Timeout: time.Minute, DryRun: installed.DryRunClient}
 	if r.real {
 		r.options.DryRun = installed.DryRunNone
@@ -177,9 +161,9 @@ func (r *enableRun) run(t *testing.T, ctx context.Context) error {
 }
 
 func TestEnableGoesOnAfterAFailure(t *testing.T) {
-	host := podToEnable("host")
+	host := fakecluster.NewPod("host")
 	host.Spec.HostNetwork = true
-	r := enableRun{pods: []*corev1.Pod{host, podToEnable("a")},
+	r := enableRun{pods: []*corev1.Pod{host, fakecluster.NewPod("a")},
 		missing: errors.Join(api.WithHint(errors.New(`pod "x" not found`), "look again"), api.WithHint(errors.New(`pod "y" not found`), "look again"))}
 	if err := r.run(t, t.Context()); !errors.Is(err, errReported) {
 		t.Error(err)
@@ -195,13 +179,13 @@ func TestEnableGoesOnAfterAFailure(t *testing.T) {
 }
 
 func TestEnableSkipsWhatHasFinishedUnlessItIsNamed(t *testing.T) {
-	job := podToEnable("job")
+	job := fakecluster.NewPod("job")
 	job.Status.Phase = corev1.PodSucceeded
 	named := enableRun{pods: []*corev1.Pod{job}}
 	if err := named.run(t, t.Context()); !errors.Is(err, errReported) {
 		t.Errorf("named: %v", err)
 	}
-	selected := enableRun{pods: []*corev1.Pod{job, podToEnable("a")}}
+	selected := enableRun{pods: []*corev1.Pod{job, fakecluster.NewPod("a")}}
 	selected.o.targets.All = true
 	if err := selected.run(t, t.Context()); err != nil || !strings.Contains(selected.errOut.String(), "pod/job: skipped") {
 		t.Errorf("selected: %v\n%s", err, &selected.errOut)
@@ -209,7 +193,7 @@ func TestEnableSkipsWhatHasFinishedUnlessItIsNamed(t *testing.T) {
 }
 
 func TestEnableRefusesAnOldServer(t *testing.T) {
-	r := enableRun{pods: []*corev1.Pod{podToEnable("a")}, version: "v1.32.4"}
+	r := enableRun{pods: []*corev1.Pod{fakecluster.NewPod("a")}, version: "v1.32.4"}
 	if err := r.run(t, t.Context()); err == nil || !strings.Contains(err.Error(), "1.33 or later") || api.Hint(err) == "" {
 		t.Error(err)
 	}
@@ -218,7 +202,7 @@ func TestEnableRefusesAnOldServer(t *testing.T) {
 func TestEnableInterruptedIsNoSuccess(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	interrupt()
-	r := enableRun{pods: []*corev1.Pod{podToEnable("a")}}
+	r := enableRun{pods: []*corev1.Pod{fakecluster.NewPod("a")}}
 	if err := r.run(t, ctx); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
@@ -226,11 +210,9 @@ func TestEnableInterruptedIsNoSuccess(t *testing.T) {
 
 func TestEnableDryRunObjects(t *testing.T) {
 	for _, format := range []string{"yaml", "json"} {
-		r := enableRun{pods: []*corev1.Pod{podToEnable("a"), podToEnable("b")}}
+		r := enableRun{pods: []*corev1.Pod{fakecluster.NewPod("a"), fakecluster.NewPod("b")}}
 		r.o.output = format
-		if err := r.run(t, t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, r.run(t, t.Context()))
 		text := r.out.String()
 		if strings.Contains(text, "PRIVATE KEY") || strings.Contains(text, "LS0tLS1") {
 			t.Errorf("%s has a key in it:\n%s", format, text)
@@ -238,9 +220,7 @@ func TestEnableDryRunObjects(t *testing.T) {
 		var items []string
 		if format == "json" {
 			var list struct{ Items []json.RawMessage }
-			if err := json.Unmarshal([]byte(text), &list); err != nil {
-				t.Fatal(err)
-			}
+			must.Do(t, json.Unmarshal([]byte(text), &list))
 			for _, item := range list.Items {
 				items = append(items, string(item))
 			}
@@ -252,9 +232,7 @@ func TestEnableDryRunObjects(t *testing.T) {
 		}
 		var secret corev1.Secret
 		var pod corev1.Pod
-		if err := errors.Join(yaml.UnmarshalStrict([]byte(items[0]), &secret), yaml.UnmarshalStrict([]byte(items[1]), &pod)); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, errors.Join(yaml.UnmarshalStrict([]byte(items[0]), &secret), yaml.UnmarshalStrict([]byte(items[1]), &pod)))
 		if pod.Name != "a" {
 			t.Errorf("%s: the order is not that of the pods", format)
 		}
@@ -271,11 +249,11 @@ func TestEnableDryRunObjects(t *testing.T) {
 func TestEnableReport(t *testing.T) {
 	end := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 	results := []inject.Result{
-		{Pod: podToEnable("a"), Action: inject.Enabled, Container: "kube-gateway", Elapsed: 1840 * time.Millisecond, Status: &api.Status{
+		{Pod: fakecluster.NewPod("a"), Action: inject.Enabled, Container: "kube-gateway", Elapsed: 1840 * time.Millisecond, Status: &api.Status{
 			Identity: "spiffe://td/ns/shop/sa/default", Mode: api.Strict, Cert: api.Certificate{NotAfter: end}}},
-		{Pod: podToEnable("b"), Action: inject.Unchanged, Container: "kube-gateway-2", Warnings: []string{"it stays as it is"}},
-		{Pod: podToEnable("c"), Action: inject.Failed, Err: api.WithHint(errors.New("no such\nimage \x1b[31m"), "check --image")},
-		{Pod: podToEnable("d"), Action: inject.Failed, Err: api.WithHint(errors.New("no such image"), "check --image")},
+		{Pod: fakecluster.NewPod("b"), Action: inject.Unchanged, Container: "kube-gateway-2", Warnings: []string{"it stays as it is"}},
+		{Pod: fakecluster.NewPod("c"), Action: inject.Failed, Err: api.WithHint(errors.New("no such\nimage \x1b[31m"), "check --image")},
+		{Pod: fakecluster.NewPod("d"), Action: inject.Failed, Err: api.WithHint(errors.New("no such image"), "check --image")},
 	}
 	const first, second = "pod/a gateway enabled (kube-gateway, 1.8s)\n", "pod/b gateway already enabled (kube-gateway-2, 0.0s)\n"
 	for format, want := range map[string]string{
@@ -332,7 +310,7 @@ func (brokenPipe) Write([]byte) (int, error) { return 0, errors.New("broken pipe
 
 func TestEnableReportThatCannotBeWritten(t *testing.T) {
 	o := enableOptions{output: "name"}
-	results := []inject.Result{{Pod: podToEnable("a"), Action: inject.Enabled}}
+	results := []inject.Result{{Pod: fakecluster.NewPod("a"), Action: inject.Enabled}}
 	if err := reportOn(o.verb(&inject.Injector{}, survey.Ranges{}), results, brokenPipe{}, &bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), "broken pipe") {
 		t.Error(err)
 	}
