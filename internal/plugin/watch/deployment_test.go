@@ -190,7 +190,7 @@ func (g *gatewaysByExec) answer(_ context.Context, call *fakegateway.Call) (any,
 		g.certs[call.Pod] = material.Certificate()
 		g.mu.Unlock()
 	case "disable":
-		w := &world{Clientset: g.client.Clientset, t: g.t}
+		w := &world{Cluster: g.client, t: g.t}
 		w.setState(call.Pod, wasDisabled(time.Now()).state)
 		return &api.DisableReport{}, nil
 	default:
@@ -205,9 +205,9 @@ func TestExampleAllowsWhatWatchDoesAndNothingElse(t *testing.T) {
 	e := readExample(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	client := fakecluster.New(t, annotatedNamespace(), testPod("p"),
+	client := fakecluster.New(t, annotatedNamespace(), fakecluster.NewPod("p"),
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system", UID: "cluster"}},
-		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.0.0/16", "fd00::/64"}}},
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.0.0/16", "fd00:10:244:1::/64"}}},
 		&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16"}}})
 	must.Get(authority.Init(ctx, authority.InitOptions{Location: authority.Location{Client: client, Dir: t.TempDir()}, Store: authority.StoreCluster}))(t)
 	e.guard(client)
@@ -242,15 +242,15 @@ func TestExampleAllowsWhatWatchDoesAndNothingElse(t *testing.T) {
 	ended := make(chan error, 1)
 	election := &Election{Client: client, Namespace: "kube-gateway", Identity: "one"}
 	go func() { ended <- election.Lead(leader, watcher.Run) }()
-	w := &world{Clientset: client.Clientset, t: t}
+	w := &world{Cluster: client, t: t}
 
 	if got := expect(Enabled); got.Pod != "p" || got.NotAfter.IsZero() {
 		t.Errorf("%+v", got)
 	}
-	if config, err := installed.ConfigOf(w.pod("p"), "kube-gateway"); err != nil || !config.Watched {
+	if config, err := installed.ConfigOf(w.Pod("p"), "kube-gateway"); err != nil || !config.Watched {
 		t.Errorf("%+v, %v", config, err)
 	}
-	if out := plugin.Renew(ctx, w.pod("p"), "kube-gateway"); out.Err != nil || !out.Changed {
+	if out := plugin.Renew(ctx, w.Pod("p"), "kube-gateway"); out.Err != nil || !out.Changed {
 		t.Errorf("renewing: %+v", out)
 	}
 	w.setState("p", died(time.Now(), time.Hour).state)

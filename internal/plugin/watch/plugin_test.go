@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -79,7 +80,7 @@ func TestSurveyFollowsTheCluster(t *testing.T) {
 			cluster := must.Get(p.cluster(t.Context(), pod))(t)
 			return len(cluster.Capture)
 		}
-		pod, far := testPod("p"), testPod("far")
+		pod, far := fakecluster.NewPod("p"), fakecluster.NewPod("far")
 		far.Status.PodIP, far.Status.PodIPs = "10.250.1.1", nil
 		if n := ranges(pod); n != 2 {
 			t.Fatalf("%d ranges", n)
@@ -120,16 +121,16 @@ func covers(cluster *survey.Survey, text string) bool {
 func TestPluginSaysWhatIsMissing(t *testing.T) {
 	away := errors.New("no authority")
 	p := &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (inject.Authority, error) { return nil, away }}
-	if out := p.Enable(t.Context(), testPod("p"), true); !errors.Is(out.Err, away) || out.Refused {
+	if out := p.Enable(t.Context(), fakecluster.NewPod("p"), true); !errors.Is(out.Err, away) || out.Refused {
 		t.Errorf("%+v", out)
 	}
-	if out := p.Renew(t.Context(), testPod("p"), "kube-gateway"); !errors.Is(out.Err, away) {
+	if out := p.Renew(t.Context(), fakecluster.NewPod("p"), "kube-gateway"); !errors.Is(out.Err, away) {
 		t.Errorf("%+v", out)
 	}
 	authority := must.Get(ca.New(ca.Options{}))(t)
 	p = &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (inject.Authority, error) { return authority, nil },
 		Given: survey.Ranges{Capture: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}}
-	pod := testPod("p")
+	pod := fakecluster.NewPod("p")
 	pod.Spec.HostNetwork = true
 	if out := p.Enable(t.Context(), pod, true); !out.Refused || api.Hint(out.Err) == "" {
 		t.Errorf("%+v", out)
