@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -79,10 +80,9 @@ func exposition(metrics *api.Metrics) string {
 		fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s %s\n", f.Name, escapeHelp.Replace(terminal.Clean(f.Help)), f.Name, f.Type)
 		for _, s := range f.Samples {
 			var labels []string
-			for name, value := range s.Labels {
-				labels = append(labels, name+`="`+escapeLabel.Replace(terminal.Clean(value))+`"`)
+			for _, name := range slices.Sorted(maps.Keys(s.Labels)) {
+				labels = append(labels, name+`="`+escapeLabel.Replace(terminal.Clean(s.Labels[name]))+`"`)
 			}
-			slices.Sort(labels)
 			b.WriteString(f.Name)
 			if len(labels) > 0 {
 				b.WriteString("{" + strings.Join(labels, ",") + "}")

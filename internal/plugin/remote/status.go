@@ -3,6 +3,8 @@ package remote
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -65,4 +67,27 @@ func (g *Conn) checkEdges(edges *api.Edges) error {
 		return errors.New("its answer is not a list of edges")
 	}
 	return g.mine(edges.Pod)
+}
+
+// SetMode changes the mode of the gateway and returns its status then.
+func (g *Conn) SetMode(ctx context.Context, mode api.Mode) (*api.Status, error) {
+	status, err := g.tell(ctx, nil, "mode", string(mode))
+	if err == nil && status.Mode != mode {
+		return nil, fmt.Errorf("the gateway says that its mode is %.40q", status.Mode)
+	}
+	return status, err
+}
+
+// SetAllow changes the identity rules, see api.ParseAllow, as SetMode does the
+// mode. No patterns allow everyone in the trust domain.
+func (g *Conn) SetAllow(ctx context.Context, patterns []string) (*api.Status, error) {
+	words := []string{"allow", "--everyone"}
+	if len(patterns) > 0 {
+		words = slices.Concat(words[:1], patterns)
+	}
+	status, err := g.tell(ctx, nil, words...)
+	if err == nil && !slices.Equal(status.Allow, patterns) {
+		return nil, fmt.Errorf("the gateway says that it allows %.200q", status.Allow)
+	}
+	return status, err
 }

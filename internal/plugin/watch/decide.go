@@ -89,6 +89,8 @@ type situation struct {
 	// ended names the gateway that was disabled successfully, whatever the pod
 	// says about it.
 	ended string
+	// refused is the state of the pod that was refused, which decide leaves to its caller.
+	refused *corev1.Pod
 }
 
 // decide says what is to be done about a pod at the time now.

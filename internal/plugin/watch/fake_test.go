@@ -51,6 +51,12 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 		steps: map[step]map[string]int{}, tries: map[step]int{}, busy: map[string]bool{}, certs: map[string]api.Certificate{}}
 }
 
+// inWorld calls test with a world of objects, in fake time.
+func inWorld(t *testing.T, objects []runtime.Object, test func(*testing.T, *world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { test(t, newWorld(t, objects...)) })
+}
+
 func annotatedNamespace() *corev1.Namespace {
 	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", Annotations: map[string]string{Annotation: "true"}}}
 }

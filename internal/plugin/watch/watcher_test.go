@@ -24,8 +24,7 @@ import (
 )
 
 func TestFiftyPodsAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace())
+	inWorld(t, []runtime.Object{annotatedNamespace()}, func(t *testing.T, w *world) {
 		w.pause = 3 * time.Second
 		w.run(Options{Parallel: 8}, func(watcher *Watcher) {
 			w.createMany(50)
@@ -50,8 +49,7 @@ func TestFiftyPodsAtOnce(t *testing.T) {
 }
 
 func TestFailuresEveryThirdTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace())
+	inWorld(t, []runtime.Object{annotatedNamespace()}, func(t *testing.T, w *world) {
 		var calls atomic.Int32
 		w.fail = func(step, string) error {
 			if calls.Add(1)%3 == 0 {
@@ -75,8 +73,7 @@ func TestFailuresEveryThirdTime(t *testing.T) {
 
 // The cache stays as it was in the beginning, while pods are looked at again.
 func TestStaleCache(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace())
+	inWorld(t, []runtime.Object{annotatedNamespace()}, func(t *testing.T, w *world) {
 		w.createMany(5)
 		w.PrependWatchReactor("pods", func(clienttesting.Action) (bool, apiwatch.Interface, error) {
 			return true, apiwatch.NewRaceFreeFake(), nil
@@ -100,8 +97,7 @@ func TestStaleCache(t *testing.T) {
 }
 
 func TestOutage(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace())
+	inWorld(t, []runtime.Object{annotatedNamespace()}, func(t *testing.T, w *world) {
 		var (
 			down    atomic.Bool
 			asked   atomic.Int32
@@ -170,8 +166,7 @@ func TestOutage(t *testing.T) {
 // While steps fail because of an outage, pauses stay short; and once it is over
 // nothing waits for its pause.
 func TestRetriesAfterAnOutage(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace())
+	inWorld(t, []runtime.Object{annotatedNamespace()}, func(t *testing.T, w *world) {
 		var down atomic.Bool
 		down.Store(true)
 		w.fail = func(step, string) error {
@@ -198,8 +193,7 @@ func TestRetriesAfterAnOutage(t *testing.T) {
 }
 
 func TestExpiredWatch(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace())
+	inWorld(t, []runtime.Object{annotatedNamespace()}, func(t *testing.T, w *world) {
 		var streams []*apiwatch.RaceFreeFakeWatcher
 		w.PrependWatchReactor("pods", func(clienttesting.Action) (bool, apiwatch.Interface, error) {
 			// It tells nothing, until it says that it is too old.
@@ -224,8 +218,7 @@ func TestExpiredWatch(t *testing.T) {
 }
 
 func TestRenewals(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace())
+	inWorld(t, []runtime.Object{annotatedNamespace()}, func(t *testing.T, w *world) {
 		w.createMany(10)
 		w.run(Options{}, func(*Watcher) {
 			time.Sleep(14 * time.Hour)
@@ -247,8 +240,7 @@ func TestRenewals(t *testing.T) {
 
 // What a watcher that was not there has missed is made up for at its start.
 func TestExpiredCertificatesAreRenewedAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace(), with(fakecluster.NewPod("p"), runs()))
+	inWorld(t, []runtime.Object{annotatedNamespace(), with(fakecluster.NewPod("p"), runs())}, func(t *testing.T, w *world) {
 		now := time.Now()
 		w.certs["p"] = api.Certificate{Serial: "old", NotBefore: now.Add(-48 * time.Hour), NotAfter: now.Add(-24 * time.Hour)}
 		w.run(Options{}, func(*Watcher) {
@@ -261,8 +253,7 @@ func TestExpiredCertificatesAreRenewedAtOnce(t *testing.T) {
 
 // An authority that ends issues certificates that are due for renewal at once.
 func TestRenewalsDoNotRace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace(), fakecluster.NewPod("p"))
+	inWorld(t, []runtime.Object{annotatedNamespace(), fakecluster.NewPod("p")}, func(t *testing.T, w *world) {
 		w.life = time.Millisecond
 		w.run(Options{}, func(*Watcher) {
 			time.Sleep(time.Minute)
@@ -274,8 +265,7 @@ func TestRenewalsDoNotRace(t *testing.T) {
 }
 
 func TestReplace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace(), fakecluster.NewPod("p"))
+	inWorld(t, []runtime.Object{annotatedNamespace(), fakecluster.NewPod("p")}, func(t *testing.T, w *world) {
 		w.run(Options{}, func(watcher *Watcher) {
 			time.Sleep(time.Hour)
 			w.setState("p", died(time.Now(), time.Hour).state)
@@ -341,8 +331,7 @@ func TestAnnotationComesAndGoes(t *testing.T) {
 }
 
 func TestRefusedPodsAreToldOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace(), fakecluster.NewPod("p"))
+	inWorld(t, []runtime.Object{annotatedNamespace(), fakecluster.NewPod("p")}, func(t *testing.T, w *world) {
 		w.fail = func(step, string) error { return errRefused }
 		w.run(Options{}, func(watcher *Watcher) {
 			time.Sleep(24 * time.Hour)
@@ -364,8 +353,7 @@ func TestRefusedPodsAreToldOnce(t *testing.T) {
 
 // A pod that fails does not get more attention because it changes all the time.
 func TestChangesDoNotCutPausesShort(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace(), fakecluster.NewPod("p"))
+	inWorld(t, []runtime.Object{annotatedNamespace(), fakecluster.NewPod("p")}, func(t *testing.T, w *world) {
 		w.fail = func(step, string) error { return errors.New("no") }
 		w.run(Options{}, func(*Watcher) {
 			for range 600 {
@@ -382,8 +370,7 @@ func TestChangesDoNotCutPausesShort(t *testing.T) {
 }
 
 func TestPodsThatGoAreNoFailures(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace(), fakecluster.NewPod("p"))
+	inWorld(t, []runtime.Object{annotatedNamespace(), fakecluster.NewPod("p")}, func(t *testing.T, w *world) {
 		w.fail = func(_ step, pod string) error {
 			_ = w.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("pods"), "shop", pod)
 			return errors.New("the pod is gone")
@@ -399,8 +386,7 @@ func TestPodsThatGoAreNoFailures(t *testing.T) {
 
 // run itself checks that the watcher ends.
 func TestEndsInTheMiddleOfWork(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace())
+	inWorld(t, []runtime.Object{annotatedNamespace()}, func(t *testing.T, w *world) {
 		w.pause = time.Hour
 		start := time.Now()
 		w.run(Options{}, func(*Watcher) {
@@ -450,8 +436,7 @@ func TestDeployment(t *testing.T) {
 }
 
 func TestOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace(), with(fakecluster.NewPod("old"), runs()))
+	inWorld(t, []runtime.Object{annotatedNamespace(), with(fakecluster.NewPod("old"), runs())}, func(t *testing.T, w *world) {
 		now := time.Now()
 		w.certs["old"] = api.Certificate{NotBefore: now.Add(-48 * time.Hour), NotAfter: now.Add(-24 * time.Hour)}
 		w.createMany(20)
