@@ -261,7 +261,7 @@ func TestBlocked(t *testing.T) {
 			spoiled := w.gateways["shop/db"]
 			c.spoil(w, spoiled)
 			r := w.rotator()
-			r.Timeout = 2 * time.Second
+			r.Timeout = 7 * pollInterval / 2 // it ends between two questions
 			result, err := r.Rotate(t.Context())
 			var blocked *BlockedError
 			if !errors.As(err, &blocked) || len(blocked.Gateways) != 1 || !strings.Contains(api.Hint(err), "rotate --ca") {
