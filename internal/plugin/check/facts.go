@@ -11,13 +11,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	apiversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/client-go/discovery"
-	"k8s.io/client-go/tools/pager"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/pages"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -105,14 +104,7 @@ func (f *facts) namespaces() []string {
 
 func (f *facts) readNodes(ctx context.Context) (map[string]*corev1.Node, error) {
 	nodes := map[string]*corev1.Node{}
-	err := pager.New(func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-		return f.Client.CoreV1().Nodes().List(ctx, options)
-	}).EachListItem(ctx, metav1.ListOptions{}, func(object runtime.Object) error {
-		node := object.(*corev1.Node)
-		nodes[node.Name] = node
-		return nil
-	})
-	return nodes, err
+	return nodes, pages.Each(ctx, metav1.ListOptions{}, f.Client.CoreV1().Nodes().List, func(node *corev1.Node) { nodes[node.Name] = node })
 }
 
 func (f *facts) readNamespaces(ctx context.Context) (map[string]*corev1.Namespace, map[string]error) {

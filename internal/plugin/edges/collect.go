@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -70,10 +71,5 @@ func (c *Collector) view(ctx context.Context, pod *corev1.Pod) View {
 // own reports whether ip is an address of the view's pod. The gateway's own word
 // counts for nothing here.
 func (v *View) own(ip netip.Addr) bool {
-	for _, has := range v.Pod.Status.PodIPs {
-		if addr, err := netip.ParseAddr(has.IP); err == nil && addr.Unmap() == ip.Unmap() {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(installed.PodIPs(v.Pod), ip.Unmap())
 }

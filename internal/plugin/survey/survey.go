@@ -14,12 +14,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/pager"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/pages"
 )
 
 // Ranges are the destinations that gateways capture, and those they do not.
@@ -124,9 +123,7 @@ func (s *Survey) PlaintextFrom(pod *corev1.Pod, given []netip.Prefix) []netip.Pr
 
 func (s *Survey) readNodes(ctx context.Context, client kubernetes.Interface, optional bool) error {
 	nodes := map[string]*corev1.Node{}
-	err := pages(ctx, func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-		return client.CoreV1().Nodes().List(ctx, options)
-	}, func(node *corev1.Node) { nodes[node.Name] = node })
+	err := pages.Each(ctx, metav1.ListOptions{}, client.CoreV1().Nodes().List, func(node *corev1.Node) { nodes[node.Name] = node })
 	switch {
 	case err == nil:
 		s.nodes = nodes
@@ -189,9 +186,7 @@ func (s *Survey) findPods(ctx context.Context, client kubernetes.Interface, targ
 	}
 
 	var guessed []netip.Prefix
-	err := pages(ctx, func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-		return client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, options)
-	}, func(pod *corev1.Pod) {
+	err := pages.Each(ctx, metav1.ListOptions{}, client.CoreV1().Pods(metav1.NamespaceAll).List, func(pod *corev1.Pod) {
 		if pod.Spec.HostNetwork {
 			return
 		}
@@ -234,9 +229,7 @@ func (s *Survey) findServices(ctx context.Context, client kubernetes.Interface) 
 	}
 
 	var guessed []netip.Prefix
-	err = pages(ctx, func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-		return client.CoreV1().Services(metav1.NamespaceAll).List(ctx, options)
-	}, func(service *corev1.Service) {
+	err = pages.Each(ctx, metav1.ListOptions{}, client.CoreV1().Services(metav1.NamespaceAll).List, func(service *corev1.Service) {
 		for _, text := range service.Spec.ClusterIPs {
 			// "None" of headless Services does not parse.
 			if ip, err := netip.ParseAddr(text); err == nil {
@@ -269,17 +262,6 @@ func (s *Survey) guess(guessed []netip.Prefix, whose, flag string) {
 	}
 	s.Warnings = append(s.Warnings, fmt.Sprintf("ranges of %s addresses were guessed from those in use: %s; %s names them exactly",
 		whose, strings.Join(list, ", "), flag))
-}
-
-// pages calls each for every object of a list that is read in chunks.
-func pages[T any, P interface {
-	*T
-	runtime.Object
-}](ctx context.Context, list pager.ListPageFunc, each func(P)) error {
-	return pager.New(list).EachListItem(ctx, metav1.ListOptions{}, func(object runtime.Object) error {
-		each(object.(P))
-		return nil
-	})
 }
 
 func host(ip netip.Addr) netip.Prefix { return netip.PrefixFrom(ip, ip.BitLen()) }

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -57,10 +58,7 @@ func New(gateways *remote.Client) *Verifier {
 // Verify sends a canary from one pod to another and returns what was seen. An error
 // means that this could not be tried.
 func (v *Verifier) Verify(ctx context.Context, from, to *corev1.Pod) (*Result, error) {
-	timeout := v.Timeout
-	if timeout <= 0 {
-		timeout = DefaultTimeout
-	}
+	timeout := cmp.Or(v.Timeout, DefaultTimeout)
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done within %s", timeout))
 	defer cancel()
 	switch {
@@ -106,11 +104,9 @@ func (v *Verifier) gateway(pod *corev1.Pod) *remote.Conn {
 
 // addresses returns an address of each pod, of one family, as the pods prefer it.
 func addresses(from, to *corev1.Pod) (a, b netip.Addr, err error) {
-	for _, x := range from.Status.PodIPs {
-		for _, y := range to.Status.PodIPs {
-			a, errA := netip.ParseAddr(x.IP)
-			b, errB := netip.ParseAddr(y.IP)
-			if errA == nil && errB == nil && a.Is4() == b.Is4() {
+	for _, a := range installed.PodIPs(from) {
+		for _, b := range installed.PodIPs(to) {
+			if a.Is4() == b.Is4() {
 				return a, b, nil
 			}
 		}
