@@ -100,7 +100,7 @@ func checkImage(ctx context.Context, f *facts) []finding {
 	}
 	places := f.testPlaces()
 	for _, place := range places {
-		missing, err := f.access.missing(place.Namespace, rights.Of(rights.Image))
+		missing, err := f.missing(place.Namespace, rights.Of(rights.Image))
 		switch {
 		case err != nil:
 			return []finding{failed(Error, err)}
@@ -109,17 +109,12 @@ func checkImage(ctx context.Context, f *facts) []finding {
 			return skipped("the test needs a pod for a moment, and you may not %s in namespace %s", missing[0], place.Namespace)
 		}
 	}
-	findings := parallel.Each(testedNodes, places, func(p **corev1.Pod) finding { return f.testImage(ctx, *p) }, nil)
-	return findings
+	return parallel.Each(testedNodes, places, func(p **corev1.Pod) finding { return f.testImage(ctx, *p) }, nil)
 }
 
 // testImage runs pod to its end and deletes it, also if ctx ends before.
 func (f *facts) testImage(ctx context.Context, pod *corev1.Pod) finding {
-	where := "a node"
-	if pod.Spec.NodeName != "" {
-		where = "node " + pod.Spec.NodeName
-	}
-	f.say("testing image %s on %s with a pod in namespace %s, which is deleted at once", f.Image, where, pod.Namespace)
+	f.say("testing image %s on %s with a pod in namespace %s, which is deleted at once", f.Image, placeOf(pod), pod.Namespace)
 	client := f.Client.CoreV1().Pods(pod.Namespace)
 	// This must not be interrupted: a created pod must be known, to be deleted.
 	creation, done := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
@@ -185,12 +180,17 @@ func (f *facts) judgeOutput(ctx context.Context, pod *corev1.Pod, found finding)
 	return found
 }
 
+// placeOf names the node that a test pod is for.
+func placeOf(pod *corev1.Pod) string {
+	if pod.Spec.NodeName == "" {
+		return "a node"
+	}
+	return "node " + pod.Spec.NodeName
+}
+
 // judgeImage returns the finding about a test pod, or nil and what the pod waits for.
 func (f *facts) judgeImage(pod *corev1.Pod, last string) (*finding, string) {
-	where := "a node"
-	if pod.Spec.NodeName != "" {
-		where = "node " + pod.Spec.NodeName
-	}
+	where := placeOf(pod)
 	if pod.Status.Phase == corev1.PodFailed && len(pod.Status.ContainerStatuses) == 0 {
 		return &finding{result: Error, detail: fmt.Sprintf("%s does not take the pod of the test: %s", where, cmp.Or(pod.Status.Message, pod.Status.Reason))}, ""
 	}

@@ -52,10 +52,7 @@ func checkNetworkPolicies(ctx context.Context, f *facts) []finding {
 			}
 		}
 	}
-	if len(list) > 0 {
-		return list
-	}
-	return ok("%d looked at; those of network plug-ins are not", seen)
+	return orOK(list, "%d looked at; those of network plug-ins are not", seen)
 }
 
 // filtering returns a finding if policy allows connections between pods and their peers,

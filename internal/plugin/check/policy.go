@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
@@ -240,26 +241,22 @@ func checkWebhooks(ctx context.Context, f *facts) []finding {
 		}
 	}
 	var list []finding
-	var asked []string
+	asked := sets.New[string]()
 	spaces, _ := f.spaces()
 	for _, h := range hooks {
 		if !h.matches(spaces, f) {
 			continue
 		}
-		asked = append(asked, h.name)
+		asked.Insert(h.name)
 		if h.sideEffects != nil && *h.sideEffects != admissionv1.SideEffectClassNone && *h.sideEffects != admissionv1.SideEffectClassNoneOnDryRun {
 			list = append(list, finding{result: Warning, objects: []string{h.name}, detail: "it is asked about gateways, but not in a dry run",
 				hint: "only enabling a pod will tell whether it admits the gateway"})
 		}
 	}
-	switch {
-	case len(list) > 0:
-		return list
-	case len(asked) == 0:
+	if asked.Len() == 0 {
 		return ok("none is asked about gateways")
 	}
-	slices.Sort(asked)
-	return ok("asked, see the dry run: %s", strings.Join(slices.Compact(asked), ", "))
+	return orOK(list, "asked, see the dry run: %s", strings.Join(sets.List(asked), ", "))
 }
 
 // matches reports whether the server asks h about a gateway for a relevant pod.
