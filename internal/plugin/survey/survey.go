@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -54,9 +55,9 @@ func Run(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod, gi
 	if err := cluster.readNodes(ctx, client, len(given.Capture) > 0); err != nil {
 		return nil, err
 	}
-	nodeAddresses := cluster.nodeAddresses(pods)
+	addresses := nodeAddresses(cluster.nodes, pods)
 	if len(cluster.Capture) == 0 {
-		if err := cluster.findPods(ctx, client, pods, nodeAddresses); err != nil {
+		if err := cluster.findPods(ctx, client, pods, addresses); err != nil {
 			return nil, err
 		}
 	}
@@ -67,10 +68,10 @@ func Run(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod, gi
 	}
 	cluster.Capture, cluster.Services = compact(cluster.Capture), compact(cluster.Services)
 	cluster.Exclude = slices.Clone(given.Exclude)
-	cluster.captureNodePorts(nodeAddresses, given.NodePorts)
+	cluster.captureNodePorts(addresses, given.NodePorts)
 	if len(cluster.Nodes) == 0 { // else all other ports of the nodes are excluded already
 		captured := setOf(slices.Concat(cluster.Capture, cluster.Services))
-		for _, address := range nodeAddresses {
+		for _, address := range addresses {
 			// Other nodes are outside the capture anyway, and the configuration of
 			// a gateway has to fit into one environment variable (128 KiB on Linux).
 			if captured.Contains(address) {
@@ -104,18 +105,11 @@ func (s *Survey) captureNodePorts(addresses []netip.Addr, ports [2]uint16) {
 // and from all addresses of pod's own node, whose kubelet probes it.
 func (s *Survey) PlaintextFrom(pod *corev1.Pod, given []netip.Prefix) []netip.Prefix {
 	list := slices.Clone(given)
-	add := func(text string) {
-		if ip, err := netip.ParseAddr(text); err == nil && ip.Zone() == "" {
-			list = append(list, host(ip.Unmap()))
-		}
-	}
-	for _, hostIP := range pod.Status.HostIPs {
-		add(hostIP.IP)
-	}
-	add(pod.Status.HostIP)
-	if node := s.nodes[pod.Spec.NodeName]; node != nil {
-		for _, address := range node.Status.Addresses {
-			add(address.Address)
+	own := maps.Clone(s.nodes)
+	maps.DeleteFunc(own, func(name string, _ *corev1.Node) bool { return name != pod.Spec.NodeName })
+	for _, ip := range nodeAddresses(own, []corev1.Pod{*pod}) {
+		if ip.Zone() == "" {
+			list = append(list, host(ip))
 		}
 	}
 	return compact(list)
@@ -136,22 +130,24 @@ func (s *Survey) readNodes(ctx context.Context, client kubernetes.Interface, opt
 	return nil
 }
 
-// nodeAddresses returns the addresses of all nodes, or as many as pods tell.
-func (s *Survey) nodeAddresses(pods []corev1.Pod) []netip.Addr {
+// nodeAddresses returns the addresses of nodes, and those that pods tell of their own.
+func nodeAddresses(nodes map[string]*corev1.Node, pods []corev1.Pod) []netip.Addr {
 	var found []netip.Addr
-	for _, node := range s.nodes {
+	add := func(text string) {
+		// Host names do not parse and are no addresses.
+		if ip, err := netip.ParseAddr(text); err == nil {
+			found = append(found, ip.Unmap())
+		}
+	}
+	for _, node := range nodes {
 		for _, address := range node.Status.Addresses {
-			// Host names do not parse and are no addresses.
-			if ip, err := netip.ParseAddr(address.Address); err == nil {
-				found = append(found, ip.Unmap())
-			}
+			add(address.Address)
 		}
 	}
 	for i := range pods {
+		add(pods[i].Status.HostIP)
 		for _, hostIP := range pods[i].Status.HostIPs {
-			if ip, err := netip.ParseAddr(hostIP.IP); err == nil {
-				found = append(found, ip.Unmap())
-			}
+			add(hostIP.IP)
 		}
 	}
 	slices.SortFunc(found, netip.Addr.Compare)
