@@ -29,7 +29,7 @@ func (in *Injector) differences(pod *corev1.Pod, name string, status *api.Status
 	if err != nil {
 		return nil
 	}
-	wanted := in.configFor(pod, installed.PodIPs(pod))
+	wanted := in.configFor(pod)
 	mode, allow := has.Mode, has.Allow
 	if status != nil && status.Mode != "" {
 		mode, allow = status.Mode, status.Allow

@@ -3,7 +3,6 @@ package inject
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -27,12 +26,6 @@ type Authority interface {
 	remote.Authority
 	// Issue is Sign for a key that is made with the certificate.
 	Issue(ca.LeafRequest) (*ca.Leaf, error)
-}
-
-func (in *Injector) mint(pod *corev1.Pod, ips []netip.Addr) (*ca.Leaf, error) {
-	return in.Authority.Issue(ca.LeafRequest{
-		Identity: installed.Identity(pod, in.Authority.TrustDomain()), IPs: ips, TTL: in.Options.TTL,
-	})
 }
 
 // secretName returns a new name that tells which pod it is about.
