@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/pcapng"
@@ -52,7 +54,9 @@ type Verifier struct {
 
 // New returns a Verifier for a cluster.
 func New(gateways *remote.Client) *Verifier {
-	return &Verifier{Gateways: gateways, Log: logReader{gateways.Kube}.read}
+	return &Verifier{Gateways: gateways, Log: func(ctx context.Context, g remote.Ref, since time.Duration) ([]api.Connection, error) {
+		return readLog(ctx, gateways.Kube, g, since)
+	}}
 }
 
 // Verify sends a canary from one pod to another and returns what was seen. An error
@@ -271,22 +275,19 @@ func (r *run) readLogs(ctx context.Context, local netip.AddrPort, a, b *evidence
 func (r *run) findLine(ctx context.Context, g *remote.Conn, direction string, local netip.AddrPort) *api.Connection {
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
-	for {
-		lines, err := r.Log(ctx, g.Ref(), time.Since(r.started))
-		if err == nil {
-			for _, c := range lines {
-				mine := c.Source == local || !local.IsValid() && c.Reason != ""
-				if c.Direction == direction && mine && c.Destination == r.result.Destination {
-					return &c
-				}
-			}
+	var found *api.Connection
+	_ = wait.PollUntilContextCancel(ctx, 100*time.Millisecond, true, func(ctx context.Context) (bool, error) {
+		lines, _ := r.Log(ctx, g.Ref(), time.Since(r.started))
+		i := slices.IndexFunc(lines, func(c api.Connection) bool {
+			mine := c.Source == local || !local.IsValid() && c.Reason != ""
+			return c.Direction == direction && mine && c.Destination == r.result.Destination
+		})
+		if i >= 0 {
+			found = &lines[i]
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
+		return found != nil, nil
+	})
+	return found
 }
 
 // ports are those that a canary can pass on its way.
