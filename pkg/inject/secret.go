@@ -38,7 +38,6 @@ func secretName(pod string) string {
 // newSecret describes the Secret that brings cert, key and bundle to the
 // container of pod. It goes with the pod at the latest, because the pod owns it.
 func (in *Injector) newSecret(pod *corev1.Pod, name, container string, cert, key []byte) *corev1.Secret {
-	immutable := true
 	secret := &corev1.Secret{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
 		ObjectMeta: metav1.ObjectMeta{
@@ -51,7 +50,7 @@ func (in *Injector) newSecret(pod *corev1.Pod, name, container string, cert, key
 			}},
 		},
 		Type:      corev1.SecretTypeTLS,
-		Immutable: &immutable,
+		Immutable: new(true),
 		Data: map[string][]byte{
 			corev1.TLSCertKey:       cert,
 			corev1.TLSPrivateKeyKey: key,

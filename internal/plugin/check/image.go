@@ -40,8 +40,7 @@ const (
 // testPod is a temporary pod in which the gateway's program prints its version. Pod
 // Security admits it at every level, and watch adds no gateway to it.
 func testPod(namespace, image string, policy corev1.PullPolicy) *corev1.Pod {
-	no, yes, user := false, true, int64(65532)
-	grace, deadline := int64(0), int64((5 * time.Minute).Seconds())
+	const user = int64(65532)
 	small := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("50m"), corev1.ResourceMemory: resource.MustParse("64Mi")}
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
@@ -51,18 +50,18 @@ func testPod(namespace, image string, policy corev1.PullPolicy) *corev1.Pod {
 		},
 		Spec: corev1.PodSpec{
 			RestartPolicy:                 corev1.RestartPolicyNever,
-			AutomountServiceAccountToken:  &no,
-			EnableServiceLinks:            &no,
-			TerminationGracePeriodSeconds: &grace,
+			AutomountServiceAccountToken:  new(false),
+			EnableServiceLinks:            new(false),
+			TerminationGracePeriodSeconds: new(int64(0)),
 			// The pod ends even if this program is killed before it deletes the pod.
-			ActiveDeadlineSeconds: &deadline,
-			SecurityContext: &corev1.PodSecurityContext{RunAsNonRoot: &yes, RunAsUser: &user, RunAsGroup: &user,
+			ActiveDeadlineSeconds: new(int64((5 * time.Minute).Seconds())),
+			SecurityContext: &corev1.PodSecurityContext{RunAsNonRoot: new(true), RunAsUser: new(user), RunAsGroup: new(user),
 				SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
 			Containers: []corev1.Container{{
 				Name: installed.ContainerName, Image: image, ImagePullPolicy: policy, Args: []string{"version"},
 				TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 				Resources:                corev1.ResourceRequirements{Requests: small, Limits: small},
-				SecurityContext: &corev1.SecurityContext{AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,
+				SecurityContext: &corev1.SecurityContext{AllowPrivilegeEscalation: new(false), ReadOnlyRootFilesystem: new(true),
 					Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}},
 			}},
 		},
@@ -132,8 +131,7 @@ func (f *facts) testImage(ctx context.Context, pod *corev1.Pod) finding {
 	}
 	deletion, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
-	now := int64(0)
-	if err := client.Delete(deletion, created.Name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil && !apierrors.IsNotFound(err) {
+	if err := client.Delete(deletion, created.Name, metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}); err != nil && !apierrors.IsNotFound(err) {
 		f.say("the pod of the test could not be deleted: %v; kubectl delete pod %s -n %s", err, created.Name, created.Namespace)
 	}
 	return found
@@ -167,8 +165,7 @@ func (f *facts) awaitImage(ctx context.Context, pod *corev1.Pod) finding {
 // judgeOutput checks that the gateway's program ran: other programs may ignore their
 // arguments. Without the right to read logs, exit code 0 has to suffice.
 func (f *facts) judgeOutput(ctx context.Context, pod *corev1.Pod, found finding) finding {
-	limit := int64(outputLimit)
-	text, err := f.Client.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{LimitBytes: &limit}).DoRaw(ctx)
+	text, err := f.Client.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{LimitBytes: new(int64(outputLimit))}).DoRaw(ctx)
 	if err != nil {
 		return found
 	}

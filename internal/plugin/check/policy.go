@@ -79,8 +79,7 @@ func (f *facts) tryPrivileged(ctx context.Context) map[string]error {
 	for _, namespace := range f.namespaces() {
 		pod := testPod(namespace, f.Image, f.PullPolicy)
 		pod.Spec.SecurityContext = nil
-		yes, root := true, int64(0)
-		pod.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Privileged: &yes, RunAsUser: &root}
+		pod.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Privileged: new(true), RunAsUser: new(int64(0))}
 		_, err := f.Client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		outcomes[namespace] = err
 	}

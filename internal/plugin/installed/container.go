@@ -54,7 +54,6 @@ func Supervisor(name, image string, policy corev1.PullPolicy, config string) *co
 
 // program describes a container that runs the gateway's program.
 func program(name, image string, policy corev1.PullPolicy, command, config string) *corev1.EphemeralContainer {
-	yes, no, root := true, false, int64(0)
 	return &corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
 		Name:            name,
 		Image:           image,
@@ -65,7 +64,7 @@ func program(name, image string, policy corev1.PullPolicy, command, config strin
 		// Only a privileged container sees the pod's cgroup. The users are set
 		// because the pod may demand another one, or none but root.
 		SecurityContext: &corev1.SecurityContext{
-			Privileged: &yes, RunAsUser: &root, RunAsGroup: &root, RunAsNonRoot: &no,
+			Privileged: new(true), RunAsUser: new(int64(0)), RunAsGroup: new(int64(0)), RunAsNonRoot: new(false),
 		},
 		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 	}}

@@ -24,9 +24,8 @@ const (
 
 // readLog reads the log of a gateway from the API server.
 func readLog(ctx context.Context, client kubernetes.Interface, g remote.Ref, since time.Duration) ([]api.Connection, error) {
-	seconds, lines := int64(since.Seconds())+2, int64(maxLines)
 	stream, err := client.CoreV1().Pods(g.Namespace).GetLogs(g.Pod, &corev1.PodLogOptions{
-		Container: g.Container, SinceSeconds: &seconds, TailLines: &lines,
+		Container: g.Container, SinceSeconds: new(int64(since.Seconds()) + 2), TailLines: new(int64(maxLines)),
 	}).Stream(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("reading the log of pod %s/%s: %w", g.Namespace, g.Pod, err)
