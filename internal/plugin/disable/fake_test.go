@@ -39,16 +39,13 @@ type gateway struct {
 func podWith(gateways ...gateway) *corev1.Pod {
 	pod := fakecluster.NewPod("p")
 	for _, g := range gateways {
-		name := installed.NextName(pod)
 		config := "broken"
 		if g.onFailure != "" {
 			config = fmt.Sprintf(`{"version":1,"pod":{"namespace":"shop","name":"p","uid":"uid-p","serviceAccount":"default"},
 				"podIPs":["10.0.0.7"],"trustDomain":"td","mode":"strict","onFailure":%q,"capture":["10.0.0.0/8"]}`, g.onFailure)
 		}
-		pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, corev1.EphemeralContainer{
-			EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: name, Image: "gateway:v1", ImagePullPolicy: corev1.PullNever,
-				Args: []string{cmp.Or(g.command, "supervise")}, Env: []corev1.EnvVar{{Name: api.EnvConfig, Value: config}}}})
-		pod.Status.EphemeralContainerStatuses = append(pod.Status.EphemeralContainerStatuses, corev1.ContainerStatus{Name: name, State: g.state})
+		container := fakecluster.AddGateway(pod, config, g.state)
+		container.ImagePullPolicy, container.Args = corev1.PullNever, []string{cmp.Or(g.command, "supervise")}
 	}
 	return pod
 }

@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 )
 
 // logs is an API server for the logs of some pods.
@@ -103,14 +104,8 @@ func writeLines(w http.ResponseWriter, first, n int) {
 func gatewayPod(name string, states ...corev1.ContainerState) *corev1.Pod {
 	pod := &corev1.Pod{TypeMeta: metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"},
 		ObjectMeta: metav1.ObjectMeta{Namespace: "demo", Name: name, UID: types.UID(name)}}
-	for i, state := range states {
-		container := "kube-gateway"
-		if i > 0 {
-			container = fmt.Sprintf("kube-gateway-%d", i+1)
-		}
-		pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, corev1.EphemeralContainer{
-			EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: container, Env: []corev1.EnvVar{{Name: api.EnvConfig, Value: "{}"}}}})
-		pod.Status.EphemeralContainerStatuses = append(pod.Status.EphemeralContainerStatuses, corev1.ContainerStatus{Name: container, State: state})
+	for _, state := range states {
+		fakecluster.AddGateway(pod, "{}", state)
 	}
 	return pod
 }
