@@ -5,6 +5,7 @@ package fakecluster
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +24,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 )
 
@@ -73,6 +75,19 @@ func NewPod(name string) *corev1.Pod {
 			PodIPs: []corev1.PodIP{{IP: "10.244.1.7"}, {IP: "fd00:10:244:1::7"}},
 		},
 	}
+}
+
+// AddGateway gives pod its next gateway, with config, in the given state, and returns the
+// container.
+func AddGateway(pod *corev1.Pod, config string, state corev1.ContainerState) *corev1.EphemeralContainer {
+	name := "kube-gateway"
+	if n := len(pod.Spec.EphemeralContainers); n > 0 {
+		name = fmt.Sprintf("kube-gateway-%d", n+1)
+	}
+	pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
+		Name: name, Image: "gateway:v1", Env: []corev1.EnvVar{{Name: api.EnvConfig, Value: config}}}})
+	pod.Status.EphemeralContainerStatuses = append(pod.Status.EphemeralContainerStatuses, corev1.ContainerStatus{Name: name, State: state})
+	return &pod.Spec.EphemeralContainers[len(pod.Spec.EphemeralContainers)-1]
 }
 
 // New returns a cluster with objects, whose containers come to run at once.

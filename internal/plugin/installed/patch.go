@@ -77,10 +77,10 @@ func AddContainer(ctx context.Context, client kubernetes.Interface, pod *corev1.
 		}
 		patched, err := client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, body, options, "ephemeralcontainers")
 		switch {
-		case err == nil && !dryRun:
-			pod = patched
-			return true, nil
 		case err == nil:
+			if !dryRun {
+				pod = patched
+			}
 			return true, nil
 		case !apierrors.IsConflict(err):
 			return false, explainPatch(fmt.Errorf("adding container %s: %w", container.Name, err), pod.Namespace)
@@ -126,20 +126,16 @@ var (
 
 // explainPatch adds advice to the refusal of the patch that adds the container.
 func explainPatch(err error, namespace string) error {
-	if err == nil {
-		return nil
-	}
+	const exception = " must make an exception for the ephemeral container " + ContainerName
 	text := err.Error()
 	switch webhook, policy := webhookDenied.FindStringSubmatch(text), policyDenied.FindStringSubmatch(text); {
 	case strings.Contains(text, "violates PodSecurity"):
 		return api.WithHint(err, fmt.Sprintf("the gateway needs a privileged container: "+
 			"'kubectl label namespace %s pod-security.kubernetes.io/enforce=privileged --overwrite'", namespace))
 	case webhook != nil:
-		return api.WithHint(err, fmt.Sprintf("admission webhook %s must make an exception for the ephemeral container %s",
-			webhook[1], ContainerName))
+		return api.WithHint(err, "admission webhook "+webhook[1]+exception)
 	case policy != nil:
-		return api.WithHint(err, fmt.Sprintf("ValidatingAdmissionPolicy %s must make an exception for the ephemeral container %s",
-			policy[1], ContainerName))
+		return api.WithHint(err, "ValidatingAdmissionPolicy "+policy[1]+exception)
 	case apierrors.IsForbidden(err):
 		return api.WithHint(err, missing.To("patch", "pods/ephemeralcontainers", namespace))
 	case apierrors.IsNotFound(err):

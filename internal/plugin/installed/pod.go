@@ -1,6 +1,7 @@
 package installed
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -64,9 +65,5 @@ func PodIPs(pod *corev1.Pod) []netip.Addr {
 
 // Identity returns whom a certificate for pod is to name: its service account in its namespace.
 func Identity(pod *corev1.Pod, trustDomain string) identity.ID {
-	account := pod.Spec.ServiceAccountName
-	if account == "" {
-		account = "default"
-	}
-	return identity.ID{TrustDomain: trustDomain, Namespace: pod.Namespace, ServiceAccount: account}
+	return identity.ID{TrustDomain: trustDomain, Namespace: pod.Namespace, ServiceAccount: cmp.Or(pod.Spec.ServiceAccountName, "default")}
 }

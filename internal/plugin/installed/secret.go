@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -52,14 +53,8 @@ func RemoveStale(ctx context.Context, client kubernetes.Interface, pod *corev1.P
 	if err != nil {
 		return err
 	}
-	for i := range list {
-		if stale(&list[i], pod) {
-			if err := DeleteSecret(ctx, client, list[i].Namespace, list[i].Name); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	_, err = deleteAll(ctx, client, slices.DeleteFunc(list, func(secret corev1.Secret) bool { return !stale(&secret, pod) }))
+	return err
 }
 
 // ErrSecretsUnseen says that the user may not look for Secrets.
@@ -75,12 +70,17 @@ func DeleteSecrets(ctx context.Context, client kubernetes.Interface, pod *corev1
 	if err != nil {
 		return 0, err
 	}
-	for i := range list {
-		if err := DeleteSecret(ctx, client, list[i].Namespace, list[i].Name); err != nil {
+	return deleteAll(ctx, client, list)
+}
+
+// deleteAll deletes secrets, and returns how many it deleted.
+func deleteAll(ctx context.Context, client kubernetes.Interface, secrets []corev1.Secret) (int, error) {
+	for i := range secrets {
+		if err := DeleteSecret(ctx, client, secrets[i].Namespace, secrets[i].Name); err != nil {
 			return i, err
 		}
 	}
-	return len(list), nil
+	return len(secrets), nil
 }
 
 func listSecrets(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) ([]corev1.Secret, error) {
@@ -111,15 +111,8 @@ func stale(secret *corev1.Secret, pod *corev1.Pod) bool {
 }
 
 func readsSecret(pod *corev1.Pod, container, secret string) bool {
-	for i := range pod.Spec.EphemeralContainers {
-		if pod.Spec.EphemeralContainers[i].Name != container {
-			continue
-		}
-		for _, env := range pod.Spec.EphemeralContainers[i].Env {
-			if env.ValueFrom != nil && env.ValueFrom.SecretKeyRef != nil && env.ValueFrom.SecretKeyRef.Name == secret {
-				return true
-			}
-		}
-	}
-	return false
+	c, err := containerOf(pod, container)
+	return err == nil && slices.ContainsFunc(c.Env, func(env corev1.EnvVar) bool {
+		return env.ValueFrom != nil && env.ValueFrom.SecretKeyRef != nil && env.ValueFrom.SecretKeyRef.Name == secret
+	})
 }
