@@ -36,14 +36,22 @@ func (o *changeOptions) verb(wanted change.Change) *podVerb[change.Result, chang
 	case len(wanted.Allow) > 0:
 		done = "allows " + strings.Join(wanted.Allow, " ")
 	}
+	changer := change.Changer{Timeout: o.timeout}
+	var kube kubernetes.Interface
 	return &podVerb[change.Result, changeItem]{
 		podFlags: &o.podFlags, question: question, gateways: true,
 		begin: func(_ context.Context, _ *report, config *rest.Config, client kubernetes.Interface) (func(context.Context, *corev1.Pod) change.Result, error) {
-			changer := change.Changer{Gateways: remote.NewClient(config, client), Timeout: o.timeout}
+			changer.Gateways, kube = remote.NewClient(config, client), client
 			return func(ctx context.Context, pod *corev1.Pod) change.Result { return changer.Change(ctx, pod, wanted) }, nil
 		},
+		survey: func(ctx context.Context, r *report, pods []corev1.Pod) error {
+			if wanted.Mode == api.Permissive {
+				return nil
+			}
+			return carry(ctx, r, kube, pods, &changer)
+		},
 		tell: func(result change.Result) outcome {
-			return outcome{pod: result.Pod, done: "gateway " + done, warnings: result.Warnings, err: result.Err}
+			return outcome{pod: result.Pod, done: "gateway " + done, notes: carried(result.Covered), warnings: result.Warnings, err: result.Err}
 		},
 		item:    newChangeItem,
 		closing: func(found *targets.Selection, _ []change.Result) []string { return ofWorkloads(found.Workloads) },
