@@ -19,6 +19,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
@@ -136,7 +137,7 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 	plugin := &watch.Plugin{
 		Client: client, Gateways: remote.NewClient(config, client),
 		Options: settings, Drain: o.drain,
-		Authority: func(ctx context.Context) (inject.Authority, error) {
+		Authority: func(ctx context.Context) (*ca.Authority, error) {
 			return authority.Load(ctx, authority.Location{Client: client, Dir: o.settings.authorityDir})
 		},
 		Warn: report.warnings,

@@ -72,7 +72,7 @@ type Options struct {
 // Injector adds gateways to pods. It is safe for concurrent use.
 type Injector struct {
 	Client    kubernetes.Interface
-	Authority Authority
+	Authority *ca.Authority
 	Gateways  *remote.Client
 	Survey    *survey.Survey
 	Options   Options

@@ -17,6 +17,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
@@ -42,12 +43,12 @@ type Plugin struct {
 	// Drain bounds how long connections of gateways that are disabled may go on.
 	Drain time.Duration
 	// Authority reads the authority.
-	Authority func(context.Context) (inject.Authority, error)
+	Authority func(context.Context) (*ca.Authority, error)
 	// Warn is called with what a survey of the cluster had to guess, if it is not
 	// what the one before had to. Calls do not overlap.
 	Warn func([]string)
 
-	authority cached[inject.Authority]
+	authority cached[*ca.Authority]
 	survey    cached[*survey.Survey]
 	warned    []string
 }
@@ -110,8 +111,8 @@ func (p *Plugin) Ask(ctx context.Context, pod *corev1.Pod, container string) (*a
 	return p.Gateways.Gateway(pod, container).Status(ctx)
 }
 
-func (p *Plugin) readAuthority(ctx context.Context) (inject.Authority, error) {
-	return p.authority.get(authorityAge, func() (inject.Authority, error) { return p.Authority(ctx) })
+func (p *Plugin) readAuthority(ctx context.Context) (*ca.Authority, error) {
+	return p.authority.get(authorityAge, func() (*ca.Authority, error) { return p.Authority(ctx) })
 }
 
 // cluster returns what a gateway for pod has to know of the cluster. A pod with

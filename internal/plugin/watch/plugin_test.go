@@ -120,7 +120,7 @@ func covers(cluster *survey.Survey, text string) bool {
 
 func TestPluginSaysWhatIsMissing(t *testing.T) {
 	away := errors.New("no authority")
-	p := &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (inject.Authority, error) { return nil, away }}
+	p := &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (*ca.Authority, error) { return nil, away }}
 	if out := p.Enable(t.Context(), fakecluster.NewPod("p"), true); !errors.Is(out.Err, away) || out.Refused {
 		t.Errorf("%+v", out)
 	}
@@ -128,7 +128,7 @@ func TestPluginSaysWhatIsMissing(t *testing.T) {
 		t.Errorf("%+v", out)
 	}
 	authority := must.Get(ca.New(ca.Options{}))(t)
-	p = &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (inject.Authority, error) { return authority, nil },
+	p = &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (*ca.Authority, error) { return authority, nil },
 		Options: inject.Options{Named: api.Coverage{Capture: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}}}
 	pod := fakecluster.NewPod("p")
 	pod.Spec.HostNetwork = true
