@@ -134,7 +134,9 @@ func (o *rotateOptions) leaves() *podVerb[rotated, rotateItem] {
 				return rotated{result, carried.Covered}
 			}, nil
 		},
-		survey: func(ctx context.Context, r *report, pods []corev1.Pod) error { return carry(ctx, r, kube, pods, &changer) },
+		survey: func(ctx context.Context, r *report, pods []corev1.Pod) error {
+			return carry(ctx, r, kube, pods, &changer)
+		},
 		tell: func(result rotated) outcome {
 			told := outcome{pod: result.Pod, notes: carried(result.covered), warnings: result.Warnings, err: result.Err}
 			if result.Err == nil {

@@ -169,4 +169,3 @@ func and(a, b *netipx.IPSet) *netipx.IPSet {
 	set, _ := builder.IPSet() // both are valid
 	return set
 }
-
