@@ -20,6 +20,7 @@ const (
 	inboundMapKgwCounters  = "kgw_counters"
 	inboundMapKgwHandover  = "kgw_handover"
 	inboundMapKgwListeners = "kgw_listeners"
+	inboundMapKgwOutside   = "kgw_outside"
 	inboundMapKgwPlaintext = "kgw_plaintext"
 	inboundMapKgwPorts     = "kgw_ports"
 	inboundMapKgwRanges    = "kgw_ranges"
@@ -83,6 +84,7 @@ type inboundMapSpecs struct {
 	KgwCounters  *ebpf.MapSpec `ebpf:"kgw_counters"`
 	KgwHandover  *ebpf.MapSpec `ebpf:"kgw_handover"`
 	KgwListeners *ebpf.MapSpec `ebpf:"kgw_listeners"`
+	KgwOutside   *ebpf.MapSpec `ebpf:"kgw_outside"`
 	KgwPlaintext *ebpf.MapSpec `ebpf:"kgw_plaintext"`
 	KgwPorts     *ebpf.MapSpec `ebpf:"kgw_ports"`
 	KgwRanges    *ebpf.MapSpec `ebpf:"kgw_ranges"`
@@ -120,6 +122,7 @@ type inboundMaps struct {
 	KgwCounters  *ebpf.Map `ebpf:"kgw_counters"`
 	KgwHandover  *ebpf.Map `ebpf:"kgw_handover"`
 	KgwListeners *ebpf.Map `ebpf:"kgw_listeners"`
+	KgwOutside   *ebpf.Map `ebpf:"kgw_outside"`
 	KgwPlaintext *ebpf.Map `ebpf:"kgw_plaintext"`
 	KgwPorts     *ebpf.Map `ebpf:"kgw_ports"`
 	KgwRanges    *ebpf.Map `ebpf:"kgw_ranges"`
@@ -133,6 +136,7 @@ func (m *inboundMaps) Close() error {
 		m.KgwCounters,
 		m.KgwHandover,
 		m.KgwListeners,
+		m.KgwOutside,
 		m.KgwPlaintext,
 		m.KgwPorts,
 		m.KgwRanges,

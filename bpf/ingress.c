@@ -148,7 +148,7 @@ static __always_inline int steer(struct __sk_buff *skb, const struct config *cfg
 	if (!shown) {
 		if (!cfg->strict)
 			return NEXT;
-		if (plaintext_allowed(t->client.ip)) {
+		if (plaintext_allowed(t)) {
 			COUNT(plaintext_allowed);
 			return NEXT;
 		}
@@ -173,7 +173,7 @@ static __always_inline int steer(struct __sk_buff *skb, const struct config *cfg
  * gateway is gone. */
 static __always_inline int guard(const struct config *cfg, const struct tuple *t)
 {
-	if (!fails_closed(cfg) || plaintext_allowed(t->client.ip))
+	if (!fails_closed(cfg) || plaintext_allowed(t))
 		return NEXT;
 
 	struct bpf_sock *sk REFERENCE = inband_listener(t);

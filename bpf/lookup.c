@@ -31,7 +31,7 @@ int kgw_lookup(struct bpf_sk_lookup *ctx)
 	t.server.port = bpf_htons(ctx->local_port);
 	if (!is_inbound(cfg, &t))
 		return SK_PASS;
-	if (!bpf_map_lookup_elem(&kgw_shown, &t) && (!cfg->strict || plaintext_allowed(t.client.ip)))
+	if (!bpf_map_lookup_elem(&kgw_shown, &t) && (!cfg->strict || plaintext_allowed(&t)))
 		return SK_PASS;
 
 	struct bpf_sock *sk REFERENCE = inband_listener(&t);

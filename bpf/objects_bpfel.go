@@ -22,11 +22,13 @@ type objectsConfig struct {
 	Closed         uint32
 	InbandServices uint32
 	BlockUdp       uint32
+	RefuseOutside  uint32
 	CapturePort    uint16
 	PeerPort       uint16
 	InbandPort     uint16
 	NodePorts      [2]uint16
 	Pad            [3]uint16
+	_              [4]byte
 }
 
 type objectsCounters struct {
@@ -41,6 +43,15 @@ type objectsCounters struct {
 	Steered          uint64
 	PlaintextRefused uint64
 	PlaintextAllowed uint64
+	Excluded         uint64
+	Outside          uint64
+	OutsideRefused   uint64
+}
+
+type objectsDestinations struct {
+	_    structs.HostLayout
+	Bits uint32
+	To   objectsEndpoint
 }
 
 type objectsEndpoint struct {
@@ -51,9 +62,20 @@ type objectsEndpoint struct {
 }
 
 type objectsHandover struct {
-	_    structs.HostLayout
-	Addr objectsEndpoint
-	Role uint32
+	_      structs.HostLayout
+	Addr   objectsEndpoint
+	Role   uint32
+	Action uint32
+}
+
+type objectsPorts struct {
+	_     structs.HostLayout
+	Count uint32
+	List  [32]struct {
+		_     structs.HostLayout
+		First uint16
+		Last  uint16
+	}
 }
 
 type objectsRange struct {
@@ -76,6 +98,7 @@ const (
 	objectsMapKgwCounters    = "kgw_counters"
 	objectsMapKgwHandover    = "kgw_handover"
 	objectsMapKgwListeners   = "kgw_listeners"
+	objectsMapKgwOutside     = "kgw_outside"
 	objectsMapKgwPlaintext   = "kgw_plaintext"
 	objectsMapKgwPorts       = "kgw_ports"
 	objectsMapKgwRanges      = "kgw_ranges"
@@ -157,6 +180,7 @@ type objectsMapSpecs struct {
 	KgwCounters  *ebpf.MapSpec `ebpf:"kgw_counters"`
 	KgwHandover  *ebpf.MapSpec `ebpf:"kgw_handover"`
 	KgwListeners *ebpf.MapSpec `ebpf:"kgw_listeners"`
+	KgwOutside   *ebpf.MapSpec `ebpf:"kgw_outside"`
 	KgwPlaintext *ebpf.MapSpec `ebpf:"kgw_plaintext"`
 	KgwPorts     *ebpf.MapSpec `ebpf:"kgw_ports"`
 	KgwRanges    *ebpf.MapSpec `ebpf:"kgw_ranges"`
@@ -194,6 +218,7 @@ type objectsMaps struct {
 	KgwCounters  *ebpf.Map `ebpf:"kgw_counters"`
 	KgwHandover  *ebpf.Map `ebpf:"kgw_handover"`
 	KgwListeners *ebpf.Map `ebpf:"kgw_listeners"`
+	KgwOutside   *ebpf.Map `ebpf:"kgw_outside"`
 	KgwPlaintext *ebpf.Map `ebpf:"kgw_plaintext"`
 	KgwPorts     *ebpf.Map `ebpf:"kgw_ports"`
 	KgwRanges    *ebpf.Map `ebpf:"kgw_ranges"`
@@ -207,6 +232,7 @@ func (m *objectsMaps) Close() error {
 		m.KgwCounters,
 		m.KgwHandover,
 		m.KgwListeners,
+		m.KgwOutside,
 		m.KgwPlaintext,
 		m.KgwPorts,
 		m.KgwRanges,

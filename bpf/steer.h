@@ -27,14 +27,23 @@ static __always_inline bool is_inbound(const struct config *cfg, const struct tu
 	       t->server.port != cfg->inband_port;
 }
 
-static __always_inline bool plaintext_allowed(const __u32 ip[4])
+static __always_inline bool plaintext_allowed(const struct tuple *t)
 {
+	__u16 port = bpf_ntohs(t->server.port);
 	struct range key = { .bits = 128 };
-	__u32 *allowed;
+	struct ports *allowed;
 
-	copy_ip(key.ip, ip);
+	copy_ip(key.ip, t->client.ip);
 	allowed = bpf_map_lookup_elem(&kgw_plaintext, &key);
-	return allowed && *allowed;
+	if (!allowed)
+		return false;
+	for (__u32 i = 0; i < MAX_PORTS; i++) {
+		if (i >= allowed->count)
+			return false;
+		if (port >= allowed->list[i].first && port <= allowed->list[i].last)
+			return true;
+	}
+	return false;
 }
 
 /* A REFERENCE to the in-band listener for a connection, or NULL. */

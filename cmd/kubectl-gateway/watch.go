@@ -116,7 +116,7 @@ func (o *watchOptions) place(a *app, args []string) (watch.Options, error) {
 }
 
 func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
-	settings, given := o.settings.complete()
+	settings := o.settings.complete()
 	options, err := o.place(a, args)
 	if err != nil {
 		return err
@@ -136,7 +136,7 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 	}
 	plugin := &watch.Plugin{
 		Client: client, Gateways: remote.NewClient(config, client),
-		Options: settings, Given: given, Drain: o.drain,
+		Options: settings, Drain: o.drain,
 		Authority: func(ctx context.Context) (*ca.Authority, error) {
 			return authority.Load(ctx, authority.Location{Client: client, Dir: o.settings.authorityDir})
 		},

@@ -108,16 +108,17 @@ type Capture struct {
 	// Cgroup is the path of the pod's cgroup below the cgroup2 mount.
 	Cgroup string `json:"cgroup"`
 	// Programs are the names of the attached programs.
-	Programs     []string       `json:"programs"`
-	Ranges       []netip.Prefix `json:"ranges"`
-	Services     []netip.Prefix `json:"services,omitempty"`
-	Exclude      []netip.Prefix `json:"exclude,omitempty"`
-	ExcludePorts []uint16       `json:"excludePorts,omitempty"`
-	Nodes        []netip.Addr   `json:"nodes,omitempty"`
-	NodePorts    [2]uint16      `json:"nodePorts,omitzero"`
-	// PlaintextFrom holds the sources that strict mode accepts without TLS.
-	PlaintextFrom []netip.Prefix `json:"plaintextFrom,omitempty"`
-	BlockUDP      bool           `json:"blockUDP,omitempty"`
+	Programs []string `json:"programs"`
+	// Coverage is what is in force, and Fingerprint tells it from others. PlaintextFrom also
+	// has the node's side of the pod's network, which the gateway finds itself.
+	Coverage
+	Fingerprint string `json:"fingerprint,omitempty"`
+	// Named holds what the user named of it, see Config.
+	Named    Coverage `json:"named,omitzero"`
+	BlockUDP bool     `json:"blockUDP,omitempty"`
+	// OutsideNetworks lists the networks of OutsideConnections, those with most of them first.
+	// It is bounded: OutsideConnections counts all.
+	OutsideNetworks []OutsideNetwork `json:"outsideNetworks,omitempty"`
 	CaptureCounts
 }
 
@@ -150,6 +151,20 @@ type CaptureCounts struct {
 	// reset, or dropped while no worker listened (FailClosed).
 	PlaintextAllowed uint64 `json:"plaintextAllowed,omitempty"`
 	PlaintextRefused uint64 `json:"plaintextRefused,omitempty"`
+	// Excluded counts connections that were not captured because the coverage excludes or
+	// passes their destination.
+	Excluded uint64 `json:"excluded,omitempty"`
+	// OutsideConnections counts connections into private address space that no range names,
+	// OutsideRefused those of them that were refused.
+	OutsideConnections uint64 `json:"outsideConnections,omitempty"`
+	OutsideRefused     uint64 `json:"outsideRefused,omitempty"`
+}
+
+// OutsideNetwork counts connections into a network in private address space that no range
+// names, a /24 of IPv4 or a /64 of IPv6.
+type OutsideNetwork struct {
+	Network     netip.Prefix `json:"network"`
+	Connections uint64       `json:"connections"`
 }
 
 // Traffic counts connections since the gateway started, worker restarts included.

@@ -183,7 +183,7 @@ func TestReduce(t *testing.T) {
 	s.Missing = []string{"left-out", "left-out"}
 	s.Capture.Cgroup, s.Capture.Programs = "left-out", []string{"left-out"}
 	for range 10_000 {
-		s.Capture.Ranges = append(s.Capture.Ranges, netip.MustParsePrefix("192.0.2.0/24"))
+		s.Capture.Exclude = append(s.Capture.Exclude, netip.MustParsePrefix("192.0.2.0/24"))
 	}
 	s.Existing.Connections = []api.ExistingConnection{{Direction: "left-out"}}
 	reduced := Reduce(s)

@@ -40,8 +40,6 @@ type Plugin struct {
 	Gateways *remote.Client
 	// Options are those of the gateways to be; Watched is set for each.
 	Options inject.Options
-	// Given are the ranges that need not be looked for.
-	Given survey.Ranges
 	// Drain bounds how long connections of gateways that are disabled may go on.
 	Drain time.Duration
 	// Authority reads the authority.
@@ -121,7 +119,7 @@ func (p *Plugin) readAuthority(ctx context.Context) (*ca.Authority, error) {
 // an address that nobody announced shows that there is something new.
 func (p *Plugin) cluster(ctx context.Context, pod *corev1.Pod) (*survey.Survey, error) {
 	read := func() (*survey.Survey, error) {
-		cluster, err := survey.Run(ctx, p.Client, []corev1.Pod{*pod}, p.Given)
+		cluster, err := survey.Run(ctx, p.Client, []corev1.Pod{*pod}, p.Options.Named)
 		if err == nil && p.Warn != nil && !slices.Equal(cluster.Warnings, p.warned) {
 			p.warned = cluster.Warnings
 			p.Warn(cluster.Warnings)
@@ -129,11 +127,11 @@ func (p *Plugin) cluster(ctx context.Context, pod *corev1.Pod) (*survey.Survey, 
 		return cluster, err
 	}
 	cluster, err := p.survey.get(surveyAge, read)
-	if err != nil || len(p.Given.Capture) > 0 {
+	if err != nil || len(p.Options.Named.Capture) > 0 {
 		return cluster, err
 	}
 	if slices.ContainsFunc(installed.PodIPs(pod), func(ip netip.Addr) bool {
-		return !slices.ContainsFunc(cluster.Capture, func(r netip.Prefix) bool { return r.Contains(ip) })
+		return !slices.ContainsFunc(cluster.Found.Capture, func(r netip.Prefix) bool { return r.Contains(ip) })
 	}) {
 		return p.survey.get(surveyPause, read)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 func TestCached(t *testing.T) {
@@ -77,7 +78,7 @@ func TestSurveyFollowsTheCluster(t *testing.T) {
 		ranges := func(pod *corev1.Pod) int {
 			t.Helper()
 			cluster := must.Get(p.cluster(t.Context(), pod))(t)
-			return len(cluster.Capture)
+			return len(cluster.Found.Capture)
 		}
 		pod, far := fakecluster.NewPod("p"), fakecluster.NewPod("far")
 		far.Status.PodIP, far.Status.PodIPs = "10.250.1.1", nil
@@ -109,7 +110,7 @@ func TestSurveyFollowsTheCluster(t *testing.T) {
 }
 
 func covers(cluster *survey.Survey, text string) bool {
-	for _, r := range cluster.Capture {
+	for _, r := range cluster.Found.Capture {
 		if r.Overlaps(netip.MustParsePrefix(text)) {
 			return true
 		}
@@ -128,7 +129,7 @@ func TestPluginSaysWhatIsMissing(t *testing.T) {
 	}
 	authority := must.Get(ca.New(ca.Options{}))(t)
 	p = &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (*ca.Authority, error) { return authority, nil },
-		Given: survey.Ranges{Capture: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}}
+		Options: inject.Options{Named: api.Coverage{Capture: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}}}
 	pod := fakecluster.NewPod("p")
 	pod.Spec.HostNetwork = true
 	if out := p.Enable(t.Context(), pod, true); !out.Refused || api.Hint(out.Err) == "" {
