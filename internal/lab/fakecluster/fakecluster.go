@@ -5,6 +5,8 @@ package fakecluster
 import (
 	"encoding/json"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,7 +22,11 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	restfake "k8s.io/client-go/rest/fake"
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
@@ -40,6 +46,9 @@ type Cluster struct {
 	// Denied holds what the user may not do, as "verb resource" or
 	// "verb resource/subresource".
 	Denied map[string]bool
+	// Plain holds answers of the server, in JSON, to plain requests by path and query. It
+	// knows no others.
+	Plain map[string]string
 
 	mu    sync.Mutex
 	added []corev1.EphemeralContainer
@@ -94,6 +103,33 @@ func New(t testing.TB, objects ...runtime.Object) *Cluster {
 	})
 	return c
 }
+
+// Discovery is that of the clientset. Its plain client knows Plain, if there is any.
+func (c *Cluster) Discovery() discovery.DiscoveryInterfaces {
+	if c.Plain == nil {
+		return c.Clientset.Discovery()
+	}
+	return &plainDiscovery{c.Clientset.Discovery(), &restfake.RESTClient{
+		NegotiatedSerializer: scheme.Codecs.WithoutConversion(),
+		Client: restfake.CreateHTTPClient(func(request *http.Request) (*http.Response, error) {
+			w := httptest.NewRecorder()
+			if answer, ok := c.Plain[request.URL.RequestURI()]; ok {
+				w.WriteString(answer)
+			} else {
+				w.WriteHeader(http.StatusNotFound)
+			}
+			return w.Result(), nil
+		}),
+	}}
+}
+
+// plainDiscovery is a discovery client with a client for plain requests.
+type plainDiscovery struct {
+	discovery.DiscoveryInterfaces
+	plain rest.Interface
+}
+
+func (d *plainDiscovery) RESTClient() rest.Interface { return d.plain }
 
 // watch begins with the pods as they are. The tracker forgets what comes between a list
 // and a watch, which a server does not.

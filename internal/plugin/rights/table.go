@@ -17,6 +17,9 @@ const (
 	// Services comes on top of Enable and Watch in clusters that announce their ranges
 	// in no other way.
 	Services Use = "enable without ServiceCIDRs or podCIDRs"
+	// Servers comes on top of Enable and Watch, and of Status for mode strict, where a pod
+	// serves webhooks or aggregated APIs. Without them, strict mode refuses the API server.
+	Servers Use = "enable of webhooks and APIs"
 	// Status is that of all verbs that ask gateways: mode, allow, packets, verify, metrics.
 	Status  Use = "status"
 	Tail    Use = "tail"
@@ -79,6 +82,9 @@ func Table() []Need {
 		trust  = "tells which authority the cluster trusts"
 		apps   = "apps"
 		ranges = "networking.k8s.io"
+		hooks  = "admissionregistration.k8s.io"
+		called = "finds the pods that the API server connects to"
+		ifNone = "no pod is one, or the API server is in --allow-plaintext-from"
 	)
 	bundle := []string{authority.BundleName}
 	copies := []string{authority.SecretName, authority.NextSecretName, authority.PreviousSecretName}
@@ -94,6 +100,11 @@ func Table() []Need {
 		{Use: Enable, Verbs: "list", Group: ranges, Resource: "servicecidrs", Scope: Cluster, Why: "finds ranges of Services", Unless: "--service-cidr is given"},
 
 		{Use: Services, Verbs: "list", Resource: "services", Scope: AllNamespaces, Why: "finds ranges of Services by their addresses", Unless: "--service-cidr is given"},
+
+		{Use: Servers, Verbs: "list", Group: hooks, Resource: "validatingwebhookconfigurations", Scope: Cluster, Why: called, Unless: ifNone},
+		{Use: Servers, Verbs: "list", Group: hooks, Resource: "mutatingwebhookconfigurations", Scope: Cluster, Why: called, Unless: ifNone},
+		{Use: Servers, Verbs: "list", Group: "apiextensions.k8s.io", Resource: "customresourcedefinitions", Scope: Cluster, Why: called, Unless: ifNone},
+		{Use: Servers, Verbs: "list", Group: "apiregistration.k8s.io", Resource: "apiservices", Scope: Cluster, Why: called, Unless: ifNone},
 
 		{Use: Secrets, Verbs: "create", Resource: "secrets", Why: "brings the key to the pod"},
 		{Use: Secrets, Verbs: "list", Resource: "secrets", Why: "finds what an enable that was killed has left", Unless: "none was killed"},

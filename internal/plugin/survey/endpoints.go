@@ -28,7 +28,7 @@ func (s *Survey) findEndpoints(read *read) {
 	}
 	for _, service := range read.services {
 		for _, port := range service.Spec.Ports {
-			if port.Protocol != corev1.ProtocolTCP && port.Protocol != "" {
+			if !isTCP(port.Protocol) {
 				continue
 			}
 			for _, ip := range externalAddresses(service) {

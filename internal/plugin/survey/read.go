@@ -29,6 +29,9 @@ type read struct {
 	apiServerErr error
 	pods         []pod
 	podsErr      error
+	// calls are the Services that the API server connects to.
+	calls    []call
+	callsErr error
 }
 
 // pod is what matters of a pod that has a network of its own.
@@ -71,6 +74,7 @@ func readAll(ctx context.Context, client kubernetes.Interface) *read {
 			}
 		})
 	})
+	reading.Go(func() { r.calls, r.callsErr = readCalls(ctx, client) })
 	reading.Wait()
 	return r
 }
@@ -78,7 +82,7 @@ func readAll(ctx context.Context, client kubernetes.Interface) *read {
 func hostPorts(p *corev1.Pod) (ports []corev1.ContainerPort) {
 	for _, container := range p.Spec.Containers {
 		for _, port := range container.Ports {
-			if port.HostPort != 0 && (port.Protocol == corev1.ProtocolTCP || port.Protocol == "") {
+			if port.HostPort != 0 && isTCP(port.Protocol) {
 				ports = append(ports, port)
 			}
 		}

@@ -29,6 +29,12 @@ type Survey struct {
 	nodes map[string]*corev1.Node
 	// addresses are those of nodes, by name, that belong to no pod.
 	addresses map[string][]netip.Addr
+	// leading are the Services with a selector, by namespace, and calls what the cluster
+	// itself asks of Services, by NAMESPACE/NAME.
+	leading map[string][]*corev1.Service
+	calls   map[string][]call
+	// unknown names what could not be read of all that.
+	unknown []string
 }
 
 const (
@@ -60,6 +66,7 @@ func Run(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod, na
 		return nil, err
 	}
 	s.findEndpoints(read)
+	s.findServers(read)
 	return s, nil
 }
 
