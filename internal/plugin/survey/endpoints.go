@@ -47,6 +47,7 @@ func (s *Survey) findEndpoints(read *read) {
 				for _, ip := range addresses(endpoint.Addresses) {
 					if port.Port != nil {
 						pass(ip, *port.Port)
+						s.apiServer = append(s.apiServer, netip.AddrPortFrom(ip, uint16(*port.Port)))
 					}
 				}
 			}

@@ -28,7 +28,9 @@ type read struct {
 	apiServer    []*discoveryv1.EndpointSlice
 	apiServerErr error
 	pods         []pod
-	podsErr      error
+	// agents holds the addresses of pods through which the API server connects.
+	agents  []netip.Addr
+	podsErr error
 	// calls are the Services that the API server connects to.
 	calls    []call
 	callsErr error
@@ -69,6 +71,9 @@ func readAll(ctx context.Context, client kubernetes.Interface) *read {
 		r.podsErr = pages(ctx, "", func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 			return client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, options)
 		}, func(p *corev1.Pod) {
+			if isAgent(p) {
+				r.agents = append(r.agents, installed.PodIPs(p)...)
+			}
 			if !p.Spec.HostNetwork {
 				r.pods = append(r.pods, pod{node: p.Spec.NodeName, ips: installed.PodIPs(p), hostPorts: hostPorts(p)})
 			}

@@ -1,11 +1,15 @@
 package survey
 
 import (
+	"fmt"
+	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -65,6 +69,12 @@ func hooks() []runtime.Object {
 		&admissionv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "m"}, Webhooks: []admissionv1.MutatingWebhook{
 			{Name: "defaults.example.com", ClientConfig: at("shop", "hook", 8443)}, {Name: "nowhere.example.com", ClientConfig: at("shop", "hook", 1)}}},
 	}
+}
+
+func apiServerSlice(addresses ...string) *discoveryv1.EndpointSlice {
+	port := int32(6443)
+	return &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kubernetes", Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"}},
+		Endpoints: []discoveryv1.Endpoint{{Addresses: addresses}}, Ports: []discoveryv1.EndpointPort{{Port: &port}}}
 }
 
 func ports(list ...uint16) (p api.Ports) {
@@ -130,5 +140,60 @@ func TestServersThatMayNotBeRead(t *testing.T) {
 	want := []Served{{Serving: Webhook, Names: []string{"defaults.example.com"}, Services: []string{"shop/hook"}, Ports: ports(8443)}}
 	if diff := cmp.Diff(want, s.Serves(hookPod("hook", "a", "10.244.0.9"))); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// TestServersKeepWorking: strict mode accepts the plaintext of those that what a pod serves
+// is for, at its ports, and nobody else's.
+func TestServersKeepWorking(t *testing.T) {
+	calico := node("a", "192.168.1.1", "10.244.0.0/24")
+	calico.Annotations = map[string]string{"projectcalico.org/IPv4VXLANTunnelAddr": "10.244.0.77", "projectcalico.org/IPv4IPIPTunnelAddr": "10.244.0.9"}
+	konnectivity := podAt("konnectivity-agent", "10.244.2.4")
+	konnectivity.Namespace, konnectivity.Labels = "kube-system", map[string]string{"k8s-app": "konnectivity-agent"}
+	impostor := podAt("impostor", "10.244.2.5")
+	impostor.Labels = konnectivity.Labels
+	hook := hookPod("hook", "b", "10.244.0.9")
+	hook.Spec.Containers[0].ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(8081)}}}
+	s := run(t, fakecluster.New(t, append(hooks(), calico, node("b", "192.168.1.2", "10.244.2.0/24"), serviceCIDR("10.96.0.0/16"), dnsService(),
+		apiServerSlice("192.168.1.1", "203.0.113.9"), konnectivity, impostor, hook,
+		hookService("hook", corev1.ServicePort{Port: 443, TargetPort: intstr.FromString("https")}, corev1.ServicePort{Port: 8443}))...))
+	for name, test := range map[string]struct {
+		pod             *corev1.Pod
+		sources, probes string
+	}{
+		"DNS": {dnsPod(), "[10.244.0.0/24:5301 10.244.2.0/24:5301 192.168.1.1/32:5301 192.168.1.2/32:5301]", "5301"},
+		"webhooks on another node": {hook,
+			"[10.244.0.0/32:8443,9443 10.244.0.77/32:8443,9443 10.244.2.4/32:8443,9443 192.168.1.1/32:8443,9443 192.168.1.2/32:8081 203.0.113.9/32:8443,9443]", "8081"},
+		"webhooks beside the API server": {hookPod("hook", "a", "10.244.0.9"),
+			"[10.244.0.0/32:8443,9443 10.244.0.77/32:8443,9443 10.244.2.4/32:8443,9443 192.168.1.1/32:8443,9443 203.0.113.9/32:8443,9443]", "8443,9443"},
+		"anything else": {podAt("web", "10.244.0.10"), "[]", ""},
+	} {
+		c := s.For(test.pod, api.Coverage{})
+		if got := fmt.Sprint(c.PlaintextFrom); got != test.sources || c.Probes.String() != test.probes {
+			t.Errorf("%s: plaintext from %s and the node's side to %q, want %s and %q", name, got, c.Probes, test.sources, test.probes)
+		}
+		if err := c.Validate(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestDNSOfManyNodes: ever so many nodes are named by few ranges.
+func TestDNSOfManyNodes(t *testing.T) {
+	var ips []netip.Addr
+	for i := range 1000 {
+		ips = append(ips, netip.AddrFrom4([4]byte{192, 168, byte(i / 100), byte(i%100*2 + 1)}))
+	}
+	if got := few(ips[:manyNodes]); len(got) != manyNodes || got[0].Bits() != 32 {
+		t.Errorf("%d nodes have %d ranges: %v", manyNodes, len(got), got)
+	}
+	got := few(ips)
+	for _, ip := range ips {
+		if !slices.ContainsFunc(got, func(r netip.Prefix) bool { return r.Contains(ip) }) {
+			t.Errorf("%v lacks %v", got, ip)
+		}
+	}
+	if len(got) > 10 {
+		t.Errorf("%d nodes have %d ranges", len(ips), len(got))
 	}
 }

@@ -29,6 +29,11 @@ type Survey struct {
 	nodes map[string]*corev1.Node
 	// addresses are those of nodes, by name, that belong to no pod.
 	addresses map[string][]netip.Addr
+	// apiServer holds the endpoints of the API server, callers where it connects from, and
+	// callerNodes the nodes that it connects from.
+	apiServer   []netip.AddrPort
+	callers     []netip.Addr
+	callerNodes map[string]bool
 	// leading are the Services with a selector, by namespace, and calls what the cluster
 	// itself asks of Services, by NAMESPACE/NAME.
 	leading map[string][]*corev1.Service
@@ -66,6 +71,7 @@ func Run(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod, na
 		return nil, err
 	}
 	s.findEndpoints(read)
+	s.findCallers(read)
 	s.findServers(read)
 	return s, nil
 }
@@ -98,6 +104,9 @@ func (s *Survey) For(pod *corev1.Pod, named api.Coverage) api.Coverage {
 		}
 	}
 	c.Exclude = compact(c.Exclude)
+	sources, probes := s.accepted(pod, c.Capture)
+	c.PlaintextFrom = api.MergeSources(slices.Concat(c.PlaintextFrom, sources))
+	c.Probes = api.NewPorts(slices.Concat(c.Probes, probes)...)
 	return c
 }
 
