@@ -13,6 +13,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 )
 
@@ -47,7 +48,10 @@ func (o *changeOptions) verb(wanted change.Change) *podVerb[change.Result, chang
 		targets: &o.targets, confirm: &o.confirm, output: o.output, parallel: o.parallel, question: question, gateways: true,
 		begin: func(_ context.Context, config *rest.Config, client kubernetes.Interface) (work[change.Result], error) {
 			changer := change.Changer{Gateways: remote.NewClient(config, client), Timeout: o.timeout}
-			return func(ctx context.Context, _ *report, _ []corev1.Pod) (func(*corev1.Pod) change.Result, error) {
+			return func(ctx context.Context, r *report, pods []corev1.Pod) (func(*corev1.Pod) change.Result, error) {
+				if wanted.Mode == api.Strict {
+					changer.Survey = surveyForStrict(ctx, r, client, pods)
+				}
 				return func(pod *corev1.Pod) change.Result { return changer.Change(ctx, pod, wanted) }, nil
 			}, nil
 		},
@@ -57,6 +61,18 @@ func (o *changeOptions) verb(wanted change.Change) *podVerb[change.Result, chang
 		item:    newChangeItem,
 		closing: func(found *targets.Selection, _ []change.Result) []string { return ofWorkloads(found.Workloads) },
 	}
+}
+
+// surveyForStrict returns nil, and says why, if the cluster cannot be surveyed: the mode can
+// be changed without.
+func surveyForStrict(ctx context.Context, r *report, client kubernetes.Interface, pods []corev1.Pod) *survey.Survey {
+	found, err := survey.RunForStrict(ctx, client, pods)
+	if err != nil {
+		r.warn("", []string{"whom strict mode keeps out is not known: " + err.Error()})
+		return nil
+	}
+	r.warn("", found.StrictUnknown())
+	return found
 }
 
 // changeItem is the machine-readable result of one pod.

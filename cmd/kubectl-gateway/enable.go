@@ -10,6 +10,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
@@ -133,6 +134,9 @@ func (o *enableOptions) work(injector *inject.Injector) work[inject.Result] {
 			return nil, err
 		}
 		r.warn("", injector.Survey.Warnings)
+		if injector.Options.Mode == api.Strict {
+			r.warn("", injector.Survey.StrictUnknown())
+		}
 		return func(pod *corev1.Pod) inject.Result { return injector.Enable(ctx, pod) }, nil
 	}
 }

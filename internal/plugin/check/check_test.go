@@ -271,7 +271,7 @@ func TestWait(t *testing.T) {
 	}
 	reviews := 0
 	for _, action := range w.Actions() {
-		if action.GetResource().Resource == "validatingwebhookconfigurations" {
+		if action.GetResource().Resource == "networkpolicies" {
 			reviews++
 		}
 	}

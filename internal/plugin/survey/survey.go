@@ -76,6 +76,13 @@ func Run(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod, na
 	return s, nil
 }
 
+// RunForStrict is Run for the sake of Strict alone. It returns no error where the rights of
+// the user are too few: StrictUnknown says what is not known then.
+func RunForStrict(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod) (*Survey, error) {
+	everything := []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+	return Run(ctx, client, pods, api.Coverage{Capture: everything, Services: everything})
+}
+
 // For returns what the gateway of pod captures, and whose plaintext it accepts. What is
 // named replaces what was found, except that exclusions and sources add up.
 func (s *Survey) For(pod *corev1.Pod, named api.Coverage) api.Coverage {
