@@ -1,6 +1,7 @@
 package status
 
 import (
+	"fmt"
 	"io"
 	"slices"
 	"strconv"
@@ -41,17 +42,20 @@ func (l *List) Table(w io.Writer, style *terminal.Style, o TableOptions) error {
 // wideHeader names the columns of wide. IN-BAND are the encrypted connections
 // that went in band, OPTION-LOST those that were to go in band and whose other end
 // did not show a gateway: together, how connections to Services were carried.
-// EXISTING are open connections of the application that no gateway carries.
+// EXISTING are open connections of the application that no gateway carries. PASS are
+// destinations that are not captured although they lie in a range, and EXCLUDED the
+// connections to those and to what is excluded. ENDPOINTS is how many addresses are captured
+// besides ranges, OUTSIDE are connections into private address space that no range names.
 func wideHeader() []string {
 	return []string{
-		"WIRE", "ALLOW", "IN-BAND", "OPTION-LOST", "REFUSED", "NOT-ALLOWED", "PLAINTEXT-REFUSED", "UDP", "EXISTING",
-		"SERVICE-PASSED", "SERVICE-REFUSED", "SENT", "RECEIVED", "RESTARTS", "ON-FAILURE", "GATEWAY", "VERSION",
+		"WIRE", "ALLOW", "PLAINTEXT-FROM", "PASS", "ENDPOINTS", "IN-BAND", "OPTION-LOST", "REFUSED", "NOT-ALLOWED", "PLAINTEXT-REFUSED", "UDP",
+		"EXCLUDED", "OUTSIDE", "EXISTING", "SERVICE-PASSED", "SERVICE-REFUSED", "SENT", "RECEIVED", "RESTARTS", "ON-FAILURE", "GATEWAY", "VERSION",
 	}
 }
 
 // known is the number of wide columns before ON-FAILURE, which only a gateway
 // that answers fills.
-const known = 14
+const known = 19
 
 func (i *Item) row(o TableOptions) []terminal.Cell {
 	var row []terminal.Cell
@@ -88,12 +92,17 @@ func (i *Item) row(o TableOptions) []terminal.Cell {
 	if o.Wide {
 		add(terminal.Normal, string(s.Wire))
 		add(terminal.Normal, allowed(s.Allow))
+		add(terminal.Normal, some(s.Capture.PlaintextFrom))
+		add(terminal.Normal, some(s.Capture.Pass))
+		add(terminal.Normal, strconv.Itoa(len(s.Capture.Endpoints)))
 		add(terminal.Normal, count(in.Inband+out.Inband))
 		add(terminal.Normal, count(out.OptionLost))
 		add(terminal.Normal, count(in.Refused+out.Refused))
 		add(terminal.Normal, count(in.NotAllowed+out.NotAllowed))
 		add(terminal.Normal, count(s.Capture.PlaintextRefused))
 		add(terminal.Normal, count(s.Capture.UDP))
+		add(terminal.Normal, count(s.Capture.Excluded))
+		add(terminal.Normal, count(s.Capture.OutsideConnections))
 		add(existing(s.Existing))
 		add(terminal.Normal, count(s.Capture.ServicePassed))
 		add(terminal.Normal, count(s.Capture.ServiceRefused))
@@ -117,6 +126,21 @@ func allowed(rules []string) string {
 		return "everyone"
 	}
 	return strings.Join(rules, ",")
+}
+
+// shown is how many of a list a cell shows.
+const shown = 4
+
+// some shows the first of a list, and how many more there are: -o json has them all.
+func some[T fmt.Stringer](list []T) string {
+	var words []string
+	for _, item := range list[:min(len(list), shown)] {
+		words = append(words, item.String())
+	}
+	if more := len(list) - shown; more > 0 {
+		words = append(words, fmt.Sprintf("+%d", more))
+	}
+	return strings.Join(words, ";")
 }
 
 // existing shows how many open connections no gateway carries, if anybody has looked.
