@@ -95,14 +95,30 @@ func (c *Changer) Rehearse(ctx context.Context, pod *corev1.Pod, names *edges.Na
 	return result
 }
 
+func existing(e *edges.Edge) int {
+	if e.Existing {
+		return 1
+	}
+	return 0
+}
+
+// knows reports whether connections with peer are among those that would be refused.
+func (r *Rehearsal) knows(direction string, peer *edges.Endpoint, port uint16) bool {
+	return slices.ContainsFunc(r.Refused, func(known Refused) bool {
+		return known.Direction == direction && known.Peer != nil && known.Port == port && *known.Peer == *peer
+	})
+}
+
 // judge takes what would be refused from what the gateway says.
 func (r *Rehearsal) judge(status *api.Status, view *edges.View, names *edges.Names) {
 	r.Since = status.StartedAt
 	list := edges.Join([]edges.View{*view}, names)
 	listed := map[string]uint64{}
+	slices.SortStableFunc(list.Items, func(a, b edges.Edge) int { return cmp.Compare(existing(&a), existing(&b)) })
 	for i := range list.Items {
 		e := &list.Items[i]
-		if e.Verdict != edges.Plaintext {
+		// Networks are the counters' to tell.
+		if e.Verdict != edges.Plaintext || e.Destination.Network.IsValid() {
 			continue
 		}
 		direction, peer := api.Outbound, &e.Destination
@@ -114,7 +130,7 @@ func (r *Rehearsal) judge(status *api.Status, view *edges.View, names *edges.Nam
 		}
 		// The gateways may never have tried to meet on an existing connection.
 		enabled := names.HasGateway(peer)
-		if direction == api.Inbound && status.Capture.Accepts(e.Source.Address, e.Port) || e.Existing && enabled {
+		if direction == api.Inbound && status.Capture.Accepts(e.Source.Address, e.Port) || e.Existing && (enabled || r.knows(direction, peer, e.Port)) {
 			continue
 		}
 		r.Refused = append(r.Refused, Refused{Direction: direction, Peer: peer, Port: e.Port, PeerHasGateway: enabled,

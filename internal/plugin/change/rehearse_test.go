@@ -92,6 +92,13 @@ func TestRehearse(t *testing.T) {
 				{Direction: api.Outbound, Peer: pod("db", "10.0.0.2"), Port: 80, Connections: 1, LastSeen: now, Reason: "open before the gateway", Existing: true}},
 			unlisted: 1,
 		},
+		"clients that did not show a gateway": {
+			edges: api.Edges{Edges: []api.Edge{inbound("10.0.0.4", api.EdgePlaintext, "client did not show a gateway", 3),
+				{Direction: api.Outbound, Source: netip.MustParseAddr("10.0.0.1"), Destination: netip.MustParseAddrPort("172.16.1.0:0"), Network: netip.MustParsePrefix("172.16.1.0/24"), Verdict: api.EdgePlaintext, Connections: 9}},
+				Existing: &api.ExistingConnections{Inbound: 1, Connections: []api.ExistingConnection{
+					{Direction: api.Inbound, Local: netip.MustParseAddrPort("10.0.0.1:8080"), Remote: netip.MustParseAddrPort("10.0.0.4:40000")}}}},
+			want: []Refused{{Direction: api.Inbound, Peer: pod("client", "10.0.0.4"), Port: 8080, Connections: 3, LastSeen: now, Reason: "client did not show a gateway"}},
+		},
 		"counters": {
 			status: api.Status{Capture: api.Capture{BlockUDP: true, Coverage: api.Coverage{Outside: api.OutsideRefuse},
 				OutsideNetworks: []api.OutsideNetwork{{Network: netip.MustParsePrefix("172.16.1.0/24"), Connections: 5}},
