@@ -1,6 +1,7 @@
 package inject
 
 import (
+	"context"
 	"strings"
 	"testing"
 
@@ -25,6 +26,9 @@ func TestStrictIsExplained(t *testing.T) {
 		pod.Annotations = map[string]string{"prometheus.io/scrape": "true", "prometheus.io/port": "9090"}
 		c := fakecluster.New(t, pod)
 		in := newInjector(t, c)
+		in.Gateways = gateways(func(_ context.Context, pod, _ string) (*api.Status, error) {
+			return &api.Status{State: api.Ready, Mode: test.mode, Pod: api.PodRef{UID: "uid-" + pod}}, nil
+		})
 		in.Options.Mode, in.Options.DryRun = test.mode, test.dryRun
 		result := in.Enable(t.Context(), c.Pod("p"))
 		if got := strings.Contains(strings.Join(result.Warnings, "\n"), "Prometheus scrapes it at port 9090"); result.Err != nil || got != test.want {

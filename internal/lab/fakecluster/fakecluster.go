@@ -5,6 +5,7 @@ package fakecluster
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -29,6 +30,7 @@ import (
 	restfake "k8s.io/client-go/rest/fake"
 	clienttesting "k8s.io/client-go/testing"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 )
 
@@ -47,7 +49,7 @@ type Cluster struct {
 	// "verb resource/subresource".
 	Denied map[string]bool
 	// Plain holds answers of the server, in JSON, to plain requests by path and query. It
-	// knows no others.
+	// knows no others. Reactors to lists see the requests, and can forbid them.
 	Plain map[string]string
 
 	mu    sync.Mutex
@@ -84,6 +86,19 @@ func NewPod(name string) *corev1.Pod {
 	}
 }
 
+// AddGateway gives pod its next gateway, with config, in the given state, and returns the
+// container.
+func AddGateway(pod *corev1.Pod, config string, state corev1.ContainerState) *corev1.EphemeralContainer {
+	name := "kube-gateway"
+	if n := len(pod.Spec.EphemeralContainers); n > 0 {
+		name = fmt.Sprintf("kube-gateway-%d", n+1)
+	}
+	pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
+		Name: name, Image: "gateway:v1", Env: []corev1.EnvVar{{Name: api.EnvConfig, Value: config}}}})
+	pod.Status.EphemeralContainerStatuses = append(pod.Status.EphemeralContainerStatuses, corev1.ContainerStatus{Name: name, State: state})
+	return &pod.Spec.EphemeralContainers[len(pod.Spec.EphemeralContainers)-1]
+}
+
 // New returns a cluster with objects, whose containers come to run at once.
 func New(t testing.TB, objects ...runtime.Object) *Cluster {
 	c := &Cluster{Clientset: fake.NewClientset(objects...), t: t, Kubelet: Running, Denied: map[string]bool{}}
@@ -111,16 +126,33 @@ func (c *Cluster) Discovery() discovery.DiscoveryInterfaces {
 	}
 	return &plainDiscovery{c.Clientset.Discovery(), &restfake.RESTClient{
 		NegotiatedSerializer: scheme.Codecs.WithoutConversion(),
-		Client: restfake.CreateHTTPClient(func(request *http.Request) (*http.Response, error) {
-			w := httptest.NewRecorder()
-			if answer, ok := c.Plain[request.URL.RequestURI()]; ok {
-				w.WriteString(answer)
-			} else {
-				w.WriteHeader(http.StatusNotFound)
-			}
-			return w.Result(), nil
-		}),
+		Client: restfake.CreateHTTPClient(c.plain),
 	}}
+}
+
+// plain answers a plain request, after the reactors have seen it as a list.
+func (c *Cluster) plain(request *http.Request) (*http.Response, error) {
+	w := httptest.NewRecorder()
+	words := strings.Split(strings.TrimPrefix(request.URL.Path, "/apis/"), "/")
+	if len(words) == 3 {
+		resource := schema.GroupVersionResource{Group: words[0], Version: words[1], Resource: words[2]}
+		_, err := c.Invokes(clienttesting.NewRootListAction(resource, schema.GroupVersionKind{}, metav1.ListOptions{}), nil)
+		if status := apierrors.APIStatus(nil); apierrors.IsForbidden(err) && errors.As(err, &status) {
+			text, err := json.Marshal(status.Status())
+			if err != nil {
+				return nil, err
+			}
+			w.WriteHeader(http.StatusForbidden)
+			w.Write(text)
+			return w.Result(), nil
+		}
+	}
+	if answer, ok := c.Plain[request.URL.RequestURI()]; ok {
+		w.WriteString(answer)
+	} else {
+		w.WriteHeader(http.StatusNotFound)
+	}
+	return w.Result(), nil
 }
 
 // plainDiscovery is a discovery client with a client for plain requests.
@@ -130,6 +162,11 @@ type plainDiscovery struct {
 }
 
 func (d *plainDiscovery) RESTClient() rest.Interface { return d.plain }
+
+// fieldsOf are the fields of pod that selectors of ours are about.
+func fieldsOf(pod *corev1.Pod) fields.Set {
+	return fields.Set{"metadata.name": pod.Name, "status.phase": string(pod.Status.Phase)}
+}
 
 // watch begins with the pods as they are. The tracker forgets what comes between a list
 // and a watch, which a server does not.
@@ -142,13 +179,10 @@ func (c *Cluster) watch(namespace string, selector fields.Selector) (watch.Inter
 	if err != nil {
 		return nil, err
 	}
-	matches := func(pod *corev1.Pod) bool {
-		return selector == nil || selector.Matches(fields.Set{"metadata.name": pod.Name, "status.phase": string(pod.Status.Phase)})
-	}
 	events := make(chan watch.Event)
 	w := watch.NewProxyWatcher(events)
 	send := func(event watch.Event) bool {
-		if !matches(event.Object.(*corev1.Pod)) {
+		if selector != nil && !selector.Matches(fieldsOf(event.Object.(*corev1.Pod))) {
 			return true
 		}
 		select {
@@ -196,7 +230,7 @@ func (c *Cluster) list(action clienttesting.ListAction) (bool, runtime.Object, e
 	if selector := action.GetListRestrictions().Fields; selector != nil {
 		var kept []corev1.Pod
 		for _, pod := range list.Items {
-			if selector.Matches(fields.Set{"metadata.name": pod.Name}) {
+			if selector.Matches(fieldsOf(&pod)) {
 				kept = append(kept, pod)
 			}
 		}

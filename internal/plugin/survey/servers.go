@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/pages"
 )
 
 // Serving is what a pod does for the cluster itself.
@@ -181,18 +182,14 @@ func readCalls(ctx context.Context, client kubernetes.Interface) ([]call, error)
 	errs := make([]error, 4)
 	var reading sync.WaitGroup
 	reading.Go(func() {
-		errs[0] = pages(ctx, "", func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			return client.AdmissionregistrationV1().ValidatingWebhookConfigurations().List(ctx, options)
-		}, func(config *admissionv1.ValidatingWebhookConfiguration) {
+		errs[0] = pages.Each(ctx, metav1.ListOptions{}, client.AdmissionregistrationV1().ValidatingWebhookConfigurations().List, func(config *admissionv1.ValidatingWebhookConfiguration) {
 			for _, w := range config.Webhooks {
 				add(Webhook, w.Name, referenceOf(w.ClientConfig.Service))
 			}
 		})
 	})
 	reading.Go(func() {
-		errs[1] = pages(ctx, "", func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			return client.AdmissionregistrationV1().MutatingWebhookConfigurations().List(ctx, options)
-		}, func(config *admissionv1.MutatingWebhookConfiguration) {
+		errs[1] = pages.Each(ctx, metav1.ListOptions{}, client.AdmissionregistrationV1().MutatingWebhookConfigurations().List, func(config *admissionv1.MutatingWebhookConfiguration) {
 			for _, w := range config.Webhooks {
 				add(Webhook, w.Name, referenceOf(w.ClientConfig.Service))
 			}
