@@ -84,6 +84,7 @@ func (p *Programs) loadInbound() (*inbound, error) {
 		inboundMapKgwListeners: p.objects.KgwListeners,
 		inboundMapKgwPlaintext: p.objects.KgwPlaintext,
 		inboundMapKgwShown:     p.objects.KgwShown,
+		inboundMapKgwStrangers: p.objects.KgwStrangers,
 	}
 	for name, m := range shared {
 		spec.Maps[name].MaxEntries = m.MaxEntries()

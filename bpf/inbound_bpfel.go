@@ -26,6 +26,7 @@ const (
 	inboundMapKgwRanges    = "kgw_ranges"
 	inboundMapKgwShown     = "kgw_shown"
 	inboundMapKgwSockets   = "kgw_sockets"
+	inboundMapKgwStrangers = "kgw_strangers"
 	inboundProgKgwIngress  = "kgw_ingress"
 	inboundProgKgwLookup   = "kgw_lookup"
 )
@@ -90,6 +91,7 @@ type inboundMapSpecs struct {
 	KgwRanges    *ebpf.MapSpec `ebpf:"kgw_ranges"`
 	KgwShown     *ebpf.MapSpec `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.MapSpec `ebpf:"kgw_sockets"`
+	KgwStrangers *ebpf.MapSpec `ebpf:"kgw_strangers"`
 }
 
 // inboundVariableSpecs contains global variables before they are loaded into the kernel.
@@ -128,6 +130,7 @@ type inboundMaps struct {
 	KgwRanges    *ebpf.Map `ebpf:"kgw_ranges"`
 	KgwShown     *ebpf.Map `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.Map `ebpf:"kgw_sockets"`
+	KgwStrangers *ebpf.Map `ebpf:"kgw_strangers"`
 }
 
 func (m *inboundMaps) Close() error {
@@ -142,6 +145,7 @@ func (m *inboundMaps) Close() error {
 		m.KgwRanges,
 		m.KgwShown,
 		m.KgwSockets,
+		m.KgwStrangers,
 	)
 }
 

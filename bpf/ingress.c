@@ -131,8 +131,11 @@ static __always_inline int steer(struct __sk_buff *skb, const struct config *cfg
 	bool remembered = shown || bpf_map_lookup_elem(&kgw_shown, t);
 	__u32 state, one = 1;
 
-	if (!remembered && !cfg->strict)
+	if (!remembered && !cfg->strict) {
+		if (!plaintext_allowed(t))
+			count_stranger(t);
 		return NEXT;
+	}
 	state = state_of(skb, t);
 	if (state != BPF_TCP_LISTEN && state != BPF_TCP_TIME_WAIT && state != BPF_TCP_NEW_SYN_RECV)
 		return NEXT; /* the connection exists */

@@ -40,6 +40,15 @@ struct {
 	__type(value, __u64);
 } kgw_outside SEC(".maps");
 
+/* Clients without a gateway that permissive mode lets in and strict mode would not, with the
+ * port of the pod that they connect to. The one seen longest ago makes room. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct endpoint);
+	__type(value, struct seen);
+} kgw_strangers SEC(".maps");
+
 /* The excluded ports, one bit a port. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -84,6 +84,12 @@ type objectsRange struct {
 	Ip   [4]uint32
 }
 
+type objectsSeen struct {
+	_           structs.HostLayout
+	Connections uint64
+	Last        uint64
+}
+
 type objectsTuple struct {
 	_      structs.HostLayout
 	Client objectsEndpoint
@@ -104,6 +110,7 @@ const (
 	objectsMapKgwRanges      = "kgw_ranges"
 	objectsMapKgwShown       = "kgw_shown"
 	objectsMapKgwSockets     = "kgw_sockets"
+	objectsMapKgwStrangers   = "kgw_strangers"
 	objectsProgKgwConnect4   = "kgw_connect4"
 	objectsProgKgwConnect6   = "kgw_connect6"
 	objectsProgKgwGetpeer4   = "kgw_getpeer4"
@@ -186,6 +193,7 @@ type objectsMapSpecs struct {
 	KgwRanges    *ebpf.MapSpec `ebpf:"kgw_ranges"`
 	KgwShown     *ebpf.MapSpec `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.MapSpec `ebpf:"kgw_sockets"`
+	KgwStrangers *ebpf.MapSpec `ebpf:"kgw_strangers"`
 }
 
 // objectsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -224,6 +232,7 @@ type objectsMaps struct {
 	KgwRanges    *ebpf.Map `ebpf:"kgw_ranges"`
 	KgwShown     *ebpf.Map `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.Map `ebpf:"kgw_sockets"`
+	KgwStrangers *ebpf.Map `ebpf:"kgw_strangers"`
 }
 
 func (m *objectsMaps) Close() error {
@@ -238,6 +247,7 @@ func (m *objectsMaps) Close() error {
 		m.KgwRanges,
 		m.KgwShown,
 		m.KgwSockets,
+		m.KgwStrangers,
 	)
 }
 

@@ -46,6 +46,22 @@ static __always_inline bool plaintext_allowed(const struct tuple *t)
 	return false;
 }
 
+/* Counts a connection of a client without a gateway. A SYN that is sent again counts again. */
+static __always_inline void count_stranger(const struct tuple *t)
+{
+	struct endpoint key = { .port = t->server.port };
+	struct seen *known, first = { .connections = 1, .last = bpf_ktime_get_ns() };
+
+	copy_ip(key.ip, t->client.ip);
+	known = bpf_map_lookup_elem(&kgw_strangers, &key);
+	if (!known) {
+		bpf_map_update_elem(&kgw_strangers, &key, &first, BPF_NOEXIST);
+		return;
+	}
+	__sync_fetch_and_add(&known->connections, 1);
+	known->last = first.last;
+}
+
 /* A REFERENCE to the in-band listener for a connection, or NULL. */
 static __always_inline struct bpf_sock *inband_listener(const struct tuple *t)
 {

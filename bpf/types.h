@@ -85,6 +85,12 @@ struct counters {
 	__u64 outside_refused;
 };
 
+/* Connections, and when the last one began (bpf_ktime_get_ns). */
+struct seen {
+	__u64 connections;
+	__u64 last;
+};
+
 enum role {
 	/* The application's end of a captured connection: its original destination. */
 	ROLE_CAPTURED = 1,

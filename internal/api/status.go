@@ -119,6 +119,9 @@ type Capture struct {
 	// OutsideNetworks lists the networks of OutsideConnections, those with most of them first.
 	// It is bounded: OutsideConnections counts all.
 	OutsideNetworks []OutsideNetwork `json:"outsideNetworks,omitempty"`
+	// Strangers lists clients without a gateway that permissive mode has let in, and strict
+	// mode would not have: at most MaxStrangers of them, the one last seen first.
+	Strangers []Stranger `json:"strangers,omitempty"`
 	CaptureCounts
 }
 
@@ -165,6 +168,19 @@ type CaptureCounts struct {
 type OutsideNetwork struct {
 	Network     netip.Prefix `json:"network"`
 	Connections uint64       `json:"connections"`
+}
+
+// MaxStrangers is how many clients without a gateway a Capture lists.
+const MaxStrangers = 256
+
+// Stranger counts the connections of a client without a gateway to one port of the pod. A
+// connection whose SYN was sent several times counts as several.
+type Stranger struct {
+	Client      netip.Addr `json:"client"`
+	Port        uint16     `json:"port"`
+	Connections uint64     `json:"connections"`
+	// LastSeen is when a connection last began, by the gateway's clock.
+	LastSeen time.Time `json:"lastSeen"`
 }
 
 // Traffic counts connections since the gateway started, worker restarts included.

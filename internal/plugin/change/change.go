@@ -12,6 +12,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
 // DefaultTimeout bounds how long one gateway may take. It gives a worker
@@ -49,6 +50,8 @@ type Changer struct {
 	// Carry, if not nil, is brought along by changes: before strict mode, and after a change
 	// of the rules.
 	Carry *Cover
+	// Survey, if not nil, tells whom strict mode affects who has no gateway.
+	Survey *survey.Survey
 }
 
 // Change changes the gateway that runs in pod.
@@ -78,6 +81,11 @@ func (c *Changer) Change(ctx context.Context, pod *corev1.Pod, change Change) Re
 	})
 	if result.Err == nil {
 		result.Warnings = append(result.Warnings, warnings(change, result.Status)...)
+		if change.Mode == api.Strict && c.Survey != nil {
+			for _, remark := range c.Survey.Strict(pod, result.Status.Capture.Named) {
+				result.Warnings = append(result.Warnings, remark.String())
+			}
+		}
 	}
 	return result
 }

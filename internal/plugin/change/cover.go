@@ -105,7 +105,7 @@ func (c *Cover) At(ctx context.Context, conn *remote.Conn, pod *corev1.Pod, stat
 		if c.Name != nil {
 			c.Name(&named)
 		}
-		wanted := c.Survey.For(pod, named)
+		wanted := c.Survey.Again(pod, named, status.Capture.Coverage)
 		if wanted.Fingerprint() == status.Capture.Fingerprint && named.Fingerprint() == seen {
 			return status, &Covered{}, nil
 		}

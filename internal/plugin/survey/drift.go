@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"go4.org/netipx"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
@@ -58,6 +59,29 @@ func Name(parts []Part) string {
 		words = append(words, fmt.Sprintf("and %d more", n))
 	}
 	return strings.Join(words, ", ")
+}
+
+// Again is For for a gateway that has a coverage already. What could not be read of the cluster
+// stays as it is there.
+func (s *Survey) Again(pod *corev1.Pod, named, have api.Coverage) api.Coverage {
+	c := s.For(pod, named)
+	if !s.incomplete {
+		return c
+	}
+	c.Endpoints = sorted(slices.Concat(c.Endpoints, have.Endpoints))
+	c.Pass = sorted(slices.Concat(c.Pass, have.Pass))
+	c.PlaintextFrom = api.MergeSources(slices.Concat(c.PlaintextFrom, have.PlaintextFrom))
+	if len(have.Probes) > 0 {
+		c.Probes = api.NewPorts(slices.Concat(c.Probes, have.Probes)...)
+	}
+	if s.noNodes {
+		c.Exclude = compact(slices.Concat(c.Exclude, have.Exclude))
+		c.Nodes = slices.Compact(slices.SortedFunc(slices.Values(slices.Concat(c.Nodes, have.Nodes)), netip.Addr.Compare))
+		if c.NodePorts == [2]uint16{} {
+			c.NodePorts = have.NodePorts
+		}
+	}
+	return c
 }
 
 // Difference returns what one coverage has and the other lacks.
