@@ -478,7 +478,11 @@ func sockaddr(a netip.AddrPort, six bool) unix.Sockaddr {
 	if a.Addr() == netip.IPv4Unspecified() {
 		return &unix.SockaddrInet6{Port: int(a.Port())}
 	}
-	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+	to := &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+	if i, err := net.InterfaceByName(a.Addr().Zone()); err == nil {
+		to.ZoneId = uint32(i.Index)
+	}
+	return to
 }
 
 func addrPort(sa unix.Sockaddr, err error) (netip.AddrPort, error) {
@@ -495,7 +499,7 @@ func sockname(fd int) (netip.AddrPort, error) { return addrPort(unix.Getsockname
 func peername(fd int) (netip.AddrPort, error) { return addrPort(unix.Getpeername(fd)) }
 
 func unmapped(a netip.AddrPort) netip.AddrPort {
-	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }
 
 // netfilterDestination asks in the way of programs made for iptables.

@@ -59,6 +59,15 @@ func (f *filters) attach(i net.Interface, program *ebpf.Program) error {
 	return nil
 }
 
+// has reports whether attach added a filter to an interface, keep forgets the others.
+func (f *filters) has(index int) bool {
+	return slices.ContainsFunc(f.own, func(own *netlink.BpfFilter) bool { return own.LinkIndex == index })
+}
+
+func (f *filters) keep(which func(index int) bool) {
+	f.own = slices.DeleteFunc(f.own, func(own *netlink.BpfFilter) bool { return !which(own.LinkIndex) })
+}
+
 func missingModule(err error, name, option, since string) error {
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
 		return api.WithHint(fmt.Errorf("the kernel has no %s for traffic control, which came with Linux %s: %w", name, since, err),

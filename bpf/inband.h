@@ -124,7 +124,7 @@ static __always_inline bool accept_inband(struct bpf_sock_ops *ctx, struct bpf_s
 	h->role = ROLE_INBAND;
 	cfg = get_config();
 	/* A process of the pod can connect to the listener itself: that is not counted. */
-	if (cfg && key.server.port != cfg->inband_port)
+	if (cfg && !(key.server.port == cfg->inband_port && is_loopback(key.server.ip)))
 		COUNT(plaintext_refused);
 	return true;
 }

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -19,9 +20,12 @@ import (
 // inbound is what AttachInbound attaches.
 type inbound struct {
 	programs inboundPrograms
-	// links end with the process; filters stay.
-	links   []link.Link
+	// lookup and links end with the process; filters stay. links are those of interfaces, by
+	// index.
+	lookup  link.Link
+	links   map[int]link.Link
 	filters *filters
+	tcx     bool
 }
 
 // AttachInbound attaches the programs that send inbound connections to the gateway's in-band
@@ -29,8 +33,8 @@ type inbound struct {
 // those in plaintext that [Options.PlaintextFrom] does not allow, which the gateway
 // resets. All others reach the application untouched.
 //
-// It must be called in the pod's network namespace, after [Programs.AttachSockets].
-// The listeners on 127.0.0.1 and [::1], port [api.InbandPort], must be plain TCP sockets
+// It must be called in the pod's network namespace, after [Programs.AttachSockets], and attaches
+// to all interfaces but loopback; [Programs.FollowNetwork] attaches to those that come later. The listeners on 127.0.0.1 and [::1], port [api.InbandPort], must be plain TCP sockets
 // that were opened after AttachSockets, and should be open before this call. It then
 // removes what a gateway that is gone left behind, without a gap.
 //
@@ -47,7 +51,8 @@ func (p *Programs) AttachInbound() error {
 	if err != nil {
 		return fmt.Errorf("loading the inbound programs: %w", err)
 	}
-	if err := in.attach(p.options.PodIPs, !p.withoutTCX && !p.options.KeepOnExit); err != nil {
+	in.tcx = !p.withoutTCX && !p.options.KeepOnExit
+	if err := p.attachInbound(in); err != nil {
 		return errors.Join(fmt.Errorf("attaching the inbound programs: %w", err), in.close(false))
 	}
 	p.inbound = in
@@ -82,28 +87,35 @@ func (p *Programs) loadInbound() (*inbound, error) {
 		inboundMapKgwConfig:    p.objects.KgwConfig,
 		inboundMapKgwCounters:  p.objects.KgwCounters,
 		inboundMapKgwListeners: p.objects.KgwListeners,
+		inboundMapKgwOwn:       p.objects.KgwOwn,
 		inboundMapKgwPlaintext: p.objects.KgwPlaintext,
 		inboundMapKgwShown:     p.objects.KgwShown,
 	}
 	for name, m := range shared {
 		spec.Maps[name].MaxEntries = m.MaxEntries()
 	}
-	in := &inbound{filters: &filters{}}
+	if err := spec.Variables[inboundVarKnowsInterface].Set(knowsInterface()); err != nil {
+		return nil, err
+	}
+	in := &inbound{links: make(map[int]link.Link), filters: &filters{}}
 	if err := spec.LoadAndAssign(&in.programs, &ebpf.CollectionOptions{MapReplacements: shared}); err != nil {
 		return nil, cmp.Or(missingFeature(inboundRequirements()), err)
 	}
 	return in, nil
 }
 
-// attach leaves what it has attached to close when it fails. kgw_lookup comes first: it
+// attachInbound leaves what it has attached to close when it fails. kgw_lookup comes first: it
 // alone enforces strict mode.
-func (in *inbound) attach(podIPs []netip.Addr, tcx bool) error {
-	interfaces, err := podInterfaces(podIPs)
+func (p *Programs) attachInbound(in *inbound) error {
+	interfaces, addresses, err := network()
 	if err != nil {
 		return err
 	}
-	if len(interfaces) == 0 {
-		return fmt.Errorf("no interface has an address of the pod (%v)", podIPs)
+	if !slices.ContainsFunc(p.options.PodIPs, func(ip netip.Addr) bool { return slices.Contains(addresses, ip.Unmap()) }) {
+		return fmt.Errorf("no interface has an address of the pod (%v)", p.options.PodIPs)
+	}
+	if err := p.putOwn(addresses); err != nil {
+		return err
 	}
 	if err := in.attachLookup(); err != nil {
 		return fmt.Errorf("program %s to the network namespace: %w", inboundProgKgwLookup, err)
@@ -111,20 +123,44 @@ func (in *inbound) attach(podIPs []netip.Addr, tcx bool) error {
 	if in.filters, err = openFilters(); err != nil {
 		return err
 	}
+	if err := in.attachTo(interfaces); err != nil {
+		return err
+	}
+	_, err = in.filters.removeStale()
+	return err
+}
+
+// attachTo attaches to those of interfaces that have no program yet, and forgets those that are
+// not there.
+func (in *inbound) attachTo(interfaces []net.Interface) error {
+	var errs []error
 	for _, i := range interfaces {
+		if in.links[i.Index] != nil || in.filters.has(i.Index) {
+			continue
+		}
 		attached := false
-		if tcx {
+		var err error
+		if in.tcx {
 			attached, err = in.attachTCX(i)
 		}
 		if err == nil && !attached {
 			err = in.filters.attach(i, in.programs.KgwIngress)
 		}
-		if err != nil {
-			return fmt.Errorf("program %s to interface %s: %w", inboundProgKgwIngress, i.Name, err)
+		if err != nil && !errors.Is(err, unix.ENODEV) { // it went in the meantime
+			errs = append(errs, fmt.Errorf("program %s to interface %s: %w", inboundProgKgwIngress, i.Name, err))
 		}
 	}
-	_, err = in.filters.removeStale()
-	return err
+	isThere := func(index int) bool {
+		return slices.ContainsFunc(interfaces, func(i net.Interface) bool { return i.Index == index })
+	}
+	for index, l := range in.links {
+		if !isThere(index) {
+			_ = l.Close() // the kernel has detached it
+			delete(in.links, index)
+		}
+	}
+	in.filters.keep(isThere)
+	return errors.Join(errs...)
 }
 
 func (in *inbound) attachLookup() error {
@@ -137,7 +173,7 @@ func (in *inbound) attachLookup() error {
 	if err != nil {
 		return err
 	}
-	in.links = append(in.links, l)
+	in.lookup = l
 	return nil
 }
 
@@ -150,7 +186,7 @@ func (in *inbound) attachTCX(i net.Interface) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	in.links = append(in.links, l)
+	in.links[i.Index] = l
 	return true, nil
 }
 
@@ -160,38 +196,17 @@ func (in *inbound) close(stay bool) error {
 	if !stay {
 		errs = append(errs, in.filters.detach())
 	}
-	for _, l := range in.links {
+	links := slices.Collect(maps.Values(in.links))
+	if in.lookup != nil {
+		links = append(links, in.lookup)
+	}
+	for _, l := range links {
 		if err := l.Close(); err != nil {
 			errs = append(errs, fmt.Errorf("detaching an inbound program: %w", err))
 		}
 	}
 	in.filters.close()
 	return errors.Join(append(errs, in.programs.Close())...)
-}
-
-// podInterfaces returns the interfaces of this network namespace that have an
-// address of the pod, without loopback.
-func podInterfaces(podIPs []netip.Addr) (found []net.Interface, err error) {
-	all, err := net.Interfaces()
-	if err != nil {
-		return nil, fmt.Errorf("listing the interfaces: %w", err)
-	}
-	for _, i := range all {
-		if i.Flags&net.FlagLoopback != 0 {
-			continue
-		}
-		addrs, err := i.Addrs()
-		if err != nil {
-			return nil, fmt.Errorf("listing the addresses of interface %s: %w", i.Name, err)
-		}
-		if slices.ContainsFunc(addrs, func(a net.Addr) bool {
-			prefix, err := netip.ParsePrefix(a.String())
-			return err == nil && slices.ContainsFunc(podIPs, func(ip netip.Addr) bool { return ip.Unmap() == prefix.Addr() })
-		}) {
-			found = append(found, i)
-		}
-	}
-	return found, nil
 }
 
 // DetachStaleInbound removes from this network namespace, which must be the pod's, what
@@ -214,6 +229,7 @@ func inboundRequirements() []requirement {
 		haveMap(ebpf.SockMap, "4.14"),
 		haveHelper(tc, asm.FnSkbLoadBytesRelative, "4.18"),
 		haveHelper(tc, asm.FnSkbPullData, "4.9"),
+		haveHelper(tc, asm.FnFibLookup, "4.18"),
 		haveHelper(tc, asm.FnSkcLookupTcp, "5.2"),
 		haveHelper(tc, asm.FnSkRelease, "5.0"),
 		haveHelper(tc, asm.FnSkAssign, "5.7"),

@@ -16,17 +16,19 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	inboundMapKgwConfig    = "kgw_config"
-	inboundMapKgwCounters  = "kgw_counters"
-	inboundMapKgwHandover  = "kgw_handover"
-	inboundMapKgwListeners = "kgw_listeners"
-	inboundMapKgwPlaintext = "kgw_plaintext"
-	inboundMapKgwPorts     = "kgw_ports"
-	inboundMapKgwRanges    = "kgw_ranges"
-	inboundMapKgwShown     = "kgw_shown"
-	inboundMapKgwSockets   = "kgw_sockets"
-	inboundProgKgwIngress  = "kgw_ingress"
-	inboundProgKgwLookup   = "kgw_lookup"
+	inboundMapKgwConfig      = "kgw_config"
+	inboundMapKgwCounters    = "kgw_counters"
+	inboundMapKgwHandover    = "kgw_handover"
+	inboundMapKgwListeners   = "kgw_listeners"
+	inboundMapKgwOwn         = "kgw_own"
+	inboundMapKgwPlaintext   = "kgw_plaintext"
+	inboundMapKgwPorts       = "kgw_ports"
+	inboundMapKgwRanges      = "kgw_ranges"
+	inboundMapKgwShown       = "kgw_shown"
+	inboundMapKgwSockets     = "kgw_sockets"
+	inboundProgKgwIngress    = "kgw_ingress"
+	inboundProgKgwLookup     = "kgw_lookup"
+	inboundVarKnowsInterface = "knows_interface"
 )
 
 // loadInbound returns the embedded CollectionSpec for inbound.
@@ -83,6 +85,7 @@ type inboundMapSpecs struct {
 	KgwCounters  *ebpf.MapSpec `ebpf:"kgw_counters"`
 	KgwHandover  *ebpf.MapSpec `ebpf:"kgw_handover"`
 	KgwListeners *ebpf.MapSpec `ebpf:"kgw_listeners"`
+	KgwOwn       *ebpf.MapSpec `ebpf:"kgw_own"`
 	KgwPlaintext *ebpf.MapSpec `ebpf:"kgw_plaintext"`
 	KgwPorts     *ebpf.MapSpec `ebpf:"kgw_ports"`
 	KgwRanges    *ebpf.MapSpec `ebpf:"kgw_ranges"`
@@ -94,6 +97,7 @@ type inboundMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type inboundVariableSpecs struct {
+	KnowsInterface *ebpf.VariableSpec `ebpf:"knows_interface"`
 }
 
 // inboundObjects contains all objects after they have been loaded into the kernel.
@@ -120,6 +124,7 @@ type inboundMaps struct {
 	KgwCounters  *ebpf.Map `ebpf:"kgw_counters"`
 	KgwHandover  *ebpf.Map `ebpf:"kgw_handover"`
 	KgwListeners *ebpf.Map `ebpf:"kgw_listeners"`
+	KgwOwn       *ebpf.Map `ebpf:"kgw_own"`
 	KgwPlaintext *ebpf.Map `ebpf:"kgw_plaintext"`
 	KgwPorts     *ebpf.Map `ebpf:"kgw_ports"`
 	KgwRanges    *ebpf.Map `ebpf:"kgw_ranges"`
@@ -133,6 +138,7 @@ func (m *inboundMaps) Close() error {
 		m.KgwCounters,
 		m.KgwHandover,
 		m.KgwListeners,
+		m.KgwOwn,
 		m.KgwPlaintext,
 		m.KgwPorts,
 		m.KgwRanges,
@@ -145,6 +151,7 @@ func (m *inboundMaps) Close() error {
 //
 // It can be passed to loadInboundObjects or ebpf.CollectionSpec.LoadAndAssign.
 type inboundVariables struct {
+	KnowsInterface *ebpf.Variable `ebpf:"knows_interface"`
 }
 
 // inboundPrograms contains all programs after they have been loaded into the kernel.

@@ -380,3 +380,38 @@ func TestAttachInboundErrors(t *testing.T) {
 		t.Errorf("the rest goes on: %v", err)
 	}
 }
+
+// Interfaces that the pod gets later have the programs too, and those that go leave nothing.
+func TestInterfacesThatComeLater(t *testing.T) {
+	both(t, func(t *testing.T, clsact bool) {
+		lab := netlab.New(t, 2)
+		n := lab.Node(0)
+		p := load(t, options(t, n))
+		want, on := byDefault(), "tcx net1 kgw_ingress"
+		if clsact {
+			p.WithoutTCX()
+			want = byClsact()
+		}
+		must(t, n.Do(p.AttachInbound))
+		p.follow(n)
+		for range 2 {
+			must(t, n.AddLink(lab.Node(1), "net1"))
+			with := append(slices.Clone(want), on)
+			if clsact || !hasTCX() {
+				with = append(slices.Clone(want), "filter net1 kgw_ingress", "qdisc net1 clsact")
+			}
+			expectInside(t, n, with...)
+			must(t, n.RemoveLink("net1"))
+			expectInside(t, n, want...)
+		}
+		must(t, n.AddLink(lab.Node(1), "net2"))
+		await(t, func() string {
+			if got := inNamespace(t, n); len(got) == len(want) {
+				return fmt.Sprintf("in the namespace: %q", got)
+			}
+			return ""
+		})
+		must(t, p.Detach())
+		expectInside(t, n)
+	})
+}

@@ -125,13 +125,35 @@ static __always_inline __u32 state_of(struct __sk_buff *skb, const struct tuple 
 	return sk ? sk->state : BPF_TCP_LISTEN;
 }
 
+/* Whether the kernel delivers a packet in this network namespace, and does not forward it. */
+static __always_inline bool is_for_here(struct __sk_buff *skb, const struct tuple *t)
+{
+	struct bpf_fib_lookup route = { .ifindex = skb->ifindex };
+	long answer;
+
+	if (is_mapped(t->server.ip)) {
+		route.family = AF_INET;
+		route.ipv4_src = t->client.ip[3];
+		route.ipv4_dst = t->server.ip[3];
+	} else {
+		/* Multicast is never TCP. */
+		if ((t->server.ip[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000))
+			return false;
+		route.family = AF_INET6;
+		copy_ip(route.ipv6_src, t->client.ip);
+		copy_ip(route.ipv6_dst, t->server.ip);
+	}
+	answer = bpf_fib_lookup(skb, &route, sizeof(route), 0);
+	return answer == BPF_FIB_LKUP_RET_NOT_FWDED || answer == BPF_FIB_LKUP_RET_FWD_DISABLED;
+}
+
 /* Judges a SYN from outside to the pod. */
 static __always_inline int steer(struct __sk_buff *skb, const struct config *cfg, const struct tuple *t, bool shown)
 {
 	bool remembered = shown || bpf_map_lookup_elem(&kgw_shown, t);
 	__u32 state, one = 1;
 
-	if (!remembered && !cfg->strict)
+	if ((!remembered && !cfg->strict) || !is_for_here(skb, t))
 		return NEXT;
 	state = state_of(skb, t);
 	if (state != BPF_TCP_LISTEN && state != BPF_TCP_TIME_WAIT && state != BPF_TCP_NEW_SYN_RECV)
@@ -171,9 +193,9 @@ static __always_inline int steer(struct __sk_buff *skb, const struct config *cfg
 
 /* Judges TCP to the pod that cannot be read here. lookup.c judges it again, unless the
  * gateway is gone. */
-static __always_inline int guard(const struct config *cfg, const struct tuple *t)
+static __always_inline int guard(struct __sk_buff *skb, const struct config *cfg, const struct tuple *t)
 {
-	if (!fails_closed(cfg) || plaintext_allowed(t->client.ip))
+	if (!fails_closed(cfg) || plaintext_allowed(t->client.ip) || !is_for_here(skb, t))
 		return NEXT;
 
 	struct bpf_sock *sk REFERENCE = inband_listener(t);
@@ -194,5 +216,5 @@ int kgw_ingress(struct __sk_buff *skb)
 	packet = parse(skb, &t, &shown);
 	if (packet == PACKET_OTHER || !is_inbound(cfg, &t))
 		return NEXT;
-	return packet == PACKET_SYN ? steer(skb, cfg, &t, shown) : guard(cfg, &t);
+	return packet == PACKET_SYN ? steer(skb, cfg, &t, shown) : guard(skb, cfg, &t);
 }

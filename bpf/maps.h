@@ -45,6 +45,15 @@ struct {
 	__type(value, struct config);
 } kgw_config SEC(".maps");
 
+/* The addresses of the pod's network namespace, apart from loopback. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, struct address);
+	__type(value, __u32);
+} kgw_own SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);

@@ -13,6 +13,11 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type objectsAddress struct {
+	_  structs.HostLayout
+	Ip [4]uint32
+}
+
 type objectsConfig struct {
 	_              structs.HostLayout
 	OwnCgroup      uint64
@@ -76,6 +81,7 @@ const (
 	objectsMapKgwCounters    = "kgw_counters"
 	objectsMapKgwHandover    = "kgw_handover"
 	objectsMapKgwListeners   = "kgw_listeners"
+	objectsMapKgwOwn         = "kgw_own"
 	objectsMapKgwPlaintext   = "kgw_plaintext"
 	objectsMapKgwPorts       = "kgw_ports"
 	objectsMapKgwRanges      = "kgw_ranges"
@@ -157,6 +163,7 @@ type objectsMapSpecs struct {
 	KgwCounters  *ebpf.MapSpec `ebpf:"kgw_counters"`
 	KgwHandover  *ebpf.MapSpec `ebpf:"kgw_handover"`
 	KgwListeners *ebpf.MapSpec `ebpf:"kgw_listeners"`
+	KgwOwn       *ebpf.MapSpec `ebpf:"kgw_own"`
 	KgwPlaintext *ebpf.MapSpec `ebpf:"kgw_plaintext"`
 	KgwPorts     *ebpf.MapSpec `ebpf:"kgw_ports"`
 	KgwRanges    *ebpf.MapSpec `ebpf:"kgw_ranges"`
@@ -194,6 +201,7 @@ type objectsMaps struct {
 	KgwCounters  *ebpf.Map `ebpf:"kgw_counters"`
 	KgwHandover  *ebpf.Map `ebpf:"kgw_handover"`
 	KgwListeners *ebpf.Map `ebpf:"kgw_listeners"`
+	KgwOwn       *ebpf.Map `ebpf:"kgw_own"`
 	KgwPlaintext *ebpf.Map `ebpf:"kgw_plaintext"`
 	KgwPorts     *ebpf.Map `ebpf:"kgw_ports"`
 	KgwRanges    *ebpf.Map `ebpf:"kgw_ranges"`
@@ -207,6 +215,7 @@ func (m *objectsMaps) Close() error {
 		m.KgwCounters,
 		m.KgwHandover,
 		m.KgwListeners,
+		m.KgwOwn,
 		m.KgwPlaintext,
 		m.KgwPorts,
 		m.KgwRanges,

@@ -21,7 +21,7 @@ type Options struct {
 	// Pod is where the programs attach. Own is the gateway's own cgroup below it:
 	// connections of its processes are never captured.
 	Pod, Own Cgroup
-	// PodIPs are the addresses of the pod. Connections to them are never captured,
+	// PodIPs are the addresses in the pod's status. Connections to them are never captured,
 	// and captured ones keep the first of their family as local address.
 	PodIPs []netip.Addr
 	// Capture holds the ranges of pod addresses, Services those of Service
@@ -69,6 +69,7 @@ type Programs struct {
 	config   objectsConfig
 	attached map[string]attachment
 	inbound  *inbound // nil unless attached
+	closed   bool
 	// withoutTCX is for tests: clsact as on an older kernel.
 	withoutTCX bool
 }
@@ -183,6 +184,9 @@ func (p *Programs) fill(ranges, plaintext map[objectsRange]uint32) error {
 			return fmt.Errorf("the excluded ports: %w", err)
 		}
 	}
+	if err := p.putOwn(nil); err != nil {
+		return err
+	}
 	return p.putConfig()
 }
 
@@ -232,6 +236,7 @@ func (p *Programs) Counters() (Counters, error) {
 func (p *Programs) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.closed = true
 	return errors.Join(
 		detach(p.attached, func(a attachment) bool { return a.link != nil }),
 		p.stopInbound(p.options.KeepOnExit),

@@ -46,6 +46,15 @@ static __always_inline bool same_ip(const __u32 a[4], const __u32 b[4])
 	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
 }
 
+/* The worker dials the application from loopback. The kernel drops a packet from outside with such
+ * a source, and the answer to it. */
+static __always_inline bool is_loopback(const __u32 ip[4])
+{
+	if (is_mapped(ip))
+		return (bpf_ntohl(ip[3]) >> 24) == 127;
+	return !ip[0] && !ip[1] && !ip[2] && ip[3] == bpf_htonl(1);
+}
+
 /* 127.0.0.1 or ::1, in the family of ip. The gateway listens there. */
 static __always_inline void loopback_of(const __u32 ip[4], __u32 to[4])
 {

@@ -7,24 +7,30 @@
 
 #include "socket.h"
 
-/* Loopback, from where the worker dials the application. The kernel drops a packet from
- * outside with such a source, and the answer to it. */
-static __always_inline bool is_loopback(const __u32 ip[4])
+/* Whether a connection begins in the pod's network namespace. The handshake of one from outside that
+ * shows such a source cannot end: the answer stays in the namespace. */
+static __always_inline bool is_own(const __u32 ip[4])
 {
-	if (is_mapped(ip))
-		return (bpf_ntohl(ip[3]) >> 24) == 127;
-	return !ip[0] && !ip[1] && !ip[2] && ip[3] == bpf_htonl(1);
+	struct address key;
+
+	if (is_loopback(ip))
+		return true;
+	copy_ip(key.ip, ip);
+	return bpf_map_lookup_elem(&kgw_own, &key);
 }
 
-/* Whether the connection comes from outside and goes to one of the pod's addresses, but not
- * to a port of the gateway. */
+/* Whether the gateway itself listens there. */
+static __always_inline bool is_gateway_port(const struct config *cfg, const struct endpoint *server)
+{
+	return server->port == cfg->peer_port ||
+	       ((server->port == cfg->capture_port || server->port == cfg->inband_port) && is_loopback(server->ip));
+}
+
+/* Whether the connection comes from outside. Which address of the pod it goes to, and by which
+ * interface it comes, does not matter. */
 static __always_inline bool is_inbound(const struct config *cfg, const struct tuple *t)
 {
-	const __u32 *own = pod_ip_of(t->server.ip, cfg);
-
-	return own && same_ip(t->server.ip, own) && !same_ip(t->client.ip, own) && !is_loopback(t->client.ip) &&
-	       t->server.port != cfg->capture_port && t->server.port != cfg->peer_port &&
-	       t->server.port != cfg->inband_port;
+	return !is_own(t->client.ip) && !is_gateway_port(cfg, &t->server);
 }
 
 static __always_inline bool plaintext_allowed(const __u32 ip[4])

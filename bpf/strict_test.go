@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"syscall"
 	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
@@ -48,10 +50,87 @@ func TestStrictInbound(t *testing.T) {
 		}
 		server.app.do(request{Serve: &serve{Network: "tcp", Address: ":18443"}})
 		client.plain("peer port", outside, dial{To: server.four(18443)})
-		if r := outside.dial(dial{To: server.four(18444)}); r.Errno != syscall.ECONNREFUSED {
-			t.Errorf("in-band port from outside: %v, want it refused", r.Errno)
-		}
+		client.reset("in-band port", outside, dial{To: server.four(18444)})
 	})
+}
+
+// Strict mode judges by where a connection comes from, whatever address of the pod it goes to, and
+// whether the pod's status names that address or not.
+func TestStrictOnEveryAddress(t *testing.T) {
+	both(t, func(t *testing.T, clsact bool) {
+		lab := netlab.New(t, 3)
+		client := startPod(t, lab.Node(0), clsact, nil)
+		server := startPod(t, lab.Node(1), clsact, func(o *bpf.Options) {
+			o.Strict = true
+			o.PodIPs = o.PodIPs[:1] // as in a cluster of IPv4 alone
+			o.Exclude = prefixes("10.9.0.201/32", "fd00:9::2/128")
+		})
+		outside := startAgent(t, client.node, client.node.OtherCgroup, 0)
+		second := netip.MustParseAddr("10.9.0.201")
+		must(t, server.node.AddAddress("eth0", netip.PrefixFrom(second, 24)))
+		four, six := netip.MustParseAddr("10.8.0.2"), netip.MustParseAddr("fd00:8::2")
+		must(t, client.node.AddLink(server.node, "net1"))
+		for _, a := range prefixes("10.8.0.1/24", "fd00:8::1/64") {
+			must(t, client.node.AddAddress("net1", a))
+			must(t, server.node.AddAddress("net1", netip.PrefixFrom(a.Addr().Next(), a.Bits())))
+		}
+		linkLocal := func(name string) dial {
+			return dial{To: at(linkLocal(t, server.node, name).WithZone(name), 80), Six: true}
+		}
+
+		dials := map[string]dial{
+			"its address":                                   {To: server.four(80)},
+			"an address that is in no status":               {To: server.six(80), Six: true},
+			"link-local":                                    linkLocal("eth0"),
+			"a second address":                              {To: at(second, 80)},
+			"a second interface":                            {To: at(four, 80)},
+			"a second interface, IPv6":                      {To: at(six, 80), Six: true},
+			"a second interface, link-local":                linkLocal("net1"),
+			"a port that the gateway has on loopback":       {To: server.four(18000)},
+			"a port that the gateway has on loopback, IPv6": {To: at(six, 18444), Six: true},
+		}
+		for name, d := range dials {
+			client.reset(name, outside, d)
+		}
+		server.counted(bpf.Counters{PlaintextRefused: uint64(len(dials))})
+		client.inband("in band, a second address", dial{To: at(second, 80)}, at(second, 80))
+		client.inband("in band, a second interface", dial{To: at(four, 80)}, at(four, 80))
+		client.inband("in band, a second interface, IPv6", dial{To: at(six, 80), Six: true}, at(six, 80))
+		server.noneShown()
+
+		for name, d := range dials {
+			d.To = netip.AddrPortFrom(d.To.Addr(), 80)
+			server.plain("from the pod itself to "+name, server.app, d)
+		}
+		server.plain("from an address of the pod's to another", server.app, dial{To: at(four, 80), Bind: at(second, 0)})
+		server.plain("from an interface of the pod's to it", server.app, dial{To: at(four, 80), Device: "net1"})
+		server.counted(bpf.Counters{PlaintextRefused: uint64(len(dials)), Steered: 3})
+	})
+}
+
+// linkLocal returns the link-local address of an interface, once it can be used.
+func linkLocal(t *testing.T, n *netlab.Node, name string) (found netip.Addr) {
+	t.Helper()
+	await(t, func() string {
+		must(t, n.Do(func() error {
+			link, err := netlink.LinkByName(name)
+			if err != nil {
+				return err
+			}
+			list, err := netlink.AddrList(link, netlink.FAMILY_V6)
+			for _, a := range list {
+				if a.IP.IsLinkLocalUnicast() && a.Flags&unix.IFA_F_TENTATIVE == 0 {
+					found, _ = netip.AddrFromSlice(a.IP)
+				}
+			}
+			return err
+		}))
+		if !found.IsValid() {
+			return "no link-local address of " + name
+		}
+		return ""
+	})
+	return found
 }
 
 func TestPlaintextFrom(t *testing.T) {

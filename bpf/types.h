@@ -14,6 +14,10 @@ struct endpoint {
 	__u16 pad;
 };
 
+struct address {
+	__u32 ip[4];
+};
+
 /* A TCP connection: the client is the end that connected. */
 struct tuple {
 	struct endpoint client, server;

@@ -124,7 +124,7 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first rest) error 
 		p.decline(c, statusNotAllowed, traffic.IdentityNotAllowed, err)
 		return err
 	}
-	if err := s.allowed(h, leaf); err != nil {
+	if err := s.allowed(h, leaf, c.line.Wire); err != nil {
 		p.decline(c, statusNotAllowed, traffic.Forbidden, err)
 		return err
 	}
@@ -184,9 +184,10 @@ func (p *Proxy) permitted(s *settings, leaf *x509.Certificate) error {
 }
 
 // allowed checks that the peer asks for an application of this pod, and speaks for a client
-// that its certificate names.
-func (s *settings) allowed(h header, leaf *x509.Certificate) error {
-	if !s.ownPod(h.Destination.Addr()) {
+// that its certificate names. In band the destination is where the connection arrived, which may be
+// an address of the pod that its status does not name.
+func (s *settings) allowed(h header, leaf *x509.Certificate, wire string) error {
+	if wire != api.WireInband && !s.ownPod(h.Destination.Addr()) {
 		return fmt.Errorf("destination %v is not in this pod", h.Destination)
 	}
 	if port := h.Destination.Port(); port == api.CapturePort || port == api.PeerPort || port == api.InbandPort {

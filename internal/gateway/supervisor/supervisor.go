@@ -119,6 +119,7 @@ func (s *supervisor) live(ctx context.Context) error {
 	var background sync.WaitGroup
 	defer background.Wait()
 	defer cancel()
+	background.Go(func() { s.followNetwork(ctx) })
 	background.Go(func() {
 		select {
 		case <-ctx.Done():
