@@ -13,12 +13,14 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 	"unsafe"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
@@ -40,6 +42,7 @@ type request struct {
 	Gateway *gateway `json:",omitempty"`
 	Stop    bool     `json:",omitempty"` // closes what Serve and Gateway opened
 	FDs     bool     `json:",omitempty"`
+	Nested  bool     `json:",omitempty"` // goes on in a network namespace of its own, for which it is root
 }
 
 // dial is one connect(2) and what follows.
@@ -123,7 +126,7 @@ func agentMain([]string) int {
 		case q.Gateway != nil:
 			for _, a := range q.Gateway.Addresses {
 				var l net.Listener
-				if l, err = (&serve{Network: "tcp", Address: a}).listen(); err != nil {
+				if l, err = listenAsGateway(a); err != nil {
 					break
 				}
 				listeners = append(listeners, l)
@@ -137,6 +140,8 @@ func agentMain([]string) int {
 				unix.Close(fd)
 			}
 			listeners, held = nil, nil
+		case q.Nested:
+			err = nest()
 		case q.FDs:
 			var list []os.DirEntry
 			list, err = os.ReadDir("/proc/self/fd")
@@ -151,10 +156,35 @@ func agentMain([]string) int {
 	}
 }
 
+// nest moves the calling goroutine to a network namespace with nothing but loopback.
+func nest() error {
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return err
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(lo)
+}
+
 func (s *serve) listen() (net.Listener, error) {
 	var c net.ListenConfig
 	c.SetMultipathTCP(s.MPTCP)
 	return c.Listen(context.Background(), s.Network, s.Address)
+}
+
+// listenAsGateway listens as the supervisor does.
+func listenAsGateway(address string) (net.Listener, error) {
+	c := net.ListenConfig{Control: func(_, address string, raw syscall.RawConn) error {
+		port := netip.MustParseAddrPort(address).Port()
+		var marked error
+		err := raw.Control(func(fd uintptr) { marked = bpf.MarkListener(int(fd), port == api.InbandPort) })
+		return errors.Join(err, marked)
+	}}
+	c.SetMultipathTCP(false)
+	return c.Listen(context.Background(), "tcp", address)
 }
 
 func acceptAll(l net.Listener, asGateway bool) {

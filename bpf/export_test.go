@@ -101,16 +101,16 @@ const (
 // sizeofDiag is the size of struct inet_diag_msg, in bytes.
 const sizeofDiag = 72
 
-// everySocket is a struct inet_diag_req_v2 for the TCP sockets of a family, in any state
-// but TIME_WAIT, in which a socket has no storage.
+// everySocket is a struct inet_diag_req_v2 for the TCP sockets of a family, but for listeners and
+// those in TIME_WAIT, which have no storage.
 func everySocket(family byte) []byte {
-	const timeWait = 6 // include/net/tcp_states.h
+	const timeWait, listen = 6, 10 // include/net/tcp_states.h
 	b := []byte{family, unix.IPPROTO_TCP, 0, 0}
-	b = binary.NativeEndian.AppendUint32(b, ^uint32(1<<timeWait))
+	b = binary.NativeEndian.AppendUint32(b, ^uint32(1<<timeWait|1<<listen))
 	return append(b, make([]byte, 48)...)
 }
 
-// Sockets counts the TCP sockets of this network namespace that have an entry in
+// Sockets counts the connections of this network namespace that have an entry in
 // kgw_sockets. sock_diag reports their storages (Linux 5.7), which takes CAP_BPF.
 func (p *Programs) Sockets() (n int, err error) {
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {

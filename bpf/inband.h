@@ -80,25 +80,17 @@ static __always_inline void read_answer(struct bpf_sock_ops *ctx, struct bpf_soc
 	write_options(ctx, false);
 }
 
-/* Recognises the in-band listeners by their address: the gateway's supervisor opens them
- * before any other process of the pod can. */
-static __always_inline void find_listener(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+/* Prepares the in-band listeners. Only a process of the gateway can mark one: its address would be
+ * no proof, because every process can have it in a network namespace of its own. */
+static __always_inline void prepare_listener(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
 	struct endpoint local = {}, remote = {};
-	struct config *cfg = get_config();
 	enum listener which;
-	struct handover *h;
-	__u32 loopback[4];
 
-	ends_of(ctx, &local, &remote);
-	loopback_of(local.ip, loopback);
-	if (!cfg || local.port != cfg->inband_port || !same_ip(local.ip, loopback))
+	if (!has_role(known(sk), ROLE_INBAND_LISTENER))
 		return;
-	h = remember(sk);
-	if (!h)
-		return;
-	h->role = ROLE_INBAND_LISTENER;
 	write_options(ctx, true);
+	ends_of(ctx, &local, &remote);
 	which = listener_of(local.ip);
 	bpf_sock_map_update(ctx, &kgw_listeners, &which, BPF_ANY);
 }

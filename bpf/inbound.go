@@ -34,9 +34,10 @@ type inbound struct {
 // resets. All others reach the application untouched.
 //
 // It must be called in the pod's network namespace, after [Programs.AttachSockets], and attaches
-// to all interfaces but loopback; [Programs.FollowNetwork] attaches to those that come later. The listeners on 127.0.0.1 and [::1], port [api.InbandPort], must be plain TCP sockets
-// that were opened after AttachSockets, and should be open before this call. It then
-// removes what a gateway that is gone left behind, without a gap.
+// to all interfaces but loopback; [Programs.FollowNetwork] attaches to those that come later.
+// The listeners on 127.0.0.1 and [::1], port [api.InbandPort], must be plain TCP sockets
+// with [MarkListener], and should be open before this call: without them strict mode refuses. It
+// then removes what a gateway that is gone left behind, without a gap.
 //
 // It uses tcx where the kernel has it, and clsact otherwise and with KeepOnExit. If the
 // kernel lacks something, the error names it: nothing inbound is attached, and everything

@@ -21,6 +21,7 @@ int kgw_lookup(struct bpf_sk_lookup *ctx)
 {
 	struct config *cfg = get_config();
 	struct tuple t = {};
+	bool shown;
 
 	if (!cfg || ctx->protocol != IPPROTO_TCP)
 		return SK_PASS;
@@ -37,12 +38,20 @@ int kgw_lookup(struct bpf_sk_lookup *ctx)
 	t.server.port = bpf_htons(ctx->local_port);
 	if ((knows_interface && ctx->ingress_ifindex == LOOPBACK_IFINDEX) || !is_inbound(cfg, &t))
 		return SK_PASS;
-	if (!bpf_map_lookup_elem(&kgw_shown, &t) && (!cfg->strict || plaintext_allowed(t.client.ip)))
+	shown = bpf_map_lookup_elem(&kgw_shown, &t);
+	if (!shown && (!cfg->strict || plaintext_allowed(t.client.ip)))
 		return SK_PASS;
 
 	struct bpf_sock *sk REFERENCE = inband_listener(&t);
 
-	if (!sk)
-		return fails_closed(cfg) ? SK_DROP : SK_PASS;
+	if (!sk) {
+		/* This program ends with the supervisor, which holds the listeners: none should be
+		 * missing. A gateway that is gone is what fails_closed is about. */
+		if (!cfg->strict)
+			return SK_PASS;
+		if (!shown)
+			COUNT(plaintext_refused);
+		return SK_DROP;
+	}
 	return bpf_sk_assign(ctx, sk, 0) && cfg->strict ? SK_DROP : SK_PASS;
 }

@@ -89,7 +89,7 @@ struct {
 	__type(value, __u32);
 } kgw_shown SEC(".maps");
 
-/* The in-band listeners. The kernel removes one when it is closed. */
+/* The in-band listeners, which inband.h puts in. The kernel removes one when it is closed. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SOCKMAP);
 	__uint(max_entries, LISTENERS);

@@ -15,4 +15,10 @@ const (
 	sockoptPresentAs           = 0x2
 	sockoptInband              = 0x3
 	sockoptPeerShown           = 0x4
+	sockoptListener            = 0x5
+)
+
+const (
+	roleCaptureListener = 0x7
+	roleInbandListener  = 0x8
 )

@@ -65,6 +65,20 @@ func MarkInband(fd int) error {
 	return nil
 }
 
+// MarkListener tells the programs that a socket is about to listen for the gateway: inband says
+// which of its ports. It must be called before listen(2), by a process of the gateway, and fails
+// without [Programs.AttachSockets].
+func MarkListener(fd int, inband bool) error {
+	role := roleCaptureListener
+	if inband {
+		role = roleInbandListener
+	}
+	if err := unix.SetsockoptInt(fd, sockoptLevel, sockoptListener, role); err != nil {
+		return fmt.Errorf("marking a listener: %w", err)
+	}
+	return nil
+}
+
 // PeerShown reports whether the other end of a connection has shown in the handshake
 // that it has a gateway. The connection is an established one on which [MarkInband] was
 // called before, or one accepted from the in-band listener; it is false for any other.

@@ -196,6 +196,30 @@ func TestModeSwitchLeavesConnections(t *testing.T) {
 	})
 }
 
+// A process of the pod cannot take the place of the gateway's listeners, in a network namespace of
+// its own either.
+func TestForeignListener(t *testing.T) {
+	both(t, func(t *testing.T, clsact bool) {
+		client, server := twoPods(t, clsact, func(o *bpf.Options) { o.Strict = true })
+		outside := startAgent(t, client.node, client.node.OtherCgroup, 0)
+		check := func(when string) {
+			t.Helper()
+			for _, d := range []dial{{To: server.four(80)}, {To: server.six(80), Six: true}} {
+				client.inband(when, d, d.To)
+				client.reset(when, outside, d)
+			}
+		}
+		nested := startAgent(t, server.node, server.node.AppCgroup, 0)
+		nested.do(request{Nested: true})
+		for _, address := range inbandAddresses() {
+			nested.do(request{Serve: &serve{Network: "tcp", Address: address}})
+		}
+		check("while it listens")
+		nested.do(request{Stop: true})
+		check("when it has ended")
+	})
+}
+
 func TestNoInbandListener(t *testing.T) {
 	for _, c := range []struct{ strict, closed bool }{{false, false}, {false, true}, {true, false}, {true, true}} {
 		t.Run(fmt.Sprintf("strict %v, closed %v", c.strict, c.closed), func(t *testing.T) {
@@ -208,7 +232,7 @@ func TestNoInbandListener(t *testing.T) {
 				for _, d := range []dial{{To: server.four(80)}, {To: server.six(80), Six: true}} {
 					inband := d
 					inband.Inband = true
-					if !c.strict || !c.closed {
+					if !c.strict {
 						client.plain("plaintext", outside, d)
 						client.plain("in band", client.gateway, inband)
 						continue
@@ -216,7 +240,7 @@ func TestNoInbandListener(t *testing.T) {
 					unreachable(t, outside, d)
 					unreachable(t, client.gateway, inband)
 				}
-				if got := server.counters(); c.strict && c.closed && got.PlaintextRefused == 0 {
+				if got := server.counters(); c.strict && got.PlaintextRefused == 0 {
 					t.Errorf("counters %+v, want some refused", got)
 				}
 				server.plain("own pod", server.app, dial{To: server.four(80)})

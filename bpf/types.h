@@ -76,7 +76,9 @@ enum role {
 	 * end has not shown that it has a gateway, or it has. */
 	ROLE_INBAND,
 	ROLE_INBAND_SHOWN,
-	/* The in-band listener, and what it accepts until that is established. */
+	/* The listeners that the supervisor has marked, and what they accept until that is
+	 * established. */
+	ROLE_CAPTURE_LISTENER,
 	ROLE_INBAND_LISTENER,
 };
 
@@ -98,4 +100,6 @@ enum sockopt {
 	SOCKOPT_INBAND = 3,
 	/* get: an int, 1 or 0 */
 	SOCKOPT_PEER_SHOWN = 4,
+	/* set, before listen(2): an int, ROLE_CAPTURE_LISTENER or ROLE_INBAND_LISTENER */
+	SOCKOPT_LISTENER = 5,
 };

@@ -103,7 +103,7 @@ func (s *supervisor) live(ctx context.Context) error {
 		return err
 	}
 	defer s.closePrograms()
-	if err := s.listeners.openInband(ctx); err != nil {
+	if err := s.listeners.openMarked(ctx); err != nil {
 		return err
 	}
 	if s.traffic, s.counters, err = handoff.NewCounters(); err != nil {
