@@ -28,6 +28,21 @@ func (p *Programs) Handovers() (n int, err error) {
 	return n, entries.Err()
 }
 
+// FillHandovers adds up to n entries that belong to no connection to the handover map, and returns
+// how many it took.
+func (p *Programs) FillHandovers(n int) (int, error) {
+	for i := range n {
+		ip := netip.AddrFrom4([4]byte{192, 0, byte(i >> 24), byte(i >> 16)})
+		key := objectsTuple{Client: endpoint(netip.AddrPortFrom(ip, uint16(i)))}
+		if err := p.objects.KgwHandover.Put(key, objectsHandover{}); errors.Is(err, unix.E2BIG) {
+			return i, nil
+		} else if err != nil {
+			return i, err
+		}
+	}
+	return n, nil
+}
+
 // WithoutTCX makes AttachInbound use clsact, as on a kernel before 6.6.
 func (p *Programs) WithoutTCX() { p.withoutTCX = true }
 

@@ -130,6 +130,72 @@ func TestPresentAs(t *testing.T) {
 	s.nothingLeft()
 }
 
+// What is handed over waits as long as the application's kernel does, whatever comes in between.
+func TestHandoverIsNotForgotten(t *testing.T) {
+	s := setUp(t, nil)
+	s.app.do(request{Serve: &serve{Network: "tcp", Address: ":8080", Defer: true}})
+	for _, d := range []dial{
+		{To: at(s.here.IP4, 8080), PresentAs: netip.MustParseAddrPort("10.1.2.3:4567")},
+		{To: at(s.here.IP6, 8080), Six: true, PresentAs: netip.MustParseAddrPort("[fd00:1::3]:4567")},
+	} {
+		d.Wait = true
+		s.gateway.do(request{Dial: &d})
+		if n, err := s.programs.FillHandovers(20_000); n != 20_000 || err != nil {
+			t.Fatalf("%d others are handed over: %v", n, err)
+		}
+		if r := s.gateway.do(request{Finish: true}); r.Seen == nil || unmapped(r.Seen.Accept) != d.PresentAs || unmapped(r.Seen.Peer) != d.PresentAs {
+			t.Errorf("the application saw %+v, want client %v", r.Seen, d.PresentAs)
+		}
+	}
+}
+
+// A connection whose client cannot be handed over ends before its first byte, and nobody takes it
+// for one of the pod's own.
+func TestHandoverIsFull(t *testing.T) {
+	s := setUp(t, nil)
+	s.app.do(request{Serve: &serve{Network: "tcp", Address: ":8080"}})
+	if n, err := s.programs.FillHandovers(1 << 20); n == 1<<20 || err != nil {
+		t.Fatalf("%d are handed over: %v", n, err)
+	}
+	for _, d := range []dial{
+		{To: at(s.here.IP4, 8080), PresentAs: netip.MustParseAddrPort("10.1.2.3:4567"), Bind: netip.MustParseAddrPort("127.107.103.119:0")},
+		{To: at(s.here.IP6, 8080), Six: true, PresentAs: netip.MustParseAddrPort("[fd00:1::3]:4567"), Bind: netip.MustParseAddrPort("[::1]:0")},
+	} {
+		for range 100 {
+			if r := s.gateway.dial(d); !r.Reset {
+				t.Fatalf("presenting: %+v", r)
+			}
+		}
+	}
+	for _, c := range s.app.do(request{Accepted: true}).Accepted {
+		if c.Addr().Unmap().IsLoopback() {
+			t.Fatalf("accept says %v", c)
+		}
+	}
+	if r := s.app.dial(dial{To: at(s.there.IP4, 80)}); r.Seen == nil || r.Seen.Error != "not captured" || r.Seen.Original.IsValid() {
+		t.Errorf("captured: %+v", r.Seen)
+	}
+	for _, from := range []string{"127.0.0.1:0", "127.107.103.119:0"} {
+		s.direct("the pod's own, from loopback", s.app, dial{To: at(s.here.IP4, 8080), Bind: netip.MustParseAddrPort(from)})
+	}
+}
+
+// An application whose sockets have no memory for it sees the client nevertheless.
+func TestHandoverWithoutMemory(t *testing.T) {
+	s := setUp(t, nil)
+	app := startAgent(t, s.here, s.here.AppCgroup, 0)
+	app.do(request{Serve: &serve{Network: "tcp", Address: ":8080", Hungry: true}})
+	for _, d := range []dial{
+		{To: at(s.here.IP4, 8080), PresentAs: netip.MustParseAddrPort("10.1.2.3:4567"), Bind: netip.MustParseAddrPort("127.107.103.119:0")},
+		{To: at(s.here.IP6, 8080), Six: true, PresentAs: netip.MustParseAddrPort("[fd00:1::3]:4567"), Bind: netip.MustParseAddrPort("[::1]:0")},
+	} {
+		if r := s.gateway.dial(d); r.Seen == nil || unmapped(r.Seen.Accept) != d.PresentAs || unmapped(r.Seen.Peer) != d.PresentAs {
+			t.Errorf("the application saw %+v, want client %v", r.Seen, d.PresentAs)
+		}
+	}
+	s.nothingLeft()
+}
+
 // Only the gateway can set and get the options.
 func TestSocketOptionsAreTheGatewaysAlone(t *testing.T) {
 	s := setUp(t, nil)

@@ -71,10 +71,12 @@ struct {
 } kgw_sockets SEC(".maps");
 
 /* From a connecting socket to the one that accepts it. An entry lives from the SYN to
- * the end of the handshake, at most until the connecting socket closes. */
+ * the end of the handshake, at most until the connecting socket closes. A full map refuses, and
+ * forgets nothing; it has room for every ephemeral port of both families. */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
 	__type(key, struct tuple);
 	__type(value, struct handover);
 } kgw_handover SEC(".maps");

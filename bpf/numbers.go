@@ -23,6 +23,7 @@ const (
 	sockoptInband              = C.SOCKOPT_INBAND
 	sockoptPeerShown           = C.SOCKOPT_PEER_SHOWN
 	sockoptListener            = C.SOCKOPT_LISTENER
+	sockoptHandedOver          = C.SOCKOPT_HANDED_OVER
 )
 
 // The roles of listeners (enum role).

@@ -16,9 +16,10 @@ const (
 	sockoptInband              = 0x3
 	sockoptPeerShown           = 0x4
 	sockoptListener            = 0x5
+	sockoptHandedOver          = 0x6
 )
 
 const (
-	roleCaptureListener = 0x7
-	roleInbandListener  = 0x8
+	roleCaptureListener = 0x8
+	roleInbandListener  = 0x9
 )

@@ -49,14 +49,15 @@ static __always_inline bool original_destination(struct bpf_sock *sk, struct end
 	return true;
 }
 
-static __always_inline int peer_shown(struct bpf_sockopt *ctx)
+/* Says whether the socket has a role. */
+static __always_inline int answer_role(struct bpf_sockopt *ctx, enum role role)
 {
 	void *end = ctx->optval_end;
 	__u32 *to = ctx->optval;
 
 	if (!ctx->sk || (void *)(to + 1) > end)
 		return CONTINUE;
-	*to = has_role(known(ctx->sk), ROLE_INBAND_SHOWN);
+	*to = has_role(known(ctx->sk), role);
 	ANSWER(ctx, sizeof(*to));
 	return CONTINUE;
 }
@@ -71,7 +72,9 @@ int kgw_getsockopt(struct bpf_sockopt *ctx)
 	switch (ctx->level) {
 	case SOCKOPT_LEVEL:
 		if (ctx->optname == SOCKOPT_PEER_SHOWN)
-			return peer_shown(ctx);
+			return answer_role(ctx, ROLE_INBAND_SHOWN);
+		if (ctx->optname == SOCKOPT_HANDED_OVER)
+			return answer_role(ctx, ROLE_HANDED_OVER);
 		if (ctx->optname != SOCKOPT_ORIGINAL_DESTINATION)
 			return not_ours(ctx);
 		break;

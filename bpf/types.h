@@ -68,6 +68,8 @@ enum role {
 	ROLE_CAPTURED = 1,
 	/* The worker's end of a connection to the application: the client to show. */
 	ROLE_PRESENTING,
+	/* The same, once the client is in the handover map. */
+	ROLE_HANDED_OVER,
 	/* The worker's end of a captured connection: its original destination. */
 	ROLE_GATEWAY,
 	/* The application's end of a connection from the worker: the client to show. */
@@ -102,4 +104,6 @@ enum sockopt {
 	SOCKOPT_PEER_SHOWN = 4,
 	/* set, before listen(2): an int, ROLE_CAPTURE_LISTENER or ROLE_INBAND_LISTENER */
 	SOCKOPT_LISTENER = 5,
+	/* get: an int, 1 or 0 */
+	SOCKOPT_HANDED_OVER = 6,
 };

@@ -225,11 +225,33 @@ func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
 		},
 	}
 	d.SetMultipathTCP(false)
-	local := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
+	// The application sees this address if the programs go before it accepts. Unlike 127.0.0.1
+	// nobody has a reason to trust it. IPv6 has only one loopback address.
+	local := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 'k', 'g', 'w'}), 0)
 	if h.Destination.Addr().Is6() {
 		local = netip.AddrPortFrom(netip.IPv6Loopback(), 0)
 	}
-	return d.DialTCP(p.ctx, "tcp", local, h.Destination)
+	app, err := d.DialTCP(p.ctx, "tcp", local, h.Destination)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.handedOver(app); err != nil {
+		reset(app)
+		return nil, fmt.Errorf("presenting the connection as coming from %v: %w", h.Client, err)
+	}
+	return app, nil
+}
+
+// handedOver returns an error if the application does not see the client. It must not get a byte
+// then.
+func (p *Proxy) handedOver(app *net.TCPConn) error {
+	return onSocket(app, func(fd int) error {
+		done, err := p.sockets.HandedOver(fd)
+		if err == nil && !done {
+			err = errors.New("the application would not see its client")
+		}
+		return err
+	})
 }
 
 // decline sends the peer the reason why there is no connection, and ends c.
