@@ -14,7 +14,7 @@ static __always_inline bool is_tcp(struct bpf_sock_addr *ctx)
 	       (ctx->protocol == IPPROTO_TCP || ctx->protocol == IPPROTO_MPTCP);
 }
 
-/* Whether somebody listens at to, in the caller's network namespace. The source is all
+/* Whether the gateway listens at to, in the caller's network namespace. The source is all
  * zeroes: no established connection has that, so only a listener can match. */
 static __always_inline bool listens(struct bpf_sock_addr *ctx, const struct endpoint *to)
 {
@@ -22,7 +22,22 @@ static __always_inline bool listens(struct bpf_sock_addr *ctx, const struct endp
 	struct bpf_sock_tuple key = {};
 	struct bpf_sock *sk REFERENCE = bpf_sk_lookup_tcp(ctx, &key, lookup_key(&t, &key), BPF_F_CURRENT_NETNS, 0);
 
-	return sk;
+	return sk && has_role(known(sk), ROLE_CAPTURE_LISTENER);
+}
+
+/* Decides where the gateway does not listen. While it lives, that is in a network namespace which a
+ * process of the pod has made. A gateway that is gone has this program still if it fails closed. */
+static __always_inline enum verdict judge_unreachable(const struct config *cfg, const struct endpoint *gateway)
+{
+	struct tuple t = { .server = *gateway };
+	struct bpf_sock *sk REFERENCE = inband_listener(&t);
+
+	if (sk) {
+		COUNT(nested);
+		return cfg->strict ? VERDICT_REFUSE : VERDICT_PASS;
+	}
+	COUNT(no_listener);
+	return cfg->strict || cfg->closed ? VERDICT_REFUSE : VERDICT_PASS;
 }
 
 /* Keeps the pod's address as the local address of a captured connection, which
@@ -68,10 +83,8 @@ static __always_inline enum verdict judge_tcp(struct bpf_sock_addr *ctx, const s
 	}
 	loopback_of(dst->ip, gateway->ip);
 	gateway->port = cfg->capture_port;
-	if (!listens(ctx, gateway)) {
-		COUNT(no_listener);
-		return cfg->closed ? VERDICT_REFUSE : VERDICT_PASS;
-	}
+	if (!listens(ctx, gateway))
+		return judge_unreachable(cfg, gateway);
 	/* SO_BINDTODEVICE puts loopback out of reach. */
 	h = ctx->sk->bound_dev_if ? NULL : remember(ctx->sk);
 	if (!h) {

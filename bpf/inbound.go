@@ -14,24 +14,46 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
 // inbound is what AttachInbound attaches.
 type inbound struct {
 	programs inboundPrograms
-	// lookup and links end with the process; filters stay. links are those of interfaces, by
-	// index.
+	// lookup and links end with the process; filters stay.
 	lookup  link.Link
-	links   map[int]link.Link
+	links   map[place]link.Link
 	filters *filters
 	tcx     bool
+}
+
+// hook is where a program goes on every interface.
+type hook struct {
+	name    string
+	program *ebpf.Program
+	tcx     ebpf.AttachType
+	parent  uint32 // of clsact
+}
+
+// place is a hook of one interface.
+type place struct {
+	index  int
+	parent uint32
+}
+
+func (in *inbound) hooks() []hook {
+	return []hook{
+		{inboundProgKgwIngress, in.programs.KgwIngress, ebpf.AttachTCXIngress, netlink.HANDLE_MIN_INGRESS},
+		{inboundProgKgwEgress, in.programs.KgwEgress, ebpf.AttachTCXEgress, netlink.HANDLE_MIN_EGRESS},
+	}
 }
 
 // AttachInbound attaches the programs that send inbound connections to the gateway's in-band
 // listener: those that show that their other end has a gateway, and in strict mode
 // those in plaintext that [Options.PlaintextFrom] does not allow, which the gateway
-// resets. All others reach the application untouched.
+// resets. All others reach the application untouched. Connections to captured ranges that the pod
+// forwards for others are counted, and dropped in strict mode.
 //
 // It must be called in the pod's network namespace, after [Programs.AttachSockets], and attaches
 // to all interfaces but loopback; [Programs.FollowNetwork] attaches to those that come later.
@@ -90,6 +112,8 @@ func (p *Programs) loadInbound() (*inbound, error) {
 		inboundMapKgwListeners: p.objects.KgwListeners,
 		inboundMapKgwOwn:       p.objects.KgwOwn,
 		inboundMapKgwPlaintext: p.objects.KgwPlaintext,
+		inboundMapKgwPorts:     p.objects.KgwPorts,
+		inboundMapKgwRanges:    p.objects.KgwRanges,
 		inboundMapKgwShown:     p.objects.KgwShown,
 	}
 	for name, m := range shared {
@@ -98,7 +122,7 @@ func (p *Programs) loadInbound() (*inbound, error) {
 	if err := spec.Variables[inboundVarKnowsInterface].Set(knowsInterface()); err != nil {
 		return nil, err
 	}
-	in := &inbound{links: make(map[int]link.Link), filters: &filters{}}
+	in := &inbound{links: make(map[place]link.Link), filters: &filters{}}
 	if err := spec.LoadAndAssign(&in.programs, &ebpf.CollectionOptions{MapReplacements: shared}); err != nil {
 		return nil, cmp.Or(missingFeature(inboundRequirements()), err)
 	}
@@ -136,32 +160,41 @@ func (p *Programs) attachInbound(in *inbound) error {
 func (in *inbound) attachTo(interfaces []net.Interface) error {
 	var errs []error
 	for _, i := range interfaces {
-		if in.links[i.Index] != nil || in.filters.has(i.Index) {
-			continue
-		}
-		attached := false
-		var err error
-		if in.tcx {
-			attached, err = in.attachTCX(i)
-		}
-		if err == nil && !attached {
-			err = in.filters.attach(i, in.programs.KgwIngress)
-		}
-		if err != nil && !errors.Is(err, unix.ENODEV) { // it went in the meantime
-			errs = append(errs, fmt.Errorf("program %s to interface %s: %w", inboundProgKgwIngress, i.Name, err))
+		for _, h := range in.hooks() {
+			if err := in.attachHook(i, h); err != nil && !errors.Is(err, unix.ENODEV) { // it went in the meantime
+				errs = append(errs, fmt.Errorf("program %s to interface %s: %w", h.name, i.Name, err))
+			}
 		}
 	}
 	isThere := func(index int) bool {
 		return slices.ContainsFunc(interfaces, func(i net.Interface) bool { return i.Index == index })
 	}
-	for index, l := range in.links {
-		if !isThere(index) {
+	for at, l := range in.links {
+		if !isThere(at.index) {
 			_ = l.Close() // the kernel has detached it
-			delete(in.links, index)
+			delete(in.links, at)
 		}
 	}
 	in.filters.keep(isThere)
 	return errors.Join(errs...)
+}
+
+// attachHook attaches to a hook that has no program yet.
+func (in *inbound) attachHook(i net.Interface, h hook) error {
+	at := place{i.Index, h.parent}
+	if in.links[at] != nil || in.filters.has(at) {
+		return nil
+	}
+	if in.tcx {
+		l, err := link.AttachTCX(link.TCXOptions{Interface: i.Index, Program: h.program, Attach: h.tcx})
+		if err == nil {
+			in.links[at] = l
+		}
+		if !errors.Is(err, ebpf.ErrNotSupported) { // the kernel has no tcx
+			return err
+		}
+	}
+	return in.filters.attach(i, h)
 }
 
 func (in *inbound) attachLookup() error {
@@ -176,19 +209,6 @@ func (in *inbound) attachLookup() error {
 	}
 	in.lookup = l
 	return nil
-}
-
-// attachTCX returns false if the kernel has no tcx.
-func (in *inbound) attachTCX(i net.Interface) (bool, error) {
-	l, err := link.AttachTCX(link.TCXOptions{Interface: i.Index, Program: in.programs.KgwIngress, Attach: ebpf.AttachTCXIngress})
-	if errors.Is(err, ebpf.ErrNotSupported) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	in.links[i.Index] = l
-	return true, nil
 }
 
 // close detaches and frees everything, but not the filters if stay is set.
@@ -230,6 +250,7 @@ func inboundRequirements() []requirement {
 		haveMap(ebpf.SockMap, "4.14"),
 		haveHelper(tc, asm.FnSkbLoadBytesRelative, "4.18"),
 		haveHelper(tc, asm.FnSkbPullData, "4.9"),
+		haveHelper(tc, asm.FnSkFullsock, "5.1"),
 		haveHelper(tc, asm.FnFibLookup, "4.18"),
 		haveHelper(tc, asm.FnSkcLookupTcp, "5.2"),
 		haveHelper(tc, asm.FnSkRelease, "5.0"),

@@ -26,6 +26,7 @@ const (
 	inboundMapKgwRanges      = "kgw_ranges"
 	inboundMapKgwShown       = "kgw_shown"
 	inboundMapKgwSockets     = "kgw_sockets"
+	inboundProgKgwEgress     = "kgw_egress"
 	inboundProgKgwIngress    = "kgw_ingress"
 	inboundProgKgwLookup     = "kgw_lookup"
 	inboundVarKnowsInterface = "knows_interface"
@@ -73,6 +74,7 @@ type inboundSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type inboundProgramSpecs struct {
+	KgwEgress  *ebpf.ProgramSpec `ebpf:"kgw_egress"`
 	KgwIngress *ebpf.ProgramSpec `ebpf:"kgw_ingress"`
 	KgwLookup  *ebpf.ProgramSpec `ebpf:"kgw_lookup"`
 }
@@ -158,12 +160,14 @@ type inboundVariables struct {
 //
 // It can be passed to loadInboundObjects or ebpf.CollectionSpec.LoadAndAssign.
 type inboundPrograms struct {
+	KgwEgress  *ebpf.Program `ebpf:"kgw_egress"`
 	KgwIngress *ebpf.Program `ebpf:"kgw_ingress"`
 	KgwLookup  *ebpf.Program `ebpf:"kgw_lookup"`
 }
 
 func (p *inboundPrograms) Close() error {
 	return _InboundClose(
+		p.KgwEgress,
 		p.KgwIngress,
 		p.KgwLookup,
 	)

@@ -119,13 +119,17 @@ func byDefault() []string {
 	if !hasTCX() {
 		return byClsact()
 	}
-	return []string{"lookup kgw_lookup", "tcx eth0 kgw_ingress"}
+	return []string{"lookup kgw_lookup", "tcx eth0 kgw_ingress", "tcx egress eth0 kgw_egress"}
 }
 
 func byClsact() []string { return append(keptInside(), "lookup kgw_lookup") }
 
 // keptInside is what KeepOnExit keeps of byClsact.
-func keptInside() []string { return []string{"filter eth0 kgw_ingress", "qdisc eth0 clsact"} }
+func keptInside() []string { return filtersOn("eth0") }
+
+func filtersOn(name string) []string {
+	return []string{"filter " + name + " kgw_egress", "filter " + name + " kgw_ingress", "qdisc " + name + " clsact"}
+}
 
 func expectInside(t *testing.T, n *netlab.Node, want ...string) {
 	t.Helper()
@@ -154,7 +158,7 @@ func TestInboundLeavesNothing(t *testing.T) {
 				must(t, n.Do(p.AttachInbound))
 				expectInside(t, n, want...)
 			}
-			if got := p.Attached(); !slices.Equal(got, []string{"kgw_ingress", "kgw_lookup"}) {
+			if got := p.Attached(); !slices.Equal(got, []string{"kgw_egress", "kgw_ingress", "kgw_lookup"}) {
 				t.Errorf("attached %v", got)
 			}
 			if err := end(p.Programs); err != nil {
@@ -186,7 +190,7 @@ func TestInboundKeptOnExit(t *testing.T) {
 	expectInside(t, n, byClsact()...)
 	must(t, p.Close())
 	expectInside(t, n, keptInside()...)
-	for _, want := range []int{1, 0} {
+	for _, want := range []int{2, 0} {
 		if got := detachStaleInbound(t, n); got != want {
 			t.Errorf("detached %d filters, want %d", got, want)
 		}
@@ -251,7 +255,7 @@ func TestForeignFiltersStay(t *testing.T) {
 	o.KeepOnExit = true
 	p := load(t, o)
 	must(t, n.Do(p.AttachInbound))
-	expectInside(t, n, append(others, "filter eth0 kgw_ingress", "lookup kgw_lookup")...)
+	expectInside(t, n, append(others, "filter eth0 kgw_egress", "filter eth0 kgw_ingress", "lookup kgw_lookup")...)
 	p.Close()
 	detachStaleInbound(t, n)
 	expectInside(t, n, others...)
@@ -387,7 +391,7 @@ func TestInterfacesThatComeLater(t *testing.T) {
 		lab := netlab.New(t, 2)
 		n := lab.Node(0)
 		p := load(t, options(t, n))
-		want, on := byDefault(), "tcx net1 kgw_ingress"
+		want := byDefault()
 		if clsact {
 			p.WithoutTCX()
 			want = byClsact()
@@ -396,11 +400,11 @@ func TestInterfacesThatComeLater(t *testing.T) {
 		p.follow(n)
 		for range 2 {
 			must(t, n.AddLink(lab.Node(1), "net1"))
-			with := append(slices.Clone(want), on)
+			with := []string{"tcx net1 kgw_ingress", "tcx egress net1 kgw_egress"}
 			if clsact || !hasTCX() {
-				with = append(slices.Clone(want), "filter net1 kgw_ingress", "qdisc net1 clsact")
+				with = filtersOn("net1")
 			}
-			expectInside(t, n, with...)
+			expectInside(t, n, append(with, want...)...)
 			must(t, n.RemoveLink("net1"))
 			expectInside(t, n, want...)
 		}

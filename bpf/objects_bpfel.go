@@ -46,6 +46,8 @@ type objectsCounters struct {
 	Steered          uint64
 	PlaintextRefused uint64
 	PlaintextAllowed uint64
+	Nested           uint64
+	Forwarded        uint64
 }
 
 type objectsEndpoint struct {

@@ -226,6 +226,8 @@ func (p *Programs) Counters() (Counters, error) {
 		sum.Steered += c.Steered
 		sum.PlaintextRefused += c.PlaintextRefused
 		sum.PlaintextAllowed += c.PlaintextAllowed
+		sum.Nested += c.Nested
+		sum.Forwarded += c.Forwarded
 	}
 	return sum, nil
 }

@@ -134,3 +134,11 @@ static __always_inline void release(struct bpf_sock **sk)
 
 /* A variable that holds a reference to a socket, and gives it back at the end of its scope. */
 #define REFERENCE __attribute__((cleanup(release)))
+
+/* A REFERENCE to the in-band listener for a connection, or NULL. */
+static __always_inline struct bpf_sock *inband_listener(const struct tuple *t)
+{
+	enum listener which = listener_of(t->server.ip);
+
+	return bpf_map_lookup_elem(&kgw_listeners, &which);
+}

@@ -43,14 +43,6 @@ static __always_inline bool plaintext_allowed(const __u32 ip[4])
 	return allowed && *allowed;
 }
 
-/* A REFERENCE to the in-band listener for a connection, or NULL. */
-static __always_inline struct bpf_sock *inband_listener(const struct tuple *t)
-{
-	enum listener which = listener_of(t->server.ip);
-
-	return bpf_map_lookup_elem(&kgw_listeners, &which);
-}
-
 /* Whether nothing passes when the gateway is gone. */
 static __always_inline bool fails_closed(const struct config *cfg)
 {

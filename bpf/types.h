@@ -61,6 +61,8 @@ struct counters {
 	__u64 steered;
 	__u64 plaintext_refused;
 	__u64 plaintext_allowed;
+	__u64 nested;
+	__u64 forwarded;
 };
 
 enum role {

@@ -134,8 +134,8 @@ type CaptureCounts struct {
 	// to a device (SO_BINDTODEVICE) or memory ran out: they were refused in strict mode, and
 	// passed in plaintext otherwise.
 	Uncapturable uint64 `json:"uncapturable"`
-	// NoListener counts connections while no worker listened: they were refused with
-	// FailClosed, and passed in plaintext without.
+	// NoListener counts connections while no worker listened: they were refused in strict mode
+	// and with FailClosed, and passed in plaintext otherwise.
 	NoListener uint64 `json:"noListener"`
 	// UDP counts calls of connect(2), sendto(2) and sendmsg(2) on UDP sockets to captured
 	// ranges, except to port 53; no gateway encrypts them. UDPRefused counts those that were
@@ -150,6 +150,12 @@ type CaptureCounts struct {
 	// reset, or dropped while no worker listened (FailClosed).
 	PlaintextAllowed uint64 `json:"plaintextAllowed,omitempty"`
 	PlaintextRefused uint64 `json:"plaintextRefused,omitempty"`
+	// Nested counts connections from network namespaces that processes of the pod have made
+	// (containers in the pod, for example), where the gateway cannot capture. Forwarded counts those
+	// that the pod forwards for others. Both were refused in strict mode, and passed in plaintext
+	// otherwise.
+	Nested    uint64 `json:"nested,omitempty"`
+	Forwarded uint64 `json:"forwarded,omitempty"`
 }
 
 // Traffic counts connections since the gateway started, worker restarts included.
