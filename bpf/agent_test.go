@@ -42,6 +42,7 @@ type request struct {
 	Many    *many    `json:",omitempty"`
 	Serve   *serve   `json:",omitempty"`
 	Gateway *gateway `json:",omitempty"`
+	Trade   *trade   `json:",omitempty"`
 	Stop    bool     `json:",omitempty"` // closes what Serve and Gateway opened
 	FDs     bool     `json:",omitempty"`
 	// Finish goes on with a dial that Wait has stopped.
@@ -71,6 +72,16 @@ type dial struct {
 	NoConnect bool   `json:",omitempty"`
 	// Wait stops after connect(2), and Finish sends a byte and goes on.
 	Wait bool `json:",omitempty"`
+}
+
+// trade is a socket that was something else before.
+type trade struct {
+	// From is where it connects to before it listens. The reply has the true address of a client as
+	// Local, and what accept(2) says as Peer.
+	From netip.AddrPort
+	// Listen is where it is accepted, before it connects to To. The reply has what getpeername(2)
+	// says as Peer.
+	Listen, To netip.AddrPort
 }
 
 type many struct {
@@ -178,6 +189,8 @@ func agentMain([]string) int {
 				unix.Close(fd)
 			}
 			listeners, held = nil, nil
+		case q.Trade != nil:
+			r, err = q.Trade.run()
 		case q.Nested:
 			err = nest()
 		case q.FDs:
@@ -415,15 +428,69 @@ func (d *dial) connected(fd int) (*reply, error) {
 		if err := ready(fd, unix.POLLIN); err != nil {
 			return nil, fmt.Errorf("before disconnect: %w", err)
 		}
-		unspec := unix.RawSockaddr{Family: unix.AF_UNSPEC}
-		if _, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&unspec)), unsafe.Sizeof(unspec)); errno != 0 {
-			return nil, fmt.Errorf("disconnect: %w", errno)
+		if err := disconnect(fd); err != nil {
+			return nil, err
 		}
 		if errno := d.connect(fd, d.Then); errno != 0 {
 			return failed(errno), nil
 		}
 	}
 	return nil, nil
+}
+
+func disconnect(fd int) error {
+	unspec := unix.RawSockaddr{Family: unix.AF_UNSPEC}
+	if _, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&unspec)), unsafe.Sizeof(unspec)); errno != 0 {
+		return fmt.Errorf("disconnect: %w", errno)
+	}
+	return nil
+}
+
+func (c *trade) run() (r reply, err error) {
+	fd, err := (&dial{}).socket()
+	if err != nil {
+		return r, err
+	}
+	defer unix.Close(fd)
+	if c.Listen.IsValid() {
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+		if err := errors.Join(unix.Bind(fd, sockaddr(c.Listen, false)), unix.Listen(fd, 1)); err != nil {
+			return r, fmt.Errorf("listen: %w", err)
+		}
+		accepted, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
+		if err != nil {
+			return r, fmt.Errorf("accept: %w", err)
+		}
+		defer unix.Close(accepted)
+		if err := errors.Join(disconnect(accepted), connectBlocking(accepted, sockaddr(c.To, false))); err != nil {
+			return r, err
+		}
+		r.Peer, err = peername(accepted)
+		return r, err
+	}
+	if err := errors.Join(connectBlocking(fd, sockaddr(c.From, false)), disconnect(fd), unix.Listen(fd, 1)); err != nil {
+		return r, err
+	}
+	at, err := sockname(fd)
+	if err != nil {
+		return r, err
+	}
+	client, err := (&dial{}).socket()
+	if err != nil {
+		return r, err
+	}
+	defer unix.Close(client)
+	if err := connectBlocking(client, sockaddr(at, false)); err != nil {
+		return r, fmt.Errorf("connecting to the listener at %v: %w", at, err)
+	}
+	r.Local, _ = sockname(client)
+	accepted, sa, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
+	if err != nil {
+		return r, fmt.Errorf("accept: %w", err)
+	}
+	defer unix.Close(accepted)
+	r.Peer, err = addrPort(sa, nil)
+	return r, err
 }
 
 // failed is the reply for a connect(2) that failed. A RST after the handshake can overtake

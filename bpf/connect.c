@@ -111,8 +111,8 @@ static __always_inline enum verdict judge(struct bpf_sock_addr *ctx, const struc
 	v = judge_tcp(ctx, cfg, dst, gateway);
 	if (v == VERDICT_CAPTURE)
 		bind_pod_ip(ctx, cfg, dst);
-	else if (has_role(known(ctx->sk), ROLE_CAPTURED))
-		/* The socket connects again, to somewhere else. */
+	else if (has_role(known(ctx->sk), ROLE_CAPTURED) || has_role(known(ctx->sk), ROLE_PRESENTED))
+		/* The socket connects to somewhere else than before, or was an accepted one. */
 		bpf_sk_storage_delete(&kgw_sockets, ctx->sk);
 	return v;
 }

@@ -52,6 +52,7 @@ func requirements() []requirement {
 		haveHelper(getsockopt, asm.FnSkStorageGet, "5.3"),
 		haveHelper(ebpf.SockOps, asm.FnSockOpsCbFlagsSet, "4.16"),
 		haveHelper(ebpf.SockOps, asm.FnSkStorageGet, "5.3"),
+		haveHelper(ebpf.SockOps, asm.FnSkStorageDelete, "5.3"),
 		haveHelper(ebpf.SockOps, asm.FnSockMapUpdate, "4.14"),
 		haveHelper(ebpf.SockOps, asm.FnReserveHdrOpt, "5.10"),
 		haveHelper(ebpf.SockOps, asm.FnStoreHdrOpt, "5.10"),

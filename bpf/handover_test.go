@@ -196,6 +196,32 @@ func TestHandoverWithoutMemory(t *testing.T) {
 	s.nothingLeft()
 }
 
+// A socket that becomes something else forgets what it knew.
+func TestSocketsChangeTheirTrade(t *testing.T) {
+	s := setUp(t, func(o *bpf.Options) { o.ExcludePorts = []uint16{81} })
+	if r := s.app.do(request{Trade: &trade{From: at(s.there.IP4, 80)}}); r.Peer != r.Local {
+		t.Errorf("a captured one that listens: accept says %v of client %v", r.Peer, r.Local)
+	}
+
+	server := startAgent(t, s.there, s.there.OtherCgroup, 0)
+	server.do(request{Serve: &serve{Network: "tcp", Address: ":81"}})
+	for _, port := range []uint16{80, 81} { // captured, and not
+		c := trade{Listen: at(s.here.IP4, 8080), To: at(s.there.IP4, port)}
+		done := make(chan reply, 1)
+		go func() { done <- s.app.ask(request{Trade: &c}) }()
+		await(t, func() string {
+			r := s.gateway.dial(dial{To: c.Listen, PresentAs: netip.MustParseAddrPort("10.1.2.3:4567")})
+			if r.Errno != 0 {
+				return r.Errno.Error()
+			}
+			return ""
+		})
+		if r := <-done; r.Error != "" || r.Peer != c.To {
+			t.Errorf("an accepted one that connects: getpeername says %v of %v, %s", r.Peer, c.To, r.Error)
+		}
+	}
+}
+
 // Only the gateway can set and get the options.
 func TestSocketOptionsAreTheGatewaysAlone(t *testing.T) {
 	s := setUp(t, nil)

@@ -85,10 +85,15 @@ static __always_inline void read_answer(struct bpf_sock_ops *ctx, struct bpf_soc
 static __always_inline void prepare_listener(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
 	struct endpoint local = {}, remote = {};
+	struct handover *h = known(sk);
 	enum listener which;
 
-	if (!has_role(known(sk), ROLE_INBAND_LISTENER))
+	if (!has_role(h, ROLE_INBAND_LISTENER)) {
+		/* The socket was captured before, or accepted: what it accepts would have its role. */
+		if (h && h->role != ROLE_CAPTURE_LISTENER)
+			bpf_sk_storage_delete(&kgw_sockets, sk);
 		return;
+	}
 	write_options(ctx, true);
 	ends_of(ctx, &local, &remote);
 	which = listener_of(local.ip);
