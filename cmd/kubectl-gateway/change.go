@@ -18,20 +18,13 @@ import (
 
 // changeOptions are the flags of the verbs that change running gateways.
 type changeOptions struct {
-	targets  targets.Flags
-	confirm  confirmation
-	output   string
-	timeout  time.Duration
-	parallel int
+	podFlags
+	timeout time.Duration
 }
 
 func (o *changeOptions) addFlags(f *pflag.FlagSet) {
-	o.targets.AddFlags(f)
-	o.targets.AddAllNamespacesFlag(f)
-	o.confirm.addFlag(f)
-	addResults(f, &o.output)
+	o.podFlags.addFlags(f)
 	addTimeout(f, &o.timeout, change.DefaultTimeout, "how long one pod may take")
-	addParallel(f, &o.parallel)
 }
 
 // verb makes the change at the gateways of pods.
@@ -44,12 +37,10 @@ func (o *changeOptions) verb(wanted change.Change) *podVerb[change.Result, chang
 		done = "allows " + strings.Join(wanted.Allow, " ")
 	}
 	return &podVerb[change.Result, changeItem]{
-		targets: &o.targets, confirm: &o.confirm, output: o.output, parallel: o.parallel, question: question, gateways: true,
-		begin: func(_ context.Context, config *rest.Config, client kubernetes.Interface) (work[change.Result], error) {
+		podFlags: &o.podFlags, question: question, gateways: true,
+		begin: func(_ context.Context, _ *report, config *rest.Config, client kubernetes.Interface) (func(context.Context, *corev1.Pod) change.Result, error) {
 			changer := change.Changer{Gateways: remote.NewClient(config, client), Timeout: o.timeout}
-			return func(ctx context.Context, _ *report, _ []corev1.Pod) (func(*corev1.Pod) change.Result, error) {
-				return func(pod *corev1.Pod) change.Result { return changer.Change(ctx, pod, wanted) }, nil
-			}, nil
+			return func(ctx context.Context, pod *corev1.Pod) change.Result { return changer.Change(ctx, pod, wanted) }, nil
 		},
 		tell: func(result change.Result) outcome {
 			return outcome{pod: result.Pod, done: "gateway " + done, warnings: result.Warnings, err: result.Err}
@@ -61,23 +52,18 @@ func (o *changeOptions) verb(wanted change.Change) *podVerb[change.Result, chang
 
 // changeItem is the machine-readable result of one pod.
 type changeItem struct {
-	Namespace string   `json:"namespace"`
-	Pod       string   `json:"pod"`
+	podItem
 	Container string   `json:"container,omitempty"`
 	Mode      api.Mode `json:"mode,omitempty"`
 	// Allow is empty if everyone in the trust domain may connect.
-	Allow    []string `json:"allow,omitempty"`
-	Warnings []string `json:"warnings,omitempty"`
-	Error    string   `json:"error,omitempty"`
-	Hint     string   `json:"hint,omitempty"`
+	Allow []string `json:"allow,omitempty"`
+	itemEnd
 }
 
 func newChangeItem(result change.Result) changeItem {
-	item := changeItem{Namespace: result.Pod.Namespace, Pod: result.Pod.Name, Container: result.Container, Warnings: result.Warnings}
-	if result.Err != nil {
-		item.Error, item.Hint = told(result.Err)
-		return item
+	item := changeItem{podItem: podItemOf(result.Pod), Container: result.Container, itemEnd: itemEndOf(result.Warnings, result.Err)}
+	if result.Err == nil {
+		item.Mode, item.Allow = result.Status.Mode, result.Status.Allow
 	}
-	item.Mode, item.Allow = result.Status.Mode, result.Status.Allow
 	return item
 }

@@ -17,7 +17,6 @@ type settings struct {
 	given        survey.Ranges
 	nodePorts    [2]uint16
 	authorityDir string
-	parallel     int
 }
 
 // addFlags registers the flags. delivery is the default of --delivery.
@@ -33,7 +32,6 @@ func (s *settings) addFlags(f *pflag.FlagSet, delivery inject.Delivery) {
 		})
 	addCertTTL(f, &o.TTL)
 	addTimeout(f, &o.Timeout, inject.DefaultTimeout, "how long one pod may take")
-	addParallel(f, &s.parallel)
 	addSurveyed(f, &s.given)
 	addRanges(f, &s.given.Exclude, "exclude-cidr", "address range that is not captured; may be repeated")
 	flags.List(f, &s.given.ExcludePorts, "exclude-port", "ports", "destination port that is not captured; may be repeated", parsePort)

@@ -63,6 +63,22 @@ func newAuthority(t *testing.T) *ca.Authority {
 	return authority
 }
 
+// but changes what a gateway says.
+func but(before says, change func(*api.Status)) says {
+	return func(ctx context.Context, pod, container string) (*api.Status, error) {
+		status, err := before(ctx, pod, container)
+		change(status)
+		return status, err
+	}
+}
+
+// newCluster returns a cluster with the pod p, and the injector for it.
+func newCluster(t *testing.T) (*fakecluster.Cluster, *Injector) {
+	t.Helper()
+	c := fakecluster.New(t, fakecluster.NewPod("p"))
+	return c, newInjector(t, c)
+}
+
 func newInjector(t *testing.T, c *fakecluster.Cluster) *Injector {
 	t.Helper()
 	authority := newAuthority(t)

@@ -58,8 +58,8 @@ func newTestSupervisor(t testing.TB, material handoff.Material) (*supervisor, *b
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	s := &supervisor{end: newEnding(), Options: Options{Material: f, Log: slog.New(slog.NewJSONHandler(&log, nil))}, state: newState()}
-	t.Cleanup(func() { s.settings.close() })
+	s := &supervisor{end: newEnding(), Options: Options{Material: f, Log: slog.New(slog.NewJSONHandler(&log, nil))}, state: state{changed: make(chan struct{})}}
+	t.Cleanup(func() { s.settings.material.Close() })
 	if err := s.describe(); err != nil {
 		t.Fatal(err)
 	}
@@ -396,7 +396,7 @@ func TestDrainingGatewayTakesNothing(t *testing.T) {
 		{Op: control.OpCSR}, {Op: control.OpCertificate, Issued: issued}, {Op: control.OpTrust, Trust: &api.TrustBundle{Bundle: issued.Bundle}},
 		{Op: control.OpMode, Mode: api.Permissive}, {Op: control.OpAllow, Everyone: true}, {Op: control.OpReset},
 	} {
-		if _, err := s.answer(t.Context(), r); err == nil || err.Error() != errEnding().Error() {
+		if _, err := s.answer(t.Context(), r); err == nil || err.Error() != errEnding.Error() {
 			t.Errorf("%s: %v", r.Op, err)
 		}
 	}

@@ -133,11 +133,8 @@ func checkFound(_ context.Context, f *facts) []finding {
 	for _, err := range each(err) {
 		list = append(list, failed(Error, err))
 	}
-	switch {
-	case len(list) > 0:
-		return list
-	case len(pods) == 0:
-		return ok("none in namespace %s", f.Namespace)
+	if len(pods) == 0 {
+		return orOK(list, "none in namespace %s", f.Namespace)
 	}
-	return ok("%d", len(pods))
+	return orOK(list, "%d", len(pods))
 }

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 )
 
@@ -20,10 +21,7 @@ const page = "../../../docs/OPERATIONS.md"
 
 func readPage(t *testing.T) string {
 	t.Helper()
-	text, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(os.ReadFile(page))(t)
 	return string(text)
 }
 
@@ -139,9 +137,7 @@ func TestDocumentedTable(t *testing.T) {
 		t.Fatalf("%s has no place for the table", page)
 	}
 	if golden.Updating() {
-		if err := os.WriteFile(page, []byte(before+begin+table.String()+end+after), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, os.WriteFile(page, []byte(before+begin+table.String()+end+after), 0o644))
 		return
 	}
 	if diff := cmp.Diff(table.String(), got); diff != "" {

@@ -54,11 +54,7 @@ type BlockedError struct {
 }
 
 func (e *BlockedError) Error() string {
-	what := "1 gateway is"
-	if n := len(e.Gateways); n != 1 {
-		what = fmt.Sprintf("%d gateways are", n)
-	}
-	return fmt.Sprintf("%s in the way of %s", what, e.doing)
+	return fmt.Sprintf("%s in the way of %s", count(len(e.Gateways), "is", "are"), e.doing)
 }
 
 // view is what asking all gateways has found.

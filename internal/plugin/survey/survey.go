@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -14,12 +15,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/pager"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/pages"
 )
 
 // Ranges are the destinations that gateways capture, and those they do not.
@@ -55,9 +55,9 @@ func Run(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod, gi
 	if err := cluster.readNodes(ctx, client, len(given.Capture) > 0); err != nil {
 		return nil, err
 	}
-	nodeAddresses := cluster.nodeAddresses(pods)
+	addresses := nodeAddresses(cluster.nodes, pods)
 	if len(cluster.Capture) == 0 {
-		if err := cluster.findPods(ctx, client, pods, nodeAddresses); err != nil {
+		if err := cluster.findPods(ctx, client, pods, addresses); err != nil {
 			return nil, err
 		}
 	}
@@ -68,10 +68,10 @@ func Run(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod, gi
 	}
 	cluster.Capture, cluster.Services = compact(cluster.Capture), compact(cluster.Services)
 	cluster.Exclude = slices.Clone(given.Exclude)
-	cluster.captureNodePorts(nodeAddresses, given.NodePorts)
+	cluster.captureNodePorts(addresses, given.NodePorts)
 	if len(cluster.Nodes) == 0 { // else all other ports of the nodes are excluded already
 		captured := setOf(slices.Concat(cluster.Capture, cluster.Services))
-		for _, address := range nodeAddresses {
+		for _, address := range addresses {
 			// Other nodes are outside the capture anyway, and the configuration of
 			// a gateway has to fit into one environment variable (128 KiB on Linux).
 			if captured.Contains(address) {
@@ -105,18 +105,11 @@ func (s *Survey) captureNodePorts(addresses []netip.Addr, ports [2]uint16) {
 // and from all addresses of pod's own node, whose kubelet probes it.
 func (s *Survey) PlaintextFrom(pod *corev1.Pod, given []netip.Prefix) []netip.Prefix {
 	list := slices.Clone(given)
-	add := func(text string) {
-		if ip, err := netip.ParseAddr(text); err == nil && ip.Zone() == "" {
-			list = append(list, host(ip.Unmap()))
-		}
-	}
-	for _, hostIP := range pod.Status.HostIPs {
-		add(hostIP.IP)
-	}
-	add(pod.Status.HostIP)
-	if node := s.nodes[pod.Spec.NodeName]; node != nil {
-		for _, address := range node.Status.Addresses {
-			add(address.Address)
+	own := maps.Clone(s.nodes)
+	maps.DeleteFunc(own, func(name string, _ *corev1.Node) bool { return name != pod.Spec.NodeName })
+	for _, ip := range nodeAddresses(own, []corev1.Pod{*pod}) {
+		if ip.Zone() == "" {
+			list = append(list, host(ip))
 		}
 	}
 	return compact(list)
@@ -124,9 +117,7 @@ func (s *Survey) PlaintextFrom(pod *corev1.Pod, given []netip.Prefix) []netip.Pr
 
 func (s *Survey) readNodes(ctx context.Context, client kubernetes.Interface, optional bool) error {
 	nodes := map[string]*corev1.Node{}
-	err := pages(ctx, func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-		return client.CoreV1().Nodes().List(ctx, options)
-	}, func(node *corev1.Node) { nodes[node.Name] = node })
+	err := pages.Each(ctx, metav1.ListOptions{}, client.CoreV1().Nodes().List, func(node *corev1.Node) { nodes[node.Name] = node })
 	switch {
 	case err == nil:
 		s.nodes = nodes
@@ -139,22 +130,24 @@ func (s *Survey) readNodes(ctx context.Context, client kubernetes.Interface, opt
 	return nil
 }
 
-// nodeAddresses returns the addresses of all nodes, or as many as pods tell.
-func (s *Survey) nodeAddresses(pods []corev1.Pod) []netip.Addr {
+// nodeAddresses returns the addresses of nodes, and those that pods tell of their own.
+func nodeAddresses(nodes map[string]*corev1.Node, pods []corev1.Pod) []netip.Addr {
 	var found []netip.Addr
-	for _, node := range s.nodes {
+	add := func(text string) {
+		// Host names do not parse and are no addresses.
+		if ip, err := netip.ParseAddr(text); err == nil {
+			found = append(found, ip.Unmap())
+		}
+	}
+	for _, node := range nodes {
 		for _, address := range node.Status.Addresses {
-			// Host names do not parse and are no addresses.
-			if ip, err := netip.ParseAddr(address.Address); err == nil {
-				found = append(found, ip.Unmap())
-			}
+			add(address.Address)
 		}
 	}
 	for i := range pods {
+		add(pods[i].Status.HostIP)
 		for _, hostIP := range pods[i].Status.HostIPs {
-			if ip, err := netip.ParseAddr(hostIP.IP); err == nil {
-				found = append(found, ip.Unmap())
-			}
+			add(hostIP.IP)
 		}
 	}
 	slices.SortFunc(found, netip.Addr.Compare)
@@ -189,9 +182,7 @@ func (s *Survey) findPods(ctx context.Context, client kubernetes.Interface, targ
 	}
 
 	var guessed []netip.Prefix
-	err := pages(ctx, func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-		return client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, options)
-	}, func(pod *corev1.Pod) {
+	err := pages.Each(ctx, metav1.ListOptions{}, client.CoreV1().Pods(metav1.NamespaceAll).List, func(pod *corev1.Pod) {
 		if pod.Spec.HostNetwork {
 			return
 		}
@@ -234,9 +225,7 @@ func (s *Survey) findServices(ctx context.Context, client kubernetes.Interface) 
 	}
 
 	var guessed []netip.Prefix
-	err = pages(ctx, func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-		return client.CoreV1().Services(metav1.NamespaceAll).List(ctx, options)
-	}, func(service *corev1.Service) {
+	err = pages.Each(ctx, metav1.ListOptions{}, client.CoreV1().Services(metav1.NamespaceAll).List, func(service *corev1.Service) {
 		for _, text := range service.Spec.ClusterIPs {
 			// "None" of headless Services does not parse.
 			if ip, err := netip.ParseAddr(text); err == nil {
@@ -269,17 +258,6 @@ func (s *Survey) guess(guessed []netip.Prefix, whose, flag string) {
 	}
 	s.Warnings = append(s.Warnings, fmt.Sprintf("ranges of %s addresses were guessed from those in use: %s; %s names them exactly",
 		whose, strings.Join(list, ", "), flag))
-}
-
-// pages calls each for every object of a list that is read in chunks.
-func pages[T any, P interface {
-	*T
-	runtime.Object
-}](ctx context.Context, list pager.ListPageFunc, each func(P)) error {
-	return pager.New(list).EachListItem(ctx, metav1.ListOptions{}, func(object runtime.Object) error {
-		each(object.(P))
-		return nil
-	})
 }
 
 func host(ip netip.Addr) netip.Prefix { return netip.PrefixFrom(ip, ip.BitLen()) }

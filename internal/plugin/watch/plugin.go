@@ -2,8 +2,10 @@ package watch
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -58,7 +60,7 @@ var _ Actions = (*Plugin)(nil)
 func (p *Plugin) Image() string { return p.Options.Image }
 
 // NodesChanged is part of Actions.
-func (p *Plugin) NodesChanged() { p.survey.outdate() }
+func (p *Plugin) NodesChanged() { p.survey.outdated.Store(true) }
 
 // Enable is part of Actions.
 func (p *Plugin) Enable(ctx context.Context, pod *corev1.Pod, annotated bool) Outcome {
@@ -129,14 +131,10 @@ func (p *Plugin) cluster(ctx context.Context, pod *corev1.Pod) (*survey.Survey, 
 	if err != nil || len(p.Given.Capture) > 0 {
 		return cluster, err
 	}
-	for _, ip := range installed.PodIPs(pod) {
-		covered := false
-		for _, r := range cluster.Capture {
-			covered = covered || r.Contains(ip)
-		}
-		if !covered {
-			return p.survey.get(surveyPause, read)
-		}
+	if slices.ContainsFunc(installed.PodIPs(pod), func(ip netip.Addr) bool {
+		return !slices.ContainsFunc(cluster.Capture, func(r netip.Prefix) bool { return r.Contains(ip) })
+	}) {
+		return p.survey.get(surveyPause, read)
 	}
 	return cluster, nil
 }
@@ -146,9 +144,8 @@ type cached[T any] struct {
 	mu    sync.Mutex
 	value T
 	at    time.Time
-
-	outdatedMu sync.Mutex
-	outdated   bool
+	// outdated is set while the value is read, too.
+	outdated atomic.Bool
 }
 
 // get returns the value, after reading it if it is older than age or was declared
@@ -157,12 +154,8 @@ type cached[T any] struct {
 func (c *cached[T]) get(age time.Duration, read func() (T, error)) (T, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.outdatedMu.Lock()
-	fresh := !c.outdated && !c.at.IsZero() && time.Since(c.at) < age
 	// What changes while it is read counts for the next time.
-	c.outdated = false
-	c.outdatedMu.Unlock()
-	if fresh {
+	if !c.outdated.Swap(false) && !c.at.IsZero() && time.Since(c.at) < age {
 		return c.value, nil
 	}
 	value, err := read()
@@ -172,10 +165,4 @@ func (c *cached[T]) get(age time.Duration, read func() (T, error)) (T, error) {
 	}
 	c.value, c.at = value, time.Now()
 	return value, nil
-}
-
-func (c *cached[T]) outdate() {
-	c.outdatedMu.Lock()
-	defer c.outdatedMu.Unlock()
-	c.outdated = true
 }
