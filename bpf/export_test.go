@@ -79,6 +79,14 @@ func (p *Programs) Ingress(packet []byte) (verdict int32, err error) {
 	return int32(ret), err
 }
 
+// Answer is Ingress with what becomes of the packet.
+func (p *Programs) Answer(packet []byte) (answer []byte, verdict int32, err error) {
+	answer = make([]byte, len(packet)+256)
+	o := ebpf.RunOptions{Data: packet, DataOut: answer}
+	ret, err := p.inbound.programs.KgwIngress.Run(&o)
+	return o.DataOut, int32(ret), err
+}
+
 // Steers says whether a packet that is looked up a listener for gets the gateway's.
 func (p *Programs) Steers(client, server netip.AddrPort) (bool, error) {
 	// struct bpf_sk_lookup

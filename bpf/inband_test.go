@@ -6,6 +6,7 @@ import (
 	"context"
 	"net/netip"
 	"os"
+	"syscall"
 	"testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
@@ -122,14 +123,21 @@ func (p *pod) plain(name string, from *agent, d dial) reply {
 	return r
 }
 
+// refused dials and checks that the connection is refused at its SYN.
+func (p *pod) refused(name string, from *agent, d dial) {
+	p.t.Helper()
+	if r := from.dial(d); r.Errno != syscall.ECONNREFUSED {
+		p.t.Errorf("%s: connect to %v: %v, reset: %v, %+v", name, d.To, r.Errno, r.Reset, r.Seen)
+	}
+}
+
 // reset dials and checks that the connection is reset before a byte has come.
-func (p *pod) reset(name string, from *agent, d dial) reply {
+func (p *pod) reset(name string, from *agent, d dial) {
 	p.t.Helper()
 	r := from.dial(d)
 	if r.Errno != 0 || !r.Reset {
 		p.t.Errorf("%s: connect to %v: %v, reset: %v, %+v", name, d.To, r.Errno, r.Reset, r.Seen)
 	}
-	return r
 }
 
 func (p *pod) four(port uint16) netip.AddrPort { return at(p.node.IP4, port) }

@@ -51,8 +51,8 @@ func (in *inbound) hooks() []hook {
 
 // AttachInbound attaches the programs that send inbound connections to the gateway's in-band
 // listener: those that show that their other end has a gateway, and in strict mode
-// those in plaintext that [Options.PlaintextFrom] does not allow, which the gateway
-// resets. All others reach the application untouched. Connections to captured ranges that the pod
+// those in plaintext that [Options.PlaintextFrom] does not allow and that were not refused at
+// their SYN ([Programs.FollowRefused]), which the gateway resets. All others reach the application untouched. Connections to captured ranges that the pod
 // forwards for others are counted, and dropped in strict mode.
 //
 // It must be called in the pod's network namespace, after [Programs.AttachSockets], and attaches
@@ -113,6 +113,7 @@ func (p *Programs) loadInbound() (*inbound, error) {
 		inboundMapKgwOwn:       p.objects.KgwOwn,
 		inboundMapKgwPlaintext: p.objects.KgwPlaintext,
 		inboundMapKgwPorts:     p.objects.KgwPorts,
+		inboundMapKgwRefused:   p.objects.KgwRefused,
 		inboundMapKgwRanges:    p.objects.KgwRanges,
 		inboundMapKgwShown:     p.objects.KgwShown,
 	}
@@ -250,6 +251,12 @@ func inboundRequirements() []requirement {
 		haveMap(ebpf.SockMap, "4.14"),
 		haveHelper(tc, asm.FnSkbLoadBytesRelative, "4.18"),
 		haveHelper(tc, asm.FnSkbPullData, "4.9"),
+		haveMap(ebpf.RingBuf, "5.8"),
+		haveHelper(tc, asm.FnRingbufOutput, "5.8"),
+		haveHelper(tc, asm.FnRedirect, "4.4"),
+		haveHelper(tc, asm.FnSkbLoadBytes, "4.5"),
+		haveHelper(tc, asm.FnSkbStoreBytes, "4.1"),
+		haveHelper(tc, asm.FnL4CsumReplace, "4.1"),
 		haveHelper(tc, asm.FnSkFullsock, "5.1"),
 		haveHelper(tc, asm.FnFibLookup, "4.18"),
 		haveHelper(tc, asm.FnSkcLookupTcp, "5.2"),

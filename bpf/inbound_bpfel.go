@@ -24,6 +24,7 @@ const (
 	inboundMapKgwPlaintext   = "kgw_plaintext"
 	inboundMapKgwPorts       = "kgw_ports"
 	inboundMapKgwRanges      = "kgw_ranges"
+	inboundMapKgwRefused     = "kgw_refused"
 	inboundMapKgwShown       = "kgw_shown"
 	inboundMapKgwSockets     = "kgw_sockets"
 	inboundProgKgwEgress     = "kgw_egress"
@@ -91,6 +92,7 @@ type inboundMapSpecs struct {
 	KgwPlaintext *ebpf.MapSpec `ebpf:"kgw_plaintext"`
 	KgwPorts     *ebpf.MapSpec `ebpf:"kgw_ports"`
 	KgwRanges    *ebpf.MapSpec `ebpf:"kgw_ranges"`
+	KgwRefused   *ebpf.MapSpec `ebpf:"kgw_refused"`
 	KgwShown     *ebpf.MapSpec `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.MapSpec `ebpf:"kgw_sockets"`
 }
@@ -130,6 +132,7 @@ type inboundMaps struct {
 	KgwPlaintext *ebpf.Map `ebpf:"kgw_plaintext"`
 	KgwPorts     *ebpf.Map `ebpf:"kgw_ports"`
 	KgwRanges    *ebpf.Map `ebpf:"kgw_ranges"`
+	KgwRefused   *ebpf.Map `ebpf:"kgw_refused"`
 	KgwShown     *ebpf.Map `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.Map `ebpf:"kgw_sockets"`
 }
@@ -144,6 +147,7 @@ func (m *inboundMaps) Close() error {
 		m.KgwPlaintext,
 		m.KgwPorts,
 		m.KgwRanges,
+		m.KgwRefused,
 		m.KgwShown,
 		m.KgwSockets,
 	)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -278,7 +279,7 @@ func TestKilledSupervisorInbound(t *testing.T) {
 		worker := startAgent(t, here, here.GatewayCgroup, api.WorkerID)
 		worker.do(request{Gateway: &gateway{inbandAddresses()}})
 		for _, d := range []dial{four, six} {
-			if r := outside.dial(d); !r.Reset {
+			if r := outside.dial(d); r.Errno != syscall.ECONNREFUSED {
 				t.Errorf("alive: %+v", r)
 			}
 		}
@@ -290,7 +291,7 @@ func TestKilledSupervisorInbound(t *testing.T) {
 		expectInside(t, here, want...)
 		for _, d := range []dial{four, six} {
 			r := outside.dial(d)
-			if stays && !r.Reset || !stays && (r.Seen == nil || r.Seen.Inband) {
+			if stays && r.Errno != syscall.ECONNREFUSED || !stays && (r.Seen == nil || r.Seen.Inband) {
 				t.Errorf("keep %v, worker alive: %+v", keep, r)
 			}
 		}

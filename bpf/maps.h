@@ -91,6 +91,12 @@ struct {
 	__type(value, __u32);
 } kgw_shown SEC(".maps");
 
+/* Connections in plaintext that were refused at their SYN, for the log. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 65536);
+} kgw_refused SEC(".maps");
+
 /* The in-band listeners, which inband.h puts in. The kernel removes one when it is closed. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SOCKMAP);

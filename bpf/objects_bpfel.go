@@ -87,6 +87,7 @@ const (
 	objectsMapKgwPlaintext   = "kgw_plaintext"
 	objectsMapKgwPorts       = "kgw_ports"
 	objectsMapKgwRanges      = "kgw_ranges"
+	objectsMapKgwRefused     = "kgw_refused"
 	objectsMapKgwShown       = "kgw_shown"
 	objectsMapKgwSockets     = "kgw_sockets"
 	objectsProgKgwConnect4   = "kgw_connect4"
@@ -169,6 +170,7 @@ type objectsMapSpecs struct {
 	KgwPlaintext *ebpf.MapSpec `ebpf:"kgw_plaintext"`
 	KgwPorts     *ebpf.MapSpec `ebpf:"kgw_ports"`
 	KgwRanges    *ebpf.MapSpec `ebpf:"kgw_ranges"`
+	KgwRefused   *ebpf.MapSpec `ebpf:"kgw_refused"`
 	KgwShown     *ebpf.MapSpec `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.MapSpec `ebpf:"kgw_sockets"`
 }
@@ -207,6 +209,7 @@ type objectsMaps struct {
 	KgwPlaintext *ebpf.Map `ebpf:"kgw_plaintext"`
 	KgwPorts     *ebpf.Map `ebpf:"kgw_ports"`
 	KgwRanges    *ebpf.Map `ebpf:"kgw_ranges"`
+	KgwRefused   *ebpf.Map `ebpf:"kgw_refused"`
 	KgwShown     *ebpf.Map `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.Map `ebpf:"kgw_sockets"`
 }
@@ -221,6 +224,7 @@ func (m *objectsMaps) Close() error {
 		m.KgwPlaintext,
 		m.KgwPorts,
 		m.KgwRanges,
+		m.KgwRefused,
 		m.KgwShown,
 		m.KgwSockets,
 	)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
  *
  * Which inbound connections are the gateway's: those whose SYN had the option, and
- * in strict mode those in plaintext, which it resets.
+ * in strict mode those in plaintext, which are refused.
  */
 #pragma once
 

@@ -22,11 +22,11 @@ func TestStrictInbound(t *testing.T) {
 		outside := startAgent(t, client.node, client.node.OtherCgroup, 0)
 		four, six := dial{To: server.four(80)}, dial{To: server.six(80), Six: true}
 
-		client.reset("IPv4", outside, four)
-		client.reset("IPv6", outside, six)
-		client.reset("v4-mapped", outside, dial{To: server.four(80), Six: true})
-		client.reset("a port that nobody listens on", outside, dial{To: server.four(9)})
-		client.reset("TCP Fast Open", outside, dial{To: server.four(80), FastOpen: true})
+		client.refused("IPv4", outside, four)
+		client.refused("IPv6", outside, six)
+		client.refused("v4-mapped", outside, dial{To: server.four(80), Six: true})
+		client.refused("a port that nobody listens on", outside, dial{To: server.four(9)})
+		client.refused("TCP Fast Open", outside, dial{To: server.four(80), FastOpen: true})
 		extended := six
 		extended.Extended = true
 		client.reset("behind an extension header", outside, extended)
@@ -50,7 +50,7 @@ func TestStrictInbound(t *testing.T) {
 		}
 		server.app.do(request{Serve: &serve{Network: "tcp", Address: ":18443"}})
 		client.plain("peer port", outside, dial{To: server.four(18443)})
-		client.reset("in-band port", outside, dial{To: server.four(18444)})
+		client.refused("in-band port", outside, dial{To: server.four(18444)})
 	})
 }
 
@@ -90,7 +90,7 @@ func TestStrictOnEveryAddress(t *testing.T) {
 			"a port that the gateway has on loopback, IPv6": {To: at(six, 18444), Six: true},
 		}
 		for name, d := range dials {
-			client.reset(name, outside, d)
+			client.refused(name, outside, d)
 		}
 		server.counted(bpf.Counters{PlaintextRefused: uint64(len(dials))})
 		client.inband("in band, a second address", dial{To: at(second, 80)}, at(second, 80))
@@ -146,11 +146,11 @@ func TestPlaintextFrom(t *testing.T) {
 		server.plain("allowed", allowed, dial{To: server.four(80)})
 		server.plain("allowed, IPv6", other, dial{To: server.six(80), Six: true})
 		server.plain("allowed, behind an extension header", other, dial{To: server.six(80), Six: true, Extended: true})
-		server.reset("not allowed", other, dial{To: server.four(80)})
+		server.refused("not allowed", other, dial{To: server.four(80)})
 		server.counted(bpf.Counters{PlaintextAllowed: 2, PlaintextRefused: 1})
 		sysctl(t, server.node, "ipv4/tcp_syncookies", "2")
 		server.plain("allowed, with a SYN cookie", allowed, dial{To: server.four(80)})
-		server.reset("not allowed, with a SYN cookie", other, dial{To: server.four(80)})
+		server.refused("not allowed, with a SYN cookie", other, dial{To: server.four(80)})
 	})
 }
 
@@ -186,7 +186,7 @@ func TestModeSwitchLeavesConnections(t *testing.T) {
 		for range 3 {
 			server.setStrict(true)
 			echo("strict")
-			client.reset("strict", outside, dial{To: server.four(80)})
+			client.refused("strict", outside, dial{To: server.four(80)})
 			client.inband("strict, in band", dial{To: server.four(80)}, server.four(80))
 			server.setStrict(false)
 			echo("permissive again")
@@ -206,7 +206,7 @@ func TestForeignListener(t *testing.T) {
 			t.Helper()
 			for _, d := range []dial{{To: server.four(80)}, {To: server.six(80), Six: true}} {
 				client.inband(when, d, d.To)
-				client.reset(when, outside, d)
+				client.refused(when, outside, d)
 			}
 		}
 		nested := startAgent(t, server.node, server.node.AppCgroup, 0)

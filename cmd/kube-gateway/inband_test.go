@@ -109,7 +109,7 @@ func TestStrictInbound(t *testing.T) {
 	setMode(t, gb, api.Strict)
 	open.say("still there")
 	for _, address := range addresses {
-		if r := plain(l.a, address); !strings.Contains(r.Error, "connection reset") {
+		if r := plain(l.a, address); !strings.Contains(r.Error, "connection refused") {
 			t.Errorf("strict, %s: %+v", address, r)
 		}
 		if r := plain(probe, address); r.Error != "" {
@@ -157,7 +157,7 @@ func TestSecondInterface(t *testing.T) {
 		}
 	}
 	address := fmt.Sprint("10.8.0.2:", portEcho)
-	if r := l.client(l.a, l.a.OtherCgroup, "talk", address, "hello"); !strings.Contains(r.Error, "connection reset") {
+	if r := l.client(l.a, l.a.OtherCgroup, "talk", address, "hello"); !strings.Contains(r.Error, "connection refused") {
 		t.Errorf("plaintext: %+v", r)
 	}
 	// Right after the interface has come, its SYNs may not be read yet.

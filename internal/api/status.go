@@ -146,8 +146,8 @@ type CaptureCounts struct {
 	// peer showed the option.
 	Steered uint64 `json:"steered,omitempty"`
 	// PlaintextAllowed counts inbound connections without the option that strict mode let in
-	// because of PlaintextFrom. PlaintextRefused counts those that it sent to the gateway to be
-	// reset, or dropped while no worker listened (FailClosed).
+	// because of PlaintextFrom. PlaintextRefused counts those that it refused at their SYN, or sent
+	// to the gateway to be reset, or dropped while no worker listened (FailClosed).
 	PlaintextAllowed uint64 `json:"plaintextAllowed,omitempty"`
 	PlaintextRefused uint64 `json:"plaintextRefused,omitempty"`
 	// Nested counts connections from network namespaces that processes of the pod have made

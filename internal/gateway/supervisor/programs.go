@@ -3,7 +3,6 @@
 package supervisor
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -75,14 +74,6 @@ func (s *supervisor) attach() error {
 		return err
 	}
 	return nil
-}
-
-// followNetwork keeps the programs at all interfaces of the pod, those that it gets later included.
-func (s *supervisor) followNetwork(ctx context.Context) {
-	failed := func(err error) { s.Log.Error("an interface of the pod is not guarded", "error", err) }
-	if err := s.programs.FollowNetwork(ctx, failed); err != nil {
-		failed(err)
-	}
 }
 
 // closePrograms detaches and frees the programs, once.
