@@ -317,7 +317,7 @@ func look(c *net.TCPConn, asGateway, inband bool) (s seen) {
 			}
 			return
 		}
-		if s.Original, err = bpf.OriginalDestination(int(fd)); err != nil {
+		if s.Original, _, err = bpf.OriginalDestination(int(fd)); err != nil {
 			s.Error = err.Error()
 			if errors.Is(err, bpf.ErrNotCaptured) {
 				s.Error = "not captured"

@@ -41,9 +41,11 @@ func cgroup(t testing.TB, path string) bpf.Cgroup {
 func options(t testing.TB, n *netlab.Node) bpf.Options {
 	return bpf.Options{
 		Pod: cgroup(t, n.PodCgroup), Own: cgroup(t, n.GatewayCgroup),
-		PodIPs:   []netip.Addr{n.IP4, n.IP6},
-		Capture:  prefixes("10.9.0.0/24", "fd00:9::/64"),
-		Services: prefixes("10.96.0.0/12", "fd00:96::/112"),
+		PodIPs: []netip.Addr{n.IP4, n.IP6},
+		Coverage: api.Coverage{
+			Capture:  prefixes("10.9.0.0/24", "fd00:9::/64"),
+			Services: prefixes("10.96.0.0/12", "fd00:96::/112"),
+		},
 	}
 }
 
@@ -52,6 +54,17 @@ func prefixes(list ...string) (p []netip.Prefix) {
 		p = append(p, netip.MustParsePrefix(s))
 	}
 	return p
+}
+
+func sources(list ...string) (sources []api.Source) {
+	for _, text := range list {
+		s, err := api.ParseSource(text)
+		if err != nil {
+			panic(err)
+		}
+		sources = append(sources, s)
+	}
+	return sources
 }
 
 func at(ip netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(ip, port) }

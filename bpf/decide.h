@@ -37,21 +37,53 @@ static __always_inline bool is_gateway(const struct config *cfg)
 /* Never ACTION_NODE. */
 static __always_inline enum action action_for(const struct config *cfg, const struct endpoint *dst)
 {
-	struct range key = { .bits = 128 };
+	struct destinations key = { .bits = ENDPOINT_BITS, .to = *dst };
 	__u32 port = bpf_ntohs(dst->port);
 	__u32 word = port / 64;
 	__u64 *excluded = bpf_map_lookup_elem(&kgw_ports, &word);
-	enum action *action;
+	enum action *action = bpf_map_lookup_elem(&kgw_ranges, &key);
 
-	if (excluded && *excluded >> (port % 64) & 1)
-		return ACTION_EXCLUDE;
-	copy_ip(key.ip, dst->ip);
-	action = bpf_map_lookup_elem(&kgw_ranges, &key);
 	if (!action)
+		return ACTION_OUTSIDE;
+	if (*action >= ACTION_EXCLUDE && excluded && *excluded >> (port % 64) & 1)
 		return ACTION_EXCLUDE;
 	if (*action == ACTION_NODE)
 		return port >= cfg->node_ports[0] && port <= cfg->node_ports[1] ? ACTION_SERVICE : ACTION_EXCLUDE;
 	return *action;
+}
+
+/* Whether the Internet does not route the address: RFC 1918, 6598, 3927, 4193 and 4291. */
+static __always_inline bool is_private(const __u32 ip[4])
+{
+	__u32 first = bpf_ntohl(is_mapped(ip) ? ip[3] : ip[0]);
+
+	if (!is_mapped(ip))
+		return first >> 25 == 0xfc >> 1 || first >> 22 == 0xfe80 >> 6;
+	return first >> 24 == 10 || first >> 20 == (172 << 4 | 16 >> 4) || first >> 16 == (192 << 8 | 168) ||
+	       first >> 22 == (100 << 2 | 64 >> 6) || first >> 16 == (169 << 8 | 254);
+}
+
+/* Counts by /24 of IPv4 and /64 of IPv6. */
+static __always_inline void count_outside(const struct endpoint *dst)
+{
+	struct range network = { .bits = 96 + 24 };
+	__u64 *connections, one = 1;
+
+	copy_ip(network.ip, dst->ip);
+	if (is_mapped(dst->ip)) {
+		network.ip[3] &= bpf_htonl(0xffffff00);
+	} else {
+		network.bits = 64;
+		network.ip[2] = network.ip[3] = 0;
+	}
+	COUNT(outside);
+	connections = bpf_map_lookup_elem(&kgw_outside, &network);
+	if (!connections && bpf_map_update_elem(&kgw_outside, &network, &one, BPF_NOEXIST) == 0)
+		return;
+	if (!connections)
+		connections = bpf_map_lookup_elem(&kgw_outside, &network);
+	if (connections)
+		__sync_fetch_and_add(connections, 1);
 }
 
 static __always_inline bool is_udp(struct bpf_sock_addr *ctx)
@@ -63,7 +95,7 @@ static __always_inline bool is_udp(struct bpf_sock_addr *ctx)
  * request. */
 static __always_inline enum verdict judge_udp(const struct config *cfg, const struct endpoint *dst)
 {
-	if (dst->port == bpf_htons(DNS_PORT) || action_for(cfg, dst) == ACTION_EXCLUDE || is_gateway(cfg))
+	if (dst->port == bpf_htons(DNS_PORT) || action_for(cfg, dst) < ACTION_POD || is_gateway(cfg))
 		return VERDICT_PASS;
 	COUNT(udp);
 	if (!cfg->block_udp || !cfg->strict)

@@ -18,7 +18,7 @@ func (p *Programs) Captures(destination netip.AddrPort) (bool, error) {
 	if err != nil || excluded {
 		return false, err
 	}
-	action, err := p.action(destination.Addr())
+	action, err := p.action(destination)
 	if err != nil {
 		return false, err
 	}
@@ -45,7 +45,7 @@ func (p *Programs) Captures(destination netip.AddrPort) (bool, error) {
 func (p *Programs) Guards(local, remote netip.AddrPort) (bool, error) {
 	config := p.current()
 	client, port := words(remote.Addr()), networkOrder(local.Port())
-	own, err := lookup(p.objects.KgwOwn, objectsAddress{Ip: client})
+	own, err := lookup[uint32](p.objects.KgwOwn, objectsAddress{Ip: client})
 	switch {
 	case err != nil:
 		return false, fmt.Errorf("looking up source %v: %w", remote.Addr(), err)
@@ -53,11 +53,11 @@ func (p *Programs) Guards(local, remote netip.AddrPort) (bool, error) {
 		local.Addr().Unmap().IsLoopback() && (port == config.CapturePort || port == config.InbandPort):
 		return false, nil
 	}
-	allowed, err := lookup(p.objects.KgwPlaintext, objectsRange{Bits: 128, Ip: client})
+	allowed, err := lookup[objectsPorts](p.objects.KgwPlaintext, objectsRange{Bits: 128, Ip: client})
 	if err != nil {
 		return false, fmt.Errorf("looking up source %v: %w", remote.Addr(), err)
 	}
-	if allowed != 0 {
+	if allowed.allows(local.Port()) {
 		return false, nil
 	}
 	if config.Strict != 0 {
@@ -67,7 +67,7 @@ func (p *Programs) Guards(local, remote netip.AddrPort) (bool, error) {
 	if err != nil || excluded {
 		return false, err
 	}
-	action, err := p.action(remote.Addr())
+	action, err := p.action(remote)
 	return action == actionPod || action == actionService, err
 }
 
@@ -77,11 +77,11 @@ func (p *Programs) current() objectsConfig {
 	return p.config
 }
 
-// action returns what the map of ranges says about ip.
-func (p *Programs) action(ip netip.Addr) (uint32, error) {
-	action, err := lookup(p.objects.KgwRanges, objectsRange{Bits: 128, Ip: words(ip)})
+// action returns what the map of ranges says about to.
+func (p *Programs) action(to netip.AddrPort) (uint32, error) {
+	action, err := lookup[uint32](p.objects.KgwRanges, destination(to))
 	if err != nil {
-		return actionExclude, fmt.Errorf("looking up %v: %w", ip, err)
+		return actionExclude, fmt.Errorf("looking up %v: %w", to, err)
 	}
 	return action, nil
 }
@@ -95,11 +95,10 @@ func (p *Programs) excludesPort(port uint16) (bool, error) {
 }
 
 // lookup returns the value for key, of the longest prefix that contains it where those are the
-// keys, or 0 if there is none.
-func lookup(m *ebpf.Map, key any) (value uint32, err error) {
-	err = m.Lookup(key, &value)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return 0, nil
+// keys, or zero if there is none.
+func lookup[V any](m *ebpf.Map, key any) (value V, err error) {
+	if err = m.Lookup(key, &value); errors.Is(err, ebpf.ErrKeyNotExist) {
+		err = nil
 	}
 	return value, err
 }

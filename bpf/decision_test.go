@@ -68,40 +68,45 @@ func TestExclusions(t *testing.T) {
 	if r := s.app.dial(dial{To: at(s.there.IP4, 80), Type: unix.SOCK_DGRAM}); r.Errno != 0 || r.Peer != at(s.there.IP4, 80) {
 		t.Errorf("UDP: %v, peer %v", r.Errno, r.Peer)
 	}
-	s.counted(bpf.Counters{Captured: 4, UDP: 1})
+	s.counted(bpf.Counters{Captured: 4, Excluded: 4, UDP: 1})
 }
 
 // A range of IPv6 must not swallow IPv4 in its v4-mapped form, nor the other way round.
 func TestRanges(t *testing.T) {
-	const exclude, pod, service = 0, 1, 2
+	const outside, local, exclude, pod, service = 0, 1, 2, 3, 4
 	for _, c := range []struct {
-		name    string
-		options bpf.Options
-		want    map[string]uint32
+		name     string
+		coverage api.Coverage
+		want     map[string]uint32
 	}{
-		{"everything of IPv6", bpf.Options{Capture: prefixes("::/0")},
-			map[string]uint32{"10.1.1.1": exclude, "2001:db8::1": pod, "::1": exclude, "fe80::1": exclude, "::": exclude}},
-		{"everything of IPv4", bpf.Options{Capture: prefixes("0.0.0.0/0")},
-			map[string]uint32{"10.1.1.1": pod, "2001:db8::1": exclude, "127.0.0.53": exclude, "0.0.0.0": exclude}},
-		{"services within pods", bpf.Options{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.96.0.0/12")},
-			map[string]uint32{"10.1.1.1": pod, "10.96.0.1": service, "10.112.0.1": pod, "11.0.0.1": exclude}},
-		{"one range in two lists", bpf.Options{Capture: prefixes("10.0.0.0/8", "11.0.0.0/8"),
+		{"everything of IPv6", api.Coverage{Capture: prefixes("::/0")},
+			map[string]uint32{"10.1.1.1:1": outside, "[2001:db8::1]:1": pod, "[::1]:1": local, "[fe80::1]:1": outside, "[::]:1": local}},
+		{"everything of IPv4", api.Coverage{Capture: prefixes("0.0.0.0/0")},
+			map[string]uint32{"10.1.1.1:1": pod, "[2001:db8::1]:1": outside, "127.0.0.53:1": local, "0.0.0.0:1": local}},
+		{"services within pods", api.Coverage{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.96.0.0/12")},
+			map[string]uint32{"10.1.1.1:1": pod, "10.96.0.1:1": service, "10.112.0.1:1": pod, "11.0.0.1:1": outside}},
+		{"one range in two lists", api.Coverage{Capture: prefixes("10.0.0.0/8", "11.0.0.0/8"),
 			Services: prefixes("10.0.0.0/8", "11.0.0.0/8", "12.0.0.0/8"), Exclude: prefixes("11.0.0.0/8", "12.0.0.0/8")},
-			map[string]uint32{"10.1.1.1": pod, "11.1.1.1": exclude, "12.1.1.1": exclude}},
-		{"host bits set", bpf.Options{Capture: prefixes("10.244.3.7/16")},
-			map[string]uint32{"10.244.0.1": pod, "10.245.0.1": exclude}},
-		{"own addresses", bpf.Options{Capture: prefixes("10.0.0.0/8", "10.0.0.7/32", "fd00::/8"),
-			PodIPs: []netip.Addr{netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("fd00::7")}},
-			map[string]uint32{"10.0.0.7": exclude, "10.0.0.8": pod, "fd00::7": exclude, "fd00::8": pod}},
+			map[string]uint32{"10.1.1.1:1": pod, "11.1.1.1:1": exclude, "12.1.1.1:1": exclude}},
+		{"host bits set", api.Coverage{Capture: prefixes("10.244.3.7/16")},
+			map[string]uint32{"10.244.0.1:1": pod, "10.245.0.1:1": outside}},
+		{"own addresses", api.Coverage{Capture: prefixes("10.0.0.0/8", "10.0.0.7/32", "fd00::/8")},
+			map[string]uint32{"10.0.0.7:1": local, "10.0.0.8:1": pod, "[fd00::7]:1": local, "[fd00::8]:1": pod}},
+		{"endpoints", api.Coverage{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.96.0.0/12"), Exclude: prefixes("192.0.2.128/25"),
+			Endpoints: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:80"), netip.MustParseAddrPort("192.0.2.129:80"), netip.MustParseAddrPort("10.1.1.1:81")},
+			Pass:      []netip.AddrPort{netip.MustParseAddrPort("10.96.0.1:443"), netip.MustParseAddrPort("10.1.1.1:6443")}},
+			map[string]uint32{"192.0.2.1:80": service, "192.0.2.1:81": outside, "192.0.2.2:80": outside, "192.0.2.129:80": exclude,
+				"10.1.1.1:80": pod, "10.1.1.1:81": service, "10.1.1.1:6443": exclude, "10.96.0.1:443": exclude, "10.96.0.1:80": service}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			needRoot(t)
-			c.options.Pod = bpf.Cgroup{Path: "/x", Rel: "/x", ID: 1}
-			c.options.Own = bpf.Cgroup{Path: "/x/y", Rel: "/x/y", ID: 2}
-			p := load(t, c.options)
-			for ip, want := range c.want {
-				if got, err := p.Lookup(netip.MustParseAddr(ip)); got != want || err != nil {
-					t.Errorf("%s: action %d, %v, want %d", ip, got, err, want)
+			p := load(t, bpf.Options{
+				Pod: bpf.Cgroup{Path: "/x", Rel: "/x", ID: 1}, Own: bpf.Cgroup{Path: "/x/y", Rel: "/x/y", ID: 2},
+				PodIPs: []netip.Addr{netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("fd00::7")}, Coverage: c.coverage,
+			})
+			for to, want := range c.want {
+				if got, err := p.Lookup(netip.MustParseAddrPort(to)); got != want || err != nil {
+					t.Errorf("%s: action %d, %v, want %d", to, got, err, want)
 				}
 			}
 		})
@@ -119,17 +124,23 @@ func needRoot(t *testing.T) {
 
 func TestOptionsAreChecked(t *testing.T) {
 	pod, own := bpf.Cgroup{Path: "/x", Rel: "/x", ID: 1}, bpf.Cgroup{Path: "/x/y", Rel: "/x/y", ID: 2}
+	good := api.Coverage{Capture: prefixes("10.0.0.0/8")}
+	with := func(change func(*api.Coverage)) api.Coverage {
+		c := good
+		change(&c)
+		return c
+	}
 	for name, o := range map[string]bpf.Options{
-		"no cgroups":              {},
-		"one cgroup for both":     {Pod: pod, Own: pod},
-		"own is not below pod":    {Pod: pod, Own: bpf.Cgroup{Path: "/xy", ID: 2}},
-		"loopback as pod IP":      {Pod: pod, Own: own, PodIPs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}},
-		"invalid range":           {Pod: pod, Own: own, Capture: []netip.Prefix{{}}},
-		"v4-mapped form of range": {Pod: pod, Own: own, Capture: prefixes("::ffff:10.0.0.0/104")},
-		"node ports are reversed": {Pod: pod, Own: own, NodePorts: [2]uint16{2, 1}},
-		"loopback as a node":      {Pod: pod, Own: own, Nodes: []netip.Addr{netip.MustParseAddr("::1")}},
-		"invalid source":          {Pod: pod, Own: own, PlaintextFrom: []netip.Prefix{{}}},
-		"too deep":                {Pod: pod, Own: bpf.Cgroup{Path: "/x/y", Rel: "/1/2/3/4/5/6/7/8/9/0/1/2/3/4/5/6/7/8/9/0/1", ID: 2}},
+		"no cgroups":              {Coverage: good},
+		"one cgroup for both":     {Pod: pod, Own: pod, Coverage: good},
+		"own is not below pod":    {Pod: pod, Own: bpf.Cgroup{Path: "/xy", ID: 2}, Coverage: good},
+		"loopback as pod IP":      {Pod: pod, Own: own, Coverage: good, PodIPs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}},
+		"invalid range":           {Pod: pod, Own: own, Coverage: api.Coverage{Capture: []netip.Prefix{{}}}},
+		"v4-mapped form of range": {Pod: pod, Own: own, Coverage: api.Coverage{Capture: prefixes("::ffff:10.0.0.0/104")}},
+		"node ports are reversed": {Pod: pod, Own: own, Coverage: with(func(c *api.Coverage) { c.NodePorts = [2]uint16{2, 1} })},
+		"loopback as a node":      {Pod: pod, Own: own, Coverage: with(func(c *api.Coverage) { c.Nodes = []netip.Addr{netip.MustParseAddr("::1")} })},
+		"invalid source":          {Pod: pod, Own: own, Coverage: with(func(c *api.Coverage) { c.PlaintextFrom = []api.Source{{}} })},
+		"too deep":                {Pod: pod, Coverage: good, Own: bpf.Cgroup{Path: "/x/y", Rel: "/1/2/3/4/5/6/7/8/9/0/1/2/3/4/5/6/7/8/9/0/1", ID: 2}},
 	} {
 		if p, err := bpf.Load(o); err == nil {
 			p.Close()
@@ -204,7 +215,7 @@ func TestNodePorts(t *testing.T) {
 		s.direct("another port, IPv6", s.app, dial{To: at(node6, port), Six: true})
 	}
 	s.direct("a node within the range of pods", s.app, dial{To: at(podsToo, 80)})
-	s.counted(bpf.Counters{Captured: 6})
+	s.counted(bpf.Counters{Captured: 6, Excluded: 9})
 }
 
 func TestNodePortsWithoutInbandServices(t *testing.T) {

@@ -92,7 +92,7 @@ int kgw_egress(struct __sk_buff *skb)
 
 	if (!cfg || has_socket(skb) || !read_syn(skb, &dst))
 		return NEXT;
-	if (action_for(cfg, &dst) == ACTION_EXCLUDE || !is_in_force(cfg, &dst))
+	if (action_for(cfg, &dst) < ACTION_POD || !is_in_force(cfg, &dst))
 		return NEXT;
 	COUNT(forwarded);
 	return cfg->strict ? DROP : NEXT;

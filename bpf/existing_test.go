@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
 // Captures and Guards say of existing connections what the programs do with new ones.
@@ -14,10 +15,12 @@ func TestCapturesAndGuards(t *testing.T) {
 	needRoot(t)
 	p := load(t, bpf.Options{
 		Pod: bpf.Cgroup{Path: "/x", Rel: "/x", ID: 1}, Own: bpf.Cgroup{Path: "/x/y", Rel: "/x/y", ID: 2},
-		PodIPs:  []netip.Addr{netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("fd00::7")},
-		Capture: prefixes("10.0.0.0/8", "fd00::/8"), Services: prefixes("10.96.0.0/12"), Exclude: prefixes("10.1.0.0/16"),
-		ExcludePorts: []uint16{443}, PlaintextFrom: prefixes("10.0.0.1/32"),
-		Nodes: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, NodePorts: [2]uint16{30000, 30009},
+		PodIPs: []netip.Addr{netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("fd00::7")},
+		Coverage: api.Coverage{
+			Capture: prefixes("10.0.0.0/8", "fd00::/8"), Services: prefixes("10.96.0.0/12"), Exclude: prefixes("10.1.0.0/16"),
+			ExcludePorts: []uint16{443}, PlaintextFrom: sources("10.0.0.1/32"),
+			Nodes: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, NodePorts: [2]uint16{30000, 30009},
+		},
 	})
 	type answers struct{ permissive, strict bool }
 	never, always, inStrictMode := answers{}, answers{true, true}, answers{false, true}

@@ -159,6 +159,6 @@ func (p *Programs) Sockets() (n int, err error) {
 }
 
 // Lookup returns what the map says about a destination.
-func (p *Programs) Lookup(ip netip.Addr) (action uint32, err error) {
-	return p.action(ip)
+func (p *Programs) Lookup(to netip.AddrPort) (action uint32, err error) {
+	return p.action(to)
 }

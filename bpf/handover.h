@@ -59,6 +59,7 @@ static __always_inline void take(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 		/* Memory has run out: names.c asks the connecting socket. */
 		return;
 	h->addr = published->addr;
+	h->action = published->action;
 	h->role = published->role == ROLE_CAPTURED ? ROLE_GATEWAY : ROLE_PRESENTED;
 	bpf_map_delete_elem(&kgw_handover, &key);
 }

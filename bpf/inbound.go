@@ -116,6 +116,7 @@ func (p *Programs) loadInbound() (*inbound, error) {
 		inboundMapKgwRefused:   p.objects.KgwRefused,
 		inboundMapKgwRanges:    p.objects.KgwRanges,
 		inboundMapKgwShown:     p.objects.KgwShown,
+		inboundMapKgwStrangers: p.objects.KgwStrangers,
 	}
 	for name, m := range shared {
 		spec.Maps[name].MaxEntries = m.MaxEntries()
@@ -254,6 +255,7 @@ func inboundRequirements() []requirement {
 		haveMap(ebpf.RingBuf, "5.8"),
 		haveHelper(tc, asm.FnRingbufOutput, "5.8"),
 		haveHelper(tc, asm.FnRedirect, "4.4"),
+		haveHelper(tc, asm.FnKtimeGetNs, "4.1"),
 		haveHelper(tc, asm.FnSkbLoadBytes, "4.5"),
 		haveHelper(tc, asm.FnSkbStoreBytes, "4.1"),
 		haveHelper(tc, asm.FnL4CsumReplace, "4.1"),

@@ -20,6 +20,7 @@ const (
 	inboundMapKgwCounters    = "kgw_counters"
 	inboundMapKgwHandover    = "kgw_handover"
 	inboundMapKgwListeners   = "kgw_listeners"
+	inboundMapKgwOutside     = "kgw_outside"
 	inboundMapKgwOwn         = "kgw_own"
 	inboundMapKgwPlaintext   = "kgw_plaintext"
 	inboundMapKgwPorts       = "kgw_ports"
@@ -27,6 +28,7 @@ const (
 	inboundMapKgwRefused     = "kgw_refused"
 	inboundMapKgwShown       = "kgw_shown"
 	inboundMapKgwSockets     = "kgw_sockets"
+	inboundMapKgwStrangers   = "kgw_strangers"
 	inboundProgKgwEgress     = "kgw_egress"
 	inboundProgKgwIngress    = "kgw_ingress"
 	inboundProgKgwLookup     = "kgw_lookup"
@@ -88,6 +90,7 @@ type inboundMapSpecs struct {
 	KgwCounters  *ebpf.MapSpec `ebpf:"kgw_counters"`
 	KgwHandover  *ebpf.MapSpec `ebpf:"kgw_handover"`
 	KgwListeners *ebpf.MapSpec `ebpf:"kgw_listeners"`
+	KgwOutside   *ebpf.MapSpec `ebpf:"kgw_outside"`
 	KgwOwn       *ebpf.MapSpec `ebpf:"kgw_own"`
 	KgwPlaintext *ebpf.MapSpec `ebpf:"kgw_plaintext"`
 	KgwPorts     *ebpf.MapSpec `ebpf:"kgw_ports"`
@@ -95,6 +98,7 @@ type inboundMapSpecs struct {
 	KgwRefused   *ebpf.MapSpec `ebpf:"kgw_refused"`
 	KgwShown     *ebpf.MapSpec `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.MapSpec `ebpf:"kgw_sockets"`
+	KgwStrangers *ebpf.MapSpec `ebpf:"kgw_strangers"`
 }
 
 // inboundVariableSpecs contains global variables before they are loaded into the kernel.
@@ -128,6 +132,7 @@ type inboundMaps struct {
 	KgwCounters  *ebpf.Map `ebpf:"kgw_counters"`
 	KgwHandover  *ebpf.Map `ebpf:"kgw_handover"`
 	KgwListeners *ebpf.Map `ebpf:"kgw_listeners"`
+	KgwOutside   *ebpf.Map `ebpf:"kgw_outside"`
 	KgwOwn       *ebpf.Map `ebpf:"kgw_own"`
 	KgwPlaintext *ebpf.Map `ebpf:"kgw_plaintext"`
 	KgwPorts     *ebpf.Map `ebpf:"kgw_ports"`
@@ -135,6 +140,7 @@ type inboundMaps struct {
 	KgwRefused   *ebpf.Map `ebpf:"kgw_refused"`
 	KgwShown     *ebpf.Map `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.Map `ebpf:"kgw_sockets"`
+	KgwStrangers *ebpf.Map `ebpf:"kgw_strangers"`
 }
 
 func (m *inboundMaps) Close() error {
@@ -143,6 +149,7 @@ func (m *inboundMaps) Close() error {
 		m.KgwCounters,
 		m.KgwHandover,
 		m.KgwListeners,
+		m.KgwOutside,
 		m.KgwOwn,
 		m.KgwPlaintext,
 		m.KgwPorts,
@@ -150,6 +157,7 @@ func (m *inboundMaps) Close() error {
 		m.KgwRefused,
 		m.KgwShown,
 		m.KgwSockets,
+		m.KgwStrangers,
 	)
 }
 

@@ -167,7 +167,12 @@ static __always_inline int steer(struct __sk_buff *skb, const struct config *cfg
 	bool remembered = shown || bpf_map_lookup_elem(&kgw_shown, t);
 	__u32 state, one = 1;
 
-	if ((!remembered && !cfg->strict) || !is_for_here(skb, t))
+	if (!remembered && !cfg->strict) {
+		if (!plaintext_allowed(t) && is_for_here(skb, t))
+			count_stranger(t);
+		return NEXT;
+	}
+	if (!is_for_here(skb, t))
 		return NEXT;
 	state = state_of(skb, t);
 	if (state != BPF_TCP_LISTEN && state != BPF_TCP_TIME_WAIT && state != BPF_TCP_NEW_SYN_RECV)
@@ -184,7 +189,7 @@ static __always_inline int steer(struct __sk_buff *skb, const struct config *cfg
 	if (!shown) {
 		if (!cfg->strict)
 			return NEXT;
-		if (plaintext_allowed(t->client.ip)) {
+		if (plaintext_allowed(t)) {
 			COUNT(plaintext_allowed);
 			return NEXT;
 		}
@@ -211,7 +216,7 @@ static __always_inline int steer(struct __sk_buff *skb, const struct config *cfg
  * gateway is gone. */
 static __always_inline int guard(struct __sk_buff *skb, const struct config *cfg, const struct tuple *t)
 {
-	if (!fails_closed(cfg) || plaintext_allowed(t->client.ip) || !is_for_here(skb, t))
+	if (!fails_closed(cfg) || plaintext_allowed(t) || !is_for_here(skb, t))
 		return NEXT;
 
 	struct bpf_sock *sk REFERENCE = inband_listener(t);

@@ -39,7 +39,7 @@ int kgw_lookup(struct bpf_sk_lookup *ctx)
 	if ((knows_interface && ctx->ingress_ifindex == LOOPBACK_IFINDEX) || !is_inbound(cfg, &t))
 		return SK_PASS;
 	shown = bpf_map_lookup_elem(&kgw_shown, &t);
-	if (!shown && (!cfg->strict || plaintext_allowed(t.client.ip)))
+	if (!shown && (!cfg->strict || plaintext_allowed(&t)))
 		return SK_PASS;
 
 	struct bpf_sock *sk REFERENCE = inband_listener(&t);

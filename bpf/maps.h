@@ -10,25 +10,44 @@
 
 #include "types.h"
 
-/* Longest prefix match over the ranges of the options. Go sizes it to what it puts in;
- * programs only read it. */
+/* Longest prefix match over the destinations of the options. An entry takes memory only
+ * when it is made; programs only read. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1);
-	__type(key, struct range);
+	__uint(max_entries, 65536);
+	__type(key, struct destinations);
 	__type(value, enum action);
 } kgw_ranges SEC(".maps");
 
-/* Longest prefix match over the sources: 1 if strict mode allows their plaintext. Sized
- * as kgw_ranges is. */
+/* Longest prefix match over the sources: the ports on which strict mode allows their
+ * plaintext. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1);
+	__uint(max_entries, 16384);
 	__type(key, struct range);
-	__type(value, __u32);
+	__type(value, struct ports);
 } kgw_plaintext SEC(".maps");
+
+/* Connections into private address space that no range names, by network. It stays as it is
+ * when it is full: the counter goes on. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 256);
+	__type(key, struct range);
+	__type(value, __u64);
+} kgw_outside SEC(".maps");
+
+/* Clients without a gateway that permissive mode lets in and strict mode would not, with the
+ * port of the pod that they connect to. The one seen longest ago makes room. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct endpoint);
+	__type(value, struct seen);
+} kgw_strangers SEC(".maps");
 
 /* The excluded ports, one bit a port. */
 struct {

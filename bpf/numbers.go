@@ -7,8 +7,13 @@ package bpf
 // #include "types.h"
 import "C"
 
-// Values of the map kgw_ranges (enum action).
+// Values of the map kgw_ranges (enum action), and the length of a key with a port.
 const (
+	endpointBits = C.ENDPOINT_BITS
+	maxPorts     = C.MAX_PORTS
+
+	actionOutside uint32 = C.ACTION_OUTSIDE
+	actionLocal   uint32 = C.ACTION_LOCAL
 	actionExclude uint32 = C.ACTION_EXCLUDE
 	actionPod     uint32 = C.ACTION_POD
 	actionService uint32 = C.ACTION_SERVICE

@@ -3,10 +3,15 @@
 package bpf
 
 const (
-	actionExclude uint32 = 0x0
-	actionPod     uint32 = 0x1
-	actionService uint32 = 0x2
-	actionNode    uint32 = 0x3
+	endpointBits = 0x90
+	maxPorts     = 0x20
+
+	actionOutside uint32 = 0x0
+	actionLocal   uint32 = 0x1
+	actionExclude uint32 = 0x2
+	actionPod     uint32 = 0x3
+	actionService uint32 = 0x4
+	actionNode    uint32 = 0x5
 )
 
 const (

@@ -27,11 +27,13 @@ type objectsConfig struct {
 	Closed         uint32
 	InbandServices uint32
 	BlockUdp       uint32
+	RefuseOutside  uint32
 	CapturePort    uint16
 	PeerPort       uint16
 	InbandPort     uint16
 	NodePorts      [2]uint16
 	Pad            [3]uint16
+	_              [4]byte
 }
 
 type objectsCounters struct {
@@ -46,8 +48,17 @@ type objectsCounters struct {
 	Steered          uint64
 	PlaintextRefused uint64
 	PlaintextAllowed uint64
+	Excluded         uint64
+	Outside          uint64
+	OutsideRefused   uint64
 	Nested           uint64
 	Forwarded        uint64
+}
+
+type objectsDestinations struct {
+	_    structs.HostLayout
+	Bits uint32
+	To   objectsEndpoint
 }
 
 type objectsEndpoint struct {
@@ -58,15 +69,32 @@ type objectsEndpoint struct {
 }
 
 type objectsHandover struct {
-	_    structs.HostLayout
-	Addr objectsEndpoint
-	Role uint32
+	_      structs.HostLayout
+	Addr   objectsEndpoint
+	Role   uint32
+	Action uint32
+}
+
+type objectsPorts struct {
+	_     structs.HostLayout
+	Count uint32
+	List  [32]struct {
+		_     structs.HostLayout
+		First uint16
+		Last  uint16
+	}
 }
 
 type objectsRange struct {
 	_    structs.HostLayout
 	Bits uint32
 	Ip   [4]uint32
+}
+
+type objectsSeen struct {
+	_           structs.HostLayout
+	Connections uint64
+	Last        uint64
 }
 
 type objectsTuple struct {
@@ -83,6 +111,7 @@ const (
 	objectsMapKgwCounters    = "kgw_counters"
 	objectsMapKgwHandover    = "kgw_handover"
 	objectsMapKgwListeners   = "kgw_listeners"
+	objectsMapKgwOutside     = "kgw_outside"
 	objectsMapKgwOwn         = "kgw_own"
 	objectsMapKgwPlaintext   = "kgw_plaintext"
 	objectsMapKgwPorts       = "kgw_ports"
@@ -90,6 +119,7 @@ const (
 	objectsMapKgwRefused     = "kgw_refused"
 	objectsMapKgwShown       = "kgw_shown"
 	objectsMapKgwSockets     = "kgw_sockets"
+	objectsMapKgwStrangers   = "kgw_strangers"
 	objectsProgKgwConnect4   = "kgw_connect4"
 	objectsProgKgwConnect6   = "kgw_connect6"
 	objectsProgKgwGetpeer4   = "kgw_getpeer4"
@@ -166,6 +196,7 @@ type objectsMapSpecs struct {
 	KgwCounters  *ebpf.MapSpec `ebpf:"kgw_counters"`
 	KgwHandover  *ebpf.MapSpec `ebpf:"kgw_handover"`
 	KgwListeners *ebpf.MapSpec `ebpf:"kgw_listeners"`
+	KgwOutside   *ebpf.MapSpec `ebpf:"kgw_outside"`
 	KgwOwn       *ebpf.MapSpec `ebpf:"kgw_own"`
 	KgwPlaintext *ebpf.MapSpec `ebpf:"kgw_plaintext"`
 	KgwPorts     *ebpf.MapSpec `ebpf:"kgw_ports"`
@@ -173,6 +204,7 @@ type objectsMapSpecs struct {
 	KgwRefused   *ebpf.MapSpec `ebpf:"kgw_refused"`
 	KgwShown     *ebpf.MapSpec `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.MapSpec `ebpf:"kgw_sockets"`
+	KgwStrangers *ebpf.MapSpec `ebpf:"kgw_strangers"`
 }
 
 // objectsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -205,6 +237,7 @@ type objectsMaps struct {
 	KgwCounters  *ebpf.Map `ebpf:"kgw_counters"`
 	KgwHandover  *ebpf.Map `ebpf:"kgw_handover"`
 	KgwListeners *ebpf.Map `ebpf:"kgw_listeners"`
+	KgwOutside   *ebpf.Map `ebpf:"kgw_outside"`
 	KgwOwn       *ebpf.Map `ebpf:"kgw_own"`
 	KgwPlaintext *ebpf.Map `ebpf:"kgw_plaintext"`
 	KgwPorts     *ebpf.Map `ebpf:"kgw_ports"`
@@ -212,6 +245,7 @@ type objectsMaps struct {
 	KgwRefused   *ebpf.Map `ebpf:"kgw_refused"`
 	KgwShown     *ebpf.Map `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.Map `ebpf:"kgw_sockets"`
+	KgwStrangers *ebpf.Map `ebpf:"kgw_strangers"`
 }
 
 func (m *objectsMaps) Close() error {
@@ -220,6 +254,7 @@ func (m *objectsMaps) Close() error {
 		m.KgwCounters,
 		m.KgwHandover,
 		m.KgwListeners,
+		m.KgwOutside,
 		m.KgwOwn,
 		m.KgwPlaintext,
 		m.KgwPorts,
@@ -227,6 +262,7 @@ func (m *objectsMaps) Close() error {
 		m.KgwRefused,
 		m.KgwShown,
 		m.KgwSockets,
+		m.KgwStrangers,
 	)
 }
 

@@ -24,29 +24,16 @@ type Options struct {
 	// PodIPs are the addresses in the pod's status. Connections to them are never captured,
 	// and captured ones keep the first of their family as local address.
 	PodIPs []netip.Addr
-	// Capture holds the ranges of pod addresses, Services those of Service
-	// VIPs, Exclude what is never captured. The longest prefix that contains a
-	// destination decides; Exclude wins over Capture, and Capture over
-	// Services, where they name the very same range. Loopback, the unspecified
-	// address and IPv6 link-local addresses are never captured.
-	Capture, Services, Exclude []netip.Prefix
-	// ExcludePorts holds destination ports that are never captured.
-	ExcludePorts []uint16
+	// Coverage says what is captured, and whose plaintext is accepted. Loopback and the
+	// unspecified address are never captured, nor are IPv6 link-local addresses, which mean
+	// nothing without an interface. It can change, see [Programs.Cover].
+	api.Coverage
 	// InbandServices captures connections to Services as well, for a worker that
 	// dials them in band. Without it they pass in plaintext, and are refused in
 	// strict mode.
 	InbandServices bool
-	// Nodes are the addresses of the cluster's nodes. Of their ports only those from
-	// NodePorts[0] to NodePorts[1], both included, are captured, as Services are;
-	// none if both are zero. A range of Exclude that contains an address wins.
-	Nodes     []netip.Addr
-	NodePorts [2]uint16
-	// PlaintextFrom holds the sources that reach the application in plaintext
-	// even in strict mode, such as the node's own addresses, from which the
-	// kubelet probes. There is no default.
-	PlaintextFrom []netip.Prefix
 	// BlockUDP refuses UDP to captured ranges in strict mode (EPERM), except to
-	// port 53 and to ExcludePorts.
+	// port 53 and to excluded ports.
 	BlockUDP bool
 	// Strict refuses what cannot be captured; see [Programs.SetStrict].
 	Strict bool
@@ -67,6 +54,7 @@ type Programs struct {
 
 	mu       sync.Mutex
 	config   objectsConfig
+	content  content
 	attached map[string]attachment
 	inbound  *inbound // nil unless attached
 	closed   bool
@@ -92,28 +80,17 @@ func load(o Options) (*Programs, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("lifting the limit on locked memory: %w", err)
 	}
-	ranges, err := o.ranges()
-	if err != nil {
-		return nil, err
-	}
-	plaintext, err := o.plaintext()
-	if err != nil {
-		return nil, err
-	}
 	spec, err := loadObjects()
 	if err != nil {
 		return nil, err
 	}
-	spec.Maps[objectsMapKgwRanges].MaxEntries = uint32(len(ranges))
-	spec.Maps[objectsMapKgwPlaintext].MaxEntries = uint32(len(plaintext))
-
 	p := &Programs{options: o, config: o.config(), attached: make(map[string]attachment)}
 	if err := spec.LoadAndAssign(&p.objects, nil); err != nil {
 		return nil, cmp.Or(missingFeature(requirements()), err)
 	}
-	if err := p.fill(ranges, plaintext); err != nil {
+	if err := cmp.Or(p.Cover(o.Coverage), p.putOwn(nil)); err != nil {
 		p.objects.Close()
-		return nil, fmt.Errorf("filling the maps: %w", err)
+		return nil, err
 	}
 	return p, nil
 }
@@ -129,20 +106,12 @@ func (o *Options) validate() error {
 	case strings.Count(o.Own.Rel, "/") > maxCgroupDepth:
 		return fmt.Errorf("cgroup %s has more than %d levels", o.Own.Rel, maxCgroupDepth)
 	}
-	for _, list := range []struct {
-		name string
-		ips  []netip.Addr
-	}{{"pod", o.PodIPs}, {"node", o.Nodes}} {
-		for _, ip := range list.ips {
-			if !ip.IsValid() || ip.IsUnspecified() || ip.IsLoopback() {
-				return fmt.Errorf("%s address %v cannot be used", list.name, ip)
-			}
+	for _, ip := range o.PodIPs {
+		if !ip.IsValid() || ip.IsUnspecified() || ip.IsLoopback() {
+			return fmt.Errorf("pod address %v cannot be used", ip)
 		}
 	}
-	if o.NodePorts[0] > o.NodePorts[1] {
-		return fmt.Errorf("node ports %d-%d are not a range", o.NodePorts[0], o.NodePorts[1])
-	}
-	return nil
+	return o.Coverage.Validate()
 }
 
 func (o *Options) config() objectsConfig {
@@ -156,7 +125,6 @@ func (o *Options) config() objectsConfig {
 
 		InbandServices: flag(o.InbandServices),
 		BlockUdp:       flag(o.BlockUDP),
-		NodePorts:      o.NodePorts,
 	}
 	for _, ip := range slices.Backward(o.PodIPs) {
 		if ip = ip.Unmap(); ip.Is4() {
@@ -166,28 +134,6 @@ func (o *Options) config() objectsConfig {
 		}
 	}
 	return c
-}
-
-func (p *Programs) fill(ranges, plaintext map[objectsRange]uint32) error {
-	for key, action := range ranges {
-		if err := p.objects.KgwRanges.Put(key, action); err != nil {
-			return fmt.Errorf("a range of %d bits: %w", key.Bits, err)
-		}
-	}
-	for key, allowed := range plaintext {
-		if err := p.objects.KgwPlaintext.Put(key, allowed); err != nil {
-			return fmt.Errorf("a source of %d bits: %w", key.Bits, err)
-		}
-	}
-	for word, bits := range portBits(p.options.ExcludePorts) {
-		if err := p.objects.KgwPorts.Put(word, bits); err != nil {
-			return fmt.Errorf("the excluded ports: %w", err)
-		}
-	}
-	if err := p.putOwn(nil); err != nil {
-		return err
-	}
-	return p.putConfig()
 }
 
 func (p *Programs) putConfig() error {
@@ -228,6 +174,9 @@ func (p *Programs) Counters() (Counters, error) {
 		sum.PlaintextAllowed += c.PlaintextAllowed
 		sum.Nested += c.Nested
 		sum.Forwarded += c.Forwarded
+		sum.Excluded += c.Excluded
+		sum.OutsideConnections += c.Outside
+		sum.OutsideRefused += c.OutsideRefused
 	}
 	return sum, nil
 }

@@ -55,6 +55,18 @@ static __always_inline bool is_loopback(const __u32 ip[4])
 	return !ip[0] && !ip[1] && !ip[2] && ip[3] == bpf_htonl(1);
 }
 
+/* Whether the pod's network namespace has the address. The handshake of a connection from outside that
+ * shows it as its source cannot end: the answer stays in the namespace. */
+static __always_inline bool is_own(const __u32 ip[4])
+{
+	struct address key;
+
+	if (is_loopback(ip))
+		return true;
+	copy_ip(key.ip, ip);
+	return bpf_map_lookup_elem(&kgw_own, &key);
+}
+
 /* 127.0.0.1 or ::1, in the family of ip. The gateway listens there. */
 static __always_inline void loopback_of(const __u32 ip[4], __u32 to[4])
 {

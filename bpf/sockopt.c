@@ -39,13 +39,13 @@ static __always_inline int not_ours(struct bpf_sockopt *ctx)
 	return CONTINUE;
 }
 
-static __always_inline bool original_destination(struct bpf_sock *sk, struct endpoint *to)
+static __always_inline bool original_destination(struct bpf_sock *sk, struct handover *to)
 {
 	struct handover *h = known(sk);
 
 	if (!has_role(h, ROLE_GATEWAY))
 		return false;
-	*to = h->addr;
+	*to = *h;
 	return true;
 }
 
@@ -67,7 +67,7 @@ int kgw_getsockopt(struct bpf_sockopt *ctx)
 {
 	void *end = ctx->optval_end;
 	void *to = ctx->optval;
-	struct endpoint dst;
+	struct handover dst;
 
 	switch (ctx->level) {
 	case SOCKOPT_LEVEL:
@@ -90,26 +90,26 @@ int kgw_getsockopt(struct bpf_sockopt *ctx)
 		return not_ours(ctx);
 
 	if (ctx->level == SOCKOPT_LEVEL) {
-		struct endpoint *e = to;
+		struct handover *h = to;
 
-		if ((void *)(e + 1) > end)
+		if ((void *)(h + 1) > end)
 			return CONTINUE;
-		*e = dst;
-		ANSWER(ctx, sizeof(*e));
+		*h = dst;
+		ANSWER(ctx, sizeof(*h));
 	} else if (ctx->level == SOL_IP) {
 		struct sockaddr_in *a = to;
 
-		if ((void *)(a + 1) > end || !is_mapped(dst.ip))
+		if ((void *)(a + 1) > end || !is_mapped(dst.addr.ip))
 			return CONTINUE;
-		*a = (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = dst.port, .sin_addr.s_addr = dst.ip[3] };
+		*a = (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = dst.addr.port, .sin_addr.s_addr = dst.addr.ip[3] };
 		ANSWER(ctx, sizeof(*a));
 	} else {
 		struct sockaddr_in6 *a = to;
 
 		if ((void *)(a + 1) > end)
 			return CONTINUE;
-		*a = (struct sockaddr_in6){ .sin6_family = AF_INET6, .sin6_port = dst.port };
-		copy_ip(a->sin6_addr.s6_addr32, dst.ip);
+		*a = (struct sockaddr_in6){ .sin6_family = AF_INET6, .sin6_port = dst.addr.port };
+		copy_ip(a->sin6_addr.s6_addr32, dst.addr.ip);
 		ANSWER(ctx, sizeof(*a));
 	}
 	return CONTINUE;

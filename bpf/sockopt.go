@@ -16,27 +16,28 @@ var ErrNotCaptured = errors.New("the connection was not captured")
 
 // OriginalDestination returns the destination of the application's connect(2), for a
 // connection accepted from the capture listener. The address is IPv4 for v4-mapped
-// destinations. The error is [ErrNotCaptured] for every other connection,
+// destinations. pod says that it is that of a pod; behind others the cluster chooses one.
+// The error is [ErrNotCaptured] for every other connection,
 // and when the programs are not attached. It needs no privilege.
 //
 // The remote address of the connection is the application's own. If the application had
 // bound its socket to a port but to no address, that is a loopback address, and stands for
 // the pod's address of that family.
-func OriginalDestination(fd int) (netip.AddrPort, error) {
-	var e objectsEndpoint
-	size := uint32(unsafe.Sizeof(e))
+func OriginalDestination(fd int) (destination netip.AddrPort, pod bool, err error) {
+	var h objectsHandover
+	size := uint32(unsafe.Sizeof(h))
 	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), sockoptLevel, sockoptOriginalDestination,
-		uintptr(unsafe.Pointer(&e)), uintptr(unsafe.Pointer(&size)), 0)
+		uintptr(unsafe.Pointer(&h)), uintptr(unsafe.Pointer(&size)), 0)
 	switch {
 	// Without the programs the kernel does not know the option.
 	case errno == unix.ENOPROTOOPT || errno == unix.EOPNOTSUPP:
-		return netip.AddrPort{}, ErrNotCaptured
+		return netip.AddrPort{}, false, ErrNotCaptured
 	case errno != 0:
-		return netip.AddrPort{}, fmt.Errorf("reading the original destination: %w", errno)
-	case size != uint32(unsafe.Sizeof(e)):
-		return netip.AddrPort{}, fmt.Errorf("reading the original destination: %d bytes instead of %d", size, unsafe.Sizeof(e))
+		return netip.AddrPort{}, false, fmt.Errorf("reading the original destination: %w", errno)
+	case size != uint32(unsafe.Sizeof(h)):
+		return netip.AddrPort{}, false, fmt.Errorf("reading the original destination: %d bytes instead of %d", size, unsafe.Sizeof(h))
 	}
-	return e.addrPort(), nil
+	return h.Addr.addrPort(), h.Action == actionPod, nil
 }
 
 // PresentAs makes the application that accepts the connection see client as the

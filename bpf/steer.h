@@ -7,18 +7,6 @@
 
 #include "socket.h"
 
-/* Whether a connection begins in the pod's network namespace. The handshake of one from outside that
- * shows such a source cannot end: the answer stays in the namespace. */
-static __always_inline bool is_own(const __u32 ip[4])
-{
-	struct address key;
-
-	if (is_loopback(ip))
-		return true;
-	copy_ip(key.ip, ip);
-	return bpf_map_lookup_elem(&kgw_own, &key);
-}
-
 /* Whether the gateway itself listens there. */
 static __always_inline bool is_gateway_port(const struct config *cfg, const struct endpoint *server)
 {
@@ -33,14 +21,39 @@ static __always_inline bool is_inbound(const struct config *cfg, const struct tu
 	return !is_own(t->client.ip) && !is_gateway_port(cfg, &t->server);
 }
 
-static __always_inline bool plaintext_allowed(const __u32 ip[4])
+static __always_inline bool plaintext_allowed(const struct tuple *t)
 {
+	__u16 port = bpf_ntohs(t->server.port);
 	struct range key = { .bits = 128 };
-	__u32 *allowed;
+	struct ports *allowed;
 
-	copy_ip(key.ip, ip);
+	copy_ip(key.ip, t->client.ip);
 	allowed = bpf_map_lookup_elem(&kgw_plaintext, &key);
-	return allowed && *allowed;
+	if (!allowed)
+		return false;
+	for (__u32 i = 0; i < MAX_PORTS; i++) {
+		if (i >= allowed->count)
+			return false;
+		if (port >= allowed->list[i].first && port <= allowed->list[i].last)
+			return true;
+	}
+	return false;
+}
+
+/* Counts a connection of a client without a gateway. A SYN that is sent again counts again. */
+static __always_inline void count_stranger(const struct tuple *t)
+{
+	struct endpoint key = { .port = t->server.port };
+	struct seen *known, first = { .connections = 1, .last = bpf_ktime_get_ns() };
+
+	copy_ip(key.ip, t->client.ip);
+	known = bpf_map_lookup_elem(&kgw_strangers, &key);
+	if (!known) {
+		bpf_map_update_elem(&kgw_strangers, &key, &first, BPF_NOEXIST);
+		return;
+	}
+	__sync_fetch_and_add(&known->connections, 1);
+	known->last = first.last;
 }
 
 /* Whether nothing passes when the gateway is gone. */

@@ -23,17 +23,39 @@ struct tuple {
 	struct endpoint client, server;
 };
 
-/* What becomes of connections to a range. */
+/* What becomes of connections to a destination. */
 enum action {
-	ACTION_EXCLUDE, /* never captured */
+	ACTION_OUTSIDE, /* no range names it */
+	ACTION_LOCAL,	/* it does not leave the pod */
+	ACTION_EXCLUDE, /* never captured, but counted */
 	ACTION_POD,
 	ACTION_SERVICE,
 	ACTION_NODE, /* a node: its node ports are Services, its other ports are excluded */
 };
 
+/* Addresses: the bits of the v4-mapped form, for IPv4. */
 struct range {
-	__u32 bits; /* of the v4-mapped form, for IPv4 */
+	__u32 bits;
 	__u32 ip[4];
+};
+
+/* Destinations: the same, or ENDPOINT_BITS for one address and one port. */
+struct destinations {
+	__u32 bits;
+	struct endpoint to;
+};
+
+#define ENDPOINT_BITS (128 + 16)
+
+/* At most so many ranges of ports are told apart for one source. */
+#define MAX_PORTS 32
+
+/* Ports, in host order. */
+struct ports {
+	__u32 count;
+	struct {
+		__u16 first, last;
+	} list[MAX_PORTS];
 };
 
 struct config {
@@ -45,6 +67,7 @@ struct config {
 	__u32 closed;
 	__u32 inband_services;
 	__u32 block_udp;
+	__u32 refuse_outside;
 	__u16 capture_port, peer_port, inband_port; /* network order */
 	__u16 node_ports[2]; /* host order, first and last */
 	__u16 pad[3];
@@ -61,8 +84,17 @@ struct counters {
 	__u64 steered;
 	__u64 plaintext_refused;
 	__u64 plaintext_allowed;
+	__u64 excluded;
+	__u64 outside;
+	__u64 outside_refused;
 	__u64 nested;
 	__u64 forwarded;
+};
+
+/* Connections, and when the last one began (bpf_ktime_get_ns). */
+struct seen {
+	__u64 connections;
+	__u64 last;
 };
 
 enum role {
@@ -89,6 +121,7 @@ enum role {
 struct handover {
 	struct endpoint addr;
 	enum role role;
+	enum action action; /* for ROLE_CAPTURED and ROLE_GATEWAY */
 };
 
 enum listener { LISTENER4, LISTENER6, LISTENERS };
@@ -96,7 +129,7 @@ enum listener { LISTENER4, LISTENER6, LISTENERS };
 /* The options of SOCKOPT_LEVEL, a level that no protocol of the kernel uses. */
 enum sockopt {
 	SOCKOPT_LEVEL = 0x6b6777, /* "kgw" */
-	/* get: struct endpoint */
+	/* get: struct handover */
 	SOCKOPT_ORIGINAL_DESTINATION = 1,
 	/* set, before connect(2): struct endpoint */
 	SOCKOPT_PRESENT_AS = 2,

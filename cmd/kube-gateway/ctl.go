@@ -30,7 +30,7 @@ func ctl(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 	}
 	command, ok := map[string]func(context.Context, *call, []string) error{
 		"status": ctlStatus, "edges": ctlEdges, "metrics": ctlMetrics,
-		"mode": ctlMode, "allow": ctlAllow, "renew": ctlRenew,
+		"mode": ctlMode, "allow": ctlAllow, "cover": ctlCover, "renew": ctlRenew,
 		"trust": ctlTrust, "reset": ctlReset, "disable": ctlDisable,
 	}[args[0]]
 	if !ok {
@@ -65,6 +65,18 @@ func ctlAllow(ctx context.Context, c *call, args []string) error {
 		return err
 	}
 	return c.status(ctx, control.Request{Op: control.OpAllow, Allow: words, Everyone: *everyone})
+}
+
+// ctlCover reads an api.Cover as a line of JSON.
+func ctlCover(ctx context.Context, c *call, args []string) error {
+	if err := c.parseAll(args); err != nil {
+		return err
+	}
+	var cover api.Cover
+	if err := c.read(ctx, "the coverage", &cover); err != nil {
+		return err
+	}
+	return c.status(ctx, control.Request{Op: control.OpCover, Cover: &cover})
 }
 
 // call is one use of 'kube-gateway ctl'.

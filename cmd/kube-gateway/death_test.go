@@ -104,7 +104,7 @@ func (l *lab) clean(n *netlab.Node) (output, lastWords string, err error) {
 	config, err := json.Marshal(api.Config{
 		Version: api.ConfigVersion, Pod: api.PodRef{Namespace: "lab", Name: "clean", UID: n.UID},
 		PodIPs: []netip.Addr{n.IP4, n.IP6}, TrustDomain: gatewaylab.TrustDomain,
-		Mode: api.Permissive, OnFailure: api.FailOpen, Capture: []netip.Prefix{netip.PrefixFrom(n.IP4, 24).Masked()},
+		Mode: api.Permissive, OnFailure: api.FailOpen, Coverage: api.Coverage{Capture: []netip.Prefix{netip.PrefixFrom(n.IP4, 24).Masked()}},
 	})
 	if err != nil {
 		l.t.Fatal(err)

@@ -120,7 +120,7 @@ func TestExisting(t *testing.T) {
 	gb := l.gateway(with(l.spec(l.b), func(c *api.Config) { c.Existing = api.ExistingLeave }))
 	ga := l.gateway(with(l.spec(l.a), func(c *api.Config) {
 		c.Services = []netip.Prefix{netip.PrefixFrom(l.b.IP6, 128)} // in band
-		c.PlaintextFrom = []netip.Prefix{netip.PrefixFrom(probe.IP4, 32), netip.PrefixFrom(probe.IP6, 128)}
+		c.PlaintextFrom = []api.Source{{From: netip.PrefixFrom(probe.IP4, 32)}, {From: netip.PrefixFrom(probe.IP6, 128)}}
 		c.ExcludePorts = []uint16{portExcluded}
 	}))
 	e := counts(t, ga, 2, 2, 0)

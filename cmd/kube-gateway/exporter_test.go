@@ -186,7 +186,7 @@ func TestExporterStrict(t *testing.T) {
 			allowed := l.net.Node(2)
 			g := l.gateway(with(strict(l.spec(l.a)), func(c *api.Config) {
 				c.MetricsAddr = metricsAddr
-				c.PlaintextFrom = []netip.Prefix{netip.PrefixFrom(allowed.IP4, 32)}
+				c.PlaintextFrom = []api.Source{{From: netip.PrefixFrom(allowed.IP4, 32)}}
 			}))
 			l.gateway(with(l.spec(l.b), func(c *api.Config) { c.Wire = wire }))
 			address := l.a.Addr(api.MetricsPort)

@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netlink"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -89,7 +90,7 @@ func TestStrictInbound(t *testing.T) {
 	l := newLabOf(t, 3)
 	probe := l.net.Node(2)
 	gb := l.gateway(with(l.spec(l.b), func(c *api.Config) {
-		c.PlaintextFrom = []netip.Prefix{netip.PrefixFrom(probe.IP4, 32), netip.PrefixFrom(probe.IP6, 128)}
+		c.PlaintextFrom = []api.Source{{From: netip.PrefixFrom(probe.IP4, 32)}, {From: netip.PrefixFrom(probe.IP6, 128)}}
 	}))
 	plain := func(from *netlab.Node, address string) result {
 		t.Helper()
@@ -309,16 +310,18 @@ func TestNodeSide(t *testing.T) {
 	if err := l.a.Do(func() error { return addDefaultRoute(via) }); err != nil {
 		t.Fatal(err)
 	}
-	want := netip.PrefixFrom(via, 32)
-	given := netip.MustParsePrefix("192.0.2.7/32")
-	g := l.gateway(with(l.spec(l.a), func(c *api.Config) { c.PlaintextFrom = []netip.Prefix{given} }))
-	if got := status(t, g).Capture.PlaintextFrom; !slices.Equal(got, []netip.Prefix{given, want}) {
-		t.Errorf("plaintext from %v", got)
+	probes := api.Ports{{First: 8080, Last: 8080}}
+	given := api.Source{From: netip.MustParsePrefix("192.0.2.7/32")}
+	g := l.gateway(with(l.spec(l.a), func(c *api.Config) { c.PlaintextFrom, c.Probes = []api.Source{given}, probes }))
+	want := []api.Source{{From: netip.PrefixFrom(via, 32), Ports: probes}, given}
+	if diff := cmp.Diff(want, status(t, g).Capture.PlaintextFrom, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+		t.Error(diff)
 	}
 	if err := g.End(); err != nil {
 		t.Fatal(err)
 	}
 	narrow := l.spec(l.a)
+	narrow.Configure = func(c *api.Config) { c.Probes = probes }
 	narrow.Capture = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/28")}
 	if got := status(t, l.gateway(narrow)).Capture.PlaintextFrom; len(got) != 0 {
 		t.Errorf("a router outside of the pod network may connect in plaintext: %v", got)

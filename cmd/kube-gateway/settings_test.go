@@ -5,9 +5,11 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -232,5 +234,70 @@ func TestChangesAtOnce(t *testing.T) {
 	l.talk(l.a, l.b.Addr(portEcho))
 	if s := status(t, g); s.Worker.Restarts != 0 || len(s.Allow) != 1 {
 		t.Errorf("afterwards %+v", s)
+	}
+}
+
+// cover changes what a gateway captures by the command that the plugin runs.
+func cover(t *testing.T, g *gatewaylab.Gateway, c api.Cover) (*api.Status, string) {
+	t.Helper()
+	line, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr bytes.Buffer
+	if run([]string{"ctl", "cover", "-o", "json", "--control-socket", g.Socket()}, bytes.NewReader(append(line, '\n')), &stdout, &stderr) != 0 {
+		return nil, stderr.String()
+	}
+	var s api.Status
+	if err := json.Unmarshal(stdout.Bytes(), &s); err != nil {
+		t.Fatalf("%v in %q", err, stdout.String())
+	}
+	return &s, ""
+}
+
+// TestCover: a node that joins later is captured as soon as the gateway knows it, and
+// counted before. Connections that are open go on.
+func TestCover(t *testing.T) {
+	l := newLab(t)
+	spec := l.spec(l.a)
+	spec.Mode, spec.Capture = api.Strict, []netip.Prefix{netip.MustParsePrefix("10.99.0.0/24")}
+	ga := l.gateway(spec)
+	l.gateway(l.spec(l.b))
+	before := l.hold(l.a, l.b.Addr(portEcho))
+	s := status(t, ga)
+	network := api.OutsideNetwork{Network: netip.PrefixFrom(l.b.IP4, 24).Masked(), Connections: 1}
+	if s.Capture.OutsideConnections != 1 || len(s.Capture.OutsideNetworks) != 1 || s.Capture.OutsideNetworks[0] != network {
+		t.Errorf("outside are %d, %v", s.Capture.OutsideConnections, s.Capture.OutsideNetworks)
+	}
+	next := s.Capture.Coverage
+	next.Capture = append(next.Capture, network.Network)
+	named := api.Coverage{Exclude: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}
+	if _, complaint := cover(t, ga, api.Cover{Coverage: next, Named: named, Seen: "other"}); !strings.Contains(complaint, "changed meanwhile") {
+		t.Errorf("made from settings that are not the gateway's: %q", complaint)
+	}
+	if _, complaint := cover(t, ga, api.Cover{Seen: s.Capture.Named.Fingerprint()}); !strings.Contains(complaint, "no range is to be captured") {
+		t.Errorf("no range: %q", complaint)
+	}
+	s, complaint := cover(t, ga, api.Cover{Coverage: next, Named: named, Seen: s.Capture.Named.Fingerprint()})
+	if complaint != "" || s.Capture.Fingerprint != next.Fingerprint() || s.Capture.Named.Fingerprint() != named.Fingerprint() || s.Worker.Restarts != 0 {
+		t.Fatalf("%s %+v", complaint, s)
+	}
+	l.talk(l.a, l.b.Addr(portEcho))
+	before.say("still in plaintext")
+
+	// The next worker knows it, too.
+	if err := syscall.Kill(s.Worker.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a new worker", func() error {
+		if n := status(t, ga); n.Worker.Restarts != 1 || n.State != api.Ready {
+			return fmt.Errorf("%s after %d restarts", n.State, n.Worker.Restarts)
+		}
+		return nil
+	})
+	l.talk(l.a, l.b.Addr(portEcho))
+	s = status(t, ga)
+	if n := s.Traffic.Outbound; n.Encrypted != 2 || n.Refused != 0 || s.Capture.OutsideConnections != 1 || s.Capture.Fingerprint != next.Fingerprint() {
+		t.Errorf("counted %+v, %d outside", n, s.Capture.OutsideConnections)
 	}
 }

@@ -47,7 +47,7 @@ func (c *labCluster) Run(ctx context.Context, ref remote.Ref, stdin io.Reader, s
 	n := c.node(ref.Pod)
 	config, err := json.Marshal(api.Config{Version: api.ConfigVersion, Pod: api.PodRef{Namespace: "lab", Name: ref.Pod, UID: n.UID},
 		PodIPs: []netip.Addr{n.IP4}, TrustDomain: gatewaylab.TrustDomain, Mode: api.Strict, OnFailure: api.FailClosed,
-		Capture: []netip.Prefix{netip.PrefixFrom(n.IP4, 24).Masked()}})
+		Coverage: api.Coverage{Capture: []netip.Prefix{netip.PrefixFrom(n.IP4, 24).Masked()}}})
 	if err != nil {
 		return err
 	}

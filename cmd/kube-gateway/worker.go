@@ -112,7 +112,7 @@ func serve(ctx context.Context, p *proxy.Proxy, from *handoff.Worker, log *proxy
 // which needs no privilege.
 type sockets struct{}
 
-func (sockets) OriginalDestination(fd int) (netip.AddrPort, error) {
+func (sockets) OriginalDestination(fd int) (netip.AddrPort, bool, error) {
 	return bpf.OriginalDestination(fd)
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 )
 
@@ -36,17 +37,41 @@ func (o *changeOptions) verb(wanted change.Change) *podVerb[change.Result, chang
 	case len(wanted.Allow) > 0:
 		done = "allows " + strings.Join(wanted.Allow, " ")
 	}
+	var changer change.Changer
+	var surveyed func(context.Context, *report, []corev1.Pod) error
 	return &podVerb[change.Result, changeItem]{
 		podFlags: &o.podFlags, question: question, gateways: true,
 		begin: func(_ context.Context, _ *report, config *rest.Config, client kubernetes.Interface) (func(context.Context, *corev1.Pod) change.Result, error) {
-			changer := change.Changer{Gateways: remote.NewClient(config, client), Timeout: o.timeout}
+			changer = change.Changer{Gateways: remote.NewClient(config, client), Timeout: o.timeout}
+			surveyed = surveyForStrict(client, &changer)
 			return func(ctx context.Context, pod *corev1.Pod) change.Result { return changer.Change(ctx, pod, wanted) }, nil
+		},
+		survey: func(ctx context.Context, r *report, pods []corev1.Pod) error {
+			if wanted.Mode != api.Strict {
+				return nil
+			}
+			return surveyed(ctx, r, pods)
 		},
 		tell: func(result change.Result) outcome {
 			return outcome{pod: result.Pod, done: "gateway " + done, warnings: result.Warnings, err: result.Err}
 		},
 		item:    newChangeItem,
 		closing: func(found *targets.Selection, _ []change.Result) []string { return ofWorkloads(found.Workloads) },
+	}
+}
+
+// surveyForStrict returns the survey of a change to strict mode. It says why if the cluster
+// cannot be surveyed, which is no reason not to change the mode.
+func surveyForStrict(client kubernetes.Interface, changer *change.Changer) func(context.Context, *report, []corev1.Pod) error {
+	return func(ctx context.Context, r *report, pods []corev1.Pod) error {
+		found, err := survey.RunForStrict(ctx, client, pods)
+		if err != nil {
+			r.warn("", []string{"whom strict mode keeps out is not known: " + err.Error()})
+			return ctx.Err()
+		}
+		changer.Survey = found
+		r.warn("", found.StrictUnknown())
+		return nil
 	}
 }
 

@@ -13,11 +13,10 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/pager"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/pages"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
 )
@@ -96,10 +95,8 @@ func (a *app) targets(cmd *cobra.Command, args []string, toComplete string, choo
 		if err != nil {
 			return nil
 		}
-		list := func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			return client.CoreV1().Pods(namespace).List(ctx, options)
-		}
-		eachItem(ctx, list, func(object runtime.Object) { o.add(object.(*corev1.Pod)) })
+		// An error, such as the end of ctx, leaves what was found before it.
+		_ = pages.Each(ctx, metav1.ListOptions{Limit: completionPage}, client.CoreV1().Pods(namespace).List, o.add)
 		return o.completions()
 	})
 }
@@ -222,10 +219,9 @@ func (o *offer) completions() []cobra.Completion {
 func (a *app) completeNamespaces(cmd *cobra.Command, _ []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	offers := a.lookUp(cmd.Context(), func(ctx context.Context, client kubernetes.Interface) []cobra.Completion {
 		var names []cobra.Completion
-		list := func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			return client.CoreV1().Namespaces().List(ctx, options)
-		}
-		eachItem(ctx, list, func(object runtime.Object) { names = append(names, object.(*corev1.Namespace).Name) })
+		_ = pages.Each(ctx, metav1.ListOptions{Limit: completionPage}, client.CoreV1().Namespaces().List, func(namespace *corev1.Namespace) {
+			names = append(names, namespace.Name)
+		})
 		return matching(names, toComplete)
 	})
 	return offers, cobra.ShellCompDirectiveNoFileComp
@@ -279,17 +275,6 @@ func (a *app) lookUp(ctx context.Context, ask func(context.Context, kubernetes.I
 	case <-ctx.Done():
 		return nil
 	}
-}
-
-// eachItem calls do with the objects that list returns, until the last one or the end of
-// ctx.
-func eachItem(ctx context.Context, list pager.ListPageFunc, do func(runtime.Object)) {
-	pages := pager.New(list)
-	pages.PageSize = completionPage
-	_ = pages.EachListItem(ctx, metav1.ListOptions{}, func(object runtime.Object) error {
-		do(object)
-		return nil
-	})
 }
 
 // matching returns the completions that begin with the typed text.

@@ -3,30 +3,16 @@ package main
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
-	"os"
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pty"
 )
-
-// terminalOf returns both ends of a new terminal: the user's and the program's.
-func terminalOf(t *testing.T) (user, program *os.File) {
-	t.Helper()
-	user = must.Get(os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0))(t)
-	t.Cleanup(func() { _ = user.Close() })
-	must.Do(t, unix.IoctlSetPointerInt(int(user.Fd()), unix.TIOCSPTLCK, 0))
-	number := must.Get(unix.IoctlGetInt(int(user.Fd()), unix.TIOCGPTN))(t)
-	program = must.Get(os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0))(t)
-	t.Cleanup(func() { _ = program.Close() })
-	return user, program
-}
 
 // until reads what the program says, up to text.
 func until(t *testing.T, user io.Reader, text string) string {
@@ -66,7 +52,7 @@ func TestConfirmation(t *testing.T) {
 		{"mode -l app!=x strict", "", "", 0, 1},
 	} {
 		var g gatewayContainers
-		user, program := terminalOf(t)
+		user, program := pty.Open(t)
 		var code int
 		done := make(chan struct{})
 		go func() {
@@ -92,7 +78,7 @@ func TestConfirmation(t *testing.T) {
 
 func TestConfirmationInterrupted(t *testing.T) {
 	var g gatewayContainers
-	user, program := terminalOf(t)
+	user, program := pty.Open(t)
 	ctx, interrupt := context.WithCancel(t.Context())
 	code := make(chan int, 1)
 	go func() {

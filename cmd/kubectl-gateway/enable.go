@@ -77,11 +77,11 @@ applications make new ones, which are encrypted.`,
   kubectl gateway enable pod/web-0 --dry-run=server -o yaml`,
 		ValidArgsFunction: a.completeTargets(toEnable),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			options, given := o.complete()
+			options := o.complete()
 			if options.KeepSecret && options.Delivery == inject.DeliveryCSR {
 				return errors.New("--keep-secret and --delivery=csr are both given, and csr makes no Secret")
 			}
-			return o.verb(&inject.Injector{Options: options}, given).run(cmd.Context(), a, args)
+			return o.verb(&inject.Injector{Options: options}).run(cmd.Context(), a, args)
 		},
 	}
 	f := cmd.Flags()
@@ -92,9 +92,8 @@ applications make new ones, which are encrypted.`,
 	return cmd
 }
 
-// verb adds gateways to pods by an injector with Options. given are the ranges that need
-// not be looked for.
-func (o *enableOptions) verb(injector *inject.Injector, given survey.Ranges) *podVerb[inject.Result, enableItem] {
+// verb adds gateways to pods by an injector with Options.
+func (o *enableOptions) verb(injector *inject.Injector) *podVerb[inject.Result, enableItem] {
 	options := &injector.Options
 	v := &podVerb[inject.Result, enableItem]{
 		podFlags: &o.podFlags,
@@ -109,8 +108,11 @@ func (o *enableOptions) verb(injector *inject.Injector, given survey.Ranges) *po
 			if err := inject.CheckServer(ctx, injector.Client.Discovery(), options.Delivery); err != nil {
 				return err
 			}
-			if injector.Survey, err = survey.Run(ctx, injector.Client, pods, given); err == nil {
+			if injector.Survey, err = survey.Run(ctx, injector.Client, pods, options.Named); err == nil {
 				r.warn("", injector.Survey.Warnings)
+				if options.Mode == api.Strict {
+					r.warn("", injector.Survey.StrictUnknown())
+				}
 			}
 			return err
 		},

@@ -28,20 +28,18 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 // enableFlags parses flags as the command does, up to what complete makes of them.
-func enableFlags(t *testing.T, args ...string) (inject.Options, survey.Ranges, error) {
+func enableFlags(t *testing.T, args ...string) (inject.Options, error) {
 	t.Helper()
 	var o enableOptions
 	cmd := newEnableCommand(&app{IOStreams: genericiooptions.NewTestIOStreamsDiscard()}, &o)
 	err := cmd.ParseFlags(args)
-	options, given := o.complete()
-	return options, given, err
+	return o.complete(), err
 }
 
 func TestEnableFlags(t *testing.T) {
@@ -51,35 +49,39 @@ func TestEnableFlags(t *testing.T) {
 		}
 		return list
 	}
-	for line, change := range map[string]func(*inject.Options, *survey.Ranges){
-		"": func(*inject.Options, *survey.Ranges) {},
-		"--mode=strict --cert-ttl=12h --image=x:1 --image-pull-policy=Never --dry-run=server --timeout=5s --keep-secret": func(o *inject.Options, _ *survey.Ranges) {
+	for line, change := range map[string]func(*inject.Options){
+		"": func(*inject.Options) {},
+		"--mode=strict --cert-ttl=12h --image=x:1 --image-pull-policy=Never --dry-run=server --timeout=5s --keep-secret": func(o *inject.Options) {
 			o.Mode, o.OnFailure, o.TTL, o.Image, o.PullPolicy = api.Strict, api.FailClosed, 12*time.Hour, "x:1", corev1.PullNever
 			o.DryRun, o.Timeout, o.KeepSecret = installed.DryRunServer, 5*time.Second, true
 		},
-		"--capture-cidr=10.1.2.3/8,fd00::/8 --capture-cidr=10.9.9.9 --service-cidr=10.96.0.0/12 --exclude-cidr=10.1.0.0/16 --exclude-port=53,22": func(_ *inject.Options, r *survey.Ranges) {
-			r.Capture, r.Services, r.Exclude = prefixes("10.0.0.0/8", "fd00::/8", "10.9.9.9/32"), prefixes("10.96.0.0/12"), prefixes("10.1.0.0/16")
-			r.ExcludePorts = []uint16{53, 22}
+		"--capture-cidr=10.1.2.3/8,fd00::/8 --capture-cidr=10.9.9.9 --service-cidr=10.96.0.0/12 --exclude-cidr=10.1.0.0/16 --exclude-port=53,22": func(o *inject.Options) {
+			o.Named.Capture, o.Named.Services, o.Named.Exclude = prefixes("10.0.0.0/8", "fd00::/8", "10.9.9.9/32"), prefixes("10.96.0.0/12"), prefixes("10.1.0.0/16")
+			o.Named.ExcludePorts = []uint16{53, 22}
 		},
-		"--wire=inband --allow=ns/prod/sa/* --allow ns/ops/sa/backup --block-udp --allow-plaintext-from=192.0.2.0/24,2001:db8::7 --node-ports=20000-20010 --metrics-addr=:18445": func(o *inject.Options, r *survey.Ranges) {
+		"--wire=inband --allow=ns/prod/sa/* --allow ns/ops/sa/backup --block-udp --allow-plaintext-from=192.0.2.0/24:80,9000-9010,2001:db8::7 --outside=refuse --node-ports=20000-20010 --metrics-addr=:18445": func(o *inject.Options) {
 			o.Wire, o.Allow, o.BlockUDP, o.MetricsAddr = api.WireInband, []string{"ns/prod/sa/*", "ns/ops/sa/backup"}, true, ":18445"
-			o.PlaintextFrom, r.NodePorts = prefixes("192.0.2.0/24", "2001:db8::7/128"), [2]uint16{20000, 20010}
+			o.Named.PlaintextFrom = []api.Source{
+				{From: netip.MustParsePrefix("192.0.2.0/24"), Ports: api.Ports{{First: 80, Last: 80}, {First: 9000, Last: 9010}}},
+				{From: netip.MustParsePrefix("2001:db8::7/128")},
+			}
+			o.Named.NodePorts, o.Named.Outside = [2]uint16{20000, 20010}, api.OutsideRefuse
 		},
 		// Without the in-band wire there is nothing to do about node ports.
-		"--wire=port":                     func(o *inject.Options, r *survey.Ranges) { o.Wire, r.NodePorts = api.WirePort, [2]uint16{} },
-		"--node-ports=":                   func(_ *inject.Options, r *survey.Ranges) { r.NodePorts = [2]uint16{} },
-		"--node-ports=30000":              func(_ *inject.Options, r *survey.Ranges) { r.NodePorts = [2]uint16{30000, 30000} },
-		"--mode=strict --on-failure=open": func(o *inject.Options, _ *survey.Ranges) { o.Mode = api.Strict },
-		"--delivery=csr --existing=reset": func(o *inject.Options, _ *survey.Ranges) {
+		"--wire=port":                     func(o *inject.Options) { o.Wire, o.Named.NodePorts = api.WirePort, [2]uint16{} },
+		"--node-ports=":                   func(o *inject.Options) { o.Named.NodePorts = [2]uint16{} },
+		"--node-ports=30000":              func(o *inject.Options) { o.Named.NodePorts = [2]uint16{30000, 30000} },
+		"--mode=strict --on-failure=open": func(o *inject.Options) { o.Mode = api.Strict },
+		"--delivery=csr --existing=reset": func(o *inject.Options) {
 			o.Delivery, o.Existing = inject.DeliveryCSR, api.ExistingReset
 		},
 	} {
 		wantOptions := inject.Options{Image: installed.DefaultImage(version), Mode: api.Permissive, OnFailure: api.FailOpen, Wire: api.WireAuto,
-			Existing: api.ExistingReport, Delivery: inject.DeliverySecret, TTL: ca.DefaultLeafTTL, Timeout: time.Minute}
-		wantGiven := survey.Ranges{NodePorts: [2]uint16{30000, 32767}}
-		change(&wantOptions, &wantGiven)
-		options, given, err := enableFlags(t, strings.Fields(line)...)
-		diff := cmp.Diff(wantOptions, options, cmpopts.EquateComparable(netip.Prefix{})) + cmp.Diff(wantGiven, given, cmpopts.EquateComparable(netip.Prefix{}))
+			Existing: api.ExistingReport, Delivery: inject.DeliverySecret, TTL: ca.DefaultLeafTTL, Timeout: time.Minute,
+			Named: api.Coverage{NodePorts: [2]uint16{30000, 32767}, Outside: api.OutsideCount}}
+		change(&wantOptions)
+		options, err := enableFlags(t, strings.Fields(line)...)
+		diff := cmp.Diff(wantOptions, options, cmpopts.EquateComparable(netip.Prefix{}))
 		if err != nil || diff != "" {
 			t.Errorf("%q: %v (-want +got):\n%s", line, err, diff)
 		}
@@ -97,7 +99,7 @@ func TestEnableRefusesFlags(t *testing.T) {
 		"--delivery=mail", "--existing=kill", "--wire=none", "--allow=prod", "--allow=", "--allow-plaintext-from=all", "--node-ports=0-5", "--node-ports=5-4", "--node-ports=http", "--node-ports=1-65536",
 		"--metrics-addr=18445", "--metrics-addr=:18443", "--metrics-addr=0.0.0.0:18445", "--metrics-addr=localhost:18445",
 	} {
-		if _, _, err := enableFlags(t, args); err == nil {
+		if _, err := enableFlags(t, args); err == nil {
 			t.Errorf("%s is accepted", args)
 		}
 	}
@@ -153,7 +155,7 @@ func (r *enableRun) run(t *testing.T, ctx context.Context) error {
 	r.o.yes = !r.unconfirmed
 	a := &app{IOStreams: genericiooptions.IOStreams{Out: &r.out, ErrOut: &r.errOut}}
 	injector := &inject.Injector{Client: client, Authority: authority, Options: r.options}
-	verb := r.o.verb(injector, survey.Ranges{})
+	verb := r.o.verb(injector)
 	verb.begin = func(context.Context, *report, *rest.Config, kubernetes.Interface) (func(context.Context, *corev1.Pod) inject.Result, error) {
 		return injector.Enable, nil
 	}
@@ -264,7 +266,7 @@ func TestEnableReport(t *testing.T) {
 	} {
 		var out, errOut bytes.Buffer
 		o := enableOptions{output: format}
-		if err := reportOn(o.verb(&inject.Injector{}, survey.Ranges{}), results, &out, &errOut); !errors.Is(err, errReported) {
+		if err := reportOn(o.verb(&inject.Injector{}), results, &out, &errOut); !errors.Is(err, errReported) {
 			t.Errorf("%s: %v", format, err)
 		}
 		progress := "pod/b: warning: it stays as it is\n"
@@ -311,7 +313,7 @@ func (brokenPipe) Write([]byte) (int, error) { return 0, errors.New("broken pipe
 func TestEnableReportThatCannotBeWritten(t *testing.T) {
 	o := enableOptions{output: "name"}
 	results := []inject.Result{{Pod: fakecluster.NewPod("a"), Action: inject.Enabled}}
-	if err := reportOn(o.verb(&inject.Injector{}, survey.Ranges{}), results, brokenPipe{}, &bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), "broken pipe") {
+	if err := reportOn(o.verb(&inject.Injector{}), results, brokenPipe{}, &bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), "broken pipe") {
 		t.Error(err)
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/answer"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 )
 
 // withoutKubeconfig is client-go's default server.
@@ -199,19 +200,11 @@ func (a *app) reportMissing(missing error) error {
 	return errReported
 }
 
-// split returns the errors that err joins, or err alone.
-func split(err error) []error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		return joined.Unwrap()
-	}
-	return []error{err}
-}
-
 // printErrors prints the errors that err joins, a line each, and each hint once; otherwise
 // is the hint of an error without one.
 func printErrors(w io.Writer, err error, otherwise string) {
 	var hints []string
-	for _, err := range split(err) {
+	for _, err := range targets.Errors(err) {
 		fmt.Fprintf(w, "error: %s\n", words(err))
 		if hint := cmp.Or(advice(err), otherwise); hint != "" && !slices.Contains(hints, hint) {
 			hints = append(hints, hint)

@@ -17,7 +17,6 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	buildversion "github.com/kubectl-gateway/kubectl-gateway/internal/version"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
@@ -93,7 +92,7 @@ func addRanges(f *pflag.FlagSet, p *[]netip.Prefix, name, usage string) {
 }
 
 // addSurveyed registers the flags whose defaults a survey of the cluster finds.
-func addSurveyed(f *pflag.FlagSet, given *survey.Ranges) {
+func addSurveyed(f *pflag.FlagSet, given *api.Coverage) {
 	addRanges(f, &given.Capture, "capture-cidr", "address range of pods to encrypt; may be repeated (default: found in the cluster)")
 	addRanges(f, &given.Services, "service-cidr", "address range of Services; may be repeated (default: found in the cluster)")
 }

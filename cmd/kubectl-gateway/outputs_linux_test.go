@@ -23,6 +23,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pty"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 )
 
@@ -228,7 +229,7 @@ func (c *outputCase) jsonLines(text []byte) bool {
 
 // onTerminal runs cmd with all of its streams on a new terminal.
 func (c *outputCase) onTerminal(t *testing.T, cmd *exec.Cmd) (text string, code int) {
-	user, program := terminalOf(t)
+	user, program := pty.Open(t)
 	must.Do(t, unix.IoctlSetWinsize(int(program.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 40, Col: 200}))
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = program, program, program
 	var said bytes.Buffer

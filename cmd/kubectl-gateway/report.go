@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
@@ -71,10 +72,7 @@ func (r *report) skips(pod *corev1.Pod, gateways bool) bool {
 
 // missing reports the named pods that are not there, one error each.
 func (r *report) missing(err error) {
-	if err == nil {
-		return
-	}
-	for _, err := range split(err) {
+	for _, err := range targets.Errors(err) {
 		r.total++
 		r.fail("", err)
 	}

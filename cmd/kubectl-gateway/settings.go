@@ -7,14 +7,12 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 // settings are the flags of enable and watch that say which gateways are added, and how.
 type settings struct {
 	options      inject.Options
-	given        survey.Ranges
 	nodePorts    [2]uint16
 	authorityDir string
 }
@@ -32,12 +30,16 @@ func (s *settings) addFlags(f *pflag.FlagSet, delivery inject.Delivery) {
 		})
 	addCertTTL(f, &o.TTL)
 	addTimeout(f, &o.Timeout, inject.DefaultTimeout, "how long one pod may take")
-	addSurveyed(f, &s.given)
-	addRanges(f, &s.given.Exclude, "exclude-cidr", "address range that is not captured; may be repeated")
-	flags.List(f, &s.given.ExcludePorts, "exclude-port", "ports", "destination port that is not captured; may be repeated", parsePort)
+	addSurveyed(f, &o.Named)
+	addRanges(f, &o.Named.Exclude, "exclude-cidr", "address range that is not captured; may be repeated")
+	flags.List(f, &o.Named.ExcludePorts, "exclude-port", "ports", "destination port that is not captured; may be repeated", parsePort)
 	flags.Choice(f, &o.Wire, "wire", "", api.WireAuto, "how gateways meet", wires())
 	flags.Array(f, &o.Allow, "allow", "stringArray", "identity that may connect to the pod, like 'ns/prod/sa/*'; may be repeated (default: everyone in the trust domain)", parsePattern)
-	addRanges(f, &o.PlaintextFrom, "allow-plaintext-from", "address range whose plaintext connections strict mode accepts, besides the pod's own node; may be repeated")
+	flags.SplitList(f, &o.Named.PlaintextFrom, "allow-plaintext-from", "strings", "address range whose plaintext connections strict mode accepts, besides those of the pod's own node to ports that it probes; with :8080 behind it, to that port; may be repeated", api.ParseSource, api.SplitSources)
+	flags.Choice(f, &o.Named.Outside, "outside", "", api.OutsideCount, "what strict mode does with connections into private address space outside of the cluster's ranges", []flags.Word[api.Outside]{
+		{Value: api.OutsideCount, Meaning: "they go in plaintext and are counted"},
+		{Value: api.OutsideRefuse, Meaning: "they fail"},
+	})
 	f.BoolVar(&o.BlockUDP, "block-udp", false, "refuse UDP to captured ranges in strict mode, except DNS; gateways do not encrypt UDP")
 	flags.Parsed(f, &s.nodePorts, "node-ports", "string", defaultNodePorts(), "ports of nodes that belong to Services, empty for none", parsePorts)
 	addAuthorityDir(f, &s.authorityDir, "authority-dir")
@@ -55,8 +57,8 @@ func (s *settings) addFlags(f *pflag.FlagSet, delivery inject.Delivery) {
 }
 
 // complete returns what the flags say, with the defaults that depend on other flags.
-func (s *settings) complete() (inject.Options, survey.Ranges) {
-	options, given := s.options, s.given
+func (s *settings) complete() inject.Options {
+	options := s.options
 	if options.OnFailure == "" {
 		options.OnFailure = api.FailOpen
 		if options.Mode == api.Strict {
@@ -65,7 +67,7 @@ func (s *settings) complete() (inject.Options, survey.Ranges) {
 	}
 	// Only the in-band wire reaches the pods behind a node port.
 	if options.Wire != api.WirePort {
-		given.NodePorts = s.nodePorts
+		options.Named.NodePorts = s.nodePorts
 	}
-	return options, given
+	return options
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
@@ -115,7 +116,7 @@ func (o *watchOptions) place(a *app, args []string) (watch.Options, error) {
 }
 
 func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
-	settings, given := o.settings.complete()
+	settings := o.settings.complete()
 	options, err := o.place(a, args)
 	if err != nil {
 		return err
@@ -135,8 +136,8 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 	}
 	plugin := &watch.Plugin{
 		Client: client, Gateways: remote.NewClient(config, client),
-		Options: settings, Given: given, Drain: o.drain,
-		Authority: func(ctx context.Context) (inject.Authority, error) {
+		Options: settings, Drain: o.drain,
+		Authority: func(ctx context.Context) (*ca.Authority, error) {
 			return authority.Load(ctx, authority.Location{Client: client, Dir: o.settings.authorityDir})
 		},
 		Warn: report.warnings,

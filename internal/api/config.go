@@ -95,25 +95,12 @@ type Config struct {
 	TrustDomain string       `json:"trustDomain"`
 	Mode        Mode         `json:"mode"`
 	OnFailure   OnFailure    `json:"onFailure"`
-	// Capture holds the ranges of pod addresses, Services those of Service VIPs. The
-	// longest prefix that contains a destination applies.
-	Capture  []netip.Prefix `json:"capture"`
-	Services []netip.Prefix `json:"services,omitempty"`
-	// Exclude holds ranges that are never captured.
-	Exclude []netip.Prefix `json:"exclude,omitempty"`
-	// ExcludePorts holds destination ports that are never captured.
-	ExcludePorts []uint16 `json:"excludePorts,omitempty"`
+	Coverage
+	// Named holds what the user named of it, from which the plugin makes it again when the
+	// cluster changes.
+	Named Coverage `json:"named,omitzero"`
 	// Wire is how connections reach the peer. Empty means WireAuto.
 	Wire Wire `json:"wire,omitempty"`
-	// Nodes holds addresses of nodes. Their ports within NodePorts are captured like
-	// Service VIPs, their other ports never.
-	Nodes []netip.Addr `json:"nodes,omitempty"`
-	// NodePorts are the first and the last port that Services may have on every node.
-	// Zero means DefaultNodePorts.
-	NodePorts [2]uint16 `json:"nodePorts,omitzero"`
-	// PlaintextFrom holds the sources whose plaintext connections strict mode accepts,
-	// too: the pod's own node, whose kubelet probes it, and those that the user allows.
-	PlaintextFrom []netip.Prefix `json:"plaintextFrom,omitempty"`
 	// Allow holds the identity rules of the peers that may connect to the pod, see
 	// ParseAllow. Empty means every peer of the trust domain.
 	Allow []string `json:"allow,omitempty"`
@@ -149,9 +136,6 @@ func ParseConfig(text []byte) (*Config, error) {
 		return nil, fmt.Errorf("reading the gateway's configuration: %w", err)
 	}
 	c.Wire = c.Wire.OrDefault()
-	if c.NodePorts == [2]uint16{} {
-		c.NodePorts = DefaultNodePorts()
-	}
 	if err := c.Validate(); err != nil {
 		return nil, fmt.Errorf("checking the gateway's configuration: %w", err)
 	}
@@ -174,31 +158,18 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("mode %q is neither %q nor %q", c.Mode, Permissive, Strict)
 	case c.OnFailure != FailOpen && c.OnFailure != FailClosed:
 		return fmt.Errorf("on-failure %q is neither %q nor %q", c.OnFailure, FailOpen, FailClosed)
-	case len(c.Capture) == 0 && len(c.Services) == 0:
-		return errors.New("no range is to be captured")
 	case c.Wire != "" && c.Wire != WireAuto && c.Wire != WirePort && c.Wire != WireInband:
 		return fmt.Errorf("wire %q is none of %q, %q and %q", c.Wire, WireAuto, WirePort, WireInband)
 	case !slices.Contains([]Existing{"", ExistingLeave, ExistingReport, ExistingReset}, c.Existing):
 		return fmt.Errorf("existing %q is none of %q, %q and %q", c.Existing, ExistingLeave, ExistingReport, ExistingReset)
-	case c.NodePorts != [2]uint16{} && (c.NodePorts[0] == 0 || c.NodePorts[0] > c.NodePorts[1]):
-		return fmt.Errorf("node ports %d to %d are not a range of ports", c.NodePorts[0], c.NodePorts[1])
 	}
-	for _, list := range []struct {
-		what string
-		ips  []netip.Addr
-	}{{"pod", c.PodIPs}, {"node", c.Nodes}} {
-		for _, ip := range list.ips {
-			if !ip.IsValid() || ip.IsLoopback() || ip.IsUnspecified() || ip.Is4In6() {
-				return fmt.Errorf("%s address %v cannot be used", list.what, ip)
-			}
+	for _, ip := range c.PodIPs {
+		if err := usable("pod", ip); err != nil {
+			return err
 		}
 	}
-	for _, ranges := range [][]netip.Prefix{c.Capture, c.Services, c.Exclude, c.PlaintextFrom} {
-		for _, r := range ranges {
-			if !r.IsValid() || r.Addr().Is4In6() {
-				return fmt.Errorf("range %v cannot be used", r)
-			}
-		}
+	if err := c.Coverage.Validate(); err != nil {
+		return err
 	}
 	if err := c.checkMetricsAddr(); err != nil {
 		return err

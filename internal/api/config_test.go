@@ -10,14 +10,14 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-var equalAddresses = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
+var equalAddresses = cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{})
 
 func goodConfig() Config {
 	return Config{
 		Version: ConfigVersion, Pod: PodRef{Namespace: "ns", Name: "pod", UID: "uid"},
 		PodIPs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, TrustDomain: "td",
 		Mode: Strict, OnFailure: FailClosed,
-		Capture: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+		Coverage: Coverage{Capture: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}},
 	}
 }
 
@@ -25,7 +25,10 @@ func TestConfigKeepsWhatItIsGiven(t *testing.T) {
 	c := goodConfig()
 	c.Wire, c.NodePorts, c.BlockUDP = WireInband, [2]uint16{20000, 20100}, true
 	c.Nodes = []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
-	c.PlaintextFrom = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")}
+	c.PlaintextFrom = []Source{{From: netip.MustParsePrefix("192.0.2.1/32"), Ports: Ports{{First: 80, Last: 80}, {First: 9000, Last: 9010}}}}
+	c.Endpoints = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.9:80")}
+	c.Pass = []netip.AddrPort{netip.MustParseAddrPort("[2001:db8::9]:443")}
+	c.Probes, c.Outside, c.Named.Exclude = Ports{{First: 80, Last: 80}}, OutsideRefuse, []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}
 	c.Allow, c.MetricsAddr = []string{"ns/prod/sa/*"}, ":18445"
 	text, err := json.Marshal(c)
 	if err != nil {
@@ -45,7 +48,7 @@ func TestConfigDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, field := range []string{"wire", "nodePorts", "allow", "blockUDP", "existing", "watched", "metricsAddr"} {
+	for _, field := range []string{"wire", "nodePorts", "allow", "blockUDP", "existing", "watched", "metricsAddr", "named", "endpoints", "pass", "probes", "outside"} {
 		if strings.Contains(string(text), field) {
 			t.Errorf("%s is written without need: %s", field, text)
 		}
@@ -55,7 +58,7 @@ func TestConfigDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := goodConfig()
-	want.Wire, want.NodePorts = WireAuto, [2]uint16{30000, 32767}
+	want.Wire = WireAuto
 	if diff := cmp.Diff(&want, got, equalAddresses); diff != "" {
 		t.Errorf("the defaults differ (-want +got):\n%s", diff)
 	}
@@ -74,7 +77,7 @@ func TestBadConfig(t *testing.T) {
 		"no node":         func(c *Config) { c.Nodes = []netip.Addr{{}} },
 		"ports backwards": func(c *Config) { c.NodePorts = [2]uint16{2, 1} },
 		"port zero":       func(c *Config) { c.NodePorts = [2]uint16{0, 1} },
-		"plaintext from":  func(c *Config) { c.PlaintextFrom = []netip.Prefix{mapped} },
+		"plaintext from":  func(c *Config) { c.PlaintextFrom = []Source{{From: mapped}} },
 		"rule":            func(c *Config) { c.Allow = []string{"prod"} },
 	} {
 		c := goodConfig()

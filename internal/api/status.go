@@ -108,16 +108,20 @@ type Capture struct {
 	// Cgroup is the path of the pod's cgroup below the cgroup2 mount.
 	Cgroup string `json:"cgroup"`
 	// Programs are the names of the attached programs.
-	Programs     []string       `json:"programs"`
-	Ranges       []netip.Prefix `json:"ranges"`
-	Services     []netip.Prefix `json:"services,omitempty"`
-	Exclude      []netip.Prefix `json:"exclude,omitempty"`
-	ExcludePorts []uint16       `json:"excludePorts,omitempty"`
-	Nodes        []netip.Addr   `json:"nodes,omitempty"`
-	NodePorts    [2]uint16      `json:"nodePorts,omitzero"`
-	// PlaintextFrom holds the sources that strict mode accepts without TLS.
-	PlaintextFrom []netip.Prefix `json:"plaintextFrom,omitempty"`
-	BlockUDP      bool           `json:"blockUDP,omitempty"`
+	Programs []string `json:"programs"`
+	// Coverage is what is in force, and Fingerprint tells it from others. PlaintextFrom also
+	// has the node's side of the pod's network, which the gateway finds itself.
+	Coverage
+	Fingerprint string `json:"fingerprint,omitempty"`
+	// Named holds what the user named of it, see Config.
+	Named    Coverage `json:"named,omitzero"`
+	BlockUDP bool     `json:"blockUDP,omitempty"`
+	// OutsideNetworks lists the networks of OutsideConnections, those with most of them first.
+	// It is bounded: OutsideConnections counts all.
+	OutsideNetworks []OutsideNetwork `json:"outsideNetworks,omitempty"`
+	// Strangers lists clients without a gateway that permissive mode has let in, and strict
+	// mode would not have: at most MaxStrangers of them, the one last seen first.
+	Strangers []Stranger `json:"strangers,omitempty"`
 	CaptureCounts
 }
 
@@ -150,12 +154,39 @@ type CaptureCounts struct {
 	// to the gateway to be reset, or dropped while no worker listened (FailClosed).
 	PlaintextAllowed uint64 `json:"plaintextAllowed,omitempty"`
 	PlaintextRefused uint64 `json:"plaintextRefused,omitempty"`
+	// Excluded counts connections that were not captured because the coverage excludes or
+	// passes their destination.
+	Excluded uint64 `json:"excluded,omitempty"`
+	// OutsideConnections counts connections into private address space that no range names,
+	// OutsideRefused those of them that were refused.
+	OutsideConnections uint64 `json:"outsideConnections,omitempty"`
+	OutsideRefused     uint64 `json:"outsideRefused,omitempty"`
 	// Nested counts connections from network namespaces that processes of the pod have made
 	// (containers in the pod, for example), where the gateway cannot capture. Forwarded counts those
 	// that the pod forwards for others. Both were refused in strict mode, and passed in plaintext
 	// otherwise.
 	Nested    uint64 `json:"nested,omitempty"`
 	Forwarded uint64 `json:"forwarded,omitempty"`
+}
+
+// OutsideNetwork counts connections into a network in private address space that no range
+// names, a /24 of IPv4 or a /64 of IPv6.
+type OutsideNetwork struct {
+	Network     netip.Prefix `json:"network"`
+	Connections uint64       `json:"connections"`
+}
+
+// MaxStrangers is how many clients without a gateway a Capture lists.
+const MaxStrangers = 256
+
+// Stranger counts the connections of a client without a gateway to one port of the pod. A
+// connection whose SYN was sent several times counts as several.
+type Stranger struct {
+	Client      netip.Addr `json:"client"`
+	Port        uint16     `json:"port"`
+	Connections uint64     `json:"connections"`
+	// LastSeen is when a connection last began, by the gateway's clock.
+	LastSeen time.Time `json:"lastSeen"`
 }
 
 // Traffic counts connections since the gateway started, worker restarts included.

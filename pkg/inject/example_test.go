@@ -29,7 +29,7 @@ func ExampleInjector_Enable() {
 			return &api.Status{State: api.Ready, Pod: api.PodRef{UID: "uid-" + call.Pod}, Cert: api.Certificate{
 				NotAfter: time.Now().Add(time.Hour), Authorities: authority.Roots()}}, nil
 		}).Client(cluster),
-		Survey:    &survey.Survey{Ranges: survey.Ranges{Capture: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}}},
+		Survey:    &survey.Survey{Found: api.Coverage{Capture: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}}},
 		Authority: authority,
 		Options: inject.Options{Image: "gateway:v1", Mode: api.Strict, OnFailure: api.FailClosed,
 			TTL: 24 * time.Hour, Timeout: inject.DefaultTimeout},

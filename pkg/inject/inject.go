@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -46,12 +45,11 @@ type Options struct {
 	PullPolicy corev1.PullPolicy
 	Mode       api.Mode
 	OnFailure  api.OnFailure
-	// Wire, Allow and BlockUDP are as in api.Config. PlaintextFrom adds to the
-	// addresses of each pod's own node.
-	Wire          api.Wire
-	Allow         []string
-	BlockUDP      bool
-	PlaintextFrom []netip.Prefix
+	// Wire, Allow, BlockUDP and Named are as in api.Config.
+	Wire     api.Wire
+	Allow    []string
+	BlockUDP bool
+	Named    api.Coverage
 	// Existing is as in api.Config. With ExistingReset the connections of pods that
 	// have a gateway already are reset, too.
 	Existing api.Existing
@@ -74,7 +72,7 @@ type Options struct {
 // Injector adds gateways to pods. It is safe for concurrent use.
 type Injector struct {
 	Client    kubernetes.Interface
-	Authority Authority
+	Authority *ca.Authority
 	Gateways  *remote.Client
 	Survey    *survey.Survey
 	Options   Options
@@ -295,6 +293,7 @@ func (in *Injector) dryRun(ctx context.Context, result *Result, name string, con
 		}
 	}
 	result.Patch = installed.NewPatch(result.Pod, container)
+	result.Warnings = in.strictRemarks(result.Pod, in.Options.Mode, in.Options.Named)
 	if in.Options.DryRun != installed.DryRunServer {
 		return
 	}

@@ -100,8 +100,8 @@ func TestEnableSaysWhichSettingsItLeaves(t *testing.T) {
 	}
 	in.Options.Mode, in.Options.OnFailure = api.Strict, api.FailClosed
 	in.Options.Wire, in.Options.BlockUDP, in.Options.Allow = api.WirePort, true, []string{"ns/a/sa/b", "ns/c/sa/*"}
-	in.Options.PlaintextFrom = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
-	in.Survey = &survey.Survey{Ranges: survey.Ranges{Capture: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}}
+	in.Options.Named.PlaintextFrom = []api.Source{{From: netip.MustParsePrefix("192.0.2.0/24")}}
+	in.Survey = &survey.Survey{Found: api.Coverage{Capture: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}}
 	warns := func(want ...string) {
 		t.Helper()
 		result := in.Enable(t.Context(), c.Pod("p"))
@@ -114,7 +114,7 @@ func TestEnableSaysWhichSettingsItLeaves(t *testing.T) {
 			}
 		}
 	}
-	others := []string{"stays with on-failure open", "stays with wire auto", "UDP", "accept plaintext from", "capture"}
+	others := []string{"stays with on-failure open", "stays with wire auto", "UDP", "goes on to capture the destinations, and to accept plaintext"}
 	warns(append([]string{
 		"it stays in mode permissive; to change that: kubectl gateway mode pod/p -n shop strict",
 		"it goes on to allow 'ns/shop/sa/*'; to change that: kubectl gateway allow pod/p -n shop 'ns/a/sa/b' 'ns/c/sa/*'",

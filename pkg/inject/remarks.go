@@ -1,6 +1,7 @@
 package inject
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -30,9 +31,9 @@ func (in *Injector) differences(pod *corev1.Pod, name string, status *api.Status
 		return nil
 	}
 	wanted := in.configFor(pod)
-	mode, allow := has.Mode, has.Allow
+	mode, allow, covers := has.Mode, has.Allow, has.Fingerprint()
 	if status != nil && status.Mode != "" {
-		mode, allow = status.Mode, status.Allow
+		mode, allow, covers = status.Mode, status.Allow, cmp.Or(status.Capture.Fingerprint, covers)
 	}
 	which := fmt.Sprintf("pod/%s -n %s", pod.Name, pod.Namespace)
 	again := fmt.Sprintf("; to change that: kubectl gateway disable %s, then enable it again", which)
@@ -54,11 +55,8 @@ func (in *Injector) differences(pod *corev1.Pod, name string, status *api.Status
 		metrics = "at " + has.MetricsAddr
 	}
 	add(has.MetricsAddr != wanted.MetricsAddr, "it goes on to serve metrics %s%s", metrics, again)
-	add(!slices.Equal(has.PlaintextFrom, wanted.PlaintextFrom),
-		"it goes on to accept plaintext from the sources it was given, not those of this command%s", again)
-	add(!slices.Equal(has.Capture, wanted.Capture) || !slices.Equal(has.Services, wanted.Services) ||
-		!slices.Equal(has.Exclude, wanted.Exclude) || !slices.Equal(has.ExcludePorts, wanted.ExcludePorts),
-		"it goes on to capture the destinations it was given, not those of this command%s", again)
+	add(covers != wanted.Fingerprint(),
+		"it goes on to capture the destinations, and to accept plaintext from the sources, that it was given; to change that: kubectl gateway refresh %s", which)
 	return list
 }
 
@@ -72,7 +70,19 @@ func allowed(patterns []string, everyone string) string {
 
 // remarks returns what the user should know about a gateway that runs.
 func (in *Injector) remarks(pod *corev1.Pod, status *api.Status) []string {
-	return slices.Concat(in.certificateRemarks(pod, status), clockRemarks(pod, status, time.Now()), in.existingRemarks(status.Existing))
+	return slices.Concat(in.certificateRemarks(pod, status), clockRemarks(pod, status, time.Now()), in.existingRemarks(status.Existing),
+		in.strictRemarks(pod, status.Mode, status.Capture.Named))
+}
+
+// strictRemarks says whom strict mode affects who has no gateway.
+func (in *Injector) strictRemarks(pod *corev1.Pod, mode api.Mode, named api.Coverage) (list []string) {
+	if mode != api.Strict {
+		return nil
+	}
+	for _, remark := range in.Survey.Strict(pod, named) {
+		list = append(list, remark.String())
+	}
+	return list
 }
 
 // certificateRemarks says why the certificate of a gateway that runs does not serve.

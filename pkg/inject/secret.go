@@ -13,20 +13,12 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // keyBundle is the key of the trust bundle; the other two are those of the type
 // kubernetes.io/tls.
 const keyBundle = "ca.crt"
-
-// Authority issues the certificates of gateways.
-type Authority interface {
-	remote.Authority
-	// Issue is Sign for a key that is made with the certificate.
-	Issue(ca.LeafRequest) (*ca.Leaf, error)
-}
 
 // secretName returns a new name that tells which pod it is about.
 func secretName(pod string) string {

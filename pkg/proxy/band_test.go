@@ -185,7 +185,7 @@ func inbandPair(t testing.TB, change func(*Options)) (client, server *testPod, b
 	})
 	client = newPod(t, a, func(o *Options) {
 		o.Sockets.(*testSockets).band = b
-		o.Config.Services = []netip.Prefix{netip.PrefixFrom(server.ip, 32)}
+		o.Sockets.(*testSockets).services = []netip.AddrPort{netip.AddrPortFrom(server.ip, 0)}
 		if change != nil {
 			change(o)
 		}

@@ -14,6 +14,7 @@ import (
 	mathrand "math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -76,20 +77,26 @@ type testSockets struct {
 	presentErr   atomic.Pointer[error]
 	// lost means that clients are not handed over.
 	lost atomic.Bool
+	// services are destinations that are no pods. A port of 0 stands for every port.
+	services []netip.AddrPort
 	// band is nil where wire=inband is not available.
 	band *testBand
 }
 
-func (s *testSockets) OriginalDestination(fd int) (netip.AddrPort, error) {
+func (s *testSockets) OriginalDestination(fd int) (destination netip.AddrPort, pod bool, err error) {
 	sa, err := unix.Getpeername(fd)
 	if err != nil {
-		return netip.AddrPort{}, err
+		return netip.AddrPort{}, false, err
 	}
-	destination, ok := s.destinations.LoadAndDelete(fromSockaddr(sa))
+	found, ok := s.destinations.LoadAndDelete(fromSockaddr(sa))
 	if !ok {
-		return netip.AddrPort{}, unix.ENOENT
+		return netip.AddrPort{}, false, unix.ENOENT
 	}
-	return destination.(netip.AddrPort), nil
+	destination = found.(netip.AddrPort)
+	service := slices.ContainsFunc(s.services, func(a netip.AddrPort) bool {
+		return a.Addr() == destination.Addr() && (a.Port() == 0 || a.Port() == destination.Port())
+	})
+	return destination, !service, nil
 }
 
 func (s *testSockets) PresentAs(_ int, client netip.AddrPort) error {

@@ -172,7 +172,7 @@ func TestInbandFallbackIsRemembered(t *testing.T) {
 			client := newPod(t, a, func(o *Options) {
 				permissive(o)
 				o.Sockets.(*testSockets).band, o.now, o.HandshakeTimeout = newBand(), clock.now, c.timeout
-				o.Config.Services = []netip.Prefix{netip.PrefixFrom(ip, 32)}
+				o.Sockets.(*testSockets).services = []netip.AddrPort{netip.AddrPortFrom(ip, 0)}
 			})
 			var probes atomic.Int64
 			destination := inbandImpostor(t, c.by, client, ip, nil, func(conn *tls.Conn, raw *net.TCPConn) {

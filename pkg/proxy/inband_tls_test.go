@@ -41,7 +41,7 @@ func TestInbandImpostorGetsNothing(t *testing.T) {
 						if kind == "pod" {
 							o.Config.Wire = api.WireInband
 						} else {
-							o.Config.Services = []netip.Prefix{netip.PrefixFrom(ip, 32)}
+							o.Sockets.(*testSockets).services = []netip.AddrPort{netip.AddrPortFrom(ip, 0)}
 						}
 					})
 					var leaked atomic.Int64
@@ -74,17 +74,14 @@ func TestServiceSessionIsNoPodSession(t *testing.T) {
 	client := newPod(t, a, func(o *Options) {
 		o.Sockets.(*testSockets).band, o.now = b, c.now
 		o.Config.Wire = api.WireInband
-		o.Config.Nodes = []netip.Addr{ip}
-		o.Config.NodePorts = [2]uint16{1, 1}
 	})
 	var g greeter
 	// The certificate names another address.
 	destination := inbandImpostor(t, a, client, ip,
 		func(c *tls.Config) { c.Certificates = []tls.Certificate{a.issue(t, []netip.Addr{podAddress()}, nil)} },
 		g.serve)
-	// The same settings take the same address for a node and for a pod, by port.
-	s := client.proxy.settings.Load()
-	s.routes.nodePorts = [2]uint16{destination.Port(), destination.Port()}
+	// The same address is a node for one port, and a pod for the others.
+	client.sockets.services = []netip.AddrPort{destination}
 	for range 2 {
 		client.greeted(destination)
 	}

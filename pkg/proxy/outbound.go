@@ -23,7 +23,7 @@ func (p *Proxy) outbound(c *connection) {
 	growStack()
 	s := p.settings.Load()
 	c.app = c.sockets[0]
-	destination, err := p.originalDestination(c.app)
+	destination, pod, err := p.originalDestination(c.app)
 	if err != nil {
 		c.refuse(traffic.NoDestination, err)
 		return
@@ -36,7 +36,7 @@ func (p *Proxy) outbound(c *connection) {
 	}
 	c.line.Source = source
 
-	f := p.encrypt(c, s, header{Destination: destination, Client: source})
+	f := p.encrypt(c, s, header{Destination: destination, Client: source}, pod)
 	switch {
 	case f == nil:
 	case f.final || p.strict(s):
@@ -52,31 +52,31 @@ func (p *Proxy) strict(s *settings) bool {
 	return s.mode == api.Strict || p.settings.Load().mode == api.Strict
 }
 
-func (p *Proxy) originalDestination(app *net.TCPConn) (netip.AddrPort, error) {
-	var destination netip.AddrPort
+func (p *Proxy) originalDestination(app *net.TCPConn) (destination netip.AddrPort, pod bool, err error) {
 	if err := onSocket(app, func(fd int) (err error) {
-		destination, err = p.options.Sockets.OriginalDestination(fd)
+		destination, pod, err = p.options.Sockets.OriginalDestination(fd)
 		return err
 	}); err != nil {
-		return netip.AddrPort{}, err
+		return netip.AddrPort{}, false, err
 	}
 	destination = netip.AddrPortFrom(destination.Addr().Unmap(), destination.Port())
 	if !destination.IsValid() || destination.Addr().IsUnspecified() || destination.Addr().IsMulticast() || destination.Port() == 0 {
-		return netip.AddrPort{}, fmt.Errorf("destination %v cannot be used", destination)
+		return netip.AddrPort{}, false, fmt.Errorf("destination %v cannot be used", destination)
 	}
 	if addrPort(app.LocalAddr()) == destination {
-		return netip.AddrPort{}, errors.New("destination is the gateway itself")
+		return netip.AddrPort{}, false, errors.New("destination is the gateway itself")
 	}
-	return destination, nil
+	return destination, pod, nil
 }
 
-// encrypt carries c to the gateway at the destination, or returns why it cannot.
-func (p *Proxy) encrypt(c *connection, s *settings, h header) *failure {
+// encrypt carries c to the gateway at the destination, which is a pod or something that leads
+// to one, or returns why it cannot.
+func (p *Proxy) encrypt(c *connection, s *settings, h header, pod bool) *failure {
 	if reason, err := s.certificateProblem(); err != nil {
 		return &failure{reason: reason, err: err}
 	}
-	r := s.routes.route(h.Destination)
-	switch r.wire {
+	wire := s.wireTo(pod)
+	switch wire {
 	case api.WireNone:
 		return &failure{reason: traffic.NoWire}
 	case api.WirePort:
@@ -90,7 +90,7 @@ func (p *Proxy) encrypt(c *connection, s *settings, h header) *failure {
 	probe := false
 	switch {
 	case s.mode == api.Strict:
-	case r.wire == api.WireInband:
+	case wire == api.WireInband:
 		// Asking costs nothing, and behind a Service the next backend may differ: no
 		// connection waits for another, and only a gateway that failed is remembered.
 		if reason := p.peers.remembered(peer); reason != traffic.None {
@@ -110,8 +110,8 @@ func (p *Proxy) encrypt(c *connection, s *settings, h header) *failure {
 		probe = first
 	}
 	var f *failure
-	if r.wire == api.WireInband {
-		f = p.encryptInband(c, s, peer, h, r.pod)
+	if wire == api.WireInband {
+		f = p.encryptInband(c, s, peer, h, pod)
 	} else {
 		f = p.encryptTo(c, s, peer, h)
 	}

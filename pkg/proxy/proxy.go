@@ -23,8 +23,9 @@ import (
 // Sockets is what the proxy asks the eBPF programs about its own sockets.
 type Sockets interface {
 	// OriginalDestination returns what the application behind the captured socket fd
-	// connected to.
-	OriginalDestination(fd int) (netip.AddrPort, error)
+	// connected to. pod means that it is the address of a pod, which its certificate must
+	// name. Behind other addresses the cluster chooses a pod.
+	OriginalDestination(fd int) (destination netip.AddrPort, pod bool, err error)
 	// PresentAs makes client the peer's address for the application that socket fd will be
 	// connected to. It is called before connect(2).
 	PresentAs(fd int, client netip.AddrPort) error

@@ -23,7 +23,7 @@ import (
 type settings struct {
 	mode        api.Mode
 	trustDomain string
-	routes      routes
+	wire        api.Wire
 	// rules say which peers may connect.
 	rules               api.Rules
 	podIPs              []netip.Addr
@@ -67,14 +67,14 @@ func newSettings(config *api.Config, certificate tls.Certificate, roots *x509.Ce
 	if err != nil {
 		return nil, fmt.Errorf("reading the identity rules: %w", err)
 	}
-	routes, err := newRoutes(config)
-	if err != nil {
-		return nil, err
+	wire := config.Wire.OrDefault()
+	if wire != api.WireAuto && wire != api.WirePort && wire != api.WireInband {
+		return nil, fmt.Errorf("wire %q is unknown", wire)
 	}
 	s := &settings{
 		mode:        config.Mode,
 		trustDomain: config.TrustDomain,
-		routes:      routes,
+		wire:        wire,
 		rules:       rules,
 		podIPs:      slices.Clone(config.PodIPs),
 		notBefore:   certificate.Leaf.NotBefore,
@@ -89,6 +89,18 @@ func newSettings(config *api.Config, certificate tls.Certificate, roots *x509.Ce
 	}
 	s.tlsConfigs(certificate)
 	return s, nil
+}
+
+// wireTo returns how connections are carried to a pod, or to a Service or a node port:
+// api.WirePort, api.WireInband, or api.WireNone if the configured wire does not lead there.
+func (s *settings) wireTo(pod bool) string {
+	switch {
+	case s.wire == api.WireInband, s.wire == api.WireAuto && !pod:
+		return api.WireInband
+	case pod:
+		return api.WirePort
+	}
+	return api.WireNone
 }
 
 // ownPod reports whether ip is an address of the gateway's own pod.

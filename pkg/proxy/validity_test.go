@@ -88,7 +88,7 @@ func TestExpiryIsNamed(t *testing.T) {
 				permissive(o)
 				o.Sockets.(*testSockets).band = b
 				if o.Config.Wire = wire; wire == api.WireInband {
-					o.Config.Services = []netip.Prefix{netip.PrefixFrom(ip, 32)}
+					o.Sockets.(*testSockets).services = []netip.AddrPort{netip.AddrPortFrom(ip, 0)}
 				}
 			})
 			expired := func(c *tls.Config) {

@@ -35,6 +35,8 @@ const (
 	// on. After an error nothing has changed.
 	OpMode  = "mode"
 	OpAllow = "allow"
+	// OpCover changes the coverage, and what the user named of it, as OpMode does the mode.
+	OpCover = "cover"
 	// OpCSR makes a new key; the answer is an api.CertificateRequest for it. The key waits a
 	// few minutes for OpCertificate, which brings the certificate into force for connections
 	// from then on.
@@ -61,6 +63,8 @@ type Request struct {
 	// so that nothing is allowed by mistake.
 	Allow    []string `json:"allow,omitempty"`
 	Everyone bool     `json:"everyone,omitempty"`
+	// Cover is what OpCover changes to.
+	Cover *api.Cover `json:"cover,omitempty"`
 	// Issued is what OpCertificate brings, Trust what OpTrust does.
 	Issued *api.IssuedCertificate `json:"issued,omitempty"`
 	Trust  *api.TrustBundle       `json:"trust,omitempty"`

@@ -143,6 +143,13 @@ func aboutCapture() []family {
 				emit(float64(s.Capture.ServicePassed), "passed")
 				emit(float64(s.Capture.ServiceRefused), "refused")
 			}},
+		counter("excluded_connections_total", "Outbound connections that are not captured because their destination is excluded, or passes like the API server.",
+			func(s *api.Status) uint64 { return s.Capture.Excluded }),
+		{"outside_connections_total", "Outbound connections into private address space that no captured range names.", prometheus.CounterValue,
+			[]string{"result"}, func(s *api.Status, emit emitter) {
+				emit(float64(s.Capture.OutsideConnections-min(s.Capture.OutsideConnections, s.Capture.OutsideRefused)), "passed")
+				emit(float64(s.Capture.OutsideRefused), "refused")
+			}},
 		counter("uncapturable_connections_total", "Outbound connections that should have been captured but could not be.",
 			func(s *api.Status) uint64 { return s.Capture.Uncapturable }),
 		counter("no_listener_connections_total", "Outbound connections that were refused because no worker listened.",

@@ -32,7 +32,8 @@ func full() *api.Status {
 		Worker: api.Worker{PID: 7, StartedAt: at(2000), Restarts: 3},
 		Capture: api.Capture{CaptureCounts: api.CaptureCounts{
 			Captured: 11, ServicePassed: 12, ServiceRefused: 13, Uncapturable: 14, NoListener: 15,
-			UDP: 16, UDPRefused: 17, Steered: 18, PlaintextAllowed: 19, PlaintextRefused: 20, Nested: 61, Forwarded: 62,
+			UDP: 16, UDPRefused: 17, Steered: 18, PlaintextAllowed: 19, PlaintextRefused: 20,
+			Excluded: 61, OutsideConnections: 125, OutsideRefused: 63, Nested: 71, Forwarded: 72,
 		}},
 		Traffic: api.Traffic{
 			Outbound: api.Direction{Active: 21, Encrypted: 22, Plaintext: 23, Refused: 24, Inband: 25, NotAllowed: 26, OptionLost: 27, Sent: 28, Received: 29},
@@ -183,7 +184,7 @@ func TestReduce(t *testing.T) {
 	s.Missing = []string{"left-out", "left-out"}
 	s.Capture.Cgroup, s.Capture.Programs = "left-out", []string{"left-out"}
 	for range 10_000 {
-		s.Capture.Ranges = append(s.Capture.Ranges, netip.MustParsePrefix("192.0.2.0/24"))
+		s.Capture.Exclude = append(s.Capture.Exclude, netip.MustParsePrefix("192.0.2.0/24"))
 	}
 	s.Existing.Connections = []api.ExistingConnection{{Direction: "left-out"}}
 	reduced := Reduce(s)

@@ -22,7 +22,7 @@ func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error)
 		// Without a certificate a gateway does not get ready by itself.
 		s.await(ctx, r.Wait, api.Starting, api.Degraded)
 		err = ctx.Err()
-	case control.OpMode, control.OpAllow:
+	case control.OpMode, control.OpAllow, control.OpCover:
 		err = s.change(r)
 	case control.OpCSR:
 		return s.requestCertificate()

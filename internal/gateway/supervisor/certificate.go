@@ -139,7 +139,7 @@ func (s *supervisor) installCertificate(issued *api.IssuedCertificate) error {
 	}
 	if err := s.exchange(s.settings.config, func(m *handoff.Material) {
 		m.Cert, m.Key, m.CA = ca.EncodeCertificates(chain), keyPEM, ca.EncodeCertificates(roots)
-	}); err != nil {
+	}, s.applyMaterial); err != nil {
 		return err
 	}
 	s.update(func(st *api.Status) {
@@ -183,7 +183,7 @@ func (s *supervisor) installTrust(bundle *api.TrustBundle) error {
 	if string(ca.EncodeCertificates(roots)) == string(m.CA) {
 		return nil
 	}
-	if err := s.exchange(s.settings.config, func(m *handoff.Material) { m.CA = ca.EncodeCertificates(roots) }); err != nil {
+	if err := s.exchange(s.settings.config, func(m *handoff.Material) { m.CA = ca.EncodeCertificates(roots) }, s.applyMaterial); err != nil {
 		return err
 	}
 	s.update(func(st *api.Status) { st.Cert = describeCertificate(chain, roots) })

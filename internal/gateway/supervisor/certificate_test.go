@@ -46,7 +46,7 @@ func newLeaf(t testing.TB, by pki.Pair, change func(*x509.Certificate)) pki.Pair
 func pemOf(certs ...*x509.Certificate) string { return string(ca.EncodeCertificates(certs)) }
 
 const testConfig = `{"version":1,"pod":{"namespace":"a","name":"b","uid":"u","serviceAccount":"c"},"podIPs":["10.0.0.1","fd00::1"],
-	"trustDomain":"td","mode":"strict","onFailure":"closed","capture":["10.0.0.0/8"]}`
+	"trustDomain":"td","mode":"strict","onFailure":"closed","ranges":["10.0.0.0/8"]}`
 
 // newTestSupervisor returns a supervisor between two workers. Without a
 // certificate it waits for its first one.

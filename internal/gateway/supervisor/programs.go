@@ -20,25 +20,14 @@ func (s *supervisor) load() error {
 	if s.pod, s.own, err = bpf.PodCgroup(config.Pod.UID); err != nil {
 		return fmt.Errorf("finding the pod's cgroup: %w", err)
 	}
-	plaintextFrom := slices.Clone(config.PlaintextFrom)
-	node, err := nodeSide(config.Capture)
-	if err != nil {
-		s.Log.Warn("the node's side of the pod's network is unknown: strict mode may refuse its probes", "error", err)
-	}
-	for _, r := range node {
-		if !slices.Contains(plaintextFrom, r) {
-			plaintextFrom = append(plaintextFrom, r)
-		}
-	}
+	coverage := s.withNodeSide(config.Coverage)
 	s.programs, err = bpf.Load(bpf.Options{
 		Pod: s.pod, Own: s.own, PodIPs: config.PodIPs,
-		Capture: config.Capture, Services: config.Services,
-		Exclude: config.Exclude, ExcludePorts: config.ExcludePorts,
+		Coverage:       coverage,
 		InbandServices: config.Wire != api.WirePort,
-		Nodes:          config.Nodes, NodePorts: config.NodePorts,
-		PlaintextFrom: plaintextFrom, BlockUDP: config.BlockUDP,
-		Strict:     config.Mode == api.Strict,
-		KeepOnExit: config.OnFailure == api.FailClosed,
+		BlockUDP:       config.BlockUDP,
+		Strict:         config.Mode == api.Strict,
+		KeepOnExit:     config.OnFailure == api.FailClosed,
 	})
 	if err != nil {
 		return fmt.Errorf("loading the eBPF programs: %w", err)
@@ -47,8 +36,25 @@ func (s *supervisor) load() error {
 		s.closePrograms()
 		return fmt.Errorf("attaching the eBPF programs: %w", err)
 	}
-	s.update(func(st *api.Status) { st.Capture.Cgroup, st.Capture.PlaintextFrom = s.pod.Rel, plaintextFrom })
+	s.update(func(st *api.Status) { st.Capture.Cgroup, st.Capture.Coverage = s.pod.Rel, coverage })
 	return nil
+}
+
+// withNodeSide adds the node's side of the pod's network to the sources of plaintext, with
+// the ports that the pod's own node may probe.
+func (s *supervisor) withNodeSide(c api.Coverage) api.Coverage {
+	node, err := nodeSide(c.Capture)
+	if err != nil {
+		s.Log.Warn("the node's side of the pod's network is unknown: strict mode may refuse its probes", "error", err)
+	}
+	c.PlaintextFrom = slices.Clone(c.PlaintextFrom)
+	for _, r := range node {
+		if len(c.Probes) > 0 {
+			c.PlaintextFrom = append(c.PlaintextFrom, api.Source{From: r, Ports: c.Probes})
+		}
+	}
+	c.PlaintextFrom = api.MergeSources(c.PlaintextFrom)
+	return c
 }
 
 // attach sends connections to a worker that is ready. Inbound ones come first: a strict

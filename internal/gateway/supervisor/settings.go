@@ -62,11 +62,20 @@ func (s *supervisor) change(r control.Request) error {
 	if err != nil {
 		return fmt.Errorf("writing the new settings: %w", err)
 	}
-	if err := s.exchange(&next, func(m *handoff.Material) { m.Config = text }); err != nil {
+	coverage := s.withNodeSide(next.Coverage)
+	apply := func(material *os.File) error { return s.apply(next.Mode, material) }
+	if r.Op == control.OpCover {
+		// The programs alone know it: they tell the worker of each connection what it needs.
+		apply = func(*os.File) error { return s.programs.Cover(coverage) }
+	}
+	if err := s.exchange(&next, func(m *handoff.Material) { m.Config = text }, apply); err != nil {
 		return err
 	}
-	s.update(func(st *api.Status) { st.Mode, st.Allow = next.Mode, next.Allow })
-	s.Log.Info("settings changed", "mode", next.Mode, "allow", next.Allow)
+	s.update(func(st *api.Status) {
+		st.Mode, st.Allow = next.Mode, next.Allow
+		st.Capture.Coverage, st.Capture.Fingerprint, st.Capture.Named = coverage, next.Fingerprint(), next.Named
+	})
+	s.Log.Info("settings changed", "mode", next.Mode, "allow", next.Allow, "coverage", next.Fingerprint())
 	return nil
 }
 
@@ -76,6 +85,14 @@ func edit(config *api.Config, r control.Request) error {
 	switch {
 	case r.Op == control.OpMode:
 		config.Mode = r.Mode
+	case r.Op == control.OpCover:
+		if r.Cover == nil {
+			return errors.New("the coverage is missing")
+		}
+		if r.Cover.Seen != config.Named.Fingerprint() {
+			return api.WithHint(errors.New("what is named of the coverage has changed meanwhile"), "try again")
+		}
+		config.Coverage, config.Named = r.Cover.Coverage, r.Cover.Named
 	case len(r.Allow) == 0 && !r.Everyone:
 		return api.WithHint(errors.New("no identity rule is given"), "to let everyone in the trust domain connect, use --everyone")
 	case len(r.Allow) > 0 && r.Everyone:
@@ -89,10 +106,10 @@ func edit(config *api.Config, r control.Request) error {
 	return nil
 }
 
-// exchange brings changed material and its configuration into force, for connections from
-// then on. After an error everything is as before. Without a worker the next one starts
-// with it. It is called with the lock held.
-func (s *supervisor) exchange(config *api.Config, change func(*handoff.Material)) error {
+// exchange brings changed material and its configuration into force by apply, for
+// connections from then on. After an error everything is as before. Without a worker the
+// next one starts with it. It is called with the lock held.
+func (s *supervisor) exchange(config *api.Config, change func(*handoff.Material), apply func(*os.File) error) error {
 	if s.settings.draining {
 		return errEnding
 	}
@@ -105,7 +122,7 @@ func (s *supervisor) exchange(config *api.Config, change func(*handoff.Material)
 	if err != nil {
 		return err
 	}
-	if err := s.apply(config.Mode, material); err != nil {
+	if err := apply(material); err != nil {
 		material.Close()
 		s.Log.Error("settings could not be changed", "error", err)
 		return err
@@ -113,6 +130,11 @@ func (s *supervisor) exchange(config *api.Config, change func(*handoff.Material)
 	s.settings.material.Close()
 	s.settings.material, s.settings.config = material, config
 	return nil
+}
+
+// applyMaterial brings material into force in the mode that there is.
+func (s *supervisor) applyMaterial(material *os.File) error {
+	return s.apply(s.settings.config.Mode, material)
 }
 
 // apply brings mode and material into force, or leaves everything as it was.

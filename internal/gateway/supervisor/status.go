@@ -30,10 +30,7 @@ func (s *supervisor) describe() error {
 		Pod: config.Pod, PodIPs: config.PodIPs, Mode: config.Mode, OnFailure: config.OnFailure,
 		Wire: config.Wire, Allow: config.Allow, MetricsAddr: config.MetricsAddr,
 		Capture: api.Capture{
-			Ranges: config.Capture, Services: config.Services,
-			Exclude: config.Exclude, ExcludePorts: config.ExcludePorts,
-			Nodes: config.Nodes, NodePorts: config.NodePorts,
-			PlaintextFrom: config.PlaintextFrom, BlockUDP: config.BlockUDP,
+			Coverage: config.Coverage, Fingerprint: config.Fingerprint(), Named: config.Named, BlockUDP: config.BlockUDP,
 		},
 	}
 	if !m.Certified() {
@@ -120,6 +117,12 @@ func (s *supervisor) describeNow() (*api.Status, error) {
 	var err error
 	if st.Capture.CaptureCounts, err = s.programs.Counters(); err != nil {
 		return nil, fmt.Errorf("reading the counters: %w", err)
+	}
+	if st.Capture.OutsideNetworks, err = s.programs.Outside(); err != nil {
+		return nil, err
+	}
+	if st.Capture.Strangers, err = s.programs.Strangers(); err != nil {
+		return nil, err
 	}
 	st.Traffic, st.Unencrypted = s.traffic.Traffic(), s.traffic.Unencrypted()
 	s.withExisting(&st)

@@ -157,7 +157,7 @@ func (s *Spec) environment() ([]string, error) {
 	c := api.Config{
 		Version: api.ConfigVersion,
 		Pod:     api.PodRef{Namespace: "lab", Name: s.Node.IP4.String(), UID: s.Node.UID, ServiceAccount: about.Identity.ServiceAccount},
-		PodIPs:  about.IPs, TrustDomain: TrustDomain, Mode: s.Mode, OnFailure: s.OnFailure, Capture: s.Capture,
+		PodIPs:  about.IPs, TrustDomain: TrustDomain, Mode: s.Mode, OnFailure: s.OnFailure, Coverage: api.Coverage{Capture: s.Capture},
 	}
 	if s.Configure != nil {
 		s.Configure(&c)

@@ -12,6 +12,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
 // DefaultTimeout bounds how long one gateway may take. It gives a worker
@@ -44,6 +45,8 @@ type Changer struct {
 	Gateways *remote.Client
 	// Timeout of one gateway is DefaultTimeout if zero.
 	Timeout time.Duration
+	// Survey, if not nil, tells whom strict mode affects who has no gateway.
+	Survey *survey.Survey
 }
 
 // Change changes the gateway that runs in pod.
@@ -66,6 +69,11 @@ func (c *Changer) Change(ctx context.Context, pod *corev1.Pod, change Change) Re
 	})
 	if result.Err == nil {
 		result.Warnings = warnings(change, result.Status)
+		if change.Mode == api.Strict && c.Survey != nil {
+			for _, remark := range c.Survey.Strict(pod, result.Status.Capture.Named) {
+				result.Warnings = append(result.Warnings, remark.String())
+			}
+		}
 	}
 	return result
 }

@@ -84,7 +84,7 @@ func checkRanges(_ context.Context, f *facts) []finding {
 	for _, warning := range cluster.Warnings {
 		list = append(list, finding{result: Warning, detail: warning})
 	}
-	return orOK(list, "pods %s; Services %s", join(cluster.Capture), join(cluster.Services))
+	return orOK(list, "pods %s; Services %s", join(cluster.Found.Capture), join(cluster.Found.Services))
 }
 
 func join(ranges []netip.Prefix) string {

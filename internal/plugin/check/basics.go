@@ -10,6 +10,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
@@ -56,6 +57,7 @@ func (c *Checker) checks() []check {
 		{id: "gateways-state", category: Gateways, description: "the gateways are well", run: checkGateways},
 		{id: "gateways-version", category: Gateways, description: "the gateways have the plugin's version", run: checkSkew},
 		{id: "peers-plaintext", category: Peers, description: "no connections go in plaintext", run: checkPlaintext},
+		{id: "peers-strict", category: Peers, description: "strict mode keeps no known caller out", run: checkStrict},
 	}
 }
 
@@ -130,7 +132,7 @@ func checkServerClock(ctx context.Context, f *facts) []finding {
 func checkFound(_ context.Context, f *facts) []finding {
 	pods, err := f.found()
 	var list []finding
-	for _, err := range each(err) {
+	for _, err := range targets.Errors(err) {
 		list = append(list, failed(Error, err))
 	}
 	if len(pods) == 0 {

@@ -17,7 +17,6 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
 const (
@@ -137,7 +136,7 @@ type Checker struct {
 	// Wire is that of future gateways. Empty means api.WireAuto.
 	Wire api.Wire
 	// Given are ranges that the survey need not find.
-	Given survey.Ranges
+	Given api.Coverage
 	// AuthorityDir is the directory of the authority; empty means the default one.
 	AuthorityDir string
 	// Timeout and ImageTimeout bound one check; if zero they are the defaults.

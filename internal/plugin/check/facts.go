@@ -3,7 +3,6 @@ package check
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -157,16 +156,4 @@ func unread(what string, err error) []finding {
 		return skipped("you may not read %s", what)
 	}
 	return []finding{failed(Error, fmt.Errorf("reading %s: %w", what, err))}
-}
-
-// each returns the errors that err joins, or err alone.
-func each(err error) []error {
-	var joined interface{ Unwrap() []error }
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &joined):
-		return joined.Unwrap()
-	}
-	return []error{err}
 }

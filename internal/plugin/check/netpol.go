@@ -48,7 +48,7 @@ func checkNetworkPolicies(ctx context.Context, f *facts) []finding {
 		seen += len(policies.Items)
 		for _, direction := range []networkingv1.PolicyType{networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress} {
 			for i := range policies.Items {
-				list = append(list, filtering(&policies.Items[i], direction, policies.Items, pods, cluster.Capture)...)
+				list = append(list, filtering(&policies.Items[i], direction, policies.Items, pods, cluster.Found.Capture)...)
 			}
 		}
 	}

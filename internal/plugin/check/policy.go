@@ -40,7 +40,7 @@ func (f *facts) try(ctx context.Context) map[*corev1.Pod]error {
 	cluster, err := f.survey()
 	if err != nil {
 		// The ranges do not matter to admission.
-		cluster = &survey.Survey{Ranges: survey.Ranges{Capture: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}}
+		cluster = &survey.Survey{Found: api.Coverage{Capture: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}}
 	}
 	count := map[string]int{}
 	var candidates []*corev1.Pod

@@ -110,6 +110,11 @@ func List[T any](f *pflag.FlagSet, p *[]T, name, kind, usage string, parse func(
 	repeated(f, p, name, kind, usage, parse, func(text string) []string { return strings.Split(text, ",") })
 }
 
+// SplitList is List for texts in which a comma does not always separate: split knows.
+func SplitList[T any](f *pflag.FlagSet, p *[]T, name, kind, usage string, parse func(string) (T, error), split func(string) []string) {
+	repeated(f, p, name, kind, usage, parse, split)
+}
+
 // Array registers a flag that may be repeated, with one value each time.
 func Array[T any](f *pflag.FlagSet, p *[]T, name, kind, usage string, parse func(string) (T, error)) {
 	repeated(f, p, name, kind, usage, parse, func(text string) []string { return []string{text} })

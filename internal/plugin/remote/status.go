@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -90,4 +91,17 @@ func (g *Conn) SetAllow(ctx context.Context, patterns []string) (*api.Status, er
 		return nil, fmt.Errorf("the gateway says that it allows %.200q", status.Allow)
 	}
 	return status, err
+}
+
+// SetCoverage changes the coverage, as SetMode does the mode.
+func (g *Conn) SetCoverage(ctx context.Context, cover *api.Cover) (*api.Status, error) {
+	line, err := json.Marshal(cover)
+	if err != nil {
+		return nil, fmt.Errorf("writing the coverage: %w", err)
+	}
+	status, err := g.tell(ctx, line, "cover")
+	if err == nil && status.Capture.Fingerprint != cover.Coverage.Fingerprint() {
+		return nil, errors.New("the gateway says that it has another coverage")
+	}
+	return status, newer(err, "the gateway cannot change what it captures")
 }

@@ -63,7 +63,7 @@ func pod(name, mode, onFailure string, state *corev1.ContainerState) corev1.Pod 
 		return p
 	}
 	config := fmt.Sprintf(`{"version":1,"pod":{"namespace":"demo","name":%q,"uid":"uid-%s","serviceAccount":"default"},
-		"podIPs":["10.0.1.7","fd00::7"],"trustDomain":"td","mode":%q,"onFailure":%q,"capture":["10.0.0.0/8"]}`, name, name, mode, onFailure)
+		"podIPs":["10.0.1.7","fd00::7"],"trustDomain":"td","mode":%q,"onFailure":%q,"ranges":["10.0.0.0/8"]}`, name, name, mode, onFailure)
 	fakecluster.AddGateway(&p, config, *state)
 	return p
 }
@@ -104,6 +104,17 @@ func example() (asker, []corev1.Pod) {
 	inband.Traffic.Outbound.Inband, inband.Traffic.Outbound.OptionLost, inband.Traffic.Inbound.Inband = 40, 2, 3
 	inband.Traffic.Inbound.NotAllowed = 5
 	inband.Capture = api.Capture{CaptureCounts: api.CaptureCounts{UDP: 9, PlaintextRefused: 6, PlaintextAllowed: 11}}
+	covering := answer("covering", api.Ready, 16*time.Hour)
+	covering.Capture = api.Capture{Coverage: api.Coverage{
+		PlaintextFrom: []api.Source{{From: netip.MustParsePrefix("10.9.0.0/16"), Ports: api.Ports{{First: 80, Last: 80}, {First: 9000, Last: 9010}}},
+			{From: netip.MustParsePrefix("fd00::1/128")}},
+		Pass:      []netip.AddrPort{netip.MustParseAddrPort("10.96.0.1:443"), netip.MustParseAddrPort("10.96.0.10:53"), netip.MustParseAddrPort("192.168.1.1:6443"), netip.MustParseAddrPort("192.168.1.2:6443"), netip.MustParseAddrPort("192.168.1.3:6443")},
+		Endpoints: []netip.AddrPort{netip.MustParseAddrPort("203.0.113.7:80")}},
+		OutsideNetworks: []api.OutsideNetwork{{Network: netip.MustParsePrefix("172.16.1.0/24"), Connections: 5}, {Network: netip.MustParsePrefix("172.16.2.0/24"), Connections: 3},
+			{Network: netip.MustParsePrefix("172.16.3.0/24"), Connections: 2}, {Network: netip.MustParsePrefix("172.16.4.0/24"), Connections: 1}},
+		CaptureCounts: api.CaptureCounts{Excluded: 21, OutsideConnections: 12, OutsideRefused: 4}}
+	outside := answer("outside", api.Ready, 16*time.Hour)
+	outside.Capture = api.Capture{CaptureCounts: api.CaptureCounts{OutsideConnections: 2, OutsideRefused: 2}}
 	blocked := answer("blocked", api.Ready, 16*time.Hour)
 	blocked.Wire, blocked.Capture = api.WireInband, api.Capture{CaptureCounts: api.CaptureCounts{UDP: 4, UDPRefused: 4}, BlockUDP: true}
 	lacking := answer("lacking", api.Ready, 16*time.Hour)
@@ -126,58 +137,62 @@ func example() (asker, []corev1.Pod) {
 	again.Status.PodIPs = again.Status.PodIPs[:1]
 	degraded.Reason, degraded.Worker.Restarts = "the worker ended with signal: killed", 4
 	return asker{
-		"ready":    says(answer("ready", api.Ready, 16*time.Hour), nil),
-		"near":     says(answer("near", api.Ready, 2*time.Hour), nil),
-		"expired":  says(answer("expired", api.Ready, -30*time.Minute), nil),
-		"early":    says(&api.Status{State: api.Starting, Pod: api.PodRef{UID: "uid-early"}, Cert: api.Certificate{NotBefore: now.Add(time.Hour), NotAfter: now.Add(30 * time.Hour)}}, nil),
-		"degraded": says(degraded, nil),
-		"inband":   says(inband, nil),
-		"blocked":  says(blocked, nil),
-		"lacking":  says(lacking, nil),
-		"silent":   says(nil, api.WithHint(errors.New("not allowed to run commands in the pod"), "ask for a role")),
-		"imposter": says(answer("ready", api.Ready, time.Hour), nil),
-		"liar":     says(&api.Status{State: "crashed", Pod: api.PodRef{UID: "uid-liar"}}, nil),
-		"odd":      says(&api.Status{State: "odd\x1b[2J", Pod: api.PodRef{UID: "uid-odd"}}, nil),
-		"escapes": says(&api.Status{State: api.Ready, Identity: "spiffe://\x1b]0;x\a\nready", Pod: api.PodRef{UID: "uid-escapes"},
-			Mode: "strict\r", Version: "\u202ev1"}, nil),
-		"existing": says(existing, nil),
-		"clean":    says(clean, nil),
-		"ahead":    says(ahead, nil),
-		"behind":   says(behind, nil),
-		"new":      says(&api.Status{State: api.Uncertified, Pod: api.PodRef{UID: "uid-new"}}, nil),
-		"draining": says(answer("draining", api.Draining, 16*time.Hour), nil),
-		"gained":   says(answer("gained", api.Ready, 16*time.Hour), nil),
-		"moved":    says(answer("moved", api.Ready, 16*time.Hour), nil),
-	}, []corev1.Pod{
-		pod("ready", "strict", "closed", running()),
-		pod("near", "strict", "closed", running()),
-		pod("expired", "strict", "closed", running()),
-		pod("early", "strict", "closed", running()),
-		pod("degraded", "strict", "closed", running()),
-		pod("inband", "strict", "closed", running()),
-		pod("blocked", "strict", "closed", running()),
-		pod("lacking", "permissive", "open", running()),
-		pod("silent", "permissive", "open", running()),
-		pod("imposter", "permissive", "open", running()),
-		pod("liar", "permissive", "open", running()),
-		pod("odd", "permissive", "open", running()),
-		pod("escapes", "strict", "closed", running()),
-		pod("crashed-open", "permissive", "open", ended(2, "Error", "cannot find the pod's cgroup\nhint: use cgroup v2\x1b[2J\n")),
-		pod("crashed-closed", "strict", "closed", ended(137, "OOMKilled", "")),
-		pod("stopped", "permissive", "open", ended(0, "Completed", "")),
-		pod("creating", "permissive", "open", waiting("ContainerCreating", "")),
-		pod("no-image", "permissive", "open", waiting("ImagePullBackOff", "Back-off pulling image")),
-		pod("bystander", "", "", nil),
-		pod("existing", "strict", "closed", running()),
-		pod("clean", "strict", "closed", running()),
-		pod("ahead", "strict", "closed", running()),
-		pod("behind", "strict", "closed", running()),
-		pod("new", "strict", "closed", running()),
-		pod("draining", "strict", "closed", running()),
-		pod("disabled", "strict", "closed", ended(0, "Completed", api.DisabledMessage+"\n")),
-		moved, gained, rebooted, killed, again,
-		pod("no-secret", "strict", "closed", waiting("CreateContainerConfigError", `secret "web-kube-gateway" not found`)),
-	}
+			"ready":    says(answer("ready", api.Ready, 16*time.Hour), nil),
+			"near":     says(answer("near", api.Ready, 2*time.Hour), nil),
+			"expired":  says(answer("expired", api.Ready, -30*time.Minute), nil),
+			"early":    says(&api.Status{State: api.Starting, Pod: api.PodRef{UID: "uid-early"}, Cert: api.Certificate{NotBefore: now.Add(time.Hour), NotAfter: now.Add(30 * time.Hour)}}, nil),
+			"degraded": says(degraded, nil),
+			"inband":   says(inband, nil),
+			"blocked":  says(blocked, nil),
+			"covering": says(covering, nil),
+			"outside":  says(outside, nil),
+			"lacking":  says(lacking, nil),
+			"silent":   says(nil, api.WithHint(errors.New("not allowed to run commands in the pod"), "ask for a role")),
+			"imposter": says(answer("ready", api.Ready, time.Hour), nil),
+			"liar":     says(&api.Status{State: "crashed", Pod: api.PodRef{UID: "uid-liar"}}, nil),
+			"odd":      says(&api.Status{State: "odd\x1b[2J", Pod: api.PodRef{UID: "uid-odd"}}, nil),
+			"escapes": says(&api.Status{State: api.Ready, Identity: "spiffe://\x1b]0;x\a\nready", Pod: api.PodRef{UID: "uid-escapes"},
+				Mode: "strict\r", Version: "\u202ev1"}, nil),
+			"existing": says(existing, nil),
+			"clean":    says(clean, nil),
+			"ahead":    says(ahead, nil),
+			"behind":   says(behind, nil),
+			"new":      says(&api.Status{State: api.Uncertified, Pod: api.PodRef{UID: "uid-new"}}, nil),
+			"draining": says(answer("draining", api.Draining, 16*time.Hour), nil),
+			"gained":   says(answer("gained", api.Ready, 16*time.Hour), nil),
+			"moved":    says(answer("moved", api.Ready, 16*time.Hour), nil),
+		}, []corev1.Pod{
+			pod("ready", "strict", "closed", running()),
+			pod("near", "strict", "closed", running()),
+			pod("expired", "strict", "closed", running()),
+			pod("early", "strict", "closed", running()),
+			pod("degraded", "strict", "closed", running()),
+			pod("inband", "strict", "closed", running()),
+			pod("blocked", "strict", "closed", running()),
+			pod("covering", "strict", "closed", running()),
+			pod("outside", "strict", "closed", running()),
+			pod("lacking", "permissive", "open", running()),
+			pod("silent", "permissive", "open", running()),
+			pod("imposter", "permissive", "open", running()),
+			pod("liar", "permissive", "open", running()),
+			pod("odd", "permissive", "open", running()),
+			pod("escapes", "strict", "closed", running()),
+			pod("crashed-open", "permissive", "open", ended(2, "Error", "cannot find the pod's cgroup\nhint: use cgroup v2\x1b[2J\n")),
+			pod("crashed-closed", "strict", "closed", ended(137, "OOMKilled", "")),
+			pod("stopped", "permissive", "open", ended(0, "Completed", "")),
+			pod("creating", "permissive", "open", waiting("ContainerCreating", "")),
+			pod("no-image", "permissive", "open", waiting("ImagePullBackOff", "Back-off pulling image")),
+			pod("bystander", "", "", nil),
+			pod("existing", "strict", "closed", running()),
+			pod("clean", "strict", "closed", running()),
+			pod("ahead", "strict", "closed", running()),
+			pod("behind", "strict", "closed", running()),
+			pod("new", "strict", "closed", running()),
+			pod("draining", "strict", "closed", running()),
+			pod("disabled", "strict", "closed", ended(0, "Completed", api.DisabledMessage+"\n")),
+			moved, gained, rebooted, killed, again,
+			pod("no-secret", "strict", "closed", waiting("CreateContainerConfigError", `secret "web-kube-gateway" not found`)),
+		}
 }
 
 func collect(t *testing.T) *List {

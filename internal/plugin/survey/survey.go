@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -14,191 +13,224 @@ import (
 	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/pages"
 )
-
-// Ranges are the destinations that gateways capture, and those they do not.
-type Ranges struct {
-	// Capture holds pod addresses, Services those of Service VIPs.
-	Capture, Services []netip.Prefix
-	Exclude           []netip.Prefix
-	ExcludePorts      []uint16
-	// Nodes holds addresses of nodes, whose ports from NodePorts[0] to
-	// NodePorts[1] are captured like Services. Without ports there are no nodes.
-	Nodes     []netip.Addr
-	NodePorts [2]uint16
-}
 
 // Survey is what gateways have to know about their cluster as a whole.
 type Survey struct {
-	Ranges
-	// Warnings are for the user, one line each: what had to be guessed.
+	// Found holds Capture, Services, Nodes, Endpoints and Pass, as the cluster shows them.
+	Found api.Coverage
+	// Warnings are for the user, one line each: what had to be guessed or is not known.
 	Warnings []string
 	// nodes, by name, is nil if the user may not list them.
 	nodes map[string]*corev1.Node
+	// addresses are those of nodes, by name, that belong to no pod.
+	addresses map[string][]netip.Addr
+	// apiServer holds the endpoints of the API server, callers where it connects from, and
+	// callerNodes the nodes that it connects from.
+	apiServer   []netip.AddrPort
+	callers     []netip.Addr
+	callerNodes map[string]bool
+	// leading are the Services with a selector, by namespace, and calls what the cluster
+	// itself asks of Services, by NAMESPACE/NAME.
+	leading map[string][]*corev1.Service
+	calls   map[string][]call
+	// unknown names what could not be read of all that.
+	unknown []string
 }
 
-// Run finds out which destinations the gateways of pods are to capture. What
-// given names replaces what would be looked for, except that exclusions add up.
-// It guesses, and says so in Warnings, where the cluster does not tell.
-func Run(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod, given Ranges) (*Survey, error) {
-	cluster := &Survey{Ranges: Ranges{
-		Capture:      slices.Clone(given.Capture),
-		Services:     slices.Clone(given.Services),
-		ExcludePorts: slices.Clone(given.ExcludePorts),
-	}}
-	if err := cluster.readNodes(ctx, client, len(given.Capture) > 0); err != nil {
-		return nil, err
-	}
-	addresses := nodeAddresses(cluster.nodes, pods)
-	if len(cluster.Capture) == 0 {
-		if err := cluster.findPods(ctx, client, pods, addresses); err != nil {
-			return nil, err
-		}
-	}
-	if len(cluster.Services) == 0 {
-		if err := cluster.findServices(ctx, client); err != nil {
-			return nil, err
-		}
-	}
-	cluster.Capture, cluster.Services = compact(cluster.Capture), compact(cluster.Services)
-	cluster.Exclude = slices.Clone(given.Exclude)
-	cluster.captureNodePorts(addresses, given.NodePorts)
-	if len(cluster.Nodes) == 0 { // else all other ports of the nodes are excluded already
-		captured := setOf(slices.Concat(cluster.Capture, cluster.Services))
-		for _, address := range addresses {
-			// Other nodes are outside the capture anyway, and the configuration of
-			// a gateway has to fit into one environment variable (128 KiB on Linux).
-			if captured.Contains(address) {
-				cluster.Exclude = append(cluster.Exclude, host(address))
-			}
-		}
-	}
-	cluster.Exclude = compact(cluster.Exclude)
-	slices.Sort(cluster.ExcludePorts)
-	cluster.ExcludePorts = slices.Compact(cluster.ExcludePorts)
-	return cluster, nil
-}
+const (
+	// maxNodes and maxEndpoints bound what a gateway is told: its first configuration has to
+	// fit into one environment variable (128 KiB on Linux).
+	maxNodes     = 2000
+	maxEndpoints = 1500
+)
 
-// maxNodes bounds the addresses of nodes that a gateway is told: its
-// configuration has to fit into one environment variable (128 KiB on Linux).
-const maxNodes = 2000
-
-func (s *Survey) captureNodePorts(addresses []netip.Addr, ports [2]uint16) {
+// Run finds out which destinations the gateways of pods are to capture. What is named need
+// not be found. It guesses, and says so in Warnings, where the cluster does not tell.
+func Run(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod, named api.Coverage) (*Survey, error) {
+	read := readAll(ctx, client)
+	s := &Survey{}
 	switch {
-	case ports == [2]uint16{}:
-		return
-	case len(addresses) > maxNodes:
-		s.Warnings = append(s.Warnings, fmt.Sprintf("connections to node ports are not encrypted: the nodes have %d addresses, more than %d",
-			len(addresses), maxNodes))
-		return
-	}
-	s.Nodes, s.NodePorts = addresses, ports
-}
-
-// PlaintextFrom returns from where the gateway of pod accepts plaintext: from given,
-// and from all addresses of pod's own node, whose kubelet probes it.
-func (s *Survey) PlaintextFrom(pod *corev1.Pod, given []netip.Prefix) []netip.Prefix {
-	list := slices.Clone(given)
-	own := maps.Clone(s.nodes)
-	maps.DeleteFunc(own, func(name string, _ *corev1.Node) bool { return name != pod.Spec.NodeName })
-	for _, ip := range nodeAddresses(own, []corev1.Pod{*pod}) {
-		if ip.Zone() == "" {
-			list = append(list, host(ip))
-		}
-	}
-	return compact(list)
-}
-
-func (s *Survey) readNodes(ctx context.Context, client kubernetes.Interface, optional bool) error {
-	nodes := map[string]*corev1.Node{}
-	err := pages.Each(ctx, metav1.ListOptions{}, client.CoreV1().Nodes().List, func(node *corev1.Node) { nodes[node.Name] = node })
-	switch {
-	case err == nil:
-		s.nodes = nodes
-	case !apierrors.IsForbidden(err):
-		return fmt.Errorf("listing nodes for the ranges of pod addresses: %w", err)
-	case !optional:
-		return api.WithHint(fmt.Errorf("listing nodes for the ranges of pod addresses: %w", err),
+	case read.nodesErr == nil:
+		s.nodes = read.nodes
+	case !apierrors.IsForbidden(read.nodesErr):
+		return nil, fmt.Errorf("listing nodes for the ranges of pod addresses: %w", read.nodesErr)
+	case len(named.Capture) == 0:
+		return nil, api.WithHint(fmt.Errorf("listing nodes for the ranges of pod addresses: %w", read.nodesErr),
 			"name the ranges with --capture-cidr and --service-cidr, or ask for a role that may list nodes")
 	}
-	return nil
+	s.findNodes(pods, read.pods)
+	if err := s.findPods(pods, read, len(named.Capture) > 0); err != nil {
+		return nil, err
+	}
+	if err := s.findServices(read, len(named.Services) > 0); err != nil {
+		return nil, err
+	}
+	s.findEndpoints(read)
+	s.findCallers(read)
+	s.findServers(read)
+	return s, nil
 }
 
-// nodeAddresses returns the addresses of nodes, and those that pods tell of their own.
-func nodeAddresses(nodes map[string]*corev1.Node, pods []corev1.Pod) []netip.Addr {
-	var found []netip.Addr
-	add := func(text string) {
-		// Host names do not parse and are no addresses.
-		if ip, err := netip.ParseAddr(text); err == nil {
-			found = append(found, ip.Unmap())
-		}
-	}
-	for _, node := range nodes {
-		for _, address := range node.Status.Addresses {
-			add(address.Address)
-		}
-	}
-	for i := range pods {
-		add(pods[i].Status.HostIP)
-		for _, hostIP := range pods[i].Status.HostIPs {
-			add(hostIP.IP)
-		}
-	}
-	slices.SortFunc(found, netip.Addr.Compare)
-	return slices.Compact(found)
+// RunForStrict is Run for the sake of Strict alone. It returns no error where the rights of
+// the user are too few: StrictUnknown says what is not known then.
+func RunForStrict(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod) (*Survey, error) {
+	everything := []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+	return Run(ctx, client, pods, api.Coverage{Capture: everything, Services: everything})
 }
 
-// findPods takes the ranges that nodes announce. Network plug-ins with an
-// address management of their own leave some or all of them out, or hand out
-// addresses outside of them; only then are the addresses of all pods read.
-func (s *Survey) findPods(ctx context.Context, client kubernetes.Interface, targets []corev1.Pod, nodeAddresses []netip.Addr) error {
-	complete := true
-	for _, node := range s.nodes {
-		ranges := node.Spec.PodCIDRs
-		if len(ranges) == 0 && node.Spec.PodCIDR != "" {
-			ranges = []string{node.Spec.PodCIDR}
-		}
-		complete = complete && (len(ranges) > 0 || virtualNode(node) != "")
-		for _, text := range ranges {
-			if prefix, err := netip.ParsePrefix(text); err == nil {
-				s.Capture = append(s.Capture, prefix.Masked())
+// For returns what the gateway of pod captures, and whose plaintext it accepts. What is
+// named replaces what was found, except that exclusions and sources add up.
+func (s *Survey) For(pod *corev1.Pod, named api.Coverage) api.Coverage {
+	c := api.Coverage{
+		Capture: s.Found.Capture, Services: s.Found.Services,
+		Exclude: named.Exclude, ExcludePorts: slices.Compact(slices.Sorted(slices.Values(named.ExcludePorts))),
+		Endpoints: s.Found.Endpoints, Pass: s.Found.Pass,
+		PlaintextFrom: s.plaintextFrom(pod, named.PlaintextFrom), Probes: probed(pod),
+	}
+	if named.Outside == api.OutsideRefuse {
+		c.Outside = named.Outside
+	}
+	if len(named.Capture) > 0 {
+		c.Capture = compact(named.Capture)
+	}
+	if len(named.Services) > 0 {
+		c.Services = compact(named.Services)
+	}
+	if named.NodePorts != [2]uint16{} && len(s.Found.Nodes) > 0 && len(s.Found.Nodes) <= maxNodes {
+		// All other ports of the nodes are excluded with that.
+		c.Nodes, c.NodePorts = s.Found.Nodes, named.NodePorts
+	} else {
+		captured := setOf(slices.Concat(c.Capture, c.Services))
+		for _, address := range s.Found.Nodes {
+			// Other nodes are outside the capture anyway.
+			if captured.Contains(address) {
+				c.Exclude = append(slices.Clip(c.Exclude), host(address))
 			}
 		}
 	}
-	announced := setOf(s.Capture)
-	for i := range targets {
-		for _, ip := range installed.PodIPs(&targets[i]) {
-			complete = complete && (announced.Contains(ip) || slices.Contains(nodeAddresses, ip))
-		}
-	}
-	if complete {
-		return nil
-	}
+	c.Exclude = compact(c.Exclude)
+	sources, probes := s.accepted(pod, c.Capture)
+	c.PlaintextFrom = api.MergeSources(slices.Concat(c.PlaintextFrom, sources))
+	c.Probes = api.NewPorts(slices.Concat(c.Probes, probes)...)
+	return c
+}
 
-	var guessed []netip.Prefix
-	err := pages.Each(ctx, metav1.ListOptions{}, client.CoreV1().Pods(metav1.NamespaceAll).List, func(pod *corev1.Pod) {
-		if pod.Spec.HostNetwork {
-			return
+// plaintextFrom returns from where the gateway of pod accepts plaintext: from given, and
+// from all addresses of pod's own node, whose kubelet probes it, what that probes.
+func (s *Survey) plaintextFrom(pod *corev1.Pod, given []api.Source) []api.Source {
+	list := slices.Clone(given)
+	if ports := probed(pod); len(ports) > 0 {
+		own := slices.Clone(s.addresses[pod.Spec.NodeName])
+		for _, hostIP := range append(pod.Status.HostIPs, corev1.HostIP{IP: pod.Status.HostIP}) {
+			if ip, err := netip.ParseAddr(hostIP.IP); err == nil {
+				own = append(own, ip.Unmap())
+			}
 		}
-		for _, ip := range installed.PodIPs(pod) {
-			if !announced.Contains(ip) && !slices.Contains(nodeAddresses, ip) {
+		for _, ip := range own {
+			list = append(list, api.Source{From: host(ip), Ports: ports})
+		}
+	}
+	return api.MergeSources(list)
+}
+
+// findNodes takes the addresses of all nodes, or as many as targets tell. A node's word
+// about an address that belongs to a pod, or to another node's pods, is not taken.
+func (s *Survey) findNodes(targets []corev1.Pod, pods []pod) {
+	taken := map[netip.Addr]bool{}
+	for _, p := range pods {
+		for _, ip := range p.ips {
+			taken[ip] = true
+		}
+	}
+	ranges := map[string]*netipx.IPSet{}
+	for name, node := range s.nodes {
+		ranges[name] = setOf(podRanges(node))
+	}
+	s.addresses = map[string][]netip.Addr{}
+	for name, node := range s.nodes {
+		for _, address := range node.Status.Addresses {
+			// Host names do not parse and are no addresses.
+			ip, err := netip.ParseAddr(address.Address)
+			if ip = ip.Unmap(); err != nil || ip.Zone() != "" || ip.IsLoopback() || ip.IsUnspecified() || taken[ip] {
+				continue
+			}
+			foreign := false
+			for other, set := range ranges {
+				foreign = foreign || other != name && set.Contains(ip)
+			}
+			if !foreign {
+				s.addresses[name] = append(s.addresses[name], ip)
+			}
+		}
+		s.Found.Nodes = append(s.Found.Nodes, s.addresses[name]...)
+	}
+	for i := range targets {
+		for _, hostIP := range targets[i].Status.HostIPs {
+			if ip, err := netip.ParseAddr(hostIP.IP); err == nil {
+				s.Found.Nodes = append(s.Found.Nodes, ip.Unmap())
+			}
+		}
+	}
+	slices.SortFunc(s.Found.Nodes, netip.Addr.Compare)
+	s.Found.Nodes = slices.Compact(s.Found.Nodes)
+	if n := len(s.Found.Nodes); n > maxNodes {
+		s.Warnings = append(s.Warnings, fmt.Sprintf("connections to node ports are not encrypted: the nodes have %d addresses, more than %d", n, maxNodes))
+	}
+}
+
+// podRanges returns the ranges of pod addresses that node announces.
+func podRanges(node *corev1.Node) (ranges []netip.Prefix) {
+	texts := node.Spec.PodCIDRs
+	if len(texts) == 0 && node.Spec.PodCIDR != "" {
+		texts = []string{node.Spec.PodCIDR}
+	}
+	for _, text := range texts {
+		if prefix, err := netip.ParsePrefix(text); err == nil {
+			ranges = append(ranges, prefix.Masked())
+		}
+	}
+	return ranges
+}
+
+// findPods takes the ranges that nodes announce. Network plug-ins with an address management
+// of their own leave some or all of them out, or hand out addresses outside of them; only
+// then the addresses of all pods count.
+func (s *Survey) findPods(targets []corev1.Pod, read *read, named bool) error {
+	complete := true
+	for _, node := range s.nodes {
+		ranges := podRanges(node)
+		complete = complete && (len(ranges) > 0 || virtualNode(node) != "")
+		s.Found.Capture = append(s.Found.Capture, ranges...)
+	}
+	announced := setOf(s.Found.Capture)
+	known := func(ip netip.Addr) bool { return announced.Contains(ip) || slices.Contains(s.Found.Nodes, ip) }
+	for i := range targets {
+		complete = complete && !slices.ContainsFunc(installed.PodIPs(&targets[i]), func(ip netip.Addr) bool { return !known(ip) })
+	}
+	switch {
+	case complete || named:
+		s.Found.Capture = compact(s.Found.Capture)
+		return nil
+	case read.podsErr != nil:
+		return api.WithHint(fmt.Errorf("listing all pods, because nodes do not announce the addresses of theirs: %w", read.podsErr),
+			"name the ranges of pod addresses with --capture-cidr")
+	}
+	var guessed []netip.Prefix
+	for _, p := range read.pods {
+		for _, ip := range p.ips {
+			if !known(ip) {
 				guessed = append(guessed, widen(ip, 24, 64))
 			}
 		}
-	})
-	if err != nil {
-		return api.WithHint(fmt.Errorf("listing all pods, because nodes do not announce the addresses of theirs: %w", err),
-			"name the ranges of pod addresses with --capture-cidr")
 	}
 	s.guess(guessed, "pod", "--capture-cidr")
-	s.Capture = append(s.Capture, guessed...)
-	if len(s.Capture) == 0 {
+	s.Found.Capture = compact(append(s.Found.Capture, guessed...))
+	if len(s.Found.Capture) == 0 {
 		return api.WithHint(errors.New("no range of pod addresses was found"), "name it with --capture-cidr")
 	}
 	return nil
@@ -206,41 +238,35 @@ func (s *Survey) findPods(ctx context.Context, client kubernetes.Interface, targ
 
 // findServices takes the ServiceCIDR objects. Clusters that do not offer them
 // only show the addresses that were given to Services.
-func (s *Survey) findServices(ctx context.Context, client kubernetes.Interface) error {
-	list, err := client.NetworkingV1().ServiceCIDRs().List(ctx, metav1.ListOptions{})
-	if err != nil && !apierrors.IsForbidden(err) && !apierrors.IsNotFound(err) {
+func (s *Survey) findServices(read *read, named bool) error {
+	if err := read.serviceCIDRsErr; err != nil && !apierrors.IsForbidden(err) && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("listing ServiceCIDRs for the ranges of Service addresses: %w", err)
 	}
-	if err == nil {
-		for _, object := range list.Items {
-			for _, text := range object.Spec.CIDRs {
-				if prefix, err := netip.ParsePrefix(text); err == nil {
-					s.Services = append(s.Services, prefix.Masked())
-				}
+	for _, object := range read.serviceCIDRs {
+		for _, text := range object.Spec.CIDRs {
+			if prefix, err := netip.ParsePrefix(text); err == nil {
+				s.Found.Services = append(s.Found.Services, prefix.Masked())
 			}
 		}
 	}
-	if len(s.Services) > 0 {
+	switch {
+	case len(s.Found.Services) > 0 || named:
+		s.Found.Services = compact(s.Found.Services)
 		return nil
-	}
-
-	var guessed []netip.Prefix
-	err = pages.Each(ctx, metav1.ListOptions{}, client.CoreV1().Services(metav1.NamespaceAll).List, func(service *corev1.Service) {
-		for _, text := range service.Spec.ClusterIPs {
-			// "None" of headless Services does not parse.
-			if ip, err := netip.ParseAddr(text); err == nil {
-				// A Service range has at most 20 host bits (the API server's
-				// own limit), and in IPv4 usually 16.
-				guessed = append(guessed, widen(ip.Unmap(), 16, 108))
-			}
-		}
-	})
-	if err != nil {
-		return api.WithHint(fmt.Errorf("listing Services for the ranges of their addresses: %w", err),
+	case read.servicesErr != nil:
+		return api.WithHint(fmt.Errorf("listing Services for the ranges of their addresses: %w", read.servicesErr),
 			"name the ranges with --service-cidr, or ask for a role that may list servicecidrs.networking.k8s.io")
 	}
+	var guessed []netip.Prefix
+	for _, service := range read.services {
+		for _, ip := range addresses(service.Spec.ClusterIPs) {
+			// A Service range has at most 20 host bits (the API server's
+			// own limit), and in IPv4 usually 16.
+			guessed = append(guessed, widen(ip, 16, 108))
+		}
+	}
 	s.guess(guessed, "Service", "--service-cidr")
-	s.Services = guessed
+	s.Found.Services = compact(guessed)
 	return nil
 }
 

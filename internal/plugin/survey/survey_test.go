@@ -5,16 +5,18 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
+
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -56,21 +58,31 @@ func prefixes(list ...string) []netip.Prefix {
 func TestSurvey(t *testing.T) {
 	hostNetwork := podAt("host", "192.168.5.9")
 	hostNetwork.Spec.HostNetwork = true
-	onNode := podAt("p", "10.9.0.7")
-	onNode.Status.HostIPs = []corev1.HostIP{{IP: "10.1.2.3"}}
-	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kubernetes"},
-		Spec: corev1.ServiceSpec{ClusterIPs: []string{"10.43.0.1", "fd00:43::1"}}}
+	apiServer := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kubernetes"},
+		Spec: corev1.ServiceSpec{ClusterIPs: []string{"10.43.0.1", "fd00:43::1"}, Ports: []corev1.ServicePort{{Port: 443}}}}
 	headless := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "headless"},
 		Spec: corev1.ServiceSpec{ClusterIPs: []string{corev1.ClusterIPNone}}}
+	dns := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "kube-dns", Labels: map[string]string{"k8s-app": "kube-dns"}},
+		Spec: corev1.ServiceSpec{ClusterIPs: []string{"10.96.0.10"}, Ports: []corev1.ServicePort{
+			{Port: 53, Protocol: corev1.ProtocolUDP}, {Port: 53, Protocol: corev1.ProtocolTCP}, {Port: 9153, Protocol: corev1.ProtocolTCP}}}}
+	external := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"},
+		Spec:   corev1.ServiceSpec{ClusterIPs: []string{"10.96.3.3"}, ExternalIPs: []string{"192.0.2.7"}, Ports: []corev1.ServicePort{{Port: 80}, {Port: 53, Protocol: corev1.ProtocolUDP}}},
+		Status: corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "198.51.100.7"}, {Hostname: "lb.example"}}}}}
+	port := int32(6443)
+	endpoints := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kubernetes", Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"}},
+		Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.244.0.250"}}}, Ports: []discoveryv1.EndpointPort{{Port: &port}}}
+	ported := podAt("ported", "10.244.0.8")
+	ported.Spec.NodeName = "a"
+	ported.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 80, HostPort: 8080}, {ContainerPort: 81, HostPort: 8081, HostIP: "192.168.1.77"},
+		{ContainerPort: 53, HostPort: 53, Protocol: corev1.ProtocolUDP}, {ContainerPort: 82}}
 
 	for name, test := range map[string]struct {
 		objects   []runtime.Object
 		targets   []*corev1.Pod
-		given     Ranges
-		forbidden string
-		want      Ranges
+		named     api.Coverage
+		forbidden []string
+		want      api.Coverage
 		warnings  int
-		listsPods bool
 		err       string
 	}{
 		"nodes and ServiceCIDRs tell all": {
@@ -78,96 +90,101 @@ func TestSurvey(t *testing.T) {
 				node("a", "192.168.1.1", "10.244.0.0/24", "fd00:10:244::/64"), node("b", "192.168.1.2", "10.244.1.0/24", "fd00:10:244:1::/64"),
 				serviceCIDR("10.96.0.0/12", "fd00:96::/112")},
 			targets: []*corev1.Pod{podAt("p", "10.244.1.7", "fd00:10:244:1::7")},
-			want: Ranges{Capture: prefixes("10.244.0.0/23", "fd00:10:244::/63"),
+			want: api.Coverage{Capture: prefixes("10.244.0.0/23", "fd00:10:244::/63"),
 				Services: prefixes("10.96.0.0/12", "fd00:96::/112")},
 		},
 		"a node inside of a captured range is excluded, one outside is not captured anyway": {
 			objects: []runtime.Object{node("a", "10.244.0.200", "10.244.0.0/24"), node("b", "10.96.0.9", "10.244.2.0/24"),
 				node("c", "192.168.1.2", "10.244.4.0/24"), serviceCIDR("10.96.0.0/16")},
 			targets: []*corev1.Pod{podAt("p", "10.244.0.7")},
-			want: Ranges{Capture: prefixes("10.244.0.0/24", "10.244.2.0/24", "10.244.4.0/24"), Services: prefixes("10.96.0.0/16"),
+			want: api.Coverage{Capture: prefixes("10.244.0.0/24", "10.244.2.0/24", "10.244.4.0/24"), Services: prefixes("10.96.0.0/16"),
 				Exclude: prefixes("10.96.0.9/32", "10.244.0.200/32")},
+		},
+		"a node's word about what belongs to others is not taken": {
+			objects: []runtime.Object{node("a", "10.244.2.9", "10.244.0.0/24"), node("b", "10.244.0.8", "10.244.2.0/24"),
+				ported, serviceCIDR("10.96.0.0/16")},
+			targets: []*corev1.Pod{podAt("p", "10.244.0.7")},
+			want: api.Coverage{Capture: prefixes("10.244.0.0/24", "10.244.2.0/24"), Services: prefixes("10.96.0.0/16"),
+				Endpoints: endpointsOf("192.168.1.77:8081")},
 		},
 		"nodes announce nothing": {
 			objects: []runtime.Object{node("a", "10.0.5.200"), podAt("p", "10.0.5.7", "fd00:5::7"), podAt("q", "10.0.9.8"), hostNetwork,
 				serviceCIDR("172.20.0.0/16")},
-			targets:   []*corev1.Pod{podAt("p", "10.0.5.7", "fd00:5::7")},
-			want:      Ranges{Capture: prefixes("10.0.5.0/24", "10.0.9.0/24", "fd00:5::/64"), Services: prefixes("172.20.0.0/16"), Exclude: prefixes("10.0.5.200/32")},
-			warnings:  1,
-			listsPods: true,
+			targets:  []*corev1.Pod{podAt("p", "10.0.5.7", "fd00:5::7")},
+			want:     api.Coverage{Capture: prefixes("10.0.5.0/24", "10.0.9.0/24", "fd00:5::/64"), Services: prefixes("172.20.0.0/16"), Exclude: prefixes("10.0.5.200/32")},
+			warnings: 1,
 		},
 		"a pod outside of what nodes announce": {
-			objects:   []runtime.Object{node("a", "192.168.1.1", "10.244.0.0/24"), podAt("p", "10.9.3.7"), podAt("q", "10.244.0.5"), serviceCIDR("10.96.0.0/16")},
-			targets:   []*corev1.Pod{podAt("p", "10.9.3.7")},
-			want:      Ranges{Capture: prefixes("10.9.3.0/24", "10.244.0.0/24"), Services: prefixes("10.96.0.0/16")},
-			warnings:  1,
-			listsPods: true,
+			objects:  []runtime.Object{node("a", "192.168.1.1", "10.244.0.0/24"), podAt("p", "10.9.3.7"), podAt("q", "10.244.0.5"), serviceCIDR("10.96.0.0/16")},
+			targets:  []*corev1.Pod{podAt("p", "10.9.3.7")},
+			want:     api.Coverage{Capture: prefixes("10.9.3.0/24", "10.244.0.0/24"), Services: prefixes("10.96.0.0/16")},
+			warnings: 1,
 		},
 		"a virtual node need not announce anything": {
 			objects: []runtime.Object{node("a", "192.168.1.1", "10.244.0.0/24"), serviceCIDR("10.96.0.0/16"),
 				&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "v", Labels: map[string]string{"type": "virtual-kubelet"}}}},
 			targets: []*corev1.Pod{podAt("p", "10.244.0.7")},
-			want:    Ranges{Capture: prefixes("10.244.0.0/24"), Services: prefixes("10.96.0.0/16")},
+			want:    api.Coverage{Capture: prefixes("10.244.0.0/24"), Services: prefixes("10.96.0.0/16")},
 		},
 		"no ServiceCIDRs": {
-			objects:  []runtime.Object{node("a", "192.168.1.1", "10.42.0.0/24"), service, headless},
+			objects:  []runtime.Object{node("a", "192.168.1.1", "10.42.0.0/24"), apiServer, headless},
 			targets:  []*corev1.Pod{podAt("p", "10.42.0.7")},
-			want:     Ranges{Capture: prefixes("10.42.0.0/24"), Services: prefixes("10.43.0.0/16", "fd00:43::/108")},
+			want:     api.Coverage{Capture: prefixes("10.42.0.0/24"), Services: prefixes("10.43.0.0/16", "fd00:43::/108"), Pass: endpointsOf("10.43.0.1:443", "[fd00:43::1]:443")},
 			warnings: 1,
 		},
 		"ServiceCIDRs forbidden": {
-			objects:   []runtime.Object{node("a", "192.168.1.1", "10.42.0.0/24"), service, serviceCIDR("10.43.0.0/20")},
+			objects:   []runtime.Object{node("a", "192.168.1.1", "10.42.0.0/24"), apiServer, serviceCIDR("10.43.0.0/20")},
 			targets:   []*corev1.Pod{podAt("p", "10.42.0.7")},
-			forbidden: "servicecidrs",
-			want:      Ranges{Capture: prefixes("10.42.0.0/24"), Services: prefixes("10.43.0.0/16", "fd00:43::/108")},
+			forbidden: []string{"servicecidrs"},
+			want:      api.Coverage{Capture: prefixes("10.42.0.0/24"), Services: prefixes("10.43.0.0/16", "fd00:43::/108"), Pass: endpointsOf("10.43.0.1:443", "[fd00:43::1]:443")},
 			warnings:  1,
 		},
-		"given by hand": {
+		"what leads to pods, and what passes": {
+			objects: []runtime.Object{node("a", "192.168.1.1", "10.244.0.0/24"), serviceCIDR("10.96.0.0/16"), dns, external, endpoints, ported},
+			targets: []*corev1.Pod{podAt("p", "10.244.0.7")},
+			want: api.Coverage{Capture: prefixes("10.244.0.0/24"), Services: prefixes("10.96.0.0/16"),
+				Endpoints: endpointsOf("192.0.2.7:80", "192.168.1.1:8080", "192.168.1.77:8081", "198.51.100.7:80"),
+				Pass:      endpointsOf("10.96.0.10:53", "10.244.0.250:6443")},
+		},
+		"named by hand": {
 			objects: []runtime.Object{node("a", "10.1.0.1", "10.244.0.0/24"), serviceCIDR("10.96.0.0/16")},
 			targets: []*corev1.Pod{podAt("p", "10.9.0.7")},
-			given: Ranges{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.43.0.0/16"),
-				Exclude: prefixes("10.7.0.0/16"), ExcludePorts: []uint16{53, 22, 53}},
-			want: Ranges{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.43.0.0/16"),
-				Exclude: prefixes("10.1.0.1/32", "10.7.0.0/16"), ExcludePorts: []uint16{22, 53}},
+			named: api.Coverage{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.43.0.0/16"),
+				Exclude: prefixes("10.7.0.0/16"), ExcludePorts: []uint16{53, 22, 53}, Outside: api.OutsideRefuse},
+			want: api.Coverage{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.43.0.0/16"),
+				Exclude: prefixes("10.1.0.1/32", "10.7.0.0/16"), ExcludePorts: []uint16{22, 53}, Outside: api.OutsideRefuse},
 		},
 		"node ports": {
 			objects: []runtime.Object{node("a", "10.244.0.200", "10.244.0.0/24"), node("b", "192.168.1.2", "10.244.2.0/24"), serviceCIDR("10.96.0.0/16")},
 			targets: []*corev1.Pod{podAt("p", "10.244.0.7")},
-			given:   Ranges{Exclude: prefixes("10.244.2.9/32"), NodePorts: [2]uint16{30000, 30100}},
-			want: Ranges{Capture: prefixes("10.244.0.0/24", "10.244.2.0/24"), Services: prefixes("10.96.0.0/16"),
+			named:   api.Coverage{Exclude: prefixes("10.244.2.9/32"), NodePorts: [2]uint16{30000, 30100}},
+			want: api.Coverage{Capture: prefixes("10.244.0.0/24", "10.244.2.0/24"), Services: prefixes("10.96.0.0/16"),
 				Exclude: prefixes("10.244.2.9/32"), NodePorts: [2]uint16{30000, 30100},
 				Nodes: []netip.Addr{netip.MustParseAddr("10.244.0.200"), netip.MustParseAddr("192.168.1.2")}},
 		},
 		"nodes forbidden": {
-			targets: []*corev1.Pod{podAt("p", "10.9.0.7")}, forbidden: "nodes", err: "listing nodes",
+			targets: []*corev1.Pod{podAt("p", "10.9.0.7")}, forbidden: []string{"nodes"}, err: "listing nodes",
 		},
-		"nodes forbidden but ranges given": {
+		"all forbidden but ranges named": {
 			targets:   []*corev1.Pod{podAt("p", "10.9.0.7")},
-			given:     Ranges{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.43.0.0/16")},
-			forbidden: "nodes",
-			want:      Ranges{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.43.0.0/16")},
-		},
-		"a node's address is known from the pod alone": {
-			targets:   []*corev1.Pod{onNode},
-			given:     Ranges{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.43.0.0/16")},
-			forbidden: "nodes",
-			want:      Ranges{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.43.0.0/16"), Exclude: prefixes("10.1.2.3/32")},
+			named:     api.Coverage{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.43.0.0/16")},
+			forbidden: []string{"nodes", "pods", "services", "servicecidrs", "endpointslices"},
+			want:      api.Coverage{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.43.0.0/16")},
+			warnings:  3,
 		},
 		"all pods forbidden": {
 			objects: []runtime.Object{node("a", "192.168.1.1")}, targets: []*corev1.Pod{podAt("p", "10.9.0.7")},
-			forbidden: "pods", listsPods: true, err: "listing all pods",
+			forbidden: []string{"pods"}, err: "listing all pods",
 		},
 		"Services forbidden": {
 			objects: []runtime.Object{node("a", "192.168.1.1", "10.9.0.0/24")}, targets: []*corev1.Pod{podAt("p", "10.9.0.7")},
-			forbidden: "services", err: "listing Services",
+			forbidden: []string{"services"}, err: "listing Services",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := fakecluster.New(t, test.objects...)
-			listed := false
 			c.PrependReactor("list", "*", func(action clienttesting.Action) (bool, runtime.Object, error) {
-				listed = listed || action.GetResource().Resource == "pods"
-				if action.GetResource().Resource == test.forbidden {
+				if slices.Contains(test.forbidden, action.GetResource().Resource) {
 					return true, nil, apierrors.NewForbidden(action.GetResource().GroupResource(), "", errors.New("no"))
 				}
 				return false, nil, nil
@@ -176,16 +193,13 @@ func TestSurvey(t *testing.T) {
 			for _, pod := range test.targets {
 				targets = append(targets, *pod)
 			}
-			got, err := Run(t.Context(), c, targets, test.given)
+			got, err := Run(t.Context(), c, targets, test.named)
 			expect.Error(t, err, test.err)
-			if listed != test.listsPods {
-				t.Errorf("all pods were listed: %v", listed)
-			}
 			if err != nil || test.err != "" {
 				return
 			}
-			if diff := cmp.Diff(test.want, got.Ranges, cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{}), cmpopts.EquateEmpty()); diff != "" {
-				t.Errorf("ranges (-want +got):\n%s", diff)
+			if diff := cmp.Diff(test.want, got.For(&targets[0], test.named), equalAddresses, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("coverage (-want +got):\n%s", diff)
 			}
 			if len(got.Warnings) != test.warnings {
 				t.Errorf("warnings: %q", got.Warnings)
@@ -194,48 +208,77 @@ func TestSurvey(t *testing.T) {
 	}
 }
 
-func TestTooManyNodesForNodePorts(t *testing.T) {
-	var c Survey
-	c.captureNodePorts(make([]netip.Addr, maxNodes+1), api.DefaultNodePorts())
-	if c.Nodes != nil || c.NodePorts != [2]uint16{} || len(c.Warnings) != 1 {
-		t.Errorf("%d nodes, %v, %q", len(c.Nodes), c.NodePorts, c.Warnings)
+var equalAddresses = cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{}, netip.AddrPort{})
+
+func endpointsOf(list ...string) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, text := range list {
+		out = append(out, netip.MustParseAddrPort(text))
 	}
-	c.captureNodePorts(make([]netip.Addr, maxNodes), api.DefaultNodePorts())
-	if len(c.Nodes) != maxNodes {
-		t.Errorf("%d nodes", len(c.Nodes))
+	return out
+}
+
+func TestNodeAddressKnownFromThePodAlone(t *testing.T) {
+	c := fakecluster.New(t)
+	c.PrependReactor("list", "nodes", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewForbidden(action.GetResource().GroupResource(), "", errors.New("no"))
+	})
+	pod := podAt("p", "10.9.0.7")
+	pod.Status.HostIPs = []corev1.HostIP{{IP: "10.1.2.3"}}
+	named := api.Coverage{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.43.0.0/16")}
+	s, err := Run(t.Context(), c, []corev1.Pod{*pod}, named)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.For(pod, named).Exclude; !slices.Equal(got, prefixes("10.1.2.3/32")) {
+		t.Errorf("excluded are %v", got)
 	}
 }
 
-// TestPlaintextFromTheNode: a kubelet probes from its node's addresses, of all
-// families, and from those of no other node.
-func TestPlaintextFromTheNode(t *testing.T) {
+func TestTooManyNodesForNodePorts(t *testing.T) {
+	named := api.Coverage{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.96.0.0/12"), NodePorts: api.DefaultNodePorts()}
+	for n, want := range map[int]int{maxNodes: maxNodes, maxNodes + 1: 0} {
+		var objects []runtime.Object
+		for i := range n {
+			objects = append(objects, node(fmt.Sprint(i), fmt.Sprintf("192.168.%d.%d", i/250, i%250+1)))
+		}
+		s, err := Run(t.Context(), fakecluster.New(t, objects...), nil, named)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.For(podAt("p", "10.9.0.7"), named); len(got.Nodes) != want || (want == 0) != (len(s.Warnings) == 1) {
+			t.Errorf("%d of %d nodes, %q", len(got.Nodes), n, s.Warnings)
+		}
+	}
+}
+
+// TestPlaintextFrom: a kubelet probes from its node's addresses, of all families, and from
+// those of no other node. It reaches what the pod has it probe.
+func TestPlaintextFrom(t *testing.T) {
 	mine := node("node-1", "192.168.1.1")
 	mine.Status.Addresses = append(mine.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: "fd00::1"},
 		corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: "203.0.113.7"})
-	cluster := Survey{nodes: map[string]*corev1.Node{"node-1": mine, "node-2": node("node-2", "192.168.1.2")}}
-	given := prefixes("10.9.0.0/16", "192.168.1.1/32")
+	s, err := Run(t.Context(), fakecluster.New(t, mine, node("node-2", "192.168.1.2")), nil,
+		api.Coverage{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.96.0.0/12")})
+	if err != nil {
+		t.Fatal(err)
+	}
 	pod := fakecluster.NewPod("p")
 	pod.Spec.NodeName = "node-1"
 	pod.Status.HostIP, pod.Status.HostIPs = "192.168.1.1", []corev1.HostIP{{IP: "192.168.1.1"}, {IP: "fd00::99"}}
-	want := prefixes("10.9.0.0/16", "192.168.1.1/32", "203.0.113.7/32", "fd00::1/128", "fd00::99/128")
-	if got := cluster.PlaintextFrom(pod, given); !slices.Equal(got, want) {
-		t.Errorf("plaintext from %v, want %v", got, want)
+	given := []api.Source{{From: netip.MustParsePrefix("10.9.0.0/16")}, {From: netip.MustParsePrefix("192.168.1.1/32"), Ports: api.Ports{{First: 9, Last: 9}}}}
+	from := func() string { return fmt.Sprint(s.For(pod, api.Coverage{PlaintextFrom: given}).PlaintextFrom) }
+	if got, want := from(), "[10.9.0.0/16 192.168.1.1/32:9]"; got != want {
+		t.Errorf("without probes plaintext from %s, want %s", got, want)
 	}
-	cluster.nodes = nil // the user may not list nodes
-	want = prefixes("10.9.0.0/16", "192.168.1.1/32", "fd00::99/128")
-	if got := cluster.PlaintextFrom(pod, given); !slices.Equal(got, want) {
-		t.Errorf("plaintext from %v, want %v", got, want)
-	}
-}
-
-func TestGuessesAreNamedButNotAllOfThem(t *testing.T) {
-	var c Survey
-	var many []netip.Prefix
-	for i := range 10 {
-		many = append(many, netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/24", i)))
-	}
-	c.guess(many, "pod", "--capture-cidr")
-	if text := strings.Join(c.Warnings, ""); !strings.Contains(text, "10.0.0.0/24") || !strings.Contains(text, "and 6 more") || !strings.Contains(text, "--capture-cidr") {
-		t.Error(text)
+	c := &pod.Spec.Containers[0]
+	c.Ports = []corev1.ContainerPort{{Name: "web", ContainerPort: 8080}}
+	c.LivenessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromString("web")}}}
+	c.ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(8081)}}}
+	c.StartupProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: 9000}}}
+	c.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromInt32(9001)}},
+		PostStart: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{}}}
+	if got, want := from(), "[10.9.0.0/16 192.168.1.1/32:9,8080-8081,9000-9001 203.0.113.7/32:8080-8081,9000-9001 fd00::1/128:8080-8081,9000-9001 fd00::99/128:8080-8081,9000-9001]"; got != want {
+		t.Errorf("plaintext from %s, want %s", got, want)
 	}
 }

@@ -33,6 +33,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
@@ -210,6 +211,7 @@ func TestExampleAllowsWhatWatchDoesAndNothingElse(t *testing.T) {
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.0.0/16", "fd00:10:244:1::/64"}}},
 		&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16"}}})
 	must.Get(authority.Init(ctx, authority.InitOptions{Location: authority.Location{Client: client, Dir: t.TempDir()}, Store: authority.StoreCluster}))(t)
+	client.Plain = map[string]string{}
 	e.guard(client)
 	gateways := &gatewaysByExec{t: t, e: e, client: client, certs: map[string]api.Certificate{}}
 	t.Setenv(authority.EnvDir, "")
@@ -218,7 +220,7 @@ func TestExampleAllowsWhatWatchDoesAndNothingElse(t *testing.T) {
 		Client: client, Gateways: fakegateway.Gateways(gateways.answer).Client(client),
 		Options: inject.Options{Image: testImage, Mode: api.Permissive, OnFailure: api.FailOpen, Wire: api.WireAuto,
 			Delivery: inject.DeliveryCSR, TTL: time.Hour, Timeout: 30 * time.Second},
-		Authority: func(ctx context.Context) (inject.Authority, error) {
+		Authority: func(ctx context.Context) (*ca.Authority, error) {
 			return authority.Load(ctx, authority.Location{Client: client})
 		},
 		Warn: func(warnings []string) { t.Errorf("warned of %q", warnings) },

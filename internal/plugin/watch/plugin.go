@@ -17,6 +17,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
@@ -39,17 +40,15 @@ type Plugin struct {
 	Gateways *remote.Client
 	// Options are those of the gateways to be; Watched is set for each.
 	Options inject.Options
-	// Given are the ranges that need not be looked for.
-	Given survey.Ranges
 	// Drain bounds how long connections of gateways that are disabled may go on.
 	Drain time.Duration
 	// Authority reads the authority.
-	Authority func(context.Context) (inject.Authority, error)
+	Authority func(context.Context) (*ca.Authority, error)
 	// Warn is called with what a survey of the cluster had to guess, if it is not
 	// what the one before had to. Calls do not overlap.
 	Warn func([]string)
 
-	authority cached[inject.Authority]
+	authority cached[*ca.Authority]
 	survey    cached[*survey.Survey]
 	warned    []string
 }
@@ -112,15 +111,15 @@ func (p *Plugin) Ask(ctx context.Context, pod *corev1.Pod, container string) (*a
 	return p.Gateways.Gateway(pod, container).Status(ctx)
 }
 
-func (p *Plugin) readAuthority(ctx context.Context) (inject.Authority, error) {
-	return p.authority.get(authorityAge, func() (inject.Authority, error) { return p.Authority(ctx) })
+func (p *Plugin) readAuthority(ctx context.Context) (*ca.Authority, error) {
+	return p.authority.get(authorityAge, func() (*ca.Authority, error) { return p.Authority(ctx) })
 }
 
 // cluster returns what a gateway for pod has to know of the cluster. A pod with
 // an address that nobody announced shows that there is something new.
 func (p *Plugin) cluster(ctx context.Context, pod *corev1.Pod) (*survey.Survey, error) {
 	read := func() (*survey.Survey, error) {
-		cluster, err := survey.Run(ctx, p.Client, []corev1.Pod{*pod}, p.Given)
+		cluster, err := survey.Run(ctx, p.Client, []corev1.Pod{*pod}, p.Options.Named)
 		if err == nil && p.Warn != nil && !slices.Equal(cluster.Warnings, p.warned) {
 			p.warned = cluster.Warnings
 			p.Warn(cluster.Warnings)
@@ -128,11 +127,11 @@ func (p *Plugin) cluster(ctx context.Context, pod *corev1.Pod) (*survey.Survey, 
 		return cluster, err
 	}
 	cluster, err := p.survey.get(surveyAge, read)
-	if err != nil || len(p.Given.Capture) > 0 {
+	if err != nil || len(p.Options.Named.Capture) > 0 {
 		return cluster, err
 	}
 	if slices.ContainsFunc(installed.PodIPs(pod), func(ip netip.Addr) bool {
-		return !slices.ContainsFunc(cluster.Capture, func(r netip.Prefix) bool { return r.Contains(ip) })
+		return !slices.ContainsFunc(cluster.Found.Capture, func(r netip.Prefix) bool { return r.Contains(ip) })
 	}) {
 		return p.survey.get(surveyPause, read)
 	}

@@ -78,7 +78,7 @@ func TestSurveyFollowsTheCluster(t *testing.T) {
 		ranges := func(pod *corev1.Pod) int {
 			t.Helper()
 			cluster := must.Get(p.cluster(t.Context(), pod))(t)
-			return len(cluster.Capture)
+			return len(cluster.Found.Capture)
 		}
 		pod, far := fakecluster.NewPod("p"), fakecluster.NewPod("far")
 		far.Status.PodIP, far.Status.PodIPs = "10.250.1.1", nil
@@ -110,7 +110,7 @@ func TestSurveyFollowsTheCluster(t *testing.T) {
 }
 
 func covers(cluster *survey.Survey, text string) bool {
-	for _, r := range cluster.Capture {
+	for _, r := range cluster.Found.Capture {
 		if r.Overlaps(netip.MustParsePrefix(text)) {
 			return true
 		}
@@ -120,7 +120,7 @@ func covers(cluster *survey.Survey, text string) bool {
 
 func TestPluginSaysWhatIsMissing(t *testing.T) {
 	away := errors.New("no authority")
-	p := &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (inject.Authority, error) { return nil, away }}
+	p := &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (*ca.Authority, error) { return nil, away }}
 	if out := p.Enable(t.Context(), fakecluster.NewPod("p"), true); !errors.Is(out.Err, away) || out.Refused {
 		t.Errorf("%+v", out)
 	}
@@ -128,8 +128,8 @@ func TestPluginSaysWhatIsMissing(t *testing.T) {
 		t.Errorf("%+v", out)
 	}
 	authority := must.Get(ca.New(ca.Options{}))(t)
-	p = &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (inject.Authority, error) { return authority, nil },
-		Given: survey.Ranges{Capture: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}}
+	p = &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (*ca.Authority, error) { return authority, nil },
+		Options: inject.Options{Named: api.Coverage{Capture: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}}}
 	pod := fakecluster.NewPod("p")
 	pod.Spec.HostNetwork = true
 	if out := p.Enable(t.Context(), pod, true); !out.Refused || api.Hint(out.Err) == "" {

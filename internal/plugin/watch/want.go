@@ -117,9 +117,6 @@ func ParseNames(args []string) ([]Name, error) {
 	return names, nil
 }
 
-// String returns n in kubectl's form.
-func (n Name) String() string { return strings.ToLower(n.Kind) + "/" + n.Name }
-
 // isNamed reports whether names name pod or what it belongs to. owner is what
 // controls the controller of pod, such as the Deployment of a ReplicaSet; nil if
 // nothing does.

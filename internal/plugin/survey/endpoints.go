@@ -1,0 +1,117 @@
+package survey
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// The DNS of the cluster is what Services of this label in this namespace lead to, whatever
+// program it is.
+const (
+	dnsLabel = "k8s-app"
+	dnsValue = "kube-dns"
+	dnsPort  = 53
+)
+
+// findEndpoints takes the addresses that lead to a pod besides those of pods and Services, and
+// those that are not captured by default: the API server, and the cluster's DNS over TCP.
+func (s *Survey) findEndpoints(read *read) {
+	pass := func(ip netip.Addr, port int32) {
+		s.Found.Pass = append(s.Found.Pass, netip.AddrPortFrom(ip, uint16(port)))
+	}
+	add := func(ip netip.Addr, port int32) {
+		s.Found.Endpoints = append(s.Found.Endpoints, netip.AddrPortFrom(ip, uint16(port)))
+	}
+	for _, service := range read.services {
+		for _, port := range service.Spec.Ports {
+			if !isTCP(port.Protocol) {
+				continue
+			}
+			for _, ip := range externalAddresses(service) {
+				add(ip, port.Port)
+			}
+			if isAPIServer(service) || isDNS(service) && port.Port == dnsPort {
+				for _, ip := range addresses(service.Spec.ClusterIPs) {
+					pass(ip, port.Port)
+				}
+			}
+		}
+	}
+	for _, slice := range read.apiServer {
+		for _, port := range slice.Ports {
+			for _, endpoint := range slice.Endpoints {
+				for _, ip := range addresses(endpoint.Addresses) {
+					if port.Port != nil {
+						pass(ip, *port.Port)
+						s.apiServer = append(s.apiServer, netip.AddrPortFrom(ip, uint16(*port.Port)))
+					}
+				}
+			}
+		}
+	}
+	for _, p := range read.pods {
+		for _, port := range p.hostPorts {
+			ips := s.addresses[p.node]
+			if ip, err := netip.ParseAddr(port.HostIP); err == nil && !ip.IsUnspecified() {
+				ips = []netip.Addr{ip.Unmap()}
+			}
+			for _, ip := range ips {
+				add(ip, port.HostPort)
+			}
+		}
+	}
+	s.Found.Endpoints, s.Found.Pass = sorted(s.Found.Endpoints), sorted(s.Found.Pass)
+	if n := len(s.Found.Endpoints); n > maxEndpoints {
+		s.Warnings = append(s.Warnings, fmt.Sprintf("%d external addresses and host ports lead to pods, and only the first %d are captured", n, maxEndpoints))
+		s.Found.Endpoints = s.Found.Endpoints[:maxEndpoints]
+	}
+	for _, unread := range []struct {
+		err  error
+		what string
+	}{
+		{read.servicesErr, "external addresses of Services are not captured, and the API server and DNS over TCP do not pass: listing Services"},
+		{read.apiServerErr, "addresses of the API server may be captured: reading its EndpointSlices"},
+		{read.podsErr, "host ports are not captured: listing all pods"},
+	} {
+		if unread.err != nil {
+			s.Warnings = append(s.Warnings, fmt.Sprintf("%s: %v", unread.what, unread.err))
+		}
+	}
+}
+
+func isAPIServer(service *corev1.Service) bool {
+	return service.Namespace == metav1.NamespaceDefault && service.Name == "kubernetes"
+}
+
+func isDNS(service *corev1.Service) bool {
+	return service.Namespace == metav1.NamespaceSystem && service.Labels[dnsLabel] == dnsValue
+}
+
+// externalAddresses returns the addresses of a Service that do not come from its range.
+func externalAddresses(service *corev1.Service) []netip.Addr {
+	texts := slices.Clone(service.Spec.ExternalIPs)
+	for _, ingress := range service.Status.LoadBalancer.Ingress {
+		texts = append(texts, ingress.IP)
+	}
+	return addresses(texts)
+}
+
+// addresses leaves out what is no address that can be captured: "None" of headless Services,
+// host names, loopback.
+func addresses(texts []string) (list []netip.Addr) {
+	for _, text := range texts {
+		if ip, err := netip.ParseAddr(text); err == nil && ip.Zone() == "" && !ip.IsLoopback() && !ip.IsUnspecified() {
+			list = append(list, ip.Unmap())
+		}
+	}
+	return list
+}
+
+func sorted(list []netip.AddrPort) []netip.AddrPort {
+	slices.SortFunc(list, netip.AddrPort.Compare)
+	return slices.Compact(list)
+}
