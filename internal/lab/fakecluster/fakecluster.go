@@ -126,7 +126,7 @@ func (c *Cluster) Discovery() discovery.DiscoveryInterfaces {
 	}
 	return &plainDiscovery{c.Clientset.Discovery(), &restfake.RESTClient{
 		NegotiatedSerializer: scheme.Codecs.WithoutConversion(),
-		Client: restfake.CreateHTTPClient(c.plain),
+		Client:               restfake.CreateHTTPClient(c.plain),
 	}}
 }
 
