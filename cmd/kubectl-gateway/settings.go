@@ -36,10 +36,7 @@ func (s *settings) addFlags(f *pflag.FlagSet, delivery inject.Delivery) {
 	flags.Choice(f, &o.Wire, "wire", "", api.WireAuto, "how gateways meet", wires())
 	flags.Array(f, &o.Allow, "allow", "stringArray", "identity that may connect to the pod, like 'ns/prod/sa/*'; may be repeated (default: everyone in the trust domain)", parsePattern)
 	flags.SplitList(f, &o.Named.PlaintextFrom, "allow-plaintext-from", "strings", "address range whose plaintext connections strict mode accepts, besides those of the pod's own node to ports that it probes; with :8080 behind it, to that port; may be repeated", api.ParseSource, api.SplitSources)
-	flags.Choice(f, &o.Named.Outside, "outside", "", api.OutsideCount, "what strict mode does with connections into private address space outside of the cluster's ranges", []flags.Word[api.Outside]{
-		{Value: api.OutsideCount, Meaning: "they go in plaintext and are counted"},
-		{Value: api.OutsideRefuse, Meaning: "they fail"},
-	})
+	addOutside(f, &o.Named.Outside, api.OutsideCount)
 	f.BoolVar(&o.BlockUDP, "block-udp", false, "refuse UDP to captured ranges in strict mode, except DNS; gateways do not encrypt UDP")
 	flags.Parsed(f, &s.nodePorts, "node-ports", "string", defaultNodePorts(), "ports of nodes that belong to Services, empty for none", parsePorts)
 	addAuthorityDir(f, &s.authorityDir, "authority-dir")

@@ -14,13 +14,13 @@ const (
 	Enable Use = "enable"
 	// Secrets comes on top of Enable with --delivery=secret.
 	Secrets Use = "enable --delivery=secret"
-	// Endpoints comes on top of Enable and Watch: without it they capture ranges alone, and
+	// Endpoints comes on top of Enable, Watch and refresh: without it they capture ranges alone, and
 	// cannot guess those that the cluster does not announce.
 	Endpoints Use = "enable, for all that leads to pods"
 	// Servers comes on top of Enable and Watch, and of Status for mode strict, where a pod
 	// serves webhooks or aggregated APIs. Without them, strict mode refuses the API server.
 	Servers Use = "enable of webhooks and APIs"
-	// Status is that of all verbs that ask gateways: mode, allow, packets, verify, metrics.
+	// Status is that of all verbs that ask gateways: mode, allow, refresh, packets, verify, metrics.
 	Status  Use = "status"
 	Tail    Use = "tail"
 	Disable Use = "disable"

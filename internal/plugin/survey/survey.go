@@ -3,6 +3,7 @@
 package survey
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,6 +41,9 @@ type Survey struct {
 	calls   map[string][]call
 	// unknown names what could not be read of all that.
 	unknown []string
+	// incomplete means that something of the cluster could not be read, and noNodes that its
+	// nodes could not.
+	incomplete, noNodes bool
 }
 
 const (
@@ -73,6 +77,8 @@ func Run(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod, na
 	s.findEndpoints(read)
 	s.findCallers(read)
 	s.findServers(read)
+	s.noNodes = read.nodesErr != nil
+	s.incomplete = cmp.Or(read.nodesErr, read.servicesErr, read.apiServerErr, read.podsErr, read.callsErr) != nil
 	return s, nil
 }
 
