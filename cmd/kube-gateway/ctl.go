@@ -77,12 +77,18 @@ func ctlMode(ctx context.Context, c *call, args []string) error {
 }
 
 func ctlAllow(ctx context.Context, c *call, args []string) error {
-	everyone := c.flags.Bool("everyone", false, "allow everyone in the trust domain")
-	words, err := c.parse(args)
-	if err != nil {
+	r := control.Request{Op: control.OpAllow}
+	c.flags.BoolVar(&r.Everyone, "everyone", false, "allow everyone in the trust domain")
+	c.flags.Func("deny", "deny what this rule matches; may be repeated", func(text string) error {
+		r.Deny = append(r.Deny, text)
+		return nil
+	})
+	c.flags.BoolVar(&r.Audit, "audit", false, "log and count what the rules would refuse, and let it in")
+	var err error
+	if r.Allow, err = c.parse(args); err != nil {
 		return err
 	}
-	return c.status(ctx, control.Request{Op: control.OpAllow, Allow: words, Everyone: *everyone})
+	return c.status(ctx, r)
 }
 
 // ctlCover reads an api.Cover as a line of JSON.
@@ -183,6 +189,12 @@ func printStatus(w io.Writer, s *api.Status) {
 		allow = strings.Join(s.Allow, " ")
 	}
 	fmt.Fprintf(w, "allow       %s\n", allow)
+	if len(s.Deny) > 0 {
+		fmt.Fprintf(w, "deny        %s\n", strings.Join(s.Deny, " "))
+	}
+	if s.Audit {
+		fmt.Fprintf(w, "audit       %d connections would have been refused\n", s.Traffic.Inbound.Audited)
+	}
 	for _, missing := range s.Missing {
 		fmt.Fprintf(w, "missing     %s\n", missing)
 	}

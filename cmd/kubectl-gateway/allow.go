@@ -12,15 +12,22 @@ import (
 
 func newAllowCommand(a *app) *cobra.Command {
 	var o changeOptions
+	var rules api.Rules
 	var everyone bool
 	cmd := &cobra.Command{
-		Use:   "allow (TARGET... | -f FILE | -l SELECTOR | --all) (PATTERN... | --everyone)",
+		Use:   "allow (TARGET... | -f FILE | -l SELECTOR | --all) (PATTERN... | --everyone) [--deny PATTERN]... [--audit]",
 		Short: "Change which peers may connect to pods",
 		Long: `Changes the identity rules of running gateways: which peers may connect to the
 pods. A pattern names peers by namespace and service account, as in
-'ns/prod/sa/web', where * stands for any number of characters and ? for one. The
-patterns replace the present ones. --everyone allows every peer in the trust
-domain, which is the default of 'enable'.
+'ns/prod/sa/web', where * stands for any number of characters and ? for one.
+Ports of the application may follow behind a colon, as in
+'ns/prod/sa/web:8080,9000-9010'; without, the pattern is about every port.
+--everyone allows every peer in the trust domain, which is the default of
+'enable'. --deny refuses what its pattern matches, whoever is allowed. The command
+replaces all rules: what it does not name is gone.
+
+With --audit the gateways refuse nobody because of the rules. They log and count
+the connections that the rules would refuse, which 'status' and 'edges' show.
 
 The rules apply to peers with a gateway, whose certificates prove their identities.
 Permissive mode accepts plaintext from anyone; strict mode refuses it. Open
@@ -37,6 +44,16 @@ on as before.`,
   # Two service accounts, for all pods with a label
   kubectl gateway allow -l app=db 'ns/prod/sa/web' 'ns/ops/sa/backup'
 
+  # One service account, to one port and to a range of ports
+  kubectl gateway allow pod/db-0 'ns/prod/sa/web:5432,9000-9010'
+
+  # Everyone but a namespace
+  kubectl gateway allow pod/db-0 --everyone --deny='ns/dev/sa/*'
+
+  # See first whom the rules would refuse
+  kubectl gateway allow pod/db-0 'ns/prod/sa/*' --audit
+  kubectl gateway status pod/db-0 -o wide
+
   # Every peer again
   kubectl gateway allow pod/db-0 --everyone`,
 		ValidArgsFunction: a.completeTargets(enabled),
@@ -45,11 +62,13 @@ on as before.`,
 			if err != nil {
 				return err
 			}
-			return o.verb(change.Change{Allow: patterns}).run(cmd.Context(), a, pods)
+			rules.Allow = patterns
+			return o.verb(change.Change{Rules: rules}).run(cmd.Context(), a, pods)
 		},
 	}
 	o.addFlags(cmd.Flags())
 	cmd.Flags().BoolVar(&everyone, "everyone", false, "allow every peer in the trust domain")
+	addDeny(cmd.Flags(), &rules)
 	return cmd
 }
 
@@ -69,6 +88,6 @@ func patternsAndPods(args []string, everyone bool) (patterns, pods []string, err
 	case !everyone && len(patterns) == 0:
 		return nil, nil, api.WithHint(errors.New("no pattern is given"), "write one like 'ns/prod/sa/*', or --everyone")
 	}
-	_, err = api.ParseAllow(patterns)
+	_, err = api.Rules{Allow: patterns}.Parse()
 	return patterns, pods, err
 }

@@ -40,8 +40,14 @@ func (o *changeOptions) verb(wanted change.Change) *podVerb[change.Result, chang
 	switch {
 	case wanted.Mode != "":
 		done, question = "mode "+string(wanted.Mode), "set mode "+string(wanted.Mode)+" for"
-	case len(wanted.Allow) > 0:
-		done = "allows " + strings.Join(wanted.Allow, " ")
+	case len(wanted.Rules.Allow) > 0:
+		done = "allows " + strings.Join(wanted.Rules.Allow, " ")
+	}
+	if len(wanted.Rules.Deny) > 0 {
+		done += ", denies " + strings.Join(wanted.Rules.Deny, " ")
+	}
+	if wanted.Rules.Audit {
+		done += ", and lets in and logs whom that refuses"
 	}
 	return &podVerb[change.Result, changeItem]{
 		targets: &o.targets, confirm: &o.confirm, output: o.output, parallel: o.parallel, question: question, gateways: true,
@@ -65,8 +71,7 @@ type changeItem struct {
 	Pod       string   `json:"pod"`
 	Container string   `json:"container,omitempty"`
 	Mode      api.Mode `json:"mode,omitempty"`
-	// Allow is empty if everyone in the trust domain may connect.
-	Allow    []string `json:"allow,omitempty"`
+	api.Rules
 	Warnings []string `json:"warnings,omitempty"`
 	Error    string   `json:"error,omitempty"`
 	Hint     string   `json:"hint,omitempty"`
@@ -78,6 +83,6 @@ func newChangeItem(result change.Result) changeItem {
 		item.Error, item.Hint = told(result.Err)
 		return item
 	}
-	item.Mode, item.Allow = result.Status.Mode, result.Status.Allow
+	item.Mode, item.Rules = result.Status.Mode, result.Status.Rules
 	return item
 }

@@ -37,8 +37,8 @@ type Status struct {
 	Mode      Mode         `json:"mode"`
 	OnFailure OnFailure    `json:"onFailure"`
 	Wire      Wire         `json:"wire,omitempty"`
-	// Allow holds the identity rules in force, see Config.
-	Allow []string `json:"allow,omitempty"`
+	// Rules are the identity rules in force.
+	Rules
 	// Missing names the features that could not be loaded, each with the reason. The
 	// gateway works without them.
 	Missing []string `json:"missing,omitempty"`
@@ -184,8 +184,10 @@ type Direction struct {
 	Refused   uint64 `json:"refused"`
 	// Inband counts those of Encrypted on WireInband.
 	Inband uint64 `json:"inband,omitempty"`
-	// NotAllowed counts those of Refused that the identity rules did not allow.
+	// NotAllowed counts those of Refused that the identity rules did not allow, Audited
+	// connections that they would not have allowed without Rules.Audit.
 	NotAllowed uint64 `json:"notAllowed,omitempty"`
+	Audited    uint64 `json:"audited,omitempty"`
 	// OptionLost counts connections on WireInband whose other end did not send the TCP
 	// option: it has no gateway, or something on the way removed the option. They count
 	// in Plaintext or, in strict mode, in Refused.

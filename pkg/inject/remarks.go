@@ -33,9 +33,9 @@ func (in *Injector) differences(pod *corev1.Pod, name string, status *api.Status
 		return nil
 	}
 	wanted := in.configFor(pod, installed.PodIPs(pod))
-	mode, allow, covers := has.Mode, has.Allow, has.Fingerprint()
+	mode, rules, covers := has.Mode, has.Rules, has.Fingerprint()
 	if status != nil && status.Mode != "" {
-		mode, allow, covers = status.Mode, status.Allow, status.Capture.Fingerprint
+		mode, rules, covers = status.Mode, status.Rules, status.Capture.Fingerprint
 	}
 	which := fmt.Sprintf("pod/%s -n %s", pod.Name, pod.Namespace)
 	again := fmt.Sprintf("; to change that: kubectl gateway disable %s, then enable it again", which)
@@ -46,8 +46,8 @@ func (in *Injector) differences(pod *corev1.Pod, name string, status *api.Status
 		}
 	}
 	add(mode != wanted.Mode, "it stays in mode %s; to change that: kubectl gateway mode %s %s", mode, which, wanted.Mode)
-	add(!slices.Equal(allow, wanted.Allow), "it goes on to allow %s; to change that: kubectl gateway allow %s %s",
-		allowed(allow, "everyone"), which, allowed(wanted.Allow, "--everyone"))
+	add(!rules.Equal(wanted.Rules), "its identity rules stay %s; to change that: kubectl gateway allow %s %s",
+		rules.Arguments(), which, wanted.Rules.Arguments())
 	add(has.OnFailure != wanted.OnFailure, "it stays with on-failure %s%s", has.OnFailure, again)
 	add(has.TrustDomain != wanted.TrustDomain, "it stays in trust domain %s%s", has.TrustDomain, again)
 	add(has.Wire != wanted.Wire.OrDefault(), "it stays with wire %s%s", has.Wire, again)
@@ -64,14 +64,6 @@ func metricsPlace(addr string) string {
 		return "at no port"
 	}
 	return "at " + addr
-}
-
-// allowed puts identity rules into words for a shell.
-func allowed(patterns []string, everyone string) string {
-	if len(patterns) == 0 {
-		return everyone
-	}
-	return "'" + strings.Join(patterns, "' '") + "'"
 }
 
 // remarks returns what the user should know about a gateway that runs.

@@ -38,6 +38,9 @@ type connection struct {
 	tls     *tls.Conn
 	records *recordConn
 
+	// audited is why the rules would have refused the connection, nil if they would not.
+	audited error
+
 	// sent and received count bytes of the local application.
 	sent, received atomic.Uint64
 	// relaying counts the directions that have not ended.

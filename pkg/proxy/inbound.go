@@ -119,7 +119,7 @@ func (r *rest) put(pools *bufferPools) {
 // it has ended c.
 func (p *Proxy) connect(c *connection, s *settings, h header, first rest) error {
 	leaf := c.tls.ConnectionState().PeerCertificates[0]
-	if err := p.permitted(s, leaf); err != nil {
+	if err := c.permit(s, leaf, h.Destination.Port()); err != nil {
 		c.counts.NotAllowed.Add(1)
 		p.decline(c, statusNotAllowed, traffic.IdentityNotAllowed, err)
 		return err
@@ -151,6 +151,11 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first rest) error 
 		return err
 	}
 	c.toApp = newSink(source.raw)
+	if c.audited != nil {
+		c.counts.Audited.Add(1)
+		c.because(traffic.Audited)
+		c.line.Error = c.audited.Error()
+	}
 	c.countEncrypted()
 	c.relay(
 		func() error { return c.seal(source, statusOK) },
@@ -166,19 +171,26 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first rest) error 
 	return nil
 }
 
-// permitted checks the peer's identity against the rules that the connection started with
-// and against those in force now.
-func (p *Proxy) permitted(s *settings, leaf *x509.Certificate) error {
-	current := p.settings.Load()
-	if len(s.rules) == 0 && len(current.rules) == 0 {
+// permit checks the peer's identity and the port that it asks for against the rules that the
+// connection started with and against those in force now.
+func (c *connection) permit(s *settings, leaf *x509.Certificate, port uint16) error {
+	current := c.proxy.settings.Load()
+	if s.rules.Empty() && current.rules.Empty() {
 		return nil
 	}
 	id, err := identity.FromCertificate(leaf)
 	if err != nil {
 		return fmt.Errorf("peer's certificate: %w", err)
 	}
-	if !s.rules.Allows(id.Namespace, id.ServiceAccount) || !current.rules.Allows(id.Namespace, id.ServiceAccount) {
-		return fmt.Errorf("no identity rule allows %v", id)
+	for _, rules := range []*api.Policy{s.rules, current.rules} {
+		err := rules.Check(id.Namespace, id.ServiceAccount, port)
+		switch {
+		case err == nil:
+		case rules.Audit:
+			c.audited = fmt.Errorf("%v: %w", id, err)
+		default:
+			return fmt.Errorf("%v: %w", id, err)
+		}
 	}
 	return nil
 }

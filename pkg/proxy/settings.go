@@ -24,7 +24,7 @@ type settings struct {
 	trustDomain string
 	wire        api.Wire
 	// rules say which peers may connect.
-	rules  api.Rules
+	rules  *api.Policy
 	podIPs map[netip.Addr]struct{}
 	// podIP is the address that stands for the pod in a header, by family.
 	podIP4, podIP6      netip.Addr
@@ -64,7 +64,7 @@ func newSettings(config *api.Config, certificate tls.Certificate, roots *x509.Ce
 	if config.Mode != api.Permissive && config.Mode != api.Strict {
 		return nil, fmt.Errorf("mode %q is unknown", config.Mode)
 	}
-	rules, err := api.ParseAllow(config.Allow)
+	rules, err := config.Rules.Parse()
 	if err != nil {
 		return nil, fmt.Errorf("reading the identity rules: %w", err)
 	}

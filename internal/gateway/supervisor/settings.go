@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"reflect"
-	"slices"
 	"sync"
 	"time"
 
@@ -99,10 +98,10 @@ func (s *supervisor) change(r control.Request) error {
 		return err
 	}
 	s.update(func(st *api.Status) {
-		st.Mode, st.Allow = next.Mode, next.Allow
+		st.Mode, st.Rules = next.Mode, next.Rules
 		st.Capture.Coverage, st.Capture.Fingerprint, st.Capture.Named = coverage, next.Fingerprint(), next.Named
 	})
-	s.Log.Info("settings changed", "mode", next.Mode, "allow", next.Allow, "coverage", next.Fingerprint())
+	s.Log.Info("settings changed", "mode", next.Mode, "rules", next.Rules, "coverage", next.Fingerprint())
 	return nil
 }
 
@@ -125,7 +124,7 @@ func edit(config *api.Config, r control.Request) error {
 	case len(r.Allow) > 0 && r.Everyone:
 		return errors.New("identity rules and everyone exclude each other: use one of them")
 	default:
-		config.Allow = slices.Clone(r.Allow)
+		config.Rules = r.Rules
 	}
 	if err := config.Validate(); err != nil {
 		return fmt.Errorf("checking the new settings: %w", err)

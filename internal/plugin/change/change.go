@@ -21,9 +21,8 @@ const DefaultTimeout = 15 * time.Second
 // Change is what is to be changed: either the mode, or the identity rules.
 type Change struct {
 	// Mode is empty for a change of the rules.
-	Mode api.Mode
-	// Allow holds the rules; none of them allow everyone in the trust domain.
-	Allow []string
+	Mode  api.Mode
+	Rules api.Rules
 }
 
 // Result is the outcome for one pod.
@@ -70,7 +69,7 @@ func apply(ctx context.Context, gateway *remote.Conn, change Change) (*api.Statu
 	if change.Mode != "" {
 		return gateway.SetMode(ctx, change.Mode)
 	}
-	return gateway.SetAllow(ctx, change.Allow)
+	return gateway.SetRules(ctx, change.Rules)
 }
 
 func warnings(change Change, status *api.Status) []string {

@@ -19,16 +19,21 @@ func (g *Conn) SetMode(ctx context.Context, mode api.Mode) (*api.Status, error) 
 	return status, err
 }
 
-// SetAllow changes the identity rules, see api.ParseAllow, as SetMode does the
-// mode. No patterns allow everyone in the trust domain.
-func (g *Conn) SetAllow(ctx context.Context, patterns []string) (*api.Status, error) {
+// SetRules changes the identity rules, as SetMode does the mode.
+func (g *Conn) SetRules(ctx context.Context, rules api.Rules) (*api.Status, error) {
 	words := []string{"allow", "--everyone"}
-	if len(patterns) > 0 {
-		words = slices.Concat(words[:1], patterns)
+	if len(rules.Allow) > 0 {
+		words = slices.Concat(words[:1], rules.Allow)
+	}
+	for _, pattern := range rules.Deny {
+		words = append(words, "--deny="+pattern)
+	}
+	if rules.Audit {
+		words = append(words, "--audit")
 	}
 	status, err := g.tell(ctx, nil, words...)
-	if err == nil && !slices.Equal(status.Allow, patterns) {
-		return nil, fmt.Errorf("the gateway says that it allows %.200q", status.Allow)
+	if err == nil && !status.Rules.Equal(rules) {
+		return nil, fmt.Errorf("the gateway says that its rules are %.200q", status.Arguments())
 	}
 	return status, err
 }

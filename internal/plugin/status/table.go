@@ -41,17 +41,18 @@ func (l *List) Table(w io.Writer, style *terminal.Style, o TableOptions) error {
 // wideHeader names the columns of wide. IN-BAND are the encrypted connections
 // that went in band, OPTION-LOST those that were to go in band and whose other end
 // did not show a gateway: together, how connections to Services were carried.
-// EXISTING are open connections of the application that no gateway carries.
+// EXISTING are open connections of the application that no gateway carries. AUDITED are
+// those that the rules would have refused without --audit.
 func wideHeader() []string {
 	return []string{
-		"WIRE", "ALLOW", "IN-BAND", "OPTION-LOST", "REFUSED", "NOT-ALLOWED", "PLAINTEXT-REFUSED", "UDP", "EXISTING",
+		"WIRE", "ALLOW", "DENY", "IN-BAND", "OPTION-LOST", "REFUSED", "NOT-ALLOWED", "AUDITED", "PLAINTEXT-REFUSED", "UDP", "EXISTING",
 		"SERVICE-PASSED", "SERVICE-REFUSED", "SENT", "RECEIVED", "RESTARTS", "ON-FAILURE", "GATEWAY", "VERSION",
 	}
 }
 
 // known is the number of wide columns before ON-FAILURE, which only a gateway
 // that answers fills.
-const known = 14
+const known = 16
 
 func (i *Item) row(o TableOptions) []terminal.Cell {
 	var row []terminal.Cell
@@ -87,11 +88,13 @@ func (i *Item) row(o TableOptions) []terminal.Cell {
 	add(terminal.Normal, count(in.Plaintext+out.Plaintext))
 	if o.Wide {
 		add(terminal.Normal, string(s.Wire))
-		add(terminal.Normal, allowed(s.Allow))
+		add(terminal.Normal, patterns(s.Allow, "everyone"))
+		add(terminal.Normal, patterns(s.Deny, "nobody"))
 		add(terminal.Normal, count(in.Inband+out.Inband))
 		add(terminal.Normal, count(out.OptionLost))
 		add(terminal.Normal, count(in.Refused+out.Refused))
 		add(terminal.Normal, count(in.NotAllowed+out.NotAllowed))
+		add(audited(s))
 		add(terminal.Normal, count(s.Capture.PlaintextRefused))
 		add(terminal.Normal, count(s.Capture.UDP))
 		add(existing(s.Existing))
@@ -111,12 +114,20 @@ func (i *Item) row(o TableOptions) []terminal.Cell {
 	return row
 }
 
-// allowed shows identity rules in one cell.
-func allowed(rules []string) string {
+// patterns shows identity rules in one cell.
+func patterns(rules []string, none string) string {
 	if len(rules) == 0 {
-		return "everyone"
+		return none
 	}
 	return strings.Join(rules, ",")
+}
+
+// audited shows how many connections the rules would have refused, if they only audit.
+func audited(s *api.Status) (terminal.Tone, string) {
+	if !s.Audit {
+		return terminal.Normal, "off"
+	}
+	return terminal.Caution, count(s.Traffic.Inbound.Audited)
 }
 
 // existing shows how many open connections no gateway carries, if anybody has looked.
