@@ -31,9 +31,7 @@ func (m *machine) completes() {
 	if err := os.MkdirAll(kube, 0o755); err != nil {
 		m.t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(kube, "config"), []byte(config), 0o600); err != nil {
-		m.t.Fatal(err)
-	}
+	write(m.t, filepath.Join(kube, "config"), config)
 	program := filepath.Join(m.home, ".krew", "bin", "kubectl_complete-gateway")
 	if out := m.run("kubectl", "gateway", "completion", "--install"); out != program+": installed\n" {
 		m.t.Fatalf("installing the completion: %q", out)
@@ -50,9 +48,7 @@ func (m *machine) completes() {
 			continue
 		}
 		script := filepath.Join(m.home, shell)
-		if err := os.WriteFile(script, []byte(m.run("kubectl", "completion", shell)), 0o600); err != nil {
-			m.t.Fatal(err)
-		}
+		write(m.t, script, m.run("kubectl", "completion", shell))
 		harness := filepath.Join(sourceTree(m.t), "test", "shells", "tab."+shell)
 		for line, want := range map[string]string{
 			"ena":                       "enable",

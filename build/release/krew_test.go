@@ -107,9 +107,7 @@ func (m *machine) newIndex() string {
 	if err := os.MkdirAll(filepath.Join(repository, "plugins"), 0o755); err != nil {
 		m.t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(repository, "plugins", ".gitkeep"), nil, 0o644); err != nil {
-		m.t.Fatal(err)
-	}
+	write(m.t, filepath.Join(repository, "plugins", ".gitkeep"), "")
 	m.runIn(repository, "git", "add", "plugins")
 	m.runIn(repository, "git", "commit", "--quiet", "-m", "an empty index")
 	return repository
@@ -151,9 +149,7 @@ func TestKrewFromFiles(t *testing.T) {
 	}
 
 	// An archive that is not the released one is refused.
-	if err := os.WriteFile(archive, []byte("another"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	write(t, archive, "another")
 	out, err := m.command(m.home, "kubectl", "krew", "install", "--manifest", filepath.Join(dir, "plugins", "gateway.yaml"), "--archive", archive).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "checksum") {
 		t.Errorf("a wrong archive: %v, %s", err, out)
@@ -163,11 +159,8 @@ func TestKrewFromFiles(t *testing.T) {
 // readme returns the command in the README that begins so.
 func readme(t *testing.T, beginning string) string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(sourceTree(t), "README.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(text)) {
+	text := read(t, filepath.Join(sourceTree(t), "README.md"))
+	for line := range strings.Lines(text) {
 		if command, ok := strings.CutPrefix(line, "$ "); ok && strings.HasPrefix(command, beginning) {
 			return strings.TrimSpace(command)
 		}

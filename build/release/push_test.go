@@ -68,16 +68,13 @@ func run(t *testing.T, name string, args ...string) string {
 // serveRegistry starts an empty registry on loopback and returns its address.
 func serveRegistry(t *testing.T) string {
 	t.Helper()
-	script, err := os.ReadFile("push")
-	if err != nil {
-		t.Fatal(err)
-	}
-	crane := regexp.MustCompile(`(?m)^crane=(\S+)$`).FindSubmatch(script)
+	script := read(t, "push")
+	crane := regexp.MustCompile(`(?m)^crane=(\S+)$`).FindStringSubmatch(script)
 	if crane == nil {
 		t.Fatal("push does not say which crane it uses")
 	}
 	dir := t.TempDir()
-	install := exec.CommandContext(t.Context(), "go", "install", string(crane[1]))
+	install := exec.CommandContext(t.Context(), "go", "install", crane[1])
 	install.Env = append(os.Environ(), "GOBIN="+dir)
 	if out, err := install.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -120,16 +117,13 @@ func serveRegistry(t *testing.T) string {
 // somebody gives to a tag does not become a command.
 func TestWorkflow(t *testing.T) {
 	root := sourceTree(t)
-	text, err := os.ReadFile(filepath.Join(root, ".github", "workflows", "release.yml"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := read(t, filepath.Join(root, ".github", "workflows", "release.yml"))
 	var workflow struct {
 		Jobs map[string]struct {
 			Steps []struct{ Run string }
 		}
 	}
-	if err := yaml.Unmarshal(text, &workflow); err != nil {
+	if err := yaml.Unmarshal([]byte(text), &workflow); err != nil {
 		t.Fatal(err)
 	}
 	targets := map[string]bool{}

@@ -25,6 +25,23 @@ func build(t *testing.T, source, version, url, platforms string) string {
 	return dir
 }
 
+// read returns what is in a file.
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // sourceTree returns the top of this source tree.
 func sourceTree(t *testing.T) string {
 	t.Helper()
@@ -67,13 +84,7 @@ func copyTree(t *testing.T, from, to string) {
 		}
 	}
 	for _, name := range []string{"go.mod", "go.sum", "LICENSE", "CHANGELOG.md", "README.md"} {
-		content, err := os.ReadFile(filepath.Join(from, name))
-		if err == nil {
-			err = os.WriteFile(filepath.Join(to, name), content, 0o644)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		write(t, filepath.Join(to, name), read(t, filepath.Join(from, name)))
 	}
 }
 
@@ -110,15 +121,12 @@ func TestContent(t *testing.T) {
 			t.Errorf("%s holds %q", archive, got)
 		}
 	}
-	text, err := os.ReadFile(filepath.Join(dir, "kubectl-gateway_windows_amd64.cdx.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := read(t, filepath.Join(dir, "kubectl-gateway_windows_amd64.cdx.json"))
 	var list struct {
 		BOMFormat  string
 		Components []struct{ Name, Version, Purl string }
 	}
-	if err := json.Unmarshal(text, &list); err != nil || list.BOMFormat != "CycloneDX" {
+	if err := json.Unmarshal([]byte(text), &list); err != nil || list.BOMFormat != "CycloneDX" {
 		t.Fatalf("%v in %.200s", err, text)
 	}
 	found := map[string]string{}

@@ -36,13 +36,7 @@ func (r *repository) commit(message string) {
 func (r *repository) add(name, text string) {
 	r.t.Helper()
 	path := filepath.Join(r.dir, name)
-	old, err := os.ReadFile(path)
-	if err == nil {
-		err = os.WriteFile(path, append(old, text...), 0o644)
-	}
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	write(r.t, path, read(r.t, path)+text)
 }
 
 // release does what "make release" does, for this machine's platform.
@@ -73,9 +67,7 @@ func TestTaggedRelease(t *testing.T) {
 	r.commit("v0.1.0 is told")
 	refused("the source is not tag v0.1.0")
 	r.git("tag", "--force", "v0.1.0")
-	if err := os.WriteFile(filepath.Join(r.dir, "cmd", "kubectl-gateway", "stray.go"), []byte("package main\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	write(t, filepath.Join(r.dir, "cmd", "kubectl-gateway", "stray.go"), "package main\n")
 	refused("stray.go")
 	if err := os.Remove(filepath.Join(r.dir, "cmd", "kubectl-gateway", "stray.go")); err != nil {
 		t.Fatal(err)
@@ -84,23 +76,19 @@ func TestTaggedRelease(t *testing.T) {
 	if err := r.release(output); err != nil {
 		t.Fatal(err)
 	}
-	manifest, err := os.ReadFile(filepath.Join(output, indexFile))
-	if err != nil {
-		t.Fatal(err)
+	manifest := read(t, filepath.Join(output, indexFile))
+	published := read(t, index)
+	if published != manifest {
+		t.Errorf("%s is not the release's:\n%s", indexFile, published)
 	}
-	published, err := os.ReadFile(index)
-	if err != nil || string(published) != string(manifest) {
-		t.Errorf("%s is not the release's: %v\n%s", indexFile, err, published)
-	}
-	if want := "https://" + module + "/releases/download/v0.1.0/kubectl-gateway_linux_" + runtime.GOARCH + ".tar.gz"; !strings.Contains(string(manifest), want) {
+	if want := "https://" + module + "/releases/download/v0.1.0/kubectl-gateway_linux_" + runtime.GOARCH + ".tar.gz"; !strings.Contains(manifest, want) {
 		t.Errorf("%s does not have %s", manifest, want)
 	}
 	// The index may be written a second time, and is no part of the archives.
-	first := string(published)
 	if err := r.release(output); err != nil {
 		t.Fatal(err)
 	}
-	if published, _ = os.ReadFile(index); string(published) != first {
+	if read(t, index) != published {
 		t.Error("a second release of the tag is another")
 	}
 	r.commit("the index")
@@ -111,14 +99,9 @@ func TestTaggedRelease(t *testing.T) {
 		t.Errorf("verifying: %v", err)
 	}
 	checkIndex(t, r.dir)
-	sums, err := os.ReadFile(filepath.Join(output, "checksums.txt"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	sum, _, _ := strings.Cut(strings.Split(string(sums), "\n")[1], " ")
-	if err := os.WriteFile(index, []byte(strings.Replace(first, sum, strings.Repeat("f", 64), 1)), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	sums := read(t, filepath.Join(output, "checksums.txt"))
+	sum, _, _ := strings.Cut(strings.Split(sums, "\n")[1], " ")
+	write(t, index, strings.Replace(published, sum, strings.Repeat("f", 64), 1))
 	if err := command(t.Context(), verify); err == nil || !strings.Contains(err.Error(), "offers "+strings.Repeat("f", 64)+", and the tag v0.1.0 gives "+sum) {
 		t.Errorf("a wrong checksum: %v", err)
 	}
@@ -177,9 +160,7 @@ func TestVerifyRefuses(t *testing.T) {
 		if err := os.MkdirAll(filepath.Join(root, "plugins"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(root, indexFile), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		write(t, filepath.Join(root, indexFile), text)
 		if err := verify(t.Context(), root); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", text, err, want)
 		}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -22,12 +23,8 @@ func clean(ctx context.Context, args []string, stdout io.Writer) error {
 		return err
 	}
 	err := cleanPod(ctx, stdout)
-	if err != nil {
-		supervisor.WriteTerminationMessage(*lastWords, err)
-		return err
-	}
-	supervisor.WriteTerminationMessage(*lastWords, supervisor.ErrDisabled)
-	return nil
+	supervisor.WriteTerminationMessage(*lastWords, cmp.Or(err, supervisor.ErrDisabled))
+	return err
 }
 
 func cleanPod(ctx context.Context, stdout io.Writer) error {

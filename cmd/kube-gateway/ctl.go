@@ -28,33 +28,15 @@ func ctl(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 	if len(args) == 0 {
 		return api.WithHint(errors.New("no control command is given"), ctlHint)
 	}
-	c := newCall(args[0], stdin, stdout)
-	var command func(context.Context, *call, []string) error
-	switch args[0] {
-	case "status":
-		command = ctlStatus
-	case "edges":
-		command = ctlEdges
-	case "metrics":
-		command = ctlMetrics
-	case "mode":
-		command = ctlMode
-	case "allow":
-		command = ctlAllow
-	case "cover":
-		command = ctlCover
-	case "renew":
-		command = ctlRenew
-	case "trust":
-		command = ctlTrust
-	case "reset":
-		command = ctlReset
-	case "disable":
-		command = ctlDisable
-	default:
+	command, ok := map[string]func(context.Context, *call, []string) error{
+		"status": ctlStatus, "edges": ctlEdges, "metrics": ctlMetrics,
+		"mode": ctlMode, "allow": ctlAllow, "cover": ctlCover, "renew": ctlRenew,
+		"trust": ctlTrust, "reset": ctlReset, "disable": ctlDisable,
+	}[args[0]]
+	if !ok {
 		return api.WithHint(fmt.Errorf("unknown control command %q", args[0]), ctlHint)
 	}
-	return command(ctx, c, args[1:])
+	return command(ctx, newCall(args[0], stdin, stdout), args[1:])
 }
 
 func ctlStatus(ctx context.Context, c *call, args []string) error {
@@ -151,6 +133,14 @@ func (c *call) parseAll(args []string) error {
 
 func (c *call) doesNotTake(words []string) error {
 	return api.WithHint(fmt.Errorf("%s does not take %q", c.flags.Name(), words), ctlHint)
+}
+
+// current refuses words and asks for the status.
+func (c *call) current(ctx context.Context, args []string) (status api.Status, err error) {
+	if err = c.parseAll(args); err == nil {
+		err = c.ask(ctx, control.Request{Op: control.OpStatus}, &status)
+	}
+	return status, err
 }
 
 // ask sends a request to the gateway and stores the answer in result.

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 )
 
@@ -19,18 +18,14 @@ const edgesTimeout = 8 * time.Second
 
 // ctlEdges prints the edges of the gateway.
 func ctlEdges(ctx context.Context, c *call, args []string) error {
-	if err := c.parseAll(args); err != nil {
-		return err
-	}
-	var status api.Status
-	if err := c.ask(ctx, control.Request{Op: control.OpStatus}, &status); err != nil {
+	status, err := c.current(ctx, args)
+	if err != nil {
 		return err
 	}
 	edges := &api.Edges{Since: status.Time, Time: status.Time, Edges: []api.Edge{}}
 	if status.State != api.Starting && status.State != api.Uncertified {
 		ctx, cancel := context.WithTimeoutCause(ctx, edgesTimeout, fmt.Errorf("no answer within %v", edgesTimeout))
 		defer cancel()
-		var err error
 		if edges, err = handoff.ReadEdges(ctx, handoff.EdgesPath(*c.socket)); err != nil {
 			return api.WithHint(err, "try again: the worker may be starting")
 		}

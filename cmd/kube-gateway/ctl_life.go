@@ -93,28 +93,24 @@ func (c *call) read(ctx context.Context, what string, to any) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, inputTimeout,
 		fmt.Errorf("no input within %v", inputTimeout))
 	defer cancel()
-	type line struct {
-		text []byte
-		err  error
-	}
-	lines := make(chan line, 1)
+	done := make(chan error, 1)
 	go func() {
 		text, err := readLine(c.stdin, maxInput)
-		lines <- line{text, err}
+		if err == nil {
+			err = json.Unmarshal(text, to)
+		}
+		done <- err
 	}()
+	var err error
 	select {
 	case <-ctx.Done():
-		return fmt.Errorf("reading %s: %w", what, context.Cause(ctx))
-	case l := <-lines:
-		err := l.err
-		if err == nil {
-			err = json.Unmarshal(l.text, to)
-		}
-		if err != nil {
-			return fmt.Errorf("reading %s: %w", what, err)
-		}
-		return nil
+		err = context.Cause(ctx)
+	case err = <-done:
 	}
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", what, err)
+	}
+	return nil
 }
 
 // readLine reads a line of at most limit bytes, its end included.

@@ -6,19 +6,14 @@ import (
 	"context"
 	"encoding/json"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/metrics"
 )
 
 // ctlMetrics prints the gateway's metrics. It makes them from a status, so they cost the gateway's
 // own processes nothing.
 func ctlMetrics(ctx context.Context, c *call, args []string) error {
-	if err := c.parseAll(args); err != nil {
-		return err
-	}
-	var status api.Status
-	if err := c.ask(ctx, control.Request{Op: control.OpStatus}, &status); err != nil {
+	status, err := c.current(ctx, args)
+	if err != nil {
 		return err
 	}
 	if *c.output == "text" {

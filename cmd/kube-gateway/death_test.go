@@ -25,7 +25,8 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
-// killWorker kills a gateway's worker and returns when it was certainly gone.
+// killWorker kills a gateway's worker, waits for the next one, and returns when the first was
+// certainly gone.
 func killWorker(t *testing.T, g *gatewaylab.Gateway) (gone time.Time) {
 	t.Helper()
 	worker := status(t, g).Worker
@@ -40,12 +41,7 @@ func killWorker(t *testing.T, g *gatewaylab.Gateway) (gone time.Time) {
 		return nil
 	})
 	gone = time.Now()
-	eventually(t, "the next worker serves", func() error {
-		if s := status(t, g); s.State != api.Ready || s.Worker.PID == worker.PID {
-			return fmt.Errorf("%s, %+v", s.State, s.Worker)
-		}
-		return nil
-	})
+	awaitStatus(t, g, "the next worker serves", func(s *api.Status) bool { return s.State == api.Ready && s.Worker.PID != worker.PID })
 	return gone
 }
 
@@ -59,9 +55,7 @@ func TestWorkerKilled(t *testing.T) {
 				l := newLab(t)
 				// Strict: no connection gets through without the worker.
 				spec := func(n *netlab.Node) gatewaylab.Spec {
-					s := with(quiet(l.spec(n)), func(c *api.Config) { c.Wire = wire })
-					s.Mode = api.Strict
-					return s
+					return strict(with(quiet(l.spec(n)), func(c *api.Config) { c.Wire = wire }))
 				}
 				ga, gb := l.gateway(spec(l.a)), l.gateway(spec(l.b))
 				tr := l.traffic(l.a, 0, l.b.Addr(portTraffic), l.b.Addr6(portTraffic))
@@ -69,21 +63,13 @@ func TestWorkerKilled(t *testing.T) {
 				var killed []time.Time
 				for range 2 {
 					before := status(t, ga).Traffic.Outbound.Encrypted
-					eventually(t, "traffic flows", func() error {
-						if n := status(t, ga).Traffic.Outbound; n.Encrypted < before+50 || n.Active < 8 {
-							return fmt.Errorf("%+v", n)
-						}
-						return nil
+					awaitStatus(t, ga, "traffic flows", func(s *api.Status) bool {
+						return s.Traffic.Outbound.Encrypted >= before+50 && s.Traffic.Outbound.Active >= 8
 					})
 					killed = append(killed, killWorker(t, victim))
 				}
 				before := status(t, ga).Traffic.Outbound.Encrypted
-				eventually(t, "traffic flows again", func() error {
-					if n := status(t, ga).Traffic.Outbound.Encrypted; n < before+50 {
-						return fmt.Errorf("%d", n)
-					}
-					return nil
-				})
+				awaitStatus(t, ga, "traffic flows again", func(s *api.Status) bool { return s.Traffic.Outbound.Encrypted >= before+50 })
 				s := tr.stop()
 				s.undamaged(t)
 				// Those that are held, at least.
@@ -115,10 +101,6 @@ func TestWorkerKilled(t *testing.T) {
 // clean runs 'kube-gateway clean' in a pod, as the container that the plugin adds.
 func (l *lab) clean(n *netlab.Node) (output, lastWords string, err error) {
 	l.t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		l.t.Fatal(err)
-	}
 	config, err := json.Marshal(api.Config{
 		Version: api.ConfigVersion, Pod: api.PodRef{Namespace: "lab", Name: "clean", UID: n.UID},
 		PodIPs: []netip.Addr{n.IP4, n.IP6}, TrustDomain: gatewaylab.TrustDomain,
@@ -132,7 +114,7 @@ func (l *lab) clean(n *netlab.Node) (output, lastWords string, err error) {
 		l.t.Fatal(err)
 	}
 	p := n.Start(netlab.Command{
-		Cgroup: n.GatewayCgroup, Path: self, Args: []string{"clean", "--termination-log", words},
+		Cgroup: n.GatewayCgroup, Path: l.self, Args: []string{"clean", "--termination-log", words},
 		Env: []string{api.EnvConfig + "=" + string(config)},
 	})
 	err = p.Wait()
@@ -155,6 +137,15 @@ func TestGatewayKilled(t *testing.T) {
 
 			g := l.gateway(spec)
 			objects := objectsOf(t, l.a)
+			freed := func() {
+				t.Helper()
+				eventually(t, "the kernel frees everything", func() error {
+					if left := append(objects.left(), leftovers(t, l.a)...); len(left) > 0 {
+						return fmt.Errorf("%q", left)
+					}
+					return nil
+				})
+			}
 			l.talk(l.a, l.b.Addr(portEcho))
 			g.Stop()
 			l.talk(l.a, l.b.Addr(portEcho))
@@ -163,12 +154,7 @@ func TestGatewayKilled(t *testing.T) {
 				l.cleanFilter(l.a)
 				l.talk(l.b, l.a.Addr(portEcho))
 			}
-			eventually(t, "the kernel frees everything", func() error {
-				if left := append(objects.left(), leftovers(t, l.a)...); len(left) > 0 {
-					return fmt.Errorf("%q", left)
-				}
-				return nil
-			})
+			freed()
 
 			spec.Mode = api.Strict
 			closedBoth := func() {
@@ -201,12 +187,7 @@ func TestGatewayKilled(t *testing.T) {
 			if err != nil || words != api.DisabledMessage || !strings.Contains(output, "4 programs and 1 filters") {
 				t.Errorf("cleaning: %v, %s, %q", err, output, words)
 			}
-			eventually(t, "the kernel frees everything", func() error {
-				if left := append(objects.left(), leftovers(t, l.a)...); len(left) > 0 {
-					return fmt.Errorf("%q", left)
-				}
-				return nil
-			})
+			freed()
 			l.talk(l.a, l.b.Addr(portEcho))
 			l.talk(l.b, l.a.Addr(portEcho))
 			if output, words, err := l.clean(l.a); err != nil || words != api.DisabledMessage {
@@ -256,11 +237,7 @@ func (l *lab) cleanFilter(n *netlab.Node) {
 // about within patience.
 func (l *lab) dialWithin(n *netlab.Node, address string, patience time.Duration) (*netlab.Process, error) {
 	l.t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	p := n.Start(netlab.Command{Cgroup: n.OtherCgroup, Path: self, Args: []string{"hold", address}})
+	p := n.Start(netlab.Command{Cgroup: n.OtherCgroup, Path: l.self, Args: []string{"hold", address}})
 	select {
 	case <-p.Done():
 	case <-time.After(patience):

@@ -26,12 +26,8 @@ func TestDisableUnderTraffic(t *testing.T) {
 			ga, gb := l.gateway(with(quiet(l.spec(l.a)), spec)), l.gateway(with(quiet(l.spec(l.b)), spec))
 			encrypted := func() {
 				t.Helper()
-				eventually(t, "traffic is encrypted in both directions", func() error {
-					a := status(t, ga).Traffic
-					if a.Outbound.Encrypted < 20 || a.Inbound.Encrypted < 20 {
-						return fmt.Errorf("%+v", a)
-					}
-					return nil
+				awaitStatus(t, ga, "traffic is encrypted in both directions", func(s *api.Status) bool {
+					return s.Traffic.Outbound.Encrypted >= 20 && s.Traffic.Inbound.Encrypted >= 20
 				})
 			}
 			for range 3 {
@@ -72,12 +68,7 @@ func TestDisableDrains(t *testing.T) {
 	go func() {
 		asked <- control.Call(ctx, ga.Socket(), control.Request{Op: control.OpDisable, DrainTimeout: time.Hour}, new(api.DisableReport))
 	}()
-	eventually(t, "the gateway drains", func() error {
-		if s := status(t, ga); s.State != api.Draining || len(s.Capture.Programs) > 7 {
-			return fmt.Errorf("%s with %q", s.State, s.Capture.Programs)
-		}
-		return nil
-	})
+	awaitStatus(t, ga, "the gateway drains", func(s *api.Status) bool { return s.State == api.Draining && len(s.Capture.Programs) <= 7 })
 	hangUp()
 	if err := <-asked; err == nil {
 		t.Error("a request was answered after it was given up")
@@ -156,12 +147,8 @@ func TestDisableAborts(t *testing.T) {
 // disabled like any other, and leaves the pod open.
 func TestDisableStrict(t *testing.T) {
 	l := newLab(t)
-	strict := l.spec(l.a)
-	strict.Mode = api.Strict
-	g := l.gateway(strict)
-	if r := l.client(l.b, l.b.AppCgroup, "talk", l.a.Addr(portEcho), "hello"); r.Error == "" {
-		t.Errorf("plaintext: %+v", r)
-	}
+	g := l.gateway(strict(l.spec(l.a)))
+	l.refused(l.b, l.a.Addr(portEcho), "plaintext")
 	disable(t, l.a, g, time.Minute)
 	l.talk(l.a, l.b.Addr(portEcho))
 	l.talk(l.b, l.a.Addr(portEcho))
@@ -174,7 +161,7 @@ func TestDisableUncertified(t *testing.T) {
 	spec := l.spec(l.a)
 	spec.Uncertified = true
 	g := l.gateway(spec)
-	if report := askDisable(t, g, time.Minute); report.Drained+report.Aborted != 0 || len(report.Left) != 0 {
+	if report := ask[api.DisableReport](t, g, "disable", "--drain-timeout", "1m"); report.Drained+report.Aborted != 0 || len(report.Left) != 0 {
 		t.Errorf("the report is %+v", report)
 	}
 	checkDisabled(t, l.a, g)

@@ -3,8 +3,6 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
@@ -18,26 +16,12 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
 )
 
-// edges asks a gateway as the plugin does.
-func edges(t *testing.T, g *gatewaylab.Gateway) *api.Edges {
-	t.Helper()
-	var stdout, stderr bytes.Buffer
-	if code := run([]string{"ctl", "edges", "-o", "json", "--control-socket", g.Socket()}, nil, &stdout, &stderr); code != 0 {
-		t.Fatalf("exit code %d, %s\n%s", code, stderr.String(), g.Output())
-	}
-	var all api.Edges
-	if err := json.Unmarshal(stdout.Bytes(), &all); err != nil {
-		t.Fatalf("%v in %q", err, stdout.String())
-	}
-	return &all
-}
-
 // awaitEdge waits for the edge that fits.
 func awaitEdge(t *testing.T, g *gatewaylab.Gateway, what string, fits func(e api.Edge) bool) api.Edge {
 	t.Helper()
 	var found api.Edge
 	eventually(t, what, func() error {
-		all := edges(t, g)
+		all := ask[api.Edges](t, g, "edges")
 		n := slices.IndexFunc(all.Edges, fits)
 		if n < 0 {
 			return fmt.Errorf("edges are %+v", all.Edges)
@@ -52,26 +36,20 @@ func awaitEdge(t *testing.T, g *gatewaylab.Gateway, what string, fits func(e api
 // one without, and to one that refuses; both ends are asked.
 func TestEdges(t *testing.T) {
 	l := newLabOf(t, 4)
-	plain, strict := l.net.Node(2), l.net.Node(3)
+	plain, closed := l.net.Node(2), l.net.Node(3)
 	ga := l.gateway(with(l.spec(l.a), func(c *api.Config) {
 		c.Services = []netip.Prefix{netip.PrefixFrom(l.b.IP6, 128)}
 	}))
 	gb := l.gateway(l.spec(l.b))
-	spec := with(l.spec(strict), func(c *api.Config) { c.Allow = []string{"ns/other/sa/*"} })
-	spec.Mode = api.Strict
-	gs := l.gateway(spec)
+	gs := l.gateway(strict(with(l.spec(closed), func(c *api.Config) { c.Allow = []string{"ns/other/sa/*"} })))
 
 	for range 2 {
 		l.talk(l.a, l.b.Addr(portEcho))
 	}
 	l.talk(l.a, l.b.Addr6(portEcho))
 	l.talk(l.a, plain.Addr(portEcho))
-	if r := l.client(l.a, l.a.AppCgroup, "talk", strict.Addr(portEcho), "hello"); r.Error == "" {
-		t.Errorf("what is not allowed worked: %+v", r)
-	}
-	if r := l.client(plain, plain.AppCgroup, "talk", strict.Addr(portEcho), "hello"); r.Error == "" {
-		t.Errorf("plaintext to a strict gateway worked: %+v", r)
-	}
+	l.refused(l.a, closed.Addr(portEcho), "what is not allowed")
+	l.refused(plain, closed.Addr(portEcho), "plaintext to a strict gateway")
 	id := func(ip netip.Addr) string { return "spiffe://lab.test/ns/lab/sa/pod-" + ip.String() }
 	is := func(want api.Edge) func(api.Edge) bool {
 		return func(e api.Edge) bool {
@@ -95,17 +73,17 @@ func TestEdges(t *testing.T) {
 		Destination: addrPort(t, plain.Addr(portEcho)), Wire: api.WireNone, Verdict: api.EdgePlaintext,
 		Reason: "peer has no gateway: connection refused", Connections: 1, Sent: 6, Received: 6}))
 	awaitEdge(t, ga, "refused by the peer", func(e api.Edge) bool {
-		return e.Verdict == api.EdgeRefused && e.Peer == id(strict.IP4) && e.Connections == 1 && e.Open == 0 && e.Reason != ""
+		return e.Verdict == api.EdgeRefused && e.Peer == id(closed.IP4) && e.Connections == 1 && e.Open == 0 && e.Reason != ""
 	})
 	awaitEdge(t, gs, "refused for its identity", is(api.Edge{Direction: api.Inbound, Source: l.a.IP4,
-		Destination: addrPort(t, strict.Addr(portEcho)), Peer: id(l.a.IP4), Wire: api.WirePort, Verdict: api.EdgeRefused,
+		Destination: addrPort(t, closed.Addr(portEcho)), Peer: id(l.a.IP4), Wire: api.WirePort, Verdict: api.EdgeRefused,
 		Reason: "identity is not allowed", Connections: 1}))
 
 	awaitEdge(t, gs, "refused for its plaintext", is(api.Edge{Direction: api.Inbound, Source: plain.IP4,
-		Destination: addrPort(t, strict.Addr(portEcho)), Wire: api.WireNone, Verdict: api.EdgeRefused,
+		Destination: addrPort(t, closed.Addr(portEcho)), Wire: api.WireNone, Verdict: api.EdgeRefused,
 		Reason: "plaintext is not allowed", Connections: 1}))
 
-	all := edges(t, ga)
+	all := ask[api.Edges](t, ga, "edges")
 	if s := status(t, ga); all.Pod != s.Pod || !slices.Equal(all.PodIPs, s.PodIPs) || all.Forgotten != 0 || all.Since.After(all.Time) {
 		t.Errorf("the gateway says %+v", all)
 	}
@@ -133,7 +111,7 @@ func TestEdgesWhileOpen(t *testing.T) {
 	if e.Verdict != api.EdgeEncrypted || e.Connections != 1 {
 		t.Errorf("its edge is %+v", e)
 	}
-	if x := edges(t, ga).Existing; x == nil || x.Outbound != 1 || x.Connections[0].Remote != addrPort(t, l.b.Addr(portEcho)) {
+	if x := ask[api.Edges](t, ga, "edges").Existing; x == nil || x.Outbound != 1 || x.Connections[0].Remote != addrPort(t, l.b.Addr(portEcho)) {
 		t.Errorf("existing connections are %+v", x)
 	}
 }
@@ -144,11 +122,11 @@ func TestEdgesOfTheNextWorker(t *testing.T) {
 	g := l.gateway(l.spec(l.a))
 	path := filepath.Join(filepath.Dir(g.Socket()), "edges.sock")
 	l.talk(l.a, l.b.Addr(portEcho))
-	if first := edges(t, g); len(first.Edges) != 1 {
+	if first := ask[api.Edges](t, g, "edges"); len(first.Edges) != 1 {
 		t.Errorf("before: %+v", first)
 	}
-	restartWorker(t, g)
-	if next := edges(t, g); len(next.Edges) != 0 {
+	killWorker(t, g)
+	if next := ask[api.Edges](t, g, "edges"); len(next.Edges) != 0 {
 		t.Errorf("afterwards: %+v", next)
 	}
 	l.talk(l.a, l.b.Addr(portEcho))

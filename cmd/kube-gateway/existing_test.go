@@ -9,11 +9,11 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
@@ -24,12 +24,8 @@ const portExcluded = 9100
 func (h *held) broken(want string) {
 	h.t.Helper()
 	_, _ = io.WriteString(h.input, "are you there?\n")
-	eventually(h.t, "the connection breaks", func() error {
-		if out := h.process.Output(); !strings.Contains(out, "error: ") || !strings.Contains(out, want) {
-			return fmt.Errorf("it says %q and not %q", out, want)
-		}
-		return nil
-	})
+	says(h.t, h.process, "error: ")
+	says(h.t, h.process, want)
 }
 
 // outcome returns the error that a connection of this process ends with.
@@ -86,11 +82,11 @@ func dial(t *testing.T, n *netlab.Node, address string) net.Conn {
 }
 
 // counts waits until a gateway counts so many existing connections.
-func counts(t *testing.T, status func() *api.Status, outbound, inbound, reset int) *api.ExistingConnections {
+func counts(t *testing.T, g *gatewaylab.Gateway, outbound, inbound, reset int) *api.ExistingConnections {
 	t.Helper()
 	var e *api.ExistingConnections
 	eventually(t, "existing connections are counted", func() error {
-		s := status()
+		s := status(t, g)
 		if e = s.Existing; e == nil || e.Outbound != outbound || e.Inbound != inbound || e.Reset != reset {
 			return fmt.Errorf("%+v instead of %d outbound, %d inbound, %d reset; missing %q", e, outbound, inbound, reset, s.Missing)
 		}
@@ -127,8 +123,7 @@ func TestExisting(t *testing.T) {
 		c.PlaintextFrom = []api.Source{{From: netip.PrefixFrom(probe.IP4, 32)}, {From: netip.PrefixFrom(probe.IP6, 128)}}
 		c.ExcludePorts = []uint16{portExcluded}
 	}))
-	ask := func() *api.Status { return status(t, ga) }
-	e := counts(t, ask, 2, 2, 0)
+	e := counts(t, ga, 2, 2, 0)
 	want := map[string]bool{
 		"outbound to " + l.b.Addr(portEcho+1000):   true,
 		"outbound to " + l.b.Addr6(portEcho):       true,
@@ -165,10 +160,10 @@ func TestExisting(t *testing.T) {
 	if n := status(t, ga).Traffic; n.Outbound.Encrypted != 2 || n.Outbound.Inband != 1 || n.Outbound.Plaintext != 1 || n.Inbound.Encrypted != 1 {
 		t.Fatalf("the gateway carries %+v", n)
 	}
-	counts(t, ask, 2, 2, 0)
+	counts(t, ga, 2, 2, 0)
 
 	ends := []<-chan error{outcome(in4), outcome(in6), far}
-	if s := control1(t, ga, "reset"); s.Existing == nil || s.Existing.Reset != 4 || s.Existing.Outbound+s.Existing.Inbound != 0 {
+	if s := ask[api.Status](t, ga, "reset"); s.Existing == nil || s.Existing.Reset != 4 || s.Existing.Outbound+s.Existing.Inbound != 0 {
 		t.Errorf("after the reset: %+v", s.Existing)
 	}
 	out4.broken("software caused connection abort")
@@ -182,14 +177,14 @@ func TestExisting(t *testing.T) {
 		t.Log("still there:", name)
 		h.say("still there")
 	}
-	counts(t, ask, 0, 0, 4)
+	counts(t, ga, 0, 0, 4)
 
 	again := l.talk(l.a, l.b.Addr(portEcho))
 	c := connection(t, ga, "the new connection", func(c *api.Connection) bool { return c.Source.String() == again.Local })
 	if !c.Encrypted {
 		t.Errorf("after the reset: %+v", c)
 	}
-	if s := control1(t, gb, "reset"); s.Existing == nil {
+	if s := ask[api.Status](t, gb, "reset"); s.Existing == nil {
 		t.Error("a gateway that was asked to reset connections does not report them")
 	}
 }
@@ -208,9 +203,9 @@ func TestExistingReset(t *testing.T) {
 		t.Errorf("the other end saw %v", err)
 	}
 	later := l.holdIn(l.b, l.b.OtherCgroup, l.a.Addr(portEcho))
-	restartWorker(t, g)
+	killWorker(t, g)
 	later.say("still there")
-	counts(t, func() *api.Status { return status(t, g) }, 0, 1, 2)
+	counts(t, g, 0, 1, 2)
 }
 
 // TestExistingInStrictMode: whatever strict mode would refuse counts there.
@@ -222,10 +217,9 @@ func TestExistingInStrictMode(t *testing.T) {
 		c.Services = []netip.Prefix{netip.PrefixFrom(l.b.IP4, 32)}
 		c.Capture = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 	}))
-	ask := func() *api.Status { return status(t, g) }
-	counts(t, ask, 0, 0, 0)
+	counts(t, g, 0, 0, 0)
 	setMode(t, g, api.Strict)
-	e := counts(t, ask, 1, 1, 0)
+	e := counts(t, g, 1, 1, 0)
 	if !slices.ContainsFunc(e.Connections, func(c api.ExistingConnection) bool {
 		return c.Direction == api.Outbound && c.Remote == addrPort(t, l.b.Addr(portEcho))
 	}) {
@@ -233,7 +227,7 @@ func TestExistingInStrictMode(t *testing.T) {
 	}
 	service.say("still there")
 	other.say("still there")
-	control1(t, g, "reset")
+	ask[api.Status](t, g, "reset")
 	service.broken("software caused connection abort")
 	other.broken("connection reset by peer")
 }

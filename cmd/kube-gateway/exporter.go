@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -19,12 +18,8 @@ import (
 
 // runExporter serves metrics until the supervisor, which starts it, closes its end of the socket.
 func runExporter(ctx context.Context, args []string) error {
-	flags := flag.NewFlagSet("exporter", flag.ContinueOnError)
-	if err := flags.Parse(args); err != nil {
-		return err
-	}
-	if flags.NArg() > 0 {
-		return api.WithHint(fmt.Errorf("exporter does not take %q", strings.Join(flags.Args(), " ")), "see 'kube-gateway help'")
+	if len(args) > 0 {
+		return api.WithHint(fmt.Errorf("exporter does not take %q", strings.Join(args, " ")), "see 'kube-gateway help'")
 	}
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("protecting the exporter's memory: %w", err)

@@ -130,7 +130,7 @@ func TestExporter(t *testing.T) {
 	}
 
 	// The worker may come and go.
-	restartWorker(t, g)
+	killWorker(t, g)
 	l.scrape(plain, plain.OtherCgroup, l.a.Addr(api.MetricsPort), "kube_gateway_worker_restarts_total 1\n")
 	l.scrape(plain, plain.OtherCgroup, l.a.Addr(api.MetricsPort), encrypted+"1\n")
 }
@@ -184,9 +184,7 @@ func TestExporterStrict(t *testing.T) {
 		t.Run(string(wire), func(t *testing.T) {
 			l := newLabOf(t, 3)
 			allowed := l.net.Node(2)
-			spec := exporting(l.spec(l.a))
-			spec.Mode = api.Strict
-			g := l.gateway(with(spec, func(c *api.Config) {
+			g := l.gateway(with(strict(l.spec(l.a)), func(c *api.Config) {
 				c.MetricsAddr = metricsAddr
 				c.PlaintextFrom = []api.Source{{From: netip.PrefixFrom(allowed.IP4, 32)}}
 			}))
@@ -204,11 +202,11 @@ func TestExporterStrict(t *testing.T) {
 			if c.Wire != string(wire) || c.Source.Addr() != l.b.IP4 && c.Source.Addr() != l.b.IP6 || !strings.Contains(c.Peer, "/sa/pod-"+l.b.IP4.String()) {
 				t.Errorf("the scrape is logged as %+v", c)
 			}
-			control1(t, g, "allow", "ns/other/sa/*")
+			ask[api.Status](t, g, "allow", "ns/other/sa/*")
 			if r := l.get(l.b, l.b.AppCgroup, address); r.Error == "" {
 				t.Errorf("a scrape that no rule allows: %+v", r)
 			}
-			control1(t, g, "allow", "ns/lab/sa/*")
+			ask[api.Status](t, g, "allow", "ns/lab/sa/*")
 			l.scrape(l.b, l.b.AppCgroup, address, "kube_gateway_info")
 		})
 	}
@@ -264,12 +262,7 @@ func TestExporterEnds(t *testing.T) {
 		go func() {
 			asked <- control.Call(t.Context(), g.Socket(), control.Request{Op: control.OpDisable, DrainTimeout: time.Hour}, new(api.DisableReport))
 		}()
-		eventually(t, "it drains", func() error {
-			if s := status(t, g).State; s != api.Draining {
-				return fmt.Errorf("it is %s", s)
-			}
-			return nil
-		})
+		awaitStatus(t, g, "it drains", func(s *api.Status) bool { return s.State == api.Draining })
 		l.scrape(l.b, l.b.OtherCgroup, l.a.Addr(api.MetricsPort), `kube_gateway_state{state="draining"} 1`)
 		held.end()
 		if err := <-asked; err != nil {
@@ -340,13 +333,7 @@ func TestExporterAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	g, err := gatewaylab.Launch(exporting(l.spec(l.b)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := ended(t, g); err == nil || !strings.Contains(g.Output(), metricsAddr) {
-		t.Errorf("with the port taken: %v, %s", err, g.Output())
-	}
+	g := l.fails("with the port taken", exporting(l.spec(l.b)), metricsAddr)
 	if words, err := g.LastWords(); err != nil || !strings.Contains(words, "serving metrics") || !strings.Contains(words, "hint: ") || !strings.Contains(words, "--metrics-addr") {
 		t.Errorf("its last words are %q, %v", words, err)
 	}

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -125,11 +124,8 @@ func TestWorkerDies(t *testing.T) {
 	if after.Worker.Restarts != 1 || after.Worker.PID == before.Worker.PID {
 		t.Errorf("the worker before and after: %+v, %+v", before.Worker, after.Worker)
 	}
-	eventually(t, "both connections are counted", func() error {
-		if n := status(t, ga).Traffic.Outbound; n.Encrypted != 2 || n.Active != 0 {
-			return fmt.Errorf("%+v", n)
-		}
-		return nil
+	awaitStatus(t, ga, "both connections are counted", func(s *api.Status) bool {
+		return s.Traffic.Outbound.Encrypted == 2 && s.Traffic.Outbound.Active == 0
 	})
 }
 
@@ -152,12 +148,8 @@ func TestOneGateway(t *testing.T) {
 		t.Fatalf("%v\n%s", err, g.Output())
 	}
 
-	spec := l.spec(l.a)
-	spec.Mode = api.Strict
-	l.gateway(spec)
-	if r := l.client(l.a, l.a.AppCgroup, "talk", l.b.Addr(portEcho), "hello"); r.Error == "" || r.Received != "" {
-		t.Errorf("a strict gateway let %+v through", r)
-	}
+	l.gateway(strict(l.spec(l.a)))
+	l.refused(l.a, l.b.Addr(portEcho), "by a strict gateway")
 	// What is not the pod is never captured.
 	if r := l.client(l.a, l.a.OtherCgroup, "talk", l.b.Addr(portEcho), "hello"); r.Error != "" {
 		t.Errorf("another pod was affected: %+v", r)
@@ -245,14 +237,9 @@ func TestManyConnections(t *testing.T) {
 	}
 	idle := func() {
 		t.Helper()
-		eventually(t, "no connection is open", func() error {
-			for _, g := range []*gatewaylab.Gateway{ga, gb} {
-				if s := status(t, g).Traffic; s.Outbound.Active+s.Inbound.Active != 0 {
-					return fmt.Errorf("%+v", s)
-				}
-			}
-			return nil
-		})
+		for _, g := range []*gatewaylab.Gateway{ga, gb} {
+			awaitStatus(t, g, "no connection is open", func(s *api.Status) bool { return s.Traffic.Outbound.Active+s.Traffic.Inbound.Active == 0 })
+		}
 	}
 	sequence(warm)
 	idle()
@@ -291,31 +278,14 @@ func descriptors(t *testing.T, g *gatewaylab.Gateway) int {
 func TestBadStart(t *testing.T) {
 	l := newLab(t)
 	taken := l.a.Start(netlab.Command{Cgroup: l.a.AppCgroup, Path: l.app, Args: []string{"listen", ":18443"}})
-	eventually(t, "the port is taken", func() error {
-		if !strings.Contains(taken.Output(), "listening") {
-			return fmt.Errorf("%q", taken.Output())
-		}
-		return nil
-	})
-	g, err := gatewaylab.Launch(l.spec(l.a))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := g.Wait(); err == nil || !strings.Contains(g.Output(), "18443") || !strings.Contains(g.Output(), "hint:") {
-		t.Errorf("with its port taken: %v, %s", err, g.Output())
-	}
+	says(t, taken, "listening")
+	l.fails("with its port taken", l.spec(l.a), "18443", "hint:")
 
 	wrong := l.spec(l.b)
 	node := *l.b
 	node.UID = "00000000-0000-4000-8000-000000000000"
 	wrong.Node = &node
-	g, err = gatewaylab.Launch(wrong)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := g.Wait(); err == nil || !strings.Contains(g.Output(), "cgroup") {
-		t.Errorf("in a cgroup that is not the pod's: %v, %s", err, g.Output())
-	}
+	l.fails("in a cgroup that is not the pod's", wrong, "cgroup")
 	if code := run([]string{"supervise"}, nil, os.Stdout, os.Stderr); code != 1 {
 		t.Errorf("without material: exit %d", code)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -78,14 +77,10 @@ func TestInbandWithoutAPeer(t *testing.T) {
 	g := l.gateway(with(l.spec(l.a), func(c *api.Config) { c.Wire = api.WireInband }))
 	l.talk(l.a, l.b.Addr(portEcho))
 	setMode(t, g, api.Strict)
-	if r := l.client(l.a, l.a.AppCgroup, "talk", l.b.Addr(portEcho), "hello"); r.Error == "" || r.Received != "" {
-		t.Errorf("in strict mode: %+v", r)
-	}
-	eventually(t, "both are counted", func() error {
-		if n := status(t, g).Traffic.Outbound; n.OptionLost != 2 || n.Plaintext != 1 || n.Refused != 1 {
-			return fmt.Errorf("%+v", n)
-		}
-		return nil
+	l.refused(l.a, l.b.Addr(portEcho), "in strict mode")
+	awaitStatus(t, g, "both are counted", func(s *api.Status) bool {
+		n := s.Traffic.Outbound
+		return n.OptionLost == 2 && n.Plaintext == 1 && n.Refused == 1
 	})
 }
 
@@ -126,18 +121,14 @@ func TestStrictInbound(t *testing.T) {
 	if r := plain(l.b, l.b.Addr(portEcho)); r.Error != "" {
 		t.Errorf("within the pod: %+v", r)
 	}
-	eventually(t, "both kinds are counted", func() error {
-		s := status(t, gb)
-		if s.Capture.PlaintextRefused != 2 || s.Capture.PlaintextAllowed != 2 || s.Traffic.Inbound.Refused != 2 {
-			return fmt.Errorf("%+v, %+v", s.Capture, s.Traffic.Inbound)
-		}
-		return nil
+	awaitStatus(t, gb, "both kinds are counted", func(s *api.Status) bool {
+		return s.Capture.PlaintextRefused == 2 && s.Capture.PlaintextAllowed == 2 && s.Traffic.Inbound.Refused == 2
 	})
 	connection(t, gb, "the refusal", func(c *api.Connection) bool {
 		return c.Direction == api.Inbound && c.Source.Addr() == l.a.IP4 && !c.Encrypted && c.Reason != ""
 	})
 
-	restartWorker(t, gb)
+	killWorker(t, gb)
 	if r := plain(l.a, addresses[0]); r.Error == "" {
 		t.Errorf("after a restart of the worker: %+v", r)
 	}
@@ -152,9 +143,7 @@ func TestStrictInbound(t *testing.T) {
 // both wires.
 func TestStrictFromTheStart(t *testing.T) {
 	l := newLab(t)
-	strict := l.spec(l.b)
-	strict.Mode = api.Strict
-	gb := l.gateway(strict)
+	gb := l.gateway(strict(l.spec(l.b)))
 	if r := l.client(l.a, l.a.OtherCgroup, "talk", l.b.Addr(portEcho), "hello"); r.Error == "" {
 		t.Errorf("plaintext: %+v", r)
 	}
@@ -179,20 +168,13 @@ func TestStrictFromTheStart(t *testing.T) {
 // TestAllowInband: the identity rules hold on this wire, too.
 func TestAllowInband(t *testing.T) {
 	l := newLab(t)
-	client := with(l.spec(l.a), func(c *api.Config) { c.Wire = api.WireInband })
-	client.Mode = api.Strict
-	l.gateway(client)
+	l.gateway(strict(with(l.spec(l.a), func(c *api.Config) { c.Wire = api.WireInband })))
 	gb := l.gateway(with(l.spec(l.b), func(c *api.Config) { c.Allow = []string{"ns/lab/sa/pod-*"} }))
 	l.talk(l.a, l.b.Addr(portEcho))
-	control1(t, gb, "allow", "ns/prod/sa/*")
-	if r := l.client(l.a, l.a.AppCgroup, "talk", l.b.Addr(portEcho), "hello"); r.Error == "" || r.Received != "" {
-		t.Errorf("not allowed: %+v", r)
-	}
-	eventually(t, "the refusal is counted", func() error {
-		if n := status(t, gb).Traffic.Inbound; n.NotAllowed != 1 || n.Refused != 1 {
-			return fmt.Errorf("%+v", n)
-		}
-		return nil
+	ask[api.Status](t, gb, "allow", "ns/prod/sa/*")
+	l.refused(l.a, l.b.Addr(portEcho), "not allowed")
+	awaitStatus(t, gb, "the refusal is counted", func(s *api.Status) bool {
+		return s.Traffic.Inbound.NotAllowed == 1 && s.Traffic.Inbound.Refused == 1
 	})
 }
 
@@ -238,14 +220,7 @@ func TestUnguarded(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	spec.Mode = api.Strict
-	g, err = gatewaylab.Launch(spec)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := ended(t, g); err == nil || !strings.Contains(g.Output(), "guarding inbound connections") || !strings.Contains(g.Output(), "hint: ") {
-		t.Errorf("a strict gateway that cannot guard: %v, %s", err, g.Output())
-	}
+	l.fails("strict, and unable to guard,", strict(spec), "guarding inbound connections", "hint: ")
 	// And it leaves nothing behind.
 	l.talk(l.a, l.b.Addr(portEcho))
 }
@@ -268,13 +243,9 @@ func datagram(args []string) int {
 func TestUDP(t *testing.T) {
 	l := newLab(t)
 	g := l.gateway(with(l.spec(l.a), func(c *api.Config) { c.BlockUDP = true }))
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	// send returns what became of one datagram.
 	send := func() string {
-		p := l.a.Start(netlab.Command{Cgroup: l.a.AppCgroup, Path: self, Args: []string{"datagram", l.b.Addr(portEcho)}})
+		p := l.a.Start(netlab.Command{Cgroup: l.a.AppCgroup, Path: l.self, Args: []string{"datagram", l.b.Addr(portEcho)}})
 		if err := p.Wait(); err != nil {
 			t.Fatalf("%v: %s", err, p.Output())
 		}
@@ -334,11 +305,5 @@ func TestInbandPortTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	g, err := gatewaylab.Launch(l.spec(l.a))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := ended(t, g); err == nil || !strings.Contains(g.Output(), "18444") || !strings.Contains(g.Output(), "hint: ") {
-		t.Errorf("with its port taken: %v, %s", err, g.Output())
-	}
+	l.fails("with its port taken", l.spec(l.a), "18444", "hint: ")
 }

@@ -3,13 +3,17 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,9 +57,10 @@ const (
 
 // lab is two pods, each with the test application and perhaps a gateway.
 type lab struct {
-	t         *testing.T
-	net       *netlab.Lab
-	app       string
+	t   *testing.T
+	net *netlab.Lab
+	// self is this program, which is the gateway, and app the application.
+	self, app string
 	authority *ca.Authority
 	a, b      *netlab.Node
 }
@@ -79,28 +84,22 @@ func newLabOf(t *testing.T, n int) *lab {
 		}
 	}
 	var err error
+	if l.self, err = os.Executable(); err != nil {
+		t.Fatal(err)
+	}
 	if l.authority, err = gatewaylab.NewAuthority(); err != nil {
 		t.Fatal(err)
 	}
 	for _, n := range l.net.Nodes() {
 		server := n.Start(netlab.Command{Cgroup: n.AppCgroup, Path: l.app, Args: []string{"serve"}})
-		eventually(t, "the application serves", func() error {
-			if !strings.Contains(server.Output(), "serving") {
-				return fmt.Errorf("it says %q", server.Output())
-			}
-			return nil
-		})
+		says(t, server, "serving")
 	}
 	return l
 }
 
 func (l *lab) spec(n *netlab.Node) gatewaylab.Spec {
 	l.t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	return gatewaylab.Spec{Node: n, Program: self, Authority: l.authority, Dir: l.t.TempDir()}
+	return gatewaylab.Spec{Node: n, Program: l.self, Authority: l.authority, Dir: l.t.TempDir()}
 }
 
 // gateway starts a gateway and fails the test if it does not get ready.
@@ -111,6 +110,24 @@ func (l *lab) gateway(s gatewaylab.Spec) *gatewaylab.Gateway {
 		l.t.Fatal(err)
 	}
 	l.t.Cleanup(g.Stop)
+	return g
+}
+
+// fails launches a gateway that must end with an error, for which words stand in its output.
+func (l *lab) fails(what string, s gatewaylab.Spec, words ...string) *gatewaylab.Gateway {
+	l.t.Helper()
+	g, err := gatewaylab.Launch(s)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if err := ended(l.t, g); err == nil {
+		l.t.Errorf("%s it works", what)
+	}
+	for _, word := range words {
+		if !strings.Contains(g.Output(), word) {
+			l.t.Errorf("%s it does not say %q: %s", what, word, g.Output())
+		}
+	}
 	return g
 }
 
@@ -150,6 +167,14 @@ func (l *lab) talk(n *netlab.Node, address string) result {
 	return r
 }
 
+// refused runs an echo that must not work.
+func (l *lab) refused(n *netlab.Node, address, when string) {
+	l.t.Helper()
+	if r := l.client(n, n.AppCgroup, "talk", address, "hello"); r.Error == "" || r.Received != "" {
+		l.t.Errorf("%s: %s answers: %+v", when, address, r)
+	}
+}
+
 func status(t *testing.T, g *gatewaylab.Gateway) *api.Status {
 	t.Helper()
 	s, err := g.Status(context.WithoutCancel(t.Context()))
@@ -157,6 +182,53 @@ func status(t *testing.T, g *gatewaylab.Gateway) *api.Status {
 		t.Fatalf("status: %v\n%s", err, g.Output())
 	}
 	return s
+}
+
+// tryAsk runs 'kube-gateway ctl' as the plugin does, and returns the gateway's answer.
+func tryAsk[T any](t *testing.T, g *gatewaylab.Gateway, stdin io.Reader, args ...string) (*T, error) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	args = slices.Concat([]string{"ctl"}, args, []string{"-o", "json", "--control-socket", g.Socket()})
+	if code := run(args, stdin, &stdout, &stderr); code != 0 {
+		return nil, errors.New(stderr.String())
+	}
+	var answer T
+	if err := json.Unmarshal(stdout.Bytes(), &answer); err != nil {
+		t.Fatalf("%q: %v in %q", args, err, stdout.String())
+	}
+	return &answer, nil
+}
+
+// ask is tryAsk for what must succeed.
+func ask[T any](t *testing.T, g *gatewaylab.Gateway, args ...string) *T {
+	t.Helper()
+	answer, err := tryAsk[T](t, g, nil, args...)
+	if err != nil {
+		t.Fatalf("%q: %v\n%s", args, err, g.Output())
+	}
+	return answer
+}
+
+// awaitStatus waits until a gateway's status fits.
+func awaitStatus(t *testing.T, g *gatewaylab.Gateway, what string, fits func(*api.Status) bool) {
+	t.Helper()
+	eventually(t, what, func() error {
+		if s := status(t, g); !fits(s) {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+}
+
+// says waits until a process has printed a text.
+func says(t *testing.T, p *netlab.Process, text string) {
+	t.Helper()
+	eventually(t, "a process says "+text, func() error {
+		if out := p.Output(); !strings.Contains(out, text) {
+			return fmt.Errorf("it says %q", out)
+		}
+		return nil
+	})
 }
 
 // connection returns the one line of a gateway's log that accept accepts.

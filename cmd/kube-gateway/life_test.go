@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -244,26 +242,12 @@ func disable(t *testing.T, n *netlab.Node, g *gatewaylab.Gateway, drain time.Dur
 	if len(objects.programs) < 12 || len(objects.maps) < 8 {
 		t.Fatalf("only %d programs and %d maps are seen of a gateway that runs", len(objects.programs), len(objects.maps))
 	}
-	report := askDisable(t, g, drain)
+	report := ask[api.DisableReport](t, g, "disable", "--drain-timeout", drain.String())
 	checkDisabled(t, n, g)
 	if left := append(objects.left(), report.Left...); len(left) > 0 {
 		t.Errorf("left in the kernel: %q", left)
 	}
-	return report
-}
-
-// askDisable runs 'kube-gateway ctl disable'.
-func askDisable(t *testing.T, g *gatewaylab.Gateway, drain time.Duration) (report api.DisableReport) {
-	t.Helper()
-	var stdout, stderr bytes.Buffer
-	args := []string{"ctl", "disable", "--drain-timeout", drain.String(), "-o", "json", "--control-socket", g.Socket()}
-	if code := run(args, strings.NewReader(""), &stdout, &stderr); code != 0 {
-		t.Fatalf("disable: exit code %d, %s\n%s", code, stderr.String(), g.Output())
-	}
-	if err := json.Unmarshal(stdout.Bytes(), &report); err != nil {
-		t.Fatalf("disable: %v in %q", err, stdout.String())
-	}
-	return report
+	return *report
 }
 
 // checkDisabled waits for the end of a gateway that was disabled.

@@ -4,7 +4,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"maps"
 	"strings"
 	"testing"
@@ -13,24 +12,10 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
 )
 
-// families asks a gateway for its metrics as the plugin does.
-func families(t *testing.T, g *gatewaylab.Gateway) []api.MetricFamily {
-	t.Helper()
-	var stdout, stderr bytes.Buffer
-	if code := run([]string{"ctl", "metrics", "-o", "json", "--control-socket", g.Socket()}, nil, &stdout, &stderr); code != 0 {
-		t.Fatalf("exit code %d, %s\n%s", code, stderr.String(), g.Output())
-	}
-	var all api.Metrics
-	if err := json.Unmarshal(stdout.Bytes(), &all); err != nil {
-		t.Fatalf("%v in %q", err, stdout.String())
-	}
-	return all.Families
-}
-
 // metric returns the value of one sample.
 func metric(t *testing.T, g *gatewaylab.Gateway, name string, labels map[string]string) float64 {
 	t.Helper()
-	all := families(t, g)
+	all := ask[api.Metrics](t, g, "metrics").Families
 	for _, f := range all {
 		for _, s := range f.Samples {
 			if f.Name == name && maps.Equal(s.Labels, labels) {
@@ -51,7 +36,7 @@ func TestMetrics(t *testing.T) {
 	l.talk(l.a, l.b.Addr(portEcho))
 	l.talk(l.a, l.b.Addr(portEcho))
 	l.talk(l.a, plain.Addr(portEcho))
-	restartWorker(t, g)
+	killWorker(t, g)
 	for _, c := range []struct {
 		name   string
 		labels map[string]string
@@ -77,7 +62,7 @@ func TestMetrics(t *testing.T) {
 	if code := run([]string{"ctl", "metrics", "--control-socket", g.Socket()}, nil, &stdout, &stderr); code != 0 {
 		t.Fatalf("exit code %d, %s", code, stderr.String())
 	}
-	for _, f := range families(t, g) {
+	for _, f := range ask[api.Metrics](t, g, "metrics").Families {
 		if !strings.Contains(stdout.String(), "# TYPE "+f.Name+" "+f.Type+"\n") {
 			t.Errorf("there is no %s in\n%s", f.Name, stdout.String())
 		}

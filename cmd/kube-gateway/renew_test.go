@@ -115,15 +115,7 @@ func trustWith(t *testing.T, g *gatewaylab.Gateway, authorities ...*ca.Authority
 	stdin, toStdin := io.Pipe()
 	defer toStdin.Close()
 	go func() { _, _ = toStdin.Write(append(line, '\n')) }()
-	var stdout, stderr bytes.Buffer
-	if code := run([]string{"ctl", "trust", "-o", "json", "--control-socket", g.Socket()}, stdin, &stdout, &stderr); code != 0 {
-		return nil, errors.New(stderr.String())
-	}
-	var s api.Status
-	if err := json.Unmarshal(stdout.Bytes(), &s); err != nil {
-		t.Fatalf("%v in %q", err, stdout.String())
-	}
-	return &s, nil
+	return tryAsk[api.Status](t, g, stdin, "trust")
 }
 
 func trust(t *testing.T, g *gatewaylab.Gateway, authorities ...*ca.Authority) {
@@ -264,7 +256,7 @@ func TestRenewal(t *testing.T) {
 		}
 	}
 	// The next worker has what is in force, not what the gateway was started with.
-	restartWorker(t, ga)
+	killWorker(t, ga)
 	if got, want := l.shown(l.a, l.b), seen[3]; got != want {
 		t.Errorf("after a restart of the worker peers are shown %s, want %s", got, want)
 	}
@@ -349,11 +341,8 @@ func TestRenewalOfStuckWorker(t *testing.T) {
 	if s, err := renewWith(t, g, signer(l.authority, spec, nil)); err == nil || !strings.Contains(err.Error(), "try again") {
 		t.Errorf("a stopped worker took it: %+v, %v", s, err)
 	}
-	eventually(t, "another worker serves", func() error {
-		if s := status(t, g); s.State != api.Ready || s.Worker.PID == before.Worker.PID || s.Cert.Serial != before.Cert.Serial {
-			return fmt.Errorf("%+v", s)
-		}
-		return nil
+	awaitStatus(t, g, "another worker serves", func(s *api.Status) bool {
+		return s.State == api.Ready && s.Worker.PID != before.Worker.PID && s.Cert.Serial == before.Cert.Serial
 	})
 	if got := l.shown(l.a, l.b); got != before.Cert.Serial {
 		t.Errorf("peers are shown %s, want %s", got, before.Cert.Serial)
@@ -407,16 +396,10 @@ func TestNewAuthority(t *testing.T) {
 	step("one without the old")
 	trust(t, gb, next)
 	step("none with the old")
-	if r := l.client(c, c.AppCgroup, "talk", l.b.Addr(portEcho), "hello"); r.Error == "" || r.Received != "" {
-		t.Errorf("a certificate of the old authority was let in: %+v", r)
-	}
-	if r := l.client(l.b, l.b.AppCgroup, "talk", c.Addr(portEcho), "hello"); r.Error == "" || r.Received != "" {
-		t.Errorf("a server with a certificate of the old authority was trusted: %+v", r)
-	}
-	restartWorker(t, gb)
-	if r := l.client(c, c.AppCgroup, "talk", l.b.Addr(portEcho), "hello"); r.Error == "" {
-		t.Errorf("after a restart of the worker: %+v", r)
-	}
+	l.refused(c, l.b.Addr(portEcho), "a client with a certificate of the old authority")
+	l.refused(l.b, c.Addr(portEcho), "a server with a certificate of the old authority")
+	killWorker(t, gb)
+	l.refused(c, l.b.Addr(portEcho), "after a restart of the worker")
 	l.talk(l.a, l.b.Addr(portEcho))
 }
 
@@ -454,7 +437,7 @@ func TestFirstDelivery(t *testing.T) {
 	}
 	l.talk(l.a, l.b.Addr(portEcho))
 	connection(t, g, "the connection", func(c *api.Connection) bool { return c.Encrypted })
-	restartWorker(t, g)
+	killWorker(t, g)
 	if got := l.shown(l.a, l.b); got != serial {
 		t.Errorf("the next worker shows %s, want %s", got, serial)
 	}
@@ -486,18 +469,12 @@ func TestNoDelivery(t *testing.T) {
 	l := newLab(t)
 	spec := l.spec(l.a)
 	spec.Uncertified, spec.CertificateTimeout = true, time.Millisecond
-	g, err := gatewaylab.Launch(spec)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := g.Wait(); err == nil || !strings.Contains(g.Output(), "no certificate was delivered within 1ms") || !strings.Contains(g.Output(), "hint:") {
-		t.Errorf("without a delivery: %v, %s", err, g.Output())
-	}
+	l.fails("without a delivery", spec, "no certificate was delivered within 1ms", "hint:")
 	spec.CertificateTimeout = 0
 	if err := l.gateway(spec).End(); err != nil {
 		t.Errorf("asked to end: %v", err)
 	}
-	g = l.gateway(spec)
+	g := l.gateway(spec)
 	var stdout, stderr bytes.Buffer
 	if code := run([]string{"ctl", "disable", "-o", "json", "--control-socket", g.Socket()}, nil, &stdout, &stderr); code != 0 ||
 		stdout.String() != `{"drained":0,"aborted":0}`+"\n" {
@@ -517,15 +494,8 @@ func TestRenewalAfterExpiry(t *testing.T) {
 	spec.TTL = 2 * time.Second
 	g := l.gateway(spec)
 	l.gateway(l.spec(l.b))
-	eventually(t, "the certificate expires", func() error {
-		if s := status(t, g); !s.Time.After(s.Cert.NotAfter) {
-			return fmt.Errorf("it is %v", s.Time)
-		}
-		return nil
-	})
-	if r := l.client(l.a, l.a.AppCgroup, "talk", l.b.Addr(portEcho), "hello"); r.Error == "" {
-		t.Errorf("with an expired certificate: %+v", r)
-	}
+	awaitStatus(t, g, "the certificate expires", func(s *api.Status) bool { return s.Time.After(s.Cert.NotAfter) })
+	l.refused(l.a, l.b.Addr(portEcho), "with an expired certificate")
 	if s := status(t, g); s.Cert.Issuer != l.authority.Fingerprint() {
 		t.Errorf("its issuer is %q", s.Cert.Issuer)
 	}

@@ -63,27 +63,13 @@ func (l *lab) hold(n *netlab.Node, address string) *held {
 
 func (l *lab) holdIn(n *netlab.Node, cgroup, address string) *held {
 	l.t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		l.t.Fatal(err)
-	}
 	read, write := io.Pipe()
 	l.t.Cleanup(func() { write.Close() })
 	h := &held{t: l.t, input: write,
-		process: n.Start(netlab.Command{Cgroup: cgroup, Path: self, Args: []string{"hold", address}, Stdin: read})}
-	h.await("connected")
+		process: n.Start(netlab.Command{Cgroup: cgroup, Path: l.self, Args: []string{"hold", address}, Stdin: read})}
+	says(l.t, h.process, "connected\n")
 	h.say("first")
 	return h
-}
-
-func (h *held) await(text string) {
-	h.t.Helper()
-	eventually(h.t, "the connection that is held", func() error {
-		if out := h.process.Output(); !strings.Contains(out, text+"\n") {
-			return fmt.Errorf("it says %q and not %q", out, text)
-		}
-		return nil
-	})
 }
 
 // say sends a line that must come back.
@@ -92,30 +78,15 @@ func (h *held) say(text string) {
 	if _, err := io.WriteString(h.input, text+"\n"); err != nil {
 		h.t.Fatal(err)
 	}
-	h.await("received " + text)
+	says(h.t, h.process, "received "+text+"\n")
 }
 
 // setMode changes the mode of a gateway by the command that the plugin runs.
 func setMode(t *testing.T, g *gatewaylab.Gateway, mode api.Mode) {
 	t.Helper()
-	if s := control1(t, g, "mode", string(mode)); s.Mode != mode {
+	if s := ask[api.Status](t, g, "mode", string(mode)); s.Mode != mode {
 		t.Fatalf("the gateway is in mode %s instead of %s", s.Mode, mode)
 	}
-}
-
-// control1 runs one command of 'kube-gateway ctl' that must succeed.
-func control1(t *testing.T, g *gatewaylab.Gateway, args ...string) *api.Status {
-	t.Helper()
-	var stdout, stderr bytes.Buffer
-	args = slices.Concat([]string{"ctl"}, args, []string{"-o", "json", "--control-socket", g.Socket()})
-	if code := run(args, nil, &stdout, &stderr); code != 0 {
-		t.Fatalf("%q: exit code %d, %s\n%s", args, code, stderr.String(), g.Output())
-	}
-	var s api.Status
-	if err := json.Unmarshal(stdout.Bytes(), &s); err != nil {
-		t.Fatalf("%q: %v in %q", args, err, stdout.String())
-	}
-	return &s
 }
 
 // TestModeSwitch: connections that are open stay as they are, in both modes and
@@ -146,73 +117,47 @@ func TestModeSwitchWithoutAPeer(t *testing.T) {
 	plaintext := l.hold(l.a, l.b.Addr(portEcho))
 	setMode(t, g, api.Strict)
 	plaintext.say("under strict")
-	if r := l.client(l.a, l.a.AppCgroup, "talk", l.b.Addr(portEcho), "hello"); r.Error == "" {
-		t.Errorf("a new connection in strict mode: %+v", r)
-	}
+	l.refused(l.a, l.b.Addr(portEcho), "a new connection in strict mode")
 	connection(t, g, "the refused connection", func(c *api.Connection) bool { return c.Error != "" && !c.Encrypted })
 	// The next worker is strict, too.
-	restartWorker(t, g)
-	if r := l.client(l.a, l.a.AppCgroup, "talk", l.b.Addr(portEcho), "hello"); r.Error == "" {
-		t.Errorf("after a restart of the worker: %+v", r)
-	}
+	killWorker(t, g)
+	l.refused(l.a, l.b.Addr(portEcho), "after a restart of the worker")
 	setMode(t, g, api.Permissive)
 	l.talk(l.a, l.b.Addr(portEcho))
-}
-
-// restartWorker kills the worker and waits for the next.
-func restartWorker(t *testing.T, g *gatewaylab.Gateway) {
-	t.Helper()
-	before := status(t, g).Worker
-	if err := syscall.Kill(before.PID, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the next worker serves", func() error {
-		if s := status(t, g); s.State != api.Ready || s.Worker.PID == before.PID {
-			return fmt.Errorf("%s, %+v", s.State, s.Worker)
-		}
-		return nil
-	})
 }
 
 // TestAllow: identity rules decide about new inbound connections, also after the
 // worker was restarted.
 func TestAllow(t *testing.T) {
 	l := newLab(t)
-	strict := l.spec(l.a) // does not fall back to plaintext when it is turned away
-	strict.Mode = api.Strict
-	l.gateway(strict)
+	l.gateway(strict(l.spec(l.a))) // does not fall back to plaintext when it is turned away
 	gb := l.gateway(l.spec(l.b))
 	refused := func(when string) {
 		t.Helper()
-		if r := l.client(l.a, l.a.AppCgroup, "talk", l.b.Addr(portEcho), "hello"); r.Error == "" || r.Received != "" {
-			t.Errorf("%s: %+v", when, r)
-		}
+		l.refused(l.a, l.b.Addr(portEcho), when)
 	}
 	l.talk(l.a, l.b.Addr(portEcho))
 	open := l.hold(l.a, l.b.Addr(portEcho))
-	if s := control1(t, gb, "allow", "ns/prod/sa/*", "ns/lab/sa/none"); !slices.Equal(s.Allow, []string{"ns/prod/sa/*", "ns/lab/sa/none"}) {
+	if s := ask[api.Status](t, gb, "allow", "ns/prod/sa/*", "ns/lab/sa/none"); !slices.Equal(s.Allow, []string{"ns/prod/sa/*", "ns/lab/sa/none"}) {
 		t.Errorf("the rules are %q", s.Allow)
 	}
 	refused("with rules for others")
 	open.say("still there")
-	restartWorker(t, gb)
+	killWorker(t, gb)
 	refused("after a restart of the worker")
-	eventually(t, "refusals are counted", func() error {
-		if n := status(t, gb).Traffic.Inbound; n.NotAllowed != 2 || n.Refused < 2 {
-			return fmt.Errorf("%+v", n)
-		}
-		return nil
+	awaitStatus(t, gb, "refusals are counted", func(s *api.Status) bool {
+		return s.Traffic.Inbound.NotAllowed == 2 && s.Traffic.Inbound.Refused >= 2
 	})
 	peer := "spiffe://lab.test/ns/lab/sa/pod-" + l.a.IP4.String()
 	connection(t, gb, "the refusal", func(c *api.Connection) bool {
 		return c.Direction == api.Inbound && c.Peer == peer && c.Error != "" && c.Reason != ""
 	})
 
-	control1(t, gb, "allow", "ns/lab/sa/pod-*")
+	ask[api.Status](t, gb, "allow", "ns/lab/sa/pod-*")
 	l.talk(l.a, l.b.Addr(portEcho))
-	control1(t, gb, "allow", "ns/prod/sa/*")
+	ask[api.Status](t, gb, "allow", "ns/prod/sa/*")
 	refused("with rules for others again")
-	if s := control1(t, gb, "allow", "--everyone"); s.Allow != nil {
+	if s := ask[api.Status](t, gb, "allow", "--everyone"); s.Allow != nil {
 		t.Errorf("the rules are %q", s.Allow)
 	}
 	l.talk(l.a, l.b.Addr(portEcho))
@@ -222,7 +167,7 @@ func TestAllow(t *testing.T) {
 func TestBadSettings(t *testing.T) {
 	l := newLab(t)
 	g := l.gateway(l.spec(l.a))
-	before := control1(t, g, "allow", "ns/lab/sa/*")
+	before := ask[api.Status](t, g, "allow", "ns/lab/sa/*")
 	for _, args := range [][]string{
 		{"mode"}, {"mode", "lenient"}, {"mode", "strict", "strict"}, {"mode", "--everyone"},
 		{"allow"}, {"allow", "prod"}, {"allow", "--everyone", "ns/a/sa/b"}, {"allow", "ns/a/sa/b", "ns/*"},
@@ -255,11 +200,8 @@ func TestStuckWorker(t *testing.T) {
 	if s, err := g.Call(t.Context(), control.Request{Op: control.OpMode, Mode: api.Strict}); err == nil || api.Hint(err) == "" {
 		t.Errorf("a stopped worker answered: %+v, %v", s, err)
 	}
-	eventually(t, "another worker serves", func() error {
-		if s := status(t, g); s.State != api.Ready || s.Worker.PID == pid || s.Mode != api.Permissive {
-			return fmt.Errorf("%s, %s, %+v", s.State, s.Mode, s.Worker)
-		}
-		return nil
+	awaitStatus(t, g, "another worker serves", func(s *api.Status) bool {
+		return s.State == api.Ready && s.Worker.PID != pid && s.Mode == api.Permissive
 	})
 	l.talk(l.a, l.b.Addr(portEcho))
 	if _, err := os.Stat("/proc/" + strconv.Itoa(pid)); err == nil {

@@ -36,12 +36,7 @@ func TestPodTerminates(t *testing.T) {
 			if err := g.Signal(syscall.SIGTERM); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "the gateway has heard it", func() error {
-				if !strings.Contains(g.Output(), "asked to end") {
-					return os.ErrNotExist
-				}
-				return nil
-			})
+			says(t, g.Process, "asked to end")
 			l.talk(l.a, l.b.Addr(portEcho))
 			l.talk(l.b, l.a.Addr(portEcho))
 			if n := status(t, gb).Traffic; n.Inbound.Encrypted != 1 || n.Outbound.Encrypted != 1 {

@@ -45,10 +45,6 @@ func (c *labCluster) node(pod string) *netlab.Node {
 
 func (c *labCluster) Run(ctx context.Context, ref remote.Ref, stdin io.Reader, stdout io.Writer, command ...string) error {
 	n := c.node(ref.Pod)
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
 	config, err := json.Marshal(api.Config{Version: api.ConfigVersion, Pod: api.PodRef{Namespace: "lab", Name: ref.Pod, UID: n.UID},
 		PodIPs: []netip.Addr{n.IP4}, TrustDomain: gatewaylab.TrustDomain, Mode: api.Strict, OnFailure: api.FailClosed,
 		Coverage: api.Coverage{Capture: []netip.Prefix{netip.PrefixFrom(n.IP4, 24).Masked()}}})
@@ -66,7 +62,7 @@ func (c *labCluster) Run(ctx context.Context, ref remote.Ref, stdin io.Reader, s
 		_, _ = io.Copy(write, stdin)
 	}()
 	var words bytes.Buffer
-	p, err := n.TryStart(netlab.Command{Cgroup: n.GatewayCgroup, Path: self, Args: command[1:],
+	p, err := n.TryStart(netlab.Command{Cgroup: n.GatewayCgroup, Path: c.l.self, Args: command[1:],
 		Env: []string{api.EnvConfig + "=" + string(config)}, Stdin: read, Stdout: stdout, Stderr: &words})
 	if err != nil {
 		return err

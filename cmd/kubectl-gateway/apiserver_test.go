@@ -169,7 +169,7 @@ func podWithGateway(namespace, name string, state *corev1.ContainerState) corev1
 		return pod
 	}
 	config := fmt.Sprintf(`{"version":1,"pod":{"namespace":%q,"name":%q,"uid":"uid-%s","serviceAccount":"default"},
-		"podIPs":["10.0.1.7"],"trustDomain":"td","mode":"strict","onFailure":"closed","capture":["10.0.0.0/8"]}`, namespace, name, name)
+		"podIPs":["10.0.1.7"],"trustDomain":"td","mode":"strict","onFailure":"closed","ranges":["10.0.0.0/8"]}`, namespace, name, name)
 	pod.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
 		Name: "kube-gateway", Image: "gateway:v1", Env: []corev1.EnvVar{{Name: api.EnvConfig, Value: config}}}}}
 	pod.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{{Name: "kube-gateway", State: *state}}

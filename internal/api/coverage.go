@@ -19,7 +19,7 @@ import (
 // very same range; what lies within Exclude is neither a node nor an endpoint.
 type Coverage struct {
 	// Capture holds the ranges of pod addresses, Services those of Service VIPs.
-	Capture  []netip.Prefix `json:"capture"`
+	Capture  []netip.Prefix `json:"ranges"`
 	Services []netip.Prefix `json:"services,omitempty"`
 	// Exclude holds ranges that are never captured.
 	Exclude []netip.Prefix `json:"exclude,omitempty"`

@@ -17,6 +17,9 @@ type ID struct {
 	ServiceAccount string
 }
 
+// lowerCase are the characters of a trust domain. A path segment has upper case, too.
+const lowerCase = "abcdefghijklmnopqrstuvwxyz0123456789.-_"
+
 // String returns the SPIFFE ID as it stands in certificates.
 func (id ID) String() string {
 	return "spiffe://" + id.TrustDomain + "/ns/" + id.Namespace + "/sa/" + id.ServiceAccount
@@ -46,10 +49,8 @@ func ValidateTrustDomain(td string) error {
 	if td == "" || len(td) > 255 {
 		return fmt.Errorf("trust domain %q: length must be 1 to 255", td)
 	}
-	for _, r := range td {
-		if !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '.' || r == '-' || r == '_') {
-			return fmt.Errorf("trust domain %q: only a-z, 0-9, dot, dash and underscore are allowed", td)
-		}
+	if strings.Trim(td, lowerCase) != "" {
+		return fmt.Errorf("trust domain %q: only a-z, 0-9, dot, dash and underscore are allowed", td)
 	}
 	return nil
 }
@@ -59,10 +60,8 @@ func validateSegment(s string) error {
 	if s == "" || s == "." || s == ".." || len(s) > 253 {
 		return errors.New("empty, relative or longer than 253 characters")
 	}
-	for _, r := range s {
-		if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '.' || r == '-' || r == '_') {
-			return errors.New("only letters, digits, dot, dash and underscore are allowed")
-		}
+	if strings.Trim(s, lowerCase+"ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
+		return errors.New("only letters, digits, dot, dash and underscore are allowed")
 	}
 	return nil
 }

@@ -50,7 +50,12 @@ func (p *bufferPools) get(class int) *buffer {
 	return &buffer{make([]byte, classSize[class]), class}
 }
 
-func (p *bufferPools) put(b *buffer) { p.pools[b.class].Put(b) }
+// put takes a buffer back, or nil.
+func (p *bufferPools) put(b *buffer) {
+	if b != nil {
+		p.pools[b.class].Put(b)
+	}
+}
 
 // classFor returns the smallest class that holds n bytes, or the largest.
 func classFor(n int) int {

@@ -3,11 +3,14 @@
 package proxy
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,7 +68,7 @@ type connection struct {
 
 // open starts the record of a connection that accepted belongs to.
 func (p *Proxy) open(d traffic.Direction, accepted *net.TCPConn) *connection {
-	c := &connection{proxy: p, direction: d, counts: p.counters.Of(d), started: time.Now()}
+	c := &connection{proxy: p, direction: d, counts: p.options.Counters.Of(d), started: time.Now()}
 	c.line.Direction = d.String()
 	c.line.Wire = api.WireNone
 	c.line.Source = addrPort(accepted.RemoteAddr())
@@ -118,11 +121,7 @@ func (c *connection) cause() error {
 
 // refuse ends a connection that was never carried.
 func (c *connection) refuse(reason traffic.Reason, err error) {
-	cause := err
-	if cause == nil {
-		cause = errors.New(reason.String())
-	}
-	c.abort(cause)
+	c.abort(cmp.Or(err, errors.New(reason.String())))
 	c.closeRefused(reason, err)
 }
 
@@ -174,7 +173,7 @@ func (c *connection) report() {
 	c.proxy.live.account(c)
 	c.closeEdge()
 	c.counts.Active.Add(-1)
-	c.proxy.log.Connection(&c.line)
+	c.proxy.options.Log.Connection(&c.line)
 }
 
 // forget is the last thing that happens to a connection.
@@ -183,9 +182,9 @@ func (c *connection) forget() {
 		c.records.release()
 	}
 	if c.cause() == errStopping {
-		c.proxy.counters.Aborted.Add(1)
+		c.proxy.options.Counters.Aborted.Add(1)
 	}
-	c.proxy.counters.Ended.Add(1)
+	c.proxy.options.Counters.Ended.Add(1)
 	c.proxy.live.remove(c)
 }
 
@@ -196,10 +195,6 @@ type registry struct {
 	connections map[*connection]struct{}
 	// last is closed when the last connection has ended; nil unless there is a waiter.
 	last chan struct{}
-}
-
-func newRegistry() *registry {
-	return &registry{connections: make(map[*connection]struct{})}
 }
 
 func (r *registry) add(c *connection) {
@@ -238,11 +233,7 @@ func (r *registry) empty() <-chan struct{} {
 func (r *registry) snapshot() []*connection {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	all := make([]*connection, 0, len(r.connections))
-	for c := range r.connections {
-		all = append(all, c)
-	}
-	return all
+	return slices.Collect(maps.Keys(r.connections))
 }
 
 // account adds the bytes that c has carried since the last call to the totals, so that the

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
 )
@@ -265,6 +266,12 @@ func (pod *testPod) dialWithoutGateway(destination netip.AddrPort) {
 		pod.dialReset(destination)
 		return
 	}
+	pod.visit(destination)
+}
+
+// visit has an application of the pod talk to an echo server.
+func (pod *testPod) visit(destination netip.AddrPort) {
+	pod.t.Helper()
 	conn := pod.dial(destination)
 	ping(pod.t, conn)
 	hangUp(pod.t, conn)
@@ -326,6 +333,13 @@ func (b *lineBuffer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// count returns how often a text has been logged.
+func (b *lineBuffer) count(text string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return bytes.Count(b.lines, []byte(text))
+}
+
 // connections returns the lines of connections so far.
 func (b *lineBuffer) connections(t testing.TB) []api.Connection {
 	t.Helper()
@@ -358,6 +372,16 @@ func (pod *testPod) logged(what string, fits func(api.Connection) bool) api.Conn
 		return false
 	})
 	return found
+}
+
+// unencrypted checks the line of the connection to destination, and why it is not encrypted.
+func (pod *testPod) unencrypted(destination netip.AddrPort, reason traffic.Reason) api.Connection {
+	pod.t.Helper()
+	line := pod.logged("the connection", func(c api.Connection) bool { return c.Destination == destination })
+	if line.Encrypted || line.Reason != reason.String() {
+		pod.t.Errorf("logged %+v, want the reason %q", line, reason)
+	}
+	return line
 }
 
 // eventually waits until condition holds.

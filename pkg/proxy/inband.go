@@ -74,7 +74,7 @@ func (p *Proxy) dialInband(destination netip.AddrPort) (*net.TCPConn, error) {
 		Timeout: p.options.PlainTimeout,
 		Control: func(_, _ string, raw syscall.RawConn) error {
 			return control(raw, func(fd int) error {
-				if err := p.sockets.MarkInband(fd); err != nil {
+				if err := p.options.Sockets.MarkInband(fd); err != nil {
 					return fmt.Errorf("%w: %w", errMark, err)
 				}
 				return lingerZero(fd)
@@ -99,7 +99,7 @@ func inbandDialFailure(err error) *failure {
 // peerShown asks whether the other end of conn showed that it has a gateway.
 func (p *Proxy) peerShown(conn *net.TCPConn) (shown bool, err error) {
 	err = onSocket(conn, func(fd int) (err error) {
-		shown, err = p.sockets.PeerShown(fd)
+		shown, err = p.options.Sockets.PeerShown(fd)
 		return err
 	})
 	return shown && err == nil, err

@@ -17,19 +17,6 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
-func TestInband(t *testing.T) {
-	client, server, b := inbandPair(t, nil)
-	destination := applicationAt(t, b.behind(t, server.ip), func(conn *net.TCPConn) {
-		_, _ = io.WriteString(conn, "220 ready\r\n")
-		echo(conn)
-	})
-	conn := client.dial(destination)
-	expect(t, conn, "220 ready\r\n")
-	exchange(t, conn, "hello")
-	end(t, conn)
-	checkCarried(t, client, server, conn, destination, api.Direction{Encrypted: 1, Inband: 1, Sent: 5, Received: 16})
-}
-
 // What a gateway does when nothing shows at the other end: nobody there, or the
 // option was removed on the way.
 func TestOptionLost(t *testing.T) {
@@ -44,8 +31,7 @@ func TestOptionLost(t *testing.T) {
 		hangUp(t, far)
 		expectEOF(t, conn)
 		hangUp(t, conn)
-		line := client.logged("the connection", func(c api.Connection) bool { return c.Destination == destination })
-		if line.Reason != traffic.OptionLost.String() || line.Wire != api.WireNone || line.Encrypted || line.Error != "" || line.Sent != 5 {
+		if line := client.unencrypted(destination, traffic.OptionLost); line.Wire != api.WireNone || line.Error != "" || line.Sent != 5 {
 			t.Errorf("logged %+v", line)
 		}
 		if got := client.proxy.Traffic().Outbound; got != (api.Direction{Plaintext: 1, OptionLost: 1, Sent: 5}) {
@@ -64,10 +50,7 @@ func TestOptionLost(t *testing.T) {
 		destination, accept := collectAt(t, b.behind(t, server.ip))
 		client.dialReset(destination)
 		expectReset(t, accept())
-		line := client.logged("the refusal", func(c api.Connection) bool { return c.Destination == destination })
-		if line.Reason != traffic.OptionLost.String() || line.Encrypted {
-			t.Errorf("logged %+v", line)
-		}
+		client.unencrypted(destination, traffic.OptionLost)
 		if got := client.proxy.Traffic().Outbound; got != (api.Direction{Refused: 1, OptionLost: 1}) {
 			t.Errorf("counted %+v", got)
 		}
@@ -84,9 +67,7 @@ func TestOptionLostNeedsNoSecondConnection(t *testing.T) {
 	})
 	const count = 20
 	for range count {
-		conn := client.dial(destination)
-		ping(t, conn)
-		hangUp(t, conn)
+		client.visit(destination)
 	}
 	if n := accepted.Load(); n != count {
 		t.Errorf("%d connections became %d", count, n)
@@ -128,15 +109,9 @@ func TestInbandWithoutPrograms(t *testing.T) {
 				client.sockets.band = &testBand{mark: b.mark}
 				damage(client.sockets.band)
 				destination := applicationAt(t, b.behind(t, server.ip), echo)
-				if mode == api.Strict {
-					client.dialReset(destination)
-				} else {
-					conn := client.dial(destination)
-					ping(t, conn)
-					hangUp(t, conn)
-				}
-				line := client.logged("the connection", func(c api.Connection) bool { return c.Destination == destination })
-				if line.Reason != traffic.NoNegotiation.String() || line.Encrypted || mode == api.Strict && !strings.Contains(line.Error, broken.Error()) {
+				client.dialWithoutGateway(destination)
+				line := client.unencrypted(destination, traffic.NoNegotiation)
+				if mode == api.Strict && !strings.Contains(line.Error, broken.Error()) {
 					t.Errorf("logged %+v", line)
 				}
 			})
@@ -163,9 +138,7 @@ func TestWirePortDoesNotReachServices(t *testing.T) {
 	client.dialReset(destination)
 	client.logged("the refusal", func(c api.Connection) bool { return c.Reason == traffic.NoWire.String() })
 	client.reconfigure(func(c *api.Config) { c.Mode = api.Permissive })
-	conn := client.dial(destination)
-	ping(t, conn)
-	hangUp(t, conn)
+	client.visit(destination)
 	client.logged("the plaintext", func(c api.Connection) bool { return c.Reason == traffic.NoWire.String() && c.Sent == 4 })
 }
 
@@ -175,71 +148,53 @@ func TestInbandDestinationCannotBeReached(t *testing.T) {
 		closed := listen(t, netip.AddrPortFrom(server.ip, 0))
 		hangUp(t, closed)
 		client.dialReset(addrPort(closed.Addr()))
-		line := client.logged("the refusal", func(c api.Connection) bool { return c.Direction == api.Outbound })
-		if line.Reason != traffic.Unreachable.String() || !strings.Contains(line.Error, "connection refused") {
+		if line := client.unencrypted(addrPort(closed.Addr()), traffic.Unreachable); !strings.Contains(line.Error, "connection refused") {
 			t.Errorf("logged %+v", line)
 		}
 	}
 }
 
-// A gateway that showed itself and failed is left alone for a while.
+// A gateway that showed itself and failed is left alone for a while, and one that does not
+// answer no longer than others: behind a Service may be more.
 func TestInbandFallbackIsRemembered(t *testing.T) {
-	a, other, c, ip, b := newAuthority(t), newAuthority(t), &clock{}, podAddress(), newBand()
-	client := newPod(t, a, func(o *Options) {
-		permissive(o)
-		o.Sockets.(*testSockets).band, o.now = b, c.now
-		o.Sockets.(*testSockets).services = []netip.AddrPort{netip.AddrPortFrom(ip, 0)}
-	})
-	var probes atomic.Int64
-	destination := inbandImpostor(t, other, client, ip, nil, func(c *tls.Conn, _ *net.TCPConn) {
-		probes.Add(1)
-		_, _ = c.Read(make([]byte, 1024))
-	})
-	round := func(want int64) {
-		t.Helper()
-		conn := client.dial(destination)
-		ping(t, conn)
-		hangUp(t, conn)
-		if n := probes.Load(); n != want {
-			t.Fatalf("%d probes, want %d", n, want)
-		}
+	a, other := newAuthority(t), newAuthority(t)
+	for name, c := range map[string]struct {
+		by      *authority
+		serve   func(*tls.Conn, *net.TCPConn)
+		timeout time.Duration
+		reason  traffic.Reason
+	}{
+		"not trusted": {other, func(c *tls.Conn, _ *net.TCPConn) { _, _ = c.Read(make([]byte, 1024)) }, 0, traffic.NotTrusted},
+		"silent":      {a, func(_ *tls.Conn, raw *net.TCPConn) { _, _ = io.Copy(io.Discard, raw) }, 400 * time.Millisecond, traffic.NoAnswer},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ip, clock := podAddress(), &clock{}
+			client := newPod(t, a, func(o *Options) {
+				permissive(o)
+				o.Sockets.(*testSockets).band, o.now, o.HandshakeTimeout = newBand(), clock.now, c.timeout
+				o.Sockets.(*testSockets).services = []netip.AddrPort{netip.AddrPortFrom(ip, 0)}
+			})
+			var probes atomic.Int64
+			destination := inbandImpostor(t, c.by, client, ip, nil, func(conn *tls.Conn, raw *net.TCPConn) {
+				probes.Add(1)
+				c.serve(conn, raw)
+			})
+			for i, want := range []int64{1, 1, 2} {
+				if i == 2 {
+					clock.advance(rememberFailed + time.Second)
+				}
+				client.visit(destination)
+				if n := probes.Load(); n != want {
+					t.Fatalf("connection %d: %d probes, want %d", i, n, want)
+				}
+			}
+			client.unencrypted(destination, c.reason)
+			eventually(t, "the counts", func() bool {
+				got := client.proxy.Traffic().Outbound
+				return got.Plaintext == 3 && got.OptionLost == 0 && got.Encrypted == 0 && got.Active == 0
+			})
+		})
 	}
-	round(1)
-	round(1)
-	c.advance(rememberFailed + time.Second)
-	round(2)
-	eventually(t, "the counts", func() bool {
-		got := client.proxy.Traffic().Outbound
-		return got.Plaintext == 3 && got.OptionLost == 0 && got.Encrypted == 0 && got.Active == 0
-	})
-}
-
-// One that does not answer is not remembered longer: behind a Service may be others.
-func TestInbandSilence(t *testing.T) {
-	a, ip, c := newAuthority(t), podAddress(), &clock{}
-	client := newPod(t, a, func(o *Options) {
-		permissive(o)
-		o.Sockets.(*testSockets).band, o.now = newBand(), c.now
-		o.HandshakeTimeout = 400 * time.Millisecond
-		o.Sockets.(*testSockets).services = []netip.AddrPort{netip.AddrPortFrom(ip, 0)}
-	})
-	var probes atomic.Int64
-	destination := inbandImpostor(t, a, client, ip, nil, func(_ *tls.Conn, raw *net.TCPConn) {
-		probes.Add(1)
-		_, _ = io.Copy(io.Discard, raw)
-	})
-	for i, want := range []int64{1, 1, 2} {
-		conn := client.dial(destination)
-		ping(t, conn)
-		hangUp(t, conn)
-		if n := probes.Load(); n != want {
-			t.Errorf("connection %d: %d probes, want %d", i, n, want)
-		}
-		if i == 1 {
-			c.advance(rememberFailed + time.Second)
-		}
-	}
-	client.logged("the fallback", func(c api.Connection) bool { return c.Reason == traffic.NoAnswer.String() })
 }
 
 // The application that is reached is the one that the connection was made to.
@@ -329,9 +284,7 @@ func TestInbandLeavesNothingBehind(t *testing.T) {
 	b.forward(t, refused)
 	round := func() {
 		for _, destination := range []netip.AddrPort{encrypted, plain} {
-			conn := client.dial(destination)
-			ping(t, conn)
-			hangUp(t, conn)
+			client.visit(destination)
 		}
 		if conn, err := net.Dial("tcp", refused.Addr().String()); err == nil {
 			expectReset(t, conn)
@@ -359,9 +312,7 @@ func TestInbandDialledSideClosesFirst(t *testing.T) {
 	client, server, b := inbandPair(t, nil)
 	destination := applicationAt(t, b.behind(t, server.ip), echo)
 	for range 20 {
-		conn := client.dial(destination)
-		ping(t, conn)
-		hangUp(t, conn)
+		client.visit(destination)
 	}
 	eventually(t, "the connections to end", func() bool { return len(client.proxy.live.snapshot()) == 0 })
 	near := tcpSockets(t, tcpTimeWait, func(local, remote netip.AddrPort) bool { return local.Addr() == b.mark && remote == destination })

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -74,37 +75,22 @@ func TestServiceSessionIsNoPodSession(t *testing.T) {
 		o.Sockets.(*testSockets).band, o.now = b, c.now
 		o.Config.Wire = api.WireInband
 	})
-	var resumed, fresh atomic.Int64
+	var g greeter
 	// The certificate names another address.
 	destination := inbandImpostor(t, a, client, ip,
 		func(c *tls.Config) { c.Certificates = []tls.Certificate{a.issue(t, []netip.Addr{podAddress()}, nil)} },
-		func(c *tls.Conn, _ *net.TCPConn) {
-			if _, err := c.Read(make([]byte, 1024)); err != nil {
-				return
-			}
-			if c.ConnectionState().DidResume {
-				resumed.Add(1)
-			} else {
-				fresh.Add(1)
-			}
-			_, _ = c.Write([]byte{byte(statusOK), 'x'})
-			_ = c.Close()
-		})
+		g.serve)
 	// The same address is a node for one port, and a pod for the others.
 	client.sockets.services = []netip.AddrPort{destination}
 	for range 2 {
-		conn := client.dial(destination)
-		expect(t, conn, "x")
-		expectEOF(t, conn)
-		hangUp(t, conn)
+		client.greeted(destination)
 	}
-	if resumed.Load() != 1 || fresh.Load() != 1 {
-		t.Fatalf("%d sessions resumed, %d fresh", resumed.Load(), fresh.Load())
+	if resumed, _ := g.saw(); !slices.Equal(resumed, []bool{false, true}) {
+		t.Fatalf("resumed %t", resumed)
 	}
 	pod := b.behind(t, ip)
 	client.dialReset(addrPort(pod.Addr()))
-	line := client.logged("the refusal", func(c api.Connection) bool { return c.Destination == addrPort(pod.Addr()) })
-	if line.Reason != traffic.NotTrusted.String() || !strings.Contains(line.Error, "certificate is valid for") {
+	if line := client.unencrypted(addrPort(pod.Addr()), traffic.NotTrusted); !strings.Contains(line.Error, "certificate is valid for") {
 		t.Errorf("logged %+v", line)
 	}
 
@@ -112,7 +98,7 @@ func TestServiceSessionIsNoPodSession(t *testing.T) {
 	c.advance(65 * time.Minute)
 	client.options.Certificate = a.issue(t, []netip.Addr{client.ip}, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(2 * time.Hour) })
 	client.dialReset(destination)
-	if resumed.Load() != 1 {
+	if resumed, _ := g.saw(); len(resumed) != 2 {
 		t.Error("a session with an expired certificate was resumed")
 	}
 }

@@ -28,14 +28,14 @@ func (p *Proxy) inbound(c *connection, wire string, release func()) {
 	s := p.settings.Load()
 	c.wire = c.sockets[0]
 	local := c.line.Destination
-	deadline := time.Now().Add(p.handshakeTimeout)
+	deadline := time.Now().Add(p.options.HandshakeTimeout)
 	err := p.acceptTLS(c, s, wire)
 	if err != nil {
 		release()
 		c.refuse(validityReason(err, s.now(), traffic.ClientExpired, traffic.ClientNotYetValid, traffic.NoHandshake))
 		return
 	}
-	first, h, err := p.readHeader(c, deadline)
+	first, data, h, err := p.readHeader(c, deadline)
 	release()
 	if err != nil {
 		p.decline(c, statusNotAllowed, traffic.Forbidden, err)
@@ -48,8 +48,8 @@ func (p *Proxy) inbound(c *connection, wire string, release func()) {
 		c.line.Destination, c.line.Dialled = local, h.Destination
 		h.Destination = local
 	}
-	if err := p.connect(c, s, h, first); err != nil {
-		first.put(&p.pools)
+	if err := p.connect(c, s, h, first, data); err != nil {
+		p.pools.put(first)
 	}
 }
 
@@ -61,7 +61,7 @@ func (p *Proxy) acceptTLS(c *connection, s *settings, wire string) error {
 	}
 	c.records = records
 	c.tls = tls.Server(records, s.server)
-	if err := p.shake(c.wire, c.tls, records, p.handshakeTimeout); err != nil {
+	if err := p.shake(c.wire, c.tls, records, p.options.HandshakeTimeout); err != nil {
 		return err
 	}
 	c.describeTLS()
@@ -70,54 +70,37 @@ func (p *Proxy) acceptTLS(c *connection, s *settings, wire string) error {
 }
 
 // readHeader reads the header, until the deadline, and ends the blocking reads. It also
-// returns the data that followed the header in the same record.
-func (p *Proxy) readHeader(c *connection, deadline time.Time) (rest, header, error) {
+// returns the data that followed the header in the same record, and the buffer that they are
+// in, which is nil if there are none.
+func (p *Proxy) readHeader(c *connection, deadline time.Time) (b *buffer, data []byte, h header, err error) {
 	if err := c.wire.SetDeadline(deadline); err != nil {
-		return rest{}, header{}, err
+		return nil, nil, header{}, err
 	}
-	b := p.pools.get(classRecord)
-	for n := 0; ; {
-		m, err := c.tls.Read(b.b[n:])
+	b = p.pools.get(classRecord)
+	for n, size := 0, 0; ; {
+		m, readErr := c.tls.Read(b.b[n:])
 		n += m
-		h, size, parseErr := parseHeader(b.b[:n])
+		h, size, err = parseHeader(b.b[:n])
 		switch {
-		case parseErr == nil:
+		case err == nil:
 			c.records.startRelay()
-			if err := c.wire.SetDeadline(time.Time{}); err != nil {
-				p.pools.put(b)
-				return rest{}, header{}, err
-			}
-			if size == n {
-				p.pools.put(b)
-				return rest{}, h, nil
-			}
-			return rest{b, b.b[size:n]}, h, nil
-		case parseErr != errShortHeader:
-			p.pools.put(b)
-			return rest{}, header{}, parseErr
-		case err != nil:
-			p.pools.put(b)
-			return rest{}, header{}, fmt.Errorf("reading the header: %w", err)
+			data, err = b.b[size:n], c.wire.SetDeadline(time.Time{})
+		case err == errShortHeader && readErr == nil:
+			continue
+		case err == errShortHeader:
+			err = fmt.Errorf("reading the header: %w", readErr)
 		}
+		if err != nil || len(data) == 0 {
+			p.pools.put(b)
+			b, data = nil, nil
+		}
+		return b, data, h, err
 	}
 }
 
-// rest is the data of the application that came with the header.
-type rest struct {
-	b    *buffer
-	data []byte
-}
-
-func (r *rest) put(pools *bufferPools) {
-	if r.b != nil {
-		pools.put(r.b)
-		r.b, r.data = nil, nil
-	}
-}
-
-// connect carries c to the application that h names, if the peer may reach it. If it fails,
-// it has ended c.
-func (p *Proxy) connect(c *connection, s *settings, h header, first rest) error {
+// connect carries c to the application that h names, if the peer may reach it. The data in
+// first came with the header. If connect fails, it has ended c.
+func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, data []byte) error {
 	leaf := c.tls.ConnectionState().PeerCertificates[0]
 	if err := c.permit(s, leaf, h.Destination.Port()); err != nil {
 		c.counts.NotAllowed.Add(1)
@@ -160,8 +143,8 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first rest) error 
 	c.relay(
 		func() error { return c.seal(source, statusOK) },
 		func() error {
-			err := c.deliver(first.data)
-			first.put(&p.pools)
+			err := c.deliver(data)
+			p.pools.put(first)
 			if err != nil {
 				return err
 			}
@@ -228,7 +211,7 @@ func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
 				if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
 					return fmt.Errorf("binding without a port: %w", err)
 				}
-				if err := p.sockets.PresentAs(fd, h.Client); err != nil {
+				if err := p.options.Sockets.PresentAs(fd, h.Client); err != nil {
 					return fmt.Errorf("presenting the connection as coming from %v: %w", h.Client, err)
 				}
 				return lingerZero(fd)
@@ -251,7 +234,7 @@ func (p *Proxy) decline(c *connection, answer status, reason traffic.Reason, err
 
 // answer sends a status and the end of TLS. The peer may have gone away.
 func (p *Proxy) answer(c *connection, answer status) {
-	_ = c.wire.SetWriteDeadline(time.Now().Add(p.handshakeTimeout))
+	_ = c.wire.SetWriteDeadline(time.Now().Add(p.options.HandshakeTimeout))
 	b := p.pools.get(classTiny)
 	b.b[0] = byte(answer)
 	_ = c.sealOnce(b, 1, true)

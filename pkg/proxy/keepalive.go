@@ -32,7 +32,7 @@ var (
 // that is alive and acknowledges every window probe, but whose application has
 // stopped reading. Without gateways such a connection lives forever, so it must with them.
 func (p *Proxy) sweep(ctx context.Context) {
-	ticker := time.NewTicker(min(sweepInterval, max(p.unackedTimeout/4, time.Millisecond)))
+	ticker := time.NewTicker(min(sweepInterval, max(p.options.UnackedTimeout/4, time.Millisecond)))
 	defer ticker.Stop()
 	for {
 		select {
@@ -57,14 +57,16 @@ func (p *Proxy) inspect(c *connection) {
 			return
 		}
 	}
-	if wire := sockets[c.wireIndex()]; wire != nil && wire != c.keptAlive {
-		if err := wire.SetKeepAliveConfig(keepAlive); err == nil {
-			c.keptAlive = wire
-		}
-	}
 	// An outbound connection has its wire second, which is nil before it is dialled; an
-	// inbound one has it first. The application's socket never has unacknowledged data: both
-	// ends are in this kernel.
+	// inbound one has it first.
+	wire := sockets[0]
+	if c.dialled() {
+		wire = sockets[1]
+	}
+	if wire != nil && wire != c.keptAlive && wire.SetKeepAliveConfig(keepAlive) == nil {
+		c.keptAlive = wire
+	}
+	// The application's socket never has unacknowledged data: both ends are in this kernel.
 	for _, socket := range sockets {
 		if socket == nil {
 			continue
@@ -77,7 +79,7 @@ func (p *Proxy) inspect(c *connection) {
 		switch {
 		case c.stalledSince.IsZero() || now.Add(-ackAge).After(c.stalledSince):
 			c.stalledSince = now
-		case now.Sub(c.stalledSince) >= p.unackedTimeout:
+		case now.Sub(c.stalledSince) >= p.options.UnackedTimeout:
 			c.abort(errUnacked)
 		}
 		return

@@ -41,15 +41,7 @@ func TestStalledReaderLives(t *testing.T) {
 				sent <- errors.Join(err, near.CloseWrite())
 			}()
 			far := accept()
-			// Every buffer on the way is full once nothing moves any more.
-			var before uint64
-			eventually(t, "the sender to be stuck", func() bool {
-				now := client.proxy.Traffic().Outbound.Sent
-				stuck := now > 0 && now == before
-				before = now
-				time.Sleep(100 * time.Millisecond)
-				return stuck
-			})
+			awaitStuck(t, client)
 			time.Sleep(20 * timeout)
 			n, err := io.Copy(io.Discard, far)
 			if n != size || err != nil {
@@ -60,6 +52,20 @@ func TestStalledReaderLives(t *testing.T) {
 			}
 		})
 	}
+}
+
+// awaitStuck waits until nothing that client sends moves any more: every buffer on the way is
+// full.
+func awaitStuck(t *testing.T, client *testPod) {
+	t.Helper()
+	var before uint64
+	eventually(t, "the sender to be stuck", func() bool {
+		now := client.proxy.Traffic().Outbound.Sent
+		stuck := now > 0 && now == before
+		before = now
+		time.Sleep(100 * time.Millisecond)
+		return stuck
+	})
 }
 
 // TestUnackedDataEnds runs in a network namespace of its own, where it drops
@@ -131,14 +137,7 @@ func TestResetIsNoticedWhileBlocked(t *testing.T) {
 	near := client.dial(destination)
 	far := accept()
 	go func() { _, _ = io.Copy(near, patternReader(1, 64<<20)) }()
-	var before uint64
-	eventually(t, "the sender to be stuck", func() bool {
-		now := client.proxy.Traffic().Outbound.Sent
-		stuck := now > 0 && now == before
-		before = now
-		time.Sleep(100 * time.Millisecond)
-		return stuck
-	})
+	awaitStuck(t, client)
 	reset(near)
 	// Nobody reads meanwhile, so that nothing but the sweeper can notice.
 	client.logged("the reset", func(c api.Connection) bool { return strings.Contains(c.Error, errReset.Error()) })

@@ -3,7 +3,6 @@
 package proxy
 
 import (
-	"bytes"
 	"net"
 	"net/netip"
 	"os"
@@ -41,11 +40,7 @@ func TestHandshakeLimits(t *testing.T) {
 	admitted(2)
 	two.dial(server)
 	admitted(3)
-	eventually(t, "the log", func() bool {
-		server.log.mu.Lock()
-		defer server.log.mu.Unlock()
-		return bytes.Contains(server.log.lines, []byte("too many handshakes at once"))
-	})
+	eventually(t, "the log", func() bool { return server.log.count("too many handshakes at once") > 0 })
 }
 
 // TestOutOfFileDescriptors runs in a process of its own, because there must be
@@ -90,11 +85,7 @@ func TestOutOfFileDescriptors(t *testing.T) {
 	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: client.capture.Addr().As4(), Port: int(client.capture.Port())}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "accept to fail", func() bool {
-		client.log.mu.Lock()
-		defer client.log.mu.Unlock()
-		return bytes.Contains(client.log.lines, []byte("cannot accept connections"))
-	})
+	eventually(t, "accept to fail", func() bool { return client.log.count("cannot accept connections") > 0 })
 	// All at once: an accept that found a single descriptor would leave none
 	// for what follows it.
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &enough); err != nil {
@@ -112,9 +103,7 @@ func TestOutOfFileDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	exchange(t, conn, "hello")
-	client.log.mu.Lock()
-	defer client.log.mu.Unlock()
-	if n := bytes.Count(client.log.lines, []byte("cannot accept connections")); n > 5 {
+	if n := client.log.count("cannot accept connections"); n > 5 {
 		t.Errorf("%d lines say that accept fails", n)
 	}
 }
@@ -191,7 +180,7 @@ func leavesNothing(t *testing.T, client, server *testPod, count int, round func(
 	eventually(t, "the connections to end", settled)
 	eventually(t, "goroutines to end", func() bool { return runtime.NumGoroutine() <= goroutines })
 	eventually(t, "files to be closed", func() bool { return openFiles(t) <= files })
-	if n := len(server.proxy.handshakes.sources); n != 0 {
+	if n := len(server.proxy.options.handshakes.sources); n != 0 {
 		t.Errorf("%d sources are left in the limits", n)
 	}
 }
@@ -244,7 +233,7 @@ func TestStopEndsConnections(t *testing.T) {
 	if !refused(client.capture) {
 		t.Error("the capture listener is still open")
 	}
-	if ended, aborted := client.proxy.counters.Ended.Load(), client.proxy.counters.Aborted.Load(); ended < 2 || aborted != 0 {
+	if ended, aborted := client.proxy.options.Counters.Ended.Load(), client.proxy.options.Counters.Aborted.Load(); ended < 2 || aborted != 0 {
 		t.Errorf("%d ended, %d aborted", ended, aborted)
 	}
 
@@ -255,7 +244,7 @@ func TestStopEndsConnections(t *testing.T) {
 	expect(t, accept(), "x")
 	other.stop()
 	expectReset(t, conn)
-	if ended, aborted := other.proxy.counters.Ended.Load(), other.proxy.counters.Aborted.Load(); ended != 1 || aborted != 1 {
+	if ended, aborted := other.proxy.options.Counters.Ended.Load(), other.proxy.options.Counters.Aborted.Load(); ended != 1 || aborted != 1 {
 		t.Errorf("%d ended, %d aborted", ended, aborted)
 	}
 }

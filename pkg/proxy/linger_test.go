@@ -124,11 +124,8 @@ func TestPeerEndsInTheHandshake(t *testing.T) {
 	a := newAuthority(t)
 	client := newPod(t, a, permissive)
 	destination := application(t, ip, echo)
-	conn := client.dial(destination)
-	exchange(t, conn, "hello")
-	conn.Close()
-	line := client.logged("the connection", func(c api.Connection) bool { return c.Direction == api.Outbound })
-	if line.Encrypted || line.Error != "" || line.Reason != traffic.PeerReset.String() {
+	client.visit(destination)
+	if line := client.unencrypted(destination, traffic.PeerReset); line.Error != "" {
 		t.Errorf("logged %+v", line)
 	}
 	peer := client.proxy.peers.acquire(netip.AddrPortFrom(ip, api.PeerPort))

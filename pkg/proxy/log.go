@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -50,12 +51,8 @@ func (l *Logger) Connection(c *api.Connection) {
 	if c.Time.IsZero() {
 		c.Time = time.Now()
 	}
-	if c.Level == "" {
-		c.Level = slog.LevelInfo.String()
-	}
-	if c.Message == "" {
-		c.Message = api.ConnectionMessage
-	}
+	c.Level = cmp.Or(c.Level, slog.LevelInfo.String())
+	c.Message = cmp.Or(c.Message, api.ConnectionMessage)
 	line, err := json.Marshal(c)
 	if err != nil {
 		l.slog.Error("cannot write the line of a connection", "error", err.Error())
@@ -103,6 +100,7 @@ func (l *Logger) enqueue(line []byte) {
 // queue and batch.
 func (l *Logger) run() {
 	defer close(l.stopped)
+	direct := slog.New(slog.NewJSONHandler(l.w, nil))
 	var batch []byte
 	for range l.wake {
 		l.mu.Lock()
@@ -110,30 +108,17 @@ func (l *Logger) run() {
 		dropped, closed := l.dropped, l.closed
 		l.dropped = 0
 		l.mu.Unlock()
-		if dropped > 0 {
-			batch = append(batch, droppedLine(dropped)...)
-		}
 		if len(batch) > 0 {
 			// Errors of the log itself cannot be logged.
 			_, _ = l.w.Write(batch)
+		}
+		if dropped > 0 {
+			direct.Warn("log lines dropped", "lines", dropped)
 		}
 		if closed {
 			return
 		}
 	}
-}
-
-func droppedLine(n uint64) []byte {
-	line, err := json.Marshal(struct {
-		Time    time.Time `json:"time"`
-		Level   string    `json:"level"`
-		Message string    `json:"msg"`
-		Lines   uint64    `json:"lines"`
-	}{time.Now(), slog.LevelWarn.String(), "log lines dropped", n})
-	if err != nil {
-		return nil
-	}
-	return append(line, '\n')
 }
 
 // queueWriter queues lines of slog, which writes one in each call.

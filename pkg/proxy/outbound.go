@@ -54,7 +54,7 @@ func (p *Proxy) strict(s *settings) bool {
 
 func (p *Proxy) originalDestination(app *net.TCPConn) (destination netip.AddrPort, pod bool, err error) {
 	if err := onSocket(app, func(fd int) (err error) {
-		destination, pod, err = p.sockets.OriginalDestination(fd)
+		destination, pod, err = p.options.Sockets.OriginalDestination(fd)
 		return err
 	}); err != nil {
 		return netip.AddrPort{}, false, err
@@ -97,7 +97,10 @@ func (p *Proxy) encrypt(c *connection, s *settings, h header, pod bool) *failure
 			return &failure{reason: reason}
 		}
 	default:
-		reason, first, err := p.lookUpPeer(s, peer)
+		// What the first connection to a peer may need.
+		ctx, cancel := context.WithTimeout(p.ctx, p.dialTimeout(s)+p.options.HandshakeTimeout)
+		reason, first, err := p.peers.lookup(ctx, peer)
+		cancel()
 		switch {
 		case err != nil:
 			return &failure{reason: traffic.PeerUnknown, err: err, final: true}
@@ -114,14 +117,6 @@ func (p *Proxy) encrypt(c *connection, s *settings, h header, pod bool) *failure
 	}
 	p.peers.record(peer, probe, f)
 	return f
-}
-
-// lookUpPeer is peerTable.lookup with a timeout for what the first connection to a peer may
-// need.
-func (p *Proxy) lookUpPeer(s *settings, peer *peer) (reason traffic.Reason, probe bool, err error) {
-	ctx, cancel := context.WithTimeout(p.ctx, p.dialTimeout(s)+p.handshakeTimeout)
-	defer cancel()
-	return p.peers.lookup(ctx, peer)
 }
 
 // acquireSlot waits until fewer than maxDialHandshakes are under way with peer.
@@ -147,7 +142,7 @@ func (p *Proxy) encryptTo(c *connection, s *settings, peer *peer, h header) *fai
 		return &failure{reason: traffic.Crowded, err: err, final: true}
 	}
 	defer func() { <-peer.slots }()
-	conn, err := p.dialPeer(s, h.Destination.Addr())
+	conn, err := p.dial(net.Dialer{Timeout: p.dialTimeout(s)}, peer.addr)
 	if err != nil {
 		return dialFailure(err)
 	}
@@ -166,7 +161,7 @@ func (p *Proxy) secure(c *connection, conn *net.TCPConn, config *tls.Config, h h
 		return &failure{reason: traffic.Exhausted, err: err, final: true}
 	}
 	secured := tls.Client(records, config)
-	if err := p.shake(conn, secured, records, p.handshakeTimeout/2); err != nil {
+	if err := p.shake(conn, secured, records, p.options.HandshakeTimeout/2); err != nil {
 		reset(conn)
 		records.release()
 		return handshakeFailure(err, config.Time())
@@ -220,12 +215,6 @@ func (c *connection) checkAnswer(answer status) error {
 	return errors.New(answer.String())
 }
 
-// dialPeer opens a TCP connection to the gateway at ip.
-func (p *Proxy) dialPeer(s *settings, ip netip.Addr) (*net.TCPConn, error) {
-	d := net.Dialer{Timeout: p.dialTimeout(s)}
-	return p.dial(d, netip.AddrPortFrom(ip, api.PeerPort))
-}
-
 // dial connects without binding first. The dialer's own DialTCP binds to the wildcard
 // address, which takes a port from all destinations instead of one. A Control of the dialer
 // must call lingerZero.
@@ -239,12 +228,7 @@ func (p *Proxy) dial(d net.Dialer, destination netip.AddrPort) (*net.TCPConn, er
 	if err != nil {
 		return nil, err
 	}
-	tcp, ok := conn.(*net.TCPConn)
-	if !ok {
-		_ = conn.Close()
-		return nil, fmt.Errorf("the connection to %v is not TCP", destination)
-	}
-	return tcp, nil
+	return conn.(*net.TCPConn), nil
 }
 
 func (p *Proxy) dialTimeout(s *settings) time.Duration {
@@ -275,9 +259,8 @@ func (p *Proxy) shake(conn *net.TCPConn, secured *tls.Conn, records *recordConn,
 func (p *Proxy) passThrough(c *connection, s *settings, f *failure) {
 	conn := f.open
 	if conn == nil {
-		d := net.Dialer{Timeout: p.options.PlainTimeout}
 		var err error
-		if conn, err = p.dial(d, c.line.Destination); err != nil {
+		if conn, err = p.dial(net.Dialer{Timeout: p.options.PlainTimeout}, c.line.Destination); err != nil {
 			c.because(f.reason)
 			c.refuse(traffic.Unreachable, err)
 			return

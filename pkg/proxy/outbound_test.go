@@ -119,10 +119,7 @@ func TestOwnCertificateExpired(t *testing.T) {
 			destination := application(t, server.ip, echo)
 			c.advance(2 * time.Hour)
 			client.dialWithoutGateway(destination)
-			line := client.logged("the connection", func(c api.Connection) bool { return c.Destination == destination })
-			if line.Reason != "own certificate expired" || line.Encrypted {
-				t.Errorf("logged %+v", line)
-			}
+			client.unencrypted(destination, traffic.CertificateExpired)
 		})
 	}
 }
@@ -190,13 +187,8 @@ func TestFilteredPeer(t *testing.T) {
 	ip := podAddress()
 	fillBacklog(t, netip.AddrPortFrom(ip, api.PeerPort))
 	destination := application(t, ip, echo)
-	conn := client.dial(destination)
-	exchange(t, conn, "hello")
-	hangUp(t, conn)
-	line := client.logged("the connection", func(c api.Connection) bool { return c.Destination == destination })
-	if !strings.Contains(line.Reason, "no answer") {
-		t.Errorf("logged %+v", line)
-	}
+	client.visit(destination)
+	client.unencrypted(destination, traffic.PeerSilent)
 }
 
 // fillBacklog opens a listener at address that no longer answers a SYN, and returns
@@ -249,8 +241,7 @@ func TestStrictDuringPlaintextDial(t *testing.T) {
 	client.reconfigure(func(c *api.Config) { c.Mode = api.Strict })
 	eventually(t, "the refusal", func() bool { drain(); return client.proxy.Traffic().Outbound.Refused == 1 })
 	expectReset(t, conn)
-	line := client.logged("the refusal", func(c api.Connection) bool { return c.Destination == destination })
-	if line.Reason != traffic.PeerRefused.String() || line.Encrypted || line.Level != "WARN" {
+	if line := client.unencrypted(destination, traffic.PeerRefused); line.Level != "WARN" {
 		t.Errorf("logged %+v", line)
 	}
 }
@@ -292,9 +283,7 @@ func TestPeerRejectsOurCertificate(t *testing.T) {
 	destination := application(t, server.ip, echo)
 	client.dialReset(destination)
 	client.logged("the rejection", func(c api.Connection) bool { return c.Reason == traffic.Rejected.String() && c.Error != "" })
-	conn := client.dial(destination)
-	exchange(t, conn, "hello")
-	hangUp(t, conn)
+	client.visit(destination)
 	client.logged("the fallback", func(c api.Connection) bool { return c.Reason == traffic.Rejected.String() && c.Error == "" })
 }
 

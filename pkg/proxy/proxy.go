@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -97,21 +98,14 @@ const (
 
 // Proxy carries the connections of one pod.
 type Proxy struct {
-	options          Options
-	handshakeTimeout time.Duration
-	unackedTimeout   time.Duration
-
-	settings   atomic.Pointer[settings]
-	sockets    Sockets
-	log        *Logger
-	counters   *traffic.Counters
-	live       *registry
-	edges      *traffic.Edges
-	peers      *peerTable
-	handshakes *handshakeLimit
-	crowded    *throttle
-	exhausted  *throttle
-	pools      bufferPools
+	options   Options
+	settings  atomic.Pointer[settings]
+	live      *registry
+	edges     *traffic.Edges
+	peers     *peerTable
+	crowded   *throttle
+	exhausted *throttle
+	pools     bufferPools
 
 	// ctx is done when connections that are being set up must end.
 	ctx    context.Context
@@ -132,11 +126,11 @@ func New(o Options) (*Proxy, error) {
 	case len(o.Capture) == 0 || o.Peer == nil:
 		return nil, errors.New("setting up the proxy: a listener is missing")
 	}
-	defaultTo(&o.PlainTimeout, defaultPlainTimeout)
-	defaultTo(&o.LocalTimeout, defaultLocalTimeout)
-	defaultTo(&o.HandshakeTimeout, defaultHandshakeTimeout)
-	defaultTo(&o.UnackedTimeout, defaultUnackedTimeout)
-	defaultTo(&o.DrainTimeout, defaultDrainTimeout)
+	o.PlainTimeout = cmp.Or(o.PlainTimeout, defaultPlainTimeout)
+	o.LocalTimeout = cmp.Or(o.LocalTimeout, defaultLocalTimeout)
+	o.HandshakeTimeout = cmp.Or(o.HandshakeTimeout, defaultHandshakeTimeout)
+	o.UnackedTimeout = cmp.Or(o.UnackedTimeout, defaultUnackedTimeout)
+	o.DrainTimeout = cmp.Or(o.DrainTimeout, defaultDrainTimeout)
 	if o.now == nil {
 		o.now = time.Now
 	}
@@ -147,19 +141,13 @@ func New(o Options) (*Proxy, error) {
 		o.handshakes = newHandshakeLimit(maxHandshakes, maxHandshakesPerSource)
 	}
 	p := &Proxy{
-		options:          o,
-		handshakeTimeout: o.HandshakeTimeout,
-		unackedTimeout:   o.UnackedTimeout,
-		sockets:          o.Sockets,
-		log:              o.Log,
-		counters:         o.Counters,
-		live:             newRegistry(),
-		edges:            traffic.NewEdges(),
-		peers:            newPeerTable(maxPeers, o.now),
-		handshakes:       o.handshakes,
-		crowded:          newThrottle(time.Second),
-		exhausted:        newThrottle(time.Second),
-		aborting:         make(chan struct{}),
+		options:   o,
+		live:      &registry{connections: make(map[*connection]struct{})},
+		edges:     traffic.NewEdges(),
+		peers:     newPeerTable(maxPeers, o.now),
+		crowded:   newThrottle(time.Second),
+		exhausted: newThrottle(time.Second),
+		aborting:  make(chan struct{}),
 	}
 	for _, l := range p.listeners() {
 		if err := resetOnDeath(l); err != nil {
@@ -169,7 +157,7 @@ func New(o Options) (*Proxy, error) {
 	if err := p.Update(o.Config, o.Certificate, o.Roots); err != nil {
 		return nil, err
 	}
-	p.counters.ResetActive()
+	p.options.Counters.ResetActive()
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p, nil
 }
@@ -177,12 +165,6 @@ func New(o Options) (*Proxy, error) {
 // listeners returns all listeners.
 func (p *Proxy) listeners() []net.Listener {
 	return slices.Concat([]net.Listener{p.options.Peer}, p.options.Capture, p.options.Inband)
-}
-
-func defaultTo(d *time.Duration, value time.Duration) {
-	if *d == 0 {
-		*d = value
-	}
 }
 
 // Update replaces configuration (mode, wire and identity rules included), certificate and trust
@@ -201,19 +183,19 @@ func (p *Proxy) Update(config *api.Config, certificate tls.Certificate, roots *x
 // Traffic returns the counts so far, those of open connections included.
 func (p *Proxy) Traffic() api.Traffic {
 	p.live.accountAll()
-	return p.counters.Traffic()
+	return p.options.Counters.Traffic()
 }
 
 // admit starts an inbound connection unless too many are not yet authenticated.
 func (p *Proxy) admit(conn *net.TCPConn, wire string) {
 	source := addrPort(conn.RemoteAddr()).Addr()
-	if !p.handshakes.acquire(source) {
+	if !p.options.handshakes.acquire(source) {
 		reset(conn)
-		p.counters.Of(traffic.Inbound).Refused.Add(1)
+		p.options.Counters.Of(traffic.Inbound).Refused.Add(1)
 		if held, ok := p.crowded.allow(); ok {
-			p.log.Slog().Warn("too many handshakes at once", "source", source.String(), "notLogged", held)
+			p.options.Log.Slog().Warn("too many handshakes at once", "source", source.String(), "notLogged", held)
 		}
 		return
 	}
-	go p.inbound(p.open(traffic.Inbound, conn), wire, func() { p.handshakes.release(source) })
+	go p.inbound(p.open(traffic.Inbound, conn), wire, func() { p.options.handshakes.release(source) })
 }

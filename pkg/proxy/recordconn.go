@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"sync"
@@ -182,7 +181,7 @@ func (c *recordConn) fillOnce(fd uintptr) bool {
 		}
 		return false
 	}
-	if into != kept && kept != nil {
+	if into != kept {
 		c.pools.put(kept)
 	}
 	c.in, c.r, c.w = into, 0, held
@@ -277,16 +276,12 @@ func (c *recordConn) flushLocked() error {
 
 // release returns the buffers to their pools. The connection must be closed and unused.
 func (c *recordConn) release() {
-	if c.in != nil {
-		c.pools.put(c.in)
-		c.in, c.r, c.w, c.left = nil, 0, 0, 0
-	}
+	c.pools.put(c.in)
+	c.in, c.r, c.w, c.left = nil, 0, 0, 0
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.out != nil {
-		c.pools.put(c.out)
-		c.out, c.pending = nil, 0
-	}
+	c.pools.put(c.out)
+	c.out, c.pending = nil, 0
 	if c.writeErr == nil {
 		c.writeErr = net.ErrClosed
 	}
@@ -311,5 +306,3 @@ func (c *recordConn) SetReadDeadline(time.Time) error { return nil }
 
 // SetWriteDeadline does nothing; see SetDeadline.
 func (c *recordConn) SetWriteDeadline(time.Time) error { return nil }
-
-var _ io.ReadWriteCloser = (*recordConn)(nil)

@@ -74,14 +74,6 @@ func (c *connection) finish() {
 // dialled reports whether this side dialled the peer.
 func (c *connection) dialled() bool { return c.direction == traffic.Outbound }
 
-// wireIndex returns which of the sockets leads to the other pod.
-func (c *connection) wireIndex() int {
-	if c.dialled() {
-		return 1
-	}
-	return 0
-}
-
 // awaitFIN waits until the peer has closed its socket. Both ends have received the other's
 // close_notify, so nothing can be lost.
 func (c *connection) awaitFIN() {
@@ -130,9 +122,7 @@ func (c *connection) sealOnce(b *buffer, size int, end bool) error {
 		c.records.expect(sealedSize(size))
 		_, err = c.tls.Write(b.b[:size])
 	}
-	if b != nil {
-		c.proxy.pools.put(b)
-	}
+	c.proxy.pools.put(b)
 	if err == nil && end {
 		err = c.tls.CloseWrite()
 	}

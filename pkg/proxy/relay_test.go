@@ -62,23 +62,23 @@ func checkCarried(t *testing.T, client, server *testPod, conn net.Conn, destinat
 	}
 }
 
+// TestEcho has the server speak first.
 func TestEcho(t *testing.T) {
-	client, server := pair(t, nil)
-	destination := application(t, server.ip, echo)
-	conn := client.dial(destination)
-	exchange(t, conn, "hello")
-	end(t, conn)
-	checkCarried(t, client, server, conn, destination, api.Direction{Encrypted: 1, Sent: 5, Received: 5})
-}
-
-func TestServerSpeaksFirst(t *testing.T) {
-	client, server := pair(t, nil)
-	conn := client.dial(application(t, server.ip, func(conn *net.TCPConn) {
-		_, _ = io.WriteString(conn, "220 ready\r\n")
-		echo(conn)
-	}))
-	expect(t, conn, "220 ready\r\n")
-	exchange(t, conn, "QUIT")
+	wires(t, nil, func(t *testing.T, client, server *testPod, far func() net.Listener) {
+		destination := applicationAt(t, far(), func(conn *net.TCPConn) {
+			_, _ = io.WriteString(conn, "220 ready\r\n")
+			echo(conn)
+		})
+		conn := client.dial(destination)
+		expect(t, conn, "220 ready\r\n")
+		exchange(t, conn, "hello")
+		end(t, conn)
+		counts := api.Direction{Encrypted: 1, Sent: 5, Received: 16}
+		if server.sockets.band != nil {
+			counts.Inband = 1
+		}
+		checkCarried(t, client, server, conn, destination, counts)
+	})
 }
 
 // relays runs a test on an encrypted and on a plaintext connection, by either wire.
@@ -295,9 +295,7 @@ func TestPodAddresses(t *testing.T) {
 		client := newPodAt(t, a, near, loopback, nil)
 		server := newPodAt(t, a, far, loopback, nil)
 		destination := application(t, far, echo)
-		conn := client.dial(destination)
-		exchange(t, conn, "hello")
-		hangUp(t, conn)
+		client.visit(destination)
 		line := server.logged("the connection", func(c api.Connection) bool { return c.Encrypted })
 		if line.Source.Addr() != near || line.Destination != destination {
 			t.Errorf("logged %+v", line)

@@ -17,7 +17,7 @@ import (
 func TestSessionsEndWithTheirSettings(t *testing.T) {
 	a := newAuthority(t)
 	server := newPod(t, a, nil)
-	hello := resumer(t, a, server, tls.Certificate{})
+	hello := resumer(t, a, server)
 	expect := func(when string, want bool) {
 		t.Helper()
 		if resumed, err := hello(); err != nil || resumed != want {
@@ -40,42 +40,59 @@ func TestSessionsEndWithTheirSettings(t *testing.T) {
 	}
 }
 
+// greeter is a peer that greets whoever sends something, and notes the sessions.
+type greeter struct {
+	mu      sync.Mutex
+	resumed []bool
+	serials []string
+}
+
+func (g *greeter) serve(c *tls.Conn, _ *net.TCPConn) {
+	if _, err := c.Read(make([]byte, 1024)); err != nil {
+		return
+	}
+	state := c.ConnectionState()
+	g.mu.Lock()
+	g.resumed = append(g.resumed, state.DidResume)
+	g.serials = append(g.serials, state.PeerCertificates[0].SerialNumber.Text(16))
+	g.mu.Unlock()
+	_, _ = c.Write([]byte{byte(statusOK), 'x'})
+	_ = c.Close()
+}
+
+// saw returns whether each session was resumed, and the serial numbers of their clients.
+func (g *greeter) saw() (resumed []bool, serials []string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.resumed), slices.Clone(g.serials)
+}
+
+// greeted connects to a greeter.
+func (pod *testPod) greeted(destination netip.AddrPort) {
+	pod.t.Helper()
+	conn := pod.dial(destination)
+	expect(pod.t, conn, "x")
+	expectEOF(pod.t, conn)
+	hangUp(pod.t, conn)
+}
+
 // The side that dials forgets its sessions, too, and shows its new certificate.
 func TestDiallerForgetsSessions(t *testing.T) {
 	a := newAuthority(t)
 	client := newPod(t, a, nil)
-	var mu sync.Mutex
-	var resumed []bool
-	var serials []string
+	var g greeter
 	peer := podAddress()
-	fakePeer(t, a, peer, nil, func(c *tls.Conn, _ *net.TCPConn) {
-		_, _ = c.Read(make([]byte, 1024))
-		state := c.ConnectionState()
-		mu.Lock()
-		resumed = append(resumed, state.DidResume)
-		serials = append(serials, state.PeerCertificates[0].SerialNumber.Text(16))
-		mu.Unlock()
-		_, _ = c.Write([]byte{byte(statusOK), 'x'})
-		_ = c.Close()
-	})
-	dial := func() {
-		t.Helper()
-		conn := client.dial(netip.AddrPortFrom(peer, 80))
-		expect(t, conn, "x")
-		expectEOF(t, conn)
-		_ = conn.Close()
-	}
-	dial()
-	dial()
+	fakePeer(t, a, peer, nil, g.serve)
+	client.greeted(netip.AddrPortFrom(peer, 80))
+	client.greeted(netip.AddrPortFrom(peer, 80))
 	o := client.options
 	renewed := a.issue(t, []netip.Addr{client.ip}, nil)
 	if err := client.proxy.Update(o.Config, renewed, o.Roots); err != nil {
 		t.Fatal(err)
 	}
-	dial()
-	dial()
-	mu.Lock()
-	defer mu.Unlock()
+	client.greeted(netip.AddrPortFrom(peer, 80))
+	client.greeted(netip.AddrPortFrom(peer, 80))
+	resumed, serials := g.saw()
 	if !slices.Equal(resumed, []bool{false, true, false, true}) {
 		t.Errorf("resumed %t", resumed)
 	}

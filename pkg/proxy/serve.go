@@ -115,12 +115,15 @@ type acceptor struct {
 	// handle adds a connection to the registry before it returns, so that no connection is
 	// missing there once all acceptors are closed.
 	handle func(*net.TCPConn)
-	// closing is closed to stop accepting, ended is closed when run returns.
-	closing, ended chan struct{}
+	// accepting is done to stop accepting, ended is closed when run returns.
+	accepting context.Context
+	stop      context.CancelFunc
+	ended     chan struct{}
 }
 
 func newAcceptor(p *Proxy, l net.Listener, handle func(*net.TCPConn)) *acceptor {
-	return &acceptor{proxy: p, listener: l, handle: handle, closing: make(chan struct{}), ended: make(chan struct{})}
+	accepting, stop := context.WithCancel(context.Background())
+	return &acceptor{proxy: p, listener: l, handle: handle, accepting: accepting, stop: stop, ended: make(chan struct{})}
 }
 
 // run accepts until close is called. It survives every error except that the listener is
@@ -141,7 +144,7 @@ func (a *acceptor) run(failed chan<- error) {
 			a.handle(tcp)
 			continue
 		}
-		if a.isClosing() {
+		if a.accepting.Err() != nil {
 			return
 		}
 		if errors.Is(err, net.ErrClosed) {
@@ -150,30 +153,21 @@ func (a *acceptor) run(failed chan<- error) {
 		}
 		delay := wait.next()
 		if held, ok := a.proxy.exhausted.allow(); ok {
-			a.proxy.log.Slog().Error("cannot accept connections", "listener", a.listener.Addr().String(),
+			a.proxy.options.Log.Slog().Error("cannot accept connections", "listener", a.listener.Addr().String(),
 				"error", err.Error(), "retryIn", delay.Seconds(), "notLogged", held)
 		}
 		select {
-		case <-a.closing:
+		case <-a.accepting.Done():
 			return
 		case <-time.After(delay):
 		}
 	}
 }
 
-func (a *acceptor) isClosing() bool {
-	select {
-	case <-a.closing:
-		return true
-	default:
-		return false
-	}
-}
-
 // close accepts the connections in the backlog and closes the listener. The kernel resets a
 // connection that comes in between before a byte of it is read.
 func (a *acceptor) close() {
-	close(a.closing)
+	a.stop()
 	l, ok := a.listener.(*net.TCPListener)
 	if !ok || l.SetDeadline(time.Unix(1, 0)) != nil {
 		_ = a.listener.Close()
@@ -213,10 +207,5 @@ func acceptWaiting(l *net.TCPListener) (*net.TCPConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	tcp, ok := conn.(*net.TCPConn)
-	if !ok {
-		_ = conn.Close()
-		return nil, fmt.Errorf("listener %v is not TCP", l.Addr())
-	}
-	return tcp, nil
+	return conn.(*net.TCPConn), nil
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,10 +25,8 @@ type settings struct {
 	trustDomain string
 	wire        api.Wire
 	// rules say which peers may connect.
-	rules  *api.Policy
-	podIPs map[netip.Addr]struct{}
-	// podIP is the address that stands for the pod in a header, by family.
-	podIP4, podIP6      netip.Addr
+	rules               *api.Policy
+	podIPs              []netip.Addr
 	notBefore, notAfter time.Time
 	// client, with an address added, is for the gateway of the pod at that address; service
 	// is for any gateway of the trust domain; server is for accepted connections.
@@ -77,7 +76,7 @@ func newSettings(config *api.Config, certificate tls.Certificate, roots *x509.Ce
 		trustDomain: config.TrustDomain,
 		wire:        wire,
 		rules:       rules,
-		podIPs:      make(map[netip.Addr]struct{}, len(config.PodIPs)),
+		podIPs:      slices.Clone(config.PodIPs),
 		notBefore:   certificate.Leaf.NotBefore,
 		notAfter:    certificate.Leaf.NotAfter,
 		roots:       roots,
@@ -86,13 +85,6 @@ func newSettings(config *api.Config, certificate tls.Certificate, roots *x509.Ce
 	for _, ip := range config.PodIPs {
 		if !ca.NamesAddress(certificate.Leaf, ip) {
 			return nil, fmt.Errorf("the certificate does not name the pod's address %v", ip)
-		}
-		s.podIPs[ip] = struct{}{}
-		switch {
-		case ip.Is4() && !s.podIP4.IsValid():
-			s.podIP4 = ip
-		case ip.Is6() && !s.podIP6.IsValid():
-			s.podIP6 = ip
 		}
 	}
 	s.tlsConfigs(certificate)
@@ -112,10 +104,7 @@ func (s *settings) wireTo(pod bool) string {
 }
 
 // ownPod reports whether ip is an address of the gateway's own pod.
-func (s *settings) ownPod(ip netip.Addr) bool {
-	_, ok := s.podIPs[ip]
-	return ok
-}
+func (s *settings) ownPod(ip netip.Addr) bool { return slices.Contains(s.podIPs, ip) }
 
 // certificateProblem returns why the gateway's own certificate cannot be used now, as a reason
 // and an error with the details. The error is nil if it can.
@@ -135,12 +124,10 @@ func (s *settings) clientAddress(remote, destination netip.AddrPort) (netip.Addr
 	if s.ownPod(remote.Addr()) && remote.Addr().Is4() == destination.Addr().Is4() {
 		return remote, nil
 	}
-	ip := s.podIP6
-	if destination.Addr().Is4() {
-		ip = s.podIP4
+	for _, ip := range s.podIPs {
+		if ip.Is4() == destination.Addr().Is4() {
+			return netip.AddrPortFrom(ip, remote.Port()), nil
+		}
 	}
-	if !ip.IsValid() {
-		return netip.AddrPort{}, fmt.Errorf("the pod has no address of the family of %v", destination.Addr())
-	}
-	return netip.AddrPortFrom(ip, remote.Port()), nil
+	return netip.AddrPort{}, fmt.Errorf("the pod has no address of the family of %v", destination.Addr())
 }

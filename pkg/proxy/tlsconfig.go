@@ -120,18 +120,11 @@ func (s *settings) verifyService(state tls.ConnectionState) error {
 	return s.verifyConnection(state)
 }
 
-// identityOf returns the SPIFFE ID of a peer that verifyConnection accepted.
-func identityOf(leaf *x509.Certificate) string {
-	if len(leaf.URIs) == 0 {
-		return ""
-	}
-	return leaf.URIs[0].String()
-}
-
-// describeTLS adds the peer and the TLS parameters to the log line.
+// describeTLS adds the peer, whom verifyConnection accepted, and the TLS parameters to the
+// log line.
 func (c *connection) describeTLS() {
 	state := c.tls.ConnectionState()
-	c.line.Peer = identityOf(state.PeerCertificates[0])
+	c.line.Peer = state.PeerCertificates[0].URIs[0].String()
 	c.line.TLS = api.TLS{
 		Version: tls.VersionName(state.Version),
 		Cipher:  tls.CipherSuiteName(state.CipherSuite),

@@ -7,10 +7,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"io"
-	"net"
 	"net/netip"
+	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,14 +18,9 @@ import (
 
 // resumer is a stranger that keeps sessions. Each hello makes a connection and
 // reports whether it resumed a session.
-func resumer(t *testing.T, a *authority, server *testPod, leaf tls.Certificate) (hello func() (bool, error)) {
+func resumer(t *testing.T, a *authority, server *testPod) (hello func() (bool, error)) {
 	s := newStranger(t, a, server)
 	s.config.ClientSessionCache = tls.NewLRUClientSessionCache(1)
-	if leaf.Leaf != nil {
-		s.config.Certificates = []tls.Certificate{leaf}
-		ip, _ := netip.AddrFromSlice(leaf.Leaf.IPAddresses[0])
-		s.ip = ip.Unmap()
-	}
 	destination := application(t, server.ip, echo)
 	return func() (bool, error) {
 		conn := tls.Client(s.dial(server), s.config)
@@ -47,51 +41,33 @@ func resumer(t *testing.T, a *authority, server *testPod, leaf tls.Certificate) 
 	}
 }
 
-func TestSessionsResume(t *testing.T) {
-	a := newAuthority(t)
-	c := &clock{}
-	server := newPod(t, a, func(o *Options) { o.now = c.now })
-	hello := resumer(t, a, server, tls.Certificate{})
-	for i, want := range []bool{false, true, true} {
-		if resumed, err := hello(); err != nil || resumed != want {
-			t.Fatalf("connection %d: resumed %t, %v; want %t", i, resumed, err, want)
-		}
-	}
-}
-
-func TestResumedSessionOfExpiredCertificateIsRefused(t *testing.T) {
-	a := newAuthority(t)
-	c := &clock{}
-	server := newPod(t, a, func(o *Options) { o.now = c.now })
-	hello := resumer(t, a, server, tls.Certificate{})
-	for range 2 {
-		if _, err := hello(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	c.advance(2 * time.Hour)
-	if _, err := hello(); err == nil {
-		t.Error("an expired certificate was accepted")
-	}
-}
-
-func TestResumedSessionOfForeignAuthorityIsRefused(t *testing.T) {
-	a, next := newAuthority(t), newAuthority(t)
-	server := newPod(t, a, nil)
-	hello := resumer(t, a, server, tls.Certificate{})
-	for range 2 {
-		if _, err := hello(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	o := server.options
-	// The trust bundle no longer holds the authority of the session; the own
-	// certificate is still from it, so that the client has nothing against it.
-	if err := server.proxy.Update(o.Config, o.Certificate, next.pool); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := hello(); err == nil {
-		t.Error("a certificate of an authority that is no longer trusted was accepted")
+// A session is worth no more than the certificate that it was made with.
+func TestResumedSessionIsRefused(t *testing.T) {
+	for name, spoil := range map[string]func(t *testing.T, server *testPod, c *clock){
+		"expired": func(_ *testing.T, _ *testPod, c *clock) { c.advance(2 * time.Hour) },
+		// The own certificate is still from the authority that is not trusted any more, so
+		// that the client has nothing against it.
+		"not trusted any more": func(t *testing.T, server *testPod, _ *clock) {
+			o := server.options
+			if err := server.proxy.Update(o.Config, o.Certificate, newAuthority(t).pool); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, c := newAuthority(t), &clock{}
+			server := newPod(t, a, func(o *Options) { o.now = c.now })
+			hello := resumer(t, a, server)
+			for range 2 {
+				if _, err := hello(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			spoil(t, server, c)
+			if _, err := hello(); err == nil {
+				t.Error("the certificate of a session was accepted")
+			}
+		})
 	}
 }
 
@@ -136,28 +112,18 @@ func TestVerifyConnectionLooksAtChainsItself(t *testing.T) {
 func TestDiallerResumes(t *testing.T) {
 	a := newAuthority(t)
 	client := newPod(t, a, nil)
-	var resumed, fresh atomic.Int64
+	var g [2]greeter
 	peers := []netip.Addr{podAddress(), podAddress()}
-	for _, ip := range peers {
-		fakePeer(t, a, ip, nil, func(c *tls.Conn, _ *net.TCPConn) {
-			_, _ = c.Read(make([]byte, 1024))
-			if c.ConnectionState().DidResume {
-				resumed.Add(1)
-			} else {
-				fresh.Add(1)
-			}
-			_, _ = c.Write([]byte{byte(statusOK), 'x'})
-			_ = c.Close()
-		})
+	for i, ip := range peers {
+		fakePeer(t, a, ip, nil, g[i].serve)
 	}
 	for _, ip := range append(peers, peers...) {
-		conn := client.dial(netip.AddrPortFrom(ip, 80))
-		expect(t, conn, "x")
-		expectEOF(t, conn)
-		hangUp(t, conn)
+		client.greeted(netip.AddrPortFrom(ip, 80))
 	}
-	if resumed.Load() != 2 || fresh.Load() != 2 {
-		t.Errorf("%d connections resumed a session and %d did not, want 2 and 2", resumed.Load(), fresh.Load())
+	for i := range g {
+		if resumed, _ := g[i].saw(); !slices.Equal(resumed, []bool{false, true}) {
+			t.Errorf("peer %d: resumed %t", i, resumed)
+		}
 	}
 }
 

@@ -50,9 +50,7 @@ func TestSmallSkewIsHarmless(t *testing.T) {
 	for _, ahead := range []time.Duration{-4*time.Minute - 50*time.Second, 4*time.Minute + 50*time.Second} {
 		first, second := skewed(t, ahead, api.Strict)
 		for _, pair := range [][2]*testPod{{first, second}, {second, first}} {
-			conn := pair[0].dial(application(t, pair[1].ip, echo))
-			exchange(t, conn, "hello")
-			hangUp(t, conn)
+			pair[0].visit(application(t, pair[1].ip, echo))
 		}
 	}
 }
@@ -106,12 +104,8 @@ func TestExpiryIsNamed(t *testing.T) {
 				fakePeer(t, a, ip, expired, silent)
 				destination = application(t, ip, echo)
 			}
-			conn := client.dial(destination)
-			ping(t, conn)
-			hangUp(t, conn)
-			if line := client.logged("the fallback", func(c api.Connection) bool { return c.Destination == destination }); line.Reason != traffic.PeerExpired.String() {
-				t.Errorf("it says %+v", line)
-			}
+			client.visit(destination)
+			client.unencrypted(destination, traffic.PeerExpired)
 		})
 	}
 }
@@ -131,8 +125,7 @@ func TestOwnCertificateOutOfTimeIsNamed(t *testing.T) {
 		now.advance(c.ahead)
 		destination := application(t, podAddress(), echo)
 		client.dialReset(destination)
-		line := client.logged("the refusal", func(l api.Connection) bool { return l.Destination == destination })
-		if line.Reason != c.reason.String() || !tells(line.Error, c.text, c.by) {
+		if line := client.unencrypted(destination, c.reason); !tells(line.Error, c.text, c.by) {
 			t.Errorf("%v ahead: %+v", c.ahead, line)
 		}
 	}

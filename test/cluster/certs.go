@@ -47,8 +47,7 @@ func leaves(settings Settings) []leaf {
 		{"proxy", "system:kube-proxy", nil, nil, client},
 		{"coredns", "coredns", nil, nil, client},
 	}
-	for n := 1; n <= settings.Nodes; n++ {
-		node := newNode(n)
+	for _, node := range settings.machines() {
 		all = append(all,
 			leaf{node.Name + "-client", "system:node:" + node.Name, []string{"system:nodes"}, nil, client},
 			leaf{node.Name + "-server", node.Name, nil, []string{node.Name, node.IPv4.String(), node.IPv6.String()}, server})

@@ -129,7 +129,7 @@ func TestCluster(t *testing.T) {
 	r := newRig(t)
 	before := takeInventory(t)
 
-	r.do("up")
+	r.do("up", "--spare", "1")
 	supervisor := r.pid(roleSupervisor)
 	if output := r.do("up"); !strings.Contains(output, "up already") || r.pid(roleSupervisor) != supervisor {
 		t.Errorf("the second up did something: %s", output)
@@ -149,6 +149,7 @@ func TestCluster(t *testing.T) {
 	t.Run("logs and exec", r.sub((*rig).testLogsAndExec))
 	t.Run("privileged ephemeral container", r.sub((*rig).testEphemeralContainer))
 	t.Run("pod's control group goes with it", r.sub((*rig).testPodCgroup))
+	t.Run("nodes join and leave", r.sub((*rig).testNodes))
 	t.Run("killed components come back", r.sub((*rig).testRestart))
 	t.Run("stopped components stay stopped", r.sub((*rig).testStop))
 
@@ -367,6 +368,25 @@ func (r *rig) testPodCgroup() {
 		}
 		return nil
 	})
+}
+
+func (r *rig) testNodes() {
+	if output, err := r.cmd(r.Context(), "nodes", "4").CombinedOutput(); err == nil || !strings.Contains(string(output), "from 1 to 3\nhint: ") {
+		r.Errorf("more nodes than there are: %v, %s", err, output)
+	}
+	for range 2 {
+		r.do("nodes", "3")
+		r.do("load", filepath.Join(r.dir, "probe.tar"))
+		r.kubectl("run", "late", "--image=localhost/probe:1", "--image-pull-policy=Never", "--overrides", `{"spec":{"nodeName":"node-3"}}`)
+		r.kubectl("wait", "--for=condition=Ready", "pod/late", "--timeout=60s")
+		r.do("status")
+		r.do("nodes", "2")
+		if nodes := r.kubectl("get", "nodes", "-o", "jsonpath={.items[*].metadata.name}"); nodes != "node-1 node-2" {
+			r.Errorf("the nodes are %s", nodes)
+		}
+		r.kubectl("delete", "pod", "late", "--force", "--grace-period=0", "--ignore-not-found")
+		r.do("status")
+	}
 }
 
 func (r *rig) testRestart() {

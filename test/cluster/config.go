@@ -83,12 +83,22 @@ func (c *Cluster) writeControlPlaneFiles(settings Settings) error {
 }
 
 // renderObjects returns the manifest of what a cluster has from the start: its
-// nodes, whose pod ranges we choose, and the Service of the name service.
+// nodes, and the Service of the name service.
 func renderObjects(settings Settings) (string, error) {
-	return render("objects.yaml", values{
-		Settings: settings, Nodes: settings.nodes(), ClusterDNS: dnsServiceIP,
+	nodes, err := renderNodes(settings, settings.nodes()...)
+	if err != nil {
+		return "", err
+	}
+	others, err := render("objects.yaml", values{
+		Settings: settings, ClusterDNS: dnsServiceIP,
 		Extra: map[string]string{"DNSServer": controlPlaneIPv4().Addr().String()},
 	})
+	return nodes + others, err
+}
+
+// renderNodes returns the manifest of nodes, whose pod ranges we choose.
+func renderNodes(settings Settings, nodes ...node) (string, error) {
+	return render("nodes.yaml", values{Settings: settings, Nodes: nodes})
 }
 
 // writeNodeFiles writes the configuration of a node's components. It runs in

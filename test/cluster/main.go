@@ -16,7 +16,9 @@ import (
 
 const usage = `usage: cluster VERB
 
-  up [--nodes N] [--timeout D]  start the cluster (default 2 nodes); harmless when it is up
+  up [--nodes N] [--spare N] [--timeout D]
+                                start the cluster (default 2 nodes); harmless when it is up
+  nodes N                       let spare nodes join, or the last ones leave, until there are N
   down                          stop it and remove everything that up made
   status                        show what runs
   load IMAGE.tar...             import image archives into every node
@@ -47,6 +49,7 @@ type verb func(ctx context.Context, cluster *Cluster, io streams, args []string)
 func verbs() map[string]verb {
 	return map[string]verb{
 		"up":         up,
+		"nodes":      resize,
 		"down":       down,
 		"status":     status,
 		"load":       load,

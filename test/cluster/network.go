@@ -77,9 +77,12 @@ func newNode(n int) node {
 }
 
 // nodes returns all the nodes of a cluster.
-func (s Settings) nodes() []node {
+func (s Settings) nodes() []node { return s.machines()[:s.Nodes] }
+
+// machines returns the nodes, and behind them the spare ones.
+func (s Settings) machines() []node {
 	var all []node
-	for n := 1; n <= s.Nodes; n++ {
+	for n := 1; n <= s.Nodes+s.Spare; n++ {
 		all = append(all, newNode(n))
 	}
 	return all
@@ -106,7 +109,7 @@ func setUpControlPlane(ctx context.Context, settings Settings, pids map[string]i
 	if err := netlink.LinkAdd(bridge); err != nil {
 		return fmt.Errorf("making the bridge: %w", err)
 	}
-	for _, node := range settings.nodes() {
+	for _, node := range settings.machines() {
 		cable := &netlink.Veth{
 			LinkAttrs:     netlink.LinkAttrs{Name: node.Name, MasterIndex: bridge.Index},
 			PeerName:      "eth0",
@@ -192,7 +195,7 @@ func setUpLink(ctx context.Context, name string, ipv6 bool, addresses ...netip.P
 
 // addPodRoutes adds the routes to the pods of every node but self.
 func addPodRoutes(settings Settings, self string) error {
-	for _, node := range settings.nodes() {
+	for _, node := range settings.machines() {
 		if node.Name == self {
 			continue
 		}

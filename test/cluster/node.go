@@ -4,10 +4,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -55,7 +57,44 @@ func runNode(ctx context.Context, c *Cluster, _ streams, args []string) error {
 	if err := c.writeNodeFiles(settings, self); err != nil {
 		return err
 	}
-	return c.runGroup(ctx, c.nodeRuntime(self), func(ctx context.Context) error {
+	if slices.Contains(settings.nodes(), self) {
+		if err := c.setUnit(self.Name, "member", ""); err != nil {
+			return err
+		}
+	}
+	for {
+		if err := c.awaitUnit(ctx, self.Name, "member"); err != nil {
+			return err
+		}
+		if err := c.runMember(ctx, settings, self); err != nil {
+			return err
+		}
+		// What no kubelet stops any more.
+		if err := killCgroup(ctx, cgroupRoot+podsCgroup); err != nil {
+			return err
+		}
+		c.clearUnit(self.Name, "running")
+	}
+}
+
+// runMember runs a node's daemons until it is no member of the cluster any more.
+func (c *Cluster) runMember(ctx context.Context, settings Settings, self node) error {
+	if err := c.setUnit(self.Name, "running", ""); err != nil {
+		return err
+	}
+	member, leave := context.WithCancelCause(ctx)
+	defer leave(nil)
+	left := errors.New("it has left the cluster")
+	go func() {
+		_ = await(member, func() error {
+			if _, stays := c.unit(self.Name, "member"); stays {
+				return errors.New("it is a member")
+			}
+			leave(left)
+			return nil
+		})
+	}()
+	err := c.runGroup(member, c.nodeRuntime(self), func(ctx context.Context) error {
 		if _, err := c.output(ctx, "", importArgs(containerdSocket, c.path("pause.tar"))...); err != nil {
 			return err
 		}
@@ -67,6 +106,10 @@ func runNode(ctx context.Context, c *Cluster, _ streams, args []string) error {
 			return c.setUnit(self.Name, "ready", "")
 		})
 	})
+	if errors.Is(err, left) {
+		return nil
+	}
+	return err
 }
 
 // enterNodeCgroup makes our control group the root of a cgroup namespace, moves
@@ -91,7 +134,7 @@ func (c *Cluster) enterNodeCgroup(name string) error {
 
 func findNode(settings Settings, name string) (node, error) {
 	var names []string
-	for _, n := range settings.nodes() {
+	for _, n := range settings.machines() {
 		if n.Name == name {
 			return n, nil
 		}

@@ -57,7 +57,10 @@ func openCluster(dir string) (*Cluster, error) {
 
 // Settings are what up decided and the background processes need to know.
 type Settings struct {
-	Nodes      int    `json:"nodes"`
+	Nodes int `json:"nodes"`
+	// Spare nodes have namespaces, a network and certificates, and nothing runs in them. They
+	// come behind the others.
+	Spare      int    `json:"spare,omitempty"`
 	IPv6       bool   `json:"ipv6"`
 	CNIPlugins string `json:"cniPlugins"` // directory
 }

@@ -65,7 +65,7 @@ func supervise(ctx context.Context, c *Cluster, _ streams, _ []string) error {
 		}
 	}
 	args := []string{roleControlPlane}
-	for _, node := range settings.nodes() {
+	for _, node := range settings.machines() {
 		cmd, err := c.startRole(nodeNamespaces, node.Name, roleNode, node.Name)
 		if err != nil {
 			return err

@@ -28,12 +28,13 @@ func up(ctx context.Context, c *Cluster, io streams, args []string) error {
 	flags := flag.NewFlagSet("up", flag.ContinueOnError)
 	flags.SetOutput(io.Err)
 	count := flags.Int("nodes", defaultNodes, "number of nodes")
+	spare := flags.Int("spare", 0, "number of nodes that can join it later, see the verb nodes")
 	timeout := flags.Duration("timeout", 4*time.Minute, "how long to wait for a started cluster to be ready")
 	if err := parse(flags, args); err != nil {
 		return err
 	}
-	if *count < 1 || *count > maxNodes {
-		return fmt.Errorf("--nodes must be between 1 and %d, not %d", maxNodes, *count)
+	if *count < 1 || *spare < 0 || *count+*spare > maxNodes {
+		return fmt.Errorf("--nodes must be at least 1, and at most %d with --spare", maxNodes)
 	}
 	if err := requireRoot(); err != nil {
 		return err
@@ -64,7 +65,7 @@ func up(ctx context.Context, c *Cluster, io streams, args []string) error {
 	if err := c.remove(ctx); err != nil {
 		return err
 	}
-	if err := c.start(ctx, progress, *count, *timeout); err != nil {
+	if err := c.start(ctx, progress, *count, *spare, *timeout); err != nil {
 		// The logs stay, for a look; the next up or down removes them.
 		return errors.Join(err, c.stop(context.WithoutCancel(ctx)))
 	}
@@ -73,7 +74,7 @@ func up(ctx context.Context, c *Cluster, io streams, args []string) error {
 }
 
 // start makes and starts everything; the state directory does not exist yet.
-func (c *Cluster) start(ctx context.Context, progress *progress, count int, timeout time.Duration) error {
+func (c *Cluster) start(ctx context.Context, progress *progress, count, spare int, timeout time.Duration) error {
 	if err := c.claim(); err != nil {
 		return err
 	}
@@ -83,7 +84,7 @@ func (c *Cluster) start(ctx context.Context, progress *progress, count int, time
 	if err := c.installPrograms(ctx, progress); err != nil {
 		return err
 	}
-	settings := Settings{Nodes: count, IPv6: hasIPv6(), CNIPlugins: findCNI()}
+	settings := Settings{Nodes: count, Spare: spare, IPv6: hasIPv6(), CNIPlugins: findCNI()}
 	progress.say("starting the cluster with %d nodes", settings.Nodes)
 	if err := c.makeCertificates(settings); err != nil {
 		return err

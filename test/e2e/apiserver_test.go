@@ -4,8 +4,8 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,13 +30,8 @@ func cluster(ctx context.Context, t *testing.T, args ...string) {
 func withoutAPIServer(t *testing.T, d time.Duration, during func()) {
 	t.Helper()
 	cluster(t.Context(), t, "stop", apiServer)
-	started := false
-	start := func() {
-		if !started {
-			started = true
-			cluster(context.Background(), t, "start", apiServer)
-		}
-	}
+	var once sync.Once
+	start := func() { once.Do(func() { cluster(context.Background(), t, "start", apiServer) }) }
 	t.Cleanup(start) // also after a failure: other tests need it
 	end := time.NewTimer(d)
 	defer end.Stop()
@@ -46,10 +41,5 @@ func withoutAPIServer(t *testing.T, d time.Duration, during func()) {
 	during()
 	<-end.C
 	start()
-	eventually(t, "the API server is back", func() error {
-		if out := runCommand(t.Context(), t, "", "kubectl", "get", "--raw", "/readyz"); out.code != 0 {
-			return errors.New(out.stderr)
-		}
-		return nil
-	})
+	awaitKubectl(t, "the API server is back", "get", "--raw", "/readyz")
 }

@@ -24,8 +24,7 @@ func (p *pod) roots() []string {
 // publishedRoots counts the certificates of the published trust bundle.
 func publishedRoots(t *testing.T) int {
 	t.Helper()
-	var bundle corev1.ConfigMap
-	get(t, &bundle, "-n", "kube-system", "configmap", "kube-gateway-trust")
+	bundle := get[corev1.ConfigMap](t, "-n", "kube-system", "configmap", "kube-gateway-trust")
 	return strings.Count(bundle.Data["ca.crt"], "-----BEGIN CERTIFICATE-----")
 }
 

@@ -3,14 +3,10 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"os/exec"
 	"slices"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -59,11 +55,8 @@ func shell(t *testing.T, command string) {
 // noTestPods makes sure that no pod of a test of the image is left.
 func noTestPods(t *testing.T, ns string) {
 	t.Helper()
-	eventually(t, "the pods of the image's test are gone", func() error {
-		if kubectl(t, "-n", ns, "get", "pods", "-l", "kubectl-gateway.github.io/check", "-o", "name") != "" {
-			return errNotSeen
-		}
-		return nil
+	await(t, "the pods of the image's test are gone", func() bool {
+		return kubectl(t, "-n", ns, "get", "pods", "-l", "kubectl-gateway.github.io/check", "-o", "name") == ""
 	})
 }
 
@@ -191,32 +184,19 @@ func TestCheckWaits(t *testing.T) {
 	t.Parallel()
 	ns := namespace(t)
 	kubectl(t, "label", "namespace", ns, "pod-security.kubernetes.io/enforce=baseline")
-	start := func() (*exec.Cmd, *lockedBuffer) {
-		cmd := exec.CommandContext(t.Context(), "kubectl-gateway", "-n", ns, "check", "--wait", patience.String(), "--image-test=false")
-		text := &lockedBuffer{}
-		cmd.Stdout, cmd.Stderr = text, text
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, "check waits", func() error {
-			if !strings.Contains(text.String(), "for: policy-pod-security") {
-				return errNotSeen
-			}
-			return nil
-		})
-		return cmd, text
+	waiting := func() *running {
+		r := start(t, "kubectl-gateway", "-n", ns, "check", "--wait", patience.String(), "--image-test=false")
+		r.says("for: policy-pod-security")
+		return r
 	}
-	cmd, text := start()
-	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
-		t.Fatal(err)
+	r := waiting()
+	if err := r.interrupt(); err == nil || r.cmd.ProcessState.ExitCode() != 130 {
+		t.Errorf("interrupted: %v\n%s%s", err, &r.stdout, &r.stderr)
 	}
-	if err := cmd.Wait(); err == nil || cmd.ProcessState.ExitCode() != 130 {
-		t.Errorf("interrupted: %v\n%s", err, text)
-	}
-	cmd, text = start()
+	r = waiting()
 	kubectl(t, "label", "namespace", ns, "pod-security.kubernetes.io/enforce=privileged", "--overwrite")
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("the problem was solved: %v\n%s", err, text)
+	if err := r.wait(); err != nil {
+		t.Errorf("the problem was solved: %v\n%s%s", err, &r.stdout, &r.stderr)
 	}
 }
 
@@ -224,8 +204,8 @@ func TestCheckWaits(t *testing.T) {
 func TestCheckImage(t *testing.T) {
 	t.Parallel()
 	ns := namespace(t)
-	r := report(t, "-n", ns, "--image=localhost/there-is-none:v1", "--image-pull-policy=Never")
-	if i := item(t, r, "image-pull"); i.Result != check.Error || !strings.Contains(i.Detail, "ErrImageNeverPull") {
+	missing := report(t, "-n", ns, "--image=localhost/there-is-none:v1", "--image-pull-policy=Never")
+	if i := item(t, missing, "image-pull"); i.Result != check.Error || !strings.Contains(i.Detail, "ErrImageNeverPull") {
 		t.Errorf("an image that is not there: %+v", i)
 	}
 	if i := item(t, report(t, "-n", ns, "--image="+appImage, "--image-pull-policy=Never"), "image-pull"); i.Result != check.Error {
@@ -234,43 +214,13 @@ func TestCheckImage(t *testing.T) {
 	noTestPods(t, ns)
 
 	// The pause image never ends, whatever its arguments.
-	var stderr lockedBuffer
-	cmd := exec.CommandContext(t.Context(), "kubectl-gateway", "-n", ns, "check", "--image=localhost/pause:1", "--image-pull-policy=Never")
-	cmd.Stderr = &stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the pod of the test runs", func() error {
-		var list corev1.PodList
-		get(t, &list, "-n", ns, "pods")
-		if len(list.Items) == 0 || list.Items[0].Status.Phase != corev1.PodRunning {
-			return errNotSeen
-		}
-		return nil
+	r := start(t, "kubectl-gateway", "-n", ns, "check", "--image=localhost/pause:1", "--image-pull-policy=Never")
+	await(t, "the pod of the test runs", func() bool {
+		list := get[corev1.PodList](t, "-n", ns, "pods")
+		return len(list.Items) > 0 && list.Items[0].Status.Phase == corev1.PodRunning
 	})
-	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Wait(); err == nil || cmd.ProcessState.ExitCode() != 130 {
-		t.Errorf("interrupted: %v\n%s", err, &stderr)
+	if err := r.interrupt(); err == nil || r.cmd.ProcessState.ExitCode() != 130 {
+		t.Errorf("interrupted: %v\n%s", err, &r.stderr)
 	}
 	noTestPods(t, ns)
-}
-
-// lockedBuffer takes what a program prints while a test reads it.
-type lockedBuffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
 }

@@ -5,10 +5,13 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
@@ -94,7 +97,7 @@ func killWhole(t *testing.T, p *pod) time.Time {
 	t.Helper()
 	workers := processesOf(t, p, "worker")
 	supervisors := processesOf(t, p, "supervise")
-	death := kill(t, supervisors...)
+	kill(t, supervisors...)
 	for _, pid := range workers {
 		eventually(t, "the worker ends with its supervisor", func() error {
 			if syscall.Kill(pid, 0) == nil {
@@ -103,14 +106,7 @@ func killWhole(t *testing.T, p *pod) time.Time {
 			return nil
 		})
 	}
-	return maxTime(death, time.Now())
-}
-
-func maxTime(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
+	return time.Now()
 }
 
 // TestGatewayDeathOpen kills whole gateways that fail open: their pods go on in
@@ -226,6 +222,14 @@ func TestGatewayDeathClosed(t *testing.T) {
 	l.more(10)
 	l.stopClean()
 	b.talk(a.addr(portEcho), "hello")
+	var names []string
+	for _, c := range get[corev1.Pod](t, "-n", ns, "pod", a.name).Spec.EphemeralContainers {
+		names = append(names, c.Name)
+	}
+	slices.Sort(names)
+	if !slices.Equal(names, []string{"kube-gateway", "kube-gateway-2"}) {
+		t.Errorf("the pod has the ephemeral containers %v", names)
+	}
 	if r := third.app("talk", a.addr(portEcho), "x"); r.Error == "" {
 		t.Errorf("plaintext comes in: %+v", r)
 	}

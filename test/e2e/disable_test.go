@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -69,9 +68,7 @@ func TestDisable(t *testing.T) {
 				t.Errorf("status of a disabled gateway: exit %d, %s%s", status.code, status.stdout, status.stderr)
 			}
 		}
-		if left := secrets(t, ns); len(left) != 0 {
-			t.Errorf("%d Secrets are left", len(left))
-		}
+		noSecrets(t, ns)
 		if encrypted(t, a, b) {
 			t.Error("no plaintext is on the wire after disable")
 		}
@@ -120,16 +117,12 @@ func TestDisableDrains(t *testing.T) {
 // disableReports runs disable with -o json and returns the gateways' reports.
 func disableReports(t *testing.T, args ...string) []api.DisableReport {
 	t.Helper()
-	var list struct {
+	list := parse[struct {
 		Items []struct {
 			api.DisableReport
 			Report *api.DisableReport
 		}
-	}
-	text := gateway(t, args...).stdout
-	if err := json.Unmarshal([]byte(text), &list); err != nil {
-		t.Fatalf("disable: %v in %s", err, text)
-	}
+	}](t, gateway(t, args...).stdout)
 	var reports []api.DisableReport
 	for _, item := range list.Items {
 		if item.Report != nil {

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"encoding/xml"
 	"fmt"
 	"io"
@@ -17,17 +16,6 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/edges"
 )
 
-// edgesOf reads the edges of a namespace.
-func edgesOf(t *testing.T, ns string, args ...string) *edges.List {
-	t.Helper()
-	var list edges.List
-	text := gateway(t, append([]string{"-n", ns, "status", "--edges", "-o", "json"}, args...)...).stdout
-	if err := json.Unmarshal([]byte(text), &list); err != nil {
-		t.Fatalf("%v in %s", err, text)
-	}
-	return &list
-}
-
 // TestEdges shows a pod that talks to one with a gateway, directly and by a Service, to
 // one without, and to one that refuses it.
 func TestEdges(t *testing.T) {
@@ -36,8 +24,7 @@ func TestEdges(t *testing.T) {
 	pods := startPods(t, ns, podSpec("a", node1), podSpec("b", node2), podSpec("plain", node2), podSpec("strict", node2))
 	a, b, plain, strict := pods[0], pods[1], pods[2], pods[3]
 	kubectl(t, "-n", ns, "create", "service", "clusterip", "b", "--tcp=80:9000")
-	var object corev1.Service
-	get(t, &object, "-n", ns, "service", "b")
+	object := get[corev1.Service](t, "-n", ns, "service", "b")
 	vip := netip.AddrPortFrom(netip.MustParseAddr(object.Spec.ClusterIP), 80).String()
 	eventually(t, "the Service leads to its pod", func() error {
 		if r := a.app("talk", vip, "before"); r.Error != "" {
@@ -73,9 +60,9 @@ func TestEdges(t *testing.T) {
 		{"pod/a", "pod/strict", portEcho, edges.Refused, "", 1, both},
 		{"pod/plain", "pod/strict", portEcho, edges.Refused, "", 1, both[1:]},
 	}
-	var list *edges.List
+	var list edges.List
 	eventually(t, "the edges are there", func() error {
-		list = edgesOf(t, ns)
+		list = parse[edges.List](t, gateway(t, "-n", ns, "status", "--edges", "-o", "json").stdout)
 		for _, w := range wanted {
 			if !slices.ContainsFunc(list.Items, func(e edges.Edge) bool {
 				return e.Source.Text(ns) == w.source && e.Destination.Text(ns) == w.destination && e.Port == w.port &&

@@ -4,16 +4,12 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -26,9 +22,16 @@ import (
 // secrets returns the Secrets of gateways in a namespace.
 func secrets(t *testing.T, ns string) []corev1.Secret {
 	t.Helper()
-	var list corev1.SecretList
-	get(t, &list, "-n", ns, "secrets", "-l", "app.kubernetes.io/managed-by=kubectl-gateway")
+	list := get[corev1.SecretList](t, "-n", ns, "secrets", "-l", "app.kubernetes.io/managed-by=kubectl-gateway")
 	return list.Items
+}
+
+// noSecrets fails the test if a gateway's Secret is left in a namespace.
+func noSecrets(t *testing.T, ns string) {
+	t.Helper()
+	if left := secrets(t, ns); len(left) != 0 {
+		t.Errorf("%d Secrets are left", len(left))
+	}
 }
 
 // TestSecret looks at the Secret that --keep-secret keeps, and at its end.
@@ -37,9 +40,7 @@ func TestSecret(t *testing.T) {
 	ns := namespace(t)
 	a, b := twoPods(t, ns)
 	enable(t, nil, b)
-	if left := secrets(t, ns); len(left) != 0 {
-		t.Errorf("%d Secrets are left after the gateway was ready", len(left))
-	}
+	noSecrets(t, ns)
 
 	enable(t, []string{"--keep-secret", "--cert-ttl=2h"}, a)
 	kept := secrets(t, ns)
@@ -74,12 +75,7 @@ func TestSecret(t *testing.T) {
 	}
 
 	kubectl(t, "-n", ns, "delete", "pod", a.name)
-	eventually(t, "the Secret goes with its pod", func() error {
-		if left := secrets(t, ns); len(left) != 0 {
-			return fmt.Errorf("%d are left", len(left))
-		}
-		return nil
-	})
+	await(t, "the Secret goes with its pod", func() bool { return len(secrets(t, ns)) == 0 })
 }
 
 func parseCertificate(t *testing.T, text []byte) *x509.Certificate {
@@ -113,8 +109,7 @@ func TestAuthorityKeyStaysOnTheLaptop(t *testing.T) {
 	if err != nil || key == nil {
 		t.Fatalf("the authority's key is not on the laptop: %v", err)
 	}
-	var all corev1.SecretList
-	get(t, &all, "-A", "secrets")
+	all := get[corev1.SecretList](t, "-A", "secrets")
 	for _, s := range all.Items {
 		for name, value := range s.Data {
 			for block, rest := pem.Decode(value); block != nil; block, rest = pem.Decode(rest) {
@@ -124,8 +119,7 @@ func TestAuthorityKeyStaysOnTheLaptop(t *testing.T) {
 			}
 		}
 	}
-	var bundle corev1.ConfigMap
-	get(t, &bundle, "-n", "kube-system", "configmap", "kube-gateway-trust")
+	bundle := get[corev1.ConfigMap](t, "-n", "kube-system", "configmap", "kube-gateway-trust")
 	if text := bundle.Data["ca.crt"]; !strings.Contains(text, "CERTIFICATE") || strings.Contains(text, "KEY") {
 		t.Errorf("the trust bundle is %q", text)
 	}
@@ -141,8 +135,7 @@ func TestEnableAgain(t *testing.T) {
 	if !strings.Contains(out.stdout+out.stderr, "already enabled") {
 		t.Errorf("the second time says %q %q", out.stdout, out.stderr)
 	}
-	var object corev1.Pod
-	get(t, &object, "-n", ns, "pod", a.name)
+	object := get[corev1.Pod](t, "-n", ns, "pod", a.name)
 	if n := len(object.Spec.EphemeralContainers); n != 1 {
 		t.Errorf("the pod has %d gateways", n)
 	}
@@ -165,23 +158,15 @@ func TestFailedEnable(t *testing.T) {
 	if out.code != 1 || !strings.Contains(out.stderr, "no-such-pod") {
 		t.Errorf("a wrong image: exit %d, %s", out.code, out.stderr)
 	}
-	if left := secrets(t, ns); len(left) != 0 {
-		t.Errorf("%d Secrets are left", len(left))
-	}
+	noSecrets(t, ns)
 
 	// One pod that cannot be enabled does not stop the other.
 	hostNetwork := podSpec("host", node2)
 	hostNetwork.Spec.HostNetwork = true
 	hostNetwork.Spec.Containers[0].Command = []string{"/app", "sleep"}
-	out = runCommand(t.Context(), t, mustYAML(t, hostNetwork), "kubectl", "-n", ns, "apply", "-f", "-")
-	if out.code != 0 {
-		t.Fatal(out.stderr)
-	}
-	eventually(t, "the host network pod runs", func() error {
-		if phase := kubectl(t, "-n", ns, "get", "pod", "host", "-o", "jsonpath={.status.phase}"); phase != "Running" {
-			return errors.New(phase)
-		}
-		return nil
+	apply(t, ns, mustYAML(t, hostNetwork))
+	await(t, "the host network pod runs", func() bool {
+		return kubectl(t, "-n", ns, "get", "pod", "host", "-o", "jsonpath={.status.phase}") == "Running"
 	})
 	out = tryGateway(t, "-n", ns, "enable", "--all", "--yes")
 	if out.code != 1 || !strings.Contains(out.stderr, "hostNetwork") {
@@ -192,9 +177,7 @@ func TestFailedEnable(t *testing.T) {
 			t.Errorf("%s is %s", p, s.State)
 		}
 	}
-	if left := secrets(t, ns); len(left) != 0 {
-		t.Errorf("%d Secrets are left", len(left))
-	}
+	noSecrets(t, ns)
 }
 
 // TestDryRun prints what would be done, without a key, and does nothing.
@@ -211,8 +194,7 @@ func TestDryRun(t *testing.T) {
 			t.Errorf("--dry-run=%s prints %q", where, out.stdout)
 		}
 	}
-	var object corev1.Pod
-	get(t, &object, "-n", ns, "pod", a.name)
+	object := get[corev1.Pod](t, "-n", ns, "pod", a.name)
 	if len(object.Spec.EphemeralContainers) != 0 || len(secrets(t, ns)) != 0 {
 		t.Error("a dry run changed the cluster")
 	}
@@ -224,33 +206,15 @@ func TestCtrlC(t *testing.T) {
 	t.Parallel()
 	ns := namespace(t)
 	startPods(t, ns, podSpec("a", node1))
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
 	// An image that is never there, and a pull policy that keeps trying, would
 	// fail fast: so the gateway's own container is kept from starting by a
 	// registry that does not answer.
-	cmd := exec.CommandContext(ctx, "kubectl", "gateway", "-n", ns, "enable", "pod/a", "--image=192.0.2.1/gateway:v1", "--image-pull-policy=Always", "--timeout=5m")
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the Secret is there", func() error {
-		if len(secrets(t, ns)) == 0 {
-			return errors.New("no Secret")
-		}
-		return nil
-	})
-	// kubectl replaces itself by the plugin, so the signal reaches it.
-	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Wait(); err == nil {
+	r := start(t, "kubectl", "gateway", "-n", ns, "enable", "pod/a", "--image=192.0.2.1/gateway:v1", "--image-pull-policy=Always", "--timeout=5m")
+	await(t, "the Secret is there", func() bool { return len(secrets(t, ns)) > 0 })
+	if err := r.interrupt(); err == nil {
 		t.Error("an interrupted enable succeeded")
 	}
-	if left := secrets(t, ns); len(left) != 0 {
-		t.Errorf("%d Secrets are left; it said %s", len(left), stderr.String())
-	}
+	noSecrets(t, ns)
 }
 
 // TestStatusAndTail reads the gateways as an operator does.

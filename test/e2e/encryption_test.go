@@ -7,13 +7,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
-
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
@@ -116,55 +112,6 @@ func TestIPv6(t *testing.T) {
 	}
 }
 
-// TestPermissiveOneEnabled shows that one gateway alone breaks nothing: both
-// directions work, in plaintext, and that is counted.
-func TestPermissiveOneEnabled(t *testing.T) {
-	t.Parallel()
-	ns := namespace(t)
-	a, b := twoPods(t, ns)
-	enable(t, nil, a)
-	wire := record(t, a, b)
-	a.talk(b.addr(portEcho), "canary-out")
-	b.talk(a.addr(portEcho), "canary-in")
-	wire.stop()
-	if !wire.contains("canary-out") || !wire.contains("canary-in") {
-		t.Error("the plaintext is not on the wire")
-	}
-	a.traffic("the plaintext connection is counted", func(tr api.Traffic) bool {
-		return tr.Outbound.Plaintext == 1 && tr.Outbound.Encrypted == 0
-	})
-}
-
-// TestStrictOneEnabled shows that a strict gateway lets nothing out in
-// plaintext, and that two strict gateways talk to each other.
-func TestStrictOneEnabled(t *testing.T) {
-	t.Parallel()
-	ns := namespace(t)
-	a, b := twoPods(t, ns)
-	enable(t, []string{"--mode=strict"}, a)
-	wire := record(t, a, b)
-	r := a.app("talk", b.addr(portEcho), "canary-strict")
-	wire.stop()
-	if r.Error == "" || r.Received != "" {
-		t.Errorf("a strict pod reached one without a gateway: %+v", r)
-	}
-	if wire.contains("canary-strict") {
-		t.Error("a strict gateway let plaintext out")
-	}
-	a.traffic("the refusal is counted", func(tr api.Traffic) bool {
-		return tr.Outbound.Refused == 1 && tr.Outbound.Plaintext == 0
-	})
-
-	enable(t, []string{"--mode=strict"}, b)
-	eventually(t, "two strict pods reach each other", func() error {
-		r := a.app("talk", b.addr(portEcho), "canary-strict")
-		if r.Error != "" {
-			return fmt.Errorf("%+v", r)
-		}
-		return nil
-	})
-}
-
 // TestThirdPodIsNotAffected looks at a pod that is not enabled, on the same
 // node as one that is: whatever it does goes where it went before.
 func TestThirdPodIsNotAffected(t *testing.T) {
@@ -253,55 +200,19 @@ func TestApplicationsWork(t *testing.T) {
 	}
 }
 
-// TestGatewayDies kills a gateway as the kernel does when memory runs out:
-// status says so and what to do, and enabling again repairs it.
-func TestGatewayDies(t *testing.T) {
-	t.Parallel()
-	ns := namespace(t)
-	a, b := twoPods(t, ns)
-	enable(t, []string{"--mode=strict"}, a, b)
-	a.talk(b.addr(portEcho), "alive")
-
-	killGateway(t, a)
-	eventually(t, "status reports the death", func() error {
-		out := tryGateway(t, "-n", ns, "status")
-		if !strings.Contains(out.stdout+out.stderr, "kubectl gateway enable") {
-			return fmt.Errorf("%s%s", out.stdout, out.stderr)
-		}
-		return nil
-	})
-	if r := a.app("talk", b.addr(portEcho), "dead"); !r.NotPermitted {
-		t.Errorf("without its gateway a strict pod connects: %+v", r)
-	}
-
-	enable(t, []string{"--mode=strict"}, a)
-	a.talk(b.addr(portEcho), "alive again")
-	b.talk(a.addr(portEcho), "alive again")
-	var object corev1.Pod
-	get(t, &object, "-n", ns, "pod", a.name)
-	var names []string
-	for _, c := range object.Spec.EphemeralContainers {
-		names = append(names, c.Name)
-	}
-	slices.Sort(names)
-	if !slices.Equal(names, []string{"kube-gateway", "kube-gateway-2"}) {
-		t.Errorf("the pod has the ephemeral containers %v", names)
-	}
-}
-
-// killGateway kills the supervisor of a pod's gateway. The nodes' processes are
-// this machine's.
-func killGateway(t *testing.T, p *pod) {
-	t.Helper()
-	for _, pid := range processesOf(t, p, "supervise") {
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // processesOf returns the processes in the pod's cgroup with an argument.
 func processesOf(t *testing.T, p *pod, argument string) []int {
+	t.Helper()
+	found := processesIn(t, p, "cmdline", func(line string) bool { return strings.Contains(line, "\x00"+argument+"\x00") })
+	if len(found) == 0 {
+		t.Fatalf("no process of %s has the argument %q", p, argument)
+	}
+	return found
+}
+
+// processesIn returns the processes in the pod's cgroup of which a file in /proc fits. The
+// nodes' processes are this machine's.
+func processesIn(t *testing.T, p *pod, file string, fits func(text string) bool) []int {
 	t.Helper()
 	processes, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
@@ -311,17 +222,14 @@ func processesOf(t *testing.T, p *pod, argument string) []int {
 	for _, dir := range processes {
 		// A process may end meanwhile.
 		cgroup, _ := os.ReadFile(dir + "/cgroup")
-		cmdline, _ := os.ReadFile(dir + "/cmdline")
-		if strings.Contains(string(cgroup), "pod"+p.uid) && strings.Contains(string(cmdline), "\x00"+argument+"\x00") {
+		text, _ := os.ReadFile(filepath.Join(dir, file))
+		if strings.Contains(string(cgroup), "pod"+p.uid) && fits(string(text)) {
 			pid, err := strconv.Atoi(filepath.Base(dir))
 			if err != nil {
 				t.Fatal(err)
 			}
 			found = append(found, pid)
 		}
-	}
-	if len(found) == 0 {
-		t.Fatalf("no process of %s has the argument %q", p, argument)
 	}
 	return found
 }

@@ -6,9 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -46,11 +43,8 @@ func TestTermination(t *testing.T) {
 	in := startLoad(b, a.addr(portTraffic))
 
 	kubectl(t, "-n", ns, "delete", "pod", a.name, "--wait=false")
-	eventually(t, "the application is told to end", func() error {
-		if log := kubectl(t, "-n", ns, "logs", a.name, "-c", "app"); !strings.Contains(log, "lingering") {
-			return errors.New(log)
-		}
-		return nil
+	await(t, "the application is told to end", func() bool {
+		return strings.Contains(kubectl(t, "-n", ns, "logs", a.name, "-c", "app"), "lingering")
 	})
 	out.more(40)
 	in.more(40)
@@ -98,13 +92,10 @@ func TestJob(t *testing.T) {
 			Template:     corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: template.Labels}, Spec: template.Spec},
 		},
 	}
-	if out := runCommand(t.Context(), t, mustYAML(t, job), "kubectl", "-n", ns, "apply", "-f", "-"); out.code != 0 {
-		t.Fatalf("creating the Job: %s", out.stderr)
-	}
+	apply(t, ns, mustYAML(t, job))
 	var a *pod
 	eventually(t, "the Job's pod runs", func() error {
-		var list corev1.PodList
-		get(t, &list, "-n", ns, "pods", "-l", "job-name=job")
+		list := get[corev1.PodList](t, "-n", ns, "pods", "-l", "job-name=job")
 		if len(list.Items) != 1 || list.Items[0].Status.Phase != corev1.PodRunning {
 			return fmt.Errorf("%d pods", len(list.Items))
 		}
@@ -119,8 +110,7 @@ func TestJob(t *testing.T) {
 	start := time.Now()
 	kubectl(t, "-n", ns, "wait", "--for=condition=Complete", "job/job", "--timeout="+patience.String())
 	t.Logf("the Job was complete %v after its application", time.Since(start).Round(100*time.Millisecond))
-	var object corev1.Pod
-	get(t, &object, "-n", ns, "pod", a.name)
+	object := get[corev1.Pod](t, "-n", ns, "pod", a.name)
 	if object.Status.Phase != corev1.PodSucceeded {
 		t.Errorf("the pod is %s", object.Status.Phase)
 	}
@@ -135,23 +125,11 @@ func TestJob(t *testing.T) {
 // a node does; the kubelet then makes a new sandbox, with another address.
 func killSandbox(t *testing.T, p *pod) {
 	t.Helper()
-	processes, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		t.Fatal(err)
+	sandbox := processesIn(t, p, "comm", func(name string) bool { return strings.TrimSpace(name) == "pause" })
+	if len(sandbox) == 0 {
+		t.Fatalf("the sandbox of %s is not found", p)
 	}
-	for _, dir := range processes {
-		cgroup, _ := os.ReadFile(dir + "/cgroup") // a process may end meanwhile
-		name, _ := os.ReadFile(dir + "/comm")
-		if strings.Contains(string(cgroup), "pod"+p.uid) && strings.TrimSpace(string(name)) == "pause" {
-			pid, err := strconv.Atoi(filepath.Base(dir))
-			if err != nil {
-				t.Fatal(err)
-			}
-			kill(t, pid)
-			return
-		}
-	}
-	t.Fatalf("the sandbox of %s is not found", p)
+	kill(t, sandbox...)
 }
 
 // newSandbox kills the sandbox of a pod and returns the pod as it is in the next
@@ -161,8 +139,7 @@ func newSandbox(t *testing.T, p *pod) *pod {
 	killSandbox(t, p)
 	var again *pod
 	eventually(t, "the pod runs in a new sandbox", func() error {
-		var object corev1.Pod
-		get(t, &object, "-n", p.namespace, "pod", p.name)
+		object := get[corev1.Pod](t, "-n", p.namespace, "pod", p.name)
 		again = findPod(t, p.namespace, p.name)
 		if len(again.ips) == 0 || again.ips[0] == p.ips[0] {
 			return fmt.Errorf("its addresses are %v", again.ips)

@@ -321,21 +321,11 @@ func (s *exampleShell) pods(t *testing.T, write func(name, text string, mode os.
 		t.Fatal(out.stderr)
 	}
 	// One of a run before may be on its way out.
-	eventually(t, "namespace shop can be made", func() error {
-		if out := runCommand(t.Context(), t, "", "kubectl", "create", "namespace", "shop"); out.code != 0 {
-			return errors.New(out.stderr)
-		}
-		return nil
-	})
+	awaitKubectl(t, "namespace shop can be made", "create", "namespace", "shop")
 	t.Cleanup(func() {
 		runCommand(context.Background(), t, "", "kubectl", "delete", "namespace", "shop", "--wait=false")
 	})
-	eventually(t, "the service account of shop", func() error {
-		if out := runCommand(t.Context(), t, "", "kubectl", "-n", "shop", "get", "serviceaccount", "default"); out.code != 0 {
-			return errors.New(out.stderr)
-		}
-		return nil
-	})
+	awaitKubectl(t, "the service account of shop", "-n", "shop", "get", "serviceaccount", "default")
 	template := func(labels map[string]string) corev1.PodTemplateSpec {
 		pod := podSpec("any", "")
 		return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: pod.Spec}
@@ -476,8 +466,7 @@ func (s *exampleShell) talk(t *testing.T) (stop func()) {
 	web, db, plain := findPod(t, s.namespace, "web-0"), findPod(t, s.namespace, "db-0"), findPod(t, s.namespace, "plain")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	var workload corev1.PodList
-	get(t, &workload, "-n", s.namespace, "pods", "-l", "app=web")
+	workload := get[corev1.PodList](t, "-n", s.namespace, "pods", "-l", "app=web")
 	go func() {
 		defer close(done)
 		for ctx.Err() == nil {

@@ -44,9 +44,7 @@ func TestEveryThirdWriteFails(t *testing.T) {
 		tries := f.untilDone("-n", ns, "enable", "-l", all, "--delivery="+delivery)
 		awaitGateways(t, ns, all, 10, true)
 		checkContainers(t, ns, all, 10, round+1)
-		if left := secrets(t, ns); len(left) != 0 {
-			t.Errorf("%d Secrets are left", len(left))
-		}
+		noSecrets(t, ns)
 		serial := a.status().Cert.Serial
 		renewals := f.untilDone("-n", ns, "rotate", "-l", all)
 		if a.status().Cert.Serial == serial {
@@ -78,9 +76,7 @@ func TestWatchEveryThirdWriteFails(t *testing.T) {
 	awaitGateways(t, ns, "group=many", manyPods, true)
 	t.Logf("%d pods were enabled %v after they were created", manyPods, time.Since(start).Round(time.Second))
 	checkContainers(t, ns, "group=many", manyPods, 1)
-	if left := secrets(t, ns); len(left) != 0 {
-		t.Errorf("%d Secrets are left", len(left))
-	}
+	noSecrets(t, ns)
 	a, b := findPod(t, ns, "many-00"), findPod(t, ns, "many-01")
 	l := startLoadWith(a, []string{shortLife}, b.addr(portTraffic), b.clusterIP())
 	f.down()

@@ -122,8 +122,7 @@ func TestWatchInCluster(t *testing.T) {
 		if out.code != 0 || holder == "" {
 			return "", fmt.Errorf("no leader: %s", out.stderr)
 		}
-		var list corev1.PodList
-		get(t, &list, "-n", home, "pods")
+		list := get[corev1.PodList](t, "-n", home, "pods")
 		for _, p := range list.Items {
 			if p.DeletionTimestamp == nil && strings.HasPrefix(holder, p.Name) {
 				return p.Name, nil

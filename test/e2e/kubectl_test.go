@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -65,13 +67,106 @@ func tryGateway(t *testing.T, args ...string) output {
 	return runCommand(t.Context(), t, "", "kubectl", append([]string{"gateway"}, args...)...)
 }
 
-// get reads one object, or a list, into to.
-func get(t *testing.T, to any, args ...string) {
+// parse reads what a command has printed in JSON.
+func parse[T any](t *testing.T, text string) (to T) {
 	t.Helper()
-	text := kubectl(t, append(append([]string{"get"}, args...), "-o", "json")...)
-	if err := json.Unmarshal([]byte(text), to); err != nil {
-		t.Fatalf("kubectl get %v: %v", args, err)
+	if err := json.Unmarshal([]byte(text), &to); err != nil {
+		t.Fatalf("%v in %s", err, text)
 	}
+	return to
+}
+
+// get reads one object, or a list.
+func get[T any](t *testing.T, args ...string) T {
+	t.Helper()
+	return parse[T](t, kubectl(t, append(append([]string{"get"}, args...), "-o", "json")...))
+}
+
+// apply creates the objects of manifests in a namespace.
+func apply(t *testing.T, ns string, manifests ...string) {
+	t.Helper()
+	if out := runCommand(t.Context(), t, strings.Join(manifests, "---\n"), "kubectl", "-n", ns, "apply", "-f", "-"); out.code != 0 {
+		t.Fatalf("creating objects: %s", out.stderr)
+	}
+}
+
+// running is a command that runs while the test goes on.
+type running struct {
+	t              *testing.T
+	cmd            *exec.Cmd
+	stdout, stderr lockedBuffer
+	// ended is closed when the command has ended; err says how.
+	ended chan struct{}
+	err   error
+}
+
+// start starts a command, which ends with the test at the latest.
+func start(t *testing.T, name string, args ...string) *running {
+	t.Helper()
+	r := &running{t: t, cmd: exec.Command(name, args...), ended: make(chan struct{})}
+	r.cmd.Stdout, r.cmd.Stderr = &r.stdout, &r.stderr
+	if err := r.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		r.err = r.cmd.Wait()
+		close(r.ended)
+	}()
+	t.Cleanup(func() {
+		r.cmd.Process.Kill()
+		<-r.ended
+	})
+	return r
+}
+
+// wait returns how the command has ended.
+func (r *running) wait() error {
+	r.t.Helper()
+	select {
+	case <-r.ended:
+	case <-time.After(patience):
+		r.t.Fatalf("%q runs on after %v", r.cmd.Args, patience)
+	}
+	return r.err
+}
+
+// interrupt ends the command as Ctrl-C does, and returns how it has ended. kubectl replaces
+// itself by the plugin, so the signal reaches that.
+func (r *running) interrupt() error {
+	r.t.Helper()
+	if err := r.cmd.Process.Signal(syscall.SIGINT); err != nil {
+		r.t.Fatal(err)
+	}
+	return r.wait()
+}
+
+// says waits until the command has printed a text on one of its outputs.
+func (r *running) says(text string) {
+	r.t.Helper()
+	eventually(r.t, "it says "+text, func() error {
+		if said := r.stdout.String() + r.stderr.String(); !strings.Contains(said, text) {
+			return fmt.Errorf("it says %s", said)
+		}
+		return nil
+	})
+}
+
+// lockedBuffer takes what a program prints while a test reads it.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }
 
 // eventually waits until condition returns nil.
@@ -90,6 +185,28 @@ func eventually(t *testing.T, what string, condition func() error) {
 	}
 }
 
+// await waits until condition holds.
+func await(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	eventually(t, what, func() error {
+		if !condition() {
+			return errors.New("it is not so")
+		}
+		return nil
+	})
+}
+
+// awaitKubectl runs kubectl until it succeeds.
+func awaitKubectl(t *testing.T, what string, args ...string) {
+	t.Helper()
+	eventually(t, what, func() error {
+		if out := runCommand(t.Context(), t, "", "kubectl", args...); out.code != 0 {
+			return errors.New(out.stderr)
+		}
+		return nil
+	})
+}
+
 // namespace creates a namespace that is deleted after the test.
 func namespace(t *testing.T) string {
 	t.Helper()
@@ -99,15 +216,6 @@ func namespace(t *testing.T) string {
 		// The test's own context is done by now.
 		runCommand(context.Background(), t, "", "kubectl", "delete", "namespace", name, "--wait=false")
 	})
-	eventually(t, "the service account of "+name, func() error {
-		out := runCommand(t.Context(), t, "", "kubectl", "-n", name, "get", "serviceaccount", "default")
-		if out.code != 0 {
-			return errors.New(out.stderr)
-		}
-		return nil
-	})
+	awaitKubectl(t, "the service account of "+name, "-n", name, "get", "serviceaccount", "default")
 	return name
 }
-
-// errNotSeen is the error of a condition that is only true or false.
-var errNotSeen = errors.New("it is not so")

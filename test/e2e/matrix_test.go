@@ -131,15 +131,12 @@ spec:
   selector: {app: %[1]s}
   ports: [{name: echo, port: 9000}]
 `, name)
-	if out := runCommand(t.Context(), t, manifest, "kubectl", "-n", ns, "apply", "-f", "-"); out.code != 0 {
-		t.Fatalf("creating Services: %s", out.stderr)
-	}
+	apply(t, ns, manifest)
 }
 
 func findService(t *testing.T, ns, name string) *service {
 	t.Helper()
-	var object corev1.Service
-	get(t, &object, "-n", ns, "service", name)
+	object := get[corev1.Service](t, "-n", ns, "service", name)
 	s := &service{namespace: ns, name: name, nodePort: uint16(object.Spec.Ports[0].NodePort)}
 	for _, ip := range object.Spec.ClusterIPs {
 		s.vips = append(s.vips, netip.MustParseAddr(ip))
@@ -236,39 +233,10 @@ func (p *pod) link() wire.Place {
 func TestLoadBalancing(t *testing.T) {
 	t.Parallel()
 	ns := namespace(t)
-	specs := []*corev1.Pod{podSpec("client", node1)}
-	for i := range 3 {
-		s := podSpec(fmt.Sprintf("backend-%d", i), node2)
-		s.Labels["app"] = "backend"
-		specs = append(specs, s)
-	}
-	pods := startPods(t, ns, specs...)
-	client, backends := pods[0], pods[1:]
-	kubectl(t, "-n", ns, "create", "service", "clusterip", "backend", "--tcp=9001:9001")
-	address := net.JoinHostPort(strings.TrimSpace(kubectl(t, "-n", ns, "get", "service", "backend", "-o", "jsonpath={.spec.clusterIP}")), "9001")
-	const n = 90
-	spread := func() (map[string]int, error) {
-		t.Helper()
-		seen := map[string]int{}
-		r := client.app("whose", address, strconv.Itoa(n))
-		if r.Error != "" {
-			return nil, errors.New(r.Error)
-		}
-		for _, server := range strings.Fields(r.Received) {
-			seen[server]++
-		}
-		return seen, nil
-	}
-	eventually(t, "the Service has three backends", func() error {
-		got, err := spread()
-		if err == nil && len(got) != 3 {
-			err = fmt.Errorf("%v", got)
-		}
-		return err
-	})
-
+	client, backends, spread := balanced(t, ns)
 	enable(t, nil, client, backends[0], backends[1])
-	got, err := spread()
+	const n = 90
+	got, err := spread(n)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,6 +251,40 @@ func TestLoadBalancing(t *testing.T) {
 	client.traffic("the split is reported", func(tr api.Traffic) bool {
 		return tr.Outbound.Encrypted == n-without && tr.Outbound.Plaintext == without
 	})
+}
+
+// balanced starts a client and three backends behind one Service. spread makes n connections
+// to it and counts them by the backend.
+func balanced(t *testing.T, ns string) (client *pod, backends []*pod, spread func(n int) (map[string]int, error)) {
+	t.Helper()
+	specs := []*corev1.Pod{podSpec("client", node1)}
+	for i := range 3 {
+		s := podSpec(fmt.Sprintf("backend-%d", i), node2)
+		s.Labels["app"] = "backend"
+		specs = append(specs, s)
+	}
+	pods := startPods(t, ns, specs...)
+	kubectl(t, "-n", ns, "create", "service", "clusterip", "backend", "--tcp=9001:9001")
+	address := net.JoinHostPort(strings.TrimSpace(kubectl(t, "-n", ns, "get", "service", "backend", "-o", "jsonpath={.spec.clusterIP}")), "9001")
+	spread = func(n int) (map[string]int, error) {
+		seen := map[string]int{}
+		r := pods[0].app("whose", address, strconv.Itoa(n))
+		if r.Error != "" {
+			return nil, errors.New(r.Error)
+		}
+		for _, server := range strings.Fields(r.Received) {
+			seen[server]++
+		}
+		return seen, nil
+	}
+	eventually(t, "the Service has three backends", func() error {
+		got, err := spread(90)
+		if err == nil && len(got) != 3 {
+			err = fmt.Errorf("%v", got)
+		}
+		return err
+	})
+	return pods[0], pods[1:], spread
 }
 
 // TestProbes has the kubelet probe a strict pod over HTTP, TCP and gRPC, from
@@ -378,45 +380,21 @@ func TestIdentityRules(t *testing.T) {
 func TestSessionAffinity(t *testing.T) {
 	t.Parallel()
 	ns := namespace(t)
-	specs := []*corev1.Pod{podSpec("client", node1)}
-	for i := range 3 {
-		s := podSpec(fmt.Sprintf("backend-%d", i), node2)
-		s.Labels["app"] = "backend"
-		specs = append(specs, s)
-	}
-	pods := startPods(t, ns, specs...)
-	client := pods[0]
-	kubectl(t, "-n", ns, "create", "service", "clusterip", "backend", "--tcp=9001:9001")
-	address := net.JoinHostPort(strings.TrimSpace(kubectl(t, "-n", ns, "get", "service", "backend", "-o", "jsonpath={.spec.clusterIP}")), "9001")
-	backends := func() ([]string, error) {
-		r := client.app("whose", address, "20")
-		if r.Error != "" {
-			return nil, errors.New(r.Error)
-		}
-		seen := strings.Fields(r.Received)
-		slices.Sort(seen)
-		return slices.Compact(seen), nil
-	}
-	eventually(t, "the Service has three backends", func() error {
-		seen, err := backends()
-		if err == nil && len(seen) != 3 {
-			err = fmt.Errorf("%v", seen)
-		}
-		return err
-	})
+	client, backends, spread := balanced(t, ns)
 	kubectl(t, "-n", ns, "patch", "service", "backend", "-p", `{"spec":{"sessionAffinity":"ClientIP"}}`)
-	var before []string
+	const n = 20
+	var before map[string]int
 	eventually(t, "affinity is in force", func() (err error) {
-		before, err = backends()
+		before, err = spread(n)
 		if err == nil && len(before) != 1 {
 			err = fmt.Errorf("%v", before)
 		}
 		return err
 	})
 
-	enable(t, []string{"--mode=strict"}, pods...)
-	after, err := backends()
-	if err != nil || !slices.Equal(before, after) {
+	enable(t, []string{"--mode=strict"}, append(backends, client)...)
+	after, err := spread(n)
+	if err != nil || !maps.Equal(before, after) {
 		t.Errorf("before %v, with gateways %v (%v)", before, after, err)
 	}
 }
@@ -438,9 +416,7 @@ spec:
   selector: {app: backend}
   ports: [{name: first, port: 9001}]
 `
-	if out := runCommand(t.Context(), t, manifest, "kubectl", "-n", ns, "apply", "-f", "-"); out.code != 0 {
-		t.Fatalf("creating the Service: %s", out.stderr)
-	}
+	apply(t, ns, manifest)
 	address := net.JoinHostPort(nodeIP, strconv.Itoa(int(findService(t, ns, "backend").nodePort)))
 	sees := func() error {
 		r := client.app("first", address, "hello")

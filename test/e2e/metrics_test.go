@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"strings"
@@ -16,12 +15,8 @@ import (
 // if it is not there.
 func (p *pod) metric(name string, labels map[string]string) (float64, error) {
 	p.t.Helper()
-	var all api.Metrics
 	text := gateway(p.t, "-n", p.namespace, "metrics", p.String(), "-o", "json").stdout
-	if err := json.Unmarshal([]byte(text), &all); err != nil {
-		p.t.Fatalf("%v in %s", err, text)
-	}
-	for _, f := range all.Families {
+	for _, f := range parse[api.Metrics](p.t, text).Families {
 		for _, s := range f.Samples {
 			if f.Name == name && maps.Equal(s.Labels, labels) {
 				return s.Value, nil

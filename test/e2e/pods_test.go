@@ -3,10 +3,8 @@
 package e2e
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/netip"
-	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -58,10 +56,7 @@ func startPods(t *testing.T, ns string, specs ...*corev1.Pod) []*pod {
 	for _, s := range specs {
 		manifests = append(manifests, mustYAML(t, s))
 	}
-	out := runCommand(t.Context(), t, strings.Join(manifests, "---\n"), "kubectl", "-n", ns, "apply", "-f", "-")
-	if out.code != 0 {
-		t.Fatalf("creating pods: %s", out.stderr)
-	}
+	apply(t, ns, manifests...)
 	var pods []*pod
 	for _, s := range specs {
 		kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/"+s.Name, "--timeout="+patience.String())
@@ -81,8 +76,7 @@ func mustYAML(t *testing.T, object any) string {
 
 func findPod(t *testing.T, ns, name string) *pod {
 	t.Helper()
-	var object corev1.Pod
-	get(t, &object, "-n", ns, "pod", name)
+	object := get[corev1.Pod](t, "-n", ns, "pod", name)
 	p := &pod{t: t, namespace: ns, name: name, uid: string(object.UID)}
 	for _, ip := range object.Status.PodIPs {
 		p.ips = append(p.ips, netip.MustParseAddr(ip.IP))
@@ -127,12 +121,13 @@ type appResult struct {
 // app runs a client of the test application in the pod's own container.
 func (p *pod) app(args ...string) appResult {
 	p.t.Helper()
-	text := kubectl(p.t, append([]string{"-n", p.namespace, "exec", p.name, "-c", "app", "--", "/app"}, args...)...)
-	var r appResult
-	if err := json.Unmarshal([]byte(text), &r); err != nil {
-		p.t.Fatalf("%s: app %v: %v in %q", p, args, err, text)
-	}
-	return r
+	return parse[appResult](p.t, p.appCommand(args...))
+}
+
+// appCommand runs a command in the pod's own container, and returns its output.
+func (p *pod) appCommand(args ...string) string {
+	p.t.Helper()
+	return kubectl(p.t, append([]string{"-n", p.namespace, "exec", p.name, "-c", "app", "--", "/app"}, args...)...)
 }
 
 // talk sends text to address, which must echo it.
@@ -158,17 +153,10 @@ func enable(t *testing.T, flags []string, pods ...*pod) output {
 // status reads what the pod's gateway says of itself.
 func (p *pod) status() api.Status {
 	p.t.Helper()
-	var list struct {
-		Items []struct {
-			State  string      `json:"state"`
-			Error  string      `json:"error"`
-			Status *api.Status `json:"status"`
-		} `json:"items"`
-	}
 	text := gateway(p.t, "-n", p.namespace, "status", p.String(), "-o", "json").stdout
-	if err := json.Unmarshal([]byte(text), &list); err != nil {
-		p.t.Fatalf("status of %s: %v in %s", p, err, text)
-	}
+	list := parse[struct {
+		Items []struct{ Status *api.Status }
+	}](p.t, text)
 	if len(list.Items) != 1 || list.Items[0].Status == nil {
 		p.t.Fatalf("status of %s: %s", p, text)
 	}

@@ -3,80 +3,30 @@
 package e2e
 
 import (
-	"bufio"
-	"context"
 	"encoding/json"
-	"os/exec"
+	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 )
 
-// secretWatch records every Secret that appears in a namespace.
-type secretWatch struct {
-	cancel func()
-	done   chan struct{}
-	mu     sync.Mutex
-	seen   map[string]bool
-}
-
-// watchSecrets begins with the Secrets that are there.
-func watchSecrets(t *testing.T, ns string) *secretWatch {
+// watchSecrets prints every Secret that appears in a namespace, after those that are there.
+func watchSecrets(t *testing.T, ns string) *running {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	w := &secretWatch{cancel: cancel, done: make(chan struct{}), seen: map[string]bool{}}
-	cmd := exec.CommandContext(ctx, "kubectl", "-n", ns, "get", "secrets", "--watch", "-o", "name")
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		defer close(w.done)
-		defer cmd.Wait() // ended by us
-		for lines := bufio.NewScanner(stdout); lines.Scan(); {
-			w.mu.Lock()
-			w.seen[strings.TrimSpace(lines.Text())] = true
-			w.mu.Unlock()
-		}
-	}()
-	t.Cleanup(func() { cancel(); <-w.done })
+	w := start(t, "kubectl", "-n", ns, "get", "secrets", "--watch", "-o", "name")
 	// It works once it has seen one.
 	kubectl(t, "-n", ns, "create", "secret", "generic", "sentinel-begin")
-	w.await(t, "sentinel-begin")
+	w.says("secret/sentinel-begin\n")
 	return w
 }
 
-func (w *secretWatch) await(t *testing.T, name string) {
-	t.Helper()
-	eventually(t, "the watch sees Secret "+name, func() error {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if !w.seen["secret/"+name] {
-			return errNotSeen
-		}
-		return nil
-	})
-}
-
-// stop returns the Secrets that appeared, in the meantime too.
-func (w *secretWatch) stop(t *testing.T, ns string) []string {
+// appeared returns the Secrets that a watch has seen, in the meantime too.
+func appeared(t *testing.T, ns string, w *running) []string {
 	t.Helper()
 	kubectl(t, "-n", ns, "create", "secret", "generic", "sentinel-end")
-	w.await(t, "sentinel-end")
-	w.cancel()
-	<-w.done
-	var names []string
-	for name := range w.seen {
-		if !strings.HasPrefix(name, "secret/sentinel-") {
-			names = append(names, name)
-		}
-	}
-	return names
+	w.says("secret/sentinel-end\n")
+	return slices.DeleteFunc(strings.Fields(w.stdout.String()), func(name string) bool { return strings.HasPrefix(name, "secret/sentinel-") })
 }
 
 // TestRotate renews certificates under traffic, by every way to name pods; and
@@ -115,11 +65,7 @@ func TestRotate(t *testing.T) {
 		out := gateway(t, append([]string{"-n", ns, "rotate"}, test.args...)...)
 		after := serials()
 		for _, p := range append(servers, a) {
-			renewed := false
-			for _, r := range test.renewed {
-				renewed = renewed || r == p
-			}
-			if changed := after[p.name] != before[p.name]; changed != renewed {
+			if changed := after[p.name] != before[p.name]; changed != slices.Contains(test.renewed, p) {
 				t.Errorf("rotate %v: %s changed: %v; it says %s%s", test.args, p, changed, out.stdout, out.stderr)
 			}
 		}
@@ -127,8 +73,8 @@ func TestRotate(t *testing.T) {
 		l.more(10)
 	}
 	l.stopClean(servers...)
-	if appeared := seen.stop(t, ns); len(appeared) != 0 {
-		t.Errorf("Secrets appeared: %v", appeared)
+	if names := appeared(t, ns, seen); len(names) != 0 {
+		t.Errorf("Secrets appeared: %v", names)
 	}
 	checkNoKey(t, ns)
 }
@@ -162,17 +108,14 @@ func deployment(t *testing.T, ns, name string, replicas int32, node string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out := runCommand(t.Context(), t, string(text), "kubectl", "-n", ns, "apply", "-f", "-"); out.code != 0 {
-		t.Fatalf("creating the Deployment: %s", out.stderr)
-	}
+	apply(t, ns, string(text))
 	kubectl(t, "-n", ns, "rollout", "status", "deploy/"+name, "--timeout="+patience.String())
 }
 
 // podsOf returns the pods that a selector selects and that are not leaving.
 func podsOf(t *testing.T, ns, selector string) []*pod {
 	t.Helper()
-	var list corev1.PodList
-	get(t, &list, "-n", ns, "pods", "-l", selector)
+	list := get[corev1.PodList](t, "-n", ns, "pods", "-l", selector)
 	var pods []*pod
 	for _, object := range list.Items {
 		if object.DeletionTimestamp == nil {

@@ -3,34 +3,11 @@
 package e2e
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
-	"os/exec"
 	"slices"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 )
-
-// text is a buffer that a command writes to while it is looked at.
-type text struct {
-	mu  sync.Mutex
-	got bytes.Buffer
-}
-
-func (x *text) Write(p []byte) (int, error) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.got.Write(p)
-}
-
-func (x *text) String() string {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.got.String()
-}
 
 // outbound returns the pod and the source of each outbound connection to the port
 // of the echo server in lines of "tail -o json", sorted.
@@ -38,13 +15,10 @@ func outbound(t *testing.T, lines string) []string {
 	t.Helper()
 	var all []string
 	for _, line := range strings.Split(strings.TrimSpace(lines), "\n") {
-		var c struct{ Pod, Direction, Source, Destination string }
 		if line == "" {
 			continue
 		}
-		if err := json.Unmarshal([]byte(line), &c); err != nil {
-			t.Fatalf("%v in %q", err, line)
-		}
+		c := parse[struct{ Pod, Direction, Source, Destination string }](t, line)
 		if c.Direction == "outbound" && strings.HasSuffix(c.Destination, fmt.Sprint(":", portEcho)) {
 			all = append(all, c.Pod+" "+c.Source)
 		}
@@ -60,28 +34,11 @@ func TestTail(t *testing.T) {
 	ns := namespace(t)
 	a, b := twoPods(t, ns)
 	f := newFront(t)
-	var stdout, stderr text
-	cmd := exec.CommandContext(t.Context(), "kubectl", "gateway", "--kubeconfig="+f.kubeconfig, "-n", ns, "tail", "-l", "test=e2e", "-o", "json")
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cmd.Process.Kill() })
-	told := func(parts ...string) {
-		t.Helper()
-		eventually(t, "tail tells "+strings.Join(parts, " "), func() error {
-			for _, part := range parts {
-				if !strings.Contains(stderr.String(), part) {
-					return fmt.Errorf("it says %s", stderr.String())
-				}
-			}
-			return nil
-		})
-	}
+	tail := start(t, "kubectl", "gateway", "--kubeconfig="+f.kubeconfig, "-n", ns, "tail", "-l", "test=e2e", "-o", "json")
 	count := func(n int) {
 		t.Helper()
 		eventually(t, fmt.Sprint(n, " connections are shown"), func() error {
-			if got := outbound(t, stdout.String()); len(got) != n {
+			if got := outbound(t, tail.stdout.String()); len(got) != n {
 				return fmt.Errorf("shown are %q", got)
 			}
 			return nil
@@ -94,19 +51,20 @@ func TestTail(t *testing.T) {
 		}
 	}
 
-	told("waiting for some")
+	tail.says("waiting for some")
 	enable(t, nil, a)
-	told("pod/a -n " + ns + ": has a gateway, following it")
+	tail.says("pod/a -n " + ns + ": has a gateway, following it")
 	talk(a, b, 2)
 	count(2)
 	enable(t, nil, b)
-	told("pod/b -n " + ns + ": has a gateway, following it")
+	tail.says("pod/b -n " + ns + ": has a gateway, following it")
 	talk(b, a, 2)
 	count(4)
 
 	// The API server goes away in the middle.
 	f.down()
-	told("pod/a -n "+ns+": warning: the log stream broke", "pod/b -n "+ns+": warning: the log stream broke")
+	tail.says("pod/a -n " + ns + ": warning: the log stream broke")
+	tail.says("pod/b -n " + ns + ": warning: the log stream broke")
 	talk(a, b, 3)
 	talk(b, a, 3)
 	f.up()
@@ -118,19 +76,16 @@ func TestTail(t *testing.T) {
 		truth = append(truth, outbound(t, gateway(t, "-n", ns, "tail", p.String(), "--no-follow", "--tail=-1", "-o", "json").stdout)...)
 	}
 	slices.Sort(truth)
-	if got := outbound(t, stdout.String()); !slices.Equal(got, truth) {
+	if got := outbound(t, tail.stdout.String()); !slices.Equal(got, truth) {
 		t.Errorf("shown are %q, the logs have %q", got, truth)
 	}
 
 	// A gateway ends, another begins in the same pod.
 	gateway(t, "-n", ns, "disable", a.String(), "--drain-timeout=0s")
-	told("pod/a -n " + ns + ": the gateway was disabled")
+	tail.says("pod/a -n " + ns + ": the gateway was disabled")
 	enable(t, nil, a)
-	eventually(t, "the second gateway is followed", func() error {
-		if strings.Count(stderr.String(), "pod/a -n "+ns+": has a gateway, following it") != 2 {
-			return fmt.Errorf("it says %s", stderr.String())
-		}
-		return nil
+	await(t, "the second gateway is followed", func() bool {
+		return strings.Count(tail.stderr.String(), "pod/a -n "+ns+": has a gateway, following it") == 2
 	})
 	talk(a, b, 1)
 	count(12)
@@ -138,25 +93,19 @@ func TestTail(t *testing.T) {
 	// A pod that joins after it was made, and goes.
 	c := startPods(t, ns, podSpec("c", node1))[0]
 	enable(t, nil, c)
-	told("pod/c -n " + ns + ": has a gateway, following it")
+	tail.says("pod/c -n " + ns + ": has a gateway, following it")
 	talk(c, b, 1)
 	count(13)
 	kubectl(t, "-n", ns, "delete", "pod", "c", "--wait=false")
-	eventually(t, "pod c leaves", func() error {
-		for _, line := range strings.Split(stderr.String(), "\n") {
-			if strings.HasPrefix(line, "pod/c ") && (strings.Contains(line, "gone") || strings.Contains(line, "ended")) {
-				return nil
-			}
-		}
-		return fmt.Errorf("it says %s", stderr.String())
+	await(t, "pod c leaves", func() bool {
+		return slices.ContainsFunc(strings.Split(tail.stderr.String(), "\n"), func(line string) bool {
+			return strings.HasPrefix(line, "pod/c ") && (strings.Contains(line, "gone") || strings.Contains(line, "ended"))
+		})
 	})
 
 	// Ctrl-C is no failure.
-	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("after Ctrl-C: %v\n%s", err, stderr.String())
+	if err := tail.interrupt(); err != nil {
+		t.Errorf("after Ctrl-C: %v\n%s", err, &tail.stderr)
 	}
 
 	// What has not been encrypted, in a line of one's own.

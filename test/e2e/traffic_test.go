@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -77,7 +76,7 @@ func startLoadWith(from *pod, flags []string, targets ...string) *load {
 	// A server that listens already may still be unknown to a Service.
 	for _, target := range targets {
 		eventually(l.t, target+" answers", func() error {
-			once := l.parse(from.appCommand("traffic", "--for=100ms", "--held=0", target))
+			once := parse[trafficSummary](l.t, from.appCommand("traffic", "--for=100ms", "--held=0", target))
 			if once.Failures != 0 || once.Requests == 0 {
 				return errors.New(once.failures())
 			}
@@ -97,25 +96,10 @@ func startLoadWith(from *pod, flags []string, targets ...string) *load {
 	return l
 }
 
-// appCommand runs a command in the pod's own container, and returns its output.
-func (p *pod) appCommand(args ...string) string {
-	p.t.Helper()
-	return kubectl(p.t, append([]string{"-n", p.namespace, "exec", p.name, "-c", "app", "--", "/app"}, args...)...)
-}
-
-func (l *load) parse(text string) trafficSummary {
-	l.t.Helper()
-	var s trafficSummary
-	if err := json.Unmarshal([]byte(text), &s); err != nil {
-		l.t.Fatalf("traffic of %s: %v in %q", l.from, err, text)
-	}
-	return s
-}
-
 // show returns the summary so far.
 func (l *load) show() trafficSummary {
 	l.t.Helper()
-	return l.parse(l.from.appCommand("traffic", "show"))
+	return parse[trafficSummary](l.t, l.from.appCommand("traffic", "show"))
 }
 
 // await waits until a summary is accepted, and returns it.
@@ -149,7 +133,7 @@ func (l *load) more(n uint64) {
 // stop ends the traffic and returns what it came to.
 func (l *load) stop() trafficSummary {
 	l.t.Helper()
-	return l.parse(l.from.appCommand("traffic", "stop"))
+	return parse[trafficSummary](l.t, l.from.appCommand("traffic", "stop"))
 }
 
 // stopClean ends the traffic, which must have been without any fault at both
@@ -192,12 +176,7 @@ func (s trafficSummary) checkIntact(t *testing.T) {
 // served returns what clients did at the pod's own server.
 func (p *pod) served() servedSummary {
 	p.t.Helper()
-	var s servedSummary
-	text := p.appCommand("served")
-	if err := json.Unmarshal([]byte(text), &s); err != nil {
-		p.t.Fatalf("%s: %v in %q", p, err, text)
-	}
-	return s
+	return parse[servedSummary](p.t, p.appCommand("served"))
 }
 
 // checkServedIntact is checkIntact for the other end.

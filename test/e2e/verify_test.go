@@ -3,13 +3,10 @@
 package e2e
 
 import (
-	"bytes"
 	"encoding/json"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/verify"
@@ -88,18 +85,11 @@ func TestPackets(t *testing.T) {
 	a, b := twoPods(t, ns)
 	enable(t, nil, a, b)
 	file := filepath.Join(t.TempDir(), "a.pcapng")
-	cmd := exec.CommandContext(t.Context(), "kubectl-gateway", "-n", ns, "packets", a.String(), "-w", file)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	packets := start(t, "kubectl-gateway", "-n", ns, "packets", a.String(), "-w", file)
 	// The file is not empty any more once the recording has begun.
-	eventually(t, "the recording has begun", func() error {
-		if info, err := os.Stat(file); err != nil || info.Size() == 0 {
-			return errNotSeen
-		}
-		return nil
+	await(t, "the recording has begun", func() bool {
+		info, err := os.Stat(file)
+		return err == nil && info.Size() > 0
 	})
 	a.talk(b.addr(portEcho), "canary-of-the-recording")
 	// The pattern is not what is looked for, or it would find itself.
@@ -109,11 +99,9 @@ func TestPackets(t *testing.T) {
 	if !runs() {
 		t.Error("the process that records is not found")
 	}
-	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Wait(); err != nil || !strings.Contains(stderr.String(), "0 dropped by the kernel") || !strings.Contains(stderr.String(), "in plaintext") {
-		t.Errorf("%v, stderr:\n%s", err, stderr.String())
+	err := packets.interrupt()
+	if said := packets.stderr.String(); err != nil || !strings.Contains(said, "0 dropped by the kernel") || !strings.Contains(said, "in plaintext") {
+		t.Errorf("%v, stderr:\n%s", err, said)
 	}
 	for filter, want := range map[string]bool{"port 18443": true, "port 18000": true, "port 1": false} {
 		out := runCommand(t.Context(), t, "", "tcpdump", "-n", "-r", file, filter)
@@ -121,10 +109,5 @@ func TestPackets(t *testing.T) {
 			t.Errorf("%s: exit code %d, packets %v: %s", filter, out.code, out.stdout != "", out.stderr)
 		}
 	}
-	eventually(t, "the recording has ended in the pod", func() error {
-		if runs() {
-			return errNotSeen
-		}
-		return nil
-	})
+	await(t, "the recording has ended in the pod", func() bool { return !runs() })
 }

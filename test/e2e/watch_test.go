@@ -3,13 +3,10 @@
 package e2e
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os/exec"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -22,68 +19,28 @@ import (
 // annotation asks watch for a gateway.
 const annotation = "kube-gateway.io"
 
-// watching is a "kubectl gateway watch" that runs.
-type watching struct {
-	t      *testing.T
-	cmd    *exec.Cmd
-	mu     sync.Mutex
-	output bytes.Buffer
-	ended  chan error
-}
-
-func (w *watching) Write(b []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.output.Write(b)
-}
-
-// text returns what it has said so far.
-func (w *watching) text() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.output.String()
-}
-
-// startWatch runs watch until the end of the test or stop.
-func startWatch(t *testing.T, args ...string) *watching {
+// startWatch runs watch until the test ends it as Ctrl-C does. It must run until then.
+func startWatch(t *testing.T, args ...string) {
 	t.Helper()
-	w := &watching{t: t, ended: make(chan error, 1)}
-	w.cmd = exec.Command("kubectl", append([]string{"gateway", "watch"}, args...)...)
-	w.cmd.Stdout, w.cmd.Stderr = w, w
-	if err := w.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() { w.ended <- w.cmd.Wait() }()
+	w := start(t, "kubectl", append([]string{"gateway", "watch"}, args...)...)
 	t.Cleanup(func() {
-		w.stop()
-		if t.Failed() {
-			t.Logf("watch %v said:\n%s", args, w.text())
-		}
-	})
-	return w
-}
-
-// stop ends watch as Ctrl-C does. It must have run until then.
-func (w *watching) stop() {
-	w.t.Helper()
-	if w.ended == nil {
-		return
-	}
-	select {
-	case err := <-w.ended:
-		w.t.Errorf("watch ended by itself: %v\n%s", err, w.text())
-	default:
-		if err := w.cmd.Process.Signal(syscall.SIGINT); err != nil {
-			w.t.Errorf("ending watch: %v", err)
-		}
 		select {
 		case <-w.ended:
-		case <-time.After(30 * time.Second):
-			w.t.Errorf("watch does not end")
-			w.cmd.Process.Kill()
+			t.Errorf("watch ended by itself: %v", w.err)
+		default:
+			if err := w.cmd.Process.Signal(syscall.SIGINT); err != nil {
+				t.Errorf("ending watch: %v", err)
+			}
+			select {
+			case <-w.ended:
+			case <-time.After(30 * time.Second):
+				t.Error("watch does not end")
+			}
 		}
-	}
-	w.ended = nil
+		if t.Failed() {
+			t.Logf("watch %v said:\n%s%s", args, &w.stdout, &w.stderr)
+		}
+	})
 }
 
 // gateways returns how many gateways a pod's spec has, and how many run.
@@ -132,8 +89,7 @@ func awaitGateways(t *testing.T, ns, selector string, pods int, ready bool) {
 // that many gateways, of which one runs.
 func checkContainers(t *testing.T, ns, selector string, pods, want int) {
 	t.Helper()
-	var list corev1.PodList
-	get(t, &list, "-n", ns, "pods", "-l", selector)
+	list := get[corev1.PodList](t, "-n", ns, "pods", "-l", selector)
 	if len(list.Items) != pods {
 		t.Errorf("%d pods of %s, want %d", len(list.Items), selector, pods)
 	}
@@ -168,9 +124,7 @@ func TestWatch(t *testing.T) {
 	awaitGateways(t, ns, "app=plain", 0, false)
 	a, p := findPod(t, ns, "annotated"), findPod(t, ns, "plain")
 	l := startLoadWith(a, []string{shortLife}, p.addr(portTraffic), podsOf(t, ns, "app=named")[0].addr(portTraffic))
-	if left := secrets(t, ns); len(left) != 0 {
-		t.Errorf("%d Secrets are left", len(left))
-	}
+	noSecrets(t, ns)
 	checkNoKey(t, ns)
 
 	annotate(t, ns, "pod/plain", "true")
@@ -245,16 +199,13 @@ func startGroup(t *testing.T, ns, group string, n int) {
 		spec.Labels["group"] = group
 		manifests = append(manifests, mustYAML(t, spec))
 	}
-	if out := runCommand(t.Context(), t, strings.Join(manifests, "---\n"), "kubectl", "-n", ns, "apply", "-f", "-"); out.code != 0 {
-		t.Fatalf("creating pods: %s", out.stderr)
-	}
+	apply(t, ns, manifests...)
 }
 
 // runningGateways counts the gateways that run in a namespace.
 func runningGateways(t *testing.T, ns string) int {
 	t.Helper()
-	var list corev1.PodList
-	get(t, &list, "-n", ns, "pods")
+	list := get[corev1.PodList](t, "-n", ns, "pods")
 	n := 0
 	for i := range list.Items {
 		_, running := gateways(&list.Items[i])
@@ -275,9 +226,7 @@ func TestWatchManyPods(t *testing.T) {
 	awaitGateways(t, ns, "group=many", manyPods, true)
 	t.Logf("%d pods were enabled %v after they were created", manyPods, time.Since(start).Round(time.Second))
 	checkContainers(t, ns, "group=many", manyPods, 1)
-	if left := secrets(t, ns); len(left) != 0 {
-		t.Errorf("%d Secrets are left", len(left))
-	}
+	noSecrets(t, ns)
 
 	a, b := findPod(t, ns, "many-00"), findPod(t, ns, "many-01")
 	l := startLoad(a, b.addr(portTraffic), b.clusterIP())
@@ -287,8 +236,7 @@ func TestWatchManyPods(t *testing.T) {
 		killWhole(t, victim)
 	})
 	eventually(t, "watch replaces what died meanwhile", func() error {
-		var object corev1.Pod
-		get(t, &object, "-n", ns, "pod", "many-02")
+		object := get[corev1.Pod](t, "-n", ns, "pod", "many-02")
 		if listed, running := gateways(&object); listed != 2 || running != 1 {
 			return fmt.Errorf("%d gateways, %d run", listed, running)
 		}

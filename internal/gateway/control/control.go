@@ -82,21 +82,21 @@ type response struct {
 // Handler answers a request with a value that can be encoded as JSON.
 type Handler func(ctx context.Context, r Request) (any, error)
 
-// Listen opens the socket at path, for root alone. It replaces the socket of a dead gateway.
-func Listen(path string) (net.Listener, error) {
+// Listen opens a Unix socket at path, for root alone. It replaces that of a dead gateway.
+func Listen(path string) (*net.UnixListener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("creating the control socket's directory: %w", err)
+		return nil, fmt.Errorf("creating the socket's directory: %w", err)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("removing an old control socket: %w", err)
+		return nil, fmt.Errorf("removing an old socket: %w", err)
 	}
-	ln, err := net.Listen("unix", path)
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
-		return nil, fmt.Errorf("opening the control socket: %w", err)
+		return nil, err
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
 		ln.Close()
-		return nil, fmt.Errorf("protecting the control socket: %w", err)
+		return nil, fmt.Errorf("protecting the socket: %w", err)
 	}
 	return ln, nil
 }
@@ -201,11 +201,7 @@ func CallAndUse(ctx context.Context, path string, r Request, result any, use fun
 		return err
 	}
 	if answer.Error != "" {
-		err := errors.New(answer.Error)
-		if answer.Hint == "" {
-			return err
-		}
-		return api.WithHint(err, answer.Hint)
+		return api.WithHint(errors.New(answer.Error), answer.Hint)
 	}
 	if err := json.Unmarshal(answer.Result, result); err != nil {
 		return fmt.Errorf("parsing the gateway's answer: %w", err)

@@ -25,11 +25,10 @@ const (
 	tcpListen      = 10
 )
 
-// Sizes of struct inet_diag_sockid, inet_diag_req_v2, inet_diag_msg and nlattr
-// (linux/inet_diag.h, linux/netlink.h), in bytes.
+// Sizes of struct inet_diag_sockid, inet_diag_msg and nlattr (linux/inet_diag.h,
+// linux/netlink.h), in bytes.
 const (
 	sizeofID      = 48
-	sizeofRequest = 8 + sizeofID
 	sizeofMessage = 4 + sizeofID + 20
 	sizeofAttr    = 4
 )
@@ -88,20 +87,10 @@ func parse(message []byte) (*socket, error) {
 	return s, nil
 }
 
-// request is struct inet_diag_req_v2.
-type request struct {
-	family uint8
-	states uint32
-	id     [sizeofID]byte
-}
-
-func (r *request) Len() int { return sizeofRequest }
-
-func (r *request) Serialize() []byte {
-	b := make([]byte, 0, sizeofRequest)
-	b = append(b, r.family, unix.IPPROTO_TCP, 0, 0)
-	b = binary.NativeEndian.AppendUint32(b, r.states)
-	return append(b, r.id[:]...)
+// request returns a struct inet_diag_req_v2.
+func request(family uint8, states uint32, id [sizeofID]byte) []byte {
+	b := binary.NativeEndian.AppendUint32([]byte{family, unix.IPPROTO_TCP, 0, 0}, states)
+	return append(b, id[:]...)
 }
 
 // sockDiag is the kernel itself. Requests go to the network namespace of the calling thread; a
@@ -111,7 +100,7 @@ type sockDiag struct{}
 func (sockDiag) dump(states uint32, f func(*socket) bool) error {
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		r := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
-		r.AddData(&request{family: family, states: states})
+		r.AddRawData(request(family, states, [sizeofID]byte{}))
 		more := true
 		var failed error
 		err := r.ExecuteIter(unix.NETLINK_SOCK_DIAG, nl.SOCK_DIAG_BY_FAMILY, func(message []byte) bool {
@@ -137,7 +126,7 @@ func (sockDiag) dump(states uint32, f func(*socket) bool) error {
 
 func (sockDiag) destroy(s *socket) error {
 	r := nl.NewNetlinkRequest(nl.SOCK_DESTROY, unix.NLM_F_ACK)
-	r.AddData(&request{family: s.family, states: 1 << s.state, id: s.id})
+	r.AddRawData(request(s.family, 1<<s.state, s.id))
 	_, err := r.Execute(unix.NETLINK_SOCK_DIAG, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ESTALE):

@@ -102,7 +102,7 @@ func (g *gateway) request(method, path string, headers ...string) (*http.Respons
 	for i := 0; i < len(headers); i += 2 {
 		r.Header.Set(headers[i], headers[i+1])
 	}
-	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: false}}
+	client := http.Client{Timeout: patience, Transport: &http.Transport{}}
 	defer client.CloseIdleConnections()
 	response, err := client.Do(r)
 	if err != nil {

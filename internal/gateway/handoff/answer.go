@@ -47,20 +47,28 @@ var errNoStatus = errors.New("the gateway has no status")
 // parseAnswer reads what encodeAnswer wrote. Both ends are one build, so anything else is an
 // error.
 func parseAnswer(packet []byte) (*api.Status, error) {
-	if len(packet) > maxAnswer {
-		return nil, fmt.Errorf("the answer has more than %d bytes", maxAnswer)
-	}
-	decoder := json.NewDecoder(bytes.NewReader(packet))
-	decoder.DisallowUnknownFields()
 	var a answer
-	if err := decoder.Decode(&a); err != nil {
+	if err := parseStrictly(packet, maxAnswer, &a); err != nil {
 		return nil, fmt.Errorf("reading the answer: %w", err)
-	}
-	if decoder.More() {
-		return nil, errors.New("the answer does not end where it should")
 	}
 	if a.Status == nil {
 		return nil, errNoStatus
 	}
 	return a.Status, nil
+}
+
+// parseStrictly reads one value of JSON in at most limit bytes, without anything unknown.
+func parseStrictly(text []byte, limit int, to any) error {
+	if len(text) > limit {
+		return fmt.Errorf("it has more than %d bytes", limit)
+	}
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(to); err != nil {
+		return err
+	}
+	if decoder.More() {
+		return errors.New("it does not end where it should")
+	}
+	return nil
 }

@@ -21,14 +21,8 @@ func TestAskerEnds(t *testing.T) {
 		"nonsense":    {[]string{"nonsense"}, false},
 		"two answers": {[]string{`{"status":{}}`, `{}`}, false},
 	} {
-		supervisor, file, err := packetSocket("exporter")
-		if err != nil {
-			t.Fatal(err)
-		}
-		asker, err := NewAsker(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		supervisor, theirs := pair(t)
+		asker := &Asker{conn: theirs}
 		type answer struct {
 			status *api.Status
 			err    error
@@ -59,27 +53,16 @@ func TestAskerEnds(t *testing.T) {
 		if _, err := asker.Ask(t.Context()); err == nil {
 			t.Errorf("%s: it asks after its end", name)
 		}
-		asker.Close()
-		supervisor.Close()
 	}
 }
 
 // TestAskerIsPatientAsLongAsItsCaller is about a gateway that does not answer.
 func TestAskerIsPatientAsLongAsItsCaller(t *testing.T) {
-	supervisor, file, err := packetSocket("exporter")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer supervisor.Close()
-	asker, err := NewAsker(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer asker.Close()
+	_, theirs := pair(t)
 	enough := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(enough)
-	if _, err := asker.Ask(ctx); !errors.Is(err, enough) {
+	if _, err := (&Asker{conn: theirs}).Ask(ctx); !errors.Is(err, enough) {
 		t.Error(err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"strings"
 	"testing"
@@ -17,19 +18,25 @@ import (
 // patience bounds waits that end by their condition.
 const patience = time.Minute
 
-// ends returns both ends of a channel.
-func ends(t *testing.T) (*Channel, workerChannel) {
+// pair returns the supervisor's and the child's end of a packet socket.
+func pair(t *testing.T) (ours, theirs *net.UnixConn) {
 	t.Helper()
-	ours, file, err := packetSocket("worker")
+	ours, file, err := packetSocket("child")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ours.Close() })
-	theirs, err := unixConn(file)
-	if err != nil {
+	if theirs, err = unixConn(file); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { theirs.Close() })
+	return ours, theirs
+}
+
+// ends returns both ends of a channel.
+func ends(t *testing.T) (*Channel, workerChannel) {
+	t.Helper()
+	ours, theirs := pair(t)
 	return &Channel{conn: ours}, workerChannel{theirs}
 }
 

@@ -19,28 +19,19 @@ const countersSize = int(unsafe.Sizeof(traffic.Counters{}))
 // status needs no answer from the worker, and the totals survive it. The file is for
 // ForWorker.
 func NewCounters() (*traffic.Counters, *os.File, error) {
-	f, err := memoryFile("counters")
+	// Without the seals a worker could shrink the file under the supervisor, whose next
+	// read would then be a bus error.
+	f, err := memoryFile("counters", unix.F_SEAL_SHRINK|unix.F_SEAL_GROW,
+		func(f *os.File) error { return f.Truncate(int64(countersSize)) })
 	if err != nil {
 		return nil, nil, err
 	}
-	counters, err := initCounters(f)
+	counters, err := mapCounters(f)
 	if err != nil {
 		f.Close()
 		return nil, nil, err
 	}
 	return counters, f, nil
-}
-
-func initCounters(f *os.File) (*traffic.Counters, error) {
-	if err := f.Truncate(int64(countersSize)); err != nil {
-		return nil, fmt.Errorf("sizing the counters: %w", err)
-	}
-	// Without the seals a worker could shrink the file under the supervisor, whose next
-	// read would then be a bus error.
-	if err := seal(f, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW); err != nil {
-		return nil, err
-	}
-	return mapCounters(f)
 }
 
 // mapCounters returns the counters in f for as long as the process lives; f may be closed

@@ -4,6 +4,7 @@ package handoff
 
 import (
 	"errors"
+	"os"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -38,7 +39,7 @@ func TestCountersAreShared(t *testing.T) {
 	if err := f.Truncate(0); !errors.Is(err, unix.EPERM) {
 		t.Errorf("shrinking the counters: %v, want EPERM", err)
 	}
-	other, err := memoryFile("counters")
+	other, err := memoryFile("counters", 0, func(*os.File) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}

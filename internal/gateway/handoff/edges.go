@@ -3,13 +3,11 @@
 package handoff
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -17,6 +15,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
 )
 
 // Only the worker knows the edges. It writes them to clients of a Unix socket beside the control
@@ -40,18 +39,12 @@ func EdgesPath(controlSocket string) string {
 
 // ListenEdges opens the socket at path. It replaces the socket of a dead gateway.
 func ListenEdges(path string) (*os.File, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("removing an old socket for edges: %w", err)
-	}
-	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	ln, err := control.Listen(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening the socket for edges: %w", err)
 	}
 	defer ln.Close()
 	ln.SetUnlinkOnClose(false)
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, fmt.Errorf("protecting the socket for edges: %w", err)
-	}
 	f, err := ln.File()
 	if err != nil {
 		return nil, fmt.Errorf("keeping the socket for edges: %w", err)
@@ -125,17 +118,9 @@ func ReadEdges(ctx context.Context, path string) (*api.Edges, error) {
 
 // parseEdges reads a worker's answer. It is strict, and its result is harmless.
 func parseEdges(text []byte) (*api.Edges, error) {
-	if len(text) > api.MaxEdgesAnswer {
-		return nil, fmt.Errorf("the worker's answer has more than %d bytes", api.MaxEdgesAnswer)
-	}
-	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.DisallowUnknownFields()
 	var edges api.Edges
-	if err := decoder.Decode(&edges); err != nil {
+	if err := parseStrictly(text, api.MaxEdgesAnswer, &edges); err != nil {
 		return nil, fmt.Errorf("reading the worker's answer: %s", api.OneLine(err.Error()))
-	}
-	if decoder.More() {
-		return nil, errors.New("the worker's answer does not end where it should")
 	}
 	if len(edges.Edges) > api.MaxEdges {
 		return nil, fmt.Errorf("the worker's answer has %d edges", len(edges.Edges))

@@ -87,19 +87,20 @@ func unixConn(f *os.File) (*net.UnixConn, error) {
 	return u, nil
 }
 
-// memoryFile makes a file that is never on a disk and can be sealed.
-func memoryFile(name string) (*os.File, error) {
+// memoryFile makes a file that is never on a disk, has fill write it, and forbids changes for
+// good, that of the seals included.
+func memoryFile(name string, seals int, fill func(*os.File) error) (*os.File, error) {
 	fd, err := unix.MemfdCreate("kube-gateway-"+name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, fmt.Errorf("creating a memory file for the %s: %w", name, err)
 	}
-	return os.NewFile(uintptr(fd), name), nil
-}
-
-// seal forbids changes of f for good, that of the seals included.
-func seal(f *os.File, seals int) error {
-	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals|unix.F_SEAL_SEAL); err != nil {
-		return fmt.Errorf("sealing the %s: %w", f.Name(), err)
+	f := os.NewFile(uintptr(fd), name)
+	if err = fill(f); err == nil {
+		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals|unix.F_SEAL_SEAL)
 	}
-	return nil
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("writing the %s: %w", name, err)
+	}
+	return f, nil
 }

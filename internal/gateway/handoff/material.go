@@ -94,21 +94,8 @@ func WithoutMaterial(environ []string) []string {
 // Seal writes the material to a sealed memory file for another process. The file is never on a
 // disk and cannot be changed.
 func (m *Material) Seal() (*os.File, error) {
-	f, err := memoryFile("material")
-	if err != nil {
-		return nil, err
-	}
-	err = json.NewEncoder(f).Encode(m)
-	if err != nil {
-		err = fmt.Errorf("writing the material: %w", err)
-	} else {
-		err = seal(f, unix.F_SEAL_WRITE|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW)
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
+	return memoryFile("material", unix.F_SEAL_WRITE|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW,
+		func(f *os.File) error { return json.NewEncoder(f).Encode(m) })
 }
 
 // ReadMaterial reads what Seal wrote. The position of f does not matter, so that several workers,

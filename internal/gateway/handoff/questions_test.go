@@ -27,18 +27,9 @@ type asking struct {
 
 func askOf(t *testing.T, read func() *api.Status) *asking {
 	t.Helper()
-	ours, file, err := packetSocket("exporter")
-	if err != nil {
-		t.Fatal(err)
-	}
-	theirs, err := unixConn(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ours, theirs := pair(t)
 	a := &asking{theirs, make(chan error, 1)}
-	ctx, cancel := context.WithCancel(t.Context())
-	go func() { a.ended <- newQuestions(ours).Answer(ctx, read) }()
-	t.Cleanup(func() { cancel(); ours.Close(); theirs.Close() })
+	go func() { a.ended <- newQuestions(ours).Answer(t.Context(), read) }()
 	return a
 }
 
@@ -151,18 +142,13 @@ func TestQuestionsAreBounded(t *testing.T) {
 // TestDeafExporter: one that asks and does not read holds nobody up for ever.
 func TestDeafExporter(t *testing.T) {
 	st := &api.Status{Identity: strings.Repeat("x", 1000)}
-	ours, theirs, err := packetSocket("exporter")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ours.Close()
-	defer theirs.Close()
+	ours, theirs := pair(t)
 	// The kernel makes it a few KiB: no answer is too long for it, and some fill it.
 	if err := ours.SetWriteBuffer(1); err != nil {
 		t.Fatal(err)
 	}
 	for range answerBurst {
-		if _, err := unix.Write(int(theirs.Fd()), []byte{question}); err != nil {
+		if _, err := theirs.Write([]byte{question}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -47,14 +47,11 @@ func eachDirection(s *api.Status, do func(name string, d *api.Direction)) {
 	do(api.Inbound, &s.Traffic.Inbound)
 }
 
-// seconds returns a time in Prometheus' form.
-func seconds(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }
-
 // ofTime returns a gauge that is left out while the time is unknown.
 func ofTime(short, help string, value func(*api.Status) time.Time) family {
 	return family{short, help, prometheus.GaugeValue, nil, func(s *api.Status, emit emitter) {
 		if t := value(s); !t.IsZero() {
-			emit(seconds(t))
+			emit(float64(t.UnixMilli()) / 1000)
 		}
 	}}
 }

@@ -13,6 +13,7 @@ package metrics
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -20,9 +21,6 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
-
-// ContentType is the media type of what Write writes.
-const ContentType = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores"
 
 // collector is a prometheus.Collector of one status.
 type collector struct{ status *api.Status }
@@ -106,10 +104,7 @@ func Read(status *api.Status) (*api.Metrics, error) {
 	}
 	metrics := &api.Metrics{Families: []api.MetricFamily{}}
 	for _, from := range all {
-		family := api.MetricFamily{Name: from.GetName(), Help: from.GetHelp(), Type: typeCounter}
-		if from.GetType() == dto.MetricType_GAUGE {
-			family.Type = typeGauge
-		}
+		family := api.MetricFamily{Name: from.GetName(), Help: from.GetHelp(), Type: strings.ToLower(from.GetType().String())}
 		for _, m := range from.GetMetric() {
 			sample := api.MetricSample{Value: m.GetCounter().GetValue() + m.GetGauge().GetValue()}
 			for _, label := range m.GetLabel() {
@@ -124,8 +119,3 @@ func Read(status *api.Status) (*api.Metrics, error) {
 	}
 	return metrics, nil
 }
-
-const (
-	typeCounter = "counter"
-	typeGauge   = "gauge"
-)

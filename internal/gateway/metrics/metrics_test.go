@@ -203,7 +203,8 @@ func TestReduce(t *testing.T) {
 func TestGatherer(t *testing.T) {
 	r := httptest.NewRecorder()
 	promhttp.HandlerFor(Gatherer(full()), promhttp.HandlerOpts{}).ServeHTTP(r, httptest.NewRequest("GET", "/metrics", nil))
-	if diff := cmp.Diff(write(t, full()), r.Body.String()); diff != "" || r.Header().Get("Content-Type") != ContentType {
+	const contentType = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores"
+	if diff := cmp.Diff(write(t, full()), r.Body.String()); diff != "" || r.Header().Get("Content-Type") != contentType {
 		t.Errorf("%q, %s", r.Header(), diff)
 	}
 }

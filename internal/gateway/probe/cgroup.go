@@ -4,8 +4,6 @@ package probe
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -51,8 +49,8 @@ func Run(ctx context.Context, c Command) (err error) {
 		return err
 	}
 	removeStale(pod.Path)
-	dir := filepath.Join(pod.Path, cgroupPrefix+randomName())
-	if err := os.Mkdir(dir, 0o755); err != nil {
+	dir, err := os.MkdirTemp(pod.Path, cgroupPrefix)
+	if err != nil {
 		return fmt.Errorf("making a cgroup for the probe: %w", err)
 	}
 	defer func() { err = errors.Join(err, remove(dir)) }()
@@ -89,12 +87,6 @@ func Run(ctx context.Context, c Command) (err error) {
 		return fmt.Errorf("running the probe: %w", err)
 	}
 	return ctx.Err()
-}
-
-func randomName() string {
-	var b [8]byte
-	rand.Read(b[:])
-	return hex.EncodeToString(b[:])
 }
 
 // remove removes a cgroup whose process has ended.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"slices"
@@ -104,15 +105,13 @@ func (s *sniffer) open() error {
 		return fmt.Errorf("opening a packet socket: %w", err)
 	}
 	s.socket = os.NewFile(uintptr(fd), "packets")
-	if err := s.setUp(fd); err != nil {
-		s.socket.Close()
-		return err
+	if err = s.setUp(fd); err == nil {
+		s.raw, err = s.socket.SyscallConn()
 	}
-	if s.raw, err = s.socket.SyscallConn(); err != nil {
+	if err != nil {
 		s.socket.Close()
-		return fmt.Errorf("opening a packet socket: %w", err)
 	}
-	return nil
+	return err
 }
 
 func (s *sniffer) setUp(fd int) error {
@@ -306,11 +305,7 @@ func (s *sniffer) end() error {
 	if err != nil {
 		return fmt.Errorf("asking for dropped packets: %w", err)
 	}
-	devices := make([]*device, 0, len(s.devices))
-	for _, d := range s.devices {
-		devices = append(devices, d)
-	}
-	slices.SortFunc(devices, func(a, b *device) int { return a.number - b.number })
+	devices := slices.SortedFunc(maps.Values(s.devices), func(a, b *device) int { return a.number - b.number })
 	now := time.Now()
 	for _, d := range devices {
 		if err := s.pcap.WriteStatistics(pcapng.Statistics{Interface: d.number, Time: now, Received: d.received + dropped, Dropped: dropped}); err != nil {

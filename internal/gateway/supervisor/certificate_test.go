@@ -46,7 +46,7 @@ func newLeaf(t testing.TB, by pki.Pair, change func(*x509.Certificate)) pki.Pair
 func pemOf(certs ...*x509.Certificate) string { return string(ca.EncodeCertificates(certs)) }
 
 const testConfig = `{"version":1,"pod":{"namespace":"a","name":"b","uid":"u","serviceAccount":"c"},"podIPs":["10.0.0.1","fd00::1"],
-	"trustDomain":"td","mode":"strict","onFailure":"closed","capture":["10.0.0.0/8"]}`
+	"trustDomain":"td","mode":"strict","onFailure":"closed","ranges":["10.0.0.0/8"]}`
 
 // newTestSupervisor returns a supervisor between two workers. Without a
 // certificate it waits for its first one.
@@ -58,8 +58,8 @@ func newTestSupervisor(t testing.TB, material handoff.Material) (*supervisor, *b
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	s := &supervisor{end: newEnding(), Options: Options{Material: f, Log: slog.New(slog.NewJSONHandler(&log, nil))}, state: newState()}
-	t.Cleanup(func() { s.settings.close() })
+	s := &supervisor{end: newEnding(), Options: Options{Material: f, Log: slog.New(slog.NewJSONHandler(&log, nil))}, state: state{changed: make(chan struct{})}}
+	t.Cleanup(func() { s.settings.material.Close() })
 	if err := s.describe(); err != nil {
 		t.Fatal(err)
 	}
@@ -396,7 +396,7 @@ func TestDrainingGatewayTakesNothing(t *testing.T) {
 		{Op: control.OpCSR}, {Op: control.OpCertificate, Issued: issued}, {Op: control.OpTrust, Trust: &api.TrustBundle{Bundle: issued.Bundle}},
 		{Op: control.OpMode, Mode: api.Permissive}, {Op: control.OpAllow, Everyone: true}, {Op: control.OpReset},
 	} {
-		if _, err := s.answer(t.Context(), r); err == nil || err.Error() != errEnding().Error() {
+		if _, err := s.answer(t.Context(), r); err == nil || err.Error() != errEnding.Error() {
 			t.Errorf("%s: %v", r.Op, err)
 		}
 	}

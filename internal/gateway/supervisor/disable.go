@@ -10,7 +10,6 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
 )
 
 // ErrDisabled ends a gateway that was disabled and left nothing in the kernel. Its text is
@@ -41,18 +40,8 @@ func (s *supervisor) disable(ctx context.Context, drain time.Duration) (*api.Dis
 	return &s.end.report, nil
 }
 
-// checkEnding refuses requests that a gateway on its way out cannot carry out.
-func (s *supervisor) checkEnding(r control.Request) error {
-	if r.Op == control.OpStatus || r.Op == control.OpDisable || !closed(s.end.begun) {
-		return nil
-	}
-	return errEnding()
-}
-
 // errEnding answers a request that comes too late.
-func errEnding() error {
-	return api.WithHint(errors.New("the gateway is being disabled"), "enable the pod again once it has ended")
-}
+var errEnding = api.WithHint(errors.New("the gateway is being disabled"), "enable the pod again once it has ended")
 
 // serveUntilEnd keeps a worker running until the end begins, and carries out the end. It
 // returns an error if the gateway cannot work.
@@ -66,7 +55,9 @@ func (s *supervisor) serveUntilEnd(ctx context.Context) error {
 		return err
 	case <-s.end.begun:
 	}
-	s.awaitWorker()
+	// Only a worker can serve the connections in the backlogs. If one has just ended, the next
+	// one is awaited.
+	s.await(context.Background(), readyTimeout, api.Degraded)
 	ended := s.traffic.Ended.Load()
 	traces, err := s.withdraw()
 	if err != nil {
@@ -80,29 +71,9 @@ func (s *supervisor) serveUntilEnd(ctx context.Context) error {
 		return err
 	}
 	s.stopExporter()
-	if left := s.remove(traces); len(left) > 0 {
-		s.end.report.Left = left
-	}
+	s.end.report.Left = s.remove(traces)
 	s.Log.Info("disabled", "drained", s.end.report.Drained, "aborted", s.end.report.Aborted, "left", s.end.report.Left)
 	return nil
-}
-
-// awaitWorker waits for the next worker if one has just ended: only a worker can serve the
-// connections in the backlogs.
-func (s *supervisor) awaitWorker() {
-	timeout := time.NewTimer(readyTimeout)
-	defer timeout.Stop()
-	for {
-		st, changed := s.snapshot()
-		if st.State != api.Degraded {
-			return
-		}
-		select {
-		case <-changed:
-		case <-timeout.C:
-			return
-		}
-	}
 }
 
 // withdraw takes the gateway out of the way of new connections. First it detaches what

@@ -39,14 +39,13 @@ func listenMetrics(ctx context.Context, addr string) (*os.File, error) {
 		address = at.String()
 	}
 	f, err := listen(ctx, address)
-	switch {
-	case errors.Is(err, unix.EADDRINUSE):
-		return nil, api.WithHint(fmt.Errorf("serving metrics: %w", err),
-			"a container of this pod uses the port, or another gateway still runs there: give another one to --metrics-addr")
-	case err != nil:
-		return nil, fmt.Errorf("serving metrics: %w", err)
+	if err != nil {
+		err = fmt.Errorf("serving metrics: %w", err)
 	}
-	return f, nil
+	if errors.Is(err, unix.EADDRINUSE) {
+		err = api.WithHint(err, "a container of this pod uses the port, or another gateway still runs there: give another one to --metrics-addr")
+	}
+	return f, err
 }
 
 // startExporter keeps an exporter running on the listener until the function that it
@@ -119,8 +118,7 @@ func (s *supervisor) runExporter(ctx context.Context, listener *os.File) error {
 
 // statusNow returns the answer to a request for the status, nil if there is none.
 func (s *supervisor) statusNow() *api.Status {
-	st, _ := s.snapshot()
-	status, err := s.withCounters(st)
+	status, err := s.describeNow()
 	if err != nil {
 		s.Log.Error("there is no status for the exporter of metrics", "error", err)
 		return nil

@@ -23,19 +23,8 @@ type listeners struct {
 	edgesPath string
 }
 
-// openListeners opens the listeners but for those of openInband, in the current network
-// namespace, and the socket for edges at a path. IPv6 is left out where the kernel does
-// not have it.
-func openListeners(ctx context.Context, edgesPath string) (*listeners, error) {
-	l := &listeners{edgesPath: edgesPath}
-	err := l.open(ctx)
-	if err != nil {
-		l.close()
-		return nil, err
-	}
-	return l, nil
-}
-
+// open opens the listeners but for those of openInband, in the current network namespace, and
+// the socket for edges. IPv6 is left out where the kernel does not have it.
 func (l *listeners) open(ctx context.Context) (err error) {
 	if l.Capture, err = listenLoopback(ctx, api.CapturePort); err != nil {
 		return err
@@ -70,8 +59,8 @@ func listenLoopback(ctx context.Context, port uint16) ([]*os.File, error) {
 	var files []*os.File
 	for _, a := range []string{"127.0.0.1", "::1"} {
 		f, err := listen(ctx, netip.AddrPortFrom(netip.MustParseAddr(a), port).String())
-		if noIPv6(err) && a == "::1" {
-			continue
+		if a == "::1" && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)) {
+			continue // an IPv6 address cannot be used here
 		}
 		if err != nil {
 			closeFiles(files)
@@ -87,11 +76,6 @@ func closeFiles(files []*os.File) {
 	for _, f := range files {
 		f.Close()
 	}
-}
-
-// noIPv6 reports whether err says that an IPv6 address cannot be used here.
-func noIPv6(err error) bool {
-	return errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)
 }
 
 func listen(ctx context.Context, address string) (*os.File, error) {

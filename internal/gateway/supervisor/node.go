@@ -29,7 +29,9 @@ func nodeSide(capture []netip.Prefix) ([]netip.Prefix, error) {
 					continue
 				}
 			}
-			for _, via := range gateways(&route) {
+			for _, hop := range append([]*netlink.NexthopInfo{{Gw: route.Gw}}, route.MultiPath...) {
+				via, _ := netip.AddrFromSlice(hop.Gw)
+				via = via.Unmap()
 				inRange := func(r netip.Prefix) bool { return r.Contains(via) }
 				prefix := netip.PrefixFrom(via, via.BitLen())
 				if slices.ContainsFunc(capture, inRange) && !slices.Contains(found, prefix) {
@@ -39,19 +41,4 @@ func nodeSide(capture []netip.Prefix) ([]netip.Prefix, error) {
 		}
 	}
 	return found, nil
-}
-
-// gateways returns the next hops of a route.
-func gateways(route *netlink.Route) []netip.Addr {
-	var all []netip.Addr
-	add := func(ip []byte) {
-		if a, ok := netip.AddrFromSlice(ip); ok {
-			all = append(all, a.Unmap())
-		}
-	}
-	add(route.Gw)
-	for _, hop := range route.MultiPath {
-		add(hop.Gw)
-	}
-	return all
 }

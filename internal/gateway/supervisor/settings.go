@@ -39,33 +39,6 @@ type settings struct {
 // errDraining ends a worker that is started too late.
 var errDraining = errors.New("the gateway is ending")
 
-// setWorker makes w the worker that changes are sent to, and sends it what changed since
-// it was started. It is called with the lock held.
-func (s *settings) setWorker(w *worker) error {
-	if w.material != s.material {
-		if err := w.channel.Apply(s.material, applyTimeout); err != nil {
-			return fmt.Errorf("bringing a new worker up to date: %w", err)
-		}
-	}
-	s.worker = w
-	return nil
-}
-
-// clearWorker forgets a worker that has ended.
-func (s *settings) clearWorker(w *worker) {
-	s.Lock()
-	defer s.Unlock()
-	if s.worker == w {
-		s.worker = nil
-	}
-}
-
-func (s *settings) close() {
-	s.Lock()
-	defer s.Unlock()
-	s.material.Close()
-}
-
 // change carries out a request. After an error the settings are what they were.
 func (s *supervisor) change(r control.Request) error {
 	s.settings.Lock()
@@ -137,7 +110,7 @@ func edit(config *api.Config, r control.Request) error {
 // next one starts with it. It is called with the lock held.
 func (s *supervisor) exchange(config *api.Config, change func(*handoff.Material), apply func(*os.File) error) error {
 	if s.settings.draining {
-		return errEnding()
+		return errEnding
 	}
 	m, err := handoff.ReadMaterial(s.settings.material)
 	if err != nil {

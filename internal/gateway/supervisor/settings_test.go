@@ -49,7 +49,7 @@ func TestTransitions(t *testing.T) {
 
 func TestEdit(t *testing.T) {
 	config, err := api.ParseConfig([]byte(`{"version":1,"pod":{"namespace":"a","name":"b","uid":"c"},"podIPs":["10.0.0.1"],
-		"trustDomain":"td","mode":"strict","onFailure":"closed","capture":["10.0.0.0/8"],"allow":["ns/a/sa/b"]}`))
+		"trustDomain":"td","mode":"strict","onFailure":"closed","ranges":["10.0.0.0/8"],"allow":["ns/a/sa/b"]}`))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@
 package supervisor
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"sync"
@@ -64,8 +65,6 @@ type state struct {
 	changed chan struct{}
 }
 
-func newState() state { return state{changed: make(chan struct{})} }
-
 // capturing reports whether a worker has ever been ready.
 func (s *state) capturing() bool {
 	s.mu.Lock()
@@ -91,8 +90,26 @@ func (s *state) snapshot() (api.Status, <-chan struct{}) {
 	return st, s.changed
 }
 
-// withCounters completes a status. Before the programs are loaded there are no counters.
-func (s *supervisor) withCounters(st api.Status) (*api.Status, error) {
+// await waits until the gateway is in none of states, for at most timeout or until ctx is done.
+func (s *state) await(ctx context.Context, timeout time.Duration, states ...api.State) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	for ctx.Err() == nil {
+		st, changed := s.snapshot()
+		if !slices.Contains(states, st.State) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// describeNow returns the status with its counters. Before the programs are loaded there are
+// none.
+func (s *supervisor) describeNow() (*api.Status, error) {
+	st, _ := s.snapshot()
 	st.Time = time.Now()
 	if st.State == api.Starting || st.State == api.Uncertified {
 		return &st, nil

@@ -4,6 +4,7 @@ package supervisor
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"runtime/debug"
@@ -49,7 +50,7 @@ type supervisor struct {
 	programs  *bpf.Programs
 	pod, own  bpf.Cgroup
 	closing   sync.Once // of programs
-	listeners *listeners
+	listeners listeners
 	// traffic lies in the file counters, which workers map.
 	traffic  *traffic.Counters
 	counters *os.File
@@ -61,17 +62,17 @@ type supervisor struct {
 // application has ended; ErrDisabled when the gateway was disabled; otherwise the reason
 // why it cannot work.
 func Run(ctx context.Context, o Options) error {
-	s := &supervisor{Options: o, state: newState(), end: newEnding()}
+	s := &supervisor{Options: o, state: state{changed: make(chan struct{})}, end: newEnding()}
 	if err := s.describe(); err != nil {
 		return err
 	}
-	defer s.settings.close()
+	defer func() { s.settings.material.Close() }()
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ln, err := control.Listen(o.SocketPath)
 	if err != nil {
-		return err
+		return fmt.Errorf("opening the control socket: %w", err)
 	}
 	var background sync.WaitGroup
 	defer background.Wait()
@@ -89,11 +90,11 @@ func (s *supervisor) live(ctx context.Context) error {
 	if certified, err := s.awaitCertificate(ctx); !certified {
 		return err
 	}
-	var err error
-	if s.listeners, err = openListeners(ctx, handoff.EdgesPath(s.SocketPath)); err != nil {
+	s.listeners.edgesPath = handoff.EdgesPath(s.SocketPath)
+	defer s.listeners.close()
+	if err := s.listeners.open(ctx); err != nil {
 		return err
 	}
-	defer s.listeners.close()
 	metrics, err := listenMetrics(ctx, s.settings.config.MetricsAddr)
 	if err != nil {
 		return err

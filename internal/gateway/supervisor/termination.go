@@ -59,17 +59,12 @@ func waitForApplication(ctx context.Context, podCgroup, ownCgroup string) {
 	}
 }
 
-// applicationRuns reports whether more than the sandbox runs beside the gateway.
+// applicationRuns reports whether a process runs in more containers of the pod than the
+// gateway's and the sandbox. cgroup.events covers the whole subtree, across PID namespaces.
 func applicationRuns(podCgroup, ownCgroup string) bool {
-	return populatedSiblings(podCgroup, ownCgroup) > lastSiblings
-}
-
-// populatedSiblings counts the other containers of the pod in which a process runs.
-// cgroup.events covers the whole subtree, across PID namespaces.
-func populatedSiblings(podCgroup, ownCgroup string) int {
 	entries, err := os.ReadDir(podCgroup)
 	if err != nil {
-		return 0
+		return false
 	}
 	n := 0
 	for _, e := range entries {
@@ -82,5 +77,5 @@ func populatedSiblings(podCgroup, ownCgroup string) int {
 			n++
 		}
 	}
-	return n
+	return n > lastSiblings
 }

@@ -83,7 +83,11 @@ func (s *supervisor) runWorker(ctx context.Context, restarts int) error {
 			return err
 		}
 	}
-	s.settings.clearWorker(w)
+	s.settings.Lock()
+	defer s.settings.Unlock()
+	if s.settings.worker == w {
+		s.settings.worker = nil
+	}
 	return w.reason()
 }
 
@@ -95,9 +99,12 @@ func (s *supervisor) startServing(w *worker, restarts int) error {
 	if s.settings.draining {
 		return errDraining
 	}
-	if err := s.settings.setWorker(w); err != nil {
-		return err
+	if w.material != s.settings.material {
+		if err := w.channel.Apply(s.settings.material, applyTimeout); err != nil {
+			return fmt.Errorf("bringing a new worker up to date: %w", err)
+		}
 	}
+	s.settings.worker = w
 	if !s.capturing() {
 		if err := s.attach(); err != nil {
 			return err

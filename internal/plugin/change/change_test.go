@@ -67,7 +67,7 @@ func runs() corev1.ContainerState {
 }
 
 func TestChange(t *testing.T) {
-	strict, rules := Change{Mode: api.Strict}, Change{Allow: []string{"ns/prod/sa/*"}}
+	strict, rules := Change{Mode: api.Strict}, Change{Rules: api.Rules{Allow: []string{"ns/prod/sa/*"}}}
 	for name, test := range map[string]struct {
 		change  Change
 		answer  func(context.Context, *api.Status) (*api.Status, error)

@@ -108,7 +108,7 @@ func (w *world) follow(t *testing.T, command string) {
 func TestNetworkPoliciesInband(t *testing.T) {
 	gateway := withGateway("web")
 	gateway.Spec.EphemeralContainers[0].Env[0].Value = `{"version":1,"pod":{"namespace":"shop","name":"web","uid":"web","serviceAccount":"default"},
-		"podIPs":["10.244.1.7"],"trustDomain":"td","mode":"strict","onFailure":"closed","wire":"inband","capture":["10.244.0.0/16"]}`
+		"podIPs":["10.244.1.7"],"trustDomain":"td","mode":"strict","onFailure":"closed","wire":"inband","ranges":["10.244.0.0/16"]}`
 	w := newWorld(t, gateway, policy(t, "p", webOnly))
 	if items := w.run(t, "network-policies"); items[0].Result != OK {
 		t.Errorf("a gateway in band: %+v", items)

@@ -46,7 +46,7 @@ func podWith(gateways ...gateway) *corev1.Pod {
 		config := "broken"
 		if g.onFailure != "" {
 			config = fmt.Sprintf(`{"version":1,"pod":{"namespace":"shop","name":"p","uid":"uid-p","serviceAccount":"default"},
-				"podIPs":["10.0.0.7"],"trustDomain":"td","mode":"strict","onFailure":%q,"capture":["10.0.0.0/8"]}`, g.onFailure)
+				"podIPs":["10.0.0.7"],"trustDomain":"td","mode":"strict","onFailure":%q,"ranges":["10.0.0.0/8"]}`, g.onFailure)
 		}
 		command := "supervise"
 		if g.command != "" {

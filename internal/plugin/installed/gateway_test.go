@@ -95,7 +95,7 @@ func TestNextNameIsFree(t *testing.T) {
 
 func TestConfigOf(t *testing.T) {
 	const text = `{"version":1,"pod":{"namespace":"ns","name":"p","uid":"u","serviceAccount":"default"},"podIPs":["10.0.0.1"],
-		"trustDomain":"td","mode":"strict","onFailure":"closed","capture":["10.0.0.0/8"]}`
+		"trustDomain":"td","mode":"strict","onFailure":"closed","ranges":["10.0.0.0/8"]}`
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p"},
 		Spec: corev1.PodSpec{EphemeralContainers: []corev1.EphemeralContainer{
 			ephemeral("kube-gateway", "img", text), ephemeral("plain", "img", ""), ephemeral("kube-gateway-2", "img", "{"),
