@@ -163,6 +163,35 @@ func TestAllow(t *testing.T) {
 	l.talk(l.a, l.b.Addr(portEcho))
 }
 
+// TestRules: ports, deny and audit change in a running gateway, and hold in the next worker, too.
+func TestRules(t *testing.T) {
+	l := newLab(t)
+	l.gateway(strict(l.spec(l.a)))
+	gb := l.gateway(l.spec(l.b))
+	port := portEcho
+	peer := "ns/lab/sa/pod-*"
+	ask[api.Status](t, gb, "allow", fmt.Sprintf("%s:%d", peer, port))
+	l.talk(l.a, l.b.Addr(portEcho))
+	ask[api.Status](t, gb, "allow", fmt.Sprintf("%s:1-%d", peer, port-1), fmt.Sprintf("%s:%d-65535", peer, port+1))
+	l.refused(l.a, l.b.Addr(portEcho), "with rules for other ports")
+	denied := api.Rules{Deny: []string{fmt.Sprintf("%s:%d", peer, port)}}
+	if s := ask[api.Status](t, gb, "allow", "--everyone", "--deny="+denied.Deny[0]); !s.Rules.Equal(denied) {
+		t.Errorf("the rules are %+v", s.Rules)
+	}
+	l.refused(l.a, l.b.Addr(portEcho), "denied")
+	killWorker(t, gb)
+	l.refused(l.a, l.b.Addr(portEcho), "denied by the next worker")
+	denied.Audit = true
+	if s := ask[api.Status](t, gb, "allow", "--everyone", "--deny", denied.Deny[0], "--audit"); !s.Rules.Equal(denied) {
+		t.Errorf("the rules are %+v", s.Rules)
+	}
+	l.talk(l.a, l.b.Addr(portEcho))
+	if n := status(t, gb).Traffic.Inbound; n.Audited != 1 || n.NotAllowed != 3 {
+		t.Errorf("counted %+v", n)
+	}
+	connection(t, gb, "the audited one", func(c *api.Connection) bool { return c.Reason == "identity would not be allowed" && c.Encrypted })
+}
+
 // TestBadSettings: what cannot be applied changes nothing.
 func TestBadSettings(t *testing.T) {
 	l := newLab(t)
@@ -170,7 +199,7 @@ func TestBadSettings(t *testing.T) {
 	before := ask[api.Status](t, g, "allow", "ns/lab/sa/*")
 	for _, args := range [][]string{
 		{"mode"}, {"mode", "lenient"}, {"mode", "strict", "strict"}, {"mode", "--everyone"},
-		{"allow"}, {"allow", "prod"}, {"allow", "--everyone", "ns/a/sa/b"}, {"allow", "ns/a/sa/b", "ns/*"},
+		{"allow"}, {"allow", "prod"}, {"allow", "--everyone", "ns/a/sa/b"}, {"allow", "ns/a/sa/b", "ns/*"}, {"allow", "--everyone", "--deny", "ns/a/sa/b:0"},
 		{"status", "more"}, {"status", "-o", "xml"}, {"kill"}, {},
 	} {
 		var stdout, stderr bytes.Buffer
@@ -219,7 +248,7 @@ func TestChangesAtOnce(t *testing.T) {
 		go func() {
 			r := control.Request{Op: control.OpMode, Mode: []api.Mode{api.Strict, api.Permissive}[i%2]}
 			if i%4 > 1 {
-				r = control.Request{Op: control.OpAllow, Allow: []string{fmt.Sprintf("ns/lab/sa/pod-%d", i)}}
+				r = control.Request{Op: control.OpAllow, Rules: api.Rules{Allow: []string{fmt.Sprintf("ns/lab/sa/pod-%d", i)}}}
 			}
 			_, err := g.Call(t.Context(), r)
 			errs <- err

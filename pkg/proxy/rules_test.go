@@ -130,7 +130,7 @@ func TestAudit(t *testing.T) {
 		if got := server.proxy.Traffic().Inbound; got.Audited != 1 || got.Refused != 0 || got.NotAllowed != 0 || got.Encrypted != 1 {
 			t.Errorf("counted %+v", got)
 		}
-		if all := server.proxy.counters.Unencrypted(); len(all) != 0 {
+		if all := server.proxy.options.Counters.Unencrypted(); len(all) != 0 {
 			t.Errorf("not encrypted: %+v", all)
 		}
 		// Whom the rules allow is not audited.

@@ -189,6 +189,20 @@ func TestBothEndsAreOneEdge(t *testing.T) {
 	}
 }
 
+// TestAuditedEdge: only the destination knows whom its rules would have refused.
+func TestAuditedEdge(t *testing.T) {
+	pods, names := cluster()
+	out := edgeOf(api.Outbound, "10.0.0.1", "10.0.0.5:5432", 1, nil)
+	in := edgeOf(api.Inbound, "10.0.0.1", "10.0.0.5:5432", 1, func(e *api.Edge) { e.Reason = "identity would not be allowed" })
+	list := Join([]View{viewOf(pods[0], out), viewOf(pods[4], in)}, names)
+	if len(list.Items) != 1 {
+		t.Fatalf("%+v", list.Items)
+	}
+	if e := list.Items[0]; e.Verdict != Encrypted || e.secured().Text != "√ identity would not be allowed" {
+		t.Errorf("%+v is shown as %+v", e, e.secured())
+	}
+}
+
 // TestOnlyWhatIsKnownToBeEncryptedIs has gateways say odd things.
 func TestOnlyWhatIsKnownToBeEncryptedIs(t *testing.T) {
 	pods, names := cluster()

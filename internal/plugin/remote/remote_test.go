@@ -279,7 +279,7 @@ func TestAnotherPodsGateway(t *testing.T) {
 		"await":   func() (any, error) { return g.Await(t.Context()) },
 		"edges":   func() (any, error) { return g.Edges(t.Context()) },
 		"mode":    func() (any, error) { return g.SetMode(t.Context(), api.Strict) },
-		"allow":   func() (any, error) { return g.SetAllow(t.Context(), nil) },
+		"allow":   func() (any, error) { return g.SetRules(t.Context(), api.Rules{}) },
 		"trust":   func() (any, error) { return g.Trust(t.Context(), nil) },
 		"reset":   func() (any, error) { return g.ResetExisting(t.Context()) },
 		"disable": func() (any, error) { return g.Disable(t.Context(), 0) },
