@@ -47,7 +47,14 @@ func ctlStatus(ctx context.Context, c *call, args []string) error {
 	return c.status(ctx, control.Request{Op: control.OpStatus, Wait: *wait})
 }
 
+// existing registers the flag that says what happens to connections that a change forbids.
+func (c *call) existing(to *api.Existing) {
+	c.flags.StringVar((*string)(to), "existing", string(api.ExistingLeave), "open connections that are forbidden from then on: leave or reset")
+}
+
 func ctlMode(ctx context.Context, c *call, args []string) error {
+	r := control.Request{Op: control.OpMode}
+	c.existing(&r.Existing)
 	words, err := c.parse(args)
 	if err != nil {
 		return err
@@ -55,7 +62,8 @@ func ctlMode(ctx context.Context, c *call, args []string) error {
 	if len(words) != 1 {
 		return c.doesNotTake(words)
 	}
-	return c.status(ctx, control.Request{Op: control.OpMode, Mode: api.Mode(words[0])})
+	r.Mode = api.Mode(words[0])
+	return c.status(ctx, r)
 }
 
 func ctlAllow(ctx context.Context, c *call, args []string) error {
@@ -65,6 +73,7 @@ func ctlAllow(ctx context.Context, c *call, args []string) error {
 		r.Deny = append(r.Deny, text)
 		return nil
 	})
+	c.existing(&r.Existing)
 	c.flags.BoolVar(&r.Audit, "audit", false, "log and count what the rules would refuse, and let it in")
 	var err error
 	if r.Allow, err = c.parse(args); err != nil {
@@ -197,6 +206,9 @@ func printStatus(w io.Writer, s *api.Status) {
 	}{{"outbound", s.Traffic.Outbound}, {"inbound", s.Traffic.Inbound}} {
 		fmt.Fprintf(w, "%-11s %d encrypted, %d plaintext, %d refused, %d open\n",
 			d.name, d.n.Encrypted, d.n.Plaintext, d.n.Refused, d.n.Active)
+	}
+	if s.Reset > 0 {
+		fmt.Fprintf(w, "reset       %d\n", s.Reset)
 	}
 	if e := s.Existing; e != nil {
 		fmt.Fprintf(w, "existing    %d outbound, %d inbound, %d reset\n", e.Outbound, e.Inbound, e.Reset)

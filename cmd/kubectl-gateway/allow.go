@@ -31,7 +31,8 @@ the connections that the rules would refuse, which 'status' and 'edges' show.
 
 The rules apply to peers with a gateway, whose certificates prove their identities.
 Permissive mode accepts plaintext from anyone; strict mode refuses it. Open
-connections stay as they are.
+connections stay as they are, or with --existing=reset those end that the rules
+refuse.
 
 A failed pod does not stop the others, and makes the exit code 1. Its gateway goes
 on as before.`,

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 )
@@ -22,6 +24,7 @@ type changeOptions struct {
 	confirm  confirmation
 	output   string
 	timeout  time.Duration
+	existing api.Existing
 	parallel int
 }
 
@@ -31,11 +34,16 @@ func (o *changeOptions) addFlags(f *pflag.FlagSet) {
 	o.confirm.addFlag(f)
 	addResults(f, &o.output)
 	addTimeout(f, &o.timeout, change.DefaultTimeout, "how long one pod may take")
+	flags.Choice(f, &o.existing, "existing", "", api.ExistingLeave, "what happens to open connections that are forbidden from then on", []flags.Word[api.Existing]{
+		{Value: api.ExistingLeave, Meaning: "they stay"},
+		{Value: api.ExistingReset, Meaning: "they are reset"},
+	})
 	addParallel(f, &o.parallel)
 }
 
 // verb makes the change at the gateways of pods.
 func (o *changeOptions) verb(wanted change.Change) *podVerb[change.Result, changeItem] {
+	wanted.Existing = o.existing
 	done, question := "allows everyone in the trust domain", "change who may connect to"
 	switch {
 	case wanted.Mode != "":
@@ -58,7 +66,11 @@ func (o *changeOptions) verb(wanted change.Change) *podVerb[change.Result, chang
 			}, nil
 		},
 		tell: func(result change.Result) outcome {
-			return outcome{pod: result.Pod, done: "gateway " + done, warnings: result.Warnings, err: result.Err}
+			told := outcome{pod: result.Pod, done: "gateway " + done, warnings: result.Warnings, err: result.Err}
+			if result.Err == nil && o.existing == api.ExistingReset {
+				told.notes = []string{fmt.Sprintf("open connections that were reset: %d", result.Status.Reset)}
+			}
+			return told
 		},
 		item:    newChangeItem,
 		closing: func(found *targets.Selection, _ []change.Result) []string { return ofWorkloads(found.Workloads) },
@@ -72,6 +84,8 @@ type changeItem struct {
 	Container string   `json:"container,omitempty"`
 	Mode      api.Mode `json:"mode,omitempty"`
 	api.Rules
+	// Reset counts the open connections that the change forbade and that were reset.
+	Reset    int      `json:"reset,omitempty"`
 	Warnings []string `json:"warnings,omitempty"`
 	Error    string   `json:"error,omitempty"`
 	Hint     string   `json:"hint,omitempty"`
@@ -83,6 +97,6 @@ func newChangeItem(result change.Result) changeItem {
 		item.Error, item.Hint = told(result.Err)
 		return item
 	}
-	item.Mode, item.Rules = result.Status.Mode, result.Status.Rules
+	item.Mode, item.Rules, item.Reset = result.Status.Mode, result.Status.Rules, result.Status.Reset
 	return item
 }

@@ -52,6 +52,8 @@ type Status struct {
 	// Unencrypted counts, by reason, the connections that were refused or carried in
 	// plaintext.
 	Unencrypted []Unencrypted `json:"unencrypted,omitempty"`
+	// Reset is how many open connections were reset by the change that this status answers.
+	Reset int `json:"reset,omitempty"`
 	// Existing describes plaintext connections of the application that no gateway
 	// carries. It is nil if the gateway does not list them.
 	Existing *ExistingConnections `json:"existing,omitempty"`
@@ -188,6 +190,9 @@ type Direction struct {
 	// connections that they would not have allowed without Rules.Audit.
 	NotAllowed uint64 `json:"notAllowed,omitempty"`
 	Audited    uint64 `json:"audited,omitempty"`
+	// Reset counts those that were open and were reset because new rules or strict mode
+	// forbade them.
+	Reset uint64 `json:"reset,omitempty"`
 	// OptionLost counts connections on WireInband whose other end did not send the TCP
 	// option: it has no gateway, or something on the way removed the option. They count
 	// in Plaintext or, in strict mode, in Refused.

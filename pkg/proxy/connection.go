@@ -41,6 +41,10 @@ type connection struct {
 	tls     *tls.Conn
 	records *recordConn
 
+	// grant is set before the rules are asked about the connection, plaintext before the mode
+	// is asked for the last time: whoever changes them afterwards finds the connection.
+	grant     atomic.Pointer[grant]
+	plaintext atomic.Bool
 	// audited is why the rules would have refused the connection, nil if they would not.
 	audited error
 
@@ -97,12 +101,12 @@ func (c *connection) adopt(socket *net.TCPConn) bool {
 	return true
 }
 
-// abort resets both sides. Only the first cause counts.
-func (c *connection) abort(cause error) {
+// abort resets both sides. Only the first cause counts: abort reports whether this is it.
+func (c *connection) abort(cause error) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.aborted != nil {
-		return
+		return false
 	}
 	c.aborted = cause
 	for _, socket := range c.sockets {
@@ -110,6 +114,7 @@ func (c *connection) abort(cause error) {
 			reset(socket)
 		}
 	}
+	return true
 }
 
 // cause returns why c was aborted, or nil.

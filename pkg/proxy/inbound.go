@@ -16,7 +16,6 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -125,8 +124,12 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, dat
 	}
 	c.app = app
 	if !c.adopt(app) {
-		c.refuse(traffic.Stopping, c.cause())
-		return errStopping
+		reason, cause := traffic.Stopping, c.cause()
+		if errors.Is(cause, errForbidden) {
+			reason = traffic.IdentityNotAllowed
+		}
+		c.refuse(reason, cause)
+		return cause
 	}
 	source, err := newPlainReader(app, &p.pools)
 	if err != nil {
@@ -157,22 +160,19 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, dat
 // permit checks the peer's identity and the port that it asks for against the rules that the
 // connection started with and against those in force now.
 func (c *connection) permit(s *settings, leaf *x509.Certificate, port uint16) error {
+	c.grant.Store(&grant{leaf, port})
 	current := c.proxy.settings.Load()
 	if s.rules.Empty() && current.rules.Empty() {
 		return nil
 	}
-	id, err := identity.FromCertificate(leaf)
-	if err != nil {
-		return fmt.Errorf("peer's certificate: %w", err)
-	}
 	for _, rules := range []*api.Policy{s.rules, current.rules} {
-		err := rules.Check(id.Namespace, id.ServiceAccount, port)
+		err := c.grant.Load().check(rules)
 		switch {
 		case err == nil:
 		case rules.Audit:
-			c.audited = fmt.Errorf("%v: %w", id, err)
+			c.audited = err
 		default:
-			return fmt.Errorf("%v: %w", id, err)
+			return err
 		}
 	}
 	return nil

@@ -142,6 +142,52 @@ func TestAudit(t *testing.T) {
 	})
 }
 
+// TestResetForbidden: what new settings forbid ends when it is asked for, and nothing else.
+func TestResetForbidden(t *testing.T) {
+	wires(t, nil, func(t *testing.T, client, server *testPod, far func() net.Listener) {
+		web, admin := applicationAt(t, far(), echo), applicationAt(t, far(), echo)
+		kept, ends := client.dial(web), client.dial(admin)
+		ping(t, kept)
+		ping(t, ends)
+		rules := api.Rules{Deny: []string{fmt.Sprintf("ns/default/sa/*:%d", admin.Port())}, Audit: true}
+		server.rule(rules)
+		server.proxy.ResetForbidden()
+		ping(t, ends) // audited
+		rules.Audit = false
+		server.rule(rules)
+		ping(t, ends) // nobody has asked
+		server.proxy.ResetForbidden()
+		expectReset(t, ends)
+		ping(t, kept)
+		if got := server.proxy.Traffic().Inbound.Reset; got != 1 {
+			t.Errorf("%d connections were reset", got)
+		}
+		line := server.logged("the reset", func(c api.Connection) bool { return c.Destination == admin && c.Direction == api.Inbound })
+		if !strings.Contains(line.Error, errForbidden.Error()) || !strings.Contains(line.Error, rules.Deny[0]) {
+			t.Errorf("logged %+v", line)
+		}
+	})
+}
+
+// TestResetForbiddenPlaintext: in strict mode, what is carried in plaintext ends.
+func TestResetForbiddenPlaintext(t *testing.T) {
+	a := newAuthority(t)
+	client, server := newPod(t, a, permissive), newPod(t, a, nil)
+	plain, encrypted := client.dial(application(t, podAddress(), echo)), client.dial(application(t, server.ip, echo))
+	ping(t, plain)
+	ping(t, encrypted)
+	client.proxy.ResetForbidden()
+	ping(t, plain)
+	client.reconfigure(func(c *api.Config) { c.Mode = api.Strict })
+	ping(t, plain)
+	client.proxy.ResetForbidden()
+	expectReset(t, plain)
+	ping(t, encrypted)
+	if got := client.proxy.Traffic().Outbound.Reset; got != 1 {
+		t.Errorf("%d connections were reset", got)
+	}
+}
+
 // A resumed session carries the identity that the rules are asked about.
 func TestIdentityRulesOnResumedSession(t *testing.T) {
 	a := newAuthority(t)

@@ -59,6 +59,9 @@ type Request struct {
 	Wait time.Duration `json:"wait,omitempty"`
 	// Mode is what OpMode changes to.
 	Mode api.Mode `json:"mode,omitempty"`
+	// Existing decides about open connections that OpMode or OpAllow forbids: api.ExistingLeave,
+	// which empty means, or api.ExistingReset.
+	Existing api.Existing `json:"existing,omitempty"`
 	// Rules are those of OpAllow. Everyone allows all identities: an empty list does not, so that
 	// nothing is allowed by mistake.
 	api.Rules

@@ -23,6 +23,9 @@ type Change struct {
 	// Mode is empty for a change of the rules.
 	Mode  api.Mode
 	Rules api.Rules
+	// Existing decides about open connections that the change forbids. Empty means
+	// api.ExistingLeave; api.ExistingReset resets them.
+	Existing api.Existing
 }
 
 // Result is the outcome for one pod.
@@ -67,9 +70,9 @@ func (c *Changer) Change(ctx context.Context, pod *corev1.Pod, change Change) Re
 // apply makes change, which the gateway has confirmed then.
 func apply(ctx context.Context, gateway *remote.Conn, change Change) (*api.Status, error) {
 	if change.Mode != "" {
-		return gateway.SetMode(ctx, change.Mode)
+		return gateway.SetMode(ctx, change.Mode, change.Existing)
 	}
-	return gateway.SetRules(ctx, change.Rules)
+	return gateway.SetRules(ctx, change.Rules, change.Existing)
 }
 
 func warnings(change Change, status *api.Status) []string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,9 +30,14 @@ func (s setters) client() *remote.Client {
 			return nil, fmt.Errorf("container %s was asked", call.Container)
 		case call.Op() == "mode":
 			status.Mode = api.Mode(call.Words[1])
+			if slices.Contains(call.Words, "--existing=reset") {
+				status.Reset = 2
+			}
 		default:
 			for _, word := range call.Words[1:] {
 				switch deny, denied := strings.CutPrefix(word, "--deny="); {
+				case word == "--existing=reset":
+					status.Reset = 3
 				case denied:
 					status.Deny = append(status.Deny, deny)
 				case word == "--audit":
@@ -115,6 +121,19 @@ func TestChange(t *testing.T) {
 				t.Errorf("warnings %q", text)
 			}
 		})
+	}
+}
+
+// TestChangeResets: the gateway is asked to reset what the change forbids, only if that is wanted.
+func TestChangeResets(t *testing.T) {
+	c := Changer{Gateways: setters{"web": good}.client()}
+	for want, change := range map[int]Change{
+		0: {Mode: api.Strict, Existing: api.ExistingLeave}, 2: {Mode: api.Strict, Existing: api.ExistingReset},
+		3: {Rules: api.Rules{Deny: []string{"ns/a/sa/b"}}, Existing: api.ExistingReset},
+	} {
+		if result := c.Change(t.Context(), new(podWith("web", runs())), change); result.Err != nil || result.Status.Reset != want {
+			t.Errorf("%+v: %+v, %v", change, result.Status, result.Err)
+		}
 	}
 }
 
