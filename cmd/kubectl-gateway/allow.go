@@ -13,9 +13,9 @@ import (
 func newAllowCommand(a *app) *cobra.Command {
 	var o changeOptions
 	var rules api.Rules
-	var everyone bool
+	var everyone, fromEdges bool
 	cmd := &cobra.Command{
-		Use:   "allow (TARGET... | -f FILE | -l SELECTOR | --all) (PATTERN... | --everyone) [--deny PATTERN]... [--audit]",
+		Use:   "allow (TARGET... | -f FILE | -l SELECTOR | --all) (PATTERN... | --everyone | --from-edges) [--deny PATTERN]... [--audit]",
 		Short: "Change which peers may connect to pods",
 		Long: `Changes the identity rules of running gateways: which peers may connect to the
 pods. A pattern names peers by namespace and service account, as in
@@ -28,6 +28,11 @@ replaces all rules: what it does not name is gone.
 
 With --audit the gateways refuse nobody because of the rules. They log and count
 the connections that the rules would refuse, which 'status' and 'edges' show.
+
+With --from-edges nothing changes. For each pod a command is printed that allows the
+peers whose connections its gateway has carried, each the ports that it has connected
+to; --deny and --audit are as in force. Look at it before you run it: who has not
+connected since the gateway's worker started is not in it.
 
 The rules apply to peers with a gateway, whose certificates prove their identities.
 Permissive mode accepts plaintext from anyone; strict mode refuses it. Open
@@ -55,10 +60,19 @@ on as before.`,
   kubectl gateway allow pod/db-0 'ns/prod/sa/*' --audit
   kubectl gateway status pod/db-0 -o wide
 
+  # Propose rules for what the gateway has seen, as a command to run
+  kubectl gateway allow pod/db-0 --from-edges
+
   # Every peer again
   kubectl gateway allow pod/db-0 --everyone`,
 		ValidArgsFunction: a.completeTargets(enabled),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if fromEdges {
+				if everyone || len(rules.Deny) > 0 || rules.Audit || o.existing != api.ExistingLeave {
+					return errors.New("--from-edges changes nothing, and takes no rules: use it without the other flags")
+				}
+				return o.proposal().run(cmd.Context(), a, args)
+			}
 			patterns, pods, err := patternsAndPods(args, everyone)
 			if err != nil {
 				return err
@@ -70,6 +84,7 @@ on as before.`,
 	o.addFlags(cmd.Flags())
 	cmd.Flags().BoolVar(&everyone, "everyone", false, "allow every peer in the trust domain")
 	addDeny(cmd.Flags(), &rules)
+	cmd.Flags().BoolVar(&fromEdges, "from-edges", false, "print the rules for the peers that have connected so far, as commands, and change nothing")
 	return cmd
 }
 
