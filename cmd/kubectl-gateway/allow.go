@@ -27,7 +27,8 @@ Ports of the application may follow behind a colon, as in
 replaces all rules: what it does not name is gone.
 
 With --audit the gateways refuse nobody because of the rules. They log and count
-the connections that the rules would refuse, which 'status' and 'edges' show.
+the connections that the rules would refuse, which 'status' and
+'status --edges' show.
 
 With --from-edges nothing changes. For each pod a command is printed that allows the
 peers whose connections its gateway has carried, each the ports that it has connected
@@ -68,8 +69,8 @@ on as before.`,
 		ValidArgsFunction: a.completeTargets(enabled),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if fromEdges {
-				if everyone || len(rules.Deny) > 0 || rules.Audit || o.existing != api.ExistingLeave {
-					return errors.New("--from-edges changes nothing, and takes no rules: use it without the other flags")
+				if patterns, _, _ := patternsAndPods(args, false); everyone || len(patterns)+len(rules.Deny) > 0 || rules.Audit || o.existing != api.ExistingLeave {
+					return errors.New("--from-edges changes nothing, and takes no rules: leave out all but the pods")
 				}
 				return o.proposal().run(cmd.Context(), a, args)
 			}

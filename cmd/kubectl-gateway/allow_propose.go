@@ -17,12 +17,10 @@ import (
 // proposal prints commands that allow what the gateways of pods have seen.
 func (o *changeOptions) proposal() *podVerb[edges.Proposal, proposalItem] {
 	return &podVerb[edges.Proposal, proposalItem]{
-		targets: &o.targets, output: o.output, parallel: o.parallel, gateways: true,
-		begin: func(_ context.Context, config *rest.Config, client kubernetes.Interface) (work[edges.Proposal], error) {
+		podFlags: &o.podFlags, gateways: true,
+		begin: func(_ context.Context, _ *report, config *rest.Config, client kubernetes.Interface) (func(context.Context, *corev1.Pod) edges.Proposal, error) {
 			collector := edges.Collector{Gateways: remote.NewClient(config, client), Timeout: o.timeout}
-			return func(ctx context.Context, _ *report, _ []corev1.Pod) (func(*corev1.Pod) edges.Proposal, error) {
-				return func(pod *corev1.Pod) edges.Proposal { return collector.Propose(ctx, pod) }, nil
-			}, nil
+			return collector.Propose, nil
 		},
 		tell: tellProposal,
 		item: newProposalItem,
@@ -53,23 +51,19 @@ func tellProposal(p edges.Proposal) outcome {
 
 // proposalItem is the machine-readable form of a proposal.
 type proposalItem struct {
-	Namespace string `json:"namespace"`
-	Pod       string `json:"pod"`
+	podItem
 	api.Rules
 	// Since is when the gateway began to count. Command sets the rules; it is empty if there is
 	// nobody to allow.
 	Since   time.Time `json:"since,omitzero"`
 	Command string    `json:"command,omitempty"`
-	Error   string    `json:"error,omitempty"`
-	Hint    string    `json:"hint,omitempty"`
+	itemEnd
 }
 
 func newProposalItem(p edges.Proposal) proposalItem {
-	item := proposalItem{Namespace: p.Pod.Namespace, Pod: p.Pod.Name}
-	if p.Err != nil {
-		item.Error, item.Hint = told(p.Err)
-		return item
+	item := proposalItem{podItem: podItemOf(p.Pod), itemEnd: itemEndOf(tellProposal(p).warnings, p.Err)}
+	if p.Err == nil {
+		item.Rules, item.Since, item.Command = p.Rules, p.Since, allowCommand(&p)
 	}
-	item.Rules, item.Since, item.Command = p.Rules, p.Since, allowCommand(&p)
 	return item
 }

@@ -5,10 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -90,11 +89,16 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, http.StatusNotFound, metav1.StatusReasonNotFound, "not found")
 	case parts[2] == "log" && s.logs[parts[1]] != "":
 		fmt.Fprint(w, s.logs[parts[1]])
-	case parts[2] == "exec" && s.gateway != nil:
-		stdout, stderr, code := s.gateway(parts[1], r.URL.Query()["command"])
-		s.exec(w, r, stdout, stderr, code)
-	case parts[2] == "exec" && s.answers[parts[1]] != "":
-		s.exec(w, r, s.answers[parts[1]], "", 0)
+	case parts[2] == "exec" && (s.gateway != nil || s.answers[parts[1]] != ""):
+		stdout, stderr, code := s.answers[parts[1]], "", 0
+		if s.gateway != nil {
+			stdout, stderr, code = s.gateway(parts[1], r.URL.Query()["command"])
+		}
+		s.exec(w, r, func(_ io.Reader, out, errOut io.Writer) int {
+			fmt.Fprint(out, stdout)
+			fmt.Fprint(errOut, stderr)
+			return code
+		})
 	default:
 		s.refuse(w, http.StatusForbidden, metav1.StatusReasonForbidden, "no role")
 	}
@@ -111,7 +115,8 @@ func (s *apiServer) refuse(w http.ResponseWriter, code int, reason metav1.Status
 		Status: metav1.StatusFailure, Code: int32(code), Reason: reason, Message: message})
 }
 
-func (s *apiServer) exec(w http.ResponseWriter, r *http.Request, stdout, stderr string, code int) {
+// exec runs do in the place of a command, which ends with the code that do returns.
+func (s *apiServer) exec(w http.ResponseWriter, r *http.Request, do func(stdin io.Reader, stdout, stderr io.Writer) (code int)) {
 	conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{"v5.channel.k8s.io": {Binary: true,
 		Channels: []wsstream.ChannelType{wsstream.ReadChannel, wsstream.WriteChannel, wsstream.WriteChannel, wsstream.WriteChannel}}})
 	_, streams, err := conn.Open(w, r)
@@ -119,9 +124,7 @@ func (s *apiServer) exec(w http.ResponseWriter, r *http.Request, stdout, stderr 
 		return
 	}
 	defer conn.Close()
-	fmt.Fprint(streams[1], stdout)
-	fmt.Fprint(streams[2], stderr)
-	if code != 0 {
+	if code := do(streams[0], streams[1], streams[2]); code != 0 {
 		fmt.Fprintf(streams[3], `{"status":"Failure","reason":"NonZeroExitCode","message":"failed","details":{"causes":[{"reason":"ExitCode","message":"%d"}]}}`, code)
 		return
 	}
@@ -141,6 +144,18 @@ func (s *apiServer) start(t *testing.T) func(args ...string) (code int, stdout, 
 	}
 }
 
+// fails runs command lines, which must print nothing, say the words of the table, at the
+// beginning if they are "error: ", and end with code.
+func fails(t *testing.T, run func(args ...string) (code int, stdout, stderr string), code int, lines map[string]string) {
+	t.Helper()
+	for line, want := range lines {
+		got, stdout, stderr := run(strings.Fields(line)...)
+		if got != code || stdout != "" || !strings.Contains(stderr, want) || strings.HasPrefix(want, "error: ") && !strings.HasPrefix(stderr, want) {
+			t.Errorf("%s: exit code %d, %q, stderr:\n%s\nwant %q", line, got, stdout, stderr, want)
+		}
+	}
+}
+
 // runOn runs one command line with s.
 func runOn(t *testing.T, ctx context.Context, s *apiServer, streams genericiooptions.IOStreams, args ...string) int {
 	return run(ctx, streams, append(args, s.kubeconfig(t)...))
@@ -151,13 +166,7 @@ func (s *apiServer) kubeconfig(t *testing.T) []string {
 	t.Helper()
 	server := httptest.NewServer(s)
 	t.Cleanup(server.Close)
-	path := filepath.Join(t.TempDir(), "kubeconfig")
-	text := fmt.Sprintf(`{"apiVersion":"v1","kind":"Config","current-context":"c","clusters":[{"name":"c","cluster":{"server":%q}}],
-		"contexts":[{"name":"c","context":{"cluster":"c","user":"u","namespace":"demo"}}],"users":[{"name":"u","user":{}}]}`, server.URL)
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return []string{"--kubeconfig=" + path, "--cache-dir=" + t.TempDir()}
+	return []string{"--kubeconfig=" + writeKubeconfig(t, server.URL), "--cache-dir=" + t.TempDir()}
 }
 
 // podWithGateway returns a pod, with a gateway in the given state unless that is nil.

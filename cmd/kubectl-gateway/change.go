@@ -20,25 +20,18 @@ import (
 
 // changeOptions are the flags of the verbs that change running gateways.
 type changeOptions struct {
-	targets  targets.Flags
-	confirm  confirmation
-	output   string
+	podFlags
 	timeout  time.Duration
 	existing api.Existing
-	parallel int
 }
 
 func (o *changeOptions) addFlags(f *pflag.FlagSet) {
-	o.targets.AddFlags(f)
-	o.targets.AddAllNamespacesFlag(f)
-	o.confirm.addFlag(f)
-	addResults(f, &o.output)
+	o.podFlags.addFlags(f)
 	addTimeout(f, &o.timeout, change.DefaultTimeout, "how long one pod may take")
 	flags.Choice(f, &o.existing, "existing", "", api.ExistingLeave, "what happens to open connections that are forbidden from then on", []flags.Word[api.Existing]{
 		{Value: api.ExistingLeave, Meaning: "they stay"},
 		{Value: api.ExistingReset, Meaning: "they are reset"},
 	})
-	addParallel(f, &o.parallel)
 }
 
 // verb makes the change at the gateways of pods.
@@ -58,12 +51,10 @@ func (o *changeOptions) verb(wanted change.Change) *podVerb[change.Result, chang
 		done += ", and lets in and logs whom that refuses"
 	}
 	return &podVerb[change.Result, changeItem]{
-		targets: &o.targets, confirm: &o.confirm, output: o.output, parallel: o.parallel, question: question, gateways: true,
-		begin: func(_ context.Context, config *rest.Config, client kubernetes.Interface) (work[change.Result], error) {
+		podFlags: &o.podFlags, question: question, gateways: true,
+		begin: func(_ context.Context, _ *report, config *rest.Config, client kubernetes.Interface) (func(context.Context, *corev1.Pod) change.Result, error) {
 			changer := change.Changer{Gateways: remote.NewClient(config, client), Timeout: o.timeout}
-			return func(ctx context.Context, _ *report, _ []corev1.Pod) (func(*corev1.Pod) change.Result, error) {
-				return func(pod *corev1.Pod) change.Result { return changer.Change(ctx, pod, wanted) }, nil
-			}, nil
+			return func(ctx context.Context, pod *corev1.Pod) change.Result { return changer.Change(ctx, pod, wanted) }, nil
 		},
 		tell: func(result change.Result) outcome {
 			told := outcome{pod: result.Pod, done: "gateway " + done, warnings: result.Warnings, err: result.Err}
@@ -79,24 +70,19 @@ func (o *changeOptions) verb(wanted change.Change) *podVerb[change.Result, chang
 
 // changeItem is the machine-readable result of one pod.
 type changeItem struct {
-	Namespace string   `json:"namespace"`
-	Pod       string   `json:"pod"`
+	podItem
 	Container string   `json:"container,omitempty"`
 	Mode      api.Mode `json:"mode,omitempty"`
 	api.Rules
 	// Reset counts the open connections that the change forbade and that were reset.
-	Reset    int      `json:"reset,omitempty"`
-	Warnings []string `json:"warnings,omitempty"`
-	Error    string   `json:"error,omitempty"`
-	Hint     string   `json:"hint,omitempty"`
+	Reset int `json:"reset,omitempty"`
+	itemEnd
 }
 
 func newChangeItem(result change.Result) changeItem {
-	item := changeItem{Namespace: result.Pod.Namespace, Pod: result.Pod.Name, Container: result.Container, Warnings: result.Warnings}
-	if result.Err != nil {
-		item.Error, item.Hint = told(result.Err)
-		return item
+	item := changeItem{podItem: podItemOf(result.Pod), Container: result.Container, itemEnd: itemEndOf(result.Warnings, result.Err)}
+	if result.Err == nil {
+		item.Mode, item.Rules, item.Reset = result.Status.Mode, result.Status.Rules, result.Status.Reset
 	}
-	item.Mode, item.Rules, item.Reset = result.Status.Mode, result.Status.Rules, result.Status.Reset
 	return item
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -100,13 +99,15 @@ func (o *checkOptions) run(ctx context.Context, a *app, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := o.print(a, report); err != nil {
-		return fmt.Errorf("printing the report: %w", err)
+	if o.output == "json" {
+		err = a.printAs("report", report, o.output)
+	} else if err = report.Print(a.Out, terminal.For(a.Out, os.Getenv), check.PrintOptions{Short: o.output == "short", ASCII: check.ASCII(os.Getenv)}); err != nil {
+		err = fmt.Errorf("printing the report: %w", err)
 	}
-	if report.Result == check.Error {
-		return errReported
+	if err == nil && report.Result == check.Error {
+		err = errReported
 	}
-	return nil
+	return err
 }
 
 // connect tells checker how to ask the cluster, and which pods args and flags select.
@@ -144,18 +145,6 @@ func (o *checkOptions) connect(a *app, checker *check.Checker, args []string) er
 		return found.Pods, err
 	}
 	return nil
-}
-
-func (o *checkOptions) print(a *app, report *check.Report) error {
-	if o.output == "json" {
-		text, err := encode(report, "json")
-		if err != nil {
-			return err
-		}
-		_, err = io.WriteString(a.Out, text)
-		return err
-	}
-	return report.Print(a.Out, terminal.For(a.Out, os.Getenv), check.PrintOptions{Short: o.output == "short", ASCII: check.ASCII(os.Getenv)})
 }
 
 // serverTime reads the clock of the API server from the header of an answer (RFC 9110,

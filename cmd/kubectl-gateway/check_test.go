@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -21,24 +19,17 @@ import (
 
 func TestCheckFlags(t *testing.T) {
 	run := (&apiServer{}).start(t)
-	for _, c := range []struct {
-		args []string
-		want string
-	}{
-		{[]string{"-o", "xml"}, "hint: use table, short or json"},
-		{[]string{"--wire=radio"}, "hint: use auto, port or inband"},
-		{[]string{"--image-pull-policy=Sometimes"}, "hint: use Always, IfNotPresent or Never"},
-		{[]string{"--image="}, "--image: the name is empty"},
-		{[]string{"--wait=-1s"}, "is negative"},
-		{[]string{"--timeout=0"}, "is not positive"},
-		{[]string{"--image-timeout=0"}, "is not positive"},
-		{[]string{"--capture-cidr=all"}, "hint: write it like 10.244.0.0/16"},
-		{[]string{"--service-cidr=all"}, "hint: write it like 10.244.0.0/16"},
-	} {
-		if code, stdout, stderr := run(append([]string{"check"}, c.args...)...); code != 1 || stdout != "" || !strings.Contains(stderr, c.want) {
-			t.Errorf("%v: exit code %d\n%s%s", c.args, code, stdout, stderr)
-		}
-	}
+	fails(t, run, 1, map[string]string{
+		"check -o xml":                        "hint: use table, short or json",
+		"check --wire=radio":                  "hint: use auto, port or inband",
+		"check --image-pull-policy=Sometimes": "hint: use Always, IfNotPresent or Never",
+		"check --image=":                      "--image: the name is empty",
+		"check --wait=-1s":                    "is negative",
+		"check --timeout=0":                   "is not positive",
+		"check --image-timeout=0":             "is not positive",
+		"check --capture-cidr=all":            "hint: write it like 10.244.0.0/16",
+		"check --service-cidr=all":            "hint: write it like 10.244.0.0/16",
+	})
 }
 
 // A kubeconfig that cannot be read is one finding, not the end of the report.
@@ -65,14 +56,8 @@ func TestCheckWithoutCluster(t *testing.T) {
 	t.Setenv("LC_ALL", "C.UTF-8")
 	dead := httptest.NewServer(http.NotFoundHandler())
 	dead.Close()
-	path := filepath.Join(t.TempDir(), "kubeconfig")
-	text := `{"apiVersion":"v1","kind":"Config","current-context":"c","clusters":[{"name":"c","cluster":{"server":"` + dead.URL + `"}}],
-		"contexts":[{"name":"c","context":{"cluster":"c","namespace":"demo"}}]}`
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	var out, stderr bytes.Buffer
-	code := run(t.Context(), genericiooptions.IOStreams{In: strings.NewReader(""), Out: &out, ErrOut: &stderr}, []string{"check", "--kubeconfig=" + path})
+	code := run(t.Context(), genericiooptions.IOStreams{In: strings.NewReader(""), Out: &out, ErrOut: &stderr}, []string{"check", "--kubeconfig=" + writeKubeconfig(t, dead.URL)})
 	stdout := out.String()
 	// What differs from machine to machine.
 	stdout = strings.ReplaceAll(stdout, strings.TrimPrefix(dead.URL, "http://"), "SERVER")

@@ -3,17 +3,17 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 )
 
 func newCompletionCommand(a *app) *cobra.Command {
-	var o installOptions
 	var install bool
+	var dir string
 	cmd := &cobra.Command{
 		Use:   "completion (bash | zsh | fish | powershell | --install)",
 		Short: "Complete commands with the Tab key",
@@ -51,44 +51,64 @@ nothing there.`,
 			case install && len(args) > 0:
 				return errors.New("a shell and --install are both given: use one of them")
 			case install:
-				return o.run(a)
-			case o.dir != "":
+				return installCompletion(a, dir)
+			case dir != "":
 				return api.WithHint(errors.New("--dir is given without --install"), "add --install")
 			case len(args) != 1:
 				return api.WithHint(errors.New("exactly one shell is needed"), hint)
 			}
-			err := script(cmd.Root(), args[0], a.Out)
-			if errors.Is(err, errNoShell) {
-				return api.WithHint(err, hint)
+			var err error
+			switch root := cmd.Root(); args[0] {
+			case "bash":
+				err = root.GenBashCompletionV2(a.Out, true)
+			case "zsh":
+				err = root.GenZshCompletion(a.Out)
+			case "fish":
+				err = root.GenFishCompletion(a.Out, true)
+			case "powershell", "pwsh":
+				err = root.GenPowerShellCompletionWithDesc(a.Out)
+			default:
+				return api.WithHint(fmt.Errorf("%q is not a shell that can complete", args[0]), hint)
 			}
-			return err
+			if err != nil {
+				return fmt.Errorf("printing the script: %w", err)
+			}
+			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&install, "install", false, "write the program that completes the plugin's words for kubectl")
-	cmd.Flags().StringVar(&o.dir, "dir", "", "with --install: directory to write to; it must be in $PATH (default: that of the plugin, or the first writable one of $PATH)")
+	cmd.Flags().StringVar(&dir, "dir", "", "with --install: directory to write to; it must be in $PATH (default: that of the plugin, or the first writable one of $PATH)")
 	flags.Dirs(cmd.Flags(), "dir")
 	return cmd
 }
 
-var errNoShell = errors.New("not a shell that can complete")
+// complete adds completions to the verbs of root that have none of their own.
+func (a *app) complete(root *cobra.Command) {
+	flags.Files(root.PersistentFlags(), "kubeconfig", "certificate-authority", "client-certificate", "client-key")
+	flags.Dirs(root.PersistentFlags(), "cache-dir")
+	a.completeFlags(root, root.PersistentFlags())
+	for _, cmd := range root.Commands() {
+		a.completeFlags(cmd, cmd.Flags())
+		if cmd.ValidArgsFunction == nil {
+			cmd.ValidArgsFunction = cobra.NoFileCompletions
+		}
+	}
+}
 
-// script writes the script that completes the plugin's own name in a shell.
-func script(root *cobra.Command, shell string, w io.Writer) error {
-	var err error
-	switch shell {
-	case "bash":
-		err = root.GenBashCompletionV2(w, true)
-	case "zsh":
-		err = root.GenZshCompletion(w)
-	case "fish":
-		err = root.GenFishCompletion(w, true)
-	case "powershell", "pwsh":
-		err = root.GenPowerShellCompletionWithDesc(w)
-	default:
-		return fmt.Errorf("%q is %w", shell, errNoShell)
-	}
-	if err != nil {
-		return fmt.Errorf("printing the script: %w", err)
-	}
-	return nil
+// completeFlags completes the values of flags: names in the cluster and the kubeconfig,
+// and the values that the flags know themselves.
+func (a *app) completeFlags(cmd *cobra.Command, set *pflag.FlagSet) {
+	set.VisitAll(func(flag *pflag.Flag) {
+		complete := flags.Complete(flag)
+		switch flag.Name {
+		case "namespace", "lease-namespace":
+			complete = a.completeNamespaces
+		case "context", "cluster", "user":
+			complete = a.completeKubeconfig(flag.Name)
+		}
+		if complete != nil {
+			// The only errors are an unknown flag and one that has a function.
+			_ = cmd.RegisterFlagCompletionFunc(flag.Name, complete)
+		}
+	})
 }

@@ -24,11 +24,6 @@ const (
 // completionMark identifies a program that --install wrote.
 const completionMark = `completes the words after "kubectl gateway"`
 
-// installOptions are the flags of completion --install.
-type installOptions struct {
-	dir string
-}
-
 // completer returns the name and the text of the program that completes the plugin's
 // words for kubectl on a system. It finds the plugin on $PATH as kubectl does, so that
 // it survives upgrades of the plugin.
@@ -39,16 +34,22 @@ func completer(system string) (name, text string) {
 	return completionProgram, "#!/bin/sh\n# This " + completionMark + ".\nexec " + pluginProgram + " __complete \"$@\"\n"
 }
 
-func (o *installOptions) run(a *app) error {
+// installCompletion writes the program to a directory, or to one of $PATH if wanted is
+// empty, and tells what else is needed.
+func installCompletion(a *app, wanted string) error {
 	path := searchPath()
 	name, text := completer(runtime.GOOS)
-	dirs := installDirs(path)
-	if o.dir != "" {
-		dir, err := filepath.Abs(o.dir)
+	dirs := path
+	if wanted != "" {
+		dir, err := filepath.Abs(wanted)
 		if err != nil {
-			return fmt.Errorf("finding %s: %w", line(o.dir), err)
+			return fmt.Errorf("finding %s: %w", line(wanted), err)
 		}
 		dirs = []string{dir}
+	} else if plugin, err := exec.LookPath(pluginProgram); err == nil {
+		// First where kubectl finds the plugin, without following links.
+		first := filepath.Dir(plugin)
+		dirs = slices.Insert(slices.DeleteFunc(slices.Clone(path), func(dir string) bool { return dir == first }), 0, first)
 	}
 	dir, changed, err := install(dirs, name, text)
 	if err != nil {
@@ -59,8 +60,8 @@ func (o *installOptions) run(a *app) error {
 	if !changed {
 		done = "already installed"
 	}
-	if _, err := fmt.Fprintf(a.Out, "%s: %s\n", line(file), done); err != nil {
-		return fmt.Errorf("printing the result: %w", err)
+	if err := a.print("result", line(file)+": "+done+"\n"); err != nil {
+		return err
 	}
 	switch found, err := exec.LookPath(completionProgram); {
 	case !slices.Contains(path, dir):
@@ -80,22 +81,6 @@ func searchPath() []string {
 	var dirs []string
 	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
 		if dir = filepath.Clean(dir); filepath.IsAbs(dir) && !slices.Contains(dirs, dir) {
-			dirs = append(dirs, dir)
-		}
-	}
-	return dirs
-}
-
-// installDirs returns the directories to try: first the one where kubectl finds the
-// plugin, without following links, then the others of path.
-func installDirs(path []string) []string {
-	plugin, err := exec.LookPath(pluginProgram)
-	if err != nil {
-		return path
-	}
-	dirs := []string{filepath.Dir(plugin)}
-	for _, dir := range path {
-		if dir != dirs[0] {
 			dirs = append(dirs, dir)
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // executablesIn writes programs that print their name and arguments.
@@ -14,9 +16,7 @@ func executablesIn(t *testing.T, dir string, programs ...string) {
 	t.Helper()
 	for _, program := range programs {
 		text := "#!/bin/sh\necho \"" + program + "\"\nfor word; do echo \"[$word]\"; done\n"
-		if err := os.WriteFile(filepath.Join(dir, program), []byte(text), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, os.WriteFile(filepath.Join(dir, program), []byte(text), 0o755))
 	}
 }
 
@@ -30,9 +30,7 @@ func TestInstallsCompletion(t *testing.T) {
 	needSh(t)
 	other, linked, store := t.TempDir(), t.TempDir(), t.TempDir()
 	executablesIn(t, store, pluginProgram)
-	if err := os.Symlink(filepath.Join(store, pluginProgram), filepath.Join(linked, pluginProgram)); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, os.Symlink(filepath.Join(store, pluginProgram), filepath.Join(linked, pluginProgram)))
 	t.Setenv("PATH", strings.Join([]string{"relative", other, linked, os.Getenv("PATH")}, ":"))
 	t.Setenv("SHELL", "/usr/bin/zsh")
 	run := (&apiServer{}).start(t)
@@ -56,9 +54,7 @@ func TestInstallsCompletion(t *testing.T) {
 		},
 		func() error { return os.Chmod(file, 0o600) },
 	} {
-		if err := change(); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, change())
 		if _, stdout, _ := run("completion", "--install"); stdout != file+": installed\n" {
 			t.Errorf("%q", stdout)
 		}
@@ -84,9 +80,7 @@ func TestInstallOfCompletionFails(t *testing.T) {
 	needSh(t)
 	foreign, open := t.TempDir(), t.TempDir()
 	executablesIn(t, foreign, completionProgram)
-	if err := os.Chmod(open, 0o777); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, os.Chmod(open, 0o777))
 	t.Setenv("SHELL", "")
 	run := (&apiServer{}).start(t)
 	for _, c := range []struct{ path, dir, want string }{

@@ -13,13 +13,12 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/pager"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/pages"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
 )
 
 // Limits of a completion.
@@ -89,27 +88,25 @@ func (a *app) completeTargets(choose chooser) cobra.CompletionFunc {
 
 const targetsDirective = cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
 
-func (a *app) targets(cmd *cobra.Command, args []string, toComplete string, choose chooser) (offers []cobra.Completion) {
+func (a *app) targets(cmd *cobra.Command, args []string, toComplete string, choose chooser) []cobra.Completion {
 	o := &offer{choose: choose, args: args, toComplete: toComplete, workloads: map[string]*offered{}}
-	a.lookUp(cmd.Context(), func(ctx context.Context, client kubernetes.Interface) []cobra.Completion {
+	return a.lookUp(cmd.Context(), func(ctx context.Context, client kubernetes.Interface) []cobra.Completion {
 		namespace, err := a.namespace()
 		if err != nil {
 			return nil
 		}
-		list := func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			return client.CoreV1().Pods(namespace).List(ctx, options)
-		}
-		eachItem(ctx, list, func(object runtime.Object) { o.add(object.(*corev1.Pod)) })
+		// An error, such as the end of ctx, leaves what was found before it.
+		_ = pages.Each(ctx, metav1.ListOptions{Limit: completionPage}, client.CoreV1().Pods(namespace).List, o.add)
 		return o.completions()
-	}, &offers)
-	return offers
+	})
 }
 
 // offered is one pod or workload.
 type offered struct {
-	kind, name, description string
-	place                   place
-	pods                    int
+	watch.Name
+	description string
+	place       place
+	pods        int
 }
 
 // offer collects what is offered.
@@ -118,7 +115,8 @@ type offer struct {
 	args       []string
 	toComplete string
 	pods       []offered
-	workloads  map[string]*offered
+	// workloads are found by kubectl's words for them.
+	workloads map[string]*offered
 }
 
 func (o *offer) add(pod *corev1.Pod) {
@@ -141,15 +139,16 @@ func (o *offer) add(pod *corev1.Pod) {
 	if at == notAtAll {
 		return
 	}
-	o.pods = append(o.pods, offered{kind: "pod", name: pod.Name, description: state, place: at})
-	kind, name := workload(pod)
-	if kind == "" {
+	o.pods = append(o.pods, offered{Name: watch.Name{Kind: "Pod", Name: pod.Name}, description: state, place: at})
+	name := workload(pod)
+	if name.Kind == "" {
 		return
 	}
-	w := o.workloads[kind+"/"+name]
+	key := watch.Words()[name.Kind][0] + "/" + name.Name
+	w := o.workloads[key]
 	if w == nil {
-		w = &offered{kind: kind, name: name, place: at}
-		o.workloads[kind+"/"+name] = w
+		w = &offered{Name: name, place: at}
+		o.workloads[key] = w
 	}
 	w.pods++
 	w.place = min(w.place, at)
@@ -157,45 +156,28 @@ func (o *offer) add(pod *corev1.Pod) {
 
 // workload returns the workload of a pod, as far as the pod itself shows it: that needs
 // no further rights. The kind is "" for a pod of its own.
-func workload(pod *corev1.Pod) (kind, name string) {
+func workload(pod *corev1.Pod) watch.Name {
 	owner := metav1.GetControllerOf(pod)
 	if owner == nil {
-		return "", ""
+		return watch.Name{}
 	}
-	group, _, _ := strings.Cut(owner.APIVersion, "/")
-	switch {
-	case group == "apps" && owner.Kind == "ReplicaSet":
+	switch owner.APIVersion + " " + owner.Kind {
+	case "apps/v1 ReplicaSet":
 		// The ReplicaSets of a Deployment have its name and the hash of the template.
 		if name, ok := strings.CutSuffix(owner.Name, "-"+pod.Labels[appsv1.DefaultDeploymentUniqueLabelKey]); ok && name != "" {
-			return "deploy", name
+			return watch.Name{Kind: "Deployment", Name: name}
 		}
-		return "rs", owner.Name
-	case group == "apps" && owner.Kind == "StatefulSet":
-		return "sts", owner.Name
-	case group == "apps" && owner.Kind == "DaemonSet":
-		return "ds", owner.Name
-	case group == "batch" && owner.Kind == "Job":
-		return "job", owner.Name
+	case "apps/v1 StatefulSet", "apps/v1 DaemonSet", "batch/v1 Job":
+	default:
+		return watch.Name{}
 	}
-	return "", ""
-}
-
-// kindWords are the words for each kind, the preferred one first.
-func kindWords() map[string][]string {
-	return map[string][]string{
-		"pod":    {"pod", "pods", "po"},
-		"deploy": {"deploy", "deployment", "deployments", "deployment.apps", "deployments.apps"},
-		"sts":    {"sts", "statefulset", "statefulsets", "statefulset.apps", "statefulsets.apps"},
-		"ds":     {"ds", "daemonset", "daemonsets", "daemonset.apps", "daemonsets.apps"},
-		"rs":     {"rs", "replicaset", "replicasets", "replicaset.apps", "replicasets.apps"},
-		"job":    {"job", "jobs", "job.batch", "jobs.batch"},
-	}
+	return watch.Name{Kind: owner.Kind, Name: owner.Name}
 }
 
 // completions returns the offers that match the typed text: by place, and at each place
 // pods before workloads.
 func (o *offer) completions() []cobra.Completion {
-	all := slices.Clone(o.pods)
+	all := slices.SortedFunc(slices.Values(o.pods), func(a, b offered) int { return cmp.Compare(a.Name.Name, b.Name.Name) })
 	for _, key := range slices.Sorted(maps.Keys(o.workloads)) {
 		w := *o.workloads[key]
 		w.description = fmt.Sprintf("%d pods", w.pods)
@@ -204,61 +186,44 @@ func (o *offer) completions() []cobra.Completion {
 		}
 		all = append(all, w)
 	}
-	slices.SortStableFunc(all, func(a, b offered) int {
-		return cmp.Or(cmp.Compare(a.place, b.place), compareBool(a.kind != "pod", b.kind != "pod"), cmp.Compare(a.kind, b.kind), cmp.Compare(a.name, b.name))
-	})
-	words := kindWords()
-	named := map[string]bool{}
+	slices.SortStableFunc(all, func(a, b offered) int { return cmp.Compare(a.place, b.place) })
+	named := map[watch.Name]bool{}
 	for _, arg := range o.args {
-		kind, name, ok := strings.Cut(arg, "/")
+		word, name, ok := strings.Cut(arg, "/")
 		if !ok {
-			kind, name = "pod", arg
+			word, name = "pod", arg
 		}
-		for canonical, all := range words {
-			if slices.Contains(all, strings.ToLower(kind)) {
-				named[canonical+"/"+name] = true
-			}
-		}
+		named[watch.Name{Kind: watch.KindOf(word), Name: name}] = true
 	}
+	words := watch.Words()
 	var completions []cobra.Completion
 	for _, one := range all {
-		if named[one.kind+"/"+one.name] || !harmless(one.name) {
+		name := one.Name.Name
+		if named[one.Name] || !harmless(name) {
 			continue
 		}
-		for _, word := range words[one.kind] {
-			if text := word + "/" + one.name; strings.HasPrefix(text, o.toComplete) {
+		for _, word := range words[one.Kind] {
+			if text := word + "/" + name; strings.HasPrefix(text, o.toComplete) {
 				completions = append(completions, cobra.CompletionWithDesc(text, one.description))
 				break
 			}
 		}
-		if one.kind == "pod" && o.toComplete != "" && strings.HasPrefix(one.name, o.toComplete) {
-			completions = append(completions, cobra.CompletionWithDesc(one.name, one.description))
+		if one.Kind == "Pod" && o.toComplete != "" && strings.HasPrefix(name, o.toComplete) {
+			completions = append(completions, cobra.CompletionWithDesc(name, one.description))
 		}
 	}
 	return completions
 }
 
-func compareBool(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
-	}
-	return 1
-}
-
 // completeNamespaces completes the names of namespaces.
 func (a *app) completeNamespaces(cmd *cobra.Command, _ []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	var offers []cobra.Completion
-	a.lookUp(cmd.Context(), func(ctx context.Context, client kubernetes.Interface) []cobra.Completion {
+	offers := a.lookUp(cmd.Context(), func(ctx context.Context, client kubernetes.Interface) []cobra.Completion {
 		var names []cobra.Completion
-		list := func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			return client.CoreV1().Namespaces().List(ctx, options)
-		}
-		eachItem(ctx, list, func(object runtime.Object) { names = append(names, object.(*corev1.Namespace).Name) })
+		_ = pages.Each(ctx, metav1.ListOptions{Limit: completionPage}, client.CoreV1().Namespaces().List, func(namespace *corev1.Namespace) {
+			names = append(names, namespace.Name)
+		})
 		return matching(names, toComplete)
-	}, &offers)
+	})
 	return offers, cobra.ShellCompDirectiveNoFileComp
 }
 
@@ -281,9 +246,9 @@ func (a *app) completeKubeconfig(flag string) cobra.CompletionFunc {
 	}
 }
 
-// lookUp appends to found what ask finds in the cluster within completionTimeout.
-// Errors are not printed: they would tear apart the line that is being typed.
-func (a *app) lookUp(ctx context.Context, ask func(context.Context, kubernetes.Interface) []cobra.Completion, found *[]cobra.Completion) {
+// lookUp returns what ask finds in the cluster within completionTimeout. Errors are not
+// printed: they would tear apart the line that is being typed.
+func (a *app) lookUp(ctx context.Context, ask func(context.Context, kubernetes.Interface) []cobra.Completion) []cobra.Completion {
 	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
 	defer cancel()
 	// ask ends a little earlier, so that a partial answer is still offered.
@@ -291,41 +256,25 @@ func (a *app) lookUp(ctx context.Context, ask func(context.Context, kubernetes.I
 	answer := make(chan []cobra.Completion, 1)
 	go func() {
 		defer cancelAsk()
-		config, err := a.flags.ToRESTConfig()
-		if err != nil {
-			answer <- nil
-			return
+		var offers []cobra.Completion
+		if config, err := a.flags.ToRESTConfig(); err == nil {
+			if config.ExecProvider != nil {
+				config.ExecProvider.StdinUnavailable = true
+				config.ExecProvider.StdinUnavailableMessage = "a completion cannot ask questions"
+			}
+			if _, client, err := quiet(config); err == nil {
+				offers = ask(askContext, client)
+			}
 		}
-		config = rest.CopyConfig(config)
-		config.WarningHandler, config.WarningHandlerWithContext = rest.NoWarnings{}, nil
-		if config.ExecProvider != nil {
-			config.ExecProvider.StdinUnavailable = true
-			config.ExecProvider.StdinUnavailableMessage = "a completion cannot ask questions"
-		}
-		client, err := kubernetes.NewForConfig(config)
-		if err != nil {
-			answer <- nil
-			return
-		}
-		answer <- ask(askContext, client)
+		answer <- offers
 	}()
 	// A program that fetches credentials does not end with a context: it is abandoned.
 	select {
 	case offers := <-answer:
-		*found = append(*found, offers...)
+		return offers
 	case <-ctx.Done():
-	}
-}
-
-// eachItem calls do with the objects that list returns, until the last one or the end of
-// ctx.
-func eachItem(ctx context.Context, list pager.ListPageFunc, do func(runtime.Object)) {
-	pages := pager.New(list)
-	pages.PageSize = completionPage
-	_ = pages.EachListItem(ctx, metav1.ListOptions{}, func(object runtime.Object) error {
-		do(object)
 		return nil
-	})
+	}
 }
 
 // matching returns the completions that begin with the typed text.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // TestShellsComplete presses Tab in real shells that complete the plugin's own name.
@@ -45,9 +47,7 @@ func TestShellsComplete(t *testing.T) {
 				return string(out)
 			}
 			script := filepath.Join(home, "script")
-			if err := os.WriteFile(script, []byte(run(filepath.Join(bin, pluginProgram), "completion", shell)), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			must.Do(t, os.WriteFile(script, []byte(run(filepath.Join(bin, pluginProgram), "completion", shell)), 0o600))
 			for line, want := range map[string]string{
 				"ena":                        "enable",
 				"enable --wire inb":          "inband",

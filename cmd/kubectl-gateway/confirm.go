@@ -8,41 +8,29 @@ import (
 	"os"
 	"strings"
 
-	"github.com/spf13/pflag"
 	"golang.org/x/term"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 )
 
-// confirmation has the user confirm a wide selection (--all, -A) before a verb changes
-// anything.
-type confirmation struct {
-	yes bool
-}
-
-func (c *confirmation) addFlag(f *pflag.FlagSet) {
-	f.BoolVarP(&c.yes, "yes", "y", false, "do not ask for a confirmation of --all and -A")
-}
-
-// check refuses a command line that needs a confirmation where there is no terminal to
-// ask on. It does not ask the cluster, so that a script fails early.
-func (c *confirmation) check(a *app, selected *targets.Flags) error {
-	if c.yes || !selected.Wide() || isTerminal(a.In) && isTerminal(a.ErrOut) {
+// checkConfirmation refuses a command line that needs a confirmation where there is no
+// terminal to ask on. It does not ask the cluster, so that a script fails early.
+func (o *podFlags) checkConfirmation(a *app) error {
+	if o.yes || !o.targets.Wide() || isTerminal(a.In) && isTerminal(a.ErrOut) {
 		return nil
 	}
 	which := "--all"
-	if selected.AllNamespaces {
+	if o.targets.AllNamespaces {
 		which = "-A"
 	}
 	return api.WithHint(fmt.Errorf("%s needs a confirmation, and there is no terminal to ask on", which), "add --yes")
 }
 
-// ask has the user confirm what, such as "enable", for pods. It returns nil if the user
-// agrees, or if selected needs no confirmation.
-func (c *confirmation) ask(ctx context.Context, a *app, selected *targets.Flags, what string, pods []corev1.Pod) error {
-	if err := c.check(a, selected); err != nil || c.yes || !selected.Wide() || len(pods) == 0 {
+// confirm has the user confirm what, such as "enable", for pods that a wide selection
+// (--all, -A) has found. It returns nil if the user agrees, or need not.
+func (o *podFlags) confirm(ctx context.Context, a *app, what string, pods []corev1.Pod) error {
+	if err := o.checkConfirmation(a); err != nil || o.yes || !o.targets.Wide() || len(pods) == 0 {
 		return err
 	}
 	fmt.Fprintf(a.ErrOut, "%s %s? [y/N] ", what, howMany(pods))

@@ -3,39 +3,16 @@ package main
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
-	"os"
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
-)
 
-// terminalOf returns both ends of a new terminal: the user's and the program's.
-func terminalOf(t *testing.T) (user, program *os.File) {
-	t.Helper()
-	user, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = user.Close() })
-	if err := unix.IoctlSetPointerInt(int(user.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	number, err := unix.IoctlGetInt(int(user.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	program, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = program.Close() })
-	return user, program
-}
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pty"
+)
 
 // until reads what the program says, up to text.
 func until(t *testing.T, user io.Reader, text string) string {
@@ -75,7 +52,7 @@ func TestConfirmation(t *testing.T) {
 		{"mode -l app!=x strict", "", "", 0, 1},
 	} {
 		var g gatewayContainers
-		user, program := terminalOf(t)
+		user, program := pty.Open(t)
 		var code int
 		done := make(chan struct{})
 		go func() {
@@ -86,9 +63,7 @@ func TestConfirmation(t *testing.T) {
 		var said string
 		if c.question != "" {
 			said = until(t, user, "[y/N] ")
-			if _, err := io.WriteString(user, c.answer); err != nil {
-				t.Fatal(err)
-			}
+			must.Get(io.WriteString(user, c.answer))(t)
 		}
 		said += until(t, user, "it ended")
 		<-done
@@ -103,7 +78,7 @@ func TestConfirmation(t *testing.T) {
 
 func TestConfirmationInterrupted(t *testing.T) {
 	var g gatewayContainers
-	user, program := terminalOf(t)
+	user, program := pty.Open(t)
 	ctx, interrupt := context.WithCancel(t.Context())
 	code := make(chan int, 1)
 	go func() {

@@ -22,19 +22,12 @@ import (
 
 // disableOptions are the flags of disable.
 type disableOptions struct {
-	targets  targets.Flags
-	confirm  confirmation
-	options  disable.Options
-	parallel int
-	output   string
+	podFlags
+	options disable.Options
 }
 
-func newDisableCommand(a *app) *cobra.Command {
-	return newDisableCommandFor(a, &disableOptions{})
-}
-
-// newDisableCommandFor returns the command that stores its flags in o.
-func newDisableCommandFor(a *app, o *disableOptions) *cobra.Command {
+// newDisableCommand returns the command that stores its flags in o.
+func newDisableCommand(a *app, o *disableOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "disable (TARGET... | -f FILE | -l SELECTOR | --all)",
 		Short: "End the gateways of pods",
@@ -65,28 +58,22 @@ gateway. A failed pod does not stop the others, and makes the exit code 1.`,
 		RunE:              func(cmd *cobra.Command, args []string) error { return o.verb().run(cmd.Context(), a, args) },
 	}
 	f := cmd.Flags()
-	o.targets.AddFlags(f)
-	o.targets.AddAllNamespacesFlag(f)
-	o.confirm.addFlag(f)
+	o.podFlags.addFlags(f)
 	addDrainTimeout(f, &o.options.DrainTimeout, "how long connections may go on before they are reset")
 	addTimeout(f, &o.options.Timeout, disable.DefaultTimeout, "how long one pod may take, besides the draining")
-	addParallel(f, &o.parallel)
 	f.StringVar(&o.options.Image, "image", "", "image of the container that cleans up after a dead gateway (default: that gateway's)")
 	addPullPolicy(f, &o.options.PullPolicy, "that gateway's")
 	addDryRun(f, &o.options.DryRun, "the server tries to add the container that cleans up")
-	addResults(f, &o.output)
 	return cmd
 }
 
 // verb ends the gateways of pods.
 func (o *disableOptions) verb() *podVerb[disable.Result, disableItem] {
 	v := &podVerb[disable.Result, disableItem]{
-		targets: &o.targets, output: o.output, parallel: o.parallel, question: "disable",
-		begin: func(_ context.Context, config *rest.Config, client kubernetes.Interface) (work[disable.Result], error) {
-			return func(ctx context.Context, r *report, _ []corev1.Pod) (func(*corev1.Pod) disable.Result, error) {
-				disabler := &disable.Disabler{Client: client, Gateways: remote.NewClient(config, client), Options: o.options, Progress: r.progress}
-				return func(pod *corev1.Pod) disable.Result { return disabler.Disable(ctx, pod) }, nil
-			}, nil
+		podFlags: &o.podFlags,
+		begin: func(_ context.Context, r *report, config *rest.Config, client kubernetes.Interface) (func(context.Context, *corev1.Pod) disable.Result, error) {
+			disabler := &disable.Disabler{Client: client, Gateways: remote.NewClient(config, client), Options: o.options, Progress: r.progress}
+			return disabler.Disable, nil
 		},
 		uses: []rights.Use{rights.Disable},
 		refuse: func(pod *corev1.Pod, err error) disable.Result {
@@ -98,7 +85,7 @@ func (o *disableOptions) verb() *podVerb[disable.Result, disableItem] {
 		item: newDisableItem,
 	}
 	if o.options.DryRun == installed.DryRunNone {
-		v.confirm = &o.confirm
+		v.question = "disable"
 		v.closing = func(_ *targets.Selection, results []disable.Result) []string {
 			if !slices.ContainsFunc(results, func(result disable.Result) bool { return result.Action == disable.Disabled }) {
 				return nil
@@ -154,8 +141,7 @@ func disableWarnings(result disable.Result) []string {
 
 // disableItem is the machine-readable result of one pod.
 type disableItem struct {
-	Namespace string         `json:"namespace"`
-	Pod       string         `json:"pod"`
+	podItem
 	Action    disable.Action `json:"action"`
 	Container string         `json:"container,omitempty"`
 	// Cleaner is the container that cleaned up after a gateway which had died.
@@ -169,25 +155,20 @@ type disableItem struct {
 	// Left names what is left, which is an error.
 	Left []string `json:"left,omitempty"`
 	// Secrets counts those that were deleted.
-	Secrets  int      `json:"secrets,omitempty"`
-	Warnings []string `json:"warnings,omitempty"`
-	Error    string   `json:"error,omitempty"`
-	Hint     string   `json:"hint,omitempty"`
+	Secrets int `json:"secrets,omitempty"`
+	itemEnd
 }
 
 func newDisableItem(result disable.Result) disableItem {
 	item := disableItem{
-		Namespace: result.Pod.Namespace, Pod: result.Pod.Name, Action: result.Action, Container: result.Container,
-		Cleaner: result.Cleaner, Seconds: result.Elapsed.Round(time.Millisecond).Seconds(), Secrets: result.Secrets, Warnings: disableWarnings(result),
+		podItem: podItemOf(result.Pod), Action: result.Action, Container: result.Container, Cleaner: result.Cleaner,
+		Seconds: result.Elapsed.Round(time.Millisecond).Seconds(), Secrets: result.Secrets, itemEnd: itemEndOf(disableWarnings(result), result.Err),
 	}
 	if report := result.Report; report != nil {
 		item.Drained, item.Aborted = &report.Drained, &report.Aborted
 		for _, left := range report.Left {
 			item.Left = append(item.Left, terminal.Clean(left))
 		}
-	}
-	if result.Err != nil {
-		item.Error, item.Hint = told(result.Err)
 	}
 	return item
 }

@@ -14,32 +14,22 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/disable"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
-func disableFlags(t *testing.T, args ...string) (disable.Options, error) {
-	t.Helper()
-	var o disableOptions
-	cmd := newDisableCommandFor(&app{IOStreams: genericiooptions.NewTestIOStreamsDiscard()}, &o)
-	if err := cmd.ParseFlags(args); err != nil {
-		return disable.Options{}, err
-	}
-	return o.options, nil
-}
-
 func TestDisableFlags(t *testing.T) {
-	if options, err := disableFlags(t); err != nil || options != (disable.Options{DrainTimeout: 30 * time.Second, Timeout: time.Minute}) {
-		t.Errorf("%+v, %v", options, err)
-	}
-	options, err := disableFlags(t, "--drain-timeout=0", "--timeout=5s", "--image=x:1", "--image-pull-policy=Never", "--dry-run=server")
-	if err != nil || options != (disable.Options{Timeout: 5 * time.Second, Image: "x:1", PullPolicy: corev1.PullNever, DryRun: installed.DryRunServer}) {
-		t.Errorf("%+v, %v", options, err)
-	}
-	for _, flag := range []string{"--drain-timeout=-1s", "--timeout=0s", "--parallel=0", "--output=wide", "--dry-run=yes", "--image-pull-policy=Maybe"} {
-		if _, err := disableFlags(t, flag); err == nil {
-			t.Errorf("%s is accepted", flag)
+	for line, want := range map[string]disable.Options{
+		"": {DrainTimeout: 30 * time.Second, Timeout: time.Minute},
+		"--drain-timeout=0 --timeout=5s --image=x:1 --image-pull-policy=Never --dry-run=server": {
+			Timeout: 5 * time.Second, Image: "x:1", PullPolicy: corev1.PullNever, DryRun: installed.DryRunServer},
+	} {
+		var o disableOptions
+		err := newDisableCommand(&app{IOStreams: genericiooptions.NewTestIOStreamsDiscard()}, &o).ParseFlags(strings.Fields(line))
+		if err != nil || o.options != want {
+			t.Errorf("%q: %+v, %v", line, o.options, err)
 		}
 	}
 }
@@ -47,7 +37,7 @@ func TestDisableFlags(t *testing.T) {
 // TestDisableReport compares everything that is printed about results of every kind.
 func TestDisableReport(t *testing.T) {
 	result := func(name string, action disable.Action, container string) disable.Result {
-		return disable.Result{Pod: podToEnable(name), Action: action, Container: container, Elapsed: 1240 * time.Millisecond}
+		return disable.Result{Pod: fakecluster.NewPod(name), Action: action, Container: container, Elapsed: 1240 * time.Millisecond}
 	}
 	drained := result("drained", disable.Disabled, "kube-gateway")
 	drained.Report, drained.Secrets = &api.DisableReport{Drained: 12, Aborted: 1}, 1

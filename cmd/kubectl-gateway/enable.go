@@ -4,12 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"sigs.k8s.io/yaml"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
@@ -20,18 +25,12 @@ import (
 
 // enableOptions are the flags of enable.
 type enableOptions struct {
+	podFlags
 	settings
-	targets targets.Flags
-	confirm confirmation
-	output  string
 }
 
-func newEnableCommand(a *app) *cobra.Command {
-	return newEnableCommandFor(a, &enableOptions{})
-}
-
-// newEnableCommandFor returns the command that stores its flags in o.
-func newEnableCommandFor(a *app, o *enableOptions) *cobra.Command {
+// newEnableCommand returns the command that stores its flags in o.
+func newEnableCommand(a *app, o *enableOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "enable (TARGET... | -f FILE | -l SELECTOR | --all)",
 		Short: "Add gateways to running pods",
@@ -82,30 +81,37 @@ applications make new ones, which are encrypted.`,
 			if options.KeepSecret && options.Delivery == inject.DeliveryCSR {
 				return errors.New("--keep-secret and --delivery=csr are both given, and csr makes no Secret")
 			}
-			return o.verb(options).run(cmd.Context(), a, args)
+			return o.verb(&inject.Injector{Options: options}).run(cmd.Context(), a, args)
 		},
 	}
 	f := cmd.Flags()
-	o.targets.AddFlags(f)
-	o.targets.AddAllNamespacesFlag(f)
-	o.confirm.addFlag(f)
+	o.podFlags.addFlags(f)
 	o.settings.addFlags(f, inject.DeliverySecret)
 	f.BoolVar(&o.options.KeepSecret, "keep-secret", false, "keep the Secret with the pod's key after the gateway has read it")
 	addDryRun(f, &o.options.DryRun, "the server tries it")
-	addResults(f, &o.output)
 	return cmd
 }
 
-// verb adds gateways to pods.
-func (o *enableOptions) verb(options inject.Options) *podVerb[inject.Result, enableItem] {
+// verb adds gateways to pods by an injector with Options.
+func (o *enableOptions) verb(injector *inject.Injector) *podVerb[inject.Result, enableItem] {
+	options := &injector.Options
 	v := &podVerb[inject.Result, enableItem]{
-		targets: &o.targets, output: o.output, parallel: o.parallel, question: "enable",
-		begin: func(ctx context.Context, config *rest.Config, client kubernetes.Interface) (work[inject.Result], error) {
-			signer, err := authority.Load(ctx, authority.Location{Client: client, Dir: o.authorityDir})
-			if err != nil {
+		podFlags: &o.podFlags,
+		begin: func(ctx context.Context, _ *report, config *rest.Config, client kubernetes.Interface) (_ func(context.Context, *corev1.Pod) inject.Result, err error) {
+			injector.Client, injector.Gateways = client, remote.NewClient(config, client)
+			if injector.Authority, err = authority.Load(ctx, authority.Location{Client: client, Dir: o.authorityDir}); err != nil {
 				return nil, fmt.Errorf("loading the authority: %w", err)
 			}
-			return o.work(&inject.Injector{Client: client, Authority: signer, Gateways: remote.NewClient(config, client), Options: options}), nil
+			return injector.Enable, nil
+		},
+		survey: func(ctx context.Context, r *report, pods []corev1.Pod) (err error) {
+			if err := inject.CheckServer(ctx, injector.Client.Discovery(), options.Delivery); err != nil {
+				return err
+			}
+			if injector.Survey, err = survey.Run(ctx, injector.Client, pods, options.Named); err == nil {
+				r.warn("", injector.Survey.Warnings)
+			}
+			return err
 		},
 		uses: inject.Uses(options.Delivery),
 		refuse: func(pod *corev1.Pod, err error) inject.Result {
@@ -116,23 +122,76 @@ func (o *enableOptions) verb(options inject.Options) *podVerb[inject.Result, ena
 		closing: func(found *targets.Selection, _ []inject.Result) []string { return ofWorkloads(found.Workloads) },
 	}
 	if options.DryRun == installed.DryRunNone {
-		v.confirm = &o.confirm
+		v.question = "enable"
 	} else {
 		v.document = func(results []inject.Result) (string, error) { return dryRunObjects(results, o.output) }
 	}
 	return v
 }
 
-// work enables pods, after a look at the cluster that they are in.
-func (o *enableOptions) work(injector *inject.Injector) work[inject.Result] {
-	return func(ctx context.Context, r *report, pods []corev1.Pod) (_ func(*corev1.Pod) inject.Result, err error) {
-		if err := inject.CheckServer(ctx, injector.Client.Discovery(), injector.Options.Delivery); err != nil {
-			return nil, err
-		}
-		if injector.Survey, err = survey.Run(ctx, injector.Client, pods, injector.Options.Named); err != nil {
-			return nil, err
-		}
-		r.warn("", injector.Survey.Warnings)
-		return func(pod *corev1.Pod) inject.Result { return injector.Enable(ctx, pod) }, nil
+// tellEnabled says what enable did with a pod.
+func tellEnabled(result inject.Result, dryRun installed.DryRun) outcome {
+	what := "enabled"
+	if result.Action == inject.Unchanged {
+		what = "already enabled"
 	}
+	told := outcome{pod: result.Pod, warnings: result.Warnings, err: result.Err,
+		done: fmt.Sprintf("gateway %s (%s, %.1fs)%s", what, result.Container, result.Elapsed.Seconds(), dryRunWords(dryRun))}
+	if result.Reset > 0 {
+		told.notes = []string{fmt.Sprintf("connections from before that were reset: %d", result.Reset)}
+	}
+	return told
+}
+
+// enableItem is the machine-readable result of one pod.
+type enableItem struct {
+	podItem
+	Action    inject.Action `json:"action"`
+	Container string        `json:"container,omitempty"`
+	// Seconds is how long it took.
+	Seconds  float64    `json:"seconds"`
+	Identity string     `json:"identity,omitempty"`
+	Mode     api.Mode   `json:"mode,omitempty"`
+	NotAfter *time.Time `json:"certificateNotAfter,omitempty"`
+	// Existing describes the connections from before the gateway, and Reset counts
+	// those that were reset.
+	Existing *api.ExistingConnections `json:"existing,omitempty"`
+	Reset    int                      `json:"reset,omitempty"`
+	itemEnd
+}
+
+// dryRunObjects returns the objects that enable would send, in a format.
+func dryRunObjects(results []inject.Result, format string) (string, error) {
+	var objects []any
+	for _, result := range results {
+		if result.Patch == nil || result.Err != nil {
+			continue
+		}
+		if result.Secret != nil {
+			objects = append(objects, result.Secret)
+		}
+		objects = append(objects, result.Patch)
+	}
+	if format == "json" {
+		return encode(map[string]any{"apiVersion": "v1", "kind": "List", "items": slices.Concat([]any{}, objects)}, format)
+	}
+	var documents []string
+	for _, object := range objects {
+		text, err := yaml.Marshal(object)
+		if err != nil {
+			return "", fmt.Errorf("encoding the results: %w", err)
+		}
+		documents = append(documents, string(text))
+	}
+	return strings.Join(documents, "---\n"), nil
+}
+
+func newEnableItem(result inject.Result) enableItem {
+	item := enableItem{podItem: podItemOf(result.Pod), Action: result.Action, Container: result.Container,
+		Seconds: result.Elapsed.Seconds(), itemEnd: itemEndOf(result.Warnings, result.Err)}
+	if s := result.Status; s != nil && result.Err == nil {
+		item.Identity, item.Mode, item.NotAfter = s.Identity, s.Mode, &s.Cert.NotAfter
+		item.Existing, item.Reset = s.Existing, result.Reset
+	}
+	return item
 }

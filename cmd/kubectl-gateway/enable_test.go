@@ -13,37 +13,33 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	apiversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	fakediscovery "k8s.io/client-go/discovery/fake"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
-	clienttesting "k8s.io/client-go/testing"
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 // enableFlags parses flags as the command does, up to what complete makes of them.
-func enableFlags(t *testing.T, args ...string) (inject.Options, survey.Ranges, error) {
+func enableFlags(t *testing.T, args ...string) (inject.Options, error) {
 	t.Helper()
 	var o enableOptions
-	cmd := newEnableCommandFor(&app{IOStreams: genericiooptions.NewTestIOStreamsDiscard()}, &o)
+	cmd := newEnableCommand(&app{IOStreams: genericiooptions.NewTestIOStreamsDiscard()}, &o)
 	err := cmd.ParseFlags(args)
-	options, given := o.complete()
-	return options, given, err
+	return o.complete(), err
 }
 
 func TestEnableFlags(t *testing.T) {
@@ -53,35 +49,40 @@ func TestEnableFlags(t *testing.T) {
 		}
 		return list
 	}
-	for line, change := range map[string]func(*inject.Options, *survey.Ranges){
-		"": func(*inject.Options, *survey.Ranges) {},
-		"--mode=strict --cert-ttl=12h --image=x:1 --image-pull-policy=Never --dry-run=server --timeout=5s --keep-secret": func(o *inject.Options, _ *survey.Ranges) {
+	for line, change := range map[string]func(*inject.Options){
+		"": func(*inject.Options) {},
+		"--mode=strict --cert-ttl=12h --image=x:1 --image-pull-policy=Never --dry-run=server --timeout=5s --keep-secret": func(o *inject.Options) {
 			o.Mode, o.OnFailure, o.TTL, o.Image, o.PullPolicy = api.Strict, api.FailClosed, 12*time.Hour, "x:1", corev1.PullNever
 			o.DryRun, o.Timeout, o.KeepSecret = installed.DryRunServer, 5*time.Second, true
 		},
-		"--capture-cidr=10.1.2.3/8,fd00::/8 --capture-cidr=10.9.9.9 --service-cidr=10.96.0.0/12 --exclude-cidr=10.1.0.0/16 --exclude-port=53,22": func(_ *inject.Options, r *survey.Ranges) {
-			r.Capture, r.Services, r.Exclude = prefixes("10.0.0.0/8", "fd00::/8", "10.9.9.9/32"), prefixes("10.96.0.0/12"), prefixes("10.1.0.0/16")
-			r.ExcludePorts = []uint16{53, 22}
+		"--capture-cidr=10.1.2.3/8,fd00::/8 --capture-cidr=10.9.9.9 --service-cidr=10.96.0.0/12 --exclude-cidr=10.1.0.0/16 --exclude-port=53,22": func(o *inject.Options) {
+			o.Named.Capture, o.Named.Services, o.Named.Exclude = prefixes("10.0.0.0/8", "fd00::/8", "10.9.9.9/32"), prefixes("10.96.0.0/12"), prefixes("10.1.0.0/16")
+			o.Named.ExcludePorts = []uint16{53, 22}
 		},
-		"--wire=inband --allow=ns/prod/sa/* --allow ns/ops/sa/backup --block-udp --allow-plaintext-from=192.0.2.0/24,2001:db8::7 --node-ports=20000-20010 --metrics-addr=:18445": func(o *inject.Options, r *survey.Ranges) {
-			o.Wire, o.Allow, o.BlockUDP, o.MetricsAddr = api.WireInband, []string{"ns/prod/sa/*", "ns/ops/sa/backup"}, true, ":18445"
-			o.PlaintextFrom, r.NodePorts = prefixes("192.0.2.0/24", "2001:db8::7/128"), [2]uint16{20000, 20010}
+		"--wire=inband --allow=ns/prod/sa/* --allow ns/ops/sa/backup:80,90 --deny=ns/dev/sa/*:22 --audit --block-udp --allow-plaintext-from=192.0.2.0/24:80,9000-9010,2001:db8::7 --outside=refuse --node-ports=20000-20010 --metrics-addr=:18445": func(o *inject.Options) {
+			o.Wire, o.BlockUDP, o.MetricsAddr = api.WireInband, true, ":18445"
+			o.Rules = api.Rules{Allow: []string{"ns/prod/sa/*", "ns/ops/sa/backup:80,90"}, Deny: []string{"ns/dev/sa/*:22"}, Audit: true}
+			o.Named.PlaintextFrom = []api.Source{
+				{From: netip.MustParsePrefix("192.0.2.0/24"), Ports: api.Ports{{First: 80, Last: 80}, {First: 9000, Last: 9010}}},
+				{From: netip.MustParsePrefix("2001:db8::7/128")},
+			}
+			o.Named.NodePorts, o.Named.Outside = [2]uint16{20000, 20010}, api.OutsideRefuse
 		},
 		// Without the in-band wire there is nothing to do about node ports.
-		"--wire=port":                     func(o *inject.Options, r *survey.Ranges) { o.Wire, r.NodePorts = api.WirePort, [2]uint16{} },
-		"--node-ports=":                   func(_ *inject.Options, r *survey.Ranges) { r.NodePorts = [2]uint16{} },
-		"--node-ports=30000":              func(_ *inject.Options, r *survey.Ranges) { r.NodePorts = [2]uint16{30000, 30000} },
-		"--mode=strict --on-failure=open": func(o *inject.Options, _ *survey.Ranges) { o.Mode = api.Strict },
-		"--delivery=csr --existing=reset": func(o *inject.Options, _ *survey.Ranges) {
+		"--wire=port":                     func(o *inject.Options) { o.Wire, o.Named.NodePorts = api.WirePort, [2]uint16{} },
+		"--node-ports=":                   func(o *inject.Options) { o.Named.NodePorts = [2]uint16{} },
+		"--node-ports=30000":              func(o *inject.Options) { o.Named.NodePorts = [2]uint16{30000, 30000} },
+		"--mode=strict --on-failure=open": func(o *inject.Options) { o.Mode = api.Strict },
+		"--delivery=csr --existing=reset": func(o *inject.Options) {
 			o.Delivery, o.Existing = inject.DeliveryCSR, api.ExistingReset
 		},
 	} {
 		wantOptions := inject.Options{Image: installed.DefaultImage(version), Mode: api.Permissive, OnFailure: api.FailOpen, Wire: api.WireAuto,
-			Existing: api.ExistingReport, Delivery: inject.DeliverySecret, TTL: ca.DefaultLeafTTL, Timeout: time.Minute}
-		wantGiven := survey.Ranges{NodePorts: [2]uint16{30000, 32767}}
-		change(&wantOptions, &wantGiven)
-		options, given, err := enableFlags(t, strings.Fields(line)...)
-		diff := cmp.Diff(wantOptions, options, cmpopts.EquateComparable(netip.Prefix{})) + cmp.Diff(wantGiven, given, cmpopts.EquateComparable(netip.Prefix{}))
+			Existing: api.ExistingReport, Delivery: inject.DeliverySecret, TTL: ca.DefaultLeafTTL, Timeout: time.Minute,
+			Named: api.Coverage{NodePorts: [2]uint16{30000, 32767}, Outside: api.OutsideCount}}
+		change(&wantOptions)
+		options, err := enableFlags(t, strings.Fields(line)...)
+		diff := cmp.Diff(wantOptions, options, cmpopts.EquateComparable(netip.Prefix{}))
 		if err != nil || diff != "" {
 			t.Errorf("%q: %v (-want +got):\n%s", line, err, diff)
 		}
@@ -99,7 +100,7 @@ func TestEnableRefusesFlags(t *testing.T) {
 		"--delivery=mail", "--existing=kill", "--wire=none", "--allow=prod", "--allow=", "--allow-plaintext-from=all", "--node-ports=0-5", "--node-ports=5-4", "--node-ports=http", "--node-ports=1-65536",
 		"--metrics-addr=18445", "--metrics-addr=:18443", "--metrics-addr=0.0.0.0:18445", "--metrics-addr=localhost:18445",
 	} {
-		if _, _, err := enableFlags(t, args); err == nil {
+		if _, err := enableFlags(t, args); err == nil {
 			t.Errorf("%s is accepted", args)
 		}
 	}
@@ -110,14 +111,6 @@ func TestEnableNeedsPods(t *testing.T) {
 	if code := run(t.Context(), streams, []string{"--server=http://127.0.0.1:1", "enable"}); code != 1 ||
 		!strings.Contains(errOut.String(), "no pod is named") || !strings.Contains(errOut.String(), "hint: ") {
 		t.Errorf("exit %d: %s", code, errOut)
-	}
-}
-
-func podToEnable(name string) *corev1.Pod {
-	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID("uid-" + name), ResourceVersion: "1"},
-		Spec:       corev1.PodSpec{NodeName: "node", Containers: []corev1.Container{{Name: "app"}}},
-		Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.244.0.7"},
 	}
 }
 
@@ -139,21 +132,15 @@ type enableRun struct {
 
 func (r *enableRun) run(t *testing.T, ctx context.Context) error {
 	t.Helper()
-	client := fake.NewClientset(
-		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.0.0/24"}}},
+	client := fakecluster.New(t,
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.1.0/24", "fd00:10:244:1::/64"}}},
 		&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16"}}},
 	)
 	if r.version == "" {
 		r.version = "v1.37.2"
 	}
 	client.Discovery().(*fakediscovery.FakeDiscovery).FakedServerVersion = &apiversion.Info{GitVersion: r.version}
-	client.PrependReactor("create", "selfsubjectaccessreviews", func(clienttesting.Action) (bool, runtime.Object, error) {
-		return true, &authorizationv1.SelfSubjectAccessReview{Status: authorizationv1.SubjectAccessReviewStatus{Allowed: true}}, nil
-	})
-	authority, err := ca.New(ca.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	authority := must.Get(ca.New(ca.Options{}))(t)
 	r.options = inject.Options{Image: "img", Mode: api.Permissive, OnFailure: api.FailOpen, Timeout: time.Minute, DryRun: installed.DryRunClient}
 	if r.real {
 		r.options.DryRun = installed.DryRunNone
@@ -166,19 +153,20 @@ func (r *enableRun) run(t *testing.T, ctx context.Context) error {
 			found.Named[types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}] = true
 		}
 	}
-	r.o.confirm.yes = !r.unconfirmed
+	r.o.yes = !r.unconfirmed
 	a := &app{IOStreams: genericiooptions.IOStreams{Out: &r.out, ErrOut: &r.errOut}}
-	verb := r.o.verb(r.options, survey.Ranges{})
-	verb.begin = func(context.Context, *rest.Config, kubernetes.Interface) (work[inject.Result], error) {
-		return r.o.work(&inject.Injector{Client: client, Authority: authority, Options: r.options}, survey.Ranges{}), nil
+	injector := &inject.Injector{Client: client, Authority: authority, Options: r.options}
+	verb := r.o.verb(injector)
+	verb.begin = func(context.Context, *report, *rest.Config, kubernetes.Interface) (func(context.Context, *corev1.Pod) inject.Result, error) {
+		return injector.Enable, nil
 	}
 	return verb.on(ctx, a, nil, client, &found, r.missing)
 }
 
 func TestEnableGoesOnAfterAFailure(t *testing.T) {
-	host := podToEnable("host")
+	host := fakecluster.NewPod("host")
 	host.Spec.HostNetwork = true
-	r := enableRun{pods: []*corev1.Pod{host, podToEnable("a")},
+	r := enableRun{pods: []*corev1.Pod{host, fakecluster.NewPod("a")},
 		missing: errors.Join(api.WithHint(errors.New(`pod "x" not found`), "look again"), api.WithHint(errors.New(`pod "y" not found`), "look again"))}
 	if err := r.run(t, t.Context()); !errors.Is(err, errReported) {
 		t.Error(err)
@@ -194,13 +182,13 @@ func TestEnableGoesOnAfterAFailure(t *testing.T) {
 }
 
 func TestEnableSkipsWhatHasFinishedUnlessItIsNamed(t *testing.T) {
-	job := podToEnable("job")
+	job := fakecluster.NewPod("job")
 	job.Status.Phase = corev1.PodSucceeded
 	named := enableRun{pods: []*corev1.Pod{job}}
 	if err := named.run(t, t.Context()); !errors.Is(err, errReported) {
 		t.Errorf("named: %v", err)
 	}
-	selected := enableRun{pods: []*corev1.Pod{job, podToEnable("a")}}
+	selected := enableRun{pods: []*corev1.Pod{job, fakecluster.NewPod("a")}}
 	selected.o.targets.All = true
 	if err := selected.run(t, t.Context()); err != nil || !strings.Contains(selected.errOut.String(), "pod/job: skipped") {
 		t.Errorf("selected: %v\n%s", err, &selected.errOut)
@@ -208,7 +196,7 @@ func TestEnableSkipsWhatHasFinishedUnlessItIsNamed(t *testing.T) {
 }
 
 func TestEnableRefusesAnOldServer(t *testing.T) {
-	r := enableRun{pods: []*corev1.Pod{podToEnable("a")}, version: "v1.32.4"}
+	r := enableRun{pods: []*corev1.Pod{fakecluster.NewPod("a")}, version: "v1.32.4"}
 	if err := r.run(t, t.Context()); err == nil || !strings.Contains(err.Error(), "1.33 or later") || api.Hint(err) == "" {
 		t.Error(err)
 	}
@@ -217,7 +205,7 @@ func TestEnableRefusesAnOldServer(t *testing.T) {
 func TestEnableInterruptedIsNoSuccess(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	interrupt()
-	r := enableRun{pods: []*corev1.Pod{podToEnable("a")}}
+	r := enableRun{pods: []*corev1.Pod{fakecluster.NewPod("a")}}
 	if err := r.run(t, ctx); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
@@ -225,11 +213,9 @@ func TestEnableInterruptedIsNoSuccess(t *testing.T) {
 
 func TestEnableDryRunObjects(t *testing.T) {
 	for _, format := range []string{"yaml", "json"} {
-		r := enableRun{pods: []*corev1.Pod{podToEnable("a"), podToEnable("b")}}
+		r := enableRun{pods: []*corev1.Pod{fakecluster.NewPod("a"), fakecluster.NewPod("b")}}
 		r.o.output = format
-		if err := r.run(t, t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, r.run(t, t.Context()))
 		text := r.out.String()
 		if strings.Contains(text, "PRIVATE KEY") || strings.Contains(text, "LS0tLS1") {
 			t.Errorf("%s has a key in it:\n%s", format, text)
@@ -237,9 +223,7 @@ func TestEnableDryRunObjects(t *testing.T) {
 		var items []string
 		if format == "json" {
 			var list struct{ Items []json.RawMessage }
-			if err := json.Unmarshal([]byte(text), &list); err != nil {
-				t.Fatal(err)
-			}
+			must.Do(t, json.Unmarshal([]byte(text), &list))
 			for _, item := range list.Items {
 				items = append(items, string(item))
 			}
@@ -251,9 +235,7 @@ func TestEnableDryRunObjects(t *testing.T) {
 		}
 		var secret corev1.Secret
 		var pod corev1.Pod
-		if err := errors.Join(yaml.UnmarshalStrict([]byte(items[0]), &secret), yaml.UnmarshalStrict([]byte(items[1]), &pod)); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, errors.Join(yaml.UnmarshalStrict([]byte(items[0]), &secret), yaml.UnmarshalStrict([]byte(items[1]), &pod)))
 		if pod.Name != "a" {
 			t.Errorf("%s: the order is not that of the pods", format)
 		}
@@ -270,11 +252,11 @@ func TestEnableDryRunObjects(t *testing.T) {
 func TestEnableReport(t *testing.T) {
 	end := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 	results := []inject.Result{
-		{Pod: podToEnable("a"), Action: inject.Enabled, Container: "kube-gateway", Elapsed: 1840 * time.Millisecond, Status: &api.Status{
+		{Pod: fakecluster.NewPod("a"), Action: inject.Enabled, Container: "kube-gateway", Elapsed: 1840 * time.Millisecond, Status: &api.Status{
 			Identity: "spiffe://td/ns/shop/sa/default", Mode: api.Strict, Cert: api.Certificate{NotAfter: end}}},
-		{Pod: podToEnable("b"), Action: inject.Unchanged, Container: "kube-gateway-2", Warnings: []string{"it stays as it is"}},
-		{Pod: podToEnable("c"), Action: inject.Failed, Err: api.WithHint(errors.New("no such\nimage \x1b[31m"), "check --image")},
-		{Pod: podToEnable("d"), Action: inject.Failed, Err: api.WithHint(errors.New("no such image"), "check --image")},
+		{Pod: fakecluster.NewPod("b"), Action: inject.Unchanged, Container: "kube-gateway-2", Warnings: []string{"it stays as it is"}},
+		{Pod: fakecluster.NewPod("c"), Action: inject.Failed, Err: api.WithHint(errors.New("no such\nimage \x1b[31m"), "check --image")},
+		{Pod: fakecluster.NewPod("d"), Action: inject.Failed, Err: api.WithHint(errors.New("no such image"), "check --image")},
 	}
 	const first, second = "pod/a gateway enabled (kube-gateway, 1.8s)\n", "pod/b gateway already enabled (kube-gateway-2, 0.0s)\n"
 	for format, want := range map[string]string{
@@ -285,7 +267,7 @@ func TestEnableReport(t *testing.T) {
 	} {
 		var out, errOut bytes.Buffer
 		o := enableOptions{output: format}
-		if err := reportOn(o.verb(inject.Options{}, survey.Ranges{}), results, &out, &errOut); !errors.Is(err, errReported) {
+		if err := reportOn(o.verb(&inject.Injector{}), results, &out, &errOut); !errors.Is(err, errReported) {
 			t.Errorf("%s: %v", format, err)
 		}
 		progress := "pod/b: warning: it stays as it is\n"
@@ -331,8 +313,8 @@ func (brokenPipe) Write([]byte) (int, error) { return 0, errors.New("broken pipe
 
 func TestEnableReportThatCannotBeWritten(t *testing.T) {
 	o := enableOptions{output: "name"}
-	results := []inject.Result{{Pod: podToEnable("a"), Action: inject.Enabled}}
-	if err := reportOn(o.verb(inject.Options{}, survey.Ranges{}), results, brokenPipe{}, &bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), "broken pipe") {
+	results := []inject.Result{{Pod: fakecluster.NewPod("a"), Action: inject.Enabled}}
+	if err := reportOn(o.verb(&inject.Injector{}), results, brokenPipe{}, &bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), "broken pipe") {
 		t.Error(err)
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/answer"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 )
 
 // withoutKubeconfig is client-go's default server.
@@ -44,20 +45,16 @@ func explain(err error) (what, hint string) { return words(err), advice(err) }
 func words(err error) string {
 	text := err.Error()
 	replace := func(part error, with string) { text = strings.Replace(text, part.Error(), with, 1) }
-	var (
-		request *url.Error
-		syntax  *json.SyntaxError
-		kind    *json.UnmarshalTypeError
-		page    *answer.WebPage
-	)
+	request, page := find[*url.Error](err), find[*answer.WebPage](err)
+	syntax, kind := find[*json.SyntaxError](err), find[*json.UnmarshalTypeError](err)
 	switch {
-	case errors.As(err, &page) && errors.As(err, &request):
+	case request != nil && page != nil:
 		replace(request, page.Error())
-	case errors.As(err, &request):
+	case request != nil:
 		replace(request, requestWords(request))
-	case errors.As(err, &syntax):
+	case syntax != nil:
 		replace(syntax, "it is not JSON")
-	case errors.As(err, &kind):
+	case kind != nil:
 		replace(kind, "it is JSON of another kind")
 	case errors.Is(err, context.Canceled):
 		return "interrupted"
@@ -71,6 +68,12 @@ func words(err error) string {
 		text += " (Unauthorized)"
 	}
 	return line(text)
+}
+
+// find returns the error of type T in err, or nil.
+func find[T error](err error) T {
+	found, _ := errors.AsType[T](err)
+	return found
 }
 
 // libraries are words of client-go that no error type identifies.
@@ -95,22 +98,18 @@ func requestWords(request *url.Error) string {
 	if at, err := url.Parse(request.URL); err == nil && at.Host != "" {
 		server = at.Scheme + "://" + at.Host
 	}
-	var (
-		dns   *net.DNSError
-		errno syscall.Errno
-		op    *net.OpError
-		why   = request.Err.Error()
-	)
+	why := request.Err.Error()
+	dns, errno, op := find[*net.DNSError](request), find[syscall.Errno](request), find[*net.OpError](request)
 	switch {
 	case request.Timeout(), errors.Is(request, context.DeadlineExceeded):
 		why = "it takes too long"
-	case errors.As(request, &dns) && dns.IsNotFound:
+	case dns != nil && dns.IsNotFound:
 		why = fmt.Sprintf("the name %s is not known", dns.Name)
-	case errors.As(request, &dns):
+	case dns != nil:
 		why = fmt.Sprintf("the name %s cannot be looked up", dns.Name)
-	case errors.As(request, &errno):
+	case errno != 0:
 		why = errno.Error()
-	case errors.As(request, &op):
+	case op != nil:
 		why = op.Err.Error()
 	case errors.Is(request, io.EOF), errors.Is(request, io.ErrUnexpectedEOF):
 		why = "the connection was cut"
@@ -125,16 +124,13 @@ func advice(err error) string {
 		return ""
 	}
 	own, missing := api.Hint(err), rights.Hint(err.Error())
-	var (
-		page    *answer.WebPage
-		request *url.Error
-	)
+	page, request, invalid := find[*answer.WebPage](err), find[*url.Error](err), find[x509.CertificateInvalidError](err)
 	switch {
-	case errors.As(err, &page):
+	case page != nil:
 		return page.Hint()
 	case aPage.MatchString(err.Error()):
 		return (&answer.WebPage{}).Hint()
-	case errors.As(err, &request) && strings.HasPrefix(request.URL, withoutKubeconfig):
+	case request != nil && strings.HasPrefix(request.URL, withoutKubeconfig):
 		return "there is no kubeconfig, or it names no cluster: check --kubeconfig, $KUBECONFIG and --context"
 	case errors.Is(err, remote.ErrPodGone):
 		return "name the pod that replaces it: 'kubectl get pods' lists them"
@@ -145,35 +141,22 @@ func advice(err error) string {
 		return own
 	case missing != "":
 		return missing + ", or check --context and --as"
-	}
-	var (
-		dns     *net.DNSError
-		unknown x509.UnknownAuthorityError
-		name    x509.HostnameError
-		invalid x509.CertificateInvalidError
-		verify  *tls.CertificateVerificationError
-		op      *net.OpError
-		path    *os.PathError
-		status  apierrors.APIStatus
-		syntax  *json.SyntaxError
-		kind    *json.UnmarshalTypeError
-	)
-	switch {
-	case errors.As(err, &dns):
+	case errors.As(err, new(*net.DNSError)):
 		return "the name of the API server is not known here: check --server, --context and the network (VPN?)"
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+	case invalid.Reason == x509.Expired:
 		return "check the clocks of this machine and of the API server; if they are right, its certificate must be renewed"
-	case errors.As(err, &unknown), errors.As(err, &name), errors.As(err, &invalid), errors.As(err, &verify):
+	case errors.As(err, new(x509.UnknownAuthorityError)), errors.As(err, new(x509.HostnameError)), errors.As(err, new(x509.CertificateInvalidError)),
+		errors.As(err, new(*tls.CertificateVerificationError)):
 		return "the kubeconfig is for another cluster, or is outdated: check --context, or get a new one"
-	case errors.As(err, &status):
+	case errors.As(err, new(apierrors.APIStatus)):
 		return statusHint(err)
-	case errors.As(err, &request), errors.As(err, &op):
+	case request != nil, errors.As(err, new(*net.OpError)):
 		return "is the cluster reachable? 'kubectl cluster-info' should work; check --context, --server and --proxy-url of the kubeconfig"
 	case errors.Is(err, context.DeadlineExceeded):
 		return "try again, or wait longer with --timeout where there is one; 'kubectl gateway check' looks for what is wrong"
-	case errors.As(err, &syntax), errors.As(err, &kind):
+	case errors.As(err, new(*json.SyntaxError)), errors.As(err, new(*json.UnmarshalTypeError)):
 		return "what answers is not what is expected there: 'kubectl gateway version' tells the server's version, 'kubectl gateway status' those of the gateways"
-	case errors.As(err, &path):
+	case errors.As(err, new(*os.PathError)):
 		return "check the name of the file and who may read it"
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
 		return "the connection was cut: try again"
@@ -213,21 +196,15 @@ func (a *app) reportMissing(missing error) error {
 	if missing == nil {
 		return nil
 	}
-	printErrors(a.ErrOut, missing)
+	printErrors(a.ErrOut, missing, "")
 	return errReported
 }
 
-// printErrors prints err, or the errors that it joins, a line each, and each hint once.
-func printErrors(w io.Writer, err error) { printErrorsOr(w, err, "") }
-
-// printErrorsOr is printErrors with a default hint.
-func printErrorsOr(w io.Writer, err error, otherwise string) {
-	errs := []error{err}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		errs = joined.Unwrap()
-	}
+// printErrors prints the errors that err joins, a line each, and each hint once; otherwise
+// is the hint of an error without one.
+func printErrors(w io.Writer, err error, otherwise string) {
 	var hints []string
-	for _, err := range errs {
+	for _, err := range targets.Errors(err) {
 		fmt.Fprintf(w, "error: %s\n", words(err))
 		if hint := cmp.Or(advice(err), otherwise); hint != "" && !slices.Contains(hints, hint) {
 			hints = append(hints, hint)

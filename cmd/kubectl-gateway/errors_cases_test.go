@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
@@ -102,27 +103,18 @@ func errorCases() []errorCase {
 		{name: "authority of somebody else", args: "enable pod/a", file: func(t *testing.T, dir string) { mustRemove(t, dir) },
 			says: "the cluster trusts", hints: "authority"},
 		{name: "foreign authority", args: "enable pod/a", world: func(w *world) {
-			other, err := ca.New(ca.Options{})
-			if err != nil {
-				w.t.Fatal(err)
-			}
+			other := must.Get(ca.New(ca.Options{}))(w.t)
 			w.publish(other)
 		}, says: "foreign", hints: "authority"},
 		{name: "no trust bundle", args: "rotate pod/g", world: func(w *world) { w.forget(bundlePath) }, says: "no trust bundle", hints: "init-ca"},
 		{name: "damaged authority", args: "enable pod/a", says: "damaged", hints: "backup", file: func(t *testing.T, dir string) {
-			if err := os.WriteFile(authority.Path(dir), []byte("nonsense"), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			must.Do(t, os.WriteFile(authority.Path(dir), []byte("nonsense"), 0o600))
 		}},
 		{name: "exposed authority", args: "rotate pod/g", says: "open to other users", hints: "chmod", file: func(t *testing.T, dir string) {
-			if err := os.Chmod(authority.Path(dir), 0o644); err != nil {
-				t.Fatal(err)
-			}
+			must.Do(t, os.Chmod(authority.Path(dir), 0o644))
 		}},
 		{name: "exposed directory", args: "watch --once", says: "open to other users", hints: "chmod", file: func(t *testing.T, dir string) {
-			if err := os.Chmod(dir, 0o777); err != nil {
-				t.Fatal(err)
-			}
+			must.Do(t, os.Chmod(dir, 0o777))
 		}},
 		{name: "expired authority", args: "enable pod/a", says: "not valid at this time", hints: "", world: func(w *world) {
 			w.trust(ca.Options{TTL: time.Hour, Now: time.Now().Add(-48 * time.Hour)})
@@ -308,7 +300,5 @@ func gone(w *world) {
 
 func mustRemove(t *testing.T, dir string) {
 	t.Helper()
-	if err := os.RemoveAll(filepath.Clean(dir)); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, os.RemoveAll(filepath.Clean(dir)))
 }

@@ -22,6 +22,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // envMain makes the test's own program the plugin, so that nothing that a user
@@ -313,17 +314,13 @@ func TestErrorOfCtrlC(t *testing.T) {
 		"metrics pod/a", "check"} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		cmd, stdout, stderr := plugin(ctx, t, append(strings.Fields(args), w.flags...)...)
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, cmd.Start())
 		select {
 		case <-asked:
 		case <-ctx.Done():
 			t.Fatal("the cluster is not asked")
 		}
-		if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, cmd.Process.Signal(syscall.SIGINT))
 		_ = cmd.Wait()
 		cancel()
 		if code := cmd.ProcessState.ExitCode(); code != 130 || stderr.String() != "interrupted\n" {

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
@@ -73,16 +74,9 @@ func newWorld(t *testing.T) *world {
 // trust gives the user a new authority, which the cluster trusts.
 func (w *world) trust(options ca.Options) {
 	w.t.Helper()
-	a, err := ca.New(options)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	if err := os.RemoveAll(w.authority); err != nil {
-		w.t.Fatal(err)
-	}
-	if err := authority.CreateDir(w.authority, a); err != nil {
-		w.t.Fatal(err)
-	}
+	a := must.Get(ca.New(options))(w.t)
+	must.Do(w.t, os.RemoveAll(w.authority))
+	must.Do(w.t, authority.CreateDir(w.authority, a))
 	w.publish(a)
 }
 
@@ -93,9 +87,7 @@ func (w *world) publish(a *ca.Authority) {
 		ObjectMeta: metav1.ObjectMeta{Namespace: authority.Namespace, Name: authority.BundleName, ResourceVersion: "3",
 			Annotations: map[string]string{authority.TrustDomainAnnotation: a.TrustDomain()}},
 		Data: map[string]string{authority.BundleKey: string(a.Bundle())}})
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	must.Do(w.t, err)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.objects[bundlePath] = string(text)
@@ -261,9 +253,7 @@ func (w *world) answersAs(pod string, state api.State, reason string) {
 // write writes text into a kubeconfig of its own, SERVER being the world's.
 func (w *world) write(text string) string {
 	path := filepath.Join(w.dir, "kubeconfig")
-	if err := os.WriteFile(path, []byte(strings.ReplaceAll(text, "SERVER", w.server.URL)), 0o600); err != nil {
-		w.t.Fatal(err)
-	}
+	must.Do(w.t, os.WriteFile(path, []byte(strings.ReplaceAll(text, "SERVER", w.server.URL)), 0o600))
 	return path
 }
 
@@ -273,8 +263,6 @@ const kubeconfig = `{"apiVersion":"v1","kind":"Config","current-context":"c","cl
 func writeKubeconfig(t *testing.T, server string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(path, []byte(strings.ReplaceAll(kubeconfig, "SERVER", server)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, os.WriteFile(path, []byte(strings.ReplaceAll(kubeconfig, "SERVER", server)), 0o600))
 	return path
 }

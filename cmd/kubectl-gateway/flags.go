@@ -43,9 +43,6 @@ func addOutput(f *pflag.FlagSet, p *string, value string, formats ...string) {
 	flags.Choice(f, p, "output", "o", value, "output format", flags.Words(formats...))
 }
 
-// addResults registers -o/--output for verbs that report what they did with many pods.
-func addResults(f *pflag.FlagSet, p *string) { addOutput(f, p, "", "name", "json", "yaml") }
-
 func addDryRun(f *pflag.FlagSet, p *installed.DryRun, server string) {
 	flags.Choice(f, p, "dry-run", "", installed.DryRunNone, "dry run instead of changes", []flags.Word[installed.DryRun]{
 		{Value: installed.DryRunNone, Text: "none"},

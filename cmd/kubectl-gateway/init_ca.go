@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -56,7 +55,7 @@ again what the cluster has lost.`,
 				fmt.Fprintln(a.ErrOut, "gateways that run already have certificates of the old authority, and refuse those of the new one until "+
 					"'kubectl gateway rotate --all -A' has renewed them all")
 			}
-			return printInitResult(a.Out, o.output, result)
+			return a.printInitResult(o.output, result)
 		},
 	}
 	f := cmd.Flags()
@@ -87,7 +86,7 @@ type initOutput struct {
 	Changed     bool   `json:"changed"`
 }
 
-func printInitResult(out io.Writer, format string, r *authority.InitResult) error {
+func (a *app) printInitResult(format string, r *authority.InitResult) error {
 	o := initOutput{
 		TrustDomain: r.Authority.TrustDomain(),
 		Fingerprint: r.Authority.Fingerprint(),
@@ -131,8 +130,5 @@ func printInitResult(out io.Writer, format string, r *authority.InitResult) erro
 	if err != nil {
 		return fmt.Errorf("encoding the result: %w", err)
 	}
-	if _, err := out.Write(text); err != nil {
-		return fmt.Errorf("printing the result: %w", err)
-	}
-	return nil
+	return a.print("result", string(text))
 }

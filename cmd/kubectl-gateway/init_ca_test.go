@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -131,9 +132,7 @@ func (r *initCA) run(args ...string) (stdout, stderr string, err error) {
 func (r *initCA) mustRun(args ...string) (stdout, stderr string) {
 	r.t.Helper()
 	stdout, stderr, err := r.run(args...)
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	must.Do(r.t, err)
 	return stdout, stderr
 }
 
@@ -165,10 +164,7 @@ func TestInitCA(t *testing.T) {
 	if !strings.Contains(stderr, authority.Path(dir)) || !strings.Contains(stderr, "kube-gateway-trust") {
 		t.Errorf("stderr %q", stderr)
 	}
-	first, err := authority.LoadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	first := must.Get(authority.LoadDir(dir))(t)
 	if years := time.Until(first.NotAfter()).Hours() / 24 / 365; years < 9.9 || years > 10.1 {
 		t.Errorf("valid for %.1f years", years)
 	}
@@ -190,10 +186,7 @@ func TestInitCA(t *testing.T) {
 	if !strings.Contains(stdout, " replaced (trust domain other.local") || !strings.Contains(stderr, "old authority kept as") || !strings.Contains(stderr, "kubectl gateway rotate --all -A") {
 		t.Errorf("by force: stdout %q, stderr %q", stdout, stderr)
 	}
-	second, err := authority.LoadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	second := must.Get(authority.LoadDir(dir))(t)
 	if days := time.Until(second.NotAfter()).Hours() / 24; second.Fingerprint() == first.Fingerprint() || days < 89 || days > 90 {
 		t.Errorf("by force: %v, valid for %.1f days", second, days)
 	}
@@ -207,10 +200,7 @@ func TestInitCAOutput(t *testing.T) {
 	if err := json.Unmarshal([]byte(stdout), &got); err != nil {
 		t.Fatalf("%v: %s", err, stdout)
 	}
-	a, err := authority.LoadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	a := must.Get(authority.LoadDir(dir))(t)
 	for key, want := range map[string]any{
 		"trustDomain": "cluster.local", "fingerprint": a.Fingerprint(), "file": authority.Path(dir), "created": true, "changed": true,
 		"trustBundle": "kube-system/kube-gateway-trust", "secret": nil, "backup": nil,
@@ -260,28 +250,16 @@ func TestInitCADamaged(t *testing.T) {
 	r := newInitCA(t)
 	dir := t.TempDir()
 	r.mustRun("--dir", dir)
-	text, err := os.ReadFile(authority.Path(dir))
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(os.ReadFile(authority.Path(dir)))(t)
 	for name, damage := range map[string]func() error{
 		"cut":     func() error { return os.WriteFile(authority.Path(dir), text[:len(text)/2], 0o600) },
 		"exposed": func() error { return os.Chmod(authority.Path(dir), 0o644) },
 	} {
-		if err := os.WriteFile(authority.Path(dir), text, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, os.WriteFile(authority.Path(dir), text, 0o600))
 		// Writing does not change the mode of a file that exists.
-		if err := os.Chmod(authority.Path(dir), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := damage(); err != nil {
-			t.Fatal(err)
-		}
-		before, err := os.ReadFile(authority.Path(dir))
-		if err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, os.Chmod(authority.Path(dir), 0o600))
+		must.Do(t, damage())
+		before := must.Get(os.ReadFile(authority.Path(dir)))(t)
 		want := map[string]error{"cut": ca.ErrDamaged, "exposed": authority.ErrExposed}[name]
 		if err := r.mustFail("--force", "--dir", dir); !errors.Is(err, want) {
 			t.Errorf("%s: %v, want %v", name, err, want)
@@ -295,9 +273,7 @@ func TestInitCADamaged(t *testing.T) {
 func writeFile(t *testing.T, text []byte) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "file.pem")
-	if err := os.WriteFile(path, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, os.WriteFile(path, text, 0o600))
 	return path
 }
 

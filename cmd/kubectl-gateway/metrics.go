@@ -3,7 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,16 +64,10 @@ func (o *metricsOptions) run(ctx context.Context, a *app, args []string) error {
 	if err != nil {
 		return fmt.Errorf("reading the metrics of pod %s/%s: %w", gateway.Ref().Namespace, gateway.Ref().Pod, err)
 	}
-	text := exposition(metrics)
 	if o.output == "json" {
-		if text, err = encode(metrics, o.output); err != nil {
-			return err
-		}
+		return a.printAs("metrics", metrics, o.output)
 	}
-	if _, err := io.WriteString(a.Out, text); err != nil {
-		return fmt.Errorf("printing the metrics: %w", err)
-	}
-	return nil
+	return a.print("metrics", exposition(metrics))
 }
 
 // exposition returns metrics in Prometheus' text format 0.0.4. Characters that could
@@ -86,10 +80,9 @@ func exposition(metrics *api.Metrics) string {
 		fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s %s\n", f.Name, escapeHelp.Replace(terminal.Clean(f.Help)), f.Name, f.Type)
 		for _, s := range f.Samples {
 			var labels []string
-			for name, value := range s.Labels {
-				labels = append(labels, name+`="`+escapeLabel.Replace(terminal.Clean(value))+`"`)
+			for _, name := range slices.Sorted(maps.Keys(s.Labels)) {
+				labels = append(labels, name+`="`+escapeLabel.Replace(terminal.Clean(s.Labels[name]))+`"`)
 			}
-			slices.Sort(labels)
 			b.WriteString(f.Name)
 			if len(labels) > 0 {
 				b.WriteString("{" + strings.Join(labels, ",") + "}")

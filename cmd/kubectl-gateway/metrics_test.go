@@ -14,6 +14,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/metrics"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // busyStatus is of a gateway that has something to tell.
@@ -26,14 +27,8 @@ func busyStatus() *api.Status {
 
 func metricsServer(t *testing.T) *apiServer {
 	t.Helper()
-	all, err := metrics.Read(busyStatus())
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := json.Marshal(all)
-	if err != nil {
-		t.Fatal(err)
-	}
+	all := must.Get(metrics.Read(busyStatus()))(t)
+	text := must.Get(json.Marshal(all))(t)
 	return &apiServer{
 		pods: []corev1.Pod{podWithGateway("demo", "web", gatewayRuns()), podWithGateway("demo", "db", gatewayDied()),
 			podWithGateway("demo", "plain", nil), podWithGateway("demo", "old", gatewayRuns()), podWithGateway("demo", "evil", gatewayRuns())},
@@ -53,9 +48,7 @@ func metricsServer(t *testing.T) *apiServer {
 func TestMetrics(t *testing.T) {
 	run := metricsServer(t).start(t)
 	var want bytes.Buffer
-	if err := metrics.Write(&want, busyStatus()); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, metrics.Write(&want, busyStatus()))
 	code, stdout, stderr := run("metrics", "pod/web")
 	if diff := cmp.Diff(want.String(), stdout); code != 0 || stderr != "" || diff != "" {
 		t.Errorf("exit code %d, %s\n%s", code, stderr, diff)
@@ -82,20 +75,12 @@ func TestMetricsCleans(t *testing.T) {
 
 func TestMetricsFails(t *testing.T) {
 	run := metricsServer(t).start(t)
-	for _, c := range []struct {
-		args []string
-		want string
-	}{
-		{[]string{"pod/db"}, "error: no gateway runs in pod demo/db\nhint: 'kubectl gateway enable pod/db -n demo'"},
-		{[]string{"pod/plain"}, "error: no gateway runs in pod demo/plain\nhint: "},
-		{[]string{"pod/old"}, "error: reading the metrics of pod demo/old: its gateway is too old to have metrics\nhint: "},
-		{[]string{"pod/nobody"}, `error: pod "nobody" not found`},
-		{[]string{"pod/web", "-o", "yaml"}, `error: `},
-		{[]string{"pod/web", "--timeout=0s"}, "error: --timeout \"0s\" is not positive"},
-	} {
-		code, stdout, stderr := run(append([]string{"metrics"}, c.args...)...)
-		if code != 1 || stdout != "" || !strings.HasPrefix(stderr, c.want) {
-			t.Errorf("%v: exit code %d, stderr:\n%s", c.args, code, stderr)
-		}
-	}
+	fails(t, run, 1, map[string]string{
+		"metrics pod/db":               "error: no gateway runs in pod demo/db\nhint: 'kubectl gateway enable pod/db -n demo'",
+		"metrics pod/plain":            "error: no gateway runs in pod demo/plain\nhint: ",
+		"metrics pod/old":              "error: reading the metrics of pod demo/old: its gateway is too old to have metrics\nhint: ",
+		"metrics pod/nobody":           `error: pod "nobody" not found`,
+		"metrics pod/web -o yaml":      `error: `,
+		"metrics pod/web --timeout=0s": "error: --timeout \"0s\" is not positive",
+	})
 }

@@ -22,6 +22,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pty"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 )
 
@@ -227,10 +229,8 @@ func (c *outputCase) jsonLines(text []byte) bool {
 
 // onTerminal runs cmd with all of its streams on a new terminal.
 func (c *outputCase) onTerminal(t *testing.T, cmd *exec.Cmd) (text string, code int) {
-	user, program := terminalOf(t)
-	if err := unix.IoctlSetWinsize(int(program.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 40, Col: 200}); err != nil {
-		t.Fatal(err)
-	}
+	user, program := pty.Open(t)
+	must.Do(t, unix.IoctlSetWinsize(int(program.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 40, Col: 200}))
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = program, program, program
 	var said bytes.Buffer
 	var reading errgroup.Group
@@ -251,9 +251,7 @@ func (c *outputCase) onTerminal(t *testing.T, cmd *exec.Cmd) (text string, code 
 			}
 		}
 	})
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, cmd.Start())
 	_ = program.Close()
 	err := cmd.Wait()
 	if err := reading.Wait(); err != nil {

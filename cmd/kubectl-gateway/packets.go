@@ -8,7 +8,6 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -64,7 +63,7 @@ if something failed.`,
 }
 
 func (o *packetsOptions) run(ctx context.Context, a *app, args []string) error {
-	if file, ok := a.Out.(*os.File); ok && o.file == "-" && term.IsTerminal(int(file.Fd())) {
+	if o.file == "-" && isTerminal(a.Out) {
 		return api.WithHint(errors.New("packets are binary and the output is a terminal"),
 			"name a file: -w FILE, or watch live: kubectl gateway packets "+args[0]+" -w - | wireshark -k -i -")
 	}
@@ -98,7 +97,10 @@ func parseSize(text string) (int64, error) {
 // open returns the output. Only the owner can read a file.
 func (o *packetsOptions) open(a *app) (io.WriteCloser, error) {
 	if o.file == "-" {
-		return openStream{a.Out}, nil
+		return struct {
+			io.Writer
+			io.Closer
+		}{a.Out, io.NopCloser(nil)}, nil
 	}
 	file, err := os.OpenFile(o.file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -106,11 +108,6 @@ func (o *packetsOptions) open(a *app) (io.WriteCloser, error) {
 	}
 	return file, nil
 }
-
-// openStream is a stream whose Close does nothing.
-type openStream struct{ io.Writer }
-
-func (openStream) Close() error { return nil }
 
 func (o *packetsOptions) record(ctx context.Context, a *app, gateway *remote.Conn, out io.Writer) (packets.Summary, error) {
 	style := terminal.For(a.ErrOut, os.Getenv)

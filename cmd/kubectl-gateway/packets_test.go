@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/pcapng"
 )
 
@@ -17,19 +18,10 @@ import (
 func shortRecording(t *testing.T) string {
 	t.Helper()
 	var b bytes.Buffer
-	w, err := pcapng.NewWriter(&b, "test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.AddInterface(pcapng.Interface{Name: "eth0", LinkType: pcapng.LinuxSLL2}); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.WritePacket(0, time.Unix(1, 0), 3, nil, []byte("abc")); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.WriteStatistics(pcapng.Statistics{Received: 2, Dropped: 1}); err != nil {
-		t.Fatal(err)
-	}
+	w := must.Get(pcapng.NewWriter(&b, "test"))(t)
+	must.Get(w.AddInterface(pcapng.Interface{Name: "eth0", LinkType: pcapng.LinuxSLL2}))(t)
+	must.Do(t, w.WritePacket(0, time.Unix(1, 0), 3, nil, []byte("abc")))
+	must.Do(t, w.WriteStatistics(pcapng.Statistics{Received: 2, Dropped: 1}))
 	return b.String()
 }
 
@@ -64,23 +56,15 @@ func TestPackets(t *testing.T) {
 
 func TestPacketsFails(t *testing.T) {
 	run := packetsServer(shortRecording(t)).start(t)
-	for _, c := range []struct {
-		args []string
-		want string
-	}{
-		{[]string{"pod/db"}, "error: no gateway runs in pod demo/db\nhint: 'kubectl gateway enable pod/db -n demo'"},
-		{[]string{"pod/plain"}, "error: no gateway runs in pod demo/plain\nhint: "},
-		{[]string{"pod/web", "--port=70000"}, "error: --port \"70000\" is not a port"},
-		{[]string{"pod/web", "--max-bytes=many"}, `error: --max-bytes "many" is not a size` + "\nhint: "},
-		{[]string{"pod/web", "--duration=0s"}, "error: --duration \"0s\" is not positive"},
-		{[]string{"pod/web", "-w", "/nonesuch/file"}, "error: creating the file: "},
-		{[]string{"pod/nobody"}, "error: pod \"nobody\" not found"},
-	} {
-		code, stdout, stderr := run(append([]string{"packets"}, c.args...)...)
-		if code != 1 || stdout != "" || !strings.HasPrefix(stderr, c.want) {
-			t.Errorf("%v: exit code %d, stderr:\n%s", c.args, code, stderr)
-		}
-	}
+	fails(t, run, 1, map[string]string{
+		"packets pod/db":                    "error: no gateway runs in pod demo/db\nhint: 'kubectl gateway enable pod/db -n demo'",
+		"packets pod/plain":                 "error: no gateway runs in pod demo/plain\nhint: ",
+		"packets pod/web --port=70000":      "error: --port \"70000\" is not a port",
+		"packets pod/web --max-bytes=many":  `error: --max-bytes "many" is not a size` + "\nhint: ",
+		"packets pod/web --duration=0s":     "error: --duration \"0s\" is not positive",
+		"packets pod/web -w /nonesuch/file": "error: creating the file: ",
+		"packets pod/nobody":                "error: pod \"nobody\" not found",
+	})
 	run = packetsServer("no packets at all").start(t)
 	code, _, stderr := run("packets", "pod/web")
 	if code != 1 || !strings.Contains(stderr, "not a pcapng recording") || !strings.Contains(stderr, "hint: ") {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -16,22 +17,61 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 )
 
+// podFlags are the flags of the verbs that change many pods.
+type podFlags struct {
+	targets  targets.Flags
+	yes      bool
+	output   string
+	parallel int
+}
+
+func (o *podFlags) addFlags(f *pflag.FlagSet) {
+	o.targets.AddFlags(f)
+	o.targets.AddAllNamespacesFlag(f)
+	f.BoolVarP(&o.yes, "yes", "y", false, "do not ask for a confirmation of --all and -A")
+	addOutput(f, &o.output, "", "name", "json", "yaml")
+	addParallel(f, &o.parallel)
+}
+
+// podItem begins the machine-readable result of one pod.
+type podItem struct {
+	Namespace string `json:"namespace"`
+	Pod       string `json:"pod"`
+}
+
+func podItemOf(pod *corev1.Pod) podItem { return podItem{pod.Namespace, pod.Name} }
+
+// itemEnd ends it.
+type itemEnd struct {
+	Warnings []string `json:"warnings,omitempty"`
+	Error    string   `json:"error,omitempty"`
+	Hint     string   `json:"hint,omitempty"`
+}
+
+func itemEndOf(warnings []string, err error) itemEnd {
+	end := itemEnd{Warnings: warnings}
+	if err != nil {
+		end.Error, end.Hint = told(err)
+	}
+	return end
+}
+
 // podVerb is a verb that does one thing with each of many pods: it selects them, leaves
 // out what it is nothing for, asks, works on some at a time, tells the result of each in
 // a line, and prints them as a whole where a program reads them. R is the result of one
 // pod, I its machine-readable form.
 type podVerb[R, I any] struct {
-	targets *targets.Flags
-	// confirm is nil in a dry run.
-	confirm  *confirmation
-	output   string
-	parallel int
-	// question is what to ask before all that is there is changed, up to how many.
+	*podFlags
+	// question is what to ask before all that is there is changed, up to how many. It is
+	// empty in a dry run.
 	question string
 	// gateways leaves out the pods that have no gateway.
 	gateways bool
-	// begin reads what the verb needs before anything is asked or done.
-	begin func(ctx context.Context, config *rest.Config, client kubernetes.Interface) (work[R], error)
+	// begin reads what the verb needs before anything is asked or done, and returns what
+	// is done with a pod.
+	begin func(ctx context.Context, r *report, config *rest.Config, client kubernetes.Interface) (func(context.Context, *corev1.Pod) R, error)
+	// survey, if not nil, looks at the cluster before anything is done with pods.
+	survey func(ctx context.Context, r *report, pods []corev1.Pod) error
 	// uses are the rights that are asked for once in each namespace, refuse is the
 	// result of a pod where one is missing.
 	uses   []rights.Use
@@ -44,19 +84,15 @@ type podVerb[R, I any] struct {
 	closing func(found *targets.Selection, results []R) []string
 }
 
-// work is what a verb needs to know of all pods together, some at least; it returns what
-// is done with each of them.
-type work[R any] func(ctx context.Context, r *report, pods []corev1.Pod) (func(*corev1.Pod) R, error)
-
 // run does the verb with the pods that args and flags select. The error is errReported
 // if one of them has failed.
 func (v *podVerb[R, I]) run(ctx context.Context, a *app, args []string) error {
-	if v.confirm != nil {
-		if err := v.confirm.check(a, v.targets); err != nil {
+	if v.question != "" {
+		if err := v.checkConfirmation(a); err != nil {
 			return err
 		}
 	}
-	found, missing := a.find(ctx, v.targets, args)
+	found, missing := a.find(ctx, &v.targets, args)
 	if len(found.Pods) == 0 {
 		return missing
 	}
@@ -72,54 +108,39 @@ func (v *podVerb[R, I]) run(ctx context.Context, a *app, args []string) error {
 func (v *podVerb[R, I]) on(ctx context.Context, a *app, config *rest.Config, client kubernetes.Interface, found *targets.Selection, missing error) error {
 	r := newReport(a, v.output)
 	r.namespaces = several(found.Pods)
-	pods := sift(found, func(pods []corev1.Pod) []corev1.Pod {
-		if pods = r.skipLeaving(pods); v.gateways {
-			pods = r.skipWithoutGateway(pods)
-		}
-		return pods
-	})
+	pods := sift(found, func(pod *corev1.Pod) bool { return r.skips(pod, v.gateways) })
 	if v.gateways && len(pods) == 0 && missing == nil {
 		return api.WithHint(errors.New("none of the selected pods has a gateway"), "'kubectl gateway enable pod/NAME' adds one")
 	}
-	begun, err := v.begin(ctx, config, client)
+	do, err := v.begin(ctx, r, config, client)
 	if err != nil {
 		return err
 	}
-	if v.confirm != nil {
-		if err := v.confirm.ask(ctx, a, v.targets, v.question, pods); err != nil {
+	if v.question != "" {
+		if err := v.confirm(ctx, a, v.question, pods); err != nil {
 			return err
 		}
 	}
 	r.missing(missing)
-	results, err := v.each(ctx, r, client, begun, pods)
-	if err != nil {
-		return err
+	if v.survey != nil && len(pods) > 0 {
+		if err := v.survey(ctx, r, pods); err != nil {
+			return err
+		}
 	}
+	// One pod's failure is no concern of the others.
+	allowed := parallel.Once(func(namespace string) error { return rights.Preflight(ctx, client, namespace, v.uses...) })
+	results := parallel.Each(v.parallel, pods, func(pod *corev1.Pod) R {
+		if err := allowed(pod.Namespace); err != nil {
+			return v.refuse(pod, cmp.Or(ctx.Err(), err))
+		}
+		return do(ctx, pod)
+	}, func(result R) { r.add(v.tell(result)) })
 	err = v.finish(r, found, results)
 	if ctx.Err() != nil {
 		// What was left is said; main says that the command was interrupted.
 		return ctx.Err()
 	}
 	return err
-}
-
-// each works on pods, and tells each result as it comes. One pod's failure is no concern
-// of the others. Results are in the order of pods.
-func (v *podVerb[R, I]) each(ctx context.Context, r *report, client kubernetes.Interface, begun work[R], pods []corev1.Pod) ([]R, error) {
-	if len(pods) == 0 {
-		return nil, nil
-	}
-	do, err := begun(ctx, r, pods)
-	if err != nil {
-		return nil, err
-	}
-	allowed := parallel.Once(func(namespace string) error { return rights.Preflight(ctx, client, namespace, v.uses...) })
-	return parallel.Each(v.parallel, pods, func(pod *corev1.Pod) R {
-		if err := allowed(pod.Namespace); err != nil {
-			return v.refuse(pod, cmp.Or(ctx.Err(), err))
-		}
-		return do(pod)
-	}, func(result R) { r.add(v.tell(result)) }), nil
 }
 
 // finish prints what is told about all pods, and results as a whole, in their order.

@@ -29,11 +29,9 @@ type greeting struct {
 // greet greets pods called a, b, c, d, and returns what the verb says on both streams.
 func greet(ctx context.Context, c *fakecluster.Cluster, output string, do func(*corev1.Pod) error) (out, errOut string, err error) {
 	v := podVerb[greeting, string]{
-		targets: &targets.Flags{}, output: output, parallel: 1,
-		begin: func(context.Context, *rest.Config, kubernetes.Interface) (work[greeting], error) {
-			return func(context.Context, *report, []corev1.Pod) (func(*corev1.Pod) greeting, error) {
-				return func(pod *corev1.Pod) greeting { return greeting{pod, do(pod)} }, nil
-			}, nil
+		podFlags: &podFlags{output: output, parallel: 1},
+		begin: func(context.Context, *report, *rest.Config, kubernetes.Interface) (func(context.Context, *corev1.Pod) greeting, error) {
+			return func(_ context.Context, pod *corev1.Pod) greeting { return greeting{pod, do(pod)} }, nil
 		},
 		uses:   []rights.Use{rights.Disable},
 		refuse: func(pod *corev1.Pod, err error) greeting { return greeting{pod, err} },

@@ -15,6 +15,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/manual"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
@@ -37,10 +38,7 @@ func TestReference(t *testing.T) {
 	for name, page := range manual.Man(root) {
 		want[filepath.Join(manDir, name)] = page
 	}
-	old, err := filepath.Glob(filepath.Join(manDir, "*"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	old := must.Get(filepath.Glob(filepath.Join(manDir, "*")))(t)
 	for _, file := range old {
 		if _, ok := want[file]; ok {
 			continue
@@ -53,9 +51,7 @@ func TestReference(t *testing.T) {
 	}
 	for file, text := range want {
 		if golden.Updating() {
-			if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(text), 0o644)); err != nil {
-				t.Fatal(err)
-			}
+			must.Do(t, errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(text), 0o644)))
 			continue
 		}
 		got, err := os.ReadFile(file)

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
@@ -50,44 +51,28 @@ func (r *report) name(pod *corev1.Pod) string {
 	return "pod/" + pod.Name
 }
 
-// skipLeaving returns pods without those that have nothing left to protect.
-func (r *report) skipLeaving(pods []corev1.Pod) []corev1.Pod {
-	var stay []corev1.Pod
-	for i := range pods {
-		if installed.Leaving(&pods[i]) {
-			fmt.Fprintf(r.errOut, "%s: skipped, it has finished or is being deleted\n", r.name(&pods[i]))
-			continue
-		}
-		stay = append(stay, pods[i])
+// skips reports whether pod has nothing left to protect, or no gateway although gateways
+// are wanted, and says so: a selector takes what matches.
+func (r *report) skips(pod *corev1.Pod, gateways bool) bool {
+	why := ""
+	gateway, ok := installed.Current(pod)
+	switch {
+	case installed.Leaving(pod):
+		why = "it has finished or is being deleted"
+	case gateways && !ok:
+		why = "it has no gateway"
+	case gateways && gateway.Disabled():
+		why = "its gateway was disabled"
+	default:
+		return false
 	}
-	return stay
-}
-
-// skipWithoutGateway drops the pods that have no gateway, or none any more, and says
-// so: a selector takes what matches.
-func (r *report) skipWithoutGateway(pods []corev1.Pod) []corev1.Pod {
-	return slices.DeleteFunc(pods, func(pod corev1.Pod) bool {
-		gateway, ok := installed.Current(&pod)
-		switch {
-		case !ok:
-			fmt.Fprintf(r.errOut, "%s: skipped, it has no gateway\n", r.name(&pod))
-		case gateway.Disabled():
-			fmt.Fprintf(r.errOut, "%s: skipped, its gateway was disabled\n", r.name(&pod))
-		}
-		return !ok || gateway.Disabled()
-	})
+	fmt.Fprintf(r.errOut, "%s: skipped, %s\n", r.name(pod), why)
+	return true
 }
 
 // missing reports the named pods that are not there, one error each.
 func (r *report) missing(err error) {
-	if err == nil {
-		return
-	}
-	errs := []error{err}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		errs = joined.Unwrap()
-	}
-	for _, err := range errs {
+	for _, err := range targets.Errors(err) {
 		r.total++
 		r.fail("", err)
 	}

@@ -21,13 +21,10 @@ import (
 
 // rotateOptions are the flags of rotate.
 type rotateOptions struct {
-	targets      targets.Flags
-	confirm      confirmation
+	podFlags
 	certTTL      time.Duration
 	authorityDir string
 	timeout      time.Duration
-	parallel     int
-	output       string
 
 	// The fields below are for --ca alone.
 	authority bool
@@ -77,20 +74,16 @@ operators then need a copy of the new one.`,
 				if err != nil {
 					return err
 				}
-				return o.rotateAuthority(cmd.Context(), a, successor, o.certTTL)
+				return o.rotateAuthority(cmd.Context(), a, successor)
 			}
-			return o.leaves(o.certTTL).run(cmd.Context(), a, args)
+			return o.leaves().run(cmd.Context(), a, args)
 		},
 	}
 	f := cmd.Flags()
-	o.targets.AddFlags(f)
-	o.targets.AddAllNamespacesFlag(f)
-	o.confirm.addFlag(f)
+	o.podFlags.addFlags(f)
 	addCertTTL(f, &o.certTTL)
 	addAuthorityDir(f, &o.authorityDir, "authority-dir")
 	addTimeout(f, &o.timeout, rotate.DefaultTimeout, "how long one pod may take")
-	addParallel(f, &o.parallel)
-	addResults(f, &o.output)
 	f.BoolVar(&o.authority, "ca", false, "replace the authority, and the certificates of all gateways in the cluster")
 	o.source.add(cmd, "with --ca: ", "the new authority")
 	f.BoolVar(&o.dryRun, "dry-run", false, "with --ca: change nothing, and print the next step")
@@ -111,18 +104,16 @@ func (o *rotateOptions) check(args []string) error {
 }
 
 // leaves renews the certificates of pods.
-func (o *rotateOptions) leaves(ttl time.Duration) *podVerb[rotate.Result, rotateItem] {
+func (o *rotateOptions) leaves() *podVerb[rotate.Result, rotateItem] {
 	return &podVerb[rotate.Result, rotateItem]{
-		targets: &o.targets, confirm: &o.confirm, output: o.output, parallel: o.parallel, question: "renew the certificates of", gateways: true,
-		begin: func(ctx context.Context, config *rest.Config, client kubernetes.Interface) (work[rotate.Result], error) {
+		podFlags: &o.podFlags, question: "renew the certificates of", gateways: true,
+		begin: func(ctx context.Context, _ *report, config *rest.Config, client kubernetes.Interface) (func(context.Context, *corev1.Pod) rotate.Result, error) {
 			signer, err := authority.Load(ctx, authority.Location{Client: client, Dir: o.authorityDir})
 			if err != nil {
 				return nil, fmt.Errorf("loading the authority: %w", err)
 			}
-			rotator := rotate.Rotator{Gateways: remote.NewClient(config, client), Authority: signer, TTL: ttl, Timeout: o.timeout}
-			return func(ctx context.Context, _ *report, _ []corev1.Pod) (func(*corev1.Pod) rotate.Result, error) {
-				return func(pod *corev1.Pod) rotate.Result { return rotator.Rotate(ctx, pod) }, nil
-			}, nil
+			rotator := &rotate.Rotator{Gateways: remote.NewClient(config, client), Authority: signer, TTL: o.certTTL, Timeout: o.timeout}
+			return rotator.Rotate, nil
 		},
 		tell: func(result rotate.Result) outcome {
 			told := outcome{pod: result.Pod, warnings: result.Warnings, err: result.Err}
@@ -137,28 +128,23 @@ func (o *rotateOptions) leaves(ttl time.Duration) *podVerb[rotate.Result, rotate
 
 // rotateItem is the machine-readable result of one pod.
 type rotateItem struct {
-	Namespace string `json:"namespace"`
-	Pod       string `json:"pod"`
+	podItem
 	Container string `json:"container,omitempty"`
 	// OldSerial and Serial are in lower-case hexadecimal.
 	OldSerial string     `json:"oldSerial,omitempty"`
 	Serial    string     `json:"serial,omitempty"`
 	NotAfter  *time.Time `json:"notAfter,omitempty"`
 	// Issuer is the SHA-256 fingerprint of the root that the certificate leads to.
-	Issuer   string   `json:"issuer,omitempty"`
-	Warnings []string `json:"warnings,omitempty"`
-	Error    string   `json:"error,omitempty"`
-	Hint     string   `json:"hint,omitempty"`
+	Issuer string `json:"issuer,omitempty"`
+	itemEnd
 }
 
 func newRotateItem(result rotate.Result) rotateItem {
-	item := rotateItem{Namespace: result.Pod.Namespace, Pod: result.Pod.Name, Container: result.Container,
-		OldSerial: terminal.Clean(result.OldSerial), Warnings: result.Warnings}
-	if result.Err != nil {
-		item.Error, item.Hint = told(result.Err)
-		return item
+	item := rotateItem{podItem: podItemOf(result.Pod), Container: result.Container,
+		OldSerial: terminal.Clean(result.OldSerial), itemEnd: itemEndOf(result.Warnings, result.Err)}
+	if result.Err == nil {
+		cert := result.Status.Cert
+		item.Serial, item.NotAfter, item.Issuer = cert.Serial, &cert.NotAfter, cert.Issuer
 	}
-	cert := result.Status.Cert
-	item.Serial, item.NotAfter, item.Issuer = cert.Serial, &cert.NotAfter, cert.Issuer
 	return item
 }

@@ -11,14 +11,14 @@ import (
 )
 
 // rotateAuthority replaces the authority, or says what would be done next.
-func (o *rotateOptions) rotateAuthority(ctx context.Context, a *app, successor authority.Source, ttl time.Duration) error {
+func (o *rotateOptions) rotateAuthority(ctx context.Context, a *app, successor authority.Source) error {
 	config, client, err := a.kubernetes()
 	if err != nil {
 		return err
 	}
 	rotator := rotate.AuthorityRotator{
 		Location: authority.Location{Client: client, Dir: o.authorityDir}, Gateways: remote.NewClient(config, client),
-		Successor: successor, TTL: ttl, Parallel: o.parallel, Timeout: o.timeout,
+		Successor: successor, TTL: o.certTTL, Parallel: o.parallel, Timeout: o.timeout,
 		Progress: func(text string) { fmt.Fprintln(a.ErrOut, line(text)) },
 	}
 	do := rotator.Rotate
@@ -70,8 +70,7 @@ type authorityOutput struct {
 }
 
 type blockedOutput struct {
-	Namespace string `json:"namespace"`
-	Pod       string `json:"pod"`
+	podItem
 	Container string `json:"container"`
 	Error     string `json:"error"`
 	Hint      string `json:"hint,omitempty"`
@@ -90,7 +89,7 @@ func printAuthorityResult(r *report, result *rotate.AuthorityResult, err error) 
 	}
 	for _, b := range result.Blocked {
 		what, hint := told(b.Err)
-		o.Blocked = append(o.Blocked, blockedOutput{b.Namespace, b.Pod, b.Container, what, hint})
+		o.Blocked = append(o.Blocked, blockedOutput{podItem{b.Namespace, b.Pod}, b.Container, what, hint})
 	}
 	if err != nil {
 		o.Error, o.Hint = words(err), line(advice(err))

@@ -34,9 +34,9 @@ func (a *app) find(ctx context.Context, flags *targets.Flags, args []string) (*t
 // lookAt returns the pods that flags and args select. Unlike verbs that change
 // something, those that look take no selection as "whatever has a gateway".
 func (a *app) lookAt(ctx context.Context, flags targets.Flags, args []string) (*selection, error) {
-	namespace, _, err := a.flags.ToRawKubeConfigLoader().Namespace()
+	namespace, err := a.namespace()
 	if err != nil {
-		return nil, fmt.Errorf("reading the kubeconfig: %w", err)
+		return nil, err
 	}
 	nothing := flags.Empty(args)
 	if nothing {
@@ -94,17 +94,11 @@ func several(pods []corev1.Pod) bool {
 	return slices.ContainsFunc(pods, func(pod corev1.Pod) bool { return pod.Namespace != pods[0].Namespace })
 }
 
-// sift returns the pods of found, in their order, without those that drop drops.
+// sift returns the pods of found, in their order, without those that drop is true for.
 // Pods that were named themselves stay: it is told why nothing can be done with
 // them.
-func sift(found *targets.Selection, drop func([]corev1.Pod) []corev1.Pod) []corev1.Pod {
-	var pods []corev1.Pod
-	for _, pod := range found.Pods {
-		if found.IsNamed(&pod) || len(drop([]corev1.Pod{pod})) == 1 {
-			pods = append(pods, pod)
-		}
-	}
-	return pods
+func sift(found *targets.Selection, drop func(*corev1.Pod) bool) []corev1.Pod {
+	return slices.DeleteFunc(slices.Clone(found.Pods), func(pod corev1.Pod) bool { return !found.IsNamed(&pod) && drop(&pod) })
 }
 
 // where names the place that was looked at.

@@ -15,7 +15,6 @@ type settings struct {
 	options      inject.Options
 	nodePorts    [2]uint16
 	authorityDir string
-	parallel     int
 }
 
 // addFlags registers the flags. delivery is the default of --delivery.
@@ -31,7 +30,6 @@ func (s *settings) addFlags(f *pflag.FlagSet, delivery inject.Delivery) {
 		})
 	addCertTTL(f, &o.TTL)
 	addTimeout(f, &o.Timeout, inject.DefaultTimeout, "how long one pod may take")
-	addParallel(f, &s.parallel)
 	addSurveyed(f, &o.Named)
 	addRanges(f, &o.Named.Exclude, "exclude-cidr", "address range that is not captured; may be repeated")
 	flags.List(f, &o.Named.ExcludePorts, "exclude-port", "ports", "destination port that is not captured; may be repeated", parsePort)

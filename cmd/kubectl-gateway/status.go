@@ -191,11 +191,7 @@ func (a *app) reportExpiring(list *status.List, within time.Duration, now time.T
 func (o *statusOptions) print(a *app, view *gatewaysView) error {
 	switch o.output {
 	case "json", "yaml":
-		text, err := encode(view.list, o.output)
-		if err != nil {
-			return err
-		}
-		if _, err = io.WriteString(a.Out, text); err != nil {
+		if err := a.printAs("status", view.list, o.output); err != nil {
 			return err
 		}
 		// They explain the exit code.

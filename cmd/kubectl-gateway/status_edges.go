@@ -73,12 +73,19 @@ func (o *statusOptions) runEdges(ctx context.Context, a *app, args []string, loo
 	}
 	style, errStyle := terminal.For(a.Out, os.Getenv), terminal.For(a.ErrOut, os.Getenv)
 	switch o.output {
-	case "", "wide":
-		err = view.show(a.Out, a.ErrOut, style, errStyle, time.Now())
+	case "dot":
+		err = view.list.DOT(a.Out)
+	case "svg":
+		err = view.list.SVG(a.Out)
+	case "json", "yaml":
+		err = a.printAs("edges", view.list, o.output)
 	default:
-		if err = view.write(a.Out, o.output); err == nil {
-			err = view.below(a.ErrOut, errStyle)
-		}
+		err = view.show(a.Out, a.ErrOut, style, errStyle, time.Now())
+	}
+	if err == nil && o.output != "" && o.output != "wide" {
+		// What a picture cannot show, and the reasons of the exit code.
+		rest := edges.List{Forgotten: view.list.Forgotten, Unlisted: view.list.Unlisted, Unasked: view.list.Unasked}
+		err = rest.Summary(a.ErrOut, errStyle, view.notes)
 	}
 	if err != nil {
 		return fmt.Errorf("printing the edges: %w", err)
@@ -113,25 +120,4 @@ func (v *edgesView) show(out, errOut io.Writer, style, errStyle *terminal.Style,
 	return v.list.Summary(errOut, errStyle, v.notes)
 }
 
-func (v *edgesView) write(w io.Writer, format string) error {
-	switch format {
-	case "dot":
-		return v.list.DOT(w)
-	case "svg":
-		return v.list.SVG(w)
-	}
-	text, err := encode(v.list, format)
-	if err != nil {
-		return err
-	}
-	_, err = io.WriteString(w, text)
-	return err
-}
-
 func (v *edgesView) missing() error { return v.found.missing }
-
-// below prints what a picture cannot show, and the reasons of the exit code.
-func (v *edgesView) below(errOut io.Writer, style *terminal.Style) error {
-	rest := edges.List{Forgotten: v.list.Forgotten, Unlisted: v.list.Unlisted, Unasked: v.list.Unasked}
-	return rest.Summary(errOut, style, v.notes)
-}

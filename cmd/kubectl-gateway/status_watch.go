@@ -78,7 +78,7 @@ func (f *follower) print(view statusView, err error, interval time.Duration) err
 		complaint = err.Error()
 	}
 	if complaint != f.complained && complaint != "" {
-		printErrors(f.a.ErrOut, err)
+		printErrors(f.a.ErrOut, err, "")
 	}
 	f.complained = complaint
 	var now bytes.Buffer

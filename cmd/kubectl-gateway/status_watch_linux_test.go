@@ -8,16 +8,17 @@ import (
 
 	"golang.org/x/sys/unix"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pty"
 )
 
 // TestStatusWatchOnATerminal draws in place, and leaves the cursor visible.
 func TestStatusWatchOnATerminal(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	user, program := terminalOf(t)
-	if err := unix.IoctlSetWinsize(int(program.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 150}); err != nil {
-		t.Fatal(err)
-	}
+	user, program := pty.Open(t)
+	must.Do(t, unix.IoctlSetWinsize(int(program.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 150}))
 	g := &edgeGateways{}
 	g.each = func(n int) {
 		if n == 2 {

@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
@@ -141,8 +140,11 @@ func (o *tailOptions) run(ctx context.Context, a *app, args []string) error {
 	switch empty := errors.Is(err, targets.ErrNoMatch); {
 	case empty && follow:
 		// Pods that match may come later.
-		if found, err = o.none(a, args); err != nil {
-			return err
+		found = &selection{chosen: &targets.Selection{}}
+		if !o.targets.AllNamespaces {
+			if found.namespace, err = a.namespace(); err != nil {
+				return err
+			}
 		}
 	case err != nil:
 		return err
@@ -195,15 +197,6 @@ func (o *tailOptions) keepInput(a *app) error {
 	return nil
 }
 
-// none returns a selection without pods.
-func (o *tailOptions) none(a *app, args []string) (*selection, error) {
-	namespace, err := a.namespace()
-	if o.targets.AllNamespaces {
-		namespace = metav1.NamespaceAll
-	}
-	return &selection{namespace: namespace, chosen: &targets.Selection{}}, err
-}
-
 // join decides which pods belong to the selection, now and later.
 func (o *tailOptions) join(a *app, found *selection, args []string) *tail.Join {
 	join := &tail.Join{Namespaces: []string{found.namespace}, LabelSelector: o.targets.Selector, FieldSelector: o.targets.FieldSelector}
@@ -230,8 +223,7 @@ func (o *tailOptions) join(a *app, found *selection, args []string) *tail.Join {
 			}
 		}
 		// A missing target is an answer. A server that does not answer is asked again.
-		var away net.Error
-		if errors.As(err, &away) || apierrors.IsInternalError(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsTooManyRequests(err) {
+		if errors.As(err, new(net.Error)) || apierrors.IsInternalError(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsTooManyRequests(err) {
 			return false, err
 		}
 		return false, nil

@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 )
 
@@ -46,9 +48,7 @@ func shopServer(g *gatewayContainers) *apiServer {
 
 func TestChangesOfAWorkload(t *testing.T) {
 	manifest := filepath.Join(t.TempDir(), "db.yaml")
-	if err := os.WriteFile(manifest, []byte("{apiVersion: apps/v1, kind: StatefulSet, metadata: {name: db}}"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, os.WriteFile(manifest, []byte("{apiVersion: apps/v1, kind: StatefulSet, metadata: {name: db}}"), 0o600))
 	for _, args := range []string{"mode sts/db strict", "allow statefulset.apps/db --everyone", "mode -f " + manifest + " strict"} {
 		var g gatewayContainers
 		code, stdout, stderr := shopServer(&g).start(t)(strings.Fields(args)...)
@@ -129,9 +129,9 @@ func TestPodsOfSeveralNamespacesAreToldApart(t *testing.T) {
 }
 
 func TestEnableOfAWorkload(t *testing.T) {
-	finished := podToEnable("old")
+	finished := fakecluster.NewPod("old")
 	finished.Status.Phase = corev1.PodFailed
-	r := enableRun{pods: []*corev1.Pod{finished, podToEnable("a")}, taken: true, workloads: []targets.Workload{
+	r := enableRun{pods: []*corev1.Pod{finished, fakecluster.NewPod("a")}, taken: true, workloads: []targets.Workload{
 		{Namespace: "shop", Name: "deployment/web", Watch: "kubectl gateway watch deployment/web -n shop"},
 		{Namespace: "shop", Name: "rollouts.extension.example/green"},
 	}}
@@ -151,7 +151,7 @@ func TestEnableOfAWorkload(t *testing.T) {
 }
 
 func TestEnableIsConfirmed(t *testing.T) {
-	r := enableRun{pods: []*corev1.Pod{podToEnable("a")}, unconfirmed: true, real: true}
+	r := enableRun{pods: []*corev1.Pod{fakecluster.NewPod("a")}, unconfirmed: true, real: true}
 	r.o.targets.All = true
 	if err := r.run(t, t.Context()); err == nil || errors.Is(err, errReported) || !strings.Contains(err.Error(), "needs a confirmation") || r.out.Len() != 0 {
 		t.Errorf("%v, %q", err, r.out.String())

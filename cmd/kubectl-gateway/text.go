@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 
 	"sigs.k8s.io/yaml"
@@ -13,6 +14,23 @@ import (
 // line makes one harmless line of untrusted text.
 func line(text string) string {
 	return terminal.Clean(strings.Join(strings.Fields(text), " "))
+}
+
+// print prints text; what names it in errors.
+func (a *app) print(what, text string) error {
+	if _, err := io.WriteString(a.Out, text); err != nil {
+		return fmt.Errorf("printing the %s: %w", what, err)
+	}
+	return nil
+}
+
+// printAs prints value as json or yaml.
+func (a *app) printAs(what string, value any, format string) error {
+	text, err := encode(value, format)
+	if err != nil {
+		return err
+	}
+	return a.print(what, text)
 }
 
 // encode returns value as json or yaml, harmless to a terminal.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/verify"
 )
@@ -54,19 +55,14 @@ func TestVerificationText(t *testing.T) {
 	for name, r := range map[string]*verify.Result{"encrypted": encryptedResult(), "plaintext": plaintextResult(), "inconclusive": inconclusiveResult()} {
 		for suffix, profile := range map[string]termenv.Profile{"": termenv.Ascii, "-terminal": termenv.ANSI} {
 			var b strings.Builder
-			if err := printVerification(&b, terminal.New(&b, suffix != "", profile), r); err != nil {
-				t.Fatal(err)
-			}
+			must.Do(t, printVerification(&b, terminal.New(&b, suffix != "", profile), r))
 			golden.Check(t, "verify-"+name+suffix+".golden", b.String())
 		}
 	}
 }
 
 func TestVerificationForPrograms(t *testing.T) {
-	text, err := encode(verifications{Kind: "VerificationList", Items: []*verify.Result{encryptedResult()}}, "json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(encode(verifications{Kind: "VerificationList", Items: []*verify.Result{encryptedResult()}}, "json"))(t)
 	golden.Check(t, "verify-json.golden", text)
 }
 
@@ -98,25 +94,17 @@ func TestVerifyCannotTry(t *testing.T) {
 	server := &apiServer{pods: []corev1.Pod{podWithGateway("demo", "web", gatewayRuns()), podWithGateway("demo", "db", gatewayDied()),
 		podWithGateway("demo", "plain", nil)}}
 	run := server.start(t)
-	for _, c := range []struct {
-		args []string
-		want string
-	}{
-		{nil, "error: accepts between 1 and 2 arg(s), received 0"},
-		{[]string{"web", "--port=70000"}, "error: --port \"70000\" is not a port"},
-		{[]string{"web", "-o", "xml"}, "error: "},
-		{[]string{"web", "--timeout=0s"}, "error: --timeout \"0s\" is not positive"},
-		{[]string{"nobody", "web"}, "error: pod \"nobody\" not found"},
-		{[]string{"web"}, "error: no other pod of namespace demo has a gateway that runs\nhint: name the pod"},
-		{[]string{"plain", "web"}, "error: verifying pod/plain -n demo with pod/web -n demo: no gateway runs in the pod demo/plain\nhint: "},
-		{[]string{"db", "web"}, "error: verifying pod/db -n demo with pod/web -n demo: no gateway runs in the pod demo/db\nhint: "},
-		{[]string{"web", "web"}, "error: verifying pod/web -n demo with pod/web -n demo: a pod's connections to itself are on no network\nhint: "},
-		{[]string{"web", "plain"}, "error: verifying pod/web -n demo with pod/plain -n demo: no port is known"},
-		{[]string{"web", "plain", "--port=80"}, "error: verifying pod/web -n demo with pod/plain -n demo: not allowed to run commands in the pod"},
-	} {
-		code, stdout, stderr := run(append([]string{"verify"}, c.args...)...)
-		if code != 2 || stdout != "" || !strings.HasPrefix(stderr, c.want) {
-			t.Errorf("%q: exit code %d, stdout %q, stderr:\n%s", c.args, code, stdout, stderr)
-		}
-	}
+	fails(t, run, 2, map[string]string{
+		"verify":                     "error: accepts between 1 and 2 arg(s), received 0",
+		"verify web --port=70000":    "error: --port \"70000\" is not a port",
+		"verify web -o xml":          "error: ",
+		"verify web --timeout=0s":    "error: --timeout \"0s\" is not positive",
+		"verify nobody web":          "error: pod \"nobody\" not found",
+		"verify web":                 "error: no other pod of namespace demo has a gateway that runs\nhint: name the pod",
+		"verify plain web":           "error: verifying pod/plain -n demo with pod/web -n demo: no gateway runs in the pod demo/plain\nhint: ",
+		"verify db web":              "error: verifying pod/db -n demo with pod/web -n demo: no gateway runs in the pod demo/db\nhint: ",
+		"verify web web":             "error: verifying pod/web -n demo with pod/web -n demo: a pod's connections to itself are on no network\nhint: ",
+		"verify web plain":           "error: verifying pod/web -n demo with pod/plain -n demo: no port is known",
+		"verify web plain --port=80": "error: verifying pod/web -n demo with pod/plain -n demo: not allowed to run commands in the pod",
+	})
 }

@@ -3,13 +3,12 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"runtime"
 
 	"github.com/spf13/cobra"
 	apiversion "k8s.io/apimachinery/pkg/version"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
@@ -64,26 +63,23 @@ func (o *versionOptions) run(ctx context.Context, a *app) error {
 	if !o.client {
 		all.Server, unread = serverVersion(ctx, a)
 	}
-	text, err := all.format(o.output)
-	if err != nil {
-		return err
+	if o.output != "" {
+		return errors.Join(a.printAs("versions", all, o.output), unread)
 	}
-	if _, err := io.WriteString(a.Out, text); err != nil {
-		return fmt.Errorf("printing the versions: %w", err)
+	text := fmt.Sprintf("Plugin version: %s\nGo version: %s\nPlatform: %s\nGateway image: %s\n",
+		all.Client.Version, all.Client.GoVersion, all.Client.Platform, all.Client.Image)
+	if all.Server != nil {
+		text += fmt.Sprintf("Server version: %s\n", terminal.Clean(all.Server.GitVersion))
 	}
-	return unread
+	return errors.Join(a.print("versions", text), unread)
 }
 
+// serverVersion is client-go's ServerVersion, bounded by ctx.
 func serverVersion(ctx context.Context, a *app) (*apiversion.Info, error) {
 	_, client, err := a.kubernetes()
 	if err != nil {
 		return nil, err
 	}
-	return askVersion(ctx, client)
-}
-
-// askVersion is client-go's ServerVersion, bounded by ctx.
-func askVersion(ctx context.Context, client kubernetes.Interface) (*apiversion.Info, error) {
 	text, err := client.Discovery().RESTClient().Get().AbsPath("/version").Do(ctx).Raw()
 	if err != nil {
 		return nil, fmt.Errorf("asking the server for its version: %w", err)
@@ -93,16 +89,4 @@ func askVersion(ctx context.Context, client kubernetes.Interface) (*apiversion.I
 		return nil, fmt.Errorf("reading the server's version: %w", err)
 	}
 	return &info, nil
-}
-
-func (v *versions) format(output string) (string, error) {
-	if output != "" {
-		return encode(v, output)
-	}
-	text := fmt.Sprintf("Plugin version: %s\nGo version: %s\nPlatform: %s\nGateway image: %s\n",
-		v.Client.Version, v.Client.GoVersion, v.Client.Platform, v.Client.Image)
-	if v.Server != nil {
-		text += fmt.Sprintf("Server version: %s\n", terminal.Clean(v.Server.GitVersion))
-	}
-	return text, nil
 }

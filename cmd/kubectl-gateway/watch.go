@@ -19,12 +19,14 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 // watchOptions are the flags of watch.
 type watchOptions struct {
 	settings       settings
+	parallel       int
 	selector       string
 	allNamespaces  bool
 	drain          time.Duration
@@ -36,11 +38,7 @@ type watchOptions struct {
 }
 
 func newWatchCommand(a *app) *cobra.Command {
-	return newWatchCommandFor(a, &watchOptions{})
-}
-
-// newWatchCommandFor returns the command that stores its flags in o.
-func newWatchCommandFor(a *app, o *watchOptions) *cobra.Command {
+	var o watchOptions
 	cmd := &cobra.Command{
 		Use:   "watch [TARGET...] [-l SELECTOR] [-n NAMESPACE | -A]",
 		Short: "Keep pods enabled as they come and go",
@@ -84,6 +82,7 @@ and ends; the exit code is 1 if something failed.`,
 	f.StringVarP(&o.selector, "selector", "l", "", "watch only pods with these labels, for example app=web,tier!=cache")
 	f.BoolVarP(&o.allNamespaces, "all-namespaces", "A", false, "watch all namespaces, as without -n")
 	o.settings.addFlags(f, inject.DeliveryCSR)
+	addParallel(f, &o.parallel)
 	addDrainTimeout(f, &o.drain, "how long connections of a disabled gateway may go on")
 	f.BoolVar(&o.once, "once", false, "do what is due now, and end")
 	f.BoolVar(&o.leaderElect, "leader-elect", false, "let one of several replicas work at a time")
@@ -96,7 +95,7 @@ and ends; the exit code is 1 if something failed.`,
 
 // place returns which pods to watch.
 func (o *watchOptions) place(a *app, args []string) (watch.Options, error) {
-	options := watch.Options{Selector: o.selector, Parallel: o.settings.parallel}
+	options := watch.Options{Selector: o.selector, Parallel: o.parallel}
 	if _, err := labels.Parse(o.selector); err != nil {
 		return options, api.WithHint(fmt.Errorf("reading the selector %q: %w", o.selector, err),
 			"write it as for kubectl get -l, for example app=web,tier!=cache")
@@ -127,7 +126,7 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 		return err
 	}
 	report := newWatchReport(a, o.output, options, o.once)
-	if report.live() {
+	if report.view != nil {
 		if config, client, err = quiet(config); err != nil {
 			return err
 		}
@@ -138,7 +137,7 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 	plugin := &watch.Plugin{
 		Client: client, Gateways: remote.NewClient(config, client),
 		Options: settings, Drain: o.drain,
-		Authority: func(ctx context.Context) (inject.Authority, error) {
+		Authority: func(ctx context.Context) (*ca.Authority, error) {
 			return authority.Load(ctx, authority.Location{Client: client, Dir: o.settings.authorityDir})
 		},
 		Warn: report.warnings,

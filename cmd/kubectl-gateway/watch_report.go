@@ -48,13 +48,10 @@ func newWatchReport(a *app, format string, options watch.Options, once bool) *wa
 		counts: func() watch.Counts { return watch.Counts{} }, broken: func(error) {},
 	}
 	if file, ok := a.Out.(*os.File); ok && format == "" && !once && r.style.Terminal() && os.Getenv("TERM") != "dumb" {
-		r.view = newWatchView(file, r.style, r.where)
+		r.view = &watchView{style: r.style, title: "watching " + r.where, live: terminal.NewLive(file)}
 	}
 	return r
 }
-
-// live reports whether there is a live view.
-func (r *watchReport) live() bool { return r.view != nil }
 
 // start begins to show something. broken is called when that is not possible any
 // more.
@@ -142,10 +139,12 @@ func (r *watchReport) add(e watch.Event) {
 		r.print(eventJSON(e))
 		return
 	}
-	var lines []string
-	tones := []terminal.Tone{}
 	say := func(tone terminal.Tone, text string) {
-		tones, lines = append(tones, tone), append(lines, text)
+		if r.view != nil {
+			r.view.add(tone, text)
+			return
+		}
+		r.print(r.style.Paint(tone, text) + "\n")
 	}
 	stamp := e.Time.Format(time.TimeOnly) + " "
 	if text, tone := eventText(e); text != "" {
@@ -157,13 +156,6 @@ func (r *watchReport) add(e watch.Event) {
 	if hint := advice(e.Err); e.Err != nil && hint != "" && !r.hints[hint] {
 		r.hints[hint] = true
 		say(terminal.Dim, "hint: "+line(hint))
-	}
-	for i, text := range lines {
-		if r.view != nil {
-			r.view.add(tones[i], text)
-			continue
-		}
-		r.print(r.style.Paint(tones[i], text) + "\n")
 	}
 }
 
@@ -240,16 +232,14 @@ type watchItem struct {
 	// Seconds is how long it took.
 	Seconds  float64    `json:"seconds,omitempty"`
 	NotAfter *time.Time `json:"certificateNotAfter,omitempty"`
-	Warnings []string   `json:"warnings,omitempty"`
-	Error    string     `json:"error,omitempty"`
-	Hint     string     `json:"hint,omitempty"`
+	itemEnd
 	// Again is when it is tried again.
 	Again *time.Time `json:"again,omitempty"`
 }
 
 func eventJSON(e watch.Event) string {
 	item := watchItem{Time: e.Time.UTC(), Namespace: e.Namespace, Pod: e.Pod, Action: e.Action, Container: e.Container,
-		Seconds: e.Elapsed.Seconds(), Warnings: e.Warnings}
+		Seconds: e.Elapsed.Seconds(), itemEnd: itemEnd{Warnings: e.Warnings}}
 	if !e.NotAfter.IsZero() {
 		item.NotAfter = &e.NotAfter
 	}
@@ -263,7 +253,7 @@ func eventJSON(e watch.Event) string {
 	text, err := json.Marshal(item)
 	if err != nil {
 		// Times outside of the years 0 to 9999 are all that cannot be encoded.
-		text, _ = json.Marshal(watchItem{Namespace: e.Namespace, Pod: e.Pod, Action: e.Action, Error: err.Error()})
+		text, _ = json.Marshal(watchItem{Namespace: e.Namespace, Pod: e.Pod, Action: e.Action, itemEnd: itemEnd{Error: err.Error()}})
 	}
 	return string(terminal.CleanJSON(text)) + "\n"
 }

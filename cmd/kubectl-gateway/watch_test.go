@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
 )
@@ -88,7 +88,7 @@ func TestWatchPrintsJSON(t *testing.T) {
 
 func TestWatchEndsWhenNobodyReads(t *testing.T) {
 	r, _, _ := reportOf("")
-	r.out = brokenWriter{}
+	r.out = brokenPipe{}
 	var broken []error
 	r.start(func(err error) { broken = append(broken, err) })
 	r.add(testEvents()[0])
@@ -97,10 +97,6 @@ func TestWatchEndsWhenNobodyReads(t *testing.T) {
 		t.Errorf("got %v", broken)
 	}
 }
-
-type brokenWriter struct{}
-
-func (brokenWriter) Write([]byte) (int, error) { return 0, os.ErrClosed }
 
 // screen is as much of a terminal as a view needs.
 type screen struct {
@@ -238,10 +234,7 @@ func TestWatchHealth(t *testing.T) {
 	if code("/readyz") != http.StatusOK {
 		t.Error("not ready when the pods are known")
 	}
-	stop, err := h.serve("127.0.0.1:0", func(err error) { t.Error(err) })
-	if err != nil {
-		t.Fatal(err)
-	}
+	stop := must.Get(h.serve("127.0.0.1:0", func(err error) { t.Error(err) }))(t)
 	stop()
 	if _, err := h.serve("127.0.0.1:-1", nil); err == nil {
 		t.Error("a wrong address is no error")
@@ -291,7 +284,7 @@ func TestWatchFlags(t *testing.T) {
 	if got := cmd.Flags().Lookup("delivery").DefValue; got != "csr" {
 		t.Errorf("delivery is %s by default", got)
 	}
-	if got := newEnableCommand(&app{}).Flags().Lookup("delivery").DefValue; got != "secret" {
+	if got := newEnableCommand(&app{}, &enableOptions{}).Flags().Lookup("delivery").DefValue; got != "secret" {
 		t.Errorf("enable's delivery is %s by default", got)
 	}
 	for _, line := range []string{"--mode=lax", "-o yaml", "--drain-timeout=-1s", "--cert-ttl=0d", "--once --leader-elect", "--delivery=mail"} {

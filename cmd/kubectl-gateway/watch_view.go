@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -29,10 +28,6 @@ type watchView struct {
 	mu sync.Mutex
 	// events are painted.
 	events []string
-}
-
-func newWatchView(file *os.File, style *terminal.Style, where string) *watchView {
-	return &watchView{style: style, title: "watching " + where, live: terminal.NewLive(file)}
 }
 
 // add shows one more line, and drops the oldest if there are too many.

@@ -135,9 +135,6 @@ func ParseConfig(text []byte) (*Config, error) {
 		return nil, fmt.Errorf("reading the gateway's configuration: %w", err)
 	}
 	c.Wire = c.Wire.OrDefault()
-	if c.NodePorts == [2]uint16{} {
-		c.NodePorts = DefaultNodePorts()
-	}
 	if err := c.Validate(); err != nil {
 		return nil, fmt.Errorf("checking the gateway's configuration: %w", err)
 	}

@@ -19,7 +19,7 @@ import (
 // very same range; what lies within Exclude is neither a node nor an endpoint.
 type Coverage struct {
 	// Capture holds the ranges of pod addresses, Services those of Service VIPs.
-	Capture  []netip.Prefix `json:"ranges"`
+	Capture  []netip.Prefix `json:"ranges,omitempty"`
 	Services []netip.Prefix `json:"services,omitempty"`
 	// Exclude holds ranges that are never captured.
 	Exclude []netip.Prefix `json:"exclude,omitempty"`
@@ -29,7 +29,7 @@ type Coverage struct {
 	// Service VIPs, their other ports never.
 	Nodes []netip.Addr `json:"nodes,omitempty"`
 	// NodePorts are the first and the last port that Services may have on every node.
-	// Zero means DefaultNodePorts.
+	// Zero means none.
 	NodePorts [2]uint16 `json:"nodePorts,omitzero"`
 	// Endpoints holds what else leads to a pod, and is captured like Service VIPs: external
 	// and load-balancer addresses of Services, and host ports of pods.

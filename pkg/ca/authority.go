@@ -88,13 +88,9 @@ func New(o Options) (*Authority, error) {
 		PermittedURIDomains:         []string{o.TrustDomain},
 		PermittedDNSDomainsCritical: true,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	cert, err := sign(template, template, key.Public(), key)
 	if err != nil {
-		return nil, fmt.Errorf("signing the authority's certificate: %w", err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("reading back the authority's certificate: %w", err)
+		return nil, fmt.Errorf("making the authority's certificate: %w", err)
 	}
 	return newAuthority([]*x509.Certificate{cert}, key, o.TrustDomain)
 }
@@ -176,6 +172,19 @@ func (a *Authority) roots() []*x509.Certificate {
 // Root returns the self-signed certificate that a's chain ends with. The caller
 // must not change it.
 func (a *Authority) Root() *x509.Certificate { return a.chain[len(a.chain)-1] }
+
+// sign makes the certificate of template for a public key.
+func sign(template, parent *x509.Certificate, public crypto.PublicKey, key crypto.Signer) (*x509.Certificate, error) {
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, key)
+	if err != nil {
+		return nil, fmt.Errorf("signing: %w", err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("reading back the certificate: %w", err)
+	}
+	return cert, nil
+}
 
 // newSerial returns a positive random number of at most 128 bits.
 func newSerial() *big.Int {

@@ -18,6 +18,8 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
 )
 
@@ -85,8 +87,7 @@ func TestIssue(t *testing.T) {
 		if err != nil {
 			t.Fatalf("trust domain %s: %v", td, err)
 		}
-		key, err := parseKey(leaf.KeyPEM)
-		must(t, err)
+		key := must.Get(parseKey(leaf.KeyPEM))(t)
 		cert := checkLeaf(t, a, leaf, key.Public())
 		if !NamesAddress(cert, testIPs[1]) || NamesAddress(cert, netip.MustParseAddr("10.0.2.3")) || cert.VerifyHostname("10.0.2.2") != nil {
 			t.Errorf("addresses %v", cert.IPAddresses)
@@ -115,12 +116,11 @@ func TestIssue(t *testing.T) {
 // trust domain.
 func TestIssueWithoutConstraint(t *testing.T) {
 	root := pki.Root(t)
-	a, err := Import(root.CertPEM(), root.KeyPEM(t), "prod.example.org")
-	must(t, err)
+	a := must.Get(Import(root.CertPEM(), root.KeyPEM(t), "prod.example.org"))(t)
 	if leaf, err := a.Issue(LeafRequest{Identity: testID("cluster.local")}); err == nil {
 		t.Errorf("issued %v for another trust domain", leaf)
 	} else {
-		checkMessage(t, "another trust domain", err)
+		expect.Message(t, "another trust domain", err)
 	}
 }
 
@@ -166,10 +166,8 @@ func TestIssueRefuses(t *testing.T) {
 }
 
 func TestIssueEndsWithAuthority(t *testing.T) {
-	a, err := New(Options{TTL: time.Hour})
-	must(t, err)
-	leaf, err := a.Issue(LeafRequest{Identity: testID(DefaultTrustDomain), TTL: 24 * time.Hour})
-	must(t, err)
+	a := must.Get(New(Options{TTL: time.Hour}))(t)
+	leaf := must.Get(a.Issue(LeafRequest{Identity: testID(DefaultTrustDomain), TTL: 24 * time.Hour}))(t)
 	if !leaf.NotAfter.Equal(a.Certificate().NotAfter) {
 		t.Errorf("leaf ends %v, authority %v", leaf.NotAfter, a.Certificate().NotAfter)
 	}
@@ -178,11 +176,9 @@ func TestIssueEndsWithAuthority(t *testing.T) {
 // Whatever somebody does to log or print these values, no key comes out.
 func TestPrintingShowsNoKey(t *testing.T) {
 	a := newTestAuthority(t, "cluster.local")
-	leaf, err := a.Issue(LeafRequest{Identity: testID("cluster.local")})
-	must(t, err)
+	leaf := must.Get(a.Issue(LeafRequest{Identity: testID("cluster.local")}))(t)
 	for _, value := range []any{a, leaf, *leaf, []any{a, leaf}} {
-		asJSON, err := json.Marshal(value)
-		must(t, err)
+		asJSON := must.Get(json.Marshal(value))(t)
 		outputs := []string{string(asJSON)}
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
 			outputs = append(outputs, fmt.Sprintf(verb, value))
@@ -204,7 +200,6 @@ func TestPrintingShowsNoKey(t *testing.T) {
 // secretNumber is the key as printing it as a struct would show it.
 func secretNumber(t *testing.T, key crypto.Signer) string {
 	t.Helper()
-	b, err := key.(*ecdsa.PrivateKey).Bytes()
-	must(t, err)
+	b := must.Get(key.(*ecdsa.PrivateKey).Bytes())(t)
 	return new(big.Int).SetBytes(b).String()
 }

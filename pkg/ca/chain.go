@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -14,21 +15,17 @@ import (
 // sortChain returns the certificates in order of signing, from certs[0] to its
 // self-signed root. Every certificate must be part of that chain.
 func sortChain(certs []*x509.Certificate) ([]*x509.Certificate, error) {
-	chain, rest := certs[:1:1], append([]*x509.Certificate(nil), certs[1:]...)
-	for !selfSigned(chain[len(chain)-1]) {
-		last := chain[len(chain)-1]
-		found := false
-		for i, candidate := range rest {
-			if bytes.Equal(last.RawIssuer, candidate.RawSubject) && last.CheckSignatureFrom(candidate) == nil {
-				chain, rest, found = append(chain, candidate), append(rest[:i], rest[i+1:]...), true
-				break
-			}
-		}
-		if !found {
+	chain, rest := certs[:1:1], slices.Clone(certs[1:])
+	for last := chain[0]; !selfSigned(last); last = chain[len(chain)-1] {
+		i := slices.IndexFunc(rest, func(candidate *x509.Certificate) bool {
+			return bytes.Equal(last.RawIssuer, candidate.RawSubject) && last.CheckSignatureFrom(candidate) == nil
+		})
+		if i < 0 {
 			return nil, api.WithHint(
 				fmt.Errorf("%w: the chain ends at %q, which is not self-signed", ErrNotAuthority, last.Subject),
 				"put all certificates into one file: first the one whose key you give, last its self-signed root")
 		}
+		chain, rest = append(chain, rest[i]), slices.Delete(rest, i, i+1)
 	}
 	if len(rest) > 0 {
 		return nil, fmt.Errorf("%w: the certificate of %q is not part of the chain", ErrNotAuthority, rest[0].Subject)

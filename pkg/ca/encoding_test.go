@@ -10,13 +10,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
 )
 
 func TestDecodeRefuses(t *testing.T) {
 	encode := func(a *Authority) []byte {
-		text, err := a.Encode()
-		must(t, err)
+		text := must.Get(a.Encode())(t)
 		return text
 	}
 	a, b := newTestAuthority(t, DefaultTrustDomain), newTestAuthority(t, DefaultTrustDomain)
@@ -48,8 +48,7 @@ func TestDecodeRefuses(t *testing.T) {
 // Every single changed byte is noticed, or makes no difference.
 func TestDecodeNoticesEveryByte(t *testing.T) {
 	a := newTestAuthority(t, DefaultTrustDomain)
-	text, err := a.Encode()
-	must(t, err)
+	text := must.Get(a.Encode())(t)
 	for i := range text {
 		for _, flip := range []byte{0x01, 0x20, 0x80} {
 			changed := slices.Clone(text)
@@ -65,14 +64,8 @@ func TestDecodeNoticesEveryByte(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	a, err := New(Options{})
-	if err != nil {
-		f.Fatal(err)
-	}
-	text, err := a.Encode()
-	if err != nil {
-		f.Fatal(err)
-	}
+	a := must.Get(New(Options{}))(f)
+	text := must.Get(a.Encode())(f)
 	f.Add(text)
 	f.Add(text[:len(text)/2])
 	f.Add(a.Bundle())

@@ -8,14 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 var testIPs = []netip.Addr{netip.MustParseAddr("10.0.2.2"), netip.MustParseAddr("fd00::2")}
@@ -26,19 +25,15 @@ func testID(trustDomain string) identity.ID {
 
 func newTestAuthority(t *testing.T, trustDomain string) *Authority {
 	t.Helper()
-	a, err := New(Options{TrustDomain: trustDomain})
-	must(t, err)
-	return a
+	return must.Get(New(Options{TrustDomain: trustDomain}))(t)
 }
 
 // verify checks a PEM chain against a PEM bundle the way a gateway does.
 func verify(t *testing.T, bundle, chain []byte) error {
 	t.Helper()
-	roots, err := ParseCertificates(bundle)
-	must(t, err)
-	certs, err := ParseCertificates(chain)
-	must(t, err)
-	_, err = Verify(certs, roots, time.Now())
+	roots := must.Get(ParseCertificates(bundle))(t)
+	certs := must.Get(ParseCertificates(chain))(t)
+	_, err := Verify(certs, roots, time.Now())
 	return err
 }
 
@@ -69,8 +64,7 @@ func contentsOf(cert *x509.Certificate) contents {
 // peers of a accept it.
 func checkLeaf(t *testing.T, a *Authority, leaf *Leaf, key crypto.PublicKey) *x509.Certificate {
 	t.Helper()
-	chain, err := ParseCertificates(leaf.CertPEM)
-	must(t, err)
+	chain := must.Get(ParseCertificates(leaf.CertPEM))(t)
 	cert := chain[0]
 	want := contents{URIs: []string{testID(a.TrustDomain()).String()}, IPs: []string{"10.0.2.2", "fd00::2"}, MaxPathLen: -1,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
@@ -103,26 +97,9 @@ func verifyOpenSSL(t *testing.T, bundle, chain []byte, purpose string) (string, 
 	dir := t.TempDir()
 	bundleFile, chainFile := filepath.Join(dir, "bundle.pem"), filepath.Join(dir, "chain.pem")
 	for path, text := range map[string][]byte{bundleFile: bundle, chainFile: chain} {
-		must(t, os.WriteFile(path, text, 0o600))
+		must.Do(t, os.WriteFile(path, text, 0o600))
 	}
 	out, err := exec.CommandContext(t.Context(), openssl, "verify", "-x509_strict", "-purpose", purpose,
 		"-CAfile", bundleFile, "-untrusted", chainFile, chainFile).CombinedOutput()
 	return string(out), err
-}
-
-func checkMessage(t *testing.T, name string, err error) {
-	t.Helper()
-	for _, text := range []string{err.Error(), api.Hint(err)} {
-		if text == "" || strings.Contains(text, "\n") || strings.Contains(text, "BEGIN") {
-			t.Errorf("%s: not one line without PEM: %q", name, text)
-		}
-	}
-}
-
-// must ends the test if err is not nil.
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }

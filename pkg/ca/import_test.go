@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
 )
 
@@ -30,8 +31,7 @@ func TestImportKeyTypes(t *testing.T) {
 		case *rsa.PrivateKey:
 			encodings = append(encodings, pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(k)}))
 		case *ecdsa.PrivateKey:
-			der, err := x509.MarshalECPrivateKey(k)
-			must(t, err)
+			der := must.Get(x509.MarshalECPrivateKey(k))(t)
 			text := pem.EncodeToMemory(&pem.Block{Type: "EC PARAMETERS", Bytes: []byte{6, 0}})
 			encodings = append(encodings, append(text, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})...))
 		}
@@ -72,16 +72,14 @@ func TestImportChain(t *testing.T) {
 		for _, p := range order {
 			text = append(text, p.CertPEM()...)
 		}
-		a, err := Import(text, issuer.KeyPEM(t), "")
-		must(t, err)
+		a := must.Get(Import(text, issuer.KeyPEM(t), ""))(t)
 		if a.TrustDomain() != "prod.example.org" || !a.Certificate().Equal(issuer.Cert) {
 			t.Errorf("imported %v", a)
 		}
 		if string(a.Bundle()) != string(root.CertPEM()) {
 			t.Error("the bundle is not the root alone")
 		}
-		leaf, err := a.Issue(LeafRequest{Identity: testID("prod.example.org"), IPs: testIPs})
-		must(t, err)
+		leaf := must.Get(a.Issue(LeafRequest{Identity: testID("prod.example.org"), IPs: testIPs}))(t)
 		if !leaf.NotAfter.Equal(middle.Cert.NotAfter) {
 			t.Errorf("leaf ends %v, its chain %v", leaf.NotAfter, middle.Cert.NotAfter)
 		}
@@ -95,8 +93,7 @@ func TestImportChain(t *testing.T) {
 		if out, err := verifyOpenSSL(t, a.Bundle(), leaf.CertPEM, "sslserver"); err != nil {
 			t.Errorf("openssl: %v: %s", err, out)
 		}
-		encoded, err := a.Encode()
-		must(t, err)
+		encoded := must.Get(a.Encode())(t)
 		if b, err := Decode(encoded); err != nil || !b.Equal(a) || len(b.chain) != 3 {
 			t.Errorf("decoded %v, %v", b, err)
 		}
@@ -174,10 +171,9 @@ func TestImportRefuses(t *testing.T) {
 // of them is not enabled with a certificate that its peers refuse.
 func TestImportAddressConstraint(t *testing.T) {
 	_, permitted, err := net.ParseCIDR("10.0.0.0/8")
-	must(t, err)
+	must.Do(t, err)
 	root := pki.Sign(t, "root", pki.ECKey(t, elliptic.P256()), nil, func(c *x509.Certificate) { c.PermittedIPRanges = []*net.IPNet{permitted} })
-	a, err := Import(root.CertPEM(), root.KeyPEM(t), "")
-	must(t, err)
+	a := must.Get(Import(root.CertPEM(), root.KeyPEM(t), ""))(t)
 	if _, err := a.Issue(LeafRequest{Identity: testID(DefaultTrustDomain), IPs: testIPs[:1]}); err != nil {
 		t.Error(err)
 	}

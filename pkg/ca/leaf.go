@@ -3,7 +3,6 @@ package ca
 import (
 	"cmp"
 	"crypto/ecdsa"
-	"crypto/rand"
 	"crypto/x509"
 	"fmt"
 	"net"
@@ -64,17 +63,14 @@ func (a *Authority) Issue(req LeafRequest) (*Leaf, error) {
 		return nil, fmt.Errorf("issuing a certificate for %s: %w", req.Identity, err)
 	}
 	leaf, err := a.certify(req, &key.PublicKey)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		leaf.KeyPEM, err = EncodeKey(key)
 	}
-	if leaf.KeyPEM, err = EncodeKey(key); err != nil {
-		return nil, fmt.Errorf("issuing a certificate for %s: %w", req.Identity, err)
-	}
-	return leaf, nil
+	return leaf, err
 }
 
 // certify makes the certificate that Issue and Sign promise for a public key.
-func (a *Authority) certify(req LeafRequest, public *ecdsa.PublicKey) (*Leaf, error) {
+func (a *Authority) certify(req LeafRequest, public *ecdsa.PublicKey) (_ *Leaf, err error) {
 	if err := req.Identity.Validate(); err != nil {
 		return nil, fmt.Errorf("issuing a certificate: %w", err)
 	}
@@ -83,14 +79,11 @@ func (a *Authority) certify(req LeafRequest, public *ecdsa.PublicKey) (*Leaf, er
 			fmt.Errorf("issuing a certificate for %s: the authority's trust domain is %q", req.Identity, a.trustDomain),
 			"an authority serves one trust domain; 'kubectl gateway init-ca --force --trust-domain' replaces it")
 	}
-	leaf, err := a.issue(req, public)
-	if err != nil {
-		return nil, fmt.Errorf("issuing a certificate for %s: %w", req.Identity, err)
-	}
-	return leaf, nil
-}
-
-func (a *Authority) issue(req LeafRequest, public *ecdsa.PublicKey) (*Leaf, error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("issuing a certificate for %s: %w", req.Identity, err)
+		}
+	}()
 	now, ttl := orPresent(req.Now), cmp.Or(req.TTL, DefaultLeafTTL)
 	if ttl < 0 {
 		return nil, fmt.Errorf("lifetime %v is negative", ttl)
@@ -120,13 +113,9 @@ func (a *Authority) issue(req LeafRequest, public *ecdsa.PublicKey) (*Leaf, erro
 		URIs:                  []*url.URL{req.Identity.URL()},
 		IPAddresses:           ips,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.chain[0], public, a.key)
+	cert, err := sign(template, a.chain[0], public, a.key)
 	if err != nil {
-		return nil, fmt.Errorf("signing: %w", err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("reading back the certificate: %w", err)
+		return nil, err
 	}
 	chain := append([]*x509.Certificate{cert}, a.chain[:len(a.chain)-1]...)
 	// A leaf that fails here would make every handshake of its pod fail.

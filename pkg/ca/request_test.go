@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
 )
 
@@ -33,12 +35,10 @@ func boastful() *x509.CertificateRequest {
 func TestSign(t *testing.T) {
 	root := pki.Sign(t, "root", pki.ECKey(t, elliptic.P384()), nil, nil)
 	between := pki.Sign(t, "between", pki.ECKey(t, elliptic.P256()), &root, nil)
-	chained, err := Import(append(between.CertPEM(), root.CertPEM()...), between.KeyPEM(t), "cluster.local")
-	must(t, err)
+	chained := must.Get(Import(append(between.CertPEM(), root.CertPEM()...), between.KeyPEM(t), "cluster.local"))(t)
 	for name, a := range map[string]*Authority{"root": newTestAuthority(t, "cluster.local"), "chain": chained} {
 		key := pki.ECKey(t, elliptic.P256())
-		leaf, err := a.Sign(pki.Request(t, boastful(), key), LeafRequest{Identity: testID("cluster.local"), IPs: testIPs, TTL: time.Hour})
-		must(t, err)
+		leaf := must.Get(a.Sign(pki.Request(t, boastful(), key), LeafRequest{Identity: testID("cluster.local"), IPs: testIPs, TTL: time.Hour}))(t)
 		if len(leaf.KeyPEM) != 0 {
 			t.Errorf("%s: a key came with it", name)
 		}
@@ -55,8 +55,7 @@ func TestSignRefuses(t *testing.T) {
 	// The last byte belongs to the signature.
 	forged := append([]byte(nil), block.Bytes...)
 	forged[len(forged)-1] ^= 1
-	leaf, err := a.Issue(LeafRequest{Identity: testID("cluster.local")})
-	must(t, err)
+	leaf := must.Get(a.Issue(LeafRequest{Identity: testID("cluster.local")}))(t)
 	for name, csr := range map[string][]byte{
 		"nothing":          nil,
 		"text":             []byte("please"),
@@ -79,7 +78,7 @@ func TestSignRefuses(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, leaf, err)
 			continue
 		}
-		checkMessage(t, name, err)
+		expect.Message(t, name, err)
 		if name == "SHA-1" && !strings.Contains(err.Error(), "SHA1") {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -116,10 +115,7 @@ func withSHA1(t *testing.T, der []byte) []byte {
 // FuzzSign: whatever a gateway sends, the certificate is for the pod that was
 // asked about, and for a key that is in the request.
 func FuzzSign(f *testing.F) {
-	a, err := New(Options{})
-	if err != nil {
-		f.Fatal(err)
-	}
+	a := must.Get(New(Options{}))(f)
 	key := pki.ECKey(f, elliptic.P256())
 	f.Add(pki.Request(f, &x509.CertificateRequest{}, key))
 	f.Add(pki.Request(f, boastful(), key))
@@ -133,8 +129,7 @@ func FuzzSign(f *testing.F) {
 			}
 			return
 		}
-		certs, err := ParseCertificates(leaf.CertPEM)
-		must(t, err)
+		certs := must.Get(ParseCertificates(leaf.CertPEM))(t)
 		id, err := identity.FromCertificate(certs[0])
 		if err != nil || id != testID(DefaultTrustDomain) || len(certs[0].IPAddresses) != len(testIPs) || certs[0].IsCA {
 			t.Fatalf("%v, %v", certs[0], err)

@@ -3,7 +3,6 @@ package inject
 import (
 	"encoding/json"
 	"fmt"
-	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -12,7 +11,7 @@ import (
 )
 
 // configFor returns what the gateway of pod is told.
-func (in *Injector) configFor(pod *corev1.Pod, ips []netip.Addr) *api.Config {
+func (in *Injector) configFor(pod *corev1.Pod) *api.Config {
 	id := installed.Identity(pod, in.Authority.TrustDomain())
 	return &api.Config{
 		Version: api.ConfigVersion,
@@ -20,7 +19,7 @@ func (in *Injector) configFor(pod *corev1.Pod, ips []netip.Addr) *api.Config {
 			Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID),
 			ServiceAccount: id.ServiceAccount, Node: pod.Spec.NodeName,
 		},
-		PodIPs:      ips,
+		PodIPs:      installed.PodIPs(pod),
 		TrustDomain: id.TrustDomain,
 		Mode:        in.Options.Mode,
 		OnFailure:   in.Options.OnFailure,

@@ -2,8 +2,6 @@ package inject
 
 import (
 	"bytes"
-	"crypto/x509"
-	"encoding/pem"
 	"net/netip"
 	"strings"
 	"testing"
@@ -12,29 +10,29 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"k8s.io/apimachinery/pkg/util/validation"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
-func TestPatchAsItIsSent(t *testing.T) {
+func TestPatchesAsTheyAreSent(t *testing.T) {
 	in := newInjector(t, fakecluster.New(t))
-	pod := fakecluster.NewPod("web-0")
-	container, err := in.container("kube-gateway", "kube-gateway-web-0-abc", in.configFor(pod, installed.PodIPs(pod)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	golden.CheckYAML(t, "patch.yaml", installed.NewPatch(pod, container))
-
-	pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, *container)
-	config, err := installed.ConfigOf(pod, "kube-gateway")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(in.configFor(pod, installed.PodIPs(pod)), config, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
-		t.Errorf("the configuration does not survive the way through the pod:\n%s", diff)
+	for file, secret := range map[string]string{"patch.yaml": "kube-gateway-web-0-abc", "patch-csr.yaml": ""} {
+		pod := fakecluster.NewPod("web-0")
+		container, err := in.container("kube-gateway", secret, in.configFor(pod))
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden.CheckYAML(t, file, installed.NewPatch(pod, container))
+		pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, *container)
+		config, err := installed.ConfigOf(pod, "kube-gateway")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(in.configFor(pod), config, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
+			t.Errorf("the configuration does not survive the way through the pod:\n%s", diff)
+		}
 	}
 }
 
@@ -46,30 +44,6 @@ func TestSecretAsItIsSent(t *testing.T) {
 	}
 	secret.Data["ca.crt"] = []byte("the trust bundle")
 	golden.CheckYAML(t, "secret.yaml", secret)
-}
-
-func TestMintedCertificateNamesThePod(t *testing.T) {
-	in := newInjector(t, fakecluster.New(t))
-	for account, want := range map[string]string{"web": "web", "": "default"} {
-		pod := fakecluster.NewPod("web-0")
-		pod.Spec.ServiceAccountName = account
-		leaf, err := in.mint(pod, installed.PodIPs(pod))
-		if err != nil {
-			t.Fatal(err)
-		}
-		block, _ := pem.Decode(leaf.CertPEM)
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			t.Fatal(err)
-		}
-		id, err := identity.FromCertificate(cert)
-		if err != nil || id != (identity.ID{TrustDomain: in.Authority.TrustDomain(), Namespace: "shop", ServiceAccount: want}) {
-			t.Errorf("identity %v, %v", id, err)
-		}
-		if len(cert.IPAddresses) != 2 || cert.IPAddresses[0].String() != "10.244.1.7" || cert.IPAddresses[1].String() != "fd00:10:244:1::7" {
-			t.Errorf("addresses %v", cert.IPAddresses)
-		}
-	}
 }
 
 func TestSecretNames(t *testing.T) {
@@ -95,7 +69,7 @@ func TestNothingToCaptureIsRefused(t *testing.T) {
 	in := newInjector(t, fakecluster.New(t))
 	in.Survey = &survey.Survey{}
 	pod := fakecluster.NewPod("web-0")
-	if _, err := in.container("kube-gateway", "s", in.configFor(pod, installed.PodIPs(pod))); err == nil {
+	if _, err := in.container("kube-gateway", "s", in.configFor(pod)); err == nil {
 		t.Error("a gateway that captures nothing was described")
 	}
 }

@@ -10,18 +10,13 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -81,16 +76,13 @@ func (u *uncertified) answer(ctx context.Context, call *fakegateway.Call) (any, 
 }
 
 func TestEnableByCSR(t *testing.T) {
-	c := fakecluster.New(t, fakecluster.NewPod("p"))
-	in := newInjector(t, c)
+	c, in := newCluster(t)
 	in.Options.Delivery = DeliveryCSR
 	u := newUncertified(t)
 	in.Gateways = u.client(in.Client)
 	// Not even the right to look at Secrets is there.
 	for _, verb := range []string{"create", "list", "delete", "get"} {
-		c.PrependReactor(verb, "secrets", func(action clienttesting.Action) (bool, runtime.Object, error) {
-			return true, nil, apierrors.NewForbidden(action.GetResource().GroupResource(), "", errors.New("no role"))
-		})
+		c.Forbid(verb, "secrets")
 	}
 	result := in.Enable(t.Context(), c.Pod("p"))
 	if result.Err != nil || result.Action != Enabled || len(result.Warnings) != 0 || result.Status.State != api.Ready {
@@ -105,24 +97,10 @@ func TestEnableByCSR(t *testing.T) {
 	if len(u.issued) != 1 || len(u.issued[0].Roots) != 1 || ca.Fingerprint(u.issued[0].Roots[0]) != in.Authority.Roots()[0] {
 		t.Fatalf("%+v", u.issued)
 	}
-	cert := u.issued[0].Chain[0]
-	id, err := identity.FromCertificate(cert)
-	if err != nil || id != installed.Identity(fakecluster.NewPod("p"), in.Authority.TrustDomain()) || len(cert.IPAddresses) != 2 || len(cert.DNSNames) != 0 {
-		t.Errorf("%v, %v, addresses %v, names %v", id, err, cert.IPAddresses, cert.DNSNames)
-	}
+	namesThePod(t, in, u.issued[0].Chain[0])
 	if again := in.Enable(t.Context(), c.Pod("p")); again.Err != nil || again.Action != Unchanged || len(u.issued) != 1 {
 		t.Errorf("again: %+v, %d certificates", again, len(u.issued))
 	}
-}
-
-func TestEnableByCSRTouchesNoSecret(t *testing.T) {
-	in := newInjector(t, fakecluster.New(t))
-	pod := fakecluster.NewPod("web-0")
-	container, err := in.container("kube-gateway", "", in.configFor(pod, installed.PodIPs(pod)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	golden.CheckYAML(t, "patch-csr.yaml", installed.NewPatch(pod, container))
 }
 
 // TestAGatewayThatWaitsForItsCertificateGetsIt whoever added it, and however.
@@ -145,7 +123,7 @@ func TestADryRunDeliversNothing(t *testing.T) {
 	if result := in.Enable(t.Context(), pod); result.Err != nil || len(u.issued) != 0 || len(result.Warnings) != 0 {
 		t.Errorf("%+v, %d certificates", result, len(u.issued))
 	}
-	c := fakecluster.New(t, fakecluster.NewPod("p"))
+	c, in := newCluster(t)
 	in = newInjector(t, c)
 	in.Options.Delivery, in.Options.DryRun = DeliveryCSR, installed.DryRunServer
 	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || result.Secret != nil || result.Patch == nil || c.Did("create", "secrets") || len(c.Added()) != 0 {
@@ -252,10 +230,8 @@ func TestAfterANodesRestart(t *testing.T) {
 
 // TestAddressesThatChangeOnTheWay are seen also when the container runs late.
 func TestAddressesThatChangeOnTheWay(t *testing.T) {
-	c, in, pod := started(t, fakecluster.Waiting("ContainerCreating", ""))
-	done := make(chan Result, 1)
-	go func() { done <- in.Enable(t.Context(), pod) }()
-	c.AwaitWatch()
+	c, in, _ := started(t, fakecluster.Waiting("ContainerCreating", ""))
+	done := enabling(t, c, in)
 	now := c.Pod("p")
 	now.Status.PodIPs = now.Status.PodIPs[:1]
 	c.Update(now)
@@ -283,9 +259,7 @@ func TestACleanerIsNoGatewayToAsk(t *testing.T) {
 		}
 		return good(ctx, pod, container)
 	})
-	done := make(chan Result, 1)
-	go func() { done <- in.Enable(t.Context(), c.Pod("p")) }()
-	c.AwaitWatch()
+	done := enabling(t, c, in)
 	c.SetState("p", "kube-gateway-2", fakecluster.Terminated(0, api.DisabledMessage))
 	if result := expect.Within(t, done); result.Err != nil || result.Container != "kube-gateway-3" {
 		t.Errorf("%+v", result)

@@ -36,7 +36,7 @@ func gateways(status says) *remote.Client {
 }
 
 // readyWith is the answer of a gateway that trusts authority.
-func readyWith(authority Authority) says {
+func readyWith(authority *ca.Authority) says {
 	return func(_ context.Context, pod, _ string) (*api.Status, error) {
 		return &api.Status{State: api.Ready, Pod: api.PodRef{UID: "uid-" + pod}, Cert: api.Certificate{
 			NotAfter: time.Now().Add(time.Hour), Authorities: authority.Roots(),
@@ -63,6 +63,22 @@ func newAuthority(t *testing.T) *ca.Authority {
 	return authority
 }
 
+// but changes what a gateway says.
+func but(before says, change func(*api.Status)) says {
+	return func(ctx context.Context, pod, container string) (*api.Status, error) {
+		status, err := before(ctx, pod, container)
+		change(status)
+		return status, err
+	}
+}
+
+// newCluster returns a cluster with the pod p, and the injector for it.
+func newCluster(t *testing.T) (*fakecluster.Cluster, *Injector) {
+	t.Helper()
+	c := fakecluster.New(t, fakecluster.NewPod("p"))
+	return c, newInjector(t, c)
+}
+
 func newInjector(t *testing.T, c *fakecluster.Cluster) *Injector {
 	t.Helper()
 	authority := newAuthority(t)
@@ -70,18 +86,21 @@ func newInjector(t *testing.T, c *fakecluster.Cluster) *Injector {
 		Client:    c,
 		Authority: authority,
 		Gateways:  gateways(readyWith(authority)),
-		Survey: &survey.Survey{Ranges: survey.Ranges{
-			Capture:      []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
-			Services:     []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
-			Exclude:      []netip.Prefix{netip.MustParsePrefix("10.244.9.9/32")},
-			ExcludePorts: []uint16{53},
-			Nodes:        []netip.Addr{netip.MustParseAddr("192.168.1.1"), netip.MustParseAddr("192.168.1.2")},
-			NodePorts:    api.DefaultNodePorts(),
+		Survey: &survey.Survey{Found: api.Coverage{
+			Capture:  []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
+			Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")},
+			Nodes:    []netip.Addr{netip.MustParseAddr("192.168.1.1"), netip.MustParseAddr("192.168.1.2")},
 		}},
 		Options: Options{
 			Image: "gateway:v1", PullPolicy: corev1.PullIfNotPresent,
-			Mode: api.Permissive, OnFailure: api.FailOpen, Wire: api.WireAuto, Allow: []string{"ns/shop/sa/*"},
-			PlaintextFrom: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}, Timeout: expect.Patience,
+			Mode: api.Permissive, OnFailure: api.FailOpen, Wire: api.WireAuto, Rules: api.Rules{Allow: []string{"ns/shop/sa/*"}},
+			Named: api.Coverage{
+				Exclude:       []netip.Prefix{netip.MustParsePrefix("10.244.9.9/32")},
+				ExcludePorts:  []uint16{53},
+				NodePorts:     api.DefaultNodePorts(),
+				PlaintextFrom: []api.Source{{From: netip.MustParsePrefix("10.9.0.0/16")}},
+			},
+			Timeout: expect.Patience,
 		},
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 const (
@@ -71,7 +72,7 @@ type Options struct {
 // Injector adds gateways to pods. It is safe for concurrent use.
 type Injector struct {
 	Client    kubernetes.Interface
-	Authority Authority
+	Authority *ca.Authority
 	Gateways  *remote.Client
 	Survey    *survey.Survey
 	Options   Options
@@ -196,7 +197,7 @@ func (in *Injector) tidy(ctx context.Context, result *Result) {
 		err = installed.RemoveStale(ctx, in.Client, now)
 	}
 	if in.Options.Delivery == DeliveryCSR && apierrors.IsForbidden(err) {
-		// Who needs no Secrets needs no right to them either.
+		// Without Secrets, no right to them is needed.
 		return
 	}
 	if err != nil {
@@ -210,12 +211,11 @@ func (in *Injector) addGateway(ctx context.Context, pod *corev1.Pod) Result {
 	if result.Err = in.checkMetricsPort(pod); result.Err != nil {
 		return result
 	}
-	ips := installed.PodIPs(pod)
 	secret := ""
 	if in.Options.Delivery != DeliveryCSR {
 		secret = secretName(pod.Name)
 	}
-	container, err := in.container(result.Container, secret, in.configFor(pod, ips))
+	container, err := in.container(result.Container, secret, in.configFor(pod))
 	if err != nil {
 		result.Err = err
 		return result
@@ -245,7 +245,8 @@ func (in *Injector) addGateway(ctx context.Context, pod *corev1.Pod) Result {
 
 // startWithSecret is start between making the Secret and deleting it.
 func (in *Injector) startWithSecret(ctx context.Context, pod *corev1.Pod, result *Result, secret string, container *corev1.EphemeralContainer) {
-	leaf, err := in.mint(pod, installed.PodIPs(pod))
+	leaf, err := in.Authority.Issue(ca.LeafRequest{
+		Identity: installed.Identity(pod, in.Authority.TrustDomain()), IPs: installed.PodIPs(pod), TTL: in.Options.TTL})
 	if err != nil {
 		result.Err = err
 		return

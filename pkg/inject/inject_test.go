@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
@@ -16,7 +15,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -24,8 +22,10 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
@@ -38,6 +38,16 @@ func noSecrets(t *testing.T, c *fakecluster.Cluster) {
 	}
 }
 
+// namesThePod checks that a certificate is for the pod p.
+func namesThePod(t *testing.T, in *Injector, cert *x509.Certificate) {
+	t.Helper()
+	pod := fakecluster.NewPod("p")
+	id, err := identity.FromCertificate(cert)
+	if err != nil || id != installed.Identity(pod, in.Authority.TrustDomain()) || fmt.Sprint(cert.IPAddresses) != fmt.Sprint(installed.PodIPs(pod)) || len(cert.DNSNames) != 0 {
+		t.Errorf("%v, %v, addresses %v, names %v", id, err, cert.IPAddresses, cert.DNSNames)
+	}
+}
+
 func gatewayNames(pod *corev1.Pod) string {
 	var list []string
 	for _, gateway := range installed.Gateways(pod) {
@@ -47,8 +57,7 @@ func gatewayNames(pod *corev1.Pod) string {
 }
 
 func TestEnable(t *testing.T) {
-	c := fakecluster.New(t, fakecluster.NewPod("p"))
-	in := newInjector(t, c)
+	c, in := newCluster(t)
 	var secret corev1.Secret
 	c.Kubelet = func(pod *corev1.Pod, container *corev1.EphemeralContainer) corev1.ContainerState {
 		// What a kubelet does with the container's environment.
@@ -70,8 +79,9 @@ func TestEnable(t *testing.T) {
 		t.Error("the container did not find what it needs in its Secret")
 	}
 	if !trusted(t, secret.Data["tls.crt"], secret.Data["ca.crt"]) {
-		t.Error("the certificate is not one of the bundle's authority")
+		t.Fatal("the certificate is not one of the bundle's authority")
 	}
+	namesThePod(t, in, fakegateway.Certificates(secret.Data["tls.crt"])[0])
 	noSecrets(t, c)
 
 	again := in.Enable(t.Context(), c.Pod("p"))
@@ -84,15 +94,14 @@ func TestEnable(t *testing.T) {
 }
 
 func TestEnableSaysWhichSettingsItLeaves(t *testing.T) {
-	c := fakecluster.New(t, fakecluster.NewPod("p"))
-	in := newInjector(t, c)
+	c, in := newCluster(t)
 	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil {
 		t.Fatal(result.Err)
 	}
 	in.Options.Mode, in.Options.OnFailure = api.Strict, api.FailClosed
-	in.Options.Wire, in.Options.BlockUDP, in.Options.Allow = api.WirePort, true, []string{"ns/a/sa/b", "ns/c/sa/*"}
-	in.Options.PlaintextFrom = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
-	in.Survey = &survey.Survey{Ranges: survey.Ranges{Capture: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}}
+	in.Options.Wire, in.Options.BlockUDP, in.Options.Rules.Allow = api.WirePort, true, []string{"ns/a/sa/b", "ns/c/sa/*"}
+	in.Options.Named.PlaintextFrom = []api.Source{{From: netip.MustParsePrefix("192.0.2.0/24")}}
+	in.Survey = &survey.Survey{Found: api.Coverage{Capture: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}}
 	warns := func(want ...string) {
 		t.Helper()
 		result := in.Enable(t.Context(), c.Pod("p"))
@@ -105,25 +114,19 @@ func TestEnableSaysWhichSettingsItLeaves(t *testing.T) {
 			}
 		}
 	}
-	others := []string{"stays with on-failure open", "stays with wire auto", "UDP", "accept plaintext from", "capture"}
+	others := []string{"stays with on-failure open", "stays with wire auto", "UDP", "goes on to capture the destinations, and to accept plaintext"}
 	warns(append([]string{
 		"it stays in mode permissive; to change that: kubectl gateway mode pod/p -n shop strict",
-		"it goes on to allow 'ns/shop/sa/*'; to change that: kubectl gateway allow pod/p -n shop 'ns/a/sa/b' 'ns/c/sa/*'",
+		"its identity rules stay 'ns/shop/sa/*'; to change that: kubectl gateway allow pod/p -n shop 'ns/a/sa/b' 'ns/c/sa/*'",
 	}, others...)...)
 
 	// What was changed since counts, not what the gateway was started with.
-	good := readyWith(in.Authority)
-	in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
-		status, err := good(ctx, pod, container)
-		status.Mode, status.Allow = api.Strict, in.Options.Allow
-		return status, err
-	})
+	in.Gateways = gateways(but(readyWith(in.Authority), func(status *api.Status) { status.Mode, status.Allow = api.Strict, in.Options.Rules.Allow }))
 	warns(others...)
 }
 
 func TestEnableSaysThatACertificateDoesNotServe(t *testing.T) {
-	c := fakecluster.New(t, fakecluster.NewPod("p"))
-	in := newInjector(t, c)
+	c, in := newCluster(t)
 	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil {
 		t.Fatal(result.Err)
 	}
@@ -131,23 +134,16 @@ func TestEnableSaysThatACertificateDoesNotServe(t *testing.T) {
 		"its certificate ended on":     func(s *api.Status) { s.Cert.NotAfter = time.Now().Add(-time.Second) },
 		"does not trust the authority": func(s *api.Status) { s.Cert.Authorities = []string{"00ff"} },
 	} {
-		good := readyWith(in.Authority)
-		in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
-			status, err := good(ctx, pod, container)
-			change(status)
-			return status, err
-		})
+		in.Gateways = gateways(but(readyWith(in.Authority), change))
 		result := in.Enable(t.Context(), c.Pod("p"))
 		if len(result.Warnings) != 1 || !strings.Contains(result.Warnings[0], want) {
 			t.Errorf("%q, want %q", result.Warnings, want)
 		}
-		in.Gateways = gateways(good)
 	}
 }
 
 func TestKeepSecret(t *testing.T) {
-	c := fakecluster.New(t, fakecluster.NewPod("p"))
-	in := newInjector(t, c)
+	c, in := newCluster(t)
 	in.Options.KeepSecret = true
 	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil {
 		t.Fatal(result.Err)
@@ -185,8 +181,7 @@ func TestFailedEnableLeavesNothingAndCanBeRetried(t *testing.T) {
 		}, want: "waiting for BPF", next: "kube-gateway"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := fakecluster.New(t, fakecluster.NewPod("p"))
-			in := newInjector(t, c)
+			c, in := newCluster(t)
 			c.Kubelet = func(*corev1.Pod, *corev1.EphemeralContainer) corev1.ContainerState { return test.kubelet }
 			c.BeforePatch = test.beforePatch
 			if test.status != nil {
@@ -198,6 +193,9 @@ func TestFailedEnableLeavesNothingAndCanBeRetried(t *testing.T) {
 			}
 			if result.Err == nil || !strings.Contains(result.Err.Error(), test.want) {
 				t.Errorf("error %v lacks %q", result.Err, test.want)
+			}
+			if name == "refused" && c.Did("create", "secrets") {
+				t.Error("a Secret was created before the refusal")
 			}
 			noSecrets(t, c)
 
@@ -213,20 +211,8 @@ func TestFailedEnableLeavesNothingAndCanBeRetried(t *testing.T) {
 	}
 }
 
-func TestRefusalComesBeforeTheSecret(t *testing.T) {
-	c := fakecluster.New(t, fakecluster.NewPod("p"))
-	c.BeforePatch = func(bool) error { return errors.New(`admission webhook "no.example" denied the request`) }
-	result := newInjector(t, c).Enable(t.Context(), c.Pod("p"))
-	if !strings.Contains(api.Hint(result.Err), "no.example") {
-		t.Errorf("%v, hint %q", result.Err, api.Hint(result.Err))
-	}
-	if c.Did("create", "secrets") {
-		t.Error("a Secret was created")
-	}
-}
-
 func TestConflictWithTheKubeletIsNoFailure(t *testing.T) {
-	c := fakecluster.New(t, fakecluster.NewPod("p"))
+	c, in := newCluster(t)
 	times := 0
 	c.BeforePatch = func(bool) error {
 		if times++; times%2 == 1 {
@@ -234,21 +220,21 @@ func TestConflictWithTheKubeletIsNoFailure(t *testing.T) {
 		}
 		return nil
 	}
-	if result := newInjector(t, c).Enable(t.Context(), c.Pod("p")); result.Err != nil || len(c.Added()) != 1 {
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || len(c.Added()) != 1 {
 		t.Errorf("%d patches, %v", len(c.Added()), result.Err)
 	}
 	noSecrets(t, c)
 }
 
 func TestPodReplacedBeforeThePatch(t *testing.T) {
-	c := fakecluster.New(t, fakecluster.NewPod("p"))
+	c, in := newCluster(t)
 	c.BeforePatch = func(bool) error {
 		pod := c.Pod("p")
 		pod.UID = types.UID("another")
 		c.Update(pod)
 		return nil
 	}
-	if result := newInjector(t, c).Enable(t.Context(), c.Pod("p")); !errors.Is(result.Err, installed.ErrReplaced) {
+	if result := in.Enable(t.Context(), c.Pod("p")); !errors.Is(result.Err, installed.ErrReplaced) {
 		t.Error(result.Err)
 	}
 	noSecrets(t, c)
@@ -285,11 +271,17 @@ func TestParallelEnablesOfOnePodGiveOneGateway(t *testing.T) {
 	noSecrets(t, c)
 }
 
-func TestGatewayOnItsWayIsWaitedFor(t *testing.T) {
-	c, in, pod := started(t, fakecluster.Waiting("ContainerCreating", ""))
+// enabling enables the pod p, whose gateway is on its way.
+func enabling(t *testing.T, c *fakecluster.Cluster, in *Injector) <-chan Result {
 	done := make(chan Result, 1)
-	go func() { done <- in.Enable(t.Context(), pod) }()
+	go func() { done <- in.Enable(t.Context(), c.Pod("p")) }()
 	c.AwaitWatch()
+	return done
+}
+
+func TestGatewayOnItsWayIsWaitedFor(t *testing.T) {
+	c, in, _ := started(t, fakecluster.Waiting("ContainerCreating", ""))
+	done := enabling(t, c, in)
 	c.SetState("p", "kube-gateway", fakecluster.Running(nil, nil))
 	if result := expect.Within(t, done); result.Err != nil || result.Action != Unchanged {
 		t.Errorf("%+v", result)
@@ -297,10 +289,8 @@ func TestGatewayOnItsWayIsWaitedFor(t *testing.T) {
 }
 
 func TestGatewayThatFailsOnItsWayIsFollowedByAnother(t *testing.T) {
-	c, in, pod := started(t, fakecluster.Waiting("ContainerCreating", ""))
-	done := make(chan Result, 1)
-	go func() { done <- in.Enable(t.Context(), pod) }()
-	c.AwaitWatch()
+	c, in, _ := started(t, fakecluster.Waiting("ContainerCreating", ""))
+	done := enabling(t, c, in)
 	c.SetState("p", "kube-gateway", fakecluster.Terminated(1, "gone"))
 	if result := expect.Within(t, done); result.Err != nil || result.Action != Enabled || result.Container != "kube-gateway-2" {
 		t.Errorf("%+v", result)
@@ -316,8 +306,7 @@ func TestGatewayWhoseSecretIsGoneIsNotWaitedFor(t *testing.T) {
 }
 
 func TestEnableRemovesWhatAKilledPluginLeft(t *testing.T) {
-	c := fakecluster.New(t, fakecluster.NewPod("p"))
-	in := newInjector(t, c)
+	c, in := newCluster(t)
 	killed := in.newSecret(c.Pod("p"), "kube-gateway-p-killed", "kube-gateway", []byte("cert"), []byte("key"))
 	other := in.newSecret(fakecluster.NewPod("q"), "kube-gateway-q-other", "kube-gateway", []byte("cert"), []byte("key"))
 	for _, secret := range []*corev1.Secret{killed, other} {
@@ -334,18 +323,18 @@ func TestEnableRemovesWhatAKilledPluginLeft(t *testing.T) {
 }
 
 func TestSecretThatCannotBeDeletedIsTold(t *testing.T) {
-	c := fakecluster.New(t, fakecluster.NewPod("p"))
+	c, in := newCluster(t)
 	c.PrependReactor("delete", "secrets", func(clienttesting.Action) (bool, runtime.Object, error) {
 		return true, nil, errors.New("the server is tired")
 	})
-	result := newInjector(t, c).Enable(t.Context(), c.Pod("p"))
+	result := in.Enable(t.Context(), c.Pod("p"))
 	if text := strings.Join(result.Warnings, "\n"); result.Err != nil || !strings.Contains(text, "private key") || !strings.Contains(text, "kubectl delete secret") {
 		t.Errorf("%v: %s", result.Err, text)
 	}
 }
 
 func TestSecretOfUncertainFateIsDeleted(t *testing.T) {
-	c := fakecluster.New(t, fakecluster.NewPod("p"))
+	c, in := newCluster(t)
 	c.PrependReactor("create", "secrets", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		// The server got the request, and the answer was lost.
 		if err := c.Tracker().Add(action.(clienttesting.CreateAction).GetObject()); err != nil {
@@ -353,7 +342,7 @@ func TestSecretOfUncertainFateIsDeleted(t *testing.T) {
 		}
 		return true, nil, errors.New("connection reset")
 	})
-	if result := newInjector(t, c).Enable(t.Context(), c.Pod("p")); result.Err == nil {
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Err == nil {
 		t.Error("no error")
 	}
 	noSecrets(t, c)
@@ -361,8 +350,7 @@ func TestSecretOfUncertainFateIsDeleted(t *testing.T) {
 
 func TestInterrupt(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
-	c := fakecluster.New(t, fakecluster.NewPod("p"))
-	in := newInjector(t, c)
+	c, in := newCluster(t)
 	in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
 		if len(c.Secrets()) != 1 {
 			t.Error("no Secret while the gateway starts")
@@ -402,8 +390,7 @@ func TestSecretIsDeletedAfterAnInterrupt(t *testing.T) {
 }
 
 func TestTimeoutEndsInTheUsersTerms(t *testing.T) {
-	c := fakecluster.New(t, fakecluster.NewPod("p"))
-	in := newInjector(t, c)
+	c, in := newCluster(t)
 	c.Kubelet = func(*corev1.Pod, *corev1.EphemeralContainer) corev1.ContainerState {
 		return fakecluster.Waiting("ContainerCreating", "")
 	}
@@ -418,7 +405,7 @@ func TestTimeoutEndsInTheUsersTerms(t *testing.T) {
 
 func TestDryRun(t *testing.T) {
 	for _, dryRun := range []installed.DryRun{installed.DryRunClient, installed.DryRunServer} {
-		c := fakecluster.New(t, fakecluster.NewPod("p"))
+		c, in := newCluster(t)
 		// The fake server stores what it should only try.
 		c.PrependReactor("create", "secrets", func(action clienttesting.Action) (bool, runtime.Object, error) {
 			if len(action.(clienttesting.CreateActionImpl).CreateOptions.DryRun) == 0 {
@@ -430,7 +417,6 @@ func TestDryRun(t *testing.T) {
 			}
 			return true, secret, nil
 		})
-		in := newInjector(t, c)
 		in.Options.DryRun = dryRun
 		result := in.Enable(t.Context(), c.Pod("p"))
 		if result.Err != nil || result.Action != Enabled || result.Patch == nil || result.Secret == nil {
@@ -451,26 +437,15 @@ func TestDryRun(t *testing.T) {
 
 func trusted(t *testing.T, certPEM, bundle []byte) bool {
 	t.Helper()
-	block, _ := pem.Decode(certPEM)
-	if block == nil {
+	chain := fakegateway.Certificates(certPEM)
+	if len(chain) == 0 {
 		t.Error("no certificate was sent")
-		return false
 	}
-	cert, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		t.Error(err)
-		return false
-	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(bundle)
-	_, err = cert.Verify(x509.VerifyOptions{Roots: roots})
-	return err == nil
+	return fakegateway.Root(chain, fakegateway.Certificates(bundle), time.Now()) != nil
 }
 
 func TestForbiddenSecretHasAHint(t *testing.T) {
-	c := fakecluster.New(t, fakecluster.NewPod("p"))
-	c.PrependReactor("create", "secrets", func(action clienttesting.Action) (bool, runtime.Object, error) {
-		return true, nil, apierrors.NewForbidden(action.GetResource().GroupResource(), "x", errors.New("exceeded quota"))
-	})
-	expect.Error(t, newInjector(t, c).Enable(t.Context(), c.Pod("p")).Err, "exceeded quota")
+	c, in := newCluster(t)
+	c.Forbid("create", "secrets")
+	expect.Error(t, in.Enable(t.Context(), c.Pod("p")).Err, "forbidden")
 }

@@ -7,14 +7,12 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	clienttesting "k8s.io/client-go/testing"
-
-	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 )
 
 // TestLostAnswers has the server carry out what it is asked for, with the answer
 // lost on its way: what is then sent again finds it done.
 func TestLostAnswers(t *testing.T) {
-	c := fakecluster.New(t, fakecluster.NewPod("p"))
+	c, in := newCluster(t)
 	secrets, patches := 0, 0
 	c.PrependReactor("create", "secrets", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		if secrets++; secrets > 1 {
@@ -33,7 +31,7 @@ func TestLostAnswers(t *testing.T) {
 		patches++
 		return c.Patch(action)
 	})
-	result := newInjector(t, c).Enable(t.Context(), c.Pod("p"))
+	result := in.Enable(t.Context(), c.Pod("p"))
 	if result.Err != nil || result.Action != Enabled || result.Container != "kube-gateway" {
 		t.Errorf("%s of %s: %v", result.Action, result.Container, result.Err)
 	}

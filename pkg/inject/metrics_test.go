@@ -14,9 +14,7 @@ import (
 // TestEnableWithMetrics: the address reaches the gateway, and one that cannot be is an
 // error before anything is made.
 func TestEnableWithMetrics(t *testing.T) {
-	pod := fakecluster.NewPod("p")
-	c := fakecluster.New(t, pod)
-	in := newInjector(t, c)
+	c, in := newCluster(t)
 	in.Options.MetricsAddr = ":18445"
 	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || result.Action != Enabled {
 		t.Fatalf("%+v", result)

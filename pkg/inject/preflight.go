@@ -45,8 +45,8 @@ func CheckServer(ctx context.Context, client discovery.ServerVersionInterface, d
 	return nil
 }
 
-// ErrOtherAddresses says that a gateway runs which was made for other addresses
-// than its pod has now: the kubelet started it again in a new sandbox.
+// ErrOtherAddresses says that the gateway was made for other addresses than its pod
+// has: the kubelet started it again in a new sandbox.
 var ErrOtherAddresses = errors.New("a gateway runs that was made for addresses which the pod has no more")
 
 // checkAddresses reports ErrOtherAddresses about the gateway called name.

@@ -1,9 +1,8 @@
 package inject
 
 import (
+	"cmp"
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 const (
@@ -32,10 +30,10 @@ func (in *Injector) differences(pod *corev1.Pod, name string, status *api.Status
 	if err != nil {
 		return nil
 	}
-	wanted := in.configFor(pod, installed.PodIPs(pod))
+	wanted := in.configFor(pod)
 	mode, rules, covers := has.Mode, has.Rules, has.Fingerprint()
 	if status != nil && status.Mode != "" {
-		mode, rules, covers = status.Mode, status.Rules, status.Capture.Fingerprint
+		mode, rules, covers = status.Mode, status.Rules, cmp.Or(status.Capture.Fingerprint, covers)
 	}
 	which := fmt.Sprintf("pod/%s -n %s", pod.Name, pod.Namespace)
 	again := fmt.Sprintf("; to change that: kubectl gateway disable %s, then enable it again", which)
@@ -52,18 +50,14 @@ func (in *Injector) differences(pod *corev1.Pod, name string, status *api.Status
 	add(has.TrustDomain != wanted.TrustDomain, "it stays in trust domain %s%s", has.TrustDomain, again)
 	add(has.Wire != wanted.Wire.OrDefault(), "it stays with wire %s%s", has.Wire, again)
 	add(has.BlockUDP != wanted.BlockUDP, "what it does with UDP stays as it is%s", again)
-	add(has.MetricsAddr != wanted.MetricsAddr, "it goes on to serve metrics %s%s", metricsPlace(has.MetricsAddr), again)
+	metrics := "at no port"
+	if has.MetricsAddr != "" {
+		metrics = "at " + has.MetricsAddr
+	}
+	add(has.MetricsAddr != wanted.MetricsAddr, "it goes on to serve metrics %s%s", metrics, again)
 	add(covers != wanted.Fingerprint(),
 		"it goes on to capture the destinations, and to accept plaintext from the sources, that it was given; to change that: kubectl gateway refresh %s", which)
 	return list
-}
-
-// metricsPlace puts an api.Config.MetricsAddr into words.
-func metricsPlace(addr string) string {
-	if addr == "" {
-		return "at no port"
-	}
-	return "at " + addr
 }
 
 // remarks returns what the user should know about a gateway that runs.
@@ -82,32 +76,23 @@ func (in *Injector) certificateRemarks(pod *corev1.Pod, status *api.Status) []st
 	if status.Cert.NotAfter.Before(time.Now()) {
 		list = append(list, fmt.Sprintf("its certificate ended on %s; to renew it: %s", status.Cert.NotAfter.Format(time.RFC3339), renew))
 	}
-	for rest := in.Authority.Bundle(); ; {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			return list
-		}
-		root, err := x509.ParseCertificate(block.Bytes)
-		if err == nil && !slices.Contains(status.Cert.Authorities, ca.Fingerprint(root)) {
-			return append(list, "it does not trust the authority of this command; to change that: "+renew)
-		}
+	if slices.ContainsFunc(in.Authority.Roots(), func(root string) bool { return !slices.Contains(status.Cert.Authorities, root) }) {
+		list = append(list, "it does not trust the authority of this command; to change that: "+renew)
 	}
+	return list
 }
 
 // clockRemarks says that the gateway's clock is too far from now.
 func clockRemarks(pod *corev1.Pod, status *api.Status, now time.Time) []string {
-	if status.Time.IsZero() {
-		return nil
-	}
 	skew, where := status.Time.Sub(now), "ahead of"
 	if skew < 0 {
-		skew, where = -skew, "behind"
+		where = "behind"
 	}
-	if skew <= maxSkew {
+	if status.Time.IsZero() || skew.Abs() <= maxSkew {
 		return nil
 	}
 	return []string{fmt.Sprintf("the clock of node %s is %s %s the clock of this machine, and certificates bear %s: set the one that is wrong",
-		pod.Spec.NodeName, skew.Round(time.Second), where, maxSkew)}
+		pod.Spec.NodeName, skew.Abs().Round(time.Second), where, maxSkew)}
 }
 
 // existing resets the connections from before the gateway, if that is wanted and
@@ -146,7 +131,10 @@ func (in *Injector) existingRemarks(existing *api.ExistingConnections) []string 
 	for _, c := range existing.Connections[:min(len(existing.Connections), namedConnections)] {
 		named = append(named, fmt.Sprintf("%s to %s", c.Local, c.Remote))
 	}
-	text := plural(n, "connection that was open before stays in plaintext", "connections that were open before stay in plaintext")
+	text, them := fmt.Sprintf("%d connections that were open before stay in plaintext", n), "them"
+	if n == 1 {
+		text, them = "1 connection that was open before stays in plaintext", "it"
+	}
 	if len(named) > 0 {
 		text += ": " + strings.Join(named, ", ")
 		if n > len(named) {
@@ -154,14 +142,7 @@ func (in *Injector) existingRemarks(existing *api.ExistingConnections) []string 
 		}
 	}
 	if in.Options.Existing == api.ExistingReset {
-		return []string{text + "; the gateway could not reset " + map[bool]string{true: "it", false: "them"}[n == 1]}
+		return []string{text + "; the gateway could not reset " + them}
 	}
 	return []string{text + "; --existing=reset has the application make new ones"}
-}
-
-func plural(n int, one, many string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprintf("%d %s", n, many)
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 func existingConnections(outbound, inbound int) *api.ExistingConnections {
@@ -50,8 +49,7 @@ func TestConnectionsFromBefore(t *testing.T) {
 }
 
 func TestEnableToldToReset(t *testing.T) {
-	c := fakecluster.New(t, fakecluster.NewPod("p"))
-	in := newInjector(t, c)
+	c, in := newCluster(t)
 	in.Options.Existing = api.ExistingReset
 	asked, resets, refusal := 0, 4, error(nil)
 	in.Gateways = fakegateway.Gateways(func(ctx context.Context, call *fakegateway.Call) (any, error) {
@@ -110,14 +108,8 @@ func TestClocksThatAreApart(t *testing.T) {
 		t.Errorf("a gateway that does not tell its time: %q", got)
 	}
 	// A new gateway's clock is looked at, too.
-	c := fakecluster.New(t, fakecluster.NewPod("p"))
-	in := newInjector(t, c)
-	good := readyWith(in.Authority)
-	in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
-		status, err := good(ctx, pod, container)
-		status.Time = time.Now().Add(-time.Hour)
-		return status, err
-	})
+	c, in := newCluster(t)
+	in.Gateways = gateways(but(readyWith(in.Authority), func(status *api.Status) { status.Time = time.Now().Add(-time.Hour) }))
 	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || len(result.Warnings) != 1 || !strings.Contains(result.Warnings[0], "behind") {
 		t.Errorf("%+v", result)
 	}
@@ -126,10 +118,10 @@ func TestClocksThatAreApart(t *testing.T) {
 // TestTwoRootsAreTrusted while the authority is being replaced, or a warning says so.
 func TestTwoRootsAreTrusted(t *testing.T) {
 	older, newer := newAuthority(t), newAuthority(t)
-	in := &Injector{Authority: twoRoots{newer, append(older.Bundle(), newer.Bundle()...)}}
+	in := &Injector{Authority: newer.Trusting(older.Root())}
 	for want, has := range map[string][]string{
 		"": {newer.Fingerprint(), older.Fingerprint()},
-		"does not trust the authority of this command; to change that: kubectl gateway rotate pod/p -n shop": {older.Fingerprint()},
+		"does not trust the authority of this command; to change that: kubectl gateway rotate pod/p -n shop": {newer.Fingerprint()},
 	} {
 		got := strings.Join(in.certificateRemarks(fakecluster.NewPod("p"), &api.Status{Cert: api.Certificate{NotAfter: time.Now().Add(time.Hour), Authorities: has}}), "\n")
 		if want == "" && got != "" || !strings.Contains(got, want) {
@@ -137,10 +129,3 @@ func TestTwoRootsAreTrusted(t *testing.T) {
 		}
 	}
 }
-
-type twoRoots struct {
-	*ca.Authority
-	bundle []byte
-}
-
-func (r twoRoots) Bundle() []byte { return r.bundle }

@@ -3,7 +3,6 @@ package inject
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,26 +13,12 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // keyBundle is the key of the trust bundle; the other two are those of the type
 // kubernetes.io/tls.
 const keyBundle = "ca.crt"
-
-// Authority issues the certificates of gateways.
-type Authority interface {
-	remote.Authority
-	// Issue is Sign for a key that is made with the certificate.
-	Issue(ca.LeafRequest) (*ca.Leaf, error)
-}
-
-func (in *Injector) mint(pod *corev1.Pod, ips []netip.Addr) (*ca.Leaf, error) {
-	return in.Authority.Issue(ca.LeafRequest{
-		Identity: installed.Identity(pod, in.Authority.TrustDomain()), IPs: ips, TTL: in.Options.TTL,
-	})
-}
 
 // secretName returns a new name that tells which pod it is about.
 func secretName(pod string) string {
@@ -45,7 +30,6 @@ func secretName(pod string) string {
 // newSecret describes the Secret that brings cert, key and bundle to the
 // container of pod. It goes with the pod at the latest, because the pod owns it.
 func (in *Injector) newSecret(pod *corev1.Pod, name, container string, cert, key []byte) *corev1.Secret {
-	immutable := true
 	secret := &corev1.Secret{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
 		ObjectMeta: metav1.ObjectMeta{
@@ -58,7 +42,7 @@ func (in *Injector) newSecret(pod *corev1.Pod, name, container string, cert, key
 			}},
 		},
 		Type:      corev1.SecretTypeTLS,
-		Immutable: &immutable,
+		Immutable: new(true),
 		Data: map[string][]byte{
 			corev1.TLSCertKey:       cert,
 			corev1.TLSPrivateKeyKey: key,

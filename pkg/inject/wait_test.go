@@ -18,7 +18,7 @@ import (
 func withGateway(t *testing.T, in *Injector, state corev1.ContainerState) *corev1.Pod {
 	t.Helper()
 	pod := fakecluster.NewPod("p")
-	container, err := in.container("kube-gateway", "some-secret", in.configFor(pod, installed.PodIPs(pod)))
+	container, err := in.container("kube-gateway", "some-secret", in.configFor(pod))
 	if err != nil {
 		t.Fatal(err)
 	}

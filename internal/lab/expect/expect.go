@@ -28,6 +28,16 @@ func Error(t testing.TB, err error, want string) {
 	}
 }
 
+// Message checks that err and its hint are one line each, without PEM.
+func Message(t testing.TB, name string, err error) {
+	t.Helper()
+	for _, text := range []string{err.Error(), api.Hint(err)} {
+		if text == "" || strings.Contains(text, "\n") || strings.Contains(text, "BEGIN") {
+			t.Errorf("%s: not one line without PEM: %q", name, text)
+		}
+	}
+}
+
 // Eventually waits for a condition that others bring about.
 func Eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()

@@ -5,6 +5,7 @@ package fakecluster
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +24,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 )
 
@@ -75,6 +77,19 @@ func NewPod(name string) *corev1.Pod {
 	}
 }
 
+// AddGateway gives pod its next gateway, with config, in the given state, and returns the
+// container.
+func AddGateway(pod *corev1.Pod, config string, state corev1.ContainerState) *corev1.EphemeralContainer {
+	name := "kube-gateway"
+	if n := len(pod.Spec.EphemeralContainers); n > 0 {
+		name = fmt.Sprintf("kube-gateway-%d", n+1)
+	}
+	pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
+		Name: name, Image: "gateway:v1", Env: []corev1.EnvVar{{Name: api.EnvConfig, Value: config}}}})
+	pod.Status.EphemeralContainerStatuses = append(pod.Status.EphemeralContainerStatuses, corev1.ContainerStatus{Name: name, State: state})
+	return &pod.Spec.EphemeralContainers[len(pod.Spec.EphemeralContainers)-1]
+}
+
 // New returns a cluster with objects, whose containers come to run at once.
 func New(t testing.TB, objects ...runtime.Object) *Cluster {
 	c := &Cluster{Clientset: fake.NewClientset(objects...), t: t, Kubelet: Running, Denied: map[string]bool{}}
@@ -95,6 +110,11 @@ func New(t testing.TB, objects ...runtime.Object) *Cluster {
 	return c
 }
 
+// fieldsOf are the fields of pod that selectors of ours are about.
+func fieldsOf(pod *corev1.Pod) fields.Set {
+	return fields.Set{"metadata.name": pod.Name, "status.phase": string(pod.Status.Phase)}
+}
+
 // watch begins with the pods as they are. The tracker forgets what comes between a list
 // and a watch, which a server does not.
 func (c *Cluster) watch(namespace string, selector fields.Selector) (watch.Interface, error) {
@@ -106,13 +126,10 @@ func (c *Cluster) watch(namespace string, selector fields.Selector) (watch.Inter
 	if err != nil {
 		return nil, err
 	}
-	matches := func(pod *corev1.Pod) bool {
-		return selector == nil || selector.Matches(fields.Set{"metadata.name": pod.Name, "status.phase": string(pod.Status.Phase)})
-	}
 	events := make(chan watch.Event)
 	w := watch.NewProxyWatcher(events)
 	send := func(event watch.Event) bool {
-		if !matches(event.Object.(*corev1.Pod)) {
+		if selector != nil && !selector.Matches(fieldsOf(event.Object.(*corev1.Pod))) {
 			return true
 		}
 		select {
@@ -160,7 +177,7 @@ func (c *Cluster) list(action clienttesting.ListAction) (bool, runtime.Object, e
 	if selector := action.GetListRestrictions().Fields; selector != nil {
 		var kept []corev1.Pod
 		for _, pod := range list.Items {
-			if selector.Matches(fields.Set{"metadata.name": pod.Name}) {
+			if selector.Matches(fieldsOf(&pod)) {
 				kept = append(kept, pod)
 			}
 		}

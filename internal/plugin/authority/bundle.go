@@ -51,9 +51,7 @@ func (b *bundle) partner(a *ca.Authority) *x509.Certificate {
 
 // states reports whether b says what publishing a and e would make it say.
 func (b *bundle) states(a *ca.Authority, e *ca.Endorsement) bool {
-	roots, want := ca.Fingerprints(b.certificates), a.Roots()
-	slices.Sort(roots)
-	slices.Sort(want)
+	roots, want := slices.Sorted(slices.Values(ca.Fingerprints(b.certificates))), slices.Sorted(slices.Values(a.Roots()))
 	if !slices.Equal(roots, want) || b.trustDomain != a.TrustDomain() {
 		return false
 	}

@@ -17,6 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
@@ -78,9 +80,7 @@ func TestBundleOfTwo(t *testing.T) {
 	ctx, cluster := t.Context(), newCluster("uid-1")
 	a, b, c := newTestAuthority(t, "cluster.local"), newTestAuthority(t, "cluster.local"), newTestAuthority(t, "cluster.local")
 	m := &corev1.ConfigMap{ObjectMeta: objectMeta(BundleName, a), Data: map[string]string{BundleKey: string(a.Bundle()) + string(b.Bundle())}}
-	if _, err := cluster.CoreV1().ConfigMaps(Namespace).Create(ctx, m, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	must.Get(cluster.CoreV1().ConfigMaps(Namespace).Create(ctx, m, metav1.CreateOptions{}))(t)
 	for _, x := range []*ca.Authority{a, b} {
 		if changed, err := publishBundle(ctx, cluster, x, false); err != nil || changed {
 			t.Errorf("changed %v, %v", changed, err)
@@ -97,13 +97,10 @@ func TestBundleOfAnotherTrustDomain(t *testing.T) {
 	ctx, cluster := t.Context(), newCluster("uid-1")
 	root := pki.Root(t)
 	imported := func(trustDomain string) *ca.Authority {
-		a, err := ca.Import(root.CertPEM(), root.KeyPEM(t), trustDomain)
-		must(t, err)
+		a := must.Get(ca.Import(root.CertPEM(), root.KeyPEM(t), trustDomain))(t)
 		return a
 	}
-	if _, err := publishBundle(ctx, cluster, imported("a.example"), false); err != nil {
-		t.Fatal(err)
-	}
+	must.Get(publishBundle(ctx, cluster, imported("a.example"), false))(t)
 	if _, err := publishBundle(ctx, cluster, imported("b.example"), false); !errors.Is(err, ErrForeign) {
 		t.Error(err)
 	}
@@ -112,15 +109,13 @@ func TestBundleOfAnotherTrustDomain(t *testing.T) {
 func TestDamagedBundle(t *testing.T) {
 	a, other := newTestAuthority(t, "cluster.local"), newTestAuthority(t, "other.local")
 	_, key, err := a.PEM()
-	must(t, err)
+	must.Do(t, err)
 	for name, data := range map[string]string{
 		"empty": "", "text": "hello", "of another trust domain": string(other.Bundle()), "with a key": string(a.Bundle()) + string(key),
 	} {
 		ctx, cluster := t.Context(), newCluster("uid-1")
 		m := &corev1.ConfigMap{ObjectMeta: objectMeta(BundleName, a), Data: map[string]string{BundleKey: data}}
-		if _, err := cluster.CoreV1().ConfigMaps(Namespace).Create(ctx, m, metav1.CreateOptions{}); err != nil {
-			t.Fatal(err)
-		}
+		must.Get(cluster.CoreV1().ConfigMaps(Namespace).Create(ctx, m, metav1.CreateOptions{}))(t)
 		before := writes(cluster)
 		if _, err := fetchBundle(ctx, cluster); !errors.Is(err, ca.ErrDamaged) {
 			t.Errorf("%s: %v", name, err)
@@ -128,7 +123,7 @@ func TestDamagedBundle(t *testing.T) {
 		if _, err := publishBundle(ctx, cluster, a, false); !errors.Is(err, ca.ErrDamaged) || writes(cluster) != before {
 			t.Errorf("%s: publishing: %v", name, err)
 		} else {
-			checkMessage(t, name, err)
+			expect.Message(t, name, err)
 		}
 		if changed, err := publishBundle(ctx, cluster, a, true); err != nil || !changed {
 			t.Errorf("%s: by force: %v", name, err)
@@ -161,7 +156,7 @@ func TestConcurrentWriters(t *testing.T) {
 		}
 
 		cluster = newCluster("uid-1")
-		must(t, publish(cluster, a, false))
+		must.Do(t, publish(cluster, a, false))
 		// The fake server compares no versions, so this does it.
 		setVersion := func(object runtime.Object) { object.(metav1.Object).SetResourceVersion("7") }
 		cluster.PrependReactor("get", name, func(action clienttesting.Action) (bool, runtime.Object, error) {
@@ -193,8 +188,7 @@ func TestPublishAuthority(t *testing.T) {
 	}
 	root := pki.Sign(t, "root", pki.RSAKey(t, 2048), nil, nil)
 	issuer := pki.Sign(t, "issuer", pki.Ed25519Key(t), &root, nil)
-	a, err := ca.Import(append(issuer.CertPEM(), root.CertPEM()...), issuer.KeyPEM(t), "prod.example.org")
-	must(t, err)
+	a := must.Get(ca.Import(append(issuer.CertPEM(), root.CertPEM()...), issuer.KeyPEM(t), "prod.example.org"))(t)
 	if changed, err := (&secretStore{client: cluster}).publish(ctx, a, false); err != nil || !changed {
 		t.Fatalf("changed %v, %v", changed, err)
 	}
@@ -221,12 +215,9 @@ func TestPublishAuthority(t *testing.T) {
 		t.Errorf("by force: %v, %v", changed, err)
 	}
 	// A key from one and a certificate from another is no authority.
-	s, err = cluster.CoreV1().Secrets(Namespace).Get(ctx, SecretName, metav1.GetOptions{})
-	must(t, err)
+	s = must.Get(cluster.CoreV1().Secrets(Namespace).Get(ctx, SecretName, metav1.GetOptions{}))(t)
 	s.Data[corev1.TLSPrivateKeyKey] = issuer.KeyPEM(t)
-	if _, err := cluster.CoreV1().Secrets(Namespace).Update(ctx, s, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	must.Get(cluster.CoreV1().Secrets(Namespace).Update(ctx, s, metav1.UpdateOptions{}))(t)
 	if _, err := (&secretStore{client: cluster}).get(ctx, current); !errors.Is(err, ca.ErrMismatch) || api.Hint(err) == "" {
 		t.Errorf("mixed: %v", err)
 	}

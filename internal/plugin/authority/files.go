@@ -48,20 +48,7 @@ func CreateDir(dir string, a *ca.Authority) error {
 
 func (s *dirStore) String() string { return Path(s.dir) }
 
-func (s *dirStore) read(context.Context) (state, error) {
-	var found state
-	for i := range slotCount {
-		a, err := s.get(i)
-		if err != nil && !errors.Is(err, ErrNoAuthority) {
-			return state{}, err
-		}
-		found[i] = a
-	}
-	if found == (state{}) {
-		return found, fmt.Errorf("%w in %s", ErrNoAuthority, s.dir)
-	}
-	return found, nil
-}
+func (s *dirStore) read(context.Context) (state, error) { return readSlots(s.get, s.dir) }
 
 func (s *dirStore) get(from slot) (*ca.Authority, error) {
 	text, err := readPrivate(s.dir, slotFiles[from])

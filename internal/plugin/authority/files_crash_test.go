@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -66,8 +67,7 @@ func fail(t *testing.T, dir, nextDir, mode string, stop int) (done bool) {
 }
 
 func kill(t *testing.T, dir, nextDir, mode string, stop int) (done bool) {
-	exe, err := os.Executable()
-	must(t, err)
+	exe := must.Get(os.Executable())(t)
 	cmd := exec.CommandContext(t.Context(), exe, "-test.run=^TestInterruptedAtEveryStep$")
 	cmd.Env = append(os.Environ(), envKillDir+"="+dir, envKillNext+"="+nextDir, envKillMode+"="+mode, fmt.Sprintf("%s=%d", envKillStep, stop))
 	out, err := cmd.CombinedOutput()
@@ -79,12 +79,10 @@ func kill(t *testing.T, dir, nextDir, mode string, stop int) (done bool) {
 
 func killedProcess(t *testing.T, dir string) {
 	var stop int
-	_, err := fmt.Sscan(os.Getenv(envKillStep), &stop)
-	must(t, err)
-	must(t, change(t, dir, os.Getenv(envKillNext), os.Getenv(envKillMode), stop, func() error {
-		self, err := os.FindProcess(os.Getpid())
-		must(t, err)
-		must(t, self.Kill())
+	must.Get(fmt.Sscan(os.Getenv(envKillStep), &stop))(t)
+	must.Do(t, change(t, dir, os.Getenv(envKillNext), os.Getenv(envKillMode), stop, func() error {
+		self := must.Get(os.FindProcess(os.Getpid()))(t)
+		must.Do(t, self.Kill())
 		select {}
 	}))
 }
@@ -92,8 +90,7 @@ func killedProcess(t *testing.T, dir string) {
 // change writes the authority of nextDir to dir, and calls interrupt after a step.
 func change(t *testing.T, dir, nextDir, mode string, stop int, interrupt func() error) error {
 	t.Helper()
-	next, err := LoadDir(nextDir)
-	must(t, err)
+	next := must.Get(LoadDir(nextDir))(t)
 	step := 0
 	s := &dirStore{dir: dir, step: func(string) error {
 		if step++; step == stop {
@@ -119,8 +116,7 @@ func checkOldOrNew(t *testing.T, when, dir string, old, next *ca.Authority) {
 		t.Errorf("%s: found neither the old nor the new authority", when)
 	}
 	// Whatever is there under a backup's name is complete, too.
-	backups, err := filepath.Glob(filepath.Join(dir, "authority-*.pem"))
-	must(t, err)
+	backups := must.Get(filepath.Glob(filepath.Join(dir, "authority-*.pem")))(t)
 	for _, backup := range backups {
 		checkFile(t, backup, old)
 	}

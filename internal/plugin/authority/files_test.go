@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -23,22 +25,19 @@ func TestCreateAndLoad(t *testing.T) {
 		t.Fatalf("before: %v", err)
 	}
 	a := mustCreate(t, dir)
-	b, err := LoadDir(dir)
-	must(t, err)
+	b := must.Get(LoadDir(dir))(t)
 	if !b.Equal(a) {
 		t.Errorf("loaded %v, stored %v", b, a)
 	}
 	if runtime.GOOS != "windows" {
 		for path, want := range map[string]fs.FileMode{dir: 0o700, filepath.Dir(dir): 0o700, Path(dir): 0o600} {
-			info, err := os.Stat(path)
-			must(t, err)
+			info := must.Get(os.Stat(path))(t)
 			if info.Mode().Perm() != want {
 				t.Errorf("%s has mode %04o, want %04o", path, info.Mode().Perm(), want)
 			}
 		}
 	}
-	before, err := os.ReadFile(Path(dir))
-	must(t, err)
+	before := must.Get(os.ReadFile(Path(dir)))(t)
 	if err := CreateDir(dir, newTestAuthority(t, ca.DefaultTrustDomain)); !errors.Is(err, ErrExists) || api.Hint(err) == "" {
 		t.Errorf("second creation: %v", err)
 	}
@@ -56,13 +55,11 @@ func TestReplaceKeepsBackup(t *testing.T) {
 	if backup, err := supersede(dir, first); err != nil || backup != "" {
 		t.Fatalf("replacing nothing: backup %q, %v", backup, err)
 	}
-	old, err := os.ReadFile(Path(dir))
-	must(t, err)
+	old := must.Get(os.ReadFile(Path(dir)))(t)
 	// The backup of a file that others could read is not one that they can.
-	must(t, os.Chmod(Path(dir), 0o644))
+	must.Do(t, os.Chmod(Path(dir), 0o644))
 	second := newTestAuthority(t, ca.DefaultTrustDomain)
-	backup, err := supersede(dir, second)
-	must(t, err)
+	backup := must.Get(supersede(dir, second))(t)
 	if kept, err := os.ReadFile(backup); err != nil || !bytes.Equal(kept, old) {
 		t.Errorf("the backup is not the old authority: %v", err)
 	}
@@ -90,8 +87,7 @@ func TestCreateRace(t *testing.T) {
 		wg.Go(func() { errs[i] = CreateDir(dir, a) })
 	}
 	wg.Wait()
-	stored, err := LoadDir(dir)
-	must(t, err)
+	stored := must.Get(LoadDir(dir))(t)
 	winners := 0
 	for i, a := range authorities {
 		switch {
@@ -110,11 +106,9 @@ func TestCreateRace(t *testing.T) {
 
 func TestLoadRefuses(t *testing.T) {
 	now := time.Now()
-	expired, err := ca.New(ca.Options{TTL: time.Hour, Now: now.Add(-2 * time.Hour)})
-	must(t, err)
+	expired := must.Get(ca.New(ca.Options{TTL: time.Hour, Now: now.Add(-2 * time.Hour)}))(t)
 	encode := func(a *ca.Authority) []byte {
-		text, err := a.Encode()
-		must(t, err)
+		text := must.Get(a.Encode())(t)
 		return text
 	}
 	b := newTestAuthority(t, ca.DefaultTrustDomain)
@@ -128,7 +122,7 @@ func TestLoadRefuses(t *testing.T) {
 		"expired": {encode(expired), ca.ErrExpired},
 	} {
 		dir := t.TempDir()
-		must(t, os.WriteFile(Path(dir), c.text, 0o600))
+		must.Do(t, os.WriteFile(Path(dir), c.text, 0o600))
 		got, err := LoadDir(dir)
 		switch {
 		case err == nil:
@@ -139,7 +133,7 @@ func TestLoadRefuses(t *testing.T) {
 		case errors.Is(err, ErrNoAuthority):
 			t.Errorf("%s: counts as none, and would be written over", name)
 		}
-		checkMessage(t, name, err)
+		expect.Message(t, name, err)
 		// Nor does creating another one touch it.
 		if err := CreateDir(dir, b); !errors.Is(err, ErrExists) {
 			t.Errorf("%s: creating over it: %v", name, err)
@@ -168,14 +162,14 @@ func TestLoadPermissions(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		mustCreate(t, dir)
-		must(t, os.Chmod(Path(dir), c.file))
-		must(t, os.Chmod(dir, c.dir))
+		must.Do(t, os.Chmod(Path(dir), c.file))
+		must.Do(t, os.Chmod(dir, c.dir))
 		_, err := LoadDir(dir)
 		if !errors.Is(err, c.want) {
 			t.Errorf("file %04o in directory %04o: %v, want %v", c.file, c.dir, err, c.want)
 		}
 		if c.want != nil {
-			checkMessage(t, "permissions", err)
+			expect.Message(t, "permissions", err)
 			if !strings.Contains(api.Hint(err), "chmod") {
 				t.Errorf("hint %q", api.Hint(err))
 			}
@@ -183,7 +177,7 @@ func TestLoadPermissions(t *testing.T) {
 	}
 	// A directory that others can write to does not get an authority at all.
 	dir := t.TempDir()
-	must(t, os.Chmod(dir, 0o777))
+	must.Do(t, os.Chmod(dir, 0o777))
 	if err := CreateDir(dir, newTestAuthority(t, ca.DefaultTrustDomain)); !errors.Is(err, ErrExposed) || len(names(t, dir)) != 0 {
 		t.Errorf("creating in an open directory: %v, holds %v", err, names(t, dir))
 	}
@@ -197,17 +191,17 @@ func TestLoadUnreadable(t *testing.T) {
 		"file as directory": func(dir string) error { return os.Remove(dir) },
 	} {
 		dir := filepath.Join(t.TempDir(), "authority")
-		must(t, os.Mkdir(dir, 0o700))
-		must(t, place(dir))
+		must.Do(t, os.Mkdir(dir, 0o700))
+		must.Do(t, place(dir))
 		if name == "file as directory" {
-			must(t, os.WriteFile(dir, nil, 0o600))
+			must.Do(t, os.WriteFile(dir, nil, 0o600))
 		}
 		_, err := LoadDir(dir)
 		if err == nil || errors.Is(err, ErrNoAuthority) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		checkMessage(t, name, err)
+		expect.Message(t, name, err)
 		a := newTestAuthority(t, ca.DefaultTrustDomain)
 		if err := CreateDir(dir, a); err == nil {
 			t.Errorf("%s: created over it", name)
@@ -217,14 +211,14 @@ func TestLoadUnreadable(t *testing.T) {
 			t.Errorf("%s: replaced", name)
 			continue
 		}
-		checkMessage(t, name, err)
+		expect.Message(t, name, err)
 	}
 	if os.Geteuid() == 0 {
 		return
 	}
 	dir := t.TempDir()
 	mustCreate(t, dir)
-	must(t, os.Chmod(Path(dir), 0))
+	must.Do(t, os.Chmod(Path(dir), 0))
 	if _, err := LoadDir(dir); !errors.Is(err, fs.ErrPermission) || errors.Is(err, ErrNoAuthority) {
 		t.Errorf("without permission: %v", err)
 	}
@@ -234,7 +228,7 @@ func TestLoadUnreadable(t *testing.T) {
 func TestLoadThroughLink(t *testing.T) {
 	real, dir := t.TempDir(), t.TempDir()
 	a := mustCreate(t, real)
-	must(t, os.Symlink(Path(real), Path(dir)))
+	must.Do(t, os.Symlink(Path(real), Path(dir)))
 	if b, err := LoadDir(dir); err != nil || !b.Equal(a) {
 		t.Errorf("loaded %v, %v", b, err)
 	}
@@ -245,10 +239,10 @@ func TestStaleTemporaryFiles(t *testing.T) {
 	dir := t.TempDir()
 	stale, fresh := filepath.Join(dir, tempPrefix+"old"+tempSuffix), filepath.Join(dir, tempPrefix+"new"+tempSuffix)
 	for _, path := range []string{stale, fresh} {
-		must(t, os.WriteFile(path, nil, 0o600))
+		must.Do(t, os.WriteFile(path, nil, 0o600))
 	}
 	long := time.Now().Add(-2 * staleAfter)
-	must(t, os.Chtimes(stale, long, long))
+	must.Do(t, os.Chtimes(stale, long, long))
 	mustCreate(t, dir)
 	if got := names(t, dir); !slices.Equal(got, []string{filepath.Base(fresh), fileName}) {
 		t.Errorf("the directory holds %v", got)

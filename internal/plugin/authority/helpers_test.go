@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -17,21 +16,19 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 func newTestAuthority(t *testing.T, trustDomain string) *ca.Authority {
 	t.Helper()
-	a, err := ca.New(ca.Options{TrustDomain: trustDomain})
-	must(t, err)
-	return a
+	return must.Get(ca.New(ca.Options{TrustDomain: trustDomain}))(t)
 }
 
 func mustCreate(t *testing.T, dir string) *ca.Authority {
 	t.Helper()
 	a := newTestAuthority(t, ca.DefaultTrustDomain)
-	must(t, CreateDir(dir, a))
+	must.Do(t, CreateDir(dir, a))
 	return a
 }
 
@@ -46,8 +43,7 @@ func supersede(dir string, a *ca.Authority) (backup string, err error) {
 // checkFile checks that a file holds an authority.
 func checkFile(t *testing.T, path string, want *ca.Authority) {
 	t.Helper()
-	text, err := os.ReadFile(path)
-	must(t, err)
+	text := must.Get(os.ReadFile(path))(t)
 	got, err := ca.Decode(text)
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Errorf("%s: %v (-want +got):\n%s", path, err, diff)
@@ -56,8 +52,7 @@ func checkFile(t *testing.T, path string, want *ca.Authority) {
 
 func names(t *testing.T, dir string) []string {
 	t.Helper()
-	entries, err := os.ReadDir(dir)
-	must(t, err)
+	entries := must.Get(os.ReadDir(dir))(t)
 	var out []string
 	for _, entry := range entries {
 		out = append(out, entry.Name())
@@ -110,21 +105,4 @@ func writes(cluster *fake.Clientset) int {
 
 func conflict(resource string) error {
 	return apierrors.NewConflict(schema.GroupResource{Resource: resource}, "x", errors.New("version 8"))
-}
-
-func checkMessage(t *testing.T, name string, err error) {
-	t.Helper()
-	for _, text := range []string{err.Error(), api.Hint(err)} {
-		if text == "" || strings.Contains(text, "\n") || strings.Contains(text, "BEGIN") {
-			t.Errorf("%s: not one line without PEM: %q", name, text)
-		}
-	}
-}
-
-// must ends the test if err is not nil.
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }

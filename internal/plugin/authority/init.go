@@ -64,8 +64,16 @@ func Init(ctx context.Context, o InitOptions) (*InitResult, error) {
 	if o.Progress == nil {
 		o.Progress = func(string) {}
 	}
-	if err := o.validate(); err != nil {
+	if o.Store != StoreLocal && o.Store != StoreCluster {
+		return nil, api.WithHint(fmt.Errorf("store %q is unknown", o.Store), fmt.Sprintf("use %s or %s", StoreLocal, StoreCluster))
+	}
+	if err := o.Source.Validate(); err != nil {
 		return nil, err
+	}
+	if o.TrustDomain != "" {
+		if err := ca.ValidateTrustDomain(o.TrustDomain); err != nil {
+			return nil, err
+		}
 	}
 	files, err := o.files(ctx)
 	if err != nil {
@@ -76,16 +84,6 @@ func Init(ctx context.Context, o InitOptions) (*InitResult, error) {
 		return i.replace(ctx)
 	}
 	return i.ensure(ctx)
-}
-
-func (o *InitOptions) validate() error {
-	if o.Store != StoreLocal && o.Store != StoreCluster {
-		return api.WithHint(fmt.Errorf("store %q is unknown", o.Store), fmt.Sprintf("use %s or %s", StoreLocal, StoreCluster))
-	}
-	if err := o.Source.Validate(); err != nil || o.TrustDomain == "" {
-		return err
-	}
-	return ca.ValidateTrustDomain(o.TrustDomain)
 }
 
 // initializer is Init at work.

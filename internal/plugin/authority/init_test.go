@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
@@ -26,7 +28,7 @@ func (o *operator) run(options InitOptions) (*InitResult, error) {
 		o.t.Error("progress shows a key")
 	}
 	if err != nil {
-		checkMessage(o.t, "init", err)
+		expect.Message(o.t, "init", err)
 	} else if result.Changed == (progress.Len() == 0) {
 		o.t.Errorf("changed %v, but said %q", result.Changed, progress.String())
 	}
@@ -37,8 +39,7 @@ func (o *operator) run(options InitOptions) (*InitResult, error) {
 // a backup in want is any backup.
 func (o *operator) init(options InitOptions, want InitResult) *ca.Authority {
 	o.t.Helper()
-	got, err := o.run(options)
-	must(o.t, err)
+	got := must.Get(o.run(options))(o.t)
 	if want.Authority == nil {
 		want.Authority = got.Authority
 	}
@@ -90,10 +91,8 @@ func (o *operator) checkCluster(a *ca.Authority, keys int) {
 	if b, err := fetchBundle(o.t.Context(), o.cluster); err != nil || !b.holds(a) {
 		o.t.Errorf("bundle %v, %v", b, err)
 	}
-	secrets, err := o.cluster.CoreV1().Secrets("").List(o.t.Context(), metav1.ListOptions{})
-	must(o.t, err)
-	maps, err := o.cluster.CoreV1().ConfigMaps("").List(o.t.Context(), metav1.ListOptions{})
-	must(o.t, err)
+	secrets := must.Get(o.cluster.CoreV1().Secrets("").List(o.t.Context(), metav1.ListOptions{}))(o.t)
+	maps := must.Get(o.cluster.CoreV1().ConfigMaps("").List(o.t.Context(), metav1.ListOptions{}))(o.t)
 	found := 0
 	for _, s := range secrets.Items {
 		for _, data := range s.Data {
@@ -120,7 +119,7 @@ func TestInitOnceAndAgain(t *testing.T) {
 	o.refused(InitOptions{TrustDomain: "other.local"}, ErrExists, "--force")
 
 	// What the cluster has lost comes back.
-	must(t, o.cluster.CoreV1().ConfigMaps(Namespace).Delete(t.Context(), BundleName, metav1.DeleteOptions{}))
+	must.Do(t, o.cluster.CoreV1().ConfigMaps(Namespace).Delete(t.Context(), BundleName, metav1.DeleteOptions{}))
 	o.init(InitOptions{}, InitResult{Authority: first, File: Path(o.dir), Changed: true})
 	o.checkCluster(first, 0)
 }
@@ -133,7 +132,7 @@ func TestInitSecondOperator(t *testing.T) {
 	second.refused(InitOptions{Store: StoreCluster}, ErrForeign, "--force")
 
 	// A copy of the file is all that the second one needs.
-	must(t, CreateDir(second.dir, made))
+	must.Do(t, CreateDir(second.dir, made))
 	second.init(InitOptions{}, InitResult{Authority: made, File: Path(second.dir)})
 
 	// By force, the first one's becomes the foreign one.
@@ -170,7 +169,7 @@ func TestInitStoreCluster(t *testing.T) {
 		t.Errorf("stored %v, %v (-want +got):\n%s", stored, err, diff)
 	}
 	// With a file that is not what the Secret holds, nobody can tell which is right.
-	must(t, CreateDir(third.dir, made))
+	must.Do(t, CreateDir(third.dir, made))
 	third.refused(InitOptions{}, ErrForeign, "--force")
 }
 
@@ -178,8 +177,7 @@ func TestInitImport(t *testing.T) {
 	o := newOperator(t, newCluster("uid-1"))
 	root, other := pki.Root(t), pki.Root(t)
 	imported := func(p pki.Pair, trustDomain string) *ca.Authority {
-		a, err := ca.Import(p.CertPEM(), p.KeyPEM(t), trustDomain)
-		must(t, err)
+		a := must.Get(ca.Import(p.CertPEM(), p.KeyPEM(t), trustDomain))(t)
 		return a
 	}
 	from := func(p pki.Pair) InitOptions { return InitOptions{CertPEM: p.CertPEM(), KeyPEM: p.KeyPEM(t)} }
@@ -204,11 +202,10 @@ func TestInitImport(t *testing.T) {
 
 func TestInitLeavesDamagedAlone(t *testing.T) {
 	o := newOperator(t, newCluster("uid-1"))
-	must(t, os.MkdirAll(o.dir, 0o700))
-	must(t, os.WriteFile(Path(o.dir), []byte("half an auth"), 0o600))
+	must.Do(t, os.MkdirAll(o.dir, 0o700))
+	must.Do(t, os.WriteFile(Path(o.dir), []byte("half an auth"), 0o600))
 	o.refused(InitOptions{}, ca.ErrDamaged, "--force")
-	result, err := o.run(InitOptions{Force: true})
-	must(t, err)
+	result := must.Get(o.run(InitOptions{Force: true}))(t)
 	if kept, err := os.ReadFile(result.Backup); err != nil || string(kept) != "half an auth" {
 		t.Errorf("backup %q, %v", kept, err)
 	}
@@ -229,8 +226,7 @@ func TestInitResumes(t *testing.T) {
 		t.Errorf("%v, hint %q", err, api.Hint(err))
 	}
 	o.cluster.ReactionChain = chain
-	made, err := LoadDir(o.dir)
-	must(t, err)
+	made := must.Get(LoadDir(o.dir))(t)
 	o.init(InitOptions{Store: StoreCluster}, InitResult{Authority: made, File: Path(o.dir), InCluster: true, Changed: true})
 }
 

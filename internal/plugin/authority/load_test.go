@@ -9,6 +9,8 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -16,7 +18,7 @@ func TestLoad(t *testing.T) {
 	a, b := newTestAuthority(t, "cluster.local"), newTestAuthority(t, "cluster.local")
 	put := func(err error) {
 		t.Helper()
-		must(t, err)
+		must.Do(t, err)
 	}
 	publish := func(c *fake.Clientset, a *ca.Authority) { _, err := publishBundle(t.Context(), c, a, true); put(err) }
 	store := func(c *fake.Clientset, a *ca.Authority) {
@@ -72,7 +74,7 @@ func TestLoad(t *testing.T) {
 				t.Fatalf("%v, %v; want %v", got, err, c.want)
 			}
 			if c.hint != "" {
-				checkMessage(t, c.name, err)
+				expect.Message(t, c.name, err)
 			}
 			if !strings.Contains(api.Hint(err), c.hint) {
 				t.Errorf("hint %q does not speak of %q", api.Hint(err), c.hint)
@@ -86,8 +88,7 @@ func TestLoadByCluster(t *testing.T) {
 	t.Setenv(EnvDir, "")
 	t.Setenv("XDG_DATA_HOME", t.TempDir())
 	first, second := newCluster("uid-1"), newCluster("uid-2")
-	result, err := Init(t.Context(), InitOptions{Location: Location{Client: first}})
-	must(t, err)
+	result := must.Get(Init(t.Context(), InitOptions{Location: Location{Client: first}}))(t)
 	if a, err := Load(t.Context(), Location{Client: first}); err != nil || !a.Equal(result.Authority) {
 		t.Errorf("first: %v, %v", a, err)
 	}

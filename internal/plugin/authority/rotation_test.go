@@ -8,11 +8,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -25,11 +27,10 @@ func newSite(t *testing.T, keep string) *operator {
 	if keep != "local" {
 		store = StoreCluster
 	}
-	result, err := s.run(InitOptions{Store: store})
-	must(t, err)
+	result := must.Get(s.run(InitOptions{Store: store}))(t)
 	s.first = result.Authority
 	if keep == "cluster" {
-		must(t, os.RemoveAll(s.dir))
+		must.Do(t, os.RemoveAll(s.dir))
 	}
 	return s
 }
@@ -38,10 +39,7 @@ func (s *operator) open() (*Rotation, error) { return OpenRotation(s.t.Context()
 
 func (s *operator) mustOpen(phase Phase) *Rotation {
 	s.t.Helper()
-	r, err := s.open()
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	r := must.Get(s.open())(s.t)
 	if r.Phase() != phase {
 		s.t.Fatalf("phase %v, want %v", r.Phase(), phase)
 	}
@@ -80,7 +78,7 @@ func TestRotation(t *testing.T) {
 			other := s.copyOfDir(keep)
 
 			r := s.mustOpen(Idle)
-			must(t, r.Begin(ctx, Source{TTL: 24 * time.Hour}))
+			must.Do(t, r.Begin(ctx, Source{TTL: 24 * time.Hour}))
 			next := r.Other()
 			r = s.mustOpen(Trusting)
 			if !r.Current().Equal(s.first) || !r.Other().Equal(next) {
@@ -90,17 +88,17 @@ func TestRotation(t *testing.T) {
 				t.Error("switched before the next root was published")
 			}
 			s.checkLoads(s.location(), s.first)
-			must(t, r.Publish(ctx))
+			must.Do(t, r.Publish(ctx))
 			s.checkLoads(s.location(), s.first, next)
 			s.checkLoads(other, s.first, next)
 			before := writes(s.cluster)
-			must(t, r.Publish(ctx))
+			must.Do(t, r.Publish(ctx))
 			if writes(s.cluster) != before {
 				t.Error("published what was published")
 			}
 
 			r = s.mustOpen(Trusting)
-			must(t, r.Switch(ctx))
+			must.Do(t, r.Switch(ctx))
 			r = s.mustOpen(Reissuing)
 			if !r.Current().Equal(next) || !r.Other().Equal(s.first) {
 				t.Fatalf("current %v, previous %v", r.Current(), r.Other())
@@ -112,7 +110,7 @@ func TestRotation(t *testing.T) {
 			if err := r.Finish(ctx); err == nil {
 				t.Error("finished before the old root was dropped")
 			}
-			must(t, r.Drop(ctx))
+			must.Do(t, r.Drop(ctx))
 			r = s.mustOpen(Dropping)
 			s.checkLoads(s.location(), next)
 			if keep != "cluster" {
@@ -121,7 +119,7 @@ func TestRotation(t *testing.T) {
 					t.Errorf("the old authority elsewhere: %v; hint %q", err, api.Hint(err))
 				}
 			}
-			must(t, r.Finish(ctx))
+			must.Do(t, r.Finish(ctx))
 			backup := r.Backup()
 			if (backup == "") != (keep == "cluster") {
 				t.Errorf("backup %q", backup)
@@ -131,17 +129,14 @@ func TestRotation(t *testing.T) {
 			}
 			s.mustOpen(Idle)
 			s.checkLoads(s.location(), next)
-			secrets, err := s.cluster.CoreV1().Secrets(Namespace).List(ctx, metav1.ListOptions{})
-			must(t, err)
+			secrets := must.Get(s.cluster.CoreV1().Secrets(Namespace).List(ctx, metav1.ListOptions{}))(t)
 			if want := map[string]int{"local": 0, "cluster": 1, "both": 1}[keep]; len(secrets.Items) != want {
 				t.Errorf("%d secrets", len(secrets.Items))
 			}
 			// And once more.
 			for done := false; !done; {
-				r, err := s.open()
-				must(t, err)
-				done, err = s.advance(r)
-				must(t, err)
+				r := must.Get(s.open())(t)
+				done = must.Get(s.advance(r))(t)
 			}
 		})
 	}
@@ -154,7 +149,7 @@ func (s *operator) copyOfDir(keep string) Location {
 		return s.location()
 	}
 	dir := filepath.Join(s.t.TempDir(), "other")
-	must(s.t, CreateDir(dir, s.first))
+	must.Do(s.t, CreateDir(dir, s.first))
 	return Location{Client: s.cluster, Dir: dir}
 }
 
@@ -179,27 +174,22 @@ func TestRotationFinishedElsewhere(t *testing.T) {
 	for phase := Trusting; phase <= Dropping; phase++ {
 		s := newSite(t, "both")
 		for {
-			r, err := s.open()
-			must(t, err)
+			r := must.Get(s.open())(t)
 			if r.Phase() == phase {
 				break
 			}
-			_, err = s.advance(r)
-			must(t, err)
+			must.Get(s.advance(r))(t)
 		}
 		elsewhere := *s
 		elsewhere.dir = filepath.Join(t.TempDir(), "elsewhere")
 		var last *ca.Authority
 		for done := false; !done; {
-			r, err := elsewhere.open()
-			must(t, err)
-			done, err = elsewhere.advance(r)
-			must(t, err)
+			r := must.Get(elsewhere.open())(t)
+			done = must.Get(elsewhere.advance(r))(t)
 			last = r.Current()
 		}
 		r := s.mustOpen(Idle)
-		finished, err := r.CatchUp(t.Context())
-		must(t, err)
+		finished := must.Get(r.CatchUp(t.Context()))(t)
 		if !finished {
 			t.Errorf("%v: not seen as finished", phase)
 		}
@@ -217,10 +207,10 @@ func TestRotationOfTwoOperators(t *testing.T) {
 	other := *s
 	other.dir = s.copyOfDir("local").Dir
 	mine, theirs := s.mustOpen(Idle), other.mustOpen(Idle)
-	must(t, mine.Begin(ctx, Source{}))
-	must(t, theirs.Begin(ctx, Source{}))
+	must.Do(t, mine.Begin(ctx, Source{}))
+	must.Do(t, theirs.Begin(ctx, Source{}))
 	// Both have read the bundle; the slower one must not take the other's root out.
-	must(t, mine.Publish(ctx))
+	must.Do(t, mine.Publish(ctx))
 	if err := theirs.Publish(ctx); !errors.Is(err, ErrForeign) || !strings.Contains(api.Hint(err), "another operator has begun a rotation") {
 		t.Errorf("%v; hint %q", err, api.Hint(err))
 	}
@@ -231,7 +221,7 @@ func TestRotationOfTwoOperators(t *testing.T) {
 
 	// In the moment between reading and writing it is the server that tells.
 	refuse(s.cluster, "update", "configmaps", conflict("configmaps"))
-	must(t, mine.Switch(ctx))
+	must.Do(t, mine.Switch(ctx))
 	err := s.mustOpen(Reissuing).Drop(ctx)
 	if !errors.Is(err, ErrChanged) || api.Hint(err) != "run the command again" {
 		t.Errorf("%v; hint %q", err, api.Hint(err))
@@ -243,16 +233,16 @@ func TestRotationOfTwoProcesses(t *testing.T) {
 	for _, keep := range []string{"local", "cluster", "both"} {
 		s := newSite(t, keep)
 		one, two := s.mustOpen(Idle), s.mustOpen(Idle)
-		must(t, one.Begin(ctx, Source{}))
+		must.Do(t, one.Begin(ctx, Source{}))
 		if err := two.Begin(ctx, Source{}); !errors.Is(err, ErrChanged) {
 			t.Errorf("%s: both began: %v", keep, err)
 		}
 		if r := s.mustOpen(Trusting); !r.Other().Equal(one.Other()) {
 			t.Errorf("%s: the first one's work is lost", keep)
 		}
-		must(t, one.Publish(ctx))
+		must.Do(t, one.Publish(ctx))
 		two = s.mustOpen(Trusting)
-		must(t, one.Switch(ctx))
+		must.Do(t, one.Switch(ctx))
 		if err := two.Switch(ctx); !errors.Is(err, ErrChanged) {
 			t.Errorf("%s: both switched: %v", keep, err)
 		}
@@ -260,9 +250,9 @@ func TestRotationOfTwoProcesses(t *testing.T) {
 			t.Errorf("%s: the old authority is lost", keep)
 		}
 		one, two = s.mustOpen(Reissuing), s.mustOpen(Reissuing)
-		must(t, one.Drop(ctx))
-		must(t, two.Drop(ctx))
-		must(t, one.Finish(ctx))
+		must.Do(t, one.Drop(ctx))
+		must.Do(t, two.Drop(ctx))
+		must.Do(t, one.Finish(ctx))
 		// It has nothing in its way but what it has read before.
 		if err := two.Finish(ctx); !errors.Is(err, ErrChanged) {
 			t.Errorf("%s: both finished: %v", keep, err)
@@ -276,20 +266,16 @@ func TestForeignRootInBundle(t *testing.T) {
 	s := newSite(t, "local")
 	evil := newTestAuthority(t, ca.DefaultTrustDomain)
 	insert := func(annotation string) {
-		m, err := s.cluster.CoreV1().ConfigMaps(Namespace).Get(ctx, BundleName, metav1.GetOptions{})
-		must(t, err)
+		m := must.Get(s.cluster.CoreV1().ConfigMaps(Namespace).Get(ctx, BundleName, metav1.GetOptions{}))(t)
 		m.Data[BundleKey] = string(s.first.Bundle()) + string(evil.Bundle())
 		if annotation != "" {
 			m.Annotations[rotationAnnotation] = annotation
 		}
-		_, err = s.cluster.CoreV1().ConfigMaps(Namespace).Update(ctx, m, metav1.UpdateOptions{})
-		must(t, err)
+		must.Get(s.cluster.CoreV1().ConfigMaps(Namespace).Update(ctx, m, metav1.UpdateOptions{}))(t)
 	}
-	forged, err := ca.Endorse(evil, evil)
-	must(t, err)
+	forged := must.Get(ca.Endorse(evil, evil))(t)
 	forged.Old = ca.Fingerprint(s.first.Root())
-	text, err := json.Marshal(forged)
-	must(t, err)
+	text := must.Get(json.Marshal(forged))(t)
 	for name, annotation := range map[string]string{"nothing": "", "forged": string(text), "garbage": "{"} {
 		insert(annotation)
 		s.checkLoads(s.location(), s.first)
@@ -305,7 +291,7 @@ func TestBeginRefuses(t *testing.T) {
 	foreign := newTestAuthority(t, "other.local")
 	pem := func(a *ca.Authority) Source {
 		certs, key, err := a.PEM()
-		must(t, err)
+		must.Do(t, err)
 		return Source{CertPEM: certs, KeyPEM: key}
 	}
 	for name, c := range map[string]struct {
@@ -324,7 +310,7 @@ func TestBeginRefuses(t *testing.T) {
 		s.mustOpen(Idle)
 	}
 	good := newTestAuthority(t, ca.DefaultTrustDomain)
-	must(t, s.mustOpen(Idle).Begin(ctx, pem(good)))
+	must.Do(t, s.mustOpen(Idle).Begin(ctx, pem(good)))
 	if r := s.mustOpen(Trusting); !r.Other().Equal(good) {
 		t.Errorf("next is %v", r.Other())
 	}
@@ -332,24 +318,22 @@ func TestBeginRefuses(t *testing.T) {
 
 // A predecessor that has expired meanwhile does not stop the rotation's end.
 func TestPreviousMayExpire(t *testing.T) {
+	synctest.Test(t, previousExpires)
+}
+
+func previousExpires(t *testing.T) {
 	s := newSite(t, "both")
 	ctx := t.Context()
-	short, err := ca.New(ca.Options{TTL: 2 * time.Second})
-	must(t, err)
-	_, err = supersede(s.dir, short)
-	must(t, err)
-	_, err = (&secretStore{client: s.cluster}).publish(ctx, short, true)
-	must(t, err)
-	_, err = publishBundle(ctx, s.cluster, short, true)
-	must(t, err)
+	short := must.Get(ca.New(ca.Options{TTL: time.Hour}))(t)
+	must.Get(supersede(s.dir, short))(t)
+	must.Get((&secretStore{client: s.cluster}).publish(ctx, short, true))(t)
+	must.Get(publishBundle(ctx, s.cluster, short, true))(t)
 	for _, phase := range []Phase{Idle, Trusting} {
-		_, err := s.advance(s.mustOpen(phase))
-		must(t, err)
+		must.Get(s.advance(s.mustOpen(phase)))(t)
 	}
-	<-time.After(time.Until(short.NotAfter()) + time.Second)
+	time.Sleep(2 * time.Hour)
 	for _, phase := range []Phase{Reissuing, Dropping} {
-		_, err := s.advance(s.mustOpen(phase))
-		must(t, err)
+		must.Get(s.advance(s.mustOpen(phase)))(t)
 	}
 	s.mustOpen(Idle)
 }
@@ -360,21 +344,20 @@ func TestInitDuringRotation(t *testing.T) {
 	for _, keep := range []string{"local", "both"} {
 		s := newSite(t, keep)
 		store := map[string]Store{"local": StoreLocal, "both": StoreCluster}[keep]
-		must(t, s.mustOpen(Idle).Begin(ctx, Source{}))
+		must.Do(t, s.mustOpen(Idle).Begin(ctx, Source{}))
 		r := s.mustOpen(Trusting)
-		must(t, r.Publish(ctx))
+		must.Do(t, r.Publish(ctx))
 		if result, err := Init(ctx, InitOptions{Location: Location{Client: s.cluster, Dir: s.dir}, Store: store}); err != nil || result.Changed {
 			t.Errorf("%s: %v, %v", keep, result, err)
 		}
 		s.checkLoads(s.location(), s.first, r.Other())
-		must(t, s.cluster.CoreV1().ConfigMaps(Namespace).Delete(ctx, BundleName, metav1.DeleteOptions{}))
+		must.Do(t, s.cluster.CoreV1().ConfigMaps(Namespace).Delete(ctx, BundleName, metav1.DeleteOptions{}))
 		if _, err := Init(ctx, InitOptions{Location: Location{Client: s.cluster, Dir: s.dir}, Store: store}); !errors.Is(err, ErrExists) || !strings.Contains(api.Hint(err), "rotate --ca") {
 			t.Errorf("%s: without a bundle: %v; hint %q", keep, err, api.Hint(err))
 		}
-		must(t, s.mustOpen(Trusting).Publish(ctx))
+		must.Do(t, s.mustOpen(Trusting).Publish(ctx))
 		s.checkLoads(s.location(), s.first, r.Other())
-		result, err := Init(ctx, InitOptions{Location: Location{Client: s.cluster, Dir: s.dir}, Store: store, Force: true})
-		must(t, err)
+		result := must.Get(Init(ctx, InitOptions{Location: Location{Client: s.cluster, Dir: s.dir}, Store: store, Force: true}))(t)
 		s.mustOpen(Idle)
 		s.checkLoads(s.location(), result.Authority)
 	}

@@ -26,18 +26,7 @@ var slotSecrets = [slotCount]string{current: SecretName, next: NextSecretName, p
 func (s *secretStore) String() string { return "secret " + SecretName + " in " + Namespace }
 
 func (s *secretStore) read(ctx context.Context) (state, error) {
-	var found state
-	for i := range slotCount {
-		a, err := s.get(ctx, i)
-		if err != nil && !errors.Is(err, ErrNoAuthority) {
-			return state{}, err
-		}
-		found[i] = a
-	}
-	if found == (state{}) {
-		return found, fmt.Errorf("%w in the cluster", ErrNoAuthority)
-	}
-	return found, nil
+	return readSlots(func(from slot) (*ca.Authority, error) { return s.get(ctx, from) }, "the cluster")
 }
 
 // get reads one slot. The error is [ErrNoAuthority] if there is no Secret, and

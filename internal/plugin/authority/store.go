@@ -2,6 +2,8 @@ package authority
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -27,6 +29,22 @@ func (s state) equal(t state) bool {
 		}
 	}
 	return true
+}
+
+// readSlots reads all slots with get, whose error is ErrNoAuthority for an empty one.
+func readSlots(get func(slot) (*ca.Authority, error), where string) (state, error) {
+	var found state
+	for i := range slotCount {
+		a, err := get(i)
+		if err != nil && !errors.Is(err, ErrNoAuthority) {
+			return state{}, err
+		}
+		found[i] = a
+	}
+	if found == (state{}) {
+		return found, fmt.Errorf("%w in %s", ErrNoAuthority, where)
+	}
+	return found, nil
 }
 
 // plain returns s without what an interrupted change has left in two slots. That

@@ -58,21 +58,18 @@ func (c *Changer) Change(ctx context.Context, pod *corev1.Pod, change Change) Re
 		return result
 	}
 	result.Err = remote.InTime(ctx, cmp.Or(c.Timeout, DefaultTimeout), "the change may have been made", func(ctx context.Context) (err error) {
-		result.Status, err = apply(ctx, c.Gateways.Gateway(pod, gateway.Name), change)
+		conn := c.Gateways.Gateway(pod, gateway.Name)
+		if change.Mode != "" {
+			result.Status, err = conn.SetMode(ctx, change.Mode, change.Existing)
+		} else {
+			result.Status, err = conn.SetRules(ctx, change.Rules, change.Existing)
+		}
 		return err
 	})
 	if result.Err == nil {
 		result.Warnings = warnings(change, result.Status)
 	}
 	return result
-}
-
-// apply makes change, which the gateway has confirmed then.
-func apply(ctx context.Context, gateway *remote.Conn, change Change) (*api.Status, error) {
-	if change.Mode != "" {
-		return gateway.SetMode(ctx, change.Mode, change.Existing)
-	}
-	return gateway.SetRules(ctx, change.Rules, change.Existing)
 }
 
 func warnings(change Change, status *api.Status) []string {

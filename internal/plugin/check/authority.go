@@ -84,10 +84,7 @@ func checkRanges(_ context.Context, f *facts) []finding {
 	for _, warning := range cluster.Warnings {
 		list = append(list, finding{result: Warning, detail: warning})
 	}
-	if len(list) > 0 {
-		return list
-	}
-	return ok("pods %s; Services %s", join(cluster.Found.Capture), join(cluster.Found.Services))
+	return orOK(list, "pods %s; Services %s", join(cluster.Found.Capture), join(cluster.Found.Services))
 }
 
 func join(ranges []netip.Prefix) string {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
@@ -130,14 +131,11 @@ func checkServerClock(ctx context.Context, f *facts) []finding {
 func checkFound(_ context.Context, f *facts) []finding {
 	pods, err := f.found()
 	var list []finding
-	for _, err := range each(err) {
+	for _, err := range targets.Errors(err) {
 		list = append(list, failed(Error, err))
 	}
-	switch {
-	case len(list) > 0:
-		return list
-	case len(pods) == 0:
-		return ok("none in namespace %s", f.Namespace)
+	if len(pods) == 0 {
+		return orOK(list, "none in namespace %s", f.Namespace)
 	}
-	return ok("%d", len(pods))
+	return orOK(list, "%d", len(pods))
 }

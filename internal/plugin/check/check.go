@@ -182,6 +182,14 @@ func ok(format string, args ...any) []finding {
 	return []finding{{result: OK, detail: fmt.Sprintf(format, args...)}}
 }
 
+// orOK returns list, or that all is well if nothing is in it.
+func orOK(list []finding, format string, args ...any) []finding {
+	if len(list) > 0 {
+		return list
+	}
+	return ok(format, args...)
+}
+
 func skipped(format string, args ...any) []finding {
 	return []finding{{result: Skipped, detail: fmt.Sprintf(format, args...)}}
 }
@@ -308,10 +316,7 @@ func (f *facts) findings(ctx context.Context, k *check) []finding {
 	if errors.Is(context.Cause(ctx), errTimeout) && !slices.ContainsFunc(found, func(x finding) bool { return x.result == OK || x.result == Warning }) {
 		return []finding{{result: Error, detail: fmt.Sprintf("not known after %s", timeout), hint: "--timeout waits longer"}}
 	}
-	if len(found) == 0 {
-		return ok("")
-	}
-	return found
+	return orOK(found, "")
 }
 
 var errTimeout = errors.New("the check took too long")

@@ -17,6 +17,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 )
 
 func TestAllGood(t *testing.T) {
@@ -60,7 +61,6 @@ func TestProblems(t *testing.T) {
 	class := func(name string) func(*corev1.Pod) { return func(p *corev1.Pod) { p.Spec.RuntimeClassName = &name } }
 	windows := testNode("node-1", "10.0", "v1.37.2")
 	windows.Status.NodeInfo.OperatingSystem = "windows"
-	unknownEffects := admissionv1.SideEffectClassUnknown
 	const labelFix = "kubectl label namespace shop pod-security.kubernetes.io/enforce=privileged --overwrite"
 	for _, c := range []struct {
 		name    string
@@ -100,8 +100,8 @@ func TestProblems(t *testing.T) {
 			id: "policy-admission", result: Error, detail: "guard.example", hint: "exception"},
 		{name: "webhook cannot be asked", objects: []runtime.Object{appPod("web")}, spoil: refuse(errors.New(`admission webhook "old.example" does not support dry run`)),
 			id: "policy-admission", result: Warning, detail: "dry run"},
-		{name: "webhook with effects", objects: []runtime.Object{appPod("web"), webhook("pods/*", &unknownEffects)}, id: "policy-webhooks", result: Warning, detail: "not in a dry run"},
-		{name: "webhook of other things", objects: []runtime.Object{appPod("web"), webhook("pods", &unknownEffects)}, id: "policy-webhooks", result: OK, detail: "none"},
+		{name: "webhook with effects", objects: []runtime.Object{appPod("web"), webhook("pods/*", new(admissionv1.SideEffectClassUnknown))}, id: "policy-webhooks", result: Warning, detail: "not in a dry run"},
+		{name: "webhook of other things", objects: []runtime.Object{appPod("web"), webhook("pods", new(admissionv1.SideEffectClassUnknown))}, id: "policy-webhooks", result: OK, detail: "none"},
 		{name: "Windows", objects: []runtime.Object{windows}, id: "nodes-os", result: Warning, detail: "windows"},
 		{name: "old kernel", objects: []runtime.Object{testNode("node-1", "5.4.0-generic", "v1.37.2")}, id: "nodes-kernel", result: Error, detail: "older than 5.10"},
 		{name: "kernel without tcx", objects: []runtime.Object{testNode("node-1", "6.1.0-27-amd64", "v1.37.2")}, id: "nodes-kernel", result: OK, detail: "clsact"},
@@ -182,7 +182,7 @@ func image(state corev1.ContainerState) func(*world) { return func(w *world) { w
 
 func says(pod string, status *api.Status) func(*world) {
 	return func(w *world) {
-		status.Pod.UID = pod
+		status.Pod.UID = "uid-" + pod
 		if status.State == "" {
 			status.State = api.Ready
 		}
@@ -191,12 +191,7 @@ func says(pod string, status *api.Status) func(*world) {
 }
 
 func withGateway(name string) *corev1.Pod {
-	return appPod(name, func(p *corev1.Pod) {
-		p.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
-			Name: "kube-gateway", Env: []corev1.EnvVar{{Name: api.EnvConfig, Value: `{}`}}}}}
-		p.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{{Name: "kube-gateway",
-			State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
-	})
+	return appPod(name, func(p *corev1.Pod) { fakecluster.AddGateway(p, "{}", fakecluster.Running(nil, nil)) })
 }
 
 func webhook(resource string, effects *admissionv1.SideEffectClass) runtime.Object {

@@ -3,21 +3,21 @@ package check
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/sets"
 	apiversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/client-go/discovery"
-	"k8s.io/client-go/tools/pager"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/pages"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -42,8 +42,9 @@ type facts struct {
 	privileged func() map[string]error
 	// authority is the one that enable signs with.
 	authority func() (*ca.Authority, error)
-
-	access accessFacts
+	// ask says whether the user has a right, and user who that is to the server.
+	ask  func(question) reply
+	user func() (*authenticationv1.SelfSubjectReview, error)
 }
 
 func newFacts(ctx context.Context, c *Checker) *facts {
@@ -74,7 +75,10 @@ func newFacts(ctx context.Context, c *Checker) *facts {
 	f.authority = once(ctx, c, func(ctx context.Context) (*ca.Authority, error) {
 		return authority.Load(ctx, f.location())
 	})
-	f.access.init(ctx, c)
+	f.ask = f.askOnce(ctx)
+	f.user = once(ctx, c, func(ctx context.Context) (*authenticationv1.SelfSubjectReview, error) {
+		return c.Client.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	})
 	return f
 }
 
@@ -90,29 +94,19 @@ func once[T any](ctx context.Context, c *Checker, get func(context.Context) (T, 
 // namespaces are those of the pods, or else the namespace of the command.
 func (f *facts) namespaces() []string {
 	pods, _ := f.found()
-	var list []string
+	names := sets.New[string]()
 	for i := range pods {
-		if !slices.Contains(list, pods[i].Namespace) {
-			list = append(list, pods[i].Namespace)
-		}
+		names.Insert(pods[i].Namespace)
 	}
-	if len(list) == 0 {
-		return []string{f.Namespace}
+	if names.Len() == 0 {
+		names.Insert(f.Namespace)
 	}
-	slices.Sort(list)
-	return list
+	return sets.List(names)
 }
 
 func (f *facts) readNodes(ctx context.Context) (map[string]*corev1.Node, error) {
 	nodes := map[string]*corev1.Node{}
-	err := pager.New(func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-		return f.Client.CoreV1().Nodes().List(ctx, options)
-	}).EachListItem(ctx, metav1.ListOptions{}, func(object runtime.Object) error {
-		node := object.(*corev1.Node)
-		nodes[node.Name] = node
-		return nil
-	})
-	return nodes, err
+	return nodes, pages.Each(ctx, metav1.ListOptions{}, f.Client.CoreV1().Nodes().List, func(node *corev1.Node) { nodes[node.Name] = node })
 }
 
 func (f *facts) readNamespaces(ctx context.Context) (map[string]*corev1.Namespace, map[string]error) {
@@ -137,15 +131,14 @@ func (f *facts) relevantNodes() ([]*corev1.Node, error) {
 		return nil, err
 	}
 	pods, _ := f.found()
-	names := map[string]bool{}
+	names := sets.New[string]()
 	for i := range pods {
-		if pods[i].Spec.NodeName != "" {
-			names[pods[i].Spec.NodeName] = true
-		}
+		names.Insert(pods[i].Spec.NodeName)
 	}
+	names.Delete("") // of pods that wait for a node
 	var list []*corev1.Node
 	for name, node := range nodes {
-		if len(names) == 0 || names[name] {
+		if names.Len() == 0 || names.Has(name) {
 			list = append(list, node)
 		}
 	}
@@ -163,16 +156,4 @@ func unread(what string, err error) []finding {
 		return skipped("you may not read %s", what)
 	}
 	return []finding{failed(Error, fmt.Errorf("reading %s: %w", what, err))}
-}
-
-// each returns the errors that err joins, or err alone.
-func each(err error) []error {
-	var joined interface{ Unwrap() []error }
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &joined):
-		return joined.Unwrap()
-	}
-	return []error{err}
 }

@@ -22,6 +22,24 @@ func (f *facts) state() (*status.List, []finding) {
 	return states, nil
 }
 
+// answered returns the gateways that told their status, or the finding of a check that
+// needs them.
+func (f *facts) answered() (items []*status.Item, why []finding) {
+	states, why := f.state()
+	if why != nil {
+		return nil, why
+	}
+	for n := range states.Items {
+		if item := &states.Items[n]; item.Status != nil {
+			items = append(items, item)
+		}
+	}
+	if len(items) == 0 {
+		return nil, skipped("no gateway has answered")
+	}
+	return items, nil
+}
+
 func object(i *status.Item) []string {
 	return []string{fmt.Sprintf("pod/%s -n %s", i.Pod, i.Namespace)}
 }
@@ -55,67 +73,43 @@ func checkGateways(_ context.Context, f *facts) []finding {
 			list = append(list, found)
 		}
 	}
-	if len(list) > 0 {
-		return list
-	}
 	var words []string
 	for mode, n := range modes {
 		words = append(words, fmt.Sprintf("%d %s", n, mode))
 	}
 	slices.Sort(words)
 	if len(words) == 0 {
-		return ok("none is ready")
+		return orOK(list, "none is ready")
 	}
-	return ok("%d of %s ready: %s", ready, plural(len(states.Items), "gateway"), strings.Join(words, ", "))
+	return orOK(list, "%d of %s ready: %s", ready, plural(len(states.Items), "gateway"), strings.Join(words, ", "))
 }
 
 func checkSkew(_ context.Context, f *facts) []finding {
-	states, why := f.state()
+	items, why := f.answered()
 	if why != nil {
 		return why
 	}
 	var list []finding
-	asked := 0
-	for n := range states.Items {
-		item := &states.Items[n]
-		if item.Status == nil {
-			continue
-		}
-		asked++
-		if item.Status.Version == f.Version {
-			continue
-		}
-		if item.Status.Version == version.Development || f.Version == version.Development {
-			// An unidentified build may be the same one.
+	for _, item := range items {
+		// An unidentified build may be the same one.
+		if slices.Contains([]string{f.Version, version.Development}, item.Status.Version) || f.Version == version.Development {
 			continue
 		}
 		list = append(list, finding{result: Warning, objects: object(item),
 			detail: fmt.Sprintf("the gateway is %s, and the plugin is %s", item.Status.Version, f.Version),
 			hint:   "to replace it: 'kubectl gateway disable', then 'enable'; connections meanwhile are not encrypted"})
 	}
-	switch {
-	case len(list) > 0:
-		return list
-	case asked == 0:
-		return skipped("no gateway has answered")
-	}
-	return ok("%s", f.Version)
+	return orOK(list, "%s", f.Version)
 }
 
 func checkPlaintext(_ context.Context, f *facts) []finding {
-	states, why := f.state()
+	items, why := f.answered()
 	if why != nil {
 		return why
 	}
 	var list []finding
 	var encrypted uint64
-	asked := 0
-	for n := range states.Items {
-		item := &states.Items[n]
-		if item.Status == nil {
-			continue
-		}
-		asked++
+	for _, item := range items {
 		out, in := item.Status.Traffic.Outbound, item.Status.Traffic.Inbound
 		encrypted += out.Encrypted + in.Encrypted
 		allowed := item.Status.Capture.PlaintextAllowed
@@ -126,11 +120,5 @@ func checkPlaintext(_ context.Context, f *facts) []finding {
 			detail: fmt.Sprintf("%d connections out and %d in went in plaintext (%d of a source that may)", out.Plaintext, in.Plaintext, allowed),
 			hint:   "see which, then enable the pods at the other end", command: fmt.Sprintf("kubectl gateway tail pod/%s -n %s", item.Pod, item.Namespace)})
 	}
-	switch {
-	case len(list) > 0:
-		return list
-	case asked == 0:
-		return skipped("no gateway has answered")
-	}
-	return ok("%d connections were encrypted", encrypted)
+	return orOK(list, "%d connections were encrypted", encrypted)
 }

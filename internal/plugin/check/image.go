@@ -40,8 +40,7 @@ const (
 // testPod is a temporary pod in which the gateway's program prints its version. Pod
 // Security admits it at every level, and watch adds no gateway to it.
 func testPod(namespace, image string, policy corev1.PullPolicy) *corev1.Pod {
-	no, yes, user := false, true, int64(65532)
-	grace, deadline := int64(0), int64((5 * time.Minute).Seconds())
+	const user = int64(65532)
 	small := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("50m"), corev1.ResourceMemory: resource.MustParse("64Mi")}
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
@@ -51,18 +50,18 @@ func testPod(namespace, image string, policy corev1.PullPolicy) *corev1.Pod {
 		},
 		Spec: corev1.PodSpec{
 			RestartPolicy:                 corev1.RestartPolicyNever,
-			AutomountServiceAccountToken:  &no,
-			EnableServiceLinks:            &no,
-			TerminationGracePeriodSeconds: &grace,
+			AutomountServiceAccountToken:  new(false),
+			EnableServiceLinks:            new(false),
+			TerminationGracePeriodSeconds: new(int64(0)),
 			// The pod ends even if this program is killed before it deletes the pod.
-			ActiveDeadlineSeconds: &deadline,
-			SecurityContext: &corev1.PodSecurityContext{RunAsNonRoot: &yes, RunAsUser: &user, RunAsGroup: &user,
+			ActiveDeadlineSeconds: new(int64((5 * time.Minute).Seconds())),
+			SecurityContext: &corev1.PodSecurityContext{RunAsNonRoot: new(true), RunAsUser: new(user), RunAsGroup: new(user),
 				SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
 			Containers: []corev1.Container{{
 				Name: installed.ContainerName, Image: image, ImagePullPolicy: policy, Args: []string{"version"},
 				TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 				Resources:                corev1.ResourceRequirements{Requests: small, Limits: small},
-				SecurityContext: &corev1.SecurityContext{AllowPrivilegeEscalation: &no, ReadOnlyRootFilesystem: &yes,
+				SecurityContext: &corev1.SecurityContext{AllowPrivilegeEscalation: new(false), ReadOnlyRootFilesystem: new(true),
 					Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}},
 			}},
 		},
@@ -100,7 +99,7 @@ func checkImage(ctx context.Context, f *facts) []finding {
 	}
 	places := f.testPlaces()
 	for _, place := range places {
-		missing, err := f.access.missing(place.Namespace, rights.Of(rights.Image))
+		missing, err := f.missing(place.Namespace, rights.Of(rights.Image))
 		switch {
 		case err != nil:
 			return []finding{failed(Error, err)}
@@ -109,17 +108,12 @@ func checkImage(ctx context.Context, f *facts) []finding {
 			return skipped("the test needs a pod for a moment, and you may not %s in namespace %s", missing[0], place.Namespace)
 		}
 	}
-	findings := parallel.Each(testedNodes, places, func(p **corev1.Pod) finding { return f.testImage(ctx, *p) }, nil)
-	return findings
+	return parallel.Each(testedNodes, places, func(p **corev1.Pod) finding { return f.testImage(ctx, *p) }, nil)
 }
 
 // testImage runs pod to its end and deletes it, also if ctx ends before.
 func (f *facts) testImage(ctx context.Context, pod *corev1.Pod) finding {
-	where := "a node"
-	if pod.Spec.NodeName != "" {
-		where = "node " + pod.Spec.NodeName
-	}
-	f.say("testing image %s on %s with a pod in namespace %s, which is deleted at once", f.Image, where, pod.Namespace)
+	f.say("testing image %s on %s with a pod in namespace %s, which is deleted at once", f.Image, placeOf(pod), pod.Namespace)
 	client := f.Client.CoreV1().Pods(pod.Namespace)
 	// This must not be interrupted: a created pod must be known, to be deleted.
 	creation, done := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
@@ -137,8 +131,7 @@ func (f *facts) testImage(ctx context.Context, pod *corev1.Pod) finding {
 	}
 	deletion, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
-	now := int64(0)
-	if err := client.Delete(deletion, created.Name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil && !apierrors.IsNotFound(err) {
+	if err := client.Delete(deletion, created.Name, metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}); err != nil && !apierrors.IsNotFound(err) {
 		f.say("the pod of the test could not be deleted: %v; kubectl delete pod %s -n %s", err, created.Name, created.Namespace)
 	}
 	return found
@@ -172,8 +165,7 @@ func (f *facts) awaitImage(ctx context.Context, pod *corev1.Pod) finding {
 // judgeOutput checks that the gateway's program ran: other programs may ignore their
 // arguments. Without the right to read logs, exit code 0 has to suffice.
 func (f *facts) judgeOutput(ctx context.Context, pod *corev1.Pod, found finding) finding {
-	limit := int64(outputLimit)
-	text, err := f.Client.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{LimitBytes: &limit}).DoRaw(ctx)
+	text, err := f.Client.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{LimitBytes: new(int64(outputLimit))}).DoRaw(ctx)
 	if err != nil {
 		return found
 	}
@@ -185,12 +177,17 @@ func (f *facts) judgeOutput(ctx context.Context, pod *corev1.Pod, found finding)
 	return found
 }
 
+// placeOf names the node that a test pod is for.
+func placeOf(pod *corev1.Pod) string {
+	if pod.Spec.NodeName == "" {
+		return "a node"
+	}
+	return "node " + pod.Spec.NodeName
+}
+
 // judgeImage returns the finding about a test pod, or nil and what the pod waits for.
 func (f *facts) judgeImage(pod *corev1.Pod, last string) (*finding, string) {
-	where := "a node"
-	if pod.Spec.NodeName != "" {
-		where = "node " + pod.Spec.NodeName
-	}
+	where := placeOf(pod)
 	if pod.Status.Phase == corev1.PodFailed && len(pod.Status.ContainerStatuses) == 0 {
 		return &finding{result: Error, detail: fmt.Sprintf("%s does not take the pod of the test: %s", where, cmp.Or(pod.Status.Message, pod.Status.Reason))}, ""
 	}

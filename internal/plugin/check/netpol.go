@@ -52,10 +52,7 @@ func checkNetworkPolicies(ctx context.Context, f *facts) []finding {
 			}
 		}
 	}
-	if len(list) > 0 {
-		return list
-	}
-	return ok("%d looked at; those of network plug-ins are not", seen)
+	return orOK(list, "%d looked at; those of network plug-ins are not", seen)
 }
 
 // filtering returns a finding if policy allows connections between pods and their peers,
@@ -197,8 +194,7 @@ func (r rule) covers(other rule) bool {
 // companion is a policy that allows connections between the gateways of the same pods and
 // peers, and nothing else.
 func companion(policy *networkingv1.NetworkPolicy, direction networkingv1.PolicyType, open []rule) *networkingv1.NetworkPolicy {
-	protocol, port := corev1.ProtocolTCP, intstr.FromInt32(api.PeerPort)
-	ports := []networkingv1.NetworkPolicyPort{{Protocol: &protocol, Port: &port}}
+	ports := []networkingv1.NetworkPolicyPort{{Protocol: new(corev1.ProtocolTCP), Port: new(intstr.FromInt32(api.PeerPort))}}
 	// An object's name has at most 253 characters (RFC 1123).
 	name := policy.Name[:min(len(policy.Name), 220)] + "-gateway"
 	if direction == networkingv1.PolicyTypeEgress {

@@ -47,10 +47,7 @@ func checkOS(_ context.Context, f *facts) []finding {
 			systems = append(systems, text)
 		}
 	}
-	if len(list) > 0 {
-		return list
-	}
-	return ok("%s: %s", plural(len(nodes), "node"), strings.Join(systems, "; "))
+	return orOK(list, "%s: %s", plural(len(nodes), "node"), strings.Join(systems, "; "))
 }
 
 func checkKernel(_ context.Context, f *facts) []finding {
@@ -85,10 +82,7 @@ func checkKernel(_ context.Context, f *facts) []finding {
 			kernels = append(kernels, words)
 		}
 	}
-	if len(list) > 0 {
-		return list
-	}
-	return ok("%s", strings.Join(kernels, "; "))
+	return orOK(list, "%s", strings.Join(kernels, "; "))
 }
 
 // kernelVersion reads the leading numbers of what uname -r prints.
@@ -107,10 +101,9 @@ func checkCgroup(_ context.Context, f *facts) []finding {
 	}
 	// A capturing gateway is attached to a cgroup of version 2.
 	seen := map[string]bool{}
-	if states, err := f.states(); err == nil {
-		for _, item := range states.Items {
-			seen[item.Node] = seen[item.Node] || item.Status != nil && item.Status.Capture.Cgroup != ""
-		}
+	items, _ := f.answered()
+	for _, item := range items {
+		seen[item.Node] = seen[item.Node] || item.Status.Capture.Cgroup != ""
 	}
 	var unknown []finding
 	byGateway, byKubelet := 0, 0
@@ -127,10 +120,7 @@ func checkCgroup(_ context.Context, f *facts) []finding {
 				detail: fmt.Sprintf("kubelet %s does not tell; the first gateway on the node will", node.Status.NodeInfo.KubeletVersion)})
 		}
 	}
-	if len(unknown) > 0 {
-		return unknown
-	}
-	return ok("%d by gateways that run, %d by the version of the kubelet", byGateway, byKubelet)
+	return orOK(unknown, "%d by gateways that run, %d by the version of the kubelet", byGateway, byKubelet)
 }
 
 func checkEligible(ctx context.Context, f *facts) []finding {
@@ -165,10 +155,7 @@ func checkEligible(ctx context.Context, f *facts) []finding {
 		found.objects = []string{nameOf(pod)}
 		list = append(list, found)
 	}
-	if len(list) > 0 {
-		return list
-	}
-	return ok("%s", plural(len(pods), "pod"))
+	return orOK(list, "%s", plural(len(pods), "pod"))
 }
 
 // sandboxes returns the handlers of classes whose containers have a kernel of their own,

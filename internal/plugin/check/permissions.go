@@ -1,15 +1,13 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 
-	authenticationv1 "k8s.io/api/authentication/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 )
 
@@ -23,52 +21,41 @@ func bundles() map[string][]rights.Use {
 	}
 }
 
-// accessFacts are the server's answers about what the user may do.
-type accessFacts struct {
-	ask func(namespace string, r rights.Right) (bool, error)
-	// user is the user as the server authenticates it.
-	user func() (authenticationv1.UserInfo, error)
+// question is a right in a namespace, and reply the server's answer.
+type question struct {
+	namespace string
+	rights.Right
 }
 
-func (a *accessFacts) init(ctx context.Context, c *Checker) {
-	type key struct {
-		namespace string
-		rights.Right
-	}
-	var mu sync.Mutex
-	answers := map[key]func() (bool, error){}
-	a.ask = func(namespace string, r rights.Right) (bool, error) {
-		if r.Scope != rights.Namespace {
-			// One question serves all namespaces.
-			namespace = ""
-		}
-		k := key{namespace, r}
-		mu.Lock()
-		if answers[k] == nil {
-			answers[k] = once(ctx, c, func(ctx context.Context) (bool, error) {
-				allowed, err := rights.Ask(ctx, c.Client, namespace, r)
-				if err != nil {
-					return false, fmt.Errorf("asking whether you may %s: %w", r, err)
-				}
-				return allowed, nil
-			})
-		}
-		answer := answers[k]
-		mu.Unlock()
-		return answer()
-	}
-	a.user = once(ctx, c, func(ctx context.Context) (authenticationv1.UserInfo, error) {
-		review, err := c.Client.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+type reply struct {
+	allowed bool
+	err     error
+}
+
+// askOnce returns a function that asks the server each question once.
+func (f *facts) askOnce(ctx context.Context) func(question) reply {
+	return parallel.Once(func(q question) reply {
+		ctx, cancel := context.WithTimeout(ctx, cmp.Or(f.Timeout, DefaultTimeout))
+		defer cancel()
+		allowed, err := rights.Ask(ctx, f.Client, q.namespace, q.Right)
 		if err != nil {
-			return authenticationv1.UserInfo{}, err
+			err = fmt.Errorf("asking whether you may %s: %w", q.Right, err)
 		}
-		return review.Status.UserInfo, nil
+		return reply{allowed, err}
 	})
 }
 
 // missing returns the rights of list that the user lacks in namespace.
-func (a *accessFacts) missing(namespace string, list []rights.Right) ([]rights.Right, error) {
-	return rights.Missing(list, func(r rights.Right) (bool, error) { return a.ask(namespace, r) })
+func (f *facts) missing(namespace string, list []rights.Right) ([]rights.Right, error) {
+	return rights.Missing(list, func(r rights.Right) (bool, error) {
+		q := question{namespace, r}
+		if r.Scope != rights.Namespace {
+			// One question serves all namespaces.
+			q.namespace = ""
+		}
+		said := f.ask(q)
+		return said.allowed, said.err
+	})
 }
 
 // may returns the check of the rights that use needs.
@@ -76,7 +63,7 @@ func may(use rights.Use) func(context.Context, *facts) []finding {
 	return func(_ context.Context, f *facts) []finding {
 		var list []finding
 		for _, namespace := range f.namespaces() {
-			missing, err := f.access.missing(namespace, rights.Of(use))
+			missing, err := f.missing(namespace, rights.Of(use))
 			if err != nil {
 				return []finding{failed(Error, err)}
 			}
@@ -101,14 +88,16 @@ func (f *facts) denied(use rights.Use, namespace string, missing []rights.Right)
 	case rights.Watch:
 		found.result, found.hint = Warning, "'watch' then heeds only the annotations of pods; or whoever may grant it runs this"
 	}
-	user, err := f.access.user()
+	review, err := f.user()
+	name := unknownUser
 	if err != nil {
 		found.hint += ", with your name in the place of " + unknownUser
-		user.Username = unknownUser
+	} else {
+		name = review.Status.UserInfo.Username
 	}
 	for role, uses := range bundles() {
 		if slices.Contains(uses, use) {
-			found.command, err = grant(role, uses, namespace, user.Username)
+			found.command, err = grant(role, uses, namespace, name)
 		}
 	}
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
@@ -78,8 +79,7 @@ func (f *facts) tryPrivileged(ctx context.Context) map[string]error {
 	for _, namespace := range f.namespaces() {
 		pod := testPod(namespace, f.Image, f.PullPolicy)
 		pod.Spec.SecurityContext = nil
-		yes, root := true, int64(0)
-		pod.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Privileged: &yes, RunAsUser: &root}
+		pod.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Privileged: new(true), RunAsUser: new(int64(0))}
 		_, err := f.Client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		outcomes[namespace] = err
 	}
@@ -240,26 +240,22 @@ func checkWebhooks(ctx context.Context, f *facts) []finding {
 		}
 	}
 	var list []finding
-	var asked []string
+	asked := sets.New[string]()
 	spaces, _ := f.spaces()
 	for _, h := range hooks {
 		if !h.matches(spaces, f) {
 			continue
 		}
-		asked = append(asked, h.name)
+		asked.Insert(h.name)
 		if h.sideEffects != nil && *h.sideEffects != admissionv1.SideEffectClassNone && *h.sideEffects != admissionv1.SideEffectClassNoneOnDryRun {
 			list = append(list, finding{result: Warning, objects: []string{h.name}, detail: "it is asked about gateways, but not in a dry run",
 				hint: "only enabling a pod will tell whether it admits the gateway"})
 		}
 	}
-	switch {
-	case len(list) > 0:
-		return list
-	case len(asked) == 0:
+	if asked.Len() == 0 {
 		return ok("none is asked about gateways")
 	}
-	slices.Sort(asked)
-	return ok("asked, see the dry run: %s", strings.Join(slices.Compact(asked), ", "))
+	return orOK(list, "asked, see the dry run: %s", strings.Join(sets.List(asked), ", "))
 }
 
 // matches reports whether the server asks h about a gateway for a relevant pod.

@@ -81,7 +81,7 @@ func TestDeadGateways(t *testing.T) {
 			pod := podWith(test.gateways...)
 			c := newCluster(t, pod)
 			if test.kernel != "" {
-				node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node"}}
+				node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1"}}
 				node.Status.NodeInfo.KernelVersion = test.kernel
 				if err := c.Tracker().Add(node); err != nil {
 					t.Fatal(err)

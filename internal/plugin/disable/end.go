@@ -24,65 +24,43 @@ const (
 // end tells gateway, which runs, to end, and waits for that. Without an error it
 // has ended, in whatever way; the pod's state tells which.
 func (d *Disabler) end(ctx context.Context, pod *corev1.Pod, gateway installed.Gateway, result *Result) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type ending struct {
-		gateway installed.Gateway
-		err     error
-	}
-	type answer struct {
-		report *api.DisableReport
-		err    error
-	}
-	endings := make(chan ending, 1)
-	var answers chan answer // nil unless one is to come
-	go func() {
-		gateway, err := installed.WaitUntil(ctx, d.Client, pod, gateway.Name, terminated)
-		endings <- ending{gateway, err}
-	}()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	// A container that cleans up ends by itself.
-	cleans := installed.Cleans(pod, gateway.Name)
-	if !cleans {
-		reply := make(chan answer, 1)
-		answers = reply
-		if d.Progress != nil {
-			timer := time.AfterFunc(quietFor, func() {
-				d.Progress(pod, fmt.Sprintf("draining its connections, for at most %s", d.Options.DrainTimeout))
-			})
-			defer timer.Stop()
+	if installed.Cleans(pod, gateway.Name) {
+		_, err := installed.WaitUntil(ctx, d.Client, pod, gateway.Name, terminated)
+		if err == nil {
+			result.Cleaner = gateway.Name
 		}
-		go func() {
-			report, err := d.ask(ctx, pod, gateway.Name)
-			reply <- answer{report, err}
-		}()
+		return err
 	}
-	for {
-		select {
-		case a := <-answers:
-			if answers = nil; a.err != nil {
-				return a.err
-			}
-			if result.Report = a.report; a.report != nil && len(a.report.Left) > 0 {
-				return api.WithHint(fmt.Errorf("%s could not remove everything from the pod: %s is left",
-					gateway.Name, strings.Join(a.report.Left, ", ")), again(pod))
-			}
-		case e := <-endings:
-			if e.err != nil {
-				return e.err
-			}
-			if cleans {
-				result.Cleaner = gateway.Name
-			}
-			if answers != nil {
-				select {
-				case a := <-answers:
-					result.Report = a.report
-				case <-time.After(reportGrace):
-				}
-			}
-			return nil
+	if d.Progress != nil {
+		timer := time.AfterFunc(quietFor, func() {
+			d.Progress(pod, fmt.Sprintf("draining its connections, for at most %s", d.Options.DrainTimeout))
+		})
+		defer timer.Stop()
+	}
+	reports := make(chan *api.DisableReport, 1)
+	go func() {
+		report, err := d.ask(ctx, pod, gateway.Name)
+		reports <- report
+		if err == nil && report != nil && len(report.Left) > 0 {
+			err = api.WithHint(fmt.Errorf("%s could not remove everything from the pod: %s is left",
+				gateway.Name, strings.Join(report.Left, ", ")), again(pod))
 		}
+		if err != nil {
+			cancel(err)
+		}
+	}()
+	_, err := installed.WaitUntil(ctx, d.Client, pod, gateway.Name, terminated)
+	if err != nil && len(reports) == 0 {
+		return err
 	}
+	select {
+	case result.Report = <-reports:
+	case <-time.After(reportGrace):
+	}
+	return err
 }
 
 func terminated(gateway installed.Gateway) bool { return gateway.Phase == installed.Terminated }

@@ -1,6 +1,7 @@
 package disable
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,26 +37,15 @@ type gateway struct {
 }
 
 func podWith(gateways ...gateway) *corev1.Pod {
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "p", UID: "uid-p", ResourceVersion: "1"},
-		Spec:       corev1.PodSpec{NodeName: "node", Containers: []corev1.Container{{Name: "app"}}},
-		Status:     corev1.PodStatus{Phase: corev1.PodRunning, PodIPs: []corev1.PodIP{{IP: "10.0.0.7"}}},
-	}
+	pod := fakecluster.NewPod("p")
 	for _, g := range gateways {
-		name := installed.NextName(pod)
 		config := "broken"
 		if g.onFailure != "" {
 			config = fmt.Sprintf(`{"version":1,"pod":{"namespace":"shop","name":"p","uid":"uid-p","serviceAccount":"default"},
 				"podIPs":["10.0.0.7"],"trustDomain":"td","mode":"strict","onFailure":%q,"ranges":["10.0.0.0/8"]}`, g.onFailure)
 		}
-		command := "supervise"
-		if g.command != "" {
-			command = g.command
-		}
-		pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, corev1.EphemeralContainer{
-			EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: name, Image: "gateway:v1", ImagePullPolicy: corev1.PullNever,
-				Args: []string{command}, Env: []corev1.EnvVar{{Name: api.EnvConfig, Value: config}}}})
-		pod.Status.EphemeralContainerStatuses = append(pod.Status.EphemeralContainerStatuses, corev1.ContainerStatus{Name: name, State: g.state})
+		container := fakecluster.AddGateway(pod, config, g.state)
+		container.ImagePullPolicy, container.Args = corev1.PullNever, []string{cmp.Or(g.command, "supervise")}
 	}
 	return pod
 }

@@ -98,10 +98,7 @@ func (d *Disabler) kernel(ctx context.Context, pod *corev1.Pod) func() *version.
 		if err != nil {
 			return nil
 		}
-		v, err := version.ParseGeneric(node.Status.NodeInfo.KernelVersion)
-		if err != nil {
-			return nil
-		}
+		v, _ := version.ParseGeneric(node.Status.NodeInfo.KernelVersion) // nil if it cannot be read
 		return v
 	}
 }

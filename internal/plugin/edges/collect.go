@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,11 +18,9 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
 )
 
-// Collector asks the gateways of pods. Parallel and Timeout are as in
-// status.Collector.
+// Collector asks the gateways of pods. Timeout is as in status.Collector.
 type Collector struct {
 	Gateways *remote.Client
-	Parallel int
 	Timeout  time.Duration
 	Now      func() time.Time
 }
@@ -40,7 +39,7 @@ type View struct {
 // Collect asks the gateways of pods, and returns what they say in the order of pods.
 // The error is that of ctx.
 func (c *Collector) Collect(ctx context.Context, pods []corev1.Pod) ([]View, error) {
-	views := parallel.Each(cmp.Or(c.Parallel, status.DefaultParallel), pods, func(pod *corev1.Pod) View { return c.view(ctx, pod) }, nil)
+	views := parallel.Each(status.DefaultParallel, pods, func(pod *corev1.Pod) View { return c.view(ctx, pod) }, nil)
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("asking the gateways: %w", err)
 	}
@@ -70,10 +69,5 @@ func (c *Collector) view(ctx context.Context, pod *corev1.Pod) View {
 // own reports whether ip is an address of the view's pod. The gateway's own word
 // counts for nothing here.
 func (v *View) own(ip netip.Addr) bool {
-	for _, has := range v.Pod.Status.PodIPs {
-		if addr, err := netip.ParseAddr(has.IP); err == nil && addr.Unmap() == ip.Unmap() {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(installed.PodIPs(v.Pod), ip.Unmap())
 }

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
@@ -27,7 +28,6 @@ var testTime = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 // testPod returns a pod of a Deployment "NAME" with the address, and a gateway that
 // runs if enabled.
 func testPod(namespace, name, ip string, enabled bool) corev1.Pod {
-	controller := true
 	pod := corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID("uid-" + name),
 			Labels: map[string]string{"pod-template-hash": "5d4f"}},
@@ -36,13 +36,10 @@ func testPod(namespace, name, ip string, enabled bool) corev1.Pod {
 			HostIPs: []corev1.HostIP{{IP: "192.168.0.1"}}, Phase: corev1.PodRunning},
 	}
 	if base, _, ok := strings.Cut(name, "-"); ok {
-		pod.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", Name: base + "-5d4f", Controller: &controller}}
+		pod.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", Name: base + "-5d4f", Controller: new(true)}}
 	}
 	if enabled {
-		pod.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
-			Name: "kube-gateway", Env: []corev1.EnvVar{{Name: api.EnvConfig, Value: "{}"}}}}}
-		pod.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{{Name: "kube-gateway",
-			State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
+		fakecluster.AddGateway(&pod, "{}", fakecluster.Running(nil, nil))
 	}
 	return pod
 }

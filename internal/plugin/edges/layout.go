@@ -133,7 +133,7 @@ func (l *layout) sweep(visit func(c column, side int)) {
 // reduceCrossings orders items by the mean position of their neighbours, and keeps the
 // best order that it finds.
 func (l *layout) reduceCrossings() {
-	var best []column
+	best := make(map[int]float64) // the positions of items
 	fewest := -1
 	for range sweeps {
 		l.sweep(func(c column, side int) {
@@ -150,19 +150,14 @@ func (l *layout) reduceCrossings() {
 			l.sort(c, mean)
 		})
 		if now := l.crossings(); fewest < 0 || now < fewest {
-			fewest, best = now, nil
-			for _, c := range l.columns {
-				var order column
-				for _, run := range c {
-					order = append(order, slices.Clone(run))
-				}
-				best = append(best, order)
+			fewest = now
+			for n, it := range l.items {
+				best[n] = float64(it.position)
 			}
 		}
 	}
-	l.columns = best
-	for _, c := range best {
-		l.sort(c, nil)
+	for _, c := range l.columns {
+		l.sort(c, best)
 	}
 }
 

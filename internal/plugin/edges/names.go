@@ -1,6 +1,7 @@
 package edges
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -10,9 +11,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/pager"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/pages"
 )
 
 // Names maps the addresses of a cluster to what has them.
@@ -32,45 +35,38 @@ type Names struct {
 // pods. Notes say so. The error is that of a server that does not answer.
 func ReadNames(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod) (names *Names, notes []string, err error) {
 	names = newNames()
-	var namespaces []string
+	namespaces := sets.New[string]()
 	for i := range pods {
-		if !slices.Contains(namespaces, pods[i].Namespace) {
-			namespaces = append(namespaces, pods[i].Namespace)
-		}
+		namespaces.Insert(pods[i].Namespace)
 	}
-	slices.Sort(namespaces)
-	for what, page := range map[string]func(ctx context.Context, namespace string, o metav1.ListOptions) (runtime.Object, error){
-		"pods": func(ctx context.Context, namespace string, o metav1.ListOptions) (runtime.Object, error) {
-			return client.CoreV1().Pods(namespace).List(ctx, o)
-		},
-		"Services": func(ctx context.Context, namespace string, o metav1.ListOptions) (runtime.Object, error) {
-			return client.CoreV1().Services(namespace).List(ctx, o)
-		},
+	for _, kind := range []struct {
+		what string
+		list func(namespace string) error
+	}{
+		{"Services", func(namespace string) error {
+			return pages.Each(ctx, metav1.ListOptions{}, client.CoreV1().Services(namespace).List, names.addService)
+		}},
+		{"pods", func(namespace string) error {
+			return pages.Each(ctx, metav1.ListOptions{}, client.CoreV1().Pods(namespace).List, names.addPod)
+		}},
 	} {
-		list := func(namespace string) error {
-			pages := pager.New(func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-				return page(ctx, namespace, o)
-			})
-			return pages.EachListItem(ctx, metav1.ListOptions{}, names.add)
-		}
-		err := list(metav1.NamespaceAll)
+		err := kind.list(metav1.NamespaceAll)
 		if apierrors.IsForbidden(err) {
-			notes = append(notes, what+" of other namespaces are shown by their addresses: listing them is not allowed")
-			for _, ns := range namespaces {
-				if err = list(ns); err != nil {
+			notes = append(notes, kind.what+" of other namespaces are shown by their addresses: listing them is not allowed")
+			for _, ns := range sets.List(namespaces) {
+				if err = kind.list(ns); err != nil {
 					break
 				}
 			}
 			if apierrors.IsForbidden(err) {
-				notes[len(notes)-1] = what + " are shown by their addresses: listing them is not allowed"
+				notes[len(notes)-1] = kind.what + " are shown by their addresses: listing them is not allowed"
 				err = nil
 			}
 		}
 		if err != nil {
-			return nil, nil, fmt.Errorf("listing %s: %w", what, err)
+			return nil, nil, fmt.Errorf("listing %s: %w", kind.what, err)
 		}
 	}
-	slices.Sort(notes)
 	for i := range pods {
 		names.addPod(&pods[i])
 	}
@@ -82,17 +78,6 @@ func newNames() *Names {
 		exact: map[netip.Addr]Endpoint{}, nodes: map[netip.Addr]Endpoint{}, nodePorts: map[uint16]Endpoint{},
 		workloads: map[endpointKey]Endpoint{}, gateways: map[endpointKey]bool{},
 	}
-}
-
-// add adds a pod or a Service. It never fails.
-func (n *Names) add(object runtime.Object) error {
-	switch o := object.(type) {
-	case *corev1.Pod:
-		n.addPod(o)
-	case *corev1.Service:
-		n.addService(o)
-	}
-	return nil
 }
 
 func (n *Names) addPod(pod *corev1.Pod) {
@@ -108,13 +93,9 @@ func (n *Names) addPod(pod *corev1.Pod) {
 	if pod.Spec.HostNetwork {
 		return
 	}
-	for _, ip := range pod.Status.PodIPs {
-		addr, err := netip.ParseAddr(ip.IP)
-		if err != nil {
-			continue
-		}
-		e := Endpoint{Kind: "pod", Namespace: pod.Namespace, Name: pod.Name, Address: addr.Unmap()}
-		n.exact[addr.Unmap()] = e
+	for _, ip := range installed.PodIPs(pod) {
+		e := Endpoint{Kind: "pod", Namespace: pod.Namespace, Name: pod.Name, Address: ip}
+		n.exact[ip] = e
 		n.workloads[e.key()] = workloadOf(pod)
 		if hasGateway(pod) {
 			n.gateways[e.key()] = true
@@ -144,12 +125,7 @@ func (n *Names) addService(service *corev1.Service) {
 // source returns the endpoint that connects from ip.
 func (n *Names) source(ip netip.Addr) Endpoint {
 	ip = ip.Unmap()
-	for _, known := range []map[netip.Addr]Endpoint{n.exact, n.nodes} {
-		if e, ok := known[ip]; ok {
-			return e
-		}
-	}
-	return Endpoint{Address: ip}
+	return cmp.Or(n.exact[ip], n.nodes[ip], Endpoint{Address: ip})
 }
 
 // destination returns the endpoint that is reached at a port.
@@ -183,18 +159,10 @@ func workloadOf(pod *corev1.Pod) Endpoint {
 		return e
 	}
 	e.Name = owner.Name
-	switch owner.Kind {
-	case "ReplicaSet":
-		e.Kind = "rs"
-		if hash := pod.Labels["pod-template-hash"]; hash != "" && strings.HasSuffix(owner.Name, "-"+hash) {
-			e.Kind, e.Name = "deploy", strings.TrimSuffix(owner.Name, "-"+hash)
-		}
-	case "StatefulSet":
-		e.Kind = "sts"
-	case "DaemonSet":
-		e.Kind = "ds"
-	default:
-		e.Kind = strings.ToLower(owner.Kind)
+	e.Kind = cmp.Or(map[string]string{"ReplicaSet": "rs", "StatefulSet": "sts", "DaemonSet": "ds"}[owner.Kind], strings.ToLower(owner.Kind))
+	hash := pod.Labels["pod-template-hash"]
+	if deployment, ok := strings.CutSuffix(owner.Name, "-"+hash); ok && hash != "" && e.Kind == "rs" {
+		e.Kind, e.Name = "deploy", deployment
 	}
 	return e
 }

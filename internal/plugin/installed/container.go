@@ -2,7 +2,6 @@ package installed
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -20,7 +19,7 @@ func DefaultImage(version string) string {
 	return ImageRepository + ":" + strings.ReplaceAll(version, "+", "-")
 }
 
-// What the gateway's program is told to do.
+// Commands of the gateway's program.
 const (
 	commandSupervise = "supervise"
 	commandClean     = "clean"
@@ -30,22 +29,20 @@ const (
 // pod. It counts as a gateway of the pod, and ends as one that was disabled. An
 // empty image stands for that of the dead gateway, pulled by its policy.
 func Cleaner(pod *corev1.Pod, gateway, image string, policy corev1.PullPolicy) (*corev1.EphemeralContainer, error) {
-	for i := range pod.Spec.EphemeralContainers {
-		if dead := &pod.Spec.EphemeralContainers[i]; dead.Name == gateway {
-			if image == "" {
-				image, policy = dead.Image, cmp.Or(policy, dead.ImagePullPolicy)
-			}
-			return program(NextName(pod), image, policy, commandClean, configText(dead)), nil
-		}
+	dead, err := containerOf(pod, gateway)
+	if err != nil {
+		return nil, err
 	}
-	return nil, fmt.Errorf("pod %s/%s has no ephemeral container %s", pod.Namespace, pod.Name, gateway)
+	if image == "" {
+		image, policy = dead.Image, cmp.Or(policy, dead.ImagePullPolicy)
+	}
+	return program(NextName(pod), image, policy, commandClean, configText(dead)), nil
 }
 
 // Cleans reports whether the container called name is a Cleaner.
 func Cleans(pod *corev1.Pod, name string) bool {
-	return slices.ContainsFunc(pod.Spec.EphemeralContainers, func(c corev1.EphemeralContainer) bool {
-		return c.Name == name && slices.Equal(c.Args, []string{commandClean})
-	})
+	container, err := containerOf(pod, name)
+	return err == nil && slices.Equal(container.Args, []string{commandClean})
 }
 
 // Supervisor describes the container called name that runs a gateway with config, an
@@ -57,7 +54,6 @@ func Supervisor(name, image string, policy corev1.PullPolicy, config string) *co
 
 // program describes a container that runs the gateway's program.
 func program(name, image string, policy corev1.PullPolicy, command, config string) *corev1.EphemeralContainer {
-	yes, no, root := true, false, int64(0)
 	return &corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
 		Name:            name,
 		Image:           image,
@@ -68,7 +64,7 @@ func program(name, image string, policy corev1.PullPolicy, command, config strin
 		// Only a privileged container sees the pod's cgroup. The users are set
 		// because the pod may demand another one, or none but root.
 		SecurityContext: &corev1.SecurityContext{
-			Privileged: &yes, RunAsUser: &root, RunAsGroup: &root, RunAsNonRoot: &no,
+			Privileged: new(true), RunAsUser: new(int64(0)), RunAsGroup: new(int64(0)), RunAsNonRoot: new(false),
 		},
 		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 	}}

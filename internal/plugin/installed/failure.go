@@ -1,6 +1,7 @@
 package installed
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -29,39 +30,36 @@ func find(pod *corev1.Pod, gateway Gateway) Gateway {
 // failure returns why gateway does not work: final if it never will, curable if
 // the kubelet may still get over it.
 func failure(pod *corev1.Pod, gateway Gateway) (final, curable error) {
-	words := OneLine(gateway.Message)
-	say := func(hint, what string) error {
-		err := fmt.Errorf("container %s %s: %s", gateway.Name, what, gateway.Reason)
-		if words != "" {
-			err = fmt.Errorf("%w: %s", err, words)
-		}
-		return api.WithHint(err, hint)
-	}
-	describe := fmt.Sprintf("'kubectl describe pod %s -n %s' shows the events of the pod", pod.Name, pod.Namespace)
 	if gateway.Phase == Terminated {
 		return Ended(pod, gateway), nil
 	}
 	if gateway.Phase != Waiting {
 		return nil, nil
 	}
+	hint := fmt.Sprintf("'kubectl describe pod %s -n %s' shows the events of the pod", pod.Name, pod.Namespace)
+	words := OneLine(gateway.Message)
+	getsOver := false
 	switch gateway.Reason {
 	case "ErrImagePull", "ImagePullBackOff", "ImageInspectError", "RegistryUnavailable", "SignatureValidationFailed":
-		return say("check --image; a private registry also needs imagePullSecrets in the pod or its service account",
-			"cannot start"), nil
+		hint = "check --image; a private registry also needs imagePullSecrets in the pod or its service account"
 	case "InvalidImageName":
-		return say("check --image", "cannot start"), nil
+		hint = "check --image"
 	case "ErrImageNeverPull":
-		return say("load the image into the node, or use --image-pull-policy=IfNotPresent", "cannot start"), nil
+		hint = "load the image into the node, or use --image-pull-policy=IfNotPresent"
 	case "CreateContainerConfigError":
-		err := say(describe, "cannot start")
-		if strings.Contains(strings.ToLower(words), "secret") {
-			return nil, err
-		}
-		return err, nil
+		getsOver = strings.Contains(strings.ToLower(words), "secret")
 	case "CreateContainerError", "RunContainerError", "PreCreateHookError", "PreStartHookError", "PostStartHookError":
-		return say(describe, "cannot start"), nil
+	default:
+		return nil, nil
 	}
-	return nil, nil
+	err := fmt.Errorf("container %s cannot start: %s", gateway.Name, gateway.Reason)
+	if words != "" {
+		err = fmt.Errorf("%w: %s", err, words)
+	}
+	if err = api.WithHint(err, hint); getsOver {
+		return nil, err
+	}
+	return err, nil
 }
 
 // Ended turns the last words of a gateway, and the hint below them, into an error.
@@ -71,22 +69,15 @@ func Ended(pod *corev1.Pod, gateway Gateway) error {
 		// Without last words of its own, these are the end of its log.
 		text = lines[len(lines)-1]
 	}
-	hint = OneLine(hint)
-	if hint == "" {
-		hint = fmt.Sprintf("'kubectl logs %s -c %s -n %s' shows its log", pod.Name, gateway.Name, pod.Namespace)
-	}
-	what := fmt.Sprintf("container %s ended with exit code %d", gateway.Name, gateway.ExitCode)
-	if text = OneLine(text); text == "" {
-		text = gateway.Reason
-	}
-	return api.WithHint(fmt.Errorf("%s: %s", what, text), hint)
+	return api.WithHint(fmt.Errorf("container %s ended with exit code %d: %s", gateway.Name, gateway.ExitCode, cmp.Or(OneLine(text), gateway.Reason)),
+		cmp.Or(OneLine(hint), fmt.Sprintf("'kubectl logs %s -c %s -n %s' shows its log", pod.Name, gateway.Name, pod.Namespace)))
 }
 
 // Hopeful reports whether a gateway works, as far as the kubelet knows, or may
 // be on its way because another plugin is adding it just now.
 func Hopeful(pod *corev1.Pod, gateway Gateway) bool {
 	final, curable := failure(pod, gateway)
-	// A failed Enable deletes its Secret, and nobody makes that one again.
+	// A failed Enable deletes its Secret for good.
 	return final == nil && !(curable != nil && strings.Contains(gateway.Message, "not found"))
 }
 

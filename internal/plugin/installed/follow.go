@@ -2,61 +2,18 @@ package installed
 
 import (
 	"context"
-	"fmt"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/watch"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	informers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
-	watchtools "k8s.io/client-go/tools/watch"
 	"k8s.io/klog/v2"
 )
-
-// follow returns what becomes of pod, beginning with its present state; gone is
-// closed if it has none. Call stop when done with it.
-func follow(kube kubernetes.Interface, pod *corev1.Pod) (events <-chan watch.Event, gone <-chan struct{}, stop func()) {
-	client := kube.CoreV1().Pods(pod.Namespace)
-	selector := fields.OneTermEqualSelector(metav1.ObjectNameField, pod.Name).String()
-	// Lists again when its watch expires. The logger is empty: errors of the
-	// connection show as a timeout here, not as lines between the results.
-	present, informer, watcher, done := watchtools.NewIndexerInformerWatcherWithLogger(klog.Logger{}, cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			options.FieldSelector = selector
-			return client.List(ctx, options)
-		},
-		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-			options.FieldSelector = selector
-			return client.Watch(ctx, options)
-		},
-	}, kube), &corev1.Pod{})
-	ended, absent := make(chan struct{}), make(chan struct{})
-	go func() {
-		if cache.WaitForCacheSync(ended, informer.HasSynced) && len(present.List()) == 0 {
-			close(absent)
-		}
-	}()
-	return watcher.ResultChan(), absent, func() {
-		close(ended)
-		watcher.Stop()
-		<-done
-	}
-}
-
-// observed returns the pod in an event of follow. It is ErrReplaced if pod is gone.
-func observed(event watch.Event, pod *corev1.Pod) (*corev1.Pod, error) {
-	now, ok := event.Object.(*corev1.Pod)
-	switch {
-	case !ok:
-		return nil, fmt.Errorf("watching the pod: %v", event.Type)
-	case event.Type == watch.Deleted || now.UID != pod.UID:
-		return nil, ErrReplaced
-	}
-	return now, nil
-}
 
 // secretGrace is how long a kubelet may fail to read a Secret: the API
 // server's node authorizer learns of the new container a little later than
@@ -92,16 +49,15 @@ func (p *lateness) judge(pod *corev1.Pod, gateway Gateway) error {
 // the pod is gone, a *FailedError if the container has ended or cannot start, or the
 // cause of ctx's end.
 func Follow(ctx context.Context, kube kubernetes.Interface, pod *corev1.Pod, name string, each func(*corev1.Pod, Gateway) (done bool, err error)) (Gateway, error) {
-	events, gone, stop := follow(kube, pod)
+	changes, absent, stop := follow(ctx, kube, pod)
 	defer stop()
 	last := find(pod, Gateway{Name: name, Phase: Waiting})
 	var kubelet lateness
 	for {
 		select {
-		case event := <-events:
-			now, err := observed(event, pod)
-			if err != nil {
-				return last, err
+		case now := <-changes:
+			if now == nil || now.UID != pod.UID {
+				return last, ErrReplaced
 			}
 			last = find(now, last)
 			if done, err := each(now, last); done || err != nil {
@@ -110,13 +66,47 @@ func Follow(ctx context.Context, kube kubernetes.Interface, pod *corev1.Pod, nam
 			if err := kubelet.judge(now, last); err != nil {
 				return last, err
 			}
-		case <-gone:
+		case <-absent:
 			return last, ErrReplaced
 		case <-kubelet.grace:
 			return last, &FailedError{kubelet.pending}
 		case <-ctx.Done():
 			return last, context.Cause(ctx)
 		}
+	}
+}
+
+// follow returns the states of pod, beginning with the present one; nil stands for its
+// deletion. absent is closed if there is no such pod. Call stop when done with it.
+func follow(ctx context.Context, kube kubernetes.Interface, pod *corev1.Pod) (changes <-chan *corev1.Pod, absent <-chan struct{}, stop func()) {
+	// Errors of the connection show as a timeout, not as log lines between the results.
+	ctx, cancel := context.WithCancel(klog.NewContext(ctx, klog.Logger{}))
+	informer := informers.NewFilteredPodInformer(kube, pod.Namespace, 0, nil, func(o *metav1.ListOptions) {
+		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, pod.Name).String()
+	})
+	states, none := make(chan *corev1.Pod), make(chan struct{})
+	send := func(now *corev1.Pod) {
+		select {
+		case states <- now:
+		case <-ctx.Done():
+		}
+	}
+	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(now any) { send(now.(*corev1.Pod)) },
+		UpdateFunc: func(_, now any) { send(now.(*corev1.Pod)) },
+		DeleteFunc: func(any) { send(nil) },
+	})
+	utilruntime.Must(err) // only one that runs already refuses
+	var running sync.WaitGroup
+	running.Go(func() { informer.RunWithContext(ctx) })
+	running.Go(func() {
+		if cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) && len(informer.GetStore().List()) == 0 {
+			close(none)
+		}
+	})
+	return states, none, func() {
+		cancel()
+		running.Wait()
 	}
 }
 

@@ -39,7 +39,7 @@ const (
 	Terminated Phase = "Terminated"
 )
 
-// Gateway is one ephemeral container of ours in a pod.
+// Gateway is the ephemeral container of one gateway in a pod.
 type Gateway struct {
 	Name  string
 	Image string
@@ -128,21 +128,27 @@ func NextName(pod *corev1.Pod) string {
 
 // ConfigOf returns the configuration that the gateway called name was given.
 func ConfigOf(pod *corev1.Pod, name string) (*api.Config, error) {
+	container, err := containerOf(pod, name)
+	if err != nil {
+		return nil, err
+	}
+	text := configText(container)
+	if text == "" {
+		return nil, fmt.Errorf("container %s of pod %s/%s is not a gateway: it has no %s", name, pod.Namespace, pod.Name, api.EnvConfig)
+	}
+	config, err := api.ParseConfig([]byte(text))
+	if err != nil {
+		return nil, fmt.Errorf("container %s of pod %s/%s: %w", name, pod.Namespace, pod.Name, err)
+	}
+	return config, nil
+}
+
+// containerOf returns the ephemeral container of pod called name.
+func containerOf(pod *corev1.Pod, name string) (*corev1.EphemeralContainer, error) {
 	for i := range pod.Spec.EphemeralContainers {
-		container := &pod.Spec.EphemeralContainers[i]
-		if container.Name != name {
-			continue
+		if container := &pod.Spec.EphemeralContainers[i]; container.Name == name {
+			return container, nil
 		}
-		text := configText(container)
-		if text == "" {
-			return nil, fmt.Errorf("container %s of pod %s/%s is no gateway: it has no %s",
-				name, pod.Namespace, pod.Name, api.EnvConfig)
-		}
-		config, err := api.ParseConfig([]byte(text))
-		if err != nil {
-			return nil, fmt.Errorf("container %s of pod %s/%s: %w", name, pod.Namespace, pod.Name, err)
-		}
-		return config, nil
 	}
 	return nil, fmt.Errorf("pod %s/%s has no ephemeral container %s", pod.Namespace, pod.Name, name)
 }
@@ -172,14 +178,10 @@ func words(message string) string {
 // gatewayNumber returns 1 for kube-gateway, n for kube-gateway-n with n of at
 // least 2, and 0 for any other name.
 func gatewayNumber(name string) int {
-	rest, ok := strings.CutPrefix(name, ContainerName)
-	if !ok {
-		return 0
-	}
-	if rest == "" {
+	if name == ContainerName {
 		return 1
 	}
-	digits, ok := strings.CutPrefix(rest, "-")
+	digits, ok := strings.CutPrefix(name, ContainerName+"-")
 	n, err := strconv.Atoi(digits)
 	if !ok || err != nil || n < 2 || strconv.Itoa(n) != digits {
 		return 0

@@ -104,7 +104,7 @@ func TestConfigOf(t *testing.T) {
 	if err != nil || config.Mode != api.Strict || config.PodIPs[0] != netip.MustParseAddr("10.0.0.1") {
 		t.Errorf("ConfigOf = %+v, %v", config, err)
 	}
-	for name, want := range map[string]string{"plain": "no gateway", "absent": "no ephemeral container", "kube-gateway-2": "configuration"} {
+	for name, want := range map[string]string{"plain": "not a gateway", "absent": "no ephemeral container", "kube-gateway-2": "configuration"} {
 		if _, err := ConfigOf(pod, name); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("ConfigOf(%s) = %v, want an error with %q", name, err, want)
 		}

@@ -22,8 +22,8 @@ import (
 	missing "github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 )
 
-// ErrOvertaken says that somebody else added a gateway to the pod meanwhile, or
-// that the one that was waited for has failed: the pod must be looked at again.
+// ErrOvertaken says that the pod's gateways are not as they were read: another one was
+// added meanwhile, or has failed. The caller reads the pod again.
 var ErrOvertaken = errors.New("the pod's gateways changed meanwhile")
 
 // Patch is the strategic-merge patch of pods/ephemeralcontainers that adds a
@@ -60,8 +60,8 @@ func NewPatch(pod *corev1.Pod, container *corev1.EphemeralContainer) *Patch {
 }
 
 // AddContainer patches pod, or has the server try that if dryRun is set. It
-// returns the pod's state that the patch was good for. A change of the pod by
-// others is no failure, unless they changed its gateways: ErrOvertaken.
+// returns the state of the pod that was patched. A change of the pod meanwhile is not a
+// failure, unless its gateways changed: ErrOvertaken.
 func AddContainer(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod, container *corev1.EphemeralContainer, dryRun bool) (*corev1.Pod, error) {
 	options := metav1.PatchOptions{FieldManager: ManagedBy}
 	if dryRun {
@@ -77,10 +77,10 @@ func AddContainer(ctx context.Context, client kubernetes.Interface, pod *corev1.
 		}
 		patched, err := client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, body, options, "ephemeralcontainers")
 		switch {
-		case err == nil && !dryRun:
-			pod = patched
-			return true, nil
 		case err == nil:
+			if !dryRun {
+				pod = patched
+			}
 			return true, nil
 		case !apierrors.IsConflict(err):
 			return false, explainPatch(fmt.Errorf("adding container %s: %w", container.Name, err), pod.Namespace)
@@ -126,20 +126,16 @@ var (
 
 // explainPatch adds advice to the refusal of the patch that adds the container.
 func explainPatch(err error, namespace string) error {
-	if err == nil {
-		return nil
-	}
+	const exception = " must make an exception for the ephemeral container " + ContainerName
 	text := err.Error()
 	switch webhook, policy := webhookDenied.FindStringSubmatch(text), policyDenied.FindStringSubmatch(text); {
 	case strings.Contains(text, "violates PodSecurity"):
 		return api.WithHint(err, fmt.Sprintf("the gateway needs a privileged container: "+
 			"'kubectl label namespace %s pod-security.kubernetes.io/enforce=privileged --overwrite'", namespace))
 	case webhook != nil:
-		return api.WithHint(err, fmt.Sprintf("admission webhook %s must make an exception for the ephemeral container %s",
-			webhook[1], ContainerName))
+		return api.WithHint(err, "admission webhook "+webhook[1]+exception)
 	case policy != nil:
-		return api.WithHint(err, fmt.Sprintf("ValidatingAdmissionPolicy %s must make an exception for the ephemeral container %s",
-			policy[1], ContainerName))
+		return api.WithHint(err, "ValidatingAdmissionPolicy "+policy[1]+exception)
 	case apierrors.IsForbidden(err):
 		return api.WithHint(err, missing.To("patch", "pods/ephemeralcontainers", namespace))
 	case apierrors.IsNotFound(err):

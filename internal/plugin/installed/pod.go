@@ -1,6 +1,7 @@
 package installed
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +17,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
 
-// ErrReplaced says that the pod that was asked for is not there any more.
+// ErrReplaced says that the pod is gone, or was replaced by one of the same name.
 var ErrReplaced = api.WithHint(errors.New("the pod has ended or was replaced meanwhile"), "name the pod that replaces it")
 
 // Reread returns the current state of pod, and ErrReplaced if it is gone.
@@ -64,9 +65,5 @@ func PodIPs(pod *corev1.Pod) []netip.Addr {
 
 // Identity returns whom a certificate for pod is to name: its service account in its namespace.
 func Identity(pod *corev1.Pod, trustDomain string) identity.ID {
-	account := pod.Spec.ServiceAccountName
-	if account == "" {
-		account = "default"
-	}
-	return identity.ID{TrustDomain: trustDomain, Namespace: pod.Namespace, ServiceAccount: account}
+	return identity.ID{TrustDomain: trustDomain, Namespace: pod.Namespace, ServiceAccount: cmp.Or(pod.Spec.ServiceAccountName, "default")}
 }

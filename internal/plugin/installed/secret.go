@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,7 +15,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// What the Secrets of gateways are found by.
+// Labels and annotations of the Secrets of gateways.
 const (
 	LabelManagedBy = "app.kubernetes.io/managed-by"
 	ManagedBy      = "kubectl-gateway"
@@ -29,7 +30,7 @@ const (
 // cleanupTimeout bounds deleting a Secret after everything else has ended.
 const cleanupTimeout = 5 * time.Second
 
-// DeleteSecret deletes a Secret even after ctx has ended, in a time of its own.
+// DeleteSecret deletes a Secret within cleanupTimeout, even after ctx has ended.
 // One that is gone already is fine.
 func DeleteSecret(ctx context.Context, client kubernetes.Interface, namespace, name string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
@@ -46,20 +47,14 @@ func DeleteSecret(ctx context.Context, client kubernetes.Interface, namespace, n
 func RemoveStale(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) error {
 	list, err := listSecrets(ctx, client, pod)
 	if apierrors.IsForbidden(err) {
-		// Listing is no part of the job: they go with the pod.
+		// They go with the pod at the latest.
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	for i := range list {
-		if stale(&list[i], pod) {
-			if err := DeleteSecret(ctx, client, list[i].Namespace, list[i].Name); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	_, err = deleteAll(ctx, client, slices.DeleteFunc(list, func(secret corev1.Secret) bool { return !stale(&secret, pod) }))
+	return err
 }
 
 // ErrSecretsUnseen says that the user may not look for Secrets.
@@ -75,12 +70,17 @@ func DeleteSecrets(ctx context.Context, client kubernetes.Interface, pod *corev1
 	if err != nil {
 		return 0, err
 	}
-	for i := range list {
-		if err := DeleteSecret(ctx, client, list[i].Namespace, list[i].Name); err != nil {
+	return deleteAll(ctx, client, list)
+}
+
+// deleteAll deletes secrets, and returns how many it deleted.
+func deleteAll(ctx context.Context, client kubernetes.Interface, secrets []corev1.Secret) (int, error) {
+	for i := range secrets {
+		if err := DeleteSecret(ctx, client, secrets[i].Namespace, secrets[i].Name); err != nil {
 			return i, err
 		}
 	}
-	return len(list), nil
+	return len(secrets), nil
 }
 
 func listSecrets(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) ([]corev1.Secret, error) {
@@ -92,7 +92,7 @@ func listSecrets(ctx context.Context, client kubernetes.Interface, pod *corev1.P
 	return list.Items, nil
 }
 
-// stale reports whether nobody can need secret any more. A plugin creates the
+// stale reports whether secret is not needed any longer. A plugin creates the
 // Secret before the container: while that is missing, the plugin may be at it.
 // Once it is there, the Secret is needed only until the kubelet has read it,
 // and one that the container does not name came too late for the name.
@@ -111,15 +111,8 @@ func stale(secret *corev1.Secret, pod *corev1.Pod) bool {
 }
 
 func readsSecret(pod *corev1.Pod, container, secret string) bool {
-	for i := range pod.Spec.EphemeralContainers {
-		if pod.Spec.EphemeralContainers[i].Name != container {
-			continue
-		}
-		for _, env := range pod.Spec.EphemeralContainers[i].Env {
-			if env.ValueFrom != nil && env.ValueFrom.SecretKeyRef != nil && env.ValueFrom.SecretKeyRef.Name == secret {
-				return true
-			}
-		}
-	}
-	return false
+	c, err := containerOf(pod, container)
+	return err == nil && slices.ContainsFunc(c.Env, func(env corev1.EnvVar) bool {
+		return env.ValueFrom != nil && env.ValueFrom.SecretKeyRef != nil && env.ValueFrom.SecretKeyRef.Name == secret
+	})
 }

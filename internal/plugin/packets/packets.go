@@ -1,6 +1,7 @@
 package packets
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,14 +47,7 @@ func (o *Options) command() []string {
 	if o.SnapLen > 0 {
 		command = append(command, "--snaplen="+strconv.Itoa(o.SnapLen))
 	}
-	duration, size := o.Duration, o.MaxBytes
-	if duration <= 0 {
-		duration = DefaultDuration
-	}
-	if size <= 0 {
-		size = DefaultMaxBytes
-	}
-	return append(command, "--duration="+duration.String(), "--max-bytes="+strconv.FormatInt(size, 10))
+	return append(command, "--duration="+cmp.Or(o.Duration, DefaultDuration).String(), "--max-bytes="+strconv.FormatInt(cmp.Or(o.MaxBytes, DefaultMaxBytes), 10))
 }
 
 // Summary counts what was recorded.

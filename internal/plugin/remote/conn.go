@@ -3,6 +3,7 @@ package remote
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -117,12 +118,10 @@ func (g *Conn) retry(ctx context.Context, once func() error) error {
 		if err == nil || backoff.Steps <= 1 || final(err) || ctx.Err() != nil {
 			return err
 		}
-		pause := time.NewTimer(backoff.Step())
 		select {
 		case <-ctx.Done():
-			pause.Stop()
 			return err
-		case <-pause.C:
+		case <-time.After(backoff.Step()):
 		}
 	}
 }
@@ -136,14 +135,14 @@ func final(err error) bool {
 
 // ask runs a control command, with one line of input if that is not nil, and parses
 // what it prints. What is parsed comes with the error of a command that failed.
-func ask[T any](ctx context.Context, g *Conn, line []byte, parse func([]byte) (*T, error), words ...string) (answer *T, err error) {
+func ask[T any](ctx context.Context, g *Conn, line []byte, check func(*T) error, words ...string) (answer *T, err error) {
 	err = g.retry(ctx, func() error {
 		var stdin io.Reader
 		if line != nil {
 			stdin = bytes.NewReader(line)
 		}
 		text, err := g.read(ctx, stdin, nil, words...)
-		answer, err = parsed(g, text, err, parse)
+		answer, err = parsed(g, text, err, check)
 		return ownWords(err)
 	})
 	return answer, err
@@ -172,11 +171,11 @@ func (g *Conn) read(ctx context.Context, stdin io.Reader, through func(io.Writer
 }
 
 // parsed parses what read returned.
-func parsed[T any](g *Conn, text []byte, err error, parse func([]byte) (*T, error)) (*T, error) {
+func parsed[T any](g *Conn, text []byte, err error, check func(*T) error) (*T, error) {
 	if err != nil && len(text) == 0 {
 		return nil, err
 	}
-	answer, parseErr := parse(text)
+	answer, parseErr := parse(text, check)
 	switch {
 	case errors.Is(parseErr, ErrOtherPod):
 		return nil, parseErr
@@ -184,6 +183,18 @@ func parsed[T any](g *Conn, text []byte, err error, parse func([]byte) (*T, erro
 		return nil, errors.Join(err, g.asking(parseErr))
 	}
 	return answer, err
+}
+
+// parse reads what a gateway printed, which check must find well-formed.
+func parse[T any](text []byte, check func(*T) error) (*T, error) {
+	var answer T
+	if err := json.Unmarshal(text, &answer); err != nil {
+		return nil, fmt.Errorf("reading its answer: %w", &lineError{err})
+	}
+	if err := check(&answer); err != nil {
+		return nil, err
+	}
+	return &answer, nil
 }
 
 func (g *Conn) asking(err error) error {
@@ -209,8 +220,8 @@ var errTooOld = errors.New("the gateway does not know the command")
 // ownWords turns what the gateway's program says when it fails ("error: …", and
 // perhaps "hint: …" below) into such an error.
 func ownWords(err error) error {
-	var exit *ExitError
-	if !errors.As(err, &exit) {
+	exit, ok := errors.AsType[*ExitError](err)
+	if !ok {
 		return err
 	}
 	text, ok := strings.CutPrefix(strings.TrimSpace(exit.Stderr), "error: ")

@@ -2,9 +2,8 @@
 // API server, as kubectl exec does.
 //
 //	conn.go      one gateway: who it is, how often it is asked, what it may answer
-//	status.go    how it is
-//	settings.go  mode and identity rules
+//	status.go    how it is, who it talks to, its mode and identity rules
 //	life.go      certificate, trust bundle, and the end
-//	edges.go, metrics.go
+//	metrics.go   its metrics
 //	exec.go      commands in containers; errors.go says why one did not run
 package remote

@@ -1,9 +1,11 @@
 package remote
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,11 +55,7 @@ const explainTimeout = 5 * time.Second
 // handshake is why the WebSocket was refused, or nil; cause is the last error.
 func (c *executor) explain(ctx context.Context, ref Ref, handshake, cause error) error {
 	what := fmt.Sprintf("pod %s/%s", ref.Namespace, ref.Pod)
-	refused := statusOf(handshake)
-	if refused == nil {
-		refused = statusOf(cause)
-	}
-	if refused != nil && apierrors.IsForbidden(refused) {
+	if refused := cmp.Or(statusOf(handshake), statusOf(cause)); refused != nil && apierrors.IsForbidden(refused) {
 		return api.WithHint(fmt.Errorf("%w: %s: %s", ErrForbidden, what, oneLine(refused)),
 			rights.To("create", "pods/exec", ref.Namespace))
 	}
@@ -78,8 +76,7 @@ func (c *executor) explain(ctx context.Context, ref Ref, handshake, cause error)
 // statusOf returns the API server's answer in an error, or nil. The type for a
 // refused upgrade has no Unwrap, so that errors.As stops there.
 func statusOf(err error) error {
-	var status *apierrors.StatusError
-	if errors.As(causeOf(err), &status) {
+	if status, ok := errors.AsType[*apierrors.StatusError](causeOf(err)); ok {
 		return status
 	}
 	return nil
@@ -87,31 +84,25 @@ func statusOf(err error) error {
 
 // causeOf returns why an upgrade was refused, or err if that is something else.
 func causeOf(err error) error {
-	var upgrade *httpstream.UpgradeFailureError
-	if errors.As(err, &upgrade) && upgrade.Cause != nil {
+	if upgrade, ok := errors.AsType[*httpstream.UpgradeFailureError](err); ok && upgrade.Cause != nil {
 		return upgrade.Cause
 	}
 	return err
 }
 
 func stateOf(pod *corev1.Pod, container string) (words string, running bool) {
-	for _, statuses := range [][]corev1.ContainerStatus{
-		pod.Status.EphemeralContainerStatuses, pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses,
-	} {
-		for _, status := range statuses {
-			if status.Name != container {
-				continue
-			}
-			switch state := status.State; {
-			case state.Running != nil:
-				return "", true
-			case state.Terminated != nil:
-				return fmt.Sprintf("has ended with exit code %d", state.Terminated.ExitCode), false
-			case state.Waiting != nil && state.Waiting.Reason != "":
-				return "waits: " + terminal.Clean(state.Waiting.Reason), false
-			}
-			return "has not started", false
-		}
+	all := slices.Concat(pod.Status.EphemeralContainerStatuses, pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses)
+	var state corev1.ContainerState
+	if i := slices.IndexFunc(all, func(s corev1.ContainerStatus) bool { return s.Name == container }); i >= 0 {
+		state = all[i].State
+	}
+	switch {
+	case state.Running != nil:
+		return "", true
+	case state.Terminated != nil:
+		return fmt.Sprintf("has ended with exit code %d", state.Terminated.ExitCode), false
+	case state.Waiting != nil && state.Waiting.Reason != "":
+		return "waits: " + terminal.Clean(state.Waiting.Reason), false
 	}
 	return "has not started", false
 }

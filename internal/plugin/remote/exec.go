@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
@@ -30,13 +31,11 @@ func (c *executor) Run(ctx context.Context, ref Ref, stdin io.Reader, stdout io.
 		stdout = io.Discard
 	}
 	what := fmt.Sprintf("pod %s/%s", ref.Namespace, ref.Pod)
-	stream, handshake, err := c.open(ref, &corev1.PodExecOptions{
-		Container: ref.Container,
-		Command:   command,
-		Stdin:     stdin != nil,
-		Stdout:    true,
-		Stderr:    true,
-	})
+	// Only the WebSocket's error has the server's answer as a status; what the older
+	// protocol reports is text.
+	var refused error
+	options := &corev1.PodExecOptions{Container: ref.Container, Command: command, Stdin: stdin != nil, Stdout: true, Stderr: true}
+	stream, err := c.open(ref, options, &refused)
 	if err != nil {
 		return fmt.Errorf("preparing to run a command in %s: %w", what, err)
 	}
@@ -55,35 +54,77 @@ func (c *executor) Run(ctx context.Context, ref Ref, stdin io.Reader, stdout io.
 	case errors.As(err, &exit):
 		return &ExitError{Command: command[0], Code: exit.Code, Stderr: lastWords.String()}
 	}
-	return c.explain(ctx, ref, handshake.err, err)
+	return c.explain(ctx, ref, refused, err)
 }
-
-// upgradeFailure keeps why the server refused a WebSocket. Only that error has
-// the server's answer as a status; what the older protocol reports is text.
-type upgradeFailure struct{ err error }
 
 // open prefers WebSockets and falls back to SPDY, as kubectl does: servers
 // before 1.30 and some proxies know SPDY only. The fallback is also needed
 // after "forbidden", because the two are different verbs (get, create) to RBAC.
-func (c *executor) open(ref Ref, options *corev1.PodExecOptions) (remotecommand.Executor, *upgradeFailure, error) {
+// refused becomes why the server refused a WebSocket.
+func (c *executor) open(ref Ref, options *corev1.PodExecOptions, refused *error) (remotecommand.Executor, error) {
 	target := c.kube.CoreV1().RESTClient().Post().
 		Resource("pods").Namespace(ref.Namespace).Name(ref.Pod).SubResource("exec").
 		VersionedParams(options, scheme.ParameterCodec).URL()
 	spdy, err := remotecommand.NewSPDYExecutor(c.config, "POST", target)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	websocket, err := remotecommand.NewWebSocketExecutor(c.config, "GET", target.String())
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	var handshake upgradeFailure
-	executor, err := remotecommand.NewFallbackExecutor(websocket, spdy, func(err error) bool {
+	return remotecommand.NewFallbackExecutor(websocket, spdy, func(err error) bool {
 		if httpstream.IsUpgradeFailure(err) {
-			handshake.err = err
+			*refused = err
 			return true
 		}
 		return httpstream.IsHTTPSProxyError(err)
 	})
-	return executor, &handshake, err
 }
+
+// gate passes writes on until it is closed, and swallows them from then on.
+type gate struct {
+	mu sync.Mutex
+	to io.Writer
+}
+
+func (g *gate) Write(p []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.to == nil {
+		return len(p), nil
+	}
+	return g.to.Write(p)
+}
+
+// close returns once no write is under way.
+func (g *gate) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.to = nil
+}
+
+// head keeps the first limit bytes written to it and drops the rest.
+type head struct {
+	limit int
+	data  []byte
+	// full is called once when something had to be dropped.
+	full func()
+}
+
+// Write never fails: an error would make the streams' library log on its own.
+func (h *head) Write(p []byte) (int, error) {
+	room := h.limit - len(h.data)
+	if len(p) <= room {
+		h.data = append(h.data, p...)
+		return len(p), nil
+	}
+	h.data = append(h.data, p[:room]...)
+	if h.full != nil {
+		h.full()
+		h.full = nil
+	}
+	return len(p), nil
+}
+
+func (h *head) String() string { return string(h.data) }

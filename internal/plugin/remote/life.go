@@ -114,11 +114,10 @@ func (g *Conn) renew(ctx context.Context, sign func(csr []byte) (*api.IssuedCert
 		return &firstLine{limit: requestLimit, take: func(line []byte) { requests <- line }, rest: rest,
 			full: func() { cancel(errTooLong) }}
 	}, "renew")
-	var failed *signError
-	if errors.As(err, &failed) {
+	if failed, ok := errors.AsType[*signError](err); ok {
 		return nil, failed
 	}
-	status, err := parsed(g, text, err, g.parseStatus)
+	status, err := parsed(g, text, err, g.checkStatus)
 	if err != nil {
 		return nil, ownWords(err)
 	}
@@ -132,18 +131,6 @@ func (e *signError) Unwrap() error { return e.error }
 
 // answerRequest turns a gateway's line with a request into the line that answers it.
 func answerRequest(line []byte, sign func(csr []byte) (*api.IssuedCertificate, error)) ([]byte, error) {
-	request, err := parseRequest(line)
-	if err != nil {
-		return nil, err
-	}
-	issued, err := sign([]byte(request.CSR))
-	if err != nil {
-		return nil, err
-	}
-	return jsonLine(issued)
-}
-
-func parseRequest(line []byte) (*api.CertificateRequest, error) {
 	var request api.CertificateRequest
 	if err := json.Unmarshal(line, &request); err != nil {
 		return nil, fmt.Errorf("reading its request: %w", &lineError{err})
@@ -151,7 +138,11 @@ func parseRequest(line []byte) (*api.CertificateRequest, error) {
 	if request.CSR == "" {
 		return nil, errors.New("what it says is not a certificate request")
 	}
-	return &request, nil
+	issued, err := sign([]byte(request.CSR))
+	if err != nil {
+		return nil, err
+	}
+	return jsonLine(issued)
 }
 
 // jsonLine is what a command of the gateway reads. None waits for the end of its
@@ -214,37 +205,38 @@ func (g *Conn) ResetExisting(ctx context.Context) (*api.Status, error) {
 // Disable ends the gateway: it stops the capture, lets connections drain for at most
 // drain, and goes. A gateway that is draining already is joined. After an error it may
 // be on its way, and Disable can be tried again.
-func (g *Conn) Disable(ctx context.Context, drain time.Duration) (report *api.DisableReport, err error) {
-	err = g.retry(ctx, func() error {
+func (g *Conn) Disable(ctx context.Context, drain time.Duration) (*api.DisableReport, error) {
+	var report *disableReport
+	err := g.retry(ctx, func() error {
 		// A gateway that does not say whom it serves may still be able to end.
 		if text, err := g.read(ctx, nil, nil, "status"); err == nil {
-			if _, err := g.parseStatus(text); errors.Is(err, ErrOtherPod) {
+			if _, err := parse(text, g.checkStatus); errors.Is(err, ErrOtherPod) {
 				return err
 			}
 		}
 		text, err := g.read(ctx, nil, nil, "disable", "--drain-timeout="+drain.String())
 		// The command may be killed with the rest of the container right behind its last
 		// word, which says that the end has been reached.
-		var parseErr error
-		if report, parseErr = parseReport(text); parseErr == nil {
+		if report, err = parsed(g, text, err, (*disableReport).check); report != nil {
 			return nil
 		}
-		_, err = parsed(g, text, err, parseReport)
 		return ownWords(err)
 	})
-	return report, err
-}
-
-func parseReport(text []byte) (*api.DisableReport, error) {
-	var report struct {
-		Drained, Aborted *uint64
-		Left             []string
-	}
-	if err := json.Unmarshal(text, &report); err != nil {
-		return nil, fmt.Errorf("reading its answer: %w", &lineError{err})
-	}
-	if report.Drained == nil || report.Aborted == nil {
-		return nil, errors.New("its answer is not a report of its end")
+	if err != nil {
+		return nil, err
 	}
 	return &api.DisableReport{Drained: *report.Drained, Aborted: *report.Aborted, Left: report.Left}, nil
+}
+
+// disableReport is an api.DisableReport whose numbers may be missing.
+type disableReport struct {
+	Drained, Aborted *uint64
+	Left             []string
+}
+
+func (r *disableReport) check() error {
+	if r.Drained == nil || r.Aborted == nil {
+		return errors.New("its answer is not a report of its end")
+	}
+	return nil
 }

@@ -259,10 +259,10 @@ func FuzzParseGatewaysLines(f *testing.F) {
 	f.Add([]byte(`{"csr":"x"}`))
 	f.Add([]byte(`{"drained":1,"aborted":2,"left":["\u001b"]}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		request, err := parseRequest(text)
-		report, err2 := parseReport(text)
-		if (request == nil) == (err == nil) || (report == nil) == (err2 == nil) {
-			t.Fatalf("got %v, %v and %v, %v", request, err, report, err2)
+		answer, err := answerRequest(text, func([]byte) (*api.IssuedCertificate, error) { return &api.IssuedCertificate{}, nil })
+		report, err2 := parse(text, (*disableReport).check)
+		if (answer == nil) == (err == nil) || (report == nil) == (err2 == nil) {
+			t.Fatalf("got %q, %v and %v, %v", answer, err, report, err2)
 		}
 		for _, err := range []error{err, err2} {
 			if err != nil && strings.ContainsAny(err.Error(), "\x1b\n\u009b") {

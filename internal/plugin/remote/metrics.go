@@ -2,7 +2,6 @@ package remote
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -12,39 +11,35 @@ import (
 // Metrics asks the gateway for its metrics. Their names are names of metrics and
 // labels.
 func (g *Conn) Metrics(ctx context.Context) (*api.Metrics, error) {
-	metrics, err := ask(ctx, g, nil, parseMetrics, "metrics")
+	metrics, err := ask(ctx, g, nil, checkMetrics, "metrics")
 	if err != nil {
 		return nil, newer(err, "its gateway is too old to have metrics")
 	}
 	return metrics, nil
 }
 
-func parseMetrics(text []byte) (*api.Metrics, error) {
-	var metrics api.Metrics
-	if err := json.Unmarshal(text, &metrics); err != nil {
-		return nil, fmt.Errorf("reading its answer: %w", &lineError{err})
-	}
+func checkMetrics(metrics *api.Metrics) error {
 	if len(metrics.Families) == 0 {
-		return nil, errors.New("its answer has no metrics")
+		return errors.New("its answer has no metrics")
 	}
 	samples := 0
 	for _, f := range metrics.Families {
 		if !isMetricName(f.Name) || f.Type != "counter" && f.Type != "gauge" {
-			return nil, fmt.Errorf("its answer has a metric of name %.100q and type %.100q", f.Name, f.Type)
+			return fmt.Errorf("its answer has a metric of name %.100q and type %.100q", f.Name, f.Type)
 		}
 		for _, s := range f.Samples {
 			for label := range s.Labels {
 				if !isMetricName(label) {
-					return nil, fmt.Errorf("its answer has a label of name %.100q", label)
+					return fmt.Errorf("its answer has a label of name %.100q", label)
 				}
 			}
 		}
 		samples += len(f.Samples)
 	}
 	if samples > api.MaxMetricSamples {
-		return nil, fmt.Errorf("its answer has %d samples, which is more than %d", samples, api.MaxMetricSamples)
+		return fmt.Errorf("its answer has %d samples, which is more than %d", samples, api.MaxMetricSamples)
 	}
-	return &metrics, nil
+	return nil
 }
 
 // isMetricName reports whether name is one that needs no quotes in Prometheus' text

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 func metricsClient(t *testing.T, stdout, stderr string, code int) *Conn {
@@ -49,9 +50,7 @@ func TestMetricsOfAnOldGateway(t *testing.T) {
 func TestParseMetricsRefuses(t *testing.T) {
 	family := `{"name":%q,"type":%q,"samples":[{"labels":{%q:"x"},"value":1}]}`
 	valid := fmt.Sprintf(family, "a", "gauge", "b")
-	if _, err := parseMetrics([]byte(`{"families":[` + valid + `]}`)); err != nil {
-		t.Fatal(err)
-	}
+	must.Get(parse([]byte(`{"families":[`+valid+`]}`), checkMetrics))(t)
 	many := strings.TrimSuffix(strings.Repeat(valid+",", api.MaxMetricSamples+1), ",")
 	for _, text := range []string{
 		``, `[]`, `null`, `{"families":[]}`, `{"families":["\u001b[2J"]}`,
@@ -62,7 +61,7 @@ func TestParseMetricsRefuses(t *testing.T) {
 		`{"families":[` + fmt.Sprintf(family, "a", "gauge", "b}") + `]}`,
 		`{"families":[` + many + `]}`,
 	} {
-		_, err := parseMetrics([]byte(text))
+		_, err := parse([]byte(text), checkMetrics)
 		if err == nil || strings.ContainsAny(err.Error(), "\x1b\n") {
 			t.Errorf("%.80q: %v", text, err)
 		}
@@ -74,7 +73,7 @@ func FuzzParseMetrics(f *testing.F) {
 	f.Add(`{"families":[{"name":"a","type":"gauge","samples":[{"labels":{"b":"c"},"value":1}]}]}`)
 	f.Add(`{"families":[{"name":"a b","type":"gauge"}]}`)
 	f.Fuzz(func(t *testing.T, text string) {
-		m, err := parseMetrics([]byte(text))
+		m, err := parse([]byte(text), checkMetrics)
 		if (m == nil) == (err == nil) {
 			t.Fatal(m, errors.Unwrap(err))
 		}

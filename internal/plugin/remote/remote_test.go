@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // bounded gives up long after anything here should have ended.
@@ -50,10 +51,7 @@ func TestExec(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var stdout bytes.Buffer
-			err := s.exec(t, bounded(t), strings.NewReader("hello"), &stdout, "/kube-gateway", "ctl")
-			if err != nil {
-				t.Fatal(err)
-			}
+			must.Do(t, s.exec(t, bounded(t), strings.NewReader("hello"), &stdout, "/kube-gateway", "ctl"))
 			if want := `hello kube-gateway ["/kube-gateway" "ctl"]`; stdout.String() != want {
 				t.Errorf("stdout %q, want %q", stdout.String(), want)
 			}
@@ -219,7 +217,7 @@ func FuzzParseStatus(f *testing.F) {
 	f.Add([]byte(`{"state":"ready","podIPs":["10.0.0.1"],"capture":{"ranges":["10.0.0.0/8"]}}`))
 	f.Add([]byte(`{"state":1}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		status, err := (&Conn{pod: &corev1.Pod{}}).parseStatus(text)
+		status, err := parse(text, (&Conn{pod: &corev1.Pod{}}).checkStatus)
 		if (status == nil) == (err == nil) {
 			t.Fatalf("got %v, %v", status, err)
 		}

@@ -20,6 +20,8 @@ import (
 	"k8s.io/streaming/pkg/httpstream"
 	"k8s.io/streaming/pkg/httpstream/spdy"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // container is what a test's command does with its streams; it returns what
@@ -155,10 +157,7 @@ func (s *server) start(t *testing.T) *Conn {
 	listening := httptest.NewServer(s)
 	t.Cleanup(listening.Close)
 	config := &rest.Config{Host: listening.URL}
-	kube, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kube := must.Get(kubernetes.NewForConfig(config))(t)
 	client := NewClient(config, kube)
 	client.Backoff = wait.Backoff{}
 	return client.Gateway(running(), "kube-gateway")

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -17,7 +18,7 @@ const answerMargin = time.Second
 // Status asks the gateway how it is. A status that the gateway printed before its
 // command failed comes with the error.
 func (g *Conn) Status(ctx context.Context) (*api.Status, error) {
-	return ask(ctx, g, nil, g.parseStatus, "status")
+	return ask(ctx, g, nil, g.checkStatus, "status")
 }
 
 // Await is Status once the gateway is ready or waits for a certificate, or else right
@@ -29,7 +30,7 @@ func (g *Conn) Await(ctx context.Context) (status *api.Status, err error) {
 			patience = max(time.Until(deadline)-answerMargin, time.Millisecond).Round(time.Millisecond)
 		}
 		text, err := g.read(ctx, nil, nil, "status", "--wait="+patience.String())
-		status, err = parsed(g, text, err, g.parseStatus)
+		status, err = parsed(g, text, err, g.checkStatus)
 		return ownWords(err)
 	})
 	return status, err
@@ -37,25 +38,86 @@ func (g *Conn) Await(ctx context.Context) (status *api.Status, err error) {
 
 // tell runs a control command that changes the gateway and prints its status.
 func (g *Conn) tell(ctx context.Context, line []byte, words ...string) (*api.Status, error) {
-	status, err := ask(ctx, g, line, g.parseStatus, words...)
+	status, err := ask(ctx, g, line, g.checkStatus, words...)
 	if err != nil {
 		return nil, err
 	}
 	return status, nil
 }
 
-// parseStatus reads a gateway's answer. Unknown fields and states are those of a
+// checkStatus checks a gateway's answer. Unknown fields and states are those of a
 // newer gateway, and no mistake.
-func (g *Conn) parseStatus(text []byte) (*api.Status, error) {
-	var status api.Status
-	if err := json.Unmarshal(text, &status); err != nil {
-		return nil, fmt.Errorf("reading its answer: %w", &lineError{err})
-	}
+func (g *Conn) checkStatus(status *api.Status) error {
 	if status.State == "" {
-		return nil, errors.New("its answer is not a status")
+		return errors.New("its answer is not a status")
 	}
-	if err := g.mine(status.Pod); err != nil {
-		return nil, err
+	return g.mine(status.Pod)
+}
+
+// Edges asks the gateway who it talks to.
+func (g *Conn) Edges(ctx context.Context) (*api.Edges, error) {
+	edges, err := ask(ctx, g, nil, g.checkEdges, "edges")
+	if err != nil {
+		return nil, newer(err, "its gateway is too old to tell")
 	}
-	return &status, nil
+	return edges, nil
+}
+
+func (g *Conn) checkEdges(edges *api.Edges) error {
+	if edges.Edges == nil || len(edges.Edges) > api.MaxEdges {
+		return errors.New("its answer is not a list of edges")
+	}
+	return g.mine(edges.Pod)
+}
+
+// SetMode changes the mode of the gateway and returns its status then. With api.ExistingReset the
+// gateway resets open connections that the mode forbids.
+func (g *Conn) SetMode(ctx context.Context, mode api.Mode, existing api.Existing) (*api.Status, error) {
+	status, err := g.tell(ctx, nil, append([]string{"mode", string(mode)}, existingWords(existing)...)...)
+	if err == nil && status.Mode != mode {
+		return nil, fmt.Errorf("the gateway says that its mode is %.40q", status.Mode)
+	}
+	return status, newer(err, noSuchChange)
+}
+
+// noSuchChange is what a gateway lacks that does not know a command, or a flag of it.
+const noSuchChange = "the gateway is too old for this command or for one of its flags"
+
+func existingWords(existing api.Existing) []string {
+	if existing == api.ExistingReset {
+		return []string{"--existing=reset"}
+	}
+	return nil
+}
+
+// SetRules changes the identity rules, as SetMode does the mode.
+func (g *Conn) SetRules(ctx context.Context, rules api.Rules, existing api.Existing) (*api.Status, error) {
+	words := []string{"allow", "--everyone"}
+	if len(rules.Allow) > 0 {
+		words = slices.Concat(words[:1], rules.Allow)
+	}
+	for _, pattern := range rules.Deny {
+		words = append(words, "--deny="+pattern)
+	}
+	if rules.Audit {
+		words = append(words, "--audit")
+	}
+	status, err := g.tell(ctx, nil, append(words, existingWords(existing)...)...)
+	if err == nil && !status.Rules.Equal(rules) {
+		return nil, fmt.Errorf("the gateway says that its rules are %.200q", status.Arguments())
+	}
+	return status, newer(err, noSuchChange)
+}
+
+// SetCoverage changes the coverage, as SetMode does the mode.
+func (g *Conn) SetCoverage(ctx context.Context, cover *api.Cover) (*api.Status, error) {
+	line, err := json.Marshal(cover)
+	if err != nil {
+		return nil, fmt.Errorf("writing the coverage: %w", err)
+	}
+	status, err := g.tell(ctx, line, "cover")
+	if err == nil && status.Capture.Fingerprint != cover.Coverage.Fingerprint() {
+		return nil, errors.New("the gateway says that it has another coverage")
+	}
+	return status, newer(err, "the gateway cannot change what it captures")
 }

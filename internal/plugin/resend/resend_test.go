@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // TestResend counts how often requests reach a server that fails the first two.
@@ -46,10 +48,7 @@ func TestResend(t *testing.T) {
 				}
 			}))
 			defer server.Close()
-			request, err := http.NewRequestWithContext(t.Context(), test.method, server.URL+test.path, strings.NewReader(test.body))
-			if err != nil {
-				t.Fatal(err)
-			}
+			request := must.Get(http.NewRequestWithContext(t.Context(), test.method, server.URL+test.path, strings.NewReader(test.body)))(t)
 			// No connection of its own is tried again by net/http.
 			response, err := Transport(&http.Transport{DisableKeepAlives: true}).RoundTrip(request)
 			code := 0

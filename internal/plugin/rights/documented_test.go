@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 )
 
@@ -20,10 +21,7 @@ const page = "../../../docs/OPERATIONS.md"
 
 func readPage(t *testing.T) string {
 	t.Helper()
-	text, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(os.ReadFile(page))(t)
 	return string(text)
 }
 
@@ -98,7 +96,7 @@ func TestDocumentedRoles(t *testing.T) {
 		"kubectl-gateway-enable":    grants("shop", Of(Enable), Namespace),
 		"kubectl-gateway-secrets":   grants("shop", Of(Secrets), Namespace),
 		"kubectl-gateway-trust":     grants(authority.Namespace, Of(Enable, Rotate), System),
-		"kubectl-gateway-survey":    grants("", Of(Enable, Services), Cluster, AllNamespaces),
+		"kubectl-gateway-survey":    grants("", Of(Enable, Endpoints), Cluster, AllNamespaces),
 		"kubectl-gateway-status":    grants("shop", Of(Status), Namespace),
 		"kubectl-gateway-tail":      grants("shop", Of(Tail), Namespace),
 		"kubectl-gateway-disable":   grants("shop", Of(Disable), Namespace),
@@ -106,7 +104,7 @@ func TestDocumentedRoles(t *testing.T) {
 		"kubectl-gateway-init-ca":   grants(authority.Namespace, Of(InitCA), System),
 		"kubectl-gateway-authority": grants(authority.Namespace, Of(Copy), System),
 		"kubectl-gateway-rotate-ca": grants("", Of(RotateCA), AllNamespaces),
-		"kubectl-gateway-watch":     grants("", Of(Watch, Enable, Services), Namespace, Cluster, AllNamespaces),
+		"kubectl-gateway-watch":     grants("", Of(Watch, Enable, Endpoints), Namespace, Cluster, AllNamespaces),
 		"kubectl-gateway-workloads": grants("shop", Of(Workloads), Namespace),
 	}
 	if diff := cmp.Diff(want, documentedRoles(t)); diff != "" {
@@ -139,9 +137,7 @@ func TestDocumentedTable(t *testing.T) {
 		t.Fatalf("%s has no place for the table", page)
 	}
 	if golden.Updating() {
-		if err := os.WriteFile(page, []byte(before+begin+table.String()+end+after), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, os.WriteFile(page, []byte(before+begin+table.String()+end+after), 0o644))
 		return
 	}
 	if diff := cmp.Diff(table.String(), got); diff != "" {

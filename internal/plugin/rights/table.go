@@ -14,9 +14,9 @@ const (
 	Enable Use = "enable"
 	// Secrets comes on top of Enable with --delivery=secret.
 	Secrets Use = "enable --delivery=secret"
-	// Services comes on top of Enable and Watch in clusters that announce their ranges
-	// in no other way.
-	Services Use = "enable without ServiceCIDRs or podCIDRs"
+	// Endpoints comes on top of Enable and Watch: without it they capture ranges alone, and
+	// cannot guess those that the cluster does not announce.
+	Endpoints Use = "enable, for all that leads to pods"
 	// Status is that of all verbs that ask gateways: mode, allow, packets, verify, metrics.
 	Status  Use = "status"
 	Tail    Use = "tail"
@@ -79,6 +79,7 @@ func Table() []Need {
 		trust  = "tells which authority the cluster trusts"
 		apps   = "apps"
 		ranges = "networking.k8s.io"
+		warned = "what the warning says is known"
 	)
 	bundle := []string{authority.BundleName}
 	copies := []string{authority.SecretName, authority.NextSecretName, authority.PreviousSecretName}
@@ -93,7 +94,9 @@ func Table() []Need {
 		{Use: Enable, Verbs: "list", Resource: "nodes", Scope: Cluster, Why: "finds ranges of pods, addresses of nodes, and what a node is", Unless: "--capture-cidr and --node-ports='' are given"},
 		{Use: Enable, Verbs: "list", Group: ranges, Resource: "servicecidrs", Scope: Cluster, Why: "finds ranges of Services", Unless: "--service-cidr is given"},
 
-		{Use: Services, Verbs: "list", Resource: "services", Scope: AllNamespaces, Why: "finds ranges of Services by their addresses", Unless: "--service-cidr is given"},
+		{Use: Endpoints, Verbs: "list", Resource: "services", Scope: AllNamespaces, Why: "finds external addresses, the API server, DNS, and ranges where there are no ServiceCIDRs", Unless: warned},
+		{Use: Endpoints, Verbs: "list", Resource: "pods", Scope: AllNamespaces, Why: "finds host ports, and ranges where there are no podCIDRs", Unless: warned},
+		{Use: Endpoints, Verbs: "list", Group: "discovery.k8s.io", Resource: "endpointslices", Scope: AllNamespaces, Why: "finds the API server", Unless: warned},
 
 		{Use: Secrets, Verbs: "create", Resource: "secrets", Why: "brings the key to the pod"},
 		{Use: Secrets, Verbs: "list", Resource: "secrets", Why: "finds what an enable that was killed has left", Unless: "none was killed"},

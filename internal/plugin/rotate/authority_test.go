@@ -20,6 +20,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -53,10 +54,7 @@ func TestRotateAuthority(t *testing.T) {
 			lines = append(lines, line)
 			w.check(line)
 		}
-		result, err := r.Rotate(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		result := must.Get(r.Rotate(t.Context()))(t)
 		if !result.Done || result.Gateways != 3 || result.Backup == "" || result.Phase != authority.Idle || len(result.Blocked) != 0 {
 			t.Errorf("%s: %+v", keep, result)
 		}
@@ -89,9 +87,7 @@ func TestInterruptedAnywhere(t *testing.T) {
 			for stop := 1; ; stop++ {
 				w := newWorld(t, keep, "shop/web", "ops/db")
 				oldDir := filepath.Join(t.TempDir(), "old")
-				if err := authority.CreateDir(oldDir, w.first); err != nil {
-					t.Fatal(err)
-				}
+				must.Do(t, authority.CreateDir(oldDir, w.first))
 				var (
 					mu        sync.Mutex
 					steps     int
@@ -168,17 +164,13 @@ func TestEnabledMeanwhile(t *testing.T) {
 		"trust shop/web done", "renew shop/web done"} {
 		w := newWorld(t, "local", "shop/web")
 		oldDir := filepath.Join(t.TempDir(), "old")
-		if err := authority.CreateDir(oldDir, w.first); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, authority.CreateDir(oldDir, w.first))
 		load := func() *ca.Authority {
 			a, err := authority.Load(t.Context(), authority.Location{Client: w.cluster, Dir: oldDir})
 			if errors.Is(err, authority.ErrForeign) {
 				return nil
 			}
-			if err != nil {
-				t.Fatal(err)
-			}
+			must.Do(t, err)
 			return a
 		}
 		loaded, added := load(), false
@@ -228,9 +220,7 @@ func TestLateWithOldTrustIsRepaired(t *testing.T) {
 			w.enable("late/one", w.first)
 		}
 	}
-	if _, err := r.Rotate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	must.Get(r.Rotate(t.Context()))(t)
 	w.checkDone("late")
 }
 
@@ -243,10 +233,7 @@ func TestBlocked(t *testing.T) {
 		}
 		return list
 	}
-	other, err := ca.New(ca.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	other := must.Get(ca.New(ca.Options{}))(t)
 	for _, c := range []struct {
 		name       string
 		spoil      func(*world, *fakeGateway)
@@ -264,10 +251,7 @@ func TestBlocked(t *testing.T) {
 			w.change(g, func(p *corev1.Pod) { setState(p, corev1.ContainerState{}) })
 		}, "being enabled", ""},
 		{"somebody else's", func(_ *world, g *fakeGateway) {
-			leaf, err := other.Issue(ca.LeafRequest{Identity: g.identity()})
-			if err != nil {
-				t.Fatal(err)
-			}
+			leaf := must.Get(other.Issue(ca.LeafRequest{Identity: g.identity()}))(t)
 			g.Chain, g.Roots = fakegateway.Certificates(leaf.CertPEM), fakegateway.Certificates(other.Bundle())
 		}, "another authority", "rotate pod/db -n shop"},
 	} {
@@ -277,7 +261,7 @@ func TestBlocked(t *testing.T) {
 			spoiled := w.gateways["shop/db"]
 			c.spoil(w, spoiled)
 			r := w.rotator()
-			r.Timeout = 2 * time.Second
+			r.Timeout = 7 * pollInterval / 2 // it ends between two questions
 			result, err := r.Rotate(t.Context())
 			var blocked *BlockedError
 			if !errors.As(err, &blocked) || len(blocked.Gateways) != 1 || !strings.Contains(api.Hint(err), "rotate --ca") {
@@ -300,9 +284,7 @@ func TestBlocked(t *testing.T) {
 			}
 			// Once it is gone, the rotation goes on.
 			delete(w.gateways, "shop/db")
-			if err := w.cluster.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("pods"), "shop", "db"); err != nil {
-				t.Fatal(err)
-			}
+			must.Do(t, w.cluster.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("pods"), "shop", "db"))
 			if result, err := r.Rotate(t.Context()); err != nil || !result.Done {
 				t.Fatalf("%+v, %v", result, err)
 			}
@@ -331,9 +313,7 @@ func TestBlockedBeforeTheDrop(t *testing.T) {
 		t.Errorf("%v, %v", bundle, err)
 	}
 	w.gateways["shop/db"].stubborn = false
-	if _, err := r.Rotate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	must.Get(r.Rotate(t.Context()))(t)
 	w.checkDone("freed")
 }
 
@@ -382,9 +362,7 @@ func TestWhatDoesNotCount(t *testing.T) {
 func TestTransientFailures(t *testing.T) {
 	w := newWorld(t, "local", "shop/web")
 	w.gateways["shop/web"].failures = []error{errors.New("unexpected EOF")}
-	if _, err := w.rotator().Rotate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	must.Get(w.rotator().Rotate(t.Context()))(t)
 	w.checkDone("once")
 }
 
@@ -392,10 +370,7 @@ func TestTransientFailures(t *testing.T) {
 func TestExpiredMeanwhile(t *testing.T) {
 	w := newWorld(t, "local", "shop/web")
 	g := w.gateways["shop/web"]
-	leaf, err := w.first.Issue(ca.LeafRequest{Identity: g.identity(), TTL: time.Hour, Now: time.Now().Add(-2 * time.Minute)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	leaf := must.Get(w.first.Issue(ca.LeafRequest{Identity: g.identity(), TTL: time.Hour, Now: time.Now().Add(-2 * time.Minute)}))(t)
 	g.Chain = fakegateway.Certificates(leaf.CertPEM)
 	g.Chain[0].NotAfter = time.Now().Add(-time.Second)
 	result, err := w.rotator().Rotate(t.Context())
@@ -442,10 +417,7 @@ func TestAnotherSuccessorMeanwhile(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	other, err := authority.Init(t.Context(), authority.InitOptions{Client: newWorld(t, "local").cluster, Dir: dir, Force: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	other := must.Get(authority.Init(t.Context(), authority.InitOptions{Client: newWorld(t, "local").cluster, Dir: dir, Force: true}))(t)
 	r.Successor.CertPEM, r.Successor.KeyPEM = readAuthority(t, other.File)
 	if _, err := r.Rotate(t.Context()); !errors.Is(err, authority.ErrExists) || !strings.Contains(api.Hint(err), "--from-cert") {
 		t.Errorf("%v; hint %q", err, api.Hint(err))

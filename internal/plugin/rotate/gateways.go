@@ -10,11 +10,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/tools/pager"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/pages"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
@@ -54,11 +53,7 @@ type BlockedError struct {
 }
 
 func (e *BlockedError) Error() string {
-	what := "1 gateway is"
-	if n := len(e.Gateways); n != 1 {
-		what = fmt.Sprintf("%d gateways are", n)
-	}
-	return fmt.Sprintf("%s in the way of %s", what, e.doing)
+	return fmt.Sprintf("%s in the way of %s", count(len(e.Gateways), "is", "are"), e.doing)
 }
 
 // view is what asking all gateways has found.
@@ -136,18 +131,13 @@ func (r *AuthorityRotator) inspect(ctx context.Context, goal goal) (*view, error
 // list returns the gateways of all namespaces that run or are about to.
 func (r *AuthorityRotator) list(ctx context.Context) ([]gateway, error) {
 	var found []gateway
-	pages := pager.New(func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-		return r.Client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, options)
-	})
-	err := pages.EachListItem(ctx, metav1.ListOptions{}, func(object runtime.Object) error {
-		pod := object.(*corev1.Pod)
+	err := pages.Each(ctx, metav1.ListOptions{}, r.Client.CoreV1().Pods(metav1.NamespaceAll).List, func(pod *corev1.Pod) {
 		for _, g := range installed.Gateways(pod) {
 			if alive(pod, g) {
 				pod := pod.DeepCopy()
 				found = append(found, gateway{Conn: r.Gateways.Gateway(pod, g.Name), pod: pod})
 			}
 		}
-		return nil
 	})
 	if err != nil {
 		err = fmt.Errorf("looking for gateways in all namespaces: %w", err)

@@ -15,6 +15,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
@@ -24,10 +25,7 @@ func (g *fakeGateway) identity() identity.ID { return installed.Identity(g.pod, 
 // readAuthority returns the certificates and the key of an authority's file.
 func readAuthority(t *testing.T, path string) (cert, key []byte) {
 	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(os.ReadFile(path))(t)
 	var certs, keys bytes.Buffer
 	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
 		to := map[string]*bytes.Buffer{"CERTIFICATE": &certs, "PRIVATE KEY": &keys}[block.Type]
@@ -174,10 +172,7 @@ func TestRotateInTime(t *testing.T) {
 }
 
 func TestRotateNearTheAuthoritysEnd(t *testing.T) {
-	a, err := ca.New(ca.Options{TTL: time.Hour})
-	if err != nil {
-		t.Fatal(err)
-	}
+	a := must.Get(ca.New(ca.Options{TTL: time.Hour}))(t)
 	w := newWorld(t, "local", "shop/web")
 	r := Rotator{Gateways: w.client(), Authority: a, TTL: 24 * time.Hour}
 	result := r.Rotate(t.Context(), w.gateways["shop/web"].pod)

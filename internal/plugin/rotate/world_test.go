@@ -23,6 +23,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
@@ -67,10 +68,7 @@ func newWorld(t *testing.T, keep string, pods ...string) *world {
 	if keep == "both" {
 		store = authority.StoreCluster
 	}
-	result, err := authority.Init(t.Context(), authority.InitOptions{Location: authority.Location{Client: w.cluster, Dir: w.dir}, Store: store})
-	if err != nil {
-		t.Fatal(err)
-	}
+	result := must.Get(authority.Init(t.Context(), authority.InitOptions{Location: authority.Location{Client: w.cluster, Dir: w.dir}, Store: store}))(t)
 	w.first = result.Authority
 	for _, pod := range pods {
 		w.enable(pod, w.first)
@@ -114,14 +112,9 @@ func setState(pod *corev1.Pod, state corev1.ContainerState) {
 func (w *world) enable(name string, a *ca.Authority) *fakeGateway {
 	w.t.Helper()
 	g := &fakeGateway{pod: newPod(name), state: api.Ready}
-	leaf, err := a.Issue(ca.LeafRequest{Identity: installed.Identity(g.pod, a.TrustDomain()), IPs: installed.PodIPs(g.pod)})
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	leaf := must.Get(a.Issue(ca.LeafRequest{Identity: installed.Identity(g.pod, a.TrustDomain()), IPs: installed.PodIPs(g.pod)}))(w.t)
 	g.Chain, g.Roots = fakegateway.Certificates(leaf.CertPEM), fakegateway.Certificates(a.Bundle())
-	if err := w.cluster.Tracker().Add(g.pod.DeepCopy()); err != nil {
-		w.t.Fatal(err)
-	}
+	must.Do(w.t, w.cluster.Tracker().Add(g.pod.DeepCopy()))
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.gateways[name] = g
@@ -132,9 +125,7 @@ func (w *world) enable(name string, a *ca.Authority) *fakeGateway {
 func (w *world) change(g *fakeGateway, edit func(*corev1.Pod)) {
 	w.t.Helper()
 	edit(g.pod)
-	if err := w.cluster.Tracker().Update(corev1.SchemeGroupVersion.WithResource("pods"), g.pod.DeepCopy(), g.pod.Namespace); err != nil {
-		w.t.Fatal(err)
-	}
+	must.Do(w.t, w.cluster.Tracker().Update(corev1.SchemeGroupVersion.WithResource("pods"), g.pod.DeepCopy(), g.pod.Namespace))
 }
 
 // leads reports whether a chain leads to one of roots now.
@@ -263,10 +254,7 @@ func (w *world) checkNew(when, dir string, mayBeForeign bool) {
 	if err != nil {
 		w.t.Fatalf("%s: loading: %v", when, err)
 	}
-	leaf, err := a.Issue(ca.LeafRequest{Identity: identity.ID{TrustDomain: a.TrustDomain(), Namespace: "x", ServiceAccount: "y"}})
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	leaf := must.Get(a.Issue(ca.LeafRequest{Identity: identity.ID{TrustDomain: a.TrustDomain(), Namespace: "x", ServiceAccount: "y"}}))(w.t)
 	chain, roots := fakegateway.Certificates(leaf.CertPEM), fakegateway.Certificates(a.Bundle())
 	w.mu.Lock()
 	defer w.mu.Unlock()

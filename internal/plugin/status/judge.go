@@ -1,6 +1,7 @@
 package status
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -33,23 +34,11 @@ func (i *Item) judge(now time.Time) {
 		if i.State == Crashed {
 			text = fmt.Sprintf("the gateway crashed with exit code %d", *i.Container.ExitCode)
 		}
-		text += i.ago(now)
-		if words := i.Container.lastWords(); words != "" {
-			text += ": " + words
-		}
-		i.problem(Critical, text+consequence(i.OnFailure), enable)
+		i.problem(Critical, because(text+i.ago(now), i.Container.lastWords())+consequence(i.OnFailure), enable)
 	case NotAnswering:
-		hint := i.hint
-		if hint == "" {
-			hint = fmt.Sprintf("kubectl logs %s -n %s -c %s", i.Pod, i.Namespace, i.Container.Name)
-		}
-		i.problem(Critical, "the gateway does not answer: "+i.Error, hint)
+		i.problem(Critical, "the gateway does not answer: "+i.Error, cmp.Or(i.hint, i.logs()))
 	case Degraded:
-		text := "the gateway is degraded"
-		if i.Status.Reason != "" {
-			text += ": " + i.Status.Reason
-		}
-		i.problem(Critical, text, fmt.Sprintf("kubectl logs %s -n %s -c %s", i.Pod, i.Namespace, i.Container.Name))
+		i.problem(Critical, because("the gateway is degraded", i.Status.Reason), i.logs())
 	case Waiting:
 		if i.moved == "" {
 			i.judgeWaiting(enable)
@@ -68,6 +57,19 @@ func (i *Item) judge(now time.Time) {
 		i.judgeAudit()
 		i.judgeFeatures()
 	}
+}
+
+// because adds a reason, if it is known.
+func because(text, reason string) string {
+	if reason == "" {
+		return text
+	}
+	return text + ": " + reason
+}
+
+// logs is the command that shows the gateway's log.
+func (i *Item) logs() string {
+	return fmt.Sprintf("kubectl logs %s -n %s -c %s", i.Pod, i.Namespace, i.Container.Name)
 }
 
 // ago says how long ago the container of i has ended.
@@ -150,10 +152,7 @@ func (i *Item) judgeWaiting(enable string) {
 	case "", "ContainerCreating", "PodInitializing":
 		return
 	}
-	text := "the gateway's container does not start: " + reason
-	if words := i.Container.lastWords(); words != "" {
-		text += ": " + words
-	}
+	text := because("the gateway's container does not start: "+reason, i.Container.lastWords())
 	hint := fmt.Sprintf("kubectl describe pod %s -n %s", i.Pod, i.Namespace)
 	if reason == "CreateContainerConfigError" && strings.Contains(i.Container.Message, "not found") {
 		text += "; the kubelet tries to start it again, as in a new sandbox, and its Secret is there for the first start alone"

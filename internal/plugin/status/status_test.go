@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
@@ -63,9 +64,7 @@ func pod(name, mode, onFailure string, state *corev1.ContainerState) corev1.Pod 
 	}
 	config := fmt.Sprintf(`{"version":1,"pod":{"namespace":"demo","name":%q,"uid":"uid-%s","serviceAccount":"default"},
 		"podIPs":["10.0.1.7","fd00::7"],"trustDomain":"td","mode":%q,"onFailure":%q,"ranges":["10.0.0.0/8"]}`, name, name, mode, onFailure)
-	p.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
-		Name: "kube-gateway", Image: "gateway:v1", Env: []corev1.EnvVar{{Name: api.EnvConfig, Value: config}}}}}
-	p.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{{Name: "kube-gateway", State: *state}}
+	fakecluster.AddGateway(&p, config, *state)
 	return p
 }
 
@@ -184,8 +183,14 @@ func example() (asker, []corev1.Pod) {
 
 func collect(t *testing.T) *List {
 	t.Helper()
-	asker, pods := example()
-	list, err := (&Collector{Gateways: asker.client(), Now: clock}).Collect(t.Context(), pods)
+	answers, pods := example()
+	return collectOf(t, answers, pods...)
+}
+
+// collectOf collects the status of pods that answer as they are asked.
+func collectOf(t *testing.T, answers asker, pods ...corev1.Pod) *List {
+	t.Helper()
+	list, err := (&Collector{Gateways: answers.client(), Now: clock}).Collect(t.Context(), pods)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,11 +225,7 @@ func TestTables(t *testing.T) {
 }
 
 func TestNothingToAdvise(t *testing.T) {
-	list, err := (&Collector{Gateways: asker{"ready": says(answer("ready", api.Ready, 16*time.Hour), nil)}.client(), Now: clock}).
-		Collect(t.Context(), []corev1.Pod{pod("ready", "strict", "closed", running())})
-	if err != nil {
-		t.Fatal(err)
-	}
+	list := collectOf(t, asker{"ready": says(answer("ready", api.Ready, 16*time.Hour), nil)}, pod("ready", "strict", "closed", running()))
 	var out bytes.Buffer
 	if err := list.Advice(&out, terminal.New(&out, false, termenv.Ascii)); err != nil || out.Len() > 0 {
 		t.Errorf("got %q, %v", out.String(), err)
@@ -314,15 +315,10 @@ func TestGatewaysAreAskedInParallelWithinTheBound(t *testing.T) {
 
 func TestNewestGatewayCounts(t *testing.T) {
 	p := pod("web", "permissive", "open", ended(1, "Error", "old"))
-	second := pod("web", "strict", "closed", running())
-	second.Spec.EphemeralContainers[0].Name = "kube-gateway-2"
-	second.Status.EphemeralContainerStatuses[0].Name = "kube-gateway-2"
-	p.Spec.EphemeralContainers = append(p.Spec.EphemeralContainers, second.Spec.EphemeralContainers...)
-	p.Status.EphemeralContainerStatuses = append(p.Status.EphemeralContainerStatuses, second.Status.EphemeralContainerStatuses...)
-	list, err := (&Collector{Gateways: asker{"web": says(answer("web", api.Ready, 16*time.Hour), nil)}.client(), Now: clock}).
-		Collect(t.Context(), []corev1.Pod{p})
-	if err != nil || list.Items[0].State != Ready || list.Items[0].Container.Name != "kube-gateway-2" || len(list.Items[0].Problems) > 0 {
-		t.Errorf("got %+v, %v", list, err)
+	fakecluster.AddGateway(&p, p.Spec.EphemeralContainers[0].Env[0].Value, *running())
+	list := collectOf(t, asker{"web": says(answer("web", api.Ready, 16*time.Hour), nil)}, p)
+	if list.Items[0].State != Ready || list.Items[0].Container.Name != "kube-gateway-2" || len(list.Items[0].Problems) > 0 {
+		t.Errorf("got %+v", list)
 	}
 	if list.Items[0].PodIPs[1] != netip.MustParseAddr("fd00::7") {
 		t.Errorf("addresses %v", list.Items[0].PodIPs)

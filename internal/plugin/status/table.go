@@ -1,6 +1,7 @@
 package status
 
 import (
+	"cmp"
 	"io"
 	"slices"
 	"strconv"
@@ -27,10 +28,17 @@ type TableOptions struct {
 func (l *List) Table(w io.Writer, style *terminal.Style, o TableOptions) error {
 	table := terminal.Table{Header: []string{"POD", "NODE", "IP", "STATE", "MODE", "IDENTITY", "CERT-EXPIRY", "ENCRYPTED", "PLAINTEXT"}}
 	if o.Namespace {
-		table.Header = append([]string{"NAMESPACE"}, table.Header...)
+		table.Header = slices.Insert(table.Header, 0, "NAMESPACE")
 	}
 	if o.Wide {
-		table.Header = append(table.Header, wideHeader()...)
+		// IN-BAND are the encrypted connections that went in band, OPTION-LOST those
+		// that were to go in band and whose other end did not show a gateway: together,
+		// how connections to Services were carried. EXISTING are open connections of
+		// the application that no gateway carries, AUDITED those that the rules would have
+		// refused without --audit.
+		table.Header = append(table.Header,
+			"WIRE", "ALLOW", "DENY", "IN-BAND", "OPTION-LOST", "REFUSED", "NOT-ALLOWED", "AUDITED", "PLAINTEXT-REFUSED", "UDP", "EXISTING",
+			"SERVICE-PASSED", "SERVICE-REFUSED", "SENT", "RECEIVED", "RESTARTS", "ON-FAILURE", "GATEWAY", "VERSION")
 	}
 	for i := range l.Items {
 		table.Rows = append(table.Rows, l.Items[i].row(o))
@@ -38,154 +46,85 @@ func (l *List) Table(w io.Writer, style *terminal.Style, o TableOptions) error {
 	return table.Print(w, style)
 }
 
-// wideHeader names the columns of wide. IN-BAND are the encrypted connections
-// that went in band, OPTION-LOST those that were to go in band and whose other end
-// did not show a gateway: together, how connections to Services were carried.
-// EXISTING are open connections of the application that no gateway carries. AUDITED are
-// those that the rules would have refused without --audit.
-func wideHeader() []string {
-	return []string{
-		"WIRE", "ALLOW", "DENY", "IN-BAND", "OPTION-LOST", "REFUSED", "NOT-ALLOWED", "AUDITED", "PLAINTEXT-REFUSED", "UDP", "EXISTING",
-		"SERVICE-PASSED", "SERVICE-REFUSED", "SENT", "RECEIVED", "RESTARTS", "ON-FAILURE", "GATEWAY", "VERSION",
-	}
-}
-
-// known is the number of wide columns before ON-FAILURE, which only a gateway
-// that answers fills.
-const known = 16
-
 func (i *Item) row(o TableOptions) []terminal.Cell {
-	var row []terminal.Cell
-	add := func(tone terminal.Tone, text string) { row = append(row, terminal.Cell{Text: text, Tone: tone}) }
-	if o.Namespace {
-		add(terminal.Normal, i.Namespace)
+	s := cmp.Or(i.Status, &api.Status{})
+	// What only the gateway knows stays empty if it did not answer.
+	known := func(text string) terminal.Cell {
+		if i.Status == nil {
+			text = ""
+		}
+		return terminal.Cell{Text: text}
 	}
-	add(i.podTone(), i.Pod)
-	add(terminal.Normal, i.Node)
-	add(terminal.Normal, i.ips(o.Wide))
-	add(i.stateTone(), string(i.State))
-	add(terminal.Normal, string(i.Mode))
-	if i.Status == nil {
-		// What only the gateway knows stays empty.
-		for range 4 {
-			add(terminal.Normal, "")
+	count := func(n uint64) terminal.Cell { return known(strconv.FormatUint(n, 10)) }
+	marked := func(n int) terminal.Cell {
+		cell := known(strconv.Itoa(n))
+		if n > 0 {
+			cell.Tone = terminal.Caution
 		}
-		if o.Wide {
-			for range known {
-				add(terminal.Normal, "")
-			}
-			add(terminal.Normal, string(i.OnFailure))
-			add(terminal.Normal, i.containerName())
-			add(terminal.Normal, "")
-		}
+		return cell
+	}
+	in, out := s.Traffic.Inbound, s.Traffic.Outbound
+	row := []terminal.Cell{
+		{Text: i.Pod, Tone: i.podTone()}, {Text: i.Node}, {Text: i.ips(o.Wide)}, {Text: string(i.State), Tone: i.stateTone()},
+		{Text: string(i.Mode)}, known(s.Identity), i.expiry(o.Now), count(in.Encrypted + out.Encrypted), count(in.Plaintext + out.Plaintext),
+	}
+	if o.Namespace {
+		row = slices.Insert(row, 0, terminal.Cell{Text: i.Namespace})
+	}
+	if !o.Wide {
 		return row
 	}
-	s := i.Status
-	in, out := s.Traffic.Inbound, s.Traffic.Outbound
-	add(terminal.Normal, s.Identity)
-	add(i.expiry(o.Now))
-	add(terminal.Normal, count(in.Encrypted+out.Encrypted))
-	add(terminal.Normal, count(in.Plaintext+out.Plaintext))
-	if o.Wide {
-		add(terminal.Normal, string(s.Wire))
-		add(terminal.Normal, patterns(s.Allow, "everyone"))
-		add(terminal.Normal, patterns(s.Deny, "nobody"))
-		add(terminal.Normal, count(in.Inband+out.Inband))
-		add(terminal.Normal, count(out.OptionLost))
-		add(terminal.Normal, count(in.Refused+out.Refused))
-		add(terminal.Normal, count(in.NotAllowed+out.NotAllowed))
-		add(audited(s))
-		add(terminal.Normal, count(s.Capture.PlaintextRefused))
-		add(terminal.Normal, count(s.Capture.UDP))
-		add(existing(s.Existing))
-		add(terminal.Normal, count(s.Capture.ServicePassed))
-		add(terminal.Normal, count(s.Capture.ServiceRefused))
-		add(terminal.Normal, terminal.Bytes(in.Sent+out.Sent))
-		add(terminal.Normal, terminal.Bytes(in.Received+out.Received))
-		restarts := terminal.Normal
-		if s.Worker.Restarts > 0 {
-			restarts = terminal.Caution
-		}
-		add(restarts, strconv.Itoa(s.Worker.Restarts))
-		add(terminal.Normal, string(i.OnFailure))
-		add(terminal.Normal, i.containerName())
-		add(terminal.Normal, s.Version)
+	var existing, audited terminal.Cell // unless nobody has looked, or the rules bite
+	if e := s.Existing; e != nil {
+		existing = marked(max(0, e.Outbound+e.Inbound))
 	}
-	return row
-}
-
-// patterns shows identity rules in one cell.
-func patterns(rules []string, none string) string {
-	if len(rules) == 0 {
-		return none
+	if s.Audit {
+		audited = marked(int(in.Audited))
 	}
-	return strings.Join(rules, ",")
-}
-
-// audited shows how many connections the rules would have refused, if they only audit.
-func audited(s *api.Status) (terminal.Tone, string) {
-	if !s.Audit {
-		return terminal.Normal, "off"
+	name := ""
+	if i.Container != nil {
+		name = i.Container.Name
 	}
-	return terminal.Caution, count(s.Traffic.Inbound.Audited)
+	return append(row, known(string(s.Wire)), known(cmp.Or(strings.Join(s.Allow, ","), "everyone")), known(cmp.Or(strings.Join(s.Deny, ","), "nobody")),
+		count(in.Inband+out.Inband), count(out.OptionLost), count(in.Refused+out.Refused), count(in.NotAllowed+out.NotAllowed), audited,
+		count(s.Capture.PlaintextRefused), count(s.Capture.UDP), existing, count(s.Capture.ServicePassed), count(s.Capture.ServiceRefused),
+		known(terminal.Bytes(in.Sent+out.Sent)), known(terminal.Bytes(in.Received+out.Received)), marked(s.Worker.Restarts),
+		terminal.Cell{Text: string(i.OnFailure)}, terminal.Cell{Text: name}, known(s.Version))
 }
-
-// existing shows how many open connections no gateway carries, if anybody has looked.
-func existing(e *api.ExistingConnections) (terminal.Tone, string) {
-	switch {
-	case e == nil:
-		return terminal.Normal, ""
-	case e.Outbound+e.Inbound > 0:
-		return terminal.Caution, strconv.Itoa(e.Outbound + e.Inbound)
-	}
-	return terminal.Normal, "0"
-}
-
-func count(n uint64) string { return strconv.FormatUint(n, 10) }
 
 // ips returns the primary address, or all of them.
 func (i *Item) ips(wide bool) string {
 	var all []string
-	for n, ip := range i.PodIPs {
-		if n > 0 && !wide {
-			break
-		}
+	for _, ip := range i.PodIPs {
 		all = append(all, ip.String())
+	}
+	if !wide {
+		all = all[:min(1, len(all))]
 	}
 	return strings.Join(all, ",")
 }
 
-func (i *Item) containerName() string {
-	if i.Container == nil {
-		return ""
+func (i *Item) expiry(now time.Time) terminal.Cell {
+	if i.Status == nil || i.Status.Cert.NotAfter.IsZero() {
+		return terminal.Cell{}
 	}
-	return i.Container.Name
-}
-
-func (i *Item) expiry(now time.Time) (terminal.Tone, string) {
-	to := i.Status.Cert.NotAfter
-	if to.IsZero() {
-		return terminal.Normal, ""
+	cell := terminal.Cell{Text: "expired"}
+	if left := i.Status.Cert.NotAfter.Sub(now); left > 0 {
+		cell.Text = duration.HumanDuration(left)
 	}
-	tone := terminal.Normal
 	for _, p := range i.Problems {
 		if p.certificate {
-			tone = p.tone()
+			cell.Tone = p.tone()
 		}
 	}
-	if left := to.Sub(now); left > 0 {
-		return tone, duration.HumanDuration(left)
-	}
-	return tone, "expired"
+	return cell
 }
 
 // podTone marks the whole pod when something is critical, so that it is found
 // in a long table.
 func (i *Item) podTone() terminal.Tone {
-	for _, p := range i.Problems {
-		if p.Severity == Critical {
-			return terminal.Bad
-		}
+	if slices.ContainsFunc(i.Problems, func(p Problem) bool { return p.Severity == Critical }) {
+		return terminal.Bad
 	}
 	return terminal.Normal
 }
@@ -219,13 +158,10 @@ func (p *Problem) tone() terminal.Tone {
 
 // word is what a line about p begins with after the pod.
 func (p *Problem) word() string {
-	switch p.Severity {
-	case Critical:
+	if p.Severity == Critical {
 		return "error:"
-	case Warning:
-		return "warning:"
 	}
-	return "note:"
+	return string(p.Severity) + ":"
 }
 
 // Failures writes what Advice does of the gateways that could not be asked alone.

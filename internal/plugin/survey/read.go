@@ -9,11 +9,10 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/pager"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/pages"
 )
 
 // read is what a survey reads of the cluster. What cannot be read has an error.
@@ -42,30 +41,25 @@ type pod struct {
 func readAll(ctx context.Context, client kubernetes.Interface) *read {
 	r := &read{nodes: map[string]*corev1.Node{}}
 	var reading sync.WaitGroup
+	all := metav1.ListOptions{}
 	reading.Go(func() {
-		r.nodesErr = pages(ctx, "", func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			return client.CoreV1().Nodes().List(ctx, options)
-		}, func(node *corev1.Node) { r.nodes[node.Name] = node })
+		r.nodesErr = pages.Each(ctx, all, client.CoreV1().Nodes().List, func(node *corev1.Node) { r.nodes[node.Name] = node })
 	})
 	reading.Go(func() {
-		r.serviceCIDRsErr = pages(ctx, "", func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			return client.NetworkingV1().ServiceCIDRs().List(ctx, options)
-		}, func(cidr *networkingv1.ServiceCIDR) { r.serviceCIDRs = append(r.serviceCIDRs, cidr) })
+		r.serviceCIDRsErr = pages.Each(ctx, all, client.NetworkingV1().ServiceCIDRs().List,
+			func(cidr *networkingv1.ServiceCIDR) { r.serviceCIDRs = append(r.serviceCIDRs, cidr) })
 	})
 	reading.Go(func() {
-		r.servicesErr = pages(ctx, "", func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			return client.CoreV1().Services(metav1.NamespaceAll).List(ctx, options)
-		}, func(service *corev1.Service) { r.services = append(r.services, service) })
+		r.servicesErr = pages.Each(ctx, all, client.CoreV1().Services(metav1.NamespaceAll).List,
+			func(service *corev1.Service) { r.services = append(r.services, service) })
 	})
 	reading.Go(func() {
-		r.apiServerErr = pages(ctx, discoveryv1.LabelServiceName+"=kubernetes", func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			return client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).List(ctx, options)
-		}, func(slice *discoveryv1.EndpointSlice) { r.apiServer = append(r.apiServer, slice) })
+		r.apiServerErr = pages.Each(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=kubernetes"},
+			client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).List,
+			func(slice *discoveryv1.EndpointSlice) { r.apiServer = append(r.apiServer, slice) })
 	})
 	reading.Go(func() {
-		r.podsErr = pages(ctx, "", func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			return client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, options)
-		}, func(p *corev1.Pod) {
+		r.podsErr = pages.Each(ctx, all, client.CoreV1().Pods(metav1.NamespaceAll).List, func(p *corev1.Pod) {
 			if !p.Spec.HostNetwork {
 				r.pods = append(r.pods, pod{node: p.Spec.NodeName, ips: installed.PodIPs(p), hostPorts: hostPorts(p)})
 			}
@@ -84,15 +78,4 @@ func hostPorts(p *corev1.Pod) (ports []corev1.ContainerPort) {
 		}
 	}
 	return ports
-}
-
-// pages calls each for every object of a list that is read in chunks.
-func pages[T any, P interface {
-	*T
-	runtime.Object
-}](ctx context.Context, selector string, list pager.ListPageFunc, each func(P)) error {
-	return pager.New(list).EachListItem(ctx, metav1.ListOptions{LabelSelector: selector}, func(object runtime.Object) error {
-		each(object.(P))
-		return nil
-	})
 }

@@ -97,7 +97,7 @@ func sandbox(pod *corev1.Pod) string {
 	return ""
 }
 
-// virtualNode says what node is if it is no machine with a kubelet.
+// virtualNode names the kind of node if it is not a machine with a kubelet.
 func virtualNode(node *corev1.Node) string {
 	switch {
 	case node == nil:

@@ -70,7 +70,10 @@ func (s *Survey) For(pod *corev1.Pod, named api.Coverage) api.Coverage {
 		Capture: s.Found.Capture, Services: s.Found.Services,
 		Exclude: named.Exclude, ExcludePorts: slices.Compact(slices.Sorted(slices.Values(named.ExcludePorts))),
 		Endpoints: s.Found.Endpoints, Pass: s.Found.Pass,
-		PlaintextFrom: s.plaintextFrom(pod, named.PlaintextFrom), Probes: probed(pod), Outside: named.Outside,
+		PlaintextFrom: s.plaintextFrom(pod, named.PlaintextFrom), Probes: probed(pod),
+	}
+	if named.Outside == api.OutsideRefuse {
+		c.Outside = named.Outside
 	}
 	if len(named.Capture) > 0 {
 		c.Capture = compact(named.Capture)

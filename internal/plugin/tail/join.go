@@ -171,15 +171,14 @@ func (c *crowd) belongs(ctx context.Context, pod *corev1.Pod) bool {
 	}
 	for retry := c.t.Retry; ; {
 		belongs, err := c.t.Join.Belongs(ctx, pod)
-		if err == nil {
+		switch {
+		case err == nil:
 			return belongs
-		}
-		if retry.Steps <= 0 {
+		case retry.Steps <= 0:
 			text, hint := c.t.explain(err)
 			c.t.report(pod, warning, "not followed: whether it is one of those named is unknown: "+text, hint)
 			return false
-		}
-		if pause(ctx, &retry) != nil {
+		case pause(ctx, &retry) != nil:
 			return false
 		}
 	}

@@ -226,21 +226,19 @@ func TestTheBoundaryOfABrokenStream(t *testing.T) {
 
 // With --tail=0 the lines that come while the stream is broken are new.
 func TestNothingIsLostBeforeTheFirstLine(t *testing.T) {
-	l := &logs{pods: map[string]*corev1.Pod{"web": gatewayPod("web", up)}}
-	l.streams = map[string][]http.HandlerFunc{"web": {lines(0, 0), lines(0, 0), func(w http.ResponseWriter, _ *http.Request) {
-		l.set("web", nil)
-		writeLines(w, 3, 1)
-	}}}
 	for _, c := range []struct {
 		o             Options
 		tail, seconds string
 	}{{Options{Lines: 0}, "", "1"}, {Options{Lines: 5}, "", ""}, {Options{Lines: -1, Since: time.Hour}, "", "3601"}} {
-		l.set("web", gatewayPod("web", up))
-		copied := &logs{pods: l.pods, streams: map[string][]http.HandlerFunc{"web": slices.Clone(l.streams["web"])}}
+		l := &logs{pods: map[string]*corev1.Pod{"web": gatewayPod("web", up)}}
+		l.streams = map[string][]http.HandlerFunc{"web": {lines(0, 0), lines(0, 0), func(w http.ResponseWriter, _ *http.Request) {
+			l.set("web", nil)
+			writeLines(w, 3, 1)
+		}}}
 		c.o.Follow = true
-		tailer, _, _ := copied.tailer(t, c.o)
+		tailer, _, _ := l.tailer(t, c.o)
 		run(bounded(t), t, tailer, *gatewayPod("web", up))
-		if q := copied.query("web", 1); q.Get("tailLines") != c.tail || q.Get("sinceSeconds") != c.seconds {
+		if q := l.query("web", 1); q.Get("tailLines") != c.tail || q.Get("sinceSeconds") != c.seconds {
 			t.Errorf("%+v: asked for %v", c.o, q)
 		}
 	}

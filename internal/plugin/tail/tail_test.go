@@ -9,7 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"slices"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 )
 
 // logs is an API server for the logs of some pods.
@@ -103,14 +104,8 @@ func writeLines(w http.ResponseWriter, first, n int) {
 func gatewayPod(name string, states ...corev1.ContainerState) *corev1.Pod {
 	pod := &corev1.Pod{TypeMeta: metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"},
 		ObjectMeta: metav1.ObjectMeta{Namespace: "demo", Name: name, UID: types.UID(name)}}
-	for i, state := range states {
-		container := "kube-gateway"
-		if i > 0 {
-			container = fmt.Sprintf("kube-gateway-%d", i+1)
-		}
-		pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, corev1.EphemeralContainer{
-			EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: container, Env: []corev1.EnvVar{{Name: api.EnvConfig, Value: "{}"}}}})
-		pod.Status.EphemeralContainerStatuses = append(pod.Status.EphemeralContainerStatuses, corev1.ContainerStatus{Name: container, State: state})
+	for _, state := range states {
+		fakecluster.AddGateway(pod, "{}", state)
 	}
 	return pod
 }
@@ -161,7 +156,11 @@ func run(ctx context.Context, t *testing.T, tailer *Tailer, pods ...corev1.Pod) 
 // hasLines checks the numbers of the connection lines, in the order of output.
 func (o *output) hasLines(t *testing.T, want string) {
 	t.Helper()
-	if diff := cmp.Diff(want, strings.Join(o.reasons(), " ")); diff != "" {
+	var all []string
+	for _, match := range regexp.MustCompile(`\(line (\d+)\)`).FindAllStringSubmatch(o.String(), -1) {
+		all = append(all, match[1])
+	}
+	if diff := cmp.Diff(want, strings.Join(all, " ")); diff != "" {
 		t.Errorf("the lines differ (-want +got):\n%s\nin\n%s", diff, o)
 	}
 }
@@ -174,18 +173,6 @@ func (o *output) says(t *testing.T, wants ...string) {
 			t.Errorf("%q is not in %q", want, o)
 		}
 	}
-}
-
-// reasons returns the numbers of the connection lines in the order of output.
-func (o *output) reasons() []string {
-	var all []string
-	for _, line := range strings.Split(o.String(), "\n") {
-		if _, reason, found := strings.Cut(line, "(line "); found {
-			number, _, _ := strings.Cut(reason, ")")
-			all = append(all, number)
-		}
-	}
-	return all
 }
 
 func (l *logs) tailer(t *testing.T, o Options) (*Tailer, *output, *output) {
@@ -313,15 +300,13 @@ func TestGivesUpInTheEnd(t *testing.T) {
 }
 
 func TestOnePodsTroubleDoesNotStopTheOthers(t *testing.T) {
-	l := &logs{streams: map[string][]http.HandlerFunc{
-		"web": {lines(0, 1)},
-		"secret": {func(w http.ResponseWriter, _ *http.Request) {
-			refuse(w, http.StatusForbidden, metav1.StatusReasonForbidden, "pods \"secret\" is forbidden")
-		}},
-	}}
 	for _, follow := range []bool{false, true} {
-		streams := map[string][]http.HandlerFunc{"web": slices.Clone(l.streams["web"]), "secret": slices.Clone(l.streams["secret"])}
-		l := &logs{streams: streams}
+		l := &logs{streams: map[string][]http.HandlerFunc{
+			"web": {lines(0, 1)},
+			"secret": {func(w http.ResponseWriter, _ *http.Request) {
+				refuse(w, http.StatusForbidden, metav1.StatusReasonForbidden, "pods \"secret\" is forbidden")
+			}},
+		}}
 		tailer, out, errOut := l.tailer(t, Options{Follow: follow})
 		err := tailer.Run(bounded(t), []corev1.Pod{*gatewayPod("secret", up), *gatewayPod("bare"), *gatewayPod("web", up)})
 		if !errors.Is(err, ErrIncomplete) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -29,6 +30,8 @@ type server struct {
 
 	mu       sync.Mutex
 	requests []string
+	// query is that of the last request.
+	query url.Values
 }
 
 // object is what the server needs to know of an object.
@@ -40,7 +43,7 @@ type object struct {
 
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
-	s.requests = append(s.requests, r.URL.Path)
+	s.requests, s.query = append(s.requests, r.URL.Path), r.URL.Query()
 	s.mu.Unlock()
 	answer := func(code int, value any) {
 		w.Header().Set("Content-Type", "application/json")
@@ -187,11 +190,4 @@ func shop() *server {
 	s.add("apps/v1", "ReplicaSet/web-far", "other", "app=web", "Deployment/web", makes("web"))
 	s.add("v1", "Pod/web-far-1", "other", "app=web", "ReplicaSet/web-far", nil)
 	return s
-}
-
-func serve(t *testing.T, handler http.Handler) string {
-	t.Helper()
-	listening := httptest.NewServer(handler)
-	t.Cleanup(listening.Close)
-	return listening.URL
 }

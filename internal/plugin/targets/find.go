@@ -146,12 +146,8 @@ func (c *connection) resolve(ctx context.Context, targets []target, spare bool, 
 	}, nil)
 
 	s := &Selection{Named: map[types.NamespacedName]bool{}}
-	var errs, empty []error
-	if joined, ok := failed.(interface{ Unwrap() []error }); ok {
-		errs = joined.Unwrap()
-	} else if failed != nil {
-		errs = []error{failed}
-	}
+	errs := Errors(failed)
+	var empty []error
 	have := map[types.NamespacedName]bool{}
 	for i, t := range targets {
 		for _, pod := range results[i].pods {
@@ -182,4 +178,15 @@ func (c *connection) resolve(ctx context.Context, targets []target, spare bool, 
 		return &Selection{}, errors.Join(append(errs, empty...)...)
 	}
 	return s, errors.Join(errs...)
+}
+
+// Errors returns the errors that err joins, err alone, or none if it is nil.
+func Errors(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	if err == nil {
+		return nil
+	}
+	return []error{err}
 }

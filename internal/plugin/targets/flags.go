@@ -76,31 +76,28 @@ func (f *Flags) files() bool { return len(f.Files.Filenames) > 0 || f.Files.Kust
 // check finds contradictions between args and flags.
 func (f *Flags) check(args []string) error {
 	const one = ": use one of them"
-	switch {
-	case len(args) > 0 && f.selects():
-		return errors.New("pods are named and a selector is given" + one)
-	case len(args) > 0 && f.All:
-		return errors.New("pods are named and --all is given" + one)
-	case len(args) > 0 && f.files():
-		return errors.New("pods are named and files are given" + one)
-	case f.files() && f.selects():
-		return errors.New("files and a selector are both given" + one)
-	case f.files() && f.All:
-		return errors.New("files and --all are both given" + one)
-	case f.selects() && f.All:
-		return errors.New("--all and a selector are both given" + one)
-	case len(args) > 0 && f.AllNamespaces:
-		return errors.New("a pod cannot be named across all namespaces: use -n instead of -A")
-	case f.files() && f.AllNamespaces:
-		return errors.New("files name their namespaces: leave -A out, or use -n for those that name none")
-	case f.Files.Kustomize != "" && (len(f.Files.Filenames) > 0 || f.Files.Recursive):
-		return errors.New("-k goes neither with --filename nor with -R")
-	case f.Files.Recursive && len(f.Files.Filenames) == 0:
-		return api.WithHint(errors.New("-R is given without --filename"), "name the directory: --filename=DIRECTORY -R")
-	case f.Empty(args) && f.AllNamespaces:
-		return api.WithHint(ErrNothingNamed, "add --all for every pod of every namespace, or -l to select some")
-	case f.Empty(args):
-		return api.WithHint(ErrNothingNamed, "name a pod or a workload, as in pod/web-0 or deploy/web, or use -l, -f or --all")
+	for _, contradiction := range []struct {
+		given bool
+		err   error
+	}{
+		{len(args) > 0 && f.selects(), errors.New("pods are named and a selector is given" + one)},
+		{len(args) > 0 && f.All, errors.New("pods are named and --all is given" + one)},
+		{len(args) > 0 && f.files(), errors.New("pods are named and files are given" + one)},
+		{f.files() && f.selects(), errors.New("files and a selector are both given" + one)},
+		{f.files() && f.All, errors.New("files and --all are both given" + one)},
+		{f.selects() && f.All, errors.New("--all and a selector are both given" + one)},
+		{len(args) > 0 && f.AllNamespaces, errors.New("a pod cannot be named across all namespaces: use -n instead of -A")},
+		{f.files() && f.AllNamespaces, errors.New("files name their namespaces: leave -A out, or use -n for those that name none")},
+		{f.Files.Kustomize != "" && (len(f.Files.Filenames) > 0 || f.Files.Recursive), errors.New("-k goes neither with --filename nor with -R")},
+		{f.Files.Recursive && len(f.Files.Filenames) == 0,
+			api.WithHint(errors.New("-R is given without --filename"), "name the directory: --filename=DIRECTORY -R")},
+		{f.Empty(args) && f.AllNamespaces,
+			api.WithHint(ErrNothingNamed, "add --all for every pod of every namespace, or -l to select some")},
+		{f.Empty(args), api.WithHint(ErrNothingNamed, "name a pod or a workload, as in pod/web-0 or deploy/web, or use -l, -f or --all")},
+	} {
+		if contradiction.given {
+			return contradiction.err
+		}
 	}
 	return nil
 }

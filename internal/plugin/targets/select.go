@@ -13,10 +13,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/tools/pager"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/pages"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 )
 
@@ -54,14 +53,7 @@ func (f *Flags) list(ctx context.Context, c *connection) ([]corev1.Pod, error) {
 // pods lists pods, by namespace and name.
 func (c *connection) pods(ctx context.Context, namespace string, options metav1.ListOptions) ([]corev1.Pod, error) {
 	var pods []corev1.Pod
-	// Chunks bound the memory of the server and of this program.
-	pages := pager.New(func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-		return c.client.CoreV1().Pods(namespace).List(ctx, options)
-	})
-	err := pages.EachListItem(ctx, options, func(object runtime.Object) error {
-		pods = append(pods, *object.(*corev1.Pod))
-		return nil
-	})
+	err := pages.Each(ctx, options, c.client.CoreV1().Pods(namespace).List, func(pod *corev1.Pod) { pods = append(pods, *pod) })
 	if err != nil {
 		where := fmt.Sprintf("namespace %q", namespace)
 		if namespace == metav1.NamespaceAll {
@@ -70,10 +62,7 @@ func (c *connection) pods(ctx context.Context, namespace string, options metav1.
 		return nil, explain(fmt.Errorf("listing the pods of %s: %w", where, err))
 	}
 	slices.SortFunc(pods, func(a, b corev1.Pod) int {
-		if c := strings.Compare(a.Namespace, b.Namespace); c != 0 {
-			return c
-		}
-		return strings.Compare(a.Name, b.Name)
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
 	return pods, nil
 }

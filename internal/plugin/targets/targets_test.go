@@ -3,8 +3,6 @@ package targets
 import (
 	"context"
 	"errors"
-	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -143,16 +141,6 @@ func TestEmptyNamespace(t *testing.T) {
 	}
 }
 
-func TestFoundPodsComeWithTheErrorOfTheOthers(t *testing.T) {
-	got, err := selectFrom(t, Flags{}, cluster(), "demo", "gone", "db", "lost", "web-1")
-	if want := []string{"demo/db", "demo/web-1"}; !slices.Equal(names(got), want) {
-		t.Errorf("got %q, want %q", names(got), want)
-	}
-	if err == nil || !strings.Contains(err.Error(), `"gone"`) || !strings.Contains(err.Error(), `"lost"`) {
-		t.Errorf("got error %v", err)
-	}
-}
-
 func TestForbiddenHasAHint(t *testing.T) {
 	client := cluster()
 	client.PrependReactor("*", "pods", func(k8stesting.Action) (bool, runtime.Object, error) {
@@ -186,26 +174,6 @@ func TestLongListsAreReadInChunks(t *testing.T) {
 	}
 	if len(limits) != 2 || limits[0] == 0 {
 		t.Errorf("limits of the requests: %v", limits)
-	}
-}
-
-func TestPodsUsesTheConnectionFlags(t *testing.T) {
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/api/v1/namespaces/there/pods/db" {
-			http.NotFound(w, r)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write([]byte(`{"kind":"Pod","apiVersion":"v1","metadata":{"name":"db","namespace":"there"}}`))
-	}))
-	defer server.Close()
-	t.Setenv("KUBECONFIG", t.TempDir()+"/none")
-	namespace := "there"
-	flags := genericclioptions.NewConfigFlags(false)
-	flags.APIServer, flags.Namespace = &server.URL, &namespace
-	got, err := (&Flags{}).Pods(t.Context(), flags, []string{"pod/db"})
-	if err != nil || !slices.Equal(names(got), []string{"there/db"}) {
-		t.Errorf("got %q, %v", names(got), err)
 	}
 }
 

@@ -5,18 +5,19 @@ import (
 	"fmt"
 	"strings"
 
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/tools/pager"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/pages"
 )
 
 // relation is how objects of a kind relate to pods.
@@ -138,9 +139,7 @@ func (c *connection) podsOfObject(ctx context.Context, t target, relation relati
 	owners := map[types.UID]bool{object.GetUID(): true}
 	if relation == ownerOfOwners || relation == custom {
 		// During a rollout the ReplicaSets of former revisions have pods as well.
-		err := each(ctx, metav1.ListOptions{LabelSelector: selector.String()}, func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			return c.client.AppsV1().ReplicaSets(t.namespace).List(ctx, options)
-		}, func(set metav1.Object) {
+		err := pages.Each(ctx, metav1.ListOptions{LabelSelector: selector.String()}, c.client.AppsV1().ReplicaSets(t.namespace).List, func(set *appsv1.ReplicaSet) {
 			if metav1.IsControlledBy(set, object) {
 				owners[set.GetUID()] = true
 			}
@@ -156,9 +155,7 @@ func (c *connection) podsOfObject(ctx context.Context, t target, relation relati
 func (c *connection) podsOfJobs(ctx context.Context, cronJob *unstructured.Unstructured) ([]corev1.Pod, error) {
 	namespace := cronJob.GetNamespace()
 	owners := map[types.UID]bool{}
-	err := each(ctx, metav1.ListOptions{}, func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-		return c.client.BatchV1().Jobs(namespace).List(ctx, options)
-	}, func(job metav1.Object) {
+	err := pages.Each(ctx, metav1.ListOptions{}, c.client.BatchV1().Jobs(namespace).List, func(job *batchv1.Job) {
 		if metav1.IsControlledBy(job, cronJob) {
 			owners[job.GetUID()] = true
 		}
@@ -200,17 +197,4 @@ func selectorOf(object *unstructured.Unstructured) (labels.Selector, error) {
 		return nil, err
 	}
 	return metav1.LabelSelectorAsSelector(&selector)
-}
-
-// each calls do with every object that list returns. Chunks bound the memory of the
-// server and of this program.
-func each(ctx context.Context, options metav1.ListOptions, list pager.ListPageFunc, do func(metav1.Object)) error {
-	return pager.New(list).EachListItem(ctx, options, func(object runtime.Object) error {
-		accessor, err := meta.Accessor(object)
-		if err != nil {
-			return err
-		}
-		do(accessor)
-		return nil
-	})
 }

@@ -4,19 +4,18 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/resource"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 )
 
 func TestWorkloads(t *testing.T) {
@@ -103,9 +102,9 @@ func TestMistakesWithWorkloads(t *testing.T) {
 	}
 }
 
-func TestWorkloadsThatAreFoundComeWithTheErrorOfTheOthers(t *testing.T) {
-	found, err := (&Flags{}).Find(t.Context(), shop().flags(t, t.TempDir()), []string{"deploy/nope", "sts/db", "gone", "cm/settings", "deploy/asleep"})
-	if got := names(found.Pods); !slices.Equal(got, []string{"demo/db-0", "demo/db-1"}) {
+func TestWhatIsFoundComesWithTheErrorOfTheOthers(t *testing.T) {
+	found, err := (&Flags{}).Find(t.Context(), shop().flags(t, t.TempDir()), []string{"deploy/nope", "sts/db", "gone", "debug", "cm/settings", "deploy/asleep"})
+	if got := names(found.Pods); !slices.Equal(got, []string{"demo/db-0", "demo/db-1", "demo/debug"}) {
 		t.Errorf("%q", got)
 	}
 	for _, want := range []string{"deployment/nope not found", `pod "gone" not found`, "configmap/settings", "deployment/asleep"} {
@@ -264,22 +263,13 @@ func TestFilesNameTheirNamespaces(t *testing.T) {
 }
 
 func TestFieldSelectorGoesToTheServer(t *testing.T) {
-	asked := make(chan string, 1)
 	s := &server{}
-	flags := s.flags(t, t.TempDir())
-	flags.WrapConfigFn = nil
-	proxy := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked <- r.URL.Query().Get("fieldSelector") + " " + r.URL.Query().Get("labelSelector")
-		s.ServeHTTP(w, r)
-	})
-	url := serve(t, proxy)
-	flags.APIServer = &url
-	_, err := (&Flags{Selector: "app=web", FieldSelector: "spec.nodeName=n1,status.phase!=Failed"}).Find(t.Context(), flags, nil)
+	_, err := (&Flags{Selector: "app=web", FieldSelector: "spec.nodeName=n1,status.phase!=Failed"}).Find(t.Context(), s.flags(t, t.TempDir()), nil)
 	if !errors.Is(err, ErrNoMatch) || !strings.Contains(err.Error(), "app=web and spec.nodeName=n1") {
 		t.Error(err)
 	}
-	if got := <-asked; got != "spec.nodeName=n1,status.phase!=Failed app=web" {
-		t.Errorf("asked for %q", got)
+	if s.query.Get("fieldSelector") != "spec.nodeName=n1,status.phase!=Failed" || s.query.Get("labelSelector") != "app=web" {
+		t.Errorf("asked for %q", s.query)
 	}
 }
 
@@ -313,13 +303,8 @@ func TestInterrupted(t *testing.T) {
 				_, err := c.flags.Find(ctx, flags, c.args)
 				done <- err
 			}()
-			select {
-			case err := <-done:
-				if !errors.Is(err, context.Canceled) {
-					t.Error(err)
-				}
-			case <-time.After(30 * time.Second):
-				t.Fatal("it goes on")
+			if err := expect.Within(t, done); !errors.Is(err, context.Canceled) {
+				t.Error(err)
 			}
 		})
 	}

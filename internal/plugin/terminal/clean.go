@@ -1,6 +1,7 @@
 package terminal
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"unicode"
@@ -21,8 +22,7 @@ func Clean(text string) string {
 		r, size := utf8.DecodeRuneInString(text)
 		switch {
 		case r == utf8.RuneError && size == 1:
-			clean.WriteString(`\x`)
-			clean.WriteString(hexByte(text[0]))
+			fmt.Fprintf(&clean, `\x%02x`, text[0])
 		case unprintable(r):
 			quoted := strconv.QuoteRune(r)
 			clean.WriteString(quoted[1 : len(quoted)-1])
@@ -45,9 +45,9 @@ func CleanJSON(text []byte) []byte {
 			clean = utf8.AppendRune(clean, r)
 		case r > 0xffff:
 			high, low := utf16.EncodeRune(r)
-			clean = append(clean, escape16(high)+escape16(low)...)
+			clean = fmt.Appendf(clean, `\u%04x\u%04x`, high, low)
 		default:
-			clean = append(clean, escape16(r)...)
+			clean = fmt.Appendf(clean, `\u%04x`, r)
 		}
 	}
 	return clean
@@ -56,9 +56,3 @@ func CleanJSON(text []byte) []byte {
 // unprintable is true for the replacement character, too: strings.IndexFunc passes it
 // for bytes that are not UTF-8.
 func unprintable(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }
-
-const hexDigits = "0123456789abcdef"
-
-func hexByte(b byte) string { return string([]byte{hexDigits[b>>4], hexDigits[b&15]}) }
-
-func escape16(r rune) string { return `\u` + hexByte(byte(r>>8)) + hexByte(byte(r)) }

@@ -1,38 +1,13 @@
 package terminal
 
 import (
-	"fmt"
-	"os"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pty"
 )
 
-// pseudoTerminal returns the program's end of a new terminal.
-func pseudoTerminal(t *testing.T) *os.File {
-	t.Helper()
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = master.Close() })
-	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tty, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = tty.Close() })
-	return tty
-}
-
 func TestColourOnATerminal(t *testing.T) {
-	tty := pseudoTerminal(t)
+	_, tty := pty.Open(t)
 	for _, c := range []struct {
 		name   string
 		env    map[string]string

@@ -22,13 +22,10 @@ const (
 	maxLog     = 64 << 20
 )
 
-// logReader reads the logs of gateways from the API server.
-type logReader struct{ client kubernetes.Interface }
-
-func (l logReader) read(ctx context.Context, g remote.Ref, since time.Duration) ([]api.Connection, error) {
-	seconds, lines := int64(since.Seconds())+2, int64(maxLines)
-	stream, err := l.client.CoreV1().Pods(g.Namespace).GetLogs(g.Pod, &corev1.PodLogOptions{
-		Container: g.Container, SinceSeconds: &seconds, TailLines: &lines,
+// readLog reads the log of a gateway from the API server.
+func readLog(ctx context.Context, client kubernetes.Interface, g remote.Ref, since time.Duration) ([]api.Connection, error) {
+	stream, err := client.CoreV1().Pods(g.Namespace).GetLogs(g.Pod, &corev1.PodLogOptions{
+		Container: g.Container, SinceSeconds: new(int64(since.Seconds()) + 2), TailLines: new(int64(maxLines)),
 	}).Stream(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("reading the log of pod %s/%s: %w", g.Namespace, g.Pod, err)

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,7 +30,6 @@ type probe struct {
 	events chan api.ProbeEvent
 	stdin  *io.PipeWriter
 	cancel context.CancelFunc
-	once   sync.Once
 
 	mu  sync.Mutex
 	err error
@@ -43,9 +43,8 @@ func startProbe(ctx context.Context, g *remote.Conn, verb, address, text string)
 	p := &probe{gateway: g.Ref(), events: make(chan api.ProbeEvent, maxEvents), stdin: stdin, cancel: cancel}
 	context.AfterFunc(ctx, func() { stdin.Close() })
 	go func() {
-		err := g.Run(ctx, in, out, "probe", verb, address)
-		if err != nil {
-			p.fail(fmt.Errorf("running a probe in pod %s/%s: %w", p.gateway.Namespace, p.gateway.Pod, err))
+		if err := g.Run(ctx, in, out, "probe", verb, address); err != nil {
+			p.fail(err)
 		}
 		in.Close()
 		out.Close()
@@ -60,10 +59,7 @@ func startProbe(ctx context.Context, g *remote.Conn, verb, address, text string)
 	}
 	if _, err := io.WriteString(stdin, text); err != nil {
 		p.stop()
-		if failed := p.failure(); failed != nil {
-			err = failed
-		}
-		return nil, err
+		return nil, cmp.Or(p.failure(), err)
 	}
 	return p, nil
 }
@@ -74,7 +70,7 @@ func (p *probe) read(r io.Reader) {
 	for n := 0; n < maxEvents && lines.Scan(); n++ {
 		event, err := parseEvent(lines.Bytes())
 		if err != nil {
-			p.fail(fmt.Errorf("running a probe in pod %s/%s: %w", p.gateway.Namespace, p.gateway.Pod, err))
+			p.fail(err)
 			return
 		}
 		p.events <- event
@@ -108,11 +104,12 @@ func (p *probe) next(ctx context.Context) (api.ProbeEvent, error) {
 	}
 }
 
+// fail notes why the probe cannot go on. The first reason counts.
 func (p *probe) fail(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err == nil {
-		p.err = err
+		p.err = fmt.Errorf("running a probe in pod %s/%s: %w", p.gateway.Namespace, p.gateway.Pod, err)
 	}
 }
 
@@ -123,13 +120,11 @@ func (p *probe) failure() error {
 	return p.err
 }
 
-// stop asks the probe to end, and waits until it has.
+// stop asks the probe to end, and waits until it has. It can be called again.
 func (p *probe) stop() {
-	p.once.Do(func() {
-		p.stdin.Close()
-		defer time.AfterFunc(stopTimeout, p.cancel).Stop()
-		for range p.events {
-		}
-		p.cancel()
-	})
+	p.stdin.Close()
+	defer time.AfterFunc(stopTimeout, p.cancel).Stop()
+	for range p.events {
+	}
+	p.cancel()
 }

@@ -1,15 +1,18 @@
 package verify
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/pcapng"
@@ -51,16 +54,15 @@ type Verifier struct {
 
 // New returns a Verifier for a cluster.
 func New(gateways *remote.Client) *Verifier {
-	return &Verifier{Gateways: gateways, Log: logReader{gateways.Kube}.read}
+	return &Verifier{Gateways: gateways, Log: func(ctx context.Context, g remote.Ref, since time.Duration) ([]api.Connection, error) {
+		return readLog(ctx, gateways.Kube, g, since)
+	}}
 }
 
 // Verify sends a canary from one pod to another and returns what was seen. An error
 // means that this could not be tried.
 func (v *Verifier) Verify(ctx context.Context, from, to *corev1.Pod) (*Result, error) {
-	timeout := v.Timeout
-	if timeout <= 0 {
-		timeout = DefaultTimeout
-	}
+	timeout := cmp.Or(v.Timeout, DefaultTimeout)
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done within %s", timeout))
 	defer cancel()
 	switch {
@@ -106,11 +108,9 @@ func (v *Verifier) gateway(pod *corev1.Pod) *remote.Conn {
 
 // addresses returns an address of each pod, of one family, as the pods prefer it.
 func addresses(from, to *corev1.Pod) (a, b netip.Addr, err error) {
-	for _, x := range from.Status.PodIPs {
-		for _, y := range to.Status.PodIPs {
-			a, errA := netip.ParseAddr(x.IP)
-			b, errB := netip.ParseAddr(y.IP)
-			if errA == nil && errB == nil && a.Is4() == b.Is4() {
+	for _, a := range installed.PodIPs(from) {
+		for _, b := range installed.PodIPs(to) {
+			if a.Is4() == b.Is4() {
 				return a, b, nil
 			}
 		}
@@ -275,22 +275,19 @@ func (r *run) readLogs(ctx context.Context, local netip.AddrPort, a, b *evidence
 func (r *run) findLine(ctx context.Context, g *remote.Conn, direction string, local netip.AddrPort) *api.Connection {
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
-	for {
-		lines, err := r.Log(ctx, g.Ref(), time.Since(r.started))
-		if err == nil {
-			for _, c := range lines {
-				mine := c.Source == local || !local.IsValid() && c.Reason != ""
-				if c.Direction == direction && mine && c.Destination == r.result.Destination {
-					return &c
-				}
-			}
+	var found *api.Connection
+	_ = wait.PollUntilContextCancel(ctx, 100*time.Millisecond, true, func(ctx context.Context) (bool, error) {
+		lines, _ := r.Log(ctx, g.Ref(), time.Since(r.started))
+		i := slices.IndexFunc(lines, func(c api.Connection) bool {
+			mine := c.Source == local || !local.IsValid() && c.Reason != ""
+			return c.Direction == direction && mine && c.Destination == r.result.Destination
+		})
+		if i >= 0 {
+			found = &lines[i]
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
+		return found != nil, nil
+	})
+	return found
 }
 
 // ports are those that a canary can pass on its way.

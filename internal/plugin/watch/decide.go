@@ -89,6 +89,8 @@ type situation struct {
 	// ended names the gateway that was disabled successfully, whatever the pod
 	// says about it.
 	ended string
+	// refused is the state of the pod that was refused, which decide leaves to its caller.
+	refused *corev1.Pod
 }
 
 // decide says what is to be done about a pod at the time now.
@@ -108,11 +110,9 @@ func decide(s situation, now time.Time) decision {
 		return end(s, gateway)
 	case gateway.Phase == installed.Terminated && on:
 		return replace(s.pod, now)
-	case gateway.Phase == installed.Terminated:
-		return decision{}
 	case gateway.Phase == installed.Waiting && on:
 		return hasten(s, gateway)
-	case gateway.Phase == installed.Waiting:
+	case gateway.Phase != installed.Running:
 		return decision{}
 	case on && moved(s.pod, gateway.Name):
 		// A gateway serves the addresses that it was given. When it is gone, the
@@ -185,13 +185,11 @@ func replace(pod *corev1.Pod, now time.Time) decision {
 
 // hasten decides about a container that has not started. The kubelet tries again
 // by itself what can be tried again, such as pulling the image: another container
-// would only add to those that stay in the pod for ever.
+// would only add to those that stay in the pod forever.
 func hasten(s situation, gateway installed.Gateway) decision {
 	switch gateway.Reason {
-	case "", "ContainerCreating", "PodInitializing":
-		return decision{step: toEnable}
-	case "CreateContainerConfigError":
-		// Its Secret is gone; nobody makes that one again.
+	case "", "ContainerCreating", "PodInitializing", "CreateContainerConfigError":
+		// With the last one its Secret is gone for good.
 		return decision{step: toEnable}
 	}
 	if gateway.Image != s.image {

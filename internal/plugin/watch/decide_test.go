@@ -9,22 +9,14 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
 const testImage = "gateway:v1"
-
-func testPod(name string) *corev1.Pod {
-	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID("uid-" + name)},
-		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "app"}}},
-		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: "10.244.1.7",
-			PodIPs: []corev1.PodIP{{IP: "10.244.1.7"}, {IP: "fd00::7"}}},
-	}
-}
 
 // gateway is a container to be, for with.
 type gateway struct {
@@ -99,7 +91,7 @@ func inState(state api.State) *api.Status { return &api.Status{State: state} }
 func TestDecide(t *testing.T) {
 	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 	later := now.Add(8 * time.Minute)
-	p := func(gateways ...gateway) *corev1.Pod { return with(testPod("p"), gateways...) }
+	p := func(gateways ...gateway) *corev1.Pod { return with(fakecluster.NewPod("p"), gateways...) }
 	young := func(n int, last time.Duration) []gateway {
 		var list []gateway
 		for range n {
@@ -257,7 +249,7 @@ func TestWantOf(t *testing.T) {
 		{"no word of ours at the namespace", "", false, namespace("1"), unclear, `of namespace shop is "1"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			pod := testPod("p")
+			pod := fakecluster.NewPod("p")
 			if c.pod != "" {
 				pod.Annotations = map[string]string{Annotation: c.pod}
 			}
@@ -273,16 +265,13 @@ func TestWantOf(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	names, err := ParseNames([]string{"deploy/web", "deployments.apps/web", "sts/db", "cronjob/night", "lonely", "pod/lonely"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	names := must.Get(ParseNames([]string{"deploy/web", "deployments.apps/web", "sts/db", "cronjob/night", "lonely", "pod/lonely"}))(t)
 	if len(names) != 4 {
 		t.Fatalf("got %v", names)
 	}
 	yes := true
 	owned := func(kind, name string) *corev1.Pod {
-		pod := testPod("p")
+		pod := fakecluster.NewPod("p")
 		pod.OwnerReferences = []metav1.OwnerReference{{Kind: kind, Name: name, Controller: &yes}}
 		return pod
 	}
@@ -292,8 +281,8 @@ func TestNames(t *testing.T) {
 		owner *metav1.OwnerReference
 		want  bool
 	}{
-		{testPod("lonely"), nil, true},
-		{testPod("web"), nil, false},
+		{fakecluster.NewPod("lonely"), nil, true},
+		{fakecluster.NewPod("web"), nil, false},
 		{owned("StatefulSet", "db"), nil, true},
 		{owned("StatefulSet", "web"), nil, false},
 		{owned("ReplicaSet", "web-123"), owner("Deployment", "web"), true},

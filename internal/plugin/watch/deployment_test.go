@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -25,14 +24,16 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 	sigsyaml "sigs.k8s.io/yaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
@@ -55,10 +56,7 @@ type example struct {
 
 func readExample(t *testing.T) *example {
 	t.Helper()
-	text, err := os.ReadFile("../../../examples/watch-deployment.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(os.ReadFile("../../../examples/watch-deployment.yaml"))(t)
 	e := &example{}
 	var bound, roles []string
 	reader := yaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(text)))
@@ -67,13 +65,9 @@ func readExample(t *testing.T) *example {
 		if errors.Is(err, io.EOF) {
 			break
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, err)
 		var kind struct{ Kind string }
-		if err := sigsyaml.Unmarshal(document, &kind); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, sigsyaml.Unmarshal(document, &kind))
 		strict := func(into any) {
 			t.Helper()
 			if err := sigsyaml.UnmarshalStrict(document, into); err != nil {
@@ -129,7 +123,7 @@ func (e *example) use(verb, group, resource, namespace, name string) bool {
 }
 
 // guard makes client refuse what the example does not allow.
-func (e *example) guard(client *fake.Clientset) {
+func (e *example) guard(client *fakecluster.Cluster) {
 	check := func(action clienttesting.Action) error {
 		resource := action.GetResource()
 		what := resource.Resource
@@ -165,7 +159,7 @@ func (e *example) guard(client *fake.Clientset) {
 type gatewaysByExec struct {
 	t      *testing.T
 	e      *example
-	client *fake.Clientset
+	client *fakecluster.Cluster
 	mu     sync.Mutex
 	certs  map[string]api.Certificate
 }
@@ -197,7 +191,7 @@ func (g *gatewaysByExec) answer(_ context.Context, call *fakegateway.Call) (any,
 		g.certs[call.Pod] = material.Certificate()
 		g.mu.Unlock()
 	case "disable":
-		w := &world{Clientset: g.client, t: g.t}
+		w := &world{Cluster: g.client, t: g.t}
 		w.setState(call.Pod, wasDisabled(time.Now()).state)
 		return &api.DisableReport{}, nil
 	default:
@@ -206,46 +200,17 @@ func (g *gatewaysByExec) answer(_ context.Context, call *fakegateway.Call) (any,
 	return g.status(call.Pod), nil
 }
 
-// addContainers does what the API server and a kubelet do with the patch that
-// adds a gateway.
-func addContainers(t *testing.T, client *fake.Clientset) {
-	var mu sync.Mutex
-	client.PrependReactor("patch", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		p := action.(clienttesting.PatchActionImpl)
-		var body installed.Patch
-		if err := json.Unmarshal(p.GetPatch(), &body); err != nil {
-			return true, nil, err
-		}
-		w := &world{Clientset: client, t: t}
-		pod := w.pod(p.GetName())
-		added := body.Spec.EphemeralContainers[0]
-		pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, added)
-		if len(p.PatchOptions.DryRun) > 0 {
-			return true, pod, nil
-		}
-		pod.Status.EphemeralContainerStatuses = append(pod.Status.EphemeralContainerStatuses,
-			corev1.ContainerStatus{Name: added.Name, State: runs().state})
-		w.update(pod)
-		return true, pod, nil
-	})
-}
-
 // TestExampleAllowsWhatWatchDoesAndNothingElse lets watch, with what it really
 // acts through, do all that it does, under the roles of the example.
 func TestExampleAllowsWhatWatchDoesAndNothingElse(t *testing.T) {
 	e := readExample(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	client := fake.NewClientset(annotatedNamespace(), testPod("p"),
+	client := fakecluster.New(t, annotatedNamespace(), fakecluster.NewPod("p"),
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system", UID: "cluster"}},
-		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.0.0/16", "fd00::/64"}}},
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.0.0/16", "fd00:10:244:1::/64"}}},
 		&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16"}}})
-	if _, err := authority.Init(ctx, authority.InitOptions{Location: authority.Location{Client: client, Dir: t.TempDir()}, Store: authority.StoreCluster}); err != nil {
-		t.Fatal(err)
-	}
-	addContainers(t, client)
+	must.Get(authority.Init(ctx, authority.InitOptions{Location: authority.Location{Client: client, Dir: t.TempDir()}, Store: authority.StoreCluster}))(t)
 	e.guard(client)
 	gateways := &gatewaysByExec{t: t, e: e, client: client, certs: map[string]api.Certificate{}}
 	t.Setenv(authority.EnvDir, "")
@@ -254,7 +219,7 @@ func TestExampleAllowsWhatWatchDoesAndNothingElse(t *testing.T) {
 		Client: client, Gateways: fakegateway.Gateways(gateways.answer).Client(client),
 		Options: inject.Options{Image: testImage, Mode: api.Permissive, OnFailure: api.FailOpen, Wire: api.WireAuto,
 			Delivery: inject.DeliveryCSR, TTL: time.Hour, Timeout: 30 * time.Second},
-		Authority: func(ctx context.Context) (inject.Authority, error) {
+		Authority: func(ctx context.Context) (*ca.Authority, error) {
 			return authority.Load(ctx, authority.Location{Client: client})
 		},
 		Warn: func(warnings []string) { t.Errorf("warned of %q", warnings) },
@@ -278,15 +243,15 @@ func TestExampleAllowsWhatWatchDoesAndNothingElse(t *testing.T) {
 	ended := make(chan error, 1)
 	election := &Election{Client: client, Namespace: "kube-gateway", Identity: "one"}
 	go func() { ended <- election.Lead(leader, watcher.Run) }()
-	w := &world{Clientset: client, t: t}
+	w := &world{Cluster: client, t: t}
 
 	if got := expect(Enabled); got.Pod != "p" || got.NotAfter.IsZero() {
 		t.Errorf("%+v", got)
 	}
-	if config, err := installed.ConfigOf(w.pod("p"), "kube-gateway"); err != nil || !config.Watched {
+	if config, err := installed.ConfigOf(w.Pod("p"), "kube-gateway"); err != nil || !config.Watched {
 		t.Errorf("%+v, %v", config, err)
 	}
-	if out := plugin.Renew(ctx, w.pod("p"), "kube-gateway"); out.Err != nil || !out.Changed {
+	if out := plugin.Renew(ctx, w.Pod("p"), "kube-gateway"); out.Err != nil || !out.Changed {
 		t.Errorf("renewing: %+v", out)
 	}
 	w.setState("p", died(time.Now(), time.Hour).state)

@@ -14,16 +14,17 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
 // world is a cluster whose gateways do at once what they are told. It belongs to
 // one synctest bubble, in which time.Sleep moves the clock.
 type world struct {
-	*fake.Clientset
+	*fakecluster.Cluster
 	t    *testing.T
 	life time.Duration
 
@@ -46,9 +47,14 @@ type world struct {
 }
 
 func newWorld(t *testing.T, objects ...runtime.Object) *world {
-	w := &world{Clientset: fake.NewClientset(objects...), t: t, life: 24 * time.Hour,
+	return &world{Cluster: fakecluster.New(t, objects...), t: t, life: 24 * time.Hour,
 		steps: map[step]map[string]int{}, tries: map[step]int{}, busy: map[string]bool{}, certs: map[string]api.Certificate{}}
-	return w
+}
+
+// inWorld calls test with a world of objects, in fake time.
+func inWorld(t *testing.T, objects []runtime.Object, test func(*testing.T, *world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { test(t, newWorld(t, objects...)) })
 }
 
 func annotatedNamespace() *corev1.Namespace {
@@ -154,9 +160,9 @@ func (w *world) Enable(ctx context.Context, pod *corev1.Pod, annotated bool) Out
 	out.Err = w.step(ctx, toEnable, pod, func() error {
 		g := runs()
 		g.watched = annotated
-		now := w.pod(pod.Name)
+		now := w.Pod(pod.Name)
 		out.Container = installed.NextName(now)
-		w.update(with(now, g))
+		w.Update(with(now, g))
 		return nil
 	})
 	if out.Refused = errors.Is(out.Err, errRefused); out.Err == nil {
@@ -200,43 +206,24 @@ func (w *world) certify(pod string) *api.Status {
 	return &api.Status{State: api.Ready, Cert: w.certs[pod]}
 }
 
-func (w *world) pod(name string) *corev1.Pod {
-	object, err := w.Tracker().Get(corev1.SchemeGroupVersion.WithResource("pods"), "shop", name)
-	if err != nil {
-		w.t.Error(err)
-		return testPod(name)
-	}
-	return object.(*corev1.Pod).DeepCopy()
-}
-
-func (w *world) update(pod *corev1.Pod) {
-	if err := w.Tracker().Update(corev1.SchemeGroupVersion.WithResource("pods"), pod, pod.Namespace); err != nil {
-		w.t.Error(err)
-	}
-}
-
 func (w *world) create(pod *corev1.Pod) {
-	if err := w.Tracker().Create(corev1.SchemeGroupVersion.WithResource("pods"), pod, pod.Namespace); err != nil {
-		w.t.Error(err)
-	}
+	must.Do(w.t, w.Tracker().Create(fakecluster.Pods, pod, pod.Namespace))
 }
 
 // setState is the kubelet's report about the newest gateway of a pod.
 func (w *world) setState(pod string, state corev1.ContainerState) {
-	p := w.pod(pod)
-	last := len(p.Status.EphemeralContainerStatuses) - 1
-	p.Status.EphemeralContainerStatuses[last].State = state
-	w.update(p)
+	gateway, _ := installed.Current(w.Pod(pod))
+	w.SetState(pod, gateway.Name, state)
 }
 
 func (w *world) annotate(pod, value string) {
-	p := w.pod(pod)
+	p := w.Pod(pod)
 	if value == "" {
 		delete(p.Annotations, Annotation)
 	} else {
 		metav1.SetMetaDataAnnotation(&p.ObjectMeta, Annotation, value)
 	}
-	w.update(p)
+	w.Update(p)
 }
 
 func (w *world) annotateNamespace(value string) {
@@ -244,14 +231,12 @@ func (w *world) annotateNamespace(value string) {
 	if ns.Annotations[Annotation] = value; value == "" {
 		ns.Annotations = nil
 	}
-	if err := w.Tracker().Update(corev1.SchemeGroupVersion.WithResource("namespaces"), ns, ""); err != nil {
-		w.t.Error(err)
-	}
+	must.Do(w.t, w.Tracker().Update(corev1.SchemeGroupVersion.WithResource("namespaces"), ns, ""))
 }
 
 // gateways returns how many gateways a pod has and ever had.
 func (w *world) gateways(pod string) (running, all int) {
-	list := installed.Gateways(w.pod(pod))
+	list := installed.Gateways(w.Pod(pod))
 	for _, g := range list {
 		if g.Phase == installed.Running {
 			running++
@@ -274,7 +259,7 @@ func (w *world) eachOnce(n int) {
 
 func (w *world) createMany(n int) {
 	for i := range n {
-		pod := testPod(fmt.Sprintf("p-%d", i))
+		pod := fakecluster.NewPod(fmt.Sprintf("p-%d", i))
 		pod.UID = types.UID("uid-" + pod.Name)
 		w.create(pod)
 	}

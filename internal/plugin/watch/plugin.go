@@ -2,8 +2,10 @@ package watch
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -15,6 +17,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
@@ -40,12 +43,12 @@ type Plugin struct {
 	// Drain bounds how long connections of gateways that are disabled may go on.
 	Drain time.Duration
 	// Authority reads the authority.
-	Authority func(context.Context) (inject.Authority, error)
+	Authority func(context.Context) (*ca.Authority, error)
 	// Warn is called with what a survey of the cluster had to guess, if it is not
 	// what the one before had to. Calls do not overlap.
 	Warn func([]string)
 
-	authority cached[inject.Authority]
+	authority cached[*ca.Authority]
 	survey    cached[*survey.Survey]
 	warned    []string
 }
@@ -56,7 +59,7 @@ var _ Actions = (*Plugin)(nil)
 func (p *Plugin) Image() string { return p.Options.Image }
 
 // NodesChanged is part of Actions.
-func (p *Plugin) NodesChanged() { p.survey.outdate() }
+func (p *Plugin) NodesChanged() { p.survey.outdated.Store(true) }
 
 // Enable is part of Actions.
 func (p *Plugin) Enable(ctx context.Context, pod *corev1.Pod, annotated bool) Outcome {
@@ -108,8 +111,8 @@ func (p *Plugin) Ask(ctx context.Context, pod *corev1.Pod, container string) (*a
 	return p.Gateways.Gateway(pod, container).Status(ctx)
 }
 
-func (p *Plugin) readAuthority(ctx context.Context) (inject.Authority, error) {
-	return p.authority.get(authorityAge, func() (inject.Authority, error) { return p.Authority(ctx) })
+func (p *Plugin) readAuthority(ctx context.Context) (*ca.Authority, error) {
+	return p.authority.get(authorityAge, func() (*ca.Authority, error) { return p.Authority(ctx) })
 }
 
 // cluster returns what a gateway for pod has to know of the cluster. A pod with
@@ -127,14 +130,10 @@ func (p *Plugin) cluster(ctx context.Context, pod *corev1.Pod) (*survey.Survey, 
 	if err != nil || len(p.Options.Named.Capture) > 0 {
 		return cluster, err
 	}
-	for _, ip := range installed.PodIPs(pod) {
-		covered := false
-		for _, r := range cluster.Found.Capture {
-			covered = covered || r.Contains(ip)
-		}
-		if !covered {
-			return p.survey.get(surveyPause, read)
-		}
+	if slices.ContainsFunc(installed.PodIPs(pod), func(ip netip.Addr) bool {
+		return !slices.ContainsFunc(cluster.Found.Capture, func(r netip.Prefix) bool { return r.Contains(ip) })
+	}) {
+		return p.survey.get(surveyPause, read)
 	}
 	return cluster, nil
 }
@@ -144,9 +143,8 @@ type cached[T any] struct {
 	mu    sync.Mutex
 	value T
 	at    time.Time
-
-	outdatedMu sync.Mutex
-	outdated   bool
+	// outdated is set while the value is read, too.
+	outdated atomic.Bool
 }
 
 // get returns the value, after reading it if it is older than age or was declared
@@ -155,12 +153,8 @@ type cached[T any] struct {
 func (c *cached[T]) get(age time.Duration, read func() (T, error)) (T, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.outdatedMu.Lock()
-	fresh := !c.outdated && !c.at.IsZero() && time.Since(c.at) < age
 	// What changes while it is read counts for the next time.
-	c.outdated = false
-	c.outdatedMu.Unlock()
-	if fresh {
+	if !c.outdated.Swap(false) && !c.at.IsZero() && time.Since(c.at) < age {
 		return c.value, nil
 	}
 	value, err := read()
@@ -170,10 +164,4 @@ func (c *cached[T]) get(age time.Duration, read func() (T, error)) (T, error) {
 	}
 	c.value, c.at = value, time.Now()
 	return value, nil
-}
-
-func (c *cached[T]) outdate() {
-	c.outdatedMu.Lock()
-	defer c.outdatedMu.Unlock()
-	c.outdated = true
 }

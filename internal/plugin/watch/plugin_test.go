@@ -14,6 +14,8 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
@@ -38,10 +40,10 @@ func TestCached(t *testing.T) {
 		expect("at once", 1)
 		time.Sleep(time.Minute)
 		expect("when it is old", 2)
-		c.outdate()
+		c.outdated.Store(true)
 		expect("when it is outdated", 3)
 		expect("when it was outdated", 3)
-		c.outdate()
+		c.outdated.Store(true)
 		fail = errors.New("away")
 		if _, err := c.get(time.Minute, read); !errors.Is(err, fail) {
 			t.Errorf("got %v", err)
@@ -75,21 +77,16 @@ func TestSurveyFollowsTheCluster(t *testing.T) {
 		p := &Plugin{Client: client}
 		ranges := func(pod *corev1.Pod) int {
 			t.Helper()
-			cluster, err := p.cluster(t.Context(), pod)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return len(cluster.Capture)
+			cluster := must.Get(p.cluster(t.Context(), pod))(t)
+			return len(cluster.Found.Capture)
 		}
-		pod, far := testPod("p"), testPod("far")
+		pod, far := fakecluster.NewPod("p"), fakecluster.NewPod("far")
 		far.Status.PodIP, far.Status.PodIPs = "10.250.1.1", nil
 		if n := ranges(pod); n != 2 {
 			t.Fatalf("%d ranges", n)
 		}
 		add := func(n *corev1.Node) {
-			if _, err := client.CoreV1().Nodes().Create(t.Context(), n, metav1.CreateOptions{}); err != nil {
-				t.Fatal(err)
-			}
+			must.Get(client.CoreV1().Nodes().Create(t.Context(), n, metav1.CreateOptions{}))(t)
 		}
 		add(node("two", "10.250.0.0/16"))
 		if n := ranges(pod); n != 2 {
@@ -113,7 +110,7 @@ func TestSurveyFollowsTheCluster(t *testing.T) {
 }
 
 func covers(cluster *survey.Survey, text string) bool {
-	for _, r := range cluster.Capture {
+	for _, r := range cluster.Found.Capture {
 		if r.Overlaps(netip.MustParsePrefix(text)) {
 			return true
 		}
@@ -123,20 +120,17 @@ func covers(cluster *survey.Survey, text string) bool {
 
 func TestPluginSaysWhatIsMissing(t *testing.T) {
 	away := errors.New("no authority")
-	p := &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (inject.Authority, error) { return nil, away }}
-	if out := p.Enable(t.Context(), testPod("p"), true); !errors.Is(out.Err, away) || out.Refused {
+	p := &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (*ca.Authority, error) { return nil, away }}
+	if out := p.Enable(t.Context(), fakecluster.NewPod("p"), true); !errors.Is(out.Err, away) || out.Refused {
 		t.Errorf("%+v", out)
 	}
-	if out := p.Renew(t.Context(), testPod("p"), "kube-gateway"); !errors.Is(out.Err, away) {
+	if out := p.Renew(t.Context(), fakecluster.NewPod("p"), "kube-gateway"); !errors.Is(out.Err, away) {
 		t.Errorf("%+v", out)
 	}
-	authority, err := ca.New(ca.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	p = &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (inject.Authority, error) { return authority, nil },
+	authority := must.Get(ca.New(ca.Options{}))(t)
+	p = &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (*ca.Authority, error) { return authority, nil },
 		Options: inject.Options{Named: api.Coverage{Capture: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}}}
-	pod := testPod("p")
+	pod := fakecluster.NewPod("p")
 	pod.Spec.HostNetwork = true
 	if out := p.Enable(t.Context(), pod, true); !out.Refused || api.Hint(out.Err) == "" {
 		t.Errorf("%+v", out)

@@ -27,7 +27,8 @@ func (w *Watcher) reconcile(ctx context.Context, key types.NamespacedName) bool 
 	pod := object.(*corev1.Pod)
 	cached := pod
 	d, s := w.decide(key, pod)
-	if d.step == toEnable && w.wasRefused(key, cached) {
+	if d.step == toEnable && s.refused == cached {
+		// Caches have another object for another state of the pod.
 		return false
 	}
 	if d.step != rest && d.step != wait {
@@ -69,15 +70,6 @@ func (w *Watcher) reconcile(ctx context.Context, key types.NamespacedName) bool 
 	return again
 }
 
-// wasRefused reports whether cached, the very state of a pod, was refused before.
-// Caches have another object for another state.
-func (w *Watcher) wasRefused(key types.NamespacedName, cached *corev1.Pod) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	r := w.records[key]
-	return r != nil && r.refused == cached
-}
-
 // decide asks [decide] with all that is known of pod.
 func (w *Watcher) decide(key types.NamespacedName, pod *corev1.Pod) (decision, situation) {
 	s := situation{pod: pod, image: w.Actions.Image()}
@@ -86,7 +78,7 @@ func (w *Watcher) decide(key types.NamespacedName, pod *corev1.Pod) (decision, s
 	gateway, _ := installed.Current(pod)
 	w.mu.Lock()
 	if r := w.records[key]; r != nil && r.uid == pod.UID {
-		s.ended = r.ended
+		s.ended, s.refused = r.ended, r.refused
 		if r.gateway == gateway.Name {
 			s.status, s.askAt, s.renewed = r.status, r.askAt, r.renewed
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -15,9 +16,11 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	apiwatch "k8s.io/apimachinery/pkg/watch"
+	polling "k8s.io/apimachinery/pkg/util/wait"
+	appsinformers "k8s.io/client-go/informers/apps/v1"
+	batchinformers "k8s.io/client-go/informers/batch/v1"
+	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -47,45 +50,19 @@ func (s *sources) all() []cache.SharedIndexInformer {
 	return list
 }
 
-// wait returns once all caches are filled, or false when ctx ends before.
-func (s *sources) wait(ctx context.Context) bool {
-	for _, informer := range s.all() {
-		select {
-		case <-informer.HasSyncedChecker().Done():
-		case <-ctx.Done():
-			return false
-		}
-	}
-	return true
-}
-
-// listWatch is how one kind of objects is read.
-type listWatch struct {
-	what  string
-	list  func(context.Context, metav1.ListOptions) (runtime.Object, error)
-	watch func(context.Context, metav1.ListOptions) (apiwatch.Interface, error)
-	// narrow restricts what is read.
-	narrow func(*metav1.ListOptions)
-}
-
 // newSources prepares the caches, and finds out which of them can be had.
 func (w *Watcher) newSources(ctx context.Context) (*sources, error) {
-	core := w.Client.CoreV1()
-	namespace := w.Options.Namespace
+	core, namespace := w.Client.CoreV1(), w.Options.Namespace
 	s := &sources{owners: map[string]cache.SharedIndexInformer{}}
-	var err error
-	s.pods, err = w.informer(ctx, &corev1.Pod{}, cache.Indexers{
+	// Gateways are added to running pods: all others need not be known.
+	running := func(o *metav1.ListOptions) {
+		o.LabelSelector = w.Options.Selector
+		o.FieldSelector = fields.OneTermEqualSelector("status.phase", string(corev1.PodRunning)).String()
+	}
+	s.pods = coreinformers.NewFilteredPodInformer(w.Client, namespace, 0, cache.Indexers{
 		cache.NamespaceIndex: cache.MetaNamespaceIndexFunc, byController: controllerUID,
-	}, listWatch{
-		what:  "pods",
-		list:  lists(core.Pods(namespace).List),
-		watch: core.Pods(namespace).Watch,
-		narrow: func(o *metav1.ListOptions) {
-			// Gateways are added to running pods: all others need not be known.
-			o.LabelSelector = w.Options.Selector
-			o.FieldSelector = fields.OneTermEqualSelector("status.phase", string(corev1.PodRunning)).String()
-		},
-	}, cache.ResourceEventHandlerFuncs{
+	}, running)
+	err := w.prepare(ctx, s.pods, "pods", tried(core.Pods(namespace).List, running), cache.ResourceEventHandlerFuncs{
 		AddFunc:    w.enqueue,
 		UpdateFunc: func(_, now any) { w.enqueue(now) },
 		DeleteFunc: w.enqueue,
@@ -93,16 +70,13 @@ func (w *Watcher) newSources(ctx context.Context) (*sources, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.namespaces, err = w.informer(ctx, &corev1.Namespace{}, nil, listWatch{
-		what:  "namespaces",
-		list:  lists(core.Namespaces().List),
-		watch: core.Namespaces().Watch,
-		narrow: func(o *metav1.ListOptions) {
-			if namespace != "" {
-				o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, namespace).String()
-			}
-		},
-	}, cache.ResourceEventHandlerFuncs{
+	named := func(o *metav1.ListOptions) {
+		if namespace != "" {
+			o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, namespace).String()
+		}
+	}
+	s.namespaces = coreinformers.NewFilteredNamespaceInformer(w.Client, 0, nil, named)
+	err = w.prepare(ctx, s.namespaces, "namespaces", tried(core.Namespaces().List, named), cache.ResourceEventHandlerFuncs{
 		AddFunc: w.enqueueNamespace,
 		UpdateFunc: func(was, now any) {
 			if metaOf(was).GetAnnotations()[Annotation] != metaOf(now).GetAnnotations()[Annotation] {
@@ -117,9 +91,8 @@ func (w *Watcher) newSources(ctx context.Context) (*sources, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	s.nodes, err = w.informer(ctx, &corev1.Node{}, nil, listWatch{
-		what: "nodes", list: lists(core.Nodes().List), watch: core.Nodes().Watch,
-	}, cache.ResourceEventHandlerFuncs{
+	s.nodes = coreinformers.NewNodeInformer(w.Client, 0, nil)
+	err = w.prepare(ctx, s.nodes, "nodes", tried(core.Nodes().List, nil), cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { w.Actions.NodesChanged() },
 		UpdateFunc: func(was, now any) {
 			// Kubelets report every few minutes that nothing is new.
@@ -138,6 +111,7 @@ func (w *Watcher) newSources(ctx context.Context) (*sources, error) {
 }
 
 func (w *Watcher) addOwners(ctx context.Context, s *sources) error {
+	namespace := w.Options.Namespace
 	handler := cache.ResourceEventHandlerFuncs{
 		AddFunc:    w.enqueueControlled,
 		UpdateFunc: func(_, now any) { w.enqueueControlled(now) },
@@ -146,13 +120,11 @@ func (w *Watcher) addOwners(ctx context.Context, s *sources) error {
 		var err error
 		switch {
 		case name.Kind == "Deployment" && s.owners["ReplicaSet"] == nil:
-			sets := w.Client.AppsV1().ReplicaSets(w.Options.Namespace)
-			s.owners["ReplicaSet"], err = w.informer(ctx, &appsv1.ReplicaSet{}, nil,
-				listWatch{what: "replicasets", list: lists(sets.List), watch: sets.Watch}, handler)
+			s.owners["ReplicaSet"] = appsinformers.NewReplicaSetInformer(w.Client, namespace, 0, nil)
+			err = w.prepare(ctx, s.owners["ReplicaSet"], "replicasets", tried(w.Client.AppsV1().ReplicaSets(namespace).List, nil), handler)
 		case name.Kind == "CronJob" && s.owners["Job"] == nil:
-			jobs := w.Client.BatchV1().Jobs(w.Options.Namespace)
-			s.owners["Job"], err = w.informer(ctx, &batchv1.Job{}, nil,
-				listWatch{what: "jobs", list: lists(jobs.List), watch: jobs.Watch}, handler)
+			s.owners["Job"] = batchinformers.NewJobInformer(w.Client, namespace, 0, nil)
+			err = w.prepare(ctx, s.owners["Job"], "jobs", tried(w.Client.BatchV1().Jobs(namespace).List, nil), handler)
 		}
 		if err != nil {
 			return err
@@ -161,52 +133,32 @@ func (w *Watcher) addOwners(ctx context.Context, s *sources) error {
 	return nil
 }
 
-// informer returns a cache of one kind, which does not run yet. It fails if the
-// objects cannot be listed now: later failures are tried again for ever, but what
-// is not allowed, or a cluster that is not there, must be said at once.
-func (w *Watcher) informer(ctx context.Context, kind runtime.Object, indexers cache.Indexers, from listWatch, handler cache.ResourceEventHandler) (cache.SharedIndexInformer, error) {
-	narrow := func(o metav1.ListOptions) metav1.ListOptions {
-		if from.narrow != nil {
-			from.narrow(&o)
-		}
-		return o
+// tried returns what tries whether a list, with the options that narrow sets, can be read.
+func tried[T any](list func(context.Context, metav1.ListOptions) (T, error), narrow func(*metav1.ListOptions)) func(context.Context) error {
+	options := metav1.ListOptions{Limit: 1}
+	if narrow != nil {
+		narrow(&options)
 	}
-	if _, err := from.list(ctx, narrow(metav1.ListOptions{Limit: 1})); err != nil {
-		err = fmt.Errorf("listing %s: %w", from.what, err)
-		if apierrors.IsForbidden(err) {
-			err = api.WithHint(err, fmt.Sprintf("ask for a role that may list and watch %s; examples/watch-deployment.yaml has one", from.what))
-		}
-		return nil, err
+	return func(ctx context.Context) error {
+		_, err := list(ctx, options)
+		return err
 	}
-	informer := cache.NewSharedIndexInformer(cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			list, err := from.list(ctx, narrow(o))
-			if err == nil {
-				w.connected()
-			}
-			return list, err
-		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (apiwatch.Interface, error) {
-			stream, err := from.watch(ctx, narrow(o))
-			if err == nil {
-				w.connected()
-			}
-			return stream, err
-		},
-	}, w.Client), kind, 0, indexers)
-	err := errors.Join(
-		informer.SetTransform(trim),
-		informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, _ *cache.Reflector, err error) { w.disconnected(ctx, from.what, err) }),
-	)
-	if err == nil {
-		_, err = informer.AddEventHandler(handler)
-	}
-	return informer, err
 }
 
-// lists gives a typed list function the type that caches want.
-func lists[T runtime.Object](list func(context.Context, metav1.ListOptions) (T, error)) func(context.Context, metav1.ListOptions) (runtime.Object, error) {
-	return func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return list(ctx, o) }
+// prepare makes informer, which does not run yet, the cache of what. It fails if the
+// objects cannot be listed now: later failures are retried forever, but what is not
+// allowed, or a cluster that is not there, must be said at once.
+func (w *Watcher) prepare(ctx context.Context, informer cache.SharedIndexInformer, what string, try func(context.Context) error, handler cache.ResourceEventHandler) error {
+	if err := try(ctx); err != nil {
+		err = fmt.Errorf("listing %s: %w", what, err)
+		if apierrors.IsForbidden(err) {
+			err = api.WithHint(err, fmt.Sprintf("ask for a role that may list and watch %s; examples/watch-deployment.yaml has one", what))
+		}
+		return err
+	}
+	_, err := informer.AddEventHandler(handler)
+	return errors.Join(err, informer.SetTransform(trim),
+		informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, _ *cache.Reflector, err error) { w.disconnected(ctx, what, try, err) }))
 }
 
 // trim drops what takes much memory and is never looked at.
@@ -299,9 +251,12 @@ func nodeChanged(was, now *corev1.Node) bool {
 		!slices.EqualFunc(was.Spec.Taints, now.Spec.Taints, func(a, b corev1.Taint) bool { return a.Key == b.Key })
 }
 
-// disconnected notes that a cache lost its connection. Watches that end or expire
-// by themselves are no outage.
-func (w *Watcher) disconnected(ctx context.Context, what string, err error) {
+// probeInterval is how often a lost API server is tried.
+const probeInterval = 2 * time.Second
+
+// disconnected notes that the cache of what lost its connection, and tries the API server
+// until it answers. Watches that end or expire by themselves are no outage.
+func (w *Watcher) disconnected(ctx context.Context, what string, try func(context.Context) error, err error) {
 	if ctx.Err() != nil || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
 		return
@@ -310,30 +265,30 @@ func (w *Watcher) disconnected(ctx context.Context, what string, err error) {
 	was := w.outage
 	w.outage = true
 	w.mu.Unlock()
-	if !was {
-		w.report(Event{Action: Disconnected, Err: fmt.Errorf("watching %s: %w", what, err)})
+	if was {
+		return
 	}
+	w.report(Event{Action: Disconnected, Err: fmt.Errorf("watching %s: %w", what, err)})
+	go func() {
+		if polling.PollUntilContextCancel(ctx, probeInterval, false, func(ctx context.Context) (bool, error) { return try(ctx) == nil, nil }) == nil {
+			w.connected()
+		}
+	}()
 }
 
-// connected notes that the API server answers. After an outage everything that
-// failed is tried again at once.
+// connected notes that the API server answers again: everything that failed is tried
+// again at once.
 func (w *Watcher) connected() {
 	w.mu.Lock()
-	was := w.outage
 	w.outage = false
 	var again []types.NamespacedName
-	if was {
-		for key, r := range w.records {
-			if r.phase == failed && !r.retryAt.IsZero() {
-				r.retryAt = r.retryAt.Add(-maxDelay)
-				again = append(again, key)
-			}
+	for key, r := range w.records {
+		if r.phase == failed && !r.retryAt.IsZero() {
+			r.retryAt = r.retryAt.Add(-maxDelay)
+			again = append(again, key)
 		}
 	}
 	w.mu.Unlock()
-	if !was {
-		return
-	}
 	w.report(Event{Action: Reconnected})
 	for _, key := range again {
 		w.retries.Forget(key)

@@ -1,10 +1,12 @@
 package watch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -70,7 +72,7 @@ type Watcher struct {
 	records  map[types.NamespacedName]*record
 	// outage is true while the API server cannot be reached.
 	outage  bool
-	synced  bool
+	synced  atomic.Bool
 	sources *sources
 	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName]
 	retries workqueue.TypedRateLimiter[types.NamespacedName]
@@ -158,12 +160,7 @@ func unlessEnded(ctx context.Context, err error) error {
 	return err
 }
 
-func (w *Watcher) parallel() int {
-	if w.Options.Parallel > 0 {
-		return w.Options.Parallel
-	}
-	return parallel.Default
-}
+func (w *Watcher) parallel() int { return cmp.Or(max(w.Options.Parallel, 0), parallel.Default) }
 
 // start fills the caches. The returned function ends what feeds them.
 func (w *Watcher) start(ctx context.Context) (stop func(), err error) {
@@ -183,30 +180,26 @@ func (w *Watcher) start(ctx context.Context) (stop func(), err error) {
 	// reported as events.
 	feed, cancel := context.WithCancel(klog.NewContext(ctx, klog.Logger{}))
 	var feeding sync.WaitGroup
+	var filled []cache.DoneChecker
 	for _, informer := range w.sources.all() {
 		feeding.Go(func() { informer.RunWithContext(feed) })
+		filled = append(filled, informer.HasSyncedChecker())
 	}
 	stop = func() {
 		cancel()
 		w.queue.ShutDown()
 		feeding.Wait()
 	}
-	if !w.sources.wait(ctx) {
+	if !cache.WaitFor(feed, "", filled...) {
 		stop()
 		return nil, fmt.Errorf("reading the pods: %w", context.Cause(ctx))
 	}
-	w.mu.Lock()
-	w.synced = true
-	w.mu.Unlock()
+	w.synced.Store(true)
 	return stop, nil
 }
 
 // Synced reports whether all pods are known.
-func (w *Watcher) Synced() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.synced
-}
+func (w *Watcher) Synced() bool { return w.synced.Load() }
 
 func (w *Watcher) work(ctx context.Context) {
 	for {

@@ -15,16 +15,16 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 func TestFiftyPodsAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace())
+	inWorld(t, []runtime.Object{annotatedNamespace()}, func(t *testing.T, w *world) {
 		w.pause = 3 * time.Second
 		w.run(Options{Parallel: 8}, func(watcher *Watcher) {
 			w.createMany(50)
@@ -49,8 +49,7 @@ func TestFiftyPodsAtOnce(t *testing.T) {
 }
 
 func TestFailuresEveryThirdTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace())
+	inWorld(t, []runtime.Object{annotatedNamespace()}, func(t *testing.T, w *world) {
 		var calls atomic.Int32
 		w.fail = func(step, string) error {
 			if calls.Add(1)%3 == 0 {
@@ -74,8 +73,7 @@ func TestFailuresEveryThirdTime(t *testing.T) {
 
 // The cache stays as it was in the beginning, while pods are looked at again.
 func TestStaleCache(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace())
+	inWorld(t, []runtime.Object{annotatedNamespace()}, func(t *testing.T, w *world) {
 		w.createMany(5)
 		w.PrependWatchReactor("pods", func(clienttesting.Action) (bool, apiwatch.Interface, error) {
 			return true, apiwatch.NewRaceFreeFake(), nil
@@ -99,8 +97,7 @@ func TestStaleCache(t *testing.T) {
 }
 
 func TestOutage(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace())
+	inWorld(t, []runtime.Object{annotatedNamespace()}, func(t *testing.T, w *world) {
 		var (
 			down    atomic.Bool
 			asked   atomic.Int32
@@ -140,7 +137,7 @@ func TestOutage(t *testing.T) {
 			}
 			// A gateway dies unseen, and a pod comes.
 			w.setState("p-3", died(time.Now(), time.Hour).state)
-			w.create(testPod("late"))
+			w.create(fakecluster.NewPod("late"))
 			time.Sleep(time.Minute)
 			if watcher.Counts().Connected || w.told(Disconnected) != 1 {
 				t.Errorf("the outage was told %d times", w.told(Disconnected))
@@ -169,8 +166,7 @@ func TestOutage(t *testing.T) {
 // While steps fail because of an outage, pauses stay short; and once it is over
 // nothing waits for its pause.
 func TestRetriesAfterAnOutage(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace())
+	inWorld(t, []runtime.Object{annotatedNamespace()}, func(t *testing.T, w *world) {
 		var down atomic.Bool
 		down.Store(true)
 		w.fail = func(step, string) error {
@@ -197,8 +193,7 @@ func TestRetriesAfterAnOutage(t *testing.T) {
 }
 
 func TestExpiredWatch(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace())
+	inWorld(t, []runtime.Object{annotatedNamespace()}, func(t *testing.T, w *world) {
 		var streams []*apiwatch.RaceFreeFakeWatcher
 		w.PrependWatchReactor("pods", func(clienttesting.Action) (bool, apiwatch.Interface, error) {
 			// It tells nothing, until it says that it is too old.
@@ -223,8 +218,7 @@ func TestExpiredWatch(t *testing.T) {
 }
 
 func TestRenewals(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace())
+	inWorld(t, []runtime.Object{annotatedNamespace()}, func(t *testing.T, w *world) {
 		w.createMany(10)
 		w.run(Options{}, func(*Watcher) {
 			time.Sleep(14 * time.Hour)
@@ -246,8 +240,7 @@ func TestRenewals(t *testing.T) {
 
 // What a watcher that was not there has missed is made up for at its start.
 func TestExpiredCertificatesAreRenewedAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace(), with(testPod("p"), runs()))
+	inWorld(t, []runtime.Object{annotatedNamespace(), with(fakecluster.NewPod("p"), runs())}, func(t *testing.T, w *world) {
 		now := time.Now()
 		w.certs["p"] = api.Certificate{Serial: "old", NotBefore: now.Add(-48 * time.Hour), NotAfter: now.Add(-24 * time.Hour)}
 		w.run(Options{}, func(*Watcher) {
@@ -260,8 +253,7 @@ func TestExpiredCertificatesAreRenewedAtOnce(t *testing.T) {
 
 // An authority that ends issues certificates that are due for renewal at once.
 func TestRenewalsDoNotRace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace(), testPod("p"))
+	inWorld(t, []runtime.Object{annotatedNamespace(), fakecluster.NewPod("p")}, func(t *testing.T, w *world) {
 		w.life = time.Millisecond
 		w.run(Options{}, func(*Watcher) {
 			time.Sleep(time.Minute)
@@ -273,8 +265,7 @@ func TestRenewalsDoNotRace(t *testing.T) {
 }
 
 func TestReplace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace(), testPod("p"))
+	inWorld(t, []runtime.Object{annotatedNamespace(), fakecluster.NewPod("p")}, func(t *testing.T, w *world) {
 		w.run(Options{}, func(watcher *Watcher) {
 			time.Sleep(time.Hour)
 			w.setState("p", died(time.Now(), time.Hour).state)
@@ -302,7 +293,7 @@ func TestAnnotationComesAndGoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ns := annotatedNamespace()
 		ns.Annotations = nil
-		w := newWorld(t, ns, testPod("p"), with(testPod("by-hand"), runs()))
+		w := newWorld(t, ns, fakecluster.NewPod("p"), with(fakecluster.NewPod("by-hand"), runs()))
 		w.certify("by-hand")
 		w.run(Options{}, func(watcher *Watcher) {
 			expect := func(what string, counts Counts, enabled, disabled int) {
@@ -340,8 +331,7 @@ func TestAnnotationComesAndGoes(t *testing.T) {
 }
 
 func TestRefusedPodsAreToldOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace(), testPod("p"))
+	inWorld(t, []runtime.Object{annotatedNamespace(), fakecluster.NewPod("p")}, func(t *testing.T, w *world) {
 		w.fail = func(step, string) error { return errRefused }
 		w.run(Options{}, func(watcher *Watcher) {
 			time.Sleep(24 * time.Hour)
@@ -349,9 +339,9 @@ func TestRefusedPodsAreToldOnce(t *testing.T) {
 				t.Errorf("tried %d times without a change", w.tried(toEnable))
 			}
 			for range 3 {
-				pod := w.pod("p")
+				pod := w.Pod("p")
 				pod.Labels = map[string]string{"at": time.Now().Format(time.StampNano)}
-				w.update(pod)
+				w.Update(pod)
 				time.Sleep(time.Minute)
 			}
 			if w.tried(toEnable) != 4 || w.told(Refused) != 1 || watcher.Counts().Failed != 1 {
@@ -363,14 +353,13 @@ func TestRefusedPodsAreToldOnce(t *testing.T) {
 
 // A pod that fails does not get more attention because it changes all the time.
 func TestChangesDoNotCutPausesShort(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace(), testPod("p"))
+	inWorld(t, []runtime.Object{annotatedNamespace(), fakecluster.NewPod("p")}, func(t *testing.T, w *world) {
 		w.fail = func(step, string) error { return errors.New("no") }
 		w.run(Options{}, func(*Watcher) {
 			for range 600 {
-				pod := w.pod("p")
+				pod := w.Pod("p")
 				pod.Labels = map[string]string{"at": time.Now().Format("150405")}
-				w.update(pod)
+				w.Update(pod)
 				time.Sleep(time.Second)
 			}
 			if n := w.tried(toEnable); n < 8 || n > 12 {
@@ -381,8 +370,7 @@ func TestChangesDoNotCutPausesShort(t *testing.T) {
 }
 
 func TestPodsThatGoAreNoFailures(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace(), testPod("p"))
+	inWorld(t, []runtime.Object{annotatedNamespace(), fakecluster.NewPod("p")}, func(t *testing.T, w *world) {
 		w.fail = func(_ step, pod string) error {
 			_ = w.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("pods"), "shop", pod)
 			return errors.New("the pod is gone")
@@ -398,8 +386,7 @@ func TestPodsThatGoAreNoFailures(t *testing.T) {
 
 // run itself checks that the watcher ends.
 func TestEndsInTheMiddleOfWork(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace())
+	inWorld(t, []runtime.Object{annotatedNamespace()}, func(t *testing.T, w *world) {
 		w.pause = time.Hour
 		start := time.Now()
 		w.run(Options{}, func(*Watcher) {
@@ -420,27 +407,22 @@ func TestDeployment(t *testing.T) {
 		ns := annotatedNamespace()
 		ns.Annotations = nil
 		yes := true
-		pod := testPod("web-1-x")
+		pod := fakecluster.NewPod("web-1-x")
 		pod.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", Name: "web-1", UID: "rs", Controller: &yes}}
-		w := newWorld(t, ns, pod, testPod("other"))
-		names, err := ParseNames([]string{"deploy/web"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		w := newWorld(t, ns, pod, fakecluster.NewPod("other"))
+		names := must.Get(ParseNames([]string{"deploy/web"}))(t)
 		w.run(Options{Namespace: "shop", Names: names}, func(*Watcher) {
 			if w.tried(toEnable) != 0 {
 				t.Error("enabled before its ReplicaSet was known")
 			}
 			err := w.Tracker().Add(&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-1", UID: "rs",
 				OwnerReferences: []metav1.OwnerReference{{Kind: "Deployment", Name: "web", UID: "d", Controller: &yes}}}})
-			if err != nil {
-				t.Fatal(err)
-			}
+			must.Do(t, err)
 			synctest.Wait()
 			if w.did(toEnable, "web-1-x") != 1 || w.tried(toEnable) != 1 {
 				t.Errorf("the Deployment's pod was enabled %d times, all %d", w.did(toEnable, "web-1-x"), w.tried(toEnable))
 			}
-			if watched(w.pod("web-1-x"), "kube-gateway") {
+			if watched(w.Pod("web-1-x"), "kube-gateway") {
 				t.Error("a gateway that a name asked for would end with the name")
 			}
 		})
@@ -454,8 +436,7 @@ func TestDeployment(t *testing.T) {
 }
 
 func TestOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, annotatedNamespace(), with(testPod("old"), runs()))
+	inWorld(t, []runtime.Object{annotatedNamespace(), with(fakecluster.NewPod("old"), runs())}, func(t *testing.T, w *world) {
 		now := time.Now()
 		w.certs["old"] = api.Certificate{NotBefore: now.Add(-48 * time.Hour), NotAfter: now.Add(-24 * time.Hour)}
 		w.createMany(20)
@@ -488,14 +469,9 @@ func TestOnce(t *testing.T) {
 }
 
 func TestForbidden(t *testing.T) {
-	forbid := func(w *world, resource string) {
-		w.PrependReactor("list", resource, func(clienttesting.Action) (bool, runtime.Object, error) {
-			return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: resource}, "", errors.New("no role"))
-		})
-	}
 	t.Run("pods", func(t *testing.T) {
 		w := newWorld(t)
-		forbid(w, "pods")
+		w.Forbid("list", "pods")
 		watcher := &Watcher{Client: w, Actions: w, Report: w.report}
 		if err := watcher.Run(t.Context()); !apierrors.IsForbidden(err) || !strings.Contains(api.Hint(err), "list and watch pods") {
 			t.Errorf("got %v, hint %q", err, api.Hint(err))
@@ -503,13 +479,13 @@ func TestForbidden(t *testing.T) {
 	})
 	t.Run("namespaces and nodes", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			asking := testPod("asking")
+			asking := fakecluster.NewPod("asking")
 			asking.Annotations = map[string]string{Annotation: "true"}
 			// Its namespace may still ask for it.
-			w := newWorld(t, annotatedNamespace(), asking, with(testPod("left"), runs().byWatch()))
+			w := newWorld(t, annotatedNamespace(), asking, with(fakecluster.NewPod("left"), runs().byWatch()))
 			w.certify("left")
-			forbid(w, "namespaces")
-			forbid(w, "nodes")
+			w.Forbid("list", "namespaces")
+			w.Forbid("list", "nodes")
 			w.run(Options{}, func(*Watcher) {
 				if w.did(toEnable, "asking") != 1 || w.tried(toDisable) != 0 || w.told(Noticed) != 1 {
 					t.Errorf("%v", w.steps)
