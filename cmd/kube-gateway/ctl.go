@@ -73,6 +73,7 @@ func ctlAllow(ctx context.Context, c *call, args []string) error {
 		r.Deny = append(r.Deny, text)
 		return nil
 	})
+	c.flags.IntVar(&r.MaxPerPeer, "max-connections-per-peer", 0, "refuse further connections of an identity that has so many open; 0 is no bound")
 	c.existing(&r.Existing)
 	c.flags.BoolVar(&r.Audit, "audit", false, "log and count what the rules would refuse, and let it in")
 	var err error
@@ -190,6 +191,9 @@ func printStatus(w io.Writer, s *api.Status) {
 	fmt.Fprintf(w, "allow       %s\n", allow)
 	if len(s.Deny) > 0 {
 		fmt.Fprintf(w, "deny        %s\n", strings.Join(s.Deny, " "))
+	}
+	if s.MaxPerPeer > 0 {
+		fmt.Fprintf(w, "per peer    at most %d connections\n", s.MaxPerPeer)
 	}
 	if s.Audit {
 		fmt.Fprintf(w, "audit       %d connections would have been refused\n", s.Traffic.Inbound.Audited)

@@ -182,8 +182,8 @@ func TestRules(t *testing.T) {
 	l.refused(l.a, l.b.Addr(portEcho), "denied")
 	killWorker(t, gb)
 	l.refused(l.a, l.b.Addr(portEcho), "denied by the next worker")
-	denied.Audit = true
-	if s := ask[api.Status](t, gb, "allow", "--everyone", "--deny", denied.Deny[0], "--audit"); !s.Rules.Equal(denied) {
+	denied.Audit, denied.MaxPerPeer = true, 3
+	if s := ask[api.Status](t, gb, "allow", "--everyone", "--deny", denied.Deny[0], "--audit", "--max-connections-per-peer=3"); !s.Rules.Equal(denied) {
 		t.Errorf("the rules are %+v", s.Rules)
 	}
 	l.talk(l.a, l.b.Addr(portEcho))

@@ -15,7 +15,7 @@ func newAllowCommand(a *app) *cobra.Command {
 	var rules api.Rules
 	var everyone, fromEdges bool
 	cmd := &cobra.Command{
-		Use:   "allow (TARGET... | -f FILE | -l SELECTOR | --all) (PATTERN... | --everyone | --from-edges) [--deny PATTERN]... [--audit]",
+		Use:   "allow (TARGET... | -f FILE | -l SELECTOR | --all) (PATTERN... | --everyone | --from-edges) [--deny PATTERN]... [--audit] [--max-connections-per-peer N]",
 		Short: "Change which peers may connect to pods",
 		Long: `Changes the identity rules of running gateways: which peers may connect to the
 pods. A pattern names peers by namespace and service account, as in
@@ -24,7 +24,8 @@ Ports of the application may follow behind a colon, as in
 'ns/prod/sa/web:8080,9000-9010'; without, the pattern is about every port.
 --everyone allows every peer in the trust domain, which is the default of
 'enable'. --deny refuses what its pattern matches, whoever is allowed. The command
-replaces all rules: what it does not name is gone.
+replaces all rules: what it does not name is gone. So is a bound of the connections
+that one identity may have open, --max-connections-per-peer.
 
 With --audit the gateways refuse nobody because of the rules. They log and count
 the connections that the rules would refuse, which 'status' and
@@ -69,7 +70,7 @@ on as before.`,
 		ValidArgsFunction: a.completeTargets(enabled),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if fromEdges {
-				if patterns, _, _ := patternsAndPods(args, false); everyone || len(patterns)+len(rules.Deny) > 0 || rules.Audit || o.existing != api.ExistingLeave {
+				if patterns, _, _ := patternsAndPods(args, false); everyone || len(patterns)+len(rules.Deny)+rules.MaxPerPeer > 0 || rules.Audit || o.existing != api.ExistingLeave {
 					return errors.New("--from-edges changes nothing, and takes no rules: leave out all but the pods")
 				}
 				return o.proposal().run(cmd.Context(), a, args)

@@ -52,6 +52,9 @@ func (g *gatewayContainers) run(pod string, command []string) (stdout, stderr st
 			}
 		}
 		status["allow"], status["deny"], status["audit"] = allow, deny, slices.Contains(words, "--audit")
+		if slices.Contains(words, "--max-connections-per-peer=9") {
+			status["maxConnectionsPerPeer"] = 9
+		}
 	}
 	if slices.Contains(words, "--existing=reset") {
 		status["reset"] = 3
@@ -118,13 +121,13 @@ func TestChanges(t *testing.T) {
 
 func TestCommandsOfChanges(t *testing.T) {
 	for want, args := range map[string][]string{
-		"/kube-gateway ctl mode strict -o json":                                                   {"mode", "web", "strict"},
-		"/kube-gateway ctl mode permissive -o json":                                               {"mode", "pod/web", "permissive", "-o", "yaml"},
-		"/kube-gateway ctl allow --everyone -o json":                                              {"allow", "--everyone", "web"},
-		"/kube-gateway ctl allow ns/prod/sa/* ns/ops/sa/backup-? -o json":                         {"allow", "web", "ns/prod/sa/*", "ns/ops/sa/backup-?"},
-		"/kube-gateway ctl allow --everyone --deny=ns/a/sa/b:80 --audit --existing=reset -o json": {"allow", "web", "--everyone", "--deny=ns/a/sa/b:80", "--audit", "--existing=reset"},
-		"/kube-gateway ctl mode strict --existing=reset -o json":                                  {"mode", "web", "strict", "--existing=reset"},
-		"/kube-gateway ctl allow ns/prod/sa/web ns/prod/sa/web.api -o json ":                      {"allow", "ns/prod/sa/web", "web", "ns/prod/sa/web.api"},
+		"/kube-gateway ctl mode strict -o json":                                                                                {"mode", "web", "strict"},
+		"/kube-gateway ctl mode permissive -o json":                                                                            {"mode", "pod/web", "permissive", "-o", "yaml"},
+		"/kube-gateway ctl allow --everyone -o json":                                                                           {"allow", "--everyone", "web"},
+		"/kube-gateway ctl allow ns/prod/sa/* ns/ops/sa/backup-? -o json":                                                      {"allow", "web", "ns/prod/sa/*", "ns/ops/sa/backup-?"},
+		"/kube-gateway ctl allow --everyone --deny=ns/a/sa/b:80 --audit --max-connections-per-peer=9 --existing=reset -o json": {"allow", "web", "--everyone", "--deny=ns/a/sa/b:80", "--audit", "--max-connections-per-peer=9", "--existing=reset"},
+		"/kube-gateway ctl mode strict --existing=reset -o json":                                                               {"mode", "web", "strict", "--existing=reset"},
+		"/kube-gateway ctl allow ns/prod/sa/web ns/prod/sa/web.api -o json ":                                                   {"allow", "ns/prod/sa/web", "web", "ns/prod/sa/web.api"},
 	} {
 		var g gatewayContainers
 		code, _, stderr := changeServer(&g).start(t)(args...)

@@ -145,6 +145,7 @@ func defaultNodePorts() string {
 func addDeny(f *pflag.FlagSet, rules *api.Rules) {
 	flags.Array(f, &rules.Deny, "deny", "stringArray", "identity that may not connect to the pod, whoever is allowed; with ports as for the identities that may; may be repeated", parsePattern)
 	f.BoolVar(&rules.Audit, "audit", false, "log and count connections that the rules would refuse, and let them in")
+	flags.Int(f, &rules.MaxPerPeer, "max-connections-per-peer", 0, flags.NotNegative, "refuse further connections of an identity that has so many open to the pod; 0 is no bound")
 }
 
 // parsePattern checks an identity rule.

@@ -20,11 +20,14 @@ type Rules struct {
 	Deny  []string `json:"deny,omitempty"`
 	// Audit lets in, logs and counts those whom the rules would refuse.
 	Audit bool `json:"audit,omitempty"`
+	// MaxPerPeer bounds the connections of one identity that are open at a time, whatever Audit
+	// says. 0 means no bound.
+	MaxPerPeer int `json:"maxConnectionsPerPeer,omitempty"`
 }
 
 // Equal reports whether r and other are written alike.
 func (r Rules) Equal(other Rules) bool {
-	return slices.Equal(r.Allow, other.Allow) && slices.Equal(r.Deny, other.Deny) && r.Audit == other.Audit
+	return slices.Equal(r.Allow, other.Allow) && slices.Equal(r.Deny, other.Deny) && r.Audit == other.Audit && r.MaxPerPeer == other.MaxPerPeer
 }
 
 // Arguments returns the rules as arguments of the plugin's command allow.
@@ -36,6 +39,9 @@ func (r Rules) Arguments() string {
 	words = append(words, quoted("--deny=", r.Deny)...)
 	if r.Audit {
 		words = append(words, "--audit")
+	}
+	if r.MaxPerPeer > 0 {
+		words = append(words, fmt.Sprintf("--max-connections-per-peer=%d", r.MaxPerPeer))
 	}
 	return strings.Join(words, " ")
 }
@@ -54,7 +60,10 @@ func (r Rules) Parse() (*Policy, error) {
 	if n := len(r.Allow) + len(r.Deny); n > maxRules {
 		return nil, fmt.Errorf("%d identity rules are more than %d", n, maxRules)
 	}
-	p := Policy{Audit: r.Audit}
+	if r.MaxPerPeer < 0 {
+		return nil, fmt.Errorf("%d connections for each peer are not a bound", r.MaxPerPeer)
+	}
+	p := Policy{Audit: r.Audit, MaxPerPeer: r.MaxPerPeer}
 	for _, list := range []struct {
 		texts []string
 		rules *[]Rule
@@ -73,8 +82,9 @@ func (r Rules) Parse() (*Policy, error) {
 // Policy is parsed Rules. It is safe for concurrent use.
 type Policy struct {
 	allow, deny []Rule
-	// Audit is that of Rules.
-	Audit bool
+	// Audit and MaxPerPeer are those of Rules.
+	Audit      bool
+	MaxPerPeer int
 }
 
 // Empty reports whether p allows everyone everything.

@@ -72,13 +72,16 @@ func TestBadIdentityRules(t *testing.T) {
 	if _, err := (Rules{Allow: half, Deny: append(half, "ns/a/sa/b")}).Parse(); err == nil {
 		t.Error("any number of rules is taken")
 	}
+	if _, err := (Rules{MaxPerPeer: -1}).Parse(); err == nil {
+		t.Error("a negative bound is taken")
+	}
 }
 
 func TestRulesAsACommand(t *testing.T) {
 	for want, r := range map[string]Rules{
 		"--everyone":         {},
 		"--everyone --audit": {Audit: true},
-		"'ns/a/sa/*' 'ns/b/sa/c:1-2' --deny='ns/a/sa/x' --audit": {Allow: []string{"ns/a/sa/*", "ns/b/sa/c:1-2"}, Deny: []string{"ns/a/sa/x"}, Audit: true},
+		"'ns/a/sa/*' 'ns/b/sa/c:1-2' --deny='ns/a/sa/x' --audit --max-connections-per-peer=7": {Allow: []string{"ns/a/sa/*", "ns/b/sa/c:1-2"}, Deny: []string{"ns/a/sa/x"}, Audit: true, MaxPerPeer: 7},
 	} {
 		if got := r.Arguments(); got != want {
 			t.Errorf("%+v is %s, want %s", r, got, want)

@@ -45,6 +45,8 @@ type connection struct {
 	// is asked for the last time: whoever changes them afterwards finds the connection.
 	grant     atomic.Pointer[grant]
 	plaintext atomic.Bool
+	// peerCounted means that Proxy.byIdentity counts the connection.
+	peerCounted bool
 	// audited is why the rules would have refused the connection, nil if they would not.
 	audited error
 
@@ -173,6 +175,9 @@ func (c *connection) closeSockets() {
 
 // report writes the connection's line and no longer counts it as open.
 func (c *connection) report() {
+	if c.peerCounted {
+		c.proxy.byIdentity.release(c.line.Peer)
+	}
 	c.line.Sent, c.line.Received = c.sent.Load(), c.received.Load()
 	c.line.Duration = time.Since(c.started).Seconds()
 	c.proxy.live.account(c)

@@ -106,6 +106,10 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, dat
 		p.decline(c, statusNotAllowed, traffic.IdentityNotAllowed, err)
 		return err
 	}
+	if err := c.countPeer(); err != nil {
+		p.decline(c, statusNotAllowed, traffic.TooManyConnections, err)
+		return err
+	}
 	if err := s.allowed(h, leaf); err != nil {
 		p.decline(c, statusNotAllowed, traffic.Forbidden, err)
 		return err

@@ -188,6 +188,34 @@ func TestResetForbiddenPlaintext(t *testing.T) {
 	}
 }
 
+// TestMaxPerPeer: of one identity, no more connections than the rules allow are open, whatever port
+// they go to; another identity is not concerned, and one that ends makes room.
+func TestMaxPerPeer(t *testing.T) {
+	wires(t, nil, func(t *testing.T, client, server *testPod, far func() net.Listener) {
+		web, admin := applicationAt(t, far(), echo), applicationAt(t, far(), echo)
+		before := client.dial(web)
+		ping(t, before)
+		server.rule(api.Rules{MaxPerPeer: 2, Audit: true})
+		second := client.dial(admin)
+		ping(t, second)
+		client.dialReset(web)
+		line := server.logged("the refusal", func(c api.Connection) bool { return c.Reason == traffic.TooManyConnections.String() })
+		if !strings.Contains(line.Error, line.Peer+" has 2 connections open") {
+			t.Errorf("logged %+v", line)
+		}
+		if got := server.proxy.options.Counters.Unencrypted(); len(got) != 1 || got[0].Reason != "too_many_connections" || got[0].Connections != 1 {
+			t.Errorf("counted %+v", got)
+		}
+		hangUp(t, second)
+		eventually(t, "its end", func() bool { return server.proxy.Traffic().Inbound.Active == 1 })
+		ping(t, client.dial(web))
+		client.dialReset(web)
+		server.rule(api.Rules{})
+		ping(t, client.dial(web))
+		ping(t, before)
+	})
+}
+
 // A resumed session carries the identity that the rules are asked about.
 func TestIdentityRulesOnResumedSession(t *testing.T) {
 	a := newAuthority(t)

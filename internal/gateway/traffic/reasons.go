@@ -83,6 +83,9 @@ const (
 	// Audited is the reason of a connection that is carried encrypted all the same.
 	Audited
 
+	// Inbound, after the peer is authenticated.
+	TooManyConnections
+
 	reasons
 )
 
@@ -133,6 +136,7 @@ var table = [reasons]row{
 	ApplicationRefused:         {both, "application_refused", "application refused the connection"},
 	ApplicationUnreachable:     {Inbound, "application_unreachable", "application cannot be reached"},
 	Audited:                    {Inbound, "audited", "identity would not be allowed"},
+	TooManyConnections:         {Inbound, "too_many_connections", "identity has too many connections"},
 }
 
 // Reasons returns the reasons for which connections of a direction are not encrypted.

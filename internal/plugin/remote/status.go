@@ -102,6 +102,9 @@ func (g *Conn) SetRules(ctx context.Context, rules api.Rules, existing api.Exist
 	if rules.Audit {
 		words = append(words, "--audit")
 	}
+	if rules.MaxPerPeer > 0 {
+		words = append(words, fmt.Sprintf("--max-connections-per-peer=%d", rules.MaxPerPeer))
+	}
 	status, err := g.tell(ctx, nil, append(words, existingWords(existing)...)...)
 	if err == nil && !status.Rules.Equal(rules) {
 		return nil, fmt.Errorf("the gateway says that its rules are %.200q", status.Arguments())
