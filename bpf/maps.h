@@ -40,6 +40,15 @@ struct {
 	__type(value, __u64);
 } kgw_outside SEC(".maps");
 
+/* Clients without a gateway that permissive mode lets in and strict mode would not, with the
+ * port of the pod that they connect to. The one seen longest ago makes room. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct endpoint);
+	__type(value, struct seen);
+} kgw_strangers SEC(".maps");
+
 /* The excluded ports, one bit a port. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -54,6 +63,15 @@ struct {
 	__type(key, __u32);
 	__type(value, struct config);
 } kgw_config SEC(".maps");
+
+/* The addresses of the pod's network namespace, apart from loopback. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, struct address);
+	__type(value, __u32);
+} kgw_own SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -72,10 +90,12 @@ struct {
 } kgw_sockets SEC(".maps");
 
 /* From a connecting socket to the one that accepts it. An entry lives from the SYN to
- * the end of the handshake, at most until the connecting socket closes. */
+ * the end of the handshake, at most until the connecting socket closes. A full map refuses, and
+ * forgets nothing; it has room for every ephemeral port of both families. */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
 	__type(key, struct tuple);
 	__type(value, struct handover);
 } kgw_handover SEC(".maps");
@@ -90,7 +110,13 @@ struct {
 	__type(value, __u32);
 } kgw_shown SEC(".maps");
 
-/* The in-band listeners. The kernel removes one when it is closed. */
+/* Connections in plaintext that were refused at their SYN, for the log. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 65536);
+} kgw_refused SEC(".maps");
+
+/* The in-band listeners, which inband.h puts in. The kernel removes one when it is closed. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SOCKMAP);
 	__uint(max_entries, LISTENERS);

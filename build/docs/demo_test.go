@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 var update = flag.Bool("update", false, "draw docs/demo.svg anew")
@@ -21,26 +23,15 @@ const (
 
 // TestDemo draws the recording and compares it with the picture in the README.
 func TestDemo(t *testing.T) {
-	recording, err := os.ReadFile(castFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	drawn, err := drawCast(recording)
-	if err != nil {
-		t.Fatal(err)
-	}
+	recording := must.Get(os.ReadFile(castFile))(t)
+	drawn := must.Get(drawCast(recording))(t)
 	if again, _ := drawCast(recording); !bytes.Equal(drawn, again) {
 		t.Error("the same recording gives two pictures")
 	}
 	if *update {
-		if err := os.WriteFile(pictureFile, drawn, 0o644); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, os.WriteFile(pictureFile, drawn, 0o644))
 	}
-	kept, err := os.ReadFile(pictureFile)
-	if err != nil {
-		t.Fatal(err)
-	}
+	kept := must.Get(os.ReadFile(pictureFile))(t)
 	if !bytes.Equal(kept, drawn) {
 		t.Errorf("%s is not what %s shows: run 'make docs'", pictureFile, castFile)
 	}
@@ -55,15 +46,10 @@ func TestDemo(t *testing.T) {
 // that are folded cannot be read.
 func checkWidth(t *testing.T, recording []byte) {
 	t.Helper()
-	c, err := parseCast(recording)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := must.Get(parseCast(recording))(t)
 	paper := &screen{width: 1000}
 	for _, e := range c.events {
-		if err := paper.write(e.text); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, paper.write(e.text))
 	}
 	for i, row := range paper.rows {
 		if len(row) > c.Width {
@@ -128,9 +114,7 @@ func TestTerminal(t *testing.T) {
 		for i := range len(text) {
 			if text[i] >= 0x80 {
 				s = &screen{width: 5}
-				if err := s.write(text); err != nil {
-					t.Fatal(err)
-				}
+				must.Do(t, s.write(text))
 				break
 			}
 			if err := s.write(text[i : i+1]); err != nil {
@@ -168,10 +152,7 @@ func TestParseCast(t *testing.T) {
 			t.Errorf("%q is taken for a recording", text)
 		}
 	}
-	c, err := parseCast([]byte(head + "\n" + `[0.5,"o","x<y"]`))
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := must.Get(parseCast([]byte(head + "\n" + `[0.5,"o","x<y"]`)))(t)
 	if got := string(c.encode()); got != head+"\n"+`[0.500,"o","x<y"]`+"\n" {
 		t.Errorf("encoded again it is %q", got)
 	}

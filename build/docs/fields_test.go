@@ -10,6 +10,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/edges"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
 )
@@ -19,10 +20,7 @@ const operations = top + "/docs/OPERATIONS.md"
 // section returns the part of the operations' page below a heading.
 func section(t *testing.T, title string) string {
 	t.Helper()
-	page, err := os.ReadFile(operations)
-	if err != nil {
-		t.Fatal(err)
-	}
+	page := must.Get(os.ReadFile(operations))(t)
 	mark := strings.Repeat("#", strings.Count(title, "#"))
 	_, text, found := strings.Cut("\n"+string(page), "\n"+title+"\n")
 	if !found {
@@ -111,10 +109,7 @@ func TestStatesAreDocumented(t *testing.T) {
 // says the golden file of their package.
 func TestMetricsAreDocumented(t *testing.T) {
 	text := section(t, "## Metrics")
-	golden, err := os.ReadFile(top + "/internal/gateway/metrics/testdata/metrics.prom")
-	if err != nil {
-		t.Fatal(err)
-	}
+	golden := must.Get(os.ReadFile(top + "/internal/gateway/metrics/testdata/metrics.prom"))(t)
 	found := 0
 	for line := range strings.Lines(string(golden)) {
 		words := strings.Fields(line)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -34,12 +35,60 @@ func ctlEdges(ctx context.Context, c *call, args []string) error {
 	if edges.Edges == nil {
 		return errors.New("the worker's answer lacks the edges")
 	}
+	for _, e := range beside(&status) {
+		if len(edges.Edges) == api.MaxEdges {
+			edges.Forgotten += e.Connections
+			continue
+		}
+		edges.Edges = append(edges.Edges, e)
+	}
 	return c.print(edges, func(w io.Writer) { printEdges(w, edges) })
+}
+
+// Reasons of connections that no worker carries.
+const (
+	reasonStranger = "client did not show a gateway"
+	reasonOutside  = "outside of all captured ranges"
+)
+
+// beside returns the edges of connections that no worker carries and that the programs
+// count: those of clients without a gateway that permissive mode lets in and strict mode would
+// not, and those into
+// private address space that no range names.
+func beside(status *api.Status) (list []api.Edge) {
+	own := func(like netip.Addr) netip.Addr {
+		for _, ip := range status.PodIPs {
+			if ip.Is4() == like.Is4() {
+				return ip
+			}
+		}
+		return netip.Addr{}
+	}
+	for _, s := range status.Capture.Strangers {
+		if ip := own(s.Client); ip.IsValid() {
+			list = append(list, api.Edge{Direction: api.Inbound, Source: s.Client, Destination: netip.AddrPortFrom(ip, s.Port), Wire: api.WireNone,
+				Verdict: api.EdgePlaintext, Reason: reasonStranger, Connections: s.Connections, LastSeen: s.LastSeen})
+		}
+	}
+	verdict := api.EdgePlaintext
+	if status.Mode == api.Strict && status.Capture.Outside == api.OutsideRefuse {
+		verdict = api.EdgeRefused
+	}
+	for _, o := range status.Capture.OutsideNetworks {
+		if ip := own(o.Network.Addr()); ip.IsValid() {
+			list = append(list, api.Edge{Direction: api.Outbound, Source: ip, Destination: netip.AddrPortFrom(o.Network.Addr(), 0), Network: o.Network, Wire: api.WireNone,
+				Verdict: verdict, Reason: reasonOutside, Connections: o.Connections})
+		}
+	}
+	return list
 }
 
 func printEdges(w io.Writer, edges *api.Edges) {
 	for _, e := range edges.Edges {
 		destination := e.Destination.String()
+		if e.Network.IsValid() {
+			destination = e.Network.String()
+		}
 		if e.Dialled.IsValid() {
 			destination = e.Dialled.String() + " (" + destination + ")"
 		}
@@ -47,8 +96,11 @@ func printEdges(w io.Writer, edges *api.Edges) {
 		if e.Reason != "" {
 			fmt.Fprintf(w, ": %s", e.Reason)
 		}
-		fmt.Fprintf(w, ", %d connections, %d open, %d bytes sent, %d received, last seen %s\n",
-			e.Connections, e.Open, e.Sent, e.Received, e.LastSeen.UTC().Format(time.RFC3339))
+		fmt.Fprintf(w, ", %d connections, %d open, %d bytes sent, %d received", e.Connections, e.Open, e.Sent, e.Received)
+		if !e.LastSeen.IsZero() {
+			fmt.Fprintf(w, ", last seen %s", e.LastSeen.UTC().Format(time.RFC3339))
+		}
+		fmt.Fprintln(w)
 	}
 	if edges.Forgotten > 0 {
 		fmt.Fprintf(w, "%d connections of edges that are not listed\n", edges.Forgotten)

@@ -48,6 +48,7 @@ func TestEdges(t *testing.T) {
 	}
 	l.talk(l.a, l.b.Addr6(portEcho))
 	l.talk(l.a, plain.Addr(portEcho))
+	l.talk(plain, l.b.Addr(portEcho))
 	l.refused(l.a, closed.Addr(portEcho), "what is not allowed")
 	l.refused(plain, closed.Addr(portEcho), "plaintext to a strict gateway")
 	id := func(ip netip.Addr) string { return "spiffe://lab.test/ns/lab/sa/pod-" + ip.String() }
@@ -82,6 +83,9 @@ func TestEdges(t *testing.T) {
 	awaitEdge(t, gs, "refused for its plaintext", is(api.Edge{Direction: api.Inbound, Source: plain.IP4,
 		Destination: addrPort(t, closed.Addr(portEcho)), Wire: api.WireNone, Verdict: api.EdgeRefused,
 		Reason: "plaintext is not allowed", Connections: 1}))
+	awaitEdge(t, gb, "plaintext of a client without a gateway", is(api.Edge{Direction: api.Inbound, Source: plain.IP4,
+		Destination: addrPort(t, l.b.Addr(portEcho)), Wire: api.WireNone, Verdict: api.EdgePlaintext,
+		Reason: "client did not show a gateway", Connections: 1}))
 
 	all := ask[api.Edges](t, ga, "edges")
 	if s := status(t, ga); all.Pod != s.Pod || !slices.Equal(all.PodIPs, s.PodIPs) || all.Forgotten != 0 || all.Since.After(all.Time) {
@@ -139,5 +143,30 @@ func TestEdgesOfTheNextWorker(t *testing.T) {
 	}
 	if _, err := os.Stat(path); !os.IsNotExist(err) {
 		t.Errorf("the socket outlives the gateway: %v", err)
+	}
+}
+
+// TestEdgesBesideTheWorker: what only the programs count becomes an edge of the pod's own
+// address of that family.
+func TestEdgesBesideTheWorker(t *testing.T) {
+	four, six := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")
+	network := netip.MustParsePrefix("172.16.1.0/24")
+	seen := time.Unix(1, 0)
+	status := api.Status{PodIPs: []netip.Addr{four}, Capture: api.Capture{
+		Strangers:       []api.Stranger{{Client: netip.MustParseAddr("10.0.0.9"), Port: 80, Connections: 2, LastSeen: seen}, {Client: netip.MustParseAddr("fd00::9"), Port: 81, Connections: 1}},
+		OutsideNetworks: []api.OutsideNetwork{{Network: network, Connections: 5}}}}
+	outside := api.Edge{Direction: api.Outbound, Source: four, Destination: netip.MustParseAddrPort("172.16.1.0:0"), Network: network, Wire: api.WireNone,
+		Verdict: api.EdgePlaintext, Reason: reasonOutside, Connections: 5}
+	want := []api.Edge{{Direction: api.Inbound, Source: netip.MustParseAddr("10.0.0.9"), Destination: netip.MustParseAddrPort("10.0.0.1:80"), Wire: api.WireNone,
+		Verdict: api.EdgePlaintext, Reason: reasonStranger, Connections: 2, LastSeen: seen}, outside}
+	if got := beside(&status); !slices.Equal(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	status.PodIPs = append(status.PodIPs, six)
+	status.Mode, status.Capture.Outside = api.Strict, api.OutsideRefuse
+	want[1].Verdict = api.EdgeRefused
+	got := beside(&status)
+	if len(got) != 3 || got[1].Destination != netip.MustParseAddrPort("[fd00::1]:81") || got[2] != want[1] {
+		t.Errorf("both families, strict: %+v", got)
 	}
 }

@@ -123,6 +123,7 @@ func (sockets) OriginalDestination(fd int) (netip.AddrPort, bool, error) {
 }
 
 func (sockets) PresentAs(fd int, client netip.AddrPort) error { return bpf.PresentAs(fd, client) }
+func (sockets) HandedOver(fd int) (bool, error)               { return bpf.HandedOver(fd) }
 
 func (sockets) MarkInband(fd int) error { return bpf.MarkInband(fd) }
 

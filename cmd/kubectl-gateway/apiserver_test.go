@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -19,7 +20,9 @@ import (
 	"k8s.io/streaming/pkg/httpstream/wsstream"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/kindstest"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
 // apiServer is a small API server: pods, their logs, and exec for gateways that
@@ -30,6 +33,8 @@ type apiServer struct {
 	answers map[string]string
 	// gateway, if not nil, is what runs instead in the containers of pods.
 	gateway func(pod string, command []string) (stdout, stderr string, exitCode int)
+	// fleet, if not nil, is asked instead of both.
+	fleet *fakegateway.Fleet
 	// objects are other objects, as JSON by their paths.
 	objects map[string]string
 	// logs are the log texts by pod.
@@ -49,6 +54,12 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(http.StatusForbidden)
 		}
 		fmt.Fprint(w, object)
+		return
+	}
+	if surveyed := strings.HasSuffix(r.URL.Path, "/nodes") || strings.HasSuffix(r.URL.Path, "/services") ||
+		strings.HasSuffix(r.URL.Path, "/servicecidrs") || strings.HasSuffix(r.URL.Path, "/endpointslices"); surveyed {
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprint(w, `{"kind":"List","apiVersion":"v1","metadata":{"resourceVersion":"9"},"items":[]}`)
 		return
 	}
 	if strings.HasPrefix(r.URL.Path, "/apis/apps/v1/namespaces/") {
@@ -89,6 +100,16 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, http.StatusNotFound, metav1.StatusReasonNotFound, "not found")
 	case parts[2] == "log" && s.logs[parts[1]] != "":
 		fmt.Fprint(w, s.logs[parts[1]])
+	case parts[2] == "exec" && s.fleet != nil:
+		s.exec(w, r, func(in io.Reader, out, errOut io.Writer) int {
+			ref := remote.Ref{Namespace: namespace, Pod: parts[1], Container: r.URL.Query().Get("container")}
+			err := fakegateway.Gateways(s.fleet.Answer).Run(r.Context(), ref, in, out, r.URL.Query()["command"]...)
+			if exit, ok := errors.AsType[*remote.ExitError](err); ok {
+				fmt.Fprint(errOut, exit.Stderr)
+				return exit.Code
+			}
+			return 0
+		})
 	case parts[2] == "exec" && (s.gateway != nil || s.answers[parts[1]] != ""):
 		stdout, stderr, code := s.answers[parts[1]], "", 0
 		if s.gateway != nil {

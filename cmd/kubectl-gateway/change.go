@@ -15,6 +15,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 )
 
@@ -50,21 +51,54 @@ func (o *changeOptions) verb(wanted change.Change) *podVerb[change.Result, chang
 	if wanted.Rules.Audit {
 		done += ", and lets in and logs whom that refuses"
 	}
+	var changer change.Changer
+	var kube kubernetes.Interface
 	return &podVerb[change.Result, changeItem]{
 		podFlags: &o.podFlags, question: question, gateways: true,
 		begin: func(_ context.Context, _ *report, config *rest.Config, client kubernetes.Interface) (func(context.Context, *corev1.Pod) change.Result, error) {
-			changer := change.Changer{Gateways: remote.NewClient(config, client), Timeout: o.timeout}
+			changer = change.Changer{Gateways: remote.NewClient(config, client), Timeout: o.timeout}
+			kube = client
 			return func(ctx context.Context, pod *corev1.Pod) change.Result { return changer.Change(ctx, pod, wanted) }, nil
 		},
+		survey: func(ctx context.Context, r *report, pods []corev1.Pod) error {
+			switch wanted.Mode {
+			case api.Permissive:
+				return nil
+			case api.Strict:
+				return surveyForStrict(kube, &changer)(ctx, r, pods)
+			}
+			return carry(ctx, r, kube, pods, &changer)
+		},
 		tell: func(result change.Result) outcome {
-			told := outcome{pod: result.Pod, done: "gateway " + done, warnings: result.Warnings, err: result.Err}
+			told := outcome{pod: result.Pod, done: "gateway " + done, notes: carried(result.Covered), warnings: result.Warnings, err: result.Err}
 			if result.Err == nil && o.existing == api.ExistingReset {
-				told.notes = []string{fmt.Sprintf("open connections that were reset: %d", result.Status.Reset)}
+				told.notes = append(told.notes, fmt.Sprintf("open connections that were reset: %d", result.Status.Reset))
 			}
 			return told
 		},
 		item:    newChangeItem,
 		closing: func(found *targets.Selection, _ []change.Result) []string { return ofWorkloads(found.Workloads) },
+	}
+}
+
+// surveyForStrict returns the survey of a change to strict mode, which carries coverage along.
+// It says why if the cluster cannot be surveyed, which is no reason not to change the mode.
+func surveyForStrict(client kubernetes.Interface, changer *change.Changer) func(context.Context, *report, []corev1.Pod) error {
+	return func(ctx context.Context, r *report, pods []corev1.Pod) error {
+		if err := carry(ctx, r, client, pods, changer); err != nil {
+			return err
+		}
+		var found *survey.Survey
+		var err error
+		if changer.Carry != nil {
+			found = changer.Carry.Survey
+		} else if found, err = survey.RunForStrict(ctx, client, pods); err != nil {
+			r.warn("", []string{"whom strict mode keeps out is not known: " + err.Error()})
+			return ctx.Err()
+		}
+		changer.Survey = found
+		r.warn("", found.StrictUnknown())
+		return nil
 	}
 }
 

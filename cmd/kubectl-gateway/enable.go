@@ -110,6 +110,9 @@ func (o *enableOptions) verb(injector *inject.Injector) *podVerb[inject.Result, 
 			}
 			if injector.Survey, err = survey.Run(ctx, injector.Client, pods, options.Named); err == nil {
 				r.warn("", injector.Survey.Warnings)
+				if options.Mode == api.Strict {
+					r.warn("", injector.Survey.StrictUnknown())
+				}
 			}
 			return err
 		},

@@ -237,7 +237,7 @@ func errorCases() []errorCase {
 		{"enable", "enable pod/a"}, {"disable", "disable pod/g"}, {"mode", "mode pod/g strict"}, {"allow", "allow pod/g --everyone"},
 		{"rotate", "rotate pod/g"}, {"rotate the authority", "rotate --ca --yes"}, {"status", "status"}, {"edges", "status --edges"},
 		{"tail", "tail --no-follow"}, {"watch", "watch --once"}, {"version", "version"}, {"init-ca", "init-ca"}, {"workload", "status deploy/web"},
-		{"packets", "packets pod/g"}, {"verify", "verify pod/g pod/a"}, {"metrics", "metrics pod/g"},
+		{"packets", "packets pod/g"}, {"verify", "verify pod/g pod/a"}, {"metrics", "metrics pod/g"}, {"refresh", "refresh pod/g"},
 	}
 	for i, v := range verbs {
 		pods := strings.Contains(v.args, "pod/")

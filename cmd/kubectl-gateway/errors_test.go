@@ -251,7 +251,7 @@ func codeOf(command string) int {
 // TestErrorsOfEveryCommand runs each command of the tree where no cluster is.
 func TestErrorsOfEveryCommand(t *testing.T) {
 	words := map[string]string{
-		"enable": "pod/a", "disable": "pod/a", "mode": "pod/a strict", "allow": "pod/a --everyone", "rotate": "pod/a",
+		"enable": "pod/a", "disable": "pod/a", "mode": "pod/a strict", "allow": "pod/a --everyone", "rotate": "pod/a", "refresh": "pod/a",
 		"packets": "pod/a", "verify": "pod/a", "watch": "--once", "tail": "--no-follow", "check": "--wait=0s", "metrics": "pod/a",
 	}
 	// These ask no cluster: something else is wrong for them.

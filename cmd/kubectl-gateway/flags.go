@@ -91,6 +91,13 @@ func addRanges(f *pflag.FlagSet, p *[]netip.Prefix, name, usage string) {
 	flags.List(f, p, name, "strings", usage, parseRange)
 }
 
+func addOutside(f *pflag.FlagSet, p *api.Outside, value api.Outside) {
+	flags.Choice(f, p, "outside", "", value, "what strict mode does with connections into private address space outside of the cluster's ranges", []flags.Word[api.Outside]{
+		{Value: api.OutsideCount, Meaning: "they go in plaintext and are counted"},
+		{Value: api.OutsideRefuse, Meaning: "they fail"},
+	})
+}
+
 // addSurveyed registers the flags whose defaults a survey of the cluster finds.
 func addSurveyed(f *pflag.FlagSet, given *api.Coverage) {
 	addRanges(f, &given.Capture, "capture-cidr", "address range of pods to encrypt; may be repeated (default: found in the cluster)")

@@ -14,6 +14,7 @@ import (
 
 func newModeCommand(a *app) *cobra.Command {
 	var o changeOptions
+	dryRun := false
 	cmd := &cobra.Command{
 		Use:   "mode (TARGET... | -f FILE | -l SELECTOR | --all) (strict | permissive)",
 		Short: "Change the mode of running gateways",
@@ -25,9 +26,15 @@ Each gateway changes at once, for new connections. Open ones stay as they are; s
 with --existing=reset ends those in plaintext. What happens without the gateway
 (--on-failure of 'enable') stays as it is.
 
+--dry-run changes nothing, and says which connections strict mode would have refused of
+those that each gateway has seen: with whom, how many, and when the last one was.
+
 A failed pod does not stop the others, and makes the exit code 1. Its gateway goes
 on as before.`,
-		Example: `  # One pod, or several
+		Example: `  # What would be refused?
+  kubectl gateway mode pod/web-0 strict --dry-run
+
+  # One pod, or several
   kubectl gateway mode pod/web-0 strict
   kubectl gateway mode pod/web-0 pod/db-0 permissive
 
@@ -57,10 +64,17 @@ on as before.`,
 			if err != nil {
 				return err
 			}
-			return o.verb(change.Change{Mode: mode}).run(cmd.Context(), a, pods)
+			switch {
+			case !dryRun:
+				return o.verb(change.Change{Mode: mode}).run(cmd.Context(), a, pods)
+			case mode != api.Strict:
+				return api.WithHint(errors.New("--dry-run is about strict mode: permissive mode refuses nothing"), "end the command with strict")
+			}
+			return o.rehearsal().run(cmd.Context(), a, pods)
 		},
 	}
 	o.addFlags(cmd.Flags())
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "change nothing, and say which connections strict mode would have refused of those that were seen")
 	return cmd
 }
 

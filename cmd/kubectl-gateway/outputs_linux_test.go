@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +22,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pty"
@@ -93,6 +96,8 @@ func outputCases() []outputCase {
 		{name: "rotate-ca-dry-run", args: "rotate --ca --dry-run", on: rotating("")},
 		{name: "rotate-ca-blocked", args: "rotate --ca --yes --parallel=1", on: rotating("db"), code: 1},
 		{name: "rotate-ca", args: "rotate --ca --yes --parallel=1", on: rotating("")},
+		{name: "refresh", args: "refresh pod/g pod/a --exclude-cidr=10.0.1.9 --parallel=1", on: inWorld(covering), code: 1},
+		{name: "refresh-dry-run", args: "refresh pod/g --dry-run=client -o json", on: inWorld(covering)},
 		{name: "watch-once", args: "watch pod/a --once", on: inWorld(nil)},
 		{name: "watch-once-json", args: "watch pod/a --once -o json", on: inWorld(nil)},
 		{name: "status", args: "status pod/a pod/g pod/d", on: inWorld(nil)},
@@ -115,6 +120,12 @@ func outputCases() []outputCase {
 		{name: "completion-install", args: "completion --install --dir DIR", on: nothing},
 		{name: "help", args: "--help", on: nothing},
 	}
+}
+
+// covering has g capture what the cluster had before a node joined.
+func covering(w *world) {
+	w.fleet = new(fakegateway.Fleet)
+	w.fleet.Set("g", api.Status{Capture: api.Capture{Coverage: api.Coverage{Capture: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")}}}})
 }
 
 // answering has every gateway answer with the status of g.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
@@ -103,20 +104,41 @@ func (o *rotateOptions) check(args []string) error {
 	return nil
 }
 
+// rotated is the result of one pod: the certificate, and what was carried along.
+type rotated struct {
+	rotate.Result
+	covered *change.Covered
+}
+
 // leaves renews the certificates of pods.
-func (o *rotateOptions) leaves() *podVerb[rotate.Result, rotateItem] {
-	return &podVerb[rotate.Result, rotateItem]{
+func (o *rotateOptions) leaves() *podVerb[rotated, rotateItem] {
+	changer := change.Changer{Timeout: o.timeout}
+	var kube kubernetes.Interface
+	return &podVerb[rotated, rotateItem]{
 		podFlags: &o.podFlags, question: "renew the certificates of", gateways: true,
-		begin: func(ctx context.Context, _ *report, config *rest.Config, client kubernetes.Interface) (func(context.Context, *corev1.Pod) rotate.Result, error) {
+		begin: func(ctx context.Context, _ *report, config *rest.Config, client kubernetes.Interface) (func(context.Context, *corev1.Pod) rotated, error) {
 			signer, err := authority.Load(ctx, authority.Location{Client: client, Dir: o.authorityDir})
 			if err != nil {
 				return nil, fmt.Errorf("loading the authority: %w", err)
 			}
-			rotator := &rotate.Rotator{Gateways: remote.NewClient(config, client), Authority: signer, TTL: o.certTTL, Timeout: o.timeout}
-			return rotator.Rotate, nil
+			changer.Gateways, kube = remote.NewClient(config, client), client
+			rotator := &rotate.Rotator{Gateways: changer.Gateways, Authority: signer, TTL: o.certTTL, Timeout: o.timeout}
+			return func(ctx context.Context, pod *corev1.Pod) rotated {
+				result := rotator.Rotate(ctx, pod)
+				if result.Err != nil {
+					return rotated{Result: result}
+				}
+				carried := change.Result{Pod: pod, Container: result.Container, Status: result.Status}
+				changer.Along(ctx, &carried)
+				result.Warnings = append(result.Warnings, carried.Warnings...)
+				return rotated{result, carried.Covered}
+			}, nil
 		},
-		tell: func(result rotate.Result) outcome {
-			told := outcome{pod: result.Pod, warnings: result.Warnings, err: result.Err}
+		survey: func(ctx context.Context, r *report, pods []corev1.Pod) error {
+			return carry(ctx, r, kube, pods, &changer)
+		},
+		tell: func(result rotated) outcome {
+			told := outcome{pod: result.Pod, notes: carried(result.covered), warnings: result.Warnings, err: result.Err}
 			if result.Err == nil {
 				told.done = "certificate renewed, valid until " + result.Status.Cert.NotAfter.UTC().Format(time.RFC3339)
 			}
@@ -139,7 +161,7 @@ type rotateItem struct {
 	itemEnd
 }
 
-func newRotateItem(result rotate.Result) rotateItem {
+func newRotateItem(result rotated) rotateItem {
 	item := rotateItem{podItem: podItemOf(result.Pod), Container: result.Container,
 		OldSerial: terminal.Clean(result.OldSerial), itemEnd: itemEndOf(result.Warnings, result.Err)}
 	if result.Err == nil {

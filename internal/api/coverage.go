@@ -78,6 +78,11 @@ const (
 // MaxPortRanges bounds the ranges of ports of all sources that contain one address.
 const MaxPortRanges = 32
 
+// Accepts reports whether strict mode accepts plaintext of ip to a port of the pod.
+func (c *Coverage) Accepts(ip netip.Addr, port uint16) bool {
+	return slices.ContainsFunc(c.PlaintextFrom, func(s Source) bool { return s.From.Contains(ip.Unmap()) && s.Ports.Contains(port) })
+}
+
 // IsZero reports whether c says nothing.
 func (c Coverage) IsZero() bool {
 	return len(c.Capture)+len(c.Services)+len(c.Exclude)+len(c.ExcludePorts)+len(c.Nodes)+len(c.Endpoints)+len(c.Pass)+len(c.PlaintextFrom)+len(c.Probes) == 0 &&

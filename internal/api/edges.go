@@ -46,6 +46,9 @@ type Edge struct {
 	// Destination is what an outbound connection dialled, which may be a Service, and what
 	// an inbound one reached in this pod.
 	Destination netip.AddrPort `json:"destination"`
+	// Network holds the destinations of an outbound edge that are not known one by one:
+	// Destination is its first address then, without a port, and LastSeen is zero.
+	Network netip.Prefix `json:"network,omitzero"`
 	// Dialled is what the client of an inbound connection dialled, as its gateway
 	// reports, if that is not Destination: the address of a Service.
 	Dialled netip.AddrPort `json:"dialled,omitzero"`

@@ -121,6 +121,9 @@ type Capture struct {
 	// OutsideNetworks lists the networks of OutsideConnections, those with most of them first.
 	// It is bounded: OutsideConnections counts all.
 	OutsideNetworks []OutsideNetwork `json:"outsideNetworks,omitempty"`
+	// Strangers lists clients without a gateway that permissive mode has let in, and strict
+	// mode would not have: at most MaxStrangers of them, the one last seen first.
+	Strangers []Stranger `json:"strangers,omitempty"`
 	CaptureCounts
 }
 
@@ -137,8 +140,8 @@ type CaptureCounts struct {
 	// to a device (SO_BINDTODEVICE) or memory ran out: they were refused in strict mode, and
 	// passed in plaintext otherwise.
 	Uncapturable uint64 `json:"uncapturable"`
-	// NoListener counts connections while no worker listened: they were refused with
-	// FailClosed, and passed in plaintext without.
+	// NoListener counts connections while no worker listened: they were refused in strict mode
+	// and with FailClosed, and passed in plaintext otherwise.
 	NoListener uint64 `json:"noListener"`
 	// UDP counts calls of connect(2), sendto(2) and sendmsg(2) on UDP sockets to captured
 	// ranges, except to port 53; no gateway encrypts them. UDPRefused counts those that were
@@ -149,8 +152,8 @@ type CaptureCounts struct {
 	// peer showed the option.
 	Steered uint64 `json:"steered,omitempty"`
 	// PlaintextAllowed counts inbound connections without the option that strict mode let in
-	// because of PlaintextFrom. PlaintextRefused counts those that it sent to the gateway to be
-	// reset, or dropped while no worker listened (FailClosed).
+	// because of PlaintextFrom. PlaintextRefused counts those that it refused at their SYN, or sent
+	// to the gateway to be reset, or dropped while no worker listened (FailClosed).
 	PlaintextAllowed uint64 `json:"plaintextAllowed,omitempty"`
 	PlaintextRefused uint64 `json:"plaintextRefused,omitempty"`
 	// Excluded counts connections that were not captured because the coverage excludes or
@@ -160,6 +163,12 @@ type CaptureCounts struct {
 	// OutsideRefused those of them that were refused.
 	OutsideConnections uint64 `json:"outsideConnections,omitempty"`
 	OutsideRefused     uint64 `json:"outsideRefused,omitempty"`
+	// Nested counts connections from network namespaces that processes of the pod have made
+	// (containers in the pod, for example), where the gateway cannot capture. Forwarded counts those
+	// that the pod forwards for others. Both were refused in strict mode, and passed in plaintext
+	// otherwise.
+	Nested    uint64 `json:"nested,omitempty"`
+	Forwarded uint64 `json:"forwarded,omitempty"`
 }
 
 // OutsideNetwork counts connections into a network in private address space that no range
@@ -167,6 +176,19 @@ type CaptureCounts struct {
 type OutsideNetwork struct {
 	Network     netip.Prefix `json:"network"`
 	Connections uint64       `json:"connections"`
+}
+
+// MaxStrangers is how many clients without a gateway a Capture lists.
+const MaxStrangers = 256
+
+// Stranger counts the connections of a client without a gateway to one port of the pod. A
+// connection whose SYN was sent several times counts as several.
+type Stranger struct {
+	Client      netip.Addr `json:"client"`
+	Port        uint16     `json:"port"`
+	Connections uint64     `json:"connections"`
+	// LastSeen is when a connection last began, by the gateway's clock.
+	LastSeen time.Time `json:"lastSeen"`
 }
 
 // Traffic counts connections since the gateway started, worker restarts included.

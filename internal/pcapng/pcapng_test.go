@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 var (
@@ -24,20 +26,10 @@ var (
 func sample(t testing.TB) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	w, err := NewWriter(&b, "test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	i, err := w.AddInterface(Interface{Name: "lo", Description: "loopback", LinkType: LinuxSLL2, SnapLen: 4096})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := w.WritePacket(i, sampleTime, 9000, sampleHead.Append(nil), samplePayload); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.WriteStatistics(Statistics{Interface: i, Time: sampleTime, Received: 5, Dropped: 2}); err != nil {
-		t.Fatal(err)
-	}
+	w := must.Get(NewWriter(&b, "test"))(t)
+	i := must.Get(w.AddInterface(Interface{Name: "lo", Description: "loopback", LinkType: LinuxSLL2, SnapLen: 4096}))(t)
+	must.Do(t, w.WritePacket(i, sampleTime, 9000, sampleHead.Append(nil), samplePayload))
+	must.Do(t, w.WriteStatistics(Statistics{Interface: i, Time: sampleTime, Received: 5, Dropped: 2}))
 	if w.Written() != int64(b.Len()) {
 		t.Errorf("%d bytes were written, the writer counts %d", b.Len(), w.Written())
 	}
@@ -127,9 +119,7 @@ func TestTcpdumpReads(t *testing.T) {
 		t.Skip("tcpdump is needed")
 	}
 	file := filepath.Join(t.TempDir(), "x.pcapng")
-	if err := os.WriteFile(file, sample(t), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, os.WriteFile(file, sample(t), 0o600))
 	out, err := exec.Command("tcpdump", "--nano", "-ttnr", file).CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "LINUX_SLL2") || !strings.Contains(string(out), "1700000000.123456789") {
 		t.Errorf("tcpdump: %v\n%s", err, out)

@@ -293,6 +293,7 @@ func (in *Injector) dryRun(ctx context.Context, result *Result, name string, con
 		}
 	}
 	result.Patch = installed.NewPatch(result.Pod, container)
+	result.Warnings = in.strictRemarks(result.Pod, in.Options.Mode, in.Options.Named)
 	if in.Options.DryRun != installed.DryRunServer {
 		return
 	}

@@ -62,7 +62,19 @@ func (in *Injector) differences(pod *corev1.Pod, name string, status *api.Status
 
 // remarks returns what the user should know about a gateway that runs.
 func (in *Injector) remarks(pod *corev1.Pod, status *api.Status) []string {
-	return slices.Concat(in.certificateRemarks(pod, status), clockRemarks(pod, status, time.Now()), in.existingRemarks(status.Existing))
+	return slices.Concat(in.certificateRemarks(pod, status), clockRemarks(pod, status, time.Now()), in.existingRemarks(status.Existing),
+		in.strictRemarks(pod, status.Mode, status.Capture.Named))
+}
+
+// strictRemarks says whom strict mode affects who has no gateway.
+func (in *Injector) strictRemarks(pod *corev1.Pod, mode api.Mode, named api.Coverage) (list []string) {
+	if mode != api.Strict {
+		return nil
+	}
+	for _, remark := range in.Survey.Strict(pod, named) {
+		list = append(list, remark.String())
+	}
+	return list
 }
 
 // certificateRemarks says why the certificate of a gateway that runs does not serve.

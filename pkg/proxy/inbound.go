@@ -118,7 +118,7 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, dat
 		p.decline(c, statusNotAllowed, traffic.TooManyConnections, err)
 		return err
 	}
-	if err := s.allowed(h, leaf); err != nil {
+	if err := s.allowed(h, leaf, c.line.Wire); err != nil {
 		p.decline(c, statusNotAllowed, traffic.Forbidden, err)
 		return err
 	}
@@ -191,9 +191,10 @@ func (c *connection) permit(s *settings, leaf *x509.Certificate, port uint16) er
 }
 
 // allowed checks that the peer asks for an application of this pod, and speaks for a client
-// that its certificate names.
-func (s *settings) allowed(h header, leaf *x509.Certificate) error {
-	if !s.ownPod(h.Destination.Addr()) {
+// that its certificate names. In band the destination is where the connection arrived, which may be
+// an address of the pod that its status does not name.
+func (s *settings) allowed(h header, leaf *x509.Certificate, wire string) error {
+	if wire != api.WireInband && !s.ownPod(h.Destination.Addr()) {
 		return fmt.Errorf("destination %v is not in this pod", h.Destination)
 	}
 	if port := h.Destination.Port(); port == api.CapturePort || port == api.PeerPort || port == api.InbandPort {
@@ -231,11 +232,33 @@ func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
 		},
 	}
 	d.SetMultipathTCP(false)
-	local := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
+	// The application sees this address if the programs go before it accepts. Unlike 127.0.0.1
+	// nobody has a reason to trust it. IPv6 has only one loopback address.
+	local := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 'k', 'g', 'w'}), 0)
 	if h.Destination.Addr().Is6() {
 		local = netip.AddrPortFrom(netip.IPv6Loopback(), 0)
 	}
-	return d.DialTCP(p.ctx, "tcp", local, h.Destination)
+	app, err := d.DialTCP(p.ctx, "tcp", local, h.Destination)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.handedOver(app); err != nil {
+		reset(app)
+		return nil, fmt.Errorf("presenting the connection as coming from %v: %w", h.Client, err)
+	}
+	return app, nil
+}
+
+// handedOver returns an error if the application does not see the client. It must not get a byte
+// then.
+func (p *Proxy) handedOver(app *net.TCPConn) error {
+	return onSocket(app, func(fd int) error {
+		done, err := p.options.Sockets.HandedOver(fd)
+		if err == nil && !done {
+			err = errors.New("the application would not see its client")
+		}
+		return err
+	})
 }
 
 // decline sends the peer the reason why there is no connection, and ends c.

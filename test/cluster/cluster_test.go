@@ -129,7 +129,7 @@ func TestCluster(t *testing.T) {
 	r := newRig(t)
 	before := takeInventory(t)
 
-	r.do("up", "--spare", "1")
+	r.do("up")
 	supervisor := r.pid(roleSupervisor)
 	if output := r.do("up"); !strings.Contains(output, "up already") || r.pid(roleSupervisor) != supervisor {
 		t.Errorf("the second up did something: %s", output)

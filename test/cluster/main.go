@@ -17,7 +17,8 @@ import (
 const usage = `usage: cluster VERB
 
   up [--nodes N] [--spare N] [--timeout D]
-                                start the cluster (default 2 nodes); harmless when it is up
+                                start the cluster (default 2 nodes, and 1 that can join later);
+                                harmless when it is up
   nodes N                       let spare nodes join, or the last ones leave, until there are N
   down                          stop it and remove everything that up made
   status                        show what runs

@@ -28,7 +28,7 @@ func up(ctx context.Context, c *Cluster, io streams, args []string) error {
 	flags := flag.NewFlagSet("up", flag.ContinueOnError)
 	flags.SetOutput(io.Err)
 	count := flags.Int("nodes", defaultNodes, "number of nodes")
-	spare := flags.Int("spare", 0, "number of nodes that can join it later, see the verb nodes")
+	spare := flags.Int("spare", 1, "number of nodes that can join it later, see the verb nodes")
 	timeout := flags.Duration("timeout", 4*time.Minute, "how long to wait for a started cluster to be ready")
 	if err := parse(flags, args); err != nil {
 		return err

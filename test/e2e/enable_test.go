@@ -17,6 +17,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // secrets returns the Secrets of gateways in a namespace.
@@ -84,10 +85,7 @@ func parseCertificate(t *testing.T, text []byte) *x509.Certificate {
 	if block == nil {
 		t.Fatalf("not PEM: %q", text)
 	}
-	cert, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cert := must.Get(x509.ParseCertificate(block.Bytes))(t)
 	return cert
 }
 
@@ -255,10 +253,7 @@ func TestWorkerHasNoPrivilege(t *testing.T) {
 	a := startPods(t, ns, podSpec("a", node1))[0]
 	enable(t, nil, a)
 	for _, pid := range processesOf(t, a, "worker") {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-		if err != nil {
-			t.Fatal(err)
-		}
+		text := must.Get(os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)))(t)
 		fields := map[string]string{}
 		for line := range strings.Lines(string(text)) {
 			name, value, _ := strings.Cut(line, ":")

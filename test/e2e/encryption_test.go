@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // TestBothEnabled is the main job: what was readable on the wire before is not
@@ -214,20 +215,14 @@ func processesOf(t *testing.T, p *pod, argument string) []int {
 // nodes' processes are this machine's.
 func processesIn(t *testing.T, p *pod, file string, fits func(text string) bool) []int {
 	t.Helper()
-	processes, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		t.Fatal(err)
-	}
+	processes := must.Get(filepath.Glob("/proc/[0-9]*"))(t)
 	var found []int
 	for _, dir := range processes {
 		// A process may end meanwhile.
 		cgroup, _ := os.ReadFile(dir + "/cgroup")
 		text, _ := os.ReadFile(filepath.Join(dir, file))
 		if strings.Contains(string(cgroup), "pod"+p.uid) && fits(string(text)) {
-			pid, err := strconv.Atoi(filepath.Base(dir))
-			if err != nil {
-				t.Fatal(err)
-			}
+			pid := must.Get(strconv.Atoi(filepath.Base(dir)))(t)
 			found = append(found, pid)
 		}
 	}

@@ -35,6 +35,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // example says how one line of the help texts is run.
@@ -271,31 +272,17 @@ func newExampleShell(t *testing.T) *exampleShell {
 	write := func(name, text string, mode os.FileMode) {
 		t.Helper()
 		path := filepath.Join(s.dir, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), mode)); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), mode)))
 	}
 	for name, text := range stubs {
 		write(filepath.Join("bin", name), "#!/bin/sh\n"+text+"\n", 0o755)
 	}
-	plugin, err := exec.LookPath("kubectl-gateway")
-	if err != nil {
-		t.Fatal(err)
-	}
-	program, err := os.ReadFile(plugin)
-	if err != nil {
-		t.Fatal(err)
-	}
+	plugin := must.Get(exec.LookPath("kubectl-gateway"))(t)
+	program := must.Get(os.ReadFile(plugin))(t)
 	write("bin/kubectl-gateway", string(program), 0o755)
-	config, err := os.ReadFile(os.Getenv("KUBECONFIG"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	config := must.Get(os.ReadFile(os.Getenv("KUBECONFIG")))(t)
 	write("config", string(config), 0o600)
-	kubectl, err := exec.LookPath("kubectl")
-	if err != nil {
-		t.Fatal(err)
-	}
+	kubectl := must.Get(exec.LookPath("kubectl"))(t)
 	pushgateway := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		if r.Method == http.MethodPost && r.URL.Path == "/metrics/job/kube-gateway/namespace/default/pod/web-0" && strings.Contains(string(body), "# TYPE kube_gateway") {
@@ -490,20 +477,11 @@ func (s *exampleShell) talk(t *testing.T) (stop func()) {
 // ownAuthority returns a certificate that may sign others, and its key, as PEM.
 func ownAuthority(t *testing.T) (certificate, key string) {
 	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	private := must.Get(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
 	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: fmt.Sprintf("own %d", time.Now().UnixNano())},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(10, 0, 0),
 		BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	secret, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
+	der := must.Get(x509.CreateCertificate(rand.Reader, template, template, private.Public(), private))(t)
+	secret := must.Get(x509.MarshalPKCS8PrivateKey(private))(t)
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}))
 }

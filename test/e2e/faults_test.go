@@ -5,7 +5,6 @@ package e2e
 import (
 	"fmt"
 	"testing"
-	"time"
 )
 
 // everyThird is which writes fail in the tests of that.
@@ -71,12 +70,7 @@ func TestWatchEveryThirdWriteFails(t *testing.T) {
 	f := newFront(t)
 	f.every.Store(everyThird)
 	startWatch(t, "-n", ns, "--kubeconfig="+f.kubeconfig)
-	start := time.Now()
-	startGroup(t, ns, "many", manyPods)
-	awaitGateways(t, ns, "group=many", manyPods, true)
-	t.Logf("%d pods were enabled %v after they were created", manyPods, time.Since(start).Round(time.Second))
-	checkContainers(t, ns, "group=many", manyPods, 1)
-	noSecrets(t, ns)
+	watchMany(t, ns)
 	a, b := findPod(t, ns, "many-00"), findPod(t, ns, "many-01")
 	l := startLoadWith(a, []string{shortLife}, b.addr(portTraffic), b.clusterIP())
 	f.down()

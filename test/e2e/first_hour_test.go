@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 var updateTranscript = flag.Bool("update-transcript", false, "rewrite testdata/first-hour.txt")
@@ -44,21 +45,11 @@ func newUser(t *testing.T, ns string) *user {
 	t.Helper()
 	u := &user{t: t, home: t.TempDir()}
 	bin := filepath.Join(u.home, "bin")
-	kubectl, err := exec.LookPath("kubectl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(os.MkdirAll(bin, 0o755), os.MkdirAll(filepath.Join(u.home, ".kube"), 0o700), os.Symlink(kubectl, filepath.Join(bin, "kubectl"))); err != nil {
-		t.Fatal(err)
-	}
+	kubectl := must.Get(exec.LookPath("kubectl"))(t)
+	must.Do(t, errors.Join(os.MkdirAll(bin, 0o755), os.MkdirAll(filepath.Join(u.home, ".kube"), 0o700), os.Symlink(kubectl, filepath.Join(bin, "kubectl"))))
 	build(t, "-o", filepath.Join(bin, "kubectl-krew"), "sigs.k8s.io/krew/cmd/krew")
-	config, err := os.ReadFile(os.Getenv("KUBECONFIG"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(u.home, ".kube", "config"), config, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	config := must.Get(os.ReadFile(os.Getenv("KUBECONFIG")))(t)
+	must.Do(t, os.WriteFile(filepath.Join(u.home, ".kube", "config"), config, 0o600))
 	root := filepath.Join(u.home, ".krew")
 	u.env = []string{"HOME=" + u.home, "KREW_ROOT=" + root, "KREW_NO_UPGRADE_CHECK=1", "TERM=dumb", "TZ=UTC", "LANG=C.UTF-8",
 		"PATH=" + strings.Join([]string{filepath.Join(root, "bin"), bin, "/usr/bin", "/bin"}, ":")}
@@ -186,9 +177,7 @@ func TestFirstHour(t *testing.T) {
 		t.Fatalf("archives of one platform: %v, %v", archives, err)
 	}
 	archive := filepath.Join(release, "kubectl-gateway.tar.gz")
-	if err := os.Rename(archives[0], archive); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, os.Rename(archives[0], archive))
 	u.does("Install the plugin.", "kubectl krew install --manifest="+filepath.Join(release, "plugins", "gateway.yaml")+" --archive="+archive)
 	if out := u.silently("kubectl", "plugin", "list"); !strings.Contains(out, filepath.Join(u.home, ".krew", "bin", "kubectl-gateway")) {
 		t.Errorf("kubectl knows another plugin: %s", out)
@@ -196,14 +185,9 @@ func TestFirstHour(t *testing.T) {
 
 	uid := kubectl(t, "get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}")
 	const file = "authority.pem"
-	text, err := os.ReadFile(filepath.Join(os.Getenv("XDG_DATA_HOME"), "kubectl-gateway", uid, file))
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(os.ReadFile(filepath.Join(os.Getenv("XDG_DATA_HOME"), "kubectl-gateway", uid, file)))(t)
 	dir := filepath.Join(u.home, ".local", "share", "kubectl-gateway", uid)
-	if err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, file), text, 0o600)); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, file), text, 0o600)))
 
 	u.does("Will it work here?", "kubectl gateway check -o short --image="+devImage)
 	u.does("The authority, once for each cluster.", "kubectl gateway init-ca")
@@ -241,14 +225,9 @@ func TestFirstHour(t *testing.T) {
 
 	path := filepath.Join("testdata", "first-hour.txt")
 	if *updateTranscript {
-		if err := errors.Join(os.MkdirAll("testdata", 0o755), os.WriteFile(path, []byte(u.transcript.String()), 0o644)); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, errors.Join(os.MkdirAll("testdata", 0o755), os.WriteFile(path, []byte(u.transcript.String()), 0o644)))
 	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	want := must.Get(os.ReadFile(path))(t)
 	if u.transcript.String() != string(want) {
 		t.Errorf("the hour went otherwise than %s (rewrite it with -update-transcript and look at the difference):\n%s", path, u.transcript.String())
 	}

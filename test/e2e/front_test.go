@@ -24,6 +24,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // front is an API server for the plugin's eyes: it hands all on to the real one,
@@ -83,18 +85,9 @@ func faults() []fault {
 // newFront starts a front of the cluster's API server.
 func newFront(t *testing.T) *front {
 	t.Helper()
-	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	transport, err := frontTransport(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	target, err := url.Parse(config.Host)
-	if err != nil {
-		t.Fatal(err)
-	}
+	config := must.Get(clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG")))(t)
+	transport := must.Get(frontTransport(config))(t)
+	target := must.Get(url.Parse(config.Host))(t)
 	quiet := log.New(io.Discard, "", 0)
 	f := &front{t: t, kubeconfig: filepath.Join(t.TempDir(), "kubeconfig")}
 	f.proxy = &httputil.ReverseProxy{
@@ -122,9 +115,7 @@ func newFront(t *testing.T) *front {
 	file.AuthInfos["admin"] = &clientcmdapi.AuthInfo{Token: "the front is the administrator"}
 	file.Contexts["front"] = &clientcmdapi.Context{Cluster: "front", AuthInfo: "admin"}
 	file.CurrentContext = "front"
-	if err := clientcmd.WriteToFile(*file, f.kubeconfig); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, clientcmd.WriteToFile(*file, f.kubeconfig))
 	return f
 }
 

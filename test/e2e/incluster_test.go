@@ -19,6 +19,8 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	sigsyaml "sigs.k8s.io/yaml"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // watchManifest is what users apply to have watch run in the cluster.
@@ -27,10 +29,7 @@ const watchManifest = "../../examples/watch-deployment.yaml"
 // manifestObjects returns the Deployment of a manifest, and all rules of its roles.
 func manifestObjects(t *testing.T, path string) (deployment appsv1.Deployment, rules []rbacv1.PolicyRule) {
 	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(os.ReadFile(path))(t)
 	documents := yaml.NewDocumentDecoder(io.NopCloser(bytes.NewReader(text)))
 	defer documents.Close()
 	buffer := make([]byte, len(text)+1)
@@ -42,9 +41,7 @@ func manifestObjects(t *testing.T, path string) (deployment appsv1.Deployment, r
 			t.Fatal(err)
 		}
 		var kind struct{ Kind string }
-		if err := sigsyaml.Unmarshal(buffer[:n], &kind); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, sigsyaml.Unmarshal(buffer[:n], &kind))
 		var role rbacv1.ClusterRole
 		switch kind.Kind {
 		case "Deployment":
@@ -66,10 +63,7 @@ func manifestObjects(t *testing.T, path string) (deployment appsv1.Deployment, r
 // loadPluginImage gives the nodes an image of the plugin.
 func loadPluginImage(t *testing.T, name string) {
 	t.Helper()
-	plugin, err := exec.LookPath("kubectl-gateway")
-	if err != nil {
-		t.Fatal(err)
-	}
+	plugin := must.Get(exec.LookPath("kubectl-gateway"))(t)
 	archive := filepath.Join(t.TempDir(), "plugin.tar")
 	cluster(t.Context(), t, "image", "--name", name, "--binary", plugin, "--entrypoint", "/kubectl-gateway", "--user", "65532", "-o", archive)
 	cluster(t.Context(), t, "load", archive)

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/test/wire"
 )
 
@@ -236,10 +237,7 @@ func TestLoadBalancing(t *testing.T) {
 	client, backends, spread := balanced(t, ns)
 	enable(t, nil, client, backends[0], backends[1])
 	const n = 90
-	got, err := spread(n)
-	if err != nil {
-		t.Fatal(err)
-	}
+	got := must.Get(spread(n))(t)
 	// A fair choice among three gives 30 with a standard deviation of 4.5: each
 	// of these bounds is missed once in a million runs.
 	for _, b := range backends {

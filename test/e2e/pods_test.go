@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // The nodes of the test cluster.
@@ -67,10 +68,7 @@ func startPods(t *testing.T, ns string, specs ...*corev1.Pod) []*pod {
 
 func mustYAML(t *testing.T, object any) string {
 	t.Helper()
-	text, err := yaml.Marshal(object)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(yaml.Marshal(object))(t)
 	return string(text)
 }
 

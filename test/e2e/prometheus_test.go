@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 const (
@@ -39,17 +40,11 @@ type prometheus struct{ *pod }
 // It finds pods by the API server, as the service account of its pod.
 func startPrometheus(t *testing.T, ns string) *prometheus {
 	t.Helper()
-	program, err := filepath.Abs(prometheusProgram)
-	if err != nil {
-		t.Fatal(err)
-	}
+	program := must.Get(filepath.Abs(prometheusProgram))(t)
 	if _, err := os.Stat(program); err != nil {
 		t.Fatalf("%v: 'make prometheus' builds it", err)
 	}
-	example, err := os.ReadFile(scrapeConfig)
-	if err != nil {
-		t.Fatal(err)
-	}
+	example := must.Get(os.ReadFile(scrapeConfig))(t)
 	kubectl(t, "-n", ns, "create", "configmap", "prometheus", "--from-literal=prometheus.yml="+
 		"global: {scrape_interval: 1s, scrape_timeout: 1s}\n"+string(example))
 	kubectl(t, "-n", ns, "create", "serviceaccount", "prometheus")
@@ -127,16 +122,11 @@ func (p *prometheus) await(expression, value string) (found series) {
 // dashboardQueries returns the dashboard's queries, as Grafana sends them.
 func dashboardQueries(t *testing.T, ns string) (queries []string) {
 	t.Helper()
-	text, err := os.ReadFile(dashboardFile)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(os.ReadFile(dashboardFile))(t)
 	var dashboard struct {
 		Panels []struct{ Targets []struct{ Expr string } }
 	}
-	if err := json.Unmarshal(text, &dashboard); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, json.Unmarshal(text, &dashboard))
 	for _, panel := range dashboard.Panels {
 		for _, target := range panel.Targets {
 			queries = append(queries, strings.NewReplacer("$namespace", ns, "$pod", ".*", "$__rate_interval", "1m", "$__range", "1m").Replace(target.Expr))

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/test/wire"
 )
 
@@ -35,10 +36,7 @@ func recordAt(t *testing.T, place wire.Place, pods ...*pod) *recording {
 	for _, p := range pods {
 		hosts = append(hosts, p.ips...)
 	}
-	c, err := wire.Start(t.Context(), filepath.Join(t.TempDir(), "wire.pcap"), place, hosts...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := must.Get(wire.Start(t.Context(), filepath.Join(t.TempDir(), "wire.pcap"), place, hosts...))(t)
 	return &recording{t, c}
 }
 

@@ -202,6 +202,17 @@ func startGroup(t *testing.T, ns, group string, n int) {
 	apply(t, ns, manifests...)
 }
 
+// watchMany creates manyPods pods of the group many, all of which watch gives one gateway.
+func watchMany(t *testing.T, ns string) {
+	t.Helper()
+	start := time.Now()
+	startGroup(t, ns, "many", manyPods)
+	awaitGateways(t, ns, "group=many", manyPods, true)
+	t.Logf("%d pods were enabled %v after they were created", manyPods, time.Since(start).Round(time.Second))
+	checkContainers(t, ns, "group=many", manyPods, 1)
+	noSecrets(t, ns)
+}
+
 // runningGateways counts the gateways that run in a namespace.
 func runningGateways(t *testing.T, ns string) int {
 	t.Helper()
@@ -221,12 +232,7 @@ func TestWatchManyPods(t *testing.T) {
 	ns := namespace(t)
 	kubectl(t, "annotate", "namespace", ns, annotation+"=true")
 	startWatch(t, "-n", ns)
-	start := time.Now()
-	startGroup(t, ns, "many", manyPods)
-	awaitGateways(t, ns, "group=many", manyPods, true)
-	t.Logf("%d pods were enabled %v after they were created", manyPods, time.Since(start).Round(time.Second))
-	checkContainers(t, ns, "group=many", manyPods, 1)
-	noSecrets(t, ns)
+	watchMany(t, ns)
 
 	a, b := findPod(t, ns, "many-00"), findPod(t, ns, "many-01")
 	l := startLoad(a, b.addr(portTraffic), b.clusterIP())

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // said is what a guest says: a test that passes with another one's words in front of
@@ -43,9 +45,7 @@ func TestFollow(t *testing.T) {
 	r := newResults()
 	r.expect("5.10", steps())
 	var progress bytes.Buffer
-	if err := r.follow("5.10", strings.NewReader(said), &progress); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, r.follow("5.10", strings.NewReader(said), &progress))
 	want := map[test]outcome{
 		{"5.10", "bpf", "TestCapture"}:              {passed, 1500 * time.Millisecond},
 		{"5.10", "bpf", "TestInband"}:               {failed, 2 * time.Second},
@@ -94,9 +94,7 @@ func TestExitCode(t *testing.T) {
 		r := newResults()
 		r.expect("6.1", []step{{group{Dir: "bpf"}, []string{"TestCapture"}}})
 		text := "== begin bpf 1\n\x16--- PASS: TestCapture (1.00s)\npanic: after the end\n== end bpf " + code + " 2\n"
-		if err := r.follow("6.1", strings.NewReader(text), new(bytes.Buffer)); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, r.follow("6.1", strings.NewReader(text), new(bytes.Buffer)))
 		if got := r.report(new(bytes.Buffer), nil); got != want {
 			t.Errorf("exit code %s: all is well: %v", code, got)
 		}

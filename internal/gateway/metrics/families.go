@@ -147,10 +147,21 @@ func aboutCapture() []family {
 				emit(float64(s.Capture.ServicePassed), "passed")
 				emit(float64(s.Capture.ServiceRefused), "refused")
 			}},
+		counter("excluded_connections_total", "Outbound connections that are not captured because their destination is excluded, or passes like the API server.",
+			func(s *api.Status) uint64 { return s.Capture.Excluded }),
+		{"outside_connections_total", "Outbound connections into private address space that no captured range names.", prometheus.CounterValue,
+			[]string{"result"}, func(s *api.Status, emit emitter) {
+				emit(float64(s.Capture.OutsideConnections-min(s.Capture.OutsideConnections, s.Capture.OutsideRefused)), "passed")
+				emit(float64(s.Capture.OutsideRefused), "refused")
+			}},
 		counter("uncapturable_connections_total", "Outbound connections that should have been captured but could not be.",
 			func(s *api.Status) uint64 { return s.Capture.Uncapturable }),
 		counter("no_listener_connections_total", "Outbound connections that were refused because no worker listened.",
 			func(s *api.Status) uint64 { return s.Capture.NoListener }),
+		counter("nested_connections_total", "Outbound connections from network namespaces within the pod, which the gateway cannot capture.",
+			func(s *api.Status) uint64 { return s.Capture.Nested }),
+		counter("forwarded_connections_total", "Connections that the pod forwards for others, which the gateway cannot capture.",
+			func(s *api.Status) uint64 { return s.Capture.Forwarded }),
 		counter("steered_connections_total", "Inbound connections that were handed to the in-band listener.",
 			func(s *api.Status) uint64 { return s.Capture.Steered }),
 		{"guarded_connections_total", "Inbound connections without a gateway at the other end that strict mode let in because of their source, or reset.",

@@ -121,6 +121,9 @@ func (s *supervisor) describeNow() (*api.Status, error) {
 	if st.Capture.OutsideNetworks, err = s.programs.Outside(); err != nil {
 		return nil, err
 	}
+	if st.Capture.Strangers, err = s.programs.Strangers(); err != nil {
+		return nil, err
+	}
 	st.Traffic, st.Unencrypted = s.traffic.Traffic(), s.traffic.Unencrypted()
 	s.withExisting(&st)
 	return &st, nil

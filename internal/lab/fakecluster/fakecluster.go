@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,7 +23,11 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	restfake "k8s.io/client-go/rest/fake"
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -42,6 +48,9 @@ type Cluster struct {
 	// Denied holds what the user may not do, as "verb resource" or
 	// "verb resource/subresource".
 	Denied map[string]bool
+	// Plain holds answers of the server, in JSON, to plain requests by path and query. It
+	// knows no others. Reactors to lists see the requests, and can forbid them.
+	Plain map[string]string
 
 	mu    sync.Mutex
 	added []corev1.EphemeralContainer
@@ -109,6 +118,50 @@ func New(t testing.TB, objects ...runtime.Object) *Cluster {
 	})
 	return c
 }
+
+// Discovery is that of the clientset. Its plain client knows Plain, if there is any.
+func (c *Cluster) Discovery() discovery.DiscoveryInterfaces {
+	if c.Plain == nil {
+		return c.Clientset.Discovery()
+	}
+	return &plainDiscovery{c.Clientset.Discovery(), &restfake.RESTClient{
+		NegotiatedSerializer: scheme.Codecs.WithoutConversion(),
+		Client:               restfake.CreateHTTPClient(c.plain),
+	}}
+}
+
+// plain answers a plain request, after the reactors have seen it as a list.
+func (c *Cluster) plain(request *http.Request) (*http.Response, error) {
+	w := httptest.NewRecorder()
+	words := strings.Split(strings.TrimPrefix(request.URL.Path, "/apis/"), "/")
+	if len(words) == 3 {
+		resource := schema.GroupVersionResource{Group: words[0], Version: words[1], Resource: words[2]}
+		_, err := c.Invokes(clienttesting.NewRootListAction(resource, schema.GroupVersionKind{}, metav1.ListOptions{}), nil)
+		if status := apierrors.APIStatus(nil); apierrors.IsForbidden(err) && errors.As(err, &status) {
+			text, err := json.Marshal(status.Status())
+			if err != nil {
+				return nil, err
+			}
+			w.WriteHeader(http.StatusForbidden)
+			w.Write(text)
+			return w.Result(), nil
+		}
+	}
+	if answer, ok := c.Plain[request.URL.RequestURI()]; ok {
+		w.WriteString(answer)
+	} else {
+		w.WriteHeader(http.StatusNotFound)
+	}
+	return w.Result(), nil
+}
+
+// plainDiscovery is a discovery client with a client for plain requests.
+type plainDiscovery struct {
+	discovery.DiscoveryInterfaces
+	plain rest.Interface
+}
+
+func (d *plainDiscovery) RESTClient() rest.Interface { return d.plain }
 
 // fieldsOf are the fields of pod that selectors of ours are about.
 func fieldsOf(pod *corev1.Pod) fields.Set {

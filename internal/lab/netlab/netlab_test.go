@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
@@ -67,10 +68,7 @@ func TestNodesReachEachOther(t *testing.T) {
 		for i, from := range lab.Nodes() {
 			to := lab.Node((i + 1) % n)
 			for _, addr := range []string{to.Addr(80), to.Addr6(80)} {
-				l, err := to.Listen("tcp", addr)
-				if err != nil {
-					t.Fatal(err)
-				}
+				l := must.Get(to.Listen("tcp", addr))(t)
 				c, err := from.Dial("tcp", addr)
 				if err != nil {
 					t.Fatalf("%d nodes: from %d: %v", n, i, err)
@@ -85,10 +83,7 @@ func TestNodesReachEachOther(t *testing.T) {
 func TestNFT(t *testing.T) {
 	lab := netlab.New(t, 2)
 	from, to := lab.Node(0), lab.Node(1)
-	l, err := to.Listen("tcp", to.Addr(80))
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := must.Get(to.Listen("tcp", to.Addr(80)))(t)
 	defer l.Close()
 	to.NFT("table inet t { chain c { type filter hook input priority 0; tcp dport 80 reject with tcp reset; }; }")
 	if c, err := from.Dial("tcp", to.Addr(80)); err == nil {
@@ -109,10 +104,7 @@ func TestNFT(t *testing.T) {
 func TestLoopback(t *testing.T) {
 	node := netlab.New(t, 1).Node(0)
 	for _, addr := range []string{"127.0.0.1:18000", "[::1]:18000", node.Addr(1), node.Addr6(1)} {
-		l, err := node.Listen("tcp", addr)
-		if err != nil {
-			t.Fatal(err)
-		}
+		l := must.Get(node.Listen("tcp", addr))(t)
 		defer l.Close()
 		if c, err := node.Dial("tcp", addr); err != nil {
 			t.Error(err)
@@ -132,10 +124,7 @@ func TestProcessIsWhereItShouldBe(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	outside, err := os.Readlink("/proc/self/ns/net")
-	if err != nil {
-		t.Fatal(err)
-	}
+	outside := must.Get(os.Readlink("/proc/self/ns/net"))(t)
 	if ns == outside {
 		t.Fatal("the node has no namespace of its own")
 	}
@@ -170,9 +159,7 @@ func TestProcessesEnd(t *testing.T) {
 		t.Error("a process without a cgroup was started")
 	}
 	root := filepath.Dir(node.PodCgroup)
-	if err := lab.Close(); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, lab.Close())
 	if err := p.Wait(); err == nil {
 		t.Error("the process has ended well, and not been killed")
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
 // DefaultTimeout bounds how long one gateway may take. It gives a worker
@@ -34,6 +35,8 @@ type Result struct {
 	Container string
 	// Status is what the gateway says after the change, nil if it failed.
 	Status *api.Status
+	// Covered is what became of its coverage, nil if that was not looked at.
+	Covered *Covered
 	// Warnings are for the user, one line each.
 	Warnings []string
 	// Err is why the gateway was not changed, or why that is not known. Its
@@ -46,6 +49,11 @@ type Changer struct {
 	Gateways *remote.Client
 	// Timeout of one gateway is DefaultTimeout if zero.
 	Timeout time.Duration
+	// Carry, if not nil, is brought along by changes: before strict mode, and after a change
+	// of the rules.
+	Carry *Cover
+	// Survey, if not nil, tells whom strict mode affects who has no gateway.
+	Survey *survey.Survey
 }
 
 // Change changes the gateway that runs in pod.
@@ -59,15 +67,27 @@ func (c *Changer) Change(ctx context.Context, pod *corev1.Pod, change Change) Re
 	}
 	result.Err = remote.InTime(ctx, cmp.Or(c.Timeout, DefaultTimeout), "the change may have been made", func(ctx context.Context) (err error) {
 		conn := c.Gateways.Gateway(pod, gateway.Name)
+		if c.Carry != nil && change.Mode == api.Strict {
+			// What keeps the gateway from answering, the change says as well.
+			before, _ := conn.Status(ctx)
+			c.along(ctx, conn, before, &result)
+		}
 		if change.Mode != "" {
 			result.Status, err = conn.SetMode(ctx, change.Mode, change.Existing)
 		} else {
-			result.Status, err = conn.SetRules(ctx, change.Rules, change.Existing)
+			if result.Status, err = conn.SetRules(ctx, change.Rules, change.Existing); err == nil {
+				c.along(ctx, conn, result.Status, &result)
+			}
 		}
 		return err
 	})
 	if result.Err == nil {
-		result.Warnings = warnings(change, result.Status)
+		result.Warnings = append(result.Warnings, warnings(change, result.Status)...)
+		if change.Mode == api.Strict && c.Survey != nil {
+			for _, remark := range c.Survey.Strict(pod, result.Status.Capture.Named) {
+				result.Warnings = append(result.Warnings, remark.String())
+			}
+		}
 	}
 	return result
 }

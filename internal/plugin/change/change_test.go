@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
 // setters answers for the gateways of pods, by their names.
@@ -161,5 +163,29 @@ func TestInterruptedChange(t *testing.T) {
 	result := c.Change(ctx, new(podWith("web", runs())), Change{Mode: api.Strict})
 	if result.Err == nil || !strings.Contains(result.Err.Error(), "interrupted, and the change may have been made") {
 		t.Error(result.Err)
+	}
+}
+
+// TestChangeToStrict: who has no gateway and is refused from now on is named, unless it is
+// let in by what the gateway was told by name.
+func TestChangeToStrict(t *testing.T) {
+	pod := podWith("web", runs())
+	pod.Annotations = map[string]string{"prometheus.io/scrape": "true", "prometheus.io/port": "9090"}
+	const scraped = "Prometheus scrapes it at port 9090"
+	for name, test := range map[string]struct {
+		change Change
+		named  []api.Source
+		want   string // empty for no warning
+	}{
+		"strict":          {change: Change{Mode: api.Strict}, want: scraped},
+		"permissive":      {change: Change{Mode: api.Permissive}},
+		"rules":           {change: Change{Allow: []string{"ns/prod/sa/*"}}},
+		"strict, allowed": {change: Change{Mode: api.Strict}, named: []api.Source{{From: netip.MustParsePrefix("10.0.0.0/8")}}},
+	} {
+		c := Changer{Gateways: setters{"web": but(func(s *api.Status) { s.Capture.Named.PlaintextFrom = test.named })}.client(), Survey: &survey.Survey{}}
+		result := c.Change(t.Context(), &pod, test.change)
+		if text := strings.Join(result.Warnings, "\n"); result.Err != nil || (text != "") != (test.want != "") || !strings.Contains(text, test.want) {
+			t.Errorf("%s: %v, warnings %q", name, result.Err, text)
+		}
 	}
 }

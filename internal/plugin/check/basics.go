@@ -57,6 +57,7 @@ func (c *Checker) checks() []check {
 		{id: "gateways-state", category: Gateways, description: "the gateways are well", run: checkGateways},
 		{id: "gateways-version", category: Gateways, description: "the gateways have the plugin's version", run: checkSkew},
 		{id: "peers-plaintext", category: Peers, description: "no connections go in plaintext", run: checkPlaintext},
+		{id: "peers-strict", category: Peers, description: "strict mode keeps no known caller out", run: checkStrict},
 	}
 }
 

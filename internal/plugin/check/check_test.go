@@ -3,6 +3,7 @@ package check
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -61,6 +62,9 @@ func TestProblems(t *testing.T) {
 	class := func(name string) func(*corev1.Pod) { return func(p *corev1.Pod) { p.Spec.RuntimeClassName = &name } }
 	windows := testNode("node-1", "10.0", "v1.37.2")
 	windows.Status.NodeInfo.OperatingSystem = "windows"
+	scraped := func(p *corev1.Pod) {
+		p.Annotations = map[string]string{"prometheus.io/scrape": "true", "prometheus.io/port": "9090"}
+	}
 	const labelFix = "kubectl label namespace shop pod-security.kubernetes.io/enforce=privileged --overwrite"
 	for _, c := range []struct {
 		name    string
@@ -142,6 +146,13 @@ func TestProblems(t *testing.T) {
 			id: "gateways-state", result: Warning, detail: "clock"},
 		{name: "plaintext", objects: []runtime.Object{withGateway("web")}, spoil: says("web", &api.Status{Traffic: api.Traffic{Outbound: api.Direction{Plaintext: 3}}}),
 			id: "peers-plaintext", result: Warning, detail: "3 connections out", command: "kubectl gateway tail pod/web"},
+		{name: "scraped", objects: []runtime.Object{appPod("web", scraped)}, id: "peers-strict", result: Warning, detail: "Prometheus scrapes it at port 9090", hint: "--allow-plaintext-from=CIDR:9090"},
+		{name: "scraped by one that is let in", objects: []runtime.Object{withGateway("web", scraped)}, spoil: says("web", &api.Status{Capture: api.Capture{
+			Named: api.Coverage{PlaintextFrom: []api.Source{{From: netip.MustParsePrefix("10.0.0.0/8")}}}}}), id: "peers-strict", result: OK, detail: "1 pod"},
+		{name: "scraped and cannot have a gateway", objects: []runtime.Object{appPod("web", scraped, func(p *corev1.Pod) { p.Spec.HostNetwork = true })}, id: "peers-strict", result: OK},
+		{name: "webhooks unread", objects: []runtime.Object{appPod("web")}, spoil: func(w *world) {
+			w.PrependReactor("list", "mutatingwebhookconfigurations", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, forbidden("no role") })
+		}, id: "peers-strict", result: Skipped, detail: "webhooks and aggregated APIs"},
 		{name: "cgroup by gateway", objects: []runtime.Object{withGateway("web"), testNode("node-1", "6.18.1", "v1.30.0")},
 			spoil: says("web", &api.Status{Capture: api.Capture{Cgroup: "/kubepods/pod1"}}), id: "nodes-cgroup", result: OK, detail: "1 by gateways"},
 	} {
@@ -190,8 +201,8 @@ func says(pod string, status *api.Status) func(*world) {
 	}
 }
 
-func withGateway(name string) *corev1.Pod {
-	return appPod(name, func(p *corev1.Pod) { fakecluster.AddGateway(p, "{}", fakecluster.Running(nil, nil)) })
+func withGateway(name string, change ...func(*corev1.Pod)) *corev1.Pod {
+	return appPod(name, append(change, func(p *corev1.Pod) { fakecluster.AddGateway(p, "{}", fakecluster.Running(nil, nil)) })...)
 }
 
 func webhook(resource string, effects *admissionv1.SideEffectClass) runtime.Object {
@@ -255,7 +266,7 @@ func TestWait(t *testing.T) {
 	}
 	reviews := 0
 	for _, action := range w.Actions() {
-		if action.GetResource().Resource == "validatingwebhookconfigurations" {
+		if action.GetResource().Resource == "networkpolicies" {
 			reviews++
 		}
 	}

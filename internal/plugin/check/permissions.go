@@ -15,7 +15,7 @@ import (
 // applying it again removes nothing.
 func bundles() map[string][]rights.Use {
 	return map[string][]rights.Use{
-		"kubectl-gateway":         {rights.Enable, rights.Status, rights.Tail, rights.Disable, rights.Rotate},
+		"kubectl-gateway":         {rights.Enable, rights.Endpoints, rights.Status, rights.Tail, rights.Disable, rights.Rotate},
 		"kubectl-gateway-secrets": {rights.Secrets},
 		"kubectl-gateway-watch":   {rights.Watch},
 	}

@@ -18,6 +18,9 @@ import (
 func grant(role string, uses []rights.Use, namespace, user string) (string, error) {
 	rules := map[rights.Scope][]rbacv1.PolicyRule{}
 	for _, r := range rights.Of(uses...) {
+		if r.Scope == rights.AllNamespaces {
+			r.Scope = rights.Cluster // a ClusterRole holds both
+		}
 		rules[r.Scope] = addRule(rules[r.Scope], r)
 		if r.Subresource == "exec" {
 			// A WebSocket opens the stream with get.

@@ -164,6 +164,23 @@ func TestTable(t *testing.T) {
 	golden.Check(t, "workload.golden", table(t, by, TableOptions{Now: testTime, Wide: true}, termenv.Ascii))
 }
 
+// TestNetwork: destinations that are not known one by one are a network, without a port
+// and without an age.
+func TestNetwork(t *testing.T) {
+	pods, names := cluster()
+	out := edgeOf(api.Outbound, "10.0.0.1", "172.16.1.0:0", 5, func(e *api.Edge) {
+		plaintext("outside of all captured ranges")(e)
+		e.Network, e.Sent, e.Received, e.LastSeen = netip.MustParsePrefix("172.16.1.0/24"), 0, 0, time.Time{}
+	})
+	view := viewOf(pods[0], out)
+	view.ahead = time.Hour
+	got := table(t, Join([]View{view}, names), TableOptions{Now: testTime, Home: "shop"}, termenv.Ascii)
+	const want = "pod/web-1   172.16.1.0/24   × outside of all captured ranges   -      5             0      0B     0B         -\n"
+	if _, rows, _ := strings.Cut(got, "\n"); !strings.HasPrefix(rows, want) {
+		t.Errorf("got\n%swant\n%s", rows, want)
+	}
+}
+
 // TestBothEndsAreOneEdge also when the ends disagree.
 func TestBothEndsAreOneEdge(t *testing.T) {
 	pods, names := cluster()

@@ -74,8 +74,11 @@ func (j *joiner) add(v *View) {
 		e := &v.Edges.Edges[i]
 		r := row{source: e.Source.Unmap(), Edge: Edge{
 			Verdict: verdictOf(e), Reason: e.Reason, Wire: e.Wire,
-			Counts: Counts{Connections: e.Connections, Open: uint64(max(0, e.Open))}, LastSeen: e.LastSeen.Add(-v.ahead),
+			Counts: Counts{Connections: e.Connections, Open: uint64(max(0, e.Open))}, LastSeen: e.LastSeen,
 		}}
+		if !r.LastSeen.IsZero() {
+			r.LastSeen = r.LastSeen.Add(-v.ahead)
+		}
 		if r.Verdict != Encrypted {
 			r.Wire = ""
 			r.Reason = cmp.Or(r.Reason, "unknown")
@@ -86,6 +89,9 @@ func (j *joiner) add(v *View) {
 			r.Sent, r.Received, r.DestinationIdentity = e.Sent, e.Received, e.Peer
 			r.SeenBy = []string{SourceSide}
 			j.resolve(&r)
+			if e.Network.IsValid() {
+				r.Destination = Endpoint{Address: e.Network.Addr(), Network: e.Network}
+			}
 			j.rows = append(j.rows, r)
 		case e.Direction == api.Inbound && v.own(e.Destination.Addr()):
 			r.dialled = unmap(e.Destination)

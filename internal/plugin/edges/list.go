@@ -69,7 +69,8 @@ type Edge struct {
 	// Only those whose gateways were asked are known.
 	Backends []Endpoint `json:"backends,omitempty"`
 	Counts
-	// LastSeen is when a connection last began or ended, by the clock of this machine.
+	// LastSeen is when a connection last began or ended, by the clock of this machine. It is
+	// zero of those into a network.
 	LastSeen time.Time `json:"lastSeen"`
 	// Existing is set for open connections that no gateway carries.
 	Existing bool `json:"existing,omitempty"`
@@ -101,13 +102,16 @@ type Endpoint struct {
 	Name      string `json:"name,omitempty"`
 	// Address is one of those that the edge was seen with.
 	Address netip.Addr `json:"address"`
+	// Network holds destinations that are not known one by one. Address is its first one then,
+	// and the edge has no port.
+	Network netip.Prefix `json:"network,omitzero"`
 }
 
 // key is equal for two endpoints that a reader sees as one.
 func (e *Endpoint) key() endpointKey {
 	k := endpointKey{kind: e.Kind, namespace: e.Namespace, name: e.Name}
 	if e.Kind == "" {
-		k.address = e.Address
+		k.address, k.network = e.Address, e.Network
 	}
 	return k
 }
@@ -115,11 +119,14 @@ func (e *Endpoint) key() endpointKey {
 type endpointKey struct {
 	kind, namespace, name string
 	address               netip.Addr
+	network               netip.Prefix
 }
 
 // Text names an endpoint, with its namespace unless that is home.
 func (e *Endpoint) Text(home string) string {
 	switch {
+	case e.Network.IsValid():
+		return e.Network.String()
 	case e.Kind == "":
 		return e.Address.String()
 	case e.Namespace == "" || e.Namespace == home:

@@ -140,6 +140,9 @@ func (n *Names) destination(at netip.AddrPort) Endpoint {
 	return e
 }
 
+// HasGateway reports whether e is a pod with a gateway that runs.
+func (n *Names) HasGateway(e *Endpoint) bool { return n.gateways[e.key()] }
+
 // workload returns the workload of the pod e, or e if it has none.
 func (n *Names) workload(e Endpoint) Endpoint {
 	w, ok := n.workloads[e.key()]

@@ -60,6 +60,9 @@ func (e *Edge) row(o TableOptions) []terminal.Cell {
 // target is the destination with its port.
 func (e *Edge) target(home string) string {
 	text := e.Destination.Text(home)
+	if e.Destination.Network.IsValid() {
+		return text
+	}
 	if e.Destination.Kind == "" && e.Destination.Address.Is6() {
 		text = "[" + text + "]"
 	}
@@ -82,7 +85,7 @@ func (e *Edge) secured() terminal.Cell {
 
 func (e *Edge) age(now time.Time) string {
 	switch {
-	case now.IsZero():
+	case now.IsZero(), e.LastSeen.IsZero():
 		return ""
 	case e.Open > 0:
 		return "now"

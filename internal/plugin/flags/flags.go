@@ -115,6 +115,29 @@ func SplitList[T any](f *pflag.FlagSet, p *[]T, name, kind, usage string, parse 
 	repeated(f, p, name, kind, usage, parse, split)
 }
 
+// ListOr is List, or word alone for no value.
+func ListOr[T any](f *pflag.FlagSet, p *[]T, name, kind, word, usage string, parse func(string) (T, error)) {
+	SplitListOr(f, p, name, kind, word, usage, parse, func(text string) []string { return strings.Split(text, ",") })
+}
+
+// SplitListOr is SplitList, or word alone for no value.
+func SplitListOr[T any](f *pflag.FlagSet, p *[]T, name, kind, word, usage string, parse func(string) (T, error), split func(string) []string) {
+	said := false
+	repeated(f, p, name, kind, usage, func(text string) (T, error) {
+		if said || text == word && len(*p) > 0 {
+			var zero T
+			return zero, fmt.Errorf("%q stands alone", word)
+		}
+		return parse(text)
+	}, func(text string) []string {
+		if text == word && !said && len(*p) == 0 {
+			said = true
+			return nil
+		}
+		return split(text)
+	})
+}
+
 // Array registers a flag that may be repeated, with one value each time.
 func Array[T any](f *pflag.FlagSet, p *[]T, name, kind, usage string, parse func(string) (T, error)) {
 	repeated(f, p, name, kind, usage, parse, func(text string) []string { return []string{text} })

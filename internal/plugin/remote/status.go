@@ -118,7 +118,7 @@ func (g *Conn) SetCoverage(ctx context.Context, cover *api.Cover) (*api.Status, 
 	if err != nil {
 		return nil, fmt.Errorf("writing the coverage: %w", err)
 	}
-	status, err := g.tell(ctx, line, "cover")
+	status, err := g.tell(ctx, append(line, '\n'), "cover")
 	if err == nil && status.Capture.Fingerprint != cover.Coverage.Fingerprint() {
 		return nil, errors.New("the gateway says that it has another coverage")
 	}

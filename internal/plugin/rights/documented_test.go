@@ -96,7 +96,7 @@ func TestDocumentedRoles(t *testing.T) {
 		"kubectl-gateway-enable":    grants("shop", Of(Enable), Namespace),
 		"kubectl-gateway-secrets":   grants("shop", Of(Secrets), Namespace),
 		"kubectl-gateway-trust":     grants(authority.Namespace, Of(Enable, Rotate), System),
-		"kubectl-gateway-survey":    grants("", Of(Enable, Endpoints), Cluster, AllNamespaces),
+		"kubectl-gateway-survey":    grants("", Of(Enable, Endpoints, Servers), Cluster, AllNamespaces),
 		"kubectl-gateway-status":    grants("shop", Of(Status), Namespace),
 		"kubectl-gateway-tail":      grants("shop", Of(Tail), Namespace),
 		"kubectl-gateway-disable":   grants("shop", Of(Disable), Namespace),
@@ -104,7 +104,7 @@ func TestDocumentedRoles(t *testing.T) {
 		"kubectl-gateway-init-ca":   grants(authority.Namespace, Of(InitCA), System),
 		"kubectl-gateway-authority": grants(authority.Namespace, Of(Copy), System),
 		"kubectl-gateway-rotate-ca": grants("", Of(RotateCA), AllNamespaces),
-		"kubectl-gateway-watch":     grants("", Of(Watch, Enable, Endpoints), Namespace, Cluster, AllNamespaces),
+		"kubectl-gateway-watch":     grants("", Of(Watch, Enable, Endpoints, Servers), Namespace, Cluster, AllNamespaces),
 		"kubectl-gateway-workloads": grants("shop", Of(Workloads), Namespace),
 	}
 	if diff := cmp.Diff(want, documentedRoles(t)); diff != "" {

@@ -14,10 +14,13 @@ const (
 	Enable Use = "enable"
 	// Secrets comes on top of Enable with --delivery=secret.
 	Secrets Use = "enable --delivery=secret"
-	// Endpoints comes on top of Enable and Watch: without it they capture ranges alone, and
+	// Endpoints comes on top of Enable, Watch and refresh: without it they capture ranges alone, and
 	// cannot guess those that the cluster does not announce.
 	Endpoints Use = "enable, for all that leads to pods"
-	// Status is that of all verbs that ask gateways: mode, allow, packets, verify, metrics.
+	// Servers comes on top of Enable and Watch, and of Status for mode strict, where a pod
+	// serves webhooks or aggregated APIs. Without them, strict mode refuses the API server.
+	Servers Use = "enable of webhooks and APIs"
+	// Status is that of all verbs that ask gateways: mode, allow, refresh, packets, verify, metrics.
 	Status  Use = "status"
 	Tail    Use = "tail"
 	Disable Use = "disable"
@@ -80,6 +83,9 @@ func Table() []Need {
 		apps   = "apps"
 		ranges = "networking.k8s.io"
 		warned = "what the warning says is known"
+		hooks  = "admissionregistration.k8s.io"
+		called = "finds the pods that the API server connects to"
+		ifNone = "no pod is one, or the API server is in --allow-plaintext-from"
 	)
 	bundle := []string{authority.BundleName}
 	copies := []string{authority.SecretName, authority.NextSecretName, authority.PreviousSecretName}
@@ -97,6 +103,11 @@ func Table() []Need {
 		{Use: Endpoints, Verbs: "list", Resource: "services", Scope: AllNamespaces, Why: "finds external addresses, the API server, DNS, and ranges where there are no ServiceCIDRs", Unless: warned},
 		{Use: Endpoints, Verbs: "list", Resource: "pods", Scope: AllNamespaces, Why: "finds host ports, and ranges where there are no podCIDRs", Unless: warned},
 		{Use: Endpoints, Verbs: "list", Group: "discovery.k8s.io", Resource: "endpointslices", Scope: AllNamespaces, Why: "finds the API server", Unless: warned},
+
+		{Use: Servers, Verbs: "list", Group: hooks, Resource: "validatingwebhookconfigurations", Scope: Cluster, Why: called, Unless: ifNone},
+		{Use: Servers, Verbs: "list", Group: hooks, Resource: "mutatingwebhookconfigurations", Scope: Cluster, Why: called, Unless: ifNone},
+		{Use: Servers, Verbs: "list", Group: "apiextensions.k8s.io", Resource: "customresourcedefinitions", Scope: Cluster, Why: called, Unless: ifNone},
+		{Use: Servers, Verbs: "list", Group: "apiregistration.k8s.io", Resource: "apiservices", Scope: Cluster, Why: called, Unless: ifNone},
 
 		{Use: Secrets, Verbs: "create", Resource: "secrets", Why: "brings the key to the pod"},
 		{Use: Secrets, Verbs: "list", Resource: "secrets", Why: "finds what an enable that was killed has left", Unless: "none was killed"},

@@ -56,7 +56,37 @@ func (i *Item) judge(now time.Time) {
 		i.judgeExisting(enable)
 		i.judgeAudit()
 		i.judgeFeatures()
+		i.judgeOutside()
 	}
+}
+
+// shownNetworks is how many networks outside of all ranges a note names.
+const shownNetworks = 3
+
+// judgeOutside notes connections into private address space that no range names: pods may
+// be there that the gateway was not told of.
+func (i *Item) judgeOutside() {
+	c := &i.Status.Capture
+	if c.OutsideConnections == 0 {
+		return
+	}
+	var networks []string
+	for _, o := range c.OutsideNetworks[:min(len(c.OutsideNetworks), shownNetworks)] {
+		networks = append(networks, fmt.Sprintf("%d to %s", o.Connections, o.Network))
+	}
+	if more := len(c.OutsideNetworks) - shownNetworks; more > 0 {
+		networks = append(networks, fmt.Sprintf("and %d more", more))
+	}
+	which := ""
+	if len(networks) > 0 {
+		which = ": " + strings.Join(networks, ", ")
+	}
+	passed, hint := c.OutsideConnections-min(c.OutsideConnections, c.OutsideRefused), "--capture-cidr names ranges of pods, and --outside=refuse refuses the rest in strict mode"
+	if passed == 0 {
+		i.problem(Note, fmt.Sprintf("connections into private address space that no range names were refused (%d)%s", c.OutsideRefused, which), "--capture-cidr names ranges of pods")
+		return
+	}
+	i.problem(Note, fmt.Sprintf("not encrypted: connections into private address space that no range names (%d passed, %d refused)%s", passed, c.OutsideRefused, which), hint)
 }
 
 // because adds a reason, if it is known.

@@ -105,6 +105,17 @@ func example() (asker, []corev1.Pod) {
 	inband.Deny, inband.Audit = []string{"ns/prod/sa/web:8080,9000-9010"}, true
 	inband.Traffic.Inbound.NotAllowed, inband.Traffic.Inbound.Audited = 5, 7
 	inband.Capture = api.Capture{CaptureCounts: api.CaptureCounts{UDP: 9, PlaintextRefused: 6, PlaintextAllowed: 11}}
+	covering := answer("covering", api.Ready, 16*time.Hour)
+	covering.Capture = api.Capture{Coverage: api.Coverage{
+		PlaintextFrom: []api.Source{{From: netip.MustParsePrefix("10.9.0.0/16"), Ports: api.Ports{{First: 80, Last: 80}, {First: 9000, Last: 9010}}},
+			{From: netip.MustParsePrefix("fd00::1/128")}},
+		Pass:      []netip.AddrPort{netip.MustParseAddrPort("10.96.0.1:443"), netip.MustParseAddrPort("10.96.0.10:53"), netip.MustParseAddrPort("192.168.1.1:6443"), netip.MustParseAddrPort("192.168.1.2:6443"), netip.MustParseAddrPort("192.168.1.3:6443")},
+		Endpoints: []netip.AddrPort{netip.MustParseAddrPort("203.0.113.7:80")}},
+		OutsideNetworks: []api.OutsideNetwork{{Network: netip.MustParsePrefix("172.16.1.0/24"), Connections: 5}, {Network: netip.MustParsePrefix("172.16.2.0/24"), Connections: 3},
+			{Network: netip.MustParsePrefix("172.16.3.0/24"), Connections: 2}, {Network: netip.MustParsePrefix("172.16.4.0/24"), Connections: 1}},
+		CaptureCounts: api.CaptureCounts{Excluded: 21, OutsideConnections: 12, OutsideRefused: 4}}
+	outside := answer("outside", api.Ready, 16*time.Hour)
+	outside.Capture = api.Capture{CaptureCounts: api.CaptureCounts{OutsideConnections: 2, OutsideRefused: 2}}
 	blocked := answer("blocked", api.Ready, 16*time.Hour)
 	blocked.Wire, blocked.Capture = api.WireInband, api.Capture{CaptureCounts: api.CaptureCounts{UDP: 4, UDPRefused: 4}, BlockUDP: true}
 	lacking := answer("lacking", api.Ready, 16*time.Hour)
@@ -134,6 +145,8 @@ func example() (asker, []corev1.Pod) {
 		"degraded": says(degraded, nil),
 		"inband":   says(inband, nil),
 		"blocked":  says(blocked, nil),
+		"covering": says(covering, nil),
+		"outside":  says(outside, nil),
 		"lacking":  says(lacking, nil),
 		"silent":   says(nil, api.WithHint(errors.New("not allowed to run commands in the pod"), "ask for a role")),
 		"imposter": says(answer("ready", api.Ready, time.Hour), nil),
@@ -157,6 +170,8 @@ func example() (asker, []corev1.Pod) {
 		pod("degraded", "strict", "closed", running()),
 		pod("inband", "strict", "closed", running()),
 		pod("blocked", "strict", "closed", running()),
+		pod("covering", "strict", "closed", running()),
+		pod("outside", "strict", "closed", running()),
 		pod("lacking", "permissive", "open", running()),
 		pod("silent", "permissive", "open", running()),
 		pod("imposter", "permissive", "open", running()),

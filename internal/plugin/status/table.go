@@ -2,6 +2,7 @@ package status
 
 import (
 	"cmp"
+	"fmt"
 	"io"
 	"slices"
 	"strconv"
@@ -34,11 +35,14 @@ func (l *List) Table(w io.Writer, style *terminal.Style, o TableOptions) error {
 		// IN-BAND are the encrypted connections that went in band, OPTION-LOST those
 		// that were to go in band and whose other end did not show a gateway: together,
 		// how connections to Services were carried. EXISTING are open connections of
-		// the application that no gateway carries, AUDITED those that the rules would have
-		// refused without --audit.
+		// the application that no gateway carries. PASS are destinations that are not
+		// captured although they lie in a range, and EXCLUDED the connections to those and
+		// to what is excluded. ENDPOINTS is how many addresses are captured besides ranges,
+		// OUTSIDE are connections into private address space that no range names, AUDITED
+		// those that the rules would have refused without --audit.
 		table.Header = append(table.Header,
-			"WIRE", "ALLOW", "DENY", "IN-BAND", "OPTION-LOST", "REFUSED", "NOT-ALLOWED", "AUDITED", "PLAINTEXT-REFUSED", "UDP", "EXISTING",
-			"SERVICE-PASSED", "SERVICE-REFUSED", "SENT", "RECEIVED", "RESTARTS", "ON-FAILURE", "GATEWAY", "VERSION")
+			"WIRE", "ALLOW", "DENY", "PLAINTEXT-FROM", "PASS", "ENDPOINTS", "IN-BAND", "OPTION-LOST", "REFUSED", "NOT-ALLOWED", "AUDITED", "PLAINTEXT-REFUSED", "UDP",
+			"EXCLUDED", "OUTSIDE", "EXISTING", "SERVICE-PASSED", "SERVICE-REFUSED", "SENT", "RECEIVED", "RESTARTS", "ON-FAILURE", "GATEWAY", "VERSION")
 	}
 	for i := range l.Items {
 		table.Rows = append(table.Rows, l.Items[i].row(o))
@@ -86,10 +90,26 @@ func (i *Item) row(o TableOptions) []terminal.Cell {
 		name = i.Container.Name
 	}
 	return append(row, known(string(s.Wire)), known(cmp.Or(strings.Join(s.Allow, ","), "everyone")), known(cmp.Or(strings.Join(s.Deny, ","), "nobody")),
+		known(some(s.Capture.PlaintextFrom)), known(some(s.Capture.Pass)), known(strconv.Itoa(len(s.Capture.Endpoints))),
 		count(in.Inband+out.Inband), count(out.OptionLost), count(in.Refused+out.Refused), count(in.NotAllowed+out.NotAllowed), audited,
-		count(s.Capture.PlaintextRefused), count(s.Capture.UDP), existing, count(s.Capture.ServicePassed), count(s.Capture.ServiceRefused),
+		count(s.Capture.PlaintextRefused), count(s.Capture.UDP), count(s.Capture.Excluded), count(s.Capture.OutsideConnections), existing, count(s.Capture.ServicePassed), count(s.Capture.ServiceRefused),
 		known(terminal.Bytes(in.Sent+out.Sent)), known(terminal.Bytes(in.Received+out.Received)), marked(s.Worker.Restarts),
 		terminal.Cell{Text: string(i.OnFailure)}, terminal.Cell{Text: name}, known(s.Version))
+}
+
+// shown is how many of a list a cell shows.
+const shown = 4
+
+// some shows the first of a list, and how many more there are: -o json has them all.
+func some[T fmt.Stringer](list []T) string {
+	var words []string
+	for _, item := range list[:min(len(list), shown)] {
+		words = append(words, item.String())
+	}
+	if more := len(list) - shown; more > 0 {
+		words = append(words, fmt.Sprintf("+%d", more))
+	}
+	return strings.Join(words, ";")
 }
 
 // ips returns the primary address, or all of them.

@@ -28,7 +28,7 @@ func (s *Survey) findEndpoints(read *read) {
 	}
 	for _, service := range read.services {
 		for _, port := range service.Spec.Ports {
-			if port.Protocol != corev1.ProtocolTCP && port.Protocol != "" {
+			if !isTCP(port.Protocol) {
 				continue
 			}
 			for _, ip := range externalAddresses(service) {
@@ -47,6 +47,7 @@ func (s *Survey) findEndpoints(read *read) {
 				for _, ip := range addresses(endpoint.Addresses) {
 					if port.Port != nil {
 						pass(ip, *port.Port)
+						s.apiServer = append(s.apiServer, netip.AddrPortFrom(ip, uint16(*port.Port)))
 					}
 				}
 			}

@@ -10,43 +10,64 @@ import (
 )
 
 // probed returns the TCP ports of pod that its kubelet connects to, for probes and hooks.
-func probed(pod *corev1.Pod) api.Ports {
-	var ports []api.PortRange
+func probed(pod *corev1.Pod) (ports api.Ports) {
 	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
-		add := func(port intstr.IntOrString) {
-			number := port.IntVal
-			for _, declared := range c.Ports {
-				if port.Type == intstr.String && declared.Name == port.StrVal {
-					number = declared.ContainerPort
-				}
-			}
-			if number > 0 && number <= 65535 {
-				ports = append(ports, api.PortRange{First: uint16(number), Last: uint16(number)})
-			}
-		}
-		for _, probe := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
-			switch {
-			case probe == nil:
-			case probe.HTTPGet != nil:
-				add(probe.HTTPGet.Port)
-			case probe.TCPSocket != nil:
-				add(probe.TCPSocket.Port)
-			case probe.GRPC != nil:
-				add(intstr.FromInt32(probe.GRPC.Port))
-			}
-		}
-		if c.Lifecycle == nil {
-			continue
-		}
-		for _, hook := range []*corev1.LifecycleHandler{c.Lifecycle.PostStart, c.Lifecycle.PreStop} {
-			switch {
-			case hook == nil:
-			case hook.HTTPGet != nil:
-				add(hook.HTTPGet.Port)
-			case hook.TCPSocket != nil:
-				add(hook.TCPSocket.Port)
-			}
+		for _, p := range probes(&c) {
+			ports = append(ports, onePort(p.number(&c))...)
 		}
 	}
 	return api.NewPorts(ports...)
+}
+
+// probe is a connection that a kubelet makes for a container.
+type probe struct {
+	what, host string
+	port       intstr.IntOrString
+}
+
+// number returns the port in c that p goes to, 0 if there is none of its name.
+func (p *probe) number(c *corev1.Container) int32 {
+	if p.port.Type == intstr.Int {
+		return p.port.IntVal
+	}
+	for _, declared := range c.Ports {
+		if declared.Name == p.port.StrVal {
+			return declared.ContainerPort
+		}
+	}
+	return 0
+}
+
+// probes returns the connections of probes and hooks of c.
+func probes(c *corev1.Container) (list []probe) {
+	add := func(what string, http *corev1.HTTPGetAction, tcp *corev1.TCPSocketAction, grpc *corev1.GRPCAction) {
+		switch {
+		case http != nil:
+			list = append(list, probe{what, http.Host, http.Port})
+		case tcp != nil:
+			list = append(list, probe{what, tcp.Host, tcp.Port})
+		case grpc != nil:
+			list = append(list, probe{what, "", intstr.FromInt32(grpc.Port)})
+		}
+	}
+	for _, p := range []struct {
+		what  string
+		probe *corev1.Probe
+	}{{"livenessProbe", c.LivenessProbe}, {"readinessProbe", c.ReadinessProbe}, {"startupProbe", c.StartupProbe}} {
+		if p.probe != nil {
+			add(p.what, p.probe.HTTPGet, p.probe.TCPSocket, p.probe.GRPC)
+		}
+	}
+	if c.Lifecycle == nil {
+		return list
+	}
+	for _, h := range []struct {
+		what string
+		hook *corev1.LifecycleHandler
+	}{{"postStart hook", c.Lifecycle.PostStart}, {"preStop hook", c.Lifecycle.PreStop}} {
+		if h.hook != nil {
+			add(h.what, h.hook.HTTPGet, h.hook.TCPSocket, nil)
+		}
+	}
+	return list
 }

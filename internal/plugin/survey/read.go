@@ -27,7 +27,12 @@ type read struct {
 	apiServer    []*discoveryv1.EndpointSlice
 	apiServerErr error
 	pods         []pod
-	podsErr      error
+	// agents holds the addresses of pods through which the API server connects.
+	agents  []netip.Addr
+	podsErr error
+	// calls are the Services that the API server connects to.
+	calls    []call
+	callsErr error
 }
 
 // pod is what matters of a pod that has a network of its own.
@@ -60,11 +65,15 @@ func readAll(ctx context.Context, client kubernetes.Interface) *read {
 	})
 	reading.Go(func() {
 		r.podsErr = pages.Each(ctx, all, client.CoreV1().Pods(metav1.NamespaceAll).List, func(p *corev1.Pod) {
+			if isAgent(p) {
+				r.agents = append(r.agents, installed.PodIPs(p)...)
+			}
 			if !p.Spec.HostNetwork {
 				r.pods = append(r.pods, pod{node: p.Spec.NodeName, ips: installed.PodIPs(p), hostPorts: hostPorts(p)})
 			}
 		})
 	})
+	reading.Go(func() { r.calls, r.callsErr = readCalls(ctx, client) })
 	reading.Wait()
 	return r
 }
@@ -72,7 +81,7 @@ func readAll(ctx context.Context, client kubernetes.Interface) *read {
 func hostPorts(p *corev1.Pod) (ports []corev1.ContainerPort) {
 	for _, container := range p.Spec.Containers {
 		for _, port := range container.Ports {
-			if port.HostPort != 0 && (port.Protocol == corev1.ProtocolTCP || port.Protocol == "") {
+			if port.HostPort != 0 && isTCP(port.Protocol) {
 				ports = append(ports, port)
 			}
 		}

@@ -3,6 +3,7 @@
 package survey
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,20 @@ type Survey struct {
 	nodes map[string]*corev1.Node
 	// addresses are those of nodes, by name, that belong to no pod.
 	addresses map[string][]netip.Addr
+	// apiServer holds the endpoints of the API server, callers where it connects from, and
+	// callerNodes the nodes that it connects from.
+	apiServer   []netip.AddrPort
+	callers     []netip.Addr
+	callerNodes map[string]bool
+	// leading are the Services with a selector, by namespace, and calls what the cluster
+	// itself asks of Services, by NAMESPACE/NAME.
+	leading map[string][]*corev1.Service
+	calls   map[string][]call
+	// unknown names what could not be read of all that.
+	unknown []string
+	// incomplete means that something of the cluster could not be read, and noNodes that its
+	// nodes could not.
+	incomplete, noNodes bool
 }
 
 const (
@@ -60,7 +75,18 @@ func Run(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod, na
 		return nil, err
 	}
 	s.findEndpoints(read)
+	s.findCallers(read)
+	s.findServers(read)
+	s.noNodes = read.nodesErr != nil
+	s.incomplete = cmp.Or(read.nodesErr, read.servicesErr, read.apiServerErr, read.podsErr, read.callsErr) != nil
 	return s, nil
+}
+
+// RunForStrict is Run for the sake of Strict alone. It returns no error where the rights of
+// the user are too few: StrictUnknown says what is not known then.
+func RunForStrict(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod) (*Survey, error) {
+	everything := []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+	return Run(ctx, client, pods, api.Coverage{Capture: everything, Services: everything})
 }
 
 // For returns what the gateway of pod captures, and whose plaintext it accepts. What is
@@ -94,6 +120,9 @@ func (s *Survey) For(pod *corev1.Pod, named api.Coverage) api.Coverage {
 		}
 	}
 	c.Exclude = compact(c.Exclude)
+	sources, probes := s.accepted(pod, c.Capture)
+	c.PlaintextFrom = api.MergeSources(slices.Concat(c.PlaintextFrom, sources))
+	c.Probes = api.NewPorts(slices.Concat(c.Probes, probes)...)
 	return c
 }
 

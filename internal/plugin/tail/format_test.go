@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/muesli/termenv"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
@@ -31,10 +32,7 @@ func plainText() *Text {
 // made is what a formatter makes of a line, which must not fail.
 func made(t *testing.T, f Formatter, line string) string {
 	t.Helper()
-	out, err := f.Format(web, []byte(line))
-	if err != nil {
-		t.Fatal(err)
-	}
+	out := must.Get(f.Format(web, []byte(line)))(t)
 	return string(out)
 }
 

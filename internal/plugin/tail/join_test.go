@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // cluster is an API server that tells of pods as they come and go, besides logs.
@@ -279,10 +280,7 @@ func TestTemplate(t *testing.T) {
 		`{{range $i := 3}}{{if $i}}{{break}}{{end}}{{slice $.Pod 1}}{{end}}{{define "x"}}<{{.}}>{{end}}{{template "x" .Wire}}`: "eb<port>\n",
 		`{{json .}}`: `{"time":"2030-05-01T12:00:01.5Z","level":"INFO","msg":"connection","direction":"outbound","source":"10.0.1.5:40000","destination":"10.0.2.2:9000","peer":"spiffe://td/ns/demo/sa/default","wire":"port","encrypted":true,"bytesSent":1536,"bytesReceived":12,"duration":1.2345,"namespace":"demo","pod":"web"}` + "\n",
 	} {
-		template, err := NewTemplate(text)
-		if err != nil {
-			t.Fatal(err)
-		}
+		template := must.Get(NewTemplate(text))(t)
 		if got := made(t, template, encryptedLine); got != want {
 			t.Errorf("%s: %q, want %q", text, got, want)
 		}
@@ -309,10 +307,7 @@ func TestTemplate(t *testing.T) {
 func TestTemplateThatFails(t *testing.T) {
 	l := &logs{streams: map[string][]http.HandlerFunc{"web": {lines(0, 1)}}}
 	tailer, _, _ := l.tailer(t, Options{Lines: -1})
-	template, err := NewTemplate(`{{if eq .Reason "line 0"}}{{index .Pod 99}}{{end}}`)
-	if err != nil {
-		t.Fatal(err)
-	}
+	template := must.Get(NewTemplate(`{{if eq .Reason "line 0"}}{{index .Pod 99}}{{end}}`))(t)
 	tailer.Formatter = template
 	if err := tailer.Run(bounded(t), []corev1.Pod{*gatewayPod("web", up)}); !errors.Is(err, errOutput) || !strings.Contains(err.Error(), "applying the template") {
 		t.Errorf("got %v", err)

@@ -25,6 +25,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // logs is an API server for the logs of some pods.
@@ -188,10 +189,7 @@ func (l *logs) tailerOf(t *testing.T, handler http.Handler, o Options) (*Tailer,
 		server.CloseClientConnections()
 		server.Close()
 	})
-	kube, err := kubernetes.NewForConfig(&rest.Config{Host: server.URL, QPS: -1})
-	if err != nil {
-		t.Fatal(err)
-	}
+	kube := must.Get(kubernetes.NewForConfig(&rest.Config{Host: server.URL, QPS: -1}))(t)
 	if o.Parallel == 0 {
 		o.Parallel = 8
 	}

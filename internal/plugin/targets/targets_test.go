@@ -21,6 +21,7 @@ import (
 	k8stesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 func pod(namespace, name, app string) *corev1.Pod {
@@ -67,10 +68,7 @@ func TestSelect(t *testing.T) {
 			[]string{"demo/web-1", "demo/web-2", "other/web-3"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := selectFrom(t, c.flags, cluster(), "demo", c.args...)
-			if err != nil {
-				t.Fatal(err)
-			}
+			got := must.Get(selectFrom(t, c.flags, cluster(), "demo", c.args...))(t)
 			if !slices.Equal(names(got), c.want) {
 				t.Errorf("got %q, want %q", names(got), c.want)
 			}
@@ -194,9 +192,7 @@ func TestAddFlags(t *testing.T) {
 		t.Error("-A is there without being asked for")
 	}
 	f.AddAllNamespacesFlag(set)
-	if err := set.Parse([]string{"-l", "a=b", "--field-selector=c=d", "--all", "-A", "-f", "x", "-f=-", "-R", "-k", "y"}); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, set.Parse([]string{"-l", "a=b", "--field-selector=c=d", "--all", "-A", "-f", "x", "-f=-", "-R", "-k", "y"}))
 	want := Flags{Selector: "a=b", FieldSelector: "c=d", All: true, AllNamespaces: true,
 		Files: resource.FilenameOptions{Filenames: []string{"x", "-"}, Recursive: true, Kustomize: "y"}}
 	if diff := cmp.Diff(want, f); diff != "" {

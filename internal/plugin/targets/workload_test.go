@@ -16,6 +16,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 func TestWorkloads(t *testing.T) {
@@ -171,9 +172,7 @@ func TestKindsAreKept(t *testing.T) {
 		t.Errorf("%d requests, then %d", first, second)
 	}
 	blocked := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(blocked, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, os.WriteFile(blocked, nil, 0o600))
 	for _, cache := range []string{filepath.Join(blocked, "cache"), "/proc/none"} {
 		if first, second := find(cache), find(cache); first != 4 || second != 4 {
 			t.Errorf("%s: %d requests, then %d", cache, first, second)
@@ -202,9 +201,7 @@ func TestFiles(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string) string {
 		path := filepath.Join(dir, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)))
 		return path
 	}
 	all := write("app.yaml", manifests)

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/muesli/termenv"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 func example() *Table {
@@ -25,9 +27,7 @@ short-row       -         -
 
 func TestTablePlain(t *testing.T) {
 	var out bytes.Buffer
-	if err := example().Print(&out, New(&out, false, termenv.Ascii)); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, example().Print(&out, New(&out, false, termenv.Ascii)))
 	if out.String() != plainTable {
 		t.Errorf("got:\n%s\nwant:\n%s", out.String(), plainTable)
 	}
@@ -35,9 +35,7 @@ func TestTablePlain(t *testing.T) {
 
 func TestTableColoured(t *testing.T) {
 	var out bytes.Buffer
-	if err := example().Print(&out, New(&out, true, termenv.ANSI)); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, example().Print(&out, New(&out, true, termenv.ANSI)))
 	got := out.String()
 	for _, want := range []string{"\x1b[1mPOD\x1b[0m", "\x1b[1;31mcrashed\x1b[0m", "\x1b[33m大きい\\x1b[2J\x1b[0m"} {
 		if !strings.Contains(got, want) {

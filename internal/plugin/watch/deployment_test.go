@@ -211,6 +211,7 @@ func TestExampleAllowsWhatWatchDoesAndNothingElse(t *testing.T) {
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.0.0/16", "fd00:10:244:1::/64"}}},
 		&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16"}}})
 	must.Get(authority.Init(ctx, authority.InitOptions{Location: authority.Location{Client: client, Dir: t.TempDir()}, Store: authority.StoreCluster}))(t)
+	client.Plain = map[string]string{}
 	e.guard(client)
 	gateways := &gatewaysByExec{t: t, e: e, client: client, certs: map[string]api.Certificate{}}
 	t.Setenv(authority.EnvDir, "")

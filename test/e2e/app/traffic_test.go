@@ -6,14 +6,13 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // serveTraffic serves portTraffic on a loopback port.
 func serveTraffic(t *testing.T) (*served, string) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	ln := must.Get(net.Listen("tcp", "127.0.0.1:0"))(t)
 	t.Cleanup(func() { ln.Close() })
 	s := &served{}
 	go accept(ln, s.handle)
@@ -23,10 +22,7 @@ func serveTraffic(t *testing.T) (*served, string) {
 // relay forwards connections to target; after limit bytes of the server it ends
 // them, by end. A limit of 0 is none.
 func relay(t *testing.T, target string, limit int64, end func(*net.TCPConn)) string {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	ln := must.Get(net.Listen("tcp", "127.0.0.1:0"))(t)
 	t.Cleanup(func() { ln.Close() })
 	go accept(ln, func(client *net.TCPConn) error {
 		dialed, err := net.Dial("tcp", target)
@@ -100,19 +96,10 @@ func TestTrafficSeesEnds(t *testing.T) {
 
 // TestResetAfterHalfClose: a connection that is reset after its half-close was reset.
 func TestResetAfterHalfClose(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	ln := must.Get(net.Listen("tcp", "127.0.0.1:0"))(t)
 	defer ln.Close()
-	client, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := must.Get(net.Dial("tcp", ln.Addr().String()))(t)
+	server := must.Get(ln.Accept())(t)
 	defer server.Close()
 	client.(*net.TCPConn).CloseWrite()
 	if _, err := io.ReadAll(server); err != nil {
@@ -121,6 +108,7 @@ func TestResetAfterHalfClose(t *testing.T) {
 	client.(*net.TCPConn).SetLinger(0)
 	client.Close()
 	server.SetWriteDeadline(time.Now().Add(10 * time.Second))
+	var err error
 	for err == nil {
 		_, err = server.Write([]byte("answer"))
 	}

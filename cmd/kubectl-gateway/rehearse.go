@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/duration"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/edges"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+)
+
+// rehearsal says what strict mode would have refused, pod by pod.
+func (o *changeOptions) rehearsal() *podVerb[change.Rehearsal, rehearsalItem] {
+	var changer change.Changer
+	var names *edges.Names
+	var surveyed func(context.Context, *report, []corev1.Pod) error
+	return &podVerb[change.Rehearsal, rehearsalItem]{
+		podFlags: &o.podFlags, gateways: true,
+		begin: func(_ context.Context, _ *report, config *rest.Config, client kubernetes.Interface) (func(context.Context, *corev1.Pod) change.Rehearsal, error) {
+			changer = change.Changer{Gateways: remote.NewClient(config, client), Timeout: o.timeout}
+			strict := surveyForStrict(client, &changer)
+			surveyed = func(ctx context.Context, r *report, pods []corev1.Pod) (err error) {
+				var notes []string
+				if names, notes, err = edges.ReadNames(ctx, client, pods); err != nil {
+					return err
+				}
+				r.warn("", notes)
+				return strict(ctx, r, pods)
+			}
+			return func(ctx context.Context, pod *corev1.Pod) change.Rehearsal { return changer.Rehearse(ctx, pod, names) }, nil
+		},
+		survey: func(ctx context.Context, r *report, pods []corev1.Pod) error { return surveyed(ctx, r, pods) },
+		tell:   func(result change.Rehearsal) outcome { return tellRehearsal(result, time.Now()) },
+		item:   newRehearsalItem,
+	}
+}
+
+func tellRehearsal(result change.Rehearsal, now time.Time) outcome {
+	told := outcome{pod: result.Pod, done: "nothing that was seen would be refused (dry run)", warnings: result.Warnings, err: result.Err}
+	if len(result.Refused) > 0 || result.Unlisted > 0 {
+		told.done = "strict mode would have refused connections (dry run)"
+	}
+	for i := range result.Refused {
+		told.notes = append(told.notes, refusedWords(&result.Refused[i], result.Pod.Namespace, now))
+	}
+	if result.Unlisted > 0 {
+		told.notes = append(told.notes, fmt.Sprintf("%d more, of which the addresses are not known", result.Unlisted))
+	}
+	return told
+}
+
+// refusedWords puts r into one line. home is the namespace whose name is left out.
+func refusedWords(r *change.Refused, home string, now time.Time) string {
+	text := r.Direction
+	way := " to "
+	if r.Direction == api.Inbound {
+		way = " from "
+	}
+	switch {
+	case r.Peer != nil:
+		text += way + r.Peer.Text(home)
+		if r.Peer.Kind != "" {
+			text += " (" + r.Peer.Address.String() + ")"
+		}
+		text += ", port " + strconv.Itoa(int(r.Port))
+	case r.Network.IsValid():
+		text += way + r.Network.String()
+	}
+	times := "connections"
+	if r.Connections == 1 {
+		times = "connection"
+	}
+	text += fmt.Sprintf(": %d %s", r.Connections, times)
+	switch {
+	case r.Existing:
+		text += ", open now"
+	case !r.LastSeen.IsZero():
+		text += ", the last one " + duration.HumanDuration(max(0, now.Sub(r.LastSeen))) + " ago"
+	}
+	text += "; " + r.Reason
+	if r.PeerHasGateway {
+		text += "; it has a gateway by now"
+	}
+	return text
+}
+
+// rehearsalItem is the machine-readable result of one pod.
+type rehearsalItem struct {
+	podItem
+	Container string `json:"container,omitempty"`
+	// Since is when the gateway started, and began to see connections.
+	Since   *time.Time       `json:"since,omitempty"`
+	Refused []change.Refused `json:"refused"`
+	// Unlisted counts connections whose addresses are not known.
+	Unlisted uint64 `json:"unlisted,omitempty"`
+	itemEnd
+}
+
+func newRehearsalItem(result change.Rehearsal) rehearsalItem {
+	item := rehearsalItem{podItem: podItemOf(result.Pod), Container: result.Container, Refused: result.Refused, Unlisted: result.Unlisted,
+		itemEnd: itemEndOf(result.Warnings, result.Err)}
+	if item.Refused == nil {
+		item.Refused = []change.Refused{}
+	}
+	if result.Err == nil {
+		item.Since = &result.Since
+	}
+	return item
+}

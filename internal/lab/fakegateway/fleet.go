@@ -1,0 +1,89 @@
+package fakegateway
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+// Fleet are gateways that keep the settings that they are given. Its zero value is ready.
+// The UID of the pod called web is uid-web.
+type Fleet struct {
+	mu       sync.Mutex
+	statuses map[string]*api.Status
+	asked    []string
+}
+
+// Set makes status that of the gateway of a pod, and its coverage what it was given. What is
+// missing is that of a strict gateway which is ready.
+func (f *Fleet) Set(pod string, status api.Status) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if status.State == "" {
+		status.State = api.Ready
+	}
+	if status.Mode == "" {
+		status.Mode = api.Strict
+	}
+	status.Pod, status.OnFailure = api.PodRef{UID: "uid-" + pod}, api.FailClosed
+	status.Capture.Fingerprint = status.Capture.Coverage.Fingerprint()
+	if f.statuses == nil {
+		f.statuses = map[string]*api.Status{}
+	}
+	f.statuses[pod] = &status
+}
+
+// Status returns the status of a pod's gateway.
+func (f *Fleet) Status(pod string) api.Status {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if status := f.statuses[pod]; status != nil {
+		return *status
+	}
+	return api.Status{}
+}
+
+// Asked returns the commands so far, each with the pod in front, and forgets them.
+func (f *Fleet) Asked() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	asked := f.asked
+	f.asked = nil
+	return asked
+}
+
+// Answer is a Gateways.
+func (f *Fleet) Answer(_ context.Context, call *Call) (any, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = append(f.asked, call.Pod+" "+call.Op())
+	status := f.statuses[call.Pod]
+	switch {
+	case status == nil:
+		return nil, Refuse("no gateway is here")
+	case call.Op() == "mode":
+		status.Mode = api.Mode(call.Words[1])
+	case call.Op() == "allow":
+		status.Allow = slices.DeleteFunc(slices.Clone(call.Words[1:]), func(word string) bool { return word == "--everyone" })
+	case call.Op() == "cover":
+		var cover api.Cover
+		if err := call.Read(&cover); err != nil {
+			return nil, err
+		}
+		if cover.Seen != status.Capture.Named.Fingerprint() {
+			return nil, Refuse("what is named of the coverage has changed meanwhile")
+		}
+		if err := cover.Coverage.Validate(); err != nil {
+			return nil, Refuse(err.Error())
+		}
+		status.Capture.Coverage, status.Capture.Named = cover.Coverage, cover.Named
+		status.Capture.Fingerprint = cover.Coverage.Fingerprint()
+	case call.Op() != "status":
+		return nil, fmt.Errorf("unexpected command %q", call.Words)
+	}
+	answer := *status
+	return &answer, nil
+}
