@@ -94,7 +94,13 @@ func serve(ctx context.Context, p *proxy.Proxy, from *handoff.Worker, log *proxy
 			if err != nil {
 				return err
 			}
-			return p.Update(config, certificate, roots)
+			if err := p.Update(config, certificate, roots); err != nil {
+				return err
+			}
+			if m.Reset {
+				p.ResetForbidden()
+			}
+			return nil
 		})
 		if err != nil {
 			time.AfterFunc(orphanDrain, p.Abort)

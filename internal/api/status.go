@@ -37,8 +37,8 @@ type Status struct {
 	Mode      Mode         `json:"mode"`
 	OnFailure OnFailure    `json:"onFailure"`
 	Wire      Wire         `json:"wire,omitempty"`
-	// Allow holds the identity rules in force, see Config.
-	Allow []string `json:"allow,omitempty"`
+	// Rules are the identity rules in force.
+	Rules
 	// Missing names the features that could not be loaded, each with the reason. The
 	// gateway works without them.
 	Missing []string `json:"missing,omitempty"`
@@ -52,6 +52,8 @@ type Status struct {
 	// Unencrypted counts, by reason, the connections that were refused or carried in
 	// plaintext.
 	Unencrypted []Unencrypted `json:"unencrypted,omitempty"`
+	// Reset is how many open connections were reset by the change that this status answers.
+	Reset int `json:"reset,omitempty"`
 	// Existing describes plaintext connections of the application that no gateway
 	// carries. It is nil if the gateway does not list them.
 	Existing *ExistingConnections `json:"existing,omitempty"`
@@ -206,8 +208,13 @@ type Direction struct {
 	Refused   uint64 `json:"refused"`
 	// Inband counts those of Encrypted on WireInband.
 	Inband uint64 `json:"inband,omitempty"`
-	// NotAllowed counts those of Refused that the identity rules did not allow.
+	// NotAllowed counts those of Refused that the identity rules did not allow, Audited
+	// connections that they would not have allowed without Rules.Audit.
 	NotAllowed uint64 `json:"notAllowed,omitempty"`
+	Audited    uint64 `json:"audited,omitempty"`
+	// Reset counts those that were open and were reset because new rules or strict mode
+	// forbade them.
+	Reset uint64 `json:"reset,omitempty"`
 	// OptionLost counts connections on WireInband whose other end did not send the TCP
 	// option: it has no gateway, or something on the way removed the option. They count
 	// in Plaintext or, in strict mode, in Refused.

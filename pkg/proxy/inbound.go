@@ -16,7 +16,6 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -102,9 +101,13 @@ func (p *Proxy) readHeader(c *connection, deadline time.Time) (b *buffer, data [
 // first came with the header. If connect fails, it has ended c.
 func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, data []byte) error {
 	leaf := c.tls.ConnectionState().PeerCertificates[0]
-	if err := p.permitted(s, leaf); err != nil {
+	if err := c.permit(s, leaf, h.Destination.Port()); err != nil {
 		c.counts.NotAllowed.Add(1)
 		p.decline(c, statusNotAllowed, traffic.IdentityNotAllowed, err)
+		return err
+	}
+	if err := c.countPeer(); err != nil {
+		p.decline(c, statusNotAllowed, traffic.TooManyConnections, err)
 		return err
 	}
 	if err := s.allowed(h, leaf, c.line.Wire); err != nil {
@@ -125,8 +128,12 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, dat
 	}
 	c.app = app
 	if !c.adopt(app) {
-		c.refuse(traffic.Stopping, c.cause())
-		return errStopping
+		reason, cause := traffic.Stopping, c.cause()
+		if errors.Is(cause, errForbidden) {
+			reason = traffic.IdentityNotAllowed
+		}
+		c.refuse(reason, cause)
+		return cause
 	}
 	source, err := newPlainReader(app, &p.pools)
 	if err != nil {
@@ -134,6 +141,11 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, dat
 		return err
 	}
 	c.toApp = newSink(source.raw)
+	if c.audited != nil {
+		c.counts.Audited.Add(1)
+		c.because(traffic.Audited)
+		c.line.Error = c.audited.Error()
+	}
 	c.countEncrypted()
 	c.relay(
 		func() error { return c.seal(source, statusOK) },
@@ -149,19 +161,23 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, dat
 	return nil
 }
 
-// permitted checks the peer's identity against the rules that the connection started with
-// and against those in force now.
-func (p *Proxy) permitted(s *settings, leaf *x509.Certificate) error {
-	current := p.settings.Load()
-	if len(s.rules) == 0 && len(current.rules) == 0 {
+// permit checks the peer's identity and the port that it asks for against the rules that the
+// connection started with and against those in force now.
+func (c *connection) permit(s *settings, leaf *x509.Certificate, port uint16) error {
+	c.grant.Store(&grant{leaf, port})
+	current := c.proxy.settings.Load()
+	if s.rules.Empty() && current.rules.Empty() {
 		return nil
 	}
-	id, err := identity.FromCertificate(leaf)
-	if err != nil {
-		return fmt.Errorf("peer's certificate: %w", err)
-	}
-	if !s.rules.Allows(id.Namespace, id.ServiceAccount) || !current.rules.Allows(id.Namespace, id.ServiceAccount) {
-		return fmt.Errorf("no identity rule allows %v", id)
+	for _, rules := range []*api.Policy{s.rules, current.rules} {
+		err := c.grant.Load().check(rules)
+		switch {
+		case err == nil:
+		case rules.Audit:
+			c.audited = err
+		default:
+			return err
+		}
 	}
 	return nil
 }

@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"fmt"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -92,4 +93,40 @@ func (t *throttle) allow() (held int64, ok bool) {
 		return 0, false
 	}
 	return t.held.Swap(0), true
+}
+
+// identityCounts counts the open inbound connections by the peer's identity. There are as many
+// identities as the authority has signed, and no entry without a connection.
+type identityCounts struct {
+	mu   sync.Mutex
+	open map[string]int
+}
+
+// acquire counts a connection of identity unless there are max already. 0 is no bound.
+func (i *identityCounts) acquire(identity string, max int) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if max > 0 && i.open[identity] >= max {
+		return false
+	}
+	i.open[identity]++
+	return true
+}
+
+func (i *identityCounts) release(identity string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.open[identity]--; i.open[identity] == 0 {
+		delete(i.open, identity)
+	}
+}
+
+// countPeer counts c as one of its peer's, unless that has as many as the rules in force allow.
+func (c *connection) countPeer() error {
+	max := c.proxy.settings.Load().rules.MaxPerPeer
+	if !c.proxy.byIdentity.acquire(c.line.Peer, max) {
+		return fmt.Errorf("%s has %d connections open", c.line.Peer, max)
+	}
+	c.peerCounted = true
+	return nil
 }

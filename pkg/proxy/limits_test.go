@@ -180,6 +180,9 @@ func leavesNothing(t *testing.T, client, server *testPod, count int, round func(
 	eventually(t, "the connections to end", settled)
 	eventually(t, "goroutines to end", func() bool { return runtime.NumGoroutine() <= goroutines })
 	eventually(t, "files to be closed", func() bool { return openFiles(t) <= files })
+	if n := len(server.proxy.byIdentity.open); n != 0 {
+		t.Errorf("%d identities are left in the limits", n)
+	}
 	if n := len(server.proxy.options.handshakes.sources); n != 0 {
 		t.Errorf("%d sources are left in the limits", n)
 	}

@@ -271,6 +271,7 @@ func (p *Proxy) passThrough(c *connection, s *settings, f *failure) {
 		}
 	}
 	c.wire = conn
+	c.plaintext.Store(true)
 	// Dialling may have taken minutes.
 	if p.strict(s) {
 		c.refuse(f.reason, f.err)

@@ -100,14 +100,15 @@ const (
 
 // Proxy carries the connections of one pod.
 type Proxy struct {
-	options   Options
-	settings  atomic.Pointer[settings]
-	live      *registry
-	edges     *traffic.Edges
-	peers     *peerTable
-	crowded   *throttle
-	exhausted *throttle
-	pools     bufferPools
+	options    Options
+	settings   atomic.Pointer[settings]
+	live       *registry
+	edges      *traffic.Edges
+	peers      *peerTable
+	byIdentity *identityCounts
+	crowded    *throttle
+	exhausted  *throttle
+	pools      bufferPools
 
 	// ctx is done when connections that are being set up must end.
 	ctx    context.Context
@@ -143,13 +144,14 @@ func New(o Options) (*Proxy, error) {
 		o.handshakes = newHandshakeLimit(maxHandshakes, maxHandshakesPerSource)
 	}
 	p := &Proxy{
-		options:   o,
-		live:      &registry{connections: make(map[*connection]struct{})},
-		edges:     traffic.NewEdges(),
-		peers:     newPeerTable(maxPeers, o.now),
-		crowded:   newThrottle(time.Second),
-		exhausted: newThrottle(time.Second),
-		aborting:  make(chan struct{}),
+		options:    o,
+		live:       &registry{connections: make(map[*connection]struct{})},
+		edges:      traffic.NewEdges(),
+		peers:      newPeerTable(maxPeers, o.now),
+		byIdentity: &identityCounts{open: make(map[string]int)},
+		crowded:    newThrottle(time.Second),
+		exhausted:  newThrottle(time.Second),
+		aborting:   make(chan struct{}),
 	}
 	for _, l := range p.listeners() {
 		if err := resetOnDeath(l); err != nil {

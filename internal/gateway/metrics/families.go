@@ -112,6 +112,10 @@ func aboutConnections() []family {
 					}
 				}
 			}},
+		counter("audited_connections_total", "Inbound connections that the identity rules would have refused if they did not only audit.",
+			func(s *api.Status) uint64 { return s.Traffic.Inbound.Audited }),
+		ofDirections("forbidden_connections_reset_total", "Connections that were open and were reset because new rules or strict mode forbade them.",
+			prometheus.CounterValue, func(d *api.Direction) float64 { return float64(d.Reset) }),
 		ofDirections("active_connections", "Connections that are open now.",
 			prometheus.GaugeValue, func(d *api.Direction) float64 { return float64(d.Active) }),
 		ofDirections("sent_bytes_total", "Bytes that the application sent.",
