@@ -179,7 +179,7 @@ func TestChangeToStrict(t *testing.T) {
 	}{
 		"strict":          {change: Change{Mode: api.Strict}, want: scraped},
 		"permissive":      {change: Change{Mode: api.Permissive}},
-		"rules":           {change: Change{Allow: []string{"ns/prod/sa/*"}}},
+		"rules":           {change: Change{Rules: api.Rules{Allow: []string{"ns/prod/sa/*"}}}},
 		"strict, allowed": {change: Change{Mode: api.Strict}, named: []api.Source{{From: netip.MustParsePrefix("10.0.0.0/8")}}},
 	} {
 		c := Changer{Gateways: setters{"web": but(func(s *api.Status) { s.Capture.Named.PlaintextFrom = test.named })}.client(), Survey: &survey.Survey{}}

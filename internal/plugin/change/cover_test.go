@@ -140,7 +140,7 @@ func TestCarriedAlong(t *testing.T) {
 	for want, change := range map[string]Change{
 		"status cover mode": {Mode: api.Strict},
 		"mode":              {Mode: api.Permissive},
-		"allow cover":       {Allow: []string{"ns/prod/sa/*"}},
+		"allow cover":       {Rules: api.Rules{Allow: []string{"ns/prod/sa/*"}}},
 	} {
 		f, c := fleet(api.Status{Mode: api.Permissive, Capture: api.Capture{Coverage: old()}})
 		c.Carry = &Cover{Survey: twoNodes(t)}
