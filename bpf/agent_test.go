@@ -13,12 +13,16 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
+	"slices"
+	"sort"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 	"unsafe"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
@@ -38,8 +42,13 @@ type request struct {
 	Many    *many    `json:",omitempty"`
 	Serve   *serve   `json:",omitempty"`
 	Gateway *gateway `json:",omitempty"`
+	Trade   *trade   `json:",omitempty"`
 	Stop    bool     `json:",omitempty"` // closes what Serve and Gateway opened
 	FDs     bool     `json:",omitempty"`
+	// Finish goes on with a dial that Wait has stopped.
+	Finish   bool `json:",omitempty"`
+	Accepted bool `json:",omitempty"` // asks for what accept(2) has shown
+	Nested   bool `json:",omitempty"` // goes on in a network namespace of its own, for which it is root
 }
 
 // dial is one connect(2) and what follows.
@@ -61,6 +70,18 @@ type dial struct {
 	Seconds   int    // to wait for everything, 5 if 0
 	Send      string `json:",omitempty"` // UDP: sent after connect, or to To without
 	NoConnect bool   `json:",omitempty"`
+	// Wait stops after connect(2), and Finish sends a byte and goes on.
+	Wait bool `json:",omitempty"`
+}
+
+// trade is a socket that was something else before.
+type trade struct {
+	// From is where it connects to before it listens. The reply has the true address of a client as
+	// Local, and what accept(2) says as Peer.
+	From netip.AddrPort
+	// Listen is where it is accepted, before it connects to To. The reply has what getpeername(2)
+	// says as Peer.
+	Listen, To netip.AddrPort
 }
 
 type many struct {
@@ -75,6 +96,10 @@ type many struct {
 type serve struct {
 	Network, Address string
 	MPTCP            bool
+	// Defer hands a connection out when it has data (TCP_DEFER_ACCEPT).
+	Defer bool `json:",omitempty"`
+	// Hungry leaves no memory for what the programs would remember of its connections.
+	Hungry bool `json:",omitempty"`
 }
 
 type gateway struct{ Addresses []string }
@@ -96,12 +121,28 @@ type reply struct {
 	Shown       bool  // PeerShown of an in-band connection
 	OK          int   `json:",omitempty"`
 	FDs         int   `json:",omitempty"`
+	Accepted    []netip.AddrPort
+}
+
+// accepted is what accept(2) has shown to all listeners of an agent.
+type accepted struct {
+	mu   sync.Mutex
+	list []netip.AddrPort
+}
+
+func (a *accepted) add(c netip.AddrPort) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.list = append(a.list, c)
 }
 
 func agentMain([]string) int {
 	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
 	var listeners []net.Listener
 	var held []int
+	var all accepted
+	var waiting *dial
+	waitingFD := -1
 	for {
 		var q request
 		if err := in.Decode(&q); err != nil {
@@ -111,23 +152,34 @@ func agentMain([]string) int {
 		var err error
 		switch {
 		case q.Dial != nil:
-			r, err = q.Dial.run()
+			if r, waitingFD, err = q.Dial.run(); waitingFD >= 0 {
+				waiting = q.Dial
+			}
+		case q.Finish:
+			if _, err = unix.Write(waitingFD, []byte{1}); err == nil {
+				r, err = waiting.converse(waitingFD)
+			}
+			unix.Close(waitingFD)
+		case q.Accepted:
+			all.mu.Lock()
+			r.Accepted = slices.Clone(all.list)
+			all.mu.Unlock()
 		case q.Many != nil:
 			r, err = q.Many.run(&held)
 		case q.Serve != nil:
 			var l net.Listener
 			if l, err = q.Serve.listen(); err == nil {
 				listeners = append(listeners, l)
-				go acceptAll(l, false)
+				go acceptAll(l, false, &all)
 			}
 		case q.Gateway != nil:
 			for _, a := range q.Gateway.Addresses {
 				var l net.Listener
-				if l, err = (&serve{Network: "tcp", Address: a}).listen(); err != nil {
+				if l, err = listenAsGateway(a); err != nil {
 					break
 				}
 				listeners = append(listeners, l)
-				go acceptAll(l, true)
+				go acceptAll(l, true, &all)
 			}
 		case q.Stop:
 			for _, l := range listeners {
@@ -137,6 +189,10 @@ func agentMain([]string) int {
 				unix.Close(fd)
 			}
 			listeners, held = nil, nil
+		case q.Trade != nil:
+			r, err = q.Trade.run()
+		case q.Nested:
+			err = nest()
 		case q.FDs:
 			var list []os.DirEntry
 			list, err = os.ReadDir("/proc/self/fd")
@@ -151,13 +207,71 @@ func agentMain([]string) int {
 	}
 }
 
+// nest moves the calling goroutine to a network namespace with nothing but loopback.
+func nest() error {
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return err
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(lo)
+}
+
 func (s *serve) listen() (net.Listener, error) {
-	var c net.ListenConfig
+	c := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		var failed error
+		err := raw.Control(func(fd uintptr) {
+			if s.Defer {
+				failed = unix.SetsockoptInt(int(fd), unix.SOL_TCP, unix.TCP_DEFER_ACCEPT, 60)
+			}
+			if s.Hungry {
+				failed = errors.Join(failed, takeOptionMemory(int(fd)))
+			}
+		})
+		return errors.Join(err, failed)
+	}}
 	c.SetMultipathTCP(s.MPTCP)
 	return c.Listen(context.Background(), s.Network, s.Address)
 }
 
-func acceptAll(l net.Listener, asGateway bool) {
+// takeOptionMemory attaches the longest filter for which there is memory, which accepted sockets
+// inherit. It accepts everything.
+func takeOptionMemory(fd int) error {
+	const longest = 4096 // BPF_MAXINSNS
+	accept := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: ^uint32(0)}
+	attach := func(n int) error {
+		// The kernel turns each of these into several instructions of its own.
+		code := slices.Repeat([]unix.SockFilter{{Code: unix.BPF_LDX | unix.BPF_B | unix.BPF_MSH}}, n)
+		code[0], code[n-1] = accept, accept
+		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(n), Filter: &code[0]})
+	}
+	detach := func() { unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0) }
+	n := sort.Search(longest, func(n int) bool {
+		defer detach()
+		return attach(n+2) != nil
+	}) + 1
+	if n >= longest {
+		return errors.New("the longest filter leaves memory")
+	}
+	return attach(n)
+}
+
+// listenAsGateway listens as the supervisor does.
+func listenAsGateway(address string) (net.Listener, error) {
+	c := net.ListenConfig{Control: func(_, address string, raw syscall.RawConn) error {
+		port := netip.MustParseAddrPort(address).Port()
+		var marked error
+		err := raw.Control(func(fd uintptr) { marked = bpf.MarkListener(int(fd), port == api.InbandPort) })
+		return errors.Join(err, marked)
+	}}
+	c.SetMultipathTCP(false)
+	return c.Listen(context.Background(), "tcp", address)
+}
+
+func acceptAll(l net.Listener, asGateway bool, all *accepted) {
 	inband := asGateway && l.Addr().(*net.TCPAddr).Port == api.InbandPort
 	for {
 		c, err := l.Accept()
@@ -166,6 +280,7 @@ func acceptAll(l net.Listener, asGateway bool) {
 		}
 		tcp := c.(*net.TCPConn)
 		saw := look(tcp, asGateway, inband)
+		all.add(saw.Accept)
 		if saw.Inband && !saw.Shown {
 			// As the worker does.
 			tcp.SetLinger(0)
@@ -269,47 +384,122 @@ func (d *dial) socket() (_ int, err error) {
 	return fd, unix.SetNonblock(fd, d.Nonblock)
 }
 
-func (d *dial) run() (reply, error) {
+// run returns the socket if it is to wait, and -1 otherwise.
+func (d *dial) run() (reply, int, error) {
 	fd, err := d.socket()
 	if err != nil {
-		return reply{}, err
+		return reply{}, -1, err
+	}
+	r, err := d.connected(fd)
+	if d.Wait && err == nil && r == nil {
+		return reply{}, fd, nil
 	}
 	defer unix.Close(fd)
+	if err != nil || r != nil {
+		return *cmp.Or(r, new(reply)), -1, err
+	}
+	answer, err := d.converse(fd)
+	return answer, -1, err
+}
+
+// connected returns nothing for a connection that is there, and otherwise what has become of it.
+func (d *dial) connected(fd int) (*reply, error) {
 	if d.NoConnect {
 		err := unix.Sendto(fd, []byte(d.Send), 0, sockaddr(d.To, d.Six))
 		var errno syscall.Errno
 		if err != nil && !errors.As(err, &errno) {
-			return reply{}, err
+			return nil, err
 		}
-		return reply{Errno: errno}, nil
+		return &reply{Errno: errno}, nil
 	}
 	if errno := d.connect(fd, d.To); errno != 0 {
 		return failed(errno), nil
+	}
+	if d.PresentAs.IsValid() {
+		// As the worker does.
+		if ok, err := bpf.HandedOver(fd); err != nil || !ok {
+			unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+			return &reply{Reset: true}, err
+		}
 	}
 	if d.Then.IsValid() {
 		// The answer says that the other end has accepted: the RST of a disconnect right
 		// after connect(2) can overtake the ACK, and then nobody accepts.
 		if err := ready(fd, unix.POLLIN); err != nil {
-			return reply{}, fmt.Errorf("before disconnect: %w", err)
+			return nil, fmt.Errorf("before disconnect: %w", err)
 		}
-		unspec := unix.RawSockaddr{Family: unix.AF_UNSPEC}
-		if _, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&unspec)), unsafe.Sizeof(unspec)); errno != 0 {
-			return reply{}, fmt.Errorf("disconnect: %w", errno)
+		if err := disconnect(fd); err != nil {
+			return nil, err
 		}
 		if errno := d.connect(fd, d.Then); errno != 0 {
 			return failed(errno), nil
 		}
 	}
-	return d.converse(fd)
+	return nil, nil
+}
+
+func disconnect(fd int) error {
+	unspec := unix.RawSockaddr{Family: unix.AF_UNSPEC}
+	if _, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&unspec)), unsafe.Sizeof(unspec)); errno != 0 {
+		return fmt.Errorf("disconnect: %w", errno)
+	}
+	return nil
+}
+
+func (c *trade) run() (r reply, err error) {
+	fd, err := (&dial{}).socket()
+	if err != nil {
+		return r, err
+	}
+	defer unix.Close(fd)
+	if c.Listen.IsValid() {
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+		if err := errors.Join(unix.Bind(fd, sockaddr(c.Listen, false)), unix.Listen(fd, 1)); err != nil {
+			return r, fmt.Errorf("listen: %w", err)
+		}
+		accepted, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
+		if err != nil {
+			return r, fmt.Errorf("accept: %w", err)
+		}
+		defer unix.Close(accepted)
+		if err := errors.Join(disconnect(accepted), connectBlocking(accepted, sockaddr(c.To, false))); err != nil {
+			return r, err
+		}
+		r.Peer, err = peername(accepted)
+		return r, err
+	}
+	if err := errors.Join(connectBlocking(fd, sockaddr(c.From, false)), disconnect(fd), unix.Listen(fd, 1)); err != nil {
+		return r, err
+	}
+	at, err := sockname(fd)
+	if err != nil {
+		return r, err
+	}
+	client, err := (&dial{}).socket()
+	if err != nil {
+		return r, err
+	}
+	defer unix.Close(client)
+	if err := connectBlocking(client, sockaddr(at, false)); err != nil {
+		return r, fmt.Errorf("connecting to the listener at %v: %w", at, err)
+	}
+	r.Local, _ = sockname(client)
+	accepted, sa, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
+	if err != nil {
+		return r, fmt.Errorf("accept: %w", err)
+	}
+	defer unix.Close(accepted)
+	r.Peer, err = addrPort(sa, nil)
+	return r, err
 }
 
 // failed is the reply for a connect(2) that failed. A RST after the handshake can overtake
 // the end of connect(2), which says ECONNRESET then: that is a connection which was reset.
-func failed(errno syscall.Errno) reply {
+func failed(errno syscall.Errno) *reply {
 	if errno == unix.ECONNRESET {
-		return reply{Reset: true}
+		return &reply{Reset: true}
 	}
-	return reply{Errno: errno}
+	return &reply{Errno: errno}
 }
 
 // connectBlocking is connect(2), which a signal of the Go runtime does not end.
@@ -478,7 +668,11 @@ func sockaddr(a netip.AddrPort, six bool) unix.Sockaddr {
 	if a.Addr() == netip.IPv4Unspecified() {
 		return &unix.SockaddrInet6{Port: int(a.Port())}
 	}
-	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+	to := &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+	if i, err := net.InterfaceByName(a.Addr().Zone()); err == nil {
+		to.ZoneId = uint32(i.Index)
+	}
+	return to
 }
 
 func addrPort(sa unix.Sockaddr, err error) (netip.AddrPort, error) {
@@ -495,7 +689,7 @@ func sockname(fd int) (netip.AddrPort, error) { return addrPort(unix.Getsockname
 func peername(fd int) (netip.AddrPort, error) { return addrPort(unix.Getpeername(fd)) }
 
 func unmapped(a netip.AddrPort) netip.AddrPort {
-	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }
 
 // netfilterDestination asks in the way of programs made for iptables.

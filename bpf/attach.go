@@ -100,7 +100,7 @@ func (p *Programs) Attached() []string {
 	defer p.mu.Unlock()
 	names := slices.Collect(maps.Keys(p.attached))
 	if p.inbound != nil {
-		names = append(names, inboundProgKgwIngress, inboundProgKgwLookup)
+		names = append(names, inboundProgKgwIngress, inboundProgKgwEgress, inboundProgKgwLookup)
 	}
 	slices.Sort(names)
 	return names

@@ -14,7 +14,7 @@ static __always_inline bool is_tcp(struct bpf_sock_addr *ctx)
 	       (ctx->protocol == IPPROTO_TCP || ctx->protocol == IPPROTO_MPTCP);
 }
 
-/* Whether somebody listens at to, in the caller's network namespace. The source is all
+/* Whether the gateway listens at to, in the caller's network namespace. The source is all
  * zeroes: no established connection has that, so only a listener can match. */
 static __always_inline bool listens(struct bpf_sock_addr *ctx, const struct endpoint *to)
 {
@@ -22,7 +22,22 @@ static __always_inline bool listens(struct bpf_sock_addr *ctx, const struct endp
 	struct bpf_sock_tuple key = {};
 	struct bpf_sock *sk REFERENCE = bpf_sk_lookup_tcp(ctx, &key, lookup_key(&t, &key), BPF_F_CURRENT_NETNS, 0);
 
-	return sk;
+	return sk && has_role(known(sk), ROLE_CAPTURE_LISTENER);
+}
+
+/* Decides where the gateway does not listen. While it lives, that is in a network namespace which a
+ * process of the pod has made. A gateway that is gone has this program still if it fails closed. */
+static __always_inline enum verdict judge_unreachable(const struct config *cfg, const struct endpoint *gateway)
+{
+	struct tuple t = { .server = *gateway };
+	struct bpf_sock *sk REFERENCE = inband_listener(&t);
+
+	if (sk) {
+		COUNT(nested);
+		return cfg->strict ? VERDICT_REFUSE : VERDICT_PASS;
+	}
+	COUNT(no_listener);
+	return cfg->strict || cfg->closed ? VERDICT_REFUSE : VERDICT_PASS;
 }
 
 /* Keeps the pod's address as the local address of a captured connection, which
@@ -56,7 +71,7 @@ static __always_inline enum verdict judge_tcp(struct bpf_sock_addr *ctx, const s
 	enum action action = action_for(cfg, dst);
 	struct handover *h;
 
-	if (action == ACTION_LOCAL || (action == ACTION_OUTSIDE && !is_private(dst->ip)) || is_gateway(cfg))
+	if (action == ACTION_LOCAL || (action == ACTION_OUTSIDE && (!is_private(dst->ip) || is_own(dst->ip))) || is_gateway(cfg))
 		return VERDICT_PASS;
 	if (action == ACTION_EXCLUDE) {
 		COUNT(excluded);
@@ -79,10 +94,8 @@ static __always_inline enum verdict judge_tcp(struct bpf_sock_addr *ctx, const s
 	}
 	loopback_of(dst->ip, gateway->ip);
 	gateway->port = cfg->capture_port;
-	if (!listens(ctx, gateway)) {
-		COUNT(no_listener);
-		return cfg->closed ? VERDICT_REFUSE : VERDICT_PASS;
-	}
+	if (!listens(ctx, gateway))
+		return judge_unreachable(cfg, gateway);
 	/* SO_BINDTODEVICE puts loopback out of reach. */
 	h = ctx->sk->bound_dev_if ? NULL : remember(ctx->sk);
 	if (!h) {
@@ -110,8 +123,8 @@ static __always_inline enum verdict judge(struct bpf_sock_addr *ctx, const struc
 	v = judge_tcp(ctx, cfg, dst, gateway);
 	if (v == VERDICT_CAPTURE)
 		bind_pod_ip(ctx, cfg, dst);
-	else if (has_role(known(ctx->sk), ROLE_CAPTURED))
-		/* The socket connects again, to somewhere else. */
+	else if (has_role(known(ctx->sk), ROLE_CAPTURED) || has_role(known(ctx->sk), ROLE_PRESENTED))
+		/* The socket connects to somewhere else than before, or was an accepted one. */
 		bpf_sk_storage_delete(&kgw_sockets, ctx->sk);
 	return v;
 }

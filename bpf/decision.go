@@ -44,14 +44,13 @@ func (p *Programs) Captures(destination netip.AddrPort) (bool, error) {
 // gateways of their pods would encrypt.
 func (p *Programs) Guards(local, remote netip.AddrPort) (bool, error) {
 	config := p.current()
-	own := config.PodIp6
-	if local.Addr().Unmap().Is4() {
-		own = config.PodIp4
-	}
 	client, port := words(remote.Addr()), networkOrder(local.Port())
+	own, err := lookup[uint32](p.objects.KgwOwn, objectsAddress{Ip: client})
 	switch {
-	case own == [4]uint32{}, words(local.Addr()) != own, client == own, remote.Addr().Unmap().IsLoopback(),
-		port == config.CapturePort, port == config.PeerPort, port == config.InbandPort:
+	case err != nil:
+		return false, fmt.Errorf("looking up source %v: %w", remote.Addr(), err)
+	case own != 0, remote.Addr().Unmap().IsLoopback(), port == config.PeerPort,
+		local.Addr().Unmap().IsLoopback() && (port == config.CapturePort || port == config.InbandPort):
 		return false, nil
 	}
 	allowed, err := lookup[objectsPorts](p.objects.KgwPlaintext, objectsRange{Bits: 128, Ip: client})
@@ -95,7 +94,8 @@ func (p *Programs) excludesPort(port uint16) (bool, error) {
 	return bits>>(port%64)&1 != 0, nil
 }
 
-// lookup returns the value of the longest prefix that contains key, or zero if there is none.
+// lookup returns the value for key, of the longest prefix that contains it where those are the
+// keys, or zero if there is none.
 func lookup[V any](m *ebpf.Map, key any) (value V, err error) {
 	if err = m.Lookup(key, &value); errors.Is(err, ebpf.ErrKeyNotExist) {
 		err = nil

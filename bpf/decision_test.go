@@ -184,8 +184,10 @@ func TestInbandServices(t *testing.T) {
 		s.direct("gateway itself", s.gateway, dial{To: vip4})
 	}
 	s.gateway.do(request{Stop: true})
-	s.direct("no listener", s.app, dial{To: vip4})
-	s.counted(bpf.Counters{Captured: 6, NoListener: 1})
+	s.refused("no listener", dial{To: vip4}, syscall.EPERM)
+	s.setStrict(false)
+	s.direct("no listener, permissive", s.app, dial{To: vip4})
+	s.counted(bpf.Counters{Captured: 6, NoListener: 2})
 }
 
 // Only the node ports of a node are captured, and none of a node that is excluded.
@@ -287,6 +289,38 @@ func TestNoListener(t *testing.T) {
 		s.captured("IPv4 again", four(s))
 		s.refused("IPv6 still", six(s), syscall.EPERM)
 	})
+}
+
+// A process of the pod in a network namespace of its own cannot be captured, also where it listens
+// in the gateway's place.
+func TestNestedNamespace(t *testing.T) {
+	for _, strict := range []bool{false, true} {
+		for _, closed := range []bool{false, true} {
+			s := setUp(t, func(o *bpf.Options) { o.Strict, o.KeepOnExit = strict, closed })
+			s.gateway.do(request{Gateway: &gateway{inbandAddresses()}})
+			nested := startAgent(t, s.here, s.here.AppCgroup, 0)
+			nested.do(request{Nested: true})
+			want := syscall.ENETUNREACH // there is no other interface
+			if strict {
+				want = syscall.EPERM
+			}
+			check := func(when string) {
+				t.Helper()
+				for _, d := range []dial{{To: at(s.there.IP4, 80)}, {To: at(s.there.IP6, 80), Six: true}} {
+					if r := nested.dial(d); r.Errno != want {
+						t.Errorf("strict %v, closed %v, %s: connect to %v: %v, want %v", strict, closed, when, d.To, r.Errno, want)
+					}
+				}
+			}
+			check("alone")
+			for _, address := range gatewayAddresses() {
+				nested.do(request{Serve: &serve{Network: "tcp", Address: address}})
+			}
+			check("with listeners of its own")
+			s.counted(bpf.Counters{Nested: 4})
+			s.captured("the pod's own", dial{To: at(s.there.IP4, 80)})
+		}
+	}
 }
 
 func TestBoundToDevice(t *testing.T) {

@@ -28,6 +28,21 @@ func (p *Programs) Handovers() (n int, err error) {
 	return n, entries.Err()
 }
 
+// FillHandovers adds up to n entries that belong to no connection to the handover map, and returns
+// how many it took.
+func (p *Programs) FillHandovers(n int) (int, error) {
+	for i := range n {
+		ip := netip.AddrFrom4([4]byte{192, 0, byte(i >> 24), byte(i >> 16)})
+		key := objectsTuple{Client: endpoint(netip.AddrPortFrom(ip, uint16(i)))}
+		if err := p.objects.KgwHandover.Put(key, objectsHandover{}); errors.Is(err, unix.E2BIG) {
+			return i, nil
+		} else if err != nil {
+			return i, err
+		}
+	}
+	return n, nil
+}
+
 // WithoutTCX makes AttachInbound use clsact, as on a kernel before 6.6.
 func (p *Programs) WithoutTCX() { p.withoutTCX = true }
 
@@ -62,6 +77,14 @@ func (p *Programs) TakeShown(client, server netip.AddrPort) (bool, error) {
 func (p *Programs) Ingress(packet []byte) (verdict int32, err error) {
 	ret, err := p.inbound.programs.KgwIngress.Run(&ebpf.RunOptions{Data: packet})
 	return int32(ret), err
+}
+
+// Answer is Ingress with what becomes of the packet.
+func (p *Programs) Answer(packet []byte) (answer []byte, verdict int32, err error) {
+	answer = make([]byte, len(packet)+256)
+	o := ebpf.RunOptions{Data: packet, DataOut: answer}
+	ret, err := p.inbound.programs.KgwIngress.Run(&o)
+	return o.DataOut, int32(ret), err
 }
 
 // Steers says whether a packet that is looked up a listener for gets the gateway's.
@@ -101,16 +124,16 @@ const (
 // sizeofDiag is the size of struct inet_diag_msg, in bytes.
 const sizeofDiag = 72
 
-// everySocket is a struct inet_diag_req_v2 for the TCP sockets of a family, in any state
-// but TIME_WAIT, in which a socket has no storage.
+// everySocket is a struct inet_diag_req_v2 for the TCP sockets of a family, but for listeners and
+// those in TIME_WAIT, which have no storage.
 func everySocket(family byte) []byte {
-	const timeWait = 6 // include/net/tcp_states.h
+	const timeWait, listen = 6, 10 // include/net/tcp_states.h
 	b := []byte{family, unix.IPPROTO_TCP, 0, 0}
-	b = binary.NativeEndian.AppendUint32(b, ^uint32(1<<timeWait))
+	b = binary.NativeEndian.AppendUint32(b, ^uint32(1<<timeWait|1<<listen))
 	return append(b, make([]byte, 48)...)
 }
 
-// Sockets counts the TCP sockets of this network namespace that have an entry in
+// Sockets counts the connections of this network namespace that have an entry in
 // kgw_sockets. sock_diag reports their storages (Linux 5.7), which takes CAP_BPF.
 func (p *Programs) Sockets() (n int, err error) {
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {

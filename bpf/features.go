@@ -52,6 +52,7 @@ func requirements() []requirement {
 		haveHelper(getsockopt, asm.FnSkStorageGet, "5.3"),
 		haveHelper(ebpf.SockOps, asm.FnSockOpsCbFlagsSet, "4.16"),
 		haveHelper(ebpf.SockOps, asm.FnSkStorageGet, "5.3"),
+		haveHelper(ebpf.SockOps, asm.FnSkStorageDelete, "5.3"),
 		haveHelper(ebpf.SockOps, asm.FnSockMapUpdate, "4.14"),
 		haveHelper(ebpf.SockOps, asm.FnReserveHdrOpt, "5.10"),
 		haveHelper(ebpf.SockOps, asm.FnStoreHdrOpt, "5.10"),
@@ -102,4 +103,21 @@ func haveHook(t ebpf.ProgramType, a ebpf.AttachType, since string) requirement {
 		}
 		return p.Close()
 	}}
+}
+
+// knowsInterface reports whether programs that look for a listener see by which interface a packet
+// came, which Linux 5.17 brought. Without it they go by the source address alone.
+func knowsInterface() bool {
+	const ingressIfindex = 64 // offset in struct bpf_sk_lookup
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.SkLookup, AttachType: ebpf.AttachSkLookup, License: "Dual MIT/GPL",
+		Instructions: asm.Instructions{
+			asm.LoadMem(asm.R0, asm.R1, ingressIfindex, asm.Word), asm.Mov.Imm(asm.R0, 1), asm.Return(),
+		},
+	})
+	if err != nil {
+		return false
+	}
+	p.Close()
+	return true
 }

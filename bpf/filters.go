@@ -10,17 +10,14 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// A filter of ours has this name. A new gateway's replaces an old one's in one step,
-// because it has the same place.
+// A new gateway's filter replaces an old one's in one step, because it has the same place.
 const (
-	filterName     = "kgw_ingress"
 	filterPriority = 18444
 	filterHandle   = 0x6b6777
 )
@@ -39,24 +36,34 @@ func openFilters() (*filters, error) {
 	return &filters{netlink: h}, nil
 }
 
-// attach attaches program to the ingress of an interface. It replaces what an earlier
+// attach attaches a program to a hook of an interface. It replaces what an earlier
 // gateway has there.
-func (f *filters) attach(i net.Interface, program *ebpf.Program) error {
+func (f *filters) attach(i net.Interface, h hook) error {
 	if err := f.netlink.QdiscAdd(clsact(i.Index)); err != nil && !errors.Is(err, fs.ErrExist) {
 		return missingModule(err, "clsact", "CONFIG_NET_SCH_INGRESS", "4.5")
 	}
 	filter := &netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: i.Index, Parent: netlink.HANDLE_MIN_INGRESS,
+			LinkIndex: i.Index, Parent: h.parent,
 			Handle: filterHandle, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
 		},
-		Fd: program.FD(), Name: filterName, DirectAction: true,
+		Fd: h.program.FD(), Name: h.name, DirectAction: true,
 	}
 	if err := f.netlink.FilterReplace(filter); err != nil {
 		return errors.Join(missingModule(err, "bpf", "CONFIG_NET_CLS_BPF", "4.1"), f.removeQdisc(i.Index))
 	}
 	f.own = append(f.own, filter)
 	return nil
+}
+
+// has reports whether attach added a filter to a hook of an interface.
+func (f *filters) has(p place) bool {
+	return slices.ContainsFunc(f.own, func(own *netlink.BpfFilter) bool { return own.LinkIndex == p.index && own.Parent == p.parent })
+}
+
+// keep forgets the filters of all interfaces but those that which names.
+func (f *filters) keep(which func(index int) bool) {
+	f.own = slices.DeleteFunc(f.own, func(own *netlink.BpfFilter) bool { return !which(own.LinkIndex) })
 }
 
 func missingModule(err error, name, option, since string) error {
@@ -104,7 +111,7 @@ func (f *filters) removeStale() (n int, err error) {
 
 func (f *filters) isOwn(filter *netlink.BpfFilter) bool {
 	return slices.ContainsFunc(f.own, func(own *netlink.BpfFilter) bool {
-		return own.LinkIndex == filter.LinkIndex && own.Handle == filter.Handle && own.Priority == filter.Priority
+		return own.LinkIndex == filter.LinkIndex && own.Parent == filter.Parent && own.Handle == filter.Handle && own.Priority == filter.Priority
 	})
 }
 
@@ -115,16 +122,18 @@ func isGone(err error) bool {
 
 // named returns the filters on an interface that have our name.
 func (f *filters) named(l netlink.Link) (found []*netlink.BpfFilter, err error) {
-	list, err := f.netlink.FilterList(l, netlink.HANDLE_MIN_INGRESS)
-	if isGone(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("listing the filters of interface %s: %w", l.Attrs().Name, err)
-	}
-	for _, each := range list {
-		if filter, ok := each.(*netlink.BpfFilter); ok && strings.HasPrefix(filter.Name, filterName) {
-			found = append(found, filter)
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		list, err := f.netlink.FilterList(l, parent)
+		if isGone(err) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("listing the filters of interface %s: %w", l.Attrs().Name, err)
+		}
+		for _, each := range list {
+			if filter, ok := each.(*netlink.BpfFilter); ok && strings.HasPrefix(filter.Name, namePrefix) {
+				found = append(found, filter)
+			}
 		}
 	}
 	return found, nil

@@ -26,7 +26,8 @@ static __always_inline void ends_of(struct bpf_sock_ops *ctx, struct endpoint *l
 }
 
 /* The source port is known here, and the SYN is not sent yet: the accepting side
- * cannot be earlier, with TCP Fast Open either. */
+ * cannot be earlier, with TCP Fast Open either. The worker asks whether this has worked, before
+ * it sends the first byte to an application. */
 static __always_inline void publish(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
 	struct handover *h = known(sk);
@@ -37,8 +38,11 @@ static __always_inline void publish(struct bpf_sock_ops *ctx, struct bpf_sock *s
 		return;
 	copy = *h;
 	ends_of(ctx, &key.client, &key.server);
-	if (bpf_map_update_elem(&kgw_handover, &key, &copy, BPF_ANY) == 0)
-		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	if (bpf_map_update_elem(&kgw_handover, &key, &copy, BPF_ANY))
+		return;
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	if (h->role == ROLE_PRESENTING)
+		h->role = ROLE_HANDED_OVER;
 }
 
 static __always_inline void take(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
@@ -52,7 +56,7 @@ static __always_inline void take(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 		return;
 	h = remember(sk);
 	if (!h)
-		/* Memory has run out: sockopt.c looks into the map itself. */
+		/* Memory has run out: names.c asks the connecting socket. */
 		return;
 	h->addr = published->addr;
 	h->action = published->action;

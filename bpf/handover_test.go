@@ -130,6 +130,98 @@ func TestPresentAs(t *testing.T) {
 	s.nothingLeft()
 }
 
+// What is handed over waits as long as the application's kernel does, whatever comes in between.
+func TestHandoverIsNotForgotten(t *testing.T) {
+	s := setUp(t, nil)
+	s.app.do(request{Serve: &serve{Network: "tcp", Address: ":8080", Defer: true}})
+	for _, d := range []dial{
+		{To: at(s.here.IP4, 8080), PresentAs: netip.MustParseAddrPort("10.1.2.3:4567")},
+		{To: at(s.here.IP6, 8080), Six: true, PresentAs: netip.MustParseAddrPort("[fd00:1::3]:4567")},
+	} {
+		d.Wait = true
+		s.gateway.do(request{Dial: &d})
+		if n, err := s.programs.FillHandovers(20_000); n != 20_000 || err != nil {
+			t.Fatalf("%d others are handed over: %v", n, err)
+		}
+		if r := s.gateway.do(request{Finish: true}); r.Seen == nil || unmapped(r.Seen.Accept) != d.PresentAs || unmapped(r.Seen.Peer) != d.PresentAs {
+			t.Errorf("the application saw %+v, want client %v", r.Seen, d.PresentAs)
+		}
+	}
+}
+
+// A connection whose client cannot be handed over ends before its first byte, and nobody takes it
+// for one of the pod's own.
+func TestHandoverIsFull(t *testing.T) {
+	s := setUp(t, nil)
+	s.app.do(request{Serve: &serve{Network: "tcp", Address: ":8080"}})
+	if n, err := s.programs.FillHandovers(1 << 20); n == 1<<20 || err != nil {
+		t.Fatalf("%d are handed over: %v", n, err)
+	}
+	for _, d := range []dial{
+		{To: at(s.here.IP4, 8080), PresentAs: netip.MustParseAddrPort("10.1.2.3:4567"), Bind: netip.MustParseAddrPort("127.107.103.119:0")},
+		{To: at(s.here.IP6, 8080), Six: true, PresentAs: netip.MustParseAddrPort("[fd00:1::3]:4567"), Bind: netip.MustParseAddrPort("[::1]:0")},
+	} {
+		for range 100 {
+			if r := s.gateway.dial(d); !r.Reset {
+				t.Fatalf("presenting: %+v", r)
+			}
+		}
+	}
+	for _, c := range s.app.do(request{Accepted: true}).Accepted {
+		if c.Addr().Unmap().IsLoopback() {
+			t.Fatalf("accept says %v", c)
+		}
+	}
+	if r := s.app.dial(dial{To: at(s.there.IP4, 80)}); r.Seen == nil || r.Seen.Error != "not captured" || r.Seen.Original.IsValid() {
+		t.Errorf("captured: %+v", r.Seen)
+	}
+	for _, from := range []string{"127.0.0.1:0", "127.107.103.119:0"} {
+		s.direct("the pod's own, from loopback", s.app, dial{To: at(s.here.IP4, 8080), Bind: netip.MustParseAddrPort(from)})
+	}
+}
+
+// An application whose sockets have no memory for it sees the client nevertheless.
+func TestHandoverWithoutMemory(t *testing.T) {
+	s := setUp(t, nil)
+	app := startAgent(t, s.here, s.here.AppCgroup, 0)
+	app.do(request{Serve: &serve{Network: "tcp", Address: ":8080", Hungry: true}})
+	for _, d := range []dial{
+		{To: at(s.here.IP4, 8080), PresentAs: netip.MustParseAddrPort("10.1.2.3:4567"), Bind: netip.MustParseAddrPort("127.107.103.119:0")},
+		{To: at(s.here.IP6, 8080), Six: true, PresentAs: netip.MustParseAddrPort("[fd00:1::3]:4567"), Bind: netip.MustParseAddrPort("[::1]:0")},
+	} {
+		if r := s.gateway.dial(d); r.Seen == nil || unmapped(r.Seen.Accept) != d.PresentAs || unmapped(r.Seen.Peer) != d.PresentAs {
+			t.Errorf("the application saw %+v, want client %v", r.Seen, d.PresentAs)
+		}
+	}
+	s.nothingLeft()
+}
+
+// A socket that becomes something else forgets what it knew.
+func TestSocketsChangeTheirTrade(t *testing.T) {
+	s := setUp(t, func(o *bpf.Options) { o.ExcludePorts = []uint16{81} })
+	if r := s.app.do(request{Trade: &trade{From: at(s.there.IP4, 80)}}); r.Peer != r.Local {
+		t.Errorf("a captured one that listens: accept says %v of client %v", r.Peer, r.Local)
+	}
+
+	server := startAgent(t, s.there, s.there.OtherCgroup, 0)
+	server.do(request{Serve: &serve{Network: "tcp", Address: ":81"}})
+	for _, port := range []uint16{80, 81} { // captured, and not
+		c := trade{Listen: at(s.here.IP4, 8080), To: at(s.there.IP4, port)}
+		done := make(chan reply, 1)
+		go func() { done <- s.app.ask(request{Trade: &c}) }()
+		await(t, func() string {
+			r := s.gateway.dial(dial{To: c.Listen, PresentAs: netip.MustParseAddrPort("10.1.2.3:4567")})
+			if r.Errno != 0 {
+				return r.Errno.Error()
+			}
+			return ""
+		})
+		if r := <-done; r.Error != "" || r.Peer != c.To {
+			t.Errorf("an accepted one that connects: getpeername says %v of %v, %s", r.Peer, c.To, r.Error)
+		}
+	}
+}
+
 // Only the gateway can set and get the options.
 func TestSocketOptionsAreTheGatewaysAlone(t *testing.T) {
 	s := setUp(t, nil)

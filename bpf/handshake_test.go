@@ -73,8 +73,8 @@ func TestInbandWithSYNCookies(t *testing.T) {
 			}
 			four, six := dial{To: server.four(80)}, dial{To: server.six(80), Six: true}
 			if strict {
-				client.reset("plaintext", client.gateway, four)
-				client.reset("plaintext, IPv6", client.gateway, six)
+				client.refused("plaintext", client.gateway, four)
+				client.refused("plaintext, IPv6", client.gateway, six)
 			} else {
 				client.plain("plaintext", client.gateway, four)
 				client.plain("plaintext, IPv6", client.gateway, six)
@@ -108,9 +108,7 @@ func TestStrippedOption(t *testing.T) {
 		client.plain("permissive, IPv6", client.gateway, six)
 		server.setStrict(true)
 		for _, d := range []dial{four, six} {
-			if r := client.reset("strict", client.gateway, d); r.Shown {
-				t.Errorf("strict, %v: shown", d.To)
-			}
+			client.refused("strict", client.gateway, d)
 		}
 		server.counted(bpf.Counters{PlaintextRefused: 2})
 
@@ -214,7 +212,7 @@ func TestTupleIsUsedAgain(t *testing.T) {
 			client.plain("plaintext after in band", client.gateway, d)
 			client.inband("in band after plaintext", d, d.To)
 			server.setStrict(true)
-			client.reset("strict: plaintext after in band", client.gateway, d)
+			client.refused("strict: plaintext after in band", client.gateway, d)
 			client.inband("strict: in band", d, d.To)
 			server.setStrict(false)
 		}

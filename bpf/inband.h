@@ -80,25 +80,22 @@ static __always_inline void read_answer(struct bpf_sock_ops *ctx, struct bpf_soc
 	write_options(ctx, false);
 }
 
-/* Recognises the in-band listeners by their address: the gateway's supervisor opens them
- * before any other process of the pod can. */
-static __always_inline void find_listener(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+/* Prepares the in-band listeners. Only a process of the gateway can mark one: its address would be
+ * no proof, because every process can have it in a network namespace of its own. */
+static __always_inline void prepare_listener(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
 	struct endpoint local = {}, remote = {};
-	struct config *cfg = get_config();
+	struct handover *h = known(sk);
 	enum listener which;
-	struct handover *h;
-	__u32 loopback[4];
 
-	ends_of(ctx, &local, &remote);
-	loopback_of(local.ip, loopback);
-	if (!cfg || local.port != cfg->inband_port || !same_ip(local.ip, loopback))
+	if (!has_role(h, ROLE_INBAND_LISTENER)) {
+		/* The socket was captured before, or accepted: what it accepts would have its role. */
+		if (h && h->role != ROLE_CAPTURE_LISTENER)
+			bpf_sk_storage_delete(&kgw_sockets, sk);
 		return;
-	h = remember(sk);
-	if (!h)
-		return;
-	h->role = ROLE_INBAND_LISTENER;
+	}
 	write_options(ctx, true);
+	ends_of(ctx, &local, &remote);
 	which = listener_of(local.ip);
 	bpf_sock_map_update(ctx, &kgw_listeners, &which, BPF_ANY);
 }
@@ -124,7 +121,7 @@ static __always_inline bool accept_inband(struct bpf_sock_ops *ctx, struct bpf_s
 	h->role = ROLE_INBAND;
 	cfg = get_config();
 	/* A process of the pod can connect to the listener itself: that is not counted. */
-	if (cfg && key.server.port != cfg->inband_port)
+	if (cfg && !(key.server.port == cfg->inband_port && is_loopback(key.server.ip)))
 		COUNT(plaintext_refused);
 	return true;
 }

@@ -3,8 +3,10 @@
 package bpf_test
 
 import (
+	"context"
 	"net/netip"
 	"os"
+	"syscall"
 	"testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
@@ -38,9 +40,25 @@ func startPod(t testing.TB, n *netlab.Node, clsact bool, change func(*bpf.Option
 	p.gateway.do(request{Gateway: &gateway{append(gatewayAddresses(), inbandAddresses()...)}})
 	must(t, p.programs.StartCapture())
 	must(t, n.Do(p.programs.AttachInbound))
+	p.follow(n)
 	p.app = startAgent(t, n, n.AppCgroup, 0)
 	p.app.do(request{Serve: &serve{Network: "tcp", Address: ":80"}})
 	return p
+}
+
+// follow follows a node's network until the end of the test.
+func (p *programs) follow(n *netlab.Node) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		done <- n.Do(func() error { return p.FollowNetwork(ctx, func(err error) { p.t.Error(err) }) })
+	}()
+	p.t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			p.t.Error(err)
+		}
+	})
 }
 
 // both runs a test with what the gateway attaches by default, tcx if the kernel has it,
@@ -97,7 +115,7 @@ func (p *pod) plain(name string, from *agent, d dial) reply {
 		p.t.Errorf("%s: connect to %v: %v, reset: %v", name, d.To, r.Errno, r.Reset)
 	case r.Seen.Inband || r.Seen.Original.IsValid():
 		p.t.Errorf("%s: a gateway has it: %+v", name, *r.Seen)
-	case unmapped(r.Seen.Accept) != unmapped(r.Local) || unmapped(r.Seen.Local) != d.To:
+	case unmapped(r.Seen.Accept) != unmapped(r.Local) || unmapped(r.Seen.Local) != unmapped(d.To):
 		p.t.Errorf("%s: %v to %v was accepted as %v to %v", name, r.Local, d.To, r.Seen.Accept, r.Seen.Local)
 	case r.Shown:
 		p.t.Errorf("%s: it shows a gateway", name)
@@ -105,14 +123,21 @@ func (p *pod) plain(name string, from *agent, d dial) reply {
 	return r
 }
 
+// refused dials and checks that the connection is refused at its SYN.
+func (p *pod) refused(name string, from *agent, d dial) {
+	p.t.Helper()
+	if r := from.dial(d); r.Errno != syscall.ECONNREFUSED {
+		p.t.Errorf("%s: connect to %v: %v, reset: %v, %+v", name, d.To, r.Errno, r.Reset, r.Seen)
+	}
+}
+
 // reset dials and checks that the connection is reset before a byte has come.
-func (p *pod) reset(name string, from *agent, d dial) reply {
+func (p *pod) reset(name string, from *agent, d dial) {
 	p.t.Helper()
 	r := from.dial(d)
 	if r.Errno != 0 || !r.Reset {
 		p.t.Errorf("%s: connect to %v: %v, reset: %v, %+v", name, d.To, r.Errno, r.Reset, r.Seen)
 	}
-	return r
 }
 
 func (p *pod) four(port uint16) netip.AddrPort { return at(p.node.IP4, port) }

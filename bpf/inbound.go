@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -13,26 +14,52 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
 // inbound is what AttachInbound attaches.
 type inbound struct {
 	programs inboundPrograms
-	// links end with the process; filters stay.
-	links   []link.Link
+	// lookup and links end with the process; filters stay.
+	lookup  link.Link
+	links   map[place]link.Link
 	filters *filters
+	tcx     bool
+}
+
+// hook is where a program goes on every interface.
+type hook struct {
+	name    string
+	program *ebpf.Program
+	tcx     ebpf.AttachType
+	parent  uint32 // of clsact
+}
+
+// place is a hook of one interface.
+type place struct {
+	index  int
+	parent uint32
+}
+
+func (in *inbound) hooks() []hook {
+	return []hook{
+		{inboundProgKgwIngress, in.programs.KgwIngress, ebpf.AttachTCXIngress, netlink.HANDLE_MIN_INGRESS},
+		{inboundProgKgwEgress, in.programs.KgwEgress, ebpf.AttachTCXEgress, netlink.HANDLE_MIN_EGRESS},
+	}
 }
 
 // AttachInbound attaches the programs that send inbound connections to the gateway's in-band
 // listener: those that show that their other end has a gateway, and in strict mode
-// those in plaintext that [Options.PlaintextFrom] does not allow, which the gateway
-// resets. All others reach the application untouched.
+// those in plaintext that [Options.PlaintextFrom] does not allow and that were not refused at
+// their SYN ([Programs.FollowRefused]), which the gateway resets. All others reach the application untouched. Connections to captured ranges that the pod
+// forwards for others are counted, and dropped in strict mode.
 //
-// It must be called in the pod's network namespace, after [Programs.AttachSockets].
+// It must be called in the pod's network namespace, after [Programs.AttachSockets], and attaches
+// to all interfaces but loopback; [Programs.FollowNetwork] attaches to those that come later.
 // The listeners on 127.0.0.1 and [::1], port [api.InbandPort], must be plain TCP sockets
-// that were opened after AttachSockets, and should be open before this call. It then
-// removes what a gateway that is gone left behind, without a gap.
+// with [MarkListener], and should be open before this call: without them strict mode refuses. It
+// then removes what a gateway that is gone left behind, without a gap.
 //
 // It uses tcx where the kernel has it, and clsact otherwise and with KeepOnExit. If the
 // kernel lacks something, the error names it: nothing inbound is attached, and everything
@@ -47,7 +74,8 @@ func (p *Programs) AttachInbound() error {
 	if err != nil {
 		return fmt.Errorf("loading the inbound programs: %w", err)
 	}
-	if err := in.attach(p.options.PodIPs, !p.withoutTCX && !p.options.KeepOnExit); err != nil {
+	in.tcx = !p.withoutTCX && !p.options.KeepOnExit
+	if err := p.attachInbound(in); err != nil {
 		return errors.Join(fmt.Errorf("attaching the inbound programs: %w", err), in.close(false))
 	}
 	p.inbound = in
@@ -82,29 +110,39 @@ func (p *Programs) loadInbound() (*inbound, error) {
 		inboundMapKgwConfig:    p.objects.KgwConfig,
 		inboundMapKgwCounters:  p.objects.KgwCounters,
 		inboundMapKgwListeners: p.objects.KgwListeners,
+		inboundMapKgwOwn:       p.objects.KgwOwn,
 		inboundMapKgwPlaintext: p.objects.KgwPlaintext,
+		inboundMapKgwPorts:     p.objects.KgwPorts,
+		inboundMapKgwRefused:   p.objects.KgwRefused,
+		inboundMapKgwRanges:    p.objects.KgwRanges,
 		inboundMapKgwShown:     p.objects.KgwShown,
 		inboundMapKgwStrangers: p.objects.KgwStrangers,
 	}
 	for name, m := range shared {
 		spec.Maps[name].MaxEntries = m.MaxEntries()
 	}
-	in := &inbound{filters: &filters{}}
+	if err := spec.Variables[inboundVarKnowsInterface].Set(knowsInterface()); err != nil {
+		return nil, err
+	}
+	in := &inbound{links: make(map[place]link.Link), filters: &filters{}}
 	if err := spec.LoadAndAssign(&in.programs, &ebpf.CollectionOptions{MapReplacements: shared}); err != nil {
 		return nil, cmp.Or(missingFeature(inboundRequirements()), err)
 	}
 	return in, nil
 }
 
-// attach leaves what it has attached to close when it fails. kgw_lookup comes first: it
+// attachInbound leaves what it has attached to close when it fails. kgw_lookup comes first: it
 // alone enforces strict mode.
-func (in *inbound) attach(podIPs []netip.Addr, tcx bool) error {
-	interfaces, err := podInterfaces(podIPs)
+func (p *Programs) attachInbound(in *inbound) error {
+	interfaces, addresses, err := network()
 	if err != nil {
 		return err
 	}
-	if len(interfaces) == 0 {
-		return fmt.Errorf("no interface has an address of the pod (%v)", podIPs)
+	if !slices.ContainsFunc(p.options.PodIPs, func(ip netip.Addr) bool { return slices.Contains(addresses, ip.Unmap()) }) {
+		return fmt.Errorf("no interface has an address of the pod (%v)", p.options.PodIPs)
+	}
+	if err := p.putOwn(addresses); err != nil {
+		return err
 	}
 	if err := in.attachLookup(); err != nil {
 		return fmt.Errorf("program %s to the network namespace: %w", inboundProgKgwLookup, err)
@@ -112,20 +150,53 @@ func (in *inbound) attach(podIPs []netip.Addr, tcx bool) error {
 	if in.filters, err = openFilters(); err != nil {
 		return err
 	}
-	for _, i := range interfaces {
-		attached := false
-		if tcx {
-			attached, err = in.attachTCX(i)
-		}
-		if err == nil && !attached {
-			err = in.filters.attach(i, in.programs.KgwIngress)
-		}
-		if err != nil {
-			return fmt.Errorf("program %s to interface %s: %w", inboundProgKgwIngress, i.Name, err)
-		}
+	if err := in.attachTo(interfaces); err != nil {
+		return err
 	}
 	_, err = in.filters.removeStale()
 	return err
+}
+
+// attachTo attaches to those of interfaces that have no program yet, and forgets those that are
+// not there.
+func (in *inbound) attachTo(interfaces []net.Interface) error {
+	var errs []error
+	for _, i := range interfaces {
+		for _, h := range in.hooks() {
+			if err := in.attachHook(i, h); err != nil && !errors.Is(err, unix.ENODEV) { // it went in the meantime
+				errs = append(errs, fmt.Errorf("program %s to interface %s: %w", h.name, i.Name, err))
+			}
+		}
+	}
+	isThere := func(index int) bool {
+		return slices.ContainsFunc(interfaces, func(i net.Interface) bool { return i.Index == index })
+	}
+	for at, l := range in.links {
+		if !isThere(at.index) {
+			_ = l.Close() // the kernel has detached it
+			delete(in.links, at)
+		}
+	}
+	in.filters.keep(isThere)
+	return errors.Join(errs...)
+}
+
+// attachHook attaches to a hook that has no program yet.
+func (in *inbound) attachHook(i net.Interface, h hook) error {
+	at := place{i.Index, h.parent}
+	if in.links[at] != nil || in.filters.has(at) {
+		return nil
+	}
+	if in.tcx {
+		l, err := link.AttachTCX(link.TCXOptions{Interface: i.Index, Program: h.program, Attach: h.tcx})
+		if err == nil {
+			in.links[at] = l
+		}
+		if !errors.Is(err, ebpf.ErrNotSupported) { // the kernel has no tcx
+			return err
+		}
+	}
+	return in.filters.attach(i, h)
 }
 
 func (in *inbound) attachLookup() error {
@@ -138,21 +209,8 @@ func (in *inbound) attachLookup() error {
 	if err != nil {
 		return err
 	}
-	in.links = append(in.links, l)
+	in.lookup = l
 	return nil
-}
-
-// attachTCX returns false if the kernel has no tcx.
-func (in *inbound) attachTCX(i net.Interface) (bool, error) {
-	l, err := link.AttachTCX(link.TCXOptions{Interface: i.Index, Program: in.programs.KgwIngress, Attach: ebpf.AttachTCXIngress})
-	if errors.Is(err, ebpf.ErrNotSupported) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	in.links = append(in.links, l)
-	return true, nil
 }
 
 // close detaches and frees everything, but not the filters if stay is set.
@@ -161,38 +219,17 @@ func (in *inbound) close(stay bool) error {
 	if !stay {
 		errs = append(errs, in.filters.detach())
 	}
-	for _, l := range in.links {
+	links := slices.Collect(maps.Values(in.links))
+	if in.lookup != nil {
+		links = append(links, in.lookup)
+	}
+	for _, l := range links {
 		if err := l.Close(); err != nil {
 			errs = append(errs, fmt.Errorf("detaching an inbound program: %w", err))
 		}
 	}
 	in.filters.close()
 	return errors.Join(append(errs, in.programs.Close())...)
-}
-
-// podInterfaces returns the interfaces of this network namespace that have an
-// address of the pod, without loopback.
-func podInterfaces(podIPs []netip.Addr) (found []net.Interface, err error) {
-	all, err := net.Interfaces()
-	if err != nil {
-		return nil, fmt.Errorf("listing the interfaces: %w", err)
-	}
-	for _, i := range all {
-		if i.Flags&net.FlagLoopback != 0 {
-			continue
-		}
-		addrs, err := i.Addrs()
-		if err != nil {
-			return nil, fmt.Errorf("listing the addresses of interface %s: %w", i.Name, err)
-		}
-		if slices.ContainsFunc(addrs, func(a net.Addr) bool {
-			prefix, err := netip.ParsePrefix(a.String())
-			return err == nil && slices.ContainsFunc(podIPs, func(ip netip.Addr) bool { return ip.Unmap() == prefix.Addr() })
-		}) {
-			found = append(found, i)
-		}
-	}
-	return found, nil
 }
 
 // DetachStaleInbound removes from this network namespace, which must be the pod's, what
@@ -215,6 +252,15 @@ func inboundRequirements() []requirement {
 		haveMap(ebpf.SockMap, "4.14"),
 		haveHelper(tc, asm.FnSkbLoadBytesRelative, "4.18"),
 		haveHelper(tc, asm.FnSkbPullData, "4.9"),
+		haveMap(ebpf.RingBuf, "5.8"),
+		haveHelper(tc, asm.FnRingbufOutput, "5.8"),
+		haveHelper(tc, asm.FnRedirect, "4.4"),
+		haveHelper(tc, asm.FnKtimeGetNs, "4.1"),
+		haveHelper(tc, asm.FnSkbLoadBytes, "4.5"),
+		haveHelper(tc, asm.FnSkbStoreBytes, "4.1"),
+		haveHelper(tc, asm.FnL4CsumReplace, "4.1"),
+		haveHelper(tc, asm.FnSkFullsock, "5.1"),
+		haveHelper(tc, asm.FnFibLookup, "4.18"),
 		haveHelper(tc, asm.FnSkcLookupTcp, "5.2"),
 		haveHelper(tc, asm.FnSkRelease, "5.0"),
 		haveHelper(tc, asm.FnSkAssign, "5.7"),

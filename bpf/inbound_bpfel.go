@@ -16,19 +16,23 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	inboundMapKgwConfig    = "kgw_config"
-	inboundMapKgwCounters  = "kgw_counters"
-	inboundMapKgwHandover  = "kgw_handover"
-	inboundMapKgwListeners = "kgw_listeners"
-	inboundMapKgwOutside   = "kgw_outside"
-	inboundMapKgwPlaintext = "kgw_plaintext"
-	inboundMapKgwPorts     = "kgw_ports"
-	inboundMapKgwRanges    = "kgw_ranges"
-	inboundMapKgwShown     = "kgw_shown"
-	inboundMapKgwSockets   = "kgw_sockets"
-	inboundMapKgwStrangers = "kgw_strangers"
-	inboundProgKgwIngress  = "kgw_ingress"
-	inboundProgKgwLookup   = "kgw_lookup"
+	inboundMapKgwConfig      = "kgw_config"
+	inboundMapKgwCounters    = "kgw_counters"
+	inboundMapKgwHandover    = "kgw_handover"
+	inboundMapKgwListeners   = "kgw_listeners"
+	inboundMapKgwOutside     = "kgw_outside"
+	inboundMapKgwOwn         = "kgw_own"
+	inboundMapKgwPlaintext   = "kgw_plaintext"
+	inboundMapKgwPorts       = "kgw_ports"
+	inboundMapKgwRanges      = "kgw_ranges"
+	inboundMapKgwRefused     = "kgw_refused"
+	inboundMapKgwShown       = "kgw_shown"
+	inboundMapKgwSockets     = "kgw_sockets"
+	inboundMapKgwStrangers   = "kgw_strangers"
+	inboundProgKgwEgress     = "kgw_egress"
+	inboundProgKgwIngress    = "kgw_ingress"
+	inboundProgKgwLookup     = "kgw_lookup"
+	inboundVarKnowsInterface = "knows_interface"
 )
 
 // loadInbound returns the embedded CollectionSpec for inbound.
@@ -73,6 +77,7 @@ type inboundSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type inboundProgramSpecs struct {
+	KgwEgress  *ebpf.ProgramSpec `ebpf:"kgw_egress"`
 	KgwIngress *ebpf.ProgramSpec `ebpf:"kgw_ingress"`
 	KgwLookup  *ebpf.ProgramSpec `ebpf:"kgw_lookup"`
 }
@@ -86,9 +91,11 @@ type inboundMapSpecs struct {
 	KgwHandover  *ebpf.MapSpec `ebpf:"kgw_handover"`
 	KgwListeners *ebpf.MapSpec `ebpf:"kgw_listeners"`
 	KgwOutside   *ebpf.MapSpec `ebpf:"kgw_outside"`
+	KgwOwn       *ebpf.MapSpec `ebpf:"kgw_own"`
 	KgwPlaintext *ebpf.MapSpec `ebpf:"kgw_plaintext"`
 	KgwPorts     *ebpf.MapSpec `ebpf:"kgw_ports"`
 	KgwRanges    *ebpf.MapSpec `ebpf:"kgw_ranges"`
+	KgwRefused   *ebpf.MapSpec `ebpf:"kgw_refused"`
 	KgwShown     *ebpf.MapSpec `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.MapSpec `ebpf:"kgw_sockets"`
 	KgwStrangers *ebpf.MapSpec `ebpf:"kgw_strangers"`
@@ -98,6 +105,7 @@ type inboundMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type inboundVariableSpecs struct {
+	KnowsInterface *ebpf.VariableSpec `ebpf:"knows_interface"`
 }
 
 // inboundObjects contains all objects after they have been loaded into the kernel.
@@ -125,9 +133,11 @@ type inboundMaps struct {
 	KgwHandover  *ebpf.Map `ebpf:"kgw_handover"`
 	KgwListeners *ebpf.Map `ebpf:"kgw_listeners"`
 	KgwOutside   *ebpf.Map `ebpf:"kgw_outside"`
+	KgwOwn       *ebpf.Map `ebpf:"kgw_own"`
 	KgwPlaintext *ebpf.Map `ebpf:"kgw_plaintext"`
 	KgwPorts     *ebpf.Map `ebpf:"kgw_ports"`
 	KgwRanges    *ebpf.Map `ebpf:"kgw_ranges"`
+	KgwRefused   *ebpf.Map `ebpf:"kgw_refused"`
 	KgwShown     *ebpf.Map `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.Map `ebpf:"kgw_sockets"`
 	KgwStrangers *ebpf.Map `ebpf:"kgw_strangers"`
@@ -140,9 +150,11 @@ func (m *inboundMaps) Close() error {
 		m.KgwHandover,
 		m.KgwListeners,
 		m.KgwOutside,
+		m.KgwOwn,
 		m.KgwPlaintext,
 		m.KgwPorts,
 		m.KgwRanges,
+		m.KgwRefused,
 		m.KgwShown,
 		m.KgwSockets,
 		m.KgwStrangers,
@@ -153,18 +165,21 @@ func (m *inboundMaps) Close() error {
 //
 // It can be passed to loadInboundObjects or ebpf.CollectionSpec.LoadAndAssign.
 type inboundVariables struct {
+	KnowsInterface *ebpf.Variable `ebpf:"knows_interface"`
 }
 
 // inboundPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadInboundObjects or ebpf.CollectionSpec.LoadAndAssign.
 type inboundPrograms struct {
+	KgwEgress  *ebpf.Program `ebpf:"kgw_egress"`
 	KgwIngress *ebpf.Program `ebpf:"kgw_ingress"`
 	KgwLookup  *ebpf.Program `ebpf:"kgw_lookup"`
 }
 
 func (p *inboundPrograms) Close() error {
 	return _InboundClose(
+		p.KgwEgress,
 		p.KgwIngress,
 		p.KgwLookup,
 	)

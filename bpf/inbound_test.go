@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -119,13 +120,17 @@ func byDefault() []string {
 	if !hasTCX() {
 		return byClsact()
 	}
-	return []string{"lookup kgw_lookup", "tcx eth0 kgw_ingress"}
+	return []string{"lookup kgw_lookup", "tcx eth0 kgw_ingress", "tcx egress eth0 kgw_egress"}
 }
 
 func byClsact() []string { return append(keptInside(), "lookup kgw_lookup") }
 
 // keptInside is what KeepOnExit keeps of byClsact.
-func keptInside() []string { return []string{"filter eth0 kgw_ingress", "qdisc eth0 clsact"} }
+func keptInside() []string { return filtersOn("eth0") }
+
+func filtersOn(name string) []string {
+	return []string{"filter " + name + " kgw_egress", "filter " + name + " kgw_ingress", "qdisc " + name + " clsact"}
+}
 
 func expectInside(t *testing.T, n *netlab.Node, want ...string) {
 	t.Helper()
@@ -154,7 +159,7 @@ func TestInboundLeavesNothing(t *testing.T) {
 				must(t, n.Do(p.AttachInbound))
 				expectInside(t, n, want...)
 			}
-			if got := p.Attached(); !slices.Equal(got, []string{"kgw_ingress", "kgw_lookup"}) {
+			if got := p.Attached(); !slices.Equal(got, []string{"kgw_egress", "kgw_ingress", "kgw_lookup"}) {
 				t.Errorf("attached %v", got)
 			}
 			if err := end(p.Programs); err != nil {
@@ -186,7 +191,7 @@ func TestInboundKeptOnExit(t *testing.T) {
 	expectInside(t, n, byClsact()...)
 	must(t, p.Close())
 	expectInside(t, n, keptInside()...)
-	for _, want := range []int{1, 0} {
+	for _, want := range []int{2, 0} {
 		if got := detachStaleInbound(t, n); got != want {
 			t.Errorf("detached %d filters, want %d", got, want)
 		}
@@ -251,7 +256,7 @@ func TestForeignFiltersStay(t *testing.T) {
 	o.KeepOnExit = true
 	p := load(t, o)
 	must(t, n.Do(p.AttachInbound))
-	expectInside(t, n, append(others, "filter eth0 kgw_ingress", "lookup kgw_lookup")...)
+	expectInside(t, n, append(others, "filter eth0 kgw_egress", "filter eth0 kgw_ingress", "lookup kgw_lookup")...)
 	p.Close()
 	detachStaleInbound(t, n)
 	expectInside(t, n, others...)
@@ -274,7 +279,7 @@ func TestKilledSupervisorInbound(t *testing.T) {
 		worker := startAgent(t, here, here.GatewayCgroup, api.WorkerID)
 		worker.do(request{Gateway: &gateway{inbandAddresses()}})
 		for _, d := range []dial{four, six} {
-			if r := outside.dial(d); !r.Reset {
+			if r := outside.dial(d); r.Errno != syscall.ECONNREFUSED {
 				t.Errorf("alive: %+v", r)
 			}
 		}
@@ -286,7 +291,7 @@ func TestKilledSupervisorInbound(t *testing.T) {
 		expectInside(t, here, want...)
 		for _, d := range []dial{four, six} {
 			r := outside.dial(d)
-			if stays && !r.Reset || !stays && (r.Seen == nil || r.Seen.Inband) {
+			if stays && r.Errno != syscall.ECONNREFUSED || !stays && (r.Seen == nil || r.Seen.Inband) {
 				t.Errorf("keep %v, worker alive: %+v", keep, r)
 			}
 		}
@@ -379,4 +384,39 @@ func TestAttachInboundErrors(t *testing.T) {
 	if err := p.StartCapture(); err != nil {
 		t.Errorf("the rest goes on: %v", err)
 	}
+}
+
+// Interfaces that the pod gets later have the programs too, and those that go leave nothing.
+func TestInterfacesThatComeLater(t *testing.T) {
+	both(t, func(t *testing.T, clsact bool) {
+		lab := netlab.New(t, 2)
+		n := lab.Node(0)
+		p := load(t, options(t, n))
+		want := byDefault()
+		if clsact {
+			p.WithoutTCX()
+			want = byClsact()
+		}
+		must(t, n.Do(p.AttachInbound))
+		p.follow(n)
+		for range 2 {
+			must(t, n.AddLink(lab.Node(1), "net1"))
+			with := []string{"tcx net1 kgw_ingress", "tcx egress net1 kgw_egress"}
+			if clsact || !hasTCX() {
+				with = filtersOn("net1")
+			}
+			expectInside(t, n, append(with, want...)...)
+			must(t, n.RemoveLink("net1"))
+			expectInside(t, n, want...)
+		}
+		must(t, n.AddLink(lab.Node(1), "net2"))
+		await(t, func() string {
+			if got := inNamespace(t, n); len(got) == len(want) {
+				return fmt.Sprintf("in the namespace: %q", got)
+			}
+			return ""
+		})
+		must(t, p.Detach())
+		expectInside(t, n)
+	})
 }

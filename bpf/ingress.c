@@ -3,7 +3,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
  *
  * Every packet that comes into the pod: a SYN is read, and steered to the gateway if the
- * connection is the gateway's. All others pass.
+ * connection is the gateway's, or refused if it may not be in plaintext. All others pass.
  */
 
 #include <linux/if_ether.h>
@@ -13,6 +13,7 @@
 #include <linux/tcp.h>
 
 #include "option.h"
+#include "refuse.h"
 #include "steer.h"
 
 /* TC_ACT_UNSPEC of clsact, TCX_NEXT of tcx: the next program decides. */
@@ -76,8 +77,8 @@ static __always_inline bool find_option(struct __sk_buff *skb, __u32 at, __u32 e
 	return false;
 }
 
-/* Reads a packet's ends, and of a SYN whether it has the option. */
-static __always_inline enum packet parse(struct __sk_buff *skb, struct tuple *t, bool *shown)
+/* Reads a packet's ends, and of a SYN where TCP begins, and whether it has the option. */
+static __always_inline enum packet parse(struct __sk_buff *skb, struct tuple *t, __u32 *begin, bool *shown)
 {
 	struct tcphdr tcp;
 	__u32 at;
@@ -112,6 +113,7 @@ static __always_inline enum packet parse(struct __sk_buff *skb, struct tuple *t,
 	pull_headers(skb);
 	t->client.port = tcp.source;
 	t->server.port = tcp.dest;
+	*begin = at;
 	*shown = find_option(skb, at + sizeof(tcp), at + tcp.doff * 4);
 	return PACKET_SYN;
 }
@@ -125,17 +127,53 @@ static __always_inline __u32 state_of(struct __sk_buff *skb, const struct tuple 
 	return sk ? sk->state : BPF_TCP_LISTEN;
 }
 
+/* Whether the kernel delivers a packet in this network namespace, and does not forward it. */
+static __always_inline bool is_for_here(struct __sk_buff *skb, const struct tuple *t)
+{
+	struct bpf_fib_lookup route = { .ifindex = skb->ifindex };
+	long answer;
+
+	if (is_mapped(t->server.ip)) {
+		route.family = AF_INET;
+		route.ipv4_src = t->client.ip[3];
+		route.ipv4_dst = t->server.ip[3];
+	} else {
+		/* Multicast is never TCP. */
+		if ((t->server.ip[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000))
+			return false;
+		route.family = AF_INET6;
+		copy_ip(route.ipv6_src, t->client.ip);
+		copy_ip(route.ipv6_dst, t->server.ip);
+	}
+	answer = bpf_fib_lookup(skb, &route, sizeof(route), 0);
+	return answer == BPF_FIB_LKUP_RET_NOT_FWDED || answer == BPF_FIB_LKUP_RET_FWD_DISABLED;
+}
+
+/* Refuses a SYN in plaintext. False says that it cannot be reported, or not be answered: the gateway
+ * accepts the connection and resets it. */
+static __always_inline bool refuse(struct __sk_buff *skb, struct tuple *t, __u32 tcp)
+{
+	int link = link_length(skb);
+
+	if (link < 0 || bpf_ringbuf_output(&kgw_refused, t, sizeof(*t), 0))
+		return false;
+	COUNT(plaintext_refused);
+	return make_rst(skb, link, tcp);
+}
+
 /* Judges a SYN from outside to the pod. */
-static __always_inline int steer(struct __sk_buff *skb, const struct config *cfg, const struct tuple *t, bool shown)
+static __always_inline int steer(struct __sk_buff *skb, const struct config *cfg, struct tuple *t, __u32 tcp, bool shown)
 {
 	bool remembered = shown || bpf_map_lookup_elem(&kgw_shown, t);
 	__u32 state, one = 1;
 
 	if (!remembered && !cfg->strict) {
-		if (!plaintext_allowed(t))
+		if (!plaintext_allowed(t) && is_for_here(skb, t))
 			count_stranger(t);
 		return NEXT;
 	}
+	if (!is_for_here(skb, t))
+		return NEXT;
 	state = state_of(skb, t);
 	if (state != BPF_TCP_LISTEN && state != BPF_TCP_TIME_WAIT && state != BPF_TCP_NEW_SYN_RECV)
 		return NEXT; /* the connection exists */
@@ -166,6 +204,8 @@ static __always_inline int steer(struct __sk_buff *skb, const struct config *cfg
 			COUNT(plaintext_refused);
 		return DROP;
 	}
+	if (!shown && refuse(skb, t, tcp))
+		return bpf_redirect(skb->ifindex, 0);
 	/* The kernel ends a connection in TIME_WAIT first, and then asks lookup.c. */
 	if (state == BPF_TCP_TIME_WAIT || bpf_sk_assign(skb, sk, 0) == 0)
 		return NEXT;
@@ -174,9 +214,9 @@ static __always_inline int steer(struct __sk_buff *skb, const struct config *cfg
 
 /* Judges TCP to the pod that cannot be read here. lookup.c judges it again, unless the
  * gateway is gone. */
-static __always_inline int guard(const struct config *cfg, const struct tuple *t)
+static __always_inline int guard(struct __sk_buff *skb, const struct config *cfg, const struct tuple *t)
 {
-	if (!fails_closed(cfg) || plaintext_allowed(t))
+	if (!fails_closed(cfg) || plaintext_allowed(t) || !is_for_here(skb, t))
 		return NEXT;
 
 	struct bpf_sock *sk REFERENCE = inband_listener(t);
@@ -191,11 +231,12 @@ int kgw_ingress(struct __sk_buff *skb)
 	struct tuple t = {};
 	bool shown = false;
 	enum packet packet;
+	__u32 tcp = 0;
 
 	if (!cfg)
 		return NEXT;
-	packet = parse(skb, &t, &shown);
+	packet = parse(skb, &t, &tcp, &shown);
 	if (packet == PACKET_OTHER || !is_inbound(cfg, &t))
 		return NEXT;
-	return packet == PACKET_SYN ? steer(skb, cfg, &t, shown) : guard(cfg, &t);
+	return packet == PACKET_SYN ? steer(skb, cfg, &t, tcp, shown) : guard(skb, cfg, &t);
 }

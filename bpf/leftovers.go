@@ -153,8 +153,10 @@ func Leftovers(pod Cgroup) (left []string, err error) {
 			left = append(left, fmt.Sprintf("filter %s of interface %s", filter.Name, l.Attrs().Name))
 		}
 		// An error says that the kernel has no tcx, or that the interface is gone.
-		tcx, _ := attachedAt(link.QueryOptions{Target: l.Attrs().Index, Attach: ebpf.AttachTCXIngress})
-		attached = append(attached, tcx...)
+		for _, kind := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
+			tcx, _ := attachedAt(link.QueryOptions{Target: l.Attrs().Index, Attach: kind})
+			attached = append(attached, tcx...)
+		}
 	}
 	for _, a := range attached {
 		_, name, err := describe(a.program)

@@ -64,6 +64,15 @@ struct {
 	__type(value, struct config);
 } kgw_config SEC(".maps");
 
+/* The addresses of the pod's network namespace, apart from loopback. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, struct address);
+	__type(value, __u32);
+} kgw_own SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
@@ -81,10 +90,12 @@ struct {
 } kgw_sockets SEC(".maps");
 
 /* From a connecting socket to the one that accepts it. An entry lives from the SYN to
- * the end of the handshake, at most until the connecting socket closes. */
+ * the end of the handshake, at most until the connecting socket closes. A full map refuses, and
+ * forgets nothing; it has room for every ephemeral port of both families. */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
 	__type(key, struct tuple);
 	__type(value, struct handover);
 } kgw_handover SEC(".maps");
@@ -99,7 +110,13 @@ struct {
 	__type(value, __u32);
 } kgw_shown SEC(".maps");
 
-/* The in-band listeners. The kernel removes one when it is closed. */
+/* Connections in plaintext that were refused at their SYN, for the log. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 65536);
+} kgw_refused SEC(".maps");
+
+/* The in-band listeners, which inband.h puts in. The kernel removes one when it is closed. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SOCKMAP);
 	__uint(max_entries, LISTENERS);

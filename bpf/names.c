@@ -30,6 +30,43 @@ static __always_inline bool peer_of_subflow(struct bpf_sock_addr *ctx, const str
 	return sk && peer_of(sk, peer);
 }
 
+/* Whether the worker may have dialled from ip: 127.0.0.1 is not its address. */
+static __always_inline bool may_be_workers(const __u32 ip[4])
+{
+	return is_loopback(ip) && ip[3] != bpf_htonl(INADDR_LOOPBACK);
+}
+
+/* peer_of for a socket that knows nothing, at t.server. The other end of its connection knows whether it
+ * is the worker's; if it has gone, nobody is shown, and never loopback, which some applications
+ * trust. */
+static __always_inline bool peer_of_lost(struct bpf_sock_addr *ctx, const struct tuple *t, struct endpoint *peer)
+{
+	struct tuple back = { .client = t->server, .server = t->client };
+	struct bpf_sock_tuple key = {};
+	struct handover *h;
+
+	if (!may_be_workers(t->client.ip) || is_loopback(t->server.ip))
+		return false;
+
+	struct bpf_sock *sk REFERENCE = bpf_sk_lookup_tcp(ctx, &key, lookup_key(&back, &key), BPF_F_CURRENT_NETNS, 0);
+
+	*peer = t->client;
+	if (!sk || sk->state == BPF_TCP_LISTEN) {
+		__u32 nobody[4] = {};
+
+		if (is_mapped(peer->ip))
+			map_ip4(peer->ip, bpf_htonl(INADDR_ANY));
+		else
+			copy_ip(peer->ip, nobody);
+		return true;
+	}
+	h = known(sk);
+	if (!has_role(h, ROLE_HANDED_OVER) && !has_role(h, ROLE_PRESENTING))
+		return false;
+	*peer = h->addr;
+	return true;
+}
+
 /* Whether the true other end of ctx's connection is the gateway's listener. */
 static __always_inline bool is_redirected(struct bpf_sock_addr *ctx)
 {
@@ -45,12 +82,10 @@ int kgw_getpeer4(struct bpf_sock_addr *ctx)
 	struct tuple t = {};
 
 	if (!peer_of(ctx->sk, &peer)) {
-		if (!is_redirected(ctx))
-			return 1;
 		read_addr4(ctx, &t.client);
 		map_ip4(t.server.ip, ctx->sk->src_ip4);
 		t.server.port = bpf_htons(ctx->sk->src_port);
-		if (!peer_of_subflow(ctx, &t, &peer))
+		if (!(is_redirected(ctx) ? peer_of_subflow(ctx, &t, &peer) : peer_of_lost(ctx, &t, &peer)))
 			return 1;
 	}
 	if (is_mapped(peer.ip))
@@ -65,13 +100,11 @@ int kgw_getpeer6(struct bpf_sock_addr *ctx)
 	struct tuple t = {};
 
 	if (!peer_of(ctx->sk, &peer)) {
-		if (!is_redirected(ctx))
-			return 1;
 		read_addr6(ctx, &t.client);
 		for (int i = 0; i < 4; i++)
 			t.server.ip[i] = FIELD(ctx->sk->src_ip6[i]);
 		t.server.port = bpf_htons(ctx->sk->src_port);
-		if (!peer_of_subflow(ctx, &t, &peer))
+		if (!(is_redirected(ctx) ? peer_of_subflow(ctx, &t, &peer) : peer_of_lost(ctx, &t, &peer)))
 			return 1;
 	}
 	write_addr6(ctx, &peer);

@@ -27,4 +27,12 @@ const (
 	sockoptPresentAs           = C.SOCKOPT_PRESENT_AS
 	sockoptInband              = C.SOCKOPT_INBAND
 	sockoptPeerShown           = C.SOCKOPT_PEER_SHOWN
+	sockoptListener            = C.SOCKOPT_LISTENER
+	sockoptHandedOver          = C.SOCKOPT_HANDED_OVER
+)
+
+// The roles of listeners (enum role).
+const (
+	roleCaptureListener = C.ROLE_CAPTURE_LISTENER
+	roleInbandListener  = C.ROLE_INBAND_LISTENER
 )

@@ -20,4 +20,11 @@ const (
 	sockoptPresentAs           = 0x2
 	sockoptInband              = 0x3
 	sockoptPeerShown           = 0x4
+	sockoptListener            = 0x5
+	sockoptHandedOver          = 0x6
+)
+
+const (
+	roleCaptureListener = 0x8
+	roleInbandListener  = 0x9
 )

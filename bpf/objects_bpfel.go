@@ -13,6 +13,11 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type objectsAddress struct {
+	_  structs.HostLayout
+	Ip [4]uint32
+}
+
 type objectsConfig struct {
 	_              structs.HostLayout
 	OwnCgroup      uint64
@@ -46,6 +51,8 @@ type objectsCounters struct {
 	Excluded         uint64
 	Outside          uint64
 	OutsideRefused   uint64
+	Nested           uint64
+	Forwarded        uint64
 }
 
 type objectsDestinations struct {
@@ -105,9 +112,11 @@ const (
 	objectsMapKgwHandover    = "kgw_handover"
 	objectsMapKgwListeners   = "kgw_listeners"
 	objectsMapKgwOutside     = "kgw_outside"
+	objectsMapKgwOwn         = "kgw_own"
 	objectsMapKgwPlaintext   = "kgw_plaintext"
 	objectsMapKgwPorts       = "kgw_ports"
 	objectsMapKgwRanges      = "kgw_ranges"
+	objectsMapKgwRefused     = "kgw_refused"
 	objectsMapKgwShown       = "kgw_shown"
 	objectsMapKgwSockets     = "kgw_sockets"
 	objectsMapKgwStrangers   = "kgw_strangers"
@@ -188,9 +197,11 @@ type objectsMapSpecs struct {
 	KgwHandover  *ebpf.MapSpec `ebpf:"kgw_handover"`
 	KgwListeners *ebpf.MapSpec `ebpf:"kgw_listeners"`
 	KgwOutside   *ebpf.MapSpec `ebpf:"kgw_outside"`
+	KgwOwn       *ebpf.MapSpec `ebpf:"kgw_own"`
 	KgwPlaintext *ebpf.MapSpec `ebpf:"kgw_plaintext"`
 	KgwPorts     *ebpf.MapSpec `ebpf:"kgw_ports"`
 	KgwRanges    *ebpf.MapSpec `ebpf:"kgw_ranges"`
+	KgwRefused   *ebpf.MapSpec `ebpf:"kgw_refused"`
 	KgwShown     *ebpf.MapSpec `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.MapSpec `ebpf:"kgw_sockets"`
 	KgwStrangers *ebpf.MapSpec `ebpf:"kgw_strangers"`
@@ -227,9 +238,11 @@ type objectsMaps struct {
 	KgwHandover  *ebpf.Map `ebpf:"kgw_handover"`
 	KgwListeners *ebpf.Map `ebpf:"kgw_listeners"`
 	KgwOutside   *ebpf.Map `ebpf:"kgw_outside"`
+	KgwOwn       *ebpf.Map `ebpf:"kgw_own"`
 	KgwPlaintext *ebpf.Map `ebpf:"kgw_plaintext"`
 	KgwPorts     *ebpf.Map `ebpf:"kgw_ports"`
 	KgwRanges    *ebpf.Map `ebpf:"kgw_ranges"`
+	KgwRefused   *ebpf.Map `ebpf:"kgw_refused"`
 	KgwShown     *ebpf.Map `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.Map `ebpf:"kgw_sockets"`
 	KgwStrangers *ebpf.Map `ebpf:"kgw_strangers"`
@@ -242,9 +255,11 @@ func (m *objectsMaps) Close() error {
 		m.KgwHandover,
 		m.KgwListeners,
 		m.KgwOutside,
+		m.KgwOwn,
 		m.KgwPlaintext,
 		m.KgwPorts,
 		m.KgwRanges,
+		m.KgwRefused,
 		m.KgwShown,
 		m.KgwSockets,
 		m.KgwStrangers,

@@ -21,7 +21,7 @@ type Options struct {
 	// Pod is where the programs attach. Own is the gateway's own cgroup below it:
 	// connections of its processes are never captured.
 	Pod, Own Cgroup
-	// PodIPs are the addresses of the pod. Connections to them are never captured,
+	// PodIPs are the addresses in the pod's status. Connections to them are never captured,
 	// and captured ones keep the first of their family as local address.
 	PodIPs []netip.Addr
 	// Coverage says what is captured, and whose plaintext is accepted. Loopback and the
@@ -57,6 +57,7 @@ type Programs struct {
 	content  content
 	attached map[string]attachment
 	inbound  *inbound // nil unless attached
+	closed   bool
 	// withoutTCX is for tests: clsact as on an older kernel.
 	withoutTCX bool
 }
@@ -87,7 +88,7 @@ func load(o Options) (*Programs, error) {
 	if err := spec.LoadAndAssign(&p.objects, nil); err != nil {
 		return nil, cmp.Or(missingFeature(requirements()), err)
 	}
-	if err := p.Cover(o.Coverage); err != nil {
+	if err := cmp.Or(p.Cover(o.Coverage), p.putOwn(nil)); err != nil {
 		p.objects.Close()
 		return nil, err
 	}
@@ -171,6 +172,8 @@ func (p *Programs) Counters() (Counters, error) {
 		sum.Steered += c.Steered
 		sum.PlaintextRefused += c.PlaintextRefused
 		sum.PlaintextAllowed += c.PlaintextAllowed
+		sum.Nested += c.Nested
+		sum.Forwarded += c.Forwarded
 		sum.Excluded += c.Excluded
 		sum.OutsideConnections += c.Outside
 		sum.OutsideRefused += c.OutsideRefused
@@ -184,6 +187,7 @@ func (p *Programs) Counters() (Counters, error) {
 func (p *Programs) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.closed = true
 	return errors.Join(
 		detach(p.attached, func(a attachment) bool { return a.link != nil }),
 		p.stopInbound(p.options.KeepOnExit),

@@ -46,6 +46,27 @@ static __always_inline bool same_ip(const __u32 a[4], const __u32 b[4])
 	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
 }
 
+/* The worker dials the application from loopback. The kernel drops a packet from outside with such
+ * a source, and the answer to it. */
+static __always_inline bool is_loopback(const __u32 ip[4])
+{
+	if (is_mapped(ip))
+		return (bpf_ntohl(ip[3]) >> 24) == 127;
+	return !ip[0] && !ip[1] && !ip[2] && ip[3] == bpf_htonl(1);
+}
+
+/* Whether the pod's network namespace has the address. The handshake of a connection from outside that
+ * shows it as its source cannot end: the answer stays in the namespace. */
+static __always_inline bool is_own(const __u32 ip[4])
+{
+	struct address key;
+
+	if (is_loopback(ip))
+		return true;
+	copy_ip(key.ip, ip);
+	return bpf_map_lookup_elem(&kgw_own, &key);
+}
+
 /* 127.0.0.1 or ::1, in the family of ip. The gateway listens there. */
 static __always_inline void loopback_of(const __u32 ip[4], __u32 to[4])
 {
@@ -125,3 +146,11 @@ static __always_inline void release(struct bpf_sock **sk)
 
 /* A variable that holds a reference to a socket, and gives it back at the end of its scope. */
 #define REFERENCE __attribute__((cleanup(release)))
+
+/* A REFERENCE to the in-band listener for a connection, or NULL. */
+static __always_inline struct bpf_sock *inband_listener(const struct tuple *t)
+{
+	enum listener which = listener_of(t->server.ip);
+
+	return bpf_map_lookup_elem(&kgw_listeners, &which);
+}

@@ -17,7 +17,7 @@ int kgw_sockops(struct bpf_sock_ops *ctx)
 	switch (ctx->op) {
 	case BPF_SOCK_OPS_TCP_LISTEN_CB:
 		if (sk)
-			find_listener(ctx, sk);
+			prepare_listener(ctx, sk);
 		break;
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
 		if (sk) {

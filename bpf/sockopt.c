@@ -42,41 +42,22 @@ static __always_inline int not_ours(struct bpf_sockopt *ctx)
 static __always_inline bool original_destination(struct bpf_sock *sk, struct handover *to)
 {
 	struct handover *h = known(sk);
-	struct tuple key = {};
-	__u32 server4, client4;
 
-	if (h) {
-		*to = *h;
-		return h->role == ROLE_GATEWAY;
-	}
-	/* Memory had run out when the handshake ended: handover.h left the entry. */
-	for (int i = 0; i < 4; i++) {
-		key.server.ip[i] = FIELD(sk->src_ip6[i]);
-		key.client.ip[i] = FIELD(sk->dst_ip6[i]);
-	}
-	server4 = FIELD(sk->src_ip4);
-	client4 = FIELD(sk->dst_ip4);
-	if (sk->family == AF_INET) {
-		map_ip4(key.server.ip, server4);
-		map_ip4(key.client.ip, client4);
-	}
-	key.server.port = bpf_htons(sk->src_port);
-	key.client.port = sk->dst_port;
-	h = bpf_map_lookup_elem(&kgw_handover, &key);
-	if (!h)
+	if (!has_role(h, ROLE_GATEWAY))
 		return false;
 	*to = *h;
-	return h->role == ROLE_CAPTURED;
+	return true;
 }
 
-static __always_inline int peer_shown(struct bpf_sockopt *ctx)
+/* Says whether the socket has a role. */
+static __always_inline int answer_role(struct bpf_sockopt *ctx, enum role role)
 {
 	void *end = ctx->optval_end;
 	__u32 *to = ctx->optval;
 
 	if (!ctx->sk || (void *)(to + 1) > end)
 		return CONTINUE;
-	*to = has_role(known(ctx->sk), ROLE_INBAND_SHOWN);
+	*to = has_role(known(ctx->sk), role);
 	ANSWER(ctx, sizeof(*to));
 	return CONTINUE;
 }
@@ -91,7 +72,9 @@ int kgw_getsockopt(struct bpf_sockopt *ctx)
 	switch (ctx->level) {
 	case SOCKOPT_LEVEL:
 		if (ctx->optname == SOCKOPT_PEER_SHOWN)
-			return peer_shown(ctx);
+			return answer_role(ctx, ROLE_INBAND_SHOWN);
+		if (ctx->optname == SOCKOPT_HANDED_OVER)
+			return answer_role(ctx, ROLE_HANDED_OVER);
 		if (ctx->optname != SOCKOPT_ORIGINAL_DESTINATION)
 			return not_ours(ctx);
 		break;
@@ -136,8 +119,9 @@ SEC("cgroup/setsockopt")
 int kgw_setsockopt(struct bpf_sockopt *ctx)
 {
 	struct endpoint *client = ctx->optval;
-	__u32 *on = ctx->optval;
+	__u32 *number = ctx->optval;
 	void *end = ctx->optval_end;
+	enum role role = ROLE_PRESENTING;
 	struct handover *h;
 
 	if (ctx->level != SOCKOPT_LEVEL)
@@ -148,8 +132,14 @@ int kgw_setsockopt(struct bpf_sockopt *ctx)
 			return FAIL;
 		break;
 	case SOCKOPT_INBAND:
-		if ((void *)(on + 1) > end || *on != 1)
+		if ((void *)(number + 1) > end || *number != 1)
 			return FAIL;
+		role = ROLE_INBAND;
+		break;
+	case SOCKOPT_LISTENER:
+		if ((void *)(number + 1) > end || (*number != ROLE_CAPTURE_LISTENER && *number != ROLE_INBAND_LISTENER))
+			return FAIL;
+		role = *number;
 		break;
 	default:
 		return not_ours(ctx);
@@ -158,12 +148,9 @@ int kgw_setsockopt(struct bpf_sockopt *ctx)
 	if (!h)
 		return FAIL;
 	/* The verifier wants the second check. */
-	if (ctx->optname == SOCKOPT_PRESENT_AS && (void *)(client + 1) <= end) {
+	if (role == ROLE_PRESENTING && (void *)(client + 1) <= end)
 		h->addr = *client;
-		h->role = ROLE_PRESENTING;
-	} else {
-		h->role = ROLE_INBAND;
-	}
+	h->role = role;
 	ctx->optlen = -1; /* handled: the kernel never sees it */
 	return CONTINUE;
 }

@@ -55,6 +55,17 @@ func PresentAs(fd int, client netip.AddrPort) error {
 	return nil
 }
 
+// HandedOver reports whether the application that accepts a connection of [PresentAs] sees its
+// client. If it does not, the connection must end before the first byte: the application would take
+// it for one of its own pod. It must be called after connect(2). It needs no privilege.
+func HandedOver(fd int) (bool, error) {
+	done, err := unix.GetsockoptInt(fd, sockoptLevel, sockoptHandedOver)
+	if err != nil {
+		return false, fmt.Errorf("asking whether the client was handed over: %w", err)
+	}
+	return done == 1, nil
+}
+
 // MarkInband makes the handshake of a socket ask the other end, by a TCP option in
 // the SYN, whether it has a gateway. It must be called before connect(2), on a
 // TCP socket, not one of MPTCP. It needs no privilege, and fails without
@@ -62,6 +73,20 @@ func PresentAs(fd int, client netip.AddrPort) error {
 func MarkInband(fd int) error {
 	if err := unix.SetsockoptInt(fd, sockoptLevel, sockoptInband, 1); err != nil {
 		return fmt.Errorf("marking a socket as in band: %w", err)
+	}
+	return nil
+}
+
+// MarkListener tells the programs that a socket is about to listen for the gateway: inband says
+// which of its ports. It must be called before listen(2), by a process of the gateway, and fails
+// without [Programs.AttachSockets].
+func MarkListener(fd int, inband bool) error {
+	role := roleCaptureListener
+	if inband {
+		role = roleInbandListener
+	}
+	if err := unix.SetsockoptInt(fd, sockoptLevel, sockoptListener, role); err != nil {
+		return fmt.Errorf("marking a listener: %w", err)
 	}
 	return nil
 }

@@ -1,30 +1,24 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
  *
  * Which inbound connections are the gateway's: those whose SYN had the option, and
- * in strict mode those in plaintext, which it resets.
+ * in strict mode those in plaintext, which are refused.
  */
 #pragma once
 
 #include "socket.h"
 
-/* Loopback, from where the worker dials the application. The kernel drops a packet from
- * outside with such a source, and the answer to it. */
-static __always_inline bool is_loopback(const __u32 ip[4])
+/* Whether the gateway itself listens there. */
+static __always_inline bool is_gateway_port(const struct config *cfg, const struct endpoint *server)
 {
-	if (is_mapped(ip))
-		return (bpf_ntohl(ip[3]) >> 24) == 127;
-	return !ip[0] && !ip[1] && !ip[2] && ip[3] == bpf_htonl(1);
+	return server->port == cfg->peer_port ||
+	       ((server->port == cfg->capture_port || server->port == cfg->inband_port) && is_loopback(server->ip));
 }
 
-/* Whether the connection comes from outside and goes to one of the pod's addresses, but not
- * to a port of the gateway. */
+/* Whether the connection comes from outside. Which address of the pod it goes to, and by which
+ * interface it comes, does not matter. */
 static __always_inline bool is_inbound(const struct config *cfg, const struct tuple *t)
 {
-	const __u32 *own = pod_ip_of(t->server.ip, cfg);
-
-	return own && same_ip(t->server.ip, own) && !same_ip(t->client.ip, own) && !is_loopback(t->client.ip) &&
-	       t->server.port != cfg->capture_port && t->server.port != cfg->peer_port &&
-	       t->server.port != cfg->inband_port;
+	return !is_own(t->client.ip) && !is_gateway_port(cfg, &t->server);
 }
 
 static __always_inline bool plaintext_allowed(const struct tuple *t)
@@ -60,14 +54,6 @@ static __always_inline void count_stranger(const struct tuple *t)
 	}
 	__sync_fetch_and_add(&known->connections, 1);
 	known->last = first.last;
-}
-
-/* A REFERENCE to the in-band listener for a connection, or NULL. */
-static __always_inline struct bpf_sock *inband_listener(const struct tuple *t)
-{
-	enum listener which = listener_of(t->server.ip);
-
-	return bpf_map_lookup_elem(&kgw_listeners, &which);
 }
 
 /* Whether nothing passes when the gateway is gone. */

@@ -78,7 +78,7 @@ func (s segment) wantSteered(packet []byte) bool {
 		ip = ip[header:]
 	}
 	const fin, syn, rst, ack = 0x01, 0x02, 0x04, 0x10
-	if len(ip) < 20 || ip[13]&(fin|syn|rst|ack) != syn || slices.Contains([]uint16{18000, 18443, 18444}, binary.BigEndian.Uint16(ip[2:])) {
+	if len(ip) < 20 || ip[13]&(fin|syn|rst|ack) != syn || binary.BigEndian.Uint16(ip[2:]) == 18443 {
 		return false
 	}
 	options := ip[20:max(20, min(len(ip), int(ip[12]>>4)*4))]

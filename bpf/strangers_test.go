@@ -30,7 +30,7 @@ func TestStrangers(t *testing.T) {
 		server.plain("a stranger, IPv6", other, dial{To: server.six(80), Six: true})
 		server.plain("the pod itself", server.app, dial{To: server.four(80)})
 		server.setStrict(true)
-		server.reset("a stranger, strict", other, dial{To: server.four(80)})
+		server.refused("a stranger, strict", other, dial{To: server.four(80)})
 
 		got, err := server.programs.Strangers()
 		must(t, err)

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"syscall"
 	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
@@ -20,11 +22,11 @@ func TestStrictInbound(t *testing.T) {
 		outside := startAgent(t, client.node, client.node.OtherCgroup, 0)
 		four, six := dial{To: server.four(80)}, dial{To: server.six(80), Six: true}
 
-		client.reset("IPv4", outside, four)
-		client.reset("IPv6", outside, six)
-		client.reset("v4-mapped", outside, dial{To: server.four(80), Six: true})
-		client.reset("a port that nobody listens on", outside, dial{To: server.four(9)})
-		client.reset("TCP Fast Open", outside, dial{To: server.four(80), FastOpen: true})
+		client.refused("IPv4", outside, four)
+		client.refused("IPv6", outside, six)
+		client.refused("v4-mapped", outside, dial{To: server.four(80), Six: true})
+		client.refused("a port that nobody listens on", outside, dial{To: server.four(9)})
+		client.refused("TCP Fast Open", outside, dial{To: server.four(80), FastOpen: true})
 		extended := six
 		extended.Extended = true
 		client.reset("behind an extension header", outside, extended)
@@ -48,10 +50,87 @@ func TestStrictInbound(t *testing.T) {
 		}
 		server.app.do(request{Serve: &serve{Network: "tcp", Address: ":18443"}})
 		client.plain("peer port", outside, dial{To: server.four(18443)})
-		if r := outside.dial(dial{To: server.four(18444)}); r.Errno != syscall.ECONNREFUSED {
-			t.Errorf("in-band port from outside: %v, want it refused", r.Errno)
-		}
+		client.refused("in-band port", outside, dial{To: server.four(18444)})
 	})
+}
+
+// Strict mode judges by where a connection comes from, whatever address of the pod it goes to, and
+// whether the pod's status names that address or not.
+func TestStrictOnEveryAddress(t *testing.T) {
+	both(t, func(t *testing.T, clsact bool) {
+		lab := netlab.New(t, 3)
+		client := startPod(t, lab.Node(0), clsact, nil)
+		server := startPod(t, lab.Node(1), clsact, func(o *bpf.Options) {
+			o.Strict = true
+			o.PodIPs = o.PodIPs[:1] // as in a cluster of IPv4 alone
+			o.Exclude = prefixes("10.9.0.201/32", "fd00:9::2/128")
+		})
+		outside := startAgent(t, client.node, client.node.OtherCgroup, 0)
+		second := netip.MustParseAddr("10.9.0.201")
+		must(t, server.node.AddAddress("eth0", netip.PrefixFrom(second, 24)))
+		four, six := netip.MustParseAddr("10.8.0.2"), netip.MustParseAddr("fd00:8::2")
+		must(t, client.node.AddLink(server.node, "net1"))
+		for _, a := range prefixes("10.8.0.1/24", "fd00:8::1/64") {
+			must(t, client.node.AddAddress("net1", a))
+			must(t, server.node.AddAddress("net1", netip.PrefixFrom(a.Addr().Next(), a.Bits())))
+		}
+		linkLocal := func(name string) dial {
+			return dial{To: at(linkLocal(t, server.node, name).WithZone(name), 80), Six: true}
+		}
+
+		dials := map[string]dial{
+			"its address":                                   {To: server.four(80)},
+			"an address that is in no status":               {To: server.six(80), Six: true},
+			"link-local":                                    linkLocal("eth0"),
+			"a second address":                              {To: at(second, 80)},
+			"a second interface":                            {To: at(four, 80)},
+			"a second interface, IPv6":                      {To: at(six, 80), Six: true},
+			"a second interface, link-local":                linkLocal("net1"),
+			"a port that the gateway has on loopback":       {To: server.four(18000)},
+			"a port that the gateway has on loopback, IPv6": {To: at(six, 18444), Six: true},
+		}
+		for name, d := range dials {
+			client.refused(name, outside, d)
+		}
+		server.counted(bpf.Counters{PlaintextRefused: uint64(len(dials))})
+		client.inband("in band, a second address", dial{To: at(second, 80)}, at(second, 80))
+		client.inband("in band, a second interface", dial{To: at(four, 80)}, at(four, 80))
+		client.inband("in band, a second interface, IPv6", dial{To: at(six, 80), Six: true}, at(six, 80))
+		server.noneShown()
+
+		for name, d := range dials {
+			d.To = netip.AddrPortFrom(d.To.Addr(), 80)
+			server.plain("from the pod itself to "+name, server.app, d)
+		}
+		server.plain("from an address of the pod's to another", server.app, dial{To: at(four, 80), Bind: at(second, 0)})
+		server.plain("from an interface of the pod's to it", server.app, dial{To: at(four, 80), Device: "net1"})
+		server.counted(bpf.Counters{PlaintextRefused: uint64(len(dials)), Steered: 3, Excluded: 2})
+	})
+}
+
+// linkLocal returns the link-local address of an interface, once it can be used.
+func linkLocal(t *testing.T, n *netlab.Node, name string) (found netip.Addr) {
+	t.Helper()
+	await(t, func() string {
+		must(t, n.Do(func() error {
+			link, err := netlink.LinkByName(name)
+			if err != nil {
+				return err
+			}
+			list, err := netlink.AddrList(link, netlink.FAMILY_V6)
+			for _, a := range list {
+				if a.IP.IsLinkLocalUnicast() && a.Flags&unix.IFA_F_TENTATIVE == 0 {
+					found, _ = netip.AddrFromSlice(a.IP)
+				}
+			}
+			return err
+		}))
+		if !found.IsValid() {
+			return "no link-local address of " + name
+		}
+		return ""
+	})
+	return found
 }
 
 func TestPlaintextFrom(t *testing.T) {
@@ -67,11 +146,11 @@ func TestPlaintextFrom(t *testing.T) {
 		server.plain("allowed", allowed, dial{To: server.four(80)})
 		server.plain("allowed, IPv6", other, dial{To: server.six(80), Six: true})
 		server.plain("allowed, behind an extension header", other, dial{To: server.six(80), Six: true, Extended: true})
-		server.reset("not allowed", other, dial{To: server.four(80)})
+		server.refused("not allowed", other, dial{To: server.four(80)})
 		server.counted(bpf.Counters{PlaintextAllowed: 2, PlaintextRefused: 1})
 		sysctl(t, server.node, "ipv4/tcp_syncookies", "2")
 		server.plain("allowed, with a SYN cookie", allowed, dial{To: server.four(80)})
-		server.reset("not allowed, with a SYN cookie", other, dial{To: server.four(80)})
+		server.refused("not allowed, with a SYN cookie", other, dial{To: server.four(80)})
 	})
 }
 
@@ -107,13 +186,37 @@ func TestModeSwitchLeavesConnections(t *testing.T) {
 		for range 3 {
 			server.setStrict(true)
 			echo("strict")
-			client.reset("strict", outside, dial{To: server.four(80)})
+			client.refused("strict", outside, dial{To: server.four(80)})
 			client.inband("strict, in band", dial{To: server.four(80)}, server.four(80))
 			server.setStrict(false)
 			echo("permissive again")
 			client.plain("permissive", outside, dial{To: server.four(80)})
 			client.inband("permissive, in band", dial{To: server.four(80)}, server.four(80))
 		}
+	})
+}
+
+// A process of the pod cannot take the place of the gateway's listeners, in a network namespace of
+// its own either.
+func TestForeignListener(t *testing.T) {
+	both(t, func(t *testing.T, clsact bool) {
+		client, server := twoPods(t, clsact, func(o *bpf.Options) { o.Strict = true })
+		outside := startAgent(t, client.node, client.node.OtherCgroup, 0)
+		check := func(when string) {
+			t.Helper()
+			for _, d := range []dial{{To: server.four(80)}, {To: server.six(80), Six: true}} {
+				client.inband(when, d, d.To)
+				client.refused(when, outside, d)
+			}
+		}
+		nested := startAgent(t, server.node, server.node.AppCgroup, 0)
+		nested.do(request{Nested: true})
+		for _, address := range inbandAddresses() {
+			nested.do(request{Serve: &serve{Network: "tcp", Address: address}})
+		}
+		check("while it listens")
+		nested.do(request{Stop: true})
+		check("when it has ended")
 	})
 }
 
@@ -129,7 +232,7 @@ func TestNoInbandListener(t *testing.T) {
 				for _, d := range []dial{{To: server.four(80)}, {To: server.six(80), Six: true}} {
 					inband := d
 					inband.Inband = true
-					if !c.strict || !c.closed {
+					if !c.strict {
 						client.plain("plaintext", outside, d)
 						client.plain("in band", client.gateway, inband)
 						continue
@@ -137,7 +240,7 @@ func TestNoInbandListener(t *testing.T) {
 					unreachable(t, outside, d)
 					unreachable(t, client.gateway, inband)
 				}
-				if got := server.counters(); c.strict && c.closed && got.PlaintextRefused == 0 {
+				if got := server.counters(); c.strict && got.PlaintextRefused == 0 {
 					t.Errorf("counters %+v, want some refused", got)
 				}
 				server.plain("own pod", server.app, dial{To: server.four(80)})

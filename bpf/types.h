@@ -14,6 +14,10 @@ struct endpoint {
 	__u16 pad;
 };
 
+struct address {
+	__u32 ip[4];
+};
+
 /* A TCP connection: the client is the end that connected. */
 struct tuple {
 	struct endpoint client, server;
@@ -83,6 +87,8 @@ struct counters {
 	__u64 excluded;
 	__u64 outside;
 	__u64 outside_refused;
+	__u64 nested;
+	__u64 forwarded;
 };
 
 /* Connections, and when the last one began (bpf_ktime_get_ns). */
@@ -96,6 +102,8 @@ enum role {
 	ROLE_CAPTURED = 1,
 	/* The worker's end of a connection to the application: the client to show. */
 	ROLE_PRESENTING,
+	/* The same, once the client is in the handover map. */
+	ROLE_HANDED_OVER,
 	/* The worker's end of a captured connection: its original destination. */
 	ROLE_GATEWAY,
 	/* The application's end of a connection from the worker: the client to show. */
@@ -104,7 +112,9 @@ enum role {
 	 * end has not shown that it has a gateway, or it has. */
 	ROLE_INBAND,
 	ROLE_INBAND_SHOWN,
-	/* The in-band listener, and what it accepts until that is established. */
+	/* The listeners that the supervisor has marked, and what they accept until that is
+	 * established. */
+	ROLE_CAPTURE_LISTENER,
 	ROLE_INBAND_LISTENER,
 };
 
@@ -127,4 +137,8 @@ enum sockopt {
 	SOCKOPT_INBAND = 3,
 	/* get: an int, 1 or 0 */
 	SOCKOPT_PEER_SHOWN = 4,
+	/* set, before listen(2): an int, ROLE_CAPTURE_LISTENER or ROLE_INBAND_LISTENER */
+	SOCKOPT_LISTENER = 5,
+	/* get: an int, 1 or 0 */
+	SOCKOPT_HANDED_OVER = 6,
 };

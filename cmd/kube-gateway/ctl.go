@@ -47,7 +47,14 @@ func ctlStatus(ctx context.Context, c *call, args []string) error {
 	return c.status(ctx, control.Request{Op: control.OpStatus, Wait: *wait})
 }
 
+// existing registers the flag that says what happens to connections that a change forbids.
+func (c *call) existing(to *api.Existing) {
+	c.flags.StringVar((*string)(to), "existing", string(api.ExistingLeave), "open connections that are forbidden from then on: leave or reset")
+}
+
 func ctlMode(ctx context.Context, c *call, args []string) error {
+	r := control.Request{Op: control.OpMode}
+	c.existing(&r.Existing)
 	words, err := c.parse(args)
 	if err != nil {
 		return err
@@ -55,16 +62,25 @@ func ctlMode(ctx context.Context, c *call, args []string) error {
 	if len(words) != 1 {
 		return c.doesNotTake(words)
 	}
-	return c.status(ctx, control.Request{Op: control.OpMode, Mode: api.Mode(words[0])})
+	r.Mode = api.Mode(words[0])
+	return c.status(ctx, r)
 }
 
 func ctlAllow(ctx context.Context, c *call, args []string) error {
-	everyone := c.flags.Bool("everyone", false, "allow everyone in the trust domain")
-	words, err := c.parse(args)
-	if err != nil {
+	r := control.Request{Op: control.OpAllow}
+	c.flags.BoolVar(&r.Everyone, "everyone", false, "allow everyone in the trust domain")
+	c.flags.Func("deny", "deny what this rule matches; may be repeated", func(text string) error {
+		r.Deny = append(r.Deny, text)
+		return nil
+	})
+	c.flags.IntVar(&r.MaxPerPeer, "max-connections-per-peer", 0, "refuse further connections of an identity that has so many open; 0 is no bound")
+	c.existing(&r.Existing)
+	c.flags.BoolVar(&r.Audit, "audit", false, "log and count what the rules would refuse, and let it in")
+	var err error
+	if r.Allow, err = c.parse(args); err != nil {
 		return err
 	}
-	return c.status(ctx, control.Request{Op: control.OpAllow, Allow: words, Everyone: *everyone})
+	return c.status(ctx, r)
 }
 
 // ctlCover reads an api.Cover as a line of JSON.
@@ -173,6 +189,15 @@ func printStatus(w io.Writer, s *api.Status) {
 		allow = strings.Join(s.Allow, " ")
 	}
 	fmt.Fprintf(w, "allow       %s\n", allow)
+	if len(s.Deny) > 0 {
+		fmt.Fprintf(w, "deny        %s\n", strings.Join(s.Deny, " "))
+	}
+	if s.MaxPerPeer > 0 {
+		fmt.Fprintf(w, "per peer    at most %d connections\n", s.MaxPerPeer)
+	}
+	if s.Audit {
+		fmt.Fprintf(w, "audit       %d connections would have been refused\n", s.Traffic.Inbound.Audited)
+	}
 	for _, missing := range s.Missing {
 		fmt.Fprintf(w, "missing     %s\n", missing)
 	}
@@ -185,6 +210,9 @@ func printStatus(w io.Writer, s *api.Status) {
 	}{{"outbound", s.Traffic.Outbound}, {"inbound", s.Traffic.Inbound}} {
 		fmt.Fprintf(w, "%-11s %d encrypted, %d plaintext, %d refused, %d open\n",
 			d.name, d.n.Encrypted, d.n.Plaintext, d.n.Refused, d.n.Active)
+	}
+	if s.Reset > 0 {
+		fmt.Fprintf(w, "reset       %d\n", s.Reset)
 	}
 	if e := s.Existing; e != nil {
 		fmt.Fprintf(w, "existing    %d outbound, %d inbound, %d reset\n", e.Outbound, e.Inbound, e.Reset)

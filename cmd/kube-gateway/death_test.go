@@ -184,7 +184,7 @@ func TestGatewayKilled(t *testing.T) {
 			}
 
 			output, words, err := l.clean(l.a)
-			if err != nil || words != api.DisabledMessage || !strings.Contains(output, "4 programs and 1 filters") {
+			if err != nil || words != api.DisabledMessage || !strings.Contains(output, "4 programs and 2 filters") {
 				t.Errorf("cleaning: %v, %s, %q", err, output, words)
 			}
 			freed()
@@ -217,18 +217,18 @@ func hasTCX(t *testing.T) bool {
 	return err == nil
 }
 
-// cleanFilter checks that a killed gateway without tcx left its inbound filter and
+// cleanFilter checks that a killed gateway without tcx left its filters and
 // nothing else, and removes it.
 func (l *lab) cleanFilter(n *netlab.Node) {
 	l.t.Helper()
-	eventually(l.t, "the kernel frees all but the filter", func() error {
-		if left := leftovers(l.t, n); !slices.Equal(left, []string{"filter kgw_ingress of interface eth0"}) {
+	eventually(l.t, "the kernel frees all but the filters", func() error {
+		if left := leftovers(l.t, n); !slices.Equal(left, []string{"filter kgw_egress of interface eth0", "filter kgw_ingress of interface eth0"}) {
 			return fmt.Errorf("%q", left)
 		}
 		return nil
 	})
 	output, words, err := l.clean(n)
-	if err != nil || words != api.DisabledMessage || !strings.Contains(output, "0 programs and 1 filters") {
+	if err != nil || words != api.DisabledMessage || !strings.Contains(output, "0 programs and 2 filters") {
 		l.t.Errorf("cleaning: %v, %s, %q", err, output, words)
 	}
 }

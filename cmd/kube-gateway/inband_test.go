@@ -110,7 +110,7 @@ func TestStrictInbound(t *testing.T) {
 	setMode(t, gb, api.Strict)
 	open.say("still there")
 	for _, address := range addresses {
-		if r := plain(l.a, address); !strings.Contains(r.Error, "connection reset") {
+		if r := plain(l.a, address); !strings.Contains(r.Error, "connection refused") {
 			t.Errorf("strict, %s: %+v", address, r)
 		}
 		if r := plain(probe, address); r.Error != "" {
@@ -136,6 +136,42 @@ func TestStrictInbound(t *testing.T) {
 	open.say("and back")
 	if r := plain(l.a, addresses[0]); r.Error != "" {
 		t.Errorf("permissive again: %+v", r)
+	}
+}
+
+// TestSecondInterface: what holds for the pod's address holds for an interface that it gets later.
+func TestSecondInterface(t *testing.T) {
+	l := newLab(t)
+	strict := l.spec(l.b)
+	strict.Mode = api.Strict
+	gb := l.gateway(strict)
+	ga := l.gateway(with(l.spec(l.a), func(c *api.Config) {
+		// No certificate names the address, as with a Service's.
+		c.Services = append(c.Services, netip.MustParsePrefix("10.8.0.0/24"))
+	}))
+	if err := l.a.AddLink(l.b, "net1"); err != nil {
+		t.Fatal(err)
+	}
+	for n, address := range map[*netlab.Node]string{l.a: "10.8.0.1/24", l.b: "10.8.0.2/24"} {
+		if err := n.AddAddress("net1", netip.MustParsePrefix(address)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	address := fmt.Sprint("10.8.0.2:", portEcho)
+	if r := l.client(l.a, l.a.OtherCgroup, "talk", address, "hello"); !strings.Contains(r.Error, "connection refused") {
+		t.Errorf("plaintext: %+v", r)
+	}
+	// Right after the interface has come, its SYNs may not be read yet.
+	eventually(t, "the gateways meet on the second interface", func() error {
+		l.client(l.a, l.a.AppCgroup, "talk", address, "hello")
+		if a, b := status(t, ga).Traffic.Outbound, status(t, gb).Traffic.Inbound; a.Inband == 0 || b.Inband == 0 {
+			return fmt.Errorf("%+v, %+v", a, b)
+		}
+		return nil
+	})
+	l.talk(l.a, address)
+	if n := status(t, gb).Capture.PlaintextRefused; n == 0 {
+		t.Error("no refusal is counted")
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -163,14 +164,96 @@ func TestAllow(t *testing.T) {
 	l.talk(l.a, l.b.Addr(portEcho))
 }
 
+// TestRules: ports, deny and audit change in a running gateway, and hold in the next worker, too.
+func TestRules(t *testing.T) {
+	l := newLab(t)
+	l.gateway(strict(l.spec(l.a)))
+	gb := l.gateway(l.spec(l.b))
+	port := portEcho
+	peer := "ns/lab/sa/pod-*"
+	ask[api.Status](t, gb, "allow", fmt.Sprintf("%s:%d", peer, port))
+	l.talk(l.a, l.b.Addr(portEcho))
+	ask[api.Status](t, gb, "allow", fmt.Sprintf("%s:1-%d", peer, port-1), fmt.Sprintf("%s:%d-65535", peer, port+1))
+	l.refused(l.a, l.b.Addr(portEcho), "with rules for other ports")
+	denied := api.Rules{Deny: []string{fmt.Sprintf("%s:%d", peer, port)}}
+	if s := ask[api.Status](t, gb, "allow", "--everyone", "--deny="+denied.Deny[0]); !s.Rules.Equal(denied) {
+		t.Errorf("the rules are %+v", s.Rules)
+	}
+	l.refused(l.a, l.b.Addr(portEcho), "denied")
+	killWorker(t, gb)
+	l.refused(l.a, l.b.Addr(portEcho), "denied by the next worker")
+	denied.Audit, denied.MaxPerPeer = true, 3
+	if s := ask[api.Status](t, gb, "allow", "--everyone", "--deny", denied.Deny[0], "--audit", "--max-connections-per-peer=3"); !s.Rules.Equal(denied) {
+		t.Errorf("the rules are %+v", s.Rules)
+	}
+	l.talk(l.a, l.b.Addr(portEcho))
+	if n := status(t, gb).Traffic.Inbound; n.Audited != 1 || n.NotAllowed != 3 {
+		t.Errorf("counted %+v", n)
+	}
+	connection(t, gb, "the audited one", func(c *api.Connection) bool { return c.Reason == "identity would not be allowed" && c.Encrypted })
+}
+
+// TestAllowResets: with --existing=reset, open connections that new rules forbid end; without, and
+// after other changes, they stay.
+func TestAllowResets(t *testing.T) {
+	l := newLab(t)
+	l.gateway(l.spec(l.a))
+	gb := l.gateway(l.spec(l.b))
+	open := l.hold(l.a, l.b.Addr(portEcho))
+	if s := ask[api.Status](t, gb, "allow", "ns/prod/sa/*"); s.Reset != 0 {
+		t.Errorf("%d connections were reset", s.Reset)
+	}
+	open.say("still there")
+	if s := ask[api.Status](t, gb, "allow", "ns/lab/sa/*", "--existing=reset"); s.Reset != 0 {
+		t.Errorf("%d connections were reset", s.Reset)
+	}
+	open.say("allowed again")
+	if s := ask[api.Status](t, gb, "allow", "ns/prod/sa/*", "--existing=reset"); s.Reset != 1 || s.Traffic.Inbound.Reset != 1 {
+		t.Errorf("%d connections were reset, %+v", s.Reset, s.Traffic.Inbound)
+	}
+	open.broken("connection reset by peer")
+	// The request does not stay with the settings.
+	ask[api.Status](t, gb, "allow", "--everyone")
+	open = l.hold(l.a, l.b.Addr(portEcho))
+	ask[api.Status](t, gb, "allow", "ns/prod/sa/*")
+	if s := status(t, gb); s.Reset != 0 || s.Traffic.Inbound.Reset != 1 {
+		t.Errorf("%d connections were reset, %+v", s.Reset, s.Traffic.Inbound)
+	}
+	open.say("left alone")
+}
+
+// TestStrictResets: with --existing=reset, strict mode ends what the gateway carries in plaintext,
+// and what no gateway carries.
+func TestStrictResets(t *testing.T) {
+	l := newLab(t)
+	before := l.hold(l.a, l.b.Addr(portEcho))
+	g := l.gateway(with(l.spec(l.a), func(c *api.Config) { c.Existing = api.ExistingLeave }))
+	plaintext := l.hold(l.a, l.b.Addr(portEcho))
+	inbound := dial(t, l.b, l.a.Addr(portEcho))
+	if s := ask[api.Status](t, g, "mode", "strict"); s.Reset != 0 {
+		t.Errorf("%d connections were reset", s.Reset)
+	}
+	before.say("from before")
+	plaintext.say("plaintext")
+	s := ask[api.Status](t, g, "mode", "strict", "--existing=reset")
+	if s.Reset != 3 || s.Traffic.Outbound.Reset != 1 || s.Existing == nil || s.Existing.Reset != 2 {
+		t.Errorf("%d connections were reset, %+v, %+v", s.Reset, s.Traffic.Outbound, s.Existing)
+	}
+	before.broken("connection abort")
+	plaintext.broken("connection reset by peer")
+	if err := <-outcome(inbound); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the inbound one: %v", err)
+	}
+}
+
 // TestBadSettings: what cannot be applied changes nothing.
 func TestBadSettings(t *testing.T) {
 	l := newLab(t)
 	g := l.gateway(l.spec(l.a))
 	before := ask[api.Status](t, g, "allow", "ns/lab/sa/*")
 	for _, args := range [][]string{
-		{"mode"}, {"mode", "lenient"}, {"mode", "strict", "strict"}, {"mode", "--everyone"},
-		{"allow"}, {"allow", "prod"}, {"allow", "--everyone", "ns/a/sa/b"}, {"allow", "ns/a/sa/b", "ns/*"},
+		{"mode"}, {"mode", "lenient"}, {"mode", "strict", "strict"}, {"mode", "strict", "--existing=report"}, {"mode", "--everyone"},
+		{"allow"}, {"allow", "prod"}, {"allow", "--everyone", "ns/a/sa/b"}, {"allow", "ns/a/sa/b", "ns/*"}, {"allow", "--everyone", "--deny", "ns/a/sa/b:0"},
 		{"status", "more"}, {"status", "-o", "xml"}, {"kill"}, {},
 	} {
 		var stdout, stderr bytes.Buffer
@@ -219,7 +302,7 @@ func TestChangesAtOnce(t *testing.T) {
 		go func() {
 			r := control.Request{Op: control.OpMode, Mode: []api.Mode{api.Strict, api.Permissive}[i%2]}
 			if i%4 > 1 {
-				r = control.Request{Op: control.OpAllow, Allow: []string{fmt.Sprintf("ns/lab/sa/pod-%d", i)}}
+				r = control.Request{Op: control.OpAllow, Rules: api.Rules{Allow: []string{fmt.Sprintf("ns/lab/sa/pod-%d", i)}}}
 			}
 			_, err := g.Call(t.Context(), r)
 			errs <- err

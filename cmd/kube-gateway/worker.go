@@ -94,7 +94,13 @@ func serve(ctx context.Context, p *proxy.Proxy, from *handoff.Worker, log *proxy
 			if err != nil {
 				return err
 			}
-			return p.Update(config, certificate, roots)
+			if err := p.Update(config, certificate, roots); err != nil {
+				return err
+			}
+			if m.Reset {
+				p.ResetForbidden()
+			}
+			return nil
 		})
 		if err != nil {
 			time.AfterFunc(orphanDrain, p.Abort)
@@ -117,6 +123,7 @@ func (sockets) OriginalDestination(fd int) (netip.AddrPort, bool, error) {
 }
 
 func (sockets) PresentAs(fd int, client netip.AddrPort) error { return bpf.PresentAs(fd, client) }
+func (sockets) HandedOver(fd int) (bool, error)               { return bpf.HandedOver(fd) }
 
 func (sockets) MarkInband(fd int) error { return bpf.MarkInband(fd) }
 

@@ -28,15 +28,38 @@ func (g *gatewayContainers) run(pod string, command []string) (stdout, stderr st
 	}
 	status := map[string]any{"state": "ready", "pod": map[string]string{"uid": "uid-" + pod}, "mode": "permissive", "onFailure": "closed"}
 	words := command[3:slices.Index(command, "-o")]
-	if command[2] == "status" {
-		text, err := json.Marshal(status)
-		return string(text), "", map[bool]int{true: 3}[err != nil]
+	if command[2] != "status" {
+		g.commands[pod] = strings.Join(command, " ")
 	}
-	g.commands[pod] = strings.Join(command, " ")
-	if command[2] == "mode" {
+	switch command[2] {
+	case "mode":
 		status["mode"] = words[0]
-	} else if words[0] != "--everyone" {
-		status["allow"] = words
+	case "status":
+		status["deny"], status["audit"] = []string{"ns/dev/sa/*"}, true
+	case "edges":
+		peers := map[string][]string{"web": {"ns/shop/sa/web", "ns/ops/sa/backup"}, "liar": {"ns/a'b/sa/c"}}[pod]
+		edges := []map[string]any{}
+		for i, peer := range peers {
+			edges = append(edges, map[string]any{"direction": "inbound", "source": "10.0.0.9", "destination": fmt.Sprintf("10.0.1.7:%d", 80+i),
+				"peer": "spiffe://td/" + peer, "wire": "port", "verdict": "encrypted", "connections": 1})
+		}
+		status["edges"], status["since"] = edges, "2030-01-02T03:04:05Z"
+	default:
+		var allow, deny []string
+		for _, word := range words {
+			if pattern, ok := strings.CutPrefix(word, "--deny="); ok {
+				deny = append(deny, pattern)
+			} else if !strings.HasPrefix(word, "--") {
+				allow = append(allow, word)
+			}
+		}
+		status["allow"], status["deny"], status["audit"] = allow, deny, slices.Contains(words, "--audit")
+		if slices.Contains(words, "--max-connections-per-peer=9") {
+			status["maxConnectionsPerPeer"] = 9
+		}
+	}
+	if slices.Contains(words, "--existing=reset") {
+		status["reset"] = 3
 	}
 	switch pod {
 	case "open":
@@ -104,6 +127,9 @@ func TestChanges(t *testing.T) {
 		"allow.txt":       append(append([]string{"allow"}, all[:5]...), "ns/prod/sa/*", "ns/ops/sa/backup"),
 		"allow-json.txt":  append(append([]string{"allow", "ns/prod/sa/*"}, all[:5]...), "-o", "json"),
 		"allow-every.txt": {"allow", "web", "--everyone"},
+		"allow-deny.txt":  {"allow", "web", "ns/prod/sa/web:8080,9000-9010", "--deny=ns/prod/sa/web:9001", "--deny", "ns/dev/sa/*", "--audit", "--existing=reset"},
+		"from-edges.txt":  append([]string{"allow", "--from-edges"}, all...),
+		"from-edges.json": {"allow", "web", "away", "imposter", "--from-edges", "-o", "json"},
 	} {
 		// One at a time, for the order of the lines.
 		code, stdout, stderr := run(append(args, "--parallel=1")...)
@@ -116,11 +142,13 @@ func TestChanges(t *testing.T) {
 
 func TestCommandsOfChanges(t *testing.T) {
 	for want, args := range map[string][]string{
-		"/kube-gateway ctl mode strict -o json":                              {"mode", "web", "strict"},
-		"/kube-gateway ctl mode permissive -o json":                          {"mode", "pod/web", "permissive", "-o", "yaml"},
-		"/kube-gateway ctl allow --everyone -o json":                         {"allow", "--everyone", "web"},
-		"/kube-gateway ctl allow ns/prod/sa/* ns/ops/sa/backup-? -o json":    {"allow", "web", "ns/prod/sa/*", "ns/ops/sa/backup-?"},
-		"/kube-gateway ctl allow ns/prod/sa/web ns/prod/sa/web.api -o json ": {"allow", "ns/prod/sa/web", "web", "ns/prod/sa/web.api"},
+		"/kube-gateway ctl mode strict -o json":                                                                                {"mode", "web", "strict"},
+		"/kube-gateway ctl mode permissive -o json":                                                                            {"mode", "pod/web", "permissive", "-o", "yaml"},
+		"/kube-gateway ctl allow --everyone -o json":                                                                           {"allow", "--everyone", "web"},
+		"/kube-gateway ctl allow ns/prod/sa/* ns/ops/sa/backup-? -o json":                                                      {"allow", "web", "ns/prod/sa/*", "ns/ops/sa/backup-?"},
+		"/kube-gateway ctl allow --everyone --deny=ns/a/sa/b:80 --audit --max-connections-per-peer=9 --existing=reset -o json": {"allow", "web", "--everyone", "--deny=ns/a/sa/b:80", "--audit", "--max-connections-per-peer=9", "--existing=reset"},
+		"/kube-gateway ctl mode strict --existing=reset -o json":                                                               {"mode", "web", "strict", "--existing=reset"},
+		"/kube-gateway ctl allow ns/prod/sa/web ns/prod/sa/web.api -o json ":                                                   {"allow", "ns/prod/sa/web", "web", "ns/prod/sa/web.api"},
 	} {
 		var g gatewayContainers
 		code, _, stderr := changeServer(&g).start(t)(args...)
@@ -138,6 +166,8 @@ func TestChangesThatMakeNoSense(t *testing.T) {
 		"mode web strict --parallel=0": "not positive", "mode deploy/web/x strict": "does not name one object",
 		"allow": "no pattern", "allow web": "no pattern", "allow ns/a/sa/b": "no pod is named", "allow web ns/a": "not of the form",
 		"allow web *": "not of the form", "allow web spiffe://td/ns/a/sa/b": "not of the form", "allow web ns/a/sa/b --everyone": "both given",
+		"allow web --deny=ns/a/sa/b": "no pattern", "allow web --everyone --deny=ns/a": "not of the form", "allow web ns/a/sa/b:0": "neither a port nor a range of ports",
+		"allow web --from-edges --audit": "takes no rules", "allow web ns/a/sa/b --from-edges": "takes no rules", "mode web strict --existing=report": "unknown",
 	})
 	if len(g.commands) != 0 {
 		t.Errorf("gateways were asked: %q", g.commands)

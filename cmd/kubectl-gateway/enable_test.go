@@ -59,8 +59,9 @@ func TestEnableFlags(t *testing.T) {
 			o.Named.Capture, o.Named.Services, o.Named.Exclude = prefixes("10.0.0.0/8", "fd00::/8", "10.9.9.9/32"), prefixes("10.96.0.0/12"), prefixes("10.1.0.0/16")
 			o.Named.ExcludePorts = []uint16{53, 22}
 		},
-		"--wire=inband --allow=ns/prod/sa/* --allow ns/ops/sa/backup --block-udp --allow-plaintext-from=192.0.2.0/24:80,9000-9010,2001:db8::7 --outside=refuse --node-ports=20000-20010 --metrics-addr=:18445": func(o *inject.Options) {
-			o.Wire, o.Allow, o.BlockUDP, o.MetricsAddr = api.WireInband, []string{"ns/prod/sa/*", "ns/ops/sa/backup"}, true, ":18445"
+		"--wire=inband --allow=ns/prod/sa/* --allow ns/ops/sa/backup:80,90 --deny=ns/dev/sa/*:22 --audit --max-connections-per-peer=100 --block-udp --allow-plaintext-from=192.0.2.0/24:80,9000-9010,2001:db8::7 --outside=refuse --node-ports=20000-20010 --metrics-addr=:18445": func(o *inject.Options) {
+			o.Wire, o.BlockUDP, o.MetricsAddr = api.WireInband, true, ":18445"
+			o.Rules = api.Rules{Allow: []string{"ns/prod/sa/*", "ns/ops/sa/backup:80,90"}, Deny: []string{"ns/dev/sa/*:22"}, Audit: true, MaxPerPeer: 100}
 			o.Named.PlaintextFrom = []api.Source{
 				{From: netip.MustParsePrefix("192.0.2.0/24"), Ports: api.Ports{{First: 80, Last: 80}, {First: 9000, Last: 9010}}},
 				{From: netip.MustParsePrefix("2001:db8::7/128")},

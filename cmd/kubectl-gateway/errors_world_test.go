@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -56,11 +57,12 @@ func newWorld(t *testing.T) *world {
 		w.pods[i].Status.PodIP = "10.0.1.7"
 	}
 	w.answers = map[string]string{"g": readyStatus("g")}
-	w.objects = map[string]string{
+	w.objects = emptyCluster()
+	maps.Copy(w.objects, map[string]string{
 		"/api/v1/namespaces/kube-system":          kubeSystem,
 		"/api/v1/nodes":                           `{"kind":"NodeList","apiVersion":"v1","items":[{"metadata":{"name":"node-1"},"spec":{"podCIDRs":["10.0.1.0/24"]}}]}`,
 		"/apis/networking.k8s.io/v1/servicecidrs": `{"kind":"ServiceCIDRList","apiVersion":"networking.k8s.io/v1","items":[{"spec":{"cidrs":["10.96.0.0/16"]}}]}`,
-	}
+	})
 	w.server = httptest.NewServer(w)
 	t.Cleanup(func() {
 		w.server.CloseClientConnections()

@@ -148,9 +148,16 @@ func defaultNodePorts() string {
 	return fmt.Sprintf("%d-%d", ports[0], ports[1])
 }
 
+// addDeny registers the flags of identity rules but for those that allow.
+func addDeny(f *pflag.FlagSet, rules *api.Rules) {
+	flags.Array(f, &rules.Deny, "deny", "stringArray", "identity that may not connect to the pod, whoever is allowed; with ports as for the identities that may; may be repeated", parsePattern)
+	f.BoolVar(&rules.Audit, "audit", false, "log and count connections that the rules would refuse, and let them in")
+	flags.Int(f, &rules.MaxPerPeer, "max-connections-per-peer", 0, flags.NotNegative, "refuse further connections of an identity that has so many open to the pod; 0 is no bound")
+}
+
 // parsePattern checks an identity rule.
 func parsePattern(text string) (string, error) {
-	_, err := api.ParseAllow([]string{text})
+	_, err := api.ParseRule(text)
 	return text, err
 }
 

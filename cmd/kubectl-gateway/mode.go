@@ -22,8 +22,9 @@ func newModeCommand(a *app) *cobra.Command {
 strict refuses them, outbound and inbound, permissive lets them through in
 plaintext and counts them. The mode is the last word on the command line.
 
-Each gateway changes at once, for new connections; open ones stay as they are. What
-happens without the gateway (--on-failure of 'enable') stays as it is.
+Each gateway changes at once, for new connections. Open ones stay as they are; strict
+with --existing=reset ends those in plaintext. What happens without the gateway
+(--on-failure of 'enable') stays as it is.
 
 --dry-run changes nothing, and says which connections strict mode would have refused of
 those that each gateway has seen: with whom, how many, and when the last one was.
@@ -42,6 +43,9 @@ on as before.`,
 
   # All pods with a label that have a gateway
   kubectl gateway mode -l app=web strict
+
+  # And end what is open in plaintext
+  kubectl gateway mode deploy/web strict --existing=reset
 
   # All gateways of the cluster, without a confirmation
   kubectl gateway mode --all -A --yes strict`,

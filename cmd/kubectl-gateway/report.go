@@ -81,8 +81,9 @@ func (r *report) missing(err error) {
 // outcome is what there is to tell about one pod.
 type outcome struct {
 	pod *corev1.Pod
-	// done says what was done with it, notes what else happened.
+	// done says what was done with it, command is a command to run, notes say what else happened.
 	done     string
+	command  string
 	notes    []string
 	warnings []string
 	err      error
@@ -96,7 +97,12 @@ func (r *report) add(o outcome) {
 	if o.err != nil {
 		r.failPod(o.pod, o.err)
 	} else {
-		r.done(o.pod, o.done)
+		switch {
+		case o.done != "":
+			r.done(o.pod, o.done)
+		case o.command != "" && r.format == "":
+			r.print(o.command + "\n")
+		}
 		for _, note := range o.notes {
 			r.note(o.pod, note)
 		}

@@ -101,9 +101,8 @@ type Config struct {
 	Named Coverage `json:"named,omitzero"`
 	// Wire is how connections reach the peer. Empty means WireAuto.
 	Wire Wire `json:"wire,omitempty"`
-	// Allow holds the identity rules of the peers that may connect to the pod, see
-	// ParseAllow. Empty means every peer of the trust domain.
-	Allow []string `json:"allow,omitempty"`
+	// Rules say which peers may connect to the pod.
+	Rules
 	// BlockUDP refuses UDP to captured ranges in strict mode, except for DNS (port 53)
 	// and excluded ports.
 	BlockUDP bool `json:"blockUDP,omitempty"`
@@ -174,6 +173,6 @@ func (c *Config) Validate() error {
 	if err := c.checkMetricsAddr(); err != nil {
 		return err
 	}
-	_, err := ParseAllow(c.Allow)
+	_, err := c.Rules.Parse()
 	return err
 }

@@ -29,7 +29,8 @@ func TestConfigKeepsWhatItIsGiven(t *testing.T) {
 	c.Endpoints = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.9:80")}
 	c.Pass = []netip.AddrPort{netip.MustParseAddrPort("[2001:db8::9]:443")}
 	c.Probes, c.Outside, c.Named.Exclude = Ports{{First: 80, Last: 80}}, OutsideRefuse, []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}
-	c.Allow, c.MetricsAddr = []string{"ns/prod/sa/*"}, ":18445"
+	c.Rules = Rules{Allow: []string{"ns/prod/sa/*"}, Deny: []string{"ns/prod/sa/web:22"}, Audit: true, MaxPerPeer: 10}
+	c.MetricsAddr = ":18445"
 	text, err := json.Marshal(c)
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +49,7 @@ func TestConfigDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, field := range []string{"wire", "nodePorts", "allow", "blockUDP", "existing", "watched", "metricsAddr", "named", "endpoints", "pass", "probes", "outside"} {
+	for _, field := range []string{"wire", "nodePorts", "allow", "deny", "audit", "maxConnectionsPerPeer", "blockUDP", "existing", "watched", "metricsAddr", "named", "endpoints", "pass", "probes", "outside"} {
 		if strings.Contains(string(text), field) {
 			t.Errorf("%s is written without need: %s", field, text)
 		}

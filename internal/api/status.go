@@ -37,8 +37,8 @@ type Status struct {
 	Mode      Mode         `json:"mode"`
 	OnFailure OnFailure    `json:"onFailure"`
 	Wire      Wire         `json:"wire,omitempty"`
-	// Allow holds the identity rules in force, see Config.
-	Allow []string `json:"allow,omitempty"`
+	// Rules are the identity rules in force.
+	Rules
 	// Missing names the features that could not be loaded, each with the reason. The
 	// gateway works without them.
 	Missing []string `json:"missing,omitempty"`
@@ -52,6 +52,8 @@ type Status struct {
 	// Unencrypted counts, by reason, the connections that were refused or carried in
 	// plaintext.
 	Unencrypted []Unencrypted `json:"unencrypted,omitempty"`
+	// Reset is how many open connections were reset by the change that this status answers.
+	Reset int `json:"reset,omitempty"`
 	// Existing describes plaintext connections of the application that no gateway
 	// carries. It is nil if the gateway does not list them.
 	Existing *ExistingConnections `json:"existing,omitempty"`
@@ -138,8 +140,8 @@ type CaptureCounts struct {
 	// to a device (SO_BINDTODEVICE) or memory ran out: they were refused in strict mode, and
 	// passed in plaintext otherwise.
 	Uncapturable uint64 `json:"uncapturable"`
-	// NoListener counts connections while no worker listened: they were refused with
-	// FailClosed, and passed in plaintext without.
+	// NoListener counts connections while no worker listened: they were refused in strict mode
+	// and with FailClosed, and passed in plaintext otherwise.
 	NoListener uint64 `json:"noListener"`
 	// UDP counts calls of connect(2), sendto(2) and sendmsg(2) on UDP sockets to captured
 	// ranges, except to port 53; no gateway encrypts them. UDPRefused counts those that were
@@ -150,8 +152,8 @@ type CaptureCounts struct {
 	// peer showed the option.
 	Steered uint64 `json:"steered,omitempty"`
 	// PlaintextAllowed counts inbound connections without the option that strict mode let in
-	// because of PlaintextFrom. PlaintextRefused counts those that it sent to the gateway to be
-	// reset, or dropped while no worker listened (FailClosed).
+	// because of PlaintextFrom. PlaintextRefused counts those that it refused at their SYN, or sent
+	// to the gateway to be reset, or dropped while no worker listened (FailClosed).
 	PlaintextAllowed uint64 `json:"plaintextAllowed,omitempty"`
 	PlaintextRefused uint64 `json:"plaintextRefused,omitempty"`
 	// Excluded counts connections that were not captured because the coverage excludes or
@@ -161,6 +163,12 @@ type CaptureCounts struct {
 	// OutsideRefused those of them that were refused.
 	OutsideConnections uint64 `json:"outsideConnections,omitempty"`
 	OutsideRefused     uint64 `json:"outsideRefused,omitempty"`
+	// Nested counts connections from network namespaces that processes of the pod have made
+	// (containers in the pod, for example), where the gateway cannot capture. Forwarded counts those
+	// that the pod forwards for others. Both were refused in strict mode, and passed in plaintext
+	// otherwise.
+	Nested    uint64 `json:"nested,omitempty"`
+	Forwarded uint64 `json:"forwarded,omitempty"`
 }
 
 // OutsideNetwork counts connections into a network in private address space that no range
@@ -200,8 +208,13 @@ type Direction struct {
 	Refused   uint64 `json:"refused"`
 	// Inband counts those of Encrypted on WireInband.
 	Inband uint64 `json:"inband,omitempty"`
-	// NotAllowed counts those of Refused that the identity rules did not allow.
+	// NotAllowed counts those of Refused that the identity rules did not allow, Audited
+	// connections that they would not have allowed without Rules.Audit.
 	NotAllowed uint64 `json:"notAllowed,omitempty"`
+	Audited    uint64 `json:"audited,omitempty"`
+	// Reset counts those that were open and were reset because new rules or strict mode
+	// forbade them.
+	Reset uint64 `json:"reset,omitempty"`
 	// OptionLost counts connections on WireInband whose other end did not send the TCP
 	// option: it has no gateway, or something on the way removed the option. They count
 	// in Plaintext or, in strict mode, in Refused.

@@ -26,7 +26,7 @@ func (in *Injector) configFor(pod *corev1.Pod) *api.Config {
 		Coverage:    in.Survey.For(pod, in.Options.Named),
 		Named:       in.Options.Named,
 		Wire:        in.Options.Wire.OrDefault(),
-		Allow:       in.Options.Allow,
+		Rules:       in.Options.Rules,
 		BlockUDP:    in.Options.BlockUDP,
 		Existing:    in.Options.Existing,
 		Watched:     in.Options.Watched,

@@ -93,7 +93,7 @@ func newInjector(t *testing.T, c *fakecluster.Cluster) *Injector {
 		}},
 		Options: Options{
 			Image: "gateway:v1", PullPolicy: corev1.PullIfNotPresent,
-			Mode: api.Permissive, OnFailure: api.FailOpen, Wire: api.WireAuto, Allow: []string{"ns/shop/sa/*"},
+			Mode: api.Permissive, OnFailure: api.FailOpen, Wire: api.WireAuto, Rules: api.Rules{Allow: []string{"ns/shop/sa/*"}},
 			Named: api.Coverage{
 				Exclude:       []netip.Prefix{netip.MustParsePrefix("10.244.9.9/32")},
 				ExcludePorts:  []uint16{53},

@@ -45,9 +45,9 @@ type Options struct {
 	PullPolicy corev1.PullPolicy
 	Mode       api.Mode
 	OnFailure  api.OnFailure
-	// Wire, Allow, BlockUDP and Named are as in api.Config.
+	// Wire, Rules, BlockUDP and Named are as in api.Config.
 	Wire     api.Wire
-	Allow    []string
+	Rules    api.Rules
 	BlockUDP bool
 	Named    api.Coverage
 	// Existing is as in api.Config. With ExistingReset the connections of pods that

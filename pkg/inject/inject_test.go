@@ -99,7 +99,7 @@ func TestEnableSaysWhichSettingsItLeaves(t *testing.T) {
 		t.Fatal(result.Err)
 	}
 	in.Options.Mode, in.Options.OnFailure = api.Strict, api.FailClosed
-	in.Options.Wire, in.Options.BlockUDP, in.Options.Allow = api.WirePort, true, []string{"ns/a/sa/b", "ns/c/sa/*"}
+	in.Options.Wire, in.Options.BlockUDP, in.Options.Rules.Allow = api.WirePort, true, []string{"ns/a/sa/b", "ns/c/sa/*"}
 	in.Options.Named.PlaintextFrom = []api.Source{{From: netip.MustParsePrefix("192.0.2.0/24")}}
 	in.Survey = &survey.Survey{Found: api.Coverage{Capture: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}}
 	warns := func(want ...string) {
@@ -117,11 +117,11 @@ func TestEnableSaysWhichSettingsItLeaves(t *testing.T) {
 	others := []string{"stays with on-failure open", "stays with wire auto", "UDP", "goes on to capture the destinations, and to accept plaintext"}
 	warns(append([]string{
 		"it stays in mode permissive; to change that: kubectl gateway mode pod/p -n shop strict",
-		"it goes on to allow 'ns/shop/sa/*'; to change that: kubectl gateway allow pod/p -n shop 'ns/a/sa/b' 'ns/c/sa/*'",
+		"its identity rules stay 'ns/shop/sa/*'; to change that: kubectl gateway allow pod/p -n shop 'ns/a/sa/b' 'ns/c/sa/*'",
 	}, others...)...)
 
 	// What was changed since counts, not what the gateway was started with.
-	in.Gateways = gateways(but(readyWith(in.Authority), func(status *api.Status) { status.Mode, status.Allow = api.Strict, in.Options.Allow }))
+	in.Gateways = gateways(but(readyWith(in.Authority), func(status *api.Status) { status.Mode, status.Allow = api.Strict, in.Options.Rules.Allow }))
 	warns(others...)
 }
 

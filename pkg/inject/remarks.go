@@ -31,9 +31,9 @@ func (in *Injector) differences(pod *corev1.Pod, name string, status *api.Status
 		return nil
 	}
 	wanted := in.configFor(pod)
-	mode, allow, covers := has.Mode, has.Allow, has.Fingerprint()
+	mode, rules, covers := has.Mode, has.Rules, has.Fingerprint()
 	if status != nil && status.Mode != "" {
-		mode, allow, covers = status.Mode, status.Allow, cmp.Or(status.Capture.Fingerprint, covers)
+		mode, rules, covers = status.Mode, status.Rules, cmp.Or(status.Capture.Fingerprint, covers)
 	}
 	which := fmt.Sprintf("pod/%s -n %s", pod.Name, pod.Namespace)
 	again := fmt.Sprintf("; to change that: kubectl gateway disable %s, then enable it again", which)
@@ -44,8 +44,8 @@ func (in *Injector) differences(pod *corev1.Pod, name string, status *api.Status
 		}
 	}
 	add(mode != wanted.Mode, "it stays in mode %s; to change that: kubectl gateway mode %s %s", mode, which, wanted.Mode)
-	add(!slices.Equal(allow, wanted.Allow), "it goes on to allow %s; to change that: kubectl gateway allow %s %s",
-		allowed(allow, "everyone"), which, allowed(wanted.Allow, "--everyone"))
+	add(!rules.Equal(wanted.Rules), "its identity rules stay %s; to change that: kubectl gateway allow %s %s",
+		rules.Arguments(), which, wanted.Rules.Arguments())
 	add(has.OnFailure != wanted.OnFailure, "it stays with on-failure %s%s", has.OnFailure, again)
 	add(has.TrustDomain != wanted.TrustDomain, "it stays in trust domain %s%s", has.TrustDomain, again)
 	add(has.Wire != wanted.Wire.OrDefault(), "it stays with wire %s%s", has.Wire, again)
@@ -58,14 +58,6 @@ func (in *Injector) differences(pod *corev1.Pod, name string, status *api.Status
 	add(covers != wanted.Fingerprint(),
 		"it goes on to capture the destinations, and to accept plaintext from the sources, that it was given; to change that: kubectl gateway refresh %s", which)
 	return list
-}
-
-// allowed puts identity rules into words for a shell.
-func allowed(patterns []string, everyone string) string {
-	if len(patterns) == 0 {
-		return everyone
-	}
-	return "'" + strings.Join(patterns, "' '") + "'"
 }
 
 // remarks returns what the user should know about a gateway that runs.

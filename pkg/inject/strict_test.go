@@ -29,7 +29,7 @@ func TestStrictIsExplained(t *testing.T) {
 		in.Gateways = gateways(func(_ context.Context, pod, _ string) (*api.Status, error) {
 			return &api.Status{State: api.Ready, Mode: test.mode, Pod: api.PodRef{UID: "uid-" + pod}}, nil
 		})
-		in.Options.Mode, in.Options.DryRun = test.mode, test.dryRun
+		in.Options.Mode, in.Options.DryRun, in.Options.Named = test.mode, test.dryRun, api.Coverage{}
 		result := in.Enable(t.Context(), c.Pod("p"))
 		if got := strings.Contains(strings.Join(result.Warnings, "\n"), "Prometheus scrapes it at port 9090"); result.Err != nil || got != test.want {
 			t.Errorf("%s: %v, warnings %q", name, result.Err, result.Warnings)

@@ -41,6 +41,15 @@ type connection struct {
 	tls     *tls.Conn
 	records *recordConn
 
+	// grant is set before the rules are asked about the connection, plaintext before the mode
+	// is asked for the last time: whoever changes them afterwards finds the connection.
+	grant     atomic.Pointer[grant]
+	plaintext atomic.Bool
+	// peerCounted means that Proxy.byIdentity counts the connection.
+	peerCounted bool
+	// audited is why the rules would have refused the connection, nil if they would not.
+	audited error
+
 	// sent and received count bytes of the local application.
 	sent, received atomic.Uint64
 	// relaying counts the directions that have not ended.
@@ -94,12 +103,12 @@ func (c *connection) adopt(socket *net.TCPConn) bool {
 	return true
 }
 
-// abort resets both sides. Only the first cause counts.
-func (c *connection) abort(cause error) {
+// abort resets both sides. Only the first cause counts: abort reports whether this is it.
+func (c *connection) abort(cause error) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.aborted != nil {
-		return
+		return false
 	}
 	c.aborted = cause
 	for _, socket := range c.sockets {
@@ -107,6 +116,7 @@ func (c *connection) abort(cause error) {
 			reset(socket)
 		}
 	}
+	return true
 }
 
 // cause returns why c was aborted, or nil.
@@ -165,6 +175,9 @@ func (c *connection) closeSockets() {
 
 // report writes the connection's line and no longer counts it as open.
 func (c *connection) report() {
+	if c.peerCounted {
+		c.proxy.byIdentity.release(c.line.Peer)
+	}
 	c.line.Sent, c.line.Received = c.sent.Load(), c.received.Load()
 	c.line.Duration = time.Since(c.started).Seconds()
 	c.proxy.live.account(c)

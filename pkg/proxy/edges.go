@@ -44,7 +44,7 @@ func (c *connection) closeEdge() {
 	}
 	verdict := e.Verdict()
 	// The peer may refuse when this side already relays.
-	if verdict == api.EdgeEncrypted && c.line.Reason != "" {
+	if verdict == api.EdgeEncrypted && c.line.Reason != "" && c.audited == nil {
 		verdict = api.EdgeRefused
 	}
 	c.proxy.edges.Close(e, c.edgeKey(verdict), c.line.Sent, c.line.Received, now)

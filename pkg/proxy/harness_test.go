@@ -75,6 +75,8 @@ type testSockets struct {
 	destinations sync.Map // netip.AddrPort of the client → netip.AddrPort
 	presented    sync.Map // netip.AddrPort of the client → struct{}
 	presentErr   atomic.Pointer[error]
+	// lost means that clients are not handed over.
+	lost atomic.Bool
 	// services are destinations that are no pods. A port of 0 stands for every port.
 	services []netip.AddrPort
 	// band is nil where wire=inband is not available.
@@ -104,6 +106,8 @@ func (s *testSockets) PresentAs(_ int, client netip.AddrPort) error {
 	}
 	return nil
 }
+
+func (s *testSockets) HandedOver(int) (bool, error) { return !s.lost.Load(), nil }
 
 func fromSockaddr(sa unix.Sockaddr) netip.AddrPort {
 	switch sa := sa.(type) {

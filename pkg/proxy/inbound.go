@@ -16,14 +16,14 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // inbound carries a connection from another gateway: it shakes hands, reads the header,
 // checks that the peer may connect and that its header is true, dials the local application
-// and relays. release is called once the header has been read.
-func (p *Proxy) inbound(c *connection, wire string, release func()) {
+// and relays. release is called once the header has been read. It reports false if the handshake
+// had to make room for another one.
+func (p *Proxy) inbound(c *connection, wire string, release func() bool) {
 	growStack()
 	s := p.settings.Load()
 	c.wire = c.sockets[0]
@@ -31,12 +31,19 @@ func (p *Proxy) inbound(c *connection, wire string, release func()) {
 	deadline := time.Now().Add(p.options.HandshakeTimeout)
 	err := p.acceptTLS(c, s, wire)
 	if err != nil {
-		release()
+		if !release() {
+			c.refuse(traffic.Evicted, nil)
+			return
+		}
 		c.refuse(validityReason(err, s.now(), traffic.ClientExpired, traffic.ClientNotYetValid, traffic.NoHandshake))
 		return
 	}
 	first, data, h, err := p.readHeader(c, deadline)
-	release()
+	if !release() {
+		p.pools.put(first)
+		c.refuse(traffic.Evicted, nil)
+		return
+	}
 	if err != nil {
 		p.decline(c, statusNotAllowed, traffic.Forbidden, err)
 		return
@@ -102,12 +109,16 @@ func (p *Proxy) readHeader(c *connection, deadline time.Time) (b *buffer, data [
 // first came with the header. If connect fails, it has ended c.
 func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, data []byte) error {
 	leaf := c.tls.ConnectionState().PeerCertificates[0]
-	if err := p.permitted(s, leaf); err != nil {
+	if err := c.permit(s, leaf, h.Destination.Port()); err != nil {
 		c.counts.NotAllowed.Add(1)
 		p.decline(c, statusNotAllowed, traffic.IdentityNotAllowed, err)
 		return err
 	}
-	if err := s.allowed(h, leaf); err != nil {
+	if err := c.countPeer(); err != nil {
+		p.decline(c, statusNotAllowed, traffic.TooManyConnections, err)
+		return err
+	}
+	if err := s.allowed(h, leaf, c.line.Wire); err != nil {
 		p.decline(c, statusNotAllowed, traffic.Forbidden, err)
 		return err
 	}
@@ -125,8 +136,12 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, dat
 	}
 	c.app = app
 	if !c.adopt(app) {
-		c.refuse(traffic.Stopping, c.cause())
-		return errStopping
+		reason, cause := traffic.Stopping, c.cause()
+		if errors.Is(cause, errForbidden) {
+			reason = traffic.IdentityNotAllowed
+		}
+		c.refuse(reason, cause)
+		return cause
 	}
 	source, err := newPlainReader(app, &p.pools)
 	if err != nil {
@@ -134,6 +149,11 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, dat
 		return err
 	}
 	c.toApp = newSink(source.raw)
+	if c.audited != nil {
+		c.counts.Audited.Add(1)
+		c.because(traffic.Audited)
+		c.line.Error = c.audited.Error()
+	}
 	c.countEncrypted()
 	c.relay(
 		func() error { return c.seal(source, statusOK) },
@@ -149,27 +169,32 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, dat
 	return nil
 }
 
-// permitted checks the peer's identity against the rules that the connection started with
-// and against those in force now.
-func (p *Proxy) permitted(s *settings, leaf *x509.Certificate) error {
-	current := p.settings.Load()
-	if len(s.rules) == 0 && len(current.rules) == 0 {
+// permit checks the peer's identity and the port that it asks for against the rules that the
+// connection started with and against those in force now.
+func (c *connection) permit(s *settings, leaf *x509.Certificate, port uint16) error {
+	c.grant.Store(&grant{leaf, port})
+	current := c.proxy.settings.Load()
+	if s.rules.Empty() && current.rules.Empty() {
 		return nil
 	}
-	id, err := identity.FromCertificate(leaf)
-	if err != nil {
-		return fmt.Errorf("peer's certificate: %w", err)
-	}
-	if !s.rules.Allows(id.Namespace, id.ServiceAccount) || !current.rules.Allows(id.Namespace, id.ServiceAccount) {
-		return fmt.Errorf("no identity rule allows %v", id)
+	for _, rules := range []*api.Policy{s.rules, current.rules} {
+		err := c.grant.Load().check(rules)
+		switch {
+		case err == nil:
+		case rules.Audit:
+			c.audited = err
+		default:
+			return err
+		}
 	}
 	return nil
 }
 
 // allowed checks that the peer asks for an application of this pod, and speaks for a client
-// that its certificate names.
-func (s *settings) allowed(h header, leaf *x509.Certificate) error {
-	if !s.ownPod(h.Destination.Addr()) {
+// that its certificate names. In band the destination is where the connection arrived, which may be
+// an address of the pod that its status does not name.
+func (s *settings) allowed(h header, leaf *x509.Certificate, wire string) error {
+	if wire != api.WireInband && !s.ownPod(h.Destination.Addr()) {
 		return fmt.Errorf("destination %v is not in this pod", h.Destination)
 	}
 	if port := h.Destination.Port(); port == api.CapturePort || port == api.PeerPort || port == api.InbandPort {
@@ -207,11 +232,33 @@ func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
 		},
 	}
 	d.SetMultipathTCP(false)
-	local := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
+	// The application sees this address if the programs go before it accepts. Unlike 127.0.0.1
+	// nobody has a reason to trust it. IPv6 has only one loopback address.
+	local := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 'k', 'g', 'w'}), 0)
 	if h.Destination.Addr().Is6() {
 		local = netip.AddrPortFrom(netip.IPv6Loopback(), 0)
 	}
-	return d.DialTCP(p.ctx, "tcp", local, h.Destination)
+	app, err := d.DialTCP(p.ctx, "tcp", local, h.Destination)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.handedOver(app); err != nil {
+		reset(app)
+		return nil, fmt.Errorf("presenting the connection as coming from %v: %w", h.Client, err)
+	}
+	return app, nil
+}
+
+// handedOver returns an error if the application does not see the client. It must not get a byte
+// then.
+func (p *Proxy) handedOver(app *net.TCPConn) error {
+	return onSocket(app, func(fd int) error {
+		done, err := p.options.Sockets.HandedOver(fd)
+		if err == nil && !done {
+			err = errors.New("the application would not see its client")
+		}
+		return err
+	})
 }
 
 // decline sends the peer the reason why there is no connection, and ends c.

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 // stranger is somebody who dials a gateway by hand.
@@ -382,6 +383,28 @@ func TestPeerEndsTooEarly(t *testing.T) {
 			// the application's dial has returned.
 			newPod(t, a, nil).dialReset(netip.AddrPortFrom(ip, 80))
 		})
+	}
+}
+
+// An application that would not see its client gets nothing from it.
+func TestClientIsLost(t *testing.T) {
+	client, server := pair(t, nil)
+	server.sockets.lost.Store(true)
+	read := make(chan error, 1)
+	destination := application(t, server.ip, func(conn *net.TCPConn) {
+		n, err := conn.Read(make([]byte, 1))
+		if n > 0 {
+			err = errors.New("a byte has come")
+		}
+		read <- err
+	})
+	client.dialReset(destination)
+	if err := <-read; !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("the application read %v, want a reset", err)
+	}
+	line := server.logged("the refusal", func(c api.Connection) bool { return c.Direction == api.Inbound })
+	if line.Reason != traffic.ApplicationUnreachable.String() || !strings.Contains(line.Error, "would not see its client") {
+		t.Errorf("logged %+v", line)
 	}
 }
 

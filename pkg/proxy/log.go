@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
@@ -53,12 +54,34 @@ func (l *Logger) Connection(c *api.Connection) {
 	}
 	c.Level = cmp.Or(c.Level, slog.LevelInfo.String())
 	c.Message = cmp.Or(c.Message, api.ConnectionMessage)
+	for _, text := range []*string{
+		&c.Level, &c.Message, &c.Direction, &c.Peer, &c.Wire, &c.Reason, &c.Error,
+		&c.TLS.Version, &c.TLS.KeyExchange, &c.TLS.Cipher,
+	} {
+		*text = bounded(*text)
+	}
 	line, err := json.Marshal(c)
 	if err != nil {
 		l.slog.Error("cannot write the line of a connection", "error", err.Error())
 		return
 	}
 	l.enqueue(append(line, '\n'))
+}
+
+// maxLogText bounds each text of a connection's line, in bytes. An identity has at most 800;
+// what strangers send in certificates has no other bound.
+const maxLogText = 1 << 10
+
+// bounded returns text, or its beginning with an ellipsis.
+func bounded(text string) string {
+	if len(text) <= maxLogText {
+		return text
+	}
+	end := maxLogText - len("…")
+	for end > 0 && !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end] + "…"
 }
 
 // Close writes the queue and ends the Logger; later lines are dropped. It returns ctx's error

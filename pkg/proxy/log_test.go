@@ -5,14 +5,24 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"io"
+	"math/big"
+	"net/url"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
 )
 
 // stuckWriter blocks until it is released.
@@ -105,5 +115,61 @@ func TestCountersOutliveTheirProxy(t *testing.T) {
 	}
 	if got := counters.Traffic().Outbound; got.Sent != 10 || got.Received != 10 {
 		t.Errorf("counted %+v", got)
+	}
+}
+
+// TestLogTextsAreBounded: no text of a line is longer than its bound, whatever strangers put into
+// certificates.
+func TestLogTextsAreBounded(t *testing.T) {
+	var c api.Connection
+	long := strings.Repeat("ü", maxLogText)
+	for _, value := range []reflect.Value{reflect.ValueOf(&c).Elem(), reflect.ValueOf(&c.TLS).Elem()} {
+		for i := range value.NumField() {
+			if value.Field(i).Kind() == reflect.String {
+				value.Field(i).SetString(long)
+			}
+		}
+	}
+	c.Message = "" // only this one finds the line again
+	w := &lineBuffer{}
+	l := NewLogger(w)
+	l.Connection(&c)
+	if err := l.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(w.lines); n > 10*maxLogText {
+		t.Errorf("the line has %d bytes", n)
+	}
+	for _, logged := range w.connections(t) {
+		if !utf8.ValidString(logged.Error) || !strings.HasSuffix(logged.Error, "ü…") || len(logged.Error) > maxLogText {
+			t.Errorf("the error is %d bytes: …%q", len(logged.Error), logged.Error[len(logged.Error)-10:])
+		}
+	}
+	if short := "identity is not allowed"; bounded(short) != short || bounded(long[:maxLogText]) != long[:maxLogText] {
+		t.Error("a text that fits is changed")
+	}
+}
+
+// TestHugeCertificate: a stranger's certificate of 200 KB makes a line of usual length.
+func TestHugeCertificate(t *testing.T) {
+	a := newAuthority(t)
+	server := newPod(t, a, nil)
+	s := newStranger(t, a, server)
+	key := pki.ECKey(t, elliptic.P256())
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour),
+		URIs: []*url.URL{{Scheme: "spiffe", Opaque: "//" + strings.Repeat("%zz", 70_000)}}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
+	}
+	conn := tls.Client(s.dial(server), s.config)
+	_ = conn.Handshake() // the refusal comes after it
+	_, _ = io.Copy(io.Discard, conn)
+	line := server.logged("the stranger", func(c api.Connection) bool { return c.Reason == traffic.NoHandshake.String() })
+	if !strings.Contains(line.Error, "%zz") || len(line.Error) > maxLogText {
+		t.Errorf("the error has %d bytes: %.200s", len(line.Error), line.Error)
 	}
 }

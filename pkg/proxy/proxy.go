@@ -29,6 +29,8 @@ type Sockets interface {
 	// PresentAs makes client the peer's address for the application that socket fd will be
 	// connected to. It is called before connect(2).
 	PresentAs(fd int, client netip.AddrPort) error
+	// HandedOver reports whether that application sees client. It is called after connect(2).
+	HandedOver(fd int) (bool, error)
 	// MarkInband makes the TCP handshake of socket fd ask whether there is a
 	// gateway at the other end. It is called before connect(2).
 	MarkInband(fd int) error
@@ -98,14 +100,15 @@ const (
 
 // Proxy carries the connections of one pod.
 type Proxy struct {
-	options   Options
-	settings  atomic.Pointer[settings]
-	live      *registry
-	edges     *traffic.Edges
-	peers     *peerTable
-	crowded   *throttle
-	exhausted *throttle
-	pools     bufferPools
+	options    Options
+	settings   atomic.Pointer[settings]
+	live       *registry
+	edges      *traffic.Edges
+	peers      *peerTable
+	byIdentity *identityCounts
+	crowded    *throttle
+	exhausted  *throttle
+	pools      bufferPools
 
 	// ctx is done when connections that are being set up must end.
 	ctx    context.Context
@@ -141,13 +144,14 @@ func New(o Options) (*Proxy, error) {
 		o.handshakes = newHandshakeLimit(maxHandshakes, maxHandshakesPerSource)
 	}
 	p := &Proxy{
-		options:   o,
-		live:      &registry{connections: make(map[*connection]struct{})},
-		edges:     traffic.NewEdges(),
-		peers:     newPeerTable(maxPeers, o.now),
-		crowded:   newThrottle(time.Second),
-		exhausted: newThrottle(time.Second),
-		aborting:  make(chan struct{}),
+		options:    o,
+		live:       &registry{connections: make(map[*connection]struct{})},
+		edges:      traffic.NewEdges(),
+		peers:      newPeerTable(maxPeers, o.now),
+		byIdentity: &identityCounts{open: make(map[string]int)},
+		crowded:    newThrottle(time.Second),
+		exhausted:  newThrottle(time.Second),
+		aborting:   make(chan struct{}),
 	}
 	for _, l := range p.listeners() {
 		if err := resetOnDeath(l); err != nil {
@@ -186,16 +190,15 @@ func (p *Proxy) Traffic() api.Traffic {
 	return p.options.Counters.Traffic()
 }
 
-// admit starts an inbound connection unless too many are not yet authenticated.
+// admit starts an inbound connection. If too many are not yet authenticated, one of them ends.
 func (p *Proxy) admit(conn *net.TCPConn, wire string) {
 	source := addrPort(conn.RemoteAddr()).Addr()
-	if !p.options.handshakes.acquire(source) {
-		reset(conn)
-		p.options.Counters.Of(traffic.Inbound).Refused.Add(1)
+	c := p.open(traffic.Inbound, conn)
+	h, crowded := p.options.handshakes.acquire(source, func() { c.abort(errEvicted) })
+	if crowded {
 		if held, ok := p.crowded.allow(); ok {
-			p.options.Log.Slog().Warn("too many handshakes at once", "source", source.String(), "notLogged", held)
+			p.options.Log.Slog().Warn(errEvicted.Error(), "source", source.String(), "notLogged", held)
 		}
-		return
 	}
-	go p.inbound(p.open(traffic.Inbound, conn), wire, func() { p.options.handshakes.release(source) })
+	go p.inbound(c, wire, func() bool { return p.options.handshakes.release(h) })
 }

@@ -55,8 +55,12 @@ func (c *connection) carry(way func() error) {
 // finish ends a connection whose two directions have ended.
 func (c *connection) finish() {
 	cause := c.cause()
-	if cause != nil && c.line.Error == "" {
+	switch {
+	case cause == nil:
+	case c.line.Error == "":
 		c.line.Error = cause.Error()
+	default:
+		c.line.Error += "; " + cause.Error()
 	}
 	closeGently(c.app)
 	c.report()

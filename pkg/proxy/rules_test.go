@@ -4,6 +4,8 @@ package proxy
 
 import (
 	"crypto/tls"
+	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"regexp"
@@ -42,6 +44,11 @@ func (pod *testPod) allow(patterns ...string) {
 	pod.reconfigure(func(c *api.Config) { c.Allow = patterns })
 }
 
+func (pod *testPod) rule(rules api.Rules) {
+	pod.t.Helper()
+	pod.reconfigure(func(c *api.Config) { c.Rules = rules })
+}
+
 func ping(t testing.TB, conn net.Conn) {
 	t.Helper()
 	exchange(t, conn, "ping")
@@ -75,6 +82,137 @@ func TestIdentityRules(t *testing.T) {
 			got := server.proxy.Traffic().Inbound
 			return got.NotAllowed == 2 && got.Refused == 2 && got.Encrypted == 2 && got.Active == 2
 		})
+	})
+}
+
+// Rules with ports are about the port of the application, on either wire.
+func TestRulesWithPorts(t *testing.T) {
+	wires(t, nil, func(t *testing.T, client, server *testPod, far func() net.Listener) {
+		web, admin := applicationAt(t, far(), echo), applicationAt(t, far(), echo)
+		at := func(a netip.AddrPort) string { return fmt.Sprintf("ns/default/sa/app:%d", a.Port()) }
+		for name, rules := range map[string]api.Rules{
+			"allow": {Allow: []string{at(web)}},
+			"deny":  {Deny: []string{at(admin)}},
+			"both":  {Allow: []string{"ns/default/sa/*"}, Deny: []string{at(admin)}},
+		} {
+			server.rule(rules)
+			before := server.proxy.Traffic().Inbound.NotAllowed
+			conn := client.dial(web)
+			ping(t, conn)
+			hangUp(t, conn)
+			client.dialReset(admin)
+			eventually(t, name+": the refusal is counted", func() bool { return server.proxy.Traffic().Inbound.NotAllowed == before+1 })
+		}
+		line := server.logged("the refusal", func(c api.Connection) bool { return strings.Contains(c.Error, "denies") })
+		if want := fmt.Sprintf("identity rule %s denies port %d", at(admin), admin.Port()); !strings.Contains(line.Error, want) || line.Destination != admin {
+			t.Errorf("logged %+v, want %q", line, want)
+		}
+	})
+}
+
+// With audit, what the rules would refuse is carried, logged and counted.
+func TestAudit(t *testing.T) {
+	wires(t, nil, func(t *testing.T, client, server *testPod, far func() net.Listener) {
+		server.rule(api.Rules{Allow: []string{"ns/prod/sa/*"}, Audit: true})
+		conn := client.dial(applicationAt(t, far(), echo))
+		ping(t, conn)
+		edge := server.oneEdge("the edge", func(e api.Edge) bool { return e.Open == 1 })
+		hangUp(t, conn)
+		line := server.logged("the connection", func(c api.Connection) bool { return c.Direction == api.Inbound })
+		reason := traffic.Audited.String()
+		if line.Reason != reason || !line.Encrypted || !strings.Contains(line.Error, line.Peer+": no identity rule allows port") || line.Level != slog.LevelInfo.String() {
+			t.Errorf("logged %+v", line)
+		}
+		edge = server.oneEdge("its end", func(e api.Edge) bool { return e.Open == 0 })
+		if edge.Verdict != api.EdgeEncrypted || edge.Reason != reason || edge.Connections != 1 {
+			t.Errorf("the edge is %+v", edge)
+		}
+		if got := server.proxy.Traffic().Inbound; got.Audited != 1 || got.Refused != 0 || got.NotAllowed != 0 || got.Encrypted != 1 {
+			t.Errorf("counted %+v", got)
+		}
+		if all := server.proxy.options.Counters.Unencrypted(); len(all) != 0 {
+			t.Errorf("not encrypted: %+v", all)
+		}
+		// Whom the rules allow is not audited.
+		server.rule(api.Rules{Allow: []string{"ns/default/sa/*"}, Audit: true})
+		ping(t, client.dial(applicationAt(t, far(), echo)))
+		if got := server.proxy.Traffic().Inbound; got.Audited != 1 || got.Encrypted != 2 {
+			t.Errorf("counted %+v", got)
+		}
+	})
+}
+
+// TestResetForbidden: what new settings forbid ends when it is asked for, and nothing else.
+func TestResetForbidden(t *testing.T) {
+	wires(t, nil, func(t *testing.T, client, server *testPod, far func() net.Listener) {
+		web, admin := applicationAt(t, far(), echo), applicationAt(t, far(), echo)
+		kept, ends := client.dial(web), client.dial(admin)
+		ping(t, kept)
+		ping(t, ends)
+		rules := api.Rules{Deny: []string{fmt.Sprintf("ns/default/sa/*:%d", admin.Port())}, Audit: true}
+		server.rule(rules)
+		server.proxy.ResetForbidden()
+		ping(t, ends) // audited
+		rules.Audit = false
+		server.rule(rules)
+		ping(t, ends) // nobody has asked
+		server.proxy.ResetForbidden()
+		expectReset(t, ends)
+		ping(t, kept)
+		if got := server.proxy.Traffic().Inbound.Reset; got != 1 {
+			t.Errorf("%d connections were reset", got)
+		}
+		line := server.logged("the reset", func(c api.Connection) bool { return c.Destination == admin && c.Direction == api.Inbound })
+		if !strings.Contains(line.Error, errForbidden.Error()) || !strings.Contains(line.Error, rules.Deny[0]) {
+			t.Errorf("logged %+v", line)
+		}
+	})
+}
+
+// TestResetForbiddenPlaintext: in strict mode, what is carried in plaintext ends.
+func TestResetForbiddenPlaintext(t *testing.T) {
+	a := newAuthority(t)
+	client, server := newPod(t, a, permissive), newPod(t, a, nil)
+	plain, encrypted := client.dial(application(t, podAddress(), echo)), client.dial(application(t, server.ip, echo))
+	ping(t, plain)
+	ping(t, encrypted)
+	client.proxy.ResetForbidden()
+	ping(t, plain)
+	client.reconfigure(func(c *api.Config) { c.Mode = api.Strict })
+	ping(t, plain)
+	client.proxy.ResetForbidden()
+	expectReset(t, plain)
+	ping(t, encrypted)
+	if got := client.proxy.Traffic().Outbound.Reset; got != 1 {
+		t.Errorf("%d connections were reset", got)
+	}
+}
+
+// TestMaxPerPeer: of one identity, no more connections than the rules allow are open, whatever port
+// they go to; another identity is not concerned, and one that ends makes room.
+func TestMaxPerPeer(t *testing.T) {
+	wires(t, nil, func(t *testing.T, client, server *testPod, far func() net.Listener) {
+		web, admin := applicationAt(t, far(), echo), applicationAt(t, far(), echo)
+		before := client.dial(web)
+		ping(t, before)
+		server.rule(api.Rules{MaxPerPeer: 2, Audit: true})
+		second := client.dial(admin)
+		ping(t, second)
+		client.dialReset(web)
+		line := server.logged("the refusal", func(c api.Connection) bool { return c.Reason == traffic.TooManyConnections.String() })
+		if !strings.Contains(line.Error, line.Peer+" has 2 connections open") {
+			t.Errorf("logged %+v", line)
+		}
+		if got := server.proxy.options.Counters.Unencrypted(); len(got) != 1 || got[0].Reason != "too_many_connections" || got[0].Connections != 1 {
+			t.Errorf("counted %+v", got)
+		}
+		hangUp(t, second)
+		eventually(t, "its end", func() bool { return server.proxy.Traffic().Inbound.Active == 1 })
+		ping(t, client.dial(web))
+		client.dialReset(web)
+		server.rule(api.Rules{})
+		ping(t, client.dial(web))
+		ping(t, before)
 	})
 }
 
@@ -137,8 +275,8 @@ func FuzzIdentityRules(f *testing.F) {
 		f.Add(seed[0], seed[1], seed[2])
 	}
 	f.Fuzz(func(t *testing.T, pattern, namespace, account string) {
-		rules, err := api.ParseAllow([]string{pattern})
-		if err != nil {
+		rule, err := api.ParseRule(pattern)
+		if err != nil || strings.Contains(pattern, ":") {
 			return
 		}
 		matches := func(part, name string) bool {
@@ -147,7 +285,7 @@ func FuzzIdentityRules(f *testing.F) {
 		}
 		parts := strings.Split(pattern, "/")
 		want := len(parts) == 4 && matches(parts[1], namespace) && matches(parts[3], account)
-		if got := rules.Allows(namespace, account); got != want {
+		if got := rule.Matches(namespace, account, 1); got != want {
 			t.Errorf("rule %q, peer %q/%q: %t", pattern, namespace, account, got)
 		}
 	})

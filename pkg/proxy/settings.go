@@ -25,7 +25,7 @@ type settings struct {
 	trustDomain string
 	wire        api.Wire
 	// rules say which peers may connect.
-	rules               api.Rules
+	rules               *api.Policy
 	podIPs              []netip.Addr
 	notBefore, notAfter time.Time
 	// client, with an address added, is for the gateway of the pod at that address; service
@@ -63,7 +63,7 @@ func newSettings(config *api.Config, certificate tls.Certificate, roots *x509.Ce
 	if config.Mode != api.Permissive && config.Mode != api.Strict {
 		return nil, fmt.Errorf("mode %q is unknown", config.Mode)
 	}
-	rules, err := api.ParseAllow(config.Allow)
+	rules, err := config.Rules.Parse()
 	if err != nil {
 		return nil, fmt.Errorf("reading the identity rules: %w", err)
 	}

@@ -59,10 +59,13 @@ type Request struct {
 	Wait time.Duration `json:"wait,omitempty"`
 	// Mode is what OpMode changes to.
 	Mode api.Mode `json:"mode,omitempty"`
-	// Allow holds the rules of OpAllow. Everyone allows all identities: an empty list does not,
-	// so that nothing is allowed by mistake.
-	Allow    []string `json:"allow,omitempty"`
-	Everyone bool     `json:"everyone,omitempty"`
+	// Existing decides about open connections that OpMode or OpAllow forbids: api.ExistingLeave,
+	// which empty means, or api.ExistingReset.
+	Existing api.Existing `json:"existing,omitempty"`
+	// Rules are those of OpAllow. Everyone allows all identities: an empty list does not, so that
+	// nothing is allowed by mistake.
+	api.Rules
+	Everyone bool `json:"everyone,omitempty"`
 	// Cover is what OpCover changes to.
 	Cover *api.Cover `json:"cover,omitempty"`
 	// Issued is what OpCertificate brings, Trust what OpTrust does.

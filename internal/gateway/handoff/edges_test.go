@@ -67,7 +67,7 @@ func TestEdgesAreTold(t *testing.T) {
 	go func() {
 		edges, err := ReadEdges(t.Context(), path)
 		if err == nil {
-			if diff := cmp.Diff(want, *edges, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+			if diff := cmp.Diff(want, *edges, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 				cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
 				err = fmt.Errorf("(-told +read):\n%s", diff)
 			}

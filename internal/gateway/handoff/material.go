@@ -26,6 +26,9 @@ type Material struct {
 	Cert []byte `json:"cert"`
 	Key  []byte `json:"key"`
 	CA   []byte `json:"ca"`
+	// Reset asks the worker that this is sent to for a reset of the open connections that the
+	// configuration forbids.
+	Reset bool `json:"reset,omitempty"`
 }
 
 // String keeps the key out of logs that print a Material by mistake.

@@ -112,6 +112,10 @@ func aboutConnections() []family {
 					}
 				}
 			}},
+		counter("audited_connections_total", "Inbound connections that the identity rules would have refused if they did not only audit.",
+			func(s *api.Status) uint64 { return s.Traffic.Inbound.Audited }),
+		ofDirections("forbidden_connections_reset_total", "Connections that were open and were reset because new rules or strict mode forbade them.",
+			prometheus.CounterValue, func(d *api.Direction) float64 { return float64(d.Reset) }),
 		ofDirections("active_connections", "Connections that are open now.",
 			prometheus.GaugeValue, func(d *api.Direction) float64 { return float64(d.Active) }),
 		ofDirections("sent_bytes_total", "Bytes that the application sent.",
@@ -154,6 +158,10 @@ func aboutCapture() []family {
 			func(s *api.Status) uint64 { return s.Capture.Uncapturable }),
 		counter("no_listener_connections_total", "Outbound connections that were refused because no worker listened.",
 			func(s *api.Status) uint64 { return s.Capture.NoListener }),
+		counter("nested_connections_total", "Outbound connections from network namespaces within the pod, which the gateway cannot capture.",
+			func(s *api.Status) uint64 { return s.Capture.Nested }),
+		counter("forwarded_connections_total", "Connections that the pod forwards for others, which the gateway cannot capture.",
+			func(s *api.Status) uint64 { return s.Capture.Forwarded }),
 		counter("steered_connections_total", "Inbound connections that were handed to the in-band listener.",
 			func(s *api.Status) uint64 { return s.Capture.Steered }),
 		{"guarded_connections_total", "Inbound connections without a gateway at the other end that strict mode let in because of their source, or reset.",

@@ -33,11 +33,11 @@ func full() *api.Status {
 		Capture: api.Capture{CaptureCounts: api.CaptureCounts{
 			Captured: 11, ServicePassed: 12, ServiceRefused: 13, Uncapturable: 14, NoListener: 15,
 			UDP: 16, UDPRefused: 17, Steered: 18, PlaintextAllowed: 19, PlaintextRefused: 20,
-			Excluded: 61, OutsideConnections: 125, OutsideRefused: 63,
+			Excluded: 61, OutsideConnections: 125, OutsideRefused: 63, Nested: 71, Forwarded: 72,
 		}},
 		Traffic: api.Traffic{
-			Outbound: api.Direction{Active: 21, Encrypted: 22, Plaintext: 23, Refused: 24, Inband: 25, NotAllowed: 26, OptionLost: 27, Sent: 28, Received: 29},
-			Inbound:  api.Direction{Active: 31, Encrypted: 32, Plaintext: 33, Refused: 34, Inband: 35, NotAllowed: 36, OptionLost: 37, Sent: 38, Received: 1 << 40},
+			Outbound: api.Direction{Active: 21, Encrypted: 22, Plaintext: 23, Refused: 24, Inband: 25, NotAllowed: 26, Reset: 63, OptionLost: 27, Sent: 28, Received: 29},
+			Inbound:  api.Direction{Active: 31, Encrypted: 32, Plaintext: 33, Refused: 34, Inband: 35, NotAllowed: 36, Audited: 61, Reset: 62, OptionLost: 37, Sent: 38, Received: 1 << 40},
 		},
 		Existing: &api.ExistingConnections{Outbound: 41, Inbound: 42, Reset: 43},
 		Unencrypted: []api.Unencrypted{

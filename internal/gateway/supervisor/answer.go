@@ -23,7 +23,7 @@ func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error)
 		s.await(ctx, r.Wait, api.Starting, api.Degraded)
 		err = ctx.Err()
 	case control.OpMode, control.OpAllow, control.OpCover:
-		err = s.change(r)
+		return s.changeAndReset(r)
 	case control.OpCSR:
 		return s.requestCertificate()
 	case control.OpCertificate:
@@ -41,4 +41,24 @@ func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error)
 		return nil, err
 	}
 	return s.describeNow()
+}
+
+// changeAndReset carries out a change, and resets what it forbids if that is wanted.
+func (s *supervisor) changeAndReset(r control.Request) (*api.Status, error) {
+	reset, err := s.change(r)
+	if err != nil {
+		return nil, err
+	}
+	if r.Mode == api.Strict && r.Existing == api.ExistingReset {
+		n, err := s.reset()
+		if err != nil {
+			return nil, fmt.Errorf("the mode is strict, but plaintext connections that no gateway carries are still open: %w", err)
+		}
+		reset += n
+	}
+	st, err := s.describeNow()
+	if err == nil {
+		st.Reset = reset
+	}
+	return st, err
 }

@@ -71,6 +71,7 @@ func (s *supervisor) serveUntilEnd(ctx context.Context) error {
 		return err
 	}
 	s.stopExporter()
+	s.stopFollowing()
 	s.end.report.Left = s.remove(traces)
 	s.Log.Info("disabled", "drained", s.end.report.Drained, "aborted", s.end.report.Aborted, "left", s.end.report.Left)
 	return nil

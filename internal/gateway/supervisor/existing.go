@@ -38,7 +38,7 @@ func (s *supervisor) startExisting(policy api.Existing) {
 	if policy != api.ExistingReset {
 		return
 	}
-	if err := s.reset(); err != nil {
+	if _, err := s.reset(); err != nil {
 		s.Log.Warn("existing connections were not reset", "error", err)
 		s.update(func(st *api.Status) {
 			st.Missing = append(st.Missing, "a reset of existing connections: "+api.OneLine(err.Error()))
@@ -51,14 +51,15 @@ func (s *supervisor) startExisting(policy api.Existing) {
 func (s *supervisor) resetExisting() error {
 	switch st, _ := s.snapshot(); st.State {
 	case api.Ready, api.Degraded:
-		return s.reset()
+		_, err := s.reset()
+		return err
 	case api.Draining:
 		return errors.New("the gateway is being disabled and captures nothing")
 	}
 	return api.WithHint(errors.New("the gateway is still starting"), "try again when its status is ready")
 }
 
-func (s *supervisor) reset() error {
+func (s *supervisor) reset() (int, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), existingTimeout)
 	defer cancel()
 	n, err := s.finder().Reset(ctx)
@@ -67,7 +68,7 @@ func (s *supervisor) reset() error {
 	s.existing.reset += n
 	s.existing.Unlock()
 	s.Log.Info("existing connections reset", "connections", n)
-	return err
+	return n, err
 }
 
 func (s *supervisor) finder() *existing.Finder {

@@ -10,9 +10,11 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kubectl-gateway/kubectl-gateway/bpf"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 )
@@ -23,12 +25,9 @@ type listeners struct {
 	edgesPath string
 }
 
-// open opens the listeners but for those of openInband, in the current network namespace, and
+// open opens the listeners but for those of openMarked, in the current network namespace, and
 // the socket for edges. IPv6 is left out where the kernel does not have it.
 func (l *listeners) open(ctx context.Context) (err error) {
-	if l.Capture, err = listenLoopback(ctx, api.CapturePort); err != nil {
-		return err
-	}
 	// The empty host is the dual-stack wildcard, or 0.0.0.0 without IPv6.
 	if l.Peer, err = listen(ctx, ":"+strconv.Itoa(api.PeerPort)); err != nil {
 		return err
@@ -37,9 +36,12 @@ func (l *listeners) open(ctx context.Context) (err error) {
 	return err
 }
 
-// openInband opens the in-band listeners. The eBPF programs must be attached to sockets
-// already: they prepare these listeners when they are opened.
-func (l *listeners) openInband(ctx context.Context) (err error) {
+// openMarked opens the listeners of the own pod, and marks them for the eBPF programs, which must
+// be attached to sockets already.
+func (l *listeners) openMarked(ctx context.Context) (err error) {
+	if l.Capture, err = listenLoopback(ctx, api.CapturePort); err != nil {
+		return err
+	}
 	l.Inband, err = listenLoopback(ctx, api.InbandPort)
 	return err
 }
@@ -53,12 +55,17 @@ func (l *listeners) close() {
 	_ = os.Remove(l.edgesPath)
 }
 
-// listenLoopback opens one listener for each address family of loopback that
+// listenLoopback opens one marked listener for each address family of loopback that
 // the kernel has, or none.
 func listenLoopback(ctx context.Context, port uint16) ([]*os.File, error) {
+	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		var marked error
+		err := raw.Control(func(fd uintptr) { marked = bpf.MarkListener(int(fd), port == api.InbandPort) })
+		return errors.Join(err, marked)
+	}}
 	var files []*os.File
 	for _, a := range []string{"127.0.0.1", "::1"} {
-		f, err := listen(ctx, netip.AddrPortFrom(netip.MustParseAddr(a), port).String())
+		f, err := listenWith(ctx, config, netip.AddrPortFrom(netip.MustParseAddr(a), port).String())
 		if a == "::1" && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)) {
 			continue // an IPv6 address cannot be used here
 		}
@@ -79,7 +86,10 @@ func closeFiles(files []*os.File) {
 }
 
 func listen(ctx context.Context, address string) (*os.File, error) {
-	var config net.ListenConfig
+	return listenWith(ctx, net.ListenConfig{}, address)
+}
+
+func listenWith(ctx context.Context, config net.ListenConfig, address string) (*os.File, error) {
 	// Go listens with MPTCP unless told otherwise, which is slower.
 	config.SetMultipathTCP(false)
 	ln, err := config.Listen(ctx, "tcp", address)

@@ -40,27 +40,29 @@ type settings struct {
 // errDraining ends a worker that is started too late.
 var errDraining = errors.New("the gateway is ending")
 
-// change carries out a request. After an error the settings are what they were.
-func (s *supervisor) change(r control.Request) error {
+// change carries out a request, and returns how many open connections the worker has reset.
+// After an error the settings are what they were.
+func (s *supervisor) change(r control.Request) (reset int, err error) {
 	s.settings.Lock()
 	defer s.settings.Unlock()
 	if !s.capturing() {
-		return api.WithHint(errors.New("the gateway is still starting"), "try again when its status is ready")
+		return 0, api.WithHint(errors.New("the gateway is still starting"), "try again when its status is ready")
 	}
 	next := *s.settings.config
 	if err := edit(&next, r); err != nil {
-		return err
+		return 0, err
 	}
 	if next.Mode == api.Strict && s.settings.unguarded != nil {
-		return api.WithHint(fmt.Errorf("strict mode is not possible here: inbound connections cannot be guarded: %w", s.settings.unguarded),
+		return 0, api.WithHint(fmt.Errorf("strict mode is not possible here: inbound connections cannot be guarded: %w", s.settings.unguarded),
 			"see 'missing' in the status of the gateway")
 	}
-	if reflect.DeepEqual(&next, s.settings.config) {
-		return nil
+	wanted := r.Existing == api.ExistingReset
+	if reflect.DeepEqual(&next, s.settings.config) && !wanted {
+		return 0, nil
 	}
 	text, err := json.Marshal(next)
 	if err != nil {
-		return fmt.Errorf("writing the new settings: %w", err)
+		return 0, fmt.Errorf("writing the new settings: %w", err)
 	}
 	coverage := s.withNodeSide(next.Coverage)
 	apply := func(material *os.File) error { return s.apply(next.Mode, material) }
@@ -68,21 +70,31 @@ func (s *supervisor) change(r control.Request) error {
 		// The programs alone know it: they tell the worker of each connection what it needs.
 		apply = func(*os.File) error { return s.programs.Cover(coverage) }
 	}
-	if err := s.exchange(&next, func(m *handoff.Material) { m.Config = text }, apply); err != nil {
-		return err
+	before := s.forbiddenReset()
+	if err := s.exchange(&next, func(m *handoff.Material) { m.Config, m.Reset = text, wanted }, apply); err != nil {
+		return 0, err
 	}
 	s.update(func(st *api.Status) {
-		st.Mode, st.Allow = next.Mode, next.Allow
+		st.Mode, st.Rules = next.Mode, next.Rules
 		st.Capture.Coverage, st.Capture.Fingerprint, st.Capture.Named = coverage, next.Fingerprint(), next.Named
 	})
-	s.Log.Info("settings changed", "mode", next.Mode, "allow", next.Allow, "coverage", next.Fingerprint())
-	return nil
+	s.Log.Info("settings changed", "mode", next.Mode, "rules", next.Rules, "coverage", next.Fingerprint())
+	return int(s.forbiddenReset() - before), nil
+}
+
+// forbiddenReset returns how many open connections were ever reset because new settings forbade
+// them.
+func (s *supervisor) forbiddenReset() uint64 {
+	t := s.traffic.Traffic()
+	return t.Outbound.Reset + t.Inbound.Reset
 }
 
 // edit changes what r asks for. OnFailure stays as it was at the start: the programs are
 // attached accordingly.
 func edit(config *api.Config, r control.Request) error {
 	switch {
+	case !slices.Contains([]api.Existing{"", api.ExistingLeave, api.ExistingReset}, r.Existing):
+		return fmt.Errorf("existing %q is neither %q nor %q", r.Existing, api.ExistingLeave, api.ExistingReset)
 	case r.Op == control.OpMode:
 		config.Mode = r.Mode
 	case r.Op == control.OpCover:
@@ -98,7 +110,7 @@ func edit(config *api.Config, r control.Request) error {
 	case len(r.Allow) > 0 && r.Everyone:
 		return errors.New("identity rules and everyone exclude each other: use one of them")
 	default:
-		config.Allow = slices.Clone(r.Allow)
+		config.Rules = r.Rules
 	}
 	if err := config.Validate(); err != nil {
 		return fmt.Errorf("checking the new settings: %w", err)
@@ -117,6 +129,7 @@ func (s *supervisor) exchange(config *api.Config, change func(*handoff.Material)
 	if err != nil {
 		return err
 	}
+	m.Reset = false
 	change(m)
 	material, err := m.Seal()
 	if err != nil {

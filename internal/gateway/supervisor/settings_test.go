@@ -59,21 +59,22 @@ func TestEdit(t *testing.T) {
 		allow   string
 		fails   bool
 	}{
-		"mode":      {request: control.Request{Op: control.OpMode, Mode: api.Permissive}, mode: api.Permissive, allow: "ns/a/sa/b"},
+		"mode":      {request: control.Request{Op: control.OpMode, Mode: api.Permissive}, mode: api.Permissive, allow: "'ns/a/sa/b'"},
 		"no mode":   {request: control.Request{Op: control.OpMode}, fails: true},
-		"rules":     {request: control.Request{Op: control.OpAllow, Allow: []string{"ns/x/sa/*"}}, mode: api.Strict, allow: "ns/x/sa/*"},
-		"everyone":  {request: control.Request{Op: control.OpAllow, Everyone: true}, mode: api.Strict},
+		"rules":     {request: control.Request{Op: control.OpAllow, Rules: api.Rules{Allow: []string{"ns/x/sa/*"}}}, mode: api.Strict, allow: "'ns/x/sa/*'"},
+		"deny":      {request: control.Request{Op: control.OpAllow, Rules: api.Rules{Deny: []string{"ns/x/sa/*:80"}, Audit: true}, Everyone: true}, mode: api.Strict, allow: "--everyone --deny='ns/x/sa/*:80' --audit"},
+		"everyone":  {request: control.Request{Op: control.OpAllow, Everyone: true}, mode: api.Strict, allow: "--everyone"},
 		"nobody":    {request: control.Request{Op: control.OpAllow}, fails: true},
-		"both":      {request: control.Request{Op: control.OpAllow, Allow: []string{"ns/x/sa/*"}, Everyone: true}, fails: true},
-		"no rule":   {request: control.Request{Op: control.OpAllow, Allow: []string{"*"}}, fails: true},
-		"empty one": {request: control.Request{Op: control.OpAllow, Allow: []string{""}}, fails: true},
+		"both":      {request: control.Request{Op: control.OpAllow, Rules: api.Rules{Allow: []string{"ns/x/sa/*"}}, Everyone: true}, fails: true},
+		"no rule":   {request: control.Request{Op: control.OpAllow, Rules: api.Rules{Allow: []string{"*"}}}, fails: true},
+		"empty one": {request: control.Request{Op: control.OpAllow, Rules: api.Rules{Allow: []string{""}}}, fails: true},
 	} {
 		next := *config
 		err := edit(&next, c.request)
 		if (err != nil) != c.fails {
 			t.Errorf("%s: %v", name, err)
 		}
-		if err == nil && (next.Mode != c.mode || strings.Join(next.Allow, " ") != c.allow || next.OnFailure != api.FailClosed) {
+		if err == nil && (next.Mode != c.mode || next.Rules.Arguments() != c.allow || next.OnFailure != api.FailClosed) {
 			t.Errorf("%s: %+v", name, next)
 		}
 		if config.Mode != api.Strict || config.Allow[0] != "ns/a/sa/b" {

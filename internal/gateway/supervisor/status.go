@@ -28,7 +28,7 @@ func (s *supervisor) describe() error {
 	s.status = api.Status{
 		Version: s.Version, State: api.Starting, StartedAt: time.Now(),
 		Pod: config.Pod, PodIPs: config.PodIPs, Mode: config.Mode, OnFailure: config.OnFailure,
-		Wire: config.Wire, Allow: config.Allow, MetricsAddr: config.MetricsAddr,
+		Wire: config.Wire, Rules: config.Rules, MetricsAddr: config.MetricsAddr,
 		Capture: api.Capture{
 			Coverage: config.Coverage, Fingerprint: config.Fingerprint(), Named: config.Named, BlockUDP: config.BlockUDP,
 		},

@@ -56,6 +56,8 @@ type supervisor struct {
 	counters *os.File
 	// stopExporter ends the exporter, once, and waits until it has ended.
 	stopExporter func()
+	// stopFollowing ends follow, once, and waits until it has ended.
+	stopFollowing func()
 }
 
 // Run runs a gateway. It returns nil when ctx is done, or when Terminate is closed and the
@@ -104,7 +106,7 @@ func (s *supervisor) live(ctx context.Context) error {
 		return err
 	}
 	defer s.closePrograms()
-	if err := s.listeners.openInband(ctx); err != nil {
+	if err := s.listeners.openMarked(ctx); err != nil {
 		return err
 	}
 	if s.traffic, s.counters, err = handoff.NewCounters(); err != nil {
@@ -113,6 +115,8 @@ func (s *supervisor) live(ctx context.Context) error {
 	defer s.counters.Close()
 	s.stopExporter = s.startExporter(metrics)
 	defer s.stopExporter()
+	s.stopFollowing = s.follow(ctx)
+	defer s.stopFollowing()
 	// Loading leaves garbage of several times the size of what stays.
 	debug.FreeOSMemory()
 

@@ -23,6 +23,7 @@ type Counts struct {
 	Active                         atomic.Int64
 	Encrypted, Plaintext, Refused  atomic.Uint64
 	Inband, NotAllowed, OptionLost atomic.Uint64
+	Audited, Reset                 atomic.Uint64
 	Sent, Received                 atomic.Uint64
 	because                        [reasons]atomic.Uint64
 }
@@ -59,6 +60,8 @@ func (c *Counts) read() api.Direction {
 		Refused:    c.Refused.Load(),
 		Inband:     c.Inband.Load(),
 		NotAllowed: c.NotAllowed.Load(),
+		Audited:    c.Audited.Load(),
+		Reset:      c.Reset.Load(),
 		OptionLost: c.OptionLost.Load(),
 		Sent:       c.Sent.Load(),
 		Received:   c.Received.Load(),

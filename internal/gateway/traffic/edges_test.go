@@ -23,7 +23,7 @@ func testKey(n int) Key {
 // checkEdges compares what a table tells, but for times.
 func checkEdges(t *testing.T, table *Edges, want ...api.Edge) {
 	t.Helper()
-	if diff := cmp.Diff(want, table.Read().Edges, cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}), cmpopts.IgnoreTypes(time.Time{})); diff != "" {
+	if diff := cmp.Diff(want, table.Read().Edges, cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{}), cmpopts.IgnoreTypes(time.Time{})); diff != "" {
 		t.Errorf("edges (-want +got):\n%s", diff)
 	}
 }

@@ -24,7 +24,8 @@ func (d Direction) String() string {
 	return api.Outbound
 }
 
-// Reason is why a connection was carried in plaintext, or was refused. Zero is none.
+// Reason is why a connection was carried in plaintext, or was refused, or would have been. Zero
+// is none.
 type Reason uint8
 
 // The reasons, each described by its row of the table. New ones go to the end.
@@ -79,6 +80,15 @@ const (
 	ApplicationRefused
 	ApplicationUnreachable
 
+	// Audited is the reason of a connection that is carried encrypted all the same.
+	Audited
+
+	// Inbound, after the peer is authenticated.
+	TooManyConnections
+
+	// Inbound, before the peer is authenticated.
+	Evicted
+
 	reasons
 )
 
@@ -128,13 +138,16 @@ var table = [reasons]row{
 	Forbidden:                  {Inbound, "forbidden", "peer is not allowed to do this"},
 	ApplicationRefused:         {both, "application_refused", "application refused the connection"},
 	ApplicationUnreachable:     {Inbound, "application_unreachable", "application cannot be reached"},
+	Audited:                    {Inbound, "audited", "identity would not be allowed"},
+	TooManyConnections:         {Inbound, "too_many_connections", "identity has too many connections"},
+	Evicted:                    {Inbound, "handshake_evicted", "too many handshakes at once"},
 }
 
-// Reasons returns the reasons that connections of a direction can have.
+// Reasons returns the reasons for which connections of a direction are not encrypted.
 func Reasons(d Direction) []Reason {
 	var all []Reason
 	for r, row := range table {
-		if row.in&d != 0 {
+		if row.in&d != 0 && Reason(r) != Audited {
 			all = append(all, Reason(r))
 		}
 	}

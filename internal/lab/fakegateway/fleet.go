@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -67,7 +68,7 @@ func (f *Fleet) Answer(_ context.Context, call *Call) (any, error) {
 	case call.Op() == "mode":
 		status.Mode = api.Mode(call.Words[1])
 	case call.Op() == "allow":
-		status.Allow = slices.DeleteFunc(slices.Clone(call.Words[1:]), func(word string) bool { return word == "--everyone" })
+		status.Allow = slices.DeleteFunc(slices.Clone(call.Words[1:]), func(word string) bool { return strings.HasPrefix(word, "--") })
 	case call.Op() == "cover":
 		var cover api.Cover
 		if err := call.Read(&cover); err != nil {
@@ -85,5 +86,8 @@ func (f *Fleet) Answer(_ context.Context, call *Call) (any, error) {
 		return nil, fmt.Errorf("unexpected command %q", call.Words)
 	}
 	answer := *status
+	if slices.Contains(call.Words, "--existing=reset") {
+		answer.Reset = 3
+	}
 	return &answer, nil
 }

@@ -22,9 +22,11 @@ const DefaultTimeout = 15 * time.Second
 // Change is what is to be changed: either the mode, or the identity rules.
 type Change struct {
 	// Mode is empty for a change of the rules.
-	Mode api.Mode
-	// Allow holds the rules; none of them allow everyone in the trust domain.
-	Allow []string
+	Mode  api.Mode
+	Rules api.Rules
+	// Existing decides about open connections that the change forbids. Empty means
+	// api.ExistingLeave; api.ExistingReset resets them.
+	Existing api.Existing
 }
 
 // Result is the outcome for one pod.
@@ -71,9 +73,9 @@ func (c *Changer) Change(ctx context.Context, pod *corev1.Pod, change Change) Re
 			c.along(ctx, conn, before, &result)
 		}
 		if change.Mode != "" {
-			result.Status, err = conn.SetMode(ctx, change.Mode)
+			result.Status, err = conn.SetMode(ctx, change.Mode, change.Existing)
 		} else {
-			if result.Status, err = conn.SetAllow(ctx, change.Allow); err == nil {
+			if result.Status, err = conn.SetRules(ctx, change.Rules, change.Existing); err == nil {
 				c.along(ctx, conn, result.Status, &result)
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,13 +27,27 @@ type setters map[string]func(ctx context.Context, asked *api.Status) (*api.Statu
 func (s setters) client() *remote.Client {
 	return fakegateway.Gateways(func(ctx context.Context, call *fakegateway.Call) (any, error) {
 		status := &api.Status{State: api.Ready, Pod: api.PodRef{UID: "uid-" + call.Pod}, OnFailure: api.FailClosed}
-		switch words := strings.Join(call.Words, " "); {
+		switch {
 		case call.Container != "kube-gateway":
 			return nil, fmt.Errorf("container %s was asked", call.Container)
 		case call.Op() == "mode":
 			status.Mode = api.Mode(call.Words[1])
-		case words != "allow --everyone":
-			status.Allow = call.Words[1:]
+			if slices.Contains(call.Words, "--existing=reset") {
+				status.Reset = 2
+			}
+		default:
+			for _, word := range call.Words[1:] {
+				switch deny, denied := strings.CutPrefix(word, "--deny="); {
+				case word == "--existing=reset":
+					status.Reset = 3
+				case denied:
+					status.Deny = append(status.Deny, deny)
+				case word == "--audit":
+					status.Audit = true
+				case word != "--everyone":
+					status.Allow = append(status.Allow, word)
+				}
+			}
 		}
 		answer, err := s[call.Pod](ctx, status)
 		if err != nil {
@@ -69,7 +84,8 @@ func runs() corev1.ContainerState {
 }
 
 func TestChange(t *testing.T) {
-	strict, rules := Change{Mode: api.Strict}, Change{Allow: []string{"ns/prod/sa/*"}}
+	denying := Change{Rules: api.Rules{Deny: []string{"ns/dev/sa/*:8080"}, Audit: true}}
+	strict, rules := Change{Mode: api.Strict}, Change{Rules: api.Rules{Allow: []string{"ns/prod/sa/*"}}}
 	for name, test := range map[string]struct {
 		change  Change
 		answer  func(context.Context, *api.Status) (*api.Status, error)
@@ -79,10 +95,13 @@ func TestChange(t *testing.T) {
 		"mode":                  {change: strict, answer: good},
 		"rules":                 {change: rules, answer: good},
 		"everyone":              {answer: good},
+		"deny and audit":        {change: denying, answer: good},
+		"not denied":            {change: denying, answer: but(func(s *api.Status) { s.Deny = nil }), failure: "its rules are"},
+		"not only audited":      {change: denying, answer: but(func(s *api.Status) { s.Audit = false }), failure: "its rules are"},
 		"refused":               {change: strict, answer: func(context.Context, *api.Status) (*api.Status, error) { return nil, errors.New("unguarded") }, failure: "unguarded"},
 		"another pod":           {change: strict, answer: but(func(s *api.Status) { s.Pod.UID = "uid-other" }), failure: "another pod"},
 		"mode not changed":      {change: strict, answer: but(func(s *api.Status) { s.Mode = api.Permissive }), failure: "permissive"},
-		"rules not changed":     {change: rules, answer: but(func(s *api.Status) { s.Allow = nil }), failure: "it allows"},
+		"rules not changed":     {change: rules, answer: but(func(s *api.Status) { s.Allow = nil }), failure: "its rules are"},
 		"everyone but somebody": {answer: but(func(s *api.Status) { s.Allow = []string{"ns/a/sa/b"} }), failure: "ns/a/sa/b"},
 		"strict and open":       {change: strict, answer: but(func(s *api.Status) { s.OnFailure = api.FailOpen }), warning: "on-failure stays open"},
 		"degraded":              {change: rules, answer: but(func(s *api.Status) { s.State = api.Degraded }), warning: "degraded"},
@@ -104,6 +123,19 @@ func TestChange(t *testing.T) {
 				t.Errorf("warnings %q", text)
 			}
 		})
+	}
+}
+
+// TestChangeResets: the gateway is asked to reset what the change forbids, only if that is wanted.
+func TestChangeResets(t *testing.T) {
+	c := Changer{Gateways: setters{"web": good}.client()}
+	for want, change := range map[int]Change{
+		0: {Mode: api.Strict, Existing: api.ExistingLeave}, 2: {Mode: api.Strict, Existing: api.ExistingReset},
+		3: {Rules: api.Rules{Deny: []string{"ns/a/sa/b"}}, Existing: api.ExistingReset},
+	} {
+		if result := c.Change(t.Context(), new(podWith("web", runs())), change); result.Err != nil || result.Status.Reset != want {
+			t.Errorf("%+v: %+v, %v", change, result.Status, result.Err)
+		}
 	}
 }
 
@@ -147,7 +179,7 @@ func TestChangeToStrict(t *testing.T) {
 	}{
 		"strict":          {change: Change{Mode: api.Strict}, want: scraped},
 		"permissive":      {change: Change{Mode: api.Permissive}},
-		"rules":           {change: Change{Allow: []string{"ns/prod/sa/*"}}},
+		"rules":           {change: Change{Rules: api.Rules{Allow: []string{"ns/prod/sa/*"}}}},
 		"strict, allowed": {change: Change{Mode: api.Strict}, named: []api.Source{{From: netip.MustParsePrefix("10.0.0.0/8")}}},
 	} {
 		c := Changer{Gateways: setters{"web": but(func(s *api.Status) { s.Capture.Named.PlaintextFrom = test.named })}.client(), Survey: &survey.Survey{}}

@@ -90,7 +90,9 @@ func (c *Changer) along(ctx context.Context, conn *remote.Conn, status *api.Stat
 		return
 	}
 	result.Covered = covered
-	if result.Status != nil {
+	if result.Status != nil && covered.Changed {
+		// The count belongs to the change before.
+		now.Reset = result.Status.Reset
 		result.Status = now
 	}
 }

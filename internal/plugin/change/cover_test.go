@@ -140,7 +140,7 @@ func TestCarriedAlong(t *testing.T) {
 	for want, change := range map[string]Change{
 		"status cover mode": {Mode: api.Strict},
 		"mode":              {Mode: api.Permissive},
-		"allow cover":       {Allow: []string{"ns/prod/sa/*"}},
+		"allow cover":       {Existing: api.ExistingReset, Rules: api.Rules{Allow: []string{"ns/prod/sa/*"}}},
 	} {
 		f, c := fleet(api.Status{Mode: api.Permissive, Capture: api.Capture{Coverage: old()}})
 		c.Carry = &Cover{Survey: twoNodes(t)}
@@ -150,6 +150,9 @@ func TestCarriedAlong(t *testing.T) {
 		}
 		if covered := result.Covered; strings.Contains(want, "cover") && (covered == nil || covered.String() != "1 added: 10.244.2.0/24 (pods of node node-2)") {
 			t.Errorf("%s: %+v", want, covered)
+		}
+		if change.Existing == api.ExistingReset && result.Status.Reset != 3 {
+			t.Errorf("%s: how many connections were reset is lost", want)
 		}
 		if result.Status.Capture.Fingerprint != f.Status("web").Capture.Fingerprint {
 			t.Errorf("%s: the status is from before", want)

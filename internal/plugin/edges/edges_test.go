@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/muesli/termenv"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -200,6 +201,82 @@ func TestBothEndsAreOneEdge(t *testing.T) {
 	list := Join([]View{viewOf(pods[0], out, edgeOf(api.Outbound, "10.0.0.1", "10.0.0.5:5432", 1, plaintext("x"))), viewOf(pods[4], in)}, names)
 	if len(list.Items) != 2 || list.Items[0].Verdict != Encrypted || list.Items[0].Connections != 9 || list.Items[1].Connections != 1 {
 		t.Errorf("%+v", list.Items)
+	}
+}
+
+// TestAuditedEdge: only the destination knows whom its rules would have refused.
+func TestAuditedEdge(t *testing.T) {
+	pods, names := cluster()
+	out := edgeOf(api.Outbound, "10.0.0.1", "10.0.0.5:5432", 1, nil)
+	in := edgeOf(api.Inbound, "10.0.0.1", "10.0.0.5:5432", 1, func(e *api.Edge) { e.Reason = "identity would not be allowed" })
+	list := Join([]View{viewOf(pods[0], out), viewOf(pods[4], in)}, names)
+	if len(list.Items) != 1 {
+		t.Fatalf("%+v", list.Items)
+	}
+	if e := list.Items[0]; e.Verdict != Encrypted || e.secured().Text != "√ identity would not be allowed" {
+		t.Errorf("%+v is shown as %+v", e, e.secured())
+	}
+}
+
+// TestPropose: a rule for each peer that was let in, with its ports; what else there is stays.
+func TestPropose(t *testing.T) {
+	peer := func(id string, change func(*api.Edge)) func(*api.Edge) {
+		return func(e *api.Edge) {
+			e.Peer = "spiffe://td/" + id
+			if change != nil {
+				change(e)
+			}
+		}
+	}
+	in := func(destination, id string, change func(*api.Edge)) api.Edge {
+		return edgeOf(api.Inbound, "10.0.0.1", destination, 1, peer(id, change))
+	}
+	status := &api.Status{State: api.Ready, Rules: api.Rules{Allow: []string{"ns/x/sa/*"}, Deny: []string{"ns/dev/sa/*"}, Audit: true}}
+	gateway := func(pod string) (*api.Status, *api.Edges) {
+		st := *status
+		st.Pod.UID = "uid-" + pod
+		seen := &api.Edges{Pod: api.PodRef{UID: "uid-" + pod}, Since: testTime, Forgotten: 7, Edges: []api.Edge{}}
+		switch pod {
+		case "db":
+			seen.Edges = []api.Edge{
+				in("10.0.0.5:9001", "ns/shop/sa/web", nil), in("10.0.0.5:5432", "ns/shop/sa/web", func(e *api.Edge) { e.Wire = api.WireInband }),
+				in("[fd00::5]:9000", "ns/shop/sa/web", func(e *api.Edge) { e.Source = netip.MustParseAddr("fd00::1") }),
+				in("10.0.0.5:5432", "ns/ops/sa/backup", func(e *api.Edge) { e.Reason = "identity would not be allowed" }),
+				// None of these was let in, here, encrypted.
+				in("10.0.0.5:5432", "ns/bad/sa/refused", func(e *api.Edge) { e.Verdict = api.EdgeRefused }),
+				in("10.0.0.6:5432", "ns/bad/sa/elsewhere", nil), in("10.0.0.5:80", "ns/bad", nil),
+				edgeOf(api.Inbound, "10.0.0.1", "10.0.0.5:80", 1, plaintext("x")), edgeOf(api.Outbound, "10.0.0.5", "10.0.0.1:80", 1, nil),
+			}
+		case "liar":
+			st.Deny = []string{"'; rm -rf /; '"}
+		}
+		return &st, seen
+	}
+	c := Collector{Gateways: fakegateway.Gateways(func(_ context.Context, call *fakegateway.Call) (any, error) {
+		st, seen := gateway(call.Pod)
+		switch {
+		case call.Pod == "failing":
+			return nil, errors.New("it failed")
+		case call.Op() == "status":
+			return st, nil
+		}
+		return seen, nil
+	}).Client(nil)}
+	for name, want := range map[string]Proposal{
+		"db":     {Rules: api.Rules{Allow: []string{"ns/ops/sa/backup:5432", "ns/shop/sa/web:5432,9000-9001"}, Deny: status.Deny, Audit: true}, Since: testTime, Forgotten: 7},
+		"nobody": {Rules: api.Rules{Deny: status.Deny, Audit: true}, Since: testTime, Forgotten: 7},
+	} {
+		pod := testPod("shop", name, "10.0.0.5", true)
+		want.Pod = &pod
+		if diff := cmp.Diff(want, c.Propose(t.Context(), &pod)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+	for name, enabled := range map[string]bool{"failing": true, "liar": true, "none": false} {
+		pod := testPod("shop", name, "10.0.0.5", enabled)
+		if p := c.Propose(t.Context(), &pod); p.Err == nil {
+			t.Errorf("%s: %+v", name, p)
+		}
 	}
 }
 

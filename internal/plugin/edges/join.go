@@ -198,6 +198,10 @@ func (j *joiner) joinInbound() {
 		}
 		// The destination may have counted for longer than the worker at the source.
 		r.served.add(in.Counts)
+		// What the rules of the destination would have refused, only its gateway knows.
+		if r.Verdict == Encrypted {
+			r.Reason = cmp.Or(r.Reason, in.Reason)
+		}
 		r.LastSeen = later(r.LastSeen, in.LastSeen)
 	}
 	for i := range j.rows {

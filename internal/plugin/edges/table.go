@@ -73,6 +73,9 @@ func (e *Edge) target(home string) string {
 func (e *Edge) secured() terminal.Cell {
 	switch e.Verdict {
 	case Encrypted:
+		if e.Reason != "" {
+			return terminal.Cell{Text: "√ " + e.Reason, Tone: terminal.Caution}
+		}
 		return terminal.Cell{Text: "√", Tone: terminal.Good}
 	case Refused:
 		return terminal.Cell{Text: "× refused: " + e.Reason, Tone: terminal.Caution}

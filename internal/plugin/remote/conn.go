@@ -214,7 +214,7 @@ func (g *Conn) reread(ctx context.Context) (*corev1.Pod, error) {
 	return installed.Reread(ctx, g.client.Kube, g.pod)
 }
 
-// errTooOld is a gateway that does not know a command.
+// errTooOld is a gateway that does not know a command, or a flag of it.
 var errTooOld = errors.New("the gateway does not know the command")
 
 // ownWords turns what the gateway's program says when it fails ("error: …", and
@@ -230,7 +230,7 @@ func ownWords(err error) error {
 	}
 	text, hint, _ := strings.Cut(text, "\nhint: ")
 	words := errors.New(text)
-	if strings.HasPrefix(text, "unknown control command") {
+	if strings.HasPrefix(text, "unknown control command") || strings.HasPrefix(text, "flag provided but not defined") {
 		words = &tooOldError{words}
 	}
 	own := &lineError{words}

@@ -70,27 +70,46 @@ func (g *Conn) checkEdges(edges *api.Edges) error {
 	return g.mine(edges.Pod)
 }
 
-// SetMode changes the mode of the gateway and returns its status then.
-func (g *Conn) SetMode(ctx context.Context, mode api.Mode) (*api.Status, error) {
-	status, err := g.tell(ctx, nil, "mode", string(mode))
+// SetMode changes the mode of the gateway and returns its status then. With api.ExistingReset the
+// gateway resets open connections that the mode forbids.
+func (g *Conn) SetMode(ctx context.Context, mode api.Mode, existing api.Existing) (*api.Status, error) {
+	status, err := g.tell(ctx, nil, append([]string{"mode", string(mode)}, existingWords(existing)...)...)
 	if err == nil && status.Mode != mode {
 		return nil, fmt.Errorf("the gateway says that its mode is %.40q", status.Mode)
 	}
-	return status, err
+	return status, newer(err, noSuchChange)
 }
 
-// SetAllow changes the identity rules, see api.ParseAllow, as SetMode does the
-// mode. No patterns allow everyone in the trust domain.
-func (g *Conn) SetAllow(ctx context.Context, patterns []string) (*api.Status, error) {
+// noSuchChange is what a gateway lacks that does not know a command, or a flag of it.
+const noSuchChange = "the gateway is too old for this command or for one of its flags"
+
+func existingWords(existing api.Existing) []string {
+	if existing == api.ExistingReset {
+		return []string{"--existing=reset"}
+	}
+	return nil
+}
+
+// SetRules changes the identity rules, as SetMode does the mode.
+func (g *Conn) SetRules(ctx context.Context, rules api.Rules, existing api.Existing) (*api.Status, error) {
 	words := []string{"allow", "--everyone"}
-	if len(patterns) > 0 {
-		words = slices.Concat(words[:1], patterns)
+	if len(rules.Allow) > 0 {
+		words = slices.Concat(words[:1], rules.Allow)
 	}
-	status, err := g.tell(ctx, nil, words...)
-	if err == nil && !slices.Equal(status.Allow, patterns) {
-		return nil, fmt.Errorf("the gateway says that it allows %.200q", status.Allow)
+	for _, pattern := range rules.Deny {
+		words = append(words, "--deny="+pattern)
 	}
-	return status, err
+	if rules.Audit {
+		words = append(words, "--audit")
+	}
+	if rules.MaxPerPeer > 0 {
+		words = append(words, fmt.Sprintf("--max-connections-per-peer=%d", rules.MaxPerPeer))
+	}
+	status, err := g.tell(ctx, nil, append(words, existingWords(existing)...)...)
+	if err == nil && !status.Rules.Equal(rules) {
+		return nil, fmt.Errorf("the gateway says that its rules are %.200q", status.Arguments())
+	}
+	return status, newer(err, noSuchChange)
 }
 
 // SetCoverage changes the coverage, as SetMode does the mode.

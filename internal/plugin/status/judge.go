@@ -57,6 +57,7 @@ func (i *Item) judge(now time.Time) {
 		i.judgeCertificate(now, fmt.Sprintf("kubectl gateway rotate pod/%s -n %s", i.Pod, i.Namespace))
 		i.judgeClock()
 		i.judgeExisting(enable)
+		i.judgeAudit()
 		i.judgeFeatures()
 		i.judgeOutside()
 	}
@@ -147,6 +148,14 @@ func (i *Item) judgeExisting(enable string) {
 	}
 	i.problem(Warning, fmt.Sprintf("not encrypted: open connections beside the gateway, most from before it (%d outbound, %d inbound)", e.Outbound, e.Inbound),
 		enable+" --existing=reset")
+}
+
+// judgeAudit notes that identity rules refuse nobody.
+func (i *Item) judgeAudit() {
+	if s := i.Status; s.Audit {
+		i.problem(Note, fmt.Sprintf("the identity rules refuse nobody (--audit); they would have refused %d connections", s.Traffic.Inbound.Audited),
+			fmt.Sprintf("'kubectl gateway allow pod/%s -n %s' with the same rules and without --audit enforces them", i.Pod, i.Namespace))
+	}
 }
 
 // judgeFeatures notes what a gateway that works cannot do, and what it sees but

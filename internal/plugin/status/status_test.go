@@ -102,7 +102,8 @@ func example() (asker, []corev1.Pod) {
 	inband := answer("inband", api.Ready, 16*time.Hour)
 	inband.Wire, inband.Allow = api.WireAuto, []string{"ns/prod/sa/*", "ns/ops/sa/backup"}
 	inband.Traffic.Outbound.Inband, inband.Traffic.Outbound.OptionLost, inband.Traffic.Inbound.Inband = 40, 2, 3
-	inband.Traffic.Inbound.NotAllowed = 5
+	inband.Deny, inband.Audit = []string{"ns/prod/sa/web:8080,9000-9010"}, true
+	inband.Traffic.Inbound.NotAllowed, inband.Traffic.Inbound.Audited = 5, 7
 	inband.Capture = api.Capture{CaptureCounts: api.CaptureCounts{UDP: 9, PlaintextRefused: 6, PlaintextAllowed: 11}}
 	covering := answer("covering", api.Ready, 16*time.Hour)
 	covering.Capture = api.Capture{Coverage: api.Coverage{

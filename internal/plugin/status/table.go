@@ -38,9 +38,10 @@ func (l *List) Table(w io.Writer, style *terminal.Style, o TableOptions) error {
 		// the application that no gateway carries. PASS are destinations that are not
 		// captured although they lie in a range, and EXCLUDED the connections to those and
 		// to what is excluded. ENDPOINTS is how many addresses are captured besides ranges,
-		// OUTSIDE are connections into private address space that no range names.
+		// OUTSIDE are connections into private address space that no range names, AUDITED
+		// those that the rules would have refused without --audit.
 		table.Header = append(table.Header,
-			"WIRE", "ALLOW", "PLAINTEXT-FROM", "PASS", "ENDPOINTS", "IN-BAND", "OPTION-LOST", "REFUSED", "NOT-ALLOWED", "PLAINTEXT-REFUSED", "UDP",
+			"WIRE", "ALLOW", "DENY", "PLAINTEXT-FROM", "PASS", "ENDPOINTS", "IN-BAND", "OPTION-LOST", "REFUSED", "NOT-ALLOWED", "AUDITED", "PLAINTEXT-REFUSED", "UDP",
 			"EXCLUDED", "OUTSIDE", "EXISTING", "SERVICE-PASSED", "SERVICE-REFUSED", "SENT", "RECEIVED", "RESTARTS", "ON-FAILURE", "GATEWAY", "VERSION")
 	}
 	for i := range l.Items {
@@ -77,17 +78,20 @@ func (i *Item) row(o TableOptions) []terminal.Cell {
 	if !o.Wide {
 		return row
 	}
-	var existing terminal.Cell // unless nobody has looked
+	var existing, audited terminal.Cell // unless nobody has looked, or the rules bite
 	if e := s.Existing; e != nil {
 		existing = marked(max(0, e.Outbound+e.Inbound))
+	}
+	if s.Audit {
+		audited = marked(int(in.Audited))
 	}
 	name := ""
 	if i.Container != nil {
 		name = i.Container.Name
 	}
-	return append(row, known(string(s.Wire)), known(cmp.Or(strings.Join(s.Allow, ","), "everyone")),
+	return append(row, known(string(s.Wire)), known(cmp.Or(strings.Join(s.Allow, ","), "everyone")), known(cmp.Or(strings.Join(s.Deny, ","), "nobody")),
 		known(some(s.Capture.PlaintextFrom)), known(some(s.Capture.Pass)), known(strconv.Itoa(len(s.Capture.Endpoints))),
-		count(in.Inband+out.Inband), count(out.OptionLost), count(in.Refused+out.Refused), count(in.NotAllowed+out.NotAllowed),
+		count(in.Inband+out.Inband), count(out.OptionLost), count(in.Refused+out.Refused), count(in.NotAllowed+out.NotAllowed), audited,
 		count(s.Capture.PlaintextRefused), count(s.Capture.UDP), count(s.Capture.Excluded), count(s.Capture.OutsideConnections), existing, count(s.Capture.ServicePassed), count(s.Capture.ServiceRefused),
 		known(terminal.Bytes(in.Sent+out.Sent)), known(terminal.Bytes(in.Received+out.Received)), marked(s.Worker.Restarts),
 		terminal.Cell{Text: string(i.OnFailure)}, terminal.Cell{Text: name}, known(s.Version))

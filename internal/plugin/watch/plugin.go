@@ -185,9 +185,13 @@ func (p *Plugin) read(ctx context.Context, those ...corev1.Pod) (*survey.Survey,
 		return nil, err
 	}
 	p.latest.Store(cluster)
-	if p.Warn != nil && !slices.Equal(cluster.Warnings, p.warned) {
-		p.warned = cluster.Warnings
-		p.Warn(cluster.Warnings)
+	warnings := cluster.Warnings
+	if p.Options.Mode == api.Strict {
+		warnings = slices.Concat(warnings, cluster.StrictUnknown())
+	}
+	if p.Warn != nil && !slices.Equal(warnings, p.warned) {
+		p.warned = warnings
+		p.Warn(warnings)
 	}
 	return cluster, nil
 }

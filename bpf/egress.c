@@ -1,0 +1,99 @@
+//go:build ignore
+
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+ *
+ * Every packet that leaves the pod: connections that it forwards for others have no socket here, so
+ * that connect.c does not see them.
+ */
+
+#include "decide.h"
+
+/* Of IPv6, before TCP. Senders use one or two. */
+#define EXTENSION_HEADERS 4
+
+/* Whether a TCP socket has made the packet: connect.c has judged it. Nobody's packets are those that
+ * were received before, and those that a process wrote by itself. */
+static __always_inline bool has_socket(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (!sk)
+		return false;
+	sk = bpf_sk_fullsock(sk);
+	/* One that is not full answers a SYN. */
+	return !sk || sk->protocol == IPPROTO_TCP;
+}
+
+/* Where TCP begins in an IPv6 packet, behind extension headers as well, or 0. */
+static __always_inline __u32 skip_headers(struct __sk_buff *skb, __u8 next)
+{
+	__u32 at = sizeof(struct ipv6hdr);
+
+	for (int i = 0; i < EXTENSION_HEADERS; i++) {
+		struct { __u8 next, len; } head;
+
+		if (next == IPPROTO_TCP)
+			return at;
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS && next != IPPROTO_FRAGMENT)
+			return 0;
+		if (load_header(skb, at, &head, sizeof(head)))
+			return 0;
+		at += next == IPPROTO_FRAGMENT ? 8 : (head.len + 1) * 8;
+		next = head.next;
+	}
+	return 0;
+}
+
+/* Whether the packet is a SYN, and its destination. */
+static __always_inline bool read_syn(struct __sk_buff *skb, struct endpoint *dst)
+{
+	struct tcphdr tcp;
+	__u32 at;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr ip;
+
+		if (load_header(skb, 0, &ip, sizeof(ip)) || ip.protocol != IPPROTO_TCP || ip.frag_off & bpf_htons(IP_OFFSET))
+			return false;
+		map_ip4(dst->ip, ip.daddr);
+		at = ip.ihl * 4;
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr ip;
+
+		if (load_header(skb, 0, &ip, sizeof(ip)))
+			return false;
+		__builtin_memcpy(dst->ip, &ip.daddr, sizeof(dst->ip));
+		at = skip_headers(skb, ip.nexthdr);
+		if (!at)
+			return false;
+	} else {
+		return false;
+	}
+	if (load_header(skb, at, &tcp, sizeof(tcp)))
+		return false;
+	dst->port = tcp.dest;
+	return tcp.syn && !tcp.ack;
+}
+
+/* Whether the gateway lives, or has to be obeyed nevertheless. */
+static __always_inline bool is_in_force(const struct config *cfg, const struct endpoint *dst)
+{
+	struct tuple t = { .server = *dst };
+	struct bpf_sock *sk REFERENCE = inband_listener(&t);
+
+	return sk || cfg->closed;
+}
+
+SEC("tc")
+int kgw_egress(struct __sk_buff *skb)
+{
+	struct config *cfg = get_config();
+	struct endpoint dst = {};
+
+	if (!cfg || has_socket(skb) || !read_syn(skb, &dst))
+		return NEXT;
+	if (action_for(cfg, &dst) < ACTION_POD || !is_in_force(cfg, &dst))
+		return NEXT;
+	COUNT(forwarded);
+	return cfg->strict ? DROP : NEXT;
+}

@@ -1,0 +1,64 @@
+//go:build linux
+
+package supervisor
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+
+	"golang.org/x/time/rate"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
+)
+
+// refusedLines bounds the log lines a second about connections that were refused at their SYN:
+// everybody can send SYNs, from every address.
+const refusedLines = 100
+
+// follow starts to follow what the pod's network and the programs report, until the function that it
+// returns is called, or ctx is done. The function waits for the end.
+func (s *supervisor) follow(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var following sync.WaitGroup
+	following.Go(func() { s.followNetwork(ctx) })
+	following.Go(func() { s.followRefused(ctx) })
+	return sync.OnceFunc(func() {
+		cancel()
+		following.Wait()
+	})
+}
+
+// followNetwork keeps the programs at all interfaces of the pod, those that it gets later included.
+func (s *supervisor) followNetwork(ctx context.Context) {
+	failed := func(err error) { s.Log.Error("an interface of the pod is not guarded", "error", err) }
+	if err := s.programs.FollowNetwork(ctx, failed); err != nil {
+		failed(err)
+	}
+}
+
+// followRefused counts and logs connections in plaintext that the programs refused, as the worker
+// does for those that it resets.
+func (s *supervisor) followRefused(ctx context.Context) {
+	lines := rate.NewLimiter(refusedLines, refusedLines)
+	notLogged := 0
+	if err := s.programs.FollowRefused(ctx, func(client, server netip.AddrPort) {
+		counts := s.traffic.Of(traffic.Inbound)
+		counts.Refused.Add(1)
+		counts.Because(traffic.Plaintext)
+		if !lines.Allow() {
+			notLogged++
+			return
+		}
+		if notLogged > 0 {
+			s.Log.Warn("more connections in plaintext were refused", "notLogged", notLogged)
+			notLogged = 0
+		}
+		s.Log.Warn(api.ConnectionMessage, "direction", api.Inbound, "source", client, "destination", server,
+			"wire", api.WireNone, "encrypted", false, "reason", traffic.Plaintext.String(),
+			"bytesSent", 0, "bytesReceived", 0, "duration", 0)
+	}); err != nil {
+		s.Log.Error("connections that are refused are not logged", "error", err)
+	}
+}
