@@ -16,6 +16,8 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
 )
@@ -30,6 +32,8 @@ func testEvents() []watch.Event {
 		{Time: at, Namespace: "shop", Pod: "web", Action: watch.Noticed, Warnings: []string{"mind\nthe gap"}},
 		{Time: at, Action: watch.Disconnected, Err: errors.New("connection refused")},
 		{Time: at, Action: watch.Reconnected},
+		{Time: at, Namespace: "shop", Pod: "web", Action: watch.Refreshed, Container: "kube-gateway", Elapsed: 100 * time.Millisecond,
+			Covered: &change.Covered{Changed: true, Added: []survey.Part{{What: survey.PartPods, Range: "10.0.2.0/24", Node: "node-2"}}}},
 	}
 }
 
@@ -54,11 +58,12 @@ hint: make room
 12:00:00 shop/web warning: mind the gap
 12:00:00 the API server does not answer: connection refused
 12:00:00 the API server answers again
+12:00:00 shop/web refreshed (kube-gateway, 0.1s, 1 added: 10.0.2.0/24 (pods of node node-2))
 `
 	if out.String() != want {
 		t.Errorf("got\n%s", out)
 	}
-	if got := errOut.String(); got != "watching namespace shop\n3 pods watched: 1 ready, 0 in work, 2 failed; 1 enabled\n" {
+	if got := errOut.String(); got != "watching namespace shop\n3 pods watched: 1 ready, 0 in work, 2 failed; 1 enabled, 1 refreshed\n" {
 		t.Errorf("on the error stream:\n%s", got)
 	}
 }
@@ -78,6 +83,9 @@ func TestWatchPrintsJSON(t *testing.T) {
 	}
 	if want := `{"time":"2026-05-01T12:00:00Z","namespace":"shop","pod":"web","action":"enabled","container":"kube-gateway","seconds":2.3,"certificateNotAfter":"2026-05-31T12:00:00Z"}`; lines[0] != want {
 		t.Errorf("got %s", lines[0])
+	}
+	if want := `"seconds":0.1,"added":[{"what":"pods","range":"10.0.2.0/24","node":"node-2"}]}`; !strings.HasSuffix(lines[len(lines)-1], want) {
+		t.Errorf("got %s", lines[len(lines)-1])
 	}
 	var item watchItem
 	if err := json.Unmarshal([]byte(lines[1]), &item); err != nil || item.Error != `the node is full\x1b[2J` || item.Hint != "make room" ||

@@ -160,9 +160,13 @@ func (w *world) ClusterChanged() {
 }
 
 // Survey is a step about no pod. What it finds is the version that the cluster has.
-func (w *world) Survey(context.Context, []corev1.Pod) error {
+func (w *world) Survey(_ context.Context, pods []corev1.Pod) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if len(pods) == 0 {
+		w.surveyed = ""
+		return nil
+	}
 	w.surveys++
 	if w.unread == nil {
 		w.surveyed = w.version

@@ -71,7 +71,7 @@ func (w *Watcher) survey(ctx context.Context) error {
 	}
 	if !running {
 		w.idle.Store(true)
-		return nil
+		return w.Actions.Survey(ctx, nil)
 	}
 	if err := w.Actions.Survey(ctx, pods); err != nil {
 		return err

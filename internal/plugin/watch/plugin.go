@@ -67,6 +67,10 @@ func (p *Plugin) ClusterChanged() { p.survey.outdated.Store(true) }
 
 // Survey is part of Actions.
 func (p *Plugin) Survey(ctx context.Context, pods []corev1.Pod) error {
+	if len(pods) == 0 {
+		p.latest.Store(nil)
+		return nil
+	}
 	_, err := p.survey.get(surveyAge, func() (*survey.Survey, error) {
 		p.known = pods
 		return p.read(ctx)
@@ -77,7 +81,7 @@ func (p *Plugin) Survey(ctx context.Context, pods []corev1.Pod) error {
 // Covered is part of Actions.
 func (p *Plugin) Covered(pod *corev1.Pod, status *api.Status) bool {
 	latest, capture := p.latest.Load(), &status.Capture
-	if latest == nil || p.survey.outdated.Load() || capture.Fingerprint == "" {
+	if latest == nil || capture.Fingerprint == "" {
 		return true
 	}
 	wanted := latest.Again(pod, capture.Named, capture.Coverage)

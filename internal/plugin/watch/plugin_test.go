@@ -154,3 +154,31 @@ func TestPluginSaysWhatStrictModeMayCutOff(t *testing.T) {
 		}
 	}
 }
+
+// TestCoveredByWhatIsKnown: a survey from before there were gateways brings none back to what was.
+func TestCoveredByWhatIsKnown(t *testing.T) {
+	client := fakecluster.New(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "one"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.0.0/16", "fd00:10:244:1::/64"}}},
+		&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16"}}})
+	p, pod := &Plugin{Client: client}, fakecluster.NewPod("p")
+	other := &api.Status{Capture: api.Capture{Coverage: api.Coverage{Capture: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}, Fingerprint: "other"}}
+	if !p.Covered(pod, other) || !p.Known(pod) {
+		t.Error("judged without a survey")
+	}
+	must.Do(t, p.Survey(t.Context(), []corev1.Pod{*pod}))
+	if p.Covered(pod, other) || !p.Covered(pod, &api.Status{}) || !p.Known(pod) {
+		t.Error("not judged by the survey")
+	}
+	coverage := p.latest.Load().For(pod, api.Coverage{})
+	if !p.Covered(pod, &api.Status{Capture: api.Capture{Coverage: coverage, Fingerprint: coverage.Fingerprint()}}) {
+		t.Error("a gateway that has everything lacks something")
+	}
+	far := fakecluster.NewPod("far")
+	far.Status.PodIP, far.Status.PodIPs = "10.250.1.1", nil
+	if p.Known(far) {
+		t.Error("an address that nobody announced is known")
+	}
+	must.Do(t, p.Survey(t.Context(), nil))
+	if !p.Covered(pod, other) {
+		t.Error("judged by a survey that is old")
+	}
+}

@@ -44,6 +44,7 @@ type Actions interface {
 	// Ask returns the status of the gateway called container.
 	Ask(ctx context.Context, pod *corev1.Pod, container string) (*api.Status, error)
 	// Survey looks at the cluster, of which pods are known, and returns once Covered goes by that.
+	// Without pods nobody needs one, and what the last one found is forgotten: it gets old.
 	Survey(ctx context.Context, pods []corev1.Pod) error
 	// Covered reports whether the gateway of pod, which has answered with status, captures what the
 	// last survey found. It is true while that is not known.
