@@ -86,7 +86,12 @@ func (c *Changer) Rehearse(ctx context.Context, pod *corev1.Pod, names *edges.Na
 	if result.Err = views[0].Err; result.Err != nil {
 		return result
 	}
-	result.judge(status, &views[0], names)
+	coverage := status.Capture.Coverage
+	if c.Carry != nil && status.Capture.Fingerprint != "" {
+		// Strict mode comes with it.
+		coverage = withNodeSide(c.Carry.Survey.Again(pod, status.Capture.Named, coverage), status)
+	}
+	result.judge(status, &coverage, &views[0], names)
 	if c.Survey != nil {
 		for _, remark := range c.Survey.Strict(pod, status.Capture.Named) {
 			result.Warnings = append(result.Warnings, remark.String())
@@ -109,8 +114,8 @@ func (r *Rehearsal) knows(direction string, peer *edges.Endpoint, port uint16) b
 	})
 }
 
-// judge takes what would be refused from what the gateway says.
-func (r *Rehearsal) judge(status *api.Status, view *edges.View, names *edges.Names) {
+// judge takes what would be refused with coverage from what the gateway says.
+func (r *Rehearsal) judge(status *api.Status, coverage *api.Coverage, view *edges.View, names *edges.Names) {
 	r.Since = status.StartedAt
 	list := edges.Join([]edges.View{*view}, names)
 	listed := map[string]uint64{}
@@ -130,7 +135,7 @@ func (r *Rehearsal) judge(status *api.Status, view *edges.View, names *edges.Nam
 		}
 		// The gateways may never have tried to meet on an existing connection.
 		enabled := names.HasGateway(peer)
-		if direction == api.Inbound && status.Capture.Accepts(e.Source.Address, e.Port) || e.Existing && (enabled || r.knows(direction, peer, e.Port)) {
+		if direction == api.Inbound && coverage.Accepts(e.Source.Address, e.Port) || e.Existing && (enabled || r.knows(direction, peer, e.Port)) {
 			continue
 		}
 		r.Refused = append(r.Refused, Refused{Direction: direction, Peer: peer, Port: e.Port, PeerHasGateway: enabled,
@@ -146,7 +151,7 @@ func (r *Rehearsal) judge(status *api.Status, view *edges.View, names *edges.Nam
 	if status.Mode != api.Strict {
 		add(c.Uncapturable, reasonUncapturable, netip.Prefix{})
 	}
-	if c.Outside == api.OutsideRefuse {
+	if coverage.Outside == api.OutsideRefuse {
 		rest := c.OutsideConnections
 		for _, o := range c.OutsideNetworks {
 			add(o.Connections, reasonOutside, o.Network)

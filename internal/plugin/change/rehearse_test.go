@@ -11,12 +11,15 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/edges"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
@@ -142,5 +145,40 @@ func TestRehearse(t *testing.T) {
 				t.Errorf("%d unlisted, want %d; refused (-want +got):\n%s", result.Unlisted, test.unlisted, diff)
 			}
 		})
+	}
+}
+
+// TestRehearseWithTheCoverageToCome: strict mode brings a coverage along, and whom that lets
+// in is not refused.
+func TestRehearseWithTheCoverageToCome(t *testing.T) {
+	dns := podIn("dns", "10.0.0.1", true)
+	dns.Namespace, dns.Labels, dns.Spec.NodeName = "kube-system", map[string]string{"k8s-app": "kube-dns"}, "node-1"
+	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "kube-dns", Labels: dns.Labels},
+		Spec: corev1.ServiceSpec{ClusterIPs: []string{"10.96.0.10"}, Selector: dns.Labels, Ports: []corev1.ServicePort{{Port: 53}}}}
+	c := fakecluster.New(t, dns, service,
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1"}, Spec: corev1.NodeSpec{PodCIDR: "10.0.0.0/24"}},
+		&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16"}}})
+	names, _, err := edges.ReadNames(t.Context(), c, nil)
+	must.Do(t, err)
+	gateways := fakegateway.Gateways(func(_ context.Context, call *fakegateway.Call) (any, error) {
+		status := api.Status{State: api.Ready, Pod: api.PodRef{UID: "uid-dns"}, Capture: api.Capture{Fingerprint: "old"}}
+		if call.Op() == "status" {
+			return status, nil
+		}
+		var seen []api.Edge
+		for _, to := range []string{"10.0.0.1:53", "10.0.0.1:9153"} {
+			seen = append(seen, api.Edge{Direction: api.Inbound, Source: netip.MustParseAddr("10.0.0.9"), Destination: netip.MustParseAddrPort(to),
+				Verdict: api.EdgePlaintext, Reason: "client did not show a gateway", Connections: 1})
+		}
+		return api.Edges{Pod: status.Pod, Edges: seen}, nil
+	}).Client(nil)
+	surveyed, err := survey.Run(t.Context(), c, nil, api.Coverage{})
+	must.Do(t, err)
+	for want, carry := range map[int]*Cover{1: {Survey: surveyed}, 2: nil} {
+		changer := Changer{Gateways: gateways, Timeout: expect.Patience, Carry: carry}
+		result := changer.Rehearse(t.Context(), dns, names)
+		if result.Err != nil || len(result.Refused) != want || result.Refused[want-1].Port != 9153 && result.Refused[0].Port != 9153 {
+			t.Errorf("with %v: %v, %+v", carry, result.Err, result.Refused)
+		}
 	}
 }

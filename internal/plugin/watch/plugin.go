@@ -120,9 +120,16 @@ func (p *Plugin) readAuthority(ctx context.Context) (*ca.Authority, error) {
 func (p *Plugin) cluster(ctx context.Context, pod *corev1.Pod) (*survey.Survey, error) {
 	read := func() (*survey.Survey, error) {
 		cluster, err := survey.Run(ctx, p.Client, []corev1.Pod{*pod}, p.Options.Named)
-		if err == nil && p.Warn != nil && !slices.Equal(cluster.Warnings, p.warned) {
-			p.warned = cluster.Warnings
-			p.Warn(cluster.Warnings)
+		if err != nil || p.Warn == nil {
+			return cluster, err
+		}
+		warnings := cluster.Warnings
+		if p.Options.Mode == api.Strict {
+			warnings = slices.Concat(warnings, cluster.StrictUnknown())
+		}
+		if !slices.Equal(warnings, p.warned) {
+			p.warned = warnings
+			p.Warn(warnings)
 		}
 		return cluster, err
 	}

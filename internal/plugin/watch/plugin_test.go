@@ -136,3 +136,21 @@ func TestPluginSaysWhatIsMissing(t *testing.T) {
 		t.Errorf("%+v", out)
 	}
 }
+
+// TestPluginSaysWhatStrictModeMayCutOff: what may not be read is a warning in strict mode, once.
+func TestPluginSaysWhatStrictModeMayCutOff(t *testing.T) {
+	for mode, want := range map[api.Mode]int{api.Strict: 1, api.Permissive: 0} {
+		client := fakecluster.New(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "one"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.0.0/16", "fd00:10:244:1::/64"}}},
+			&networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16"}}})
+		client.Forbid("list", "validatingwebhookconfigurations")
+		var warned []string
+		p := &Plugin{Client: client, Options: inject.Options{Mode: mode}, Warn: func(list []string) { warned = append(warned, list...) }}
+		for range 2 {
+			must.Get(p.cluster(t.Context(), fakecluster.NewPod("p")))(t)
+			p.NodesChanged()
+		}
+		if len(warned) != want {
+			t.Errorf("%s: warned of %q", mode, warned)
+		}
+	}
+}
