@@ -42,8 +42,8 @@ func TestEdgesOfEncryptedConnections(t *testing.T) {
 	conn := client.dial(app)
 	exchange(t, conn, "open")
 	// The bytes of the open connection count, too.
-	out := client.oneEdge("the client's side", func(e api.Edge) bool { return e.Connections == 4 && e.Open == 1 && e.Received == 19 })
-	in := server.oneEdge("the server's side", func(e api.Edge) bool { return e.Connections == 4 && e.Open == 1 && e.Sent == 19 })
+	out := client.oneEdge("the client's side", func(e api.Edge) bool { return e.Connections == 4 && e.Open == 1 && e.Sent == 19 && e.Received == 19 })
+	in := server.oneEdge("the server's side", func(e api.Edge) bool { return e.Connections == 4 && e.Open == 1 && e.Sent == 19 && e.Received == 19 })
 	for direction, e := range map[string]api.Edge{api.Outbound: out, api.Inbound: in} {
 		if e.Direction != direction || e.Source != client.ip || e.Destination != app || e.Dialled.IsValid() ||
 			e.Wire != api.WirePort || e.Verdict != api.EdgeEncrypted || e.Reason != "" ||

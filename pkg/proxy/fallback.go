@@ -25,6 +25,13 @@ const (
 	rememberSilent  = 30 * time.Second
 )
 
+// How long a gateway waits before it dials again a peer that has reset the TLS handshake: at first,
+// and at most, which makes five attempts within less than a second.
+const (
+	resetRetry    = 50 * time.Millisecond
+	maxResetRetry = 400 * time.Millisecond
+)
+
 // maxPeers bounds the memory; an entry takes about 200 bytes.
 const maxPeers = 4096
 
@@ -149,7 +156,8 @@ func (t *peerTable) record(p *peer, probe bool, f *failure) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
-	case f == nil:
+	case f == nil, f.reason == traffic.PeerReset:
+		// Whether it is full or not, others need not wait for this connection.
 		p.known, p.reason = true, traffic.None
 	case f.remember > 0:
 		p.known, p.reason, p.until = false, f.reason, t.now().Add(f.remember)
@@ -211,8 +219,8 @@ func handshakeFailure(err error, now time.Time) *failure {
 	case isTimeout(err):
 		return &failure{reason: traffic.NoAnswer, err: err, remember: rememberSilent}
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		// The gateway ends, or its worker died: dialling again costs little.
-		return &failure{reason: traffic.PeerReset, err: err, remember: rememberRefused}
+		// The gateway is full or ends, or its worker died: dialling again costs little.
+		return &failure{reason: traffic.PeerReset, err: err}
 	}
 	reason, err := validityReason(err, now, traffic.PeerExpired, traffic.PeerNotYetValid, traffic.NotTrusted)
 	return &failure{reason: reason, err: err, remember: rememberFailed}

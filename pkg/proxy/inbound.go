@@ -21,8 +21,9 @@ import (
 
 // inbound carries a connection from another gateway: it shakes hands, reads the header,
 // checks that the peer may connect and that its header is true, dials the local application
-// and relays. release is called once the header has been read.
-func (p *Proxy) inbound(c *connection, wire string, release func()) {
+// and relays. release is called once the header has been read. It reports false if the handshake
+// had to make room for another one.
+func (p *Proxy) inbound(c *connection, wire string, release func() bool) {
 	growStack()
 	s := p.settings.Load()
 	c.wire = c.sockets[0]
@@ -30,12 +31,19 @@ func (p *Proxy) inbound(c *connection, wire string, release func()) {
 	deadline := time.Now().Add(p.options.HandshakeTimeout)
 	err := p.acceptTLS(c, s, wire)
 	if err != nil {
-		release()
+		if !release() {
+			c.refuse(traffic.Evicted, nil)
+			return
+		}
 		c.refuse(validityReason(err, s.now(), traffic.ClientExpired, traffic.ClientNotYetValid, traffic.NoHandshake))
 		return
 	}
 	first, data, h, err := p.readHeader(c, deadline)
-	release()
+	if !release() {
+		p.pools.put(first)
+		c.refuse(traffic.Evicted, nil)
+		return
+	}
 	if err != nil {
 		p.decline(c, statusNotAllowed, traffic.Forbidden, err)
 		return

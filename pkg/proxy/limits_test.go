@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -16,31 +17,66 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
+// TestHandshakeLimits: a newcomer is let in; where there are too many, the oldest one of its source
+// makes room, or of the source that has most.
 func TestHandshakeLimits(t *testing.T) {
 	a := newAuthority(t)
 	server := newPod(t, a, func(o *Options) { o.handshakes = newHandshakeLimit(3, 2) })
 	one, two := newStranger(t, a, server), newStranger(t, a, server)
-	admitted := func(n int) {
+	counted := func(open int64, evicted uint64) {
 		t.Helper()
-		eventually(t, "handshakes to begin", func() bool { return server.proxy.Traffic().Inbound.Active == int64(n) })
+		eventually(t, "handshakes to begin and to make room", func() bool {
+			n := server.proxy.Traffic().Inbound
+			return n.Active == open && n.Refused == evicted
+		})
 	}
 	first := one.dial(server)
-	one.dial(server)
-	admitted(2)
-	one.dialReset(server)
+	counted(1, 0)
+	second := one.dial(server)
+	counted(2, 0)
+	third := one.dial(server)
+	counted(2, 1)
+	expectReset(t, first)
+	kept := two.dial(server)
+	counted(3, 1)
 	two.dial(server)
-	admitted(3)
-	two.dialReset(server)
-	if got := server.proxy.Traffic().Inbound.Refused; got != 2 {
-		t.Errorf("%d refused, want 2", got)
+	counted(3, 2)
+	// Both have two then, and the oldest of all makes room.
+	expectReset(t, second)
+	eventually(t, "the log", func() bool {
+		return server.log.count(`"msg":"too many handshakes at once"`) > 0 && server.log.count(`"reason":"too many handshakes at once"`) == 2
+	})
+	if got := server.proxy.options.Counters.Unencrypted(); len(got) != 1 || got[0].Reason != traffic.Evicted.Word() || got[0].Connections != 2 {
+		t.Errorf("counted %+v", got)
 	}
-	hangUp(t, first)
-	admitted(2)
-	two.dial(server)
-	admitted(3)
-	eventually(t, "the log", func() bool { return server.log.count("too many handshakes at once") > 0 })
+	hangUp(t, third)
+	hangUp(t, kept)
+	counted(1, 4)
+}
+
+// TestStrangersDoNotLockOut: a gateway is full of half-open handshakes of strangers, and peers
+// connect all the same.
+func TestStrangersDoNotLockOut(t *testing.T) {
+	const total = 20
+	client, server := pair(t, func(o *Options) { o.handshakes = newHandshakeLimit(total, 8) })
+	a := newAuthority(t)
+	for range total {
+		s := newStranger(t, a, server)
+		for range 2 {
+			s.dial(server)
+		}
+	}
+	eventually(t, "the gateway to be full", func() bool { return server.proxy.Traffic().Inbound.Active >= total })
+	destination := application(t, server.ip, echo)
+	for range 5 {
+		client.visit(destination)
+	}
+	if got := client.proxy.Traffic().Outbound; got.Encrypted != 5 || got.Refused+got.Plaintext != 0 {
+		t.Errorf("counted %+v", got)
+	}
 }
 
 // TestOutOfFileDescriptors runs in a process of its own, because there must be
@@ -133,13 +169,77 @@ func TestHandshakeLimitLeavesNothing(t *testing.T) {
 	l := newHandshakeLimit(2, 2)
 	source := netip.MustParseAddr("10.0.0.1")
 	for range 10 {
-		if !l.acquire(source) {
+		h, crowded := l.acquire(source, func() { t.Error("evicted, although there is room") })
+		if crowded || !l.release(h) || l.release(h) {
 			t.Fatal("no place, although all have left")
 		}
-		l.release(source)
 	}
-	if len(l.sources) != 0 || l.open != 0 {
+	if len(l.sources) != 0 || l.open != 0 || len(l.largest) != 0 {
 		t.Errorf("left behind: %+v", l)
+	}
+}
+
+// TestHandshakeLimitEvicts compares whom the limit evicts with a simple model.
+func TestHandshakeLimitEvicts(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	const total, perSource = 12, 5
+	l := newHandshakeLimit(total, perSource)
+	type held struct {
+		h      *halfOpen
+		source netip.Addr
+		gone   bool
+	}
+	var all []*held // the oldest first
+	open := func(fits func(*held) bool) (some []*held) {
+		for _, h := range all {
+			if !h.gone && fits(h) {
+				some = append(some, h)
+			}
+		}
+		return some
+	}
+	of := func(source netip.Addr) func(*held) bool { return func(h *held) bool { return h.source == source } }
+	everyone := func(*held) bool { return true }
+	for range 5000 {
+		if some := open(everyone); len(some) > 0 && random.IntN(4) == 0 {
+			h := some[random.IntN(len(some))]
+			if h.gone = true; !l.release(h.h) {
+				t.Fatal("what is open was evicted")
+			}
+			continue
+		}
+		source := netip.AddrFrom4([4]byte{10, 0, 0, byte(random.IntN(6))})
+		n := &held{source: source}
+		all = append(all, n)
+		var want *held
+		if own := open(of(source)); len(own) > perSource {
+			want = own[0]
+		} else if some := open(everyone); len(some) > total {
+			for _, h := range some { // the oldest of the source that has most
+				if want == nil || len(open(of(h.source))) > len(open(of(want.source))) {
+					want = h
+				}
+			}
+		}
+		n.h, _ = l.acquire(source, func() { n.gone = true })
+		if want != nil && !want.gone {
+			t.Fatalf("%+v was not evicted", want)
+		}
+		all = open(everyone)
+		if len(all) != l.open || len(all) > total || len(open(of(source))) > perSource {
+			t.Fatalf("%d open, counted %d", len(all), l.open)
+		}
+	}
+}
+
+func TestSourceOf(t *testing.T) {
+	for ip, want := range map[string]string{
+		"10.0.0.1": "10.0.0.1", "::ffff:10.0.0.1": "10.0.0.1",
+		"2001:db8:1:2:3:4:5:6": "2001:db8:1:2::", "2001:db8:1:2::1": "2001:db8:1:2::", "fe80::1%lo": "fe80::",
+	} {
+		if got := sourceOf(netip.MustParseAddr(ip)); got.String() != want {
+			t.Errorf("%s counts as %v, want %s", ip, got, want)
+		}
 	}
 }
 

@@ -9,8 +9,8 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -104,11 +104,10 @@ func TestUnreadDataSurvivesTheEnd(t *testing.T) {
 	})
 }
 
-// TestPeerEndsInTheHandshake: a peer whose listener closes resets what waits there.
-// Nothing of the application's has been sent by then, so a permissive gateway goes
-// on in plaintext, and asks the peer again soon.
-func TestPeerEndsInTheHandshake(t *testing.T) {
-	ip := podAddress()
+// resetting runs a peer that resets TLS handshakes once they have begun, as one that is full does,
+// and counts them. It closes its listener after so many; 0 is never.
+func resetting(t *testing.T, ip netip.Addr, atMost int64) *atomic.Int64 {
+	var count atomic.Int64
 	l := listen(t, netip.AddrPortFrom(ip, api.PeerPort))
 	go func() {
 		for {
@@ -116,23 +115,81 @@ func TestPeerEndsInTheHandshake(t *testing.T) {
 			if err != nil {
 				return
 			}
-			// Once the handshake has begun.
+			n := count.Add(1)
 			_, _ = conn.Read(make([]byte, 1))
+			if n == atMost {
+				_ = l.Close()
+			}
 			reset(conn.(*net.TCPConn))
 		}
 	}()
-	a := newAuthority(t)
-	client := newPod(t, a, permissive)
+	return &count
+}
+
+// TestPeerEndsInTheHandshake: a gateway that ends resets what waits at its listener. Nothing of
+// the application's has been sent by then, so a permissive gateway asks again, learns that there
+// is none any more, and goes on in plaintext.
+func TestPeerEndsInTheHandshake(t *testing.T) {
+	ip := podAddress()
+	resetting(t, ip, 1)
+	client := newPod(t, newAuthority(t), permissive)
 	destination := application(t, ip, echo)
 	client.visit(destination)
-	if line := client.unencrypted(destination, traffic.PeerReset); line.Error != "" {
+	if line := client.unencrypted(destination, traffic.PeerRefused); line.Error != "" {
 		t.Errorf("logged %+v", line)
 	}
-	peer := client.proxy.peers.acquire(netip.AddrPortFrom(ip, api.PeerPort))
-	defer client.proxy.peers.release(peer)
-	client.proxy.peers.mu.Lock()
-	defer client.proxy.peers.mu.Unlock()
-	if left := time.Until(peer.until); left > rememberRefused {
-		t.Errorf("the peer is not asked again for %v", left)
+}
+
+// TestFullPeer: a peer that resets every handshake is full, which is no reason for plaintext.
+// Others do not wait for the first connection to it, and nothing about it is remembered.
+func TestFullPeer(t *testing.T) {
+	for _, mode := range []api.Mode{api.Permissive, api.Strict} {
+		ip := podAddress()
+		count := resetting(t, ip, 0)
+		client := newPod(t, newAuthority(t), func(o *Options) { o.Config.Mode = mode })
+		var reached atomic.Int64
+		destination := application(t, ip, func(*net.TCPConn) { reached.Add(1) })
+		for n := range int64(2) {
+			client.dialReset(destination)
+			if got := count.Load(); got != 5*(n+1) {
+				t.Errorf("%s: the peer was asked %d times by %d connections", mode, got, n+1)
+			}
+		}
+		client.unencrypted(destination, traffic.PeerReset)
+		if got := client.proxy.Traffic().Outbound; got.Refused != 2 || got.Plaintext != 0 || reached.Load() != 0 {
+			t.Errorf("%s: counted %+v, the application was reached %d times", mode, got, reached.Load())
+		}
+	}
+}
+
+// fullAtFirst is a listener whose gateway has no room for the first connections.
+type fullAtFirst struct {
+	*net.TCPListener
+	left atomic.Int64
+}
+
+func (l *fullAtFirst) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.TCPListener.Accept()
+		if err != nil || l.left.Add(-1) < 0 {
+			return conn, err
+		}
+		_, _ = conn.Read(make([]byte, 1))
+		reset(conn.(*net.TCPConn))
+	}
+}
+
+// TestPeerHasRoomAgain: a connection that meets a full peer is encrypted once that has room.
+func TestPeerHasRoomAgain(t *testing.T) {
+	a := newAuthority(t)
+	client := newPod(t, a, permissive)
+	server := newPod(t, a, func(o *Options) {
+		l := &fullAtFirst{TCPListener: listen(t, netip.AddrPortFrom(o.Config.PodIPs[0], api.PeerPort)).(*net.TCPListener)}
+		l.left.Store(2)
+		o.Peer = l
+	})
+	client.visit(application(t, server.ip, echo))
+	if got := client.proxy.Traffic().Outbound; got.Encrypted != 1 || got.Plaintext+got.Refused != 0 {
+		t.Errorf("counted %+v", got)
 	}
 }

@@ -109,14 +109,36 @@ func (p *Proxy) encrypt(c *connection, s *settings, h header, pod bool) *failure
 		}
 		probe = first
 	}
-	var f *failure
-	if wire == api.WireInband {
-		f = p.encryptInband(c, s, peer, h, pod)
-	} else {
-		f = p.encryptTo(c, s, peer, h)
-	}
+	f := p.persist(func() *failure {
+		if wire == api.WireInband {
+			return p.encryptInband(c, s, peer, h, pod)
+		}
+		return p.encryptTo(c, s, peer, h)
+	})
 	p.peers.record(peer, probe, f)
 	return f
+}
+
+// persist repeats try while the peer resets its TLS handshake. A gateway whose worker has ended
+// serves again at once, and one that has ended itself refuses the next connection, which is another
+// failure. One that goes on to reset is full: that is no reason for plaintext, so that strangers
+// who fill it cannot bring plaintext about.
+func (p *Proxy) persist(try func() *failure) *failure {
+	for wait := resetRetry; ; wait *= 2 {
+		f := try()
+		if f == nil || f.reason != traffic.PeerReset {
+			return f
+		}
+		if wait > maxResetRetry {
+			f.final = true
+			return f
+		}
+		select {
+		case <-time.After(wait):
+		case <-p.ctx.Done():
+			return &failure{reason: traffic.Stopping, err: p.ctx.Err(), final: true}
+		}
+	}
 }
 
 // acquireSlot waits until fewer than maxDialHandshakes are under way with peer.

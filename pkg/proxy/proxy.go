@@ -190,16 +190,15 @@ func (p *Proxy) Traffic() api.Traffic {
 	return p.options.Counters.Traffic()
 }
 
-// admit starts an inbound connection unless too many are not yet authenticated.
+// admit starts an inbound connection. If too many are not yet authenticated, one of them ends.
 func (p *Proxy) admit(conn *net.TCPConn, wire string) {
 	source := addrPort(conn.RemoteAddr()).Addr()
-	if !p.options.handshakes.acquire(source) {
-		reset(conn)
-		p.options.Counters.Of(traffic.Inbound).Refused.Add(1)
+	c := p.open(traffic.Inbound, conn)
+	h, crowded := p.options.handshakes.acquire(source, func() { c.abort(errEvicted) })
+	if crowded {
 		if held, ok := p.crowded.allow(); ok {
-			p.options.Log.Slog().Warn("too many handshakes at once", "source", source.String(), "notLogged", held)
+			p.options.Log.Slog().Warn(errEvicted.Error(), "source", source.String(), "notLogged", held)
 		}
-		return
 	}
-	go p.inbound(p.open(traffic.Inbound, conn), wire, func() { p.options.handshakes.release(source) })
+	go p.inbound(c, wire, func() bool { return p.options.handshakes.release(h) })
 }

@@ -86,6 +86,9 @@ const (
 	// Inbound, after the peer is authenticated.
 	TooManyConnections
 
+	// Inbound, before the peer is authenticated.
+	Evicted
+
 	reasons
 )
 
@@ -137,6 +140,7 @@ var table = [reasons]row{
 	ApplicationUnreachable:     {Inbound, "application_unreachable", "application cannot be reached"},
 	Audited:                    {Inbound, "audited", "identity would not be allowed"},
 	TooManyConnections:         {Inbound, "too_many_connections", "identity has too many connections"},
+	Evicted:                    {Inbound, "handshake_evicted", "too many handshakes at once"},
 }
 
 // Reasons returns the reasons for which connections of a direction are not encrypted.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -27,8 +28,8 @@ func (w *Watcher) reconcile(ctx context.Context, key types.NamespacedName) bool 
 	pod := object.(*corev1.Pod)
 	cached := pod
 	d, s := w.decide(key, pod)
-	if d.step == toEnable && s.refused == cached {
-		// Caches have another object for another state of the pod.
+	if d.step == toEnable && s.refused != nil && equality.Semantic.DeepEqual(s.refused, cached) {
+		// A cache may have another object for the same state of the pod.
 		return false
 	}
 	if d.step != rest && d.step != wait {
