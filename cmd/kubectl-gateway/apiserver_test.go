@@ -57,7 +57,8 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if surveyed := strings.HasSuffix(r.URL.Path, "/nodes") || strings.HasSuffix(r.URL.Path, "/services") ||
-		strings.HasSuffix(r.URL.Path, "/servicecidrs") || strings.HasSuffix(r.URL.Path, "/endpointslices"); surveyed {
+		strings.HasSuffix(r.URL.Path, "webhookconfigurations") || strings.HasSuffix(r.URL.Path, "/customresourcedefinitions") ||
+		strings.HasSuffix(r.URL.Path, "/apiservices") || strings.HasSuffix(r.URL.Path, "/servicecidrs") || strings.HasSuffix(r.URL.Path, "/endpointslices"); surveyed {
 		w.Header().Set("Content-Type", "application/json")
 		fmt.Fprint(w, `{"kind":"List","apiVersion":"v1","metadata":{"resourceVersion":"9"},"items":[]}`)
 		return

@@ -139,7 +139,7 @@ func (o *statusOptions) run(ctx context.Context, a *app, args []string) error {
 		look := &edgesLook{a: a, o: o, client: client, collector: edges.Collector{Gateways: gateways, Timeout: o.timeout, Now: time.Now}}
 		return o.runEdges(ctx, a, args, look)
 	}
-	collector := status.Collector{Gateways: gateways, Timeout: o.timeout, Explain: explain, Now: time.Now}
+	collector := status.Collector{Gateways: gateways, Timeout: o.timeout, Explain: explain, Now: time.Now, Client: client}
 	look := func(ctx context.Context) (*gatewaysView, error) {
 		found, err := a.lookAt(ctx, o.targets, args)
 		if err != nil {
@@ -194,6 +194,7 @@ func (o *statusOptions) print(a *app, view *gatewaysView) error {
 		if err := a.printAs("status", view.list, o.output); err != nil {
 			return err
 		}
+		view.warnNotCompared(a.ErrOut, terminal.For(a.ErrOut, os.Getenv))
 		// They explain the exit code.
 		return view.list.Failures(a.ErrOut, terminal.For(a.ErrOut, os.Getenv))
 	}
@@ -218,5 +219,16 @@ func (v *gatewaysView) show(out, errOut io.Writer, style, errStyle *terminal.Sty
 	if err := v.list.Table(out, style, table); err != nil || now.IsZero() {
 		return err // advice depends on the time
 	}
-	return v.list.Advice(errOut, errStyle)
+	if err := v.list.Advice(errOut, errStyle); err != nil {
+		return err
+	}
+	v.warnNotCompared(errOut, errStyle)
+	return nil
+}
+
+// warnNotCompared says that what gateways capture is not compared with the cluster, and why.
+func (v *gatewaysView) warnNotCompared(errOut io.Writer, style *terminal.Style) {
+	if why := v.list.NotCompared; why != "" {
+		fmt.Fprintf(errOut, "%s %s\n", style.Paint(terminal.Caution, "warning:"), line(why))
+	}
 }

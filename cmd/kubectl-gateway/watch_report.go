@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/duration"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
 )
@@ -94,7 +95,7 @@ func (r *watchReport) next() string {
 
 func (r *watchReport) sums() string {
 	var list []string
-	for _, action := range []watch.Action{watch.Enabled, watch.Replaced, watch.Renewed, watch.Disabled} {
+	for _, action := range []watch.Action{watch.Enabled, watch.Replaced, watch.Renewed, watch.Refreshed, watch.Disabled} {
 		if n := r.totals[action]; n > 0 {
 			list = append(list, fmt.Sprintf("%d %s", n, action))
 		}
@@ -209,6 +210,9 @@ func eventText(e watch.Event) (string, terminal.Tone) {
 	if !e.NotAfter.IsZero() {
 		details = append(details, "valid for "+duration.HumanDuration(e.NotAfter.Sub(e.Time)))
 	}
+	if e.Covered != nil {
+		details = append(details, e.Covered.String())
+	}
 	if e.Err != nil {
 		text += ": " + words(e.Err)
 		details = nil
@@ -232,6 +236,9 @@ type watchItem struct {
 	// Seconds is how long it took.
 	Seconds  float64    `json:"seconds,omitempty"`
 	NotAfter *time.Time `json:"certificateNotAfter,omitempty"`
+	// Added and Removed are what a refresh has changed.
+	Added   []survey.Part `json:"added,omitempty"`
+	Removed []survey.Part `json:"removed,omitempty"`
 	itemEnd
 	// Again is when it is tried again.
 	Again *time.Time `json:"again,omitempty"`
@@ -240,6 +247,9 @@ type watchItem struct {
 func eventJSON(e watch.Event) string {
 	item := watchItem{Time: e.Time.UTC(), Namespace: e.Namespace, Pod: e.Pod, Action: e.Action, Container: e.Container,
 		Seconds: e.Elapsed.Seconds(), itemEnd: itemEnd{Warnings: e.Warnings}}
+	if c := e.Covered; c != nil {
+		item.Added, item.Removed = c.Added, c.Removed
+	}
 	if !e.NotAfter.IsZero() {
 		item.NotAfter = &e.NotAfter
 	}

@@ -55,6 +55,7 @@ func (c *Checker) checks() []check {
 		{id: "mesh-pods", category: Meshes, description: "no other mesh is in the pods", run: checkMeshes},
 		{id: "mesh-cluster", category: Meshes, description: "the network plug-in does not encrypt as well", run: checkCilium},
 		{id: "gateways-state", category: Gateways, description: "the gateways are well", run: checkGateways},
+		{id: "gateways-coverage", category: Gateways, description: "the gateways capture what the cluster has", run: checkCoverage},
 		{id: "gateways-version", category: Gateways, description: "the gateways have the plugin's version", run: checkSkew},
 		{id: "peers-plaintext", category: Peers, description: "no connections go in plaintext", run: checkPlaintext},
 		{id: "peers-strict", category: Peers, description: "strict mode keeps no known caller out", run: checkStrict},

@@ -144,6 +144,14 @@ func TestProblems(t *testing.T) {
 			id: "gateways-state", result: Warning, detail: "sk_lookup"},
 		{name: "gateway's clock", objects: []runtime.Object{withGateway("web")}, spoil: says("web", &api.Status{Time: time.Now().Add(-2 * time.Hour)}),
 			id: "gateways-state", result: Warning, detail: "clock"},
+		{name: "a node joined", objects: []runtime.Object{withGateway("web")}, spoil: says("web", &api.Status{Capture: captures("10.9.0.0/24")}),
+			id: "gateways-coverage", result: Error, detail: "does not know 10.244.1.0/24 (pods of node node-1)", command: "kubectl gateway refresh pod/web -n shop"},
+		{name: "no node joined", objects: []runtime.Object{withGateway("web")}, spoil: says("web", &api.Status{Capture: captures("10.244.1.0/24")}),
+			id: "gateways-coverage", result: OK, detail: "1 gateway"},
+		{name: "nodes unread", objects: []runtime.Object{withGateway("web")}, spoil: func(w *world) {
+			says("web", &api.Status{Capture: captures("10.9.0.0/24")})(w)
+			w.PrependReactor("list", "nodes", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, forbidden("no role") })
+		}, id: "gateways-coverage", result: Skipped, detail: "listing nodes"},
 		{name: "plaintext", objects: []runtime.Object{withGateway("web")}, spoil: says("web", &api.Status{Traffic: api.Traffic{Outbound: api.Direction{Plaintext: 3}}}),
 			id: "peers-plaintext", result: Warning, detail: "3 connections out", command: "kubectl gateway tail pod/web"},
 		{name: "scraped", objects: []runtime.Object{appPod("web", scraped)}, id: "peers-strict", result: Warning, detail: "Prometheus scrapes it at port 9090", hint: "--allow-plaintext-from=CIDR:9090"},
@@ -199,6 +207,12 @@ func says(pod string, status *api.Status) func(*world) {
 		}
 		w.answers[pod] = status
 	}
+}
+
+// captures is what a gateway says that captures a range of pods, and that of Services.
+func captures(pods string) api.Capture {
+	c := api.Coverage{Capture: []netip.Prefix{netip.MustParsePrefix(pods)}, Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}
+	return api.Capture{Coverage: c, Fingerprint: c.Fingerprint()}
 }
 
 func withGateway(name string, change ...func(*corev1.Pod)) *corev1.Pod {

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/version"
 )
@@ -59,19 +61,7 @@ func checkGateways(_ context.Context, f *facts) []finding {
 			ready++
 			modes[string(item.Mode)]++
 		}
-		for _, problem := range item.Problems {
-			found := finding{result: Warning, objects: object(item), detail: problem.Text, hint: problem.Hint}
-			switch problem.Severity {
-			case status.Note:
-				continue
-			case status.Critical:
-				found.result = Error
-			}
-			if strings.HasPrefix(found.hint, "kubectl ") {
-				found.hint, found.command = "", found.hint
-			}
-			list = append(list, found)
-		}
+		list = append(list, problems(item)...)
 	}
 	var words []string
 	for mode, n := range modes {
@@ -82,6 +72,50 @@ func checkGateways(_ context.Context, f *facts) []finding {
 		return orOK(list, "none is ready")
 	}
 	return orOK(list, "%d of %s ready: %s", ready, plural(len(states.Items), "gateway"), strings.Join(words, ", "))
+}
+
+// problems are the findings about what is wrong with i.
+func problems(i *status.Item) (list []finding) {
+	for _, problem := range i.Problems {
+		found := finding{result: Warning, objects: object(i), detail: problem.Text, hint: problem.Hint}
+		switch problem.Severity {
+		case status.Note:
+			continue
+		case status.Critical:
+			found.result = Error
+		}
+		if strings.HasPrefix(found.hint, "kubectl ") {
+			found.hint, found.command = "", found.hint
+		}
+		list = append(list, found)
+	}
+	return list
+}
+
+// checkCoverage compares what gateways capture with the cluster, as status does.
+func checkCoverage(_ context.Context, f *facts) []finding {
+	items, why := f.answered()
+	if why != nil {
+		return why
+	}
+	items = slices.DeleteFunc(items, func(i *status.Item) bool { return i.Status.Capture.Fingerprint == "" })
+	if len(items) == 0 {
+		return skipped("no gateway tells what it captures")
+	}
+	cluster, err := f.survey()
+	if err != nil {
+		return skipped("the cluster could not be surveyed: %v", err)
+	}
+	pods, _ := f.found()
+	var list []finding
+	for _, item := range items {
+		at := slices.IndexFunc(pods, func(pod corev1.Pod) bool { return pod.Namespace == item.Namespace && pod.Name == item.Pod })
+		compared := *item
+		compared.Problems = nil
+		compared.Compare(cluster, &pods[at])
+		list = append(list, problems(&compared)...)
+	}
+	return orOK(list, "%s", plural(len(items), "gateway"))
 }
 
 func checkSkew(_ context.Context, f *facts) []finding {

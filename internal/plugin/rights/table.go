@@ -83,6 +83,7 @@ func Table() []Need {
 		apps   = "apps"
 		ranges = "networking.k8s.io"
 		warned = "what the warning says is known"
+		late   = "ten minutes later suffice"
 		hooks  = "admissionregistration.k8s.io"
 		called = "finds the pods that the API server connects to"
 		ifNone = "no pod is one, or the API server is in --allow-plaintext-from"
@@ -141,6 +142,9 @@ func Table() []Need {
 
 		{Use: Watch, Verbs: "list watch", Resource: "namespaces", Scope: Cluster, Why: "reads the annotations of namespaces"},
 		{Use: Watch, Verbs: "watch", Resource: "nodes", Scope: Cluster, Why: "learns of new nodes"},
+		{Use: Watch, Verbs: "watch", Resource: "services", Scope: AllNamespaces, Why: "learns of new external addresses", Unless: late},
+		{Use: Watch, Verbs: "watch", Group: ranges, Resource: "servicecidrs", Scope: Cluster, Why: "learns of new ranges of Services", Unless: late},
+		{Use: Watch, Verbs: "watch", Group: "discovery.k8s.io", Resource: "endpointslices", Scope: AllNamespaces, Why: "learns of new addresses of the API server", Unless: late},
 		{Use: Watch, Verbs: "list watch", Group: apps, Resource: "replicasets", Why: "tells which Deployment a pod belongs to"},
 
 		{Use: Workloads, Verbs: "get list", Group: apps, Resource: "deployments", Why: find},

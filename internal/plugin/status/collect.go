@@ -4,14 +4,17 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
 const (
@@ -34,7 +37,18 @@ type Collector struct {
 	Explain func(error) (text, hint string)
 	// Now is the present time, which certificates are judged by.
 	Now func() time.Time
+	// Client, if not nil, is where the cluster is surveyed that gateways are compared with.
+	Client kubernetes.Interface
+
+	surveyed   *survey.Survey
+	surveyedAt time.Time
 }
+
+// surveyAge is how long a Collector uses a survey, and surveyTimeout how long one may take.
+const (
+	surveyAge     = time.Minute
+	surveyTimeout = 15 * time.Second
+)
 
 // Collect returns the status of every pod's newest gateway, in the order of
 // pods. What cannot be found out about one pod is told in its item. The error
@@ -45,7 +59,28 @@ func (c *Collector) Collect(ctx context.Context, pods []corev1.Pod) (*List, erro
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("asking the gateways: %w", err)
 	}
+	c.compare(ctx, pods, list)
 	return list, nil
+}
+
+// compare compares gateways with the cluster, if one of them tells what it captures.
+func (c *Collector) compare(ctx context.Context, pods []corev1.Pod, list *List) {
+	if c.Client == nil || !slices.ContainsFunc(list.Items, func(i Item) bool { return i.Status != nil && i.Status.Capture.Fingerprint != "" }) {
+		return
+	}
+	if c.surveyed == nil || c.Now().Sub(c.surveyedAt) > surveyAge {
+		ctx, cancel := context.WithTimeout(ctx, surveyTimeout)
+		defer cancel()
+		found, err := survey.Run(ctx, c.Client, pods, api.Coverage{})
+		if err != nil {
+			list.NotCompared = "whether gateways capture what the cluster has is not known: " + err.Error()
+			return
+		}
+		c.surveyed, c.surveyedAt = found, c.Now()
+	}
+	for i := range list.Items {
+		list.Items[i].Compare(c.surveyed, &pods[i])
+	}
 }
 
 func (c *Collector) item(ctx context.Context, pod *corev1.Pod) Item {

@@ -3,12 +3,15 @@ package status
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
 // A certificate is near its expiry when less than this part of its lifetime is
@@ -172,6 +175,41 @@ func (i *Item) judgeFeatures() {
 		}
 		i.problem(Note, fmt.Sprintf("not encrypted: UDP to captured ranges (seen %d times)", c.UDP-c.UDPRefused), hint)
 	}
+}
+
+// Compare notes what the gateway of pod lacks of the cluster, and what it has too much.
+func (i *Item) Compare(cluster *survey.Survey, pod *corev1.Pod) {
+	if i.Status == nil || i.State == Draining {
+		return
+	}
+	drift := cluster.Drift(pod, &i.Status.Capture)
+	i.Lacks = drift.Lacks
+	refresh := strings.Join(append([]string{"kubectl gateway refresh pod/" + i.Pod + " -n " + i.Namespace}, drift.Flags...), " ")
+	if len(drift.Extra) > 0 {
+		i.first(Warning, "the gateway captures, or lets pass, what the cluster does not have: "+survey.Name(drift.Extra), refresh)
+	}
+	if len(drift.Lacks) > 0 {
+		consequence := "what strict mode refuses there should pass"
+		if slices.ContainsFunc(drift.Lacks, func(p survey.Part) bool {
+			return slices.Contains([]string{survey.PartPods, survey.PartServices, survey.PartNode, survey.PartEndpoint}, p.What)
+		}) {
+			consequence = "connections there are plaintext"
+		}
+		i.first(Critical, "the gateway does not know "+survey.Name(drift.Lacks)+": "+consequence, refresh)
+	}
+}
+
+// first is problem for what is found after all others: it stands before those that are less
+// urgent.
+func (i *Item) first(severity Severity, text, hint string) {
+	at := len(i.Problems)
+	for n, p := range i.Problems {
+		if severity == Critical && p.Severity != Critical || severity == Warning && p.Severity == Note {
+			at = n
+			break
+		}
+	}
+	i.Problems = slices.Insert(i.Problems, at, Problem{Severity: severity, Text: text, Hint: hint})
 }
 
 // judgeWaiting tells a container that is about to start from one that has a

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
 // Kind and APIVersion of a List. Fields are only ever added under one version.
@@ -19,6 +20,8 @@ type List struct {
 	Kind       string `json:"kind"`
 	APIVersion string `json:"apiVersion"`
 	Items      []Item `json:"items"`
+	// NotCompared says why it is not known whether gateways capture what the cluster has.
+	NotCompared string `json:"notCompared,omitempty"`
 }
 
 // State sums up one pod's gateway in a word or two.
@@ -64,6 +67,8 @@ type Item struct {
 	// Status is what the gateway says itself, nil if it was not asked or did
 	// not answer.
 	Status *api.Status `json:"status,omitempty"`
+	// Lacks are the ranges and addresses of the cluster that the gateway does not know of.
+	Lacks []survey.Part `json:"lacks,omitempty"`
 	// Error says why the gateway could not be asked.
 	Error string `json:"error,omitempty"`
 	// Problems are what somebody should look at, the worst first.

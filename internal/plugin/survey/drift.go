@@ -193,3 +193,129 @@ func and(a, b *netipx.IPSet) *netipx.IPSet {
 	set, _ := builder.IPSet() // both are valid
 	return set
 }
+
+// Drift is how far what a gateway captures is from its cluster.
+type Drift struct {
+	// Lacks are the ranges and addresses of the cluster that it neither captures nor, where it
+	// should, lets pass. Extra are those of its own that the cluster does not have.
+	Lacks, Extra []Part
+	// Flags are those that refresh needs to bring what is lacking, because the user named
+	// something else.
+	Flags []string
+}
+
+// Drift compares the coverage of the gateway of pod with the cluster. What the user excluded is
+// not lacking, and what the user named is not extra.
+func (s *Survey) Drift(pod *corev1.Pod, capture *api.Capture) Drift {
+	d := s.drift(pod, capture)
+	if len(d.Lacks) == 0 {
+		return d
+	}
+	refreshed := *capture
+	refreshed.Coverage = s.Again(pod, capture.Named, capture.Coverage)
+	for _, part := range s.drift(pod, &refreshed).Lacks {
+		switch {
+		case part.What == PartPods && !slices.Contains(d.Flags, "--capture-cidr=auto"):
+			d.Flags = append(d.Flags, "--capture-cidr=auto")
+		case part.What == PartServices && !slices.Contains(d.Flags, "--service-cidr=auto"):
+			d.Flags = append(d.Flags, "--service-cidr=auto")
+		}
+	}
+	return d
+}
+
+func (s *Survey) drift(pod *corev1.Pod, capture *api.Capture) Drift {
+	var d Drift
+	if capture.Fingerprint == "" {
+		return d // a gateway that does not tell
+	}
+	have, named, found := &capture.Coverage, &capture.Named, &s.Found
+	// Of two ranges the longer one decides, also between those of the cluster and of the user.
+	need := captured(&api.Coverage{Capture: found.Capture, Services: found.Services, Exclude: named.Exclude}, found.Nodes)
+	own := captured(have, have.Nodes)
+	missing := minus(need, own)
+	services := setOf(found.Services)
+	d.Lacks = append(s.ranges(PartPods, minus(missing, services)), s.ranges(PartServices, and(missing, services))...)
+	excluded := setOf(named.Exclude)
+	for _, ip := range found.Nodes {
+		covered := slices.Contains(have.Nodes, ip)
+		switch {
+		case excluded.Contains(ip) || covered:
+		case own.Contains(ip):
+			d.Lacks = append(d.Lacks, Part{What: PartExclusion, Range: host(ip).String(), Node: s.nodeAt(ip)})
+		case named.NodePorts != [2]uint16{} && len(found.Nodes) <= maxNodes:
+			d.Lacks = append(d.Lacks, Part{What: PartNode, Range: ip.String(), Node: s.nodeAt(ip)})
+		}
+	}
+	for _, endpoint := range found.Endpoints {
+		ip, port := endpoint.Addr(), endpoint.Port()
+		nodePort := slices.Contains(have.Nodes, ip) && have.NodePorts[0] <= port && port <= have.NodePorts[1]
+		if !slices.Contains(have.Endpoints, endpoint) && !excluded.Contains(ip) && !slices.Contains(named.ExcludePorts, port) && !own.Contains(ip) && !nodePort {
+			d.Lacks = append(d.Lacks, Part{What: PartEndpoint, Range: endpoint.String(), Node: s.nodeAt(ip)})
+		}
+	}
+	for _, endpoint := range found.Pass {
+		if !slices.Contains(have.Pass, endpoint) && (own.Contains(endpoint.Addr()) || slices.Contains(have.Endpoints, endpoint)) {
+			d.Lacks = append(d.Lacks, Part{What: PartPass, Range: endpoint.String()})
+		}
+	}
+	for _, source := range s.For(pod, *named).PlaintextFrom {
+		if !slices.ContainsFunc(have.PlaintextFrom, func(h api.Source) bool { return within(source, h) }) {
+			d.Lacks = append(d.Lacks, Part{What: PartPlaintext, Range: source.String(), Node: s.nodeAt(source.From.Addr())})
+		}
+	}
+	if !s.incomplete {
+		d.Extra = s.extra(need, own, capture)
+	}
+	return d
+}
+
+// extra returns what capture has and neither the cluster nor the user.
+func (s *Survey) extra(need, own *netipx.IPSet, capture *api.Capture) []Part {
+	more := minus(minus(own, need), setOf(slices.Concat(capture.Named.Capture, capture.Named.Services)))
+	// An address that is excluded twice, by the user and as a node's, is nothing more.
+	parts := s.ranges(PartPods, minus(more, setOf(append(hosts(s.Found.Nodes), capture.Named.Exclude...))))
+	parts = append(parts, s.addressesBeyond(s.Found.Nodes, capture.Nodes)...)
+	parts = append(parts, beyond(PartEndpoint, s.Found.Endpoints, capture.Endpoints)...)
+	return append(parts, beyond(PartPass, s.Found.Pass, capture.Pass)...)
+}
+
+// captured returns the addresses that c captures whatever their port, without those of nodes.
+func captured(c *api.Coverage, nodes []netip.Addr) *netipx.IPSet {
+	type decision struct {
+		netip.Prefix
+		exclude bool
+	}
+	var list []decision
+	for _, r := range slices.Concat(c.Capture, c.Services) {
+		list = append(list, decision{r, false})
+	}
+	for _, r := range c.Exclude {
+		list = append(list, decision{r, true})
+	}
+	// Sorting keeps exclusions behind captures of the same length.
+	slices.SortStableFunc(list, func(a, b decision) int { return a.Bits() - b.Bits() })
+	var builder netipx.IPSetBuilder
+	for _, d := range list {
+		if d.exclude {
+			builder.RemovePrefix(d.Prefix)
+		} else {
+			builder.AddPrefix(d.Prefix)
+		}
+	}
+	for _, ip := range nodes {
+		builder.Remove(ip)
+	}
+	set, _ := builder.IPSet() // ranges that are not valid hold no address
+	return set
+}
+
+// within reports whether all that a lets in is let in by b.
+func within(a, b api.Source) bool {
+	if !b.From.Contains(a.From.Addr()) || b.From.Bits() > a.From.Bits() || len(a.Ports) == 0 && len(b.Ports) > 0 {
+		return false
+	}
+	return len(b.Ports) == 0 || !slices.ContainsFunc(a.Ports, func(r api.PortRange) bool {
+		return !slices.ContainsFunc(b.Ports, func(o api.PortRange) bool { return o.First <= r.First && r.Last <= o.Last })
+	})
+}

@@ -55,13 +55,16 @@ const (
 	toEnable  step = "enable"
 	toDisable step = "disable"
 	toRenew   step = "renew"
+	// refresh brings the gateway what the cluster has by now.
+	toRefresh step = "refresh"
 	// ask asks the gateway for its status.
 	toAsk step = "ask"
 	// wait looks again at a known time.
 	wait step = "wait"
 )
 
-// changes reports whether s changes the cluster.
+// changes reports whether s changes the cluster, or the gateway's keys. A refresh needs no
+// second look at the pod: the gateway's answer says whose it is.
 func (s step) changes() bool { return s == toEnable || s == toDisable || s == toRenew }
 
 // decision is what decide returns.
@@ -86,6 +89,8 @@ type situation struct {
 	askAt  time.Time
 	// renewed is when its certificate was last renewed.
 	renewed time.Time
+	// behind says that the cluster has something else than the gateway captures.
+	behind bool
 	// ended names the gateway that was disabled successfully, whatever the pod
 	// says about it.
 	ended string
@@ -219,6 +224,9 @@ func maintain(s situation, on bool, now time.Time) decision {
 		return decision{step: wait, at: s.askAt}
 	}
 	at, ok := RenewAt(s.status.Cert, string(s.pod.UID))
+	if !ok && s.behind {
+		return decision{step: toRefresh}
+	}
 	if !ok {
 		return decision{step: wait, at: s.askAt}
 	}
@@ -228,6 +236,8 @@ func maintain(s situation, on bool, now time.Time) decision {
 	switch {
 	case !at.After(now):
 		return decision{step: toRenew}
+	case s.behind:
+		return decision{step: toRefresh}
 	case at.After(s.askAt):
 		at = s.askAt
 	}

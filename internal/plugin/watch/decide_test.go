@@ -74,7 +74,7 @@ func with(pod *corev1.Pod, gateways ...gateway) *corev1.Pod {
 	return pod
 }
 
-func change(pod *corev1.Pod, how func(*corev1.Pod)) *corev1.Pod {
+func altered(pod *corev1.Pod, how func(*corev1.Pod)) *corev1.Pod {
 	how(pod)
 	return pod
 }
@@ -109,15 +109,15 @@ func TestDecide(t *testing.T) {
 	}{
 		// Pods that nothing is to be done about.
 		{"nobody asks", situation{pod: p()}, rest, 0},
-		{"pending", situation{pod: change(p(), func(p *corev1.Pod) { p.Status.Phase = corev1.PodPending }), want: wanted}, rest, 0},
-		{"no address yet", situation{pod: change(p(), func(p *corev1.Pod) { p.Status.PodIP, p.Status.PodIPs = "", nil }), want: wanted}, rest, 0},
-		{"finished", situation{pod: change(p(), func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }), want: wanted}, rest, 0},
-		{"being deleted", situation{pod: change(p(runs()), func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: now} }), want: unwanted}, rest, 0},
-		{"about to finish, its gateway has ended", situation{pod: change(p(died(now, time.Hour)), func(p *corev1.Pod) {
+		{"pending", situation{pod: altered(p(), func(p *corev1.Pod) { p.Status.Phase = corev1.PodPending }), want: wanted}, rest, 0},
+		{"no address yet", situation{pod: altered(p(), func(p *corev1.Pod) { p.Status.PodIP, p.Status.PodIPs = "", nil }), want: wanted}, rest, 0},
+		{"finished", situation{pod: altered(p(), func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }), want: wanted}, rest, 0},
+		{"being deleted", situation{pod: altered(p(runs()), func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: now} }), want: unwanted}, rest, 0},
+		{"about to finish, its gateway has ended", situation{pod: altered(p(died(now, time.Hour)), func(p *corev1.Pod) {
 			p.Spec.RestartPolicy = corev1.RestartPolicyNever
 			p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "app", State: died(now, 0).state}}
 		}), want: wanted}, rest, 0},
-		{"its application will be restarted", situation{pod: change(p(died(now, time.Hour)), func(p *corev1.Pod) {
+		{"its application will be restarted", situation{pod: altered(p(died(now, time.Hour)), func(p *corev1.Pod) {
 			p.Spec.RestartPolicy = corev1.RestartPolicyOnFailure
 			p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "app", State: died(now, 0).state}}
 		}), want: wanted}, toEnable, 0},
@@ -171,13 +171,13 @@ func TestDecide(t *testing.T) {
 		{"expired", situation{pod: p(runs()), want: wanted, status: certified(now, 2*day, day), askAt: later}, toRenew, 0},
 		{"renewed a moment ago", situation{pod: p(runs()), want: wanted, status: certified(now, 17*time.Hour, day), askAt: later, renewed: now}, wait, renewalPause},
 		{"degraded", situation{pod: p(runs()), want: wanted, status: inState(api.Degraded), askAt: later}, wait, 8 * time.Minute},
-		{"another address", situation{pod: change(p(runs()), func(p *corev1.Pod) {
+		{"another address", situation{pod: altered(p(runs()), func(p *corev1.Pod) {
 			p.Status.PodIP, p.Status.PodIPs = "10.244.1.9", []corev1.PodIP{{IP: "10.244.1.9"}, {IP: "fd00::7"}}
 		}), want: wanted}, toDisable, 0},
-		{"one address more", situation{pod: change(p(runs()), func(p *corev1.Pod) {
+		{"one address more", situation{pod: altered(p(runs()), func(p *corev1.Pod) {
 			p.Status.PodIPs = append(p.Status.PodIPs, corev1.PodIP{IP: "10.1.1.1"})
 		}), want: wanted}, toDisable, 0},
-		{"another address, enabled by hand", situation{pod: change(p(runs()), func(p *corev1.Pod) { p.Status.PodIP = "10.244.1.9" })}, toAsk, 0},
+		{"another address, enabled by hand", situation{pod: altered(p(runs()), func(p *corev1.Pod) { p.Status.PodIP = "10.244.1.9" })}, toAsk, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.s.image == "" {

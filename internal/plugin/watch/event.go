@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
 )
 
 // Action is what happened.
@@ -16,6 +17,8 @@ const (
 	Replaced Action = "replaced"
 	Disabled Action = "disabled"
 	Renewed  Action = "renewed"
+	// Refreshed is a gateway that captures what the cluster has by now.
+	Refreshed Action = "refreshed"
 	// Failed is tried again, with growing pauses.
 	Failed Action = "failed"
 	// Refused is a pod that can have no gateway. It is looked at again when it
@@ -41,6 +44,8 @@ type Event struct {
 	Elapsed time.Duration
 	// NotAfter is when the gateway's certificate ends, zero if unknown.
 	NotAfter time.Time
+	// Covered is what was refreshed.
+	Covered  *change.Covered
 	Warnings []string
 	Err      error
 	// Again is when it is tried again, zero if only a change can help.
@@ -75,7 +80,9 @@ type Outcome struct {
 	// Status is what the gateway said, nil if it did not.
 	Status *api.Status
 	// Changed is false if there was nothing to do.
-	Changed  bool
+	Changed bool
+	// Covered is what a refresh has changed.
+	Covered  *change.Covered
 	Warnings []string
 	Err      error
 	// Refused says that Err comes from the pod's own nature.

@@ -18,6 +18,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
@@ -43,12 +44,17 @@ type world struct {
 	now, most int
 	certs     map[string]api.Certificate
 	serial    int
-	nodes     int
+	// version is what the cluster has, surveyed what the last of surveys found, and versions
+	// what gateways have, by pod. unread is the error of a survey.
+	version, surveyed string
+	surveys, changes  int
+	unread            error
+	versions          map[string]string
 }
 
 func newWorld(t *testing.T, objects ...runtime.Object) *world {
 	return &world{Cluster: fakecluster.New(t, objects...), t: t, life: 24 * time.Hour,
-		steps: map[step]map[string]int{}, tries: map[step]int{}, busy: map[string]bool{}, certs: map[string]api.Certificate{}}
+		steps: map[step]map[string]int{}, tries: map[step]int{}, busy: map[string]bool{}, certs: map[string]api.Certificate{}, versions: map[string]string{}}
 }
 
 // inWorld calls test with a world of objects, in fake time.
@@ -147,10 +153,51 @@ func (w *world) step(ctx context.Context, step step, pod *corev1.Pod, do func() 
 
 func (w *world) Image() string { return testImage }
 
-func (w *world) NodesChanged() {
+func (w *world) ClusterChanged() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.nodes++
+	w.changes++
+}
+
+// Survey is a step about no pod. What it finds is the version that the cluster has.
+func (w *world) Survey(context.Context, []corev1.Pod) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.surveys++
+	if w.unread == nil {
+		w.surveyed = w.version
+	}
+	return w.unread
+}
+
+// Covered compares versions, which gateways tell as their fingerprints.
+func (w *world) Covered(_ *corev1.Pod, status *api.Status) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.surveyed == "" || status.Capture.Fingerprint == w.surveyed
+}
+
+func (w *world) Known(*corev1.Pod) bool { return true }
+
+func (w *world) Refresh(ctx context.Context, pod *corev1.Pod, container string, status *api.Status) Outcome {
+	out := Outcome{Container: container, Changed: true, Covered: &change.Covered{Changed: true}}
+	out.Err = w.step(ctx, toRefresh, pod, func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.versions[pod.Name] = w.surveyed
+		return nil
+	})
+	if out.Err == nil {
+		out.Status = w.status(pod.Name)
+	}
+	return out
+}
+
+// status is what the gateway of pod says.
+func (w *world) status(pod string) *api.Status {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return &api.Status{State: api.Ready, Cert: w.certs[pod], Capture: api.Capture{Fingerprint: w.versions[pod]}}
 }
 
 var errRefused = errors.New("the pod uses the node's network")
@@ -191,19 +238,17 @@ func (w *world) Ask(ctx context.Context, pod *corev1.Pod, _ string) (*api.Status
 	if err := w.step(ctx, toAsk, pod, func() error { return nil }); err != nil {
 		return nil, err
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return &api.Status{State: api.Ready, Cert: w.certs[pod.Name]}, nil
+	return w.status(pod.Name), nil
 }
 
 // certify gives the gateway of a pod a certificate.
 func (w *world) certify(pod string) *api.Status {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.serial++
 	now := time.Now()
 	w.certs[pod] = api.Certificate{Serial: strconv.Itoa(w.serial), NotBefore: now.Add(-backdate), NotAfter: now.Add(w.life)}
-	return &api.Status{State: api.Ready, Cert: w.certs[pod]}
+	w.mu.Unlock()
+	return w.status(pod)
 }
 
 func (w *world) create(pod *corev1.Pod) {

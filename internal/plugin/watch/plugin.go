@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/disable"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
@@ -51,6 +52,9 @@ type Plugin struct {
 	authority cached[*ca.Authority]
 	survey    cached[*survey.Survey]
 	warned    []string
+	// known are the pods of the last Survey, and latest is the newest survey that succeeded.
+	known  []corev1.Pod
+	latest atomic.Pointer[survey.Survey]
 }
 
 var _ Actions = (*Plugin)(nil)
@@ -58,8 +62,52 @@ var _ Actions = (*Plugin)(nil)
 // Image is part of Actions.
 func (p *Plugin) Image() string { return p.Options.Image }
 
-// NodesChanged is part of Actions.
-func (p *Plugin) NodesChanged() { p.survey.outdated.Store(true) }
+// ClusterChanged is part of Actions.
+func (p *Plugin) ClusterChanged() { p.survey.outdated.Store(true) }
+
+// Survey is part of Actions.
+func (p *Plugin) Survey(ctx context.Context, pods []corev1.Pod) error {
+	_, err := p.survey.get(surveyAge, func() (*survey.Survey, error) {
+		p.known = pods
+		return p.read(ctx)
+	})
+	return err
+}
+
+// Covered is part of Actions.
+func (p *Plugin) Covered(pod *corev1.Pod, status *api.Status) bool {
+	latest, capture := p.latest.Load(), &status.Capture
+	if latest == nil || p.survey.outdated.Load() || capture.Fingerprint == "" {
+		return true
+	}
+	wanted := latest.Again(pod, capture.Named, capture.Coverage)
+	return wanted.Fingerprint() == capture.Fingerprint
+}
+
+// Known is part of Actions.
+func (p *Plugin) Known(pod *corev1.Pod) bool {
+	latest := p.latest.Load()
+	return latest == nil || announced(latest, pod)
+}
+
+// announced reports whether the ranges of cluster contain all addresses of pod.
+func announced(cluster *survey.Survey, pod *corev1.Pod) bool {
+	return !slices.ContainsFunc(installed.PodIPs(pod), func(ip netip.Addr) bool {
+		return !slices.ContainsFunc(cluster.Found.Capture, func(r netip.Prefix) bool { return r.Contains(ip) })
+	})
+}
+
+// Refresh is part of Actions.
+func (p *Plugin) Refresh(ctx context.Context, pod *corev1.Pod, container string, status *api.Status) Outcome {
+	out := Outcome{Container: container}
+	cover := change.Cover{Survey: p.latest.Load()}
+	out.Err = remote.InTime(ctx, change.DefaultTimeout, "the coverage may have been changed", func(ctx context.Context) (err error) {
+		out.Status, out.Covered, err = cover.At(ctx, p.Gateways.Gateway(pod, container), pod, status)
+		return err
+	})
+	out.Changed = out.Covered != nil && out.Covered.Changed
+	return out
+}
 
 // Enable is part of Actions.
 func (p *Plugin) Enable(ctx context.Context, pod *corev1.Pod, annotated bool) Outcome {
@@ -118,29 +166,32 @@ func (p *Plugin) readAuthority(ctx context.Context) (*ca.Authority, error) {
 // cluster returns what a gateway for pod has to know of the cluster. A pod with
 // an address that nobody announced shows that there is something new.
 func (p *Plugin) cluster(ctx context.Context, pod *corev1.Pod) (*survey.Survey, error) {
-	read := func() (*survey.Survey, error) {
-		cluster, err := survey.Run(ctx, p.Client, []corev1.Pod{*pod}, p.Options.Named)
-		if err != nil || p.Warn == nil {
-			return cluster, err
-		}
-		warnings := cluster.Warnings
-		if p.Options.Mode == api.Strict {
-			warnings = slices.Concat(warnings, cluster.StrictUnknown())
-		}
-		if !slices.Equal(warnings, p.warned) {
-			p.warned = warnings
-			p.Warn(warnings)
-		}
-		return cluster, err
-	}
+	read := func() (*survey.Survey, error) { return p.read(ctx, *pod) }
 	cluster, err := p.survey.get(surveyAge, read)
 	if err != nil || len(p.Options.Named.Capture) > 0 {
 		return cluster, err
 	}
-	if slices.ContainsFunc(installed.PodIPs(pod), func(ip netip.Addr) bool {
-		return !slices.ContainsFunc(cluster.Found.Capture, func(r netip.Prefix) bool { return r.Contains(ip) })
-	}) {
+	if !announced(cluster, pod) {
 		return p.survey.get(surveyPause, read)
+	}
+	return cluster, nil
+}
+
+// read surveys the cluster, with all pods that are known and those. It is called while
+// p.survey is locked.
+func (p *Plugin) read(ctx context.Context, those ...corev1.Pod) (*survey.Survey, error) {
+	cluster, err := survey.Run(ctx, p.Client, append(slices.Clip(p.known), those...), p.Options.Named)
+	if err != nil {
+		return nil, err
+	}
+	p.latest.Store(cluster)
+	warnings := cluster.Warnings
+	if p.Options.Mode == api.Strict {
+		warnings = slices.Concat(warnings, cluster.StrictUnknown())
+	}
+	if p.Warn != nil && !slices.Equal(warnings, p.warned) {
+		p.warned = warnings
+		p.Warn(warnings)
 	}
 	return cluster, nil
 }

@@ -97,7 +97,7 @@ func TestSurveyFollowsTheCluster(t *testing.T) {
 			t.Errorf("%d ranges when a pod has an address outside of them", n)
 		}
 		add(node("three", "10.251.0.0/16"))
-		p.NodesChanged()
+		p.ClusterChanged()
 		if cluster, err := p.cluster(t.Context(), pod); err != nil || !covers(cluster, "10.251.0.0/16") {
 			t.Errorf("%v when the nodes changed, %v", cluster, err)
 		}

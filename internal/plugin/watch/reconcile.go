@@ -85,6 +85,7 @@ func (w *Watcher) decide(key types.NamespacedName, pod *corev1.Pod) (decision, s
 		}
 	}
 	w.mu.Unlock()
+	s.behind = s.status != nil && !w.Actions.Covered(pod, s.status)
 	d := decide(s, time.Now())
 	if d.trouble == nil {
 		d.trouble = trouble
@@ -182,6 +183,10 @@ func (w *Watcher) act(ctx context.Context, key types.NamespacedName, pod *corev1
 	case toRenew:
 		event.Action = Renewed
 		out = w.Actions.Renew(ctx, pod, gateway.Name)
+	case toRefresh:
+		event.Action = Refreshed
+		out = w.Actions.Refresh(ctx, pod, gateway.Name, s.status)
+		event.Covered = out.Covered
 	case toAsk:
 		out.Container = gateway.Name
 		out.Status, out.Err = w.Actions.Ask(ctx, pod, gateway.Name)
@@ -240,6 +245,10 @@ func (w *Watcher) succeeded(key types.NamespacedName, pod *corev1.Pod, step step
 	}
 	if out.Status.State != api.Ready {
 		pause = askSoon
+	}
+	if w.idle.Swap(false) {
+		// The cluster changed while there was no gateway that would have to know.
+		w.signal()
 	}
 	r.askAt = now.Add(time.Duration((0.8 + 0.4*spread(key.String(), now.String())) * float64(pause)))
 }

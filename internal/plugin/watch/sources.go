@@ -12,15 +12,20 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	polling "k8s.io/apimachinery/pkg/util/wait"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
 	appsinformers "k8s.io/client-go/informers/apps/v1"
 	batchinformers "k8s.io/client-go/informers/batch/v1"
 	coreinformers "k8s.io/client-go/informers/core/v1"
+	discoveryinformers "k8s.io/client-go/informers/discovery/v1"
+	networkinginformers "k8s.io/client-go/informers/networking/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -38,10 +43,12 @@ type sources struct {
 	// owners hold what stands between a pod and what was named: ReplicaSets for
 	// a Deployment, Jobs for a CronJob.
 	owners map[string]cache.SharedIndexInformer
+	// surveyed hold what else a survey reads.
+	surveyed []cache.SharedIndexInformer
 }
 
 func (s *sources) all() []cache.SharedIndexInformer {
-	list := slices.Collect(maps.Values(s.owners))
+	list := slices.AppendSeq(slices.Clone(s.surveyed), maps.Values(s.owners))
 	for _, informer := range []cache.SharedIndexInformer{s.pods, s.namespaces, s.nodes} {
 		if informer != nil {
 			list = append(list, informer)
@@ -63,9 +70,20 @@ func (w *Watcher) newSources(ctx context.Context) (*sources, error) {
 		cache.NamespaceIndex: cache.MetaNamespaceIndexFunc, byController: controllerUID,
 	}, running)
 	err := w.prepare(ctx, s.pods, "pods", tried(core.Pods(namespace).List, running), cache.ResourceEventHandlerFuncs{
-		AddFunc:    w.enqueue,
-		UpdateFunc: func(_, now any) { w.enqueue(now) },
-		DeleteFunc: w.enqueue,
+		AddFunc: func(now any) {
+			w.enqueue(now)
+			w.podChanged(nil, now.(*corev1.Pod))
+		},
+		UpdateFunc: func(was, now any) {
+			w.enqueue(now)
+			w.podChanged(was.(*corev1.Pod), now.(*corev1.Pod))
+		},
+		DeleteFunc: func(gone any) {
+			w.enqueue(gone)
+			if pod, ok := gone.(*corev1.Pod); ok && hasHostPort(pod) {
+				w.clusterChanged()
+			}
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -93,21 +111,79 @@ func (w *Watcher) newSources(ctx context.Context) (*sources, error) {
 	}
 	s.nodes = coreinformers.NewNodeInformer(w.Client, 0, nil)
 	err = w.prepare(ctx, s.nodes, "nodes", tried(core.Nodes().List, nil), cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { w.Actions.NodesChanged() },
+		AddFunc: func(any) { w.clusterChanged() },
 		UpdateFunc: func(was, now any) {
 			// Kubelets report every few minutes that nothing is new.
 			if before, ok := was.(*corev1.Node); ok && nodeChanged(before, now.(*corev1.Node)) {
-				w.Actions.NodesChanged()
+				w.clusterChanged()
 			}
 		},
-		DeleteFunc: func(any) { w.Actions.NodesChanged() },
+		DeleteFunc: func(any) { w.clusterChanged() },
 	})
 	if apierrors.IsForbidden(err) {
 		s.nodes = nil
 	} else if err != nil {
 		return nil, err
 	}
+	if err := w.addSurveyed(ctx, s); err != nil {
+		return nil, err
+	}
 	return s, w.addOwners(ctx, s)
+}
+
+// addSurveyed adds what a survey reads besides nodes and pods. What the user may not watch, or
+// the server does not have, is looked at now and then.
+func (w *Watcher) addSurveyed(ctx context.Context, s *sources) error {
+	apiServer := func(o *metav1.ListOptions) { o.LabelSelector = discoveryv1.LabelServiceName + "=kubernetes" }
+	services, cidrs := w.Client.CoreV1().Services(metav1.NamespaceAll), w.Client.NetworkingV1().ServiceCIDRs()
+	apiServers := w.Client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault)
+	for _, source := range []struct {
+		what     string
+		informer cache.SharedIndexInformer
+		list     func(context.Context) error
+		watch    func(context.Context, metav1.ListOptions) (apiwatch.Interface, error)
+	}{
+		{"services", coreinformers.NewServiceInformer(w.Client, metav1.NamespaceAll, 0, nil), tried(services.List, nil), services.Watch},
+		{"servicecidrs", networkinginformers.NewServiceCIDRInformer(w.Client, 0, nil), tried(cidrs.List, nil), cidrs.Watch},
+		{"endpointslices", discoveryinformers.NewFilteredEndpointSliceInformer(w.Client, metav1.NamespaceDefault, 0, nil, apiServer), tried(apiServers.List, apiServer), apiServers.Watch},
+	} {
+		try := func(ctx context.Context) error {
+			if err := source.list(ctx); err != nil {
+				return err
+			}
+			stream, err := source.watch(ctx, metav1.ListOptions{TimeoutSeconds: new(int64(1))})
+			if err == nil {
+				stream.Stop()
+			}
+			return err
+		}
+		err := w.prepare(ctx, source.informer, source.what, try, cache.ResourceEventHandlerFuncs{
+			AddFunc: func(any) { w.clusterChanged() },
+			UpdateFunc: func(was, now any) {
+				if surveyedChanged(was, now) {
+					w.clusterChanged()
+				}
+			},
+			DeleteFunc: func(any) { w.clusterChanged() },
+		})
+		switch {
+		case err == nil:
+			s.surveyed = append(s.surveyed, source.informer)
+		case !apierrors.IsForbidden(err) && !apierrors.IsNotFound(err):
+			return err
+		}
+	}
+	return nil
+}
+
+// surveyedChanged reports whether what a survey reads of an object has changed.
+func surveyedChanged(was, now any) bool {
+	if a, ok := was.(*corev1.Service); ok {
+		b, ok := now.(*corev1.Service)
+		return !ok || !equality.Semantic.DeepEqual(a.Spec, b.Spec) || !equality.Semantic.DeepEqual(a.Status.LoadBalancer, b.Status.LoadBalancer) ||
+			!maps.Equal(a.Labels, b.Labels)
+	}
+	return metaOf(was).GetResourceVersion() != metaOf(now).GetResourceVersion()
 }
 
 func (w *Watcher) addOwners(ctx context.Context, s *sources) error {

@@ -43,8 +43,18 @@ type Actions interface {
 	Renew(ctx context.Context, pod *corev1.Pod, container string) Outcome
 	// Ask returns the status of the gateway called container.
 	Ask(ctx context.Context, pod *corev1.Pod, container string) (*api.Status, error)
-	// NodesChanged says that the cluster has other nodes than before.
-	NodesChanged()
+	// Survey looks at the cluster, of which pods are known, and returns once Covered goes by that.
+	Survey(ctx context.Context, pods []corev1.Pod) error
+	// Covered reports whether the gateway of pod, which has answered with status, captures what the
+	// last survey found. It is true while that is not known.
+	Covered(pod *corev1.Pod, status *api.Status) bool
+	// Known reports whether the last survey knows where pod is.
+	Known(pod *corev1.Pod) bool
+	// Refresh brings the gateway called container what the last survey found. status is its last
+	// answer.
+	Refresh(ctx context.Context, pod *corev1.Pod, container string, status *api.Status) Outcome
+	// ClusterChanged says that what a survey reads has changed.
+	ClusterChanged()
 }
 
 // Options say what is watched.
@@ -71,8 +81,12 @@ type Watcher struct {
 	mu       sync.Mutex
 	records  map[types.NamespacedName]*record
 	// outage is true while the API server cannot be reached.
-	outage  bool
-	synced  atomic.Bool
+	outage bool
+	synced atomic.Bool
+	// changed has a token if the cluster is to be surveyed, and idle says that this waits for
+	// the first gateway.
+	changed chan struct{}
+	idle    atomic.Bool
 	sources *sources
 	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName]
 	retries workqueue.TypedRateLimiter[types.NamespacedName]
@@ -117,6 +131,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	}
 	defer stop()
 	var workers sync.WaitGroup
+	workers.Go(func() { w.followCluster(ctx) })
 	for range w.parallel() {
 		workers.Go(func() { w.work(ctx) })
 	}
@@ -134,6 +149,7 @@ func (w *Watcher) Once(ctx context.Context) (failures int, err error) {
 		return 0, unlessEnded(ctx, err)
 	}
 	defer stop()
+	w.survey(ctx)
 	keys := w.sources.pods.GetIndexer().ListKeys()
 	parallel.Each(w.parallel(), keys, func(key *string) struct{} {
 		namespace, name, _ := cache.SplitMetaNamespaceKey(*key)
@@ -170,6 +186,7 @@ func (w *Watcher) start(ctx context.Context) (stop func(), err error) {
 	w.mu.Lock()
 	w.records = map[types.NamespacedName]*record{}
 	w.mu.Unlock()
+	w.changed = make(chan struct{}, 1)
 	w.retries = workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](retryDelay, maxDelay)
 	w.queue = workqueue.NewTypedRateLimitingQueue(w.retries)
 	if w.sources, err = w.newSources(ctx); err != nil {

@@ -500,7 +500,7 @@ func TestNodes(t *testing.T) {
 		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}}
 		w := newWorld(t, annotatedNamespace(), node)
 		w.run(Options{}, func(*Watcher) {
-			start := w.nodes
+			start := w.changes
 			update := func(n *corev1.Node) {
 				if err := w.Tracker().Update(corev1.SchemeGroupVersion.WithResource("nodes"), n, ""); err != nil {
 					t.Error(err)
@@ -509,12 +509,12 @@ func TestNodes(t *testing.T) {
 			}
 			beat := node.DeepCopy()
 			beat.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady}}
-			if update(beat); w.nodes != start {
+			if update(beat); w.changes != start {
 				t.Error("a heartbeat counts as a change")
 			}
 			moved := beat.DeepCopy()
 			moved.Status.Addresses = []corev1.NodeAddress{{Address: "192.168.1.1"}}
-			if update(moved); w.nodes != start+1 {
+			if update(moved); w.changes != start+1 {
 				t.Error("another address counts as no change")
 			}
 		})
