@@ -147,7 +147,7 @@ func TestPluginSaysWhatStrictModeMayCutOff(t *testing.T) {
 		p := &Plugin{Client: client, Options: inject.Options{Mode: mode}, Warn: func(list []string) { warned = append(warned, list...) }}
 		for range 2 {
 			must.Get(p.cluster(t.Context(), fakecluster.NewPod("p")))(t)
-			p.NodesChanged()
+			p.ClusterChanged()
 		}
 		if len(warned) != want {
 			t.Errorf("%s: warned of %q", mode, warned)
