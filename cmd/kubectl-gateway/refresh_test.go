@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
 	"testing"
@@ -14,11 +15,11 @@ import (
 
 // nodeList is a cluster of two nodes, whose Services have a range.
 func nodeList(s *apiServer) {
-	s.objects = map[string]string{
+	maps.Copy(s.objects, map[string]string{
 		"/api/v1/nodes": `{"kind":"NodeList","apiVersion":"v1","items":[{"metadata":{"name":"node-1"},"spec":{"podCIDRs":["10.0.1.0/24"]}},
 			{"metadata":{"name":"node-2"},"spec":{"podCIDRs":["10.0.2.0/24"]}}]}`,
 		"/apis/networking.k8s.io/v1/servicecidrs": `{"kind":"ServiceCIDRList","apiVersion":"networking.k8s.io/v1","items":[{"spec":{"cidrs":["10.96.0.0/16"]}}]}`,
-	}
+	})
 }
 
 func TestRefreshFlags(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -50,6 +51,9 @@ func checkNetworkPolicies(ctx context.Context, f *facts) []finding {
 			for i := range policies.Items {
 				list = append(list, filtering(&policies.Items[i], direction, policies.Items, pods, cluster.Found.Capture)...)
 			}
+		}
+		for i := range policies.Items {
+			list = append(list, unbinding(&policies.Items[i], policies.Items, pods, cluster.Found.Capture)...)
 		}
 	}
 	return orOK(list, "%d looked at; those of network plug-ins are not", seen)
@@ -98,7 +102,63 @@ func filtering(policy *networkingv1.NetworkPolicy, direction networkingv1.Policy
 	return []finding{{result: Warning, objects: affected, command: command,
 		detail: fmt.Sprintf("network policy %s %s port %d, where gateways meet: such connections fail in strict mode, and are plaintext in permissive mode",
 			policy.Name, what, api.PeerPort),
-		hint: "'enable --wire=inband' needs no port of its own; or allow it for the same peers"}}
+		hint: "'enable --wire=inband' needs no port of its own; or allow it for the same peers, who then reach every port of the pods unless identity rules with ports say otherwise"}}
+}
+
+// unbinding returns a finding if policy lets peers in to some ports alone, and another rule of all
+// lets the same peers in to the port of gateways, through which they reach every port.
+func unbinding(policy *networkingv1.NetworkPolicy, all []networkingv1.NetworkPolicy, pods []corev1.Pod, capture []netip.Prefix) []finding {
+	var affected []string
+	for i := range pods {
+		pod := &pods[i]
+		if !selects(policy, networkingv1.PolicyTypeIngress, pod) || usesInband(pod) || hasPortRules(pod) {
+			continue
+		}
+		var gateways []rule
+		everything := false
+		for n := range all {
+			if !selects(&all[n], networkingv1.PolicyTypeIngress, pod) {
+				continue
+			}
+			for _, r := range rules(&all[n], networkingv1.PolicyTypeIngress) {
+				gateways = append(gateways, r)
+				everything = everything || len(r.ports) == 0 && len(r.peers) == 0
+			}
+		}
+		binds := func(r rule) bool {
+			return len(r.ports) > 0 && !r.onlyGateways() && r.opens(capture) &&
+				!slices.ContainsFunc(gateways, func(other rule) bool { return len(other.ports) == 0 && other.covers(r) })
+		}
+		if !everything && slices.ContainsFunc(rules(policy, networkingv1.PolicyTypeIngress), func(r rule) bool {
+			return binds(r) && slices.ContainsFunc(gateways, func(other rule) bool { return other.covers(r) })
+		}) {
+			affected = append(affected, nameOf(pod))
+		}
+	}
+	if len(affected) == 0 {
+		return nil
+	}
+	return []finding{{result: Warning, objects: affected,
+		detail: fmt.Sprintf("network policy %s lets peers in to some ports alone, but they are let in to port %d, too, where gateways meet: peers with gateways reach every port",
+			policy.Name, api.PeerPort),
+		hint: "identity rules with ports take the policy's place: 'kubectl gateway allow POD ns/NAMESPACE/sa/ACCOUNT:PORT'; or 'enable --wire=inband' needs no port of its own"}}
+}
+
+// hasPortRules reports whether the pod's gateway was given identity rules about ports.
+func hasPortRules(pod *corev1.Pod) bool {
+	current, ok := installed.Current(pod)
+	if !ok || current.Phase == installed.Terminated {
+		return false
+	}
+	config, err := installed.ConfigOf(pod, current.Name)
+	return err == nil && slices.ContainsFunc(slices.Concat(config.Allow, config.Deny), func(pattern string) bool { return strings.Contains(pattern, ":") })
+}
+
+// onlyGateways reports whether r is about the port of gateways and nothing else.
+func (r rule) onlyGateways() bool {
+	return !slices.ContainsFunc(r.ports, func(p networkingv1.NetworkPolicyPort) bool {
+		return tcp(p) && (p.Port == nil || p.Port.Type == intstr.String || p.EndPort != nil || p.Port.IntVal != api.PeerPort)
+	})
 }
 
 // usesInband reports whether the wire of the pod's gateway is inband.

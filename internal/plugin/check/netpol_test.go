@@ -33,30 +33,30 @@ func TestNetworkPolicies(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		policies []string
-		// bad are those of policies, by number, that filter.
-		bad []string
+		// bad are those of policies, by number, that filter, loose those whose ports do not bind.
+		bad, loose []string
 	}{
-		{"none", nil, nil},
-		{"one port", []string{webOnly}, []string{"p0"}},
-		{"the port for the same peers", []string{webOnly, webAlso}, nil},
-		{"the port for other peers", []string{webOnly, webOther}, []string{"p0"}},
-		{"the port for everybody", []string{webOnly, "{podSelector: {}, ingress: [{ports: [{port: 18443, protocol: TCP}]}]}"}, nil},
-		{"everything", []string{"{podSelector: {}, ingress: [{}]}"}, nil},
-		{"all ports", []string{"{podSelector: {}, ingress: [{from: [{podSelector: {}}]}]}"}, nil},
-		{"a range of ports", []string{"{podSelector: {}, ingress: [{ports: [{port: 18000, endPort: 19000}]}]}"}, nil},
-		{"a range below", []string{"{podSelector: {}, ingress: [{ports: [{port: 80, endPort: 18442}]}]}"}, []string{"p0"}},
-		{"the port, but of UDP", []string{"{podSelector: {}, ingress: [{ports: [{port: 80}, {port: 18443, protocol: UDP}]}]}"}, []string{"p0"}},
-		{"a named port", []string{"{podSelector: {}, ingress: [{ports: [{port: http}]}]}"}, []string{"p0"}},
-		{"nobody at all", []string{"{podSelector: {}, policyTypes: [Ingress]}"}, nil},
-		{"nobody, and one port", []string{"{podSelector: {}, policyTypes: [Ingress]}", webOnly}, []string{"p1"}},
-		{"other pods", []string{"{podSelector: {matchLabels: {app: db}}, ingress: [{ports: [{port: 80}]}]}"}, nil},
-		{"from outside", []string{"{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 203.0.113.0/24}}], ports: [{port: 80}]}]}"}, nil},
-		{"from everywhere", []string{"{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}], ports: [{port: 80}]}]}"}, []string{"p0"}},
-		{"out to one port", []string{"{podSelector: {}, policyTypes: [Egress], egress: [{to: [{podSelector: {}}], ports: [{port: 5432}]}]}"}, []string{"p0"}},
-		{"out, by default types", []string{"{podSelector: {}, egress: [{ports: [{port: 5432}]}]}"}, []string{"p0"}},
-		{"out to names", []string{"{podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: 53, protocol: UDP}, {port: 53}]}]}"}, nil},
-		{"out over UDP", []string{"{podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: 4433, protocol: UDP}]}]}"}, nil},
-		{"in is not out", []string{"{podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: 5432}]}]}", webAlso}, []string{"p0"}},
+		{"none", nil, nil, nil},
+		{"one port", []string{webOnly}, []string{"p0"}, nil},
+		{"the port for the same peers", []string{webOnly, webAlso}, nil, []string{"p0"}},
+		{"the port for other peers", []string{webOnly, webOther}, []string{"p0"}, nil},
+		{"the port for everybody", []string{webOnly, "{podSelector: {}, ingress: [{ports: [{port: 18443, protocol: TCP}]}]}"}, nil, []string{"p0"}},
+		{"everything", []string{"{podSelector: {}, ingress: [{}]}"}, nil, nil},
+		{"all ports", []string{"{podSelector: {}, ingress: [{from: [{podSelector: {}}]}]}"}, nil, nil},
+		{"a range of ports", []string{"{podSelector: {}, ingress: [{ports: [{port: 18000, endPort: 19000}]}]}"}, nil, []string{"p0"}},
+		{"a range below", []string{"{podSelector: {}, ingress: [{ports: [{port: 80, endPort: 18442}]}]}"}, []string{"p0"}, nil},
+		{"the port, but of UDP", []string{"{podSelector: {}, ingress: [{ports: [{port: 80}, {port: 18443, protocol: UDP}]}]}"}, []string{"p0"}, nil},
+		{"a named port", []string{"{podSelector: {}, ingress: [{ports: [{port: http}]}]}"}, []string{"p0"}, nil},
+		{"nobody at all", []string{"{podSelector: {}, policyTypes: [Ingress]}"}, nil, nil},
+		{"nobody, and one port", []string{"{podSelector: {}, policyTypes: [Ingress]}", webOnly}, []string{"p1"}, nil},
+		{"other pods", []string{"{podSelector: {matchLabels: {app: db}}, ingress: [{ports: [{port: 80}]}]}"}, nil, nil},
+		{"from outside", []string{"{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 203.0.113.0/24}}], ports: [{port: 80}]}]}"}, nil, nil},
+		{"from everywhere", []string{"{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}], ports: [{port: 80}]}]}"}, []string{"p0"}, nil},
+		{"out to one port", []string{"{podSelector: {}, policyTypes: [Egress], egress: [{to: [{podSelector: {}}], ports: [{port: 5432}]}]}"}, []string{"p0"}, nil},
+		{"out, by default types", []string{"{podSelector: {}, egress: [{ports: [{port: 5432}]}]}"}, []string{"p0"}, nil},
+		{"out to names", []string{"{podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: 53, protocol: UDP}, {port: 53}]}]}"}, nil, nil},
+		{"out over UDP", []string{"{podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: 4433, protocol: UDP}]}]}"}, nil, nil},
+		{"in is not out", []string{"{podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: 5432}]}]}", webAlso}, []string{"p0"}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			objects := []runtime.Object{appPod("web")}
@@ -64,9 +64,13 @@ func TestNetworkPolicies(t *testing.T) {
 				objects = append(objects, policy(t, "p"+string(rune('0'+i)), spec))
 			}
 			w := newWorld(t, objects...)
-			var bad []string
+			var bad, loose []string
 			for _, item := range w.run(t, "network-policies") {
 				if item.Result == OK {
+					continue
+				}
+				if strings.Contains(item.Detail, "reach every port") {
+					loose = append(loose, strings.Fields(item.Detail)[2])
 					continue
 				}
 				if item.Result != Warning || item.Objects[0] != "pod/web -n shop" || !strings.Contains(item.Hint, "--wire=inband") {
@@ -78,8 +82,14 @@ func TestNetworkPolicies(t *testing.T) {
 			if strings.Join(bad, " ") != strings.Join(c.bad, " ") {
 				t.Errorf("%v filter, want %v", bad, c.bad)
 			}
-			if items := w.run(t, "network-policies"); items[0].Result != OK {
-				t.Errorf("after the advice: %+v", items)
+			if strings.Join(loose, " ") != strings.Join(c.loose, " ") {
+				t.Errorf("the ports of %v do not bind, want %v", loose, c.loose)
+			}
+			// With the port for gateways, the other ports do not bind.
+			for _, item := range w.run(t, "network-policies") {
+				if item.Result != OK && !strings.Contains(item.Detail, "reach every port") {
+					t.Errorf("after the advice: %+v", item)
+				}
 			}
 		})
 	}
@@ -101,6 +111,21 @@ func (w *world) follow(t *testing.T, command string) {
 	}
 	if _, err := w.NetworkingV1().NetworkPolicies(p.Namespace).Create(t.Context(), &p, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestPortRulesReplacePolicies: identity rules with ports bind where a policy's ports do not.
+func TestPortRulesReplacePolicies(t *testing.T) {
+	for rules, want := range map[string]Result{
+		`"allow":["ns/shop/sa/*"]`: Warning, `"allow":["ns/shop/sa/web:80"]`: OK, `"deny":["ns/*/sa/*:22"]`: OK,
+	} {
+		gateway := withGateway("web")
+		gateway.Spec.EphemeralContainers[0].Env[0].Value = `{"version":1,"pod":{"namespace":"shop","name":"web","uid":"web","serviceAccount":"default"},
+			"podIPs":["10.244.1.7"],"trustDomain":"td","mode":"strict","onFailure":"closed","ranges":["10.244.0.0/16"],` + rules + `}`
+		w := newWorld(t, gateway, policy(t, "p", webOnly), policy(t, "q", webAlso))
+		if items := w.run(t, "network-policies"); items[0].Result != want {
+			t.Errorf("%s: %+v", rules, items)
+		}
 	}
 }
 
