@@ -12,6 +12,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
+	reasons "github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 // edgesTimeout is for a worker that is being started again.
@@ -52,9 +53,8 @@ const (
 )
 
 // beside returns the edges of connections that no worker carries and that the programs
-// count: those of clients without a gateway that permissive mode lets in and strict mode would
-// not, and those into
-// private address space that no range names.
+// count: those of clients without a gateway that permissive mode lets in and strict mode
+// refuses, and those into private address space that no range names.
 func beside(status *api.Status) (list []api.Edge) {
 	own := func(like netip.Addr) netip.Addr {
 		for _, ip := range status.PodIPs {
@@ -64,10 +64,15 @@ func beside(status *api.Status) (list []api.Edge) {
 		}
 		return netip.Addr{}
 	}
-	for _, s := range status.Capture.Strangers {
-		if ip := own(s.Client); ip.IsValid() {
-			list = append(list, api.Edge{Direction: api.Inbound, Source: s.Client, Destination: netip.AddrPortFrom(ip, s.Port), Wire: api.WireNone,
-				Verdict: api.EdgePlaintext, Reason: reasonStranger, Connections: s.Connections, LastSeen: s.LastSeen})
+	for _, inbound := range []struct {
+		strangers       []api.Stranger
+		verdict, reason string
+	}{{status.Capture.Strangers, api.EdgePlaintext, reasonStranger}, {status.Capture.Refused, api.EdgeRefused, reasons.Plaintext.String()}} {
+		for _, s := range inbound.strangers {
+			if ip := own(s.Client); ip.IsValid() {
+				list = append(list, api.Edge{Direction: api.Inbound, Source: s.Client, Destination: netip.AddrPortFrom(ip, s.Port), Wire: api.WireNone,
+					Verdict: inbound.verdict, Reason: inbound.reason, Connections: s.Connections, LastSeen: s.LastSeen})
+			}
 		}
 	}
 	verdict := api.EdgePlaintext

@@ -124,6 +124,8 @@ type Capture struct {
 	// Strangers lists clients without a gateway that permissive mode has let in, and strict
 	// mode would not have: at most MaxStrangers of them, the one last seen first.
 	Strangers []Stranger `json:"strangers,omitempty"`
+	// Refused lists clients whose plaintext strict mode has refused at the SYN, as Strangers does.
+	Refused []Stranger `json:"refused,omitempty"`
 	CaptureCounts
 }
 

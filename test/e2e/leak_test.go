@@ -50,7 +50,7 @@ func TestLeaks(t *testing.T) {
 	for _, p := range []*pod{server, guarded} {
 		expose(t, ns, p.name)
 	}
-	kubectl(t, "-n", ns, "patch", "service", "server", "-p", `{"spec":{"externalIPs":["`+externalIP+`"]}}`)
+	kubectl(t, "-n", ns, "patch", "service", "server", "-p", `{"spec":{"type":"LoadBalancer","externalIPs":["`+externalIP+`"]}}`)
 	kubectl(t, "-n", ns, "patch", "service", "server", "--subresource=status", "-p", `{"status":{"loadBalancer":{"ingress":[{"ip":"`+loadBalancerIP+`"}]}}}`)
 	out, in := findService(t, ns, "server"), findService(t, ns, "guarded")
 	out.await(client)

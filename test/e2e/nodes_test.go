@@ -32,7 +32,7 @@ func nodes(ctx context.Context, t *testing.T, n string) {
 // captures reports whether p's gateway captures a range.
 func (p *pod) captures(r string) bool {
 	p.t.Helper()
-	return slices.Contains(p.status().Capture.Coverage.Capture, netip.MustParsePrefix(r))
+	return slices.ContainsFunc(p.status().Capture.Coverage.Capture, netip.MustParsePrefix(r).Overlaps)
 }
 
 // TestNodeJoins has a node join and leave while strict pods talk. No request fails. What goes

@@ -5,7 +5,9 @@ package supervisor
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/time/rate"
 
@@ -47,6 +49,7 @@ func (s *supervisor) followRefused(ctx context.Context) {
 		counts := s.traffic.Of(traffic.Inbound)
 		counts.Refused.Add(1)
 		counts.Because(traffic.Plaintext)
+		s.refused.add(client.Addr(), server.Port(), time.Now())
 		if !lines.Allow() {
 			notLogged++
 			return
@@ -61,4 +64,34 @@ func (s *supervisor) followRefused(ctx context.Context) {
 	}); err != nil {
 		s.Log.Error("connections that are refused are not logged", "error", err)
 	}
+}
+
+// refusedStrangers remembers the api.MaxStrangers clients that were last refused.
+type refusedStrangers struct {
+	mu    sync.Mutex
+	known []api.Stranger // the one last seen at the end
+}
+
+func (r *refusedStrangers) add(client netip.Addr, port uint16, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := api.Stranger{Client: client, Port: port}
+	if i := slices.IndexFunc(r.known, func(k api.Stranger) bool { return k.Client == client && k.Port == port }); i >= 0 {
+		s = r.known[i]
+		r.known = slices.Delete(r.known, i, i+1)
+	} else if len(r.known) == api.MaxStrangers {
+		r.known = slices.Delete(r.known, 0, 1)
+	}
+	s.Connections++
+	s.LastSeen = now
+	r.known = append(r.known, s)
+}
+
+// list returns them, the one last seen first.
+func (r *refusedStrangers) list() []api.Stranger {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := slices.Clone(r.known)
+	slices.Reverse(list)
+	return list
 }

@@ -124,6 +124,7 @@ func (s *supervisor) describeNow() (*api.Status, error) {
 	if st.Capture.Strangers, err = s.programs.Strangers(); err != nil {
 		return nil, err
 	}
+	st.Capture.Refused = s.refused.list()
 	st.Traffic, st.Unencrypted = s.traffic.Traffic(), s.traffic.Unencrypted()
 	s.withExisting(&st)
 	return &st, nil

@@ -43,6 +43,7 @@ type supervisor struct {
 	settings settings
 	keys     pendingKeys
 	existing existingConnections
+	refused  refusedStrangers
 	end      *ending
 
 	// These are set by live.
