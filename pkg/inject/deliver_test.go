@@ -124,7 +124,6 @@ func TestADryRunDeliversNothing(t *testing.T) {
 		t.Errorf("%+v, %d certificates", result, len(u.issued))
 	}
 	c, in := newCluster(t)
-	in = newInjector(t, c)
 	in.Options.Delivery, in.Options.DryRun = DeliveryCSR, installed.DryRunServer
 	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || result.Secret != nil || result.Patch == nil || c.Did("create", "secrets") || len(c.Added()) != 0 {
 		t.Errorf("%+v", result)
