@@ -142,10 +142,11 @@ func TestChanges(t *testing.T) {
 
 func TestCommandsOfChanges(t *testing.T) {
 	for want, args := range map[string][]string{
-		"/kube-gateway ctl mode strict -o json":                                                                                {"mode", "web", "strict"},
-		"/kube-gateway ctl mode permissive -o json":                                                                            {"mode", "pod/web", "permissive", "-o", "yaml"},
-		"/kube-gateway ctl allow --everyone -o json":                                                                           {"allow", "--everyone", "web"},
-		"/kube-gateway ctl allow ns/prod/sa/* ns/ops/sa/backup-? -o json":                                                      {"allow", "web", "ns/prod/sa/*", "ns/ops/sa/backup-?"},
+		"/kube-gateway ctl mode strict -o json":                           {"mode", "web", "strict"},
+		"/kube-gateway ctl mode permissive -o json":                       {"mode", "pod/web", "permissive", "-o", "yaml"},
+		"/kube-gateway ctl allow --everyone -o json":                      {"allow", "--everyone", "web"},
+		"/kube-gateway ctl allow ns/prod/sa/* ns/ops/sa/backup-? -o json": {"allow", "web", "ns/prod/sa/*", "ns/ops/sa/backup-?"},
+
 		"/kube-gateway ctl allow --everyone --deny=ns/a/sa/b:80 --audit --max-connections-per-peer=9 --existing=reset -o json": {"allow", "web", "--everyone", "--deny=ns/a/sa/b:80", "--audit", "--max-connections-per-peer=9", "--existing=reset"},
 		"/kube-gateway ctl mode strict --existing=reset -o json":                                                               {"mode", "web", "strict", "--existing=reset"},
 		"/kube-gateway ctl allow ns/prod/sa/web ns/prod/sa/web.api -o json ":                                                   {"allow", "ns/prod/sa/web", "web", "ns/prod/sa/web.api"},

@@ -137,7 +137,7 @@ func example() (asker, []corev1.Pod) {
 	again := pod("again", "strict", "closed", waiting("ContainerCreating", ""))
 	again.Status.PodIPs = again.Status.PodIPs[:1]
 	degraded.Reason, degraded.Worker.Restarts = "the worker ended with signal: killed", 4
-	return asker{
+	answers := asker{
 		"ready":    says(answer("ready", api.Ready, 16*time.Hour), nil),
 		"near":     says(answer("near", api.Ready, 2*time.Hour), nil),
 		"expired":  says(answer("expired", api.Ready, -30*time.Minute), nil),
@@ -162,7 +162,8 @@ func example() (asker, []corev1.Pod) {
 		"draining": says(answer("draining", api.Draining, 16*time.Hour), nil),
 		"gained":   says(answer("gained", api.Ready, 16*time.Hour), nil),
 		"moved":    says(answer("moved", api.Ready, 16*time.Hour), nil),
-	}, []corev1.Pod{
+	}
+	return answers, []corev1.Pod{
 		pod("ready", "strict", "closed", running()),
 		pod("near", "strict", "closed", running()),
 		pod("expired", "strict", "closed", running()),
