@@ -115,6 +115,9 @@ type Config struct {
 	// MetricsAddr is where metrics are served over TCP, see ParseMetricsAddr. Its address
 	// is one of PodIPs or of loopback. Empty means nowhere.
 	MetricsAddr string `json:"metricsAddr,omitempty"`
+	// Replaces is the name of the container whose gateway this one takes over from. It waits
+	// in state Standby until it is told to. Empty means that there is none.
+	Replaces string `json:"replaces,omitempty"`
 }
 
 // DefaultNodePorts returns Kubernetes' default of the first and the last node port

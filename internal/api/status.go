@@ -18,8 +18,11 @@ const (
 	// Uncertified means that the gateway waits for its first certificate. Nothing is
 	// captured yet.
 	Uncertified State = "uncertified"
-	// Draining means that the gateway is being disabled: it captures nothing, and ends when its
-	// connections have ended or at the drain timeout.
+	// Standby means that the gateway waits until it is told to take over from another one. It
+	// captures nothing yet.
+	Standby State = "standby"
+	// Draining means that the gateway is being disabled, or has handed over: it captures
+	// nothing, and ends when its connections have ended or at the drain timeout.
 	Draining State = "draining"
 )
 

@@ -50,6 +50,11 @@ const (
 	// OpDisable stops the capture, lets connections drain and ends the gateway. The answer is
 	// an api.DisableReport, after which the gateway ends. A second request joins the first.
 	OpDisable = "disable"
+	// OpHandOver has a gateway wait for its successor; the answer is an api.Handover. Nothing
+	// changes until the successor has come. Then it lets connections drain and ends.
+	OpHandOver = "hand-over"
+	// OpTakeOver has a gateway in api.Standby take over from the one that Handover names.
+	OpTakeOver = "take-over"
 )
 
 // Request is what a client sends.
@@ -71,8 +76,10 @@ type Request struct {
 	// Issued is what OpCertificate brings, Trust what OpTrust does.
 	Issued *api.IssuedCertificate `json:"issued,omitempty"`
 	Trust  *api.TrustBundle       `json:"trust,omitempty"`
-	// DrainTimeout is how long OpDisable lets connections drain (nanoseconds).
+	// DrainTimeout is how long OpDisable and OpHandOver let connections drain (nanoseconds).
 	DrainTimeout time.Duration `json:"drainTimeout,omitempty"`
+	// Handover is what OpTakeOver needs.
+	Handover *api.Handover `json:"handover,omitempty"`
 }
 
 // response is what the server sends: a result or an error.
