@@ -149,7 +149,7 @@ func (in *Injector) round(ctx context.Context, pod *corev1.Pod) Result {
 	if result.Err = in.Survey.Refusal(pod); result.Err != nil {
 		return result
 	}
-	if current, ok := installed.Current(pod); ok && installed.Hopeful(pod, current) {
+	if current, ok := installed.Current(pod); ok && installed.Hopeful(pod, current) && !(current.Pulls() && current.Image != in.Options.Image) {
 		return in.joinGateway(ctx, pod, current)
 	}
 	return in.addGateway(ctx, pod)

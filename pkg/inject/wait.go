@@ -1,6 +1,7 @@
 package inject
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,7 +38,9 @@ func (in *Injector) wait(ctx context.Context, pod *corev1.Pod, name string) answ
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var answers chan answer
+	seen := pod
 	last, err := installed.Follow(ctx, in.Client, pod, name, func(now *corev1.Pod, gateway installed.Gateway) (bool, error) {
+		seen = now
 		switch {
 		case installed.Leaving(now):
 			return false, installed.ErrReplaced
@@ -58,7 +61,7 @@ func (in *Injector) wait(ctx context.Context, pod *corev1.Pod, name string) answ
 	case errors.Is(err, errAnswered):
 		return <-answers
 	case ctx.Err() != nil:
-		err = in.unfinished(ctx, pod, last)
+		err = in.unfinished(ctx, seen, last)
 	}
 	return answer{err: err}
 }
@@ -117,9 +120,23 @@ func (in *Injector) unfinished(ctx context.Context, pod *corev1.Pod, gateway ins
 		return errInterrupted
 	}
 	state := strings.ToLower(string(gateway.Phase))
-	if gateway.Reason != "" {
-		state += " (" + gateway.Reason + ")"
+	if words := reason(gateway); words != "" {
+		state += " (" + words + ")"
 	}
-	return api.WithHint(fmt.Errorf("%w: container %s is not ready after %s, it is %s", errTimeout, gateway.Name, in.Options.Timeout, state),
-		fmt.Sprintf("'kubectl describe pod %s -n %s' shows the events of the pod; --timeout waits longer", pod.Name, pod.Namespace))
+	err := fmt.Errorf("%w: container %s is not ready after %s, it is %s", errTimeout, gateway.Name, in.Options.Timeout, state)
+	if ahead, ok := installed.Ahead(pod, gateway); ok {
+		return api.WithHint(fmt.Errorf("%w; container %s is in its way: the kubelet starts one after another, and that one's image %s is not there yet (%s)",
+			err, ahead.Name, ahead.Image, cmp.Or(reason(ahead), "being pulled")),
+			fmt.Sprintf("Kubernetes cannot remove container %s: let the node pull that image, or have the pod replaced ('kubectl delete pod %s -n %s'); --timeout waits longer",
+				ahead.Name, pod.Name, pod.Namespace))
+	}
+	return api.WithHint(err, fmt.Sprintf("'kubectl describe pod %s -n %s' shows the events of the pod; --timeout waits longer", pod.Name, pod.Namespace))
+}
+
+// reason returns the kubelet's words for the state of gateway, "" if there are none.
+func reason(gateway installed.Gateway) string {
+	if words := installed.OneLine(gateway.Message); words != "" && gateway.Reason != "" {
+		return gateway.Reason + ": " + words
+	}
+	return gateway.Reason
 }

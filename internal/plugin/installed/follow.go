@@ -15,30 +15,36 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// secretGrace is how long a kubelet may fail to read a Secret: the API
-// server's node authorizer learns of the new container a little later than
-// the kubelet does, which then tries again.
-const secretGrace = 10 * time.Second
+// grace is how long what is doubtful may take: the API server's node authorizer learns of
+// the new container a little later than the kubelet does, which then tries again to read
+// the Secret.
+const grace = 30 * time.Second
 
 // lateness tells a kubelet that is late from one that will never succeed.
 type lateness struct {
 	grace   <-chan time.Time
 	pending error
+	// pulls is set while the kubelet pauses between two pulls, for a reason that passes.
+	pulls bool
 }
 
-// judge returns why gateway will never work, if that is so. What the kubelet may
-// get over becomes pending, and final when grace ends.
+// judge returns why gateway will never work, if that is so. What is doubtful becomes
+// pending, and final when grace ends.
 func (p *lateness) judge(pod *corev1.Pod, gateway Gateway) error {
-	final, curable := failure(pod, gateway)
-	switch {
-	case curable == nil:
-		p.grace = nil
-	case p.grace == nil:
-		p.grace = time.After(secretGrace)
+	chance, err := failure(pod, gateway)
+	// Kubelets before 1.32 do not repeat there why the pull failed.
+	if gateway.Reason == "ImagePullBackOff" && p.pulls {
+		chance = late
 	}
-	p.pending = curable
-	if final != nil {
-		return &FailedError{final}
+	p.pulls = err != nil && chance == late && gateway.Pulls()
+	p.pending = err
+	switch {
+	case err == nil || chance == late:
+		p.grace = nil
+	case chance == hopeless:
+		return &FailedError{err}
+	case p.grace == nil:
+		p.grace = time.After(grace)
 	}
 	return nil
 }

@@ -103,8 +103,8 @@ func stale(secret *corev1.Secret, pod *corev1.Pod) bool {
 	name := secret.Annotations[AnnotationContainer]
 	for _, gateway := range Gateways(pod) {
 		if gateway.Name == name {
-			final, _ := failure(pod, gateway)
-			return gateway.Phase != Waiting || final != nil || !readsSecret(pod, name, secret.Name)
+			chance, err := failure(pod, gateway)
+			return gateway.Phase != Waiting || err != nil && chance == hopeless || !readsSecret(pod, name, secret.Name)
 		}
 	}
 	return false
