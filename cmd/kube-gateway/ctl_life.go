@@ -45,7 +45,7 @@ func ctlRenew(ctx context.Context, c *call, args []string) error {
 	if err := c.read(ctx, "the certificate", &issued); err != nil {
 		return err
 	}
-	return c.status(ctx, control.Request{Op: control.OpCertificate, Issued: &issued})
+	return c.status(ctx, control.Request{Op: control.OpCertificate, Issued: &issued, Wait: startWait})
 }
 
 // ctlTrust reads a trust bundle as a line of JSON and prints the status.

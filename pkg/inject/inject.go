@@ -76,6 +76,8 @@ type Injector struct {
 	Gateways  *remote.Client
 	Survey    *survey.Survey
 	Options   Options
+	// Shared, if not nil, spares the API server what has to be asked for many pods once.
+	Shared *Shared
 }
 
 // Action is what Enable did.
@@ -184,18 +186,15 @@ func (in *Injector) joinGateway(ctx context.Context, pod *corev1.Pod, current in
 	}
 	result.Warnings = append(in.differences(pod, current.Name, result.Status), in.remarks(pod, result.Status)...)
 	if in.Options.DryRun == installed.DryRunNone {
-		in.tidy(ctx, &result)
+		in.tidy(ctx, &result, reply.pod)
 	}
 	return result
 }
 
-// tidy removes what earlier plugins have left. The pod has a gateway by now:
-// that this fails is worth a warning and no more.
-func (in *Injector) tidy(ctx context.Context, result *Result) {
-	now, err := installed.Reread(ctx, in.Client, result.Pod)
-	if err == nil {
-		err = installed.RemoveStale(ctx, in.Client, now)
-	}
+// tidy removes what earlier plugins have left for pod, as it was last seen. It has a
+// gateway by now: that this fails is worth a warning and no more.
+func (in *Injector) tidy(ctx context.Context, result *Result, pod *corev1.Pod) {
+	err := in.shared().leftovers.Remove(ctx, pod)
 	if in.Options.Delivery == DeliveryCSR && apierrors.IsForbidden(err) {
 		// Without Secrets, no right to them is needed.
 		return
@@ -224,61 +223,63 @@ func (in *Injector) addGateway(ctx context.Context, pod *corev1.Pod) Result {
 		in.dryRun(ctx, &result, secret, container)
 		return result
 	}
-	// Refusals come before anything is created.
-	if pod, result.Err = installed.AddContainer(ctx, in.Client, pod, container, true); result.Err != nil {
-		return result
-	}
+	seen := pod
 	if secret == "" {
-		result.Status, result.Err = in.start(ctx, pod, container, "ends by itself without a certificate")
-	} else {
-		in.startWithSecret(ctx, pod, &result, secret, container)
+		// The patch itself is the first that could be refused.
+		seen = in.start(ctx, pod, &result, container, "ends by itself without a certificate")
+	} else if pod, result.Err = in.rehearse(ctx, pod, container); result.Err == nil {
+		// Refusals come before anything is created.
+		seen = in.startWithSecret(ctx, pod, &result, secret, container)
 	}
 	if result.Err == nil {
 		result.Err = in.existing(ctx, &result, true)
 	}
 	if result.Err == nil {
 		result.Warnings = append(result.Warnings, in.remarks(pod, result.Status)...)
-		in.tidy(ctx, &result)
+		in.tidy(ctx, &result, seen)
 	}
 	return result
 }
 
 // startWithSecret is start between making the Secret and deleting it.
-func (in *Injector) startWithSecret(ctx context.Context, pod *corev1.Pod, result *Result, secret string, container *corev1.EphemeralContainer) {
+func (in *Injector) startWithSecret(ctx context.Context, pod *corev1.Pod, result *Result, secret string, container *corev1.EphemeralContainer) *corev1.Pod {
 	leaf, err := in.Authority.Issue(ca.LeafRequest{
 		Identity: installed.Identity(pod, in.Authority.TrustDomain()), IPs: installed.PodIPs(pod), TTL: in.Options.TTL})
 	if err != nil {
 		result.Err = err
-		return
+		return pod
 	}
 	created, err := in.createSecret(ctx, in.newSecret(pod, secret, result.Container, leaf.CertPEM, leaf.KeyPEM))
 	if err != nil {
 		result.Err = err
-		return
+		return pod
 	}
-	result.Status, result.Err = in.start(ctx, pod, container, "will not start without its Secret")
+	pod = in.start(ctx, pod, result, container, "will not start without its Secret")
 	if result.Err != nil || !in.Options.KeepSecret {
 		if err := installed.DeleteSecret(ctx, in.Client, created.Namespace, created.Name); err != nil {
 			result.Warnings = append(result.Warnings, err.Error()+"; "+api.Hint(err))
 		}
 	}
+	return pod
 }
 
-// start adds container and waits until it is ready. otherwise is what becomes of a
-// container that may have been added when that was interrupted.
-func (in *Injector) start(ctx context.Context, pod *corev1.Pod, container *corev1.EphemeralContainer, otherwise string) (*api.Status, error) {
+// start adds container, waits until it is ready, and returns the pod as it was last seen.
+// otherwise is what becomes of a container that may have been added when that was interrupted.
+func (in *Injector) start(ctx context.Context, pod *corev1.Pod, result *Result, container *corev1.EphemeralContainer, otherwise string) *corev1.Pod {
 	added, err := installed.AddContainer(ctx, in.Client, pod, container, false)
 	if err != nil {
 		if interrupted(ctx, err) {
 			err = fmt.Errorf("%w; container %s may have been added, and %s", errInterrupted, container.Name, otherwise)
 		}
-		return nil, err
+		result.Err = err
+		return pod
 	}
 	reply := in.wait(ctx, added, container.Name)
 	if reply.err != nil && interrupted(ctx, reply.err) {
 		reply.err = fmt.Errorf("%w; container %s was added and stays, because Kubernetes cannot remove it", errInterrupted, container.Name)
 	}
-	return reply.status, reply.err
+	result.Status, result.Err = reply.status, reply.err
+	return reply.pod
 }
 
 // dryRun fills result with what would be sent, the key left out, and has the

@@ -27,7 +27,10 @@ func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error)
 	case control.OpCSR:
 		return s.requestCertificate()
 	case control.OpCertificate:
-		err = s.installCertificate(r.Issued)
+		if err = s.installCertificate(r.Issued); err == nil {
+			// After the first one the plugin wants to hear that the gateway is ready.
+			s.await(ctx, r.Wait, api.Starting)
+		}
 	case control.OpTrust:
 		err = s.installTrust(r.Trust)
 	case control.OpReset:

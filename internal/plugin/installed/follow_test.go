@@ -37,7 +37,7 @@ func TestSlowKubelet(t *testing.T) {
 					time.AfterFunc(time.Duration(i+1)*each, func() { c.SetState("p", "kube-gateway", state) })
 				}
 				start := time.Now()
-				if _, err := WaitUntil(t.Context(), c, pod, "kube-gateway", runs); err != nil {
+				if _, err := WaitUntil(t.Context(), EachPod(c), pod, "kube-gateway", runs); err != nil {
 					t.Fatal(err)
 				}
 				if spent, want := time.Since(start), time.Duration(len(states))*each; spent != want {
@@ -48,7 +48,7 @@ func TestSlowKubelet(t *testing.T) {
 	}
 	t.Run("an image that is not there", func(t *testing.T) {
 		c, pod := started(t, fakecluster.Waiting("ImagePullBackOff", `Back-off pulling image "a"`))
-		_, err := WaitUntil(t.Context(), c, pod, "kube-gateway", runs)
+		_, err := WaitUntil(t.Context(), EachPod(c), pod, "kube-gateway", runs)
 		expect.Error(t, err, "Back-off")
 	})
 }
@@ -60,7 +60,7 @@ func TestSecretThatTheKubeletCannotReadYet(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c, pod := started(t, unreadable)
 			start := time.Now()
-			_, err := WaitUntil(t.Context(), c, pod, "kube-gateway", runs)
+			_, err := WaitUntil(t.Context(), EachPod(c), pod, "kube-gateway", runs)
 			expect.Error(t, err, "no relationship found")
 			if spent := time.Since(start); spent != grace {
 				t.Errorf("it took %v", spent)
@@ -72,7 +72,7 @@ func TestSecretThatTheKubeletCannotReadYet(t *testing.T) {
 			c, pod := started(t, unreadable)
 			time.AfterFunc(grace/2, func() { c.SetState("p", "kube-gateway", fakecluster.Waiting("ContainerCreating", "")) })
 			time.AfterFunc(grace*2, func() { c.SetState("p", "kube-gateway", fakecluster.Running(nil, nil)) })
-			if _, err := WaitUntil(t.Context(), c, pod, "kube-gateway", runs); err != nil {
+			if _, err := WaitUntil(t.Context(), EachPod(c), pod, "kube-gateway", runs); err != nil {
 				t.Error(err)
 			}
 		})

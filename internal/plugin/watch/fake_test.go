@@ -153,6 +153,8 @@ func (w *world) step(ctx context.Context, step step, pod *corev1.Pod, do func() 
 
 func (w *world) Image() string { return testImage }
 
+func (w *world) Follow(installed.Pods) {}
+
 func (w *world) ClusterChanged() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
