@@ -186,15 +186,16 @@ func (in *Injector) joinGateway(ctx context.Context, pod *corev1.Pod, current in
 	}
 	result.Warnings = append(in.differences(pod, current.Name, result.Status), in.remarks(pod, result.Status)...)
 	if in.Options.DryRun == installed.DryRunNone {
-		in.tidy(ctx, &result, reply.pod)
+		in.tidy(ctx, &result, reply.pod, "")
 	}
 	return result
 }
 
-// tidy removes what earlier plugins have left for pod, as it was last seen. It has a
-// gateway by now: that this fails is worth a warning and no more.
-func (in *Injector) tidy(ctx context.Context, result *Result, pod *corev1.Pod) {
-	err := in.shared().leftovers.Remove(ctx, pod)
+// tidy removes what earlier plugins have left for pod, as it was last seen, and not the
+// Secret called own. The pod has a gateway by now: that this fails is worth a warning and
+// no more.
+func (in *Injector) tidy(ctx context.Context, result *Result, pod *corev1.Pod, own string) {
+	err := in.shared().leftovers.Remove(ctx, pod, own)
 	if in.Options.Delivery == DeliveryCSR && apierrors.IsForbidden(err) {
 		// Without Secrets, no right to them is needed.
 		return
@@ -236,7 +237,7 @@ func (in *Injector) addGateway(ctx context.Context, pod *corev1.Pod) Result {
 	}
 	if result.Err == nil {
 		result.Warnings = append(result.Warnings, in.remarks(pod, result.Status)...)
-		in.tidy(ctx, &result, seen)
+		in.tidy(ctx, &result, seen, secret)
 	}
 	return result
 }

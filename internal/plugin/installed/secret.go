@@ -66,9 +66,9 @@ type secretList struct {
 	error error
 }
 
-// Remove deletes what is left for pod. Without the right to list Secrets there is nothing to do:
-// they go with the pod at the latest.
-func (l *Leftovers) Remove(ctx context.Context, pod *corev1.Pod) error {
+// Remove deletes what is left for pod, but for the Secret called own, which the caller cares for.
+// Without the right to list Secrets there is nothing to do: they go with the pod at the latest.
+func (l *Leftovers) Remove(ctx context.Context, pod *corev1.Pod, own string) error {
 	list, err := l.of(ctx, pod)
 	if err != nil {
 		if apierrors.IsForbidden(err) {
@@ -76,7 +76,9 @@ func (l *Leftovers) Remove(ctx context.Context, pod *corev1.Pod) error {
 		}
 		return err
 	}
-	_, err = deleteAll(ctx, l.Client, slices.DeleteFunc(slices.Clone(list), func(secret corev1.Secret) bool { return !stale(&secret, pod) }))
+	_, err = deleteAll(ctx, l.Client, slices.DeleteFunc(slices.Clone(list), func(secret corev1.Secret) bool {
+		return secret.Name == own || !stale(&secret, pod)
+	}))
 	return err
 }
 
