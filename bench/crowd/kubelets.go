@@ -90,7 +90,7 @@ func (k *kubelets) join(ctx context.Context, i int) error {
 	if err != nil {
 		return err
 	}
-	client, err := clientFor(config)
+	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return err
 	}

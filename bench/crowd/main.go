@@ -28,8 +28,6 @@ type plan struct {
 	Start time.Duration
 	// Slow is the share of containers whose kubelet cannot read the Secret at first.
 	Slow float64
-	// Profile, if not empty, is a directory for the API server's log.
-	Keep bool
 }
 
 func main() {

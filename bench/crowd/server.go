@@ -57,7 +57,7 @@ type server struct {
 
 // startServer starts etcd and the API server, which end with ctx, and waits until it is ready.
 func startServer(ctx context.Context, tool, dir string) (*server, error) {
-	kubernetes, err := findKubernetes(ctx, tool)
+	program, err := findKubernetes(ctx, tool)
 	if err != nil {
 		return nil, err
 	}
@@ -76,12 +76,12 @@ func startServer(ctx context.Context, tool, dir string) (*server, error) {
 	store, peers := "http://"+ports[0], "http://"+ports[1]
 	s.url = "https://" + ports[2]
 	_, port, _ := net.SplitHostPort(ports[2])
-	if err := s.start(ctx, kubernetes, "etcd", "--data-dir", file("etcd"), "--listen-client-urls", store, "--advertise-client-urls", store,
+	if err := s.start(ctx, program, "etcd", "--data-dir", file("etcd"), "--listen-client-urls", store, "--advertise-client-urls", store,
 		"--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers, "--initial-cluster", "default="+peers,
 		"--unsafe-no-fsync", "--log-level", "error"); err != nil {
 		return nil, err
 	}
-	if err := s.start(ctx, kubernetes, "kube-apiserver", "--etcd-servers="+store, "--bind-address="+loopback, "--advertise-address=192.0.2.1",
+	if err := s.start(ctx, program, "kube-apiserver", "--etcd-servers="+store, "--bind-address="+loopback, "--advertise-address=192.0.2.1",
 		"--secure-port="+port, "--service-cluster-ip-range=10.96.0.0/16",
 		"--tls-cert-file="+file("server.crt"), "--tls-private-key-file="+file("server.key"), "--client-ca-file="+file("ca.crt"),
 		"--kubelet-certificate-authority="+file("ca.crt"), "--kubelet-client-certificate="+file("admin.crt"), "--kubelet-client-key="+file("admin.key"),
@@ -97,7 +97,7 @@ func startServer(ctx context.Context, tool, dir string) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.admin, err = clientFor(config); err != nil {
+	if s.admin, err = kubernetes.NewForConfig(config); err != nil {
 		return nil, err
 	}
 	return s, s.awaitReady(ctx)
