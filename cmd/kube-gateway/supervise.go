@@ -35,10 +35,8 @@ const selfPath = "/proc/self/exe"
 func supervise(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("supervise", flag.ContinueOnError)
 	materialFD := flags.Int("material-fd", -1, "file descriptor of the sealed material (internal)")
-	socket := flags.String("control-socket", control.SocketPath, "path of the control socket")
 	timeout := flags.Duration("certificate-timeout", supervisor.CertificateTimeout,
 		"end after so long without a certificate")
-	lastWords := flags.String("termination-log", supervisor.TerminationMessagePath, "file for the reason of the end, if it exists")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -46,10 +44,10 @@ func supervise(ctx context.Context, args []string) error {
 	if *materialFD < 0 {
 		err = replaceSelf(args)
 	} else {
-		err = superviseWith(ctx, os.NewFile(uintptr(*materialFD), "material"), *socket, *timeout)
+		err = superviseWith(ctx, os.NewFile(uintptr(*materialFD), "material"), *timeout)
 	}
 	if err != nil {
-		supervisor.WriteTerminationMessage(*lastWords, err)
+		supervisor.WriteTerminationMessage(supervisor.TerminationMessagePath, err)
 	}
 	if errors.Is(err, supervisor.ErrDisabled) {
 		return nil
@@ -78,7 +76,7 @@ func replaceSelf(args []string) error {
 	return fmt.Errorf("executing %s: %w", selfPath, err)
 }
 
-func superviseWith(ctx context.Context, material *os.File, socket string, certificateTimeout time.Duration) error {
+func superviseWith(ctx context.Context, material *os.File, certificateTimeout time.Duration) error {
 	unix.CloseOnExec(int(material.Fd()))
 	debug.SetGCPercent(supervisorGC)
 	signals := make(chan os.Signal, 1)
@@ -93,7 +91,7 @@ func superviseWith(ctx context.Context, material *os.File, socket string, certif
 		Material:        material,
 		WorkerCommand:   []string{selfPath, "worker"},
 		ExporterCommand: []string{selfPath, "exporter"},
-		SocketPath:      socket,
+		SocketPath:      control.SocketPath,
 		Version:         version.String(),
 		Log:             log,
 		Terminate:       terminate,

@@ -8,7 +8,8 @@
 //
 // The life of a gateway reads in this order: supervisor.go (start), programs.go (what goes
 // into the kernel), worker.go (one worker after the other), settings.go (what can change
-// meanwhile; certificate.go for certificates), disable.go (the end). status.go is what is
+// meanwhile; certificate.go for certificates), disable.go (the end; ended.go
+// keeps it from coming back). status.go is what is
 // told of it, and answer.go the requests of the control socket.
 //
 // The order matters: capture starts only once the worker has said that it serves, so an

@@ -70,6 +70,9 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer func() { s.settings.material.Close() }()
+	if err := s.endedBefore(); err != nil {
+		return err
+	}
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -85,7 +88,11 @@ func Run(ctx context.Context, o Options) error {
 			o.Log.Error("the control socket failed", "error", err)
 		}
 	})
-	return s.end.conclude(s.live(ctx))
+	err = s.live(ctx)
+	if err == nil && s.end.isDisabled() && len(s.end.report.Left) == 0 {
+		s.noteEnded(s.settings.config.Number)
+	}
+	return s.end.conclude(err)
 }
 
 // live sets everything up, serves, and takes it down again.

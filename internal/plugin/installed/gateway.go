@@ -66,7 +66,7 @@ func Gateways(pod *corev1.Pod) []Gateway {
 	var found []Gateway
 	for i := range pod.Spec.EphemeralContainers {
 		container := &pod.Spec.EphemeralContainers[i]
-		if gatewayNumber(container.Name) == 0 || configText(container) == "" {
+		if Number(container.Name) == 0 || configText(container) == "" {
 			continue
 		}
 		gateway := Gateway{Name: container.Name, Image: container.Image, Phase: Waiting}
@@ -77,7 +77,7 @@ func Gateways(pod *corev1.Pod) []Gateway {
 		}
 		found = append(found, gateway)
 	}
-	slices.SortStableFunc(found, func(a, b Gateway) int { return gatewayNumber(a.Name) - gatewayNumber(b.Name) })
+	slices.SortStableFunc(found, func(a, b Gateway) int { return Number(a.Name) - Number(b.Name) })
 	return found
 }
 
@@ -115,10 +115,10 @@ func RunningGateway(pod *corev1.Pod) (Gateway, error) {
 func NextName(pod *corev1.Pod) string {
 	last := 0
 	for _, c := range pod.Spec.EphemeralContainers {
-		last = max(last, gatewayNumber(c.Name))
+		last = max(last, Number(c.Name))
 	}
 	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
-		last = max(last, gatewayNumber(c.Name))
+		last = max(last, Number(c.Name))
 	}
 	if last == 0 {
 		return ContainerName
@@ -175,9 +175,9 @@ func words(message string) string {
 	return strings.TrimSpace(strings.Join(lines, "\n"))
 }
 
-// gatewayNumber returns 1 for kube-gateway, n for kube-gateway-n with n of at
-// least 2, and 0 for any other name.
-func gatewayNumber(name string) int {
+// Number returns the number of the gateway whose container is called name: 1 for kube-gateway,
+// n for kube-gateway-n with n of at least 2, and 0 for any other name.
+func Number(name string) int {
 	if name == ContainerName {
 		return 1
 	}
