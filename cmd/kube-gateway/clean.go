@@ -11,6 +11,7 @@ import (
 	"os"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/supervisor"
 )
 
@@ -19,6 +20,9 @@ import (
 func clean(ctx context.Context, args []string, stdout io.Writer) error {
 	flags := flag.NewFlagSet("clean", flag.ContinueOnError)
 	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if err := control.Free(control.SocketPath); err != nil {
 		return err
 	}
 	err := cleanPod(ctx, stdout)

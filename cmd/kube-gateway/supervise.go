@@ -46,7 +46,8 @@ func supervise(ctx context.Context, args []string) error {
 	} else {
 		err = superviseWith(ctx, os.NewFile(uintptr(*materialFD), "material"), *timeout)
 	}
-	if err != nil {
+	// The last words in a container are those of the gateway that runs there.
+	if err != nil && !errors.Is(err, control.ErrRuns) {
 		supervisor.WriteTerminationMessage(supervisor.TerminationMessagePath, err)
 	}
 	if errors.Is(err, supervisor.ErrDisabled) {

@@ -70,15 +70,16 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer func() { s.settings.material.Close() }()
-	if err := s.endedBefore(); err != nil {
-		return err
-	}
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ln, err := control.Listen(o.SocketPath)
 	if err != nil {
 		return fmt.Errorf("opening the control socket: %w", err)
+	}
+	if err := s.endedBefore(); err != nil {
+		ln.Close()
+		return err
 	}
 	var background sync.WaitGroup
 	defer background.Wait()

@@ -115,7 +115,7 @@ func (s *Spec) started() api.State {
 
 // Launch runs a gateway and does not wait.
 func Launch(s Spec) (*Gateway, error) {
-	env, err := s.environment()
+	env, err := s.Environment()
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +143,8 @@ func Launch(s Spec) (*Gateway, error) {
 	return &Gateway{Process: process, Container: container}, nil
 }
 
-func (s *Spec) environment() ([]string, error) {
+// Environment is that of the gateway's container.
+func (s *Spec) Environment() ([]string, error) {
 	if s.Mode == "" {
 		s.Mode = api.Permissive
 	}
