@@ -44,8 +44,8 @@ func cleanPod(ctx context.Context, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if done.Unnoted != nil {
-		fmt.Fprintf(stdout, "warning: %v\n", done.Unnoted)
+	if done.Undone != nil {
+		fmt.Fprintf(stdout, "warning: %v\n", done.Undone)
 	}
 	fmt.Fprintf(stdout, "removed %d programs and %d filters\n", done.Programs, done.Filters)
 	return nil

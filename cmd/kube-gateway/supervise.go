@@ -37,6 +37,7 @@ func supervise(ctx context.Context, args []string) error {
 	materialFD := flags.Int("material-fd", -1, "file descriptor of the sealed material (internal)")
 	timeout := flags.Duration("certificate-timeout", supervisor.CertificateTimeout,
 		"end after so long without a certificate")
+	portTimeout := flags.Duration("port-timeout", supervisor.PortTimeout, "end after so long without a port that the pod uses otherwise")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -44,7 +45,7 @@ func supervise(ctx context.Context, args []string) error {
 	if *materialFD < 0 {
 		err = replaceSelf(args)
 	} else {
-		err = superviseWith(ctx, os.NewFile(uintptr(*materialFD), "material"), *timeout)
+		err = superviseWith(ctx, os.NewFile(uintptr(*materialFD), "material"), *timeout, *portTimeout)
 	}
 	// The last words in a container are those of the gateway that runs there.
 	if err != nil && !errors.Is(err, control.ErrRuns) {
@@ -77,7 +78,7 @@ func replaceSelf(args []string) error {
 	return fmt.Errorf("executing %s: %w", selfPath, err)
 }
 
-func superviseWith(ctx context.Context, material *os.File, certificateTimeout time.Duration) error {
+func superviseWith(ctx context.Context, material *os.File, certificateTimeout, portTimeout time.Duration) error {
 	unix.CloseOnExec(int(material.Fd()))
 	debug.SetGCPercent(supervisorGC)
 	signals := make(chan os.Signal, 1)
@@ -98,6 +99,7 @@ func superviseWith(ctx context.Context, material *os.File, certificateTimeout ti
 		Terminate:       terminate,
 
 		CertificateTimeout: certificateTimeout,
+		PortTimeout:        portTimeout,
 	})
 	if errors.Is(err, context.Canceled) {
 		return nil

@@ -6,7 +6,8 @@
 // the network. The supervisor parses nothing that comes from the network; what it hears
 // from its children is in package handoff.
 //
-// The life of a gateway reads in this order: supervisor.go (start), programs.go (what goes
+// The life of a gateway reads in this order: supervisor.go (start; ports.go
+// waits for ports that others hold, reserve.go keeps new connections away from them), programs.go (what goes
 // into the kernel), worker.go (one worker after the other), settings.go (what can change
 // meanwhile; certificate.go for certificates), disable.go (the end; ended.go
 // keeps it from coming back). status.go is what is

@@ -4,6 +4,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -34,6 +35,9 @@ type Options struct {
 	// CertificateTimeout is how long a gateway without a certificate waits for
 	// its first one. The default is the constant of that name.
 	CertificateTimeout time.Duration
+	// PortTimeout is how long a gateway waits for a port that another socket of the pod
+	// holds.
+	PortTimeout time.Duration
 }
 
 // supervisor is a gateway, seen from its privileged half.
@@ -90,6 +94,9 @@ func Run(ctx context.Context, o Options) error {
 		}
 	})
 	err = s.live(ctx)
+	if errors.Is(err, errEndedMeanwhile) {
+		err = nil
+	}
 	if err == nil && s.end.isDisabled() && len(s.end.report.Left) == 0 {
 		s.noteEnded(s.settings.config.Number)
 	}
@@ -101,7 +108,8 @@ func (s *supervisor) live(ctx context.Context) error {
 	if certified, err := s.awaitCertificate(ctx); !certified {
 		return err
 	}
-	s.listeners.edgesPath = handoff.EdgesPath(s.SocketPath)
+	s.listeners.edgesPath, s.listeners.whenFree = handoff.EdgesPath(s.SocketPath), s.whenFree
+	defer s.reserve()()
 	defer s.listeners.close()
 	if err := s.listeners.open(ctx); err != nil {
 		return err

@@ -61,6 +61,8 @@ type Spec struct {
 	// for them for CertificateTimeout, the gateway's default if zero.
 	Uncertified        bool
 	CertificateTimeout time.Duration
+	// PortTimeout is how long the gateway waits for a port, its default if zero.
+	PortTimeout time.Duration
 }
 
 // Leaf is what the pod's certificate is about.
@@ -135,6 +137,9 @@ func Launch(s Spec) (*Gateway, error) {
 	}
 	if s.Log != nil {
 		command.Stdout, command.Stderr = s.Log, s.Log
+	}
+	if s.PortTimeout != 0 {
+		command.Args = append(command.Args, "--port-timeout", s.PortTimeout.String())
 	}
 	process, err := s.Node.TryStart(container.In(command))
 	if err != nil {
