@@ -31,7 +31,6 @@ func (in *Injector) configFor(pod *corev1.Pod) *api.Config {
 		Existing:    in.Options.Existing,
 		Watched:     in.Options.Watched,
 		MetricsAddr: in.Options.MetricsAddr,
-		Number:      installed.Number(installed.NextName(pod)),
 	}
 }
 
@@ -41,7 +40,9 @@ func (in *Injector) container(name, secret string, config *api.Config) (*corev1.
 	if err := config.Validate(); err != nil {
 		return nil, fmt.Errorf("checking the gateway's configuration: %w", err)
 	}
-	text, err := json.Marshal(config)
+	numbered := *config
+	numbered.Number = installed.Number(name)
+	text, err := json.Marshal(numbered)
 	if err != nil {
 		return nil, fmt.Errorf("writing the gateway's configuration: %w", err)
 	}

@@ -27,7 +27,8 @@ type Holder struct {
 	// process does not see.
 	Process string
 	PID     int
-	// Container is the name of its container's cgroup, empty if the kernel does not report it.
+	// Container is the ID of its container, or the name of a cgroup that shows none; empty if the
+	// kernel does not report it.
 	Container string
 }
 
@@ -101,8 +102,22 @@ func (f *Finder) Holders(address netip.AddrPort) ([]Holder, error) {
 // overlap reports whether sockets at two local addresses exclude each other on one port.
 func overlap(a, b netip.Addr) bool { return a == b || a.IsUnspecified() || b.IsUnspecified() }
 
-// containers returns the names of the cgroups right below pod, by the IDs of all that are below
-// them.
+// sizeofContainerID is the length of the IDs that containerd, CRI-O and Docker give to containers.
+const sizeofContainerID = 64
+
+// containerID returns the container's ID in the name of its cgroup, or else the name. The forms are
+// "<ID>", "crio-<ID>" and "cri-containerd-<ID>.scope".
+func containerID(name string) string {
+	id := strings.TrimSuffix(name, ".scope")
+	id = id[strings.LastIndexByte(id, '-')+1:]
+	if len(id) != sizeofContainerID {
+		return name
+	}
+	return id
+}
+
+// containers returns the containers whose cgroups are right below pod, by the IDs of those cgroups
+// and of all that are below them.
 func containers(pod string) (map[uint64]string, error) {
 	names := make(map[uint64]string)
 	err := filepath.WalkDir(pod, func(path string, entry fs.DirEntry, err error) error {
@@ -118,7 +133,7 @@ func containers(pod string) (map[uint64]string, error) {
 		}
 		name, _, _ := strings.Cut(strings.TrimPrefix(path, pod+"/"), "/")
 		if cgroup, err := bpf.OpenCgroup(path); err == nil {
-			names[cgroup.ID] = name
+			names[cgroup.ID] = containerID(name)
 		}
 		return nil
 	})
