@@ -70,6 +70,9 @@ func (c *Container) mount() error {
 		binds[c.resolvConf()] = resolvConf
 	}
 	for _, d := range []string{"/run", "/dev", filepath.Dir(resolvConf)} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return err
+		}
 		if err := unix.Mount("tmpfs", d, "tmpfs", 0, "mode=755"); err != nil {
 			return err
 		}

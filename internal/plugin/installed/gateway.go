@@ -73,6 +73,7 @@ func Gateways(pod *corev1.Pod) []Gateway {
 		for _, status := range pod.Status.EphemeralContainerStatuses {
 			if status.Name == container.Name {
 				gateway.observe(status.State)
+				gateway.recall(status.LastTerminationState)
 			}
 		}
 		found = append(found, gateway)
@@ -163,6 +164,17 @@ func (g *Gateway) observe(state corev1.ContainerState) {
 		g.Phase, g.StartedAt = Running, state.Running.StartedAt.Time
 	case state.Waiting != nil:
 		g.Reason, g.Message = state.Waiting.Reason, strings.TrimSpace(state.Waiting.Message)
+	}
+}
+
+// recall makes a gateway that was disabled one again where the runtime has forgotten its container.
+// The kubelet tries to start that once more, but the Secret is gone; and a gateway that starts ends
+// as before.
+func (g *Gateway) recall(last corev1.ContainerState) {
+	before := Gateway{Name: g.Name, Image: g.Image}
+	before.observe(last)
+	if g.Phase == Waiting && before.Disabled() {
+		*g = before
 	}
 }
 
