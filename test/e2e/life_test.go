@@ -111,29 +111,6 @@ func TestForgottenContainer(t *testing.T) {
 	}
 }
 
-// TestForgottenContainerWithSecret: the kubelet cannot start the container of a disabled gateway
-// again whose Secret is gone. The gateway stays disabled for all commands.
-func TestForgottenContainerWithSecret(t *testing.T) {
-	t.Parallel()
-	ns := namespace(t)
-	a, _ := twoPods(t, ns)
-	enable(t, []string{"--delivery=secret"}, a)
-	gateway(t, "-n", ns, "disable", a.String())
-	forget(t, node1, gatewayContainer(t, a, "kube-gateway").ContainerID)
-	eventually(t, "the kubelet tries to start the container again", func() error {
-		if s := gatewayContainer(t, a, "kube-gateway").State; s.Waiting == nil || s.Waiting.Reason != "CreateContainerConfigError" {
-			return fmt.Errorf("%+v", s)
-		}
-		return nil
-	})
-	if out := gateway(t, "-n", ns, "status", a.String()); !strings.Contains(out.stdout, "the gateway was disabled") {
-		t.Errorf("status: %s", out.stdout)
-	}
-	if out := gateway(t, "-n", ns, "disable", a.String()); !strings.Contains(out.stdout, "unchanged") {
-		t.Errorf("disable: %s", out.stdout)
-	}
-}
-
 // TestRestartAllContainers: the kubelet restarts a pod in place, all containers but the ephemeral
 // ones. The gateway goes on, and carries the traffic of the new containers.
 func TestRestartAllContainers(t *testing.T) {
