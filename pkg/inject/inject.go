@@ -228,8 +228,11 @@ func (in *Injector) addGateway(ctx context.Context, pod *corev1.Pod) Result {
 	if secret == "" {
 		// The patch itself is the first that could be refused.
 		seen = in.start(ctx, pod, &result, container, "ends by itself without a certificate")
-	} else if pod, result.Err = in.rehearse(ctx, pod, container); result.Err == nil {
+	} else if tried, err := in.rehearse(ctx, pod, container); err != nil {
 		// Refusals come before anything is created.
+		result.Err = installed.WhileClosed(pod, err)
+	} else {
+		pod = tried
 		seen = in.startWithSecret(ctx, pod, &result, secret, container)
 	}
 	if result.Err == nil {
@@ -269,6 +272,7 @@ func (in *Injector) startWithSecret(ctx context.Context, pod *corev1.Pod, result
 func (in *Injector) start(ctx context.Context, pod *corev1.Pod, result *Result, container *corev1.EphemeralContainer, otherwise string) *corev1.Pod {
 	added, err := installed.AddContainer(ctx, in.Client, pod, container, false)
 	if err != nil {
+		err = installed.WhileClosed(pod, err)
 		if interrupted(ctx, err) {
 			err = fmt.Errorf("%w; container %s may have been added, and %s", errInterrupted, container.Name, otherwise)
 		}
