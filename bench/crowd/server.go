@@ -103,10 +103,6 @@ func startServer(ctx context.Context, tool, dir string) (*server, error) {
 	return s, s.awaitReady(ctx)
 }
 
-func clientFor(config *rest.Config) (*kubernetes.Clientset, error) {
-	return kubernetes.NewForConfig(config)
-}
-
 // findKubernetes returns the executable that is etcd and the API server, by its name.
 func findKubernetes(ctx context.Context, tool string) (string, error) {
 	list, err := exec.CommandContext(ctx, tool, "build").Output()
