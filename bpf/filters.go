@@ -16,7 +16,8 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// A new gateway's filter replaces an old one's in one step, because it has the same place.
+// A new gateway's filter replaces a dead one's in one step, because it has the same place. That of a
+// gateway which takes over gets another place, up to maxGateways behind it.
 const (
 	filterPriority = 18444
 	filterHandle   = 0x6b6777
@@ -24,8 +25,9 @@ const (
 
 // filters attaches programs by clsact, in the network namespace in which it was opened.
 type filters struct {
-	netlink *netlink.Handle
-	own     []*netlink.BpfFilter
+	netlink  *netlink.Handle
+	priority uint16
+	own      []*netlink.BpfFilter
 }
 
 func openFilters() (*filters, error) {
@@ -33,7 +35,31 @@ func openFilters() (*filters, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening a netlink socket: %w", err)
 	}
-	return &filters{netlink: h}, nil
+	return &filters{netlink: h, priority: filterPriority}, nil
+}
+
+// stepAside chooses a place that no filter of ours has on any interface.
+func (f *filters) stepAside() error {
+	links, err := f.netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("listing the interfaces: %w", err)
+	}
+	taken := make(map[uint16]bool)
+	for _, l := range links {
+		found, err := f.named(l)
+		if err != nil {
+			return err
+		}
+		for _, filter := range found {
+			taken[filter.Priority] = true
+		}
+	}
+	for f.priority = filterPriority; taken[f.priority]; f.priority++ {
+		if f.priority == filterPriority+maxGateways {
+			return errors.New("too many gateways have filters on the pod's interfaces")
+		}
+	}
+	return nil
 }
 
 // attach attaches a program to a hook of an interface. It replaces what an earlier
@@ -45,7 +71,7 @@ func (f *filters) attach(i net.Interface, h hook) error {
 	filter := &netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
 			LinkIndex: i.Index, Parent: h.parent,
-			Handle: filterHandle, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
+			Handle: filterHandle, Priority: f.priority, Protocol: unix.ETH_P_ALL,
 		},
 		Fd: h.program.FD(), Name: h.name, DirectAction: true,
 	}

@@ -53,5 +53,7 @@ int kgw_lookup(struct bpf_sk_lookup *ctx)
 			COUNT(plaintext_refused);
 		return SK_DROP;
 	}
-	return bpf_sk_assign(ctx, sk, 0) && cfg->strict ? SK_DROP : SK_PASS;
+	/* Of two gateways that know the connection the newer one takes it. The one that does not know it
+	 * leaves it to the other, whose choice the kernel prefers to SK_DROP. */
+	return bpf_sk_assign(ctx, sk, shown ? BPF_SK_LOOKUP_F_REPLACE : 0) && cfg->strict ? SK_DROP : SK_PASS;
 }
