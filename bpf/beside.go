@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
 // Two gateways may be in one pod: one takes over from the other. Each has its own programs and maps,
@@ -15,12 +17,9 @@ import (
 // Both are attached for a moment. Of two programs at a hook of connect(2) the first one captures, and
 // the other sees a connection to loopback. A SYN with the option is steered by the first one alone.
 
-// Listeners are the ports of the gateway on loopback.
-type Listeners struct{ Capture, Inband uint16 }
-
 // SetListeners tells the programs where the gateway listens. The default is [api.CapturePort] and
 // [api.InbandPort].
-func (p *Programs) SetListeners(l Listeners) error {
+func (p *Programs) SetListeners(l api.Listeners) error {
 	return p.edit("setting the ports of the listeners", func(c *objectsConfig) {
 		c.CapturePort, c.InbandPort = networkOrder(l.Capture), networkOrder(l.Inband)
 	})

@@ -109,11 +109,15 @@ type Proxy struct {
 	crowded    *throttle
 	exhausted  *throttle
 	pools      bufferPools
+	// ports are those of the listeners.
+	ports []uint16
 
 	// ctx is done when connections that are being set up must end.
 	ctx    context.Context
 	cancel context.CancelFunc
 	served atomic.Bool
+	// linger is what Linger was called with, in nanoseconds.
+	linger atomic.Int64
 	// aborting is closed by Abort.
 	aborting chan struct{}
 	abort    sync.Once
@@ -157,6 +161,7 @@ func New(o Options) (*Proxy, error) {
 		if err := resetOnDeath(l); err != nil {
 			return nil, fmt.Errorf("setting up the proxy: %w", err)
 		}
+		p.ports = append(p.ports, addrPort(l.Addr()).Port())
 	}
 	if err := p.Update(o.Config, o.Certificate, o.Roots); err != nil {
 		return nil, err

@@ -66,6 +66,11 @@ func (p *Proxy) Abort() { p.abort.Do(func() { close(p.aborting) }) }
 // to an interrupted connect(2), or to a handshake whose last packet is under way.
 const stragglerTime = 250 * time.Millisecond
 
+// Linger makes the listeners of the own pod stay open for at least d when Serve lets connections
+// finish: new connections go elsewhere, but handshakes that were begun with this gateway are to end
+// with it. It is called before the context of Serve is done.
+func (p *Proxy) Linger(d time.Duration) { p.linger.Store(int64(d)) }
+
 // drain lets connections end, and aborts the rest after the drain timeout.
 func (p *Proxy) drain(local []*acceptor) {
 	patience, cancel := context.WithTimeout(context.Background(), max(0, p.options.DrainTimeout))
@@ -77,7 +82,7 @@ func (p *Proxy) drain(local []*acceptor) {
 		case <-patience.Done():
 		}
 	}()
-	settled := time.NewTimer(stragglerTime)
+	settled := time.NewTimer(max(stragglerTime, time.Duration(p.linger.Load())))
 	defer settled.Stop()
 	select {
 	case <-settled.C:

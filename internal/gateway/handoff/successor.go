@@ -112,7 +112,9 @@ func NewOffer() (*Offer, error) {
 	return o, nil
 }
 
-func (o *Offer) address() *net.UnixAddr { return &net.UnixAddr{Net: "unix", Name: "@" + o.Handover.Socket} }
+func (o *Offer) address() *net.UnixAddr {
+	return &net.UnixAddr{Net: "unix", Name: "@" + o.Handover.Socket}
+}
 
 // Close withdraws the offer.
 func (o *Offer) Close() { o.ln.Close() }

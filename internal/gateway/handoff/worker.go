@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"syscall"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
@@ -27,6 +28,9 @@ type Listeners struct {
 	// Edges is the Unix socket of ServeEdges.
 	Edges *os.File
 }
+
+// HandedOver is the signal that ends a worker as SIGTERM does, because another gateway has taken over.
+const HandedOver = syscall.SIGUSR1
 
 // Flags of a worker's command: how many of its files are listeners of a kind.
 const (

@@ -7,6 +7,7 @@ package gatewaylab
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -42,6 +43,8 @@ type Spec struct {
 	// acts as one.
 	Program   string
 	Authority *ca.Authority
+	// Cgroup is that of the gateway's container, Node.GatewayCgroup if empty.
+	Cgroup string
 	// Mode is api.Permissive if empty; OnFailure is what goes with the mode.
 	Mode      api.Mode
 	OnFailure api.OnFailure
@@ -74,6 +77,8 @@ func (s *Spec) Leaf() ca.LeafRequest {
 type Gateway struct {
 	*netlab.Process
 	socket, lastWords string
+	// Cgroup is that of its container.
+	Cgroup string
 }
 
 // Start runs a gateway and returns once it is ready, or waits for a certificate if
@@ -105,8 +110,15 @@ func Start(ctx context.Context, s Spec) (*Gateway, error) {
 
 // started is the state that a gateway gets to by itself.
 func (s *Spec) started() api.State {
-	if s.Uncertified {
+	var c api.Config
+	if s.Configure != nil {
+		s.Configure(&c)
+	}
+	switch {
+	case s.Uncertified:
 		return api.Uncertified
+	case c.Replaces != "":
+		return api.Standby
 	}
 	return api.Ready
 }
@@ -120,12 +132,13 @@ func Launch(s Spec) (*Gateway, error) {
 	g := &Gateway{
 		socket:    filepath.Join(s.Dir, "control-"+s.Node.UID, "control.sock"),
 		lastWords: filepath.Join(s.Dir, "termination-log-"+s.Node.UID),
+		Cgroup:    cmp.Or(s.Cgroup, s.Node.GatewayCgroup),
 	}
 	if err := os.WriteFile(g.lastWords, nil, 0o600); err != nil {
 		return nil, err
 	}
 	command := netlab.Command{
-		Cgroup: s.Node.GatewayCgroup,
+		Cgroup: g.Cgroup,
 		Path:   s.Program,
 		Args:   []string{"supervise", "--control-socket", g.socket, "--termination-log", g.lastWords},
 		Env:    env,
