@@ -270,29 +270,30 @@ func (r *relay) take(from *handoff.Neighbour) (*handoff.Message, []*os.File) {
 	return m, files
 }
 
-// TestTakeOverDeath kills one of the two gateways at each step. The other one serves, the old one
+// TestDying kills one of the two gateways at each step of taking over. The other one serves, the old one
 // without a failure if it is the one that lives.
-func TestTakeOverDeath(t *testing.T) {
+func TestDying(t *testing.T) {
 	type death struct {
 		l        *lab
 		old, new *gatewaylab.Gateway
 	}
-	// Each step ends with the death of one.
+	// Each step ends with the death of one: the new one may be in standby, have met the old one, or
+	// have attached its programs.
 	steps := map[string]struct {
 		oldLives bool
 		run      func(d *death, r *relay)
 		// meets says that the two meet through a relay.
 		meets bool
 	}{
-		"the new one in standby":       {oldLives: true, run: func(d *death, _ *relay) { d.new.Stop() }},
-		"the old one before they meet": {run: func(d *death, _ *relay) { d.old.Stop() }},
-		"the new one before it has the listener": {oldLives: true, meets: true, run: func(d *death, r *relay) {
+		"new, standby": {oldLives: true, run: func(d *death, _ *relay) { d.new.Stop() }},
+		"old, before":  {run: func(d *death, _ *relay) { d.old.Stop() }},
+		"new, met": {oldLives: true, meets: true, run: func(d *death, r *relay) {
 			r.pass(r.to, r.from)
 			r.take(r.from)
 			d.new.Stop()
 			r.from.Close()
 		}},
-		"the new one when it is attached": {oldLives: true, meets: true, run: func(d *death, r *relay) {
+		"new, attached": {oldLives: true, meets: true, run: func(d *death, r *relay) {
 			r.pass(r.to, r.from)
 			r.pass(r.from, r.to)
 			if m, _ := r.take(r.to); !m.Attached {
@@ -301,20 +302,20 @@ func TestTakeOverDeath(t *testing.T) {
 			d.new.Stop()
 			r.from.Close()
 		}},
-		"the old one when the new one has the listener": {meets: true, run: func(d *death, r *relay) {
+		"old, met": {meets: true, run: func(d *death, r *relay) {
 			r.pass(r.to, r.from)
 			r.pass(r.from, r.to)
 			d.old.Stop()
 			r.to.Close()
 		}},
-		"the old one when the new one is attached": {meets: true, run: func(d *death, r *relay) {
+		"old, attached": {meets: true, run: func(d *death, r *relay) {
 			r.pass(r.to, r.from)
 			r.pass(r.from, r.to)
 			r.take(r.to)
 			d.old.Stop()
 			r.to.Close()
 		}},
-		"the old one when it has withdrawn": {meets: true, run: func(d *death, r *relay) {
+		"old, withdrawn": {meets: true, run: func(d *death, r *relay) {
 			r.pass(r.to, r.from)
 			r.pass(r.from, r.to)
 			r.pass(r.to, r.from)
