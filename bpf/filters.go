@@ -17,7 +17,7 @@ import (
 )
 
 // A new gateway's filter replaces a dead one's in one step, because it has the same place. That of a
-// gateway which takes over gets another place, up to maxGateways behind it.
+// gateway which takes over gets a place behind the other one's.
 const (
 	filterPriority = 18444
 	filterHandle   = 0x6b6777
@@ -38,25 +38,19 @@ func openFilters() (*filters, error) {
 	return &filters{netlink: h, priority: filterPriority}, nil
 }
 
-// stepAside chooses a place that no filter of ours has on any interface.
+// stepAside chooses a place behind all filters of ours: the gateway that serves comes first.
 func (f *filters) stepAside() error {
 	links, err := f.netlink.LinkList()
 	if err != nil {
 		return fmt.Errorf("listing the interfaces: %w", err)
 	}
-	taken := make(map[uint16]bool)
 	for _, l := range links {
 		found, err := f.named(l)
 		if err != nil {
 			return err
 		}
 		for _, filter := range found {
-			taken[filter.Priority] = true
-		}
-	}
-	for f.priority = filterPriority; taken[f.priority]; f.priority++ {
-		if f.priority == filterPriority+maxGateways {
-			return errors.New("too many gateways have filters on the pod's interfaces")
+			f.priority = max(f.priority, filter.Priority+1)
 		}
 	}
 	return nil

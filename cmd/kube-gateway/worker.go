@@ -34,9 +34,20 @@ func runWorker(ctx context.Context, args []string) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, handoff.HandedOver, os.Interrupt)
 
+	takenOver := make(chan os.Signal, 1)
+	signal.Notify(takenOver, handoff.TakenOver)
+
 	from, material, err := handoff.InheritWorker(args)
 	if err != nil {
 		return err
+	}
+	var peersAfter chan struct{}
+	if from.Shared {
+		peersAfter = make(chan struct{})
+		go func() {
+			<-takenOver
+			close(peersAfter)
+		}()
 	}
 	config, certificate, roots, err := material.Settings()
 	if err != nil {
@@ -47,7 +58,7 @@ func runWorker(ctx context.Context, args []string) error {
 	p, err := proxy.New(proxy.Options{
 		Config: config, Certificate: certificate, Roots: roots,
 		Capture: from.Capture, Peer: from.Peer, Inband: from.Inband,
-		Sockets: sockets{}, Log: log, Counters: from.Counters,
+		PeersAfter: peersAfter, Sockets: sockets{}, Log: log, Counters: from.Counters,
 		DrainTimeout: math.MaxInt64, // the supervisor decides how long
 	})
 	if err != nil {

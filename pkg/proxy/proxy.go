@@ -54,8 +54,10 @@ type Options struct {
 	Capture []net.Listener
 	Peer    net.Listener
 	Inband  []net.Listener
-	Sockets Sockets
-	Log     *Logger
+	// PeersAfter is closed when connections may be accepted from Peer; nil is from the start.
+	PeersAfter <-chan struct{}
+	Sockets    Sockets
+	Log        *Logger
 	// Counters counts the connections; nil means counters of the Proxy's own. In shared
 	// memory they outlive the process.
 	Counters *traffic.Counters

@@ -28,19 +28,19 @@ func (p *Proxy) Serve(ctx context.Context) error {
 	}
 	defer p.cancel()
 	failed := make(chan error, len(p.listeners()))
-	start := func(l net.Listener, handle func(*net.TCPConn)) *acceptor {
+	start := func(l net.Listener, after <-chan struct{}, handle func(*net.TCPConn)) *acceptor {
 		a := newAcceptor(p, l, handle)
-		go a.run(failed)
+		go a.runAfter(after, failed)
 		return a
 	}
 	var local []*acceptor
 	for _, l := range p.options.Capture {
-		local = append(local, start(l, func(conn *net.TCPConn) { go p.outbound(p.open(traffic.Outbound, conn)) }))
+		local = append(local, start(l, nil, func(conn *net.TCPConn) { go p.outbound(p.open(traffic.Outbound, conn)) }))
 	}
 	for _, l := range p.options.Inband {
-		local = append(local, start(l, p.admitInband))
+		local = append(local, start(l, nil, p.admitInband))
 	}
-	peer := start(p.options.Peer, func(conn *net.TCPConn) { p.admit(conn, api.WirePort) })
+	peer := start(p.options.Peer, p.options.PeersAfter, func(conn *net.TCPConn) { p.admit(conn, api.WirePort) })
 	var sweeper sync.WaitGroup
 	sweepCtx, stopSweep := context.WithCancel(context.Background())
 	sweeper.Go(func() { p.sweep(sweepCtx) })
@@ -131,10 +131,22 @@ func newAcceptor(p *Proxy, l net.Listener, handle func(*net.TCPConn)) *acceptor 
 	return &acceptor{proxy: p, listener: l, handle: handle, accepting: accepting, stop: stop, ended: make(chan struct{})}
 }
 
+// runAfter is run once after is closed, if it is not nil.
+func (a *acceptor) runAfter(after <-chan struct{}, failed chan<- error) {
+	defer close(a.ended)
+	if after != nil {
+		select {
+		case <-after:
+		case <-a.accepting.Done():
+			return
+		}
+	}
+	a.run(failed)
+}
+
 // run accepts until close is called. It survives every error except that the listener is
 // closed, which it reports to failed.
 func (a *acceptor) run(failed chan<- error) {
-	defer close(a.ended)
 	var wait backOff
 	for {
 		conn, err := a.listener.Accept()

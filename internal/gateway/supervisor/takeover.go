@@ -20,10 +20,10 @@ import (
 //  1. In standby it has its programs and its own listeners, and waits to be told. It is attached to
 //     sockets of the pod, but captures nothing.
 //  2. It meets its predecessor, and gets the listener for peers.
-//  3. It starts a worker, and attaches everything beside the predecessor's programs. Until then an
-//     error ends this gateway, and the predecessor goes on.
+//  3. It starts a worker, and attaches everything beside the predecessor's programs, which come first.
+//     Until then this gateway has no connection, and an error ends it.
 //  4. It tells the predecessor, which withdraws. From here on this is the pod's gateway, whatever
-//     becomes of the predecessor.
+//     becomes of the predecessor, and accepts connections of peers.
 //
 // A predecessor that has ended leaves the port for peers: then this gateway starts like any other.
 
@@ -151,7 +151,7 @@ func (s *supervisor) standBy(ctx context.Context) (bool, error) {
 	}
 	switch {
 	case p.err == nil && p.peer != nil:
-		s.listeners.Peer = p.peer
+		s.listeners.Peer, s.listeners.Shared = p.peer, true
 		s.predecessor = p
 		s.programs.Beside(true)
 	case p.err != nil && s.listeners.openPeer(ctx) != nil:
@@ -164,7 +164,7 @@ func (s *supervisor) standBy(ctx context.Context) (bool, error) {
 }
 
 // takeOverBy attaches the programs, and has the predecessor withdraw if there is one.
-func (s *supervisor) takeOverBy(attach func() error) error {
+func (s *supervisor) takeOverBy(w *worker, attach func() error) error {
 	p := s.predecessor
 	err := attach()
 	if p == nil {
@@ -177,8 +177,10 @@ func (s *supervisor) takeOverBy(attach func() error) error {
 		// What fails closed would stay.
 		err = errors.Join(err, s.programs.Detach())
 		_ = p.Send(&handoff.Message{Refused: err.Error()})
+		return err
 	}
-	return err
+	s.listeners.Shared = false
+	return w.signal(handoff.TakenOver)
 }
 
 // replace makes this gateway the pod's. An error says that the predecessor is.

@@ -110,7 +110,7 @@ func (s *supervisor) startServing(w *worker, restarts int) error {
 	}
 	s.settings.worker = w
 	if !s.capturing() {
-		if err := s.takeOverBy(s.attach); err != nil {
+		if err := s.takeOverBy(w, s.attach); err != nil {
 			return err
 		}
 		s.startExisting(s.settings.config.Existing)
