@@ -20,6 +20,7 @@ import (
 type recording struct {
 	mu    sync.Mutex
 	begun map[flow]uint32 // the first sequence number of the data
+	times map[flow]int    // of SYNs and SYN-ACKs
 	seen  map[flow]bool
 	bad   []string
 	fd    int
@@ -29,10 +30,12 @@ type recording struct {
 // flow is one direction of a TCP connection.
 type flow struct{ from, to netip.AddrPort }
 
+func (f flow) String() string { return fmt.Sprintf("%v to %v", f.from, f.to) }
+
 // record starts to look. It must be called before the connections in question begin.
 func (l *lab) record(n *netlab.Node) *recording {
 	l.t.Helper()
-	r := &recording{begun: make(map[flow]uint32), seen: make(map[flow]bool), ended: make(chan struct{})}
+	r := &recording{begun: make(map[flow]uint32), times: make(map[flow]int), seen: make(map[flow]bool), ended: make(chan struct{})}
 	if err := n.Do(func() (err error) {
 		all := int(binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL}))
 		if r.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, all); err != nil {
@@ -73,6 +76,18 @@ func (l *lab) record(n *netlab.Node) *recording {
 	return r
 }
 
+// begins returns how many SYNs and SYN-ACKs have come from an address.
+func (r *recording) begins(from netip.AddrPort) (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for f, times := range r.times {
+		if f.from == from {
+			n += times
+		}
+	}
+	return n
+}
+
 func (r *recording) report(what string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -105,6 +120,7 @@ func (r *recording) look(p []byte) {
 	r.mu.Lock()
 	if tcp[13]&syn != 0 {
 		r.begun[f] = sequence + 1
+		r.times[f]++
 	}
 	first, known := r.begun[f]
 	r.mu.Unlock()

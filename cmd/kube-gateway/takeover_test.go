@@ -173,6 +173,40 @@ func TestTakeOverDrains(t *testing.T) {
 	disable(t, l.a, next, time.Minute)
 }
 
+// TestTakeOverHalfOpen: an in-band handshake that the old gateway has answered, and whose last packet is
+// late, ends with it.
+func TestTakeOverHalfOpen(t *testing.T) {
+	l := newLab(t)
+	spec := strict(with(l.spec(l.a), func(c *api.Config) { c.Wire = api.WireInband }))
+	wired := l.record(l.a)
+	g := l.gateway(spec)
+	l.gateway(strict(with(l.spec(l.b), func(c *api.Config) { c.Wire = api.WireInband })))
+	next := l.gateway(l.successor(spec, "gateway-1"))
+	l.a.NFT("table inet t { chain c { type filter hook prerouting priority -150; iifname eth0 tcp dport 9000 tcp flags & syn == 0 drop; }; }")
+	talk := l.b.Start(netlab.Command{Cgroup: l.b.AppCgroup, Path: l.app, Args: []string{"talk", l.a.Addr(portEcho), "hello"}})
+	answered := func(least int) {
+		t.Helper()
+		eventually(t, "the SYN is answered", func() error {
+			if n := wired.begins(addrPort(t, l.a.Addr(portEcho))); n < least {
+				return fmt.Errorf("there are %d SYN-ACKs", n)
+			}
+			return nil
+		})
+	}
+	answered(1)
+	takeOver(t, g, next, time.Minute)
+	// Once more, by the old one.
+	answered(wired.begins(addrPort(t, l.a.Addr(portEcho))) + 1)
+	l.a.NFT("flush ruleset")
+	if r := l.result(talk); r.Error != "" || r.Received != "hello\n" {
+		t.Errorf("a connection that was half open: %+v", r)
+	}
+	if err := ended(t, g); err != nil {
+		t.Error(err)
+	}
+	awaitStatus(t, next, "the old one has carried it", func(s *api.Status) bool { return s.Traffic.Inbound.Encrypted == 1 && s.Traffic.Inbound.Refused == 0 })
+}
+
 // TestTakeOverOtherSettings: a permissive gateway becomes a strict one that fails closed, and back.
 // Metrics are served at the same address all the time.
 func TestTakeOverOtherSettings(t *testing.T) {

@@ -25,11 +25,11 @@ const (
 )
 
 // ListenerPairs returns the ports that a gateway tries for its listeners on loopback, in this order:
-// CapturePort and InbandPort, then those behind them.
+// CapturePort and InbandPort, then those behind them and behind MetricsPort.
 func ListenerPairs() []Listeners {
-	pairs := make([]Listeners, 8)
-	for i := range pairs {
-		pairs[i] = Listeners{Capture: CapturePort + uint16(i), Inband: InbandPort + uint16(i)}
+	pairs := []Listeners{{Capture: CapturePort, Inband: InbandPort}}
+	for i := range uint16(7) {
+		pairs = append(pairs, Listeners{Capture: CapturePort + 1 + i, Inband: MetricsPort + 1 + i})
 	}
 	return pairs
 }

@@ -87,8 +87,8 @@ func TestGatewayListens(t *testing.T) {
 		want   bool
 	}{
 		"an application, and a connection to the peer port": {[]string{quiet, "/nonexistent"}, false},
-		"capture and in band":                               {[]string{quiet, table("   0: 0100007F:4651 00000000:0000 0A 0:0\n   0: 0100007F:480D 00000000:0000 0A 0:0\n")}, true},
-		"an application on a port that gateways try":        {[]string{quiet, table("   0: 0100007F:4650 00000000:0000 0A 0:0\n   0: 0100007F:480D 00000000:0000 0A 0:0\n")}, false},
+		"capture and in band":                               {[]string{quiet, table("   0: 0100007F:4651 00000000:0000 0A 0:0\n   0: 0100007F:480E 00000000:0000 0A 0:0\n")}, true},
+		"an application on a port that gateways try":        {[]string{quiet, table("   0: 0100007F:4650 00000000:0000 0A 0:0\n   0: 0100007F:480E 00000000:0000 0A 0:0\n")}, false},
 		"peer": {[]string{table("   0: 00000000000000000000000000000000:480B 0:0 0A 0:0\n")}, true},
 	} {
 		if got, err := gatewayListens(c.tables...); err != nil || got != c.want {
