@@ -23,6 +23,8 @@ import (
 type listeners struct {
 	handoff.Listeners
 	edgesPath string
+	// whenFree calls a function that listens at an address until the port is free.
+	whenFree func(ctx context.Context, address netip.AddrPort, listen func() error) error
 }
 
 // openPeer opens the listener for other gateways.
@@ -30,6 +32,11 @@ func (l *listeners) openPeer(ctx context.Context) (err error) {
 	// The empty host is the dual-stack wildcard, or 0.0.0.0 without IPv6.
 	l.Peer, err = listen(ctx, ":"+strconv.Itoa(api.PeerPort))
 	return err
+}
+
+// awaitPeer is openPeer once the port is free.
+func (l *listeners) awaitPeer(ctx context.Context) error {
+	return l.whenFree(ctx, netip.AddrPortFrom(netip.IPv6Unspecified(), api.PeerPort), func() error { return l.openPeer(ctx) })
 }
 
 // openEdges opens the socket for edges.
@@ -42,6 +49,15 @@ func (l *listeners) openEdges() (err error) {
 // the eBPF programs, which must be attached to sockets already. It returns their ports: the first pair
 // of api.ListenerPairs that is free. IPv6 is left out where the kernel does not have it.
 func (l *listeners) openMarked(ctx context.Context) (ports api.Listeners, err error) {
+	first := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), api.CapturePort)
+	err = l.whenFree(ctx, first, func() error {
+		ports, err = l.tryPairs(ctx)
+		return err
+	})
+	return ports, err
+}
+
+func (l *listeners) tryPairs(ctx context.Context) (ports api.Listeners, err error) {
 	for _, ports = range api.ListenerPairs() {
 		if l.Capture, err = listenLoopback(ctx, ports.Capture, false); err == nil {
 			if l.Inband, err = listenLoopback(ctx, ports.Inband, true); err == nil {
@@ -81,9 +97,9 @@ func listenLoopback(ctx context.Context, port uint16, inband bool) ([]*os.File, 
 		return errors.Join(err, marked)
 	}}
 	var files []*os.File
-	for _, a := range []string{"127.0.0.1", "::1"} {
-		f, err := listenWith(ctx, config, netip.AddrPortFrom(netip.MustParseAddr(a), port).String())
-		if a == "::1" && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)) {
+	for _, ip := range []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
+		f, err := listenWith(ctx, config, netip.AddrPortFrom(ip, port).String())
+		if ip.Is6() && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)) {
 			continue // an IPv6 address cannot be used here
 		}
 		if err != nil {
@@ -111,10 +127,6 @@ func listenWith(ctx context.Context, config net.ListenConfig, address string) (*
 	config.SetMultipathTCP(false)
 	ln, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
-		if errors.Is(err, unix.EADDRINUSE) {
-			return nil, api.WithHint(fmt.Errorf("listening on %s: %w", address, err),
-				"a container of this pod uses the port, or another gateway still runs there")
-		}
 		return nil, fmt.Errorf("listening on %s: %w", address, err)
 	}
 	defer ln.Close()

@@ -3,7 +3,6 @@
 package supervisor
 
 import (
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -12,45 +11,6 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
-
-// populate writes what the kernel says of a container's cgroup.
-func populate(t *testing.T, pod, name string, populated bool) string {
-	t.Helper()
-	dir := filepath.Join(pod, name)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	text := "populated 0\nfrozen 0\n"
-	if populated {
-		text = "populated 1\nfrozen 0\n"
-	}
-	if err := os.WriteFile(filepath.Join(dir, "cgroup.events"), []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
-func none() []uint64 { return nil }
-
-func TestGatewayOutlivesTheApplication(t *testing.T) {
-	pod := t.TempDir()
-	own := populate(t, pod, "gateway", true)
-	populate(t, pod, "sandbox", true)
-	populate(t, pod, "init", false)
-	populate(t, pod, "app", true)
-	if !applicationRuns(pod, own, nil) {
-		t.Error("a running application is not noticed")
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	waitForApplication(ctx, pod, own, none) // returns all the same, as ctx is done
-
-	populate(t, pod, "app", false)
-	if applicationRuns(pod, own, nil) {
-		t.Error("the sandbox and the gateway itself are taken for the application")
-	}
-	waitForApplication(t.Context(), pod, own, none)
-}
 
 func TestTerminationMessage(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "termination-log")
@@ -87,9 +47,9 @@ func TestGatewayListens(t *testing.T) {
 		want   bool
 	}{
 		"an application, and a connection to the peer port": {[]string{quiet, "/nonexistent"}, false},
-		"capture and in band":                               {[]string{quiet, table("   0: 0100007F:4651 00000000:0000 0A 0:0\n   0: 0100007F:480E 00000000:0000 0A 0:0\n")}, true},
-		"an application on a port that gateways try":        {[]string{quiet, table("   0: 0100007F:4650 00000000:0000 0A 0:0\n   0: 0100007F:480E 00000000:0000 0A 0:0\n")}, false},
-		"peer": {[]string{table("   0: 00000000000000000000000000000000:480B 0:0 0A 0:0\n")}, true},
+		"capture": {[]string{quiet, table("   0: 0100007F:4650 00000000:0000 0A 0:0\n")}, true},
+		"peer":    {[]string{table("   0: 00000000000000000000000000000000:480B 0:0 0A 0:0\n")}, true},
+		"in band": {[]string{table("   0: 0100007F:480C 00000000:0000 0A 0:0\n")}, true},
 	} {
 		if got, err := gatewayListens(c.tables...); err != nil || got != c.want {
 			t.Errorf("%s: %t, %v", name, got, err)
