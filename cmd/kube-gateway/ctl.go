@@ -32,6 +32,7 @@ func ctl(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 		"status": ctlStatus, "edges": ctlEdges, "metrics": ctlMetrics,
 		"mode": ctlMode, "allow": ctlAllow, "cover": ctlCover, "renew": ctlRenew,
 		"trust": ctlTrust, "reset": ctlReset, "disable": ctlDisable,
+		"hand-over": ctlHandOver, "take-over": ctlTakeOver,
 	}[args[0]]
 	if !ok {
 		return api.WithHint(fmt.Errorf("unknown control command %q", args[0]), ctlHint)
@@ -184,6 +185,9 @@ func printStatus(w io.Writer, s *api.Status) {
 	fmt.Fprintf(w, "identity    %s\n", s.Identity)
 	fmt.Fprintf(w, "mode        %s, on failure %s\n", s.Mode, s.OnFailure)
 	fmt.Fprintf(w, "wire        %s\n", s.Wire)
+	if s.Listeners != (api.Listeners{}) {
+		fmt.Fprintf(w, "ports       %d and %d on loopback\n", s.Listeners.Capture, s.Listeners.Inband)
+	}
 	allow := "everyone in the trust domain"
 	if len(s.Allow) > 0 {
 		allow = strings.Join(s.Allow, " ")

@@ -12,7 +12,8 @@ import (
 // ConfigVersion is the version of Config's JSON form that this build speaks.
 const ConfigVersion = 1
 
-// Ports of a gateway. An application in the same pod cannot use them.
+// Ports of a gateway. An application in the same pod cannot use PeerPort. Where one of the others is
+// taken, the gateway uses the next pair, see ListenerPairs.
 const (
 	// CapturePort is where captured connections arrive, on loopback only.
 	CapturePort = 18000
@@ -22,6 +23,16 @@ const (
 	// loopback; they are steered there from every port of the pod.
 	InbandPort = 18444
 )
+
+// ListenerPairs returns the ports that a gateway tries for its listeners on loopback, in this order:
+// CapturePort and InbandPort, then those behind them and behind MetricsPort.
+func ListenerPairs() []Listeners {
+	pairs := []Listeners{{Capture: CapturePort, Inband: InbandPort}}
+	for i := range uint16(7) {
+		pairs = append(pairs, Listeners{Capture: CapturePort + 1 + i, Inband: MetricsPort + 1 + i})
+	}
+	return pairs
+}
 
 // ALPN is the application protocol that both ends of wire=port must agree on.
 const ALPN = "kube-gateway/1"

@@ -50,8 +50,11 @@ type Status struct {
 	Identity    string      `json:"identity"`
 	Cert        Certificate `json:"certificate"`
 	Worker      Worker      `json:"worker"`
-	Capture     Capture     `json:"capture"`
-	Traffic     Traffic     `json:"traffic"`
+	// Listeners are the ports where the gateway listens on loopback. It chooses them: others are
+	// taken where the usual ones are.
+	Listeners Listeners `json:"ports,omitzero"`
+	Capture   Capture   `json:"capture"`
+	Traffic   Traffic   `json:"traffic"`
 	// Unencrypted counts, by reason, the connections that were refused or carried in
 	// plaintext.
 	Unencrypted []Unencrypted `json:"unencrypted,omitempty"`
@@ -60,6 +63,13 @@ type Status struct {
 	// Existing describes plaintext connections of the application that no gateway
 	// carries. It is nil if the gateway does not list them.
 	Existing *ExistingConnections `json:"existing,omitempty"`
+}
+
+// Listeners are the ports of a gateway on loopback.
+type Listeners struct {
+	// Capture is where captured connections arrive, Inband where in-band connections do.
+	Capture uint16 `json:"capture"`
+	Inband  uint16 `json:"inband"`
 }
 
 // MaxExisting is how many connections an ExistingConnections lists.

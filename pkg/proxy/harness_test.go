@@ -195,6 +195,9 @@ func newPodAt(t testing.TB, a *authority, ip, captureIP netip.Addr, change func(
 
 func permissive(o *Options) { o.Config.Mode = api.Permissive }
 
+// portOf returns the port of the first of listeners.
+func portOf(listeners []net.Listener) uint16 { return addrPort(listeners[0].Addr()).Port() }
+
 func listen(t testing.TB, at netip.AddrPort) net.Listener {
 	t.Helper()
 	var config net.ListenConfig

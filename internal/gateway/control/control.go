@@ -50,6 +50,9 @@ const (
 	// OpDisable stops the capture, lets connections drain and ends the gateway. The answer is
 	// an api.DisableReport, after which the gateway ends. A second request joins the first.
 	OpDisable = "disable"
+	// OpInherited is answered with the edges of the gateways that this one has taken over from, as an
+	// api.Edges.
+	OpInherited = "inherited"
 	// OpHandOver has a gateway wait for its successor; the answer is an api.Handover. Nothing
 	// changes until the successor has come. Then it lets connections drain and ends.
 	OpHandOver = "hand-over"

@@ -69,7 +69,7 @@ func aboutGateway() []family {
 			}},
 		{"state", "Whether the gateway is in this state, 1 or 0.", prometheus.GaugeValue,
 			[]string{"state"}, func(s *api.Status, emit emitter) {
-				for _, state := range []api.State{api.Starting, api.Ready, api.Degraded, api.Uncertified, api.Draining} {
+				for _, state := range []api.State{api.Starting, api.Ready, api.Degraded, api.Uncertified, api.Standby, api.Draining} {
 					var is float64
 					if s.State == state {
 						is = 1

@@ -130,9 +130,9 @@ func TestWriteOfStates(t *testing.T) {
 
 // TestState: exactly one state is 1, for each that there is.
 func TestState(t *testing.T) {
-	for _, state := range []api.State{api.Starting, api.Ready, api.Degraded, api.Uncertified, api.Draining} {
+	for _, state := range []api.State{api.Starting, api.Ready, api.Degraded, api.Uncertified, api.Standby, api.Draining} {
 		text := samples(write(t, &api.Status{State: state}))
-		if n := strings.Count(text, "kube_gateway_state{"); n != 5 || strings.Count(text, "} 1\n") != 2 ||
+		if n := strings.Count(text, "kube_gateway_state{"); n != 6 || strings.Count(text, "} 1\n") != 2 ||
 			!strings.Contains(text, `kube_gateway_state{state="`+string(state)+`"} 1`+"\n") {
 			t.Errorf("%s:\n%s", state, text)
 		}

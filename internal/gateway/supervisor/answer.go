@@ -13,7 +13,7 @@ import (
 // answer serves the control socket.
 func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error) {
 	// A gateway on its way out cannot carry out other requests.
-	if r.Op != control.OpStatus && r.Op != control.OpDisable && closed(s.end.begun) {
+	if r.Op != control.OpStatus && r.Op != control.OpInherited && r.Op != control.OpDisable && closed(s.end.begun) {
 		return nil, errEnding
 	}
 	var err error
@@ -37,6 +37,12 @@ func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error)
 		err = s.resetExisting()
 	case control.OpDisable:
 		return s.disable(ctx, r.DrainTimeout)
+	case control.OpHandOver:
+		return s.offer(r.DrainTimeout)
+	case control.OpTakeOver:
+		err = s.takeOver(ctx, r.Handover)
+	case control.OpInherited:
+		return s.inherited.edges(), nil
 	default:
 		err = api.WithHint(fmt.Errorf("unknown request %q", r.Op), "use the plugin and the gateway image of one release")
 	}

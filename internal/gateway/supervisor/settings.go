@@ -35,7 +35,12 @@ type settings struct {
 	unguarded error
 	// draining means that no worker is needed any more.
 	draining bool
+	// handing means that a successor has come: nothing changes until it serves or has ended.
+	handing bool
 }
+
+// errHanding answers a change that comes while a gateway hands over.
+var errHanding = api.WithHint(errors.New("the gateway is handing over to another one"), "try again in a moment")
 
 // errDraining ends a worker that is started too late.
 var errDraining = errors.New("the gateway is ending")
@@ -122,8 +127,11 @@ func edit(config *api.Config, r control.Request) error {
 // connections from then on. After an error everything is as before. Without a worker the
 // next one starts with it. It is called with the lock held.
 func (s *supervisor) exchange(config *api.Config, change func(*handoff.Material), apply func(*os.File) error) error {
-	if s.settings.draining {
+	switch {
+	case s.settings.draining:
 		return errEnding
+	case s.settings.handing:
+		return errHanding
 	}
 	m, err := handoff.ReadMaterial(s.settings.material)
 	if err != nil {

@@ -69,7 +69,7 @@ type state struct {
 func (s *state) capturing() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.status.State != api.Starting && s.status.State != api.Uncertified
+	return s.status.State != api.Starting && s.status.State != api.Uncertified && s.status.State != api.Standby
 }
 
 func (s *state) update(change func(*api.Status)) {
@@ -112,7 +112,7 @@ func (s *state) await(ctx context.Context, timeout time.Duration, states ...api.
 func (s *supervisor) describeNow() (*api.Status, error) {
 	st, _ := s.snapshot()
 	st.Time = time.Now()
-	if st.State == api.Starting || st.State == api.Uncertified {
+	if st.State == api.Starting || st.State == api.Uncertified || st.State == api.Standby {
 		return &st, nil
 	}
 	var err error
@@ -127,6 +127,7 @@ func (s *supervisor) describeNow() (*api.Status, error) {
 	}
 	st.Capture.Refused = s.refused.list()
 	st.Traffic, st.Unencrypted = s.traffic.Traffic(), s.traffic.Unencrypted()
+	s.inherited.addTo(&st)
 	s.withExisting(&st)
 	return &st, nil
 }

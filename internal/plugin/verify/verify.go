@@ -291,7 +291,13 @@ func (r *run) findLine(ctx context.Context, g *remote.Conn, direction string, lo
 }
 
 // ports are those that a canary can pass on its way.
-func (r *run) ports() []uint16 { return []uint16{api.CapturePort, api.PeerPort, r.port} }
+func (r *run) ports() []uint16 {
+	ports := []uint16{api.PeerPort, r.port}
+	for _, pair := range api.ListenerPairs() {
+		ports = append(ports, pair.Capture)
+	}
+	return ports
+}
 
 // watch is a capture with an observer.
 type watch struct {
