@@ -115,6 +115,8 @@ type Config struct {
 	// MetricsAddr is where metrics are served over TCP, see ParseMetricsAddr. Its address
 	// is one of PodIPs or of loopback. Empty means nowhere.
 	MetricsAddr string `json:"metricsAddr,omitempty"`
+	// LogConfig is about the gateway's log.
+	LogConfig
 	// Replaces is the name of the container whose gateway this one takes over from. It waits
 	// in state Standby until it is told to. Empty means that there is none.
 	Replaces string `json:"replaces,omitempty"`
@@ -174,6 +176,9 @@ func (c *Config) Validate() error {
 		return err
 	}
 	if err := c.checkMetricsAddr(); err != nil {
+		return err
+	}
+	if err := c.LogConfig.validate(); err != nil {
 		return err
 	}
 	_, err := c.Rules.Parse()

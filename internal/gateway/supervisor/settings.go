@@ -40,13 +40,17 @@ type settings struct {
 // errDraining ends a worker that is started too late.
 var errDraining = errors.New("the gateway is ending")
 
+func errStarting() error {
+	return api.WithHint(errors.New("the gateway is still starting"), "try again when its status is ready")
+}
+
 // change carries out a request, and returns how many open connections the worker has reset.
 // After an error the settings are what they were.
 func (s *supervisor) change(r control.Request) (reset int, err error) {
 	s.settings.Lock()
 	defer s.settings.Unlock()
 	if !s.capturing() {
-		return 0, api.WithHint(errors.New("the gateway is still starting"), "try again when its status is ready")
+		return 0, errStarting()
 	}
 	next := *s.settings.config
 	if err := edit(&next, r); err != nil {
