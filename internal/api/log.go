@@ -95,6 +95,9 @@ const (
 	// LinesDroppedMessage is "msg" of the line that counts lines which were not written, in its
 	// field "lines".
 	LinesDroppedMessage = "log lines dropped"
+	// SettingsMessage is "msg" of the line about new settings. Its field "log" says what is logged
+	// from then on, if that has changed.
+	SettingsMessage = "settings changed"
 	// LogNumber is the field that numbers lines: each process of a gateway counts its own from 1,
 	// those of all workers together. LogBy tells the supervisor's lines from the workers'.
 	LogNumber     = "n"

@@ -33,7 +33,7 @@ func (s *supervisor) changeLog(r control.Request) error {
 	s.settings.config = &next
 	s.applyLog()
 	s.update(func(st *api.Status) { st.Log = describeLog(&next) })
-	s.Log.Info("settings changed", "log", next.Log, "logLimit", next.LimitOrDefault())
+	s.Log.Info(api.SettingsMessage, "log", next.Log, "logLimit", next.LimitOrDefault())
 	return nil
 }
 

@@ -82,7 +82,7 @@ func (s *supervisor) change(r control.Request) (reset int, err error) {
 		st.Mode, st.Rules = next.Mode, next.Rules
 		st.Capture.Coverage, st.Capture.Fingerprint, st.Capture.Named = coverage, next.Fingerprint(), next.Named
 	})
-	s.Log.Info("settings changed", "mode", next.Mode, "rules", next.Rules, "coverage", next.Fingerprint())
+	s.Log.Info(api.SettingsMessage, "mode", next.Mode, "rules", next.Rules, "coverage", next.Fingerprint())
 	return int(s.forbiddenReset() - before), nil
 }
 
