@@ -25,6 +25,7 @@ Usage:
   kube-gateway ctl mode MODE         change its mode to strict or permissive
   kube-gateway ctl allow PATTERN...  let only these peers connect, like 'ns/prod/sa/*'
   kube-gateway ctl allow --everyone  let everyone in the trust domain connect
+  kube-gateway ctl log LEVEL         log connections, refused ones only, or none
   kube-gateway ctl renew             print a certificate request, read the certificate for it
   kube-gateway ctl trust             read a trust bundle and trust its roots from now on
   kube-gateway ctl reset             reset the application's connections that no gateway carries

@@ -53,7 +53,7 @@ func runWorker(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	log := proxy.NewLogger(os.Stdout)
+	log := proxy.NewLogger(os.Stdout, &from.Counters.Log)
 	defer log.Close(context.WithoutCancel(ctx))
 	p, err := proxy.New(proxy.Options{
 		Config: config, Certificate: certificate, Roots: roots,

@@ -41,6 +41,17 @@ func quiet(config *rest.Config) (*rest.Config, kubernetes.Interface, error) {
 	return config, client, err
 }
 
+// streaming returns a client for requests that do not end: --request-timeout is not for them.
+func streaming(config *rest.Config) (kubernetes.Interface, error) {
+	config = rest.CopyConfig(config)
+	config.Timeout = 0
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("preparing the connection: %w", err)
+	}
+	return client, nil
+}
+
 // namespace returns the namespace of the command line, the kubeconfig or the pod, in
 // this order.
 func (a *app) namespace() (string, error) {

@@ -126,6 +126,8 @@ type Config struct {
 	// MetricsAddr is where metrics are served over TCP, see ParseMetricsAddr. Its address
 	// is one of PodIPs or of loopback. Empty means nowhere.
 	MetricsAddr string `json:"metricsAddr,omitempty"`
+	// LogConfig is about the gateway's log.
+	LogConfig
 	// Number is that of the container among the pod's gateways, the first of which is 1: a
 	// container with a greater number is newer. 0 means that the plugin did not say.
 	Number int `json:"number,omitempty"`
@@ -188,6 +190,9 @@ func (c *Config) Validate() error {
 		return err
 	}
 	if err := c.checkMetricsAddr(); err != nil {
+		return err
+	}
+	if err := c.LogConfig.validate(); err != nil {
 		return err
 	}
 	_, err := c.Rules.Parse()

@@ -58,6 +58,7 @@ type Status struct {
 	// Unencrypted counts, by reason, the connections that were refused or carried in
 	// plaintext.
 	Unencrypted []Unencrypted `json:"unencrypted,omitempty"`
+	Log         LogStatus     `json:"log,omitzero"`
 	// Reset is how many open connections were reset by the change that this status answers.
 	Reset int `json:"reset,omitempty"`
 	// Existing describes plaintext connections of the application that no gateway

@@ -55,6 +55,9 @@ type Options struct {
 	Existing api.Existing
 	// MetricsAddr is as in api.Config: empty has gateways serve no metrics over TCP.
 	MetricsAddr string
+	// Log and LogLimit are as in api.LogConfig.
+	Log      api.Log
+	LogLimit int64
 	// Watched is as in api.Config.
 	Watched bool
 	// Delivery is how the gateways get their first certificate. Empty means
@@ -299,7 +302,7 @@ func (in *Injector) dryRun(ctx context.Context, result *Result, name string, con
 		}
 	}
 	result.Patch = installed.NewPatch(result.Pod, container)
-	result.Warnings = in.strictRemarks(result.Pod, in.Options.Mode, in.Options.Named)
+	result.Warnings = append(in.strictRemarks(result.Pod, in.Options.Mode, in.Options.Named), logRemarks(result.Pod, installed.LogTotal(result.Pod))...)
 	if in.Options.DryRun != installed.DryRunServer {
 		return
 	}

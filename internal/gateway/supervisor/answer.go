@@ -24,6 +24,8 @@ func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error)
 		err = ctx.Err()
 	case control.OpMode, control.OpAllow, control.OpCover:
 		return s.changeAndReset(r)
+	case control.OpLog:
+		err = s.changeLog(r)
 	case control.OpCSR:
 		return s.requestCertificate()
 	case control.OpCertificate:

@@ -45,13 +45,17 @@ var errHanding = api.WithHint(errors.New("the gateway is handing over to another
 // errDraining ends a worker that is started too late.
 var errDraining = errors.New("the gateway is ending")
 
+func errStarting() error {
+	return api.WithHint(errors.New("the gateway is still starting"), "try again when its status is ready")
+}
+
 // change carries out a request, and returns how many open connections the worker has reset.
 // After an error the settings are what they were.
 func (s *supervisor) change(r control.Request) (reset int, err error) {
 	s.settings.Lock()
 	defer s.settings.Unlock()
 	if !s.capturing() {
-		return 0, api.WithHint(errors.New("the gateway is still starting"), "try again when its status is ready")
+		return 0, errStarting()
 	}
 	next := *s.settings.config
 	if err := edit(&next, r); err != nil {
@@ -83,7 +87,7 @@ func (s *supervisor) change(r control.Request) (reset int, err error) {
 		st.Mode, st.Rules = next.Mode, next.Rules
 		st.Capture.Coverage, st.Capture.Fingerprint, st.Capture.Named = coverage, next.Fingerprint(), next.Named
 	})
-	s.Log.Info("settings changed", "mode", next.Mode, "rules", next.Rules, "coverage", next.Fingerprint())
+	s.Log.Info(api.SettingsMessage, "mode", next.Mode, "rules", next.Rules, "coverage", next.Fingerprint())
 	return int(s.forbiddenReset() - before), nil
 }
 

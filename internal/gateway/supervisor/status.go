@@ -11,6 +11,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/journal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
 
@@ -25,10 +26,11 @@ func (s *supervisor) describe() error {
 		return err
 	}
 	s.settings.material, s.settings.config = s.Material, config
+	s.Budget.Set(&config.LogConfig, journal.Supervisor)
 	s.status = api.Status{
 		Version: s.Version, State: api.Starting, StartedAt: time.Now(),
 		Pod: config.Pod, PodIPs: config.PodIPs, Mode: config.Mode, OnFailure: config.OnFailure,
-		Wire: config.Wire, Rules: config.Rules, MetricsAddr: config.MetricsAddr,
+		Wire: config.Wire, Rules: config.Rules, MetricsAddr: config.MetricsAddr, Log: describeLog(config),
 		Capture: api.Capture{
 			Coverage: config.Coverage, Fingerprint: config.Fingerprint(), Named: config.Named, BlockUDP: config.BlockUDP,
 		},
@@ -126,6 +128,8 @@ func (s *supervisor) describeNow() (*api.Status, error) {
 		return nil, err
 	}
 	st.Capture.Refused = s.refused.list()
+	s.Budget.Add(&st.Log)
+	s.traffic.Log.Add(&st.Log)
 	st.Traffic, st.Unencrypted = s.traffic.Traffic(), s.traffic.Unencrypted()
 	s.inherited.addTo(&st)
 	s.withExisting(&st)

@@ -18,6 +18,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/journal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
@@ -33,6 +34,9 @@ type Options struct {
 	SocketPath string
 	Version    string
 	Log        *slog.Logger
+	// Refusals logs connections that are refused at their SYN. Budget bounds it and Log.
+	Refusals *slog.Logger
+	Budget   *journal.Budget
 	// Terminate is closed when the container is asked to end (SIGTERM).
 	Terminate <-chan struct{}
 	// CertificateTimeout is how long a gateway without a certificate waits for
@@ -163,6 +167,7 @@ func (s *supervisor) live(ctx context.Context) error {
 	if s.traffic, s.counters, err = handoff.NewCounters(); err != nil {
 		return err
 	}
+	s.boundLog()
 	defer s.counters.Close()
 	if replaces {
 		// Loading leaves garbage of several times the size of what stays.
