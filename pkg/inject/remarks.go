@@ -36,7 +36,7 @@ func (in *Injector) differences(pod *corev1.Pod, name string, status *api.Status
 		mode, rules, covers = status.Mode, status.Rules, cmp.Or(status.Capture.Fingerprint, covers)
 	}
 	which := fmt.Sprintf("pod/%s -n %s", pod.Name, pod.Namespace)
-	again := fmt.Sprintf("; to change that: kubectl gateway disable %s, then enable it again", which)
+	const again = "; --replace changes that"
 	var list []string
 	add := func(differs bool, format string, args ...any) {
 		if differs {

@@ -59,7 +59,7 @@ type Changer struct {
 // Change changes the gateway that runs in pod.
 func (c *Changer) Change(ctx context.Context, pod *corev1.Pod, change Change) Result {
 	result := Result{Pod: pod}
-	gateway, err := installed.RunningGateway(pod)
+	gateway, err := c.Gateways.Running(ctx, pod)
 	result.Container = gateway.Name
 	if err != nil {
 		result.Err = err

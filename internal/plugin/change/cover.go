@@ -50,7 +50,7 @@ func (c *Covered) String() string {
 // it differs.
 func (c *Changer) Refresh(ctx context.Context, pod *corev1.Pod, cover *Cover) Result {
 	result := Result{Pod: pod}
-	gateway, err := installed.RunningGateway(pod)
+	gateway, err := c.Gateways.Running(ctx, pod)
 	result.Container = gateway.Name
 	if err != nil {
 		result.Err = err

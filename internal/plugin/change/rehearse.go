@@ -63,7 +63,7 @@ const (
 // seen. It changes nothing.
 func (c *Changer) Rehearse(ctx context.Context, pod *corev1.Pod, names *edges.Names) Rehearsal {
 	result := Rehearsal{Pod: pod}
-	gateway, err := installed.RunningGateway(pod)
+	gateway, err := c.Gateways.Running(ctx, pod)
 	result.Container = gateway.Name
 	if err != nil {
 		result.Err = err

@@ -1,12 +1,13 @@
 // Package installed is the gateway in a pod, as the API server shows it.
 //
-//	gateway.go    which gateways a pod has, and where each is in its life
-//	pod.go        what matters of the pod itself
-//	container.go  the ephemeral container that a gateway is
-//	patch.go      how that gets into the pod
-//	secret.go     the Secrets that bring keys to gateways
-//	follow.go     what becomes of a gateway
-//	failure.go    why a gateway does not work
+//	gateway.go      which gateways a pod has, and where each is in its life
+//	pod.go          what matters of the pod itself
+//	succession.go   which of two gateways took, or is to take, the other's place
+//	container.go    the ephemeral container that a gateway is
+//	patch.go        how that gets into the pod
+//	secret.go       the Secrets that bring keys to gateways
+//	follow.go       what becomes of a gateway
+//	failure.go      why a gateway does not work
 package installed
 
 import (
