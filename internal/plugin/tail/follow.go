@@ -40,6 +40,9 @@ type cursor struct {
 	read int
 	// reported is the last report of a stream that broke.
 	reported string
+	// claim, if not nil, reports whether the log of another container of the pod is this
+	// cursor's to read: nobody reads it yet.
+	claim func(container string) bool
 }
 
 // follow prints the log of pod's gateway from at on. With Options.Follow it reopens
@@ -96,15 +99,18 @@ func (t *Tailer) look(ctx context.Context, pod *corev1.Pod, at *cursor, cause er
 		return false, nil
 	}
 	gateway, ok := installed.Current(current)
-	over := !ok || gateway.Name != at.container || gateway.Phase == installed.Terminated
+	// One whose place another gateway took still drains, and writes of what ends.
+	over := !ok || gateway.Phase == installed.Terminated || gateway.Name != at.container && !runs(current, at.container)
 	switch {
 	case over && (!at.final || cause != nil):
 		// A stream may break before the last lines have arrived.
 		at.final = true
 		return false, nil
+	case over && ok && gateway.Name != at.container && at.claim != nil && !at.claim(gateway.Name):
+		return true, nil
 	case over && ok && gateway.Name != at.container:
 		t.report(pod, event, fmt.Sprintf("the gateway has a successor, following %s", gateway.Name), "")
-		*at = cursor{container: gateway.Name, started: gateway.StartedAt, fromStart: true}
+		*at = cursor{container: gateway.Name, started: gateway.StartedAt, fromStart: true, claim: at.claim}
 		return false, nil
 	case over:
 		t.reportEnd(current, gateway)
@@ -119,6 +125,11 @@ func (t *Tailer) look(ctx context.Context, pod *corev1.Pod, at *cursor, cause er
 		at.report(t, pod, event, "the log stream ended, reading on")
 	}
 	return false, nil
+}
+
+// runs reports whether the gateway of pod called container runs.
+func runs(pod *corev1.Pod, container string) bool {
+	return slices.ContainsFunc(installed.Gateways(pod), func(g installed.Gateway) bool { return g.Name == container && g.Phase == installed.Running })
 }
 
 // reportEnd reports how a gateway ended, and how to get another.
