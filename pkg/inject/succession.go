@@ -30,6 +30,9 @@ type Succession struct {
 	// Version is what the image is known to have. If it is not empty, a gateway with the same image
 	// and another version is replaced.
 	Version string
+	// Redeliver has Options.Delivery decide how the new gateway gets its key. Otherwise it gets it
+	// as the old one did.
+	Redeliver bool
 	// Force replaces a gateway also if nothing would change.
 	Force bool
 	// DrainTimeout is how long connections of the gateway that is replaced may go on before they
@@ -82,10 +85,11 @@ func (in *Injector) replaceRound(ctx context.Context, pod *corev1.Pod) Result {
 		return result
 	}
 	s := &succession{Injector: *in, pod: pod, old: serving}
-	// A new gateway gets its key as the old one did.
-	s.Options.Delivery = DeliveryCSR
-	if installed.ReadsSecret(pod, serving.Name) {
-		s.Options.Delivery = DeliverySecret
+	if !s.Options.Succession.Redeliver {
+		s.Options.Delivery = DeliveryCSR
+		if installed.ReadsSecret(pod, serving.Name) {
+			s.Options.Delivery = DeliverySecret
+		}
 	}
 	if result.Err = s.look(ctx); result.Err != nil {
 		return result
@@ -234,7 +238,7 @@ func (s *succession) succeed(ctx context.Context, result *Result) {
 	if result.Err != nil {
 		return
 	}
-	if s.Options.Existing == api.ExistingReset && s.Options.Succession.Change != nil {
+	if s.Options.Existing == api.ExistingReset {
 		result.Err = s.existing(ctx, result, false)
 	}
 	result.Warnings = append(result.Warnings, s.successionRemarks(result.Status)...)

@@ -49,6 +49,8 @@ type world struct {
 	version, surveyed string
 	surveys, changes  int
 	unread            error
+	// upgrades has gateways with another image than testImage be outdated.
+	upgrades bool
 	versions          map[string]string
 }
 
@@ -152,6 +154,27 @@ func (w *world) step(ctx context.Context, step step, pod *corev1.Pod, do func() 
 }
 
 func (w *world) Image() string { return testImage }
+
+// Outdated says so of a gateway with another image than that of the world, unless that is newest.
+func (w *world) Outdated(gateway installed.Gateway, _ *api.Status) bool {
+	return w.upgrades && gateway.Image != testImage
+}
+
+func (w *world) Upgrade(ctx context.Context, pod *corev1.Pod) Outcome {
+	out := Outcome{Changed: true}
+	out.Err = w.step(ctx, toUpgrade, pod, func() error {
+		now := w.Pod(pod.Name)
+		out.Container = installed.NextName(now)
+		last := len(now.Spec.EphemeralContainers) - 1
+		w.SetState(pod.Name, now.Spec.EphemeralContainers[last].Name, wasDisabled(time.Now()).state)
+		w.Update(with(w.Pod(pod.Name), runs().byWatch()))
+		return nil
+	})
+	if out.Err == nil {
+		out.Status = w.certify(pod.Name)
+	}
+	return out
+}
 
 func (w *world) ClusterChanged() {
 	w.mu.Lock()

@@ -17,6 +17,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 )
 
@@ -43,6 +44,11 @@ type Actions interface {
 	Renew(ctx context.Context, pod *corev1.Pod, container string) Outcome
 	// Ask returns the status of the gateway called container.
 	Ask(ctx context.Context, pod *corev1.Pod, container string) (*api.Status, error)
+	// Outdated reports whether gateway, which has answered with status, is older than what Upgrade
+	// would put in its place.
+	Outdated(gateway installed.Gateway, status *api.Status) bool
+	// Upgrade puts a gateway with Image in the place of that of pod.
+	Upgrade(ctx context.Context, pod *corev1.Pod) Outcome
 	// Survey looks at the cluster, of which pods are known, and returns once Covered goes by that.
 	// Without pods nobody needs one, and what the last one found is forgotten: it gets old.
 	Survey(ctx context.Context, pods []corev1.Pod) error
@@ -88,6 +94,7 @@ type Watcher struct {
 	// the first gateway.
 	changed chan struct{}
 	idle    atomic.Bool
+	rollout rollout
 	sources *sources
 	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName]
 	retries workqueue.TypedRateLimiter[types.NamespacedName]
@@ -114,6 +121,8 @@ type record struct {
 	refused *corev1.Pod
 	phase   phase
 	renewAt time.Time
+	// older says that the gateway is to be upgraded.
+	older bool
 }
 
 // attempt tells one thing that was tried from another, which need not wait for
@@ -151,18 +160,24 @@ func (w *Watcher) Once(ctx context.Context) (failures int, err error) {
 	}
 	defer stop()
 	w.survey(ctx)
-	keys := w.sources.pods.GetIndexer().ListKeys()
-	parallel.Each(w.parallel(), keys, func(key *string) struct{} {
-		namespace, name, _ := cache.SplitMetaNamespaceKey(*key)
-		k := types.NamespacedName{Namespace: namespace, Name: name}
-		// Each step leads to the next: enable, then nothing; or ask, renew.
-		for range maxSteps {
-			if ctx.Err() != nil || !w.reconcile(ctx, k) {
-				break
+	var keys []types.NamespacedName
+	for _, key := range w.sources.pods.GetIndexer().ListKeys() {
+		namespace, name, _ := cache.SplitMetaNamespaceKey(key)
+		keys = append(keys, types.NamespacedName{Namespace: namespace, Name: name})
+	}
+	// Those that had to wait for others come again.
+	for len(keys) > 0 && ctx.Err() == nil {
+		parallel.Each(w.parallel(), keys, func(key *types.NamespacedName) struct{} {
+			// Each step leads to the next: enable, then nothing; or ask, renew.
+			for range maxSteps {
+				if ctx.Err() != nil || !w.reconcile(ctx, *key) {
+					break
+				}
 			}
-		}
-		return struct{}{}
-	}, nil)
+			return struct{}{}
+		}, nil)
+		keys = w.onceMore()
+	}
 	counts := w.Counts()
 	return counts.Failed + counts.Working, ctx.Err()
 }
@@ -236,7 +251,7 @@ func (w *Watcher) work(ctx context.Context) {
 func (w *Watcher) Counts() Counts {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	counts := Counts{Connected: !w.outage}
+	counts := Counts{Connected: !w.outage, Halted: w.rollout.state()}
 	for _, r := range w.records {
 		switch r.phase {
 		case off:
@@ -249,6 +264,9 @@ func (w *Watcher) Counts() Counts {
 			counts.Working++
 		}
 		counts.Watched++
+		if r.older {
+			counts.Outdated++
+		}
 		if !r.renewAt.IsZero() && (counts.NextRenewal.IsZero() || r.renewAt.Before(counts.NextRenewal)) {
 			counts.NextRenewal = r.renewAt
 		}
