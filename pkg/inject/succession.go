@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -95,8 +96,8 @@ func (in *Injector) replaceRound(ctx context.Context, pod *corev1.Pod) Result {
 		return result
 	}
 	result.Was, result.Status = s.status, s.status
-	if same, remark := s.unchanged(); same {
-		result.Warnings = append(remark, manyContainers(pod)...)
+	if s.unchanged() {
+		result.Warnings = manyContainers(pod, serving.Name)
 		return result
 	}
 	result.Action, result.Predecessor, result.Container = Replaced, serving.Name, ""
@@ -108,6 +109,9 @@ func (in *Injector) replaceRound(ctx context.Context, pod *corev1.Pod) Result {
 	s.succeed(ctx, &result)
 	if result.Err != nil && !errors.Is(result.Err, installed.ErrOvertaken) && !errors.Is(result.Err, errUnknown) {
 		result.Err = fmt.Errorf("%w; %s serves as before", result.Err, serving.Name)
+		if api.Hint(result.Err) == "" {
+			result.Err = api.WithHint(result.Err, "the same command again goes on where this one stopped")
+		}
 	}
 	return result
 }
@@ -184,16 +188,10 @@ func (s *succession) configAfter() *api.Config {
 }
 
 // unchanged reports whether the old gateway is as the new one would be, as far as that cannot be
-// changed in place, and what is remarkable about it.
-func (s *succession) unchanged() (bool, []string) {
+// changed in place.
+func (s *succession) unchanged() bool {
 	o := s.Options.Succession
-	if o.Force || s.old.Image != s.Options.Image || !sameSettings(s.kept(), s.wanted) {
-		return false, nil
-	}
-	if o.Version != "" && s.status.Version != o.Version {
-		return false, nil
-	}
-	return true, nil
+	return !o.Force && s.old.Image == s.Options.Image && (o.Version == "" || s.status.Version == o.Version) && sameSettings(s.kept(), s.wanted)
 }
 
 // sameSettings reports whether two gateways of a pod differ in nothing that somebody has set.
@@ -242,6 +240,7 @@ func (s *succession) succeed(ctx context.Context, result *Result) {
 		result.Err = s.existing(ctx, result, false)
 	}
 	result.Warnings = append(result.Warnings, s.successionRemarks(result.Status)...)
+	result.Warnings = append(result.Warnings, manyContainers(s.pod, result.Container)...)
 	s.tidy(ctx, result)
 }
 
@@ -362,12 +361,16 @@ func (s *succession) successionRemarks(status *api.Status) []string {
 	if status.Mode == api.Strict && status.OnFailure == api.FailOpen && s.Options.Succession.Change != nil {
 		list = append(list, "on-failure stays open: without its gateway the pod would connect in plaintext; --on-failure=closed changes that")
 	}
-	return append(list, manyContainers(s.pod)...)
+	return list
 }
 
-// manyContainers warns about a pod that has had many gateways.
-func manyContainers(pod *corev1.Pod) []string {
-	n := len(installed.Gateways(pod))
+// manyContainers warns about a pod that has had many gateways, of which the last is called name.
+func manyContainers(pod *corev1.Pod, name string) []string {
+	all := installed.Gateways(pod)
+	n := len(all)
+	if !slices.ContainsFunc(all, func(g installed.Gateway) bool { return g.Name == name }) {
+		n++
+	}
 	if n < installed.ManyContainers {
 		return nil
 	}

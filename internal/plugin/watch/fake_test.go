@@ -51,7 +51,7 @@ type world struct {
 	unread            error
 	// upgrades has gateways with another image than testImage be outdated.
 	upgrades bool
-	versions          map[string]string
+	versions map[string]string
 }
 
 func newWorld(t *testing.T, objects ...runtime.Object) *world {
