@@ -355,10 +355,13 @@ func (s *succession) lookAgain(ctx context.Context, gateway *remote.Conn) (*api.
 // successionRemarks returns what the user should know about a gateway that took over.
 func (s *succession) successionRemarks(status *api.Status) []string {
 	list := append(s.certificateRemarks(s.pod, status), clockRemarks(s.pod, status, time.Now())...)
-	if status.Mode == api.Strict && s.status.Mode != api.Strict && s.Survey != nil {
+	if status.Mode != api.Strict || s.status.Mode == api.Strict {
+		return list
+	}
+	if s.Survey != nil {
 		list = append(list, s.strictRemarks(s.pod, status.Mode, status.Capture.Named)...)
 	}
-	if status.Mode == api.Strict && status.OnFailure == api.FailOpen && s.Options.Succession.Change != nil {
+	if status.OnFailure == api.FailOpen {
 		list = append(list, "on-failure stays open: without its gateway the pod would connect in plaintext; --on-failure=closed changes that")
 	}
 	return list

@@ -51,12 +51,15 @@ type world struct {
 	unread            error
 	// upgrades has gateways with another image than testImage be outdated.
 	upgrades bool
-	versions map[string]string
+	// upgrading are the workloads of which a pod is upgraded, and mostUpgrades how many there ever were.
+	upgrading    map[types.UID]int
+	mostUpgrades int
+	versions     map[string]string
 }
 
 func newWorld(t *testing.T, objects ...runtime.Object) *world {
 	return &world{Cluster: fakecluster.New(t, objects...), t: t, life: 24 * time.Hour,
-		steps: map[step]map[string]int{}, tries: map[step]int{}, busy: map[string]bool{}, certs: map[string]api.Certificate{}, versions: map[string]string{}}
+		steps: map[step]map[string]int{}, tries: map[step]int{}, busy: map[string]bool{}, certs: map[string]api.Certificate{}, versions: map[string]string{}, upgrading: map[types.UID]int{}}
 }
 
 // inWorld calls test with a world of objects, in fake time.
@@ -162,6 +165,17 @@ func (w *world) Outdated(gateway installed.Gateway, _ *api.Status) bool {
 
 func (w *world) Upgrade(ctx context.Context, pod *corev1.Pod) Outcome {
 	out := Outcome{Changed: true}
+	w.mu.Lock()
+	if w.upgrading[workloadOf(pod)]++; w.upgrading[workloadOf(pod)] > 1 {
+		w.t.Errorf("two pods of the workload of %s are upgraded at a time", pod.Name)
+	}
+	w.mostUpgrades = max(w.mostUpgrades, len(w.upgrading))
+	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.upgrading, workloadOf(pod))
+	}()
 	out.Err = w.step(ctx, toUpgrade, pod, func() error {
 		now := w.Pod(pod.Name)
 		out.Container = installed.NextName(now)

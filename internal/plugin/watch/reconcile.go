@@ -194,8 +194,11 @@ func (w *Watcher) act(ctx context.Context, key types.NamespacedName, pod *corev1
 		if out.Err != nil && ctx.Err() == nil && !unreachable(out.Err) && !w.gone(ctx, pod) {
 			w.halt(pod, out.Container, out.Err)
 		}
-		for _, waited := range w.rollout.end(pod) {
-			w.queue.Add(waited)
+		w.rollout.end(pod)
+		if !w.once {
+			for _, waited := range w.rollout.waited() {
+				w.queue.Add(waited)
+			}
 		}
 	case toRenew:
 		event.Action = Renewed

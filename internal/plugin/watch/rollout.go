@@ -74,12 +74,11 @@ func (r *rollout) begin(key types.NamespacedName, pod *corev1.Pod) bool {
 	return true
 }
 
-// end returns the pods that have waited.
-func (r *rollout) end(pod *corev1.Pod) []types.NamespacedName {
+// end makes room for others.
+func (r *rollout) end(pod *corev1.Pod) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	delete(r.busy, workloadOf(pod))
-	r.mu.Unlock()
-	return r.waited()
 }
 
 // waited returns the pods that have waited for others, once.

@@ -95,6 +95,8 @@ type Watcher struct {
 	changed chan struct{}
 	idle    atomic.Bool
 	rollout rollout
+	// once says that nobody works off the queue.
+	once    bool
 	sources *sources
 	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName]
 	retries workqueue.TypedRateLimiter[types.NamespacedName]
@@ -154,6 +156,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 // Once looks at every pod until nothing is left to do about it now, and returns
 // how many are not as they are wanted.
 func (w *Watcher) Once(ctx context.Context) (failures int, err error) {
+	w.once = true
 	stop, err := w.start(ctx)
 	if err != nil {
 		return 0, unlessEnded(ctx, err)
