@@ -83,7 +83,8 @@ func Gateways(pod *corev1.Pod) []Gateway {
 }
 
 // Current returns the newest gateway of pod that runs, else the newest, and false
-// if pod never had one. After a node's restart an older one may run again.
+// if pod never had one. After a node's restart an older one may run again. One that
+// was to take another one's place and has not started has never been the pod's.
 func Current(pod *corev1.Pod) (Gateway, bool) {
 	all := Gateways(pod)
 	for _, gateway := range slices.Backward(all) {
@@ -91,10 +92,12 @@ func Current(pod *corev1.Pod) (Gateway, bool) {
 			return gateway, true
 		}
 	}
-	if len(all) == 0 {
-		return Gateway{}, false
+	for i, gateway := range slices.Backward(all) {
+		if i == 0 || gateway.Phase != Waiting || !Succeeded(pod, gateway.Name) {
+			return gateway, true
+		}
 	}
-	return all[len(all)-1], true
+	return Gateway{}, false
 }
 
 // RunningGateway returns the gateway of pod that can be talked to, or why there is
