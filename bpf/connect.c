@@ -117,7 +117,7 @@ static __always_inline enum verdict judge(struct bpf_sock_addr *ctx, const struc
 	enum verdict v;
 
 	if (is_udp(ctx))
-		return judge_udp(cfg, dst);
+		return judge_udp(ctx, cfg, dst);
 	if (!is_tcp(ctx))
 		return VERDICT_PASS;
 	v = judge_tcp(ctx, cfg, dst, gateway);

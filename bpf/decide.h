@@ -92,10 +92,10 @@ static __always_inline bool is_udp(struct bpf_sock_addr *ctx)
 }
 
 /* UDP is not encrypted: it is counted where TCP would be captured, and refused there on
- * request. */
-static __always_inline enum verdict judge_udp(const struct config *cfg, const struct endpoint *dst)
+ * request. Questions to a name server are neither, nor are its answers. */
+static __always_inline enum verdict judge_udp(struct bpf_sock_addr *ctx, const struct config *cfg, const struct endpoint *dst)
 {
-	if (dst->port == bpf_htons(DNS_PORT) || action_for(cfg, dst) < ACTION_POD || is_gateway(cfg))
+	if (dst->port == bpf_htons(DNS_PORT) || ctx->sk->src_port == DNS_PORT || action_for(cfg, dst) < ACTION_POD || is_gateway(cfg))
 		return VERDICT_PASS;
 	COUNT(udp);
 	if (!cfg->block_udp || !cfg->strict)

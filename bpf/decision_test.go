@@ -233,6 +233,7 @@ func TestUDP(t *testing.T) {
 		s := setUp(t, func(o *bpf.Options) {
 			o.BlockUDP, o.ExcludePorts, o.Exclude = block, []uint16{443}, prefixes("10.9.0.77/32")
 		})
+		sysctl(t, s.here, "ipv4/ip_unprivileged_port_start", "0") // as in pods
 		var want bpf.Counters
 		send := func(name string, d dial, counted bool) {
 			t.Helper()
@@ -257,6 +258,9 @@ func TestUDP(t *testing.T) {
 			send("pod, v4-mapped", dial{To: at(s.there.IP4, 5000), Six: true}, true)
 			send("DNS", dial{To: at(s.there.IP4, 53)}, false)
 			send("DNS, IPv6", dial{To: at(s.there.IP6, 53), Six: true}, false)
+			send("answer of a DNS server", dial{To: at(s.there.IP4, 5000), Bind: at(s.here.IP4, 53)}, false)
+			send("answer of a DNS server, IPv6", dial{To: at(s.there.IP6, 5000), Bind: at(s.here.IP6, 53), Six: true}, false)
+			send("from another port", dial{To: at(s.there.IP4, 5000), Bind: at(s.here.IP4, 54)}, true)
 			send("excluded port", dial{To: at(s.there.IP4, 443)}, false)
 			send("excluded range", dial{To: netip.MustParseAddrPort("10.9.0.77:5000")}, false)
 			send("own pod", dial{To: at(s.here.IP4, 5000)}, false)

@@ -16,7 +16,7 @@ int kgw_sendmsg4(struct bpf_sock_addr *ctx)
 	if (!cfg || ctx->user_family != AF_INET || !is_udp(ctx))
 		return VERDICT_PASS;
 	read_addr4(ctx, &dst);
-	return judge_udp(cfg, &dst);
+	return judge_udp(ctx, cfg, &dst);
 }
 
 SEC("cgroup/sendmsg6")
@@ -28,5 +28,5 @@ int kgw_sendmsg6(struct bpf_sock_addr *ctx)
 	if (!cfg || ctx->user_family != AF_INET6 || !is_udp(ctx))
 		return VERDICT_PASS;
 	read_addr6(ctx, &dst);
-	return judge_udp(cfg, &dst);
+	return judge_udp(ctx, cfg, &dst);
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/supervisor"
 )
 
@@ -18,12 +19,14 @@ import (
 // pod: a dead gateway that fails closed cannot be disabled.
 func clean(ctx context.Context, args []string, stdout io.Writer) error {
 	flags := flag.NewFlagSet("clean", flag.ContinueOnError)
-	lastWords := flags.String("termination-log", supervisor.TerminationMessagePath, "file for the reason of the end, if it exists")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
+	if err := control.Free(control.SocketPath); err != nil {
+		return err
+	}
 	err := cleanPod(ctx, stdout)
-	supervisor.WriteTerminationMessage(*lastWords, cmp.Or(err, supervisor.ErrDisabled))
+	supervisor.WriteTerminationMessage(supervisor.TerminationMessagePath, cmp.Or(err, supervisor.ErrDisabled))
 	return err
 }
 
@@ -40,6 +43,9 @@ func cleanPod(ctx context.Context, stdout io.Writer) error {
 	done, err := supervisor.Clean(ctx, config)
 	if err != nil {
 		return err
+	}
+	if done.Undone != nil {
+		fmt.Fprintf(stdout, "warning: %v\n", done.Undone)
 	}
 	fmt.Fprintf(stdout, "removed %d programs and %d filters\n", done.Programs, done.Filters)
 	return nil

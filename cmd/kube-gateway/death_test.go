@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -98,31 +97,32 @@ func TestWorkerKilled(t *testing.T) {
 	}
 }
 
-// clean runs 'kube-gateway clean' in a pod, as the container that the plugin adds.
-func (l *lab) clean(n *netlab.Node) (output, lastWords string, err error) {
+// clean runs 'kube-gateway clean' in a pod, as the container that the plugin adds after the
+// gateway of a number.
+func (l *lab) clean(n *netlab.Node, number int) (output, lastWords string, err error) {
 	l.t.Helper()
 	config, err := json.Marshal(api.Config{
 		Version: api.ConfigVersion, Pod: api.PodRef{Namespace: "lab", Name: "clean", UID: n.UID},
 		PodIPs: []netip.Addr{n.IP4, n.IP6}, TrustDomain: gatewaylab.TrustDomain,
-		Mode: api.Permissive, OnFailure: api.FailOpen, Coverage: api.Coverage{Capture: []netip.Prefix{netip.PrefixFrom(n.IP4, 24).Masked()}},
+		Mode: api.Permissive, OnFailure: api.FailOpen, Number: number, Coverage: api.Coverage{Capture: []netip.Prefix{netip.PrefixFrom(n.IP4, 24).Masked()}},
 	})
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	words := filepath.Join(l.t.TempDir(), "termination-log")
-	if err := os.WriteFile(words, nil, 0o600); err != nil {
+	container, err := gatewaylab.NewContainer(l.t.TempDir(), "")
+	if err != nil {
 		l.t.Fatal(err)
 	}
-	p := n.Start(netlab.Command{
-		Cgroup: n.GatewayCgroup, Path: l.self, Args: []string{"clean", "--termination-log", words},
+	p := n.Start(container.In(netlab.Command{
+		Cgroup: n.GatewayCgroup, Path: l.self, Args: []string{"clean"},
 		Env: []string{api.EnvConfig + "=" + string(config)},
-	})
+	}))
 	err = p.Wait()
-	text, readErr := os.ReadFile(words)
+	text, readErr := container.LastWords()
 	if readErr != nil {
 		l.t.Fatal(readErr)
 	}
-	return p.Output(), string(text), err
+	return p.Output(), text, err
 }
 
 // TestGatewayKilled kills the whole gateway. One that fails open leaves plaintext, and
@@ -173,7 +173,7 @@ func TestGatewayKilled(t *testing.T) {
 			g = l.gateway(spec)
 			l.talk(l.a, l.b.Addr(portEcho))
 			objects = objectsOf(t, l.a)
-			if output, words, err := l.clean(l.a); err == nil || !strings.Contains(output, "hint: ") || !strings.HasPrefix(words, "a gateway runs") {
+			if output, words, err := l.clean(l.a, 0); err == nil || !strings.Contains(output, "hint: ") || !strings.HasPrefix(words, "a gateway runs") {
 				t.Errorf("cleaning while a gateway runs: %v, %s, %q", err, output, words)
 			}
 			l.talk(l.a, l.b.Addr(portEcho))
@@ -183,14 +183,14 @@ func TestGatewayKilled(t *testing.T) {
 				t.Errorf("a closed gateway left only %q", left)
 			}
 
-			output, words, err := l.clean(l.a)
+			output, words, err := l.clean(l.a, 0)
 			if err != nil || words != api.DisabledMessage || !strings.Contains(output, "4 programs and 2 filters") {
 				t.Errorf("cleaning: %v, %s, %q", err, output, words)
 			}
 			freed()
 			l.talk(l.a, l.b.Addr(portEcho))
 			l.talk(l.b, l.a.Addr(portEcho))
-			if output, words, err := l.clean(l.a); err != nil || words != api.DisabledMessage {
+			if output, words, err := l.clean(l.a, 0); err != nil || words != api.DisabledMessage {
 				t.Errorf("cleaning what is clean: %v, %s, %q", err, output, words)
 			}
 
@@ -227,7 +227,7 @@ func (l *lab) cleanFilter(n *netlab.Node) {
 		}
 		return nil
 	})
-	output, words, err := l.clean(n)
+	output, words, err := l.clean(n, 0)
 	if err != nil || words != api.DisabledMessage || !strings.Contains(output, "0 programs and 2 filters") {
 		l.t.Errorf("cleaning: %v, %s, %q", err, output, words)
 	}

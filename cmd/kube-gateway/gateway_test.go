@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -279,7 +280,9 @@ func TestBadStart(t *testing.T) {
 	l := newLab(t)
 	taken := l.a.Start(netlab.Command{Cgroup: l.a.AppCgroup, Path: l.app, Args: []string{"listen", ":18443"}})
 	says(t, taken, "listening")
-	l.fails("with its port taken", l.spec(l.a), "18443", "hint:")
+	spec := l.spec(l.a)
+	spec.PortTimeout = time.Millisecond
+	l.fails("with its port taken", spec, "port 18443 is held by a listener at [::]:18443 of process "+strconv.Itoa(taken.Pid)+" (app) in container app", "hint:")
 
 	wrong := l.spec(l.b)
 	node := *l.b

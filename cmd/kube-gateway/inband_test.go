@@ -332,14 +332,3 @@ func TestNodeSide(t *testing.T) {
 func addDefaultRoute(via netip.Addr) error {
 	return netlink.RouteAdd(&netlink.Route{Gw: via.AsSlice()})
 }
-
-// TestInbandPortTaken: the port is the gateway's.
-func TestInbandPortTaken(t *testing.T) {
-	l := newLab(t)
-	taken, err := l.a.Listen("tcp4", net.JoinHostPort("127.0.0.1", fmt.Sprint(api.InbandPort)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer taken.Close()
-	l.fails("with its port taken", l.spec(l.a), "18444", "hint: ")
-}

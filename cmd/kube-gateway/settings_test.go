@@ -24,10 +24,18 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
-// hold is an application that keeps one connection: it connects to args[0],
-// sends each line of its input there, and prints what comes back.
+// hold is an application that keeps one connection: it connects to args[0], from args[1] if that is
+// there, sends each line of its input there, and prints what comes back. Killed, it resets the
+// connection.
 func hold(args []string) int {
-	conn, err := net.Dial("tcp", args[0])
+	var dialer net.Dialer
+	if len(args) > 1 {
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.MustParseAddrPort(args[1]))
+	}
+	conn, err := dialer.Dial("tcp", args[0])
+	if err == nil && len(args) > 1 {
+		err = conn.(*net.TCPConn).SetLinger(0)
+	}
 	if err != nil {
 		fmt.Println("error:", err)
 		return 1
@@ -62,12 +70,12 @@ func (l *lab) hold(n *netlab.Node, address string) *held {
 	return l.holdIn(n, n.AppCgroup, address)
 }
 
-func (l *lab) holdIn(n *netlab.Node, cgroup, address string) *held {
+func (l *lab) holdIn(n *netlab.Node, cgroup string, addresses ...string) *held {
 	l.t.Helper()
 	read, write := io.Pipe()
 	l.t.Cleanup(func() { write.Close() })
 	h := &held{t: l.t, input: write,
-		process: n.Start(netlab.Command{Cgroup: cgroup, Path: l.self, Args: []string{"hold", address}, Stdin: read})}
+		process: n.Start(netlab.Command{Cgroup: cgroup, Path: l.self, Args: append([]string{"hold"}, addresses...), Stdin: read})}
 	says(l.t, h.process, "connected\n")
 	h.say("first")
 	return h

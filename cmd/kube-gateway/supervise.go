@@ -35,10 +35,9 @@ const selfPath = "/proc/self/exe"
 func supervise(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("supervise", flag.ContinueOnError)
 	materialFD := flags.Int("material-fd", -1, "file descriptor of the sealed material (internal)")
-	socket := flags.String("control-socket", control.SocketPath, "path of the control socket")
 	timeout := flags.Duration("certificate-timeout", supervisor.CertificateTimeout,
 		"end after so long without a certificate")
-	lastWords := flags.String("termination-log", supervisor.TerminationMessagePath, "file for the reason of the end, if it exists")
+	portTimeout := flags.Duration("port-timeout", supervisor.PortTimeout, "end after so long without a port that the pod uses otherwise")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -46,10 +45,11 @@ func supervise(ctx context.Context, args []string) error {
 	if *materialFD < 0 {
 		err = replaceSelf(args)
 	} else {
-		err = superviseWith(ctx, os.NewFile(uintptr(*materialFD), "material"), *socket, *timeout)
+		err = superviseWith(ctx, os.NewFile(uintptr(*materialFD), "material"), *timeout, *portTimeout)
 	}
-	if err != nil {
-		supervisor.WriteTerminationMessage(*lastWords, err)
+	// The last words in a container are those of the gateway that runs there.
+	if err != nil && !errors.Is(err, control.ErrRuns) {
+		supervisor.WriteTerminationMessage(supervisor.TerminationMessagePath, err)
 	}
 	if errors.Is(err, supervisor.ErrDisabled) {
 		return nil
@@ -78,7 +78,7 @@ func replaceSelf(args []string) error {
 	return fmt.Errorf("executing %s: %w", selfPath, err)
 }
 
-func superviseWith(ctx context.Context, material *os.File, socket string, certificateTimeout time.Duration) error {
+func superviseWith(ctx context.Context, material *os.File, certificateTimeout, portTimeout time.Duration) error {
 	unix.CloseOnExec(int(material.Fd()))
 	debug.SetGCPercent(supervisorGC)
 	signals := make(chan os.Signal, 1)
@@ -93,12 +93,13 @@ func superviseWith(ctx context.Context, material *os.File, socket string, certif
 		Material:        material,
 		WorkerCommand:   []string{selfPath, "worker"},
 		ExporterCommand: []string{selfPath, "exporter"},
-		SocketPath:      socket,
+		SocketPath:      control.SocketPath,
 		Version:         version.String(),
 		Log:             log,
 		Terminate:       terminate,
 
 		CertificateTimeout: certificateTimeout,
+		PortTimeout:        portTimeout,
 	})
 	if errors.Is(err, context.Canceled) {
 		return nil

@@ -21,16 +21,31 @@ import (
 // application runs, and ends soon after it without an error. So does the pod of a
 // Job: the kubelet asks what still runs to end once the application is done.
 func TestPodTerminates(t *testing.T) {
-	for _, mode := range []api.Mode{api.Permissive, api.Strict} {
-		t.Run(string(mode), func(t *testing.T) {
+	sandbox := strings.Repeat("5", 64)
+	for name, c := range map[string]struct {
+		mode    api.Mode
+		sandbox string
+		// others are cgroups of the pod that run on.
+		others []string
+	}{
+		"permissive": {api.Permissive, sandbox, []string{"cri-containerd-" + sandbox + ".scope"}},
+		"strict":     {api.Strict, sandbox, []string{sandbox}},
+		// CRI-O runs no process for the sandbox, but may run its monitors in the pod's cgroup.
+		"CRI-O":                       {api.Strict, sandbox, nil},
+		"CRI-O, monitors in the pod":  {api.Permissive, sandbox, []string{"crio-conmon-" + strings.Repeat("a", 64), "crio-conmon-" + strings.Repeat("b", 64) + ".scope"}},
+		"a runtime that is not known": {api.Permissive, "", []string{"sandbox"}},
+	} {
+		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
-			sandbox := filepath.Join(l.a.PodCgroup, "sandbox")
-			if err := os.Mkdir(sandbox, 0o755); err != nil {
-				t.Fatal(err)
+			for _, other := range c.others {
+				other = filepath.Join(l.a.PodCgroup, other)
+				if err := os.Mkdir(other, 0o755); err != nil {
+					t.Fatal(err)
+				}
+				l.a.Start(netlab.Command{Cgroup: other, Path: l.app, Args: []string{"sleep"}})
 			}
-			l.a.Start(netlab.Command{Cgroup: sandbox, Path: l.app, Args: []string{"sleep"}})
 			spec := l.spec(l.a)
-			spec.Mode = mode
+			spec.Mode, spec.Sandbox = c.mode, c.sandbox
 			g := l.gateway(spec)
 			gb := l.gateway(l.spec(l.b))
 			if err := g.Signal(syscall.SIGTERM); err != nil {

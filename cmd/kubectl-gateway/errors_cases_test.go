@@ -185,7 +185,7 @@ func errorCases() []errorCase {
 		{name: "gateway says nonsense", args: "mode pod/g strict", world: func(w *world) {
 			w.gateway = func(string, []string) (string, string, int) { return "\x1b[2Jnonsense", "", 0 }
 		}, says: "", hints: ""},
-		{name: "gateway not ready", args: "enable pod/g --timeout=2s", world: func(w *world) { w.answersAs("g", "starting", "no cgroup") }, says: "not ready", hints: "kubectl logs"},
+		{name: "gateway not ready", args: "enable pod/g --timeout=2s", world: func(w *world) { w.answersAs("g", "starting", "no cgroup") }, says: "cannot start yet: no cgroup", hints: "adds no other container"},
 		{name: "gateway of another pod", args: "enable pod/g", world: func(w *world) { w.answers["g"] = readyStatus("x") }, says: "answers for another pod", hints: ""},
 		{name: "gateway died, mode", args: "mode pod/d strict", says: "does not run", hints: "enable"},
 		{name: "gateway died, allow", args: "allow pod/d --everyone", says: "does not run", hints: "enable"},

@@ -115,6 +115,9 @@ type Config struct {
 	// MetricsAddr is where metrics are served over TCP, see ParseMetricsAddr. Its address
 	// is one of PodIPs or of loopback. Empty means nowhere.
 	MetricsAddr string `json:"metricsAddr,omitempty"`
+	// Number is that of the container among the pod's gateways, the first of which is 1: a
+	// container with a greater number is newer. 0 means that the plugin did not say.
+	Number int `json:"number,omitempty"`
 	// Replaces is the name of the container whose gateway this one takes over from. It waits
 	// in state Standby until it is told to. Empty means that there is none.
 	Replaces string `json:"replaces,omitempty"`

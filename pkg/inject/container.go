@@ -40,7 +40,9 @@ func (in *Injector) container(name, secret string, config *api.Config) (*corev1.
 	if err := config.Validate(); err != nil {
 		return nil, fmt.Errorf("checking the gateway's configuration: %w", err)
 	}
-	text, err := json.Marshal(config)
+	numbered := *config
+	numbered.Number = installed.Number(name)
+	text, err := json.Marshal(numbered)
 	if err != nil {
 		return nil, fmt.Errorf("writing the gateway's configuration: %w", err)
 	}

@@ -255,9 +255,12 @@ func (in *Injector) add(ctx context.Context, pod *corev1.Pod, result *Result, co
 		return
 	}
 	// Refusals come before anything is created.
-	if pod, result.Err = installed.AddContainer(ctx, in.Client, pod, container, true); result.Err != nil {
+	tried, err := installed.AddContainer(ctx, in.Client, pod, container, true)
+	if err != nil {
+		result.Err = installed.WhileClosed(pod, err)
 		return
 	}
+	pod = tried
 	if secret == "" {
 		result.Status, result.Err = in.start(ctx, pod, container, "ends by itself without a certificate")
 	} else {

@@ -198,7 +198,7 @@ func (s *succession) unchanged() bool {
 func sameSettings(a, b *api.Config) bool {
 	text := func(c *api.Config) string {
 		own := *c
-		own.Coverage, own.Named, own.Replaces, own.PodIPs = api.Coverage{}, api.Coverage{}, "", nil
+		own.Coverage, own.Named, own.Replaces, own.Number, own.PodIPs = api.Coverage{}, api.Coverage{}, "", 0, nil
 		own.Pod.Node, own.Wire, own.Existing = "", c.Wire.OrDefault(), ""
 		// The order of their fields is that of the type.
 		text, _ := json.Marshal(own)

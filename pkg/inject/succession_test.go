@@ -71,7 +71,7 @@ func TestReplace(t *testing.T) {
 				t.Fatalf("%+v", result)
 			}
 			after := must.Get(installed.ConfigOf(c.Pod("p"), "kube-gateway-2"))(t)
-			before.Replaces = "kube-gateway"
+			before.Replaces, before.Number = "kube-gateway", 2
 			if diff := cmp.Diff(before, after, comparable); diff != "" {
 				t.Errorf("what the new gateway was given (-old +new):\n%s", diff)
 			}

@@ -104,6 +104,11 @@ func (in *Injector) checkStatus(pod *corev1.Pod, name string, status *api.Status
 	if status.State == api.Ready || status.State == api.Standby || status.State == api.Uncertified && in.Options.DryRun != installed.DryRunNone {
 		return nil
 	}
+	if status.State == api.Starting && status.Reason != "" {
+		return api.WithHint(fmt.Errorf("%s cannot start yet: %s", name, installed.NameContainers(pod, installed.OneLine(status.Reason))),
+			fmt.Sprintf("it starts by itself once nothing is in its way, and gives up after ten minutes; "+
+				"'kubectl gateway enable pod/%s -n %s' again waits for it and adds no other container", pod.Name, pod.Namespace))
+	}
 	err := fmt.Errorf("%s is not ready after %s but %s", name, in.Options.Timeout, status.State)
 	if status.Reason != "" {
 		err = fmt.Errorf("%w: %s", err, installed.OneLine(status.Reason))

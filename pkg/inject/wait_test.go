@@ -140,9 +140,10 @@ func TestWaitNamesTheStateAtTheTimeout(t *testing.T) {
 
 func TestWaitDoesNotBelieveEveryAnswer(t *testing.T) {
 	for want, status := range map[string]*api.Status{
-		"answers for another pod":                     {State: api.Ready, Pod: api.PodRef{UID: "another"}},
-		"not ready after 30s but starting: no cgroup": {State: api.Starting, Reason: "no\ncgroup", Pod: api.PodRef{UID: "uid-p"}},
-		"but degraded":                                {State: api.Degraded, Pod: api.PodRef{UID: "uid-p"}},
+		"answers for another pod":          {State: api.Ready, Pod: api.PodRef{UID: "another"}},
+		"cannot start yet: no cgroup":      {State: api.Starting, Reason: "no\ncgroup", Pod: api.PodRef{UID: "uid-p"}},
+		"not ready after 30s but starting": {State: api.Starting, Pod: api.PodRef{UID: "uid-p"}},
+		"but degraded":                     {State: api.Degraded, Pod: api.PodRef{UID: "uid-p"}},
 	} {
 		_, in, pod := started(t, fakecluster.Running(nil, nil))
 		in.Gateways = gateways(func(context.Context, string, string) (*api.Status, error) { return status, nil })

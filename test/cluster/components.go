@@ -48,6 +48,8 @@ func (c *Cluster) controlPlaneStore(settings Settings) []component {
 			"--service-account-signing-key-file=" + c.keyFile("service-accounts"),
 			"--authorization-mode=Node,RBAC",
 			"--enable-admission-plugins=NodeRestriction",
+			// It reaches webhooks and aggregated APIs at their pods: no kube-proxy is beside it.
+			"--enable-aggregator-routing=true",
 			"--allow-privileged=true",
 		}, Ready: c.apiServerReady},
 	}

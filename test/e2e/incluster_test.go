@@ -60,12 +60,12 @@ func manifestObjects(t *testing.T, path string) (deployment appsv1.Deployment, r
 	return deployment, rules
 }
 
-// loadPluginImage gives the nodes an image of the plugin.
-func loadPluginImage(t *testing.T, name string) {
+// loadImage gives the nodes an image of a program that is on PATH.
+func loadImage(t *testing.T, name, program string, options ...string) {
 	t.Helper()
-	plugin := must.Get(exec.LookPath("kubectl-gateway"))(t)
-	archive := filepath.Join(t.TempDir(), "plugin.tar")
-	cluster(t.Context(), t, "image", "--name", name, "--binary", plugin, "--entrypoint", "/kubectl-gateway", "--user", "65532", "-o", archive)
+	path := must.Get(exec.LookPath(program))(t)
+	archive := filepath.Join(t.TempDir(), program+".tar")
+	cluster(t.Context(), t, append([]string{"image", "--name", name, "--binary", path, "-o", archive}, options...)...)
 	cluster(t.Context(), t, "load", archive)
 }
 
@@ -92,7 +92,7 @@ func TestWatchInCluster(t *testing.T) {
 		t.Error("it runs in the node's namespaces")
 	}
 
-	loadPluginImage(t, template.Containers[0].Image)
+	loadImage(t, template.Containers[0].Image, "kubectl-gateway", "--entrypoint", "/kubectl-gateway", "--user", "65532")
 	t.Cleanup(func() {
 		out := runCommand(context.Background(), t, "", "kubectl", "delete", "-f", watchManifest, "--ignore-not-found")
 		if out.code != 0 {

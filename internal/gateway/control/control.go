@@ -92,8 +92,27 @@ type response struct {
 // Handler answers a request with a value that can be encoded as JSON.
 type Handler func(ctx context.Context, r Request) (any, error)
 
-// Listen opens a Unix socket at path, for root alone. It replaces that of a dead gateway.
+// ErrRuns says that a gateway answers at a control socket.
+var ErrRuns = errors.New("a gateway runs in this container already")
+
+// Free returns ErrRuns if a gateway listens at path.
+func Free(path string) error {
+	conn, err := net.Dial("unix", path)
+	if err == nil {
+		conn.Close()
+	}
+	if err == nil || errors.Is(err, syscall.EAGAIN) {
+		return ErrRuns
+	}
+	return nil
+}
+
+// Listen opens a Unix socket at path, for root alone. It replaces that of a dead gateway, and
+// fails with ErrRuns where one runs.
 func Listen(path string) (*net.UnixListener, error) {
+	if err := Free(path); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("creating the socket's directory: %w", err)
 	}

@@ -21,6 +21,7 @@ const (
 	tcpSynSent     = 2
 	tcpFinWait1    = 4
 	tcpFinWait2    = 5
+	tcpTimeWait    = 6
 	tcpCloseWait   = 8
 	tcpListen      = 10
 )

@@ -21,6 +21,8 @@ import (
 type Cleaned struct {
 	// Programs were attached to the pod's cgroup, Filters to its interfaces.
 	Programs, Filters int
+	// Undone is what Clean could not do, and the pod can do without.
+	Undone error
 }
 
 // Clean removes what a dead gateway left in the pod of config. It is called in a container
@@ -53,6 +55,7 @@ func Clean(ctx context.Context, config *api.Config) (Cleaned, error) {
 	if len(left) > 0 {
 		return done, fmt.Errorf("still in the kernel: %s", strings.Join(left, ", "))
 	}
+	done.Undone = errors.Join(markEnded(pod.Path, config.Number), releasePorts(pod.Path))
 	return done, ctx.Err()
 }
 

@@ -6,9 +6,11 @@
 // the network. The supervisor parses nothing that comes from the network; what it hears
 // from its children is in package handoff.
 //
-// The life of a gateway reads in this order: supervisor.go (start), programs.go (what goes
+// The life of a gateway reads in this order: supervisor.go (start; ports.go
+// waits for ports that others hold, reserve.go keeps new connections away from them), programs.go (what goes
 // into the kernel), worker.go (one worker after the other), settings.go (what can change
-// meanwhile; certificate.go for certificates), disable.go (the end). status.go is what is
+// meanwhile; certificate.go for certificates), disable.go (the end; ended.go
+// keeps it from coming back). status.go is what is
 // told of it, and answer.go the requests of the control socket.
 //
 // The order matters: capture starts only once the worker has said that it serves, so an

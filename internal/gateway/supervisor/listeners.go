@@ -23,13 +23,18 @@ import (
 type listeners struct {
 	handoff.Listeners
 	edgesPath string
+	// whenFree calls a function that listens at an address until the port is free.
+	whenFree func(ctx context.Context, address netip.AddrPort, listen func() error) error
 }
 
 // open opens the listeners but for those of openMarked, in the current network namespace, and
 // the socket for edges. IPv6 is left out where the kernel does not have it.
 func (l *listeners) open(ctx context.Context) (err error) {
-	// The empty host is the dual-stack wildcard, or 0.0.0.0 without IPv6.
-	if l.Peer, err = listen(ctx, ":"+strconv.Itoa(api.PeerPort)); err != nil {
+	if err := l.whenFree(ctx, netip.AddrPortFrom(netip.IPv6Unspecified(), api.PeerPort), func() (err error) {
+		// The empty host is the dual-stack wildcard, or 0.0.0.0 without IPv6.
+		l.Peer, err = listen(ctx, ":"+strconv.Itoa(api.PeerPort))
+		return err
+	}); err != nil {
 		return err
 	}
 	l.Edges, err = handoff.ListenEdges(l.edgesPath)
@@ -39,10 +44,10 @@ func (l *listeners) open(ctx context.Context) (err error) {
 // openMarked opens the listeners of the own pod, and marks them for the eBPF programs, which must
 // be attached to sockets already.
 func (l *listeners) openMarked(ctx context.Context) (err error) {
-	if l.Capture, err = listenLoopback(ctx, api.CapturePort); err != nil {
+	if l.Capture, err = l.listenLoopback(ctx, api.CapturePort); err != nil {
 		return err
 	}
-	l.Inband, err = listenLoopback(ctx, api.InbandPort)
+	l.Inband, err = l.listenLoopback(ctx, api.InbandPort)
 	return err
 }
 
@@ -57,23 +62,29 @@ func (l *listeners) close() {
 
 // listenLoopback opens one marked listener for each address family of loopback that
 // the kernel has, or none.
-func listenLoopback(ctx context.Context, port uint16) ([]*os.File, error) {
+func (l *listeners) listenLoopback(ctx context.Context, port uint16) ([]*os.File, error) {
 	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		var marked error
 		err := raw.Control(func(fd uintptr) { marked = bpf.MarkListener(int(fd), port == api.InbandPort) })
 		return errors.Join(err, marked)
 	}}
 	var files []*os.File
-	for _, a := range []string{"127.0.0.1", "::1"} {
-		f, err := listenWith(ctx, config, netip.AddrPortFrom(netip.MustParseAddr(a), port).String())
-		if a == "::1" && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)) {
+	for _, ip := range []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
+		address := netip.AddrPortFrom(ip, port)
+		err := l.whenFree(ctx, address, func() error {
+			f, err := listenWith(ctx, config, address.String())
+			if err == nil {
+				files = append(files, f)
+			}
+			return err
+		})
+		if ip.Is6() && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)) {
 			continue // an IPv6 address cannot be used here
 		}
 		if err != nil {
 			closeFiles(files)
 			return nil, err
 		}
-		files = append(files, f)
 	}
 	return files, nil
 }
@@ -94,10 +105,6 @@ func listenWith(ctx context.Context, config net.ListenConfig, address string) (*
 	config.SetMultipathTCP(false)
 	ln, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
-		if errors.Is(err, unix.EADDRINUSE) {
-			return nil, api.WithHint(fmt.Errorf("listening on %s: %w", address, err),
-				"a container of this pod uses the port, or another gateway still runs there")
-		}
 		return nil, fmt.Errorf("listening on %s: %w", address, err)
 	}
 	defer ln.Close()

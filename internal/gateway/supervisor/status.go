@@ -90,13 +90,14 @@ func (s *state) snapshot() (api.Status, <-chan struct{}) {
 	return st, s.changed
 }
 
-// await waits until the gateway is in none of states, for at most timeout or until ctx is done.
+// await waits until the gateway is in none of states, for at most timeout or until ctx is done. A
+// start that needs somebody's help is not awaited: it has a reason.
 func (s *state) await(ctx context.Context, timeout time.Duration, states ...api.State) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	for ctx.Err() == nil {
 		st, changed := s.snapshot()
-		if !slices.Contains(states, st.State) {
+		if !slices.Contains(states, st.State) || st.State == api.Starting && st.Reason != "" {
 			return
 		}
 		select {

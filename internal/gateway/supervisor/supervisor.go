@@ -4,6 +4,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -34,6 +35,9 @@ type Options struct {
 	// CertificateTimeout is how long a gateway without a certificate waits for
 	// its first one. The default is the constant of that name.
 	CertificateTimeout time.Duration
+	// PortTimeout is how long a gateway waits for a port that another socket of the pod
+	// holds.
+	PortTimeout time.Duration
 }
 
 // supervisor is a gateway, seen from its privileged half.
@@ -77,6 +81,10 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("opening the control socket: %w", err)
 	}
+	if err := s.endedBefore(); err != nil {
+		ln.Close()
+		return err
+	}
 	var background sync.WaitGroup
 	defer background.Wait()
 	defer cancel()
@@ -85,7 +93,14 @@ func Run(ctx context.Context, o Options) error {
 			o.Log.Error("the control socket failed", "error", err)
 		}
 	})
-	return s.end.conclude(s.live(ctx))
+	err = s.live(ctx)
+	if errors.Is(err, errEndedMeanwhile) {
+		err = nil
+	}
+	if err == nil && s.end.isDisabled() && len(s.end.report.Left) == 0 {
+		s.noteEnded(s.settings.config.Number)
+	}
+	return s.end.conclude(err)
 }
 
 // live sets everything up, serves, and takes it down again.
@@ -93,7 +108,8 @@ func (s *supervisor) live(ctx context.Context) error {
 	if certified, err := s.awaitCertificate(ctx); !certified {
 		return err
 	}
-	s.listeners.edgesPath = handoff.EdgesPath(s.SocketPath)
+	s.listeners.edgesPath, s.listeners.whenFree = handoff.EdgesPath(s.SocketPath), s.whenFree
+	defer s.reserve()()
 	defer s.listeners.close()
 	if err := s.listeners.open(ctx); err != nil {
 		return err

@@ -3,11 +3,7 @@
 package supervisor
 
 import (
-	"context"
 	"os"
-	"path/filepath"
-	"strings"
-	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
@@ -33,49 +29,4 @@ func WriteTerminationMessage(path string, err error) {
 	}
 	defer f.Close()
 	f.WriteString(text)
-}
-
-// lastSiblings is the number of populated cgroups beside the gateway's own when the
-// application has ended: the pod's sandbox.
-const lastSiblings = 1
-
-// siblingInterval is how often a terminating gateway checks whether the application still
-// runs.
-const siblingInterval = 100 * time.Millisecond
-
-// waitForApplication returns when the application's containers have ended, or when ctx is
-// done. The kubelet asks all containers of a pod to end at once, and an application that
-// closes its connections cleanly needs its gateway for that. The kubelet's grace period
-// bounds the wait.
-func waitForApplication(ctx context.Context, podCgroup, ownCgroup string) {
-	ticker := time.NewTicker(siblingInterval)
-	defer ticker.Stop()
-	for applicationRuns(podCgroup, ownCgroup) {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-	}
-}
-
-// applicationRuns reports whether a process runs in more containers of the pod than the
-// gateway's and the sandbox. cgroup.events covers the whole subtree, across PID namespaces.
-func applicationRuns(podCgroup, ownCgroup string) bool {
-	entries, err := os.ReadDir(podCgroup)
-	if err != nil {
-		return false
-	}
-	n := 0
-	for _, e := range entries {
-		dir := filepath.Join(podCgroup, e.Name())
-		if !e.IsDir() || dir == ownCgroup {
-			continue
-		}
-		events, err := os.ReadFile(filepath.Join(dir, "cgroup.events"))
-		if err == nil && strings.Contains(string(events), "populated 1") {
-			n++
-		}
-	}
-	return n > lastSiblings
 }

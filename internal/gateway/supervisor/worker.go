@@ -109,6 +109,7 @@ func (s *supervisor) startServing(w *worker, restarts int) error {
 		if err := s.attach(); err != nil {
 			return err
 		}
+		s.noteEnded(s.settings.config.Number - 1)
 		s.startExisting(s.settings.config.Existing)
 		s.Log.Info("ready", "identity", s.status.Identity, "mode", s.status.Mode, "cgroup", s.pod.Rel)
 	}

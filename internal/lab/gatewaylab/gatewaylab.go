@@ -49,8 +49,10 @@ type Spec struct {
 	Capture []netip.Prefix
 	// Configure changes the rest of the configuration if not nil.
 	Configure func(*api.Config)
-	// Dir is a directory for the control socket.
+	// Dir is a directory for the files of the gateway's container.
 	Dir string
+	// Sandbox is the ID of the pod's sandbox, empty if the container is to know nothing of it.
+	Sandbox string
 	// Log receives the gateway's log if not nil.
 	Log io.Writer
 	// TTL is the life of the certificate, one hour if zero.
@@ -59,6 +61,8 @@ type Spec struct {
 	// for them for CertificateTimeout, the gateway's default if zero.
 	Uncertified        bool
 	CertificateTimeout time.Duration
+	// PortTimeout is how long the gateway waits for a port, its default if zero.
+	PortTimeout time.Duration
 }
 
 // Leaf is what the pod's certificate is about.
@@ -73,7 +77,7 @@ func (s *Spec) Leaf() ca.LeafRequest {
 // Gateway is a running gateway.
 type Gateway struct {
 	*netlab.Process
-	socket, lastWords string
+	*Container
 }
 
 // Start runs a gateway and returns once it is ready, or waits for a certificate if
@@ -113,21 +117,19 @@ func (s *Spec) started() api.State {
 
 // Launch runs a gateway and does not wait.
 func Launch(s Spec) (*Gateway, error) {
-	env, err := s.environment()
+	env, err := s.Environment()
 	if err != nil {
 		return nil, err
 	}
-	g := &Gateway{
-		socket:    filepath.Join(s.Dir, "control-"+s.Node.UID, "control.sock"),
-		lastWords: filepath.Join(s.Dir, "termination-log-"+s.Node.UID),
-	}
-	if err := os.WriteFile(g.lastWords, nil, 0o600); err != nil {
+	// The path of a socket has 107 bytes at most.
+	container, err := NewContainer(filepath.Join(s.Dir, s.Node.UID[:8]), s.Sandbox)
+	if err != nil {
 		return nil, err
 	}
 	command := netlab.Command{
 		Cgroup: s.Node.GatewayCgroup,
 		Path:   s.Program,
-		Args:   []string{"supervise", "--control-socket", g.socket, "--termination-log", g.lastWords},
+		Args:   []string{"supervise"},
 		Env:    env,
 	}
 	if s.CertificateTimeout != 0 {
@@ -136,11 +138,18 @@ func Launch(s Spec) (*Gateway, error) {
 	if s.Log != nil {
 		command.Stdout, command.Stderr = s.Log, s.Log
 	}
-	g.Process, err = s.Node.TryStart(command)
-	return g, err
+	if s.PortTimeout != 0 {
+		command.Args = append(command.Args, "--port-timeout", s.PortTimeout.String())
+	}
+	process, err := s.Node.TryStart(container.In(command))
+	if err != nil {
+		return nil, err
+	}
+	return &Gateway{Process: process, Container: container}, nil
 }
 
-func (s *Spec) environment() ([]string, error) {
+// Environment is that of the gateway's container.
+func (s *Spec) Environment() ([]string, error) {
 	if s.Mode == "" {
 		s.Mode = api.Permissive
 	}
@@ -190,19 +199,10 @@ func (g *Gateway) status(ctx context.Context, wait time.Duration) (*api.Status, 
 // Call sends a request to the gateway's control socket.
 func (g *Gateway) Call(ctx context.Context, r control.Request) (*api.Status, error) {
 	var s api.Status
-	if err := control.Call(ctx, g.socket, r, &s); err != nil {
+	if err := control.Call(ctx, g.Socket(), r, &s); err != nil {
 		return nil, err
 	}
 	return &s, nil
-}
-
-// Socket is the path of the gateway's control socket.
-func (g *Gateway) Socket() string { return g.socket }
-
-// LastWords returns the gateway's termination message so far.
-func (g *Gateway) LastWords() (string, error) {
-	text, err := os.ReadFile(g.lastWords)
-	return string(text), err
 }
 
 // Connections returns the connection lines of the gateway's log, if it was

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // helperVariable names the helper that a re-executed program is to run.
@@ -57,6 +59,9 @@ type Command struct {
 	ExtraFiles []*os.File
 	// User is the user and group ID to run as, without capabilities, unless it is 0.
 	User uint32
+	// Mount, if not nil, changes the mounts that the process sees, before it starts. It is called
+	// in a mount namespace of the process's own.
+	Mount func() error
 	// Attr, if not nil, is where to start from for what the fields above do not cover.
 	Attr *syscall.SysProcAttr
 }
@@ -122,7 +127,7 @@ func (n *Node) TryStart(c Command) (*Process, error) {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: c.User, Gid: c.User}
 	}
 	// A child is in the network namespace of the thread that forks it.
-	if err := n.Do(cmd.Start); err != nil {
+	if err := n.Do(func() error { return startMounted(cmd, c.Mount) }); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", path, err)
 	}
 	p.cmd, p.Process = cmd, cmd.Process
@@ -131,6 +136,24 @@ func (n *Node) TryStart(c Command) (*Process, error) {
 		close(p.done)
 	}()
 	return p, nil
+}
+
+// startMounted starts cmd in a mount namespace of its own, which mount has changed, unless that is
+// nil. The calling thread must end afterwards.
+func startMounted(cmd *exec.Cmd, mount func() error) error {
+	if mount == nil {
+		return cmd.Start()
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("making a mount namespace: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("keeping mounts to the namespace: %w", err)
+	}
+	if err := mount(); err != nil {
+		return fmt.Errorf("mounting: %w", err)
+	}
+	return cmd.Start()
 }
 
 // executable returns a copy of this program that every user can run: go test builds

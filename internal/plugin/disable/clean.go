@@ -22,7 +22,7 @@ func (d *Disabler) clean(ctx context.Context, pod *corev1.Pod, gateway installed
 		return nil // look again
 	}
 	if err != nil {
-		return err
+		return installed.WhileClosed(pod, err)
 	}
 	result.Container, result.Cleaner = container.Name, container.Name
 	ended, err := installed.WaitUntil(ctx, d.Client, added, container.Name, terminated)

@@ -3,6 +3,7 @@ package installed
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -69,7 +70,7 @@ func Ended(pod *corev1.Pod, gateway Gateway) error {
 		// Without last words of its own, these are the end of its log.
 		text = lines[len(lines)-1]
 	}
-	return api.WithHint(fmt.Errorf("container %s ended with exit code %d: %s", gateway.Name, gateway.ExitCode, cmp.Or(OneLine(text), gateway.Reason)),
+	return api.WithHint(fmt.Errorf("container %s ended with exit code %d: %s", gateway.Name, gateway.ExitCode, NameContainers(pod, cmp.Or(OneLine(text), gateway.Reason))),
 		cmp.Or(OneLine(hint), fmt.Sprintf("'kubectl logs %s -c %s -n %s' shows its log", pod.Name, gateway.Name, pod.Namespace)))
 }
 
@@ -84,4 +85,15 @@ func Hopeful(pod *corev1.Pod, gateway Gateway) bool {
 // OneLine puts a text of several lines into one.
 func OneLine(text string) string {
 	return strings.Join(strings.Fields(text), " ")
+}
+
+// NameContainers puts the names of pod's containers in the place of their IDs in text. A gateway
+// knows the others by their cgroups alone.
+func NameContainers(pod *corev1.Pod, text string) string {
+	for _, status := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses, pod.Status.EphemeralContainerStatuses) {
+		if _, id, ok := strings.Cut(status.ContainerID, "://"); ok && id != "" {
+			text = strings.ReplaceAll(text, id, status.Name)
+		}
+	}
+	return text
 }

@@ -67,18 +67,19 @@ func Gateways(pod *corev1.Pod) []Gateway {
 	var found []Gateway
 	for i := range pod.Spec.EphemeralContainers {
 		container := &pod.Spec.EphemeralContainers[i]
-		if gatewayNumber(container.Name) == 0 || configText(container) == "" {
+		if Number(container.Name) == 0 || configText(container) == "" {
 			continue
 		}
 		gateway := Gateway{Name: container.Name, Image: container.Image, Phase: Waiting}
 		for _, status := range pod.Status.EphemeralContainerStatuses {
 			if status.Name == container.Name {
 				gateway.observe(status.State)
+				gateway.recall(status.LastTerminationState)
 			}
 		}
 		found = append(found, gateway)
 	}
-	slices.SortStableFunc(found, func(a, b Gateway) int { return gatewayNumber(a.Name) - gatewayNumber(b.Name) })
+	slices.SortStableFunc(found, func(a, b Gateway) int { return Number(a.Name) - Number(b.Name) })
 	return found
 }
 
@@ -119,10 +120,10 @@ func RunningGateway(pod *corev1.Pod) (Gateway, error) {
 func NextName(pod *corev1.Pod) string {
 	last := 0
 	for _, c := range pod.Spec.EphemeralContainers {
-		last = max(last, gatewayNumber(c.Name))
+		last = max(last, Number(c.Name))
 	}
 	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
-		last = max(last, gatewayNumber(c.Name))
+		last = max(last, Number(c.Name))
 	}
 	if last == 0 {
 		return ContainerName
@@ -170,6 +171,17 @@ func (g *Gateway) observe(state corev1.ContainerState) {
 	}
 }
 
+// recall makes a gateway that was disabled one again where the runtime has forgotten its container.
+// The kubelet tries to start that once more, but the Secret is gone; and a gateway that starts ends
+// as before.
+func (g *Gateway) recall(last corev1.ContainerState) {
+	before := Gateway{Name: g.Name, Image: g.Image}
+	before.observe(last)
+	if g.Phase == Waiting && before.Disabled() {
+		*g = before
+	}
+}
+
 // words returns what a container left as its last words. Of one that was killed the
 // kubelet shows the end of its log instead, where the lines of connections, the first
 // of them cut off, say nothing about its end.
@@ -179,9 +191,9 @@ func words(message string) string {
 	return strings.TrimSpace(strings.Join(lines, "\n"))
 }
 
-// gatewayNumber returns 1 for kube-gateway, n for kube-gateway-n with n of at
-// least 2, and 0 for any other name.
-func gatewayNumber(name string) int {
+// Number returns the number of the gateway whose container is called name: 1 for kube-gateway,
+// n for kube-gateway-n with n of at least 2, and 0 for any other name.
+func Number(name string) int {
 	if name == ContainerName {
 		return 1
 	}

@@ -123,6 +123,7 @@ func (c *Collector) ask(ctx context.Context, pod *corev1.Pod, item *Item) {
 	if answer != nil {
 		if err = checkState(answer); err == nil {
 			item.State, item.Status = State(answer.State), answer
+			answer.Reason = installed.NameContainers(pod, answer.Reason)
 			item.skew = skew(answer.Time, asked, c.Now())
 			item.Mode, item.OnFailure = cmp.Or(answer.Mode, item.Mode), cmp.Or(answer.OnFailure, item.OnFailure)
 			return

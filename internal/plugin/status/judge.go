@@ -47,6 +47,10 @@ func (i *Item) judge(now time.Time) {
 		if i.moved == "" {
 			i.judgeWaiting(enable)
 		}
+	case Starting:
+		if reason := oneLine(i.Status.Reason); reason != "" {
+			i.problem(Critical, "the gateway cannot start yet: "+reason, "it starts by itself once nothing is in its way")
+		}
 	case Uncertified:
 		i.problem(Warning, "the gateway has no certificate yet, and encrypts nothing", enable)
 	case Standby:

@@ -34,7 +34,7 @@ type result struct {
 
 func client(ctx context.Context, verb string, args []string) (result, error) {
 	run, ok := map[string]func(context.Context, []string) (result, error){
-		"talk": talk, "get": get, "talk6": talk6, "whose": whose, "steady": steady, "datagram": datagram, "established": established, "mapped": mapped, "first": first, "halfclose": halfClose,
+		"talk": talk, "get": get, "lookup": lookup, "talk6": talk6, "whose": whose, "steady": steady, "datagram": datagram, "established": established, "mapped": mapped, "first": first, "halfclose": halfClose,
 		"concurrent": concurrent, "sequence": sequence, "download": download, "upload": upload, "crash": crash,
 	}[verb]
 	if !ok {
@@ -84,6 +84,36 @@ func get(ctx context.Context, args []string) (result, error) {
 	defer response.Body.Close()
 	received, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
 	return result{Received: string(received), Count: response.StatusCode}, err
+}
+
+// lookup NETWORK NAME SERVER...: the IPv4 addresses of a name, of which each DNS server must
+// know the same. Over udp it asks again over TCP where the answer is too large, as every
+// resolver does.
+func lookup(ctx context.Context, args []string) (r result, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*dialTimeout)
+	defer cancel()
+	for i, server := range args[2:] {
+		resolver := net.Resolver{PreferGo: true, StrictErrors: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			if args[0] == "tcp" {
+				network = "tcp"
+			}
+			return (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, server)
+		}}
+		found, err := resolver.LookupNetIP(ctx, "ip4", args[1])
+		if err != nil {
+			return r, fmt.Errorf("from %s: %w", server, err)
+		}
+		var texts []string
+		for _, ip := range found {
+			texts = append(texts, ip.String())
+		}
+		text := strings.Join(texts, " ")
+		if i > 0 && text != r.Received {
+			return r, fmt.Errorf("from %s: %s", server, text)
+		}
+		r = result{Received: text, Count: len(found)}
+	}
+	return r, nil
 }
 
 // talk6 ADDRESS TEXT: talk over IPv6, also when a name has both families.

@@ -33,7 +33,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: app serve|traffic|served|talk|first|halfclose|concurrent|download|upload ...")
+		fmt.Fprintln(os.Stderr, "usage: app serve|hook|traffic|served|talk|lookup|first|halfclose|concurrent|download|upload ...")
 		os.Exit(2)
 	}
 	if os.Args[1] == "sleep" { // for pods whose ports are not their own
@@ -60,7 +60,7 @@ func main() {
 		return
 	}
 	if run := map[string]func(context.Context, []string) error{
-		"serve": serveCommand, "traffic": trafficCommand,
+		"serve": serveCommand, "traffic": trafficCommand, "hook": hookCommand,
 		"served": func(ctx context.Context, _ []string) error {
 			return printAnswer(ctx, http.MethodGet, "http://127.0.0.1:9080/served", nil)
 		},

@@ -1,0 +1,87 @@
+//go:build linux
+
+package main
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
+)
+
+// TestEndedGatewayStaysEnded: the kubelet starts the container of a gateway again when the
+// runtime has forgotten it. A gateway that was disabled, or that a newer one has replaced,
+// ends at once; one that died comes back.
+func TestEndedGatewayStaysEnded(t *testing.T) {
+	l := newLab(t)
+	numbered := func(n int) gatewaylab.Spec {
+		return with(l.spec(l.a), func(c *api.Config) { c.Number = n })
+	}
+	staysEnded := func(what string, s gatewaylab.Spec) {
+		t.Helper()
+		g, err := gatewaylab.Launch(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(g.Stop)
+		if err := ended(t, g); err != nil {
+			t.Errorf("%s: %v\n%s", what, err, g.Output())
+		}
+		if words, err := g.LastWords(); err != nil || words != api.DisabledMessage {
+			t.Errorf("%s: last words %q, %v", what, words, err)
+		}
+		if !strings.Contains(g.Output(), "started again") {
+			t.Errorf("%s: the log does not say why: %s", what, g.Output())
+		}
+	}
+
+	disable(t, l.a, l.gateway(numbered(1)), time.Minute)
+	staysEnded("a disabled gateway", numbered(1))
+	uncertified := numbered(1)
+	uncertified.Uncertified = true
+	staysEnded("a disabled gateway without a certificate", uncertified)
+
+	g := l.gateway(numbered(2))
+	if err := g.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-g.Done()
+	staysEnded("a gateway that was replaced", numbered(1))
+	g = l.gateway(numbered(2))
+	l.talk(l.a, l.b.Addr(portEcho))
+
+	// A plugin that gives no number knows nothing of all this.
+	disable(t, l.a, g, time.Minute)
+	disable(t, l.a, l.gateway(numbered(0)), time.Minute)
+	disable(t, l.a, l.gateway(numbered(0)), time.Minute)
+
+	// A gateway that is disabled before its first certificate is disabled, too.
+	uncertified = numbered(3)
+	uncertified.Uncertified = true
+	ask[api.DisableReport](t, l.gateway(uncertified), "disable")
+	staysEnded("a gateway that never had a certificate", numbered(3))
+}
+
+// TestCleanedGatewayStaysEnded: who cleans up after a dead gateway does not want it back.
+func TestCleanedGatewayStaysEnded(t *testing.T) {
+	l := newLab(t)
+	spec := strict(with(l.spec(l.a), func(c *api.Config) { c.Number = 1 }))
+	g := l.gateway(spec)
+	g.Stop()
+	l.refused(l.a, l.b.Addr(portEcho), "closed")
+	if out, words, err := l.clean(l.a, 1); err != nil {
+		t.Fatalf("%v: %s %s", err, out, words)
+	}
+	again, err := gatewaylab.Launch(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(again.Stop)
+	if err := ended(t, again); err != nil {
+		t.Errorf("%v\n%s", err, again.Output())
+	}
+	l.talk(l.a, l.b.Addr(portEcho))
+}

@@ -1,0 +1,155 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
+)
+
+// waitsFor starts a gateway, and returns it and its status once that gives a reason for the wait.
+func (l *lab) waitsFor(s gatewaylab.Spec) (*gatewaylab.Gateway, *api.Status) {
+	l.t.Helper()
+	g, err := gatewaylab.Launch(s)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(g.Stop)
+	// As the plugin asks: the answer comes with the reason, and not after the whole wait.
+	started := time.Now()
+	var st *api.Status
+	eventually(l.t, "the gateway answers", func() error {
+		st, err = g.Call(l.t.Context(), control.Request{Op: control.OpStatus, Wait: patience})
+		return err
+	})
+	if took := time.Since(started); took > patience/2 {
+		l.t.Errorf("the reason came after %v", took)
+	}
+	if st.State != api.Starting {
+		l.t.Errorf("it is %s, and not starting:\n%s", st.State, g.Output())
+	}
+	return g, st
+}
+
+func (l *lab) getsReady(g *gatewaylab.Gateway) {
+	l.t.Helper()
+	awaitStatus(l.t, g, "the gateway is ready", func(s *api.Status) bool { return s.State == api.Ready && s.Reason == "" })
+	l.talk(l.a, l.b.Addr(portEcho))
+}
+
+// TestPortHeldByListener: a gateway says who listens at its port, and starts when the port is free.
+func TestPortHeldByListener(t *testing.T) {
+	l := newLab(t)
+	for _, address := range []string{":18443", "127.0.0.1:18000", "[::1]:18444"} {
+		taken := l.a.Start(netlab.Command{Cgroup: l.a.AppCgroup, Path: l.app, Args: []string{"listen", address}})
+		says(t, taken, "listening")
+		g, st := l.waitsFor(l.spec(l.a))
+		where := strings.Replace(address, ":18443", "[::]:18443", 1)
+		if want := fmt.Sprintf("a listener at %s of process %d (app) in container app", where, taken.Pid); !strings.Contains(st.Reason, want) {
+			t.Errorf("%s: the reason is %q, want %q", address, st.Reason, want)
+		}
+		l.talk(l.a, l.b.Addr(portEcho))
+		taken.Stop()
+		l.getsReady(g)
+		disable(t, l.a, g, time.Minute)
+	}
+}
+
+// TestPortHeldByConnection: a gateway waits for the end of a connection that has its port by
+// chance, and says after a while which it is.
+func TestPortHeldByConnection(t *testing.T) {
+	l := newLab(t)
+	from := l.a.Addr(api.PeerPort)
+	h := l.holdIn(l.a, l.a.AppCgroup, l.b.Addr(portEcho), from)
+	g, st := l.waitsFor(l.spec(l.a))
+	if want := fmt.Sprintf("port 18443 is held by a connection from %s to %s of process %d (", from, l.b.Addr(portEcho), h.process.Pid); !strings.HasPrefix(st.Reason, want) {
+		t.Errorf("the reason is %q, want %q", st.Reason, want)
+	}
+	h.say("undisturbed")
+	if err := h.process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	l.getsReady(g)
+	disable(t, l.a, g, time.Minute)
+
+	// A gateway that waits can be disabled.
+	l.holdIn(l.a, l.a.AppCgroup, l.b.Addr(portEcho), from)
+	g, err := gatewaylab.Launch(l.spec(l.a))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.Stop)
+	eventually(t, "the gateway is disabled", func() error {
+		_, err := tryAsk[api.DisableReport](t, g, nil, "disable")
+		return err
+	})
+	checkDisabled(t, l.a, g)
+}
+
+// TestReservedPorts: outgoing connections do not get the gateway's ports by chance as long as it
+// is there, nor after its death. Nothing of that is left after its end.
+func TestReservedPorts(t *testing.T) {
+	const (
+		reserved = "/proc/sys/net/ipv4/ip_local_reserved_ports"
+		ports    = "/proc/sys/net/ipv4/ip_local_port_range"
+		before   = "9000,18443"
+		during   = "9000,18000,18443-18444"
+	)
+	l := newLab(t)
+	set := func(path, text string) {
+		t.Helper()
+		if err := l.a.Do(func() error { return os.WriteFile(path, []byte(text), 0) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect := func(what, want string) {
+		t.Helper()
+		var text []byte
+		if err := l.a.Do(func() (err error) { text, err = os.ReadFile(reserved); return err }); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.TrimSpace(string(text)); got != want {
+			t.Errorf("%s: %q are reserved, want %q", what, got, want)
+		}
+	}
+	set(reserved, before)
+	g := l.gateway(l.spec(l.a))
+	expect("ready", during)
+
+	// From the application's side: of these two ports none is to be had.
+	set(ports, strconv.Itoa(api.PeerPort)+" "+strconv.Itoa(api.InbandPort))
+	if conn, err := l.a.Dial("tcp", l.b.Addr(portEcho)); err == nil {
+		t.Errorf("a connection got the port of %v", conn.LocalAddr().(*net.TCPAddr))
+		conn.Close()
+	}
+	set(ports, "32768 60999")
+
+	if err := g.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-g.Done()
+	expect("dead", during)
+	g = l.gateway(l.spec(l.a))
+	expect("the next one", during)
+	disable(t, l.a, g, time.Minute)
+	expect("disabled", before)
+
+	g = l.gateway(strict(l.spec(l.a)))
+	g.Stop()
+	expect("dead", during)
+	if _, words, err := l.clean(l.a, 0); err != nil {
+		t.Fatalf("%v: %s", err, words)
+	}
+	expect("cleaned", before)
+}
