@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -319,17 +320,23 @@ func TestBothAreFollowed(t *testing.T) {
 	for name, fromTheStart := range map[string]bool{"it joins": false, "it is there": true} {
 		t.Run(name, func(t *testing.T) {
 			c := &cluster{}
-			drained := make(chan struct{})
+			broken := make(chan struct{})
+			var streams atomic.Int32
 			both := func(first corev1.ContainerState) *corev1.Pod {
 				pod := gatewayPod("web", first, up)
 				pod.Spec.EphemeralContainers[1].Env[0].Value = `{"replaces":"kube-gateway"}`
 				return pod
 			}
 			old := func(w http.ResponseWriter, r *http.Request) {
-				writeLines(w, 0, 1)
-				<-drained
-				// What was open has ended.
-				writeLines(w, 1, 1)
+				if streams.Add(1) == 1 {
+					writeLines(w, 0, 1)
+					<-broken
+					return
+				}
+				// It runs on, and what was open has ended.
+				if r.URL.Query().Get("follow") == "true" {
+					writeLines(w, 1, 1)
+				}
 				c.set("web", both(dead))
 			}
 			next := func(w http.ResponseWriter, r *http.Request) { writeLines(w, 7, 1); <-r.Context().Done() }
@@ -341,10 +348,10 @@ func TestBothAreFollowed(t *testing.T) {
 				}
 			}
 			rest := func(w http.ResponseWriter, r *http.Request) { writeLines(w, 1, 1) }
-			c.streams = map[string][]http.HandlerFunc{"web": {by, by, rest}}
+			c.streams = map[string][]http.HandlerFunc{"web": {by, by, by, rest}}
 			tailer, out, errOut := c.tailer(t, Options{Lines: 10})
 			ctx, cancel := context.WithCancel(bounded(t))
-			out.then("line 7", func() { close(drained) })
+			out.then("line 7", func() { close(broken) })
 			out.then("line 1", func() { time.AfterFunc(100*time.Millisecond, cancel) })
 			start := gatewayPod("web", up)
 			if fromTheStart {
