@@ -34,7 +34,9 @@ type apiServer struct {
 	// gateway, if not nil, is what runs instead in the containers of pods.
 	gateway func(pod string, command []string) (stdout, stderr string, exitCode int)
 	// fleet, if not nil, is asked instead of both.
-	fleet *fakegateway.Fleet
+	fleet interface {
+		Answer(context.Context, *fakegateway.Call) (any, error)
+	}
 	// objects are other objects, as JSON by their paths.
 	objects map[string]string
 	// logs are the log texts by pod.

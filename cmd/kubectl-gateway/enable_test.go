@@ -81,7 +81,8 @@ func TestEnableFlags(t *testing.T) {
 		wantOptions := inject.Options{Image: installed.DefaultImage(version), Mode: api.Permissive, OnFailure: api.FailOpen, Wire: api.WireAuto,
 			Existing: api.ExistingReport, Delivery: inject.DeliverySecret, TTL: ca.DefaultLeafTTL, Timeout: time.Minute,
 			Log: api.LogConnections, LogLimit: api.DefaultLogLimit,
-			Named: api.Coverage{NodePorts: [2]uint16{30000, 32767}, Outside: api.OutsideCount}}
+			Succession: inject.Succession{DrainTimeout: 30 * time.Second},
+			Named:      api.Coverage{NodePorts: [2]uint16{30000, 32767}, Outside: api.OutsideCount}}
 		change(&wantOptions)
 		options, err := enableFlags(t, strings.Fields(line)...)
 		diff := cmp.Diff(wantOptions, options, cmpopts.EquateComparable(netip.Prefix{}))

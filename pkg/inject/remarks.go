@@ -37,7 +37,7 @@ func (in *Injector) differences(pod *corev1.Pod, name string, status *api.Status
 		log, limit = cmp.Or(status.Log.Level, log), cmp.Or(status.Log.Limit, limit)
 	}
 	which := fmt.Sprintf("pod/%s -n %s", pod.Name, pod.Namespace)
-	again := fmt.Sprintf("; to change that: kubectl gateway disable %s, then enable it again", which)
+	const again = "; --replace changes that"
 	var list []string
 	add := func(differs bool, format string, args ...any) {
 		if differs {

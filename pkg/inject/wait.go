@@ -123,7 +123,7 @@ func (in *Injector) certify(ctx context.Context, gateway *remote.Conn, a *answer
 }
 
 func (in *Injector) checkStatus(pod *corev1.Pod, name string, status *api.Status) error {
-	if status.State == api.Ready || status.State == api.Uncertified && in.Options.DryRun != installed.DryRunNone {
+	if status.State == api.Ready || status.State == api.Standby || status.State == api.Uncertified && in.Options.DryRun != installed.DryRunNone {
 		return nil
 	}
 	if status.State == api.Starting && status.Reason != "" {

@@ -106,6 +106,13 @@ func changing() []map[string]example {
 			"kubectl gateway rotate pod/web-0":                                          {says: "certificate renewed"},
 			"kubectl gateway rotate --all -n shop":                                      {with: "--yes", says: "certificate renewed"},
 			"kubectl annotate namespace shop kube-gateway.io=true":                      {says: "annotated"},
+		}, {
+			"kubectl gateway upgrade pod/web-0":      {with: "--force", says: "gateway upgraded"},
+			"kubectl gateway upgrade deploy/web":     {says: "already"},
+			"kubectl gateway upgrade --all -A --yes": {says: "already"},
+			"kubectl gateway upgrade deploy/web --image=registry.example/kube-gateway:v1.2.3 --drain-timeout=10m": {with: "--dry-run=client", says: "would be replaced"},
+			"kubectl gateway upgrade --all --dry-run=server":                                                      {says: "already"},
+			"kubectl gateway enable deploy/web --replace --on-failure=closed --wire=port":                         {with: "--dry-run=client", says: "would be replaced"},
 		},
 	}
 }

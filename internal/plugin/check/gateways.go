@@ -156,8 +156,8 @@ func checkSkew(_ context.Context, f *facts) []finding {
 			continue
 		}
 		list = append(list, finding{result: Warning, objects: object(item),
-			detail: fmt.Sprintf("the gateway is %s, and the plugin is %s", item.Status.Version, f.Version),
-			hint:   "to replace it: 'kubectl gateway disable', then 'enable'; connections meanwhile are not encrypted"})
+			detail:  fmt.Sprintf("the gateway is %s, and the plugin is %s", item.Status.Version, f.Version),
+			command: fmt.Sprintf("kubectl gateway upgrade pod/%s -n %s", item.Pod, item.Namespace)})
 	}
 	return orOK(list, "%s", f.Version)
 }

@@ -11,6 +11,7 @@ import (
 type Use string
 
 const (
+	// Enable is that of upgrade, too.
 	Enable Use = "enable"
 	// Secrets comes on top of Enable with --delivery=secret.
 	Secrets Use = "enable --delivery=secret"

@@ -43,6 +43,9 @@ type cursor struct {
 	reported string
 	// numbers are those of the last lines of each process.
 	numbers map[string]uint64
+	// claim, if not nil, reports whether the log of another container of the pod is this
+	// cursor's to read: nobody reads it yet.
+	claim func(container string) bool
 }
 
 // missing returns how many lines are missing before a line with this number.
@@ -131,15 +134,18 @@ func (t *Tailer) look(ctx context.Context, pod *corev1.Pod, at *cursor, cause er
 		return false, nil
 	}
 	gateway, ok := installed.Current(current)
-	over := !ok || gateway.Name != at.container || gateway.Phase == installed.Terminated
+	// One whose place another gateway took still drains, and writes of what ends.
+	over := !ok || gateway.Phase == installed.Terminated || gateway.Name != at.container && !runs(current, at.container)
 	switch {
 	case over && (!at.final || cause != nil):
 		// A stream may break before the last lines have arrived.
 		at.final = true
 		return false, nil
+	case over && ok && gateway.Name != at.container && at.claim != nil && !at.claim(gateway.Name):
+		return true, nil
 	case over && ok && gateway.Name != at.container:
 		t.report(pod, event, fmt.Sprintf("the gateway has a successor, following %s", gateway.Name), "")
-		*at = cursor{container: gateway.Name, started: gateway.StartedAt, fromStart: true}
+		*at = cursor{container: gateway.Name, started: gateway.StartedAt, fromStart: true, claim: at.claim}
 		return false, nil
 	case over:
 		t.reportEnd(current, gateway)
@@ -154,6 +160,11 @@ func (t *Tailer) look(ctx context.Context, pod *corev1.Pod, at *cursor, cause er
 		at.report(t, pod, event, "the log stream ended, reading on")
 	}
 	return false, nil
+}
+
+// runs reports whether the gateway of pod called container runs.
+func runs(pod *corev1.Pod, container string) bool {
+	return slices.ContainsFunc(installed.Gateways(pod), func(g installed.Gateway) bool { return g.Name == container && g.Phase == installed.Running })
 }
 
 // reportEnd reports how a gateway ended, and how to get another.

@@ -76,7 +76,7 @@ func (v *Verifier) Verify(ctx context.Context, from, to *corev1.Pod) (*Result, e
 	if err != nil {
 		return nil, err
 	}
-	run := &run{Verifier: v, started: time.Now(), from: v.gateway(from), to: v.gateway(to), ip: ip, port: v.Port,
+	run := &run{Verifier: v, started: time.Now(), from: v.gateway(ctx, from), to: v.gateway(ctx, to), ip: ip, port: v.Port,
 		result: &Result{From: side(from), To: side(to), Canary: "kube-gateway-canary-" + randomText()}}
 	if run.to == nil && run.port == 0 {
 		if run.port = declaredPort(to); run.port == 0 {
@@ -98,11 +98,11 @@ func runs(pod *corev1.Pod) bool {
 }
 
 // gateway returns the gateway that runs in pod, nil if none does.
-func (v *Verifier) gateway(pod *corev1.Pod) *remote.Conn {
+func (v *Verifier) gateway(ctx context.Context, pod *corev1.Pod) *remote.Conn {
 	if !runs(pod) {
 		return nil
 	}
-	g, _ := installed.Current(pod)
+	g, _ := v.Gateways.Serving(ctx, pod)
 	return v.Gateways.Gateway(pod, g.Name)
 }
 
