@@ -50,8 +50,10 @@ type Status struct {
 	Identity    string      `json:"identity"`
 	Cert        Certificate `json:"certificate"`
 	Worker      Worker      `json:"worker"`
-	Capture     Capture     `json:"capture"`
-	Traffic     Traffic     `json:"traffic"`
+	// Memory is nil if the gateway cannot read it.
+	Memory  *Memory `json:"memory,omitempty"`
+	Capture Capture `json:"capture"`
+	Traffic Traffic `json:"traffic"`
 	// Unencrypted counts, by reason, the connections that were refused or carried in
 	// plaintext.
 	Unencrypted []Unencrypted `json:"unencrypted,omitempty"`
@@ -61,6 +63,10 @@ type Status struct {
 	// carries. It is nil if the gateway does not list them.
 	Existing *ExistingConnections `json:"existing,omitempty"`
 }
+
+// MissingProtection begins the entry of Status.Missing that says that the kernel may kill the whole
+// gateway where the pod's memory is used up.
+const MissingProtection = "protection where the pod's memory is used up"
 
 // MaxExisting is how many connections an ExistingConnections lists.
 const MaxExisting = 50
@@ -106,6 +112,21 @@ type Worker struct {
 	StartedAt time.Time `json:"startedAt"`
 	// Restarts counts how often the supervisor restarted it.
 	Restarts int `json:"restarts"`
+}
+
+// Memory describes the memory of a gateway and of its pod, in bytes.
+type Memory struct {
+	// Used is what the gateway's container uses, page cache included.
+	Used int64 `json:"used"`
+	// Limit is that of the gateway's container or of the pod, of which Left is not used, what the
+	// kernel can reclaim included. A Limit of zero is none.
+	Limit int64 `json:"limit,omitempty"`
+	Left  int64 `json:"left,omitempty"`
+	// Room is for how many more connections there is memory before new ones are refused. It has no
+	// meaning without a Limit.
+	Room int `json:"room,omitempty"`
+	// Killed counts the processes of the gateway that the kernel killed for want of memory.
+	Killed uint64 `json:"killed,omitempty"`
 }
 
 // Capture describes the eBPF programs and their counters.

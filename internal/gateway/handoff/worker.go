@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/memory"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
@@ -32,10 +33,11 @@ type Listeners struct {
 const (
 	captureListeners = "capture-listeners"
 	inbandListeners  = "inband-listeners"
+	memoryFiles      = "memory-files"
 )
 
-// ForWorker returns what a worker is started with, and the channel to it.
-func ForWorker(material, counters *os.File, l *Listeners) (*Channel, *Start, error) {
+// ForWorker returns what a worker is started with, and the channel to it. gauge may be nil.
+func ForWorker(material, counters *os.File, l *Listeners, gauge *memory.Gauge) (*Channel, *Start, error) {
 	ours, theirs, err := packetSocket("worker")
 	if err != nil {
 		return nil, nil, err
@@ -44,8 +46,9 @@ func ForWorker(material, counters *os.File, l *Listeners) (*Channel, *Start, err
 		Args: []string{
 			"--" + captureListeners, strconv.Itoa(len(l.Capture)),
 			"--" + inbandListeners, strconv.Itoa(len(l.Inband)),
+			"--" + memoryFiles, strconv.Itoa(len(gauge.Files())),
 		},
-		Files: slices.Concat([]*os.File{material, theirs, counters, l.Peer, l.Edges}, l.Capture, l.Inband),
+		Files: slices.Concat([]*os.File{material, theirs, counters, l.Peer, l.Edges}, l.Capture, l.Inband, gauge.Files()),
 		end:   theirs,
 	}, nil
 }
@@ -56,6 +59,8 @@ type Worker struct {
 	// Capture, Peer, Inband and Edges are those of Listeners.
 	Capture, Inband []net.Listener
 	Peer, Edges     net.Listener
+	// Memory shows what is left of the pod's memory, nil if that is unknown.
+	Memory *memory.Gauge
 
 	channel workerChannel
 }
@@ -66,6 +71,7 @@ func InheritWorker(args []string) (*Worker, *Material, error) {
 	flags := flag.NewFlagSet("worker", flag.ContinueOnError)
 	capture := flags.Int(captureListeners, 0, "number of inherited capture listeners")
 	inband := flags.Int(inbandListeners, 0, "number of inherited in-band listeners")
+	gauge := flags.Int(memoryFiles, 0, "number of inherited files about memory")
 	if err := flags.Parse(args); err != nil {
 		return nil, nil, err
 	}
@@ -77,7 +83,9 @@ func InheritWorker(args []string) (*Worker, *Material, error) {
 		return nil, nil, err
 	}
 	var w Worker
-	err = w.inherit(&files, *capture, *inband)
+	if err = w.inherit(&files, *capture, *inband); err == nil {
+		w.Memory = memory.FromFiles(files.files("memory", *gauge))
+	}
 	return &w, m, err
 }
 

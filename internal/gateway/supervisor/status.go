@@ -128,5 +128,7 @@ func (s *supervisor) describeNow() (*api.Status, error) {
 	st.Capture.Refused = s.refused.list()
 	st.Traffic, st.Unencrypted = s.traffic.Traffic(), s.traffic.Unencrypted()
 	s.withExisting(&st)
+	st.Memory = s.memory.describe()
+	s.oom.describe(&st)
 	return &st, nil
 }

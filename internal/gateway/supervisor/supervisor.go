@@ -49,12 +49,14 @@ type supervisor struct {
 	existing existingConnections
 	refused  refusedStrangers
 	end      *ending
+	oom      protection
 
 	// These are set by live.
 
 	programs  *bpf.Programs
 	pod, own  bpf.Cgroup
 	closing   sync.Once // of programs
+	memory    podMemory
 	listeners listeners
 	// traffic lies in the file counters, which workers map.
 	traffic  *traffic.Counters
@@ -74,6 +76,9 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer func() { s.settings.material.Close() }()
+	if s.oom = protect(); s.oom.missing != nil {
+		o.Log.Warn("the gateway may end where the pod's memory is used up", "error", s.oom.missing)
+	}
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -123,6 +128,8 @@ func (s *supervisor) live(ctx context.Context) error {
 		return err
 	}
 	defer s.closePrograms()
+	s.openMemory()
+	defer s.memory.gauge.Close()
 	if err := s.listeners.openMarked(ctx); err != nil {
 		return err
 	}
