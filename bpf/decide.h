@@ -86,6 +86,26 @@ static __always_inline void count_outside(const struct endpoint *dst)
 		__sync_fetch_and_add(connections, 1);
 }
 
+/* Whether a connection is no business of the gateway: it stays in the pod, or leaves for the Internet. */
+static __always_inline bool is_exempt(enum action action, const struct endpoint *dst)
+{
+	return action == ACTION_LOCAL || (action == ACTION_OUTSIDE && (!is_private(dst->ip) || is_own(dst->ip)));
+}
+
+/* Decides about a connection that is not exempt and that no range captures. */
+static __always_inline enum verdict judge_uncaptured(const struct config *cfg, enum action action, const struct endpoint *dst)
+{
+	if (action == ACTION_EXCLUDE) {
+		COUNT(excluded);
+		return VERDICT_PASS;
+	}
+	count_outside(dst);
+	if (!cfg->strict || !cfg->refuse_outside)
+		return VERDICT_PASS;
+	COUNT(outside_refused);
+	return VERDICT_REFUSE;
+}
+
 static __always_inline bool is_udp(struct bpf_sock_addr *ctx)
 {
 	return ctx->type == SOCK_DGRAM && ctx->protocol == IPPROTO_UDP;

@@ -110,6 +110,7 @@ func (p *Programs) loadInbound() (*inbound, error) {
 		inboundMapKgwConfig:    p.objects.KgwConfig,
 		inboundMapKgwCounters:  p.objects.KgwCounters,
 		inboundMapKgwListeners: p.objects.KgwListeners,
+		inboundMapKgwOutside:   p.objects.KgwOutside,
 		inboundMapKgwOwn:       p.objects.KgwOwn,
 		inboundMapKgwPlaintext: p.objects.KgwPlaintext,
 		inboundMapKgwPorts:     p.objects.KgwPorts,

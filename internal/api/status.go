@@ -183,16 +183,17 @@ type CaptureCounts struct {
 	PlaintextAllowed uint64 `json:"plaintextAllowed,omitempty"`
 	PlaintextRefused uint64 `json:"plaintextRefused,omitempty"`
 	// Excluded counts connections that were not captured because the coverage excludes or
-	// passes their destination.
+	// passes their destination, what the pod forwards included.
 	Excluded uint64 `json:"excluded,omitempty"`
-	// OutsideConnections counts connections into private address space that no range names,
-	// OutsideRefused those of them that were refused.
+	// OutsideConnections counts connections into private address space that no range names, what
+	// the pod forwards included, OutsideRefused those of them that were refused.
 	OutsideConnections uint64 `json:"outsideConnections,omitempty"`
 	OutsideRefused     uint64 `json:"outsideRefused,omitempty"`
 	// Nested counts connections from network namespaces that processes of the pod have made
-	// (containers in the pod, for example), where the gateway cannot capture. Forwarded counts those
-	// that the pod forwards for others. Both were refused in strict mode, and passed in plaintext
-	// otherwise.
+	// (containers in the pod, for example), where the gateway cannot capture. Forwarded counts SYNs
+	// to captured ranges that the pod forwards for others, or that a process writes by itself. Both
+	// were refused in strict mode, and passed in plaintext otherwise. What passes from such a
+	// namespace by way of the pod's own is forwarded as well.
 	Nested    uint64 `json:"nested,omitempty"`
 	Forwarded uint64 `json:"forwarded,omitempty"`
 }
