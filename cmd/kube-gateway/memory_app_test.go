@@ -18,9 +18,14 @@ import (
 
 // A small application for pods with little memory: its connections take nothing but what the
 // kernel needs. "small serve PORT" returns what it reads. The others print a smallResult:
-// "small idle N ADDRESS" after an exchange over each of N connections, which stay open,
+// "small idle N ADDRESS" after an exchange over each of N connections, which stay open, unless
+// enoughResets of them were reset before,
 // "small bulk N ADDRESS SECONDS" after so much time of sending and receiving on all of them, and
 // "small hog PROCESSES MIB", which takes so much memory in each process, when that is done.
+
+// enoughResets is how often an application is refused until it gives up: a peer's gateway dials five
+// times before it refuses.
+const enoughResets = 10
 
 // smallResult counts connections by what became of them.
 type smallResult struct {
@@ -54,7 +59,9 @@ func small(args []string) int {
 			if err == nil {
 				err = smallExchange(fd)
 			}
-			result.note(err)
+			if result.note(err); result.Reset == enoughResets {
+				break
+			}
 		}
 	case "bulk":
 		err = smallBulk(&result, number(1), args[2], time.Duration(number(3))*time.Second)

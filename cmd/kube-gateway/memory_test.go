@@ -214,7 +214,7 @@ func (l *pressedLab) idle(each int) (out, in smallResult) {
 	out, in = l.smallResult(outbound), l.smallResult(inbound)
 	l.report(fmt.Sprintf("%d idle connections each way", each))
 	l.t.Logf("out %+v, in %+v", out, in)
-	if out.Served+out.Reset != each || in.Served+in.Reset != each {
+	if len(out.Failed)+len(in.Failed) > 0 || out.Served != each && out.Reset < enoughResets || in.Served != each && in.Reset < enoughResets {
 		l.t.Error("connections neither worked nor were they refused")
 	}
 	return out, in
@@ -231,7 +231,7 @@ func TestMemoryIdle(t *testing.T) {
 			if n := refusedFor(s, "no_memory"); n < uint64(out.Reset+in.Reset) || n == 0 {
 				t.Errorf("%d connections were refused for want of memory, and %d were reset", n, out.Reset+in.Reset)
 			}
-			if out.Served+in.Served < 150 {
+			if out.Served+in.Served < 100 {
 				t.Errorf("only %d connections of 500 were served", out.Served+in.Served)
 			}
 			if n := l.events("oom_kill"); n > 0 || s.Worker.Restarts > 0 {
