@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"net"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -78,6 +79,11 @@ func (p *Proxy) FitMemory() {
 		return
 	}
 	p.pools.fit(size)
+	for _, l := range p.options.Capture {
+		if socket, ok := l.(syscall.Conn); ok {
+			_ = onSocket(socket, func(fd int) error { return fitSegments(fd, size) })
+		}
+	}
 	for _, c := range p.live.snapshot() {
 		c.mu.Lock()
 		sockets := c.sockets
@@ -88,6 +94,21 @@ func (p *Proxy) FitMemory() {
 			}
 		}
 	}
+}
+
+// smallSegment is the payload of a segment on Ethernet.
+const smallSegment = 1448
+
+// fitSegments has the other end of connections that fd will accept, or will open, send small segments while
+// buffers are bounded. The kernel makes a new socket's send buffer large enough for twenty segments
+// (tcp_sndbuf_expand in net/ipv4/tcp_input.c), and those on loopback have 64 KiB: each stream of
+// an application can hold 2.6 MiB before the gateway has read a byte.
+func fitSegments(fd, size int) error {
+	segment := 0 // as large as the interface allows
+	if size > 0 {
+		segment = smallSegment
+	}
+	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_MAXSEG, segment)
 }
 
 // fitSocket bounds the socket's buffers in the kernel to size bytes each, or with 0 has the kernel size

@@ -169,17 +169,39 @@ func exchangeBulk(t *testing.T, conn *net.TCPConn) {
 	}
 }
 
+// echoing returns what conn brings.
+func echoing(conn *net.TCPConn) {
+	go func() {
+		echo(conn)
+		_ = conn.Close()
+	}()
+}
+
+func sendBuffer(t *testing.T, conn *net.TCPConn) (n int) {
+	t.Helper()
+	must.Do(t, onSocket(conn, func(fd int) (err error) {
+		n, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
+		return err
+	}))
+	return n
+}
+
 // TestFitMemory: the buffers of sockets follow what is left, those of open connections as well.
 func TestFitMemory(t *testing.T) {
 	m := newTestMemory(t)
 	client, server := pair(t, m.budget)
-	destination := application(t, server.ip, echo)
+	destination, accept := collect(t, server.ip)
 	open := client.dial(destination)
+	accepted := accept()
+	echoing(accepted)
 	ping(t, open)
 	usual := buffersOf(t, client.proxy)
 	m.left(20 * mebi) // 32 KiB, which the kernel doubles
 	client.proxy.FitMemory()
+	server.proxy.FitMemory()
 	another := client.dial(destination)
+	acceptedLater := accept()
+	echoing(acceptedLater)
 	ping(t, another)
 	bounded := buffersOf(t, client.proxy)
 	if want := slices.Repeat([]int{64 << 10}, 2*len(usual)); !slices.Equal(bounded, want) || slices.Max(usual) <= 64<<10 {
@@ -188,10 +210,17 @@ func TestFitMemory(t *testing.T) {
 	if n := client.proxy.pools.less.Load(); n != 2 {
 		t.Errorf("%d classes of buffers are left out", n)
 	}
+	// The applications' own send buffers, at either end.
+	for _, conn := range []*net.TCPConn{another, acceptedLater} {
+		if before, after := sendBuffer(t, accepted), sendBuffer(t, conn); before < mebi || after > mebi/4 {
+			t.Errorf("the application's send buffer has %d bytes, before %d", after, before)
+		}
+	}
 	// Bulk passes through small buffers.
 	exchangeBulk(t, open)
 	m.lift()
 	client.proxy.FitMemory()
+	server.proxy.FitMemory()
 	if n := client.proxy.pools.less.Load(); n != 0 {
 		t.Errorf("%d classes of buffers are left out", n)
 	}

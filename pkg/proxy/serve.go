@@ -27,6 +27,7 @@ func (p *Proxy) Serve(ctx context.Context) error {
 		return errors.New("the proxy has served already")
 	}
 	defer p.cancel()
+	p.FitMemory()
 	failed := make(chan error, len(p.listeners()))
 	start := func(l net.Listener, d traffic.Direction, handle func(*net.TCPConn)) *acceptor {
 		a := newAcceptor(p, l, d, handle)
