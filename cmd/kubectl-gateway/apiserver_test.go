@@ -34,11 +34,15 @@ type apiServer struct {
 	// gateway, if not nil, is what runs instead in the containers of pods.
 	gateway func(pod string, command []string) (stdout, stderr string, exitCode int)
 	// fleet, if not nil, is asked instead of both.
-	fleet *fakegateway.Fleet
+	fleet interface {
+		Answer(context.Context, *fakegateway.Call) (any, error)
+	}
 	// objects are other objects, as JSON by their paths.
 	objects map[string]string
 	// logs are the log texts by pod.
 	logs map[string]string
+	// slowLogs is how long a log takes to come.
+	slowLogs time.Duration
 }
 
 // forbidden is an object that may not be read.
@@ -100,6 +104,8 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		s.refuse(w, http.StatusNotFound, metav1.StatusReasonNotFound, "not found")
 	case parts[2] == "log" && s.logs[parts[1]] != "":
+		w.(http.Flusher).Flush()
+		time.Sleep(s.slowLogs)
 		fmt.Fprint(w, s.logs[parts[1]])
 	case parts[2] == "exec" && s.fleet != nil:
 		s.exec(w, r, func(in io.Reader, out, errOut io.Writer) int {

@@ -27,6 +27,7 @@ import (
 type enableOptions struct {
 	podFlags
 	settings
+	replace bool
 }
 
 // newEnableCommand returns the command that stores its flags in o.
@@ -45,6 +46,11 @@ Later pods of a workload get no gateway: see 'watch'.
 
 enable skips pods with a working gateway, and replaces a gateway that died or was
 disabled. A failed pod does not stop the others, and makes the exit code 1.
+
+--replace puts a new gateway in the place of one that works, as 'upgrade' does: no
+connection fails. It has the settings that are given, this plugin's image or --image,
+and otherwise the settings that are in force. Nothing is done where that would change
+nothing. What 'mode', 'allow' and 'refresh' change needs no --replace.
 
 Connections that are open already stay in plaintext, and are counted and listed.
 --existing=reset closes them, also in pods that have a gateway already, so that the
@@ -73,11 +79,24 @@ applications make new ones, which are encrypted.`,
   # No key reaches the API server, and no right to Secrets is needed
   kubectl gateway enable pod/web-0 --delivery=csr
 
+  # Change what cannot be changed in place, in pods that have a gateway
+  kubectl gateway enable deploy/web --replace --on-failure=closed --wire=port
+
   # Print what enable would create, tried by the server, without keys
   kubectl gateway enable pod/web-0 --dry-run=server -o yaml`,
 		ValidArgsFunction: a.completeTargets(toEnable),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			options := o.complete()
+			switch {
+			case o.replace:
+				options.Succession.Change = o.change(cmd.Flags().Changed, options)
+				options.Succession.Redeliver = cmd.Flags().Changed("delivery")
+				if !cmd.Flags().Changed("image") {
+					options.Succession.Version = version
+				}
+			case cmd.Flags().Changed("drain-timeout"):
+				return api.WithHint(errors.New("--drain-timeout is about gateways that are replaced"), "use it with --replace")
+			}
 			if options.KeepSecret && options.Delivery == inject.DeliveryCSR {
 				return errors.New("--keep-secret and --delivery=csr are both given, and csr makes no Secret")
 			}
@@ -88,6 +107,8 @@ applications make new ones, which are encrypted.`,
 	o.podFlags.addFlags(f)
 	o.settings.addFlags(f, inject.DeliverySecret)
 	f.BoolVar(&o.options.KeepSecret, "keep-secret", false, "keep the Secret with the pod's key after the gateway has read it")
+	f.BoolVar(&o.replace, "replace", false, "put a new gateway in the place of one that runs, with the settings that are given")
+	addDrainTimeout(f, &o.options.Succession.DrainTimeout, "with --replace: how long connections of the old gateway may go on before they are reset")
 	addDryRun(f, &o.options.DryRun, "the server tries it")
 	return cmd
 }
@@ -102,9 +123,13 @@ func (o *enableOptions) verb(injector *inject.Injector) *podVerb[inject.Result, 
 			if injector.Authority, err = authority.Load(ctx, authority.Location{Client: client, Dir: o.authorityDir}); err != nil {
 				return nil, fmt.Errorf("loading the authority: %w", err)
 			}
+			if o.replace {
+				return injector.EnableOrReplace, nil
+			}
 			return injector.Enable, nil
 		},
 		survey: func(ctx context.Context, r *report, pods []corev1.Pod) (err error) {
+			injector.Shared = inject.NewShared(injector.Client, installed.ManyPods(ctx, injector.Client, pods))
 			if err := inject.CheckServer(ctx, injector.Client.Discovery(), options.Delivery); err != nil {
 				return err
 			}
@@ -120,9 +145,12 @@ func (o *enableOptions) verb(injector *inject.Injector) *podVerb[inject.Result, 
 		refuse: func(pod *corev1.Pod, err error) inject.Result {
 			return inject.Result{Pod: pod, Action: inject.Failed, Err: err}
 		},
-		tell:    func(result inject.Result) outcome { return tellEnabled(result, options.DryRun) },
+		tell:    func(result inject.Result) outcome { return tellEnabled(result, options) },
 		item:    newEnableItem,
 		closing: func(found *targets.Selection, _ []inject.Result) []string { return ofWorkloads(found.Workloads) },
+	}
+	if o.replace {
+		v.group, v.failed = workloadOf, func(result inject.Result) error { return result.Err }
 	}
 	if options.DryRun == installed.DryRunNone {
 		v.question = "enable"
@@ -133,15 +161,25 @@ func (o *enableOptions) verb(injector *inject.Injector) *podVerb[inject.Result, 
 }
 
 // tellEnabled says what enable did with a pod.
-func tellEnabled(result inject.Result, dryRun installed.DryRun) outcome {
+func tellEnabled(result inject.Result, options *inject.Options) outcome {
 	what := "enabled"
-	if result.Action == inject.Unchanged {
+	switch {
+	case result.Action == inject.Unchanged && options.Succession.Change != nil:
+		what = "already has these settings"
+	case result.Action == inject.Unchanged:
 		what = "already enabled"
 	}
 	told := outcome{pod: result.Pod, warnings: result.Warnings, err: result.Err,
-		done: fmt.Sprintf("gateway %s (%s, %.1fs)%s", what, result.Container, result.Elapsed.Seconds(), dryRunWords(dryRun))}
+		done: fmt.Sprintf("gateway %s (%s, %.1fs)%s", what, result.Container, result.Elapsed.Seconds(), dryRunWords(options.DryRun))}
+	switch {
+	case result.Action != inject.Replaced || result.Err != nil:
+	case options.DryRun != installed.DryRunNone:
+		told.done = fmt.Sprintf("gateway would be replaced (%s by %s)%s", result.Predecessor, result.Container, dryRunWords(options.DryRun))
+	default:
+		told.done, told.notes = replacedWords(result, "replaced", options.Succession.DrainTimeout)
+	}
 	if result.Reset > 0 {
-		told.notes = []string{fmt.Sprintf("connections from before that were reset: %d", result.Reset)}
+		told.notes = append(told.notes, fmt.Sprintf("connections from before that were reset: %d", result.Reset))
 	}
 	return told
 }
@@ -151,6 +189,8 @@ type enableItem struct {
 	podItem
 	Action    inject.Action `json:"action"`
 	Container string        `json:"container,omitempty"`
+	// Predecessor is the container whose place the gateway took.
+	Predecessor string `json:"predecessor,omitempty"`
 	// Seconds is how long it took.
 	Seconds  float64    `json:"seconds"`
 	Identity string     `json:"identity,omitempty"`
@@ -190,7 +230,7 @@ func dryRunObjects(results []inject.Result, format string) (string, error) {
 }
 
 func newEnableItem(result inject.Result) enableItem {
-	item := enableItem{podItem: podItemOf(result.Pod), Action: result.Action, Container: result.Container,
+	item := enableItem{podItem: podItemOf(result.Pod), Action: result.Action, Container: result.Container, Predecessor: result.Predecessor,
 		Seconds: result.Elapsed.Seconds(), itemEnd: itemEndOf(result.Warnings, result.Err)}
 	if s := result.Status; s != nil && result.Err == nil {
 		item.Identity, item.Mode, item.NotAfter = s.Identity, s.Mode, &s.Cert.NotAfter

@@ -98,6 +98,15 @@ func outputCases() []outputCase {
 		{name: "rotate-ca", args: "rotate --ca --yes --parallel=1", on: rotating("")},
 		{name: "refresh", args: "refresh pod/g pod/a --exclude-cidr=10.0.1.9 --parallel=1", on: inWorld(covering), code: 1},
 		{name: "refresh-dry-run", args: "refresh pod/g --dry-run=client -o json", on: inWorld(covering)},
+		{name: "upgrade", args: "upgrade pod/g pod/a --cert-ttl=12h --parallel=1", on: inWorld(upgradable), code: 1},
+		{name: "upgrade-again", args: "upgrade pod/g --image=gateway:v1", on: inWorld(upgradable)},
+		{name: "upgrade-json", args: "upgrade pod/g -o json", on: inWorld(upgradable)},
+		{name: "upgrade-dry-run", args: "upgrade pod/g --dry-run=server", on: inWorld(upgradable)},
+		{name: "upgrade-failed", args: "upgrade pod/g", on: inWorld(func(w *world) {
+			upgradable(w)
+			waits("ErrImagePull", "not found")(w)
+		}), code: 1},
+		{name: "enable-replace", args: "enable pod/g --replace --image=gateway:v1 --on-failure=open", on: inWorld(upgradable)},
 		{name: "watch-once", args: "watch pod/a --once", on: inWorld(nil)},
 		{name: "watch-once-json", args: "watch pod/a --once -o json", on: inWorld(nil)},
 		{name: "status", args: "status pod/a pod/g pod/d", on: inWorld(nil)},
@@ -114,6 +123,8 @@ func outputCases() []outputCase {
 		{name: "mode", args: "mode pod/g strict", on: inWorld(answering)},
 		{name: "mode-refused", args: "mode pod/g pod/d strict --parallel=1", on: inWorld(answering), code: 1},
 		{name: "allow", args: "allow pod/g --everyone", on: inWorld(answering)},
+		{name: "log", args: "log pod/g refused --limit=64Mi", on: inWorld(covering)},
+		{name: "support-bundle", args: "support-bundle pod/g -o DIR/support.tar.gz", on: inWorld(answering)},
 		{name: "disable", args: "disable pod/g --dry-run=client", on: inWorld(nil)},
 		{name: "version", args: "version", on: inWorld(nil)},
 		{name: "version-json", args: "version -o json", on: inWorld(nil)},
@@ -124,8 +135,9 @@ func outputCases() []outputCase {
 
 // covering has g capture what the cluster had before a node joined.
 func covering(w *world) {
-	w.fleet = new(fakegateway.Fleet)
-	w.fleet.Set("g", api.Status{Capture: api.Capture{Coverage: api.Coverage{Capture: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")}}}})
+	fleet := new(fakegateway.Fleet)
+	w.fleet = fleet
+	fleet.Set("g", api.Status{Capture: api.Capture{Coverage: api.Coverage{Capture: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")}}}})
 }
 
 // answering has every gateway answer with the status of g.

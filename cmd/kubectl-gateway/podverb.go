@@ -80,6 +80,10 @@ type podVerb[R, I any] struct {
 	item   func(R) I
 	// document, if not nil, replaces the list of items.
 	document func(results []R) (string, error)
+	// group, if not nil, names the pods of which one is worked on at a time. When one has failed,
+	// as failed says, the others of its group are left alone.
+	group  func(*corev1.Pod) string
+	failed func(R) error
 	// closing, if not nil, returns lines that follow those of the pods.
 	closing func(found *targets.Selection, results []R) []string
 }
@@ -129,7 +133,7 @@ func (v *podVerb[R, I]) on(ctx context.Context, a *app, config *rest.Config, cli
 	}
 	// One pod's failure is no concern of the others.
 	allowed := parallel.Once(func(namespace string) error { return rights.Preflight(ctx, client, namespace, v.uses...) })
-	results := parallel.Each(v.parallel, pods, func(pod *corev1.Pod) R {
+	results := v.each(pods, func(pod *corev1.Pod) R {
 		if err := allowed(pod.Namespace); err != nil {
 			return v.refuse(pod, cmp.Or(ctx.Err(), err))
 		}
@@ -141,6 +145,40 @@ func (v *podVerb[R, I]) on(ctx context.Context, a *app, config *rest.Config, cli
 		return ctx.Err()
 	}
 	return err
+}
+
+// each calls do for pods, group by group if there are groups, and report with each result. It
+// returns the results in the order of pods.
+func (v *podVerb[R, I]) each(pods []corev1.Pod, do func(*corev1.Pod) R, report func(R)) []R {
+	if v.group == nil {
+		return parallel.Each(v.parallel, pods, do, report)
+	}
+	var groups [][]int
+	at := map[string]int{}
+	for i := range pods {
+		name := v.group(&pods[i])
+		n, ok := at[name]
+		if !ok {
+			n = len(groups)
+			at[name], groups = n, append(groups, nil)
+		}
+		groups[n] = append(groups[n], i)
+	}
+	results := make([]R, len(pods))
+	parallel.Each(v.parallel, groups, func(group *[]int) struct{} {
+		var failed *corev1.Pod
+		for _, i := range *group {
+			pod := &pods[i]
+			if failed != nil {
+				results[i] = v.refuse(pod, api.WithHint(fmt.Errorf("left as it is, because pod/%s of the same workload has failed", failed.Name), "solve that first; or name this pod alone"))
+			} else if results[i] = do(pod); v.failed(results[i]) != nil {
+				failed = pod
+			}
+			report(results[i])
+		}
+		return struct{}{}
+	}, nil)
+	return results
 }
 
 // finish prints what is told about all pods, and results as a whole, in their order.

@@ -81,12 +81,13 @@ func (a *app) oneGateway(ctx context.Context, args []string) (*remote.Conn, erro
 	if len(found.Pods) != 1 {
 		return nil, api.WithHint(fmt.Errorf("%s has %d pods", args[0], len(found.Pods)), "name one of them, as in pod/"+pod.Name)
 	}
-	gateway, ok := installed.Current(pod)
+	gateways := remote.NewClient(config, client)
+	gateway, ok := gateways.Serving(ctx, pod)
 	if !ok || gateway.Phase != installed.Running {
 		return nil, api.WithHint(fmt.Errorf("no gateway runs in pod %s/%s", pod.Namespace, pod.Name),
 			fmt.Sprintf("'kubectl gateway enable pod/%s -n %s' adds one", pod.Name, pod.Namespace))
 	}
-	return remote.NewClient(config, client).Gateway(pod, gateway.Name), nil
+	return gateways.Gateway(pod, gateway.Name), nil
 }
 
 // several reports whether pods are in more than one namespace.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
@@ -50,6 +51,8 @@ func (s *settings) addFlags(f *pflag.FlagSet, delivery inject.Delivery) {
 		{Value: api.ExistingReport, Meaning: "they stay, are counted and listed"},
 		{Value: api.ExistingReset, Meaning: "they are reset, so that applications make new ones"},
 	})
+	flags.Choice(f, &o.Log, "log", "", api.LogConnections, "which connections the gateway logs", logs())
+	flags.Parsed(f, &o.LogLimit, "log-limit", "quantity", installed.Size(api.DefaultLogLimit), "how much the gateway logs in an hour; what is more is counted", parseLogLimit)
 	flags.Parsed(f, &o.MetricsAddr, "metrics-addr", "string", "",
 		fmt.Sprintf("serve metrics for Prometheus at this address of each pod, like :%d or 127.0.0.1:%[1]d; in strict mode only gateways and --allow-plaintext-from reach it (default: no port)", api.MetricsPort), parseMetricsAddr)
 }
@@ -68,4 +71,47 @@ func (s *settings) complete() inject.Options {
 		options.Named.NodePorts = s.nodePorts
 	}
 	return options
+}
+
+// change returns what changes the settings of a gateway to those that the user has given, as
+// options have them. given reports whether a flag was.
+func (s *settings) change(given func(flag string) bool, options inject.Options) func(*api.Config) {
+	return func(c *api.Config) {
+		for flag, set := range s.changes(options) {
+			if given(flag) {
+				set(c)
+			}
+		}
+		switch {
+		case given("node-ports") || !given("wire"):
+		case options.Wire == api.WirePort || c.Named.NodePorts == [2]uint16{}:
+			// Which ports of nodes are captured follows from the wire.
+			c.Named.NodePorts = options.Named.NodePorts
+		}
+	}
+}
+
+// changes are what flags change of a gateway's settings.
+func (s *settings) changes(o inject.Options) map[string]func(*api.Config) {
+	return map[string]func(*api.Config){
+		"mode":                     func(c *api.Config) { c.Mode = o.Mode },
+		"on-failure":               func(c *api.Config) { c.OnFailure = o.OnFailure },
+		"wire":                     func(c *api.Config) { c.Wire = o.Wire.OrDefault() },
+		"block-udp":                func(c *api.Config) { c.BlockUDP = o.BlockUDP },
+		"existing":                 func(c *api.Config) { c.Existing = o.Existing },
+		"metrics-addr":             func(c *api.Config) { c.MetricsAddr = o.MetricsAddr },
+		"log":                      func(c *api.Config) { c.Log = o.Log },
+		"log-limit":                func(c *api.Config) { c.LogLimit = o.LogLimit },
+		"allow":                    func(c *api.Config) { c.Allow = o.Rules.Allow },
+		"deny":                     func(c *api.Config) { c.Deny = o.Rules.Deny },
+		"audit":                    func(c *api.Config) { c.Audit = o.Rules.Audit },
+		"max-connections-per-peer": func(c *api.Config) { c.MaxPerPeer = o.Rules.MaxPerPeer },
+		"capture-cidr":             func(c *api.Config) { c.Named.Capture = o.Named.Capture },
+		"service-cidr":             func(c *api.Config) { c.Named.Services = o.Named.Services },
+		"exclude-cidr":             func(c *api.Config) { c.Named.Exclude = o.Named.Exclude },
+		"exclude-port":             func(c *api.Config) { c.Named.ExcludePorts = o.Named.ExcludePorts },
+		"allow-plaintext-from":     func(c *api.Config) { c.Named.PlaintextFrom = o.Named.PlaintextFrom },
+		"outside":                  func(c *api.Config) { c.Named.Outside = o.Named.Outside },
+		"node-ports":               func(c *api.Config) { c.Named.NodePorts = o.Named.NodePorts },
+	}
 }

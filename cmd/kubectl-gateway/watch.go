@@ -30,6 +30,7 @@ type watchOptions struct {
 	selector       string
 	allNamespaces  bool
 	drain          time.Duration
+	upgrade        bool
 	once           bool
 	leaderElect    bool
 	leaseNamespace string
@@ -50,6 +51,12 @@ only.
 
 watch replaces gateways that died. It renews the certificates of all gateways that it
 sees at two thirds of their life, no matter who added them.
+
+Gateways that it keeps and that are older than this plugin are upgraded, as 'upgrade'
+does it: a few at a time, one pod of a workload, never to an older version. When one
+fails, no other is upgraded until watch is started again, or until the annotation
+` + watch.AnnotationUpgrade + ` of a pod or of a namespace changes. With the value false it
+exempts that pod or namespace; --upgrade=false exempts all.
 
 When the annotation is removed, watch disables the gateways that it added for it. The
 annotation ` + watch.Annotation + `=false disables the gateway of a pod no matter who added it. A
@@ -83,11 +90,12 @@ and ends; the exit code is 1 if something failed.`,
 	f.BoolVarP(&o.allNamespaces, "all-namespaces", "A", false, "watch all namespaces, as without -n")
 	o.settings.addFlags(f, inject.DeliveryCSR)
 	addParallel(f, &o.parallel)
-	addDrainTimeout(f, &o.drain, "how long connections of a disabled gateway may go on")
+	addDrainTimeout(f, &o.drain, "how long connections of a disabled or replaced gateway may go on")
+	f.BoolVar(&o.upgrade, "upgrade", true, "upgrade gateways that are older than this plugin")
 	f.BoolVar(&o.once, "once", false, "do what is due now, and end")
 	f.BoolVar(&o.leaderElect, "leader-elect", false, "let one of several replicas work at a time")
 	f.StringVar(&o.leaseNamespace, "lease-namespace", "", "namespace of the replicas' Lease (default: that of the kubeconfig, in a pod its own)")
-	f.StringVar(&o.healthAddress, "health-addr", "", "serve /healthz and /readyz at this address, like :8080")
+	f.StringVar(&o.healthAddress, "health-addr", "", "serve /healthz, /readyz and /metrics at this address, like :8080")
 	flags.Choice(f, &o.output, "output", "o", "", "output format: {}, one object a line", flags.Words("json"))
 	cmd.MarkFlagsMutuallyExclusive("once", "leader-elect")
 	return cmd
@@ -142,6 +150,9 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 		},
 		Warn: report.warnings,
 	}
+	if o.upgrade {
+		plugin.Version = version
+	}
 	// Without an authority nothing works: watch fails at once.
 	if _, err := plugin.Authority(ctx); err != nil {
 		return fmt.Errorf("loading the authority: %w", err)
@@ -171,7 +182,7 @@ func (o *watchOptions) watch(ctx context.Context, a *app, client kubernetes.Inte
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	run := watcher.Run
-	health := &watchHealth{ready: watcher.Synced}
+	health := &watchHealth{ready: watcher.Synced, counts: watcher.Counts}
 	if o.leaderElect {
 		election, err := o.election(a, client, report)
 		if err != nil {

@@ -21,6 +21,8 @@ const leaseGrace = 20 * time.Second
 type watchHealth struct {
 	// ready reports whether the caches are filled.
 	ready func() bool
+	// counts is what metrics tell.
+	counts func() watch.Counts
 	// waits is true while another replica leads: a stand-by is ready.
 	waits atomic.Bool
 	lease *leaderelection.HealthzAdaptor
@@ -47,6 +49,10 @@ func (h *watchHealth) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if !h.waits.Load() && !h.ready() {
 			err = fmt.Errorf("the pods are not known yet")
 		}
+	case "/metrics":
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		fmt.Fprint(w, watchMetrics(h.counts()))
+		return
 	default:
 		http.NotFound(w, r)
 		return
@@ -56,6 +62,32 @@ func (h *watchHealth) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	fmt.Fprintln(w, "ok")
+}
+
+// watchMetrics is the state of a watch in the text format of Prometheus.
+func watchMetrics(c watch.Counts) string {
+	halted, connected := 0, 0
+	if c.Halted != nil {
+		halted = 1
+	}
+	if c.Connected {
+		connected = 1
+	}
+	return fmt.Sprintf(`# HELP kubectl_gateway_watch_pods Pods that have or are to have a gateway, by what is known of it.
+# TYPE kubectl_gateway_watch_pods gauge
+kubectl_gateway_watch_pods{state="ready"} %d
+kubectl_gateway_watch_pods{state="working"} %d
+kubectl_gateway_watch_pods{state="failed"} %d
+# HELP kubectl_gateway_watch_outdated Gateways that are older than watch, and that it is to upgrade.
+# TYPE kubectl_gateway_watch_outdated gauge
+kubectl_gateway_watch_outdated %d
+# HELP kubectl_gateway_watch_upgrades_halted Whether no gateway is upgraded any more because one upgrade has failed.
+# TYPE kubectl_gateway_watch_upgrades_halted gauge
+kubectl_gateway_watch_upgrades_halted %d
+# HELP kubectl_gateway_watch_connected Whether the API server answers.
+# TYPE kubectl_gateway_watch_connected gauge
+kubectl_gateway_watch_connected %d
+`, c.Ready, c.Working, c.Failed, c.Outdated, halted, connected)
 }
 
 // serve listens at address until a call of stop, or until it calls failed.

@@ -82,8 +82,20 @@ func (r *watchReport) finish() {
 	counts := r.counts()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if counts.Outdated > 0 {
+		fmt.Fprintln(r.errOut, outdated(counts))
+	}
 	fmt.Fprintf(r.errOut, "%d pods watched: %d ready, %d in work, %d failed; %s\n",
 		counts.Watched, counts.Ready, counts.Working, counts.Failed, r.sums())
+}
+
+// outdated says which gateways are still to be upgraded.
+func outdated(counts watch.Counts) string {
+	text := fmt.Sprintf("%d gateways are older than this plugin", counts.Outdated)
+	if counts.Halted != nil {
+		text += ", and upgrades are halted"
+	}
+	return text
 }
 
 // next says what to do when some pods are not as they are wanted.
@@ -95,7 +107,7 @@ func (r *watchReport) next() string {
 
 func (r *watchReport) sums() string {
 	var list []string
-	for _, action := range []watch.Action{watch.Enabled, watch.Replaced, watch.Renewed, watch.Refreshed, watch.Disabled} {
+	for _, action := range []watch.Action{watch.Enabled, watch.Replaced, watch.Upgraded, watch.Renewed, watch.Refreshed, watch.Disabled} {
 		if n := r.totals[action]; n > 0 {
 			list = append(list, fmt.Sprintf("%d %s", n, action))
 		}
@@ -195,6 +207,10 @@ func eventText(e watch.Event) (string, terminal.Tone) {
 		return "the API server answers again", terminal.Good
 	case watch.Disconnected:
 		return "the API server does not answer: " + words(e.Err), terminal.Bad
+	case watch.Resumed:
+		return "upgrades go on", terminal.Good
+	case watch.Halted:
+		return "no gateway is upgraded any more, since " + line(e.Namespace) + "/" + line(e.Pod) + ": " + words(e.Err), terminal.Bad
 	case watch.Failed, watch.Refused:
 		tone = terminal.Bad
 	case watch.Disabled:

@@ -79,6 +79,13 @@ func (v *watchView) frame(counts watch.Counts, now time.Time, rows int) []string
 		v.style.Paint(tone, fmt.Sprintf("%d watched, %d ready, %d in work, %d failed", counts.Watched, counts.Ready, counts.Working, counts.Failed)),
 		"next renewal " + renewal,
 	}
+	if counts.Outdated > 0 {
+		tone := terminal.Normal
+		if counts.Halted != nil {
+			tone = terminal.Bad
+		}
+		lines = append(lines, v.style.Paint(tone, outdated(counts)))
+	}
 	if !counts.Connected {
 		lines = append(lines, v.style.Paint(terminal.Bad, "the API server does not answer"))
 	}

@@ -55,6 +55,9 @@ type Options struct {
 	Existing api.Existing
 	// MetricsAddr is as in api.Config: empty has gateways serve no metrics over TCP.
 	MetricsAddr string
+	// Log and LogLimit are as in api.LogConfig.
+	Log      api.Log
+	LogLimit int64
 	// Watched is as in api.Config.
 	Watched bool
 	// Delivery is how the gateways get their first certificate. Empty means
@@ -67,6 +70,7 @@ type Options struct {
 	// KeepSecret leaves the Secret where it is once the gateway is ready.
 	KeepSecret bool
 	DryRun     installed.DryRun
+	Succession Succession
 }
 
 // Injector adds gateways to pods. It is safe for concurrent use.
@@ -76,6 +80,8 @@ type Injector struct {
 	Gateways  *remote.Client
 	Survey    *survey.Survey
 	Options   Options
+	// Shared, if not nil, spares the API server what has to be asked for many pods once.
+	Shared *Shared
 }
 
 // Action is what Enable did.
@@ -85,15 +91,21 @@ const (
 	Enabled Action = "enabled"
 	// Unchanged is a pod that has a gateway which is ready.
 	Unchanged Action = "unchanged"
-	Failed    Action = "failed"
+	// Replaced is a pod whose gateway took the place of another one that ran.
+	Replaced Action = "replaced"
+	Failed   Action = "failed"
 )
 
-// Result is the outcome of Enable for one pod.
+// Result is the outcome of Enable or Replace for one pod.
 type Result struct {
 	Pod       *corev1.Pod
 	Action    Action
 	Container string
-	Elapsed   time.Duration
+	// Predecessor is the container of the gateway that was or is to be replaced, and Was what that
+	// said of itself before.
+	Predecessor string
+	Was         *api.Status
+	Elapsed     time.Duration
 	// Status is what the gateway says about itself, if it was asked.
 	Status *api.Status
 	// Reset counts the connections from before the gateway that were reset.
@@ -121,19 +133,24 @@ func Uses(delivery Delivery) []rights.Use {
 // would keep another Enable from succeeding; a container that was added stays,
 // because Kubernetes cannot remove it.
 func (in *Injector) Enable(ctx context.Context, pod *corev1.Pod) Result {
+	return in.rounds(ctx, pod, in.round)
+}
+
+// rounds calls round with pod in its present state until other plugins do not come between.
+func (in *Injector) rounds(ctx context.Context, pod *corev1.Pod, round func(context.Context, *corev1.Pod) Result) Result {
 	start := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, in.Options.Timeout, errTimeout)
 	defer cancel()
 	result := Result{Pod: pod, Err: installed.ErrOvertaken}
-	for round := 0; round < maxRounds && errors.Is(result.Err, installed.ErrOvertaken); round++ {
-		if round > 0 {
+	for n := 0; n < maxRounds && errors.Is(result.Err, installed.ErrOvertaken); n++ {
+		if n > 0 {
 			var err error
 			if pod, err = installed.Reread(ctx, in.Client, pod); err != nil {
 				result = Result{Pod: result.Pod, Err: err}
 				break
 			}
 		}
-		result = in.round(ctx, pod)
+		result = round(ctx, pod)
 	}
 	if result.Err != nil {
 		result.Action = Failed
@@ -149,7 +166,7 @@ func (in *Injector) round(ctx context.Context, pod *corev1.Pod) Result {
 	if result.Err = in.Survey.Refusal(pod); result.Err != nil {
 		return result
 	}
-	if current, ok := installed.Current(pod); ok && installed.Hopeful(pod, current) {
+	if current, ok := in.Gateways.Serving(ctx, pod); ok && installed.Hopeful(pod, current) && !(current.Pulls() && current.Image != in.Options.Image) {
 		return in.joinGateway(ctx, pod, current)
 	}
 	return in.addGateway(ctx, pod)
@@ -174,6 +191,10 @@ func (in *Injector) joinGateway(ctx context.Context, pod *corev1.Pod, current in
 	if errors.As(result.Err, new(*installed.FailedError)) {
 		result.Err = installed.ErrOvertaken
 	}
+	if result.Err == nil && result.Status.State == api.Standby {
+		// The gateway that it waited to take over from has ended.
+		result.Err = in.endStandby(ctx, pod, current.Name)
+	}
 	if result.Err != nil {
 		return result
 	}
@@ -184,18 +205,16 @@ func (in *Injector) joinGateway(ctx context.Context, pod *corev1.Pod, current in
 	}
 	result.Warnings = append(in.differences(pod, current.Name, result.Status), in.remarks(pod, result.Status)...)
 	if in.Options.DryRun == installed.DryRunNone {
-		in.tidy(ctx, &result)
+		in.tidy(ctx, &result, reply.pod, "")
 	}
 	return result
 }
 
-// tidy removes what earlier plugins have left. The pod has a gateway by now:
-// that this fails is worth a warning and no more.
-func (in *Injector) tidy(ctx context.Context, result *Result) {
-	now, err := installed.Reread(ctx, in.Client, result.Pod)
-	if err == nil {
-		err = installed.RemoveStale(ctx, in.Client, now)
-	}
+// tidy removes what earlier plugins have left for pod, as it was last seen, and not the
+// Secret called own. The pod has a gateway by now: that this fails is worth a warning and
+// no more.
+func (in *Injector) tidy(ctx context.Context, result *Result, pod *corev1.Pod, own string) {
+	err := in.shared().leftovers.Remove(ctx, pod, own)
 	if in.Options.Delivery == DeliveryCSR && apierrors.IsForbidden(err) {
 		// Without Secrets, no right to them is needed.
 		return
@@ -208,80 +227,89 @@ func (in *Injector) tidy(ctx context.Context, result *Result) {
 // addGateway adds a new gateway to pod and waits for it.
 func (in *Injector) addGateway(ctx context.Context, pod *corev1.Pod) Result {
 	result := Result{Pod: pod, Action: Enabled, Container: installed.NextName(pod)}
-	if result.Err = in.checkMetricsPort(pod); result.Err != nil {
+	seen, secret := in.add(ctx, pod, &result, in.configFor(pod))
+	if result.Err != nil || in.Options.DryRun != installed.DryRunNone {
 		return result
 	}
-	secret := ""
-	if in.Options.Delivery != DeliveryCSR {
-		secret = secretName(pod.Name)
-	}
-	container, err := in.container(result.Container, secret, in.configFor(pod))
-	if err != nil {
-		result.Err = err
-		return result
-	}
-	if in.Options.DryRun != installed.DryRunNone {
-		in.dryRun(ctx, &result, secret, container)
-		return result
-	}
-	// Refusals come before anything is created.
-	tried, err := installed.AddContainer(ctx, in.Client, pod, container, true)
-	if err != nil {
-		result.Err = installed.WhileClosed(pod, err)
-		return result
-	}
-	pod = tried
-	if secret == "" {
-		result.Status, result.Err = in.start(ctx, pod, container, "ends by itself without a certificate")
-	} else {
-		in.startWithSecret(ctx, pod, &result, secret, container)
-	}
-	if result.Err == nil {
-		result.Err = in.existing(ctx, &result, true)
-	}
-	if result.Err == nil {
+	if result.Err = in.existing(ctx, &result, true); result.Err == nil {
 		result.Warnings = append(result.Warnings, in.remarks(pod, result.Status)...)
-		in.tidy(ctx, &result)
+		in.tidy(ctx, &result, seen, secret)
 	}
 	return result
 }
 
+// add adds the gateway of result with config to pod, and waits until it is ready, or stands by if
+// it is to take the place of another one. It returns the pod as it was last seen, and the name of
+// the gateway's Secret.
+func (in *Injector) add(ctx context.Context, pod *corev1.Pod, result *Result, config *api.Config) (seen *corev1.Pod, secret string) {
+	if result.Err = checkMetricsPort(pod, config.MetricsAddr); result.Err != nil {
+		return pod, ""
+	}
+	if in.Options.Delivery != DeliveryCSR {
+		secret = secretName(pod.Name)
+	}
+	container, err := in.container(result.Container, secret, config)
+	if err != nil {
+		result.Err = err
+		return pod, secret
+	}
+	if in.Options.DryRun != installed.DryRunNone {
+		in.dryRun(ctx, result, secret, container)
+		return pod, secret
+	}
+	if secret == "" {
+		// The patch itself is the first that could be refused.
+		return in.start(ctx, pod, result, container, "ends by itself without a certificate"), ""
+	}
+	tried, err := in.rehearse(ctx, pod, container)
+	if err != nil {
+		// Refusals come before anything is created.
+		result.Err = installed.WhileClosed(pod, err)
+		return pod, secret
+	}
+	return in.startWithSecret(ctx, tried, result, secret, container), secret
+}
+
 // startWithSecret is start between making the Secret and deleting it.
-func (in *Injector) startWithSecret(ctx context.Context, pod *corev1.Pod, result *Result, secret string, container *corev1.EphemeralContainer) {
+func (in *Injector) startWithSecret(ctx context.Context, pod *corev1.Pod, result *Result, secret string, container *corev1.EphemeralContainer) *corev1.Pod {
 	leaf, err := in.Authority.Issue(ca.LeafRequest{
 		Identity: installed.Identity(pod, in.Authority.TrustDomain()), IPs: installed.PodIPs(pod), TTL: in.Options.TTL})
 	if err != nil {
 		result.Err = err
-		return
+		return pod
 	}
 	created, err := in.createSecret(ctx, in.newSecret(pod, secret, result.Container, leaf.CertPEM, leaf.KeyPEM))
 	if err != nil {
 		result.Err = err
-		return
+		return pod
 	}
-	result.Status, result.Err = in.start(ctx, pod, container, "will not start without its Secret")
+	pod = in.start(ctx, pod, result, container, "will not start without its Secret")
 	if result.Err != nil || !in.Options.KeepSecret {
 		if err := installed.DeleteSecret(ctx, in.Client, created.Namespace, created.Name); err != nil {
 			result.Warnings = append(result.Warnings, err.Error()+"; "+api.Hint(err))
 		}
 	}
+	return pod
 }
 
-// start adds container and waits until it is ready. otherwise is what becomes of a
-// container that may have been added when that was interrupted.
-func (in *Injector) start(ctx context.Context, pod *corev1.Pod, container *corev1.EphemeralContainer, otherwise string) (*api.Status, error) {
+// start adds container, waits until it is ready, and returns the pod as it was last seen.
+// otherwise is what becomes of a container that may have been added when that was interrupted.
+func (in *Injector) start(ctx context.Context, pod *corev1.Pod, result *Result, container *corev1.EphemeralContainer, otherwise string) *corev1.Pod {
 	added, err := installed.AddContainer(ctx, in.Client, pod, container, false)
 	if err != nil {
+		err = installed.WhileClosed(pod, err)
 		if interrupted(ctx, err) {
 			err = fmt.Errorf("%w; container %s may have been added, and %s", errInterrupted, container.Name, otherwise)
 		}
-		return nil, err
+		result.Err = err
+		return pod
 	}
 	reply := in.wait(ctx, added, container.Name)
 	if reply.err != nil && interrupted(ctx, reply.err) {
 		reply.err = fmt.Errorf("%w; container %s was added and stays, because Kubernetes cannot remove it", errInterrupted, container.Name)
 	}
-	return reply.status, reply.err
+	result.Status, result.Err = reply.status, reply.err
+	return reply.pod
 }
 
 // dryRun fills result with what would be sent, the key left out, and has the
@@ -296,7 +324,9 @@ func (in *Injector) dryRun(ctx context.Context, result *Result, name string, con
 		}
 	}
 	result.Patch = installed.NewPatch(result.Pod, container)
-	result.Warnings = in.strictRemarks(result.Pod, in.Options.Mode, in.Options.Named)
+	if result.Predecessor == "" {
+		result.Warnings = append(in.strictRemarks(result.Pod, in.Options.Mode, in.Options.Named), logRemarks(result.Pod, installed.LogTotal(result.Pod))...)
+	}
 	if in.Options.DryRun != installed.DryRunServer {
 		return
 	}

@@ -24,7 +24,7 @@ func TestEnableWithMetrics(t *testing.T) {
 	}
 	// Of a gateway that runs it is said that it does otherwise.
 	in.Options.MetricsAddr = ""
-	if result := in.Enable(t.Context(), c.Pod("p")); result.Action != Unchanged || !strings.Contains(strings.Join(result.Warnings, "\n"), "serve metrics at :18445; to change that") {
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Action != Unchanged || !strings.Contains(strings.Join(result.Warnings, "\n"), "serve metrics at :18445; --replace changes that") {
 		t.Errorf("%+v", result)
 	}
 }

@@ -59,13 +59,13 @@ func checkAddresses(pod *corev1.Pod, name string) error {
 		fmt.Sprintf("'kubectl gateway disable pod/%s -n %s', then enable it again", pod.Name, pod.Namespace))
 }
 
-// checkMetricsPort reports that pod has another use for the port of its metrics, as
-// far as its containers declare their ports.
-func (in *Injector) checkMetricsPort(pod *corev1.Pod) error {
-	if in.Options.MetricsAddr == "" {
+// checkMetricsPort reports that pod has another use for the port of address, where metrics
+// are to be served, as far as its containers declare their ports.
+func checkMetricsPort(pod *corev1.Pod, address string) error {
+	if address == "" {
 		return nil
 	}
-	addr, err := api.ParseMetricsAddr(in.Options.MetricsAddr)
+	addr, err := api.ParseMetricsAddr(address)
 	if err != nil {
 		return err
 	}

@@ -29,19 +29,19 @@ func (p *Proxy) Serve(ctx context.Context) error {
 	defer p.cancel()
 	p.FitMemory()
 	failed := make(chan error, len(p.listeners()))
-	start := func(l net.Listener, d traffic.Direction, handle func(*net.TCPConn)) *acceptor {
+	start := func(l net.Listener, d traffic.Direction, after <-chan struct{}, handle func(*net.TCPConn)) *acceptor {
 		a := newAcceptor(p, l, d, handle)
-		go a.run(failed)
+		go a.runAfter(after, failed)
 		return a
 	}
 	var local []*acceptor
 	for _, l := range p.options.Capture {
-		local = append(local, start(l, traffic.Outbound, func(conn *net.TCPConn) { go p.outbound(p.open(traffic.Outbound, conn)) }))
+		local = append(local, start(l, traffic.Outbound, nil, func(conn *net.TCPConn) { go p.outbound(p.open(traffic.Outbound, conn)) }))
 	}
 	for _, l := range p.options.Inband {
-		local = append(local, start(l, traffic.Inbound, p.admitInband))
+		local = append(local, start(l, traffic.Inbound, nil, p.admitInband))
 	}
-	peer := start(p.options.Peer, traffic.Inbound, func(conn *net.TCPConn) { p.admit(conn, api.WirePort) })
+	peer := start(p.options.Peer, traffic.Inbound, p.options.PeersAfter, func(conn *net.TCPConn) { p.admit(conn, api.WirePort) })
 	var sweeper sync.WaitGroup
 	sweepCtx, stopSweep := context.WithCancel(context.Background())
 	sweeper.Go(func() { p.sweep(sweepCtx) })
@@ -67,6 +67,11 @@ func (p *Proxy) Abort() { p.abort.Do(func() { close(p.aborting) }) }
 // to an interrupted connect(2), or to a handshake whose last packet is under way.
 const stragglerTime = 250 * time.Millisecond
 
+// Linger makes the listeners of the own pod stay open for at least d when Serve lets connections
+// finish: new connections go elsewhere, but handshakes that were begun with this gateway are to end
+// with it. It is called before the context of Serve is done.
+func (p *Proxy) Linger(d time.Duration) { p.linger.Store(int64(d)) }
+
 // drain lets connections end, and aborts the rest after the drain timeout.
 func (p *Proxy) drain(local []*acceptor) {
 	patience, cancel := context.WithTimeout(context.Background(), max(0, p.options.DrainTimeout))
@@ -78,7 +83,7 @@ func (p *Proxy) drain(local []*acceptor) {
 		case <-patience.Done():
 		}
 	}()
-	settled := time.NewTimer(stragglerTime)
+	settled := time.NewTimer(max(stragglerTime, time.Duration(p.linger.Load())))
 	defer settled.Stop()
 	select {
 	case <-settled.C:
@@ -128,10 +133,22 @@ func newAcceptor(p *Proxy, l net.Listener, d traffic.Direction, handle func(*net
 	return &acceptor{proxy: p, listener: l, direction: d, handle: handle, accepting: accepting, stop: stop, ended: make(chan struct{})}
 }
 
+// runAfter is run once after is closed, if it is not nil.
+func (a *acceptor) runAfter(after <-chan struct{}, failed chan<- error) {
+	defer close(a.ended)
+	if after != nil {
+		select {
+		case <-after:
+		case <-a.accepting.Done():
+			return
+		}
+	}
+	a.run(failed)
+}
+
 // run accepts until close is called. It survives every error except that the listener is
 // closed, which it reports to failed.
 func (a *acceptor) run(failed chan<- error) {
-	defer close(a.ended)
 	var wait backOff
 	for {
 		conn, err := a.listener.Accept()

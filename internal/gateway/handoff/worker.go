@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"syscall"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/memory"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
@@ -27,13 +28,23 @@ type Listeners struct {
 	Inband []*os.File
 	// Edges is the Unix socket of ServeEdges.
 	Edges *os.File
+	// Shared says that another gateway serves Peer, and its worker accepts there until TakenOver.
+	Shared bool
 }
 
-// Flags of a worker's command: how many of its files are listeners of a kind.
+// Signals for a worker. HandedOver ends it as SIGTERM does, because another gateway has taken over.
+// TakenOver lets it accept connections from a shared listener.
+const (
+	HandedOver = syscall.SIGUSR1
+	TakenOver  = syscall.SIGUSR2
+)
+
+// Flags of a worker's command: how many of its files are listeners of a kind, and Listeners.Shared.
 const (
 	captureListeners = "capture-listeners"
 	inbandListeners  = "inband-listeners"
 	memoryFiles      = "memory-files"
+	sharedListener   = "shared-listener"
 )
 
 // ForWorker returns what a worker is started with, and the channel to it. gauge may be nil.
@@ -47,6 +58,7 @@ func ForWorker(material, counters *os.File, l *Listeners, gauge *memory.Gauge) (
 			"--" + captureListeners, strconv.Itoa(len(l.Capture)),
 			"--" + inbandListeners, strconv.Itoa(len(l.Inband)),
 			"--" + memoryFiles, strconv.Itoa(len(gauge.Files())),
+			"--" + sharedListener + "=" + strconv.FormatBool(l.Shared),
 		},
 		Files: slices.Concat([]*os.File{material, theirs, counters, l.Peer, l.Edges}, l.Capture, l.Inband, gauge.Files()),
 		end:   theirs,
@@ -56,9 +68,10 @@ func ForWorker(material, counters *os.File, l *Listeners, gauge *memory.Gauge) (
 // Worker is what a worker has from its supervisor.
 type Worker struct {
 	Counters *traffic.Counters
-	// Capture, Peer, Inband and Edges are those of Listeners.
+	// Capture, Peer, Inband, Edges and Shared are those of Listeners.
 	Capture, Inband []net.Listener
 	Peer, Edges     net.Listener
+	Shared          bool
 	// Memory shows what is left of the pod's memory, nil if that is unknown.
 	Memory *memory.Gauge
 
@@ -72,6 +85,8 @@ func InheritWorker(args []string) (*Worker, *Material, error) {
 	capture := flags.Int(captureListeners, 0, "number of inherited capture listeners")
 	inband := flags.Int(inbandListeners, 0, "number of inherited in-band listeners")
 	gauge := flags.Int(memoryFiles, 0, "number of inherited files about memory")
+	var w Worker
+	flags.BoolVar(&w.Shared, sharedListener, false, "another gateway serves the peer listener")
 	if err := flags.Parse(args); err != nil {
 		return nil, nil, err
 	}
@@ -82,7 +97,6 @@ func InheritWorker(args []string) (*Worker, *Material, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	var w Worker
 	if err = w.inherit(&files, *capture, *inband); err == nil {
 		w.Memory = memory.FromFiles(files.files("memory", *gauge))
 	}

@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
@@ -19,11 +18,14 @@ import (
 // more than twice the time after which the gateway gives it up.
 const DefaultTimeout = 15 * time.Second
 
-// Change is what is to be changed: either the mode, or the identity rules.
+// Change is what is to be changed: the mode, or the log, or the identity rules.
 type Change struct {
-	// Mode is empty for a change of the rules.
-	Mode  api.Mode
-	Rules api.Rules
+	// Mode and Log are empty for a change of the rules.
+	Mode api.Mode
+	Log  api.Log
+	// LogLimit is the limit of the log in bytes an hour, 0 to leave it.
+	LogLimit int64
+	Rules    api.Rules
 	// Existing decides about open connections that the change forbids. Empty means
 	// api.ExistingLeave; api.ExistingReset resets them.
 	Existing api.Existing
@@ -59,7 +61,7 @@ type Changer struct {
 // Change changes the gateway that runs in pod.
 func (c *Changer) Change(ctx context.Context, pod *corev1.Pod, change Change) Result {
 	result := Result{Pod: pod}
-	gateway, err := installed.RunningGateway(pod)
+	gateway, err := c.Gateways.Running(ctx, pod)
 	result.Container = gateway.Name
 	if err != nil {
 		result.Err = err
@@ -72,9 +74,12 @@ func (c *Changer) Change(ctx context.Context, pod *corev1.Pod, change Change) Re
 			before, _ := conn.Status(ctx)
 			c.along(ctx, conn, before, &result)
 		}
-		if change.Mode != "" {
+		switch {
+		case change.Mode != "":
 			result.Status, err = conn.SetMode(ctx, change.Mode, change.Existing)
-		} else {
+		case change.Log != "":
+			result.Status, err = conn.SetLog(ctx, change.Log, change.LogLimit)
+		default:
 			if result.Status, err = conn.SetRules(ctx, change.Rules, change.Existing); err == nil {
 				c.along(ctx, conn, result.Status, &result)
 			}

@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
@@ -50,7 +49,7 @@ func (c *Covered) String() string {
 // it differs.
 func (c *Changer) Refresh(ctx context.Context, pod *corev1.Pod, cover *Cover) Result {
 	result := Result{Pod: pod}
-	gateway, err := installed.RunningGateway(pod)
+	gateway, err := c.Gateways.Running(ctx, pod)
 	result.Container = gateway.Name
 	if err != nil {
 		result.Err = err

@@ -11,7 +11,6 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/edges"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
@@ -63,7 +62,7 @@ const (
 // seen. It changes nothing.
 func (c *Changer) Rehearse(ctx context.Context, pod *corev1.Pod, names *edges.Names) Rehearsal {
 	result := Rehearsal{Pod: pod}
-	gateway, err := installed.RunningGateway(pod)
+	gateway, err := c.Gateways.Running(ctx, pod)
 	result.Container = gateway.Name
 	if err != nil {
 		result.Err = err

@@ -48,7 +48,7 @@ func (c *Collector) Collect(ctx context.Context, pods []corev1.Pod) ([]View, err
 
 func (c *Collector) view(ctx context.Context, pod *corev1.Pod) View {
 	view := View{Pod: pod}
-	gateway, ok := installed.Current(pod)
+	gateway, ok := c.Gateways.Serving(ctx, pod)
 	switch {
 	case !ok || gateway.Disabled():
 		return view

@@ -12,7 +12,6 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
 )
@@ -34,7 +33,7 @@ type Proposal struct {
 // Propose asks the gateway of a pod whom it has let in encrypted, and returns the rules for that.
 func (c *Collector) Propose(ctx context.Context, pod *corev1.Pod) Proposal {
 	p := Proposal{Pod: pod}
-	gateway, err := installed.RunningGateway(pod)
+	gateway, err := c.Gateways.Running(ctx, pod)
 	if err != nil {
 		p.Err = err
 		return p

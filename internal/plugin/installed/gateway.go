@@ -1,12 +1,13 @@
 // Package installed is the gateway in a pod, as the API server shows it.
 //
-//	gateway.go    which gateways a pod has, and where each is in its life
-//	pod.go        what matters of the pod itself
-//	container.go  the ephemeral container that a gateway is
-//	patch.go      how that gets into the pod
-//	secret.go     the Secrets that bring keys to gateways
-//	follow.go     what becomes of a gateway
-//	failure.go    why a gateway does not work
+//	gateway.go      which gateways a pod has, and where each is in its life
+//	pod.go          what matters of the pod itself
+//	succession.go   which of two gateways took, or is to take, the other's place
+//	container.go    the ephemeral container that a gateway is
+//	patch.go        how that gets into the pod
+//	secret.go       the Secrets that bring keys to gateways
+//	follow.go       what becomes of a gateway
+//	failure.go      why a gateway does not work
 package installed
 
 import (
@@ -83,7 +84,8 @@ func Gateways(pod *corev1.Pod) []Gateway {
 }
 
 // Current returns the newest gateway of pod that runs, else the newest, and false
-// if pod never had one. After a node's restart an older one may run again.
+// if pod never had one. After a node's restart an older one may run again. One that
+// was to take another one's place and has not started has never been the pod's.
 func Current(pod *corev1.Pod) (Gateway, bool) {
 	all := Gateways(pod)
 	for _, gateway := range slices.Backward(all) {
@@ -91,10 +93,22 @@ func Current(pod *corev1.Pod) (Gateway, bool) {
 			return gateway, true
 		}
 	}
-	if len(all) == 0 {
-		return Gateway{}, false
+	for i, gateway := range slices.Backward(all) {
+		if i == 0 || gateway.Phase != Waiting || !Succeeded(pod, gateway.Name) {
+			return gateway, true
+		}
 	}
-	return all[len(all)-1], true
+	return Gateway{}, false
+}
+
+// Fresh reports whether the gateway called name has not been seen to run in pod.
+func Fresh(pod *corev1.Pod, name string) bool {
+	for _, gateway := range Gateways(pod) {
+		if gateway.Name == name {
+			return gateway.Phase == Waiting
+		}
+	}
+	return false
 }
 
 // RunningGateway returns the gateway of pod that can be talked to, or why there is

@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
@@ -45,7 +44,7 @@ type Rotator struct {
 // Rotate gives the gateway that runs in pod a new key and certificate.
 func (r *Rotator) Rotate(ctx context.Context, pod *corev1.Pod) Result {
 	result := Result{Pod: pod}
-	current, err := installed.RunningGateway(pod)
+	current, err := r.Gateways.Running(ctx, pod)
 	result.Container = current.Name
 	if err != nil {
 		result.Err = err

@@ -85,11 +85,12 @@ func (c *Collector) compare(ctx context.Context, pods []corev1.Pod, list *List) 
 
 func (c *Collector) item(ctx context.Context, pod *corev1.Pod) Item {
 	item := Item{Namespace: pod.Namespace, Pod: pod.Name, Node: pod.Spec.NodeName, PodIPs: installed.PodIPs(pod), State: NotEnabled}
-	gateway, ok := installed.Current(pod)
+	gateway, ok := c.Gateways.Serving(ctx, pod)
 	if !ok {
 		return item
 	}
 	item.Container = containerOf(gateway)
+	item.beside(pod, gateway)
 	// A configuration that cannot be read is the gateway's to complain about.
 	if config, err := installed.ConfigOf(pod, gateway.Name); err == nil {
 		item.Mode, item.OnFailure = config.Mode, config.OnFailure
@@ -134,11 +135,27 @@ func (c *Collector) ask(ctx context.Context, pod *corev1.Pod, item *Item) {
 	}
 }
 
+// beside notes the other gateways of pod than the one that answers for it.
+func (i *Item) beside(pod *corev1.Pod, gateway installed.Gateway) {
+	all := installed.Gateways(pod)
+	i.gateways = len(all)
+	if newest, _ := installed.Current(pod); newest.Name != gateway.Name {
+		i.Standby = newest.Name
+	} else if before, ok := installed.Predecessor(pod, gateway); ok {
+		i.Drains = before.Name
+	}
+	if last := all[len(all)-1]; i.Standby == "" && gateway.Phase == installed.Running {
+		if next, hopeful := installed.Starting(pod, gateway.Name); next.Name == last.Name && !hopeful {
+			i.stuck = because(next.Name+" does not start: "+next.Reason, oneLine(next.Message))
+		}
+	}
+}
+
 // checkState refuses what a gateway cannot say: whoever took one over could otherwise
 // claim states that are the plugin's to find.
 func checkState(answer *api.Status) error {
 	switch answer.State {
-	case api.Starting, api.Uncertified, api.Ready, api.Degraded, api.Draining:
+	case api.Starting, api.Uncertified, api.Standby, api.Ready, api.Degraded, api.Draining:
 		return nil
 	}
 	return api.WithHint(fmt.Errorf("it reports the unknown state %.40q", answer.State),

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/limits"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
@@ -53,11 +54,14 @@ func (i *Item) judge(now time.Time) {
 		}
 	case Uncertified:
 		i.problem(Warning, "the gateway has no certificate yet, and encrypts nothing", enable)
+	case Standby:
+		i.problem(Critical, "the gateway waits to take the place of one that has ended, and serves nothing", enable)
 	case Draining:
 		i.problem(Note, "the gateway is being disabled: the pod's new connections are plaintext", "")
 	case Disabled:
 		i.problem(Note, "the gateway was disabled"+i.ago(now)+"; its container stays in the pod's list", "")
 	}
+	i.judgeSuccession()
 	if i.Status != nil {
 		i.judgeCertificate(now, fmt.Sprintf("kubectl gateway rotate pod/%s -n %s", i.Pod, i.Namespace))
 		i.judgeClock()
@@ -66,6 +70,36 @@ func (i *Item) judge(now time.Time) {
 		i.judgeAudit()
 		i.judgeFeatures()
 		i.judgeOutside()
+		i.judgeLog()
+	}
+}
+
+// judgeLog notes lines that are missing in the gateway's log.
+func (i *Item) judgeLog() {
+	l := &i.Status.Log
+	if l.DroppedLines == 0 {
+		return
+	}
+	bound, hint := fmt.Sprintf("it may have %s an hour", installed.Size(l.Limit)), fmt.Sprintf("'kubectl gateway log pod/%s -n %s refused' logs less, --limit allows more", i.Pod, i.Namespace)
+	if l.Total > 0 {
+		bound += fmt.Sprintf(", and %s in all for the sake of the pod's ephemeral storage", installed.Size(l.Total))
+	}
+	i.problem(Note, fmt.Sprintf("%d lines of the log were not written: %s", l.DroppedLines, bound), hint)
+}
+
+// judgeSuccession notes what is there of other gateways of the pod.
+func (i *Item) judgeSuccession() {
+	upgrade := fmt.Sprintf("kubectl gateway upgrade pod/%s -n %s", i.Pod, i.Namespace)
+	switch {
+	case i.Standby != "":
+		i.problem(Warning, fmt.Sprintf("an upgrade has not come to its end: %s waits to take the place of %s", i.Standby, i.Container.Name), upgrade)
+	case i.stuck != "":
+		i.problem(Note, fmt.Sprintf("an upgrade has failed, and %s serves: %s", i.Container.Name, i.stuck), upgrade)
+	case i.Drains != "":
+		i.problem(Note, fmt.Sprintf("connections of %s, whose place this gateway took, may go on until its drain timeout", i.Drains), "")
+	}
+	if i.gateways >= installed.ManyContainers {
+		i.problem(Warning, fmt.Sprintf("the pod has had %d gateways, whose containers Kubernetes cannot remove", i.gateways), "replace the pod when that is convenient, as with 'kubectl rollout restart'")
 	}
 }
 

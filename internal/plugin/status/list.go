@@ -49,10 +49,11 @@ const (
 	Uncertified = State(api.Uncertified)
 	Ready       = State(api.Ready)
 	Degraded    = State(api.Degraded)
+	Standby     = State(api.Standby)
 	Draining    = State(api.Draining)
 )
 
-// Item is the status of one pod's newest gateway.
+// Item is the status of the gateway that serves a pod, or of the newest one.
 type Item struct {
 	Namespace string       `json:"namespace"`
 	Pod       string       `json:"pod"`
@@ -64,6 +65,10 @@ type Item struct {
 	OnFailure api.OnFailure `json:"onFailure,omitempty"`
 	// Container is nil if the pod is not enabled.
 	Container *Container `json:"container,omitempty"`
+	// Standby is the container of another gateway that is to take this one's place, and Drains
+	// that of one whose place this one took and whose last connections go on.
+	Standby string `json:"standby,omitempty"`
+	Drains  string `json:"drains,omitempty"`
 	// Status is what the gateway says itself, nil if it was not asked or did
 	// not answer.
 	Status *api.Status `json:"status,omitempty"`
@@ -80,6 +85,10 @@ type Item struct {
 	// moved is what shows that the pod has another sandbox than the gateway was made
 	// in, with other addresses or without; empty if nothing does.
 	moved string
+	// gateways is how many the pod has had, and stuck why one that is to take this one's place
+	// does not start.
+	gateways int
+	stuck    string
 }
 
 // Unread reports whether l lacks the status of a gateway that should have

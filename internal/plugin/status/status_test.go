@@ -93,12 +93,14 @@ func answer(name string, state api.State, expiresIn time.Duration) *api.Status {
 		Traffic: api.Traffic{
 			Outbound: api.Direction{Encrypted: 100, Plaintext: 2, Refused: 3, Sent: 2048, Received: 1 << 20},
 			Inbound:  api.Direction{Encrypted: 23, Plaintext: 1, Refused: 1, Sent: 0, Received: 512}},
+		Log:     api.LogStatus{Level: api.LogConnections, Limit: api.DefaultLogLimit},
 		Capture: api.Capture{CaptureCounts: api.CaptureCounts{ServicePassed: 7, ServiceRefused: 8}}}
 }
 
 // example has a pod for every state.
 func example() (asker, []corev1.Pod) {
 	degraded := answer("degraded", api.Degraded, 16*time.Hour)
+	degraded.Log = api.LogStatus{Level: api.LogRefused, Limit: 64 << 20, Total: 2 << 20, Lines: 9, Bytes: 900, DroppedLines: 12, DroppedBytes: 1200}
 	inband := answer("inband", api.Ready, 16*time.Hour)
 	inband.Wire, inband.Allow = api.WireAuto, []string{"ns/prod/sa/*", "ns/ops/sa/backup"}
 	inband.Traffic.Outbound.Inband, inband.Traffic.Outbound.OptionLost, inband.Traffic.Inbound.Inband = 40, 2, 3
@@ -348,5 +350,74 @@ func TestNewestGatewayCounts(t *testing.T) {
 	}
 	if list.Items[0].PodIPs[1] != netip.MustParseAddr("fd00::7") {
 		t.Errorf("addresses %v", list.Items[0].PodIPs)
+	}
+}
+
+// TestTwoGateways of one pod: that which serves is shown, and the other one told of.
+func TestTwoGateways(t *testing.T) {
+	two := func(second corev1.ContainerState) corev1.Pod {
+		p := pod("web", "strict", "closed", running())
+		fakecluster.AddGateway(&p, `{"replaces":"kube-gateway"}`, second)
+		return p
+	}
+	for name, test := range map[string]struct {
+		second       corev1.ContainerState
+		newer, older api.State
+		container    string
+		state        State
+		severity     Severity
+		text         string
+	}{
+		"standby": {*running(), api.Standby, api.Ready, "kube-gateway", Ready, Warning, "an upgrade has not come to its end: kube-gateway-2 waits to take the place of kube-gateway"},
+		"drains":  {*running(), api.Ready, api.Draining, "kube-gateway-2", Ready, Note, "connections of kube-gateway, whose place this gateway took"},
+		"stuck":   {*waiting("ErrImagePull", "no such tag"), "", api.Ready, "kube-gateway", Ready, Note, "an upgrade has failed, and kube-gateway serves: kube-gateway-2 does not start: ErrImagePull: no such tag"},
+		"starts":  {*waiting("ContainerCreating", ""), "", api.Ready, "kube-gateway", Ready, "", ""},
+		"failed":  {*ended(1, "Error", "no proof"), "", api.Ready, "kube-gateway", Ready, "", ""},
+	} {
+		client := fakegateway.Gateways(func(_ context.Context, call *fakegateway.Call) (any, error) {
+			state := test.older
+			if call.Container == "kube-gateway-2" {
+				state = test.newer
+			}
+			return answer("web", state, 16*time.Hour), nil
+		}).Client(nil)
+		list, err := (&Collector{Gateways: client, Now: clock}).Collect(t.Context(), []corev1.Pod{two(test.second)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		item := list.Items[0]
+		if item.Container.Name != test.container || item.State != test.state {
+			t.Errorf("%s: %s is %s", name, item.Container.Name, item.State)
+		}
+		var found []Problem
+		for _, p := range item.Problems {
+			if strings.Contains(p.Text, "upgrade") || strings.Contains(p.Text, "place") {
+				found = append(found, p)
+			}
+		}
+		switch {
+		case test.text == "" && len(found) == 0:
+		case len(found) != 1 || found[0].Severity != test.severity || !strings.Contains(found[0].Text, test.text):
+			t.Errorf("%s: %+v", name, found)
+		}
+	}
+}
+
+func TestManyGateways(t *testing.T) {
+	p := pod("web", "strict", "closed", ended(0, "Completed", api.DisabledMessage))
+	for range 18 {
+		fakecluster.AddGateway(&p, "{}", *ended(0, "Completed", api.DisabledMessage))
+	}
+	for _, want := range []bool{false, true} {
+		if want {
+			fakecluster.AddGateway(&p, "{}", *running())
+		}
+		list, err := (&Collector{Gateways: asker{"web": says(answer("web", api.Ready, 16*time.Hour), nil)}.client(), Now: clock}).Collect(t.Context(), []corev1.Pod{p})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(fmt.Sprint(list.Items[0].Problems), "has had 20 gateways"); got != want {
+			t.Errorf("%+v, want it told: %t", list.Items[0].Problems, want)
+		}
 	}
 }

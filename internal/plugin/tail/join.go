@@ -28,8 +28,9 @@ type Join struct {
 	Belongs func(context.Context, *corev1.Pod) (bool, error)
 }
 
-// crowd is the pods that are followed while others come and go. Each pod has one stream
-// at a time, and no line of a gateway is read twice.
+// crowd is the pods that are followed while others come and go. Each gateway has one stream
+// at a time, each pod one more only while a gateway drains whose place another one took, and no
+// line of a gateway is read twice.
 type crowd struct {
 	t          *Tailer
 	group      *errgroup.Group
@@ -49,7 +50,9 @@ type crowd struct {
 type member struct {
 	// stranger is set if the pod does not belong.
 	stranger bool
-	active   bool
+	// streams is how many of its gateways are followed, and claimed which ever were.
+	streams int
+	claimed map[string]bool
 	// crowded is set once the user knows that there are too many pods to follow this one.
 	crowded bool
 	// at is how far the log of the last gateway was read. It has no container before the
@@ -134,7 +137,13 @@ func (c *crowd) see(ctx context.Context, pod *corev1.Pod, later bool) {
 	defer c.mu.Unlock()
 	c.members[pod.UID] = m
 	switch {
-	case m.stranger || m.active || c.closed:
+	case m.stranger || c.closed:
+		return
+	case m.streams > 0:
+		if before, both := installed.Predecessor(pod, gateway); both && m.claimed[before.Name] && !m.claimed[gateway.Name] && c.active < c.t.Options.Parallel {
+			c.t.report(pod, event, fmt.Sprintf("%s is to take the place of %s, following both", gateway.Name, before.Name), "")
+			c.start(ctx, pod, m, cursor{container: gateway.Name, started: gateway.StartedAt, fromStart: true})
+		}
 		return
 	case m.at.container == gateway.Name && !gateway.StartedAt.After(m.at.started):
 		// A container that has ended runs again only after its node has restarted.
@@ -151,17 +160,43 @@ func (c *crowd) see(ctx context.Context, pod *corev1.Pod, later bool) {
 		// The lines before these were read.
 		at.last, at.atLast = m.at.last, m.at.atLast
 	}
-	m.at = at
 	if later {
 		c.t.report(pod, event, "has a gateway, following it", "")
 	}
-	m.active, m.crowded = true, false
+	m.crowded = false
+	c.start(ctx, pod, m, at)
+	if before, both := installed.Predecessor(pod, gateway); both && !m.claimed[before.Name] && c.active < c.t.Options.Parallel {
+		c.start(ctx, pod, m, cursor{container: before.Name, started: before.StartedAt, fromStart: later})
+	}
+}
+
+// start follows the log of one gateway of m from at on. c.mu is held.
+func (c *crowd) start(ctx context.Context, pod *corev1.Pod, m *member, at cursor) {
+	m.claim(at.container)
+	m.streams++
 	c.active++
+	at.claim = func(container string) bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return m.claim(container)
+	}
 	c.group.Go(func() error {
-		err := c.t.conclude(ctx, pod, c.t.follow(ctx, pod, &m.at), c.incomplete)
-		c.left(ctx, m)
+		err := c.t.conclude(ctx, pod, c.t.follow(ctx, pod, &at), c.incomplete)
+		c.left(ctx, m, at)
 		return err
 	})
+}
+
+// claim reports whether nobody has followed container, which the caller follows then.
+func (m *member) claim(container string) bool {
+	if m.claimed[container] {
+		return false
+	}
+	if m.claimed == nil {
+		m.claimed = map[string]bool{}
+	}
+	m.claimed[container] = true
+	return true
 }
 
 // belongs calls Belongs until it succeeds, as often as Retry allows.
@@ -186,9 +221,12 @@ func (c *crowd) belongs(ctx context.Context, pod *corev1.Pod) bool {
 
 // left makes room for others, and looks again at the pods that had to wait and at the
 // one that was followed.
-func (c *crowd) left(ctx context.Context, m *member) {
+func (c *crowd) left(ctx context.Context, m *member, at cursor) {
 	c.mu.Lock()
-	m.active = false
+	if m.at.container == "" || !at.started.Before(m.at.started) {
+		m.at = at
+	}
+	m.streams--
 	c.active--
 	stores := c.stores
 	c.mu.Unlock()

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -311,5 +312,64 @@ func TestTemplateThatFails(t *testing.T) {
 	tailer.Formatter = template
 	if err := tailer.Run(bounded(t), []corev1.Pod{*gatewayPod("web", up)}); !errors.Is(err, errOutput) || !strings.Contains(err.Error(), "applying the template") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestBothAreFollowed while a gateway drains whose place another one took: neither loses a line.
+func TestBothAreFollowed(t *testing.T) {
+	for name, fromTheStart := range map[string]bool{"it joins": false, "it is there": true} {
+		t.Run(name, func(t *testing.T) {
+			c := &cluster{}
+			broken := make(chan struct{})
+			var streams atomic.Int32
+			both := func(first corev1.ContainerState) *corev1.Pod {
+				pod := gatewayPod("web", first, up)
+				pod.Spec.EphemeralContainers[1].Env[0].Value = `{"replaces":"kube-gateway"}`
+				return pod
+			}
+			old := func(w http.ResponseWriter, r *http.Request) {
+				if streams.Add(1) == 1 {
+					writeLines(w, 0, 1)
+					<-broken
+					return
+				}
+				// It runs on, and what was open has ended.
+				if r.URL.Query().Get("follow") == "true" {
+					writeLines(w, 1, 1)
+				}
+				c.set("web", both(dead))
+			}
+			next := func(w http.ResponseWriter, r *http.Request) { writeLines(w, 7, 1); <-r.Context().Done() }
+			by := func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Query().Get("container") == "kube-gateway-2" {
+					next(w, r)
+				} else {
+					old(w, r)
+				}
+			}
+			rest := func(w http.ResponseWriter, r *http.Request) { writeLines(w, 1, 1) }
+			c.streams = map[string][]http.HandlerFunc{"web": {by, by, by, rest}}
+			tailer, out, errOut := c.tailer(t, Options{Lines: 10})
+			ctx, cancel := context.WithCancel(bounded(t))
+			out.then("line 7", func() { close(broken) })
+			out.then("line 1", func() { time.AfterFunc(100*time.Millisecond, cancel) })
+			start := gatewayPod("web", up)
+			if fromTheStart {
+				start = both(up)
+				c.set("web", start)
+			} else {
+				c.set("web", start)
+				out.then("line 0", func() { c.change(2, both(up)) })
+			}
+			run(ctx, t, tailer, *start)
+			for _, line := range []string{"line 0", "line 1", "line 7"} {
+				if n := strings.Count(out.text.String(), line); n != 1 {
+					t.Errorf("%q is printed %d times", line, n)
+				}
+			}
+			if text := errOut.text.String(); strings.Contains(text, "is to take the place") == fromTheStart || strings.Contains(text, "has a successor") {
+				t.Errorf("stderr %q", text)
+			}
+		})
 	}
 }

@@ -57,6 +57,8 @@ const (
 	toRenew   step = "renew"
 	// refresh brings the gateway what the cluster has by now.
 	toRefresh step = "refresh"
+	// upgrade puts a gateway with the image of watch in the place of an older one.
+	toUpgrade step = "upgrade"
 	// ask asks the gateway for its status.
 	toAsk step = "ask"
 	// wait looks again at a known time.
@@ -65,7 +67,9 @@ const (
 
 // changes reports whether s changes the cluster, or the gateway's keys. A refresh needs no
 // second look at the pod: the gateway's answer says whose it is.
-func (s step) changes() bool { return s == toEnable || s == toDisable || s == toRenew }
+func (s step) changes() bool {
+	return s == toEnable || s == toDisable || s == toRenew || s == toUpgrade
+}
 
 // decision is what decide returns.
 type decision struct {
@@ -91,6 +95,8 @@ type situation struct {
 	renewed time.Time
 	// behind says that the cluster has something else than the gateway captures.
 	behind bool
+	// older says that the gateway is to be upgraded, and open that this may be done at once.
+	older, open bool
 	// ended names the gateway that was disabled successfully, whatever the pod
 	// says about it.
 	ended string
@@ -215,13 +221,20 @@ func maintain(s situation, on bool, now time.Time) decision {
 		return decision{step: toAsk}
 	}
 	switch s.status.State {
-	case api.Uncertified, api.Starting:
+	case api.Uncertified, api.Starting, api.Standby:
+		if gateway, _ := installed.Current(s.pod); waitsForOther(s.pod, gateway) {
+			// Another plugin is at it, or was: it takes over soon, or ends by itself.
+			return decision{step: wait, at: s.askAt}
+		}
 		if on {
 			return decision{step: toEnable}
 		}
 		return decision{step: wait, at: s.askAt}
 	case api.Draining:
 		return decision{step: wait, at: s.askAt}
+	}
+	if s.older && s.open && s.status.State == api.Ready {
+		return decision{step: toUpgrade}
 	}
 	at, ok := RenewAt(s.status.Cert, string(s.pod.UID))
 	if !ok && s.behind {
@@ -242,6 +255,12 @@ func maintain(s situation, on bool, now time.Time) decision {
 		at = s.askAt
 	}
 	return decision{step: wait, at: at}
+}
+
+// waitsForOther reports whether the gateway whose place gateway is to take runs.
+func waitsForOther(pod *corev1.Pod, gateway installed.Gateway) bool {
+	_, ok := installed.Predecessor(pod, gateway)
+	return ok
 }
 
 // RenewAt returns when a certificate is to be renewed: at two thirds of its life,

@@ -19,6 +19,11 @@ const (
 	Renewed  Action = "renewed"
 	// Refreshed is a gateway that captures what the cluster has by now.
 	Refreshed Action = "refreshed"
+	// Upgraded is a gateway with the image of watch that took the place of an older one. Halted
+	// says that none is any more, because of the pod that is named, until Resumed.
+	Upgraded Action = "upgraded"
+	Halted   Action = "halted"
+	Resumed  Action = "resumed"
 	// Failed is tried again, with growing pauses.
 	Failed Action = "failed"
 	// Refused is a pod that can have no gateway. It is looked at again when it
@@ -59,6 +64,9 @@ type Counts struct {
 	Watched, Ready, Working, Failed int
 	// NextRenewal is when the next certificate is to be renewed, zero if unknown.
 	NextRenewal time.Time
+	// Outdated counts the gateways that are to be upgraded, and Halted is why none is.
+	Outdated int
+	Halted   error
 	// Connected is false while the API server cannot be reached.
 	Connected bool
 }

@@ -49,12 +49,17 @@ type world struct {
 	version, surveyed string
 	surveys, changes  int
 	unread            error
-	versions          map[string]string
+	// upgrades has gateways with another image than testImage be outdated.
+	upgrades bool
+	// upgrading are the workloads of which a pod is upgraded, and mostUpgrades how many there ever were.
+	upgrading    map[types.UID]int
+	mostUpgrades int
+	versions     map[string]string
 }
 
 func newWorld(t *testing.T, objects ...runtime.Object) *world {
 	return &world{Cluster: fakecluster.New(t, objects...), t: t, life: 24 * time.Hour,
-		steps: map[step]map[string]int{}, tries: map[step]int{}, busy: map[string]bool{}, certs: map[string]api.Certificate{}, versions: map[string]string{}}
+		steps: map[step]map[string]int{}, tries: map[step]int{}, busy: map[string]bool{}, certs: map[string]api.Certificate{}, versions: map[string]string{}, upgrading: map[types.UID]int{}}
 }
 
 // inWorld calls test with a world of objects, in fake time.
@@ -152,6 +157,40 @@ func (w *world) step(ctx context.Context, step step, pod *corev1.Pod, do func() 
 }
 
 func (w *world) Image() string { return testImage }
+
+func (w *world) Follow(installed.Pods) {}
+
+// Outdated says so of a gateway with another image than that of the world, unless that is newest.
+func (w *world) Outdated(gateway installed.Gateway, _ *api.Status) bool {
+	return w.upgrades && gateway.Image != testImage
+}
+
+func (w *world) Upgrade(ctx context.Context, pod *corev1.Pod) Outcome {
+	out := Outcome{Changed: true}
+	w.mu.Lock()
+	if w.upgrading[workloadOf(pod)]++; w.upgrading[workloadOf(pod)] > 1 {
+		w.t.Errorf("two pods of the workload of %s are upgraded at a time", pod.Name)
+	}
+	w.mostUpgrades = max(w.mostUpgrades, len(w.upgrading))
+	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.upgrading, workloadOf(pod))
+	}()
+	out.Err = w.step(ctx, toUpgrade, pod, func() error {
+		now := w.Pod(pod.Name)
+		out.Container = installed.NextName(now)
+		last := len(now.Spec.EphemeralContainers) - 1
+		w.SetState(pod.Name, now.Spec.EphemeralContainers[last].Name, wasDisabled(time.Now()).state)
+		w.Update(with(w.Pod(pod.Name), runs().byWatch()))
+		return nil
+	})
+	if out.Err == nil {
+		out.Status = w.certify(pod.Name)
+	}
+	return out
+}
 
 func (w *world) ClusterChanged() {
 	w.mu.Lock()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -41,6 +42,9 @@ type Plugin struct {
 	Gateways *remote.Client
 	// Options are those of the gateways to be; Watched is set for each.
 	Options inject.Options
+	// Version is the build of this plugin, whose gateway Options.Image is taken for: older ones are
+	// upgraded. Empty upgrades none.
+	Version string
 	// Drain bounds how long connections of gateways that are disabled may go on.
 	Drain time.Duration
 	// Authority reads the authority.
@@ -52,6 +56,7 @@ type Plugin struct {
 	authority cached[*ca.Authority]
 	survey    cached[*survey.Survey]
 	warned    []string
+	shared    *inject.Shared
 	// known are the pods of the last Survey, and latest is the newest survey that succeeded.
 	known  []corev1.Pod
 	latest atomic.Pointer[survey.Survey]
@@ -62,8 +67,39 @@ var _ Actions = (*Plugin)(nil)
 // Image is part of Actions.
 func (p *Plugin) Image() string { return p.Options.Image }
 
+// Outdated is part of Actions. A gateway that has the image already would be no newer the next
+// time, and what is not a semantic version is neither newer nor older.
+func (p *Plugin) Outdated(gateway installed.Gateway, status *api.Status) bool {
+	own, err := version.ParseSemantic(p.Version)
+	if err != nil || gateway.Image == p.Options.Image {
+		return false
+	}
+	its, err := version.ParseSemantic(status.Version)
+	return err == nil && its.LessThan(own)
+}
+
+// Upgrade is part of Actions.
+func (p *Plugin) Upgrade(ctx context.Context, pod *corev1.Pod) Outcome {
+	authority, err := p.readAuthority(ctx)
+	if err != nil {
+		return Outcome{Err: err}
+	}
+	options := p.Options
+	options.Existing = api.ExistingReport
+	options.Succession = inject.Succession{DrainTimeout: p.Drain}
+	injector := inject.Injector{Client: p.Client, Authority: authority, Gateways: p.Gateways, Survey: p.latest.Load(), Options: options}
+	result := injector.Replace(ctx, pod)
+	return Outcome{
+		Container: result.Container, Status: result.Status, Changed: result.Action == inject.Replaced,
+		Warnings: result.Warnings, Err: result.Err,
+	}
+}
+
 // ClusterChanged is part of Actions.
 func (p *Plugin) ClusterChanged() { p.survey.outdated.Store(true) }
+
+// Follow is part of Actions.
+func (p *Plugin) Follow(pods installed.Pods) { p.shared = inject.NewShared(p.Client, pods) }
 
 // Survey is part of Actions.
 func (p *Plugin) Survey(ctx context.Context, pods []corev1.Pod) error {
@@ -128,7 +164,7 @@ func (p *Plugin) Enable(ctx context.Context, pod *corev1.Pod, annotated bool) Ou
 	}
 	options := p.Options
 	options.Watched = annotated
-	injector := inject.Injector{Client: p.Client, Authority: authority, Gateways: p.Gateways, Survey: cluster, Options: options}
+	injector := inject.Injector{Client: p.Client, Authority: authority, Gateways: p.Gateways, Survey: cluster, Options: options, Shared: p.shared}
 	result := injector.Enable(ctx, pod)
 	return Outcome{
 		Container: result.Container, Status: result.Status, Changed: result.Action == inject.Enabled,

@@ -85,6 +85,8 @@ func (w *Watcher) decide(key types.NamespacedName, pod *corev1.Pod) (decision, s
 		}
 	}
 	w.mu.Unlock()
+	s.older = w.older(pod, gateway, &s)
+	s.open = s.older && w.rollout.open(key, pod)
 	s.behind = s.status != nil && !w.Actions.Covered(pod, s.status)
 	d := decide(s, time.Now())
 	if d.trouble == nil {
@@ -110,7 +112,7 @@ func (w *Watcher) note(key types.NamespacedName, pod *corev1.Pod, d decision, s 
 		trouble = d.trouble.Error()
 	}
 	news := trouble != "" && trouble != r.trouble && trouble != r.reported
-	r.trouble = trouble
+	r.trouble, r.older = trouble, s.older
 	switch {
 	case trouble != "":
 		r.phase = failed
@@ -175,11 +177,29 @@ func (w *Watcher) act(ctx context.Context, key types.NamespacedName, pod *corev1
 		event.Action = Enabled
 		if had && gateway.Phase == installed.Terminated && !gateway.Disabled() {
 			event.Action = Replaced
+			if young := gateway.FinishedAt.Sub(gateway.StartedAt) < young; young && installed.Succeeded(pod, gateway.Name) && gateway.Image == s.image {
+				w.halt(pod, gateway.Name, fmt.Errorf("the gateway died soon after it was upgraded: %w", installed.Ended(pod, gateway)))
+			}
 		}
 		out = w.Actions.Enable(ctx, pod, s.want == wanted)
 	case toDisable:
 		event.Action = Disabled
 		out = w.Actions.Disable(ctx, pod)
+	case toUpgrade:
+		if !w.rollout.begin(key, pod) {
+			return false
+		}
+		event.Action = Upgraded
+		out = w.Actions.Upgrade(ctx, pod)
+		if out.Err != nil && ctx.Err() == nil && !unreachable(out.Err) && !w.gone(ctx, pod) {
+			w.halt(pod, out.Container, out.Err)
+		}
+		w.rollout.end(pod)
+		if !w.once {
+			for _, waited := range w.rollout.waited() {
+				w.queue.Add(waited)
+			}
+		}
 	case toRenew:
 		event.Action = Renewed
 		out = w.Actions.Renew(ctx, pod, gateway.Name)

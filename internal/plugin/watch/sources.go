@@ -77,6 +77,7 @@ func (w *Watcher) newSources(ctx context.Context) (*sources, error) {
 		UpdateFunc: func(was, now any) {
 			w.enqueue(now)
 			w.podChanged(was.(*corev1.Pod), now.(*corev1.Pod))
+			w.upgradeAnnotationChanged(was, now)
 		},
 		DeleteFunc: func(gone any) {
 			w.enqueue(gone)
@@ -100,6 +101,7 @@ func (w *Watcher) newSources(ctx context.Context) (*sources, error) {
 			if metaOf(was).GetAnnotations()[Annotation] != metaOf(now).GetAnnotations()[Annotation] {
 				w.enqueueNamespace(now)
 			}
+			w.upgradeAnnotationChanged(was, now)
 		},
 		DeleteFunc: w.enqueueNamespace,
 	})
@@ -298,13 +300,19 @@ func (w *Watcher) enqueueIndexed(index, value string) {
 
 // wantOf returns what is said about pod.
 func (w *Watcher) wantOf(pod *corev1.Pod) (want, error) {
-	var namespace *corev1.Namespace
-	if w.sources.namespaces != nil {
-		if object, ok, err := w.sources.namespaces.GetIndexer().GetByKey(pod.Namespace); ok && err == nil {
-			namespace = object.(*corev1.Namespace)
-		}
+	return wantOf(pod, isNamed(w.Options.Names, pod, w.ownerOfOwner(pod)), w.namespaceOf(pod))
+}
+
+// namespaceOf returns the namespace of pod, nil if that cannot be known.
+func (w *Watcher) namespaceOf(pod *corev1.Pod) *corev1.Namespace {
+	if w.sources.namespaces == nil {
+		return nil
 	}
-	return wantOf(pod, isNamed(w.Options.Names, pod, w.ownerOfOwner(pod)), namespace)
+	object, ok, err := w.sources.namespaces.GetIndexer().GetByKey(pod.Namespace)
+	if !ok || err != nil {
+		return nil
+	}
+	return object.(*corev1.Namespace)
 }
 
 func (w *Watcher) ownerOfOwner(pod *corev1.Pod) *metav1.OwnerReference {

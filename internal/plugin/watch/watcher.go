@@ -17,6 +17,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 )
 
@@ -43,6 +44,11 @@ type Actions interface {
 	Renew(ctx context.Context, pod *corev1.Pod, container string) Outcome
 	// Ask returns the status of the gateway called container.
 	Ask(ctx context.Context, pod *corev1.Pod, container string) (*api.Status, error)
+	// Outdated reports whether gateway, which has answered with status, is older than what Upgrade
+	// would put in its place.
+	Outdated(gateway installed.Gateway, status *api.Status) bool
+	// Upgrade puts a gateway with Image in the place of that of pod.
+	Upgrade(ctx context.Context, pod *corev1.Pod) Outcome
 	// Survey looks at the cluster, of which pods are known, and returns once Covered goes by that.
 	// Without pods nobody needs one, and what the last one found is forgotten: it gets old.
 	Survey(ctx context.Context, pods []corev1.Pod) error
@@ -56,6 +62,8 @@ type Actions interface {
 	Refresh(ctx context.Context, pod *corev1.Pod, container string, status *api.Status) Outcome
 	// ClusterChanged says that what a survey reads has changed.
 	ClusterChanged()
+	// Follow says where the states of pods come from, before anything else is asked for.
+	Follow(pods installed.Pods)
 }
 
 // Options say what is watched.
@@ -88,6 +96,9 @@ type Watcher struct {
 	// the first gateway.
 	changed chan struct{}
 	idle    atomic.Bool
+	rollout rollout
+	// once says that nobody works off the queue.
+	once    bool
 	sources *sources
 	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName]
 	retries workqueue.TypedRateLimiter[types.NamespacedName]
@@ -114,6 +125,8 @@ type record struct {
 	refused *corev1.Pod
 	phase   phase
 	renewAt time.Time
+	// older says that the gateway is to be upgraded.
+	older bool
 }
 
 // attempt tells one thing that was tried from another, which need not wait for
@@ -145,24 +158,31 @@ func (w *Watcher) Run(ctx context.Context) error {
 // Once looks at every pod until nothing is left to do about it now, and returns
 // how many are not as they are wanted.
 func (w *Watcher) Once(ctx context.Context) (failures int, err error) {
+	w.once = true
 	stop, err := w.start(ctx)
 	if err != nil {
 		return 0, unlessEnded(ctx, err)
 	}
 	defer stop()
 	w.survey(ctx)
-	keys := w.sources.pods.GetIndexer().ListKeys()
-	parallel.Each(w.parallel(), keys, func(key *string) struct{} {
-		namespace, name, _ := cache.SplitMetaNamespaceKey(*key)
-		k := types.NamespacedName{Namespace: namespace, Name: name}
-		// Each step leads to the next: enable, then nothing; or ask, renew.
-		for range maxSteps {
-			if ctx.Err() != nil || !w.reconcile(ctx, k) {
-				break
+	var keys []types.NamespacedName
+	for _, key := range w.sources.pods.GetIndexer().ListKeys() {
+		namespace, name, _ := cache.SplitMetaNamespaceKey(key)
+		keys = append(keys, types.NamespacedName{Namespace: namespace, Name: name})
+	}
+	// Those that had to wait for others come again.
+	for len(keys) > 0 && ctx.Err() == nil {
+		parallel.Each(w.parallel(), keys, func(key *types.NamespacedName) struct{} {
+			// Each step leads to the next: enable, then nothing; or ask, renew.
+			for range maxSteps {
+				if ctx.Err() != nil || !w.reconcile(ctx, *key) {
+					break
+				}
 			}
-		}
-		return struct{}{}
-	}, nil)
+			return struct{}{}
+		}, nil)
+		keys = w.onceMore()
+	}
 	counts := w.Counts()
 	return counts.Failed + counts.Working, ctx.Err()
 }
@@ -194,6 +214,12 @@ func (w *Watcher) start(ctx context.Context) (stop func(), err error) {
 		w.queue.ShutDown()
 		return nil, err
 	}
+	pods, err := installed.Cached(w.sources.pods)
+	if err != nil {
+		w.queue.ShutDown()
+		return nil, err
+	}
+	w.Actions.Follow(pods)
 	// The libraries' own log would tear the output apart; what matters of it is
 	// reported as events.
 	feed, cancel := context.WithCancel(klog.NewContext(ctx, klog.Logger{}))
@@ -236,7 +262,7 @@ func (w *Watcher) work(ctx context.Context) {
 func (w *Watcher) Counts() Counts {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	counts := Counts{Connected: !w.outage}
+	counts := Counts{Connected: !w.outage, Halted: w.rollout.state()}
 	for _, r := range w.records {
 		switch r.phase {
 		case off:
@@ -249,6 +275,9 @@ func (w *Watcher) Counts() Counts {
 			counts.Working++
 		}
 		counts.Watched++
+		if r.older {
+			counts.Outdated++
+		}
 		if !r.renewAt.IsZero() && (counts.NextRenewal.IsZero() || r.renewAt.Before(counts.NextRenewal)) {
 			counts.NextRenewal = r.renewAt
 		}
