@@ -50,13 +50,13 @@ type Status struct {
 	Identity    string      `json:"identity"`
 	Cert        Certificate `json:"certificate"`
 	Worker      Worker      `json:"worker"`
+	// Memory is nil if the gateway cannot read it.
+	Memory *Memory `json:"memory,omitempty"`
 	// Listeners are the ports where the gateway listens on loopback. It chooses them: others are
 	// taken where the usual ones are.
 	Listeners Listeners `json:"ports,omitzero"`
-	// Memory is nil if the gateway cannot read it.
-	Memory  *Memory `json:"memory,omitempty"`
-	Capture Capture `json:"capture"`
-	Traffic Traffic `json:"traffic"`
+	Capture   Capture   `json:"capture"`
+	Traffic   Traffic   `json:"traffic"`
 	// Unencrypted counts, by reason, the connections that were refused or carried in
 	// plaintext.
 	Unencrypted []Unencrypted `json:"unencrypted,omitempty"`
@@ -68,16 +68,16 @@ type Status struct {
 	Existing *ExistingConnections `json:"existing,omitempty"`
 }
 
+// MissingProtection begins the entry of Status.Missing that says that the kernel may kill the whole
+// gateway where the pod's memory is used up.
+const MissingProtection = "protection where the pod's memory is used up"
+
 // Listeners are the ports of a gateway on loopback.
 type Listeners struct {
 	// Capture is where captured connections arrive, Inband where in-band connections do.
 	Capture uint16 `json:"capture"`
 	Inband  uint16 `json:"inband"`
 }
-
-// MissingProtection begins the entry of Status.Missing that says that the kernel may kill the whole
-// gateway where the pod's memory is used up.
-const MissingProtection = "protection where the pod's memory is used up"
 
 // MaxExisting is how many connections an ExistingConnections lists.
 const MaxExisting = 50

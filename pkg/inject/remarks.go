@@ -70,20 +70,20 @@ func (in *Injector) remarks(pod *corev1.Pod, status *api.Status) []string {
 		memoryRemarks(status.Memory), in.strictRemarks(pod, status.Mode, status.Capture.Named), logRemarks(pod, status.Log.Total))
 }
 
-// logRemarks says that a gateway logs no more than total bytes in all, for the pod's sake.
-func logRemarks(pod *corev1.Pod, total int64) []string {
-	if total == 0 {
-		return nil
-	}
-	return []string{installed.LogRemark(pod, total) + "; --log=refused logs less"}
-}
-
 // memoryRemarks says that little memory is left in the pod, in which the gateway is.
 func memoryRemarks(memory *api.Memory) []string {
 	if text := limits.Tight(memory); text != "" {
 		return []string{text + "; raise the limit"}
 	}
 	return nil
+}
+
+// logRemarks says that a gateway logs no more than total bytes in all, for the pod's sake.
+func logRemarks(pod *corev1.Pod, total int64) []string {
+	if total == 0 {
+		return nil
+	}
+	return []string{installed.LogRemark(pod, total) + "; --log=refused logs less"}
 }
 
 // strictRemarks says whom strict mode affects who has no gateway.

@@ -115,10 +115,10 @@ type Proxy struct {
 	crowded    *throttle
 	exhausted  *throttle
 	pools      bufferPools
-	// ports are those of the listeners.
-	ports []uint16
 	// fitted is the size that FitMemory has given to the buffers of open connections.
 	fitted atomic.Int64
+	// ports are those of the listeners.
+	ports []uint16
 
 	// ctx is done when connections that are being set up must end.
 	ctx    context.Context

@@ -43,8 +43,8 @@ const (
 const (
 	captureListeners = "capture-listeners"
 	inbandListeners  = "inband-listeners"
-	sharedListener   = "shared-listener"
 	memoryFiles      = "memory-files"
+	sharedListener   = "shared-listener"
 )
 
 // ForWorker returns what a worker is started with, and the channel to it. gauge may be nil.
@@ -57,8 +57,8 @@ func ForWorker(material, counters *os.File, l *Listeners, gauge *memory.Gauge) (
 		Args: []string{
 			"--" + captureListeners, strconv.Itoa(len(l.Capture)),
 			"--" + inbandListeners, strconv.Itoa(len(l.Inband)),
-			"--" + sharedListener + "=" + strconv.FormatBool(l.Shared),
 			"--" + memoryFiles, strconv.Itoa(len(gauge.Files())),
+			"--" + sharedListener + "=" + strconv.FormatBool(l.Shared),
 		},
 		Files: slices.Concat([]*os.File{material, theirs, counters, l.Peer, l.Edges}, l.Capture, l.Inband, gauge.Files()),
 		end:   theirs,
@@ -84,9 +84,9 @@ func InheritWorker(args []string) (*Worker, *Material, error) {
 	flags := flag.NewFlagSet("worker", flag.ContinueOnError)
 	capture := flags.Int(captureListeners, 0, "number of inherited capture listeners")
 	inband := flags.Int(inbandListeners, 0, "number of inherited in-band listeners")
+	gauge := flags.Int(memoryFiles, 0, "number of inherited files about memory")
 	var w Worker
 	flags.BoolVar(&w.Shared, sharedListener, false, "another gateway serves the peer listener")
-	gauge := flags.Int(memoryFiles, 0, "number of inherited files about memory")
 	if err := flags.Parse(args); err != nil {
 		return nil, nil, err
 	}

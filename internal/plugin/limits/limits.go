@@ -18,16 +18,13 @@ import (
 type Limits struct {
 	// Memory and CPU are those of the pod's cgroup.
 	Memory, CPU *resource.Quantity
-	// Storage is what the containers may write before the kubelet evicts the pod, their logs included.
-	Storage *resource.Quantity
 }
 
 // Of returns the limits of pod, by its specification.
 func Of(pod *corev1.Pod) Limits {
 	return Limits{
-		Memory:  ofCgroup(pod, corev1.ResourceMemory),
-		CPU:     ofCgroup(pod, corev1.ResourceCPU),
-		Storage: sum(pod, corev1.ResourceEphemeralStorage, false),
+		Memory: ofCgroup(pod, corev1.ResourceMemory),
+		CPU:    ofCgroup(pod, corev1.ResourceCPU),
 	}
 }
 
@@ -39,14 +36,14 @@ func ofCgroup(pod *corev1.Pod, name corev1.ResourceName) *resource.Quantity {
 			return &limit
 		}
 	}
-	return sum(pod, name, true)
+	return sum(pod, name)
 }
 
 // sum adds up a limit as the scheduler does: containers and sidecars run at a time, an init container
-// beside the sidecars before it. If all have to have one and one has none, there is no limit.
-func sum(pod *corev1.Pod, name corev1.ResourceName, all bool) *resource.Quantity {
+// beside the sidecars before it. If one has none, there is no limit.
+func sum(pod *corev1.Pod, name corev1.ResourceName) *resource.Quantity {
 	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
-		if limit := c.Resources.Limits[name]; all && limit.IsZero() {
+		if limit := c.Resources.Limits[name]; limit.IsZero() {
 			return nil
 		}
 	}
@@ -82,7 +79,7 @@ func (l Limits) String() string {
 	for _, limit := range []struct {
 		name  string
 		value *resource.Quantity
-	}{{"memory", l.Memory}, {"CPU", l.CPU}, {"ephemeral storage", l.Storage}} {
+	}{{"memory", l.Memory}, {"CPU", l.CPU}} {
 		if limit.value != nil {
 			words = append(words, limit.name+" "+limit.value.String())
 		}
@@ -117,10 +114,6 @@ func (l Limits) Small() string {
 		clauses = append(clauses, fmt.Sprintf("its CPU limit is %s, enough for about %d new connections a second and nothing else",
 			c.String(), c.MilliValue()/handshakeCPU))
 	}
-	if s := l.Storage; s != nil && s.Value() < smallStorage {
-		clauses = append(clauses, fmt.Sprintf("its ephemeral storage is limited to %s, and the log of a gateway counts: about %d connections fill it",
-			s.String(), s.Value()/logLine))
-	}
 	return strings.Join(clauses, "; ")
 }
 
@@ -129,10 +122,6 @@ const (
 	handshakeCPU = 2
 	// smallCPU is in thousandths of a CPU, as much as fifty new connections a second take.
 	smallCPU = 100
-	// logLine is the length of a connection's line in the log, in bytes, and smallStorage as much as
-	// the kubelet keeps of one container's log (containerLogMaxSize times containerLogMaxFiles).
-	logLine      = 400
-	smallStorage = 50 << 20
 )
 
 func bytes(n int64) string { return terminal.Bytes(uint64(max(n, 0))) }
