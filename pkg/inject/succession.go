@@ -219,7 +219,8 @@ func (s *succession) succeed(ctx context.Context, result *Result) {
 		result.Err = err
 		return
 	}
-	seen, secret := s.pod, ""
+	var seen *corev1.Pod
+	secret := ""
 	if next == "" {
 		// A gateway that cannot hand over costs no container. The offer ends by itself.
 		if _, result.Err = old.HandOver(ctx, s.Options.Succession.DrainTimeout); result.Err != nil {
