@@ -41,6 +41,10 @@ func pressed(t *testing.T, mib int, mode api.Mode, group bool) *pressedLab {
 	}
 	l := &pressedLab{lab: newLab(t)}
 	l.limit(512 * mebi)
+	// The other pod has enough.
+	if err := l.b.LimitMemory(1024 * mebi); err != nil {
+		t.Fatal(err)
+	}
 	server := l.small("serve", strconv.Itoa(portSmall))
 	says(t, server, "serving")
 	client := l.small("idle", "0", l.b.Addr(portEcho))
