@@ -479,8 +479,14 @@ func TestNoThirdGateway(t *testing.T) {
 	}
 }
 
-// TestStandbyWhosePredecessorEnded serves nothing: enable adds another one.
+// TestStandbyWhosePredecessorEnded sees that and serves by itself, or enable adds another one.
 func TestStandbyWhosePredecessorEnded(t *testing.T) {
+	for name, sees := range map[string]bool{"it sees that": true, "it does not": false} {
+		t.Run(name, func(t *testing.T) { standbyAlone(t, sees) })
+	}
+}
+
+func standbyAlone(t *testing.T, sees bool) {
 	c, in, line := enabledPod(t, DeliveryCSR)
 	ctx, cancel := context.WithCancel(t.Context())
 	line.After = func(call *fakegateway.Call) error {
@@ -493,11 +499,20 @@ func TestStandbyWhosePredecessorEnded(t *testing.T) {
 	line.After = nil
 	c.SetState("p", "kube-gateway", fakecluster.Terminated(137, ""))
 	in.Options.Mode, in.Options.OnFailure, in.Options.Delivery = api.Permissive, api.FailOpen, DeliveryCSR
+	if !sees {
+		result := in.Enable(t.Context(), c.Pod("p"))
+		if result.Err != nil || result.Action != Enabled || result.Container != "kube-gateway-3" || result.Status.State != api.Ready {
+			t.Errorf("%+v", result)
+		}
+		expectStates(t, c, installed.Terminated, installed.Terminated, installed.Running)
+		return
+	}
+	time.AfterFunc(aloneInterval, func() { line.Status("p", "kube-gateway-2", func(s *api.Status) { s.State = api.Ready }) })
 	result := in.Enable(t.Context(), c.Pod("p"))
-	if result.Err != nil || result.Action != Enabled || result.Container != "kube-gateway-3" || result.Status.State != api.Ready {
+	if result.Err != nil || result.Action != Enabled || result.Container != "kube-gateway-2" || result.Status.State != api.Ready {
 		t.Errorf("%+v", result)
 	}
-	expectStates(t, c, installed.Terminated, installed.Terminated, installed.Running)
+	expectStates(t, c, installed.Terminated, installed.Running)
 }
 
 func TestReplaceRefuses(t *testing.T) {
