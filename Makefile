@@ -76,7 +76,7 @@ cluster-down: cluster-tool ## stop the cluster and remove all that it made
 .PHONY: test
 test: tools build ## all tests
 	build/beside "test-unit test-netns test-kernels-short" "compile test-release"
-	$(MAKE) test-cluster test-e2e
+	$(MAKE) test-cluster test-crowd test-e2e
 
 # What the last tests need and what takes long to compile.
 .PHONY: compile
@@ -133,6 +133,12 @@ test-e2e: build image cluster-tool prometheus ## tests on the embedded cluster
 .PHONY: bench
 bench: build ## measure the gateway beside direct TCP and a plain relay
 	go run ./bench
+
+.PHONY: bench-crowd test-crowd
+bench-crowd: build cluster-tool ## measure the plugin with 1,000 pods on a real API server, some minutes
+	go run ./bench/crowd
+test-crowd: build cluster-tool ## the same with a few pods, as a test
+	go run ./bench/crowd -pods 20 -nodes 2 -slow 0.2
 
 # Every system and every architecture: none of our files is for a pair of them.
 .PHONY: cross

@@ -57,7 +57,7 @@ func (p *Programs) AttachSockets() error {
 
 // StartCapture attaches the programs that redirect connect(2) and those that judge UDP,
 // and then detaches those of a gateway that is gone: in this order no connection slips
-// through. The listeners should be open before.
+// through. The listeners should be open before. After [Programs.Beside] it detaches nothing.
 func (p *Programs) StartCapture() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -72,7 +72,7 @@ func (p *Programs) StartCapture() error {
 		{objectsProgKgwConnect6, o.KgwConnect6, pod, ebpf.AttachCGroupInet6Connect, nil},
 		{objectsProgKgwSendmsg4, o.KgwSendmsg4, pod, ebpf.AttachCGroupUDP4Sendmsg, nil},
 		{objectsProgKgwSendmsg6, o.KgwSendmsg6, pod, ebpf.AttachCGroupUDP6Sendmsg, nil},
-	}); err != nil {
+	}); err != nil || p.beside {
 		return err
 	}
 	_, err = detachStale(pod, stale)

@@ -71,19 +71,10 @@ static __always_inline enum verdict judge_tcp(struct bpf_sock_addr *ctx, const s
 	enum action action = action_for(cfg, dst);
 	struct handover *h;
 
-	if (action == ACTION_LOCAL || (action == ACTION_OUTSIDE && (!is_private(dst->ip) || is_own(dst->ip))) || is_gateway(cfg))
+	if (is_exempt(action, dst) || is_gateway(cfg))
 		return VERDICT_PASS;
-	if (action == ACTION_EXCLUDE) {
-		COUNT(excluded);
-		return VERDICT_PASS;
-	}
-	if (action == ACTION_OUTSIDE) {
-		count_outside(dst);
-		if (!cfg->strict || !cfg->refuse_outside)
-			return VERDICT_PASS;
-		COUNT(outside_refused);
-		return VERDICT_REFUSE;
-	}
+	if (action < ACTION_POD)
+		return judge_uncaptured(cfg, action, dst);
 	if (action == ACTION_SERVICE && !cfg->inband_services) {
 		if (cfg->strict) {
 			COUNT(service_refused);

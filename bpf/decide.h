@@ -16,19 +16,27 @@ enum verdict { VERDICT_REFUSE, VERDICT_PASS, VERDICT_CAPTURE };
 /* Names must be resolved before anything can be encrypted. */
 #define DNS_PORT 53
 
-/* Whether the caller belongs to the gateway, in a cgroup below its own too (some
- * runtimes make one in every container). The level of the gateway's cgroup in the
+static __always_inline bool is_gateways(const struct config *cfg, __u64 cgroup)
+{
+	for (int i = 0; i < MAX_GATEWAYS; i++)
+		if (cgroup == cfg->gateways[i])
+			return true;
+	return false;
+}
+
+/* Whether the caller belongs to a gateway, in a cgroup below its own too (some
+ * runtimes make one in every container). The level of a gateway's cgroup in the
  * whole hierarchy is not known in a cgroup namespace, so every level is asked. */
 static __always_inline bool is_gateway(const struct config *cfg)
 {
-	if (bpf_get_current_cgroup_id() == cfg->own_cgroup)
+	if (is_gateways(cfg, bpf_get_current_cgroup_id()))
 		return true;
 	for (int level = 1; level < CGROUP_LEVELS; level++) {
 		__u64 id = bpf_get_current_ancestor_cgroup_id(level);
 
 		if (id == 0)
 			return false;
-		if (id == cfg->own_cgroup)
+		if (is_gateways(cfg, id))
 			return true;
 	}
 	return false;
@@ -84,6 +92,26 @@ static __always_inline void count_outside(const struct endpoint *dst)
 		connections = bpf_map_lookup_elem(&kgw_outside, &network);
 	if (connections)
 		__sync_fetch_and_add(connections, 1);
+}
+
+/* Whether a connection is no business of the gateway: it stays in the pod, or leaves for the Internet. */
+static __always_inline bool is_exempt(enum action action, const struct endpoint *dst)
+{
+	return action == ACTION_LOCAL || (action == ACTION_OUTSIDE && (!is_private(dst->ip) || is_own(dst->ip)));
+}
+
+/* Decides about a connection that is not exempt and that no range captures. */
+static __always_inline enum verdict judge_uncaptured(const struct config *cfg, enum action action, const struct endpoint *dst)
+{
+	if (action == ACTION_EXCLUDE) {
+		COUNT(excluded);
+		return VERDICT_PASS;
+	}
+	count_outside(dst);
+	if (!cfg->strict || !cfg->refuse_outside)
+		return VERDICT_PASS;
+	COUNT(outside_refused);
+	return VERDICT_REFUSE;
 }
 
 static __always_inline bool is_udp(struct bpf_sock_addr *ctx)

@@ -2,8 +2,8 @@
 
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
  *
- * Every packet that leaves the pod: connections that it forwards for others have no socket here, so
- * that connect.c does not see them.
+ * Every packet that leaves the pod: connections that it forwards for others have no socket here, and
+ * SYNs that a process writes by itself are in no connect(2), so that connect.c sees neither.
  */
 
 #include "decide.h"
@@ -11,8 +11,8 @@
 /* Of IPv6, before TCP. Senders use one or two. */
 #define EXTENSION_HEADERS 4
 
-/* Whether a TCP socket has made the packet: connect.c has judged it. Nobody's packets are those that
- * were received before, and those that a process wrote by itself. */
+/* Whether a TCP socket has made the packet: connect.c has judged it. A raw socket can have TCP's
+ * number, too. */
 static __always_inline bool has_socket(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
@@ -21,7 +21,7 @@ static __always_inline bool has_socket(struct __sk_buff *skb)
 		return false;
 	sk = bpf_sk_fullsock(sk);
 	/* One that is not full answers a SYN. */
-	return !sk || sk->protocol == IPPROTO_TCP;
+	return !sk || (sk->protocol == IPPROTO_TCP && sk->type == SOCK_STREAM);
 }
 
 /* Where TCP begins in an IPv6 packet, behind extension headers as well, or 0. */
@@ -89,11 +89,15 @@ int kgw_egress(struct __sk_buff *skb)
 {
 	struct config *cfg = get_config();
 	struct endpoint dst = {};
+	enum action action;
 
 	if (!cfg || has_socket(skb) || !read_syn(skb, &dst))
 		return NEXT;
-	if (action_for(cfg, &dst) < ACTION_POD || !is_in_force(cfg, &dst))
+	action = action_for(cfg, &dst);
+	if (is_exempt(action, &dst) || !is_in_force(cfg, &dst))
 		return NEXT;
+	if (action < ACTION_POD)
+		return judge_uncaptured(cfg, action, &dst) == VERDICT_REFUSE ? DROP : NEXT;
 	COUNT(forwarded);
 	return cfg->strict ? DROP : NEXT;
 }

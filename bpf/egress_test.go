@@ -4,9 +4,15 @@ package bpf_test
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
+
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
@@ -54,11 +60,78 @@ func TestForwarded(t *testing.T) {
 		if n := pod.counters().Forwarded; n < 6 {
 			t.Errorf("%d were counted, want 6 or more with retransmissions", n)
 		}
+		excluded := pod.counters().Excluded
 		pod.plain("an excluded port", behind, dial{To: other.four(81)})
+		if n := pod.counters().Excluded - excluded; n != 1 {
+			t.Errorf("%d connections to an excluded port were counted, want 1", n)
+		}
 		pod.plain("the gateway's own", pod.gateway, dial{To: other.four(80)})
 		pod.inband("the gateway's own, in band", dial{To: other.four(80)}, other.four(80))
 		if r := pod.app.dial(dial{To: other.four(80)}); r.Seen == nil || r.Seen.Original != other.four(80) {
 			t.Errorf("the application's: %+v", r)
+		}
+	})
+}
+
+// What a pod forwards into private address space that no range names is as what it sends there itself.
+func TestForwardedOutside(t *testing.T) {
+	both(t, func(t *testing.T, clsact bool) {
+		lab := netlab.New(t, 3)
+		coverage := api.Coverage{Capture: prefixes("10.7.0.0/24")}
+		pod := startPod(t, lab.Node(0), clsact, func(o *bpf.Options) { o.Coverage = coverage })
+		server := lab.Node(1)
+		startAgent(t, server, server.OtherCgroup, 0).do(request{Serve: &serve{Network: "tcp", Address: ":80"}})
+		behind := router(t, lab)
+
+		dials := []dial{{To: at(server.IP4, 80)}, {To: at(server.IP6, 80), Six: true}}
+		for _, strict := range []bool{false, true} {
+			pod.setStrict(strict)
+			for _, d := range dials {
+				pod.plain("counted", behind, d)
+			}
+		}
+		pod.counted(bpf.Counters{OutsideConnections: 4})
+		networks, err := pod.programs.Outside()
+		must(t, err)
+		want := []api.OutsideNetwork{
+			{Network: netip.PrefixFrom(server.IP4, 24).Masked(), Connections: 2},
+			{Network: netip.PrefixFrom(server.IP6, 64).Masked(), Connections: 2},
+		}
+		if diff := cmp.Diff(want, networks, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+			t.Errorf("networks outside (-want +got):\n%s", diff)
+		}
+
+		coverage.Outside = api.OutsideRefuse
+		must(t, pod.programs.Cover(coverage))
+		for _, d := range dials {
+			unreachable(t, behind, d)
+		}
+		if c := pod.counters(); c.OutsideRefused < 2 || c.OutsideConnections != 4+c.OutsideRefused || c.Forwarded != 0 {
+			t.Errorf("counted %+v", c)
+		}
+	})
+}
+
+// A SYN that a process writes by itself is in no connect(2).
+func TestRawSYN(t *testing.T) {
+	both(t, func(t *testing.T, clsact bool) {
+		lab := netlab.New(t, 2)
+		pod := startPod(t, lab.Node(0), clsact, nil)
+		for n, strict := range []bool{false, true} {
+			pod.setStrict(strict)
+			for _, protocol := range []int{unix.IPPROTO_TCP, unix.IPPROTO_RAW} {
+				// From port 40 to port 80; with IPPROTO_RAW, behind an IP header that the kernel completes.
+				packet := "\x00\x28\x00\x50" + strings.Repeat("\x00", 8) + "\x50\x02\x10\x10\x00\x00\x00\x00"
+				if protocol == unix.IPPROTO_RAW {
+					to := lab.Node(1).IP4.As4()
+					packet = "\x45\x00\x00\x28\x00\x01\x00\x00\x40\x06" + strings.Repeat("\x00", 6) + string(to[:]) + packet
+				}
+				r := pod.app.dial(dial{To: at(lab.Node(1).IP4, 0), Type: unix.SOCK_RAW, Proto: protocol, NoConnect: true, Send: packet})
+				if r.Errno != 0 {
+					t.Errorf("strict %v, protocol %d: %v", strict, protocol, r.Errno)
+				}
+			}
+			pod.counted(bpf.Counters{Forwarded: uint64(2 * (n + 1))})
 		}
 	})
 }

@@ -16,7 +16,8 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// A new gateway's filter replaces an old one's in one step, because it has the same place.
+// A new gateway's filter replaces a dead one's in one step, because it has the same place. That of a
+// gateway which takes over gets a place behind the other one's.
 const (
 	filterPriority = 18444
 	filterHandle   = 0x6b6777
@@ -24,8 +25,9 @@ const (
 
 // filters attaches programs by clsact, in the network namespace in which it was opened.
 type filters struct {
-	netlink *netlink.Handle
-	own     []*netlink.BpfFilter
+	netlink  *netlink.Handle
+	priority uint16
+	own      []*netlink.BpfFilter
 }
 
 func openFilters() (*filters, error) {
@@ -33,7 +35,25 @@ func openFilters() (*filters, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening a netlink socket: %w", err)
 	}
-	return &filters{netlink: h}, nil
+	return &filters{netlink: h, priority: filterPriority}, nil
+}
+
+// stepAside chooses a place behind all filters of ours: the gateway that serves comes first.
+func (f *filters) stepAside() error {
+	links, err := f.netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("listing the interfaces: %w", err)
+	}
+	for _, l := range links {
+		found, err := f.named(l)
+		if err != nil {
+			return err
+		}
+		for _, filter := range found {
+			f.priority = max(f.priority, filter.Priority+1)
+		}
+	}
+	return nil
 }
 
 // attach attaches a program to a hook of an interface. It replaces what an earlier
@@ -45,7 +65,7 @@ func (f *filters) attach(i net.Interface, h hook) error {
 	filter := &netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
 			LinkIndex: i.Index, Parent: h.parent,
-			Handle: filterHandle, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
+			Handle: filterHandle, Priority: f.priority, Protocol: unix.ETH_P_ALL,
 		},
 		Fd: h.program.FD(), Name: h.name, DirectAction: true,
 	}

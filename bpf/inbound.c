@@ -7,7 +7,7 @@
 //
 //   ingress.c   every packet that comes in: SYNs are read and steered
 //   lookup.c    every TCP packet that the kernel looks for a listener for
-//   egress.c    every packet that goes out: what the pod forwards is counted, or dropped
+//   egress.c    every packet that goes out: what has no socket in the pod is counted, or dropped
 //
 // steer.h has what the first two decide: which connections are the gateway's. All share the
 // maps of gateway.c, and load on Linux 5.10 and later as that does.

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -26,6 +25,8 @@ type inbound struct {
 	links   map[place]link.Link
 	filters *filters
 	tcx     bool
+	// retired means that the hooks of interfaces are given up.
+	retired bool
 }
 
 // hook is where a program goes on every interface.
@@ -110,6 +111,7 @@ func (p *Programs) loadInbound() (*inbound, error) {
 		inboundMapKgwConfig:    p.objects.KgwConfig,
 		inboundMapKgwCounters:  p.objects.KgwCounters,
 		inboundMapKgwListeners: p.objects.KgwListeners,
+		inboundMapKgwOutside:   p.objects.KgwOutside,
 		inboundMapKgwOwn:       p.objects.KgwOwn,
 		inboundMapKgwPlaintext: p.objects.KgwPlaintext,
 		inboundMapKgwPorts:     p.objects.KgwPorts,
@@ -150,7 +152,12 @@ func (p *Programs) attachInbound(in *inbound) error {
 	if in.filters, err = openFilters(); err != nil {
 		return err
 	}
-	if err := in.attachTo(interfaces); err != nil {
+	if p.beside {
+		if err := in.filters.stepAside(); err != nil {
+			return err
+		}
+	}
+	if err := in.attachTo(interfaces); err != nil || p.beside {
 		return err
 	}
 	_, err = in.filters.removeStale()
@@ -160,6 +167,9 @@ func (p *Programs) attachInbound(in *inbound) error {
 // attachTo attaches to those of interfaces that have no program yet, and forgets those that are
 // not there.
 func (in *inbound) attachTo(interfaces []net.Interface) error {
+	if in.retired {
+		return nil
+	}
 	var errs []error
 	for _, i := range interfaces {
 		for _, h := range in.hooks() {
@@ -219,17 +229,30 @@ func (in *inbound) close(stay bool) error {
 	if !stay {
 		errs = append(errs, in.filters.detach())
 	}
-	links := slices.Collect(maps.Values(in.links))
+	errs = append(errs, in.unlink())
 	if in.lookup != nil {
-		links = append(links, in.lookup)
+		errs = append(errs, in.lookup.Close())
 	}
-	for _, l := range links {
+	in.filters.close()
+	return errors.Join(append(errs, in.programs.Close())...)
+}
+
+// unlink detaches from the interfaces what is attached by links.
+func (in *inbound) unlink() error {
+	var errs []error
+	for _, l := range in.links {
 		if err := l.Close(); err != nil {
 			errs = append(errs, fmt.Errorf("detaching an inbound program: %w", err))
 		}
 	}
-	in.filters.close()
-	return errors.Join(append(errs, in.programs.Close())...)
+	clear(in.links)
+	return errors.Join(errs...)
+}
+
+// retire gives up the interfaces.
+func (in *inbound) retire() error {
+	in.retired = true
+	return errors.Join(in.filters.detach(), in.unlink())
 }
 
 // DetachStaleInbound removes from this network namespace, which must be the pod's, what

@@ -161,6 +161,27 @@ static __always_inline bool refuse(struct __sk_buff *skb, struct tuple *t, __u32
 	return make_rst(skb, link, tcp);
 }
 
+/* Whether the pod's other gateway has steered the SYN to its listener. An unassigned packet may still
+ * have the socket of its sender. */
+static __always_inline bool is_others(struct __sk_buff *skb, const struct config *cfg)
+{
+	struct bpf_sock *sk = skb->sk;
+	__u32 ip[4];
+
+	if (!cfg->other_inband || !sk)
+		return false;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk || sk->state != BPF_TCP_LISTEN || bpf_htons(sk->src_port) != cfg->other_inband)
+		return false;
+	if (sk->family == AF_INET) {
+		map_ip4(ip, sk->src_ip4);
+	} else {
+		for (int i = 0; i < 4; i++)
+			ip[i] = FIELD(sk->src_ip6[i]);
+	}
+	return is_loopback(ip);
+}
+
 /* Judges a SYN from outside to the pod. */
 static __always_inline int steer(struct __sk_buff *skb, const struct config *cfg, struct tuple *t, __u32 tcp, bool shown)
 {
@@ -237,6 +258,9 @@ int kgw_ingress(struct __sk_buff *skb)
 		return NEXT;
 	packet = parse(skb, &t, &tcp, &shown);
 	if (packet == PACKET_OTHER || !is_inbound(cfg, &t))
+		return NEXT;
+	/* Only one of two gateways remembers a connection, so that all programs know whose it is. */
+	if (packet == PACKET_SYN && is_others(skb, cfg))
 		return NEXT;
 	return packet == PACKET_SYN ? steer(skb, cfg, &t, tcp, shown) : guard(skb, cfg, &t);
 }

@@ -23,6 +23,8 @@ type Traces struct {
 	// open opens an object by its number, under its name for messages.
 	open map[string]func() (io.Closer, error)
 	pod  Cgroup
+	// beside means that another gateway serves the pod, whose programs are nobody's traces.
+	beside bool
 }
 
 // Traces returns what p has in the kernel. It includes the inbound programs only if they
@@ -30,7 +32,7 @@ type Traces struct {
 func (p *Programs) Traces() (*Traces, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	t := &Traces{open: make(map[string]func() (io.Closer, error)), pod: p.options.Pod}
+	t := &Traces{open: make(map[string]func() (io.Closer, error)), pod: p.options.Pod, beside: p.beside}
 	sets := []any{p.objects.objectsPrograms, p.objects.objectsMaps}
 	if p.inbound != nil {
 		sets = append(sets, p.inbound.programs)
@@ -81,7 +83,7 @@ func describe(p *ebpf.Program) (ebpf.ProgramID, string, error) {
 const leftInterval = 10 * time.Millisecond
 
 // Left returns what is left of t in the kernel, and of any other gateway in the
-// pod: programs, maps and filters, by name. It waits until nothing is left or ctx
+// pod unless one has taken over: programs, maps and filters, by name. It waits until nothing is left or ctx
 // is done. It must be called in the pod's network namespace.
 func (t *Traces) Left(ctx context.Context) ([]string, error) {
 	ticker := time.NewTicker(leftInterval)
@@ -100,9 +102,12 @@ func (t *Traces) Left(ctx context.Context) ([]string, error) {
 }
 
 func (t *Traces) left() ([]string, error) {
-	left, err := Leftovers(t.pod)
-	if err != nil {
-		return nil, err
+	var left []string
+	if !t.beside {
+		var err error
+		if left, err = Leftovers(t.pod); err != nil {
+			return nil, err
+		}
 	}
 	for name, open := range t.open {
 		object, err := open()

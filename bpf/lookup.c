@@ -16,6 +16,17 @@
  * address which the pod got a moment ago counts as one from outside. */
 const volatile bool knows_interface = false;
 
+/* Whether this is no packet but connect.c, which asks who listens on loopback: perhaps that of the
+ * pod's other gateway, whose listener is not known here. */
+static __always_inline bool is_question(const struct tuple *t)
+{
+	__u32 any[4] = {};
+
+	if (is_mapped(t->client.ip))
+		map_ip4(any, bpf_htonl(INADDR_ANY));
+	return same_ip(t->client.ip, any) && !t->client.port && is_loopback(t->server.ip);
+}
+
 SEC("sk_lookup")
 int kgw_lookup(struct bpf_sk_lookup *ctx)
 {
@@ -36,7 +47,7 @@ int kgw_lookup(struct bpf_sk_lookup *ctx)
 	}
 	t.client.port = ctx->remote_port;
 	t.server.port = bpf_htons(ctx->local_port);
-	if ((knows_interface && ctx->ingress_ifindex == LOOPBACK_IFINDEX) || !is_inbound(cfg, &t))
+	if ((knows_interface && ctx->ingress_ifindex == LOOPBACK_IFINDEX) || is_question(&t) || !is_inbound(cfg, &t))
 		return SK_PASS;
 	shown = bpf_map_lookup_elem(&kgw_shown, &t);
 	if (!shown && (!cfg->strict || plaintext_allowed(&t)))
@@ -53,5 +64,7 @@ int kgw_lookup(struct bpf_sk_lookup *ctx)
 			COUNT(plaintext_refused);
 		return SK_DROP;
 	}
-	return bpf_sk_assign(ctx, sk, 0) && cfg->strict ? SK_DROP : SK_PASS;
+	/* Of two gateways that know the connection the newer one takes it. The one that does not know it
+	 * leaves it to the other, whose choice the kernel prefers to SK_DROP. */
+	return bpf_sk_assign(ctx, sk, shown ? BPF_SK_LOOKUP_F_REPLACE : 0) && cfg->strict ? SK_DROP : SK_PASS;
 }

@@ -11,6 +11,7 @@ import "C"
 const (
 	endpointBits = C.ENDPOINT_BITS
 	maxPorts     = C.MAX_PORTS
+	maxGateways  = C.MAX_GATEWAYS
 
 	actionOutside uint32 = C.ACTION_OUTSIDE
 	actionLocal   uint32 = C.ACTION_LOCAL

@@ -5,6 +5,7 @@ package bpf
 const (
 	endpointBits = 0x90
 	maxPorts     = 0x20
+	maxGateways  = 0x4
 
 	actionOutside uint32 = 0x0
 	actionLocal   uint32 = 0x1

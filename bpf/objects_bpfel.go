@@ -20,7 +20,7 @@ type objectsAddress struct {
 
 type objectsConfig struct {
 	_              structs.HostLayout
-	OwnCgroup      uint64
+	Gateways       [4]uint64
 	PodIp4         [4]uint32
 	PodIp6         [4]uint32
 	Strict         uint32
@@ -31,8 +31,9 @@ type objectsConfig struct {
 	CapturePort    uint16
 	PeerPort       uint16
 	InbandPort     uint16
+	OtherInband    uint16
 	NodePorts      [2]uint16
-	Pad            [3]uint16
+	Pad            [2]uint16
 	_              [4]byte
 }
 

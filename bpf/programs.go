@@ -58,6 +58,8 @@ type Programs struct {
 	attached map[string]attachment
 	inbound  *inbound // nil unless attached
 	closed   bool
+	// beside means that another gateway of the pod serves, see Beside.
+	beside bool
 	// withoutTCX is for tests: clsact as on an older kernel.
 	withoutTCX bool
 }
@@ -116,7 +118,7 @@ func (o *Options) validate() error {
 
 func (o *Options) config() objectsConfig {
 	c := objectsConfig{
-		OwnCgroup:   o.Own.ID,
+		Gateways:    [maxGateways]uint64{o.Own.ID},
 		Strict:      flag(o.Strict),
 		Closed:      flag(o.KeepOnExit),
 		CapturePort: networkOrder(api.CapturePort),

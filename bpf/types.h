@@ -58,8 +58,13 @@ struct ports {
 	} list[MAX_PORTS];
 };
 
+/* At most so many gateways of one pod are known to each other: one that serves, the one that takes
+ * over from it, and two whose connections have not ended. */
+#define MAX_GATEWAYS 4
+
 struct config {
-	__u64 own_cgroup;
+	/* Their cgroups, the own one first. Zero is none. */
+	__u64 gateways[MAX_GATEWAYS];
 	/* Addresses of the pod, zero if it has none of that family. */
 	__u32 pod_ip4[4];
 	__u32 pod_ip6[4];
@@ -69,8 +74,9 @@ struct config {
 	__u32 block_udp;
 	__u32 refuse_outside;
 	__u16 capture_port, peer_port, inband_port; /* network order */
+	__u16 other_inband; /* that of the gateway which hands over, or takes over, or zero */
 	__u16 node_ports[2]; /* host order, first and last */
-	__u16 pad[3];
+	__u16 pad[2];
 };
 
 struct counters {

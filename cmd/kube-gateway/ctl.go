@@ -30,8 +30,9 @@ func ctl(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 	}
 	command, ok := map[string]func(context.Context, *call, []string) error{
 		"status": ctlStatus, "edges": ctlEdges, "metrics": ctlMetrics,
-		"mode": ctlMode, "allow": ctlAllow, "cover": ctlCover, "renew": ctlRenew,
+		"mode": ctlMode, "allow": ctlAllow, "cover": ctlCover, "log": ctlLog, "renew": ctlRenew,
 		"trust": ctlTrust, "reset": ctlReset, "disable": ctlDisable,
+		"hand-over": ctlHandOver, "take-over": ctlTakeOver,
 	}[args[0]]
 	if !ok {
 		return api.WithHint(fmt.Errorf("unknown control command %q", args[0]), ctlHint)
@@ -93,6 +94,20 @@ func ctlCover(ctx context.Context, c *call, args []string) error {
 		return err
 	}
 	return c.status(ctx, control.Request{Op: control.OpCover, Cover: &cover})
+}
+
+func ctlLog(ctx context.Context, c *call, args []string) error {
+	r := control.Request{Op: control.OpLog}
+	c.flags.Int64Var(&r.LogLimit, "limit", 0, "bytes an hour; 0 leaves it as it is")
+	words, err := c.parse(args)
+	if err != nil {
+		return err
+	}
+	if len(words) != 1 {
+		return c.doesNotTake(words)
+	}
+	r.Log = api.Log(words[0])
+	return c.status(ctx, r)
 }
 
 // call is one use of 'kube-gateway ctl'.
@@ -184,6 +199,9 @@ func printStatus(w io.Writer, s *api.Status) {
 	fmt.Fprintf(w, "identity    %s\n", s.Identity)
 	fmt.Fprintf(w, "mode        %s, on failure %s\n", s.Mode, s.OnFailure)
 	fmt.Fprintf(w, "wire        %s\n", s.Wire)
+	if s.Listeners != (api.Listeners{}) {
+		fmt.Fprintf(w, "ports       %d and %d on loopback\n", s.Listeners.Capture, s.Listeners.Inband)
+	}
 	allow := "everyone in the trust domain"
 	if len(s.Allow) > 0 {
 		allow = strings.Join(s.Allow, " ")
@@ -211,6 +229,7 @@ func printStatus(w io.Writer, s *api.Status) {
 		fmt.Fprintf(w, "%-11s %d encrypted, %d plaintext, %d refused, %d open\n",
 			d.name, d.n.Encrypted, d.n.Plaintext, d.n.Refused, d.n.Active)
 	}
+	fmt.Fprintf(w, "log         %s, %d lines, %d dropped\n", s.Log.Level, s.Log.Lines, s.Log.DroppedLines)
 	if s.Reset > 0 {
 		fmt.Fprintf(w, "reset       %d\n", s.Reset)
 	}

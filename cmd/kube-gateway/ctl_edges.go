@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 	reasons "github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
@@ -25,12 +26,17 @@ func ctlEdges(ctx context.Context, c *call, args []string) error {
 		return err
 	}
 	edges := &api.Edges{Since: status.Time, Time: status.Time, Edges: []api.Edge{}}
-	if status.State != api.Starting && status.State != api.Uncertified {
+	if status.State != api.Starting && status.State != api.Uncertified && status.State != api.Standby {
 		ctx, cancel := context.WithTimeoutCause(ctx, edgesTimeout, fmt.Errorf("no answer within %v", edgesTimeout))
 		defer cancel()
 		if edges, err = handoff.ReadEdges(ctx, handoff.EdgesPath(*c.socket)); err != nil {
 			return api.WithHint(err, "try again: the worker may be starting")
 		}
+		var earlier *api.Edges
+		if err := c.ask(ctx, control.Request{Op: control.OpInherited}, &earlier); err != nil {
+			return err
+		}
+		edges = api.MergeEdges(edges, earlier)
 	}
 	edges.Pod, edges.PodIPs, edges.Existing = status.Pod, status.PodIPs, status.Existing
 	if edges.Edges == nil {

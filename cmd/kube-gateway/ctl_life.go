@@ -45,7 +45,7 @@ func ctlRenew(ctx context.Context, c *call, args []string) error {
 	if err := c.read(ctx, "the certificate", &issued); err != nil {
 		return err
 	}
-	return c.status(ctx, control.Request{Op: control.OpCertificate, Issued: &issued})
+	return c.status(ctx, control.Request{Op: control.OpCertificate, Issued: &issued, Wait: startWait})
 }
 
 // ctlTrust reads a trust bundle as a line of JSON and prints the status.
@@ -85,6 +85,32 @@ func ctlDisable(ctx context.Context, c *call, args []string) error {
 			}
 		})
 	})
+}
+
+// ctlHandOver has the gateway wait for its successor, and prints how that finds it as a line of JSON.
+func ctlHandOver(ctx context.Context, c *call, args []string) error {
+	drain := c.flags.Duration("drain-timeout", defaultDrain, "let connections end by themselves for so long")
+	if err := c.parseAll(args); err != nil {
+		return err
+	}
+	var h api.Handover
+	if err := c.ask(ctx, control.Request{Op: control.OpHandOver, DrainTimeout: *drain}, &h); err != nil {
+		return err
+	}
+	return json.NewEncoder(c.stdout).Encode(h)
+}
+
+// ctlTakeOver reads what ctlHandOver printed in the other gateway's container, and prints the status
+// once the gateway serves.
+func ctlTakeOver(ctx context.Context, c *call, args []string) error {
+	if err := c.parseAll(args); err != nil {
+		return err
+	}
+	var h api.Handover
+	if err := c.read(ctx, "what the other gateway said", &h); err != nil {
+		return err
+	}
+	return c.status(ctx, control.Request{Op: control.OpTakeOver, Handover: &h})
 }
 
 // read stores one line of JSON from the input in to. It never waits for the end of the input,

@@ -332,3 +332,31 @@ func TestNodeSide(t *testing.T) {
 func addDefaultRoute(via netip.Addr) error {
 	return netlink.RouteAdd(&netlink.Route{Gw: via.AsSlice()})
 }
+
+// TestPortsTaken: an application that has one of the ports on loopback keeps it, and the gateway uses
+// the next pair. What it says of that is true.
+func TestPortsTaken(t *testing.T) {
+	l := newLab(t)
+	for _, taken := range []uint16{api.InbandPort, api.CapturePort + 1} {
+		ln, err := l.a.Listen("tcp4", net.JoinHostPort("127.0.0.1", fmt.Sprint(taken)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+	}
+	ga := l.gateway(with(strict(l.spec(l.a)), func(c *api.Config) { c.Wire = api.WireInband }))
+	l.gateway(strict(l.spec(l.b)))
+	if got, want := ask[api.Status](t, ga, "status").Listeners, api.ListenerPairs()[2]; got != want {
+		t.Errorf("the gateway listens on %+v, not on %+v", got, want)
+	}
+	for _, family := range []func(*netlab.Node) string{
+		func(n *netlab.Node) string { return n.Addr(portEcho) }, func(n *netlab.Node) string { return n.Addr6(portEcho) },
+	} {
+		l.talk(l.a, family(l.b))
+		l.talk(l.b, family(l.a))
+	}
+	if s := status(t, ga); s.Traffic.Inbound.Encrypted != 2 || s.Traffic.Outbound.Inband != 2 {
+		t.Errorf("counted %+v", s.Traffic)
+	}
+	disable(t, l.a, ga, time.Minute)
+}

@@ -145,6 +145,12 @@ type kernelObjects struct {
 // the kernel and not the gateway.
 func objectsOf(t *testing.T, n *netlab.Node) (o kernelObjects) {
 	t.Helper()
+	return objectsIn(t, n, n.GatewayCgroup)
+}
+
+// objectsIn is objectsOf for a gateway in a certain container.
+func objectsIn(t *testing.T, n *netlab.Node, gateway string) (o kernelObjects) {
+	t.Helper()
 	note := func(target int, kinds ...ebpf.AttachType) {
 		for _, kind := range kinds {
 			list, err := link.QueryPrograms(link.QueryOptions{Target: target, Attach: kind})
@@ -163,7 +169,7 @@ func objectsOf(t *testing.T, n *netlab.Node) (o kernelObjects) {
 			ebpf.AttachCgroupInet4GetPeername, ebpf.AttachCgroupInet6GetPeername,
 			ebpf.AttachCgroupInet4GetSockname, ebpf.AttachCgroupInet6GetSockname,
 		},
-		n.GatewayCgroup: {ebpf.AttachCGroupGetsockopt, ebpf.AttachCGroupSetsockopt},
+		gateway: {ebpf.AttachCGroupGetsockopt, ebpf.AttachCGroupSetsockopt},
 	} {
 		dir, err := os.Open(path)
 		if err != nil {
@@ -238,7 +244,7 @@ func leftovers(t *testing.T, n *netlab.Node) (left []string) {
 // ends as it should and that nothing of it is left.
 func disable(t *testing.T, n *netlab.Node, g *gatewaylab.Gateway, drain time.Duration) api.DisableReport {
 	t.Helper()
-	objects := objectsOf(t, n)
+	objects := objectsIn(t, n, g.Cgroup)
 	if len(objects.programs) < 12 || len(objects.maps) < 8 {
 		t.Fatalf("only %d programs and %d maps are seen of a gateway that runs", len(objects.programs), len(objects.maps))
 	}

@@ -25,10 +25,13 @@ Usage:
   kube-gateway ctl mode MODE         change its mode to strict or permissive
   kube-gateway ctl allow PATTERN...  let only these peers connect, like 'ns/prod/sa/*'
   kube-gateway ctl allow --everyone  let everyone in the trust domain connect
+  kube-gateway ctl log LEVEL         log connections, refused ones only, or none
   kube-gateway ctl renew             print a certificate request, read the certificate for it
   kube-gateway ctl trust             read a trust bundle and trust its roots from now on
   kube-gateway ctl reset             reset the application's connections that no gateway carries
   kube-gateway ctl disable           stop the capture, let connections end, end the gateway
+  kube-gateway ctl hand-over         wait for another gateway of the pod, and print how it finds this one
+  kube-gateway ctl take-over         read that, and take over from the other gateway
   kube-gateway packets               write the pod's packets to the standard output as pcapng
   kube-gateway probe listen IP       send back what connections to the pod bring
   kube-gateway probe connect ADDR    send a line of the input as an application of the pod

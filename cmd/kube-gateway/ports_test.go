@@ -48,10 +48,11 @@ func (l *lab) getsReady(g *gatewaylab.Gateway) {
 	l.talk(l.a, l.b.Addr(portEcho))
 }
 
-// TestPortHeldByListener: a gateway says who listens at its port, and starts when the port is free.
+// TestPortHeldByListener: a gateway says who listens at the port for peers, and starts when that is free.
+// For those of loopback it has others, see TestPortsTaken.
 func TestPortHeldByListener(t *testing.T) {
 	l := newLab(t)
-	for _, address := range []string{":18443", "127.0.0.1:18000", "[::1]:18444"} {
+	for _, address := range []string{":18443"} {
 		taken := l.a.Start(netlab.Command{Cgroup: l.a.AppCgroup, Path: l.app, Args: []string{"listen", address}})
 		says(t, taken, "listening")
 		g, st := l.waitsFor(l.spec(l.a))

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -16,8 +15,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/journal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/supervisor"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/version"
 )
@@ -88,14 +89,17 @@ func superviseWith(ctx context.Context, material *os.File, certificateTimeout, p
 		<-signals
 		close(terminate)
 	}()
-	log := slog.New(slog.NewJSONHandler(os.Stdout, nil))
+	var budget journal.Budget
+	log := journal.NewWriter(os.Stdout, &budget, api.LogSupervisor)
 	err := supervisor.Run(ctx, supervisor.Options{
 		Material:        material,
 		WorkerCommand:   []string{selfPath, "worker"},
 		ExporterCommand: []string{selfPath, "exporter"},
 		SocketPath:      control.SocketPath,
 		Version:         version.String(),
-		Log:             log,
+		Log:             log.Slog(journal.State),
+		Refusals:        log.Slog(journal.Refusal),
+		Budget:          &budget,
 		Terminate:       terminate,
 
 		CertificateTimeout: certificateTimeout,

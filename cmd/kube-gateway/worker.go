@@ -32,22 +32,33 @@ func runWorker(ctx context.Context, args []string) error {
 	// The first signal ends the worker when its connections have ended, the second one at
 	// once.
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
+	signal.Notify(signals, syscall.SIGTERM, handoff.HandedOver, os.Interrupt)
+
+	takenOver := make(chan os.Signal, 1)
+	signal.Notify(takenOver, handoff.TakenOver)
 
 	from, material, err := handoff.InheritWorker(args)
 	if err != nil {
 		return err
 	}
+	var peersAfter chan struct{}
+	if from.Shared {
+		peersAfter = make(chan struct{})
+		go func() {
+			<-takenOver
+			close(peersAfter)
+		}()
+	}
 	config, certificate, roots, err := material.Settings()
 	if err != nil {
 		return err
 	}
-	log := proxy.NewLogger(os.Stdout)
+	log := proxy.NewLogger(os.Stdout, &from.Counters.Log)
 	defer log.Close(context.WithoutCancel(ctx))
 	p, err := proxy.New(proxy.Options{
 		Config: config, Certificate: certificate, Roots: roots,
 		Capture: from.Capture, Peer: from.Peer, Inband: from.Inband,
-		Sockets: sockets{}, Log: log, Counters: from.Counters,
+		PeersAfter: peersAfter, Sockets: sockets{}, Log: log, Counters: from.Counters,
 		DrainTimeout: math.MaxInt64, // the supervisor decides how long
 	})
 	if err != nil {
@@ -69,13 +80,19 @@ func runWorker(ctx context.Context, args []string) error {
 // orphanDrain is how long connections may go on in a worker that has lost its supervisor.
 const orphanDrain = 5 * time.Second
 
+// handedOverLinger is for handshakes that began before another gateway took over, with two lost packets:
+// the kernel sends a SYN-ACK again after one second and after two more.
+const handedOverLinger = 5 * time.Second
+
 // serve carries connections until the first of signals, and applies new settings meanwhile. A
 // worker that has lost its supervisor ends, because its settings may be old.
 func serve(ctx context.Context, p *proxy.Proxy, from *handoff.Worker, log *proxy.Logger, signals <-chan os.Signal) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
-		<-signals
+		if <-signals == handoff.HandedOver {
+			p.Linger(handedOverLinger)
+		}
 		cancel(nil)
 		<-signals
 		p.Abort()

@@ -41,6 +41,8 @@ type apiServer struct {
 	objects map[string]string
 	// logs are the log texts by pod.
 	logs map[string]string
+	// slowLogs is how long a log takes to come.
+	slowLogs time.Duration
 }
 
 // forbidden is an object that may not be read.
@@ -102,6 +104,8 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		s.refuse(w, http.StatusNotFound, metav1.StatusReasonNotFound, "not found")
 	case parts[2] == "log" && s.logs[parts[1]] != "":
+		w.(http.Flusher).Flush()
+		time.Sleep(s.slowLogs)
 		fmt.Fprint(w, s.logs[parts[1]])
 	case parts[2] == "exec" && s.fleet != nil:
 		s.exec(w, r, func(in io.Reader, out, errOut io.Writer) int {

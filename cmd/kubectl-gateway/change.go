@@ -14,6 +14,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
@@ -26,9 +27,14 @@ type changeOptions struct {
 	existing api.Existing
 }
 
-func (o *changeOptions) addFlags(f *pflag.FlagSet) {
+// addPodFlags registers those that have nothing to do with open connections.
+func (o *changeOptions) addPodFlags(f *pflag.FlagSet) {
 	o.podFlags.addFlags(f)
 	addTimeout(f, &o.timeout, change.DefaultTimeout, "how long one pod may take")
+}
+
+func (o *changeOptions) addFlags(f *pflag.FlagSet) {
+	o.addPodFlags(f)
 	flags.Choice(f, &o.existing, "existing", "", api.ExistingLeave, "what happens to open connections that are forbidden from then on", []flags.Word[api.Existing]{
 		{Value: api.ExistingLeave, Meaning: "they stay"},
 		{Value: api.ExistingReset, Meaning: "they are reset"},
@@ -42,6 +48,11 @@ func (o *changeOptions) verb(wanted change.Change) *podVerb[change.Result, chang
 	switch {
 	case wanted.Mode != "":
 		done, question = "mode "+string(wanted.Mode), "set mode "+string(wanted.Mode)+" for"
+	case wanted.Log != "":
+		done, question = "logs "+loggedWords(wanted.Log), "change the log of"
+		if wanted.LogLimit > 0 {
+			done += ", at most " + installed.Size(wanted.LogLimit) + " an hour"
+		}
 	case len(wanted.Rules.Allow) > 0:
 		done = "allows " + strings.Join(wanted.Rules.Allow, " ")
 	}
@@ -61,10 +72,10 @@ func (o *changeOptions) verb(wanted change.Change) *podVerb[change.Result, chang
 			return func(ctx context.Context, pod *corev1.Pod) change.Result { return changer.Change(ctx, pod, wanted) }, nil
 		},
 		survey: func(ctx context.Context, r *report, pods []corev1.Pod) error {
-			switch wanted.Mode {
-			case api.Permissive:
+			switch {
+			case wanted.Mode == api.Permissive, wanted.Log != "":
 				return nil
-			case api.Strict:
+			case wanted.Mode == api.Strict:
 				return surveyForStrict(kube, &changer)(ctx, r, pods)
 			}
 			return carry(ctx, r, kube, pods, &changer)
@@ -108,6 +119,9 @@ type changeItem struct {
 	Container string   `json:"container,omitempty"`
 	Mode      api.Mode `json:"mode,omitempty"`
 	api.Rules
+	// Log is which connections are logged, LogLimit how many bytes of log are written in an hour.
+	Log      api.Log `json:"log,omitempty"`
+	LogLimit int64   `json:"logLimit,omitempty"`
 	// Reset counts the open connections that the change forbade and that were reset.
 	Reset int `json:"reset,omitempty"`
 	itemEnd
@@ -117,6 +131,7 @@ func newChangeItem(result change.Result) changeItem {
 	item := changeItem{podItem: podItemOf(result.Pod), Container: result.Container, itemEnd: itemEndOf(result.Warnings, result.Err)}
 	if result.Err == nil {
 		item.Mode, item.Rules, item.Reset = result.Status.Mode, result.Status.Rules, result.Status.Reset
+		item.Log, item.LogLimit = result.Status.Log.Level, result.Status.Log.Limit
 	}
 	return item
 }

@@ -34,6 +34,12 @@ func (g *gatewayContainers) run(pod string, command []string) (stdout, stderr st
 	switch command[2] {
 	case "mode":
 		status["mode"] = words[0]
+	case "log":
+		limit := 32 << 20
+		if len(words) > 1 {
+			fmt.Sscanf(words[1], "--limit=%d", &limit)
+		}
+		status["log"] = map[string]any{"level": words[0], "limit": limit}
 	case "status":
 		status["deny"], status["audit"] = []string{"ns/dev/sa/*"}, true
 	case "edges":
@@ -144,6 +150,8 @@ func TestCommandsOfChanges(t *testing.T) {
 	for want, args := range map[string][]string{
 		"/kube-gateway ctl mode strict -o json":                           {"mode", "web", "strict"},
 		"/kube-gateway ctl mode permissive -o json":                       {"mode", "pod/web", "permissive", "-o", "yaml"},
+		"/kube-gateway ctl log refused -o json":                           {"log", "web", "refused"},
+		"/kube-gateway ctl log none --limit=67108864 -o json":             {"log", "pod/web", "none", "--limit=64Mi"},
 		"/kube-gateway ctl allow --everyone -o json":                      {"allow", "--everyone", "web"},
 		"/kube-gateway ctl allow ns/prod/sa/* ns/ops/sa/backup-? -o json": {"allow", "web", "ns/prod/sa/*", "ns/ops/sa/backup-?"},
 
@@ -162,6 +170,7 @@ func TestCommandsOfChanges(t *testing.T) {
 func TestChangesThatMakeNoSense(t *testing.T) {
 	var g gatewayContainers
 	fails(t, changeServer(&g).start(t), 1, map[string]string{
+		"log": "not said what to log", "log web": `"web" is not what a gateway can log`, "log none": "no pod is named", "log web none --limit=1": "less than 1Mi",
 		"mode": "no mode", "mode web": `"web" is not a mode`, "mode strict": "no pod is named", "mode strict web": `"web" is not a mode`,
 		"mode --all web strict": "--all", "mode web strict -o wide": "unknown", "mode web strict --timeout=0s": "not positive",
 		"mode web strict --parallel=0": "not positive", "mode deploy/web/x strict": "does not name one object",

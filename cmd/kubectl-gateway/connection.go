@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -16,11 +17,19 @@ func (a *app) kubernetes() (*rest.Config, kubernetes.Interface, error) {
 		return nil, nil, api.WithHint(fmt.Errorf("reading the kubeconfig: %w", err),
 			"check --kubeconfig, $KUBECONFIG and --context; 'kubectl config get-contexts' lists contexts")
 	}
+	client, err := newClient(config)
+	return config, client, err
+}
+
+// newClient returns a client that asks for objects in the form that costs both ends least.
+func newClient(config *rest.Config) (kubernetes.Interface, error) {
+	config = rest.CopyConfig(config)
+	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
-		return nil, nil, fmt.Errorf("preparing the connection: %w", err)
+		return nil, fmt.Errorf("preparing the connection: %w", err)
 	}
-	return config, client, nil
+	return client, nil
 }
 
 // quiet returns config and a client without the server's warnings, which would tear a
@@ -28,11 +37,19 @@ func (a *app) kubernetes() (*rest.Config, kubernetes.Interface, error) {
 func quiet(config *rest.Config) (*rest.Config, kubernetes.Interface, error) {
 	config = rest.CopyConfig(config)
 	config.WarningHandler, config.WarningHandlerWithContext = rest.NoWarnings{}, nil
+	client, err := newClient(config)
+	return config, client, err
+}
+
+// streaming returns a client for requests that do not end: --request-timeout is not for them.
+func streaming(config *rest.Config) (kubernetes.Interface, error) {
+	config = rest.CopyConfig(config)
+	config.Timeout = 0
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
-		return nil, nil, fmt.Errorf("preparing the connection: %w", err)
+		return nil, fmt.Errorf("preparing the connection: %w", err)
 	}
-	return config, client, nil
+	return client, nil
 }
 
 // namespace returns the namespace of the command line, the kubeconfig or the pod, in

@@ -129,6 +129,7 @@ func (o *enableOptions) verb(injector *inject.Injector) *podVerb[inject.Result, 
 			return injector.Enable, nil
 		},
 		survey: func(ctx context.Context, r *report, pods []corev1.Pod) (err error) {
+			injector.Shared = inject.NewShared(injector.Client, installed.ManyPods(ctx, injector.Client, pods))
 			if err := inject.CheckServer(ctx, injector.Client.Discovery(), options.Delivery); err != nil {
 				return err
 			}

@@ -59,8 +59,9 @@ func TestEnableFlags(t *testing.T) {
 			o.Named.Capture, o.Named.Services, o.Named.Exclude = prefixes("10.0.0.0/8", "fd00::/8", "10.9.9.9/32"), prefixes("10.96.0.0/12"), prefixes("10.1.0.0/16")
 			o.Named.ExcludePorts = []uint16{53, 22}
 		},
-		"--wire=inband --allow=ns/prod/sa/* --allow ns/ops/sa/backup:80,90 --deny=ns/dev/sa/*:22 --audit --max-connections-per-peer=100 --block-udp --allow-plaintext-from=192.0.2.0/24:80,9000-9010,2001:db8::7 --outside=refuse --node-ports=20000-20010 --metrics-addr=:18445": func(o *inject.Options) {
+		"--wire=inband --allow=ns/prod/sa/* --allow ns/ops/sa/backup:80,90 --deny=ns/dev/sa/*:22 --audit --max-connections-per-peer=100 --block-udp --allow-plaintext-from=192.0.2.0/24:80,9000-9010,2001:db8::7 --outside=refuse --node-ports=20000-20010 --metrics-addr=:18445 --log=refused --log-limit=64Mi": func(o *inject.Options) {
 			o.Wire, o.BlockUDP, o.MetricsAddr = api.WireInband, true, ":18445"
+			o.Log, o.LogLimit = api.LogRefused, 64<<20
 			o.Rules = api.Rules{Allow: []string{"ns/prod/sa/*", "ns/ops/sa/backup:80,90"}, Deny: []string{"ns/dev/sa/*:22"}, Audit: true, MaxPerPeer: 100}
 			o.Named.PlaintextFrom = []api.Source{
 				{From: netip.MustParsePrefix("192.0.2.0/24"), Ports: api.Ports{{First: 80, Last: 80}, {First: 9000, Last: 9010}}},
@@ -79,6 +80,7 @@ func TestEnableFlags(t *testing.T) {
 	} {
 		wantOptions := inject.Options{Image: installed.DefaultImage(version), Mode: api.Permissive, OnFailure: api.FailOpen, Wire: api.WireAuto,
 			Existing: api.ExistingReport, Delivery: inject.DeliverySecret, TTL: ca.DefaultLeafTTL, Timeout: time.Minute,
+			Log: api.LogConnections, LogLimit: api.DefaultLogLimit,
 			Succession: inject.Succession{DrainTimeout: 30 * time.Second},
 			Named:      api.Coverage{NodePorts: [2]uint16{30000, 32767}, Outside: api.OutsideCount}}
 		change(&wantOptions)
@@ -100,6 +102,7 @@ func TestEnableRefusesFlags(t *testing.T) {
 		"--capture-cidr=10.0.0.0/33", "--service-cidr=all", "--exclude-cidr=::ffff:10.0.0.1/100", "--exclude-port=0", "--exclude-port=65536", "--exclude-port=http",
 		"--delivery=mail", "--existing=kill", "--wire=none", "--allow=prod", "--allow=", "--allow-plaintext-from=all", "--node-ports=0-5", "--node-ports=5-4", "--node-ports=http", "--node-ports=1-65536",
 		"--metrics-addr=18445", "--metrics-addr=:18443", "--metrics-addr=0.0.0.0:18445", "--metrics-addr=localhost:18445",
+		"--log=all", "--log-limit=1000", "--log-limit=much", "--log-limit=-1Mi",
 	} {
 		if _, err := enableFlags(t, args); err == nil {
 			t.Errorf("%s is accepted", args)

@@ -238,6 +238,7 @@ func errorCases() []errorCase {
 		{"rotate", "rotate pod/g"}, {"rotate the authority", "rotate --ca --yes"}, {"status", "status"}, {"edges", "status --edges"},
 		{"tail", "tail --no-follow"}, {"watch", "watch --once"}, {"version", "version"}, {"init-ca", "init-ca"}, {"workload", "status deploy/web"},
 		{"packets", "packets pod/g"}, {"verify", "verify pod/g pod/a"}, {"metrics", "metrics pod/g"}, {"refresh", "refresh pod/g"},
+		{"log", "log pod/g none"},
 	}
 	for i, v := range verbs {
 		pods := strings.Contains(v.args, "pod/")

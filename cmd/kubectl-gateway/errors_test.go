@@ -251,7 +251,7 @@ func codeOf(command string) int {
 // TestErrorsOfEveryCommand runs each command of the tree where no cluster is.
 func TestErrorsOfEveryCommand(t *testing.T) {
 	words := map[string]string{
-		"enable": "pod/a", "disable": "pod/a", "mode": "pod/a strict", "allow": "pod/a --everyone", "rotate": "pod/a", "refresh": "pod/a",
+		"enable": "pod/a", "disable": "pod/a", "mode": "pod/a strict", "allow": "pod/a --everyone", "rotate": "pod/a", "refresh": "pod/a", "log": "pod/a none", "support-bundle": "-o -",
 		"packets": "pod/a", "verify": "pod/a", "watch": "--once", "tail": "--no-follow", "check": "--wait=0s", "metrics": "pod/a",
 	}
 	// These ask no cluster: something else is wrong for them.
@@ -341,7 +341,7 @@ func TestErrorsOfFlags(t *testing.T) {
 		"output of status": "status -o xml", "by": "status --edges --by=moon", "output of tail": "tail -o xml", "output of mode": "mode pod/a strict -o xml",
 		"output of allow": "allow pod/a --everyone -o xml", "output of rotate": "rotate pod/a -o xml", "output of disable": "disable pod/a -o xml",
 		"output of watch": "watch --once -o xml", "output of check": "check -o xml", "output of version": "version -o xml",
-		"output of init-ca": "init-ca -o xml", "store": "init-ca --store=pocket", "mode to set": "mode pod/a lax",
+		"output of init-ca": "init-ca -o xml", "store": "init-ca --store=pocket", "mode to set": "mode pod/a lax", "log": "enable pod/a --log=all", "log to set": "log pod/a all", "log-limit": "enable pod/a --log-limit=much",
 		"wire of check": "check --wire=air", "cert-ttl": "enable pod/a --cert-ttl=soon", "ttl": "init-ca --ttl=soon",
 		"timeout": "enable pod/a --timeout=0s", "timeout's words": "enable pod/a --timeout=soon", "parallel": "rotate pod/a --parallel=0",
 		"capture-cidr": "enable pod/a --capture-cidr=here", "exclude-port": "enable pod/a --exclude-port=99999", "node-ports": "enable pod/a --node-ports=9-1",

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
@@ -35,6 +36,30 @@ func wires() []flags.Word[api.Wire] {
 		{Value: api.WireAuto, Meaning: "port for pods, inband for Services and node ports"},
 		{Value: api.WirePort, Meaning: "on a port of the peer's own"},
 		{Value: api.WireInband, Meaning: "on the very port that is dialled"},
+	}
+}
+
+func logs() []flags.Word[api.Log] {
+	return []flags.Word[api.Log]{
+		{Value: api.LogConnections, Meaning: "all of them"},
+		{Value: api.LogRefused, Meaning: "those that are refused"},
+		{Value: api.LogNone, Meaning: "none; errors and changes of the gateway are logged all the same"},
+	}
+}
+
+// parseLogLimit reads a number of bytes as Kubernetes writes them. Empty leaves the limit.
+func parseLogLimit(text string) (int64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	n, err := resource.ParseQuantity(text)
+	switch bytes, whole := n.AsInt64(); {
+	case err != nil || !whole:
+		return 0, api.WithHint(fmt.Errorf("%q is not a number of bytes", text), "write it like 64Mi")
+	case bytes < api.MinLogLimit:
+		return 0, fmt.Errorf("%q is less than %s", text, installed.Size(api.MinLogLimit))
+	default:
+		return bytes, nil
 	}
 }
 

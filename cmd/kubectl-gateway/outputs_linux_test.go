@@ -123,6 +123,8 @@ func outputCases() []outputCase {
 		{name: "mode", args: "mode pod/g strict", on: inWorld(answering)},
 		{name: "mode-refused", args: "mode pod/g pod/d strict --parallel=1", on: inWorld(answering), code: 1},
 		{name: "allow", args: "allow pod/g --everyone", on: inWorld(answering)},
+		{name: "log", args: "log pod/g refused --limit=64Mi", on: inWorld(covering)},
+		{name: "support-bundle", args: "support-bundle pod/g -o DIR/support.tar.gz", on: inWorld(answering)},
 		{name: "disable", args: "disable pod/g --dry-run=client", on: inWorld(nil)},
 		{name: "version", args: "version", on: inWorld(nil)},
 		{name: "version-json", args: "version -o json", on: inWorld(nil)},

@@ -7,6 +7,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
@@ -50,6 +51,8 @@ func (s *settings) addFlags(f *pflag.FlagSet, delivery inject.Delivery) {
 		{Value: api.ExistingReport, Meaning: "they stay, are counted and listed"},
 		{Value: api.ExistingReset, Meaning: "they are reset, so that applications make new ones"},
 	})
+	flags.Choice(f, &o.Log, "log", "", api.LogConnections, "which connections the gateway logs", logs())
+	flags.Parsed(f, &o.LogLimit, "log-limit", "quantity", installed.Size(api.DefaultLogLimit), "how much the gateway logs in an hour; what is more is counted", parseLogLimit)
 	flags.Parsed(f, &o.MetricsAddr, "metrics-addr", "string", "",
 		fmt.Sprintf("serve metrics for Prometheus at this address of each pod, like :%d or 127.0.0.1:%[1]d; in strict mode only gateways and --allow-plaintext-from reach it (default: no port)", api.MetricsPort), parseMetricsAddr)
 }
@@ -97,6 +100,8 @@ func (s *settings) changes(o inject.Options) map[string]func(*api.Config) {
 		"block-udp":                func(c *api.Config) { c.BlockUDP = o.BlockUDP },
 		"existing":                 func(c *api.Config) { c.Existing = o.Existing },
 		"metrics-addr":             func(c *api.Config) { c.MetricsAddr = o.MetricsAddr },
+		"log":                      func(c *api.Config) { c.Log = o.Log },
+		"log-limit":                func(c *api.Config) { c.LogLimit = o.LogLimit },
 		"allow":                    func(c *api.Config) { c.Allow = o.Rules.Allow },
 		"deny":                     func(c *api.Config) { c.Deny = o.Rules.Deny },
 		"audit":                    func(c *api.Config) { c.Audit = o.Rules.Audit },

@@ -58,7 +58,9 @@ gateways as well. Without a selection it follows all gateways of the namespace.
 
 Pods that match later are followed as soon as they have a gateway, and so are new
 gateways of the same pods; a line on the error stream reports each start and end. A
-broken stream continues where it broke, however long the server is away.
+broken stream continues where it broke, however long the server is away. Gateways
+number their lines: those that a node has rotated away before they were read are
+counted on the error stream, and so are those that a gateway has dropped (see 'log').
 
 -o json prints the gateways' own lines, one object a line, with "namespace" and "pod"
 added. A line that is not JSON is in "raw". --template prints a line for each
@@ -132,7 +134,11 @@ func (o *tailOptions) run(ctx context.Context, a *app, args []string) error {
 	if err := o.keepInput(a); err != nil {
 		return err
 	}
-	_, client, err := a.kubernetes()
+	config, client, err := a.kubernetes()
+	if err != nil {
+		return err
+	}
+	streams, err := streaming(config)
 	if err != nil {
 		return err
 	}
@@ -161,7 +167,7 @@ func (o *tailOptions) run(ctx context.Context, a *app, args []string) error {
 		formatter = o.formatter(a, found)
 	}
 	tailer := &tail.Tailer{
-		Kube: client, Formatter: formatter,
+		Kube: client, Streams: streams, Formatter: formatter, Idle: tail.DefaultIdle,
 		Options: tail.Options{Follow: follow, Since: o.since, Lines: o.lines, Parallel: o.maxRequests, Filter: o.filter},
 		Join:    o.join(a, found, args),
 		Out:     a.Out, ErrOut: a.ErrOut, Retry: tail.DefaultRetry(), Explain: explain,

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
@@ -93,6 +94,16 @@ func TestTailChooses(t *testing.T) {
 		if code != 0 || stdout != want || stderr != "" {
 			t.Errorf("%q: exit code %d, %q, %q", args, code, stdout, stderr)
 		}
+	}
+}
+
+// TestTailOutlivesRequests: --request-timeout is for requests that end.
+func TestTailOutlivesRequests(t *testing.T) {
+	server := tailServer()
+	server.slowLogs = time.Second
+	code, stdout, stderr := server.start(t)("tail", "pod/web", "--no-follow", "--request-timeout=300ms")
+	if code != 0 || stderr != "" || strings.Count(stdout, "\n") != 1 {
+		t.Errorf("exit code %d, stdout %q, stderr %q", code, stdout, stderr)
 	}
 }
 

@@ -57,8 +57,7 @@ all the same, and the exit code is 1.`,
 }
 
 func (o *versionOptions) run(ctx context.Context, a *app) error {
-	all := versions{Client: clientVersion{Version: version, GoVersion: runtime.Version(),
-		Platform: runtime.GOOS + "/" + runtime.GOARCH, Image: installed.DefaultImage(version)}}
+	all := localVersions()
 	var unread error
 	if !o.client {
 		all.Server, unread = serverVersion(ctx, a)
@@ -72,6 +71,12 @@ func (o *versionOptions) run(ctx context.Context, a *app) error {
 		text += fmt.Sprintf("Server version: %s\n", terminal.Clean(all.Server.GitVersion))
 	}
 	return errors.Join(a.print("versions", text), unread)
+}
+
+// localVersions are those that no server has to be asked for.
+func localVersions() versions {
+	return versions{Client: clientVersion{Version: version, GoVersion: runtime.Version(),
+		Platform: runtime.GOOS + "/" + runtime.GOARCH, Image: installed.DefaultImage(version)}}
 }
 
 // serverVersion is client-go's ServerVersion, bounded by ctx.

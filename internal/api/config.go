@@ -12,7 +12,8 @@ import (
 // ConfigVersion is the version of Config's JSON form that this build speaks.
 const ConfigVersion = 1
 
-// Ports of a gateway. An application in the same pod cannot use them.
+// Ports of a gateway. An application in the same pod cannot use PeerPort. Where one of the others is
+// taken, the gateway uses the next pair, see ListenerPairs.
 const (
 	// CapturePort is where captured connections arrive, on loopback only.
 	CapturePort = 18000
@@ -22,6 +23,16 @@ const (
 	// loopback; they are steered there from every port of the pod.
 	InbandPort = 18444
 )
+
+// ListenerPairs returns the ports that a gateway tries for its listeners on loopback, in this order:
+// CapturePort and InbandPort, then those behind them and behind MetricsPort.
+func ListenerPairs() []Listeners {
+	pairs := []Listeners{{Capture: CapturePort, Inband: InbandPort}}
+	for i := range uint16(7) {
+		pairs = append(pairs, Listeners{Capture: CapturePort + 1 + i, Inband: MetricsPort + 1 + i})
+	}
+	return pairs
+}
 
 // ALPN is the application protocol that both ends of wire=port must agree on.
 const ALPN = "kube-gateway/1"
@@ -115,6 +126,8 @@ type Config struct {
 	// MetricsAddr is where metrics are served over TCP, see ParseMetricsAddr. Its address
 	// is one of PodIPs or of loopback. Empty means nowhere.
 	MetricsAddr string `json:"metricsAddr,omitempty"`
+	// LogConfig is about the gateway's log.
+	LogConfig
 	// Number is that of the container among the pod's gateways, the first of which is 1: a
 	// container with a greater number is newer. 0 means that the plugin did not say.
 	Number int `json:"number,omitempty"`
@@ -177,6 +190,9 @@ func (c *Config) Validate() error {
 		return err
 	}
 	if err := c.checkMetricsAddr(); err != nil {
+		return err
+	}
+	if err := c.LogConfig.validate(); err != nil {
 		return err
 	}
 	_, err := c.Rules.Parse()

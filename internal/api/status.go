@@ -50,16 +50,27 @@ type Status struct {
 	Identity    string      `json:"identity"`
 	Cert        Certificate `json:"certificate"`
 	Worker      Worker      `json:"worker"`
-	Capture     Capture     `json:"capture"`
-	Traffic     Traffic     `json:"traffic"`
+	// Listeners are the ports where the gateway listens on loopback. It chooses them: others are
+	// taken where the usual ones are.
+	Listeners Listeners `json:"ports,omitzero"`
+	Capture   Capture   `json:"capture"`
+	Traffic   Traffic   `json:"traffic"`
 	// Unencrypted counts, by reason, the connections that were refused or carried in
 	// plaintext.
 	Unencrypted []Unencrypted `json:"unencrypted,omitempty"`
+	Log         LogStatus     `json:"log,omitzero"`
 	// Reset is how many open connections were reset by the change that this status answers.
 	Reset int `json:"reset,omitempty"`
 	// Existing describes plaintext connections of the application that no gateway
 	// carries. It is nil if the gateway does not list them.
 	Existing *ExistingConnections `json:"existing,omitempty"`
+}
+
+// Listeners are the ports of a gateway on loopback.
+type Listeners struct {
+	// Capture is where captured connections arrive, Inband where in-band connections do.
+	Capture uint16 `json:"capture"`
+	Inband  uint16 `json:"inband"`
 }
 
 // MaxExisting is how many connections an ExistingConnections lists.
@@ -162,16 +173,17 @@ type CaptureCounts struct {
 	PlaintextAllowed uint64 `json:"plaintextAllowed,omitempty"`
 	PlaintextRefused uint64 `json:"plaintextRefused,omitempty"`
 	// Excluded counts connections that were not captured because the coverage excludes or
-	// passes their destination.
+	// passes their destination, what the pod forwards included.
 	Excluded uint64 `json:"excluded,omitempty"`
-	// OutsideConnections counts connections into private address space that no range names,
-	// OutsideRefused those of them that were refused.
+	// OutsideConnections counts connections into private address space that no range names, what
+	// the pod forwards included, OutsideRefused those of them that were refused.
 	OutsideConnections uint64 `json:"outsideConnections,omitempty"`
 	OutsideRefused     uint64 `json:"outsideRefused,omitempty"`
 	// Nested counts connections from network namespaces that processes of the pod have made
-	// (containers in the pod, for example), where the gateway cannot capture. Forwarded counts those
-	// that the pod forwards for others. Both were refused in strict mode, and passed in plaintext
-	// otherwise.
+	// (containers in the pod, for example), where the gateway cannot capture. Forwarded counts SYNs
+	// to captured ranges that the pod forwards for others, or that a process writes by itself. Both
+	// were refused in strict mode, and passed in plaintext otherwise. What passes from such a
+	// namespace by way of the pod's own is forwarded as well.
 	Nested    uint64 `json:"nested,omitempty"`
 	Forwarded uint64 `json:"forwarded,omitempty"`
 }

@@ -31,6 +31,7 @@ func (in *Injector) configFor(pod *corev1.Pod) *api.Config {
 		Existing:    in.Options.Existing,
 		Watched:     in.Options.Watched,
 		MetricsAddr: in.Options.MetricsAddr,
+		LogConfig:   api.LogConfig{Log: in.Options.Log, LogLimit: in.Options.LogLimit, LogTotal: installed.LogTotal(pod)},
 	}
 }
 

@@ -55,6 +55,9 @@ type Options struct {
 	Existing api.Existing
 	// MetricsAddr is as in api.Config: empty has gateways serve no metrics over TCP.
 	MetricsAddr string
+	// Log and LogLimit are as in api.LogConfig.
+	Log      api.Log
+	LogLimit int64
 	// Watched is as in api.Config.
 	Watched bool
 	// Delivery is how the gateways get their first certificate. Empty means
@@ -77,6 +80,8 @@ type Injector struct {
 	Gateways  *remote.Client
 	Survey    *survey.Survey
 	Options   Options
+	// Shared, if not nil, spares the API server what has to be asked for many pods once.
+	Shared *Shared
 }
 
 // Action is what Enable did.
@@ -161,7 +166,7 @@ func (in *Injector) round(ctx context.Context, pod *corev1.Pod) Result {
 	if result.Err = in.Survey.Refusal(pod); result.Err != nil {
 		return result
 	}
-	if current, ok := in.Gateways.Serving(ctx, pod); ok && installed.Hopeful(pod, current) {
+	if current, ok := in.Gateways.Serving(ctx, pod); ok && installed.Hopeful(pod, current) && !(current.Pulls() && current.Image != in.Options.Image) {
 		return in.joinGateway(ctx, pod, current)
 	}
 	return in.addGateway(ctx, pod)
@@ -203,18 +208,16 @@ func (in *Injector) joinGateway(ctx context.Context, pod *corev1.Pod, current in
 	}
 	result.Warnings = append(in.differences(pod, current.Name, result.Status), in.remarks(pod, result.Status)...)
 	if in.Options.DryRun == installed.DryRunNone {
-		in.tidy(ctx, &result)
+		in.tidy(ctx, &result, reply.pod, "")
 	}
 	return result
 }
 
-// tidy removes what earlier plugins have left. The pod has a gateway by now:
-// that this fails is worth a warning and no more.
-func (in *Injector) tidy(ctx context.Context, result *Result) {
-	now, err := installed.Reread(ctx, in.Client, result.Pod)
-	if err == nil {
-		err = installed.RemoveStale(ctx, in.Client, now)
-	}
+// tidy removes what earlier plugins have left for pod, as it was last seen, and not the
+// Secret called own. The pod has a gateway by now: that this fails is worth a warning and
+// no more.
+func (in *Injector) tidy(ctx context.Context, result *Result, pod *corev1.Pod, own string) {
+	err := in.shared().leftovers.Remove(ctx, pod, own)
 	if in.Options.Delivery == DeliveryCSR && apierrors.IsForbidden(err) {
 		// Without Secrets, no right to them is needed.
 		return
@@ -227,86 +230,89 @@ func (in *Injector) tidy(ctx context.Context, result *Result) {
 // addGateway adds a new gateway to pod and waits for it.
 func (in *Injector) addGateway(ctx context.Context, pod *corev1.Pod) Result {
 	result := Result{Pod: pod, Action: Enabled, Container: installed.NextName(pod)}
-	in.add(ctx, pod, &result, in.configFor(pod))
+	seen, secret := in.add(ctx, pod, &result, in.configFor(pod))
 	if result.Err != nil || in.Options.DryRun != installed.DryRunNone {
 		return result
 	}
 	if result.Err = in.existing(ctx, &result, true); result.Err == nil {
 		result.Warnings = append(result.Warnings, in.remarks(pod, result.Status)...)
-		in.tidy(ctx, &result)
+		in.tidy(ctx, &result, seen, secret)
 	}
 	return result
 }
 
 // add adds the gateway of result with config to pod, and waits until it is ready, or stands by if
-// it is to take the place of another one.
-func (in *Injector) add(ctx context.Context, pod *corev1.Pod, result *Result, config *api.Config) {
+// it is to take the place of another one. It returns the pod as it was last seen, and the name of
+// the gateway's Secret.
+func (in *Injector) add(ctx context.Context, pod *corev1.Pod, result *Result, config *api.Config) (seen *corev1.Pod, secret string) {
 	if result.Err = checkMetricsPort(pod, config.MetricsAddr); result.Err != nil {
-		return
+		return pod, ""
 	}
-	secret := ""
 	if in.Options.Delivery != DeliveryCSR {
 		secret = secretName(pod.Name)
 	}
 	container, err := in.container(result.Container, secret, config)
 	if err != nil {
 		result.Err = err
-		return
+		return pod, secret
 	}
 	if in.Options.DryRun != installed.DryRunNone {
 		in.dryRun(ctx, result, secret, container)
-		return
+		return pod, secret
 	}
-	// Refusals come before anything is created.
-	tried, err := installed.AddContainer(ctx, in.Client, pod, container, true)
-	if err != nil {
-		result.Err = installed.WhileClosed(pod, err)
-		return
-	}
-	pod = tried
 	if secret == "" {
-		result.Status, result.Err = in.start(ctx, pod, container, "ends by itself without a certificate")
-	} else {
-		in.startWithSecret(ctx, pod, result, secret, container)
+		// The patch itself is the first that could be refused.
+		return in.start(ctx, pod, result, container, "ends by itself without a certificate"), ""
 	}
+	tried, err := in.rehearse(ctx, pod, container)
+	if err != nil {
+		// Refusals come before anything is created.
+		result.Err = installed.WhileClosed(pod, err)
+		return pod, secret
+	}
+	return in.startWithSecret(ctx, tried, result, secret, container), secret
 }
 
 // startWithSecret is start between making the Secret and deleting it.
-func (in *Injector) startWithSecret(ctx context.Context, pod *corev1.Pod, result *Result, secret string, container *corev1.EphemeralContainer) {
+func (in *Injector) startWithSecret(ctx context.Context, pod *corev1.Pod, result *Result, secret string, container *corev1.EphemeralContainer) *corev1.Pod {
 	leaf, err := in.Authority.Issue(ca.LeafRequest{
 		Identity: installed.Identity(pod, in.Authority.TrustDomain()), IPs: installed.PodIPs(pod), TTL: in.Options.TTL})
 	if err != nil {
 		result.Err = err
-		return
+		return pod
 	}
 	created, err := in.createSecret(ctx, in.newSecret(pod, secret, result.Container, leaf.CertPEM, leaf.KeyPEM))
 	if err != nil {
 		result.Err = err
-		return
+		return pod
 	}
-	result.Status, result.Err = in.start(ctx, pod, container, "will not start without its Secret")
+	pod = in.start(ctx, pod, result, container, "will not start without its Secret")
 	if result.Err != nil || !in.Options.KeepSecret {
 		if err := installed.DeleteSecret(ctx, in.Client, created.Namespace, created.Name); err != nil {
 			result.Warnings = append(result.Warnings, err.Error()+"; "+api.Hint(err))
 		}
 	}
+	return pod
 }
 
-// start adds container and waits until it is ready. otherwise is what becomes of a
-// container that may have been added when that was interrupted.
-func (in *Injector) start(ctx context.Context, pod *corev1.Pod, container *corev1.EphemeralContainer, otherwise string) (*api.Status, error) {
+// start adds container, waits until it is ready, and returns the pod as it was last seen.
+// otherwise is what becomes of a container that may have been added when that was interrupted.
+func (in *Injector) start(ctx context.Context, pod *corev1.Pod, result *Result, container *corev1.EphemeralContainer, otherwise string) *corev1.Pod {
 	added, err := installed.AddContainer(ctx, in.Client, pod, container, false)
 	if err != nil {
+		err = installed.WhileClosed(pod, err)
 		if interrupted(ctx, err) {
 			err = fmt.Errorf("%w; container %s may have been added, and %s", errInterrupted, container.Name, otherwise)
 		}
-		return nil, err
+		result.Err = err
+		return pod
 	}
 	reply := in.wait(ctx, added, container.Name)
 	if reply.err != nil && interrupted(ctx, reply.err) {
 		reply.err = fmt.Errorf("%w; container %s was added and stays, because Kubernetes cannot remove it", errInterrupted, container.Name)
 	}
-	return reply.status, reply.err
+	result.Status, result.Err = reply.status, reply.err
+	return reply.pod
 }
 
 // dryRun fills result with what would be sent, the key left out, and has the
@@ -322,7 +328,7 @@ func (in *Injector) dryRun(ctx context.Context, result *Result, name string, con
 	}
 	result.Patch = installed.NewPatch(result.Pod, container)
 	if result.Predecessor == "" {
-		result.Warnings = in.strictRemarks(result.Pod, in.Options.Mode, in.Options.Named)
+		result.Warnings = append(in.strictRemarks(result.Pod, in.Options.Mode, in.Options.Named), logRemarks(result.Pod, installed.LogTotal(result.Pod))...)
 	}
 	if in.Options.DryRun != installed.DryRunServer {
 		return

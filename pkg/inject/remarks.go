@@ -31,9 +31,10 @@ func (in *Injector) differences(pod *corev1.Pod, name string, status *api.Status
 		return nil
 	}
 	wanted := in.configFor(pod)
-	mode, rules, covers := has.Mode, has.Rules, has.Fingerprint()
+	mode, rules, covers, log, limit := has.Mode, has.Rules, has.Fingerprint(), has.Log.OrDefault(), has.LimitOrDefault()
 	if status != nil && status.Mode != "" {
 		mode, rules, covers = status.Mode, status.Rules, cmp.Or(status.Capture.Fingerprint, covers)
+		log, limit = cmp.Or(status.Log.Level, log), cmp.Or(status.Log.Limit, limit)
 	}
 	which := fmt.Sprintf("pod/%s -n %s", pod.Name, pod.Namespace)
 	const again = "; --replace changes that"
@@ -46,6 +47,8 @@ func (in *Injector) differences(pod *corev1.Pod, name string, status *api.Status
 	add(mode != wanted.Mode, "it stays in mode %s; to change that: kubectl gateway mode %s %s", mode, which, wanted.Mode)
 	add(!rules.Equal(wanted.Rules), "its identity rules stay %s; to change that: kubectl gateway allow %s %s",
 		rules.Arguments(), which, wanted.Rules.Arguments())
+	add(log != wanted.Log.OrDefault() || limit != wanted.LimitOrDefault(), "its log stays %s of at most %s an hour; to change that: kubectl gateway log %s %s --limit=%s",
+		log, installed.Size(limit), which, wanted.Log.OrDefault(), installed.Size(wanted.LimitOrDefault()))
 	add(has.OnFailure != wanted.OnFailure, "it stays with on-failure %s%s", has.OnFailure, again)
 	add(has.TrustDomain != wanted.TrustDomain, "it stays in trust domain %s%s", has.TrustDomain, again)
 	add(has.Wire != wanted.Wire.OrDefault(), "it stays with wire %s%s", has.Wire, again)
@@ -63,7 +66,15 @@ func (in *Injector) differences(pod *corev1.Pod, name string, status *api.Status
 // remarks returns what the user should know about a gateway that runs.
 func (in *Injector) remarks(pod *corev1.Pod, status *api.Status) []string {
 	return slices.Concat(in.certificateRemarks(pod, status), clockRemarks(pod, status, time.Now()), in.existingRemarks(status.Existing),
-		in.strictRemarks(pod, status.Mode, status.Capture.Named))
+		in.strictRemarks(pod, status.Mode, status.Capture.Named), logRemarks(pod, status.Log.Total))
+}
+
+// logRemarks says that a gateway logs no more than total bytes in all, for the pod's sake.
+func logRemarks(pod *corev1.Pod, total int64) []string {
+	if total == 0 {
+		return nil
+	}
+	return []string{installed.LogRemark(pod, total) + "; --log=refused logs less"}
 }
 
 // strictRemarks says whom strict mode affects who has no gateway.

@@ -160,6 +160,9 @@ func (s *succession) kept() *api.Config {
 	if s.status.Capture.Fingerprint != "" {
 		c.Named = s.status.Capture.Named
 	}
+	if l := s.status.Log; l.Level != "" {
+		c.Log, c.LogLimit = l.Level, l.Limit
+	}
 	return &c
 }
 
@@ -172,6 +175,7 @@ func (s *succession) configAfter() *api.Config {
 	}
 	base := in.configFor(s.pod)
 	c.Version, c.Pod, c.PodIPs, c.TrustDomain = base.Version, base.Pod, base.PodIPs, base.TrustDomain
+	c.LogTotal = base.LogTotal
 	c.Replaces = s.old.Name
 	if s.Options.Succession.Change != nil {
 		s.Options.Succession.Change(c)
@@ -202,7 +206,7 @@ func (s *succession) unchanged() bool {
 func sameSettings(a, b *api.Config) bool {
 	text := func(c *api.Config) string {
 		own := *c
-		own.Coverage, own.Named, own.Replaces, own.Number, own.PodIPs = api.Coverage{}, api.Coverage{}, "", 0, nil
+		own.Coverage, own.Named, own.Replaces, own.Number, own.PodIPs, own.LogTotal = api.Coverage{}, api.Coverage{}, "", 0, nil, 0
 		own.Pod.Node, own.Wire, own.Existing = "", c.Wire.OrDefault(), ""
 		// The order of their fields is that of the type.
 		text, _ := json.Marshal(own)
@@ -219,17 +223,18 @@ func (s *succession) succeed(ctx context.Context, result *Result) {
 		result.Err = err
 		return
 	}
+	seen, secret := s.pod, ""
 	if next == "" {
 		// A gateway that cannot hand over costs no container. The offer ends by itself.
 		if _, result.Err = old.HandOver(ctx, s.Options.Succession.DrainTimeout); result.Err != nil {
 			return
 		}
 		result.Container = installed.NextName(s.pod)
-		s.add(ctx, s.pod, result, s.wanted)
+		seen, secret = s.add(ctx, s.pod, result, s.wanted)
 	} else {
 		result.Container = next
 		reply := s.wait(ctx, s.pod, next)
-		result.Status, result.Err = reply.status, reply.err
+		seen, result.Status, result.Err = reply.pod, reply.status, reply.err
 	}
 	if result.Err != nil {
 		return
@@ -245,7 +250,7 @@ func (s *succession) succeed(ctx context.Context, result *Result) {
 	}
 	result.Warnings = append(result.Warnings, s.successionRemarks(result.Status)...)
 	result.Warnings = append(result.Warnings, manyContainers(s.pod, result.Container)...)
-	s.tidy(ctx, result)
+	s.tidy(ctx, result, seen, secret)
 }
 
 // pending returns the container of a gateway that is on its way to the old one's place and is as
@@ -285,7 +290,7 @@ func (s *succession) fits(gateway installed.Gateway) bool {
 
 // awaitEnd waits for the end of the gateway called name, which drains.
 func (s *succession) awaitEnd(ctx context.Context, name string) error {
-	_, err := installed.WaitUntil(ctx, s.Client, s.pod, name, func(g installed.Gateway) bool { return g.Phase == installed.Terminated })
+	_, err := installed.WaitUntil(ctx, s.shared().pods, s.pod, name, func(g installed.Gateway) bool { return g.Phase == installed.Terminated })
 	switch {
 	case err == nil, errors.As(err, new(*installed.FailedError)):
 		return nil
@@ -302,7 +307,7 @@ func (in *Injector) endStandby(ctx context.Context, pod *corev1.Pod, name string
 	if _, err := in.Gateways.Gateway(pod, name).Disable(ctx, 0); err != nil && !errors.Is(err, remote.ErrNotRunning) {
 		return fmt.Errorf("ending %s, which does not serve: %w", name, err)
 	}
-	_, err := installed.WaitUntil(ctx, in.Client, pod, name, func(g installed.Gateway) bool { return g.Phase == installed.Terminated })
+	_, err := installed.WaitUntil(ctx, in.shared().pods, pod, name, func(g installed.Gateway) bool { return g.Phase == installed.Terminated })
 	if err != nil && !errors.As(err, new(*installed.FailedError)) {
 		return err
 	}

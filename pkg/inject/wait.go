@@ -1,6 +1,7 @@
 package inject
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,7 +28,9 @@ type answer struct {
 	status *api.Status
 	// delivered says that the gateway got its first certificate meanwhile.
 	delivered bool
-	err       error
+	// pod is as it was last seen.
+	pod *corev1.Pod
+	err error
 }
 
 // wait follows pod until the gateway called name says that it is ready, or
@@ -37,7 +40,9 @@ func (in *Injector) wait(ctx context.Context, pod *corev1.Pod, name string) answ
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var answers chan answer
-	last, err := installed.Follow(ctx, in.Client, pod, name, func(now *corev1.Pod, gateway installed.Gateway) (bool, error) {
+	seen := pod
+	last, err := installed.Follow(ctx, in.shared().pods, pod, name, func(now *corev1.Pod, gateway installed.Gateway) (bool, error) {
+		seen = now
 		switch {
 		case installed.Leaving(now):
 			return false, installed.ErrReplaced
@@ -56,17 +61,19 @@ func (in *Injector) wait(ctx context.Context, pod *corev1.Pod, name string) answ
 	})
 	switch {
 	case errors.Is(err, errAnswered):
-		return <-answers
+		a := <-answers
+		a.pod = seen
+		return a
 	case ctx.Err() != nil:
-		err = in.unfinished(ctx, pod, last)
+		err = in.unfinished(ctx, seen, last)
 	}
-	return answer{err: err}
+	return answer{pod: seen, err: err}
 }
 
 // ask waits for a gateway whose container runs.
 func (in *Injector) ask(ctx context.Context, pod *corev1.Pod, name string) answer {
 	var a answer
-	a.err = in.certify(ctx, in.Gateways.Gateway(pod, name), &a)
+	a.err = in.certify(ctx, in.Gateways.Gateway(pod, name), &a, in.asks(pod, name))
 	ending := installed.Gateway{Name: name, Phase: installed.Running}
 	switch {
 	case a.err == nil && a.status.State == api.Draining:
@@ -83,9 +90,24 @@ func (in *Injector) ask(ctx context.Context, pod *corev1.Pod, name string) answe
 	return a
 }
 
-// certify waits for the status of gateway, which gets a certificate if it has none.
-func (in *Injector) certify(ctx context.Context, gateway *remote.Conn, a *answer) (err error) {
+// asks reports whether the gateway called name was not there before, and has no certificate
+// with it.
+func (in *Injector) asks(pod *corev1.Pod, name string) bool {
+	return in.Options.Delivery == DeliveryCSR && in.Options.DryRun == installed.DryRunNone && installed.Fresh(pod, name)
+}
+
+// certify waits for the status of gateway, which gets a certificate if it has none. fresh says
+// that it has none: it need not be asked first.
+func (in *Injector) certify(ctx context.Context, gateway *remote.Conn, a *answer, fresh bool) (err error) {
 	name := gateway.Ref().Container
+	if fresh {
+		// Why it fails, the second try tells.
+		if a.status, err = gateway.Renew(ctx, in.Authority, in.Options.TTL); err == nil {
+			if a.delivered = true; a.status.State == api.Ready {
+				return nil
+			}
+		}
+	}
 	for {
 		if a.status, err = gateway.Await(ctx); err != nil {
 			return fmt.Errorf("asking %s whether it is ready: %w", name, err)
@@ -122,9 +144,23 @@ func (in *Injector) unfinished(ctx context.Context, pod *corev1.Pod, gateway ins
 		return errInterrupted
 	}
 	state := strings.ToLower(string(gateway.Phase))
-	if gateway.Reason != "" {
-		state += " (" + gateway.Reason + ")"
+	if words := reason(gateway); words != "" {
+		state += " (" + words + ")"
 	}
-	return api.WithHint(fmt.Errorf("%w: container %s is not ready after %s, it is %s", errTimeout, gateway.Name, in.Options.Timeout, state),
-		fmt.Sprintf("'kubectl describe pod %s -n %s' shows the events of the pod; --timeout waits longer", pod.Name, pod.Namespace))
+	err := fmt.Errorf("%w: container %s is not ready after %s, it is %s", errTimeout, gateway.Name, in.Options.Timeout, state)
+	if ahead, ok := installed.Ahead(pod, gateway); ok {
+		return api.WithHint(fmt.Errorf("%w; container %s is in its way: the kubelet starts one after another, and that one's image %s is not there yet (%s)",
+			err, ahead.Name, ahead.Image, cmp.Or(reason(ahead), "being pulled")),
+			fmt.Sprintf("Kubernetes cannot remove container %s: let the node pull that image, or have the pod replaced ('kubectl delete pod %s -n %s'); --timeout waits longer",
+				ahead.Name, pod.Name, pod.Namespace))
+	}
+	return api.WithHint(err, fmt.Sprintf("'kubectl describe pod %s -n %s' shows the events of the pod; --timeout waits longer", pod.Name, pod.Namespace))
+}
+
+// reason returns the kubelet's words for the state of gateway, "" if there are none.
+func reason(gateway installed.Gateway) string {
+	if words := installed.OneLine(gateway.Message); words != "" && gateway.Reason != "" {
+		return gateway.Reason + ": " + words
+	}
+	return gateway.Reason
 }

@@ -122,7 +122,7 @@ func TestWaitForAPodThatIsGoneAlready(t *testing.T) {
 	if err := in.wait(ctx, pod, "kube-gateway").err; !errors.Is(err, installed.ErrReplaced) {
 		t.Error(err)
 	}
-	if _, err := installed.WaitUntil(ctx, c, pod, "kube-gateway", func(installed.Gateway) bool { return false }); !errors.Is(err, installed.ErrReplaced) {
+	if _, err := installed.WaitUntil(ctx, installed.EachPod(c), pod, "kube-gateway", func(installed.Gateway) bool { return false }); !errors.Is(err, installed.ErrReplaced) {
 		t.Error(err)
 	}
 }

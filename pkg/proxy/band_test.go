@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
 // testBand does on loopback, without privilege, what the eBPF programs do in a
@@ -54,7 +56,7 @@ func (b *testBand) Accept() (net.Conn, error) {
 
 func (b *testBand) Close() error { b.close(); return nil }
 
-func (b *testBand) Addr() net.Addr { return &net.TCPAddr{} }
+func (b *testBand) Addr() net.Addr { return &net.TCPAddr{Port: api.InbandPort} }
 
 // listen opens a group at at and returns the application's listener.
 func (b *testBand) listen(t testing.TB, at netip.AddrPort) net.Listener {

@@ -12,6 +12,7 @@ import (
 	"os/signal"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/journal"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/proxy"
 )
 
@@ -25,7 +26,7 @@ func Example() {
 		capture, peer net.Listener
 		sockets       proxy.Sockets
 	)
-	logger := proxy.NewLogger(os.Stdout)
+	logger := proxy.NewLogger(os.Stdout, new(journal.Budget))
 	defer logger.Close(context.Background())
 	p, err := proxy.New(proxy.Options{
 		Config: config, Certificate: certificate, Roots: roots,

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/journal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
@@ -151,7 +152,7 @@ func newPodAt(t testing.TB, a *authority, ip, captureIP netip.Addr, change func(
 	pod := &testPod{t: t, ip: ip, sockets: &testSockets{}, log: &lineBuffer{}}
 	capture := listen(t, netip.AddrPortFrom(captureIP, 0))
 	pod.capture = addrPort(capture.Addr())
-	logger := NewLogger(pod.log)
+	logger := NewLogger(pod.log, new(journal.Budget))
 	pod.options = Options{
 		Config: &api.Config{
 			PodIPs:      []netip.Addr{pod.ip},
@@ -194,6 +195,9 @@ func newPodAt(t testing.TB, a *authority, ip, captureIP netip.Addr, change func(
 }
 
 func permissive(o *Options) { o.Config.Mode = api.Permissive }
+
+// portOf returns the port of the first of listeners.
+func portOf(listeners []net.Listener) uint16 { return addrPort(listeners[0].Addr()).Port() }
 
 func listen(t testing.TB, at netip.AddrPort) net.Listener {
 	t.Helper()

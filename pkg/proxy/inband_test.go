@@ -248,8 +248,8 @@ func TestInbandPeerRefuses(t *testing.T) {
 		change func(h *header)
 		log    string
 	}{
-		"capture port":     {arrive(netip.AddrPortFrom(server.ip, api.CapturePort)), nil, "gateway itself"},
-		"in-band port":     {arrive(netip.AddrPortFrom(server.ip, api.InbandPort)), nil, "gateway itself"},
+		"capture port":     {arrive(netip.AddrPortFrom(server.ip, portOf(server.proxy.options.Capture))), nil, "gateway itself"},
+		"in-band port":     {arrive(netip.AddrPortFrom(server.ip, portOf(server.proxy.options.Inband))), nil, "gateway itself"},
 		"foreign client":   {here, func(h *header) { h.Client = netip.AddrPortFrom(podAddress(), 4000) }, "not an address of the peer"},
 		"family of client": {here, func(h *header) { *h = sixHeader() }, "not of the address family"},
 	} {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 
@@ -118,7 +119,7 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, dat
 		p.decline(c, statusNotAllowed, traffic.TooManyConnections, err)
 		return err
 	}
-	if err := s.allowed(h, leaf, c.line.Wire); err != nil {
+	if err := s.allowed(h, leaf, c.line.Wire, p.ports); err != nil {
 		p.decline(c, statusNotAllowed, traffic.Forbidden, err)
 		return err
 	}
@@ -192,12 +193,12 @@ func (c *connection) permit(s *settings, leaf *x509.Certificate, port uint16) er
 
 // allowed checks that the peer asks for an application of this pod, and speaks for a client
 // that its certificate names. In band the destination is where the connection arrived, which may be
-// an address of the pod that its status does not name.
-func (s *settings) allowed(h header, leaf *x509.Certificate, wire string) error {
+// an address of the pod that its status does not name. own are the ports of the gateway's listeners.
+func (s *settings) allowed(h header, leaf *x509.Certificate, wire string, own []uint16) error {
 	if wire != api.WireInband && !s.ownPod(h.Destination.Addr()) {
 		return fmt.Errorf("destination %v is not in this pod", h.Destination)
 	}
-	if port := h.Destination.Port(); port == api.CapturePort || port == api.PeerPort || port == api.InbandPort {
+	if slices.Contains(own, h.Destination.Port()) {
 		return fmt.Errorf("destination %v is the gateway itself", h.Destination)
 	}
 	if h.Client.Addr().Is4() != h.Destination.Addr().Is4() {

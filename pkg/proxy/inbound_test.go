@@ -169,7 +169,10 @@ func TestPeerRefuses(t *testing.T) {
 		{name: "the gateway's peer port", answer: statusNotAllowed, log: "gateway itself",
 			head: func(h header) []byte { h.Destination = atServer(api.PeerPort); return appendHeader(nil, h) }},
 		{name: "the gateway's capture port", answer: statusNotAllowed, log: "gateway itself",
-			head: func(h header) []byte { h.Destination = atServer(api.CapturePort); return appendHeader(nil, h) }},
+			head: func(h header) []byte {
+				h.Destination = atServer(portOf(server.proxy.options.Capture))
+				return appendHeader(nil, h)
+			}},
 		{name: "oversized header", answer: statusNotAllowed, log: "longer than",
 			head: func(header) []byte { return append([]byte{2, 0, 1}, make([]byte, 512)...) }},
 		{name: "unknown critical field", answer: statusNotAllowed, log: "critical field",

@@ -3,17 +3,21 @@
 package proxy
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/journal"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 // maxQueuedLog is how many bytes of log lines may wait for the writer: those of about two
@@ -21,24 +25,26 @@ import (
 const maxQueuedLog = 1 << 20
 
 // Logger writes JSON lines to a writer that may be slow. Logging only appends to a bounded
-// queue, which one goroutine writes in one call. Lines that find the queue full are dropped
-// and counted, and a line of its own reports the count as soon as there is room.
+// queue, which one goroutine writes. Lines that find the queue full, or no room in the budget, are
+// dropped and counted, and a line of its own reports the count.
 type Logger struct {
 	w       io.Writer
+	budget  *journal.Budget
 	slog    *slog.Logger
 	wake    chan struct{}
 	stopped chan struct{}
 
-	mu      sync.Mutex
-	queue   []byte
-	dropped uint64
-	closed  bool
+	mu     sync.Mutex
+	queue  []byte
+	ledger *journal.Ledger
+	closed bool
 }
 
-// NewLogger starts a Logger that writes to w. Close ends it.
-func NewLogger(w io.Writer) *Logger {
-	l := &Logger{w: w, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
+// NewLogger starts a Logger that writes to w, as much as budget allows. Close ends it.
+func NewLogger(w io.Writer, budget *journal.Budget) *Logger {
+	l := &Logger{w: w, budget: budget, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
 	l.slog = slog.New(slog.NewJSONHandler(queueWriter{l}, nil))
+	l.ledger = journal.NewLedger(budget, "", l.signal)
 	go l.run()
 	return l
 }
@@ -46,9 +52,16 @@ func NewLogger(w io.Writer) *Logger {
 // Slog returns a structured logger for lines other than those of connections.
 func (l *Logger) Slog() *slog.Logger { return l.slog }
 
-// Connection logs the end of a connection. Time, Level and Message are filled
-// in where they are empty.
+// Connection logs the end of a connection, unless the level leaves it out. Time, Level and Message
+// are filled in where they are empty.
 func (l *Logger) Connection(c *api.Connection) {
+	class := journal.Ordinary
+	if c.Level == slog.LevelWarn.String() || strings.Contains(c.Reason, traffic.Audited.String()) {
+		class = journal.Refusal
+	}
+	if !l.budget.Wants(class) {
+		return
+	}
 	if c.Time.IsZero() {
 		c.Time = time.Now()
 	}
@@ -65,7 +78,7 @@ func (l *Logger) Connection(c *api.Connection) {
 		l.slog.Error("cannot write the line of a connection", "error", err.Error())
 		return
 	}
-	l.enqueue(append(line, '\n'))
+	l.enqueue(class, append(line, '\n'))
 }
 
 // maxLogText bounds each text of a connection's line, in bytes. An identity has at most 800;
@@ -107,40 +120,53 @@ func (l *Logger) signal() {
 }
 
 // enqueue appends one complete line.
-func (l *Logger) enqueue(line []byte) {
+func (l *Logger) enqueue(class journal.Class, line []byte) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.closed || len(l.queue)+len(line) > maxQueuedLog {
-		l.dropped++
-		l.mu.Unlock()
+		l.ledger.Drop(line)
 		return
 	}
-	l.queue = append(l.queue, line...)
-	l.mu.Unlock()
-	l.signal()
+	if made, ok := l.ledger.Admit(class, line); ok {
+		l.queue = append(l.queue, made...)
+		l.signal()
+	}
 }
 
 // run is the only place that writes to l.w. Two byte slices take turns as
 // queue and batch.
 func (l *Logger) run() {
 	defer close(l.stopped)
-	direct := slog.New(slog.NewJSONHandler(l.w, nil))
 	var batch []byte
 	for range l.wake {
 		l.mu.Lock()
+		closed := l.closed
+		l.queue = append(l.queue, l.ledger.Report(closed)...)
 		batch, l.queue = l.queue, batch[:0]
-		dropped, closed := l.dropped, l.closed
-		l.dropped = 0
 		l.mu.Unlock()
-		if len(batch) > 0 {
-			// Errors of the log itself cannot be logged.
-			_, _ = l.w.Write(batch)
-		}
-		if dropped > 0 {
-			direct.Warn("log lines dropped", "lines", dropped)
-		}
+		l.write(batch)
 		if closed {
 			return
 		}
+	}
+}
+
+// maxWrite is how much a pipe takes at once, so that lines of the supervisor do not come in between
+// (pipe(7): PIPE_BUF).
+const maxWrite = 4096
+
+// write writes whole lines, as many at once as maxWrite allows.
+func (l *Logger) write(batch []byte) {
+	for len(batch) > 0 {
+		end := len(batch)
+		if end > maxWrite {
+			if end = bytes.LastIndexByte(batch[:maxWrite], '\n') + 1; end == 0 {
+				end = bytes.IndexByte(batch, '\n') + 1
+			}
+		}
+		// Errors of the log itself cannot be logged.
+		_, _ = l.w.Write(batch[:end])
+		batch = batch[end:]
 	}
 }
 
@@ -148,6 +174,6 @@ func (l *Logger) run() {
 type queueWriter struct{ l *Logger }
 
 func (q queueWriter) Write(line []byte) (int, error) {
-	q.l.enqueue(line)
+	q.l.enqueue(journal.State, line)
 	return len(line), nil
 }

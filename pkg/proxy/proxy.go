@@ -54,8 +54,10 @@ type Options struct {
 	Capture []net.Listener
 	Peer    net.Listener
 	Inband  []net.Listener
-	Sockets Sockets
-	Log     *Logger
+	// PeersAfter is closed when connections may be accepted from Peer; nil is from the start.
+	PeersAfter <-chan struct{}
+	Sockets    Sockets
+	Log        *Logger
 	// Counters counts the connections; nil means counters of the Proxy's own. In shared
 	// memory they outlive the process.
 	Counters *traffic.Counters
@@ -109,11 +111,15 @@ type Proxy struct {
 	crowded    *throttle
 	exhausted  *throttle
 	pools      bufferPools
+	// ports are those of the listeners.
+	ports []uint16
 
 	// ctx is done when connections that are being set up must end.
 	ctx    context.Context
 	cancel context.CancelFunc
 	served atomic.Bool
+	// linger is what Linger was called with, in nanoseconds.
+	linger atomic.Int64
 	// aborting is closed by Abort.
 	aborting chan struct{}
 	abort    sync.Once
@@ -157,6 +163,7 @@ func New(o Options) (*Proxy, error) {
 		if err := resetOnDeath(l); err != nil {
 			return nil, fmt.Errorf("setting up the proxy: %w", err)
 		}
+		p.ports = append(p.ports, addrPort(l.Addr()).Port())
 	}
 	if err := p.Update(o.Config, o.Certificate, o.Roots); err != nil {
 		return nil, err

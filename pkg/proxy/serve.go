@@ -28,19 +28,19 @@ func (p *Proxy) Serve(ctx context.Context) error {
 	}
 	defer p.cancel()
 	failed := make(chan error, len(p.listeners()))
-	start := func(l net.Listener, handle func(*net.TCPConn)) *acceptor {
+	start := func(l net.Listener, after <-chan struct{}, handle func(*net.TCPConn)) *acceptor {
 		a := newAcceptor(p, l, handle)
-		go a.run(failed)
+		go a.runAfter(after, failed)
 		return a
 	}
 	var local []*acceptor
 	for _, l := range p.options.Capture {
-		local = append(local, start(l, func(conn *net.TCPConn) { go p.outbound(p.open(traffic.Outbound, conn)) }))
+		local = append(local, start(l, nil, func(conn *net.TCPConn) { go p.outbound(p.open(traffic.Outbound, conn)) }))
 	}
 	for _, l := range p.options.Inband {
-		local = append(local, start(l, p.admitInband))
+		local = append(local, start(l, nil, p.admitInband))
 	}
-	peer := start(p.options.Peer, func(conn *net.TCPConn) { p.admit(conn, api.WirePort) })
+	peer := start(p.options.Peer, p.options.PeersAfter, func(conn *net.TCPConn) { p.admit(conn, api.WirePort) })
 	var sweeper sync.WaitGroup
 	sweepCtx, stopSweep := context.WithCancel(context.Background())
 	sweeper.Go(func() { p.sweep(sweepCtx) })
@@ -66,6 +66,11 @@ func (p *Proxy) Abort() { p.abort.Do(func() { close(p.aborting) }) }
 // to an interrupted connect(2), or to a handshake whose last packet is under way.
 const stragglerTime = 250 * time.Millisecond
 
+// Linger makes the listeners of the own pod stay open for at least d when Serve lets connections
+// finish: new connections go elsewhere, but handshakes that were begun with this gateway are to end
+// with it. It is called before the context of Serve is done.
+func (p *Proxy) Linger(d time.Duration) { p.linger.Store(int64(d)) }
+
 // drain lets connections end, and aborts the rest after the drain timeout.
 func (p *Proxy) drain(local []*acceptor) {
 	patience, cancel := context.WithTimeout(context.Background(), max(0, p.options.DrainTimeout))
@@ -77,7 +82,7 @@ func (p *Proxy) drain(local []*acceptor) {
 		case <-patience.Done():
 		}
 	}()
-	settled := time.NewTimer(stragglerTime)
+	settled := time.NewTimer(max(stragglerTime, time.Duration(p.linger.Load())))
 	defer settled.Stop()
 	select {
 	case <-settled.C:
@@ -126,10 +131,22 @@ func newAcceptor(p *Proxy, l net.Listener, handle func(*net.TCPConn)) *acceptor 
 	return &acceptor{proxy: p, listener: l, handle: handle, accepting: accepting, stop: stop, ended: make(chan struct{})}
 }
 
+// runAfter is run once after is closed, if it is not nil.
+func (a *acceptor) runAfter(after <-chan struct{}, failed chan<- error) {
+	defer close(a.ended)
+	if after != nil {
+		select {
+		case <-after:
+		case <-a.accepting.Done():
+			return
+		}
+	}
+	a.run(failed)
+}
+
 // run accepts until close is called. It survives every error except that the listener is
 // closed, which it reports to failed.
 func (a *acceptor) run(failed chan<- error) {
-	defer close(a.ended)
 	var wait backOff
 	for {
 		conn, err := a.listener.Accept()

@@ -60,6 +60,7 @@ func full() []group {
 			"TestInband", "TestStrictInbound", "TestModeSwitch", "TestUnguarded", "TestNodeSide", "TestUDP",
 			"TestExisting", "TestExistingReset", "TestExistingInStrictMode",
 			"TestDisableDrains", "TestDisableAborts", "TestDisableStrict",
+			"TestTakeOverDrains", "TestTakeOverOtherSettings", "TestTakeOverHalfOpen", "TestPortsTaken",
 			"TestGatewayKilled", "TestGatewayEnds", "TestPodTerminates", "TestWorkerDies",
 			"TestWorkerIsUnprivileged", "TestExporterIsUnprivileged",
 			"TestRenewal", "TestFirstDelivery",

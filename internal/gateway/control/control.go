@@ -37,6 +37,8 @@ const (
 	OpAllow = "allow"
 	// OpCover changes the coverage, and what the user named of it, as OpMode does the mode.
 	OpCover = "cover"
+	// OpLog changes what is logged.
+	OpLog = "log"
 	// OpCSR makes a new key; the answer is an api.CertificateRequest for it. The key waits a
 	// few minutes for OpCertificate, which brings the certificate into force for connections
 	// from then on.
@@ -50,6 +52,9 @@ const (
 	// OpDisable stops the capture, lets connections drain and ends the gateway. The answer is
 	// an api.DisableReport, after which the gateway ends. A second request joins the first.
 	OpDisable = "disable"
+	// OpInherited is answered with the edges of the gateways that this one has taken over from, as an
+	// api.Edges.
+	OpInherited = "inherited"
 	// OpHandOver has a gateway wait for its successor; the answer is an api.Handover. Nothing
 	// changes until the successor has come. Then it lets connections drain and ends.
 	OpHandOver = "hand-over"
@@ -73,6 +78,9 @@ type Request struct {
 	Everyone bool `json:"everyone,omitempty"`
 	// Cover is what OpCover changes to.
 	Cover *api.Cover `json:"cover,omitempty"`
+	// Log is what OpLog changes to. LogLimit is the limit in bytes an hour, 0 to leave it.
+	Log      api.Log `json:"log,omitempty"`
+	LogLimit int64   `json:"logLimit,omitempty"`
 	// Issued is what OpCertificate brings, Trust what OpTrust does.
 	Issued *api.IssuedCertificate `json:"issued,omitempty"`
 	Trust  *api.TrustBundle       `json:"trust,omitempty"`

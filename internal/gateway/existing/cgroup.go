@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
 )
@@ -14,9 +15,9 @@ import (
 // maxCgroups bounds the directories of a pod. A container that runs containers may have hundreds.
 const maxCgroups = 1 << 14
 
-// podCgroups returns the IDs of the cgroup at pod and of all below it except own. A cgroup that
-// disappears meanwhile has no process.
-func podCgroups(pod, own string) (map[uint64]struct{}, error) {
+// podCgroups returns the IDs of the cgroup at pod and of all below it except own and gateways. A cgroup
+// that disappears meanwhile has no process.
+func podCgroups(pod, own string, gateways []uint64) (map[uint64]struct{}, error) {
 	ids := make(map[uint64]struct{})
 	err := filepath.WalkDir(pod, func(path string, entry fs.DirEntry, err error) error {
 		switch {
@@ -33,6 +34,9 @@ func podCgroups(pod, own string) (map[uint64]struct{}, error) {
 		}
 		cgroup, err := bpf.OpenCgroup(path)
 		if errors.Is(err, fs.ErrNotExist) && path != pod {
+			return fs.SkipDir
+		}
+		if slices.Contains(gateways, cgroup.ID) {
 			return fs.SkipDir
 		}
 		ids[cgroup.ID] = struct{}{}

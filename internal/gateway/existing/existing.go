@@ -24,6 +24,9 @@ type Rules interface {
 type Finder struct {
 	// Pod is the pod's cgroup, Own the gateway's below it.
 	Pod, Own bpf.Cgroup
+	// Gateways holds the cgroups of the pod's gateways, see bpf.Cgroup.ID: their connections are
+	// none of the application.
+	Gateways []uint64
 	Rules    Rules
 
 	// kernel is sockDiag, or the fake of a test.
@@ -140,7 +143,7 @@ const open = 1<<tcpEstablished | 1<<tcpSynSent | 1<<tcpFinWait1 | 1<<tcpFinWait2
 
 // each calls visit with one connection after the other until it returns false.
 func (f *Finder) each(ctx context.Context, visit func(found) bool) error {
-	pod, err := podCgroups(f.Pod.Path, f.Own.Path)
+	pod, err := podCgroups(f.Pod.Path, f.Own.Path, f.Gateways)
 	if err != nil {
 		return err
 	}

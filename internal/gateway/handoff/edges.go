@@ -122,16 +122,25 @@ func parseEdges(text []byte) (*api.Edges, error) {
 	if err := parseStrictly(text, api.MaxEdgesAnswer, &edges); err != nil {
 		return nil, fmt.Errorf("reading the worker's answer: %s", api.OneLine(err.Error()))
 	}
+	if err := checkEdges(&edges); err != nil {
+		return nil, fmt.Errorf("reading the worker's answer: %w", err)
+	}
+	return &edges, nil
+}
+
+// checkEdges returns why edges cannot be used, makes their texts harmless, and removes what a worker
+// does not decide.
+func checkEdges(edges *api.Edges) error {
 	if len(edges.Edges) > api.MaxEdges {
-		return nil, fmt.Errorf("the worker's answer has %d edges", len(edges.Edges))
+		return fmt.Errorf("there are %d edges", len(edges.Edges))
 	}
 	for i := range edges.Edges {
 		if err := checkEdge(&edges.Edges[i]); err != nil {
-			return nil, fmt.Errorf("edge %d of the worker's answer: %w", i, err)
+			return fmt.Errorf("edge %d: %w", i, err)
 		}
 	}
 	edges.Pod, edges.PodIPs, edges.Existing = api.PodRef{}, nil, nil
-	return &edges, nil
+	return nil
 }
 
 func checkEdge(e *api.Edge) error {

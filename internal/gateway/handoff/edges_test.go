@@ -39,7 +39,10 @@ func edgesSocket(t *testing.T) (net.Listener, string) {
 	t.Helper()
 	path := EdgesPath(filepath.Join(t.TempDir(), "control.sock"))
 	var ln net.Listener
-	for range 2 { // a dead gateway left the first one
+	for range 2 {
+		if ln != nil {
+			ln.Close() // a dead gateway leaves its path
+		}
 		f, err := ListenEdges(path)
 		if err == nil {
 			ln, err = net.FileListener(f)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"syscall"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
@@ -26,12 +27,22 @@ type Listeners struct {
 	Inband []*os.File
 	// Edges is the Unix socket of ServeEdges.
 	Edges *os.File
+	// Shared says that another gateway serves Peer, and its worker accepts there until TakenOver.
+	Shared bool
 }
 
-// Flags of a worker's command: how many of its files are listeners of a kind.
+// Signals for a worker. HandedOver ends it as SIGTERM does, because another gateway has taken over.
+// TakenOver lets it accept connections from a shared listener.
+const (
+	HandedOver = syscall.SIGUSR1
+	TakenOver  = syscall.SIGUSR2
+)
+
+// Flags of a worker's command: how many of its files are listeners of a kind, and Listeners.Shared.
 const (
 	captureListeners = "capture-listeners"
 	inbandListeners  = "inband-listeners"
+	sharedListener   = "shared-listener"
 )
 
 // ForWorker returns what a worker is started with, and the channel to it.
@@ -44,6 +55,7 @@ func ForWorker(material, counters *os.File, l *Listeners) (*Channel, *Start, err
 		Args: []string{
 			"--" + captureListeners, strconv.Itoa(len(l.Capture)),
 			"--" + inbandListeners, strconv.Itoa(len(l.Inband)),
+			"--" + sharedListener + "=" + strconv.FormatBool(l.Shared),
 		},
 		Files: slices.Concat([]*os.File{material, theirs, counters, l.Peer, l.Edges}, l.Capture, l.Inband),
 		end:   theirs,
@@ -53,9 +65,10 @@ func ForWorker(material, counters *os.File, l *Listeners) (*Channel, *Start, err
 // Worker is what a worker has from its supervisor.
 type Worker struct {
 	Counters *traffic.Counters
-	// Capture, Peer, Inband and Edges are those of Listeners.
+	// Capture, Peer, Inband, Edges and Shared are those of Listeners.
 	Capture, Inband []net.Listener
 	Peer, Edges     net.Listener
+	Shared          bool
 
 	channel workerChannel
 }
@@ -66,6 +79,8 @@ func InheritWorker(args []string) (*Worker, *Material, error) {
 	flags := flag.NewFlagSet("worker", flag.ContinueOnError)
 	capture := flags.Int(captureListeners, 0, "number of inherited capture listeners")
 	inband := flags.Int(inbandListeners, 0, "number of inherited in-band listeners")
+	var w Worker
+	flags.BoolVar(&w.Shared, sharedListener, false, "another gateway serves the peer listener")
 	if err := flags.Parse(args); err != nil {
 		return nil, nil, err
 	}
@@ -76,7 +91,6 @@ func InheritWorker(args []string) (*Worker, *Material, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	var w Worker
 	err = w.inherit(&files, *capture, *inband)
 	return &w, m, err
 }

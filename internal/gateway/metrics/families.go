@@ -69,7 +69,7 @@ func aboutGateway() []family {
 			}},
 		{"state", "Whether the gateway is in this state, 1 or 0.", prometheus.GaugeValue,
 			[]string{"state"}, func(s *api.Status, emit emitter) {
-				for _, state := range []api.State{api.Starting, api.Ready, api.Degraded, api.Uncertified, api.Draining} {
+				for _, state := range []api.State{api.Starting, api.Ready, api.Degraded, api.Uncertified, api.Standby, api.Draining} {
 					var is float64
 					if s.State == state {
 						is = 1
@@ -85,6 +85,10 @@ func aboutGateway() []family {
 			func(s *api.Status) time.Time { return s.Worker.StartedAt }),
 		counter("worker_restarts_total", "How often the worker had to be started again.",
 			func(s *api.Status) uint64 { return uint64(max(s.Worker.Restarts, 0)) }),
+		counter("log_written_bytes_total", "Bytes of the gateway's log, with what the container runtime adds to a line.",
+			func(s *api.Status) uint64 { return s.Log.Bytes }),
+		counter("log_dropped_lines_total", "Lines of the log that were not written because of its limit, or because nobody took them.",
+			func(s *api.Status) uint64 { return s.Log.DroppedLines }),
 		ofTime("certificate_not_before_timestamp_seconds", "When the gateway's certificate begins to be valid, in seconds since 1970.",
 			func(s *api.Status) time.Time { return s.Cert.NotBefore }),
 		ofTime("certificate_not_after_timestamp_seconds", "When the gateway's certificate ends, in seconds since 1970.",

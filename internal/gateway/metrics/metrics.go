@@ -74,6 +74,7 @@ func Reduce(s *api.Status) *api.Status {
 		Worker:  api.Worker{StartedAt: s.Worker.StartedAt, Restarts: s.Worker.Restarts},
 		Capture: api.Capture{CaptureCounts: s.Capture.CaptureCounts},
 		Traffic: s.Traffic, Unencrypted: s.Unencrypted,
+		Log: s.Log,
 	}
 	if e := s.Existing; e != nil {
 		reduced.Existing = &api.ExistingConnections{Outbound: e.Outbound, Inbound: e.Inbound, Reset: e.Reset}

@@ -39,6 +39,7 @@ func full() *api.Status {
 			Outbound: api.Direction{Active: 21, Encrypted: 22, Plaintext: 23, Refused: 24, Inband: 25, NotAllowed: 26, Reset: 63, OptionLost: 27, Sent: 28, Received: 29},
 			Inbound:  api.Direction{Active: 31, Encrypted: 32, Plaintext: 33, Refused: 34, Inband: 35, NotAllowed: 36, Audited: 61, Reset: 62, OptionLost: 37, Sent: 38, Received: 1 << 40},
 		},
+		Log:      api.LogStatus{Level: api.LogRefused, Limit: 81, Total: 82, Lines: 83, Bytes: 84, DroppedLines: 85, DroppedBytes: 86},
 		Existing: &api.ExistingConnections{Outbound: 41, Inbound: 42, Reset: 43},
 		Unencrypted: []api.Unencrypted{
 			{Direction: api.Outbound, Reason: "peer_refused", Connections: 51}, {Direction: api.Inbound, Reason: "not_allowed", Connections: 52},
@@ -130,9 +131,9 @@ func TestWriteOfStates(t *testing.T) {
 
 // TestState: exactly one state is 1, for each that there is.
 func TestState(t *testing.T) {
-	for _, state := range []api.State{api.Starting, api.Ready, api.Degraded, api.Uncertified, api.Draining} {
+	for _, state := range []api.State{api.Starting, api.Ready, api.Degraded, api.Uncertified, api.Standby, api.Draining} {
 		text := samples(write(t, &api.Status{State: state}))
-		if n := strings.Count(text, "kube_gateway_state{"); n != 5 || strings.Count(text, "} 1\n") != 2 ||
+		if n := strings.Count(text, "kube_gateway_state{"); n != 6 || strings.Count(text, "} 1\n") != 2 ||
 			!strings.Contains(text, `kube_gateway_state{state="`+string(state)+`"} 1`+"\n") {
 			t.Errorf("%s:\n%s", state, text)
 		}

@@ -13,7 +13,7 @@ import (
 // answer serves the control socket.
 func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error) {
 	// A gateway on its way out cannot carry out other requests.
-	if r.Op != control.OpStatus && r.Op != control.OpDisable && closed(s.end.begun) {
+	if r.Op != control.OpStatus && r.Op != control.OpInherited && r.Op != control.OpDisable && closed(s.end.begun) {
 		return nil, errEnding
 	}
 	var err error
@@ -24,16 +24,27 @@ func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error)
 		err = ctx.Err()
 	case control.OpMode, control.OpAllow, control.OpCover:
 		return s.changeAndReset(r)
+	case control.OpLog:
+		err = s.changeLog(r)
 	case control.OpCSR:
 		return s.requestCertificate()
 	case control.OpCertificate:
-		err = s.installCertificate(r.Issued)
+		if err = s.installCertificate(r.Issued); err == nil {
+			// After the first one the plugin wants to hear that the gateway is ready.
+			s.await(ctx, r.Wait, api.Starting)
+		}
 	case control.OpTrust:
 		err = s.installTrust(r.Trust)
 	case control.OpReset:
 		err = s.resetExisting()
 	case control.OpDisable:
 		return s.disable(ctx, r.DrainTimeout)
+	case control.OpHandOver:
+		return s.offer(r.DrainTimeout)
+	case control.OpTakeOver:
+		err = s.takeOver(ctx, r.Handover)
+	case control.OpInherited:
+		return s.inherited.edges(), nil
 	default:
 		err = api.WithHint(fmt.Errorf("unknown request %q", r.Op), "use the plugin and the gateway image of one release")
 	}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/moby/sys/mountinfo"
+
+	"github.com/kubectl-gateway/kubectl-gateway/bpf"
 )
 
 // siblingInterval is how often a terminating gateway checks whether the application still
@@ -23,8 +25,8 @@ const siblingInterval = 100 * time.Millisecond
 // done. The kubelet asks all containers of a pod to end at once, and an application that
 // closes its connections cleanly needs its gateway for that. The kubelet's grace period
 // bounds the wait.
-func waitForApplication(ctx context.Context, podCgroup, ownCgroup string) {
-	p := siblings{pod: podCgroup, own: ownCgroup}
+func waitForApplication(ctx context.Context, podCgroup, ownCgroup string, gateways func() []uint64) {
+	p := siblings{pod: podCgroup, own: ownCgroup, gateways: gateways}
 	if mounts, err := os.Open("/proc/self/mountinfo"); err == nil {
 		p.sandbox = sandboxID(mounts)
 		mounts.Close()
@@ -44,21 +46,31 @@ func waitForApplication(ctx context.Context, podCgroup, ownCgroup string) {
 type siblings struct {
 	// pod and own are the paths of the pod's cgroup and of the gateway's below it.
 	pod, own string
+	// gateways returns the IDs of all gateways' cgroups in the pod, if it is not nil.
+	gateways func() []uint64
 	// sandbox is the ID of the pod's sandbox, empty if it is unknown.
 	sandbox string
 }
 
-// applicationRuns reports whether a process runs in more containers of the pod than the
-// gateway's and the sandbox. cgroup.events covers the whole subtree, across PID namespaces.
+// applicationRuns reports whether a process runs in more containers of the pod than those
+// of gateways and the sandbox. cgroup.events covers the whole subtree, across PID namespaces.
 func (s *siblings) applicationRuns() bool {
 	entries, err := os.ReadDir(s.pod)
 	if err != nil {
 		return false
 	}
+	var gateways []uint64
+	if s.gateways != nil {
+		gateways = s.gateways()
+	}
 	others := 0
 	for _, e := range entries {
 		dir := filepath.Join(s.pod, e.Name())
 		if !e.IsDir() || dir == s.own || monitors(e.Name()) || s.isSandbox(e.Name()) {
+			continue
+		}
+		// Two gateways must not wait for each other.
+		if c, err := bpf.OpenCgroup(dir); err == nil && slices.Contains(gateways, c.ID) {
 			continue
 		}
 		events, err := os.ReadFile(filepath.Join(dir, "cgroup.events"))

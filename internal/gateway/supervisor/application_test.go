@@ -67,12 +67,12 @@ func TestGatewayOutlivesTheApplication(t *testing.T) {
 func TestWaitForApplicationEnds(t *testing.T) {
 	pod := t.TempDir()
 	own := populate(t, pod, "gateway", true)
-	waitForApplication(t.Context(), pod, own) // returns at once: nothing runs
+	waitForApplication(t.Context(), pod, own, nil) // returns at once: nothing runs
 	populate(t, pod, "one", true)
 	populate(t, pod, "two", true)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	waitForApplication(ctx, pod, own) // returns all the same, as ctx is done
+	waitForApplication(ctx, pod, own, nil) // returns all the same, as ctx is done
 }
 
 func TestSandboxID(t *testing.T) {

@@ -23,6 +23,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/journal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -58,7 +59,7 @@ func newTestSupervisor(t testing.TB, material handoff.Material) (*supervisor, *b
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	s := &supervisor{end: newEnding(), Options: Options{Material: f, Log: slog.New(slog.NewJSONHandler(&log, nil))}, state: state{changed: make(chan struct{})}}
+	s := &supervisor{end: newEnding(), Options: Options{Material: f, Log: slog.New(slog.NewJSONHandler(&log, nil)), Budget: new(journal.Budget)}, state: state{changed: make(chan struct{})}}
 	t.Cleanup(func() { s.settings.material.Close() })
 	if err := s.describe(); err != nil {
 		t.Fatal(err)

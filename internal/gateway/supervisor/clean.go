@@ -62,9 +62,11 @@ func Clean(ctx context.Context, config *api.Config) (Cleaned, error) {
 // tcpListen is the state in /proc/net/tcp (include/net/tcp_states.h).
 const tcpListen = "0A"
 
-// gatewayListens reports whether a port of the gateway is being listened on, by the tables
-// of proc_pid_net(5). The table of a family that the kernel lacks does not exist.
+// gatewayListens reports whether a gateway listens, by the tables of proc_pid_net(5): on the port for
+// other gateways, or on a pair of ports of loopback. The table of a family that the kernel lacks does
+// not exist.
 func gatewayListens(tables ...string) (bool, error) {
+	listened := make(map[uint16]bool)
 	for _, table := range tables {
 		f, err := os.Open(table)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -82,13 +84,14 @@ func gatewayListens(tables ...string) (bool, error) {
 			}
 			_, hex, _ := strings.Cut(fields[1], ":")
 			port, err := strconv.ParseUint(hex, 16, 16)
-			if err == nil && slices.Contains([]uint64{api.CapturePort, api.PeerPort, api.InbandPort}, port) {
-				return true, nil
+			if err == nil {
+				listened[uint16(port)] = true
 			}
 		}
 		if err := lines.Err(); err != nil {
 			return false, fmt.Errorf("reading the pod's sockets: %w", err)
 		}
 	}
-	return false, nil
+	isPair := func(l api.Listeners) bool { return listened[l.Capture] && listened[l.Inband] }
+	return listened[api.PeerPort] || slices.ContainsFunc(api.ListenerPairs(), isPair), nil
 }

@@ -64,11 +64,15 @@ func (s *supervisor) serveUntilEnd(ctx context.Context) error {
 		// The report names what stays.
 		s.Log.Error("withdrawing from the pod failed", "error", err)
 	}
+	close(s.withdrawn)
 	stop()
 	err = <-kept
 	s.end.report.Drained, s.end.report.Aborted = s.drained(ended)
 	if !s.end.isDisabled() {
 		return err
+	}
+	if s.end.isHandedOver() {
+		s.lastTotals, _ = s.totals(false)
 	}
 	s.stopExporter()
 	s.stopFollowing()
@@ -86,6 +90,9 @@ func (s *supervisor) withdraw() (*bpf.Traces, error) {
 	s.settings.Lock()
 	defer s.settings.Unlock()
 	s.settings.draining = true
+	if s.end.isHandedOver() {
+		return s.retire()
+	}
 	s.update(func(st *api.Status) { st.State, st.Reason = api.Draining, "" })
 	traces, err := s.programs.Traces()
 	if s.end.isDisabled() || s.settings.config.OnFailure == api.FailOpen {

@@ -22,8 +22,12 @@ type ending struct {
 	mu sync.Mutex
 	// disabled means that nothing may stay in the kernel, not even with api.FailClosed.
 	disabled bool
+	// handedOver means that another gateway has taken over.
+	handedOver bool
 	// drain is how long connections may go on.
 	drain time.Duration
+	// hasten shortens the drain under way, nil if there is none.
+	hasten func(time.Duration)
 	// begun is closed when the end begins, over when report and err are set.
 	begun, over chan struct{}
 	report      api.DisableReport
@@ -36,15 +40,41 @@ func newEnding() *ending {
 	return &ending{begun: make(chan struct{}), over: make(chan struct{}), hurried: make(chan struct{})}
 }
 
-// disable begins the end of a gateway that is disabled, or joins the one under way.
+// disable begins the end of a gateway that is disabled, or joins the one under way. If that is
+// because another gateway has taken over, connections may go on for drain at most.
 func (e *ending) disable(drain time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.disabled = true
-	if !closed(e.begun) {
+	switch {
+	case !closed(e.begun):
 		e.drain = drain
 		close(e.begun)
+	case e.handedOver && e.hasten != nil:
+		e.hasten(drain)
+	case e.handedOver:
+		e.drain = min(e.drain, drain)
 	}
+}
+
+// handOver begins the end of a gateway that another one replaces. It returns false if another end has
+// begun.
+func (e *ending) handOver(drain time.Duration) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if closed(e.begun) {
+		return false
+	}
+	e.disabled, e.handedOver, e.drain = true, true, drain
+	close(e.begun)
+	return true
+}
+
+// isHandedOver reports whether a gateway that ends has been replaced.
+func (e *ending) isHandedOver() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.handedOver
 }
 
 // terminate begins the end of a gateway whose pod ends, or shortens the one under way.
@@ -71,6 +101,7 @@ func (e *ending) isDisabled() bool {
 func (e *ending) patience() (context.Context, context.CancelFunc) {
 	e.mu.Lock()
 	ctx, cancel := context.WithTimeout(context.Background(), e.drain)
+	e.hasten = func(drain time.Duration) { time.AfterFunc(drain, cancel) }
 	e.mu.Unlock()
 	go func() {
 		select {

@@ -54,7 +54,7 @@ func (s *supervisor) resetExisting() error {
 		_, err := s.reset()
 		return err
 	case api.Draining:
-		return errors.New("the gateway is being disabled and captures nothing")
+		return errors.New("the gateway is ending and captures nothing")
 	}
 	return api.WithHint(errors.New("the gateway is still starting"), "try again when its status is ready")
 }
@@ -72,7 +72,7 @@ func (s *supervisor) reset() (int, error) {
 }
 
 func (s *supervisor) finder() *existing.Finder {
-	return &existing.Finder{Pod: s.pod, Own: s.own, Rules: s.programs}
+	return &existing.Finder{Pod: s.pod, Own: s.own, Gateways: s.programs.Gateways(), Rules: s.programs}
 }
 
 // withExisting adds the connections that no gateway carries to a status of a gateway

@@ -49,20 +49,52 @@ func listenMetrics(ctx context.Context, addr string) (*os.File, error) {
 }
 
 // startExporter keeps an exporter running on the listener until the function that it
-// returns is called, which returns when exporter and listener are gone. Without a
-// listener there is nothing to do.
+// returns is called, which returns when exporter and listener are gone. Without an
+// address there is nothing to do. A gateway that takes over exports nothing before: its totals
+// are not complete. Without a listener it opens its own then.
 func (s *supervisor) startExporter(listener *os.File) (stop func()) {
-	if listener == nil {
+	if s.settings.config.MetricsAddr == "" {
 		return func() {}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var keeping sync.WaitGroup
-	keeping.Go(func() { s.keepExporter(ctx, listener) })
+	keeping.Go(func() {
+		defer func() { listener.Close() }()
+		if s.settings.config.Replaces != "" {
+			select {
+			case <-s.serving:
+			case <-ctx.Done():
+				return
+			}
+		}
+		if listener == nil {
+			if listener = s.awaitMetrics(ctx); listener == nil {
+				return
+			}
+		}
+		s.keepExporter(ctx, listener)
+	})
 	return sync.OnceFunc(func() {
 		cancel()
 		keeping.Wait()
-		listener.Close()
 	})
+}
+
+// awaitMetrics opens the listener for metrics once the gateway before has closed its own. It returns
+// nil when ctx is done.
+func (s *supervisor) awaitMetrics(ctx context.Context) *os.File {
+	var backoff backoff
+	for {
+		started := time.Now()
+		f, err := listenMetrics(ctx, s.settings.config.MetricsAddr)
+		if err == nil {
+			return f
+		}
+		if !backoff.pause(ctx, started) {
+			return nil
+		}
+		s.Log.Error("metrics are not served yet", "error", err)
+	}
 }
 
 // keepExporter runs one exporter after the other until ctx is done. Connections wait

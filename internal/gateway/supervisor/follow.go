@@ -12,6 +12,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/journal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
@@ -50,15 +51,18 @@ func (s *supervisor) followRefused(ctx context.Context) {
 		counts.Refused.Add(1)
 		counts.Because(traffic.Plaintext)
 		s.refused.add(client.Addr(), server.Port(), time.Now())
+		if !s.Budget.Wants(journal.Refusal) {
+			return
+		}
 		if !lines.Allow() {
 			notLogged++
 			return
 		}
 		if notLogged > 0 {
-			s.Log.Warn("more connections in plaintext were refused", "notLogged", notLogged)
+			s.Refusals.Warn("more connections in plaintext were refused", "notLogged", notLogged)
 			notLogged = 0
 		}
-		s.Log.Warn(api.ConnectionMessage, "direction", api.Inbound, "source", client, "destination", server,
+		s.Refusals.Warn(api.ConnectionMessage, "direction", api.Inbound, "source", client, "destination", server,
 			"wire", api.WireNone, "encrypted", false, "reason", traffic.Plaintext.String(),
 			"bytesSent", 0, "bytesReceived", 0, "duration", 0)
 	}); err != nil {

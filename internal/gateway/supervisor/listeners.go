@@ -27,57 +27,78 @@ type listeners struct {
 	whenFree func(ctx context.Context, address netip.AddrPort, listen func() error) error
 }
 
-// open opens the listeners but for those of openMarked, in the current network namespace, and
-// the socket for edges. IPv6 is left out where the kernel does not have it.
-func (l *listeners) open(ctx context.Context) (err error) {
-	if err := l.whenFree(ctx, netip.AddrPortFrom(netip.IPv6Unspecified(), api.PeerPort), func() (err error) {
-		// The empty host is the dual-stack wildcard, or 0.0.0.0 without IPv6.
-		l.Peer, err = listen(ctx, ":"+strconv.Itoa(api.PeerPort))
-		return err
-	}); err != nil {
-		return err
-	}
+// openPeer opens the listener for other gateways.
+func (l *listeners) openPeer(ctx context.Context) (err error) {
+	// The empty host is the dual-stack wildcard, or 0.0.0.0 without IPv6.
+	l.Peer, err = listen(ctx, ":"+strconv.Itoa(api.PeerPort))
+	return err
+}
+
+// awaitPeer is openPeer once the port is free.
+func (l *listeners) awaitPeer(ctx context.Context) error {
+	return l.whenFree(ctx, netip.AddrPortFrom(netip.IPv6Unspecified(), api.PeerPort), func() error { return l.openPeer(ctx) })
+}
+
+// openEdges opens the socket for edges.
+func (l *listeners) openEdges() (err error) {
 	l.Edges, err = handoff.ListenEdges(l.edgesPath)
 	return err
 }
 
-// openMarked opens the listeners of the own pod, and marks them for the eBPF programs, which must
-// be attached to sockets already.
-func (l *listeners) openMarked(ctx context.Context) (err error) {
-	if l.Capture, err = l.listenLoopback(ctx, api.CapturePort); err != nil {
+// openMarked opens the listeners of the own pod, in the current network namespace, and marks them for
+// the eBPF programs, which must be attached to sockets already. It returns their ports: the first pair
+// of api.ListenerPairs that is free. IPv6 is left out where the kernel does not have it.
+func (l *listeners) openMarked(ctx context.Context) (ports api.Listeners, err error) {
+	first := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), api.CapturePort)
+	err = l.whenFree(ctx, first, func() error {
+		ports, err = l.tryPairs(ctx)
 		return err
+	})
+	return ports, err
+}
+
+func (l *listeners) tryPairs(ctx context.Context) (ports api.Listeners, err error) {
+	for _, ports = range api.ListenerPairs() {
+		if l.Capture, err = listenLoopback(ctx, ports.Capture, false); err == nil {
+			if l.Inband, err = listenLoopback(ctx, ports.Inband, true); err == nil {
+				return ports, nil
+			}
+			closeFiles(l.Capture)
+			l.Capture = nil
+		}
+		if !errors.Is(err, unix.EADDRINUSE) {
+			break
+		}
 	}
-	l.Inband, err = l.listenLoopback(ctx, api.InbandPort)
-	return err
+	return api.Listeners{}, err
 }
 
 // close closes what is open.
 func (l *listeners) close() {
-	closeFiles(l.Capture)
-	closeFiles(l.Inband)
-	closeFiles([]*os.File{l.Peer, l.Edges})
+	l.closeTCP()
+	l.Edges.Close()
 	// The container ends, too.
 	_ = os.Remove(l.edgesPath)
 }
 
+// closeTCP closes the listeners for connections.
+func (l *listeners) closeTCP() {
+	closeFiles(l.Capture)
+	closeFiles(l.Inband)
+	l.Peer.Close()
+}
+
 // listenLoopback opens one marked listener for each address family of loopback that
 // the kernel has, or none.
-func (l *listeners) listenLoopback(ctx context.Context, port uint16) ([]*os.File, error) {
+func listenLoopback(ctx context.Context, port uint16, inband bool) ([]*os.File, error) {
 	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		var marked error
-		err := raw.Control(func(fd uintptr) { marked = bpf.MarkListener(int(fd), port == api.InbandPort) })
+		err := raw.Control(func(fd uintptr) { marked = bpf.MarkListener(int(fd), inband) })
 		return errors.Join(err, marked)
 	}}
 	var files []*os.File
 	for _, ip := range []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
-		address := netip.AddrPortFrom(ip, port)
-		err := l.whenFree(ctx, address, func() error {
-			f, err := listenWith(ctx, config, address.String())
-			if err == nil {
-				files = append(files, f)
-			}
-			return err
-		})
+		f, err := listenWith(ctx, config, netip.AddrPortFrom(ip, port).String())
 		if ip.Is6() && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)) {
 			continue // an IPv6 address cannot be used here
 		}
@@ -85,6 +106,7 @@ func (l *listeners) listenLoopback(ctx context.Context, port uint16) ([]*os.File
 			closeFiles(files)
 			return nil, err
 		}
+		files = append(files, f)
 	}
 	return files, nil
 }
@@ -108,9 +130,27 @@ func listenWith(ctx context.Context, config net.ListenConfig, address string) (*
 		return nil, fmt.Errorf("listening on %s: %w", address, err)
 	}
 	defer ln.Close()
-	f, err := ln.(*net.TCPListener).File()
+	f, err := keepListener(ln.(*net.TCPListener))
 	if err != nil {
 		return nil, fmt.Errorf("keeping the listener on %s: %w", address, err)
 	}
 	return f, nil
+}
+
+// keepListener returns a file of ln's socket. Unlike that of its method File it never makes the socket
+// block when its descriptor is asked for: a worker of another gateway may be accepting.
+func keepListener(ln *net.TCPListener) (*os.File, error) {
+	raw, err := ln.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var kept int
+	var failed error
+	if err := raw.Control(func(fd uintptr) { kept, failed = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
+		return nil, err
+	}
+	if failed != nil {
+		return nil, os.NewSyscallError("fcntl", failed)
+	}
+	return os.NewFile(uintptr(kept), "listener"), nil
 }

@@ -35,10 +35,19 @@ type settings struct {
 	unguarded error
 	// draining means that no worker is needed any more.
 	draining bool
+	// handing means that a successor has come: nothing changes until it serves or has ended.
+	handing bool
 }
+
+// errHanding answers a change that comes while a gateway hands over.
+var errHanding = api.WithHint(errors.New("the gateway is handing over to another one"), "try again in a moment")
 
 // errDraining ends a worker that is started too late.
 var errDraining = errors.New("the gateway is ending")
+
+func errStarting() error {
+	return api.WithHint(errors.New("the gateway is still starting"), "try again when its status is ready")
+}
 
 // change carries out a request, and returns how many open connections the worker has reset.
 // After an error the settings are what they were.
@@ -46,7 +55,7 @@ func (s *supervisor) change(r control.Request) (reset int, err error) {
 	s.settings.Lock()
 	defer s.settings.Unlock()
 	if !s.capturing() {
-		return 0, api.WithHint(errors.New("the gateway is still starting"), "try again when its status is ready")
+		return 0, errStarting()
 	}
 	next := *s.settings.config
 	if err := edit(&next, r); err != nil {
@@ -78,7 +87,7 @@ func (s *supervisor) change(r control.Request) (reset int, err error) {
 		st.Mode, st.Rules = next.Mode, next.Rules
 		st.Capture.Coverage, st.Capture.Fingerprint, st.Capture.Named = coverage, next.Fingerprint(), next.Named
 	})
-	s.Log.Info("settings changed", "mode", next.Mode, "rules", next.Rules, "coverage", next.Fingerprint())
+	s.Log.Info(api.SettingsMessage, "mode", next.Mode, "rules", next.Rules, "coverage", next.Fingerprint())
 	return int(s.forbiddenReset() - before), nil
 }
 
@@ -122,8 +131,11 @@ func edit(config *api.Config, r control.Request) error {
 // connections from then on. After an error everything is as before. Without a worker the
 // next one starts with it. It is called with the lock held.
 func (s *supervisor) exchange(config *api.Config, change func(*handoff.Material), apply func(*os.File) error) error {
-	if s.settings.draining {
+	switch {
+	case s.settings.draining:
 		return errEnding
+	case s.settings.handing:
+		return errHanding
 	}
 	m, err := handoff.ReadMaterial(s.settings.material)
 	if err != nil {

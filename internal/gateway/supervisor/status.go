@@ -11,6 +11,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/journal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
 
@@ -25,10 +26,11 @@ func (s *supervisor) describe() error {
 		return err
 	}
 	s.settings.material, s.settings.config = s.Material, config
+	s.Budget.Set(&config.LogConfig, journal.Supervisor)
 	s.status = api.Status{
 		Version: s.Version, State: api.Starting, StartedAt: time.Now(),
 		Pod: config.Pod, PodIPs: config.PodIPs, Mode: config.Mode, OnFailure: config.OnFailure,
-		Wire: config.Wire, Rules: config.Rules, MetricsAddr: config.MetricsAddr,
+		Wire: config.Wire, Rules: config.Rules, MetricsAddr: config.MetricsAddr, Log: describeLog(config),
 		Capture: api.Capture{
 			Coverage: config.Coverage, Fingerprint: config.Fingerprint(), Named: config.Named, BlockUDP: config.BlockUDP,
 		},
@@ -69,7 +71,7 @@ type state struct {
 func (s *state) capturing() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.status.State != api.Starting && s.status.State != api.Uncertified
+	return s.status.State != api.Starting && s.status.State != api.Uncertified && s.status.State != api.Standby
 }
 
 func (s *state) update(change func(*api.Status)) {
@@ -112,7 +114,7 @@ func (s *state) await(ctx context.Context, timeout time.Duration, states ...api.
 func (s *supervisor) describeNow() (*api.Status, error) {
 	st, _ := s.snapshot()
 	st.Time = time.Now()
-	if st.State == api.Starting || st.State == api.Uncertified {
+	if st.State == api.Starting || st.State == api.Uncertified || st.State == api.Standby {
 		return &st, nil
 	}
 	var err error
@@ -126,7 +128,10 @@ func (s *supervisor) describeNow() (*api.Status, error) {
 		return nil, err
 	}
 	st.Capture.Refused = s.refused.list()
+	s.Budget.Add(&st.Log)
+	s.traffic.Log.Add(&st.Log)
 	st.Traffic, st.Unencrypted = s.traffic.Traffic(), s.traffic.Unencrypted()
+	s.inherited.addTo(&st)
 	s.withExisting(&st)
 	return &st, nil
 }

@@ -12,9 +12,13 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/journal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
@@ -30,6 +34,9 @@ type Options struct {
 	SocketPath string
 	Version    string
 	Log        *slog.Logger
+	// Refusals logs connections that are refused at their SYN. Budget bounds it and Log.
+	Refusals *slog.Logger
+	Budget   *journal.Budget
 	// Terminate is closed when the container is asked to end (SIGTERM).
 	Terminate <-chan struct{}
 	// CertificateTimeout is how long a gateway without a certificate waits for
@@ -49,6 +56,16 @@ type supervisor struct {
 	existing existingConnections
 	refused  refusedStrangers
 	end      *ending
+	handover
+	inherited inherited
+
+	// life ends when the gateway does, and background is waited for then.
+	life       context.Context
+	background sync.WaitGroup
+	// takeovers has what a gateway in standby is told.
+	takeovers chan *predecessor
+	// serving is closed when the gateway serves.
+	serving chan struct{}
 
 	// These are set by live.
 
@@ -56,6 +73,10 @@ type supervisor struct {
 	pod, own  bpf.Cgroup
 	closing   sync.Once // of programs
 	listeners listeners
+	// metrics is the listener for metrics, nil without one.
+	metrics *os.File
+	// predecessor is the gateway that this one takes over from, nil if there is none.
+	predecessor *predecessor
 	// traffic lies in the file counters, which workers map.
 	traffic  *traffic.Counters
 	counters *os.File
@@ -69,7 +90,11 @@ type supervisor struct {
 // application has ended; ErrDisabled when the gateway was disabled; otherwise the reason
 // why it cannot work.
 func Run(ctx context.Context, o Options) error {
-	s := &supervisor{Options: o, state: state{changed: make(chan struct{})}, end: newEnding()}
+	s := &supervisor{
+		Options: o, state: state{changed: make(chan struct{})}, end: newEnding(),
+		handover:  handover{withdrawn: make(chan struct{})},
+		takeovers: make(chan *predecessor), serving: make(chan struct{}),
+	}
 	if err := s.describe(); err != nil {
 		return err
 	}
@@ -85,10 +110,10 @@ func Run(ctx context.Context, o Options) error {
 		ln.Close()
 		return err
 	}
-	var background sync.WaitGroup
-	defer background.Wait()
+	s.life = ctx
+	defer s.background.Wait()
 	defer cancel()
-	background.Go(func() {
+	s.background.Go(func() {
 		if err := control.Serve(ctx, ln, s.answer); err != nil {
 			o.Log.Error("the control socket failed", "error", err)
 		}
@@ -111,26 +136,53 @@ func (s *supervisor) live(ctx context.Context) error {
 	s.listeners.edgesPath, s.listeners.whenFree = handoff.EdgesPath(s.SocketPath), s.whenFree
 	defer s.reserve()()
 	defer s.listeners.close()
-	if err := s.listeners.open(ctx); err != nil {
+	replaces := s.settings.config.Replaces != ""
+	if !replaces {
+		if err := s.listeners.awaitPeer(ctx); err != nil {
+			return err
+		}
+	}
+	if err := s.listeners.openEdges(); err != nil {
 		return err
 	}
 	metrics, err := listenMetrics(ctx, s.settings.config.MetricsAddr)
-	if err != nil {
+	// The one that this gateway replaces has the port.
+	if err != nil && !(replaces && errors.Is(err, unix.EADDRINUSE)) {
 		return err
 	}
-	defer metrics.Close()
+	s.metrics = metrics
+	defer func() { s.metrics.Close() }()
 	if err := s.load(); err != nil {
 		return err
 	}
 	defer s.closePrograms()
-	if err := s.listeners.openMarked(ctx); err != nil {
+	ports, err := s.listeners.openMarked(ctx)
+	if err != nil {
 		return err
 	}
+	if err := s.programs.SetListeners(ports); err != nil {
+		return err
+	}
+	s.update(func(st *api.Status) { st.Listeners = ports })
 	if s.traffic, s.counters, err = handoff.NewCounters(); err != nil {
 		return err
 	}
+	s.boundLog()
 	defer s.counters.Close()
-	s.stopExporter = s.startExporter(metrics)
+	if replaces {
+		// Loading leaves garbage of several times the size of what stays.
+		debug.FreeOSMemory()
+		if goes, err := s.standBy(ctx); !goes {
+			return err
+		}
+		if p := s.predecessor; p != nil {
+			defer p.close()
+			if s.metrics == nil {
+				s.metrics = p.metrics
+			}
+		}
+	}
+	s.stopExporter = s.startExporter(s.metrics)
 	defer s.stopExporter()
 	s.stopFollowing = s.follow(ctx)
 	defer s.stopFollowing()
@@ -146,7 +198,7 @@ func (s *supervisor) live(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-s.Terminate:
 			s.Log.Info("asked to end: serving as long as the application runs")
-			waitForApplication(ctx, s.pod.Path, s.own.Path)
+			waitForApplication(ctx, s.pod.Path, s.own.Path, s.programs.Gateways)
 			s.end.terminate()
 		}
 	})

@@ -47,9 +47,9 @@ func TestGatewayListens(t *testing.T) {
 		want   bool
 	}{
 		"an application, and a connection to the peer port": {[]string{quiet, "/nonexistent"}, false},
-		"capture": {[]string{quiet, table("   0: 0100007F:4650 00000000:0000 0A 0:0\n")}, true},
-		"peer":    {[]string{table("   0: 00000000000000000000000000000000:480B 0:0 0A 0:0\n")}, true},
-		"in band": {[]string{table("   0: 0100007F:480C 00000000:0000 0A 0:0\n")}, true},
+		"capture and in band":                               {[]string{quiet, table("   0: 0100007F:4651 00000000:0000 0A 0:0\n   0: 0100007F:480E 00000000:0000 0A 0:0\n")}, true},
+		"an application on a port that gateways try":        {[]string{quiet, table("   0: 0100007F:4650 00000000:0000 0A 0:0\n   0: 0100007F:480E 00000000:0000 0A 0:0\n")}, false},
+		"peer": {[]string{table("   0: 00000000000000000000000000000000:480B 0:0 0A 0:0\n")}, true},
 	} {
 		if got, err := gatewayListens(c.tables...); err != nil || got != c.want {
 			t.Errorf("%s: %t, %v", name, got, err)

@@ -79,7 +79,11 @@ func (s *supervisor) runWorker(ctx context.Context, restarts int) error {
 	case <-ctx.Done():
 		patience, cancel := s.end.patience()
 		defer cancel()
-		if err := w.drain(patience); err != nil {
+		first := syscall.SIGTERM
+		if s.end.isHandedOver() {
+			first = handoff.HandedOver
+		}
+		if err := w.drain(patience, first); err != nil {
 			return err
 		}
 	}
@@ -106,7 +110,7 @@ func (s *supervisor) startServing(w *worker, restarts int) error {
 	}
 	s.settings.worker = w
 	if !s.capturing() {
-		if err := s.attach(); err != nil {
+		if err := s.takeOverBy(w, s.attach); err != nil {
 			return err
 		}
 		s.noteEnded(s.settings.config.Number - 1)
@@ -118,6 +122,9 @@ func (s *supervisor) startServing(w *worker, restarts int) error {
 		st.Worker = api.Worker{PID: w.process.Pid, StartedAt: w.started, Restarts: restarts}
 		st.Capture.Programs = s.programs.Attached()
 	})
+	if !closed(s.serving) {
+		close(s.serving)
+	}
 	return nil
 }
 
@@ -158,10 +165,10 @@ func (s *supervisor) startWorker() (*worker, error) {
 	return w, nil
 }
 
-// drain has the worker let its connections end, and abort the rest when patience is done.
-// It waits until the worker has ended.
-func (w *worker) drain(patience context.Context) error {
-	if err := w.signal(syscall.SIGTERM); err != nil {
+// drain has the worker let its connections end, by the first signal, and abort the rest when patience
+// is done. It waits until the worker has ended.
+func (w *worker) drain(patience context.Context, first os.Signal) error {
+	if err := w.signal(first); err != nil {
 		return errors.Join(err, w.kill())
 	}
 	select {

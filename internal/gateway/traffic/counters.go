@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/journal"
 )
 
 // Counters counts the connections of a gateway. It has a fixed size and no pointers, so that it
@@ -16,6 +17,8 @@ type Counters struct {
 	// Ended counts connections that are over, Aborted those of them that were reset
 	// because the gateway ended.
 	Ended, Aborted atomic.Uint64
+	// Log bounds the log of workers.
+	Log journal.Budget
 }
 
 // Counts are the counters of one direction. See api.Direction for what they mean.

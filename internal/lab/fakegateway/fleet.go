@@ -67,6 +67,13 @@ func (f *Fleet) Answer(_ context.Context, call *Call) (any, error) {
 		return nil, Refuse("no gateway is here")
 	case call.Op() == "mode":
 		status.Mode = api.Mode(call.Words[1])
+	case call.Op() == "log":
+		status.Log.Level, status.Log.Limit = api.Log(call.Words[1]), api.DefaultLogLimit
+		for _, word := range call.Words[2:] {
+			if _, err := fmt.Sscanf(word, "--limit=%d", &status.Log.Limit); err != nil {
+				return nil, err
+			}
+		}
 	case call.Op() == "allow":
 		status.Allow = slices.DeleteFunc(slices.Clone(call.Words[1:]), func(word string) bool { return strings.HasPrefix(word, "--") })
 	case call.Op() == "cover":

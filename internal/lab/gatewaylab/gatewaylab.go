@@ -7,6 +7,7 @@ package gatewaylab
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -42,6 +43,8 @@ type Spec struct {
 	// acts as one.
 	Program   string
 	Authority *ca.Authority
+	// Cgroup is that of the gateway's container, Node.GatewayCgroup if empty.
+	Cgroup string
 	// Mode is api.Permissive if empty; OnFailure is what goes with the mode.
 	Mode      api.Mode
 	OnFailure api.OnFailure
@@ -78,6 +81,8 @@ func (s *Spec) Leaf() ca.LeafRequest {
 type Gateway struct {
 	*netlab.Process
 	*Container
+	// Cgroup is that of its container.
+	Cgroup string
 }
 
 // Start runs a gateway and returns once it is ready, or waits for a certificate if
@@ -109,8 +114,15 @@ func Start(ctx context.Context, s Spec) (*Gateway, error) {
 
 // started is the state that a gateway gets to by itself.
 func (s *Spec) started() api.State {
-	if s.Uncertified {
+	var c api.Config
+	if s.Configure != nil {
+		s.Configure(&c)
+	}
+	switch {
+	case s.Uncertified:
 		return api.Uncertified
+	case c.Replaces != "":
+		return api.Standby
 	}
 	return api.Ready
 }
@@ -121,13 +133,14 @@ func Launch(s Spec) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
+	cgroup := cmp.Or(s.Cgroup, s.Node.GatewayCgroup)
 	// The path of a socket has 107 bytes at most.
 	container, err := NewContainer(filepath.Join(s.Dir, s.Node.UID[:8]), s.Sandbox)
 	if err != nil {
 		return nil, err
 	}
 	command := netlab.Command{
-		Cgroup: s.Node.GatewayCgroup,
+		Cgroup: cgroup,
 		Path:   s.Program,
 		Args:   []string{"supervise"},
 		Env:    env,
@@ -145,7 +158,7 @@ func Launch(s Spec) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Gateway{Process: process, Container: container}, nil
+	return &Gateway{Process: process, Container: container, Cgroup: cgroup}, nil
 }
 
 // Environment is that of the gateway's container.

@@ -18,11 +18,14 @@ import (
 // more than twice the time after which the gateway gives it up.
 const DefaultTimeout = 15 * time.Second
 
-// Change is what is to be changed: either the mode, or the identity rules.
+// Change is what is to be changed: the mode, or the log, or the identity rules.
 type Change struct {
-	// Mode is empty for a change of the rules.
-	Mode  api.Mode
-	Rules api.Rules
+	// Mode and Log are empty for a change of the rules.
+	Mode api.Mode
+	Log  api.Log
+	// LogLimit is the limit of the log in bytes an hour, 0 to leave it.
+	LogLimit int64
+	Rules    api.Rules
 	// Existing decides about open connections that the change forbids. Empty means
 	// api.ExistingLeave; api.ExistingReset resets them.
 	Existing api.Existing
@@ -71,9 +74,12 @@ func (c *Changer) Change(ctx context.Context, pod *corev1.Pod, change Change) Re
 			before, _ := conn.Status(ctx)
 			c.along(ctx, conn, before, &result)
 		}
-		if change.Mode != "" {
+		switch {
+		case change.Mode != "":
 			result.Status, err = conn.SetMode(ctx, change.Mode, change.Existing)
-		} else {
+		case change.Log != "":
+			result.Status, err = conn.SetLog(ctx, change.Log, change.LogLimit)
+		default:
 			if result.Status, err = conn.SetRules(ctx, change.Rules, change.Existing); err == nil {
 				c.along(ctx, conn, result.Status, &result)
 			}

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/version"
 )
@@ -116,6 +117,31 @@ func checkCoverage(_ context.Context, f *facts) []finding {
 		list = append(list, problems(&compared)...)
 	}
 	return orOK(list, "%s", plural(len(items), "gateway"))
+}
+
+// checkStorage finds pods whose limit of ephemeral storage is too small for the log of a gateway.
+func checkStorage(_ context.Context, f *facts) []finding {
+	pods, err := f.found()
+	if len(pods) == 0 && err == nil {
+		return skipped("there are no pods")
+	}
+	var list []finding
+	for i := range pods {
+		pod := &pods[i]
+		total := installed.LogTotal(pod)
+		if gateway, ok := installed.Current(pod); ok {
+			config, err := installed.ConfigOf(pod, gateway.Name)
+			if err != nil {
+				continue
+			}
+			total = config.LogTotal
+		}
+		if total > 0 {
+			list = append(list, finding{result: Warning, objects: []string{nameOf(pod)}, detail: installed.LogRemark(pod, total),
+				hint: "--log=refused logs less; a higher limit of ephemeral-storage has room for more"})
+		}
+	}
+	return orOK(list, "%s", plural(len(pods), "pod"))
 }
 
 func checkSkew(_ context.Context, f *facts) []finding {

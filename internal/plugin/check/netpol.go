@@ -115,21 +115,16 @@ func unbinding(policy *networkingv1.NetworkPolicy, all []networkingv1.NetworkPol
 			continue
 		}
 		var gateways []rule
-		everything := false
 		for n := range all {
-			if !selects(&all[n], networkingv1.PolicyTypeIngress, pod) {
-				continue
-			}
-			for _, r := range rules(&all[n], networkingv1.PolicyTypeIngress) {
-				gateways = append(gateways, r)
-				everything = everything || len(r.ports) == 0 && len(r.peers) == 0
+			if selects(&all[n], networkingv1.PolicyTypeIngress, pod) {
+				gateways = append(gateways, rules(&all[n], networkingv1.PolicyTypeIngress)...)
 			}
 		}
 		binds := func(r rule) bool {
 			return len(r.ports) > 0 && !r.onlyGateways() && r.opens(capture) &&
 				!slices.ContainsFunc(gateways, func(other rule) bool { return len(other.ports) == 0 && other.covers(r) })
 		}
-		if !everything && slices.ContainsFunc(rules(policy, networkingv1.PolicyTypeIngress), func(r rule) bool {
+		if slices.ContainsFunc(rules(policy, networkingv1.PolicyTypeIngress), func(r rule) bool {
 			return binds(r) && slices.ContainsFunc(gateways, func(other rule) bool { return other.covers(r) })
 		}) {
 			affected = append(affected, nameOf(pod))

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"context"
 	"strings"
 	"testing"
 
@@ -26,6 +27,7 @@ func policy(t *testing.T, name, spec string) *networkingv1.NetworkPolicy {
 const (
 	webOnly  = "{podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelector: {}}], ports: [{port: 80}]}]}"
 	webAlso  = "{podSelector: {}, ingress: [{from: [{podSelector: {}}], ports: [{port: 18443}]}]}"
+	outside  = "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 203.0.113.0/24}}], ports: [{port: 80}]}]}"
 	webOther = "{podSelector: {}, ingress: [{from: [{podSelector: {matchLabels: {app: x}}}], ports: [{port: 18443}]}]}"
 )
 
@@ -41,6 +43,11 @@ func TestNetworkPolicies(t *testing.T) {
 		{"the port for the same peers", []string{webOnly, webAlso}, nil, []string{"p0"}},
 		{"the port for other peers", []string{webOnly, webOther}, []string{"p0"}, nil},
 		{"the port for everybody", []string{webOnly, "{podSelector: {}, ingress: [{ports: [{port: 18443, protocol: TCP}]}]}"}, nil, []string{"p0"}},
+		{"everything for the same peers", []string{webOnly, "{podSelector: {}, ingress: [{from: [{podSelector: {}}]}]}"}, nil, nil},
+		{"everything for everybody", []string{webOnly, "{podSelector: {}, ingress: [{}]}"}, nil, nil},
+		{"from outside, and the port", []string{outside, "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 203.0.113.0/24}}], ports: [{port: 18443}]}]}"}, nil, nil},
+		{"other pods, and the port", []string{"{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{podSelector: {}}], ports: [{port: 80}]}]}", webAlso}, nil, nil},
+		{"the port of other pods", []string{webOnly, "{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{podSelector: {}}], ports: [{port: 18443}]}]}"}, []string{"p0"}, nil},
 		{"everything", []string{"{podSelector: {}, ingress: [{}]}"}, nil, nil},
 		{"all ports", []string{"{podSelector: {}, ingress: [{from: [{podSelector: {}}]}]}"}, nil, nil},
 		{"a range of ports", []string{"{podSelector: {}, ingress: [{ports: [{port: 18000, endPort: 19000}]}]}"}, nil, []string{"p0"}},
@@ -50,7 +57,7 @@ func TestNetworkPolicies(t *testing.T) {
 		{"nobody at all", []string{"{podSelector: {}, policyTypes: [Ingress]}"}, nil, nil},
 		{"nobody, and one port", []string{"{podSelector: {}, policyTypes: [Ingress]}", webOnly}, []string{"p1"}, nil},
 		{"other pods", []string{"{podSelector: {matchLabels: {app: db}}, ingress: [{ports: [{port: 80}]}]}"}, nil, nil},
-		{"from outside", []string{"{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 203.0.113.0/24}}], ports: [{port: 80}]}]}"}, nil, nil},
+		{"from outside", []string{outside}, nil, nil},
 		{"from everywhere", []string{"{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}], ports: [{port: 80}]}]}"}, []string{"p0"}, nil},
 		{"out to one port", []string{"{podSelector: {}, policyTypes: [Egress], egress: [{to: [{podSelector: {}}], ports: [{port: 5432}]}]}"}, []string{"p0"}, nil},
 		{"out, by default types", []string{"{podSelector: {}, egress: [{ports: [{port: 5432}]}]}"}, []string{"p0"}, nil},
@@ -134,13 +141,35 @@ func TestNetworkPoliciesInband(t *testing.T) {
 	gateway := withGateway("web")
 	gateway.Spec.EphemeralContainers[0].Env[0].Value = `{"version":1,"pod":{"namespace":"shop","name":"web","uid":"web","serviceAccount":"default"},
 		"podIPs":["10.244.1.7"],"trustDomain":"td","mode":"strict","onFailure":"closed","wire":"inband","ranges":["10.244.0.0/16"]}`
-	w := newWorld(t, gateway, policy(t, "p", webOnly))
-	if items := w.run(t, "network-policies"); items[0].Result != OK {
-		t.Errorf("a gateway in band: %+v", items)
+	for _, more := range [][]runtime.Object{nil, {policy(t, "q", webAlso)}} {
+		w := newWorld(t, append(more, gateway, policy(t, "p", webOnly))...)
+		if items := w.run(t, "network-policies"); items[0].Result != OK {
+			t.Errorf("a gateway in band: %+v", items)
+		}
 	}
-	w = newWorld(t, appPod("web"), policy(t, "p", webOnly))
+	w := newWorld(t, appPod("web"), policy(t, "p", webOnly))
 	w.Wire = api.WireInband
 	if items := w.run(t, "network-policies"); items[0].Result != OK {
 		t.Errorf("--wire=inband: %+v", items)
+	}
+}
+
+// TestNetworkPoliciesOfOthers: a policy is about pods of its own namespace, and not about those in the
+// node's network.
+func TestNetworkPoliciesOfOthers(t *testing.T) {
+	foreign := policy(t, "p", webOnly)
+	foreign.Namespace = "kube-system"
+	for name, objects := range map[string][]runtime.Object{
+		"host network":      {appPod("web", func(p *corev1.Pod) { p.Spec.HostNetwork = true }), policy(t, "p", webOnly)},
+		"another namespace": {appPod("web"), appPod("coredns", func(p *corev1.Pod) { p.Namespace = "kube-system" }), foreign},
+	} {
+		w := newWorld(t, objects...)
+		w.Find = func(ctx context.Context) ([]corev1.Pod, error) {
+			list, err := w.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+			return list.Items, err
+		}
+		if items := w.run(t, "network-policies"); len(items) != 1 || items[0].Result != OK {
+			t.Errorf("%s: %+v", name, items)
+		}
 	}
 }

@@ -25,7 +25,7 @@ func (d *Disabler) clean(ctx context.Context, pod *corev1.Pod, gateway installed
 		return installed.WhileClosed(pod, err)
 	}
 	result.Container, result.Cleaner = container.Name, container.Name
-	ended, err := installed.WaitUntil(ctx, d.Client, added, container.Name, terminated)
+	ended, err := installed.WaitUntil(ctx, installed.EachPod(d.Client), added, container.Name, terminated)
 	switch {
 	case err != nil:
 		return fmt.Errorf("cleaning up after %s: %w", gateway.Name, err)

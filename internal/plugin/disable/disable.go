@@ -149,7 +149,7 @@ func (d *Disabler) steps(ctx context.Context, pod *corev1.Pod, result *Result) e
 // awaitStart waits until gateway runs, so that it can be told to end. One that
 // does not come to run needs no end.
 func (d *Disabler) awaitStart(ctx context.Context, pod *corev1.Pod, gateway installed.Gateway, inert map[string]bool) error {
-	_, err := installed.WaitUntil(ctx, d.Client, pod, gateway.Name, func(g installed.Gateway) bool { return g.Phase != installed.Waiting })
+	_, err := installed.WaitUntil(ctx, installed.EachPod(d.Client), pod, gateway.Name, func(g installed.Gateway) bool { return g.Phase != installed.Waiting })
 	if err == nil || ctx.Err() != nil || errors.Is(err, installed.ErrReplaced) {
 		return err
 	}

@@ -28,7 +28,7 @@ func (d *Disabler) end(ctx context.Context, pod *corev1.Pod, gateway installed.G
 	defer cancel(nil)
 	// A container that cleans up ends by itself.
 	if installed.Cleans(pod, gateway.Name) {
-		_, err := installed.WaitUntil(ctx, d.Client, pod, gateway.Name, terminated)
+		_, err := installed.WaitUntil(ctx, installed.EachPod(d.Client), pod, gateway.Name, terminated)
 		if err == nil {
 			result.Cleaner = gateway.Name
 		}
@@ -52,7 +52,7 @@ func (d *Disabler) end(ctx context.Context, pod *corev1.Pod, gateway installed.G
 			cancel(err)
 		}
 	}()
-	_, err := installed.WaitUntil(ctx, d.Client, pod, gateway.Name, terminated)
+	_, err := installed.WaitUntil(ctx, installed.EachPod(d.Client), pod, gateway.Name, terminated)
 	if err != nil && len(reports) == 0 {
 		return err
 	}

@@ -246,6 +246,7 @@ func TestPropose(t *testing.T) {
 				in("10.0.0.5:5432", "ns/bad/sa/refused", func(e *api.Edge) { e.Verdict = api.EdgeRefused }),
 				in("10.0.0.6:5432", "ns/bad/sa/elsewhere", nil), in("10.0.0.5:80", "ns/bad", nil),
 				edgeOf(api.Inbound, "10.0.0.1", "10.0.0.5:80", 1, plaintext("x")), edgeOf(api.Outbound, "10.0.0.5", "10.0.0.1:80", 1, nil),
+				edgeOf(api.Outbound, "10.0.0.5", "10.0.0.5:80", 1, peer("ns/bad/sa/out", nil)),
 			}
 		case "liar":
 			st.Deny = []string{"'; rm -rf /; '"}

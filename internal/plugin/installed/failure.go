@@ -28,39 +28,103 @@ func find(pod *corev1.Pod, gateway Gateway) Gateway {
 	return gateway
 }
 
-// failure returns why gateway does not work: final if it never will, curable if
-// the kubelet may still get over it.
-func failure(pod *corev1.Pod, gateway Gateway) (final, curable error) {
+// outlook is what may still become of a gateway that does not work.
+type outlook int
+
+const (
+	// hopeless will never work, or only once somebody has changed something.
+	hopeless outlook = iota
+	// doubtful may work soon, and otherwise never.
+	doubtful
+	// late is a container that the kubelet tries to start again until it succeeds.
+	late
+)
+
+// failure returns why gateway does not work, nil if nothing keeps it from that, and its outlook
+// then.
+func failure(pod *corev1.Pod, gateway Gateway) (outlook, error) {
 	if gateway.Phase == Terminated {
-		return Ended(pod, gateway), nil
+		return hopeless, Ended(pod, gateway)
 	}
 	if gateway.Phase != Waiting {
-		return nil, nil
+		return hopeless, nil
 	}
 	hint := fmt.Sprintf("'kubectl describe pod %s -n %s' shows the events of the pod", pod.Name, pod.Namespace)
 	words := OneLine(gateway.Message)
-	getsOver := false
+	chance := hopeless
 	switch gateway.Reason {
 	case "ErrImagePull", "ImagePullBackOff", "ImageInspectError", "RegistryUnavailable", "SignatureValidationFailed":
 		hint = "check --image; a private registry also needs imagePullSecrets in the pod or its service account"
+		if says(words, registryWords()) {
+			chance = late
+		}
 	case "InvalidImageName":
 		hint = "check --image"
 	case "ErrImageNeverPull":
 		hint = "load the image into the node, or use --image-pull-policy=IfNotPresent"
 	case "CreateContainerConfigError":
-		getsOver = strings.Contains(strings.ToLower(words), "secret")
-	case "CreateContainerError", "RunContainerError", "PreCreateHookError", "PreStartHookError", "PostStartHookError":
+		switch {
+		case says(words, kubeletWords()):
+			chance = late
+		case strings.Contains(strings.ToLower(words), "secret"):
+			chance = doubtful
+		}
+	case "CreateContainerError":
+		if says(words, runtimeWords()) {
+			chance = late
+		}
+	case "RunContainerError":
+		// The kubelet does not start an ephemeral container twice, but the runtime may be at it.
+		if says(words, runtimeWords()) {
+			chance = doubtful
+		}
+	case "PreCreateHookError", "PreStartHookError", "PostStartHookError":
 	default:
-		return nil, nil
+		return hopeless, nil
 	}
 	err := fmt.Errorf("container %s cannot start: %s", gateway.Name, gateway.Reason)
 	if words != "" {
 		err = fmt.Errorf("%w: %s", err, words)
 	}
-	if err = api.WithHint(err, hint); getsOver {
-		return nil, err
+	return chance, api.WithHint(err, hint)
+}
+
+// kubeletWords are the kubelet's about what it has not read yet of the API server.
+func kubeletWords() []string {
+	return []string{
+		"failed to sync secret cache", "failed to sync configmap cache", "timed out waiting for the condition",
+		// The kubelet does not know yet that the pod names the object.
+		"not registered",
+		"services have not yet been read at least once",
+		"context deadline exceeded",
 	}
-	return err, nil
+}
+
+// runtimeWords are the kubelet's about a container runtime that is slow, or starts again.
+func runtimeWords() []string {
+	return []string{
+		"context deadline exceeded", "deadlineexceeded", "operation timeout",
+		// The runtime still works on what the kubelet has given up to wait for.
+		"is reserved", "kubelet may be retrying requests",
+		"code = unavailable", "connection refused", "connection reset",
+	}
+}
+
+// registryWords are those of a registry, or of the way to it, which may be in order again soon.
+func registryWords() []string {
+	return []string{
+		"toomanyrequests", "too many requests", "pull qps exceeded",
+		"internal server error", "bad gateway", "service unavailable", "gateway timeout",
+		"i/o timeout", "tls handshake timeout", "timeout exceeded while awaiting headers", "unexpected eof",
+		"temporary failure in name resolution", "server misbehaving",
+		"context deadline exceeded", "deadlineexceeded", "code = unavailable", "connection refused", "connection reset",
+	}
+}
+
+// says reports whether text has one of words, which are in lower case.
+func says(text string, words []string) bool {
+	text = strings.ToLower(text)
+	return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(text, w) })
 }
 
 // Ended turns the last words of a gateway, and the hint below them, into an error.
@@ -77,9 +141,42 @@ func Ended(pod *corev1.Pod, gateway Gateway) error {
 // Hopeful reports whether a gateway works, as far as the kubelet knows, or may
 // be on its way because another plugin is adding it just now.
 func Hopeful(pod *corev1.Pod, gateway Gateway) bool {
-	final, curable := failure(pod, gateway)
+	chance, err := failure(pod, gateway)
 	// A failed Enable deletes its Secret for good.
-	return final == nil && !(curable != nil && strings.Contains(gateway.Message, "not found"))
+	return err == nil || chance != hopeless && !strings.Contains(gateway.Message, "not found")
+}
+
+// Pulls reports whether gateway has not started because its image has not been pulled.
+func (g *Gateway) Pulls() bool {
+	return g.Phase == Waiting && slices.Contains([]string{"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"}, g.Reason)
+}
+
+// unseen reports whether the kubelet has not come to gateway, or is pulling its image.
+func (g *Gateway) unseen() bool {
+	return g.Phase == Waiting && slices.Contains([]string{"", "ContainerCreating", "PodInitializing"}, g.Reason)
+}
+
+// Ahead returns the ephemeral container of pod, a gateway or not, that keeps the kubelet from
+// gateway: it starts them one after another, and waits for the pull of each one's image.
+func Ahead(pod *corev1.Pod, gateway Gateway) (Gateway, bool) {
+	if !gateway.unseen() {
+		return Gateway{}, false
+	}
+	for _, container := range pod.Spec.EphemeralContainers {
+		if container.Name == gateway.Name {
+			break
+		}
+		ahead := Gateway{Name: container.Name, Image: container.Image, Phase: Waiting}
+		for _, status := range pod.Status.EphemeralContainerStatuses {
+			if status.Name == container.Name {
+				ahead.observe(status.State)
+			}
+		}
+		if ahead.unseen() || ahead.Pulls() {
+			return ahead, true
+		}
+	}
+	return Gateway{}, false
 }
 
 // OneLine puts a text of several lines into one.

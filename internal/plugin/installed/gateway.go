@@ -101,6 +101,16 @@ func Current(pod *corev1.Pod) (Gateway, bool) {
 	return Gateway{}, false
 }
 
+// Fresh reports whether the gateway called name has not been seen to run in pod.
+func Fresh(pod *corev1.Pod, name string) bool {
+	for _, gateway := range Gateways(pod) {
+		if gateway.Name == name {
+			return gateway.Phase == Waiting
+		}
+	}
+	return false
+}
+
 // RunningGateway returns the gateway of pod that can be talked to, or why there is
 // none, with a hint; the Name is set, too, if one is there that does not run.
 func RunningGateway(pod *corev1.Pod) (Gateway, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -43,18 +44,70 @@ func DeleteSecret(ctx context.Context, client kubernetes.Interface, namespace, n
 		fmt.Sprintf("it holds a private key: 'kubectl delete secret %s -n %s'", name, namespace))
 }
 
-// RemoveStale deletes what plugins that were killed have left for pod.
-func RemoveStale(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) error {
-	list, err := listSecrets(ctx, client, pod)
-	if apierrors.IsForbidden(err) {
-		// They go with the pod at the latest.
-		return nil
-	}
+// leftoversAge is how long a list of Secrets is used: those that are left behind meanwhile go
+// with their pod at the latest.
+const leftoversAge = 10 * time.Second
+
+// Leftovers are Secrets that plugins have left that were killed. It is safe for concurrent use,
+// and lists those of a namespace once for many pods.
+type Leftovers struct {
+	Client kubernetes.Interface
+
+	mu sync.Mutex
+	// lists are those of namespaces.
+	lists map[string]*secretList
+}
+
+// secretList has the Secrets of gateways in a namespace, by the UID of their pod.
+type secretList struct {
+	mu    sync.Mutex
+	at    time.Time
+	of    map[string][]corev1.Secret
+	error error
+}
+
+// Remove deletes what is left for pod, but for the Secret called own, which the caller cares for.
+// Without the right to list Secrets there is nothing to do: they go with the pod at the latest.
+func (l *Leftovers) Remove(ctx context.Context, pod *corev1.Pod, own string) error {
+	list, err := l.of(ctx, pod)
 	if err != nil {
+		if apierrors.IsForbidden(err) {
+			return nil
+		}
 		return err
 	}
-	_, err = deleteAll(ctx, client, slices.DeleteFunc(list, func(secret corev1.Secret) bool { return !stale(&secret, pod) }))
+	_, err = deleteAll(ctx, l.Client, slices.DeleteFunc(slices.Clone(list), func(secret corev1.Secret) bool {
+		return secret.Name == own || !stale(&secret, pod)
+	}))
 	return err
+}
+
+func (l *Leftovers) of(ctx context.Context, pod *corev1.Pod) ([]corev1.Secret, error) {
+	l.mu.Lock()
+	if l.lists == nil {
+		l.lists = map[string]*secretList{}
+	}
+	list := l.lists[pod.Namespace]
+	if list == nil {
+		list = &secretList{}
+		l.lists[pod.Namespace] = list
+	}
+	l.mu.Unlock()
+	list.mu.Lock()
+	defer list.mu.Unlock()
+	if list.at.IsZero() || time.Since(list.at) >= leftoversAge {
+		list.at, list.of = time.Now(), map[string][]corev1.Secret{}
+		var secrets []corev1.Secret
+		if secrets, list.error = listSecrets(ctx, l.Client, pod.Namespace, ""); ctx.Err() != nil {
+			list.at = time.Time{}
+		}
+		for _, secret := range secrets {
+			// Nobody looks at what it holds.
+			secret.Data = nil
+			list.of[secret.Labels[LabelPodUID]] = append(list.of[secret.Labels[LabelPodUID]], secret)
+		}
+	}
+	return list.of[string(pod.UID)], list.error
 }
 
 // ErrSecretsUnseen says that the user may not look for Secrets.
@@ -63,7 +116,7 @@ var ErrSecretsUnseen = errors.New("not allowed to look for Secrets")
 // DeleteSecrets deletes all Secrets of the gateways of pod, and returns how many
 // those were.
 func DeleteSecrets(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) (int, error) {
-	list, err := listSecrets(ctx, client, pod)
+	list, err := listSecrets(ctx, client, pod.Namespace, string(pod.UID))
 	if apierrors.IsForbidden(err) {
 		return 0, fmt.Errorf("%w: %w", ErrSecretsUnseen, err)
 	}
@@ -83,9 +136,14 @@ func deleteAll(ctx context.Context, client kubernetes.Interface, secrets []corev
 	return len(secrets), nil
 }
 
-func listSecrets(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) ([]corev1.Secret, error) {
-	list, err := client.CoreV1().Secrets(pod.Namespace).List(ctx, metav1.ListOptions{
-		LabelSelector: LabelManagedBy + "=" + ManagedBy + "," + LabelPodUID + "=" + string(pod.UID)})
+// listSecrets returns the Secrets of gateways in a namespace, those of the pod with a UID if
+// that is not empty.
+func listSecrets(ctx context.Context, client kubernetes.Interface, namespace, uid string) ([]corev1.Secret, error) {
+	selector := LabelManagedBy + "=" + ManagedBy + "," + LabelPodUID
+	if uid != "" {
+		selector += "=" + uid
+	}
+	list, err := client.CoreV1().Secrets(namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
 	if err != nil {
 		return nil, fmt.Errorf("looking for Secrets that were left behind: %w", err)
 	}
@@ -103,8 +161,8 @@ func stale(secret *corev1.Secret, pod *corev1.Pod) bool {
 	name := secret.Annotations[AnnotationContainer]
 	for _, gateway := range Gateways(pod) {
 		if gateway.Name == name {
-			final, _ := failure(pod, gateway)
-			return gateway.Phase != Waiting || final != nil || !readsSecret(pod, name, secret.Name)
+			chance, err := failure(pod, gateway)
+			return gateway.Phase != Waiting || err != nil && chance == hopeless || !readsSecret(pod, name, secret.Name)
 		}
 	}
 	return false

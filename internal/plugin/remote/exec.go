@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -65,21 +66,35 @@ func (c *executor) open(ref Ref, options *corev1.PodExecOptions, refused *error)
 	target := c.kube.CoreV1().RESTClient().Post().
 		Resource("pods").Namespace(ref.Namespace).Name(ref.Pod).SubResource("exec").
 		VersionedParams(options, scheme.ParameterCodec).URL()
-	spdy, err := remotecommand.NewSPDYExecutor(c.config, "POST", target)
-	if err != nil {
-		return nil, err
-	}
 	websocket, err := remotecommand.NewWebSocketExecutor(c.config, "GET", target.String())
 	if err != nil {
 		return nil, err
 	}
-	return remotecommand.NewFallbackExecutor(websocket, spdy, func(err error) bool {
+	return remotecommand.NewFallbackExecutor(websocket, &lazySPDY{c.config, target}, func(err error) bool {
 		if httpstream.IsUpgradeFailure(err) {
 			*refused = err
 			return true
 		}
 		return httpstream.IsHTTPSProxyError(err)
 	})
+}
+
+// lazySPDY is prepared when it is needed: that costs as much as a small command.
+type lazySPDY struct {
+	config *rest.Config
+	target *url.URL
+}
+
+func (l *lazySPDY) Stream(options remotecommand.StreamOptions) error {
+	return l.StreamWithContext(context.Background(), options)
+}
+
+func (l *lazySPDY) StreamWithContext(ctx context.Context, options remotecommand.StreamOptions) error {
+	spdy, err := remotecommand.NewSPDYExecutor(l.config, "POST", l.target)
+	if err != nil {
+		return err
+	}
+	return spdy.StreamWithContext(ctx, options)
 }
 
 // gate passes writes on until it is closed, and swallows them from then on.

@@ -3,11 +3,9 @@ package remote
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,10 +15,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/streaming/pkg/httpstream"
-	"k8s.io/streaming/pkg/httpstream/spdy"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/execstreams"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
@@ -70,71 +67,18 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.refuseWebSocket(w, r)
 	case wsstream.IsWebSocketRequest(r):
 		s.seen("websocket")
-		s.webSocket(w, r)
+		s.stream(w, r)
 	default:
 		s.seen("spdy")
-		s.spdy(w, r)
+		s.stream(w, r)
 	}
 }
 
-func (s *server) webSocket(w http.ResponseWriter, r *http.Request) {
-	conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{"v5.channel.k8s.io": {Binary: true,
-		Channels: []wsstream.ChannelType{wsstream.ReadChannel, wsstream.WriteChannel, wsstream.WriteChannel, wsstream.WriteChannel}}})
-	_, streams, err := conn.Open(w, r)
-	if err != nil {
-		return
-	}
-	defer conn.Close()
-	s.finish(s.run(r, streams[0], streams[1], streams[2]), streams[3])
+func (s *server) stream(w http.ResponseWriter, r *http.Request) {
+	execstreams.Serve(w, r, func(stdin io.Reader, stdout, stderr io.Writer) metav1.Status { return s.run(r, stdin, stdout, stderr) })
 }
 
-func (s *server) spdy(w http.ResponseWriter, r *http.Request) {
-	if _, err := httpstream.Handshake(r, w, []string{"v4.channel.k8s.io"}); err != nil {
-		return
-	}
-	opened := make(chan httpstream.Stream, 8)
-	conn := spdy.NewResponseUpgrader().UpgradeResponse(w, r, func(stream httpstream.Stream, _ <-chan struct{}) error {
-		opened <- stream
-		return nil
-	})
-	if conn == nil {
-		return
-	}
-	defer conn.Close()
-	streams := map[string]httpstream.Stream{}
-	for want := 3 + strings.Count(r.URL.RawQuery, "stdin=true"); len(streams) < want; {
-		select {
-		case stream := <-opened:
-			streams[stream.Headers().Get(corev1.StreamType)] = stream
-		case <-conn.CloseChan():
-			return
-		}
-	}
-	var stdin io.Reader = strings.NewReader("")
-	if stream := streams["stdin"]; stream != nil {
-		stdin = stream
-	}
-	status := s.run(r, stdin, streams["stdout"], streams["stderr"])
-	_ = streams["stdout"].Close()
-	_ = streams["stderr"].Close()
-	s.finish(status, streams["error"])
-	_ = streams["error"].Close()
-	// The client closes the connection when it has read everything.
-	<-conn.CloseChan()
-}
-
-func (s *server) finish(status metav1.Status, errors io.Writer) {
-	text, _ := json.Marshal(status)
-	_, _ = errors.Write(text)
-}
-
-func exit(code int) metav1.Status {
-	if code == 0 {
-		return metav1.Status{Status: metav1.StatusSuccess}
-	}
-	return metav1.Status{Status: metav1.StatusFailure, Reason: "NonZeroExitCode", Details: &metav1.StatusDetails{
-		Causes: []metav1.StatusCause{{Type: "ExitCode", Message: fmt.Sprint(code)}}}}
-}
+func exit(code int) metav1.Status { return execstreams.Exit(code) }
 
 // refuse answers as the API server itself does.
 func refuse(code int, reason metav1.StatusReason, message string) http.HandlerFunc {

@@ -112,6 +112,20 @@ func (g *Conn) SetRules(ctx context.Context, rules api.Rules, existing api.Exist
 	return status, newer(err, noSuchChange)
 }
 
+// SetLog changes which connections the gateway logs and, unless limit is 0, how many bytes of log it
+// writes in an hour. It returns the gateway's status then.
+func (g *Conn) SetLog(ctx context.Context, log api.Log, limit int64) (*api.Status, error) {
+	words := []string{"log", string(log)}
+	if limit != 0 {
+		words = append(words, fmt.Sprintf("--limit=%d", limit))
+	}
+	status, err := g.tell(ctx, nil, words...)
+	if err == nil && (status.Log.Level != log || limit != 0 && status.Log.Limit != limit) {
+		return nil, fmt.Errorf("the gateway says that its log is %.40q of %d bytes an hour", status.Log.Level, status.Log.Limit)
+	}
+	return status, newer(err, noSuchChange)
+}
+
 // SetCoverage changes the coverage, as SetMode does the mode.
 func (g *Conn) SetCoverage(ctx context.Context, cover *api.Cover) (*api.Status, error) {
 	line, err := json.Marshal(cover)

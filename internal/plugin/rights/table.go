@@ -22,8 +22,10 @@ const (
 	// serves webhooks or aggregated APIs. Without them, strict mode refuses the API server.
 	Servers Use = "enable of webhooks and APIs"
 	// Status is that of all verbs that ask gateways: mode, allow, refresh, packets, verify, metrics.
-	Status  Use = "status"
-	Tail    Use = "tail"
+	Status Use = "status"
+	Tail   Use = "tail"
+	// Support comes on top of Status and Tail.
+	Support Use = "support-bundle"
 	Disable Use = "disable"
 	Rotate  Use = "rotate"
 	// RotateCA comes on top of InitCA and Copy.
@@ -84,6 +86,7 @@ func Table() []Need {
 		apps   = "apps"
 		ranges = "networking.k8s.io"
 		warned = "what the warning says is known"
+		noted  = "what is missing is noted"
 		late   = "ten minutes later suffice"
 		hooks  = "admissionregistration.k8s.io"
 		called = "finds the pods that the API server connects to"
@@ -120,6 +123,9 @@ func Table() []Need {
 
 		{Use: Tail, Verbs: "get list watch", Resource: "pods", Why: find},
 		{Use: Tail, Verbs: "get", Resource: "pods/log", Why: "reads the logs of gateways"},
+
+		{Use: Support, Verbs: "list", Resource: "events", Why: "reads the events of pods", Unless: noted},
+		{Use: Support, Verbs: "get", Resource: "nodes", Scope: Cluster, Why: "reads what is known of the nodes", Unless: noted},
 
 		{Use: Disable, Verbs: "get list", Resource: "pods", Why: find},
 		{Use: Disable, Verbs: "watch", Resource: "pods", Why: wait},

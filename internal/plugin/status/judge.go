@@ -68,7 +68,21 @@ func (i *Item) judge(now time.Time) {
 		i.judgeAudit()
 		i.judgeFeatures()
 		i.judgeOutside()
+		i.judgeLog()
 	}
+}
+
+// judgeLog notes lines that are missing in the gateway's log.
+func (i *Item) judgeLog() {
+	l := &i.Status.Log
+	if l.DroppedLines == 0 {
+		return
+	}
+	bound, hint := fmt.Sprintf("it may have %s an hour", installed.Size(l.Limit)), fmt.Sprintf("'kubectl gateway log pod/%s -n %s refused' logs less, --limit allows more", i.Pod, i.Namespace)
+	if l.Total > 0 {
+		bound += fmt.Sprintf(", and %s in all for the sake of the pod's ephemeral storage", installed.Size(l.Total))
+	}
+	i.problem(Note, fmt.Sprintf("%d lines of the log were not written: %s", l.DroppedLines, bound), hint)
 }
 
 // judgeSuccession notes what is there of other gateways of the pod.

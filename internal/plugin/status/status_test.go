@@ -93,12 +93,14 @@ func answer(name string, state api.State, expiresIn time.Duration) *api.Status {
 		Traffic: api.Traffic{
 			Outbound: api.Direction{Encrypted: 100, Plaintext: 2, Refused: 3, Sent: 2048, Received: 1 << 20},
 			Inbound:  api.Direction{Encrypted: 23, Plaintext: 1, Refused: 1, Sent: 0, Received: 512}},
+		Log:     api.LogStatus{Level: api.LogConnections, Limit: api.DefaultLogLimit},
 		Capture: api.Capture{CaptureCounts: api.CaptureCounts{ServicePassed: 7, ServiceRefused: 8}}}
 }
 
 // example has a pod for every state.
 func example() (asker, []corev1.Pod) {
 	degraded := answer("degraded", api.Degraded, 16*time.Hour)
+	degraded.Log = api.LogStatus{Level: api.LogRefused, Limit: 64 << 20, Total: 2 << 20, Lines: 9, Bytes: 900, DroppedLines: 12, DroppedBytes: 1200}
 	inband := answer("inband", api.Ready, 16*time.Hour)
 	inband.Wire, inband.Allow = api.WireAuto, []string{"ns/prod/sa/*", "ns/ops/sa/backup"}
 	inband.Traffic.Outbound.Inband, inband.Traffic.Outbound.OptionLost, inband.Traffic.Inbound.Inband = 40, 2, 3

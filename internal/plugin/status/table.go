@@ -42,7 +42,7 @@ func (l *List) Table(w io.Writer, style *terminal.Style, o TableOptions) error {
 		// those that the rules would have refused without --audit.
 		table.Header = append(table.Header,
 			"WIRE", "ALLOW", "DENY", "PLAINTEXT-FROM", "PASS", "ENDPOINTS", "IN-BAND", "OPTION-LOST", "REFUSED", "NOT-ALLOWED", "AUDITED", "PLAINTEXT-REFUSED", "UDP",
-			"EXCLUDED", "OUTSIDE", "EXISTING", "SERVICE-PASSED", "SERVICE-REFUSED", "SENT", "RECEIVED", "RESTARTS", "ON-FAILURE", "GATEWAY", "VERSION")
+			"EXCLUDED", "OUTSIDE", "EXISTING", "SERVICE-PASSED", "SERVICE-REFUSED", "SENT", "RECEIVED", "RESTARTS", "LOG", "ON-FAILURE", "GATEWAY", "VERSION")
 	}
 	for i := range l.Items {
 		table.Rows = append(table.Rows, l.Items[i].row(o))
@@ -93,7 +93,7 @@ func (i *Item) row(o TableOptions) []terminal.Cell {
 		known(some(s.Capture.PlaintextFrom)), known(some(s.Capture.Pass)), known(strconv.Itoa(len(s.Capture.Endpoints))),
 		count(in.Inband+out.Inband), count(out.OptionLost), count(in.Refused+out.Refused), count(in.NotAllowed+out.NotAllowed), audited,
 		count(s.Capture.PlaintextRefused), count(s.Capture.UDP), count(s.Capture.Excluded), count(s.Capture.OutsideConnections), existing, count(s.Capture.ServicePassed), count(s.Capture.ServiceRefused),
-		known(terminal.Bytes(in.Sent+out.Sent)), known(terminal.Bytes(in.Received+out.Received)), marked(s.Worker.Restarts),
+		known(terminal.Bytes(in.Sent+out.Sent)), known(terminal.Bytes(in.Received+out.Received)), marked(s.Worker.Restarts), known(string(s.Log.Level)),
 		terminal.Cell{Text: string(i.OnFailure)}, terminal.Cell{Text: name}, known(s.Version))
 }
 

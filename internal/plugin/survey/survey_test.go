@@ -248,6 +248,8 @@ func TestTooManyNodesForNodePorts(t *testing.T) {
 		}
 		if got := s.For(podAt("p", "10.9.0.7"), named); len(got.Nodes) != want || (want == 0) != (len(s.Warnings) == 1) {
 			t.Errorf("%d of %d nodes, %q", len(got.Nodes), n, s.Warnings)
+		} else if d := s.Drift(podAt("p", "10.9.0.7"), &api.Capture{Coverage: got, Named: named, Fingerprint: got.Fingerprint()}); len(d.Lacks)+len(d.Extra) > 0 {
+			t.Errorf("with %d nodes it drifts: %d, %d", n, len(d.Lacks), len(d.Extra))
 		}
 	}
 }

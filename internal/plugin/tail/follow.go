@@ -1,6 +1,7 @@
 package tail
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,15 +41,37 @@ type cursor struct {
 	read int
 	// reported is the last report of a stream that broke.
 	reported string
+	// numbers are those of the last lines of each process.
+	numbers map[string]uint64
 	// claim, if not nil, reports whether the log of another container of the pod is this
 	// cursor's to read: nobody reads it yet.
 	claim func(container string) bool
 }
 
+// missing returns how many lines are missing before a line with this number.
+func (at *cursor) missing(n number) uint64 {
+	last, known := at.numbers[n.By]
+	if n.N == 0 {
+		return 0
+	}
+	if at.numbers == nil {
+		at.numbers = map[string]uint64{}
+	}
+	at.numbers[n.By] = n.N
+	if (!known && !at.fromStart) || n.N <= last {
+		return 0
+	}
+	return n.N - last - 1
+}
+
+// errIdle ends a stream that has been silent for long.
+var errIdle = errors.New("the stream is silent")
+
 // follow prints the log of pod's gateway from at on. With Options.Follow it reopens
 // streams that break (proxies end idle ones), and goes on with a successor.
 func (t *Tailer) follow(ctx context.Context, pod *corev1.Pod, at *cursor) error {
 	retry := t.Retry
+	t.reportLevel(pod, at)
 	for {
 		before := at.read
 		cause := t.stream(ctx, pod, at)
@@ -59,6 +82,9 @@ func (t *Tailer) follow(ctx context.Context, pod *corev1.Pod, at *cursor) error 
 			return cause
 		case at.read > before:
 			retry, at.reported = t.Retry, ""
+		}
+		if errors.Is(cause, errIdle) {
+			continue
 		}
 		final := at.final
 		ended, err := t.look(ctx, pod, at, cause)
@@ -79,6 +105,15 @@ func (t *Tailer) follow(ctx context.Context, pod *corev1.Pod, at *cursor) error 
 	}
 }
 
+// reportLevel says that the gateway was told not to log every connection.
+func (t *Tailer) reportLevel(pod *corev1.Pod, at *cursor) {
+	config, err := installed.ConfigOf(pod, at.container)
+	if err == nil && config.Log.OrDefault() != api.LogConnections {
+		t.report(pod, event, fmt.Sprintf("the gateway was started with --log=%s", config.Log),
+			fmt.Sprintf("'kubectl gateway log pod/%s -n %s connections' has it log all connections", pod.Name, pod.Namespace))
+	}
+}
+
 // look finds out why a stream ended, with the error cause or nil, and reports it. It
 // returns true if no more lines will follow.
 func (t *Tailer) look(ctx context.Context, pod *corev1.Pod, at *cursor, cause error) (bool, error) {
@@ -88,7 +123,7 @@ func (t *Tailer) look(ctx context.Context, pod *corev1.Pod, at *cursor, cause er
 		return true, nil
 	case apierrors.IsNotFound(err) || err == nil && current.UID != pod.UID:
 		// The log is gone, too.
-		if err := t.printLine(pod, at.partial); err != nil {
+		if err := t.printLine(pod, at, at.partial); err != nil {
 			return true, err
 		}
 		t.report(pod, event, "the pod is gone", "")
@@ -196,7 +231,15 @@ func (t *Tailer) options(at *cursor) *corev1.PodLogOptions {
 // stream prints one stream of log lines until it ends.
 func (t *Tailer) stream(ctx context.Context, pod *corev1.Pod, at *cursor) error {
 	options := t.options(at)
-	body, err := t.Kube.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, options).Stream(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silence := func() {}
+	if t.Idle > 0 && options.Follow {
+		timer := time.AfterFunc(t.Idle, func() { cancel(errIdle) })
+		defer timer.Stop()
+		silence = func() { timer.Reset(t.Idle) }
+	}
+	body, err := cmp.Or(t.Streams, t.Kube).CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, options).Stream(ctx)
 	if err != nil {
 		return explain(pod, err)
 	}
@@ -208,6 +251,7 @@ func (t *Tailer) stream(ctx context.Context, pod *corev1.Pod, at *cursor) error 
 	// The lines up to the first new one were read before.
 	repeated, seen, again := !at.last.IsZero(), at.last, at.atLast
 	err = readLines(body, func(line []byte, whole bool) error {
+		silence()
 		if !whole && options.Follow {
 			// The next stream has the whole line, if there is one.
 			_, at.partial = splitTime(slices.Clone(line))
@@ -236,25 +280,39 @@ func (t *Tailer) stream(ctx context.Context, pod *corev1.Pod, at *cursor) error 
 			}
 			at.read++
 		}
-		return t.printLine(pod, line)
+		return t.printLine(pod, at, line)
 	})
+	if errors.Is(context.Cause(ctx), errIdle) && !errors.Is(err, errOutput) {
+		return errIdle
+	}
 	if err != nil {
 		return fmt.Errorf("reading the log: %w", err)
 	}
 	return nil
 }
 
-// printLine prints a line of a gateway's log, if the filter keeps it.
-func (t *Tailer) printLine(pod *corev1.Pod, line []byte) error {
+// printLine prints a line of a gateway's log, if the filter keeps it. Lines that are missing are
+// always reported.
+func (t *Tailer) printLine(pod *corev1.Pod, at *cursor, line []byte) error {
 	if len(line) == 0 {
 		return nil
 	}
-	if e := parse(line); !t.Options.Filter.keeps(&e) {
-		return nil
+	e := parse(line)
+	if n := at.missing(e.number); n > 0 {
+		t.report(pod, warning, fmt.Sprintf("%d lines of the log are lost: the node has rotated them away, or a worker was killed", n), "")
 	}
-	made, err := t.Formatter.Format(Source{Namespace: pod.Namespace, Pod: pod.Name}, line)
-	if err != nil {
-		return fmt.Errorf("%w: %w", errOutput, err)
+	var made []byte
+	if t.Options.Filter.keeps(&e) {
+		var err error
+		if made, err = t.Formatter.Format(Source{Namespace: pod.Namespace, Pod: pod.Name}, line); err != nil {
+			return fmt.Errorf("%w: %w", errOutput, err)
+		}
+	}
+	if n := e.dropped(); n > 0 && len(made) == 0 {
+		t.report(pod, warning, fmt.Sprintf("the gateway has dropped %d lines of its log", n), "--limit of 'kubectl gateway log' allows more")
+	}
+	if level := e.newLevel(); level != "" {
+		t.report(pod, event, fmt.Sprintf("from now on the log has level %s", level), "")
 	}
 	return t.print(made)
 }

@@ -44,7 +44,9 @@ type Options struct {
 
 // Tailer prints the lines of many gateways' logs.
 type Tailer struct {
-	Kube      kubernetes.Interface
+	Kube kubernetes.Interface
+	// Streams reads the logs, without a timeout of requests. Nil means Kube.
+	Streams   kubernetes.Interface
 	Formatter Formatter
 	Options   Options
 	// Join chooses further pods to follow once they get a gateway, with Follow. Nil
@@ -58,6 +60,9 @@ type Tailer struct {
 	// Retry is the pause before a broken stream is reopened. Its steps are how often in
 	// a row that may fail. See DefaultRetry.
 	Retry wait.Backoff
+	// Idle is how long a stream may be silent before it is opened anew: kubelets may go on
+	// following a file that they have rotated away. 0 means forever. See DefaultIdle.
+	Idle time.Duration
 
 	mu sync.Mutex
 }
@@ -66,6 +71,9 @@ type Tailer struct {
 func DefaultRetry() wait.Backoff {
 	return wait.Backoff{Duration: time.Second, Factor: 2, Jitter: 0.1, Steps: 7, Cap: 15 * time.Second}
 }
+
+// DefaultIdle is short enough to notice, and costs a request for each silent log.
+const DefaultIdle = time.Minute
 
 // ErrIncomplete says that the log of at least one gateway could not be read to its end.
 // ErrOut has the details.

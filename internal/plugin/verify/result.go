@@ -72,6 +72,8 @@ type evidence struct {
 	summary  packets.Summary
 	// line is the gateway's log line of the connection, nil if there is none.
 	line *api.Connection
+	// unlogged is why there is none, empty if that is not known.
+	unlogged string
 }
 
 // judge decides by the evidence of the pods that have a gateway. problem is why the
@@ -133,7 +135,11 @@ func (r *Result) judgeSide(e *evidence, client bool, reason func(string, ...any)
 		reason("the canary was not seen on loopback of %s: the connection did not go through its gateway", e.side)
 	}
 	if e.line == nil {
-		reason("the log of the gateway of %s does not contain the connection", e.side)
+		text := fmt.Sprintf("the log of the gateway of %s does not contain the connection", e.side)
+		if e.unlogged != "" {
+			text += ": " + e.unlogged
+		}
+		reason("%s", text)
 		return
 	}
 	if !e.line.Encrypted {

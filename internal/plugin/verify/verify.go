@@ -265,9 +265,28 @@ func (r *run) readLogs(ctx context.Context, local netip.AddrPort, a, b *evidence
 		return // it did not go through the gateway
 	}
 	a.line = r.findLine(ctx, r.from, api.Outbound, local)
-	if b != nil && a.line != nil && a.line.Encrypted {
-		b.line = r.findLine(ctx, r.to, api.Inbound, local)
+	if a.line == nil {
+		a.unlogged = r.unlogged(ctx, r.from)
 	}
+	if b != nil && a.line != nil && a.line.Encrypted {
+		if b.line = r.findLine(ctx, r.to, api.Inbound, local); b.line == nil {
+			b.unlogged = r.unlogged(ctx, r.to)
+		}
+	}
+}
+
+// unlogged returns why a gateway does not log connections, "" if it should have.
+func (r *run) unlogged(ctx context.Context, g *remote.Conn) string {
+	status, err := g.Status(ctx)
+	switch {
+	case err != nil:
+		return ""
+	case status.Log.Level != "" && status.Log.Level != api.LogConnections:
+		return fmt.Sprintf("its log has level %s, and 'kubectl gateway log pod/%s -n %s connections' changes that", status.Log.Level, g.Ref().Pod, g.Ref().Namespace)
+	case status.Log.DroppedLines > 0:
+		return fmt.Sprintf("%d lines of its log were dropped, and --limit of 'kubectl gateway log' allows more", status.Log.DroppedLines)
+	}
+	return ""
 }
 
 // findLine returns a gateway's line of the connection from local to the
@@ -291,7 +310,13 @@ func (r *run) findLine(ctx context.Context, g *remote.Conn, direction string, lo
 }
 
 // ports are those that a canary can pass on its way.
-func (r *run) ports() []uint16 { return []uint16{api.CapturePort, api.PeerPort, r.port} }
+func (r *run) ports() []uint16 {
+	ports := []uint16{api.PeerPort, r.port}
+	for _, pair := range api.ListenerPairs() {
+		ports = append(ports, pair.Capture)
+	}
+	return ports
+}
 
 // watch is a capture with an observer.
 type watch struct {

@@ -158,6 +158,8 @@ func (w *world) step(ctx context.Context, step step, pod *corev1.Pod, do func() 
 
 func (w *world) Image() string { return testImage }
 
+func (w *world) Follow(installed.Pods) {}
+
 // Outdated says so of a gateway with another image than that of the world, unless that is newest.
 func (w *world) Outdated(gateway installed.Gateway, _ *api.Status) bool {
 	return w.upgrades && gateway.Image != testImage

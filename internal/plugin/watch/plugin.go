@@ -56,6 +56,7 @@ type Plugin struct {
 	authority cached[*ca.Authority]
 	survey    cached[*survey.Survey]
 	warned    []string
+	shared    *inject.Shared
 	// known are the pods of the last Survey, and latest is the newest survey that succeeded.
 	known  []corev1.Pod
 	latest atomic.Pointer[survey.Survey]
@@ -96,6 +97,9 @@ func (p *Plugin) Upgrade(ctx context.Context, pod *corev1.Pod) Outcome {
 
 // ClusterChanged is part of Actions.
 func (p *Plugin) ClusterChanged() { p.survey.outdated.Store(true) }
+
+// Follow is part of Actions.
+func (p *Plugin) Follow(pods installed.Pods) { p.shared = inject.NewShared(p.Client, pods) }
 
 // Survey is part of Actions.
 func (p *Plugin) Survey(ctx context.Context, pods []corev1.Pod) error {
@@ -160,7 +164,7 @@ func (p *Plugin) Enable(ctx context.Context, pod *corev1.Pod, annotated bool) Ou
 	}
 	options := p.Options
 	options.Watched = annotated
-	injector := inject.Injector{Client: p.Client, Authority: authority, Gateways: p.Gateways, Survey: cluster, Options: options}
+	injector := inject.Injector{Client: p.Client, Authority: authority, Gateways: p.Gateways, Survey: cluster, Options: options, Shared: p.shared}
 	result := injector.Enable(ctx, pod)
 	return Outcome{
 		Container: result.Container, Status: result.Status, Changed: result.Action == inject.Enabled,

@@ -62,6 +62,8 @@ type Actions interface {
 	Refresh(ctx context.Context, pod *corev1.Pod, container string, status *api.Status) Outcome
 	// ClusterChanged says that what a survey reads has changed.
 	ClusterChanged()
+	// Follow says where the states of pods come from, before anything else is asked for.
+	Follow(pods installed.Pods)
 }
 
 // Options say what is watched.
@@ -212,6 +214,12 @@ func (w *Watcher) start(ctx context.Context) (stop func(), err error) {
 		w.queue.ShutDown()
 		return nil, err
 	}
+	pods, err := installed.Cached(w.sources.pods)
+	if err != nil {
+		w.queue.ShutDown()
+		return nil, err
+	}
+	w.Actions.Follow(pods)
 	// The libraries' own log would tear the output apart; what matters of it is
 	// reported as events.
 	feed, cancel := context.WithCancel(klog.NewContext(ctx, klog.Logger{}))

@@ -35,7 +35,7 @@ type result struct {
 func client(ctx context.Context, verb string, args []string) (result, error) {
 	run, ok := map[string]func(context.Context, []string) (result, error){
 		"talk": talk, "get": get, "lookup": lookup, "talk6": talk6, "whose": whose, "steady": steady, "datagram": datagram, "established": established, "mapped": mapped, "first": first, "halfclose": halfClose,
-		"concurrent": concurrent, "sequence": sequence, "download": download, "upload": upload, "crash": crash,
+		"concurrent": concurrent, "socket": bySocket, "rings": rings, "raw": raw, "converse": converse, "sequence": sequence, "download": download, "upload": upload, "crash": crash,
 	}[verb]
 	if !ok {
 		return result{}, fmt.Errorf("unknown command %q", verb)
@@ -44,8 +44,13 @@ func client(ctx context.Context, verb string, args []string) (result, error) {
 }
 
 // dialTimeout bounds connect(2), which tries for two minutes where SYNs are
-// dropped. It leaves time for two retransmissions.
-const dialTimeout = 5 * time.Second
+// dropped: by default, it leaves time for two retransmissions.
+var dialTimeout = func() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv("DIAL_TIMEOUT")); err == nil {
+		return d
+	}
+	return 5 * time.Second
+}()
 
 func dial(ctx context.Context, network, address string) (*net.TCPConn, result, error) {
 	d := net.Dialer{Timeout: dialTimeout}

@@ -1,0 +1,71 @@
+package api
+
+import (
+	"net/netip"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+// TestPlus: every count is added, those of later versions included.
+func TestPlus(t *testing.T) {
+	fill := func(v reflect.Value, n int) {
+		for i := range v.NumField() {
+			if f := v.Field(i); f.CanUint() {
+				f.SetUint(uint64(n + i))
+			} else {
+				f.SetInt(int64(n + i))
+			}
+		}
+	}
+	var a, b, sum CaptureCounts
+	fill(reflect.ValueOf(&a).Elem(), 1)
+	fill(reflect.ValueOf(&b).Elem(), 100)
+	for i := range reflect.ValueOf(a).NumField() {
+		reflect.ValueOf(&sum).Elem().Field(i).SetUint(uint64(101 + 2*i))
+	}
+	if diff := cmp.Diff(sum, a.Plus(b)); diff != "" {
+		t.Error(diff)
+	}
+	got := Traffic{Outbound: Direction{Active: 2, Sent: 3}}.Plus(Traffic{Outbound: Direction{Active: -1, Sent: 4}, Inbound: Direction{Refused: 5}})
+	if diff := cmp.Diff(Traffic{Outbound: Direction{Active: 1, Sent: 7}, Inbound: Direction{Refused: 5}}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestMerge(t *testing.T) {
+	early, late := time.Unix(1, 0), time.Unix(2, 0)
+	one, two := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	same := cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{})
+
+	strangers := MergeStrangers([]Stranger{{one, 80, 1, early}, {two, 80, 1, early}}, []Stranger{{two, 80, 2, late}, {two, 81, 4, early}})
+	if diff := cmp.Diff([]Stranger{{two, 80, 3, late}, {one, 80, 1, early}, {two, 81, 4, early}}, strangers, same); diff != "" {
+		t.Error(diff)
+	}
+	reasons := MergeUnencrypted([]Unencrypted{{Outbound, "b", 1}, {Inbound, "a", 1}}, []Unencrypted{{Outbound, "a", 1}, {Outbound, "b", 2}})
+	if diff := cmp.Diff([]Unencrypted{{Outbound, "a", 1}, {Outbound, "b", 3}, {Inbound, "a", 1}}, reasons); diff != "" {
+		t.Error(diff)
+	}
+	edge := func(source netip.Addr, n uint64, seen time.Time) Edge {
+		return Edge{Source: source, Connections: n, Open: int64(n), Sent: n, Received: n, LastSeen: seen}
+	}
+	a := &Edges{Since: late, Edges: []Edge{edge(one, 1, early)}, Forgotten: 1}
+	b := &Edges{Since: early, Edges: []Edge{edge(two, 2, early), edge(one, 4, late)}, Forgotten: 2}
+	want := &Edges{Since: early, Edges: []Edge{edge(one, 5, late), edge(two, 2, early)}, Forgotten: 3}
+	if diff := cmp.Diff(want, MergeEdges(a, b), same); diff != "" {
+		t.Error(diff)
+	}
+	for range MaxEdges {
+		one = one.Next()
+		b.Edges = append(b.Edges, edge(one, 1, late))
+	}
+	if sum := MergeEdges(a, b); len(sum.Edges) != MaxEdges || sum.Forgotten != 3+1 {
+		t.Errorf("%d edges, %d connections forgotten", len(sum.Edges), sum.Forgotten)
+	}
+	if MergeEdges(nil, nil) != nil || MergeEdges(a, nil) == a || !cmp.Equal(MergeEdges(nil, a), a, same) {
+		t.Error("one of two is not a copy")
+	}
+}

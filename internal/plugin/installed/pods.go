@@ -1,0 +1,208 @@
+package installed
+
+import (
+	"context"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	informers "k8s.io/client-go/informers/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+)
+
+// Pods is where the states of pods come from: a watch for each pod (EachPod), one for all pods
+// of a namespace where many of them are followed (ManyPods), or a cache that somebody else keeps
+// (Cached).
+type Pods interface {
+	// see begins to look at pod. ctx bounds that, but for the caller's stop.
+	see(ctx context.Context, pod *corev1.Pod) (*sight, error)
+}
+
+// sight is what is seen of one pod.
+type sight struct {
+	// changed has a token when there may be something new, the present state to begin with.
+	changed <-chan struct{}
+	// now returns the pod, nil if there is none, and false while nothing is known.
+	now  func() (*corev1.Pod, bool)
+	stop func()
+}
+
+// Cached returns the pods of informer, which others run. It adds a handler to it.
+func Cached(informer cache.SharedIndexInformer) (Pods, error) {
+	c := &cached{informer: informer, followed: map[string]map[chan struct{}]bool{}}
+	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    c.signal,
+		UpdateFunc: func(_, now any) { c.signal(now) },
+		DeleteFunc: c.signal,
+	})
+	return c, err
+}
+
+type cached struct {
+	informer cache.SharedIndexInformer
+	mu       sync.Mutex
+	// followed are signalled when the pod of a key has changed.
+	followed map[string]map[chan struct{}]bool
+}
+
+func (c *cached) signal(object any) {
+	key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(object)
+	if err != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for changed := range c.followed[key] {
+		wake(changed)
+	}
+}
+
+func wake(changed chan struct{}) {
+	select {
+	case changed <- struct{}{}:
+	default: // it will look anyway
+	}
+}
+
+func (c *cached) see(ctx context.Context, pod *corev1.Pod) (*sight, error) {
+	key, changed := pod.Namespace+"/"+pod.Name, make(chan struct{}, 1)
+	c.mu.Lock()
+	if c.followed[key] == nil {
+		c.followed[key] = map[chan struct{}]bool{}
+	}
+	c.followed[key][changed] = true
+	c.mu.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		// Only then it is known that there is no such pod.
+		if cache.WaitForCacheSync(ctx.Done(), c.informer.HasSynced) {
+			wake(changed)
+		}
+	}()
+	return &sight{changed: changed, now: func() (*corev1.Pod, bool) {
+		object, exists, err := c.informer.GetStore().GetByKey(key)
+		if err != nil || !exists {
+			return nil, err == nil && c.informer.HasSynced()
+		}
+		return object.(*corev1.Pod), true
+	}, stop: func() {
+		cancel()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if delete(c.followed[key], changed); len(c.followed[key]) == 0 {
+			delete(c.followed, key)
+		}
+	}}, nil
+}
+
+// EachPod watches every pod that is followed by itself.
+func EachPod(kube kubernetes.Interface) Pods { return eachPod{kube} }
+
+type eachPod struct{ kube kubernetes.Interface }
+
+func (e eachPod) see(ctx context.Context, pod *corev1.Pod) (*sight, error) {
+	pods, stop, err := watchPods(ctx, e.kube, pod.Namespace, pod.Name)
+	if err != nil {
+		return nil, err
+	}
+	seen, err := pods.see(ctx, pod)
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	unsee := seen.stop
+	seen.stop = func() {
+		unsee()
+		stop()
+	}
+	return seen, nil
+}
+
+// watchPods watches the pods of a namespace, or the one called name, until ctx ends or the
+// returned function is called, which waits for the end.
+func watchPods(ctx context.Context, kube kubernetes.Interface, namespace, name string) (Pods, func(), error) {
+	informer := informers.NewFilteredPodInformer(kube, namespace, 0, nil, func(o *metav1.ListOptions) {
+		if name != "" {
+			o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()
+		}
+	})
+	pods, err := Cached(informer)
+	if err != nil {
+		return nil, nil, err
+	}
+	// Errors of the connection show as a timeout, not as log lines between the results.
+	ctx, cancel := context.WithCancel(klog.NewContext(ctx, klog.Logger{}))
+	var running sync.WaitGroup
+	running.Go(func() { informer.RunWithContext(ctx) })
+	return pods, func() {
+		cancel()
+		running.Wait()
+	}, nil
+}
+
+const (
+	// manyPods is how many pods of a namespace have to be followed for one watch of them all.
+	manyPods = 16
+	// worthwhile is how many pods it may then have for each of those.
+	worthwhile = 8
+)
+
+// ManyPods watches all pods of a namespace at once where many of them are to be followed, which
+// are those. The watches last until ctx ends.
+func ManyPods(ctx context.Context, kube kubernetes.Interface, those []corev1.Pod) Pods {
+	m := &manyOf{ctx: ctx, each: eachPod{kube}, counts: map[string]int{}, shared: map[string]Pods{}}
+	for i := range those {
+		m.counts[those[i].Namespace]++
+	}
+	return m
+}
+
+type manyOf struct {
+	ctx    context.Context
+	each   eachPod
+	counts map[string]int
+	mu     sync.Mutex
+	// shared are the watches of whole namespaces, nil for a namespace that is not worth one.
+	shared map[string]Pods
+}
+
+func (m *manyOf) see(ctx context.Context, pod *corev1.Pod) (*sight, error) {
+	pods := m.of(pod.Namespace)
+	if pods == nil {
+		pods = m.each
+	}
+	return pods.see(ctx, pod)
+}
+
+func (m *manyOf) of(namespace string) Pods {
+	if m.counts[namespace] < manyPods {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	pods, decided := m.shared[namespace]
+	if !decided {
+		pods = m.begin(namespace)
+		m.shared[namespace] = pods
+	}
+	return pods
+}
+
+// begin watches a namespace if that is worthwhile. Whatever fails, pods can be watched one by one.
+func (m *manyOf) begin(namespace string) Pods {
+	some, err := m.each.kube.CoreV1().Pods(namespace).List(m.ctx, metav1.ListOptions{Limit: 1})
+	if err != nil {
+		return nil
+	}
+	if rest := some.RemainingItemCount; rest != nil && *rest > int64(m.counts[namespace]*worthwhile) {
+		return nil
+	}
+	pods, _, err := watchPods(m.ctx, m.each.kube, namespace, "")
+	if err != nil {
+		return nil
+	}
+	return pods
+}

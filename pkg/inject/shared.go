@@ -1,0 +1,99 @@
+package inject
+
+import (
+	"cmp"
+	"context"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+)
+
+// rehearsalAge is how long the server's consent to a dry run for one pod counts for the other
+// pods of the same workload.
+const rehearsalAge = time.Minute
+
+// maxRehearsals bounds those that are remembered.
+const maxRehearsals = 1000
+
+// Shared is what need not be done for each of many pods. It is safe for concurrent use, and may
+// be shared by injectors of one cluster.
+type Shared struct {
+	pods      installed.Pods
+	leftovers *installed.Leftovers
+	mu        sync.Mutex
+	// rehearsals are those of workloads.
+	rehearsals map[workload]*rehearsal
+}
+
+// NewShared returns what injectors share that follow pods by way of pods.
+func NewShared(client kubernetes.Interface, pods installed.Pods) *Shared {
+	return &Shared{pods: pods, leftovers: &installed.Leftovers{Client: client}, rehearsals: map[workload]*rehearsal{}}
+}
+
+// shared is what in shares with others, or shares with nobody.
+func (in *Injector) shared() *Shared {
+	return cmp.Or(in.Shared, NewShared(in.Client, installed.EachPod(in.Client)))
+}
+
+// workload is what makes pods so much alike that the server judges them alike: their
+// controller, and the revision of its template.
+type workload struct{ namespace, controller, revision, image string }
+
+// rehearsal is the last dry run that the server has consented to.
+type rehearsal struct {
+	mu sync.Mutex
+	at time.Time
+}
+
+// workloadOf returns the workload of pod with a gateway, false if it has none.
+func workloadOf(pod *corev1.Pod, container *corev1.EphemeralContainer) (workload, bool) {
+	owner := metav1.GetControllerOf(pod)
+	if owner == nil || len(pod.Spec.EphemeralContainers) > 0 {
+		return workload{}, false
+	}
+	revision := ""
+	for _, label := range []string{"pod-template-hash", "controller-revision-hash", "pod-template-generation"} {
+		revision = cmp.Or(revision, pod.Labels[label])
+	}
+	return workload{pod.Namespace, string(owner.UID), revision, container.Image}, true
+}
+
+// rehearse has the server try the patch, unless it has just done so for another pod of the
+// workload. Only a Secret would be made in vain, and removed, if it then refuses this pod.
+// Pods that come at the same time wait for the first of them. What was refused, each asks
+// for itself.
+func (in *Injector) rehearse(ctx context.Context, pod *corev1.Pod, container *corev1.EphemeralContainer) (*corev1.Pod, error) {
+	try := func() (*corev1.Pod, error) {
+		return installed.AddContainer(ctx, in.Client, pod, container, true)
+	}
+	of, ok := workloadOf(pod, container)
+	if !ok || in.Shared == nil {
+		return try()
+	}
+	in.Shared.mu.Lock()
+	r := in.Shared.rehearsals[of]
+	if r == nil {
+		if len(in.Shared.rehearsals) >= maxRehearsals {
+			clear(in.Shared.rehearsals)
+		}
+		r = &rehearsal{}
+		in.Shared.rehearsals[of] = r
+	}
+	in.Shared.mu.Unlock()
+	r.mu.Lock()
+	if time.Since(r.at) < rehearsalAge {
+		r.mu.Unlock()
+		return pod, nil
+	}
+	now, err := try()
+	if err == nil {
+		r.at = time.Now()
+	}
+	r.mu.Unlock()
+	return now, err
+}
