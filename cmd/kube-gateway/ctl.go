@@ -219,6 +219,12 @@ func printStatus(w io.Writer, s *api.Status) {
 	for _, missing := range s.Missing {
 		fmt.Fprintf(w, "missing     %s\n", missing)
 	}
+	if m := s.Memory; m != nil {
+		fmt.Fprintf(w, "memory      %d KiB used\n", m.Used>>10)
+		if m.Limit > 0 {
+			fmt.Fprintf(w, "limit       %d KiB, of which %d KiB are left, enough for about %d more connections\n", m.Limit>>10, m.Left>>10, m.Room)
+		}
+	}
 	if s.Cert.Serial != "" {
 		fmt.Fprintf(w, "certificate %s until %s\n", s.Cert.Serial, s.Cert.NotAfter.Format(time.RFC3339))
 	}

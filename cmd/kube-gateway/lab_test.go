@@ -33,6 +33,8 @@ func TestMain(m *testing.M) {
 			os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 		case "hold":
 			os.Exit(hold(os.Args[2:]))
+		case "small":
+			os.Exit(small(os.Args[2:]))
 		case "datagram":
 			os.Exit(datagram(os.Args[2:]))
 		}

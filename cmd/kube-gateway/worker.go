@@ -19,6 +19,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/governor"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/memory"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/proxy"
 )
 
@@ -58,7 +59,7 @@ func runWorker(ctx context.Context, args []string) error {
 	p, err := proxy.New(proxy.Options{
 		Config: config, Certificate: certificate, Roots: roots,
 		Capture: from.Capture, Peer: from.Peer, Inband: from.Inband,
-		PeersAfter: peersAfter, Sockets: sockets{}, Log: log, Counters: from.Counters,
+		PeersAfter: peersAfter, Sockets: sockets{}, Log: log, Counters: from.Counters, Memory: memory.NewBudget(from.Memory),
 		DrainTimeout: math.MaxInt64, // the supervisor decides how long
 	})
 	if err != nil {
@@ -100,7 +101,7 @@ func serve(ctx context.Context, p *proxy.Proxy, from *handoff.Worker, log *proxy
 	governed := make(chan struct{})
 	go func() {
 		defer close(governed)
-		if err := governor.Run(ctx); err != nil {
+		if err := governor.Run(ctx, p.FitMemory); err != nil {
 			log.Slog().Warn("the scheduler is not adapted to the traffic", "error", err.Error())
 		}
 	}()

@@ -53,8 +53,10 @@ type Status struct {
 	// Listeners are the ports where the gateway listens on loopback. It chooses them: others are
 	// taken where the usual ones are.
 	Listeners Listeners `json:"ports,omitzero"`
-	Capture   Capture   `json:"capture"`
-	Traffic   Traffic   `json:"traffic"`
+	// Memory is nil if the gateway cannot read it.
+	Memory  *Memory `json:"memory,omitempty"`
+	Capture Capture `json:"capture"`
+	Traffic Traffic `json:"traffic"`
 	// Unencrypted counts, by reason, the connections that were refused or carried in
 	// plaintext.
 	Unencrypted []Unencrypted `json:"unencrypted,omitempty"`
@@ -72,6 +74,10 @@ type Listeners struct {
 	Capture uint16 `json:"capture"`
 	Inband  uint16 `json:"inband"`
 }
+
+// MissingProtection begins the entry of Status.Missing that says that the kernel may kill the whole
+// gateway where the pod's memory is used up.
+const MissingProtection = "protection where the pod's memory is used up"
 
 // MaxExisting is how many connections an ExistingConnections lists.
 const MaxExisting = 50
@@ -117,6 +123,21 @@ type Worker struct {
 	StartedAt time.Time `json:"startedAt"`
 	// Restarts counts how often the supervisor restarted it.
 	Restarts int `json:"restarts"`
+}
+
+// Memory describes the memory of a gateway and of its pod, in bytes.
+type Memory struct {
+	// Used is what the gateway's container uses, page cache included.
+	Used int64 `json:"used"`
+	// Limit is that of the gateway's container or of the pod, of which Left is not used, what the
+	// kernel can reclaim included. A Limit of zero is none.
+	Limit int64 `json:"limit,omitempty"`
+	Left  int64 `json:"left,omitempty"`
+	// Room is for how many more connections there is memory before new ones are refused. It has no
+	// meaning without a Limit.
+	Room int `json:"room,omitempty"`
+	// Killed counts the processes of the gateway that the kernel killed for want of memory.
+	Killed uint64 `json:"killed,omitempty"`
 }
 
 // Capture describes the eBPF programs and their counters.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/limits"
 )
 
 const (
@@ -66,7 +67,7 @@ func (in *Injector) differences(pod *corev1.Pod, name string, status *api.Status
 // remarks returns what the user should know about a gateway that runs.
 func (in *Injector) remarks(pod *corev1.Pod, status *api.Status) []string {
 	return slices.Concat(in.certificateRemarks(pod, status), clockRemarks(pod, status, time.Now()), in.existingRemarks(status.Existing),
-		in.strictRemarks(pod, status.Mode, status.Capture.Named), logRemarks(pod, status.Log.Total))
+		memoryRemarks(status.Memory), in.strictRemarks(pod, status.Mode, status.Capture.Named), logRemarks(pod, status.Log.Total))
 }
 
 // logRemarks says that a gateway logs no more than total bytes in all, for the pod's sake.
@@ -75,6 +76,14 @@ func logRemarks(pod *corev1.Pod, total int64) []string {
 		return nil
 	}
 	return []string{installed.LogRemark(pod, total) + "; --log=refused logs less"}
+}
+
+// memoryRemarks says that little memory is left in the pod, in which the gateway is.
+func memoryRemarks(memory *api.Memory) []string {
+	if text := limits.Tight(memory); text != "" {
+		return []string{text + "; raise the limit"}
+	}
+	return nil
 }
 
 // strictRemarks says whom strict mode affects who has no gateway.

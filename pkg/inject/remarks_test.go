@@ -3,6 +3,7 @@ package inject
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,6 +46,25 @@ func TestConnectionsFromBefore(t *testing.T) {
 		if got := strings.Join(in.existingRemarks(test.existing), "\n"); got != test.want {
 			t.Errorf("%s: %q", name, got)
 		}
+	}
+}
+
+// TestEnableWithLittleMemory: the user hears how much the pod's limit leaves.
+func TestEnableWithLittleMemory(t *testing.T) {
+	c, in := newCluster(t)
+	memory := &api.Memory{Limit: 128 << 20, Left: 31 << 20, Room: 490}
+	in.Gateways = fakegateway.Gateways(func(ctx context.Context, call *fakegateway.Call) (any, error) {
+		status, err := readyWith(in.Authority)(ctx, call.Pod, call.Container)
+		status.Memory = memory
+		return status, err
+	}).Client(c)
+	want := []string{"of the pod's memory limit of 128.0MiB 31.0MiB are left, enough for about 490 more connections: others are refused; raise the limit"}
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || !slices.Equal(result.Warnings, want) {
+		t.Errorf("%q, %v", result.Warnings, result.Err)
+	}
+	memory.Left = api.HeadRoom
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || len(result.Warnings) > 0 {
+		t.Errorf("%q, %v", result.Warnings, result.Err)
 	}
 }
 

@@ -2,7 +2,10 @@
 
 package proxy
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // Classes of buffers, smallest first. A class holds sealPayload bytes of plaintext as TLS
 // records; the larger ones also have room for a part of a further record. The sizes are size
@@ -41,6 +44,22 @@ type buffer struct {
 // system call.
 type bufferPools struct {
 	pools [classes]sync.Pool
+	// less is how many of the largest classes a pace does not reach while memory is scarce.
+	less atomic.Int32
+}
+
+// paced returns the class of a pace.
+func (p *bufferPools) paced(pace *pace) int {
+	return min(int(pace.class), classes-1-int(p.less.Load()))
+}
+
+// fit keeps paces from buffers larger than size, but not from those of one record. 0 allows all.
+func (p *bufferPools) fit(size int) {
+	less := 0
+	for class := classes - 1; size > 0 && class > classRecord && classSize[class] > size; class-- {
+		less++
+	}
+	p.less.Store(int32(less))
 }
 
 func (p *bufferPools) get(class int) *buffer {

@@ -45,6 +45,8 @@ type connection struct {
 	// is asked for the last time: whoever changes them afterwards finds the connection.
 	grant     atomic.Pointer[grant]
 	plaintext atomic.Bool
+	// pending means that the proxy's Memory has admitted the connection, and it is not settled.
+	pending bool
 	// peerCounted means that Proxy.byIdentity counts the connection.
 	peerCounted bool
 	// audited is why the rules would have refused the connection, nil if they would not.
@@ -74,7 +76,7 @@ type connection struct {
 
 // open starts the record of a connection that accepted belongs to.
 func (p *Proxy) open(d traffic.Direction, accepted *net.TCPConn) *connection {
-	c := &connection{proxy: p, direction: d, counts: p.options.Counters.Of(d), started: time.Now()}
+	c := &connection{proxy: p, direction: d, counts: p.options.Counters.Of(d), started: time.Now(), pending: true}
 	c.line.Direction = d.String()
 	c.line.Wire = api.WireNone
 	c.line.Source = addrPort(accepted.RemoteAddr())
@@ -94,6 +96,9 @@ func (c *connection) adopt(socket *net.TCPConn) bool {
 	if c.aborted != nil {
 		reset(socket)
 		return false
+	}
+	if size := c.proxy.options.Memory.Buffer(); size > 0 {
+		fitSocket(socket, size)
 	}
 	if c.sockets[0] == nil {
 		c.sockets[0] = socket
@@ -175,6 +180,7 @@ func (c *connection) closeSockets() {
 
 // report writes the connection's line and no longer counts it as open.
 func (c *connection) report() {
+	c.settle()
 	if c.peerCounted {
 		c.proxy.byIdentity.release(c.line.Peer)
 	}

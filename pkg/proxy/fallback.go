@@ -204,6 +204,9 @@ func dialFailure(err error) *failure {
 		return &failure{reason: traffic.Exhausted, err: err, final: true}
 	case errors.Is(err, context.Canceled):
 		return &failure{reason: traffic.Stopping, err: err, final: true}
+	case errors.Is(err, syscall.ECONNRESET):
+		// The connection was accepted and reset before connect(2) returned: the gateway is full.
+		return &failure{reason: traffic.PeerReset, err: err}
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return &failure{reason: traffic.PeerRefused, err: err, remember: rememberRefused}
 	case isTimeout(err):

@@ -228,6 +228,11 @@ func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
 				if err := p.options.Sockets.PresentAs(fd, h.Client); err != nil {
 					return fmt.Errorf("presenting the connection as coming from %v: %w", h.Client, err)
 				}
+				if size := p.options.Memory.Buffer(); size > 0 {
+					if err := fitSegments(fd, size); err != nil {
+						return fmt.Errorf("bounding the segments: %w", err)
+					}
+				}
 				return lingerZero(fd)
 			})
 		},

@@ -135,6 +135,13 @@ func (l *handshakeLimit) release(h *halfOpen) bool {
 	return true
 }
 
+// bound changes how many there may be in all. Where there are more, each newcomer has one make room.
+func (l *handshakeLimit) bound(total int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.total = total
+}
+
 func (l *handshakeLimit) remove(h *halfOpen) {
 	l.open--
 	h.source.waiting.Remove(h.place)

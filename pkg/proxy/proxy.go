@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/memory"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
@@ -61,6 +62,9 @@ type Options struct {
 	// Counters counts the connections; nil means counters of the Proxy's own. In shared
 	// memory they outlive the process.
 	Counters *traffic.Counters
+	// Memory bounds connections and their buffers; nil is no bound. Whoever gives one calls
+	// FitMemory while there is traffic.
+	Memory *memory.Budget
 
 	// DialTimeout bounds the TCP handshake with a peer. The default is
 	// 1.5 s in permissive mode, so that a lost SYN and its retransmission
@@ -113,6 +117,8 @@ type Proxy struct {
 	pools      bufferPools
 	// ports are those of the listeners.
 	ports []uint16
+	// fitted is the size that FitMemory has given to the buffers of open connections.
+	fitted atomic.Int64
 
 	// ctx is done when connections that are being set up must end.
 	ctx    context.Context

@@ -152,10 +152,9 @@ func (c *recordConn) fill() error {
 // keeps no more memory than the received part of a record needs.
 func (c *recordConn) fillOnce(fd uintptr) bool {
 	kept, held := c.in, c.w-c.r
-	into := kept
+	into, class := kept, c.pools.paced(&c.pace)
 	switch {
-	case into == nil || into.class < int(c.pace.class) || held == len(into.b):
-		class := int(c.pace.class)
+	case into == nil || into.class < class || held == len(into.b):
 		// A record that fills its buffer without being complete needs a larger one.
 		if held >= classSize[class] {
 			class = into.class + 1

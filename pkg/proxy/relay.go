@@ -26,6 +26,7 @@ const finTimeout = 5 * time.Second
 // relay carries bytes both ways and returns at once. Each direction has a goroutine with a
 // fresh stack, because the stack of a handshake is ten times as large.
 func (c *connection) relay(outgoing, incoming func() error) {
+	c.settle()
 	c.relaying.Store(2)
 	go c.carry(outgoing)
 	go c.carry(incoming)
@@ -256,7 +257,7 @@ func (r *plainReader) next() (b *buffer, size int, err error) {
 }
 
 func (r *plainReader) readOnce(fd uintptr) bool {
-	b := r.pools.get(int(r.pace.class))
+	b := r.pools.get(r.pools.paced(&r.pace))
 	room := b.b[r.reserve:sealPayload[b.class]]
 	n, err := readFD(fd, room)
 	switch {

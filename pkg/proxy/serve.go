@@ -27,20 +27,21 @@ func (p *Proxy) Serve(ctx context.Context) error {
 		return errors.New("the proxy has served already")
 	}
 	defer p.cancel()
+	p.FitMemory()
 	failed := make(chan error, len(p.listeners()))
-	start := func(l net.Listener, after <-chan struct{}, handle func(*net.TCPConn)) *acceptor {
-		a := newAcceptor(p, l, handle)
+	start := func(l net.Listener, d traffic.Direction, after <-chan struct{}, handle func(*net.TCPConn)) *acceptor {
+		a := newAcceptor(p, l, d, handle)
 		go a.runAfter(after, failed)
 		return a
 	}
 	var local []*acceptor
 	for _, l := range p.options.Capture {
-		local = append(local, start(l, nil, func(conn *net.TCPConn) { go p.outbound(p.open(traffic.Outbound, conn)) }))
+		local = append(local, start(l, traffic.Outbound, nil, func(conn *net.TCPConn) { go p.outbound(p.open(traffic.Outbound, conn)) }))
 	}
 	for _, l := range p.options.Inband {
-		local = append(local, start(l, nil, p.admitInband))
+		local = append(local, start(l, traffic.Inbound, nil, p.admitInband))
 	}
-	peer := start(p.options.Peer, p.options.PeersAfter, func(conn *net.TCPConn) { p.admit(conn, api.WirePort) })
+	peer := start(p.options.Peer, traffic.Inbound, p.options.PeersAfter, func(conn *net.TCPConn) { p.admit(conn, api.WirePort) })
 	var sweeper sync.WaitGroup
 	sweepCtx, stopSweep := context.WithCancel(context.Background())
 	sweeper.Go(func() { p.sweep(sweepCtx) })
@@ -115,8 +116,9 @@ var errStopping = errors.New(traffic.Stopping.String())
 
 // acceptor accepts the connections of one listener.
 type acceptor struct {
-	proxy    *Proxy
-	listener net.Listener
+	proxy     *Proxy
+	listener  net.Listener
+	direction traffic.Direction
 	// handle adds a connection to the registry before it returns, so that no connection is
 	// missing there once all acceptors are closed.
 	handle func(*net.TCPConn)
@@ -126,9 +128,9 @@ type acceptor struct {
 	ended     chan struct{}
 }
 
-func newAcceptor(p *Proxy, l net.Listener, handle func(*net.TCPConn)) *acceptor {
+func newAcceptor(p *Proxy, l net.Listener, d traffic.Direction, handle func(*net.TCPConn)) *acceptor {
 	accepting, stop := context.WithCancel(context.Background())
-	return &acceptor{proxy: p, listener: l, handle: handle, accepting: accepting, stop: stop, ended: make(chan struct{})}
+	return &acceptor{proxy: p, listener: l, direction: d, handle: handle, accepting: accepting, stop: stop, ended: make(chan struct{})}
 }
 
 // runAfter is run once after is closed, if it is not nil.
@@ -158,7 +160,7 @@ func (a *acceptor) run(failed chan<- error) {
 				failed <- fmt.Errorf("listener %v is not TCP", a.listener.Addr())
 				return
 			}
-			a.handle(tcp)
+			a.begin(tcp)
 			continue
 		}
 		if a.accepting.Err() != nil {
@@ -197,7 +199,7 @@ func (a *acceptor) close() {
 		if err != nil {
 			break
 		}
-		a.handle(conn)
+		a.begin(conn)
 	}
 	// An error means that it is closed already.
 	_ = l.Close()

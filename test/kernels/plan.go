@@ -65,6 +65,7 @@ func full() []group {
 			"TestWorkerIsUnprivileged", "TestExporterIsUnprivileged",
 			"TestRenewal", "TestFirstDelivery",
 			"TestEdges", "TestMetrics", "TestVerifyEncrypted",
+			"TestMemoryIdle", "TestMemoryBulk", "TestMemoryHog",
 		}, Pods: true},
 	}
 }

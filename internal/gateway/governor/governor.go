@@ -37,10 +37,11 @@ const (
 // behind is collected and given back to the operating system.
 //
 // The clock is a timer that counts the CPU time of the process (SIGVTALRM), so
-// that an idle process is never woken.
-func Run(ctx context.Context) error { return run(ctx, fitProcessors) }
+// that an idle process is never woken. Run calls busy by the same clock, every lookWindow
+// at most.
+func Run(ctx context.Context, busy func()) error { return run(ctx, fitProcessors, busy) }
 
-func run(ctx context.Context, fit func(current, ceiling int, used, elapsed time.Duration) int) error {
+func run(ctx context.Context, fit func(current, ceiling int, used, elapsed time.Duration) int, busy func()) error {
 	ticks := make(chan os.Signal, 1)
 	signal.Notify(ticks, unix.SIGVTALRM)
 	defer signal.Stop(ticks)
@@ -81,6 +82,7 @@ func run(ctx context.Context, fit func(current, ceiling int, used, elapsed time.
 			runtime.GOMAXPROCS(n)
 		}
 		since, used = now, total
+		busy()
 	}
 }
 

@@ -5,6 +5,7 @@ package governor
 import (
 	"context"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -58,13 +59,14 @@ func TestRun(t *testing.T) {
 	defer runtime.GOMAXPROCS(before)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
+	var busy atomic.Int64
 	go func() {
 		ended <- run(ctx, func(current, ceiling int, used, elapsed time.Duration) int {
 			if current != 1 && current != 3 || ceiling != 4 || used <= 0 || elapsed < lookWindow {
 				t.Errorf("asked about %d of %d processors, %v used of %v", current, ceiling, used, elapsed)
 			}
 			return 3
-		})
+		}, func() { busy.Add(1) })
 	}()
 	for _, want := range []int{1, 3} {
 		// Waiting uses the CPU time that the governor goes by.
@@ -77,6 +79,9 @@ func TestRun(t *testing.T) {
 	cancel()
 	if err := <-ended; err != nil {
 		t.Fatal(err)
+	}
+	if busy.Load() == 0 {
+		t.Error("nobody was told that the process is busy")
 	}
 	if n := runtime.GOMAXPROCS(0); n != 4 {
 		t.Errorf("%d processors afterwards, want 4", n)

@@ -35,6 +35,14 @@ func (i *inherited) file(name string) *os.File {
 	return os.NewFile(uintptr(fd), name)
 }
 
+func (i *inherited) files(name string, n int) []*os.File {
+	all := make([]*os.File, n)
+	for k := range all {
+		all[k] = i.file(name)
+	}
+	return all
+}
+
 func (i *inherited) listener(name string) (net.Listener, error) {
 	f := i.file(name)
 	defer f.Close()

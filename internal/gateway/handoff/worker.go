@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"syscall"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/memory"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
@@ -43,10 +44,11 @@ const (
 	captureListeners = "capture-listeners"
 	inbandListeners  = "inband-listeners"
 	sharedListener   = "shared-listener"
+	memoryFiles      = "memory-files"
 )
 
-// ForWorker returns what a worker is started with, and the channel to it.
-func ForWorker(material, counters *os.File, l *Listeners) (*Channel, *Start, error) {
+// ForWorker returns what a worker is started with, and the channel to it. gauge may be nil.
+func ForWorker(material, counters *os.File, l *Listeners, gauge *memory.Gauge) (*Channel, *Start, error) {
 	ours, theirs, err := packetSocket("worker")
 	if err != nil {
 		return nil, nil, err
@@ -56,8 +58,9 @@ func ForWorker(material, counters *os.File, l *Listeners) (*Channel, *Start, err
 			"--" + captureListeners, strconv.Itoa(len(l.Capture)),
 			"--" + inbandListeners, strconv.Itoa(len(l.Inband)),
 			"--" + sharedListener + "=" + strconv.FormatBool(l.Shared),
+			"--" + memoryFiles, strconv.Itoa(len(gauge.Files())),
 		},
-		Files: slices.Concat([]*os.File{material, theirs, counters, l.Peer, l.Edges}, l.Capture, l.Inband),
+		Files: slices.Concat([]*os.File{material, theirs, counters, l.Peer, l.Edges}, l.Capture, l.Inband, gauge.Files()),
 		end:   theirs,
 	}, nil
 }
@@ -69,6 +72,8 @@ type Worker struct {
 	Capture, Inband []net.Listener
 	Peer, Edges     net.Listener
 	Shared          bool
+	// Memory shows what is left of the pod's memory, nil if that is unknown.
+	Memory *memory.Gauge
 
 	channel workerChannel
 }
@@ -81,6 +86,7 @@ func InheritWorker(args []string) (*Worker, *Material, error) {
 	inband := flags.Int(inbandListeners, 0, "number of inherited in-band listeners")
 	var w Worker
 	flags.BoolVar(&w.Shared, sharedListener, false, "another gateway serves the peer listener")
+	gauge := flags.Int(memoryFiles, 0, "number of inherited files about memory")
 	if err := flags.Parse(args); err != nil {
 		return nil, nil, err
 	}
@@ -91,7 +97,9 @@ func InheritWorker(args []string) (*Worker, *Material, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	err = w.inherit(&files, *capture, *inband)
+	if err = w.inherit(&files, *capture, *inband); err == nil {
+		w.Memory = memory.FromFiles(files.files("memory", *gauge))
+	}
 	return &w, m, err
 }
 

@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -58,7 +59,7 @@ func ofTime(short, help string, value func(*api.Status) time.Time) family {
 
 // families returns all metrics.
 func families() []family {
-	return append(append(aboutGateway(), aboutConnections()...), aboutCapture()...)
+	return slices.Concat(aboutGateway(), aboutMemory(), aboutConnections(), aboutCapture())
 }
 
 func aboutGateway() []family {
@@ -93,6 +94,29 @@ func aboutGateway() []family {
 			func(s *api.Status) time.Time { return s.Cert.NotBefore }),
 		ofTime("certificate_not_after_timestamp_seconds", "When the gateway's certificate ends, in seconds since 1970.",
 			func(s *api.Status) time.Time { return s.Cert.NotAfter }),
+	}
+}
+
+func aboutMemory() []family {
+	// A value is left out where it is not known, a limit where there is none.
+	of := func(short, help string, limited bool, kind prometheus.ValueType, value func(*api.Memory) float64) family {
+		return family{short, help, kind, nil, func(s *api.Status, emit emitter) {
+			if m := s.Memory; m != nil && (!limited || m.Limit > 0) {
+				emit(value(m))
+			}
+		}}
+	}
+	return []family{
+		of("memory_used_bytes", "Memory that the gateway's container uses, page cache included.", false, prometheus.GaugeValue,
+			func(m *api.Memory) float64 { return float64(m.Used) }),
+		of("memory_killed_total", "Processes of the gateway that the kernel killed because the pod's memory was used up.", false, prometheus.CounterValue,
+			func(m *api.Memory) float64 { return float64(m.Killed) }),
+		of("memory_limit_bytes", "The limit of the memory of the pod or of the gateway's container, of which less is left.", true, prometheus.GaugeValue,
+			func(m *api.Memory) float64 { return float64(m.Limit) }),
+		of("memory_left_bytes", "What is not used of that limit, what the kernel can reclaim included.", true, prometheus.GaugeValue,
+			func(m *api.Memory) float64 { return float64(m.Left) }),
+		of("memory_room_connections", "For how many more connections there is memory, before new ones are refused.", true, prometheus.GaugeValue,
+			func(m *api.Memory) float64 { return float64(m.Room) }),
 	}
 }
 

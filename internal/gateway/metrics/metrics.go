@@ -72,6 +72,7 @@ func Reduce(s *api.Status) *api.Status {
 		Missing: make([]string, len(s.Missing)),
 		Cert:    api.Certificate{NotBefore: s.Cert.NotBefore, NotAfter: s.Cert.NotAfter},
 		Worker:  api.Worker{StartedAt: s.Worker.StartedAt, Restarts: s.Worker.Restarts},
+		Memory:  s.Memory,
 		Capture: api.Capture{CaptureCounts: s.Capture.CaptureCounts},
 		Traffic: s.Traffic, Unencrypted: s.Unencrypted,
 		Log: s.Log,

@@ -30,6 +30,7 @@ func full() *api.Status {
 		Missing: []string{"a", "b"}, Identity: `spiffe://td/ns/a/sa/"b"`,
 		Cert:   api.Certificate{Serial: "1f", NotBefore: at(900), NotAfter: at(9000)},
 		Worker: api.Worker{PID: 7, StartedAt: at(2000), Restarts: 3},
+		Memory: &api.Memory{Used: 81, Limit: 82, Left: 83, Room: 84, Killed: 85},
 		Capture: api.Capture{CaptureCounts: api.CaptureCounts{
 			Captured: 11, ServicePassed: 12, ServiceRefused: 13, Uncapturable: 14, NoListener: 15,
 			UDP: 16, UDPRefused: 17, Steered: 18, PlaintextAllowed: 19, PlaintextRefused: 20,
@@ -109,6 +110,10 @@ func TestWriteOfStates(t *testing.T) {
 			[]string{"certificate_not_after_timestamp_seconds", "certificate_not_before_timestamp_seconds"}},
 		{"nobody looked for existing connections", func(s *api.Status) { s.Existing = nil },
 			[]string{"existing_connections", "existing_connections_reset_total"}},
+		{"the memory is unknown", func(s *api.Status) { s.Memory = nil },
+			[]string{"memory_killed_total", "memory_left_bytes", "memory_limit_bytes", "memory_room_connections", "memory_used_bytes"}},
+		{"the memory has no limit", func(s *api.Status) { s.Memory.Limit = 0 },
+			[]string{"memory_left_bytes", "memory_limit_bytes", "memory_room_connections"}},
 		{"no traffic", func(s *api.Status) { s.Traffic, s.Capture, s.Missing = api.Traffic{}, api.Capture{}, nil }, nil},
 	} {
 		s := full()

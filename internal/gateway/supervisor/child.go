@@ -37,8 +37,8 @@ type child struct {
 
 // startChild runs a command as user and group id, with files from descriptor 3 on. The child
 // has no capability and can get none, and has an empty environment. It ends with the
-// supervisor at the latest.
-func startChild(name string, command []string, id uint32, files []*os.File, stdout *os.File) (*child, error) {
+// supervisor at the latest, and does not share its protection.
+func startChild(name string, command []string, id uint32, files []*os.File, stdout *os.File, oom protection) (*child, error) {
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Env = []string{}
 	cmd.Dir = "/"
@@ -65,6 +65,9 @@ func startChild(name string, command []string, id uint32, files []*os.File, stdo
 		}
 		if err == nil {
 			c.process, c.started = cmd.Process, time.Now()
+			if err = oom.unprotect(c.process.Pid); err != nil {
+				err = errors.Join(err, c.process.Kill(), cmd.Wait())
+			}
 		}
 		started <- err
 		if err == nil {

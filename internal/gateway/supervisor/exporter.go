@@ -121,7 +121,7 @@ func (s *supervisor) runExporter(ctx context.Context, listener *os.File) error {
 		return err
 	}
 	defer questions.Close()
-	c, err := startChild("exporter", s.ExporterCommand, api.ExporterID, start.Files, nil)
+	c, err := startChild("exporter", s.ExporterCommand, api.ExporterID, start.Files, nil, s.oom)
 	start.Close()
 	if err != nil {
 		return err

@@ -133,5 +133,7 @@ func (s *supervisor) describeNow() (*api.Status, error) {
 	st.Traffic, st.Unencrypted = s.traffic.Traffic(), s.traffic.Unencrypted()
 	s.inherited.addTo(&st)
 	s.withExisting(&st)
+	st.Memory = s.memory.describe()
+	s.oom.describe(&st)
 	return &st, nil
 }

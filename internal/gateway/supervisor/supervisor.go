@@ -56,6 +56,7 @@ type supervisor struct {
 	existing existingConnections
 	refused  refusedStrangers
 	end      *ending
+	oom      protection
 	handover
 	inherited inherited
 
@@ -72,6 +73,7 @@ type supervisor struct {
 	programs  *bpf.Programs
 	pod, own  bpf.Cgroup
 	closing   sync.Once // of programs
+	memory    podMemory
 	listeners listeners
 	// metrics is the listener for metrics, nil without one.
 	metrics *os.File
@@ -99,6 +101,9 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer func() { s.settings.material.Close() }()
+	if s.oom = protect(); s.oom.missing != nil {
+		o.Log.Warn("the gateway may end where the pod's memory is used up", "error", s.oom.missing)
+	}
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -156,6 +161,8 @@ func (s *supervisor) live(ctx context.Context) error {
 		return err
 	}
 	defer s.closePrograms()
+	s.openMemory()
+	defer s.memory.gauge.Close()
 	ports, err := s.listeners.openMarked(ctx)
 	if err != nil {
 		return err

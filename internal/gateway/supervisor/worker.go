@@ -29,7 +29,7 @@ func (s *supervisor) keepWorker(ctx context.Context) error {
 	var backoff backoff
 	for restarts := 0; ; restarts++ {
 		started := time.Now()
-		err := s.runWorker(ctx, restarts)
+		err := s.memory.explain(s.runWorker(ctx, restarts))
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -145,12 +145,12 @@ func (s *supervisor) startWorker() (*worker, error) {
 	if s.settings.draining {
 		return nil, errDraining
 	}
-	channel, start, err := handoff.ForWorker(s.settings.material, s.counters, &s.listeners.Listeners)
+	channel, start, err := handoff.ForWorker(s.settings.material, s.counters, &s.listeners.Listeners, s.memory.gauge)
 	if err != nil {
 		return nil, err
 	}
 	defer start.Close()
-	c, err := startChild("worker", slices.Concat(s.WorkerCommand, start.Args), api.WorkerID, start.Files, os.Stdout)
+	c, err := startChild("worker", slices.Concat(s.WorkerCommand, start.Args), api.WorkerID, start.Files, os.Stdout, s.oom)
 	if err != nil {
 		channel.Close()
 		return nil, err

@@ -89,6 +89,9 @@ const (
 	// Inbound, before the peer is authenticated.
 	Evicted
 
+	// Both directions, before anything is done for the connection.
+	NoMemory
+
 	reasons
 )
 
@@ -141,6 +144,7 @@ var table = [reasons]row{
 	Audited:                    {Inbound, "audited", "identity would not be allowed"},
 	TooManyConnections:         {Inbound, "too_many_connections", "identity has too many connections"},
 	Evicted:                    {Inbound, "handshake_evicted", "too many handshakes at once"},
+	NoMemory:                   {both, "no_memory", "no memory for the connection"},
 }
 
 // Reasons returns the reasons for which connections of a direction are not encrypted.

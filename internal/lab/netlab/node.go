@@ -31,6 +31,8 @@ type Node struct {
 
 	lab *Lab
 	ns  netns.NsHandle
+	// mayKill means that the test is about processes that the kernel kills.
+	mayKill bool
 }
 
 // The addresses of node i are 10.9.0.<i+1>/24 and fd00:9::<i+1>/64.

@@ -3,14 +3,12 @@
 package netlab
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 )
 
@@ -92,6 +90,9 @@ func (l *Lab) outOfMemory() (err error) {
 		return nil
 	}
 	for i, n := range l.nodes {
+		if n.mayKill {
+			continue
+		}
 		killed, readErr := n.killed()
 		if readErr != nil {
 			return readErr
@@ -101,18 +102,4 @@ func (l *Lab) outOfMemory() (err error) {
 		}
 	}
 	return err
-}
-
-// killed returns the pod's oom_kill of memory.events.
-func (n *Node) killed() (int, error) {
-	text, err := os.ReadFile(filepath.Join(n.PodCgroup, "memory.events"))
-	if err != nil {
-		return 0, err
-	}
-	for line := range bytes.Lines(text) {
-		if count, ok := bytes.CutPrefix(line, []byte("oom_kill ")); ok {
-			return strconv.Atoi(string(bytes.TrimSpace(count)))
-		}
-	}
-	return 0, fmt.Errorf("%s/memory.events has no oom_kill", n.PodCgroup)
 }

@@ -47,6 +47,7 @@ func (c *Checker) checks() []check {
 		{id: "nodes-cgroup", category: Nodes, description: "the nodes use cgroup v2", run: checkCgroup},
 		{id: "nodes-pods", category: Nodes, description: "the pods can have gateways", run: checkEligible},
 		{id: "nodes-storage", category: Nodes, description: "the pods have room for the log of a gateway", run: checkStorage},
+		{id: "nodes-limits", category: Nodes, description: "the pods' limits leave enough for gateways", run: checkLimits},
 		{id: "image-pull", category: Image, description: "the gateway's image can be pulled and runs", slow: true, run: checkImage},
 		{id: "authority-found", category: Authority, description: "the authority is here, and the cluster trusts it", run: checkAuthority},
 		{id: "authority-expiry", category: Authority, description: "the authority is valid for long enough", run: checkAuthorityExpiry},

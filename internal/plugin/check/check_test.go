@@ -11,6 +11,7 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	apiversion "k8s.io/apimachinery/pkg/version"
@@ -116,6 +117,13 @@ func TestProblems(t *testing.T) {
 		{name: "any hostNetwork pod", objects: []runtime.Object{appPod("web", func(p *corev1.Pod) { p.Spec.HostNetwork = true })}, id: "nodes-pods", result: Warning},
 		{name: "sandbox by handler", objects: []runtime.Object{appPod("web", class("safe")), &nodev1.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: "safe"}, Handler: "runsc"}},
 			id: "nodes-pods", result: Warning, detail: "runsc"},
+		{name: "small limits", objects: []runtime.Object{appPod("web", limited("64Mi"))}, id: "nodes-limits", result: Warning, detail: "its memory limit is 64Mi", hint: "raise"},
+		{name: "large limits", objects: []runtime.Object{appPod("web", limited("1Gi")), appPod("db")}, id: "nodes-limits", result: OK, detail: "1 of 2 pods with limits"},
+		{name: "little memory left", objects: []runtime.Object{withGateway("web", limited("1Gi"))},
+			spoil: says("web", &api.Status{Memory: &api.Memory{Limit: 1 << 30, Left: 31 << 20, Room: 490}}), id: "nodes-limits", result: Warning, detail: "about 490 more"},
+		{name: "enough memory left of a small limit", objects: []runtime.Object{withGateway("web", limited("80Mi"))},
+			spoil: says("web", &api.Status{Memory: &api.Memory{Limit: 80 << 20, Left: 70 << 20, Room: 1300}}), id: "nodes-limits", result: OK,
+			detail: "in pod/web -n shop, 70.0MiB of 80.0MiB are left, enough for about 1300"},
 		{name: "image missing", spoil: image(corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "not found"}}),
 			id: "image-pull", result: Error, detail: "ErrImagePull: not found"},
 		{name: "image broken", spoil: image(corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1, Message: "exec format error"}}),
@@ -178,6 +186,13 @@ func TestProblems(t *testing.T) {
 				t.Errorf("nothing is said about what to do: %+v", item)
 			}
 		})
+	}
+}
+
+func limited(memory string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Spec.Containers = []corev1.Container{{Name: "app", Resources: corev1.ResourceRequirements{
+			Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(memory)}}}}
 	}
 }
 

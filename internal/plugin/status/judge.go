@@ -12,6 +12,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/limits"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
@@ -65,6 +66,7 @@ func (i *Item) judge(now time.Time) {
 		i.judgeCertificate(now, fmt.Sprintf("kubectl gateway rotate pod/%s -n %s", i.Pod, i.Namespace))
 		i.judgeClock()
 		i.judgeExisting(enable)
+		i.judgeMemory()
 		i.judgeAudit()
 		i.judgeFeatures()
 		i.judgeOutside()
@@ -188,6 +190,22 @@ func (i *Item) judgeExisting(enable string) {
 		enable+" --existing=reset")
 }
 
+// judgeMemory notes that the pod's memory is, or was, nearly used up.
+func (i *Item) judgeMemory() {
+	m := i.Status.Memory
+	const hint = "raise the pod's memory limit, or have more pods share its connections"
+	if text := limits.Tight(m); text != "" {
+		severity := Warning
+		if m.Room == 0 {
+			severity = Critical
+		}
+		i.problem(severity, text, hint)
+	}
+	if m != nil && m.Killed > 0 {
+		i.problem(Warning, fmt.Sprintf("the pod's memory was used up, and the kernel killed processes of the gateway (%d): their connections were reset", m.Killed), hint)
+	}
+}
+
 // judgeAudit notes that identity rules refuse nobody.
 func (i *Item) judgeAudit() {
 	if s := i.Status; s.Audit {
@@ -200,7 +218,11 @@ func (i *Item) judgeAudit() {
 // does not encrypt.
 func (i *Item) judgeFeatures() {
 	for _, missing := range i.Status.Missing {
-		i.problem(Warning, "the gateway works without "+oneLine(missing), "a newer kernel of the node may have what is missing")
+		hint := "a newer kernel of the node may have what is missing"
+		if strings.HasPrefix(missing, api.MissingProtection) {
+			hint = "the node withholds CAP_SYS_RESOURCE from privileged containers: the kernel may kill the whole gateway, which nobody starts again"
+		}
+		i.problem(Warning, "the gateway works without "+oneLine(missing), hint)
 	}
 	switch c := i.Status.Capture; {
 	case c.UDP == 0:

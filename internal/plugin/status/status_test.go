@@ -123,6 +123,10 @@ func example() (asker, []corev1.Pod) {
 	lacking := answer("lacking", api.Ready, 16*time.Hour)
 	lacking.Mode, lacking.Missing = api.Permissive, []string{"in-band wire: the kernel has no helper\x1b[2J\nFnSkAssign"}
 	lacking.Capture = api.Capture{CaptureCounts: api.CaptureCounts{UDP: 4, UDPRefused: 1}, BlockUDP: true}
+	tight, full, unlimited := answer("tight", api.Ready, 16*time.Hour), answer("full", api.Ready, 16*time.Hour), answer("unlimited", api.Ready, 16*time.Hour)
+	tight.Memory = &api.Memory{Used: 30 << 20, Limit: 128 << 20, Left: 31 << 20, Room: 490, Killed: 2}
+	full.Memory, full.Missing = &api.Memory{Used: 30 << 20, Limit: 64 << 20, Left: 3 << 20}, []string{api.MissingProtection + ": permission denied"}
+	unlimited.Memory = &api.Memory{Used: 21<<20 + 1<<19}
 	existing := answer("existing", api.Ready, 16*time.Hour)
 	existing.Existing = &api.ExistingConnections{Outbound: 3, Inbound: 2, Reset: 7}
 	clean := answer("clean", api.Ready, 16*time.Hour)
@@ -156,14 +160,17 @@ func example() (asker, []corev1.Pod) {
 		"odd":      says(&api.Status{State: "odd\x1b[2J", Pod: api.PodRef{UID: "uid-odd"}}, nil),
 		"escapes": says(&api.Status{State: api.Ready, Identity: "spiffe://\x1b]0;x\a\nready", Pod: api.PodRef{UID: "uid-escapes"},
 			Mode: "strict\r", Version: "\u202ev1"}, nil),
-		"existing": says(existing, nil),
-		"clean":    says(clean, nil),
-		"ahead":    says(ahead, nil),
-		"behind":   says(behind, nil),
-		"new":      says(&api.Status{State: api.Uncertified, Pod: api.PodRef{UID: "uid-new"}}, nil),
-		"draining": says(answer("draining", api.Draining, 16*time.Hour), nil),
-		"gained":   says(answer("gained", api.Ready, 16*time.Hour), nil),
-		"moved":    says(answer("moved", api.Ready, 16*time.Hour), nil),
+		"tight":     says(tight, nil),
+		"full":      says(full, nil),
+		"unlimited": says(unlimited, nil),
+		"existing":  says(existing, nil),
+		"clean":     says(clean, nil),
+		"ahead":     says(ahead, nil),
+		"behind":    says(behind, nil),
+		"new":       says(&api.Status{State: api.Uncertified, Pod: api.PodRef{UID: "uid-new"}}, nil),
+		"draining":  says(answer("draining", api.Draining, 16*time.Hour), nil),
+		"gained":    says(answer("gained", api.Ready, 16*time.Hour), nil),
+		"moved":     says(answer("moved", api.Ready, 16*time.Hour), nil),
 	}
 	return answers, []corev1.Pod{
 		pod("ready", "strict", "closed", running()),
@@ -187,6 +194,9 @@ func example() (asker, []corev1.Pod) {
 		pod("creating", "permissive", "open", waiting("ContainerCreating", "")),
 		pod("no-image", "permissive", "open", waiting("ImagePullBackOff", "Back-off pulling image")),
 		pod("bystander", "", "", nil),
+		pod("tight", "strict", "closed", running()),
+		pod("full", "permissive", "open", running()),
+		pod("unlimited", "strict", "closed", running()),
 		pod("existing", "strict", "closed", running()),
 		pod("clean", "strict", "closed", running()),
 		pod("ahead", "strict", "closed", running()),

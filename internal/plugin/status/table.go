@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/limits"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
@@ -39,10 +40,11 @@ func (l *List) Table(w io.Writer, style *terminal.Style, o TableOptions) error {
 		// captured although they lie in a range, and EXCLUDED the connections to those and
 		// to what is excluded. ENDPOINTS is how many addresses are captured besides ranges,
 		// OUTSIDE are connections into private address space that no range names, AUDITED
-		// those that the rules would have refused without --audit.
+		// those that the rules would have refused without --audit. MEMORY is what the gateway uses,
+		// MEMORY-LEFT what is left of the pod's limit.
 		table.Header = append(table.Header,
 			"WIRE", "ALLOW", "DENY", "PLAINTEXT-FROM", "PASS", "ENDPOINTS", "IN-BAND", "OPTION-LOST", "REFUSED", "NOT-ALLOWED", "AUDITED", "PLAINTEXT-REFUSED", "UDP",
-			"EXCLUDED", "OUTSIDE", "EXISTING", "SERVICE-PASSED", "SERVICE-REFUSED", "SENT", "RECEIVED", "RESTARTS", "LOG", "ON-FAILURE", "GATEWAY", "VERSION")
+			"EXCLUDED", "OUTSIDE", "EXISTING", "SERVICE-PASSED", "SERVICE-REFUSED", "SENT", "RECEIVED", "RESTARTS", "MEMORY", "MEMORY-LEFT", "LOG", "ON-FAILURE", "GATEWAY", "VERSION")
 	}
 	for i := range l.Items {
 		table.Rows = append(table.Rows, l.Items[i].row(o))
@@ -85,6 +87,16 @@ func (i *Item) row(o TableOptions) []terminal.Cell {
 	if s.Audit {
 		audited = marked(int(in.Audited))
 	}
+	var used, left terminal.Cell // unless they are known, and there is a limit
+	if m := s.Memory; m != nil {
+		used.Text = terminal.Bytes(uint64(max(m.Used, 0)))
+		if m.Limit > 0 {
+			left.Text = terminal.Bytes(uint64(max(m.Left, 0)))
+		}
+		if limits.Tight(m) != "" {
+			left.Tone = terminal.Caution
+		}
+	}
 	name := ""
 	if i.Container != nil {
 		name = i.Container.Name
@@ -93,7 +105,7 @@ func (i *Item) row(o TableOptions) []terminal.Cell {
 		known(some(s.Capture.PlaintextFrom)), known(some(s.Capture.Pass)), known(strconv.Itoa(len(s.Capture.Endpoints))),
 		count(in.Inband+out.Inband), count(out.OptionLost), count(in.Refused+out.Refused), count(in.NotAllowed+out.NotAllowed), audited,
 		count(s.Capture.PlaintextRefused), count(s.Capture.UDP), count(s.Capture.Excluded), count(s.Capture.OutsideConnections), existing, count(s.Capture.ServicePassed), count(s.Capture.ServiceRefused),
-		known(terminal.Bytes(in.Sent+out.Sent)), known(terminal.Bytes(in.Received+out.Received)), marked(s.Worker.Restarts), known(string(s.Log.Level)),
+		known(terminal.Bytes(in.Sent+out.Sent)), known(terminal.Bytes(in.Received+out.Received)), marked(s.Worker.Restarts), used, left, known(string(s.Log.Level)),
 		terminal.Cell{Text: string(i.OnFailure)}, terminal.Cell{Text: name}, known(s.Version))
 }
 

@@ -1,0 +1,81 @@
+package limits
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+// list returns limits of memory, CPU and ephemeral storage, without those that are empty.
+func list(memory, cpu, storage string) corev1.ResourceList {
+	l := corev1.ResourceList{}
+	for name, text := range map[corev1.ResourceName]string{corev1.ResourceMemory: memory, corev1.ResourceCPU: cpu, corev1.ResourceEphemeralStorage: storage} {
+		if text != "" {
+			l[name] = resource.MustParse(text)
+		}
+	}
+	return l
+}
+
+func container(memory, cpu, storage string) corev1.Container {
+	return corev1.Container{Resources: corev1.ResourceRequirements{Limits: list(memory, cpu, storage)}}
+}
+
+func sidecar(memory string) corev1.Container {
+	c := container(memory, "", "")
+	c.RestartPolicy = new(corev1.ContainerRestartPolicyAlways)
+	return c
+}
+
+func TestOf(t *testing.T) {
+	for name, c := range map[string]struct {
+		spec corev1.PodSpec
+		want string
+	}{
+		"no limits":          {corev1.PodSpec{Containers: []corev1.Container{container("", "", "")}}, "none"},
+		"of all containers":  {corev1.PodSpec{Containers: []corev1.Container{container("100Mi", "500m", "1Gi"), container("28Mi", "250m", "1Gi")}}, "memory 128Mi, CPU 750m, ephemeral storage 2Gi"},
+		"of some containers": {corev1.PodSpec{Containers: []corev1.Container{container("100Mi", "", "1Gi"), container("", "250m", "")}}, "ephemeral storage 1Gi"},
+		"zero is none":       {corev1.PodSpec{Containers: []corev1.Container{container("100Mi", "0", ""), container("28Mi", "1", "")}}, "memory 128Mi"},
+		"an init container is larger": {corev1.PodSpec{InitContainers: []corev1.Container{container("1Gi", "", "")},
+			Containers: []corev1.Container{container("128Mi", "", "")}}, "memory 1Gi"},
+		"an init container beside a sidecar": {corev1.PodSpec{InitContainers: []corev1.Container{sidecar("64Mi"), container("256Mi", "", "")},
+			Containers: []corev1.Container{container("128Mi", "", "")}}, "memory 320Mi"},
+		"a sidecar counts": {corev1.PodSpec{InitContainers: []corev1.Container{container("64Mi", "", ""), sidecar("64Mi")},
+			Containers: []corev1.Container{container("128Mi", "", "")}}, "memory 192Mi"},
+		"an init container without": {corev1.PodSpec{InitContainers: []corev1.Container{container("", "", "")},
+			Containers: []corev1.Container{container("128Mi", "", "")}}, "none"},
+		"of the pod": {corev1.PodSpec{Resources: &corev1.ResourceRequirements{Limits: list("96Mi", "", "")},
+			Containers: []corev1.Container{container("", "100m", "")}}, "memory 96Mi, CPU 100m"},
+		"with overhead": {corev1.PodSpec{Overhead: list("16Mi", "", ""), Containers: []corev1.Container{container("112Mi", "", "")}}, "memory 128Mi"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(c.want, Of(&corev1.Pod{Spec: c.spec}).String()); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestWords(t *testing.T) {
+	small := func(memory, cpu, storage string) string {
+		return Of(&corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{container(memory, cpu, storage)}}}).Small()
+	}
+	for got, want := range map[string]string{
+		small("64Mi", "50m", "20Mi"): "its memory limit is 64Mi, of which a gateway takes 24.0MiB and 48.0KiB for each new connection; " +
+			"its CPU limit is 50m, enough for about 25 new connections a second and nothing else; " +
+			"its ephemeral storage is limited to 20Mi, and the log of a gateway counts: about 52428 connections fill it",
+		small("88Mi", "100m", "50Mi") + small("", "", ""):                         "",
+		Tight(nil) + Tight(&api.Memory{Used: 1}):                                  "",
+		Tight(&api.Memory{Limit: 512 << 20, Left: api.HeadRoom, Room: 1}):         "",
+		Tight(&api.Memory{Limit: 128 << 20, Left: 31 << 20, Room: 490}):           "of the pod's memory limit of 128.0MiB 31.0MiB are left, enough for about 490 more connections: others are refused",
+		Tight(&api.Memory{Limit: 64 << 20, Left: 3<<20 + 1<<19, Killed: 1}) + ".": "of the pod's memory limit of 64.0MiB only 3.5MiB are left: new connections are refused.",
+	} {
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	}
+}
