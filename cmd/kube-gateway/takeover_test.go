@@ -418,7 +418,7 @@ func TestTakeOverRefused(t *testing.T) {
 	}
 	next = l.gateway(l.successor(l.spec(l.a), "gateway-2"))
 	earlier := ask[api.Handover](t, g, "hand-over")
-	h = ask[api.Handover](t, g, "hand-over")
+	ask[api.Handover](t, g, "hand-over")
 	if _, err := tryTakeOver(t, next, earlier); err == nil || !strings.Contains(err.Error(), "reaching the other gateway") {
 		t.Errorf("by an earlier offer: %v", err)
 	}

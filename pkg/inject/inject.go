@@ -193,7 +193,10 @@ func (in *Injector) joinGateway(ctx context.Context, pod *corev1.Pod, current in
 	}
 	if result.Err == nil && result.Status.State == api.Standby {
 		// The gateway that it waited to take over from has ended.
-		result.Err = in.endStandby(ctx, pod, current.Name)
+		result.Action = Enabled
+		if result.Status, result.Err = in.alone(ctx, pod, current.Name); result.Err == nil {
+			result.Err = in.checkStatus(pod, current.Name, result.Status)
+		}
 	}
 	if result.Err != nil {
 		return result

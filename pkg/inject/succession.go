@@ -21,6 +21,10 @@ const (
 	takeOverTries = 3
 	// lookTimeout bounds the look at what a take-over has done that broke off.
 	lookTimeout = 10 * time.Second
+	// aloneTimeout is how long a gateway may take to see that the one before it has ended, which it
+	// looks for every second, and aloneInterval the time between two questions whether it has.
+	aloneTimeout  = 5 * time.Second
+	aloneInterval = 500 * time.Millisecond
 )
 
 // Succession says what a gateway has of the one whose place it takes.
@@ -219,7 +223,8 @@ func (s *succession) succeed(ctx context.Context, result *Result) {
 		result.Err = err
 		return
 	}
-	seen, secret := s.pod, ""
+	var seen *corev1.Pod
+	secret := ""
 	if next == "" {
 		// A gateway that cannot hand over costs no container. The offer ends by itself.
 		if _, result.Err = old.HandOver(ctx, s.Options.Succession.DrainTimeout); result.Err != nil {
@@ -310,6 +315,25 @@ func (in *Injector) endStandby(ctx context.Context, pod *corev1.Pod, name string
 	return installed.ErrOvertaken
 }
 
+// alone waits for the gateway called name, which was to take the place of one that has ended: it
+// serves by itself then. One that does not is ended, and the error is ErrOvertaken.
+func (in *Injector) alone(ctx context.Context, pod *corev1.Pod, name string) (*api.Status, error) {
+	deadline := time.After(aloneTimeout)
+	for {
+		status, err := in.Gateways.Gateway(pod, name).Await(ctx)
+		if err != nil || status.State != api.Standby {
+			return status, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-deadline:
+			return nil, in.endStandby(ctx, pod, name)
+		case <-time.After(aloneInterval):
+		}
+	}
+}
+
 // errUnknown says that it is not known which of two gateways serves.
 var errUnknown = errors.New("which gateway serves is not known")
 
@@ -340,7 +364,7 @@ func (s *succession) takeOver(ctx context.Context, name string) (*api.Status, er
 		case lost == nil && (status.State == api.Ready || status.State == api.Degraded):
 			return status, nil
 		case lost == nil && status.State == api.Standby && ctx.Err() == nil:
-		case lost == nil || errors.Is(lost, remote.ErrNotRunning) || errors.Is(lost, remote.ErrPodGone):
+		case lost == nil && status.State == api.Standby, errors.Is(lost, remote.ErrNotRunning), errors.Is(lost, remote.ErrPodGone):
 			return nil, fmt.Errorf("%s did not take over from %s: %w", name, s.old.Name, err)
 		default:
 			return nil, api.WithHint(fmt.Errorf("%w: %s was told to take over from %s: %w", errUnknown, name, s.old.Name, err),
@@ -350,11 +374,12 @@ func (s *succession) takeOver(ctx context.Context, name string) (*api.Status, er
 	return nil, fmt.Errorf("%s did not take over from %s: %w", name, s.old.Name, err)
 }
 
-// lookAgain asks a gateway for its status, also when ctx has ended.
+// lookAgain asks a gateway for its status, also when ctx has ended, and waits for one that is
+// taking over.
 func (s *succession) lookAgain(ctx context.Context, gateway *remote.Conn) (*api.Status, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
 	defer cancel()
-	return gateway.Status(ctx)
+	return gateway.Await(ctx)
 }
 
 // successionRemarks returns what the user should know about a gateway that took over.

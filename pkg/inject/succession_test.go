@@ -141,6 +141,8 @@ func TestSuccessorHasEverySetting(t *testing.T) {
 	base := in.configFor(s.pod)
 	// Who the gateway is, and whose place it takes.
 	want.Version, want.Pod, want.PodIPs, want.TrustDomain, want.Replaces = base.Version, base.Pod, base.PodIPs, base.TrustDomain, "kube-gateway"
+	// What the pod has room for.
+	want.LogTotal = base.LogTotal
 	got := s.configAfter()
 	if diff := cmp.Diff(&want, got, comparable); diff != "" {
 		t.Errorf("settings (-old +new):\n%s", diff)
@@ -479,8 +481,14 @@ func TestNoThirdGateway(t *testing.T) {
 	}
 }
 
-// TestStandbyWhosePredecessorEnded serves nothing: enable adds another one.
+// TestStandbyWhosePredecessorEnded sees that and serves by itself, or enable adds another one.
 func TestStandbyWhosePredecessorEnded(t *testing.T) {
+	for name, sees := range map[string]bool{"it sees that": true, "it does not": false} {
+		t.Run(name, func(t *testing.T) { standbyAlone(t, sees) })
+	}
+}
+
+func standbyAlone(t *testing.T, sees bool) {
 	c, in, line := enabledPod(t, DeliveryCSR)
 	ctx, cancel := context.WithCancel(t.Context())
 	line.After = func(call *fakegateway.Call) error {
@@ -493,11 +501,20 @@ func TestStandbyWhosePredecessorEnded(t *testing.T) {
 	line.After = nil
 	c.SetState("p", "kube-gateway", fakecluster.Terminated(137, ""))
 	in.Options.Mode, in.Options.OnFailure, in.Options.Delivery = api.Permissive, api.FailOpen, DeliveryCSR
+	if !sees {
+		result := in.Enable(t.Context(), c.Pod("p"))
+		if result.Err != nil || result.Action != Enabled || result.Container != "kube-gateway-3" || result.Status.State != api.Ready {
+			t.Errorf("%+v", result)
+		}
+		expectStates(t, c, installed.Terminated, installed.Terminated, installed.Running)
+		return
+	}
+	time.AfterFunc(aloneInterval, func() { line.Status("p", "kube-gateway-2", func(s *api.Status) { s.State = api.Ready }) })
 	result := in.Enable(t.Context(), c.Pod("p"))
-	if result.Err != nil || result.Action != Enabled || result.Container != "kube-gateway-3" || result.Status.State != api.Ready {
+	if result.Err != nil || result.Action != Enabled || result.Container != "kube-gateway-2" || result.Status.State != api.Ready {
 		t.Errorf("%+v", result)
 	}
-	expectStates(t, c, installed.Terminated, installed.Terminated, installed.Running)
+	expectStates(t, c, installed.Terminated, installed.Running)
 }
 
 func TestReplaceRefuses(t *testing.T) {

@@ -55,7 +55,7 @@ func (i *Item) judge(now time.Time) {
 	case Uncertified:
 		i.problem(Warning, "the gateway has no certificate yet, and encrypts nothing", enable)
 	case Standby:
-		i.problem(Critical, "the gateway waits to take the place of one that has ended, and serves nothing", enable)
+		i.problem(Critical, "the gateway was to take the place of one that has ended, and does not serve yet", enable)
 	case Draining:
 		i.problem(Note, "the gateway is being disabled: the pod's new connections are plaintext", "")
 	case Disabled:
