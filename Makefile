@@ -189,13 +189,13 @@ fmt-check:
 
 .PHONY: vet
 vet:
-	go vet -tags e2e ./...
+	go vet -tags e2e,guest ./...
 	@for m in $(SUBMODULES); do go -C $$m vet ./... || exit 1; done
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 .PHONY: lint
 lint:
-	go run $(STATICCHECK) -tags e2e ./...
+	go run $(STATICCHECK) -tags e2e,guest ./...
 	@for m in $(SUBMODULES); do (cd $$m && go run $(STATICCHECK) ./...) || exit 1; done
 
 .PHONY: docs

@@ -129,14 +129,15 @@ func run(ctx context.Context, args []string, stdout io.Writer) (ok bool, err err
 	return r.report(stdout, o.kernels), nil
 }
 
-// build compiles the tests into a directory and returns those that guests run.
+// build compiles the tests into a directory and returns those that guests run. The tag guest
+// has tests that need what only guests are sure to have.
 func (o options) build(ctx context.Context, into string) (steps []step, err error) {
 	if err := compile(ctx, filepath.Join(into, "app"), "build", "./test/e2e/app"); err != nil {
 		return nil, err
 	}
 	for _, g := range o.groups {
 		program := filepath.Join(into, g.program())
-		if err := compile(ctx, program, "test", "-c", "./"+g.Dir); err != nil {
+		if err := compile(ctx, program, "test", "-c", "-tags", "guest", "./"+g.Dir); err != nil {
 			return nil, err
 		}
 		text, err := command(ctx, "", program, "-test.list", "^(Test|Fuzz|Example)")
