@@ -207,7 +207,7 @@ var lineOfError = regexp.MustCompile(`(?m)^(pod/\S+( -n \S+)?: )?error: `)
 func helpExamples(t *testing.T) []string {
 	t.Helper()
 	var lines []string
-	commands := regexp.MustCompile(`(?m)^  ([a-z-]+) {2,}`)
+	commands := regexp.MustCompile(`(?m)^  ([a-z-]+) +\S`)
 	_, list, _ := strings.Cut(gateway(t, "--help").stdout, "Available Commands:")
 	list, _, _ = strings.Cut(list, "\nFlags:")
 	for _, command := range commands.FindAllStringSubmatch(list, -1) {

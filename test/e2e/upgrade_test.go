@@ -223,7 +223,12 @@ func TestUpgradeDrains(t *testing.T) {
 		t.Errorf("failed before the drain timeout:\n%s", s.failures())
 	}
 	awaitOneGateway(t, a, 2)
-	objects.checkGone(t, a)
+	eventually(t, "nothing of the old gateway is in the kernel", func() error {
+		if left := objects.left(); len(left) != 0 {
+			return fmt.Errorf("it still has %v", left)
+		}
+		return nil
+	})
 	l.more(5)
 	s := l.stop()
 	s.checkIntact(t)

@@ -27,7 +27,7 @@ type podMemory struct {
 func (s *supervisor) openMemory() {
 	gauge, err := memory.Find(s.own.Path, s.pod.Path)
 	if err != nil {
-		s.Log.Warn("the memory of the pod is unknown: the gateway does not follow its limit", "error", err)
+		s.Log.Info("the memory of the pod is unknown: the gateway does not follow its limit", "error", err)
 	}
 	s.memory = podMemory{gauge: gauge, own: s.own.Path}
 }

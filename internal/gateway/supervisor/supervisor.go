@@ -102,7 +102,8 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer func() { s.settings.material.Close() }()
 	if s.oom = protect(); s.oom.missing != nil {
-		o.Log.Warn("the gateway may end where the pod's memory is used up", "error", s.oom.missing)
+		// A status says so where the pod has a limit.
+		o.Log.Info("the gateway may end where the pod's memory is used up", "error", s.oom.missing)
 	}
 
 	ctx, cancel := context.WithCancel(ctx)
