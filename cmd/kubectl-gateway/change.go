@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
@@ -134,4 +136,18 @@ func newChangeItem(result change.Result) changeItem {
 		item.Log, item.LogLimit = result.Status.Log.Level, result.Status.Log.Limit
 	}
 	return item
+}
+
+// completeBefore completes targets and then the last word of the command line, one of words.
+func (o *changeOptions) completeBefore(a *app, words []cobra.Completion, isWord func(string) bool) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if slices.ContainsFunc(args, isWord) {
+			return nil, targetsDirective
+		}
+		offers, directive := a.completeTargets(enabled)(cmd, args, toComplete)
+		if len(args) > 0 || !o.targets.Empty(args) || o.targets.AllNamespaces {
+			offers = append(matching(words, toComplete), offers...)
+		}
+		return offers, directive
+	}
 }

@@ -41,16 +41,7 @@ on as before.`,
 
   # Nothing but errors, in all pods of the cluster
   kubectl gateway log --all -A --yes none`,
-		ValidArgsFunction: func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
-			if slices.ContainsFunc(args, isLog) {
-				return nil, targetsDirective
-			}
-			offers, directive := a.completeTargets(enabled)(cmd, args, toComplete)
-			if len(args) > 0 || !o.targets.Empty(args) || o.targets.AllNamespaces {
-				offers = append(matching(flags.Completions(logs()), toComplete), offers...)
-			}
-			return offers, directive
-		},
+		ValidArgsFunction: o.completeBefore(a, flags.Completions(logs()), isLog),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			const hint = "end the command with connections, refused or none"
 			if len(args) == 0 {

@@ -49,16 +49,7 @@ on as before.`,
 
   # All gateways of the cluster, without a confirmation
   kubectl gateway mode --all -A --yes strict`,
-		ValidArgsFunction: func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
-			if slices.ContainsFunc(args, func(arg string) bool { return isMode(api.Mode(arg)) }) {
-				return nil, targetsDirective
-			}
-			offers, directive := a.completeTargets(enabled)(cmd, args, toComplete)
-			if len(args) > 0 || !o.targets.Empty(args) || o.targets.AllNamespaces {
-				offers = append(matching(flags.Completions(modes()), toComplete), offers...)
-			}
-			return offers, directive
-		},
+		ValidArgsFunction: o.completeBefore(a, flags.Completions(modes()), isMode),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			mode, pods, err := modeAndPods(args)
 			if err != nil {
@@ -86,12 +77,12 @@ func modeAndPods(args []string) (api.Mode, []string, error) {
 	}
 	last := len(args) - 1
 	mode := api.Mode(args[last])
-	if !isMode(mode) {
+	if !isMode(args[last]) {
 		return "", nil, api.WithHint(fmt.Errorf("%q is not a mode", args[last]), hint)
 	}
 	return mode, args[:last], nil
 }
 
-func isMode(mode api.Mode) bool {
-	return slices.ContainsFunc(modes(), func(w flags.Word[api.Mode]) bool { return w.Value == mode })
+func isMode(text string) bool {
+	return slices.ContainsFunc(modes(), func(w flags.Word[api.Mode]) bool { return string(w.Value) == text })
 }

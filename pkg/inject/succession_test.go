@@ -390,16 +390,8 @@ func TestTakeOverThatBrokeOff(t *testing.T) {
 // TestReplaceInterrupted leaves a gateway that stands by, with which the next one goes on.
 func TestReplaceInterrupted(t *testing.T) {
 	c, in, line := enabledPod(t, DeliveryCSR)
-	ctx, cancel := context.WithCancel(t.Context())
-	line.After = func(call *fakegateway.Call) error {
-		if call.Op() == "renew" {
-			cancel()
-		}
-		return nil
-	}
-	result := in.Replace(ctx, c.Pod("p"))
+	result := leaveInStandby(t, c, in, line)
 	expect.Error(t, result.Err, "interrupted; container kube-gateway-2 was added and stays")
-	line.After = nil
 	expectStates(t, c, installed.Running, installed.Running)
 	// Who is to change something meanwhile finds the gateway that serves.
 	if serving, _ := in.Gateways.Serving(t.Context(), c.Pod("p")); serving.Name != "kube-gateway" {
@@ -414,6 +406,20 @@ func TestReplaceInterrupted(t *testing.T) {
 	expectStates(t, c, installed.Terminated, installed.Running)
 }
 
+// leaveInStandby interrupts a Replace whose new gateway has just got its certificate.
+func leaveInStandby(t *testing.T, c *fakecluster.Cluster, in *Injector, line *fakegateway.Line) Result {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	line.After = func(call *fakegateway.Call) error {
+		if call.Op() == "renew" {
+			cancel()
+		}
+		return nil
+	}
+	defer func() { line.After = nil }()
+	return in.Replace(ctx, c.Pod("p"))
+}
+
 // TestStandbyWithOtherSettings is ended: what was changed meanwhile holds.
 func TestStandbyWithOtherSettings(t *testing.T) {
 	for name, change := range map[string]func(*Injector, *fakegateway.Line){
@@ -424,15 +430,7 @@ func TestStandbyWithOtherSettings(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, in, line := enabledPod(t, DeliveryCSR)
-			ctx, cancel := context.WithCancel(t.Context())
-			line.After = func(call *fakegateway.Call) error {
-				if call.Op() == "renew" {
-					cancel()
-				}
-				return nil
-			}
-			in.Replace(ctx, c.Pod("p"))
-			line.After = nil
+			leaveInStandby(t, c, in, line)
 			change(in, line)
 			result := in.Replace(t.Context(), c.Pod("p"))
 			if result.Err != nil || result.Container != "kube-gateway-3" {
@@ -490,15 +488,7 @@ func TestStandbyWhosePredecessorEnded(t *testing.T) {
 
 func standbyAlone(t *testing.T, sees bool) {
 	c, in, line := enabledPod(t, DeliveryCSR)
-	ctx, cancel := context.WithCancel(t.Context())
-	line.After = func(call *fakegateway.Call) error {
-		if call.Op() == "renew" {
-			cancel()
-		}
-		return nil
-	}
-	in.Replace(ctx, c.Pod("p"))
-	line.After = nil
+	leaveInStandby(t, c, in, line)
 	c.SetState("p", "kube-gateway", fakecluster.Terminated(137, ""))
 	in.Options.Mode, in.Options.OnFailure, in.Options.Delivery = api.Permissive, api.FailOpen, DeliveryCSR
 	if !sees {

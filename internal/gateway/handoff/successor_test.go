@@ -17,14 +17,13 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // meeting connects two gateways.
 func meeting(t *testing.T) (from, to *Neighbour) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("only root takes over")
-	}
+	must.BeRoot(t, "to take over")
 	offer, err := NewOffer()
 	if err != nil {
 		t.Fatal(err)
@@ -113,9 +112,7 @@ func TestNeighbours(t *testing.T) {
 
 // TestOffer: who does not know the token gets nothing, and cannot keep the right one away.
 func TestOffer(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root takes over")
-	}
+	must.BeRoot(t, "to take over")
 	offer, err := NewOffer()
 	if err != nil {
 		t.Fatal(err)

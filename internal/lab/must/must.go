@@ -1,7 +1,10 @@
 // Package must ends a test where what it needs fails.
 package must
 
-import "testing"
+import (
+	"os"
+	"testing"
+)
 
 // Do ends the test if err is not nil.
 func Do(t testing.TB, err error) {
@@ -18,4 +21,16 @@ func Get[T any](value T, err error) func(testing.TB) T {
 		Do(t, err)
 		return value
 	}
+}
+
+// BeRoot skips a test that needs root, and says for what. Under CI=true it ends it instead.
+func BeRoot(t testing.TB, what string) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("root is needed %s", what)
+	}
+	t.Skipf("root is needed %s", what)
 }
