@@ -2,7 +2,6 @@ package remote
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -128,11 +127,11 @@ func (g *Conn) SetLog(ctx context.Context, log api.Log, limit int64) (*api.Statu
 
 // SetCoverage changes the coverage, as SetMode does the mode.
 func (g *Conn) SetCoverage(ctx context.Context, cover *api.Cover) (*api.Status, error) {
-	line, err := json.Marshal(cover)
+	line, err := jsonLine(cover)
 	if err != nil {
 		return nil, fmt.Errorf("writing the coverage: %w", err)
 	}
-	status, err := g.tell(ctx, append(line, '\n'), "cover")
+	status, err := g.tell(ctx, line, "cover")
 	if err == nil && status.Capture.Fingerprint != cover.Coverage.Fingerprint() {
 		return nil, errors.New("the gateway says that it has another coverage")
 	}
