@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 var equalAddresses = cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{})
@@ -31,33 +33,21 @@ func TestConfigKeepsWhatItIsGiven(t *testing.T) {
 	c.Probes, c.Outside, c.Named.Exclude = Ports{{First: 80, Last: 80}}, OutsideRefuse, []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}
 	c.Rules = Rules{Allow: []string{"ns/prod/sa/*"}, Deny: []string{"ns/prod/sa/web:22"}, Audit: true, MaxPerPeer: 10}
 	c.MetricsAddr = ":18445"
-	text, err := json.Marshal(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := ParseConfig(text)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(json.Marshal(c))(t)
+	got := must.Get(ParseConfig(text))(t)
 	if diff := cmp.Diff(&c, got, equalAddresses); diff != "" {
 		t.Errorf("what is read back differs (-want +got):\n%s", diff)
 	}
 }
 
 func TestConfigDefaults(t *testing.T) {
-	text, err := json.Marshal(goodConfig())
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(json.Marshal(goodConfig()))(t)
 	for _, field := range []string{"wire", "nodePorts", "allow", "deny", "audit", "maxConnectionsPerPeer", "blockUDP", "existing", "watched", "metricsAddr", "named", "endpoints", "pass", "probes", "outside"} {
 		if strings.Contains(string(text), field) {
 			t.Errorf("%s is written without need: %s", field, text)
 		}
 	}
-	got, err := ParseConfig(text)
-	if err != nil {
-		t.Fatal(err)
-	}
+	got := must.Get(ParseConfig(text))(t)
 	want := goodConfig()
 	want.Wire = WireAuto
 	if diff := cmp.Diff(&want, got, equalAddresses); diff != "" {
@@ -82,9 +72,7 @@ func TestBadConfig(t *testing.T) {
 		"rule":            func(c *Config) { c.Allow = []string{"prod"} },
 	} {
 		c := goodConfig()
-		if err := c.Validate(); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, c.Validate())
 		change(&c)
 		if err := c.Validate(); err == nil {
 			t.Errorf("%s: no error", name)

@@ -87,9 +87,7 @@ func TestImportChain(t *testing.T) {
 		if err != nil || len(certs) != 3 || !certs[1].Equal(issuer.Cert) || !certs[2].Equal(middle.Cert) {
 			t.Errorf("the leaf's chain has %d certificates: %v", len(certs), err)
 		}
-		if err := verify(t, a.Bundle(), leaf.CertPEM); err != nil {
-			t.Error(err)
-		}
+		must.Do(t, verify(t, a.Bundle(), leaf.CertPEM))
 		if out, err := verifyOpenSSL(t, a.Bundle(), leaf.CertPEM, "sslserver"); err != nil {
 			t.Errorf("openssl: %v: %s", err, out)
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -243,10 +244,7 @@ func TestAddressesThatChangeOnTheWay(t *testing.T) {
 // TestACleanerIsNoGatewayToAsk when enable comes while it works.
 func TestACleanerIsNoGatewayToAsk(t *testing.T) {
 	c, in, pod := started(t, fakecluster.Terminated(137, ""))
-	container, err := installed.Cleaner(pod, "kube-gateway", "", "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	container := must.Get(installed.Cleaner(pod, "kube-gateway", "", ""))(t)
 	pod = c.Pod("p")
 	pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, *container)
 	c.Update(pod)

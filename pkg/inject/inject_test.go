@@ -26,6 +26,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
@@ -95,9 +96,7 @@ func TestEnable(t *testing.T) {
 
 func TestEnableSaysWhichSettingsItLeaves(t *testing.T) {
 	c, in := newCluster(t)
-	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil {
-		t.Fatal(result.Err)
-	}
+	must.Do(t, in.Enable(t.Context(), c.Pod("p")).Err)
 	in.Options.Mode, in.Options.OnFailure = api.Strict, api.FailClosed
 	in.Options.Wire, in.Options.BlockUDP, in.Options.Rules.Allow = api.WirePort, true, []string{"ns/a/sa/b", "ns/c/sa/*"}
 	in.Options.Named.PlaintextFrom = []api.Source{{From: netip.MustParsePrefix("192.0.2.0/24")}}
@@ -127,9 +126,7 @@ func TestEnableSaysWhichSettingsItLeaves(t *testing.T) {
 
 func TestEnableSaysThatACertificateDoesNotServe(t *testing.T) {
 	c, in := newCluster(t)
-	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil {
-		t.Fatal(result.Err)
-	}
+	must.Do(t, in.Enable(t.Context(), c.Pod("p")).Err)
 	for want, change := range map[string]func(*api.Status){
 		"its certificate ended on":     func(s *api.Status) { s.Cert.NotAfter = time.Now().Add(-time.Second) },
 		"does not trust the authority": func(s *api.Status) { s.Cert.Authorities = []string{"00ff"} },
@@ -145,9 +142,7 @@ func TestEnableSaysThatACertificateDoesNotServe(t *testing.T) {
 func TestKeepSecret(t *testing.T) {
 	c, in := newCluster(t)
 	in.Options.KeepSecret = true
-	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil {
-		t.Fatal(result.Err)
-	}
+	must.Do(t, in.Enable(t.Context(), c.Pod("p")).Err)
 	if n := len(c.Secrets()); n != 1 {
 		t.Fatalf("%d Secrets", n)
 	}
@@ -310,9 +305,7 @@ func TestEnableRemovesWhatAKilledPluginLeft(t *testing.T) {
 	killed := in.newSecret(c.Pod("p"), "kube-gateway-p-killed", "kube-gateway", []byte("cert"), []byte("key"))
 	other := in.newSecret(fakecluster.NewPod("q"), "kube-gateway-q-other", "kube-gateway", []byte("cert"), []byte("key"))
 	for _, secret := range []*corev1.Secret{killed, other} {
-		if err := c.Tracker().Add(secret); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, c.Tracker().Add(secret))
 	}
 	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || len(result.Warnings) != 0 {
 		t.Fatalf("%+v", result)
@@ -375,15 +368,10 @@ func TestSecretIsDeletedAfterAnInterrupt(t *testing.T) {
 		fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Success"}`)
 	}))
 	defer server.Close()
-	client, err := kubernetes.NewForConfig(&rest.Config{Host: server.URL})
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := must.Get(kubernetes.NewForConfig(&rest.Config{Host: server.URL}))(t)
 	ctx, interrupt := context.WithCancel(t.Context())
 	interrupt()
-	if err := installed.DeleteSecret(ctx, client, "shop", "s"); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, installed.DeleteSecret(ctx, client, "shop", "s"))
 	if got := expect.Within(t, requests); got != "DELETE /api/v1/namespaces/shop/secrets/s" {
 		t.Error(got)
 	}

@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -33,9 +31,7 @@ func enabledPod(t *testing.T, delivery Delivery) (*fakecluster.Cluster, *Injecto
 	line := &fakegateway.Line{Pod: c.Pod, SetState: c.SetState, Roots: in.Authority.Roots()}
 	in.Gateways = fakegateway.Gateways(line.Answer).Client(c)
 	in.Options.Delivery = delivery
-	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil {
-		t.Fatal(result.Err)
-	}
+	must.Do(t, in.Enable(t.Context(), c.Pod("p")).Err)
 	line.Asked()
 	in.Options.Image, in.Options.Delivery = "gateway:v2", ""
 	// They are those of the gateway that runs.
@@ -53,12 +49,8 @@ func states(c *fakecluster.Cluster) (list []installed.Phase) {
 
 func expectStates(t *testing.T, c *fakecluster.Cluster, want ...installed.Phase) {
 	t.Helper()
-	if diff := cmp.Diff(want, states(c)); diff != "" {
-		t.Errorf("the gateways of the pod (-want +got):\n%s", diff)
-	}
+	expect.Equal(t, "the gateways of the pod", want, states(c))
 }
-
-var comparable = cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{})
 
 func TestReplace(t *testing.T) {
 	for _, delivery := range []Delivery{DeliverySecret, DeliveryCSR} {
@@ -72,9 +64,7 @@ func TestReplace(t *testing.T) {
 			}
 			after := must.Get(installed.ConfigOf(c.Pod("p"), "kube-gateway-2"))(t)
 			before.Replaces, before.Number = "kube-gateway", 2
-			if diff := cmp.Diff(before, after, comparable); diff != "" {
-				t.Errorf("what the new gateway was given (-old +new):\n%s", diff)
-			}
+			expect.Equal(t, "what the new gateway was given", before, after)
 			expectStates(t, c, installed.Terminated, installed.Running)
 			if got := installed.ReadsSecret(c.Pod("p"), "kube-gateway-2"); got != (delivery == DeliverySecret) {
 				t.Errorf("it reads a Secret: %t", got)
@@ -84,9 +74,7 @@ func TestReplace(t *testing.T) {
 			if delivery == DeliveryCSR {
 				want = slices.Insert(want, 1, "kube-gateway-2 renew")
 			}
-			if diff := cmp.Diff(want, line.Asked()); diff != "" {
-				t.Errorf("commands (-want +got):\n%s", diff)
-			}
+			expect.Equal(t, "commands", want, line.Asked())
 			// A second time there is nothing to do.
 			if again := in.Replace(t.Context(), c.Pod("p")); again.Err != nil || again.Action != Unchanged || again.Container != "kube-gateway-2" {
 				t.Errorf("again: %+v", again)
@@ -119,9 +107,7 @@ func TestReplaceKeepsWhatIsInForce(t *testing.T) {
 	}
 	// Without a survey what is captured stays.
 	in.Survey, in.Options.Image = nil, "gateway:v3"
-	if result := in.Replace(t.Context(), c.Pod("p")); result.Err != nil {
-		t.Fatal(result.Err)
-	}
+	must.Do(t, in.Replace(t.Context(), c.Pod("p")).Err)
 	if last := must.Get(installed.ConfigOf(c.Pod("p"), "kube-gateway-3"))(t); last.Coverage.Fingerprint() != config.Coverage.Fingerprint() {
 		t.Errorf("%+v", last.Coverage)
 	}
@@ -144,9 +130,7 @@ func TestSuccessorHasEverySetting(t *testing.T) {
 	// What the pod has room for.
 	want.LogTotal = base.LogTotal
 	got := s.configAfter()
-	if diff := cmp.Diff(&want, got, comparable); diff != "" {
-		t.Errorf("settings (-old +new):\n%s", diff)
-	}
+	expect.Equal(t, "settings", &want, got)
 	own := old
 	own.TrustDomain = got.TrustDomain
 	own.Version, own.Pod = got.Version, got.Pod
@@ -462,9 +446,7 @@ func TestSettingsThatChangeWhileTheNewGatewayStarts(t *testing.T) {
 func TestNoThirdGateway(t *testing.T) {
 	c, in, line := enabledPod(t, DeliveryCSR)
 	line.Drains = true
-	if result := in.Replace(t.Context(), c.Pod("p")); result.Err != nil {
-		t.Fatal(result.Err)
-	}
+	must.Do(t, in.Replace(t.Context(), c.Pod("p")).Err)
 	expectStates(t, c, installed.Running, installed.Running)
 	in.Options.Image, in.Options.Timeout = "gateway:v3", 50*time.Millisecond
 	result := in.Replace(t.Context(), c.Pod("p"))

@@ -11,6 +11,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
@@ -18,10 +19,7 @@ import (
 func withGateway(t *testing.T, in *Injector, state corev1.ContainerState) *corev1.Pod {
 	t.Helper()
 	pod := fakecluster.NewPod("p")
-	container, err := in.container("kube-gateway", "some-secret", in.configFor(pod))
-	if err != nil {
-		t.Fatal(err)
-	}
+	container := must.Get(in.container("kube-gateway", "some-secret", in.configFor(pod)))(t)
 	pod.Spec.EphemeralContainers = []corev1.EphemeralContainer{*container}
 	pod.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{{Name: "kube-gateway", State: state}}
 	return pod
@@ -34,9 +32,7 @@ func started(t *testing.T, state corev1.ContainerState) (*fakecluster.Cluster, *
 	c := fakecluster.New(t)
 	in := newInjector(t, c)
 	pod := withGateway(t, in, state)
-	if err := c.Tracker().Add(pod); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, c.Tracker().Add(pod))
 	return c, in, pod
 }
 
@@ -114,9 +110,7 @@ func TestWaitEndsWithThePod(t *testing.T) {
 // TestWaitForAPodThatIsGoneAlready has nothing to watch.
 func TestWaitForAPodThatIsGoneAlready(t *testing.T) {
 	c, in, pod := started(t, fakecluster.Running(nil, nil))
-	if err := c.Tracker().Delete(fakecluster.Pods, "shop", "p"); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, c.Tracker().Delete(fakecluster.Pods, "shop", "p"))
 	ctx, cancel := context.WithTimeout(t.Context(), expect.Patience)
 	defer cancel()
 	if err := in.wait(ctx, pod, "kube-gateway").err; !errors.Is(err, installed.ErrReplaced) {

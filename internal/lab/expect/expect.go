@@ -2,9 +2,13 @@
 package expect
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
@@ -25,6 +29,15 @@ func Error(t testing.TB, err error, want string) {
 		t.Errorf("error %q lacks %q", err, want)
 	case api.Hint(err) == "":
 		t.Errorf("error %q has no hint", err)
+	}
+}
+
+// Equal checks that got, which what names, is as wanted. Addresses are compared as they are.
+func Equal[T any](t testing.TB, what string, want, got T, options ...cmp.Option) {
+	t.Helper()
+	options = append(options, cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{}))
+	if diff := cmp.Diff(want, got, options...); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", what, diff)
 	}
 }
 

@@ -14,8 +14,6 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
@@ -51,12 +49,10 @@ func TestPublishBundle(t *testing.T) {
 	if changed, err := publishBundle(ctx, cluster, a, false); err != nil || !changed {
 		t.Fatalf("changed %v, %v", changed, err)
 	}
-	m, err := cluster.CoreV1().ConfigMaps("kube-system").Get(ctx, "kube-gateway-trust", metav1.GetOptions{})
+	m := must.Get(cluster.CoreV1().ConfigMaps("kube-system").Get(ctx, "kube-gateway-trust", metav1.GetOptions{}))(t)
 	m.TypeMeta, m.ManagedFields = metav1.TypeMeta{}, nil
 	want := &corev1.ConfigMap{ObjectMeta: testMeta("kube-gateway-trust", "cluster.local"), Data: map[string]string{"ca.crt": string(a.Bundle())}}
-	if diff := cmp.Diff(want, m); diff != "" || err != nil {
-		t.Fatalf("%v (-want +got):\n%s", err, diff)
-	}
+	expect.Equal(t, "the ConfigMap", want, m)
 	before := writes(cluster)
 	if changed, err := publishBundle(ctx, cluster, a, false); err != nil || changed || writes(cluster) != before {
 		t.Errorf("again: changed %v, %v", changed, err)
@@ -97,8 +93,7 @@ func TestBundleOfAnotherTrustDomain(t *testing.T) {
 	ctx, cluster := t.Context(), newCluster("uid-1")
 	root := pki.Root(t)
 	imported := func(trustDomain string) *ca.Authority {
-		a := must.Get(ca.Import(root.CertPEM(), root.KeyPEM(t), trustDomain))(t)
-		return a
+		return must.Get(ca.Import(root.CertPEM(), root.KeyPEM(t), trustDomain))(t)
 	}
 	must.Get(publishBundle(ctx, cluster, imported("a.example"), false))(t)
 	if _, err := publishBundle(ctx, cluster, imported("b.example"), false); !errors.Is(err, ErrForeign) {
@@ -192,13 +187,11 @@ func TestPublishAuthority(t *testing.T) {
 	if changed, err := (&secretStore{client: cluster}).publish(ctx, a, false); err != nil || !changed {
 		t.Fatalf("changed %v, %v", changed, err)
 	}
-	s, err := cluster.CoreV1().Secrets("kube-system").Get(ctx, "kube-gateway-authority", metav1.GetOptions{})
+	s := must.Get(cluster.CoreV1().Secrets("kube-system").Get(ctx, "kube-gateway-authority", metav1.GetOptions{}))(t)
 	s.TypeMeta, s.ManagedFields = metav1.TypeMeta{}, nil
 	want := &corev1.Secret{ObjectMeta: testMeta("kube-gateway-authority", "prod.example.org"), Type: corev1.SecretTypeTLS,
 		Data: map[string][]byte{"tls.crt": slices.Concat(issuer.CertPEM(), root.CertPEM()), "tls.key": issuer.KeyPEM(t)}}
-	if diff := cmp.Diff(want, s); diff != "" || err != nil {
-		t.Errorf("%v (-want +got):\n%s", err, diff)
-	}
+	expect.Equal(t, "the Secret", want, s)
 	b, err := (&secretStore{client: cluster}).get(ctx, current)
 	if err != nil || !b.Equal(a) || b.TrustDomain() != "prod.example.org" {
 		t.Fatalf("fetched %v, %v", b, err)

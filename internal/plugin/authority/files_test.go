@@ -108,8 +108,7 @@ func TestLoadRefuses(t *testing.T) {
 	now := time.Now()
 	expired := must.Get(ca.New(ca.Options{TTL: time.Hour, Now: now.Add(-2 * time.Hour)}))(t)
 	encode := func(a *ca.Authority) []byte {
-		text := must.Get(a.Encode())(t)
-		return text
+		return must.Get(a.Encode())(t)
 	}
 	b := newTestAuthority(t, ca.DefaultTrustDomain)
 	for name, c := range map[string]struct {

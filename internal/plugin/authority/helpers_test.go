@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
@@ -44,10 +44,7 @@ func supersede(dir string, a *ca.Authority) (backup string, err error) {
 func checkFile(t *testing.T, path string, want *ca.Authority) {
 	t.Helper()
 	text := must.Get(os.ReadFile(path))(t)
-	got, err := ca.Decode(text)
-	if diff := cmp.Diff(want, got); diff != "" || err != nil {
-		t.Errorf("%s: %v (-want +got):\n%s", path, err, diff)
-	}
+	expect.Equal(t, path, want, must.Get(ca.Decode(text))(t))
 }
 
 func names(t *testing.T, dir string) []string {

@@ -3,12 +3,12 @@ package authority
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -46,9 +46,7 @@ func (o *operator) init(options InitOptions, want InitResult) *ca.Authority {
 	if want.Backup != "" && got.Backup != "" {
 		want.Backup = got.Backup
 	}
-	if diff := cmp.Diff(&want, got); diff != "" {
-		o.t.Errorf("init %+v (-want +got):\n%s", options, diff)
-	}
+	expect.Equal(o.t, fmt.Sprintf("init %+v", options), &want, got)
 	return got.Authority
 }
 
@@ -164,10 +162,9 @@ func TestInitStoreCluster(t *testing.T) {
 	replaced := first.init(InitOptions{Force: true, Store: StoreCluster, TrustDomain: "other.local"},
 		InitResult{File: Path(first.dir), Backup: "any", InCluster: true, Created: true, Changed: true})
 	first.checkCluster(replaced, 1)
-	stored, err := (&secretStore{client: cluster}).get(t.Context(), current)
-	if diff := cmp.Diff(replaced, stored); diff != "" || err != nil || stored.TrustDomain() != "other.local" {
-		t.Errorf("stored %v, %v (-want +got):\n%s", stored, err, diff)
-	}
+	stored := must.Get((&secretStore{client: cluster}).get(t.Context(), current))(t)
+	expect.Equal(t, "stored", replaced, stored)
+	expect.Equal(t, "trust domain", "other.local", stored.TrustDomain())
 	// With a file that is not what the Secret holds, nobody can tell which is right.
 	must.Do(t, CreateDir(third.dir, made))
 	third.refused(InitOptions{}, ErrForeign, "--force")
@@ -177,8 +174,7 @@ func TestInitImport(t *testing.T) {
 	o := newOperator(t, newCluster("uid-1"))
 	root, other := pki.Root(t), pki.Root(t)
 	imported := func(p pki.Pair, trustDomain string) *ca.Authority {
-		a := must.Get(ca.Import(p.CertPEM(), p.KeyPEM(t), trustDomain))(t)
-		return a
+		return must.Get(ca.Import(p.CertPEM(), p.KeyPEM(t), trustDomain))(t)
 	}
 	from := func(p pki.Pair) InitOptions { return InitOptions{CertPEM: p.CertPEM(), KeyPEM: p.KeyPEM(t)} }
 	force, named := from(other), from(root)

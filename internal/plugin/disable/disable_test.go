@@ -14,6 +14,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
@@ -83,9 +84,7 @@ func TestDeadGateways(t *testing.T) {
 			if test.kernel != "" {
 				node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1"}}
 				node.Status.NodeInfo.KernelVersion = test.kernel
-				if err := c.Tracker().Add(node); err != nil {
-					t.Fatal(err)
-				}
+				must.Do(t, c.Tracker().Add(node))
 			}
 			g := &gateways{}
 			result := newDisabler(c, g).Disable(t.Context(), pod)

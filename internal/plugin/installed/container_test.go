@@ -7,6 +7,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 func TestDefaultImageIsAValidReference(t *testing.T) {
@@ -17,10 +18,7 @@ func TestDefaultImageIsAValidReference(t *testing.T) {
 
 func TestCleaner(t *testing.T) {
 	pod := withGateway(fakecluster.Terminated(137, ""))
-	container, err := Cleaner(pod, "kube-gateway", "", "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	container := must.Get(Cleaner(pod, "kube-gateway", "", ""))(t)
 	golden.CheckYAML(t, "patch-clean.yaml", NewPatch(pod, container))
 	pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, *container)
 	if Cleans(pod, "kube-gateway") || !Cleans(pod, "kube-gateway-2") || len(Gateways(pod)) != 2 {

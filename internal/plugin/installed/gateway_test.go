@@ -6,11 +6,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 )
 
@@ -58,9 +58,7 @@ func TestGatewaysInOrderWithTheirState(t *testing.T) {
 		{Name: "kube-gateway-4", Image: "img:3", Phase: Waiting, Reason: "ErrImagePull", Message: "not found"},
 		{Name: "kube-gateway-10", Image: "img:4", Phase: Waiting},
 	}
-	if diff := cmp.Diff(want, Gateways(pod)); diff != "" {
-		t.Errorf("Gateways (-want +got):\n%s", diff)
-	}
+	expect.Equal(t, "Gateways", want, Gateways(pod))
 	if got, ok := Current(pod); !ok || got.Name != "kube-gateway-2" {
 		t.Errorf("Current = %v, %v, not the one that runs", got, ok)
 	}

@@ -3,11 +3,11 @@ package limits
 import (
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 )
 
 // list returns limits of memory and CPU, without those that are empty.
@@ -53,9 +53,7 @@ func TestOf(t *testing.T) {
 		"with overhead": {corev1.PodSpec{Overhead: list("16Mi", ""), Containers: []corev1.Container{container("112Mi", "")}}, "memory 128Mi"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if diff := cmp.Diff(c.want, Of(&corev1.Pod{Spec: c.spec}).String()); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
-			}
+			expect.Equal(t, "limits", c.want, Of(&corev1.Pod{Spec: c.spec}).String())
 		})
 	}
 }
@@ -73,8 +71,6 @@ func TestWords(t *testing.T) {
 		Tight(&api.Memory{Limit: 128 << 20, Left: 31 << 20, Room: 490}):           "of the pod's memory limit of 128.0MiB 31.0MiB are left, enough for about 490 more connections: others are refused",
 		Tight(&api.Memory{Limit: 64 << 20, Left: 3<<20 + 1<<19, Killed: 1}) + ".": "of the pod's memory limit of 64.0MiB only 3.5MiB are left: new connections are refused.",
 	} {
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("(-want +got):\n%s", diff)
-		}
+		expect.Equal(t, "words", want, got)
 	}
 }

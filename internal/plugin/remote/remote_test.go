@@ -63,9 +63,7 @@ func TestExec(t *testing.T) {
 }
 
 func TestExecWithoutStreams(t *testing.T) {
-	if err := (&server{run: echo}).exec(t, bounded(t), nil, nil, "x"); err != nil {
-		t.Error(err)
-	}
+	must.Do(t, (&server{run: echo}).exec(t, bounded(t), nil, nil, "x"))
 }
 
 func TestExitCode(t *testing.T) {

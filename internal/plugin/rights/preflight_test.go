@@ -1,12 +1,12 @@
 package rights
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 )
 
@@ -36,8 +36,6 @@ func TestPreflightNamesAllThatIsMissing(t *testing.T) {
 		if err := Preflight(t.Context(), cluster, "shop", c.uses...); err != nil {
 			got = refusal{strings.TrimPrefix(err.Error(), "you may not do this in namespace "), api.Hint(err)}
 		}
-		if diff := cmp.Diff(c.want, got); diff != "" {
-			t.Errorf("%q, %q (-want +got):\n%s", c.denied, c.uses, diff)
-		}
+		expect.Equal(t, fmt.Sprintf("%q, %q", c.denied, c.uses), c.want, got)
 	}
 }

@@ -8,7 +8,6 @@ import (
 
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -22,6 +21,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 func node(name, address string, ranges ...string) *corev1.Node {
@@ -198,17 +198,13 @@ func TestSurvey(t *testing.T) {
 			if err != nil || test.err != "" {
 				return
 			}
-			if diff := cmp.Diff(test.want, got.For(&targets[0], test.named), equalAddresses, cmpopts.EquateEmpty()); diff != "" {
-				t.Errorf("coverage (-want +got):\n%s", diff)
-			}
+			expect.Equal(t, "coverage", test.want, got.For(&targets[0], test.named), cmpopts.EquateEmpty())
 			if len(got.Warnings) != test.warnings {
 				t.Errorf("warnings: %q", got.Warnings)
 			}
 		})
 	}
 }
-
-var equalAddresses = cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{}, netip.AddrPort{})
 
 func endpointsOf(list ...string) []netip.AddrPort {
 	var out []netip.AddrPort
@@ -226,10 +222,7 @@ func TestNodeAddressKnownFromThePodAlone(t *testing.T) {
 	pod := podAt("p", "10.9.0.7")
 	pod.Status.HostIPs = []corev1.HostIP{{IP: "10.1.2.3"}}
 	named := api.Coverage{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.43.0.0/16")}
-	s, err := Run(t.Context(), c, []corev1.Pod{*pod}, named)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := must.Get(Run(t.Context(), c, []corev1.Pod{*pod}, named))(t)
 	if got := s.For(pod, named).Exclude; !slices.Equal(got, prefixes("10.1.2.3/32")) {
 		t.Errorf("excluded are %v", got)
 	}
@@ -242,10 +235,7 @@ func TestTooManyNodesForNodePorts(t *testing.T) {
 		for i := range n {
 			objects = append(objects, node(fmt.Sprint(i), fmt.Sprintf("192.168.%d.%d", i/250, i%250+1)))
 		}
-		s, err := Run(t.Context(), fakecluster.New(t, objects...), nil, named)
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := must.Get(Run(t.Context(), fakecluster.New(t, objects...), nil, named))(t)
 		if got := s.For(podAt("p", "10.9.0.7"), named); len(got.Nodes) != want || (want == 0) != (len(s.Warnings) == 1) {
 			t.Errorf("%d of %d nodes, %q", len(got.Nodes), n, s.Warnings)
 		} else if d := s.Drift(podAt("p", "10.9.0.7"), &api.Capture{Coverage: got, Named: named, Fingerprint: got.Fingerprint()}); len(d.Lacks)+len(d.Extra) > 0 {

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -21,6 +20,7 @@ import (
 	k8stesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
@@ -195,9 +195,7 @@ func TestAddFlags(t *testing.T) {
 	must.Do(t, set.Parse([]string{"-l", "a=b", "--field-selector=c=d", "--all", "-A", "-f", "x", "-f=-", "-R", "-k", "y"}))
 	want := Flags{Selector: "a=b", FieldSelector: "c=d", All: true, AllNamespaces: true,
 		Files: resource.FilenameOptions{Filenames: []string{"x", "-"}, Recursive: true, Kustomize: "y"}}
-	if diff := cmp.Diff(want, f); diff != "" {
-		t.Error(diff)
-	}
+	expect.Equal(t, "flags", want, f)
 	set = pflag.NewFlagSet("x", pflag.ContinueOnError)
 	(&Flags{}).AddFlagsButF(set)
 	if set.ShorthandLookup("f") != nil || set.Lookup("filename") == nil {
