@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	helpers "k8s.io/component-helpers/resource"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
@@ -22,22 +23,8 @@ const (
 // StorageLimit returns how many bytes of ephemeral storage a pod may use before the kubelet evicts
 // it, 0 if there is no bound: the limits of its containers together, if one has any.
 func StorageLimit(pod *corev1.Pod) int64 {
-	// An init container runs beside the sidecars that come before it.
-	var sidecars, alone, sum int64
-	add := func(c *corev1.Container, to int64) int64 { return to + c.Resources.Limits.StorageEphemeral().Value() }
-	for i := range pod.Spec.InitContainers {
-		c := &pod.Spec.InitContainers[i]
-		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-			sidecars = add(c, sidecars)
-		} else {
-			alone = max(alone, add(c, sidecars))
-		}
-	}
-	sum = sidecars
-	for i := range pod.Spec.Containers {
-		sum = add(&pod.Spec.Containers[i], sum)
-	}
-	return max(sum, alone)
+	limits := helpers.AggregateContainerLimits(pod, helpers.PodResourcesOptions{})
+	return limits.StorageEphemeral().Value()
 }
 
 // LogTotal returns how many bytes the next gateway of pod may log in all, 0 if that needs no bound.
