@@ -56,12 +56,7 @@ func (o *operator) refused(options InitOptions, want error, hint string) {
 	o.t.Helper()
 	o.unchanged(func() {
 		_, err := o.run(options)
-		if err == nil || want != nil && !errors.Is(err, want) {
-			o.t.Errorf("%v, want %v", err, want)
-		}
-		if !strings.Contains(api.Hint(err), hint) {
-			o.t.Errorf("hint %q does not speak of %q", api.Hint(err), hint)
-		}
+		expect.Refusal(o.t, "init", err, want, "", hint)
 	})
 }
 

@@ -71,15 +71,7 @@ func TestLoad(t *testing.T) {
 				}
 				return
 			}
-			if err == nil || c.want != nil && !errors.Is(err, c.want) {
-				t.Fatalf("%v, %v; want %v", got, err, c.want)
-			}
-			if c.hint != "" {
-				expect.Message(t, c.name, err)
-			}
-			if !strings.Contains(api.Hint(err), c.hint) {
-				t.Errorf("hint %q does not speak of %q", api.Hint(err), c.hint)
-			}
+			expect.Refusal(t, c.name, err, c.want, "", c.hint)
 		})
 	}
 }

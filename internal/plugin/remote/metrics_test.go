@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
@@ -38,9 +39,7 @@ func TestMetrics(t *testing.T) {
 func TestMetricsOfAnOldGateway(t *testing.T) {
 	c := metricsClient(t, "", "error: unknown control command \"metrics\"\nhint: see\n", 1)
 	_, err := c.Metrics(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "too old") || !strings.Contains(api.Hint(err), "one release") {
-		t.Errorf("%v, hint %q", err, api.Hint(err))
-	}
+	expect.Refusal(t, "an old gateway", err, nil, "too old", "one release")
 	c = metricsClient(t, "", "error: no socket\n", 1)
 	if _, err := c.Metrics(t.Context()); err == nil || err.Error() != "no socket" {
 		t.Errorf("%v", err)

@@ -112,18 +112,8 @@ func TestSelectErrors(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := selectFrom(t, c.flags, cluster(), "demo", c.args...)
-			if err == nil || got != nil {
-				t.Fatalf("got %q, %v", names(got), err)
-			}
-			if c.is != nil && !errors.Is(err, c.is) {
-				t.Errorf("%v is not %v", err, c.is)
-			}
-			if !strings.Contains(err.Error(), c.text) || strings.Contains(err.Error(), "\n") {
-				t.Errorf("error %q, want one line with %q", err, c.text)
-			}
-			if hint := api.Hint(err); !strings.Contains(hint, c.hint) {
-				t.Errorf("hint %q, want %q in it", hint, c.hint)
-			}
+			expect.Refusal(t, c.name, err, c.is, c.text, c.hint)
+			expect.Equal(t, "pods", nil, names(got))
 		})
 	}
 }
