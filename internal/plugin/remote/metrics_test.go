@@ -3,13 +3,8 @@ package remote
 import (
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
-	"slices"
 	"strings"
 	"testing"
-
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
@@ -18,14 +13,9 @@ import (
 
 func metricsClient(t *testing.T, stdout, stderr string, code int) *Conn {
 	t.Helper()
-	return (&server{run: func(r *http.Request, _ io.Reader, out, errOut io.Writer) metav1.Status {
-		if words := r.URL.Query()["command"]; !slices.Equal(words, []string{GatewayProgram, "ctl", "metrics", "-o", "json"}) {
-			t.Errorf("the command is %q", words)
-		}
-		_, _ = io.WriteString(out, stdout)
-		_, _ = io.WriteString(errOut, stderr)
-		return exit(code)
-	}}).start(t)
+	s := &server{run: says(code, stdout, stderr)}
+	t.Cleanup(func() { expect.Equal(t, "commands", []string{GatewayProgram + " ctl metrics -o json"}, s.asked()) })
+	return s.start(t)
 }
 
 func TestMetrics(t *testing.T) {

@@ -68,10 +68,7 @@ func TestExecWithoutStreams(t *testing.T) {
 }
 
 func TestExitCode(t *testing.T) {
-	s := &server{run: func(_ *http.Request, _ io.Reader, _, stderr io.Writer) metav1.Status {
-		fmt.Fprint(stderr, "first\n\x1b[2Jsecond\n", strings.Repeat("x", 2*stderrLimit))
-		return exit(3)
-	}}
+	s := &server{run: says(3, "", "first\n\x1b[2Jsecond\n"+strings.Repeat("x", 2*stderrLimit))}
 	err := s.exec(t, bounded(t), nil, nil, "/kube-gateway", "ctl")
 	var failed *ExitError
 	if !errors.As(err, &failed) || failed.Code != 3 {
@@ -139,20 +136,11 @@ func TestExecEndsWithItsContext(t *testing.T) {
 }
 
 func answering(code int, text string) *server {
-	return &server{pod: running(), run: func(_ *http.Request, _ io.Reader, stdout, stderr io.Writer) metav1.Status {
-		_, _ = io.WriteString(stdout, text)
-		return exit(code)
-	}}
+	return &server{pod: running(), run: says(code, text, "")}
 }
 
 func TestStatus(t *testing.T) {
-	var commands []string
 	s := answering(0, `{"state":"ready","version":"v1","fromTheFuture":[1]}`)
-	answer := s.run
-	s.run = func(r *http.Request, in io.Reader, out, errs io.Writer) metav1.Status {
-		commands = append(commands, strings.Join(r.URL.Query()["command"], " "))
-		return answer(r, in, out, errs)
-	}
 	gateway := s.start(t)
 	for _, ask := range []func(context.Context) (*api.Status, error){gateway.Status, gateway.Await} {
 		status, err := ask(t.Context())
@@ -160,9 +148,7 @@ func TestStatus(t *testing.T) {
 			t.Errorf("got %+v, %v", status, err)
 		}
 	}
-	if want := []string{"/kube-gateway ctl status -o json", "/kube-gateway ctl status --wait=1m0s -o json"}; !slices.Equal(commands, want) {
-		t.Errorf("commands %q, want %q", commands, want)
-	}
+	expect.Equal(t, "commands", []string{"/kube-gateway ctl status -o json", "/kube-gateway ctl status --wait=1m0s -o json"}, s.asked())
 }
 
 func TestStatusWithFailure(t *testing.T) {
@@ -280,34 +266,27 @@ func TestAnotherPodsGateway(t *testing.T) {
 }
 
 func TestEdges(t *testing.T) {
-	var command []string
 	say := `{"edges":[{"direction":"outbound","source":"10.0.0.1","destination":"10.0.0.2:80","wire":"port","verdict":"encrypted","connections":3}]}`
-	s := &server{run: func(r *http.Request, _ io.Reader, stdout, _ io.Writer) metav1.Status {
-		command = r.URL.Query()["command"]
-		_, _ = io.WriteString(stdout, say)
-		return exit(0)
-	}}
+	s := answering(0, say)
 	client := s.start(t)
 	edges, err := client.Edges(bounded(t))
-	if err != nil || len(edges.Edges) != 1 || edges.Edges[0].Connections != 3 ||
-		strings.Join(command, " ") != "/kube-gateway ctl edges -o json" {
-		t.Errorf("%+v, %v, by %q", edges, err, command)
+	if err != nil || len(edges.Edges) != 1 || edges.Edges[0].Connections != 3 {
+		t.Errorf("%+v, %v", edges, err)
 	}
+	expect.Equal(t, "commands", []string{"/kube-gateway ctl edges -o json"}, s.asked())
 	one := strings.TrimSuffix(say[strings.Index(say, "[")+1:], "]}")
 	for _, say = range []string{
 		"", "{}", "[]", `{"edges":null}`, `{"edges":[{"source":"\u001b[2J"}]}`, `{"edges":"\u001b[2J"}`,
 		`{"edges":[` + strings.Repeat(one+",", api.MaxEdges) + one + "]}",
 		`{"edges":[],"x":"` + strings.Repeat("x", answerLimit) + `"}`,
 	} {
+		s.run = says(0, say, "")
 		edges, err := client.Edges(bounded(t))
 		if err == nil || edges != nil || strings.Contains(err.Error(), "\x1b") {
 			t.Errorf("%.60q: %+v, %q", say, edges, err)
 		}
 	}
-	s.run = func(_ *http.Request, _ io.Reader, _, stderr io.Writer) metav1.Status {
-		_, _ = io.WriteString(stderr, "error: unknown control command \"edges\"\nhint: see 'kube-gateway help'\n")
-		return exit(1)
-	}
+	s.run = says(1, "", "error: unknown control command \"edges\"\nhint: see 'kube-gateway help'\n")
 	_, err = client.Edges(bounded(t))
 	expect.Refusal(t, "an old gateway", err, nil, "", "one release")
 }
