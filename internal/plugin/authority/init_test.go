@@ -98,7 +98,7 @@ func (o *operator) checkCluster(a *ca.Authority, keys int) {
 }
 
 func TestInitOnceAndAgain(t *testing.T) {
-	o := newOperator(t, newCluster("uid-1"))
+	o := newOperator(t, newCluster(t, "uid-1"))
 	first := o.init(InitOptions{TTL: 48 * time.Hour}, InitResult{File: Path(o.dir), Created: true, Changed: true})
 	if d := time.Until(first.NotAfter()); d > 48*time.Hour || d < 47*time.Hour {
 		t.Errorf("valid for %v", d)
@@ -118,7 +118,7 @@ func TestInitOnceAndAgain(t *testing.T) {
 }
 
 func TestInitSecondOperator(t *testing.T) {
-	cluster := newCluster("uid-1")
+	cluster := newCluster(t, "uid-1")
 	first, second := newOperator(t, cluster), newOperator(t, cluster)
 	made := first.init(InitOptions{}, InitResult{File: Path(first.dir), Created: true, Changed: true})
 	second.refused(InitOptions{}, ErrForeign, "copy of authority.pem")
@@ -140,7 +140,7 @@ func TestInitSecondOperator(t *testing.T) {
 }
 
 func TestInitStoreCluster(t *testing.T) {
-	cluster := newCluster("uid-1")
+	cluster := newCluster(t, "uid-1")
 	first, second, third := newOperator(t, cluster), newOperator(t, cluster), newOperator(t, cluster)
 	made := first.init(InitOptions{}, InitResult{File: Path(first.dir), Created: true, Changed: true})
 	first.init(InitOptions{Store: StoreCluster}, InitResult{Authority: made, File: Path(first.dir), InCluster: true, Changed: true})
@@ -166,7 +166,7 @@ func TestInitStoreCluster(t *testing.T) {
 }
 
 func TestInitImport(t *testing.T) {
-	o := newOperator(t, newCluster("uid-1"))
+	o := newOperator(t, newCluster(t, "uid-1"))
 	root, other := pki.Root(t), pki.Root(t)
 	imported := func(p pki.Pair, trustDomain string) *ca.Authority {
 		return must.Get(ca.Import(p.CertPEM(), p.KeyPEM(t), trustDomain))(t)
@@ -192,7 +192,7 @@ func TestInitImport(t *testing.T) {
 }
 
 func TestInitLeavesDamagedAlone(t *testing.T) {
-	o := newOperator(t, newCluster("uid-1"))
+	o := newOperator(t, newCluster(t, "uid-1"))
 	must.Do(t, os.MkdirAll(o.dir, 0o700))
 	must.Do(t, os.WriteFile(Path(o.dir), []byte("half an auth"), 0o600))
 	o.refused(InitOptions{}, ca.ErrDamaged, "--force")
@@ -203,16 +203,16 @@ func TestInitLeavesDamagedAlone(t *testing.T) {
 }
 
 func TestInitRefusesOptions(t *testing.T) {
-	o := newOperator(t, newCluster("uid-1"))
+	o := newOperator(t, newCluster(t, "uid-1"))
 	o.refused(InitOptions{Store: "elsewhere"}, nil, "local or cluster")
 	o.refused(InitOptions{TrustDomain: "Not A Domain"}, nil, "cluster.local")
 }
 
 // Interrupted after the key was written, Init finishes when it is run again.
 func TestInitResumes(t *testing.T) {
-	o := newOperator(t, newCluster("uid-1"))
+	o := newOperator(t, newCluster(t, "uid-1"))
 	chain := o.cluster.ReactionChain
-	refuse(o.cluster, "create", "configmaps", forbidden("configmaps"))
+	o.cluster.Forbid("create", "configmaps")
 	if _, err := o.run(InitOptions{Store: StoreCluster}); !strings.Contains(api.Hint(err), "may create configmap") {
 		t.Errorf("%v, hint %q", err, api.Hint(err))
 	}
@@ -223,8 +223,8 @@ func TestInitResumes(t *testing.T) {
 
 // Without the right to read Secrets of kube-system, --store=local still works.
 func TestInitWithoutSecrets(t *testing.T) {
-	o := newOperator(t, newCluster("uid-1"))
-	refuse(o.cluster, "get", "secrets", forbidden("secrets"))
+	o := newOperator(t, newCluster(t, "uid-1"))
+	o.cluster.Forbid("get", "secrets")
 	o.refused(InitOptions{Store: StoreCluster}, nil, "may get secret")
 	o.init(InitOptions{}, InitResult{File: Path(o.dir), Created: true, Changed: true})
 	o.init(InitOptions{Force: true}, InitResult{File: Path(o.dir), Backup: "any", Created: true, Changed: true})

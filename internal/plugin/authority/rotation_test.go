@@ -21,7 +21,7 @@ import (
 // "cluster" (not on this machine) or "both".
 func newSite(t *testing.T, keep string) *operator {
 	t.Helper()
-	s := newOperator(t, newCluster("uid-1"))
+	s := newOperator(t, newCluster(t, "uid-1"))
 	store := StoreLocal
 	if keep != "local" {
 		store = StoreCluster

@@ -391,9 +391,7 @@ func TestPlanChangesNothing(t *testing.T) {
 
 func TestForbiddenList(t *testing.T) {
 	w := newWorld(t, "local", "shop/web")
-	w.cluster.PrependReactor("list", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
-		return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "", errors.New("no role"))
-	})
+	w.cluster.Forbid("list", "pods")
 	_, err := w.rotator().Rotate(t.Context())
 	if !apierrors.IsForbidden(err) || !strings.Contains(api.Hint(err), "in all namespaces") {
 		t.Errorf("%v; hint %q", err, api.Hint(err))

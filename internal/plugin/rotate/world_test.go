@@ -16,7 +16,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -36,7 +35,7 @@ var errInterrupted = errors.New("interrupted by the test")
 // as real ones do.
 type world struct {
 	t       *testing.T
-	cluster *fake.Clientset
+	cluster *fakecluster.Cluster
 	dir     string
 	first   *ca.Authority
 
@@ -62,7 +61,7 @@ type fakeGateway struct {
 func newWorld(t *testing.T, keep string, pods ...string) *world {
 	t.Helper()
 	w := &world{t: t, dir: filepath.Join(t.TempDir(), "authority"), gateways: map[string]*fakeGateway{}}
-	w.cluster = fake.NewClientset(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: authority.Namespace, UID: "uid-1"}})
+	w.cluster = fakecluster.New(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: authority.Namespace, UID: "uid-1"}})
 	w.step = func(string) error { return nil }
 	store := authority.StoreLocal
 	if keep == "both" {

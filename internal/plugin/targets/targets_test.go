@@ -12,15 +12,14 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/resource"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
@@ -28,8 +27,8 @@ func pod(namespace, name, app string) *corev1.Pod {
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{"app": app}}}
 }
 
-func cluster() *fake.Clientset {
-	return fake.NewClientset(
+func cluster(t *testing.T) *fakecluster.Cluster {
+	return fakecluster.New(t,
 		pod("demo", "web-2", "web"), pod("demo", "web-1", "web"), pod("demo", "db", "db"),
 		pod("other", "web-3", "web"), pod("another", "cache", "cache"),
 	)
@@ -68,7 +67,7 @@ func TestSelect(t *testing.T) {
 			[]string{"demo/web-1", "demo/web-2", "other/web-3"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got := must.Get(selectFrom(t, c.flags, cluster(), "demo", c.args...))(t)
+			got := must.Get(selectFrom(t, c.flags, cluster(t), "demo", c.args...))(t)
 			if !slices.Equal(names(got), c.want) {
 				t.Errorf("got %q, want %q", names(got), c.want)
 			}
@@ -111,7 +110,7 @@ func TestSelectErrors(t *testing.T) {
 		{"a name in all namespaces", Flags{AllNamespaces: true}, []string{"db"}, nil, "use -n instead of -A", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := selectFrom(t, c.flags, cluster(), "demo", c.args...)
+			got, err := selectFrom(t, c.flags, cluster(t), "demo", c.args...)
 			expect.Refusal(t, c.name, err, c.is, c.text, c.hint)
 			expect.Equal(t, "pods", nil, names(got))
 		})
@@ -123,17 +122,15 @@ func files(names ...string) resource.FilenameOptions {
 }
 
 func TestEmptyNamespace(t *testing.T) {
-	_, err := selectFrom(t, Flags{All: true}, fake.NewClientset(), "void")
+	_, err := selectFrom(t, Flags{All: true}, fakecluster.New(t), "void")
 	if !errors.Is(err, ErrNoMatch) || err.Error() != `no pod found in namespace "void"` {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestForbiddenHasAHint(t *testing.T) {
-	client := cluster()
-	client.PrependReactor("*", "pods", func(k8stesting.Action) (bool, runtime.Object, error) {
-		return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "db", errors.New("no role"))
-	})
+	client := cluster(t)
+	client.Forbid("*", "pods")
 	for _, c := range []struct {
 		flags Flags
 		args  []string
@@ -147,7 +144,7 @@ func TestForbiddenHasAHint(t *testing.T) {
 
 func TestLongListsAreReadInChunks(t *testing.T) {
 	var limits []int64
-	client := cluster()
+	client := cluster(t)
 	client.PrependReactor("list", "pods", func(action k8stesting.Action) (bool, runtime.Object, error) {
 		options := action.(k8stesting.ListActionImpl).ListOptions
 		limits = append(limits, options.Limit)
