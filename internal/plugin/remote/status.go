@@ -91,20 +91,7 @@ func existingWords(existing api.Existing) []string {
 
 // SetRules changes the identity rules, as SetMode does the mode.
 func (g *Conn) SetRules(ctx context.Context, rules api.Rules, existing api.Existing) (*api.Status, error) {
-	words := []string{"allow", "--everyone"}
-	if len(rules.Allow) > 0 {
-		words = slices.Concat(words[:1], rules.Allow)
-	}
-	for _, pattern := range rules.Deny {
-		words = append(words, "--deny="+pattern)
-	}
-	if rules.Audit {
-		words = append(words, "--audit")
-	}
-	if rules.MaxPerPeer > 0 {
-		words = append(words, fmt.Sprintf("--max-connections-per-peer=%d", rules.MaxPerPeer))
-	}
-	status, err := g.tell(ctx, nil, append(words, existingWords(existing)...)...)
+	status, err := g.tell(ctx, nil, slices.Concat([]string{"allow"}, rules.Words(), existingWords(existing))...)
 	if err == nil && !status.Rules.Equal(rules) {
 		return nil, fmt.Errorf("the gateway says that its rules are %.200q", status.Arguments())
 	}
