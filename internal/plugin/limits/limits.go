@@ -51,23 +51,6 @@ func ofCgroup(pod *corev1.Pod, name corev1.ResourceName) *resource.Quantity {
 	return &total
 }
 
-// String names the limits that there are, "none" without any.
-func (l Limits) String() string {
-	var words []string
-	for _, limit := range []struct {
-		name  string
-		value *resource.Quantity
-	}{{"memory", l.Memory}, {"CPU", l.CPU}} {
-		if limit.value != nil {
-			words = append(words, limit.name+" "+limit.value.String())
-		}
-	}
-	if len(words) == 0 {
-		return "none"
-	}
-	return strings.Join(words, ", ")
-}
-
 // Tight says in one clause that little is left of a pod's memory, by what its gateway reports; empty if
 // enough is left, or there is no limit.
 func Tight(m *api.Memory) string {
