@@ -1,3 +1,4 @@
+// Package packets receives the packets of a pod from its gateway, which records them.
 package packets
 
 import (
