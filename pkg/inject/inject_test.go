@@ -103,9 +103,7 @@ func TestEnable(t *testing.T) {
 	if again.Err != nil || again.Action != Unchanged || again.Container != "kube-gateway" || len(again.Warnings) != 0 {
 		t.Errorf("the second time: %+v", again)
 	}
-	if len(c.Added()) != 1 {
-		t.Errorf("%d patches", len(c.Added()))
-	}
+	expect.Equal(t, "patches", 1, len(c.Added()))
 }
 
 func TestEnableSaysWhichSettingsItLeaves(t *testing.T) {
@@ -157,9 +155,7 @@ func TestKeepSecret(t *testing.T) {
 	c, in := newCluster(t)
 	in.Options.KeepSecret = true
 	must.Do(t, in.Enable(t.Context(), c.Pod("p")).Err)
-	if n := len(c.Secrets()); n != 1 {
-		t.Fatalf("%d Secrets", n)
-	}
+	expect.Equal(t, "Secrets", 1, len(c.Secrets()))
 	// The next one, without --keep-secret, has nothing to do with it.
 	in.Options.KeepSecret = false
 	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || len(c.Secrets()) != 1 {
@@ -197,12 +193,8 @@ func TestFailedEnableLeavesNothingAndCanBeRetried(t *testing.T) {
 				in.Gateways = gateways(test.status)
 			}
 			result := in.Enable(t.Context(), c.Pod("p"))
-			if result.Action != Failed {
-				t.Errorf("action %s", result.Action)
-			}
-			if result.Err == nil || !strings.Contains(result.Err.Error(), test.want) {
-				t.Errorf("error %v lacks %q", result.Err, test.want)
-			}
+			expect.Equal(t, "action", Failed, result.Action)
+			expect.Refusal(t, "the error", result.Err, nil, test.want, "")
 			if name == "refused" && c.Did("create", "secrets") {
 				t.Error("a Secret was created before the refusal")
 			}
@@ -212,9 +204,7 @@ func TestFailedEnableLeavesNothingAndCanBeRetried(t *testing.T) {
 			if again := in.Enable(t.Context(), c.Pod("p")); again.Err != nil {
 				t.Errorf("the retry: %v", again.Err)
 			}
-			if got := gatewayNames(c.Pod("p")); got != test.next {
-				t.Errorf("gateways after the retry: %s", got)
-			}
+			expect.Equal(t, "gateways after the retry", test.next, gatewayNames(c.Pod("p")))
 			noSecrets(t, c)
 		})
 	}
@@ -380,9 +370,7 @@ func TestSecretIsDeletedAfterAnInterrupt(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	interrupt()
 	must.Do(t, installed.DeleteSecret(ctx, client, "shop", "s"))
-	if got := expect.Within(t, requests); got != "DELETE /api/v1/namespaces/shop/secrets/s" {
-		t.Error(got)
-	}
+	expect.Equal(t, "request", "DELETE /api/v1/namespaces/shop/secrets/s", expect.Within(t, requests))
 }
 
 func TestTimeoutEndsInTheUsersTerms(t *testing.T) {

@@ -41,9 +41,7 @@ func TestDisable(t *testing.T) {
 	if result.Err != nil || result.Action != Disabled || result.Container != "kube-gateway" || result.Report == nil || result.Report.Drained != 3 || result.Secrets != 1 {
 		t.Fatalf("%+v", result)
 	}
-	if len(c.Secrets()) != 1 {
-		t.Errorf("%d Secrets", len(c.Secrets()))
-	}
+	expect.Equal(t, "Secrets", 1, len(c.Secrets()))
 	again := newDisabler(c, g).Disable(t.Context(), pod)
 	if again.Err != nil || again.Action != Unchanged || len(g.asked) != 1 || len(c.Pod("p").Spec.EphemeralContainers) != 1 {
 		t.Errorf("again: %+v, asked %v", again, g.asked)

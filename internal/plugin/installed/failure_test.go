@@ -61,9 +61,7 @@ func TestFailure(t *testing.T) {
 			current, _ := Current(pod)
 			chance, err := failure(pod, current)
 			expect.Error(t, err, test.want)
-			if chance != test.chance {
-				t.Errorf("outlook %d, want %d", chance, test.chance)
-			}
+			expect.Equal(t, "outlook", test.chance, chance)
 			if !strings.Contains(api.Hint(err), test.hint) {
 				t.Errorf("hint %q lacks %q", api.Hint(err), test.hint)
 			}

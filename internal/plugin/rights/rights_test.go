@@ -174,16 +174,10 @@ func TestHint(t *testing.T) {
 		`pods is forbidden: User "x" cannot list resource "pods; evil" in API group "" in the namespace "demo"`:                                "",
 		"": "",
 	} {
-		if got := Hint(words); got != want {
-			t.Errorf("%s:\n%q, want\n%q", words, got, want)
-		}
+		expect.Equal(t, words, want, Hint(words))
 	}
-	if got := To("get", "pods/log", "demo"); got != "ask for a role that may get pods/log in namespace demo; 'kubectl auth can-i get pods --subresource=log -n demo' tells whether you may" {
-		t.Error(got)
-	}
-	if got := To("list", "nodes", ""); got != "ask for a role that may list nodes; 'kubectl auth can-i list nodes' tells whether you may" {
-		t.Error(got)
-	}
+	expect.Equal(t, "hint", "ask for a role that may get pods/log in namespace demo; 'kubectl auth can-i get pods --subresource=log -n demo' tells whether you may", To("get", "pods/log", "demo"))
+	expect.Equal(t, "hint", "ask for a role that may list nodes; 'kubectl auth can-i list nodes' tells whether you may", To("list", "nodes", ""))
 }
 
 func TestPreflightNamesAllThatIsMissing(t *testing.T) {

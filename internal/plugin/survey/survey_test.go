@@ -3,7 +3,6 @@ package survey
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -207,9 +206,7 @@ func TestNodeAddressKnownFromThePodAlone(t *testing.T) {
 	pod.Status.HostIPs = []corev1.HostIP{{IP: "10.1.2.3"}}
 	named := api.Coverage{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.43.0.0/16")}
 	s := must.Get(Run(t.Context(), c, []corev1.Pod{*pod}, named))(t)
-	if got := s.For(pod, named).Exclude; !slices.Equal(got, prefixes("10.1.2.3/32")) {
-		t.Errorf("excluded are %v", got)
-	}
+	expect.Equal(t, "excluded", prefixes("10.1.2.3/32"), s.For(pod, named).Exclude)
 }
 
 func TestTooManyNodesForNodePorts(t *testing.T) {
@@ -241,9 +238,7 @@ func TestPlaintextFrom(t *testing.T) {
 	pod.Status.HostIP, pod.Status.HostIPs = "192.168.1.1", []corev1.HostIP{{IP: "192.168.1.1"}, {IP: "fd00::99"}}
 	given := []api.Source{{From: netip.MustParsePrefix("10.9.0.0/16")}, {From: netip.MustParsePrefix("192.168.1.1/32"), Ports: api.Ports{{First: 9, Last: 9}}}}
 	from := func() string { return fmt.Sprint(s.For(pod, api.Coverage{PlaintextFrom: given}).PlaintextFrom) }
-	if got, want := from(), "[10.9.0.0/16 192.168.1.1/32:9]"; got != want {
-		t.Errorf("without probes plaintext from %s, want %s", got, want)
-	}
+	expect.Equal(t, "plaintext without probes from", "[10.9.0.0/16 192.168.1.1/32:9]", from())
 	c := &pod.Spec.Containers[0]
 	c.Ports = []corev1.ContainerPort{{Name: "web", ContainerPort: 8080}}
 	c.LivenessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromString("web")}}}
@@ -251,9 +246,7 @@ func TestPlaintextFrom(t *testing.T) {
 	c.StartupProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: 9000}}}
 	c.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromInt32(9001)}},
 		PostStart: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{}}}
-	if got, want := from(), "[10.9.0.0/16 192.168.1.1/32:9,8080-8081,9000-9001 203.0.113.7/32:8080-8081,9000-9001 fd00::1/128:8080-8081,9000-9001 fd00::99/128:8080-8081,9000-9001]"; got != want {
-		t.Errorf("plaintext from %s, want %s", got, want)
-	}
+	expect.Equal(t, "plaintext from", "[10.9.0.0/16 192.168.1.1/32:9,8080-8081,9000-9001 203.0.113.7/32:8080-8081,9000-9001 fd00::1/128:8080-8081,9000-9001 fd00::99/128:8080-8081,9000-9001]", from())
 }
 
 func TestCheckPod(t *testing.T) {
