@@ -134,6 +134,10 @@ test-e2e: build image cluster-tool prometheus ## tests on the embedded cluster
 bench: build ## measure the gateway beside direct TCP and a plain relay
 	go run ./bench
 
+.PHONY: bench-compare
+bench-compare: build ## measure the gateway beside that of another commit, in one run (BASE=v0.1.0)
+	bench/compare $(BASE)
+
 .PHONY: bench-crowd test-crowd
 bench-crowd: build cluster-tool ## measure the plugin with 1,000 pods on a real API server, some minutes
 	go run ./bench/crowd
