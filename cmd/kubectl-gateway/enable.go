@@ -10,14 +10,11 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
@@ -118,9 +115,9 @@ func (o *enableOptions) verb(injector *inject.Injector) *podVerb[inject.Result, 
 	options := &injector.Options
 	v := &podVerb[inject.Result, enableItem]{
 		podFlags: &o.podFlags,
-		begin: func(ctx context.Context, _ *report, config *rest.Config, client kubernetes.Interface) (_ func(context.Context, *corev1.Pod) inject.Result, err error) {
-			injector.Client, injector.Gateways = client, remote.NewClient(config, client)
-			if injector.Authority, err = authority.Load(ctx, authority.Location{Client: client, Dir: o.authorityDir}); err != nil {
+		begin: func(ctx context.Context, j *job) (_ worker[inject.Result], err error) {
+			injector.Client, injector.Gateways = j.client, j.gateways
+			if injector.Authority, err = authority.Load(ctx, authority.Location{Client: j.client, Dir: o.authorityDir}); err != nil {
 				return nil, fmt.Errorf("loading the authority: %w", err)
 			}
 			if o.replace {
@@ -128,15 +125,15 @@ func (o *enableOptions) verb(injector *inject.Injector) *podVerb[inject.Result, 
 			}
 			return injector.Enable, nil
 		},
-		survey: func(ctx context.Context, r *report, pods []corev1.Pod) (err error) {
+		survey: func(ctx context.Context, j *job, pods []corev1.Pod) (err error) {
 			injector.Shared = inject.NewShared(injector.Client, installed.ManyPods(ctx, injector.Client, pods))
 			if err := inject.CheckServer(ctx, injector.Client.Discovery(), options.Delivery); err != nil {
 				return err
 			}
 			if injector.Survey, err = survey.Run(ctx, injector.Client, pods, options.Named); err == nil {
-				r.warn("", injector.Survey.Warnings)
+				j.warn("", injector.Survey.Warnings)
 				if options.Mode == api.Strict {
-					r.warn("", injector.Survey.StrictUnknown())
+					j.warn("", injector.Survey.StrictUnknown())
 				}
 			}
 			return err

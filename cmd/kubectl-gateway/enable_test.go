@@ -20,8 +20,6 @@ import (
 	apiversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	fakediscovery "k8s.io/client-go/discovery/fake"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -161,10 +159,8 @@ func (r *enableRun) run(t *testing.T, ctx context.Context) error {
 	a := &app{IOStreams: genericiooptions.IOStreams{Out: &r.out, ErrOut: &r.errOut}}
 	injector := &inject.Injector{Client: client, Authority: authority, Options: r.options}
 	verb := r.o.verb(injector)
-	verb.begin = func(context.Context, *report, *rest.Config, kubernetes.Interface) (func(context.Context, *corev1.Pod) inject.Result, error) {
-		return injector.Enable, nil
-	}
-	return verb.on(ctx, a, nil, client, &found, r.missing)
+	verb.begin = func(context.Context, *job) (worker[inject.Result], error) { return injector.Enable, nil }
+	return verb.on(ctx, a, client, nil, &found, r.missing)
 }
 
 func TestEnableGoesOnAfterAFailure(t *testing.T) {

@@ -8,15 +8,11 @@ import (
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
@@ -88,9 +84,9 @@ func (o *upgradeOptions) verb(injector *inject.Injector) *podVerb[inject.Result,
 	options := &injector.Options
 	v := &podVerb[inject.Result, upgradeItem]{
 		podFlags: &o.podFlags, gateways: true,
-		begin: func(ctx context.Context, _ *report, config *rest.Config, client kubernetes.Interface) (_ func(context.Context, *corev1.Pod) inject.Result, err error) {
-			injector.Client, injector.Gateways = client, remote.NewClient(config, client)
-			if injector.Authority, err = authority.Load(ctx, authority.Location{Client: client, Dir: o.authorityDir}); err != nil {
+		begin: func(ctx context.Context, j *job) (_ worker[inject.Result], err error) {
+			injector.Client, injector.Gateways = j.client, j.gateways
+			if injector.Authority, err = authority.Load(ctx, authority.Location{Client: j.client, Dir: o.authorityDir}); err != nil {
 				return nil, fmt.Errorf("loading the authority: %w", err)
 			}
 			return injector.Replace, nil
@@ -104,22 +100,14 @@ func (o *upgradeOptions) verb(injector *inject.Injector) *podVerb[inject.Result,
 		group:  workloadOf,
 		failed: func(result inject.Result) error { return result.Err },
 	}
-	v.survey = func(ctx context.Context, r *report, pods []corev1.Pod) error {
+	v.survey = func(ctx context.Context, j *job, pods []corev1.Pod) (err error) {
 		for i := range pods {
 			if gateway, ok := installed.Current(&pods[i]); ok && installed.ReadsSecret(&pods[i], gateway.Name) {
 				v.uses = inject.Uses(inject.DeliverySecret)
 			}
 		}
-		found, err := survey.Run(ctx, injector.Client, pods, api.Coverage{})
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
-			r.warn("", []string{"what gateways capture is not brought up to date: " + err.Error()})
-			return nil
-		}
-		injector.Survey = found
-		return nil
+		injector.Survey, err = surveyed(ctx, j, pods)
+		return err
 	}
 	if options.DryRun == installed.DryRunNone {
 		v.question = "upgrade the gateways of"
