@@ -286,7 +286,7 @@ func TestEnableReport(t *testing.T) {
 			}
 			continue
 		}
-		var list struct{ Items []enableItem }
+		var list struct{ Items []injectItem }
 		if err := yaml.Unmarshal(out.Bytes(), &list); err != nil {
 			t.Fatalf("%s: %v", format, err)
 		}
