@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -131,15 +132,30 @@ func newChangeItem(result change.Result) changeItem {
 	return item
 }
 
+// lastWord takes one of words off the end of args. The errors say that there is none, or that the last
+// one is not what is wanted.
+func lastWord[T ~string](args []string, words []flags.Word[T], none, wanted string) (T, []string, error) {
+	hint := "end the command with " + flags.Enumerate(words)
+	if len(args) == 0 {
+		return "", nil, api.WithHint(errors.New(none), hint)
+	}
+	last := len(args) - 1
+	word, ok := flags.Find(words, args[last])
+	if !ok {
+		return "", nil, api.WithHint(fmt.Errorf("%q is not %s", args[last], wanted), hint)
+	}
+	return word, args[:last], nil
+}
+
 // completeBefore completes targets and then the last word of the command line, one of words.
-func (o *changeOptions) completeBefore(a *app, words []cobra.Completion, isWord func(string) bool) cobra.CompletionFunc {
+func completeBefore[T ~string](a *app, o *changeOptions, words []flags.Word[T]) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		if slices.ContainsFunc(args, isWord) {
+		if slices.ContainsFunc(args, func(arg string) bool { _, ok := flags.Find(words, arg); return ok }) {
 			return nil, targetsDirective
 		}
 		offers, directive := a.completeTargets(enabled)(cmd, args, toComplete)
 		if len(args) > 0 || !o.targets.Empty(args) || o.targets.AllNamespaces {
-			offers = append(matching(words, toComplete), offers...)
+			offers = append(matching(flags.Completions(words), toComplete), offers...)
 		}
 		return offers, directive
 	}

@@ -57,36 +57,52 @@ func Completions[T ~string](words []Word[T]) []cobra.Completion {
 // Choice registers a flag that takes one of words. Its help names them where usage has
 // "{}", or else at the end. If value is none of them, it is the default that is not named.
 func Choice[T ~string](f *pflag.FlagSet, p *T, name, shorthand string, value T, usage string, words []Word[T]) {
-	var named, texts []string
-	byText, text := map[string]T{}, string(value)
+	var named []string
+	standard := string(value)
 	for _, w := range words {
-		byText[w.text()] = w.Value
-		texts = append(texts, w.text())
 		if w.Value == value {
-			text = w.text()
+			standard = w.text()
 		}
-		if w.Meaning == "" {
-			named = append(named, w.text())
-		} else {
-			named = append(named, w.text()+" ("+w.Meaning+")")
+		text := w.text()
+		if w.Meaning != "" {
+			text += " (" + w.Meaning + ")"
 		}
-	}
-	if _, ok := byText[text]; !ok {
-		byText[text] = value
+		named = append(named, text)
 	}
 	if !strings.Contains(usage, "{}") {
 		usage += ": {}"
 	}
 	add(f, p, name, shorthand, strings.Replace(usage, "{}", or(named), 1), &flag[T]{
-		kind: "string", text: text, offers: Completions(words),
+		kind: "string", text: standard, offers: Completions(words),
 		parse: func(text string) (T, error) {
-			parsed, ok := byText[text]
-			if !ok {
-				return parsed, api.WithHint(fmt.Errorf("%q is unknown", text), "use "+or(texts))
+			if found, ok := Find(words, text); ok {
+				return found, nil
 			}
-			return parsed, nil
+			if text != standard {
+				return "", api.WithHint(fmt.Errorf("%q is unknown", text), "use "+Enumerate(words))
+			}
+			return value, nil
 		},
 	})
+}
+
+// Find returns which of words text is.
+func Find[T ~string](words []Word[T], text string) (T, bool) {
+	for _, w := range words {
+		if w.text() == text {
+			return w.Value, true
+		}
+	}
+	return "", false
+}
+
+// Enumerate names words: "a, b or c".
+func Enumerate[T ~string](words []Word[T]) string {
+	var texts []string
+	for _, w := range words {
+		texts = append(texts, w.text())
+	}
+	return or(texts)
 }
 
 // or joins words as an enumeration: "a, b or c".
