@@ -134,10 +134,10 @@ func newChangeItem(result change.Result) changeItem {
 
 // lastWord takes one of words off the end of args. The errors say that there is none, or that the last
 // one is not what is wanted.
-func lastWord[T ~string](args []string, words []flags.Word[T], none, wanted string) (T, []string, error) {
+func lastWord[T ~string](args []string, words []flags.Word[T], missing, wanted string) (T, []string, error) {
 	hint := "end the command with " + flags.Enumerate(words)
 	if len(args) == 0 {
-		return "", nil, api.WithHint(errors.New(none), hint)
+		return "", nil, api.WithHint(errors.New(missing), hint)
 	}
 	last := len(args) - 1
 	word, ok := flags.Find(words, args[last])

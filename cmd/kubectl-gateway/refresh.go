@@ -14,6 +14,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 // refreshOptions are the flags of refresh.
@@ -90,20 +91,12 @@ func (o *refreshOptions) addNamed(f *pflag.FlagSet) {
 
 // name changes what was named by the flags that are given.
 func (o *refreshOptions) name(f *pflag.FlagSet) func(*api.Coverage) {
+	options := inject.Options{Named: o.named}
+	options.Named.NodePorts = o.nodePorts
 	return func(c *api.Coverage) {
-		for flag, replace := range map[string]func(){
-			"capture-cidr":         func() { c.Capture = o.named.Capture },
-			"service-cidr":         func() { c.Services = o.named.Services },
-			"exclude-cidr":         func() { c.Exclude = o.named.Exclude },
-			"exclude-port":         func() { c.ExcludePorts = o.named.ExcludePorts },
-			"allow-plaintext-from": func() { c.PlaintextFrom = o.named.PlaintextFrom },
-			"outside":              func() { c.Outside = o.named.Outside },
-			"node-ports":           func() { c.NodePorts = o.nodePorts },
-		} {
-			if f.Changed(flag) {
-				replace()
-			}
-		}
+		config := api.Config{Named: *c}
+		give(&config, f.Changed, options)
+		*c = config.Named
 	}
 }
 

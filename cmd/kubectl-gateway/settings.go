@@ -77,11 +77,7 @@ func (s *settings) complete() inject.Options {
 // options have them. given reports whether a flag was.
 func (s *settings) change(given func(flag string) bool, options inject.Options) func(*api.Config) {
 	return func(c *api.Config) {
-		for flag, set := range s.changes(options) {
-			if given(flag) {
-				set(c)
-			}
-		}
+		give(c, given, options)
 		switch {
 		case given("node-ports") || !given("wire"):
 		case options.Wire == api.WirePort || c.Named.NodePorts == [2]uint16{}:
@@ -91,8 +87,17 @@ func (s *settings) change(given func(flag string) bool, options inject.Options) 
 	}
 }
 
+// give changes the settings of a gateway by the flags that are given, as options have them.
+func give(c *api.Config, given func(flag string) bool, options inject.Options) {
+	for flag, set := range changes(options) {
+		if given(flag) {
+			set(c)
+		}
+	}
+}
+
 // changes are what flags change of a gateway's settings.
-func (s *settings) changes(o inject.Options) map[string]func(*api.Config) {
+func changes(o inject.Options) map[string]func(*api.Config) {
 	return map[string]func(*api.Config){
 		"mode":                     func(c *api.Config) { c.Mode = o.Mode },
 		"on-failure":               func(c *api.Config) { c.OnFailure = o.OnFailure },

@@ -123,15 +123,15 @@ func TestReplaceTakesEveryFlag(t *testing.T) {
 	var s settings
 	f := pflag.NewFlagSet("", pflag.ContinueOnError)
 	s.addFlags(f, inject.DeliverySecret)
-	changes := s.changes(s.complete())
+	known := changes(s.complete())
 	// They are about how a gateway is added.
 	others := []string{"image", "image-pull-policy", "cert-ttl", "timeout", "authority-dir", "delivery"}
 	f.VisitAll(func(flag *pflag.Flag) {
-		if changes[flag.Name] == nil && !slices.Contains(others, flag.Name) {
+		if known[flag.Name] == nil && !slices.Contains(others, flag.Name) {
 			t.Errorf("--replace does not know --%s", flag.Name)
 		}
 	})
-	for name := range maps.Keys(changes) {
+	for name := range maps.Keys(known) {
 		if f.Lookup(name) == nil {
 			t.Errorf("there is no --%s", name)
 		}
