@@ -32,6 +32,7 @@ func injecting(flags *podFlags, injector *inject.Injector, authorityDir, questio
 		refuse: func(pod *corev1.Pod, err error) inject.Result {
 			return inject.Result{Pod: pod, Action: inject.Failed, Err: err}
 		},
+		failed: func(result inject.Result) error { return result.Err },
 	}
 	if injector.Options.DryRun == installed.DryRunNone {
 		v.question = question

@@ -91,8 +91,9 @@ type podVerb[R, I any] struct {
 	// document, if not nil, replaces the list of items.
 	document func(results []R) (string, error)
 	// group, if not nil, names the pods of which one is worked on at a time. When one has failed,
-	// the others of its group are left alone.
-	group func(*corev1.Pod) string
+	// as failed says, the others of its group are left alone.
+	group  func(*corev1.Pod) string
+	failed func(R) error
 	// closing, if not nil, returns lines that follow those of the pods.
 	closing func(found *targets.Selection, results []R) []string
 }
@@ -181,7 +182,7 @@ func (v *podVerb[R, I]) each(pods []corev1.Pod, do func(*corev1.Pod) R, report f
 			pod := &pods[i]
 			if failed != nil {
 				results[i] = v.refuse(pod, api.WithHint(fmt.Errorf("left as it is, because pod/%s of the same workload has failed", failed.Name), "solve that first; or name this pod alone"))
-			} else if results[i] = do(pod); v.tell(results[i]).err != nil {
+			} else if results[i] = do(pod); v.failed(results[i]) != nil {
 				failed = pod
 			}
 			report(results[i])
