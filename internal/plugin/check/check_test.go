@@ -20,16 +20,14 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 func TestAllGood(t *testing.T) {
 	for name, objects := range map[string][]runtime.Object{"pods": {appPod("web"), appPod("db")}, "no pods": nil} {
 		w := newWorld(t, objects...).withAuthority(t, 0)
 		w.TestImage = true
-		report, err := w.Run(t.Context(), 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		report := must.Get(w.Run(t.Context(), 0))(t)
 		for _, item := range report.Checks {
 			if item.Result == Warning || item.Result == Error {
 				t.Errorf("%s: %+v", name, item)
@@ -252,10 +250,7 @@ func TestNoCluster(t *testing.T) {
 	w.PrependReactor("get", "version", func(clienttesting.Action) (bool, runtime.Object, error) {
 		return true, nil, errors.New("connection refused")
 	})
-	report, err := w.Run(t.Context(), 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	report := must.Get(w.Run(t.Context(), 0))(t)
 	for _, item := range report.Checks {
 		want := Skipped
 		switch {

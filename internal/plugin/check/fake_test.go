@@ -26,6 +26,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 )
@@ -153,10 +154,7 @@ func appPod(name string, change ...func(*corev1.Pod)) *corev1.Pod {
 // run runs all checks once and returns the items of one.
 func (w *world) run(t *testing.T, id string) []Item {
 	t.Helper()
-	report, err := w.Run(t.Context(), 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	report := must.Get(w.Run(t.Context(), 0))(t)
 	return itemsOf(t, report, id)
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
@@ -218,10 +219,7 @@ func collect(t *testing.T) *List {
 // collectOf collects the status of pods that answer as they are asked.
 func collectOf(t *testing.T, answers asker, pods ...corev1.Pod) *List {
 	t.Helper()
-	list, err := (&Collector{Gateways: answers.client(), Now: clock}).Collect(t.Context(), pods)
-	if err != nil {
-		t.Fatal(err)
-	}
+	list := must.Get((&Collector{Gateways: answers.client(), Now: clock}).Collect(t.Context(), pods))(t)
 	return list
 }
 
@@ -238,12 +236,8 @@ func TestTables(t *testing.T) {
 	} {
 		var out bytes.Buffer
 		style := terminal.New(&out, true, c.profile)
-		if err := list.Table(&out, style, c.options); err != nil {
-			t.Fatal(err)
-		}
-		if err := list.Advice(&out, style); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, list.Table(&out, style, c.options))
+		must.Do(t, list.Advice(&out, style))
 		bare := regexp.MustCompile(`\x1b\[[0-9;]*m`).ReplaceAllString(out.String(), "")
 		if strings.ContainsAny(bare, "\x1b\a\r\u202e") {
 			t.Errorf("%s: something harmful is left in %q", c.file, bare)
@@ -265,10 +259,7 @@ func TestNothingToAdvise(t *testing.T) {
 
 func TestJSONForm(t *testing.T) {
 	list := collect(t)
-	text, err := json.MarshalIndent(list, "", "  ")
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(json.MarshalIndent(list, "", "  "))(t)
 	golden.Check(t, "list.json", string(text)+"\n")
 	if !list.Unread() {
 		t.Error("a gateway that did not answer is not counted as unread")
@@ -381,10 +372,7 @@ func TestTwoGateways(t *testing.T) {
 			}
 			return answer("web", state, 16*time.Hour), nil
 		}).Client(nil)
-		list, err := (&Collector{Gateways: client, Now: clock}).Collect(t.Context(), []corev1.Pod{two(test.second)})
-		if err != nil {
-			t.Fatal(err)
-		}
+		list := must.Get((&Collector{Gateways: client, Now: clock}).Collect(t.Context(), []corev1.Pod{two(test.second)}))(t)
 		item := list.Items[0]
 		if item.Container.Name != test.container || item.State != test.state {
 			t.Errorf("%s: %s is %s", name, item.Container.Name, item.State)
@@ -412,10 +400,7 @@ func TestManyGateways(t *testing.T) {
 		if want {
 			fakecluster.AddGateway(&p, "{}", *running())
 		}
-		list, err := (&Collector{Gateways: asker{"web": says(answer("web", api.Ready, 16*time.Hour), nil)}.client(), Now: clock}).Collect(t.Context(), []corev1.Pod{p})
-		if err != nil {
-			t.Fatal(err)
-		}
+		list := must.Get((&Collector{Gateways: asker{"web": says(answer("web", api.Ready, 16*time.Hour), nil)}.client(), Now: clock}).Collect(t.Context(), []corev1.Pod{p}))(t)
 		if got := strings.Contains(fmt.Sprint(list.Items[0].Problems), "has had 20 gateways"); got != want {
 			t.Errorf("%+v, want it told: %t", list.Items[0].Problems, want)
 		}
