@@ -85,7 +85,7 @@ func TestProblems(t *testing.T) {
 		{name: "no patch", spoil: deny("patch pods/ephemeralcontainers"), id: "permissions-enable", result: Error, detail: "patch pods/ephemeralcontainers", command: "- pods/ephemeralcontainers"},
 		{name: "no secrets", spoil: deny("create secrets"), id: "permissions-secret", result: Warning, detail: "create secrets", hint: "--delivery=csr", command: "- secrets"},
 		{name: "no logs", spoil: deny("get pods/log"), id: "permissions-tail", result: Error, detail: "get pods/log"},
-		{name: "no replicasets", spoil: deny("list replicasets.apps"), id: "permissions-watch", result: Warning, detail: "list replicasets.apps", command: "- replicasets"},
+		{name: "no replicasets", spoil: deny("list replicasets"), id: "permissions-watch", result: Warning, detail: "list replicasets.apps", command: "- replicasets"},
 		{name: "restricted", objects: []runtime.Object{label("restricted"), appPod("web")}, spoil: refuse(violation()),
 			id: "policy-pod-security", result: Error, detail: "restricted", command: labelFix},
 		{name: "restricted, told by the dry run of a pod", objects: []runtime.Object{label("restricted")}, spoil: func(w *world) { w.create = violation() },
@@ -156,7 +156,7 @@ func TestProblems(t *testing.T) {
 			id: "gateways-coverage", result: OK, detail: "1 gateway"},
 		{name: "nodes unread", objects: []runtime.Object{withGateway("web")}, spoil: func(w *world) {
 			says("web", &api.Status{Capture: captures("10.9.0.0/24")})(w)
-			w.PrependReactor("list", "nodes", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, forbidden("no role") })
+			w.Forbid("list", "nodes")
 		}, id: "gateways-coverage", result: Skipped, detail: "listing nodes"},
 		{name: "plaintext", objects: []runtime.Object{withGateway("web")}, spoil: says("web", &api.Status{Traffic: api.Traffic{Outbound: api.Direction{Plaintext: 3}}}),
 			id: "peers-plaintext", result: Warning, detail: "3 connections out", command: "kubectl gateway tail pod/web"},
@@ -164,9 +164,7 @@ func TestProblems(t *testing.T) {
 		{name: "scraped by one that is let in", objects: []runtime.Object{withGateway("web", scraped)}, spoil: says("web", &api.Status{Capture: api.Capture{
 			Named: api.Coverage{PlaintextFrom: []api.Source{{From: netip.MustParsePrefix("10.0.0.0/8")}}}}}), id: "peers-strict", result: OK, detail: "1 pod"},
 		{name: "scraped and cannot have a gateway", objects: []runtime.Object{appPod("web", scraped, func(p *corev1.Pod) { p.Spec.HostNetwork = true })}, id: "peers-strict", result: OK},
-		{name: "webhooks unread", objects: []runtime.Object{appPod("web")}, spoil: func(w *world) {
-			w.PrependReactor("list", "mutatingwebhookconfigurations", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, forbidden("no role") })
-		}, id: "peers-strict", result: Skipped, detail: "webhooks and aggregated APIs"},
+		{name: "webhooks unread", objects: []runtime.Object{appPod("web")}, spoil: func(w *world) { w.Forbid("list", "mutatingwebhookconfigurations") }, id: "peers-strict", result: Skipped, detail: "webhooks and aggregated APIs"},
 		{name: "cgroup by gateway", objects: []runtime.Object{withGateway("web"), testNode("node-1", "6.18.1", "v1.30.0")},
 			spoil: says("web", &api.Status{Capture: api.Capture{Cgroup: "/kubepods/pod1"}}), id: "nodes-cgroup", result: OK, detail: "1 by gateways"},
 	} {
@@ -206,7 +204,7 @@ func serverClock(ahead time.Duration) func(*world) {
 	}
 }
 
-func deny(what ...string) func(*world) { return func(w *world) { w.denied = what } }
+func deny(what string) func(*world) { return func(w *world) { w.Denied[what] = true } }
 
 func refuse(err error) func(*world) { return func(w *world) { w.patch = err } }
 

@@ -321,9 +321,7 @@ func TestGatewaysAreAskedInParallelWithinTheBound(t *testing.T) {
 		}
 		close(release)
 		<-done
-		if err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, err)
 		for i, item := range list.Items {
 			if item.Pod != pods[i].Name || item.State != Ready || item.Status.Pod.Name != item.Pod {
 				t.Fatalf("item %d is %+v", i, item)
