@@ -106,6 +106,16 @@ func (w *world) told(action Action) int {
 	return n
 }
 
+// failing has the steps fail with err for which when is true.
+func (w *world) failing(err error, when func(step step, pod string) bool) {
+	w.fail = func(step step, pod string) error {
+		if when(step, pod) {
+			return err
+		}
+		return nil
+	}
+}
+
 func (w *world) did(step step, pod string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
