@@ -109,10 +109,8 @@ func TestEnableRefusesFlags(t *testing.T) {
 }
 
 func TestEnableNeedsPods(t *testing.T) {
-	streams, _, _, errOut := genericiooptions.NewTestIOStreams()
-	if code := run(t.Context(), streams, []string{"--server=http://127.0.0.1:1", "enable"}); code != 1 ||
-		!strings.Contains(errOut.String(), "no pod is named") || !strings.Contains(errOut.String(), "hint: ") {
-		t.Errorf("exit %d: %s", code, errOut)
+	if code, _, stderr := execute(t, "--server=http://127.0.0.1:1", "enable"); code != 1 || !strings.Contains(stderr, "no pod is named") || !strings.Contains(stderr, "hint: ") {
+		t.Errorf("exit %d: %s", code, stderr)
 	}
 }
 
