@@ -78,13 +78,13 @@ on as before.`,
 // addNamed registers the flags of enable that name a coverage.
 func (o *refreshOptions) addNamed(f *pflag.FlagSet) {
 	ranges := func(p *[]netip.Prefix, name, word, usage string) {
-		flags.ListOr(f, p, name, "strings", word, usage, parseRange)
+		flags.Repeated(f, p, name, "strings", word, usage, flags.Commas, parseRange)
 	}
 	ranges(&o.named.Capture, "capture-cidr", auto, "address range of pods to encrypt, or auto to find them in the cluster; may be repeated")
 	ranges(&o.named.Services, "service-cidr", auto, "address range of Services, or auto to find them in the cluster; may be repeated")
 	ranges(&o.named.Exclude, "exclude-cidr", none, "address range that is not captured, or none; may be repeated")
-	flags.ListOr(f, &o.named.ExcludePorts, "exclude-port", "ports", none, "destination port that is not captured, or none; may be repeated", parsePort)
-	flags.SplitListOr(f, &o.named.PlaintextFrom, "allow-plaintext-from", "strings", none, "address range whose plaintext connections strict mode accepts, with :8080 behind it for one port, or none; may be repeated", api.ParseSource, api.SplitSources)
+	flags.Repeated(f, &o.named.ExcludePorts, "exclude-port", "ports", none, "destination port that is not captured, or none; may be repeated", flags.Commas, parsePort)
+	flags.Repeated(f, &o.named.PlaintextFrom, "allow-plaintext-from", "strings", none, "address range whose plaintext connections strict mode accepts, with :8080 behind it for one port, or none; may be repeated", api.SplitSources, api.ParseSource)
 	addOutside(f, &o.named.Outside, "")
 	flags.Parsed(f, &o.nodePorts, "node-ports", "string", "", "ports of nodes that belong to Services, empty for none", parsePorts)
 }

@@ -120,48 +120,22 @@ func Parsed[T any](f *pflag.FlagSet, p *T, name, kind, text, usage string, parse
 	add(f, p, name, "", usage, &flag[T]{kind: kind, text: text, parse: parse})
 }
 
-// List registers a flag that may be repeated. Each text is a list, separated by commas,
-// of what parse understands.
-func List[T any](f *pflag.FlagSet, p *[]T, name, kind, usage string, parse func(string) (T, error)) {
-	repeated(f, p, name, kind, usage, parse, func(text string) []string { return strings.Split(text, ",") })
-}
+// Commas divides a list, Whole leaves a text as it is. See Repeated.
+func Commas(text string) []string { return strings.Split(text, ",") }
+func Whole(text string) []string  { return []string{text} }
 
-// SplitList is List for texts in which a comma does not always separate: split knows.
-func SplitList[T any](f *pflag.FlagSet, p *[]T, name, kind, usage string, parse func(string) (T, error), split func(string) []string) {
-	repeated(f, p, name, kind, usage, parse, split)
-}
-
-// ListOr is List, or word alone for no value.
-func ListOr[T any](f *pflag.FlagSet, p *[]T, name, kind, word, usage string, parse func(string) (T, error)) {
-	SplitListOr(f, p, name, kind, word, usage, parse, func(text string) []string { return strings.Split(text, ",") })
-}
-
-// SplitListOr is SplitList, or word alone for no value.
-func SplitListOr[T any](f *pflag.FlagSet, p *[]T, name, kind, word, usage string, parse func(string) (T, error), split func(string) []string) {
+// Repeated registers a flag that may be repeated. Each text is what split divides into what parse
+// understands. The word none, unless it is empty, alone stands for no value.
+func Repeated[T any](f *pflag.FlagSet, p *[]T, name, kind, none, usage string, split func(string) []string, parse func(string) (T, error)) {
 	said := false
-	repeated(f, p, name, kind, usage, func(text string) (T, error) {
-		if said || text == word && len(*p) > 0 {
-			var zero T
-			return zero, fmt.Errorf("%q stands alone", word)
-		}
-		return parse(text)
-	}, func(text string) []string {
-		if text == word && !said && len(*p) == 0 {
-			said = true
-			return nil
-		}
-		return split(text)
-	})
-}
-
-// Array registers a flag that may be repeated, with one value each time.
-func Array[T any](f *pflag.FlagSet, p *[]T, name, kind, usage string, parse func(string) (T, error)) {
-	repeated(f, p, name, kind, usage, parse, func(text string) []string { return []string{text} })
-}
-
-func repeated[T any](f *pflag.FlagSet, p *[]T, name, kind, usage string, parse func(string) (T, error), split func(string) []string) {
 	add(f, p, name, "", usage, &flag[[]T]{kind: kind, parse: func(text string) ([]T, error) {
-		list := *p
+		list, alone := *p, none != "" && text == none
+		if said || alone && len(list) > 0 {
+			return nil, fmt.Errorf("%q stands alone", none)
+		}
+		if said = alone; alone {
+			return nil, nil
+		}
 		for _, one := range split(text) {
 			parsed, err := parse(strings.TrimSpace(one))
 			if err != nil {

@@ -36,7 +36,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	Duration(f, &o.Timeout, "timeout", time.Minute, Positive, "how long")
 	Duration(f, &o.Since, "since", 0, NotNegative, "from when on")
 	Int(f, &o.Lines, "lines", 10, -1, "how many")
-	List(f, &o.Ports, "port", "ports", "where", strconv.Atoi)
+	Repeated(f, &o.Ports, "port", "ports", "", "where", Commas, strconv.Atoi)
 	Parsed(f, &o.Even, "even", "int", "2", "a number", strconv.Atoi)
 	f.BoolVar(&o.Yes, "yes", false, "yes")
 	f.StringVar(&o.File, "file", "", "a file")
