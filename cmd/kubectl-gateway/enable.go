@@ -130,7 +130,7 @@ func (o *enableOptions) verb(injector *inject.Injector) *podVerb[inject.Result, 
 	v.item = newEnableItem
 	v.closing = func(found *targets.Selection, _ []inject.Result) []string { return ofWorkloads(found.Workloads) }
 	if o.replace {
-		v.group = workloadOf
+		v.group = installed.WorkloadOf
 	}
 	return v
 }

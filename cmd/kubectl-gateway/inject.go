@@ -8,7 +8,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -40,14 +39,6 @@ func injecting(flags *podFlags, injector *inject.Injector, authorityDir, questio
 		v.document = func(results []inject.Result) (string, error) { return dryRunObjects(results, flags.output) }
 	}
 	return v
-}
-
-// workloadOf returns what of pod is told from the pods of other workloads: its controller.
-func workloadOf(pod *corev1.Pod) string {
-	if owner := metav1.GetControllerOf(pod); owner != nil {
-		return string(owner.UID)
-	}
-	return string(pod.UID)
 }
 
 // replacedWords says which gateway took the place of another one, and what becomes of that.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -92,7 +93,7 @@ type podVerb[R, I any] struct {
 	document func(results []R) (string, error)
 	// group, if not nil, names the pods of which one is worked on at a time. When one has failed,
 	// as failed says, the others of its group are left alone.
-	group  func(*corev1.Pod) string
+	group  func(*corev1.Pod) types.UID
 	failed func(R) error
 	// closing, if not nil, returns lines that follow those of the pods.
 	closing func(found *targets.Selection, results []R) []string
@@ -165,7 +166,7 @@ func (v *podVerb[R, I]) each(pods []corev1.Pod, do func(*corev1.Pod) R, report f
 		return parallel.Each(v.parallel, pods, do, report)
 	}
 	var groups [][]int
-	at := map[string]int{}
+	at := map[types.UID]int{}
 	for i := range pods {
 		name := v.group(&pods[i])
 		n, ok := at[name]

@@ -78,7 +78,7 @@ the pod, which uses nothing when it has ended.`,
 // verb upgrades the gateways of pods by an injector with Options.
 func (o *upgradeOptions) verb(injector *inject.Injector) *podVerb[inject.Result, injectItem] {
 	v := injecting(&o.podFlags, injector, o.authorityDir, "upgrade the gateways of", injector.Replace)
-	v.gateways, v.uses, v.group, v.item = true, []rights.Use{rights.Enable}, workloadOf, newUpgradeItem
+	v.gateways, v.uses, v.group, v.item = true, []rights.Use{rights.Enable}, installed.WorkloadOf, newUpgradeItem
 	v.survey = func(ctx context.Context, j *job, pods []corev1.Pod) (err error) {
 		for i := range pods {
 			if gateway, ok := installed.Current(&pods[i]); ok && installed.ReadsSecret(&pods[i], gateway.Name) {

@@ -178,7 +178,7 @@ func (w *world) Outdated(gateway installed.Gateway, _ *api.Status) bool {
 func (w *world) Upgrade(ctx context.Context, pod *corev1.Pod) Outcome {
 	out := Outcome{Changed: true}
 	w.mu.Lock()
-	if w.upgrading[workloadOf(pod)]++; w.upgrading[workloadOf(pod)] > 1 {
+	if w.upgrading[installed.WorkloadOf(pod)]++; w.upgrading[installed.WorkloadOf(pod)] > 1 {
 		w.t.Errorf("two pods of the workload of %s are upgraded at a time", pod.Name)
 	}
 	w.mostUpgrades = max(w.mostUpgrades, len(w.upgrading))
@@ -186,7 +186,7 @@ func (w *world) Upgrade(ctx context.Context, pod *corev1.Pod) Outcome {
 	defer func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		delete(w.upgrading, workloadOf(pod))
+		delete(w.upgrading, installed.WorkloadOf(pod))
 	}()
 	out.Err = w.step(ctx, toUpgrade, pod, func() error {
 		now := w.Pod(pod.Name)
