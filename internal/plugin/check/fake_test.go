@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -21,7 +21,6 @@ import (
 	fakediscovery "k8s.io/client-go/discovery/fake"
 	clienttesting "k8s.io/client-go/testing"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
@@ -43,20 +42,9 @@ type world struct {
 	image *corev1.ContainerState
 	// logs are its output.
 	logs string
-	// answers are what gateways say, by pod.
-	answers  map[string]*api.Status
+	// fleet are the gateways.
+	fleet    fakegateway.Fleet
 	progress bytes.Buffer
-}
-
-// answer is what the gateways of the world say. A check tells them nothing.
-func (w *world) answer(_ context.Context, call *fakegateway.Call) (any, error) {
-	if call.Op() != "status" {
-		return nil, fmt.Errorf("a check told a gateway %q", call.Words)
-	}
-	if answer := w.answers[call.Pod]; answer != nil {
-		return answer, nil
-	}
-	return nil, errors.New("no such gateway")
 }
 
 func newWorld(t *testing.T, objects ...runtime.Object) *world {
@@ -75,7 +63,7 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 	good = slices.DeleteFunc(good, func(g runtime.Object) bool {
 		return slices.ContainsFunc(objects, func(o runtime.Object) bool { return named(o) == named(g) })
 	})
-	w := &world{Cluster: fakecluster.New(t, append(good, objects...)...), answers: map[string]*api.Status{}, logs: "kube-gateway v1.0.0\n",
+	w := &world{Cluster: fakecluster.New(t, append(good, objects...)...), logs: "kube-gateway v1.0.0\n",
 		image: &corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}}
 	w.Discovery().(*fakediscovery.FakeDiscovery).FakedServerVersion = &apiversion.Info{GitVersion: "v1.37.2"}
 	w.PrependReactor("create", "selfsubjectreviews", func(clienttesting.Action) (bool, runtime.Object, error) {
@@ -103,7 +91,7 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 		return a.GetSubresource() == "log", &runtime.Unknown{Raw: []byte(w.logs)}, nil
 	})
 	w.Checker = &Checker{
-		Client: w.Cluster, Gateways: fakegateway.Gateways(w.answer).Client(w.Cluster), Namespace: "shop", Context: "context \"test\"", Version: "v1.0.0",
+		Client: w.Cluster, Gateways: fakegateway.Gateways(w.fleet.Answer).Client(w.Cluster), Namespace: "shop", Context: "context \"test\"", Version: "v1.0.0",
 		Image: "registry.example/gateway:v1", Timeout: patience, ImageTimeout: patience, Interval: time.Millisecond,
 		AuthorityDir: t.TempDir(), Now: time.Now, Progress: &w.progress,
 		LookPath: func(string) (string, error) { return "/bin/kubectl", nil },
@@ -141,6 +129,11 @@ func appPod(name string, change ...func(*corev1.Pod)) *corev1.Pod {
 func (w *world) run(t *testing.T, id string) []Item {
 	t.Helper()
 	report := must.Get(w.Run(t.Context(), 0))(t)
+	for _, asked := range w.fleet.Asked() {
+		if !strings.HasSuffix(asked, " status") {
+			t.Errorf("a check told a gateway: %s", asked)
+		}
+	}
 	return itemsOf(t, report, id)
 }
 
