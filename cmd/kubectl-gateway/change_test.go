@@ -91,7 +91,7 @@ func (g *gatewayContainers) run(pod string, command []string) (stdout, stderr st
 }
 
 func changeServer(g *gatewayContainers) *apiServer {
-	s := &apiServer{gateway: g.run, objects: emptyCluster(), pods: []corev1.Pod{
+	s := &apiServer{gateway: g.run, objects: map[string]string{}, pods: []corev1.Pod{
 		podWithGateway("demo", "died", gatewayDied()),
 		podWithGateway("demo", "bystander", nil),
 	}}
@@ -100,24 +100,6 @@ func changeServer(g *gatewayContainers) *apiServer {
 	}
 	s.pods[3].Annotations = map[string]string{"prometheus.io/scrape": "true", "prometheus.io/port": "9090"}
 	return s
-}
-
-// emptyCluster has nothing that a survey reads, besides pods.
-func emptyCluster() map[string]string {
-	objects := map[string]string{}
-	for path, kind := range map[string]string{
-		"/api/v1/nodes": "NodeList", "/api/v1/services": "ServiceList",
-		"/apis/networking.k8s.io/v1/servicecidrs":                               "ServiceCIDRList",
-		"/apis/discovery.k8s.io/v1/namespaces/default/endpointslices":           "EndpointSliceList",
-		"/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations": "ValidatingWebhookConfigurationList",
-		"/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations":   "MutatingWebhookConfigurationList",
-		"/apis/apiextensions.k8s.io/v1/customresourcedefinitions":               "CustomResourceDefinitionList",
-		"/apis/apiregistration.k8s.io/v1/apiservices":                           "APIServiceList",
-	} {
-		version, _ := strings.CutPrefix(path[:strings.Index(path, "/v1/")+3], "/apis/")
-		objects[path] = fmt.Sprintf(`{"kind":%q,"apiVersion":%q,"items":[]}`, kind, strings.TrimPrefix(version, "/api/"))
-	}
-	return objects
 }
 
 // TestChanges compares everything that is printed, for pods of every kind.

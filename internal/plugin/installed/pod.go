@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -46,6 +47,20 @@ func OtherAddresses(pod *corev1.Pod, config *api.Config) bool {
 // nothing left in it to protect.
 func Leaving(pod *corev1.Pod) bool {
 	return pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}
+
+// Runs reports whether a gateway runs in pod.
+func Runs(pod *corev1.Pod) bool {
+	gateway, ok := Current(pod)
+	return ok && gateway.Phase == Running
+}
+
+// WorkloadOf returns the UID of what pod belongs to: its controller, or pod itself without one.
+func WorkloadOf(pod *corev1.Pod) types.UID {
+	if owner := metav1.GetControllerOf(pod); owner != nil {
+		return owner.UID
+	}
+	return pod.UID
 }
 
 // PodIPs returns all addresses of pod, as its status has them.
