@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -77,7 +76,7 @@ func (v *Verifier) Verify(ctx context.Context, from, to *corev1.Pod) (*Result, e
 		return nil, err
 	}
 	run := &run{Verifier: v, started: time.Now(), from: v.gateway(ctx, from), to: v.gateway(ctx, to), ip: ip, port: v.Port,
-		result: &Result{From: side(from), To: side(to), Canary: "kube-gateway-canary-" + randomText()}}
+		result: &Result{From: side(from), To: side(to), Canary: "kube-gateway-canary-" + rand.Text()}}
 	if run.to == nil && run.port == 0 {
 		if run.port = declaredPort(to); run.port == 0 {
 			return nil, api.WithHint(fmt.Errorf("%w: pod %s/%s has neither a gateway nor a declared TCP port", ErrNoPort, to.Namespace, to.Name),
@@ -122,12 +121,6 @@ func declaredPort(pod *corev1.Pod) uint16 {
 		}
 	}
 	return 0
-}
-
-func randomText() string {
-	var b [16]byte
-	rand.Read(b[:])
-	return hex.EncodeToString(b[:])
 }
 
 // run is one use of Verify.
@@ -316,10 +309,8 @@ func (r *run) ports() []uint16 {
 type watch struct {
 	observer *observer
 	stop     context.CancelFunc
-	done     chan watched
-}
-
-type watched struct {
+	// done is closed when the capture has ended, with summary and err.
+	done    chan struct{}
 	summary packets.Summary
 	err     error
 }
@@ -327,7 +318,7 @@ type watched struct {
 // watch starts to capture, and returns when the capture has begun.
 func (r *run) watch(ctx context.Context, g *remote.Conn, changed chan<- struct{}) (*watch, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	w := &watch{stop: cancel, done: make(chan watched, 1)}
+	w := &watch{stop: cancel, done: make(chan struct{})}
 	w.observer = newObserver(r.result.Canary, func() {
 		select {
 		case changed <- struct{}{}:
@@ -336,9 +327,9 @@ func (r *run) watch(ctx context.Context, g *remote.Conn, changed chan<- struct{}
 	})
 	begun := make(chan struct{})
 	go func() {
-		var end watched
+		defer close(w.done)
 		first := true
-		end.summary, end.err = packets.Run(ctx, g, packets.Options{Ports: r.ports(), Duration: time.Minute, MaxBytes: captureBytes},
+		w.summary, w.err = packets.Run(ctx, g, packets.Options{Ports: r.ports(), Duration: time.Minute, MaxBytes: captureBytes},
 			func(in *pcapng.Reader, block *pcapng.Block) error {
 				if first {
 					first = false
@@ -349,17 +340,13 @@ func (r *run) watch(ctx context.Context, g *remote.Conn, changed chan<- struct{}
 				}
 				return nil
 			})
-		w.done <- end
 	}()
 	select {
 	case <-begun:
 		return w, nil
-	case end := <-w.done:
+	case <-w.done:
 		cancel()
-		if end.err == nil {
-			end.err = fmt.Errorf("the capture in pod %s/%s ended at once", g.Ref().Namespace, g.Ref().Pod)
-		}
-		return nil, end.err
+		return nil, cmp.Or(w.err, fmt.Errorf("the capture in pod %s/%s ended at once", g.Ref().Namespace, g.Ref().Pod))
 	case <-ctx.Done():
 		cancel()
 		return nil, fmt.Errorf("starting to capture in pod %s/%s: %w", g.Ref().Namespace, g.Ref().Pod, context.Cause(ctx))
@@ -369,6 +356,6 @@ func (r *run) watch(ctx context.Context, g *remote.Conn, changed chan<- struct{}
 // end ends the capture and waits for the rest of it.
 func (w *watch) end() (packets.Summary, error) {
 	w.stop()
-	end := <-w.done
-	return end.summary, end.err
+	<-w.done
+	return w.summary, w.err
 }
