@@ -39,15 +39,37 @@ func TestMain(m *testing.M) {
 			os.Exit(datagram(os.Args[2:]))
 		}
 	}
-	os.Exit(m.Run())
+	if os.Getenv(appVariable) != "" {
+		os.Exit(m.Run())
+	}
+	os.Exit(withApp(m.Run))
+}
+
+// withApp runs tests that have the application, built once for all of them.
+func withApp(run func() int) int {
+	dir, err := os.MkdirTemp("", "kube-gateway-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	app := filepath.Join(dir, "app")
+	build := exec.Command("go", "build", "-o", app, "../../test/e2e/app")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "building the application: %v\n%s", err, out)
+		return 1
+	}
+	os.Setenv(appVariable, app)
+	return run()
 }
 
 // patience bounds every wait. It is no expectation: each wait ends with its
 // condition.
 const patience = time.Minute
 
-// appVariable names the environment variable with the path of test/e2e/app where
-// there is no Go to build it.
+// appVariable names the environment variable with the path of test/e2e/app. Where it is set already
+// there may be no Go to build it.
 const appVariable = "KUBE_GATEWAY_TEST_APP"
 
 // Ports of test/e2e/app.
@@ -72,19 +94,13 @@ func newLab(t *testing.T) *lab {
 	return newLabOf(t, 2)
 }
 
-// newLabOf returns a lab of n pods, at least two.
+// newLabOf returns a lab of n pods, at least two. The test runs beside others: it mostly waits, and
+// shares nothing with them.
 func newLabOf(t *testing.T, n int) *lab {
 	t.Helper()
-	l := &lab{t: t, net: netlab.New(t, n)}
+	t.Parallel()
+	l := &lab{t: t, net: netlab.New(t, n), app: os.Getenv(appVariable)}
 	l.a, l.b = l.net.Node(0), l.net.Node(1)
-	if l.app = os.Getenv(appVariable); l.app == "" {
-		l.app = filepath.Join(t.TempDir(), "app")
-		build := exec.Command("go", "build", "-o", l.app, "../../test/e2e/app")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("building the application: %v\n%s", err, out)
-		}
-	}
 	var err error
 	if l.self, err = os.Executable(); err != nil {
 		t.Fatal(err)
