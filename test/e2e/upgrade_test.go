@@ -119,6 +119,7 @@ func TestUpgrade(t *testing.T) {
 	for _, mode := range []api.Mode{api.Strict, api.Permissive} {
 		for _, way := range []api.Wire{api.WirePort, api.WireInband} {
 			t.Run(fmt.Sprintf("%s %s", mode, way), func(t *testing.T) {
+				t.Parallel()
 				ns := namespace(t)
 				a, b := twoPods(t, ns)
 				targets := []string{b.addr(portTraffic)}
