@@ -21,6 +21,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
@@ -32,9 +33,7 @@ func killWorker(t *testing.T, g *gatewaylab.Gateway) (d deathTime) {
 	t.Helper()
 	worker := status(t, g).Worker
 	d.killed = time.Now()
-	if err := syscall.Kill(worker.PID, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, syscall.Kill(worker.PID, syscall.SIGKILL))
 	// It is no zombie for long: the supervisor waits for it.
 	eventually(t, "the worker is gone", func() error {
 		if _, err := os.Stat("/proc/" + strconv.Itoa(worker.PID)); !errors.Is(err, fs.ErrNotExist) {
@@ -109,10 +108,7 @@ func (l *lab) clean(n *netlab.Node, number int) (output, lastWords string, err e
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	container, err := gatewaylab.NewContainer(l.t.TempDir(), "")
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	container := must.Get(gatewaylab.NewContainer(l.t.TempDir(), ""))(l.t)
 	p := n.Start(container.In(netlab.Command{
 		Cgroup: n.GatewayCgroup, Path: l.self, Args: []string{"clean"},
 		Env: []string{api.EnvConfig + "=" + string(config)},

@@ -20,6 +20,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
@@ -101,13 +102,8 @@ func newLabOf(t *testing.T, n int) *lab {
 	t.Parallel()
 	l := &lab{t: t, net: netlab.New(t, n), app: os.Getenv(appVariable)}
 	l.a, l.b = l.net.Node(0), l.net.Node(1)
-	var err error
-	if l.self, err = os.Executable(); err != nil {
-		t.Fatal(err)
-	}
-	if l.authority, err = gatewaylab.NewAuthority(); err != nil {
-		t.Fatal(err)
-	}
+	l.self = must.Get(os.Executable())(t)
+	l.authority = must.Get(gatewaylab.NewAuthority())(t)
 	for _, n := range l.net.Nodes() {
 		server := n.Start(netlab.Command{Cgroup: n.AppCgroup, Path: l.app, Args: []string{"serve"}})
 		says(t, server, "serving")
@@ -123,10 +119,7 @@ func (l *lab) spec(n *netlab.Node) gatewaylab.Spec {
 // gateway starts a gateway and fails the test if it does not get ready.
 func (l *lab) gateway(s gatewaylab.Spec) *gatewaylab.Gateway {
 	l.t.Helper()
-	g, err := gatewaylab.Start(l.t.Context(), s)
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	g := must.Get(gatewaylab.Start(l.t.Context(), s))(l.t)
 	l.t.Cleanup(g.Stop)
 	return g
 }
@@ -134,10 +127,7 @@ func (l *lab) gateway(s gatewaylab.Spec) *gatewaylab.Gateway {
 // fails launches a gateway that must end with an error, for which words stand in its output.
 func (l *lab) fails(what string, s gatewaylab.Spec, words ...string) *gatewaylab.Gateway {
 	l.t.Helper()
-	g, err := gatewaylab.Launch(s)
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	g := must.Get(gatewaylab.Launch(s))(l.t)
 	if err := ended(l.t, g); err == nil {
 		l.t.Errorf("%s it works", what)
 	}
@@ -286,9 +276,6 @@ func eventually(t *testing.T, what string, condition func() error) {
 
 func addrPort(t *testing.T, text string) netip.AddrPort {
 	t.Helper()
-	a, err := netip.ParseAddrPort(text)
-	if err != nil {
-		t.Fatal(err)
-	}
+	a := must.Get(netip.ParseAddrPort(text))(t)
 	return a
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
@@ -171,10 +172,7 @@ func objectsIn(t *testing.T, n *netlab.Node, gateway string) (o kernelObjects) {
 		},
 		gateway: {ebpf.AttachCGroupGetsockopt, ebpf.AttachCGroupSetsockopt},
 	} {
-		dir, err := os.Open(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		dir := must.Get(os.Open(path))(t)
 		defer dir.Close()
 		note(int(dir.Fd()), kinds...)
 	}
@@ -190,10 +188,7 @@ func objectsIn(t *testing.T, n *netlab.Node, gateway string) (o kernelObjects) {
 		t.Fatal(err)
 	}
 	for _, id := range o.programs {
-		program, err := ebpf.NewProgramFromID(id)
-		if err != nil {
-			t.Fatal(err)
-		}
+		program := must.Get(ebpf.NewProgramFromID(id))(t)
 		info, err := program.Info()
 		program.Close()
 		if err != nil {
@@ -227,16 +222,11 @@ func (o *kernelObjects) left() (names []string) {
 // leftovers returns what gateways have attached in a pod.
 func leftovers(t *testing.T, n *netlab.Node) (left []string) {
 	t.Helper()
-	pod, err := bpf.OpenCgroup(n.PodCgroup)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := n.Do(func() error {
+	pod := must.Get(bpf.OpenCgroup(n.PodCgroup))(t)
+	must.Do(t, n.Do(func() (err error) {
 		left, err = bpf.Leftovers(pod)
 		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
+	}))
 	return left
 }
 

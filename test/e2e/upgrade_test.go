@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // plainTraffic is what every longer message of the test application's traffic has in it.
@@ -40,10 +41,7 @@ func buildProgram(t *testing.T, dir, program, version, into string) {
 // topDir is the top of the tree.
 func topDir(t *testing.T) string {
 	t.Helper()
-	dir, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := must.Get(filepath.Abs("../.."))(t)
 	return dir
 }
 
