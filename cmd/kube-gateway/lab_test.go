@@ -23,6 +23,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+	"github.com/kubectl-gateway/kubectl-gateway/test/e2e/app/appreport"
 )
 
 // TestMain lets the test binary be the gateway: the supervisor executes itself
@@ -140,11 +141,7 @@ func (l *lab) fails(what string, s gatewaylab.Spec, words ...string) *gatewaylab
 }
 
 // result is what the application's clients print.
-type result struct {
-	Local, Peer, Received, Error string
-	Count                        int
-	Equal, NotPermitted          bool
-}
+type result = appreport.Result
 
 // client runs a client of the application in a pod.
 func (l *lab) client(n *netlab.Node, cgroup string, args ...string) result {
