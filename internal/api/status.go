@@ -257,6 +257,9 @@ type Direction struct {
 	// option: it has no gateway, or something on the way removed the option. They count
 	// in Plaintext or, in strict mode, in Refused.
 	OptionLost uint64 `json:"optionLost,omitempty"`
+	// OptionDropped counts connections on WireInband to where packets with the TCP option are
+	// lost: without the option, they count in Plaintext or, in strict mode, in Refused.
+	OptionDropped uint64 `json:"optionDropped,omitempty"`
 	// Sent and Received count bytes of the application, as it sees them.
 	Sent     uint64 `json:"bytesSent"`
 	Received uint64 `json:"bytesReceived"`

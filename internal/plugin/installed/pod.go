@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	helpers "k8s.io/component-helpers/resource"
 
@@ -48,6 +49,20 @@ func OtherAddresses(pod *corev1.Pod, config *api.Config) bool {
 // nothing left in it to protect.
 func Leaving(pod *corev1.Pod) bool {
 	return pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}
+
+// Runs reports whether a gateway runs in pod.
+func Runs(pod *corev1.Pod) bool {
+	gateway, ok := Current(pod)
+	return ok && gateway.Phase == Running
+}
+
+// WorkloadOf returns the UID of what pod belongs to: its controller, or pod itself without one.
+func WorkloadOf(pod *corev1.Pod) types.UID {
+	if owner := metav1.GetControllerOf(pod); owner != nil {
+		return owner.UID
+	}
+	return pod.UID
 }
 
 // PodIPs returns all addresses of pod, as its status has them.

@@ -65,7 +65,7 @@ func (v *Verifier) Verify(ctx context.Context, from, to *corev1.Pod) (*Result, e
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done within %s", timeout))
 	defer cancel()
 	switch {
-	case !runs(from):
+	case !installed.Runs(from):
 		return nil, api.WithHint(fmt.Errorf("%w %s/%s", ErrNoGateway, from.Namespace, from.Name),
 			fmt.Sprintf("'kubectl gateway enable pod/%s -n %s' adds one", from.Name, from.Namespace))
 	case from.UID == to.UID:
@@ -87,18 +87,12 @@ func (v *Verifier) Verify(ctx context.Context, from, to *corev1.Pod) (*Result, e
 }
 
 func side(pod *corev1.Pod) Side {
-	return Side{Namespace: pod.Namespace, Pod: pod.Name, Gateway: runs(pod)}
-}
-
-// runs reports whether a gateway runs in pod.
-func runs(pod *corev1.Pod) bool {
-	g, ok := installed.Current(pod)
-	return ok && g.Phase == installed.Running
+	return Side{Namespace: pod.Namespace, Pod: pod.Name, Gateway: installed.Runs(pod)}
 }
 
 // gateway returns the gateway that runs in pod, nil if none does.
 func (v *Verifier) gateway(ctx context.Context, pod *corev1.Pod) *remote.Conn {
-	if !runs(pod) {
+	if !installed.Runs(pod) {
 		return nil
 	}
 	g, _ := v.Gateways.Serving(ctx, pod)
