@@ -1,6 +1,7 @@
 package authority
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,9 +60,7 @@ type InitResult struct {
 // The key is on disk before the cluster hears of the authority: interrupted in
 // between, Init finishes the work when it is run again.
 func Init(ctx context.Context, o InitOptions) (*InitResult, error) {
-	if o.Store == "" {
-		o.Store = StoreLocal
-	}
+	o.Store = cmp.Or(o.Store, StoreLocal)
 	if o.Progress == nil {
 		o.Progress = func(string) {}
 	}
