@@ -155,7 +155,7 @@ func objectsIn(t *testing.T, n *netlab.Node, gateway string) (o kernelObjects) {
 		defer dir.Close()
 		note(int(dir.Fd()), kinds...)
 	}
-	if err := n.Do(func() error {
+	must.Do(t, n.Do(func() error {
 		ns, err := os.Open("/proc/thread-self/ns/net")
 		if err != nil {
 			return err
@@ -163,9 +163,7 @@ func objectsIn(t *testing.T, n *netlab.Node, gateway string) (o kernelObjects) {
 		defer ns.Close()
 		note(int(ns.Fd()), ebpf.AttachSkLookup)
 		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
+	}))
 	for _, id := range o.programs {
 		program := must.Get(ebpf.NewProgramFromID(id))(t)
 		info, err := program.Info()
