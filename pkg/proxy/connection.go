@@ -56,10 +56,14 @@ type connection struct {
 	sent, received atomic.Uint64
 	// relaying counts the directions that have not ended.
 	relaying atomic.Int32
+	// appEnded and wireEnded mean that nothing more is written to app, or in plaintext to wire.
+	appEnded, wireEnded atomic.Bool
 
 	mu      sync.Mutex
 	sockets [2]*net.TCPConn
 	aborted error
+	// watched is the socket of the direction that has ended first.
+	watched *net.TCPConn
 
 	// edge is set once it is decided how the connection is carried.
 	edge atomic.Pointer[traffic.Edge]

@@ -144,7 +144,7 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, dat
 		c.refuse(reason, cause)
 		return cause
 	}
-	source, err := newPlainReader(app, &p.pools)
+	source, err := newPlainReader(app, &p.pools, &c.appEnded)
 	if err != nil {
 		c.refuse(traffic.Exhausted, err)
 		return err

@@ -14,8 +14,10 @@ import (
 // pass carries plaintext from one socket to another until the end of file, which it passes on.
 // Little data is copied through a buffer. After a read that fills its buffer, queued data is
 // spliced within the kernel; the pipe that splicing needs is held no longer than that.
-func (p *Proxy) pass(to, from *net.TCPConn, count *atomic.Uint64) error {
-	source, err := newPlainReader(from, &p.pools)
+//
+// toEnded and fromEnded say of each socket that nothing more is written to it.
+func (p *Proxy) pass(to, from *net.TCPConn, toEnded, fromEnded *atomic.Bool, count *atomic.Uint64) error {
+	source, err := newPlainReader(from, &p.pools, fromEnded)
 	if err != nil {
 		return err
 	}
@@ -32,7 +34,7 @@ func (p *Proxy) pass(to, from *net.TCPConn, count *atomic.Uint64) error {
 		}
 		switch {
 		case err == io.EOF:
-			if err := to.CloseWrite(); err != nil {
+			if err := sendFIN(to, toEnded); err != nil {
 				return fmt.Errorf("passing on the end: %w", err)
 			}
 			return nil
