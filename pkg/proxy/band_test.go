@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/tuning"
 )
 
 // testBand does on loopback, without privilege, what the eBPF programs do in a
@@ -144,6 +145,8 @@ func (s *testSockets) MarkInband(fd int) error {
 	}
 	return unix.Bind(fd, toSockaddr(netip.AddrPortFrom(s.band.mark, 0)))
 }
+
+func (s *testSockets) Tuning(int) (tuning.Tuning, error) { return tuning.Tuning{}, nil }
 
 func (s *testSockets) PeerShown(fd int) (bool, error) {
 	switch {

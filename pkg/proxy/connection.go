@@ -17,6 +17,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/tuning"
 )
 
 // connection is one connection of an application, from accept to its line in the log. One
@@ -62,6 +63,9 @@ type connection struct {
 	mu      sync.Mutex
 	sockets [2]*net.TCPConn
 	aborted error
+	// tuned is what tune has applied to tunedWire.
+	tuned     tuning.Tuning
+	tunedWire *net.TCPConn
 	// watched is the socket of the direction that has ended first.
 	watched *net.TCPConn
 
@@ -72,10 +76,8 @@ type connection struct {
 	// those of the edge.
 	countedSent, countedReceived uint64
 	edgeSent, edgeReceived       uint64
-	// These belong to the sweeper: since when data is unacknowledged, and the socket that
-	// has keepAlive.
-	stalledSince time.Time
-	keptAlive    *net.TCPConn
+	// keptAlive belongs to the sweeper: the socket that has keepAlive.
+	keptAlive *net.TCPConn
 }
 
 // open starts the record of a connection that accepted belongs to.

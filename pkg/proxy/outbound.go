@@ -177,6 +177,7 @@ func (p *Proxy) encryptTo(c *connection, s *settings, peer *peer, h header) *fai
 // secure shakes hands over conn and starts the relay. The header and the application's first
 // data are sent together with the end of the handshake.
 func (p *Proxy) secure(c *connection, conn *net.TCPConn, config *tls.Config, h header, wire string) *failure {
+	c.tune(c.app, conn)
 	records, err := newRecordConn(conn, &p.pools)
 	if err != nil {
 		reset(conn)
@@ -299,6 +300,7 @@ func (p *Proxy) passThrough(c *connection, s *settings, f *failure) {
 		c.refuse(f.reason, f.err)
 		return
 	}
+	c.tune(c.app, c.wire)
 	c.because(f.reason)
 	c.counts.Because(f.reason)
 	c.counts.Plaintext.Add(1)

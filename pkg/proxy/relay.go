@@ -104,8 +104,12 @@ func (c *connection) seal(source *plainReader, answer status) error {
 	}
 	for {
 		b, size, err := source.next()
-		if source.reserve > 0 && b != nil {
-			b.b[0] = byte(answer)
+		if source.reserve > 0 {
+			// A server sets options before it answers.
+			c.tune(c.app, c.wire)
+			if b != nil {
+				b.b[0] = byte(answer)
+			}
 		}
 		c.sent.Add(uint64(max(0, size-source.reserve)))
 		source.reserve = 0

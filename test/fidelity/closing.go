@@ -74,8 +74,9 @@ func closing() []Scenario {
 			b.send("much too late")
 			b.pendingError()
 		}),
-		fromBothEnds("write twice to an end that has closed", func(p *play, a, b *socket) {
+		fromBothEnds("write to an end whose close is not read", func(p *play, a, b *socket) {
 			a.close()
+			b.awaits(unix.POLLRDHUP)
 			b.send("too late")
 			b.awaits(unix.POLLERR | unix.POLLHUP)
 			b.pendingError()
@@ -135,6 +136,7 @@ func closing() []Scenario {
 			}},
 			{Name: "both close at the same time", play: func(p *play) {
 				c, s := p.pair(ip4)
+				p.forget(c)
 				done := c.host.start(call{Name: "close", FD: c.fd})
 				s.close()
 				c.said(await(done), "ok", "close")
@@ -198,7 +200,7 @@ func resetting() []Scenario {
 		}),
 		fromBothEnds("reset, seen by a blocked write", func(p *play, a, b *socket) {
 			p.fillUp(b)
-			done := b.host.start(call{Name: "send", FD: b.fd, N: 1})
+			done := b.host.start(call{Name: "send", FD: b.fd, N: 16 << 20})
 			time.Sleep(100 * time.Millisecond)
 			a.reset()
 			b.said(await(done), "ok", "send")

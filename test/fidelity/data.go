@@ -43,7 +43,6 @@ func carrying() []Scenario {
 		}),
 		fromBothEnds("full window that opens again", func(p *play, a, b *socket) {
 			n := p.fillUp(a)
-			a.pollsFor(unix.POLLOUT, moment)
 			r := b.do(call{Name: "drain", N: n, Wait: patience})
 			p.say("all of it arrives: %v", r.Errno == 0 && r.N == n)
 			a.pollsFor(unix.POLLOUT, patience)

@@ -39,10 +39,10 @@ func watching() []Scenario {
 		}),
 		fromBothEnds("events of a full window", func(p *play, a, b *socket) {
 			p.fillUp(a)
-			a.polls()
+			b.send("hello")
+			a.awaits(unix.POLLIN)
 			b.shutdown(unix.SHUT_WR)
-			a.awaits(unix.POLLRDHUP)
-			a.polls()
+			a.awaits(unix.POLLIN | unix.POLLRDHUP)
 		}),
 		[]Scenario{
 			{Name: "events of a socket that is not connected", play: func(p *play) {

@@ -73,7 +73,7 @@ func (h *Host) start(c call) <-chan result {
 // Times of the scenarios. Machines differ, and are busy.
 const (
 	// patience is how long a call waits for what should happen at once.
-	patience = 10 * time.Second
+	patience = 15 * time.Second
 	// moment is how long nothing has to happen for it to count as nothing.
 	moment = time.Second
 )
@@ -134,6 +134,11 @@ func (p *play) end() {
 	}
 }
 
+// forget leaves it to the scenario to close s.
+func (p *play) forget(s *socket) {
+	p.open = slices.DeleteFunc(p.open, func(o *socket) bool { return o == s })
+}
+
 // socket is a descriptor of one of the hosts.
 type socket struct {
 	play   *play
@@ -178,7 +183,7 @@ func (s *socket) simple(c call, text string, args ...any) result {
 // class says how long something took.
 func class(took time.Duration) string {
 	switch {
-	case took < 1500*time.Millisecond:
+	case took < 2500*time.Millisecond:
 		return "at once"
 	case took < patience-time.Second:
 		return "after about 3 s"
@@ -423,7 +428,7 @@ func (s *socket) shutdown(how int) result {
 }
 
 func (s *socket) close() {
-	s.play.open = slices.DeleteFunc(s.play.open, func(o *socket) bool { return o == s })
+	s.play.forget(s)
 	r := s.do(call{Name: "close"})
 	s.said(r, "ok, "+class(r.Took), "close")
 }
@@ -528,7 +533,11 @@ func (s *socket) awaits(which int) result {
 		s.play.say("%s poll for %s: only %s", s.name, events(which), events(r.N))
 		return r
 	}
-	return s.said(r, "yes", "poll for %s", events(which))
+	text := "yes"
+	if r.Took > 4*time.Second {
+		text = "yes, but late"
+	}
+	return s.said(r, text, "poll for %s", events(which))
 }
 
 // polls writes down all events that there are.

@@ -228,6 +228,8 @@ func silence(name string, data bool, options []option) (all []Scenario) {
 			c.gather(5)
 			c.awaitAcked()
 			s.awaitAcked()
+			// Gateways acknowledge on their own: a delayed ACK takes 200 ms at most.
+			time.Sleep(moment)
 			p.cut()
 			if data {
 				setter.send("into the silence")

@@ -35,8 +35,11 @@ type Stage struct {
 	Cut, Mend func()
 }
 
+// atATime is how many scenarios are played at a time. Most of them wait most of the time.
+const atATime = 50
+
 // Transcripts plays all scenarios and returns the transcripts by name: first those that cut the
-// connection between the pods, then the others, each group at the same time.
+// connection between the pods, at the same time, then the others.
 func (s *Stage) Transcripts() map[string][]string {
 	found := make(map[string][]string)
 	var mu sync.Mutex
@@ -49,6 +52,7 @@ func (s *Stage) Transcripts() map[string][]string {
 				members++
 			}
 		}
+		places := make(chan struct{}, atATime)
 		cut, mend := newBarrier(members, s.Cut), newBarrier(members, s.Mend)
 		for i, each := range all {
 			if each.cut != cutting {
@@ -56,6 +60,10 @@ func (s *Stage) Transcripts() map[string][]string {
 			}
 			p := &play{client: s.Client, server: s.Server, places: s.Places, port: uint16(firstPort + i*portsPerScenario), cut: cut, mend: mend}
 			group.Go(func() {
+				if !each.cut {
+					places <- struct{}{}
+					defer func() { <-places }()
+				}
 				each.play(p)
 				p.end()
 				mu.Lock()

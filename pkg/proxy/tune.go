@@ -1,0 +1,33 @@
+//go:build linux
+
+package proxy
+
+import (
+	"net"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/tuning"
+)
+
+// tune gives the socket that leads to the other pod the options that the application has set on its
+// own, as far as they have changed. It is called before the first data and by the sweeper. Nothing
+// depends on its success.
+func (c *connection) tune(app, wire *net.TCPConn) {
+	var want tuning.Tuning
+	if err := onSocket(app, func(fd int) (err error) {
+		want, err = c.proxy.options.Sockets.Tuning(fd)
+		return err
+	}); err != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if want == c.tuned && wire == c.tunedWire {
+		return
+	}
+	var was tuning.Tuning
+	if wire == c.tunedWire {
+		was = c.tuned
+	}
+	_ = onSocket(wire, func(fd int) error { return want.Apply(fd, &was) })
+	c.tuned, c.tunedWire = want, wire
+}
