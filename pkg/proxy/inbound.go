@@ -149,6 +149,7 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, dat
 		c.refuse(traffic.Exhausted, err)
 		return err
 	}
+	source.first = c.tune
 	c.toApp = newSink(source.raw)
 	if c.audited != nil {
 		c.counts.Audited.Add(1)

@@ -59,13 +59,7 @@ func (p *Proxy) inspect(c *connection) {
 	if wire != c.keptAlive && keepAlive(wire) == nil {
 		c.keptAlive = wire
 	}
-	app := sockets[1]
-	if c.dialled() {
-		app = sockets[0]
-	}
-	if app != nil {
-		c.tune(app, wire)
-	}
+	c.tune()
 }
 
 // keepAlive has the kernel find out that an idle peer is gone for good, with the times of the pod's

@@ -177,7 +177,6 @@ func (p *Proxy) encryptTo(c *connection, s *settings, peer *peer, h header) *fai
 // secure shakes hands over conn and starts the relay. The header and the application's first
 // data are sent together with the end of the handshake.
 func (p *Proxy) secure(c *connection, conn *net.TCPConn, config *tls.Config, h header, wire string) *failure {
-	c.tune(c.app, conn)
 	records, err := newRecordConn(conn, &p.pools)
 	if err != nil {
 		reset(conn)
@@ -204,6 +203,7 @@ func (p *Proxy) startEncrypted(c *connection, h header, wire string) error {
 	if err != nil {
 		return err
 	}
+	source.first = c.tune
 	c.toApp = newSink(source.raw)
 	var scratch [maxHeader]byte
 	head := appendHeader(scratch[:0], h)
@@ -300,13 +300,12 @@ func (p *Proxy) passThrough(c *connection, s *settings, f *failure) {
 		c.refuse(f.reason, f.err)
 		return
 	}
-	c.tune(c.app, c.wire)
 	c.because(f.reason)
 	c.counts.Because(f.reason)
 	c.counts.Plaintext.Add(1)
 	c.openEdge()
 	c.relay(
-		func() error { return p.pass(c.wire, c.app, &c.wireEnded, &c.appEnded, &c.sent) },
-		func() error { return p.pass(c.app, c.wire, &c.appEnded, &c.wireEnded, &c.received) },
+		func() error { return p.pass(c.wire, c.app, &c.wireEnded, &c.appEnded, &c.sent, c.tune) },
+		func() error { return p.pass(c.app, c.wire, &c.appEnded, &c.wireEnded, &c.received, nil) },
 	)
 }

@@ -104,12 +104,8 @@ func (c *connection) seal(source *plainReader, answer status) error {
 	}
 	for {
 		b, size, err := source.next()
-		if source.reserve > 0 {
-			// A server sets options before it answers.
-			c.tune(c.app, c.wire)
-			if b != nil {
-				b.b[0] = byte(answer)
-			}
+		if source.reserve > 0 && b != nil {
+			b.b[0] = byte(answer)
 		}
 		c.sent.Add(uint64(max(0, size-source.reserve)))
 		source.reserve = 0
@@ -233,7 +229,11 @@ type plainReader struct {
 	pools *bufferPools
 	// ended means that nothing more is written to the socket.
 	ended *atomic.Bool
-	pace  pace
+	// first is called when the first data has been read, if it is not nil.
+	first func()
+	// marks means that urgent data is looked for, urgent that the last call of next has found a byte.
+	marks, urgent bool
+	pace          pace
 	// reserve is how many bytes at the front of the next buffer are left free.
 	reserve int
 	// poll makes next return at once, even without data.
@@ -265,12 +265,16 @@ func (r *plainReader) next() (b *buffer, size int, err error) {
 		return nil, 0, err
 	}
 	b, r.b = r.b, nil
+	if r.first != nil && r.size > r.reserve {
+		r.first()
+		r.first = nil
+	}
 	return b, r.size, r.err
 }
 
 func (r *plainReader) readOnce(fd uintptr) bool {
 	b := r.pools.get(r.pools.paced(&r.pace))
-	room := b.b[r.reserve:sealPayload[b.class]]
+	room := r.beforeMark(fd, b.b[r.reserve:sealPayload[b.class]])
 	n, err := readFD(fd, room)
 	switch {
 	case err == unix.EAGAIN && !r.poll:

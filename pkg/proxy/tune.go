@@ -3,15 +3,22 @@
 package proxy
 
 import (
-	"net"
-
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/tuning"
 )
 
 // tune gives the socket that leads to the other pod the options that the application has set on its
-// own, as far as they have changed. It is called before the first data and by the sweeper. Nothing
+// own, as far as they have changed. It is called with the first data and by the sweeper. Nothing
 // depends on its success.
-func (c *connection) tune(app, wire *net.TCPConn) {
+func (c *connection) tune() {
+	c.mu.Lock()
+	app, wire := c.sockets[0], c.sockets[1]
+	c.mu.Unlock()
+	if !c.dialled() {
+		app, wire = wire, app
+	}
+	if app == nil || wire == nil {
+		return
+	}
 	var want tuning.Tuning
 	if err := onSocket(app, func(fd int) (err error) {
 		want, err = c.proxy.options.Sockets.Tuning(fd)

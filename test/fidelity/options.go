@@ -66,7 +66,7 @@ func onTheWire() []Scenario {
 		data    bool
 	}{
 		{"TCP_USER_TIMEOUT", []option{{"TCP_USER_TIMEOUT", 3000}}, true},
-		{"keepalive", []option{{"TCP_KEEPIDLE", 1}, {"TCP_KEEPINTVL", 1}, {"TCP_KEEPCNT", 2}, {"SO_KEEPALIVE", 1}}, false},
+		{"keepalive", []option{{"TCP_KEEPIDLE", 1}, {"TCP_KEEPINTVL", 2}, {"TCP_KEEPCNT", 2}, {"SO_KEEPALIVE", 1}}, false},
 	} {
 		all = append(all, silence(each.name, each.data, each.options)...)
 	}
@@ -243,7 +243,7 @@ func silence(name string, data bool, options []option) (all []Scenario) {
 
 // givesUp waits until the kernel has given the connection up.
 func (s *socket) givesUp() {
-	r := s.do(call{Name: "await", Flags: unix.POLLERR, Wait: 8 * time.Second})
+	r := s.do(call{Name: "await", Flags: unix.POLLERR, Wait: 12 * time.Second})
 	if r.Errno == unix.ETIME {
 		s.play.say("%s gives up: no", s.name)
 		return
