@@ -84,11 +84,11 @@ compile: cross prometheus cluster-tool
 	bin/cluster build
 
 # Tests that depend on the kernel and not only on files: never from the cache.
-NETNS := ./bpf ./internal/lab/netlab ./cmd/kube-gateway ./bench
+NETNS := ./bpf ./internal/lab/netlab ./cmd/kube-gateway ./bench ./test/fidelity
 
 .PHONY: test-unit
 test-unit: ## unit tests
-	go test $$(go list ./... | grep -vE '/(bpf|internal/lab/netlab|cmd/kube-gateway|bench)$$')
+	go test $$(go list ./... | grep -vE '/(bpf|internal/lab/netlab|cmd/kube-gateway|bench|test/fidelity)$$')
 	go -C build/image test ./...
 	go -C build/dashboard test -count=1 ./...
 

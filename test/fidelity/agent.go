@@ -100,8 +100,10 @@ var calls = map[string]func(*call) result{
 		s, err := unix.GetsockoptString(c.FD, c.Level, c.Option)
 		return result{Errno: errnoOf(err), Data: []byte(s)}
 	},
-	"ioctl":    func(c *call) result { return number(unix.IoctlGetInt(c.FD, uint(c.Option))) },
-	"state":    state,
+	"ioctl": func(c *call) result {
+		return c.until(func(fd int) (int, error) { return unix.IoctlGetInt(fd, uint(c.Option)) })
+	},
+	"state":    func(c *call) result { return c.until(state) },
 	"poll":     pollOnce,
 	"await":    awaitEvents,
 	"sendfile": sendfile,
@@ -249,12 +251,22 @@ func drain(c *call) result {
 	return result{N: total}
 }
 
-func state(c *call) result {
-	info, err := unix.GetsockoptTCPInfo(c.FD, unix.IPPROTO_TCP, unix.TCP_INFO)
-	if err != nil {
-		return failure(err)
+// until waits until what returns N, for c.Wait at most.
+func (c *call) until(what func(fd int) (int, error)) result {
+	for end := time.Now().Add(c.Wait); ; time.Sleep(5 * time.Millisecond) {
+		n, err := what(c.FD)
+		if err != nil || n == c.N || !time.Now().Before(end) {
+			return number(n, err)
+		}
 	}
-	return result{N: int(info.State)}
+}
+
+func state(fd int) (int, error) {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0, err
+	}
+	return int(info.State), nil
 }
 
 // pollOnce returns the events among Flags, once there is one or Wait is over.
@@ -268,7 +280,7 @@ func pollOnce(c *call) result {
 
 // awaitEvents waits until all events of Flags are there.
 func awaitEvents(c *call) result {
-	for end := time.Now().Add(c.Wait); ; time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(c.Wait); ; time.Sleep(5 * time.Millisecond) {
 		set := []unix.PollFd{{Fd: int32(c.FD), Events: int16(c.Flags)}}
 		if _, err := unix.Poll(set, 0); err == nil && int(set[0].Revents)&c.Flags == c.Flags {
 			return result{N: int(set[0].Revents)}

@@ -565,12 +565,7 @@ func (s *socket) awaitQueued(n int) { s.awaitIoctl("queued bytes", unix.SIOCINQ,
 func (s *socket) awaitAcked() { s.awaitIoctl("unacknowledged bytes", unix.SIOCOUTQ, 0) }
 
 func (s *socket) awaitIoctl(what string, number, want int) {
-	var r result
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if r = s.do(call{Name: "ioctl", Option: number}); r.Errno != 0 || r.N == want {
-			break
-		}
-	}
+	r := s.do(call{Name: "ioctl", Option: number, N: want, Wait: patience})
 	s.said(r, fmt.Sprint(r.N), "%s", what)
 }
 
@@ -579,12 +574,7 @@ var stateNames = []string{"", "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1"
 
 // awaitState waits until TCP_INFO has a state.
 func (s *socket) awaitState(name string) {
-	var r result
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if r = s.do(call{Name: "state"}); r.Errno != 0 || stateNames[r.N] == name {
-			break
-		}
-	}
+	r := s.do(call{Name: "state", N: slices.Index(stateNames, name), Wait: patience})
 	s.said(r, stateNames[min(r.N, len(stateNames)-1)], "state")
 }
 

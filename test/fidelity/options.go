@@ -149,18 +149,11 @@ func (s *socket) onWire() []wireSocket {
 	if s.host == other {
 		other = s.play.client
 	}
-	var all []wireSocket
-	for _, ip := range []netip.Addr{other.IP4, other.IP6} {
-		// A connection of IPv4 may belong to a socket of IPv6.
-		for _, f := range []int{unix.AF_INET, unix.AF_INET6} {
-			r := s.host.do(call{Name: "wire", Family: f, Addr: netip.AddrPortFrom(ip, 0)})
-			if r.Errno != 0 {
-				s.said(r, "", "listing sockets")
-			}
-			all = append(all, r.Wire...)
-		}
+	r := s.host.do(call{Name: "wire", Addr: netip.AddrPortFrom(other.IP4, 0), Data: other.IP6.AsSlice()})
+	if r.Errno != 0 {
+		s.said(r, "", "listing sockets")
 	}
-	return all
+	return r.Wire
 }
 
 // shows waits until a connection of the pod is as it should be on the wire.
@@ -177,7 +170,7 @@ func (s *socket) shows(what string, there func(wireSocket) bool) {
 			s.play.say("%s, %s on the wire: no", s.name, what)
 			return
 		}
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(300 * time.Millisecond)
 	}
 }
 

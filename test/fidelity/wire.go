@@ -38,19 +38,32 @@ const (
 // TCP states of a connection whose socket can still send or wait for data.
 const openStates = 1<<1 | 1<<4 | 1<<5 | 1<<8
 
-// wire lists the sockets whose other end is c.Addr's address.
+// wire lists the sockets whose other end is c.Addr's address, or the one of IPv6 in c.Data.
 func wire(c *call) result {
+	six, _ := netip.AddrFromSlice(c.Data)
+	var found []wireSocket
+	// A socket of IPv6 may have a connection of IPv4.
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		some, err := socketsTo(family, c.Addr.Addr(), six)
+		if err != nil {
+			return failure(unix.EIO)
+		}
+		found = append(found, some...)
+	}
+	return result{Wire: found}
+}
+
+func socketsTo(family byte, four, six netip.Addr) (found []wireSocket, err error) {
 	r := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
-	request := binary.NativeEndian.AppendUint32([]byte{byte(c.Family), unix.IPPROTO_TCP,
+	request := binary.NativeEndian.AppendUint32([]byte{family, unix.IPPROTO_TCP,
 		1<<(attrCongestion-1) | 1<<(attrTOS-1) | 1<<(attrTrafficClass-1), 0}, openStates)
 	r.AddRawData(append(request, make([]byte, sizeofID)...))
 	messages, err := r.Execute(unix.NETLINK_SOCK_DIAG, nl.SOCK_DIAG_BY_FAMILY)
 	if err != nil {
-		return failure(unix.EIO)
+		return nil, err
 	}
-	var found []wireSocket
 	for _, m := range messages {
-		if len(m) < sizeofMessage || !leadsTo(m, c.Addr.Addr()) {
+		if len(m) < sizeofMessage || !leadsTo(m, four) && !leadsTo(m, six) {
 			continue
 		}
 		var w wireSocket
@@ -59,14 +72,14 @@ func wire(c *call) result {
 		}
 		attributes, err := nl.ParseRouteAttr(m[sizeofMessage:])
 		if err != nil {
-			return failure(unix.EIO)
+			return nil, err
 		}
 		for _, a := range attributes {
 			w.read(a)
 		}
 		found = append(found, w)
 	}
-	return result{Wire: found}
+	return found, nil
 }
 
 func leadsTo(message []byte, ip netip.Addr) bool {
