@@ -76,8 +76,6 @@ type connection struct {
 	// those of the edge.
 	countedSent, countedReceived uint64
 	edgeSent, edgeReceived       uint64
-	// keptAlive belongs to the sweeper: the socket that has keepAlive.
-	keptAlive *net.TCPConn
 }
 
 // open starts the record of a connection that accepted belongs to.

@@ -149,7 +149,7 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, dat
 		c.refuse(traffic.Exhausted, err)
 		return err
 	}
-	source.first = c.tune
+	source.first = c.tuneFirst
 	c.toApp = newSink(source.raw)
 	if c.audited != nil {
 		c.counts.Audited.Add(1)

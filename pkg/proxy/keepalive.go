@@ -47,26 +47,7 @@ func (p *Proxy) inspect(c *connection) {
 			return
 		}
 	}
-	// An outbound connection has its wire second, which is nil before it is dialled; an
-	// inbound one has it first.
-	wire := sockets[0]
-	if c.dialled() {
-		wire = sockets[1]
-	}
-	if wire == nil {
-		return
-	}
-	if wire != c.keptAlive && keepAlive(wire) == nil {
-		c.keptAlive = wire
-	}
-	c.tune()
-}
-
-// keepAlive has the kernel find out that an idle peer is gone for good, with the times of the pod's
-// network namespace: by default after two hours and eleven minutes. The application may ask for
-// other times. Most connections end before it is set.
-func keepAlive(wire *net.TCPConn) error {
-	return onSocket(wire, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1) })
+	c.tune(true)
 }
 
 // hasError reports whether the kernel has a pending error for socket: a RST that came while

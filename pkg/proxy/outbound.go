@@ -203,7 +203,7 @@ func (p *Proxy) startEncrypted(c *connection, h header, wire string) error {
 	if err != nil {
 		return err
 	}
-	source.first = c.tune
+	source.first = c.tuneFirst
 	c.toApp = newSink(source.raw)
 	var scratch [maxHeader]byte
 	head := appendHeader(scratch[:0], h)
@@ -305,7 +305,7 @@ func (p *Proxy) passThrough(c *connection, s *settings, f *failure) {
 	c.counts.Plaintext.Add(1)
 	c.openEdge()
 	c.relay(
-		func() error { return p.pass(c.wire, c.app, &c.wireEnded, &c.appEnded, &c.sent, c.tune) },
+		func() error { return p.pass(c.wire, c.app, &c.wireEnded, &c.appEnded, &c.sent, c.tuneFirst) },
 		func() error { return p.pass(c.app, c.wire, &c.appEnded, &c.wireEnded, &c.received, nil) },
 	)
 }

@@ -116,6 +116,8 @@ type Proxy struct {
 	crowded    *throttle
 	exhausted  *throttle
 	pools      bufferPools
+	// times are those of the kernel's keepalive.
+	times tuning.Times
 	// fitted is the size that FitMemory has given to the buffers of open connections.
 	fitted atomic.Int64
 	// ports are those of the listeners.
@@ -164,6 +166,10 @@ func New(o Options) (*Proxy, error) {
 		crowded:    newThrottle(time.Second),
 		exhausted:  newThrottle(time.Second),
 		aborting:   make(chan struct{}),
+	}
+	var err error
+	if p.times, err = tuning.KernelTimes(); err != nil {
+		return nil, fmt.Errorf("setting up the proxy: %w", err)
 	}
 	for _, l := range p.listeners() {
 		if err := resetOnDeath(l); err != nil {

@@ -43,7 +43,7 @@ func connecting() []Scenario {
 			c := p.clientSocket(f)
 			c.nonblock()
 			c.connect(f.at(p.server, p.port))
-			c.awaits(unix.POLLERR)
+			c.do(call{Name: "await", Flags: unix.POLLERR, Wait: patience})
 			c.pendingError()
 			c.pendingError()
 		}),

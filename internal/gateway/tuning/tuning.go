@@ -6,6 +6,7 @@ package tuning
 
 import (
 	"errors"
+	"fmt"
 
 	"golang.org/x/sys/unix"
 )
@@ -57,20 +58,56 @@ func (t *Tuning) Get(o Option) (value int32, ok bool) {
 	return t.values[o], t.set&(1<<o) != 0
 }
 
+// KeepIfSilent makes t ask for keepalive with the kernel's times if the application does not ask for any.
+func (t *Tuning) KeepIfSilent() {
+	if on, _ := t.Get(KeepAlive); on == 0 {
+		t.set &^= 1<<KeepIdle | 1<<KeepInterval | 1<<KeepCount
+		t.Set(KeepAlive, 1)
+	}
+}
+
+// Times are those of keepalive: idle and interval in seconds, and the number of probes.
+type Times [KeepCount + 1 - KeepIdle]int32
+
+// KernelTimes returns what a new socket has, which the sysctls of the network namespace say.
+func KernelTimes() (t Times, err error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return t, fmt.Errorf("asking for the times of keepalive: %w", err)
+	}
+	defer unix.Close(fd)
+	for i := range t {
+		option := numbers[int(KeepIdle)+i]
+		value, err := unix.GetsockoptInt(fd, option[0], option[1])
+		if err != nil {
+			return t, fmt.Errorf("asking for the times of keepalive: %w", err)
+		}
+		t[i] = int32(value)
+	}
+	return t, nil
+}
+
 // Apply sets on socket fd what differs from was, which is what has been applied to it before. What the
-// kernel refuses stays as it is. Times of keepalive are set only if the application wants keepalive: the
-// gateway has its own otherwise.
-func (t *Tuning) Apply(fd int, was *Tuning) error {
+// kernel refuses stays as it is. Keepalive without times gets the kernel's: Go gives accepted sockets
+// its own.
+func (t *Tuning) Apply(fd int, was *Tuning, times Times) error {
 	if *t == *was {
 		return nil
 	}
+	all := *t
+	if on, _ := all.Get(KeepAlive); on == 0 {
+		all.set &^= 1<<KeepAlive | 1<<KeepIdle | 1<<KeepInterval | 1<<KeepCount
+	} else {
+		for i, value := range times {
+			if o := KeepIdle + Option(i); all.set&(1<<o) == 0 {
+				all.Set(o, value)
+			}
+		}
+	}
 	var errs []error
-	wanted, _ := t.Get(KeepAlive)
 	for o := range options {
-		value, ok := t.Get(o)
-		old, had := was.Get(o)
-		switch {
-		case !ok, o <= KeepCount && wanted == 0, o > KeepCount && had && old == value:
+		value, ok := all.Get(o)
+		if old, had := was.Get(o); !ok || had && old == value && o > KeepCount {
 			continue
 		}
 		errs = append(errs, unix.SetsockoptInt(fd, numbers[o][0], numbers[o][1], int(value)))
