@@ -74,6 +74,8 @@ func (h *Host) start(c call) <-chan result {
 const (
 	// patience is how long a call waits for what should happen at once.
 	patience = 15 * time.Second
+	// soon is patience for what is known not to happen with gateways.
+	soon = 5 * time.Second
 	// moment is how long nothing has to happen for it to count as nothing.
 	moment = time.Second
 )
@@ -185,7 +187,7 @@ func class(took time.Duration) string {
 	switch {
 	case took < 2500*time.Millisecond:
 		return "at once"
-	case took < patience-time.Second:
+	case took < 12*time.Second:
 		return "after about 3 s"
 	}
 	return "late"
@@ -404,10 +406,13 @@ func received(r result) string {
 }
 
 // gather receives until there are n bytes or something else happens, in as many calls as it takes.
-func (s *socket) gather(n int) {
+func (s *socket) gather(n int) { s.gatherFor(n, patience) }
+
+// gatherFor is gather with another patience.
+func (s *socket) gatherFor(n int, wait time.Duration) {
 	var all []byte
 	for len(all) < n {
-		r := s.do(call{Name: "recv", N: n - len(all), Wait: patience})
+		r := s.do(call{Name: "recv", N: n - len(all), Wait: wait})
 		if r.Errno != 0 || r.N == 0 {
 			s.said(r, received(r), "recv after %q", all)
 			return
