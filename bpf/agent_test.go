@@ -65,11 +65,13 @@ type dial struct {
 	FastOpen  bool           `json:",omitempty"` // sendto(MSG_FASTOPEN) instead of connect
 	Then      netip.AddrPort // disconnect (AF_UNSPEC) and connect to this instead
 	PresentAs netip.AddrPort
-	Inband    bool   // MarkInband
-	Extended  bool   // puts an IPv6 extension header before that of TCP
-	Seconds   int    // to wait for everything, 5 if 0
-	Send      string `json:",omitempty"` // UDP: sent after connect, or to To without
-	NoConnect bool   `json:",omitempty"`
+	Inband    bool           // MarkInband
+	SYNs      int            // with the option, 3 if 0
+	Options   []socketOption `json:",omitempty"`
+	Extended  bool           // puts an IPv6 extension header before that of TCP
+	Seconds   int            // to wait for everything, 5 if 0
+	Send      string         `json:",omitempty"` // UDP: sent after connect, or to To without
+	NoConnect bool           `json:",omitempty"`
 	// Wait stops after connect(2), and Finish sends a byte and goes on.
 	Wait bool `json:",omitempty"`
 }
@@ -108,7 +110,8 @@ type gateway struct{ Addresses []string }
 type seen struct {
 	Accept, Peer, Local netip.AddrPort
 	Original, Netfilter netip.AddrPort
-	Inband, Shown       bool   // it came to the in-band listener; PeerShown
+	Inband, Shown       bool   // it came to the in-band listener; Negotiated
+	Tuned               *tuned `json:",omitempty"` // TuningOf, of what a gateway accepts
 	Error               string `json:",omitempty"`
 }
 
@@ -118,7 +121,8 @@ type reply struct {
 	Local, Peer netip.AddrPort
 	Seen        *seen `json:",omitempty"`
 	Reset       bool  // instead of Seen, after the handshake
-	Shown       bool  // PeerShown of an in-band connection
+	Shown       bool  // Negotiated, of an in-band connection
+	GivenUp     bool  // the same
 	OK          int   `json:",omitempty"`
 	FDs         int   `json:",omitempty"`
 	Accepted    []netip.AddrPort
@@ -312,7 +316,7 @@ func look(c *net.TCPConn, asGateway, inband bool) (s seen) {
 		}
 		var err error
 		if s.Inband = inband; inband {
-			if s.Shown, err = bpf.PeerShown(int(fd)); err != nil {
+			if s.Shown, _, err = bpf.Negotiated(int(fd)); err != nil {
 				s.Error = err.Error()
 			}
 			return
@@ -322,6 +326,9 @@ func look(c *net.TCPConn, asGateway, inband bool) (s seen) {
 			if errors.Is(err, bpf.ErrNotCaptured) {
 				s.Error = "not captured"
 			}
+		}
+		if s.Tuned, err = tuningOf(int(fd)); err != nil {
+			s.Error = err.Error()
 		}
 		s.Netfilter, _ = netfilterDestination(int(fd), s.Local.Addr().Is4())
 	})
@@ -359,6 +366,11 @@ func (d *dial) socket() (_ int, err error) {
 			return -1, fmt.Errorf("bind: %w", err)
 		}
 	}
+	for _, o := range d.Options {
+		if err := unix.SetsockoptString(fd, o.Level, o.Name, string(o.Value)); err != nil {
+			return -1, fmt.Errorf("option %d of level %d: %w", o.Name, o.Level, err)
+		}
+	}
 	if d.Device != "" {
 		if err := unix.BindToDevice(fd, d.Device); err != nil {
 			return -1, fmt.Errorf("SO_BINDTODEVICE: %w", err)
@@ -370,7 +382,7 @@ func (d *dial) socket() (_ int, err error) {
 		}
 	}
 	if d.Inband {
-		if err := bpf.MarkInband(fd); err != nil {
+		if err := bpf.MarkInband(fd, cmp.Or(d.SYNs, 3)); err != nil {
 			return -1, err
 		}
 	}
@@ -565,7 +577,7 @@ func (d *dial) converse(fd int) (r reply, err error) {
 		return r, nil
 	}
 	if d.Inband {
-		if r.Shown, err = bpf.PeerShown(fd); err != nil {
+		if r.Shown, r.GivenUp, err = bpf.Negotiated(fd); err != nil {
 			return r, err
 		}
 	}

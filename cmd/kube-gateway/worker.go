@@ -146,6 +146,6 @@ func (sockets) HandedOver(fd int) (bool, error)               { return bpf.Hande
 
 func (sockets) Tuning(fd int) (tuning.Tuning, error) { return bpf.TuningOf(fd) }
 
-func (sockets) MarkInband(fd int) error { return bpf.MarkInband(fd) }
+func (sockets) MarkInband(fd, syns int) error { return bpf.MarkInband(fd, syns) }
 
-func (sockets) PeerShown(fd int) (bool, error) { return bpf.PeerShown(fd) }
+func (sockets) Negotiated(fd int) (shown, givenUp bool, err error) { return bpf.Negotiated(fd) }
