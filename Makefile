@@ -89,11 +89,11 @@ SIDE_BY_SIDE := $(shell expr $$(nproc) + 4)
 WAITING      := 12
 
 # Tests that depend on the kernel and not only on files: never from the cache.
-NETNS := ./bpf ./internal/lab/netlab ./cmd/kube-gateway ./bench
+NETNS := ./bpf ./internal/lab/netlab ./cmd/kube-gateway ./bench ./test/fidelity
 
 .PHONY: test-unit
 test-unit: ## unit tests
-	go test -parallel $(WAITING) $$(go list ./... | grep -vE '/(bpf|internal/lab/netlab|cmd/kube-gateway|bench)$$')
+	go test -parallel $(WAITING) $$(go list ./... | grep -vE '/(bpf|internal/lab/netlab|cmd/kube-gateway|bench|test/fidelity)$$')
 	go -C build/image test ./...
 	go -C build/dashboard test -count=1 ./...
 

@@ -65,12 +65,13 @@ type dial struct {
 	FastOpen  bool           `json:",omitempty"` // sendto(MSG_FASTOPEN) instead of connect
 	Then      netip.AddrPort // disconnect (AF_UNSPEC) and connect to this instead
 	PresentAs netip.AddrPort
-	Inband    bool   // MarkInband
-	SYNs      int    // with the option, 3 if 0
-	Extended  bool   // puts an IPv6 extension header before that of TCP
-	Seconds   int    // to wait for everything, 5 if 0
-	Send      string `json:",omitempty"` // UDP: sent after connect, or to To without
-	NoConnect bool   `json:",omitempty"`
+	Inband    bool           // MarkInband
+	SYNs      int            // with the option, 3 if 0
+	Options   []socketOption `json:",omitempty"`
+	Extended  bool           // puts an IPv6 extension header before that of TCP
+	Seconds   int            // to wait for everything, 5 if 0
+	Send      string         `json:",omitempty"` // UDP: sent after connect, or to To without
+	NoConnect bool           `json:",omitempty"`
 	// Wait stops after connect(2), and Finish sends a byte and goes on.
 	Wait bool `json:",omitempty"`
 }
@@ -110,6 +111,7 @@ type seen struct {
 	Accept, Peer, Local netip.AddrPort
 	Original, Netfilter netip.AddrPort
 	Inband, Shown       bool   // it came to the in-band listener; Negotiated
+	Tuned               *tuned `json:",omitempty"` // TuningOf, of what a gateway accepts
 	Error               string `json:",omitempty"`
 }
 
@@ -325,6 +327,9 @@ func look(c *net.TCPConn, asGateway, inband bool) (s seen) {
 				s.Error = "not captured"
 			}
 		}
+		if s.Tuned, err = tuningOf(int(fd)); err != nil {
+			s.Error = err.Error()
+		}
 		s.Netfilter, _ = netfilterDestination(int(fd), s.Local.Addr().Is4())
 	})
 	if err != nil {
@@ -359,6 +364,11 @@ func (d *dial) socket() (_ int, err error) {
 	if d.Bind.IsValid() {
 		if err := unix.Bind(fd, sockaddr(d.Bind, d.Six)); err != nil {
 			return -1, fmt.Errorf("bind: %w", err)
+		}
+	}
+	for _, o := range d.Options {
+		if err := unix.SetsockoptString(fd, o.Level, o.Name, string(o.Value)); err != nil {
+			return -1, fmt.Errorf("option %d of level %d: %w", o.Name, o.Level, err)
 		}
 	}
 	if d.Device != "" {

@@ -45,6 +45,15 @@ static __always_inline void publish(struct bpf_sock_ops *ctx, struct bpf_sock *s
 		h->role = ROLE_HANDED_OVER;
 }
 
+/* An accepted socket has what its listener was tuned to, but for the priority. */
+static __always_inline void forget_priority(struct bpf_sock *sk)
+{
+	struct tuning *t = bpf_sk_storage_get(&kgw_tuning, sk, NULL, 0);
+
+	if (t)
+		t->set &= ~(1 << TUNE_PRIORITY);
+}
+
 static __always_inline void take(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
 	struct handover *published, *h;
@@ -62,6 +71,7 @@ static __always_inline void take(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 	h->action = published->action;
 	h->role = published->role == ROLE_CAPTURED ? ROLE_GATEWAY : ROLE_PRESENTED;
 	bpf_map_delete_elem(&kgw_handover, &key);
+	forget_priority(sk);
 }
 
 /* Removes the entry of a connection that failed: the next socket with this tuple is not it. */

@@ -150,4 +150,27 @@ enum sockopt {
 	SOCKOPT_LISTENER = 5,
 	/* get: an int, 1 or 0 */
 	SOCKOPT_HANDED_OVER = 6,
+	/* get: struct tuning, that of the application at the last getpeername(2) */
+	SOCKOPT_TUNING = 7,
+};
+
+/* Options of an application's socket that packets on the wire show, or that say how long to wait for
+ * packets. All but the last one have a number as their value. */
+enum tunable {
+	TUNE_KEEPALIVE,
+	TUNE_KEEPIDLE,
+	TUNE_KEEPINTVL,
+	TUNE_KEEPCNT,
+	TUNE_USER_TIMEOUT,
+	TUNE_TOS,
+	TUNE_TCLASS,
+	TUNE_PRIORITY,
+	TUNE_CONGESTION,
+	TUNABLES,
+};
+
+struct tuning {
+	__u32 set; /* a bit for each tunable that the application has set */
+	__u32 value[TUNE_CONGESTION];
+	char congestion[16]; /* TCP_CA_NAME_MAX */
 };
