@@ -32,6 +32,8 @@ func TestStorageLimit(t *testing.T) {
 		40 << 20:  {Containers: []corev1.Container{limited("10Mi")}, InitContainers: []corev1.Container{limited("40Mi")}},
 		15 << 20:  {Containers: []corev1.Container{limited("10Mi")}, InitContainers: []corev1.Container{sidecar("5Mi")}},
 		100 << 20: {Containers: []corev1.Container{limited("")}, InitContainers: []corev1.Container{limited("100Mi")}},
+		45 << 20:  {Containers: []corev1.Container{limited("10Mi")}, InitContainers: []corev1.Container{sidecar("5Mi"), limited("40Mi"), limited("20Mi"), sidecar("6Mi")}},
+		41 << 20:  {Containers: []corev1.Container{limited("35Mi")}, InitContainers: []corev1.Container{limited("40Mi"), sidecar("6Mi")}},
 	} {
 		if got := StorageLimit(&corev1.Pod{Spec: spec}); got != want {
 			t.Errorf("%d bytes, want %d", got, want)
