@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -91,16 +92,16 @@ func gatewayContainer(t *testing.T, p *pod, name string) corev1.ContainerStatus 
 }
 
 // startsForgotten removes the container of a gateway of p that has ended from the runtime, and waits
-// until the kubelet has started it again and it has ended as it did before.
-func startsForgotten(t *testing.T, p *pod, name string) {
+// until the kubelet has started it again and it has ended with these last words.
+func startsForgotten(t *testing.T, p *pod, name, words string) {
 	t.Helper()
 	before := gatewayContainer(t, p, name)
 	forget(t, node1, before.ContainerID)
-	// The kubelet looks at the pod at once, and not within minutes.
-	kubectl(t, "-n", p.namespace, "annotate", "pod", p.name, "forgotten="+before.ContainerID, "--overwrite")
 	eventually(t, "the kubelet starts the container again, and it ends", func() error {
+		// It looks at a pod that has changed, and at others within minutes.
+		kubectl(t, "-n", p.namespace, "annotate", "pod", p.name, fmt.Sprint("now=", time.Now().UnixNano()), "--overwrite")
 		s := gatewayContainer(t, p, name)
-		if ended := s.State.Terminated; s.ContainerID == before.ContainerID || ended == nil || ended.ExitCode != 0 || ended.Message != api.DisabledMessage {
+		if ended := s.State.Terminated; s.ContainerID == before.ContainerID || ended == nil || (ended.ExitCode == 0) != (words == api.DisabledMessage) || !strings.Contains(ended.Message, words) {
 			return fmt.Errorf("%+v", s)
 		}
 		return nil
@@ -117,7 +118,7 @@ func saysDisabled(t *testing.T, p *pod) {
 
 // TestForgottenContainer removes the container of a gateway that was disabled from the runtime: the
 // kubelet starts it again, and it ends as it did before, also with the Secret that it came with. The
-// next gateway is not disturbed.
+// next gateway is not disturbed, and ends likewise once it has died.
 func TestForgottenContainer(t *testing.T) {
 	t.Parallel()
 	ns := namespace(t)
@@ -129,18 +130,31 @@ func TestForgottenContainer(t *testing.T) {
 	gateway(t, "-n", ns, "disable", a.String())
 	noSecrets(t, ns)
 	apply(t, ns, mustYAML(t, &kept))
-	startsForgotten(t, a, "kube-gateway")
+	startsForgotten(t, a, "kube-gateway", api.DisabledMessage)
 	saysDisabled(t, a)
 
 	enable(t, []string{"--mode=strict", "--delivery=csr"}, a)
-	startsForgotten(t, a, "kube-gateway")
+	startsForgotten(t, a, "kube-gateway", api.DisabledMessage)
 	a.talk(b.addr(portEcho), "hello")
 	if s := a.status(); s.State != api.Ready || s.Traffic.Outbound.Encrypted != 1 {
 		t.Errorf("%s, %+v", s.State, s.Traffic.Outbound)
 	}
+	// One that has died does not come back either: the API server would refuse all that the kubelet says
+	// of the pod.
+	killWhole(t, a)
+	eventually(t, "the kubelet sees the death", func() error {
+		if s := gatewayContainer(t, a, "kube-gateway-2"); s.State.Terminated == nil {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	startsForgotten(t, a, "kube-gateway-2", "started its container again")
+	checkSaysDead(t, a)
+	enable(t, []string{"--mode=strict", "--delivery=csr"}, a)
+	a.talk(b.addr(portEcho), "hello")
 	gateway(t, "-n", ns, "disable", a.String())
 	noSecrets(t, ns)
-	startsForgotten(t, a, "kube-gateway-2")
+	startsForgotten(t, a, "kube-gateway-3", api.DisabledMessage)
 	saysDisabled(t, a)
 }
 
@@ -153,7 +167,7 @@ func TestForgottenContainerWithoutSecret(t *testing.T) {
 	gateway(t, "-n", ns, "disable", a.String())
 	noSecrets(t, ns)
 	kill(t, daemonOf(t, node1, "kubelet"))
-	startsForgotten(t, a, "kube-gateway")
+	startsForgotten(t, a, "kube-gateway", api.DisabledMessage)
 	saysDisabled(t, a)
 	enable(t, []string{"--delivery=secret"}, a)
 	a.talk(b.addr(portEcho), "hello")
