@@ -16,16 +16,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 )
 
 // archived returns the names of the files in an archive, and all that they hold.
 func archived(t *testing.T, archive []byte) (names []string, content string) {
 	t.Helper()
-	z, err := gzip.NewReader(bytes.NewReader(archive))
-	if err != nil {
-		t.Fatal(err)
-	}
+	z := must.Get(gzip.NewReader(bytes.NewReader(archive)))(t)
 	for r := tar.NewReader(z); ; {
 		header, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -34,11 +32,7 @@ func archived(t *testing.T, archive []byte) (names []string, content string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		text, err := io.ReadAll(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		names, content = append(names, header.Name), content+string(text)
+		names, content = append(names, header.Name), content+string(must.Get(io.ReadAll(r))(t))
 	}
 }
 
@@ -52,10 +46,7 @@ func TestSupportBundle(t *testing.T) {
 	if code != 0 || stdout != file+"\n" || !strings.Contains(stderr, "collecting versions\n") || !strings.Contains(stderr, "warning: not collected: ") {
 		t.Errorf("exit code %d, stdout %q, stderr %q", code, stdout, stderr)
 	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(os.ReadFile(file))(t)
 	if names, _ := archived(t, text); !slices.Contains(names, has) {
 		t.Errorf("the archive has %q", names)
 	}
