@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 )
 
 func limited(storage string) corev1.Container {
@@ -35,9 +36,7 @@ func TestStorageLimit(t *testing.T) {
 		45 << 20:  {Containers: []corev1.Container{limited("10Mi")}, InitContainers: []corev1.Container{sidecar("5Mi"), limited("40Mi"), limited("20Mi"), sidecar("6Mi")}},
 		41 << 20:  {Containers: []corev1.Container{limited("35Mi")}, InitContainers: []corev1.Container{limited("40Mi"), sidecar("4Mi"), sidecar("2Mi")}},
 	} {
-		if got := StorageLimit(&corev1.Pod{Spec: spec}); got != want {
-			t.Errorf("%d bytes, want %d", got, want)
-		}
+		expect.Equal(t, "limit", want, StorageLimit(&corev1.Pod{Spec: spec}))
 	}
 }
 
