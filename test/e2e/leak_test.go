@@ -469,6 +469,16 @@ func leaksOfNetworks(t *testing.T, p, server, other *pod) {
 // newRange is a Service range that the cluster gets during a test.
 const newRange = "10.200.0.0/24"
 
+// newServiceRange gives the cluster newRange until the end of the test, for a Service "late" of ns.
+func newServiceRange(t *testing.T, ns string) {
+	t.Helper()
+	// The range ends with its last Service, which is deleted before it.
+	atEnd(t, "delete", "servicecidr", "leaks", "--ignore-not-found")
+	atEnd(t, "-n", ns, "delete", "service", "late", "--ignore-not-found")
+	apply(t, ns, `{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {name: leaks}, spec: {cidrs: ["`+newRange+`"]}}`)
+	kubectl(t, "wait", "--for=condition=Ready", "servicecidr/leaks", "--timeout="+patience.String())
+}
+
 // TestNewServiceRange gives the cluster one more range of Services: what goes there before a gateway
 // knows is counted, and said to be a danger; after 'refresh' it is refused or encrypted. It does not
 // run beside other tests, which would lack the range as well.
@@ -477,11 +487,7 @@ func TestNewServiceRange(t *testing.T) {
 	pods := startPods(t, ns, podSpec("client", node1), podSpec("server", node2))
 	client, server := pods[0].enter(t), pods[1]
 	enable(t, []string{"--mode=strict"}, client.pod)
-	// The range ends with its last Service, which is deleted before it.
-	atEnd(t, "delete", "servicecidr", "leaks")
-	atEnd(t, "-n", ns, "delete", "service", "late")
-	apply(t, ns, `{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {name: leaks}, spec: {cidrs: ["`+newRange+`"]}}`)
-	kubectl(t, "wait", "--for=condition=Ready", "servicecidr/leaks", "--timeout="+patience.String())
+	newServiceRange(t, ns)
 	const late = "10.200.0.77"
 	awaitKubectl(t, "a Service in the new range", "-n", ns, "create", "service", "clusterip", "late", "--clusterip="+late, "--tcp=9000:9000")
 	kubectl(t, "-n", ns, "patch", "service", "late", "-p", `{"spec":{"selector":{"app":"server"}}}`)

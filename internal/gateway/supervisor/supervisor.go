@@ -112,7 +112,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("opening the control socket: %w", err)
 	}
-	if err := s.endedBefore(); err != nil {
+	if err := s.startedBefore(); err != nil {
 		ln.Close()
 		return err
 	}
