@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
 const (
@@ -27,12 +26,9 @@ const (
 	maxReservedText = 256
 )
 
-// gatewayPorts are those that a gateway listens on.
-func gatewayPorts() []uint16 { return []uint16{api.CapturePort, api.PeerPort, api.InbandPort} }
-
-// reservePorts keeps outgoing connections of the pod with this cgroup from getting the gateway's
-// ports by chance, where ip_local_port_range is wide.
-func reservePorts(podCgroup string) error {
+// reservePorts keeps outgoing connections of the pod with this cgroup from getting ports of the
+// gateway by chance, where ip_local_port_range is wide.
+func reservePorts(podCgroup string, ports []uint16) error {
 	reserved, err := reservedPorts()
 	if err != nil {
 		return err
@@ -41,7 +37,7 @@ func reservePorts(podCgroup string) error {
 	if err != nil {
 		return err
 	}
-	for _, port := range gatewayPorts() {
+	for _, port := range ports {
 		if !slices.Contains(reserved, port) {
 			reserved, added = append(reserved, port), append(added, port)
 		}
@@ -148,19 +144,20 @@ func portList(ports []uint16) string {
 	return strings.Join(parts, ",")
 }
 
-// reserve reserves the gateway's ports, and returns what undoes that. Without it the gateway works
-// as well.
-func (s *supervisor) reserve() (undo func()) {
-	pod, _, err := bpf.PodCgroup(s.settings.config.Pod.UID)
-	if err != nil {
-		return func() {} // load says so
+// reserve reserves ports of the gateway until release. Without it the gateway works as well.
+func (s *supervisor) reserve(ports ...uint16) {
+	if pod, _, err := bpf.PodCgroup(s.settings.config.Pod.UID); err != nil {
+		return // load says so
+	} else if err := reservePorts(pod.Path, ports); err != nil {
+		s.Log.Warn("ports of the gateway are not reserved", "ports", portList(ports), "error", err)
 	}
-	if err := reservePorts(pod.Path); err != nil {
-		s.Log.Warn("the gateway's ports are not reserved", "error", err)
-	}
-	return func() {
-		if err := releasePorts(pod.Path); err != nil {
-			s.Log.Warn("ports stay reserved", "error", err)
-		}
+}
+
+// release undoes reserve.
+func (s *supervisor) release() {
+	if pod, _, err := bpf.PodCgroup(s.settings.config.Pod.UID); err != nil {
+		return
+	} else if err := releasePorts(pod.Path); err != nil {
+		s.Log.Warn("ports stay reserved", "error", err)
 	}
 }

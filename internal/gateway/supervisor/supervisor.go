@@ -140,7 +140,8 @@ func (s *supervisor) live(ctx context.Context) error {
 		return err
 	}
 	s.listeners.edgesPath, s.listeners.whenFree = handoff.EdgesPath(s.SocketPath), s.whenFree
-	defer s.reserve()()
+	s.reserve(api.PeerPort)
+	defer s.release()
 	defer s.listeners.close()
 	replaces := s.settings.config.Replaces != ""
 	if !replaces {
@@ -171,6 +172,7 @@ func (s *supervisor) live(ctx context.Context) error {
 	if err := s.programs.SetListeners(ports); err != nil {
 		return err
 	}
+	s.reserve(ports.Capture, ports.Inband)
 	s.update(func(st *api.Status) { st.Listeners = ports })
 	if s.traffic, s.counters, err = handoff.NewCounters(); err != nil {
 		return err
