@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -90,7 +91,7 @@ func TestTakeOver(t *testing.T) {
 					if err := ended(t, old); err != nil {
 						t.Errorf("the old gateway: %v", err)
 					}
-					if words, err := old.LastWords(); err != nil || words != api.DisabledMessage {
+					if words, err := old.LastWords(); err != nil || words != api.HandedOverMessage {
 						t.Errorf("the old gateway's last words are %q, %v", words, err)
 					}
 				}
@@ -407,14 +408,15 @@ func TestTakeOverRefused(t *testing.T) {
 	l := newLab(t)
 	g := l.gateway(l.spec(l.a))
 	l.gateway(l.spec(l.b))
-	next := l.gateway(l.successor(l.spec(l.a), "gateway-1"))
+	next := l.gateway(l.successor(strict(l.spec(l.a)), "gateway-1"))
 	h := ask[api.Handover](t, g, "hand-over")
 	h.Token[0]++
 	if _, err := tryTakeOver(t, next, h); err == nil || !strings.Contains(err.Error(), "meeting the other gateway") {
 		t.Errorf("with another token: %v", err)
 	}
-	if err := ended(t, next); err == nil {
-		t.Error("the gateway that was refused ends without an error")
+	var exit *exec.ExitError
+	if err := ended(t, next); !errors.As(err, &exit) || exit.ExitCode() != api.ExitUnserved {
+		t.Errorf("the gateway that was refused ends with %v", err)
 	}
 	next = l.gateway(l.successor(l.spec(l.a), "gateway-2"))
 	earlier := ask[api.Handover](t, g, "hand-over")

@@ -118,6 +118,7 @@ func TestDisabledIsAnEndOnPurpose(t *testing.T) {
 	}{
 		"disabled":           {fakecluster.Terminated(0, "disabled"), true},
 		"disabled, new line": {fakecluster.Terminated(0, "disabled\n"), true},
+		"handed over":        {fakecluster.Terminated(0, api.HandedOverMessage), true},
 		"crashed saying so":  {fakecluster.Terminated(137, "disabled"), false},
 		"ended silently":     {fakecluster.Terminated(0, ""), false},
 		"ended otherwise":    {fakecluster.Terminated(0, "the application has ended"), false},
