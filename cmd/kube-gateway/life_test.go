@@ -35,6 +35,9 @@ type traffic struct {
 	input   io.Closer
 }
 
+// openAtOnce is how many connections to each target traffic has at a time.
+const openAtOnce = 4 + 2
+
 // trafficSummary is what it comes to, as its program prints it.
 type trafficSummary struct {
 	Requests, Messages                   uint64
