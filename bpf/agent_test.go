@@ -49,6 +49,9 @@ type request struct {
 	Finish   bool `json:",omitempty"`
 	Accepted bool `json:",omitempty"` // asks for what accept(2) has shown
 	Nested   bool `json:",omitempty"` // goes on in a network namespace of its own, for which it is root
+	// Routed are addresses that have a link to the one before then, whose end there is nest0, and a
+	// default route to the address before.
+	Routed []netip.Prefix `json:",omitempty"`
 }
 
 // dial is one connect(2) and what follows.
@@ -196,7 +199,7 @@ func agentMain([]string) int {
 		case q.Trade != nil:
 			r, err = q.Trade.run()
 		case q.Nested:
-			err = nest()
+			err = nest(q.Routed)
 		case q.FDs:
 			var list []os.DirEntry
 			list, err = os.ReadDir("/proc/self/fd")
@@ -211,17 +214,38 @@ func agentMain([]string) int {
 	}
 }
 
-// nest moves the calling goroutine to a network namespace with nothing but loopback.
-func nest() error {
+// nest moves the calling goroutine to a network namespace with nothing but loopback, and a link to the
+// one before if routed has its addresses.
+func nest(routed []netip.Prefix) error {
 	runtime.LockOSThread()
+	before, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return err
+	}
+	defer before.Close()
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return err
 	}
 	lo, err := netlink.LinkByName("lo")
-	if err != nil {
+	if err == nil {
+		err = netlink.LinkSetUp(lo)
+	}
+	if err != nil || len(routed) == 0 {
 		return err
 	}
-	return netlink.LinkSetUp(lo)
+	up := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "up0"}, PeerName: "nest0", PeerNamespace: netlink.NsFd(int(before.Fd()))}
+	if err := errors.Join(netlink.LinkAdd(up), netlink.LinkSetUp(up)); err != nil {
+		return err
+	}
+	for _, a := range routed {
+		host := &net.IPNet{IP: a.Addr().AsSlice(), Mask: net.CIDRMask(a.Bits(), a.Addr().BitLen())}
+		err := errors.Join(netlink.AddrAdd(up, &netlink.Addr{IPNet: host, Flags: unix.IFA_F_NODAD}),
+			netlink.RouteAdd(&netlink.Route{LinkIndex: up.Index, Gw: a.Addr().Prev().AsSlice()}))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *serve) listen() (net.Listener, error) {

@@ -54,6 +54,7 @@ type objectsCounters struct {
 	OutsideRefused   uint64
 	Nested           uint64
 	Forwarded        uint64
+	UdpAnswers       uint64
 }
 
 type objectsDestinations struct {

@@ -95,6 +95,7 @@ struct counters {
 	__u64 outside_refused;
 	__u64 nested;
 	__u64 forwarded;
+	__u64 udp_answers;
 };
 
 /* Connections, and when the last one began (bpf_ktime_get_ns). */
@@ -124,6 +125,9 @@ enum role {
 	 * established. */
 	ROLE_CAPTURE_LISTENER,
 	ROLE_INBAND_LISTENER,
+	/* An application's socket in a network namespace within the pod: connect.c has let its connection
+	 * pass. */
+	ROLE_NESTED,
 };
 
 struct handover {

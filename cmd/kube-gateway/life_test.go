@@ -37,6 +37,9 @@ type traffic struct {
 	input   io.Closer
 }
 
+// openAtOnce is how many connections to each target traffic has at a time.
+const openAtOnce = 4 + 2
+
 // trafficSummary is what it comes to, as its program prints it.
 type trafficSummary struct{ appreport.Traffic }
 

@@ -60,6 +60,7 @@ func TestDisableLeavesPodsWithoutGatewayAlone(t *testing.T) {
 // TestDeadGateways has a case for every way in which a gateway can be gone.
 func TestDeadGateways(t *testing.T) {
 	died, crashed, done := fakecluster.Terminated(1, "no cgroup"), fakecluster.Terminated(137, ""), disabledState()
+	unserved, handedOver := fakecluster.Terminated(api.ExitUnserved, "refused"), fakecluster.Terminated(0, api.HandedOverMessage)
 	for name, test := range map[string]struct {
 		gateways []gateway
 		kernel   string
@@ -82,6 +83,9 @@ func TestDeadGateways(t *testing.T) {
 		"only one whose Secret is gone":  {[]gateway{{api.FailClosed, fakecluster.Waiting("CreateContainerConfigError", `secret "x" not found`), ""}}, "", false, Unchanged},
 		"cleaned up":                     {[]gateway{{api.FailClosed, died, ""}, {api.FailClosed, done, "clean"}}, "", false, Unchanged},
 		"cleaning up failed":             {[]gateway{{api.FailClosed, died, ""}, {api.FailClosed, died, "clean"}}, "", true, Disabled},
+		"disabled, after another one could not take over": {[]gateway{{api.FailClosed, done, ""}, {api.FailClosed, unserved, ""}}, "", false, Disabled},
+		"died, after another one could not take over":     {[]gateway{{api.FailClosed, crashed, ""}, {api.FailClosed, unserved, ""}}, "", true, Disabled},
+		"handed over to one that died":                    {[]gateway{{api.FailClosed, handedOver, ""}, {api.FailClosed, crashed, ""}}, "", true, Disabled},
 		"could not be started, no traces": {[]gateway{{api.FailClosed, func() corev1.ContainerState {
 			s := fakecluster.Terminated(128, "")
 			s.Terminated.Reason = "StartError"

@@ -82,15 +82,17 @@ func TestWhileClosed(t *testing.T) {
 		err      error
 		closed   string // the gateway that keeps the pod closed
 	}{
-		"no gateway":                       {nil, refusal, ""},
-		"closed":                           {[]gateway{{api.FailClosed, dead}}, refusal, "kube-gateway"},
-		"open":                             {[]gateway{{api.FailOpen, dead}}, refusal, ""},
-		"disabled":                         {[]gateway{{api.FailClosed, disabled}}, refusal, ""},
-		"closed, then open":                {[]gateway{{api.FailClosed, dead}, {api.FailOpen, dead}}, refusal, "kube-gateway"},
-		"closed, then one that never runs": {[]gateway{{api.FailClosed, dead}, {api.FailOpen, fakecluster.Waiting("ErrImagePull", "")}}, refusal, "kube-gateway"},
-		"closed, then disabled":            {[]gateway{{api.FailClosed, dead}, {api.FailClosed, disabled}}, refusal, ""},
-		"closed, then running":             {[]gateway{{api.FailClosed, dead}, {api.FailOpen, fakecluster.Running(nil, nil)}}, refusal, ""},
-		"another error":                    {[]gateway{{api.FailClosed, dead}}, errors.New("no route"), ""},
+		"no gateway":                         {nil, refusal, ""},
+		"closed":                             {[]gateway{{api.FailClosed, dead}}, refusal, "kube-gateway"},
+		"open":                               {[]gateway{{api.FailOpen, dead}}, refusal, ""},
+		"disabled":                           {[]gateway{{api.FailClosed, disabled}}, refusal, ""},
+		"closed, then open":                  {[]gateway{{api.FailClosed, dead}, {api.FailOpen, dead}}, refusal, "kube-gateway"},
+		"closed, then one that never runs":   {[]gateway{{api.FailClosed, dead}, {api.FailOpen, fakecluster.Waiting("ErrImagePull", "")}}, refusal, "kube-gateway"},
+		"closed, then one that never served": {[]gateway{{api.FailClosed, dead}, {api.FailClosed, fakecluster.Terminated(api.ExitUnserved, "")}}, refusal, "kube-gateway"},
+		"one that never served":              {[]gateway{{api.FailClosed, fakecluster.Terminated(api.ExitUnserved, "")}}, refusal, ""},
+		"closed, then disabled":              {[]gateway{{api.FailClosed, dead}, {api.FailClosed, disabled}}, refusal, ""},
+		"closed, then running":               {[]gateway{{api.FailClosed, dead}, {api.FailOpen, fakecluster.Running(nil, nil)}}, refusal, ""},
+		"another error":                      {[]gateway{{api.FailClosed, dead}}, errors.New("no route"), ""},
 	} {
 		pod := fakecluster.NewPod("p")
 		for _, g := range c.gateways {

@@ -291,6 +291,9 @@ func TestCheckPod(t *testing.T) {
 		"port taken": {change: func(p *corev1.Pod) {
 			p.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: api.PeerPort}}
 		}, want: "port 18443"},
+		"ports on loopback": {change: func(p *corev1.Pod) {
+			p.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: api.CapturePort}, {ContainerPort: api.InbandPort}}
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var cluster Survey

@@ -159,6 +159,8 @@ func (t *Tailer) reportEnd(pod *corev1.Pod, gateway installed.Gateway) {
 	}
 	hint := enableHint(pod)
 	switch {
+	case gateway.HandedOver:
+		text, hint = "the gateway has handed over to another one", ""
 	case gateway.Disabled():
 		text, hint = "the gateway was disabled", ""
 	case installed.Leaving(pod):
