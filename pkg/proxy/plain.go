@@ -11,14 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pass carries plaintext from one socket to another until the end of file, which it passes on.
+// pass carries plaintext from one socket, of which source reads, to another until the end of file, which it passes on.
 // Little data is copied through a buffer. After a read that fills its buffer, queued data is
 // spliced within the kernel; the pipe that splicing needs is held no longer than that.
-func (p *Proxy) pass(to, from *net.TCPConn, count *atomic.Uint64) error {
-	source, err := newPlainReader(from, &p.pools)
-	if err != nil {
-		return err
-	}
+func (p *Proxy) pass(to, from *net.TCPConn, source *plainReader, count *atomic.Uint64) error {
 	part := &io.LimitedReader{R: from}
 	for {
 		b, n, err := source.next()
@@ -28,7 +24,7 @@ func (p *Proxy) pass(to, from *net.TCPConn, count *atomic.Uint64) error {
 			if writeErr != nil {
 				return fmt.Errorf("writing: %w", writeErr)
 			}
-			count.Add(uint64(n))
+			count.Add(uint64(source.fresh))
 		}
 		switch {
 		case err == io.EOF:

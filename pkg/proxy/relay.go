@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,9 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
+
+// errPeerWrite means that the connection to the peer takes nothing more.
+var errPeerWrite = errors.New("writing to the peer")
 
 // errNoAnswer means that the peer ended the connection before its status byte.
 var errNoAnswer = errors.New("peer closed the connection before it answered")
@@ -44,8 +48,11 @@ func growStack() {
 	runtime.KeepAlive(&room)
 }
 
-func (c *connection) carry(way func() error) {
-	if err := way(); err != nil {
+func (c *connection) carry(way func() error) { c.directionEnded(way()) }
+
+// directionEnded is called when a direction has ended, with the error that ended it or nil.
+func (c *connection) directionEnded(err error) {
+	if err != nil {
 		c.abort(err)
 	}
 	if c.relaying.Add(-1) == 0 {
@@ -64,6 +71,17 @@ func (c *connection) finish() {
 		c.line.Error += "; " + cause.Error()
 	}
 	closeGently(c.app)
+	if k := c.carrier.Load(); k != nil {
+		if !c.counted {
+			c.countEncrypted()
+		}
+		if cause == nil && c.detach() && k.dialled {
+			k.release()
+		}
+		c.report()
+		c.forget()
+		return
+	}
 	c.report()
 	if cause == nil && c.records != nil && c.dialled() {
 		c.awaitFIN()
@@ -101,7 +119,7 @@ func (c *connection) seal(source *plainReader, answer status) error {
 		if source.reserve > 0 && b != nil {
 			b.b[0] = byte(answer)
 		}
-		c.sent.Add(uint64(max(0, size-source.reserve)))
+		c.sent.Add(uint64(source.fresh))
 		source.reserve = 0
 		if err != nil && err != io.EOF {
 			return fmt.Errorf("reading from the application: %w", err)
@@ -131,7 +149,7 @@ func (c *connection) sealOnce(b *buffer, size int, end bool) error {
 		err = c.records.flush()
 	}
 	if err != nil {
-		return fmt.Errorf("writing to the peer: %w", err)
+		return fmt.Errorf("%w: %w", errPeerWrite, err)
 	}
 	return nil
 }
@@ -149,7 +167,7 @@ func (c *connection) unseal(check func(status) error) error {
 			}
 		}
 		b := c.proxy.pools.get(classFor(c.records.buffered()))
-		n, readErr := c.readRecords(b.b)
+		n, readErr := readRecords(c.tls, b.b)
 		data := b.b[:n]
 		if n > 0 && check != nil {
 			if err := check(status(data[0])); err != nil {
@@ -195,10 +213,10 @@ func (c *connection) unsealFailed(err error, unanswered bool) error {
 
 // readRecords decrypts complete records until p is full or none is left. It may return bytes
 // together with an error.
-func (c *connection) readRecords(p []byte) (n int, err error) {
+func readRecords(t *tls.Conn, p []byte) (n int, err error) {
 	for n < len(p) && err == nil {
 		var m int
-		m, err = c.tls.Read(p[n:])
+		m, err = t.Read(p[n:])
 		n += m
 	}
 	return n, err
@@ -222,14 +240,19 @@ type plainReader struct {
 	raw   syscall.RawConn
 	pools *bufferPools
 	pace  pace
-	// reserve is how many bytes at the front of the next buffer are left free.
-	reserve int
+	// reserve is how many bytes at the front of the next buffer are left free, tail how many at its
+	// end.
+	reserve, tail int
 	// poll makes next return at once, even without data.
 	poll bool
 
 	b    *buffer
 	size int
 	err  error
+	// fresh is how many bytes the last call of next has read from the socket.
+	fresh int
+	// kept is what has been read and may be read again.
+	kept kept
 	// onReadable is readOnce, bound once because a method value allocates.
 	onReadable func(fd uintptr) bool
 }
@@ -248,7 +271,10 @@ func newPlainReader(conn *net.TCPConn, pools *bufferPools) (*plainReader, error)
 // The caller returns it to its pool. The buffer may be nil if nothing was read and nothing is
 // reserved.
 func (r *plainReader) next() (b *buffer, size int, err error) {
-	r.b, r.size, r.err = nil, 0, nil
+	r.b, r.size, r.err, r.fresh = nil, 0, nil, 0
+	if b, size := r.kept.again(r); b != nil {
+		return b, size, nil
+	}
 	if err := r.raw.Read(r.onReadable); err != nil {
 		return nil, 0, err
 	}
@@ -258,7 +284,7 @@ func (r *plainReader) next() (b *buffer, size int, err error) {
 
 func (r *plainReader) readOnce(fd uintptr) bool {
 	b := r.pools.get(r.pools.paced(&r.pace))
-	room := b.b[r.reserve:sealPayload[b.class]]
+	room := r.kept.bound(b.b[r.reserve : sealPayload[b.class]-r.tail])
 	n, err := readFD(fd, room)
 	switch {
 	case err == unix.EAGAIN && !r.poll:
@@ -271,6 +297,8 @@ func (r *plainReader) readOnce(fd uintptr) bool {
 		r.err = io.EOF
 	default:
 		r.pace.note(n, len(room))
+		r.fresh = n
+		r.kept.add(r.pools, room[:n])
 	}
 	r.size = r.reserve + max(0, n)
 	if r.size == 0 {

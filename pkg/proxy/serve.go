@@ -53,6 +53,8 @@ func (p *Proxy) Serve(ctx context.Context) error {
 		err = fmt.Errorf("accepting connections: %w", err)
 	}
 	peer.close()
+	// Peers get to know before the settling time that they must dial.
+	p.carriers.close()
 	p.drain(local)
 	stopSweep()
 	sweeper.Wait()
@@ -90,6 +92,8 @@ func (p *Proxy) drain(local []*acceptor) {
 	case <-patience.Done():
 	}
 	await(patience, p.live.empty())
+	// Until a peer has closed its carrier, a header may be under way.
+	await(patience, p.carriers.empty(true))
 	for _, a := range local {
 		a.close()
 	}
@@ -100,6 +104,8 @@ func (p *Proxy) drain(local []*acceptor) {
 		}
 		<-p.live.empty()
 	}
+	p.carriers.abort()
+	<-p.carriers.empty(false)
 }
 
 // await waits for what, and reports false if ctx is done before.
