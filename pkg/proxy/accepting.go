@@ -68,8 +68,9 @@ func (k *carrier) nextHeader() (header, error) {
 		return header{}, err
 	}
 	if k.awaySent.Load() {
-		// The peer knows before it gets the answer to the first one.
-		if k.crossed++; k.crossed > 1 {
+		// The peer knows before it gets the answer to the first one, or the second one if go-away
+		// was sent while that came.
+		if k.crossed++; k.crossed > 2 {
 			return header{}, fmt.Errorf("%w: a header after go-away", errUnexpected)
 		}
 	}

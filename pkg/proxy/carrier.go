@@ -70,6 +70,8 @@ type carrier struct {
 	// answered means that the peer has answered for carried, lost that it has not started it, which
 	// is to be carried another way, broken that nothing more will come.
 	answered, lost, broken bool
+	// saidAll means that the end of what carried has to say has been sent.
+	saidAll bool
 	// outcome is closed when one of the three is set; nil unless there is a waiter.
 	outcome chan struct{}
 	// written is how many bytes had been written when carried began.

@@ -38,7 +38,7 @@ func (k *carrier) start(c *connection, h header) error {
 	k.claimed = true
 	k.served++
 	reused := k.served > 1
-	k.carried, k.answered, k.lost = c, false, false
+	k.carried, k.answered, k.lost, k.saidAll = c, false, false, false
 	k.written = k.records.written()
 	k.mu.Unlock()
 	k.lend(c, reused)
@@ -84,7 +84,11 @@ func (k *carrier) send(c *connection, ended bool, err error) {
 		})
 	}
 	if err == nil || errors.Is(err, errPeerWrite) {
-		if err != nil {
+		if err == nil {
+			k.mu.Lock()
+			k.saidAll = true
+			k.mu.Unlock()
+		} else {
 			// The reading goroutine finds out why.
 			_ = k.conn.SetReadDeadline(time.Now().Add(finTimeout))
 		}
@@ -196,11 +200,11 @@ func (k *carrier) receive() {
 	if c != nil && !k.lost && !k.answered && c.cause() == nil && (errors.Is(err, errAgain) || k.unheard()) {
 		k.lose()
 	}
-	lost := k.lost
+	lost, complete := k.lost, k.saidAll && at == ended
 	k.broken = true
 	k.decided()
 	k.mu.Unlock()
-	if c == nil || lost {
+	if c == nil || lost || complete {
 		if lost {
 			k.proxy.carriers.dropPeer(k.peerAddr)
 		}
