@@ -58,6 +58,7 @@ func parse(args []string, stderr io.Writer) (p plan, format string, err error) {
 	only := flags.String("only", strings.Join(allGroups(), ","), "`groups` to measure")
 	sides := flags.String("sides", strings.Join(allSides(), ","), "`sides` to measure")
 	with := flags.String("with", "", "other `proxies` to compare with, of "+strings.Join(otherProxyNames(), ","))
+	flags.StringVar(&p.Base, "base", "", "`path` of another gateway's executable, to compare with")
 	flags.StringVar(&format, "o", "text", "output format: text or json")
 	if err := flags.Parse(args); err != nil {
 		return p, "", err
@@ -68,6 +69,12 @@ func parse(args []string, stderr io.Writer) (p plan, format string, err error) {
 	}
 	if p.Sides, err = choose("--sides", *sides, allSides()); err != nil {
 		return p, "", err
+	}
+	if p.Base != "" {
+		if p.Base, err = filepath.Abs(p.Base); err != nil {
+			return p, "", err
+		}
+		p.Sides = append(p.Sides, base)
 	}
 	if *with != "" {
 		others, err := choose("--with", *with, otherProxyNames())

@@ -15,6 +15,8 @@ import (
 type plan struct {
 	// Program is the gateway's executable.
 	Program string
+	// Base is the executable of the gateways to compare with.
+	Base string
 	Rounds  int
 	// Duration is how long a single measurement takes.
 	Duration time.Duration
@@ -24,6 +26,14 @@ type plan struct {
 	Held int
 	// Progress receives a line for each round.
 	Progress io.Writer
+}
+
+// program returns the executable of a side's gateways.
+func (p plan) program(side string) string {
+	if side == base {
+		return p.Base
+	}
+	return p.Program
 }
 
 // run carries out a plan. Everything that it starts has ended when it returns.
@@ -38,7 +48,7 @@ func (p plan) run(ctx context.Context) (r *report, err error) {
 	measures := slices.DeleteFunc(allMeasures(), func(m measure) bool { return !slices.Contains(p.Groups, m.group) })
 	if len(measures) > 0 {
 		for _, name := range p.Sides {
-			s, err := newSide(ctx, name, p.Program)
+			s, err := newSide(ctx, name, p.program(name))
 			if err != nil {
 				return nil, err
 			}
@@ -77,7 +87,7 @@ func (p plan) round(ctx context.Context, r *report, round int, measures []measur
 		if name == direct {
 			continue
 		}
-		values, err := measureMemory(ctx, name, p.Program, p.Held, p.Duration)
+		values, err := measureMemory(ctx, name, p.program(name), p.Held, p.Duration)
 		if err != nil {
 			return fmt.Errorf("memory, %s: %w", name, err)
 		}

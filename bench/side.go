@@ -25,6 +25,8 @@ const (
 	direct   = "direct"
 	splice   = "splice"
 	gateways = "gateways"
+	// base is the gateways of another build, to compare with.
+	base = "base"
 )
 
 // endTimeout bounds the end of a gateway after a failure, and that of other proxies.
@@ -76,7 +78,7 @@ func newSide(ctx context.Context, name, program string) (s *side, err error) {
 	case direct:
 	case splice:
 		err = s.startRelays(ctx)
-	case gateways:
+	case gateways, base:
 		err = s.startGateways(ctx, program)
 	default:
 		var other otherProxy
