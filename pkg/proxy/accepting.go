@@ -79,7 +79,7 @@ func (k *carrier) nextHeader() (header, error) {
 	defer k.mu.Unlock()
 	k.busy = true
 	if k.saidAway.Load() {
-		return h, k.conn.SetReadDeadline(time.Time{})
+		return h, k.conn.SetDeadline(time.Time{})
 	}
 	return h, nil
 }
@@ -129,6 +129,7 @@ func (k *carrier) carry(c *connection, s *settings, h header) error {
 	// The answer goes first: what the peer sees acknowledged and unanswered, it does not send again,
 	// and what has reached the application, it must not.
 	if err = k.proxy.answerFrame(c, statusOK, false); err == nil {
+		source.twice = true
 		go k.sealOff(c, source)
 		err = k.unseal(c)
 	} else {

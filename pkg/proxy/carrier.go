@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"cmp"
 	"container/list"
 	"crypto/tls"
 	"crypto/x509"
@@ -70,8 +71,9 @@ type carrier struct {
 	// answered means that the peer has answered for carried, lost that it has not started it, which
 	// is to be carried another way, broken that nothing more will come.
 	answered, lost, broken bool
-	// saidAll means that the end of what carried has to say has been sent.
-	saidAll bool
+	// saidAll means that the end of what carried has to say has been sent, tooLate that carried
+	// cannot be carried another way.
+	saidAll, tooLate bool
 	// outcome is closed when one of the three is set; nil unless there is a waiter.
 	outcome chan struct{}
 	// written is how many bytes had been written when carried began.
@@ -111,10 +113,16 @@ func (k *carrier) lend(c *connection, reused bool) {
 // dialled under other settings is not used again.
 func (k *carrier) verify(s *settings) error {
 	if k.settings == s {
-		if !s.validNow(k.state.VerifiedChains) {
-			return errNoValidChain
+		if s.validNow(k.state.VerifiedChains) {
+			return nil
 		}
-		return nil
+		usage := x509.ExtKeyUsageClientAuth
+		if k.dialled {
+			usage = x509.ExtKeyUsageServerAuth
+		}
+		// It says more.
+		_, err := s.chains(k.state.PeerCertificates, usage)
+		return cmp.Or(err, errNoValidChain)
 	}
 	if k.dialled {
 		return errors.New("settings have changed")
@@ -220,6 +228,7 @@ func (k *carrier) seal(c *connection, source *plainReader, may func() error) err
 			}
 		}
 		b, size, err := source.next()
+		source.twice = false
 		if err != nil && err != io.EOF || b == nil {
 			return fmt.Errorf("reading from the application: %w", err)
 		}
@@ -255,8 +264,8 @@ func (k *carrier) retire() {
 	if k.saidEnd.Swap(true) {
 		return
 	}
+	_ = k.conn.SetDeadline(time.Now().Add(finTimeout))
 	k.sayEnd()
-	_ = k.conn.SetReadDeadline(time.Now().Add(finTimeout))
 }
 
 // sayEnd sends close_notify. An error means that the connection has ended already.
@@ -270,7 +279,7 @@ func (k *carrier) sendAway() {
 	k.gone.Store(true)
 	k.mu.Lock()
 	if !k.busy {
-		_ = k.conn.SetReadDeadline(time.Now().Add(goAwayTimeout))
+		_ = k.conn.SetDeadline(time.Now().Add(goAwayTimeout))
 	}
 	k.mu.Unlock()
 	if k.saidAway.Swap(true) {
@@ -289,7 +298,7 @@ func (k *carrier) finish(err error) {
 	k.gone.Store(true)
 	k.proxy.carriers.remove(k)
 	switch {
-	case err == io.EOF, errors.Is(err, os.ErrDeadlineExceeded) && !k.dialled:
+	case err == io.EOF, errors.Is(err, os.ErrDeadlineExceeded):
 		if !k.saidEnd.Swap(true) {
 			k.sayEnd()
 		}

@@ -494,7 +494,7 @@ func TestEveryHeaderIsChecked(t *testing.T) {
 		"the trust": {answer: statusAgain, reason: traffic.NoHandshake, change: func(t *testing.T, server *testPod, _ *clock) {
 			must.Do(t, server.proxy.Update(server.options.Config, server.options.Certificate, newAuthority(t).pool))
 		}},
-		"the time": {answer: statusAgain, reason: traffic.NoHandshake, change: func(_ *testing.T, _ *testPod, c *clock) { c.advance(2 * time.Hour) }},
+		"the time": {answer: statusAgain, reason: traffic.ClientExpired, change: func(_ *testing.T, _ *testPod, c *clock) { c.advance(2 * time.Hour) }},
 		"the client": {answer: statusNotAllowed, reason: traffic.Forbidden, head: func(h *header) {
 			h.Client = netip.AddrPortFrom(podAddress(), 4000)
 		}},

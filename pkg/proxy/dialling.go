@@ -34,14 +34,16 @@ func (k *carrier) start(c *connection, h header) error {
 	if err != nil {
 		return err
 	}
+	reused := k.served > 0
+	k.lend(c, reused)
+	c.settle()
+	c.relaying.Store(2)
 	k.mu.Lock()
-	k.claimed = true
 	k.served++
-	reused := k.served > 1
-	k.carried, k.answered, k.lost, k.saidAll = c, false, false, false
+	k.claimed, k.carried = true, c
+	k.answered, k.lost, k.saidAll, k.tooLate = false, false, false, false
 	k.written = k.records.written()
 	k.mu.Unlock()
-	k.lend(c, reused)
 
 	source.keep()
 	var scratch [maxHeader]byte
@@ -51,8 +53,6 @@ func (k *carrier) start(c *connection, h header) error {
 	b, size, err := source.next()
 	source.poll = false
 	ended := err == io.EOF
-	c.settle()
-	c.relaying.Store(2)
 	if err != nil && !ended {
 		c.proxy.pools.put(b)
 		err = fmt.Errorf("reading from the application: %w", err)
@@ -128,21 +128,23 @@ func (k *carrier) decided() {
 	}
 }
 
-// reclaim takes c back if it is to be carried another way.
+// reclaim takes c back if it is to be carried another way. If not, it is too late for that.
 func (k *carrier) reclaim(c *connection) bool {
 	k.mu.Lock()
-	lost := k.lost && c.cause() == nil
-	if lost {
-		k.carried = nil
+	defer k.mu.Unlock()
+	if !k.lost {
+		k.tooLate = true
+		return false
 	}
-	k.mu.Unlock()
-	return lost && c.detach()
+	k.carried = nil
+	c.detach()
+	return true
 }
 
 // unheard reports whether the peer has acknowledged nothing of the connection that it was to carry, and
 // k was idle before. k.mu is locked.
 func (k *carrier) unheard() bool {
-	if k.carried == nil || k.answered || k.served == 1 {
+	if k.carried == nil || k.answered || k.tooLate || k.served == 1 {
 		return false
 	}
 	acked, err := ackedBytes(k.conn)
@@ -197,7 +199,7 @@ func (k *carrier) receive() {
 	k.gone.Store(true)
 	k.mu.Lock()
 	c, first := k.carried, k.served == 1
-	if c != nil && !k.lost && !k.answered && c.cause() == nil && (errors.Is(err, errAgain) || k.unheard()) {
+	if c != nil && !k.lost && !k.answered && !k.tooLate && c.cause() == nil && (errors.Is(err, errAgain) || k.unheard()) {
 		k.lose()
 	}
 	lost, complete := k.lost, k.saidAll && at == ended
@@ -309,7 +311,7 @@ func (k *carrier) leave() {
 	k.mu.Unlock()
 	if !used {
 		k.proxy.carriers.remove(k)
-		k.retire()
+		go k.retire()
 	}
 }
 
@@ -334,11 +336,15 @@ func (p *Proxy) carryAgain(c *connection) {
 		case <-p.ctx.Done():
 		}
 	}
+	if cause := c.cause(); cause != nil {
+		c.refuse(traffic.Stopping, cause)
+		return
+	}
 	if c.attempts > maxAttempts {
 		c.refuse(traffic.PeerReset, errAgain)
 		return
 	}
-	if err := c.app.SetReadDeadline(time.Time{}); err != nil && c.cause() == nil {
+	if err := c.app.SetReadDeadline(time.Time{}); err != nil {
 		c.refuse(traffic.Broken, err)
 		return
 	}

@@ -4,7 +4,6 @@ package proxy
 
 import (
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 )
@@ -36,8 +35,9 @@ type pool struct {
 	// all has those of both kinds, those in use included.
 	all map[*carrier]struct{}
 	// closed means that no carrier is used again.
-	closed  bool
-	waiters []poolWaiter
+	closed bool
+	// none is closed when the last carrier has ended; nil unless there is a waiter.
+	none chan struct{}
 }
 
 func newPool() *pool {
@@ -57,37 +57,25 @@ func (p *pool) opened(k *carrier) {
 func (p *pool) ended(k *carrier) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.all, k)
-	p.waiters = slices.DeleteFunc(p.waiters, p.served)
-}
-
-// poolWaiter waits until there are no carriers, or only such as this gateway has dialled.
-type poolWaiter struct {
-	none      chan struct{}
-	unlessOwn bool
-}
-
-// served tells w if what it waits for has come. p.mu is locked.
-func (p *pool) served(w poolWaiter) bool {
-	for k := range p.all {
-		if !k.dialled || !w.unlessOwn {
-			return false
-		}
+	if delete(p.all, k); len(p.all) == 0 && p.none != nil {
+		close(p.none)
+		p.none = nil
 	}
-	close(w.none)
-	return true
 }
 
-// empty returns a channel that is closed as soon as there is no carrier, or with unlessOwn none that a
-// peer has dialled.
-func (p *pool) empty(unlessOwn bool) <-chan struct{} {
+// empty returns a channel that is closed as soon as there is no carrier.
+func (p *pool) empty() <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	w := poolWaiter{make(chan struct{}), unlessOwn}
-	if !p.served(w) {
-		p.waiters = append(p.waiters, w)
+	if p.none == nil {
+		p.none = make(chan struct{})
 	}
-	return w.none
+	none := p.none
+	if len(p.all) == 0 {
+		close(p.none)
+		p.none = nil
+	}
+	return none
 }
 
 // put keeps k, which this gateway has dialled, for the next connection to its peer.
@@ -116,7 +104,7 @@ func (p *pool) take(peer netip.AddrPort, s *settings) *carrier {
 		if !k.gone.Load() && k.settings == s && time.Since(k.made) <= maxCarrierAge && k.verify(s) == nil && k.quiet() && k.claim() {
 			return k
 		}
-		k.retire()
+		go k.retire()
 	}
 }
 
@@ -198,14 +186,16 @@ func (p *pool) abort() {
 	}
 }
 
+// retire and sendAway do not wait: a peer that reads nothing can hold up what is written to it.
+
 func retire(all []*carrier) {
 	for _, k := range all {
-		k.retire()
+		go k.retire()
 	}
 }
 
 func sendAway(all []*carrier) {
 	for _, k := range all {
-		k.sendAway()
+		go k.sendAway()
 	}
 }

@@ -243,8 +243,9 @@ type plainReader struct {
 	// reserve is how many bytes at the front of the next buffer are left free, tail how many at its
 	// end.
 	reserve, tail int
-	// poll makes next return at once, even without data.
-	poll bool
+	// poll makes next return at once, even without data; twice makes it look for the end behind
+	// little data.
+	poll, twice bool
 
 	b    *buffer
 	size int
@@ -297,6 +298,9 @@ func (r *plainReader) readOnce(fd uintptr) bool {
 		r.err = io.EOF
 	default:
 		r.pace.note(n, len(room))
+		if r.twice && n < len(room) {
+			n += r.readMore(fd, room[n:])
+		}
 		r.fresh = n
 		r.kept.add(r.pools, room[:n])
 	}
@@ -307,4 +311,18 @@ func (r *plainReader) readOnce(fd uintptr) bool {
 		r.b = b
 	}
 	return true
+}
+
+// readMore reads what is there behind little data: an application that answers and closes has often done
+// both by then, and the end travels with the answer.
+func (r *plainReader) readMore(fd uintptr, room []byte) int {
+	n, err := readFD(fd, room)
+	switch {
+	case err == unix.EAGAIN:
+	case err != nil:
+		r.err = err
+	case n == 0:
+		r.err = io.EOF
+	}
+	return n
 }

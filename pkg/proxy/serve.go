@@ -92,8 +92,9 @@ func (p *Proxy) drain(local []*acceptor) {
 	case <-patience.Done():
 	}
 	await(patience, p.live.empty())
-	// Until a peer has closed its carrier, a header may be under way.
-	await(patience, p.carriers.empty(true))
+	// Until a peer has closed its end of a carrier, a header may be under way, or the last bytes
+	// to it.
+	await(patience, p.carriers.empty())
 	for _, a := range local {
 		a.close()
 	}
@@ -105,7 +106,7 @@ func (p *Proxy) drain(local []*acceptor) {
 		<-p.live.empty()
 	}
 	p.carriers.abort()
-	<-p.carriers.empty(false)
+	<-p.carriers.empty()
 }
 
 // await waits for what, and reports false if ctx is done before.
