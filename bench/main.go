@@ -53,12 +53,12 @@ func parse(args []string, stderr io.Writer) (p plan, format string, err error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&p.Program, "gateway", "bin/kube-gateway", "`path` of the gateway's executable")
+	flags.StringVar(&p.Base, "base", "", "`path` of another gateway's executable to compare with")
 	flags.IntVar(&p.Rounds, "rounds", 5, "how often everything is measured")
 	flags.DurationVar(&p.Duration, "duration", time.Second, "how long a single measurement takes")
 	only := flags.String("only", strings.Join(allGroups(), ","), "`groups` to measure")
 	sides := flags.String("sides", strings.Join(allSides(), ","), "`sides` to measure")
 	with := flags.String("with", "", "other `proxies` to compare with, of "+strings.Join(otherProxyNames(), ","))
-	flags.StringVar(&p.Base, "base", "", "`path` of another gateway's executable, to compare with")
 	flags.StringVar(&format, "o", "text", "output format: text or json")
 	if err := flags.Parse(args); err != nil {
 		return p, "", err
@@ -71,9 +71,6 @@ func parse(args []string, stderr io.Writer) (p plan, format string, err error) {
 		return p, "", err
 	}
 	if p.Base != "" {
-		if p.Base, err = filepath.Abs(p.Base); err != nil {
-			return p, "", err
-		}
 		p.Sides = append(p.Sides, base)
 	}
 	if *with != "" {
@@ -100,10 +97,10 @@ func parse(args []string, stderr io.Writer) (p plan, format string, err error) {
 	case p.Rounds < 1 || p.Duration < 10*time.Millisecond:
 		return p, "", errors.New("at least one round and 10ms are needed")
 	}
-	if p.Program, err = filepath.Abs(p.Program); err != nil {
-		return p, "", err
+	if p.Program, err = filepath.Abs(p.Program); err == nil && p.Base != "" {
+		p.Base, err = filepath.Abs(p.Base)
 	}
-	return p, format, nil
+	return p, format, err
 }
 
 // choose returns the names in list, in the order of known.
@@ -122,8 +119,10 @@ func (p plan) printed(ctx context.Context, format string, stdout io.Writer) erro
 	if os.Geteuid() != 0 {
 		return api.WithHint(errors.New("root is needed for network namespaces and cgroups"), "run it with sudo")
 	}
-	if _, err := os.Stat(p.Program); err != nil && slices.Contains(p.Sides, gateways) {
-		return api.WithHint(fmt.Errorf("looking for the gateway: %w", err), "run 'make build' first, or name it with --gateway")
+	for _, side := range []string{gateways, inband, base} {
+		if _, err := os.Stat(p.program(side)); err != nil && slices.Contains(p.Sides, side) {
+			return api.WithHint(fmt.Errorf("looking for the gateway: %w", err), "run 'make build' first, or name it with --gateway or --base")
+		}
 	}
 	start := time.Now()
 	m, err := describe()

@@ -13,11 +13,9 @@ import (
 
 // plan says what to measure.
 type plan struct {
-	// Program is the gateway's executable.
-	Program string
-	// Base is the executable of the gateways to compare with.
-	Base string
-	Rounds  int
+	// Program is the gateway's executable, and Base another one to compare it with.
+	Program, Base string
+	Rounds        int
 	// Duration is how long a single measurement takes.
 	Duration time.Duration
 	Groups   []string
@@ -26,14 +24,6 @@ type plan struct {
 	Held int
 	// Progress receives a line for each round.
 	Progress io.Writer
-}
-
-// program returns the executable of a side's gateways.
-func (p plan) program(side string) string {
-	if side == base {
-		return p.Base
-	}
-	return p.Program
 }
 
 // run carries out a plan. Everything that it starts has ended when it returns.
@@ -65,6 +55,14 @@ func (p plan) run(ctx context.Context) (r *report, err error) {
 		}
 	}
 	return r, nil
+}
+
+// program is the executable of a side's gateways.
+func (p plan) program(side string) string {
+	if side == base {
+		return p.Base
+	}
+	return p.Program
 }
 
 // round has the sides take turns measure by measure, so that whatever else the

@@ -5,21 +5,16 @@ import (
 	"fmt"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
-
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/edges"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
 // proposal prints commands that allow what the gateways of pods have seen.
 func (o *changeOptions) proposal() *podVerb[edges.Proposal, proposalItem] {
 	return &podVerb[edges.Proposal, proposalItem]{
 		podFlags: &o.podFlags, gateways: true,
-		begin: func(_ context.Context, _ *report, config *rest.Config, client kubernetes.Interface) (func(context.Context, *corev1.Pod) edges.Proposal, error) {
-			collector := edges.Collector{Gateways: remote.NewClient(config, client), Timeout: o.timeout}
+		begin: func(_ context.Context, j *job) (worker[edges.Proposal], error) {
+			collector := edges.Collector{Gateways: j.gateways, Timeout: o.timeout}
 			return collector.Propose, nil
 		},
 		tell: tellProposal,

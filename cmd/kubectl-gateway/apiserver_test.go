@@ -9,7 +9,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,9 +19,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
-	"k8s.io/streaming/pkg/httpstream/wsstream"
+	"k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/execstreams"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/kindstest"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
@@ -37,8 +40,9 @@ type apiServer struct {
 	fleet interface {
 		Answer(context.Context, *fakegateway.Call) (any, error)
 	}
-	// objects are other objects, as JSON by their paths.
+	// objects are other objects, as JSON by their paths. Clients can make, replace and delete them.
 	objects map[string]string
+	mu      sync.Mutex // of objects
 	// logs are the log texts by pod.
 	logs map[string]string
 	// slowLogs is how long a log takes to come.
@@ -52,19 +56,7 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if kindstest.Serve(w, r) {
 		return
 	}
-	if object, ok := s.objects[r.URL.Path]; ok {
-		w.Header().Set("Content-Type", "application/json")
-		if object == forbidden {
-			w.WriteHeader(http.StatusForbidden)
-		}
-		fmt.Fprint(w, object)
-		return
-	}
-	if surveyed := strings.HasSuffix(r.URL.Path, "/nodes") || strings.HasSuffix(r.URL.Path, "/services") ||
-		strings.HasSuffix(r.URL.Path, "webhookconfigurations") || strings.HasSuffix(r.URL.Path, "/customresourcedefinitions") ||
-		strings.HasSuffix(r.URL.Path, "/apiservices") || strings.HasSuffix(r.URL.Path, "/servicecidrs") || strings.HasSuffix(r.URL.Path, "/endpointslices"); surveyed {
-		w.Header().Set("Content-Type", "application/json")
-		fmt.Fprint(w, `{"kind":"List","apiVersion":"v1","metadata":{"resourceVersion":"9"},"items":[]}`)
+	if s.keeps(w, r) {
 		return
 	}
 	if strings.HasPrefix(r.URL.Path, "/apis/apps/v1/namespaces/") {
@@ -114,6 +106,9 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			if exit, ok := errors.AsType[*remote.ExitError](err); ok {
 				fmt.Fprint(errOut, exit.Stderr)
 				return exit.Code
+			} else if err != nil {
+				fmt.Fprintf(errOut, "error: %v\n", err)
+				return 1
 			}
 			return 0
 		})
@@ -132,6 +127,58 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// keeps answers requests about objects, of which those that a survey or an informer lists are there but
+// for their items, and reports whether r is one.
+func (s *apiServer) keeps(w http.ResponseWriter, r *http.Request) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	path := r.URL.Path
+	object, ok := s.objects[path]
+	code := http.StatusOK
+	switch {
+	case strings.HasSuffix(path, "/exec") || r.Method == http.MethodPatch:
+		return false
+	case strings.HasSuffix(path, "/selfsubjectaccessreviews"):
+		object = `{"kind":"SelfSubjectAccessReview","apiVersion":"authorization.k8s.io/v1","status":{"allowed":true}}`
+	case r.Method == http.MethodPost || r.Method == http.MethodPut:
+		// The client chooses the encoding; answers may be JSON always.
+		body, _ := io.ReadAll(r.Body)
+		made, _, err := scheme.Codecs.UniversalDeserializer().Decode(body, nil, nil)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return true
+		}
+		if r.Method == http.MethodPost {
+			path, code = path+"/"+made.(metav1.Object).GetName(), http.StatusCreated
+		}
+		text, _ := json.Marshal(made)
+		object = string(text)
+		if s.objects == nil {
+			s.objects = map[string]string{}
+		}
+		s.objects[path] = object
+	case r.Method == http.MethodDelete:
+		delete(s.objects, path)
+		object = `{"kind":"Status","apiVersion":"v1","status":"Success"}`
+	case object == forbidden:
+		code = http.StatusForbidden
+	case ok:
+	case emptyLists.MatchString(path):
+		object = `{"kind":"List","apiVersion":"v1","metadata":{"resourceVersion":"9"},"items":[]}`
+	case strings.HasPrefix(path, "/api/v1/namespaces/kube-system"):
+		s.refuse(w, http.StatusNotFound, metav1.StatusReasonNotFound, "not found")
+		return true
+	default:
+		return false
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	fmt.Fprint(w, object)
+	return true
+}
+
+var emptyLists = regexp.MustCompile(`/(namespaces|nodes|services|servicecidrs|endpointslices|secrets|replicasets|\w+webhookconfigurations|customresourcedefinitions|apiservices)$`)
+
 func (s *apiServer) answer(w http.ResponseWriter, code int, value any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
@@ -145,18 +192,9 @@ func (s *apiServer) refuse(w http.ResponseWriter, code int, reason metav1.Status
 
 // exec runs do in the place of a command, which ends with the code that do returns.
 func (s *apiServer) exec(w http.ResponseWriter, r *http.Request, do func(stdin io.Reader, stdout, stderr io.Writer) (code int)) {
-	conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{"v5.channel.k8s.io": {Binary: true,
-		Channels: []wsstream.ChannelType{wsstream.ReadChannel, wsstream.WriteChannel, wsstream.WriteChannel, wsstream.WriteChannel}}})
-	_, streams, err := conn.Open(w, r)
-	if err != nil {
-		return
-	}
-	defer conn.Close()
-	if code := do(streams[0], streams[1], streams[2]); code != 0 {
-		fmt.Fprintf(streams[3], `{"status":"Failure","reason":"NonZeroExitCode","message":"failed","details":{"causes":[{"reason":"ExitCode","message":"%d"}]}}`, code)
-		return
-	}
-	fmt.Fprint(streams[3], `{"status":"Success"}`)
+	execstreams.Serve(w, r, func(stdin io.Reader, stdout, stderr io.Writer) metav1.Status {
+		return execstreams.Exit(do(stdin, stdout, stderr))
+	})
 }
 
 // start makes a kubeconfig for s and returns what runs a command line with it.
@@ -164,12 +202,18 @@ func (s *apiServer) start(t *testing.T) func(args ...string) (code int, stdout, 
 	t.Helper()
 	config := s.kubeconfig(t)
 	return func(args ...string) (int, string, string) {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		var stdout, stderr bytes.Buffer
-		code := run(ctx, genericiooptions.IOStreams{In: strings.NewReader(""), Out: &stdout, ErrOut: &stderr}, append(args, config...))
-		return code, stdout.String(), stderr.String()
+		return execute(t, append(args, config...)...)
 	}
+}
+
+// execute runs a command line.
+func execute(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var out, errOut bytes.Buffer
+	code = run(ctx, genericiooptions.IOStreams{In: strings.NewReader(""), Out: &out, ErrOut: &errOut}, args)
+	return code, out.String(), errOut.String()
 }
 
 // fails runs command lines, which must print nothing, say the words of the table, at the

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,14 +11,11 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 )
@@ -65,22 +63,20 @@ func (o *changeOptions) verb(wanted change.Change) *podVerb[change.Result, chang
 		done += ", and lets in and logs whom that refuses"
 	}
 	var changer change.Changer
-	var kube kubernetes.Interface
 	return &podVerb[change.Result, changeItem]{
 		podFlags: &o.podFlags, question: question, gateways: true,
-		begin: func(_ context.Context, _ *report, config *rest.Config, client kubernetes.Interface) (func(context.Context, *corev1.Pod) change.Result, error) {
-			changer = change.Changer{Gateways: remote.NewClient(config, client), Timeout: o.timeout}
-			kube = client
+		begin: func(_ context.Context, j *job) (worker[change.Result], error) {
+			changer = change.Changer{Gateways: j.gateways, Timeout: o.timeout}
 			return func(ctx context.Context, pod *corev1.Pod) change.Result { return changer.Change(ctx, pod, wanted) }, nil
 		},
-		survey: func(ctx context.Context, r *report, pods []corev1.Pod) error {
+		survey: func(ctx context.Context, j *job, pods []corev1.Pod) error {
 			switch {
 			case wanted.Mode == api.Permissive, wanted.Log != "":
 				return nil
 			case wanted.Mode == api.Strict:
-				return surveyForStrict(kube, &changer)(ctx, r, pods)
+				return surveyForStrict(ctx, j, pods, &changer)
 			}
-			return carry(ctx, r, kube, pods, &changer)
+			return carry(ctx, j, pods, &changer)
 		},
 		tell: func(result change.Result) outcome {
 			told := outcome{pod: result.Pod, done: "gateway " + done, notes: carried(result.Covered), warnings: result.Warnings, err: result.Err}
@@ -94,25 +90,23 @@ func (o *changeOptions) verb(wanted change.Change) *podVerb[change.Result, chang
 	}
 }
 
-// surveyForStrict returns the survey of a change to strict mode, which carries coverage along.
-// It says why if the cluster cannot be surveyed, which is no reason not to change the mode.
-func surveyForStrict(client kubernetes.Interface, changer *change.Changer) func(context.Context, *report, []corev1.Pod) error {
-	return func(ctx context.Context, r *report, pods []corev1.Pod) error {
-		if err := carry(ctx, r, client, pods, changer); err != nil {
-			return err
-		}
-		var found *survey.Survey
-		var err error
-		if changer.Carry != nil {
-			found = changer.Carry.Survey
-		} else if found, err = survey.RunForStrict(ctx, client, pods); err != nil {
-			r.warn("", []string{"whom strict mode keeps out is not known: " + err.Error()})
-			return ctx.Err()
-		}
-		changer.Survey = found
-		r.warn("", found.StrictUnknown())
-		return nil
+// surveyForStrict makes the survey of a change to strict mode, which carries coverage along. It says
+// why if the cluster cannot be surveyed, which is no reason not to change the mode.
+func surveyForStrict(ctx context.Context, j *job, pods []corev1.Pod, changer *change.Changer) error {
+	if err := carry(ctx, j, pods, changer); err != nil {
+		return err
 	}
+	var found *survey.Survey
+	var err error
+	if changer.Carry != nil {
+		found = changer.Carry.Survey
+	} else if found, err = survey.RunForStrict(ctx, j.client, pods); err != nil {
+		j.warn("", []string{"whom strict mode keeps out is not known: " + err.Error()})
+		return ctx.Err()
+	}
+	changer.Survey = found
+	j.warn("", found.StrictUnknown())
+	return nil
 }
 
 // changeItem is the machine-readable result of one pod.
@@ -138,15 +132,30 @@ func newChangeItem(result change.Result) changeItem {
 	return item
 }
 
+// lastWord takes one of words off the end of args. The errors say that there is none, or that the last
+// one is not what is wanted.
+func lastWord[T ~string](args []string, words []flags.Word[T], missing, wanted string) (T, []string, error) {
+	hint := "end the command with " + flags.Enumerate(words)
+	if len(args) == 0 {
+		return "", nil, api.WithHint(errors.New(missing), hint)
+	}
+	last := len(args) - 1
+	word, ok := flags.Find(words, args[last])
+	if !ok {
+		return "", nil, api.WithHint(fmt.Errorf("%q is not %s", args[last], wanted), hint)
+	}
+	return word, args[:last], nil
+}
+
 // completeBefore completes targets and then the last word of the command line, one of words.
-func (o *changeOptions) completeBefore(a *app, words []cobra.Completion, isWord func(string) bool) cobra.CompletionFunc {
+func completeBefore[T ~string](a *app, o *changeOptions, words []flags.Word[T]) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		if slices.ContainsFunc(args, isWord) {
+		if slices.ContainsFunc(args, func(arg string) bool { _, ok := flags.Find(words, arg); return ok }) {
 			return nil, targetsDirective
 		}
 		offers, directive := a.completeTargets(enabled)(cmd, args, toComplete)
 		if len(args) > 0 || !o.targets.Empty(args) || o.targets.AllNamespaces {
-			offers = append(matching(words, toComplete), offers...)
+			offers = append(matching(flags.Completions(words), toComplete), offers...)
 		}
 		return offers, directive
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -10,10 +9,10 @@ import (
 	"testing"
 	"time"
 
-	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/check"
 )
 
@@ -34,13 +33,9 @@ func TestCheckFlags(t *testing.T) {
 
 // A kubeconfig that cannot be read is one finding, not the end of the report.
 func TestCheckWithoutKubeconfig(t *testing.T) {
-	var stdout, stderr bytes.Buffer
-	code := run(t.Context(), genericiooptions.IOStreams{In: strings.NewReader(""), Out: &stdout, ErrOut: &stderr},
-		[]string{"check", "-o", "json", "--kubeconfig=/nowhere"})
+	code, stdout, _ := execute(t, "check", "-o", "json", "--kubeconfig=/nowhere")
 	var report check.Report
-	if err := json.Unmarshal(stdout.Bytes(), &report); err != nil {
-		t.Fatalf("%v: %s%s", err, &stdout, &stderr)
-	}
+	must.Do(t, json.Unmarshal([]byte(stdout), &report))
 	for _, item := range report.Checks {
 		if (item.ID == "client-kubeconfig") != (item.Result == check.Error) {
 			t.Errorf("%+v", item)
@@ -56,26 +51,22 @@ func TestCheckWithoutCluster(t *testing.T) {
 	t.Setenv("LC_ALL", "C.UTF-8")
 	dead := httptest.NewServer(http.NotFoundHandler())
 	dead.Close()
-	var out, stderr bytes.Buffer
-	code := run(t.Context(), genericiooptions.IOStreams{In: strings.NewReader(""), Out: &out, ErrOut: &stderr}, []string{"check", "--kubeconfig=" + writeKubeconfig(t, dead.URL)})
-	stdout := out.String()
+	code, stdout, stderr := execute(t, "check", "--kubeconfig="+writeKubeconfig(t, dead.URL))
 	// What differs from machine to machine.
 	stdout = strings.ReplaceAll(stdout, strings.TrimPrefix(dead.URL, "http://"), "SERVER")
 	stdout = regexp.MustCompile(`(?m)^√ the plugin has a version: .*$`).ReplaceAllString(stdout, "√ the plugin has a version: VERSION")
 	stdout = regexp.MustCompile(`(?m)^. kubectl is found.*\n(    .*\n)*`).ReplaceAllString(stdout, "")
 	stdout = regexp.MustCompile(`[0-9]+ warnings?, [0-9]+ ok`).ReplaceAllString(stdout, "N warnings, N ok")
-	if code != 1 || stderr.Len() > 0 {
-		t.Errorf("exit code %d, stderr %q", code, &stderr)
+	if code != 1 || stderr != "" {
+		t.Errorf("exit code %d, stderr %q", code, stderr)
 	}
 	golden.Check(t, "check-no-cluster.txt", stdout)
 }
 
 func TestCheckForPrograms(t *testing.T) {
-	code, stdout, stderr := (&apiServer{}).start(t)("check", "-o", "json", "--image-test=false")
+	code, stdout, _ := (&apiServer{}).start(t)("check", "-o", "json", "--image-test=false")
 	var report check.Report
-	if err := json.Unmarshal([]byte(stdout), &report); err != nil {
-		t.Fatalf("%v: %s%s", err, stdout, stderr)
-	}
+	must.Do(t, json.Unmarshal([]byte(stdout), &report))
 	// This server refuses most questions.
 	if code != 1 || report.Kind != check.Kind || report.APIVersion != check.APIVersion || report.Result != check.Error || len(report.Checks) < 20 {
 		t.Errorf("exit code %d, %+v", code, report)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net/http"
@@ -12,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
@@ -86,27 +84,22 @@ func (s *tabServer) start(t *testing.T) func(words ...string) ([]string, string)
 	})
 	return func(words ...string) ([]string, string) {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		var stdout, stderr bytes.Buffer
-		args := append([]string{cobra.ShellCompRequestCmd, "--kubeconfig=" + path}, words...)
-		code := run(ctx, genericiooptions.IOStreams{In: strings.NewReader(""), Out: &stdout, ErrOut: &stderr}, args)
-		lines := strings.Split(strings.TrimSuffix(stdout.String(), "\n"), "\n")
-		if code != 0 || strings.Contains(stderr.String(), "rror") {
-			t.Errorf("%q: exit code %d, stderr %q", words, code, &stderr)
+		code, stdout, stderr := execute(t, append([]string{cobra.ShellCompRequestCmd, "--kubeconfig=" + path}, words...)...)
+		lines := strings.Split(strings.TrimSuffix(stdout, "\n"), "\n")
+		if code != 0 || strings.Contains(stderr, "rror") {
+			t.Errorf("%q: exit code %d, stderr %q", words, code, stderr)
 		}
 		return lines[:len(lines)-1], lines[len(lines)-1]
 	}
 }
 
 func owned(pod corev1.Pod, kind, name string, labels map[string]string) corev1.Pod {
-	yes := true
 	group := "apps/v1"
 	if kind == "Job" {
 		group = "batch/v1"
 	}
 	pod.Labels = labels
-	pod.OwnerReferences = []metav1.OwnerReference{{APIVersion: group, Kind: kind, Name: name, Controller: &yes}}
+	pod.OwnerReferences = []metav1.OwnerReference{{APIVersion: group, Kind: kind, Name: name, Controller: new(true)}}
 	return pod
 }
 
@@ -239,11 +232,9 @@ func TestCompletionOfNothing(t *testing.T) {
 		})
 	}
 	// Neither a cluster nor a kubeconfig.
-	var stdout, stderr bytes.Buffer
-	code := run(t.Context(), genericiooptions.IOStreams{In: strings.NewReader(""), Out: &stdout, ErrOut: &stderr},
-		[]string{cobra.ShellCompRequestCmd, "--kubeconfig=/nonexistent", "enable", "-n", ""})
-	if code != 0 || stdout.String() != ":4\n" {
-		t.Errorf("exit code %d, %q, %q", code, &stdout, &stderr)
+	code, stdout, stderr := execute(t, cobra.ShellCompRequestCmd, "--kubeconfig=/nonexistent", "enable", "-n", "")
+	if code != 0 || stdout != ":4\n" {
+		t.Errorf("exit code %d, %q, %q", code, stdout, stderr)
 	}
 }
 

@@ -45,11 +45,7 @@ func quiet(config *rest.Config) (*rest.Config, kubernetes.Interface, error) {
 func streaming(config *rest.Config) (kubernetes.Interface, error) {
 	config = rest.CopyConfig(config)
 	config.Timeout = 0
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return nil, fmt.Errorf("preparing the connection: %w", err)
-	}
-	return client, nil
+	return newClient(config)
 }
 
 // namespace returns the namespace of the command line, the kubeconfig or the pod, in

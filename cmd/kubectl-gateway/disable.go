@@ -9,12 +9,9 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/disable"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
@@ -71,8 +68,8 @@ gateway. A failed pod does not stop the others, and makes the exit code 1.`,
 func (o *disableOptions) verb() *podVerb[disable.Result, disableItem] {
 	v := &podVerb[disable.Result, disableItem]{
 		podFlags: &o.podFlags,
-		begin: func(_ context.Context, r *report, config *rest.Config, client kubernetes.Interface) (func(context.Context, *corev1.Pod) disable.Result, error) {
-			disabler := &disable.Disabler{Client: client, Gateways: remote.NewClient(config, client), Options: o.options, Progress: r.progress}
+		begin: func(_ context.Context, j *job) (worker[disable.Result], error) {
+			disabler := &disable.Disabler{Client: j.client, Gateways: j.gateways, Options: o.options, Progress: j.progress}
 			return disabler.Disable, nil
 		},
 		uses: []rights.Use{rights.Disable},

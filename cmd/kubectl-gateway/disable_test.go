@@ -81,10 +81,6 @@ func TestDisableFromTheCommandLine(t *testing.T) {
 	s := &apiServer{
 		pods: []corev1.Pod{podWithGateway("demo", "bystander", nil), podWithGateway("demo", "before", disabled),
 			podWithGateway("demo", "runs", gatewayRuns()), podWithGateway("demo", "died", gatewayDied())},
-		objects: map[string]string{
-			"/apis/authorization.k8s.io/v1/selfsubjectaccessreviews": `{"kind":"SelfSubjectAccessReview","apiVersion":"authorization.k8s.io/v1","status":{"allowed":true}}`,
-			"/api/v1/namespaces/demo/secrets":                        `{"kind":"SecretList","apiVersion":"v1","items":[]}`,
-		},
 		gateway: func(string, []string) (string, string, int) {
 			t.Error("a gateway was asked")
 			return "", "", 1

@@ -4,20 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
-	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
@@ -114,48 +106,31 @@ applications make new ones, which are encrypted.`,
 }
 
 // verb adds gateways to pods by an injector with Options.
-func (o *enableOptions) verb(injector *inject.Injector) *podVerb[inject.Result, enableItem] {
-	options := &injector.Options
-	v := &podVerb[inject.Result, enableItem]{
-		podFlags: &o.podFlags,
-		begin: func(ctx context.Context, _ *report, config *rest.Config, client kubernetes.Interface) (_ func(context.Context, *corev1.Pod) inject.Result, err error) {
-			injector.Client, injector.Gateways = client, remote.NewClient(config, client)
-			if injector.Authority, err = authority.Load(ctx, authority.Location{Client: client, Dir: o.authorityDir}); err != nil {
-				return nil, fmt.Errorf("loading the authority: %w", err)
-			}
-			if o.replace {
-				return injector.EnableOrReplace, nil
-			}
-			return injector.Enable, nil
-		},
-		survey: func(ctx context.Context, r *report, pods []corev1.Pod) (err error) {
-			injector.Shared = inject.NewShared(injector.Client, installed.ManyPods(ctx, injector.Client, pods))
-			if err := inject.CheckServer(ctx, injector.Client.Discovery(), options.Delivery); err != nil {
-				return err
-			}
-			if injector.Survey, err = survey.Run(ctx, injector.Client, pods, options.Named); err == nil {
-				r.warn("", injector.Survey.Warnings)
-				if options.Mode == api.Strict {
-					r.warn("", injector.Survey.StrictUnknown())
-				}
-			}
-			return err
-		},
-		uses: inject.Uses(options.Delivery),
-		refuse: func(pod *corev1.Pod, err error) inject.Result {
-			return inject.Result{Pod: pod, Action: inject.Failed, Err: err}
-		},
-		tell:    func(result inject.Result) outcome { return tellEnabled(result, options) },
-		item:    newEnableItem,
-		closing: func(found *targets.Selection, _ []inject.Result) []string { return ofWorkloads(found.Workloads) },
-	}
+func (o *enableOptions) verb(injector *inject.Injector) *podVerb[inject.Result, injectItem] {
+	options, do := &injector.Options, injector.Enable
 	if o.replace {
-		v.group, v.failed = workloadOf, func(result inject.Result) error { return result.Err }
+		do = injector.EnableOrReplace
 	}
-	if options.DryRun == installed.DryRunNone {
-		v.question = "enable"
-	} else {
-		v.document = func(results []inject.Result) (string, error) { return dryRunObjects(results, o.output) }
+	v := injecting(&o.podFlags, injector, o.authorityDir, "enable", do)
+	v.survey = func(ctx context.Context, j *job, pods []corev1.Pod) (err error) {
+		injector.Shared = inject.NewShared(injector.Client, installed.ManyPods(ctx, injector.Client, pods))
+		if err := inject.CheckServer(ctx, injector.Client.Discovery(), options.Delivery); err != nil {
+			return err
+		}
+		if injector.Survey, err = survey.Run(ctx, injector.Client, pods, options.Named); err == nil {
+			j.warn("", injector.Survey.Warnings)
+			if options.Mode == api.Strict {
+				j.warn("", injector.Survey.StrictUnknown())
+			}
+		}
+		return err
+	}
+	v.uses = inject.Uses(options.Delivery)
+	v.tell = func(result inject.Result) outcome { return tellEnabled(result, options) }
+	v.item = newEnableItem
+	v.closing = func(found *targets.Selection, _ []inject.Result) []string { return ofWorkloads(found.Workloads) }
+	if o.replace {
+		v.group = installed.WorkloadOf
 	}
 	return v
 }
@@ -184,57 +159,10 @@ func tellEnabled(result inject.Result, options *inject.Options) outcome {
 	return told
 }
 
-// enableItem is the machine-readable result of one pod.
-type enableItem struct {
-	podItem
-	Action    inject.Action `json:"action"`
-	Container string        `json:"container,omitempty"`
-	// Predecessor is the container whose place the gateway took.
-	Predecessor string `json:"predecessor,omitempty"`
-	// Seconds is how long it took.
-	Seconds  float64    `json:"seconds"`
-	Identity string     `json:"identity,omitempty"`
-	Mode     api.Mode   `json:"mode,omitempty"`
-	NotAfter *time.Time `json:"certificateNotAfter,omitempty"`
-	// Existing describes the connections from before the gateway, and Reset counts
-	// those that were reset.
-	Existing *api.ExistingConnections `json:"existing,omitempty"`
-	Reset    int                      `json:"reset,omitempty"`
-	itemEnd
-}
-
-// dryRunObjects returns the objects that enable would send, in a format.
-func dryRunObjects(results []inject.Result, format string) (string, error) {
-	var objects []any
-	for _, result := range results {
-		if result.Patch == nil || result.Err != nil {
-			continue
-		}
-		if result.Secret != nil {
-			objects = append(objects, result.Secret)
-		}
-		objects = append(objects, result.Patch)
-	}
-	if format == "json" {
-		return encode(map[string]any{"apiVersion": "v1", "kind": "List", "items": slices.Concat([]any{}, objects)}, format)
-	}
-	var documents []string
-	for _, object := range objects {
-		text, err := yaml.Marshal(object)
-		if err != nil {
-			return "", fmt.Errorf("encoding the results: %w", err)
-		}
-		documents = append(documents, string(text))
-	}
-	return strings.Join(documents, "---\n"), nil
-}
-
-func newEnableItem(result inject.Result) enableItem {
-	item := enableItem{podItem: podItemOf(result.Pod), Action: result.Action, Container: result.Container, Predecessor: result.Predecessor,
-		Seconds: result.Elapsed.Seconds(), itemEnd: itemEndOf(result.Warnings, result.Err)}
+func newEnableItem(result inject.Result) injectItem {
+	item := injectItemOf(result)
 	if s := result.Status; s != nil && result.Err == nil {
-		item.Identity, item.Mode, item.NotAfter = s.Identity, s.Mode, &s.Cert.NotAfter
-		item.Existing, item.Reset = s.Existing, result.Reset
+		item.Identity, item.Existing, item.Reset = s.Identity, s.Existing, result.Reset
 	}
 	return item
 }

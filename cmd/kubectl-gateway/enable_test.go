@@ -20,8 +20,6 @@ import (
 	apiversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	fakediscovery "k8s.io/client-go/discovery/fake"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -111,10 +109,8 @@ func TestEnableRefusesFlags(t *testing.T) {
 }
 
 func TestEnableNeedsPods(t *testing.T) {
-	streams, _, _, errOut := genericiooptions.NewTestIOStreams()
-	if code := run(t.Context(), streams, []string{"--server=http://127.0.0.1:1", "enable"}); code != 1 ||
-		!strings.Contains(errOut.String(), "no pod is named") || !strings.Contains(errOut.String(), "hint: ") {
-		t.Errorf("exit %d: %s", code, errOut)
+	if code, _, stderr := execute(t, "--server=http://127.0.0.1:1", "enable"); code != 1 || !strings.Contains(stderr, "no pod is named") || !strings.Contains(stderr, "hint: ") {
+		t.Errorf("exit %d: %s", code, stderr)
 	}
 }
 
@@ -161,10 +157,8 @@ func (r *enableRun) run(t *testing.T, ctx context.Context) error {
 	a := &app{IOStreams: genericiooptions.IOStreams{Out: &r.out, ErrOut: &r.errOut}}
 	injector := &inject.Injector{Client: client, Authority: authority, Options: r.options}
 	verb := r.o.verb(injector)
-	verb.begin = func(context.Context, *report, *rest.Config, kubernetes.Interface) (func(context.Context, *corev1.Pod) inject.Result, error) {
-		return injector.Enable, nil
-	}
-	return verb.on(ctx, a, nil, client, &found, r.missing)
+	verb.begin = func(context.Context, *job) (worker[inject.Result], error) { return injector.Enable, nil }
+	return verb.on(ctx, a, client, nil, &found, r.missing)
 }
 
 func TestEnableGoesOnAfterAFailure(t *testing.T) {
@@ -290,7 +284,7 @@ func TestEnableReport(t *testing.T) {
 			}
 			continue
 		}
-		var list struct{ Items []enableItem }
+		var list struct{ Items []injectItem }
 		if err := yaml.Unmarshal(out.Bytes(), &list); err != nil {
 			t.Fatalf("%s: %v", format, err)
 		}

@@ -257,11 +257,7 @@ func TestErrorsOfEveryCommand(t *testing.T) {
 	// These ask no cluster: something else is wrong for them.
 	local := map[string]string{"completion": "nonsense"}
 	root := newRootCommand(genericiooptions.NewTestIOStreamsDiscard())
-	var walk func(cmd *cobra.Command)
-	walk = func(cmd *cobra.Command) {
-		for _, sub := range cmd.Commands() {
-			walk(sub)
-		}
+	walk(root, func(cmd *cobra.Command) {
 		name := strings.TrimPrefix(cmd.CommandPath(), root.CommandPath()+" ")
 		if !cmd.Runnable() || cmd.Hidden || name == "help" || cmd == root {
 			return
@@ -296,8 +292,7 @@ func TestErrorsOfEveryCommand(t *testing.T) {
 			}
 			checkShape(t, out.stderr)
 		})
-	}
-	walk(root)
+	})
 }
 
 // TestErrorOfCtrlC interrupts a command that waits for its cluster.

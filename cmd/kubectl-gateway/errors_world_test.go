@@ -3,8 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"io"
-	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -57,12 +55,11 @@ func newWorld(t *testing.T) *world {
 		w.pods[i].Status.PodIP = "10.0.1.7"
 	}
 	w.answers = map[string]string{"g": readyStatus("g")}
-	w.objects = emptyCluster()
-	maps.Copy(w.objects, map[string]string{
+	w.objects = map[string]string{
 		"/api/v1/namespaces/kube-system":          kubeSystem,
 		"/api/v1/nodes":                           `{"kind":"NodeList","apiVersion":"v1","items":[{"metadata":{"name":"node-1"},"spec":{"podCIDRs":["10.0.1.0/24"]}}]}`,
 		"/apis/networking.k8s.io/v1/servicecidrs": `{"kind":"ServiceCIDRList","apiVersion":"networking.k8s.io/v1","items":[{"spec":{"cidrs":["10.96.0.0/16"]}}]}`,
-	})
+	}
 	w.server = httptest.NewServer(w)
 	t.Cleanup(func() {
 		w.server.CloseClientConnections()
@@ -90,8 +87,8 @@ func (w *world) publish(a *ca.Authority) {
 			Annotations: map[string]string{authority.TrustDomainAnnotation: a.TrustDomain()}},
 		Data: map[string]string{authority.BundleKey: string(a.Bundle())}})
 	must.Do(w.t, err)
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	w.apiServer.mu.Lock()
+	defer w.apiServer.mu.Unlock()
 	w.objects[bundlePath] = string(text)
 }
 
@@ -166,27 +163,9 @@ func (w *world) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	path := r.URL.Path
-	if !strings.HasSuffix(path, "/exec") {
-		rw.Header().Set("Content-Type", "application/json")
-	}
 	switch {
 	case path == "/version":
 		fmt.Fprintf(rw, `{"major":"1","minor":"37","gitVersion":%q}`, w.version)
-	case strings.HasSuffix(path, "/selfsubjectaccessreviews"):
-		fmt.Fprint(rw, `{"kind":"SelfSubjectAccessReview","apiVersion":"authorization.k8s.io/v1","status":{"allowed":true}}`)
-	case strings.Contains(path, "/secrets") && r.Method != http.MethodGet:
-		body, _ := io.ReadAll(r.Body)
-		if r.Method == http.MethodPost {
-			rw.Header().Set("Content-Type", r.Header.Get("Content-Type"))
-			rw.WriteHeader(http.StatusCreated)
-			_, _ = rw.Write(body)
-			return
-		}
-		fmt.Fprint(rw, `{"kind":"Status","apiVersion":"v1","status":"Success"}`)
-	case strings.HasSuffix(path, "/secrets"):
-		w.answer(rw, http.StatusOK, corev1.SecretList{TypeMeta: metav1.TypeMeta{Kind: "SecretList", APIVersion: "v1"}})
-	case strings.HasPrefix(path, "/api/v1/namespaces/kube-system/") && w.object(path) == "":
-		w.refuse(rw, http.StatusNotFound, metav1.StatusReasonNotFound, "not found")
 	case strings.HasSuffix(path, "/ephemeralcontainers"):
 		w.patch(rw, r)
 	case r.URL.Query().Get("watch") != "":
@@ -194,11 +173,10 @@ func (w *world) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 			w.refuse(rw, http.StatusUnprocessableEntity, metav1.StatusReasonInvalid, "no streaming lists")
 			return
 		}
+		rw.Header().Set("Content-Type", "application/json")
 		rw.WriteHeader(http.StatusOK)
 		rw.(http.Flusher).Flush()
 		<-r.Context().Done()
-	case strings.HasSuffix(path, "/namespaces") || strings.HasSuffix(path, "/replicasets") || strings.HasSuffix(path, "/services"):
-		fmt.Fprint(rw, `{"kind":"List","apiVersion":"v1","metadata":{"resourceVersion":"9"},"items":[]}`)
 	default:
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -214,12 +192,6 @@ func (w *world) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		}
 		w.apiServer.ServeHTTP(rw, r)
 	}
-}
-
-func (w *world) object(path string) string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.objects[path]
 }
 
 // patch adds a gateway to a pod, whose container is then in the state of w.

@@ -113,7 +113,7 @@ func addCertTTL(f *pflag.FlagSet, p *time.Duration) {
 }
 
 func addRanges(f *pflag.FlagSet, p *[]netip.Prefix, name, usage string) {
-	flags.List(f, p, name, "strings", usage, parseRange)
+	flags.Repeated(f, p, name, "strings", "", usage, flags.Commas, parseRange)
 }
 
 func addOutside(f *pflag.FlagSet, p *api.Outside, value api.Outside) {
@@ -175,7 +175,7 @@ func defaultNodePorts() string {
 
 // addDeny registers the flags of identity rules but for those that allow.
 func addDeny(f *pflag.FlagSet, rules *api.Rules) {
-	flags.Array(f, &rules.Deny, "deny", "stringArray", "identity that may not connect to the pod, whoever is allowed; with ports as for the identities that may; may be repeated", parsePattern)
+	flags.Repeated(f, &rules.Deny, "deny", "stringArray", "", "identity that may not connect to the pod, whoever is allowed; with ports as for the identities that may; may be repeated", flags.Whole, parsePattern)
 	f.BoolVar(&rules.Audit, "audit", false, "log and count connections that the rules would refuse, and let them in")
 	flags.Int(f, &rules.MaxPerPeer, "max-connections-per-peer", 0, flags.NotNegative, "refuse further connections of an identity that has so many open to the pod; 0 is no bound")
 }

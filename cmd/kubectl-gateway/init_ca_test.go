@@ -5,21 +5,16 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
-	"k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
@@ -28,71 +23,21 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
-// objectServer is as much of a Kubernetes API server as init-ca needs: it
-// stores whole objects under their paths.
-type objectServer struct {
-	mu      sync.Mutex
-	objects map[string][]byte
-}
-
-func (s *objectServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	body := new(bytes.Buffer)
-	if _, err := body.ReadFrom(r.Body); err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	path := r.URL.Path
-	switch r.Method {
-	case http.MethodPost, http.MethodPut:
-		// The client chooses the encoding; answers may be JSON always.
-		object, _, err := scheme.Codecs.UniversalDeserializer().Decode(body.Bytes(), nil, nil)
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
-		if r.Method == http.MethodPost {
-			path += "/" + object.(metav1.Object).GetName()
-			w.WriteHeader(http.StatusCreated)
-		}
-		text, err := json.Marshal(object)
-		if err != nil {
-			panic(err)
-		}
-		s.objects[path] = text
-		_, _ = w.Write(text)
-	default:
-		object, ok := s.objects[path]
-		if !ok {
-			w.WriteHeader(http.StatusNotFound)
-			object = []byte(`{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NotFound","code":404}`)
-		}
-		_, _ = w.Write(object)
-	}
-}
-
 // initCA runs init-ca against servers and directories of one test.
 type initCA struct {
-	t      *testing.T
-	server *httptest.Server
-	store  *objectServer
-	data   string
+	t     *testing.T
+	flags []string
+	store *apiServer
+	data  string
 	// all is every byte that any run has printed.
 	all bytes.Buffer
 }
 
 func newInitCA(t *testing.T) *initCA {
-	store := &objectServer{objects: map[string][]byte{
-		"/api/v1/namespaces/kube-system": []byte(`{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"kube-system","uid":"11111111-2222-3333-4444-555555555555"}}`),
-	}}
-	server := httptest.NewServer(store)
-	t.Cleanup(server.Close)
-	r := &initCA{t: t, server: server, store: store, data: t.TempDir()}
+	r := &initCA{t: t, data: t.TempDir(), store: &apiServer{objects: map[string]string{"/api/v1/namespaces/kube-system": kubeSystem}}}
+	r.flags = r.store.kubeconfig(t)
 	t.Setenv("XDG_DATA_HOME", r.data)
 	t.Setenv(authority.EnvDir, "")
-	t.Setenv("KUBECONFIG", filepath.Join(r.data, "no-kubeconfig"))
 	t.Cleanup(func() {
 		if strings.Contains(r.all.String(), "PRIVATE KEY") {
 			t.Error("a private key was printed")
@@ -108,14 +53,10 @@ func (r *initCA) run(args ...string) (stdout, stderr string, err error) {
 		IOStreams: genericiooptions.IOStreams{In: strings.NewReader(""), Out: &out, ErrOut: &errOut},
 		flags:     genericclioptions.NewConfigFlags(false),
 	}
-	a.flags.APIServer = &r.server.URL
 	cmd := newInitCACommand(a)
 	cmd.SilenceUsage, cmd.SilenceErrors = true, true
 	a.flags.AddFlags(cmd.Flags()) // they must not clash with those of init-ca
-	if args == nil {
-		args = []string{}
-	}
-	cmd.SetArgs(args)
+	cmd.SetArgs(append(args, r.flags...))
 	cmd.SetOut(&out)
 	cmd.SetErr(&errOut)
 	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
@@ -151,7 +92,7 @@ func (r *initCA) mustFail(hint string, args ...string) error {
 func (r *initCA) object(path string) string {
 	r.store.mu.Lock()
 	defer r.store.mu.Unlock()
-	return string(r.store.objects["/api/v1/namespaces/kube-system/"+path])
+	return r.store.objects["/api/v1/namespaces/kube-system/"+path]
 }
 
 func TestInitCA(t *testing.T) {
@@ -160,7 +101,7 @@ func TestInitCA(t *testing.T) {
 	if !regexp.MustCompile(`^authority/[0-9a-f]{16} created \(trust domain cluster\.local, valid until 20\d\d-\d\d-\d\d\)\n$`).MatchString(stdout) {
 		t.Errorf("stdout %q", stdout)
 	}
-	dir := filepath.Join(r.data, "kubectl-gateway", "11111111-2222-3333-4444-555555555555")
+	dir := filepath.Join(r.data, "kubectl-gateway", "7d2c7bb0-0000-4000-8000-000000000000")
 	if !strings.Contains(stderr, authority.Path(dir)) || !strings.Contains(stderr, "kube-gateway-trust") {
 		t.Errorf("stderr %q", stderr)
 	}

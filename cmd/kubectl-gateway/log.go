@@ -1,10 +1,6 @@
 package main
 
 import (
-	"errors"
-	"fmt"
-	"slices"
-
 	"github.com/spf13/cobra"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -41,25 +37,19 @@ on as before.`,
 
   # Nothing but errors, in all pods of the cluster
   kubectl gateway log --all -A --yes none`,
-		ValidArgsFunction: o.completeBefore(a, flags.Completions(logs()), isLog),
+		ValidArgsFunction: completeBefore(a, &o, logs()),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			const hint = "end the command with connections, refused or none"
-			if len(args) == 0 {
-				return api.WithHint(errors.New("it is not said what to log"), hint)
+			level, pods, err := lastWord(args, logs(), "it is not said what to log", "what a gateway can log")
+			if err != nil {
+				return err
 			}
-			last := len(args) - 1
-			if !isLog(args[last]) {
-				return api.WithHint(fmt.Errorf("%q is not what a gateway can log", args[last]), hint)
-			}
-			return o.verb(change.Change{Log: api.Log(args[last]), LogLimit: limit}).run(cmd.Context(), a, args[:last])
+			return o.verb(change.Change{Log: level, LogLimit: limit}).run(cmd.Context(), a, pods)
 		},
 	}
 	o.addPodFlags(cmd.Flags())
 	flags.Parsed(cmd.Flags(), &limit, "limit", "quantity", "", "how much is logged in an hour, like 64Mi (default: as before)", parseLogLimit)
 	return cmd
 }
-
-func isLog(text string) bool { return slices.Contains(api.Logs(), api.Log(text)) }
 
 // loggedWords says which connections are logged.
 func loggedWords(log api.Log) string {

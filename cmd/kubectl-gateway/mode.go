@@ -2,14 +2,11 @@ package main
 
 import (
 	"errors"
-	"fmt"
-	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 )
 
 func newModeCommand(a *app) *cobra.Command {
@@ -49,9 +46,9 @@ on as before.`,
 
   # All gateways of the cluster, without a confirmation
   kubectl gateway mode --all -A --yes strict`,
-		ValidArgsFunction: o.completeBefore(a, flags.Completions(modes()), isMode),
+		ValidArgsFunction: completeBefore(a, &o, modes()),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			mode, pods, err := modeAndPods(args)
+			mode, pods, err := lastWord(args, modes(), "no mode is given", "a mode")
 			if err != nil {
 				return err
 			}
@@ -67,22 +64,4 @@ on as before.`,
 	o.addFlags(cmd.Flags())
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "change nothing, and say which connections strict mode would have refused of those that were seen")
 	return cmd
-}
-
-// modeAndPods takes the mode off the end of args.
-func modeAndPods(args []string) (api.Mode, []string, error) {
-	const hint = "end the command with strict or permissive"
-	if len(args) == 0 {
-		return "", nil, api.WithHint(errors.New("no mode is given"), hint)
-	}
-	last := len(args) - 1
-	mode := api.Mode(args[last])
-	if !isMode(args[last]) {
-		return "", nil, api.WithHint(fmt.Errorf("%q is not a mode", args[last]), hint)
-	}
-	return mode, args[:last], nil
-}
-
-func isMode(text string) bool {
-	return slices.ContainsFunc(modes(), func(w flags.Word[api.Mode]) bool { return string(w.Value) == text })
 }

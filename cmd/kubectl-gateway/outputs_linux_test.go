@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -63,29 +62,14 @@ func rotating(dead string) func(*testing.T, string) (flags, env []string) {
 	return func(t *testing.T, _ string) ([]string, []string) {
 		c := newRotatingCluster(t, "web", "db")
 		c.dead = dead
-		return []string{"--server=" + c.url, "-n=demo"}, []string{authority.EnvDir + "=" + c.dir, "KUBECONFIG=/nonesuch"}
-	}
-}
-
-// unclaimed is a world that trusts no authority yet, and takes what is published.
-func unclaimed(w *world) {
-	w.forget(bundlePath)
-	w.on = func(rw http.ResponseWriter, r *http.Request) bool {
-		if r.Method != http.MethodPost || !strings.HasSuffix(r.URL.Path, "/configmaps") {
-			return false
-		}
-		body, _ := io.ReadAll(r.Body)
-		rw.Header().Set("Content-Type", r.Header.Get("Content-Type"))
-		rw.WriteHeader(http.StatusCreated)
-		_, _ = rw.Write(body)
-		return true
+		return c.flags, []string{authority.EnvDir + "=" + c.dir}
 	}
 }
 
 func outputCases() []outputCase {
 	nothing := func(*testing.T, string) ([]string, []string) { return nil, nil }
 	return []outputCase{
-		{name: "init-ca", args: "init-ca --dir=DIR/new", on: inWorld(unclaimed)},
+		{name: "init-ca", args: "init-ca --dir=DIR/new", on: inWorld(func(w *world) { w.forget(bundlePath) })},
 		{name: "init-ca-again", args: "init-ca", on: inWorld(nil)},
 		{name: "enable", args: "enable pod/a", on: inWorld(nil)},
 		{name: "enable-all", args: "enable --all --yes --parallel=1", on: inWorld(nil)},
@@ -183,10 +167,15 @@ func stable(text string, dirs ...string) string {
 // a fake, the plugin a program of its own, and the terminal a real one.
 func TestOutputs(t *testing.T) {
 	for _, c := range outputCases() {
-		t.Run(c.name, func(t *testing.T) { golden.Check(t, filepath.Join("outputs", c.name+".txt"), c.run(t, false)) })
-		t.Run(c.name+"-terminal", func(t *testing.T) {
-			golden.Check(t, filepath.Join("outputs", c.name+"-terminal.txt"), c.run(t, true))
-		})
+		for name, terminal := range map[string]bool{c.name: false, c.name + "-terminal": true} {
+			t.Run(name, func(t *testing.T) {
+				// The authority of a rotation is found by this process's environment.
+				if !strings.HasPrefix(c.name, "rotate") {
+					t.Parallel()
+				}
+				golden.Check(t, filepath.Join("outputs", name+".txt"), c.run(t, terminal))
+			})
+		}
 	}
 }
 

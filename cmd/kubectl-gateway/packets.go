@@ -55,7 +55,7 @@ if something failed.`,
 	f.StringVarP(&o.file, "write", "w", "-", "file to write, - for the standard output")
 	flags.Files(f, "write")
 	f.StringVar(&o.options.Interface, "interface", "", "record only this interface of the pod, such as eth0 or lo")
-	flags.List(f, &o.options.Ports, "port", "ports", "record only TCP and UDP from or to this port; may be repeated", parsePort)
+	flags.Repeated(f, &o.options.Ports, "port", "ports", "", "record only TCP and UDP from or to this port; may be repeated", flags.Commas, parsePort)
 	flags.Int(f, &o.options.SnapLen, "snaplen", 0, flags.NotNegative, "bytes of each packet to keep, 0 for all")
 	flags.Duration(f, &o.options.Duration, "duration", packets.DefaultDuration, flags.Positive, "end after this time")
 	flags.Parsed(f, &o.options.MaxBytes, "max-bytes", "string", "1Gi", "end at this size, such as 100Mi", parseSize)

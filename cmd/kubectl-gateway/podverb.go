@@ -8,11 +8,12 @@ import (
 
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 )
@@ -56,6 +57,16 @@ func itemEndOf(warnings []string, err error) itemEnd {
 	return end
 }
 
+// job is what a podVerb works with: the cluster, its gateways, and where it tells of pods.
+type job struct {
+	*report
+	client   kubernetes.Interface
+	gateways *remote.Client
+}
+
+// worker does the work of a verb with one pod.
+type worker[R any] func(context.Context, *corev1.Pod) R
+
 // podVerb is a verb that does one thing with each of many pods: it selects them, leaves
 // out what it is nothing for, asks, works on some at a time, tells the result of each in
 // a line, and prints them as a whole where a program reads them. R is the result of one
@@ -69,9 +80,9 @@ type podVerb[R, I any] struct {
 	gateways bool
 	// begin reads what the verb needs before anything is asked or done, and returns what
 	// is done with a pod.
-	begin func(ctx context.Context, r *report, config *rest.Config, client kubernetes.Interface) (func(context.Context, *corev1.Pod) R, error)
+	begin func(context.Context, *job) (worker[R], error)
 	// survey, if not nil, looks at the cluster before anything is done with pods.
-	survey func(ctx context.Context, r *report, pods []corev1.Pod) error
+	survey func(ctx context.Context, j *job, pods []corev1.Pod) error
 	// uses are the rights that are asked for once in each namespace, refuse is the
 	// result of a pod where one is missing.
 	uses   []rights.Use
@@ -82,7 +93,7 @@ type podVerb[R, I any] struct {
 	document func(results []R) (string, error)
 	// group, if not nil, names the pods of which one is worked on at a time. When one has failed,
 	// as failed says, the others of its group are left alone.
-	group  func(*corev1.Pod) string
+	group  func(*corev1.Pod) types.UID
 	failed func(R) error
 	// closing, if not nil, returns lines that follow those of the pods.
 	closing func(found *targets.Selection, results []R) []string
@@ -104,19 +115,20 @@ func (v *podVerb[R, I]) run(ctx context.Context, a *app, args []string) error {
 	if err != nil {
 		return err
 	}
-	return v.on(ctx, a, config, client, found, missing)
+	return v.on(ctx, a, client, remote.NewClient(config, client), found, missing)
 }
 
 // on is run with what was found. missing joins the errors of named pods that are not
 // there.
-func (v *podVerb[R, I]) on(ctx context.Context, a *app, config *rest.Config, client kubernetes.Interface, found *targets.Selection, missing error) error {
+func (v *podVerb[R, I]) on(ctx context.Context, a *app, client kubernetes.Interface, gateways *remote.Client, found *targets.Selection, missing error) error {
 	r := newReport(a, v.output)
+	j := &job{r, client, gateways}
 	r.namespaces = several(found.Pods)
 	pods := sift(found, func(pod *corev1.Pod) bool { return r.skips(pod, v.gateways) })
 	if v.gateways && len(pods) == 0 && missing == nil {
 		return api.WithHint(errors.New("none of the selected pods has a gateway"), "'kubectl gateway enable pod/NAME' adds one")
 	}
-	do, err := v.begin(ctx, r, config, client)
+	do, err := v.begin(ctx, j)
 	if err != nil {
 		return err
 	}
@@ -127,7 +139,7 @@ func (v *podVerb[R, I]) on(ctx context.Context, a *app, config *rest.Config, cli
 	}
 	r.missing(missing)
 	if v.survey != nil && len(pods) > 0 {
-		if err := v.survey(ctx, r, pods); err != nil {
+		if err := v.survey(ctx, j, pods); err != nil {
 			return err
 		}
 	}
@@ -154,7 +166,7 @@ func (v *podVerb[R, I]) each(pods []corev1.Pod, do func(*corev1.Pod) R, report f
 		return parallel.Each(v.parallel, pods, do, report)
 	}
 	var groups [][]int
-	at := map[string]int{}
+	at := map[types.UID]int{}
 	for i := range pods {
 		name := v.group(&pods[i])
 		n, ok := at[name]

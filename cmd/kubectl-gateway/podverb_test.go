@@ -12,8 +12,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
@@ -30,7 +28,7 @@ type greeting struct {
 func greet(ctx context.Context, c *fakecluster.Cluster, output string, do func(*corev1.Pod) error) (out, errOut string, err error) {
 	v := podVerb[greeting, string]{
 		podFlags: &podFlags{output: output, parallel: 1},
-		begin: func(context.Context, *report, *rest.Config, kubernetes.Interface) (func(context.Context, *corev1.Pod) greeting, error) {
+		begin: func(context.Context, *job) (worker[greeting], error) {
 			return func(_ context.Context, pod *corev1.Pod) greeting { return greeting{pod, do(pod)} }, nil
 		},
 		uses:   []rights.Use{rights.Disable},
@@ -46,7 +44,7 @@ func greet(ctx context.Context, c *fakecluster.Cluster, output string, do func(*
 	}
 	var stdout, stderr bytes.Buffer
 	a := &app{IOStreams: genericiooptions.IOStreams{Out: &stdout, ErrOut: &stderr}}
-	err = v.on(ctx, a, nil, c, found, nil)
+	err = v.on(ctx, a, c, nil, found, nil)
 	return stdout.String(), stderr.String(), err
 }
 

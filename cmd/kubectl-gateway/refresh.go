@@ -8,15 +8,13 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 // refreshOptions are the flags of refresh.
@@ -80,50 +78,40 @@ on as before.`,
 // addNamed registers the flags of enable that name a coverage.
 func (o *refreshOptions) addNamed(f *pflag.FlagSet) {
 	ranges := func(p *[]netip.Prefix, name, word, usage string) {
-		flags.ListOr(f, p, name, "strings", word, usage, parseRange)
+		flags.Repeated(f, p, name, "strings", word, usage, flags.Commas, parseRange)
 	}
 	ranges(&o.named.Capture, "capture-cidr", auto, "address range of pods to encrypt, or auto to find them in the cluster; may be repeated")
 	ranges(&o.named.Services, "service-cidr", auto, "address range of Services, or auto to find them in the cluster; may be repeated")
 	ranges(&o.named.Exclude, "exclude-cidr", none, "address range that is not captured, or none; may be repeated")
-	flags.ListOr(f, &o.named.ExcludePorts, "exclude-port", "ports", none, "destination port that is not captured, or none; may be repeated", parsePort)
-	flags.SplitListOr(f, &o.named.PlaintextFrom, "allow-plaintext-from", "strings", none, "address range whose plaintext connections strict mode accepts, with :8080 behind it for one port, or none; may be repeated", api.ParseSource, api.SplitSources)
+	flags.Repeated(f, &o.named.ExcludePorts, "exclude-port", "ports", none, "destination port that is not captured, or none; may be repeated", flags.Commas, parsePort)
+	flags.Repeated(f, &o.named.PlaintextFrom, "allow-plaintext-from", "strings", none, "address range whose plaintext connections strict mode accepts, with :8080 behind it for one port, or none; may be repeated", api.SplitSources, api.ParseSource)
 	addOutside(f, &o.named.Outside, "")
 	flags.Parsed(f, &o.nodePorts, "node-ports", "string", "", "ports of nodes that belong to Services, empty for none", parsePorts)
 }
 
 // name changes what was named by the flags that are given.
 func (o *refreshOptions) name(f *pflag.FlagSet) func(*api.Coverage) {
+	options := inject.Options{Named: o.named}
+	options.Named.NodePorts = o.nodePorts
 	return func(c *api.Coverage) {
-		for flag, replace := range map[string]func(){
-			"capture-cidr":         func() { c.Capture = o.named.Capture },
-			"service-cidr":         func() { c.Services = o.named.Services },
-			"exclude-cidr":         func() { c.Exclude = o.named.Exclude },
-			"exclude-port":         func() { c.ExcludePorts = o.named.ExcludePorts },
-			"allow-plaintext-from": func() { c.PlaintextFrom = o.named.PlaintextFrom },
-			"outside":              func() { c.Outside = o.named.Outside },
-			"node-ports":           func() { c.NodePorts = o.nodePorts },
-		} {
-			if f.Changed(flag) {
-				replace()
-			}
-		}
+		config := api.Config{Named: *c}
+		give(&config, f.Changed, options)
+		*c = config.Named
 	}
 }
 
 // verb refreshes the gateways of pods, with what the flags name.
 func (o *refreshOptions) verb(f *pflag.FlagSet) *podVerb[change.Result, refreshItem] {
 	cover := &change.Cover{Name: o.name(f), DryRun: o.dryRun != installed.DryRunNone}
-	var kube kubernetes.Interface
 	v := &podVerb[change.Result, refreshItem]{
 		podFlags: &o.podFlags, gateways: true,
-		begin: func(_ context.Context, _ *report, config *rest.Config, client kubernetes.Interface) (func(context.Context, *corev1.Pod) change.Result, error) {
-			kube = client
-			changer := change.Changer{Gateways: remote.NewClient(config, client), Timeout: o.timeout}
+		begin: func(_ context.Context, j *job) (worker[change.Result], error) {
+			changer := change.Changer{Gateways: j.gateways, Timeout: o.timeout}
 			return func(ctx context.Context, pod *corev1.Pod) change.Result { return changer.Refresh(ctx, pod, cover) }, nil
 		},
-		survey: func(ctx context.Context, r *report, pods []corev1.Pod) (err error) {
-			if cover.Survey, err = survey.Run(ctx, kube, pods, o.named); err == nil {
-				r.warn("", cover.Survey.Warnings)
+		survey: func(ctx context.Context, j *job, pods []corev1.Pod) (err error) {
+			if cover.Survey, err = survey.Run(ctx, j.client, pods, o.named); err == nil {
+				j.warn("", cover.Survey.Warnings)
 			}
 			return err
 		},
@@ -168,17 +156,23 @@ func newRefreshItem(result change.Result) refreshItem {
 }
 
 // carry has changer bring coverage along, if the cluster can be surveyed.
-func carry(ctx context.Context, r *report, client kubernetes.Interface, pods []corev1.Pod, changer *change.Changer) error {
-	found, err := survey.Run(ctx, client, pods, api.Coverage{})
-	if ctx.Err() != nil {
-		return ctx.Err()
+func carry(ctx context.Context, j *job, pods []corev1.Pod, changer *change.Changer) error {
+	found, err := surveyed(ctx, j, pods)
+	if found != nil {
+		changer.Carry = &change.Cover{Survey: found}
 	}
-	if err != nil {
-		r.warn("", []string{"what gateways capture is not brought up to date: " + err.Error()})
-		return nil
+	return err
+}
+
+// surveyed returns the survey by which coverage is brought along. It is nil if the cluster cannot be
+// surveyed, which is said.
+func surveyed(ctx context.Context, j *job, pods []corev1.Pod) (*survey.Survey, error) {
+	found, err := survey.Run(ctx, j.client, pods, api.Coverage{})
+	if err != nil && ctx.Err() == nil {
+		j.warn("", []string{"what gateways capture is not brought up to date: " + err.Error()})
+		return nil, nil
 	}
-	changer.Carry = &change.Cover{Survey: found}
-	return nil
+	return found, ctx.Err()
 }
 
 // carried says that coverage was brought along, "" if it was not.

@@ -8,38 +8,32 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/edges"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
 // rehearsal says what strict mode would have refused, pod by pod.
 func (o *changeOptions) rehearsal() *podVerb[change.Rehearsal, rehearsalItem] {
 	var changer change.Changer
 	var names *edges.Names
-	var surveyed func(context.Context, *report, []corev1.Pod) error
 	return &podVerb[change.Rehearsal, rehearsalItem]{
 		podFlags: &o.podFlags, gateways: true,
-		begin: func(_ context.Context, _ *report, config *rest.Config, client kubernetes.Interface) (func(context.Context, *corev1.Pod) change.Rehearsal, error) {
-			changer = change.Changer{Gateways: remote.NewClient(config, client), Timeout: o.timeout}
-			strict := surveyForStrict(client, &changer)
-			surveyed = func(ctx context.Context, r *report, pods []corev1.Pod) (err error) {
-				var notes []string
-				if names, notes, err = edges.ReadNames(ctx, client, pods); err != nil {
-					return err
-				}
-				r.warn("", notes)
-				return strict(ctx, r, pods)
-			}
+		begin: func(_ context.Context, j *job) (worker[change.Rehearsal], error) {
+			changer = change.Changer{Gateways: j.gateways, Timeout: o.timeout}
 			return func(ctx context.Context, pod *corev1.Pod) change.Rehearsal { return changer.Rehearse(ctx, pod, names) }, nil
 		},
-		survey: func(ctx context.Context, r *report, pods []corev1.Pod) error { return surveyed(ctx, r, pods) },
-		tell:   func(result change.Rehearsal) outcome { return tellRehearsal(result, time.Now()) },
-		item:   newRehearsalItem,
+		survey: func(ctx context.Context, j *job, pods []corev1.Pod) (err error) {
+			var notes []string
+			if names, notes, err = edges.ReadNames(ctx, j.client, pods); err != nil {
+				return err
+			}
+			j.warn("", notes)
+			return surveyForStrict(ctx, j, pods, &changer)
+		},
+		tell: func(result change.Rehearsal) outcome { return tellRehearsal(result, time.Now()) },
+		item: newRehearsalItem,
 	}
 }
 

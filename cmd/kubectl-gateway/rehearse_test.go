@@ -19,7 +19,7 @@ import (
 // plaintext, one that has not, and one that does not answer. None is told to change.
 func TestRehearsals(t *testing.T) {
 	plaintext := `{"direction":"outbound","source":"10.0.1.7","destination":"10.0.9.9:80","wire":"none","verdict":"plaintext","reason":"peer has no gateway: no answer","connections":3,"lastSeen":"2026-01-01T00:00:00Z"}`
-	s := &apiServer{objects: emptyCluster(), gateway: func(pod string, command []string) (string, string, int) {
+	s := &apiServer{gateway: func(pod string, command []string) (string, string, int) {
 		seen := ""
 		switch {
 		case pod == "broken":

@@ -8,13 +8,10 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
@@ -113,15 +110,14 @@ type rotated struct {
 // leaves renews the certificates of pods.
 func (o *rotateOptions) leaves() *podVerb[rotated, rotateItem] {
 	changer := change.Changer{Timeout: o.timeout}
-	var kube kubernetes.Interface
 	return &podVerb[rotated, rotateItem]{
 		podFlags: &o.podFlags, question: "renew the certificates of", gateways: true,
-		begin: func(ctx context.Context, _ *report, config *rest.Config, client kubernetes.Interface) (func(context.Context, *corev1.Pod) rotated, error) {
-			signer, err := authority.Load(ctx, authority.Location{Client: client, Dir: o.authorityDir})
+		begin: func(ctx context.Context, j *job) (worker[rotated], error) {
+			signer, err := authority.Load(ctx, authority.Location{Client: j.client, Dir: o.authorityDir})
 			if err != nil {
 				return nil, fmt.Errorf("loading the authority: %w", err)
 			}
-			changer.Gateways, kube = remote.NewClient(config, client), client
+			changer.Gateways = j.gateways
 			rotator := &rotate.Rotator{Gateways: changer.Gateways, Authority: signer, TTL: o.certTTL, Timeout: o.timeout}
 			return func(ctx context.Context, pod *corev1.Pod) rotated {
 				result := rotator.Rotate(ctx, pod)
@@ -134,9 +130,7 @@ func (o *rotateOptions) leaves() *podVerb[rotated, rotateItem] {
 				return rotated{result, carried.Covered}
 			}, nil
 		},
-		survey: func(ctx context.Context, r *report, pods []corev1.Pod) error {
-			return carry(ctx, r, kube, pods, &changer)
-		},
+		survey: func(ctx context.Context, j *job, pods []corev1.Pod) error { return carry(ctx, j, pods, &changer) },
 		tell: func(result rotated) outcome {
 			told := outcome{pod: result.Pod, notes: carried(result.covered), warnings: result.Warnings, err: result.Err}
 			if result.Err == nil {

@@ -65,15 +65,13 @@ type authorityOutput struct {
 	// Blocked are the gateways that are in the way.
 	Blocked []blockedOutput `json:"blocked,omitempty"`
 	Next    string          `json:"next,omitempty"`
-	Error   string          `json:"error,omitempty"`
-	Hint    string          `json:"hint,omitempty"`
+	itemEnd
 }
 
 type blockedOutput struct {
 	podItem
 	Container string `json:"container"`
-	Error     string `json:"error"`
-	Hint      string `json:"hint,omitempty"`
+	itemEnd
 }
 
 // printAuthorityResult prints how far the rotation has come. err is why it has
@@ -88,8 +86,7 @@ func printAuthorityResult(r *report, result *rotate.AuthorityResult, err error) 
 		o.Other = result.Other.Roots()[0]
 	}
 	for _, b := range result.Blocked {
-		what, hint := told(b.Err)
-		o.Blocked = append(o.Blocked, blockedOutput{podItem{b.Namespace, b.Pod}, b.Container, what, hint})
+		o.Blocked = append(o.Blocked, blockedOutput{podItem{b.Namespace, b.Pod}, b.Container, itemEndOf(nil, b.Err)})
 	}
 	if err != nil {
 		o.Error, o.Hint = words(err), line(advice(err))

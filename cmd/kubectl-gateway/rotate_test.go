@@ -1,23 +1,13 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"crypto/x509"
 	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
-	"net/http"
-	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
@@ -28,35 +18,32 @@ import (
 )
 
 // rotatingCluster is a cluster with an authority, and gateways that can be
-// renewed. Pods are those of apiServer, the rest is kept in an objectServer.
+// renewed.
 type rotatingCluster struct {
-	t       *testing.T
-	pods    apiServer
-	objects objectServer
-	dir     string
-	url     string
+	apiServer
+	t     *testing.T
+	dir   string
+	flags []string
 
-	mu    sync.Mutex
-	certs map[string]*api.IssuedCertificate // by pod
-	dead  string                            // the gateway that does not answer
+	// renewing is not the lock of objects, which the other side asks for meanwhile.
+	renewing sync.Mutex
+	certs    map[string]fakegateway.Material // by pod
+	dead     string                          // the gateway that does not answer
 }
 
 func newRotatingCluster(t *testing.T, names ...string) *rotatingCluster {
 	t.Helper()
-	c := &rotatingCluster{t: t, dir: filepath.Join(t.TempDir(), "authority"), certs: map[string]*api.IssuedCertificate{}}
-	c.objects.objects = map[string][]byte{"/api/v1/namespaces/kube-system": []byte(
-		`{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"kube-system","uid":"11111111-2222-3333-4444-555555555555"}}`)}
-	server := httptest.NewServer(c)
-	t.Cleanup(server.Close)
-	c.url = server.URL
+	c := &rotatingCluster{t: t, dir: filepath.Join(t.TempDir(), "authority"), certs: map[string]fakegateway.Material{}}
+	c.objects = map[string]string{"/api/v1/namespaces/kube-system": kubeSystem}
+	c.fleet = c
+	c.flags = c.kubeconfig(t)
 	t.Setenv(authority.EnvDir, c.dir)
-	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
 	c.mustRun("init-ca")
 	a := c.authority()
 	for _, name := range names {
-		c.pods.pods = append(c.pods.pods, podWithGateway("demo", name, gatewayRuns()))
+		c.pods = append(c.pods, podWithGateway("demo", name, gatewayRuns()))
 		leaf := must.Get(a.Issue(ca.LeafRequest{Identity: identity.ID{TrustDomain: a.TrustDomain(), Namespace: "demo", ServiceAccount: "default"}}))(t)
-		c.certs[name] = &api.IssuedCertificate{Certificate: string(leaf.CertPEM), Bundle: string(a.Bundle())}
+		c.certs[name] = fakegateway.Material{Chain: fakegateway.Certificates(leaf.CertPEM), Roots: fakegateway.Certificates(a.Bundle())}
 	}
 	return c
 }
@@ -68,14 +55,11 @@ func (c *rotatingCluster) authority() *ca.Authority {
 }
 
 func (c *rotatingCluster) run(args ...string) (code int, stdout, stderr string) {
-	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
-	defer cancel()
-	var out, errOut bytes.Buffer
-	code = run(ctx, genericiooptions.IOStreams{In: strings.NewReader(""), Out: &out, ErrOut: &errOut}, append(args, "--server="+c.url, "-n=demo"))
-	if strings.Contains(out.String()+errOut.String(), "PRIVATE") {
+	code, stdout, stderr = execute(c.t, append(args, c.flags...)...)
+	if strings.Contains(stdout+stderr, "PRIVATE") {
 		c.t.Errorf("%q prints a key", args)
 	}
-	return code, out.String(), errOut.String()
+	return code, stdout, stderr
 }
 
 func (c *rotatingCluster) mustRun(args ...string) (stdout, stderr string) {
@@ -87,83 +71,43 @@ func (c *rotatingCluster) mustRun(args ...string) (stdout, stderr string) {
 	return stdout, stderr
 }
 
-func (c *rotatingCluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if strings.HasPrefix(r.URL.Path, "/api/v1/namespaces/kube-system") {
-		c.objects.ServeHTTP(w, r)
-		return
+// Answer does what the command of a gateway does that is asked for.
+func (c *rotatingCluster) Answer(_ context.Context, call *fakegateway.Call) (any, error) {
+	if call.Pod == c.dead {
+		return nil, fakegateway.Refuse("the gateway is \x1b[2Jaway")
 	}
-	parts := strings.Split(r.URL.Path, "/")
-	if parts[len(parts)-1] != "exec" {
-		c.pods.ServeHTTP(w, r)
-		return
-	}
-	c.pods.exec(w, r, func(stdin io.Reader, stdout, stderr io.Writer) int {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if err := c.gateway(parts[len(parts)-2], r.URL.Query()["command"], stdin, stdout); err != nil {
-			fmt.Fprintf(stderr, "error: %v\n", err)
-			return 1
-		}
-		return 0
-	})
-}
-
-// gateway does what the command of a gateway does that is asked for.
-func (c *rotatingCluster) gateway(pod string, command []string, stdin io.Reader, stdout io.Writer) error {
-	if pod == c.dead {
-		return errors.New("the gateway is \x1b[2Jaway")
-	}
-	has := c.certs[pod]
-	switch command[2] {
+	c.renewing.Lock()
+	defer c.renewing.Unlock()
+	has := c.certs[call.Pod]
+	var err error
+	switch call.Op() {
 	case "renew":
-		key, err := ca.NewKey()
-		if err != nil {
-			return err
-		}
-		csr, err := ca.NewRequest(key, identity.ID{}, nil)
-		if err != nil {
-			return err
-		}
-		if err := json.NewEncoder(stdout).Encode(api.CertificateRequest{CSR: string(csr)}); err != nil {
-			return err
-		}
-		if err := readLine(stdin, has); err != nil {
-			return err
-		}
+		has, err = call.Renew()
 	case "trust":
 		var bundle api.TrustBundle
-		if err := readLine(stdin, &bundle); err != nil {
-			return err
-		}
-		has.Bundle = bundle.Bundle
+		err = call.Read(&bundle)
+		has.Roots = fakegateway.Certificates([]byte(bundle.Bundle))
 	}
-	material := fakegateway.Material{Chain: parsePEM(has.Certificate), Roots: parsePEM(has.Bundle)}
-	status := api.Status{State: api.Ready, Pod: api.PodRef{UID: "uid-" + pod}, Cert: material.Certificate()}
-	if status.Cert.Issuer == "" {
-		return errors.New("the certificate leads to none of the roots")
-	}
-	return json.NewEncoder(stdout).Encode(status)
-}
-
-func readLine(r io.Reader, to any) error {
-	text, err := bufio.NewReader(r).ReadBytes('\n')
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return json.Unmarshal(text, to)
+	c.certs[call.Pod] = has
+	status := &api.Status{State: api.Ready, Pod: api.PodRef{UID: "uid-" + call.Pod}, Cert: has.Certificate()}
+	if status.Cert.Issuer == "" {
+		return nil, fakegateway.Refuse("the certificate leads to none of the roots")
+	}
+	return status, nil
 }
-
-func parsePEM(text string) []*x509.Certificate { return fakegateway.Certificates([]byte(text)) }
 
 func TestRotate(t *testing.T) {
 	c := newRotatingCluster(t, "web", "db")
-	before := parsePEM(c.certs["web"].Certificate)[0].SerialNumber.Text(16)
+	before := c.certs["web"].Chain[0].SerialNumber.Text(16)
 	stdout, _ := c.mustRun("rotate", "web", "-o", "json", "--cert-ttl=2h")
 	var result struct{ Items []rotateItem }
 	if err := json.Unmarshal([]byte(stdout), &result); err != nil || len(result.Items) != 1 {
 		t.Fatalf("%s: %v", stdout, err)
 	}
-	now := parsePEM(c.certs["web"].Certificate)[0]
+	now := c.certs["web"].Chain[0]
 	item := result.Items[0]
 	if item.Namespace != "demo" || item.Pod != "web" || item.Container != "kube-gateway" || item.OldSerial != before || item.Serial == before ||
 		item.Serial != now.SerialNumber.Text(16) || !item.NotAfter.Equal(now.NotAfter) || item.Issuer != c.authority().Fingerprint() {
@@ -214,16 +158,15 @@ func TestRotateCA(t *testing.T) {
 		t.Errorf("%q, %q", stdout, stderr)
 	}
 	for pod, cert := range c.certs {
-		roots := parsePEM(cert.Bundle)
-		if len(roots) != 1 || ca.Fingerprint(roots[0]) != next.Fingerprint() || parsePEM(cert.Certificate)[0].CheckSignatureFrom(roots[0]) != nil {
-			t.Errorf("%s has %d roots", pod, len(roots))
+		if len(cert.Roots) != 1 || ca.Fingerprint(cert.Roots[0]) != next.Fingerprint() || cert.Chain[0].CheckSignatureFrom(cert.Roots[0]) != nil {
+			t.Errorf("%s has %d roots", pod, len(cert.Roots))
 		}
 	}
 }
 
 func TestRotateMakesNoSense(t *testing.T) {
 	c := newRotatingCluster(t, "web")
-	before := c.certs["web"].Certificate
+	before := c.certs["web"].Chain[0]
 	fails(t, c.run, 1, map[string]string{
 		"rotate": "no pod is named", "rotate --ca web": "use one of them", "rotate --ca --all": "use one of them", "rotate --ca -A": "use one of them",
 		"rotate --ca -l a=b": "use one of them", "rotate web --dry-run": "need --ca", "rotate web --cert-ttl=x": "--cert-ttl",
@@ -231,7 +174,7 @@ func TestRotateMakesNoSense(t *testing.T) {
 		"rotate web --parallel=0": "not positive", "rotate --ca --from-cert=/x": "from-key", "rotate --all": "--yes",
 		"rotate --ca --from-cert=/nonexistent --from-key=/x": "--from-cert",
 	})
-	if c.certs["web"].Certificate != before {
+	if c.certs["web"].Chain[0] != before {
 		t.Error("a certificate was renewed")
 	}
 }

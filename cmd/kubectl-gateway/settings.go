@@ -33,11 +33,11 @@ func (s *settings) addFlags(f *pflag.FlagSet, delivery inject.Delivery) {
 	addTimeout(f, &o.Timeout, inject.DefaultTimeout, "how long one pod may take")
 	addSurveyed(f, &o.Named)
 	addRanges(f, &o.Named.Exclude, "exclude-cidr", "address range that is not captured; may be repeated")
-	flags.List(f, &o.Named.ExcludePorts, "exclude-port", "ports", "destination port that is not captured; may be repeated", parsePort)
+	flags.Repeated(f, &o.Named.ExcludePorts, "exclude-port", "ports", "", "destination port that is not captured; may be repeated", flags.Commas, parsePort)
 	flags.Choice(f, &o.Wire, "wire", "", api.WireAuto, "how gateways meet", wires())
-	flags.Array(f, &o.Rules.Allow, "allow", "stringArray", "identity that may connect to the pod, like 'ns/prod/sa/*', or with ports of the pod 'ns/prod/sa/web:8080,9000-9010'; may be repeated (default: everyone in the trust domain)", parsePattern)
+	flags.Repeated(f, &o.Rules.Allow, "allow", "stringArray", "", "identity that may connect to the pod, like 'ns/prod/sa/*', or with ports of the pod 'ns/prod/sa/web:8080,9000-9010'; may be repeated (default: everyone in the trust domain)", flags.Whole, parsePattern)
 	addDeny(f, &o.Rules)
-	flags.SplitList(f, &o.Named.PlaintextFrom, "allow-plaintext-from", "strings", "address range whose plaintext connections strict mode accepts, besides those of the pod's own node to ports that it probes; with :8080 behind it, to that port; may be repeated", api.ParseSource, api.SplitSources)
+	flags.Repeated(f, &o.Named.PlaintextFrom, "allow-plaintext-from", "strings", "", "address range whose plaintext connections strict mode accepts, besides those of the pod's own node to ports that it probes; with :8080 behind it, to that port; may be repeated", api.SplitSources, api.ParseSource)
 	addOutside(f, &o.Named.Outside, api.OutsideCount)
 	f.BoolVar(&o.BlockUDP, "block-udp", false, "refuse UDP to captured ranges in strict mode, except DNS; gateways do not encrypt UDP")
 	flags.Parsed(f, &s.nodePorts, "node-ports", "string", defaultNodePorts(), "ports of nodes that belong to Services, empty for none", parsePorts)
@@ -77,11 +77,7 @@ func (s *settings) complete() inject.Options {
 // options have them. given reports whether a flag was.
 func (s *settings) change(given func(flag string) bool, options inject.Options) func(*api.Config) {
 	return func(c *api.Config) {
-		for flag, set := range s.changes(options) {
-			if given(flag) {
-				set(c)
-			}
-		}
+		give(c, given, options)
 		switch {
 		case given("node-ports") || !given("wire"):
 		case options.Wire == api.WirePort || c.Named.NodePorts == [2]uint16{}:
@@ -91,8 +87,17 @@ func (s *settings) change(given func(flag string) bool, options inject.Options) 
 	}
 }
 
+// give changes the settings of a gateway by the flags that are given, as options have them.
+func give(c *api.Config, given func(flag string) bool, options inject.Options) {
+	for flag, set := range changes(options) {
+		if given(flag) {
+			set(c)
+		}
+	}
+}
+
 // changes are what flags change of a gateway's settings.
-func (s *settings) changes(o inject.Options) map[string]func(*api.Config) {
+func changes(o inject.Options) map[string]func(*api.Config) {
 	return map[string]func(*api.Config){
 		"mode":                     func(c *api.Config) { c.Mode = o.Mode },
 		"on-failure":               func(c *api.Config) { c.OnFailure = o.OnFailure },

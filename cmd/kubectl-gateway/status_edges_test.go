@@ -144,17 +144,11 @@ func TestStatusEdgesWithFewRights(t *testing.T) {
 }
 
 func TestStatusFlagsThatMakeNoSense(t *testing.T) {
-	run := edgesServer(&edgeGateways{}, "web").start(t)
-	for line, want := range map[string]string{
-		"--by=workload": "hint: add --edges", "--edges --by=node": "--by", "--watch -o json": "--watch shows tables", "-w -o svg": "--watch shows tables",
-		"--watch --interval=0s": "not positive", "--edges --fail-if-expiring=1d": "does not go with", "--watch --fail-if-expiring=1d": "does not go with",
-		"--watch -f -": "standard input",
-	} {
-		code, stdout, stderr := run(append([]string{"status"}, strings.Fields(line)...)...)
-		if code != 1 || stdout != "" || !strings.Contains(stderr, want) {
-			t.Errorf("%s: exit code %d, %q, %q", line, code, stdout, stderr)
-		}
-	}
+	fails(t, edgesServer(&edgeGateways{}, "web").start(t), 1, map[string]string{
+		"status --by=workload": "hint: add --edges", "status --edges --by=node": "--by", "status --watch -o json": "--watch shows tables", "status -w -o svg": "--watch shows tables",
+		"status --watch --interval=0s": "not positive", "status --edges --fail-if-expiring=1d": "does not go with", "status --watch --fail-if-expiring=1d": "does not go with",
+		"status --watch -f -": "standard input",
+	})
 }
 
 // TestStatusWatchOffATerminal prints a block only when something has changed, goes on

@@ -14,16 +14,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 )
 
 // archived returns the names of the files in an archive.
 func archived(t *testing.T, archive []byte) (names []string) {
 	t.Helper()
-	z, err := gzip.NewReader(bytes.NewReader(archive))
-	if err != nil {
-		t.Fatal(err)
-	}
+	z := must.Get(gzip.NewReader(bytes.NewReader(archive)))(t)
 	for r := tar.NewReader(z); ; {
 		header, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -46,10 +44,7 @@ func TestSupportBundle(t *testing.T) {
 	if code != 0 || stdout != file+"\n" || !strings.Contains(stderr, "collecting versions\n") || !strings.Contains(stderr, "warning: not collected: ") {
 		t.Errorf("exit code %d, stdout %q, stderr %q", code, stdout, stderr)
 	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(os.ReadFile(file))(t)
 	if names := archived(t, text); !slices.Contains(names, has) {
 		t.Errorf("the archive has %q", names)
 	}

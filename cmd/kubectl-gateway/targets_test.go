@@ -20,7 +20,6 @@ import (
 // shopServer has a StatefulSet db with three pods, one of them without a gateway,
 // and a pod that does not belong to it.
 func shopServer(g *gatewayContainers) *apiServer {
-	yes := true
 	s := &apiServer{
 		objects: map[string]string{
 			"/apis/apps/v1/namespaces/demo/statefulsets/db": `{"apiVersion":"apps/v1","kind":"StatefulSet",
@@ -40,7 +39,7 @@ func shopServer(g *gatewayContainers) *apiServer {
 		s.gateway = g.run
 	}
 	for i := range s.pods {
-		s.pods[i].OwnerReferences = []metav1.OwnerReference{{Kind: "StatefulSet", Name: "db", UID: types.UID("db"), Controller: &yes}}
+		s.pods[i].OwnerReferences = []metav1.OwnerReference{{Kind: "StatefulSet", Name: "db", UID: types.UID("db"), Controller: new(true)}}
 	}
 	s.pods = append(s.pods, podWithGateway("demo", "lone", gatewayRuns()))
 	return s
@@ -104,10 +103,7 @@ func TestRefusesEverythingWhereNobodyCanBeAsked(t *testing.T) {
 		"mode -A --field-selector=a=b strict": "-A",
 		"allow --all --everyone":              "--all",
 	} {
-		code, stdout, stderr := (&apiServer{}).start(t)(strings.Fields(line)...)
-		if want := "error: " + which + " needs a confirmation, and there is no terminal to ask on\nhint: add --yes\n"; code != 1 || stdout != "" || stderr != want {
-			t.Errorf("%s: exit code %d, %q, %q", line, code, stdout, stderr)
-		}
+		fails(t, (&apiServer{}).start(t), 1, map[string]string{line: "error: " + which + " needs a confirmation, and there is no terminal to ask on\nhint: add --yes\n"})
 	}
 	// Those change nothing.
 	for _, line := range []string{"status --all", "status -A", "tail --all --no-follow", "enable --all --dry-run=client"} {

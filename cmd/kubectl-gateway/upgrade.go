@@ -3,20 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
@@ -84,57 +76,20 @@ the pod, which uses nothing when it has ended.`,
 }
 
 // verb upgrades the gateways of pods by an injector with Options.
-func (o *upgradeOptions) verb(injector *inject.Injector) *podVerb[inject.Result, upgradeItem] {
-	options := &injector.Options
-	v := &podVerb[inject.Result, upgradeItem]{
-		podFlags: &o.podFlags, gateways: true,
-		begin: func(ctx context.Context, _ *report, config *rest.Config, client kubernetes.Interface) (_ func(context.Context, *corev1.Pod) inject.Result, err error) {
-			injector.Client, injector.Gateways = client, remote.NewClient(config, client)
-			if injector.Authority, err = authority.Load(ctx, authority.Location{Client: client, Dir: o.authorityDir}); err != nil {
-				return nil, fmt.Errorf("loading the authority: %w", err)
-			}
-			return injector.Replace, nil
-		},
-		uses: []rights.Use{rights.Enable},
-		refuse: func(pod *corev1.Pod, err error) inject.Result {
-			return inject.Result{Pod: pod, Action: inject.Failed, Err: err}
-		},
-		tell:   func(result inject.Result) outcome { return tellUpgraded(result, options) },
-		item:   newUpgradeItem,
-		group:  workloadOf,
-		failed: func(result inject.Result) error { return result.Err },
-	}
-	v.survey = func(ctx context.Context, r *report, pods []corev1.Pod) error {
+func (o *upgradeOptions) verb(injector *inject.Injector) *podVerb[inject.Result, injectItem] {
+	v := injecting(&o.podFlags, injector, o.authorityDir, "upgrade the gateways of", injector.Replace)
+	v.gateways, v.uses, v.group, v.item = true, []rights.Use{rights.Enable}, installed.WorkloadOf, newUpgradeItem
+	v.survey = func(ctx context.Context, j *job, pods []corev1.Pod) (err error) {
 		for i := range pods {
 			if gateway, ok := installed.Current(&pods[i]); ok && installed.ReadsSecret(&pods[i], gateway.Name) {
 				v.uses = inject.Uses(inject.DeliverySecret)
 			}
 		}
-		found, err := survey.Run(ctx, injector.Client, pods, api.Coverage{})
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
-			r.warn("", []string{"what gateways capture is not brought up to date: " + err.Error()})
-			return nil
-		}
-		injector.Survey = found
-		return nil
+		injector.Survey, err = surveyed(ctx, j, pods)
+		return err
 	}
-	if options.DryRun == installed.DryRunNone {
-		v.question = "upgrade the gateways of"
-	} else if o.output == "yaml" || o.output == "json" {
-		v.document = func(results []inject.Result) (string, error) { return dryRunObjects(results, o.output) }
-	}
+	v.tell = func(result inject.Result) outcome { return tellUpgraded(result, &injector.Options) }
 	return v
-}
-
-// workloadOf returns what of pod is told from the pods of other workloads: its controller.
-func workloadOf(pod *corev1.Pod) string {
-	if owner := metav1.GetControllerOf(pod); owner != nil {
-		return string(owner.UID)
-	}
-	return string(pod.UID)
 }
 
 // tellUpgraded says what upgrade did with a pod.
@@ -155,43 +110,13 @@ func tellUpgraded(result inject.Result, options *inject.Options) outcome {
 	return told
 }
 
-// replacedWords says which gateway took the place of another one, and what becomes of that.
-func replacedWords(result inject.Result, word string, drain time.Duration) (done string, notes []string) {
-	versions := ""
-	if was, is := result.Was.Version, result.Status.Version; was != is {
-		versions = fmt.Sprintf(" from %s to %s", was, is)
-	}
-	done = fmt.Sprintf("gateway %s%s (%s by %s, %.1fs)", word, versions, result.Predecessor, result.Container, result.Elapsed.Seconds())
-	if n := result.Was.Traffic.Inbound.Active + result.Was.Traffic.Outbound.Active; n > 0 {
-		notes = []string{fmt.Sprintf("connections that stay with %s for at most %s: about %d", result.Predecessor, drain, n)}
-	}
-	return done, notes
-}
-
-// upgradeItem is the machine-readable result of one pod.
-type upgradeItem struct {
-	podItem
-	Action    inject.Action `json:"action"`
-	Container string        `json:"container,omitempty"`
-	// Predecessor is the container whose place the gateway took.
-	Predecessor string `json:"predecessor,omitempty"`
-	OldVersion  string `json:"oldVersion,omitempty"`
-	Version     string `json:"version,omitempty"`
-	// Seconds is how long it took.
-	Seconds  float64    `json:"seconds"`
-	Mode     api.Mode   `json:"mode,omitempty"`
-	NotAfter *time.Time `json:"certificateNotAfter,omitempty"`
-	itemEnd
-}
-
-func newUpgradeItem(result inject.Result) upgradeItem {
-	item := upgradeItem{podItem: podItemOf(result.Pod), Action: result.Action, Container: result.Container, Predecessor: result.Predecessor,
-		Seconds: result.Elapsed.Seconds(), itemEnd: itemEndOf(result.Warnings, result.Err)}
+func newUpgradeItem(result inject.Result) injectItem {
+	item := injectItemOf(result)
 	if result.Was != nil {
 		item.OldVersion = terminal.Clean(result.Was.Version)
 	}
 	if s := result.Status; s != nil && result.Err == nil {
-		item.Version, item.Mode, item.NotAfter = terminal.Clean(s.Version), s.Mode, &s.Cert.NotAfter
+		item.Version = terminal.Clean(s.Version)
 	}
 	return item
 }

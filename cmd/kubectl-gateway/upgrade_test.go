@@ -22,6 +22,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
@@ -86,10 +87,10 @@ func TestOnePodOfAWorkloadAtATime(t *testing.T) {
 		pods = append(pods, pod)
 	}
 	v := (&upgradeOptions{podFlags: podFlags{parallel: 8}}).verb(&inject.Injector{})
-	busy, all := make(chan string, len(pods)), make(chan struct{})
+	busy, all := make(chan types.UID, len(pods)), make(chan struct{})
 	go func() {
 		// Three workloads at a time, if one counts the pod that belongs to none.
-		seen := map[string]bool{}
+		seen := map[types.UID]bool{}
 		for len(seen) < 3 {
 			seen[<-busy] = true
 		}
@@ -97,7 +98,7 @@ func TestOnePodOfAWorkloadAtATime(t *testing.T) {
 	}()
 	var told []string
 	results := v.each(pods, func(pod *corev1.Pod) inject.Result {
-		busy <- workloadOf(pod)
+		busy <- installed.WorkloadOf(pod)
 		select {
 		case <-all:
 		case <-time.After(10 * time.Second):
@@ -123,15 +124,15 @@ func TestReplaceTakesEveryFlag(t *testing.T) {
 	var s settings
 	f := pflag.NewFlagSet("", pflag.ContinueOnError)
 	s.addFlags(f, inject.DeliverySecret)
-	changes := s.changes(s.complete())
+	known := changes(s.complete())
 	// They are about how a gateway is added.
 	others := []string{"image", "image-pull-policy", "cert-ttl", "timeout", "authority-dir", "delivery"}
 	f.VisitAll(func(flag *pflag.Flag) {
-		if changes[flag.Name] == nil && !slices.Contains(others, flag.Name) {
+		if known[flag.Name] == nil && !slices.Contains(others, flag.Name) {
 			t.Errorf("--replace does not know --%s", flag.Name)
 		}
 	})
-	for name := range maps.Keys(changes) {
+	for name := range maps.Keys(known) {
 		if f.Lookup(name) == nil {
 			t.Errorf("there is no --%s", name)
 		}

@@ -166,9 +166,9 @@ func (l *verifications) outcome(failed bool) error {
 func peerOf(pod *corev1.Pod, pods []corev1.Pod) *corev1.Pod {
 	chosen := &pods[0]
 	for i := range pods {
-		switch g, ok := installed.Current(&pods[i]); {
+		switch {
 		case pods[i].UID == pod.UID:
-		case ok && g.Phase == installed.Running:
+		case installed.Runs(&pods[i]):
 			return &pods[i]
 		case chosen.UID == pod.UID:
 			chosen = &pods[i]

@@ -2,13 +2,13 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime"
 
 	"github.com/spf13/cobra"
 	apiversion "k8s.io/apimachinery/pkg/version"
+	"k8s.io/client-go/discovery"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
@@ -79,19 +79,15 @@ func localVersions() versions {
 		Platform: runtime.GOOS + "/" + runtime.GOARCH, Image: installed.DefaultImage(version)}}
 }
 
-// serverVersion is client-go's ServerVersion, bounded by ctx.
+// serverVersion asks the API server for its version.
 func serverVersion(ctx context.Context, a *app) (*apiversion.Info, error) {
 	_, client, err := a.kubernetes()
 	if err != nil {
 		return nil, err
 	}
-	text, err := client.Discovery().RESTClient().Get().AbsPath("/version").Do(ctx).Raw()
+	info, err := discovery.ToServerVersionInterfaceWithContext(client.Discovery()).ServerVersionWithContext(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("asking the server for its version: %w", err)
 	}
-	var info apiversion.Info
-	if err := json.Unmarshal(text, &info); err != nil {
-		return nil, fmt.Errorf("reading the server's version: %w", err)
-	}
-	return &info, nil
+	return info, nil
 }

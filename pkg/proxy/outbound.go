@@ -42,6 +42,9 @@ func (p *Proxy) outbound(c *connection) {
 // carryOut carries a connection whose ends are known, as s says.
 func (p *Proxy) carryOut(c *connection, s *settings) {
 	f := p.encrypt(c, s, header{Destination: c.line.Destination, Client: c.line.Source}, c.pod)
+	if f != nil && f.reason == traffic.OptionDropped {
+		c.counts.OptionDropped.Add(1)
+	}
 	switch {
 	case f == nil && c.rest != nil:
 		c.rest()
@@ -99,9 +102,17 @@ func (p *Proxy) encrypt(c *connection, s *settings, h header, pod bool) *failure
 	case s.mode == api.Strict:
 	case wire == api.WireInband:
 		// Asking costs nothing, and behind a Service the next backend may differ: no
-		// connection waits for another, and only a gateway that failed is remembered.
+		// connection waits for another, and only a gateway that failed is remembered, and a
+		// network where asking costs a second.
 		if reason := p.peers.remembered(peer); reason != traffic.None {
 			return &failure{reason: reason}
+		}
+		dropped, ask := p.dropped.isDropped(h.Destination)
+		if ask {
+			p.asking.Go(func() { p.ask(h.Destination) })
+		}
+		if dropped {
+			return &failure{reason: traffic.OptionDropped}
 		}
 	default:
 		// What the first connection to a peer may need.

@@ -255,10 +255,11 @@ func (c *Cluster) Patch(action clienttesting.Action) (bool, runtime.Object, erro
 	if err := json.Unmarshal(p.GetPatch(), &body); err != nil {
 		return true, nil, err
 	}
-	if _, err := c.Tracker().Get(Pods, p.GetNamespace(), p.GetName()); err != nil {
+	object, err := c.Tracker().Get(Pods, p.GetNamespace(), p.GetName())
+	if err != nil {
 		return true, nil, err
 	}
-	pod := c.Pod(p.GetName())
+	pod := object.(*corev1.Pod).DeepCopy()
 	if body.ResourceVersion != pod.ResourceVersion {
 		return true, nil, apierrors.NewConflict(Pods.GroupResource(), pod.Name, errors.New("the object has been modified"))
 	}

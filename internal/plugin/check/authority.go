@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // soonExpired is when an authority must be replaced at the latest: certificates of pods
@@ -45,11 +46,16 @@ func (f *facts) place() string {
 	return " --authority-dir='" + strings.ReplaceAll(f.AuthorityDir, "'", `'\''`) + "'"
 }
 
-func checkAuthorityExpiry(_ context.Context, f *facts) []finding {
+// present returns the authority, or the finding of a check that needs one.
+func (f *facts) present() (*ca.Authority, []finding) {
 	a, err := f.authority()
 	if err != nil {
-		return skipped("there is no authority to look at")
+		return nil, skipped("there is no authority to look at")
 	}
+	return a, nil
+}
+
+func checkAuthorityExpiry(_ context.Context, f *facts, a *ca.Authority) []finding {
 	left := a.NotAfter().Sub(f.Now())
 	if left < soonExpired {
 		return []finding{{result: Warning, detail: fmt.Sprintf("it expires in %s", duration.HumanDuration(left)),
@@ -58,10 +64,7 @@ func checkAuthorityExpiry(_ context.Context, f *facts) []finding {
 	return ok("for another %s", duration.HumanDuration(left))
 }
 
-func checkRotation(ctx context.Context, f *facts) []finding {
-	if _, err := f.authority(); err != nil {
-		return skipped("there is no authority to look at")
-	}
+func checkRotation(ctx context.Context, f *facts, _ *ca.Authority) []finding {
 	rotation, err := authority.OpenRotation(ctx, f.location())
 	switch {
 	case errors.Is(err, authority.ErrForeign):

@@ -42,25 +42,25 @@ func (c *Checker) checks() []check {
 		{id: "policy-pod-security", category: Policy, description: "Pod Security admits the gateway", run: checkPodSecurity},
 		{id: "policy-admission", category: Policy, description: "the server admits the gateway's container (dry run)", run: checkAdmission},
 		{id: "policy-webhooks", category: Policy, description: "admission webhooks can be asked", run: checkWebhooks},
-		{id: "nodes-os", category: Nodes, description: "the nodes run Linux", run: checkOS},
-		{id: "nodes-kernel", category: Nodes, description: "the nodes' kernels have what gateways need", run: checkKernel},
-		{id: "nodes-cgroup", category: Nodes, description: "the nodes use cgroup v2", run: checkCgroup},
-		{id: "nodes-pods", category: Nodes, description: "the pods can have gateways", run: checkEligible},
-		{id: "nodes-limits", category: Nodes, description: "the pods' limits leave enough for gateways", run: checkLimits},
+		{id: "nodes-os", category: Nodes, description: "the nodes run Linux", run: given((*facts).relevantNodes, checkOS)},
+		{id: "nodes-kernel", category: Nodes, description: "the nodes' kernels have what gateways need", run: given((*facts).relevantNodes, checkKernel)},
+		{id: "nodes-cgroup", category: Nodes, description: "the nodes use cgroup v2", run: given((*facts).relevantNodes, checkCgroup)},
+		{id: "nodes-pods", category: Nodes, description: "the pods can have gateways", run: given((*facts).pods, checkEligible)},
+		{id: "nodes-limits", category: Nodes, description: "the pods' limits leave enough for gateways", run: given((*facts).pods, checkLimits)},
 		{id: "nodes-storage", category: Nodes, description: "the pods have room for the log of a gateway", run: checkStorage},
 		{id: "image-pull", category: Image, description: "the gateway's image can be pulled and runs", slow: true, run: checkImage},
 		{id: "authority-found", category: Authority, description: "the authority is here, and the cluster trusts it", run: checkAuthority},
-		{id: "authority-expiry", category: Authority, description: "the authority is valid for long enough", run: checkAuthorityExpiry},
-		{id: "authority-rotation", category: Authority, description: "no rotation of the authority is under way", run: checkRotation},
+		{id: "authority-expiry", category: Authority, description: "the authority is valid for long enough", run: given((*facts).present, checkAuthorityExpiry)},
+		{id: "authority-rotation", category: Authority, description: "no rotation of the authority is under way", run: given((*facts).present, checkRotation)},
 		{id: "ranges-found", category: Ranges, description: "the ranges of pods and Services are known", run: checkRanges},
 		{id: "network-policies", category: NetworkPolicy, description: fmt.Sprintf("network policies let gateways meet on port %d", api.PeerPort), run: checkNetworkPolicies},
-		{id: "mesh-pods", category: Meshes, description: "no other mesh is in the pods", run: checkMeshes},
+		{id: "mesh-pods", category: Meshes, description: "no other mesh is in the pods", run: given((*facts).pods, checkMeshes)},
 		{id: "mesh-cluster", category: Meshes, description: "the network plug-in does not encrypt as well", run: checkCilium},
-		{id: "gateways-state", category: Gateways, description: "the gateways are well", run: checkGateways},
-		{id: "gateways-coverage", category: Gateways, description: "the gateways capture what the cluster has", run: checkCoverage},
-		{id: "gateways-version", category: Gateways, description: "the gateways have the plugin's version", run: checkSkew},
-		{id: "peers-plaintext", category: Peers, description: "no connections go in plaintext", run: checkPlaintext},
-		{id: "peers-strict", category: Peers, description: "strict mode keeps no known caller out", run: checkStrict},
+		{id: "gateways-state", category: Gateways, description: "the gateways are well", run: given((*facts).state, checkGateways)},
+		{id: "gateways-coverage", category: Gateways, description: "the gateways capture what the cluster has", run: given((*facts).answered, checkCoverage)},
+		{id: "gateways-version", category: Gateways, description: "the gateways have the plugin's version", run: given((*facts).answered, checkSkew)},
+		{id: "peers-plaintext", category: Peers, description: "no connections go in plaintext", run: given((*facts).answered, checkPlaintext)},
+		{id: "peers-strict", category: Peers, description: "strict mode keeps no known caller out", run: given((*facts).pods, checkStrict)},
 	}
 }
 
@@ -113,20 +113,13 @@ func checkServerClock(ctx context.Context, f *facts) []finding {
 		return skipped("the server's clock cannot be read: %v", err)
 	}
 	after := f.Now()
-	// The header of HTTP has whole seconds.
-	skew := time.Duration(0)
-	switch {
-	case server.Add(time.Second).Before(before):
-		skew = before.Sub(server)
-	case server.After(after):
-		skew = server.Sub(after)
+	// The header of HTTP has whole seconds, which is less than maxSkew.
+	skew, direction := before.Sub(server), "behind"
+	if server.After(after) {
+		skew, direction = server.Sub(after), "ahead of"
 	}
 	if skew <= maxSkew {
 		return nil
-	}
-	direction := "behind"
-	if server.After(after) {
-		direction = "ahead of"
 	}
 	return []finding{{result: Error, detail: fmt.Sprintf("the server's clock is %s %s that of this machine, and certificates bear %s",
 		duration.HumanDuration(skew), direction, duration.HumanDuration(maxSkew)), hint: "set the clock that is wrong"}}

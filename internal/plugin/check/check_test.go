@@ -20,16 +20,14 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 func TestAllGood(t *testing.T) {
 	for name, objects := range map[string][]runtime.Object{"pods": {appPod("web"), appPod("db")}, "no pods": nil} {
 		w := newWorld(t, objects...).withAuthority(t, 0)
 		w.TestImage = true
-		report, err := w.Run(t.Context(), 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		report := must.Get(w.Run(t.Context(), 0))(t)
 		for _, item := range report.Checks {
 			if item.Result == Warning || item.Result == Error {
 				t.Errorf("%s: %+v", name, item)
@@ -87,7 +85,7 @@ func TestProblems(t *testing.T) {
 		{name: "no patch", spoil: deny("patch pods/ephemeralcontainers"), id: "permissions-enable", result: Error, detail: "patch pods/ephemeralcontainers", command: "- pods/ephemeralcontainers"},
 		{name: "no secrets", spoil: deny("create secrets"), id: "permissions-secret", result: Warning, detail: "create secrets", hint: "--delivery=csr", command: "- secrets"},
 		{name: "no logs", spoil: deny("get pods/log"), id: "permissions-tail", result: Error, detail: "get pods/log"},
-		{name: "no replicasets", spoil: deny("list replicasets.apps"), id: "permissions-watch", result: Warning, detail: "list replicasets.apps", command: "- replicasets"},
+		{name: "no replicasets", spoil: deny("list replicasets"), id: "permissions-watch", result: Warning, detail: "list replicasets.apps", command: "- replicasets"},
 		{name: "restricted", objects: []runtime.Object{label("restricted"), appPod("web")}, spoil: refuse(violation()),
 			id: "policy-pod-security", result: Error, detail: "restricted", command: labelFix},
 		{name: "restricted, told by the dry run of a pod", objects: []runtime.Object{label("restricted")}, spoil: func(w *world) { w.create = violation() },
@@ -120,9 +118,9 @@ func TestProblems(t *testing.T) {
 		{name: "small limits", objects: []runtime.Object{appPod("web", limited("64Mi"))}, id: "nodes-limits", result: Warning, detail: "its memory limit is 64Mi", hint: "raise"},
 		{name: "large limits", objects: []runtime.Object{appPod("web", limited("1Gi")), appPod("db")}, id: "nodes-limits", result: OK, detail: "1 of 2 pods with limits"},
 		{name: "little memory left", objects: []runtime.Object{withGateway("web", limited("1Gi"))},
-			spoil: says("web", &api.Status{Memory: &api.Memory{Limit: 1 << 30, Left: 31 << 20, Room: 490}}), id: "nodes-limits", result: Warning, detail: "about 490 more"},
+			spoil: says("web", api.Status{Memory: &api.Memory{Limit: 1 << 30, Left: 31 << 20, Room: 490}}), id: "nodes-limits", result: Warning, detail: "about 490 more"},
 		{name: "enough memory left of a small limit", objects: []runtime.Object{withGateway("web", limited("80Mi"))},
-			spoil: says("web", &api.Status{Memory: &api.Memory{Limit: 80 << 20, Left: 70 << 20, Room: 1300}}), id: "nodes-limits", result: OK,
+			spoil: says("web", api.Status{Memory: &api.Memory{Limit: 80 << 20, Left: 70 << 20, Room: 1300}}), id: "nodes-limits", result: OK,
 			detail: "in pod/web -n shop, 70.0MiB of 80.0MiB are left, enough for about 1300"},
 		{name: "image missing", spoil: image(corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "not found"}}),
 			id: "image-pull", result: Error, detail: "ErrImagePull: not found"},
@@ -143,34 +141,32 @@ func TestProblems(t *testing.T) {
 		{name: "Cilium", objects: []runtime.Object{&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "cilium-config"},
 			Data: map[string]string{"enable-wireguard": "true"}}}, id: "mesh-cluster", result: Warning, detail: "WireGuard"},
 		{name: "mute gateway", objects: []runtime.Object{withGateway("web")}, id: "gateways-state", result: Error, detail: "does not answer"},
-		{name: "other version", objects: []runtime.Object{withGateway("web")}, spoil: says("web", &api.Status{Version: "v0.9.0"}),
+		{name: "other version", objects: []runtime.Object{withGateway("web")}, spoil: says("web", api.Status{Version: "v0.9.0"}),
 			id: "gateways-version", result: Warning, detail: "v0.9.0"},
-		{name: "certificate ends", objects: []runtime.Object{withGateway("web")}, spoil: says("web", &api.Status{Cert: api.Certificate{
+		{name: "certificate ends", objects: []runtime.Object{withGateway("web")}, spoil: says("web", api.Status{Cert: api.Certificate{
 			NotBefore: time.Now().Add(-90 * time.Hour), NotAfter: time.Now().Add(10 * time.Hour)}}),
 			id: "gateways-state", result: Warning, detail: "expires in", command: "kubectl gateway rotate pod/web -n shop"},
-		{name: "missing feature", objects: []runtime.Object{withGateway("web")}, spoil: says("web", &api.Status{Missing: []string{"inband: no sk_lookup"}}),
+		{name: "missing feature", objects: []runtime.Object{withGateway("web")}, spoil: says("web", api.Status{Missing: []string{"inband: no sk_lookup"}}),
 			id: "gateways-state", result: Warning, detail: "sk_lookup"},
-		{name: "gateway's clock", objects: []runtime.Object{withGateway("web")}, spoil: says("web", &api.Status{Time: time.Now().Add(-2 * time.Hour)}),
+		{name: "gateway's clock", objects: []runtime.Object{withGateway("web")}, spoil: says("web", api.Status{Time: time.Now().Add(-2 * time.Hour)}),
 			id: "gateways-state", result: Warning, detail: "clock"},
-		{name: "a node joined", objects: []runtime.Object{withGateway("web")}, spoil: says("web", &api.Status{Capture: captures("10.9.0.0/24")}),
+		{name: "a node joined", objects: []runtime.Object{withGateway("web")}, spoil: says("web", api.Status{Capture: captures("10.9.0.0/24")}),
 			id: "gateways-coverage", result: Error, detail: "does not know 10.244.1.0/24 (pods of node node-1)", command: "kubectl gateway refresh pod/web -n shop"},
-		{name: "no node joined", objects: []runtime.Object{withGateway("web")}, spoil: says("web", &api.Status{Capture: captures("10.244.1.0/24")}),
+		{name: "no node joined", objects: []runtime.Object{withGateway("web")}, spoil: says("web", api.Status{Capture: captures("10.244.1.0/24")}),
 			id: "gateways-coverage", result: OK, detail: "1 gateway"},
 		{name: "nodes unread", objects: []runtime.Object{withGateway("web")}, spoil: func(w *world) {
-			says("web", &api.Status{Capture: captures("10.9.0.0/24")})(w)
-			w.PrependReactor("list", "nodes", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, forbidden("no role") })
+			says("web", api.Status{Capture: captures("10.9.0.0/24")})(w)
+			w.Forbid("list", "nodes")
 		}, id: "gateways-coverage", result: Skipped, detail: "listing nodes"},
-		{name: "plaintext", objects: []runtime.Object{withGateway("web")}, spoil: says("web", &api.Status{Traffic: api.Traffic{Outbound: api.Direction{Plaintext: 3}}}),
+		{name: "plaintext", objects: []runtime.Object{withGateway("web")}, spoil: says("web", api.Status{Traffic: api.Traffic{Outbound: api.Direction{Plaintext: 3}}}),
 			id: "peers-plaintext", result: Warning, detail: "3 connections out", command: "kubectl gateway tail pod/web"},
 		{name: "scraped", objects: []runtime.Object{appPod("web", scraped)}, id: "peers-strict", result: Warning, detail: "Prometheus scrapes it at port 9090", hint: "--allow-plaintext-from=CIDR:9090"},
-		{name: "scraped by one that is let in", objects: []runtime.Object{withGateway("web", scraped)}, spoil: says("web", &api.Status{Capture: api.Capture{
+		{name: "scraped by one that is let in", objects: []runtime.Object{withGateway("web", scraped)}, spoil: says("web", api.Status{Capture: api.Capture{
 			Named: api.Coverage{PlaintextFrom: []api.Source{{From: netip.MustParsePrefix("10.0.0.0/8")}}}}}), id: "peers-strict", result: OK, detail: "1 pod"},
 		{name: "scraped and cannot have a gateway", objects: []runtime.Object{appPod("web", scraped, func(p *corev1.Pod) { p.Spec.HostNetwork = true })}, id: "peers-strict", result: OK},
-		{name: "webhooks unread", objects: []runtime.Object{appPod("web")}, spoil: func(w *world) {
-			w.PrependReactor("list", "mutatingwebhookconfigurations", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, forbidden("no role") })
-		}, id: "peers-strict", result: Skipped, detail: "webhooks and aggregated APIs"},
+		{name: "webhooks unread", objects: []runtime.Object{appPod("web")}, spoil: func(w *world) { w.Forbid("list", "mutatingwebhookconfigurations") }, id: "peers-strict", result: Skipped, detail: "webhooks and aggregated APIs"},
 		{name: "cgroup by gateway", objects: []runtime.Object{withGateway("web"), testNode("node-1", "6.18.1", "v1.30.0")},
-			spoil: says("web", &api.Status{Capture: api.Capture{Cgroup: "/kubepods/pod1"}}), id: "nodes-cgroup", result: OK, detail: "1 by gateways"},
+			spoil: says("web", api.Status{Capture: api.Capture{Cgroup: "/kubepods/pod1"}}), id: "nodes-cgroup", result: OK, detail: "1 by gateways"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t, c.objects...)
@@ -208,20 +204,14 @@ func serverClock(ahead time.Duration) func(*world) {
 	}
 }
 
-func deny(what ...string) func(*world) { return func(w *world) { w.denied = what } }
+func deny(what string) func(*world) { return func(w *world) { w.Denied[what] = true } }
 
 func refuse(err error) func(*world) { return func(w *world) { w.patch = err } }
 
 func image(state corev1.ContainerState) func(*world) { return func(w *world) { w.image = &state } }
 
-func says(pod string, status *api.Status) func(*world) {
-	return func(w *world) {
-		status.Pod.UID = "uid-" + pod
-		if status.State == "" {
-			status.State = api.Ready
-		}
-		w.answers[pod] = status
-	}
+func says(pod string, status api.Status) func(*world) {
+	return func(w *world) { w.fleet.Set(pod, status) }
 }
 
 // captures is what a gateway says that captures a range of pods, and that of Services.
@@ -252,10 +242,7 @@ func TestNoCluster(t *testing.T) {
 	w.PrependReactor("get", "version", func(clienttesting.Action) (bool, runtime.Object, error) {
 		return true, nil, errors.New("connection refused")
 	})
-	report, err := w.Run(t.Context(), 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	report := must.Get(w.Run(t.Context(), 0))(t)
 	for _, item := range report.Checks {
 		want := Skipped
 		switch {

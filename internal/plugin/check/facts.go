@@ -91,6 +91,26 @@ func once[T any](ctx context.Context, c *Checker, get func(context.Context) (T, 
 	})
 }
 
+// given returns a check of what get finds out, or else the finding that this is not known or not there.
+func given[T any](get func(*facts) (T, []finding), run func(context.Context, *facts, T) []finding) func(context.Context, *facts) []finding {
+	return func(ctx context.Context, f *facts) []finding {
+		subject, why := get(f)
+		if why != nil {
+			return why
+		}
+		return run(ctx, f, subject)
+	}
+}
+
+// pods returns the pods to check, or the finding of a check that needs some.
+func (f *facts) pods() ([]corev1.Pod, []finding) {
+	pods, _ := f.found()
+	if len(pods) == 0 {
+		return nil, skipped("there are no pods")
+	}
+	return pods, nil
+}
+
 // namespaces are those of the pods, or else the namespace of the command.
 func (f *facts) namespaces() []string {
 	pods, _ := f.found()
@@ -125,10 +145,10 @@ func (f *facts) readNamespaces(ctx context.Context) (map[string]*corev1.Namespac
 }
 
 // relevantNodes are the nodes of the pods, or all nodes without any pods.
-func (f *facts) relevantNodes() ([]*corev1.Node, error) {
+func (f *facts) relevantNodes() ([]*corev1.Node, []finding) {
 	nodes, err := f.nodes()
 	if err != nil {
-		return nil, err
+		return nil, unread("nodes", err)
 	}
 	pods, _ := f.found()
 	names := sets.New[string]()

@@ -4,14 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
-	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -20,14 +19,12 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	apiversion "k8s.io/apimachinery/pkg/version"
 	fakediscovery "k8s.io/client-go/discovery/fake"
-	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 )
 
 // patience bounds what a test waits for; it decides nothing.
@@ -35,11 +32,9 @@ const patience = 30 * time.Second
 
 // world is a good cluster, which a test then spoils in one place.
 type world struct {
-	*fake.Clientset
+	*fakecluster.Cluster
 	*Checker
 	mu sync.Mutex
-	// denied are the permissions that the user lacks, like "create secrets".
-	denied []string
 	// patch is what the server thinks of the patch that adds a gateway, create
 	// of a pod in a dry run.
 	patch, create error
@@ -47,20 +42,9 @@ type world struct {
 	image *corev1.ContainerState
 	// logs are its output.
 	logs string
-	// answers are what gateways say, by pod.
-	answers  map[string]*api.Status
+	// fleet are the gateways.
+	fleet    fakegateway.Fleet
 	progress bytes.Buffer
-}
-
-// answer is what the gateways of the world say. A check tells them nothing.
-func (w *world) answer(_ context.Context, call *fakegateway.Call) (any, error) {
-	if call.Op() != "status" {
-		return nil, fmt.Errorf("a check told a gateway %q", call.Words)
-	}
-	if answer := w.answers[call.Pod]; answer != nil {
-		return answer, nil
-	}
-	return nil, errors.New("no such gateway")
 }
 
 func newWorld(t *testing.T, objects ...runtime.Object) *world {
@@ -79,26 +63,19 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 	good = slices.DeleteFunc(good, func(g runtime.Object) bool {
 		return slices.ContainsFunc(objects, func(o runtime.Object) bool { return named(o) == named(g) })
 	})
-	w := &world{Clientset: fake.NewClientset(append(good, objects...)...), answers: map[string]*api.Status{}, logs: "kube-gateway v1.0.0\n",
+	w := &world{Cluster: fakecluster.New(t, append(good, objects...)...), logs: "kube-gateway v1.0.0\n",
 		image: &corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}}
 	w.Discovery().(*fakediscovery.FakeDiscovery).FakedServerVersion = &apiversion.Info{GitVersion: "v1.37.2"}
-	w.PrependReactor("create", "selfsubjectaccessreviews", func(a clienttesting.Action) (bool, runtime.Object, error) {
-		review := a.(clienttesting.CreateAction).GetObject().(*authorizationv1.SelfSubjectAccessReview)
-		r := review.Spec.ResourceAttributes
-		right := rights.Right{Verb: r.Verb, Group: r.Group, Resource: r.Resource, Subresource: r.Subresource}
-		review.Status.Allowed = !slices.Contains(w.denied, right.String())
-		return true, review, nil
-	})
 	w.PrependReactor("create", "selfsubjectreviews", func(clienttesting.Action) (bool, runtime.Object, error) {
 		return true, &authenticationv1.SelfSubjectReview{Status: authenticationv1.SelfSubjectReviewStatus{
 			UserInfo: authenticationv1.UserInfo{Username: "jane"}}}, nil
 	})
-	w.PrependReactor("patch", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {
-		if !slices.Equal(a.(clienttesting.PatchActionImpl).PatchOptions.DryRun, []string{metav1.DryRunAll}) {
+	w.BeforePatch = func(dryRun bool) error {
+		if !dryRun {
 			t.Error("a check patched a pod")
 		}
-		return true, &corev1.Pod{}, w.patch
-	})
+		return w.patch
+	}
 	w.PrependReactor("create", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {
 		pod := a.(clienttesting.CreateAction).GetObject().(*corev1.Pod).DeepCopy()
 		if len(a.(clienttesting.CreateActionImpl).CreateOptions.DryRun) > 0 {
@@ -114,7 +91,7 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 		return a.GetSubresource() == "log", &runtime.Unknown{Raw: []byte(w.logs)}, nil
 	})
 	w.Checker = &Checker{
-		Client: w.Clientset, Gateways: fakegateway.Gateways(w.answer).Client(w.Clientset), Namespace: "shop", Context: "context \"test\"", Version: "v1.0.0",
+		Client: w.Cluster, Gateways: fakegateway.Gateways(w.fleet.Answer).Client(w.Cluster), Namespace: "shop", Context: "context \"test\"", Version: "v1.0.0",
 		Image: "registry.example/gateway:v1", Timeout: patience, ImageTimeout: patience, Interval: time.Millisecond,
 		AuthorityDir: t.TempDir(), Now: time.Now, Progress: &w.progress,
 		LookPath: func(string) (string, error) { return "/bin/kubectl", nil },
@@ -129,9 +106,7 @@ func newWorld(t *testing.T, objects ...runtime.Object) *world {
 // withAuthority gives w an authority that the cluster trusts.
 func (w *world) withAuthority(t *testing.T, ttl time.Duration) *world {
 	t.Helper()
-	if _, err := authority.Init(t.Context(), authority.InitOptions{Location: authority.Location{Client: w.Clientset, Dir: w.AuthorityDir}, Source: authority.Source{TTL: ttl}}); err != nil {
-		t.Fatal(err)
-	}
+	must.Get(authority.Init(t.Context(), authority.InitOptions{Location: authority.Location{Client: w.Cluster, Dir: w.AuthorityDir}, Source: authority.Source{TTL: ttl}}))(t)
 	return w
 }
 
@@ -153,9 +128,11 @@ func appPod(name string, change ...func(*corev1.Pod)) *corev1.Pod {
 // run runs all checks once and returns the items of one.
 func (w *world) run(t *testing.T, id string) []Item {
 	t.Helper()
-	report, err := w.Run(t.Context(), 0)
-	if err != nil {
-		t.Fatal(err)
+	report := must.Get(w.Run(t.Context(), 0))(t)
+	for _, asked := range w.fleet.Asked() {
+		if !strings.HasSuffix(asked, " status") {
+			t.Errorf("a check told a gateway: %s", asked)
+		}
 	}
 	return itemsOf(t, report, id)
 }

@@ -48,11 +48,7 @@ func object(i *status.Item) []string {
 }
 
 // checkGateways reports the problems that status finds.
-func checkGateways(_ context.Context, f *facts) []finding {
-	states, why := f.state()
-	if why != nil {
-		return why
-	}
+func checkGateways(_ context.Context, _ *facts, states *status.List) []finding {
 	var list []finding
 	ready := 0
 	modes := map[string]int{}
@@ -94,11 +90,7 @@ func problems(i *status.Item) (list []finding) {
 }
 
 // checkCoverage compares what gateways capture with the cluster, as status does.
-func checkCoverage(_ context.Context, f *facts) []finding {
-	items, why := f.answered()
-	if why != nil {
-		return why
-	}
+func checkCoverage(_ context.Context, f *facts, items []*status.Item) []finding {
 	items = slices.DeleteFunc(items, func(i *status.Item) bool { return i.Status.Capture.Fingerprint == "" })
 	if len(items) == 0 {
 		return skipped("no gateway tells what it captures")
@@ -144,11 +136,7 @@ func checkStorage(_ context.Context, f *facts) []finding {
 	return orOK(list, "%s", plural(len(pods), "pod"))
 }
 
-func checkSkew(_ context.Context, f *facts) []finding {
-	items, why := f.answered()
-	if why != nil {
-		return why
-	}
+func checkSkew(_ context.Context, f *facts, items []*status.Item) []finding {
 	var list []finding
 	for _, item := range items {
 		// An unidentified build may be the same one.
@@ -162,11 +150,7 @@ func checkSkew(_ context.Context, f *facts) []finding {
 	return orOK(list, "%s", f.Version)
 }
 
-func checkPlaintext(_ context.Context, f *facts) []finding {
-	items, why := f.answered()
-	if why != nil {
-		return why
-	}
+func checkPlaintext(_ context.Context, _ *facts, items []*status.Item) []finding {
 	var list []finding
 	var encrypted uint64
 	for _, item := range items {

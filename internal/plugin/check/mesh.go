@@ -27,11 +27,7 @@ func sidecars() []sidecar {
 // ambientLabel adds pods to the mesh of Istio without a sidecar.
 const ambientLabel = "istio.io/dataplane-mode"
 
-func checkMeshes(_ context.Context, f *facts) []finding {
-	pods, _ := f.found()
-	if len(pods) == 0 {
-		return skipped("there are no pods")
-	}
+func checkMeshes(_ context.Context, f *facts, pods []corev1.Pod) []finding {
 	spaces, _ := f.spaces()
 	var list []finding
 	for i := range pods {

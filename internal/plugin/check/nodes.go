@@ -29,11 +29,7 @@ func linux(node *corev1.Node) bool {
 	return system == "" || system == "linux"
 }
 
-func checkOS(_ context.Context, f *facts) []finding {
-	nodes, err := f.relevantNodes()
-	if err != nil {
-		return unread("nodes", err)
-	}
+func checkOS(_ context.Context, _ *facts, nodes []*corev1.Node) []finding {
 	var list []finding
 	var systems []string
 	for _, node := range nodes {
@@ -50,11 +46,7 @@ func checkOS(_ context.Context, f *facts) []finding {
 	return orOK(list, "%s: %s", plural(len(nodes), "node"), strings.Join(systems, "; "))
 }
 
-func checkKernel(_ context.Context, f *facts) []finding {
-	nodes, err := f.relevantNodes()
-	if err != nil {
-		return unread("nodes", err)
-	}
+func checkKernel(_ context.Context, _ *facts, nodes []*corev1.Node) []finding {
 	var list []finding
 	var kernels []string
 	for _, node := range nodes {
@@ -94,11 +86,7 @@ func kernelVersion(text string) (*version.Version, error) {
 	return version.ParseGeneric(strings.Trim(text, "."))
 }
 
-func checkCgroup(_ context.Context, f *facts) []finding {
-	nodes, err := f.relevantNodes()
-	if err != nil {
-		return unread("nodes", err)
-	}
+func checkCgroup(_ context.Context, f *facts, nodes []*corev1.Node) []finding {
 	// A capturing gateway is attached to a cgroup of version 2.
 	seen := map[string]bool{}
 	items, _ := f.answered()
@@ -123,11 +111,7 @@ func checkCgroup(_ context.Context, f *facts) []finding {
 	return orOK(unknown, "%d by gateways that run, %d by the version of the kubelet", byGateway, byKubelet)
 }
 
-func checkEligible(ctx context.Context, f *facts) []finding {
-	pods, _ := f.found()
-	if len(pods) == 0 {
-		return skipped("there are no pods")
-	}
+func checkEligible(ctx context.Context, f *facts, pods []corev1.Pod) []finding {
 	cluster, err := f.survey()
 	if err != nil {
 		cluster = &survey.Survey{}

@@ -8,16 +8,14 @@ import (
 	"github.com/muesli/termenv"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
 // example has one of everything, and words that would harm a terminal.
 func example(t *testing.T) *Report {
 	t.Helper()
-	command, err := grant("kubectl-gateway", bundles()["kubectl-gateway"], "shop", "system:serviceaccount:ops:bot")
-	if err != nil {
-		t.Fatal(err)
-	}
+	command := must.Get(grant("kubectl-gateway", bundles()["kubectl-gateway"], "shop", "system:serviceaccount:ops:bot"))(t)
 	return newReport([]string{"shop"}, [][]Item{
 		{{ID: "client-version", Category: Client, Description: "the plugin has a version", Result: OK, Detail: "v1.0.0, linux/amd64"}},
 		{{ID: "permissions-enable", Category: Permissions, Description: "you may enable gateways", Result: Error, Objects: []string{"namespace/shop"},
@@ -49,24 +47,17 @@ func TestPrint(t *testing.T) {
 		{"check-ascii.golden", false, termenv.Ascii, PrintOptions{ASCII: true}},
 	} {
 		var out bytes.Buffer
-		if err := example(t).Print(&out, terminal.New(&out, c.terminal, c.profile), c.options); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, example(t).Print(&out, terminal.New(&out, c.terminal, c.profile), c.options))
 		golden.Check(t, c.file, out.String())
 	}
-	text, err := json.MarshalIndent(example(t), "", "  ")
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(json.MarshalIndent(example(t), "", "  "))(t)
 	golden.Check(t, "check-json.golden", string(text)+"\n")
 }
 
 func TestPrintNothingWrong(t *testing.T) {
 	var out bytes.Buffer
 	report := newReport([]string{"shop"}, [][]Item{{{Category: Client, Result: OK}}, {{Category: Peers, Result: Skipped}}})
-	if err := report.Print(&out, terminal.New(&out, false, termenv.Ascii), PrintOptions{Short: true}); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, report.Print(&out, terminal.New(&out, false, termenv.Ascii), PrintOptions{Short: true}))
 	if got := out.String(); got != "√ no problems, 1 ok, 1 skipped\n" {
 		t.Errorf("%q", got)
 	}

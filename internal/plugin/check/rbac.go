@@ -33,30 +33,20 @@ func grant(role string, uses []rights.Use, namespace, user string) (string, erro
 	sum := fnv.New32a()
 	_, _ = sum.Write([]byte(user))
 	binding := fmt.Sprintf("%s-%08x", role, sum.Sum32())
-	subjects := []rbacv1.Subject{subject(user)}
-
+	// A ClusterRole, and its binding, differ in their kinds alone.
 	var objects []any
 	for _, place := range []struct {
-		scope     rights.Scope
-		namespace string
-	}{{rights.Namespace, namespace}, {rights.System, authority.Namespace}} {
+		scope                   rights.Scope
+		kind, namespace, suffix string
+	}{{rights.Namespace, "Role", namespace, ""}, {rights.System, "Role", authority.Namespace, "-trust"}, {rights.Cluster, "ClusterRole", "", ""}} {
 		if len(rules[place.scope]) == 0 {
 			continue
 		}
-		name, bound := role, binding
-		if place.scope == rights.System {
-			name, bound = role+"-trust", binding+"-trust"
-		}
+		name := role + place.suffix
 		objects = append(objects,
-			rbacv1.Role{TypeMeta: rbacType("Role"), ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: place.namespace}, Rules: rules[place.scope]},
-			rbacv1.RoleBinding{TypeMeta: rbacType("RoleBinding"), ObjectMeta: metav1.ObjectMeta{Name: bound, Namespace: place.namespace},
-				RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name}, Subjects: subjects})
-	}
-	if len(rules[rights.Cluster]) > 0 {
-		objects = append(objects,
-			rbacv1.ClusterRole{TypeMeta: rbacType("ClusterRole"), ObjectMeta: metav1.ObjectMeta{Name: role}, Rules: rules[rights.Cluster]},
-			rbacv1.ClusterRoleBinding{TypeMeta: rbacType("ClusterRoleBinding"), ObjectMeta: metav1.ObjectMeta{Name: binding},
-				RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role}, Subjects: subjects})
+			rbacv1.Role{TypeMeta: rbacType(place.kind), ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: place.namespace}, Rules: rules[place.scope]},
+			rbacv1.RoleBinding{TypeMeta: rbacType(place.kind + "Binding"), ObjectMeta: metav1.ObjectMeta{Name: binding + place.suffix, Namespace: place.namespace},
+				RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: place.kind, Name: name}, Subjects: []rbacv1.Subject{subject(user)}})
 	}
 	return apply(objects...)
 }

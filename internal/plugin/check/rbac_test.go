@@ -8,6 +8,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 )
 
@@ -15,16 +16,11 @@ import (
 // the grant to another.
 func TestGrant(t *testing.T) {
 	for role, uses := range bundles() {
-		command, err := grant(role, uses, "shop", "jane")
-		if err != nil {
-			t.Fatal(err)
-		}
+		command := must.Get(grant(role, uses, "shop", "jane"))(t)
 		var rules []rbacv1.PolicyRule
 		for _, document := range strings.Split(strings.TrimSuffix(strings.TrimPrefix(command, "kubectl apply -f - <<'EOF'\n"), "EOF"), "---\n") {
 			var object rbacv1.ClusterRole
-			if err := yaml.Unmarshal([]byte(document), &object); err != nil {
-				t.Fatal(err)
-			}
+			must.Do(t, yaml.Unmarshal([]byte(document), &object))
 			rules = append(rules, object.Rules...)
 		}
 		for _, right := range rights.Of(uses...) {
@@ -41,10 +37,7 @@ func TestGrant(t *testing.T) {
 				t.Errorf("%s grants everything: %+v", role, r)
 			}
 		}
-		other, err := grant(role, uses, "shop", "joe")
-		if err != nil {
-			t.Fatal(err)
-		}
+		other := must.Get(grant(role, uses, "shop", "joe"))(t)
 		if names(command) == names(other) {
 			t.Errorf("%s: the bindings of two users have the same names", role)
 		}

@@ -7,15 +7,12 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/limits"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
+	corev1 "k8s.io/api/core/v1"
 )
 
 // checkLimits compares what gateways need with what the pods' limits leave, by the gateways' own figures
 // where they run.
-func checkLimits(_ context.Context, f *facts) []finding {
-	pods, _ := f.found()
-	if len(pods) == 0 {
-		return skipped("there are no pods")
-	}
+func checkLimits(_ context.Context, f *facts, pods []corev1.Pod) []finding {
 	told := map[string]*api.Memory{}
 	items, _ := f.answered()
 	for _, item := range items {

@@ -4,14 +4,11 @@ import (
 	"context"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	corev1 "k8s.io/api/core/v1"
 )
 
 // checkStrict names the callers without a gateway that strict mode affects.
-func checkStrict(_ context.Context, f *facts) []finding {
-	pods, _ := f.found()
-	if len(pods) == 0 {
-		return skipped("there are no pods")
-	}
+func checkStrict(_ context.Context, f *facts, pods []corev1.Pod) []finding {
 	cluster, err := f.survey()
 	if err != nil {
 		return skipped("the cluster could not be surveyed")
@@ -38,8 +35,5 @@ func checkStrict(_ context.Context, f *facts) []finding {
 	for _, line := range cluster.StrictUnknown() {
 		list = append(list, finding{result: Skipped, detail: line})
 	}
-	if len(list) > 0 {
-		return list
-	}
-	return ok("%s", plural(len(pods), "pod"))
+	return orOK(list, "%s", plural(len(pods), "pod"))
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
@@ -145,12 +146,8 @@ func table(t *testing.T, l *List, o TableOptions, profile termenv.Profile) strin
 	t.Helper()
 	var out strings.Builder
 	style := terminal.New(&out, profile != termenv.Ascii, profile)
-	if err := l.Table(&out, style, o); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Summary(&out, style, []string{"a note"}); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, l.Table(&out, style, o))
+	must.Do(t, l.Summary(&out, style, []string{"a note"}))
 	return out.String()
 }
 
@@ -321,10 +318,7 @@ func TestCollect(t *testing.T) {
 			edgeOf(api.Outbound, "10.0.0.1", "10.0.0.9:80", 1, func(e *api.Edge) { e.LastSeen = testTime.Add(time.Hour - time.Minute) }),
 		}}, nil
 	}).Client(nil)}
-	views, err := c.Collect(t.Context(), pods)
-	if err != nil {
-		t.Fatal(err)
-	}
+	views := must.Get(c.Collect(t.Context(), pods))(t)
 	list := Join(views, newNames())
 	golden.Check(t, "unasked.golden", table(t, list, TableOptions{Now: testTime}, termenv.Ascii))
 	if len(list.Unasked) != 4 || len(list.Items) != 1 || !list.Items[0].LastSeen.Equal(testTime.Add(-time.Minute)) {

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // rectangle is a place in a picture, between two corners.
@@ -76,9 +78,7 @@ type svgElement struct {
 func readDrawing(t *testing.T, svg string) *drawing {
 	t.Helper()
 	var root svgElement
-	if err := xml.Unmarshal([]byte(svg), &root); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, xml.Unmarshal([]byte(svg), &root))
 	d := &drawing{boxes: make(map[string]rectangle), names: make(map[string]drawnText)}
 	fmt.Sscan(root.ViewBox, &d.view.left, &d.view.top, &d.view.right, &d.view.bottom)
 	for _, e := range root.Elements {
@@ -304,9 +304,7 @@ func TestDrawings(t *testing.T) {
 			dot, svg := pictures(t, l)
 			checkPictures(t, dot, svg)
 			if dir := os.Getenv("PICTURES"); dir != "" { // for somebody who wants to look at them
-				if err := os.WriteFile(filepath.Join(dir, strings.ReplaceAll(name, " ", "-")+".svg"), []byte(svg), 0o644); err != nil {
-					t.Fatal(err)
-				}
+				must.Do(t, os.WriteFile(filepath.Join(dir, strings.ReplaceAll(name, " ", "-")+".svg"), []byte(svg), 0o644))
 			}
 			if again, other := pictures(t, l); again != dot || other != svg {
 				t.Error("the pictures of one list differ")

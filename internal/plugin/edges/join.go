@@ -7,10 +7,7 @@ import (
 	"strings"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
 // Reasons of connections that no gateway carries.
@@ -18,12 +15,6 @@ const (
 	reasonBefore    = "open before the gateway"
 	reasonNoGateway = "client has no gateway"
 )
-
-// hasGateway reports whether a gateway runs in pod.
-func hasGateway(pod *corev1.Pod) bool {
-	gateway, ok := installed.Current(pod)
-	return ok && gateway.Phase == installed.Running
-}
 
 // Join makes one list of what gateways report. An edge that the gateways at both ends
 // have seen is one item. The source's report counts: it knows what was dialled.

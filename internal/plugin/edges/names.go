@@ -97,7 +97,7 @@ func (n *Names) addPod(pod *corev1.Pod) {
 		e := Endpoint{Kind: "pod", Namespace: pod.Namespace, Name: pod.Name, Address: ip}
 		n.exact[ip] = e
 		n.workloads[e.key()] = workloadOf(pod)
-		if hasGateway(pod) {
+		if installed.Runs(pod) {
 			n.gateways[e.key()] = true
 		}
 	}

@@ -16,14 +16,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 func pictures(t *testing.T, l *List) (dot, svg string) {
 	t.Helper()
 	var d, s strings.Builder
-	if err := errors.Join(l.DOT(&d), l.SVG(&s)); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, errors.Join(l.DOT(&d), l.SVG(&s)))
 	return d.String(), s.String()
 }
 

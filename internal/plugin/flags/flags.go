@@ -57,36 +57,52 @@ func Completions[T ~string](words []Word[T]) []cobra.Completion {
 // Choice registers a flag that takes one of words. Its help names them where usage has
 // "{}", or else at the end. If value is none of them, it is the default that is not named.
 func Choice[T ~string](f *pflag.FlagSet, p *T, name, shorthand string, value T, usage string, words []Word[T]) {
-	var named, texts []string
-	byText, text := map[string]T{}, string(value)
+	var named []string
+	standard := string(value)
 	for _, w := range words {
-		byText[w.text()] = w.Value
-		texts = append(texts, w.text())
 		if w.Value == value {
-			text = w.text()
+			standard = w.text()
 		}
-		if w.Meaning == "" {
-			named = append(named, w.text())
-		} else {
-			named = append(named, w.text()+" ("+w.Meaning+")")
+		text := w.text()
+		if w.Meaning != "" {
+			text += " (" + w.Meaning + ")"
 		}
-	}
-	if _, ok := byText[text]; !ok {
-		byText[text] = value
+		named = append(named, text)
 	}
 	if !strings.Contains(usage, "{}") {
 		usage += ": {}"
 	}
 	add(f, p, name, shorthand, strings.Replace(usage, "{}", or(named), 1), &flag[T]{
-		kind: "string", text: text, offers: Completions(words),
+		kind: "string", text: standard, offers: Completions(words),
 		parse: func(text string) (T, error) {
-			parsed, ok := byText[text]
-			if !ok {
-				return parsed, api.WithHint(fmt.Errorf("%q is unknown", text), "use "+or(texts))
+			if found, ok := Find(words, text); ok {
+				return found, nil
 			}
-			return parsed, nil
+			if text != standard {
+				return "", api.WithHint(fmt.Errorf("%q is unknown", text), "use "+Enumerate(words))
+			}
+			return value, nil
 		},
 	})
+}
+
+// Find returns which of words text is.
+func Find[T ~string](words []Word[T], text string) (T, bool) {
+	for _, w := range words {
+		if w.text() == text {
+			return w.Value, true
+		}
+	}
+	return "", false
+}
+
+// Enumerate names words: "a, b or c".
+func Enumerate[T ~string](words []Word[T]) string {
+	var texts []string
+	for _, w := range words {
+		texts = append(texts, w.text())
+	}
+	return or(texts)
 }
 
 // or joins words as an enumeration: "a, b or c".
@@ -104,48 +120,22 @@ func Parsed[T any](f *pflag.FlagSet, p *T, name, kind, text, usage string, parse
 	add(f, p, name, "", usage, &flag[T]{kind: kind, text: text, parse: parse})
 }
 
-// List registers a flag that may be repeated. Each text is a list, separated by commas,
-// of what parse understands.
-func List[T any](f *pflag.FlagSet, p *[]T, name, kind, usage string, parse func(string) (T, error)) {
-	repeated(f, p, name, kind, usage, parse, func(text string) []string { return strings.Split(text, ",") })
-}
+// Commas divides a list, Whole leaves a text as it is. See Repeated.
+func Commas(text string) []string { return strings.Split(text, ",") }
+func Whole(text string) []string  { return []string{text} }
 
-// SplitList is List for texts in which a comma does not always separate: split knows.
-func SplitList[T any](f *pflag.FlagSet, p *[]T, name, kind, usage string, parse func(string) (T, error), split func(string) []string) {
-	repeated(f, p, name, kind, usage, parse, split)
-}
-
-// ListOr is List, or word alone for no value.
-func ListOr[T any](f *pflag.FlagSet, p *[]T, name, kind, word, usage string, parse func(string) (T, error)) {
-	SplitListOr(f, p, name, kind, word, usage, parse, func(text string) []string { return strings.Split(text, ",") })
-}
-
-// SplitListOr is SplitList, or word alone for no value.
-func SplitListOr[T any](f *pflag.FlagSet, p *[]T, name, kind, word, usage string, parse func(string) (T, error), split func(string) []string) {
+// Repeated registers a flag that may be repeated. Each text is what split divides into what parse
+// understands. The word none, unless it is empty, alone stands for no value.
+func Repeated[T any](f *pflag.FlagSet, p *[]T, name, kind, none, usage string, split func(string) []string, parse func(string) (T, error)) {
 	said := false
-	repeated(f, p, name, kind, usage, func(text string) (T, error) {
-		if said || text == word && len(*p) > 0 {
-			var zero T
-			return zero, fmt.Errorf("%q stands alone", word)
-		}
-		return parse(text)
-	}, func(text string) []string {
-		if text == word && !said && len(*p) == 0 {
-			said = true
-			return nil
-		}
-		return split(text)
-	})
-}
-
-// Array registers a flag that may be repeated, with one value each time.
-func Array[T any](f *pflag.FlagSet, p *[]T, name, kind, usage string, parse func(string) (T, error)) {
-	repeated(f, p, name, kind, usage, parse, func(text string) []string { return []string{text} })
-}
-
-func repeated[T any](f *pflag.FlagSet, p *[]T, name, kind, usage string, parse func(string) (T, error), split func(string) []string) {
 	add(f, p, name, "", usage, &flag[[]T]{kind: kind, parse: func(text string) ([]T, error) {
-		list := *p
+		list, alone := *p, none != "" && text == none
+		if said || alone && len(list) > 0 {
+			return nil, fmt.Errorf("%q stands alone", none)
+		}
+		if said = alone; alone {
+			return nil, nil
+		}
 		for _, one := range split(text) {
 			parsed, err := parse(strings.TrimSpace(one))
 			if err != nil {

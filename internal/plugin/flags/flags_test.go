@@ -36,7 +36,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	Duration(f, &o.Timeout, "timeout", time.Minute, Positive, "how long")
 	Duration(f, &o.Since, "since", 0, NotNegative, "from when on")
 	Int(f, &o.Lines, "lines", 10, -1, "how many")
-	List(f, &o.Ports, "port", "ports", "where", strconv.Atoi)
+	Repeated(f, &o.Ports, "port", "ports", "", "where", Commas, strconv.Atoi)
 	Parsed(f, &o.Even, "even", "int", "2", "a number", strconv.Atoi)
 	f.BoolVar(&o.Yes, "yes", false, "yes")
 	f.StringVar(&o.File, "file", "", "a file")
@@ -44,6 +44,13 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.Text, "text", "", "a text")
 	Files(f, "file")
 	Dirs(f, "dir")
+}
+
+// registered returns options and the set of their flags.
+func registered() (*options, *pflag.FlagSet) {
+	o, f := &options{}, pflag.NewFlagSet("", pflag.ContinueOnError)
+	o.register(f)
+	return o, f
 }
 
 func TestParses(t *testing.T) {
@@ -56,13 +63,11 @@ func TestParses(t *testing.T) {
 		"--port=1,2 --port=3 --even=4 --yes":   func(o *options) { o.Ports, o.Even, o.Yes = []int{1, 2, 3}, 4, true },
 		"--since=1h --file=a --dir=b --text=c": func(o *options) { o.Since, o.File, o.Dir, o.Text = time.Hour, "a", "b", "c" },
 	} {
-		var got options
 		expected := defaults
 		want(&expected)
-		f := pflag.NewFlagSet("", pflag.ContinueOnError)
-		got.register(f)
+		got, f := registered()
 		err := f.Parse(strings.Fields(line))
-		if diff := cmp.Diff(expected, got); err != nil || diff != "" {
+		if diff := cmp.Diff(&expected, got); err != nil || diff != "" {
 			t.Errorf("%q: %v (-want +got):\n%s", line, err, diff)
 		}
 	}
@@ -86,9 +91,7 @@ func TestRefuses(t *testing.T) {
 		"--no-such-flag=1": {`unknown flag: --no-such-flag`, ""},
 	}
 	for line := range want {
-		var o options
-		f := pflag.NewFlagSet("", pflag.ContinueOnError)
-		o.register(f)
+		_, f := registered()
 		err := Error(nil, f.Parse([]string{line}))
 		got[line] = refusal{err.Error(), api.Hint(err)}
 	}
@@ -98,9 +101,7 @@ func TestRefuses(t *testing.T) {
 }
 
 func TestHelps(t *testing.T) {
-	var o options
-	f := pflag.NewFlagSet("", pflag.ContinueOnError)
-	o.register(f)
+	_, f := registered()
 	const want = `  -c, --colour string      the paint (default: red or blue by chance)
       --dir string         a directory
       --dry string         what happens: none, client (only look) or server (default "none")
@@ -129,9 +130,7 @@ func TestCompletes(t *testing.T) {
 		"timeout": {nil, nothing}, "since": {nil, nothing}, "lines": {nil, nothing}, "port": {nil, nothing}, "even": {nil, nothing},
 		"yes": {nil, nothing}, "text": {nil, nothing},
 	}
-	var o options
-	f := pflag.NewFlagSet("", pflag.ContinueOnError)
-	o.register(f)
+	_, f := registered()
 	got := map[string]offer{}
 	f.VisitAll(func(f *pflag.Flag) {
 		if complete := Complete(f); complete != nil {

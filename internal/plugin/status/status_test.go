@@ -23,6 +23,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
@@ -118,6 +119,7 @@ func example() (asker, []corev1.Pod) {
 		CaptureCounts: api.CaptureCounts{Excluded: 21, OutsideConnections: 12, OutsideRefused: 4}}
 	outside := answer("outside", api.Ready, 16*time.Hour)
 	outside.Capture = api.Capture{CaptureCounts: api.CaptureCounts{OutsideConnections: 2, OutsideRefused: 2}}
+	outside.Traffic.Outbound.OptionDropped = 7
 	blocked := answer("blocked", api.Ready, 16*time.Hour)
 	blocked.Wire, blocked.Capture = api.WireInband, api.Capture{CaptureCounts: api.CaptureCounts{UDP: 4, UDPRefused: 4}, BlockUDP: true}
 	lacking := answer("lacking", api.Ready, 16*time.Hour)
@@ -143,70 +145,51 @@ func example() (asker, []corev1.Pod) {
 	again := pod("again", "strict", "closed", waiting("ContainerCreating", ""))
 	again.Status.PodIPs = again.Status.PodIPs[:1]
 	degraded.Reason, degraded.Worker.Restarts = "the worker ended with signal: killed", 4
-	answers := asker{
-		"ready":    says(answer("ready", api.Ready, 16*time.Hour), nil),
-		"near":     says(answer("near", api.Ready, 2*time.Hour), nil),
-		"expired":  says(answer("expired", api.Ready, -30*time.Minute), nil),
-		"early":    says(&api.Status{State: api.Starting, Pod: api.PodRef{UID: "uid-early"}, Cert: api.Certificate{NotBefore: now.Add(time.Hour), NotAfter: now.Add(30 * time.Hour)}}, nil),
-		"degraded": says(degraded, nil),
-		"inband":   says(inband, nil),
-		"blocked":  says(blocked, nil),
-		"covering": says(covering, nil),
-		"outside":  says(outside, nil),
-		"lacking":  says(lacking, nil),
-		"silent":   says(nil, api.WithHint(errors.New("not allowed to run commands in the pod"), "ask for a role")),
-		"imposter": says(answer("ready", api.Ready, time.Hour), nil),
-		"liar":     says(&api.Status{State: "crashed", Pod: api.PodRef{UID: "uid-liar"}}, nil),
-		"odd":      says(&api.Status{State: "odd\x1b[2J", Pod: api.PodRef{UID: "uid-odd"}}, nil),
-		"escapes": says(&api.Status{State: api.Ready, Identity: "spiffe://\x1b]0;x\a\nready", Pod: api.PodRef{UID: "uid-escapes"},
-			Mode: "strict\r", Version: "\u202ev1"}, nil),
-		"tight":     says(tight, nil),
-		"full":      says(full, nil),
-		"unlimited": says(unlimited, nil),
-		"existing":  says(existing, nil),
-		"clean":     says(clean, nil),
-		"ahead":     says(ahead, nil),
-		"behind":    says(behind, nil),
-		"new":       says(&api.Status{State: api.Uncertified, Pod: api.PodRef{UID: "uid-new"}}, nil),
-		"draining":  says(answer("draining", api.Draining, 16*time.Hour), nil),
-		"gained":    says(answer("gained", api.Ready, 16*time.Hour), nil),
-		"moved":     says(answer("moved", api.Ready, 16*time.Hour), nil),
+	answers, pods := asker{}, []corev1.Pod(nil)
+	add := func(pod corev1.Pod, status *api.Status) {
+		if pods = append(pods, pod); status != nil {
+			answers[pod.Name] = says(status, nil)
+		}
 	}
-	return answers, []corev1.Pod{
-		pod("ready", "strict", "closed", running()),
-		pod("near", "strict", "closed", running()),
-		pod("expired", "strict", "closed", running()),
-		pod("early", "strict", "closed", running()),
-		pod("degraded", "strict", "closed", running()),
-		pod("inband", "strict", "closed", running()),
-		pod("blocked", "strict", "closed", running()),
-		pod("covering", "strict", "closed", running()),
-		pod("outside", "strict", "closed", running()),
-		pod("lacking", "permissive", "open", running()),
-		pod("silent", "permissive", "open", running()),
-		pod("imposter", "permissive", "open", running()),
-		pod("liar", "permissive", "open", running()),
-		pod("odd", "permissive", "open", running()),
-		pod("escapes", "strict", "closed", running()),
-		pod("crashed-open", "permissive", "open", ended(2, "Error", "cannot find the pod's cgroup\nhint: use cgroup v2\x1b[2J\n")),
-		pod("crashed-closed", "strict", "closed", ended(137, "OOMKilled", "")),
-		pod("stopped", "permissive", "open", ended(0, "Completed", "")),
-		pod("creating", "permissive", "open", waiting("ContainerCreating", "")),
-		pod("no-image", "permissive", "open", waiting("ImagePullBackOff", "Back-off pulling image")),
-		pod("bystander", "", "", nil),
-		pod("tight", "strict", "closed", running()),
-		pod("full", "permissive", "open", running()),
-		pod("unlimited", "strict", "closed", running()),
-		pod("existing", "strict", "closed", running()),
-		pod("clean", "strict", "closed", running()),
-		pod("ahead", "strict", "closed", running()),
-		pod("behind", "strict", "closed", running()),
-		pod("new", "strict", "closed", running()),
-		pod("draining", "strict", "closed", running()),
-		pod("disabled", "strict", "closed", ended(0, "Completed", api.DisabledMessage+"\n")),
-		moved, gained, rebooted, killed, again,
-		pod("no-secret", "strict", "closed", waiting("CreateContainerConfigError", `secret "web-kube-gateway" not found`)),
-	}
+	runs := func(name string, status *api.Status) { add(pod(name, "strict", "closed", running()), status) }
+	runs("ready", answer("ready", api.Ready, 16*time.Hour))
+	runs("near", answer("near", api.Ready, 2*time.Hour))
+	runs("expired", answer("expired", api.Ready, -30*time.Minute))
+	runs("early", &api.Status{State: api.Starting, Pod: api.PodRef{UID: "uid-early"}, Cert: api.Certificate{NotBefore: now.Add(time.Hour), NotAfter: now.Add(30 * time.Hour)}})
+	runs("degraded", degraded)
+	runs("inband", inband)
+	runs("blocked", blocked)
+	runs("covering", covering)
+	runs("outside", outside)
+	add(pod("lacking", "permissive", "open", running()), lacking)
+	add(pod("silent", "permissive", "open", running()), nil)
+	answers["silent"] = says(nil, api.WithHint(errors.New("not allowed to run commands in the pod"), "ask for a role"))
+	add(pod("imposter", "permissive", "open", running()), answer("ready", api.Ready, time.Hour))
+	add(pod("liar", "permissive", "open", running()), &api.Status{State: "crashed", Pod: api.PodRef{UID: "uid-liar"}})
+	add(pod("odd", "permissive", "open", running()), &api.Status{State: "odd\x1b[2J", Pod: api.PodRef{UID: "uid-odd"}})
+	runs("escapes", &api.Status{State: api.Ready, Identity: "spiffe://\x1b]0;x\a\nready", Pod: api.PodRef{UID: "uid-escapes"},
+		Mode: "strict\r", Version: "\u202ev1"})
+	add(pod("crashed-open", "permissive", "open", ended(2, "Error", "cannot find the pod's cgroup\nhint: use cgroup v2\x1b[2J\n")), nil)
+	add(pod("crashed-closed", "strict", "closed", ended(137, "OOMKilled", "")), nil)
+	add(pod("stopped", "permissive", "open", ended(0, "Completed", "")), nil)
+	add(pod("creating", "permissive", "open", waiting("ContainerCreating", "")), nil)
+	add(pod("no-image", "permissive", "open", waiting("ImagePullBackOff", "Back-off pulling image")), nil)
+	add(pod("bystander", "", "", nil), nil)
+	runs("tight", tight)
+	add(pod("full", "permissive", "open", running()), full)
+	runs("unlimited", unlimited)
+	runs("existing", existing)
+	runs("clean", clean)
+	runs("ahead", ahead)
+	runs("behind", behind)
+	runs("new", &api.Status{State: api.Uncertified, Pod: api.PodRef{UID: "uid-new"}})
+	runs("draining", answer("draining", api.Draining, 16*time.Hour))
+	add(pod("disabled", "strict", "closed", ended(0, "Completed", api.DisabledMessage+"\n")), nil)
+	add(moved, answer("moved", api.Ready, 16*time.Hour))
+	add(gained, answer("gained", api.Ready, 16*time.Hour))
+	pods = append(pods, rebooted, killed, again)
+	add(pod("no-secret", "strict", "closed", waiting("CreateContainerConfigError", `secret "web-kube-gateway" not found`)), nil)
+	return answers, pods
 }
 
 func collect(t *testing.T) *List {
@@ -218,10 +201,7 @@ func collect(t *testing.T) *List {
 // collectOf collects the status of pods that answer as they are asked.
 func collectOf(t *testing.T, answers asker, pods ...corev1.Pod) *List {
 	t.Helper()
-	list, err := (&Collector{Gateways: answers.client(), Now: clock}).Collect(t.Context(), pods)
-	if err != nil {
-		t.Fatal(err)
-	}
+	list := must.Get((&Collector{Gateways: answers.client(), Now: clock}).Collect(t.Context(), pods))(t)
 	return list
 }
 
@@ -238,12 +218,8 @@ func TestTables(t *testing.T) {
 	} {
 		var out bytes.Buffer
 		style := terminal.New(&out, true, c.profile)
-		if err := list.Table(&out, style, c.options); err != nil {
-			t.Fatal(err)
-		}
-		if err := list.Advice(&out, style); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, list.Table(&out, style, c.options))
+		must.Do(t, list.Advice(&out, style))
 		bare := regexp.MustCompile(`\x1b\[[0-9;]*m`).ReplaceAllString(out.String(), "")
 		if strings.ContainsAny(bare, "\x1b\a\r\u202e") {
 			t.Errorf("%s: something harmful is left in %q", c.file, bare)
@@ -265,10 +241,7 @@ func TestNothingToAdvise(t *testing.T) {
 
 func TestJSONForm(t *testing.T) {
 	list := collect(t)
-	text, err := json.MarshalIndent(list, "", "  ")
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(json.MarshalIndent(list, "", "  "))(t)
 	golden.Check(t, "list.json", string(text)+"\n")
 	if !list.Unread() {
 		t.Error("a gateway that did not answer is not counted as unread")
@@ -330,9 +303,7 @@ func TestGatewaysAreAskedInParallelWithinTheBound(t *testing.T) {
 		}
 		close(release)
 		<-done
-		if err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, err)
 		for i, item := range list.Items {
 			if item.Pod != pods[i].Name || item.State != Ready || item.Status.Pod.Name != item.Pod {
 				t.Fatalf("item %d is %+v", i, item)
@@ -381,10 +352,7 @@ func TestTwoGateways(t *testing.T) {
 			}
 			return answer("web", state, 16*time.Hour), nil
 		}).Client(nil)
-		list, err := (&Collector{Gateways: client, Now: clock}).Collect(t.Context(), []corev1.Pod{two(test.second)})
-		if err != nil {
-			t.Fatal(err)
-		}
+		list := must.Get((&Collector{Gateways: client, Now: clock}).Collect(t.Context(), []corev1.Pod{two(test.second)}))(t)
 		item := list.Items[0]
 		if item.Container.Name != test.container || item.State != test.state {
 			t.Errorf("%s: %s is %s", name, item.Container.Name, item.State)
@@ -412,10 +380,7 @@ func TestManyGateways(t *testing.T) {
 		if want {
 			fakecluster.AddGateway(&p, "{}", *running())
 		}
-		list, err := (&Collector{Gateways: asker{"web": says(answer("web", api.Ready, 16*time.Hour), nil)}.client(), Now: clock}).Collect(t.Context(), []corev1.Pod{p})
-		if err != nil {
-			t.Fatal(err)
-		}
+		list := must.Get((&Collector{Gateways: asker{"web": says(answer("web", api.Ready, 16*time.Hour), nil)}.client(), Now: clock}).Collect(t.Context(), []corev1.Pod{p}))(t)
 		if got := strings.Contains(fmt.Sprint(list.Items[0].Problems), "has had 20 gateways"); got != want {
 			t.Errorf("%+v, want it told: %t", list.Items[0].Problems, want)
 		}

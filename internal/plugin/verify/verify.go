@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -66,7 +65,7 @@ func (v *Verifier) Verify(ctx context.Context, from, to *corev1.Pod) (*Result, e
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done within %s", timeout))
 	defer cancel()
 	switch {
-	case !runs(from):
+	case !installed.Runs(from):
 		return nil, api.WithHint(fmt.Errorf("%w %s/%s", ErrNoGateway, from.Namespace, from.Name),
 			fmt.Sprintf("'kubectl gateway enable pod/%s -n %s' adds one", from.Name, from.Namespace))
 	case from.UID == to.UID:
@@ -77,7 +76,7 @@ func (v *Verifier) Verify(ctx context.Context, from, to *corev1.Pod) (*Result, e
 		return nil, err
 	}
 	run := &run{Verifier: v, started: time.Now(), from: v.gateway(ctx, from), to: v.gateway(ctx, to), ip: ip, port: v.Port,
-		result: &Result{From: side(from), To: side(to), Canary: "kube-gateway-canary-" + randomText()}}
+		result: &Result{From: side(from), To: side(to), Canary: "kube-gateway-canary-" + rand.Text()}}
 	if run.to == nil && run.port == 0 {
 		if run.port = declaredPort(to); run.port == 0 {
 			return nil, api.WithHint(fmt.Errorf("%w: pod %s/%s has neither a gateway nor a declared TCP port", ErrNoPort, to.Namespace, to.Name),
@@ -88,18 +87,12 @@ func (v *Verifier) Verify(ctx context.Context, from, to *corev1.Pod) (*Result, e
 }
 
 func side(pod *corev1.Pod) Side {
-	return Side{Namespace: pod.Namespace, Pod: pod.Name, Gateway: runs(pod)}
-}
-
-// runs reports whether a gateway runs in pod.
-func runs(pod *corev1.Pod) bool {
-	g, ok := installed.Current(pod)
-	return ok && g.Phase == installed.Running
+	return Side{Namespace: pod.Namespace, Pod: pod.Name, Gateway: installed.Runs(pod)}
 }
 
 // gateway returns the gateway that runs in pod, nil if none does.
 func (v *Verifier) gateway(ctx context.Context, pod *corev1.Pod) *remote.Conn {
-	if !runs(pod) {
+	if !installed.Runs(pod) {
 		return nil
 	}
 	g, _ := v.Gateways.Serving(ctx, pod)
@@ -128,12 +121,6 @@ func declaredPort(pod *corev1.Pod) uint16 {
 		}
 	}
 	return 0
-}
-
-func randomText() string {
-	var b [16]byte
-	rand.Read(b[:])
-	return hex.EncodeToString(b[:])
 }
 
 // run is one use of Verify.
@@ -322,10 +309,8 @@ func (r *run) ports() []uint16 {
 type watch struct {
 	observer *observer
 	stop     context.CancelFunc
-	done     chan watched
-}
-
-type watched struct {
+	// done is closed when the capture has ended, with summary and err.
+	done    chan struct{}
 	summary packets.Summary
 	err     error
 }
@@ -333,7 +318,7 @@ type watched struct {
 // watch starts to capture, and returns when the capture has begun.
 func (r *run) watch(ctx context.Context, g *remote.Conn, changed chan<- struct{}) (*watch, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	w := &watch{stop: cancel, done: make(chan watched, 1)}
+	w := &watch{stop: cancel, done: make(chan struct{})}
 	w.observer = newObserver(r.result.Canary, func() {
 		select {
 		case changed <- struct{}{}:
@@ -342,9 +327,9 @@ func (r *run) watch(ctx context.Context, g *remote.Conn, changed chan<- struct{}
 	})
 	begun := make(chan struct{})
 	go func() {
-		var end watched
+		defer close(w.done)
 		first := true
-		end.summary, end.err = packets.Run(ctx, g, packets.Options{Ports: r.ports(), Duration: time.Minute, MaxBytes: captureBytes},
+		w.summary, w.err = packets.Run(ctx, g, packets.Options{Ports: r.ports(), Duration: time.Minute, MaxBytes: captureBytes},
 			func(in *pcapng.Reader, block *pcapng.Block) error {
 				if first {
 					first = false
@@ -355,17 +340,13 @@ func (r *run) watch(ctx context.Context, g *remote.Conn, changed chan<- struct{}
 				}
 				return nil
 			})
-		w.done <- end
 	}()
 	select {
 	case <-begun:
 		return w, nil
-	case end := <-w.done:
+	case <-w.done:
 		cancel()
-		if end.err == nil {
-			end.err = fmt.Errorf("the capture in pod %s/%s ended at once", g.Ref().Namespace, g.Ref().Pod)
-		}
-		return nil, end.err
+		return nil, cmp.Or(w.err, fmt.Errorf("the capture in pod %s/%s ended at once", g.Ref().Namespace, g.Ref().Pod))
 	case <-ctx.Done():
 		cancel()
 		return nil, fmt.Errorf("starting to capture in pod %s/%s: %w", g.Ref().Namespace, g.Ref().Pod, context.Cause(ctx))
@@ -375,6 +356,6 @@ func (r *run) watch(ctx context.Context, g *remote.Conn, changed chan<- struct{}
 // end ends the capture and waits for the rest of it.
 func (w *watch) end() (packets.Summary, error) {
 	w.stop()
-	end := <-w.done
-	return end.summary, end.err
+	<-w.done
+	return w.summary, w.err
 }

@@ -155,51 +155,6 @@ func (e *example) guard(client *fakecluster.Cluster) {
 	})
 }
 
-// gatewaysByExec are the gateways of pods, spoken to by exec.
-type gatewaysByExec struct {
-	t      *testing.T
-	e      *example
-	client *fakecluster.Cluster
-	mu     sync.Mutex
-	certs  map[string]api.Certificate
-}
-
-func (g *gatewaysByExec) status(pod string) *api.Status {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	s := &api.Status{State: api.Uncertified, Time: time.Now(), Mode: api.Permissive, Pod: api.PodRef{Namespace: "shop", Name: pod, UID: "uid-" + pod}}
-	if cert, ok := g.certs[pod]; ok {
-		s.State, s.Cert = api.Ready, cert
-	}
-	return s
-}
-
-func (g *gatewaysByExec) answer(_ context.Context, call *fakegateway.Call) (any, error) {
-	for _, verb := range []string{"get", "create"} {
-		if !g.e.use(verb, "", "pods/exec", call.Namespace, call.Pod) {
-			g.t.Errorf("no rule to %s pods/exec", verb)
-		}
-	}
-	switch call.Op() {
-	case "status":
-	case "renew":
-		material, err := call.Renew()
-		if err != nil {
-			return nil, err
-		}
-		g.mu.Lock()
-		g.certs[call.Pod] = material.Certificate()
-		g.mu.Unlock()
-	case "disable":
-		w := &world{Cluster: g.client, t: g.t}
-		w.setState(call.Pod, wasDisabled(time.Now()).state)
-		return &api.DisableReport{}, nil
-	default:
-		return nil, fmt.Errorf("%q was not expected", call.Words)
-	}
-	return g.status(call.Pod), nil
-}
-
 // TestExampleAllowsWhatWatchDoesAndNothingElse lets watch, with what it really
 // acts through, do all that it does, under the roles of the example.
 func TestExampleAllowsWhatWatchDoesAndNothingElse(t *testing.T) {
@@ -213,11 +168,18 @@ func TestExampleAllowsWhatWatchDoesAndNothingElse(t *testing.T) {
 	must.Get(authority.Init(ctx, authority.InitOptions{Location: authority.Location{Client: client, Dir: t.TempDir()}, Store: authority.StoreCluster}))(t)
 	client.Plain = map[string]string{}
 	e.guard(client)
-	gateways := &gatewaysByExec{t: t, e: e, client: client, certs: map[string]api.Certificate{}}
+	gateways := &fakegateway.Line{Pod: client.Pod, SetState: client.SetState, Before: func(call *fakegateway.Call) error {
+		for _, verb := range []string{"get", "create"} {
+			if !e.use(verb, "", "pods/exec", call.Namespace, call.Pod) {
+				t.Errorf("no rule to %s pods/exec", verb)
+			}
+		}
+		return nil
+	}}
 	t.Setenv(authority.EnvDir, "")
 	t.Setenv("XDG_DATA_HOME", t.TempDir())
 	plugin := &Plugin{
-		Client: client, Gateways: fakegateway.Gateways(gateways.answer).Client(client),
+		Client: client, Gateways: fakegateway.Gateways(gateways.Answer).Client(client),
 		Options: inject.Options{Image: testImage, Mode: api.Permissive, OnFailure: api.FailOpen, Wire: api.WireAuto,
 			Delivery: inject.DeliveryCSR, TTL: time.Hour, Timeout: 30 * time.Second},
 		Authority: func(ctx context.Context) (*ca.Authority, error) {

@@ -106,6 +106,16 @@ func (w *world) told(action Action) int {
 	return n
 }
 
+// failing has the steps fail with err for which when is true.
+func (w *world) failing(err error, when func(step step, pod string) bool) {
+	w.fail = func(step step, pod string) error {
+		if when(step, pod) {
+			return err
+		}
+		return nil
+	}
+}
+
 func (w *world) did(step step, pod string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -168,7 +178,7 @@ func (w *world) Outdated(gateway installed.Gateway, _ *api.Status) bool {
 func (w *world) Upgrade(ctx context.Context, pod *corev1.Pod) Outcome {
 	out := Outcome{Changed: true}
 	w.mu.Lock()
-	if w.upgrading[workloadOf(pod)]++; w.upgrading[workloadOf(pod)] > 1 {
+	if w.upgrading[installed.WorkloadOf(pod)]++; w.upgrading[installed.WorkloadOf(pod)] > 1 {
 		w.t.Errorf("two pods of the workload of %s are upgraded at a time", pod.Name)
 	}
 	w.mostUpgrades = max(w.mostUpgrades, len(w.upgrading))
@@ -176,7 +186,7 @@ func (w *world) Upgrade(ctx context.Context, pod *corev1.Pod) Outcome {
 	defer func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		delete(w.upgrading, workloadOf(pod))
+		delete(w.upgrading, installed.WorkloadOf(pod))
 	}()
 	out.Err = w.step(ctx, toUpgrade, pod, func() error {
 		now := w.Pod(pod.Name)

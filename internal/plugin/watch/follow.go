@@ -65,8 +65,7 @@ func (w *Watcher) survey(ctx context.Context) error {
 	running := false
 	for _, object := range w.sources.pods.GetStore().List() {
 		pod := object.(*corev1.Pod)
-		gateway, ok := installed.Current(pod)
-		running = running || ok && gateway.Phase == installed.Running
+		running = running || installed.Runs(pod)
 		pods = append(pods, *pod)
 	}
 	if !running {

@@ -191,13 +191,12 @@ func TestRefreshThatFails(t *testing.T) {
 		w.setVersion("1")
 		w.running(1, "1")
 		failures := 3
-		w.fail = func(step step, _ string) error {
-			if step == toRefresh && failures > 0 {
+		w.failing(errors.New("no room"), func(step step, _ string) bool {
+			if step == toRefresh {
 				failures--
-				return errors.New("no room")
 			}
-			return nil
-		}
+			return step == toRefresh && failures >= 0
+		})
 		w.run(Options{}, func(*Watcher) {
 			time.Sleep(time.Minute)
 			w.mu.Lock()

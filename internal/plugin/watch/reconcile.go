@@ -20,12 +20,11 @@ import (
 // reconcile takes one step about one pod. It returns true if there may be another
 // one at once; otherwise it has seen to it that the pod comes back in time.
 func (w *Watcher) reconcile(ctx context.Context, key types.NamespacedName) bool {
-	object, ok, err := w.sources.pods.GetIndexer().GetByKey(key.String())
-	if err != nil || !ok {
+	pod, ok := cachedObject(w.sources.pods, key.String()).(*corev1.Pod)
+	if !ok {
 		w.forget(key)
 		return false
 	}
-	pod := object.(*corev1.Pod)
 	cached := pod
 	d, s := w.decide(key, pod)
 	if d.step == toEnable && s.refused != nil && equality.Semantic.DeepEqual(s.refused, cached) {

@@ -4,7 +4,6 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
@@ -29,14 +28,6 @@ type rollout struct {
 	halted error
 }
 
-// workloadOf returns the controller of pod, or pod itself without one.
-func workloadOf(pod *corev1.Pod) types.UID {
-	if owner := metav1.GetControllerOf(pod); owner != nil {
-		return owner.UID
-	}
-	return pod.UID
-}
-
 // open reports whether the gateway of pod may be upgraded. If it has to wait for others, it
 // comes back.
 func (r *rollout) open(key types.NamespacedName, pod *corev1.Pod) bool {
@@ -45,7 +36,7 @@ func (r *rollout) open(key types.NamespacedName, pod *corev1.Pod) bool {
 	if r.halted != nil {
 		return false
 	}
-	if r.busy[workloadOf(pod)] || len(r.busy) >= maxUpgrades {
+	if r.busy[installed.WorkloadOf(pod)] || len(r.busy) >= maxUpgrades {
 		if r.waiting == nil {
 			r.waiting = map[types.NamespacedName]bool{}
 		}
@@ -62,7 +53,7 @@ func (r *rollout) begin(key types.NamespacedName, pod *corev1.Pod) bool {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	workload := workloadOf(pod)
+	workload := installed.WorkloadOf(pod)
 	if r.busy[workload] || len(r.busy) >= maxUpgrades {
 		r.waiting[key] = true
 		return false
@@ -78,7 +69,7 @@ func (r *rollout) begin(key types.NamespacedName, pod *corev1.Pod) bool {
 func (r *rollout) end(pod *corev1.Pod) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.busy, workloadOf(pod))
+	delete(r.busy, installed.WorkloadOf(pod))
 }
 
 // waited returns the pods that have waited for others, once.

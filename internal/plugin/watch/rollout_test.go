@@ -70,12 +70,7 @@ func TestRollout(t *testing.T) {
 func TestRolloutHalts(t *testing.T) {
 	broken := true
 	inRollout(t, oldPods(5, "a"), func(t *testing.T, w *world) {
-		w.fail = func(step step, pod string) error {
-			if step == toUpgrade && broken {
-				return errors.New("no such image")
-			}
-			return nil
-		}
+		w.failing(errors.New("no such image"), func(step step, _ string) bool { return step == toUpgrade && broken })
 		w.run(Options{}, func(watcher *Watcher) {
 			time.Sleep(time.Hour)
 			if w.tried(toUpgrade) != 1 || w.told(Halted) != 1 || w.told(Failed) != 1 {
@@ -102,12 +97,7 @@ func TestRolloutHalts(t *testing.T) {
 	})
 	broken = true
 	inRollout(t, oldPods(2, "a"), func(t *testing.T, w *world) {
-		w.fail = func(step step, _ string) error {
-			if step == toUpgrade && broken {
-				return errors.New("no such image")
-			}
-			return nil
-		}
+		w.failing(errors.New("no such image"), func(step step, _ string) bool { return step == toUpgrade && broken })
 		w.run(Options{}, func(*Watcher) { time.Sleep(time.Hour) })
 		broken = false
 		w.run(Options{}, func(*Watcher) { time.Sleep(time.Hour) })
@@ -156,12 +146,7 @@ func TestRolloutOnce(t *testing.T) {
 		}
 	})
 	inRollout(t, oldPods(4, "a"), func(t *testing.T, w *world) {
-		w.fail = func(step step, _ string) error {
-			if step == toUpgrade {
-				return errors.New("no such image")
-			}
-			return nil
-		}
+		w.failing(errors.New("no such image"), func(step step, _ string) bool { return step == toUpgrade })
 		left, err := (&Watcher{Client: w, Actions: w, Report: w.report}).Once(t.Context())
 		if left == 0 || err != nil || w.tried(toUpgrade) != 1 {
 			t.Errorf("%d left, %v, %d tried", left, err, w.tried(toUpgrade))

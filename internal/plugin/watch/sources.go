@@ -39,17 +39,16 @@ const byController = "controller"
 type sources struct {
 	pods       cache.SharedIndexInformer
 	namespaces cache.SharedIndexInformer
-	nodes      cache.SharedIndexInformer
 	// owners hold what stands between a pod and what was named: ReplicaSets for
 	// a Deployment, Jobs for a CronJob.
 	owners map[string]cache.SharedIndexInformer
-	// surveyed hold what else a survey reads.
+	// surveyed hold what a survey reads besides pods.
 	surveyed []cache.SharedIndexInformer
 }
 
 func (s *sources) all() []cache.SharedIndexInformer {
 	list := slices.AppendSeq(slices.Clone(s.surveyed), maps.Values(s.owners))
-	for _, informer := range []cache.SharedIndexInformer{s.pods, s.namespaces, s.nodes} {
+	for _, informer := range []cache.SharedIndexInformer{s.pods, s.namespaces} {
 		if informer != nil {
 			list = append(list, informer)
 		}
@@ -111,33 +110,17 @@ func (w *Watcher) newSources(ctx context.Context) (*sources, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	s.nodes = coreinformers.NewNodeInformer(w.Client, 0, nil)
-	err = w.prepare(ctx, s.nodes, "nodes", tried(core.Nodes().List, nil), cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { w.clusterChanged() },
-		UpdateFunc: func(was, now any) {
-			// Kubelets report every few minutes that nothing is new.
-			if before, ok := was.(*corev1.Node); ok && nodeChanged(before, now.(*corev1.Node)) {
-				w.clusterChanged()
-			}
-		},
-		DeleteFunc: func(any) { w.clusterChanged() },
-	})
-	if apierrors.IsForbidden(err) {
-		s.nodes = nil
-	} else if err != nil {
-		return nil, err
-	}
 	if err := w.addSurveyed(ctx, s); err != nil {
 		return nil, err
 	}
 	return s, w.addOwners(ctx, s)
 }
 
-// addSurveyed adds what a survey reads besides nodes and pods. What the user may not watch, or
+// addSurveyed adds what a survey reads besides pods. What the user may not watch, or
 // the server does not have, is looked at now and then.
 func (w *Watcher) addSurveyed(ctx context.Context, s *sources) error {
 	apiServer := func(o *metav1.ListOptions) { o.LabelSelector = discoveryv1.LabelServiceName + "=kubernetes" }
-	services, cidrs := w.Client.CoreV1().Services(metav1.NamespaceAll), w.Client.NetworkingV1().ServiceCIDRs()
+	nodes, services, cidrs := w.Client.CoreV1().Nodes(), w.Client.CoreV1().Services(metav1.NamespaceAll), w.Client.NetworkingV1().ServiceCIDRs()
 	apiServers := w.Client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault)
 	for _, source := range []struct {
 		what     string
@@ -145,6 +128,7 @@ func (w *Watcher) addSurveyed(ctx context.Context, s *sources) error {
 		list     func(context.Context) error
 		watch    func(context.Context, metav1.ListOptions) (apiwatch.Interface, error)
 	}{
+		{"nodes", coreinformers.NewNodeInformer(w.Client, 0, nil), tried(nodes.List, nil), nodes.Watch},
 		{"services", coreinformers.NewServiceInformer(w.Client, metav1.NamespaceAll, 0, nil), tried(services.List, nil), services.Watch},
 		{"servicecidrs", networkinginformers.NewServiceCIDRInformer(w.Client, 0, nil), tried(cidrs.List, nil), cidrs.Watch},
 		{"endpointslices", discoveryinformers.NewFilteredEndpointSliceInformer(w.Client, metav1.NamespaceDefault, 0, nil, apiServer), tried(apiServers.List, apiServer), apiServers.Watch},
@@ -180,8 +164,13 @@ func (w *Watcher) addSurveyed(ctx context.Context, s *sources) error {
 
 // surveyedChanged reports whether what a survey reads of an object has changed.
 func surveyedChanged(was, now any) bool {
-	if a, ok := was.(*corev1.Service); ok {
-		b, ok := now.(*corev1.Service)
+	switch b := now.(type) {
+	case *corev1.Node:
+		// Kubelets report every few minutes that nothing is new.
+		a, ok := was.(*corev1.Node)
+		return !ok || nodeChanged(a, b)
+	case *corev1.Service:
+		a, ok := was.(*corev1.Service)
 		return !ok || !equality.Semantic.DeepEqual(a.Spec, b.Spec) || !equality.Semantic.DeepEqual(a.Status.LoadBalancer, b.Status.LoadBalancer) ||
 			!maps.Equal(a.Labels, b.Labels)
 	}
@@ -303,28 +292,31 @@ func (w *Watcher) wantOf(pod *corev1.Pod) (want, error) {
 	return wantOf(pod, isNamed(w.Options.Names, pod, w.ownerOfOwner(pod)), w.namespaceOf(pod))
 }
 
+// cachedObject returns the object called key of a cache, nil if it is not there or there is no cache.
+func cachedObject(informer cache.SharedIndexInformer, key string) any {
+	if informer == nil {
+		return nil
+	}
+	object, _, _ := informer.GetStore().GetByKey(key)
+	return object
+}
+
 // namespaceOf returns the namespace of pod, nil if that cannot be known.
 func (w *Watcher) namespaceOf(pod *corev1.Pod) *corev1.Namespace {
-	if w.sources.namespaces == nil {
-		return nil
-	}
-	object, ok, err := w.sources.namespaces.GetIndexer().GetByKey(pod.Namespace)
-	if !ok || err != nil {
-		return nil
-	}
-	return object.(*corev1.Namespace)
+	namespace, _ := cachedObject(w.sources.namespaces, pod.Namespace).(*corev1.Namespace)
+	return namespace
 }
 
 func (w *Watcher) ownerOfOwner(pod *corev1.Pod) *metav1.OwnerReference {
 	owner := metav1.GetControllerOf(pod)
-	if owner == nil || w.sources.owners[owner.Kind] == nil {
+	if owner == nil {
 		return nil
 	}
-	object, ok, err := w.sources.owners[owner.Kind].GetIndexer().GetByKey(pod.Namespace + "/" + owner.Name)
-	if !ok || err != nil || metaOf(object).GetUID() != owner.UID {
+	object := metaOf(cachedObject(w.sources.owners[owner.Kind], pod.Namespace+"/"+owner.Name))
+	if object.GetUID() != owner.UID {
 		return nil
 	}
-	return metav1.GetControllerOf(metaOf(object))
+	return metav1.GetControllerOf(object)
 }
 
 // nodeChanged reports whether what a survey reads of a node has changed.

@@ -51,12 +51,7 @@ func TestFiftyPodsAtOnce(t *testing.T) {
 func TestFailuresEveryThirdTime(t *testing.T) {
 	inWorld(t, []runtime.Object{annotatedNamespace()}, func(t *testing.T, w *world) {
 		var calls atomic.Int32
-		w.fail = func(step, string) error {
-			if calls.Add(1)%3 == 0 {
-				return errors.New("no")
-			}
-			return nil
-		}
+		w.failing(errors.New("no"), func(step, string) bool { return calls.Add(1)%3 == 0 })
 		w.run(Options{}, func(watcher *Watcher) {
 			w.createMany(50)
 			time.Sleep(2 * time.Minute)
@@ -121,12 +116,7 @@ func TestOutage(t *testing.T) {
 			}
 			return true, stream, err
 		})
-		w.fail = func(step, string) error {
-			if down.Load() {
-				return apierrors.NewServiceUnavailable("connection refused")
-			}
-			return nil
-		}
+		w.failing(apierrors.NewServiceUnavailable("connection refused"), func(step, string) bool { return down.Load() })
 		w.createMany(10)
 		w.run(Options{}, func(watcher *Watcher) {
 			time.Sleep(time.Second)
@@ -169,12 +159,7 @@ func TestRetriesAfterAnOutage(t *testing.T) {
 	inWorld(t, []runtime.Object{annotatedNamespace()}, func(t *testing.T, w *world) {
 		var down atomic.Bool
 		down.Store(true)
-		w.fail = func(step, string) error {
-			if down.Load() {
-				return apierrors.NewServiceUnavailable("away")
-			}
-			return nil
-		}
+		w.failing(apierrors.NewServiceUnavailable("away"), func(step, string) bool { return down.Load() })
 		w.run(Options{}, func(watcher *Watcher) {
 			w.createMany(10)
 			time.Sleep(10 * time.Minute)
@@ -448,12 +433,7 @@ func TestOnce(t *testing.T) {
 			}
 			return failures
 		}
-		w.fail = func(step step, pod string) error {
-			if step == toEnable && strings.HasSuffix(pod, "7") {
-				return errors.New("no")
-			}
-			return nil
-		}
+		w.failing(errors.New("no"), func(step step, pod string) bool { return step == toEnable && strings.HasSuffix(pod, "7") })
 		if failures := once(); failures != 2 {
 			t.Errorf("%d failures", failures)
 		}
