@@ -214,6 +214,7 @@ func TestAbortEndsCarrier(t *testing.T) {
 			expectReset(t, ends[1-who])
 		}
 	}
+	eventually(t, "the connections to end", func() bool { return len(client.proxy.live.snapshot()) == 0 })
 	if n := client.proxy.Traffic().Outbound; n.Encrypted != 10 || n.Reused != 0 {
 		t.Errorf("counted %+v", n)
 	}
