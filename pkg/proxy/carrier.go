@@ -17,8 +17,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
@@ -155,12 +153,6 @@ func (k *carrier) quiet() (quiet bool) {
 		return nil
 	})
 	return quiet
-}
-
-func nothingToRead(fd int) bool {
-	var b [1]byte
-	_, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-	return err == unix.EAGAIN
 }
 
 // next returns the next frame, whose payload is valid until the next call. It waits without a buffer.

@@ -120,6 +120,7 @@ func TestReuse(t *testing.T) {
 			t.Errorf("%s counts %+v", name, n)
 		}
 	}
+	eventually(t, "the log", func() bool { return len(client.log.connections(t)) == count })
 	var ends []api.TLS
 	for i, line := range client.log.connections(t) {
 		if line.TLS.Reused != (i > 0) || line.Peer == "" || line.Wire != api.WirePort || line.Sent != 4 {
@@ -713,11 +714,15 @@ func TestSettingsEndCarriers(t *testing.T) {
 	destination := application(t, server.ip, echo)
 	for _, pod := range []*testPod{client, server} {
 		visitAndWait(t, client, server, destination)
+		begin := time.Now()
 		must.Do(t, pod.proxy.Update(pod.options.Config, pod.options.Certificate, pod.options.Roots))
 		eventually(t, "the carrier to end at both ends", func() bool {
 			all := func(p *pool) int { return len(p.all) }
 			return client.count(all)+server.count(all) == 0
 		})
+		if took := time.Since(begin); took >= idleTimeout-sweepInterval {
+			t.Errorf("the carrier ended after %v, because it was idle", took)
+		}
 	}
 	visitAndWait(t, client, server, destination)
 	if n := client.proxy.Traffic().Outbound; n.Encrypted != 3 || n.Reused != 0 {
@@ -917,8 +922,10 @@ func TestSilentDeath(t *testing.T) {
 		t.Helper()
 		server.proxy.carriers.drop()
 		eventually(t, "no carrier", func() bool { return client.count(func(p *pool) int { return len(p.all) }) == 0 })
+		logged := len(client.log.connections(t))
 		visitAndWait(t, client, server, destination)
-		all := client.log.connections(t)
+		var all []api.Connection
+		eventually(t, "the log", func() bool { all = client.log.connections(t); return len(all) > logged })
 		before := reached.Load()
 		happen(all[len(all)-1].TLS.Local.Port())
 		conn := client.dial(destination)
