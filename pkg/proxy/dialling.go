@@ -326,7 +326,7 @@ func (k *carrier) release() {
 // carryAgain carries c another way, of which the peer has got nothing.
 func (p *Proxy) carryAgain(c *connection) {
 	c.carrier.Store(nil)
-	c.wire, c.tls, c.records, c.rest = nil, nil, nil, nil
+	c.wire, c.tls, c.records = nil, nil, nil
 	c.line.Wire, c.line.Encrypted, c.line.Peer, c.line.TLS = api.WireNone, false, "", api.TLS{}
 	c.attempts++
 	if c.attempts > 1 {

@@ -47,7 +47,9 @@ func (p *Proxy) carryOut(c *connection, s *settings) {
 	}
 	switch {
 	case f == nil && c.rest != nil:
-		c.rest()
+		rest := c.rest
+		c.rest = nil
+		rest()
 	case f == nil:
 	case f.final || p.strict(s):
 		c.refuse(f.reason, f.err)
