@@ -259,9 +259,7 @@ func TestMask(t *testing.T) {
 	} {
 		want = strings.NewReplacer("10.1.1.0/24", m.pseudonym(netip.MustParseAddr("10.1.1.0"))+"/24",
 			"A", m.pseudonym(netip.MustParseAddr("10.1.1.1")), "B", m.pseudonym(netip.MustParseAddr("fd00::1"))).Replace(want)
-		if got := string(m.apply([]byte(in))); got != want {
-			t.Errorf("%q becomes %q, want %q", in, got, want)
-		}
+		expect.Equal(t, in, want, string(m.apply([]byte(in))))
 	}
 }
 

@@ -86,9 +86,7 @@ func TestNextNameIsFree(t *testing.T) {
 		}
 	}
 	pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "kube-gateway"}}}}
-	if got := NextName(pod); got != "kube-gateway-2" {
-		t.Errorf("NextName beside an ordinary container kube-gateway = %q", got)
-	}
+	expect.Equal(t, "beside an ordinary container kube-gateway", "kube-gateway-2", NextName(pod))
 }
 
 func TestConfigOf(t *testing.T) {
@@ -127,9 +125,7 @@ func TestDisabledIsAnEndOnPurpose(t *testing.T) {
 		if gateway.Phase == "" {
 			gateway.Phase = Waiting
 		}
-		if got := gateway.Disabled(); got != test.want {
-			t.Errorf("%s: Disabled() = %v", name, got)
-		}
+		expect.Equal(t, name, test.want, gateway.Disabled())
 	}
 }
 
@@ -144,9 +140,7 @@ func TestLastWordsAreNotTheLog(t *testing.T) {
 	} {
 		var g Gateway
 		g.observe(corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, Message: message}})
-		if g.Message != want {
-			t.Errorf("of %q is left %q", message, g.Message)
-		}
+		expect.Equal(t, message, want, g.Message)
 	}
 }
 

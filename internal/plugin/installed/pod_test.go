@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 )
 
 func limited(storage string) corev1.Container {
@@ -33,9 +34,7 @@ func TestStorageLimit(t *testing.T) {
 		15 << 20:  {Containers: []corev1.Container{limited("10Mi")}, InitContainers: []corev1.Container{sidecar("5Mi")}},
 		100 << 20: {Containers: []corev1.Container{limited("")}, InitContainers: []corev1.Container{limited("100Mi")}},
 	} {
-		if got := StorageLimit(&corev1.Pod{Spec: spec}); got != want {
-			t.Errorf("%d bytes, want %d", got, want)
-		}
+		expect.Equal(t, "limit", want, StorageLimit(&corev1.Pod{Spec: spec}))
 	}
 }
 

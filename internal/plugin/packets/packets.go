@@ -1,3 +1,4 @@
+// Package packets receives the packets of a pod from its gateway, which records them.
 package packets
 
 import (
@@ -102,10 +103,8 @@ func Run(ctx context.Context, g *remote.Conn, o Options, take func(*pcapng.Reade
 		return r.summary, explain(g.Ref(), err)
 	case r.err != nil:
 		return r.summary, fmt.Errorf("reading the packets of pod %s/%s: %w", g.Ref().Namespace, g.Ref().Pod, r.err)
-	case err != nil:
-		return r.summary, err
 	}
-	return r.summary, nil
+	return r.summary, err
 }
 
 // explain adds what to do if the gateway is too old to know the command.

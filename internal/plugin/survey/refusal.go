@@ -1,6 +1,7 @@
 package survey
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -42,7 +43,7 @@ func (s *Survey) Refusal(pod *corev1.Pod) error {
 			node.Name, virtualNode(node))
 	case pod.Status.Phase != corev1.PodRunning:
 		return refuse("wait for it: 'kubectl wait --for=condition=Ready pod/"+pod.Name+" -n "+pod.Namespace+"'",
-			"the pod does not run yet (%s)", phaseWord(pod))
+			"the pod does not run yet (%s)", cmp.Or(pod.Status.Phase, corev1.PodPending))
 	case len(installed.PodIPs(pod)) == 0:
 		return refuse("look at 'kubectl describe pod "+pod.Name+" -n "+pod.Namespace+"'", "the pod has no address yet")
 	}
@@ -66,13 +67,6 @@ func DeclaredPort(pod *corev1.Pod, ports ...uint16) (string, uint16) {
 		}
 	}
 	return "", 0
-}
-
-func phaseWord(pod *corev1.Pod) string {
-	if pod.Status.Phase == "" {
-		return string(corev1.PodPending)
-	}
-	return string(pod.Status.Phase)
 }
 
 func windows(pod *corev1.Pod, node *corev1.Node) bool {
