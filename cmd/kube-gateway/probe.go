@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/probe"
 )
 
@@ -27,6 +28,7 @@ const probeDuration = time.Minute
 func runProbe(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("probe", flag.ContinueOnError)
 	here := flags.Bool("here", false, "stay in this cgroup (internal)")
+	socket := flags.String("socket", control.SocketPath, "control socket of the gateway (internal)")
 	duration := flags.Duration("duration", probeDuration, "end after so long")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -38,6 +40,11 @@ func runProbe(ctx context.Context, args []string, stdin io.Reader, stdout, stder
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
 	defer stop()
 	if !*here {
+		if verb == "connect" {
+			// A recording proves nothing about a connection between gateways that is older. If this
+			// fails, verify finds that out.
+			_ = control.Call(ctx, *socket, control.Request{Op: control.OpAnew}, new(api.Status))
+		}
 		ctx, cancel := context.WithTimeout(ctx, *duration)
 		defer cancel()
 		return probeAsApplication(ctx, []string{"probe", "--here", verb, address}, stdin, stdout, stderr)

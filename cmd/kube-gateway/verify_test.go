@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -62,7 +63,11 @@ func (c *labCluster) Run(ctx context.Context, ref remote.Ref, stdin io.Reader, s
 		_, _ = io.Copy(write, stdin)
 	}()
 	var words bytes.Buffer
-	p, err := n.TryStart(netlab.Command{Cgroup: n.GatewayCgroup, Path: c.l.self, Args: command[1:],
+	args := command[1:]
+	if g := c.gateways[ref.Pod]; g != nil && args[0] == "probe" {
+		args = slices.Insert(slices.Clone(args), 1, "--socket", g.Socket())
+	}
+	p, err := n.TryStart(netlab.Command{Cgroup: n.GatewayCgroup, Path: c.l.self, Args: args,
 		Env: []string{api.EnvConfig + "=" + string(config)}, Stdin: read, Stdout: stdout, Stderr: &words})
 	if err != nil {
 		return err

@@ -37,6 +37,10 @@ func ListenerPairs() []Listeners {
 // ALPN is the application protocol that both ends of wire=port must agree on.
 const ALPN = "kube-gateway/1"
 
+// ALPNReuse is the protocol of wire=port in which a TLS connection carries several connections of
+// applications, one after the other. Gateways that both speak it prefer it to ALPN.
+const ALPNReuse = "kube-gateway/2"
+
 // WorkerID is the user and group ID of the worker process: the "nonroot" user of
 // distroless images.
 const WorkerID = 65532

@@ -65,6 +65,9 @@ type TLS struct {
 	Cipher      string `json:"cipher"`
 	// Resumed means that an earlier handshake sent and verified the certificates.
 	Resumed bool `json:"resumed,omitempty"`
+	// Reused means that the connection between the gateways has carried others before, one after
+	// the other, so that there was no handshake. Their lines have the same Local and Remote.
+	Reused bool `json:"reused,omitempty"`
 	// Local and Remote are the two ends of that connection, by which verify finds it.
 	Local  netip.AddrPort `json:"local"`
 	Remote netip.AddrPort `json:"remote"`

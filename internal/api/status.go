@@ -248,6 +248,9 @@ type Direction struct {
 	Refused   uint64 `json:"refused"`
 	// Inband counts those of Encrypted on WireInband.
 	Inband uint64 `json:"inband,omitempty"`
+	// Reused counts those of Encrypted that travelled on a connection between the gateways which
+	// had carried others before: without a handshake.
+	Reused uint64 `json:"reused,omitempty"`
 	// NotAllowed counts those of Refused that the identity rules did not allow, Audited
 	// connections that they would not have allowed without Rules.Audit.
 	NotAllowed uint64 `json:"notAllowed,omitempty"`

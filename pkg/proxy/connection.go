@@ -33,14 +33,25 @@ type connection struct {
 
 	// target is what an outbound connection dials: the key of its peer in the peerTable.
 	target netip.AddrPort
+	// pod means that the destination is a pod.
+	pod bool
 
 	// app leads to the local application, wire to the other pod.
 	app, wire *net.TCPConn
-	// toApp writes to app what was decrypted.
-	toApp *sink
+	// source reads from app, toApp writes to it what was decrypted.
+	source *plainReader
+	toApp  *sink
 	// tls and records are nil for a plaintext connection.
 	tls     *tls.Conn
 	records *recordConn
+	// carrier is what has tls and records, nil if they are this connection's own.
+	carrier atomic.Pointer[carrier]
+	// rest is what remains to be done by the goroutine that has set up the connection, or nil.
+	rest func()
+	// attempts is how often the connection had to be carried another way.
+	attempts int
+	// counted means that countEncrypted has been called.
+	counted bool
 
 	// grant is set before the rules are asked about the connection, plaintext before the mode
 	// is asked for the last time: whoever changes them afterwards finds the connection.
@@ -66,8 +77,10 @@ type connection struct {
 	// tuned is what tune has applied to tunedWire.
 	tuned     tuning.Tuning
 	tunedWire *net.TCPConn
-	// watched is the socket of the direction that has ended first.
-	watched *net.TCPConn
+	// halfEnded means that one direction has ended, watched is the socket that it has read from, and nil
+	// if that goes on without the connection.
+	halfEnded bool
+	watched   *net.TCPConn
 
 	// edge is set once it is decided how the connection is carried.
 	edge atomic.Pointer[traffic.Edge]
@@ -128,6 +141,36 @@ func (c *connection) abort(cause error) bool {
 	return true
 }
 
+// detach takes the connection to the peer, which goes on, out of the reach of abort. It reports false
+// if c has been aborted.
+func (c *connection) detach() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.aborted != nil {
+		return false
+	}
+	// The accepted one comes first.
+	if c.dialled() {
+		c.sockets[1] = nil
+	} else {
+		c.sockets[0] = nil
+	}
+	return true
+}
+
+// reader returns what reads from the application.
+func (c *connection) reader() (*plainReader, error) {
+	if c.source == nil {
+		source, err := newPlainReader(c.app, &c.proxy.pools, &c.appEnded)
+		if err != nil {
+			return nil, err
+		}
+		source.first = c.tuneFirst
+		c.source, c.toApp = source, newSink(source.raw)
+	}
+	return c.source, nil
+}
+
 // cause returns why c was aborted, or nil.
 func (c *connection) cause() error {
 	c.mu.Lock()
@@ -165,7 +208,11 @@ func (c *connection) because(reason traffic.Reason) {
 
 // countEncrypted counts a connection that is about to be relayed under TLS.
 func (c *connection) countEncrypted() {
+	c.counted = true
 	c.counts.Encrypted.Add(1)
+	if c.line.TLS.Reused {
+		c.counts.Reused.Add(1)
+	}
 	if c.line.Wire == api.WireInband {
 		c.counts.Inband.Add(1)
 	}
@@ -198,7 +245,7 @@ func (c *connection) report() {
 
 // forget is the last thing that happens to a connection.
 func (c *connection) forget() {
-	if c.records != nil {
+	if c.records != nil && c.carrier.Load() == nil {
 		c.records.release()
 	}
 	if c.cause() == errStopping {

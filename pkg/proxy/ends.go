@@ -48,15 +48,23 @@ func sendFIN(socket *net.TCPConn, ended *atomic.Bool) error {
 	return err
 }
 
-// watch is called when the direction that reads from socket has ended. The first one of the two that
-// end waits for the other one, or for a RST of socket, which nobody would notice otherwise.
-func (c *connection) watch(socket *net.TCPConn) error {
+// halfEnd is called when the direction that reads from socket has ended, with nil for a carrier, which
+// goes on. It wakes up the watch of the other direction, and reports whether that has not ended.
+func (c *connection) halfEnd(socket *net.TCPConn) (first bool) {
 	c.mu.Lock()
-	other := c.watched
-	c.watched = socket
+	first, other := !c.halfEnded, c.watched
+	c.halfEnded, c.watched = true, socket
 	c.mu.Unlock()
 	if other != nil {
 		_ = other.SetReadDeadline(time.Unix(1, 0)) // an error means that it is closed
+	}
+	return first
+}
+
+// watch is called when the direction that reads from socket has ended. The first one of the two that
+// end waits for the other one, or for a RST of socket, which nobody would notice otherwise.
+func (c *connection) watch(socket *net.TCPConn) error {
+	if !c.halfEnd(socket) {
 		return nil
 	}
 	raw, err := socket.SyscallConn()

@@ -53,6 +53,9 @@ const (
 	statusRefused     status = 2
 	statusNotAllowed  status = 3
 	statusUnreachable status = 4
+	// statusAgain means that the connection was not started, for a reason that a handshake would
+	// show: the dialling gateway is to dial. It exists in frames only.
+	statusAgain status = 5
 )
 
 func (s status) String() string {
@@ -71,6 +74,8 @@ func (s status) received() traffic.Reason {
 		return traffic.PeerNotAllowed
 	case statusUnreachable:
 		return traffic.PeerApplicationUnreachable
+	case statusAgain:
+		return traffic.PeerReset
 	}
 	return traffic.Other
 }

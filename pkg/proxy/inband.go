@@ -30,6 +30,7 @@ var (
 // shows itself at the other end. Otherwise the failure keeps the connection open for
 // plaintext: nothing has been sent on it.
 func (p *Proxy) encryptInband(c *connection, s *settings, peer *peer, h header, pod bool) *failure {
+	growStack()
 	slot, err := p.slotWhile(peer, permissiveDialTimeout)
 	if err != nil {
 		return &failure{reason: traffic.Crowded, err: err, final: true}
@@ -69,7 +70,7 @@ func (p *Proxy) encryptInband(c *connection, s *settings, peer *peer, h header, 
 	if pod {
 		config = s.clientConfig(h.Destination.Addr())
 	}
-	f := p.secure(c, conn, config, h, api.WireInband)
+	f := p.secure(c, s, conn, config, h, api.WireInband)
 	if f != nil {
 		// Another pod behind the Service may work.
 		f.remember = min(f.remember, rememberFailed)

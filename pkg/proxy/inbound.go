@@ -39,6 +39,10 @@ func (p *Proxy) inbound(c *connection, wire string, release func() bool) {
 		c.refuse(validityReason(err, s.now(), traffic.ClientExpired, traffic.ClientNotYetValid, traffic.NoHandshake))
 		return
 	}
+	if c.tls.ConnectionState().NegotiatedProtocol == api.ALPNReuse {
+		go newCarrier(c, s).serve(c, s, deadline, release)
+		return
+	}
 	first, data, h, err := p.readHeader(c, deadline)
 	if !release() {
 		p.pools.put(first)
@@ -68,7 +72,11 @@ func (p *Proxy) acceptTLS(c *connection, s *settings, wire string) error {
 		return err
 	}
 	c.records = records
-	c.tls = tls.Server(records, s.server)
+	config := s.server
+	if wire == api.WireInband {
+		config = s.inbandServer
+	}
+	c.tls = tls.Server(records, config)
 	if err := p.shake(c.wire, c.tls, records, p.options.HandshakeTimeout); err != nil {
 		return err
 	}
@@ -109,52 +117,9 @@ func (p *Proxy) readHeader(c *connection, deadline time.Time) (b *buffer, data [
 // connect carries c to the application that h names, if the peer may reach it. The data in
 // first came with the header. If connect fails, it has ended c.
 func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, data []byte) error {
-	leaf := c.tls.ConnectionState().PeerCertificates[0]
-	if err := c.permit(s, leaf, h.Destination.Port()); err != nil {
-		c.counts.NotAllowed.Add(1)
-		p.decline(c, statusNotAllowed, traffic.IdentityNotAllowed, err)
-		return err
-	}
-	if err := c.countPeer(); err != nil {
-		p.decline(c, statusNotAllowed, traffic.TooManyConnections, err)
-		return err
-	}
-	if err := s.allowed(h, leaf, c.line.Wire, p.ports); err != nil {
-		p.decline(c, statusNotAllowed, traffic.Forbidden, err)
-		return err
-	}
-	// This client has a gateway.
-	p.peers.forget(h.Client.Addr())
-
-	app, err := p.dialApplication(h)
+	source, err := p.reach(c, s, h, c.tls.ConnectionState().PeerCertificates[0])
 	if err != nil {
-		answer, reason := statusUnreachable, traffic.ApplicationUnreachable
-		if errors.Is(err, syscall.ECONNREFUSED) {
-			answer, reason = statusRefused, traffic.ApplicationRefused
-		}
-		p.decline(c, answer, reason, err)
 		return err
-	}
-	c.app = app
-	if !c.adopt(app) {
-		reason, cause := traffic.Stopping, c.cause()
-		if errors.Is(cause, errForbidden) {
-			reason = traffic.IdentityNotAllowed
-		}
-		c.refuse(reason, cause)
-		return cause
-	}
-	source, err := newPlainReader(app, &p.pools, &c.appEnded)
-	if err != nil {
-		c.refuse(traffic.Exhausted, err)
-		return err
-	}
-	source.first = c.tuneFirst
-	c.toApp = newSink(source.raw)
-	if c.audited != nil {
-		c.counts.Audited.Add(1)
-		c.because(traffic.Audited)
-		c.line.Error = c.audited.Error()
 	}
 	c.countEncrypted()
 	c.relay(
@@ -169,6 +134,56 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, dat
 		},
 	)
 	return nil
+}
+
+// reach connects c to the application that h names, if the peer, whose certificate is leaf, may reach
+// it, and returns what reads from there. If reach fails, it has ended c.
+func (p *Proxy) reach(c *connection, s *settings, h header, leaf *x509.Certificate) (*plainReader, error) {
+	if err := c.permit(s, leaf, h.Destination.Port()); err != nil {
+		c.counts.NotAllowed.Add(1)
+		p.decline(c, statusNotAllowed, traffic.IdentityNotAllowed, err)
+		return nil, err
+	}
+	if err := c.countPeer(); err != nil {
+		p.decline(c, statusNotAllowed, traffic.TooManyConnections, err)
+		return nil, err
+	}
+	if err := s.allowed(h, leaf, c.line.Wire, p.ports); err != nil {
+		p.decline(c, statusNotAllowed, traffic.Forbidden, err)
+		return nil, err
+	}
+	// This client has a gateway.
+	p.peers.forget(h.Client.Addr())
+
+	app, err := p.dialApplication(h)
+	if err != nil {
+		answer, reason := statusUnreachable, traffic.ApplicationUnreachable
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			answer, reason = statusRefused, traffic.ApplicationRefused
+		}
+		p.decline(c, answer, reason, err)
+		return nil, err
+	}
+	c.app = app
+	if !c.adopt(app) {
+		reason, cause := traffic.Stopping, c.cause()
+		if errors.Is(cause, errForbidden) {
+			reason = traffic.IdentityNotAllowed
+		}
+		c.refuse(reason, cause)
+		return nil, cause
+	}
+	source, err := c.reader()
+	if err != nil {
+		c.refuse(traffic.Exhausted, err)
+		return nil, err
+	}
+	if c.audited != nil {
+		c.counts.Audited.Add(1)
+		c.because(traffic.Audited)
+		c.line.Error = c.audited.Error()
+	}
+	return source, nil
 }
 
 // permit checks the peer's identity and the port that it asks for against the rules that the
@@ -277,7 +292,19 @@ func (p *Proxy) decline(c *connection, answer status, reason traffic.Reason, err
 // answer sends a status and the end of TLS. The peer may have gone away.
 func (p *Proxy) answer(c *connection, answer status) {
 	_ = c.wire.SetWriteDeadline(time.Now().Add(p.options.HandshakeTimeout))
+	if c.carrier.Load() != nil {
+		_ = p.answerFrame(c, answer, true)
+		return
+	}
 	b := p.pools.get(classTiny)
 	b.b[0] = byte(answer)
 	_ = c.sealOnce(b, 1, true)
+}
+
+// answerFrame sends a status, and the end of TLS if that is the end of all.
+func (p *Proxy) answerFrame(c *connection, answer status, end bool) error {
+	b := p.pools.get(classTiny)
+	putFrame(b.b, frameStatus, 1)
+	b.b[framePrefix] = byte(answer)
+	return c.sealOnce(b, framePrefix+1, end)
 }

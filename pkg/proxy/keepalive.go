@@ -31,6 +31,7 @@ func (p *Proxy) sweep(ctx context.Context) {
 		case <-ticker.C:
 		}
 		p.live.accountAll()
+		p.carriers.expire(time.Now())
 		for _, c := range p.live.snapshot() {
 			p.inspect(c)
 		}

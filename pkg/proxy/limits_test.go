@@ -271,7 +271,14 @@ func TestNothingIsLeftBehind(t *testing.T) {
 func leavesNothing(t *testing.T, client, server *testPod, count int, round func()) {
 	t.Helper()
 	round()
-	settled := func() bool { return len(client.proxy.live.snapshot())+len(server.proxy.live.snapshot()) == 0 }
+	settled := func() bool {
+		if len(client.proxy.live.snapshot())+len(server.proxy.live.snapshot()) > 0 {
+			return false
+		}
+		all := func(p *pool) int { return len(p.all) }
+		client.proxy.carriers.drop()
+		return client.count(all)+server.count(all) == 0
+	}
 	eventually(t, "the first connections to end", settled)
 	goroutines, files := runtime.NumGoroutine(), openFiles(t)
 	for range count - 1 {

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"net"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // When a worker dies, the kernel closes its sockets, and a FIN in the middle of a stream
@@ -27,7 +25,7 @@ func resetOnDeath(l net.Listener) error {
 }
 
 func lingerZero(fd int) error {
-	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
+	if err := setLinger(fd, true); err != nil {
 		return fmt.Errorf("setting SO_LINGER: %w", err)
 	}
 	return nil
@@ -53,7 +51,7 @@ func onSocket(socket syscall.Conn, do func(fd int) error) error {
 // closeGently closes socket; written data still arrives, then the end. Errors mean that the
 // socket is closed already.
 func closeGently(socket *net.TCPConn) {
-	_ = socket.SetLinger(-1)
+	_ = onSocket(socket, func(fd int) error { return setLinger(fd, false) })
 	_ = socket.Close()
 }
 

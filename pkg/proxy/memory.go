@@ -3,6 +3,8 @@
 package proxy
 
 import (
+	"context"
+	"errors"
 	"net"
 	"syscall"
 	"time"
@@ -17,7 +19,7 @@ import (
 // mode, too: an application must not get plaintext because somebody fills the pod's memory. The peer
 // sees a RST, as from a gateway that is full, and dials again.
 func (a *acceptor) begin(conn *net.TCPConn) {
-	if !a.awaitRoom() {
+	if !a.proxy.awaitRoom(a.accepting) {
 		c := a.proxy.open(a.direction, conn)
 		c.pending = false
 		a.proxy.name(c)
@@ -42,16 +44,21 @@ func (p *Proxy) name(c *connection) {
 	}
 }
 
-// awaitRoom waits until there is memory for a connection, as long as that makes sense. Those behind it
+// errNoRoom means that there is no memory for another connection.
+var errNoRoom = errors.New(traffic.NoMemory.String())
+
+// awaitRoom waits until there is memory for a connection, as long as that makes sense, or ctx is done. Those behind it
 // wait in the backlog, where they do not count towards the pod's memory.
-func (a *acceptor) awaitRoom() bool {
+func (p *Proxy) awaitRoom(ctx context.Context) bool {
 	for {
-		ok, again := a.proxy.options.Memory.Admit()
+		ok, again := p.options.Memory.Admit()
 		if ok || again == 0 {
 			return ok
 		}
+		// What is idle goes first.
+		p.carriers.drop()
 		select {
-		case <-a.accepting.Done():
+		case <-ctx.Done():
 			return false
 		case <-time.After(again):
 		}
@@ -74,6 +81,7 @@ func (p *Proxy) FitMemory() {
 	}
 	left.Look()
 	p.options.handshakes.bound(left.Handshakes(maxHandshakes))
+	p.carriers.bound(left.Idle(maxAwaiting))
 	size := left.Buffer()
 	if p.fitted.Swap(int64(size)) == int64(size) {
 		return

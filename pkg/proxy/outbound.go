@@ -20,7 +20,6 @@ import (
 // dials the gateway there by the wire that is configured, and relays. Without a gateway
 // there, the mode decides.
 func (p *Proxy) outbound(c *connection) {
-	growStack()
 	s := p.settings.Load()
 	c.app = c.sockets[0]
 	destination, pod, err := p.originalDestination(c.app)
@@ -36,11 +35,21 @@ func (p *Proxy) outbound(c *connection) {
 	}
 	c.line.Source = source
 
-	f := p.encrypt(c, s, header{Destination: destination, Client: source}, pod)
+	c.pod = pod
+	p.carryOut(c, s)
+}
+
+// carryOut carries a connection whose ends are known, as s says.
+func (p *Proxy) carryOut(c *connection, s *settings) {
+	f := p.encrypt(c, s, header{Destination: c.line.Destination, Client: c.line.Source}, c.pod)
 	if f != nil && f.reason == traffic.OptionDropped {
 		c.counts.OptionDropped.Add(1)
 	}
 	switch {
+	case f == nil && c.rest != nil:
+		rest := c.rest
+		c.rest = nil
+		rest()
 	case f == nil:
 	case f.final || p.strict(s):
 		c.refuse(f.reason, f.err)
@@ -169,8 +178,14 @@ func (p *Proxy) acquireSlot(peer *peer) error {
 	}
 }
 
-// encryptTo dials the peer port of a pod and carries c over that connection.
+// encryptTo carries c over an idle connection to the peer port of a pod, or dials it.
 func (p *Proxy) encryptTo(c *connection, s *settings, peer *peer, h header) *failure {
+	if c.attempts == 0 {
+		if k := p.carriers.take(peer.addr, s); k != nil {
+			return p.startOn(k, c, h)
+		}
+	}
+	growStack()
 	if err := p.acquireSlot(peer); err != nil {
 		return &failure{reason: traffic.Crowded, err: err, final: true}
 	}
@@ -182,12 +197,12 @@ func (p *Proxy) encryptTo(c *connection, s *settings, peer *peer, h header) *fai
 	if !c.adopt(conn) {
 		return &failure{reason: traffic.Stopping, err: c.cause(), final: true}
 	}
-	return p.secure(c, conn, s.clientConfig(h.Destination.Addr()), h, api.WirePort)
+	return p.secure(c, s, conn, s.clientConfig(h.Destination.Addr()), h, api.WirePort)
 }
 
 // secure shakes hands over conn and starts the relay. The header and the application's first
 // data are sent together with the end of the handshake.
-func (p *Proxy) secure(c *connection, conn *net.TCPConn, config *tls.Config, h header, wire string) *failure {
+func (p *Proxy) secure(c *connection, s *settings, conn *net.TCPConn, config *tls.Config, h header, wire string) *failure {
 	records, err := newRecordConn(conn, &p.pools)
 	if err != nil {
 		reset(conn)
@@ -201,8 +216,22 @@ func (p *Proxy) secure(c *connection, conn *net.TCPConn, config *tls.Config, h h
 	}
 	c.wire, c.tls, c.records = conn, secured, records
 	c.describeTLS()
+	if wire == api.WirePort && secured.ConnectionState().NegotiatedProtocol == api.ALPNReuse {
+		return p.startOn(newCarrier(c, s), c, h)
+	}
 	if err := p.startEncrypted(c, h, wire); err != nil {
 		return &failure{reason: traffic.Broken, err: err, final: true}
+	}
+	return nil
+}
+
+// startOn has k carry c.
+func (p *Proxy) startOn(k *carrier, c *connection, h header) *failure {
+	if k.served > 0 && !c.adopt(k.conn) {
+		return &failure{reason: traffic.Stopping, err: c.cause(), final: true}
+	}
+	if err := k.start(c, h); err != nil {
+		return &failure{reason: traffic.Exhausted, err: err, final: true}
 	}
 	return nil
 }
@@ -210,22 +239,20 @@ func (p *Proxy) secure(c *connection, conn *net.TCPConn, config *tls.Config, h h
 // startEncrypted sends the header together with the application's data that is there, without
 // waiting for more, and starts the relay.
 func (p *Proxy) startEncrypted(c *connection, h header, wire string) error {
-	source, err := newPlainReader(c.app, &p.pools, &c.appEnded)
+	source, err := c.reader()
 	if err != nil {
 		return err
 	}
-	source.first = c.tuneFirst
-	c.toApp = newSink(source.raw)
 	var scratch [maxHeader]byte
 	head := appendHeader(scratch[:0], h)
-	source.reserve, source.poll = len(head), true
+	source.reserve, source.tail, source.poll = len(head), 0, true
 	b, size, err := source.next()
 	if b == nil {
 		return fmt.Errorf("reading from the application: %w", err)
 	}
 	// The relay meets an error of the application's socket again.
 	copy(b.b, head)
-	c.sent.Add(uint64(size - len(head)))
+	c.sent.Add(uint64(source.fresh))
 	if err := c.sealOnce(b, size, false); err != nil {
 		return err
 	}
@@ -304,6 +331,17 @@ func (p *Proxy) passThrough(c *connection, s *settings, f *failure) {
 			return
 		}
 	}
+	source, err := c.reader()
+	if err != nil {
+		c.refuse(traffic.Exhausted, err)
+		return
+	}
+	back, err := newPlainReader(conn, &p.pools, &c.wireEnded)
+	if err != nil {
+		c.refuse(traffic.Exhausted, err)
+		return
+	}
+	source.reserve, source.tail = 0, 0
 	c.wire = conn
 	c.plaintext.Store(true)
 	// Dialling may have taken minutes.
@@ -316,7 +354,7 @@ func (p *Proxy) passThrough(c *connection, s *settings, f *failure) {
 	c.counts.Plaintext.Add(1)
 	c.openEdge()
 	c.relay(
-		func() error { return p.pass(c.wire, c.app, &c.wireEnded, &c.appEnded, &c.sent, c.tuneFirst) },
-		func() error { return p.pass(c.app, c.wire, &c.appEnded, &c.wireEnded, &c.received, nil) },
+		func() error { return p.pass(c.wire, source, &c.wireEnded, &c.sent) },
+		func() error { return p.pass(c.app, back, &c.appEnded, &c.received) },
 	)
 }

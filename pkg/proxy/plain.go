@@ -11,18 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pass carries plaintext from one socket to another until the end of file, which it passes on.
+// pass carries plaintext from the socket of source to another until the end of file, which it passes on.
 // Little data is copied through a buffer. After a read that fills its buffer, queued data is
 // spliced within the kernel; the pipe that splicing needs is held no longer than that.
 //
-// toEnded and fromEnded say of each socket that nothing more is written to it. first is called when
-// the first data has been read, if it is not nil.
-func (p *Proxy) pass(to, from *net.TCPConn, toEnded, fromEnded *atomic.Bool, count *atomic.Uint64, first func()) error {
-	source, err := newPlainReader(from, &p.pools, fromEnded)
-	if err != nil {
-		return err
-	}
-	source.first = first
+// ended says of the socket to that nothing more is written to it.
+func (p *Proxy) pass(to *net.TCPConn, source *plainReader, ended *atomic.Bool, count *atomic.Uint64) error {
+	from := source.conn
 	keepUrgent(source, from)
 	part := &io.LimitedReader{R: from}
 	for {
@@ -38,11 +33,11 @@ func (p *Proxy) pass(to, from *net.TCPConn, toEnded, fromEnded *atomic.Bool, cou
 			if writeErr != nil {
 				return fmt.Errorf("writing: %w", writeErr)
 			}
-			count.Add(uint64(n))
+			count.Add(uint64(source.fresh))
 		}
 		switch {
 		case err == io.EOF:
-			if err := sendFIN(to, toEnded); err != nil {
+			if err := sendFIN(to, ended); err != nil {
 				return fmt.Errorf("passing on the end: %w", err)
 			}
 			return nil

@@ -112,6 +112,7 @@ type Proxy struct {
 	live       *registry
 	edges      *traffic.Edges
 	peers      *peerTable
+	carriers   *pool
 	byIdentity *identityCounts
 	crowded    *throttle
 	exhausted  *throttle
@@ -127,6 +128,8 @@ type Proxy struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	served atomic.Bool
+	// watching means that watchLost has a timer.
+	watching atomic.Bool
 	// dropped knows where the TCP option is of no use, and asking has the connections that try it.
 	dropped *droppedTable
 	asking  sync.WaitGroup
@@ -165,6 +168,7 @@ func New(o Options) (*Proxy, error) {
 		live:       &registry{connections: make(map[*connection]struct{})},
 		edges:      traffic.NewEdges(),
 		peers:      newPeerTable(maxPeers, o.now),
+		carriers:   newPool(),
 		dropped:    newDroppedTable(o.now),
 		byIdentity: &identityCounts{open: make(map[string]int)},
 		crowded:    newThrottle(time.Second),
@@ -197,13 +201,14 @@ func (p *Proxy) listeners() []net.Listener {
 // Update replaces configuration (mode, wire and identity rules included), certificate and trust
 // bundle for connections that start from now on; open ones stay as they are. A connection that
 // is being set up obeys the mode and the rules of both settings. Sessions of the earlier
-// settings cannot be resumed.
+// settings cannot be resumed, and connections to peers that were made under them are not used again.
 func (p *Proxy) Update(config *api.Config, certificate tls.Certificate, roots *x509.CertPool) error {
 	s, err := newSettings(config, certificate, roots, p.options.now)
 	if err != nil {
 		return fmt.Errorf("setting up the proxy: %w", err)
 	}
 	p.settings.Store(s)
+	p.carriers.drop()
 	return nil
 }
 

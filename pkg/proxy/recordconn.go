@@ -63,6 +63,8 @@ type recordConn struct {
 	out      *buffer
 	pending  int
 	expected int
+	// sent is how many bytes have been written.
+	sent     uint64
 	writeErr error
 }
 
@@ -267,10 +269,18 @@ func (c *recordConn) flushLocked() error {
 	if c.writeErr != nil || c.out == nil {
 		return c.writeErr
 	}
-	_, c.writeErr = c.sink.write(c.out.b[:c.pending])
+	n, err := c.sink.write(c.out.b[:c.pending])
+	c.sent, c.writeErr = c.sent+uint64(n), err
 	c.pools.put(c.out)
 	c.out, c.pending = nil, 0
 	return c.writeErr
+}
+
+// written returns how many bytes have been written to the socket.
+func (c *recordConn) written() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sent
 }
 
 // release returns the buffers to their pools. The connection must be closed and unused.

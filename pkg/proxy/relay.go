@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,9 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
+
+// errPeerWrite means that the connection to the peer takes nothing more.
+var errPeerWrite = errors.New("writing to the peer")
 
 // errNoAnswer means that the peer ended the connection before its status byte.
 var errNoAnswer = errors.New("peer closed the connection before it answered")
@@ -51,6 +55,11 @@ func (c *connection) carry(way func() error, socket *net.TCPConn) {
 	if err == nil {
 		err = c.watch(socket)
 	}
+	c.directionEnded(err)
+}
+
+// directionEnded is called when a direction has ended, with the error that ended it or nil.
+func (c *connection) directionEnded(err error) {
 	if err != nil {
 		c.abort(err)
 	}
@@ -70,6 +79,24 @@ func (c *connection) finish() {
 		c.line.Error += "; " + cause.Error()
 	}
 	closeGently(c.app)
+	if k := c.carrier.Load(); k != nil {
+		if !c.counted {
+			c.countEncrypted()
+		}
+		if cause == nil && c.detach() {
+			switch plain := k.tunedBy(c); {
+			case !plain && k.dialled:
+				k.retire()
+			case !plain:
+				k.sendAway()
+			case k.dialled:
+				k.release()
+			}
+		}
+		c.report()
+		c.forget()
+		return
+	}
 	c.report()
 	if cause == nil && c.records != nil && c.dialled() {
 		c.awaitFIN()
@@ -107,7 +134,7 @@ func (c *connection) seal(source *plainReader, answer status) error {
 		if source.reserve > 0 && b != nil {
 			b.b[0] = byte(answer)
 		}
-		c.sent.Add(uint64(max(0, size-source.reserve)))
+		c.sent.Add(uint64(source.fresh))
 		source.reserve = 0
 		if err != nil && err != io.EOF {
 			return fmt.Errorf("reading from the application: %w", err)
@@ -137,7 +164,7 @@ func (c *connection) sealOnce(b *buffer, size int, end bool) error {
 		err = c.records.flush()
 	}
 	if err != nil {
-		return fmt.Errorf("writing to the peer: %w", err)
+		return fmt.Errorf("%w: %w", errPeerWrite, err)
 	}
 	return nil
 }
@@ -155,7 +182,7 @@ func (c *connection) unseal(check func(status) error) error {
 			}
 		}
 		b := c.proxy.pools.get(classFor(c.records.buffered()))
-		n, readErr := c.readRecords(b.b)
+		n, readErr := readRecords(c.tls, b.b)
 		data := b.b[:n]
 		if n > 0 && check != nil {
 			if err := check(status(data[0])); err != nil {
@@ -201,10 +228,10 @@ func (c *connection) unsealFailed(err error, unanswered bool) error {
 
 // readRecords decrypts complete records until p is full or none is left. It may return bytes
 // together with an error.
-func (c *connection) readRecords(p []byte) (n int, err error) {
+func readRecords(t *tls.Conn, p []byte) (n int, err error) {
 	for n < len(p) && err == nil {
 		var m int
-		m, err = c.tls.Read(p[n:])
+		m, err = t.Read(p[n:])
 		n += m
 	}
 	return n, err
@@ -225,6 +252,7 @@ func (c *connection) deliver(data []byte) error {
 
 // plainReader reads from an application's socket, and holds no buffer while it waits.
 type plainReader struct {
+	conn  *net.TCPConn
 	raw   syscall.RawConn
 	pools *bufferPools
 	// ended means that nothing more is written to the socket.
@@ -234,14 +262,20 @@ type plainReader struct {
 	// marks means that urgent data is looked for, urgent that the last call of next has found a byte.
 	marks, urgent bool
 	pace          pace
-	// reserve is how many bytes at the front of the next buffer are left free.
-	reserve int
-	// poll makes next return at once, even without data.
-	poll bool
+	// reserve is how many bytes at the front of the next buffer are left free, tail how many at its
+	// end.
+	reserve, tail int
+	// poll makes next return at once, even without data; twice makes it look for the end behind
+	// little data.
+	poll, twice bool
 
 	b    *buffer
 	size int
 	err  error
+	// fresh is how many bytes the last call of next has read from the socket.
+	fresh int
+	// kept is what has been read and may be read again.
+	kept kept
 	// onReadable is readOnce, bound once because a method value allocates.
 	onReadable func(fd uintptr) bool
 }
@@ -251,7 +285,7 @@ func newPlainReader(conn *net.TCPConn, pools *bufferPools, ended *atomic.Bool) (
 	if err != nil {
 		return nil, fmt.Errorf("reaching the socket: %w", err)
 	}
-	r := &plainReader{raw: raw, pools: pools, ended: ended}
+	r := &plainReader{conn: conn, raw: raw, pools: pools, ended: ended}
 	r.onReadable = r.readOnce
 	return r, nil
 }
@@ -260,21 +294,32 @@ func newPlainReader(conn *net.TCPConn, pools *bufferPools, ended *atomic.Bool) (
 // The caller returns it to its pool. The buffer may be nil if nothing was read and nothing is
 // reserved.
 func (r *plainReader) next() (b *buffer, size int, err error) {
-	r.b, r.size, r.err = nil, 0, nil
+	r.b, r.size, r.err, r.fresh = nil, 0, nil, 0
+	if b, size := r.kept.again(r); b != nil {
+		r.begin()
+		return b, size, nil
+	}
 	if err := r.raw.Read(r.onReadable); err != nil {
 		return nil, 0, err
 	}
 	b, r.b = r.b, nil
-	if r.first != nil && r.size > r.reserve {
-		r.first()
-		r.first = nil
+	if r.size > r.reserve {
+		r.begin()
 	}
 	return b, r.size, r.err
 }
 
+// begin is called when there is data.
+func (r *plainReader) begin() {
+	if r.first != nil {
+		r.first()
+		r.first = nil
+	}
+}
+
 func (r *plainReader) readOnce(fd uintptr) bool {
 	b := r.pools.get(r.pools.paced(&r.pace))
-	room := r.beforeMark(fd, b.b[r.reserve:sealPayload[b.class]])
+	room := r.beforeMark(fd, r.kept.bound(b.b[r.reserve:sealPayload[b.class]-r.tail]))
 	n, err := readFD(fd, room)
 	switch {
 	case err == unix.EAGAIN && !r.poll:
@@ -287,6 +332,11 @@ func (r *plainReader) readOnce(fd uintptr) bool {
 		r.err = endOfFile(fd, r.ended)
 	default:
 		r.pace.note(n, len(room))
+		if r.twice && n < len(room) {
+			n += r.readMore(fd, room[n:])
+		}
+		r.fresh = n
+		r.kept.add(r.pools, room[:n])
 	}
 	r.size = r.reserve + max(0, n)
 	if r.size == 0 {
@@ -295,4 +345,18 @@ func (r *plainReader) readOnce(fd uintptr) bool {
 		r.b = b
 	}
 	return true
+}
+
+// readMore reads what is there behind little data: an application that answers and closes has often done
+// both by then, and the end travels with the answer.
+func (r *plainReader) readMore(fd uintptr, room []byte) int {
+	n, err := readFD(fd, room)
+	switch {
+	case err == unix.EAGAIN:
+	case err != nil:
+		r.err = err
+	case n == 0:
+		r.err = endOfFile(fd, r.ended)
+	}
+	return n
 }

@@ -53,6 +53,8 @@ func (p *Proxy) Serve(ctx context.Context) error {
 		err = fmt.Errorf("accepting connections: %w", err)
 	}
 	peer.close()
+	// Peers get to know before the settling time that they must dial.
+	p.carriers.close()
 	p.drain(local)
 	stopSweep()
 	sweeper.Wait()
@@ -92,6 +94,9 @@ func (p *Proxy) drain(local []*acceptor) {
 	case <-patience.Done():
 	}
 	await(patience, p.live.empty())
+	// Until a peer has closed its end of a carrier, a header may be under way, or the last bytes
+	// to it.
+	await(patience, p.carriers.empty())
 	for _, a := range local {
 		a.close()
 	}
@@ -102,6 +107,8 @@ func (p *Proxy) drain(local []*acceptor) {
 		}
 		<-p.live.empty()
 	}
+	p.carriers.abort()
+	<-p.carriers.empty()
 }
 
 // await waits for what, and reports false if ctx is done before.

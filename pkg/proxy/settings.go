@@ -29,8 +29,9 @@ type settings struct {
 	podIPs              []netip.Addr
 	notBefore, notAfter time.Time
 	// client, with an address added, is for the gateway of the pod at that address; service
-	// is for any gateway of the trust domain; server is for accepted connections.
-	client, service, server *tls.Config
+	// is for any gateway of the trust domain; server and inbandServer are for accepted
+	// connections.
+	client, service, server, inbandServer *tls.Config
 	// clients are copies of client with their addresses, made as they are needed.
 	mu      sync.Mutex
 	clients map[netip.Addr]*tls.Config

@@ -86,3 +86,24 @@ func (s *sink) writeOnce(fd uintptr) bool {
 	}
 	return true
 }
+
+// setLinger has close(2) of a socket reset the connection, or let what was written arrive.
+func setLinger(fd int, resets bool) error {
+	var l unix.Linger
+	if resets {
+		l.Onoff = 1
+	}
+	if _, _, errno := unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_LINGER,
+		uintptr(unsafe.Pointer(&l)), unsafe.Sizeof(l), 0); errno != 0 {
+		return os.NewSyscallError("setsockopt", errno)
+	}
+	return nil
+}
+
+// nothingToRead reports whether nothing has come to a socket, not even its end.
+func nothingToRead(fd int) bool {
+	var b [1]byte
+	_, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), 1,
+		unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
+	return errno == unix.EAGAIN
+}

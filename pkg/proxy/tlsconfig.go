@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
@@ -27,6 +28,8 @@ const maxClients = 1024
 // certain pod is dialled. crypto/tls checks chains, validity, key usage and the dialled
 // address, also when a session is resumed; verifyConnection adds the rest.
 func (s *settings) tlsConfigs(certificate tls.Certificate) {
+	// In band the connection is the application's own.
+	reusing := []string{api.ALPNReuse, api.ALPN}
 	common := tls.Config{
 		Certificates:                []tls.Certificate{certificate},
 		NextProtos:                  []string{api.ALPN},
@@ -38,6 +41,9 @@ func (s *settings) tlsConfigs(certificate tls.Certificate) {
 	}
 	s.client = common.Clone()
 	s.client.RootCAs = s.roots
+	if s.wireTo(true) == api.WirePort {
+		s.client.NextProtos = reusing
+	}
 	s.client.ClientSessionCache = tls.NewLRUClientSessionCache(maxSessions)
 	s.clients = make(map[netip.Addr]*tls.Config)
 	s.service = common.Clone()
@@ -50,6 +56,8 @@ func (s *settings) tlsConfigs(certificate tls.Certificate) {
 	s.server = common.Clone()
 	s.server.ClientCAs = s.roots
 	s.server.ClientAuth = tls.RequireAndVerifyClientCert
+	s.inbandServer = s.server.Clone()
+	s.server.NextProtos = reusing
 }
 
 // clientConfig returns the configuration to dial ip with. A session is
@@ -76,17 +84,11 @@ func (s *settings) verifyConnection(state tls.ConnectionState) error {
 	if state.Version != tls.VersionTLS13 {
 		return errors.New("peer does not speak TLS 1.3")
 	}
-	if state.NegotiatedProtocol != api.ALPN {
+	if state.NegotiatedProtocol != api.ALPN && state.NegotiatedProtocol != api.ALPNReuse {
 		return fmt.Errorf("peer did not agree on protocol %s", api.ALPN)
 	}
-	now := s.now()
-	valid := false
-	for _, chain := range state.VerifiedChains {
-		notBefore, notAfter := ca.Validity(chain)
-		valid = valid || !now.Before(notBefore) && !now.After(notAfter)
-	}
-	if !valid {
-		return errors.New("peer's certificate has no chain that is valid now")
+	if !s.validNow(state.VerifiedChains) {
+		return errNoValidChain
 	}
 	id, err := identity.FromCertificate(state.PeerCertificates[0])
 	if err != nil {
@@ -98,24 +100,42 @@ func (s *settings) verifyConnection(state tls.ConnectionState) error {
 	return nil
 }
 
-// verifyService is verifyConnection for a peer whose address is unknown: it also checks chain,
-// validity and key usage, for resumed sessions as well.
-func (s *settings) verifyService(state tls.ConnectionState) error {
-	if len(state.PeerCertificates) == 0 {
-		return errors.New("peer has no certificate")
+// validNow reports whether one of chains is valid.
+func (s *settings) validNow(chains [][]*x509.Certificate) bool {
+	now := s.now()
+	return slices.ContainsFunc(chains, func(chain []*x509.Certificate) bool {
+		notBefore, notAfter := ca.Validity(chain)
+		return !now.Before(notBefore) && !now.After(notAfter)
+	})
+}
+
+// chains verifies what a peer has shown for a use.
+func (s *settings) chains(shown []*x509.Certificate, usage x509.ExtKeyUsage) ([][]*x509.Certificate, error) {
+	if len(shown) == 0 {
+		return nil, errors.New("peer has no certificate")
 	}
 	options := x509.VerifyOptions{
 		Roots:         s.roots,
 		Intermediates: x509.NewCertPool(),
 		CurrentTime:   s.now(),
-		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		KeyUsages:     []x509.ExtKeyUsage{usage},
 	}
-	for _, c := range state.PeerCertificates[1:] {
+	for _, c := range shown[1:] {
 		options.Intermediates.AddCert(c)
 	}
+	chains, err := shown[0].Verify(options)
+	if err != nil {
+		return nil, fmt.Errorf("peer's certificate: %w", err)
+	}
+	return chains, nil
+}
+
+// verifyService is verifyConnection for a peer whose address is unknown: it also checks chain,
+// validity and key usage, for resumed sessions as well.
+func (s *settings) verifyService(state tls.ConnectionState) error {
 	var err error
-	if state.VerifiedChains, err = state.PeerCertificates[0].Verify(options); err != nil {
-		return fmt.Errorf("peer's certificate: %w", err)
+	if state.VerifiedChains, err = s.chains(state.PeerCertificates, x509.ExtKeyUsageServerAuth); err != nil {
+		return err
 	}
 	return s.verifyConnection(state)
 }

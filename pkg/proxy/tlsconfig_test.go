@@ -184,14 +184,15 @@ func TestBothEndsTellTheirConnection(t *testing.T) {
 	a := newAuthority(t)
 	client, server := newPod(t, a, nil), newPod(t, a, nil)
 	destination := application(t, server.ip, echo)
-	for _, resumed := range []bool{false, true} {
+	for _, reused := range []bool{false, true} {
 		conn := client.dial(destination)
 		exchange(t, conn, "hello")
 		end(t, conn)
+		hangUp(t, conn)
 		mine := func(c api.Connection) bool { return c.Source == addrPort(conn.LocalAddr()) }
 		out, in := client.logged(api.Outbound, mine).TLS, server.logged(api.Inbound, mine).TLS
-		if out.Resumed != resumed || in.Resumed != resumed {
-			t.Errorf("resumed %v: %+v, %+v", resumed, out, in)
+		if out.Reused != reused || in.Reused != reused {
+			t.Errorf("reused %v: %+v, %+v", reused, out, in)
 		}
 		if out.Local != in.Remote || out.Remote != in.Local || out.Remote != netip.AddrPortFrom(server.ip, api.PeerPort) || out.Local.Port() == 0 {
 			t.Errorf("the ends of one connection are %+v and %+v", out, in)

@@ -33,7 +33,7 @@ func (c *connection) tune(keep bool) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if want == c.tuned && wire == c.tunedWire {
+	if want == c.tuned && wire == c.tunedWire || c.sockets[0] != wire && c.sockets[1] != wire {
 		return
 	}
 	var was tuning.Tuning
@@ -46,3 +46,15 @@ func (c *connection) tune(keep bool) {
 
 // tuneFirst is tune with the first data from the application, when most have set their options.
 func (c *connection) tuneFirst() { c.tune(false) }
+
+// tunedBy notes at the end of c what it has set, which the next connection inherits until its first data,
+// and reports whether that can be taken back.
+func (k *carrier) tunedBy(c *connection) bool {
+	c.mu.Lock()
+	tuned := c.tuned
+	c.mu.Unlock()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.tuned = tuned
+	return tuned.Congestion == ""
+}

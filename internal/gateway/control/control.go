@@ -47,6 +47,8 @@ const (
 	// OpTrust replaces the roots that the gateway trusts, for connections from
 	// now on.
 	OpTrust = "trust"
+	// OpAnew has the next connection to each peer begin with a handshake, as if the settings had changed.
+	OpAnew = "anew"
 	// OpReset resets the application's plaintext connections into captured ranges.
 	OpReset = "reset"
 	// OpDisable stops the capture, lets connections drain and ends the gateway. The answer is

@@ -38,6 +38,8 @@ const (
 	// minHandshakes are always possible.
 	handshakeShare = 4
 	minHandshakes  = 16
+	// idleShare is the part of what is left that connections may take which are kept for later.
+	idleShare = 16
 )
 
 const (
@@ -205,6 +207,20 @@ func (b *Budget) Handshakes(most int) int {
 	}
 	share := max(0, b.reading.Left-Reserve(b.reading.Limit)) / handshakeShare / ConnectionCost
 	return min(max(int(share), minHandshakes), most)
+}
+
+// Idle is how many connections may be kept open for later use, most at most.
+func (b *Budget) Idle(most int) int {
+	if b == nil {
+		return most
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.reading.Limit == Unlimited {
+		return most
+	}
+	share := max(0, b.reading.Left-Reserve(b.reading.Limit)) / idleShare / ConnectionCost
+	return min(int(share), most)
 }
 
 // read keeps the last reading if there is no other: an error is no reason to refuse anything.

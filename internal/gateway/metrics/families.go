@@ -132,6 +132,8 @@ func aboutConnections() []family {
 			}},
 		ofDirections("inband_connections_total", "Encrypted connections that travelled on the in-band wire; the others had the port wire.",
 			prometheus.CounterValue, func(d *api.Direction) float64 { return float64(d.Inband) }),
+		ofDirections("reused_connections_total", "Encrypted connections that took no handshake, because they travelled on a connection between gateways that was there.",
+			prometheus.CounterValue, func(d *api.Direction) float64 { return float64(d.Reused) }),
 		{"unencrypted_connections_total", "Connections that were refused or carried in plaintext, by the reason.",
 			prometheus.CounterValue, []string{"direction", "reason"}, func(s *api.Status, emit emitter) {
 				for _, d := range traffic.Directions() {

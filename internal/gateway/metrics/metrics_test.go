@@ -38,8 +38,8 @@ func full() *api.Status {
 			Excluded: 61, OutsideConnections: 125, OutsideRefused: 63, Nested: 71, Forwarded: 72,
 		}},
 		Traffic: api.Traffic{
-			Outbound: api.Direction{Active: 21, Encrypted: 22, Plaintext: 23, Refused: 24, Inband: 25, NotAllowed: 26, Reset: 63, OptionLost: 27, Sent: 28, Received: 29},
-			Inbound:  api.Direction{Active: 31, Encrypted: 32, Plaintext: 33, Refused: 34, Inband: 35, NotAllowed: 36, Audited: 61, Reset: 62, OptionLost: 37, Sent: 38, Received: 1 << 40},
+			Outbound: api.Direction{Active: 21, Encrypted: 22, Plaintext: 23, Refused: 24, Inband: 25, Reused: 64, NotAllowed: 26, Reset: 63, OptionLost: 27, Sent: 28, Received: 29},
+			Inbound:  api.Direction{Active: 31, Encrypted: 32, Plaintext: 33, Refused: 34, Inband: 35, Reused: 65, NotAllowed: 36, Audited: 61, Reset: 62, OptionLost: 37, Sent: 38, Received: 1 << 40},
 		},
 		Log:      api.LogStatus{Level: api.LogRefused, Limit: 81, Total: 82, Lines: 83, Bytes: 84, DroppedLines: 85, DroppedBytes: 86},
 		Existing: &api.ExistingConnections{Outbound: 41, Inbound: 42, Reset: 43},

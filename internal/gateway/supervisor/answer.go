@@ -35,6 +35,8 @@ func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error)
 		}
 	case control.OpTrust:
 		err = s.installTrust(r.Trust)
+	case control.OpAnew:
+		err = s.anew()
 	case control.OpReset:
 		err = s.resetExisting()
 	case control.OpDisable:

@@ -157,6 +157,16 @@ func (s *supervisor) exchange(config *api.Config, change func(*handoff.Material)
 	return nil
 }
 
+// anew has the worker begin connections to peers with handshakes: it applies what it has.
+func (s *supervisor) anew() error {
+	s.settings.Lock()
+	defer s.settings.Unlock()
+	if !s.capturing() {
+		return errStarting()
+	}
+	return s.exchange(s.settings.config, func(*handoff.Material) {}, s.updateWorker)
+}
+
 // applyMaterial brings material into force in the mode that there is.
 func (s *supervisor) applyMaterial(material *os.File) error {
 	return s.apply(s.settings.config.Mode, material)

@@ -26,7 +26,7 @@ type Counts struct {
 	Active                                        atomic.Int64
 	Encrypted, Plaintext, Refused                 atomic.Uint64
 	Inband, NotAllowed, OptionLost, OptionDropped atomic.Uint64
-	Audited, Reset                                atomic.Uint64
+	Audited, Reset, Reused                        atomic.Uint64
 	Sent, Received                                atomic.Uint64
 	because                                       [reasons]atomic.Uint64
 }
@@ -62,6 +62,7 @@ func (c *Counts) read() api.Direction {
 		Plaintext:  c.Plaintext.Load(),
 		Refused:    c.Refused.Load(),
 		Inband:     c.Inband.Load(),
+		Reused:     c.Reused.Load(),
 		NotAllowed: c.NotAllowed.Load(),
 		Audited:    c.Audited.Load(),
 		Reset:      c.Reset.Load(),

@@ -87,8 +87,8 @@ func KernelTimes() (t Times, err error) {
 	return t, nil
 }
 
-// Apply sets on socket fd what differs from was, which is what has been applied to it before. What the
-// kernel refuses stays as it is. Keepalive without times gets the kernel's: Go gives accepted sockets
+// Apply sets on socket fd what differs from was, which is what has been applied to it before, and takes
+// back what is set no more, but for the algorithm and the times of keepalive. What the kernel refuses stays as it is. Keepalive without times gets the kernel's: Go gives accepted sockets
 // its own.
 func (t *Tuning) Apply(fd int, was *Tuning, times Times) error {
 	if *t == *was {
@@ -107,7 +107,13 @@ func (t *Tuning) Apply(fd int, was *Tuning, times Times) error {
 	var errs []error
 	for o := range options {
 		value, ok := all.Get(o)
-		if old, had := was.Get(o); !ok || had && old == value && o > KeepCount {
+		old, had := was.Get(o)
+		switch {
+		case !ok && (!had || o >= KeepIdle && o <= KeepCount):
+			continue
+		case !ok:
+			value = 0 // the default of all others
+		case had && old == value && o > KeepCount:
 			continue
 		}
 		errs = append(errs, unix.SetsockoptInt(fd, numbers[o][0], numbers[o][1], int(value)))

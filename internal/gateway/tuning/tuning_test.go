@@ -39,7 +39,8 @@ func TestApply(t *testing.T) {
 		{"nothing, for long", tune((*Tuning).KeepIfSilent), []int{1, 7200, 75, 9, 0, 0, 0}},
 		{"an interval without keepalive", tune(func(w *Tuning) { w.Set(KeepInterval, 3); w.KeepIfSilent() }), []int{1, 7200, 75, 9, 0, 0, 0}},
 		{"keepalive and one of its times", tune(func(w *Tuning) { w.Set(KeepAlive, 1); w.Set(KeepIdle, 30); w.KeepIfSilent() }), []int{1, 30, 75, 9, 0, 0, 0}},
-		{"the others", tune(func(w *Tuning) { w.Set(UserTimeout, 4000); w.Set(TOS, 0x28); w.Set(Priority, 5) }), []int{1, 30, 75, 9, 4000, 0x28, 5}},
+		{"the others", tune(func(w *Tuning) { w.Set(UserTimeout, 4000); w.Set(TOS, 0x28); w.Set(Priority, 5) }), []int{0, 30, 75, 9, 4000, 0x28, 5}},
+		{"nothing any more", tune(func(*Tuning) {}), []int{0, 30, 75, 9, 0, 0, 0}},
 	} {
 		if err := step.want.Apply(fd, &was, times); err != nil {
 			t.Errorf("%s: %v", step.name, err)

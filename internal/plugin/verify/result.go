@@ -151,6 +151,10 @@ func (r *Result) judgeSide(e *evidence, client bool, reason func(string, ...any)
 		reason("the connection of the gateways, %v to %v, was not seen on the network of %s", e.line.TLS.Local, e.line.TLS.Remote, e.side)
 		return
 	}
+	if e.line.TLS.Reused && !(there.begun && back.begun) {
+		reason("the connection of the gateways is older than the recording in %s: try again", e.side)
+		return
+	}
 	if !there.pure() || !back.pure() {
 		reason("the connection of the gateways is not all TLS as seen in %s", e.side)
 		return

@@ -1,0 +1,184 @@
+//go:build linux
+
+package proxy
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
+)
+
+// The accepting side of a carrier. The goroutine that reads also dials the applications, and does not
+// read the next header before the connection has ended both ways. This side never closes an idle
+// carrier before the peer: it asks the peer to do so, and serves a header that was under way.
+
+// serve carries the connections that come over k, of which c is the first, until k ends. It is
+// inbound from the header on.
+func (k *carrier) serve(c *connection, s *settings, deadline time.Time, release func() bool) {
+	h, err := k.firstHeader(deadline)
+	if !release() {
+		c.refuse(traffic.Evicted, nil)
+		k.finish(errEvicted)
+		return
+	}
+	k.served, k.busy = 1, true
+	k.lend(c, false)
+	if err != nil {
+		err = fmt.Errorf("reading the header: %w", truncated(err))
+		k.proxy.decline(c, statusNotAllowed, traffic.Forbidden, err)
+		k.finish(err)
+		return
+	}
+	for err = k.carry(c, s, h); err == nil; err = k.carry(c, s, h) {
+		if h, err = k.nextHeader(); err != nil {
+			break
+		}
+		c, s = k.proxy.open(traffic.Inbound, k.conn), k.proxy.settings.Load()
+		k.lend(c, true)
+		if err = k.check(c, s); err != nil {
+			break
+		}
+	}
+	k.finish(err)
+}
+
+func (k *carrier) firstHeader(deadline time.Time) (header, error) {
+	if err := k.conn.SetDeadline(deadline); err != nil {
+		return header{}, err
+	}
+	h, err := k.header()
+	if err != nil {
+		return header{}, err
+	}
+	return h, k.conn.SetDeadline(time.Time{})
+}
+
+// nextHeader waits for the next connection.
+func (k *carrier) nextHeader() (header, error) {
+	k.tidy()
+	k.mu.Lock()
+	k.busy = false
+	k.mu.Unlock()
+	if !k.proxy.carriers.await(k) {
+		k.sendAway()
+	}
+	h, err := k.header()
+	if err != nil {
+		return header{}, err
+	}
+	if k.awaySent.Load() {
+		// The peer knows before it gets the answer to the first one, or the second one if go-away
+		// was sent while that came.
+		if k.crossed++; k.crossed > 2 {
+			return header{}, fmt.Errorf("%w: a header after go-away", errUnexpected)
+		}
+	}
+	k.proxy.carriers.remove(k)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.busy = true
+	if k.saidAway.Load() {
+		return h, k.conn.SetDeadline(time.Time{})
+	}
+	return h, nil
+}
+
+func (k *carrier) header() (header, error) {
+	f, err := k.next()
+	if err != nil {
+		return header{}, err
+	}
+	if f.kind != frameHeader {
+		return header{}, fmt.Errorf("%w: %v", errUnexpected, f.kind)
+	}
+	h, n, err := parseHeader(f.payload)
+	if err == nil && n != len(f.payload) {
+		err = errHeaderField
+	}
+	return h, err
+}
+
+// check repeats for a further connection what was checked when the peer connected: whether there is
+// memory for it, and the peer's certificate. If not, the peer is to dial, and to meet the checks there.
+func (k *carrier) check(c *connection, s *settings) error {
+	p := k.proxy
+	if !p.awaitRoom(p.ctx) {
+		c.pending = false
+		p.decline(c, statusAgain, traffic.NoMemory, errNoRoom)
+		return errNoRoom
+	}
+	if err := k.verify(s); err != nil {
+		reason, err := validityReason(err, s.now(), traffic.ClientExpired, traffic.ClientNotYetValid, traffic.NoHandshake)
+		p.decline(c, statusAgain, reason, err)
+		return err
+	}
+	return nil
+}
+
+// carry carries c to the application that h names, until it has ended. An error ends k.
+func (k *carrier) carry(c *connection, s *settings, h header) error {
+	c.line.Source, c.line.Destination = h.Client, h.Destination
+	source, err := k.proxy.reach(c, s, h, k.state.PeerCertificates[0])
+	if err != nil {
+		return err
+	}
+	c.settle()
+	c.countEncrypted()
+	c.relaying.Store(2)
+	// The answer goes first: what the peer sees acknowledged and unanswered, it does not send again,
+	// and what has reached the application, it must not.
+	if err = k.proxy.answerFrame(c, statusOK, false); err == nil {
+		source.twice = true
+		go k.sealOff(c, source)
+		if err = k.unseal(c); err == nil {
+			err = c.watch(k.conn)
+		}
+	} else {
+		k.sealed <- struct{}{}
+	}
+	if err != nil {
+		c.abort(err)
+	}
+	c.relaying.Add(-1)
+	<-k.sealed
+	_ = k.conn.SetReadDeadline(time.Time{}) // that of watch; an error means that it is closed
+	c.relaying.Add(-1)
+	c.finish()
+	return c.cause()
+}
+
+func (k *carrier) sealOff(c *connection, source *plainReader) {
+	err := k.seal(c, source, nil)
+	if err == nil {
+		err = c.watch(c.app)
+	}
+	if err != nil {
+		c.abort(err)
+	}
+	k.sealed <- struct{}{}
+}
+
+// unseal carries what the peer sends to the application, until its end.
+func (k *carrier) unseal(c *connection) error {
+	for {
+		f, err := k.next()
+		if err != nil {
+			return fmt.Errorf("reading from the peer: %w", truncated(err))
+		}
+		switch f.kind {
+		case frameData:
+			if err := c.deliver(f.payload); err != nil {
+				return err
+			}
+		case frameEnd:
+			k.tidy()
+			if err := sendFIN(c.app, &c.appEnded); err != nil {
+				return fmt.Errorf("ending the application's input: %w", err)
+			}
+			return nil
+		default:
+			return fmt.Errorf("%w: %v", errUnexpected, f.kind)
+		}
+	}
+}

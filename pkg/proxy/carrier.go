@@ -1,0 +1,331 @@
+//go:build linux
+
+package proxy
+
+import (
+	"cmp"
+	"container/list"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/tuning"
+)
+
+// carrier is a TLS connection between two gateways that carries connections of applications, one
+// after the other. A goroutine of its own reads from it until it ends: dialling.go has the one of
+// the gateway that has dialled it, accepting.go that of the other. Any error ends the carrier with a
+// RST, and the connection that it carries.
+type carrier struct {
+	proxy   *Proxy
+	dialled bool
+	// peerAddr is what was dialled, or the address of the peer that has dialled, without a port.
+	peerAddr netip.AddrPort
+	conn     *net.TCPConn
+	tls      *tls.Conn
+	records  *recordConn
+	made     time.Time
+
+	// state is what was verified of the peer, under settings.
+	settings *settings
+	state    tls.ConnectionState
+	peer     string
+	info     api.TLS
+	// These belong to the goroutine that reads: in.b[r:w] is decrypted and not yet parsed. more
+	// means that the TLS connection may hold more, so that there is nothing to wait for.
+	frames  frames
+	in      *buffer
+	r, w    int
+	more    bool
+	readErr error
+
+	// gone means that no further connection may be carried.
+	gone atomic.Bool
+	// saidEnd means that close_notify has been sent, saidAway go-away.
+	saidEnd, saidAway atomic.Bool
+	// awaySent means that go-away is on its way, crossed counts headers that came later.
+	awaySent atomic.Bool
+	crossed  int
+
+	// The pool's mutex guards these.
+	place     *list.Element
+	idleSince time.Time
+
+	mu sync.Mutex
+	// served counts connections, the present one included.
+	served int
+	// claimed means that the dialling side uses the carrier, carried is its connection then.
+	claimed bool
+	carried *connection
+	// answered means that the peer has answered for carried, lost that it has not started it, which
+	// is to be carried another way, broken that nothing more will come.
+	answered, lost, broken bool
+	// saidAll means that the end of what carried has to say has been sent, tooLate that carried
+	// cannot be carried another way.
+	saidAll, tooLate bool
+	// outcome is closed when one of the three is set; nil unless there is a waiter.
+	outcome chan struct{}
+	// written is how many bytes had been written when carried began.
+	written uint64
+	// busy means that the accepting side serves a connection.
+	busy bool
+	// tuned is what the last connection has set on conn.
+	tuned tuning.Tuning
+
+	// sealed has a value when the direction from the application has ended, on the accepting side.
+	sealed chan struct{}
+}
+
+// newCarrier makes a carrier of c's connection to the peer, whose handshake has succeeded under s.
+func newCarrier(c *connection, s *settings) *carrier {
+	k := &carrier{
+		proxy: c.proxy, dialled: c.dialled(), peerAddr: c.target, conn: c.wire, tls: c.tls, records: c.records, made: time.Now(),
+		settings: s, state: c.tls.ConnectionState(), peer: c.line.Peer, info: c.line.TLS, more: true,
+	}
+	if !k.dialled {
+		k.peerAddr = netip.AddrPortFrom(c.line.TLS.Remote.Addr(), 0)
+		k.sealed = make(chan struct{}, 1)
+	}
+	k.records.startRelay()
+	k.proxy.carriers.opened(k)
+	return k
+}
+
+// lend makes k what c is carried by.
+func (k *carrier) lend(c *connection, reused bool) {
+	c.carrier.Store(k)
+	c.wire, c.tls, c.records = k.conn, k.tls, k.records
+	c.line.Wire, c.line.Encrypted = api.WirePort, true
+	c.line.Peer, c.line.TLS = k.peer, k.info
+	c.line.TLS.Reused = reused
+	if !reused {
+		return
+	}
+	k.mu.Lock()
+	tuned := k.tuned
+	k.mu.Unlock()
+	c.mu.Lock()
+	c.tuned, c.tunedWire = tuned, k.conn
+	c.mu.Unlock()
+}
+
+// verify repeats for a connection what the handshake has verified, under s. What this gateway has
+// dialled under other settings is not used again.
+func (k *carrier) verify(s *settings) error {
+	if k.settings == s {
+		if s.validNow(k.state.VerifiedChains) {
+			return nil
+		}
+		usage := x509.ExtKeyUsageClientAuth
+		if k.dialled {
+			usage = x509.ExtKeyUsageServerAuth
+		}
+		// It says more.
+		_, err := s.chains(k.state.PeerCertificates, usage)
+		return cmp.Or(err, errNoValidChain)
+	}
+	if k.dialled {
+		return errors.New("settings have changed")
+	}
+	state := k.state
+	var err error
+	if state.VerifiedChains, err = s.chains(state.PeerCertificates, x509.ExtKeyUsageClientAuth); err != nil {
+		return err
+	}
+	if err := s.verifyConnection(state); err != nil {
+		return err
+	}
+	k.state, k.settings = state, s
+	return nil
+}
+
+// claim reserves an idle carrier for a connection.
+func (k *carrier) claim() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.claimed = !k.gone.Load()
+	return k.claimed
+}
+
+// quiet reports whether nothing has come that the reading goroutine has not got yet. What comes to
+// an idle carrier is its end, or asks for it.
+func (k *carrier) quiet() (quiet bool) {
+	_ = control(k.records.raw, func(fd int) error {
+		quiet = nothingToRead(fd)
+		return nil
+	})
+	return quiet
+}
+
+// next returns the next frame, whose payload is valid until the next call. It waits without a buffer.
+func (k *carrier) next() (frame, error) {
+	for {
+		if k.r < k.w {
+			f, n, err := k.frames.next(k.in.b[k.r:k.w])
+			if err == nil {
+				k.r += n
+				return f, nil
+			}
+			if !errors.Is(err, errShortFrame) {
+				return frame{}, err
+			}
+		}
+		if err := k.fill(); err != nil {
+			return frame{}, err
+		}
+	}
+}
+
+// fill decrypts what has come, or waits for more.
+func (k *carrier) fill() error {
+	if k.readErr != nil {
+		return k.readErr
+	}
+	k.tidy()
+	if !k.more {
+		if err := k.records.awaitRecord(); err != nil {
+			k.readErr = err
+			return err
+		}
+	}
+	held := k.w - k.r
+	b := k.proxy.pools.get(classFor(k.records.buffered() + held))
+	if held > 0 {
+		copy(b.b, k.in.b[k.r:k.w])
+		k.proxy.pools.put(k.in)
+	}
+	n, err := readRecords(k.tls, b.b[held:])
+	k.more = err == nil
+	if err != nil && err != error(errNoRecord) {
+		k.readErr = err
+	}
+	k.in, k.r, k.w = b, 0, held+n
+	return nil
+}
+
+// tidy returns the buffer to its pool if it is empty.
+func (k *carrier) tidy() {
+	if k.r == k.w && k.in != nil {
+		k.proxy.pools.put(k.in)
+		k.in, k.r, k.w = nil, 0, 0
+	}
+}
+
+// seal carries the application's data to the peer until its end of file, which becomes an end. It
+// asks before each read whether it may go on.
+func (k *carrier) seal(c *connection, source *plainReader, may func() error) error {
+	source.reserve, source.tail = framePrefix, framePrefix
+	for {
+		if may != nil {
+			if err := may(); err != nil {
+				return err
+			}
+		}
+		b, size, err := source.next()
+		source.twice = false
+		if err != nil && err != io.EOF || b == nil {
+			return fmt.Errorf("reading from the application: %w", err)
+		}
+		c.sent.Add(uint64(source.fresh))
+		if err := c.sealOnce(b, frameUp(b, framePrefix, size, err == io.EOF), false); err != nil {
+			return err
+		}
+		if err == io.EOF {
+			return nil
+		}
+	}
+}
+
+// frameUp makes frames of the application's data in b, which ends at size and has the room for a
+// prefix before front, and after it if it is the last. It returns the size of all.
+func frameUp(b *buffer, front, size int, last bool) int {
+	if n := size - front; n > 0 {
+		putFrame(b.b[front-framePrefix:], frameData, n)
+	} else {
+		size = front - framePrefix
+	}
+	if last {
+		putFrame(b.b[size:], frameEnd, 0)
+		size += framePrefix
+	}
+	return size
+}
+
+// retire ends an idle carrier that this gateway has dialled. The peer closes its socket first, so that
+// TIME_WAIT is where it costs no port.
+func (k *carrier) retire() {
+	k.gone.Store(true)
+	if k.saidEnd.Swap(true) {
+		return
+	}
+	_ = k.conn.SetDeadline(time.Now().Add(finTimeout))
+	k.sayEnd()
+}
+
+// sayEnd sends close_notify. An error means that the connection has ended already.
+func (k *carrier) sayEnd() {
+	_ = k.tls.CloseWrite()
+	_ = k.records.flush()
+}
+
+// sendAway asks the peer to close a carrier that it has dialled. A header that is under way is served.
+func (k *carrier) sendAway() {
+	k.gone.Store(true)
+	k.mu.Lock()
+	if !k.busy {
+		_ = k.conn.SetDeadline(time.Now().Add(goAwayTimeout))
+	}
+	k.mu.Unlock()
+	if k.saidAway.Swap(true) {
+		return
+	}
+	var b [framePrefix]byte
+	putFrame(b[:], frameGoAway, 0)
+	if _, err := k.tls.Write(b[:]); err == nil {
+		_ = k.records.flush()
+	}
+	k.awaySent.Store(true)
+}
+
+// finish is called by the reading goroutine when err has ended it, and nothing is carried.
+func (k *carrier) finish(err error) {
+	k.gone.Store(true)
+	k.proxy.carriers.remove(k)
+	switch {
+	case err == io.EOF, errors.Is(err, os.ErrDeadlineExceeded):
+		if !k.saidEnd.Swap(true) {
+			k.sayEnd()
+		}
+		closeGently(k.conn)
+	default:
+		reset(k.conn)
+	}
+	k.proxy.pools.put(k.in)
+	k.in, k.r, k.w = nil, 0, 0
+	k.records.release()
+	k.proxy.carriers.ended(k)
+}
+
+var (
+	errNoValidChain = errors.New("peer's certificate has no chain that is valid now")
+	// errAgain means that the peer has not started the connection and asks for another try.
+	errAgain = errors.New(traffic.PeerReset.String())
+)
+
+// truncated makes an error of an end where there must be none.
+func truncated(err error) error {
+	if err == io.EOF {
+		return errTruncated
+	}
+	return err
+}

@@ -1,0 +1,374 @@
+//go:build linux
+
+package proxy
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
+)
+
+// The dialling side of a carrier. Two goroutines work on a connection: one reads from the carrier
+// (receive), the other reads from the application and sends (send). What was read of the
+// application is kept until the peer has answered. If the peer has not got any of it, because it was
+// gone already while the carrier was idle, or says that it has not started the connection, the
+// connection is carried another way, and the application notices nothing. Once the peer has acknowledged a byte
+// there is no second try: it may have acted on it.
+
+// lostAfter is how long a carrier that was idle may leave everything of a connection unacknowledged
+// until it counts as dead.
+const lostAfter = time.Second
+
+// start has k carry c: it sends the header together with the application's data that is there. The
+// rest is for the goroutine that calls c.rest, or for one of its own if k is new.
+func (k *carrier) start(c *connection, h header) error {
+	source, err := c.reader()
+	if err != nil {
+		return err
+	}
+	reused := k.served > 0
+	k.lend(c, reused)
+	c.settle()
+	c.relaying.Store(2)
+	k.mu.Lock()
+	k.served++
+	k.claimed, k.carried = true, c
+	k.answered, k.lost, k.saidAll, k.tooLate = false, false, false, false
+	k.written = k.records.written()
+	k.mu.Unlock()
+
+	source.keep()
+	var scratch [maxHeader]byte
+	head := appendHeader(scratch[:0], h)
+	front := framePrefix + len(head) + framePrefix
+	source.reserve, source.tail, source.poll = front, framePrefix, true
+	b, size, err := source.next()
+	source.poll = false
+	ended := err == io.EOF
+	if err != nil && !ended {
+		c.proxy.pools.put(b)
+		err = fmt.Errorf("reading from the application: %w", err)
+	} else {
+		putFrame(b.b, frameHeader, len(head))
+		copy(b.b[framePrefix:], head)
+		c.sent.Add(uint64(source.fresh))
+		err = c.sealOnce(b, frameUp(b, front, size, ended), false)
+	}
+	if !reused {
+		go k.receive()
+		go k.send(c, ended, err)
+		return nil
+	}
+	k.proxy.watchLost()
+	c.rest = func() { k.send(c, ended, err) }
+	return nil
+}
+
+// send carries the application's data to the peer. err is that of the beginning, ended means that there
+// is no more.
+func (k *carrier) send(c *connection, ended bool, err error) {
+	if err == nil && !ended {
+		err = k.seal(c, c.source, func() error {
+			if !c.source.full() {
+				return nil
+			}
+			return k.awaitOutcome()
+		})
+	}
+	if err == nil || errors.Is(err, errPeerWrite) {
+		if err == nil {
+			k.mu.Lock()
+			k.saidAll = true
+			k.mu.Unlock()
+		} else {
+			// The reading goroutine finds out why.
+			_ = k.conn.SetReadDeadline(time.Now().Add(finTimeout))
+		}
+		err = cmp.Or(k.awaitOutcome(), err)
+	}
+	if k.reclaim(c) {
+		k.proxy.carryAgain(c)
+		return
+	}
+	if err == nil {
+		err = c.watch(c.app)
+	}
+	c.directionEnded(err)
+}
+
+// awaitOutcome waits until the peer has answered, or never will.
+func (k *carrier) awaitOutcome() error {
+	k.mu.Lock()
+	if !k.answered && !k.lost && !k.broken && k.outcome == nil {
+		k.outcome = make(chan struct{})
+	}
+	outcome := k.outcome
+	k.mu.Unlock()
+	if outcome != nil {
+		<-outcome
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.lost {
+		return errAgain
+	}
+	return nil
+}
+
+// decided wakes who waits for the outcome. k.mu is locked.
+func (k *carrier) decided() {
+	if k.outcome != nil {
+		close(k.outcome)
+		k.outcome = nil
+	}
+}
+
+// reclaim takes c back if it is to be carried another way. If not, it is too late for that.
+func (k *carrier) reclaim(c *connection) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.lost {
+		k.tooLate = true
+		return false
+	}
+	k.carried = nil
+	c.detach()
+	return true
+}
+
+// unheard reports whether the peer has acknowledged nothing of the connection that it was to carry, and
+// k was idle before. k.mu is locked.
+func (k *carrier) unheard() bool {
+	if k.carried == nil || k.answered || k.tooLate || k.served == 1 {
+		return false
+	}
+	acked, err := ackedBytes(k.conn)
+	return err == nil && acked <= k.written
+}
+
+// lose gives c up, if it may be carried another way. k.mu is locked.
+func (k *carrier) lose() {
+	k.lost = true
+	k.decided()
+	// send may wait for the application.
+	_ = k.carried.app.SetReadDeadline(time.Unix(1, 0))
+}
+
+// watchLost looks after lostAfter whether peers have answered.
+func (p *Proxy) watchLost() {
+	if p.watching.Swap(true) {
+		return
+	}
+	time.AfterFunc(lostAfter, func() {
+		p.watching.Store(false)
+		again := false
+		for _, c := range p.live.snapshot() {
+			if k := c.carrier.Load(); k != nil && k.dialled {
+				again = k.suspect(c) || again
+			}
+		}
+		if again {
+			p.watchLost()
+		}
+	})
+}
+
+// suspect gives c up if k is dead, and reports whether that is still open.
+func (k *carrier) suspect(c *connection) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.carried != c || k.lost || !k.unheard() {
+		return false
+	}
+	if time.Since(c.started) < lostAfter {
+		return true
+	}
+	k.lose()
+	reset(k.conn)
+	return false
+}
+
+// receive carries what the peer sends to the applications, until the carrier ends.
+func (k *carrier) receive() {
+	at, err := k.receiveFrames()
+	k.gone.Store(true)
+	k.mu.Lock()
+	c, first := k.carried, k.served == 1
+	if c != nil && !k.lost && !k.answered && !k.tooLate && c.cause() == nil && (errors.Is(err, errAgain) || k.unheard()) {
+		k.lose()
+	}
+	lost, complete := k.lost, k.saidAll && at == ended
+	k.broken = true
+	k.decided()
+	k.mu.Unlock()
+	if c == nil || lost || complete {
+		if lost {
+			k.proxy.carriers.dropPeer(k.peerAddr)
+		}
+		k.finish(err)
+		return
+	}
+	err = truncated(err)
+	if first && at == asked {
+		err = c.unsealFailed(err, true)
+	}
+	c.abort(err)
+	if at != ended {
+		c.directionEnded(nil)
+	}
+	k.finish(err)
+}
+
+// receiveFrames returns the error that ends the carrier, and where the connection is that it carries.
+func (k *carrier) receiveFrames() (at reading, err error) {
+	var c *connection
+	at = asked
+	for {
+		f, err := k.next()
+		if err != nil {
+			return k.where(c, at), err
+		}
+		if f.kind == frameGoAway {
+			k.leave()
+			continue
+		}
+		if at == ended || c == nil {
+			// Another connection has begun, or the peer has no right to speak.
+			if c = k.asked(); c == nil {
+				return idle, fmt.Errorf("%w: %v", errUnexpected, f.kind)
+			}
+			at = asked
+		}
+		switch {
+		case f.kind == frameStatus && at == asked:
+			if err := k.answer(c, status(f.payload[0])); err != nil {
+				return asked, err
+			}
+			at = open
+		case f.kind == frameData && at == open:
+			if err := c.deliver(f.payload); err != nil {
+				return open, err
+			}
+		case f.kind == frameEnd && at == open:
+			at = ended
+			k.tidy()
+			var err error
+			if closing := sendFIN(c.app, &c.appEnded); closing != nil {
+				err = fmt.Errorf("ending the application's input: %w", closing)
+			}
+			c.halfEnd(nil)
+			// Whatever comes now is about another connection.
+			c.directionEnded(err)
+		default:
+			return at, fmt.Errorf("%w: %v", errUnexpected, f.kind)
+		}
+	}
+}
+
+// where returns where the present connection is, of which c may be the one before.
+func (k *carrier) where(c *connection, at reading) reading {
+	if at == ended || c == nil {
+		if k.asked() != nil {
+			return asked
+		}
+	}
+	return at
+}
+
+// asked returns the connection whose answer is missing, or nil.
+func (k *carrier) asked() *connection {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.answered {
+		return nil
+	}
+	return k.carried
+}
+
+// answer takes the peer's answer for c. An error means that c is not carried.
+func (k *carrier) answer(c *connection, answer status) error {
+	if answer == statusAgain {
+		return errAgain
+	}
+	c.countEncrypted()
+	c.source.drop()
+	k.mu.Lock()
+	k.answered = true
+	k.decided()
+	k.mu.Unlock()
+	return c.checkAnswer(answer)
+}
+
+// leave follows the peer's request not to use k again.
+func (k *carrier) leave() {
+	k.gone.Store(true)
+	k.mu.Lock()
+	used := k.claimed
+	k.mu.Unlock()
+	if !used {
+		k.proxy.carriers.remove(k)
+		go k.retire()
+	}
+}
+
+// release takes k back from a connection that has ended well.
+func (k *carrier) release() {
+	k.mu.Lock()
+	k.claimed, k.carried = false, nil
+	k.mu.Unlock()
+	k.proxy.carriers.put(k)
+}
+
+// carryAgain carries c another way, of which the peer has got nothing.
+func (p *Proxy) carryAgain(c *connection) {
+	c.carrier.Store(nil)
+	c.source.first = c.tuneFirst
+	c.wire, c.tls, c.records = nil, nil, nil
+	c.line.Wire, c.line.Encrypted, c.line.Peer, c.line.TLS = api.WireNone, false, "", api.TLS{}
+	c.attempts++
+	if c.attempts > 1 {
+		wait := min(resetRetry<<(c.attempts-2), maxResetRetry)
+		select {
+		case <-time.After(wait):
+		case <-p.ctx.Done():
+		}
+	}
+	if cause := c.cause(); cause != nil {
+		c.refuse(traffic.Stopping, cause)
+		return
+	}
+	if c.attempts > maxAttempts {
+		c.refuse(traffic.PeerReset, errAgain)
+		return
+	}
+	if err := c.app.SetReadDeadline(time.Time{}); err != nil {
+		c.refuse(traffic.Broken, err)
+		return
+	}
+	c.source.rewind()
+	growStack()
+	p.carryOut(c, p.settings.Load())
+}
+
+// maxAttempts is how often a peer may ask for another try.
+const maxAttempts = 5
+
+// ackedBytes returns how many bytes the peer of a socket that was connected has acknowledged.
+func ackedBytes(conn *net.TCPConn) (acked uint64, err error) {
+	err = onSocket(conn, func(fd int) error {
+		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err == nil && info.Bytes_acked > 0 {
+			acked = info.Bytes_acked - 1 // the SYN counts as one
+		}
+		return err
+	})
+	return acked, err
+}

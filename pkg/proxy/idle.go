@@ -1,0 +1,107 @@
+//go:build linux
+
+package proxy
+
+import (
+	"container/list"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// idleSet holds idle carriers, in all and by peer, up to bounds. It is not safe for concurrent use.
+type idleSet struct {
+	total, perPeer int
+	// order has the one that has been idle for longest at the front.
+	order list.List
+	peers map[netip.AddrPort][]*carrier
+}
+
+func newIdleSet(total, perPeer int) *idleSet {
+	return &idleSet{total: total, perPeer: perPeer, peers: make(map[netip.AddrPort][]*carrier)}
+}
+
+// add holds k and returns those that must go instead: k itself if nothing may be held.
+func (s *idleSet) add(k *carrier, now time.Time) (surplus []*carrier) {
+	k.idleSince = now
+	k.place = s.order.PushBack(k)
+	s.peers[k.peerAddr] = append(s.peers[k.peerAddr], k)
+	if own := s.peers[k.peerAddr]; len(own) > s.perPeer {
+		surplus = append(surplus, own[0])
+		s.remove(own[0])
+	}
+	return append(surplus, s.shrink()...)
+}
+
+// shrink removes what is above the bound, and returns it.
+func (s *idleSet) shrink() (surplus []*carrier) {
+	for s.order.Len() > s.total {
+		oldest := s.order.Front().Value.(*carrier)
+		s.remove(oldest)
+		surplus = append(surplus, oldest)
+	}
+	return surplus
+}
+
+// latest removes the carrier to peer that has been idle for the shortest time, and returns it, or nil.
+func (s *idleSet) latest(peer netip.AddrPort) *carrier {
+	own := s.peers[peer]
+	if len(own) == 0 {
+		return nil
+	}
+	k := own[len(own)-1]
+	s.remove(k)
+	return k
+}
+
+// remove reports whether k was held.
+func (s *idleSet) remove(k *carrier) bool {
+	if k.place == nil {
+		return false
+	}
+	s.order.Remove(k.place)
+	k.place = nil
+	own := s.peers[k.peerAddr]
+	// The last one is asked for most often.
+	at := len(own) - 1
+	for own[at] != k {
+		at--
+	}
+	if own = slices.Delete(own, at, at+1); len(own) == 0 {
+		delete(s.peers, k.peerAddr)
+	} else {
+		s.peers[k.peerAddr] = own
+	}
+	return true
+}
+
+// before removes those that have been idle since before t, and returns them.
+func (s *idleSet) before(t time.Time) (old []*carrier) {
+	for e := s.order.Front(); e != nil; e = s.order.Front() {
+		k := e.Value.(*carrier)
+		if !k.idleSince.Before(t) {
+			break
+		}
+		s.remove(k)
+		old = append(old, k)
+	}
+	return old
+}
+
+// of removes those to peer, and returns them.
+func (s *idleSet) of(peer netip.AddrPort) (all []*carrier) {
+	for k := s.latest(peer); k != nil; k = s.latest(peer) {
+		all = append(all, k)
+	}
+	return all
+}
+
+// clear removes all, and returns them.
+func (s *idleSet) clear() (all []*carrier) {
+	for e := s.order.Front(); e != nil; e = s.order.Front() {
+		k := e.Value.(*carrier)
+		s.remove(k)
+		all = append(all, k)
+	}
+	return all
+}

@@ -1,0 +1,100 @@
+//go:build linux
+
+package proxy
+
+import "sync"
+
+// maxKept bounds what is kept of an application's data until the peer has answered, in bytes. An
+// application that sends more waits for the answer.
+const maxKept = 64 << 10
+
+// kept is the beginning of an application's data. While it is on, a plainReader adds what it reads, so
+// that after a rewind it returns the same once more. The zero value is off.
+type kept struct {
+	mu sync.Mutex
+	on bool
+	b  *buffer
+	// n bytes of b are kept, of which the next call of again returns those from at on.
+	n, at int
+}
+
+// keep has r keep what it reads from now on.
+func (r *plainReader) keep() {
+	r.kept.mu.Lock()
+	r.kept.on = true
+	r.kept.mu.Unlock()
+}
+
+// drop ends that, and gives up what is kept and not to be returned again.
+func (r *plainReader) drop() {
+	k := &r.kept
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.on = false
+	k.release(r.pools)
+}
+
+// rewind has r return what is kept once more.
+func (r *plainReader) rewind() {
+	r.kept.mu.Lock()
+	r.kept.on, r.kept.at = false, 0
+	r.kept.mu.Unlock()
+}
+
+// full reports whether nothing more can be kept.
+func (r *plainReader) full() bool {
+	r.kept.mu.Lock()
+	defer r.kept.mu.Unlock()
+	return r.kept.on && r.kept.n >= maxKept && r.kept.at == r.kept.n
+}
+
+// release returns the buffer when nobody needs it. k.mu is locked.
+func (k *kept) release(pools *bufferPools) {
+	if !k.on && k.at == k.n && k.b != nil {
+		pools.put(k.b)
+		k.b, k.n, k.at = nil, 0, 0
+	}
+}
+
+// add keeps data, which was read.
+func (k *kept) add(pools *bufferPools, data []byte) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.on {
+		return
+	}
+	if need := k.n + len(data); k.b == nil || need > len(k.b.b) {
+		larger := pools.get(classFor(need))
+		if k.b != nil {
+			copy(larger.b, k.b.b[:k.n])
+			pools.put(k.b)
+		}
+		k.b = larger
+	}
+	k.n += copy(k.b.b[k.n:], data)
+	k.at = k.n
+}
+
+// bound returns the part of room that may be read at once.
+func (k *kept) bound(room []byte) []byte {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.on {
+		return room[:min(len(room), maxKept-k.n)]
+	}
+	return room
+}
+
+// again returns a buffer as plainReader.next does, of data that is kept, or nil.
+func (k *kept) again(r *plainReader) (*buffer, int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.at == k.n {
+		return nil, 0
+	}
+	b := r.pools.get(classFor(r.reserve + k.n - k.at + r.tail))
+	n := copy(b.b[r.reserve:sealPayload[b.class]-r.tail], k.b.b[k.at:k.n])
+	k.at += n
+	k.release(r.pools)
+	return b, r.reserve + n
+}
