@@ -208,8 +208,7 @@ func (r *run) run(ctx context.Context) error {
 // send follows a canary until it has arrived, or will not. It returns the address
 // that the connection came from, and why the canary did not arrive.
 func (r *run) send(ctx context.Context, client *probe, echo bool, changed <-chan struct{}, from, to *watch) (local netip.AddrPort, problem string, err error) {
-	settle := time.NewTimer(settleTime)
-	defer settle.Stop()
+	settled := time.After(settleTime)
 	for {
 		select {
 		case event, ok := <-client.events:
@@ -230,7 +229,7 @@ func (r *run) send(ctx context.Context, client *probe, echo bool, changed <-chan
 				return local, "", nil
 			}
 		case <-changed:
-		case <-settle.C:
+		case <-settled:
 			return local, fmt.Sprintf("the canary did not arrive within %s", settleTime), nil
 		case <-ctx.Done():
 			return local, "", context.Cause(ctx)
@@ -316,18 +315,15 @@ func (r *run) ports() []uint16 {
 type watch struct {
 	observer *observer
 	stop     context.CancelFunc
-	done     chan watched
-}
-
-type watched struct {
+	// summary is what was captured, once done has the error.
 	summary packets.Summary
-	err     error
+	done    chan error
 }
 
 // watch starts to capture, and returns when the capture has begun.
 func (r *run) watch(ctx context.Context, g *remote.Conn, changed chan<- struct{}) (*watch, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	w := &watch{stop: cancel, done: make(chan watched, 1)}
+	w := &watch{stop: cancel, done: make(chan error, 1)}
 	w.observer = newObserver(r.result.Canary, func() {
 		select {
 		case changed <- struct{}{}:
@@ -336,9 +332,9 @@ func (r *run) watch(ctx context.Context, g *remote.Conn, changed chan<- struct{}
 	})
 	begun := make(chan struct{})
 	go func() {
-		var end watched
+		var err error
 		first := true
-		end.summary, end.err = packets.Run(ctx, g, packets.Options{Ports: r.ports(), Duration: time.Minute, MaxBytes: captureBytes},
+		w.summary, err = packets.Run(ctx, g, packets.Options{Ports: r.ports(), Duration: time.Minute, MaxBytes: captureBytes},
 			func(in *pcapng.Reader, block *pcapng.Block) error {
 				if first {
 					first = false
@@ -349,17 +345,14 @@ func (r *run) watch(ctx context.Context, g *remote.Conn, changed chan<- struct{}
 				}
 				return nil
 			})
-		w.done <- end
+		w.done <- err
 	}()
 	select {
 	case <-begun:
 		return w, nil
-	case end := <-w.done:
+	case err := <-w.done:
 		cancel()
-		if end.err == nil {
-			end.err = fmt.Errorf("the capture in pod %s/%s ended at once", g.Ref().Namespace, g.Ref().Pod)
-		}
-		return nil, end.err
+		return nil, cmp.Or(err, fmt.Errorf("the capture in pod %s/%s ended at once", g.Ref().Namespace, g.Ref().Pod))
 	case <-ctx.Done():
 		cancel()
 		return nil, fmt.Errorf("starting to capture in pod %s/%s: %w", g.Ref().Namespace, g.Ref().Pod, context.Cause(ctx))
@@ -369,6 +362,6 @@ func (r *run) watch(ctx context.Context, g *remote.Conn, changed chan<- struct{}
 // end ends the capture and waits for the rest of it.
 func (w *watch) end() (packets.Summary, error) {
 	w.stop()
-	end := <-w.done
-	return end.summary, end.err
+	err := <-w.done
+	return w.summary, err
 }
