@@ -17,6 +17,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/resend"
 )
 
 const (
@@ -259,13 +260,7 @@ func (c *Checker) Run(ctx context.Context, wait time.Duration) (*Report, error) 
 			c.say("waiting up to %s for: %s", left.Round(time.Second), now)
 			said = now
 		}
-		timer := time.NewTimer(min(interval, left))
-		select {
-		case <-ctx.Done():
-		case <-timer.C:
-		}
-		timer.Stop()
-		if err := ctx.Err(); err != nil {
+		if err := resend.Pause(ctx, min(interval, left)); err != nil {
 			return nil, fmt.Errorf("waiting for checks to pass: %w", err)
 		}
 	}
