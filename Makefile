@@ -75,7 +75,7 @@ cluster-down: cluster-tool ## stop the cluster and remove all that it made
 
 .PHONY: test
 test: tools build ## all tests
-	build/beside "test-unit test-netns test-kernels-short" "compile test-release"
+	build/beside "test-unit test-netns" "compile test-release test-kernels-short"
 	$(MAKE) test-cluster test-crowd test-e2e
 
 # What the last tests need and what takes long to compile.
@@ -83,18 +83,23 @@ test: tools build ## all tests
 compile: cross prometheus cluster-tool
 	bin/cluster build
 
+# How many tests that may run side by side do: more than one a processor, as they mostly wait. Unit tests
+# that may all wait for a server that does not answer.
+SIDE_BY_SIDE := $(shell expr $$(nproc) + 4)
+WAITING      := 12
+
 # Tests that depend on the kernel and not only on files: never from the cache.
 NETNS := ./bpf ./internal/lab/netlab ./cmd/kube-gateway ./bench
 
 .PHONY: test-unit
 test-unit: ## unit tests
-	go test $$(go list ./... | grep -vE '/(bpf|internal/lab/netlab|cmd/kube-gateway|bench)$$')
+	go test -parallel $(WAITING) $$(go list ./... | grep -vE '/(bpf|internal/lab/netlab|cmd/kube-gateway|bench)$$')
 	go -C build/image test ./...
 	go -C build/dashboard test -count=1 ./...
 
 .PHONY: test-netns
 test-netns: ## tests with eBPF and whole gateways in network namespaces (root)
-	go test -count=1 -timeout 20m $(NETNS)
+	go test -parallel $(SIDE_BY_SIDE) -count=1 -timeout 20m $(NETNS)
 
 KERNELS ?= 5.10 6.1 6.12 7
 KERNEL_PACKAGES := qemu-system-x86:/usr/bin/qemu-system-x86_64 cpio:/usr/bin/cpio kmod:/usr/sbin/depmod \
@@ -133,6 +138,10 @@ test-e2e: build image cluster-tool prometheus ## tests on the embedded cluster
 .PHONY: bench
 bench: build ## measure the gateway beside direct TCP and a plain relay
 	go run ./bench
+
+.PHONY: bench-compare
+bench-compare: build ## measure the gateway beside that of another commit, in one run (BASE=v0.1.0)
+	bench/compare $(BASE)
 
 .PHONY: bench-crowd test-crowd
 bench-crowd: build cluster-tool ## measure the plugin with 1,000 pods on a real API server, some minutes

@@ -24,9 +24,12 @@ func helpers() netlab.Helpers {
 // standard input; the process answers with an outcome on standard output. A
 // process ends with its standard input, so none survives the benchmark.
 type order struct {
-	Op       string
-	Target   string        `json:",omitempty"`
-	Workers  int           `json:",omitempty"`
+	Op     string
+	Target string `json:",omitempty"`
+	// Workers do the same at the same time, one if 0.
+	Workers int `json:",omitempty"`
+	// Size is that of a request and of its response in bytes, messageSize if 0.
+	Size     int           `json:",omitempty"`
 	Duration time.Duration `json:",omitempty"`
 }
 
@@ -48,7 +51,8 @@ type outcome struct {
 	Sent, Received, Payload uint64
 	Operations              int           `json:",omitempty"`
 	Elapsed                 time.Duration `json:",omitempty"`
-	Median, P99             time.Duration `json:",omitempty"`
+	// Median and P99 are of an operation, or from connect(2) to the first byte of the answer.
+	Median, P99 time.Duration `json:",omitempty"`
 }
 
 // serveOrders is the life of a process: it ends with its orders, even amid one.

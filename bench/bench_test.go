@@ -62,9 +62,10 @@ func nothingIsLeft(t *testing.T) {
 // TestEveryMeasure runs the whole benchmark, too briefly to mean anything.
 func TestEveryMeasure(t *testing.T) {
 	requireRoot(t)
+	program := buildGateway(t)
 	p := plan{
-		Program: buildGateway(t), Rounds: 2, Duration: 50 * time.Millisecond,
-		Groups: allGroups(), Sides: allSides(), Held: 50, Progress: &bytes.Buffer{},
+		Program: program, Base: program, Rounds: 2, Duration: 50 * time.Millisecond,
+		Groups: allGroups(), Sides: append(allSides(), base), Held: 50, Progress: &bytes.Buffer{},
 	}
 	var out bytes.Buffer
 	if err := p.printed(t.Context(), "json", &out); err != nil {
@@ -81,10 +82,10 @@ func TestEveryMeasure(t *testing.T) {
 	seen := map[string]bool{}
 	for _, l := range r.Lines {
 		seen[l.Table] = true
-		sides := []string{splice, gateways}
+		sides := []string{splice, gateways, inband, base}
 		switch l.Table {
-		case tableThroughput, tableCPUAll, tableConnections:
-			sides = allSides()
+		case tableThroughput, tableCPUAll, tableConnections, tableFirstByte:
+			sides = p.Sides
 		}
 		for _, side := range sides {
 			if n := len(l.Samples[side]); n != p.Rounds {

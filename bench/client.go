@@ -3,6 +3,8 @@
 package main
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -60,8 +62,8 @@ func (c *client) open(kind byte, d time.Duration) (*stream, error) {
 	s := &stream{TCPConn: conn}
 	m := newMessage(kind, uint64(d))
 	if err = conn.SetDeadline(time.Now().Add(d + slack)); err == nil {
-		if err = s.send(m); err == nil {
-			err = s.receive(m)
+		if err = s.send(m[:]); err == nil {
+			err = s.receive(m[:])
 		}
 	}
 	if err != nil {
@@ -72,8 +74,32 @@ func (c *client) open(kind byte, d time.Duration) (*stream, error) {
 }
 
 func (o *outcome) add(s *stream) {
+	o.Connections++
 	o.Sent += s.sent
 	o.Received += s.received
+}
+
+// timing is what one worker did, and how long each time.
+type timing struct {
+	outcome
+	times []time.Duration
+}
+
+// sum adds up what workers did.
+func sum(workers []timing, elapsed time.Duration) outcome {
+	result := outcome{Elapsed: elapsed}
+	var times []time.Duration
+	for _, w := range workers {
+		result.Connections += w.Connections
+		result.Sent += w.Sent
+		result.Received += w.Received
+		times = append(times, w.times...)
+	}
+	if n := len(times); n > 0 {
+		slices.Sort(times)
+		result.Operations, result.Median, result.P99 = n, times[n/2], times[n*99/100]
+	}
+	return result
 }
 
 // together runs f for 0 to n-1 at the same time.
@@ -111,7 +137,6 @@ func (c *client) transfer(o order, kind byte, move func(*stream, time.Duration) 
 		return err
 	})
 	result.Elapsed = time.Since(start)
-	result.Connections = len(streams)
 	for i, s := range streams {
 		result.add(s)
 		result.Payload += payload[i]
@@ -128,7 +153,7 @@ func upload(s *stream, d time.Duration) (uint64, error) {
 		return sent, err
 	}
 	var m message
-	if err := s.receive(&m); err != nil {
+	if err := s.receive(m[:]); err != nil {
 		return sent, err
 	}
 	if m.value() != sent {
@@ -138,79 +163,80 @@ func upload(s *stream, d time.Duration) (uint64, error) {
 }
 
 func download(s *stream, _ time.Duration) (uint64, error) {
-	if err := s.send(newMessage(kindDownload, 0)); err != nil {
+	if err := s.send(newMessage(kindDownload, 0)[:]); err != nil {
 		return 0, err
 	}
 	return s.receiveAll()
 }
 
-// ping sends one message after the other over one connection.
-func (c *client) ping(o order) (result outcome, err error) {
+// ping sends one request after the other, over one connection in each worker.
+func (c *client) ping(o order) (outcome, error) {
+	each := make([]timing, max(1, o.Workers))
+	start := time.Now()
+	err := together(len(each), func(i int) (err error) {
+		each[i], err = c.requests(o)
+		return err
+	})
+	return sum(each, time.Since(start)), err
+}
+
+func (c *client) requests(o order) (t timing, err error) {
 	s, err := c.open(kindEcho, o.Duration)
 	if err != nil {
-		return result, err
+		return t, err
 	}
 	defer s.Close()
-	times := make([]time.Duration, 0, 1<<16)
-	want, got := newMessage(kindEcho, 0), &message{}
+	t.times = make([]time.Duration, 0, 1<<16)
+	request := make([]byte, max(o.Size, messageSize))
+	response := make([]byte, len(request))
 	start := time.Now()
 	for now := start; now.Sub(start) < o.Duration; {
-		want.set(uint64(len(times)))
-		if err := s.send(want); err != nil {
-			return result, err
+		binary.BigEndian.PutUint64(request, uint64(len(t.times)))
+		if err := s.send(request); err != nil {
+			return t, err
 		}
-		if err := s.receive(got); err != nil {
-			return result, err
+		if err := s.receive(response); err != nil {
+			return t, err
 		}
-		if *got != *want {
-			return result, errors.New("an answer differs from the request")
+		if !bytes.Equal(request, response) {
+			return t, errors.New("an answer differs from the request")
 		}
 		then := now
 		now = time.Now()
-		times = append(times, now.Sub(then))
+		t.times = append(t.times, now.Sub(then))
 	}
-	result.Elapsed = time.Since(start)
 	if err := s.CloseWrite(); err != nil {
-		return result, err
+		return t, err
 	}
 	if err := s.expectEnd(); err != nil {
-		return result, err
+		return t, err
 	}
-	slices.Sort(times)
-	result.Connections, result.Operations = 1, len(times)
-	result.Median, result.P99 = times[len(times)/2], times[len(times)*99/100]
-	result.add(s)
-	return result, nil
+	t.add(s)
+	return t, nil
 }
 
 // connect opens one connection after the other in each worker, with one message
 // each way.
-func (c *client) connect(o order) (result outcome, err error) {
+func (c *client) connect(o order) (outcome, error) {
 	start := time.Now()
-	each := make([]outcome, o.Workers)
-	err = together(o.Workers, func(i int) error {
-		for time.Since(start) < o.Duration {
+	each := make([]timing, o.Workers)
+	err := together(o.Workers, func(i int) error {
+		for begin := start; begin.Sub(start) < o.Duration; begin = time.Now() {
 			s, err := c.open(kindOnce, 0)
 			if err != nil {
 				return err
 			}
+			each[i].times = append(each[i].times, time.Since(begin))
 			err = s.expectEnd()
 			s.Close()
 			if err != nil {
 				return err
 			}
-			each[i].Connections++
 			each[i].add(s)
 		}
 		return nil
 	})
-	result.Elapsed = time.Since(start)
-	for _, r := range each {
-		result.Connections += r.Connections
-		result.Sent += r.Sent
-		result.Received += r.Received
-	}
-	return result, err
+	return sum(each, time.Since(start)), err
 }
 
 // hold opens o.Workers connections and keeps them.
@@ -237,7 +263,6 @@ func (c *client) hold(o order) (outcome, error) {
 // release closes what hold keeps.
 func (c *client) release() (result outcome, err error) {
 	for _, s := range c.held {
-		result.Connections++
 		if err := s.SetDeadline(time.Now().Add(slack)); err != nil {
 			return result, err
 		}

@@ -53,6 +53,7 @@ func parse(args []string, stderr io.Writer) (p plan, format string, err error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&p.Program, "gateway", "bin/kube-gateway", "`path` of the gateway's executable")
+	flags.StringVar(&p.Base, "base", "", "`path` of another gateway's executable to compare with")
 	flags.IntVar(&p.Rounds, "rounds", 5, "how often everything is measured")
 	flags.DurationVar(&p.Duration, "duration", time.Second, "how long a single measurement takes")
 	only := flags.String("only", strings.Join(allGroups(), ","), "`groups` to measure")
@@ -68,6 +69,9 @@ func parse(args []string, stderr io.Writer) (p plan, format string, err error) {
 	}
 	if p.Sides, err = choose("--sides", *sides, allSides()); err != nil {
 		return p, "", err
+	}
+	if p.Base != "" {
+		p.Sides = append(p.Sides, base)
 	}
 	if *with != "" {
 		others, err := choose("--with", *with, otherProxyNames())
@@ -93,10 +97,10 @@ func parse(args []string, stderr io.Writer) (p plan, format string, err error) {
 	case p.Rounds < 1 || p.Duration < 10*time.Millisecond:
 		return p, "", errors.New("at least one round and 10ms are needed")
 	}
-	if p.Program, err = filepath.Abs(p.Program); err != nil {
-		return p, "", err
+	if p.Program, err = filepath.Abs(p.Program); err == nil && p.Base != "" {
+		p.Base, err = filepath.Abs(p.Base)
 	}
-	return p, format, nil
+	return p, format, err
 }
 
 // choose returns the names in list, in the order of known.
@@ -115,8 +119,10 @@ func (p plan) printed(ctx context.Context, format string, stdout io.Writer) erro
 	if os.Geteuid() != 0 {
 		return api.WithHint(errors.New("root is needed for network namespaces and cgroups"), "run it with sudo")
 	}
-	if _, err := os.Stat(p.Program); err != nil && slices.Contains(p.Sides, gateways) {
-		return api.WithHint(fmt.Errorf("looking for the gateway: %w", err), "run 'make build' first, or name it with --gateway")
+	for _, side := range []string{gateways, inband, base} {
+		if _, err := os.Stat(p.program(side)); err != nil && slices.Contains(p.Sides, side) {
+			return api.WithHint(fmt.Errorf("looking for the gateway: %w", err), "run 'make build' first, or name it with --gateway or --base")
+		}
 	}
 	start := time.Now()
 	m, err := describe()

@@ -33,13 +33,17 @@ const (
 	tableCPU         = "cpu of the proxies, by volume"
 	tableCPUAll      = "cpu of proxies and applications, by volume"
 	tableLatency     = "latency of a 64-byte request and response"
+	tableRequests    = "requests of 1 KiB by 50 clients at once"
 	tableConnections = "connections one after the other in each worker"
+	tableFirstByte   = "from connect to the first byte of the answer"
 	tableConnCPU     = "cpu of the proxies, by connection"
 	tableMemory      = "memory of one proxy, mean of the two"
 )
 
 func allTables() []string {
-	return []string{tableThroughput, tableCPU, tableCPUAll, tableLatency, tableConnections, tableConnCPU, tableMemory}
+	return []string{
+		tableThroughput, tableCPU, tableCPUAll, tableLatency, tableRequests, tableConnections, tableFirstByte, tableConnCPU, tableMemory,
+	}
 }
 
 // measure is one thing that every side does in turn.
@@ -56,6 +60,7 @@ func allMeasures() []measure {
 		{groupThroughput, "download, 1 stream", order{Op: opDownload, Workers: 1}, evaluateTransfer},
 		{groupThroughput, "download, 8 streams", order{Op: opDownload, Workers: 8}, evaluateTransfer},
 		{groupLatency, "ping-pong, 1 connection", order{Op: opPing}, evaluatePing},
+		{groupLatency, "requests", order{Op: opPing, Workers: 50, Size: 1 << 10}, evaluateRequests},
 		{groupConnections, "1 worker", order{Op: opConnect, Workers: 1}, evaluateConnect},
 		{groupConnections, "32 workers", order{Op: opConnect, Workers: 32}, evaluateConnect},
 	}
@@ -78,9 +83,20 @@ func evaluatePing(_ string, o outcome, used costs) []value {
 	})
 }
 
+func evaluateRequests(_ string, o outcome, used costs) []value {
+	return withoutZero([]value{
+		{tableRequests, "requests", "1/s", float64(o.Operations) / o.Elapsed.Seconds()},
+		{tableRequests, "median", "µs", microseconds(o.Median)},
+		{tableRequests, "99th percentile", "µs", microseconds(o.P99)},
+		{tableRequests, "cpu of the proxies", "µs", microseconds(used.proxies) / float64(o.Operations)},
+	})
+}
+
 func evaluateConnect(name string, o outcome, used costs) []value {
 	return withoutZero([]value{
 		{tableConnections, name, "1/s", float64(o.Connections) / o.Elapsed.Seconds()},
+		{tableFirstByte, name + ", median", "µs", microseconds(o.Median)},
+		{tableFirstByte, name + ", 99th percentile", "µs", microseconds(o.P99)},
 		{tableConnCPU, name, "µs", microseconds(used.proxies) / float64(o.Connections)},
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -33,7 +34,7 @@ type line struct {
 	Unit    string               `json:"unit"`
 	Samples map[string][]float64 `json:"samples"`
 	Median  map[string]float64   `json:"median"`
-	// Ratio is that of the gateways to another side: the median of the ratios
+	// Ratio is that of the gateways, or of those in band if they are alone, to another side: the median of the ratios
 	// of each round, because the machine is not the same in every round.
 	Ratio map[string]float64 `json:"gatewaysTo,omitempty"`
 }
@@ -69,9 +70,10 @@ func (l *line) summarize() {
 	for side, samples := range l.Samples {
 		l.Median[side] = median(samples)
 	}
-	ours := l.Samples[gateways]
+	name := measured(slices.Collect(maps.Keys(l.Samples)))
+	ours := l.Samples[name]
 	for side, theirs := range l.Samples {
-		if side != gateways && len(ours) > 0 && len(theirs) == len(ours) {
+		if side != name && len(ours) > 0 && len(theirs) == len(ours) {
 			ratios := make([]float64, len(ours))
 			for i := range ours {
 				ratios[i] = ours[i] / theirs[i]
@@ -79,6 +81,14 @@ func (l *line) summarize() {
 			l.Ratio[side] = median(ratios)
 		}
 	}
+}
+
+// measured is the side that the others are compared with.
+func measured(sides []string) string {
+	if slices.Contains(sides, gateways) {
+		return gateways
+	}
+	return inband
 }
 
 // median returns the middle value, or the mean of the two in the middle.
@@ -103,14 +113,15 @@ func (r *report) printText(w io.Writer) error {
 		r.Machine, r.Rounds, r.Duration, r.Took.Round(time.Second)); err != nil {
 		return err
 	}
-	others := slices.DeleteFunc(slices.Clone(r.sides), func(side string) bool { return side == gateways })
+	ours := measured(r.sides)
+	others := slices.DeleteFunc(slices.Clone(r.sides), func(side string) bool { return side == ours })
 	for _, name := range allTables() {
 		t := terminal.Table{Header: []string{strings.ToUpper(name), "UNIT"}}
 		for _, side := range r.sides {
 			t.Header = append(t.Header, strings.ToUpper(side))
 		}
 		for _, side := range others {
-			t.Header = append(t.Header, "GATEWAYS/"+strings.ToUpper(side))
+			t.Header = append(t.Header, strings.ToUpper(ours+"/"+side))
 		}
 		for _, l := range r.Lines {
 			if l.Table != name {

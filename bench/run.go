@@ -13,9 +13,9 @@ import (
 
 // plan says what to measure.
 type plan struct {
-	// Program is the gateway's executable.
-	Program string
-	Rounds  int
+	// Program is the gateway's executable, and Base another one to compare it with.
+	Program, Base string
+	Rounds        int
 	// Duration is how long a single measurement takes.
 	Duration time.Duration
 	Groups   []string
@@ -38,7 +38,7 @@ func (p plan) run(ctx context.Context) (r *report, err error) {
 	measures := slices.DeleteFunc(allMeasures(), func(m measure) bool { return !slices.Contains(p.Groups, m.group) })
 	if len(measures) > 0 {
 		for _, name := range p.Sides {
-			s, err := newSide(ctx, name, p.Program)
+			s, err := newSide(ctx, name, p.program(name))
 			if err != nil {
 				return nil, err
 			}
@@ -55,6 +55,14 @@ func (p plan) run(ctx context.Context) (r *report, err error) {
 		}
 	}
 	return r, nil
+}
+
+// program is the executable of a side's gateways.
+func (p plan) program(side string) string {
+	if side == base {
+		return p.Base
+	}
+	return p.Program
 }
 
 // round has the sides take turns measure by measure, so that whatever else the
@@ -77,7 +85,7 @@ func (p plan) round(ctx context.Context, r *report, round int, measures []measur
 		if name == direct {
 			continue
 		}
-		values, err := measureMemory(ctx, name, p.Program, p.Held, p.Duration)
+		values, err := measureMemory(ctx, name, p.program(name), p.Held, p.Duration)
 		if err != nil {
 			return fmt.Errorf("memory, %s: %w", name, err)
 		}

@@ -60,11 +60,11 @@ func (s *server) serve(conn *net.TCPConn) {
 
 func converse(c *stream) error {
 	var m message
-	if err := c.receive(&m); err != nil {
+	if err := c.receive(m[:]); err != nil {
 		return err
 	}
 	kind, value := m[0], m.value()
-	if err := c.send(&m); err != nil {
+	if err := c.send(m[:]); err != nil {
 		return err
 	}
 	switch kind {
@@ -77,9 +77,9 @@ func converse(c *stream) error {
 		if err != nil {
 			return err
 		}
-		return c.send(newMessage(kindUpload, n))
+		return c.send(newMessage(kindUpload, n)[:])
 	case kindDownload:
-		if err := c.receive(&m); err != nil {
+		if err := c.receive(m[:]); err != nil {
 			return err
 		}
 		_, err := c.sendFor(time.Duration(value))
@@ -88,10 +88,10 @@ func converse(c *stream) error {
 	return fmt.Errorf("unknown kind %q", kind)
 }
 
-// echo sends back every message until the end of file. A message may come in
+// echo sends back everything until the end of file. A message may come in
 // pieces, which go back in pieces.
 func echo(c *stream) error {
-	var b [messageSize]byte
+	var b [4 << 10]byte
 	for {
 		n, err := c.Read(b[:])
 		c.received += uint64(n)

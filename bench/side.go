@@ -25,12 +25,15 @@ const (
 	direct   = "direct"
 	splice   = "splice"
 	gateways = "gateways"
+	inband   = "inband"
+	base     = "base"
 )
 
 // endTimeout bounds the end of a gateway after a failure, and that of other proxies.
 const endTimeout = 5 * time.Second
 
-func allSides() []string { return []string{direct, splice, gateways} }
+// allSides are those that need nothing else. Base needs another program.
+func allSides() []string { return []string{direct, splice, gateways, inband} }
 
 // side is two pods, a client in the first, a server in the second, and what is
 // between them.
@@ -76,8 +79,10 @@ func newSide(ctx context.Context, name, program string) (s *side, err error) {
 	case direct:
 	case splice:
 		err = s.startRelays(ctx)
-	case gateways:
-		err = s.startGateways(ctx, program)
+	case gateways, base:
+		err = s.startGateways(ctx, program, nil)
+	case inband:
+		err = s.startGateways(ctx, program, func(c *api.Config) { c.Wire = api.WireInband })
 	default:
 		var other otherProxy
 		if other, err = findOther(name); err == nil {
@@ -107,7 +112,7 @@ func (s *side) startRelays(ctx context.Context) error {
 	return nil
 }
 
-func (s *side) startGateways(ctx context.Context, program string) (err error) {
+func (s *side) startGateways(ctx context.Context, program string, configure func(*api.Config)) (err error) {
 	if s.dir, err = os.MkdirTemp("", "bench"); err != nil {
 		return err
 	}
@@ -119,7 +124,7 @@ func (s *side) startGateways(ctx context.Context, program string) (err error) {
 		log := &lastWords{}
 		s.logs = append(s.logs, log)
 		g, err := gatewaylab.Start(ctx, gatewaylab.Spec{
-			Node: n, Program: program, Authority: authority, Dir: s.dir, Log: log,
+			Node: n, Program: program, Authority: authority, Dir: s.dir, Log: log, Configure: configure,
 		})
 		if err != nil {
 			return err

@@ -58,14 +58,14 @@ type stream struct {
 	sent, received uint64
 }
 
-func (s *stream) send(m *message) error {
-	n, err := s.Write(m[:])
+func (s *stream) send(b []byte) error {
+	n, err := s.Write(b)
 	s.sent += uint64(n)
 	return err
 }
 
-func (s *stream) receive(m *message) error {
-	n, err := io.ReadFull(s.TCPConn, m[:])
+func (s *stream) receive(b []byte) error {
+	n, err := io.ReadFull(s.TCPConn, b)
 	s.received += uint64(n)
 	return err
 }

@@ -66,6 +66,7 @@ type dial struct {
 	Then      netip.AddrPort // disconnect (AF_UNSPEC) and connect to this instead
 	PresentAs netip.AddrPort
 	Inband    bool   // MarkInband
+	SYNs      int    // with the option, 3 if 0
 	Extended  bool   // puts an IPv6 extension header before that of TCP
 	Seconds   int    // to wait for everything, 5 if 0
 	Send      string `json:",omitempty"` // UDP: sent after connect, or to To without
@@ -108,7 +109,7 @@ type gateway struct{ Addresses []string }
 type seen struct {
 	Accept, Peer, Local netip.AddrPort
 	Original, Netfilter netip.AddrPort
-	Inband, Shown       bool   // it came to the in-band listener; PeerShown
+	Inband, Shown       bool   // it came to the in-band listener; Negotiated
 	Error               string `json:",omitempty"`
 }
 
@@ -118,7 +119,8 @@ type reply struct {
 	Local, Peer netip.AddrPort
 	Seen        *seen `json:",omitempty"`
 	Reset       bool  // instead of Seen, after the handshake
-	Shown       bool  // PeerShown of an in-band connection
+	Shown       bool  // Negotiated, of an in-band connection
+	GivenUp     bool  // the same
 	OK          int   `json:",omitempty"`
 	FDs         int   `json:",omitempty"`
 	Accepted    []netip.AddrPort
@@ -312,7 +314,7 @@ func look(c *net.TCPConn, asGateway, inband bool) (s seen) {
 		}
 		var err error
 		if s.Inband = inband; inband {
-			if s.Shown, err = bpf.PeerShown(int(fd)); err != nil {
+			if s.Shown, _, err = bpf.Negotiated(int(fd)); err != nil {
 				s.Error = err.Error()
 			}
 			return
@@ -370,7 +372,7 @@ func (d *dial) socket() (_ int, err error) {
 		}
 	}
 	if d.Inband {
-		if err := bpf.MarkInband(fd); err != nil {
+		if err := bpf.MarkInband(fd, cmp.Or(d.SYNs, 3)); err != nil {
 			return -1, err
 		}
 	}
@@ -565,7 +567,7 @@ func (d *dial) converse(fd int) (r reply, err error) {
 		return r, nil
 	}
 	if d.Inband {
-		if r.Shown, err = bpf.PeerShown(fd); err != nil {
+		if r.Shown, r.GivenUp, err = bpf.Negotiated(fd); err != nil {
 			return r, err
 		}
 	}

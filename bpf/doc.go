@@ -4,7 +4,7 @@
 // [PodCgroup] finds where to attach, [Load] loads, [Programs.AttachSockets],
 // [Programs.StartCapture] and [Programs.AttachInbound] attach. Those need privilege
 // and belong to the supervisor. [OriginalDestination], [PresentAs], [MarkInband] and
-// [PeerShown] are socket options: they need none and are all that the worker uses.
+// [Negotiated] are socket options: they need none and are all that the worker uses.
 //
 // The programs are C: gateway.c and inbound.c say which file has which. Outbound, at the
 // pod's cgroup, they send connect(2) to the gateway. Inbound, in the pod's network namespace,

@@ -37,10 +37,7 @@ func TestInbandSurvivesLoss(t *testing.T) {
 		"first SYN, after it was steered": func(_, server *netlab.Node) { rule(server, "prerouting", syn+first(1)+"drop") },
 		"first SYN-ACK":                   func(client, _ *netlab.Node) { rule(client, "prerouting", synACK+first(1)+"drop") },
 		cookie:                            func(client, _ *netlab.Node) { rule(client, "prerouting", synACK+first(1)+"drop") },
-		// The SYN is sent without the option in the end, and the gateway has that
-		// connection already.
-		"many SYN-ACKs":                func(client, _ *netlab.Node) { rule(client, "prerouting", synACK+first(7)+"drop") },
-		"last packet of the handshake": func(_, server *netlab.Node) { rule(server, "prerouting", "tcp flags == ack"+first(1)+"drop") },
+		"last packet of the handshake":    func(_, server *netlab.Node) { rule(server, "prerouting", "tcp flags == ack"+first(1)+"drop") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // it waits for retransmissions
@@ -90,13 +87,43 @@ func TestOptionIsGivenUp(t *testing.T) {
 	client, server := twoPods(t, false, nil)
 	rule(client.node, "output", syn+" "+withOption+" drop")
 	d := dial{To: server.four(80), Inband: true, Seconds: 20}
-	client.plain("permissive", client.gateway, d)
+	if r := client.plain("permissive", client.gateway, d); !r.GivenUp {
+		t.Error("permissive: the option was not given up")
+	}
 	server.counted(bpf.Counters{})
 
 	// What the server has not answered with an option is not a connection in band.
 	rule(server.node, "prerouting", syn+" "+withOption+" drop")
 	client.plain("permissive, lost behind the steering", client.gateway, d)
 	server.noneShown()
+}
+
+// Others drop the SYN-ACK. The SYN without the option begins a new connection, which is the
+// application's: no SYN-ACK has an option then that its SYN did not have.
+func TestOptionOfSYNACKIsGivenUp(t *testing.T) {
+	both(t, func(t *testing.T, clsact bool) {
+		client, server := twoPods(t, clsact, nil)
+		four := dial{To: server.four(80), Inband: true, SYNs: 1, Seconds: 20}
+		six := dial{To: server.six(80), Six: true, Inband: true, SYNs: 1, Seconds: 20}
+		rule(client.node, "prerouting", synACK+" "+withOption+" drop")
+		for name, d := range map[string]dial{"permissive": four, "permissive, IPv6": six} {
+			if r := client.plain(name, client.gateway, d); !r.GivenUp {
+				t.Errorf("%s: the option was not given up", name)
+			}
+		}
+		server.counted(bpf.Counters{})
+		sysctl(t, server.node, "ipv4/tcp_syncookies", "2")
+		client.plain("SYN cookies", client.gateway, four)
+		client.plain("SYN cookies, IPv6", client.gateway, six)
+		sysctl(t, server.node, "ipv4/tcp_syncookies", "1")
+		server.noneShown()
+
+		server.setStrict(true)
+		for _, d := range []dial{four, six} {
+			client.reset("strict", client.gateway, d)
+		}
+		server.noneShown()
+	})
 }
 
 func TestStrippedOption(t *testing.T) {

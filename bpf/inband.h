@@ -11,10 +11,6 @@
 #define TH_SYN 0x02
 #define TH_ACK 0x10
 
-/* Some middleboxes drop a SYN with an option that they do not know, so the third
- * and all later retransmissions of a SYN go without. */
-#define SYN_TRIES 3
-
 static __always_inline void write_options(struct bpf_sock_ops *ctx, bool on)
 {
 	int flags = ctx->bpf_sock_ops_cb_flags;
@@ -31,7 +27,7 @@ static __always_inline void offer(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
 	struct handover *h = known(sk);
 
-	if (!has_role(h, ROLE_INBAND) && !has_role(h, ROLE_INBAND_SHOWN))
+	if (!has_role(h, ROLE_INBAND) && !has_role(h, ROLE_INBAND_SHOWN) && !has_role(h, ROLE_INBAND_GIVEN_UP))
 		return;
 	h->role = ROLE_INBAND;
 	write_options(ctx, true);
@@ -43,6 +39,7 @@ static __always_inline bool has_option(struct bpf_sock_ops *ctx)
 	__u32 flags = ctx->skb_tcp_flags & (TH_SYN | TH_ACK);
 	struct bpf_sock *sk = ctx->sk;
 	struct tuple key = {};
+	struct handover *h;
 
 	if (flags == (TH_SYN | TH_ACK)) {
 		/* The SYN is not at hand: not with a SYN cookie, nor when a SYN-ACK is sent
@@ -50,7 +47,12 @@ static __always_inline bool has_option(struct bpf_sock_ops *ctx)
 		ends_of(ctx, &key.server, &key.client);
 		return bpf_map_lookup_elem(&kgw_shown, &key);
 	}
-	return flags == TH_SYN && sk && ctx->total_retrans < SYN_TRIES && has_role(known(sk), ROLE_INBAND);
+	if (flags != TH_SYN || !sk)
+		return false;
+	/* Some middleboxes drop a SYN with an option that they do not know, or the SYN-ACK: later
+	 * SYNs go without. */
+	h = known(sk);
+	return has_role(h, ROLE_INBAND) && ctx->total_retrans < h->offers;
 }
 
 static __always_inline void reserve_option(struct bpf_sock_ops *ctx)
@@ -77,6 +79,8 @@ static __always_inline void read_answer(struct bpf_sock_ops *ctx, struct bpf_soc
 		return;
 	if (bpf_load_hdr_opt(ctx, &o, sizeof(o), 0) == sizeof(o) && is_ours(&o))
 		h->role = ROLE_INBAND_SHOWN;
+	else if (ctx->total_retrans >= h->offers)
+		h->role = ROLE_INBAND_GIVEN_UP;
 	write_options(ctx, false);
 }
 

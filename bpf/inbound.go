@@ -278,6 +278,7 @@ func inboundRequirements() []requirement {
 		haveMap(ebpf.RingBuf, "5.8"),
 		haveHelper(tc, asm.FnRingbufOutput, "5.8"),
 		haveHelper(tc, asm.FnRedirect, "4.4"),
+		haveHelper(tc, asm.FnCloneRedirect, "4.2"),
 		haveHelper(tc, asm.FnKtimeGetNs, "4.1"),
 		haveHelper(tc, asm.FnSkbLoadBytes, "4.5"),
 		haveHelper(tc, asm.FnSkbStoreBytes, "4.1"),

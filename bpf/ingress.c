@@ -161,6 +161,16 @@ static __always_inline bool refuse(struct __sk_buff *skb, struct tuple *t, __u32
 	return make_rst(skb, link, tcp);
 }
 
+/* Lets a SYN begin anew, as the connection that it belongs to has the wrong listener: the SYN becomes
+ * the RST that ends that one, and a copy of it comes in by the same interface, behind it. */
+static __always_inline void begin_again(struct __sk_buff *skb, __u32 tcp)
+{
+	int link = link_length(skb);
+
+	if (link >= 0 && bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS) == 0)
+		make_own_rst(skb, link + tcp);
+}
+
 /* Whether the pod's other gateway has steered the SYN to its listener. An unassigned packet may still
  * have the socket of its sender. */
 static __always_inline bool is_others(struct __sk_buff *skb, const struct config *cfg)
@@ -198,14 +208,18 @@ static __always_inline int steer(struct __sk_buff *skb, const struct config *cfg
 	state = state_of(skb, t);
 	if (state != BPF_TCP_LISTEN && state != BPF_TCP_TIME_WAIT && state != BPF_TCP_NEW_SYN_RECV)
 		return NEXT; /* the connection exists */
+	/* Without the option, another connection had this tuple and failed, or it is the retransmission of
+	 * a SYN that had it: the client has given the option up, and its SYN-ACK has none then. */
 	if (shown)
 		bpf_map_update_elem(&kgw_shown, t, &one, BPF_ANY);
-	else if (remembered && state != BPF_TCP_NEW_SYN_RECV)
-		/* Another connection had this tuple and failed. A SYN without the option can
-		 * also be the retransmission of one that had it. */
+	else if (remembered)
 		bpf_map_delete_elem(&kgw_shown, t);
-	if (state == BPF_TCP_NEW_SYN_RECV)
-		return NEXT; /* a retransmission: the kernel knows the connection */
+	if (state == BPF_TCP_NEW_SYN_RECV) {
+		/* A retransmission: the kernel knows the connection, and it is the gateway's. */
+		if (!shown && remembered && !cfg->strict)
+			begin_again(skb, tcp);
+		return NEXT;
+	}
 
 	if (!shown) {
 		if (!cfg->strict)

@@ -27,13 +27,15 @@ const (
 	sockoptOriginalDestination = C.SOCKOPT_ORIGINAL_DESTINATION
 	sockoptPresentAs           = C.SOCKOPT_PRESENT_AS
 	sockoptInband              = C.SOCKOPT_INBAND
-	sockoptPeerShown           = C.SOCKOPT_PEER_SHOWN
+	sockoptNegotiated          = C.SOCKOPT_NEGOTIATED
 	sockoptListener            = C.SOCKOPT_LISTENER
 	sockoptHandedOver          = C.SOCKOPT_HANDED_OVER
 )
 
-// The roles of listeners (enum role).
+// The roles of connections in band, and those of listeners (enum role).
 const (
+	roleInbandShown     = C.ROLE_INBAND_SHOWN
+	roleInbandGivenUp   = C.ROLE_INBAND_GIVEN_UP
 	roleCaptureListener = C.ROLE_CAPTURE_LISTENER
 	roleInbandListener  = C.ROLE_INBAND_LISTENER
 )

@@ -20,12 +20,14 @@ const (
 	sockoptOriginalDestination = 0x1
 	sockoptPresentAs           = 0x2
 	sockoptInband              = 0x3
-	sockoptPeerShown           = 0x4
+	sockoptNegotiated          = 0x4
 	sockoptListener            = 0x5
 	sockoptHandedOver          = 0x6
 )
 
 const (
-	roleCaptureListener = 0x8
-	roleInbandListener  = 0x9
+	roleInbandShown     = 0x7
+	roleInbandGivenUp   = 0x8
+	roleCaptureListener = 0x9
+	roleInbandListener  = 0xa
 )

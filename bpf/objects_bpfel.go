@@ -74,6 +74,7 @@ type objectsHandover struct {
 	Addr   objectsEndpoint
 	Role   uint32
 	Action uint32
+	Offers uint32
 }
 
 type objectsPorts struct {

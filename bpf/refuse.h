@@ -21,6 +21,7 @@ struct tcp_start {
 } __attribute__((packed));
 
 #define TCP_LENGTH bpf_htons(0xf000)
+#define TCP_RST bpf_htons(0x0004)
 #define TCP_RST_ACK bpf_htons(0x0014)
 
 /* The length of the link layer's header, or -1. Of an interface without a link layer it is 0. */
@@ -49,6 +50,22 @@ static __always_inline int link_length(struct __sk_buff *skb)
 		}                                                                                    \
 		failed_;                                                                             \
 	})
+
+/* Makes a SYN the RST by which its sender would end the connection. at is where TCP begins. */
+static __always_inline bool make_own_rst(struct __sk_buff *skb, __u32 at)
+{
+	__u32 check = at + offsetof(struct tcphdr, check);
+	struct tcp_start was, is;
+
+	if (bpf_skb_load_bytes(skb, at, &was, sizeof(was)))
+		return false;
+	is = was;
+	is.seq = bpf_htonl(bpf_ntohl(was.seq) + 1);
+	is.flags = (was.flags & TCP_LENGTH) | TCP_RST;
+	return !bpf_l4_csum_replace(skb, check, was.seq, is.seq, 4) &&
+	       !bpf_l4_csum_replace(skb, check, was.flags, is.flags, 2) &&
+	       !bpf_skb_store_bytes(skb, at, &is, sizeof(is), 0);
+}
 
 /* Makes the RST of a SYN. tcp is where TCP begins, from the network header on, link the length of
  * what comes before. The options stay: a RST may have any. */

@@ -49,17 +49,23 @@ static __always_inline bool original_destination(struct bpf_sock *sk, struct han
 	return true;
 }
 
-/* Says whether the socket has a role. */
-static __always_inline int answer_role(struct bpf_sockopt *ctx, enum role role)
+/* Gives a number. */
+static __always_inline int answer(struct bpf_sockopt *ctx, __u32 number)
 {
 	void *end = ctx->optval_end;
 	__u32 *to = ctx->optval;
 
 	if (!ctx->sk || (void *)(to + 1) > end)
 		return CONTINUE;
-	*to = has_role(known(ctx->sk), role);
+	*to = number;
 	ANSWER(ctx, sizeof(*to));
 	return CONTINUE;
+}
+
+/* The role of a connection in band, or 0. */
+static __always_inline __u32 negotiated(const struct handover *h)
+{
+	return has_role(h, ROLE_INBAND) || has_role(h, ROLE_INBAND_SHOWN) || has_role(h, ROLE_INBAND_GIVEN_UP) ? h->role : 0;
 }
 
 SEC("cgroup/getsockopt")
@@ -71,10 +77,10 @@ int kgw_getsockopt(struct bpf_sockopt *ctx)
 
 	switch (ctx->level) {
 	case SOCKOPT_LEVEL:
-		if (ctx->optname == SOCKOPT_PEER_SHOWN)
-			return answer_role(ctx, ROLE_INBAND_SHOWN);
+		if (ctx->optname == SOCKOPT_NEGOTIATED)
+			return answer(ctx, ctx->sk ? negotiated(known(ctx->sk)) : 0);
 		if (ctx->optname == SOCKOPT_HANDED_OVER)
-			return answer_role(ctx, ROLE_HANDED_OVER);
+			return answer(ctx, ctx->sk && has_role(known(ctx->sk), ROLE_HANDED_OVER));
 		if (ctx->optname != SOCKOPT_ORIGINAL_DESTINATION)
 			return not_ours(ctx);
 		break;
@@ -132,7 +138,7 @@ int kgw_setsockopt(struct bpf_sockopt *ctx)
 			return FAIL;
 		break;
 	case SOCKOPT_INBAND:
-		if ((void *)(number + 1) > end || *number != 1)
+		if ((void *)(number + 1) > end || !*number)
 			return FAIL;
 		role = ROLE_INBAND;
 		break;
@@ -150,6 +156,8 @@ int kgw_setsockopt(struct bpf_sockopt *ctx)
 	/* The verifier wants the second check. */
 	if (role == ROLE_PRESENTING && (void *)(client + 1) <= end)
 		h->addr = *client;
+	if (role == ROLE_INBAND && (void *)(number + 1) <= end)
+		h->offers = *number;
 	h->role = role;
 	ctx->optlen = -1; /* handled: the kernel never sees it */
 	return CONTINUE;

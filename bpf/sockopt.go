@@ -67,11 +67,11 @@ func HandedOver(fd int) (bool, error) {
 }
 
 // MarkInband makes the handshake of a socket ask the other end, by a TCP option in
-// the SYN, whether it has a gateway. It must be called before connect(2), on a
+// the first SYNs, at least one, whether it has a gateway. It must be called before connect(2), on a
 // TCP socket, not one of MPTCP. It needs no privilege, and fails without
 // [Programs.AttachSockets].
-func MarkInband(fd int) error {
-	if err := unix.SetsockoptInt(fd, sockoptLevel, sockoptInband, 1); err != nil {
+func MarkInband(fd, syns int) error {
+	if err := unix.SetsockoptInt(fd, sockoptLevel, sockoptInband, syns); err != nil {
 		return fmt.Errorf("marking a socket as in band: %w", err)
 	}
 	return nil
@@ -91,14 +91,15 @@ func MarkListener(fd int, inband bool) error {
 	return nil
 }
 
-// PeerShown reports whether the other end of a connection has shown in the handshake
-// that it has a gateway. The connection is an established one on which [MarkInband] was
-// called before, or one accepted from the in-band listener; it is false for any other.
+// Negotiated reports whether the other end of a connection has shown in the handshake that it has a
+// gateway, or else whether the handshake ended only without the TCP option: that, or the answer to it,
+// was lost with each SYN that had it. The connection is an established one on which [MarkInband] was
+// called before, or one accepted from the in-band listener; both are false for any other.
 // Anybody can give this hint: only TLS proves it. It needs no privilege.
-func PeerShown(fd int) (bool, error) {
-	shown, err := unix.GetsockoptInt(fd, sockoptLevel, sockoptPeerShown)
+func Negotiated(fd int) (shown, givenUp bool, err error) {
+	role, err := unix.GetsockoptInt(fd, sockoptLevel, sockoptNegotiated)
 	if err != nil {
-		return false, fmt.Errorf("asking whether the peer has a gateway: %w", err)
+		return false, false, fmt.Errorf("asking whether the peer has a gateway: %w", err)
 	}
-	return shown == 1, nil
+	return role == roleInbandShown, role == roleInbandGivenUp, nil
 }

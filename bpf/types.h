@@ -118,6 +118,8 @@ enum role {
 	 * end has not shown that it has a gateway, or it has. */
 	ROLE_INBAND,
 	ROLE_INBAND_SHOWN,
+	/* The end that connected, once it is established: no SYN with the option was answered. */
+	ROLE_INBAND_GIVEN_UP,
 	/* The listeners that the supervisor has marked, and what they accept until that is
 	 * established. */
 	ROLE_CAPTURE_LISTENER,
@@ -128,6 +130,7 @@ struct handover {
 	struct endpoint addr;
 	enum role role;
 	enum action action; /* for ROLE_CAPTURED and ROLE_GATEWAY */
+	__u32 offers;       /* for ROLE_INBAND: how many SYNs of the handshake have the option */
 };
 
 enum listener { LISTENER4, LISTENER6, LISTENERS };
@@ -139,10 +142,10 @@ enum sockopt {
 	SOCKOPT_ORIGINAL_DESTINATION = 1,
 	/* set, before connect(2): struct endpoint */
 	SOCKOPT_PRESENT_AS = 2,
-	/* set, before connect(2): an int of 1 */
+	/* set, before connect(2): an int, how many SYNs have the option, 1 or more */
 	SOCKOPT_INBAND = 3,
-	/* get: an int, 1 or 0 */
-	SOCKOPT_PEER_SHOWN = 4,
+	/* get: an int, the role: ROLE_INBAND, ROLE_INBAND_SHOWN or ROLE_INBAND_GIVEN_UP, or 0 */
+	SOCKOPT_NEGOTIATED = 4,
 	/* set, before listen(2): an int, ROLE_CAPTURE_LISTENER or ROLE_INBAND_LISTENER */
 	SOCKOPT_LISTENER = 5,
 	/* get: an int, 1 or 0 */

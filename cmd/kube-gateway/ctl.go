@@ -21,6 +21,52 @@ import (
 
 const ctlHint = "see 'kube-gateway help' for the control commands"
 
+// command is one control command.
+type command struct {
+	op string
+	// words is how many words it takes, anyWords for any, and take stores them in its request.
+	words int
+	take  func(r *control.Request, words []string)
+	// flags, if not nil, registers flags that are stored in the request.
+	flags func(f *flag.FlagSet, r *control.Request)
+	// input, if not nil, is where in the request a line of JSON from the standard input goes; what
+	// names it.
+	what  string
+	input func(r *control.Request) any
+	// run carries out the request. By default the answer is a status, which is printed.
+	run func(ctx context.Context, c *call, r control.Request) error
+}
+
+const anyWords = -1
+
+func commands() map[string]command {
+	return map[string]command{
+		"status": {op: control.OpStatus, flags: func(f *flag.FlagSet, r *control.Request) {
+			f.DurationVar(&r.Wait, "wait", 0, "wait so long for the gateway to be ready")
+		}},
+		"edges":   {op: control.OpStatus, run: ctlEdges},
+		"metrics": {op: control.OpStatus, run: ctlMetrics},
+		"mode": {op: control.OpMode, words: 1, flags: existingFlag,
+			take: func(r *control.Request, words []string) { r.Mode = api.Mode(words[0]) }},
+		"allow": {op: control.OpAllow, words: anyWords, flags: allowFlags,
+			take: func(r *control.Request, words []string) { r.Allow = words }},
+		"log": {op: control.OpLog, words: 1, take: func(r *control.Request, words []string) { r.Log = api.Log(words[0]) },
+			flags: func(f *flag.FlagSet, r *control.Request) {
+				f.Int64Var(&r.LogLimit, "limit", 0, "bytes an hour; 0 leaves it as it is")
+			}},
+		"cover": {op: control.OpCover, what: "the coverage", input: func(r *control.Request) any { r.Cover = new(api.Cover); return r.Cover }},
+		"trust": {op: control.OpTrust, what: "the trust bundle", input: func(r *control.Request) any { r.Trust = new(api.TrustBundle); return r.Trust }},
+		"renew": {op: control.OpCertificate, run: ctlRenew},
+		"reset": {op: control.OpReset},
+
+		"disable":   {op: control.OpDisable, flags: drainFlag, run: ctlDisable},
+		"hand-over": {op: control.OpHandOver, flags: drainFlag, run: ctlHandOver},
+		// It reads what hand-over printed in the other gateway's container, and prints the status once
+		// the gateway serves.
+		"take-over": {op: control.OpTakeOver, what: "what the other gateway said", input: func(r *control.Request) any { r.Handover = new(api.Handover); return r.Handover }},
+	}
+}
+
 // ctl talks to the gateway in this container; the plugin runs it by exec.
 func ctl(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
@@ -28,86 +74,53 @@ func ctl(ctx context.Context, args []string, stdin io.Reader, stdout io.Writer) 
 	if len(args) == 0 {
 		return api.WithHint(errors.New("no control command is given"), ctlHint)
 	}
-	command, ok := map[string]func(context.Context, *call, []string) error{
-		"status": ctlStatus, "edges": ctlEdges, "metrics": ctlMetrics,
-		"mode": ctlMode, "allow": ctlAllow, "cover": ctlCover, "log": ctlLog, "renew": ctlRenew,
-		"trust": ctlTrust, "reset": ctlReset, "disable": ctlDisable,
-		"hand-over": ctlHandOver, "take-over": ctlTakeOver,
-	}[args[0]]
+	command, ok := commands()[args[0]]
 	if !ok {
 		return api.WithHint(fmt.Errorf("unknown control command %q", args[0]), ctlHint)
 	}
-	return command(ctx, newCall(args[0], stdin, stdout), args[1:])
-}
-
-func ctlStatus(ctx context.Context, c *call, args []string) error {
-	wait := c.flags.Duration("wait", 0, "wait so long for the gateway to be ready")
-	if err := c.parseAll(args); err != nil {
-		return err
+	c, r := newCall(args[0], stdin, stdout), control.Request{Op: command.op}
+	if command.flags != nil {
+		command.flags(c.flags, &r)
 	}
-	return c.status(ctx, control.Request{Op: control.OpStatus, Wait: *wait})
-}
-
-// existing registers the flag that says what happens to connections that a change forbids.
-func (c *call) existing(to *api.Existing) {
-	c.flags.StringVar((*string)(to), "existing", string(api.ExistingLeave), "open connections that are forbidden from then on: leave or reset")
-}
-
-func ctlMode(ctx context.Context, c *call, args []string) error {
-	r := control.Request{Op: control.OpMode}
-	c.existing(&r.Existing)
-	words, err := c.parse(args)
+	words, err := c.parse(args[1:])
 	if err != nil {
 		return err
 	}
-	if len(words) != 1 {
-		return c.doesNotTake(words)
+	if command.words != anyWords && len(words) != command.words {
+		return api.WithHint(fmt.Errorf("%s does not take %q", c.flags.Name(), words), ctlHint)
 	}
-	r.Mode = api.Mode(words[0])
+	if command.take != nil {
+		command.take(&r, words)
+	}
+	if command.input != nil {
+		if err := c.read(ctx, command.what, command.input(&r)); err != nil {
+			return err
+		}
+	}
+	if command.run != nil {
+		return command.run(ctx, c, r)
+	}
 	return c.status(ctx, r)
 }
 
-func ctlAllow(ctx context.Context, c *call, args []string) error {
-	r := control.Request{Op: control.OpAllow}
-	c.flags.BoolVar(&r.Everyone, "everyone", false, "allow everyone in the trust domain")
-	c.flags.Func("deny", "deny what this rule matches; may be repeated", func(text string) error {
+// existingFlag says what happens to connections that a change forbids.
+func existingFlag(f *flag.FlagSet, r *control.Request) {
+	f.StringVar((*string)(&r.Existing), "existing", string(api.ExistingLeave), "open connections that are forbidden from then on: leave or reset")
+}
+
+func allowFlags(f *flag.FlagSet, r *control.Request) {
+	f.BoolVar(&r.Everyone, "everyone", false, "allow everyone in the trust domain")
+	f.Func("deny", "deny what this rule matches; may be repeated", func(text string) error {
 		r.Deny = append(r.Deny, text)
 		return nil
 	})
-	c.flags.IntVar(&r.MaxPerPeer, "max-connections-per-peer", 0, "refuse further connections of an identity that has so many open; 0 is no bound")
-	c.existing(&r.Existing)
-	c.flags.BoolVar(&r.Audit, "audit", false, "log and count what the rules would refuse, and let it in")
-	var err error
-	if r.Allow, err = c.parse(args); err != nil {
-		return err
-	}
-	return c.status(ctx, r)
+	f.IntVar(&r.MaxPerPeer, "max-connections-per-peer", 0, "refuse further connections of an identity that has so many open; 0 is no bound")
+	f.BoolVar(&r.Audit, "audit", false, "log and count what the rules would refuse, and let it in")
+	existingFlag(f, r)
 }
 
-// ctlCover reads an api.Cover as a line of JSON.
-func ctlCover(ctx context.Context, c *call, args []string) error {
-	if err := c.parseAll(args); err != nil {
-		return err
-	}
-	var cover api.Cover
-	if err := c.read(ctx, "the coverage", &cover); err != nil {
-		return err
-	}
-	return c.status(ctx, control.Request{Op: control.OpCover, Cover: &cover})
-}
-
-func ctlLog(ctx context.Context, c *call, args []string) error {
-	r := control.Request{Op: control.OpLog}
-	c.flags.Int64Var(&r.LogLimit, "limit", 0, "bytes an hour; 0 leaves it as it is")
-	words, err := c.parse(args)
-	if err != nil {
-		return err
-	}
-	if len(words) != 1 {
-		return c.doesNotTake(words)
-	}
-	r.Log = api.Log(words[0])
-	return c.status(ctx, r)
+func drainFlag(f *flag.FlagSet, r *control.Request) {
+	f.DurationVar(&r.DrainTimeout, "drain-timeout", defaultDrain, "let connections end by themselves for so long")
 }
 
 // call is one use of 'kube-gateway ctl'.
@@ -145,27 +158,6 @@ func (c *call) parse(args []string) (words []string, err error) {
 		return nil, api.WithHint(fmt.Errorf("unknown output format %q", *c.output), "use -o text or -o json")
 	}
 	return words, nil
-}
-
-// parseAll parses flags, and refuses other words.
-func (c *call) parseAll(args []string) error {
-	words, err := c.parse(args)
-	if err == nil && len(words) > 0 {
-		err = c.doesNotTake(words)
-	}
-	return err
-}
-
-func (c *call) doesNotTake(words []string) error {
-	return api.WithHint(fmt.Errorf("%s does not take %q", c.flags.Name(), words), ctlHint)
-}
-
-// current refuses words and asks for the status.
-func (c *call) current(ctx context.Context, args []string) (status api.Status, err error) {
-	if err = c.parseAll(args); err == nil {
-		err = c.ask(ctx, control.Request{Op: control.OpStatus}, &status)
-	}
-	return status, err
 }
 
 // ask sends a request to the gateway and stores the answer in result.

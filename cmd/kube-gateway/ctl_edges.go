@@ -20,9 +20,9 @@ import (
 const edgesTimeout = 8 * time.Second
 
 // ctlEdges prints the edges of the gateway.
-func ctlEdges(ctx context.Context, c *call, args []string) error {
-	status, err := c.current(ctx, args)
-	if err != nil {
+func ctlEdges(ctx context.Context, c *call, r control.Request) (err error) {
+	var status api.Status
+	if err := c.ask(ctx, r, &status); err != nil {
 		return err
 	}
 	edges := &api.Edges{Since: status.Time, Time: status.Time, Edges: []api.Edge{}}

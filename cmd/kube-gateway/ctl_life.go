@@ -30,10 +30,7 @@ const (
 
 // ctlRenew prints the gateway's request for a certificate as a line of JSON,
 // reads the certificate as another, and prints the status.
-func ctlRenew(ctx context.Context, c *call, args []string) error {
-	if err := c.parseAll(args); err != nil {
-		return err
-	}
+func ctlRenew(ctx context.Context, c *call, r control.Request) error {
 	var request api.CertificateRequest
 	if err := c.ask(ctx, control.Request{Op: control.OpCSR, Wait: startWait}, &request); err != nil {
 		return err
@@ -41,43 +38,19 @@ func ctlRenew(ctx context.Context, c *call, args []string) error {
 	if err := json.NewEncoder(c.stdout).Encode(request); err != nil {
 		return fmt.Errorf("printing the certificate request: %w", err)
 	}
-	var issued api.IssuedCertificate
-	if err := c.read(ctx, "the certificate", &issued); err != nil {
+	r.Issued, r.Wait = new(api.IssuedCertificate), startWait
+	if err := c.read(ctx, "the certificate", r.Issued); err != nil {
 		return err
 	}
-	return c.status(ctx, control.Request{Op: control.OpCertificate, Issued: &issued, Wait: startWait})
+	return c.status(ctx, r)
 }
 
-// ctlTrust reads a trust bundle as a line of JSON and prints the status.
-func ctlTrust(ctx context.Context, c *call, args []string) error {
-	if err := c.parseAll(args); err != nil {
-		return err
-	}
-	var bundle api.TrustBundle
-	if err := c.read(ctx, "the trust bundle", &bundle); err != nil {
-		return err
-	}
-	return c.status(ctx, control.Request{Op: control.OpTrust, Trust: &bundle})
-}
-
-func ctlReset(ctx context.Context, c *call, args []string) error {
-	if err := c.parseAll(args); err != nil {
-		return err
-	}
-	return c.status(ctx, control.Request{Op: control.OpReset})
-}
-
-func ctlDisable(ctx context.Context, c *call, args []string) error {
-	drain := c.flags.Duration("drain-timeout", defaultDrain, "let connections end by themselves for so long")
-	if err := c.parseAll(args); err != nil {
-		return err
-	}
-	if *drain < 0 {
-		return api.WithHint(fmt.Errorf("drain timeout %v is negative", *drain), "0 resets what is open at once")
+func ctlDisable(ctx context.Context, c *call, r control.Request) error {
+	if r.DrainTimeout < 0 {
+		return api.WithHint(fmt.Errorf("drain timeout %v is negative", r.DrainTimeout), "0 resets what is open at once")
 	}
 	var report api.DisableReport
-	request := control.Request{Op: control.OpDisable, DrainTimeout: *drain}
-	return control.CallAndUse(ctx, *c.socket, request, &report, func() error {
+	return control.CallAndUse(ctx, *c.socket, r, &report, func() error {
 		return c.print(report, func(w io.Writer) {
 			fmt.Fprintf(w, "disabled    %d connections drained, %d aborted\n", report.Drained, report.Aborted)
 			for _, left := range report.Left {
@@ -88,29 +61,12 @@ func ctlDisable(ctx context.Context, c *call, args []string) error {
 }
 
 // ctlHandOver has the gateway wait for its successor, and prints how that finds it as a line of JSON.
-func ctlHandOver(ctx context.Context, c *call, args []string) error {
-	drain := c.flags.Duration("drain-timeout", defaultDrain, "let connections end by themselves for so long")
-	if err := c.parseAll(args); err != nil {
-		return err
-	}
+func ctlHandOver(ctx context.Context, c *call, r control.Request) error {
 	var h api.Handover
-	if err := c.ask(ctx, control.Request{Op: control.OpHandOver, DrainTimeout: *drain}, &h); err != nil {
+	if err := c.ask(ctx, r, &h); err != nil {
 		return err
 	}
 	return json.NewEncoder(c.stdout).Encode(h)
-}
-
-// ctlTakeOver reads what ctlHandOver printed in the other gateway's container, and prints the status
-// once the gateway serves.
-func ctlTakeOver(ctx context.Context, c *call, args []string) error {
-	if err := c.parseAll(args); err != nil {
-		return err
-	}
-	var h api.Handover
-	if err := c.read(ctx, "what the other gateway said", &h); err != nil {
-		return err
-	}
-	return c.status(ctx, control.Request{Op: control.OpTakeOver, Handover: &h})
 }
 
 // read stores one line of JSON from the input in to. It never waits for the end of the input,

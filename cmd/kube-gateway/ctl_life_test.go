@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // TestInput: what does not come as one line of JSON never reaches the gateway.
@@ -45,9 +47,7 @@ func TestInterruptedInput(t *testing.T) {
 	if _, err := open.Write([]byte("{")); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, syscall.Kill(os.Getpid(), syscall.SIGTERM))
 	select {
 	case text := <-ended:
 		if !strings.Contains(text, "reading the trust bundle") {

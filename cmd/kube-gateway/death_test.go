@@ -21,17 +21,19 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
-// killWorker kills a gateway's worker, waits for the next one, and returns when the first was
-// certainly gone.
-func killWorker(t *testing.T, g *gatewaylab.Gateway) (gone time.Time) {
+// deathTime is when a process was killed, and when it was certainly gone.
+type deathTime struct{ killed, gone time.Time }
+
+// killWorker kills a gateway's worker, and waits for the next one.
+func killWorker(t *testing.T, g *gatewaylab.Gateway) (d deathTime) {
 	t.Helper()
 	worker := status(t, g).Worker
-	if err := syscall.Kill(worker.PID, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	d.killed = time.Now()
+	must.Do(t, syscall.Kill(worker.PID, syscall.SIGKILL))
 	// It is no zombie for long: the supervisor waits for it.
 	eventually(t, "the worker is gone", func() error {
 		if _, err := os.Stat("/proc/" + strconv.Itoa(worker.PID)); !errors.Is(err, fs.ErrNotExist) {
@@ -39,9 +41,9 @@ func killWorker(t *testing.T, g *gatewaylab.Gateway) (gone time.Time) {
 		}
 		return nil
 	})
-	gone = time.Now()
+	d.gone = time.Now()
 	awaitStatus(t, g, "the next worker serves", func(s *api.Status) bool { return s.State == api.Ready && s.Worker.PID != worker.PID })
-	return gone
+	return d
 }
 
 // TestWorkerKilled kills the worker at either end, on either wire. The
@@ -59,13 +61,13 @@ func TestWorkerKilled(t *testing.T) {
 				ga, gb := l.gateway(spec(l.a)), l.gateway(spec(l.b))
 				tr := l.traffic(l.a, 0, l.b.Addr(portTraffic), l.b.Addr6(portTraffic))
 				victim := map[string]*gatewaylab.Gateway{"client": ga, "server": gb}[end]
-				var killed []time.Time
+				var deaths []deathTime
 				for range 2 {
 					before := status(t, ga).Traffic.Outbound.Encrypted
 					awaitStatus(t, ga, "traffic flows", func(s *api.Status) bool {
 						return s.Traffic.Outbound.Encrypted >= before+50 && s.Traffic.Outbound.Active >= 8
 					})
-					killed = append(killed, killWorker(t, victim))
+					deaths = append(deaths, killWorker(t, victim))
 				}
 				before := status(t, ga).Traffic.Outbound.Encrypted
 				awaitStatus(t, ga, "traffic flows again", func(s *api.Status) bool { return s.Traffic.Outbound.Encrypted >= before+50 })
@@ -76,12 +78,9 @@ func TestWorkerKilled(t *testing.T) {
 					t.Errorf("only %d connections failed", s.Failures)
 				}
 				for _, f := range s.Failed {
-					inFlight := false
-					for _, gone := range killed {
-						inFlight = inFlight || f.Opened.Before(gone) && f.Time.After(gone.Add(-time.Second))
-					}
+					inFlight := slices.ContainsFunc(deaths, func(d deathTime) bool { return f.Opened.Before(d.gone) && f.Time.After(d.killed) })
 					if !f.Reset || !inFlight || f.Phase == "connect" {
-						t.Errorf("killed before %v, and this failed: %+v", killed, f)
+						t.Errorf("killed at %v, and this failed: %+v", deaths, f)
 					}
 				}
 				served := l.served(l.b)
@@ -109,10 +108,7 @@ func (l *lab) clean(n *netlab.Node, number int) (output, lastWords string, err e
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	container, err := gatewaylab.NewContainer(l.t.TempDir(), "")
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	container := must.Get(gatewaylab.NewContainer(l.t.TempDir(), ""))(l.t)
 	p := n.Start(container.In(netlab.Command{
 		Cgroup: n.GatewayCgroup, Path: l.self, Args: []string{"clean"},
 		Env: []string{api.EnvConfig + "=" + string(config)},

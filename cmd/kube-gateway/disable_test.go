@@ -11,6 +11,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
+	"github.com/kubectl-gateway/kubectl-gateway/test/e2e/app/appreport"
 )
 
 // TestDisableUnderTraffic disables and enables the gateways of both ends in turn,
@@ -47,7 +48,7 @@ func TestDisableUnderTraffic(t *testing.T) {
 			for _, s := range []trafficSummary{ab.stop(), ba.stop()} {
 				s.perfect(t)
 			}
-			for _, s := range []servedSummary{l.served(l.a), l.served(l.b)} {
+			for _, s := range []appreport.Served{l.served(l.a), l.served(l.b)} {
 				if s.Resets != 0 || s.Complete == 0 {
 					t.Errorf("the servers saw %+v", s)
 				}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // TestEndedGatewayStaysEnded: the kubelet starts the container of a gateway again when the
@@ -22,10 +23,7 @@ func TestEndedGatewayStaysEnded(t *testing.T) {
 	}
 	staysEnded := func(what string, s gatewaylab.Spec) {
 		t.Helper()
-		g, err := gatewaylab.Launch(s)
-		if err != nil {
-			t.Fatal(err)
-		}
+		g := must.Get(gatewaylab.Launch(s))(t)
 		t.Cleanup(g.Stop)
 		if err := ended(t, g); err != nil {
 			t.Errorf("%s: %v\n%s", what, err, g.Output())
@@ -45,9 +43,7 @@ func TestEndedGatewayStaysEnded(t *testing.T) {
 	staysEnded("a disabled gateway without a certificate", uncertified)
 
 	g := l.gateway(numbered(2))
-	if err := g.Signal(syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, g.Signal(syscall.SIGKILL))
 	<-g.Done()
 	staysEnded("a gateway that was replaced", numbered(1))
 	g = l.gateway(numbered(2))
@@ -75,10 +71,7 @@ func TestCleanedGatewayStaysEnded(t *testing.T) {
 	if out, words, err := l.clean(l.a, 1); err != nil {
 		t.Fatalf("%v: %s %s", err, out, words)
 	}
-	again, err := gatewaylab.Launch(spec)
-	if err != nil {
-		t.Fatal(err)
-	}
+	again := must.Get(gatewaylab.Launch(spec))(t)
 	t.Cleanup(again.Stop)
 	if err := ended(t, again); err != nil {
 		t.Errorf("%v\n%s", err, again.Output())

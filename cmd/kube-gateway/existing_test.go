@@ -14,6 +14,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
@@ -42,10 +43,7 @@ func outcome(conn net.Conn) <-chan error {
 // connections.
 func server(t *testing.T, n *netlab.Node, port uint16) <-chan error {
 	t.Helper()
-	ln, err := n.Listen("tcp", fmt.Sprintf(":%d", port))
-	if err != nil {
-		t.Fatal(err)
-	}
+	ln := must.Get(n.Listen("tcp", fmt.Sprintf(":%d", port)))(t)
 	t.Cleanup(func() { ln.Close() })
 	result := make(chan error, 10)
 	go func() {
@@ -67,10 +65,7 @@ func server(t *testing.T, n *netlab.Node, port uint16) <-chan error {
 // dial opens a plaintext connection of nobody's pod from a node.
 func dial(t *testing.T, n *netlab.Node, address string) net.Conn {
 	t.Helper()
-	conn, err := n.Dial("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := must.Get(n.Dial("tcp", address))(t)
 	t.Cleanup(func() { conn.Close() })
 	if _, err := io.WriteString(conn, "hello"); err != nil {
 		t.Fatal(err)

@@ -20,6 +20,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
@@ -48,15 +49,9 @@ func (l *lab) scrape(n *netlab.Node, cgroup, address, line string) {
 // processes returns the processes of a pod's gateway.
 func processes(t *testing.T, n *netlab.Node) (pids []int) {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(n.GatewayCgroup, "cgroup.procs"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(os.ReadFile(filepath.Join(n.GatewayCgroup, "cgroup.procs")))(t)
 	for line := range strings.Lines(string(text)) {
-		pid, err := strconv.Atoi(strings.TrimSpace(line))
-		if err != nil {
-			t.Fatal(err)
-		}
+		pid := must.Get(strconv.Atoi(strings.TrimSpace(line)))(t)
 		pids = append(pids, pid)
 	}
 	return pids
@@ -148,10 +143,7 @@ func TestExporterIsUnprivileged(t *testing.T) {
 	if environ, err := os.ReadFile(dir + "/environ"); err != nil || len(environ) > 0 {
 		t.Errorf("the exporter's environment is %q, %v", environ, err)
 	}
-	files, err := os.ReadDir(dir + "/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
+	files := must.Get(os.ReadDir(dir + "/fd"))(t)
 	sockets := 0
 	for _, f := range files {
 		target, err := os.Readlink(filepath.Join(dir, "fd", f.Name()))
@@ -222,9 +214,7 @@ func TestExporterDies(t *testing.T) {
 	before := status(t, g)
 	for range 3 {
 		pid := exporterOf(t, l.a, g)
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, syscall.Kill(pid, syscall.SIGKILL))
 		l.scrape(l.b, l.b.OtherCgroup, l.a.Addr(api.MetricsPort), "kube_gateway_info")
 		if next := exporterOf(t, l.a, g); next == pid {
 			t.Error("it is the same as before")
@@ -276,9 +266,7 @@ func TestExporterEnds(t *testing.T) {
 	t.Run("stopped", func(t *testing.T) {
 		l := newLab(t)
 		g := l.gateway(exporting(l.spec(l.a)))
-		if err := syscall.Kill(exporterOf(t, l.a, g), syscall.SIGSTOP); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, syscall.Kill(exporterOf(t, l.a, g), syscall.SIGSTOP))
 		disable(t, l.a, g, time.Second)
 		gone(t, l.a)
 	})
@@ -286,9 +274,7 @@ func TestExporterEnds(t *testing.T) {
 		l := newLab(t)
 		g := l.gateway(exporting(l.spec(l.a)))
 		l.endApplication(l.a)
-		if err := g.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, g.Signal(syscall.SIGTERM))
 		if err := ended(t, g); err != nil {
 			t.Errorf("%v\n%s", err, g.Output())
 		}
@@ -296,22 +282,15 @@ func TestExporterEnds(t *testing.T) {
 	})
 	t.Run("killed", func(t *testing.T) {
 		l := newLab(t)
-		nowhere, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		nowhere := must.Get(os.OpenFile(os.DevNull, os.O_WRONLY, 0))(t)
 		defer nowhere.Close()
 		spec := exporting(l.spec(l.a))
 		spec.Log = nowhere
 		g := l.gateway(spec)
 		// It does not see that its socket has ended: only the kernel can end it now. Its
 		// output is nobody's, whose end would be waited for.
-		if err := syscall.Kill(exporterOf(t, l.a, g), syscall.SIGSTOP); err != nil {
-			t.Fatal(err)
-		}
-		if err := kill(g); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, syscall.Kill(exporterOf(t, l.a, g), syscall.SIGSTOP))
+		must.Do(t, kill(g))
 		gone(t, l.a)
 		l.gateway(exporting(l.spec(l.a)))
 		l.scrape(l.b, l.b.OtherCgroup, l.a.Addr(api.MetricsPort), "kube_gateway_info")
@@ -328,10 +307,7 @@ func TestExporterAddress(t *testing.T) {
 		t.Errorf("from another pod: %+v", r)
 	}
 
-	taken, err := l.b.Listen("tcp4", net.JoinHostPort(l.b.IP4.String(), strconv.Itoa(api.MetricsPort)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	taken := must.Get(l.b.Listen("tcp4", net.JoinHostPort(l.b.IP4.String(), strconv.Itoa(api.MetricsPort))))(t)
 	defer taken.Close()
 	g := l.fails("with the port taken", exporting(l.spec(l.b)), metricsAddr)
 	if words, err := g.LastWords(); err != nil || !strings.Contains(words, "serving metrics") || !strings.Contains(words, "hint: ") || !strings.Contains(words, "--metrics-addr") {

@@ -13,6 +13,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
@@ -63,10 +64,7 @@ func TestTwoGateways(t *testing.T) {
 func expectUnprivileged(t *testing.T, name string, pid, id int) {
 	t.Helper()
 	dir := "/proc/" + strconv.Itoa(pid)
-	text, err := os.ReadFile(dir + "/status")
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(os.ReadFile(dir + "/status"))(t)
 	fields := map[string]string{}
 	for line := range strings.Lines(string(text)) {
 		name, value, _ := strings.Cut(line, ":")
@@ -83,10 +81,7 @@ func expectUnprivileged(t *testing.T, name string, pid, id int) {
 	}
 	// A process that is not dumpable belongs to root in /proc, so its user
 	// cannot read its memory.
-	info, err := os.Stat(dir + "/mem")
-	if err != nil {
-		t.Fatal(err)
-	}
+	info := must.Get(os.Stat(dir + "/mem"))(t)
 	if uid := info.Sys().(*syscall.Stat_t).Uid; uid != 0 {
 		t.Errorf("the memory of the %s belongs to user %d", name, uid)
 	}
@@ -99,10 +94,7 @@ func TestWorkerIsUnprivileged(t *testing.T) {
 	worker := status(t, g).Worker.PID
 	expectUnprivileged(t, "worker", worker, api.WorkerID)
 	for _, pid := range []int{worker, g.Pid} {
-		environ, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
-		if err != nil {
-			t.Fatal(err)
-		}
+		environ := must.Get(os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ"))(t)
 		if strings.Contains(string(environ), "PRIVATE KEY") || strings.Contains(string(environ), api.EnvKey) {
 			t.Errorf("the environment of process %d holds the key", pid)
 		}
@@ -117,9 +109,7 @@ func TestWorkerDies(t *testing.T) {
 	l.gateway(l.spec(l.b))
 	l.talk(l.a, l.b.Addr(portEcho))
 	before := status(t, ga)
-	if err := syscall.Kill(before.Worker.PID, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, syscall.Kill(before.Worker.PID, syscall.SIGKILL))
 	l.talk(l.a, l.b.Addr(portEcho))
 	after := status(t, ga)
 	if after.Worker.Restarts != 1 || after.Worker.PID == before.Worker.PID {
@@ -163,14 +153,8 @@ func TestGatewayEnds(t *testing.T) {
 	l := newLab(t)
 	l.gateway(l.spec(l.b))
 	stale := func() int {
-		pod, err := bpf.OpenCgroup(l.a.PodCgroup)
-		if err != nil {
-			t.Fatal(err)
-		}
-		n, err := bpf.DetachStale(pod)
-		if err != nil {
-			t.Fatal(err)
-		}
+		pod := must.Get(bpf.OpenCgroup(l.a.PodCgroup))(t)
+		n := must.Get(bpf.DetachStale(pod))(t)
 		return n
 	}
 	for _, c := range []struct {
@@ -268,10 +252,7 @@ func (discard) Write(b []byte) (int, error) { return len(b), nil }
 // descriptors counts the open files of a gateway's worker.
 func descriptors(t *testing.T, g *gatewaylab.Gateway) int {
 	t.Helper()
-	list, err := os.ReadDir("/proc/" + strconv.Itoa(status(t, g).Worker.PID) + "/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
+	list := must.Get(os.ReadDir("/proc/" + strconv.Itoa(status(t, g).Worker.PID) + "/fd"))(t)
 	return len(list)
 }
 

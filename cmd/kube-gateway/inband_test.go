@@ -17,6 +17,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
@@ -149,13 +150,9 @@ func TestSecondInterface(t *testing.T) {
 		// No certificate names the address, as with a Service's.
 		c.Services = append(c.Services, netip.MustParsePrefix("10.8.0.0/24"))
 	}))
-	if err := l.a.AddLink(l.b, "net1"); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, l.a.AddLink(l.b, "net1"))
 	for n, address := range map[*netlab.Node]string{l.a: "10.8.0.1/24", l.b: "10.8.0.2/24"} {
-		if err := n.AddAddress("net1", netip.MustParsePrefix(address)); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, n.AddAddress("net1", netip.MustParsePrefix(address)))
 	}
 	address := fmt.Sprint("10.8.0.2:", portEcho)
 	if r := l.client(l.a, l.a.OtherCgroup, "talk", address, "hello"); !strings.Contains(r.Error, "connection refused") {
@@ -252,9 +249,7 @@ func TestUnguarded(t *testing.T) {
 	if s := status(t, g); s.Mode != api.Permissive {
 		t.Errorf("the mode is %s", s.Mode)
 	}
-	if err := g.End(); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, g.End())
 
 	l.fails("strict, and unable to guard,", strict(spec), "guarding inbound connections", "hint: ")
 	// And it leaves nothing behind.
@@ -307,9 +302,7 @@ func TestUDP(t *testing.T) {
 func TestNodeSide(t *testing.T) {
 	l := newLab(t)
 	via := netip.MustParseAddr("10.9.0.200")
-	if err := l.a.Do(func() error { return addDefaultRoute(via) }); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, l.a.Do(func() error { return addDefaultRoute(via) }))
 	probes := api.Ports{{First: 8080, Last: 8080}}
 	given := api.Source{From: netip.MustParsePrefix("192.0.2.7/32")}
 	g := l.gateway(with(l.spec(l.a), func(c *api.Config) { c.PlaintextFrom, c.Probes = []api.Source{given}, probes }))
@@ -317,9 +310,7 @@ func TestNodeSide(t *testing.T) {
 	if diff := cmp.Diff(want, status(t, g).Capture.PlaintextFrom, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Error(diff)
 	}
-	if err := g.End(); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, g.End())
 	narrow := l.spec(l.a)
 	narrow.Configure = func(c *api.Config) { c.Probes = probes }
 	narrow.Capture = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/28")}
@@ -338,10 +329,7 @@ func addDefaultRoute(via netip.Addr) error {
 func TestPortsTaken(t *testing.T) {
 	l := newLab(t)
 	for _, taken := range []uint16{api.InbandPort, api.CapturePort + 1} {
-		ln, err := l.a.Listen("tcp4", net.JoinHostPort("127.0.0.1", fmt.Sprint(taken)))
-		if err != nil {
-			t.Fatal(err)
-		}
+		ln := must.Get(l.a.Listen("tcp4", net.JoinHostPort("127.0.0.1", fmt.Sprint(taken))))(t)
 		defer ln.Close()
 	}
 	ga := l.gateway(with(strict(l.spec(l.a)), func(c *api.Config) { c.Wire = api.WireInband }))

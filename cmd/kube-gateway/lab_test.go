@@ -20,8 +20,10 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+	"github.com/kubectl-gateway/kubectl-gateway/test/e2e/app/appreport"
 )
 
 // TestMain lets the test binary be the gateway: the supervisor executes itself
@@ -39,15 +41,37 @@ func TestMain(m *testing.M) {
 			os.Exit(datagram(os.Args[2:]))
 		}
 	}
-	os.Exit(m.Run())
+	if os.Getenv(appVariable) != "" {
+		os.Exit(m.Run())
+	}
+	os.Exit(withApp(m.Run))
+}
+
+// withApp runs tests that have the application, built once for all of them.
+func withApp(run func() int) int {
+	dir, err := os.MkdirTemp("", "kube-gateway-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	app := filepath.Join(dir, "app")
+	build := exec.Command("go", "build", "-o", app, "../../test/e2e/app")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "building the application: %v\n%s", err, out)
+		return 1
+	}
+	os.Setenv(appVariable, app)
+	return run()
 }
 
 // patience bounds every wait. It is no expectation: each wait ends with its
 // condition.
 const patience = time.Minute
 
-// appVariable names the environment variable with the path of test/e2e/app where
-// there is no Go to build it.
+// appVariable names the environment variable with the path of test/e2e/app. Where it is set already
+// there may be no Go to build it.
 const appVariable = "KUBE_GATEWAY_TEST_APP"
 
 // Ports of test/e2e/app.
@@ -72,26 +96,15 @@ func newLab(t *testing.T) *lab {
 	return newLabOf(t, 2)
 }
 
-// newLabOf returns a lab of n pods, at least two.
+// newLabOf returns a lab of n pods, at least two. The test runs beside others: it mostly waits, and
+// shares nothing with them.
 func newLabOf(t *testing.T, n int) *lab {
 	t.Helper()
-	l := &lab{t: t, net: netlab.New(t, n)}
+	t.Parallel()
+	l := &lab{t: t, net: netlab.New(t, n), app: os.Getenv(appVariable)}
 	l.a, l.b = l.net.Node(0), l.net.Node(1)
-	if l.app = os.Getenv(appVariable); l.app == "" {
-		l.app = filepath.Join(t.TempDir(), "app")
-		build := exec.Command("go", "build", "-o", l.app, "../../test/e2e/app")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("building the application: %v\n%s", err, out)
-		}
-	}
-	var err error
-	if l.self, err = os.Executable(); err != nil {
-		t.Fatal(err)
-	}
-	if l.authority, err = gatewaylab.NewAuthority(); err != nil {
-		t.Fatal(err)
-	}
+	l.self = must.Get(os.Executable())(t)
+	l.authority = must.Get(gatewaylab.NewAuthority())(t)
 	for _, n := range l.net.Nodes() {
 		server := n.Start(netlab.Command{Cgroup: n.AppCgroup, Path: l.app, Args: []string{"serve"}})
 		says(t, server, "serving")
@@ -107,10 +120,7 @@ func (l *lab) spec(n *netlab.Node) gatewaylab.Spec {
 // gateway starts a gateway and fails the test if it does not get ready.
 func (l *lab) gateway(s gatewaylab.Spec) *gatewaylab.Gateway {
 	l.t.Helper()
-	g, err := gatewaylab.Start(l.t.Context(), s)
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	g := must.Get(gatewaylab.Start(l.t.Context(), s))(l.t)
 	l.t.Cleanup(g.Stop)
 	return g
 }
@@ -118,10 +128,7 @@ func (l *lab) gateway(s gatewaylab.Spec) *gatewaylab.Gateway {
 // fails launches a gateway that must end with an error, for which words stand in its output.
 func (l *lab) fails(what string, s gatewaylab.Spec, words ...string) *gatewaylab.Gateway {
 	l.t.Helper()
-	g, err := gatewaylab.Launch(s)
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	g := must.Get(gatewaylab.Launch(s))(l.t)
 	if err := ended(l.t, g); err == nil {
 		l.t.Errorf("%s it works", what)
 	}
@@ -134,11 +141,7 @@ func (l *lab) fails(what string, s gatewaylab.Spec, words ...string) *gatewaylab
 }
 
 // result is what the application's clients print.
-type result struct {
-	Local, Peer, Received, Error string
-	Count                        int
-	Equal, NotPermitted          bool
-}
+type result = appreport.Result
 
 // client runs a client of the application in a pod.
 func (l *lab) client(n *netlab.Node, cgroup string, args ...string) result {
@@ -270,9 +273,6 @@ func eventually(t *testing.T, what string, condition func() error) {
 
 func addrPort(t *testing.T, text string) netip.AddrPort {
 	t.Helper()
-	a, err := netip.ParseAddrPort(text)
-	if err != nil {
-		t.Fatal(err)
-	}
+	a := must.Get(netip.ParseAddrPort(text))(t)
 	return a
 }

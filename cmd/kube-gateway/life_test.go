@@ -19,7 +19,9 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
+	"github.com/kubectl-gateway/kubectl-gateway/test/e2e/app/appreport"
 )
 
 // What the tests of a gateway's end have in common: constant traffic of which both
@@ -36,29 +38,7 @@ type traffic struct {
 }
 
 // trafficSummary is what it comes to, as its program prints it.
-type trafficSummary struct {
-	Requests, Messages                   uint64
-	Targets                              map[string]uint64
-	Failures                             int
-	Failed                               []trafficFailure
-	Lost, Duplicated, Altered, Truncated uint64
-	LongestWait, LongestGap              time.Duration
-}
-
-type trafficFailure struct {
-	Opened, Time               time.Time
-	Target, Kind, Phase, Error string
-	Reset, NotPermitted        bool
-}
-
-// servedSummary is the same from the servers' side.
-type servedSummary struct {
-	Connections, Complete, Resets, Failed, Messages uint64
-	Held                                            int64
-	Lost, Duplicated, Altered, Truncated            uint64
-}
-
-func (s *servedSummary) open() uint64 { return s.Connections - s.Complete - s.Resets - s.Failed }
+type trafficSummary struct{ appreport.Traffic }
 
 // traffic starts constant traffic from n: for each target connections that are held
 // for the time life (0 is for ever) with messages both ways, and new ones all the time.
@@ -95,7 +75,7 @@ func (tr *traffic) stop() trafficSummary {
 // where none was.
 func (s *trafficSummary) undamaged(t *testing.T) {
 	t.Helper()
-	if s.Lost+s.Duplicated+s.Altered+s.Truncated != 0 || s.Requests == 0 || s.Messages == 0 {
+	if s.Damage != (appreport.Damage{}) || s.Requests == 0 || s.Messages == 0 {
 		t.Errorf("damage: %+v", s)
 	}
 }
@@ -111,22 +91,22 @@ func (s *trafficSummary) perfect(t *testing.T) {
 
 // served waits until no connection is open at the servers of a pod, and returns what
 // they saw.
-func (l *lab) served(n *netlab.Node) (s servedSummary) {
+func (l *lab) served(n *netlab.Node) (s appreport.Served) {
 	l.t.Helper()
 	eventually(l.t, "the servers' connections have ended", func() (err error) {
-		if s, err = l.askServed(n); err == nil && s.open() != 0 {
-			err = fmt.Errorf("%d are open", s.open())
+		if s, err = l.askServed(n); err == nil && s.Open() != 0 {
+			err = fmt.Errorf("%d are open", s.Open())
 		}
 		return err
 	})
-	if s.Lost+s.Duplicated+s.Altered+s.Truncated+s.Failed != 0 {
+	if s.Damage != (appreport.Damage{}) || s.Failed != 0 {
 		l.t.Errorf("damage at the servers of %v: %+v", n.IP4, s)
 	}
 	return s
 }
 
 // askServed asks the servers of a pod what they have seen so far.
-func (l *lab) askServed(n *netlab.Node) (s servedSummary, err error) {
+func (l *lab) askServed(n *netlab.Node) (s appreport.Served, err error) {
 	l.t.Helper()
 	p := n.Start(netlab.Command{Cgroup: n.AppCgroup, Path: l.app, Args: []string{"served"}})
 	if err := p.Wait(); err != nil {
@@ -171,10 +151,7 @@ func objectsIn(t *testing.T, n *netlab.Node, gateway string) (o kernelObjects) {
 		},
 		gateway: {ebpf.AttachCGroupGetsockopt, ebpf.AttachCGroupSetsockopt},
 	} {
-		dir, err := os.Open(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		dir := must.Get(os.Open(path))(t)
 		defer dir.Close()
 		note(int(dir.Fd()), kinds...)
 	}
@@ -190,10 +167,7 @@ func objectsIn(t *testing.T, n *netlab.Node, gateway string) (o kernelObjects) {
 		t.Fatal(err)
 	}
 	for _, id := range o.programs {
-		program, err := ebpf.NewProgramFromID(id)
-		if err != nil {
-			t.Fatal(err)
-		}
+		program := must.Get(ebpf.NewProgramFromID(id))(t)
 		info, err := program.Info()
 		program.Close()
 		if err != nil {
@@ -227,16 +201,11 @@ func (o *kernelObjects) left() (names []string) {
 // leftovers returns what gateways have attached in a pod.
 func leftovers(t *testing.T, n *netlab.Node) (left []string) {
 	t.Helper()
-	pod, err := bpf.OpenCgroup(n.PodCgroup)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := n.Do(func() error {
+	pod := must.Get(bpf.OpenCgroup(n.PodCgroup))(t)
+	must.Do(t, n.Do(func() (err error) {
 		left, err = bpf.Leftovers(pod)
 		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
+	}))
 	return left
 }
 

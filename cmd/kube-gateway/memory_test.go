@@ -14,6 +14,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
@@ -42,9 +43,7 @@ func pressed(t *testing.T, mib int, mode api.Mode, group bool) *pressedLab {
 	l := &pressedLab{lab: newLab(t)}
 	l.limit(512 * mebi)
 	// The other pod has enough.
-	if err := l.b.LimitMemory(1024 * mebi); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, l.b.LimitMemory(1024*mebi))
 	server := l.small("serve", strconv.Itoa(portSmall))
 	says(t, server, "serving")
 	client := l.small("idle", "0", l.b.Addr(portEcho))
@@ -52,9 +51,7 @@ func pressed(t *testing.T, mib int, mode api.Mode, group bool) *pressedLab {
 	l.limit(l.bytes("memory.current") + mib*mebi)
 	client.Stop()
 	if group {
-		if err := os.WriteFile(filepath.Join(l.a.GatewayCgroup, "memory.oom.group"), []byte("1"), 0); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, os.WriteFile(filepath.Join(l.a.GatewayCgroup, "memory.oom.group"), []byte("1"), 0))
 	}
 	l.gb = l.gateway(quiet(l.spec(l.b)))
 	spec := l.spec(l.a)
@@ -74,9 +71,7 @@ func pressed(t *testing.T, mib int, mode api.Mode, group bool) *pressedLab {
 func asAdjusted(t *testing.T, adj int, start func()) {
 	t.Helper()
 	write := func(adj int) {
-		if err := os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(adj)), 0); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(adj)), 0))
 	}
 	write(adj)
 	defer write(0)
@@ -85,41 +80,27 @@ func asAdjusted(t *testing.T, adj int, start func()) {
 
 func (l *pressedLab) limit(bytes int) {
 	l.t.Helper()
-	if err := l.a.LimitMemory(bytes); err != nil {
-		l.t.Fatal(err)
-	}
+	must.Do(l.t, l.a.LimitMemory(bytes))
 }
 
 // bytes returns the number in a file of the first pod's cgroup.
 func (l *pressedLab) bytes(file string) int {
 	l.t.Helper()
-	text, err := os.ReadFile(filepath.Join(l.a.PodCgroup, file))
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	text := must.Get(os.ReadFile(filepath.Join(l.a.PodCgroup, file)))(l.t)
+	n := must.Get(strconv.Atoi(strings.TrimSpace(string(text))))(l.t)
 	return n
 }
 
 func (l *pressedLab) events(name string) int {
 	l.t.Helper()
-	n, err := l.a.MemoryEvent(name)
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	n := must.Get(l.a.MemoryEvent(name))(l.t)
 	return n
 }
 
 // report logs where the memory is.
 func (l *pressedLab) report(when string) {
 	l.t.Helper()
-	text, err := os.ReadFile(filepath.Join(l.a.GatewayCgroup, "memory.stat"))
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	text := must.Get(os.ReadFile(filepath.Join(l.a.GatewayCgroup, "memory.stat")))(l.t)
 	var parts []string
 	for line := range strings.Lines(string(text)) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
@@ -152,10 +133,7 @@ func (l *pressedLab) smallResult(p *netlab.Process) (r smallResult) {
 func (l *pressedLab) adjustments() (supervisor, worker string) {
 	l.t.Helper()
 	read := func(pid int) string {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid))
-		if err != nil {
-			l.t.Fatal(err)
-		}
+		text := must.Get(os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid)))(l.t)
 		return strings.TrimSpace(string(text))
 	}
 	return read(l.ga.Pid), read(status(l.t, l.ga).Worker.PID)
@@ -308,15 +286,9 @@ func TestMemoryHog(t *testing.T) {
 // killAll kills the processes in a cgroup that have a word among their arguments.
 func killAll(t *testing.T, cgroup, word string) {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(cgroup, "cgroup.procs"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(os.ReadFile(filepath.Join(cgroup, "cgroup.procs")))(t)
 	for _, field := range strings.Fields(string(text)) {
-		pid, err := strconv.Atoi(field)
-		if err != nil {
-			t.Fatal(err)
-		}
+		pid := must.Get(strconv.Atoi(field))(t)
 		if line, err := os.ReadFile("/proc/" + field + "/cmdline"); err == nil && strings.Contains(string(line), "\x00"+word+"\x00") {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}

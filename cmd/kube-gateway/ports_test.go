@@ -15,21 +15,19 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
 // waitsFor starts a gateway, and returns it and its status once that gives a reason for the wait.
 func (l *lab) waitsFor(s gatewaylab.Spec) (*gatewaylab.Gateway, *api.Status) {
 	l.t.Helper()
-	g, err := gatewaylab.Launch(s)
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	g := must.Get(gatewaylab.Launch(s))(l.t)
 	l.t.Cleanup(g.Stop)
 	// As the plugin asks: the answer comes with the reason, and not after the whole wait.
 	started := time.Now()
 	var st *api.Status
-	eventually(l.t, "the gateway answers", func() error {
+	eventually(l.t, "the gateway answers", func() (err error) {
 		st, err = g.Call(l.t.Context(), control.Request{Op: control.OpStatus, Wait: patience})
 		return err
 	})
@@ -78,18 +76,13 @@ func TestPortHeldByConnection(t *testing.T) {
 		t.Errorf("the reason is %q, want %q", st.Reason, want)
 	}
 	h.say("undisturbed")
-	if err := h.process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, h.process.Kill())
 	l.getsReady(g)
 	disable(t, l.a, g, time.Minute)
 
 	// A gateway that waits can be disabled.
 	l.holdIn(l.a, l.a.AppCgroup, l.b.Addr(portEcho), from)
-	g, err := gatewaylab.Launch(l.spec(l.a))
-	if err != nil {
-		t.Fatal(err)
-	}
+	g = must.Get(gatewaylab.Launch(l.spec(l.a)))(t)
 	t.Cleanup(g.Stop)
 	eventually(t, "the gateway is disabled", func() error {
 		_, err := tryAsk[api.DisableReport](t, g, nil, "disable")
@@ -110,16 +103,12 @@ func TestReservedPorts(t *testing.T) {
 	l := newLab(t)
 	set := func(path, text string) {
 		t.Helper()
-		if err := l.a.Do(func() error { return os.WriteFile(path, []byte(text), 0) }); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, l.a.Do(func() error { return os.WriteFile(path, []byte(text), 0) }))
 	}
 	expect := func(what, want string) {
 		t.Helper()
 		var text []byte
-		if err := l.a.Do(func() (err error) { text, err = os.ReadFile(reserved); return err }); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, l.a.Do(func() (err error) { text, err = os.ReadFile(reserved); return err }))
 		if got := strings.TrimSpace(string(text)); got != want {
 			t.Errorf("%s: %q are reserved, want %q", what, got, want)
 		}
@@ -136,9 +125,7 @@ func TestReservedPorts(t *testing.T) {
 	}
 	set(ports, "32768 60999")
 
-	if err := g.Signal(syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, g.Signal(syscall.SIGKILL))
 	<-g.Done()
 	expect("dead", during)
 	g = l.gateway(l.spec(l.a))

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
@@ -163,10 +164,7 @@ func ourOptions(options []byte) (n int) {
 // encrypted fails the test unless all connections so far began with TLS, and none escaped.
 func (r *recording) encrypted(t *testing.T) {
 	t.Helper()
-	stats, err := unix.GetsockoptTpacketStats(r.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS)
-	if err != nil {
-		t.Fatal(err)
-	}
+	stats := must.Get(unix.GetsockoptTpacketStats(r.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS))(t)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.bad) > 0 {

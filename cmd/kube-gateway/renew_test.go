@@ -21,6 +21,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
@@ -73,18 +74,10 @@ func renewWith(t *testing.T, g *gatewaylab.Gateway, answer sign) (*api.Status, e
 		if err := json.Unmarshal(line, &request); err != nil {
 			t.Fatalf("%v in %q", err, line)
 		}
-		issued, err := answer([]byte(request.CSR))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := json.NewEncoder(toStdin).Encode(issued); err != nil {
-			t.Fatal(err)
-		}
+		issued := must.Get(answer([]byte(request.CSR)))(t)
+		must.Do(t, json.NewEncoder(toStdin).Encode(issued))
 	}
-	text, err := io.ReadAll(lines)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(io.ReadAll(lines))(t)
 	if code := <-ended; code != 0 {
 		return nil, errors.New(stderr.String())
 	}
@@ -108,10 +101,7 @@ func renew(t *testing.T, g *gatewaylab.Gateway, answer sign) *api.Status {
 // trustWith runs 'kube-gateway ctl trust' with the bundle of authorities.
 func trustWith(t *testing.T, g *gatewaylab.Gateway, authorities ...*ca.Authority) (*api.Status, error) {
 	t.Helper()
-	line, err := json.Marshal(api.TrustBundle{Bundle: bundleOf(authorities...)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	line := must.Get(json.Marshal(api.TrustBundle{Bundle: bundleOf(authorities...)}))(t)
 	stdin, toStdin := io.Pipe()
 	defer toStdin.Close()
 	go func() { _, _ = toStdin.Write(append(line, '\n')) }()
@@ -137,19 +127,12 @@ func trust(t *testing.T, g *gatewaylab.Gateway, authorities ...*ca.Authority) {
 // shows to a peer, which is elsewhere in the lab.
 func (l *lab) shown(of, peer *netlab.Node) string {
 	l.t.Helper()
-	conn, err := peer.Dial("tcp", of.Addr(api.PeerPort))
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	conn := must.Get(peer.Dial("tcp", of.Addr(api.PeerPort)))(l.t)
 	client := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{api.ALPN}})
 	defer client.Close()
-	if err := client.SetDeadline(time.Now().Add(patience)); err != nil {
-		l.t.Fatal(err)
-	}
+	must.Do(l.t, client.SetDeadline(time.Now().Add(patience)))
 	// It asks for a certificate, too, but notices only afterwards that there is none.
-	if err := client.Handshake(); err != nil {
-		l.t.Fatal(err)
-	}
+	must.Do(l.t, client.Handshake())
 	return client.ConnectionState().PeerCertificates[0].SerialNumber.Text(16)
 }
 
@@ -168,18 +151,9 @@ func (w *witness) saw() []string {
 func (l *lab) witness(n *netlab.Node) *witness {
 	l.t.Helper()
 	spec := gatewaylab.Spec{Node: n}
-	leaf, err := l.authority.Issue(spec.Leaf())
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	pair, err := tls.X509KeyPair(leaf.CertPEM, leaf.KeyPEM)
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	ln, err := n.Listen("tcp", n.Addr(api.PeerPort))
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	leaf := must.Get(l.authority.Issue(spec.Leaf()))(l.t)
+	pair := must.Get(tls.X509KeyPair(leaf.CertPEM, leaf.KeyPEM))(l.t)
+	ln := must.Get(n.Listen("tcp", n.Addr(api.PeerPort)))(l.t)
 	l.t.Cleanup(func() { ln.Close() })
 	w := &witness{}
 	go func() {
@@ -271,10 +245,7 @@ func TestRenewal(t *testing.T) {
 func materialFiles(t *testing.T, pid int) int {
 	t.Helper()
 	dir := fmt.Sprintf("/proc/%d/fd/", pid)
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	entries := must.Get(os.ReadDir(dir))(t)
 	n := 0
 	for _, e := range entries {
 		if to, err := os.Readlink(dir + e.Name()); err == nil && strings.Contains(to, "kube-gateway-material") {
@@ -290,15 +261,9 @@ func TestRefusedRenewal(t *testing.T) {
 	sa := strict(l.spec(l.a))
 	ga := l.gateway(sa)
 	l.gateway(strict(l.spec(l.b)))
-	other, err := gatewaylab.NewAuthority()
-	if err != nil {
-		t.Fatal(err)
-	}
+	other := must.Get(gatewaylab.NewAuthority())(t)
 	ago := func(d time.Duration) time.Time { return time.Now().Add(-d) }
-	older, err := ca.New(ca.Options{TrustDomain: gatewaylab.TrustDomain, Now: ago(48 * time.Hour)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	older := must.Get(ca.New(ca.Options{TrustDomain: gatewaylab.TrustDomain, Now: ago(48 * time.Hour)}))(t)
 	open := l.hold(l.a, l.b.Addr(portEcho))
 	before := status(t, ga)
 	for name, c := range map[string]struct {
@@ -335,9 +300,7 @@ func TestRenewalOfStuckWorker(t *testing.T) {
 	spec := l.spec(l.a)
 	g := l.gateway(spec)
 	before := status(t, g)
-	if err := syscall.Kill(before.Worker.PID, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, syscall.Kill(before.Worker.PID, syscall.SIGSTOP))
 	if s, err := renewWith(t, g, signer(l.authority, spec, nil)); err == nil || !strings.Contains(err.Error(), "try again") {
 		t.Errorf("a stopped worker took it: %+v, %v", s, err)
 	}
@@ -358,10 +321,7 @@ func TestNewAuthority(t *testing.T) {
 	l := newLabOf(t, 3)
 	c := l.net.Node(2)
 	old := l.authority
-	next, err := gatewaylab.NewAuthority()
-	if err != nil {
-		t.Fatal(err)
-	}
+	next := must.Get(gatewaylab.NewAuthority())(t)
 	sa, sb := strict(l.spec(l.a)), strict(l.spec(l.b))
 	ga, gb, gc := l.gateway(sa), l.gateway(sb), l.gateway(strict(l.spec(c)))
 	open := []*held{l.hold(l.a, l.b.Addr(portEcho)), l.hold(l.b, l.a.Addr(portEcho)), l.hold(c, l.b.Addr(portEcho))}
@@ -453,10 +413,7 @@ func TestDeliveryAtOnce(t *testing.T) {
 	l := newLab(t)
 	spec := l.spec(l.a)
 	spec.Uncertified = true
-	g, err := gatewaylab.Launch(spec)
-	if err != nil {
-		t.Fatal(err)
-	}
+	g := must.Get(gatewaylab.Launch(spec))(t)
 	t.Cleanup(g.Stop)
 	if s := renew(t, g, signer(l.authority, spec, nil)); s.State != api.Ready {
 		t.Errorf("it answers as %+v\n%s", s, g.Output())

@@ -21,6 +21,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
@@ -285,9 +286,7 @@ func TestStuckWorker(t *testing.T) {
 	l := newLab(t)
 	g := l.gateway(l.spec(l.a))
 	pid := status(t, g).Worker.PID
-	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, syscall.Kill(pid, syscall.SIGSTOP))
 	if s, err := g.Call(t.Context(), control.Request{Op: control.OpMode, Mode: api.Strict}); err == nil || api.Hint(err) == "" {
 		t.Errorf("a stopped worker answered: %+v, %v", s, err)
 	}
@@ -331,10 +330,7 @@ func TestChangesAtOnce(t *testing.T) {
 // cover changes what a gateway captures by the command that the plugin runs.
 func cover(t *testing.T, g *gatewaylab.Gateway, c api.Cover) (*api.Status, string) {
 	t.Helper()
-	line, err := json.Marshal(c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	line := must.Get(json.Marshal(c))(t)
 	var stdout, stderr bytes.Buffer
 	if run([]string{"ctl", "cover", "-o", "json", "--control-socket", g.Socket()}, bytes.NewReader(append(line, '\n')), &stdout, &stderr) != 0 {
 		return nil, stderr.String()
@@ -377,9 +373,7 @@ func TestCover(t *testing.T) {
 	before.say("still in plaintext")
 
 	// The next worker knows it, too.
-	if err := syscall.Kill(s.Worker.PID, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, syscall.Kill(s.Worker.PID, syscall.SIGKILL))
 	eventually(t, "a new worker", func() error {
 		if n := status(t, ga); n.Worker.Restarts != 1 || n.State != api.Ready {
 			return fmt.Errorf("%s after %d restarts", n.State, n.Worker.Restarts)

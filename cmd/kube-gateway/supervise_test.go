@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
@@ -16,10 +17,7 @@ func TestSecondSupervisor(t *testing.T) {
 	l := newLab(t)
 	spec := l.spec(l.a)
 	g := l.gateway(spec)
-	env, err := spec.Environment()
-	if err != nil {
-		t.Fatal(err)
-	}
+	env := must.Get(spec.Environment())(t)
 	for _, verb := range []string{"supervise", "clean"} {
 		second := l.a.Start(g.In(netlab.Command{Cgroup: l.a.GatewayCgroup, Path: l.self, Args: []string{verb}, Env: env}))
 		if err := second.Wait(); err == nil || !strings.Contains(second.Output(), "runs in this container already") {

@@ -18,6 +18,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
@@ -50,10 +51,7 @@ func takeOver(t *testing.T, from, to *gatewaylab.Gateway, drain time.Duration) *
 
 func tryTakeOver(t *testing.T, g *gatewaylab.Gateway, h *api.Handover) (*api.Status, error) {
 	t.Helper()
-	line, err := json.Marshal(h)
-	if err != nil {
-		t.Fatal(err)
-	}
+	line := must.Get(json.Marshal(h))(t)
 	return tryAsk[api.Status](t, g, bytes.NewReader(append(line, '\n')), "take-over")
 }
 
@@ -251,30 +249,23 @@ type relay struct {
 func (l *lab) relay(from, to *gatewaylab.Gateway) (r *relay, answered chan error) {
 	l.t.Helper()
 	var offer *handoff.Offer
-	if err := l.a.Do(func() (err error) {
+	must.Do(l.t, l.a.Do(func() (err error) {
 		offer, err = handoff.NewOffer()
 		return err
-	}); err != nil {
-		l.t.Fatal(err)
-	}
+	}))
 	answered = make(chan error, 1)
 	go func() {
 		_, err := tryTakeOver(l.t, to, &offer.Handover)
 		answered <- err
 	}()
 	r = &relay{t: l.t}
-	var err error
-	if r.to, err = offer.Accept(l.t.Context()); err != nil {
-		l.t.Fatal(err)
-	}
+	r.to = must.Get(offer.Accept(l.t.Context()))(l.t)
 	l.t.Cleanup(r.to.Close)
 	h := ask[api.Handover](l.t, from, "hand-over", "--drain-timeout", "1m")
-	if err := l.a.Do(func() (err error) {
+	must.Do(l.t, l.a.Do(func() (err error) {
 		r.from, err = handoff.Meet(l.t.Context(), h)
 		return err
-	}); err != nil {
-		l.t.Fatal(err)
-	}
+	}))
 	l.t.Cleanup(r.from.Close)
 	return r, answered
 }
@@ -283,9 +274,7 @@ func (l *lab) relay(from, to *gatewaylab.Gateway) (r *relay, answered chan error
 func (r *relay) pass(from, to *handoff.Neighbour) *handoff.Message {
 	r.t.Helper()
 	m, files := r.take(from)
-	if err := to.Send(m, files...); err != nil {
-		r.t.Fatal(err)
-	}
+	must.Do(r.t, to.Send(m, files...))
 	return m
 }
 
@@ -434,9 +423,7 @@ func TestTakeOverRefused(t *testing.T) {
 func TestTwoGatewaysTerminate(t *testing.T) {
 	l := newLab(t)
 	sandbox := filepath.Join(l.a.PodCgroup, "sandbox")
-	if err := os.Mkdir(sandbox, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, os.Mkdir(sandbox, 0o755))
 	l.a.Start(netlab.Command{Cgroup: sandbox, Path: l.app, Args: []string{"sleep"}})
 	g := l.gateway(l.spec(l.a))
 	l.gateway(l.spec(l.b))
@@ -444,9 +431,7 @@ func TestTwoGatewaysTerminate(t *testing.T) {
 	next := l.gateway(l.successor(l.spec(l.a), "gateway-1"))
 	takeOver(t, g, next, time.Hour)
 	for _, g := range []*gatewaylab.Gateway{g, next} {
-		if err := g.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, g.Signal(syscall.SIGTERM))
 		says(t, g.Process, "asked to end")
 	}
 	held.say("until the end")

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
@@ -39,18 +40,14 @@ func TestPodTerminates(t *testing.T) {
 			l := newLab(t)
 			for _, other := range c.others {
 				other = filepath.Join(l.a.PodCgroup, other)
-				if err := os.Mkdir(other, 0o755); err != nil {
-					t.Fatal(err)
-				}
+				must.Do(t, os.Mkdir(other, 0o755))
 				l.a.Start(netlab.Command{Cgroup: other, Path: l.app, Args: []string{"sleep"}})
 			}
 			spec := l.spec(l.a)
 			spec.Mode, spec.Sandbox = c.mode, c.sandbox
 			g := l.gateway(spec)
 			gb := l.gateway(l.spec(l.b))
-			if err := g.Signal(syscall.SIGTERM); err != nil {
-				t.Fatal(err)
-			}
+			must.Do(t, g.Signal(syscall.SIGTERM))
 			says(t, g.Process, "asked to end")
 			l.talk(l.a, l.b.Addr(portEcho))
 			l.talk(l.b, l.a.Addr(portEcho))

@@ -177,24 +177,28 @@ func TestVerifyEncrypted(t *testing.T) {
 }
 
 func TestVerifyPlaintext(t *testing.T) {
-	c := newLabCluster(newLab(t))
-	c.start(c.l.a, nil)
-	r := c.verify(portEcho)
-	if r.Verdict != verify.Plaintext || r.From.Network == nil || r.From.Network.Interface != "eth0" || r.From.Loopback == nil ||
-		len(r.Reasons) != 2 || !strings.Contains(r.Reasons[0], "readable on eth0") {
-		t.Errorf("%s: %q, %+v", r.Verdict, r.Reasons, r.From)
-	}
+	t.Run("no gateway at the peer", func(t *testing.T) {
+		c := newLabCluster(newLab(t))
+		c.start(c.l.a, nil)
+		r := c.verify(portEcho)
+		if r.Verdict != verify.Plaintext || r.From.Network == nil || r.From.Network.Interface != "eth0" || r.From.Loopback == nil ||
+			len(r.Reasons) != 2 || !strings.Contains(r.Reasons[0], "readable on eth0") {
+			t.Errorf("%s: %q, %+v", r.Verdict, r.Reasons, r.From)
+		}
+	})
 	// What the gateway does not capture goes around it.
-	c = newLabCluster(newLab(t))
-	for _, n := range []*netlab.Node{c.l.a, c.l.b} {
-		c.start(n, func(s *gatewaylab.Spec) {
-			s.Configure = func(c *api.Config) { c.Exclude = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/24")} }
-		})
-	}
-	r = c.verify(0)
-	if r.Verdict != verify.Plaintext || r.From.Network == nil || r.From.Loopback != nil || r.To.Network == nil {
-		t.Errorf("excluded: %s: %q", r.Verdict, r.Reasons)
-	}
+	t.Run("excluded", func(t *testing.T) {
+		c := newLabCluster(newLab(t))
+		for _, n := range []*netlab.Node{c.l.a, c.l.b} {
+			c.start(n, func(s *gatewaylab.Spec) {
+				s.Configure = func(c *api.Config) { c.Exclude = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/24")} }
+			})
+		}
+		r := c.verify(0)
+		if r.Verdict != verify.Plaintext || r.From.Network == nil || r.From.Loopback != nil || r.To.Network == nil {
+			t.Errorf("%s: %q", r.Verdict, r.Reasons)
+		}
+	})
 }
 
 func TestVerifyInconclusive(t *testing.T) {

@@ -143,6 +143,6 @@ func (sockets) OriginalDestination(fd int) (netip.AddrPort, bool, error) {
 func (sockets) PresentAs(fd int, client netip.AddrPort) error { return bpf.PresentAs(fd, client) }
 func (sockets) HandedOver(fd int) (bool, error)               { return bpf.HandedOver(fd) }
 
-func (sockets) MarkInband(fd int) error { return bpf.MarkInband(fd) }
+func (sockets) MarkInband(fd, syns int) error { return bpf.MarkInband(fd, syns) }
 
-func (sockets) PeerShown(fd int) (bool, error) { return bpf.PeerShown(fd) }
+func (sockets) Negotiated(fd int) (shown, givenUp bool, err error) { return bpf.Negotiated(fd) }

@@ -104,8 +104,6 @@ func changeServer(g *gatewayContainers) *apiServer {
 
 // TestChanges compares everything that is printed, for pods of every kind.
 func TestChanges(t *testing.T) {
-	var g gatewayContainers
-	run := changeServer(&g).start(t)
 	all := []string{"web", "pod/open", "pods/away", "imposter", "liar", "lacking", "old", "broken", "died", "bystander", "gone"}
 	for name, args := range map[string][]string{
 		"mode.txt":        append(append([]string{"mode"}, all...), "strict"),
@@ -119,12 +117,16 @@ func TestChanges(t *testing.T) {
 		"from-edges.txt":  append([]string{"allow", "--from-edges"}, all...),
 		"from-edges.json": {"allow", "web", "away", "imposter", "--from-edges", "-o", "json"},
 	} {
-		// One at a time, for the order of the lines.
-		code, stdout, stderr := run(append(args, "--parallel=1")...)
-		golden.Check(t, name, fmt.Sprintf("exit code %d\n--- stdout\n%s--- stderr\n%s", code, stdout, stderr))
-		if strings.Contains(stdout+stderr, "\x1b") {
-			t.Errorf("%s: something harmful is left in %q", name, stdout+stderr)
-		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var g gatewayContainers
+			// One at a time, for the order of the lines.
+			code, stdout, stderr := changeServer(&g).start(t)(append(args, "--parallel=1")...)
+			golden.Check(t, name, fmt.Sprintf("exit code %d\n--- stdout\n%s--- stderr\n%s", code, stdout, stderr))
+			if strings.Contains(stdout+stderr, "\x1b") {
+				t.Errorf("something harmful is left in %q", stdout+stderr)
+			}
+		})
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 var equalAddresses = cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{})
@@ -31,33 +33,21 @@ func TestConfigKeepsWhatItIsGiven(t *testing.T) {
 	c.Probes, c.Outside, c.Named.Exclude = Ports{{First: 80, Last: 80}}, OutsideRefuse, []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}
 	c.Rules = Rules{Allow: []string{"ns/prod/sa/*"}, Deny: []string{"ns/prod/sa/web:22"}, Audit: true, MaxPerPeer: 10}
 	c.MetricsAddr = ":18445"
-	text, err := json.Marshal(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := ParseConfig(text)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(json.Marshal(c))(t)
+	got := must.Get(ParseConfig(text))(t)
 	if diff := cmp.Diff(&c, got, equalAddresses); diff != "" {
 		t.Errorf("what is read back differs (-want +got):\n%s", diff)
 	}
 }
 
 func TestConfigDefaults(t *testing.T) {
-	text, err := json.Marshal(goodConfig())
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(json.Marshal(goodConfig()))(t)
 	for _, field := range []string{"wire", "nodePorts", "allow", "deny", "audit", "maxConnectionsPerPeer", "blockUDP", "existing", "watched", "metricsAddr", "named", "endpoints", "pass", "probes", "outside"} {
 		if strings.Contains(string(text), field) {
 			t.Errorf("%s is written without need: %s", field, text)
 		}
 	}
-	got, err := ParseConfig(text)
-	if err != nil {
-		t.Fatal(err)
-	}
+	got := must.Get(ParseConfig(text))(t)
 	want := goodConfig()
 	want.Wire = WireAuto
 	if diff := cmp.Diff(&want, got, equalAddresses); diff != "" {
@@ -82,12 +72,63 @@ func TestBadConfig(t *testing.T) {
 		"rule":            func(c *Config) { c.Allow = []string{"prod"} },
 	} {
 		c := goodConfig()
-		if err := c.Validate(); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, c.Validate())
 		change(&c)
 		if err := c.Validate(); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
+}
+
+func TestParseMetricsAddr(t *testing.T) {
+	for text, want := range map[string]netip.AddrPort{
+		":18445":              netip.AddrPortFrom(netip.Addr{}, 18445),
+		"127.0.0.1:1":         netip.MustParseAddrPort("127.0.0.1:1"),
+		"[::1]:65535":         netip.MustParseAddrPort("[::1]:65535"),
+		"10.0.0.1:18445":      netip.MustParseAddrPort("10.0.0.1:18445"),
+		"[2001:db8::1]:18445": netip.MustParseAddrPort("[2001:db8::1]:18445"),
+	} {
+		if got, err := ParseMetricsAddr(text); err != nil || got != want {
+			t.Errorf("%q: %v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{
+		"", ":", "18445", ":0", ":65536", ":-1", ":http", "localhost:18445", "127.0.0.1", "127.0.0.1:", "::1:18445", ":: 1",
+		":18000", "127.0.0.1:18443", "[::1]:18444", "0.0.0.0:18445", "[::]:18445", "[fe80::1%eth0]:18445", "[::ffff:127.0.0.1]:18445",
+		":18445\n", " :18445",
+	} {
+		if got, err := ParseMetricsAddr(text); err == nil || Hint(err) == "" || got.IsValid() || got.Port() != 0 {
+			t.Errorf("%q: %v, %v, hint %q", text, got, err, Hint(err))
+		}
+	}
+}
+
+func TestConfigMetricsAddr(t *testing.T) {
+	for text, good := range map[string]bool{
+		"": true, ":18445": true, "127.0.0.1:18445": true, "127.0.0.9:18445": true, "[::1]:18445": true, "10.0.0.1:18445": true,
+		"10.0.0.2:18445": false, "[2001:db8::1]:18445": false, ":18443": false, "no": false,
+	} {
+		c := goodConfig()
+		c.MetricsAddr = text
+		if err := c.Validate(); (err == nil) != good || err != nil && Hint(err) == "" {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+func FuzzParseMetricsAddr(f *testing.F) {
+	for _, text := range []string{":18445", "127.0.0.1:18445", "[::1]:18445", "[fe80::1%a]:1", "", "[::ffff:1.2.3.4]:1"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		addr, err := ParseMetricsAddr(text)
+		if err != nil {
+			return
+		}
+		ip, port := addr.Addr(), addr.Port()
+		if port == 0 || port == CapturePort || port == PeerPort || port == InbandPort ||
+			ip.IsValid() && (ip.IsUnspecified() || ip.Zone() != "" || ip.Is4In6()) || ip.IsValid() == (text[0] == ':') {
+			t.Errorf("%q is read as %v", text, addr)
+		}
+	})
 }

@@ -1,6 +1,10 @@
 package api
 
-import "errors"
+import (
+	"errors"
+	"strings"
+	"unicode"
+)
 
 // hinted is an error with a hint for the user.
 type hinted struct {
@@ -26,4 +30,18 @@ func Hint(err error) string {
 		return h.hint
 	}
 	return ""
+}
+
+// OneLine returns text as one line of printable characters.
+func OneLine(text string) string {
+	clean := strings.Map(func(r rune) rune {
+		if unicode.IsSpace(r) {
+			return ' '
+		}
+		if !unicode.IsPrint(r) || r == unicode.ReplacementChar {
+			return '?'
+		}
+		return r
+	}, text)
+	return strings.TrimSpace(clean)
 }

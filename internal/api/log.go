@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 )
@@ -23,12 +24,7 @@ const (
 func Logs() []Log { return []Log{LogConnections, LogRefused, LogNone} }
 
 // OrDefault returns l, or LogConnections if l is empty.
-func (l Log) OrDefault() Log {
-	if l == "" {
-		return LogConnections
-	}
-	return l
-}
+func (l Log) OrDefault() Log { return cmp.Or(l, LogConnections) }
 
 const (
 	// DefaultLogLimit is how many bytes of log a gateway writes in an hour, unless it is told
@@ -56,12 +52,7 @@ type LogConfig struct {
 }
 
 // LimitOrDefault returns the limit of an hour in bytes.
-func (c *LogConfig) LimitOrDefault() int64 {
-	if c.LogLimit == 0 {
-		return DefaultLogLimit
-	}
-	return c.LogLimit
-}
+func (c *LogConfig) LimitOrDefault() int64 { return cmp.Or(c.LogLimit, DefaultLogLimit) }
 
 func (c *LogConfig) validate() error {
 	switch {

@@ -30,29 +30,33 @@ func (r Rules) Equal(other Rules) bool {
 	return slices.Equal(r.Allow, other.Allow) && slices.Equal(r.Deny, other.Deny) && r.Audit == other.Audit && r.MaxPerPeer == other.MaxPerPeer
 }
 
-// Arguments returns the rules as arguments of the plugin's command allow.
-func (r Rules) Arguments() string {
+// Words returns the rules as arguments of the command allow, the plugin's and the gateway's.
+func (r Rules) Words() []string {
 	words := []string{"--everyone"}
 	if len(r.Allow) > 0 {
-		words = quoted("", r.Allow)
+		words = slices.Clone(r.Allow)
 	}
-	words = append(words, quoted("--deny=", r.Deny)...)
+	for _, pattern := range r.Deny {
+		words = append(words, "--deny="+pattern)
+	}
 	if r.Audit {
 		words = append(words, "--audit")
 	}
 	if r.MaxPerPeer > 0 {
 		words = append(words, fmt.Sprintf("--max-connections-per-peer=%d", r.MaxPerPeer))
 	}
-	return strings.Join(words, " ")
+	return words
 }
 
-// quoted puts patterns in quotes, because of a shell, behind prefix.
-func quoted(prefix string, patterns []string) []string {
-	var words []string
-	for _, pattern := range patterns {
-		words = append(words, prefix+"'"+pattern+"'")
+// Arguments is Words for a shell, because of which patterns are in quotes.
+func (r Rules) Arguments() string {
+	words := r.Words()
+	for i, word := range words {
+		if flag, pattern, found := strings.Cut(word, "ns/"); found {
+			words[i] = flag + "'ns/" + pattern + "'"
+		}
 	}
-	return words
+	return strings.Join(words, " ")
 }
 
 // Parse parses the rules of r.

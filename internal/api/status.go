@@ -257,7 +257,20 @@ type Direction struct {
 	// option: it has no gateway, or something on the way removed the option. They count
 	// in Plaintext or, in strict mode, in Refused.
 	OptionLost uint64 `json:"optionLost,omitempty"`
+	// OptionDropped counts connections on WireInband to where packets with the TCP option are
+	// lost: without the option, they count in Plaintext or, in strict mode, in Refused.
+	OptionDropped uint64 `json:"optionDropped,omitempty"`
 	// Sent and Received count bytes of the application, as it sees them.
 	Sent     uint64 `json:"bytesSent"`
 	Received uint64 `json:"bytesReceived"`
+}
+
+// Unencrypted counts the connections of one direction that were refused or carried in
+// plaintext for one reason, since the gateway started.
+type Unencrypted struct {
+	// Direction is Outbound or Inbound.
+	Direction string `json:"direction"`
+	// Reason is a word of a fixed list, fit for a label of metrics. The log has it in full.
+	Reason      string `json:"reason"`
+	Connections uint64 `json:"connections"`
 }

@@ -5,6 +5,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 func TestParse(t *testing.T) {
@@ -72,10 +74,7 @@ func TestFromCertificate(t *testing.T) {
 	parse := func(texts ...string) *x509.Certificate {
 		cert := &x509.Certificate{}
 		for _, text := range texts {
-			u, err := url.Parse(text)
-			if err != nil {
-				t.Fatal(err)
-			}
+			u := must.Get(url.Parse(text))(t)
 			cert.URIs = append(cert.URIs, u)
 		}
 		return cert

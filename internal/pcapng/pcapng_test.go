@@ -11,8 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
@@ -65,12 +64,8 @@ func TestReadsWhatIsWritten(t *testing.T) {
 		{Packet: &Packet{Time: sampleTime, Length: 9000, Data: append(sampleHead.Append(nil), samplePayload...)}},
 		{Statistics: &Statistics{Time: sampleTime, Received: 5, Dropped: 2}},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("the blocks differ (-want +got):\n%s", diff)
-	}
-	if diff := cmp.Diff([]Interface{lo}, r.Interfaces()); diff != "" {
-		t.Errorf("the interfaces differ (-want +got):\n%s", diff)
-	}
+	expect.Equal(t, "the blocks", want, got)
+	expect.Equal(t, "the interfaces", []Interface{lo}, r.Interfaces())
 	head, rest, ok := ParseCooked(want[2].Packet.Data)
 	if !ok || head != sampleHead || !bytes.Equal(rest, samplePayload) {
 		t.Errorf("the header is read as %+v, with %q behind it", head, rest)

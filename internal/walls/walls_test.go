@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 )
 
 const module = "github.com/kubectl-gateway/kubectl-gateway"
@@ -34,9 +34,7 @@ func TestWalls(t *testing.T) {
 					found = append(found, path)
 				}
 			}
-			if diff := cmp.Diff([]string(nil), found); diff != "" {
-				t.Errorf("%s imports what lies behind a wall (-want +got):\n%s", part.name, diff)
-			}
+			expect.Equal(t, "what "+part.name+" imports behind a wall", []string(nil), found)
 		})
 	}
 }

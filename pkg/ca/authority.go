@@ -57,7 +57,7 @@ type Options struct {
 func New(o Options) (*Authority, error) {
 	o.TrustDomain = cmp.Or(o.TrustDomain, DefaultTrustDomain)
 	o.TTL = cmp.Or(o.TTL, DefaultTTL)
-	now := orPresent(o.Now)
+	now := cmp.Or(o.Now, time.Now())
 	if err := ValidateTrustDomain(o.TrustDomain); err != nil {
 		return nil, err
 	}
@@ -192,12 +192,4 @@ func newSerial() *big.Int {
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
 	b[15] |= 1
 	return new(big.Int).SetBytes(b[:])
-}
-
-// orPresent returns t, or the present if t is zero.
-func orPresent(t time.Time) time.Time {
-	if t.IsZero() {
-		return time.Now()
-	}
-	return t
 }

@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
@@ -28,9 +26,7 @@ func TestNew(t *testing.T) {
 	cert := a.Certificate()
 	want := contents{URIs: []string{"spiffe://prod.example.org"}, Subject: cert.Subject.String(), CA: true,
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, PermittedURIDomains: []string{"prod.example.org"}}
-	if diff := cmp.Diff(want, contentsOf(cert)); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
+	expect.Equal(t, "the certificate", want, contentsOf(cert))
 	if !cert.MaxPathLenZero || !cert.PermittedDNSDomainsCritical || len(cert.SubjectKeyId) == 0 {
 		t.Errorf("no path length %v, critical %v, subject key id %x", !cert.MaxPathLenZero, cert.PermittedDNSDomainsCritical, cert.SubjectKeyId)
 	}
@@ -54,9 +50,7 @@ func TestNew(t *testing.T) {
 func TestTrusting(t *testing.T) {
 	a, b := newTestAuthority(t, "cluster.local"), newTestAuthority(t, "cluster.local")
 	both := a.Trusting(b.Root(), a.Root(), b.Root())
-	if diff := cmp.Diff([]string{a.Fingerprint(), b.Fingerprint()}, both.Roots()); diff != "" {
-		t.Errorf("roots (-want +got):\n%s", diff)
-	}
+	expect.Equal(t, "roots", []string{a.Fingerprint(), b.Fingerprint()}, both.Roots())
 	if string(both.Bundle()) != string(a.Bundle())+string(b.Bundle()) || len(a.Roots()) != 1 || !both.Equal(a) {
 		t.Errorf("a trusts %v, the copy %v", a.Roots(), both.Roots())
 	}

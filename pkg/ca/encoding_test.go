@@ -16,8 +16,7 @@ import (
 
 func TestDecodeRefuses(t *testing.T) {
 	encode := func(a *Authority) []byte {
-		text := must.Get(a.Encode())(t)
-		return text
+		return must.Get(a.Encode())(t)
 	}
 	a, b := newTestAuthority(t, DefaultTrustDomain), newTestAuthority(t, DefaultTrustDomain)
 	good := encode(a)

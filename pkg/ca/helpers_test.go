@@ -11,9 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
@@ -68,19 +67,13 @@ func checkLeaf(t *testing.T, a *Authority, leaf *Leaf, key crypto.PublicKey) *x5
 	cert := chain[0]
 	want := contents{URIs: []string{testID(a.TrustDomain()).String()}, IPs: []string{"10.0.2.2", "fd00::2"}, MaxPathLen: -1,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
-	if diff := cmp.Diff(want, contentsOf(cert)); diff != "" {
-		t.Errorf("the certificate (-want +got):\n%s", diff)
-	}
+	expect.Equal(t, "the certificate", want, contentsOf(cert))
 	told := Leaf{CertPEM: leaf.CertPEM, KeyPEM: leaf.KeyPEM, Serial: cert.SerialNumber.Text(16), NotBefore: cert.NotBefore, NotAfter: cert.NotAfter}
-	if diff := cmp.Diff(told, *leaf); diff != "" {
-		t.Errorf("what is told of it (-want +got):\n%s", diff)
-	}
+	expect.Equal(t, "what is told of it", told, *leaf)
 	if !cert.PublicKey.(*ecdsa.PublicKey).Equal(key) {
 		t.Error("it is for another key")
 	}
-	if err := verify(t, a.Bundle(), leaf.CertPEM); err != nil {
-		t.Error(err)
-	}
+	must.Do(t, verify(t, a.Bundle(), leaf.CertPEM))
 	return cert
 }
 

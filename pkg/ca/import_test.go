@@ -11,11 +11,10 @@ import (
 	"net"
 	"net/url"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
 )
@@ -87,9 +86,7 @@ func TestImportChain(t *testing.T) {
 		if err != nil || len(certs) != 3 || !certs[1].Equal(issuer.Cert) || !certs[2].Equal(middle.Cert) {
 			t.Errorf("the leaf's chain has %d certificates: %v", len(certs), err)
 		}
-		if err := verify(t, a.Bundle(), leaf.CertPEM); err != nil {
-			t.Error(err)
-		}
+		must.Do(t, verify(t, a.Bundle(), leaf.CertPEM))
 		if out, err := verifyOpenSSL(t, a.Bundle(), leaf.CertPEM, "sslserver"); err != nil {
 			t.Errorf("openssl: %v: %s", err, out)
 		}
@@ -151,19 +148,7 @@ func TestImportRefuses(t *testing.T) {
 		if err == nil {
 			err = a.ValidAt(time.Now())
 		}
-		if err == nil {
-			t.Errorf("%s: imported %v", name, a)
-			continue
-		}
-		if c.want != nil && !errors.Is(err, c.want) {
-			t.Errorf("%s: %v, want %v", name, err, c.want)
-		}
-		if !strings.Contains(api.Hint(err), c.hint) {
-			t.Errorf("%s: hint %q does not speak of %q", name, api.Hint(err), c.hint)
-		}
-		if strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "BEGIN") {
-			t.Errorf("%s: not one line without PEM: %q", name, err)
-		}
+		expect.Refusal(t, name, err, c.want, "", c.hint)
 	}
 }
 

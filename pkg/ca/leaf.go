@@ -84,7 +84,7 @@ func (a *Authority) certify(req LeafRequest, public *ecdsa.PublicKey) (_ *Leaf, 
 			err = fmt.Errorf("issuing a certificate for %s: %w", req.Identity, err)
 		}
 	}()
-	now, ttl := orPresent(req.Now), cmp.Or(req.TTL, DefaultLeafTTL)
+	now, ttl := cmp.Or(req.Now, time.Now()), cmp.Or(req.TTL, DefaultLeafTTL)
 	if ttl < 0 {
 		return nil, fmt.Errorf("lifetime %v is negative", ttl)
 	}

@@ -13,26 +13,14 @@ import (
 // configFor returns what the gateway of pod is told.
 func (in *Injector) configFor(pod *corev1.Pod) *api.Config {
 	id := installed.Identity(pod, in.Authority.TrustDomain())
-	return &api.Config{
-		Version: api.ConfigVersion,
-		Pod: api.PodRef{
-			Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID),
-			ServiceAccount: id.ServiceAccount, Node: pod.Spec.NodeName,
-		},
-		PodIPs:      installed.PodIPs(pod),
-		TrustDomain: id.TrustDomain,
-		Mode:        in.Options.Mode,
-		OnFailure:   in.Options.OnFailure,
-		Coverage:    in.Survey.For(pod, in.Options.Named),
-		Named:       in.Options.Named,
-		Wire:        in.Options.Wire.OrDefault(),
-		Rules:       in.Options.Rules,
-		BlockUDP:    in.Options.BlockUDP,
-		Existing:    in.Options.Existing,
-		Watched:     in.Options.Watched,
-		MetricsAddr: in.Options.MetricsAddr,
-		LogConfig:   api.LogConfig{Log: in.Options.Log, LogLimit: in.Options.LogLimit, LogTotal: installed.LogTotal(pod)},
+	c := in.Options.Config
+	c.Version, c.TrustDomain, c.PodIPs = api.ConfigVersion, id.TrustDomain, installed.PodIPs(pod)
+	c.Pod = api.PodRef{
+		Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID),
+		ServiceAccount: id.ServiceAccount, Node: pod.Spec.NodeName,
 	}
+	c.Coverage, c.Wire, c.LogTotal = in.Survey.For(pod, c.Named), c.Wire.OrDefault(), installed.LogTotal(pod)
+	return &c
 }
 
 // container describes the gateway called name, whose key is in secret, or which

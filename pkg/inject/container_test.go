@@ -2,16 +2,15 @@ package inject
 
 import (
 	"bytes"
-	"net/netip"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
@@ -20,21 +19,13 @@ func TestPatchesAsTheyAreSent(t *testing.T) {
 	in := newInjector(t, fakecluster.New(t))
 	for file, secret := range map[string]string{"patch.yaml": "kube-gateway-web-0-abc", "patch-csr.yaml": ""} {
 		pod := fakecluster.NewPod("web-0")
-		container, err := in.container("kube-gateway", secret, in.configFor(pod))
-		if err != nil {
-			t.Fatal(err)
-		}
+		container := must.Get(in.container("kube-gateway", secret, in.configFor(pod)))(t)
 		golden.CheckYAML(t, file, installed.NewPatch(pod, container))
 		pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, *container)
-		config, err := installed.ConfigOf(pod, "kube-gateway")
-		if err != nil {
-			t.Fatal(err)
-		}
+		config := must.Get(installed.ConfigOf(pod, "kube-gateway"))(t)
 		want := in.configFor(pod)
 		want.Number = 1
-		if diff := cmp.Diff(want, config, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
-			t.Errorf("the configuration does not survive the way through the pod:\n%s", diff)
-		}
+		expect.Equal(t, "the configuration, by way of the pod", want, config)
 	}
 }
 

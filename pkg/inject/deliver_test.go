@@ -11,20 +11,18 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // uncertified is a gateway that was started without a certificate.
 type uncertified struct {
-	t *testing.T
 	// refuse is why it does not take a certificate.
 	refuse error
 	// before runs when it is asked for its request.
@@ -38,12 +36,11 @@ type uncertified struct {
 	status api.Status
 }
 
-func newUncertified(t *testing.T) *uncertified {
-	return &uncertified{t: t, status: api.Status{State: api.Uncertified, Pod: api.PodRef{UID: "uid-p"}}}
-}
-
-func (u *uncertified) client(kube kubernetes.Interface) *remote.Client {
-	return fakegateway.Gateways(u.answer).Client(kube)
+// newUncertified has all gateways that in asks be one that waits for a certificate.
+func newUncertified(in *Injector) *uncertified {
+	u := &uncertified{status: api.Status{State: api.Uncertified, Pod: api.PodRef{UID: "uid-p"}}}
+	in.Gateways = fakegateway.Gateways(u.answer).Client(in.Client)
+	return u
 }
 
 func (u *uncertified) answer(ctx context.Context, call *fakegateway.Call) (any, error) {
@@ -78,8 +75,7 @@ func (u *uncertified) answer(ctx context.Context, call *fakegateway.Call) (any, 
 func TestEnableByCSR(t *testing.T) {
 	c, in := newCluster(t)
 	in.Options.Delivery = DeliveryCSR
-	u := newUncertified(t)
-	in.Gateways = u.client(in.Client)
+	u := newUncertified(in)
 	// Not even the right to look at Secrets is there.
 	for _, verb := range []string{"create", "list", "delete", "get"} {
 		c.Forbid(verb, "secrets")
@@ -108,8 +104,7 @@ func TestAGatewayThatWaitsForItsCertificateGetsIt(t *testing.T) {
 	for _, delivery := range []Delivery{DeliveryCSR, DeliverySecret} {
 		_, in, pod := started(t, fakecluster.Running(nil, nil))
 		in.Options.Delivery = delivery
-		u := newUncertified(t)
-		in.Gateways = u.client(in.Client)
+		u := newUncertified(in)
 		if result := in.Enable(t.Context(), pod); result.Err != nil || result.Action != Enabled || result.Container != "kube-gateway" || len(u.issued) != 1 {
 			t.Errorf("%s: %+v, %d certificates", delivery, result, len(u.issued))
 		}
@@ -118,8 +113,8 @@ func TestAGatewayThatWaitsForItsCertificateGetsIt(t *testing.T) {
 
 func TestADryRunDeliversNothing(t *testing.T) {
 	_, in, pod := started(t, fakecluster.Running(nil, nil))
-	u := newUncertified(t)
-	in.Gateways, in.Options.DryRun = u.client(in.Client), installed.DryRunServer
+	u := newUncertified(in)
+	in.Options.DryRun = installed.DryRunServer
 	if result := in.Enable(t.Context(), pod); result.Err != nil || len(u.issued) != 0 || len(result.Warnings) != 0 {
 		t.Errorf("%+v, %d certificates", result, len(u.issued))
 	}
@@ -143,10 +138,9 @@ func TestNothingIsSignedForAnotherPod(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, in, pod := started(t, fakecluster.Running(nil, nil))
-			u := newUncertified(t)
+			u := newUncertified(in)
 			u.signed = make(chan error, 10)
 			change(c, u)
-			in.Gateways = u.client(in.Client)
 			if result := in.Enable(t.Context(), pod); result.Err == nil {
 				t.Errorf("%+v", result)
 			}
@@ -166,9 +160,7 @@ func TestNothingIsSignedForAnotherPod(t *testing.T) {
 
 func TestACertificateThatIsRefused(t *testing.T) {
 	_, in, pod := started(t, fakecluster.Running(nil, nil))
-	u := newUncertified(t)
-	u.refuse = api.WithHint(errors.New("the certificate is not valid yet by the clock of this node"), "set the clock")
-	in.Gateways = u.client(in.Client)
+	newUncertified(in).refuse = api.WithHint(errors.New("the certificate is not valid yet by the clock of this node"), "set the clock")
 	result := in.Enable(t.Context(), pod)
 	expect.Error(t, result.Err, "giving kube-gateway its certificate: the certificate is not valid yet")
 	if api.Hint(result.Err) != "set the clock" {
@@ -188,9 +180,7 @@ func TestAGatewayThatIsBeingDisabledIsFollowedByAnother(t *testing.T) {
 		time.AfterFunc(10*time.Millisecond, func() { c.SetState(pod, container, fakecluster.Terminated(0, api.DisabledMessage)) })
 		return &api.Status{State: api.Draining, Pod: api.PodRef{UID: "uid-p"}}, nil
 	})
-	if result := in.Enable(t.Context(), pod); result.Err != nil || result.Action != Enabled || result.Container != "kube-gateway-2" {
-		t.Errorf("%+v", result)
-	}
+	expectResult(t, in.Enable(t.Context(), pod), Enabled, "kube-gateway-2")
 }
 
 // TestAfterANodesRestart has what a kubelet makes of a pod's old containers.
@@ -243,10 +233,7 @@ func TestAddressesThatChangeOnTheWay(t *testing.T) {
 // TestACleanerIsNoGatewayToAsk when enable comes while it works.
 func TestACleanerIsNoGatewayToAsk(t *testing.T) {
 	c, in, pod := started(t, fakecluster.Terminated(137, ""))
-	container, err := installed.Cleaner(pod, "kube-gateway", "", "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	container := must.Get(installed.Cleaner(pod, "kube-gateway", "", ""))(t)
 	pod = c.Pod("p")
 	pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, *container)
 	c.Update(pod)
@@ -260,7 +247,5 @@ func TestACleanerIsNoGatewayToAsk(t *testing.T) {
 	})
 	done := enabling(t, c, in)
 	c.SetState("p", "kube-gateway-2", fakecluster.Terminated(0, api.DisabledMessage))
-	if result := expect.Within(t, done); result.Err != nil || result.Container != "kube-gateway-3" {
-		t.Errorf("%+v", result)
-	}
+	expectResult(t, expect.Within(t, done), "", "kube-gateway-3")
 }

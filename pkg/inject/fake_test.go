@@ -13,6 +13,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -56,11 +57,7 @@ func silent(ctx context.Context, _, _ string) (*api.Status, error) {
 
 func newAuthority(t *testing.T) *ca.Authority {
 	t.Helper()
-	authority, err := ca.New(ca.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return authority
+	return must.Get(ca.New(ca.Options{}))(t)
 }
 
 // but changes what a gateway says.

@@ -43,23 +43,9 @@ type Options struct {
 	Image string
 	// PullPolicy may be empty: the server then decides by the image's tag.
 	PullPolicy corev1.PullPolicy
-	Mode       api.Mode
-	OnFailure  api.OnFailure
-	// Wire, Rules, BlockUDP and Named are as in api.Config.
-	Wire     api.Wire
-	Rules    api.Rules
-	BlockUDP bool
-	Named    api.Coverage
-	// Existing is as in api.Config. With ExistingReset the connections of pods that
-	// have a gateway already are reset, too.
-	Existing api.Existing
-	// MetricsAddr is as in api.Config: empty has gateways serve no metrics over TCP.
-	MetricsAddr string
-	// Log and LogLimit are as in api.LogConfig.
-	Log      api.Log
-	LogLimit int64
-	// Watched is as in api.Config.
-	Watched bool
+	// Config has the settings of the gateways. What follows from the pod is filled in for each.
+	// With ExistingReset the connections of pods that have a gateway already are reset, too.
+	api.Config
 	// Delivery is how the gateways get their first certificate. Empty means
 	// DeliverySecret.
 	Delivery Delivery

@@ -15,8 +15,11 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/version"
+	fakediscovery "k8s.io/client-go/discovery/fake"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	clienttesting "k8s.io/client-go/testing"
@@ -26,6 +29,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
@@ -36,6 +40,15 @@ func noSecrets(t *testing.T, c *fakecluster.Cluster) {
 	for _, secret := range c.Secrets() {
 		t.Errorf("Secret %s is left", secret.Name)
 	}
+}
+
+// expectResult checks and returns what became of a pod. An empty action or container is any.
+func expectResult(t *testing.T, result Result, action Action, container string) Result {
+	t.Helper()
+	if result.Err != nil || action != "" && result.Action != action || container != "" && result.Container != container {
+		t.Fatalf("%+v, want %s %s", result, action, container)
+	}
+	return result
 }
 
 // namesThePod checks that a certificate is for the pod p.
@@ -95,9 +108,7 @@ func TestEnable(t *testing.T) {
 
 func TestEnableSaysWhichSettingsItLeaves(t *testing.T) {
 	c, in := newCluster(t)
-	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil {
-		t.Fatal(result.Err)
-	}
+	must.Do(t, in.Enable(t.Context(), c.Pod("p")).Err)
 	in.Options.Mode, in.Options.OnFailure = api.Strict, api.FailClosed
 	in.Options.Wire, in.Options.BlockUDP, in.Options.Rules.Allow = api.WirePort, true, []string{"ns/a/sa/b", "ns/c/sa/*"}
 	in.Options.Named.PlaintextFrom = []api.Source{{From: netip.MustParsePrefix("192.0.2.0/24")}}
@@ -127,9 +138,7 @@ func TestEnableSaysWhichSettingsItLeaves(t *testing.T) {
 
 func TestEnableSaysThatACertificateDoesNotServe(t *testing.T) {
 	c, in := newCluster(t)
-	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil {
-		t.Fatal(result.Err)
-	}
+	must.Do(t, in.Enable(t.Context(), c.Pod("p")).Err)
 	for want, change := range map[string]func(*api.Status){
 		"its certificate ended on":     func(s *api.Status) { s.Cert.NotAfter = time.Now().Add(-time.Second) },
 		"does not trust the authority": func(s *api.Status) { s.Cert.Authorities = []string{"00ff"} },
@@ -145,9 +154,7 @@ func TestEnableSaysThatACertificateDoesNotServe(t *testing.T) {
 func TestKeepSecret(t *testing.T) {
 	c, in := newCluster(t)
 	in.Options.KeepSecret = true
-	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil {
-		t.Fatal(result.Err)
-	}
+	must.Do(t, in.Enable(t.Context(), c.Pod("p")).Err)
 	if n := len(c.Secrets()); n != 1 {
 		t.Fatalf("%d Secrets", n)
 	}
@@ -283,26 +290,20 @@ func TestGatewayOnItsWayIsWaitedFor(t *testing.T) {
 	c, in, _ := started(t, fakecluster.Waiting("ContainerCreating", ""))
 	done := enabling(t, c, in)
 	c.SetState("p", "kube-gateway", fakecluster.Running(nil, nil))
-	if result := expect.Within(t, done); result.Err != nil || result.Action != Unchanged {
-		t.Errorf("%+v", result)
-	}
+	expectResult(t, expect.Within(t, done), Unchanged, "")
 }
 
 func TestGatewayThatFailsOnItsWayIsFollowedByAnother(t *testing.T) {
 	c, in, _ := started(t, fakecluster.Waiting("ContainerCreating", ""))
 	done := enabling(t, c, in)
 	c.SetState("p", "kube-gateway", fakecluster.Terminated(1, "gone"))
-	if result := expect.Within(t, done); result.Err != nil || result.Action != Enabled || result.Container != "kube-gateway-2" {
-		t.Errorf("%+v", result)
-	}
+	expectResult(t, expect.Within(t, done), Enabled, "kube-gateway-2")
 	noSecrets(t, c)
 }
 
 func TestGatewayWhoseSecretIsGoneIsNotWaitedFor(t *testing.T) {
 	_, in, pod := started(t, fakecluster.Waiting("CreateContainerConfigError", `secret "some-secret" not found`))
-	if result := in.Enable(t.Context(), pod); result.Err != nil || result.Container != "kube-gateway-2" {
-		t.Errorf("%+v", result)
-	}
+	expectResult(t, in.Enable(t.Context(), pod), "", "kube-gateway-2")
 }
 
 func TestEnableRemovesWhatAKilledPluginLeft(t *testing.T) {
@@ -310,9 +311,7 @@ func TestEnableRemovesWhatAKilledPluginLeft(t *testing.T) {
 	killed := in.newSecret(c.Pod("p"), "kube-gateway-p-killed", "kube-gateway", []byte("cert"), []byte("key"))
 	other := in.newSecret(fakecluster.NewPod("q"), "kube-gateway-q-other", "kube-gateway", []byte("cert"), []byte("key"))
 	for _, secret := range []*corev1.Secret{killed, other} {
-		if err := c.Tracker().Add(secret); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, c.Tracker().Add(secret))
 	}
 	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || len(result.Warnings) != 0 {
 		t.Fatalf("%+v", result)
@@ -375,15 +374,10 @@ func TestSecretIsDeletedAfterAnInterrupt(t *testing.T) {
 		fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Success"}`)
 	}))
 	defer server.Close()
-	client, err := kubernetes.NewForConfig(&rest.Config{Host: server.URL})
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := must.Get(kubernetes.NewForConfig(&rest.Config{Host: server.URL}))(t)
 	ctx, interrupt := context.WithCancel(t.Context())
 	interrupt()
-	if err := installed.DeleteSecret(ctx, client, "shop", "s"); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, installed.DeleteSecret(ctx, client, "shop", "s"))
 	if got := expect.Within(t, requests); got != "DELETE /api/v1/namespaces/shop/secrets/s" {
 		t.Error(got)
 	}
@@ -448,4 +442,94 @@ func TestForbiddenSecretHasAHint(t *testing.T) {
 	c, in := newCluster(t)
 	c.Forbid("create", "secrets")
 	expect.Error(t, in.Enable(t.Context(), c.Pod("p")).Err, "forbidden")
+}
+
+// TestLostAnswers has the server carry out what it is asked for, with the answer
+// lost on its way: what is then sent again finds it done.
+func TestLostAnswers(t *testing.T) {
+	c, in := newCluster(t)
+	secrets, patches := 0, 0
+	c.PrependReactor("create", "secrets", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		if secrets++; secrets > 1 {
+			return false, nil, nil
+		}
+		if err := c.Tracker().Add(action.(clienttesting.CreateAction).GetObject()); err != nil {
+			t.Error(err)
+		}
+		return true, nil, apierrors.NewInternalError(errors.New("lost"))
+	})
+	c.PrependReactor("patch", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		dryRun := len(action.(clienttesting.PatchActionImpl).PatchOptions.DryRun) > 0
+		if handled, pod, err := c.Patch(action); dryRun || err != nil {
+			return handled, pod, err
+		}
+		patches++
+		return c.Patch(action)
+	})
+	expectResult(t, in.Enable(t.Context(), c.Pod("p")), Enabled, "kube-gateway")
+	if n := len(c.Pod("p").Spec.EphemeralContainers); n != 1 || patches != 1 || secrets != 2 {
+		t.Errorf("%d gateways by %d patches, %d creations of Secrets", n, patches, secrets)
+	}
+	noSecrets(t, c)
+}
+
+// TestEnableWithMetrics: the address reaches the gateway, and one that cannot be is an
+// error before anything is made.
+func TestEnableWithMetrics(t *testing.T) {
+	c, in := newCluster(t)
+	in.Options.MetricsAddr = ":18445"
+	expectResult(t, in.Enable(t.Context(), c.Pod("p")), Enabled, "")
+	if config, err := installed.ConfigOf(c.Pod("p"), installed.ContainerName); err != nil || config.MetricsAddr != ":18445" {
+		t.Errorf("%+v, %v", config, err)
+	}
+	// Of a gateway that runs it is said that it does otherwise.
+	in.Options.MetricsAddr = ""
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Action != Unchanged || !strings.Contains(strings.Join(result.Warnings, "\n"), "serve metrics at :18445; --replace changes that") {
+		t.Errorf("%+v", result)
+	}
+}
+
+func TestMetricsThatCannotBe(t *testing.T) {
+	for name, test := range map[string]struct {
+		addr string
+		port corev1.ContainerPort
+		want string
+	}{
+		"free":             {":18445", corev1.ContainerPort{ContainerPort: 8080}, ""},
+		"another protocol": {":18445", corev1.ContainerPort{ContainerPort: 18445, Protocol: corev1.ProtocolUDP}, ""},
+		"taken":            {":8080", corev1.ContainerPort{ContainerPort: 8080}, "container app listens on port 8080"},
+		"taken by name":    {"127.0.0.1:8080", corev1.ContainerPort{ContainerPort: 8080, Protocol: corev1.ProtocolTCP}, "container app listens on port 8080"},
+		"foreign":          {"192.0.2.1:18445", corev1.ContainerPort{ContainerPort: 8080}, "192.0.2.1, which is not an address of the pod"},
+		"nonsense":         {"18445", corev1.ContainerPort{ContainerPort: 8080}, "is not an address with a port"},
+		"not wanted":       {"", corev1.ContainerPort{ContainerPort: 18445}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := fakecluster.NewPod("p")
+			pod.Spec.Containers[0].Ports = []corev1.ContainerPort{test.port}
+			c := fakecluster.New(t, pod)
+			in := newInjector(t, c)
+			in.Options.MetricsAddr = test.addr
+			result := in.Enable(t.Context(), c.Pod("p"))
+			expect.Error(t, result.Err, test.want)
+			if test.want != "" && (len(c.Pod("p").Spec.EphemeralContainers) != 0 || result.Action != Failed) {
+				t.Errorf("%+v", result)
+			}
+		})
+	}
+}
+
+func TestCheckServer(t *testing.T) {
+	for delivery, versions := range map[Delivery]map[string]string{
+		DeliverySecret: {
+			"v1.33.0": "", "v1.37.2": "", "v1.33.4-eks-1234567": "", "v1.34.1+k3s1": "", "v2.0.0": "",
+			"v1.32.9": "1.33 or later", "v1.9.0": "1.33 or later", "v1.32.5-gke.100": "1.33 or later", "unknown": "reading the server's version",
+		},
+		DeliveryCSR: {"v1.25.0": "", "v1.32.9": "", "v1.24.17": "1.25 or later"},
+	} {
+		for text, want := range versions {
+			c := fakecluster.New(t)
+			c.Discovery().(*fakediscovery.FakeDiscovery).FakedServerVersion = &version.Info{GitVersion: text}
+			expect.Error(t, CheckServer(t.Context(), c.Discovery(), delivery), want)
+		}
+	}
 }

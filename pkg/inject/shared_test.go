@@ -6,11 +6,11 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
@@ -69,9 +69,7 @@ func TestCrowd(t *testing.T) {
 			if got["patch pods"] -= int(dry.Load()); dry.Load() == 0 {
 				delete(got, "dry-run pods")
 			}
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("requests (-want +got):\n%s", diff)
-			}
+			expect.Equal(t, "requests", want, got)
 			noSecrets(t, c)
 		})
 	}
@@ -100,9 +98,7 @@ func TestRefusedCrowd(t *testing.T) {
 // TestRefusedAfterItsWorkload: a pod that alone is refused leaves no Secret.
 func TestRefusedAfterItsWorkload(t *testing.T) {
 	c, in, pods := newCrowd(t, 3)
-	if result := in.Enable(t.Context(), &pods[0]); result.Err != nil {
-		t.Fatal(result.Err)
-	}
+	must.Do(t, in.Enable(t.Context(), &pods[0]).Err)
 	c.BeforePatch = func(dryRun bool) error {
 		if dryRun {
 			t.Error("the dry run was repeated")
@@ -119,9 +115,7 @@ func TestRefusedAfterItsWorkload(t *testing.T) {
 func TestFewPodsOfManyAreWatchedOneByOne(t *testing.T) {
 	c, in, pods := newCrowd(t, 3)
 	for i := range pods {
-		if result := in.Enable(t.Context(), &pods[i]); result.Err != nil {
-			t.Fatal(result.Err)
-		}
+		must.Do(t, in.Enable(t.Context(), &pods[i]).Err)
 	}
 	watches := 0
 	for _, action := range c.Actions() {

@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -33,9 +31,7 @@ func enabledPod(t *testing.T, delivery Delivery) (*fakecluster.Cluster, *Injecto
 	line := &fakegateway.Line{Pod: c.Pod, SetState: c.SetState, Roots: in.Authority.Roots()}
 	in.Gateways = fakegateway.Gateways(line.Answer).Client(c)
 	in.Options.Delivery = delivery
-	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil {
-		t.Fatal(result.Err)
-	}
+	must.Do(t, in.Enable(t.Context(), c.Pod("p")).Err)
 	line.Asked()
 	in.Options.Image, in.Options.Delivery = "gateway:v2", ""
 	// They are those of the gateway that runs.
@@ -43,22 +39,15 @@ func enabledPod(t *testing.T, delivery Delivery) (*fakecluster.Cluster, *Injecto
 	return c, in, line
 }
 
-// states returns the phase of each gateway of p.
-func states(c *fakecluster.Cluster) (list []installed.Phase) {
-	for _, g := range installed.Gateways(c.Pod("p")) {
-		list = append(list, g.Phase)
-	}
-	return list
-}
-
+// expectStates checks the phase of each gateway of p.
 func expectStates(t *testing.T, c *fakecluster.Cluster, want ...installed.Phase) {
 	t.Helper()
-	if diff := cmp.Diff(want, states(c)); diff != "" {
-		t.Errorf("the gateways of the pod (-want +got):\n%s", diff)
+	var states []installed.Phase
+	for _, g := range installed.Gateways(c.Pod("p")) {
+		states = append(states, g.Phase)
 	}
+	expect.Equal(t, "the gateways of the pod", want, states)
 }
-
-var comparable = cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{})
 
 func TestReplace(t *testing.T) {
 	for _, delivery := range []Delivery{DeliverySecret, DeliveryCSR} {
@@ -72,9 +61,7 @@ func TestReplace(t *testing.T) {
 			}
 			after := must.Get(installed.ConfigOf(c.Pod("p"), "kube-gateway-2"))(t)
 			before.Replaces, before.Number = "kube-gateway", 2
-			if diff := cmp.Diff(before, after, comparable); diff != "" {
-				t.Errorf("what the new gateway was given (-old +new):\n%s", diff)
-			}
+			expect.Equal(t, "what the new gateway was given", before, after)
 			expectStates(t, c, installed.Terminated, installed.Running)
 			if got := installed.ReadsSecret(c.Pod("p"), "kube-gateway-2"); got != (delivery == DeliverySecret) {
 				t.Errorf("it reads a Secret: %t", got)
@@ -84,17 +71,11 @@ func TestReplace(t *testing.T) {
 			if delivery == DeliveryCSR {
 				want = slices.Insert(want, 1, "kube-gateway-2 renew")
 			}
-			if diff := cmp.Diff(want, line.Asked()); diff != "" {
-				t.Errorf("commands (-want +got):\n%s", diff)
-			}
+			expect.Equal(t, "commands", want, line.Asked())
 			// A second time there is nothing to do.
-			if again := in.Replace(t.Context(), c.Pod("p")); again.Err != nil || again.Action != Unchanged || again.Container != "kube-gateway-2" {
-				t.Errorf("again: %+v", again)
-			}
+			expectResult(t, in.Replace(t.Context(), c.Pod("p")), Unchanged, "kube-gateway-2")
 			in.Options.Succession.Force = true
-			if forced := in.Replace(t.Context(), c.Pod("p")); forced.Err != nil || forced.Container != "kube-gateway-3" {
-				t.Errorf("by force: %+v", forced)
-			}
+			expectResult(t, in.Replace(t.Context(), c.Pod("p")), "", "kube-gateway-3")
 		})
 	}
 }
@@ -119,9 +100,7 @@ func TestReplaceKeepsWhatIsInForce(t *testing.T) {
 	}
 	// Without a survey what is captured stays.
 	in.Survey, in.Options.Image = nil, "gateway:v3"
-	if result := in.Replace(t.Context(), c.Pod("p")); result.Err != nil {
-		t.Fatal(result.Err)
-	}
+	must.Do(t, in.Replace(t.Context(), c.Pod("p")).Err)
 	if last := must.Get(installed.ConfigOf(c.Pod("p"), "kube-gateway-3"))(t); last.Coverage.Fingerprint() != config.Coverage.Fingerprint() {
 		t.Errorf("%+v", last.Coverage)
 	}
@@ -144,9 +123,7 @@ func TestSuccessorHasEverySetting(t *testing.T) {
 	// What the pod has room for.
 	want.LogTotal = base.LogTotal
 	got := s.configAfter()
-	if diff := cmp.Diff(&want, got, comparable); diff != "" {
-		t.Errorf("settings (-old +new):\n%s", diff)
-	}
+	expect.Equal(t, "settings", &want, got)
 	own := old
 	own.TrustDomain = got.TrustDomain
 	own.Version, own.Pod = got.Version, got.Pod
@@ -198,17 +175,12 @@ func TestReplaceChanges(t *testing.T) {
 	c, in, _ := enabledPod(t, DeliveryCSR)
 	in.Options.Image = "gateway:v1"
 	in.Options.Succession.Change = func(c *api.Config) { c.OnFailure, c.Named.ExcludePorts = api.FailClosed, []uint16{99} }
-	result := in.EnableOrReplace(t.Context(), c.Pod("p"))
-	if result.Err != nil || result.Action != Replaced {
-		t.Fatalf("%+v", result)
-	}
+	expectResult(t, in.EnableOrReplace(t.Context(), c.Pod("p")), Replaced, "")
 	config := must.Get(installed.ConfigOf(c.Pod("p"), "kube-gateway-2"))(t)
 	if config.OnFailure != api.FailClosed || !slices.Contains(config.ExcludePorts, 99) || config.Mode != api.Permissive {
 		t.Errorf("%+v", config)
 	}
-	if again := in.EnableOrReplace(t.Context(), c.Pod("p")); again.Err != nil || again.Action != Unchanged {
-		t.Errorf("again: %+v", again)
-	}
+	expectResult(t, in.EnableOrReplace(t.Context(), c.Pod("p")), Unchanged, "")
 	in.Options.Succession.Redeliver, in.Options.Delivery = true, DeliverySecret
 	in.Options.Succession.Change = func(c *api.Config) { c.Existing, c.Wire = api.ExistingReset, api.WirePort }
 	if result := in.EnableOrReplace(t.Context(), c.Pod("p")); result.Err != nil || !installed.ReadsSecret(c.Pod("p"), "kube-gateway-3") {
@@ -225,9 +197,7 @@ func TestEnableOrReplaceEnables(t *testing.T) {
 	line := &fakegateway.Line{Pod: c.Pod, SetState: c.SetState, Roots: in.Authority.Roots()}
 	in.Gateways = fakegateway.Gateways(line.Answer).Client(c)
 	in.Options.Succession.Change = func(*api.Config) { t.Error("there is nothing to change") }
-	if result := in.EnableOrReplace(t.Context(), c.Pod("p")); result.Err != nil || result.Action != Enabled {
-		t.Errorf("%+v", result)
-	}
+	expectResult(t, in.EnableOrReplace(t.Context(), c.Pod("p")), Enabled, "")
 	if result := in.Replace(t.Context(), fakecluster.NewPod("q")); result.Err == nil || result.Action != Failed {
 		t.Errorf("a pod without a gateway: %+v", result)
 	}
@@ -329,9 +299,7 @@ func TestReplaceFails(t *testing.T) {
 				t.Errorf("%s answers", serving.Name)
 			}
 			c.Kubelet = fakecluster.Running
-			if again := in.Replace(t.Context(), c.Pod("p")); again.Err != nil || again.Action != Replaced {
-				t.Fatalf("again: %+v", again)
-			}
+			expectResult(t, in.Replace(t.Context(), c.Pod("p")), Replaced, "")
 			expectStates(t, c, test.again...)
 		})
 	}
@@ -352,20 +320,17 @@ func refuseOnce(op string, err error) func(*fakegateway.Call) error {
 // TestTakeOverThatBrokeOff is found out about.
 func TestTakeOverThatBrokeOff(t *testing.T) {
 	lost := errors.New("connection reset")
-	t.Run("behind the change", func(t *testing.T) {
-		c, in, line := enabledPod(t, DeliveryCSR)
-		line.After = refuseOnce("take-over", lost)
-		if result := in.Replace(t.Context(), c.Pod("p")); result.Err != nil || result.Status.State != api.Ready || result.Container != "kube-gateway-2" {
-			t.Errorf("%+v", result)
-		}
-	})
-	t.Run("before it", func(t *testing.T) {
-		c, in, line := enabledPod(t, DeliveryCSR)
-		line.Before = refuseOnce("take-over", lost)
-		if result := in.Replace(t.Context(), c.Pod("p")); result.Err != nil || result.Status.State != api.Ready || result.Container != "kube-gateway-2" {
-			t.Errorf("%+v", result)
-		}
-	})
+	for name, lose := range map[string]func(*fakegateway.Line){
+		"behind the change": func(l *fakegateway.Line) { l.After = refuseOnce("take-over", lost) },
+		"before it":         func(l *fakegateway.Line) { l.Before = refuseOnce("take-over", lost) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, in, line := enabledPod(t, DeliveryCSR)
+			lose(line)
+			result := expectResult(t, in.Replace(t.Context(), c.Pod("p")), "", "kube-gateway-2")
+			expect.Equal(t, "state", api.Ready, result.Status.State)
+		})
+	}
 	t.Run("and nobody answers", func(t *testing.T) {
 		c, in, line := enabledPod(t, DeliveryCSR)
 		broken := false
@@ -381,9 +346,7 @@ func TestTakeOverThatBrokeOff(t *testing.T) {
 			t.Error("more is said than is known")
 		}
 		line.Before = nil
-		if again := in.Replace(t.Context(), c.Pod("p")); again.Err != nil || again.Container != "kube-gateway-2" {
-			t.Errorf("again: %+v", again)
-		}
+		expectResult(t, in.Replace(t.Context(), c.Pod("p")), "", "kube-gateway-2")
 	})
 }
 
@@ -397,12 +360,8 @@ func TestReplaceInterrupted(t *testing.T) {
 	if serving, _ := in.Gateways.Serving(t.Context(), c.Pod("p")); serving.Name != "kube-gateway" {
 		t.Errorf("%s answers", serving.Name)
 	}
-	if plain := in.Enable(t.Context(), c.Pod("p")); plain.Err != nil || plain.Action != Unchanged || plain.Container != "kube-gateway" {
-		t.Errorf("enable: %+v", plain)
-	}
-	if again := in.Replace(t.Context(), c.Pod("p")); again.Err != nil || again.Container != "kube-gateway-2" {
-		t.Errorf("again: %+v", again)
-	}
+	expectResult(t, in.Enable(t.Context(), c.Pod("p")), Unchanged, "kube-gateway")
+	expectResult(t, in.Replace(t.Context(), c.Pod("p")), "", "kube-gateway-2")
 	expectStates(t, c, installed.Terminated, installed.Running)
 }
 
@@ -432,10 +391,7 @@ func TestStandbyWithOtherSettings(t *testing.T) {
 			c, in, line := enabledPod(t, DeliveryCSR)
 			leaveInStandby(t, c, in, line)
 			change(in, line)
-			result := in.Replace(t.Context(), c.Pod("p"))
-			if result.Err != nil || result.Container != "kube-gateway-3" {
-				t.Fatalf("%+v", result)
-			}
+			expectResult(t, in.Replace(t.Context(), c.Pod("p")), "", "kube-gateway-3")
 			expectStates(t, c, installed.Terminated, installed.Terminated, installed.Running)
 		})
 	}
@@ -452,19 +408,15 @@ func TestSettingsThatChangeWhileTheNewGatewayStarts(t *testing.T) {
 		}
 		return nil
 	}
-	result := in.Replace(t.Context(), c.Pod("p"))
-	if result.Err != nil || result.Container != "kube-gateway-3" || result.Status.Mode != api.Strict {
-		t.Errorf("%+v", result)
-	}
+	result := expectResult(t, in.Replace(t.Context(), c.Pod("p")), "", "kube-gateway-3")
+	expect.Equal(t, "mode", api.Strict, result.Status.Mode)
 }
 
 // TestNoThirdGateway: one that drains ends first.
 func TestNoThirdGateway(t *testing.T) {
 	c, in, line := enabledPod(t, DeliveryCSR)
 	line.Drains = true
-	if result := in.Replace(t.Context(), c.Pod("p")); result.Err != nil {
-		t.Fatal(result.Err)
-	}
+	must.Do(t, in.Replace(t.Context(), c.Pod("p")).Err)
 	expectStates(t, c, installed.Running, installed.Running)
 	in.Options.Image, in.Options.Timeout = "gateway:v3", 50*time.Millisecond
 	result := in.Replace(t.Context(), c.Pod("p"))
@@ -474,37 +426,28 @@ func TestNoThirdGateway(t *testing.T) {
 	}
 	in.Options.Timeout = expect.Patience
 	time.AfterFunc(20*time.Millisecond, func() { c.SetState("p", "kube-gateway", fakecluster.Terminated(0, api.DisabledMessage)) })
-	if result := in.Replace(t.Context(), c.Pod("p")); result.Err != nil || result.Container != "kube-gateway-3" {
-		t.Errorf("%+v", result)
-	}
+	expectResult(t, in.Replace(t.Context(), c.Pod("p")), "", "kube-gateway-3")
 }
 
 // TestStandbyWhosePredecessorEnded sees that and serves by itself, or enable adds another one.
 func TestStandbyWhosePredecessorEnded(t *testing.T) {
-	for name, sees := range map[string]bool{"it sees that": true, "it does not": false} {
-		t.Run(name, func(t *testing.T) { standbyAlone(t, sees) })
+	for container, states := range map[string][]installed.Phase{
+		"kube-gateway-2": {installed.Terminated, installed.Running},
+		"kube-gateway-3": {installed.Terminated, installed.Terminated, installed.Running},
+	} {
+		t.Run("followed by "+container, func(t *testing.T) {
+			c, in, line := enabledPod(t, DeliveryCSR)
+			leaveInStandby(t, c, in, line)
+			c.SetState("p", "kube-gateway", fakecluster.Terminated(137, ""))
+			in.Options.Mode, in.Options.OnFailure, in.Options.Delivery = api.Permissive, api.FailOpen, DeliveryCSR
+			if container == "kube-gateway-2" {
+				time.AfterFunc(aloneInterval, func() { line.Status("p", container, func(s *api.Status) { s.State = api.Ready }) })
+			}
+			result := expectResult(t, in.Enable(t.Context(), c.Pod("p")), Enabled, container)
+			expect.Equal(t, "state", api.Ready, result.Status.State)
+			expectStates(t, c, states...)
+		})
 	}
-}
-
-func standbyAlone(t *testing.T, sees bool) {
-	c, in, line := enabledPod(t, DeliveryCSR)
-	leaveInStandby(t, c, in, line)
-	c.SetState("p", "kube-gateway", fakecluster.Terminated(137, ""))
-	in.Options.Mode, in.Options.OnFailure, in.Options.Delivery = api.Permissive, api.FailOpen, DeliveryCSR
-	if !sees {
-		result := in.Enable(t.Context(), c.Pod("p"))
-		if result.Err != nil || result.Action != Enabled || result.Container != "kube-gateway-3" || result.Status.State != api.Ready {
-			t.Errorf("%+v", result)
-		}
-		expectStates(t, c, installed.Terminated, installed.Terminated, installed.Running)
-		return
-	}
-	time.AfterFunc(aloneInterval, func() { line.Status("p", "kube-gateway-2", func(s *api.Status) { s.State = api.Ready }) })
-	result := in.Enable(t.Context(), c.Pod("p"))
-	if result.Err != nil || result.Action != Enabled || result.Container != "kube-gateway-2" || result.Status.State != api.Ready {
-		t.Errorf("%+v", result)
-	}
-	expectStates(t, c, installed.Terminated, installed.Running)
 }
 
 func TestReplaceRefuses(t *testing.T) {

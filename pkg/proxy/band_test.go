@@ -33,6 +33,8 @@ type testBand struct {
 	steered sync.Map
 	// lost means that options do not arrive.
 	lost atomic.Bool
+	// dropped means that the handshake succeeds only without them.
+	dropped atomic.Bool
 	// marked is called instead of marking a socket, if it is set; shown, instead
 	// of looking at it.
 	marked atomic.Pointer[func() error]
@@ -130,13 +132,13 @@ func listenShared(t testing.TB, at netip.AddrPort) net.Listener {
 
 var errNoBand = errors.New("no such option at this level")
 
-func (s *testSockets) MarkInband(fd int) error {
+func (s *testSockets) MarkInband(fd, _ int) error {
 	switch {
 	case s.band == nil:
 		return errNoBand
 	case s.band.marked.Load() != nil:
 		return (*s.band.marked.Load())()
-	case s.band.lost.Load():
+	case s.band.lost.Load(), s.band.dropped.Load():
 		return nil
 	}
 	if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
@@ -145,26 +147,29 @@ func (s *testSockets) MarkInband(fd int) error {
 	return unix.Bind(fd, toSockaddr(netip.AddrPortFrom(s.band.mark, 0)))
 }
 
-func (s *testSockets) PeerShown(fd int) (bool, error) {
+func (s *testSockets) Negotiated(fd int) (shown, givenUp bool, err error) {
 	switch {
 	case s.band == nil:
-		return false, errNoBand
+		return false, false, errNoBand
 	case s.band.shown.Load() != nil:
-		return (*s.band.shown.Load())()
+		shown, err := (*s.band.shown.Load())()
+		return shown, false, err
+	case s.band.dropped.Load():
+		return false, true, nil
 	}
 	near, err := unix.Getsockname(fd)
 	if err != nil {
-		return false, fmt.Errorf("own address: %w", err)
+		return false, false, fmt.Errorf("own address: %w", err)
 	}
 	far, err := unix.Getpeername(fd)
 	if err != nil {
-		return false, fmt.Errorf("peer's address: %w", err)
+		return false, false, fmt.Errorf("peer's address: %w", err)
 	}
 	if fromSockaddr(far).Addr() == s.band.mark {
-		return true, nil
+		return true, false, nil
 	}
 	_, steered := s.band.steered.Load(fromSockaddr(far))
-	return steered && fromSockaddr(near).Addr() == s.band.mark, nil
+	return steered && fromSockaddr(near).Addr() == s.band.mark, false, nil
 }
 
 // inBand gives a pod the in-band listener b.

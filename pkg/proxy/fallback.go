@@ -178,6 +178,13 @@ func (t *peerTable) remembered(p *peer) traffic.Reason {
 	return traffic.None
 }
 
+// isKnown reports whether a handshake with p has succeeded, and none has failed since.
+func (t *peerTable) isKnown(p *peer) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return p.known
+}
+
 // forget drops the reason that is remembered for the pod at addr: its gateway has just
 // connected.
 func (t *peerTable) forget(addr netip.Addr) {

@@ -21,8 +21,9 @@ import (
 // TLS decides.
 
 var (
-	errOptionLost = errors.New("the TCP option did not come back")
-	errMark       = errors.New("marking the socket")
+	errOptionLost    = errors.New("the TCP option did not come back")
+	errOptionDropped = errors.New("packets with the TCP option are lost")
+	errMark          = errors.New("marking the socket")
 )
 
 // encryptInband dials the destination itself and carries c over that connection if a gateway
@@ -34,20 +35,29 @@ func (p *Proxy) encryptInband(c *connection, s *settings, peer *peer, h header, 
 		return &failure{reason: traffic.Crowded, err: err, final: true}
 	}
 	defer slot.free()
-	conn, err := p.dialInband(h.Destination)
+	tries := syns
+	if s.mode == api.Strict || p.peers.isKnown(peer) {
+		tries = knownSYNs
+	}
+	conn, err := p.dialInband(h.Destination, tries, p.options.PlainTimeout)
 	if err != nil {
 		return inbandDialFailure(err)
 	}
 	if !c.adopt(conn) {
 		return &failure{reason: traffic.Stopping, err: c.cause(), final: true}
 	}
-	shown, err := p.peerShown(conn)
+	shown, givenUp, err := p.negotiated(conn)
 	switch {
 	case err != nil:
 		// The peer may wait for TLS: plaintext needs a connection of its own.
 		reset(conn)
 		return &failure{reason: traffic.NoNegotiation, err: err}
-	case !shown:
+	case givenUp:
+		p.dropped.lost(h.Destination)
+		return &failure{reason: traffic.OptionDropped, err: errOptionDropped, open: conn}
+	}
+	p.dropped.arrived(h.Destination, shown)
+	if !shown {
 		c.counts.OptionLost.Add(1)
 		return &failure{reason: traffic.OptionLost, err: errOptionLost, open: conn}
 	}
@@ -67,14 +77,13 @@ func (p *Proxy) encryptInband(c *connection, s *settings, peer *peer, h header, 
 	return f
 }
 
-// dialInband opens a TCP connection whose handshake asks for a gateway. It waits as long as
-// the application's own connect(2) would.
-func (p *Proxy) dialInband(destination netip.AddrPort) (*net.TCPConn, error) {
+// dialInband opens a TCP connection whose first SYNs ask for a gateway.
+func (p *Proxy) dialInband(destination netip.AddrPort, syns int, timeout time.Duration) (*net.TCPConn, error) {
 	d := net.Dialer{
-		Timeout: p.options.PlainTimeout,
+		Timeout: timeout,
 		Control: func(_, _ string, raw syscall.RawConn) error {
 			return control(raw, func(fd int) error {
-				if err := p.options.Sockets.MarkInband(fd); err != nil {
+				if err := p.options.Sockets.MarkInband(fd, syns); err != nil {
 					return fmt.Errorf("%w: %w", errMark, err)
 				}
 				return lingerZero(fd)
@@ -96,13 +105,13 @@ func inbandDialFailure(err error) *failure {
 	return &failure{reason: traffic.Unreachable, err: err, final: true}
 }
 
-// peerShown asks whether the other end of conn showed that it has a gateway.
-func (p *Proxy) peerShown(conn *net.TCPConn) (shown bool, err error) {
+// negotiated is Sockets.Negotiated of conn.
+func (p *Proxy) negotiated(conn *net.TCPConn) (shown, givenUp bool, err error) {
 	err = onSocket(conn, func(fd int) (err error) {
-		shown, err = p.options.Sockets.PeerShown(fd)
+		shown, givenUp, err = p.options.Sockets.Negotiated(fd)
 		return err
 	})
-	return shown && err == nil, err
+	return shown && err == nil, givenUp && err == nil, err
 }
 
 // dialSlot is one of a peer's slots, which is lent while a dial takes long: one dead pod
@@ -151,7 +160,7 @@ func (s *dialSlot) free() {
 // admitInband starts an inbound connection whose other end showed that it has a gateway, and
 // resets others, which the programs send here as well.
 func (p *Proxy) admitInband(conn *net.TCPConn) {
-	switch shown, err := p.peerShown(conn); {
+	switch shown, _, err := p.negotiated(conn); {
 	case err != nil:
 		p.open(traffic.Inbound, conn).refuse(traffic.Undetermined, err)
 	case !shown:

@@ -37,6 +37,9 @@ func (p *Proxy) outbound(c *connection) {
 	c.line.Source = source
 
 	f := p.encrypt(c, s, header{Destination: destination, Client: source}, pod)
+	if f != nil && f.reason == traffic.OptionDropped {
+		c.counts.OptionDropped.Add(1)
+	}
 	switch {
 	case f == nil:
 	case f.final || p.strict(s):
@@ -92,9 +95,17 @@ func (p *Proxy) encrypt(c *connection, s *settings, h header, pod bool) *failure
 	case s.mode == api.Strict:
 	case wire == api.WireInband:
 		// Asking costs nothing, and behind a Service the next backend may differ: no
-		// connection waits for another, and only a gateway that failed is remembered.
+		// connection waits for another, and only a gateway that failed is remembered, and a
+		// network where asking costs a second.
 		if reason := p.peers.remembered(peer); reason != traffic.None {
 			return &failure{reason: reason}
+		}
+		dropped, ask := p.dropped.isDropped(h.Destination)
+		if ask {
+			p.asking.Go(func() { p.ask(h.Destination) })
+		}
+		if dropped {
+			return &failure{reason: traffic.OptionDropped}
 		}
 	default:
 		// What the first connection to a peer may need.

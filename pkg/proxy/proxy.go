@@ -33,12 +33,12 @@ type Sockets interface {
 	// HandedOver reports whether that application sees client. It is called after connect(2).
 	HandedOver(fd int) (bool, error)
 	// MarkInband makes the TCP handshake of socket fd ask whether there is a
-	// gateway at the other end. It is called before connect(2).
-	MarkInband(fd int) error
-	// PeerShown reports whether the other end of socket fd showed in the TCP handshake that
-	// it has a gateway. It is called for connected sockets that were marked and for those
-	// accepted from an in-band listener.
-	PeerShown(fd int) (bool, error)
+	// gateway at the other end, by an option in the first SYNs. It is called before connect(2).
+	MarkInband(fd, syns int) error
+	// Negotiated reports whether the other end of socket fd showed in the TCP handshake that
+	// it has a gateway, or else whether no SYN with the option was answered. It is called for
+	// connected sockets that were marked and for those accepted from an in-band listener.
+	Negotiated(fd int) (shown, givenUp bool, err error)
 }
 
 // Options is everything that a Proxy needs. Durations that are zero mean the default named
@@ -124,6 +124,9 @@ type Proxy struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	served atomic.Bool
+	// dropped knows where the TCP option is of no use, and asking has the connections that try it.
+	dropped *droppedTable
+	asking  sync.WaitGroup
 	// linger is what Linger was called with, in nanoseconds.
 	linger atomic.Int64
 	// aborting is closed by Abort.
@@ -160,6 +163,7 @@ func New(o Options) (*Proxy, error) {
 		live:       &registry{connections: make(map[*connection]struct{})},
 		edges:      traffic.NewEdges(),
 		peers:      newPeerTable(maxPeers, o.now),
+		dropped:    newDroppedTable(o.now),
 		byIdentity: &identityCounts{open: make(map[string]int)},
 		crowded:    newThrottle(time.Second),
 		exhausted:  newThrottle(time.Second),

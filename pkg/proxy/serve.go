@@ -56,6 +56,8 @@ func (p *Proxy) Serve(ctx context.Context) error {
 	p.drain(local)
 	stopSweep()
 	sweeper.Wait()
+	p.cancel()
+	p.asking.Wait()
 	return err
 }
 

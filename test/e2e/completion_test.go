@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // tab is the environment of a shell in which kubectl completes the plugin's words.
@@ -90,9 +92,7 @@ func TestCompletion(t *testing.T) {
 		"bash": {"--noprofile", "--norc"}, "zsh": {"-f"}, "fish": {"--no-config"},
 	} {
 		script := filepath.Join(t.TempDir(), "script")
-		if err := os.WriteFile(script, []byte(x.run("", "kubectl", "completion", shell)), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, os.WriteFile(script, []byte(x.run("", "kubectl", "completion", shell)), 0o600))
 		for line, want := range map[string]string{
 			"kubectl gateway enable -n " + ns + " pod/b":     "pod/b",
 			"kubectl gateway disable -n " + ns + " po":       "pod/a",

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/test/e2e/app/appreport"
 )
 
 // kill sends SIGKILL to processes and returns when the kernel has ended them:
@@ -39,8 +40,8 @@ func kill(t *testing.T, pids ...int) time.Time {
 
 // inFlight accepts the resets of connections that were open at one of the times
 // when something was killed.
-func inFlight(deaths []time.Time) func(trafficFailure) bool {
-	return func(f trafficFailure) bool {
+func inFlight(deaths []time.Time) func(appreport.Failure) bool {
+	return func(f appreport.Failure) bool {
 		for _, death := range deaths {
 			if f.Reset && f.Phase != "connect" && !f.Opened.After(death) && death.Sub(f.Time) < time.Second {
 				return true

@@ -140,10 +140,7 @@ func (f *front) up() {
 	if address == "" {
 		address = "127.0.0.1:0"
 	}
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		f.t.Fatal(err)
-	}
+	listener := must.Get(net.Listen("tcp", address))(f.t)
 	f.address = listener.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	f.server = &http.Server{

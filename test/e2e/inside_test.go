@@ -137,9 +137,7 @@ func (i *inside) converse(address string) *conversation {
 	c := &conversation{cmd: i.command(i.pid, "converse", address)}
 	c.in = must.Get(c.cmd.StdinPipe())(i.t)
 	c.cmd.Stdout = &c.out
-	if err := c.cmd.Start(); err != nil {
-		i.t.Fatal(err)
-	}
+	must.Do(i.t, c.cmd.Start())
 	i.t.Cleanup(func() { c.cmd.Process.Kill(); c.cmd.Wait() })
 	await(i.t, "the connection is open", func() bool { return strings.Contains(c.out.String(), "connected") })
 	return c

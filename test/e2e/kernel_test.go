@@ -14,6 +14,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // kernelObjects are the eBPF programs, maps and links of one gateway.
@@ -61,10 +63,7 @@ func gatewayObjects(t *testing.T, p *pod) kernelObjects {
 // addOpen adds the objects that a process has open.
 func (o kernelObjects) addOpen(t *testing.T, pid int) {
 	t.Helper()
-	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
+	files := must.Get(filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", pid)))(t)
 	for _, file := range files {
 		text, _ := os.ReadFile(file) // it may be closed by now
 		for line := range strings.Lines(string(text)) {

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // patience bounds every wait for the cluster. It is no expectation: each wait
@@ -105,9 +107,7 @@ func start(t *testing.T, name string, args ...string) *running {
 	t.Helper()
 	r := &running{t: t, cmd: exec.Command(name, args...), ended: make(chan struct{})}
 	r.cmd.Stdout, r.cmd.Stderr = &r.stdout, &r.stderr
-	if err := r.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, r.cmd.Start())
 	go func() {
 		r.err = r.cmd.Wait()
 		close(r.ended)
@@ -134,9 +134,7 @@ func (r *running) wait() error {
 // itself by the plugin, so the signal reaches that.
 func (r *running) interrupt() error {
 	r.t.Helper()
-	if err := r.cmd.Process.Signal(syscall.SIGINT); err != nil {
-		r.t.Fatal(err)
-	}
+	must.Do(r.t, r.cmd.Process.Signal(syscall.SIGINT))
 	return r.wait()
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+	"github.com/kubectl-gateway/kubectl-gateway/test/e2e/app/appreport"
 )
 
 // The nodes of the test cluster.
@@ -107,14 +108,7 @@ const (
 )
 
 // appResult is what a client of the test application prints.
-type appResult struct {
-	Local, Peer, Received string
-	Bytes                 int64
-	Equal                 bool
-	Count                 int
-	Error                 string
-	NotPermitted          bool
-}
+type appResult = appreport.Result
 
 // app runs a client of the test application in the pod's own container.
 func (p *pod) app(args ...string) appResult {

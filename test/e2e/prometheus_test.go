@@ -139,6 +139,7 @@ func dashboardQueries(t *testing.T, ns string) (queries []string) {
 // dashboard's queries have answers. A pod in strict mode turns it away until it has a
 // gateway itself.
 func TestPrometheus(t *testing.T) {
+	t.Parallel()
 	start := time.Now()
 	ns := namespace(t)
 	p := startPrometheus(t, ns)

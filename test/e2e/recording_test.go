@@ -42,27 +42,19 @@ func recordAt(t *testing.T, place wire.Place, pods ...*pod) *recording {
 
 func (w *recording) stop() {
 	w.t.Helper()
-	if err := w.c.Stop(w.t.Context()); err != nil {
-		w.t.Fatal(err)
-	}
+	must.Do(w.t, w.c.Stop(w.t.Context()))
 }
 
 // contains reports whether text crossed the network in the clear.
 func (w *recording) contains(text string) bool {
 	w.t.Helper()
-	found, err := w.c.Contains(text)
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	found := must.Get(w.c.Contains(text))(w.t)
 	return found
 }
 
 // count returns how many packets match a filter.
 func (w *recording) count(filter string) int {
 	w.t.Helper()
-	packets, err := w.c.Packets(w.t.Context(), filter)
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	packets := must.Get(w.c.Packets(w.t.Context(), filter))(w.t)
 	return len(packets)
 }

@@ -10,42 +10,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/test/e2e/app/appreport"
 )
 
 // portTraffic is the test application's port for traffic.
 const portTraffic = 9003
 
-// trafficSummary is what "app traffic" prints, see test/e2e/app.
-type trafficSummary struct {
-	Requests                             uint64
-	Targets                              map[string]uint64
-	Held                                 int
-	Messages                             uint64
-	Failures                             int
-	Failed                               []trafficFailure
-	Lost, Duplicated, Altered, Truncated uint64
-	LongestWait, LongestGap              time.Duration
-}
-
-type trafficFailure struct {
-	Opened, Time        time.Time
-	Target, Kind, Phase string
-	Error               string
-	Reset, NotPermitted bool
-}
-
-func (f trafficFailure) String() string {
-	return fmt.Sprintf("%s, opened %s, failed %s: %s to %s in %s: %s", f.Kind, f.Opened.Format(clock), f.Time.Format(clock), f.Kind, f.Target, f.Phase, f.Error)
-}
-
-const clock = "15:04:05.000"
-
-// servedSummary is what "app served" prints.
-type servedSummary struct {
-	Connections, Complete, Resets, Failed uint64
-	Messages                              uint64
-	Lost, Duplicated, Altered, Truncated  uint64
-}
+// trafficSummary is what "app traffic" prints.
+type trafficSummary struct{ appreport.Traffic }
 
 // load is constant traffic from one pod, made by the application itself: it
 // does not depend on the API server.
@@ -168,21 +141,21 @@ func (s trafficSummary) failures() string {
 // stream was cut off as if it were complete.
 func (s trafficSummary) checkIntact(t *testing.T) {
 	t.Helper()
-	if s.Lost+s.Duplicated+s.Altered+s.Truncated != 0 {
+	if s.Damage != (appreport.Damage{}) {
 		t.Errorf("lost %d, duplicated %d, altered %d, truncated %d:\n%s", s.Lost, s.Duplicated, s.Altered, s.Truncated, s.failures())
 	}
 }
 
 // served returns what clients did at the pod's own server.
-func (p *pod) served() servedSummary {
+func (p *pod) served() appreport.Served {
 	p.t.Helper()
-	return parse[servedSummary](p.t, p.appCommand("served"))
+	return parse[appreport.Served](p.t, p.appCommand("served"))
 }
 
 // checkServedIntact is checkIntact for the other end.
 func (p *pod) checkServedIntact() {
 	p.t.Helper()
-	if s := p.served(); s.Lost+s.Duplicated+s.Altered+s.Truncated != 0 {
+	if s := p.served(); s.Damage != (appreport.Damage{}) {
 		p.t.Errorf("at %s: lost %d, duplicated %d, altered %d, truncated %d", p, s.Lost, s.Duplicated, s.Altered, s.Truncated)
 	}
 }
@@ -205,6 +178,6 @@ func (s trafficSummary) byKind() map[string]int {
 }
 
 // unexpected returns the failures that do not fulfil a condition.
-func (s trafficSummary) unexpected(expected func(trafficFailure) bool) []trafficFailure {
+func (s trafficSummary) unexpected(expected func(appreport.Failure) bool) []appreport.Failure {
 	return slices.DeleteFunc(slices.Clone(s.Failed), expected)
 }

@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // plainTraffic is what every longer message of the test application's traffic has in it.
@@ -40,10 +41,7 @@ func buildProgram(t *testing.T, dir, program, version, into string) {
 // topDir is the top of the tree.
 func topDir(t *testing.T) string {
 	t.Helper()
-	dir, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := must.Get(filepath.Abs("../.."))(t)
 	return dir
 }
 
@@ -119,6 +117,7 @@ func TestUpgrade(t *testing.T) {
 	for _, mode := range []api.Mode{api.Strict, api.Permissive} {
 		for _, way := range []api.Wire{api.WirePort, api.WireInband} {
 			t.Run(fmt.Sprintf("%s %s", mode, way), func(t *testing.T) {
+				t.Parallel()
 				ns := namespace(t)
 				a, b := twoPods(t, ns)
 				targets := []string{b.addr(portTraffic)}

@@ -25,6 +25,7 @@ func verified(t *testing.T, args ...string) (verify.Result, int) {
 
 // TestVerify looks at all three verdicts, and at what is left behind.
 func TestVerify(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	pods := startPods(t, ns, podSpec("a", node1), podSpec("b", node2), podSpec("plain", node2))
 	a, b, plain := pods[0], pods[1], pods[2]

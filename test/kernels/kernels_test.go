@@ -130,11 +130,11 @@ func TestChoose(t *testing.T) {
 func TestScript(t *testing.T) {
 	want := `echo "== begin bpf $(up)"
 cd /src/bpf
-env A=b C=d /tests/bpf.test -test.v=test2json -test.timeout=1m0s -test.run='^(TestCapture|TestInband)$'
+env A=b C=d /tests/bpf.test -test.v=test2json -test.parallel=1 -test.timeout=1m0s -test.run='^(TestCapture|TestInband)$'
 printf '\n== end bpf %d %s\n' $? $(up)
 echo "== begin cmd/kube-gateway $(up)"
 cd /src/cmd/kube-gateway
-env  /tests/cmd-kube-gateway.test -test.v=test2json -test.timeout=1m0s -test.run='^(TestUDP|TestMetrics)$'
+env  /tests/cmd-kube-gateway.test -test.v=test2json -test.parallel=1 -test.timeout=1m0s -test.run='^(TestUDP|TestMetrics)$'
 printf '\n== end cmd/kube-gateway %d %s\n' $? $(up)
 `
 	if diff := cmp.Diff(want, script(kernel{Env: []string{"A=b", "C=d"}}, steps(), time.Minute)); diff != "" {

@@ -105,7 +105,7 @@ func (g group) choose(has []string, only *regexp.Regexp) (tests []string, err er
 func (g group) program() string { return strings.ReplaceAll(g.Dir, "/", "-") + ".test" }
 
 // script is what a guest's shell runs. Lines that begin with "== " are for the host; $(up)
-// is the time since the guest was booted, in seconds.
+// is the time since the guest was booted, in seconds. One test runs at a time: a guest is small.
 func script(k kernel, steps []step, timeout time.Duration) string {
 	var b strings.Builder
 	for _, s := range steps {
@@ -114,7 +114,7 @@ func script(k kernel, steps []step, timeout time.Duration) string {
 			env = strings.Join(k.Env, " ")
 		}
 		fmt.Fprintf(&b, "echo \"== begin %s $(up)\"\ncd /src/%s\n", s.Group.Dir, s.Group.Dir)
-		fmt.Fprintf(&b, "env %s /tests/%s -test.v=test2json -test.timeout=%v -test.run='^(%s)$'\n",
+		fmt.Fprintf(&b, "env %s /tests/%s -test.v=test2json -test.parallel=1 -test.timeout=%v -test.run='^(%s)$'\n",
 			env, s.Group.program(), timeout, strings.Join(s.Tests, "|"))
 		fmt.Fprintf(&b, "printf '\\n== end %s %%d %%s\\n' $? $(up)\n", s.Group.Dir)
 	}

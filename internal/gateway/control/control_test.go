@@ -10,16 +10,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // serve runs a server with handle and returns the path of its socket.
 func serve(t *testing.T, handle Handler) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "run", "control.sock")
-	ln, err := Listen(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ln := must.Get(Listen(path))(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error)
 	go func() { served <- Serve(ctx, ln, handle) }()
@@ -57,10 +56,7 @@ func TestCallWaitsForTheSocket(t *testing.T) {
 		var got string
 		done <- Call(t.Context(), path, Request{Op: "x", Wait: time.Minute}, &got)
 	}()
-	ln, err := Listen(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ln := must.Get(Listen(path))(t)
 	go Serve(t.Context(), ln, echo)
 	if err := <-done; err != nil {
 		t.Error(err)
@@ -90,10 +86,7 @@ func TestCallEndsWithItsContext(t *testing.T) {
 func TestSocketIsForRootAlone(t *testing.T) {
 	path := serve(t, echo)
 	for name, want := range map[string]os.FileMode{path: 0o600, filepath.Dir(path): 0o700} {
-		info, err := os.Stat(name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		info := must.Get(os.Stat(name))(t)
 		if got := info.Mode().Perm(); got != want {
 			t.Errorf("%s has mode %o, want %o", name, got, want)
 		}
@@ -103,10 +96,7 @@ func TestSocketIsForRootAlone(t *testing.T) {
 func TestBadRequestsGetAnError(t *testing.T) {
 	path := serve(t, echo)
 	for _, text := range []string{"not JSON\n", "{\n", strings.Repeat("x", maxMessage+1)} {
-		conn, err := net.Dial("unix", path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		conn := must.Get(net.Dial("unix", path))(t)
 		// The server may stop reading before everything is written.
 		go io.WriteString(conn, text)
 		answer, _ := io.ReadAll(conn)
@@ -120,10 +110,7 @@ func TestBadRequestsGetAnError(t *testing.T) {
 // TestLastAnswerIsUsed: the server does not end while a client uses its answer.
 func TestLastAnswerIsUsed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "control.sock")
-	ln, err := Listen(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ln := must.Get(Listen(path))(t)
 	ctx, end := context.WithCancel(t.Context())
 	served := make(chan struct{})
 	go func() {
@@ -137,7 +124,7 @@ func TestLastAnswerIsUsed(t *testing.T) {
 		}
 	}()
 	var got string
-	err = CallAndUse(t.Context(), path, Request{Op: OpDisable}, &got, func() error {
+	err := CallAndUse(t.Context(), path, Request{Op: OpDisable}, &got, func() error {
 		select {
 		case <-served:
 			t.Error("the server ended before its answer was used")

@@ -15,36 +15,42 @@ import (
 // maxCgroups bounds the directories of a pod. A container that runs containers may have hundreds.
 const maxCgroups = 1 << 14
 
-// podCgroups returns the IDs of the cgroup at pod and of all below it except own and gateways. A cgroup
-// that disappears meanwhile has no process.
+// eachCgroup calls visit with the cgroup at pod and with all below it. The error of visit may be
+// fs.SkipDir. A cgroup that disappears meanwhile is left out: it has no process.
+func eachCgroup(pod string, visit func(bpf.Cgroup) error) error {
+	err := filepath.WalkDir(pod, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() {
+			return nil
+		}
+		var cgroup bpf.Cgroup
+		if err == nil {
+			cgroup, err = bpf.OpenCgroup(path)
+		}
+		if errors.Is(err, fs.ErrNotExist) && path != pod {
+			return fs.SkipDir
+		}
+		if err != nil {
+			return err
+		}
+		return visit(cgroup)
+	})
+	if err != nil {
+		return fmt.Errorf("listing the pod's cgroups: %w", err)
+	}
+	return nil
+}
+
+// podCgroups returns the IDs of the cgroup at pod and of all below it except own and gateways.
 func podCgroups(pod, own string, gateways []uint64) (map[uint64]struct{}, error) {
 	ids := make(map[uint64]struct{})
-	err := filepath.WalkDir(pod, func(path string, entry fs.DirEntry, err error) error {
+	return ids, eachCgroup(pod, func(c bpf.Cgroup) error {
 		switch {
-		case errors.Is(err, fs.ErrNotExist) && path != pod:
-			return nil
-		case err != nil:
-			return err
-		case !entry.IsDir():
-			return nil
-		case path == own:
+		case c.Path == own, slices.Contains(gateways, c.ID):
 			return fs.SkipDir
 		case len(ids) == maxCgroups:
 			return fmt.Errorf("%s has more than %d cgroups", pod, maxCgroups)
 		}
-		cgroup, err := bpf.OpenCgroup(path)
-		if errors.Is(err, fs.ErrNotExist) && path != pod {
-			return fs.SkipDir
-		}
-		if slices.Contains(gateways, cgroup.ID) {
-			return fs.SkipDir
-		}
-		ids[cgroup.ID] = struct{}{}
-		return err
+		ids[c.ID] = struct{}{}
+		return nil
 	})
-	if err != nil {
-		return nil, fmt.Errorf("listing the pod's cgroups: %w", err)
-	}
-	delete(ids, 0)
-	return ids, nil
 }

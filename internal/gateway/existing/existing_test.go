@@ -14,6 +14,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
@@ -56,14 +57,9 @@ func pod(t *testing.T) (f *Finder, app, gateway uint64) {
 	t.Helper()
 	n := netlab.New(t, 1).Node(0)
 	nested := filepath.Join(n.GatewayCgroup, "init")
-	if err := os.Mkdir(nested, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, os.Mkdir(nested, 0o755))
 	id := func(path string) bpf.Cgroup {
-		c, err := bpf.OpenCgroup(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		c := must.Get(bpf.OpenCgroup(path))(t)
 		return c
 	}
 	return &Finder{Pod: id(n.PodCgroup), Own: id(n.GatewayCgroup), Rules: everything{}}, id(n.AppCgroup).ID, id(nested).ID
@@ -147,17 +143,11 @@ func TestKernelsThatLackSomething(t *testing.T) {
 // TestRealKernel looks at sockets of this very process, and resets one that is gone.
 func TestRealKernel(t *testing.T) {
 	n := netlab.New(t, 1).Node(0)
-	ln, err := n.Listen("tcp", n.Addr(9000))
-	if err != nil {
-		t.Fatal(err)
-	}
+	ln := must.Get(n.Listen("tcp", n.Addr(9000)))(t)
 	defer ln.Close()
-	conn, err := n.Dial("tcp", n.Addr(9000))
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := must.Get(n.Dial("tcp", n.Addr(9000)))(t)
 	defer conn.Close()
-	err = n.Do(func() error {
+	must.Do(t, n.Do(func() error {
 		var seen []string
 		var one socket
 		err := sockDiag{}.dump(1<<tcpListen|1<<tcpEstablished, func(s *socket) bool {
@@ -183,8 +173,5 @@ func TestRealKernel(t *testing.T) {
 			t.Errorf("resetting it again: %v", err)
 		}
 		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	}))
 }

@@ -4,7 +4,6 @@ package existing
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
@@ -120,27 +119,18 @@ func containerID(name string) string {
 // and of all that are below them.
 func containers(pod string) (map[uint64]string, error) {
 	names := make(map[uint64]string)
-	err := filepath.WalkDir(pod, func(path string, entry fs.DirEntry, err error) error {
+	err := eachCgroup(pod, func(c bpf.Cgroup) error {
 		switch {
-		case errors.Is(err, fs.ErrNotExist) && path != pod:
-			return nil
-		case err != nil:
-			return err
-		case !entry.IsDir() || path == pod:
+		case c.Path == pod:
 			return nil
 		case len(names) == maxCgroups:
 			return fs.SkipAll
 		}
-		name, _, _ := strings.Cut(strings.TrimPrefix(path, pod+"/"), "/")
-		if cgroup, err := bpf.OpenCgroup(path); err == nil {
-			names[cgroup.ID] = containerID(name)
-		}
+		name, _, _ := strings.Cut(strings.TrimPrefix(c.Path, pod+"/"), "/")
+		names[c.ID] = containerID(name)
 		return nil
 	})
-	if err != nil {
-		return nil, fmt.Errorf("listing the pod's cgroups: %w", err)
-	}
-	return names, nil
+	return names, err
 }
 
 // nameProcesses calls each with every socket of every process in a proc file system. Processes

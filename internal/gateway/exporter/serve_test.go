@@ -21,6 +21,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // patience bounds every wait. It is no expectation.
@@ -44,14 +45,8 @@ func serve(t *testing.T) *gateway {
 	if err != nil {
 		t.Fatal(err)
 	}
-	asker, err := handoff.NewAsker(start.Files[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	asker := must.Get(handoff.NewAsker(start.Files[0]))(t)
+	ln := must.Get(net.Listen("tcp", "127.0.0.1:0"))(t)
 	g := &gateway{t: t, questions: questions, url: "http://" + ln.Addr().String(),
 		asked: make(chan struct{}), answer: make(chan *api.Status), ended: make(chan error, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -95,10 +90,7 @@ func (g *gateway) answers(count *atomic.Int64) {
 }
 
 func (g *gateway) request(method, path string, headers ...string) (*http.Response, string, error) {
-	r, err := http.NewRequest(method, g.url+path, nil)
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	r := must.Get(http.NewRequest(method, g.url+path, nil))(g.t)
 	for i := 0; i < len(headers); i += 2 {
 		r.Header.Set(headers[i], headers[i+1])
 	}
@@ -274,10 +266,7 @@ func TestSlowClients(t *testing.T) {
 	g.answers(&asked)
 	var silent []net.Conn
 	for range maxConnections {
-		conn, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		conn := must.Get(net.Dial("tcp", strings.TrimPrefix(g.url, "http://")))(t)
 		defer conn.Close()
 		silent = append(silent, conn)
 	}

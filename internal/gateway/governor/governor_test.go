@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 func TestFitProcessors(t *testing.T) {
@@ -77,9 +79,7 @@ func TestRun(t *testing.T) {
 		}
 	}
 	cancel()
-	if err := <-ended; err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, <-ended)
 	if busy.Load() == 0 {
 		t.Error("nobody was told that the process is busy")
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/metrics"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 func status() *api.Status {
@@ -29,16 +30,11 @@ func TestAnswer(t *testing.T) {
 	if err != nil || strings.Contains(string(packet), "not told") {
 		t.Fatalf("%v, %s", err, packet)
 	}
-	got, err := parseAnswer(packet)
-	if err != nil {
-		t.Fatal(err)
-	}
+	got := must.Get(parseAnswer(packet))(t)
 	if diff := cmp.Diff(metrics.Reduce(status()).Traffic, got.Traffic); diff != "" || got.Identity != status().Identity {
 		t.Errorf("%+v, %s", got, diff)
 	}
-	if packet, err = encodeAnswer(nil); err != nil {
-		t.Fatal(err)
-	}
+	packet = must.Get(encodeAnswer(nil))(t)
 	if _, err := parseAnswer(packet); !errors.Is(err, errNoStatus) {
 		t.Error(err)
 	}
@@ -49,10 +45,7 @@ func TestAnswer(t *testing.T) {
 func TestAnswerIsBounded(t *testing.T) {
 	s := status()
 	s.Identity = strings.Repeat("\x01", 2048)
-	packet, err := encodeAnswer(s)
-	if err != nil {
-		t.Fatal(err)
-	}
+	packet := must.Get(encodeAnswer(s))(t)
 	if got, err := parseAnswer(packet); err != nil || got.Identity != s.Identity {
 		t.Error(err)
 	}
@@ -60,10 +53,7 @@ func TestAnswerIsBounded(t *testing.T) {
 	if _, err := encodeAnswer(s); err == nil {
 		t.Error("an answer is longer than the limit")
 	}
-	long, err := json.Marshal(answer{Status: s})
-	if err != nil {
-		t.Fatal(err)
-	}
+	long := must.Get(json.Marshal(answer{Status: s}))(t)
 	if _, err := parseAnswer(long); err == nil {
 		t.Error("an answer was read that is longer than the limit")
 	}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // patience bounds waits that end by their condition.
@@ -26,9 +28,7 @@ func pair(t *testing.T) (ours, theirs *net.UnixConn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ours.Close() })
-	if theirs, err = unixConn(file); err != nil {
-		t.Fatal(err)
-	}
+	theirs = must.Get(unixConn(file))(t)
 	t.Cleanup(func() { theirs.Close() })
 	return ours, theirs
 }
@@ -42,10 +42,7 @@ func ends(t *testing.T) (*Channel, workerChannel) {
 
 func sealed(t *testing.T, config string) *os.File {
 	t.Helper()
-	f, err := (&Material{Config: []byte(config), Key: []byte("key")}).Seal()
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := must.Get((&Material{Config: []byte(config), Key: []byte("key")}).Seal())(t)
 	t.Cleanup(func() { f.Close() })
 	return f
 }
@@ -147,10 +144,7 @@ func TestBrokenWorker(t *testing.T) {
 func TestFilesOfAWorkerAreNotTaken(t *testing.T) {
 	ours, theirs := ends(t)
 	count := func() int {
-		list, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			t.Fatal(err)
-		}
+		list := must.Get(os.ReadDir("/proc/self/fd"))(t)
 		return len(list)
 	}
 	f := sealed(t, "x")
@@ -183,9 +177,7 @@ func TestOddSettings(t *testing.T) {
 		},
 	} {
 		ours, theirs := ends(t)
-		if err := send(ours); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, send(ours))
 		if _, _, err := theirs.receive(); err == nil {
 			t.Errorf("%s: taken", name)
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // TestCountersAreShared: what one worker after the other counts adds up in the
@@ -23,10 +24,7 @@ func TestCountersAreShared(t *testing.T) {
 	}
 	defer f.Close()
 	for range 2 {
-		worker, err := mapCounters(f)
-		if err != nil {
-			t.Fatal(err)
-		}
+		worker := must.Get(mapCounters(f))(t)
 		worker.Of(traffic.Outbound).Sent.Add(5)
 		worker.Of(traffic.Inbound).Because(traffic.Plaintext)
 	}
@@ -39,10 +37,7 @@ func TestCountersAreShared(t *testing.T) {
 	if err := f.Truncate(0); !errors.Is(err, unix.EPERM) {
 		t.Errorf("shrinking the counters: %v, want EPERM", err)
 	}
-	other, err := memoryFile("counters", 0, func(*os.File) error { return nil })
-	if err != nil {
-		t.Fatal(err)
-	}
+	other := must.Get(memoryFile("counters", 0, func(*os.File) error { return nil }))(t)
 	defer other.Close()
 	if _, err := mapCounters(other); err == nil {
 		t.Error("an empty file was mapped")

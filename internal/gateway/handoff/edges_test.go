@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 func someEdges(n int) api.Edges {
@@ -78,10 +79,7 @@ func TestEdgesAreTold(t *testing.T) {
 		got <- err
 	}()
 	// One that does not read holds nobody up for ever.
-	silent, err := net.Dial("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	silent := must.Get(net.Dial("unix", path))(t)
 	defer silent.Close()
 	go func() { served <- ServeEdges(ctx, l, func() api.Edges { return want }) }()
 	if err := <-got; err != nil {
@@ -111,10 +109,7 @@ func TestEdgesAnswerIsBounded(t *testing.T) {
 	if len(text) > api.MaxEdgesAnswer || len(text) < api.MaxEdgesAnswer/2 {
 		t.Fatalf("%d bytes", len(text))
 	}
-	got, err := parseEdges(text)
-	if err != nil {
-		t.Fatal(err)
-	}
+	got := must.Get(parseEdges(text))(t)
 	if n := uint64(len(got.Edges)); n == 0 || got.Forgotten != 7+3*(api.MaxEdges-n) {
 		t.Errorf("%d edges, %d forgotten", n, got.Forgotten)
 	}

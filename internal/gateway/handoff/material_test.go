@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 func environment(values map[string]string) func(string) (string, bool) {
@@ -29,16 +30,10 @@ func TestMaterialSurvivesSealing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := m.Seal()
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := must.Get(m.Seal())(t)
 	defer f.Close()
 	for range 2 { // every worker reads it again
-		got, err := ReadMaterial(f)
-		if err != nil {
-			t.Fatal(err)
-		}
+		got := must.Get(ReadMaterial(f))(t)
 		if string(got.Key) != "key" || string(got.Cert) != "cert" || string(got.CA) != "ca" || string(got.Config) != "{}" {
 			t.Errorf("read back %q %q %q %q", got.Config, got.Cert, got.Key, got.CA)
 		}
@@ -81,10 +76,7 @@ func TestKeyIsNeverPrinted(t *testing.T) {
 			t.Errorf("%s prints %s", format, text)
 		}
 	}
-	f, err := os.CreateTemp(t.TempDir(), "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := must.Get(os.CreateTemp(t.TempDir(), ""))(t)
 	defer f.Close()
 	f.WriteString(`{"key": "the-secret-key"`)
 	if _, err := ReadMaterial(f); err == nil || strings.Contains(err.Error(), "secret") {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // asking is the exporter's end of a socket, and the supervisor that answers there.
@@ -45,10 +46,7 @@ func (a *asking) listen(t *testing.T) string {
 	t.Helper()
 	b := make([]byte, 1<<20)
 	a.conn.SetReadDeadline(time.Now().Add(time.Minute))
-	n, err := a.conn.Read(b)
-	if err != nil {
-		t.Fatal(err)
-	}
+	n := must.Get(a.conn.Read(b))(t)
 	return string(b[:n])
 }
 
@@ -144,9 +142,7 @@ func TestDeafExporter(t *testing.T) {
 	st := &api.Status{Identity: strings.Repeat("x", 1000)}
 	ours, theirs := pair(t)
 	// The kernel makes it a few KiB: no answer is too long for it, and some fill it.
-	if err := ours.SetWriteBuffer(1); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, ours.SetWriteBuffer(1))
 	for range answerBurst {
 		if _, err := theirs.Write([]byte{question}); err != nil {
 			t.Fatal(err)

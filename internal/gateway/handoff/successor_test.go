@@ -24,10 +24,7 @@ import (
 func meeting(t *testing.T) (from, to *Neighbour) {
 	t.Helper()
 	must.BeRoot(t, "to take over")
-	offer, err := NewOffer()
-	if err != nil {
-		t.Fatal(err)
-	}
+	offer := must.Get(NewOffer())(t)
 	accepted := make(chan *Neighbour, 1)
 	go func() {
 		n, err := offer.Accept(t.Context())
@@ -36,9 +33,7 @@ func meeting(t *testing.T) (from, to *Neighbour) {
 		}
 		accepted <- n
 	}()
-	if to, err = Meet(t.Context(), &offer.Handover); err != nil {
-		t.Fatal(err)
-	}
+	to = must.Get(Meet(t.Context(), &offer.Handover))(t)
 	if from = <-accepted; from == nil {
 		t.FailNow()
 	}
@@ -49,15 +44,9 @@ func meeting(t *testing.T) (from, to *Neighbour) {
 // TestNeighbours: a message and its files arrive as they were, and the end of a gateway is seen.
 func TestNeighbours(t *testing.T) {
 	from, to := meeting(t)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	ln := must.Get(net.Listen("tcp", "127.0.0.1:0"))(t)
 	defer ln.Close()
-	f, err := ln.(*net.TCPListener).File()
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := must.Get(ln.(*net.TCPListener).File())(t)
 	defer f.Close()
 	edges := &api.Edges{Edges: make([]api.Edge, api.MaxEdges)}
 	for i := range edges.Edges {
@@ -113,10 +102,7 @@ func TestNeighbours(t *testing.T) {
 // TestOffer: who does not know the token gets nothing, and cannot keep the right one away.
 func TestOffer(t *testing.T) {
 	must.BeRoot(t, "to take over")
-	offer, err := NewOffer()
-	if err != nil {
-		t.Fatal(err)
-	}
+	offer := must.Get(NewOffer())(t)
 	accepted := make(chan error, 1)
 	go func() {
 		n, err := offer.Accept(t.Context())
@@ -126,10 +112,7 @@ func TestOffer(t *testing.T) {
 		accepted <- err
 	}()
 	for range 2 * maxStrangers {
-		silent, err := net.Dial("unix", "@"+offer.Handover.Socket)
-		if err != nil {
-			t.Fatal(err)
-		}
+		silent := must.Get(net.Dial("unix", "@"+offer.Handover.Socket))(t)
 		defer silent.Close()
 	}
 	wrong := offer.Handover
@@ -137,10 +120,7 @@ func TestOffer(t *testing.T) {
 	if _, err := Meet(t.Context(), &wrong); err == nil {
 		t.Error("a stranger was let in")
 	}
-	n, err := Meet(t.Context(), &offer.Handover)
-	if err != nil {
-		t.Fatal(err)
-	}
+	n := must.Get(Meet(t.Context(), &offer.Handover))(t)
 	n.Close()
 	if err := <-accepted; err != nil {
 		t.Error(err)
@@ -153,10 +133,7 @@ func TestOffer(t *testing.T) {
 // TestImpostor: a successor does not believe one that does not know the token, and sends nothing that
 // would help it.
 func TestImpostor(t *testing.T) {
-	offer, err := NewOffer()
-	if err != nil {
-		t.Fatal(err)
-	}
+	offer := must.Get(NewOffer())(t)
 	defer offer.Close()
 	go func() {
 		conn, err := offer.ln.Accept()
@@ -175,10 +152,7 @@ func TestImpostor(t *testing.T) {
 }
 
 func TestNobodyComes(t *testing.T) {
-	offer, err := NewOffer()
-	if err != nil {
-		t.Fatal(err)
-	}
+	offer := must.Get(NewOffer())(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	if _, err := offer.Accept(ctx); err == nil {
@@ -227,10 +201,7 @@ func FuzzMessage(f *testing.F) {
 			}
 		}
 		// What was accepted can be passed on.
-		again, err := json.Marshal(m)
-		if err != nil {
-			t.Fatal(err)
-		}
+		again := must.Get(json.Marshal(m))(t)
 		if _, err := parseMessage(again); err != nil {
 			t.Errorf("%s: %v", again, err)
 		}

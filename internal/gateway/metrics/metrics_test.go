@@ -19,6 +19,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // full is a status in which every number is another one.
@@ -68,9 +69,7 @@ func names() []string {
 func write(t *testing.T, s *api.Status) string {
 	t.Helper()
 	var b bytes.Buffer
-	if err := Write(&b, s); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, Write(&b, s))
 	return b.String()
 }
 
@@ -148,14 +147,8 @@ func TestState(t *testing.T) {
 // TestRead: both forms have the same samples.
 func TestRead(t *testing.T) {
 	parser := expfmt.NewTextParser(model.UTF8Validation)
-	parsed, err := parser.TextToMetricFamilies(strings.NewReader(write(t, full())))
-	if err != nil {
-		t.Fatal(err)
-	}
-	all, err := Read(full())
-	if err != nil {
-		t.Fatal(err)
-	}
+	parsed := must.Get(parser.TextToMetricFamilies(strings.NewReader(write(t, full()))))(t)
+	all := must.Get(Read(full()))(t)
 	var got []string
 	n := 0
 	for _, f := range all.Families {

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/net/bpf"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/pcapng"
 )
@@ -37,14 +38,8 @@ func TestPortFilter(t *testing.T) {
 	for i := range ports {
 		ports[i] = uint16(8000 + i)
 	}
-	program, err := portFilter(ports)
-	if err != nil {
-		t.Fatal(err)
-	}
-	vm, err := bpf.NewVM(program)
-	if err != nil {
-		t.Fatal(err)
-	}
+	program := must.Get(portFilter(ports))(t)
+	vm := must.Get(bpf.NewVM(program))(t)
 	for _, c := range []struct {
 		name   string
 		packet []byte
@@ -132,9 +127,7 @@ func (r *recording) end(text string) seen {
 
 func (r *recording) wait(text string) seen {
 	r.t.Helper()
-	if err := <-r.done; err != nil {
-		r.t.Fatal(err)
-	}
+	must.Do(r.t, <-r.done)
 	in := pcapng.NewReader(&r.data)
 	s := seen{packets: map[string]int{}}
 	for {
@@ -161,24 +154,15 @@ func (r *recording) wait(text string) seen {
 // say sends text from a node to an address, where a listener takes it.
 func say(t *testing.T, from, to *netlab.Node, address, text string) {
 	t.Helper()
-	l, err := to.Listen("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := must.Get(to.Listen("tcp", address))(t)
 	defer l.Close()
-	c, err := from.Dial("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := must.Get(from.Dial("tcp", address))(t)
 	defer c.Close()
 	if _, err := io.WriteString(c, text); err != nil {
 		t.Fatal(err)
 	}
 	c.(*net.TCPConn).CloseWrite()
-	accepted, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
+	accepted := must.Get(l.Accept())(t)
 	defer accepted.Close()
 	if got, err := io.ReadAll(accepted); err != nil || string(got) != text {
 		t.Fatalf("received %q, %v", got, err)

@@ -8,22 +8,20 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // populate writes what the kernel says of a container's cgroup.
 func populate(t *testing.T, pod, name string, populated bool) string {
 	t.Helper()
 	dir := filepath.Join(pod, name)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, os.MkdirAll(dir, 0o755))
 	text := "populated 0\nfrozen 0\n"
 	if populated {
 		text = "populated 1\nfrozen 0\n"
 	}
-	if err := os.WriteFile(filepath.Join(dir, "cgroup.events"), []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, os.WriteFile(filepath.Join(dir, "cgroup.events"), []byte(text), 0o644))
 	return dir
 }
 

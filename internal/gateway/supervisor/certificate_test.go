@@ -25,6 +25,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/journal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
@@ -54,16 +55,11 @@ const testConfig = `{"version":1,"pod":{"namespace":"a","name":"b","uid":"u","se
 func newTestSupervisor(t testing.TB, material handoff.Material) (*supervisor, *bytes.Buffer) {
 	t.Helper()
 	material.Config = []byte(testConfig)
-	f, err := material.Seal()
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := must.Get(material.Seal())(t)
 	var log bytes.Buffer
 	s := &supervisor{end: newEnding(), Options: Options{Material: f, Log: slog.New(slog.NewJSONHandler(&log, nil)), Budget: new(journal.Budget)}, state: state{changed: make(chan struct{})}}
 	t.Cleanup(func() { s.settings.material.Close() })
-	if err := s.describe(); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, s.describe())
 	return s, &log
 }
 
@@ -78,30 +74,19 @@ func certified(t testing.TB, root pki.Pair, change func(*x509.Certificate)) *sup
 // request asks for a certificate and returns the key that it is to be for.
 func request(t testing.TB, s *supervisor) crypto.PublicKey {
 	t.Helper()
-	r, err := s.requestCertificate()
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := must.Get(s.requestCertificate())(t)
 	block, rest := pem.Decode([]byte(r.CSR))
 	if block == nil || len(rest) > 0 {
 		t.Fatalf("the request is %q", r.CSR)
 	}
-	csr, err := x509.ParseCertificateRequest(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := csr.CheckSignature(); err != nil {
-		t.Fatal(err)
-	}
+	csr := must.Get(x509.ParseCertificateRequest(block.Bytes))(t)
+	must.Do(t, csr.CheckSignature())
 	return csr.PublicKey
 }
 
 func material(t testing.TB, s *supervisor) *handoff.Material {
 	t.Helper()
-	m, err := handoff.ReadMaterial(s.settings.material)
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := must.Get(handoff.ReadMaterial(s.settings.material))(t)
 	return m
 }
 
@@ -109,10 +94,7 @@ func material(t testing.TB, s *supervisor) *handoff.Material {
 func asJSON(t testing.TB, s *supervisor) string {
 	t.Helper()
 	st, _ := s.snapshot()
-	text, err := json.Marshal(st)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(json.Marshal(st))(t)
 	return string(text)
 }
 
@@ -130,9 +112,7 @@ func TestFirstCertificate(t *testing.T) {
 		t.Errorf("whoever waits for it hears %+v, %v", waiting, err)
 	}
 	leaf := issue(t, root, request(t, s), nil)
-	if err := s.installCertificate(&api.IssuedCertificate{Certificate: pemOf(leaf), Bundle: pemOf(root.Cert)}); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, s.installCertificate(&api.IssuedCertificate{Certificate: pemOf(leaf), Bundle: pemOf(root.Cert)}))
 	if ok, err := s.awaitCertificate(t.Context()); !ok || err != nil {
 		t.Errorf("it still waits: %t, %v", ok, err)
 	}
@@ -241,9 +221,7 @@ func TestCertificateWithIntermediate(t *testing.T) {
 	s := certified(t, root, nil)
 	between := pki.Sign(t, "between", pki.ECKey(t, elliptic.P256()), &root, nil)
 	chain := pemOf(issue(t, between, request(t, s), nil), between.Cert)
-	if err := s.installCertificate(&api.IssuedCertificate{Certificate: chain, Bundle: pemOf(root.Cert)}); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, s.installCertificate(&api.IssuedCertificate{Certificate: chain, Bundle: pemOf(root.Cert)}))
 	if string(material(t, s).Cert) != chain || s.status.Cert.Issuer != ca.Fingerprint(root.Cert) {
 		t.Errorf("the status is %+v", s.status.Cert)
 	}
@@ -300,24 +278,18 @@ func TestTrustFromOldToNew(t *testing.T) {
 	}
 	expect(old, old)
 	key := string(material(t, s).Key)
-	if err := trust(old, next); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, trust(old, next))
 	expect(old, old, next)
 	if string(material(t, s).Key) != key {
 		t.Error("a new bundle changed the key")
 	}
 	leaf := pemOf(issue(t, next, request(t, s), nil))
-	if err := s.installCertificate(&api.IssuedCertificate{Certificate: leaf, Bundle: pemOf(old.Cert, next.Cert)}); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, s.installCertificate(&api.IssuedCertificate{Certificate: leaf, Bundle: pemOf(old.Cert, next.Cert)}))
 	expect(next, old, next)
 	if err := trust(old); err == nil {
 		t.Error("the way back was open")
 	}
-	if err := trust(next); err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, trust(next))
 	expect(next, next)
 }
 

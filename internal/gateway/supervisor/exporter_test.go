@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // TestListenMetrics: the listener is where the address says, and an address in use is an
@@ -16,23 +17,14 @@ func TestListenMetrics(t *testing.T) {
 	if f, err := listenMetrics(t.Context(), ""); f != nil || err != nil {
 		t.Errorf("without an address: %v, %v", f, err)
 	}
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	taken := must.Get(net.Listen("tcp", "127.0.0.1:0"))(t)
 	addr := taken.Addr().String()
 	if _, err := listenMetrics(t.Context(), addr); err == nil || !strings.Contains(err.Error(), "metrics") || !strings.Contains(api.Hint(err), "--metrics-addr") {
 		t.Errorf("an address in use: %v, hint %q", err, api.Hint(err))
 	}
 	taken.Close()
-	f, err := listenMetrics(t.Context(), addr)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := must.Get(listenMetrics(t.Context(), addr))(t)
 	defer f.Close()
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := must.Get(net.Dial("tcp", addr))(t)
 	conn.Close()
 }

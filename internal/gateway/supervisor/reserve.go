@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -27,9 +25,6 @@ const (
 	maxReservedText = 256
 )
 
-// gatewayPorts are those that a gateway listens on.
-func gatewayPorts() []uint16 { return []uint16{api.CapturePort, api.PeerPort, api.InbandPort} }
-
 // reservePorts keeps outgoing connections of the pod with this cgroup from getting the gateway's
 // ports by chance, where ip_local_port_range is wide.
 func reservePorts(podCgroup string) error {
@@ -41,13 +36,15 @@ func reservePorts(podCgroup string) error {
 	if err != nil {
 		return err
 	}
-	for _, port := range gatewayPorts() {
-		if !slices.Contains(reserved, port) {
-			reserved, added = append(reserved, port), append(added, port)
+	for _, port := range []uint16{api.CapturePort, api.PeerPort, api.InbandPort} {
+		// An empty set would stand for every port.
+		if len(reserved) == 0 || !reserved.Contains(port) {
+			one := api.PortRange{First: port, Last: port}
+			reserved, added = api.NewPorts(append(reserved, one)...), api.NewPorts(append(added, one)...)
 		}
 	}
 	// What could not be noted could not be undone.
-	if err := unix.Setxattr(podCgroup, reservedAttribute, []byte(portList(added)), 0); err != nil {
+	if err := unix.Setxattr(podCgroup, reservedAttribute, []byte(added.String()), 0); err != nil {
 		return fmt.Errorf("noting which ports are reserved: %w", err)
 	}
 	return setReservedPorts(reserved)
@@ -67,8 +64,7 @@ func releasePorts(podCgroup string) error {
 	if err != nil {
 		return err
 	}
-	reserved = slices.DeleteFunc(reserved, func(port uint16) bool { return slices.Contains(added, port) })
-	if err := setReservedPorts(reserved); err != nil {
+	if err := setReservedPorts(without(reserved, added)); err != nil {
 		return err
 	}
 	if err := unix.Removexattr(podCgroup, reservedAttribute); err != nil {
@@ -78,7 +74,7 @@ func releasePorts(podCgroup string) error {
 }
 
 // addedPorts returns the ports that gateways have reserved in the pod with this cgroup.
-func addedPorts(podCgroup string) ([]uint16, error) {
+func addedPorts(podCgroup string) (api.Ports, error) {
 	var text [maxReservedText]byte
 	n, err := unix.Getxattr(podCgroup, reservedAttribute, text[:])
 	if errors.Is(err, unix.ENODATA) {
@@ -91,7 +87,7 @@ func addedPorts(podCgroup string) ([]uint16, error) {
 }
 
 // reservedPorts returns the ports that are reserved in the network namespace of the calling thread.
-func reservedPorts() ([]uint16, error) {
+func reservedPorts() (api.Ports, error) {
 	text, err := os.ReadFile(reservedPortsPath)
 	if err != nil {
 		return nil, fmt.Errorf("reading the reserved ports: %w", err)
@@ -99,53 +95,37 @@ func reservedPorts() ([]uint16, error) {
 	return parsePorts(string(text))
 }
 
-func setReservedPorts(ports []uint16) error {
+func setReservedPorts(ports api.Ports) error {
 	// A line end alone empties the list.
-	if err := os.WriteFile(reservedPortsPath, []byte(portList(ports)+"\n"), 0); err != nil {
+	if err := os.WriteFile(reservedPortsPath, []byte(ports.String()+"\n"), 0); err != nil {
 		return fmt.Errorf("reserving ports: %w", err)
 	}
 	return nil
 }
 
-// parsePorts parses a list like "8080,9148-9150".
-func parsePorts(text string) (ports []uint16, err error) {
+// parsePorts parses a list of the kernel's, which may be empty. Port 0, which is none, may be in it.
+func parsePorts(text string) (api.Ports, error) {
 	text = strings.TrimSpace(text)
+	if rest, ok := strings.CutPrefix(text, "0-"); ok {
+		text = "1-" + rest
+	}
 	if text == "" {
 		return nil, nil
 	}
-	for part := range strings.SplitSeq(text, ",") {
-		first, last, isRange := strings.Cut(part, "-")
-		if !isRange {
-			last = first
-		}
-		from, errFrom := strconv.ParseUint(first, 10, 16)
-		to, errTo := strconv.ParseUint(last, 10, 16)
-		if err := errors.Join(errFrom, errTo); err != nil {
-			return nil, fmt.Errorf("parsing the port list %q: %w", text, err)
-		}
-		for port := from; port <= to; port++ {
-			ports = append(ports, uint16(port))
-		}
-	}
-	return ports, nil
+	return api.ParsePorts(text)
 }
 
-// portList is the reverse of parsePorts.
-func portList(ports []uint16) string {
-	ports = slices.Compact(slices.Sorted(slices.Values(ports)))
-	var parts []string
-	for i := 0; i < len(ports); {
-		last := i
-		for last+1 < len(ports) && ports[last+1] == ports[last]+1 {
-			last++
+// without returns the ports that are not among others, which has some.
+func without(ports, others api.Ports) api.Ports {
+	var left []api.PortRange
+	for _, r := range ports {
+		for port := int(r.First); port <= int(r.Last); port++ {
+			if !others.Contains(uint16(port)) {
+				left = append(left, api.PortRange{First: uint16(port), Last: uint16(port)})
+			}
 		}
-		part := strconv.Itoa(int(ports[i]))
-		if last > i {
-			part += "-" + strconv.Itoa(int(ports[last]))
-		}
-		parts, i = append(parts, part), last+1
 	}
-	return strings.Join(parts, ",")
+	return api.NewPorts(left...)
 }
 
 // reserve reserves the gateway's ports, and returns what undoes that. Without it the gateway works

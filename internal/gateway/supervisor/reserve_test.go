@@ -5,34 +5,25 @@ package supervisor
 import (
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 func TestPortLists(t *testing.T) {
-	for text, want := range map[string]struct {
-		ports []uint16
-		text  string
-	}{
-		"":                  {nil, ""},
-		"\n":                {nil, ""},
-		"8080\n":            {[]uint16{8080}, "8080"},
-		"1-3,5,65534-65535": {[]uint16{1, 2, 3, 5, 65534, 65535}, "1-3,5,65534-65535"},
-		"5,4,4":             {[]uint16{5, 4, 4}, "4-5"},
-	} {
-		ports, err := parsePorts(text)
-		if err != nil {
-			t.Errorf("%q: %v", text, err)
-		}
-		if diff := cmp.Diff(want.ports, ports); diff != "" {
-			t.Errorf("%q: %s", text, diff)
-		}
-		if got := portList(ports); got != want.text {
-			t.Errorf("%q becomes %q, want %q", text, got, want.text)
+	for text, want := range map[string]string{"": "", "\n": "", "8080\n": "8080", "1-3,5,65534-65535": "1-3,5,65534-65535", "5,4,4": "4-5", "0-9\n": "1-9"} {
+		if ports, err := parsePorts(text); err != nil || ports.String() != want {
+			t.Errorf("%q is %q, %v; want %q", text, ports, err, want)
 		}
 	}
 	for _, text := range []string{"x", "1-", "65536", "-1", "1, 2"} {
 		if ports, err := parsePorts(text); err == nil {
 			t.Errorf("%q is %v", text, ports)
+		}
+	}
+	for _, c := range [][3]string{{"1-9", "4-5", "1-3,6-9"}, {"7", "7", ""}, {"1,3,65535", "2-65535", "1"}} {
+		ports, others := must.Get(api.ParsePorts(c[0]))(t), must.Get(api.ParsePorts(c[1]))(t)
+		if got := without(ports, others).String(); got != c[2] {
+			t.Errorf("%s without %s is %q, want %q", c[0], c[1], got, c[2])
 		}
 	}
 }

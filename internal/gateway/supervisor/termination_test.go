@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 func TestTerminationMessage(t *testing.T) {
@@ -36,9 +37,7 @@ func TestGatewayListens(t *testing.T) {
 	const head = "  sl  local_address rem_address   st tx_queue rx_queue\n"
 	table := func(rows string) string {
 		path := filepath.Join(t.TempDir(), "tcp")
-		if err := os.WriteFile(path, []byte(head+rows), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		must.Do(t, os.WriteFile(path, []byte(head+rows), 0o600))
 		return path
 	}
 	quiet := table("   0: 00000000:2328 00000000:0000 0A 0:0\n   1: 0200090A:480B 0300090A:C350 01 0:0\n")

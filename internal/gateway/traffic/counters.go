@@ -23,12 +23,12 @@ type Counters struct {
 
 // Counts are the counters of one direction. See api.Direction for what they mean.
 type Counts struct {
-	Active                         atomic.Int64
-	Encrypted, Plaintext, Refused  atomic.Uint64
-	Inband, NotAllowed, OptionLost atomic.Uint64
-	Audited, Reset                 atomic.Uint64
-	Sent, Received                 atomic.Uint64
-	because                        [reasons]atomic.Uint64
+	Active                                        atomic.Int64
+	Encrypted, Plaintext, Refused                 atomic.Uint64
+	Inband, NotAllowed, OptionLost, OptionDropped atomic.Uint64
+	Audited, Reset                                atomic.Uint64
+	Sent, Received                                atomic.Uint64
+	because                                       [reasons]atomic.Uint64
 }
 
 // Of returns the counters of a direction.
@@ -65,9 +65,9 @@ func (c *Counts) read() api.Direction {
 		NotAllowed: c.NotAllowed.Load(),
 		Audited:    c.Audited.Load(),
 		Reset:      c.Reset.Load(),
-		OptionLost: c.OptionLost.Load(),
-		Sent:       c.Sent.Load(),
-		Received:   c.Received.Load(),
+		OptionLost: c.OptionLost.Load(), OptionDropped: c.OptionDropped.Load(),
+		Sent:     c.Sent.Load(),
+		Received: c.Received.Load(),
 	}
 }
 

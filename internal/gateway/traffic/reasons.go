@@ -92,6 +92,9 @@ const (
 	// Both directions, before anything is done for the connection.
 	NoMemory
 
+	// Outbound, wire=inband: something on the way drops packets with the option.
+	OptionDropped
+
 	reasons
 )
 
@@ -145,6 +148,7 @@ var table = [reasons]row{
 	TooManyConnections:         {Inbound, "too_many_connections", "identity has too many connections"},
 	Evicted:                    {Inbound, "handshake_evicted", "too many handshakes at once"},
 	NoMemory:                   {both, "no_memory", "no memory for the connection"},
+	OptionDropped:              {Outbound, "option_dropped", "packets with the TCP option are lost on the way"},
 }
 
 // Reasons returns the reasons for which connections of a direction are not encrypted.

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // Pair is a certificate with its key.
@@ -35,10 +36,7 @@ func (p Pair) CertPEM() []byte {
 // KeyPEM returns the key in PKCS #8 form.
 func (p Pair) KeyPEM(t testing.TB) []byte {
 	t.Helper()
-	der, err := x509.MarshalPKCS8PrivateKey(p.Key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	der := must.Get(x509.MarshalPKCS8PrivateKey(p.Key))(t)
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
@@ -86,52 +84,34 @@ func (p Pair) Leaf(t testing.TB, id identity.ID, ips []netip.Addr, public crypto
 
 func (p Pair) create(t testing.TB, template *x509.Certificate, public crypto.PublicKey, edit func(*x509.Certificate)) *x509.Certificate {
 	t.Helper()
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
-	if err != nil {
-		t.Fatal(err)
-	}
+	serial := must.Get(rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)))(t)
 	template.SerialNumber = serial
 	if edit != nil {
 		edit(template)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, p.Cert, public, p.Key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
+	der := must.Get(x509.CreateCertificate(rand.Reader, template, p.Cert, public, p.Key))(t)
+	cert := must.Get(x509.ParseCertificate(der))(t)
 	return cert
 }
 
 // Request makes a certificate request in PEM form.
 func Request(t testing.TB, template *x509.CertificateRequest, key crypto.Signer) []byte {
 	t.Helper()
-	der, err := x509.CreateCertificateRequest(rand.Reader, template, key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	der := must.Get(x509.CreateCertificateRequest(rand.Reader, template, key))(t)
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
 }
 
 // ECKey makes an ECDSA key.
 func ECKey(t testing.TB, curve elliptic.Curve) crypto.Signer {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(curve, rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := must.Get(ecdsa.GenerateKey(curve, rand.Reader))(t)
 	return key
 }
 
 // RSAKey makes an RSA key.
 func RSAKey(t testing.TB, bits int) crypto.Signer {
 	t.Helper()
-	key, err := rsa.GenerateKey(rand.Reader, bits)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := must.Get(rsa.GenerateKey(rand.Reader, bits))(t)
 	return key
 }
 

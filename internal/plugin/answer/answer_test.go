@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 const status = `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"%","message":"the server's own words","code":%}`
@@ -32,10 +33,7 @@ func serve(t *testing.T, code int, contentType, body string) (*kubernetes.Client
 	t.Cleanup(server.Close)
 	config := &rest.Config{Host: server.URL}
 	config.Wrap(Transport)
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := must.Get(kubernetes.NewForConfig(config))(t)
 	return client, server.URL
 }
 

@@ -11,27 +11,25 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
-
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 func TestClusterUID(t *testing.T) {
-	if uid, err := clusterUID(t.Context(), newCluster("uid-1")); err != nil || uid != "uid-1" {
+	if uid, err := clusterUID(t.Context(), newCluster(t, "uid-1")); err != nil || uid != "uid-1" {
 		t.Errorf("%q, %v", uid, err)
 	}
-	if uid, err := clusterUID(t.Context(), newCluster("")); err == nil {
+	if uid, err := clusterUID(t.Context(), newCluster(t, "")); err == nil {
 		t.Errorf("%q without a uid", uid)
 	}
-	cluster := newCluster("uid-1")
-	refuse(cluster, "get", "namespaces", forbidden("namespaces"))
+	cluster := newCluster(t, "uid-1")
+	cluster.Forbid("get", "namespaces")
 	if _, err := clusterUID(t.Context(), cluster); !apierrors.IsForbidden(err) || !strings.Contains(api.Hint(err), "may get namespace kube-system; ") {
 		t.Errorf("%v, hint %q", err, api.Hint(err))
 	}
@@ -43,7 +41,7 @@ func testMeta(name, trustDomain string) metav1.ObjectMeta {
 }
 
 func TestPublishBundle(t *testing.T) {
-	ctx, cluster := t.Context(), newCluster("uid-1")
+	ctx, cluster := t.Context(), newCluster(t, "uid-1")
 	if _, err := fetchBundle(ctx, cluster); !errors.Is(err, ErrNoBundle) {
 		t.Fatalf("before: %v", err)
 	}
@@ -51,12 +49,10 @@ func TestPublishBundle(t *testing.T) {
 	if changed, err := publishBundle(ctx, cluster, a, false); err != nil || !changed {
 		t.Fatalf("changed %v, %v", changed, err)
 	}
-	m, err := cluster.CoreV1().ConfigMaps("kube-system").Get(ctx, "kube-gateway-trust", metav1.GetOptions{})
+	m := must.Get(cluster.CoreV1().ConfigMaps("kube-system").Get(ctx, "kube-gateway-trust", metav1.GetOptions{}))(t)
 	m.TypeMeta, m.ManagedFields = metav1.TypeMeta{}, nil
 	want := &corev1.ConfigMap{ObjectMeta: testMeta("kube-gateway-trust", "cluster.local"), Data: map[string]string{"ca.crt": string(a.Bundle())}}
-	if diff := cmp.Diff(want, m); diff != "" || err != nil {
-		t.Fatalf("%v (-want +got):\n%s", err, diff)
-	}
+	expect.Equal(t, "the ConfigMap", want, m)
 	before := writes(cluster)
 	if changed, err := publishBundle(ctx, cluster, a, false); err != nil || changed || writes(cluster) != before {
 		t.Errorf("again: changed %v, %v", changed, err)
@@ -77,7 +73,7 @@ func TestPublishBundle(t *testing.T) {
 
 // A bundle with more than one authority is what a rotation looks like.
 func TestBundleOfTwo(t *testing.T) {
-	ctx, cluster := t.Context(), newCluster("uid-1")
+	ctx, cluster := t.Context(), newCluster(t, "uid-1")
 	a, b, c := newTestAuthority(t, "cluster.local"), newTestAuthority(t, "cluster.local"), newTestAuthority(t, "cluster.local")
 	m := &corev1.ConfigMap{ObjectMeta: objectMeta(BundleName, a), Data: map[string]string{BundleKey: string(a.Bundle()) + string(b.Bundle())}}
 	must.Get(cluster.CoreV1().ConfigMaps(Namespace).Create(ctx, m, metav1.CreateOptions{}))(t)
@@ -94,11 +90,10 @@ func TestBundleOfTwo(t *testing.T) {
 // The same root may serve another trust domain elsewhere; its gateways would
 // refuse ours.
 func TestBundleOfAnotherTrustDomain(t *testing.T) {
-	ctx, cluster := t.Context(), newCluster("uid-1")
+	ctx, cluster := t.Context(), newCluster(t, "uid-1")
 	root := pki.Root(t)
 	imported := func(trustDomain string) *ca.Authority {
-		a := must.Get(ca.Import(root.CertPEM(), root.KeyPEM(t), trustDomain))(t)
-		return a
+		return must.Get(ca.Import(root.CertPEM(), root.KeyPEM(t), trustDomain))(t)
 	}
 	must.Get(publishBundle(ctx, cluster, imported("a.example"), false))(t)
 	if _, err := publishBundle(ctx, cluster, imported("b.example"), false); !errors.Is(err, ErrForeign) {
@@ -113,7 +108,7 @@ func TestDamagedBundle(t *testing.T) {
 	for name, data := range map[string]string{
 		"empty": "", "text": "hello", "of another trust domain": string(other.Bundle()), "with a key": string(a.Bundle()) + string(key),
 	} {
-		ctx, cluster := t.Context(), newCluster("uid-1")
+		ctx, cluster := t.Context(), newCluster(t, "uid-1")
 		m := &corev1.ConfigMap{ObjectMeta: objectMeta(BundleName, a), Data: map[string]string{BundleKey: data}}
 		must.Get(cluster.CoreV1().ConfigMaps(Namespace).Create(ctx, m, metav1.CreateOptions{}))(t)
 		before := writes(cluster)
@@ -139,23 +134,23 @@ func TestDamagedBundle(t *testing.T) {
 func TestConcurrentWriters(t *testing.T) {
 	resource := schema.GroupResource{Resource: "configmaps"}
 	a, b := newTestAuthority(t, "cluster.local"), newTestAuthority(t, "cluster.local")
-	for name, publish := range map[string]func(*fake.Clientset, *ca.Authority, bool) error{
-		"configmaps": func(c *fake.Clientset, a *ca.Authority, force bool) error {
+	for name, publish := range map[string]func(*fakecluster.Cluster, *ca.Authority, bool) error{
+		"configmaps": func(c *fakecluster.Cluster, a *ca.Authority, force bool) error {
 			_, err := publishBundle(t.Context(), c, a, force)
 			return err
 		},
-		"secrets": func(c *fake.Clientset, a *ca.Authority, force bool) error {
+		"secrets": func(c *fakecluster.Cluster, a *ca.Authority, force bool) error {
 			_, err := (&secretStore{client: c}).publish(t.Context(), a, force)
 			return err
 		},
 	} {
-		cluster := newCluster("uid-1")
+		cluster := newCluster(t, "uid-1")
 		refuse(cluster, "create", name, apierrors.NewAlreadyExists(resource, "x"))
 		if err := publish(cluster, a, true); !errors.Is(err, ErrChanged) || api.Hint(err) == "" {
 			t.Errorf("%s: creating: %v", name, err)
 		}
 
-		cluster = newCluster("uid-1")
+		cluster = newCluster(t, "uid-1")
 		must.Do(t, publish(cluster, a, false))
 		// The fake server compares no versions, so this does it.
 		setVersion := func(object runtime.Object) { object.(metav1.Object).SetResourceVersion("7") }
@@ -182,7 +177,7 @@ func TestConcurrentWriters(t *testing.T) {
 }
 
 func TestPublishAuthority(t *testing.T) {
-	ctx, cluster := t.Context(), newCluster("uid-1")
+	ctx, cluster := t.Context(), newCluster(t, "uid-1")
 	if _, err := (&secretStore{client: cluster}).get(ctx, current); !errors.Is(err, ErrNoAuthority) {
 		t.Fatalf("before: %v", err)
 	}
@@ -192,13 +187,11 @@ func TestPublishAuthority(t *testing.T) {
 	if changed, err := (&secretStore{client: cluster}).publish(ctx, a, false); err != nil || !changed {
 		t.Fatalf("changed %v, %v", changed, err)
 	}
-	s, err := cluster.CoreV1().Secrets("kube-system").Get(ctx, "kube-gateway-authority", metav1.GetOptions{})
+	s := must.Get(cluster.CoreV1().Secrets("kube-system").Get(ctx, "kube-gateway-authority", metav1.GetOptions{}))(t)
 	s.TypeMeta, s.ManagedFields = metav1.TypeMeta{}, nil
 	want := &corev1.Secret{ObjectMeta: testMeta("kube-gateway-authority", "prod.example.org"), Type: corev1.SecretTypeTLS,
 		Data: map[string][]byte{"tls.crt": slices.Concat(issuer.CertPEM(), root.CertPEM()), "tls.key": issuer.KeyPEM(t)}}
-	if diff := cmp.Diff(want, s); diff != "" || err != nil {
-		t.Errorf("%v (-want +got):\n%s", err, diff)
-	}
+	expect.Equal(t, "the Secret", want, s)
 	b, err := (&secretStore{client: cluster}).get(ctx, current)
 	if err != nil || !b.Equal(a) || b.TrustDomain() != "prod.example.org" {
 		t.Fatalf("fetched %v, %v", b, err)

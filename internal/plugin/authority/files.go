@@ -129,7 +129,7 @@ func (s *dirStore) retire(name string) error {
 		return fmt.Errorf("backing up %s: %w", from, err)
 	}
 	s.backup = backup
-	if err := s.did("backup linked"); err != nil {
+	if err := s.did("backup linked", nil); err != nil {
 		return err
 	}
 	return s.remove(name)
@@ -141,7 +141,7 @@ func (s *dirStore) remove(name string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing %s: %w", path, err)
 	}
-	if err := s.did("removed"); err != nil {
+	if err := s.did("removed", nil); err != nil {
 		return err
 	}
 	return syncDir(s.dir)

@@ -3,12 +3,12 @@ package authority
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -108,8 +108,7 @@ func TestLoadRefuses(t *testing.T) {
 	now := time.Now()
 	expired := must.Get(ca.New(ca.Options{TTL: time.Hour, Now: now.Add(-2 * time.Hour)}))(t)
 	encode := func(a *ca.Authority) []byte {
-		text := must.Get(a.Encode())(t)
-		return text
+		return must.Get(a.Encode())(t)
 	}
 	b := newTestAuthority(t, ca.DefaultTrustDomain)
 	for name, c := range map[string]struct {
@@ -123,17 +122,11 @@ func TestLoadRefuses(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		must.Do(t, os.WriteFile(Path(dir), c.text, 0o600))
-		got, err := LoadDir(dir)
-		switch {
-		case err == nil:
-			t.Errorf("%s: loaded %v", name, got)
-			continue
-		case c.want != nil && !errors.Is(err, c.want):
-			t.Errorf("%s: %v, want %v", name, err, c.want)
-		case errors.Is(err, ErrNoAuthority):
+		_, err := LoadDir(dir)
+		expect.Refusal(t, name, err, c.want, "", " ")
+		if errors.Is(err, ErrNoAuthority) {
 			t.Errorf("%s: counts as none, and would be written over", name)
 		}
-		expect.Message(t, name, err)
 		// Nor does creating another one touch it.
 		if err := CreateDir(dir, b); !errors.Is(err, ErrExists) {
 			t.Errorf("%s: creating over it: %v", name, err)
@@ -165,14 +158,10 @@ func TestLoadPermissions(t *testing.T) {
 		must.Do(t, os.Chmod(Path(dir), c.file))
 		must.Do(t, os.Chmod(dir, c.dir))
 		_, err := LoadDir(dir)
-		if !errors.Is(err, c.want) {
-			t.Errorf("file %04o in directory %04o: %v, want %v", c.file, c.dir, err, c.want)
-		}
-		if c.want != nil {
-			expect.Message(t, "permissions", err)
-			if !strings.Contains(api.Hint(err), "chmod") {
-				t.Errorf("hint %q", api.Hint(err))
-			}
+		if what := fmt.Sprintf("file %04o in directory %04o", c.file, c.dir); c.want != nil {
+			expect.Refusal(t, what, err, c.want, "", "chmod")
+		} else if err != nil {
+			t.Errorf("%s: %v", what, err)
 		}
 	}
 	// A directory that others can write to does not get an authority at all.
@@ -197,21 +186,16 @@ func TestLoadUnreadable(t *testing.T) {
 			must.Do(t, os.WriteFile(dir, nil, 0o600))
 		}
 		_, err := LoadDir(dir)
-		if err == nil || errors.Is(err, ErrNoAuthority) {
+		expect.Refusal(t, name, err, nil, "", " ")
+		if errors.Is(err, ErrNoAuthority) {
 			t.Errorf("%s: %v", name, err)
-			continue
 		}
-		expect.Message(t, name, err)
 		a := newTestAuthority(t, ca.DefaultTrustDomain)
 		if err := CreateDir(dir, a); err == nil {
 			t.Errorf("%s: created over it", name)
 		}
 		_, err = supersede(dir, a)
-		if err == nil {
-			t.Errorf("%s: replaced", name)
-			continue
-		}
-		expect.Message(t, name, err)
+		expect.Refusal(t, name+", replaced", err, nil, "", " ")
 	}
 	if os.Geteuid() == 0 {
 		return

@@ -6,16 +6,16 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
@@ -44,10 +44,7 @@ func supersede(dir string, a *ca.Authority) (backup string, err error) {
 func checkFile(t *testing.T, path string, want *ca.Authority) {
 	t.Helper()
 	text := must.Get(os.ReadFile(path))(t)
-	got, err := ca.Decode(text)
-	if diff := cmp.Diff(want, got); diff != "" || err != nil {
-		t.Errorf("%s: %v (-want +got):\n%s", path, err, diff)
-	}
+	expect.Equal(t, path, want, must.Get(ca.Decode(text))(t))
 }
 
 func names(t *testing.T, dir string) []string {
@@ -63,14 +60,14 @@ func names(t *testing.T, dir string) []string {
 // operator is somebody's machine, working on a cluster.
 type operator struct {
 	t       *testing.T
-	cluster *fake.Clientset
+	cluster *fakecluster.Cluster
 	dir     string
 	// first is the authority that the cluster begins with, if it has one.
 	first *ca.Authority
 	step  func(string) error
 }
 
-func newOperator(t *testing.T, cluster *fake.Clientset) *operator {
+func newOperator(t *testing.T, cluster *fakecluster.Cluster) *operator {
 	return &operator{t: t, cluster: cluster, dir: filepath.Join(t.TempDir(), "authority")}
 }
 
@@ -79,21 +76,17 @@ func (o *operator) location() Location {
 }
 
 // newCluster returns a cluster with nothing in it but its own namespace.
-func newCluster(uid types.UID) *fake.Clientset {
-	return fake.NewClientset(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: Namespace, UID: uid}})
+func newCluster(t *testing.T, uid types.UID) *fakecluster.Cluster {
+	return fakecluster.New(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: Namespace, UID: uid}})
 }
 
 // refuse makes the cluster answer a verb on a resource with err.
-func refuse(cluster *fake.Clientset, verb, resource string, err error) {
+func refuse(cluster *fakecluster.Cluster, verb, resource string, err error) {
 	cluster.PrependReactor(verb, resource, func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, err })
 }
 
-func forbidden(resource string) error {
-	return apierrors.NewForbidden(schema.GroupResource{Resource: resource}, "x", errors.New("no"))
-}
-
 // writes counts what a client has asked a cluster to change.
-func writes(cluster *fake.Clientset) int {
+func writes(cluster *fakecluster.Cluster) int {
 	n := 0
 	for _, action := range cluster.Actions() {
 		if v := action.GetVerb(); v != "get" && v != "list" && v != "watch" {

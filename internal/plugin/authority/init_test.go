@@ -3,12 +3,12 @@ package authority
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -46,9 +46,7 @@ func (o *operator) init(options InitOptions, want InitResult) *ca.Authority {
 	if want.Backup != "" && got.Backup != "" {
 		want.Backup = got.Backup
 	}
-	if diff := cmp.Diff(&want, got); diff != "" {
-		o.t.Errorf("init %+v (-want +got):\n%s", options, diff)
-	}
+	expect.Equal(o.t, fmt.Sprintf("init %+v", options), &want, got)
 	return got.Authority
 }
 
@@ -58,12 +56,7 @@ func (o *operator) refused(options InitOptions, want error, hint string) {
 	o.t.Helper()
 	o.unchanged(func() {
 		_, err := o.run(options)
-		if err == nil || want != nil && !errors.Is(err, want) {
-			o.t.Errorf("%v, want %v", err, want)
-		}
-		if !strings.Contains(api.Hint(err), hint) {
-			o.t.Errorf("hint %q does not speak of %q", api.Hint(err), hint)
-		}
+		expect.Refusal(o.t, "init", err, want, "", hint)
 	})
 }
 
@@ -105,7 +98,7 @@ func (o *operator) checkCluster(a *ca.Authority, keys int) {
 }
 
 func TestInitOnceAndAgain(t *testing.T) {
-	o := newOperator(t, newCluster("uid-1"))
+	o := newOperator(t, newCluster(t, "uid-1"))
 	first := o.init(InitOptions{TTL: 48 * time.Hour}, InitResult{File: Path(o.dir), Created: true, Changed: true})
 	if d := time.Until(first.NotAfter()); d > 48*time.Hour || d < 47*time.Hour {
 		t.Errorf("valid for %v", d)
@@ -125,7 +118,7 @@ func TestInitOnceAndAgain(t *testing.T) {
 }
 
 func TestInitSecondOperator(t *testing.T) {
-	cluster := newCluster("uid-1")
+	cluster := newCluster(t, "uid-1")
 	first, second := newOperator(t, cluster), newOperator(t, cluster)
 	made := first.init(InitOptions{}, InitResult{File: Path(first.dir), Created: true, Changed: true})
 	second.refused(InitOptions{}, ErrForeign, "copy of authority.pem")
@@ -147,7 +140,7 @@ func TestInitSecondOperator(t *testing.T) {
 }
 
 func TestInitStoreCluster(t *testing.T) {
-	cluster := newCluster("uid-1")
+	cluster := newCluster(t, "uid-1")
 	first, second, third := newOperator(t, cluster), newOperator(t, cluster), newOperator(t, cluster)
 	made := first.init(InitOptions{}, InitResult{File: Path(first.dir), Created: true, Changed: true})
 	first.init(InitOptions{Store: StoreCluster}, InitResult{Authority: made, File: Path(first.dir), InCluster: true, Changed: true})
@@ -164,21 +157,19 @@ func TestInitStoreCluster(t *testing.T) {
 	replaced := first.init(InitOptions{Force: true, Store: StoreCluster, TrustDomain: "other.local"},
 		InitResult{File: Path(first.dir), Backup: "any", InCluster: true, Created: true, Changed: true})
 	first.checkCluster(replaced, 1)
-	stored, err := (&secretStore{client: cluster}).get(t.Context(), current)
-	if diff := cmp.Diff(replaced, stored); diff != "" || err != nil || stored.TrustDomain() != "other.local" {
-		t.Errorf("stored %v, %v (-want +got):\n%s", stored, err, diff)
-	}
+	stored := must.Get((&secretStore{client: cluster}).get(t.Context(), current))(t)
+	expect.Equal(t, "stored", replaced, stored)
+	expect.Equal(t, "trust domain", "other.local", stored.TrustDomain())
 	// With a file that is not what the Secret holds, nobody can tell which is right.
 	must.Do(t, CreateDir(third.dir, made))
 	third.refused(InitOptions{}, ErrForeign, "--force")
 }
 
 func TestInitImport(t *testing.T) {
-	o := newOperator(t, newCluster("uid-1"))
+	o := newOperator(t, newCluster(t, "uid-1"))
 	root, other := pki.Root(t), pki.Root(t)
 	imported := func(p pki.Pair, trustDomain string) *ca.Authority {
-		a := must.Get(ca.Import(p.CertPEM(), p.KeyPEM(t), trustDomain))(t)
-		return a
+		return must.Get(ca.Import(p.CertPEM(), p.KeyPEM(t), trustDomain))(t)
 	}
 	from := func(p pki.Pair) InitOptions { return InitOptions{CertPEM: p.CertPEM(), KeyPEM: p.KeyPEM(t)} }
 	force, named := from(other), from(root)
@@ -201,7 +192,7 @@ func TestInitImport(t *testing.T) {
 }
 
 func TestInitLeavesDamagedAlone(t *testing.T) {
-	o := newOperator(t, newCluster("uid-1"))
+	o := newOperator(t, newCluster(t, "uid-1"))
 	must.Do(t, os.MkdirAll(o.dir, 0o700))
 	must.Do(t, os.WriteFile(Path(o.dir), []byte("half an auth"), 0o600))
 	o.refused(InitOptions{}, ca.ErrDamaged, "--force")
@@ -212,16 +203,16 @@ func TestInitLeavesDamagedAlone(t *testing.T) {
 }
 
 func TestInitRefusesOptions(t *testing.T) {
-	o := newOperator(t, newCluster("uid-1"))
+	o := newOperator(t, newCluster(t, "uid-1"))
 	o.refused(InitOptions{Store: "elsewhere"}, nil, "local or cluster")
 	o.refused(InitOptions{TrustDomain: "Not A Domain"}, nil, "cluster.local")
 }
 
 // Interrupted after the key was written, Init finishes when it is run again.
 func TestInitResumes(t *testing.T) {
-	o := newOperator(t, newCluster("uid-1"))
+	o := newOperator(t, newCluster(t, "uid-1"))
 	chain := o.cluster.ReactionChain
-	refuse(o.cluster, "create", "configmaps", forbidden("configmaps"))
+	o.cluster.Forbid("create", "configmaps")
 	if _, err := o.run(InitOptions{Store: StoreCluster}); !strings.Contains(api.Hint(err), "may create configmap") {
 		t.Errorf("%v, hint %q", err, api.Hint(err))
 	}
@@ -232,8 +223,8 @@ func TestInitResumes(t *testing.T) {
 
 // Without the right to read Secrets of kube-system, --store=local still works.
 func TestInitWithoutSecrets(t *testing.T) {
-	o := newOperator(t, newCluster("uid-1"))
-	refuse(o.cluster, "get", "secrets", forbidden("secrets"))
+	o := newOperator(t, newCluster(t, "uid-1"))
+	o.cluster.Forbid("get", "secrets")
 	o.refused(InitOptions{Store: StoreCluster}, nil, "may get secret")
 	o.init(InitOptions{}, InitResult{File: Path(o.dir), Created: true, Changed: true})
 	o.init(InitOptions{Force: true}, InitResult{File: Path(o.dir), Backup: "any", Created: true, Changed: true})

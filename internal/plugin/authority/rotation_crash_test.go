@@ -8,9 +8,9 @@ import (
 	"testing"
 
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -100,7 +100,7 @@ func interruptRotation(t *testing.T, keep string, doneFirst bool, stop int) bool
 }
 
 // interruptWrites calls step around each change of the cluster.
-func interruptWrites(cluster *fake.Clientset, doneFirst bool, step func(string) error) {
+func interruptWrites(cluster *fakecluster.Cluster, doneFirst bool, step func(string) error) {
 	for _, verb := range []string{"create", "update", "delete"} {
 		cluster.PrependReactor(verb, "*", func(action clienttesting.Action) (bool, runtime.Object, error) {
 			if !doneFirst {

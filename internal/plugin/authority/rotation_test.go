@@ -6,14 +6,13 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
@@ -22,7 +21,7 @@ import (
 // "cluster" (not on this machine) or "both".
 func newSite(t *testing.T, keep string) *operator {
 	t.Helper()
-	s := newOperator(t, newCluster("uid-1"))
+	s := newOperator(t, newCluster(t, "uid-1"))
 	store := StoreLocal
 	if keep != "local" {
 		store = StoreCluster
@@ -115,9 +114,7 @@ func TestRotation(t *testing.T) {
 			s.checkLoads(s.location(), next)
 			if keep != "cluster" {
 				_, err := Load(ctx, other)
-				if !errors.Is(err, ErrForeign) || !strings.Contains(api.Hint(err), "copy of authority.pem") {
-					t.Errorf("the old authority elsewhere: %v; hint %q", err, api.Hint(err))
-				}
+				expect.Refusal(t, "the old authority elsewhere", err, ErrForeign, "", "copy of authority.pem")
 			}
 			must.Do(t, r.Finish(ctx))
 			backup := r.Backup()
@@ -211,9 +208,7 @@ func TestRotationOfTwoOperators(t *testing.T) {
 	must.Do(t, theirs.Begin(ctx, Source{}))
 	// Both have read the bundle; the slower one must not take the other's root out.
 	must.Do(t, mine.Publish(ctx))
-	if err := theirs.Publish(ctx); !errors.Is(err, ErrForeign) || !strings.Contains(api.Hint(err), "another operator has begun a rotation") {
-		t.Errorf("%v; hint %q", err, api.Hint(err))
-	}
+	expect.Refusal(t, "publishing", theirs.Publish(ctx), ErrForeign, "", "another operator has begun a rotation")
 	if _, err := other.open(); !errors.Is(err, ErrForeign) {
 		t.Errorf("opened: %v", err)
 	}
@@ -222,10 +217,7 @@ func TestRotationOfTwoOperators(t *testing.T) {
 	// In the moment between reading and writing it is the server that tells.
 	refuse(s.cluster, "update", "configmaps", conflict("configmaps"))
 	must.Do(t, mine.Switch(ctx))
-	err := s.mustOpen(Reissuing).Drop(ctx)
-	if !errors.Is(err, ErrChanged) || api.Hint(err) != "run the command again" {
-		t.Errorf("%v; hint %q", err, api.Hint(err))
-	}
+	expect.Refusal(t, "dropping", s.mustOpen(Reissuing).Drop(ctx), ErrChanged, "", "run the command again")
 }
 
 func TestRotationOfTwoProcesses(t *testing.T) {
@@ -279,9 +271,8 @@ func TestForeignRootInBundle(t *testing.T) {
 	for name, annotation := range map[string]string{"nothing": "", "forged": string(text), "garbage": "{"} {
 		insert(annotation)
 		s.checkLoads(s.location(), s.first)
-		if _, err := s.open(); !errors.Is(err, ErrForeign) || !strings.Contains(api.Hint(err), "kubectl edit configmap") {
-			t.Errorf("%s: %v; hint %q", name, err, api.Hint(err))
-		}
+		_, err := s.open()
+		expect.Refusal(t, name, err, ErrForeign, "", "kubectl edit configmap")
 	}
 }
 
@@ -303,10 +294,7 @@ func TestBeginRefuses(t *testing.T) {
 		"half":                 {Source{CertPEM: s.first.Bundle()}, "--from-key"},
 		"a lifetime to choose": {Source{CertPEM: pem(foreign).CertPEM, KeyPEM: pem(foreign).KeyPEM, TTL: time.Hour}, "--ttl"},
 	} {
-		err := s.mustOpen(Idle).Begin(ctx, c.successor)
-		if err == nil || !strings.Contains(api.Hint(err), c.hint) {
-			t.Errorf("%s: %v; hint %q", name, err, api.Hint(err))
-		}
+		expect.Refusal(t, name, s.mustOpen(Idle).Begin(ctx, c.successor), nil, "", c.hint)
 		s.mustOpen(Idle)
 	}
 	good := newTestAuthority(t, ca.DefaultTrustDomain)
@@ -352,9 +340,8 @@ func TestInitDuringRotation(t *testing.T) {
 		}
 		s.checkLoads(s.location(), s.first, r.Other())
 		must.Do(t, s.cluster.CoreV1().ConfigMaps(Namespace).Delete(ctx, BundleName, metav1.DeleteOptions{}))
-		if _, err := Init(ctx, InitOptions{Location: Location{Client: s.cluster, Dir: s.dir}, Store: store}); !errors.Is(err, ErrExists) || !strings.Contains(api.Hint(err), "rotate --ca") {
-			t.Errorf("%s: without a bundle: %v; hint %q", keep, err, api.Hint(err))
-		}
+		_, err := Init(ctx, InitOptions{Location: Location{Client: s.cluster, Dir: s.dir}, Store: store})
+		expect.Refusal(t, keep+", without a bundle", err, ErrExists, "", "rotate --ca")
 		must.Do(t, s.mustOpen(Trusting).Publish(ctx))
 		s.checkLoads(s.location(), s.first, r.Other())
 		result := must.Get(Init(ctx, InitOptions{Location: Location{Client: s.cluster, Dir: s.dir}, Store: store, Force: true}))(t)

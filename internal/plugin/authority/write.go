@@ -29,11 +29,12 @@ const (
 	staleAfter = time.Hour
 )
 
-func (s *dirStore) did(step string) error {
-	if s.step == nil {
-		return nil
+// did tells that a step was done, unless err is why it was not.
+func (s *dirStore) did(step string, err error) error {
+	if err == nil && s.step != nil {
+		return s.step(step)
 	}
-	return s.step(step)
+	return err
 }
 
 // prepare makes the directory, refuses one that others can write to, and
@@ -57,7 +58,7 @@ func (s *dirStore) prepare() error {
 			_ = os.Remove(filepath.Join(s.dir, entry.Name())) // only tidying up
 		}
 	}
-	return s.did("directory made")
+	return s.did("directory made", nil)
 }
 
 // place makes text appear under name in one step. The error is ErrExists if
@@ -78,19 +79,14 @@ func (s *dirStore) place(text []byte, name string, over bool) (err error) {
 		_ = f.Close()
 		_ = os.Remove(f.Name()) // gone already after a rename
 	}()
-	if err := s.did("temporary file made"); err != nil {
+	if err := s.did("temporary file made", nil); err != nil {
 		return err
 	}
-	if _, err := f.Write(text); err != nil {
+	_, err = f.Write(text)
+	if err := s.did("temporary file written", err); err != nil {
 		return err
 	}
-	if err := s.did("temporary file written"); err != nil {
-		return err
-	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := s.did("temporary file synced"); err != nil {
+	if err := s.did("temporary file synced", errors.Join(f.Sync(), f.Close())); err != nil {
 		return err
 	}
 	if over {
@@ -101,10 +97,7 @@ func (s *dirStore) place(text []byte, name string, over bool) (err error) {
 	if errors.Is(err, fs.ErrExist) && !over {
 		return api.WithHint(fmt.Errorf("%w in %s", ErrExists, s.dir), "'kubectl gateway rotate --ca' replaces it while traffic goes on; 'kubectl gateway init-ca --force' does so at once, and keeps a backup")
 	}
-	if err != nil {
-		return err
-	}
-	if err := s.did("placed"); err != nil {
+	if err := s.did("placed", err); err != nil {
 		return err
 	}
 	return syncDir(s.dir)

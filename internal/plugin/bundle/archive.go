@@ -3,6 +3,7 @@ package bundle
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
@@ -67,20 +68,17 @@ func (a *archive) add(f file) error {
 	text := a.clean(f.text)
 	header := &tar.Header{Typeflag: tar.TypeReg, Name: path.Join(root, string(a.clean([]byte(f.name)))), Mode: 0o600,
 		Size: int64(len(text)), ModTime: a.time, Format: tar.FormatPAX}
-	if err := a.tar.WriteHeader(header); err != nil {
-		return fmt.Errorf("writing the archive: %w", err)
+	err := a.tar.WriteHeader(header)
+	if err == nil {
+		_, err = a.tar.Write(text)
 	}
-	if _, err := a.tar.Write(text); err != nil {
-		return fmt.Errorf("writing the archive: %w", err)
-	}
-	return nil
+	return writing(err)
 }
 
-func (a *archive) close() error {
-	if err := a.tar.Close(); err != nil {
-		return fmt.Errorf("writing the archive: %w", err)
-	}
-	if err := a.gzip.Close(); err != nil {
+func (a *archive) close() error { return writing(cmp.Or(a.tar.Close(), a.gzip.Close())) }
+
+func writing(err error) error {
+	if err != nil {
 		return fmt.Errorf("writing the archive: %w", err)
 	}
 	return nil

@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -24,8 +23,10 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/check"
 )
 
@@ -106,10 +107,7 @@ func newCollector(c *fakecluster.Cluster, o Options) *Collector {
 // unpack returns the files of an archive, and their names in its order.
 func unpack(t *testing.T, archive []byte) (files map[string]string, names []string) {
 	t.Helper()
-	z, err := gzip.NewReader(bytes.NewReader(archive))
-	if err != nil {
-		t.Fatal(err)
-	}
+	z := must.Get(gzip.NewReader(bytes.NewReader(archive)))(t)
 	files = map[string]string{}
 	for r := tar.NewReader(z); ; {
 		header, err := r.Next()
@@ -131,10 +129,7 @@ func unpack(t *testing.T, archive []byte) (files map[string]string, names []stri
 func write(t *testing.T, c *Collector, pods []corev1.Pod) (*Summary, []byte) {
 	t.Helper()
 	var out bytes.Buffer
-	summary, err := c.Write(t.Context(), &out, pods)
-	if err != nil {
-		t.Fatal(err)
-	}
+	summary := must.Get(c.Write(t.Context(), &out, pods))(t)
 	return summary, out.Bytes()
 }
 
@@ -142,15 +137,11 @@ func write(t *testing.T, c *Collector, pods []corev1.Pod) (*Summary, []byte) {
 func TestBundle(t *testing.T) {
 	cluster, pods := newCluster(t)
 	summary, archive := write(t, newCollector(cluster, Options{}), pods)
-	if diff := cmp.Diff(&Summary{Pods: 1, Missing: []Missing{}}, summary); diff != "" {
-		t.Errorf("summary (-want +got):\n%s", diff)
-	}
+	expect.Equal(t, "summary", &Summary{Pods: 1, Missing: []Missing{}}, summary)
 	files, names := unpack(t, archive)
 	want := []string{"versions.json", "check.json", "nodes/" + nodeName + ".json", "status.json", "edges.json",
 		"pods/shop/web/pod.json", "pods/shop/web/events.json", "pods/shop/web/metrics.prom", "pods/shop/web/logs/kube-gateway.log", "summary.json", "README"}
-	if diff := cmp.Diff(want, names); diff != "" {
-		t.Errorf("files (-want +got):\n%s", diff)
-	}
+	expect.Equal(t, "files", want, names)
 	for name, text := range files {
 		for _, secret := range secrets() {
 			if strings.Contains(text, secret) {
@@ -227,9 +218,7 @@ func TestMissingParts(t *testing.T) {
 			t.Errorf("%s.error has %q, the summary %q", m.File, text, m.Why)
 		}
 	}
-	if diff := cmp.Diff([]string{"versions.json", "nodes/node-1.json", "pods/shop/web/events.json"}, missing); diff != "" {
-		t.Errorf("missing (-want +got):\n%s", diff)
-	}
+	expect.Equal(t, "missing", []string{"versions.json", "nodes/node-1.json", "pods/shop/web/events.json"}, missing)
 	if !strings.Contains(files["summary.json"], "no right to ipv4-") || files["status.json"] == "" {
 		t.Errorf("the summary is\n%s", files["summary.json"])
 	}

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"cmp"
 	"context"
 	"path"
 	"time"
@@ -110,16 +111,12 @@ func (c *Collector) events(ctx context.Context, pod *corev1.Pod) ([]eventFacts, 
 		if e.InvolvedObject.UID != pod.UID {
 			return
 		}
-		from := e.ReportingController
-		if from == "" {
-			from = e.Source.Component
-		}
 		last := e.LastTimestamp.Time
 		if last.IsZero() {
 			last = e.EventTime.Time
 		}
 		list = append(list, eventFacts{First: e.FirstTimestamp.Time, Last: last, Type: e.Type, Reason: e.Reason, Message: e.Message,
-			Count: e.Count, Object: e.InvolvedObject.FieldPath, From: from})
+			Count: e.Count, Object: e.InvolvedObject.FieldPath, From: cmp.Or(e.ReportingController, e.Source.Component)})
 	})
 	return list, err
 }

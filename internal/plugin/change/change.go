@@ -61,14 +61,7 @@ type Changer struct {
 // Change changes the gateway that runs in pod.
 func (c *Changer) Change(ctx context.Context, pod *corev1.Pod, change Change) Result {
 	result := Result{Pod: pod}
-	gateway, err := c.Gateways.Running(ctx, pod)
-	result.Container = gateway.Name
-	if err != nil {
-		result.Err = err
-		return result
-	}
-	result.Err = remote.InTime(ctx, cmp.Or(c.Timeout, DefaultTimeout), "the change may have been made", func(ctx context.Context) (err error) {
-		conn := c.Gateways.Gateway(pod, gateway.Name)
+	result.Container, result.Err = c.Gateways.Ask(ctx, pod, cmp.Or(c.Timeout, DefaultTimeout), "the change may have been made", func(ctx context.Context, conn *remote.Conn) (err error) {
 		if c.Carry != nil && change.Mode == api.Strict {
 			// What keeps the gateway from answering, the change says as well.
 			before, _ := conn.Status(ctx)

@@ -11,10 +11,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
@@ -68,20 +67,12 @@ func but(differ func(*api.Status)) func(context.Context, *api.Status) (*api.Stat
 }
 
 func podWith(name string, state corev1.ContainerState) corev1.Pod {
-	pod := corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID("uid-" + name)},
-		Status:     corev1.PodStatus{Phase: corev1.PodRunning},
-	}
-	pod.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
-		Name: "kube-gateway", Env: []corev1.EnvVar{{Name: api.EnvConfig, Value: "{}"}},
-	}}}
-	pod.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{{Name: "kube-gateway", State: state}}
-	return pod
+	pod := fakecluster.NewPod(name)
+	fakecluster.AddGateway(pod, "{}", state)
+	return *pod
 }
 
-func runs() corev1.ContainerState {
-	return corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
-}
+func runs() corev1.ContainerState { return fakecluster.Running(nil, nil) }
 
 func TestChange(t *testing.T) {
 	denying := Change{Rules: api.Rules{Deny: []string{"ns/dev/sa/*:8080"}, Audit: true}}
@@ -143,7 +134,7 @@ func TestChangeResets(t *testing.T) {
 func TestChangeWithoutGateway(t *testing.T) {
 	none := podWith("none", runs())
 	none.Spec.EphemeralContainers = nil
-	dead := podWith("dead", corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1}})
+	dead := podWith("dead", fakecluster.Terminated(1, ""))
 	for _, pod := range []corev1.Pod{none, dead} {
 		c := Changer{Gateways: setters{}.client()}
 		if result := c.Change(t.Context(), &pod, Change{Mode: api.Strict}); result.Err == nil || api.Hint(result.Err) == "" {

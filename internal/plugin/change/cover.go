@@ -49,14 +49,7 @@ func (c *Covered) String() string {
 // it differs.
 func (c *Changer) Refresh(ctx context.Context, pod *corev1.Pod, cover *Cover) Result {
 	result := Result{Pod: pod}
-	gateway, err := c.Gateways.Running(ctx, pod)
-	result.Container = gateway.Name
-	if err != nil {
-		result.Err = err
-		return result
-	}
-	result.Err = remote.InTime(ctx, cmp.Or(c.Timeout, DefaultTimeout), "the coverage may have been changed", func(ctx context.Context) error {
-		conn := c.Gateways.Gateway(pod, gateway.Name)
+	result.Container, result.Err = c.Gateways.Ask(ctx, pod, cmp.Or(c.Timeout, DefaultTimeout), "the coverage may have been changed", func(ctx context.Context, conn *remote.Conn) error {
 		status, err := conn.Status(ctx)
 		if err != nil {
 			return err

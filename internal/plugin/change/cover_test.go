@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -88,13 +87,9 @@ func TestRefresh(t *testing.T) {
 			if result.Err != nil {
 				t.Fatal(result.Err)
 			}
-			if diff := cmp.Diff(&test.want, result.Covered); diff != "" {
-				t.Errorf("outcome (-want +got):\n%s", diff)
-			}
+			expect.Equal(t, "outcome", &test.want, result.Covered)
 			test.now.Fingerprint = test.now.Coverage.Fingerprint()
-			if diff := cmp.Diff(test.now, f.Status("web").Capture, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
-				t.Errorf("the gateway (-want +got):\n%s", diff)
-			}
+			expect.Equal(t, "the gateway", test.now, f.Status("web").Capture)
 			if got := strings.ReplaceAll(strings.Join(f.Asked(), " "), "web ", ""); got != test.asked {
 				t.Errorf("asked %q, want %q", got, test.asked)
 			}

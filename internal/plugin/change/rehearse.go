@@ -62,15 +62,9 @@ const (
 // seen. It changes nothing.
 func (c *Changer) Rehearse(ctx context.Context, pod *corev1.Pod, names *edges.Names) Rehearsal {
 	result := Rehearsal{Pod: pod}
-	gateway, err := c.Gateways.Running(ctx, pod)
-	result.Container = gateway.Name
-	if err != nil {
-		result.Err = err
-		return result
-	}
 	var status *api.Status
-	result.Err = remote.InTime(ctx, cmp.Or(c.Timeout, DefaultTimeout), "", func(ctx context.Context) (err error) {
-		status, err = c.Gateways.Gateway(pod, gateway.Name).Status(ctx)
+	result.Container, result.Err = c.Gateways.Ask(ctx, pod, cmp.Or(c.Timeout, DefaultTimeout), "", func(ctx context.Context, conn *remote.Conn) (err error) {
+		status, err = conn.Status(ctx)
 		return err
 	})
 	if result.Err != nil {

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -23,8 +22,6 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/edges"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
-
-var equalAddresses = cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{})
 
 // podIn returns a pod at ip, with a gateway that runs if it is enabled.
 func podIn(name, ip string, enabled bool) *corev1.Pod {
@@ -56,10 +53,7 @@ func TestRehearse(t *testing.T) {
 	pod := func(name, ip string) *edges.Endpoint {
 		return &edges.Endpoint{Kind: "pod", Namespace: "shop", Name: name, Address: netip.MustParseAddr(ip)}
 	}
-	source, err := api.ParseSource("10.9.0.0/16:8080")
-	if err != nil {
-		t.Fatal(err)
-	}
+	source := must.Get(api.ParseSource("10.9.0.0/16:8080"))(t)
 	for name, test := range map[string]struct {
 		status   api.Status
 		edges    api.Edges
@@ -141,9 +135,8 @@ func TestRehearse(t *testing.T) {
 				t.Error(result.Err)
 			}
 			near := cmpopts.EquateApproxTime(expect.Patience)
-			if diff := cmp.Diff(test.want, result.Refused, equalAddresses, cmpopts.EquateEmpty(), near); diff != "" || result.Unlisted != test.unlisted {
-				t.Errorf("%d unlisted, want %d; refused (-want +got):\n%s", result.Unlisted, test.unlisted, diff)
-			}
+			expect.Equal(t, "refused", test.want, result.Refused, cmpopts.EquateEmpty(), near)
+			expect.Equal(t, "unlisted", test.unlisted, result.Unlisted)
 		})
 	}
 }
@@ -172,8 +165,7 @@ func TestRehearseWithTheCoverageToCome(t *testing.T) {
 		}
 		return api.Edges{Pod: status.Pod, Edges: seen}, nil
 	}).Client(nil)
-	surveyed, err := survey.Run(t.Context(), c, nil, api.Coverage{})
-	must.Do(t, err)
+	surveyed := must.Get(survey.Run(t.Context(), c, nil, api.Coverage{}))(t)
 	for want, carry := range map[int]*Cover{1: {Survey: surveyed}, 2: nil} {
 		changer := Changer{Gateways: gateways, Timeout: expect.Patience, Carry: carry}
 		result := changer.Rehearse(t.Context(), dns, names)

@@ -5,8 +5,8 @@
 // interrupted is continued by the next Disable, and two of them join.
 //
 //	state.go  what there is to do about a pod
-//	end.go    a gateway that runs: drain it and wait for its end
-//	clean.go  a gateway that has died: remove what it left
+//	end.go    a gateway that runs: drain it and wait for its end;
+//	          one that has died: remove what it left
 package disable
 
 import (

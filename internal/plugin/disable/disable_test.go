@@ -14,9 +14,17 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
+
+// expectFailure checks the outcome of a pod that could not be disabled.
+func expectFailure(t *testing.T, result Result, is error, text, hint string) {
+	t.Helper()
+	expect.Refusal(t, "disabling", result.Err, is, text, hint)
+	expect.Equal(t, "action", Failed, result.Action)
+}
 
 func TestDisable(t *testing.T) {
 	pod := podWith(gateway{api.FailClosed, running(), ""})
@@ -83,9 +91,7 @@ func TestDeadGateways(t *testing.T) {
 			if test.kernel != "" {
 				node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1"}}
 				node.Status.NodeInfo.KernelVersion = test.kernel
-				if err := c.Tracker().Add(node); err != nil {
-					t.Fatal(err)
-				}
+				must.Do(t, c.Tracker().Add(node))
 			}
 			g := &gateways{}
 			result := newDisabler(c, g).Disable(t.Context(), pod)
@@ -130,9 +136,7 @@ func TestCleaningUpThatFails(t *testing.T) {
 			c.BeforePatch = func(bool) error { return test.patch }
 			c.Kubelet = func(*corev1.Pod, *corev1.EphemeralContainer) corev1.ContainerState { return test.state }
 			result := newDisabler(c, &gateways{}).Disable(t.Context(), pod)
-			if result.Action != Failed || result.Err == nil || !strings.Contains(result.Err.Error(), test.want) || !strings.Contains(api.Hint(result.Err), test.hint) {
-				t.Errorf("%v, hint %q", result.Err, api.Hint(result.Err))
-			}
+			expectFailure(t, result, nil, test.want, test.hint)
 			if n := len(c.Pod("p").Spec.EphemeralContainers); n > 2 {
 				t.Errorf("%d containers", n)
 			}
@@ -147,9 +151,7 @@ func TestWhatIsLeftIsAFailure(t *testing.T) {
 		return &api.DisableReport{Left: []string{"program kgw_connect4", "filter on eth0"}}, nil
 	}}
 	result := newDisabler(c, g).Disable(t.Context(), pod)
-	if result.Action != Failed || result.Err == nil || !strings.Contains(result.Err.Error(), "program kgw_connect4, filter on eth0 is left") {
-		t.Errorf("%+v", result)
-	}
+	expectFailure(t, result, nil, "program kgw_connect4, filter on eth0 is left", "")
 }
 
 // TestGatewayThatDiesWhileItDrains is cleaned up after in the same run.
@@ -243,9 +245,8 @@ func TestDisableThatDoesNotWorkOut(t *testing.T) {
 			pod := podWith(gateway{api.FailClosed, running(), ""})
 			c := newCluster(t, pod)
 			result := newDisabler(c, test.g).Disable(t.Context(), pod)
-			if result.Action != Failed || result.Err == nil || !strings.Contains(result.Err.Error(), test.want) || !strings.Contains(api.Hint(result.Err), test.hint) || len(test.g.asked) != test.asked {
-				t.Errorf("%v, hint %q, asked %v", result.Err, api.Hint(result.Err), test.g.asked)
-			}
+			expectFailure(t, result, nil, test.want, test.hint)
+			expect.Equal(t, "times asked", test.asked, len(test.g.asked))
 		})
 	}
 }
@@ -261,9 +262,7 @@ func TestThePodGoesMeanwhile(t *testing.T) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}}
-	if result := newDisabler(c, g).Disable(t.Context(), pod); !errors.Is(result.Err, installed.ErrReplaced) {
-		t.Errorf("%+v", result)
-	}
+	expectFailure(t, newDisabler(c, g).Disable(t.Context(), pod), installed.ErrReplaced, "", "")
 }
 
 func TestDisableEndsInTheUsersTerms(t *testing.T) {
@@ -275,17 +274,13 @@ func TestDisableEndsInTheUsersTerms(t *testing.T) {
 	d := newDisabler(newCluster(t, pod), &gateways{disable: silent})
 	d.Options.DrainTimeout, d.Options.Timeout = 0, 50*time.Millisecond
 	result := d.Disable(t.Context(), pod)
-	if !errors.Is(result.Err, errTimeout) || !strings.Contains(result.Err.Error(), "50ms") || !strings.Contains(result.Err.Error(), "kube-gateway may be on its way") || !strings.Contains(api.Hint(result.Err), "--timeout") {
-		t.Errorf("%v, hint %q", result.Err, api.Hint(result.Err))
-	}
+	expectFailure(t, result, errTimeout, "50ms after the drain timeout; container kube-gateway may be on its way", "--timeout")
 	ctx, interrupt := context.WithCancel(t.Context())
 	d = newDisabler(newCluster(t, pod), &gateways{disable: func(ctx context.Context, name string, n int) (*api.DisableReport, error) {
 		interrupt()
 		return silent(ctx, name, n)
 	}})
-	if result := d.Disable(ctx, pod); !errors.Is(result.Err, errInterrupted) || !strings.Contains(api.Hint(result.Err), "again") {
-		t.Errorf("%v, hint %q", result.Err, api.Hint(result.Err))
-	}
+	expectFailure(t, d.Disable(ctx, pod), errInterrupted, "", "again")
 }
 
 func TestSecretsThatMayNotBeSeen(t *testing.T) {
@@ -297,9 +292,7 @@ func TestSecretsThatMayNotBeSeen(t *testing.T) {
 	}
 	c = newCluster(t, pod, secretOf(pod, "left"))
 	c.Forbid("delete", "secrets")
-	if result := newDisabler(c, &gateways{}).Disable(t.Context(), pod); result.Err == nil || !strings.Contains(api.Hint(result.Err), "private key") {
-		t.Errorf("a Secret that stays: %+v", result)
-	}
+	expectFailure(t, newDisabler(c, &gateways{}).Disable(t.Context(), pod), nil, "", "private key")
 }
 
 func TestDryRunsChangeNothing(t *testing.T) {

@@ -1,13 +1,86 @@
 package installed
 
 import (
+	"errors"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
+
+// TestOtherGatewayIsNotOurs does not take a container for ours that was made for
+// another Secret.
+func TestOtherGatewayIsNotOurs(t *testing.T) {
+	ours := &corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
+		Name: "kube-gateway", Image: "x", Env: []corev1.EnvVar{{Name: "A", Value: "1"}},
+	}}
+	pod := fakecluster.NewPod("p")
+	if holds(pod, ours) {
+		t.Error("a pod without gateways")
+	}
+	pod.Spec.EphemeralContainers = []corev1.EphemeralContainer{*ours.DeepCopy()}
+	if !holds(pod, ours) {
+		t.Error("our own container is not found")
+	}
+	pod.Spec.EphemeralContainers[0].Env[0].Value = "2"
+	if holds(pod, ours) {
+		t.Error("another environment")
+	}
+}
+
+func TestExplainPatch(t *testing.T) {
+	for text, want := range map[string]string{
+		`pods "a" is forbidden: violates PodSecurity "baseline:latest": privileged (container "kube-gateway" must not set securityContext.privileged=true)`:        "kubectl label namespace shop pod-security.kubernetes.io/enforce=privileged",
+		`admission webhook "validate.kyverno.svc-fail" denied the request: resource was blocked`:                                                                   "validate.kyverno.svc-fail",
+		`pods "a" is forbidden: ValidatingAdmissionPolicy 'no-privileged' with binding 'everywhere' denied request: privileged containers are not allowed in here`: "no-privileged",
+	} {
+		if hint := api.Hint(explainPatch(errors.New(text), "shop")); !strings.Contains(hint, want) {
+			t.Errorf("hint for %q is %q, want %q", text, hint, want)
+		}
+	}
+}
+
+func TestStale(t *testing.T) {
+	pod := fakecluster.NewPod("p")
+	for _, name := range []string{"kube-gateway", "kube-gateway-2", "kube-gateway-3", "kube-gateway-4"} {
+		container := Supervisor(name, "gateway:v1", "", "{}")
+		container.Env = append(container.Env, corev1.EnvVar{Name: api.EnvKey, ValueFrom: &corev1.EnvVarSource{
+			SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "of-" + name}}}})
+		pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, *container)
+	}
+	pod.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{
+		{Name: "kube-gateway", State: fakecluster.Terminated(1, "")},
+		{Name: "kube-gateway-2", State: fakecluster.Waiting("ImagePullBackOff", "")},
+		{Name: "kube-gateway-3", State: fakecluster.Running(nil, nil)},
+		{Name: "kube-gateway-4", State: fakecluster.Waiting("ContainerCreating", "")},
+	}
+	for _, test := range []struct {
+		secret, container string
+		keep, want        bool
+	}{
+		{secret: "of-kube-gateway", container: "kube-gateway", want: true},
+		{secret: "of-kube-gateway-2", container: "kube-gateway-2", want: true},
+		{secret: "of-kube-gateway-3", container: "kube-gateway-3", want: true},
+		{secret: "of-kube-gateway-3", container: "kube-gateway-3", keep: true},
+		{secret: "of-kube-gateway-4", container: "kube-gateway-4"},
+		{secret: "too-late", container: "kube-gateway-4", want: true},
+		{secret: "on-its-way", container: "kube-gateway-5"},
+	} {
+		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: test.secret, Annotations: map[string]string{AnnotationContainer: test.container}}}
+		if test.keep {
+			secret.Annotations[AnnotationKeep] = "true"
+		}
+		if got := stale(secret, pod); got != test.want {
+			t.Errorf("%+v: stale is %v", test, got)
+		}
+	}
+}
 
 func TestDefaultImageIsAValidReference(t *testing.T) {
 	if got := DefaultImage("v1.2.3+dirty"); got != "ghcr.io/kubectl-gateway/kube-gateway:v1.2.3-dirty" {
@@ -17,10 +90,7 @@ func TestDefaultImageIsAValidReference(t *testing.T) {
 
 func TestCleaner(t *testing.T) {
 	pod := withGateway(fakecluster.Terminated(137, ""))
-	container, err := Cleaner(pod, "kube-gateway", "", "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	container := must.Get(Cleaner(pod, "kube-gateway", "", ""))(t)
 	golden.CheckYAML(t, "patch-clean.yaml", NewPatch(pod, container))
 	pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, *container)
 	if Cleans(pod, "kube-gateway") || !Cleans(pod, "kube-gateway-2") || len(Gateways(pod)) != 2 {

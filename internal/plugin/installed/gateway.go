@@ -103,12 +103,7 @@ func Current(pod *corev1.Pod) (Gateway, bool) {
 
 // Fresh reports whether the gateway called name has not been seen to run in pod.
 func Fresh(pod *corev1.Pod, name string) bool {
-	for _, gateway := range Gateways(pod) {
-		if gateway.Name == name {
-			return gateway.Phase == Waiting
-		}
-	}
-	return false
+	return find(pod, Gateway{Name: name}).Phase == Waiting
 }
 
 // RunningGateway returns the gateway of pod that can be talked to, or why there is

@@ -6,11 +6,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 )
 
@@ -58,9 +58,7 @@ func TestGatewaysInOrderWithTheirState(t *testing.T) {
 		{Name: "kube-gateway-4", Image: "img:3", Phase: Waiting, Reason: "ErrImagePull", Message: "not found"},
 		{Name: "kube-gateway-10", Image: "img:4", Phase: Waiting},
 	}
-	if diff := cmp.Diff(want, Gateways(pod)); diff != "" {
-		t.Errorf("Gateways (-want +got):\n%s", diff)
-	}
+	expect.Equal(t, "Gateways", want, Gateways(pod))
 	if got, ok := Current(pod); !ok || got.Name != "kube-gateway-2" {
 		t.Errorf("Current = %v, %v, not the one that runs", got, ok)
 	}
@@ -148,6 +146,66 @@ func TestLastWordsAreNotTheLog(t *testing.T) {
 		g.observe(corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, Message: message}})
 		if g.Message != want {
 			t.Errorf("of %q is left %q", message, g.Message)
+		}
+	}
+}
+
+// TestForgottenGateway: the kubelet cannot start the container of a disabled gateway again that the
+// runtime has forgotten, because its Secret is gone. The gateway is disabled all the same.
+func TestForgottenGateway(t *testing.T) {
+	disabled, killed := fakecluster.Terminated(0, api.DisabledMessage), fakecluster.Terminated(137, "")
+	noSecret := fakecluster.Waiting("CreateContainerConfigError", `secret "s" not found`)
+	for name, c := range map[string]struct {
+		now, last corev1.ContainerState
+		disabled  bool
+		phase     Phase
+	}{
+		"disabled, forgotten":    {noSecret, disabled, true, Terminated},
+		"killed, forgotten":      {noSecret, killed, false, Waiting},
+		"new":                    {noSecret, corev1.ContainerState{}, false, Waiting},
+		"disabled, starts again": {fakecluster.Running(nil, nil), disabled, false, Running},
+		"disabled, died since":   {killed, disabled, false, Terminated},
+	} {
+		pod := withGateway(c.now)
+		pod.Status.EphemeralContainerStatuses[0].LastTerminationState = c.last
+		current, ok := Current(pod)
+		if !ok || current.Disabled() != c.disabled || current.Phase != c.phase || current.Name != ContainerName {
+			t.Errorf("%s: %+v", name, current)
+		}
+	}
+}
+
+func TestSuccession(t *testing.T) {
+	running, pulls, ended := fakecluster.Running(nil, nil), fakecluster.Waiting("ErrImagePull", "no such tag"), fakecluster.Terminated(0, api.DisabledMessage)
+	const first, second, third = "kube-gateway", "kube-gateway-2", "kube-gateway-3"
+	for name, test := range map[string]struct {
+		// states are those of the gateways, replaces whose place each was to take.
+		states                         []corev1.ContainerState
+		replaces                       []string
+		current, predecessor, starting string
+	}{
+		"alone":                          {[]corev1.ContainerState{running}, []string{""}, first, "", ""},
+		"both run":                       {[]corev1.ContainerState{running, running}, []string{"", first}, second, first, ""},
+		"the first has ended":            {[]corev1.ContainerState{ended, running}, []string{"", first}, second, "", ""},
+		"the second starts":              {[]corev1.ContainerState{running, {}}, []string{"", first}, first, "", second},
+		"the second cannot start":        {[]corev1.ContainerState{running, pulls}, []string{"", first}, first, "", second},
+		"another try":                    {[]corev1.ContainerState{running, pulls, running}, []string{"", first, first}, third, first, second},
+		"the first ended, none followed": {[]corev1.ContainerState{ended, pulls}, []string{"", first}, first, "", second},
+		"one after the other":            {[]corev1.ContainerState{ended, running, running}, []string{"", first, second}, third, second, ""},
+		"of none":                        {[]corev1.ContainerState{running, running}, []string{"", "debugger"}, second, "", ""},
+	} {
+		pod := fakecluster.NewPod("p")
+		for i, state := range test.states {
+			fakecluster.AddGateway(pod, `{"replaces":"`+test.replaces[i]+`"}`, state)
+		}
+		current, _ := Current(pod)
+		before, both := Predecessor(pod, current)
+		starting, hopeful := Starting(pod, first)
+		if current.Name != test.current || before.Name != test.predecessor || both != (test.predecessor != "") || starting.Name != test.starting {
+			t.Errorf("%s: current %s, predecessor %s, starting %s", name, current.Name, before.Name, starting.Name)
+		}
+		if want := name == "the second starts"; hopeful != want {
+			t.Errorf("%s: hopeful %t", name, hopeful)
 		}
 	}
 }

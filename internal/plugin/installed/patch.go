@@ -29,34 +29,26 @@ var ErrOvertaken = errors.New("the pod's gateways changed meanwhile")
 // Patch is the strategic-merge patch of pods/ephemeralcontainers that adds a
 // gateway; ephemeral containers are merged by their names.
 type Patch struct {
-	APIVersion string        `json:"apiVersion"`
-	Kind       string        `json:"kind"`
-	Metadata   PatchMetadata `json:"metadata"`
-	Spec       PatchSpec     `json:"spec"`
-}
-
-// PatchMetadata says which state of which pod a Patch is for. The server
-// refuses it for any other, so that of two plugins that add a gateway at the
-// same time one is told.
-type PatchMetadata struct {
-	Namespace       string `json:"namespace"`
-	Name            string `json:"name"`
-	ResourceVersion string `json:"resourceVersion"`
-}
-
-// PatchSpec is the part of a pod's spec that a Patch holds.
-type PatchSpec struct {
-	EphemeralContainers []corev1.EphemeralContainer `json:"ephemeralContainers"`
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	// Metadata says which state of which pod a Patch is for. The server refuses it for any
+	// other, so that of two plugins that add a gateway at the same time one is told.
+	Metadata struct {
+		Namespace       string `json:"namespace"`
+		Name            string `json:"name"`
+		ResourceVersion string `json:"resourceVersion"`
+	} `json:"metadata"`
+	Spec struct {
+		EphemeralContainers []corev1.EphemeralContainer `json:"ephemeralContainers"`
+	} `json:"spec"`
 }
 
 // NewPatch describes how container is added to pod in the state that is given.
 func NewPatch(pod *corev1.Pod, container *corev1.EphemeralContainer) *Patch {
-	return &Patch{
-		APIVersion: "v1",
-		Kind:       "Pod",
-		Metadata:   PatchMetadata{Namespace: pod.Namespace, Name: pod.Name, ResourceVersion: pod.ResourceVersion},
-		Spec:       PatchSpec{EphemeralContainers: []corev1.EphemeralContainer{*container}},
-	}
+	p := &Patch{APIVersion: "v1", Kind: "Pod"}
+	p.Metadata.Namespace, p.Metadata.Name, p.Metadata.ResourceVersion = pod.Namespace, pod.Name, pod.ResourceVersion
+	p.Spec.EphemeralContainers = []corev1.EphemeralContainer{*container}
+	return p
 }
 
 // AddContainer patches pod, or has the server try that if dryRun is set. It

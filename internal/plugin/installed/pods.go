@@ -11,6 +11,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 )
 
 // Pods is where the states of pods come from: a watch for each pod (EachPod), one for all pods
@@ -153,56 +155,29 @@ const (
 // ManyPods watches all pods of a namespace at once where many of them are to be followed, which
 // are those. The watches last until ctx ends.
 func ManyPods(ctx context.Context, kube kubernetes.Interface, those []corev1.Pod) Pods {
-	m := &manyOf{ctx: ctx, each: eachPod{kube}, counts: map[string]int{}, shared: map[string]Pods{}}
+	counts := map[string]int{}
 	for i := range those {
-		m.counts[those[i].Namespace]++
+		counts[those[i].Namespace]++
 	}
-	return m
+	return manyOf(parallel.Once(func(namespace string) Pods {
+		n := counts[namespace]
+		if n < manyPods {
+			return eachPod{kube}
+		}
+		// Whatever fails, pods can be watched one by one.
+		some, err := kube.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{Limit: 1})
+		if err == nil && (some.RemainingItemCount == nil || *some.RemainingItemCount <= int64(n*worthwhile)) {
+			if pods, _, err := watchPods(ctx, kube, namespace, ""); err == nil {
+				return pods
+			}
+		}
+		return eachPod{kube}
+	}))
 }
 
-type manyOf struct {
-	ctx    context.Context
-	each   eachPod
-	counts map[string]int
-	mu     sync.Mutex
-	// shared are the watches of whole namespaces, nil for a namespace that is not worth one.
-	shared map[string]Pods
-}
+// manyOf returns where the states of the pods of a namespace come from.
+type manyOf func(namespace string) Pods
 
-func (m *manyOf) see(ctx context.Context, pod *corev1.Pod) (*sight, error) {
-	pods := m.of(pod.Namespace)
-	if pods == nil {
-		pods = m.each
-	}
-	return pods.see(ctx, pod)
-}
-
-func (m *manyOf) of(namespace string) Pods {
-	if m.counts[namespace] < manyPods {
-		return nil
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	pods, decided := m.shared[namespace]
-	if !decided {
-		pods = m.begin(namespace)
-		m.shared[namespace] = pods
-	}
-	return pods
-}
-
-// begin watches a namespace if that is worthwhile. Whatever fails, pods can be watched one by one.
-func (m *manyOf) begin(namespace string) Pods {
-	some, err := m.each.kube.CoreV1().Pods(namespace).List(m.ctx, metav1.ListOptions{Limit: 1})
-	if err != nil {
-		return nil
-	}
-	if rest := some.RemainingItemCount; rest != nil && *rest > int64(m.counts[namespace]*worthwhile) {
-		return nil
-	}
-	pods, _, err := watchPods(m.ctx, m.each.kube, namespace, "")
-	if err != nil {
-		return nil
-	}
-	return pods
+func (of manyOf) see(ctx context.Context, pod *corev1.Pod) (*sight, error) {
+	return of(pod.Namespace).see(ctx, pod)
 }

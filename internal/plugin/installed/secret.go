@@ -158,19 +158,23 @@ func stale(secret *corev1.Secret, pod *corev1.Pod) bool {
 	if secret.Annotations[AnnotationKeep] != "" {
 		return false
 	}
-	name := secret.Annotations[AnnotationContainer]
-	for _, gateway := range Gateways(pod) {
-		if gateway.Name == name {
-			chance, err := failure(pod, gateway)
-			return gateway.Phase != Waiting || err != nil && chance == hopeless || !readsSecret(pod, name, secret.Name)
-		}
+	gateway := find(pod, Gateway{Name: secret.Annotations[AnnotationContainer]})
+	if gateway.Phase == "" {
+		return false
 	}
-	return false
+	chance, err := failure(pod, gateway)
+	return gateway.Phase != Waiting || err != nil && chance == hopeless || secretOf(pod, gateway.Name) != secret.Name
 }
 
-func readsSecret(pod *corev1.Pod, container, secret string) bool {
-	c, err := containerOf(pod, container)
-	return err == nil && slices.ContainsFunc(c.Env, func(env corev1.EnvVar) bool {
-		return env.ValueFrom != nil && env.ValueFrom.SecretKeyRef != nil && env.ValueFrom.SecretKeyRef.Name == secret
-	})
+// secretOf returns the name of the Secret that brings the gateway in a container its key, "" if there
+// is none.
+func secretOf(pod *corev1.Pod, container string) string {
+	if c, err := containerOf(pod, container); err == nil {
+		for _, env := range c.Env {
+			if env.Name == api.EnvKey && env.ValueFrom != nil && env.ValueFrom.SecretKeyRef != nil {
+				return env.ValueFrom.SecretKeyRef.Name
+			}
+		}
+	}
+	return ""
 }

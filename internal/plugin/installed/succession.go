@@ -5,8 +5,6 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-
-	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
 // ManyContainers is how many gateways a pod may have had before it is worth a word: each stays in
@@ -16,11 +14,8 @@ const ManyContainers = 20
 // Predecessor returns the gateway that gateway was made to take the place of, if that runs. Which
 // of the two serves only the newer one knows: see remote.Client.Serving.
 func Predecessor(pod *corev1.Pod, gateway Gateway) (Gateway, bool) {
-	replaces := replacesOf(pod, gateway.Name)
-	for _, other := range Gateways(pod) {
-		if other.Name == replaces && other.Phase == Running && other.Name != gateway.Name {
-			return other, true
-		}
+	if other := find(pod, Gateway{Name: replacesOf(pod, gateway.Name)}); other.Phase == Running && other.Name != gateway.Name {
+		return other, true
 	}
 	return Gateway{}, false
 }
@@ -41,8 +36,7 @@ func Succeeded(pod *corev1.Pod, name string) bool { return replacesOf(pod, name)
 
 // ReadsSecret reports whether the gateway called name gets its first key from a Secret.
 func ReadsSecret(pod *corev1.Pod, name string) bool {
-	container, err := containerOf(pod, name)
-	return err == nil && slices.ContainsFunc(container.Env, func(env corev1.EnvVar) bool { return env.Name == api.EnvKey })
+	return secretOf(pod, name) != ""
 }
 
 // replacesOf returns what api.Config.Replaces of the container called name is. The rest of a

@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	helpers "k8s.io/component-helpers/resource"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
@@ -36,58 +37,18 @@ func ofCgroup(pod *corev1.Pod, name corev1.ResourceName) *resource.Quantity {
 			return &limit
 		}
 	}
-	return sum(pod, name)
-}
-
-// sum adds up a limit as the scheduler does: containers and sidecars run at a time, an init container
-// beside the sidecars before it. If one has none, there is no limit.
-func sum(pod *corev1.Pod, name corev1.ResourceName) *resource.Quantity {
 	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
 		if limit := c.Resources.Limits[name]; limit.IsZero() {
 			return nil
 		}
 	}
-	var sidecars, most, total resource.Quantity
-	for _, c := range pod.Spec.InitContainers {
-		now := c.Resources.Limits[name].DeepCopy()
-		now.Add(sidecars)
-		if most.Cmp(now) < 0 {
-			most = now
-		}
-		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-			sidecars = now
-		}
-	}
-	total = sidecars.DeepCopy()
-	for _, c := range pod.Spec.Containers {
-		total.Add(c.Resources.Limits[name])
-	}
-	if total.Cmp(most) < 0 {
-		total = most
-	}
+	total := helpers.AggregateContainerLimits(pod, helpers.PodResourcesOptions{})[name]
 	if total.IsZero() {
 		return nil
 	}
 	// The overhead belongs to the pod, not to a container (KEP-688).
 	total.Add(pod.Spec.Overhead[name])
 	return &total
-}
-
-// String names the limits that there are, "none" without any.
-func (l Limits) String() string {
-	var words []string
-	for _, limit := range []struct {
-		name  string
-		value *resource.Quantity
-	}{{"memory", l.Memory}, {"CPU", l.CPU}} {
-		if limit.value != nil {
-			words = append(words, limit.name+" "+limit.value.String())
-		}
-	}
-	if len(words) == 0 {
-		return "none"
-	}
-	return strings.Join(words, ", ")
 }
 
 // Tight says in one clause that little is left of a pod's memory, by what its gateway reports; empty if

@@ -3,11 +3,11 @@ package limits
 import (
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 )
 
 // list returns limits of memory and CPU, without those that are empty.
@@ -32,30 +32,35 @@ func sidecar(memory string) corev1.Container {
 }
 
 func TestOf(t *testing.T) {
+	text := func(limit *resource.Quantity) string {
+		if limit == nil {
+			return ""
+		}
+		return limit.String()
+	}
 	for name, c := range map[string]struct {
-		spec corev1.PodSpec
-		want string
+		spec        corev1.PodSpec
+		memory, cpu string
 	}{
-		"no limits":          {corev1.PodSpec{Containers: []corev1.Container{container("", "")}}, "none"},
-		"of all containers":  {corev1.PodSpec{Containers: []corev1.Container{container("100Mi", "500m"), container("28Mi", "250m")}}, "memory 128Mi, CPU 750m"},
-		"of some containers": {corev1.PodSpec{Containers: []corev1.Container{container("100Mi", ""), container("", "250m")}}, "none"},
-		"zero is none":       {corev1.PodSpec{Containers: []corev1.Container{container("100Mi", "0"), container("28Mi", "1")}}, "memory 128Mi"},
+		"no limits":          {corev1.PodSpec{Containers: []corev1.Container{container("", "")}}, "", ""},
+		"of all containers":  {corev1.PodSpec{Containers: []corev1.Container{container("100Mi", "500m"), container("28Mi", "250m")}}, "128Mi", "750m"},
+		"of some containers": {corev1.PodSpec{Containers: []corev1.Container{container("100Mi", ""), container("", "250m")}}, "", ""},
+		"zero is none":       {corev1.PodSpec{Containers: []corev1.Container{container("100Mi", "0"), container("28Mi", "1")}}, "128Mi", ""},
 		"an init container is larger": {corev1.PodSpec{InitContainers: []corev1.Container{container("1Gi", "")},
-			Containers: []corev1.Container{container("128Mi", "")}}, "memory 1Gi"},
+			Containers: []corev1.Container{container("128Mi", "")}}, "1Gi", ""},
 		"an init container beside a sidecar": {corev1.PodSpec{InitContainers: []corev1.Container{sidecar("64Mi"), container("256Mi", "")},
-			Containers: []corev1.Container{container("128Mi", "")}}, "memory 320Mi"},
+			Containers: []corev1.Container{container("128Mi", "")}}, "320Mi", ""},
 		"a sidecar counts": {corev1.PodSpec{InitContainers: []corev1.Container{container("64Mi", ""), sidecar("64Mi")},
-			Containers: []corev1.Container{container("128Mi", "")}}, "memory 192Mi"},
+			Containers: []corev1.Container{container("128Mi", "")}}, "192Mi", ""},
 		"an init container without": {corev1.PodSpec{InitContainers: []corev1.Container{container("", "")},
-			Containers: []corev1.Container{container("128Mi", "")}}, "none"},
+			Containers: []corev1.Container{container("128Mi", "")}}, "", ""},
 		"of the pod": {corev1.PodSpec{Resources: &corev1.ResourceRequirements{Limits: list("96Mi", "")},
-			Containers: []corev1.Container{container("", "100m")}}, "memory 96Mi, CPU 100m"},
-		"with overhead": {corev1.PodSpec{Overhead: list("16Mi", ""), Containers: []corev1.Container{container("112Mi", "")}}, "memory 128Mi"},
+			Containers: []corev1.Container{container("", "100m")}}, "96Mi", "100m"},
+		"with overhead": {corev1.PodSpec{Overhead: list("16Mi", ""), Containers: []corev1.Container{container("112Mi", "")}}, "128Mi", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if diff := cmp.Diff(c.want, Of(&corev1.Pod{Spec: c.spec}).String()); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
-			}
+			l := Of(&corev1.Pod{Spec: c.spec})
+			expect.Equal(t, "memory and CPU", [2]string{c.memory, c.cpu}, [2]string{text(l.Memory), text(l.CPU)})
 		})
 	}
 }
@@ -73,8 +78,6 @@ func TestWords(t *testing.T) {
 		Tight(&api.Memory{Limit: 128 << 20, Left: 31 << 20, Room: 490}):           "of the pod's memory limit of 128.0MiB 31.0MiB are left, enough for about 490 more connections: others are refused",
 		Tight(&api.Memory{Limit: 64 << 20, Left: 3<<20 + 1<<19, Killed: 1}) + ".": "of the pod's memory limit of 64.0MiB only 3.5MiB are left: new connections are refused.",
 	} {
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("(-want +got):\n%s", diff)
-		}
+		expect.Equal(t, "words", want, got)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -58,27 +59,18 @@ func signWith(certificate string) signer {
 func TestRenew(t *testing.T) {
 	for name, refused := range map[string]http.HandlerFunc{"websocket": nil, "spdy": kubelet(http.StatusBadRequest, "no")} {
 		t.Run(name, func(t *testing.T) {
-			var command []string
 			var got string
-			talk := conversation(`{"csr":"request\n"}`+"\n", func(line string, stdout, _ io.Writer) int {
+			s := &server{pod: running(), refuseWebSocket: refused, run: conversation(`{"csr":"request\n"}`+"\n", func(line string, stdout, _ io.Writer) int {
 				got = line
 				_, _ = io.WriteString(stdout, ready("5e"))
 				return 0
-			})
-			s := &server{pod: running(), refuseWebSocket: refused, run: func(r *http.Request, in io.Reader, out, errs io.Writer) metav1.Status {
-				command = r.URL.Query()["command"]
-				return talk(r, in, out, errs)
-			}}
+			})}
 			status, err := s.start(t).Renew(bounded(t), signWith("leaf"), 0)
 			if err != nil || status.Cert.Serial != "5e" {
 				t.Fatalf("got %+v, %v", status, err)
 			}
-			if want := []string{"/kube-gateway", "ctl", "renew", "-o", "json"}; !slices.Equal(command, want) {
-				t.Errorf("command %q, want %q", command, want)
-			}
-			if want := `{"certificate":"leaf for request\n","bundle":"roots"}` + "\n"; got != want {
-				t.Errorf("the gateway was told %q, want %q", got, want)
-			}
+			expect.Equal(t, "commands", []string{"/kube-gateway ctl renew -o json"}, s.asked())
+			expect.Equal(t, "what the gateway was told", `{"certificate":"leaf for request\n","bundle":"roots"}`+"\n", got)
 		})
 	}
 }
@@ -90,10 +82,13 @@ func TestRenewFails(t *testing.T) {
 		_, _ = io.WriteString(stderr, "error: the \x1b[2Jcertificate is for somebody else\nhint: compare\n")
 		return 1
 	}
-	agrees := func(_ string, stdout, _ io.Writer) int {
-		_, _ = io.WriteString(stdout, ready("1"))
-		return 0
+	prints := func(text string) func(string, io.Writer, io.Writer) int {
+		return func(_ string, stdout, _ io.Writer) int {
+			_, _ = io.WriteString(stdout, text)
+			return 0
+		}
 	}
+	agrees := prints(ready("1"))
 	for _, c := range []struct {
 		name       string
 		run        container
@@ -103,26 +98,14 @@ func TestRenewFails(t *testing.T) {
 	}{
 		{"sign", conversation(request, agrees), func([]byte) ([]byte, error) { return nil, no }, "the authority is locked", "unlock it", 1},
 		{"refused", conversation(request, refuses), signWith("x"), "certificate is for somebody else", "compare", 1},
-		{"at once", func(_ *http.Request, _ io.Reader, _, stderr io.Writer) metav1.Status {
-			_, _ = io.WriteString(stderr, "error: unknown control command \"renew\"\nhint: see help\n")
-			return exit(1)
-		}, signWith("x"), `unknown control command "renew"`, "see help", 0},
+		{"at once", says(1, "", "error: unknown control command \"renew\"\nhint: see help\n"), signWith("x"), `unknown control command "renew"`, "see help", 0},
 		{"no request", conversation(ready("1"), agrees), signWith("x"), "not a certificate request", "", 0},
 		{"garbage", conversation("\x1b[2J{\n", agrees), signWith("x"), "reading its request", "", 0},
-		{"no status", conversation(request, func(string, io.Writer, io.Writer) int { return 0 }), signWith("x"), "reading its answer", "", 1},
-		{"another certificate", conversation(request, func(_ string, out, _ io.Writer) int {
-			_, _ = io.WriteString(out, ready("5f"))
-			return 0
-		}), signWith("x"), "not the one that was made", "", 1},
-		{"another answer", conversation(request, func(_ string, out, _ io.Writer) int {
-			_, _ = io.WriteString(out, request)
-			return 0
-		}), signWith("x"), "not a status", "", 1},
+		{"no status", conversation(request, prints("")), signWith("x"), "reading its answer", "", 1},
+		{"another certificate", conversation(request, prints(ready("5f"))), signWith("x"), "not the one that was made", "", 1},
+		{"another answer", conversation(request, prints(request)), signWith("x"), "not a status", "", 1},
 		{"long request", conversation(strings.Repeat("x", requestLimit+1), agrees), signWith("x"), "too long", "", 0},
-		{"long answer", conversation(request, func(_ string, out, _ io.Writer) int {
-			_, _ = out.Write(make([]byte, answerLimit+1))
-			return 0
-		}), signWith("x"), "too long", "", 1},
+		{"long answer", conversation(request, prints(strings.Repeat("\x00", answerLimit+1))), signWith("x"), "too long", "", 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			signed := 0
@@ -169,10 +152,8 @@ func TestRenewEndsWithItsContext(t *testing.T) {
 }
 
 func TestTrustAndReset(t *testing.T) {
-	var command []string
 	var got string
 	s := &server{run: func(r *http.Request, stdin io.Reader, stdout, _ io.Writer) metav1.Status {
-		command = r.URL.Query()["command"]
 		if got = ""; r.URL.Query().Get("stdin") == "true" {
 			got, _ = bufio.NewReader(stdin).ReadString('\n')
 		}
@@ -181,18 +162,15 @@ func TestTrustAndReset(t *testing.T) {
 	}}
 	client := s.start(t)
 	status, err := client.Trust(bounded(t), []byte("a\nb\n"))
-	if err != nil || status.State != api.Ready || got != `{"bundle":"a\nb\n"}`+"\n" ||
-		strings.Join(command, " ") != "/kube-gateway ctl trust -o json" {
-		t.Errorf("%+v, %v, told %q by %q", status, err, got, command)
+	if err != nil || status.State != api.Ready || got != `{"bundle":"a\nb\n"}`+"\n" {
+		t.Errorf("%+v, %v, told %q", status, err, got)
 	}
 	status, err = client.ResetExisting(bounded(t))
-	if err != nil || status.State != api.Ready || got != "" || strings.Join(command, " ") != "/kube-gateway ctl reset -o json" {
-		t.Errorf("%+v, %v, told %q by %q", status, err, got, command)
+	if err != nil || status.State != api.Ready || got != "" {
+		t.Errorf("%+v, %v, told %q", status, err, got)
 	}
-	s.run = func(_ *http.Request, _ io.Reader, _, stderr io.Writer) metav1.Status {
-		_, _ = io.WriteString(stderr, "error: no\nhint: renew\n")
-		return exit(1)
-	}
+	expect.Equal(t, "commands", []string{"/kube-gateway ctl trust -o json", "/kube-gateway ctl reset -o json"}, s.asked())
+	s.run = says(1, "", "error: no\nhint: renew\n")
 	status, err = client.Trust(bounded(t), nil)
 	if status != nil || err == nil || err.Error() != "no" || api.Hint(err) != "renew" {
 		t.Errorf("%+v, %v", status, err)
@@ -200,20 +178,12 @@ func TestTrustAndReset(t *testing.T) {
 }
 
 func TestDisable(t *testing.T) {
-	var command []string
 	s := answering(0, `{"drained":3,"aborted":0,"left":["map 7"],"fromTheFuture":1}`)
-	answer := s.run
-	s.run = func(r *http.Request, in io.Reader, out, errs io.Writer) metav1.Status {
-		command = r.URL.Query()["command"]
-		return answer(r, in, out, errs)
-	}
 	report, err := s.start(t).Disable(bounded(t), 90*time.Second)
 	if err != nil || report.Drained != 3 || report.Aborted != 0 || !slices.Equal(report.Left, []string{"map 7"}) {
 		t.Errorf("got %+v, %v", report, err)
 	}
-	if want := "/kube-gateway ctl disable --drain-timeout=1m30s -o json"; strings.Join(command, " ") != want {
-		t.Errorf("command %q, want %q", command, want)
-	}
+	expect.Equal(t, "commands", []string{"/kube-gateway ctl status -o json", "/kube-gateway ctl disable --drain-timeout=1m30s -o json"}, s.asked())
 	for _, text := range []string{"", "null", "{}", `{"drained":1}`, `{"drained":-1,"aborted":0}`, "\x1b", `{"drained":1,"aborted":`} {
 		report, err := answering(0, text).start(t).Disable(bounded(t), 0)
 		if report != nil || err == nil || strings.Contains(err.Error(), "\x1b") {

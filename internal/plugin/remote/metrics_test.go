@@ -3,28 +3,19 @@ package remote
 import (
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
-	"slices"
 	"strings"
 	"testing"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 func metricsClient(t *testing.T, stdout, stderr string, code int) *Conn {
 	t.Helper()
-	return (&server{run: func(r *http.Request, _ io.Reader, out, errOut io.Writer) metav1.Status {
-		if words := r.URL.Query()["command"]; !slices.Equal(words, []string{GatewayProgram, "ctl", "metrics", "-o", "json"}) {
-			t.Errorf("the command is %q", words)
-		}
-		_, _ = io.WriteString(out, stdout)
-		_, _ = io.WriteString(errOut, stderr)
-		return exit(code)
-	}}).start(t)
+	s := &server{run: says(code, stdout, stderr)}
+	t.Cleanup(func() { expect.Equal(t, "commands", []string{GatewayProgram + " ctl metrics -o json"}, s.asked()) })
+	return s.start(t)
 }
 
 func TestMetrics(t *testing.T) {
@@ -38,9 +29,7 @@ func TestMetrics(t *testing.T) {
 func TestMetricsOfAnOldGateway(t *testing.T) {
 	c := metricsClient(t, "", "error: unknown control command \"metrics\"\nhint: see\n", 1)
 	_, err := c.Metrics(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "too old") || !strings.Contains(api.Hint(err), "one release") {
-		t.Errorf("%v, hint %q", err, api.Hint(err))
-	}
+	expect.Refusal(t, "an old gateway", err, nil, "too old", "one release")
 	c = metricsClient(t, "", "error: no socket\n", 1)
 	if _, err := c.Metrics(t.Context()); err == nil || err.Error() != "no socket" {
 		t.Errorf("%v", err)

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
@@ -63,16 +64,11 @@ func TestExec(t *testing.T) {
 }
 
 func TestExecWithoutStreams(t *testing.T) {
-	if err := (&server{run: echo}).exec(t, bounded(t), nil, nil, "x"); err != nil {
-		t.Error(err)
-	}
+	must.Do(t, (&server{run: echo}).exec(t, bounded(t), nil, nil, "x"))
 }
 
 func TestExitCode(t *testing.T) {
-	s := &server{run: func(_ *http.Request, _ io.Reader, _, stderr io.Writer) metav1.Status {
-		fmt.Fprint(stderr, "first\n\x1b[2Jsecond\n", strings.Repeat("x", 2*stderrLimit))
-		return exit(3)
-	}}
+	s := &server{run: says(3, "", "first\n\x1b[2Jsecond\n"+strings.Repeat("x", 2*stderrLimit))}
 	err := s.exec(t, bounded(t), nil, nil, "/kube-gateway", "ctl")
 	var failed *ExitError
 	if !errors.As(err, &failed) || failed.Code != 3 {
@@ -110,20 +106,12 @@ func TestExecErrors(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			err := c.server.exec(t, bounded(t), nil, nil, "x")
-			if err == nil {
-				t.Fatal("no error")
-			}
 			for _, sentinel := range all {
 				if errors.Is(err, sentinel) != (sentinel == c.is) {
 					t.Errorf("%v: is %q = %v", err, sentinel, !(sentinel == c.is))
 				}
 			}
-			if !strings.Contains(err.Error(), c.text) || strings.ContainsAny(err.Error(), "\n\x1b") {
-				t.Errorf("got %q, want one harmless line with %q", err, c.text)
-			}
-			if !strings.Contains(api.Hint(err), c.hint) {
-				t.Errorf("hint %q, want %q in it", api.Hint(err), c.hint)
-			}
+			expect.Refusal(t, c.name, err, c.is, c.text, c.hint)
 		})
 	}
 }
@@ -148,20 +136,11 @@ func TestExecEndsWithItsContext(t *testing.T) {
 }
 
 func answering(code int, text string) *server {
-	return &server{pod: running(), run: func(_ *http.Request, _ io.Reader, stdout, stderr io.Writer) metav1.Status {
-		_, _ = io.WriteString(stdout, text)
-		return exit(code)
-	}}
+	return &server{pod: running(), run: says(code, text, "")}
 }
 
 func TestStatus(t *testing.T) {
-	var commands []string
 	s := answering(0, `{"state":"ready","version":"v1","fromTheFuture":[1]}`)
-	answer := s.run
-	s.run = func(r *http.Request, in io.Reader, out, errs io.Writer) metav1.Status {
-		commands = append(commands, strings.Join(r.URL.Query()["command"], " "))
-		return answer(r, in, out, errs)
-	}
 	gateway := s.start(t)
 	for _, ask := range []func(context.Context) (*api.Status, error){gateway.Status, gateway.Await} {
 		status, err := ask(t.Context())
@@ -169,9 +148,7 @@ func TestStatus(t *testing.T) {
 			t.Errorf("got %+v, %v", status, err)
 		}
 	}
-	if want := []string{"/kube-gateway ctl status -o json", "/kube-gateway ctl status --wait=1m0s -o json"}; !slices.Equal(commands, want) {
-		t.Errorf("commands %q, want %q", commands, want)
-	}
+	expect.Equal(t, "commands", []string{"/kube-gateway ctl status -o json", "/kube-gateway ctl status --wait=1m0s -o json"}, s.asked())
 }
 
 func TestStatusWithFailure(t *testing.T) {
@@ -286,4 +263,30 @@ func TestAnotherPodsGateway(t *testing.T) {
 			t.Errorf("%s: %+v, %v", name, answer, err)
 		}
 	}
+}
+
+func TestEdges(t *testing.T) {
+	say := `{"edges":[{"direction":"outbound","source":"10.0.0.1","destination":"10.0.0.2:80","wire":"port","verdict":"encrypted","connections":3}]}`
+	s := answering(0, say)
+	client := s.start(t)
+	edges, err := client.Edges(bounded(t))
+	if err != nil || len(edges.Edges) != 1 || edges.Edges[0].Connections != 3 {
+		t.Errorf("%+v, %v", edges, err)
+	}
+	expect.Equal(t, "commands", []string{"/kube-gateway ctl edges -o json"}, s.asked())
+	one := strings.TrimSuffix(say[strings.Index(say, "[")+1:], "]}")
+	for _, say = range []string{
+		"", "{}", "[]", `{"edges":null}`, `{"edges":[{"source":"\u001b[2J"}]}`, `{"edges":"\u001b[2J"}`,
+		`{"edges":[` + strings.Repeat(one+",", api.MaxEdges) + one + "]}",
+		`{"edges":[],"x":"` + strings.Repeat("x", answerLimit) + `"}`,
+	} {
+		s.run = says(0, say, "")
+		edges, err := client.Edges(bounded(t))
+		if err == nil || edges != nil || strings.Contains(err.Error(), "\x1b") {
+			t.Errorf("%.60q: %+v, %q", say, edges, err)
+		}
+	}
+	s.run = says(1, "", "error: unknown control command \"edges\"\nhint: see 'kube-gateway help'\n")
+	_, err = client.Edges(bounded(t))
+	expect.Refusal(t, "an old gateway", err, nil, "", "one release")
 }

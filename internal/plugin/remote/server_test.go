@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -37,6 +38,25 @@ type server struct {
 
 	mu       sync.Mutex
 	requests []string
+	commands []string
+}
+
+// says is a container whose command prints that and ends.
+func says(code int, out, words string) container {
+	return func(_ *http.Request, _ io.Reader, stdout, stderr io.Writer) metav1.Status {
+		_, _ = io.WriteString(stdout, out)
+		_, _ = io.WriteString(stderr, words)
+		return exit(code)
+	}
+}
+
+// asked returns the commands so far, and forgets them.
+func (s *server) asked() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	asked := s.commands
+	s.commands = nil
+	return asked
 }
 
 func (s *server) seen(what string) {
@@ -75,6 +95,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *server) stream(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	s.commands = append(s.commands, strings.Join(r.URL.Query()["command"], " "))
+	s.mu.Unlock()
 	execstreams.Serve(w, r, func(stdin io.Reader, stdout, stderr io.Writer) metav1.Status { return s.run(r, stdin, stdout, stderr) })
 }
 

@@ -2,7 +2,6 @@ package remote
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -92,20 +91,7 @@ func existingWords(existing api.Existing) []string {
 
 // SetRules changes the identity rules, as SetMode does the mode.
 func (g *Conn) SetRules(ctx context.Context, rules api.Rules, existing api.Existing) (*api.Status, error) {
-	words := []string{"allow", "--everyone"}
-	if len(rules.Allow) > 0 {
-		words = slices.Concat(words[:1], rules.Allow)
-	}
-	for _, pattern := range rules.Deny {
-		words = append(words, "--deny="+pattern)
-	}
-	if rules.Audit {
-		words = append(words, "--audit")
-	}
-	if rules.MaxPerPeer > 0 {
-		words = append(words, fmt.Sprintf("--max-connections-per-peer=%d", rules.MaxPerPeer))
-	}
-	status, err := g.tell(ctx, nil, append(words, existingWords(existing)...)...)
+	status, err := g.tell(ctx, nil, slices.Concat([]string{"allow"}, rules.Words(), existingWords(existing))...)
 	if err == nil && !status.Rules.Equal(rules) {
 		return nil, fmt.Errorf("the gateway says that its rules are %.200q", status.Arguments())
 	}
@@ -128,13 +114,59 @@ func (g *Conn) SetLog(ctx context.Context, log api.Log, limit int64) (*api.Statu
 
 // SetCoverage changes the coverage, as SetMode does the mode.
 func (g *Conn) SetCoverage(ctx context.Context, cover *api.Cover) (*api.Status, error) {
-	line, err := json.Marshal(cover)
+	line, err := jsonLine(cover)
 	if err != nil {
 		return nil, fmt.Errorf("writing the coverage: %w", err)
 	}
-	status, err := g.tell(ctx, append(line, '\n'), "cover")
+	status, err := g.tell(ctx, line, "cover")
 	if err == nil && status.Capture.Fingerprint != cover.Coverage.Fingerprint() {
 		return nil, errors.New("the gateway says that it has another coverage")
 	}
 	return status, newer(err, "the gateway cannot change what it captures")
+}
+
+// Metrics asks the gateway for its metrics. Their names are names of metrics and
+// labels.
+func (g *Conn) Metrics(ctx context.Context) (*api.Metrics, error) {
+	metrics, err := ask(ctx, g, nil, checkMetrics, "metrics")
+	if err != nil {
+		return nil, newer(err, "its gateway is too old to have metrics")
+	}
+	return metrics, nil
+}
+
+func checkMetrics(metrics *api.Metrics) error {
+	if len(metrics.Families) == 0 {
+		return errors.New("its answer has no metrics")
+	}
+	samples := 0
+	for _, f := range metrics.Families {
+		if !isMetricName(f.Name) || f.Type != "counter" && f.Type != "gauge" {
+			return fmt.Errorf("its answer has a metric of name %.100q and type %.100q", f.Name, f.Type)
+		}
+		for _, s := range f.Samples {
+			for label := range s.Labels {
+				if !isMetricName(label) {
+					return fmt.Errorf("its answer has a label of name %.100q", label)
+				}
+			}
+		}
+		samples += len(f.Samples)
+	}
+	if samples > api.MaxMetricSamples {
+		return fmt.Errorf("its answer has %d samples, which is more than %d", samples, api.MaxMetricSamples)
+	}
+	return nil
+}
+
+// isMetricName reports whether name is one that needs no quotes in Prometheus' text
+// format. The gateway has no others.
+func isMetricName(name string) bool {
+	for i, r := range name {
+		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r == '_'
+		if !letter && (i == 0 || r < '0' || r > '9') {
+			return false
+		}
+	}
+	return name != ""
 }

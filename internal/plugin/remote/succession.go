@@ -62,6 +62,15 @@ func (c *Client) Running(ctx context.Context, pod *corev1.Pod) (installed.Gatewa
 	return gateway, err
 }
 
+// Ask calls ask, as InTime does, with the gateway that Running returns, and returns its container.
+func (c *Client) Ask(ctx context.Context, pod *corev1.Pod, timeout time.Duration, done string, ask func(context.Context, *Conn) error) (container string, err error) {
+	gateway, err := c.Running(ctx, pod)
+	if err == nil {
+		err = InTime(ctx, timeout, done, func(ctx context.Context) error { return ask(ctx, c.Gateway(pod, gateway.Name)) })
+	}
+	return gateway.Name, err
+}
+
 // HandOver has the gateway wait half a minute for another one to take its place, in place of one
 // that it waited for. Nothing changes until that comes. Connections that are open then have
 // drain to end.

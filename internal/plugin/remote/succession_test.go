@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 )
@@ -68,8 +69,7 @@ func TestHandOverThatMakesNoSense(t *testing.T) {
 		"refused":       {nil, fakegateway.Refuse("it is being disabled"), "it is being disabled"},
 	} {
 		client := fakegateway.Gateways(func(context.Context, *fakegateway.Call) (any, error) { return test.answer, test.err }).Client(nil)
-		if _, err := client.Gateway(pod, "kube-gateway").HandOver(t.Context(), 0); err == nil || !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%s: %v", name, err)
-		}
+		_, err := client.Gateway(pod, "kube-gateway").HandOver(t.Context(), 0)
+		expect.Refusal(t, name, err, nil, test.want, "")
 	}
 }

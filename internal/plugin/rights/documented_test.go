@@ -8,10 +8,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
@@ -107,9 +107,7 @@ func TestDocumentedRoles(t *testing.T) {
 		"kubectl-gateway-watch":     grants("", Of(Watch, Enable, Endpoints, Servers), Namespace, Cluster, AllNamespaces),
 		"kubectl-gateway-workloads": grants("shop", Of(Workloads), Namespace),
 	}
-	if diff := cmp.Diff(want, documentedRoles(t)); diff != "" {
-		t.Errorf("%s grants other rights than verbs need (-needed +granted):\n%s", page, diff)
-	}
+	expect.Equal(t, "what the roles of "+page+" grant", want, documentedRoles(t))
 }
 
 // TestDocumentedTable compares the table of the documentation with that of the program.
@@ -140,9 +138,7 @@ func TestDocumentedTable(t *testing.T) {
 		must.Do(t, os.WriteFile(page, []byte(before+begin+table.String()+end+after), 0o644))
 		return
 	}
-	if diff := cmp.Diff(table.String(), got); diff != "" {
-		t.Errorf("%s is not what the table says: run 'make docs' (-table +page):\n%s", page, diff)
-	}
+	expect.Equal(t, page+", which 'make docs' writes", table.String(), got)
 }
 
 func TestTable(t *testing.T) {

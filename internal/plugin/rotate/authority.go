@@ -190,18 +190,13 @@ func (r *AuthorityRotator) Plan(ctx context.Context) (*AuthorityResult, error) {
 }
 
 func describe(rotation *authority.Rotation) *AuthorityResult {
-	result := &AuthorityResult{Phase: rotation.Phase(), Authority: rotation.Current(), Other: rotation.Other(), Where: rotation.Where()}
-	switch result.Phase {
-	case authority.Idle:
-		result.Next = "1/4 trust: make a new authority, publish both roots, and give them to all gateways"
-	case authority.Trusting:
-		result.Next = "1/4 trust: give both roots to all gateways; then 2/4 switch: sign with the new authority"
-	case authority.Reissuing:
-		result.Next = "3/4 reissue: give all gateways certificates of the new authority; then 4/4 drop: publish its root alone"
-	case authority.Dropping:
-		result.Next = "4/4 drop: take the old root away from all gateways, and put the old authority away"
-	}
-	return result
+	phase := rotation.Phase()
+	return &AuthorityResult{Phase: phase, Authority: rotation.Current(), Other: rotation.Other(), Where: rotation.Where(), Next: [...]string{
+		authority.Idle:      "1/4 trust: make a new authority, publish both roots, and give them to all gateways",
+		authority.Trusting:  "1/4 trust: give both roots to all gateways; then 2/4 switch: sign with the new authority",
+		authority.Reissuing: "3/4 reissue: give all gateways certificates of the new authority; then 4/4 drop: publish its root alone",
+		authority.Dropping:  "4/4 drop: take the old root away from all gateways, and put the old authority away",
+	}[phase]}
 }
 
 func (r *AuthorityRotator) say(format string, args ...any) {

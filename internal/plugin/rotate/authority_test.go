@@ -19,6 +19,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
@@ -226,13 +227,7 @@ func TestLateWithOldTrustIsRepaired(t *testing.T) {
 
 func TestBlocked(t *testing.T) {
 	broken := errors.New("error dialing backend: no route to host")
-	always := func(err error) []error {
-		var list []error
-		for range 100 {
-			list = append(list, err)
-		}
-		return list
-	}
+	always := func(err error) []error { return slices.Repeat([]error{err}, 100) }
 	other := must.Get(ca.New(ca.Options{}))(t)
 	for _, c := range []struct {
 		name       string
@@ -320,17 +315,13 @@ func TestBlockedBeforeTheDrop(t *testing.T) {
 func TestWhatDoesNotCount(t *testing.T) {
 	for name, spoil := range map[string]func(*world, *fakeGateway){
 		"ended": func(w *world, g *fakeGateway) {
-			w.change(g, func(p *corev1.Pod) {
-				setState(p, corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137}})
-			})
+			w.change(g, func(p *corev1.Pod) { setState(p, fakecluster.Terminated(137, "")) })
 		},
 		"finished pod": func(w *world, g *fakeGateway) {
 			w.change(g, func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })
 		},
 		"image not found": func(w *world, g *fakeGateway) {
-			w.change(g, func(p *corev1.Pod) {
-				setState(p, corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff"}})
-			})
+			w.change(g, func(p *corev1.Pod) { setState(p, fakecluster.Waiting("ImagePullBackOff", "")) })
 		},
 		"draining": func(_ *world, g *fakeGateway) { g.state = api.Draining },
 		"gone since it was listed": func(w *world, g *fakeGateway) {
@@ -400,9 +391,7 @@ func TestPlanChangesNothing(t *testing.T) {
 
 func TestForbiddenList(t *testing.T) {
 	w := newWorld(t, "local", "shop/web")
-	w.cluster.PrependReactor("list", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
-		return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "", errors.New("no role"))
-	})
+	w.cluster.Forbid("list", "pods")
 	_, err := w.rotator().Rotate(t.Context())
 	if !apierrors.IsForbidden(err) || !strings.Contains(api.Hint(err), "in all namespaces") {
 		t.Errorf("%v; hint %q", err, api.Hint(err))

@@ -44,14 +44,8 @@ type Rotator struct {
 // Rotate gives the gateway that runs in pod a new key and certificate.
 func (r *Rotator) Rotate(ctx context.Context, pod *corev1.Pod) Result {
 	result := Result{Pod: pod}
-	current, err := r.Gateways.Running(ctx, pod)
-	result.Container = current.Name
-	if err != nil {
-		result.Err = err
-		return result
-	}
-	result.Err = remote.InTime(ctx, cmp.Or(r.Timeout, DefaultTimeout), "the certificate may have been renewed", func(ctx context.Context) error {
-		return r.rotate(ctx, r.Gateways.Gateway(pod, current.Name), &result)
+	result.Container, result.Err = r.Gateways.Ask(ctx, pod, cmp.Or(r.Timeout, DefaultTimeout), "the certificate may have been renewed", func(ctx context.Context, g *remote.Conn) error {
+		return r.rotate(ctx, g, &result)
 	})
 	return result
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
@@ -89,7 +90,7 @@ func TestRotateExpired(t *testing.T) {
 func TestRotateFails(t *testing.T) {
 	w := newWorld(t, "local", "shop/none", "shop/dead", "shop/imposter", "shop/stubborn", "shop/leaving", "shop/nowhere", "shop/good")
 	w.gateways["shop/none"].pod.Spec.EphemeralContainers = nil
-	setState(w.gateways["shop/dead"].pod, corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}})
+	setState(w.gateways["shop/dead"].pod, fakecluster.Terminated(0, ""))
 	w.gateways["shop/imposter"].imposter = true
 	w.gateways["shop/stubborn"].stubborn = true
 	w.gateways["shop/leaving"].state = api.Draining

@@ -15,13 +15,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
@@ -36,7 +35,7 @@ var errInterrupted = errors.New("interrupted by the test")
 // as real ones do.
 type world struct {
 	t       *testing.T
-	cluster *fake.Clientset
+	cluster *fakecluster.Cluster
 	dir     string
 	first   *ca.Authority
 
@@ -62,7 +61,7 @@ type fakeGateway struct {
 func newWorld(t *testing.T, keep string, pods ...string) *world {
 	t.Helper()
 	w := &world{t: t, dir: filepath.Join(t.TempDir(), "authority"), gateways: map[string]*fakeGateway{}}
-	w.cluster = fake.NewClientset(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: authority.Namespace, UID: "uid-1"}})
+	w.cluster = fakecluster.New(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: authority.Namespace, UID: "uid-1"}})
 	w.step = func(string) error { return nil }
 	store := authority.StoreLocal
 	if keep == "both" {
@@ -95,12 +94,9 @@ func newWorld(t *testing.T, keep string, pods ...string) *world {
 // newPod returns a pod with a gateway that runs.
 func newPod(name string) *corev1.Pod {
 	namespace, name, _ := strings.Cut(name, "/")
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, UID: types.UID("uid-" + name)},
-		Spec:   corev1.PodSpec{ServiceAccountName: "sa-" + name},
-		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIPs: []corev1.PodIP{{IP: "10.0.1.7"}, {IP: "fd00::7"}}}}
-	pod.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
-		Name: installed.ContainerName, Image: "gateway:v1", Env: []corev1.EnvVar{{Name: api.EnvConfig, Value: "{}"}}}}}
-	setState(pod, corev1.ContainerState{Running: &corev1.ContainerStateRunning{}})
+	pod := fakecluster.NewPod(name)
+	pod.Namespace, pod.Spec.ServiceAccountName, pod.Status.PodIP = namespace, "sa-"+name, ""
+	fakecluster.AddGateway(pod, "{}", fakecluster.Running(nil, nil))
 	return pod
 }
 

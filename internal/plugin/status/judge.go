@@ -70,6 +70,7 @@ func (i *Item) judge(now time.Time) {
 		i.judgeAudit()
 		i.judgeFeatures()
 		i.judgeOutside()
+		i.judgeNetwork()
 		i.judgeLog()
 	}
 }
@@ -130,6 +131,14 @@ func (i *Item) judgeOutside() {
 		return
 	}
 	i.problem(Note, fmt.Sprintf("not encrypted: connections into private address space that no range names (%d passed, %d refused)%s", passed, c.OutsideRefused, which), hint)
+}
+
+// judgeNetwork warns of a network that drops packets with the gateways' TCP option.
+func (i *Item) judgeNetwork() {
+	if n := i.Status.Traffic.Outbound.OptionDropped; n > 0 {
+		i.problem(Warning, fmt.Sprintf("not encrypted: connections to Services (%d), as something on the way drops packets with the gateways' TCP option", n),
+			"let TCP option 253 pass (RFC 4727), or use headless Services with --wire=port")
+	}
 }
 
 // because adds a reason, if it is known.

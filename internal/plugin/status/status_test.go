@@ -119,6 +119,7 @@ func example() (asker, []corev1.Pod) {
 		CaptureCounts: api.CaptureCounts{Excluded: 21, OutsideConnections: 12, OutsideRefused: 4}}
 	outside := answer("outside", api.Ready, 16*time.Hour)
 	outside.Capture = api.Capture{CaptureCounts: api.CaptureCounts{OutsideConnections: 2, OutsideRefused: 2}}
+	outside.Traffic.Outbound.OptionDropped = 7
 	blocked := answer("blocked", api.Ready, 16*time.Hour)
 	blocked.Wire, blocked.Capture = api.WireInband, api.Capture{CaptureCounts: api.CaptureCounts{UDP: 4, UDPRefused: 4}, BlockUDP: true}
 	lacking := answer("lacking", api.Ready, 16*time.Hour)

@@ -47,8 +47,7 @@ func (s *Survey) findCallers(read *read) {
 			}
 		}
 	}
-	slices.SortFunc(s.callers, netip.Addr.Compare)
-	s.callers = slices.Compact(s.callers)
+	s.callers = sorted(s.callers)
 }
 
 // tunnels returns the addresses of node's tunnel to other nodes. That of flannel is the

@@ -51,12 +51,21 @@ const maxNamed = 4
 
 // Name names parts in a line.
 func Name(parts []Part) string {
-	var words []string
-	for _, part := range parts[:min(len(parts), maxNamed)] {
-		words = append(words, part.String())
+	return shorten(texts(parts), maxNamed)
+}
+
+// texts returns what the elements of list say.
+func texts[T fmt.Stringer](list []T) (words []string) {
+	for _, one := range list {
+		words = append(words, one.String())
 	}
-	if n := len(parts) - maxNamed; n > 0 {
-		words = append(words, fmt.Sprintf("and %d more", n))
+	return words
+}
+
+// shorten names the first words in a line.
+func shorten(words []string, most int) string {
+	if more := len(words) - most; more > 0 {
+		words = append(slices.Clone(words[:most]), fmt.Sprintf("and %d more", more))
 	}
 	return strings.Join(words, ", ")
 }
@@ -76,7 +85,7 @@ func (s *Survey) Again(pod *corev1.Pod, named, have api.Coverage) api.Coverage {
 	}
 	if s.noNodes {
 		c.Exclude = compact(slices.Concat(c.Exclude, have.Exclude))
-		c.Nodes = slices.Compact(slices.SortedFunc(slices.Values(slices.Concat(c.Nodes, have.Nodes)), netip.Addr.Compare))
+		c.Nodes = sorted(slices.Concat(c.Nodes, have.Nodes))
 		if c.NodePorts == [2]uint16{} {
 			c.NodePorts = have.NodePorts
 		}

@@ -1,16 +1,17 @@
 package survey
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
@@ -101,9 +102,7 @@ func TestDrift(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := found.Drift(pod, &api.Capture{Coverage: test.have, Named: test.named, Fingerprint: test.have.Fingerprint()})
-			if diff := cmp.Diff(test.want, got); diff != "" {
-				t.Errorf("drift (-want +got):\n%s", diff)
-			}
+			expect.Equal(t, "drift", test.want, got)
 		})
 	}
 	if got := found.Drift(pod, &api.Capture{}); len(got.Lacks) > 0 {
@@ -125,9 +124,7 @@ func TestDriftOfNodePorts(t *testing.T) {
 	} {
 		have := api.Coverage{Capture: prefixes("10.244.1.0/24"), Services: prefixes("10.96.0.0/16"), Nodes: []netip.Addr{netip.MustParseAddr("192.168.1.1")}, NodePorts: ports}
 		got := found.Drift(podAt("p", "10.244.1.7"), &api.Capture{Coverage: have, Named: api.Coverage{NodePorts: ports}, Fingerprint: have.Fingerprint()})
-		if diff := cmp.Diff(Drift{Lacks: want}, got); diff != "" {
-			t.Errorf("node ports %v (-want +got):\n%s", ports, diff)
-		}
+		expect.Equal(t, fmt.Sprintf("node ports %v", ports), Drift{Lacks: want}, got)
 	}
 }
 
@@ -146,12 +143,8 @@ func TestDifference(t *testing.T) {
 	want := []Part{{PartPods, "10.244.0.0/24", ""}, {PartServices, "10.96.0.0/16", ""}, {PartExclusion, "10.9.0.0/16", ""}, {PartNode, "192.168.1.1", "node-1"},
 		{PartPort, "22", ""}, {PartEndpoint, "192.0.2.7:80", ""}, {PartPass, "10.96.0.1:443", ""}, {PartPlaintext, "192.0.2.0/24:80", ""},
 		{PartNodePorts, "1-2", ""}, {PartProbes, "8080-8081", ""}, {PartOutside, string(api.OutsideRefuse), ""}}
-	if diff := cmp.Diff(want, added); diff != "" {
-		t.Errorf("added (-want +got):\n%s", diff)
-	}
-	if diff := cmp.Diff([]Part{{PartPlaintext, "198.51.100.0/24", ""}, {PartProbes, "80", ""}, {PartOutside, string(api.OutsideCount), ""}}, removed); diff != "" {
-		t.Errorf("removed (-want +got):\n%s", diff)
-	}
+	expect.Equal(t, "added", want, added)
+	expect.Equal(t, "removed", []Part{{PartPlaintext, "198.51.100.0/24", ""}, {PartProbes, "80", ""}, {PartOutside, string(api.OutsideCount), ""}}, removed)
 	if got, want := Name(added), "10.244.0.0/24 (pods), 10.96.0.0/16 (Services), 10.9.0.0/16 (exclusion), 192.168.1.1 (node node-1), and 7 more"; got != want {
 		t.Errorf("a line says %q, want %q", got, want)
 	}
@@ -192,7 +185,5 @@ func TestAgain(t *testing.T) {
 	found = must.Get(Run(t.Context(), cluster, nil, named))(t)
 	want = have
 	want.Capture, want.Services = named.Capture, prefixes("10.96.0.0/16")
-	if diff := cmp.Diff(want, found.Again(pod, named, have), cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{}, netip.AddrPort{}), cmpopts.EquateEmpty()); diff != "" {
-		t.Errorf("without nodes (-want +got):\n%s", diff)
-	}
+	expect.Equal(t, "without nodes", want, found.Again(pod, named, have), cmpopts.EquateEmpty())
 }

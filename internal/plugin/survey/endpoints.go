@@ -111,7 +111,11 @@ func addresses(texts []string) (list []netip.Addr) {
 	return list
 }
 
-func sorted(list []netip.AddrPort) []netip.AddrPort {
-	slices.SortFunc(list, netip.AddrPort.Compare)
+// sorted sorts list in place, and returns it without repetitions.
+func sorted[T interface {
+	comparable
+	Compare(T) int
+}](list []T) []T {
+	slices.SortFunc(list, T.Compare)
 	return slices.Compact(list)
 }

@@ -17,7 +17,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/pages"
@@ -171,39 +170,37 @@ func (s *Survey) findServers(read *read) {
 func readCalls(ctx context.Context, client kubernetes.Interface) ([]call, error) {
 	var mu sync.Mutex
 	var calls []call
-	add := func(serving Serving, name string, at *reference) {
+	add := func(serving Serving, name string, at *admissionv1.ServiceReference) {
 		if at == nil {
 			return
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		calls = append(calls, call{serving: serving, name: name, namespace: at.Namespace, to: at.Name, port: at.port()})
+		calls = append(calls, call{serving: serving, name: name, namespace: at.Namespace, to: at.Name, port: *cmp.Or(at.Port, new(int32(defaultCallPort)))})
 	}
 	errs := make([]error, 4)
 	var reading sync.WaitGroup
 	reading.Go(func() {
 		errs[0] = pages.Each(ctx, metav1.ListOptions{}, client.AdmissionregistrationV1().ValidatingWebhookConfigurations().List, func(config *admissionv1.ValidatingWebhookConfiguration) {
 			for _, w := range config.Webhooks {
-				add(Webhook, w.Name, referenceOf(w.ClientConfig.Service))
+				add(Webhook, w.Name, w.ClientConfig.Service)
 			}
 		})
 	})
 	reading.Go(func() {
 		errs[1] = pages.Each(ctx, metav1.ListOptions{}, client.AdmissionregistrationV1().MutatingWebhookConfigurations().List, func(config *admissionv1.MutatingWebhookConfiguration) {
 			for _, w := range config.Webhooks {
-				add(Webhook, w.Name, referenceOf(w.ClientConfig.Service))
+				add(Webhook, w.Name, w.ClientConfig.Service)
 			}
 		})
 	})
 	reading.Go(func() {
-		errs[2] = plainPages(ctx, client, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", func(crd *definition) {
-			if c := crd.Spec.Conversion; c != nil && c.Webhook != nil {
-				add(Webhook, "conversion of "+crd.Metadata.Name, c.Webhook.ClientConfig.Service)
-			}
+		errs[2] = plainPages(ctx, client, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", func(crd *plain) {
+			add(Webhook, "conversion of "+crd.Metadata.Name, crd.Spec.Conversion.Webhook.ClientConfig.Service)
 		})
 	})
 	reading.Go(func() {
-		errs[3] = plainPages(ctx, client, "/apis/apiregistration.k8s.io/v1/apiservices", func(service *apiService) {
+		errs[3] = plainPages(ctx, client, "/apis/apiregistration.k8s.io/v1/apiservices", func(service *plain) {
 			add(API, service.Metadata.Name, service.Spec.Service)
 		})
 	})
@@ -212,51 +209,20 @@ func readCalls(ctx context.Context, client kubernetes.Interface) ([]call, error)
 	return calls, cmp.Or(errs...)
 }
 
-// reference is the Service of an API object.
-type reference struct {
-	Namespace string `json:"namespace"`
-	Name      string `json:"name"`
-	Port      *int32 `json:"port"`
-}
-
-func referenceOf(at *admissionv1.ServiceReference) *reference {
-	if at == nil {
-		return nil
-	}
-	return &reference{Namespace: at.Namespace, Name: at.Name, Port: at.Port}
-}
-
-func (r *reference) port() int32 {
-	if r.Port == nil {
-		return defaultCallPort
-	}
-	return *r.Port
-}
-
-// definition is what matters of a CustomResourceDefinition (apiextensions.k8s.io/v1), and
-// apiService of an APIService (apiregistration.k8s.io/v1). Their types would bring
+// plain is what matters of a CustomResourceDefinition (apiextensions.k8s.io/v1) and of an APIService
+// (apiregistration.k8s.io/v1), which name Services as webhooks do. Their types would bring
 // another client each.
-type definition struct {
+type plain struct {
 	Metadata struct {
 		Name string `json:"name"`
 	} `json:"metadata"`
 	Spec struct {
-		Conversion *struct {
-			Webhook *struct {
-				ClientConfig struct {
-					Service *reference `json:"service"`
-				} `json:"clientConfig"`
+		Conversion struct {
+			Webhook struct {
+				ClientConfig admissionv1.WebhookClientConfig `json:"clientConfig"`
 			} `json:"webhook"`
 		} `json:"conversion"`
-	} `json:"spec"`
-}
-
-type apiService struct {
-	Metadata struct {
-		Name string `json:"name"`
-	} `json:"metadata"`
-	Spec struct {
-		Service *reference `json:"service"`
+		Service *admissionv1.ServiceReference `json:"service"`
 	} `json:"spec"`
 }
 
@@ -265,19 +231,23 @@ const plainPageSize = "50"
 
 // plainPages calls each for every object of the list at path. A list that the server does
 // not offer is empty.
-func plainPages[T any](ctx context.Context, client kubernetes.Interface, path string, each func(*T)) error {
+func plainPages(ctx context.Context, client kubernetes.Interface, path string, each func(*plain)) error {
 	from := client.Discovery().RESTClient()
 	if from == nil {
 		return nil
 	}
 	for next := ""; ; {
-		text, err := plainPage(ctx, from, path, next)
+		request := from.Get().AbsPath(path).SetHeader("Accept", runtime.ContentTypeJSON).Param("limit", plainPageSize)
+		if next != "" {
+			request = request.Param("continue", next)
+		}
+		text, err := request.Do(ctx).Raw()
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
 		var list struct {
 			Metadata metav1.ListMeta `json:"metadata"`
-			Items    []T             `json:"items"`
+			Items    []plain         `json:"items"`
 		}
 		if err == nil {
 			err = json.Unmarshal(text, &list)
@@ -292,12 +262,4 @@ func plainPages[T any](ctx context.Context, client kubernetes.Interface, path st
 			return nil
 		}
 	}
-}
-
-func plainPage(ctx context.Context, from rest.Interface, path, next string) ([]byte, error) {
-	request := from.Get().AbsPath(path).SetHeader("Accept", runtime.ContentTypeJSON).Param("limit", plainPageSize)
-	if next != "" {
-		request = request.Param("continue", next)
-	}
-	return request.Do(ctx).Raw()
 }

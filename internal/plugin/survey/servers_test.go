@@ -6,7 +6,6 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -15,7 +14,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 const (
@@ -86,11 +87,7 @@ func ports(list ...uint16) (p api.Ports) {
 
 func run(t *testing.T, c *fakecluster.Cluster) *Survey {
 	t.Helper()
-	s, err := Run(t.Context(), c, nil, api.Coverage{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
+	return must.Get(Run(t.Context(), c, nil, api.Coverage{}))(t)
 }
 
 func TestServes(t *testing.T) {
@@ -122,9 +119,7 @@ func TestServes(t *testing.T) {
 		"the label in another namespace": {elsewhere, nil},
 		"no label":                       {podAt("web", "10.244.0.10"), nil},
 	} {
-		if diff := cmp.Diff(test.want, s.Serves(test.pod)); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", name, diff)
-		}
+		expect.Equal(t, name, test.want, s.Serves(test.pod))
 	}
 }
 
@@ -136,13 +131,10 @@ func TestServersThatMayNotBeRead(t *testing.T) {
 	s := run(t, c)
 	unknown := []string{"strict mode may cut pods off that serve DNS, webhooks or aggregated APIs: what could not be read is " +
 		`webhooks and aggregated APIs (validatingwebhookconfigurations.admissionregistration.k8s.io is forbidden: no role)`}
-	if diff := cmp.Diff(unknown, s.StrictUnknown()); diff != "" || len(s.Warnings) != 0 {
-		t.Errorf("warnings %q, unknown (-want +got):\n%s", s.Warnings, diff)
-	}
+	expect.Equal(t, "unknown", unknown, s.StrictUnknown())
+	expect.Equal(t, "warnings", nil, s.Warnings)
 	want := []Served{{Serving: Webhook, Names: []string{"defaults.example.com"}, Services: []string{"shop/hook"}, Ports: ports(8443)}}
-	if diff := cmp.Diff(want, s.Serves(hookPod("hook", "a", "10.244.0.9"))); diff != "" {
-		t.Errorf("-want +got:\n%s", diff)
-	}
+	expect.Equal(t, "what it serves", want, s.Serves(hookPod("hook", "a", "10.244.0.9")))
 }
 
 // TestServersKeepWorking: strict mode accepts the plaintext of those that what a pod serves

@@ -39,7 +39,7 @@ func (s *Survey) Strict(pod *corev1.Pod, named api.Coverage) []Remark {
 	add(scraped, "enable it, or let it in with ", "Prometheus scrapes it at %s (prometheus.io/scrape): strict mode refuses that without a gateway", portWords(scraped))
 	exposed, services := s.exposed(pod)
 	add(exposed, "let their addresses in with ", "Services lead to it from outside of the cluster (%s): strict mode refuses their clients and health checks at %s",
-		shorten(services), portWords(exposed))
+		shorten(services, shownNames), portWords(exposed))
 	for _, c := range pod.Spec.Containers {
 		for _, probe := range probes(&c) {
 			if elsewhere(pod, probe.host) {
@@ -61,22 +61,18 @@ func (s *Survey) StrictUnknown() []string {
 
 // serving returns the remark about what is served.
 func (s *Survey) serving(served *Served) Remark {
-	what, from := "it serves the cluster's DNS (Service "+shorten(served.Services)+")", "pods and nodes"
+	what, from := "it serves the cluster's DNS (Service "+shorten(served.Services, shownNames)+")", "pods and nodes"
 	hint := "others need " + mend(served.Ports)
 	if served.Serving != DNS {
 		noun := "webhooks"
 		if served.Serving == API {
 			noun = "aggregated APIs"
 		}
-		var callers []string
-		for _, ip := range s.callers {
-			callers = append(callers, ip.String())
-		}
-		what = "it serves " + noun + " (" + shorten(served.Names) + ")"
-		if len(callers) == 0 {
+		what = "it serves " + noun + " (" + shorten(served.Names, shownNames) + ")"
+		if len(s.callers) == 0 {
 			return Remark{what + ": strict mode refuses the API server, whose address is not known, at " + portWords(served.Ports), "let it in with " + mend(served.Ports)}
 		}
-		from = "the API server (" + shorten(callers) + ")"
+		from = "the API server (" + shorten(texts(s.callers), shownNames) + ")"
 		hint = "if that connects from elsewhere, it needs " + mend(served.Ports)
 	}
 	return Remark{what + ": strict mode accepts plaintext of " + from + " at " + portWords(served.Ports), hint}
@@ -90,13 +86,6 @@ func portWords(ports api.Ports) string {
 		return "port " + ports.String()
 	}
 	return "ports " + ports.String()
-}
-
-func shorten(words []string) string {
-	if more := len(words) - shownNames; more > 0 {
-		words = append(slices.Clone(words[:shownNames]), fmt.Sprintf("and %d more", more))
-	}
-	return strings.Join(words, ", ")
 }
 
 // admits reports whether somebody has been let in at every one of ports.

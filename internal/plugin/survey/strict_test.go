@@ -4,14 +4,15 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // TestStrict: each kind of caller without a gateway is one line, which names it and the
@@ -86,19 +87,14 @@ func TestStrict(t *testing.T) {
 			s := run(t, fakecluster.New(t, test.objects...))
 			var named api.Coverage
 			if test.named != "" {
-				source, err := api.ParseSource(test.named)
-				if err != nil {
-					t.Fatal(err)
-				}
+				source := must.Get(api.ParseSource(test.named))(t)
 				named.PlaintextFrom = []api.Source{source}
 			}
 			var got []string
 			for _, remark := range s.Strict(test.pod, named) {
 				got = append(got, remark.String())
 			}
-			if diff := cmp.Diff(test.want, strings.Join(got, "\n")); diff != "" {
-				t.Errorf("-want +got:\n%s", diff)
-			}
+			expect.Equal(t, "remarks", test.want, strings.Join(got, "\n"))
 			if unknown := s.StrictUnknown(); len(unknown) != 0 {
 				t.Errorf("unknown: %q", unknown)
 			}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
@@ -182,8 +181,7 @@ func (s *Survey) findNodes(targets []corev1.Pod, pods []pod) {
 			}
 		}
 	}
-	slices.SortFunc(s.Found.Nodes, netip.Addr.Compare)
-	s.Found.Nodes = slices.Compact(s.Found.Nodes)
+	s.Found.Nodes = sorted(s.Found.Nodes)
 	if n := len(s.Found.Nodes); n > maxNodes {
 		s.Warnings = append(s.Warnings, fmt.Sprintf("connections to node ports are not encrypted: the nodes have %d addresses, more than %d", n, maxNodes))
 	}
@@ -280,16 +278,8 @@ func (s *Survey) guess(guessed []netip.Prefix, whose, flag string) {
 	if len(guessed) == 0 {
 		return
 	}
-	const shown = 4
-	var list []string
-	for _, prefix := range compact(guessed) {
-		list = append(list, prefix.String())
-	}
-	if len(list) > shown {
-		list = append(list[:shown], fmt.Sprintf("and %d more", len(list)-shown))
-	}
 	s.Warnings = append(s.Warnings, fmt.Sprintf("ranges of %s addresses were guessed from those in use: %s; %s names them exactly",
-		whose, strings.Join(list, ", "), flag))
+		whose, shorten(texts(compact(guessed)), maxNamed), flag))
 }
 
 func host(ip netip.Addr) netip.Prefix { return netip.PrefixFrom(ip, ip.BitLen()) }

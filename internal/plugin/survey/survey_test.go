@@ -1,27 +1,23 @@
 package survey
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 func node(name, address string, ranges ...string) *corev1.Node {
@@ -62,15 +58,9 @@ func TestSurvey(t *testing.T) {
 		Spec: corev1.ServiceSpec{ClusterIPs: []string{"10.43.0.1", "fd00:43::1"}, Ports: []corev1.ServicePort{{Port: 443}}}}
 	headless := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "headless"},
 		Spec: corev1.ServiceSpec{ClusterIPs: []string{corev1.ClusterIPNone}}}
-	dns := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "kube-dns", Labels: map[string]string{"k8s-app": "kube-dns"}},
-		Spec: corev1.ServiceSpec{ClusterIPs: []string{"10.96.0.10"}, Ports: []corev1.ServicePort{
-			{Port: 53, Protocol: corev1.ProtocolUDP}, {Port: 53, Protocol: corev1.ProtocolTCP}, {Port: 9153, Protocol: corev1.ProtocolTCP}}}}
 	external := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"},
 		Spec:   corev1.ServiceSpec{ClusterIPs: []string{"10.96.3.3"}, ExternalIPs: []string{"192.0.2.7"}, Ports: []corev1.ServicePort{{Port: 80}, {Port: 53, Protocol: corev1.ProtocolUDP}}},
 		Status: corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "198.51.100.7"}, {Hostname: "lb.example"}}}}}
-	port := int32(6443)
-	endpoints := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kubernetes", Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"}},
-		Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.244.0.250"}}}, Ports: []discoveryv1.EndpointPort{{Port: &port}}}
 	ported := podAt("ported", "10.244.0.8")
 	ported.Spec.NodeName = "a"
 	ported.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 80, HostPort: 8080}, {ContainerPort: 81, HostPort: 8081, HostIP: "192.168.1.77"},
@@ -140,7 +130,7 @@ func TestSurvey(t *testing.T) {
 			warnings:  1,
 		},
 		"what leads to pods, and what passes": {
-			objects: []runtime.Object{node("a", "192.168.1.1", "10.244.0.0/24"), serviceCIDR("10.96.0.0/16"), dns, external, endpoints, ported},
+			objects: []runtime.Object{node("a", "192.168.1.1", "10.244.0.0/24"), serviceCIDR("10.96.0.0/16"), dnsService(), external, apiServerSlice("10.244.0.250"), ported},
 			targets: []*corev1.Pod{podAt("p", "10.244.0.7")},
 			want: api.Coverage{Capture: prefixes("10.244.0.0/24"), Services: prefixes("10.96.0.0/16"),
 				Endpoints: endpointsOf("192.0.2.7:80", "192.168.1.1:8080", "192.168.1.77:8081", "198.51.100.7:80"),
@@ -183,12 +173,9 @@ func TestSurvey(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := fakecluster.New(t, test.objects...)
-			c.PrependReactor("list", "*", func(action clienttesting.Action) (bool, runtime.Object, error) {
-				if slices.Contains(test.forbidden, action.GetResource().Resource) {
-					return true, nil, apierrors.NewForbidden(action.GetResource().GroupResource(), "", errors.New("no"))
-				}
-				return false, nil, nil
-			})
+			for _, resource := range test.forbidden {
+				c.Forbid("list", resource)
+			}
 			var targets []corev1.Pod
 			for _, pod := range test.targets {
 				targets = append(targets, *pod)
@@ -198,17 +185,13 @@ func TestSurvey(t *testing.T) {
 			if err != nil || test.err != "" {
 				return
 			}
-			if diff := cmp.Diff(test.want, got.For(&targets[0], test.named), equalAddresses, cmpopts.EquateEmpty()); diff != "" {
-				t.Errorf("coverage (-want +got):\n%s", diff)
-			}
+			expect.Equal(t, "coverage", test.want, got.For(&targets[0], test.named), cmpopts.EquateEmpty())
 			if len(got.Warnings) != test.warnings {
 				t.Errorf("warnings: %q", got.Warnings)
 			}
 		})
 	}
 }
-
-var equalAddresses = cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{}, netip.AddrPort{})
 
 func endpointsOf(list ...string) []netip.AddrPort {
 	var out []netip.AddrPort
@@ -220,16 +203,11 @@ func endpointsOf(list ...string) []netip.AddrPort {
 
 func TestNodeAddressKnownFromThePodAlone(t *testing.T) {
 	c := fakecluster.New(t)
-	c.PrependReactor("list", "nodes", func(action clienttesting.Action) (bool, runtime.Object, error) {
-		return true, nil, apierrors.NewForbidden(action.GetResource().GroupResource(), "", errors.New("no"))
-	})
+	c.Forbid("list", "nodes")
 	pod := podAt("p", "10.9.0.7")
 	pod.Status.HostIPs = []corev1.HostIP{{IP: "10.1.2.3"}}
 	named := api.Coverage{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.43.0.0/16")}
-	s, err := Run(t.Context(), c, []corev1.Pod{*pod}, named)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := must.Get(Run(t.Context(), c, []corev1.Pod{*pod}, named))(t)
 	if got := s.For(pod, named).Exclude; !slices.Equal(got, prefixes("10.1.2.3/32")) {
 		t.Errorf("excluded are %v", got)
 	}
@@ -242,10 +220,7 @@ func TestTooManyNodesForNodePorts(t *testing.T) {
 		for i := range n {
 			objects = append(objects, node(fmt.Sprint(i), fmt.Sprintf("192.168.%d.%d", i/250, i%250+1)))
 		}
-		s, err := Run(t.Context(), fakecluster.New(t, objects...), nil, named)
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := must.Get(Run(t.Context(), fakecluster.New(t, objects...), nil, named))(t)
 		if got := s.For(podAt("p", "10.9.0.7"), named); len(got.Nodes) != want || (want == 0) != (len(s.Warnings) == 1) {
 			t.Errorf("%d of %d nodes, %q", len(got.Nodes), n, s.Warnings)
 		} else if d := s.Drift(podAt("p", "10.9.0.7"), &api.Capture{Coverage: got, Named: named, Fingerprint: got.Fingerprint()}); len(d.Lacks)+len(d.Extra) > 0 {
@@ -260,11 +235,8 @@ func TestPlaintextFrom(t *testing.T) {
 	mine := node("node-1", "192.168.1.1")
 	mine.Status.Addresses = append(mine.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: "fd00::1"},
 		corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: "203.0.113.7"})
-	s, err := Run(t.Context(), fakecluster.New(t, mine, node("node-2", "192.168.1.2")), nil,
-		api.Coverage{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.96.0.0/12")})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := must.Get(Run(t.Context(), fakecluster.New(t, mine, node("node-2", "192.168.1.2")), nil,
+		api.Coverage{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.96.0.0/12")}))(t)
 	pod := fakecluster.NewPod("p")
 	pod.Spec.NodeName = "node-1"
 	pod.Status.HostIP, pod.Status.HostIPs = "192.168.1.1", []corev1.HostIP{{IP: "192.168.1.1"}, {IP: "fd00::99"}}

@@ -7,20 +7,19 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/resource"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
@@ -28,8 +27,8 @@ func pod(namespace, name, app string) *corev1.Pod {
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{"app": app}}}
 }
 
-func cluster() *fake.Clientset {
-	return fake.NewClientset(
+func cluster(t *testing.T) *fakecluster.Cluster {
+	return fakecluster.New(t,
 		pod("demo", "web-2", "web"), pod("demo", "web-1", "web"), pod("demo", "db", "db"),
 		pod("other", "web-3", "web"), pod("another", "cache", "cache"),
 	)
@@ -68,7 +67,7 @@ func TestSelect(t *testing.T) {
 			[]string{"demo/web-1", "demo/web-2", "other/web-3"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got := must.Get(selectFrom(t, c.flags, cluster(), "demo", c.args...))(t)
+			got := must.Get(selectFrom(t, c.flags, cluster(t), "demo", c.args...))(t)
 			if !slices.Equal(names(got), c.want) {
 				t.Errorf("got %q, want %q", names(got), c.want)
 			}
@@ -111,19 +110,9 @@ func TestSelectErrors(t *testing.T) {
 		{"a name in all namespaces", Flags{AllNamespaces: true}, []string{"db"}, nil, "use -n instead of -A", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := selectFrom(t, c.flags, cluster(), "demo", c.args...)
-			if err == nil || got != nil {
-				t.Fatalf("got %q, %v", names(got), err)
-			}
-			if c.is != nil && !errors.Is(err, c.is) {
-				t.Errorf("%v is not %v", err, c.is)
-			}
-			if !strings.Contains(err.Error(), c.text) || strings.Contains(err.Error(), "\n") {
-				t.Errorf("error %q, want one line with %q", err, c.text)
-			}
-			if hint := api.Hint(err); !strings.Contains(hint, c.hint) {
-				t.Errorf("hint %q, want %q in it", hint, c.hint)
-			}
+			got, err := selectFrom(t, c.flags, cluster(t), "demo", c.args...)
+			expect.Refusal(t, c.name, err, c.is, c.text, c.hint)
+			expect.Equal(t, "pods", nil, names(got))
 		})
 	}
 }
@@ -133,17 +122,15 @@ func files(names ...string) resource.FilenameOptions {
 }
 
 func TestEmptyNamespace(t *testing.T) {
-	_, err := selectFrom(t, Flags{All: true}, fake.NewClientset(), "void")
+	_, err := selectFrom(t, Flags{All: true}, fakecluster.New(t), "void")
 	if !errors.Is(err, ErrNoMatch) || err.Error() != `no pod found in namespace "void"` {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestForbiddenHasAHint(t *testing.T) {
-	client := cluster()
-	client.PrependReactor("*", "pods", func(k8stesting.Action) (bool, runtime.Object, error) {
-		return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "db", errors.New("no role"))
-	})
+	client := cluster(t)
+	client.Forbid("*", "pods")
 	for _, c := range []struct {
 		flags Flags
 		args  []string
@@ -157,7 +144,7 @@ func TestForbiddenHasAHint(t *testing.T) {
 
 func TestLongListsAreReadInChunks(t *testing.T) {
 	var limits []int64
-	client := cluster()
+	client := cluster(t)
 	client.PrependReactor("list", "pods", func(action k8stesting.Action) (bool, runtime.Object, error) {
 		options := action.(k8stesting.ListActionImpl).ListOptions
 		limits = append(limits, options.Limit)
@@ -195,9 +182,7 @@ func TestAddFlags(t *testing.T) {
 	must.Do(t, set.Parse([]string{"-l", "a=b", "--field-selector=c=d", "--all", "-A", "-f", "x", "-f=-", "-R", "-k", "y"}))
 	want := Flags{Selector: "a=b", FieldSelector: "c=d", All: true, AllNamespaces: true,
 		Files: resource.FilenameOptions{Filenames: []string{"x", "-"}, Recursive: true, Kustomize: "y"}}
-	if diff := cmp.Diff(want, f); diff != "" {
-		t.Error(diff)
-	}
+	expect.Equal(t, "flags", want, f)
 	set = pflag.NewFlagSet("x", pflag.ContinueOnError)
 	(&Flags{}).AddFlagsButF(set)
 	if set.ShorthandLookup("f") != nil || set.Lookup("filename") == nil {

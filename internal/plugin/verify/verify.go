@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -77,7 +76,7 @@ func (v *Verifier) Verify(ctx context.Context, from, to *corev1.Pod) (*Result, e
 		return nil, err
 	}
 	run := &run{Verifier: v, started: time.Now(), from: v.gateway(ctx, from), to: v.gateway(ctx, to), ip: ip, port: v.Port,
-		result: &Result{From: side(from), To: side(to), Canary: "kube-gateway-canary-" + randomText()}}
+		result: &Result{From: side(from), To: side(to), Canary: "kube-gateway-canary-" + rand.Text()}}
 	if run.to == nil && run.port == 0 {
 		if run.port = declaredPort(to); run.port == 0 {
 			return nil, api.WithHint(fmt.Errorf("%w: pod %s/%s has neither a gateway nor a declared TCP port", ErrNoPort, to.Namespace, to.Name),
@@ -122,12 +121,6 @@ func declaredPort(pod *corev1.Pod) uint16 {
 		}
 	}
 	return 0
-}
-
-func randomText() string {
-	var b [16]byte
-	rand.Read(b[:])
-	return hex.EncodeToString(b[:])
 }
 
 // run is one use of Verify.
@@ -315,15 +308,16 @@ func (r *run) ports() []uint16 {
 type watch struct {
 	observer *observer
 	stop     context.CancelFunc
-	// summary is what was captured, once done has the error.
+	// done is closed when the capture has ended, with summary and err.
+	done    chan struct{}
 	summary packets.Summary
-	done    chan error
+	err     error
 }
 
 // watch starts to capture, and returns when the capture has begun.
 func (r *run) watch(ctx context.Context, g *remote.Conn, changed chan<- struct{}) (*watch, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	w := &watch{stop: cancel, done: make(chan error, 1)}
+	w := &watch{stop: cancel, done: make(chan struct{})}
 	w.observer = newObserver(r.result.Canary, func() {
 		select {
 		case changed <- struct{}{}:
@@ -332,9 +326,9 @@ func (r *run) watch(ctx context.Context, g *remote.Conn, changed chan<- struct{}
 	})
 	begun := make(chan struct{})
 	go func() {
-		var err error
+		defer close(w.done)
 		first := true
-		w.summary, err = packets.Run(ctx, g, packets.Options{Ports: r.ports(), Duration: time.Minute, MaxBytes: captureBytes},
+		w.summary, w.err = packets.Run(ctx, g, packets.Options{Ports: r.ports(), Duration: time.Minute, MaxBytes: captureBytes},
 			func(in *pcapng.Reader, block *pcapng.Block) error {
 				if first {
 					first = false
@@ -345,14 +339,13 @@ func (r *run) watch(ctx context.Context, g *remote.Conn, changed chan<- struct{}
 				}
 				return nil
 			})
-		w.done <- err
 	}()
 	select {
 	case <-begun:
 		return w, nil
-	case err := <-w.done:
+	case <-w.done:
 		cancel()
-		return nil, cmp.Or(err, fmt.Errorf("the capture in pod %s/%s ended at once", g.Ref().Namespace, g.Ref().Pod))
+		return nil, cmp.Or(w.err, fmt.Errorf("the capture in pod %s/%s ended at once", g.Ref().Namespace, g.Ref().Pod))
 	case <-ctx.Done():
 		cancel()
 		return nil, fmt.Errorf("starting to capture in pod %s/%s: %w", g.Ref().Namespace, g.Ref().Pod, context.Cause(ctx))
@@ -362,6 +355,6 @@ func (r *run) watch(ctx context.Context, g *remote.Conn, changed chan<- struct{}
 // end ends the capture and waits for the rest of it.
 func (w *watch) end() (packets.Summary, error) {
 	w.stop()
-	err := <-w.done
-	return w.summary, err
+	<-w.done
+	return w.summary, w.err
 }

@@ -15,22 +15,12 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/test/e2e/app/appreport"
 )
 
 // result is what a client prints.
-type result struct {
-	// Local and Peer are the addresses that the client's socket reports.
-	Local string `json:"local,omitempty"`
-	Peer  string `json:"peer,omitempty"`
-	// Received is the text that came back.
-	Received string `json:"received,omitempty"`
-	Bytes    int64  `json:"bytes,omitempty"`
-	Equal    bool   `json:"equal,omitempty"`
-	Count    int    `json:"count,omitempty"`
-	Error    string `json:"error,omitempty"`
-	// Refused says that connect(2) itself failed with EPERM.
-	NotPermitted bool `json:"notPermitted,omitempty"`
-}
+type result = appreport.Result
 
 func client(ctx context.Context, verb string, args []string) (result, error) {
 	run, ok := map[string]func(context.Context, []string) (result, error){

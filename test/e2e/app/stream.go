@@ -9,6 +9,8 @@ import (
 	"io"
 	"sync/atomic"
 	"syscall"
+
+	"github.com/kubectl-gateway/kubectl-gateway/test/e2e/app/appreport"
 )
 
 // A stream is one direction of a connection of portTraffic: numbered messages,
@@ -75,6 +77,10 @@ type damage struct {
 	// unreadable from some point on, Truncated those that ended as if they were
 	// complete.
 	Lost, Duplicated, Altered, Truncated atomic.Uint64
+}
+
+func (d *damage) summary() appreport.Damage {
+	return appreport.Damage{Lost: d.Lost.Load(), Duplicated: d.Duplicated.Load(), Altered: d.Altered.Load(), Truncated: d.Truncated.Load()}
 }
 
 // checker reads a stream.

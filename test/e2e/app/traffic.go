@@ -19,6 +19,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/test/e2e/app/appreport"
 )
 
 const (
@@ -46,44 +48,6 @@ type trafficOptions struct {
 	For time.Duration `json:"for"`
 }
 
-// failure is one connection that did not do what it should.
-type failure struct {
-	// Opened is when the connection was asked for, Time when it failed.
-	Opened time.Time `json:"opened"`
-	Time   time.Time `json:"time"`
-	Target string    `json:"target"`
-	// Kind is held or request, Phase connect, exchange or end.
-	Kind  string `json:"kind"`
-	Phase string `json:"phase"`
-	Error string `json:"error"`
-	// Reset says that the connection was reset, NotPermitted that connect(2)
-	// failed with EPERM.
-	Reset        bool `json:"reset,omitempty"`
-	NotPermitted bool `json:"notPermitted,omitempty"`
-}
-
-// trafficSummary is what traffic has come to.
-type trafficSummary struct {
-	// Requests counts the requests that were answered, by target as well.
-	Requests uint64            `json:"requests"`
-	Targets  map[string]uint64 `json:"targets"`
-	// Held counts the connections that are open, Messages what they received.
-	Held     int64     `json:"held"`
-	Messages uint64    `json:"messages"`
-	Failures int       `json:"failures"`
-	Failed   []failure `json:"failed,omitempty"`
-	// Lost, Duplicated, Altered and Truncated are those of damage, in what was
-	// received here.
-	Lost       uint64 `json:"lost"`
-	Duplicated uint64 `json:"duplicated"`
-	Altered    uint64 `json:"altered"`
-	Truncated  uint64 `json:"truncated"`
-	// LongestWait is the longest time that an answered request took, LongestGap
-	// the longest time between two messages of one held connection.
-	LongestWait time.Duration `json:"longestWait"`
-	LongestGap  time.Duration `json:"longestGap"`
-}
-
 // traffic is constant traffic that runs.
 type traffic struct {
 	options trafficOptions
@@ -97,7 +61,7 @@ type traffic struct {
 	mu          sync.Mutex
 	targets     map[string]uint64
 	failures    int
-	failed      []failure
+	failed      []appreport.Failure
 	longestWait time.Duration
 	longestGap  time.Duration
 }
@@ -130,7 +94,7 @@ func (t *traffic) repeat(ctx context.Context, target, kind string, pause time.Du
 		opened := time.Now()
 		phase, err := use(ctx, target)
 		if err = t.damage.judge(err); err != nil {
-			t.fail(failure{
+			t.fail(appreport.Failure{
 				Opened: opened, Time: time.Now(), Target: target, Kind: kind, Phase: phase, Error: err.Error(),
 				Reset:        isReset(err),
 				NotPermitted: errors.Is(err, syscall.EPERM),
@@ -145,7 +109,7 @@ func (t *traffic) repeat(ctx context.Context, target, kind string, pause time.Du
 	}
 }
 
-func (t *traffic) fail(f failure) {
+func (t *traffic) fail(f appreport.Failure) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.failures++; len(t.failed) < maxFailures {
@@ -166,14 +130,13 @@ func (t *traffic) gap(d time.Duration) {
 	t.longestGap = max(t.longestGap, d)
 }
 
-func (t *traffic) summary() trafficSummary {
+func (t *traffic) summary() appreport.Traffic {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s := trafficSummary{
-		Targets: maps.Clone(t.targets), Held: t.held.Load(), Messages: t.messages.Load(),
+	s := appreport.Traffic{
+		Targets: maps.Clone(t.targets), Held: int(t.held.Load()), Messages: t.messages.Load(),
 		Failures: t.failures, Failed: t.failed[:len(t.failed):len(t.failed)],
-		Lost: t.damage.Lost.Load(), Duplicated: t.damage.Duplicated.Load(),
-		Altered: t.damage.Altered.Load(), Truncated: t.damage.Truncated.Load(),
+		Damage:      t.damage.summary(),
 		LongestWait: t.longestWait, LongestGap: t.longestGap,
 	}
 	for _, n := range t.targets {

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/test/e2e/app/appreport"
 )
 
 // hello is the text of a client's first message.
@@ -28,28 +30,11 @@ type served struct {
 	Held                                            atomic.Int64
 }
 
-// servedSummary is what GET /served answers.
-type servedSummary struct {
-	Connections uint64 `json:"connections"`
-	// Held counts those that are open and whose client is to send more messages.
-	Held int64 `json:"held"`
-	// Complete counts those that ended as they should, Resets those that were
-	// reset, Failed those with another error. The others are open.
-	Complete   uint64 `json:"complete"`
-	Resets     uint64 `json:"resets"`
-	Failed     uint64 `json:"failed"`
-	Messages   uint64 `json:"messages"`
-	Lost       uint64 `json:"lost"`
-	Duplicated uint64 `json:"duplicated"`
-	Altered    uint64 `json:"altered"`
-	Truncated  uint64 `json:"truncated"`
-}
-
-func (s *served) summary() servedSummary {
-	return servedSummary{
+// summary is what GET /served answers.
+func (s *served) summary() appreport.Served {
+	return appreport.Served{
 		Connections: s.Connections.Load(), Held: s.Held.Load(), Complete: s.Complete.Load(), Resets: s.Resets.Load(), Failed: s.Failed.Load(),
-		Messages: s.Messages.Load(), Lost: s.Lost.Load(), Duplicated: s.Duplicated.Load(),
-		Altered: s.Altered.Load(), Truncated: s.Truncated.Load(),
+		Messages: s.Messages.Load(), Damage: s.damage.summary(),
 	}
 }
 
