@@ -83,17 +83,17 @@ test: tools build ## all tests
 compile: cross prometheus cluster-tool
 	bin/cluster build
 
-# How many tests that may run side by side do: more than one a processor, as they mostly wait. Unit tests
-# that may all wait for a server that does not answer.
+# How many tests run at the same time, of those that may: more than one a processor, as they mostly
+# wait. Unit tests that may wait for servers that do not answer, and need no processor for that.
 SIDE_BY_SIDE := $(shell expr $$(nproc) + 4)
 WAITING      := 12
 
 # Tests that depend on the kernel and not only on files: never from the cache.
-NETNS := ./bpf ./internal/lab/netlab ./cmd/kube-gateway ./bench
+NETNS := ./bpf ./internal/lab/netlab ./cmd/kube-gateway ./bench ./test/fidelity
 
 .PHONY: test-unit
 test-unit: ## unit tests
-	go test -parallel $(WAITING) $$(go list ./... | grep -vE '/(bpf|internal/lab/netlab|cmd/kube-gateway|bench)$$')
+	go test -parallel $(WAITING) $$(go list ./... | grep -vE '/(bpf|internal/lab/netlab|cmd/kube-gateway|bench|test/fidelity)$$')
 	go -C build/image test ./...
 	go -C build/dashboard test -count=1 ./...
 

@@ -49,6 +49,9 @@ type request struct {
 	Finish   bool `json:",omitempty"`
 	Accepted bool `json:",omitempty"` // asks for what accept(2) has shown
 	Nested   bool `json:",omitempty"` // goes on in a network namespace of its own, for which it is root
+	// Routed are addresses that have a link to the one before then, whose end there is nest0, and a
+	// default route to the address before.
+	Routed []netip.Prefix `json:",omitempty"`
 }
 
 // dial is one connect(2) and what follows.
@@ -65,12 +68,13 @@ type dial struct {
 	FastOpen  bool           `json:",omitempty"` // sendto(MSG_FASTOPEN) instead of connect
 	Then      netip.AddrPort // disconnect (AF_UNSPEC) and connect to this instead
 	PresentAs netip.AddrPort
-	Inband    bool   // MarkInband
-	SYNs      int    // with the option, 3 if 0
-	Extended  bool   // puts an IPv6 extension header before that of TCP
-	Seconds   int    // to wait for everything, 5 if 0
-	Send      string `json:",omitempty"` // UDP: sent after connect, or to To without
-	NoConnect bool   `json:",omitempty"`
+	Inband    bool           // MarkInband
+	SYNs      int            // with the option, 3 if 0
+	Options   []socketOption `json:",omitempty"`
+	Extended  bool           // puts an IPv6 extension header before that of TCP
+	Seconds   int            // to wait for everything, 5 if 0
+	Send      string         `json:",omitempty"` // UDP: sent after connect, or to To without
+	NoConnect bool           `json:",omitempty"`
 	// Wait stops after connect(2), and Finish sends a byte and goes on.
 	Wait bool `json:",omitempty"`
 }
@@ -110,6 +114,7 @@ type seen struct {
 	Accept, Peer, Local netip.AddrPort
 	Original, Netfilter netip.AddrPort
 	Inband, Shown       bool   // it came to the in-band listener; Negotiated
+	Tuned               *tuned `json:",omitempty"` // TuningOf, of what a gateway accepts
 	Error               string `json:",omitempty"`
 }
 
@@ -194,7 +199,7 @@ func agentMain([]string) int {
 		case q.Trade != nil:
 			r, err = q.Trade.run()
 		case q.Nested:
-			err = nest()
+			err = nest(q.Routed)
 		case q.FDs:
 			var list []os.DirEntry
 			list, err = os.ReadDir("/proc/self/fd")
@@ -209,17 +214,38 @@ func agentMain([]string) int {
 	}
 }
 
-// nest moves the calling goroutine to a network namespace with nothing but loopback.
-func nest() error {
+// nest moves the calling goroutine to a network namespace with nothing but loopback, and a link to the
+// one before if routed has its addresses.
+func nest(routed []netip.Prefix) error {
 	runtime.LockOSThread()
+	before, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return err
+	}
+	defer before.Close()
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return err
 	}
 	lo, err := netlink.LinkByName("lo")
-	if err != nil {
+	if err == nil {
+		err = netlink.LinkSetUp(lo)
+	}
+	if err != nil || len(routed) == 0 {
 		return err
 	}
-	return netlink.LinkSetUp(lo)
+	up := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "up0"}, PeerName: "nest0", PeerNamespace: netlink.NsFd(int(before.Fd()))}
+	if err := errors.Join(netlink.LinkAdd(up), netlink.LinkSetUp(up)); err != nil {
+		return err
+	}
+	for _, a := range routed {
+		host := &net.IPNet{IP: a.Addr().AsSlice(), Mask: net.CIDRMask(a.Bits(), a.Addr().BitLen())}
+		err := errors.Join(netlink.AddrAdd(up, &netlink.Addr{IPNet: host, Flags: unix.IFA_F_NODAD}),
+			netlink.RouteAdd(&netlink.Route{LinkIndex: up.Index, Gw: a.Addr().Prev().AsSlice()}))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *serve) listen() (net.Listener, error) {
@@ -325,6 +351,9 @@ func look(c *net.TCPConn, asGateway, inband bool) (s seen) {
 				s.Error = "not captured"
 			}
 		}
+		if s.Tuned, err = tuningOf(int(fd)); err != nil {
+			s.Error = err.Error()
+		}
 		s.Netfilter, _ = netfilterDestination(int(fd), s.Local.Addr().Is4())
 	})
 	if err != nil {
@@ -359,6 +388,11 @@ func (d *dial) socket() (_ int, err error) {
 	if d.Bind.IsValid() {
 		if err := unix.Bind(fd, sockaddr(d.Bind, d.Six)); err != nil {
 			return -1, fmt.Errorf("bind: %w", err)
+		}
+	}
+	for _, o := range d.Options {
+		if err := unix.SetsockoptString(fd, o.Level, o.Name, string(o.Value)); err != nil {
+			return -1, fmt.Errorf("option %d of level %d: %w", o.Name, o.Level, err)
 		}
 	}
 	if d.Device != "" {

@@ -52,6 +52,7 @@ func (p *Programs) AttachSockets() error {
 		{objectsProgKgwGetsock6, o.KgwGetsock6, pod, ebpf.AttachCgroupInet6GetSockname, nil},
 		{objectsProgKgwGetsockopt, o.KgwGetsockopt, own, ebpf.AttachCGroupGetsockopt, nil},
 		{objectsProgKgwSetsockopt, o.KgwSetsockopt, own, ebpf.AttachCGroupSetsockopt, nil},
+		{objectsProgKgwTune, o.KgwTune, pod, ebpf.AttachCGroupSetsockopt, nil},
 	})
 }
 

@@ -287,7 +287,7 @@ func TestFastOpenAndMultipath(t *testing.T) {
 func TestNamesOfAttached(t *testing.T) {
 	s := setUp(t, nil)
 	want := []string{"kgw_connect4", "kgw_connect6", "kgw_getpeer4", "kgw_getpeer6", "kgw_getsock4", "kgw_getsock6",
-		"kgw_getsockopt", "kgw_sendmsg4", "kgw_sendmsg6", "kgw_setsockopt", "kgw_sockops"}
+		"kgw_getsockopt", "kgw_sendmsg4", "kgw_sendmsg6", "kgw_setsockopt", "kgw_sockops", "kgw_tune"}
 	if got := s.programs.Attached(); !slices.Equal(got, want) {
 		t.Errorf("attached %v, want %v", got, want)
 	}

@@ -64,29 +64,21 @@ static __always_inline void bind_pod_ip(struct bpf_sock_addr *ctx, const struct 
 	}
 }
 
-/* gateway is where a captured connection goes. */
-static __always_inline enum verdict judge_tcp(struct bpf_sock_addr *ctx, const struct config *cfg,
-					      const struct endpoint *dst, struct endpoint *gateway)
+static __always_inline enum verdict judge_service(const struct config *cfg)
 {
-	enum action action = action_for(cfg, dst);
+	if (cfg->strict) {
+		COUNT(service_refused);
+		return VERDICT_REFUSE;
+	}
+	COUNT(service_passed);
+	return VERDICT_PASS;
+}
+
+/* Decides about a connection that the gateway can carry. */
+static __always_inline enum verdict capture(struct bpf_sock_addr *ctx, const struct config *cfg, enum action action, const struct endpoint *dst)
+{
 	struct handover *h;
 
-	if (is_exempt(action, dst) || is_gateway(cfg))
-		return VERDICT_PASS;
-	if (action < ACTION_POD)
-		return judge_uncaptured(cfg, action, dst);
-	if (action == ACTION_SERVICE && !cfg->inband_services) {
-		if (cfg->strict) {
-			COUNT(service_refused);
-			return VERDICT_REFUSE;
-		}
-		COUNT(service_passed);
-		return VERDICT_PASS;
-	}
-	loopback_of(dst->ip, gateway->ip);
-	gateway->port = cfg->capture_port;
-	if (!listens(ctx, gateway))
-		return judge_unreachable(cfg, gateway);
 	/* SO_BINDTODEVICE puts loopback out of reach. */
 	h = ctx->sk->bound_dev_if ? NULL : remember(ctx->sk);
 	if (!h) {
@@ -98,6 +90,33 @@ static __always_inline enum verdict judge_tcp(struct bpf_sock_addr *ctx, const s
 	h->action = action;
 	COUNT(captured);
 	return VERDICT_CAPTURE;
+}
+
+/* gateway is where a captured connection goes. */
+static __always_inline enum verdict judge_tcp(struct bpf_sock_addr *ctx, const struct config *cfg,
+					      const struct endpoint *dst, struct endpoint *gateway)
+{
+	enum action action = action_for(cfg, dst);
+	struct handover *h;
+	enum verdict v;
+	bool reachable;
+
+	if (is_exempt(action, dst) || is_gateway(cfg))
+		return VERDICT_PASS;
+	loopback_of(dst->ip, gateway->ip);
+	gateway->port = cfg->capture_port;
+	reachable = listens(ctx, gateway);
+	if (action < ACTION_POD)
+		v = judge_uncaptured(cfg, action, dst);
+	else if (action == ACTION_SERVICE && !cfg->inband_services)
+		v = judge_service(cfg);
+	else
+		v = reachable ? capture(ctx, cfg, action, dst) : judge_unreachable(cfg, gateway);
+	/* Where the pod forwards the connection, egress.c does not count it once more. */
+	h = v == VERDICT_PASS && !reachable ? remember(ctx->sk) : NULL;
+	if (h)
+		h->role = ROLE_NESTED;
+	return v;
 }
 
 /* Decides about one connect(2). A program of each family writes the new destination: the

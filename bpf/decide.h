@@ -120,11 +120,16 @@ static __always_inline bool is_udp(struct bpf_sock_addr *ctx)
 }
 
 /* UDP is not encrypted: it is counted where TCP would be captured, and refused there on
- * request. Questions to a name server are neither, nor are its answers. */
+ * request. Questions to a name server are neither. What comes from its port is counted apart: that it is
+ * an answer cannot be seen here. */
 static __always_inline enum verdict judge_udp(struct bpf_sock_addr *ctx, const struct config *cfg, const struct endpoint *dst)
 {
-	if (dst->port == bpf_htons(DNS_PORT) || ctx->sk->src_port == DNS_PORT || action_for(cfg, dst) < ACTION_POD || is_gateway(cfg))
+	if (dst->port == bpf_htons(DNS_PORT) || action_for(cfg, dst) < ACTION_POD || is_gateway(cfg))
 		return VERDICT_PASS;
+	if (ctx->sk->src_port == DNS_PORT) {
+		COUNT(udp_answers);
+		return VERDICT_PASS;
+	}
 	COUNT(udp);
 	if (!cfg->block_udp || !cfg->strict)
 		return VERDICT_PASS;

@@ -44,9 +44,10 @@ static __always_inline __u32 skip_headers(struct __sk_buff *skb, __u8 next)
 	return 0;
 }
 
-/* Whether the packet is a SYN, and its destination. */
-static __always_inline bool read_syn(struct __sk_buff *skb, struct endpoint *dst)
+/* Whether the packet is a SYN, its destination and its source port. */
+static __always_inline bool read_syn(struct __sk_buff *skb, struct tuple *t)
 {
+	struct endpoint *dst = &t->server;
 	struct tcphdr tcp;
 	__u32 at;
 
@@ -72,6 +73,7 @@ static __always_inline bool read_syn(struct __sk_buff *skb, struct endpoint *dst
 	if (load_header(skb, at, &tcp, sizeof(tcp)))
 		return false;
 	dst->port = tcp.dest;
+	t->client.port = tcp.source;
 	return tcp.syn && !tcp.ack;
 }
 
@@ -88,16 +90,20 @@ SEC("tc")
 int kgw_egress(struct __sk_buff *skb)
 {
 	struct config *cfg = get_config();
-	struct endpoint dst = {};
+	struct tuple t = {};
+	const struct endpoint *dst = &t.server;
 	enum action action;
 
-	if (!cfg || has_socket(skb) || !read_syn(skb, &dst))
+	if (!cfg || has_socket(skb) || !read_syn(skb, &t))
 		return NEXT;
-	action = action_for(cfg, &dst);
-	if (is_exempt(action, &dst) || !is_in_force(cfg, &dst))
+	action = action_for(cfg, dst);
+	if (is_exempt(action, dst) || !is_in_force(cfg, dst))
+		return NEXT;
+	/* connect.c has counted what comes from a nested namespace, and let it pass: see make_nested. */
+	if (!cfg->strict && bpf_map_delete_elem(&kgw_handover, &t) == 0)
 		return NEXT;
 	if (action < ACTION_POD)
-		return judge_uncaptured(cfg, action, &dst) == VERDICT_REFUSE ? DROP : NEXT;
+		return judge_uncaptured(cfg, action, dst) == VERDICT_REFUSE ? DROP : NEXT;
 	COUNT(forwarded);
 	return cfg->strict ? DROP : NEXT;
 }

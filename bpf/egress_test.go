@@ -73,6 +73,34 @@ func TestForwarded(t *testing.T) {
 	})
 }
 
+// A network namespace within the pod that is routed through it: each connection counts once, as what it
+// is to connect(2).
+func TestNestedRouted(t *testing.T) {
+	both(t, func(t *testing.T, clsact bool) {
+		lab := netlab.New(t, 2)
+		pod := startPod(t, lab.Node(0), clsact, func(o *bpf.Options) { o.ExcludePorts = []uint16{81} })
+		other := startPod(t, lab.Node(1), clsact, nil)
+		other.app.do(request{Serve: &serve{Network: "tcp", Address: ":81"}})
+		nested := startAgent(t, pod.node, pod.node.AppCgroup, 0)
+		nested.do(request{Nested: true, Routed: prefixes("10.8.0.2/24", "fd00:8::2/64")})
+		for _, a := range prefixes("10.8.0.1/24", "fd00:8::1/64") {
+			must(t, pod.node.AddAddress("nest0", a))
+		}
+		addRoute(t, other.node, prefixes("10.8.0.0/24")[0], pod.node.IP4)
+		addRoute(t, other.node, prefixes("fd00:8::/64")[0], pod.node.IP6)
+		sysctl(t, pod.node, "ipv4/ip_forward", "1")
+		sysctl(t, pod.node, "ipv6/conf/all/forwarding", "1")
+
+		for _, d := range []dial{{To: other.four(80)}, {To: other.six(80), Six: true}, {To: other.four(80), Six: true}, {To: other.four(81)}, {To: other.six(81), Six: true}} {
+			pod.plain("nested", nested, d)
+		}
+		pod.counted(bpf.Counters{Nested: 3, Excluded: 2})
+		if n, err := pod.programs.Handovers(); n != 0 || err != nil {
+			t.Errorf("%d connections are remembered, %v", n, err)
+		}
+	})
+}
+
 // What a pod forwards into private address space that no range names is as what it sends there itself.
 func TestForwardedOutside(t *testing.T) {
 	both(t, func(t *testing.T, clsact bool) {

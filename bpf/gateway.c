@@ -10,6 +10,7 @@
 //   sockops.c   both ends: handover.h brings what the connecting socket knows to the one that
 //               accepts it, inband.h tells gateways of each other in the handshake
 //   sockopt.c   worker: reads the original destination, names the client
+//   tuning.c    application: notes options that are to reach the wire
 //   names.c     application: getpeername(2), getsockname(2) and accept(2) return the addresses
 //               that it would see without a gateway
 //
@@ -22,6 +23,7 @@
 #include "sendmsg.c"
 #include "sockops.c"
 #include "sockopt.c"
+#include "tuning.c"
 #include "names.c"
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

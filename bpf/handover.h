@@ -25,6 +25,12 @@ static __always_inline void ends_of(struct bpf_sock_ops *ctx, struct endpoint *l
 	remote->port = bpf_htons(bpf_ntohl(ctx->remote_port));
 }
 
+/* The key of what a nested namespace connects: what lies between may show another source address. */
+static __always_inline void make_nested(struct tuple *key)
+{
+	__builtin_memset(key->client.ip, 0, sizeof(key->client.ip));
+}
+
 /* The source port is known here, and the SYN is not sent yet: the accepting side
  * cannot be earlier, with TCP Fast Open either. The worker asks whether this has worked, before
  * it sends the first byte to an application. */
@@ -34,15 +40,26 @@ static __always_inline void publish(struct bpf_sock_ops *ctx, struct bpf_sock *s
 	struct tuple key = {};
 	struct handover copy;
 
-	if (!has_role(h, ROLE_CAPTURED) && !has_role(h, ROLE_PRESENTING))
+	if (!has_role(h, ROLE_CAPTURED) && !has_role(h, ROLE_PRESENTING) && !has_role(h, ROLE_NESTED))
 		return;
 	copy = *h;
 	ends_of(ctx, &key.client, &key.server);
+	if (copy.role == ROLE_NESTED)
+		make_nested(&key);
 	if (bpf_map_update_elem(&kgw_handover, &key, &copy, BPF_ANY))
 		return;
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 	if (h->role == ROLE_PRESENTING)
 		h->role = ROLE_HANDED_OVER;
+}
+
+/* An accepted socket has what its listener was tuned to, but for the priority. */
+static __always_inline void forget_priority(struct bpf_sock *sk)
+{
+	struct tuning *t = bpf_sk_storage_get(&kgw_tuning, sk, NULL, 0);
+
+	if (t)
+		t->set &= ~(1 << TUNE_PRIORITY);
 }
 
 static __always_inline void take(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
@@ -62,13 +79,17 @@ static __always_inline void take(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 	h->action = published->action;
 	h->role = published->role == ROLE_CAPTURED ? ROLE_GATEWAY : ROLE_PRESENTED;
 	bpf_map_delete_elem(&kgw_handover, &key);
+	forget_priority(sk);
 }
 
 /* Removes the entry of a connection that failed: the next socket with this tuple is not it. */
 static __always_inline void withdraw(struct bpf_sock_ops *ctx)
 {
+	struct bpf_sock *sk = ctx->sk;
 	struct tuple key = {};
 
 	ends_of(ctx, &key.client, &key.server);
+	if (sk && has_role(known(sk), ROLE_NESTED))
+		make_nested(&key);
 	bpf_map_delete_elem(&kgw_handover, &key);
 }

@@ -110,6 +110,7 @@ func (p *Programs) loadInbound() (*inbound, error) {
 	shared := map[string]*ebpf.Map{
 		inboundMapKgwConfig:    p.objects.KgwConfig,
 		inboundMapKgwCounters:  p.objects.KgwCounters,
+		inboundMapKgwHandover:  p.objects.KgwHandover,
 		inboundMapKgwListeners: p.objects.KgwListeners,
 		inboundMapKgwOutside:   p.objects.KgwOutside,
 		inboundMapKgwOwn:       p.objects.KgwOwn,

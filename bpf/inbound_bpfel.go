@@ -29,6 +29,7 @@ const (
 	inboundMapKgwShown       = "kgw_shown"
 	inboundMapKgwSockets     = "kgw_sockets"
 	inboundMapKgwStrangers   = "kgw_strangers"
+	inboundMapKgwTuning      = "kgw_tuning"
 	inboundProgKgwEgress     = "kgw_egress"
 	inboundProgKgwIngress    = "kgw_ingress"
 	inboundProgKgwLookup     = "kgw_lookup"
@@ -99,6 +100,7 @@ type inboundMapSpecs struct {
 	KgwShown     *ebpf.MapSpec `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.MapSpec `ebpf:"kgw_sockets"`
 	KgwStrangers *ebpf.MapSpec `ebpf:"kgw_strangers"`
+	KgwTuning    *ebpf.MapSpec `ebpf:"kgw_tuning"`
 }
 
 // inboundVariableSpecs contains global variables before they are loaded into the kernel.
@@ -141,6 +143,7 @@ type inboundMaps struct {
 	KgwShown     *ebpf.Map `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.Map `ebpf:"kgw_sockets"`
 	KgwStrangers *ebpf.Map `ebpf:"kgw_strangers"`
+	KgwTuning    *ebpf.Map `ebpf:"kgw_tuning"`
 }
 
 func (m *inboundMaps) Close() error {
@@ -158,6 +161,7 @@ func (m *inboundMaps) Close() error {
 		m.KgwShown,
 		m.KgwSockets,
 		m.KgwStrangers,
+		m.KgwTuning,
 	)
 }
 

@@ -93,7 +93,7 @@ func attached(t *testing.T, path string) (names []string) {
 func kept() []string { return []string{"kgw_connect4", "kgw_connect6", "kgw_sendmsg4", "kgw_sendmsg6"} }
 
 func atPod() []string {
-	return append(kept(), "kgw_getpeer4", "kgw_getpeer6", "kgw_getsock4", "kgw_getsock6", "kgw_sockops")
+	return append(kept(), "kgw_getpeer4", "kgw_getpeer6", "kgw_getsock4", "kgw_getsock6", "kgw_sockops", "kgw_tune")
 }
 
 func expectAttached(t *testing.T, path string, want ...string) {

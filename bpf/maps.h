@@ -89,6 +89,15 @@ struct {
 	__type(value, struct handover);
 } kgw_sockets SEC(".maps");
 
+/* How an application has tuned a socket; on a socket of the worker, how the application at the other end
+ * has. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__type(key, int);
+	__type(value, struct tuning);
+} kgw_tuning SEC(".maps");
+
 /* From a connecting socket to the one that accepts it. An entry lives from the SYN to
  * the end of the handshake, at most until the connecting socket closes. A full map refuses, and
  * forgets nothing; it has room for every ephemeral port of both families. */

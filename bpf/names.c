@@ -67,6 +67,27 @@ static __always_inline bool peer_of_lost(struct bpf_sock_addr *ctx, const struct
 	return true;
 }
 
+/* Whether the socket is the worker's end of a connection to an application. */
+static __always_inline bool leads_to_application(struct bpf_sock *sk)
+{
+	struct handover *h = known(sk);
+
+	return has_role(h, ROLE_GATEWAY) || has_role(h, ROLE_HANDED_OVER);
+}
+
+/* Brings how the application has tuned its end to the worker's end, which is at t.server. */
+static __always_inline void bring_tuning(struct bpf_sock_addr *ctx, const struct tuple *t)
+{
+	struct tuple back = { .client = t->server, .server = t->client };
+	struct bpf_sock_tuple key = {};
+	struct bpf_sock *sk REFERENCE = bpf_sk_lookup_tcp(ctx, &key, lookup_key(&back, &key), BPF_F_CURRENT_NETNS, 0);
+	struct tuning *from = sk ? bpf_sk_storage_get(&kgw_tuning, sk, NULL, 0) : NULL;
+	struct tuning *to = from ? bpf_sk_storage_get(&kgw_tuning, ctx->sk, NULL, BPF_SK_STORAGE_GET_F_CREATE) : NULL;
+
+	if (to)
+		*to = *from;
+}
+
 /* Whether the true other end of ctx's connection is the gateway's listener. */
 static __always_inline bool is_redirected(struct bpf_sock_addr *ctx)
 {
@@ -85,6 +106,10 @@ int kgw_getpeer4(struct bpf_sock_addr *ctx)
 		read_addr4(ctx, &t.client);
 		map_ip4(t.server.ip, ctx->sk->src_ip4);
 		t.server.port = bpf_htons(ctx->sk->src_port);
+		if (leads_to_application(ctx->sk)) {
+			bring_tuning(ctx, &t);
+			return 1;
+		}
 		if (!(is_redirected(ctx) ? peer_of_subflow(ctx, &t, &peer) : peer_of_lost(ctx, &t, &peer)))
 			return 1;
 	}
@@ -104,6 +129,10 @@ int kgw_getpeer6(struct bpf_sock_addr *ctx)
 		for (int i = 0; i < 4; i++)
 			t.server.ip[i] = FIELD(ctx->sk->src_ip6[i]);
 		t.server.port = bpf_htons(ctx->sk->src_port);
+		if (leads_to_application(ctx->sk)) {
+			bring_tuning(ctx, &t);
+			return 1;
+		}
 		if (!(is_redirected(ctx) ? peer_of_subflow(ctx, &t, &peer) : peer_of_lost(ctx, &t, &peer)))
 			return 1;
 	}

@@ -30,6 +30,20 @@ const (
 	sockoptNegotiated          = C.SOCKOPT_NEGOTIATED
 	sockoptListener            = C.SOCKOPT_LISTENER
 	sockoptHandedOver          = C.SOCKOPT_HANDED_OVER
+	sockoptTuning              = C.SOCKOPT_TUNING
+)
+
+// The options that reach the wire (enum tunable).
+const (
+	tuneKeepAlive    = C.TUNE_KEEPALIVE
+	tuneKeepIdle     = C.TUNE_KEEPIDLE
+	tuneKeepInterval = C.TUNE_KEEPINTVL
+	tuneKeepCount    = C.TUNE_KEEPCNT
+	tuneUserTimeout  = C.TUNE_USER_TIMEOUT
+	tuneTOS          = C.TUNE_TOS
+	tuneTrafficClass = C.TUNE_TCLASS
+	tunePriority     = C.TUNE_PRIORITY
+	tuneCongestion   = C.TUNE_CONGESTION
 )
 
 // The roles of connections in band, and those of listeners (enum role).

@@ -23,6 +23,19 @@ const (
 	sockoptNegotiated          = 0x4
 	sockoptListener            = 0x5
 	sockoptHandedOver          = 0x6
+	sockoptTuning              = 0x7
+)
+
+const (
+	tuneKeepAlive    = 0x0
+	tuneKeepIdle     = 0x1
+	tuneKeepInterval = 0x2
+	tuneKeepCount    = 0x3
+	tuneUserTimeout  = 0x4
+	tuneTOS          = 0x5
+	tuneTrafficClass = 0x6
+	tunePriority     = 0x7
+	tuneCongestion   = 0x8
 )
 
 const (

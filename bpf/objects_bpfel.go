@@ -54,6 +54,7 @@ type objectsCounters struct {
 	OutsideRefused   uint64
 	Nested           uint64
 	Forwarded        uint64
+	UdpAnswers       uint64
 }
 
 type objectsDestinations struct {
@@ -99,6 +100,13 @@ type objectsSeen struct {
 	Last        uint64
 }
 
+type objectsTuning struct {
+	_          structs.HostLayout
+	Set        uint32
+	Value      [8]uint32
+	Congestion [16]int8
+}
+
 type objectsTuple struct {
 	_      structs.HostLayout
 	Client objectsEndpoint
@@ -122,6 +130,7 @@ const (
 	objectsMapKgwShown       = "kgw_shown"
 	objectsMapKgwSockets     = "kgw_sockets"
 	objectsMapKgwStrangers   = "kgw_strangers"
+	objectsMapKgwTuning      = "kgw_tuning"
 	objectsProgKgwConnect4   = "kgw_connect4"
 	objectsProgKgwConnect6   = "kgw_connect6"
 	objectsProgKgwGetpeer4   = "kgw_getpeer4"
@@ -133,6 +142,7 @@ const (
 	objectsProgKgwSendmsg6   = "kgw_sendmsg6"
 	objectsProgKgwSetsockopt = "kgw_setsockopt"
 	objectsProgKgwSockops    = "kgw_sockops"
+	objectsProgKgwTune       = "kgw_tune"
 )
 
 // loadObjects returns the embedded CollectionSpec for objects.
@@ -188,6 +198,7 @@ type objectsProgramSpecs struct {
 	KgwSendmsg6   *ebpf.ProgramSpec `ebpf:"kgw_sendmsg6"`
 	KgwSetsockopt *ebpf.ProgramSpec `ebpf:"kgw_setsockopt"`
 	KgwSockops    *ebpf.ProgramSpec `ebpf:"kgw_sockops"`
+	KgwTune       *ebpf.ProgramSpec `ebpf:"kgw_tune"`
 }
 
 // objectsMapSpecs contains maps before they are loaded into the kernel.
@@ -207,6 +218,7 @@ type objectsMapSpecs struct {
 	KgwShown     *ebpf.MapSpec `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.MapSpec `ebpf:"kgw_sockets"`
 	KgwStrangers *ebpf.MapSpec `ebpf:"kgw_strangers"`
+	KgwTuning    *ebpf.MapSpec `ebpf:"kgw_tuning"`
 }
 
 // objectsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -248,6 +260,7 @@ type objectsMaps struct {
 	KgwShown     *ebpf.Map `ebpf:"kgw_shown"`
 	KgwSockets   *ebpf.Map `ebpf:"kgw_sockets"`
 	KgwStrangers *ebpf.Map `ebpf:"kgw_strangers"`
+	KgwTuning    *ebpf.Map `ebpf:"kgw_tuning"`
 }
 
 func (m *objectsMaps) Close() error {
@@ -265,6 +278,7 @@ func (m *objectsMaps) Close() error {
 		m.KgwShown,
 		m.KgwSockets,
 		m.KgwStrangers,
+		m.KgwTuning,
 	)
 }
 
@@ -289,6 +303,7 @@ type objectsPrograms struct {
 	KgwSendmsg6   *ebpf.Program `ebpf:"kgw_sendmsg6"`
 	KgwSetsockopt *ebpf.Program `ebpf:"kgw_setsockopt"`
 	KgwSockops    *ebpf.Program `ebpf:"kgw_sockops"`
+	KgwTune       *ebpf.Program `ebpf:"kgw_tune"`
 }
 
 func (p *objectsPrograms) Close() error {
@@ -304,6 +319,7 @@ func (p *objectsPrograms) Close() error {
 		p.KgwSendmsg6,
 		p.KgwSetsockopt,
 		p.KgwSockops,
+		p.KgwTune,
 	)
 }
 

@@ -171,6 +171,7 @@ func (p *Programs) Counters() (Counters, error) {
 		sum.Uncapturable += c.Uncapturable
 		sum.UDP += c.Udp
 		sum.UDPRefused += c.UdpRefused
+		sum.UDPAnswers += c.UdpAnswers
 		sum.Steered += c.Steered
 		sum.PlaintextRefused += c.PlaintextRefused
 		sum.PlaintextAllowed += c.PlaintextAllowed

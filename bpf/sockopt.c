@@ -49,6 +49,23 @@ static __always_inline bool original_destination(struct bpf_sock *sk, struct han
 	return true;
 }
 
+/* Says how the application at the other end has tuned its socket. */
+static __always_inline int answer_tuning(struct bpf_sockopt *ctx)
+{
+	void *end = ctx->optval_end;
+	struct tuning *to = ctx->optval, *from;
+
+	if (!ctx->sk || (void *)(to + 1) > end)
+		return CONTINUE;
+	from = bpf_sk_storage_get(&kgw_tuning, ctx->sk, NULL, 0);
+	if (from)
+		*to = *from;
+	else
+		to->set = 0;
+	ANSWER(ctx, sizeof(*to));
+	return CONTINUE;
+}
+
 /* Gives a number. */
 static __always_inline int answer(struct bpf_sockopt *ctx, __u32 number)
 {
@@ -81,6 +98,8 @@ int kgw_getsockopt(struct bpf_sockopt *ctx)
 			return answer(ctx, ctx->sk ? negotiated(known(ctx->sk)) : 0);
 		if (ctx->optname == SOCKOPT_HANDED_OVER)
 			return answer(ctx, ctx->sk && has_role(known(ctx->sk), ROLE_HANDED_OVER));
+		if (ctx->optname == SOCKOPT_TUNING)
+			return answer_tuning(ctx);
 		if (ctx->optname != SOCKOPT_ORIGINAL_DESTINATION)
 			return not_ours(ctx);
 		break;

@@ -95,6 +95,7 @@ struct counters {
 	__u64 outside_refused;
 	__u64 nested;
 	__u64 forwarded;
+	__u64 udp_answers;
 };
 
 /* Connections, and when the last one began (bpf_ktime_get_ns). */
@@ -124,6 +125,9 @@ enum role {
 	 * established. */
 	ROLE_CAPTURE_LISTENER,
 	ROLE_INBAND_LISTENER,
+	/* An application's socket in a network namespace within the pod: connect.c has let its connection
+	 * pass. */
+	ROLE_NESTED,
 };
 
 struct handover {
@@ -150,4 +154,27 @@ enum sockopt {
 	SOCKOPT_LISTENER = 5,
 	/* get: an int, 1 or 0 */
 	SOCKOPT_HANDED_OVER = 6,
+	/* get: struct tuning, that of the application at the last getpeername(2) */
+	SOCKOPT_TUNING = 7,
+};
+
+/* Options of an application's socket that packets on the wire show, or that say how long to wait for
+ * packets. All but the last one have a number as their value. */
+enum tunable {
+	TUNE_KEEPALIVE,
+	TUNE_KEEPIDLE,
+	TUNE_KEEPINTVL,
+	TUNE_KEEPCNT,
+	TUNE_USER_TIMEOUT,
+	TUNE_TOS,
+	TUNE_TCLASS,
+	TUNE_PRIORITY,
+	TUNE_CONGESTION,
+	TUNABLES,
+};
+
+struct tuning {
+	__u32 set; /* a bit for each tunable that the application has set */
+	__u32 value[TUNE_CONGESTION];
+	char congestion[16]; /* TCP_CA_NAME_MAX */
 };

@@ -48,7 +48,7 @@ func TestLinks(t *testing.T) {
 			}
 		}
 	}
-	for _, page := range []string{"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", "docs/SECURITY.md", "docs/OPERATIONS.md", "docs/REFERENCE.md"} {
+	for _, page := range []string{"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", "docs/SECURITY.md", "docs/OPERATIONS.md", "docs/REFERENCE.md", "docs/FIDELITY.md"} {
 		if pages[filepath.Join(top, page)] == "" {
 			t.Errorf("%s is missing", page)
 		}

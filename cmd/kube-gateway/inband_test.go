@@ -337,6 +337,7 @@ func TestPortsTaken(t *testing.T) {
 	if got, want := ask[api.Status](t, ga, "status").Listeners, api.ListenerPairs()[2]; got != want {
 		t.Errorf("the gateway listens on %+v, not on %+v", got, want)
 	}
+	expectReserved(t, l.a, "while it is there", "18002,18443,18447")
 	for _, family := range []func(*netlab.Node) string{
 		func(n *netlab.Node) string { return n.Addr(portEcho) }, func(n *netlab.Node) string { return n.Addr6(portEcho) },
 	} {
@@ -347,4 +348,5 @@ func TestPortsTaken(t *testing.T) {
 		t.Errorf("counted %+v", s.Traffic)
 	}
 	disable(t, l.a, ga, time.Minute)
+	expectReserved(t, l.a, "at the end", "")
 }

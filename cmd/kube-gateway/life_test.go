@@ -37,6 +37,9 @@ type traffic struct {
 	input   io.Closer
 }
 
+// openAtOnce is how many connections to each target traffic has at a time.
+const openAtOnce = 4 + 2
+
 // trafficSummary is what it comes to, as its program prints it.
 type trafficSummary struct{ appreport.Traffic }
 
@@ -155,7 +158,7 @@ func objectsIn(t *testing.T, n *netlab.Node, gateway string) (o kernelObjects) {
 		defer dir.Close()
 		note(int(dir.Fd()), kinds...)
 	}
-	if err := n.Do(func() error {
+	must.Do(t, n.Do(func() error {
 		ns, err := os.Open("/proc/thread-self/ns/net")
 		if err != nil {
 			return err
@@ -163,9 +166,7 @@ func objectsIn(t *testing.T, n *netlab.Node, gateway string) (o kernelObjects) {
 		defer ns.Close()
 		note(int(ns.Fd()), ebpf.AttachSkLookup)
 		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
+	}))
 	for _, id := range o.programs {
 		program := must.Get(ebpf.NewProgramFromID(id))(t)
 		info, err := program.Info()

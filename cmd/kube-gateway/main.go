@@ -6,11 +6,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/supervisor"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/version"
 )
 
@@ -77,6 +79,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	fmt.Fprintf(stderr, "error: %v\n", err)
 	if hint := api.Hint(err); hint != "" {
 		fmt.Fprintf(stderr, "hint: %s\n", hint)
+	}
+	if errors.Is(err, supervisor.ErrUnserved) {
+		return api.ExitUnserved
 	}
 	return 1
 }

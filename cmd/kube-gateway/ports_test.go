@@ -91,29 +91,34 @@ func TestPortHeldByConnection(t *testing.T) {
 	checkDisabled(t, l.a, g)
 }
 
+const reservedPorts = "/proc/sys/net/ipv4/ip_local_reserved_ports"
+
+func expectReserved(t *testing.T, n *netlab.Node, what, want string) {
+	t.Helper()
+	var text []byte
+	if err := n.Do(func() (err error) { text, err = os.ReadFile(reservedPorts); return err }); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.TrimSpace(string(text)); got != want {
+		t.Errorf("%s: %q are reserved, want %q", what, got, want)
+	}
+}
+
 // TestReservedPorts: outgoing connections do not get the gateway's ports by chance as long as it
 // is there, nor after its death. Nothing of that is left after its end.
 func TestReservedPorts(t *testing.T) {
 	const (
-		reserved = "/proc/sys/net/ipv4/ip_local_reserved_ports"
-		ports    = "/proc/sys/net/ipv4/ip_local_port_range"
-		before   = "9000,18443"
-		during   = "9000,18000,18443-18444"
+		ports  = "/proc/sys/net/ipv4/ip_local_port_range"
+		before = "9000,18443"
+		during = "9000,18000,18443-18444"
 	)
 	l := newLab(t)
 	set := func(path, text string) {
 		t.Helper()
 		must.Do(t, l.a.Do(func() error { return os.WriteFile(path, []byte(text), 0) }))
 	}
-	expect := func(what, want string) {
-		t.Helper()
-		var text []byte
-		must.Do(t, l.a.Do(func() (err error) { text, err = os.ReadFile(reserved); return err }))
-		if got := strings.TrimSpace(string(text)); got != want {
-			t.Errorf("%s: %q are reserved, want %q", what, got, want)
-		}
-	}
-	set(reserved, before)
+	expect := func(what, want string) { t.Helper(); expectReserved(t, l.a, what, want) }
+	set(reservedPorts, before)
 	g := l.gateway(l.spec(l.a))
 	expect("ready", during)
 

@@ -37,7 +37,7 @@ func (f flow) String() string { return fmt.Sprintf("%v to %v", f.from, f.to) }
 func (l *lab) record(n *netlab.Node) *recording {
 	l.t.Helper()
 	r := &recording{begun: make(map[flow]uint32), times: make(map[flow]int), seen: make(map[flow]bool), ended: make(chan struct{})}
-	if err := n.Do(func() (err error) {
+	must.Do(l.t, n.Do(func() (err error) {
 		all := int(binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL}))
 		if r.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, all); err != nil {
 			return err
@@ -47,9 +47,7 @@ func (l *lab) record(n *netlab.Node) *recording {
 			return err
 		}
 		return unix.SetsockoptTimeval(r.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 100_000})
-	}); err != nil {
-		l.t.Fatal(err)
-	}
+	}))
 	stop := make(chan struct{})
 	l.t.Cleanup(func() {
 		close(stop)

@@ -331,15 +331,11 @@ func TestChangesAtOnce(t *testing.T) {
 func cover(t *testing.T, g *gatewaylab.Gateway, c api.Cover) (*api.Status, string) {
 	t.Helper()
 	line := must.Get(json.Marshal(c))(t)
-	var stdout, stderr bytes.Buffer
-	if run([]string{"ctl", "cover", "-o", "json", "--control-socket", g.Socket()}, bytes.NewReader(append(line, '\n')), &stdout, &stderr) != 0 {
-		return nil, stderr.String()
+	s, err := tryAsk[api.Status](t, g, bytes.NewReader(append(line, '\n')), "cover")
+	if err != nil {
+		return nil, err.Error()
 	}
-	var s api.Status
-	if err := json.Unmarshal(stdout.Bytes(), &s); err != nil {
-		t.Fatalf("%v in %q", err, stdout.String())
-	}
-	return &s, ""
+	return s, ""
 }
 
 // TestCover: a node that joins later is captured as soon as the gateway knows it, and

@@ -52,7 +52,7 @@ func supervise(ctx context.Context, args []string) error {
 	if err != nil && !errors.Is(err, control.ErrRuns) {
 		supervisor.WriteTerminationMessage(supervisor.TerminationMessagePath, err)
 	}
-	if errors.Is(err, supervisor.ErrDisabled) {
+	if errors.Is(err, supervisor.ErrDisabled) || errors.Is(err, supervisor.ErrHandedOver) {
 		return nil
 	}
 	return err

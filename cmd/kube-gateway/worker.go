@@ -20,6 +20,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/governor"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/memory"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/tuning"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/proxy"
 )
 
@@ -142,6 +143,8 @@ func (sockets) OriginalDestination(fd int) (netip.AddrPort, bool, error) {
 
 func (sockets) PresentAs(fd int, client netip.AddrPort) error { return bpf.PresentAs(fd, client) }
 func (sockets) HandedOver(fd int) (bool, error)               { return bpf.HandedOver(fd) }
+
+func (sockets) Tuning(fd int) (tuning.Tuning, error) { return bpf.TuningOf(fd) }
 
 func (sockets) MarkInband(fd, syns int) error { return bpf.MarkInband(fd, syns) }
 

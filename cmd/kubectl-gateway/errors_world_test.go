@@ -177,6 +177,9 @@ func (w *world) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		rw.WriteHeader(http.StatusOK)
 		rw.(http.Flusher).Flush()
 		<-r.Context().Done()
+	case strings.HasSuffix(path, "/exec"):
+		// A command may last, and the plugin asks for pods meanwhile.
+		w.apiServer.ServeHTTP(rw, r)
 	default:
 		w.mu.Lock()
 		defer w.mu.Unlock()

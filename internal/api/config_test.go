@@ -12,7 +12,13 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
-var equalAddresses = cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{})
+// equal is expect.Equal, which imports this package.
+func equal[T any](t *testing.T, what string, want, got T) {
+	t.Helper()
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{})); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", what, diff)
+	}
+}
 
 func goodConfig() Config {
 	return Config{
@@ -35,9 +41,7 @@ func TestConfigKeepsWhatItIsGiven(t *testing.T) {
 	c.MetricsAddr = ":18445"
 	text := must.Get(json.Marshal(c))(t)
 	got := must.Get(ParseConfig(text))(t)
-	if diff := cmp.Diff(&c, got, equalAddresses); diff != "" {
-		t.Errorf("what is read back differs (-want +got):\n%s", diff)
-	}
+	equal(t, "what is read back", &c, got)
 }
 
 func TestConfigDefaults(t *testing.T) {
@@ -50,9 +54,7 @@ func TestConfigDefaults(t *testing.T) {
 	got := must.Get(ParseConfig(text))(t)
 	want := goodConfig()
 	want.Wire = WireAuto
-	if diff := cmp.Diff(&want, got, equalAddresses); diff != "" {
-		t.Errorf("the defaults differ (-want +got):\n%s", diff)
-	}
+	equal(t, "the defaults", &want, got)
 }
 
 func TestBadConfig(t *testing.T) {

@@ -4,6 +4,14 @@ package api
 // for another reason leaves that reason, or nothing.
 const DisabledMessage = "disabled"
 
+// HandedOverMessage is the termination message of a gateway that has handed over to another one. A
+// plugin that does not know it drops the last line, as it looks like the log, and reads the first one.
+const HandedOverMessage = DisabledMessage + "\n" + `{"handedOver":true}`
+
+// ExitUnserved is the exit code of a gateway that ended with an error before it served, and has left
+// nothing in the kernel.
+const ExitUnserved = 3
+
 // CertificateRequest is a gateway's request to an authority. The key is made in the gateway and
 // does not leave it.
 type CertificateRequest struct {

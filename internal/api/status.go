@@ -182,9 +182,11 @@ type CaptureCounts struct {
 	NoListener uint64 `json:"noListener"`
 	// UDP counts calls of connect(2), sendto(2) and sendmsg(2) on UDP sockets to captured
 	// ranges, except to port 53; no gateway encrypts them. UDPRefused counts those that were
-	// refused. Datagrams of a connected socket are not counted one by one.
+	// refused. UDPAnswers counts apart, and not in UDP, those on sockets at port 53, which pass as
+	// answers of a name server. Datagrams of a connected socket are not counted one by one.
 	UDP        uint64 `json:"udp,omitempty"`
 	UDPRefused uint64 `json:"udpRefused,omitempty"`
+	UDPAnswers uint64 `json:"udpAnswers,omitempty"`
 	// Steered counts inbound connections that were handed to the in-band listener because the
 	// peer showed the option.
 	Steered uint64 `json:"steered,omitempty"`
@@ -204,7 +206,7 @@ type CaptureCounts struct {
 	// (containers in the pod, for example), where the gateway cannot capture. Forwarded counts SYNs
 	// to captured ranges that the pod forwards for others, or that a process writes by itself. Both
 	// were refused in strict mode, and passed in plaintext otherwise. What passes from such a
-	// namespace by way of the pod's own is forwarded as well.
+	// namespace by way of the pod's own counts once.
 	Nested    uint64 `json:"nested,omitempty"`
 	Forwarded uint64 `json:"forwarded,omitempty"`
 }

@@ -27,13 +27,9 @@ func TestPlus(t *testing.T) {
 	for i := range reflect.ValueOf(a).NumField() {
 		reflect.ValueOf(&sum).Elem().Field(i).SetUint(uint64(101 + 2*i))
 	}
-	if diff := cmp.Diff(sum, a.Plus(b)); diff != "" {
-		t.Error(diff)
-	}
+	equal(t, "sum", sum, a.Plus(b))
 	got := Traffic{Outbound: Direction{Active: 2, Sent: 3}}.Plus(Traffic{Outbound: Direction{Active: -1, Sent: 4}, Inbound: Direction{Refused: 5}})
-	if diff := cmp.Diff(Traffic{Outbound: Direction{Active: 1, Sent: 7}, Inbound: Direction{Refused: 5}}, got); diff != "" {
-		t.Error(diff)
-	}
+	equal(t, "sum", Traffic{Outbound: Direction{Active: 1, Sent: 7}, Inbound: Direction{Refused: 5}}, got)
 }
 
 func TestMerge(t *testing.T) {
@@ -42,22 +38,16 @@ func TestMerge(t *testing.T) {
 	same := cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{})
 
 	strangers := MergeStrangers([]Stranger{{one, 80, 1, early}, {two, 80, 1, early}}, []Stranger{{two, 80, 2, late}, {two, 81, 4, early}})
-	if diff := cmp.Diff([]Stranger{{two, 80, 3, late}, {one, 80, 1, early}, {two, 81, 4, early}}, strangers, same); diff != "" {
-		t.Error(diff)
-	}
+	equal(t, "sum", []Stranger{{two, 80, 3, late}, {one, 80, 1, early}, {two, 81, 4, early}}, strangers)
 	reasons := MergeUnencrypted([]Unencrypted{{Outbound, "b", 1}, {Inbound, "a", 1}}, []Unencrypted{{Outbound, "a", 1}, {Outbound, "b", 2}})
-	if diff := cmp.Diff([]Unencrypted{{Outbound, "a", 1}, {Outbound, "b", 3}, {Inbound, "a", 1}}, reasons); diff != "" {
-		t.Error(diff)
-	}
+	equal(t, "sum", []Unencrypted{{Outbound, "a", 1}, {Outbound, "b", 3}, {Inbound, "a", 1}}, reasons)
 	edge := func(source netip.Addr, n uint64, seen time.Time) Edge {
 		return Edge{Source: source, Connections: n, Open: int64(n), Sent: n, Received: n, LastSeen: seen}
 	}
 	a := &Edges{Since: late, Edges: []Edge{edge(one, 1, early)}, Forgotten: 1}
 	b := &Edges{Since: early, Edges: []Edge{edge(two, 2, early), edge(one, 4, late)}, Forgotten: 2}
 	want := &Edges{Since: early, Edges: []Edge{edge(one, 5, late), edge(two, 2, early)}, Forgotten: 3}
-	if diff := cmp.Diff(want, MergeEdges(a, b), same); diff != "" {
-		t.Error(diff)
-	}
+	equal(t, "sum", want, MergeEdges(a, b))
 	for range MaxEdges {
 		one = one.Next()
 		b.Edges = append(b.Edges, edge(one, 1, late))

@@ -3,6 +3,8 @@ package version
 import (
 	"runtime/debug"
 	"testing"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 )
 
 func TestChoose(t *testing.T) {
@@ -21,8 +23,6 @@ func TestChoose(t *testing.T) {
 		{"go test", "", module(""), Development},
 		{"no build information", "", nil, Development},
 	} {
-		if got := choose(c.stamp, c.info); got != c.want {
-			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
-		}
+		expect.Equal(t, c.name, c.want, choose(c.stamp, c.info))
 	}
 }

@@ -35,19 +35,12 @@ func TestImportKeyTypes(t *testing.T) {
 			encodings = append(encodings, append(text, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})...))
 		}
 		for i, text := range encodings {
-			a, err := Import(root.CertPEM(), text, "")
-			if err != nil {
-				t.Errorf("%s, encoding %d: %v", name, i, err)
-				continue
-			}
+			t.Logf("%s, encoding %d", name, i)
+			a := must.Get(Import(root.CertPEM(), text, ""))(t)
 			if a.TrustDomain() != DefaultTrustDomain {
 				t.Errorf("trust domain %q", a.TrustDomain())
 			}
-			leaf, err := a.Issue(LeafRequest{Identity: testID(DefaultTrustDomain), IPs: testIPs})
-			if err != nil {
-				t.Errorf("%s: %v", name, err)
-				continue
-			}
+			leaf := must.Get(a.Issue(LeafRequest{Identity: testID(DefaultTrustDomain), IPs: testIPs}))(t)
 			if err := verify(t, a.Bundle(), leaf.CertPEM); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}

@@ -35,9 +35,12 @@ func (in *Injector) container(name, secret string, config *api.Config) (*corev1.
 	if err != nil {
 		return nil, fmt.Errorf("writing the gateway's configuration: %w", err)
 	}
+	// The kubelet may start a container again whose Secret is gone, once the runtime has forgotten it.
+	// If it could not, the API server would refuse every further status of the pod: none may lead from
+	// terminated to waiting. A gateway without a certificate asks for one.
 	fromSecret := func(variable, key string) corev1.EnvVar {
 		return corev1.EnvVar{Name: variable, ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
-			LocalObjectReference: corev1.LocalObjectReference{Name: secret}, Key: key,
+			LocalObjectReference: corev1.LocalObjectReference{Name: secret}, Key: key, Optional: new(true),
 		}}}
 	}
 	container := installed.Supervisor(name, in.Options.Image, in.Options.PullPolicy, string(text))

@@ -248,7 +248,7 @@ func (in *Injector) add(ctx context.Context, pod *corev1.Pod, result *Result, co
 	}
 	if secret == "" {
 		// The patch itself is the first that could be refused.
-		return in.start(ctx, pod, result, container, "ends by itself without a certificate"), ""
+		return in.start(ctx, pod, result, container), ""
 	}
 	tried, err := in.rehearse(ctx, pod, container)
 	if err != nil {
@@ -272,7 +272,7 @@ func (in *Injector) startWithSecret(ctx context.Context, pod *corev1.Pod, result
 		result.Err = err
 		return pod
 	}
-	pod = in.start(ctx, pod, result, container, "will not start without its Secret")
+	pod = in.start(ctx, pod, result, container)
 	if result.Err != nil || !in.Options.KeepSecret {
 		if err := installed.DeleteSecret(ctx, in.Client, created.Namespace, created.Name); err != nil {
 			result.Warnings = append(result.Warnings, err.Error()+"; "+api.Hint(err))
@@ -282,13 +282,12 @@ func (in *Injector) startWithSecret(ctx context.Context, pod *corev1.Pod, result
 }
 
 // start adds container, waits until it is ready, and returns the pod as it was last seen.
-// otherwise is what becomes of a container that may have been added when that was interrupted.
-func (in *Injector) start(ctx context.Context, pod *corev1.Pod, result *Result, container *corev1.EphemeralContainer, otherwise string) *corev1.Pod {
+func (in *Injector) start(ctx context.Context, pod *corev1.Pod, result *Result, container *corev1.EphemeralContainer) *corev1.Pod {
 	added, err := installed.AddContainer(ctx, in.Client, pod, container, false)
 	if err != nil {
 		err = installed.WhileClosed(pod, err)
 		if interrupted(ctx, err) {
-			err = fmt.Errorf("%w; container %s may have been added, and %s", errInterrupted, container.Name, otherwise)
+			err = fmt.Errorf("%w; container %s may have been added, and ends by itself without a certificate", errInterrupted, container.Name)
 		}
 		result.Err = err
 		return pod

@@ -18,6 +18,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/version"
 	fakediscovery "k8s.io/client-go/discovery/fake"
 	"k8s.io/client-go/kubernetes"
@@ -29,6 +30,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
@@ -101,9 +103,7 @@ func TestEnable(t *testing.T) {
 	if again.Err != nil || again.Action != Unchanged || again.Container != "kube-gateway" || len(again.Warnings) != 0 {
 		t.Errorf("the second time: %+v", again)
 	}
-	if len(c.Added()) != 1 {
-		t.Errorf("%d patches", len(c.Added()))
-	}
+	expect.Equal(t, "patches", 1, len(c.Added()))
 }
 
 func TestEnableSaysWhichSettingsItLeaves(t *testing.T) {
@@ -155,9 +155,7 @@ func TestKeepSecret(t *testing.T) {
 	c, in := newCluster(t)
 	in.Options.KeepSecret = true
 	must.Do(t, in.Enable(t.Context(), c.Pod("p")).Err)
-	if n := len(c.Secrets()); n != 1 {
-		t.Fatalf("%d Secrets", n)
-	}
+	expect.Equal(t, "Secrets", 1, len(c.Secrets()))
 	// The next one, without --keep-secret, has nothing to do with it.
 	in.Options.KeepSecret = false
 	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || len(c.Secrets()) != 1 {
@@ -195,12 +193,8 @@ func TestFailedEnableLeavesNothingAndCanBeRetried(t *testing.T) {
 				in.Gateways = gateways(test.status)
 			}
 			result := in.Enable(t.Context(), c.Pod("p"))
-			if result.Action != Failed {
-				t.Errorf("action %s", result.Action)
-			}
-			if result.Err == nil || !strings.Contains(result.Err.Error(), test.want) {
-				t.Errorf("error %v lacks %q", result.Err, test.want)
-			}
+			expect.Equal(t, "action", Failed, result.Action)
+			expect.Refusal(t, "the error", result.Err, nil, test.want, "")
 			if name == "refused" && c.Did("create", "secrets") {
 				t.Error("a Secret was created before the refusal")
 			}
@@ -210,9 +204,7 @@ func TestFailedEnableLeavesNothingAndCanBeRetried(t *testing.T) {
 			if again := in.Enable(t.Context(), c.Pod("p")); again.Err != nil {
 				t.Errorf("the retry: %v", again.Err)
 			}
-			if got := gatewayNames(c.Pod("p")); got != test.next {
-				t.Errorf("gateways after the retry: %s", got)
-			}
+			expect.Equal(t, "gateways after the retry", test.next, gatewayNames(c.Pod("p")))
 			noSecrets(t, c)
 		})
 	}
@@ -378,9 +370,7 @@ func TestSecretIsDeletedAfterAnInterrupt(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	interrupt()
 	must.Do(t, installed.DeleteSecret(ctx, client, "shop", "s"))
-	if got := expect.Within(t, requests); got != "DELETE /api/v1/namespaces/shop/secrets/s" {
-		t.Error(got)
-	}
+	expect.Equal(t, "request", "DELETE /api/v1/namespaces/shop/secrets/s", expect.Within(t, requests))
 }
 
 func TestTimeoutEndsInTheUsersTerms(t *testing.T) {
@@ -531,5 +521,57 @@ func TestCheckServer(t *testing.T) {
 			c.Discovery().(*fakediscovery.FakeDiscovery).FakedServerVersion = &version.Info{GitVersion: text}
 			expect.Error(t, CheckServer(t.Context(), c.Discovery(), delivery), want)
 		}
+	}
+}
+
+func TestPatchesAsTheyAreSent(t *testing.T) {
+	in := newInjector(t, fakecluster.New(t))
+	for file, secret := range map[string]string{"patch.yaml": "kube-gateway-web-0-abc", "patch-csr.yaml": ""} {
+		pod := fakecluster.NewPod("web-0")
+		container := must.Get(in.container("kube-gateway", secret, in.configFor(pod)))(t)
+		golden.CheckYAML(t, file, installed.NewPatch(pod, container))
+		pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, *container)
+		config := must.Get(installed.ConfigOf(pod, "kube-gateway"))(t)
+		want := in.configFor(pod)
+		want.Number = 1
+		expect.Equal(t, "the configuration, by way of the pod", want, config)
+	}
+}
+
+func TestSecretAsItIsSent(t *testing.T) {
+	in := newInjector(t, fakecluster.New(t))
+	secret := in.newSecret(fakecluster.NewPod("web-0"), "kube-gateway-web-0-abc", "kube-gateway", []byte("the certificate"), []byte("the key"))
+	if !bytes.Equal(secret.Data["ca.crt"], in.Authority.Bundle()) {
+		t.Error("the trust bundle is another one")
+	}
+	secret.Data["ca.crt"] = []byte("the trust bundle")
+	golden.CheckYAML(t, "secret.yaml", secret)
+}
+
+func TestSecretNames(t *testing.T) {
+	seen := map[string]bool{}
+	for _, pod := range []string{"web-0", "a", strings.Repeat("a", 253), strings.Repeat("a.", 126) + "a", strings.Repeat("a-", 126) + "a"} {
+		for range 20 {
+			name := secretName(pod)
+			if problems := validation.IsDNS1123Subdomain(name); len(problems) != 0 {
+				t.Errorf("secretName(%q) = %q: %v", pod, name, problems)
+			}
+			if seen[name] {
+				t.Errorf("%q comes twice", name)
+			}
+			seen[name] = true
+		}
+	}
+	if name := secretName("web-0"); !strings.HasPrefix(name, "kube-gateway-web-0-") {
+		t.Error(name)
+	}
+}
+
+func TestNothingToCaptureIsRefused(t *testing.T) {
+	in := newInjector(t, fakecluster.New(t))
+	in.Survey = &survey.Survey{}
+	pod := fakecluster.NewPod("web-0")
+	if _, err := in.container("kube-gateway", "s", in.configFor(pod)); err == nil {
+		t.Error("a gateway that captures nothing was described")
 	}
 }

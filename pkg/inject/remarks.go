@@ -87,14 +87,11 @@ func logRemarks(pod *corev1.Pod, total int64) []string {
 }
 
 // strictRemarks says whom strict mode affects who has no gateway.
-func (in *Injector) strictRemarks(pod *corev1.Pod, mode api.Mode, named api.Coverage) (list []string) {
+func (in *Injector) strictRemarks(pod *corev1.Pod, mode api.Mode, named api.Coverage) []string {
 	if mode != api.Strict {
 		return nil
 	}
-	for _, remark := range in.Survey.Strict(pod, named) {
-		list = append(list, remark.String())
-	}
-	return list
+	return in.Survey.StrictLines(pod, named)
 }
 
 // certificateRemarks says why the certificate of a gateway that runs does not serve.

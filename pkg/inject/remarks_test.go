@@ -43,9 +43,7 @@ func TestConnectionsFromBefore(t *testing.T) {
 		"nonsense":  {&api.ExistingConnections{Inbound: -2}, api.ExistingReport, ""},
 	} {
 		in := &Injector{Options: Options{Existing: test.option}}
-		if got := strings.Join(in.existingRemarks(test.existing), "\n"); got != test.want {
-			t.Errorf("%s: %q", name, got)
-		}
+		expect.Equal(t, name, test.want, strings.Join(in.existingRemarks(test.existing), "\n"))
 	}
 }
 
@@ -96,9 +94,7 @@ func TestEnableToldToReset(t *testing.T) {
 	refusal = fakegateway.Refuse("the kernel cannot close sockets\nhint: CONFIG_INET_DIAG_DESTROY")
 	result := in.Enable(t.Context(), c.Pod("p"))
 	expect.Error(t, result.Err, "resetting connections that were open before the gateway: the kernel cannot")
-	if result.Action != Failed {
-		t.Errorf("action %s", result.Action)
-	}
+	expect.Equal(t, "action", Failed, result.Action)
 	// Nobody asks for a reset: none is made.
 	in.Options.Existing, asked = api.ExistingReport, 0
 	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || asked != 0 || result.Reset != 0 {
@@ -124,9 +120,7 @@ func TestClocksThatAreApart(t *testing.T) {
 			t.Errorf("%v: %q", offset, got)
 		}
 	}
-	if got := clockRemarks(fakecluster.NewPod("p"), &api.Status{}, now); got != nil {
-		t.Errorf("a gateway that does not tell its time: %q", got)
-	}
+	expect.Equal(t, "a gateway that does not tell its time", nil, clockRemarks(fakecluster.NewPod("p"), &api.Status{}, now))
 	// A new gateway's clock is looked at, too.
 	c, in := newCluster(t)
 	in.Gateways = gateways(but(readyWith(in.Authority), func(status *api.Status) { status.Time = time.Now().Add(-time.Hour) }))

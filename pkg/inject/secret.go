@@ -3,6 +3,7 @@ package inject
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -88,14 +89,12 @@ func (in *Injector) createSecret(ctx context.Context, secret *corev1.Secret) (*c
 // mayHaveCreated reports whether the server may have created an object although
 // it answered with err: it did not answer, or it failed.
 func mayHaveCreated(err error) bool {
-	switch apierrors.ReasonForError(err) {
-	case metav1.StatusReasonUnknown, metav1.StatusReasonInternalError, metav1.StatusReasonTimeout,
-		metav1.StatusReasonServerTimeout, metav1.StatusReasonServiceUnavailable, metav1.StatusReasonAlreadyExists:
-		// Its name is random: one that exists is ours, of a try that client-go
-		// repeated.
-		return true
-	}
-	return false
+	return slices.Contains([]metav1.StatusReason{
+		metav1.StatusReasonUnknown, metav1.StatusReasonInternalError, metav1.StatusReasonTimeout,
+		metav1.StatusReasonServerTimeout, metav1.StatusReasonServiceUnavailable,
+		// Its name is random: one that exists is ours, of a try that client-go repeated.
+		metav1.StatusReasonAlreadyExists,
+	}, apierrors.ReasonForError(err))
 }
 
 // trySecret has the server try the creation of a Secret. The server wants a

@@ -63,9 +63,7 @@ func TestReplace(t *testing.T) {
 			before.Replaces, before.Number = "kube-gateway", 2
 			expect.Equal(t, "what the new gateway was given", before, after)
 			expectStates(t, c, installed.Terminated, installed.Running)
-			if got := installed.ReadsSecret(c.Pod("p"), "kube-gateway-2"); got != (delivery == DeliverySecret) {
-				t.Errorf("it reads a Secret: %t", got)
-			}
+			expect.Equal(t, "it reads a Secret", delivery == DeliverySecret, installed.ReadsSecret(c.Pod("p"), "kube-gateway-2"))
 			noSecrets(t, c)
 			want := []string{"kube-gateway hand-over", "kube-gateway hand-over", "kube-gateway-2 take-over"}
 			if delivery == DeliveryCSR {
@@ -134,20 +132,19 @@ func TestSuccessorHasEverySetting(t *testing.T) {
 
 // fill gives every field of v a value other than zero.
 func fill(v reflect.Value) {
+	switch at := v.Addr().Interface().(type) {
+	case *netip.Addr:
+		*at = netip.MustParseAddr("192.0.2.7")
+		return
+	case *netip.AddrPort:
+		*at = netip.MustParseAddrPort("192.0.2.7:7")
+		return
+	case *netip.Prefix:
+		*at = netip.MustParsePrefix("192.0.2.0/24")
+		return
+	}
 	switch v.Kind() {
 	case reflect.Struct:
-		if v.Type() == reflect.TypeFor[netip.Addr]() {
-			v.Set(reflect.ValueOf(netip.MustParseAddr("192.0.2.7")))
-			return
-		}
-		if v.Type() == reflect.TypeFor[netip.AddrPort]() {
-			v.Set(reflect.ValueOf(netip.MustParseAddrPort("192.0.2.7:7")))
-			return
-		}
-		if v.Type() == reflect.TypeFor[netip.Prefix]() {
-			v.Set(reflect.ValueOf(netip.MustParsePrefix("192.0.2.0/24")))
-			return
-		}
 		for i := range v.NumField() {
 			fill(v.Field(i))
 		}
@@ -212,9 +209,7 @@ func TestReplaceByVersion(t *testing.T) {
 			t.Errorf("version %q: %+v", version, result)
 		}
 	}
-	if len(c.Added()) != 1 {
-		t.Error("a dry run has added a container")
-	}
+	expect.Equal(t, "containers, after a dry run", 1, len(c.Added()))
 }
 
 // TestReplaceFails: whatever goes wrong before the take-over, the old gateway serves.
@@ -421,9 +416,7 @@ func TestNoThirdGateway(t *testing.T) {
 	in.Options.Image, in.Options.Timeout = "gateway:v3", 50*time.Millisecond
 	result := in.Replace(t.Context(), c.Pod("p"))
 	expect.Error(t, result.Err, "kube-gateway, from before kube-gateway-2, still drains its connections")
-	if len(c.Added()) != 2 {
-		t.Error("a third gateway was added")
-	}
+	expect.Equal(t, "containers", 2, len(c.Added()))
 	in.Options.Timeout = expect.Patience
 	time.AfterFunc(20*time.Millisecond, func() { c.SetState("p", "kube-gateway", fakecluster.Terminated(0, api.DisabledMessage)) })
 	expectResult(t, in.Replace(t.Context(), c.Pod("p")), "", "kube-gateway-3")
@@ -496,9 +489,7 @@ func TestManyContainers(t *testing.T) {
 			t.Fatal(last.Err)
 		}
 	}
-	if len(last.Warnings) != 0 {
-		t.Errorf("warned early: %q", last.Warnings)
-	}
+	expect.Equal(t, "early warnings", nil, last.Warnings)
 	if last = in.Replace(t.Context(), c.Pod("p")); last.Err != nil || !strings.Contains(fmt.Sprint(last.Warnings), "the pod has had 20 gateways") {
 		t.Errorf("%+v", last)
 	}

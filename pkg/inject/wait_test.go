@@ -143,9 +143,7 @@ func TestWaitDoesNotBelieveEveryAnswer(t *testing.T) {
 	} {
 		_, in, pod := started(t, fakecluster.Running(nil, nil))
 		in.Gateways = gateways(func(context.Context, string, string) (*api.Status, error) { return status, nil })
-		if err := in.wait(t.Context(), pod, "kube-gateway").err; err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%v, want %q", err, want)
-		}
+		expect.Refusal(t, "the error", in.wait(t.Context(), pod, "kube-gateway").err, nil, want, "")
 	}
 }
 
@@ -161,9 +159,7 @@ func TestHeldPortBurnsNoContainers(t *testing.T) {
 			t.Errorf("%s %s: %v, hint %q", result.Action, result.Container, result.Err, api.Hint(result.Err))
 		}
 	}
-	if n := len(c.Pod("p").Spec.EphemeralContainers); n != 1 {
-		t.Errorf("%d containers", n)
-	}
+	expect.Equal(t, "containers", 1, len(c.Pod("p").Spec.EphemeralContainers))
 }
 
 // TestSlowKubelet: a gateway whose kubelet is slow gets ready, and its Secret is there until then.
@@ -179,9 +175,7 @@ func TestSlowKubelet(t *testing.T) {
 				in.Options.Timeout = DefaultTimeout
 				c.Kubelet = func(*corev1.Pod, *corev1.EphemeralContainer) corev1.ContainerState { return words }
 				time.AfterFunc(in.Options.Timeout-5*time.Second, func() {
-					if n := len(c.Secrets()); n != 1 {
-						t.Errorf("%d Secrets while the container can still start", n)
-					}
+					expect.Equal(t, "Secrets while the container can still start", 1, len(c.Secrets()))
 					c.SetState("p", "kube-gateway", fakecluster.Running(nil, nil))
 				})
 				expectResult(t, in.Enable(t.Context(), c.Pod("p")), Enabled, "kube-gateway")
@@ -235,9 +229,7 @@ func TestContainerInTheWay(t *testing.T) {
 					want, hint = "it is waiting (ContainerCreating)", "'kubectl describe pod p -n shop' shows the events of the pod; --timeout waits longer"
 				}
 				expect.Error(t, result.Err, want)
-				if got := api.Hint(result.Err); got != hint {
-					t.Errorf("hint %q", got)
-				}
+				expect.Equal(t, "hint", hint, api.Hint(result.Err))
 				noSecrets(t, c)
 			})
 		})

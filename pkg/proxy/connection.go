@@ -17,6 +17,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/tuning"
 )
 
 // connection is one connection of an application, from accept to its line in the log. One
@@ -56,10 +57,17 @@ type connection struct {
 	sent, received atomic.Uint64
 	// relaying counts the directions that have not ended.
 	relaying atomic.Int32
+	// appEnded and wireEnded mean that nothing more is written to app, or in plaintext to wire.
+	appEnded, wireEnded atomic.Bool
 
 	mu      sync.Mutex
 	sockets [2]*net.TCPConn
 	aborted error
+	// tuned is what tune has applied to tunedWire.
+	tuned     tuning.Tuning
+	tunedWire *net.TCPConn
+	// watched is the socket of the direction that has ended first.
+	watched *net.TCPConn
 
 	// edge is set once it is decided how the connection is carried.
 	edge atomic.Pointer[traffic.Edge]
@@ -68,10 +76,6 @@ type connection struct {
 	// those of the edge.
 	countedSent, countedReceived uint64
 	edgeSent, edgeReceived       uint64
-	// These belong to the sweeper: since when data is unacknowledged, and the socket that
-	// has keepAlive.
-	stalledSince time.Time
-	keptAlive    *net.TCPConn
 }
 
 // open starts the record of a connection that accepted belongs to.

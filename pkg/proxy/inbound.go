@@ -144,11 +144,12 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, dat
 		c.refuse(reason, cause)
 		return cause
 	}
-	source, err := newPlainReader(app, &p.pools)
+	source, err := newPlainReader(app, &p.pools, &c.appEnded)
 	if err != nil {
 		c.refuse(traffic.Exhausted, err)
 		return err
 	}
+	source.first = c.tuneFirst
 	c.toApp = newSink(source.raw)
 	if c.audited != nil {
 		c.counts.Audited.Add(1)

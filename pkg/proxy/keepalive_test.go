@@ -3,7 +3,6 @@
 package proxy
 
 import (
-	"errors"
 	"io"
 	"maps"
 	"net"
@@ -19,41 +18,6 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// An application that stops reading for much longer than the timeout is slow,
-// not dead.
-func TestStalledReaderLives(t *testing.T) {
-	for _, mode := range []api.Mode{api.Strict, api.Permissive} {
-		t.Run(string(mode), func(t *testing.T) {
-			const timeout = 100 * time.Millisecond
-			a := newAuthority(t)
-			change := func(o *Options) { o.Config.Mode, o.UnackedTimeout = mode, timeout }
-			client := newPod(t, a, change)
-			ip := podAddress()
-			if mode == api.Strict {
-				ip = newPod(t, a, change).ip
-			}
-			destination, accept := collect(t, ip)
-			near := client.dial(destination)
-			const size = 64 << 20
-			sent := make(chan error, 1)
-			go func() {
-				_, err := io.Copy(near, patternReader(1, size))
-				sent <- errors.Join(err, near.CloseWrite())
-			}()
-			far := accept()
-			awaitStuck(t, client)
-			time.Sleep(20 * timeout)
-			n, err := io.Copy(io.Discard, far)
-			if n != size || err != nil {
-				t.Errorf("%d of %d bytes arrived, %v", n, size, err)
-			}
-			if err := <-sent; err != nil {
-				t.Error(err)
-			}
-		})
-	}
-}
-
 // awaitStuck waits until nothing that client sends moves any more: every buffer on the way is
 // full.
 func awaitStuck(t *testing.T, client *testPod) {
@@ -66,38 +30,6 @@ func awaitStuck(t *testing.T, client *testPod) {
 		time.Sleep(100 * time.Millisecond)
 		return stuck
 	})
-}
-
-// TestUnackedDataEnds runs in a network namespace of its own, where it drops
-// what gateways send each other.
-func TestUnackedDataEnds(t *testing.T) {
-	if os.Getenv("PROXY_TEST_CHILD") != t.Name() {
-		runInNamespace(t, "nft")
-		return
-	}
-	loopbackUp(t)
-	client, server := pair(t, func(o *Options) { o.UnackedTimeout = 500 * time.Millisecond })
-	destination := application(t, server.ip, echo)
-	conn := client.dial(destination)
-	exchange(t, conn, "hello")
-	idle := client.dial(destination)
-	exchange(t, idle, "hello")
-
-	rules := "add table inet t; add chain inet t in { type filter hook input priority 0; };" +
-		"add rule inet t in tcp sport 18443 drop; add rule inet t in tcp dport 18443 drop"
-	if out, err := exec.CommandContext(t.Context(), "nft", rules).CombinedOutput(); err != nil {
-		t.Fatalf("nft: %v: %s", err, out)
-	}
-	write(t, conn, "into the void")
-	expectReset(t, conn)
-	line := client.logged("the connection", func(c api.Connection) bool { return c.Error != "" })
-	if !strings.Contains(line.Error, errUnacked.Error()) {
-		t.Errorf("logged %+v", line)
-	}
-	// A connection without data under way is keepalive's business.
-	if n := client.proxy.Traffic().Outbound.Active; n != 1 {
-		t.Errorf("%d connections are left, want the idle one", n)
-	}
 }
 
 // runInNamespace runs the calling test again in a network namespace of its own,
@@ -132,7 +64,7 @@ func loopbackUp(t *testing.T) {
 
 // A RST is noticed even while the relay waits for the other side to read.
 func TestResetIsNoticedWhileBlocked(t *testing.T) {
-	client, server := pair(t, func(o *Options) { o.UnackedTimeout = 200 * time.Millisecond })
+	client, server := pair(t, func(o *Options) { o.sweep = 50 * time.Millisecond })
 	destination, accept := collect(t, server.ip)
 	near := client.dial(destination)
 	far := accept()
@@ -145,12 +77,11 @@ func TestResetIsNoticedWhileBlocked(t *testing.T) {
 }
 
 func TestPeerSocketsHaveKeepAlive(t *testing.T) {
-	// The sweeper sets it, which looks more often for a shorter timeout.
-	client, server := pair(t, func(o *Options) { o.UnackedTimeout = time.Second })
+	client, server := pair(t, func(o *Options) { o.sweep = 50 * time.Millisecond })
 	destination, accept := collect(t, server.ip)
 	client.dial(destination)
 	accept()
-	want := map[string]int{"on": 1, "idle": 15, "interval": 15, "count": 4, "nodelay": 1}
+	want := map[string]int{"on": 1, "idle": 7200, "interval": 75, "count": 9, "nodelay": 1}
 	for name, p := range map[string]*testPod{"dialled": client, "accepted": server} {
 		eventually(t, "the options of the "+name+" socket", func() bool {
 			for _, c := range p.proxy.live.snapshot() {

@@ -210,10 +210,11 @@ func (p *Proxy) secure(c *connection, conn *net.TCPConn, config *tls.Config, h h
 // startEncrypted sends the header together with the application's data that is there, without
 // waiting for more, and starts the relay.
 func (p *Proxy) startEncrypted(c *connection, h header, wire string) error {
-	source, err := newPlainReader(c.app, &p.pools)
+	source, err := newPlainReader(c.app, &p.pools, &c.appEnded)
 	if err != nil {
 		return err
 	}
+	source.first = c.tuneFirst
 	c.toApp = newSink(source.raw)
 	var scratch [maxHeader]byte
 	head := appendHeader(scratch[:0], h)
@@ -315,7 +316,7 @@ func (p *Proxy) passThrough(c *connection, s *settings, f *failure) {
 	c.counts.Plaintext.Add(1)
 	c.openEdge()
 	c.relay(
-		func() error { return p.pass(c.wire, c.app, &c.sent) },
-		func() error { return p.pass(c.app, c.wire, &c.received) },
+		func() error { return p.pass(c.wire, c.app, &c.wireEnded, &c.appEnded, &c.sent, c.tuneFirst) },
+		func() error { return p.pass(c.app, c.wire, &c.appEnded, &c.wireEnded, &c.received, nil) },
 	)
 }

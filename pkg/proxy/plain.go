@@ -14,16 +14,26 @@ import (
 // pass carries plaintext from one socket to another until the end of file, which it passes on.
 // Little data is copied through a buffer. After a read that fills its buffer, queued data is
 // spliced within the kernel; the pipe that splicing needs is held no longer than that.
-func (p *Proxy) pass(to, from *net.TCPConn, count *atomic.Uint64) error {
-	source, err := newPlainReader(from, &p.pools)
+//
+// toEnded and fromEnded say of each socket that nothing more is written to it. first is called when
+// the first data has been read, if it is not nil.
+func (p *Proxy) pass(to, from *net.TCPConn, toEnded, fromEnded *atomic.Bool, count *atomic.Uint64, first func()) error {
+	source, err := newPlainReader(from, &p.pools, fromEnded)
 	if err != nil {
 		return err
 	}
+	source.first = first
+	keepUrgent(source, from)
 	part := &io.LimitedReader{R: from}
 	for {
 		b, n, err := source.next()
 		if n > 0 {
-			_, writeErr := to.Write(b.b[:n])
+			var writeErr error
+			if source.urgent {
+				writeErr = writeUrgent(to, b.b[:n])
+			} else {
+				_, writeErr = to.Write(b.b[:n])
+			}
 			p.pools.put(b)
 			if writeErr != nil {
 				return fmt.Errorf("writing: %w", writeErr)
@@ -32,7 +42,7 @@ func (p *Proxy) pass(to, from *net.TCPConn, count *atomic.Uint64) error {
 		}
 		switch {
 		case err == io.EOF:
-			if err := to.CloseWrite(); err != nil {
+			if err := sendFIN(to, toEnded); err != nil {
 				return fmt.Errorf("passing on the end: %w", err)
 			}
 			return nil
@@ -53,6 +63,11 @@ func (p *Proxy) pass(to, from *net.TCPConn, count *atomic.Uint64) error {
 			count.Add(uint64(spliced))
 			if err != nil {
 				return fmt.Errorf("splicing: %w", err)
+			}
+			if spliced == 0 {
+				// Urgent data is in the way.
+				source.pace = pace{class: classRecord}
+				break
 			}
 		}
 	}

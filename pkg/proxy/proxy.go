@@ -19,6 +19,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/memory"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/tuning"
 )
 
 // Sockets is what the proxy asks the eBPF programs about its own sockets.
@@ -39,6 +40,9 @@ type Sockets interface {
 	// it has a gateway, or else whether no SYN with the option was answered. It is called for
 	// connected sockets that were marked and for those accepted from an in-band listener.
 	Negotiated(fd int) (shown, givenUp bool, err error)
+	// Tuning returns how the application at the other end of socket fd has tuned its own socket, for a
+	// captured socket or one that PresentAs was called for.
+	Tuning(fd int) (tuning.Tuning, error)
 }
 
 // Options is everything that a Proxy needs. Durations that are zero mean the default named
@@ -80,16 +84,14 @@ type Options struct {
 	// HandshakeTimeout bounds TLS handshake and header. Default: 10 s for a
 	// peer that connects, half of it for a peer that is dialled.
 	HandshakeTimeout time.Duration
-	// UnackedTimeout is how long a peer's kernel may leave data or window
-	// probes unacknowledged before the connection is aborted. Default: 60 s,
-	// about as long as keepalive takes to find an idle peer gone.
-	UnackedTimeout time.Duration
 	// DrainTimeout is how long Serve lets connections finish after its context is done,
 	// unless Abort is called before. Default: 5 s; negative: abort at once.
 	DrainTimeout time.Duration
 
 	// now replaces the clock in tests.
 	now func() time.Time
+	// sweep replaces sweepInterval in tests.
+	sweep time.Duration
 	// handshakes replaces the limits on half-open handshakes in tests.
 	handshakes *handshakeLimit
 }
@@ -100,7 +102,6 @@ const (
 	defaultPlainTimeout     = 2 * time.Minute
 	defaultLocalTimeout     = 5 * time.Second
 	defaultHandshakeTimeout = 10 * time.Second
-	defaultUnackedTimeout   = 60 * time.Second
 	defaultDrainTimeout     = 5 * time.Second
 )
 
@@ -115,6 +116,8 @@ type Proxy struct {
 	crowded    *throttle
 	exhausted  *throttle
 	pools      bufferPools
+	// times are those of the kernel's keepalive.
+	times tuning.Times
 	// fitted is the size that FitMemory has given to the buffers of open connections.
 	fitted atomic.Int64
 	// ports are those of the listeners.
@@ -147,7 +150,6 @@ func New(o Options) (*Proxy, error) {
 	o.PlainTimeout = cmp.Or(o.PlainTimeout, defaultPlainTimeout)
 	o.LocalTimeout = cmp.Or(o.LocalTimeout, defaultLocalTimeout)
 	o.HandshakeTimeout = cmp.Or(o.HandshakeTimeout, defaultHandshakeTimeout)
-	o.UnackedTimeout = cmp.Or(o.UnackedTimeout, defaultUnackedTimeout)
 	o.DrainTimeout = cmp.Or(o.DrainTimeout, defaultDrainTimeout)
 	if o.now == nil {
 		o.now = time.Now
@@ -168,6 +170,10 @@ func New(o Options) (*Proxy, error) {
 		crowded:    newThrottle(time.Second),
 		exhausted:  newThrottle(time.Second),
 		aborting:   make(chan struct{}),
+	}
+	var err error
+	if p.times, err = tuning.KernelTimes(); err != nil {
+		return nil, fmt.Errorf("setting up the proxy: %w", err)
 	}
 	for _, l := range p.listeners() {
 		if err := resetOnDeath(l); err != nil {

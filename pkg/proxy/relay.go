@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -28,8 +29,8 @@ const finTimeout = 5 * time.Second
 func (c *connection) relay(outgoing, incoming func() error) {
 	c.settle()
 	c.relaying.Store(2)
-	go c.carry(outgoing)
-	go c.carry(incoming)
+	go c.carry(outgoing, c.app)
+	go c.carry(incoming, c.wire)
 }
 
 // handshakeStack is about how much stack a handshake needs, in bytes.
@@ -44,8 +45,13 @@ func growStack() {
 	runtime.KeepAlive(&room)
 }
 
-func (c *connection) carry(way func() error) {
-	if err := way(); err != nil {
+// carry carries one direction, which reads from socket.
+func (c *connection) carry(way func() error, socket *net.TCPConn) {
+	err := way()
+	if err == nil {
+		err = c.watch(socket)
+	}
+	if err != nil {
 		c.abort(err)
 	}
 	if c.relaying.Add(-1) == 0 {
@@ -57,7 +63,7 @@ func (c *connection) carry(way func() error) {
 func (c *connection) finish() {
 	cause := c.cause()
 	switch {
-	case cause == nil:
+	case cause == nil, errors.Is(cause, errLeft):
 	case c.line.Error == "":
 		c.line.Error = cause.Error()
 	default:
@@ -167,7 +173,7 @@ func (c *connection) unseal(check func(status) error) error {
 		switch {
 		case readErr == nil || readErr == error(errNoRecord):
 		case readErr == io.EOF && check == nil:
-			if err := c.app.CloseWrite(); err != nil {
+			if err := sendFIN(c.app, &c.appEnded); err != nil {
 				return fmt.Errorf("ending the application's input: %w", err)
 			}
 			return nil
@@ -221,7 +227,13 @@ func (c *connection) deliver(data []byte) error {
 type plainReader struct {
 	raw   syscall.RawConn
 	pools *bufferPools
-	pace  pace
+	// ended means that nothing more is written to the socket.
+	ended *atomic.Bool
+	// first is called when the first data has been read, if it is not nil.
+	first func()
+	// marks means that urgent data is looked for, urgent that the last call of next has found a byte.
+	marks, urgent bool
+	pace          pace
 	// reserve is how many bytes at the front of the next buffer are left free.
 	reserve int
 	// poll makes next return at once, even without data.
@@ -234,12 +246,12 @@ type plainReader struct {
 	onReadable func(fd uintptr) bool
 }
 
-func newPlainReader(conn *net.TCPConn, pools *bufferPools) (*plainReader, error) {
+func newPlainReader(conn *net.TCPConn, pools *bufferPools, ended *atomic.Bool) (*plainReader, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, fmt.Errorf("reaching the socket: %w", err)
 	}
-	r := &plainReader{raw: raw, pools: pools}
+	r := &plainReader{raw: raw, pools: pools, ended: ended}
 	r.onReadable = r.readOnce
 	return r, nil
 }
@@ -253,12 +265,16 @@ func (r *plainReader) next() (b *buffer, size int, err error) {
 		return nil, 0, err
 	}
 	b, r.b = r.b, nil
+	if r.first != nil && r.size > r.reserve {
+		r.first()
+		r.first = nil
+	}
 	return b, r.size, r.err
 }
 
 func (r *plainReader) readOnce(fd uintptr) bool {
 	b := r.pools.get(r.pools.paced(&r.pace))
-	room := b.b[r.reserve:sealPayload[b.class]]
+	room := r.beforeMark(fd, b.b[r.reserve:sealPayload[b.class]])
 	n, err := readFD(fd, room)
 	switch {
 	case err == unix.EAGAIN && !r.poll:
@@ -268,7 +284,7 @@ func (r *plainReader) readOnce(fd uintptr) bool {
 	case err != nil:
 		r.err = err
 	case n == 0:
-		r.err = io.EOF
+		r.err = endOfFile(fd, r.ended)
 	default:
 		r.pace.note(n, len(room))
 	}

@@ -37,13 +37,11 @@ func (x *tab) run(stdin, name string, args ...string) string {
 	x.t.Helper()
 	cmd := exec.CommandContext(x.t.Context(), name, args...)
 	cmd.Env, cmd.Stdin = x.env, strings.NewReader(stdin)
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		x.t.Fatalf("%s %v: %v\n%s%s", name, args, err, out, &stderr)
+	out := outputOf(x.t, cmd)
+	if out.code != 0 {
+		x.t.Fatalf("%s %v: exit %d\n%s%s", name, args, out.code, out.stdout, out.stderr)
 	}
-	return string(out)
+	return out.stdout
 }
 
 // press returns what kubectl offers for the last of words, a line each.

@@ -26,12 +26,7 @@ func TestEdges(t *testing.T) {
 	kubectl(t, "-n", ns, "create", "service", "clusterip", "b", "--tcp=80:9000")
 	object := get[corev1.Service](t, "-n", ns, "service", "b")
 	vip := netip.AddrPortFrom(netip.MustParseAddr(object.Spec.ClusterIP), 80).String()
-	eventually(t, "the Service leads to its pod", func() error {
-		if r := a.app("talk", vip, "before"); r.Error != "" {
-			return fmt.Errorf("%+v", r)
-		}
-		return nil
-	})
+	awaitApp(t, "the Service leads to its pod", a.app, "talk", vip, "before")
 	enable(t, nil, a, b)
 	enable(t, []string{"--mode=strict", "--allow=ns/nobody/sa/*"}, strict)
 

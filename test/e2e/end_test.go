@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -34,9 +33,8 @@ func TestTermination(t *testing.T) {
 	ns := namespace(t)
 	pods := startPods(t, ns, lingering("a", node1), podSpec("b", node2))
 	a, b := pods[0], pods[1]
-	t.Cleanup(func() { // the grace period is long
-		runCommand(context.Background(), t, "", "kubectl", "-n", ns, "delete", "pod", a.name, "--grace-period=0", "--force", "--ignore-not-found")
-	})
+	// The grace period is long.
+	atEnd(t, "-n", ns, "delete", "pod", a.name, "--grace-period=0", "--force", "--ignore-not-found")
 	enable(t, []string{"--mode=strict"}, a, b)
 	// Services lose an endpoint that terminates: traffic is for pods' addresses.
 	out := startLoad(a, b.addr(portTraffic))

@@ -333,9 +333,7 @@ func (s *exampleShell) pods(t *testing.T, write func(name, text string, mode os.
 	}
 	// One of a run before may be on its way out.
 	awaitKubectl(t, "namespace shop can be made", "create", "namespace", "shop")
-	t.Cleanup(func() {
-		runCommand(context.Background(), t, "", "kubectl", "delete", "namespace", "shop", "--wait=false")
-	})
+	atEnd(t, "delete", "namespace", "shop", "--wait=false")
 	awaitKubectl(t, "the service account of shop", "-n", "shop", "get", "serviceaccount", "default")
 	template := func(labels map[string]string) corev1.PodTemplateSpec {
 		pod := podSpec("any", "")
@@ -373,13 +371,7 @@ func (s *exampleShell) shell(t *testing.T, lines string) output {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "bash", "-e", "-o", "pipefail", "-c", lines)
 	cmd.Dir, cmd.Env = s.dir, s.env
-	var stdout, stderr strings.Builder
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	var exit *exec.ExitError
-	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
-	return output{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+	return outputOf(t, cmd)
 }
 
 // run runs one example.

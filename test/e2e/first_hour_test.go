@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"bytes"
 	"errors"
 	"flag"
 	"fmt"
@@ -95,14 +94,7 @@ func (u *user) run(name string, args ...string) output {
 	path := filepath.Join(u.home, "bin", name)
 	cmd := exec.CommandContext(u.t.Context(), path, args...)
 	cmd.Env, cmd.Dir = u.env, u.home
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		u.t.Fatalf("%s %v: %v", name, args, err)
-	}
-	return output{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+	return outputOf(u.t, cmd)
 }
 
 // silently runs a command that must succeed and is no part of the transcript.

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -62,11 +61,9 @@ func startHooks(t *testing.T) *hooks {
 	}
 	pods := startPods(t, h.ns, specs...)
 	h.hook, h.api = pods[0], pods[1]
-	t.Cleanup(func() {
-		// The test's own context is done by now. Other tests need an API server that works.
-		runCommand(context.Background(), t, "", "kubectl", "delete", "--ignore-not-found", "--wait=false",
-			"validatingwebhookconfiguration/"+h.ns, "crd/widgets."+h.group, "apiservice/"+h.apiService)
-	})
+	// Other tests need an API server that works.
+	atEnd(t, "delete", "--ignore-not-found", "--wait=false",
+		"validatingwebhookconfiguration/"+h.ns, "crd/widgets."+h.group, "apiservice/"+h.apiService)
 	h.register(base64.StdEncoding.EncodeToString(certificate))
 	return h
 }
@@ -213,9 +210,7 @@ func (h *hooks) limited() string {
 	binding := rbacv1.ClusterRoleBinding{TypeMeta: metav1.TypeMeta{APIVersion: role.APIVersion, Kind: "ClusterRoleBinding"}, ObjectMeta: meta,
 		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: role.Kind, Name: role.Name},
 		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}}}
-	h.t.Cleanup(func() {
-		runCommand(context.Background(), h.t, "", "kubectl", "delete", "clusterrole/"+h.ns, "clusterrolebinding/"+h.ns)
-	})
+	atEnd(h.t, "delete", "clusterrole/"+h.ns, "clusterrolebinding/"+h.ns)
 	apply(h.t, h.ns, mustYAML(h.t, role), mustYAML(h.t, binding))
 	awaitKubectl(h.t, "the role counts", "auth", "can-i", "list", "apiservices.apiregistration.k8s.io", "--as="+user)
 	return "--as=" + user

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -63,13 +62,11 @@ func (i *inside) app(args ...string) appResult {
 // appIn does the same in the network namespace of a process.
 func (i *inside) appIn(pid int, args ...string) appResult {
 	i.t.Helper()
-	cmd := i.command(pid, args...)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		i.t.Fatalf("%v in %s: %v: %s", args, i, err, &stderr)
+	out := outputOf(i.t, i.command(pid, args...))
+	if out.code != 0 {
+		i.t.Fatalf("%v in %s: exit %d: %s", args, i, out.code, out.stderr)
 	}
-	return parse[appResult](i.t, stdout.String())
+	return parse[appResult](i.t, out.stdout)
 }
 
 // command is the test application as a process of the pod, in the network namespace of a process.

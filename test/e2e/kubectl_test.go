@@ -33,12 +33,17 @@ func runCommand(ctx context.Context, t *testing.T, stdin string, name string, ar
 	t.Helper()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stdin = strings.NewReader(stdin)
+	return outputOf(t, cmd)
+}
+
+// outputOf runs a command to its end and returns what it printed.
+func outputOf(t *testing.T, cmd *exec.Cmd) output {
+	t.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
 	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		t.Fatalf("%s %s: %v", name, strings.Join(args, " "), err)
+	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
+		t.Fatalf("%q: %v", cmd.Args, err)
 	}
 	return output{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 }
@@ -194,6 +199,12 @@ func await(t *testing.T, what string, condition func() bool) {
 	})
 }
 
+// atEnd runs kubectl when the test has ended, whose own context is done by then.
+func atEnd(t *testing.T, args ...string) {
+	t.Helper()
+	t.Cleanup(func() { runCommand(context.Background(), t, "", "kubectl", args...) })
+}
+
 // awaitKubectl runs kubectl until it succeeds.
 func awaitKubectl(t *testing.T, what string, args ...string) {
 	t.Helper()
@@ -210,10 +221,7 @@ func namespace(t *testing.T) string {
 	t.Helper()
 	name := fmt.Sprintf("e2e-%s-%d", strings.ToLower(strings.Split(t.Name(), "/")[0][4:]), time.Now().UnixNano()%1e6)
 	kubectl(t, "create", "namespace", name)
-	t.Cleanup(func() {
-		// The test's own context is done by now.
-		runCommand(context.Background(), t, "", "kubectl", "delete", "namespace", name, "--wait=false")
-	})
+	atEnd(t, "delete", "namespace", name, "--wait=false")
 	awaitKubectl(t, "the service account of "+name, "-n", name, "get", "serviceaccount", "default")
 	return name
 }

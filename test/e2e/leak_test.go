@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 	"os"
@@ -212,12 +211,7 @@ func TestLeaks(t *testing.T) {
 	findService(t, ns, "server").await(client)
 	findService(t, ns, "guarded").await(other)
 	for _, ip := range []string{externalIP, loadBalancerIP} {
-		eventually(t, ip, func() error {
-			if r := client.app("talk", ip+":9000", "ready"); r.Error != "" {
-				return fmt.Errorf("%+v", r)
-			}
-			return nil
-		})
+		awaitApp(t, ip, client.app, "talk", ip+":9000", "ready")
 	}
 	t.Run("out", func(t *testing.T) {
 		t.Parallel()
@@ -475,6 +469,16 @@ func leaksOfNetworks(t *testing.T, p, server, other *pod) {
 // newRange is a Service range that the cluster gets during a test.
 const newRange = "10.200.0.0/24"
 
+// newServiceRange gives the cluster newRange until the end of the test, for a Service "late" of ns.
+func newServiceRange(t *testing.T, ns string) {
+	t.Helper()
+	// The range ends with its last Service, which is deleted before it.
+	atEnd(t, "delete", "servicecidr", "leaks", "--ignore-not-found")
+	atEnd(t, "-n", ns, "delete", "service", "late", "--ignore-not-found")
+	apply(t, ns, `{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {name: leaks}, spec: {cidrs: ["`+newRange+`"]}}`)
+	kubectl(t, "wait", "--for=condition=Ready", "servicecidr/leaks", "--timeout="+patience.String())
+}
+
 // TestNewServiceRange gives the cluster one more range of Services: what goes there before a gateway
 // knows is counted, and said to be a danger; after 'refresh' it is refused or encrypted. It does not
 // run beside other tests, which would lack the range as well.
@@ -483,22 +487,11 @@ func TestNewServiceRange(t *testing.T) {
 	pods := startPods(t, ns, podSpec("client", node1), podSpec("server", node2))
 	client, server := pods[0].enter(t), pods[1]
 	enable(t, []string{"--mode=strict"}, client.pod)
-	t.Cleanup(func() {
-		// The range ends with its last Service.
-		runCommand(context.WithoutCancel(t.Context()), t, "", "kubectl", "-n", ns, "delete", "service", "late")
-		runCommand(context.WithoutCancel(t.Context()), t, "", "kubectl", "delete", "servicecidr", "leaks")
-	})
-	apply(t, ns, `{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {name: leaks}, spec: {cidrs: ["`+newRange+`"]}}`)
-	kubectl(t, "wait", "--for=condition=Ready", "servicecidr/leaks", "--timeout="+patience.String())
+	newServiceRange(t, ns)
 	const late = "10.200.0.77"
 	awaitKubectl(t, "a Service in the new range", "-n", ns, "create", "service", "clusterip", "late", "--clusterip="+late, "--tcp=9000:9000")
 	kubectl(t, "-n", ns, "patch", "service", "late", "-p", `{"spec":{"selector":{"app":"server"}}}`)
-	eventually(t, "the Service leads to its pod", func() error {
-		if r := client.app("talk", late+":9000", "ready"); r.Error != "" {
-			return fmt.Errorf("%+v", r)
-		}
-		return nil
-	})
+	awaitApp(t, "the Service leads to its pod", client.app, "talk", late+":9000", "ready")
 	judge := func(want fate, name string) {
 		t.Helper()
 		m := &matrix{inside: client, out: true, places: []wire.Place{client.link()}}

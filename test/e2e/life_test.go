@@ -12,8 +12,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -21,29 +23,40 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
-// containerdOf returns a client of the container runtime of a node, which it reaches through the
-// files that the runtime sees.
-func containerdOf(t *testing.T, node string) *http.Client {
+// daemonOf returns the process of a daemon of a node.
+func daemonOf(t *testing.T, node, program string) int {
 	t.Helper()
-	config := filepath.Join(filepath.Dir(os.Getenv("KUBECONFIG")), node, "containerd.toml")
+	// Its configuration is in a folder of the node.
+	config := filepath.Join(filepath.Dir(os.Getenv("KUBECONFIG")), node) + "/"
 	for _, dir := range must.Get(filepath.Glob("/proc/[0-9]*"))(t) {
 		command, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
-		if words := strings.Split(string(command), "\x00"); filepath.Base(words[0]) != "containerd" || !strings.Contains(string(command), config) {
-			continue
+		if words := strings.Split(string(command), "\x00"); filepath.Base(words[0]) == program && strings.Contains(string(command), config) {
+			return must.Get(strconv.Atoi(filepath.Base(dir)))(t)
 		}
-		socket := filepath.Join(dir, "root/run/containerd/containerd.sock")
-		transport := &http.Transport{
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return new(net.Dialer).DialContext(ctx, "unix", socket)
-			},
-			Protocols: new(http.Protocols),
-		}
-		transport.Protocols.SetUnencryptedHTTP2(true)
-		t.Cleanup(transport.CloseIdleConnections)
-		return &http.Client{Transport: transport}
 	}
-	t.Fatalf("containerd of %s is not found", node)
-	return nil
+	t.Fatalf("%s of %s is not found", program, node)
+	return 0
+}
+
+// filesOf returns the folder in which the files of a node are, as its container runtime sees them.
+func filesOf(t *testing.T, node string) string {
+	t.Helper()
+	return fmt.Sprintf("/proc/%d/root", daemonOf(t, node, "containerd"))
+}
+
+// containerdOf returns a client of the container runtime of a node.
+func containerdOf(t *testing.T, node string) *http.Client {
+	t.Helper()
+	socket := filepath.Join(filesOf(t, node), "run/containerd/containerd.sock")
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		},
+		Protocols: new(http.Protocols),
+	}
+	transport.Protocols.SetUnencryptedHTTP2(true)
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
 }
 
 // forget has the runtime of a node remove a container that has ended, by the one call of gRPC that
@@ -78,33 +91,85 @@ func gatewayContainer(t *testing.T, p *pod, name string) corev1.ContainerStatus 
 	return corev1.ContainerStatus{}
 }
 
+// startsForgotten removes the container of a gateway of p that has ended from the runtime, and waits
+// until the kubelet has started it again and it has ended with these last words.
+func startsForgotten(t *testing.T, p *pod, name, words string) {
+	t.Helper()
+	before := gatewayContainer(t, p, name)
+	forget(t, node1, before.ContainerID)
+	eventually(t, "the kubelet starts the container again, and it ends", func() error {
+		// It looks at a pod that has changed, and at others within minutes.
+		kubectl(t, "-n", p.namespace, "annotate", "pod", p.name, fmt.Sprint("now=", time.Now().UnixNano()), "--overwrite")
+		s := gatewayContainer(t, p, name)
+		if ended := s.State.Terminated; s.ContainerID == before.ContainerID || ended == nil || (ended.ExitCode == 0) != (words == api.DisabledMessage) || !strings.Contains(ended.Message, words) {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+}
+
+// saysDisabled fails the test unless status calls the gateway of p disabled.
+func saysDisabled(t *testing.T, p *pod) {
+	t.Helper()
+	if out := gateway(t, "-n", p.namespace, "status", p.String()); !strings.Contains(out.stdout, "disabled") {
+		t.Errorf("status: %s", out.stdout)
+	}
+}
+
 // TestForgottenContainer removes the container of a gateway that was disabled from the runtime: the
-// kubelet starts it again, and it ends as it did before. The next gateway is not disturbed.
+// kubelet starts it again, and it ends as it did before, also with the Secret that it came with. The
+// next gateway is not disturbed, and ends likewise once it has died.
 func TestForgottenContainer(t *testing.T) {
 	t.Parallel()
 	ns := namespace(t)
 	a, b := twoPods(t, ns)
-	enable(t, []string{"--delivery=csr", "--mode=strict"}, a, b)
-	startsAgain := func(name string) {
-		t.Helper()
-		before := gatewayContainer(t, a, name)
-		forget(t, node1, before.ContainerID)
-		eventually(t, "the kubelet starts the container again, and it ends", func() error {
-			s := gatewayContainer(t, a, name)
-			if ended := s.State.Terminated; s.ContainerID == before.ContainerID || ended == nil || ended.ExitCode != 0 || ended.Message != api.DisabledMessage {
-				return fmt.Errorf("%+v", s)
-			}
-			return nil
-		})
-	}
+	enable(t, []string{"--mode=strict", "--delivery=secret", "--keep-secret"}, a)
+	enable(t, []string{"--mode=strict", "--delivery=csr"}, b)
+	kept := secrets(t, ns)[0]
+	kept.ResourceVersion, kept.UID = "", ""
 	gateway(t, "-n", ns, "disable", a.String())
-	startsAgain("kube-gateway")
-	if out := gateway(t, "-n", ns, "status", a.String()); !strings.Contains(out.stdout, "disabled") {
-		t.Errorf("status: %s", out.stdout)
-	}
+	noSecrets(t, ns)
+	apply(t, ns, mustYAML(t, &kept))
+	startsForgotten(t, a, "kube-gateway", api.DisabledMessage)
+	saysDisabled(t, a)
 
-	enable(t, []string{"--delivery=csr", "--mode=strict"}, a)
-	startsAgain("kube-gateway")
+	enable(t, []string{"--mode=strict", "--delivery=csr"}, a)
+	startsForgotten(t, a, "kube-gateway", api.DisabledMessage)
+	a.talk(b.addr(portEcho), "hello")
+	if s := a.status(); s.State != api.Ready || s.Traffic.Outbound.Encrypted != 1 {
+		t.Errorf("%s, %+v", s.State, s.Traffic.Outbound)
+	}
+	// One that has died does not come back either: the API server would refuse all that the kubelet says
+	// of the pod.
+	killWhole(t, a)
+	eventually(t, "the kubelet sees the death", func() error {
+		if s := gatewayContainer(t, a, "kube-gateway-2"); s.State.Terminated == nil {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	startsForgotten(t, a, "kube-gateway-2", "started its container again")
+	checkSaysDead(t, a)
+	enable(t, []string{"--mode=strict", "--delivery=csr"}, a)
+	a.talk(b.addr(portEcho), "hello")
+	gateway(t, "-n", ns, "disable", a.String())
+	noSecrets(t, ns)
+	startsForgotten(t, a, "kube-gateway-3", api.DisabledMessage)
+	saysDisabled(t, a)
+}
+
+// TestForgottenContainerWithoutSecret is the same once the Secret is gone, and the kubelet, which
+// remembers Secrets that cannot change, was started anew. It runs alone, because it kills the kubelet.
+func TestForgottenContainerWithoutSecret(t *testing.T) {
+	ns := namespace(t)
+	a, b := twoPods(t, ns)
+	enable(t, []string{"--delivery=secret"}, a, b)
+	gateway(t, "-n", ns, "disable", a.String())
+	noSecrets(t, ns)
+	kill(t, daemonOf(t, node1, "kubelet"))
+	startsForgotten(t, a, "kube-gateway", api.DisabledMessage)
+	saysDisabled(t, a)
+	enable(t, []string{"--delivery=secret"}, a)
 	a.talk(b.addr(portEcho), "hello")
 	if s := a.status(); s.State != api.Ready || s.Traffic.Outbound.Encrypted != 1 {
 		t.Errorf("%s, %+v", s.State, s.Traffic.Outbound)
@@ -112,7 +177,8 @@ func TestForgottenContainer(t *testing.T) {
 }
 
 // TestRestartAllContainers: the kubelet restarts a pod in place, all containers but the ephemeral
-// ones. The gateway goes on, and carries the traffic of the new containers.
+// ones. The gateway goes on, and carries the traffic of the new containers; one that has ended does
+// not come back.
 func TestRestartAllContainers(t *testing.T) {
 	t.Parallel()
 	ns := namespace(t)
@@ -140,16 +206,20 @@ func TestRestartAllContainers(t *testing.T) {
 		}
 		return ids
 	}
-	old := running()
-	a.exitApp()
-	eventually(t, "all containers were restarted", func() error {
-		for name, id := range old {
-			if now := running()[name]; now == "" || now == id {
-				return fmt.Errorf("%s is %q", name, now)
+	restart := func() {
+		t.Helper()
+		old := running()
+		a.exitApp()
+		eventually(t, "all containers were restarted", func() error {
+			for name, id := range old {
+				if now := running()[name]; now == "" || now == id {
+					return fmt.Errorf("%s is %q", name, now)
+				}
 			}
-		}
-		return nil
-	})
+			return nil
+		})
+	}
+	restart()
 	if after := gatewayContainer(t, a, "kube-gateway"); after.ContainerID != before.ContainerID || after.State.Running == nil {
 		t.Errorf("the gateway's container was %+v, and is %+v", before, after)
 	}
@@ -158,6 +228,16 @@ func TestRestartAllContainers(t *testing.T) {
 	}
 	if s := a.status(); s.State != api.Ready || s.Traffic.Outbound.Encrypted < 2 || s.Traffic.Outbound.Plaintext != 0 {
 		t.Errorf("%s, %+v", s.State, s.Traffic.Outbound)
+	}
+	// One that has ended stays so.
+	gateway(t, "-n", ns, "mode", b.String(), "permissive")
+	gateway(t, "-n", ns, "disable", a.String())
+	restart()
+	if s := gatewayContainer(t, a, "kube-gateway"); s.ContainerID != before.ContainerID || s.State.Terminated == nil || s.State.Terminated.Message != api.DisabledMessage {
+		t.Errorf("the container of the gateway that has ended is %+v", s)
+	}
+	if encrypted(t, a, b) {
+		t.Error("a gateway that was disabled encrypts")
 	}
 }
 

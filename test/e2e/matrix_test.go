@@ -181,12 +181,7 @@ func (s *service) await(from *pod) {
 	from.t.Helper()
 	server := findPod(from.t, s.namespace, s.name)
 	for _, target := range s.targets(server) {
-		eventually(from.t, s.name+" by "+target.name, func() error {
-			if r := from.app(target.verb, target.address, "ready"); r.Error != "" {
-				return fmt.Errorf("%+v", r)
-			}
-			return nil
-		})
+		awaitApp(from.t, s.name+" by "+target.name, from.app, target.verb, target.address, "ready")
 	}
 }
 
@@ -460,11 +455,5 @@ func TestUDP(t *testing.T) {
 	}
 	// Names are still resolved, which takes UDP to the cluster's name service.
 	kubectl(t, "-n", ns, "expose", "pod", "b", "--cluster-ip=None", "--port=9000", "--name=b")
-	eventually(t, "a name is resolved and reached", func() error {
-		r := a.app("talk", "b."+ns+".svc.cluster.local:9000", "by name")
-		if r.Error != "" {
-			return errors.New(r.Error)
-		}
-		return nil
-	})
+	awaitApp(t, "a name is resolved and reached", a.app, "talk", "b."+ns+".svc.cluster.local:9000", "by name")
 }

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 	"os"
@@ -72,11 +71,9 @@ func startDNS(t *testing.T) (*pod, []string) {
 	t.Helper()
 	const ns, name, image = "kube-system", "e2e-dns", "localhost/e2e-coredns:latest"
 	loadImage(t, image, "coredns")
-	t.Cleanup(func() {
-		// The test's own context is done by now. No gateway of another test may know the Service.
-		runCommand(context.Background(), t, "", "kubectl", "-n", ns, "delete", "--ignore-not-found",
-			"pod/"+name, "service/"+name, "configmap/"+name, "serviceaccount/"+name, "clusterrolebinding/"+name)
-	})
+	// No gateway of another test may know the Service.
+	atEnd(t, "-n", ns, "delete", "--ignore-not-found",
+		"pod/"+name, "service/"+name, "configmap/"+name, "serviceaccount/"+name, "clusterrolebinding/"+name)
 	apply(t, ns, fmt.Sprintf(`
 apiVersion: v1
 kind: ServiceAccount
@@ -213,12 +210,7 @@ func TestStrictDNS(t *testing.T) {
 	newService("canary-direct")
 	packets = record(t, dns)
 	for _, p := range []*pod{strict, permissive} {
-		eventually(t, p.String()+" has an answer over TCP from the pod's address", func() error {
-			if r := p.app("lookup", "tcp", full("canary-direct"), dns.addr(53)); r.Error != "" {
-				return fmt.Errorf("%+v", r)
-			}
-			return nil
-		})
+		awaitApp(t, p.String()+" has an answer over TCP from the pod's address", p.app, "lookup", "tcp", full("canary-direct"), dns.addr(53))
 	}
 	packets.stop()
 	if packets.contains("canary-direct") || packets.count(tlsData) == 0 {

@@ -122,6 +122,17 @@ func (p *pod) appCommand(args ...string) string {
 	return kubectl(p.t, append([]string{"-n", p.namespace, "exec", p.name, "-c", "app", "--", "/app"}, args...)...)
 }
 
+// awaitApp runs a client of the test application until it succeeds.
+func awaitApp(t *testing.T, what string, run func(...string) appResult, args ...string) {
+	t.Helper()
+	eventually(t, what, func() error {
+		if r := run(args...); r.Error != "" {
+			return fmt.Errorf("%+v", r)
+		}
+		return nil
+	})
+}
+
 // talk sends text to address, which must echo it.
 func (p *pod) talk(address, text string) appResult {
 	p.t.Helper()

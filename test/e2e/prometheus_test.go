@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -49,9 +48,7 @@ func startPrometheus(t *testing.T, ns string) *prometheus {
 		"global: {scrape_interval: 1s, scrape_timeout: 1s}\n"+string(example))
 	kubectl(t, "-n", ns, "create", "serviceaccount", "prometheus")
 	// The example looks for pods of all namespaces, so the role is one of the cluster.
-	t.Cleanup(func() {
-		runCommand(context.Background(), t, "", "kubectl", "delete", "clusterrole,clusterrolebinding", ns, "--ignore-not-found")
-	})
+	atEnd(t, "delete", "clusterrole,clusterrolebinding", ns, "--ignore-not-found")
 	kubectl(t, "create", "clusterrole", ns, "--verb=get,list,watch", "--resource=pods")
 	kubectl(t, "create", "clusterrolebinding", ns, "--clusterrole="+ns, "--serviceaccount="+ns+":prometheus")
 

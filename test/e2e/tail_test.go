@@ -4,9 +4,15 @@ package e2e
 
 import (
 	"fmt"
+	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // outbound returns the pod and the source of each outbound connection to the port
@@ -118,4 +124,122 @@ func TestTail(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// rotations is the files that a kubelet has rotated a gateway's log to.
+type rotations struct {
+	t       *testing.T
+	pattern string
+	seen    map[string]bool
+}
+
+// await waits until the kubelet has rotated the log n more times.
+func (r *rotations) await(n int) {
+	r.t.Helper()
+	before := len(r.seen)
+	eventually(r.t, fmt.Sprint(n, " more rotations"), func() error {
+		for _, path := range must.Get(filepath.Glob(r.pattern))(r.t) {
+			// They are compressed later, under the same name.
+			r.seen[strings.TrimSuffix(strings.TrimSuffix(path, ".tmp"), ".gz")] = true
+		}
+		if len(r.seen) < before+n {
+			return fmt.Errorf("%d of %d", len(r.seen)-before, n)
+		}
+		return nil
+	})
+}
+
+// numbered is what "tail -o json" shows of the lines that a gateway's workers number.
+type numbered struct {
+	// first and last are numbers of lines, and shown is how many there are.
+	first, last, shown uint64
+	// lost is how many are said to be missing.
+	lost uint64
+}
+
+var lostLines = regexp.MustCompile(`warning: (\d+) lines (?:of the log|before the first one) are lost`)
+
+// readNumbered reads the output of "tail -o json". Each line must be shown once, in its order.
+func readNumbered(t *testing.T, stdout, stderr string) (n numbered) {
+	t.Helper()
+	for _, line := range strings.Split(strings.TrimSpace(stdout), "\n") {
+		l := parse[struct {
+			N  uint64
+			By string
+		}](t, line)
+		if l.By != "" {
+			continue
+		}
+		if l.N <= n.last {
+			t.Fatalf("line %d is shown after line %d", l.N, n.last)
+		}
+		if n.shown == 0 {
+			n.first = l.N
+		}
+		n.last = l.N
+		n.shown++
+	}
+	for _, match := range lostLines.FindAllStringSubmatch(stderr, -1) {
+		n.lost += must.Get(strconv.ParseUint(match[1], 10, 64))(t)
+	}
+	return n
+}
+
+// TestTailRotated has the kubelet rotate the log of a gateway several times under traffic, while it
+// is followed and while nobody can read it. Each line is shown, or counted as lost.
+func TestTailRotated(t *testing.T) {
+	t.Parallel()
+	ns := namespace(t)
+	a, b := twoPods(t, ns)
+	enable(t, nil, a)
+	// More than a gateway may log by default.
+	gateway(t, "-n", ns, "log", a.String(), "connections", "--limit=2Gi")
+	f := newFront(t)
+	tail := start(t, "kubectl", "gateway", "--kubeconfig="+f.kubeconfig, "-n", ns, "tail", a.String(), "--tail=-1", "-o", "json")
+	// shows talks until that is shown: one line may be among those that are lost.
+	shows := func(text string) {
+		t.Helper()
+		eventually(t, "the connection is shown", func() error {
+			c := a.talk(b.addr(portEcho), text)
+			for range 50 {
+				for line := range strings.SplitSeq(tail.stdout.String(), "\n") {
+					if strings.Contains(line, `"`+c.Local+`"`) && strings.Contains(line, `"`+b.addr(portEcho)+`"`) {
+						return nil
+					}
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+			return fmt.Errorf("it says %s", &tail.stderr)
+		})
+	}
+	shows("first")
+	log := &rotations{t, filepath.Join(filesOf(t, node1), "var/log/pods", strings.Join([]string{ns, a.name, a.uid}, "_"), "kube-gateway/*.log.*"), map[string]bool{}}
+
+	// Without a gateway at the other end: connections that cost little.
+	a.appCommand("traffic", "start", "--held=0", "--workers=4", "--pause=1ms", b.addr(portTraffic))
+	log.await(1)
+	f.down()
+	tail.says("warning: the log stream broke")
+	log.await(1)
+	f.up()
+	shows("again")
+	log.await(1)
+	a.appCommand("traffic", "stop")
+	shows("last")
+	if err := tail.interrupt(); err != nil {
+		t.Errorf("after Ctrl-C: %v", err)
+	}
+	n := readNumbered(t, tail.stdout.String(), tail.stderr.String())
+	t.Logf("%d rotations: %+v", len(log.seen), n)
+	if n.first != 1 || n.shown+n.lost != n.last || n.lost == 0 {
+		t.Errorf("of %d lines %d are shown, from number %d on, and %d are said to be lost:\n%s", n.last, n.shown, n.first, n.lost, &tail.stderr)
+	}
+
+	// The node has the newest lines.
+	for _, flag := range []string{"--tail=-1", "--since=1h"} {
+		out := gateway(t, "-n", ns, "tail", a.String(), "--no-follow", "-o", "json", flag)
+		if r := readNumbered(t, out.stdout, out.stderr); r.last != n.last || r.shown+r.lost != r.last || r.lost == 0 {
+			t.Errorf("%s: %+v of %d lines, and it says %s", flag, r, n.last, out.stderr)
+		}
+	}
 }

@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -364,11 +363,5 @@ func runWatch(t *testing.T, path, ns string, args ...string) output {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "kubectl", append([]string{"gateway", "watch", "-n", ns}, args...)...)
 	cmd.Env = append(os.Environ(), "PATH="+path)
-	var stdout, stderr lockedBuffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
-	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
-	return output{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+	return outputOf(t, cmd)
 }

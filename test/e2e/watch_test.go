@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -184,6 +186,58 @@ func TestWatchRenews(t *testing.T) {
 	l.more(10)
 	l.stopClean(b)
 	checkContainers(t, ns, "test=e2e", 2, 1)
+}
+
+// TestWatchFollowsCluster: watch tells the gateways that run of a new range of Services, of host ports
+// and of external addresses, and of those that have changed or gone. It does not run beside other
+// tests, whose gateways would lack all this.
+func TestWatchFollowsCluster(t *testing.T) {
+	ns := namespace(t)
+	p := startPods(t, ns, podSpec("a", node1))[0]
+	enable(t, nil, p)
+	startWatch(t, "-n", ns)
+	covers := func(services bool, endpoints ...string) {
+		t.Helper()
+		eventually(t, fmt.Sprint("the gateway knows ", endpoints), func() error {
+			c := p.status().Capture.Coverage
+			var got []string
+			for _, endpoint := range c.Endpoints {
+				if endpoint.Addr().Is4() {
+					got = append(got, endpoint.String())
+				}
+			}
+			if slices.Contains(c.Services, netip.MustParsePrefix(newRange)) != services || !slices.Equal(got, endpoints) {
+				return fmt.Errorf("it knows %v and %v", c.Services, got)
+			}
+			return nil
+		})
+	}
+	ported := func(name string, port int32) {
+		t.Helper()
+		spec := podSpec(name, node1)
+		spec.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: portEcho, HostPort: port}}
+		apply(t, ns, mustYAML(t, spec))
+	}
+	external := func(ip string) {
+		t.Helper()
+		kubectl(t, "-n", ns, "patch", "service", "external", "-p", `{"spec":{"externalIPs":["`+ip+`"]}}`)
+	}
+	covers(false)
+
+	newServiceRange(t, ns)
+	ported("first", 9411)
+	kubectl(t, "-n", ns, "create", "service", "clusterip", "external", "--tcp=80")
+	external("172.30.1.7")
+	covers(true, nodeIP+":9411", "172.30.1.7:80")
+
+	kubectl(t, "-n", ns, "delete", "pod", "first", "--wait=false")
+	ported("second", 9412)
+	external("172.30.1.8")
+	covers(true, nodeIP+":9412", "172.30.1.8:80")
+
+	kubectl(t, "delete", "servicecidr", "leaks")
+	kubectl(t, "-n", ns, "delete", "service", "external")
+	covers(false, nodeIP+":9412")
 }
 
 // manyPods is how many pods are created at once.

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -117,26 +116,15 @@ func (c workerChannel) receive() (uint64, *os.File, error) {
 	if n == 0 && oobn == 0 {
 		return 0, nil, io.EOF
 	}
-	f, err := receivedFile(oob[:oobn])
-	if err != nil {
-		return 0, nil, err
+	files := receivedFiles(oob[:oobn])
+	switch {
+	case len(files) != 1:
+		err = errors.New("the supervisor's message brings no file")
+	case n != 8 || flags&unix.MSG_CTRUNC != 0:
+		err = errors.New("the supervisor's message is not one of settings")
+	default:
+		return binary.BigEndian.Uint64(b[:8]), files[0], nil
 	}
-	if n != 8 || flags&unix.MSG_CTRUNC != 0 {
-		f.Close()
-		return 0, nil, errors.New("the supervisor's message is not one of settings")
-	}
-	return binary.BigEndian.Uint64(b[:8]), f, nil
-}
-
-// receivedFile returns the one file that came with a packet.
-func receivedFile(oob []byte) (*os.File, error) {
-	messages, err := syscall.ParseSocketControlMessage(oob)
-	if err != nil || len(messages) != 1 {
-		return nil, errors.New("the supervisor's message brings no file")
-	}
-	fds, err := syscall.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) != 1 {
-		return nil, errors.New("the supervisor's message brings no file")
-	}
-	return os.NewFile(uintptr(fds[0]), "material"), nil
+	CloseAll(files)
+	return 0, nil, err
 }

@@ -271,20 +271,25 @@ type Neighbour struct{ conn *net.UnixConn }
 func (n *Neighbour) Close() { n.conn.Close() }
 
 // Send sends a message with up to maxFiles files, which stay open here.
-func (n *Neighbour) Send(m *Message, files ...*os.File) error {
+func (n *Neighbour) Send(m *Message, files ...*os.File) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("writing to the other gateway: %w", err)
+		}
+	}()
 	text, err := json.Marshal(m)
 	if err != nil {
-		return fmt.Errorf("writing to the other gateway: %w", err)
+		return err
 	}
 	var fds []int
 	for _, f := range files {
 		raw, err := f.SyscallConn()
 		if err != nil {
-			return fmt.Errorf("writing to the other gateway: %w", err)
+			return err
 		}
 		// File.Fd would make the listener block, in the worker too.
 		if err := raw.Control(func(fd uintptr) { fds = append(fds, int(fd)) }); err != nil {
-			return fmt.Errorf("writing to the other gateway: %w", err)
+			return err
 		}
 	}
 	_ = n.conn.SetWriteDeadline(time.Now().Add(proofTimeout))
@@ -297,10 +302,7 @@ func (n *Neighbour) Send(m *Message, files ...*os.File) error {
 	if err == nil && sent < len(packet) {
 		_, err = n.conn.Write(packet[sent:])
 	}
-	if err != nil {
-		return fmt.Errorf("writing to the other gateway: %w", err)
-	}
-	return nil
+	return err
 }
 
 // Receive waits for the next message, and for its files, until deadline; zero is forever. The error
@@ -311,7 +313,7 @@ func (n *Neighbour) Receive(deadline time.Time) (m *Message, files []*os.File, e
 	}
 	defer func() {
 		if err != nil {
-			closeAll(files)
+			CloseAll(files)
 			files = nil
 		}
 		if errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -361,7 +363,8 @@ func receivedFiles(oob []byte) (files []*os.File) {
 	return files
 }
 
-func closeAll(files []*os.File) {
+// CloseAll closes files, of which some may be nil.
+func CloseAll(files []*os.File) {
 	for _, f := range files {
 		f.Close()
 	}

@@ -201,6 +201,8 @@ func aboutCapture() []family {
 			func(s *api.Status) uint64 { return s.Capture.UDP }),
 		counter("udp_refused_total", "Those of the UDP sockets and messages that were refused.",
 			func(s *api.Status) uint64 { return s.Capture.UDPRefused }),
+		counter("udp_answers_total", "UDP sockets and messages from port 53 to captured ranges, which pass as answers of a name server.",
+			func(s *api.Status) uint64 { return s.Capture.UDPAnswers }),
 	}
 }
 

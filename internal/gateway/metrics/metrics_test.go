@@ -34,7 +34,7 @@ func full() *api.Status {
 		Memory: &api.Memory{Used: 81, Limit: 82, Left: 83, Room: 84, Killed: 85},
 		Capture: api.Capture{CaptureCounts: api.CaptureCounts{
 			Captured: 11, ServicePassed: 12, ServiceRefused: 13, Uncapturable: 14, NoListener: 15,
-			UDP: 16, UDPRefused: 17, Steered: 18, PlaintextAllowed: 19, PlaintextRefused: 20,
+			UDP: 16, UDPRefused: 17, UDPAnswers: 73, Steered: 18, PlaintextAllowed: 19, PlaintextRefused: 20,
 			Excluded: 61, OutsideConnections: 125, OutsideRefused: 63, Nested: 71, Forwarded: 72,
 		}},
 		Traffic: api.Traffic{

@@ -16,6 +16,9 @@ import (
 // the termination message.
 var ErrDisabled = errors.New(api.DisabledMessage)
 
+// ErrHandedOver is ErrDisabled of a gateway that has handed over to another one.
+var ErrHandedOver = errors.New(api.HandedOverMessage)
+
 // leftTimeout bounds the wait for the kernel to free what was removed.
 const leftTimeout = 10 * time.Second
 
@@ -120,6 +123,11 @@ func (s *supervisor) remove(traces *bpf.Traces) []string {
 	if err := s.programs.Detach(); err != nil {
 		s.Log.Error("detaching the eBPF programs failed", "error", err)
 	}
+	return s.free(traces)
+}
+
+// free frees the programs and returns what stays in the kernel.
+func (s *supervisor) free(traces *bpf.Traces) []string {
 	s.closePrograms()
 	if traces == nil {
 		return []string{"unknown: what the gateway had in the kernel could not be listed"}

@@ -20,11 +20,19 @@ import (
 // node; only CAP_SYS_ADMIN reads or changes attributes called trusted (xattr(7)).
 const endedAttribute = "trusted.kube-gateway.ended"
 
-// newestEnded returns the number of the newest gateway that has ended for good in the pod with
-// this cgroup, 0 for none.
-func newestEnded(podCgroup string) (int, error) {
+// startedAttribute says likewise which gateways were started. None is a second time: while it ran, the
+// API server would refuse every status of the pod, because a status of an ephemeral container may not
+// lead from terminated to running.
+const startedAttribute = "trusted.kube-gateway.started"
+
+// errStartedAgain ends a gateway that has died before.
+var errStartedAgain = errors.New("the gateway died, and the kubelet has started its container again")
+
+// newest returns the highest number of a gateway that an attribute of the pod with this cgroup names, 0
+// for none.
+func newest(podCgroup, attribute string) (int, error) {
 	var text [16]byte
-	n, err := unix.Getxattr(podCgroup, endedAttribute, text[:])
+	n, err := unix.Getxattr(podCgroup, attribute, text[:])
 	if errors.Is(err, unix.ENODATA) {
 		return 0, nil
 	}
@@ -38,20 +46,20 @@ func newestEnded(podCgroup string) (int, error) {
 	return number, nil
 }
 
-// markEnded notes that all gateways up to number have ended for good, none if it is 0.
-func markEnded(podCgroup string, number int) error {
-	if newest, err := newestEnded(podCgroup); number <= 0 || err == nil && newest >= number {
+// mark has an attribute name all gateways up to number, none if it is 0.
+func mark(podCgroup, attribute string, number int) error {
+	if newest, err := newest(podCgroup, attribute); number <= 0 || err == nil && newest >= number {
 		return nil
 	}
-	if err := unix.Setxattr(podCgroup, endedAttribute, []byte(strconv.Itoa(number)), 0); err != nil {
-		return fmt.Errorf("noting that the gateway has ended: %w", err)
+	if err := unix.Setxattr(podCgroup, attribute, []byte(strconv.Itoa(number)), 0); err != nil {
+		return fmt.Errorf("noting the gateway's number: %w", err)
 	}
 	return nil
 }
 
-// endedBefore returns ErrDisabled if this gateway has ended for good before: it was disabled, or a
-// newer one has replaced it.
-func (s *supervisor) endedBefore() error {
+// startedBefore returns an error if this gateway was started before: ErrDisabled if it has ended for good
+// since, because it was disabled, or a newer one has replaced it.
+func (s *supervisor) startedBefore() error {
 	config := s.settings.config
 	if config.Number == 0 {
 		return nil
@@ -60,15 +68,21 @@ func (s *supervisor) endedBefore() error {
 	if err != nil {
 		return nil // load says so
 	}
-	newest, err := newestEnded(pod.Path)
-	if err != nil {
-		s.Log.Warn("whether the gateway has ended before is unknown", "error", err)
+	ended, err := newest(pod.Path, endedAttribute)
+	started, startedErr := newest(pod.Path, startedAttribute)
+	if err := errors.Join(err, startedErr, mark(pod.Path, startedAttribute, config.Number)); err != nil {
+		s.Log.Warn("whether the gateway was started before is unknown", "error", api.OneLine(err.Error()))
 	}
-	if newest < config.Number {
+	switch {
+	case ended >= config.Number:
+		err = ErrDisabled
+	case started >= config.Number:
+		err = api.WithHint(errStartedAgain, "'kubectl gateway enable' adds another one")
+	default:
 		return nil
 	}
-	s.Log.Info("the container of a gateway that has ended was started again: it ends", "number", config.Number, "ended", newest)
-	return ErrDisabled
+	s.Log.Info("the container of a gateway that has ended was started again: it ends", "number", config.Number, "ended", ended)
+	return err
 }
 
 // noteEnded notes that the gateways up to number have ended for good. Without the note they
@@ -76,7 +90,7 @@ func (s *supervisor) endedBefore() error {
 func (s *supervisor) noteEnded(number int) {
 	pod, _, err := bpf.PodCgroup(s.settings.config.Pod.UID)
 	if err == nil {
-		err = markEnded(pod.Path, number)
+		err = mark(pod.Path, endedAttribute, number)
 	}
 	if err != nil {
 		s.Log.Warn("gateways that have ended may come back when the runtime forgets their containers", "error", api.OneLine(err.Error()))

@@ -124,6 +124,8 @@ func (e *ending) conclude(err error) error {
 	case err == nil && e.isDisabled() && len(e.report.Left) > 0:
 		err = api.WithHint(fmt.Errorf("the gateway was disabled, but is still in the kernel: %s", strings.Join(e.report.Left, ", ")),
 			"'kubectl gateway disable' again removes what a gateway that has ended left")
+	case err == nil && e.isHandedOver():
+		err = ErrHandedOver
 	case err == nil && e.isDisabled():
 		err = ErrDisabled
 	default:

@@ -139,7 +139,7 @@ func (s *supervisor) freeze(on bool) bool {
 // prepare does what can be undone.
 func (s *supervisor) prepare(to *handoff.Neighbour) error {
 	m, files, err := to.Receive(time.Now().Add(takeTimeout))
-	closeFiles(files)
+	handoff.CloseAll(files)
 	if err != nil {
 		return err
 	}
@@ -163,7 +163,7 @@ func (s *supervisor) prepare(to *handoff.Neighbour) error {
 		return err
 	}
 	m, files, err = to.Receive(time.Now().Add(takeTimeout))
-	closeFiles(files)
+	handoff.CloseAll(files)
 	switch {
 	case errors.Is(err, io.EOF):
 		return errors.New("the successor has ended")

@@ -63,7 +63,7 @@ func (l *listeners) tryPairs(ctx context.Context) (ports api.Listeners, err erro
 			if l.Inband, err = listenLoopback(ctx, ports.Inband, true); err == nil {
 				return ports, nil
 			}
-			closeFiles(l.Capture)
+			handoff.CloseAll(l.Capture)
 			l.Capture = nil
 		}
 		if !errors.Is(err, unix.EADDRINUSE) {
@@ -83,8 +83,8 @@ func (l *listeners) close() {
 
 // closeTCP closes the listeners for connections.
 func (l *listeners) closeTCP() {
-	closeFiles(l.Capture)
-	closeFiles(l.Inband)
+	handoff.CloseAll(l.Capture)
+	handoff.CloseAll(l.Inband)
 	l.Peer.Close()
 }
 
@@ -103,19 +103,12 @@ func listenLoopback(ctx context.Context, port uint16, inband bool) ([]*os.File, 
 			continue // an IPv6 address cannot be used here
 		}
 		if err != nil {
-			closeFiles(files)
+			handoff.CloseAll(files)
 			return nil, err
 		}
 		files = append(files, f)
 	}
 	return files, nil
-}
-
-// closeFiles closes files, of which some may be nil.
-func closeFiles(files []*os.File) {
-	for _, f := range files {
-		f.Close()
-	}
 }
 
 func listen(ctx context.Context, address string) (*os.File, error) {

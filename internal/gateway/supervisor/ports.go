@@ -71,7 +71,7 @@ func (s *supervisor) whenFree(ctx context.Context, address netip.AddrPort, liste
 		held := s.holders(address)
 		waited := time.Since(started)
 		if waited > s.PortTimeout {
-			return api.WithHint(held, "a gateway needs TCP ports 18000, 18443 and 18444 of its pod: move what listens there, or close the connection")
+			return api.WithHint(held, "a gateway needs TCP port 18443 of its pod, and on loopback one from 18000 to 18007 and one from 18444 to 18452: move what listens there, or close the connection")
 		}
 		if text := held.Error(); text != said && (held.listens() || waited > connectionGrace) {
 			said = text

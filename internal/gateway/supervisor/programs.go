@@ -82,6 +82,30 @@ func (s *supervisor) attach() error {
 	return nil
 }
 
+// ErrUnserved is any error that ended a gateway before it served, where nothing of it is left in the
+// kernel.
+var ErrUnserved = errors.New("the gateway has never served, and left nothing in the kernel")
+
+type unserved struct{ error }
+
+func (e unserved) Unwrap() []error { return []error{e.error, ErrUnserved} }
+
+// unload frees the programs of a gateway that ends with err.
+func (s *supervisor) unload(err error) error {
+	if err == nil || s.capturing() {
+		s.closePrograms()
+		return err
+	}
+	// What other gateways have is not this one's to judge.
+	s.programs.Beside(true)
+	traces, _ := s.programs.Traces()
+	if left := s.free(traces); len(left) > 0 {
+		s.Log.Error("the gateway has left something in the kernel", "left", left)
+		return err
+	}
+	return unserved{err}
+}
+
 // closePrograms detaches and frees the programs, once.
 func (s *supervisor) closePrograms() {
 	s.closing.Do(func() {

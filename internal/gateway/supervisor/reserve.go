@@ -25,9 +25,9 @@ const (
 	maxReservedText = 256
 )
 
-// reservePorts keeps outgoing connections of the pod with this cgroup from getting the gateway's
-// ports by chance, where ip_local_port_range is wide.
-func reservePorts(podCgroup string) error {
+// reservePorts keeps outgoing connections of the pod with this cgroup from getting ports of the
+// gateway by chance, where ip_local_port_range is wide.
+func reservePorts(podCgroup string, ports []uint16) error {
 	reserved, err := reservedPorts()
 	if err != nil {
 		return err
@@ -36,7 +36,7 @@ func reservePorts(podCgroup string) error {
 	if err != nil {
 		return err
 	}
-	for _, port := range []uint16{api.CapturePort, api.PeerPort, api.InbandPort} {
+	for _, port := range ports {
 		// An empty set would stand for every port.
 		if len(reserved) == 0 || !reserved.Contains(port) {
 			one := api.PortRange{First: port, Last: port}
@@ -128,19 +128,20 @@ func without(ports, others api.Ports) api.Ports {
 	return api.NewPorts(left...)
 }
 
-// reserve reserves the gateway's ports, and returns what undoes that. Without it the gateway works
-// as well.
-func (s *supervisor) reserve() (undo func()) {
-	pod, _, err := bpf.PodCgroup(s.settings.config.Pod.UID)
-	if err != nil {
-		return func() {} // load says so
+// reserve reserves ports of the gateway until release. Without it the gateway works as well.
+func (s *supervisor) reserve(ports ...uint16) {
+	if pod, _, err := bpf.PodCgroup(s.settings.config.Pod.UID); err != nil {
+		return // load says so
+	} else if err := reservePorts(pod.Path, ports); err != nil {
+		s.Log.Warn("ports of the gateway are not reserved", "ports", ports, "error", err)
 	}
-	if err := reservePorts(pod.Path); err != nil {
-		s.Log.Warn("the gateway's ports are not reserved", "error", err)
-	}
-	return func() {
-		if err := releasePorts(pod.Path); err != nil {
-			s.Log.Warn("ports stay reserved", "error", err)
-		}
+}
+
+// release undoes reserve.
+func (s *supervisor) release() {
+	if pod, _, err := bpf.PodCgroup(s.settings.config.Pod.UID); err != nil {
+		return
+	} else if err := releasePorts(pod.Path); err != nil {
+		s.Log.Warn("ports stay reserved", "error", err)
 	}
 }

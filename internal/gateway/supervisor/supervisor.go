@@ -89,8 +89,8 @@ type supervisor struct {
 }
 
 // Run runs a gateway. It returns nil when ctx is done, or when Terminate is closed and the
-// application has ended; ErrDisabled when the gateway was disabled; otherwise the reason
-// why it cannot work.
+// application has ended; ErrDisabled when the gateway was disabled, and ErrHandedOver when another one
+// has taken over; otherwise the reason why it cannot work, which is ErrUnserved if it has left nothing.
 func Run(ctx context.Context, o Options) error {
 	s := &supervisor{
 		Options: o, state: state{changed: make(chan struct{})}, end: newEnding(),
@@ -112,7 +112,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("opening the control socket: %w", err)
 	}
-	if err := s.endedBefore(); err != nil {
+	if err := s.startedBefore(); err != nil {
 		ln.Close()
 		return err
 	}
@@ -128,6 +128,9 @@ func Run(ctx context.Context, o Options) error {
 	if errors.Is(err, errEndedMeanwhile) {
 		err = nil
 	}
+	if err != nil && s.programs == nil {
+		err = unserved{err}
+	}
 	if err == nil && s.end.isDisabled() && len(s.end.report.Left) == 0 {
 		s.noteEnded(s.settings.config.Number)
 	}
@@ -135,12 +138,13 @@ func Run(ctx context.Context, o Options) error {
 }
 
 // live sets everything up, serves, and takes it down again.
-func (s *supervisor) live(ctx context.Context) error {
+func (s *supervisor) live(ctx context.Context) (err error) {
 	if certified, err := s.awaitCertificate(ctx); !certified {
 		return err
 	}
 	s.listeners.edgesPath, s.listeners.whenFree = handoff.EdgesPath(s.SocketPath), s.whenFree
-	defer s.reserve()()
+	s.reserve(api.PeerPort)
+	defer s.release()
 	defer s.listeners.close()
 	replaces := s.settings.config.Replaces != ""
 	if !replaces {
@@ -161,7 +165,7 @@ func (s *supervisor) live(ctx context.Context) error {
 	if err := s.load(); err != nil {
 		return err
 	}
-	defer s.closePrograms()
+	defer func() { err = s.unload(err) }()
 	s.openMemory()
 	defer s.memory.gauge.Close()
 	ports, err := s.listeners.openMarked(ctx)
@@ -171,6 +175,7 @@ func (s *supervisor) live(ctx context.Context) error {
 	if err := s.programs.SetListeners(ports); err != nil {
 		return err
 	}
+	s.reserve(ports.Capture, ports.Inband)
 	s.update(func(st *api.Status) { st.Listeners = ports })
 	if s.traffic, s.counters, err = handoff.NewCounters(); err != nil {
 		return err

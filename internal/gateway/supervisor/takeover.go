@@ -104,7 +104,7 @@ func (s *supervisor) greet(p *predecessor) error {
 		return fmt.Errorf("waiting for the other gateway: %w", err)
 	}
 	if m.Welcome == nil || len(files) == 0 || m.Welcome.Metrics != (len(files) == 2) {
-		closeFiles(files)
+		handoff.CloseAll(files)
 		return fmt.Errorf("the other gateway does not hand over: %s", cmp.Or(m.Refused, "it answers something else"))
 	}
 	if p.peer = files[0]; len(files) == 2 {
@@ -189,7 +189,7 @@ func (s *supervisor) replace(p *predecessor) error {
 	err := p.Send(&handoff.Message{Attached: true})
 	// Even if that failed: the predecessor may have said why before it closed its end.
 	m, files, readErr := p.Receive(time.Now().Add(withdrawTimeout))
-	closeFiles(files)
+	handoff.CloseAll(files)
 	switch {
 	case readErr == nil && m.Refused != "":
 		return fmt.Errorf("the other gateway does not hand over: %s", m.Refused)
@@ -214,7 +214,7 @@ func (s *supervisor) followTotals(p *predecessor) {
 	defer context.AfterFunc(s.life, p.close)()
 	for {
 		m, files, err := p.Receive(time.Time{})
-		closeFiles(files)
+		handoff.CloseAll(files)
 		if err != nil || m.Totals == nil {
 			break
 		}

@@ -147,12 +147,12 @@ func (l *Line) takeOver(call *Call, m *member) error {
 	}
 	before, err := l.member(call.Pod, m.replaces)
 	if err != nil || before.offer == nil || offer.Socket != before.offer.Socket || !slices.Equal(offer.Token, before.offer.Token) {
-		l.end(call.Pod, call.Container, m, "error: nobody is there to take over from", 1)
+		l.end(call.Pod, call.Container, m, "error: nobody is there to take over from", api.ExitUnserved)
 		return Refuse("nobody is there to take over from")
 	}
 	before.status.State, before.offer, m.status.State = api.Draining, nil, api.Ready
 	if !l.Drains {
-		l.end(call.Pod, m.replaces, before, api.DisabledMessage, 0)
+		l.end(call.Pod, m.replaces, before, api.HandedOverMessage, 0)
 	}
 	return nil
 }

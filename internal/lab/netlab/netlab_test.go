@@ -118,12 +118,10 @@ func TestProcessIsWhereItShouldBe(t *testing.T) {
 	lab := netlab.New(t, 2)
 	node := lab.Node(1)
 	var ns string
-	if err := node.Do(func() (err error) {
+	must.Do(t, node.Do(func() (err error) {
 		ns, err = os.Readlink("/proc/thread-self/ns/net")
 		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
+	}))
 	outside := must.Get(os.Readlink("/proc/self/ns/net"))(t)
 	if ns == outside {
 		t.Fatal("the node has no namespace of its own")

@@ -4,6 +4,7 @@
 package answer
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -65,10 +66,7 @@ func (t transport) RoundTrip(request *http.Request) (*http.Response, error) {
 // pageOf returns the page that response is, nil if it comes from an API server: that
 // sends no HTML, and no redirection to another host.
 func pageOf(request *http.Request, response *http.Response) *WebPage {
-	page := &WebPage{Server: origin(request.URL), Status: strings.TrimSpace(response.Status), code: response.StatusCode}
-	if page.Status == "" {
-		page.Status = strconv.Itoa(response.StatusCode)
-	}
+	page := &WebPage{Server: origin(request.URL), Status: cmp.Or(strings.TrimSpace(response.Status), strconv.Itoa(response.StatusCode)), code: response.StatusCode}
 	if response.StatusCode >= 300 && response.StatusCode < 400 {
 		if to, err := request.URL.Parse(response.Header.Get("Location")); err == nil && to.Host != request.URL.Host {
 			page.Location = origin(to)

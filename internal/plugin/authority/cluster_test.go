@@ -170,9 +170,7 @@ func TestConcurrentWriters(t *testing.T) {
 		if err := publish(cluster, b, true); !errors.Is(err, ErrChanged) || api.Hint(err) == "" {
 			t.Errorf("%s: updating: %v", name, err)
 		}
-		if sent != "7" {
-			t.Errorf("%s: the update carries version %q, so the server cannot notice a change", name, sent)
-		}
+		expect.Equal(t, name+": the version in the update, by which the server notices a change", "7", sent)
 	}
 }
 

@@ -69,9 +69,7 @@ func TestReplaceKeepsBackup(t *testing.T) {
 	if a, err := LoadDir(dir); err != nil || !a.Equal(second) {
 		t.Errorf("loaded %v, %v", a, err)
 	}
-	if got := len(names(t, dir)); got != 2 {
-		t.Errorf("the directory holds %v", names(t, dir))
-	}
+	expect.Equal(t, "files", 2, len(names(t, dir)))
 }
 
 // Of several that create at once, one wins and the others say so.
@@ -99,9 +97,7 @@ func TestCreateRace(t *testing.T) {
 			t.Error(errs[i])
 		}
 	}
-	if winners != 1 {
-		t.Errorf("%d winners", winners)
-	}
+	expect.Equal(t, "winners", 1, winners)
 }
 
 func TestLoadRefuses(t *testing.T) {
@@ -228,7 +224,5 @@ func TestStaleTemporaryFiles(t *testing.T) {
 	long := time.Now().Add(-2 * staleAfter)
 	must.Do(t, os.Chtimes(stale, long, long))
 	mustCreate(t, dir)
-	if got := names(t, dir); !slices.Equal(got, []string{filepath.Base(fresh), fileName}) {
-		t.Errorf("the directory holds %v", got)
-	}
+	expect.Equal(t, "what the directory holds", []string{filepath.Base(fresh), fileName}, names(t, dir))
 }

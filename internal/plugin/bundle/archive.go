@@ -91,13 +91,14 @@ func (a *archive) clean(text []byte) []byte { return a.mask.apply(withoutSecrets
 const removed = "[removed]"
 
 // withoutSecrets is the second line of defence: nothing that holds secrets is collected, and still
-// somebody may have written one into an event or an error. Line ends may be those of JSON.
+// somebody may have written one into an event or an error. Line ends and quotes may be those of JSON in JSON.
 func withoutSecrets(text []byte) []byte {
 	for _, secret := range []struct{ find, replace string }{
-		{`-----BEGIN [A-Z0-9 ]*-----(?s:.*?)(-----END [A-Z0-9 ]*-----|\z)`, removed},
+		// What has no end ends with the string that it is in.
+		{`-----BEGIN [A-Z0-9 ]*-----((?s:.*?)-----END [A-Z0-9 ]*-----|([^"\\]|\\[^"])*)`, removed},
 		{`(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}`, "$1 " + removed},
 		{`\beyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*`, removed},
-		{`(?i)\b(password|passwd|token|secret|api[_-]?key)(["']?\s*[=:]\s*["']?)[^\s"',;&]+`, "$1$2" + removed},
+		{`(?i)(password|passwd|token|secret|api[_-]?key)(["'\\]*\s*[=:]\s*["'\\]*)[^\s"'\\,;&]+`, "$1$2" + removed},
 		{`(://)[^/\s:@"]*:[^/\s@"]*@`, "$1" + removed + "@"},
 	} {
 		text = regexp.MustCompile(secret.find).ReplaceAll(text, []byte(secret.replace))

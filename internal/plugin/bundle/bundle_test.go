@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -38,7 +39,7 @@ const (
 
 // secrets are what nothing of must be in an archive.
 func secrets() []string {
-	return []string{"hunter2", "gatewaykeymaterial", "PRIVATE KEY", "c2VjcmV0LWtleQ", "secret-key", "s3cr3t", "abcdefgh.token", "eyJhbGciOiJSUzI1NiJ9", "last words of an application"}
+	return []string{"hunter2", "gatewaykeymaterial", "PRIVATE KEY", "c2VjcmV0LWtleQ", "secret-key", "s3cr3t", "abcdefgh.token", "eyJhbGciOiJSUzI1NiJ9", "pa55w0rd", "last words of an application"}
 }
 
 // newCluster returns a cluster in which secrets are wherever the API has room for them.
@@ -72,7 +73,7 @@ func newCluster(t *testing.T) (*fakecluster.Cluster, []corev1.Pod) {
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: "kube-gateway-web"}, Data: map[string][]byte{"tls.key": []byte("secret-key")}}
 	c := fakecluster.New(t, pod, node, secret, other, event("key", "key: "+pem), event("token", "Authorization: Bearer abcdefgh.token"),
 		event("jwt", "got eyJhbGciOiJSUzI1NiJ9.e30.x"), event("url", "pulling https://user:s3cr3t@registry.example/x from 10.0.7.9:5000 failed"),
-		event("v6", "probe http://[fd00:1::7]:8080/ failed on "+nodeName))
+		event("password", `login with {"password": "pa55w0rd"} failed`), event("secret", "CLIENT_SECRET=pa55w0rd is wrong"), event("v6", "probe http://[fd00:1::7]:8080/ failed on "+nodeName))
 	return c, []corev1.Pod{*pod}
 }
 
@@ -148,6 +149,9 @@ func TestBundle(t *testing.T) {
 				t.Errorf("%s has %q:\n%s", name, secret, text)
 			}
 		}
+		if strings.HasSuffix(name, ".json") && !json.Valid([]byte(text)) {
+			t.Errorf("%s is no JSON:\n%s", name, text)
+		}
 	}
 	for name, word := range map[string]string{"pods/shop/web/pod.json": `"10.244.1.7"`, "status.json": `"ready"`, "edges.json": "192.0.2.77",
 		"nodes/" + nodeName + ".json": "6.12.9", "pods/shop/web/events.json": "pulling https://[removed]@registry.example/x", "pods/shop/web/logs/kube-gateway.log": "fake logs"} {
@@ -203,7 +207,7 @@ func TestMissingParts(t *testing.T) {
 	cluster, pods := newCluster(t)
 	for _, resource := range []string{"nodes", "events"} {
 		cluster.PrependReactor("*", resource, func(clienttesting.Action) (bool, runtime.Object, error) {
-			return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: resource}, "x", errors.New("no right to 10.0.7.9"))
+			return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: resource}, "x", errors.New("no right to 10.0.7.9, password=pa55w0rd"))
 		})
 	}
 	c := newCollector(cluster, Options{MaskAddresses: true})
@@ -214,7 +218,7 @@ func TestMissingParts(t *testing.T) {
 	var missing []string
 	for _, m := range summary.Missing {
 		missing = append(missing, m.File)
-		if text := files[m.File+".error"]; text != m.Why+"\n" || m.Why == "" {
+		if text := files[m.File+".error"]; text != m.Why+"\n" || m.Why == "" || strings.Contains(m.Why, "pa55w0rd") {
 			t.Errorf("%s.error has %q, the summary %q", m.File, text, m.Why)
 		}
 	}
@@ -259,9 +263,7 @@ func TestMask(t *testing.T) {
 	} {
 		want = strings.NewReplacer("10.1.1.0/24", m.pseudonym(netip.MustParseAddr("10.1.1.0"))+"/24",
 			"A", m.pseudonym(netip.MustParseAddr("10.1.1.1")), "B", m.pseudonym(netip.MustParseAddr("fd00::1"))).Replace(want)
-		if got := string(m.apply([]byte(in))); got != want {
-			t.Errorf("%q becomes %q, want %q", in, got, want)
-		}
+		expect.Equal(t, in, want, string(m.apply([]byte(in))))
 	}
 }
 

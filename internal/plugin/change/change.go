@@ -82,9 +82,7 @@ func (c *Changer) Change(ctx context.Context, pod *corev1.Pod, change Change) Re
 	if result.Err == nil {
 		result.Warnings = append(result.Warnings, warnings(change, result.Status)...)
 		if change.Mode == api.Strict && c.Survey != nil {
-			for _, remark := range c.Survey.Strict(pod, result.Status.Capture.Named) {
-				result.Warnings = append(result.Warnings, remark.String())
-			}
+			result.Warnings = append(result.Warnings, c.Survey.StrictLines(pod, result.Status.Capture.Named)...)
 		}
 	}
 	return result

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
@@ -152,9 +153,7 @@ func TestInterruptedChange(t *testing.T) {
 		return nil, ctx.Err()
 	}}.client()}
 	result := c.Change(ctx, new(podWith("web", runs())), Change{Mode: api.Strict})
-	if result.Err == nil || !strings.Contains(result.Err.Error(), "interrupted, and the change may have been made") {
-		t.Error(result.Err)
-	}
+	expect.Refusal(t, "the error", result.Err, nil, "interrupted, and the change may have been made", "")
 }
 
 // TestChangeToStrict: who has no gateway and is refused from now on is named, unless it is

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -32,17 +33,14 @@ type Covered struct {
 
 // String says what was added and removed.
 func (c *Covered) String() string {
-	text := ""
+	var words []string
 	if n := len(c.Added); n > 0 {
-		text = fmt.Sprintf("%d added: %s", n, survey.Name(c.Added))
+		words = append(words, fmt.Sprintf("%d added: %s", n, survey.Name(c.Added)))
 	}
 	if n := len(c.Removed); n > 0 {
-		if text != "" {
-			text += "; "
-		}
-		text += fmt.Sprintf("%d removed: %s", n, survey.Name(c.Removed))
+		words = append(words, fmt.Sprintf("%d removed: %s", n, survey.Name(c.Removed)))
 	}
-	return cmp.Or(text, "the same ranges")
+	return cmp.Or(strings.Join(words, "; "), "the same ranges")
 }
 
 // Refresh asks the gateway that runs in pod for its coverage, makes that anew, and sends it if

@@ -90,9 +90,7 @@ func TestRefresh(t *testing.T) {
 			expect.Equal(t, "outcome", &test.want, result.Covered)
 			test.now.Fingerprint = test.now.Coverage.Fingerprint()
 			expect.Equal(t, "the gateway", test.now, f.Status("web").Capture)
-			if got := strings.ReplaceAll(strings.Join(f.Asked(), " "), "web ", ""); got != test.asked {
-				t.Errorf("asked %q, want %q", got, test.asked)
-			}
+			expect.Equal(t, "asked", test.asked, strings.ReplaceAll(strings.Join(f.Asked(), " "), "web ", ""))
 		})
 	}
 }

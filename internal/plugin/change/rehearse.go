@@ -86,9 +86,7 @@ func (c *Changer) Rehearse(ctx context.Context, pod *corev1.Pod, names *edges.Na
 	}
 	result.judge(status, &coverage, &views[0], names)
 	if c.Survey != nil {
-		for _, remark := range c.Survey.Strict(pod, status.Capture.Named) {
-			result.Warnings = append(result.Warnings, remark.String())
-		}
+		result.Warnings = c.Survey.StrictLines(pod, status.Capture.Named)
 	}
 	return result
 }

@@ -80,6 +80,9 @@ func neverRan(gateway installed.Gateway) bool {
 // disabled, may have left something in the kernel. It does, unless it is certain
 // that it does not.
 func leaves(pod *corev1.Pod, gateway installed.Gateway, kernel func() *version.Version) bool {
+	if gateway.ExitCode == api.ExitUnserved {
+		return false
+	}
 	config, err := installed.ConfigOf(pod, gateway.Name)
 	if err != nil || config.OnFailure != api.FailOpen {
 		return true

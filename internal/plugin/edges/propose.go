@@ -33,13 +33,7 @@ type Proposal struct {
 // Propose asks the gateway of a pod whom it has let in encrypted, and returns the rules for that.
 func (c *Collector) Propose(ctx context.Context, pod *corev1.Pod) Proposal {
 	p := Proposal{Pod: pod}
-	gateway, err := c.Gateways.Running(ctx, pod)
-	if err != nil {
-		p.Err = err
-		return p
-	}
-	p.Err = remote.InTime(ctx, cmp.Or(c.Timeout, status.DefaultTimeout), "", func(ctx context.Context) error {
-		conn := c.Gateways.Gateway(pod, gateway.Name)
+	_, p.Err = c.Gateways.Ask(ctx, pod, cmp.Or(c.Timeout, status.DefaultTimeout), "", func(ctx context.Context, conn *remote.Conn) error {
 		st, err := conn.Status(ctx)
 		if err != nil {
 			return err

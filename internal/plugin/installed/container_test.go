@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
@@ -83,9 +84,7 @@ func TestStale(t *testing.T) {
 }
 
 func TestDefaultImageIsAValidReference(t *testing.T) {
-	if got := DefaultImage("v1.2.3+dirty"); got != "ghcr.io/kubectl-gateway/kube-gateway:v1.2.3-dirty" {
-		t.Error(got)
-	}
+	expect.Equal(t, "image", "ghcr.io/kubectl-gateway/kube-gateway:v1.2.3-dirty", DefaultImage("v1.2.3+dirty"))
 }
 
 func TestCleaner(t *testing.T) {

@@ -202,7 +202,7 @@ func closedBy(pod *corev1.Pod) (Gateway, bool) {
 		switch {
 		case gateway.Phase == Running || gateway.Disabled():
 			return Gateway{}, false
-		case gateway.Phase != Terminated:
+		case gateway.Phase != Terminated || gateway.ExitCode == api.ExitUnserved:
 			continue
 		}
 		config, err := ConfigOf(pod, gateway.Name)

@@ -51,12 +51,16 @@ type Gateway struct {
 	Message string
 	// ExitCode is set in phase Terminated.
 	ExitCode int32
+	// HandedOver says that another gateway has taken the place of this one, which has ended.
+	// Gateways of earlier builds say only that they were disabled.
+	HandedOver bool
 	// StartedAt and FinishedAt are zero as long as that has not happened.
 	StartedAt  time.Time
 	FinishedAt time.Time
 }
 
-// Disabled reports whether g was ended on purpose and has left nothing behind. A
+// Disabled reports whether g was ended on purpose and has left nothing behind, be it that another one
+// has taken its place. A
 // gateway that ended otherwise may still capture, or may just have died.
 func (g *Gateway) Disabled() bool {
 	return g.Phase == Terminated && g.ExitCode == 0 && g.Message == api.DisabledMessage
@@ -94,7 +98,9 @@ func Current(pod *corev1.Pod) (Gateway, bool) {
 		}
 	}
 	for i, gateway := range slices.Backward(all) {
-		if i == 0 || gateway.Phase != Waiting || !Succeeded(pod, gateway.Name) {
+		before := replacesOf(pod, gateway.Name)
+		took := slices.ContainsFunc(all, func(g Gateway) bool { return g.Name == before && g.HandedOver })
+		if i == 0 || gateway.Phase != Waiting || before == "" || took {
 			return gateway, true
 		}
 	}
@@ -169,6 +175,7 @@ func (g *Gateway) observe(state corev1.ContainerState) {
 		t := state.Terminated
 		g.Phase, g.Reason, g.Message, g.ExitCode = Terminated, t.Reason, words(t.Message), t.ExitCode
 		g.StartedAt, g.FinishedAt = t.StartedAt.Time, t.FinishedAt.Time
+		g.HandedOver = t.ExitCode == 0 && strings.TrimSpace(t.Message) == api.HandedOverMessage
 	case state.Running != nil:
 		g.Phase, g.StartedAt = Running, state.Running.StartedAt.Time
 	case state.Waiting != nil:

@@ -86,9 +86,7 @@ func TestNextNameIsFree(t *testing.T) {
 		}
 	}
 	pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "kube-gateway"}}}}
-	if got := NextName(pod); got != "kube-gateway-2" {
-		t.Errorf("NextName beside an ordinary container kube-gateway = %q", got)
-	}
+	expect.Equal(t, "beside an ordinary container kube-gateway", "kube-gateway-2", NextName(pod))
 }
 
 func TestConfigOf(t *testing.T) {
@@ -116,6 +114,7 @@ func TestDisabledIsAnEndOnPurpose(t *testing.T) {
 	}{
 		"disabled":           {fakecluster.Terminated(0, "disabled"), true},
 		"disabled, new line": {fakecluster.Terminated(0, "disabled\n"), true},
+		"handed over":        {fakecluster.Terminated(0, api.HandedOverMessage), true},
 		"crashed saying so":  {fakecluster.Terminated(137, "disabled"), false},
 		"ended silently":     {fakecluster.Terminated(0, ""), false},
 		"ended otherwise":    {fakecluster.Terminated(0, "the application has ended"), false},
@@ -127,9 +126,7 @@ func TestDisabledIsAnEndOnPurpose(t *testing.T) {
 		if gateway.Phase == "" {
 			gateway.Phase = Waiting
 		}
-		if got := gateway.Disabled(); got != test.want {
-			t.Errorf("%s: Disabled() = %v", name, got)
-		}
+		expect.Equal(t, name, test.want, gateway.Disabled())
 	}
 }
 
@@ -144,9 +141,7 @@ func TestLastWordsAreNotTheLog(t *testing.T) {
 	} {
 		var g Gateway
 		g.observe(corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, Message: message}})
-		if g.Message != want {
-			t.Errorf("of %q is left %q", message, g.Message)
-		}
+		expect.Equal(t, message, want, g.Message)
 	}
 }
 
@@ -177,6 +172,7 @@ func TestForgottenGateway(t *testing.T) {
 
 func TestSuccession(t *testing.T) {
 	running, pulls, ended := fakecluster.Running(nil, nil), fakecluster.Waiting("ErrImagePull", "no such tag"), fakecluster.Terminated(0, api.DisabledMessage)
+	handedOver := fakecluster.Terminated(0, api.HandedOverMessage)
 	const first, second, third = "kube-gateway", "kube-gateway-2", "kube-gateway-3"
 	for name, test := range map[string]struct {
 		// states are those of the gateways, replaces whose place each was to take.
@@ -191,6 +187,7 @@ func TestSuccession(t *testing.T) {
 		"the second cannot start":        {[]corev1.ContainerState{running, pulls}, []string{"", first}, first, "", second},
 		"another try":                    {[]corev1.ContainerState{running, pulls, running}, []string{"", first, first}, third, first, second},
 		"the first ended, none followed": {[]corev1.ContainerState{ended, pulls}, []string{"", first}, first, "", second},
+		"forgotten after taking over":    {[]corev1.ContainerState{handedOver, {}}, []string{"", first}, second, "", second},
 		"one after the other":            {[]corev1.ContainerState{ended, running, running}, []string{"", first, second}, third, second, ""},
 		"of none":                        {[]corev1.ContainerState{running, running}, []string{"", "debugger"}, second, "", ""},
 	} {
@@ -204,7 +201,7 @@ func TestSuccession(t *testing.T) {
 		if current.Name != test.current || before.Name != test.predecessor || both != (test.predecessor != "") || starting.Name != test.starting {
 			t.Errorf("%s: current %s, predecessor %s, starting %s", name, current.Name, before.Name, starting.Name)
 		}
-		if want := name == "the second starts"; hopeful != want {
+		if want := name == "the second starts" || name == "forgotten after taking over"; hopeful != want {
 			t.Errorf("%s: hopeful %t", name, hopeful)
 		}
 	}

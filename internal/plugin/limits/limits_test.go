@@ -48,6 +48,8 @@ func TestOf(t *testing.T) {
 		"zero is none":       {corev1.PodSpec{Containers: []corev1.Container{container("100Mi", "0"), container("28Mi", "1")}}, "128Mi", ""},
 		"an init container is larger": {corev1.PodSpec{InitContainers: []corev1.Container{container("1Gi", "")},
 			Containers: []corev1.Container{container("128Mi", "")}}, "1Gi", ""},
+		"the last init container is smaller": {corev1.PodSpec{InitContainers: []corev1.Container{container("1Gi", ""), container("64Mi", "")},
+			Containers: []corev1.Container{container("128Mi", "")}}, "1Gi", ""},
 		"an init container beside a sidecar": {corev1.PodSpec{InitContainers: []corev1.Container{sidecar("64Mi"), container("256Mi", "")},
 			Containers: []corev1.Container{container("128Mi", "")}}, "320Mi", ""},
 		"a sidecar counts": {corev1.PodSpec{InitContainers: []corev1.Container{container("64Mi", ""), sidecar("64Mi")},

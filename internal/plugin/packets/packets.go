@@ -1,3 +1,4 @@
+// Package packets receives the packets of a pod from its gateway, which records them.
 package packets
 
 import (
@@ -95,9 +96,9 @@ func Run(ctx context.Context, g *remote.Conn, o Options, take func(*pcapng.Reade
 	readErr := <-read
 	switch {
 	case err != nil && context.Cause(execCtx) == nil:
-		err = explain(g.Ref(), err)
+		return summary, explain(g.Ref(), err)
 	case readErr != nil:
-		err = fmt.Errorf("reading the packets of pod %s/%s: %w", g.Ref().Namespace, g.Ref().Pod, readErr)
+		return summary, fmt.Errorf("reading the packets of pod %s/%s: %w", g.Ref().Namespace, g.Ref().Pod, readErr)
 	}
 	return summary, err
 }

@@ -148,6 +148,15 @@ func ask[T any](ctx context.Context, g *Conn, line []byte, check func(*T) error,
 	return answer, err
 }
 
+// get is ask without an answer where there is an error.
+func get[T any](ctx context.Context, g *Conn, line []byte, check func(*T) error, words ...string) (*T, error) {
+	answer, err := ask(ctx, g, line, check, words...)
+	if err != nil {
+		return nil, err
+	}
+	return answer, nil
+}
+
 // read runs a control command and returns what it prints. What it had printed before
 // it failed comes with the *ExitError. through, if not nil, stands between the command
 // and what keeps its words.

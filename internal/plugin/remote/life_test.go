@@ -117,9 +117,7 @@ func TestRenewFails(t *testing.T) {
 			if api.Hint(err) != c.hint {
 				t.Errorf("hint %q, want %q", api.Hint(err), c.hint)
 			}
-			if signed != c.signed {
-				t.Errorf("signed %d certificates, want %d", signed, c.signed)
-			}
+			expect.Equal(t, "certificates signed", c.signed, signed)
 		})
 	}
 }

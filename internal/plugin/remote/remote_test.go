@@ -77,9 +77,7 @@ func TestExitCode(t *testing.T) {
 	if want := `/kube-gateway ended with exit code 3: first; \x1b[2Jsecond; xxx`; !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("got %.120q, want %q", err, want)
 	}
-	if len(failed.Stderr) != stderrLimit {
-		t.Errorf("%d bytes of stderr are kept", len(failed.Stderr))
-	}
+	expect.Equal(t, "bytes of stderr that are kept", stderrLimit, len(failed.Stderr))
 }
 
 func TestExecErrors(t *testing.T) {

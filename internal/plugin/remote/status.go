@@ -37,11 +37,7 @@ func (g *Conn) Await(ctx context.Context) (status *api.Status, err error) {
 
 // tell runs a control command that changes the gateway and prints its status.
 func (g *Conn) tell(ctx context.Context, line []byte, words ...string) (*api.Status, error) {
-	status, err := ask(ctx, g, line, g.checkStatus, words...)
-	if err != nil {
-		return nil, err
-	}
-	return status, nil
+	return get(ctx, g, line, g.checkStatus, words...)
 }
 
 // checkStatus checks a gateway's answer. Unknown fields and states are those of a
@@ -55,11 +51,8 @@ func (g *Conn) checkStatus(status *api.Status) error {
 
 // Edges asks the gateway who it talks to.
 func (g *Conn) Edges(ctx context.Context) (*api.Edges, error) {
-	edges, err := ask(ctx, g, nil, g.checkEdges, "edges")
-	if err != nil {
-		return nil, newer(err, "its gateway is too old to tell")
-	}
-	return edges, nil
+	edges, err := get(ctx, g, nil, g.checkEdges, "edges")
+	return edges, newer(err, "its gateway is too old to tell")
 }
 
 func (g *Conn) checkEdges(edges *api.Edges) error {
@@ -128,11 +121,8 @@ func (g *Conn) SetCoverage(ctx context.Context, cover *api.Cover) (*api.Status, 
 // Metrics asks the gateway for its metrics. Their names are names of metrics and
 // labels.
 func (g *Conn) Metrics(ctx context.Context) (*api.Metrics, error) {
-	metrics, err := ask(ctx, g, nil, checkMetrics, "metrics")
-	if err != nil {
-		return nil, newer(err, "its gateway is too old to have metrics")
-	}
-	return metrics, nil
+	metrics, err := get(ctx, g, nil, checkMetrics, "metrics")
+	return metrics, newer(err, "its gateway is too old to have metrics")
 }
 
 func checkMetrics(metrics *api.Metrics) error {

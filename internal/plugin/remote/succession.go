@@ -75,15 +75,12 @@ func (c *Client) Ask(ctx context.Context, pod *corev1.Pod, timeout time.Duration
 // that it waited for. Nothing changes until that comes. Connections that are open then have
 // drain to end.
 func (g *Conn) HandOver(ctx context.Context, drain time.Duration) (*api.Handover, error) {
-	offer, err := ask(ctx, g, nil, checkHandover, "hand-over", "--drain-timeout="+drain.String())
-	switch {
-	case errors.Is(err, errTooOld):
+	offer, err := get(ctx, g, nil, checkHandover, "hand-over", "--drain-timeout="+drain.String())
+	if errors.Is(err, errTooOld) {
 		return nil, api.WithHint(errors.New("the gateway is too old to hand over to another one"),
 			fmt.Sprintf("'kubectl gateway disable pod/%s -n %s', then enable it again; connections meanwhile are not encrypted", g.pod.Name, g.pod.Namespace))
-	case err != nil:
-		return nil, err
 	}
-	return offer, nil
+	return offer, err
 }
 
 func checkHandover(offer *api.Handover) error {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
@@ -162,14 +163,10 @@ func TestRotateInTime(t *testing.T) {
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	r := Rotator{Gateways: w.client(), Authority: w.first}
-	if result := r.Rotate(ended, w.gateways["shop/web"].pod); result.Err == nil || !strings.Contains(result.Err.Error(), "interrupted") {
-		t.Errorf("%v", result.Err)
-	}
+	expect.Refusal(t, "the error", r.Rotate(ended, w.gateways["shop/web"].pod).Err, nil, "interrupted", "")
 	w.step = func(string) error { return context.DeadlineExceeded }
 	result := r.Rotate(t.Context(), w.gateways["shop/web"].pod)
-	if result.Err == nil || !strings.Contains(result.Err.Error(), "no answer within 30s") || api.Hint(result.Err) == "" {
-		t.Errorf("%v", result.Err)
-	}
+	expect.Error(t, result.Err, "no answer within 30s")
 }
 
 func TestRotateNearTheAuthoritysEnd(t *testing.T) {

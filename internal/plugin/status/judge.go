@@ -244,6 +244,10 @@ func (i *Item) judgeFeatures() {
 		}
 		i.problem(Note, fmt.Sprintf("not encrypted: UDP to captured ranges (seen %d times)", c.UDP-c.UDPRefused), hint)
 	}
+	if c := i.Status.Capture; c.BlockUDP && i.Status.Mode == api.Strict && c.UDPAnswers > 0 {
+		i.problem(Note, fmt.Sprintf("not encrypted: UDP from port 53 to captured ranges (seen %d times)", c.UDPAnswers),
+			"name servers answer from that port; in any other pod, look who uses it")
+	}
 }
 
 // Compare notes what the gateway of pod lacks of the cluster, and what it has too much.

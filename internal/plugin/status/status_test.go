@@ -121,7 +121,7 @@ func example() (asker, []corev1.Pod) {
 	outside.Capture = api.Capture{CaptureCounts: api.CaptureCounts{OutsideConnections: 2, OutsideRefused: 2}}
 	outside.Traffic.Outbound.OptionDropped = 7
 	blocked := answer("blocked", api.Ready, 16*time.Hour)
-	blocked.Wire, blocked.Capture = api.WireInband, api.Capture{CaptureCounts: api.CaptureCounts{UDP: 4, UDPRefused: 4}, BlockUDP: true}
+	blocked.Wire, blocked.Capture = api.WireInband, api.Capture{CaptureCounts: api.CaptureCounts{UDP: 4, UDPRefused: 4, UDPAnswers: 3}, BlockUDP: true}
 	lacking := answer("lacking", api.Ready, 16*time.Hour)
 	lacking.Mode, lacking.Missing = api.Permissive, []string{"in-band wire: the kernel has no helper\x1b[2J\nFnSkAssign"}
 	lacking.Capture = api.Capture{CaptureCounts: api.CaptureCounts{UDP: 4, UDPRefused: 1}, BlockUDP: true}

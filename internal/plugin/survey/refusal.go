@@ -1,6 +1,7 @@
 package survey
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -42,37 +43,30 @@ func (s *Survey) Refusal(pod *corev1.Pod) error {
 			node.Name, virtualNode(node))
 	case pod.Status.Phase != corev1.PodRunning:
 		return refuse("wait for it: 'kubectl wait --for=condition=Ready pod/"+pod.Name+" -n "+pod.Namespace+"'",
-			"the pod does not run yet (%s)", phaseWord(pod))
+			"the pod does not run yet (%s)", cmp.Or(pod.Status.Phase, corev1.PodPending))
 	case len(installed.PodIPs(pod)) == 0:
 		return refuse("look at 'kubectl describe pod "+pod.Name+" -n "+pod.Namespace+"'", "the pod has no address yet")
 	}
-	name, port := DeclaredPort(pod, api.PeerPort, api.CapturePort, api.InbandPort)
-	if name != "" {
-		return refuse("let the application listen on another port",
+	// On loopback a gateway takes what is free, see api.ListenerPairs.
+	if name, port := DeclaredPort(pod, api.PeerPort); name != "" {
+		return refuse("let the application listen on another port: other gateways dial this one",
 			"container %s listens on port %d, which the gateway needs", name, port)
 	}
 	return nil
 }
 
-// DeclaredPort returns the container of pod that declares one of the TCP ports, and the
+// DeclaredPort returns the container of pod that declares a TCP port, and the
 // port, or no name if none does.
-func DeclaredPort(pod *corev1.Pod, ports ...uint16) (string, uint16) {
+func DeclaredPort(pod *corev1.Pod, wanted uint16) (string, uint16) {
 	for _, container := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
 		for _, declared := range container.Ports {
 			port := uint16(declared.ContainerPort)
-			if (declared.Protocol == corev1.ProtocolTCP || declared.Protocol == "") && slices.Contains(ports, port) {
+			if (declared.Protocol == corev1.ProtocolTCP || declared.Protocol == "") && port == wanted {
 				return container.Name, port
 			}
 		}
 	}
 	return "", 0
-}
-
-func phaseWord(pod *corev1.Pod) string {
-	if pod.Status.Phase == "" {
-		return string(corev1.PodPending)
-	}
-	return string(pod.Status.Phase)
 }
 
 func windows(pod *corev1.Pod, node *corev1.Node) bool {

@@ -51,6 +51,11 @@ func (s *Survey) Strict(pod *corev1.Pod, named api.Coverage) []Remark {
 	return list
 }
 
+// StrictLines returns what Strict does, a line for each remark.
+func (s *Survey) StrictLines(pod *corev1.Pod, named api.Coverage) []string {
+	return texts(s.Strict(pod, named))
+}
+
 // StrictUnknown returns a line about what Strict does not know, none if it knows all.
 func (s *Survey) StrictUnknown() []string {
 	if len(s.unknown) == 0 {

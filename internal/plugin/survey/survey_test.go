@@ -3,8 +3,6 @@ package survey
 import (
 	"fmt"
 	"net/netip"
-	"slices"
-
 	"testing"
 
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -208,9 +206,7 @@ func TestNodeAddressKnownFromThePodAlone(t *testing.T) {
 	pod.Status.HostIPs = []corev1.HostIP{{IP: "10.1.2.3"}}
 	named := api.Coverage{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.43.0.0/16")}
 	s := must.Get(Run(t.Context(), c, []corev1.Pod{*pod}, named))(t)
-	if got := s.For(pod, named).Exclude; !slices.Equal(got, prefixes("10.1.2.3/32")) {
-		t.Errorf("excluded are %v", got)
-	}
+	expect.Equal(t, "excluded", prefixes("10.1.2.3/32"), s.For(pod, named).Exclude)
 }
 
 func TestTooManyNodesForNodePorts(t *testing.T) {
@@ -242,9 +238,7 @@ func TestPlaintextFrom(t *testing.T) {
 	pod.Status.HostIP, pod.Status.HostIPs = "192.168.1.1", []corev1.HostIP{{IP: "192.168.1.1"}, {IP: "fd00::99"}}
 	given := []api.Source{{From: netip.MustParsePrefix("10.9.0.0/16")}, {From: netip.MustParsePrefix("192.168.1.1/32"), Ports: api.Ports{{First: 9, Last: 9}}}}
 	from := func() string { return fmt.Sprint(s.For(pod, api.Coverage{PlaintextFrom: given}).PlaintextFrom) }
-	if got, want := from(), "[10.9.0.0/16 192.168.1.1/32:9]"; got != want {
-		t.Errorf("without probes plaintext from %s, want %s", got, want)
-	}
+	expect.Equal(t, "plaintext without probes from", "[10.9.0.0/16 192.168.1.1/32:9]", from())
 	c := &pod.Spec.Containers[0]
 	c.Ports = []corev1.ContainerPort{{Name: "web", ContainerPort: 8080}}
 	c.LivenessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromString("web")}}}
@@ -252,7 +246,65 @@ func TestPlaintextFrom(t *testing.T) {
 	c.StartupProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: 9000}}}
 	c.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{HTTPGet: &corev1.HTTPGetAction{Port: intstr.FromInt32(9001)}},
 		PostStart: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{}}}
-	if got, want := from(), "[10.9.0.0/16 192.168.1.1/32:9,8080-8081,9000-9001 203.0.113.7/32:8080-8081,9000-9001 fd00::1/128:8080-8081,9000-9001 fd00::99/128:8080-8081,9000-9001]"; got != want {
-		t.Errorf("plaintext from %s, want %s", got, want)
+	expect.Equal(t, "plaintext from", "[10.9.0.0/16 192.168.1.1/32:9,8080-8081,9000-9001 203.0.113.7/32:8080-8081,9000-9001 fd00::1/128:8080-8081,9000-9001 fd00::99/128:8080-8081,9000-9001]", from())
+}
+
+func TestCheckPod(t *testing.T) {
+	no, class := false, "gvisor-strict"
+	kata := "kata-qemu"
+	now := metav1.Now()
+	linux := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Labels: map[string]string{corev1.LabelOSStable: "linux"}}}
+	node := func(labels map[string]string, taints ...corev1.Taint) *corev1.Node {
+		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Labels: labels}, Spec: corev1.NodeSpec{Taints: taints}}
+	}
+	for name, test := range map[string]struct {
+		change func(*corev1.Pod)
+		node   *corev1.Node
+		want   string
+	}{
+		"ordinary":            {node: linux},
+		"ordinary, no node":   {},
+		"host users":          {change: func(p *corev1.Pod) { yes := true; p.Spec.HostUsers = &yes }},
+		"other runtime class": {change: func(p *corev1.Pod) { runc := "runc"; p.Spec.RuntimeClassName = &runc }},
+		"udp port": {change: func(p *corev1.Pod) {
+			p.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: api.PeerPort, Protocol: corev1.ProtocolUDP}}
+		}},
+		"deleted":        {change: func(p *corev1.Pod) { p.DeletionTimestamp = &now }, want: "being deleted"},
+		"succeeded":      {change: func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }, want: "finished (Succeeded)"},
+		"failed":         {change: func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }, want: "finished (Failed)"},
+		"pending":        {change: func(p *corev1.Pod) { p.Status.Phase = corev1.PodPending }, want: "does not run yet (Pending)"},
+		"no phase":       {change: func(p *corev1.Pod) { p.Status.Phase = "" }, want: "does not run yet (Pending)"},
+		"no address":     {change: func(p *corev1.Pod) { p.Status.PodIP, p.Status.PodIPs = "", nil }, want: "no address"},
+		"host network":   {change: func(p *corev1.Pod) { p.Spec.HostNetwork = true }, want: "hostNetwork"},
+		"user namespace": {change: func(p *corev1.Pod) { p.Spec.HostUsers = &no }, want: "hostUsers: false"},
+		"mirror": {change: func(p *corev1.Pod) {
+			p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "x"}
+		}, want: "static pod"},
+		"windows by os":       {change: func(p *corev1.Pod) { p.Spec.OS = &corev1.PodOS{Name: corev1.Windows} }, want: "Windows"},
+		"windows by node":     {node: node(map[string]string{corev1.LabelOSStable: "windows"}), want: "Windows"},
+		"windows by selector": {change: func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{corev1.LabelOSStable: "windows"} }, want: "Windows"},
+		"gvisor":              {change: func(p *corev1.Pod) { p.Spec.RuntimeClassName = &class }, want: "gVisor"},
+		"kata":                {change: func(p *corev1.Pod) { p.Spec.RuntimeClassName = &kata }, want: "Kata"},
+		"fargate":             {node: node(map[string]string{"eks.amazonaws.com/compute-type": "fargate"}), want: "Fargate"},
+		"virtual kubelet":     {node: node(map[string]string{"type": "virtual-kubelet"}), want: "virtual node"},
+		"virtual taint":       {node: node(nil, corev1.Taint{Key: "virtual-kubelet.io/provider"}), want: "virtual node"},
+		"port taken": {change: func(p *corev1.Pod) {
+			p.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: api.PeerPort}}
+		}, want: "port 18443"},
+		"ports on loopback": {change: func(p *corev1.Pod) {
+			p.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: api.CapturePort}, {ContainerPort: api.InbandPort}}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var cluster Survey
+			if test.node != nil {
+				cluster.nodes = map[string]*corev1.Node{"node-1": test.node}
+			}
+			pod := fakecluster.NewPod("p")
+			if test.change != nil {
+				test.change(pod)
+			}
+			expect.Error(t, cluster.Refusal(pod), test.want)
+		})
 	}
 }

@@ -3,6 +3,7 @@
 //	tail.go      many gateways at once
 //	join.go      pods that get a gateway while others are followed
 //	follow.go    one gateway, over broken streams and successors
+//	rotated.go   lines that the node has rotated away
 //	lines.go     the lines of one stream
 //	parse.go     the content of a line
 //	text.go      a line for people

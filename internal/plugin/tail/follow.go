@@ -48,22 +48,6 @@ type cursor struct {
 	claim func(container string) bool
 }
 
-// missing returns how many lines are missing before a line with this number.
-func (at *cursor) missing(n number) uint64 {
-	last, known := at.numbers[n.By]
-	if n.N == 0 {
-		return 0
-	}
-	if at.numbers == nil {
-		at.numbers = map[string]uint64{}
-	}
-	at.numbers[n.By] = n.N
-	if (!known && !at.fromStart) || n.N <= last {
-		return 0
-	}
-	return n.N - last - 1
-}
-
 // errIdle ends a stream that has been silent for long.
 var errIdle = errors.New("the stream is silent")
 
@@ -175,6 +159,8 @@ func (t *Tailer) reportEnd(pod *corev1.Pod, gateway installed.Gateway) {
 	}
 	hint := enableHint(pod)
 	switch {
+	case gateway.HandedOver:
+		text, hint = "the gateway has handed over to another one", ""
 	case gateway.Disabled():
 		text, hint = "the gateway was disabled", ""
 	case installed.Leaving(pod):
@@ -250,6 +236,7 @@ func (t *Tailer) stream(ctx context.Context, pod *corev1.Pod, at *cursor) error 
 	at.partial = nil
 	// The lines up to the first new one were read before.
 	repeated, seen, again := !at.last.IsZero(), at.last, at.atLast
+	first := at.last.IsZero() && !at.fromStart && t.Options.Since > 0
 	err = readLines(body, func(line []byte, whole bool) error {
 		silence()
 		if !whole && options.Follow {
@@ -267,6 +254,10 @@ func (t *Tailer) stream(ctx context.Context, pod *corev1.Pod, at *cursor) error 
 				return nil
 			}
 			repeated = false
+		}
+		if first && !stamp.IsZero() {
+			first = false
+			at.fromStart = parse(line).number.N > 1 && t.begins(ctx, pod, at, stamp)
 		}
 		// Lines without a time are the kubelet's own errors: no progress.
 		switch {
@@ -298,9 +289,7 @@ func (t *Tailer) printLine(pod *corev1.Pod, at *cursor, line []byte) error {
 		return nil
 	}
 	e := parse(line)
-	if n := at.missing(e.number); n > 0 {
-		t.report(pod, warning, fmt.Sprintf("%d lines of the log are lost: the node has rotated them away, or a worker was killed", n), "")
-	}
+	t.reportMissing(pod, at, e.number)
 	var made []byte
 	if t.Options.Filter.keeps(&e) {
 		var err error

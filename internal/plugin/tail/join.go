@@ -156,7 +156,8 @@ func (c *crowd) see(ctx context.Context, pod *corev1.Pod, later bool) {
 		m.crowded = true
 		return
 	}
-	at := cursor{container: gateway.Name, started: gateway.StartedAt, fromStart: later}
+	fromStart := later || c.t.Options.whole()
+	at := cursor{container: gateway.Name, started: gateway.StartedAt, fromStart: fromStart}
 	if m.at.container == gateway.Name {
 		// The lines before these were read.
 		at.last, at.atLast = m.at.last, m.at.atLast
@@ -167,7 +168,7 @@ func (c *crowd) see(ctx context.Context, pod *corev1.Pod, later bool) {
 	m.crowded = false
 	c.start(ctx, pod, m, at)
 	if before, both := installed.Predecessor(pod, gateway); both && !m.claimed[before.Name] && c.active < c.t.Options.Parallel {
-		c.start(ctx, pod, m, cursor{container: before.Name, started: before.StartedAt, fromStart: later})
+		c.start(ctx, pod, m, cursor{container: before.Name, started: before.StartedAt, fromStart: fromStart})
 	}
 }
 

@@ -72,14 +72,33 @@ func TestLostLines(t *testing.T) {
 	}
 }
 
-// TestWholeLogIsRotated: of a gateway that is read from its start, the first lines may be gone.
-func TestWholeLogIsRotated(t *testing.T) {
-	at := &cursor{fromStart: true}
-	if n := at.missing(number{N: 5}); n != 4 {
-		t.Errorf("%d lines are missing before number 5", n)
-	}
-	if n := (&cursor{}).missing(number{N: 5}); n != 0 {
-		t.Errorf("%d lines are missing before the first that was asked for", n)
+// TestLogBeginsLater: what was asked for may reach further back than what the node has.
+func TestLogBeginsLater(t *testing.T) {
+	for name, test := range map[string]struct {
+		options  Options
+		oldest   string
+		requests int
+		want     string
+	}{
+		"all lines":                    {Options{Lines: -1}, "", 1, "warning: 40 lines of the log are lost"},
+		"the last ones":                {Options{Lines: 10}, "", 1, ""},
+		"young ones, all are there":    {Options{Lines: -1, Since: time.Hour}, connectionLine(4, 40, ""), 2, ""},
+		"young ones, some are gone":    {Options{Lines: -1, Since: time.Hour}, connectionLine(5, 41, ""), 2, "warning: 40 lines before the first one are lost, and some may be younger than --since"},
+		"young ones, rotated just now": {Options{Lines: -1, Since: time.Hour}, connectionLine(6, 42, ""), 2, "warning: 40 lines before the first one are lost, and some may be younger than --since"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := &logs{streams: map[string][]http.HandlerFunc{"web": {numbered(connectionLine(5, 41, ""), connectionLine(6, 42, "")), numbered(test.oldest)}}}
+			tailer, out, errOut := l.tailer(t, test.options)
+			run(bounded(t), t, tailer, *gatewayPod("web", up))
+			out.hasLines(t, "5 6")
+			errOut.says(t, test.want)
+			if got := errOut.String(); test.want == "" && got != "" {
+				t.Errorf("it says %s", got)
+			}
+			if n := len(l.queries["web"]); n != test.requests {
+				t.Errorf("%d requests for the log, want %d", n, test.requests)
+			}
+		})
 	}
 }
 

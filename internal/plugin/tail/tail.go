@@ -118,7 +118,7 @@ func (t *Tailer) one(ctx context.Context, pod *corev1.Pod, incomplete *atomic.Bo
 		t.report(pod, failure, "the pod has no gateway", enableHint(pod))
 		return nil
 	}
-	return t.conclude(ctx, pod, t.follow(ctx, pod, &cursor{container: gateway.Name, started: gateway.StartedAt}), incomplete)
+	return t.conclude(ctx, pod, t.follow(ctx, pod, &cursor{container: gateway.Name, started: gateway.StartedAt, fromStart: t.Options.whole()}), incomplete)
 }
 
 // conclude reports the error of one pod, and returns it if it concerns the others, too.

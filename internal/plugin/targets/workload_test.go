@@ -65,9 +65,7 @@ func TestWorkloads(t *testing.T) {
 			}
 			workloads = append(workloads, w.Name)
 		}
-		if got := [2]string{strings.Join(pods, " "), strings.Join(workloads, " ")}; got != want {
-			t.Errorf("%s: got %q, want %q", args, got, want)
-		}
+		expect.Equal(t, args, want, [2]string{strings.Join(pods, " "), strings.Join(workloads, " ")})
 	}
 }
 
@@ -105,9 +103,7 @@ func TestMistakesWithWorkloads(t *testing.T) {
 
 func TestWhatIsFoundComesWithTheErrorOfTheOthers(t *testing.T) {
 	found, err := (&Flags{}).Find(t.Context(), shop().flags(t, t.TempDir()), []string{"deploy/nope", "sts/db", "gone", "debug", "cm/settings", "deploy/asleep"})
-	if got := names(found.Pods); !slices.Equal(got, []string{"demo/db-0", "demo/db-1", "demo/debug"}) {
-		t.Errorf("%q", got)
-	}
+	expect.Equal(t, "pods", []string{"demo/db-0", "demo/db-1", "demo/debug"}, names(found.Pods))
 	for _, want := range []string{"deployment/nope not found", `pod "gone" not found`, "configmap/settings", "deployment/asleep"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is missing in %v", want, err)
@@ -142,9 +138,7 @@ func TestRequests(t *testing.T) {
 		if _, err := (&Flags{}).Find(t.Context(), flags, []string{c.args}); err != nil {
 			t.Fatal(err)
 		}
-		if got := s.seen(); !slices.Equal(got, c.want) {
-			t.Errorf("%s: requests %q, want %q", c.args, got, c.want)
-		}
+		expect.Equal(t, c.args, c.want, s.seen())
 	}
 }
 
@@ -241,9 +235,7 @@ func TestFiles(t *testing.T) {
 			if !slices.Equal(got, want) {
 				t.Errorf("got %q, want %q", got, want)
 			}
-			if c.text == "" && err != nil || c.text != "" && (err == nil || !strings.Contains(err.Error(), c.text) || api.Hint(err) == "") {
-				t.Errorf("error %v, hint %q", err, api.Hint(err))
-			}
+			expect.Error(t, err, c.text)
 		})
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/pcapng"
 )
 
@@ -165,9 +166,7 @@ func serverHello() []byte {
 }
 
 func TestServerHello(t *testing.T) {
-	if got := described(serverHello()); got != "TLS 1.3 X25519MLKEM768 TLS_AES_128_GCM_SHA256" {
-		t.Errorf("read %q", got)
-	}
+	expect.Equal(t, "read", "TLS 1.3 X25519MLKEM768 TLS_AES_128_GCM_SHA256", described(serverHello()))
 	for i := range serverHello() {
 		if got := described(serverHello()[:i]); got != "" {
 			t.Errorf("the first %d bytes read as %q", i, got)

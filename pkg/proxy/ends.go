@@ -1,0 +1,78 @@
+//go:build linux
+
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A connection ends in two steps, each direction by a FIN, or at once by a RST. The other side has to
+// get the same.
+
+// errLeft means that an application has ended its direction, and then closed its socket before it had
+// read everything. Its kernel answers what comes later with a RST, which is passed on. Nothing is
+// wrong.
+var errLeft = errors.New("application has left")
+
+// tcpClose is TCP_CLOSE of include/net/tcp_states.h.
+const tcpClose = 7
+
+// endOfFile says what it means that nothing more can be read from socket fd: io.EOF after a FIN. A RST
+// looks like one where a write of the other direction has got its error. ended means that this side has
+// sent its own FIN: it writes no more then.
+func endOfFile(fd uintptr, ended *atomic.Bool) error {
+	if ended == nil || ended.Load() {
+		return io.EOF
+	}
+	info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err == nil && info.State == tcpClose {
+		return errReset
+	}
+	return io.EOF
+}
+
+// sendFIN ends what is written to socket. ended is set before.
+func sendFIN(socket *net.TCPConn, ended *atomic.Bool) error {
+	ended.Store(true)
+	err := socket.CloseWrite()
+	if errors.Is(err, unix.ENOTCONN) {
+		return errLeft // by a RST
+	}
+	return err
+}
+
+// watch is called when the direction that reads from socket has ended. The first one of the two that
+// end waits for the other one, or for a RST of socket, which nobody would notice otherwise.
+func (c *connection) watch(socket *net.TCPConn) error {
+	c.mu.Lock()
+	other := c.watched
+	c.watched = socket
+	c.mu.Unlock()
+	if other != nil {
+		_ = other.SetReadDeadline(time.Unix(1, 0)) // an error means that it is closed
+		return nil
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return err
+	}
+	err = raw.Read(func(fd uintptr) bool {
+		set := []unix.PollFd{{Fd: int32(fd)}}
+		n, err := unix.Poll(set, 0)
+		return err == nil && n > 0 && set[0].Revents&unix.POLLERR != 0
+	})
+	switch {
+	case err == nil:
+		return errLeft
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, net.ErrClosed):
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,324 @@
+//go:build linux
+
+package fidelity_test
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
+	"github.com/kubectl-gateway/kubectl-gateway/test/fidelity"
+)
+
+func TestMain(m *testing.M) {
+	netlab.Helpers{"agent": func([]string) int {
+		if err := fidelity.Agent(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	}}.Run()
+	os.Exit(m.Run())
+}
+
+// setting says what is between client and server.
+type setting struct {
+	name string
+	// gateways is how many there are: of none, of the client, of both.
+	gateways int
+	wire     api.Wire
+	mode     api.Mode
+}
+
+// direct is what all others are compared with.
+const direct = "direct"
+
+func settings() []setting {
+	return []setting{
+		{name: direct},
+		{"port", 2, api.WirePort, api.Permissive},
+		{"port strict", 2, api.WirePort, api.Strict},
+		{"inband", 2, api.WireInband, api.Permissive},
+		{"inband strict", 2, api.WireInband, api.Strict},
+		{"plaintext port", 1, api.WirePort, api.Permissive},
+		{"plaintext inband", 1, api.WireInband, api.Permissive},
+	}
+}
+
+// TestFidelity plays all scenarios in every setting. Those that differ from the direct ones are the
+// rows of docs/FIDELITY.md, no more and no less.
+func TestFidelity(t *testing.T) {
+	must.BeRoot(t, "for network namespaces and cgroups")
+	gateway := filepath.Join(t.TempDir(), "kube-gateway")
+	if out, err := exec.Command("go", "build", "-o", gateway, "../../cmd/kube-gateway").CombinedOutput(); err != nil {
+		t.Fatalf("building the gateway: %v\n%s", err, out)
+	}
+	transcripts := make(map[string]map[string][]string)
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	for _, each := range settings() {
+		s := stage(t, gateway, each)
+		all.Go(func() {
+			found := s.Transcripts()
+			mu.Lock()
+			defer mu.Unlock()
+			transcripts[each.name] = found
+		})
+	}
+	all.Wait()
+	var found []difference
+	for _, s := range fidelity.Scenarios() {
+		if d := compare(s.Name, transcripts); d != nil {
+			found = append(found, *d)
+		}
+	}
+	t.Logf("%d scenarios, %d differ", len(fidelity.Scenarios()), len(found))
+	if dir := os.Getenv("FIDELITY_TRANSCRIPTS"); dir != "" {
+		write(t, dir, transcripts)
+	}
+	checkPage(t, found)
+}
+
+// stage makes two pods and what a setting puts between them.
+func stage(t *testing.T, gateway string, s setting) *fidelity.Stage {
+	lab := netlab.New(t, 2)
+	a, b := lab.Node(0), lab.Node(1)
+	places := fidelity.Places{
+		Dead4: netip.MustParseAddr("10.9.0.77"), Dead6: netip.MustParseAddr("fd00:9::77"),
+		Unreachable4: netip.MustParseAddr("10.9.0.78"), Unreachable6: netip.MustParseAddr("fd00:9::78"),
+		Second4: netip.MustParseAddr("10.9.0.101"), Second6: netip.MustParseAddr("fd00:9::101"),
+	}
+	must.Do(t, a.Do(func() error { return furnish(places) }))
+	authority := must.Get(gatewaylab.NewAuthority())(t)
+	for _, n := range []*netlab.Node{a, b}[:s.gateways] {
+		g, err := gatewaylab.Start(t.Context(), gatewaylab.Spec{
+			Node: n, Program: gateway, Authority: authority, Dir: t.TempDir(), Mode: s.mode, Log: discard{},
+			Configure: func(c *api.Config) { c.Wire = s.wire },
+		})
+		must.Do(t, err)
+		t.Cleanup(g.Stop)
+	}
+	here, there := hardware(t, a), hardware(t, b)
+	lead := func(toA, toB net.HardwareAddr) {
+		must.Do(t, a.Do(func() error { return neighbours(toB, b.IP4, b.IP6) }))
+		must.Do(t, b.Do(func() error { return neighbours(toA, a.IP4, a.IP6, places.Second4, places.Second6) }))
+	}
+	lead(here, there)
+	return &fidelity.Stage{
+		Client: host(t, a), Server: host(t, b), Places: places,
+		Cut:  func() { lead(nowhere(), nowhere()) },
+		Mend: func() { lead(here, there) },
+	}
+}
+
+type discard struct{}
+
+func (discard) Write(b []byte) (int, error) { return len(b), nil }
+
+// nowhere is a hardware address that no interface has.
+func nowhere() net.HardwareAddr { return net.HardwareAddr{2, 9, 9, 9, 9, 9} }
+
+// hardware returns the hardware address of a node.
+func hardware(t *testing.T, n *netlab.Node) (address net.HardwareAddr) {
+	must.Do(t, n.Do(func() error {
+		eth0, err := netlink.LinkByName("eth0")
+		if err == nil {
+			address = eth0.Attrs().HardwareAddr
+		}
+		return err
+	}))
+	return address
+}
+
+// furnish gives the calling thread's namespace its places.
+func furnish(p fidelity.Places) error {
+	eth0, err := netlink.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	for _, ip := range []netip.Addr{p.Second4, p.Second6} {
+		// Without a preferred lifetime the kernel does not choose the address by itself.
+		if err := netlink.AddrAdd(eth0, &netlink.Addr{IPNet: only(ip), Flags: unix.IFA_F_NODAD, ValidLft: 1 << 30}); err != nil {
+			return fmt.Errorf("adding a second address: %w", err)
+		}
+	}
+	for _, ip := range []netip.Addr{p.Unreachable4, p.Unreachable6} {
+		if err := netlink.RouteAdd(&netlink.Route{Type: unix.RTN_UNREACHABLE, Dst: only(ip)}); err != nil {
+			return fmt.Errorf("adding an unreachable host: %w", err)
+		}
+	}
+	return neighbours(nowhere(), p.Dead4, p.Dead6)
+}
+
+func only(ip netip.Addr) *net.IPNet {
+	return &net.IPNet{IP: ip.AsSlice(), Mask: net.CIDRMask(ip.BitLen(), ip.BitLen())}
+}
+
+// neighbours makes packets of the calling thread's namespace to some addresses go to a hardware
+// address.
+func neighbours(to net.HardwareAddr, addresses ...netip.Addr) error {
+	eth0, err := netlink.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	for _, ip := range addresses {
+		if err := netlink.NeighSet(&netlink.Neigh{
+			LinkIndex: eth0.Attrs().Index, State: netlink.NUD_PERMANENT, IP: ip.AsSlice(), HardwareAddr: to,
+		}); err != nil {
+			return fmt.Errorf("leading %v to %v: %w", ip, to, err)
+		}
+	}
+	return nil
+}
+
+// host starts an agent in a node, as an application of its pod.
+func host(t *testing.T, n *netlab.Node) *fidelity.Host {
+	stdin, in, err := os.Pipe()
+	must.Do(t, err)
+	out, stdout, err := os.Pipe()
+	must.Do(t, err)
+	p := n.Start(netlab.Command{Cgroup: n.AppCgroup, Helper: "agent", Stdin: stdin, Stdout: stdout})
+	stdin.Close()
+	stdout.Close()
+	t.Cleanup(func() {
+		in.Close()
+		p.Stop()
+		out.Close()
+		if text := p.Output(); text != "" {
+			t.Errorf("agent: %s", text)
+		}
+	})
+	return fidelity.NewHost(n.IP4, n.IP6, in, out)
+}
+
+// difference is a scenario that is not the same in all settings.
+type difference struct {
+	scenario string
+	// where are the settings in which it differs.
+	where []string
+	// without and with are the first lines that differ, the latter in the first of where.
+	without, with string
+}
+
+// compare returns nil if a scenario is the same everywhere.
+func compare(name string, transcripts map[string]map[string][]string) *difference {
+	want := transcripts[direct][name]
+	var d *difference
+	for _, s := range settings() {
+		got := transcripts[s.name][name]
+		if slices.Equal(got, want) {
+			continue
+		}
+		if d == nil {
+			d = &difference{scenario: name}
+			i := 0
+			for i < min(len(got), len(want)) && got[i] == want[i] {
+				i++
+			}
+			d.without, d.with = line(want, i), line(got, i)
+		}
+		d.where = append(d.where, s.name)
+	}
+	return d
+}
+
+func line(transcript []string, i int) string {
+	if i < len(transcript) {
+		return transcript[i]
+	}
+	return "nothing more"
+}
+
+// write writes all transcripts to a directory, for whoever looks for a cause.
+func write(t *testing.T, dir string, transcripts map[string]map[string][]string) {
+	for setting, all := range transcripts {
+		var b strings.Builder
+		for _, s := range fidelity.Scenarios() {
+			fmt.Fprintf(&b, "# %s\n%s\n\n", s.Name, strings.Join(all[s.Name], "\n"))
+		}
+		must.Do(t, os.WriteFile(filepath.Join(dir, setting), []byte(b.String()), 0o644))
+	}
+}
+
+// page is where the differences are written down, between two lines.
+const (
+	page      = "../../docs/FIDELITY.md"
+	pageBegin = "<!-- The rows are checked by test/fidelity; its -update writes all but the last column. -->\n"
+	pageEnd   = "<!-- end -->\n"
+)
+
+// checkPage compares the differences with the rows of the page, each of which has a reason that is a
+// heading of the page.
+func checkPage(t *testing.T, found []difference) {
+	content := string(must.Get(os.ReadFile(page))(t))
+	head, rest, ok := strings.Cut(content, pageBegin)
+	rows, tail, ok2 := strings.Cut(rest, pageEnd)
+	if !ok || !ok2 {
+		t.Fatalf("%s has no place for differences", page)
+	}
+	reasons := make(map[string]string)
+	for row := range strings.Lines(rows) {
+		if cells := strings.Split(strings.Trim(strings.TrimSpace(row), "|"), "|"); len(cells) == 5 {
+			reasons[strings.TrimSpace(cells[0])] = strings.TrimSpace(cells[4])
+		}
+	}
+	var got strings.Builder
+	fmt.Fprintln(&got, "| scenario | where | without a gateway | with gateways | reason |\n| --- | --- | --- | --- | --- |")
+	used := make(map[string]bool)
+	for _, d := range found {
+		reason := reasons[d.scenario]
+		used[reason] = true
+		fmt.Fprintf(&got, "| %s | %s | %s | %s | %s |\n", d.scenario, where(d.where), d.without, d.with, reason)
+		if !strings.Contains(tail, "\n### "+reason+"\n") {
+			t.Errorf("%s: the reason %q is no heading of %s", d.scenario, reason, page)
+		}
+	}
+	for line := range strings.Lines(tail) {
+		if heading, ok := strings.CutPrefix(strings.TrimSpace(line), "### "); ok && !used[heading] {
+			t.Errorf("%s: nothing differs because of %q", page, heading)
+		}
+	}
+	if golden.Updating() {
+		must.Do(t, os.WriteFile(page, []byte(head+pageBegin+got.String()+pageEnd+tail), 0o644))
+		return
+	}
+	if diff := gocmp.Diff(rows, got.String()); diff != "" {
+		t.Errorf("%s (-written down +found), -update writes it anew:\n%s", page, diff)
+	}
+}
+
+// where names settings together.
+func where(names []string) string {
+	var encrypted, plaintext, all []string
+	for _, s := range settings() {
+		switch s.gateways {
+		case 1:
+			plaintext = append(plaintext, s.name)
+		case 2:
+			encrypted = append(encrypted, s.name)
+		}
+	}
+	all = slices.Concat(encrypted, plaintext)
+	for name, list := range map[string][]string{"all": all, "encrypted": encrypted, "plaintext": plaintext} {
+		if slices.Equal(names, list) {
+			return name
+		}
+	}
+	return strings.Join(names, ", ")
+}
