@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -224,6 +225,33 @@ func fails(t *testing.T, run func(args ...string) (code int, stdout, stderr stri
 		got, stdout, stderr := run(strings.Fields(line)...)
 		if got != code || stdout != "" || !strings.Contains(stderr, want) || strings.HasPrefix(want, "error: ") && !strings.HasPrefix(stderr, want) {
 			t.Errorf("%s: exit code %d, %q, stderr:\n%s\nwant %q", line, got, stdout, stderr, want)
+		}
+	}
+}
+
+// printed is what a command line prints, and its exit code. The words of a stream are divided by "|", and
+// those behind "!" are not there.
+type printed struct {
+	line        string
+	code        int
+	out, errOut string
+}
+
+// nothing is what a stream holds without a line.
+const nothing = "!\n"
+
+// prints runs command lines.
+func prints(t *testing.T, run func(args ...string) (code int, stdout, stderr string), all ...printed) {
+	t.Helper()
+	lacks := func(stream, words string) bool {
+		return slices.ContainsFunc(strings.Split(words, "|"), func(word string) bool {
+			word, not := strings.CutPrefix(word, "!")
+			return strings.Contains(stream, word) == not
+		})
+	}
+	for _, want := range all {
+		if code, stdout, stderr := run(strings.Fields(want.line)...); code != want.code || lacks(stdout, want.out) || lacks(stderr, want.errOut) {
+			t.Errorf("%s: exit code %d, stdout:\n%s\nstderr:\n%s\nwant %+v", want.line, code, stdout, stderr, want)
 		}
 	}
 }

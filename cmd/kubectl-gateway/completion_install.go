@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -134,26 +135,32 @@ func installIn(dir, name, text string) (changed bool, err error) {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return false, err
 	}
-	temporary, err := os.CreateTemp(dir, "."+name+"-*")
+	return true, writeWhole(file, 0o755, func(w io.Writer) error {
+		_, err := io.WriteString(w, text)
+		return err
+	})
+}
+
+// writeWhole makes a file of what write writes, or none. Only its owner can read it before it is whole.
+func writeWhole(path string, mode os.FileMode, write func(io.Writer) error) error {
+	temporary, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
-		return false, err
+		return err
 	}
-	defer func() {
-		if err != nil {
-			os.Remove(temporary.Name())
-		}
-	}()
-	_, err = temporary.WriteString(text)
+	err = write(temporary)
 	if closed := temporary.Close(); err == nil {
 		err = closed
 	}
 	if err == nil {
-		err = os.Chmod(temporary.Name(), 0o755)
+		err = os.Chmod(temporary.Name(), mode)
 	}
 	if err == nil {
-		err = os.Rename(temporary.Name(), file)
+		err = os.Rename(temporary.Name(), path)
 	}
-	return true, err
+	if err != nil {
+		_ = os.Remove(temporary.Name())
+	}
+	return err
 }
 
 // executable reports whether all users may run a file. On Windows the name alone makes

@@ -68,12 +68,10 @@ func TestInstallsCompletion(t *testing.T) {
 	// In another place it is found too late, or never.
 	late, away := t.TempDir(), t.TempDir()
 	t.Setenv("PATH", os.Getenv("PATH")+":"+late)
-	if code, _, stderr := run("completion", "--install", "--dir", late); code != 0 || !strings.Contains(stderr, "warning: kubectl finds "+file+" first\n") {
-		t.Errorf("exit code %d, %q", code, stderr)
-	}
-	if code, _, stderr := run("completion", "--install", "--dir", away); code != 0 || !strings.Contains(stderr, "warning: "+away+" is not in $PATH") {
-		t.Errorf("exit code %d, %q", code, stderr)
-	}
+	prints(t, run,
+		printed{"completion --install --dir " + late, 0, "", "warning: kubectl finds " + file + " first\n"},
+		printed{"completion --install --dir " + away, 0, "", "warning: " + away + " is not in $PATH"},
+	)
 }
 
 func TestInstallOfCompletionFails(t *testing.T) {

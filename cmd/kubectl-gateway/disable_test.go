@@ -104,13 +104,5 @@ func TestDisableFromTheCommandLine(t *testing.T) {
 			t.Errorf("%+v", item)
 		}
 	}
-	if code, _, stderr = run("disable", "--all"); code != 1 || !strings.Contains(stderr, "--yes") {
-		t.Errorf("all without a question: exit code %d\n%s", code, stderr)
-	}
-	if code, _, stderr = run("disable"); code != 1 || !strings.Contains(stderr, "no pod is named") {
-		t.Errorf("nothing selected: exit code %d\n%s", code, stderr)
-	}
-	if code, _, stderr = run("disable", "gone"); code != 1 || !strings.Contains(stderr, "not found") {
-		t.Errorf("a pod that is not there: exit code %d\n%s", code, stderr)
-	}
+	fails(t, run, 1, map[string]string{"disable --all": "--yes", "disable": "no pod is named", "disable gone": "not found"})
 }

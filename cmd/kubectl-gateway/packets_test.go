@@ -65,9 +65,5 @@ func TestPacketsFails(t *testing.T) {
 		"packets pod/web -w /nonesuch/file": "error: creating the file: ",
 		"packets pod/nobody":                "error: pod \"nobody\" not found",
 	})
-	run = packetsServer("no packets at all").start(t)
-	code, _, stderr := run("packets", "pod/web")
-	if code != 1 || !strings.Contains(stderr, "not a pcapng recording") || !strings.Contains(stderr, "hint: ") {
-		t.Errorf("garbage: exit code %d, stderr:\n%s", code, stderr)
-	}
+	prints(t, packetsServer("no packets at all").start(t), printed{"packets pod/web", 1, "", "not a pcapng recording|hint: "})
 }

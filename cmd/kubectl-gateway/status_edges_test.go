@@ -136,11 +136,8 @@ func TestStatusEdgesForPrograms(t *testing.T) {
 func TestStatusEdgesWithFewRights(t *testing.T) {
 	server := edgesServer(&edgeGateways{}, "web", "db")
 	server.objects = map[string]string{"/api/v1/pods": forbidden, "/api/v1/services": forbidden, "/api/v1/namespaces/demo/services": forbidden}
-	code, stdout, stderr := server.start(t)("status", "--edges")
-	if code != 0 || !strings.Contains(stdout, "pod/web   pod/db:5432 ") || !strings.Contains(stdout, " 10.96.0.5:80 ") ||
-		!strings.Contains(stderr, "note: Services are shown by their addresses") || !strings.Contains(stderr, "note: pods of other namespaces are shown by their addresses") {
-		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
-	}
+	prints(t, server.start(t), printed{"status --edges", 0, "pod/web   pod/db:5432 | 10.96.0.5:80 ",
+		"note: Services are shown by their addresses|note: pods of other namespaces are shown by their addresses"})
 }
 
 func TestStatusFlagsThatMakeNoSense(t *testing.T) {

@@ -34,45 +34,21 @@ func TestStatusTable(t *testing.T) {
 		db     = "db          node-1   10.0.1.7   crashed       strict   -                                -             -           -\n"
 		web    = "web         node-1   10.0.1.7   ready         strict   spiffe://td/ns/demo/sa/default   -             4           1\n"
 	)
-	code, stdout, stderr := status("status", "--all")
-	if code != 0 || stdout != header+bystd+db+web {
-		t.Errorf("exit code %d, stdout:\n%s\nwant:\n%s", code, stdout, header+bystd+db+web)
-	}
-	if !strings.Contains(stderr, "the gateway crashed with exit code 2: no cgroup; on-failure is closed") ||
-		!strings.Contains(stderr, "hint: kubectl gateway enable pod/db -n demo") {
-		t.Errorf("stderr:\n%s", stderr)
-	}
-	if code, stdout, _ = status("status"); code != 0 || strings.Contains(stdout, "bystander") || !strings.Contains(stdout, "web ") {
-		t.Errorf("without a selection: exit code %d, stdout:\n%s", code, stdout)
-	}
-	if code, stdout, _ = status("status", "pod/bystander"); code != 0 || !strings.Contains(stdout, "not enabled") {
-		t.Errorf("a named pod: exit code %d, stdout:\n%s", code, stdout)
-	}
-	if code, stdout, _ = status("status", "web", "-o", "wide"); code != 0 || !strings.Contains(stdout, "ON-FAILURE") {
-		t.Errorf("wide: exit code %d, stdout:\n%s", code, stdout)
-	}
+	prints(t, status,
+		printed{"status --all", 0, header + bystd + db + web, "the gateway crashed with exit code 2: no cgroup; on-failure is closed|hint: kubectl gateway enable pod/db -n demo"},
+		printed{"status", 0, "!bystander|web ", ""},
+		printed{"status pod/bystander", 0, "not enabled", ""},
+		printed{"status web -o wide", 0, "ON-FAILURE", ""},
+	)
 }
 
 func TestStatusOfWhatCannotBeRead(t *testing.T) {
-	status := statusServer().start(t)
-	code, stdout, stderr := status("status", "-A")
-	if code != 1 || !strings.HasPrefix(stdout, "NAMESPACE ") || !strings.Contains(stdout, "not answering") ||
-		!strings.Contains(stderr, "not allowed to run commands") || !strings.Contains(stderr, "pods/exec") {
-		t.Errorf("a gateway that may not be asked: exit code %d\n%s\n%s", code, stdout, stderr)
-	}
-	code, stdout, stderr = status("status", "web", "gone", "lost")
-	if code != 1 || !strings.Contains(stdout, "web ") ||
-		!strings.Contains(stderr, "error: pod \"gone\" not found in namespace \"demo\"\nerror: pod \"lost\" not found") {
-		t.Errorf("pods that are not there: exit code %d\n%s\n%s", code, stdout, stderr)
-	}
-	code, stdout, stderr = status("status", "-n", "void")
-	if code != 0 || stdout != "" || !strings.Contains(stderr, `no gateways found in namespace "void"`) {
-		t.Errorf("an empty namespace: exit code %d\n%s\n%s", code, stdout, stderr)
-	}
-	code, _, stderr = status("status", "-o", "xml")
-	if code != 1 || !strings.Contains(stderr, "hint: use wide, json, yaml, dot or svg") {
-		t.Errorf("an unknown format: exit code %d\n%s", code, stderr)
-	}
+	prints(t, statusServer().start(t),
+		printed{"status -A", 1, "NAMESPACE |not answering", "not allowed to run commands|pods/exec"},
+		printed{"status web gone lost", 1, "web ", "error: pod \"gone\" not found in namespace \"demo\"\nerror: pod \"lost\" not found"},
+		printed{"status -n void", 0, nothing, `no gateways found in namespace "void"`},
+		printed{"status -o xml", 1, nothing, "hint: use wide, json, yaml, dot or svg"},
+	)
 }
 
 func TestStatusForPrograms(t *testing.T) {
@@ -134,12 +110,9 @@ func TestStatusFailsIfCertificatesEnd(t *testing.T) {
 			}
 		}
 	}
-	for _, pods := range []string{"long", "untold"} {
-		if code, _, stderr := run("status", pods, "--fail-if-expiring=30d"); code != 0 || strings.Contains(stderr, "error: ") {
-			t.Errorf("%s: exit code %d, stderr:\n%s", pods, code, stderr)
-		}
-	}
-	if code, _, stderr := run("status", "--fail-if-expiring=soon"); code != 1 || !strings.Contains(stderr, "hint: write it like 12h") {
-		t.Errorf("no duration: exit code %d, stderr:\n%s", code, stderr)
-	}
+	prints(t, run,
+		printed{"status long --fail-if-expiring=30d", 0, "", "!error: "},
+		printed{"status untold --fail-if-expiring=30d", 0, "", "!error: "},
+		printed{"status --fail-if-expiring=soon", 1, nothing, "hint: write it like 12h"},
+	)
 }

@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -137,22 +136,14 @@ func (o *bundleOptions) write(ctx context.Context, a *app, c *bundle.Collector, 
 	if name == "" {
 		name = "kubectl-gateway-support-" + time.Now().UTC().Format("20060102-150405") + ".tar.gz"
 	}
-	// Nobody else can read what CreateTemp makes.
-	file, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
-	if err != nil {
-		return "", nil, fmt.Errorf("creating the archive: %w", err)
+	var summary *bundle.Summary
+	var failed error
+	err := writeWhole(name, 0o600, func(w io.Writer) error {
+		summary, failed = c.Write(ctx, w, pods)
+		return failed
+	})
+	if err != nil && failed == nil {
+		err = fmt.Errorf("writing the archive: %w", err)
 	}
-	summary, err := c.Write(ctx, file, pods)
-	if closeErr := file.Close(); err == nil && closeErr != nil {
-		err = fmt.Errorf("writing the archive: %w", closeErr)
-	}
-	if err == nil {
-		if err = os.Rename(file.Name(), name); err != nil {
-			err = fmt.Errorf("writing the archive: %w", err)
-		}
-	}
-	if err != nil {
-		return "", nil, errors.Join(err, os.Remove(file.Name()))
-	}
-	return name, summary, nil
+	return name, summary, err
 }

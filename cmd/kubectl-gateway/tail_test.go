@@ -53,28 +53,19 @@ func TestTailForPrograms(t *testing.T) {
 
 func TestTailErrors(t *testing.T) {
 	run := tailServer().start(t)
-	for _, c := range []struct {
-		args   string
-		stdout string
-		stderr string
-	}{
-		{"-A --no-follow", "demo/web", "pod/mute -n other: error: opening the log"},
-		{"pod/web pod/bystander --no-follow", "web", "pod/bystander -n demo: error: the pod has no gateway"},
-		{"pod/web pod/gone --no-follow", "web", `error: pod "gone" not found`},
-		{"-n void --no-follow", "", `no gateways found in namespace "void"`},
-		{"--since=-1s", "", "is negative"},
-		{"--tail=-2", "", "below -1"},
-		{"--max-log-requests=0", "", "not positive"},
-		{"-o yaml", "", "hint: use json"},
-		{"--template={{.Pood}}", "", "hint: it is a Go template"},
-		{"--template={{.Pod}} -o json", "", "[output template] were all set"},
-		{"-A --max-log-requests=1", "", "at most 1 at a time"},
-	} {
-		code, stdout, stderr := run(append([]string{"tail"}, strings.Fields(c.args)...)...)
-		if code != 1 || !strings.Contains(stderr, c.stderr) || !strings.Contains(stdout, c.stdout) {
-			t.Errorf("%s: exit code %d, stdout %q, stderr %q", c.args, code, stdout, stderr)
-		}
-	}
+	prints(t, run,
+		printed{"tail -A --no-follow", 1, "demo/web", "pod/mute -n other: error: opening the log"},
+		printed{"tail pod/web pod/bystander --no-follow", 1, "web", "pod/bystander -n demo: error: the pod has no gateway"},
+		printed{"tail pod/web pod/gone --no-follow", 1, "web", `error: pod "gone" not found`},
+		printed{"tail -n void --no-follow", 1, "", `no gateways found in namespace "void"`},
+		printed{"tail --since=-1s", 1, "", "is negative"},
+		printed{"tail --tail=-2", 1, "", "below -1"},
+		printed{"tail --max-log-requests=0", 1, "", "not positive"},
+		printed{"tail -o yaml", 1, "", "hint: use json"},
+		printed{"tail --template={{.Pood}}", 1, "", "hint: it is a Go template"},
+		printed{"tail --template={{.Pod}} -o json", 1, "", "[output template] were all set"},
+		printed{"tail -A --max-log-requests=1", 1, "", "at most 1 at a time"},
+	)
 }
 
 func TestTailChooses(t *testing.T) {

@@ -66,20 +66,12 @@ func TestChangesOfAWorkload(t *testing.T) {
 }
 
 func TestLookingAtAWorkload(t *testing.T) {
-	run := shopServer(nil).start(t)
-	code, stdout, stderr := run("status", "sts/db")
-	if code != 0 || strings.Contains(stdout, "lone") || !strings.Contains(stdout, "db-1 ") || !strings.Contains(stdout, "not enabled") {
-		t.Errorf("status: exit code %d, %q, %q", code, stdout, stderr)
-	}
-	code, stdout, stderr = run("tail", "sts/db", "--no-follow")
-	if code != 0 || stderr != "" || strings.Contains(stdout, "lone") || !strings.Contains(stdout, "db-0") || !strings.Contains(stdout, "db-1") {
-		t.Errorf("tail: exit code %d, %q, %q", code, stdout, stderr)
-	}
-	code, _, stderr = run("status", "sts/none", "lone", "sts/gone")
-	if code != 1 || !strings.Contains(stderr, `error: no pod found: statefulset/none in namespace "demo" has none`) ||
-		!strings.Contains(stderr, `error: statefulset/gone not found in namespace "demo"`) || !strings.Contains(stderr, "hint: 'kubectl gateway watch statefulset/none -n demo'") {
-		t.Errorf("mistakes: exit code %d, %q", code, stderr)
-	}
+	prints(t, shopServer(nil).start(t),
+		printed{"status sts/db", 0, "!lone|db-1 |not enabled", ""},
+		printed{"tail sts/db --no-follow", 0, "!lone|db-0|db-1", nothing},
+		printed{"status sts/none lone sts/gone", 1, "", `error: no pod found: statefulset/none in namespace "demo" has none|` +
+			`error: statefulset/gone not found in namespace "demo"|hint: 'kubectl gateway watch statefulset/none -n demo'`},
+	)
 }
 
 func TestNothingIsFoundOfWhatIsNamed(t *testing.T) {
@@ -115,13 +107,9 @@ func TestRefusesEverythingWhereNobodyCanBeAsked(t *testing.T) {
 
 func TestPodsOfSeveralNamespacesAreToldApart(t *testing.T) {
 	var g gatewayContainers
-	code, stdout, stderr := (&apiServer{gateway: g.run, pods: []corev1.Pod{
+	prints(t, (&apiServer{gateway: g.run, pods: []corev1.Pod{
 		podWithGateway("demo", "web", gatewayRuns()), podWithGateway("other", "web", nil), podWithGateway("third", "open", gatewayRuns()),
-	}}).start(t)("mode", "--all", "-A", "--yes", "strict")
-	if code != 0 || !strings.Contains(stdout, "pod/web -n demo gateway mode strict\n") || !strings.Contains(stdout, "pod/open -n third gateway mode strict\n") ||
-		!strings.Contains(stderr, "pod/web -n other: skipped") {
-		t.Errorf("exit code %d, %q, %q", code, stdout, stderr)
-	}
+	}}).start(t), printed{"mode --all -A --yes strict", 0, "pod/web -n demo gateway mode strict\n|pod/open -n third gateway mode strict\n", "pod/web -n other: skipped"})
 }
 
 func TestEnableOfAWorkload(t *testing.T) {

@@ -66,13 +66,7 @@ func (h *watchHealth) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // watchMetrics is the state of a watch in the text format of Prometheus.
 func watchMetrics(c watch.Counts) string {
-	halted, connected := 0, 0
-	if c.Halted != nil {
-		halted = 1
-	}
-	if c.Connected {
-		connected = 1
-	}
+	one := map[bool]int{true: 1}
 	return fmt.Sprintf(`# HELP kubectl_gateway_watch_pods Pods that have or are to have a gateway, by what is known of it.
 # TYPE kubectl_gateway_watch_pods gauge
 kubectl_gateway_watch_pods{state="ready"} %d
@@ -87,7 +81,7 @@ kubectl_gateway_watch_upgrades_halted %d
 # HELP kubectl_gateway_watch_connected Whether the API server answers.
 # TYPE kubectl_gateway_watch_connected gauge
 kubectl_gateway_watch_connected %d
-`, c.Ready, c.Working, c.Failed, c.Outdated, halted, connected)
+`, c.Ready, c.Working, c.Failed, c.Outdated, one[c.Halted != nil], one[c.Connected])
 }
 
 // serve listens at address until a call of stop, or until it calls failed.

@@ -20,16 +20,16 @@ const soonExpired = 60 * 24 * time.Hour
 
 const initCommand = "kubectl gateway init-ca"
 
-func checkAuthority(_ context.Context, f *facts) []finding {
+func checkAuthority(_ context.Context, f *facts) []Item {
 	a, err := f.authority()
 	if err == nil {
 		return ok("%s", a)
 	}
 	found := failed(Error, err)
 	if errors.Is(err, authority.ErrNoAuthority) && !strings.Contains(err.Error(), "trusts") || errors.Is(err, authority.ErrNoBundle) {
-		found.hint, found.command = "", initCommand+f.place()
+		found.Hint, found.Command = "", initCommand+f.place()
 	}
-	return []finding{found}
+	return []Item{found}
 }
 
 // location says where the authority is.
@@ -47,7 +47,7 @@ func (f *facts) place() string {
 }
 
 // present returns the authority, or the finding of a check that needs one.
-func (f *facts) present() (*ca.Authority, []finding) {
+func (f *facts) present() (*ca.Authority, []Item) {
 	a, err := f.authority()
 	if err != nil {
 		return nil, skipped("there is no authority to look at")
@@ -55,37 +55,37 @@ func (f *facts) present() (*ca.Authority, []finding) {
 	return a, nil
 }
 
-func checkAuthorityExpiry(_ context.Context, f *facts, a *ca.Authority) []finding {
+func checkAuthorityExpiry(_ context.Context, f *facts, a *ca.Authority) []Item {
 	left := a.NotAfter().Sub(f.Now())
 	if left < soonExpired {
-		return []finding{{result: Warning, detail: fmt.Sprintf("it expires in %s", duration.HumanDuration(left)),
-			command: "kubectl gateway rotate --ca" + f.place()}}
+		return []Item{{Result: Warning, Detail: fmt.Sprintf("it expires in %s", duration.HumanDuration(left)),
+			Command: "kubectl gateway rotate --ca" + f.place()}}
 	}
 	return ok("for another %s", duration.HumanDuration(left))
 }
 
-func checkRotation(ctx context.Context, f *facts, _ *ca.Authority) []finding {
+func checkRotation(ctx context.Context, f *facts, _ *ca.Authority) []Item {
 	rotation, err := authority.OpenRotation(ctx, f.location())
 	switch {
 	case errors.Is(err, authority.ErrForeign):
-		return []finding{failed(Warning, err)}
+		return []Item{failed(Warning, err)}
 	case err != nil:
 		return skipped("it cannot be found out: %v", err)
 	case rotation.Phase() != authority.Idle:
-		return []finding{{result: Warning, detail: fmt.Sprintf("one is under way and waits in phase %q", rotation.Phase()),
-			hint: "continue it", command: "kubectl gateway rotate --ca" + f.place()}}
+		return []Item{{Result: Warning, Detail: fmt.Sprintf("one is under way and waits in phase %q", rotation.Phase()),
+			Hint: "continue it", Command: "kubectl gateway rotate --ca" + f.place()}}
 	}
 	return nil
 }
 
-func checkRanges(_ context.Context, f *facts) []finding {
+func checkRanges(_ context.Context, f *facts) []Item {
 	cluster, err := f.survey()
 	if err != nil {
-		return []finding{failed(Error, err)}
+		return []Item{failed(Error, err)}
 	}
-	var list []finding
+	var list []Item
 	for _, warning := range cluster.Warnings {
-		list = append(list, finding{result: Warning, detail: warning})
+		list = append(list, Item{Result: Warning, Detail: warning})
 	}
 	return orOK(list, "pods %s; Services %s", join(cluster.Found.Capture), join(cluster.Found.Services))
 }

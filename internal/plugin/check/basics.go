@@ -64,46 +64,46 @@ func (c *Checker) checks() []check {
 	}
 }
 
-func checkPlugin(_ context.Context, f *facts) []finding {
+func checkPlugin(_ context.Context, f *facts) []Item {
 	return ok("%s, %s/%s", f.Version, runtime.GOOS, runtime.GOARCH)
 }
 
-func checkKubeconfig(_ context.Context, f *facts) []finding {
+func checkKubeconfig(_ context.Context, f *facts) []Item {
 	if f.Unread != nil {
-		return []finding{failed(Error, f.Unread)}
+		return []Item{failed(Error, f.Unread)}
 	}
 	return ok("%s", f.Context)
 }
 
-func checkKubectl(_ context.Context, f *facts) []finding {
+func checkKubectl(_ context.Context, f *facts) []Item {
 	path, err := f.LookPath("kubectl")
 	if err != nil {
-		return []finding{{result: Warning, detail: "there is no kubectl on the PATH, and hints name its commands",
-			hint: "install it: https://kubernetes.io/docs/tasks/tools/"}}
+		return []Item{{Result: Warning, Detail: "there is no kubectl on the PATH, and hints name its commands",
+			Hint: "install it: https://kubernetes.io/docs/tasks/tools/"}}
 	}
 	return ok("%s", path)
 }
 
-func checkReachable(_ context.Context, f *facts) []finding {
+func checkReachable(_ context.Context, f *facts) []Item {
 	info, err := f.server()
 	if err != nil {
-		return []finding{{result: Error, detail: "asking the API server for its version: " + err.Error(),
-			hint: "look at --context, the network and your login", command: "kubectl cluster-info"}}
+		return []Item{{Result: Error, Detail: "asking the API server for its version: " + err.Error(),
+			Hint: "look at --context, the network and your login", Command: "kubectl cluster-info"}}
 	}
 	return ok("Kubernetes %s", info.GitVersion)
 }
 
-func checkServerVersion(ctx context.Context, f *facts) []finding {
+func checkServerVersion(ctx context.Context, f *facts) []Item {
 	if err := inject.CheckServer(ctx, f.Client.Discovery(), inject.DeliveryCSR); err != nil {
-		return []finding{failed(Error, err)}
+		return []Item{failed(Error, err)}
 	}
 	if err := inject.CheckServer(ctx, f.Client.Discovery(), inject.DeliverySecret); err != nil {
-		return []finding{failed(Warning, err)}
+		return []Item{failed(Warning, err)}
 	}
 	return ok("for both ways of delivery")
 }
 
-func checkServerClock(ctx context.Context, f *facts) []finding {
+func checkServerClock(ctx context.Context, f *facts) []Item {
 	if f.ServerTime == nil {
 		return skipped("the server's clock cannot be read")
 	}
@@ -121,13 +121,13 @@ func checkServerClock(ctx context.Context, f *facts) []finding {
 	if skew <= maxSkew {
 		return nil
 	}
-	return []finding{{result: Error, detail: fmt.Sprintf("the server's clock is %s %s that of this machine, and certificates bear %s",
-		duration.HumanDuration(skew), direction, duration.HumanDuration(maxSkew)), hint: "set the clock that is wrong"}}
+	return []Item{{Result: Error, Detail: fmt.Sprintf("the server's clock is %s %s that of this machine, and certificates bear %s",
+		duration.HumanDuration(skew), direction, duration.HumanDuration(maxSkew)), Hint: "set the clock that is wrong"}}
 }
 
-func checkFound(_ context.Context, f *facts) []finding {
+func checkFound(_ context.Context, f *facts) []Item {
 	pods, err := f.found()
-	var list []finding
+	var list []Item
 	for _, err := range targets.Errors(err) {
 		list = append(list, failed(Error, err))
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/resend"
 )
 
 const (
@@ -168,54 +169,48 @@ type check struct {
 	offline bool
 	// slow checks have ImageTimeout.
 	slow bool
-	run  func(context.Context, *facts) []finding
+	// run leaves out what its items have from here.
+	run func(context.Context, *facts) []Item
 }
 
-// finding is one answer of a check.
-type finding struct {
-	result                Result
-	objects               []string
-	detail, hint, command string
-}
-
-func ok(format string, args ...any) []finding {
-	return []finding{{result: OK, detail: fmt.Sprintf(format, args...)}}
+func ok(format string, args ...any) []Item {
+	return []Item{{Result: OK, Detail: fmt.Sprintf(format, args...)}}
 }
 
 // orOK returns list, or that all is well if nothing is in it.
-func orOK(list []finding, format string, args ...any) []finding {
+func orOK(list []Item, format string, args ...any) []Item {
 	if len(list) > 0 {
 		return list
 	}
 	return ok(format, args...)
 }
 
-func skipped(format string, args ...any) []finding {
-	return []finding{{result: Skipped, detail: fmt.Sprintf(format, args...)}}
+func skipped(format string, args ...any) []Item {
+	return []Item{{Result: Skipped, Detail: fmt.Sprintf(format, args...)}}
 }
 
 // failed is the finding of an error with a hint. A hint that is nothing but a quoted
 // command becomes the command.
-func failed(result Result, err error) finding {
-	f := finding{result: result, detail: err.Error(), hint: api.Hint(err)}
-	if text, found := strings.CutPrefix(f.hint, "'"); found && strings.Count(text, "'") == 1 && strings.HasSuffix(text, "'") {
-		f.hint, f.command = "", strings.TrimSuffix(text, "'")
+func failed(result Result, err error) Item {
+	f := Item{Result: result, Detail: err.Error(), Hint: api.Hint(err)}
+	if text, found := strings.CutPrefix(f.Hint, "'"); found && strings.Count(text, "'") == 1 && strings.HasSuffix(text, "'") {
+		f.Hint, f.Command = "", strings.TrimSuffix(text, "'")
 	}
 	return f
 }
 
 // group joins findings that differ in their objects only.
-func group(list []finding) []finding {
-	var out []finding
+func group(list []Item) []Item {
+	var out []Item
 	for _, f := range list {
-		i := slices.IndexFunc(out, func(g finding) bool {
-			return g.result == f.result && g.detail == f.detail && g.hint == f.hint && g.command == f.command
+		i := slices.IndexFunc(out, func(g Item) bool {
+			return g.Result == f.Result && g.Detail == f.Detail && g.Hint == f.Hint && g.Command == f.Command
 		})
 		if i < 0 {
 			out = append(out, f)
 			continue
 		}
-		out[i].objects = append(out[i].objects, f.objects...)
+		out[i].Objects = append(out[i].Objects, f.Objects...)
 	}
 	return out
 }
@@ -259,13 +254,7 @@ func (c *Checker) Run(ctx context.Context, wait time.Duration) (*Report, error) 
 			c.say("waiting up to %s for: %s", left.Round(time.Second), now)
 			said = now
 		}
-		timer := time.NewTimer(min(interval, left))
-		select {
-		case <-ctx.Done():
-		case <-timer.C:
-		}
-		timer.Stop()
-		if err := ctx.Err(); err != nil {
+		if err := resend.Pause(ctx, min(interval, left)); err != nil {
 			return nil, fmt.Errorf("waiting for checks to pass: %w", err)
 		}
 	}
@@ -286,10 +275,9 @@ func (c *Checker) round(ctx context.Context, checks []check, todo []int) ([]stri
 	f := newFacts(ctx, c)
 	results := parallel.Each(parallelChecks, todo, func(i *int) []Item {
 		k := checks[*i]
-		var items []Item
-		for _, found := range group(f.findings(ctx, &k)) {
-			items = append(items, Item{ID: k.id, Category: k.category, Description: k.description, Result: found.result,
-				Objects: found.objects, Detail: found.detail, Hint: found.hint, Command: found.command})
+		items := group(f.findings(ctx, &k))
+		for n := range items {
+			items[n].ID, items[n].Category, items[n].Description = k.id, k.category, k.description
 		}
 		return items
 	}, nil)
@@ -297,7 +285,7 @@ func (c *Checker) round(ctx context.Context, checks []check, todo []int) ([]stri
 }
 
 // findings runs one check, and returns at least one finding.
-func (f *facts) findings(ctx context.Context, k *check) []finding {
+func (f *facts) findings(ctx context.Context, k *check) []Item {
 	timeout := cmp.Or(f.Timeout, DefaultTimeout)
 	if k.slow {
 		timeout = cmp.Or(f.ImageTimeout, DefaultImageTimeout)
@@ -313,8 +301,8 @@ func (f *facts) findings(ctx context.Context, k *check) []finding {
 		}
 	}
 	found := k.run(ctx, f)
-	if errors.Is(context.Cause(ctx), errTimeout) && !slices.ContainsFunc(found, func(x finding) bool { return x.result == OK || x.result == Warning }) {
-		return []finding{{result: Error, detail: fmt.Sprintf("not known after %s", timeout), hint: "--timeout waits longer"}}
+	if errors.Is(context.Cause(ctx), errTimeout) && !slices.ContainsFunc(found, func(x Item) bool { return x.Result == OK || x.Result == Warning }) {
+		return []Item{{Result: Error, Detail: fmt.Sprintf("not known after %s", timeout), Hint: "--timeout waits longer"}}
 	}
 	return orOK(found, "")
 }

@@ -92,8 +92,8 @@ func once[T any](ctx context.Context, c *Checker, get func(context.Context) (T, 
 }
 
 // given returns a check of what get finds out, or else the finding that this is not known or not there.
-func given[T any](get func(*facts) (T, []finding), run func(context.Context, *facts, T) []finding) func(context.Context, *facts) []finding {
-	return func(ctx context.Context, f *facts) []finding {
+func given[T any](get func(*facts) (T, []Item), run func(context.Context, *facts, T) []Item) func(context.Context, *facts) []Item {
+	return func(ctx context.Context, f *facts) []Item {
 		subject, why := get(f)
 		if why != nil {
 			return why
@@ -103,7 +103,7 @@ func given[T any](get func(*facts) (T, []finding), run func(context.Context, *fa
 }
 
 // pods returns the pods to check, or the finding of a check that needs some.
-func (f *facts) pods() ([]corev1.Pod, []finding) {
+func (f *facts) pods() ([]corev1.Pod, []Item) {
 	pods, _ := f.found()
 	if len(pods) == 0 {
 		return nil, skipped("there are no pods")
@@ -145,7 +145,7 @@ func (f *facts) readNamespaces(ctx context.Context) (map[string]*corev1.Namespac
 }
 
 // relevantNodes are the nodes of the pods, or all nodes without any pods.
-func (f *facts) relevantNodes() ([]*corev1.Node, []finding) {
+func (f *facts) relevantNodes() ([]*corev1.Node, []Item) {
 	nodes, err := f.nodes()
 	if err != nil {
 		return nil, unread("nodes", err)
@@ -171,9 +171,9 @@ func nameOf(pod *corev1.Pod) string { return fmt.Sprintf("pod/%s -n %s", pod.Nam
 
 // unread is the finding about an object that could not be read. Missing rights are not an
 // error if only this check needs them.
-func unread(what string, err error) []finding {
+func unread(what string, err error) []Item {
 	if apierrors.IsForbidden(err) {
 		return skipped("you may not read %s", what)
 	}
-	return []finding{failed(Error, fmt.Errorf("reading %s: %w", what, err))}
+	return []Item{failed(Error, fmt.Errorf("reading %s: %w", what, err))}
 }

@@ -14,11 +14,11 @@ import (
 )
 
 // state returns the gateways, or the finding of a check that needs them.
-func (f *facts) state() (*status.List, []finding) {
+func (f *facts) state() (*status.List, []Item) {
 	states, err := f.states()
 	switch {
 	case err != nil:
-		return nil, []finding{failed(Error, err)}
+		return nil, []Item{failed(Error, err)}
 	case len(states.Items) == 0:
 		return nil, skipped("there are no gateways")
 	}
@@ -27,7 +27,7 @@ func (f *facts) state() (*status.List, []finding) {
 
 // answered returns the gateways that told their status, or the finding of a check that
 // needs them.
-func (f *facts) answered() (items []*status.Item, why []finding) {
+func (f *facts) answered() (items []*status.Item, why []Item) {
 	states, why := f.state()
 	if why != nil {
 		return nil, why
@@ -48,8 +48,8 @@ func object(i *status.Item) []string {
 }
 
 // checkGateways reports the problems that status finds.
-func checkGateways(_ context.Context, _ *facts, states *status.List) []finding {
-	var list []finding
+func checkGateways(_ context.Context, _ *facts, states *status.List) []Item {
+	var list []Item
 	ready := 0
 	modes := map[string]int{}
 	for n := range states.Items {
@@ -72,17 +72,17 @@ func checkGateways(_ context.Context, _ *facts, states *status.List) []finding {
 }
 
 // problems are the findings about what is wrong with i.
-func problems(i *status.Item) (list []finding) {
+func problems(i *status.Item) (list []Item) {
 	for _, problem := range i.Problems {
-		found := finding{result: Warning, objects: object(i), detail: problem.Text, hint: problem.Hint}
+		found := Item{Result: Warning, Objects: object(i), Detail: problem.Text, Hint: problem.Hint}
 		switch problem.Severity {
 		case status.Note:
 			continue
 		case status.Critical:
-			found.result = Error
+			found.Result = Error
 		}
-		if strings.HasPrefix(found.hint, "kubectl ") {
-			found.hint, found.command = "", found.hint
+		if strings.HasPrefix(found.Hint, "kubectl ") {
+			found.Hint, found.Command = "", found.Hint
 		}
 		list = append(list, found)
 	}
@@ -90,7 +90,7 @@ func problems(i *status.Item) (list []finding) {
 }
 
 // checkCoverage compares what gateways capture with the cluster, as status does.
-func checkCoverage(_ context.Context, f *facts, items []*status.Item) []finding {
+func checkCoverage(_ context.Context, f *facts, items []*status.Item) []Item {
 	items = slices.DeleteFunc(items, func(i *status.Item) bool { return i.Status.Capture.Fingerprint == "" })
 	if len(items) == 0 {
 		return skipped("no gateway tells what it captures")
@@ -100,7 +100,7 @@ func checkCoverage(_ context.Context, f *facts, items []*status.Item) []finding 
 		return skipped("the cluster could not be surveyed: %v", err)
 	}
 	pods, _ := f.found()
-	var list []finding
+	var list []Item
 	for _, item := range items {
 		at := slices.IndexFunc(pods, func(pod corev1.Pod) bool { return pod.Namespace == item.Namespace && pod.Name == item.Pod })
 		compared := *item
@@ -112,12 +112,12 @@ func checkCoverage(_ context.Context, f *facts, items []*status.Item) []finding 
 }
 
 // checkStorage finds pods whose limit of ephemeral storage is too small for the log of a gateway.
-func checkStorage(_ context.Context, f *facts) []finding {
+func checkStorage(_ context.Context, f *facts) []Item {
 	pods, err := f.found()
 	if len(pods) == 0 && err == nil {
 		return skipped("there are no pods")
 	}
-	var list []finding
+	var list []Item
 	for i := range pods {
 		pod := &pods[i]
 		total := installed.LogTotal(pod)
@@ -129,29 +129,29 @@ func checkStorage(_ context.Context, f *facts) []finding {
 			total = config.LogTotal
 		}
 		if total > 0 {
-			list = append(list, finding{result: Warning, objects: []string{nameOf(pod)}, detail: installed.LogRemark(pod, total),
-				hint: "--log=refused logs less; a higher limit of ephemeral-storage has room for more"})
+			list = append(list, Item{Result: Warning, Objects: []string{nameOf(pod)}, Detail: installed.LogRemark(pod, total),
+				Hint: "--log=refused logs less; a higher limit of ephemeral-storage has room for more"})
 		}
 	}
 	return orOK(list, "%s", plural(len(pods), "pod"))
 }
 
-func checkSkew(_ context.Context, f *facts, items []*status.Item) []finding {
-	var list []finding
+func checkSkew(_ context.Context, f *facts, items []*status.Item) []Item {
+	var list []Item
 	for _, item := range items {
 		// An unidentified build may be the same one.
 		if slices.Contains([]string{f.Version, version.Development}, item.Status.Version) || f.Version == version.Development {
 			continue
 		}
-		list = append(list, finding{result: Warning, objects: object(item),
-			detail:  fmt.Sprintf("the gateway is %s, and the plugin is %s", item.Status.Version, f.Version),
-			command: fmt.Sprintf("kubectl gateway upgrade pod/%s -n %s", item.Pod, item.Namespace)})
+		list = append(list, Item{Result: Warning, Objects: object(item),
+			Detail:  fmt.Sprintf("the gateway is %s, and the plugin is %s", item.Status.Version, f.Version),
+			Command: fmt.Sprintf("kubectl gateway upgrade pod/%s -n %s", item.Pod, item.Namespace)})
 	}
 	return orOK(list, "%s", f.Version)
 }
 
-func checkPlaintext(_ context.Context, _ *facts, items []*status.Item) []finding {
-	var list []finding
+func checkPlaintext(_ context.Context, _ *facts, items []*status.Item) []Item {
+	var list []Item
 	var encrypted uint64
 	for _, item := range items {
 		out, in := item.Status.Traffic.Outbound, item.Status.Traffic.Inbound
@@ -160,9 +160,9 @@ func checkPlaintext(_ context.Context, _ *facts, items []*status.Item) []finding
 		if out.Plaintext+in.Plaintext == 0 {
 			continue
 		}
-		list = append(list, finding{result: Warning, objects: object(item),
-			detail: fmt.Sprintf("%d connections out and %d in went in plaintext (%d of a source that may)", out.Plaintext, in.Plaintext, allowed),
-			hint:   "see which, then enable the pods at the other end", command: fmt.Sprintf("kubectl gateway tail pod/%s -n %s", item.Pod, item.Namespace)})
+		list = append(list, Item{Result: Warning, Objects: object(item),
+			Detail: fmt.Sprintf("%d connections out and %d in went in plaintext (%d of a source that may)", out.Plaintext, in.Plaintext, allowed),
+			Hint:   "see which, then enable the pods at the other end", Command: fmt.Sprintf("kubectl gateway tail pod/%s -n %s", item.Pod, item.Namespace)})
 	}
 	return orOK(list, "%d connections were encrypted", encrypted)
 }

@@ -93,7 +93,7 @@ func (f *facts) testPlaces() []*corev1.Pod {
 	return list
 }
 
-func checkImage(ctx context.Context, f *facts) []finding {
+func checkImage(ctx context.Context, f *facts) []Item {
 	if !f.TestImage {
 		return skipped("--image-test=false")
 	}
@@ -102,17 +102,17 @@ func checkImage(ctx context.Context, f *facts) []finding {
 		missing, err := f.missing(place.Namespace, rights.Of(rights.Image))
 		switch {
 		case err != nil:
-			return []finding{failed(Error, err)}
+			return []Item{failed(Error, err)}
 		case len(missing) > 0:
 			// A pod that cannot be deleted must not be created.
 			return skipped("the test needs a pod for a moment, and you may not %s in namespace %s", missing[0], place.Namespace)
 		}
 	}
-	return parallel.Each(testedNodes, places, func(p **corev1.Pod) finding { return f.testImage(ctx, *p) }, nil)
+	return parallel.Each(testedNodes, places, func(p **corev1.Pod) Item { return f.testImage(ctx, *p) }, nil)
 }
 
 // testImage runs pod to its end and deletes it, also if ctx ends before.
-func (f *facts) testImage(ctx context.Context, pod *corev1.Pod) finding {
+func (f *facts) testImage(ctx context.Context, pod *corev1.Pod) Item {
 	f.say("testing image %s on %s with a pod in namespace %s, which is deleted at once", f.Image, placeOf(pod), pod.Namespace)
 	client := f.Client.CoreV1().Pods(pod.Namespace)
 	// This must not be interrupted: a created pod must be known, to be deleted.
@@ -121,12 +121,12 @@ func (f *facts) testImage(ctx context.Context, pod *corev1.Pod) finding {
 	done()
 	if err != nil {
 		if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) {
-			return finding{result: Skipped, objects: []string{"namespace/" + pod.Namespace}, detail: "no pod can be made for the test: " + err.Error()}
+			return Item{Result: Skipped, Objects: []string{"namespace/" + pod.Namespace}, Detail: "no pod can be made for the test: " + err.Error()}
 		}
 		return failed(Error, fmt.Errorf("making a pod for the test: %w", err))
 	}
 	found := f.awaitImage(ctx, created)
-	if found.result == OK {
+	if found.Result == OK {
 		found = f.judgeOutput(ctx, created, found)
 	}
 	deletion, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
@@ -138,8 +138,8 @@ func (f *facts) testImage(ctx context.Context, pod *corev1.Pod) finding {
 }
 
 // awaitImage waits until the container has run, or never will.
-func (f *facts) awaitImage(ctx context.Context, pod *corev1.Pod) finding {
-	var found *finding
+func (f *facts) awaitImage(ctx context.Context, pod *corev1.Pod) Item {
+	var found *Item
 	last := "it was not scheduled"
 	err := wait.PollUntilContextCancel(ctx, pollInterval, true, func(ctx context.Context) (bool, error) {
 		now, err := f.Client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
@@ -159,21 +159,21 @@ func (f *facts) awaitImage(ctx context.Context, pod *corev1.Pod) finding {
 	if err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
 		return failed(Error, err)
 	}
-	return finding{result: Error, detail: fmt.Sprintf("image %s did not run in time: %s", f.Image, last), hint: "--image-timeout waits longer"}
+	return Item{Result: Error, Detail: fmt.Sprintf("image %s did not run in time: %s", f.Image, last), Hint: "--image-timeout waits longer"}
 }
 
 // judgeOutput checks that the gateway's program ran: other programs may ignore their
 // arguments. Without the right to read logs, exit code 0 has to suffice.
-func (f *facts) judgeOutput(ctx context.Context, pod *corev1.Pod, found finding) finding {
+func (f *facts) judgeOutput(ctx context.Context, pod *corev1.Pod, found Item) Item {
 	text, err := f.Client.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{LimitBytes: new(int64(outputLimit))}).DoRaw(ctx)
 	if err != nil {
 		return found
 	}
 	version, is := strings.CutPrefix(string(text), "kube-gateway ")
 	if !is {
-		return finding{result: Error, detail: fmt.Sprintf("image %s runs another program", f.Image), hint: "--image names that of a gateway"}
+		return Item{Result: Error, Detail: fmt.Sprintf("image %s runs another program", f.Image), Hint: "--image names that of a gateway"}
 	}
-	found.detail = fmt.Sprintf("%s (%s) on", f.Image, strings.TrimSpace(version))
+	found.Detail = fmt.Sprintf("%s (%s) on", f.Image, strings.TrimSpace(version))
 	return found
 }
 
@@ -186,10 +186,10 @@ func placeOf(pod *corev1.Pod) string {
 }
 
 // judgeImage returns the finding about a test pod, or nil and what the pod waits for.
-func (f *facts) judgeImage(pod *corev1.Pod, last string) (*finding, string) {
+func (f *facts) judgeImage(pod *corev1.Pod, last string) (*Item, string) {
 	where := placeOf(pod)
 	if pod.Status.Phase == corev1.PodFailed && len(pod.Status.ContainerStatuses) == 0 {
-		return &finding{result: Error, detail: fmt.Sprintf("%s does not take the pod of the test: %s", where, cmp.Or(pod.Status.Message, pod.Status.Reason))}, ""
+		return &Item{Result: Error, Detail: fmt.Sprintf("%s does not take the pod of the test: %s", where, cmp.Or(pod.Status.Message, pod.Status.Reason))}, ""
 	}
 	for _, condition := range pod.Status.Conditions {
 		if condition.Type == corev1.PodScheduled && condition.Status == corev1.ConditionFalse && condition.Message != "" {
@@ -199,16 +199,16 @@ func (f *facts) judgeImage(pod *corev1.Pod, last string) (*finding, string) {
 	for _, status := range pod.Status.ContainerStatuses {
 		switch state := status.State; {
 		case state.Terminated != nil && state.Terminated.ExitCode == 0:
-			return &finding{result: OK, objects: []string{strings.TrimPrefix(where, "node ")}, detail: f.Image + " on"}, ""
+			return &Item{Result: OK, Objects: []string{strings.TrimPrefix(where, "node ")}, Detail: f.Image + " on"}, ""
 		case state.Terminated != nil:
 			words := strings.TrimSpace(cmp.Or(state.Terminated.Message, state.Terminated.Reason))
-			return &finding{result: Error, detail: fmt.Sprintf("image %s does not run on %s: exit code %d: %s", f.Image, where, state.Terminated.ExitCode, words),
-				hint: "--image names another; is it a gateway's, for the node's architecture?"}, ""
+			return &Item{Result: Error, Detail: fmt.Sprintf("image %s does not run on %s: exit code %d: %s", f.Image, where, state.Terminated.ExitCode, words),
+				Hint: "--image names another; is it a gateway's, for the node's architecture?"}, ""
 		case state.Waiting != nil && slices.Contains([]string{"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull",
 			"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "ImageInspectError", "RegistryUnavailable"}, state.Waiting.Reason):
 			words := strings.TrimSpace(state.Waiting.Reason + ": " + state.Waiting.Message)
-			return &finding{result: Error, detail: fmt.Sprintf("image %s on %s: %s", f.Image, where, words),
-				hint: "--image names another, as in a registry that the nodes reach; imagePullSecrets of the pods are used"}, ""
+			return &Item{Result: Error, Detail: fmt.Sprintf("image %s on %s: %s", f.Image, where, words),
+				Hint: "--image names another, as in a registry that the nodes reach; imagePullSecrets of the pods are used"}, ""
 		case state.Running != nil:
 			last = "it goes on running, and should print its version and end"
 		case state.Waiting != nil && state.Waiting.Reason != "":

@@ -27,15 +27,15 @@ func sidecars() []sidecar {
 // ambientLabel adds pods to the mesh of Istio without a sidecar.
 const ambientLabel = "istio.io/dataplane-mode"
 
-func checkMeshes(_ context.Context, f *facts, pods []corev1.Pod) []finding {
+func checkMeshes(_ context.Context, f *facts, pods []corev1.Pod) []Item {
 	spaces, _ := f.spaces()
-	var list []finding
+	var list []Item
 	for i := range pods {
 		pod := &pods[i]
 		for _, car := range sidecars() {
 			has := slices.ContainsFunc(slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers), func(c corev1.Container) bool { return c.Name == car.container })
 			if has {
-				list = append(list, finding{result: Warning, objects: []string{nameOf(pod)}, hint: car.hint, detail: fmt.Sprintf(
+				list = append(list, Item{Result: Warning, Objects: []string{nameOf(pod)}, Hint: car.hint, Detail: fmt.Sprintf(
 					"the sidecar of %[1]s is in the pod: what the gateway encrypts goes through it again, and %[1]s sees neither requests nor the application's peer", car.mesh)})
 			}
 		}
@@ -44,9 +44,9 @@ func checkMeshes(_ context.Context, f *facts, pods []corev1.Pod) []finding {
 			mode = space.Labels[ambientLabel]
 		}
 		if mode == "ambient" {
-			list = append(list, finding{result: Warning, objects: []string{nameOf(pod)},
-				detail: "the pod is in Istio's ambient mesh: ztunnel carries what the gateway encrypts, so it is encrypted twice, and Istio's policies see the gateways",
-				hint:   "label the pod's template with " + ambientLabel + "=none, or leave the pod to Istio"})
+			list = append(list, Item{Result: Warning, Objects: []string{nameOf(pod)},
+				Detail: "the pod is in Istio's ambient mesh: ztunnel carries what the gateway encrypts, so it is encrypted twice, and Istio's policies see the gateways",
+				Hint:   "label the pod's template with " + ambientLabel + "=none, or leave the pod to Istio"})
 		}
 	}
 	return list
@@ -54,7 +54,7 @@ func checkMeshes(_ context.Context, f *facts, pods []corev1.Pod) []finding {
 
 // checkCilium reads the configuration of Cilium, a plug-in that can encrypt or
 // authenticate by itself.
-func checkCilium(ctx context.Context, f *facts) []finding {
+func checkCilium(ctx context.Context, f *facts) []Item {
 	config, err := f.Client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, "cilium-config", metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
@@ -75,6 +75,6 @@ func checkCilium(ctx context.Context, f *facts) []finding {
 	if len(does) == 0 || len(does) == 1 && config.Data["mesh-auth-enabled"] == "true" {
 		return ok("Cilium does not encrypt")
 	}
-	return []finding{{result: Warning, detail: "Cilium " + strings.Join(does, ", and ") + ": what goes to another node is encrypted twice",
-		hint: "both work together; gateways add the pods' identities, and encryption within a node, at some cost"}}
+	return []Item{{Result: Warning, Detail: "Cilium " + strings.Join(does, ", and ") + ": what goes to another node is encrypted twice",
+		Hint: "both work together; gateways add the pods' identities, and encryption within a node, at some cost"}}
 }

@@ -30,7 +30,7 @@ type rule struct {
 	peers  []networkingv1.NetworkPolicyPeer
 }
 
-func checkNetworkPolicies(ctx context.Context, f *facts) []finding {
+func checkNetworkPolicies(ctx context.Context, f *facts) []Item {
 	if f.Wire == api.WireInband {
 		return ok("--wire=inband needs no port of its own")
 	}
@@ -39,7 +39,7 @@ func checkNetworkPolicies(ctx context.Context, f *facts) []finding {
 	if err != nil {
 		cluster = &survey.Survey{}
 	}
-	var list []finding
+	var list []Item
 	seen := 0
 	for _, namespace := range f.namespaces() {
 		policies, err := f.Client.NetworkingV1().NetworkPolicies(namespace).List(ctx, metav1.ListOptions{})
@@ -61,7 +61,7 @@ func checkNetworkPolicies(ctx context.Context, f *facts) []finding {
 
 // filtering returns a finding if policy allows connections between pods and their peers,
 // and neither it nor another policy of all allows those between their gateways.
-func filtering(policy *networkingv1.NetworkPolicy, direction networkingv1.PolicyType, all []networkingv1.NetworkPolicy, pods []corev1.Pod, capture []netip.Prefix) []finding {
+func filtering(policy *networkingv1.NetworkPolicy, direction networkingv1.PolicyType, all []networkingv1.NetworkPolicy, pods []corev1.Pod, capture []netip.Prefix) []Item {
 	var affected []string
 	var open []rule
 	for i := range pods {
@@ -97,17 +97,17 @@ func filtering(policy *networkingv1.NetworkPolicy, direction networkingv1.Policy
 	}
 	command, err := apply(companion(policy, direction, open))
 	if err != nil {
-		return []finding{failed(Error, err)}
+		return []Item{failed(Error, err)}
 	}
-	return []finding{{result: Warning, objects: affected, command: command,
-		detail: fmt.Sprintf("network policy %s %s port %d, where gateways meet: such connections fail in strict mode, and are plaintext in permissive mode",
+	return []Item{{Result: Warning, Objects: affected, Command: command,
+		Detail: fmt.Sprintf("network policy %s %s port %d, where gateways meet: such connections fail in strict mode, and are plaintext in permissive mode",
 			policy.Name, what, api.PeerPort),
-		hint: "'enable --wire=inband' needs no port of its own; or allow it for the same peers, who then reach every port of the pods unless identity rules with ports say otherwise"}}
+		Hint: "'enable --wire=inband' needs no port of its own; or allow it for the same peers, who then reach every port of the pods unless identity rules with ports say otherwise"}}
 }
 
 // unbinding returns a finding if policy lets peers in to some ports alone, and another rule of all
 // lets the same peers in to the port of gateways, through which they reach every port.
-func unbinding(policy *networkingv1.NetworkPolicy, all []networkingv1.NetworkPolicy, pods []corev1.Pod, capture []netip.Prefix) []finding {
+func unbinding(policy *networkingv1.NetworkPolicy, all []networkingv1.NetworkPolicy, pods []corev1.Pod, capture []netip.Prefix) []Item {
 	var affected []string
 	for i := range pods {
 		pod := &pods[i]
@@ -133,10 +133,10 @@ func unbinding(policy *networkingv1.NetworkPolicy, all []networkingv1.NetworkPol
 	if len(affected) == 0 {
 		return nil
 	}
-	return []finding{{result: Warning, objects: affected,
-		detail: fmt.Sprintf("network policy %s lets peers in to some ports alone, but they are let in to port %d, too, where gateways meet: peers with gateways reach every port",
+	return []Item{{Result: Warning, Objects: affected,
+		Detail: fmt.Sprintf("network policy %s lets peers in to some ports alone, but they are let in to port %d, too, where gateways meet: peers with gateways reach every port",
 			policy.Name, api.PeerPort),
-		hint: "identity rules with ports take the policy's place: 'kubectl gateway allow POD ns/NAMESPACE/sa/ACCOUNT:PORT'; or 'enable --wire=inband' needs no port of its own"}}
+		Hint: "identity rules with ports take the policy's place: 'kubectl gateway allow POD ns/NAMESPACE/sa/ACCOUNT:PORT'; or 'enable --wire=inband' needs no port of its own"}}
 }
 
 // hasPortRules reports whether the pod's gateway was given identity rules about ports.

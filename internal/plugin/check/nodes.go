@@ -29,14 +29,14 @@ func linux(node *corev1.Node) bool {
 	return system == "" || system == "linux"
 }
 
-func checkOS(_ context.Context, _ *facts, nodes []*corev1.Node) []finding {
-	var list []finding
+func checkOS(_ context.Context, _ *facts, nodes []*corev1.Node) []Item {
+	var list []Item
 	var systems []string
 	for _, node := range nodes {
 		info := node.Status.NodeInfo
 		if !linux(node) {
-			list = append(list, finding{result: Warning, objects: []string{"node/" + node.Name},
-				detail: fmt.Sprintf("it runs %s (%s)", info.OperatingSystem, info.OSImage), hint: "only pods on Linux nodes can have a gateway"})
+			list = append(list, Item{Result: Warning, Objects: []string{"node/" + node.Name},
+				Detail: fmt.Sprintf("it runs %s (%s)", info.OperatingSystem, info.OSImage), Hint: "only pods on Linux nodes can have a gateway"})
 			continue
 		}
 		if text := fmt.Sprintf("%s, %s", info.OSImage, info.ContainerRuntimeVersion); !slices.Contains(systems, text) {
@@ -46,8 +46,8 @@ func checkOS(_ context.Context, _ *facts, nodes []*corev1.Node) []finding {
 	return orOK(list, "%s: %s", plural(len(nodes), "node"), strings.Join(systems, "; "))
 }
 
-func checkKernel(_ context.Context, _ *facts, nodes []*corev1.Node) []finding {
-	var list []finding
+func checkKernel(_ context.Context, _ *facts, nodes []*corev1.Node) []Item {
+	var list []Item
 	var kernels []string
 	for _, node := range nodes {
 		if !linux(node) {
@@ -58,12 +58,12 @@ func checkKernel(_ context.Context, _ *facts, nodes []*corev1.Node) []finding {
 		object := []string{"node/" + node.Name}
 		switch {
 		case err != nil:
-			list = append(list, finding{result: Warning, objects: object, detail: fmt.Sprintf("its kernel %q has no version that can be read", text),
-				hint: "gateways need Linux " + minKernel + " or later"})
+			list = append(list, Item{Result: Warning, Objects: object, Detail: fmt.Sprintf("its kernel %q has no version that can be read", text),
+				Hint: "gateways need Linux " + minKernel + " or later"})
 			continue
 		case kernel.LessThan(version.MustParseGeneric(minKernel)):
-			list = append(list, finding{result: Error, objects: object, detail: fmt.Sprintf("Linux %s is older than %s", text, minKernel),
-				hint: "upgrade the node's system; gateways need the hooks of Linux " + minKernel})
+			list = append(list, Item{Result: Error, Objects: object, Detail: fmt.Sprintf("Linux %s is older than %s", text, minKernel),
+				Hint: "upgrade the node's system; gateways need the hooks of Linux " + minKernel})
 			continue
 		}
 		words := "Linux " + text
@@ -86,14 +86,14 @@ func kernelVersion(text string) (*version.Version, error) {
 	return version.ParseGeneric(strings.Trim(text, "."))
 }
 
-func checkCgroup(_ context.Context, f *facts, nodes []*corev1.Node) []finding {
+func checkCgroup(_ context.Context, f *facts, nodes []*corev1.Node) []Item {
 	// A capturing gateway is attached to a cgroup of version 2.
 	seen := map[string]bool{}
 	items, _ := f.answered()
 	for _, item := range items {
 		seen[item.Node] = seen[item.Node] || item.Status.Capture.Cgroup != ""
 	}
-	var unknown []finding
+	var unknown []Item
 	byGateway, byKubelet := 0, 0
 	for _, node := range nodes {
 		kubelet, err := version.ParseGeneric(node.Status.NodeInfo.KubeletVersion)
@@ -104,14 +104,14 @@ func checkCgroup(_ context.Context, f *facts, nodes []*corev1.Node) []finding {
 		case err == nil && kubelet.AtLeast(version.MustParseGeneric(cgroup2Kubelet)):
 			byKubelet++
 		default:
-			unknown = append(unknown, finding{result: Skipped, objects: []string{"node/" + node.Name},
-				detail: fmt.Sprintf("kubelet %s does not tell; the first gateway on the node will", node.Status.NodeInfo.KubeletVersion)})
+			unknown = append(unknown, Item{Result: Skipped, Objects: []string{"node/" + node.Name},
+				Detail: fmt.Sprintf("kubelet %s does not tell; the first gateway on the node will", node.Status.NodeInfo.KubeletVersion)})
 		}
 	}
 	return orOK(unknown, "%d by gateways that run, %d by the version of the kubelet", byGateway, byKubelet)
 }
 
-func checkEligible(ctx context.Context, f *facts, pods []corev1.Pod) []finding {
+func checkEligible(ctx context.Context, f *facts, pods []corev1.Pod) []Item {
 	cluster, err := f.survey()
 	if err != nil {
 		cluster = &survey.Survey{}
@@ -120,23 +120,23 @@ func checkEligible(ctx context.Context, f *facts, pods []corev1.Pod) []finding {
 	if classes, err := f.Client.NodeV1().RuntimeClasses().List(ctx, metav1.ListOptions{}); err == nil {
 		handlers = sandboxes(classes.Items)
 	}
-	var list []finding
+	var list []Item
 	for i := range pods {
 		pod := &pods[i]
-		found := finding{}
+		found := Item{}
 		if err := cluster.Refusal(pod); err != nil {
 			found = failed(Error, err)
 		} else if class := pod.Spec.RuntimeClassName; class != nil && handlers[*class] != "" {
-			found = finding{result: Error, detail: fmt.Sprintf("the pod's runtime class %q is a sandbox (handler %s) without the node's kernel", *class, handlers[*class]),
-				hint: "use a runtime class that runs containers on the node's kernel"}
+			found = Item{Result: Error, Detail: fmt.Sprintf("the pod's runtime class %q is a sandbox (handler %s) without the node's kernel", *class, handlers[*class]),
+				Hint: "use a runtime class that runs containers on the node's kernel"}
 		} else {
 			continue
 		}
 		if !f.Named {
 			// The user did not choose the pod, and may not want a gateway in it.
-			found.result = Warning
+			found.Result = Warning
 		}
-		found.objects = []string{nameOf(pod)}
+		found.Objects = []string{nameOf(pod)}
 		list = append(list, found)
 	}
 	return orOK(list, "%s", plural(len(pods), "pod"))

@@ -59,13 +59,13 @@ func (f *facts) missing(namespace string, list []rights.Right) ([]rights.Right, 
 }
 
 // may returns the check of the rights that use needs.
-func may(use rights.Use) func(context.Context, *facts) []finding {
-	return func(_ context.Context, f *facts) []finding {
-		var list []finding
+func may(use rights.Use) func(context.Context, *facts) []Item {
+	return func(_ context.Context, f *facts) []Item {
+		var list []Item
 		for _, namespace := range f.namespaces() {
 			missing, err := f.missing(namespace, rights.Of(use))
 			if err != nil {
-				return []finding{failed(Error, err)}
+				return []Item{failed(Error, err)}
 			}
 			if len(missing) > 0 {
 				list = append(list, f.denied(use, namespace, missing))
@@ -75,33 +75,33 @@ func may(use rights.Use) func(context.Context, *facts) []finding {
 	}
 }
 
-func (f *facts) denied(use rights.Use, namespace string, missing []rights.Right) finding {
+func (f *facts) denied(use rights.Use, namespace string, missing []rights.Right) Item {
 	var words []string
 	for _, p := range missing {
 		words = append(words, p.String())
 	}
-	found := finding{result: Error, objects: []string{"namespace/" + namespace}, detail: "you may not: " + strings.Join(words, ", "),
-		hint: "whoever may grant it runs this"}
+	found := Item{Result: Error, Objects: []string{"namespace/" + namespace}, Detail: "you may not: " + strings.Join(words, ", "),
+		Hint: "whoever may grant it runs this"}
 	switch use {
 	case rights.Secrets:
-		found.result, found.hint = Warning, "'enable --delivery=csr' needs none of it; or whoever may grant it runs this"
+		found.Result, found.Hint = Warning, "'enable --delivery=csr' needs none of it; or whoever may grant it runs this"
 	case rights.Watch:
-		found.result, found.hint = Warning, "'watch' then heeds only the annotations of pods; or whoever may grant it runs this"
+		found.Result, found.Hint = Warning, "'watch' then heeds only the annotations of pods; or whoever may grant it runs this"
 	}
 	review, err := f.user()
 	name := unknownUser
 	if err != nil {
-		found.hint += ", with your name in the place of " + unknownUser
+		found.Hint += ", with your name in the place of " + unknownUser
 	} else {
 		name = review.Status.UserInfo.Username
 	}
 	for role, uses := range bundles() {
 		if slices.Contains(uses, use) {
-			found.command, err = grant(role, uses, namespace, name)
+			found.Command, err = grant(role, uses, namespace, name)
 		}
 	}
 	if err != nil {
-		found.hint = err.Error()
+		found.Hint = err.Error()
 	}
 	return found
 }

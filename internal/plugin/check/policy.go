@@ -119,9 +119,9 @@ func labelCommand(namespace string) string {
 	return fmt.Sprintf("kubectl label namespace %s %s=privileged --overwrite", namespace, enforceLabel)
 }
 
-func checkPodSecurity(_ context.Context, f *facts) []finding {
+func checkPodSecurity(_ context.Context, f *facts) []Item {
 	spaces, errs := f.spaces()
-	var list []finding
+	var list []Item
 	for _, name := range f.namespaces() {
 		refused, known := f.verdict(name)
 		space := spaces[name]
@@ -129,27 +129,27 @@ func checkPodSecurity(_ context.Context, f *facts) []finding {
 		if space != nil {
 			level = cmp.Or(space.Labels[enforceLabel], "privileged by default")
 		}
-		found := finding{objects: []string{"namespace/" + name}}
+		found := Item{Objects: []string{"namespace/" + name}}
 		switch {
 		case errs[name] != nil && !apierrors.IsForbidden(errs[name]):
 			found = failed(Error, fmt.Errorf("reading the namespace: %w", errs[name]))
-			found.objects = []string{"namespace/" + name}
+			found.Objects = []string{"namespace/" + name}
 		case refused != nil:
-			found.result, found.command = Error, labelCommand(name)
-			found.detail = fmt.Sprintf("it enforces the level %s, and a gateway is a privileged container", level)
-			found.hint = "pods need no other label; those that make pods there may then make privileged ones"
+			found.Result, found.Command = Error, labelCommand(name)
+			found.Detail = fmt.Sprintf("it enforces the level %s, and a gateway is a privileged container", level)
+			found.Hint = "pods need no other label; those that make pods there may then make privileged ones"
 			if space != nil && space.Labels[enforceLabel] == "" {
-				found.detail = "the cluster's default level refuses privileged containers"
+				found.Detail = "the cluster's default level refuses privileged containers"
 			}
 		case !known && space == nil:
-			found.result, found.detail = Skipped, "you may neither read the namespace nor try a pod in it"
+			found.Result, found.Detail = Skipped, "you may neither read the namespace nor try a pod in it"
 		case !known && (level == "baseline" || level == "restricted"):
-			found.result, found.command = Error, labelCommand(name)
-			found.detail = fmt.Sprintf("it enforces the level %s, and a gateway is a privileged container", level)
+			found.Result, found.Command = Error, labelCommand(name)
+			found.Detail = fmt.Sprintf("it enforces the level %s, and a gateway is a privileged container", level)
 		default:
-			found.result, found.detail = OK, "level "+level
+			found.Result, found.Detail = OK, "level "+level
 			if space == nil {
-				found.detail = "by dry run"
+				found.Detail = "by dry run"
 			}
 		}
 		list = append(list, found)
@@ -157,8 +157,8 @@ func checkPodSecurity(_ context.Context, f *facts) []finding {
 	return list
 }
 
-func checkAdmission(_ context.Context, f *facts) []finding {
-	var list []finding
+func checkAdmission(_ context.Context, f *facts) []Item {
+	var list []Item
 	good, unknown := 0, 0
 	done := map[string]bool{}
 	pods, _ := f.found()
@@ -180,9 +180,9 @@ func checkAdmission(_ context.Context, f *facts) []finding {
 		default:
 			found := failed(Error, err)
 			if strings.Contains(err.Error(), "does not support dry run") {
-				found = finding{result: Warning, detail: err.Error(), hint: "only enabling a pod will tell whether that webhook admits it"}
+				found = Item{Result: Warning, Detail: err.Error(), Hint: "only enabling a pod will tell whether that webhook admits it"}
 			}
-			found.objects = []string{nameOf(pod)}
+			found.Objects = []string{nameOf(pod)}
 			list = append(list, found)
 		}
 	}
@@ -197,7 +197,7 @@ func checkAdmission(_ context.Context, f *facts) []finding {
 			unknown++
 		default:
 			found := failed(Warning, fmt.Errorf("trying a privileged pod: %w", err))
-			found.objects = []string{"namespace/" + namespace}
+			found.Objects = []string{"namespace/" + namespace}
 			list = append(list, found)
 		}
 	}
@@ -219,7 +219,7 @@ type hook struct {
 	sideEffects *admissionv1.SideEffectClass
 }
 
-func checkWebhooks(ctx context.Context, f *facts) []finding {
+func checkWebhooks(ctx context.Context, f *facts) []Item {
 	validating, err := f.Client.AdmissionregistrationV1().ValidatingWebhookConfigurations().List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return unread("admission webhooks", err)
@@ -239,7 +239,7 @@ func checkWebhooks(ctx context.Context, f *facts) []finding {
 			hooks = append(hooks, hook{w.Name, w.Rules, w.NamespaceSelector, w.ObjectSelector, w.SideEffects})
 		}
 	}
-	var list []finding
+	var list []Item
 	asked := sets.New[string]()
 	spaces, _ := f.spaces()
 	for _, h := range hooks {
@@ -248,8 +248,8 @@ func checkWebhooks(ctx context.Context, f *facts) []finding {
 		}
 		asked.Insert(h.name)
 		if h.sideEffects != nil && *h.sideEffects != admissionv1.SideEffectClassNone && *h.sideEffects != admissionv1.SideEffectClassNoneOnDryRun {
-			list = append(list, finding{result: Warning, objects: []string{h.name}, detail: "it is asked about gateways, but not in a dry run",
-				hint: "only enabling a pod will tell whether it admits the gateway"})
+			list = append(list, Item{Result: Warning, Objects: []string{h.name}, Detail: "it is asked about gateways, but not in a dry run",
+				Hint: "only enabling a pod will tell whether it admits the gateway"})
 		}
 	}
 	if asked.Len() == 0 {

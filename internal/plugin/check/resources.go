@@ -12,13 +12,13 @@ import (
 
 // checkLimits compares what gateways need with what the pods' limits leave, by the gateways' own figures
 // where they run.
-func checkLimits(_ context.Context, f *facts, pods []corev1.Pod) []finding {
+func checkLimits(_ context.Context, f *facts, pods []corev1.Pod) []Item {
 	told := map[string]*api.Memory{}
 	items, _ := f.answered()
 	for _, item := range items {
 		told[item.Namespace+"/"+item.Pod] = item.Status.Memory
 	}
-	var list []finding
+	var list []Item
 	limited, least, where := 0, (*api.Memory)(nil), ""
 	for i := range pods {
 		pod := &pods[i]
@@ -34,7 +34,7 @@ func checkLimits(_ context.Context, f *facts, pods []corev1.Pod) []finding {
 			text = of.Small()
 		}
 		if text != "" {
-			list = append(list, finding{result: Warning, objects: []string{nameOf(pod)}, detail: text, hint: "raise the limits, which the pod's gateway shares"})
+			list = append(list, Item{Result: Warning, Objects: []string{nameOf(pod)}, Detail: text, Hint: "raise the limits, which the pod's gateway shares"})
 		}
 	}
 	summary := fmt.Sprintf("%d of %s with limits", limited, plural(len(pods), "pod"))

@@ -8,7 +8,7 @@ import (
 )
 
 // checkStrict names the callers without a gateway that strict mode affects.
-func checkStrict(_ context.Context, f *facts, pods []corev1.Pod) []finding {
+func checkStrict(_ context.Context, f *facts, pods []corev1.Pod) []Item {
 	cluster, err := f.survey()
 	if err != nil {
 		return skipped("the cluster could not be surveyed")
@@ -22,18 +22,18 @@ func checkStrict(_ context.Context, f *facts, pods []corev1.Pod) []finding {
 			}
 		}
 	}
-	var list []finding
+	var list []Item
 	for i := range pods {
 		pod := &pods[i]
 		if cluster.Refusal(pod) != nil {
 			continue
 		}
 		for _, remark := range cluster.Strict(pod, named[pod.Namespace+"/"+pod.Name]) {
-			list = append(list, finding{result: Warning, objects: []string{nameOf(pod)}, detail: remark.Text, hint: remark.Hint})
+			list = append(list, Item{Result: Warning, Objects: []string{nameOf(pod)}, Detail: remark.Text, Hint: remark.Hint})
 		}
 	}
 	for _, line := range cluster.StrictUnknown() {
-		list = append(list, finding{result: Skipped, detail: line})
+		list = append(list, Item{Result: Skipped, Detail: line})
 	}
 	return orOK(list, "%s", plural(len(pods), "pod"))
 }

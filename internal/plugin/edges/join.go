@@ -193,7 +193,7 @@ func (j *joiner) joinInbound() {
 		if r.Verdict == Encrypted {
 			r.Reason = cmp.Or(r.Reason, in.Reason)
 		}
-		r.LastSeen = later(r.LastSeen, in.LastSeen)
+		r.LastSeen = slices.MaxFunc([]time.Time{r.LastSeen, in.LastSeen}, time.Time.Compare)
 	}
 	for i := range j.rows {
 		c, s := &j.rows[i].Counts, j.rows[i].served
@@ -209,13 +209,6 @@ func union(a, b []string) []string {
 	}
 	slices.Sort(a)
 	slices.Reverse(a) // the source first
-	return a
-}
-
-func later(a, b time.Time) time.Time {
-	if b.After(a) {
-		return b
-	}
 	return a
 }
 
@@ -248,7 +241,7 @@ func group(edges []Edge) []Edge {
 		}
 		g := &grouped[i]
 		g.Counts.add(e.Counts)
-		g.LastSeen = later(g.LastSeen, e.LastSeen)
+		g.LastSeen = slices.MaxFunc([]time.Time{g.LastSeen, e.LastSeen}, time.Time.Compare)
 		g.SeenBy = union(g.SeenBy, e.SeenBy)
 		g.SourceIdentity = same(g.SourceIdentity, e.SourceIdentity)
 		g.DestinationIdentity = same(g.DestinationIdentity, e.DestinationIdentity)

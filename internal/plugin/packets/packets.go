@@ -80,31 +80,27 @@ func Run(ctx context.Context, g *remote.Conn, o Options, take func(*pcapng.Reade
 	})()
 
 	stream, out := io.Pipe()
-	type result struct {
-		summary Summary
-		err     error
-	}
-	read := make(chan result, 1)
+	var summary Summary
+	read := make(chan error, 1)
 	go func() {
-		var r result
-		r.err = r.summary.read(stream, take)
-		if r.err != nil {
-			cancel(r.err)
+		err := summary.read(stream, take)
+		if err != nil {
+			cancel(err)
 		}
 		// The command must not hang in a write.
-		stream.CloseWithError(r.err)
-		read <- r
+		stream.CloseWithError(err)
+		read <- err
 	}()
 	err := g.Run(execCtx, hold, out, o.command()...)
 	out.Close()
-	r := <-read
+	readErr := <-read
 	switch {
 	case err != nil && context.Cause(execCtx) == nil:
-		return r.summary, explain(g.Ref(), err)
-	case r.err != nil:
-		return r.summary, fmt.Errorf("reading the packets of pod %s/%s: %w", g.Ref().Namespace, g.Ref().Pod, r.err)
+		return summary, explain(g.Ref(), err)
+	case readErr != nil:
+		return summary, fmt.Errorf("reading the packets of pod %s/%s: %w", g.Ref().Namespace, g.Ref().Pod, readErr)
 	}
-	return r.summary, err
+	return summary, err
 }
 
 // explain adds what to do if the gateway is too old to know the command.

@@ -34,7 +34,7 @@ func (t transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	}
 	for pauses := pauses(); ; {
 		response, err := t.next.RoundTrip(request)
-		if !failed(response, err) || pauses.Steps <= 1 || pause(request.Context(), pauses.Step()) != nil {
+		if !failed(response, err) || pauses.Steps <= 1 || Pause(request.Context(), pauses.Step()) != nil {
 			return response, err
 		}
 		if response != nil {
@@ -83,7 +83,8 @@ func failed(response *http.Response, err error) bool {
 	return false
 }
 
-func pause(ctx context.Context, d time.Duration) error {
+// Pause waits for d, or returns the error of ctx when that ends before.
+func Pause(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()

@@ -11,10 +11,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/resend"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 )
 
@@ -83,7 +83,7 @@ func (t *Tailer) follow(ctx context.Context, pod *corev1.Pod, at *cursor) error 
 		case t.Join == nil:
 			return errors.New("the log stream keeps breaking")
 		}
-		if err := pause(ctx, &retry); err != nil {
+		if err := resend.Pause(ctx, retry.Step()); err != nil {
 			return nil
 		}
 	}
@@ -312,15 +312,4 @@ func explain(pod *corev1.Pod, err error) error {
 		return api.WithHint(wrapped, rights.To("get", "pods/log", pod.Namespace))
 	}
 	return wrapped
-}
-
-func pause(ctx context.Context, retry *wait.Backoff) error {
-	timer := time.NewTimer(retry.Step())
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/resend"
 )
 
 // Join chooses the pods that are followed as soon as they have a gateway.
@@ -214,7 +215,7 @@ func (c *crowd) belongs(ctx context.Context, pod *corev1.Pod) bool {
 			text, hint := c.t.explain(err)
 			c.t.report(pod, warning, "not followed: whether it is one of those named is unknown: "+text, hint)
 			return false
-		case pause(ctx, &retry) != nil:
+		case resend.Pause(ctx, retry.Step()) != nil:
 			return false
 		}
 	}

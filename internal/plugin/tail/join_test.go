@@ -187,9 +187,7 @@ func TestWithoutTheRightToWatch(t *testing.T) {
 // While joining, a server that is away is waited for as long as it takes.
 func TestNeverGivesUpWhileJoining(t *testing.T) {
 	c := &cluster{}
-	fails := func(w http.ResponseWriter, _ *http.Request) {
-		refuse(w, http.StatusInternalServerError, metav1.StatusReasonInternalError, "away")
-	}
+	fails := refuses(http.StatusInternalServerError, metav1.StatusReasonInternalError, "away")
 	c.streams = map[string][]http.HandlerFunc{"web": append(append([]http.HandlerFunc{lines(0, 1)}, slices.Repeat([]http.HandlerFunc{fails}, 20)...), stay(0, 2, nil))}
 	c.pods = map[string]*corev1.Pod{"web": gatewayPod("web", up)}
 	tailer, out, errOut := c.tailer(t, Options{})
@@ -216,10 +214,7 @@ func TestTheBoundaryOfABrokenStream(t *testing.T) {
 		answer(line("01", 1), line("02.5", 2), line("02.5", 3), cut[:len(cut)-9]),
 		// The clock of the node went back between 5 and 6.
 		answer(line("02.4", 0), line("02.5", 2), line("02.5", 3), cut, line("03", 5), line("01", 6)),
-		func(w http.ResponseWriter, _ *http.Request) {
-			l.set("web", nil)
-			fmt.Fprint(w, line("03", 5), strings.TrimSuffix(line("04", 7), "\n"))
-		},
+		l.then(answer(line("03", 5), strings.TrimSuffix(line("04", 7), "\n")), nil),
 	}}
 	tailer, out, _ := l.tailer(t, Options{Follow: true, Lines: -1})
 	run(bounded(t), t, tailer, *gatewayPod("web", up))
@@ -233,10 +228,7 @@ func TestNothingIsLostBeforeTheFirstLine(t *testing.T) {
 		tail, seconds string
 	}{{Options{Lines: 0}, "", "1"}, {Options{Lines: 5}, "", ""}, {Options{Lines: -1, Since: time.Hour}, "", "3601"}} {
 		l := &logs{pods: map[string]*corev1.Pod{"web": gatewayPod("web", up)}}
-		l.streams = map[string][]http.HandlerFunc{"web": {lines(0, 0), lines(0, 0), func(w http.ResponseWriter, _ *http.Request) {
-			l.set("web", nil)
-			writeLines(w, 3, 1)
-		}}}
+		l.streams = map[string][]http.HandlerFunc{"web": {lines(0, 0), lines(0, 0), l.then(lines(3, 1), nil)}}
 		c.o.Follow = true
 		tailer, _, _ := l.tailer(t, c.o)
 		run(bounded(t), t, tailer, *gatewayPod("web", up))

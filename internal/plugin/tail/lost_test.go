@@ -35,12 +35,6 @@ func connectionLine(at, n int, by string) string {
 // TestLostLines: lines that were rotated away while nobody could read them are counted, for each
 // process of a gateway, also where no line is printed.
 func TestLostLines(t *testing.T) {
-	gone := func(l *logs, then http.HandlerFunc) http.HandlerFunc {
-		return func(w http.ResponseWriter, r *http.Request) {
-			then(w, r)
-			l.set("web", nil)
-		}
-	}
 	for name, test := range map[string]struct {
 		streams [][]string
 		options Options
@@ -65,7 +59,7 @@ func TestLostLines(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := &logs{pods: map[string]*corev1.Pod{"web": gatewayPod("web", up)}}
-			l.streams = map[string][]http.HandlerFunc{"web": {numbered(test.streams[0]...), gone(l, numbered(test.streams[1]...))}}
+			l.streams = map[string][]http.HandlerFunc{"web": {numbered(test.streams[0]...), l.then(numbered(test.streams[1]...), nil)}}
 			test.options.Follow, test.options.Lines = true, 10
 			tailer, out, errOut := l.tailer(t, test.options)
 			run(bounded(t), t, tailer, *gatewayPod("web", up))
@@ -116,10 +110,7 @@ func TestSilentStreamIsOpenedAnew(t *testing.T) {
 		numbered(connectionLine(1, 1, ""))(w, r)
 		<-r.Context().Done()
 	}
-	l.streams = map[string][]http.HandlerFunc{"web": {stuck, stuck, func(w http.ResponseWriter, r *http.Request) {
-		numbered(connectionLine(1, 1, ""), connectionLine(2, 4, ""))(w, r)
-		l.set("web", nil)
-	}}}
+	l.streams = map[string][]http.HandlerFunc{"web": {stuck, stuck, l.then(numbered(connectionLine(1, 1, ""), connectionLine(2, 4, "")), nil)}}
 	tailer, out, errOut := l.tailer(t, Options{Follow: true, Lines: 10})
 	tailer.Idle = 50 * time.Millisecond
 	run(bounded(t), t, tailer, *gatewayPod("web", up))

@@ -89,6 +89,19 @@ func refuse(w http.ResponseWriter, code int, reason metav1.StatusReason, message
 		Status: metav1.StatusFailure, Code: int32(code), Reason: reason, Message: message})
 }
 
+// refuses answers with an error.
+func refuses(code int, reason metav1.StatusReason, message string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { refuse(w, code, reason, message) }
+}
+
+// then answers as answer does, and pod is what web is from then on.
+func (l *logs) then(answer http.HandlerFunc, pod *corev1.Pod) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		answer(w, r)
+		l.set("web", pod)
+	}
+}
+
 // lines answers with n connection lines from number first on, one a second.
 func lines(first, n int) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) { writeLines(w, first, n) }
@@ -248,14 +261,9 @@ func TestBrokenStreamIsTakenUpWithoutRepeating(t *testing.T) {
 	l := &logs{pods: map[string]*corev1.Pod{"web": gatewayPod("web", up)}}
 	l.streams = map[string][]http.HandlerFunc{"web": {
 		lines(0, 3),
-		func(w http.ResponseWriter, _ *http.Request) {
-			refuse(w, 500, metav1.StatusReasonInternalError, "kubelet away")
-		},
+		refuses(500, metav1.StatusReasonInternalError, "kubelet away"),
 		// The server repeats a whole second, and has something new.
-		func(w http.ResponseWriter, _ *http.Request) {
-			writeLines(w, 2, 3)
-			l.set("web", gatewayPod("web", dead))
-		},
+		l.then(lines(2, 3), gatewayPod("web", dead)),
 		// The stream before ended too early.
 		lines(4, 2),
 	}}
@@ -275,10 +283,7 @@ func TestBrokenStreamIsTakenUpWithoutRepeating(t *testing.T) {
 
 func TestSuccessorIsFollowed(t *testing.T) {
 	l := &logs{pods: map[string]*corev1.Pod{"web": gatewayPod("web", dead, up)}}
-	l.streams = map[string][]http.HandlerFunc{"web": {lines(0, 1), lines(0, 1), func(w http.ResponseWriter, _ *http.Request) {
-		writeLines(w, 0, 2)
-		l.set("web", nil)
-	}}}
+	l.streams = map[string][]http.HandlerFunc{"web": {lines(0, 1), lines(0, 1), l.then(lines(0, 2), nil)}}
 	tailer, out, errOut := l.tailer(t, Options{Follow: true, Lines: 1})
 	run(bounded(t), t, tailer, *gatewayPod("web", up))
 	out.hasLines(t, "0 0 1")
@@ -300,10 +305,8 @@ func TestGivesUpInTheEnd(t *testing.T) {
 func TestOnePodsTroubleDoesNotStopTheOthers(t *testing.T) {
 	for _, follow := range []bool{false, true} {
 		l := &logs{streams: map[string][]http.HandlerFunc{
-			"web": {lines(0, 1)},
-			"secret": {func(w http.ResponseWriter, _ *http.Request) {
-				refuse(w, http.StatusForbidden, metav1.StatusReasonForbidden, "pods \"secret\" is forbidden")
-			}},
+			"web":    {lines(0, 1)},
+			"secret": {refuses(http.StatusForbidden, metav1.StatusReasonForbidden, "pods \"secret\" is forbidden")},
 		}}
 		tailer, out, errOut := l.tailer(t, Options{Follow: follow})
 		err := tailer.Run(bounded(t), []corev1.Pod{*gatewayPod("secret", up), *gatewayPod("bare"), *gatewayPod("web", up)})
@@ -347,9 +350,7 @@ func TestReadLines(t *testing.T) {
 		got = append(got, string(line))
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must.Do(t, err)
 	if diff := cmp.Diff([]string{"a", "b", strings.Repeat("x", maxLine) + cutMark, "last"}, got); diff != "" {
 		t.Errorf("the lines differ (-want +got):\n%s", diff)
 	}

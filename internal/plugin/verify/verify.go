@@ -201,8 +201,7 @@ func (r *run) run(ctx context.Context) error {
 // send follows a canary until it has arrived, or will not. It returns the address
 // that the connection came from, and why the canary did not arrive.
 func (r *run) send(ctx context.Context, client *probe, echo bool, changed <-chan struct{}, from, to *watch) (local netip.AddrPort, problem string, err error) {
-	settle := time.NewTimer(settleTime)
-	defer settle.Stop()
+	settled := time.After(settleTime)
 	for {
 		select {
 		case event, ok := <-client.events:
@@ -223,7 +222,7 @@ func (r *run) send(ctx context.Context, client *probe, echo bool, changed <-chan
 				return local, "", nil
 			}
 		case <-changed:
-		case <-settle.C:
+		case <-settled:
 			return local, fmt.Sprintf("the canary did not arrive within %s", settleTime), nil
 		case <-ctx.Done():
 			return local, "", context.Cause(ctx)

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -49,11 +49,9 @@ type Election struct {
 func (e *Election) Lead(ctx context.Context, run func(context.Context) error) error {
 	election, stop := context.WithCancel(klog.NewContext(context.WithoutCancel(ctx), klog.Logger{}))
 	defer stop()
-	var (
-		mu      sync.Mutex
-		leading bool
-		result  = make(chan error, 1)
-	)
+	// begun is set by the first of these: this replica leads, ctx ends, or the election does.
+	var begun atomic.Bool
+	result := make(chan error, 1)
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock: &resourcelock.LeaseLock{
 			LeaseMeta:  metav1.ObjectMeta{Namespace: e.Namespace, Name: LeaseName},
@@ -64,10 +62,7 @@ func (e *Election) Lead(ctx context.Context, run func(context.Context) error) er
 		ReleaseOnCancel: true, Name: LeaseName, WatchDog: e.Health,
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(lead context.Context) {
-				mu.Lock()
-				leading = ctx.Err() == nil
-				mu.Unlock()
-				if !leading {
+				if !begun.CompareAndSwap(false, true) {
 					return
 				}
 				running, cancel := context.WithCancel(ctx)
@@ -92,19 +87,16 @@ func (e *Election) Lead(ctx context.Context, run func(context.Context) error) er
 	}
 	// One that only waits ends at once; one that leads ends its work before.
 	defer context.AfterFunc(ctx, func() {
-		mu.Lock()
-		defer mu.Unlock()
-		if !leading {
+		if begun.CompareAndSwap(false, true) {
+			result <- nil
 			stop()
 		}
 	})()
 	elector.Run(election)
-	mu.Lock()
-	led := leading
-	mu.Unlock()
-	if led {
-		err = <-result
+	if begun.CompareAndSwap(false, true) {
+		result <- nil
 	}
+	err = <-result
 	if err == nil && ctx.Err() == nil {
 		err = api.WithHint(ErrNotLeader, "start it again; as a Deployment it starts by itself")
 	}
