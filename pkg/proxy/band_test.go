@@ -17,7 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/tuning"
 )
 
 // testBand does on loopback, without privilege, what the eBPF programs do in a
@@ -147,8 +146,6 @@ func (s *testSockets) MarkInband(fd, _ int) error {
 	}
 	return unix.Bind(fd, toSockaddr(netip.AddrPortFrom(s.band.mark, 0)))
 }
-
-func (s *testSockets) Tuning(int) (tuning.Tuning, error) { return tuning.Tuning{}, nil }
 
 func (s *testSockets) Negotiated(fd int) (shown, givenUp bool, err error) {
 	switch {

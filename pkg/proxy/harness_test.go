@@ -26,6 +26,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/journal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/tuning"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/pki"
 )
@@ -82,6 +83,15 @@ type testSockets struct {
 	services []netip.AddrPort
 	// band is nil where wire=inband is not available.
 	band *testBand
+	// tuning is what the applications have set, nil for nothing.
+	tuning atomic.Pointer[tuning.Tuning]
+}
+
+func (s *testSockets) Tuning(int) (tuning.Tuning, error) {
+	if t := s.tuning.Load(); t != nil {
+		return *t, nil
+	}
+	return tuning.Tuning{}, nil
 }
 
 func (s *testSockets) OriginalDestination(fd int) (destination netip.AddrPort, pod bool, err error) {
