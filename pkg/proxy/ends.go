@@ -32,7 +32,8 @@ func endOfFile(fd uintptr, ended *atomic.Bool) error {
 		return io.EOF
 	}
 	info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-	if err == nil && info.State == tcpClose {
+	// The FIN may have been sent meanwhile, which also leads there.
+	if err == nil && info.State == tcpClose && !ended.Load() {
 		return errReset
 	}
 	return io.EOF
