@@ -804,7 +804,7 @@ func (a *agent) ask(q request) reply {
 			a.t.Fatalf("the agent has ended: %s", a.p.Output())
 		}
 		return r
-	case <-time.After(60 * time.Second):
+	case <-time.After(3 * time.Minute):
 		a.t.Fatalf("the agent does not answer %+v", q)
 		panic("unreachable")
 	}
