@@ -102,7 +102,8 @@ int kgw_tune(struct bpf_sockopt *ctx)
 	if (which < TUNABLES && ctx->sk && ctx->sk->protocol == IPPROTO_TCP)
 		note(ctx, which);
 	/* The kernel is to read the option from the process itself: it may be longer than what programs
-	 * see. */
-	ctx->optlen = 0;
+	 * see. A negative length says that another program has dealt with it. */
+	if (ctx->optlen > 0)
+		ctx->optlen = 0;
 	return CONTINUE;
 }
