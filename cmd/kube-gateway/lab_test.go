@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/netip"
@@ -41,7 +42,9 @@ func TestMain(m *testing.M) {
 			os.Exit(datagram(os.Args[2:]))
 		}
 	}
-	if os.Getenv(appVariable) != "" {
+	// A list of the tests needs nothing.
+	flag.Parse()
+	if os.Getenv(appVariable) != "" || flag.Lookup("test.list").Value.String() != "" {
 		os.Exit(m.Run())
 	}
 	os.Exit(withApp(m.Run))
