@@ -197,20 +197,14 @@ func (b *Budget) Buffer() int {
 
 // Handshakes is how many handshakes with strangers may be under way, most at most.
 func (b *Budget) Handshakes(most int) int {
-	if b == nil {
-		return most
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.reading.Limit == Unlimited {
-		return most
-	}
-	share := max(0, b.reading.Left-Reserve(b.reading.Limit)) / handshakeShare / ConnectionCost
-	return min(max(int(share), minHandshakes), most)
+	return b.share(handshakeShare, minHandshakes, most)
 }
 
 // Idle is how many connections may be kept open for later use, most at most.
-func (b *Budget) Idle(most int) int {
+func (b *Budget) Idle(most int) int { return b.share(idleShare, 0, most) }
+
+// share is for how many connections there is room in one part of so many of what is left.
+func (b *Budget) share(parts int64, least, most int) int {
 	if b == nil {
 		return most
 	}
@@ -219,8 +213,8 @@ func (b *Budget) Idle(most int) int {
 	if b.reading.Limit == Unlimited {
 		return most
 	}
-	share := max(0, b.reading.Left-Reserve(b.reading.Limit)) / idleShare / ConnectionCost
-	return min(int(share), most)
+	room := max(0, b.reading.Left-Reserve(b.reading.Limit)) / parts / ConnectionCost
+	return min(max(int(room), least), most)
 }
 
 // read keeps the last reading if there is no other: an error is no reason to refuse anything.
