@@ -115,7 +115,7 @@ func TestReuse(t *testing.T) {
 	for range count {
 		visitAndWait(t, client, server, destination)
 	}
-	for name, n := range map[string]api.Direction{"client": client.proxy.Traffic().Outbound, "server": server.proxy.Traffic().Inbound} {
+	for name, n := range map[string]api.Direction{"client": client.settled().Outbound, "server": server.settled().Inbound} {
 		if n.Encrypted != count || n.Reused != count-1 || n.Refused != 0 {
 			t.Errorf("%s counts %+v", name, n)
 		}
@@ -195,7 +195,7 @@ func TestReuseOfEveryKind(t *testing.T) {
 			})
 		}
 	}
-	if n := client.proxy.Traffic().Outbound; n.Reused != uint64(3*len(kinds)-1) {
+	if n := client.settled().Outbound; n.Reused != uint64(3*len(kinds)-1) {
 		t.Errorf("counted %+v", n)
 	}
 }
@@ -216,7 +216,7 @@ func TestAbortEndsCarrier(t *testing.T) {
 		}
 	}
 	eventually(t, "the connections to end", func() bool { return len(client.proxy.live.snapshot()) == 0 })
-	if n := client.proxy.Traffic().Outbound; n.Encrypted != 10 || n.Reused != 0 {
+	if n := client.settled().Outbound; n.Encrypted != 10 || n.Reused != 0 {
 		t.Errorf("counted %+v", n)
 	}
 }
@@ -305,7 +305,7 @@ func TestGoAway(t *testing.T) {
 	if n := carriers.Load(); n != 3 {
 		t.Errorf("%d carriers", n)
 	}
-	if n := client.proxy.Traffic().Outbound; n.Encrypted != 4 || n.Reused != 1 || n.Refused != 0 {
+	if n := client.settled().Outbound; n.Encrypted != 4 || n.Reused != 1 || n.Refused != 0 {
 		t.Errorf("counted %+v", n)
 	}
 }
@@ -341,7 +341,7 @@ func TestPeerAsksForAnotherTry(t *testing.T) {
 	if !line.Encrypted || line.TLS.Reused || line.Reason != "" || line.Error != "" || line.Sent != 4 || line.Received != 4 {
 		t.Errorf("logged %+v", line)
 	}
-	if n := client.proxy.Traffic().Outbound; carriers.Load() != 2 || n.Encrypted != 2 || n.Reused != 0 || n.Sent != 8 || n.Refused != 0 {
+	if n := client.settled().Outbound; carriers.Load() != 2 || n.Encrypted != 2 || n.Reused != 0 || n.Sent != 8 || n.Refused != 0 {
 		t.Errorf("%d carriers, counted %+v", carriers.Load(), n)
 	}
 }
@@ -361,7 +361,7 @@ func TestPeerAsksForeverIsRefused(t *testing.T) {
 	destination := netip.AddrPortFrom(ip, 80)
 	client.dialReset(destination)
 	client.unencrypted(destination, traffic.PeerReset)
-	if n := client.proxy.Traffic().Outbound; carriers.Load() != maxAttempts+1 || n.Refused != 1 || n.Encrypted+n.Plaintext != 0 {
+	if n := client.settled().Outbound; carriers.Load() != maxAttempts+1 || n.Refused != 1 || n.Encrypted+n.Plaintext != 0 {
 		t.Errorf("%d carriers, counted %+v", carriers.Load(), n)
 	}
 }
@@ -538,7 +538,7 @@ func TestEveryHeaderIsChecked(t *testing.T) {
 				t.Errorf("got %v, %v after the refusal", got.kind, err)
 			}
 			server.logged("the refusal", func(l api.Connection) bool { return l.Reason == c.reason.String() })
-			if n := server.proxy.Traffic().Inbound; n.Encrypted != 1 || n.Refused != 1 {
+			if n := server.settled().Inbound; n.Encrypted != 1 || n.Refused != 1 {
 				t.Errorf("counted %+v", n)
 			}
 		})
@@ -648,7 +648,7 @@ func TestHandOverUnderTraffic(t *testing.T) {
 	}
 	close(stop)
 	workers.Wait()
-	n := client.proxy.Traffic().Outbound
+	n := client.settled().Outbound
 	t.Logf("%d connections, %d reused", n.Encrypted, n.Reused)
 	if reached.Load() != visits.Load() || n.Encrypted != uint64(visits.Load()) || n.Reused == 0 || n.Refused != 0 {
 		t.Errorf("%d visits, the application was reached %d times, counted %+v", visits.Load(), reached.Load(), n)
@@ -703,7 +703,7 @@ func TestUpdatesUnderTraffic(t *testing.T) {
 	}
 	close(stop)
 	workers.Wait()
-	if n := client.proxy.Traffic().Outbound; n.Refused != 0 || n.Reused == 0 || n.Encrypted != uint64(visits.Load()) {
+	if n := client.settled().Outbound; n.Refused != 0 || n.Reused == 0 || n.Encrypted != uint64(visits.Load()) {
 		t.Errorf("%d visits, counted %+v", visits.Load(), n)
 	}
 }
@@ -725,7 +725,7 @@ func TestSettingsEndCarriers(t *testing.T) {
 		}
 	}
 	visitAndWait(t, client, server, destination)
-	if n := client.proxy.Traffic().Outbound; n.Encrypted != 3 || n.Reused != 0 {
+	if n := client.settled().Outbound; n.Encrypted != 3 || n.Reused != 0 {
 		t.Errorf("counted %+v", n)
 	}
 }
@@ -951,7 +951,7 @@ func TestSilentDeath(t *testing.T) {
 		eventually(t, "the peer's end to go", func() bool { return server.count(func(p *pool) int { return len(p.all) }) == 0 })
 		nft("flush chain inet t in")
 	})
-	if n := client.proxy.Traffic().Outbound; n.Refused+n.Plaintext != 0 || n.Encrypted != 4 {
+	if n := client.settled().Outbound; n.Refused+n.Plaintext != 0 || n.Encrypted != 4 {
 		t.Errorf("counted %+v", n)
 	}
 }

@@ -61,7 +61,7 @@ func TestOptionDropped(t *testing.T) {
 			expectReset(t, accept())
 		}
 		client.unencrypted(destination, traffic.OptionDropped)
-		if got, want := client.proxy.Traffic().Outbound, (api.Direction{Refused: 2, OptionDropped: 2}); got != want {
+		if got, want := client.settled().Outbound, (api.Direction{Refused: 2, OptionDropped: 2}); got != want {
 			t.Errorf("counted %+v, want %+v", got, want)
 		}
 	})

@@ -402,6 +402,18 @@ func (pod *testPod) unencrypted(destination netip.AddrPort, reason traffic.Reaso
 	return line
 }
 
+// settled returns the counts of a pod whose connections have all ended: an application sees its
+// end before the gateway has counted it.
+func (pod *testPod) settled() api.Traffic {
+	pod.t.Helper()
+	var n api.Traffic
+	eventually(pod.t, "the connections to be counted", func() bool {
+		n = pod.proxy.Traffic()
+		return n.Outbound.Active+n.Inbound.Active == 0
+	})
+	return n
+}
+
 // eventually waits until condition holds.
 func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()

@@ -34,7 +34,7 @@ func TestOptionLost(t *testing.T) {
 		if line := client.unencrypted(destination, traffic.OptionLost); line.Wire != api.WireNone || line.Error != "" || line.Sent != 5 {
 			t.Errorf("logged %+v", line)
 		}
-		if got := client.proxy.Traffic().Outbound; got != (api.Direction{Plaintext: 1, OptionLost: 1, Sent: 5}) {
+		if got := client.settled().Outbound; got != (api.Direction{Plaintext: 1, OptionLost: 1, Sent: 5}) {
 			t.Errorf("counted %+v", got)
 		}
 		// It is not remembered: the next backend may have a gateway.
@@ -51,7 +51,7 @@ func TestOptionLost(t *testing.T) {
 		client.dialReset(destination)
 		expectReset(t, accept())
 		client.unencrypted(destination, traffic.OptionLost)
-		if got := client.proxy.Traffic().Outbound; got != (api.Direction{Refused: 1, OptionLost: 1}) {
+		if got := client.settled().Outbound; got != (api.Direction{Refused: 1, OptionLost: 1}) {
 			t.Errorf("counted %+v", got)
 		}
 	})
@@ -90,7 +90,7 @@ func TestPlaintextInBandIsReset(t *testing.T) {
 			if line.Reason != traffic.Plaintext.String() || line.Source.Addr() != s.ip || line.Destination != s.at || line.Peer != "" || line.Level != "WARN" {
 				t.Errorf("logged %+v", line)
 			}
-			if got := server.proxy.Traffic().Inbound; got != (api.Direction{Refused: 1}) {
+			if got := server.settled().Inbound; got != (api.Direction{Refused: 1}) {
 				t.Errorf("counted %+v", got)
 			}
 		})
@@ -272,7 +272,7 @@ func TestInbandPeerRefuses(t *testing.T) {
 			}
 		})
 	}
-	if got := server.proxy.Traffic().Inbound; got.Refused != 4 || got.NotAllowed != 0 || got.Encrypted != 0 {
+	if got := server.settled().Inbound; got.Refused != 4 || got.NotAllowed != 0 || got.Encrypted != 0 {
 		t.Errorf("counted %+v", got)
 	}
 }
@@ -304,11 +304,11 @@ func TestInbandLeavesNothingBehind(t *testing.T) {
 		}
 	}
 	leavesNothing(t, client, server, count, round)
-	got, n := client.proxy.Traffic().Outbound, uint64(count)
+	got, n := client.settled().Outbound, uint64(count)
 	if got.Inband != n || got.Encrypted != n || got.Plaintext != n || got.OptionLost != n || got.Active != 0 {
 		t.Errorf("client counts %+v", got)
 	}
-	if got := server.proxy.Traffic().Inbound; got.Inband != n || got.Refused != n || got.Active != 0 {
+	if got := server.settled().Inbound; got.Inband != n || got.Refused != n || got.Active != 0 {
 		t.Errorf("server counts %+v", got)
 	}
 	for _, p := range client.proxy.peers.peers {

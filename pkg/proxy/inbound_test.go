@@ -210,7 +210,7 @@ func TestPeerRefuses(t *testing.T) {
 			}
 		})
 	}
-	if got := server.proxy.Traffic().Inbound; got.Encrypted != 0 || got.Refused != 17 {
+	if got := server.settled().Inbound; got.Encrypted != 0 || got.Refused != 17 {
 		t.Errorf("counted %+v", got)
 	}
 

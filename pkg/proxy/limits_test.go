@@ -261,7 +261,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 		ping(t, conn)
 	}
 	leavesNothing(t, client, server, count, round)
-	if got := client.proxy.Traffic().Outbound; got.Encrypted != uint64(count) || got.Active != 0 {
+	if got := client.settled().Outbound; got.Encrypted != uint64(count) || got.Active != 0 {
 		t.Errorf("counted %+v", got)
 	}
 }

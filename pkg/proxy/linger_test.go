@@ -156,9 +156,7 @@ func TestFullPeer(t *testing.T) {
 			}
 		}
 		client.unencrypted(destination, traffic.PeerReset)
-		// The second connection is logged, and counted, after its application has seen its end.
-		eventually(t, "both to be counted", func() bool { return client.proxy.Traffic().Outbound.Active == 0 })
-		if got := client.proxy.Traffic().Outbound; got.Refused != 2 || got.Plaintext != 0 || reached.Load() != 0 {
+		if got := client.settled().Outbound; got.Refused != 2 || got.Plaintext != 0 || reached.Load() != 0 {
 			t.Errorf("%s: counted %+v, the application was reached %d times", mode, got, reached.Load())
 		}
 	}
@@ -191,7 +189,7 @@ func TestPeerHasRoomAgain(t *testing.T) {
 		o.Peer = l
 	})
 	client.visit(application(t, server.ip, echo))
-	if got := client.proxy.Traffic().Outbound; got.Encrypted != 1 || got.Plaintext+got.Refused != 0 {
+	if got := client.settled().Outbound; got.Encrypted != 1 || got.Plaintext+got.Refused != 0 {
 		t.Errorf("counted %+v", got)
 	}
 }

@@ -94,7 +94,7 @@ func TestStrictNeverFallsBack(t *testing.T) {
 	client.logged("the refusal", func(c api.Connection) bool {
 		return c.Destination == destination && strings.Contains(c.Reason, "connection refused")
 	})
-	if got := client.proxy.Traffic().Outbound; got != (api.Direction{Refused: 1}) || reached.Load() != 0 {
+	if got := client.settled().Outbound; got != (api.Direction{Refused: 1}) || reached.Load() != 0 {
 		t.Errorf("counted %+v, the application was reached %d times", got, reached.Load())
 	}
 }
@@ -173,7 +173,7 @@ func TestFallbackIsRemembered(t *testing.T) {
 	if n := probes.Load(); n != 2 {
 		t.Errorf("the outcome was remembered too long: %d probes, want 2", n)
 	}
-	if got := client.proxy.Traffic().Outbound; got.Plaintext != 52 || got.Encrypted != 0 {
+	if got := client.settled().Outbound; got.Plaintext != 52 || got.Encrypted != 0 {
 		t.Errorf("counted %+v", got)
 	}
 }

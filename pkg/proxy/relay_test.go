@@ -236,7 +236,7 @@ func TestManyAtOnce(t *testing.T) {
 	}
 	close(start)
 	all.Wait()
-	if got := client.proxy.Traffic().Outbound; got.Encrypted != count || got.Refused != 0 {
+	if got := client.settled().Outbound; got.Encrypted != count || got.Refused != 0 {
 		t.Errorf("counted %+v", got)
 		for _, pod := range []*testPod{client, server} {
 			for _, c := range pod.log.connections(t) {
