@@ -31,7 +31,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	netlab.Helpers{"agent": agentMain, "supervisor": supervisorMain}.Run()
+	netlab.Helpers{"agent": agentMain, "supervisor": supervisorMain, "waiter": waiterMain}.Run()
 	os.Exit(m.Run())
 }
 

@@ -14,15 +14,32 @@ static __always_inline bool is_tcp(struct bpf_sock_addr *ctx)
 	       (ctx->protocol == IPPROTO_TCP || ctx->protocol == IPPROTO_MPTCP);
 }
 
-/* Whether the gateway listens at to, in the caller's network namespace. The source is all
- * zeroes: no established connection has that, so only a listener can match. */
+/* Whether the gateway listens at to, in the caller's network namespace. */
 static __always_inline bool listens(struct bpf_sock_addr *ctx, const struct endpoint *to)
 {
-	struct tuple t = { .server = *to };
 	struct bpf_sock_tuple key = {};
-	struct bpf_sock *sk REFERENCE = bpf_sk_lookup_tcp(ctx, &key, lookup_key(&t, &key), BPF_F_CURRENT_NETNS, 0);
+	struct bpf_sock *sk REFERENCE = bpf_sk_lookup_tcp(ctx, &key, question_key(to, &key), BPF_F_CURRENT_NETNS, 0);
 
 	return sk && has_role(known(sk), ROLE_CAPTURE_LISTENER);
+}
+
+/* Whether the worker connects to an application that does not listen, from ::1: the kernel finds no route for
+ * the RST to there, as the SYN counts as one that came by the interface of the pod's address. */
+static __always_inline bool is_hopeless(struct bpf_sock_addr *ctx, const struct endpoint *dst)
+{
+	struct bpf_sock_tuple key = {};
+	__u32 source[4];
+
+	if (is_mapped(dst->ip) || !has_role(known(ctx->sk), ROLE_PRESENTING))
+		return false;
+	for (int i = 0; i < 4; i++)
+		source[i] = FIELD(ctx->sk->src_ip6[i]);
+	if (!is_loopback(source) || is_loopback(dst->ip))
+		return false;
+
+	struct bpf_sock *sk REFERENCE = bpf_sk_lookup_tcp(ctx, &key, question_key(dst, &key), BPF_F_CURRENT_NETNS, 0);
+
+	return !sk;
 }
 
 /* Decides where the gateway does not listen. While it lives, that is in a network namespace which a
@@ -165,6 +182,8 @@ int kgw_connect6(struct bpf_sock_addr *ctx)
 	if (!cfg || ctx->user_family != AF_INET6)
 		return VERDICT_PASS;
 	read_addr6(ctx, &dst);
+	if (is_hopeless(ctx, &dst))
+		return VERDICT_REFUSE;
 	v = judge(ctx, cfg, &dst, &gateway);
 	if (v == VERDICT_CAPTURE)
 		write_addr6(ctx, &gateway);

@@ -7,6 +7,7 @@
 //
 //   connect.c   application: connect(2) goes to the gateway's listener
 //   sendmsg.c   application: UDP is counted, or refused
+//   hold.c      both ends: connect(2) waits until the worker knows what becomes of the connection
 //   sockops.c   both ends: handover.h brings what the connecting socket knows to the one that
 //               accepts it, inband.h tells gateways of each other in the handshake
 //   sockopt.c   worker: reads the original destination, names the client
@@ -21,6 +22,7 @@
 
 #include "connect.c"
 #include "sendmsg.c"
+#include "hold.c"
 #include "sockops.c"
 #include "sockopt.c"
 #include "tuning.c"

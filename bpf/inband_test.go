@@ -146,16 +146,18 @@ func (p *pod) six(port uint16) netip.AddrPort  { return at(p.node.IP6, port) }
 func TestInband(t *testing.T) {
 	both(t, func(t *testing.T, clsact bool) {
 		client, server := twoPods(t, clsact, nil)
+		server.app.do(request{Serve: &serve{Network: "tcp", Address: ":81"}})
 		client.inband("IPv4", dial{To: server.four(80)}, server.four(80))
 		client.inband("IPv6", dial{To: server.six(80), Six: true}, server.six(80))
 		client.inband("v4-mapped", dial{To: server.four(80), Six: true}, server.four(80))
-		client.inband("a port that nobody listens on", dial{To: server.four(9)}, server.four(9))
 		client.inband("nonblocking", dial{To: server.four(80), Nonblock: true}, server.four(80))
 		client.inband("by a socket that was elsewhere", dial{To: server.four(81), Then: server.four(80)}, server.four(80))
+		client.refused("a port that nobody listens on", client.gateway, dial{To: server.four(9), Inband: true})
+		client.refused("a port that nobody listens on, IPv6", client.gateway, dial{To: server.six(9), Six: true, Inband: true})
 
 		client.plain("without the option", client.gateway, dial{To: server.four(80)})
 		client.plain("without the option, IPv6", client.gateway, dial{To: server.six(80), Six: true})
-		server.counted(bpf.Counters{Steered: 7})
+		server.counted(bpf.Counters{Steered: 6})
 		server.noneShown()
 	})
 }

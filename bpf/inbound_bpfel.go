@@ -30,6 +30,7 @@ const (
 	inboundMapKgwSockets     = "kgw_sockets"
 	inboundMapKgwStrangers   = "kgw_strangers"
 	inboundMapKgwTuning      = "kgw_tuning"
+	inboundMapKgwWorks       = "kgw_works"
 	inboundProgKgwEgress     = "kgw_egress"
 	inboundProgKgwIngress    = "kgw_ingress"
 	inboundProgKgwLookup     = "kgw_lookup"
@@ -101,6 +102,7 @@ type inboundMapSpecs struct {
 	KgwSockets   *ebpf.MapSpec `ebpf:"kgw_sockets"`
 	KgwStrangers *ebpf.MapSpec `ebpf:"kgw_strangers"`
 	KgwTuning    *ebpf.MapSpec `ebpf:"kgw_tuning"`
+	KgwWorks     *ebpf.MapSpec `ebpf:"kgw_works"`
 }
 
 // inboundVariableSpecs contains global variables before they are loaded into the kernel.
@@ -144,6 +146,7 @@ type inboundMaps struct {
 	KgwSockets   *ebpf.Map `ebpf:"kgw_sockets"`
 	KgwStrangers *ebpf.Map `ebpf:"kgw_strangers"`
 	KgwTuning    *ebpf.Map `ebpf:"kgw_tuning"`
+	KgwWorks     *ebpf.Map `ebpf:"kgw_works"`
 }
 
 func (m *inboundMaps) Close() error {
@@ -162,6 +165,7 @@ func (m *inboundMaps) Close() error {
 		m.KgwSockets,
 		m.KgwStrangers,
 		m.KgwTuning,
+		m.KgwWorks,
 	)
 }
 

@@ -127,6 +127,15 @@ static __always_inline __u32 state_of(struct __sk_buff *skb, const struct tuple 
 	return sk ? sk->state : BPF_TCP_LISTEN;
 }
 
+/* Whether an application listens there: the kernel refuses what comes for it otherwise. */
+static __always_inline bool has_listener(struct __sk_buff *skb, const struct endpoint *to)
+{
+	struct bpf_sock_tuple key = {};
+	struct bpf_sock *sk REFERENCE = bpf_skc_lookup_tcp(skb, &key, question_key(to, &key), BPF_F_CURRENT_NETNS, 0);
+
+	return sk;
+}
+
 /* Whether the kernel delivers a packet in this network namespace, and does not forward it. */
 static __always_inline bool is_for_here(struct __sk_buff *skb, const struct tuple *t)
 {
@@ -159,6 +168,20 @@ static __always_inline bool refuse(struct __sk_buff *skb, struct tuple *t, __u32
 		return false;
 	COUNT(plaintext_refused);
 	return make_rst(skb, link, tcp);
+}
+
+/* Whether the frame is for another host, which a bridge does not know. */
+static __always_inline bool is_overheard(struct __sk_buff *skb)
+{
+	return skb->pkt_type == 3; /* PACKET_OTHERHOST of linux/if_packet.h */
+}
+
+/* Refuses a SYN to a port where nobody listens, as the kernel does. */
+static __always_inline bool reject(struct __sk_buff *skb, __u32 tcp)
+{
+	int link = link_length(skb);
+
+	return link >= 0 && make_rst(skb, link, tcp);
 }
 
 /* Lets a SYN begin anew, as the connection that it belongs to has the wrong listener: the SYN becomes
@@ -208,6 +231,9 @@ static __always_inline int steer(struct __sk_buff *skb, const struct config *cfg
 	state = state_of(skb, t);
 	if (state != BPF_TCP_LISTEN && state != BPF_TCP_TIME_WAIT && state != BPF_TCP_NEW_SYN_RECV)
 		return NEXT; /* the connection exists */
+	/* In strict mode lookup.c would find the gateway's listener. */
+	if (shown && state != BPF_TCP_NEW_SYN_RECV && !has_listener(skb, &t->server))
+		return cfg->strict && !is_overheard(skb) && reject(skb, tcp) ? bpf_redirect(skb->ifindex, 0) : NEXT;
 	/* Without the option, another connection had this tuple and failed, or it is the retransmission of
 	 * a SYN that had it: the client has given the option up, and its SYN-ACK has none then. */
 	if (shown)

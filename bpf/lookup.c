@@ -16,15 +16,15 @@
  * address which the pod got a moment ago counts as one from outside. */
 const volatile bool knows_interface = false;
 
-/* Whether this is no packet but connect.c, which asks who listens on loopback: perhaps that of the
- * pod's other gateway, whose listener is not known here. */
+/* Whether this is no packet but a program that asks who listens (question_key): on loopback perhaps the
+ * pod's other gateway, whose listener is not known here. Nobody can connect from such an address. */
 static __always_inline bool is_question(const struct tuple *t)
 {
 	__u32 any[4] = {};
 
 	if (is_mapped(t->client.ip))
 		map_ip4(any, bpf_htonl(INADDR_ANY));
-	return same_ip(t->client.ip, any) && !t->client.port && is_loopback(t->server.ip);
+	return same_ip(t->client.ip, any) && !t->client.port;
 }
 
 SEC("sk_lookup")

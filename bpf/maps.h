@@ -109,6 +109,14 @@ struct {
 	__type(value, struct handover);
 } kgw_handover SEC(".maps");
 
+/* Destinations to which there was a connection, and when the last one began (bpf_ktime_get_ns). */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct endpoint);
+	__type(value, __u64);
+} kgw_works SEC(".maps");
+
 /* Inbound connections whose SYN had the option, from the SYN to the end of the handshake.
  * This map alone decides which of those are steered, so that the SYN-ACK and what the
  * gateway accepts agree. */

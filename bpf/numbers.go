@@ -31,6 +31,10 @@ const (
 	sockoptListener            = C.SOCKOPT_LISTENER
 	sockoptHandedOver          = C.SOCKOPT_HANDED_OVER
 	sockoptTuning              = C.SOCKOPT_TUNING
+	sockoptWaiting             = C.SOCKOPT_WAITING
+	sockoptAdmit               = C.SOCKOPT_ADMIT
+	sockoptWorks               = C.SOCKOPT_WORKS
+	sockoptFails               = C.SOCKOPT_FAILS
 )
 
 // The options that reach the wire (enum tunable).

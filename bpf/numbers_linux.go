@@ -24,6 +24,10 @@ const (
 	sockoptListener            = 0x5
 	sockoptHandedOver          = 0x6
 	sockoptTuning              = 0x7
+	sockoptWaiting             = 0x8
+	sockoptAdmit               = 0x9
+	sockoptWorks               = 0xa
+	sockoptFails               = 0xb
 )
 
 const (

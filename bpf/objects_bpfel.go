@@ -76,6 +76,7 @@ type objectsHandover struct {
 	Role   uint32
 	Action uint32
 	Offers uint32
+	Hold   uint32
 }
 
 type objectsPorts struct {
@@ -131,6 +132,7 @@ const (
 	objectsMapKgwSockets     = "kgw_sockets"
 	objectsMapKgwStrangers   = "kgw_strangers"
 	objectsMapKgwTuning      = "kgw_tuning"
+	objectsMapKgwWorks       = "kgw_works"
 	objectsProgKgwConnect4   = "kgw_connect4"
 	objectsProgKgwConnect6   = "kgw_connect6"
 	objectsProgKgwGetpeer4   = "kgw_getpeer4"
@@ -138,11 +140,13 @@ const (
 	objectsProgKgwGetsock4   = "kgw_getsock4"
 	objectsProgKgwGetsock6   = "kgw_getsock6"
 	objectsProgKgwGetsockopt = "kgw_getsockopt"
+	objectsProgKgwKnock      = "kgw_knock"
 	objectsProgKgwSendmsg4   = "kgw_sendmsg4"
 	objectsProgKgwSendmsg6   = "kgw_sendmsg6"
 	objectsProgKgwSetsockopt = "kgw_setsockopt"
 	objectsProgKgwSockops    = "kgw_sockops"
 	objectsProgKgwTune       = "kgw_tune"
+	objectsProgKgwWait       = "kgw_wait"
 )
 
 // loadObjects returns the embedded CollectionSpec for objects.
@@ -194,11 +198,13 @@ type objectsProgramSpecs struct {
 	KgwGetsock4   *ebpf.ProgramSpec `ebpf:"kgw_getsock4"`
 	KgwGetsock6   *ebpf.ProgramSpec `ebpf:"kgw_getsock6"`
 	KgwGetsockopt *ebpf.ProgramSpec `ebpf:"kgw_getsockopt"`
+	KgwKnock      *ebpf.ProgramSpec `ebpf:"kgw_knock"`
 	KgwSendmsg4   *ebpf.ProgramSpec `ebpf:"kgw_sendmsg4"`
 	KgwSendmsg6   *ebpf.ProgramSpec `ebpf:"kgw_sendmsg6"`
 	KgwSetsockopt *ebpf.ProgramSpec `ebpf:"kgw_setsockopt"`
 	KgwSockops    *ebpf.ProgramSpec `ebpf:"kgw_sockops"`
 	KgwTune       *ebpf.ProgramSpec `ebpf:"kgw_tune"`
+	KgwWait       *ebpf.ProgramSpec `ebpf:"kgw_wait"`
 }
 
 // objectsMapSpecs contains maps before they are loaded into the kernel.
@@ -219,6 +225,7 @@ type objectsMapSpecs struct {
 	KgwSockets   *ebpf.MapSpec `ebpf:"kgw_sockets"`
 	KgwStrangers *ebpf.MapSpec `ebpf:"kgw_strangers"`
 	KgwTuning    *ebpf.MapSpec `ebpf:"kgw_tuning"`
+	KgwWorks     *ebpf.MapSpec `ebpf:"kgw_works"`
 }
 
 // objectsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -261,6 +268,7 @@ type objectsMaps struct {
 	KgwSockets   *ebpf.Map `ebpf:"kgw_sockets"`
 	KgwStrangers *ebpf.Map `ebpf:"kgw_strangers"`
 	KgwTuning    *ebpf.Map `ebpf:"kgw_tuning"`
+	KgwWorks     *ebpf.Map `ebpf:"kgw_works"`
 }
 
 func (m *objectsMaps) Close() error {
@@ -279,6 +287,7 @@ func (m *objectsMaps) Close() error {
 		m.KgwSockets,
 		m.KgwStrangers,
 		m.KgwTuning,
+		m.KgwWorks,
 	)
 }
 
@@ -299,11 +308,13 @@ type objectsPrograms struct {
 	KgwGetsock4   *ebpf.Program `ebpf:"kgw_getsock4"`
 	KgwGetsock6   *ebpf.Program `ebpf:"kgw_getsock6"`
 	KgwGetsockopt *ebpf.Program `ebpf:"kgw_getsockopt"`
+	KgwKnock      *ebpf.Program `ebpf:"kgw_knock"`
 	KgwSendmsg4   *ebpf.Program `ebpf:"kgw_sendmsg4"`
 	KgwSendmsg6   *ebpf.Program `ebpf:"kgw_sendmsg6"`
 	KgwSetsockopt *ebpf.Program `ebpf:"kgw_setsockopt"`
 	KgwSockops    *ebpf.Program `ebpf:"kgw_sockops"`
 	KgwTune       *ebpf.Program `ebpf:"kgw_tune"`
+	KgwWait       *ebpf.Program `ebpf:"kgw_wait"`
 }
 
 func (p *objectsPrograms) Close() error {
@@ -315,11 +326,13 @@ func (p *objectsPrograms) Close() error {
 		p.KgwGetsock4,
 		p.KgwGetsock6,
 		p.KgwGetsockopt,
+		p.KgwKnock,
 		p.KgwSendmsg4,
 		p.KgwSendmsg6,
 		p.KgwSetsockopt,
 		p.KgwSockops,
 		p.KgwTune,
+		p.KgwWait,
 	)
 }
 

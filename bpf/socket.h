@@ -138,6 +138,14 @@ static __always_inline __u32 lookup_key(const struct tuple *t, struct bpf_sock_t
 	return sizeof(key->ipv6);
 }
 
+/* Makes the key that asks who listens at to: no established connection has a source that is all zeroes. */
+static __always_inline __u32 question_key(const struct endpoint *to, struct bpf_sock_tuple *key)
+{
+	struct tuple t = { .server = *to };
+
+	return lookup_key(&t, key);
+}
+
 static __always_inline void release(struct bpf_sock **sk)
 {
 	if (*sk)

@@ -140,6 +140,64 @@ int kgw_getsockopt(struct bpf_sockopt *ctx)
 	return CONTINUE;
 }
 
+/* The entry of a connection that waits, or NULL. */
+static __always_inline struct handover *waiting(struct bpf_sockopt *ctx)
+{
+	void *end = ctx->optval_end;
+	struct tuple *t = ctx->optval, key;
+	struct handover *h;
+
+	if ((void *)(t + 1) > end)
+		return NULL;
+	key = *t;
+	h = bpf_map_lookup_elem(&kgw_handover, &key);
+	return has_role(h, ROLE_CAPTURED) && h->hold != HOLD_UNDECIDED ? h : NULL;
+}
+
+/* Gives the socket the original destination of a connection that waits. */
+static __always_inline int set_waiting(struct bpf_sockopt *ctx)
+{
+	struct handover *from = waiting(ctx), *h;
+
+	h = from && ctx->sk ? remember(ctx->sk) : NULL;
+	if (!h)
+		return FAIL;
+	h->addr = from->addr;
+	h->action = from->action;
+	h->role = ROLE_GATEWAY;
+	ctx->optlen = -1;
+	return CONTINUE;
+}
+
+static __always_inline int admit(struct bpf_sockopt *ctx)
+{
+	struct handover *h = waiting(ctx);
+
+	if (!h)
+		return FAIL;
+	h->hold = HOLD_ADMITTED;
+	ctx->optlen = -1;
+	return CONTINUE;
+}
+
+/* Notes whether there was a connection to a destination. */
+static __always_inline int note_destination(struct bpf_sockopt *ctx, bool works)
+{
+	void *end = ctx->optval_end;
+	struct endpoint *to = ctx->optval, key;
+	__u64 now = bpf_ktime_get_ns();
+
+	if ((void *)(to + 1) > end)
+		return FAIL;
+	key = *to;
+	if (works)
+		bpf_map_update_elem(&kgw_works, &key, &now, BPF_ANY);
+	else
+		bpf_map_delete_elem(&kgw_works, &key);
+	ctx->optlen = -1;
+	return CONTINUE;
+}
+
 SEC("cgroup/setsockopt")
 int kgw_setsockopt(struct bpf_sockopt *ctx)
 {
@@ -152,6 +210,13 @@ int kgw_setsockopt(struct bpf_sockopt *ctx)
 	if (ctx->level != SOCKOPT_LEVEL)
 		return not_ours(ctx);
 	switch (ctx->optname) {
+	case SOCKOPT_WAITING:
+		return set_waiting(ctx);
+	case SOCKOPT_ADMIT:
+		return admit(ctx);
+	case SOCKOPT_WORKS:
+	case SOCKOPT_FAILS:
+		return note_destination(ctx, ctx->optname == SOCKOPT_WORKS);
 	case SOCKOPT_PRESENT_AS:
 		if ((void *)(client + 1) > end)
 			return FAIL;

@@ -130,11 +130,19 @@ enum role {
 	ROLE_NESTED,
 };
 
+/* What becomes of the SYN of a captured connection. */
+enum hold {
+	HOLD_UNDECIDED, /* none has been seen */
+	HOLD_WAITS,	/* the worker is to find out whether there is a connection */
+	HOLD_ADMITTED,
+};
+
 struct handover {
 	struct endpoint addr;
 	enum role role;
 	enum action action; /* for ROLE_CAPTURED and ROLE_GATEWAY */
 	__u32 offers;       /* for ROLE_INBAND: how many SYNs of the handshake have the option */
+	enum hold hold;	    /* for ROLE_CAPTURED, in the handover map */
 };
 
 enum listener { LISTENER4, LISTENER6, LISTENERS };
@@ -156,6 +164,13 @@ enum sockopt {
 	SOCKOPT_HANDED_OVER = 6,
 	/* get: struct tuning, that of the application at the last getpeername(2) */
 	SOCKOPT_TUNING = 7,
+	/* set: struct tuple, of a connection that waits: the socket has its original destination then */
+	SOCKOPT_WAITING = 8,
+	/* set: struct tuple, of a connection that need not wait any longer */
+	SOCKOPT_ADMIT = 9,
+	/* set: struct endpoint, a destination to which there was a connection just now, or there was none */
+	SOCKOPT_WORKS = 10,
+	SOCKOPT_FAILS = 11,
 };
 
 /* Options of an application's socket that packets on the wire show, or that say how long to wait for
