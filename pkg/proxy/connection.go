@@ -36,8 +36,10 @@ type connection struct {
 	// pod means that the destination is a pod.
 	pod bool
 
-	// app leads to the local application, wire to the other pod.
+	// app leads to the local application, wire to the other pod. app is nil while the application waits.
 	app, wire *net.TCPConn
+	// waiting is what the application's connect(2) waits for, or has waited for; nil if it does not wait.
+	waiting *waiting
 	// source reads from app, toApp writes to it what was decrypted.
 	source *plainReader
 	toApp  *sink
@@ -95,14 +97,19 @@ type connection struct {
 
 // open starts the record of a connection that accepted belongs to.
 func (p *Proxy) open(d traffic.Direction, accepted *net.TCPConn) *connection {
-	c := &connection{proxy: p, direction: d, counts: p.options.Counters.Of(d), started: time.Now(), pending: true}
+	c := p.record(d, addrPort(accepted.RemoteAddr()), addrPort(accepted.LocalAddr()), nil)
+	c.adopt(accepted)
+	return c
+}
+
+// record starts the record of a connection, for which the application waits unless w is nil.
+func (p *Proxy) record(d traffic.Direction, source, destination netip.AddrPort, w *waiting) *connection {
+	c := &connection{proxy: p, direction: d, counts: p.options.Counters.Of(d), started: time.Now(), pending: true, waiting: w}
 	c.line.Direction = d.String()
 	c.line.Wire = api.WireNone
-	c.line.Source = addrPort(accepted.RemoteAddr())
-	c.line.Destination = addrPort(accepted.LocalAddr())
+	c.line.Source, c.line.Destination = source, destination
 	c.counts.Active.Add(1)
 	p.live.add(c)
-	c.adopt(accepted)
 	return c
 }
 
@@ -112,6 +119,15 @@ func (p *Proxy) open(d traffic.Direction, accepted *net.TCPConn) *connection {
 func (c *connection) adopt(socket *net.TCPConn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	place := 1
+	if c.sockets[0] == nil && c.waiting == nil {
+		place = 0
+	}
+	return c.adoptAt(place, socket)
+}
+
+// adoptAt is adopt for one of c.sockets. c.mu is locked.
+func (c *connection) adoptAt(place int, socket *net.TCPConn) bool {
 	if c.aborted != nil {
 		reset(socket)
 		return false
@@ -119,11 +135,7 @@ func (c *connection) adopt(socket *net.TCPConn) bool {
 	if size := c.proxy.options.Memory.Buffer(); size > 0 {
 		fitSocket(socket, size)
 	}
-	if c.sockets[0] == nil {
-		c.sockets[0] = socket
-	} else {
-		c.sockets[1] = socket
-	}
+	c.sockets[place] = socket
 	return true
 }
 
@@ -135,6 +147,9 @@ func (c *connection) abort(cause error) bool {
 		return false
 	}
 	c.aborted = cause
+	if c.waiting != nil {
+		c.waiting.cancel()
+	}
 	for _, socket := range c.sockets {
 		if socket != nil {
 			reset(socket)
@@ -182,6 +197,12 @@ func (c *connection) cause() error {
 
 // refuse ends a connection that was never carried.
 func (c *connection) refuse(reason traffic.Reason, err error) {
+	if c.waiting != nil {
+		reason, err = c.waiting.refused(reason, err, c.cause())
+	}
+	if c.dialled() && reason != traffic.Stopping && reason != traffic.GaveUp {
+		c.note(false)
+	}
 	c.abort(cmp.Or(err, errors.New(reason.String())))
 	c.closeRefused(reason, err)
 }
@@ -252,6 +273,9 @@ func (c *connection) forget() {
 	}
 	if c.cause() == errStopping {
 		c.proxy.options.Counters.Aborted.Add(1)
+	}
+	if c.waiting != nil {
+		c.proxy.waiters.end(c)
 	}
 	c.proxy.options.Counters.Ended.Add(1)
 	c.proxy.live.remove(c)

@@ -32,9 +32,13 @@ const lostAfter = time.Second
 // start has k carry c: it sends the header together with the application's data that is there. The
 // rest is for the goroutine that calls c.rest, or for one of its own if k is new.
 func (k *carrier) start(c *connection, h header) error {
-	source, err := c.reader()
-	if err != nil {
-		return err
+	waits := c.app == nil
+	var source *plainReader
+	if !waits {
+		var err error
+		if source, err = c.reader(); err != nil {
+			return err
+		}
 	}
 	reused := k.served > 0
 	k.lend(c, reused)
@@ -47,9 +51,17 @@ func (k *carrier) start(c *connection, h header) error {
 	k.written = k.records.written()
 	k.mu.Unlock()
 
-	source.keep()
 	var scratch [maxHeader]byte
 	head := appendHeader(scratch[:0], h)
+	if waits {
+		b := k.proxy.pools.get(classTiny)
+		putFrame(b.b, frameHeader, len(head))
+		size := framePrefix + copy(b.b[framePrefix:], head)
+		err := c.sealOnce(b, size, false)
+		k.goOn(c, reused, func() { k.sendAdmitted(c, err) })
+		return nil
+	}
+	source.keep()
 	front := framePrefix + len(head) + framePrefix
 	source.reserve, source.tail, source.poll = front, framePrefix, true
 	b, size, err := source.next()
@@ -64,14 +76,36 @@ func (k *carrier) start(c *connection, h header) error {
 		c.sent.Add(uint64(source.fresh))
 		err = c.sealOnce(b, frameUp(b, front, size, ended), false)
 	}
+	k.goOn(c, reused, func() { k.send(c, ended, err) })
+	return nil
+}
+
+// goOn has the rest done that carries c to the peer.
+func (k *carrier) goOn(c *connection, reused bool, rest func()) {
 	if !reused {
 		go k.receive()
-		go k.send(c, ended, err)
-		return nil
+		go rest()
+		return
 	}
 	k.proxy.watchLost()
-	c.rest = func() { k.send(c, ended, err) }
-	return nil
+	c.rest = rest
+}
+
+// sendAdmitted is send for a connection that waits, once the peer has answered. err is that of the header.
+func (k *carrier) sendAdmitted(c *connection, err error) {
+	if err != nil {
+		// The reading goroutine finds out why.
+		_ = k.conn.SetReadDeadline(time.Now().Add(finTimeout))
+	}
+	err = cmp.Or(k.awaitOutcome(), err)
+	switch {
+	case c.app != nil:
+		k.send(c, false, nil)
+	case k.reclaim(c):
+		k.proxy.carryAgain(c)
+	default:
+		c.directionEnded(err)
+	}
 }
 
 // send carries the application's data to the peer. err is that of the beginning, ended means that there
@@ -157,16 +191,18 @@ func (k *carrier) unheard() bool {
 }
 
 // lose gives c up, if it may be carried another way. k.mu is locked. err is why: unless that comes from
-// the peer, c is begun there, or may be yet.
+// the peer, c is begun there, or may be yet, which does no harm to an application that waits: it has sent nothing.
 func (k *carrier) lose(err error) {
 	k.lost = true
-	if !errors.Is(err, errAgain) {
+	if k.carried.waiting == nil && !errors.Is(err, errAgain) {
 		k.carried.again = true
 		k.carried.silent = k.carried.silent || !errors.Is(err, syscall.ECONNRESET) && err != io.EOF
 	}
 	k.decided()
-	// send may wait for the application.
-	_ = k.carried.app.SetReadDeadline(time.Unix(1, 0))
+	// send may wait for the application, unless that waits itself.
+	if k.carried.waiting == nil {
+		_ = k.carried.app.SetReadDeadline(time.Unix(1, 0))
+	}
 }
 
 // watchLost looks after lostAfter whether peers have answered.
@@ -305,8 +341,22 @@ func (k *carrier) answer(c *connection, answer status) error {
 	if answer == statusAgain {
 		return errAgain
 	}
+	if answer == statusOK {
+		if err := c.admit(); err != nil {
+			return err
+		}
+		source, err := c.reader()
+		if err != nil {
+			return err
+		}
+		source.drop()
+	} else {
+		c.note(false)
+		if c.waiting != nil {
+			c.waiting.answered(answer)
+		}
+	}
 	c.countEncrypted()
-	c.source.drop()
 	k.mu.Lock()
 	k.answered = true
 	k.decided()
@@ -337,7 +387,6 @@ func (k *carrier) release() {
 // carryAgain carries c another way, of which the peer has got nothing.
 func (p *Proxy) carryAgain(c *connection) {
 	c.carrier.Store(nil)
-	c.source.first = c.tuneFirst
 	c.wire, c.tls, c.records = nil, nil, nil
 	c.line.Wire, c.line.Encrypted, c.line.Peer, c.line.TLS = api.WireNone, false, "", api.TLS{}
 	c.attempts++
@@ -356,11 +405,14 @@ func (p *Proxy) carryAgain(c *connection) {
 		c.refuse(traffic.PeerReset, errAgain)
 		return
 	}
-	if err := c.app.SetReadDeadline(time.Time{}); err != nil {
-		c.refuse(traffic.Broken, err)
-		return
+	if c.app != nil {
+		if err := c.app.SetReadDeadline(time.Time{}); err != nil {
+			c.refuse(traffic.Broken, err)
+			return
+		}
+		c.source.first = c.tuneFirst
+		c.source.rewind()
 	}
-	c.source.rewind()
 	growStack()
 	p.carryOut(c, p.settings.Load())
 }

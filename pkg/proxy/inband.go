@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -40,7 +41,7 @@ func (p *Proxy) encryptInband(c *connection, s *settings, peer *peer, h header, 
 	if s.mode == api.Strict || p.peers.isKnown(peer) {
 		tries = knownSYNs
 	}
-	conn, err := p.dialInband(h.Destination, tries, p.options.PlainTimeout)
+	conn, err := p.dialInband(c.context(), h.Destination, tries, p.options.PlainTimeout)
 	if err != nil {
 		return inbandDialFailure(err)
 	}
@@ -79,7 +80,7 @@ func (p *Proxy) encryptInband(c *connection, s *settings, peer *peer, h header, 
 }
 
 // dialInband opens a TCP connection whose first SYNs ask for a gateway.
-func (p *Proxy) dialInband(destination netip.AddrPort, syns int, timeout time.Duration) (*net.TCPConn, error) {
+func (p *Proxy) dialInband(ctx context.Context, destination netip.AddrPort, syns int, timeout time.Duration) (*net.TCPConn, error) {
 	d := net.Dialer{
 		Timeout: timeout,
 		Control: func(_, _ string, raw syscall.RawConn) error {
@@ -91,7 +92,7 @@ func (p *Proxy) dialInband(destination netip.AddrPort, syns int, timeout time.Du
 			})
 		},
 	}
-	return p.dial(d, destination)
+	return p.dial(ctx, d, destination)
 }
 
 // inbandDialFailure classifies an error of the TCP handshake with the destination itself.

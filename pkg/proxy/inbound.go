@@ -265,6 +265,10 @@ func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
 		local = netip.AddrPortFrom(netip.IPv6Loopback(), 0)
 	}
 	app, err := d.DialTCP(p.ctx, "tcp", local, h.Destination)
+	if errors.Is(err, syscall.EPERM) && h.Destination.Addr().Is6() {
+		// No RST is sent to ::1: the programs tell before that it would be one.
+		app, err = d.DialTCP(p.ctx, "tcp", netip.AddrPortFrom(h.Destination.Addr(), 0), h.Destination)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -19,6 +19,9 @@ import (
 // mode, too: an application must not get plaintext because somebody fills the pod's memory. The peer
 // sees a RST, as from a gateway that is full, and dials again.
 func (a *acceptor) begin(conn *net.TCPConn) {
+	if a.direction == traffic.Outbound && a.proxy.waiters.arrive(conn) {
+		return
+	}
 	if !a.proxy.awaitRoom(a.accepting) {
 		c := a.proxy.open(a.direction, conn)
 		c.pending = false

@@ -21,13 +21,18 @@ import (
 // dials the gateway there by the wire that is configured, and relays. Without a gateway
 // there, the mode decides.
 func (p *Proxy) outbound(c *connection) {
-	s := p.settings.Load()
 	c.app = c.sockets[0]
 	destination, pod, err := p.originalDestination(c.app)
 	if err != nil {
 		c.refuse(traffic.NoDestination, err)
 		return
 	}
+	p.outboundTo(c, destination, pod)
+}
+
+// outboundTo is outbound for a destination that may be that of a pod.
+func (p *Proxy) outboundTo(c *connection, destination netip.AddrPort, pod bool) {
+	s := p.settings.Load()
 	c.line.Destination = destination
 	source, err := s.clientAddress(c.line.Source, destination)
 	if err != nil {
@@ -75,14 +80,20 @@ func (p *Proxy) originalDestination(app *net.TCPConn) (destination netip.AddrPor
 	}); err != nil {
 		return netip.AddrPort{}, false, err
 	}
+	destination, err = usableDestination(destination, addrPort(app.LocalAddr()))
+	return destination, pod, err
+}
+
+// usableDestination returns the destination of a connection that came to listener, or why there can be none.
+func usableDestination(destination, listener netip.AddrPort) (netip.AddrPort, error) {
 	destination = netip.AddrPortFrom(destination.Addr().Unmap(), destination.Port())
 	if !destination.IsValid() || destination.Addr().IsUnspecified() || destination.Addr().IsMulticast() || destination.Port() == 0 {
-		return netip.AddrPort{}, false, fmt.Errorf("destination %v cannot be used", destination)
+		return netip.AddrPort{}, fmt.Errorf("destination %v cannot be used", destination)
 	}
-	if addrPort(app.LocalAddr()) == destination {
-		return netip.AddrPort{}, false, errors.New("destination is the gateway itself")
+	if listener == destination {
+		return netip.AddrPort{}, errors.New("destination is the gateway itself")
 	}
-	return destination, pod, nil
+	return destination, nil
 }
 
 // encrypt carries c to the gateway at the destination, which is a pod or something that leads
@@ -122,7 +133,7 @@ func (p *Proxy) encrypt(c *connection, s *settings, h header, pod bool) *failure
 		}
 	default:
 		// What the first connection to a peer may need.
-		ctx, cancel := context.WithTimeout(p.ctx, p.dialTimeout(s)+p.options.HandshakeTimeout)
+		ctx, cancel := context.WithTimeout(c.context(), p.dialTimeout(s)+p.options.HandshakeTimeout)
 		reason, first, err := p.peers.lookup(ctx, peer)
 		cancel()
 		switch {
@@ -194,7 +205,7 @@ func (p *Proxy) encryptTo(c *connection, s *settings, peer *peer, h header) *fai
 		return &failure{reason: traffic.Crowded, err: err, final: true}
 	}
 	defer func() { <-peer.slots }()
-	conn, err := p.dial(net.Dialer{Timeout: p.dialTimeout(s)}, peer.addr)
+	conn, err := p.dial(c.context(), net.Dialer{Timeout: p.dialTimeout(s)}, peer.addr)
 	if err != nil {
 		return dialFailure(err)
 	}
@@ -243,6 +254,9 @@ func (p *Proxy) startOn(k *carrier, c *connection, h header) *failure {
 // startEncrypted sends the header together with the application's data that is there, without
 // waiting for more, and starts the relay.
 func (p *Proxy) startEncrypted(c *connection, h header, wire string) error {
+	if err := c.admit(); err != nil {
+		return err
+	}
 	source, err := c.reader()
 	if err != nil {
 		return err
@@ -283,13 +297,13 @@ func (c *connection) checkAnswer(answer status) error {
 // dial connects without binding first. The dialer's own DialTCP binds to the wildcard
 // address, which takes a port from all destinations instead of one. A Control of the dialer
 // must call lingerZero.
-func (p *Proxy) dial(d net.Dialer, destination netip.AddrPort) (*net.TCPConn, error) {
+func (p *Proxy) dial(ctx context.Context, d net.Dialer, destination netip.AddrPort) (*net.TCPConn, error) {
 	d.SetMultipathTCP(false)
 	d.KeepAlive = -1 // the sweeper sets it
 	if d.Control == nil {
 		d.Control = func(_, _ string, raw syscall.RawConn) error { return control(raw, lingerZero) }
 	}
-	conn, err := d.DialContext(p.ctx, "tcp", destination.String())
+	conn, err := d.DialContext(ctx, "tcp", destination.String())
 	if err != nil {
 		return nil, err
 	}
@@ -325,7 +339,7 @@ func (p *Proxy) passThrough(c *connection, s *settings, f *failure) {
 	conn := f.open
 	if conn == nil {
 		var err error
-		if conn, err = p.dial(net.Dialer{Timeout: p.options.PlainTimeout}, c.line.Destination); err != nil {
+		if conn, err = p.dial(c.context(), net.Dialer{Timeout: p.options.PlainTimeout}, c.line.Destination); err != nil {
 			c.because(f.reason)
 			c.refuse(traffic.Unreachable, err)
 			return
@@ -334,6 +348,17 @@ func (p *Proxy) passThrough(c *connection, s *settings, f *failure) {
 			c.refuse(traffic.Stopping, c.cause())
 			return
 		}
+	}
+	c.wire = conn
+	c.plaintext.Store(true)
+	// Dialling may have taken minutes.
+	if p.strict(s) {
+		c.refuse(f.reason, f.err)
+		return
+	}
+	if err := c.admit(); err != nil {
+		c.refuse(traffic.Broken, err)
+		return
 	}
 	source, err := c.reader()
 	if err != nil {
@@ -346,13 +371,6 @@ func (p *Proxy) passThrough(c *connection, s *settings, f *failure) {
 		return
 	}
 	source.reserve, source.tail = 0, 0
-	c.wire = conn
-	c.plaintext.Store(true)
-	// Dialling may have taken minutes.
-	if p.strict(s) {
-		c.refuse(f.reason, f.err)
-		return
-	}
 	c.because(f.reason)
 	c.counts.Because(f.reason)
 	c.counts.Plaintext.Add(1)

@@ -59,6 +59,9 @@ type Options struct {
 	Capture []net.Listener
 	Peer    net.Listener
 	Inband  []net.Listener
+	// Gates have connections that are to wait until it is known what becomes of them. Serve closes them.
+	// Without a Gate of its address family a connection comes to its listener at once.
+	Gates []Gate
 	// PeersAfter is closed when connections may be accepted from Peer; nil is from the start.
 	PeersAfter <-chan struct{}
 	Sockets    Sockets
@@ -113,6 +116,7 @@ type Proxy struct {
 	edges      *traffic.Edges
 	peers      *peerTable
 	carriers   *pool
+	waiters    *waiters
 	begun      begun
 	byIdentity *identityCounts
 	crowded    *throttle
@@ -170,6 +174,7 @@ func New(o Options) (*Proxy, error) {
 		edges:      traffic.NewEdges(),
 		peers:      newPeerTable(maxPeers, o.now),
 		carriers:   newPool(),
+		waiters:    newWaiters(o.Gates),
 		begun:      begun{by: make(map[ends]beginning)},
 		dropped:    newDroppedTable(o.now),
 		byIdentity: &identityCounts{open: make(map[string]int)},

@@ -78,7 +78,9 @@ func (c *connection) finish() {
 	default:
 		c.line.Error += "; " + cause.Error()
 	}
-	closeGently(c.app)
+	if c.app != nil {
+		closeGently(c.app)
+	}
 	if k := c.carrier.Load(); k != nil {
 		if !c.counted {
 			c.countEncrypted()
@@ -221,6 +223,9 @@ func (c *connection) unsealFailed(err error, unanswered bool) error {
 			reason := rejection(op)
 			c.line.Reason = reason.String()
 			c.proxy.peers.reject(c.target, reason)
+			if c.waiting != nil {
+				c.waiting.answered(statusNotAllowed)
+			}
 		}
 	}
 	return fmt.Errorf("reading from the peer: %w", err)

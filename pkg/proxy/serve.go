@@ -42,6 +42,7 @@ func (p *Proxy) Serve(ctx context.Context) error {
 		local = append(local, start(l, traffic.Inbound, nil, p.admitInband))
 	}
 	peer := start(p.options.Peer, traffic.Inbound, p.options.PeersAfter, func(conn *net.TCPConn) { p.admit(conn, api.WirePort) })
+	gates := p.serveGates()
 	var sweeper sync.WaitGroup
 	sweepCtx, stopSweep := context.WithCancel(context.Background())
 	sweeper.Go(func() { p.sweep(sweepCtx) })
@@ -55,12 +56,29 @@ func (p *Proxy) Serve(ctx context.Context) error {
 	peer.close()
 	// Peers get to know before the settling time that they must dial.
 	p.carriers.close()
-	p.drain(local)
+	p.drain(local, gates)
 	stopSweep()
 	sweeper.Wait()
 	p.cancel()
 	p.asking.Wait()
 	return err
+}
+
+// serveGates serves the gates, and returns a function that closes them and waits until nothing more comes
+// of them.
+func (p *Proxy) serveGates() (closeAll func()) {
+	ctx, cancel := context.WithCancel(p.ctx)
+	var serving sync.WaitGroup
+	for _, g := range p.options.Gates {
+		serving.Go(func() { p.serveGate(ctx, g) })
+	}
+	return func() {
+		cancel()
+		for _, g := range p.options.Gates {
+			_ = g.Close() // it has nothing to lose
+		}
+		serving.Wait()
+	}
 }
 
 // Abort ends the drain timeout at once.
@@ -77,7 +95,7 @@ const stragglerTime = 250 * time.Millisecond
 func (p *Proxy) Linger(d time.Duration) { p.linger.Store(int64(d)) }
 
 // drain lets connections end, and aborts the rest after the drain timeout.
-func (p *Proxy) drain(local []*acceptor) {
+func (p *Proxy) drain(local []*acceptor, closeGates func()) {
 	patience, cancel := context.WithTimeout(context.Background(), max(0, p.options.DrainTimeout))
 	defer cancel()
 	go func() {
@@ -97,6 +115,9 @@ func (p *Proxy) drain(local []*acceptor) {
 	// Until a peer has closed its end of a carrier, a header may be under way, or the last bytes
 	// to it.
 	await(patience, p.carriers.empty())
+	// A connection that waits is still to come to its listener.
+	await(patience, p.waiters.empty())
+	closeGates()
 	for _, a := range local {
 		a.close()
 	}

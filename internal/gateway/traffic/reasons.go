@@ -100,6 +100,9 @@ const (
 	// Inbound, after the peer is authenticated: the other end of that.
 	Repeated
 
+	// Outbound: connect(2) has ended before it was known what becomes of the connection.
+	GaveUp
+
 	reasons
 )
 
@@ -156,6 +159,7 @@ var table = [reasons]row{
 	PeerLost:                   {Outbound, "peer_lost", "peer may have begun the connection and is lost"},
 	Repeated:                   {Inbound, "repeated", "peer sent the connection twice"},
 	OptionDropped:              {Outbound, "option_dropped", "packets with the TCP option are lost on the way"},
+	GaveUp:                     {Outbound, "gave_up", "application gave up"},
 }
 
 // Reasons returns the reasons for which connections of a direction are not encrypted.
