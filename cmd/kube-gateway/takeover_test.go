@@ -202,7 +202,9 @@ func takeOverHalfOpen(t *testing.T, cookies bool) {
 	l.gateway(strict(with(l.spec(l.b), func(c *api.Config) { c.Wire = api.WireInband })))
 	next := l.gateway(l.successor(spec, "gateway-1"))
 	l.a.NFT("table inet t { chain c { type filter hook prerouting priority -150; iifname eth0 tcp dport 9000 tcp flags & syn == 0 drop; }; }")
-	talk := l.b.Start(netlab.Command{Cgroup: l.b.AppCgroup, Path: l.app, Args: []string{"talk", l.a.Addr(portEcho), "hello"}})
+	talk := l.b.Start(netlab.Command{
+		Cgroup: l.b.AppCgroup, Path: l.app, Args: []string{"talk", l.a.Addr(portEcho), "hello"}, Env: []string{"DIAL_TIMEOUT=1m"},
+	})
 	answered := func(least int) {
 		t.Helper()
 		eventually(t, "the SYN is answered", func() error {

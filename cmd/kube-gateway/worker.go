@@ -19,6 +19,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/governor"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/knock"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/memory"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/tuning"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/proxy"
@@ -55,11 +56,19 @@ func runWorker(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	var gates []proxy.Gate
+	for _, socket := range from.Waiting {
+		g, err := knock.New(socket, sockets{})
+		if err != nil {
+			return err
+		}
+		gates = append(gates, g)
+	}
 	log := proxy.NewLogger(os.Stdout, &from.Counters.Log)
 	defer log.Close(context.WithoutCancel(ctx))
 	p, err := proxy.New(proxy.Options{
 		Config: config, Certificate: certificate, Roots: roots,
-		Capture: from.Capture, Peer: from.Peer, Inband: from.Inband,
+		Capture: from.Capture, Peer: from.Peer, Inband: from.Inband, Gates: gates,
 		PeersAfter: peersAfter, Sockets: sockets{}, Log: log, Counters: from.Counters, Memory: memory.NewBudget(from.Memory),
 		DrainTimeout: math.MaxInt64, // the supervisor decides how long
 	})
@@ -145,6 +154,18 @@ func (sockets) PresentAs(fd int, client netip.AddrPort) error { return bpf.Prese
 func (sockets) HandedOver(fd int) (bool, error)               { return bpf.HandedOver(fd) }
 
 func (sockets) Tuning(fd int) (tuning.Tuning, error) { return bpf.TuningOf(fd) }
+
+func (sockets) Waiting(fd int, client, listener netip.AddrPort) (netip.AddrPort, bool, error) {
+	return bpf.Waiting(fd, client, listener)
+}
+
+func (sockets) Admit(fd int, client, listener netip.AddrPort) error {
+	return bpf.Admit(fd, client, listener)
+}
+
+func (sockets) NoteDestination(fd int, destination netip.AddrPort, works bool) error {
+	return bpf.NoteDestination(fd, destination, works)
+}
 
 func (sockets) MarkInband(fd, syns int) error { return bpf.MarkInband(fd, syns) }
 

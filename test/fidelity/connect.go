@@ -303,15 +303,21 @@ func waiting() []Scenario {
 			p.listenAt(ip4, p.port, 1)
 			var connected int
 			var all []*socket
-			for range 5 {
+			for i := range 5 {
 				c := p.clientSocket(ip4)
-				c.nonblock()
-				c.do(call{Name: "connect", Addr: ip4.at(p.server, p.port)})
-				all = append(all, c)
+				if i < 2 {
+					c.connect(ip4.at(p.server, p.port))
+				} else {
+					c.nonblock()
+					c.do(call{Name: "connect", Addr: ip4.at(p.server, p.port)})
+				}
+				if all = append(all, c); i == 1 {
+					// A gateway believes for a second that others can connect, too.
+					time.Sleep(2 * moment)
+				}
 			}
-			time.Sleep(moment)
 			for _, c := range all {
-				if r := c.do(call{Name: "poll", Flags: unix.POLLOUT}); r.Errno == 0 {
+				if r := c.do(call{Name: "poll", Flags: unix.POLLOUT, Wait: 2 * moment}); r.Errno == 0 {
 					connected++
 				}
 			}

@@ -56,7 +56,7 @@ func full() []group {
 		{Dir: "internal/lab/netlab"},
 		{Dir: "bpf", Not: []string{"TestHundredThousandConnections", "TestThousandConcurrentConnections"}, Pods: true},
 		{Dir: "cmd/kube-gateway", Tests: []string{
-			"TestTwoGateways", "TestOneGateway", // capture, wire port, plaintext
+			"TestTwoGateways", "TestOneGateway", "TestConnectWaits", // capture, wire port, plaintext
 			"TestInband", "TestStrictInbound", "TestModeSwitch", "TestUnguarded", "TestNodeSide", "TestUDP",
 			"TestExisting", "TestExistingReset", "TestExistingInStrictMode",
 			"TestDisableDrains", "TestDisableAborts", "TestDisableStrict",
@@ -73,7 +73,7 @@ func full() []group {
 // short shows in minutes that everything loads and works at all.
 func short() []group {
 	return []group{
-		{Dir: "bpf", Tests: []string{"TestRequirementsAreComplete", "TestCapture", "TestInband", "TestStrictInbound"}, Pods: true},
+		{Dir: "bpf", Tests: []string{"TestRequirementsAreComplete", "TestCapture", "TestConnectWaits", "TestInband", "TestStrictInbound"}, Pods: true},
 		{Dir: "cmd/kube-gateway", Tests: []string{"TestTwoGateways", "TestStrictInbound", "TestDisableDrains"}, Pods: true},
 	}
 }

@@ -28,6 +28,8 @@ type Listeners struct {
 	Inband []*os.File
 	// Edges is the Unix socket of ServeEdges.
 	Edges *os.File
+	// Waiting are the raw sockets of bpf.Programs.Hold for Capture, or nil.
+	Waiting []*os.File
 	// Shared says that another gateway serves Peer, and its worker accepts there until TakenOver.
 	Shared bool
 }
@@ -43,6 +45,7 @@ const (
 const (
 	captureListeners = "capture-listeners"
 	inbandListeners  = "inband-listeners"
+	waitingSockets   = "waiting-sockets"
 	memoryFiles      = "memory-files"
 	sharedListener   = "shared-listener"
 )
@@ -57,10 +60,11 @@ func ForWorker(material, counters *os.File, l *Listeners, gauge *memory.Gauge) (
 		Args: []string{
 			"--" + captureListeners, strconv.Itoa(len(l.Capture)),
 			"--" + inbandListeners, strconv.Itoa(len(l.Inband)),
+			"--" + waitingSockets, strconv.Itoa(len(l.Waiting)),
 			"--" + memoryFiles, strconv.Itoa(len(gauge.Files())),
 			"--" + sharedListener + "=" + strconv.FormatBool(l.Shared),
 		},
-		Files: slices.Concat([]*os.File{material, theirs, counters, l.Peer, l.Edges}, l.Capture, l.Inband, gauge.Files()),
+		Files: slices.Concat([]*os.File{material, theirs, counters, l.Peer, l.Edges}, l.Capture, l.Inband, l.Waiting, gauge.Files()),
 		end:   theirs,
 	}, nil
 }
@@ -72,6 +76,8 @@ type Worker struct {
 	Capture, Inband []net.Listener
 	Peer, Edges     net.Listener
 	Shared          bool
+	// Waiting are those of Listeners.
+	Waiting []*os.File
 	// Memory shows what is left of the pod's memory, nil if that is unknown.
 	Memory *memory.Gauge
 
@@ -84,6 +90,7 @@ func InheritWorker(args []string) (*Worker, *Material, error) {
 	flags := flag.NewFlagSet("worker", flag.ContinueOnError)
 	capture := flags.Int(captureListeners, 0, "number of inherited capture listeners")
 	inband := flags.Int(inbandListeners, 0, "number of inherited in-band listeners")
+	waiting := flags.Int(waitingSockets, 0, "number of inherited raw sockets")
 	gauge := flags.Int(memoryFiles, 0, "number of inherited files about memory")
 	var w Worker
 	flags.BoolVar(&w.Shared, sharedListener, false, "another gateway serves the peer listener")
@@ -98,6 +105,7 @@ func InheritWorker(args []string) (*Worker, *Material, error) {
 		return nil, nil, err
 	}
 	if err = w.inherit(&files, *capture, *inband); err == nil {
+		w.Waiting = files.files("raw socket", *waiting)
 		w.Memory = memory.FromFiles(files.files("memory", *gauge))
 	}
 	return &w, m, err

@@ -85,6 +85,7 @@ func (l *listeners) close() {
 func (l *listeners) closeTCP() {
 	handoff.CloseAll(l.Capture)
 	handoff.CloseAll(l.Inband)
+	handoff.CloseAll(l.Waiting)
 	l.Peer.Close()
 }
 

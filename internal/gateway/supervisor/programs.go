@@ -57,6 +57,18 @@ func (s *supervisor) withNodeSide(c api.Coverage) api.Coverage {
 	return c
 }
 
+// hold has connect(2) of captured connections wait until the worker knows what becomes of them. Without
+// that it succeeds at once.
+func (s *supervisor) hold() {
+	var err error
+	if s.listeners.Waiting, err = s.programs.Hold(s.listeners.Capture); err != nil {
+		s.Log.Warn("connect(2) succeeds before the other pod is reached", "error", err)
+		s.update(func(st *api.Status) {
+			st.Missing = append(st.Missing, "a connect(2) that waits for the other pod: "+api.OneLine(err.Error()))
+		})
+	}
+}
+
 // attach sends connections to a worker that is ready. Inbound ones come first: a strict
 // gateway that cannot guard them must not start.
 func (s *supervisor) attach() error {
@@ -96,6 +108,8 @@ func (s *supervisor) unload(err error) error {
 		s.closePrograms()
 		return err
 	}
+	// They have filters of its programs.
+	s.listeners.closeTCP()
 	// What other gateways have is not this one's to judge.
 	s.programs.Beside(true)
 	traces, _ := s.programs.Traces()
