@@ -127,6 +127,13 @@ func TestPresentAs(t *testing.T) {
 	if r := s.gateway.dial(dial{To: at(s.here.IP4, 9), PresentAs: client4}); r.Errno != syscall.ECONNREFUSED {
 		t.Errorf("closed port: %v", r.Errno)
 	}
+	// No RST would come: the worker is told, and asks again from another address.
+	if r := s.gateway.dial(dial{To: at(s.here.IP6, 9), Six: true, Bind: at(netip.IPv6Loopback(), 0), PresentAs: client6}); r.Errno != syscall.EPERM {
+		t.Errorf("closed port, from ::1: %v", r.Errno)
+	}
+	if r := s.gateway.dial(dial{To: at(s.here.IP6, 9), Six: true, Bind: at(s.here.IP6, 0), PresentAs: client6}); r.Errno != syscall.ECONNREFUSED {
+		t.Errorf("closed port, from the pod's address: %v", r.Errno)
+	}
 	s.nothingLeft()
 }
 
