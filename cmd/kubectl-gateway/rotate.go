@@ -113,7 +113,7 @@ func (o *rotateOptions) leaves() *podVerb[rotated, rotateItem] {
 	return &podVerb[rotated, rotateItem]{
 		podFlags: &o.podFlags, question: "renew the certificates of", gateways: true,
 		begin: func(ctx context.Context, j *job) (worker[rotated], error) {
-			signer, err := authority.Load(ctx, authority.Location{Client: j.client, Dir: o.authorityDir})
+			signer, err := authority.Load(ctx, j.authority(o.authorityDir))
 			if err != nil {
 				return nil, fmt.Errorf("loading the authority: %w", err)
 			}
