@@ -58,7 +58,7 @@ type Plugin struct {
 	warned    []string
 	// remarked is what was said of the authority last.
 	remarked []string
-	shared    *inject.Shared
+	shared   *inject.Shared
 	// known are the pods of the last Survey, and latest is the newest survey that succeeded.
 	known  []corev1.Pod
 	latest atomic.Pointer[survey.Survey]
