@@ -115,6 +115,17 @@ func TestVerifyConnectionLooksAtChainsItself(t *testing.T) {
 	}
 }
 
+// TestPeerThatNamesLoopbackIsRefused: no application is told that such a peer is a program of its own pod.
+func TestPeerThatNamesLoopbackIsRefused(t *testing.T) {
+	for _, allowed := range []bool{true, false} {
+		a := newAuthority(t)
+		server := newPod(t, a, func(o *Options) { o.loopbackPods = allowed })
+		if _, err := resumer(t, a, server)(); (err == nil) != allowed {
+			t.Errorf("where pods of a test have such addresses: %v, it says %v", allowed, err)
+		}
+	}
+}
+
 // The dialling side resumes, too, and only with the same address.
 func TestDiallerResumes(t *testing.T) {
 	a := newAuthority(t)
