@@ -326,7 +326,9 @@ func TestWaitingWithoutAnAnswer(t *testing.T) {
 	destination := netip.AddrPortFrom(ip, 80)
 	a := client.connect(gate, destination, true)
 	for n := range 2 {
-		eventually(t, "the end of a try", func() bool { return client.proxy.Traffic().Outbound.Refused == uint64(n+1) })
+		eventually(t, "the end of a try", func() bool {
+			return client.proxy.Traffic().Outbound.Refused == uint64(n+1) && client.proxy.waiters.count.Load() == 0
+		})
 		a.send()
 	}
 	client.unencrypted(destination, traffic.PeerSilent)
