@@ -38,6 +38,8 @@ func TestMain(m *testing.M) {
 			os.Exit(hold(os.Args[2:]))
 		case "small":
 			os.Exit(small(os.Args[2:]))
+		case "spy":
+			os.Exit(spy())
 		case "datagram":
 			os.Exit(datagram(os.Args[2:]))
 		}

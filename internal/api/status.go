@@ -123,6 +123,16 @@ type Worker struct {
 	StartedAt time.Time `json:"startedAt"`
 	// Restarts counts how often the supervisor restarted it.
 	Restarts int `json:"restarts"`
+	// Confinement is nil until it serves, and with gateways that know none.
+	Confinement *Confinement `json:"confinement,omitempty"`
+}
+
+// Confinement describes what the kernel withholds from a process without privilege.
+type Confinement struct {
+	// Seccomp says that a filter allows the system calls that the process needs, and no others.
+	Seccomp bool `json:"seccomp"`
+	// Landlock is the version of Landlock's ABI that keeps it from the file system, 0 for none.
+	Landlock int `json:"landlock"`
 }
 
 // Memory describes the memory of a gateway and of its pod, in bytes.
