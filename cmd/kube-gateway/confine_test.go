@@ -6,19 +6,21 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
 // spy opens what it may of each process that starts, and says which of them holds a private key,
 // until it is killed. Its user is that of the worker: nobody else's attempts get further.
-func spy() int {
+func spy([]string) int {
 	fmt.Println("spying")
 	for {
 		text, err := os.ReadFile("/proc/loadavg")
@@ -51,7 +53,7 @@ func spy() int {
 // between the start of a worker and the moment that its memory is protected.
 func TestKeyReader(t *testing.T) {
 	l := newLab(t)
-	reader := l.a.Start(netlab.Command{Cgroup: l.a.AppCgroup, Path: l.self, Args: []string{"spy"}, User: api.WorkerID})
+	reader := l.a.Start(netlab.Command{Cgroup: l.a.AppCgroup, Helper: "spy", User: api.WorkerID})
 	says(t, reader, "spying")
 	g := l.gateway(l.spec(l.a))
 	for restarts := 1; restarts <= 5; restarts++ {
@@ -68,4 +70,59 @@ func TestKeyReader(t *testing.T) {
 		t.Error("the reader has ended:", reader.Output())
 	default:
 	}
+}
+
+// TestEnvironmentOfACommand: a command that is executed in the gateway's container has the container's
+// environment, and shows no key of it.
+func TestEnvironmentOfACommand(t *testing.T) {
+	l := newLab(t)
+	spec := l.spec(l.a)
+	env := must.Get(spec.Environment())(t)
+	container := must.Get(gatewaylab.NewContainer(filepath.Join(spec.Dir, "x"), ""))(t)
+	// There is no gateway: it waits.
+	command := l.a.Start(container.In(netlab.Command{
+		Cgroup: l.a.GatewayCgroup, Path: l.self, Args: []string{"ctl", "status", "--wait", "10m"}, Env: env,
+	}))
+	eventually(t, "its environment is empty", func() error {
+		cmdline := must.Get(os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", command.Pid)))(t)
+		environ := must.Get(os.ReadFile(fmt.Sprintf("/proc/%d/environ", command.Pid)))(t)
+		if !bytes.Contains(cmdline, []byte("status")) || len(bytes.Trim(environ, "\x00")) > 0 {
+			return fmt.Errorf("%q has the environment %q", cmdline, environ)
+		}
+		return nil
+	})
+	select {
+	case <-command.Done():
+		t.Error("it has ended:", command.Output())
+	default:
+	}
+	command.Stop()
+}
+
+// TestProgramThatCannotBeRead: with the mode that it has in the image, processes of the same user cannot look
+// into one that starts, before it does anything itself. A gateway works with it.
+func TestProgramThatCannotBeRead(t *testing.T) {
+	l := newLab(t)
+	program := filepath.Join(t.TempDir(), "kube-gateway")
+	must.Do(t, os.Chmod(filepath.Dir(program), 0o755))
+	must.Do(t, os.Chmod(filepath.Dir(filepath.Dir(program)), 0o755))
+	must.Do(t, os.WriteFile(program, must.Get(os.ReadFile(l.self))(t), 0o711))
+	waiting := l.a.Start(netlab.Command{
+		Cgroup: l.a.AppCgroup, Path: program, Args: []string{"ctl", "status", "--wait", "10m"}, User: api.WorkerID,
+	})
+	eventually(t, "its memory belongs to root", func() error {
+		cmdline := must.Get(os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", waiting.Pid)))(t)
+		info := must.Get(os.Stat(fmt.Sprintf("/proc/%d/mem", waiting.Pid)))(t)
+		if uid := info.Sys().(*syscall.Stat_t).Uid; !bytes.Contains(cmdline, []byte("status")) || uid != 0 {
+			return fmt.Errorf("the memory of %q belongs to user %d", cmdline, uid)
+		}
+		return nil
+	})
+	waiting.Stop()
+	spec := l.spec(l.a)
+	spec.Program = program
+	l.gateway(exporting(spec))
+	l.gateway(l.spec(l.b))
+	l.talk(l.a, l.b.Addr(portEcho))
+	l.scrape(l.b, l.b.OtherCgroup, l.a.Addr(api.MetricsPort), "kube_gateway_info")
 }

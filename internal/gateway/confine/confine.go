@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"time"
 	"unsafe"
 
 	"golang.org/x/net/bpf"
@@ -35,6 +36,8 @@ func HideMemory() error {
 // together with an error if that is not everything; a kernel without Landlock is none. The
 // process must not be able to gain privileges (no_new_privs), or be root.
 func Apply(role Role) (api.Confinement, error) {
+	// The runtime reads the file of its time zone when it first needs it.
+	_, _ = time.Now().Zone()
 	var c api.Confinement
 	var errs [2]error
 	// The filter refuses what Landlock takes to be set up.

@@ -376,7 +376,7 @@ func deadly(role Role) []bpf.Instruction {
 // work does what Go's runtime does and what a role needs, with a filter that kills.
 func work(args []string) error {
 	role := roles[args[0]]
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", ":0")
 	if err != nil {
 		return err
 	}
@@ -457,12 +457,27 @@ func relay(ln net.Listener) error {
 			}()
 		}
 	}()
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}, Timeout: time.Minute}
+	address := ln.Addr().(*net.TCPAddr)
+	for _, ip := range []net.IP{net.IPv4(127, 0, 0, 2), net.IPv6loopback} {
+		if ip.To4() == nil && address.IP.To4() != nil {
+			continue // there is no IPv6 here
+		}
+		if err := exchange(&net.TCPAddr{IP: ip}, &net.TCPAddr{IP: ip, Port: address.Port}); err != nil {
+			return err
+		}
+	}
+	fmt.Println("done")
+	return nil
+}
+
+func exchange(from, to *net.TCPAddr) error {
+	d := net.Dialer{LocalAddr: from, Timeout: time.Minute}
 	d.SetMultipathTCP(false)
-	conn, err := d.Dial("tcp", ln.Addr().String())
+	conn, err := d.Dial("tcp", to.String())
 	if err != nil {
 		return err
 	}
+	defer conn.Close()
 	tcp := conn.(*net.TCPConn)
 	tcp.SetDeadline(time.Now().Add(time.Minute))
 	go func() {
@@ -473,7 +488,6 @@ func relay(ln net.Listener) error {
 	if err != nil || n != 1<<20 {
 		return fmt.Errorf("%d bytes, %w", n, err)
 	}
-	fmt.Println("done")
 	return nil
 }
 

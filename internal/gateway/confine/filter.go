@@ -3,6 +3,7 @@
 package confine
 
 import (
+	"maps"
 	"slices"
 
 	"golang.org/x/net/bpf"
@@ -35,8 +36,6 @@ func (a answer) code() bpf.Instruction { return bpf.RetConstant{Val: uint32(a)} 
 // number: since Linux 5.11 the kernel finds out once that it is allowed, and does not run the program for
 // it again.
 func filter(rules []rule) []bpf.Instruction {
-	rules = slices.Clone(rules)
-	slices.SortFunc(rules, func(a, b rule) int { return int(a.call) - int(b.call) })
 	program := []bpf.Instruction{
 		// The numbers of other architectures, as of 32-bit programs, mean other calls.
 		bpf.LoadAbsolute{Off: offsetArch, Size: 4},
@@ -49,41 +48,48 @@ func filter(rules []rule) []bpf.Instruction {
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.SYS_CLONE3, SkipTrue: 1},
 		unknown.code(),
 	}
-	return append(program, search(rules)...)
+	byCall := map[uintptr][]rule{}
+	for _, r := range rules {
+		byCall[r.call] = append(byCall[r.call], r)
+	}
+	return append(program, search(slices.Sorted(maps.Keys(byCall)), byCall)...)
 }
 
-// search returns a program that finds the rule for a call by bisection.
-func search(rules []rule) []bpf.Instruction {
-	if len(rules) == 1 {
-		body := rules[0].body()
-		program := []bpf.Instruction{bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(rules[0].call), SkipTrue: uint8(len(body))}}
-		return append(append(program, body...), refused.code())
+// search returns a program that finds one of calls by bisection, and answers it.
+func search(calls []uintptr, rules map[uintptr][]rule) (program []bpf.Instruction) {
+	if len(calls) > 1 {
+		half := len(calls) / 2
+		low, high := search(calls[:half], rules), search(calls[half:], rules)
+		// Only a jump without a condition may be far.
+		program = append(program,
+			bpf.JumpIf{Cond: bpf.JumpLessThan, Val: uint32(calls[half]), SkipTrue: 1},
+			bpf.Jump{Skip: uint32(len(low))})
+		return slices.Concat(program, low, high)
 	}
-	half := len(rules) / 2
-	low, high := search(rules[:half]), search(rules[half:])
-	// Only a jump without a condition may be far.
-	program := []bpf.Instruction{
-		bpf.JumpIf{Cond: bpf.JumpLessThan, Val: uint32(rules[half].call), SkipTrue: 1},
-		bpf.Jump{Skip: uint32(len(low))},
+	program = append(program, bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(calls[0]), SkipTrue: 1}, refused.code())
+	for _, r := range rules[calls[0]] {
+		program = append(program, r.allow()...)
 	}
-	return slices.Concat(program, low, high)
+	return append(program, refused.code())
 }
 
-// body returns the program that answers the rule's call.
-func (r rule) body() (program []bpf.Instruction) {
-	for _, c := range r.when {
-		program = append(program, bpf.LoadAbsolute{Off: uint32(offsetArgs + 8*c.arg), Size: 4})
+// allow returns a program that allows the rule's call if all conditions hold, and otherwise goes on behind
+// itself.
+func (r rule) allow() []bpf.Instruction {
+	program := []bpf.Instruction{allowed.code()}
+	for _, c := range slices.Backward(r.when) {
+		check := []bpf.Instruction{bpf.LoadAbsolute{Off: uint32(offsetArgs + 8*c.arg), Size: 4}}
 		if c.mask != all {
-			program = append(program, bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: c.mask})
+			check = append(check, bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: c.mask})
 		}
 		// A value that is found skips the others and the next instruction.
 		for i, v := range c.values {
-			program = append(program, bpf.JumpIf{Cond: bpf.JumpEqual, Val: v, SkipTrue: uint8(len(c.values) - i)})
+			check = append(check, bpf.JumpIf{Cond: bpf.JumpEqual, Val: v, SkipTrue: uint8(len(c.values) - i)})
 		}
 		if c.not {
-			program = append(program, bpf.Jump{Skip: 1})
+			check = append(check, bpf.Jump{Skip: 1})
 		}
-		program = append(program, refused.code())
+		program = slices.Concat(check, []bpf.Instruction{bpf.Jump{Skip: uint32(len(program))}}, program)
 	}
-	return append(program, allowed.code())
+	return program
 }

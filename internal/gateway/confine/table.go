@@ -19,7 +19,7 @@ const (
 	both = Worker | Exporter
 )
 
-// rule allows one system call.
+// rule allows one system call. A call may have several rules, of which one is enough.
 type rule struct {
 	call  uintptr
 	roles Role
@@ -122,13 +122,12 @@ func table(pid int) []rule {
 		{unix.SYS_GETPEERNAME, both, nil},
 		{unix.SYS_SHUTDOWN, both, nil},
 		{unix.SYS_GETSOCKOPT, both, nil},
-		// No filter, which the kernel would compile, replaces what the supervisor has put on a socket; no
-		// other protocol runs above TCP.
-		{unix.SYS_SETSOCKOPT, both, []condition{
-			is(1, unix.SOL_SOCKET, unix.IPPROTO_IP, unix.IPPROTO_IPV6, unix.IPPROTO_TCP, bpf.SockoptLevel),
-			isNot(2, unix.SO_ATTACH_FILTER, unix.SO_DETACH_FILTER, unix.SO_ATTACH_BPF,
-				unix.SO_ATTACH_REUSEPORT_CBPF, unix.SO_ATTACH_REUSEPORT_EBPF, unix.TCP_ULP),
-		}},
+		// Options of IP and those that the eBPF programs answer. No filter, which the kernel would compile,
+		// replaces what the supervisor has put on a socket; no other protocol runs above TCP.
+		{unix.SYS_SETSOCKOPT, both, []condition{is(1, unix.IPPROTO_IP, unix.IPPROTO_IPV6, bpf.SockoptLevel)}},
+		{unix.SYS_SETSOCKOPT, both, []condition{is(1, unix.IPPROTO_TCP), isNot(2, unix.TCP_ULP)}},
+		{unix.SYS_SETSOCKOPT, both, []condition{is(1, unix.SOL_SOCKET), isNot(2, unix.SO_ATTACH_FILTER,
+			unix.SO_DETACH_FILTER, unix.SO_ATTACH_BPF, unix.SO_ATTACH_REUSEPORT_CBPF, unix.SO_ATTACH_REUSEPORT_EBPF)}},
 		{unix.SYS_RECVFROM, Worker, nil},
 		{unix.SYS_SENDTO, Worker, nil},
 		{unix.SYS_RECVMSG, both, nil},

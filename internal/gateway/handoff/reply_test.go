@@ -30,7 +30,7 @@ func TestBadReplies(t *testing.T) {
 		"empty": {}, "short": applied[:8], "with a tail": append(bytes.Clone(applied), 'x'),
 		"unknown": append([]byte{'x'}, applied[1:]...), "hidden with a number": append([]byte{replyHidden}, applied[1:]...),
 		"ready with a large number": reply{kind: replyReady, number: maxConfinement + 1}.encode(),
-		"too long": append(reply{kind: replyRefused}.encode(), make([]byte, maxReply)...),
+		"too long":                  append(reply{kind: replyRefused}.encode(), make([]byte, maxReply)...),
 	} {
 		if r, err := parseReply(b); err == nil {
 			t.Errorf("%s: taken as %+v", name, r)

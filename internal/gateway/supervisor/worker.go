@@ -119,7 +119,7 @@ func (s *supervisor) startServing(w *worker, restarts int) error {
 	}
 	s.update(func(st *api.Status) {
 		st.State, st.Reason = api.Ready, ""
-		st.Worker = api.Worker{PID: w.process.Pid, StartedAt: w.started, Restarts: restarts, Confinement: &w.confinement}
+		st.Worker = api.Worker{PID: w.process.Pid, StartedAt: w.started, Restarts: restarts, Confinement: w.confinement}
 		st.Capture.Programs = s.programs.Attached()
 	})
 	if !closed(s.serving) {
