@@ -207,9 +207,12 @@ func (c *Config) Validate() error {
 // default a gateway serves them on no port.
 const MetricsPort = 18445
 
-// ExporterID is the user and group ID of the process that serves metrics. It differs from
-// WorkerID, so that neither process can send the other a signal.
-const ExporterID = 65522
+// ExporterID is the user and group ID of the process that serves metrics, and ProbeID that of probes. They
+// differ from WorkerID, so that no process can send another one a signal.
+const (
+	ExporterID = 65522
+	ProbeID    = 65523
+)
 
 // ParseMetricsAddr reads where metrics are served: "[IP]:PORT", or ":PORT" for all addresses of the
 // pod, for which the address of the result is not valid. The port must not be one of the gateway's

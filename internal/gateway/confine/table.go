@@ -101,14 +101,14 @@ func table(pid int) []rule {
 		{unix.SYS_READ, both, nil},
 		{unix.SYS_WRITE, both, nil},
 		{unix.SYS_CLOSE, both, nil},
-		{unix.SYS_FSTAT, both, nil},
+		{unix.SYS_FSTAT, Worker, nil},
 		{unix.SYS_FCNTL, both, []condition{is(1, unix.F_GETFL, unix.F_SETFL, unix.F_GETFD, unix.F_SETFD,
 			unix.F_DUPFD_CLOEXEC, unix.F_GETPIPE_SZ, unix.F_SETPIPE_SZ)}},
 		{unix.SYS_READV, Worker, nil},
-		{unix.SYS_WRITEV, both, nil},
+		{unix.SYS_WRITEV, Worker, nil},
 		{unix.SYS_PREAD64, both, nil},  // the exporter's runtime reads its CPU limit
 		{unix.SYS_SPLICE, Worker, nil}, // plaintext is relayed in the kernel
-		{unix.SYS_PIPE2, both, nil},    // for that; where a program crashes, the runtime has one, too
+		{unix.SYS_PIPE2, Worker, nil},  // for that
 		{unix.SYS_IOCTL, Worker, []condition{is(1, unix.SIOCINQ, unix.SIOCATMARK, unix.SIOCOUTQ)}},
 		{unix.SYS_EPOLL_CREATE1, both, nil},
 		{unix.SYS_EPOLL_CTL, both, nil},
@@ -130,8 +130,8 @@ func table(pid int) []rule {
 			unix.SO_DETACH_FILTER, unix.SO_ATTACH_BPF, unix.SO_ATTACH_REUSEPORT_CBPF, unix.SO_ATTACH_REUSEPORT_EBPF)}},
 		{unix.SYS_RECVFROM, Worker, nil},
 		{unix.SYS_SENDTO, Worker, nil},
-		{unix.SYS_RECVMSG, both, nil},
-		{unix.SYS_SENDMSG, both, nil},
+		{unix.SYS_RECVMSG, Worker, nil},
+		{unix.SYS_SENDMSG, Worker, nil},
 
 		// Sockets of its own are those of TCP. They connect, and nothing can connect to them: there is no
 		// listen(2).
