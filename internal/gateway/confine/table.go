@@ -106,7 +106,7 @@ func table(pid int) []rule {
 			unix.F_DUPFD_CLOEXEC, unix.F_GETPIPE_SZ, unix.F_SETPIPE_SZ)}},
 		{unix.SYS_READV, Worker, nil},
 		{unix.SYS_WRITEV, Worker, nil},
-		{unix.SYS_PREAD64, both, nil},  // the exporter's runtime reads its CPU limit
+		{unix.SYS_PREAD64, both, nil},  // settings and the memory; in the exporter the runtime reads its CPU limit
 		{unix.SYS_SPLICE, Worker, nil}, // plaintext is relayed in the kernel
 		{unix.SYS_PIPE2, Worker, nil},  // for that
 		{unix.SYS_IOCTL, Worker, []condition{is(1, unix.SIOCINQ, unix.SIOCATMARK, unix.SIOCOUTQ)}},

@@ -39,7 +39,7 @@ func (e *RefusedError) Error() string { return "the worker refused the settings:
 // says that it is ready, and how it is confined. The error is io.EOF when the worker has ended.
 func (c *Channel) AwaitReady() (api.Confinement, error) {
 	defer c.first.Close()
-	if err := c.await(replyHidden, new(reply)); err != nil {
+	if _, err := c.await(replyHidden); err != nil {
 		return api.Confinement{}, err
 	}
 	if err := c.send(c.first); errors.Is(err, ErrNoWorker) {
@@ -47,19 +47,20 @@ func (c *Channel) AwaitReady() (api.Confinement, error) {
 	} else if err != nil {
 		return api.Confinement{}, err
 	}
-	var r reply
-	if err := c.await(replyReady, &r); err != nil {
+	r, err := c.await(replyReady)
+	if err != nil {
 		return api.Confinement{}, err
 	}
 	return decodeConfinement(r.number), nil
 }
 
 // await waits for a reply of a kind.
-func (c *Channel) await(kind byte, r *reply) (err error) {
-	if *r, err = c.receive(time.Time{}); err == nil && r.kind != kind {
+func (c *Channel) await(kind byte) (reply, error) {
+	r, err := c.receive(time.Time{})
+	if err == nil && r.kind != kind {
 		err = errors.New("the worker answered before it was ready")
 	}
-	return err
+	return r, err
 }
 
 // receive waits for the next reply, until deadline. The error is io.EOF when
