@@ -8,32 +8,24 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"slices"
 	"strconv"
-	"strings"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// forgetMaterial takes the material out of this process's environment. The runtime gives every command
-// that is executed in the container what the gateway was started with, the key of --delivery=secret included,
-// and /proc/<pid>/environ shows it for as long as the command runs.
-func forgetMaterial() error {
-	environ := os.Environ()
-	left := handoff.WithoutMaterial(environ)
-	if len(left) == len(environ) {
+// forgetKey takes the key out of this process's environment. The runtime gives every command that is
+// executed in the container what the gateway was started with, the key of --delivery=secret included, and
+// /proc/<pid>/environ shows it for as long as the command runs.
+func forgetKey() error {
+	if _, ok := os.LookupEnv(api.EnvKey); !ok {
 		return nil
 	}
-	for _, entry := range environ {
-		if name, _, _ := strings.Cut(entry, "="); !slices.Contains(left, entry) {
-			os.Unsetenv(name)
-		}
-	}
+	os.Unsetenv(api.EnvKey)
 	return eraseEnvironment()
 }
 
-// eraseEnvironment overwrites the environment that the kernel has handed to this process, of which Go has
-// a copy.
+// eraseEnvironment overwrites the environment that the kernel has handed to this process. Go goes on with a
+// copy.
 func eraseEnvironment() error {
 	text, err := os.ReadFile("/proc/self/stat")
 	if err != nil {

@@ -53,7 +53,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	if verb != "supervise" {
 		// Whoever can read the environment may take the gateway's place as well: the command goes on.
-		_ = forgetMaterial()
+		_ = forgetKey()
 	}
 	switch verb {
 	case "supervise":
