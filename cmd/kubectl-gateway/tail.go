@@ -18,6 +18,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/output"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/tail"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
@@ -123,12 +124,9 @@ if a log could not be read.`,
 }
 
 func (o *tailOptions) run(ctx context.Context, a *app, args []string) error {
-	var formatter tail.Formatter
-	if o.template != "" {
-		var err error
-		if formatter, err = tail.NewTemplate(o.template); err != nil {
-			return err
-		}
+	formatter, err := o.ownFormat()
+	if err != nil {
+		return err
 	}
 	follow := o.follow && !o.noFollow
 	if err := o.keepInput(a); err != nil {
@@ -237,10 +235,21 @@ func (o *tailOptions) join(a *app, found *selection, args []string) *tail.Join {
 	return join
 }
 
-func (o *tailOptions) formatter(a *app, found *selection) tail.Formatter {
-	if o.output == "json" {
-		return tail.JSON{}
+// ownFormat returns what makes lines of another format than text, nil for text.
+func (o *tailOptions) ownFormat() (tail.Formatter, error) {
+	switch {
+	case o.template != "":
+		return tail.NewTemplate(o.template)
+	case o.output == output.JSON:
+		return tail.JSON{}, nil
+	case o.output != "":
+		print, err := output.New(o.output, output.Options{})
+		return &tail.Printed{Print: print}, err
 	}
+	return nil, nil
+}
+
+func (o *tailOptions) formatter(a *app, found *selection) tail.Formatter {
 	text := &tail.Text{Style: terminal.For(a.Out, os.Getenv), Location: time.Local, Namespaces: o.targets.AllNamespaces || several(found.pods)}
 	var sources []tail.Source
 	for _, pod := range found.pods {
