@@ -132,11 +132,7 @@ func (o *tailOptions) run(ctx context.Context, a *app, args []string) error {
 	if err := o.keepInput(a); err != nil {
 		return err
 	}
-	config, client, err := a.kubernetes()
-	if err != nil {
-		return err
-	}
-	streams, err := streaming(config)
+	_, client, err := a.kubernetes()
 	if err != nil {
 		return err
 	}
@@ -165,7 +161,7 @@ func (o *tailOptions) run(ctx context.Context, a *app, args []string) error {
 		formatter = o.formatter(a, found)
 	}
 	tailer := &tail.Tailer{
-		Kube: client, Streams: streams, Formatter: formatter, Idle: tail.DefaultIdle,
+		Kube: client, Formatter: formatter, Idle: tail.DefaultIdle,
 		Options: tail.Options{Follow: follow, Since: o.since, Lines: o.lines, Parallel: o.maxRequests, Filter: o.filter},
 		Join:    o.join(a, found, args),
 		Out:     a.Out, ErrOut: a.ErrOut, Retry: tail.DefaultRetry(), Explain: explain,
