@@ -62,6 +62,8 @@ stream names the pods.
 
 -o json and -o yaml print a GatewayStatusList. Its items have the pod, the state, the
 kubelet's view of the gateway's container, the gateway's own status, and the problems.
+-o jsonpath=..., go-template=..., custom-columns=... and name print what you choose of
+it, as kubectl get does. --sort-by orders the items of all formats.
 
 --edges prints a line for every peer of the pods, in each direction: whether the
 traffic is encrypted, or why it is not or was refused, and how much there was. An edge
@@ -94,7 +96,11 @@ changed.`,
   kubectl gateway status -A -o svg >edges.svg
 
   # Pods that are not ready, for programs
-  kubectl gateway status -A -o json | jq '.items[] | select(.state != "ready")'`,
+  kubectl gateway status -A -o json | jq '.items[] | select(.state != "ready")'
+  kubectl gateway status -A -o jsonpath='{range .items[?(@.state!="ready")]}{.pod}{"\n"}{end}'
+
+  # Columns of your own, the certificate that ends first at the top
+  kubectl gateway status -A -o custom-columns=POD:.pod,ENDS:.status.certificate.notAfter --sort-by=.status.certificate.notAfter`,
 		ValidArgsFunction: a.completeTargets(everEnabled),
 		RunE:              func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, args) },
 	}
@@ -105,7 +111,7 @@ changed.`,
 		{Value: "dot", Meaning: "edges, for Graphviz"}, {Value: "svg", Meaning: "edges, as a picture"},
 	}, slices.Concat(output.Templates(), output.Columns())...)
 	cmd.Flags().BoolVar(&o.noHeaders, "no-headers", false, "leave out the names of columns, also with -o wide and custom-columns")
-	flags.Parsed(cmd.Flags(), &o.sortBy, "sort-by", "string", "", "order the pods, or edges, by this JSONPath of an item of -o json, like .status.cert.notAfter; those without it come first", output.ParseSort)
+	flags.Parsed(cmd.Flags(), &o.sortBy, "sort-by", "string", "", "order the pods, or edges, by this JSONPath of an item of -o json, like .status.certificate.notAfter; those without it come first", output.ParseSort)
 	cmd.Flags().BoolVar(&o.edges, "edges", false, "show who talks to whom, and whether that is encrypted")
 	flags.Choice(cmd.Flags(), &o.by, "by", "", byPod, "what the ends of edges are", flags.Words(byPod, byWorkload))
 	cmd.Flags().BoolVarP(&o.watch, "watch", "w", false, "repeat until Ctrl-C")

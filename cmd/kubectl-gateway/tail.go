@@ -64,7 +64,8 @@ number their lines: those that a node has rotated away before they were read are
 counted on the error stream, and so are those that a gateway has dropped (see 'log').
 
 -o json prints the gateways' own lines, one object a line, with "namespace" and "pod"
-added. A line that is not JSON is in "raw". --template prints a line for each
+added. A line that is not JSON is in "raw". -o jsonpath=... and go-template=... print a
+line for each of these objects. --template prints a line for each
 connection and nothing else, by a Go template of the fields
 .Namespace .Pod .Time .Level .Direction .Source .Destination .Dialled .Peer .Wire
 .Encrypted .TLS .Reason .Sent .Received .Duration and .Error; .Source.Addr and
