@@ -130,7 +130,7 @@ func formsOf(secret string) (forms []string) {
 		if len(secret) < begin+60 {
 			break
 		}
-		forms = append(forms, base64.StdEncoding.EncodeToString([]byte(secret[begin+skip : begin+skip+45])))
+		forms = append(forms, base64.StdEncoding.EncodeToString([]byte(secret[begin+skip:begin+skip+45])))
 	}
 	return forms
 }

@@ -159,7 +159,7 @@ func (f failing) Read([]byte) (int, error) { return 0, f.err }
 // harmless are the headers whose values are shown.
 func harmless(name string) bool {
 	switch name {
-	case "Accept", "Accept-Encoding", "Audit-Id", "Cache-Control", "Connection", "Content-Encoding", "Content-Length", "Content-Type", "Date", "Location",
+	case "Accept", "Accept-Encoding", "Audit-Id", "Cache-Control", "Connection", "Content-Encoding", "Content-Length", "Content-Type", "Date",
 		"Retry-After", "Transfer-Encoding", "Upgrade", "User-Agent", "Vary", "Warning", "Impersonate-User", "Impersonate-Group":
 		return true
 	}
