@@ -76,7 +76,7 @@ func splitColumns(spec string, file bool) (headers, paths []string, err error) {
 		}
 		return headers, paths, nil
 	}
-	const want = "Expected format is one line of space separated headers, one line of space separated column specs."
+	const want = "Expected format is one line of space separated headers, one line of space separated column specs"
 	lines := bufio.NewScanner(strings.NewReader(spec))
 	if !lines.Scan() {
 		return nil, nil, errors.New("invalid template, missing header line. " + want)

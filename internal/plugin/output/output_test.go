@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -116,24 +117,31 @@ func TestPrintsOne(t *testing.T) {
 
 // The errors are those of kubectl v1.37.
 func TestRefuses(t *testing.T) {
-	large := filepath.Join(t.TempDir(), "large")
-	must.Do(t, os.WriteFile(large, make([]byte, maxFile+1), 0o600))
+	dir := t.TempDir()
+	file := func(text string) string {
+		path := filepath.Join(dir, strconv.Itoa(len(text)))
+		must.Do(t, os.WriteFile(path, []byte(text), 0o600))
+		return path
+	}
+	large := file(strings.Repeat(" ", maxFile+1))
 	const allowed = ", allowed formats are: custom-columns,custom-columns-file,go-template,go-template-file,json,jsonpath,jsonpath-as-json,jsonpath-file,name,wide,yaml"
 	for format, want := range map[string]string{
-		"xml":                          `unable to match a printer suitable for the output format "xml"` + allowed,
-		"json=.x":                      `unable to match a printer suitable for the output format "json=.x"` + allowed,
-		"":                             `unable to match a printer suitable for the output format ""` + allowed,
-		"jsonpath":                     "template format specified but no template given",
-		"jsonpath-file=":               "template format specified but no template given",
-		"go-template=":                 "template format specified but no template given",
-		"custom-columns":               "custom-columns format specified but no custom columns given",
-		"jsonpath={.a[":                "error parsing jsonpath {.a[, unterminated array",
-		"go-template={{.a":             "error parsing template {{.a, template: output:1: unclosed action",
-		"jsonpath-file=/no/such":       "error reading --template /no/such, open /no/such: no such file or directory",
-		"jsonpath-file=" + large:       "error reading --template " + large + ", it is larger than 1048576 bytes",
-		"custom-columns=NAME":          "unexpected custom-columns spec: NAME, expected <header>:<json-path-expr>",
-		"custom-columns=NAME:{.a}{.b}": "unexpected path string, expected a 'name1.name2' or '.name1.name2' or '{name1.name2}' or '{.name1.name2}'",
-		"jsonpath={.items[9]}":         `error executing jsonpath "{.items[9]}": array index out of bounds: index 9, length 3`,
+		"xml":                    `unable to match a printer suitable for the output format "xml"` + allowed,
+		"json=.x":                `unable to match a printer suitable for the output format "json=.x"` + allowed,
+		"":                       `unable to match a printer suitable for the output format ""` + allowed,
+		"jsonpath":               "template format specified but no template given",
+		"jsonpath-file=":         "template format specified but no template given",
+		"go-template=":           "template format specified but no template given",
+		"custom-columns":         "custom-columns format specified but no custom columns given",
+		"jsonpath={.a[":          "error parsing jsonpath {.a[, unterminated array",
+		"go-template={{.a":       "error parsing template {{.a, template: output:1: unclosed action",
+		"jsonpath-file=/no/such": "error reading --template /no/such, open /no/such: no such file or directory",
+		"jsonpath-file=" + large: "error reading --template " + large + ", it is larger than 1048576 bytes",
+		"custom-columns=NAME":    "unexpected custom-columns spec: NAME, expected <header>:<json-path-expr>",
+		"custom-columns-file=" + file("NAME READY\n.name\n"): "number of headers (2) and field specifications (1) don't match",
+		"custom-columns-file=" + file("NAME\n"):              "invalid template, missing spec line. Expected format is one line of space separated headers, one line of space separated column specs",
+		"custom-columns=NAME:{.a}{.b}":                       "unexpected path string, expected a 'name1.name2' or '.name1.name2' or '{name1.name2}' or '{.name1.name2}'",
+		"jsonpath={.items[9]}":                               `error executing jsonpath "{.items[9]}": array index out of bounds: index 9, length 3`,
 		"go-template={{index .items 9}}": `error executing template "{{index .items 9}}": template: output:1:2: executing "output" at <index .items 9>: ` +
 			"error calling index: index out of range: 9",
 	} {

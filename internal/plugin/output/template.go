@@ -34,9 +34,11 @@ func exists(value any, path ...any) bool {
 		switch v := value.(type) {
 		case map[string]any:
 			key, ok := step.(string)
-			if value, ok = v[key]; !ok {
+			field, found := v[key]
+			if !ok || !found {
 				return false
 			}
+			value = field
 		case []any:
 			i, ok := step.(int)
 			if !ok || i < 0 || i >= len(v) {
