@@ -58,7 +58,11 @@ func Parse(text string, allowed []string) (string, error) {
 	if strings.HasSuffix(name, "-file") && argument != "" {
 		content, err := read(argument)
 		if err != nil {
-			return "", fmt.Errorf("error reading --template %s, %w", argument, err)
+			what := "--template"
+			if name == columnsFile {
+				what = "template"
+			}
+			return "", fmt.Errorf("error reading %s %s, %w", what, argument, err)
 		}
 		text = name + "=" + content
 	}
