@@ -63,7 +63,7 @@ func workloadOf(pod *corev1.Pod, container *corev1.EphemeralContainer) (workload
 	return workload{pod.Namespace, string(owner.UID), revision, container.Image}, true
 }
 
-// rehearse has the server try the patch, unless it has just done so for another pod of the
+// rehearse returns pod as it is now. The server tries the patch, unless it has just done so for another pod of the
 // workload. Only a Secret would be made in vain, and removed, if it then refuses this pod.
 // Pods that come at the same time wait for the first of them. What was refused, each asks
 // for itself.
@@ -88,7 +88,8 @@ func (in *Injector) rehearse(ctx context.Context, pod *corev1.Pod, container *co
 	r.mu.Lock()
 	if time.Since(r.at) < rehearsalAge {
 		r.mu.Unlock()
-		return pod, nil
+		// The pod may have been listed minutes ago, and a certificate is made next.
+		return installed.RereadUnchanged(ctx, in.Client, pod)
 	}
 	now, err := try()
 	if err == nil {
