@@ -28,7 +28,6 @@ type podFlags struct {
 
 func (o *podFlags) addFlags(f *pflag.FlagSet) {
 	o.targets.AddFlags(f)
-	o.targets.AddAllNamespacesFlag(f)
 	f.BoolVarP(&o.yes, "yes", "y", false, "do not ask for a confirmation of --all and -A")
 	addOutput(f, &o.output, "", "name", "json", "yaml")
 	addParallel(f, &o.parallel)

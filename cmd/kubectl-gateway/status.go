@@ -95,7 +95,6 @@ changed.`,
 		RunE:              func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, args) },
 	}
 	o.targets.AddFlags(cmd.Flags())
-	o.targets.AddAllNamespacesFlag(cmd.Flags())
 	flags.Choice(cmd.Flags(), &o.output, "output", "o", "", "output format", []flags.Word[string]{
 		{Value: "wide"}, {Value: "json"}, {Value: "yaml"},
 		{Value: "dot", Meaning: "edges, for Graphviz"}, {Value: "svg", Meaning: "edges, as a picture"},

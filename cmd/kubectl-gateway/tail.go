@@ -107,7 +107,6 @@ if a log could not be read.`,
 	}
 	f := cmd.Flags()
 	o.targets.AddFlagsButF(f)
-	o.targets.AddAllNamespacesFlag(f)
 	addOutput(f, &o.output, "", "json")
 	f.BoolVarP(&o.follow, "follow", "f", true, "follow new connections")
 	f.BoolVar(&o.noFollow, "no-follow", false, "print the present lines and end, as --follow=false")

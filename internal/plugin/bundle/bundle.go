@@ -175,11 +175,7 @@ func (c *Collector) readme() string {
 
 // within asks for a value in the time for one answer.
 func within[T any](ctx context.Context, c *Collector, name string, ask func(context.Context) (T, error)) file {
-	var value T
-	err := remote.InTime(ctx, c.Options.Timeout, "", func(ctx context.Context) (err error) {
-		value, err = ask(ctx)
-		return err
-	})
+	value, err := remote.InTime(ctx, c.Options.Timeout, "", ask)
 	return asJSON(name, value, err)
 }
 
@@ -222,15 +218,11 @@ func (c *Collector) pod(ctx context.Context, pod *corev1.Pod) []file {
 }
 
 func (c *Collector) metrics(ctx context.Context, pod *corev1.Pod, container, name string) file {
-	var text string
-	err := remote.InTime(ctx, c.Options.Timeout, "", func(ctx context.Context) error {
-		metrics, err := c.Gateways.Gateway(pod, container).Metrics(ctx)
-		if err == nil {
-			text = c.Exposition(metrics)
-		}
-		return err
-	})
-	return file{name: name, text: []byte(text), err: err}
+	metrics, err := remote.InTime(ctx, c.Options.Timeout, "", c.Gateways.Gateway(pod, container).Metrics)
+	if err != nil {
+		return file{name: name, err: err}
+	}
+	return file{name: name, text: []byte(c.Exposition(metrics))}
 }
 
 // restarted reports whether a container has run before, as after a restart of its node.
@@ -241,18 +233,17 @@ func restarted(pod *corev1.Pod, container string) bool {
 }
 
 // log returns the newest lines of a container's log, whole ones.
-func (c *Collector) log(ctx context.Context, pod *corev1.Pod, container string, previous bool) (text []byte, err error) {
+func (c *Collector) log(ctx context.Context, pod *corev1.Pod, container string, previous bool) ([]byte, error) {
 	// The server counts lines, or bytes from the start.
 	const shortLine = 100
 	options := &corev1.PodLogOptions{Container: container, Previous: previous, Timestamps: true, TailLines: new(c.Options.LogBytes / shortLine)}
-	err = remote.InTime(ctx, c.Options.Timeout, "", func(ctx context.Context) error {
+	text, err := remote.InTime(ctx, c.Options.Timeout, "", func(ctx context.Context) ([]byte, error) {
 		stream, err := c.Kube.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, options).Stream(ctx)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		defer stream.Close()
-		text, err = newest(stream, int(c.Options.LogBytes))
-		return err
+		return newest(stream, int(c.Options.LogBytes))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading the log: %w", err)

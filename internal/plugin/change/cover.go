@@ -35,10 +35,10 @@ type Covered struct {
 func (c *Covered) String() string {
 	var words []string
 	if n := len(c.Added); n > 0 {
-		words = append(words, fmt.Sprintf("%d added: %s", n, survey.Name(c.Added)))
+		words = append(words, fmt.Sprintf("%d added: %s", n, survey.List(c.Added)))
 	}
 	if n := len(c.Removed); n > 0 {
-		words = append(words, fmt.Sprintf("%d removed: %s", n, survey.Name(c.Removed)))
+		words = append(words, fmt.Sprintf("%d removed: %s", n, survey.List(c.Removed)))
 	}
 	return cmp.Or(strings.Join(words, "; "), "the same ranges")
 }

@@ -3,8 +3,10 @@ package check
 import (
 	"context"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
 // checkStrict names the callers without a gateway that strict mode affects.
@@ -35,5 +37,5 @@ func checkStrict(_ context.Context, f *facts, pods []corev1.Pod) []Item {
 	for _, line := range cluster.StrictUnknown() {
 		list = append(list, Item{Result: Skipped, Detail: line})
 	}
-	return orOK(list, "%s", plural(len(pods), "pod"))
+	return orOK(list, "%s", terminal.Plural(len(pods), "pod"))
 }

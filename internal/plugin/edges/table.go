@@ -105,11 +105,7 @@ func (l *List) Summary(w io.Writer, style *terminal.Style, notes []string) error
 	}
 	var text strings.Builder
 	if len(l.Items) > 0 {
-		edges := "edges"
-		if len(l.Items) == 1 {
-			edges = "edge"
-		}
-		line := fmt.Sprintf("%d %s: %d encrypted, %d plaintext, %d refused", len(l.Items), edges, counts[Encrypted], counts[Plaintext], counts[Refused])
+		line := fmt.Sprintf("%s: %d encrypted, %d plaintext, %d refused", terminal.Plural(len(l.Items), "edge"), counts[Encrypted], counts[Plaintext], counts[Refused])
 		text.WriteString("\n" + style.Paint(tone, line) + "\n")
 	}
 	if l.Forgotten > 0 {

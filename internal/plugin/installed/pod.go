@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -78,6 +79,19 @@ func PodIPs(pod *corev1.Pod) []netip.Addr {
 		add(ip.IP)
 	}
 	return ips
+}
+
+// TCPPorts yields the TCP ports that containers declare, each with the name of its container.
+func TCPPorts(containers []corev1.Container) iter.Seq2[string, corev1.ContainerPort] {
+	return func(yield func(string, corev1.ContainerPort) bool) {
+		for _, c := range containers {
+			for _, port := range c.Ports {
+				if cmp.Or(port.Protocol, corev1.ProtocolTCP) == corev1.ProtocolTCP && !yield(c.Name, port) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // Identity returns whom a certificate for pod is to name: its service account in its namespace.

@@ -156,7 +156,7 @@ func (i *Item) logs() string {
 
 // ago says how long ago the container of i has ended.
 func (i *Item) ago(now time.Time) string {
-	if finished := *i.Container.FinishedAt; !finished.IsZero() {
+	if finished := i.Container.FinishedAt; !finished.IsZero() {
 		return " " + duration.HumanDuration(now.Sub(finished)) + " ago"
 	}
 	return ""
@@ -259,7 +259,7 @@ func (i *Item) Compare(cluster *survey.Survey, pod *corev1.Pod) {
 	i.Lacks = drift.Lacks
 	refresh := strings.Join(append([]string{"kubectl gateway refresh pod/" + i.Pod + " -n " + i.Namespace}, drift.Flags...), " ")
 	if len(drift.Extra) > 0 {
-		i.first(Warning, "the gateway captures, or lets pass, what the cluster does not have: "+survey.Name(drift.Extra), refresh)
+		i.first(Warning, "the gateway captures, or lets pass, what the cluster does not have: "+survey.List(drift.Extra), refresh)
 	}
 	if len(drift.Lacks) > 0 {
 		consequence := "what strict mode refuses there should pass"
@@ -268,7 +268,7 @@ func (i *Item) Compare(cluster *survey.Survey, pod *corev1.Pod) {
 		}) {
 			consequence = "connections there are plaintext"
 		}
-		i.first(Critical, "the gateway does not know "+survey.Name(drift.Lacks)+": "+consequence, refresh)
+		i.first(Critical, "the gateway does not know "+survey.List(drift.Lacks)+": "+consequence, refresh)
 	}
 }
 

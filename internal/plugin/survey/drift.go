@@ -49,10 +49,8 @@ func (p Part) String() string {
 // maxNamed bounds the parts that a line names.
 const maxNamed = 4
 
-// Name names parts in a line.
-func Name(parts []Part) string {
-	return shorten(texts(parts), maxNamed)
-}
+// List names parts, or ranges, in a line.
+func List[T fmt.Stringer](parts []T) string { return shorten(texts(parts), maxNamed) }
 
 // texts returns what the elements of list say.
 func texts[T fmt.Stringer](list []T) (words []string) {

@@ -69,7 +69,7 @@ func readAll(ctx context.Context, client kubernetes.Interface) *read {
 				r.agents = append(r.agents, installed.PodIPs(p)...)
 			}
 			if !p.Spec.HostNetwork {
-				r.pods = append(r.pods, pod{node: p.Spec.NodeName, ips: installed.PodIPs(p), hostPorts: hostPorts(p)})
+				r.pods = append(r.pods, pod{node: p.Spec.NodeName, ips: installed.PodIPs(p), hostPorts: HostPorts(p)})
 			}
 		})
 	})
@@ -78,12 +78,11 @@ func readAll(ctx context.Context, client kubernetes.Interface) *read {
 	return r
 }
 
-func hostPorts(p *corev1.Pod) (ports []corev1.ContainerPort) {
-	for _, container := range p.Spec.Containers {
-		for _, port := range container.Ports {
-			if port.HostPort != 0 && isTCP(port.Protocol) {
-				ports = append(ports, port)
-			}
+// HostPorts returns the TCP ports of p that its node has as well.
+func HostPorts(p *corev1.Pod) (ports []corev1.ContainerPort) {
+	for _, port := range installed.TCPPorts(p.Spec.Containers) {
+		if port.HostPort != 0 {
+			ports = append(ports, port)
 		}
 	}
 	return ports

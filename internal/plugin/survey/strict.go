@@ -127,12 +127,8 @@ func (s *Survey) scraped(pod *corev1.Pod) (ports api.Ports) {
 		ports = api.NewPorts(slices.Concat(ports, named)...)
 	}
 	add(pod.Annotations, func() (all api.Ports) {
-		for _, c := range pod.Spec.Containers {
-			for _, declared := range c.Ports {
-				if isTCP(declared.Protocol) {
-					all = append(all, onePort(declared.ContainerPort)...)
-				}
-			}
+		for _, declared := range installed.TCPPorts(pod.Spec.Containers) {
+			all = append(all, onePort(declared.ContainerPort)...)
 		}
 		return all
 	})

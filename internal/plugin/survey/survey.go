@@ -279,7 +279,7 @@ func (s *Survey) guess(guessed []netip.Prefix, whose, flag string) {
 		return
 	}
 	s.Warnings = append(s.Warnings, fmt.Sprintf("ranges of %s addresses were guessed from those in use: %s; %s names them exactly",
-		whose, shorten(texts(compact(guessed)), maxNamed), flag))
+		whose, List(compact(guessed)), flag))
 }
 
 func host(ip netip.Addr) netip.Prefix { return netip.PrefixFrom(ip, ip.BitLen()) }

@@ -15,6 +15,7 @@ import (
 	"k8s.io/cli-runtime/pkg/resource"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 )
 
 // named returns the targets that arguments name, in their order. It asks for the server's
@@ -98,21 +99,12 @@ func (c *connection) filed(ctx context.Context, files resource.FilenameOptions, 
 // cli-runtime takes no context, and may wait for the server's kinds, a URL or the
 // standard input. It is abandoned when ctx ends: it has no effect but its result.
 func (c *connection) build(ctx context.Context, choose func(*resource.Builder)) ([]target, error) {
-	type result struct {
-		targets []target
-		err     error
+	var targets []target
+	var err error
+	if ended := parallel.Until(ctx, func() { targets, err = c.buildNow(choose) }); ended != nil {
+		return nil, ended
 	}
-	done := make(chan result, 1)
-	go func() {
-		targets, err := c.buildNow(choose)
-		done <- result{targets, err}
-	}()
-	select {
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case r := <-done:
-		return r.targets, r.err
-	}
+	return targets, err
 }
 
 func (c *connection) buildNow(choose func(*resource.Builder)) ([]target, error) {
