@@ -10,8 +10,10 @@ import (
 
 	"golang.org/x/term"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
@@ -52,10 +54,7 @@ func (o *podFlags) confirm(ctx context.Context, a *app, what string, pods []core
 
 // howMany counts pods and names their namespace.
 func howMany(pods []corev1.Pod) string {
-	namespaces := map[string]bool{}
-	for _, pod := range pods {
-		namespaces[pod.Namespace] = true
-	}
+	namespaces := sets.New(lists.Map(pods, func(pod corev1.Pod) string { return pod.Namespace })...)
 	where := fmt.Sprintf("%d namespaces", len(namespaces))
 	if len(namespaces) == 1 {
 		where = fmt.Sprintf("namespace %q", pods[0].Namespace)

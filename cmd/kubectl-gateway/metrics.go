@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
@@ -78,10 +79,9 @@ func exposition(metrics *api.Metrics) string {
 	for _, f := range metrics.Families {
 		fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s %s\n", f.Name, escapeHelp.Replace(terminal.Clean(f.Help)), f.Name, f.Type)
 		for _, s := range f.Samples {
-			var labels []string
-			for _, name := range slices.Sorted(maps.Keys(s.Labels)) {
-				labels = append(labels, name+`="`+escapeLabel.Replace(terminal.Clean(s.Labels[name]))+`"`)
-			}
+			labels := lists.Map(slices.Sorted(maps.Keys(s.Labels)), func(name string) string {
+				return name + `="` + escapeLabel.Replace(terminal.Clean(s.Labels[name])) + `"`
+			})
 			b.WriteString(f.Name)
 			if len(labels) > 0 {
 				b.WriteString("{" + strings.Join(labels, ",") + "}")

@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
@@ -214,11 +215,7 @@ func (v *podVerb[R, I]) finish(r *report, found *targets.Selection, results []R)
 }
 
 func (v *podVerb[R, I]) list(results []R) (string, error) {
-	items := make([]I, 0, len(results))
-	for _, result := range results {
-		items = append(items, v.item(result))
-	}
-	return encode(map[string]any{"items": items}, v.output)
+	return encode(map[string]any{"items": append([]I{}, lists.Map(results, v.item)...)}, v.output)
 }
 
 // ofWorkloads says that what was done is not done with the pods to come.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/tail"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
@@ -241,10 +242,6 @@ func (o *tailOptions) formatter(a *app, found *selection) tail.Formatter {
 		return tail.JSON{}
 	}
 	text := &tail.Text{Style: terminal.For(a.Out, os.Getenv), Location: time.Local, Namespaces: o.targets.AllNamespaces || several(found.pods)}
-	var sources []tail.Source
-	for _, pod := range found.pods {
-		sources = append(sources, tail.Source{Namespace: pod.Namespace, Pod: pod.Name})
-	}
-	text.Width = text.NameWidth(sources)
+	text.Width = text.NameWidth(lists.Map(found.pods, func(pod corev1.Pod) tail.Source { return tail.Source{Namespace: pod.Namespace, Pod: pod.Name} }))
 	return text
 }

@@ -51,10 +51,7 @@ func workloadOf(pod *corev1.Pod, container *corev1.EphemeralContainer) (workload
 	if owner == nil || len(pod.Spec.EphemeralContainers) > 0 {
 		return workload{}, false
 	}
-	revision := ""
-	for _, label := range []string{"pod-template-hash", "controller-revision-hash", "pod-template-generation"} {
-		revision = cmp.Or(revision, pod.Labels[label])
-	}
+	revision := cmp.Or(pod.Labels["pod-template-hash"], pod.Labels["controller-revision-hash"], pod.Labels["pod-template-generation"])
 	return workload{pod.Namespace, string(owner.UID), revision, container.Image}, true
 }
 

@@ -21,12 +21,14 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/check"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/edges"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
@@ -86,13 +88,8 @@ func (c *Collector) Write(ctx context.Context, w io.Writer, pods []corev1.Pod) (
 	slices.SortFunc(pods, func(a, b corev1.Pod) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
-	var nodeNames []string
-	for i := range pods {
-		if name := pods[i].Spec.NodeName; name != "" && !slices.Contains(nodeNames, name) {
-			nodeNames = append(nodeNames, name)
-		}
-	}
-	slices.Sort(nodeNames)
+	nodes := sets.New(lists.Map(pods, func(pod corev1.Pod) string { return pod.Spec.NodeName })...)
+	nodeNames := sets.List(nodes.Delete(""))
 	m.name("node", nodeNames...)
 	add := func(files ...file) error {
 		// What was interrupted is not worth writing.

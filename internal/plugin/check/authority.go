@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
@@ -83,9 +84,6 @@ func checkRanges(_ context.Context, f *facts) []Item {
 	if err != nil {
 		return []Item{failed(Error, err)}
 	}
-	var list []Item
-	for _, warning := range cluster.Warnings {
-		list = append(list, Item{Result: Warning, Detail: warning})
-	}
+	list := lists.Map(cluster.Warnings, func(warning string) Item { return Item{Result: Warning, Detail: warning} })
 	return orOK(list, "pods %s; Services %s", survey.List(cluster.Found.Capture), survey.List(cluster.Found.Services))
 }

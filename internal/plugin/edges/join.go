@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 )
 
 // Reasons of connections that no gateway carries.
@@ -36,11 +37,7 @@ func Join(views []View, names *Names) *List {
 		}
 	}
 	j.joinInbound()
-	var edges []Edge
-	for i := range j.rows {
-		edges = append(edges, j.rows[i].Edge)
-	}
-	list.Items = group(edges)
+	list.Items = group(lists.Map(j.rows, func(r row) Edge { return r.Edge }))
 	return list
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/duration"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
@@ -45,10 +46,7 @@ func (e *Edge) row(o TableOptions) []terminal.Cell {
 		{Text: sent}, {Text: received}, {Text: e.age(o.Now)},
 	}
 	if o.Wide {
-		var backends []string
-		for i := range e.Backends {
-			backends = append(backends, e.Backends[i].Text(o.Home))
-		}
+		backends := lists.Map(e.Backends, func(b Endpoint) string { return b.Text(o.Home) })
 		row = append(row, terminal.Cell{Text: strings.Join(backends, ",")},
 			terminal.Cell{Text: e.Source.Address.String()}, terminal.Cell{Text: e.Destination.Address.String()},
 			terminal.Cell{Text: e.SourceIdentity}, terminal.Cell{Text: e.DestinationIdentity},

@@ -13,6 +13,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/limits"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
@@ -114,16 +115,10 @@ func (i *Item) judgeOutside() {
 	if c.OutsideConnections == 0 {
 		return
 	}
-	var networks []string
-	for _, o := range c.OutsideNetworks[:min(len(c.OutsideNetworks), shownNetworks)] {
-		networks = append(networks, fmt.Sprintf("%d to %s", o.Connections, o.Network))
-	}
-	if more := len(c.OutsideNetworks) - shownNetworks; more > 0 {
-		networks = append(networks, fmt.Sprintf("and %d more", more))
-	}
+	networks := lists.Map(c.OutsideNetworks, func(o api.OutsideNetwork) string { return fmt.Sprintf("%d to %s", o.Connections, o.Network) })
 	which := ""
 	if len(networks) > 0 {
-		which = ": " + strings.Join(networks, ", ")
+		which = ": " + lists.Words(networks, shownNetworks)
 	}
 	passed, hint := c.OutsideConnections-min(c.OutsideConnections, c.OutsideRefused), "--capture-cidr names ranges of pods, and --outside=refuse refuses the rest in strict mode"
 	if passed == 0 {

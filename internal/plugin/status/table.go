@@ -13,6 +13,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/limits"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
@@ -114,10 +115,7 @@ const shown = 4
 
 // some shows the first of a list, and how many more there are: -o json has them all.
 func some[T fmt.Stringer](list []T) string {
-	var words []string
-	for _, item := range list[:min(len(list), shown)] {
-		words = append(words, item.String())
-	}
+	words := lists.Texts(list[:min(len(list), shown)])
 	if more := len(list) - shown; more > 0 {
 		words = append(words, fmt.Sprintf("+%d", more))
 	}
@@ -126,10 +124,7 @@ func some[T fmt.Stringer](list []T) string {
 
 // ips returns the primary address, or all of them.
 func (i *Item) ips(wide bool) string {
-	var all []string
-	for _, ip := range i.PodIPs {
-		all = append(all, ip.String())
-	}
+	all := lists.Texts(i.PodIPs)
 	if !wide {
 		all = all[:min(1, len(all))]
 	}

@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 )
 
 // agent is the value of a label of the pods through which the API server of a hosted
@@ -54,7 +55,7 @@ func (s *Survey) findCallers(read *read) {
 // first address of the node's range, which no pod gets.
 func tunnels(node *corev1.Node) (list []netip.Addr) {
 	for _, key := range tunnelAnnotations() {
-		list = append(list, addresses([]string{node.Annotations[key]})...)
+		list = append(list, Addresses([]string{node.Annotations[key]})...)
 	}
 	for _, r := range podRanges(node) {
 		list = append(list, r.Addr())
@@ -66,7 +67,7 @@ func tunnels(node *corev1.Node) (list []netip.Addr) {
 // and the ports of it that the node's side of the pod's network has to reach.
 func (s *Survey) accepted(pod *corev1.Pod, capture []netip.Prefix) (sources []api.Source, probes api.Ports) {
 	for _, served := range s.Serves(pod) {
-		from, local := hosts(s.callers), s.callerNodes[pod.Spec.NodeName]
+		from, local := lists.Map(s.callers, host), s.callerNodes[pod.Spec.NodeName]
 		for _, hostIP := range pod.Status.HostIPs {
 			ip, err := netip.ParseAddr(hostIP.IP)
 			local = local || err == nil && slices.Contains(s.callers, ip.Unmap())
@@ -89,19 +90,8 @@ const manyNodes = 256
 
 // few returns ranges with all of ips, wider ones if there would be too many.
 func few(ips []netip.Addr) []netip.Prefix {
-	if ranges := compact(hosts(ips)); len(ranges) <= manyNodes {
+	if ranges := compact(lists.Map(ips, host)); len(ranges) <= manyNodes {
 		return ranges
 	}
-	var wide []netip.Prefix
-	for _, ip := range ips {
-		wide = append(wide, widen(ip, 24, 64))
-	}
-	return compact(wide)
-}
-
-func hosts(ips []netip.Addr) (ranges []netip.Prefix) {
-	for _, ip := range ips {
-		ranges = append(ranges, host(ip))
-	}
-	return ranges
+	return compact(lists.Map(ips, func(ip netip.Addr) netip.Prefix { return widen(ip, 24, 64) }))
 }

@@ -263,7 +263,7 @@ func (s *Survey) findServices(read *read, named bool) error {
 	}
 	var guessed []netip.Prefix
 	for _, service := range read.services {
-		for _, ip := range addresses(service.Spec.ClusterIPs) {
+		for _, ip := range Addresses(service.Spec.ClusterIPs) {
 			// A Service range has at most 20 host bits (the API server's
 			// own limit), and in IPv4 usually 16.
 			guessed = append(guessed, widen(ip, 16, 108))
