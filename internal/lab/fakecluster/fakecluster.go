@@ -174,11 +174,30 @@ func (c *Cluster) watch(action clienttesting.WatchActionImpl) (watch.Interface, 
 	if err != nil {
 		return nil, err
 	}
-	return watch.Filter(stream, func(event watch.Event) (watch.Event, bool) {
-		pod := event.Object.(*corev1.Pod).DeepCopy()
-		event.Object = pod
-		return event, action.GetWatchRestrictions().Fields.Matches(fieldsOf(pod))
-	}), nil
+	events := make(chan watch.Event)
+	w := watch.NewProxyWatcher(events)
+	go func() {
+		defer close(events)
+		defer stream.Stop()
+		for {
+			var event watch.Event
+			select {
+			case event = <-stream.ResultChan():
+			case <-w.StopChan():
+				return
+			}
+			pod := event.Object.(*corev1.Pod).DeepCopy()
+			if !action.GetWatchRestrictions().Fields.Matches(fieldsOf(pod)) {
+				continue
+			}
+			select {
+			case events <- watch.Event{Type: event.Type, Object: pod}:
+			case <-w.StopChan():
+				return
+			}
+		}
+	}()
+	return w, nil
 }
 
 // Forbid has the server refuse verb on resource.
@@ -195,15 +214,9 @@ func (c *Cluster) list(action clienttesting.ListAction) (bool, runtime.Object, e
 		return true, nil, err
 	}
 	list := object.(*corev1.PodList).DeepCopy()
-	if selector := action.GetListRestrictions().Fields; selector != nil {
-		var kept []corev1.Pod
-		for _, pod := range list.Items {
-			if selector.Matches(fieldsOf(&pod)) {
-				kept = append(kept, pod)
-			}
-		}
-		list.Items = kept
-	}
+	list.Items = slices.DeleteFunc(list.Items, func(pod corev1.Pod) bool {
+		return !action.GetListRestrictions().Fields.Matches(fieldsOf(&pod))
+	})
 	return true, list, nil
 }
 
