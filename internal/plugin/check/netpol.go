@@ -16,6 +16,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
@@ -171,17 +172,10 @@ func selects(policy *networkingv1.NetworkPolicy, direction networkingv1.PolicyTy
 }
 
 func rules(policy *networkingv1.NetworkPolicy, direction networkingv1.PolicyType) []rule {
-	var list []rule
 	if direction == networkingv1.PolicyTypeEgress {
-		for _, r := range policy.Spec.Egress {
-			list = append(list, rule{r.Ports, r.To})
-		}
-		return list
+		return lists.Map(policy.Spec.Egress, func(r networkingv1.NetworkPolicyEgressRule) rule { return rule{r.Ports, r.To} })
 	}
-	for _, r := range policy.Spec.Ingress {
-		list = append(list, rule{r.Ports, r.From})
-	}
-	return list
+	return lists.Map(policy.Spec.Ingress, func(r networkingv1.NetworkPolicyIngressRule) rule { return rule{r.Ports, r.From} })
 }
 
 // allRules are what those of policies that select pod allow in one direction.

@@ -29,9 +29,7 @@ func (l *List) Table(w io.Writer, style *terminal.Style, o TableOptions) error {
 	if o.Wide {
 		table.Header = append(table.Header, "BACKENDS", "SOURCE-IP", "DESTINATION-IP", "SOURCE-IDENTITY", "DESTINATION-IDENTITY", "SEEN-BY")
 	}
-	for i := range l.Items {
-		table.Rows = append(table.Rows, l.Items[i].row(o))
-	}
+	table.Rows = lists.Map(l.Items, func(e Edge) []terminal.Cell { return e.row(o) })
 	return table.Print(w, style)
 }
 

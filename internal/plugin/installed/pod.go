@@ -69,14 +69,10 @@ func WorkloadOf(pod *corev1.Pod) types.UID {
 // PodIPs returns all addresses of pod, as its status has them.
 func PodIPs(pod *corev1.Pod) []netip.Addr {
 	var ips []netip.Addr
-	add := func(text string) {
-		if ip, err := netip.ParseAddr(text); err == nil && !slices.Contains(ips, ip.Unmap()) {
+	for _, status := range append([]corev1.PodIP{{IP: pod.Status.PodIP}}, pod.Status.PodIPs...) {
+		if ip, err := netip.ParseAddr(status.IP); err == nil && !slices.Contains(ips, ip.Unmap()) {
 			ips = append(ips, ip.Unmap())
 		}
-	}
-	add(pod.Status.PodIP)
-	for _, ip := range pod.Status.PodIPs {
-		add(ip.IP)
 	}
 	return ips
 }

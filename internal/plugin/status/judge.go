@@ -116,10 +116,7 @@ func (i *Item) judgeOutside() {
 		return
 	}
 	networks := lists.Map(c.OutsideNetworks, func(o api.OutsideNetwork) string { return fmt.Sprintf("%d to %s", o.Connections, o.Network) })
-	which := ""
-	if len(networks) > 0 {
-		which = ": " + lists.Words(networks, shownNetworks)
-	}
+	which := because("", lists.Words(networks, shownNetworks))
 	passed, hint := c.OutsideConnections-min(c.OutsideConnections, c.OutsideRefused), "--capture-cidr names ranges of pods, and --outside=refuse refuses the rest in strict mode"
 	if passed == 0 {
 		i.problem(Note, fmt.Sprintf("connections into private address space that no range names were refused (%d)%s", c.OutsideRefused, which), "--capture-cidr names ranges of pods")

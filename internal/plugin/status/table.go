@@ -47,9 +47,7 @@ func (l *List) Table(w io.Writer, style *terminal.Style, o TableOptions) error {
 			"WIRE", "ALLOW", "DENY", "PLAINTEXT-FROM", "PASS", "ENDPOINTS", "IN-BAND", "OPTION-LOST", "REFUSED", "NOT-ALLOWED", "AUDITED", "PLAINTEXT-REFUSED", "UDP",
 			"EXCLUDED", "OUTSIDE", "EXISTING", "SERVICE-PASSED", "SERVICE-REFUSED", "SENT", "RECEIVED", "RESTARTS", "MEMORY", "MEMORY-LEFT", "LOG", "ON-FAILURE", "GATEWAY", "VERSION")
 	}
-	for i := range l.Items {
-		table.Rows = append(table.Rows, l.Items[i].row(o))
-	}
+	table.Rows = lists.Map(l.Items, func(i Item) []terminal.Cell { return i.row(o) })
 	return table.Print(w, style)
 }
 

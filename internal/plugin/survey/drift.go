@@ -9,6 +9,7 @@ import (
 
 	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
@@ -90,11 +91,7 @@ func (s *Survey) beyond(a, b api.Coverage) []Part {
 	parts = append(parts, beyond(PartPort, a.ExcludePorts, b.ExcludePorts)...)
 	parts = append(parts, beyond(PartEndpoint, a.Endpoints, b.Endpoints)...)
 	parts = append(parts, beyond(PartPass, a.Pass, b.Pass)...)
-	for _, source := range b.PlaintextFrom {
-		if !slices.ContainsFunc(a.PlaintextFrom, func(o api.Source) bool { return o.String() == source.String() }) {
-			parts = append(parts, Part{What: PartPlaintext, Range: source.String()})
-		}
-	}
+	parts = append(parts, beyond(PartPlaintext, lists.Texts(a.PlaintextFrom), lists.Texts(b.PlaintextFrom))...)
 	for _, word := range []struct{ what, a, b string }{
 		{PartNodePorts, portsText(a.NodePorts), portsText(b.NodePorts)},
 		{PartProbes, a.Probes.String(), b.Probes.String()},
@@ -115,12 +112,9 @@ func portsText(ports [2]uint16) string {
 }
 
 func beyond[T comparable](what string, a, b []T) (parts []Part) {
-	have := map[T]bool{}
-	for _, one := range a {
-		have[one] = true
-	}
+	have := sets.New(a...)
 	for _, one := range b {
-		if !have[one] {
+		if !have.Has(one) {
 			parts = append(parts, Part{What: what, Range: fmt.Sprint(one)})
 		}
 	}

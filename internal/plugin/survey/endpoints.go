@@ -7,6 +7,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 )
 
 // The DNS of the cluster is what Services of this label in this namespace lead to, whatever
@@ -109,6 +111,11 @@ func Addresses(texts []string) (list []netip.Addr) {
 		}
 	}
 	return list
+}
+
+// hostIPs returns the addresses of the node of pod.
+func hostIPs(pod *corev1.Pod) []netip.Addr {
+	return Addresses(append(lists.Map(pod.Status.HostIPs, func(h corev1.HostIP) string { return h.IP }), pod.Status.HostIP))
 }
 
 // sorted sorts list in place, and returns it without repetitions.
