@@ -60,7 +60,7 @@ func (o *metricsOptions) run(ctx context.Context, a *app, args []string) error {
 	if err != nil {
 		return err
 	}
-	metrics, err := remote.InTime(ctx, o.timeout, "", gateway.Metrics)
+	metrics, err := remote.InTime(ctx, o.timeout, "", func(ctx context.Context) (*api.Metrics, error) { return gateway.Metrics(ctx) })
 	if err != nil {
 		return fmt.Errorf("reading the metrics of pod %s/%s: %w", gateway.Ref().Namespace, gateway.Ref().Pod, err)
 	}

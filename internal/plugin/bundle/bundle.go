@@ -215,7 +215,9 @@ func (c *Collector) pod(ctx context.Context, pod *corev1.Pod) []file {
 }
 
 func (c *Collector) metrics(ctx context.Context, pod *corev1.Pod, container, name string) file {
-	metrics, err := remote.InTime(ctx, c.Options.Timeout, "", c.Gateways.Gateway(pod, container).Metrics)
+	metrics, err := remote.InTime(ctx, c.Options.Timeout, "", func(ctx context.Context) (*api.Metrics, error) {
+		return c.Gateways.Gateway(pod, container).Metrics(ctx)
+	})
 	if err != nil {
 		return file{name: name, err: err}
 	}

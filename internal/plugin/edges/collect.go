@@ -56,7 +56,9 @@ func (c *Collector) view(ctx context.Context, pod *corev1.Pod) View {
 		view.Err = api.WithHint(errors.New("its gateway does not run"), "'kubectl gateway status' says why")
 		return view
 	}
-	view.Edges, view.Err = remote.InTime(ctx, cmp.Or(c.Timeout, status.DefaultTimeout), "", c.Gateways.Gateway(pod, gateway.Name).Edges)
+	view.Edges, view.Err = remote.InTime(ctx, cmp.Or(c.Timeout, status.DefaultTimeout), "", func(ctx context.Context) (*api.Edges, error) {
+		return c.Gateways.Gateway(pod, gateway.Name).Edges(ctx)
+	})
 	if view.Err == nil {
 		view.ahead = view.Edges.Time.Sub(c.Now())
 	}

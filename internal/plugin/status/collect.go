@@ -113,7 +113,9 @@ func (c *Collector) item(ctx context.Context, pod *corev1.Pod) Item {
 
 func (c *Collector) ask(ctx context.Context, pod *corev1.Pod, item *Item) {
 	asked := c.Now()
-	answer, err := remote.InTime(ctx, cmp.Or(c.Timeout, DefaultTimeout), "", c.Gateways.Gateway(pod, item.Container.Name).Status)
+	answer, err := remote.InTime(ctx, cmp.Or(c.Timeout, DefaultTimeout), "", func(ctx context.Context) (*api.Status, error) {
+		return c.Gateways.Gateway(pod, item.Container.Name).Status(ctx)
+	})
 	if answer != nil {
 		if err = checkState(answer); err == nil {
 			item.State, item.Status = State(answer.State), answer
