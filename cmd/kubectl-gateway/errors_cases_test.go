@@ -142,7 +142,7 @@ func errorCases() []errorCase {
 		{name: "admission policy", args: "enable pod/a", world: refusedBy("PATCH", "/ephemeralcontainers", 422, metav1.StatusReasonInvalid,
 			`ValidatingAdmissionPolicy 'no-root' with binding 'b' denied request`), says: "denied", hints: "no-root must make an exception"},
 		{name: "timeout", args: "enable pod/a --timeout=1s", world: waits("ContainerCreating", ""), says: "not ready after 1s", hints: "--timeout waits longer"},
-		{name: "conflict", args: "enable pod/a --timeout=3s", world: refusedBy("PATCH", "/ephemeralcontainers", 409, metav1.StatusReasonConflict, "the object has been modified"),
+		{name: "conflict", args: "enable pod/a", world: refusedBy("PATCH", "/ephemeralcontainers", 409, metav1.StatusReasonConflict, "the object has been modified"),
 			says: "", hints: ""},
 		{name: "pod gone meanwhile", args: "enable pod/a", world: refusedBy("PATCH", "/ephemeralcontainers", 404, metav1.StatusReasonNotFound, `pods "a" not found`),
 			says: "not found", hints: "the pod is gone"},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -45,32 +46,35 @@ func TestCrowd(t *testing.T) {
 		DeliveryCSR: {"patch pods": n, "list pods": 2, "watch pods": 1, "list secrets": 1},
 	} {
 		t.Run(string(delivery), func(t *testing.T) {
-			c, in, pods := newCrowd(t, n)
-			in.Options.Delivery = delivery
-			var dry atomic.Int32
-			c.BeforePatch = func(dryRun bool) error {
-				if dryRun {
-					dry.Add(1)
+			// In fake time: what is listed once holds for seconds.
+			synctest.Test(t, func(t *testing.T) {
+				c, in, pods := newCrowd(t, n)
+				in.Options.Delivery = delivery
+				var dry atomic.Int32
+				c.BeforePatch = func(dryRun bool) error {
+					if dryRun {
+						dry.Add(1)
+					}
+					return nil
 				}
-				return nil
-			}
-			if delivery == DeliveryCSR {
-				in.Gateways = gateways(readyWith(in.Authority))
-			}
-			for _, err := range parallel.Each(8, pods, func(pod *corev1.Pod) error { return in.Enable(t.Context(), pod).Err }, nil) {
-				if err != nil {
-					t.Error(err)
+				if delivery == DeliveryCSR {
+					in.Gateways = gateways(readyWith(in.Authority))
 				}
-			}
-			got := map[string]int{"dry-run pods": int(dry.Load())}
-			for _, action := range c.Actions() {
-				got[action.GetVerb()+" "+action.GetResource().Resource]++
-			}
-			if got["patch pods"] -= int(dry.Load()); dry.Load() == 0 {
-				delete(got, "dry-run pods")
-			}
-			expect.Equal(t, "requests", want, got)
-			noSecrets(t, c)
+				for _, err := range parallel.Each(8, pods, func(pod *corev1.Pod) error { return in.Enable(t.Context(), pod).Err }, nil) {
+					if err != nil {
+						t.Error(err)
+					}
+				}
+				got := map[string]int{"dry-run pods": int(dry.Load())}
+				for _, action := range c.Actions() {
+					got[action.GetVerb()+" "+action.GetResource().Resource]++
+				}
+				if got["patch pods"] -= int(dry.Load()); dry.Load() == 0 {
+					delete(got, "dry-run pods")
+				}
+				expect.Equal(t, "requests", want, got)
+				noSecrets(t, c)
+			})
 		})
 	}
 }

@@ -128,7 +128,9 @@ func (k *carrier) carry(c *connection, s *settings, h header) error {
 	c.relaying.Store(2)
 	// The answer goes first: what the peer sees acknowledged and unanswered, it does not send again,
 	// and what has reached the application, it must not.
-	if err = k.proxy.answerFrame(c, statusOK, false); err == nil {
+	err = k.proxy.answerFrame(c, statusOK, false)
+	k.answeredAt = k.records.written()
+	if err == nil {
 		source.twice = true
 		go k.sealOff(c, source)
 		if err = k.unseal(c); err == nil {

@@ -82,6 +82,10 @@ type carrier struct {
 	// tuned is what the last connection has set on conn.
 	tuned tuning.Tuning
 
+	// begun is the connection that the accepting side has begun last, and answeredAt what was written
+	// when it had been answered. They belong to the goroutine that reads.
+	begun      ends
+	answeredAt uint64
 	// sealed has a value when the direction from the application has ended, on the accepting side.
 	sealed chan struct{}
 }
@@ -301,6 +305,9 @@ func (k *carrier) sendAway() {
 func (k *carrier) finish(err error) {
 	k.gone.Store(true)
 	k.proxy.carriers.remove(k)
+	if !k.dialled {
+		k.proxy.begun.end(k, err, time.Now())
+	}
 	switch {
 	case err == io.EOF, errors.Is(err, os.ErrDeadlineExceeded):
 		if !k.saidEnd.Swap(true) {
@@ -320,6 +327,10 @@ var (
 	errNoValidChain = errors.New("peer's certificate has no chain that is valid now")
 	// errAgain means that the peer has not started the connection and asks for another try.
 	errAgain = errors.New(traffic.PeerReset.String())
+	// errSilent means that the peer has acknowledged nothing of the connection.
+	errSilent = errors.New("peer does not answer on a connection that was idle")
+	// errRepeated means that a connection is not begun, because it was before.
+	errRepeated = errors.New(traffic.Repeated.String())
 )
 
 // truncated makes an error of an end where there must be none.

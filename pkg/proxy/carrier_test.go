@@ -397,7 +397,7 @@ func TestHeardIsNotRepeated(t *testing.T) {
 func unackedBy(t testing.TB, pod *testPod) (n uint64) {
 	for _, c := range pod.proxy.live.snapshot() {
 		if k := c.carrier.Load(); k != nil {
-			n += k.records.written() - must.Get(ackedBytes(k.conn))(t)
+			n += 1 + k.records.written() - must.Get(ackedBytes(k.conn))(t)
 		}
 	}
 	return n
@@ -885,6 +885,11 @@ func TestIdleCarriersAreBounded(t *testing.T) {
 		all := func(p *pool) int { return len(p.all) }
 		return client.count(all)+server.count(all) == 0
 	})
+	server.proxy.begun.mu.Lock()
+	defer server.proxy.begun.mu.Unlock()
+	if n := len(server.proxy.begun.by); n != 0 {
+		t.Errorf("%d connections are remembered as begun", n)
+	}
 }
 
 // TestIdlePeerIsAskedToClose: the accepting side does not keep idle carriers forever.
@@ -953,5 +958,58 @@ func TestSilentDeath(t *testing.T) {
 	})
 	if n := client.settled().Outbound; n.Refused+n.Plaintext != 0 || n.Encrypted != 4 {
 		t.Errorf("counted %+v", n)
+	}
+}
+
+// TestCarriedOnce runs in a network namespace of its own. A peer gets what is sent, and nothing that it
+// says arrives: whether the way to it is broken for that connection alone or for all, no application gets
+// the same data twice.
+func TestCarriedOnce(t *testing.T) {
+	if os.Getenv("PROXY_TEST_CHILD") != t.Name() {
+		runInNamespace(t, "nft")
+		return
+	}
+	loopbackUp(t)
+	nft := func(rules string) {
+		t.Helper()
+		if out, err := exec.CommandContext(t.Context(), "nft", rules).CombinedOutput(); err != nil {
+			t.Fatalf("nft: %v: %s", err, out)
+		}
+	}
+	nft("add table inet t; add chain inet t in { type filter hook input priority 0; }")
+	for name, broken := range map[string]func(server *testPod, port uint16) string{
+		"one connection": func(_ *testPod, port uint16) string {
+			return fmt.Sprintf("add rule inet t in tcp sport %d tcp dport %d drop", api.PeerPort, port)
+		},
+		"all": func(server *testPod, _ uint16) string {
+			return fmt.Sprintf("add rule inet t in ip saddr %v drop", server.ip)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client, server := pair(t, permissive)
+			var reached atomic.Int64
+			destination := application(t, server.ip, func(conn *net.TCPConn) {
+				reached.Add(1)
+				echo(conn)
+			})
+			visitAndWait(t, client, server, destination)
+			var all []api.Connection
+			eventually(t, "the log", func() bool { all = client.log.connections(t); return len(all) == 1 })
+			reached.Store(0)
+			nft(broken(server, all[0].TLS.Local.Port()))
+			conn := client.dial(destination)
+			t.Cleanup(func() { reset(conn) })
+			write(t, conn, "hello")
+			expectReset(t, conn)
+			nft("flush chain inet t in")
+			eventually(t, "the peer's end to go", func() bool { return server.proxy.Traffic().Inbound.Active == 0 })
+			if n := reached.Load(); n != 1 {
+				t.Errorf("the application was reached %d times", n)
+			}
+			line := client.logged("the connection", func(c api.Connection) bool { return c.Source == addrPort(conn.LocalAddr()) })
+			if line.Reason != traffic.PeerLost.String() || line.Received != 0 {
+				t.Errorf("logged %+v", line)
+			}
+		})
 	}
 }

@@ -48,8 +48,10 @@ type connection struct {
 	carrier atomic.Pointer[carrier]
 	// rest is what remains to be done by the goroutine that has set up the connection, or nil.
 	rest func()
-	// attempts is how often the connection had to be carried another way.
-	attempts int
+	// attempts is how often the connection had to be carried another way. again means that a peer may
+	// have begun it all the same, silent that this one did not even say that it has not.
+	attempts      int
+	again, silent bool
 	// counted means that countEncrypted has been called.
 	counted bool
 

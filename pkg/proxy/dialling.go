@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,7 +22,8 @@ import (
 // application is kept until the peer has answered. If the peer has not got any of it, because it was
 // gone already while the carrier was idle, or says that it has not started the connection, the
 // connection is carried another way, and the application notices nothing. Once the peer has acknowledged a byte
-// there is no second try: it may have acted on it.
+// there is no second try: it may have acted on it. What the peer has acknowledged may have been lost on
+// the way, so the second try says that it is one, and begun.go knows what was begun.
 
 // lostAfter is how long a carrier that was idle may leave everything of a connection unacknowledged
 // until it counts as dead.
@@ -151,12 +153,17 @@ func (k *carrier) unheard() bool {
 		return false
 	}
 	acked, err := ackedBytes(k.conn)
-	return err == nil && acked <= k.written
+	return err == nil && acked <= 1+k.written
 }
 
-// lose gives c up, if it may be carried another way. k.mu is locked.
-func (k *carrier) lose() {
+// lose gives c up, if it may be carried another way. k.mu is locked. err is why: unless that comes from
+// the peer, c is begun there, or may be yet.
+func (k *carrier) lose(err error) {
 	k.lost = true
+	if !errors.Is(err, errAgain) {
+		k.carried.again = true
+		k.carried.silent = k.carried.silent || !errors.Is(err, syscall.ECONNRESET) && err != io.EOF
+	}
 	k.decided()
 	// send may wait for the application.
 	_ = k.carried.app.SetReadDeadline(time.Unix(1, 0))
@@ -191,7 +198,7 @@ func (k *carrier) suspect(c *connection) bool {
 	if time.Since(c.started) < lostAfter {
 		return true
 	}
-	k.lose()
+	k.lose(errSilent)
 	reset(k.conn)
 	return false
 }
@@ -203,7 +210,7 @@ func (k *carrier) receive() {
 	k.mu.Lock()
 	c, first := k.carried, k.served == 1
 	if c != nil && !k.lost && !k.answered && !k.tooLate && c.cause() == nil && (errors.Is(err, errAgain) || k.unheard()) {
-		k.lose()
+		k.lose(err)
 	}
 	lost, complete := k.lost, k.saidAll && at == ended
 	k.broken = true
@@ -361,12 +368,13 @@ func (p *Proxy) carryAgain(c *connection) {
 // maxAttempts is how often a peer may ask for another try.
 const maxAttempts = 5
 
-// ackedBytes returns how many bytes the peer of a socket that was connected has acknowledged.
+// ackedBytes returns how many bytes the peer has acknowledged. The SYN of a socket that was connected
+// counts as one.
 func ackedBytes(conn *net.TCPConn) (acked uint64, err error) {
 	err = onSocket(conn, func(fd int) error {
 		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-		if err == nil && info.Bytes_acked > 0 {
-			acked = info.Bytes_acked - 1 // the SYN counts as one
+		if err == nil {
+			acked = info.Bytes_acked
 		}
 		return err
 	})

@@ -25,11 +25,12 @@ import (
 const (
 	headerVersion = 1
 	// maxHeader is the largest header in bytes, its length included. The known fields take
-	// 45; the rest is room for future fields.
+	// 48; the rest is room for future fields.
 	maxHeader = 512
 
 	fieldDestination = 0x01
 	fieldClient      = 0x02
+	fieldAgain       = 0x83 // empty
 	// optionalField is the bit that lets a gateway skip a field.
 	optionalField = 0x80
 
@@ -43,6 +44,8 @@ type header struct {
 	Destination netip.AddrPort
 	// Client is the address that the application connects from.
 	Client netip.AddrPort
+	// Again means that the connection was sent before, and that its peer may have begun it.
+	Again bool
 }
 
 // status is the accepting gateway's answer.
@@ -56,6 +59,8 @@ const (
 	// statusAgain means that the connection was not started, for a reason that a handshake would
 	// show: the dialling gateway is to dial. It exists in frames only.
 	statusAgain status = 5
+	// statusBegun means that the connection, which was sent once more, has been begun before.
+	statusBegun status = 6
 )
 
 func (s status) String() string {
@@ -76,6 +81,8 @@ func (s status) received() traffic.Reason {
 		return traffic.PeerApplicationUnreachable
 	case statusAgain:
 		return traffic.PeerReset
+	case statusBegun:
+		return traffic.PeerLost
 	}
 	return traffic.Other
 }
@@ -96,6 +103,9 @@ func appendHeader(b []byte, h header) []byte {
 	b = append(b, 0, 0, headerVersion)
 	b = appendAddress(b, fieldDestination, h.Destination)
 	b = appendAddress(b, fieldClient, h.Client)
+	if h.Again {
+		b = append(b, fieldAgain, 0, 0)
+	}
 	binary.BigEndian.PutUint16(b[start:], uint16(len(b)-start-headerPrefix))
 	return b
 }
@@ -153,6 +163,11 @@ func parseFields(b []byte) (header, error) {
 			h.Destination, err = parseAddress(value)
 		case field == fieldClient:
 			h.Client, err = parseAddress(value)
+		case field == fieldAgain:
+			h.Again = true
+			if size != 0 {
+				err = errHeaderField
+			}
 		case field&optionalField == 0:
 			err = fmt.Errorf("header has an unknown critical field %#02x", field)
 		}

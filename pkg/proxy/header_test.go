@@ -11,8 +11,8 @@ import (
 )
 
 var headers = []header{
-	{netip.MustParseAddrPort("10.0.2.2:80"), netip.MustParseAddrPort("10.0.1.7:40312")},
-	{netip.MustParseAddrPort("[fd00::2]:443"), netip.MustParseAddrPort("[fd00::1]:65535")},
+	{netip.MustParseAddrPort("10.0.2.2:80"), netip.MustParseAddrPort("10.0.1.7:40312"), false},
+	{netip.MustParseAddrPort("[fd00::2]:443"), netip.MustParseAddrPort("[fd00::1]:65535"), true},
 }
 
 func TestHeaderRoundTrip(t *testing.T) {
@@ -44,6 +44,8 @@ func TestHeaderIsStrict(t *testing.T) {
 	}{
 		{"both fields", wire(1, destination+client), ""},
 		{"unknown optional field", wire(1, destination+"\x80\x00\x03abc"+client), ""},
+		{"sent once more", wire(1, destination+client+"\x83\x00\x00"), ""},
+		{"sent once more, with a value", wire(1, destination+client+"\x83\x00\x01a"), "wrong length"},
 		{"unknown critical field", wire(1, destination+client+"\x03\x00\x00"), "unknown critical field"},
 		{"another version", wire(2, destination+client), "version 2"},
 		{"too long", append([]byte{2, 0}, make([]byte, 512)...), "longer than 512"},

@@ -329,7 +329,7 @@ func TestInbandDialledSideClosesFirst(t *testing.T) {
 	eventually(t, "the connections to end", func() bool { return len(client.proxy.live.snapshot()) == 0 })
 	near := tcpSockets(t, tcpTimeWait, func(local, remote netip.AddrPort) bool { return local.Addr() == b.mark && remote == destination })
 	far := tcpSockets(t, tcpTimeWait, func(local, remote netip.AddrPort) bool { return local == destination && remote.Addr() == b.mark })
-	if near != 0 || far != 20 {
+	if near != 0 || far < 20 {
 		t.Errorf("in TIME_WAIT: %d of the dialling side, %d of the dialled one", near, far)
 	}
 }

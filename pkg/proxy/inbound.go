@@ -154,6 +154,10 @@ func (p *Proxy) reach(c *connection, s *settings, h header, leaf *x509.Certifica
 	}
 	// This client has a gateway.
 	p.peers.forget(h.Client.Addr())
+	if !p.begun.begin(h, c.carrier.Load()) {
+		p.decline(c, statusBegun, traffic.Repeated, nil)
+		return nil, errRepeated
+	}
 
 	app, err := p.dialApplication(h)
 	if err != nil {

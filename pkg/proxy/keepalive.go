@@ -32,6 +32,7 @@ func (p *Proxy) sweep(ctx context.Context) {
 		}
 		p.live.accountAll()
 		p.carriers.expire(time.Now())
+		p.begun.expire(time.Now())
 		for _, c := range p.live.snapshot() {
 			p.inspect(c)
 		}

@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -41,7 +42,7 @@ func (p *Proxy) outbound(c *connection) {
 
 // carryOut carries a connection whose ends are known, as s says.
 func (p *Proxy) carryOut(c *connection, s *settings) {
-	f := p.encrypt(c, s, header{Destination: c.line.Destination, Client: c.line.Source}, c.pod)
+	f := p.encrypt(c, s, header{Destination: c.line.Destination, Client: c.line.Source, Again: c.again}, c.pod)
 	if f != nil && f.reason == traffic.OptionDropped {
 		c.counts.OptionDropped.Add(1)
 	}
@@ -51,6 +52,9 @@ func (p *Proxy) carryOut(c *connection, s *settings) {
 		c.rest = nil
 		rest()
 	case f == nil:
+	case c.silent:
+		// In plaintext nobody would know what has been begun.
+		c.refuse(traffic.PeerLost, fmt.Errorf("%v: %w", f.reason, cmp.Or(f.err, errSilent)))
 	case f.final || p.strict(s):
 		c.refuse(f.reason, f.err)
 	default:

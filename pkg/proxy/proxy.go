@@ -113,6 +113,7 @@ type Proxy struct {
 	edges      *traffic.Edges
 	peers      *peerTable
 	carriers   *pool
+	begun      begun
 	byIdentity *identityCounts
 	crowded    *throttle
 	exhausted  *throttle
@@ -169,6 +170,7 @@ func New(o Options) (*Proxy, error) {
 		edges:      traffic.NewEdges(),
 		peers:      newPeerTable(maxPeers, o.now),
 		carriers:   newPool(),
+		begun:      begun{by: make(map[ends]beginning)},
 		dropped:    newDroppedTable(o.now),
 		byIdentity: &identityCounts{open: make(map[string]int)},
 		crowded:    newThrottle(time.Second),

@@ -212,7 +212,8 @@ func TestLargeBody(t *testing.T) {
 }
 
 func TestManyAtOnce(t *testing.T) {
-	client, server := pair(t, nil)
+	// How long a thousand handshakes take is the machine's business.
+	client, server := pair(t, func(o *Options) { o.HandshakeTimeout = 2 * patienceForTests })
 	destination := application(t, server.ip, echo)
 	const count = 1000
 	var all sync.WaitGroup

@@ -95,6 +95,11 @@ const (
 	// Outbound, wire=inband: something on the way drops packets with the option.
 	OptionDropped
 
+	// Outbound, wire=port: a peer that may have begun the connection is gone.
+	PeerLost
+	// Inbound, after the peer is authenticated: the other end of that.
+	Repeated
+
 	reasons
 )
 
@@ -148,6 +153,8 @@ var table = [reasons]row{
 	TooManyConnections:         {Inbound, "too_many_connections", "identity has too many connections"},
 	Evicted:                    {Inbound, "handshake_evicted", "too many handshakes at once"},
 	NoMemory:                   {both, "no_memory", "no memory for the connection"},
+	PeerLost:                   {Outbound, "peer_lost", "peer may have begun the connection and is lost"},
+	Repeated:                   {Inbound, "repeated", "peer sent the connection twice"},
 	OptionDropped:              {Outbound, "option_dropped", "packets with the TCP option are lost on the way"},
 }
 

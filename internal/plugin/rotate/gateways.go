@@ -169,9 +169,10 @@ func alive(pod *corev1.Pod, g installed.Gateway) bool {
 func (r *AuthorityRotator) ask(ctx context.Context, g gateway, goal goal) gateway {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout())
 	defer cancel()
-	for {
+	for waited := false; ; waited = true {
 		status, err := g.Status(ctx)
 		switch {
+		case waited && ctx.Err() != nil: // what was answered before says more
 		case err != nil && r.gone(ctx, &g):
 			return g
 		case err != nil && !errors.Is(err, remote.ErrNotRunning):
