@@ -94,7 +94,9 @@ func (g *Conn) Run(ctx context.Context, stdin io.Reader, stdout io.Writer, words
 }
 
 // InTime calls ask with timeout, and puts the end of that time, or of ctx, into words.
-// done is what may have happened by then, empty if ask only looks.
+// done is what may have happened by then, empty if ask only looks. ask is not to be a
+// method of a Conn as a value: where a small method calls a generic function, Go 1.27.3
+// loses track of what the value's wrapper has on its stack.
 func InTime[T any](ctx context.Context, timeout time.Duration, done string, ask func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
