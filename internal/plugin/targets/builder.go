@@ -1,6 +1,7 @@
 package targets
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,13 +55,10 @@ func (c *connection) named(ctx context.Context, arguments []argument) ([]target,
 func (c *connection) filed(ctx context.Context, files resource.FilenameOptions, in io.Reader) ([]target, error) {
 	stdin := slices.Contains(files.Filenames, "-")
 	files.Filenames = slices.DeleteFunc(slices.Clone(files.Filenames), func(name string) bool { return name == "-" })
-	if in == nil {
-		in = os.Stdin
-	}
 	all, err := c.build(ctx, func(b *resource.Builder) {
 		b.FilenameParam(c.enforceNamespace, &files)
 		if stdin {
-			b.StdinInUse().Stream(in, "standard input")
+			b.StdinInUse().Stream(cmp.Or(in, io.Reader(os.Stdin)), "standard input")
 		}
 		b.Flatten()
 	})
