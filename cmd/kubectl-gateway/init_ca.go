@@ -28,7 +28,7 @@ func newInitCACommand(a *app) *cobra.Command {
 		Long: `Creates the certificate authority of a cluster, keeps its key on this machine, and
 publishes its certificate in the cluster as the trust bundle. If there is an
 authority already, init-ca says so and changes nothing, except that it publishes
-again what the cluster has lost.`,
+again what the cluster has lost, and removes roots that were retired.`,
 		Example: `  # Once for each cluster
   kubectl gateway init-ca
 

@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
@@ -62,6 +63,11 @@ type job struct {
 	*report
 	client   kubernetes.Interface
 	gateways *remote.Client
+}
+
+// authority says where the authority is, and has warnings about the trust bundle printed.
+func (j *job) authority(dir string) authority.Location {
+	return authority.Location{Client: j.client, Dir: dir, Remark: func(text string) { j.warn("", []string{text}) }}
 }
 
 // worker does the work of a verb with one pod.

@@ -50,8 +50,9 @@ gateway goes on as before.
 
 It works on the gateways of all namespaces, and stops before a step that would cut a
 connection: a running gateway that does not answer keeps the old root in use. Run
-again, it continues where it stopped. The old authority is kept as a backup. Other
-operators then need a copy of the new one.`,
+again, it continues where it stopped. The old authority is kept as a backup, and its
+root is retired: nobody here trusts it again. Other operators then need a copy of the
+new one.`,
 		Example: `  # One pod, or all of a namespace
   kubectl gateway rotate pod/web-0
   kubectl gateway rotate --all -n shop
@@ -113,7 +114,7 @@ func (o *rotateOptions) leaves() *podVerb[rotated, rotateItem] {
 	return &podVerb[rotated, rotateItem]{
 		podFlags: &o.podFlags, question: "renew the certificates of", gateways: true,
 		begin: func(ctx context.Context, j *job) (worker[rotated], error) {
-			signer, err := authority.Load(ctx, authority.Location{Client: j.client, Dir: o.authorityDir})
+			signer, err := authority.Load(ctx, j.authority(o.authorityDir))
 			if err != nil {
 				return nil, fmt.Errorf("loading the authority: %w", err)
 			}

@@ -150,6 +150,9 @@ func TestRotateCA(t *testing.T) {
 	if c.authority().Fingerprint() != first.Fingerprint() {
 		t.Error("switched before all trust the new one")
 	}
+	if _, stderr := c.mustRun("rotate", "web"); !strings.Contains(stderr, "gateways are given two roots, "+first.Fingerprint()[:16]+" and "+result.Other[:16]) {
+		t.Errorf("a renewal meanwhile does not say that there are two roots: %q", stderr)
+	}
 	c.dead = ""
 	stdout, stderr = c.mustRun("rotate", "--ca")
 	next := c.authority()

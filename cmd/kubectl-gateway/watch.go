@@ -146,8 +146,8 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 	plugin := &watch.Plugin{
 		Client: client, Gateways: remote.NewClient(config, client),
 		Options: settings, Drain: o.drain,
-		Authority: func(ctx context.Context) (*ca.Authority, error) {
-			return authority.Load(ctx, authority.Location{Client: client, Dir: o.settings.authorityDir})
+		Authority: func(ctx context.Context, remark func(string)) (*ca.Authority, error) {
+			return authority.Load(ctx, authority.Location{Client: client, Dir: o.settings.authorityDir, Remark: remark})
 		},
 		Warn: report.warnings,
 	}
@@ -155,7 +155,7 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 		plugin.Version = version
 	}
 	// Without an authority nothing works: watch fails at once.
-	if _, err := plugin.Authority(ctx); err != nil {
+	if _, err := plugin.Authority(ctx, nil); err != nil {
 		return fmt.Errorf("loading the authority: %w", err)
 	}
 	watcher := &watch.Watcher{Client: client, Actions: plugin, Options: options, Report: report.add}

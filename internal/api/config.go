@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 )
 
 // ConfigVersion is the version of Config's JSON form that this build speaks.
@@ -186,7 +188,7 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("existing %q is none of %q, %q and %q", c.Existing, ExistingLeave, ExistingReport, ExistingReset)
 	}
 	for _, ip := range c.PodIPs {
-		if err := usable("pod", ip); err != nil {
+		if err := cmp.Or(usable("pod", ip), identity.CheckAddress(ip)); err != nil {
 			return err
 		}
 	}

@@ -65,6 +65,8 @@ func TestBadConfig(t *testing.T) {
 		"pod": func(c *Config) { c.Pod.UID = "" }, "no address": func(c *Config) { c.PodIPs = nil },
 		"no range": func(c *Config) { c.Capture = nil }, "trust domain": func(c *Config) { c.TrustDomain = "" },
 		"wire": func(c *Config) { c.Wire = "none" }, "existing": func(c *Config) { c.Existing = "drop" }, "mapped range": func(c *Config) { c.Capture[0] = mapped },
+		"pod link-local":  func(c *Config) { c.PodIPs[0] = netip.MustParseAddr("fe80::1") },
+		"pod multicast":   func(c *Config) { c.PodIPs[0] = netip.MustParseAddr("224.0.0.1") },
 		"pod loopback":    func(c *Config) { c.PodIPs[0] = netip.IPv6Loopback() },
 		"node":            func(c *Config) { c.Nodes = []netip.Addr{netip.IPv4Unspecified()} },
 		"no node":         func(c *Config) { c.Nodes = []netip.Addr{{}} },

@@ -148,6 +148,13 @@ func TestIssueRefuses(t *testing.T) {
 		"no address":           {Identity: testID("cluster.local"), IPs: []netip.Addr{{}}},
 		"unspecified address":  {Identity: testID("cluster.local"), IPs: []netip.Addr{netip.IPv4Unspecified()}},
 		"multicast address":    {Identity: testID("cluster.local"), IPs: []netip.Addr{netip.MustParseAddr("224.0.0.1")}},
+		"unspecified, mapped":  {Identity: testID("cluster.local"), IPs: []netip.Addr{netip.MustParseAddr("::ffff:0.0.0.0")}},
+		"broadcast address":    {Identity: testID("cluster.local"), IPs: []netip.Addr{netip.MustParseAddr("255.255.255.255")}},
+		"loopback":             {Identity: testID("cluster.local"), IPs: []netip.Addr{testIPs[0], netip.MustParseAddr("127.0.0.1")}},
+		"loopback of IPv6":     {Identity: testID("cluster.local"), IPs: []netip.Addr{netip.IPv6Loopback()}},
+		"loopback, mapped":     {Identity: testID("cluster.local"), IPs: []netip.Addr{netip.MustParseAddr("::ffff:127.1.2.3")}},
+		"link-local":           {Identity: testID("cluster.local"), IPs: []netip.Addr{netip.MustParseAddr("169.254.169.254")}},
+		"link-local of IPv6":   {Identity: testID("cluster.local"), IPs: []netip.Addr{netip.MustParseAddr("fe80::1")}},
 		"address with a zone":  {Identity: testID("cluster.local"), IPs: []netip.Addr{netip.MustParseAddr("fe80::1%eth0")}},
 		"negative lifetime":    {Identity: testID("cluster.local"), TTL: -time.Second},
 		"after the end":        {Identity: testID("cluster.local"), Now: time.Now().Add(11 * 365 * 24 * time.Hour)},
@@ -201,17 +208,52 @@ func secretNumber(t *testing.T, key crypto.Signer) string {
 func TestEndorsement(t *testing.T) {
 	for name, old := range authoritiesOfAllKeys(t) {
 		next, third := newTestAuthority(t, DefaultTrustDomain), newTestAuthority(t, DefaultTrustDomain)
-		e := must.Get(Endorse(old, next))(t)
-		if e.Partner(old) != Fingerprint(next.Root()) || e.Partner(next) != Fingerprint(old.Root()) || e.Partner(third) != "" {
-			t.Errorf("%s: partners %q, %q, %q", name, e.Partner(old), e.Partner(next), e.Partner(third))
+		now := time.Now()
+		e := must.Get(Endorse(old, next, now.Add(time.Hour)))(t)
+		partners := func(e *Endorsement, now time.Time) (found [3]string) {
+			for i, a := range []*Authority{old, next, third} {
+				partner, err := e.Partner(a, now)
+				if err == nil {
+					found[i] = partner
+				} else if !errors.Is(err, ErrEnded) {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+			return found
 		}
+		both := [3]string{Fingerprint(next.Root()), Fingerprint(old.Root())}
+		expect.Equal(t, name, both, partners(e, now))
+		expect.Equal(t, name+", in its last second", both, partners(e, e.NotAfter))
+		expect.Equal(t, name+", after its end", [3]string{}, partners(e, e.NotAfter.Add(time.Second)))
+		var read Endorsement
+		must.Do(t, json.Unmarshal(must.Get(json.Marshal(e))(t), &read))
+		expect.Equal(t, name+", read", both, partners(&read, now))
+
 		elsewhere := *old
 		elsewhere.trustDomain = "other.local"
-		changed := *e
-		changed.New = Fingerprint(third.Root())
-		if e.Partner(&elsewhere) != "" || changed.Partner(old) != "" {
-			t.Errorf("%s: it holds for what was not signed", name)
+		if partner, err := e.Partner(&elsewhere, now); partner != "" || err != nil {
+			t.Errorf("%s: it holds in another trust domain: %q, %v", name, partner, err)
 		}
+		for what, change := range map[string]func(*Endorsement){
+			"another new root": func(e *Endorsement) { e.New = Fingerprint(third.Root()) },
+			"a later end":      func(e *Endorsement) { e.NotAfter = e.NotAfter.Add(time.Hour) },
+			"no end":           func(e *Endorsement) { e.NotAfter = time.Time{} },
+		} {
+			changed := *e
+			change(&changed)
+			expect.Equal(t, name+", "+what, [3]string{}, partners(&changed, now))
+		}
+	}
+}
+
+// TestEndorsementWithoutEnd: what an earlier release signed is recognised, and holds at no time.
+func TestEndorsementWithoutEnd(t *testing.T) {
+	old, next := newTestAuthority(t, DefaultTrustDomain), newTestAuthority(t, DefaultTrustDomain)
+	e := &Endorsement{Old: Fingerprint(old.Root()), New: Fingerprint(next.Root())}
+	e.OldSignature = must.Get(old.sign(e.statement(DefaultTrustDomain)))(t)
+	partner, err := e.Partner(old, time.Now())
+	if partner != e.New || !errors.Is(err, ErrEnded) {
+		t.Errorf("%q, %v", partner, err)
 	}
 }
 

@@ -7,16 +7,21 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"fmt"
+	"time"
 )
 
 // Endorsement makes two roots in a trust bundle those of one rotation: both
 // authorities sign that the new one follows the old one. Operators have the key of
 // one of the two, and believe that one. Without it, anyone who can write the
 // ConfigMap could have a root of theirs handed to every gateway that is enabled.
+// It ends by itself: a copy of it brings no root back after that.
 type Endorsement struct {
 	// Old and New are the fingerprints of the roots.
 	Old string `json:"old"`
 	New string `json:"new"`
+	// NotAfter is the last second in which it holds. Those of earlier releases have
+	// none, and hold at no time.
+	NotAfter time.Time `json:"notAfter,omitzero"`
 	// OldSignature and NewSignature are made with the keys that sign leaves.
 	OldSignature []byte `json:"oldSignature"`
 	NewSignature []byte `json:"newSignature"`
@@ -25,12 +30,15 @@ type Endorsement struct {
 // statement returns what is signed. It is not DER, so that it never passes for a
 // certificate that one of the authorities has signed.
 func (e *Endorsement) statement(trustDomain string) []byte {
-	return fmt.Appendf(nil, "kubectl-gateway rotation 1\n%s\n%s\n%s\n", trustDomain, e.Old, e.New)
+	if e.NotAfter.IsZero() {
+		return fmt.Appendf(nil, "kubectl-gateway rotation 1\n%s\n%s\n%s\n", trustDomain, e.Old, e.New)
+	}
+	return fmt.Appendf(nil, "kubectl-gateway rotation 2\n%s\n%s\n%s\n%d\n", trustDomain, e.Old, e.New, e.NotAfter.Unix())
 }
 
-// Endorse has both authorities sign that next follows old.
-func Endorse(old, next *Authority) (*Endorsement, error) {
-	e := &Endorsement{Old: Fingerprint(old.Root()), New: Fingerprint(next.Root())}
+// Endorse has both authorities sign that next follows old, until notAfter.
+func Endorse(old, next *Authority, notAfter time.Time) (*Endorsement, error) {
+	e := &Endorsement{Old: Fingerprint(old.Root()), New: Fingerprint(next.Root()), NotAfter: notAfter.UTC().Truncate(time.Second)}
 	var err error
 	if e.OldSignature, err = old.sign(e.statement(old.trustDomain)); err != nil {
 		return nil, err
@@ -42,19 +50,28 @@ func Endorse(old, next *Authority) (*Endorsement, error) {
 }
 
 // Partner returns the fingerprint of the other root of a rotation, or "" unless
-// a's own key has signed for it. e may be nil.
-func (e *Endorsement) Partner(a *Authority) string {
+// a's own key has signed for it. With [ErrEnded] it returns the root of a statement
+// that does not hold at now. e may be nil.
+func (e *Endorsement) Partner(a *Authority, now time.Time) (string, error) {
 	if e == nil {
-		return ""
+		return "", nil
 	}
-	own, statement := Fingerprint(a.Root()), e.statement(a.trustDomain)
+	own, statement, partner := Fingerprint(a.Root()), e.statement(a.trustDomain), ""
 	switch {
 	case own == e.Old && a.signed(statement, e.OldSignature):
-		return e.New
+		partner = e.New
 	case own == e.New && a.signed(statement, e.NewSignature):
-		return e.Old
+		partner = e.Old
+	default:
+		return "", nil
 	}
-	return ""
+	switch {
+	case e.NotAfter.IsZero():
+		return partner, fmt.Errorf("%w: an earlier release made it, without an end", ErrEnded)
+	case now.After(e.NotAfter):
+		return partner, fmt.Errorf("%w on %s", ErrEnded, e.NotAfter.Format(time.RFC3339))
+	}
+	return partner, nil
 }
 
 func (a *Authority) sign(statement []byte) ([]byte, error) {

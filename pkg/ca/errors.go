@@ -12,6 +12,9 @@ var (
 	ErrNotAuthority = errors.New("certificate cannot serve as an authority")
 	// ErrExpired means that now is outside the authority's validity.
 	ErrExpired = errors.New("authority is not valid at this time")
+	// ErrEnded means that two authorities have signed that one follows the other, and
+	// that this does not hold now.
+	ErrEnded = errors.New("the statement that two roots belong together has ended")
 	// ErrBadRequest means that no certificate can be made for a request.
 	ErrBadRequest = errors.New("certificate request cannot be used")
 )

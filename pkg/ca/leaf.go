@@ -55,7 +55,8 @@ func (l Leaf) GoString() string { return l.String() }
 
 // Issue makes a key (ECDSA P-256) and a certificate for it: the identity as
 // the only URI name, the addresses as IP names, for servers and clients alike,
-// valid from five minutes ago. It refuses identities of another trust domain
+// valid from five minutes ago. It refuses identities of another trust domain,
+// addresses that are nobody's own ([identity.CheckAddress]),
 // and whatever a verifier would not accept from this authority.
 func (a *Authority) Issue(req LeafRequest) (*Leaf, error) {
 	key, err := NewKey()
@@ -97,8 +98,8 @@ func (a *Authority) certify(req LeafRequest, public *ecdsa.PublicKey) (_ *Leaf, 
 	}
 	ips := make([]net.IP, 0, len(req.IPs))
 	for _, ip := range req.IPs {
-		if !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "" {
-			return nil, fmt.Errorf("address %v cannot stand in a certificate", ip)
+		if err := identity.CheckAddress(ip); err != nil {
+			return nil, err
 		}
 		ips = append(ips, ip.Unmap().AsSlice())
 	}

@@ -155,6 +155,9 @@ func (in *Injector) round(ctx context.Context, pod *corev1.Pod) Result {
 	if current, ok := in.Gateways.Serving(ctx, pod); ok && installed.Hopeful(pod, current) && !(current.Pulls() && current.Image != in.Options.Image) {
 		return in.joinGateway(ctx, pod, current)
 	}
+	if result.Err = in.checkClaims(ctx, pod); result.Err != nil {
+		return result
+	}
 	return in.addGateway(ctx, pod)
 }
 
@@ -162,7 +165,7 @@ func (in *Injector) round(ctx context.Context, pod *corev1.Pod) Result {
 func (in *Injector) joinGateway(ctx context.Context, pod *corev1.Pod, current installed.Gateway) Result {
 	result := Result{Pod: pod, Action: Unchanged, Container: current.Name}
 	if current.Phase == installed.Running {
-		if result.Err = checkAddresses(pod, current.Name); result.Err != nil {
+		if result.Err = installed.CheckAddresses(pod, current.Name); result.Err != nil {
 			return result
 		}
 	}

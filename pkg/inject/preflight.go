@@ -2,10 +2,13 @@ package inject
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/client-go/discovery"
 
@@ -47,16 +50,18 @@ func CheckServer(ctx context.Context, client discovery.ServerVersionInterface, d
 
 // ErrOtherAddresses says that the gateway was made for other addresses than its pod
 // has: the kubelet started it again in a new sandbox.
-var ErrOtherAddresses = errors.New("a gateway runs that was made for addresses which the pod has no more")
+var ErrOtherAddresses = installed.ErrOtherAddresses
 
-// checkAddresses reports ErrOtherAddresses about the gateway called name.
-func checkAddresses(pod *corev1.Pod, name string) error {
-	config, err := installed.ConfigOf(pod, name)
-	if err != nil || !installed.OtherAddresses(pod, config) {
-		return nil // what it was made for may not be known
-	}
-	return api.WithHint(fmt.Errorf("%w: container %s", ErrOtherAddresses, name),
-		fmt.Sprintf("'kubectl gateway disable pod/%s -n %s', then enable it again", pod.Name, pod.Namespace))
+// checkClaims returns why no certificate is made for the addresses of pod. Another pod that had one
+// of them when the cluster was surveyed is read again.
+func (in *Injector) checkClaims(ctx context.Context, pod *corev1.Pod) error {
+	return in.Survey.CheckAddresses(pod, func(claim survey.Claim, ip netip.Addr) bool {
+		now, err := in.Client.CoreV1().Pods(claim.Namespace).Get(ctx, claim.Name, metav1.GetOptions{})
+		if err != nil {
+			return !apierrors.IsNotFound(err)
+		}
+		return now.UID == claim.UID && !installed.Leaving(now) && slices.Contains(installed.PodIPs(now), ip)
+	})
 }
 
 // checkMetricsPort reports that pod has another use for the port of address, where metrics

@@ -55,12 +55,12 @@ func workloadOf(pod *corev1.Pod, container *corev1.EphemeralContainer) (workload
 	return workload{pod.Namespace, string(owner.UID), revision, container.Image}, true
 }
 
-// rehearse has the server try the patch, unless it has just done so for another pod of the
+// rehearse returns pod as it is now. The server tries the patch, unless it has just done so for another pod of the
 // workload. Only a Secret would be made in vain, and removed, if it then refuses this pod.
 // Pods that come at the same time wait for the first of them. What was refused, each asks
 // for itself.
 func (in *Injector) rehearse(ctx context.Context, pod *corev1.Pod, container *corev1.EphemeralContainer) (*corev1.Pod, error) {
-	tried := pod
+	var tried *corev1.Pod
 	try := func() (_ struct{}, err error) {
 		tried, err = installed.AddContainer(ctx, in.Client, pod, container, true)
 		return struct{}{}, err
@@ -80,6 +80,9 @@ func (in *Injector) rehearse(ctx context.Context, pod *corev1.Pod, container *co
 		in.Shared.rehearsals[of] = r
 	}
 	in.Shared.mu.Unlock()
-	_, err := r.Get(rehearsalAge, try)
-	return tried, err
+	if _, err := r.Get(rehearsalAge, try); err != nil || tried != nil {
+		return tried, err
+	}
+	// The pod may have been listed minutes ago, and a certificate is made next.
+	return installed.RereadUnchanged(ctx, in.Client, pod)
 }

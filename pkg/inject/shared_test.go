@@ -3,19 +3,23 @@ package inject
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // newCrowd returns a cluster with n pods of two controllers, and the injector for them.
@@ -39,7 +43,7 @@ func TestCrowd(t *testing.T) {
 	const n = 40
 	for delivery, want := range map[Delivery]map[string]int{
 		DeliverySecret: {
-			"patch pods": n, "dry-run pods": 2, "create secrets": n, "delete secrets": n,
+			"patch pods": n, "dry-run pods": 2, "get pods": n - 2, "create secrets": n, "delete secrets": n,
 			// Whether one watch of them all is worthwhile, and what that begins with.
 			"list pods": 2, "watch pods": 1, "list secrets": 1,
 		},
@@ -129,5 +133,36 @@ func TestFewPodsOfManyAreWatchedOneByOne(t *testing.T) {
 	}
 	if watches != len(pods) {
 		t.Errorf("%d watches", watches)
+	}
+}
+
+// TestSignsForThePodAsItIs: a pod of a workload that the server has just consented to has other
+// addresses by the time its turn comes. No certificate is made for those that it had.
+func TestSignsForThePodAsItIs(t *testing.T) {
+	c, in, pods := newCrowd(t, 5)
+	must.Do(t, in.Enable(t.Context(), &pods[0]).Err)
+	var named []string
+	c.PrependReactor("create", "secrets", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		secret := action.(clienttesting.CreateAction).GetObject().(*corev1.Secret)
+		for _, ip := range must.Get(ca.ParseCertificates(secret.Data[corev1.TLSCertKey]))(t)[0].IPAddresses {
+			named = append(named, ip.String())
+		}
+		return false, nil, nil
+	})
+	now := c.Pod("p-2")
+	now.Status.PodIP, now.Status.PodIPs = "10.244.1.9", []corev1.PodIP{{IP: "10.244.1.9"}}
+	c.Update(now)
+	must.Do(t, in.Enable(t.Context(), &pods[2]).Err)
+	expect.Equal(t, "addresses in certificates", []string{"10.244.1.9"}, named)
+	config := must.Get(installed.ConfigOf(c.Pod("p-2"), "kube-gateway"))(t)
+	expect.Equal(t, "addresses of the gateway", []netip.Addr{netip.MustParseAddr("10.244.1.9")}, config.PodIPs)
+
+	// The pod was replaced by one of the same name.
+	now = c.Pod("p-4")
+	now.UID = "uid-later"
+	c.Update(now)
+	named = nil
+	if result := in.Enable(t.Context(), &pods[4]); !errors.Is(result.Err, installed.ErrReplaced) || len(named) != 0 {
+		t.Errorf("%+v, certificates for %v", result, named)
 	}
 }

@@ -49,7 +49,7 @@ func (in *Injector) wait(ctx context.Context, pod *corev1.Pod, name string) answ
 		case gateway.Phase != installed.Running || answers != nil || installed.Cleans(now, name):
 			return false, nil
 		}
-		if err := checkAddresses(now, name); err != nil {
+		if err := installed.CheckAddresses(now, name); err != nil {
 			return false, err
 		}
 		answers = make(chan answer, 1)

@@ -175,6 +175,7 @@ func newPodAt(t testing.TB, a *authority, ip, captureIP netip.Addr, change func(
 		Sockets:      pod.sockets,
 		Log:          logger,
 		DrainTimeout: -1,
+		loopbackPods: true,
 	}
 	if change != nil {
 		change(&pod.options)

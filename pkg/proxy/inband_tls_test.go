@@ -107,7 +107,7 @@ func TestServiceSessionIsNoPodSession(t *testing.T) {
 func TestVerifyServiceLooksAtEverything(t *testing.T) {
 	a, other := newAuthority(t), newAuthority(t)
 	ip := []netip.Addr{podAddress()}
-	s := &settings{trustDomain: testTrustDomain, now: time.Now, roots: a.pool}
+	s := &settings{loopbackPods: true, trustDomain: testTrustDomain, now: time.Now, roots: a.pool}
 	leaf := func(by *authority, change func(*x509.Certificate)) *x509.Certificate {
 		return by.issue(t, ip, change).Leaf
 	}

@@ -88,8 +88,9 @@ type Options struct {
 	// unless Abort is called before. Default: 5 s; negative: abort at once.
 	DrainTimeout time.Duration
 
-	// now replaces the clock in tests.
-	now func() time.Time
+	// now replaces the clock in tests, whose pods may have loopback addresses.
+	now          func() time.Time
+	loopbackPods bool
 	// sweep replaces sweepInterval in tests.
 	sweep time.Duration
 	// handshakes replaces the limits on half-open handshakes in tests.
@@ -209,6 +210,7 @@ func (p *Proxy) Update(config *api.Config, certificate tls.Certificate, roots *x
 	if err != nil {
 		return fmt.Errorf("setting up the proxy: %w", err)
 	}
+	s.loopbackPods = p.options.loopbackPods
 	p.settings.Store(s)
 	p.carriers.drop()
 	return nil

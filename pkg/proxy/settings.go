@@ -38,6 +38,8 @@ type settings struct {
 	// roots is the trust bundle.
 	roots *x509.CertPool
 	now   func() time.Time
+	// loopbackPods is Options.loopbackPods.
+	loopbackPods bool
 }
 
 func newSettings(config *api.Config, certificate tls.Certificate, roots *x509.CertPool, now func() time.Time) (*settings, error) {

@@ -90,7 +90,11 @@ func (s *settings) verifyConnection(state tls.ConnectionState) error {
 	if !s.validNow(state.VerifiedChains) {
 		return errNoValidChain
 	}
-	id, err := identity.FromCertificate(state.PeerCertificates[0])
+	leaf := state.PeerCertificates[0]
+	if err := identity.CheckAddresses(leaf); err != nil && !s.loopbackPods {
+		return fmt.Errorf("peer's certificate: %w", err)
+	}
+	id, err := identity.FromCertificate(leaf)
 	if err != nil {
 		return fmt.Errorf("peer's certificate: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"io"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -75,12 +76,15 @@ func TestResumedSessionIsRefused(t *testing.T) {
 // not rely on that.
 func TestVerifyConnectionLooksAtChainsItself(t *testing.T) {
 	a := newAuthority(t)
-	ip := podAddress()
+	ip := netip.MustParseAddr("10.9.0.1")
 	leaf := func(change func(*x509.Certificate)) *x509.Certificate {
 		return a.issue(t, []netip.Addr{ip}, change).Leaf
 	}
 	s := &settings{trustDomain: testTrustDomain, now: time.Now}
 	good := leaf(nil)
+	naming := func(address string) *x509.Certificate {
+		return leaf(func(c *x509.Certificate) { c.IPAddresses = append(c.IPAddresses, net.ParseIP(address)) })
+	}
 	expired := leaf(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })
 	foreign := leaf(func(c *x509.Certificate) { c.URIs[0].Host = "elsewhere.test" })
 	state := func(l *x509.Certificate, chains ...[]*x509.Certificate) tls.ConnectionState {
@@ -99,11 +103,25 @@ func TestVerifyConnectionLooksAtChainsItself(t *testing.T) {
 		{"empty chain", state(good, []*x509.Certificate{}), "no chain"},
 		{"expired", state(expired, []*x509.Certificate{expired, a.Cert}), "no chain"},
 		{"expired authority", state(good, []*x509.Certificate{good, expired}), "no chain"},
+		{"loopback", state(naming("127.0.0.1"), []*x509.Certificate{good, a.Cert}), "address 127.0.0.1"},
+		{"loopback of IPv6", state(naming("::1"), []*x509.Certificate{good, a.Cert}), "address ::1"},
+		{"link-local", state(naming("169.254.1.1"), []*x509.Certificate{good, a.Cert}), "address 169.254.1.1"},
 		{"another trust domain", state(foreign, []*x509.Certificate{foreign, a.Cert}), "trust domain"},
 	} {
 		err := s.verifyConnection(c.state)
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+	}
+}
+
+// TestPeerThatNamesLoopbackIsRefused: no application is told that such a peer is a program of its own pod.
+func TestPeerThatNamesLoopbackIsRefused(t *testing.T) {
+	for _, allowed := range []bool{true, false} {
+		a := newAuthority(t)
+		server := newPod(t, a, func(o *Options) { o.loopbackPods = allowed })
+		if _, err := resumer(t, a, server)(); (err == nil) != allowed {
+			t.Errorf("where pods of a test have such addresses: %v, it says %v", allowed, err)
 		}
 	}
 }

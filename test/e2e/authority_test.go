@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os/exec"
@@ -151,4 +152,61 @@ func TestRotateCA(t *testing.T) {
 	follows("after it answers", root)
 	in.stopClean(a)
 	out.stopClean(b, far)
+}
+
+// trustBundle returns the published trust bundle.
+func trustBundle(t *testing.T) *corev1.ConfigMap {
+	t.Helper()
+	bundle := get[corev1.ConfigMap](t, "-n", "kube-system", "configmap", "kube-gateway-trust")
+	return &bundle
+}
+
+// TestRetiredRootIsPutBack: an authority is replaced because its key has leaked. Whoever has that key, and may
+// write the trust bundle, puts back what the bundle said meanwhile. It runs beside no other test, which would
+// trust the same bundle.
+func TestRetiredRootIsPutBack(t *testing.T) {
+	ns := namespace(t)
+	a := startPods(t, ns, podSpec("a", node1))[0]
+	enable(t, nil, a)
+	old := a.status().Cert.Issuer
+	for lines := 1; publishedRoots(t) != 2; lines++ {
+		if interruptedRotation(t, lines) {
+			t.Fatal("the rotation was over before both roots were seen")
+		}
+	}
+	during := trustBundle(t)
+	if out := gateway(t, "-n", ns, "rotate", a.String()); !strings.Contains(out.stderr, "gateways are given two roots") {
+		t.Errorf("that there are two roots is not said: %s", out.stderr)
+	}
+	gateway(t, "rotate", "--ca", "--yes")
+
+	back := trustBundle(t)
+	back.Data, back.Annotations = during.Data, during.Annotations
+	t.Cleanup(func() {
+		runCommand(context.WithoutCancel(t.Context()), t, "", "kubectl", "gateway", "init-ca")
+	})
+	if out := runCommand(t.Context(), t, mustYAML(t, back), "kubectl", "replace", "-f", "-"); out.code != 0 {
+		t.Fatalf("putting the old bundle back: %s", out.stderr)
+	}
+	late := startPods(t, ns, podSpec("late", node2))[0]
+	for what, out := range map[string]output{
+		"enable": enable(t, nil, late), "rotate": gateway(t, "-n", ns, "rotate", a.String()),
+	} {
+		if !strings.Contains(out.stderr, "has root "+old[:16]+" again") {
+			t.Errorf("%s does not say that the old root is back: %s", what, out.stderr)
+		}
+	}
+	for _, p := range []*pod{a, late} {
+		if roots := p.roots(); len(roots) != 1 || roots[0] == old {
+			t.Errorf("%s trusts %v; %s was retired", p, roots, old)
+		}
+	}
+	a.talk(late.addr(portEcho), "canary")
+	if out := tryGateway(t, "rotate", "--ca", "--yes"); out.code == 0 || !strings.Contains(out.stderr, "kubectl gateway init-ca") {
+		t.Errorf("rotate --ca with the old root in the bundle: exit %d, %s%s", out.code, out.stdout, out.stderr)
+	}
+	gateway(t, "init-ca")
+	if n := publishedRoots(t); n != 1 {
+		t.Errorf("%d roots are published after init-ca", n)
+	}
 }

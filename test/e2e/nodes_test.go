@@ -97,3 +97,33 @@ func TestNodeJoins(t *testing.T) {
 	}
 	load.stopClean(b)
 }
+
+// TestNodeThatLiesAboutAddresses has a node, without a kubelet of ours, that says of its pod that it has the address
+// of a pod of another node, or of loopback. It runs beside no other test, which would know the node as well.
+func TestNodeThatLiesAboutAddresses(t *testing.T) {
+	ns := namespace(t)
+	victim := startPods(t, ns, podSpec("victim", node1))[0]
+	t.Cleanup(func() {
+		runCommand(context.WithoutCancel(t.Context()), t, "", "kubectl", "delete", "node", "liar", "--ignore-not-found")
+	})
+	apply(t, ns, "apiVersion: v1\nkind: Node\nmetadata: {name: liar}\n", mustYAML(t, podSpec("liar", "liar")))
+	for address, want := range map[string]string{
+		victim.ips[0].String(): "and its address " + victim.ips[0].String() + " lies in the range of the pods of " + node1,
+		"127.0.0.1":            "address 127.0.0.1",
+		"169.254.169.254":      "address 169.254.169.254",
+	} {
+		kubectl(t, "-n", ns, "patch", "pod", "liar", "--subresource=status", "--type=merge", "-p",
+			fmt.Sprintf(`{"status": {"phase": "Running", "podIP": %q, "podIPs": [{"ip": %[1]q}]}}`, address))
+		for _, delivery := range []string{"secret", "csr"} {
+			out := tryGateway(t, "-n", ns, "enable", "pod/liar", "--delivery="+delivery, "--timeout=20s")
+			if out.code == 0 || !strings.Contains(out.stderr, want) {
+				t.Errorf("%s with delivery %s: exit %d, %s%s", address, delivery, out.code, out.stdout, out.stderr)
+			}
+		}
+	}
+	if names := strings.Fields(kubectl(t, "-n", ns, "get", "secrets", "-o", "name")); len(names) != 0 {
+		t.Errorf("Secrets are left: %v", names)
+	}
+	enable(t, nil, victim)
+	kubectl(t, "-n", ns, "delete", "pod", "liar", "--force", "--grace-period=0")
+}

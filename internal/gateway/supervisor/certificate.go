@@ -231,6 +231,9 @@ func checkLeaf(cert *x509.Certificate, own string, podIPs []netip.Addr, now time
 	case cert.IsCA:
 		return errors.New("the new certificate is that of an authority")
 	}
+	if err := identity.CheckAddresses(cert); err != nil {
+		return fmt.Errorf("the new certificate: %w", err)
+	}
 	for _, ip := range podIPs {
 		if !ca.NamesAddress(cert, ip) {
 			return fmt.Errorf("the new certificate does not name the pod's address %v", ip)

@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"log/slog"
+	"net"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -153,6 +154,8 @@ func TestRefusedCertificates(t *testing.T) {
 		}, text: "2 URI names"},
 		"no name":     {change: func(c *x509.Certificate) { c.URIs = nil }, text: "0 URI names"},
 		"address":     {change: func(c *x509.Certificate) { c.IPAddresses = c.IPAddresses[:1] }, text: "address fd00::1"},
+		"loopback":    {change: func(c *x509.Certificate) { c.IPAddresses = append(c.IPAddresses, net.IPv4(127, 0, 0, 1)) }, text: "address 127.0.0.1"},
+		"link-local":  {change: func(c *x509.Certificate) { c.IPAddresses = append(c.IPAddresses, net.ParseIP("fe80::1")) }, text: "address fe80::1"},
 		"servers":     {change: func(c *x509.Certificate) { c.ExtKeyUsage = c.ExtKeyUsage[:1] }, text: "servers and clients"},
 		"clients":     {change: func(c *x509.Certificate) { c.ExtKeyUsage = c.ExtKeyUsage[1:] }, text: "servers and clients"},
 		"authority":   {change: func(c *x509.Certificate) { c.IsCA = true }, text: "that of an authority"},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -15,7 +16,12 @@ import (
 // is over in the cluster.
 func (r *Rotation) CatchUp(ctx context.Context) (finished bool, err error) {
 	wanted := r.kept()
-	for i := range r.stores {
+	for i, s := range r.stores {
+		for _, root := range r.retired {
+			if err := s.retireRoot(ctx, root); err != nil {
+				return false, err
+			}
+		}
 		before := r.states[i].plain()
 		if err := r.moveOne(ctx, i, wanted); err != nil {
 			return false, err
@@ -44,6 +50,9 @@ func (r *Rotation) Begin(ctx context.Context, s Source) error {
 		return api.WithHint(errors.New("the new authority has the same root as the current one: gateways trust it already"),
 			"use it with 'kubectl gateway init-ca --force', then 'kubectl gateway rotate --all -A'")
 	}
+	if err := checkNotRetired(a, r.retired, r.stores[0].String()); err != nil {
+		return err
+	}
 	return r.moveAll(ctx, state{current: r.Current(), next: a})
 }
 
@@ -58,7 +67,7 @@ func (r *Rotation) Publish(ctx context.Context) error {
 	default:
 		return fmt.Errorf("publishing two roots: the rotation is %s", r.Phase())
 	}
-	e, err := ca.Endorse(old, successor)
+	e, err := ca.Endorse(old, successor, time.Now().Add(statementLife))
 	if err != nil {
 		return err
 	}
@@ -84,11 +93,16 @@ func (r *Rotation) Drop(ctx context.Context) error {
 	return r.publish(ctx, r.Current(), nil)
 }
 
-// Finish ends the rotation, and makes a backup of the predecessor if this machine
-// has it. It needs phase Dropping, and that no gateway trusts the predecessor.
+// Finish ends the rotation, retires the predecessor's root, and makes a backup of the
+// predecessor if this machine has it. It needs phase Dropping, and that no gateway trusts
+// the predecessor.
 func (r *Rotation) Finish(ctx context.Context) error {
 	if r.Phase() != Dropping {
 		return fmt.Errorf("finishing: the rotation is %s", r.Phase())
+	}
+	// Somebody may have put the old root back.
+	if err := r.publish(ctx, r.Current(), nil); err != nil {
+		return err
 	}
 	to := state{current: r.Current(), next: r.kept()[next]}
 	// The store that counts comes last: until then the rotation is not over, and

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -19,6 +20,10 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
+
+// statementLife is how long a statement that two roots belong together holds. A rotation
+// that somebody goes on with renews it; one that waits for a node may wait for a weekend.
+const statementLife = 72 * time.Hour
 
 const foreignHint = "the cluster's authority was made or rotated elsewhere: ask its operator for a copy of authority.pem as it is now, " +
 	"or replace it with 'kubectl gateway init-ca --force' (gateways of the two do not trust each other)"
@@ -38,18 +43,47 @@ func (b *bundle) holds(a *ca.Authority) bool {
 }
 
 // partner returns the other root of the rotation that a's own key has signed for,
-// or nil.
-func (b *bundle) partner(a *ca.Authority) *x509.Certificate {
-	fingerprint := b.rotation.Partner(a)
+// or nil. With [ca.ErrEnded] it returns the root of a statement that does not hold now.
+func (b *bundle) partner(a *ca.Authority) (*x509.Certificate, error) {
+	fingerprint, err := b.rotation.Partner(a, time.Now())
 	for _, cert := range b.certificates {
 		if ca.Fingerprint(cert) == fingerprint {
-			return cert
+			return cert, err
 		}
 	}
-	return nil
+	return nil, nil
 }
 
-// states reports whether b says what publishing a and e would make it say.
+// among returns those of roots that are in b.
+func (b *bundle) among(roots []*x509.Certificate) []*x509.Certificate {
+	return slices.DeleteFunc(slices.Clone(roots), func(root *x509.Certificate) bool {
+		return !slices.ContainsFunc(b.certificates, root.Equal)
+	})
+}
+
+// trusting returns a with the other root of a rotation that is under way, and what a
+// user has to know about it. Of what else is in b nothing is trusted.
+func (b *bundle) trusting(a *ca.Authority, retired []*x509.Certificate) (*ca.Authority, []string, error) {
+	var remarks []string
+	for _, root := range b.among(retired) {
+		remarks = append(remarks, fmt.Sprintf("configmap %s in %s has root %s again, which a rotation has retired: gateways are not given it; "+
+			"find out who put it back, 'kubectl gateway init-ca' removes it", BundleName, Namespace, short(root)))
+	}
+	other, err := b.partner(a)
+	switch {
+	case other == nil || slices.ContainsFunc(retired, other.Equal):
+		return a, remarks, nil
+	case err != nil:
+		return nil, remarks, api.WithHint(fmt.Errorf("configmap %s in %s has root %s besides %s: %w", BundleName, Namespace, short(other), short(a.Root()), err),
+			"who rotates the authority goes on with 'kubectl gateway rotate --ca', which renews the statement; if nobody does, "+
+				fmt.Sprintf("somebody has put an old one back: remove that root with 'kubectl edit configmap %s -n %s'", BundleName, Namespace))
+	}
+	return a.Trusting(other), append(remarks, fmt.Sprintf("a rotation of the authority is under way: gateways are given two roots, %s and %s; "+
+		"the statement that they belong together ends on %s", short(a.Root()), short(other), b.rotation.NotAfter.Format(time.RFC3339))), nil
+}
+
+// states reports whether b says what publishing a and e would make it say, and goes on
+// to say it for half the life of e.
 func (b *bundle) states(a *ca.Authority, e *ca.Endorsement) bool {
 	roots, want := slices.Sorted(slices.Values(ca.Fingerprints(b.certificates))), slices.Sorted(slices.Values(a.Roots()))
 	if !slices.Equal(roots, want) || b.trustDomain != a.TrustDomain() {
@@ -58,7 +92,9 @@ func (b *bundle) states(a *ca.Authority, e *ca.Endorsement) bool {
 	if e == nil || b.rotation == nil {
 		return e == nil && b.rotation == nil
 	}
-	return b.rotation.Old == e.Old && b.rotation.New == e.New && b.partner(a) != nil
+	other, err := b.partner(a)
+	return b.rotation.Old == e.Old && b.rotation.New == e.New && other != nil && err == nil &&
+		b.rotation.NotAfter.After(e.NotAfter.Add(-statementLife/2))
 }
 
 // String names the authorities of b.
@@ -121,25 +157,35 @@ func readBundle(m *corev1.ConfigMap) (*bundle, error) {
 }
 
 // publishBundle makes a's certificates the trust bundle of the cluster, and reports
-// whether it had to change anything. It leaves another authority's bundle alone
-// ([ErrForeign]) unless force is set. The error is [ErrChanged], force or not, if
-// somebody else wrote at the same time.
-func publishBundle(ctx context.Context, client kubernetes.Interface, a *ca.Authority, force bool) (changed bool, err error) {
+// whether it had to change anything. It removes retired roots, and leaves another
+// authority's bundle alone ([ErrForeign]) unless force is set. The error is [ErrChanged],
+// force or not, if somebody else wrote at the same time.
+func publishBundle(ctx context.Context, client kubernetes.Interface, a *ca.Authority, retired []*x509.Certificate, force bool) (changed bool, err error) {
 	old, err := getBundle(ctx, client)
 	if err != nil && !errors.Is(err, ErrNoBundle) {
 		return false, err
 	}
+	var e *ca.Endorsement
 	if old != nil {
 		switch bundle, err := readBundle(old); {
-		case err == nil && bundle.holds(a):
+		case err == nil && bundle.holds(a) && len(bundle.among(retired)) == 0:
 			return false, nil
+		case err == nil && bundle.holds(a):
+			// The other root of a rotation stays.
+			own := a
+			if a, _, err = bundle.trusting(a, retired); err != nil {
+				return false, err
+			}
+			if a != own {
+				e = bundle.rotation
+			}
 		case err != nil && !force:
 			return false, err
 		case !force:
 			return false, foreignError(bundle)
 		}
 	}
-	_, err = putBundle(ctx, client, old, a, nil)
+	_, err = putBundle(ctx, client, old, a, e)
 	return err == nil, err
 }
 

@@ -46,7 +46,7 @@ func TestPublishBundle(t *testing.T) {
 		t.Fatalf("before: %v", err)
 	}
 	a := newTestAuthority(t, "cluster.local")
-	if changed, err := publishBundle(ctx, cluster, a, false); err != nil || !changed {
+	if changed, err := publishBundle(ctx, cluster, a, nil, false); err != nil || !changed {
 		t.Fatalf("changed %v, %v", changed, err)
 	}
 	m := must.Get(cluster.CoreV1().ConfigMaps("kube-system").Get(ctx, "kube-gateway-trust", metav1.GetOptions{}))(t)
@@ -54,15 +54,15 @@ func TestPublishBundle(t *testing.T) {
 	want := &corev1.ConfigMap{ObjectMeta: testMeta("kube-gateway-trust", "cluster.local"), Data: map[string]string{"ca.crt": string(a.Bundle())}}
 	expect.Equal(t, "the ConfigMap", want, m)
 	before := writes(cluster)
-	if changed, err := publishBundle(ctx, cluster, a, false); err != nil || changed || writes(cluster) != before {
+	if changed, err := publishBundle(ctx, cluster, a, nil, false); err != nil || changed || writes(cluster) != before {
 		t.Errorf("again: changed %v, %v", changed, err)
 	}
 
 	b := newTestAuthority(t, "cluster.local")
-	if _, err := publishBundle(ctx, cluster, b, false); !errors.Is(err, ErrForeign) || !strings.Contains(api.Hint(err), "--force") || writes(cluster) != before {
+	if _, err := publishBundle(ctx, cluster, b, nil, false); !errors.Is(err, ErrForeign) || !strings.Contains(api.Hint(err), "--force") || writes(cluster) != before {
 		t.Errorf("another authority: %v", err)
 	}
-	if changed, err := publishBundle(ctx, cluster, b, true); err != nil || !changed {
+	if changed, err := publishBundle(ctx, cluster, b, nil, true); err != nil || !changed {
 		t.Errorf("by force: changed %v, %v", changed, err)
 	}
 	bundle, err := fetchBundle(ctx, cluster)
@@ -78,11 +78,11 @@ func TestBundleOfTwo(t *testing.T) {
 	m := &corev1.ConfigMap{ObjectMeta: objectMeta(BundleName, a), Data: map[string]string{BundleKey: string(a.Bundle()) + string(b.Bundle())}}
 	must.Get(cluster.CoreV1().ConfigMaps(Namespace).Create(ctx, m, metav1.CreateOptions{}))(t)
 	for _, x := range []*ca.Authority{a, b} {
-		if changed, err := publishBundle(ctx, cluster, x, false); err != nil || changed {
+		if changed, err := publishBundle(ctx, cluster, x, nil, false); err != nil || changed {
 			t.Errorf("changed %v, %v", changed, err)
 		}
 	}
-	if _, err := publishBundle(ctx, cluster, c, false); !errors.Is(err, ErrForeign) {
+	if _, err := publishBundle(ctx, cluster, c, nil, false); !errors.Is(err, ErrForeign) {
 		t.Error(err)
 	}
 }
@@ -95,8 +95,8 @@ func TestBundleOfAnotherTrustDomain(t *testing.T) {
 	imported := func(trustDomain string) *ca.Authority {
 		return must.Get(ca.Import(root.CertPEM(), root.KeyPEM(t), trustDomain))(t)
 	}
-	must.Get(publishBundle(ctx, cluster, imported("a.example"), false))(t)
-	if _, err := publishBundle(ctx, cluster, imported("b.example"), false); !errors.Is(err, ErrForeign) {
+	must.Get(publishBundle(ctx, cluster, imported("a.example"), nil, false))(t)
+	if _, err := publishBundle(ctx, cluster, imported("b.example"), nil, false); !errors.Is(err, ErrForeign) {
 		t.Error(err)
 	}
 }
@@ -115,12 +115,12 @@ func TestDamagedBundle(t *testing.T) {
 		if _, err := fetchBundle(ctx, cluster); !errors.Is(err, ca.ErrDamaged) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if _, err := publishBundle(ctx, cluster, a, false); !errors.Is(err, ca.ErrDamaged) || writes(cluster) != before {
+		if _, err := publishBundle(ctx, cluster, a, nil, false); !errors.Is(err, ca.ErrDamaged) || writes(cluster) != before {
 			t.Errorf("%s: publishing: %v", name, err)
 		} else {
 			expect.Message(t, name, err)
 		}
-		if changed, err := publishBundle(ctx, cluster, a, true); err != nil || !changed {
+		if changed, err := publishBundle(ctx, cluster, a, nil, true); err != nil || !changed {
 			t.Errorf("%s: by force: %v", name, err)
 		}
 		if b, err := fetchBundle(ctx, cluster); err != nil || !b.holds(a) {
@@ -136,7 +136,7 @@ func TestConcurrentWriters(t *testing.T) {
 	a, b := newTestAuthority(t, "cluster.local"), newTestAuthority(t, "cluster.local")
 	for name, publish := range map[string]func(*fakecluster.Cluster, *ca.Authority, bool) error{
 		"configmaps": func(c *fakecluster.Cluster, a *ca.Authority, force bool) error {
-			_, err := publishBundle(t.Context(), c, a, force)
+			_, err := publishBundle(t.Context(), c, a, nil, force)
 			return err
 		},
 		"secrets": func(c *fakecluster.Cluster, a *ca.Authority, force bool) error {

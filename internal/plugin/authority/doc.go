@@ -5,4 +5,6 @@
 // [LoadDir]), so that a crash leaves the old pair or the new pair and never half of
 // each. The certificates alone, the trust bundle, are published in the cluster
 // (see [PublishBundle]); the key goes there only on request (see [PublishAuthority]).
+// Beside the authority lie the roots that rotations have retired: whatever the bundle
+// says later, nobody who has that note trusts them again.
 package authority

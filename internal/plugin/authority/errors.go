@@ -15,6 +15,8 @@ var (
 	ErrNoBundle = errors.New("the cluster has no trust bundle")
 	// ErrForeign means that the cluster trusts another authority.
 	ErrForeign = errors.New("the cluster trusts another authority")
+	// ErrRetired means that a rotation has retired the authority, for good.
+	ErrRetired = errors.New("a rotation has retired its root")
 	// ErrChanged means that somebody else changed an object of the cluster
 	// between the moment it was read and the moment it was to be written.
 	ErrChanged = errors.New("somebody else changed it at the same time")

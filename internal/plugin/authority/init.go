@@ -3,6 +3,7 @@ package authority
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"time"
@@ -195,9 +196,30 @@ func (i *initializer) first(ctx context.Context, b *bundle) (*InitResult, error)
 	return i.written(ctx, a)
 }
 
+// retired returns the roots that were retired here or in the cluster's Secret, as far as
+// that was read.
+func (i *initializer) retired(ctx context.Context) ([]*x509.Certificate, error) {
+	all, err := i.files.retiredRoots(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stored, err := i.secrets.retiredRoots(ctx)
+	for _, root := range stored {
+		all = withRoot(all, root)
+	}
+	return all, err
+}
+
 // replace puts a new authority in the place of all that is there.
 func (i *initializer) replace(ctx context.Context) (*InitResult, error) {
 	a, err := i.get(i.TrustDomain)
+	if err != nil {
+		return nil, err
+	}
+	retired, err := i.retired(ctx)
+	if err == nil {
+		err = checkNotRetired(a, retired, i.files.dir)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -259,7 +281,11 @@ func (i *initializer) written(ctx context.Context, a *ca.Authority) (*InitResult
 
 // publish brings the cluster's part up to date.
 func (i *initializer) publish(ctx context.Context, result *InitResult) error {
-	changed, err := publishBundle(ctx, i.Client, result.Authority, i.Force)
+	retired, err := i.retired(ctx)
+	if err != nil {
+		return err
+	}
+	changed, err := publishBundle(ctx, i.Client, result.Authority, retired, i.Force)
 	if err != nil {
 		return err
 	}

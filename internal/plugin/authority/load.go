@@ -20,19 +20,21 @@ import (
 // Load returns the authority of a cluster: the one on this machine, or else the
 // one in the cluster's Secret. It must be in the cluster's trust bundle: running
 // gateways would refuse what another one issues. During a rotation the bundle of
-// what Load returns holds both roots, also where the old authority is found. The
-// error is [ErrNoAuthority] if there is neither, [ErrForeign] or [ErrNoBundle] if
-// the cluster does not trust what was found, or one of those of [LoadDir].
+// what Load returns holds both roots, also where the old authority is found; roots
+// that were retired never come back. The error is [ErrNoAuthority] if there is neither,
+// [ErrForeign] or [ErrNoBundle] if the cluster does not trust what was found,
+// [ErrRetired], [ca.ErrEnded] if a rotation has waited for too long, or one of those of
+// [LoadDir].
 func Load(ctx context.Context, l Location) (*ca.Authority, error) {
 	files, err := l.files(ctx)
 	if err != nil {
 		return nil, err
 	}
 	a, err := files.get(current)
-	where := files.String()
+	kept := store(files)
 	if errors.Is(err, ErrNoAuthority) {
 		secrets := &secretStore{client: l.Client}
-		where = secrets.String()
+		kept = secrets
 		a, err = secrets.get(ctx, current)
 		if apierrors.IsForbidden(err) || errors.Is(err, ErrNoAuthority) {
 			return nil, noAuthority(ctx, l.Client, files.dir)
@@ -41,21 +43,31 @@ func Load(ctx context.Context, l Location) (*ca.Authority, error) {
 	if err != nil {
 		return nil, err
 	}
+	retired, err := kept.retiredRoots(ctx)
+	if err == nil {
+		err = checkNotRetired(a, retired, kept.String())
+	}
+	if err != nil {
+		return nil, err
+	}
 	bundle, err := fetchBundle(ctx, l.Client)
 	if errors.Is(err, ErrNoBundle) {
-		return nil, api.WithHint(fmt.Errorf("checking that the cluster trusts the authority of %s: %w", where, ErrNoBundle),
+		return nil, api.WithHint(fmt.Errorf("checking that the cluster trusts the authority of %s: %w", kept, ErrNoBundle),
 			"run 'kubectl gateway init-ca' again: it publishes the trust bundle and changes nothing else")
 	}
 	if err != nil {
 		return nil, err
 	}
 	if !bundle.holds(a) {
-		return nil, notTrusted(where, a, bundle)
+		return nil, notTrusted(kept.String(), a, bundle)
 	}
-	if other := bundle.partner(a); other != nil {
-		a = a.Trusting(other)
+	a, remarks, err := bundle.trusting(a, retired)
+	if l.Remark != nil {
+		for _, remark := range remarks {
+			l.Remark(remark)
+		}
 	}
-	return a, nil
+	return a, err
 }
 
 // notTrusted is the error for an authority that is not in the trust bundle.
@@ -86,6 +98,9 @@ type Location struct {
 	// else below ~/.local/share, on macOS ~/Library/Application Support and on Windows
 	// %LOCALAPPDATA%.
 	Dir string
+	// Remark, if not nil, is told what a user has to know about the trust bundle: that
+	// gateways are given two roots, or that a retired one is back.
+	Remark func(line string)
 	// Step, if not nil, is called after each change of the file system. An error
 	// ends the work there and then: tests interrupt it so.
 	Step func(name string) error

@@ -21,7 +21,7 @@ func TestLoad(t *testing.T) {
 		must.Do(t, err)
 	}
 	publish := func(c *fakecluster.Cluster, a *ca.Authority) {
-		_, err := publishBundle(t.Context(), c, a, true)
+		_, err := publishBundle(t.Context(), c, a, nil, true)
 		put(err)
 	}
 	store := func(c *fakecluster.Cluster, a *ca.Authority) {

@@ -2,6 +2,7 @@ package authority
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -50,6 +51,8 @@ type Rotation struct {
 	// stores starts with the one that counts. states are what they hold.
 	stores []store
 	states []state
+	// retired are the roots that one of stores has retired.
+	retired []*x509.Certificate
 	// files is one of stores, or nil.
 	files *dirStore
 	// bundle is nil if the cluster has lost it.
@@ -73,6 +76,13 @@ func OpenRotation(ctx context.Context, l Location) (*Rotation, error) {
 		if err != nil {
 			return nil, err
 		}
+		retired, err := s.retiredRoots(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, root := range retired {
+			r.retired = withRoot(r.retired, root)
+		}
 		r.stores, r.states = append(r.stores, s), append(r.states, found)
 		if s == store(files) {
 			r.files = files
@@ -86,6 +96,9 @@ func OpenRotation(ctx context.Context, l Location) (*Rotation, error) {
 			return nil, api.WithHint(fmt.Errorf("%s holds another authority than %s: %w", s, r.stores[0], ErrForeign),
 				fmt.Sprintf("the cluster's counts: move %s away", s))
 		}
+	}
+	if err := checkNotRetired(r.Current(), r.retired, r.stores[0].String()); err != nil {
+		return nil, err
 	}
 	r.bundle, err = fetchBundle(ctx, l.Client)
 	if errors.Is(err, ErrNoBundle) && r.Other() != nil {
@@ -121,7 +134,10 @@ func (r *Rotation) checkBundle(b *bundle) error {
 			continue
 		}
 		err := fmt.Errorf("%w, besides that of %s: configmap %s in %s has %s", ErrForeign, r.stores[0], BundleName, Namespace, short(cert))
-		if partner := b.partner(r.Current()); partner != nil && partner.Equal(cert) {
+		if slices.ContainsFunc(r.retired, cert.Equal) {
+			return api.WithHint(fmt.Errorf("%w; %w", err, ErrRetired), "find out who put it back; 'kubectl gateway init-ca' removes it")
+		}
+		if partner, _ := b.partner(r.Current()); partner != nil && partner.Equal(cert) {
 			return api.WithHint(err, "another operator has begun a rotation: only they can continue it, "+
 				"or someone with copies of all their files authority*.pem")
 		}
@@ -137,7 +153,8 @@ func (r *Rotation) kept() state { return r.states[0].plain() }
 func (r *Rotation) Phase() Phase {
 	kept := r.kept()
 	switch {
-	case kept[previous] != nil && (r.bundle == nil || r.bundle.holds(kept[previous])):
+	case kept[previous] != nil && (r.bundle == nil || r.bundle.holds(kept[previous])) &&
+		!slices.ContainsFunc(r.retired, kept[previous].Root().Equal):
 		return Reissuing
 	case kept[previous] != nil:
 		return Dropping

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	clienttesting "k8s.io/client-go/testing"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
@@ -123,6 +124,8 @@ func checkFiles(t *testing.T, when string, s *operator) {
 	for _, name := range names(t, s.dir) {
 		switch {
 		case name == fileName, strings.HasSuffix(name, tempSuffix):
+		case name == retiredName:
+			expect.Equal(t, when+": retired", ca.Fingerprint(s.first.Root()), s.retired())
 		case name == nextName, name == previousName:
 			t.Errorf("%s: %s is left", when, name)
 		default:

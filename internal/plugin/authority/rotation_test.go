@@ -265,7 +265,7 @@ func TestForeignRootInBundle(t *testing.T) {
 		}
 		must.Get(s.cluster.CoreV1().ConfigMaps(Namespace).Update(ctx, m, metav1.UpdateOptions{}))(t)
 	}
-	forged := must.Get(ca.Endorse(evil, evil))(t)
+	forged := must.Get(ca.Endorse(evil, evil, time.Now().Add(time.Hour)))(t)
 	forged.Old = ca.Fingerprint(s.first.Root())
 	text := must.Get(json.Marshal(forged))(t)
 	for name, annotation := range map[string]string{"nothing": "", "forged": string(text), "garbage": "{"} {
@@ -315,7 +315,7 @@ func previousExpires(t *testing.T) {
 	short := must.Get(ca.New(ca.Options{TTL: time.Hour}))(t)
 	must.Get(supersede(s.dir, short))(t)
 	must.Get((&secretStore{client: s.cluster}).publish(ctx, short, true))(t)
-	must.Get(publishBundle(ctx, s.cluster, short, true))(t)
+	must.Get(publishBundle(ctx, s.cluster, short, nil, true))(t)
 	for _, phase := range []Phase{Idle, Trusting} {
 		must.Get(s.advance(s.mustOpen(phase)))(t)
 	}

@@ -92,6 +92,7 @@ func (s *secretStore) write(ctx context.Context, to slot, verb string, secret *c
 		return err
 	}
 	secret.Data = map[string][]byte{corev1.TLSCertKey: certs, corev1.TLSPrivateKeyKey: key}
+	keepRetired(secret, s.secrets[to])
 	secrets := s.client.CoreV1().Secrets(Namespace)
 	if verb == "create" {
 		secret, err = secrets.Create(ctx, secret, metav1.CreateOptions{FieldManager: managedBy})

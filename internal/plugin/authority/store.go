@@ -2,8 +2,10 @@ package authority
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -79,6 +81,10 @@ type store interface {
 	// empty empties a slot. With backup it keeps the authority in another place, if
 	// the store has one.
 	empty(ctx context.Context, from slot, backup bool) error
+	// retiredRoots returns the roots that rotations have retired, the newest last.
+	retiredRoots(ctx context.Context) ([]*x509.Certificate, error)
+	// retireRoot adds one, unless it is there.
+	retireRoot(ctx context.Context, root *x509.Certificate) error
 }
 
 // move brings s from one state to another. Interrupted anywhere, it leaves a state
@@ -97,10 +103,17 @@ func move(ctx context.Context, s store, from, to state) error {
 }
 
 // moveSlot empties and fills one slot as move needs it. What is the current
-// authority now needs no backup.
+// authority now needs no backup. The root of a predecessor that goes is retired first.
 func moveSlot(ctx context.Context, s store, at slot, from, to state) error {
 	if from[at].Equal(to[at]) {
 		return nil
+	}
+	if at == previous && from[at] != nil && !slices.ContainsFunc(to[:], func(kept *ca.Authority) bool {
+		return kept != nil && kept.Root().Equal(from[at].Root())
+	}) {
+		if err := s.retireRoot(ctx, from[at].Root()); err != nil {
+			return err
+		}
 	}
 	if from[at] != nil {
 		if err := s.empty(ctx, at, !from[at].Equal(to[current])); err != nil {

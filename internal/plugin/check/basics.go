@@ -59,6 +59,7 @@ func (c *Checker) checks() []check {
 		{id: "mesh-cluster", category: Meshes, description: "the network plug-in does not encrypt as well", run: checkCilium},
 		{id: "gateways-state", category: Gateways, description: "the gateways are well", run: given((*facts).state, checkGateways)},
 		{id: "gateways-coverage", category: Gateways, description: "the gateways capture what the cluster has", run: given((*facts).answered, checkCoverage)},
+		{id: "gateways-trust", category: Gateways, description: "the gateways trust no other authority", run: given((*facts).answered, checkTrust)},
 		{id: "gateways-version", category: Gateways, description: "the gateways have the plugin's version", run: given((*facts).answered, checkSkew)},
 		{id: "peers-plaintext", category: Peers, description: "no connections go in plaintext", run: given((*facts).answered, checkPlaintext)},
 		{id: "peers-strict", category: Peers, description: "strict mode keeps no known caller out", run: given((*facts).pods, checkStrict)},

@@ -21,6 +21,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 )
 
 func TestAllGood(t *testing.T) {
@@ -228,6 +229,23 @@ func webhook(resource string, effects *admissionv1.SideEffectClass) runtime.Obje
 	return &admissionv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "guard"}, Webhooks: []admissionv1.ValidatingWebhook{{
 		Name: "guard.example", SideEffects: effects, Rules: []admissionv1.RuleWithOperations{{Operations: []admissionv1.OperationType{admissionv1.Update},
 			Rule: admissionv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{resource}}}}}}}
+}
+
+// TestGatewayThatTrustsTooMuch has one that was enabled while the authority was replaced, and not
+// renewed since.
+func TestGatewayThatTrustsTooMuch(t *testing.T) {
+	w := newWorld(t, withGateway("web"), withGateway("db")).withAuthority(t, 0)
+	own := must.Get(authority.LoadDir(w.AuthorityDir))(t).Fingerprint()
+	w.fleet.Set("web", api.Status{Cert: api.Certificate{Authorities: []string{own, "0123456789abcdef0123"}}})
+	w.fleet.Set("db", api.Status{Cert: api.Certificate{Authorities: []string{own}}})
+	items := w.run(t, "gateways-trust")
+	if len(items) != 1 || items[0].Result != Warning || !strings.Contains(items[0].Detail, "authority 0123456789abcdef,") || items[0].Command != "kubectl gateway rotate pod/web -n shop" {
+		t.Errorf("%+v", items)
+	}
+	w.fleet.Set("web", api.Status{Cert: api.Certificate{Authorities: []string{own}}})
+	if items := w.run(t, "gateways-trust"); len(items) != 1 || items[0].Result != OK {
+		t.Errorf("%+v", items)
+	}
 }
 
 func TestAuthorityThatEndsSoon(t *testing.T) {

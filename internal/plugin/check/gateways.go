@@ -112,6 +112,26 @@ func checkCoverage(_ context.Context, f *facts, items []*status.Item) []Item {
 	return orOK(list, "%s", terminal.Plural(len(items), "gateway"))
 }
 
+// checkTrust finds gateways that trust a root which nobody is given any more, such as that of an
+// authority that was retired while they were being enabled.
+func checkTrust(_ context.Context, f *facts, items []*status.Item) []Item {
+	a, why := f.present()
+	if why != nil {
+		return why
+	}
+	var list []Item
+	for _, item := range items {
+		for _, root := range item.Status.Cert.Authorities {
+			if slices.Contains(a.Roots(), root) {
+				continue
+			}
+			list = append(list, Item{Result: Warning, Objects: object(item), Detail: fmt.Sprintf("the gateway trusts authority %.16s, which no gateway is given now", root),
+				Command: fmt.Sprintf("kubectl gateway rotate pod/%s -n %s", item.Pod, item.Namespace)})
+		}
+	}
+	return orOK(list, "%s", terminal.Plural(len(items), "gateway"))
+}
+
 // checkStorage finds pods whose limit of ephemeral storage is too small for the log of a gateway.
 func checkStorage(_ context.Context, f *facts) []Item {
 	pods, err := f.found()

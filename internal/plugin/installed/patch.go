@@ -22,7 +22,7 @@ import (
 	missing "github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 )
 
-// ErrOvertaken says that the pod's gateways are not as they were read: another one was
+// ErrOvertaken says that the pod's gateways or addresses are not as they were read: another one was
 // added meanwhile, or has failed. The caller reads the pod again.
 var ErrOvertaken = errors.New("the pod's gateways changed meanwhile")
 
@@ -53,7 +53,7 @@ func NewPatch(pod *corev1.Pod, container *corev1.EphemeralContainer) *Patch {
 
 // AddContainer patches pod, or has the server try that if dryRun is set. It
 // returns the state of the pod that was patched. A change of the pod meanwhile is not a
-// failure, unless its gateways changed: ErrOvertaken.
+// failure, unless its gateways or its addresses changed: ErrOvertaken.
 func AddContainer(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod, container *corev1.EphemeralContainer, dryRun bool) (*corev1.Pod, error) {
 	options := metav1.PatchOptions{FieldManager: ManagedBy}
 	if dryRun {
@@ -87,7 +87,7 @@ func AddContainer(ctx context.Context, client kubernetes.Interface, pod *corev1.
 			// The patch was good, and only the answer to it was lost.
 			pod = now
 			return true, nil
-		case len(Gateways(now)) != len(Gateways(pod)):
+		case overtaken(pod, now):
 			return false, ErrOvertaken
 		}
 		pod = now
@@ -100,6 +100,20 @@ func AddContainer(ctx context.Context, client kubernetes.Interface, pod *corev1.
 		return nil, err
 	}
 	return pod, nil
+}
+
+// RereadUnchanged is Reread for a pod that is to get a gateway. The error is ErrOvertaken if its
+// gateways or its addresses are not as they were read before.
+func RereadUnchanged(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) (*corev1.Pod, error) {
+	now, err := Reread(ctx, client, pod)
+	if err == nil && overtaken(pod, now) {
+		return nil, ErrOvertaken
+	}
+	return now, err
+}
+
+func overtaken(pod, now *corev1.Pod) bool {
+	return len(Gateways(now)) != len(Gateways(pod)) || !slices.Equal(PodIPs(now), PodIPs(pod))
 }
 
 // holds reports whether pod has an ephemeral container with the name, the image and

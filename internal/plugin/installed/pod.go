@@ -46,6 +46,20 @@ func OtherAddresses(pod *corev1.Pod, config *api.Config) bool {
 		slices.ContainsFunc(has, func(ip netip.Addr) bool { return !slices.Contains(config.PodIPs, ip) }))
 }
 
+// ErrOtherAddresses says that a gateway was made for other addresses than its pod has: the kubelet
+// started it again in a new sandbox.
+var ErrOtherAddresses = errors.New("a gateway runs that was made for addresses which the pod has no more")
+
+// CheckAddresses reports ErrOtherAddresses about the gateway in the container called name.
+func CheckAddresses(pod *corev1.Pod, name string) error {
+	config, err := ConfigOf(pod, name)
+	if err != nil || !OtherAddresses(pod, config) {
+		return nil // what it was made for may not be known
+	}
+	return api.WithHint(fmt.Errorf("%w: container %s", ErrOtherAddresses, name),
+		fmt.Sprintf("'kubectl gateway disable pod/%s -n %s', then enable it again", pod.Name, pod.Namespace))
+}
+
 // Leaving reports whether pod has finished or is being deleted: there is
 // nothing left in it to protect.
 func Leaving(pod *corev1.Pod) bool {

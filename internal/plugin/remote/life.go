@@ -76,7 +76,8 @@ func (g *Conn) Renew(ctx context.Context, authority Authority, ttl time.Duration
 }
 
 // sign makes the certificate that a gateway's request asks for. What answers is found
-// by the pod's name: only that very pod gets one, for the addresses that it has now.
+// by the pod's name: only that very pod gets one, for the addresses that it has now, which
+// must be those that its gateway was made for.
 func (g *Conn) sign(ctx context.Context, authority Authority, csr []byte, ttl time.Duration) (*ca.Leaf, error) {
 	pod, err := g.reread(ctx)
 	if err != nil {
@@ -85,6 +86,9 @@ func (g *Conn) sign(ctx context.Context, authority Authority, csr []byte, ttl ti
 	ips := installed.PodIPs(pod)
 	if len(ips) == 0 {
 		return nil, errors.New("the pod has no address")
+	}
+	if err := installed.CheckAddresses(pod, g.container); err != nil {
+		return nil, err
 	}
 	return authority.Sign(csr, ca.LeafRequest{Identity: installed.Identity(pod, authority.TrustDomain()), IPs: ips, TTL: ttl})
 }

@@ -4,19 +4,24 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -124,6 +129,35 @@ func TestRenewFails(t *testing.T) {
 
 // Neither a gateway that says nothing nor a slow authority keeps Renew from
 // ending with its context.
+// TestRenewSignsNoOtherAddress: what a kubelet adds to its pod's status after the gateway was made is
+// no reason for another certificate.
+func TestRenewSignsNoOtherAddress(t *testing.T) {
+	config := must.Get(json.Marshal(api.Config{Version: api.ConfigVersion, Pod: api.PodRef{Namespace: "demo", Name: "web", UID: "u"},
+		PodIPs: []netip.Addr{netip.MustParseAddr("10.0.0.7")}, TrustDomain: "td", Mode: api.Permissive, OnFailure: api.FailOpen,
+		Coverage: api.Coverage{Capture: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}}))(t)
+	for name, add := range map[string][]corev1.PodIP{"as it was": nil, "with another address": {{IP: "10.0.9.9"}}} {
+		pod := running()
+		container := corev1.EphemeralContainer{}
+		container.Name, container.Env = "kube-gateway", []corev1.EnvVar{{Name: api.EnvConfig, Value: string(config)}}
+		pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, container)
+		pod.Status.PodIPs = append(pod.Status.PodIPs, add...)
+		s := &server{pod: pod, run: conversation(`{"csr":"request\n"}`+"\n", func(_ string, stdout, _ io.Writer) int {
+			_, _ = io.WriteString(stdout, ready("5e"))
+			return 0
+		})}
+		asked := false
+		_, err := s.start(t).Renew(bounded(t), signer(func([]byte) ([]byte, error) { asked = true; return nil, nil }), 0)
+		if add == nil {
+			must.Do(t, err)
+		} else {
+			expect.Refusal(t, name, err, installed.ErrOtherAddresses, "", "disable pod/web -n demo")
+		}
+		if asked != (add == nil) {
+			t.Errorf("%s: signed %v", name, asked)
+		}
+	}
+}
+
 func TestRenewEndsWithItsContext(t *testing.T) {
 	for _, say := range []string{"", `{"csr":"request"}` + "\n"} {
 		stop, here := make(chan struct{}), make(chan struct{}, 1)

@@ -57,7 +57,7 @@ func (s *Survey) findEndpoints(read *read) {
 	}
 	for _, p := range read.pods {
 		for _, port := range p.hostPorts {
-			ips := s.addresses[p.node]
+			ips := s.addresses[p.claim.Node]
 			if ip, err := netip.ParseAddr(port.HostIP); err == nil && !ip.IsUnspecified() {
 				ips = []netip.Addr{ip.Unmap()}
 			}

@@ -37,9 +37,11 @@ type read struct {
 
 // pod is what matters of a pod that has a network of its own.
 type pod struct {
-	node      string
+	claim     Claim
 	ips       []netip.Addr
 	hostPorts []corev1.ContainerPort // of TCP
+	// leaving means that its addresses are free, or about to be.
+	leaving bool
 }
 
 // readAll reads everything at once.
@@ -69,7 +71,8 @@ func readAll(ctx context.Context, client kubernetes.Interface) *read {
 				r.agents = append(r.agents, installed.PodIPs(p)...)
 			}
 			if !p.Spec.HostNetwork {
-				r.pods = append(r.pods, pod{node: p.Spec.NodeName, ips: installed.PodIPs(p), hostPorts: HostPorts(p)})
+				r.pods = append(r.pods, pod{claim: Claim{Node: p.Spec.NodeName, Namespace: p.Namespace, Name: p.Name, UID: p.UID},
+					ips: installed.PodIPs(p), hostPorts: HostPorts(p), leaving: installed.Leaving(p)})
 			}
 		})
 	})

@@ -30,6 +30,8 @@ type Survey struct {
 	nodes map[string]*corev1.Node
 	// addresses are those of nodes, by name, that belong to no pod.
 	addresses map[string][]netip.Addr
+	// claims are what pods' addresses are held against.
+	claims claims
 	// apiServer holds the endpoints of the API server, callers where it connects from, and
 	// callerNodes the nodes that it connects from.
 	apiServer   []netip.AddrPort
@@ -67,6 +69,7 @@ func Run(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod, na
 		return nil, api.WithHint(fmt.Errorf("listing nodes for the ranges of pod addresses: %w", read.nodesErr),
 			"name the ranges with --capture-cidr and --service-cidr, or ask for a role that may list nodes")
 	}
+	s.claims = newClaims(s.nodes, read)
 	s.findNodes(pods, read.pods)
 	if err := s.findPods(pods, read, len(named.Capture) > 0); err != nil {
 		return nil, err

@@ -47,16 +47,18 @@ type Plugin struct {
 	Version string
 	// Drain bounds how long connections of gateways that are disabled may go on.
 	Drain time.Duration
-	// Authority reads the authority.
-	Authority func(context.Context) (*ca.Authority, error)
-	// Warn is called with what a survey of the cluster had to guess, if it is not
-	// what the one before had to. Calls do not overlap.
+	// Authority reads the authority. remark, if not nil, is told what a user has to know about it.
+	Authority func(ctx context.Context, remark func(string)) (*ca.Authority, error)
+	// Warn is called with what a survey of the cluster had to guess, and with what is to be known
+	// about the authority, if that is not what the one before had.
 	Warn func([]string)
 
 	authority parallel.Recent[*ca.Authority]
 	survey    parallel.Recent[*survey.Survey]
 	warned    []string
-	shared    *inject.Shared
+	// remarked is what was said of the authority last.
+	remarked []string
+	shared   *inject.Shared
 	// known are the pods of the last Survey, and latest is the newest survey that succeeded.
 	known  []corev1.Pod
 	latest atomic.Pointer[survey.Survey]
@@ -197,7 +199,16 @@ func (p *Plugin) Ask(ctx context.Context, pod *corev1.Pod, container string) (*a
 }
 
 func (p *Plugin) readAuthority(ctx context.Context) (*ca.Authority, error) {
-	return p.authority.Get(authorityAge, func() (*ca.Authority, error) { return p.Authority(ctx) })
+	return p.authority.Get(authorityAge, func() (*ca.Authority, error) {
+		var remarks []string
+		a, err := p.Authority(ctx, func(text string) { remarks = append(remarks, text) })
+		// An error is told by who needs the authority.
+		if p.Warn != nil && err == nil && !slices.Equal(remarks, p.remarked) {
+			p.remarked = remarks
+			p.Warn(remarks)
+		}
+		return a, err
+	})
 }
 
 // cluster returns what a gateway for pod has to know of the cluster. A pod with

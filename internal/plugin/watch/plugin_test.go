@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
@@ -74,7 +76,7 @@ func covers(cluster *survey.Survey, text string) bool {
 
 func TestPluginSaysWhatIsMissing(t *testing.T) {
 	away := errors.New("no authority")
-	p := &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (*ca.Authority, error) { return nil, away }}
+	p := &Plugin{Client: fake.NewClientset(), Authority: func(context.Context, func(string)) (*ca.Authority, error) { return nil, away }}
 	if out := p.Enable(t.Context(), fakecluster.NewPod("p"), true); !errors.Is(out.Err, away) || out.Refused {
 		t.Errorf("%+v", out)
 	}
@@ -82,7 +84,7 @@ func TestPluginSaysWhatIsMissing(t *testing.T) {
 		t.Errorf("%+v", out)
 	}
 	authority := must.Get(ca.New(ca.Options{}))(t)
-	p = &Plugin{Client: fake.NewClientset(), Authority: func(context.Context) (*ca.Authority, error) { return authority, nil },
+	p = &Plugin{Client: fake.NewClientset(), Authority: func(context.Context, func(string)) (*ca.Authority, error) { return authority, nil },
 		Options: inject.Options{Named: api.Coverage{Capture: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}}}
 	pod := fakecluster.NewPod("p")
 	pod.Spec.HostNetwork = true
@@ -135,4 +137,22 @@ func TestCoveredByWhatIsKnown(t *testing.T) {
 	if !p.Covered(pod, other) {
 		t.Error("judged by a survey that is old")
 	}
+}
+
+// TestPluginSaysWhatIsToBeKnownOfTheAuthority: each remark once, until there is another one.
+func TestPluginSaysWhatIsToBeKnownOfTheAuthority(t *testing.T) {
+	signer := must.Get(ca.New(ca.Options{}))(t)
+	var now, warned []string
+	p := &Plugin{Warn: func(list []string) { warned = append(warned, strings.Join(list, ", ")) },
+		Authority: func(_ context.Context, remark func(string)) (*ca.Authority, error) {
+			for _, text := range now {
+				remark(text)
+			}
+			return signer, nil
+		}}
+	for _, now = range [][]string{nil, {"two roots"}, {"two roots"}, nil, {"two roots"}, {"two roots", "one is back"}} {
+		p.authority.Outdate()
+		must.Get(p.readAuthority(t.Context()))(t)
+	}
+	expect.Equal(t, "warnings", []string{"two roots", "", "two roots", "two roots, one is back"}, warned)
 }
