@@ -12,11 +12,11 @@ RUN CGO_ENABLED=0 GOOS=linux GOARCH=$TARGETARCH go build -trimpath \
     -o / ./cmd/kube-gateway ./cmd/kubectl-gateway
 
 FROM scratch AS plugin
-COPY --from=build /kubectl-gateway /kubectl-gateway
+COPY --from=build --chmod=0711 /kubectl-gateway /kubectl-gateway
 USER 65532
 ENTRYPOINT ["/kubectl-gateway"]
 
 FROM scratch
-COPY --from=build /kube-gateway /kube-gateway
+COPY --from=build --chmod=0711 /kube-gateway /kube-gateway
 ENTRYPOINT ["/kube-gateway"]
 CMD ["supervise"]

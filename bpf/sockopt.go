@@ -14,6 +14,9 @@ import (
 // ErrNotCaptured says that a connection was not captured.
 var ErrNotCaptured = errors.New("the connection was not captured")
 
+// SockoptLevel is the level of the socket options that the programs answer.
+const SockoptLevel = sockoptLevel
+
 // OriginalDestination returns the destination of the application's connect(2), for a
 // connection accepted from the capture listener. The address is IPv4 for v4-mapped
 // destinations. pod says that it is that of a pod; behind others the cluster chooses one.

@@ -28,6 +28,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
+// mode lets every user execute a program, and only root read it: the kernel then keeps a process of another
+// user from the start out of reach of others of that user (PR_SET_DUMPABLE(2const)).
+const mode = 0o711
+
 // epoch is the time of every file, so that builds can be repeated.
 var epoch = time.Unix(0, 0).UTC()
 
@@ -96,7 +100,7 @@ func (c content) build(arch, path string) (v1.Image, error) {
 	}
 	var files bytes.Buffer
 	w := tar.NewWriter(&files)
-	header := &tar.Header{Name: c.program, Mode: 0o755, Size: int64(len(binary)), ModTime: epoch}
+	header := &tar.Header{Name: c.program, Mode: mode, Size: int64(len(binary)), ModTime: epoch}
 	if err := errors.Join(w.WriteHeader(header), write(w, binary), w.Close()); err != nil {
 		return nil, err
 	}

@@ -97,7 +97,7 @@ func checkImage(t *testing.T, image v1.Image) {
 	defer content.Close()
 	r := tar.NewReader(content)
 	header, err := r.Next()
-	if err != nil || header.Name != "kube-gateway" || header.Mode != 0o755 {
+	if err != nil || header.Name != "kube-gateway" || header.Mode != 0o711 {
 		t.Errorf("first file is %+v, error %v", header, err)
 	}
 	if _, err := r.Next(); !errors.Is(err, io.EOF) {

@@ -183,6 +183,14 @@ func (c *call) print(answer any, asText func(io.Writer)) error {
 	return nil
 }
 
+// landlock names what keeps a worker from files.
+func landlock(c api.Confinement) string {
+	if c.Landlock == 0 {
+		return "no Landlock in this kernel"
+	}
+	return fmt.Sprintf("Landlock ABI %d", c.Landlock)
+}
+
 func printStatus(w io.Writer, s *api.Status) {
 	fmt.Fprintf(w, "state       %s\n", s.State)
 	if s.Reason != "" {
@@ -207,6 +215,9 @@ func printStatus(w io.Writer, s *api.Status) {
 	}
 	if s.Audit {
 		fmt.Fprintf(w, "audit       %d connections would have been refused\n", s.Traffic.Inbound.Audited)
+	}
+	if c := s.Worker.Confinement; c.Seccomp {
+		fmt.Fprintf(w, "confined    a filter of system calls, %s\n", landlock(c))
 	}
 	for _, missing := range s.Missing {
 		fmt.Fprintf(w, "missing     %s\n", missing)

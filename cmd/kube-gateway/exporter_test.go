@@ -266,7 +266,7 @@ func TestExporterEnds(t *testing.T) {
 	t.Run("stopped", func(t *testing.T) {
 		l := newLab(t)
 		g := l.gateway(exporting(l.spec(l.a)))
-		must.Do(t, syscall.Kill(exporterOf(t, l.a, g), syscall.SIGSTOP))
+		pause(t, exporterOf(t, l.a, g))
 		disable(t, l.a, g, time.Second)
 		gone(t, l.a)
 	})
@@ -289,7 +289,7 @@ func TestExporterEnds(t *testing.T) {
 		g := l.gateway(spec)
 		// It does not see that its socket has ended: only the kernel can end it now. Its
 		// output is nobody's, whose end would be waited for.
-		must.Do(t, syscall.Kill(exporterOf(t, l.a, g), syscall.SIGSTOP))
+		pause(t, exporterOf(t, l.a, g))
 		must.Do(t, kill(g))
 		gone(t, l.a)
 		l.gateway(exporting(l.spec(l.a)))

@@ -5,12 +5,15 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -72,9 +75,16 @@ func expectUnprivileged(t *testing.T, name string, pid, id int) {
 		name, value, _ := strings.Cut(line, ":")
 		fields[name] = strings.Join(strings.Fields(value), " ")
 	}
+	// All threads have the filter.
+	for _, thread := range must.Get(filepath.Glob(dir + "/task/*/status"))(t) {
+		// A thread may end meanwhile.
+		if text, err := os.ReadFile(thread); err == nil && !strings.Contains(string(text), "\nSeccomp:\t2\n") {
+			t.Errorf("a thread of the %s has no filter: %s", name, text)
+		}
+	}
 	ids, none := strings.TrimSpace(strings.Repeat(strconv.Itoa(id)+" ", 4)), strings.Repeat("0", 16)
 	for field, want := range map[string]string{
-		"Uid": ids, "Gid": ids, "Groups": "", "NoNewPrivs": "1",
+		"Uid": ids, "Gid": ids, "Groups": "", "NoNewPrivs": "1", "Seccomp": "2",
 		"CapInh": none, "CapPrm": none, "CapEff": none, "CapBnd": none, "CapAmb": none,
 	} {
 		if fields[field] != want {
@@ -89,13 +99,22 @@ func expectUnprivileged(t *testing.T, name string, pid, id int) {
 	}
 }
 
+// hasLandlock asks the kernel.
+func hasLandlock() bool {
+	_, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
+	return errno == 0
+}
+
 // TestWorkerIsUnprivileged reads what the kernel says of both processes.
 func TestWorkerIsUnprivileged(t *testing.T) {
 	l := newLab(t)
 	g := l.gateway(l.spec(l.a))
-	worker := status(t, g).Worker.PID
-	expectUnprivileged(t, "worker", worker, api.WorkerID)
-	for _, pid := range []int{worker, g.Pid} {
+	worker := status(t, g).Worker
+	expectUnprivileged(t, "worker", worker.PID, api.WorkerID)
+	if c := worker.Confinement; !c.Seccomp || hasLandlock() != (c.Landlock > 0) {
+		t.Errorf("the status says %+v", c)
+	}
+	for _, pid := range []int{worker.PID, g.Pid} {
 		environ := must.Get(os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ"))(t)
 		if strings.Contains(string(environ), "PRIVATE KEY") || strings.Contains(string(environ), api.EnvKey) {
 			t.Errorf("the environment of process %d holds the key", pid)

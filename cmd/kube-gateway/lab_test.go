@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -30,6 +31,7 @@ import (
 // TestMain lets the test binary be the gateway: the supervisor executes itself
 // again, and starts its worker from the same file.
 func TestMain(m *testing.M) {
+	netlab.Helpers{"spy": spy}.Run()
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case "supervise", "worker", "exporter", "ctl", "clean", "packets", "probe":
@@ -272,6 +274,21 @@ func eventually(t *testing.T, what string, condition func() error) {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+// pause stops a process, and returns when none of its threads runs: a signal takes a moment to arrive.
+func pause(t *testing.T, pid int) {
+	t.Helper()
+	must.Do(t, syscall.Kill(pid, syscall.SIGSTOP))
+	eventually(t, "a process stands still", func() error {
+		for _, thread := range must.Get(filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid)))(t) {
+			// A thread may have ended.
+			if text, err := os.ReadFile(thread); err == nil && !strings.Contains(string(text), "\nState:\tT ") {
+				return fmt.Errorf("%s: %s", thread, text)
+			}
+		}
+		return nil
+	})
 }
 
 func addrPort(t *testing.T, text string) netip.AddrPort {

@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -300,7 +299,7 @@ func TestRenewalOfStuckWorker(t *testing.T) {
 	spec := l.spec(l.a)
 	g := l.gateway(spec)
 	before := status(t, g)
-	must.Do(t, syscall.Kill(before.Worker.PID, syscall.SIGSTOP))
+	pause(t, before.Worker.PID)
 	if s, err := renewWith(t, g, signer(l.authority, spec, nil)); err == nil || !strings.Contains(err.Error(), "try again") {
 		t.Errorf("a stopped worker took it: %+v, %v", s, err)
 	}

@@ -286,7 +286,7 @@ func TestStuckWorker(t *testing.T) {
 	l := newLab(t)
 	g := l.gateway(l.spec(l.a))
 	pid := status(t, g).Worker.PID
-	must.Do(t, syscall.Kill(pid, syscall.SIGSTOP))
+	pause(t, pid)
 	if s, err := g.Call(t.Context(), control.Request{Op: control.OpMode, Mode: api.Strict}); err == nil || api.Hint(err) == "" {
 		t.Errorf("a stopped worker answered: %+v, %v", s, err)
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/confine"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/journal"
@@ -81,6 +82,9 @@ func replaceSelf(args []string) error {
 
 func superviseWith(ctx context.Context, material *os.File, certificateTimeout, portTimeout time.Duration) error {
 	unix.CloseOnExec(int(material.Fd()))
+	if err := confine.HideMemory(); err != nil {
+		return err
+	}
 	debug.SetGCPercent(supervisorGC)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)

@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"net/netip"
 	"os"
@@ -14,9 +13,8 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/confine"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/governor"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/memory"
@@ -26,10 +24,8 @@ import (
 
 // runWorker runs the unprivileged half of a gateway. The supervisor starts it.
 func runWorker(ctx context.Context, args []string) error {
-	// Containers that share the PID namespace and run as the same user could
-	// otherwise read the key from this process's memory.
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("protecting the worker's memory: %w", err)
+	if err := confine.HideMemory(); err != nil {
+		return err
 	}
 	// The first signal ends the worker when its connections have ended, the second one at
 	// once.
@@ -66,6 +62,11 @@ func runWorker(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	// Nothing has come from the network yet.
+	confinement, err := confine.Apply(confine.Worker)
+	if err != nil {
+		log.Slog().Error("the worker goes on with less confinement", "error", err.Error())
+	}
 	// What starting up allocated is not needed again.
 	debug.FreeOSMemory()
 	go func() {
@@ -73,7 +74,7 @@ func runWorker(ctx context.Context, args []string) error {
 			log.Slog().Error("the edges of this gateway cannot be read", "error", err.Error())
 		}
 	}()
-	if err := from.Ready(); err != nil {
+	if err := from.Ready(confinement); err != nil {
 		return err
 	}
 	return serve(ctx, p, from, log, signals)

@@ -156,7 +156,7 @@ func TestChangesThatMakeNoSense(t *testing.T) {
 	fails(t, changeServer(&g).start(t), 1, map[string]string{
 		"log": "not said what to log", "log web": `"web" is not what a gateway can log`, "log none": "no pod is named", "log web none --limit=1": "less than 1Mi",
 		"mode": "no mode", "mode web": `"web" is not a mode`, "mode strict": "no pod is named", "mode strict web": `"web" is not a mode`,
-		"mode --all web strict": "--all", "mode web strict -o wide": "unknown", "mode web strict --timeout=0s": "not positive",
+		"mode --all web strict": "--all", "mode web strict -o wide": "unable to match a printer", "mode web strict --timeout=0s": "not positive",
 		"mode web strict --parallel=0": "not positive", "mode deploy/web/x strict": "does not name one object",
 		"allow": "no pattern", "allow web": "no pattern", "allow ns/a/sa/b": "no pod is named", "allow web ns/a": "not of the form",
 		"allow web *": "not of the form", "allow web spiffe://td/ns/a/sa/b": "not of the form", "allow web ns/a/sa/b --everyone": "both given",

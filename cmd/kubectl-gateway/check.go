@@ -98,7 +98,7 @@ func (o *checkOptions) run(ctx context.Context, a *app, args []string) error {
 	if err != nil {
 		return err
 	}
-	if o.output == "json" {
+	if o.output != "table" && o.output != "short" {
 		err = a.printAs("report", report, o.output)
 	} else if err = report.Print(a.Out, terminal.For(a.Out, os.Getenv), check.PrintOptions{Short: o.output == "short", ASCII: check.ASCII(os.Getenv)}); err != nil {
 		err = fmt.Errorf("printing the report: %w", err)

@@ -19,7 +19,7 @@ import (
 func TestCheckFlags(t *testing.T) {
 	run := (&apiServer{}).start(t)
 	fails(t, run, 1, map[string]string{
-		"check -o xml":                        "hint: use table, short or json",
+		"check -o xml":                        `unable to match a printer suitable for the output format "xml", allowed formats are: `,
 		"check --wire=radio":                  "hint: use auto, port or inband",
 		"check --image-pull-policy=Sometimes": "hint: use Always, IfNotPresent or Never",
 		"check --image=":                      "--image: the name is empty",

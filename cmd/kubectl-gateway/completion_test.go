@@ -182,6 +182,7 @@ func TestCompletesFlags(t *testing.T) {
 	server := &tabServer{apiServer: apiServer{objects: map[string]string{"/api/v1/namespaces": `{"kind":"NamespaceList","apiVersion":"v1","items":[
 		{"metadata":{"name":"demo"}},{"metadata":{"name":"default"}},{"metadata":{"name":"other"}}]}`}}}
 	tab := server.start(t)
+	const templates = "jsonpath= jsonpath-file= jsonpath-as-json= go-template= go-template-file="
 	for _, c := range []struct{ line, want, directive string }{
 		{"status -n ", "demo default other", ":4"}, {"status --namespace=d", "demo default", ":4"}, {"watch --lease-namespace o", "other", ":4"},
 		{"status --context ", "arn:aws:eks c", ":4"}, {"--cluster c", "c c2", ":4"}, {"enable --user=", "u", ":4"},
@@ -189,7 +190,12 @@ func TestCompletesFlags(t *testing.T) {
 		{"enable --wire ", "auto port inband", ":36"}, {"enable --on-failure ", "open closed", ":36"},
 		{"enable --delivery ", "secret csr", ":36"}, {"enable --existing ", "leave report reset", ":36"},
 		{"enable --dry-run ", "none client server", ":36"}, {"enable --image-pull-policy ", "Always IfNotPresent Never", ":36"},
-		{"init-ca --store ", "local cluster", ":36"}, {"enable -o ", "name json yaml", ":36"}, {"tail -o ", "json", ":36"},
+		{"init-ca --store ", "local cluster", ":36"}, {"enable -o ", "name json yaml " + templates, ":36"}, {"tail -o ", "json " + templates, ":36"},
+		{"status -o ", "wide json yaml name dot svg " + templates + " custom-columns= custom-columns-file=", ":36"},
+		{"status -o j", "json jsonpath= jsonpath-file= jsonpath-as-json=", ":36"},
+		// No space follows what has an argument.
+		{"status --output=jsonpath-", "jsonpath-file= jsonpath-as-json=", ":38"}, {"enable -o go-template-", "go-template-file=", ":38"},
+		{"status --sort-by ", "", ":4"},
 		{"enable --timeout ", "", ":4"}, {"enable --capture-cidr ", "", ":4"}, {"enable -l ", "", ":4"}, {"enable --server ", "", ":4"},
 		// Those of the shell: files, and directories.
 		{"enable -f ", "", ":0"}, {"status --kubeconfig ", "", ":0"}, {"init-ca --from-key ", "", ":0"},

@@ -41,13 +41,6 @@ func quiet(config *rest.Config) (*rest.Config, kubernetes.Interface, error) {
 	return config, client, err
 }
 
-// streaming returns a client for requests that do not end: --request-timeout is not for them.
-func streaming(config *rest.Config) (kubernetes.Interface, error) {
-	config = rest.CopyConfig(config)
-	config.Timeout = 0
-	return newClient(config)
-}
-
 // namespace returns the namespace of the command line, the kubeconfig or the pod, in
 // this order.
 func (a *app) namespace() (string, error) {

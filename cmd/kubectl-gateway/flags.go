@@ -17,6 +17,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/disable"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/output"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	buildversion "github.com/kubectl-gateway/kubectl-gateway/internal/version"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -63,9 +64,10 @@ func parseLogLimit(text string) (int64, error) {
 	}
 }
 
-// addOutput registers -o/--output. value is the default, formats are what help names.
+// addOutput registers -o/--output. value is the default, formats are the verb's own besides the
+// templates, which all of them have.
 func addOutput(f *pflag.FlagSet, p *string, value string, formats ...string) {
-	flags.Choice(f, p, "output", "o", value, "output format", flags.Words(formats...))
+	flags.Format(f, p, value, flags.Words(formats...), output.Templates()...)
 }
 
 func addDryRun(f *pflag.FlagSet, p *installed.DryRun, server string) {

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
-	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
@@ -101,20 +99,14 @@ func (a *app) printInitResult(format string, r *authority.InitResult) error {
 	if r.InCluster {
 		o.Secret = authority.Namespace + "/" + authority.SecretName
 	}
-	var text []byte
-	var err error
 	switch format {
-	case "json":
-		text, err = json.MarshalIndent(o, "", "  ")
-		text = append(text, '\n')
-	case "yaml":
-		text, err = yaml.Marshal(o)
 	case "name":
-		text = []byte("configmap/" + authority.BundleName + "\n")
+		text := "configmap/" + authority.BundleName + "\n"
 		if r.InCluster {
-			text = append(text, "secret/"+authority.SecretName+"\n"...)
+			text += "secret/" + authority.SecretName + "\n"
 		}
-	default:
+		return a.print("result", text)
+	case "":
 		done := "unchanged"
 		switch {
 		case r.Backup != "":
@@ -124,11 +116,8 @@ func (a *app) printInitResult(format string, r *authority.InitResult) error {
 		case r.Changed:
 			done = "updated"
 		}
-		text = fmt.Appendf(nil, "authority/%s %s (trust domain %s, valid until %s)\n",
-			o.Fingerprint[:16], done, o.TrustDomain, o.NotAfter.Format(time.DateOnly))
+		return a.print("result", fmt.Sprintf("authority/%s %s (trust domain %s, valid until %s)\n",
+			o.Fingerprint[:16], done, o.TrustDomain, o.NotAfter.Format(time.DateOnly)))
 	}
-	if err != nil {
-		return fmt.Errorf("encoding the result: %w", err)
-	}
-	return a.print("result", string(text))
+	return a.printAs("result", o, format)
 }

@@ -176,7 +176,7 @@ func TestInitCAFromFiles(t *testing.T) {
 
 func TestInitCARefusesFlags(t *testing.T) {
 	r := newInitCA(t)
-	r.mustFail("json", "-o", "xml")
+	r.mustFail("", "-o", "xml")
 	r.mustFail("local or cluster", "--store=usb")
 	r.mustFail("90d", "--ttl=soon")
 	r.mustFail("90d", "--ttl=0d")

@@ -98,7 +98,7 @@ func dryRunObjects(results []inject.Result, format string) (string, error) {
 		}
 		objects = append(objects, result.Patch)
 	}
-	if format == "json" {
+	if format != "yaml" {
 		return encode(map[string]any{"apiVersion": "v1", "kind": "List", "items": slices.Concat([]any{}, objects)}, format)
 	}
 	var documents []string

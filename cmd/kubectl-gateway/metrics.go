@@ -64,7 +64,7 @@ func (o *metricsOptions) run(ctx context.Context, a *app, args []string) error {
 	if err != nil {
 		return fmt.Errorf("reading the metrics of pod %s/%s: %w", gateway.Ref().Namespace, gateway.Ref().Pod, err)
 	}
-	if o.output == "json" {
+	if o.output != "text" {
 		return a.printAs("metrics", metrics, o.output)
 	}
 	return a.print("metrics", exposition(metrics))

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -53,6 +54,14 @@ func inWorld(change func(*world)) func(*testing.T, string) (flags, env []string)
 	}
 }
 
+// withFile is a world in which there is a file of the user's.
+func withFile(text string) func(*testing.T, string) (flags, env []string) {
+	return func(t *testing.T, dir string) ([]string, []string) {
+		must.Do(t, os.WriteFile(filepath.Join(dir, "template"), []byte(text), 0o600))
+		return inWorld(nil)(t, dir)
+	}
+}
+
 func onServer(server func(t *testing.T) *apiServer) func(*testing.T, string) (flags, env []string) {
 	return func(t *testing.T, _ string) ([]string, []string) { return server(t).kubeconfig(t), nil }
 }
@@ -96,6 +105,28 @@ func outputCases() []outputCase {
 		{name: "status", args: "status pod/a pod/g pod/d", on: inWorld(nil)},
 		{name: "status-wide", args: "status -o wide", on: inWorld(nil)},
 		{name: "status-json", args: "status pod/g pod/a -o json", on: inWorld(func(w *world) { delete(w.answers, "g") }), code: 1},
+		{name: "status-jsonpath", args: `status -o jsonpath={range.items[*]}{.pod}{"\t"}{.status.traffic.outbound.encrypted}{"\n"}{end}`, on: inWorld(nil)},
+		{name: "status-jsonpath-file", args: "status -o jsonpath-file=DIR/template", on: withFile("{.items[*].state}\n")},
+		{name: "status-jsonpath-as-json", args: "status -o jsonpath-as-json={.items[*].pod}", on: inWorld(nil)},
+		{name: "status-go-template", args: `status -o go-template={{range.items}}{{.pod}}={{.state}}{{"\n"}}{{end}}`, on: inWorld(nil)},
+		{name: "status-go-template-file", args: "status -o go-template-file=DIR/template", on: withFile("{{len .items}} gateways\n")},
+		{name: "status-columns", args: "status -o custom-columns=NAME:.pod,STATE:.state,IPS:.podIPs[*],STANDBY:.standby", on: inWorld(nil)},
+		{name: "status-columns-no-headers", args: "status -o custom-columns=NAME:.pod,STATE:.state --no-headers", on: inWorld(nil)},
+		{name: "status-columns-file", args: "status -o custom-columns-file=DIR/template", on: withFile("NAME STATE\n.pod .state\n")},
+		{name: "status-name", args: "status pod/g pod/a -o name", on: inWorld(func(w *world) { delete(w.answers, "g") }), code: 1},
+		{name: "status-no-headers", args: "status --no-headers", on: inWorld(nil)},
+		{name: "status-sort-by", args: "status pod/g pod/d pod/a --sort-by=.pod", on: inWorld(nil)},
+		{name: "status-unknown-format", args: "status -o xml", on: inWorld(nil), code: 1},
+		{name: "enable-jsonpath", args: "enable pod/a -o jsonpath={.items[*].action}", on: inWorld(nil)},
+		{name: "check-jsonpath", args: `check pod/g --image-test=false -o jsonpath={.checks[?(@.result=="error")].id}`, on: inWorld(nil), code: 1},
+		{name: "watch-once-go-template", args: "watch pod/a --once -o go-template={{.pod}}:{{.action}}", on: inWorld(nil)},
+		{name: "version-verbose", args: "version -v=6", on: inWorld(nil)},
+		{name: "version-more-verbose", args: "version -v=8", on: inWorld(func(w *world) {
+			w.on = func(rw http.ResponseWriter, _ *http.Request) bool {
+				rw.Header().Set("Content-Type", "application/json")
+				return false
+			}
+		})},
 		{name: "status-none", args: "status -n nowhere", on: inWorld(nil)},
 		{name: "check", args: "check pod/g --image-test=false", on: inWorld(nil), code: 1},
 		{name: "check-short", args: "check pod/g --image-test=false -o short", on: inWorld(nil), code: 1},
@@ -103,6 +134,7 @@ func outputCases() []outputCase {
 		{name: "metrics", args: "metrics pod/web", on: onServer(metricsServer)},
 		{name: "tail", args: "tail --no-follow", on: onServer(func(*testing.T) *apiServer { return tailServer() })},
 		{name: "tail-json", args: "tail -A --no-follow -o json --max-log-requests=1", on: onServer(func(*testing.T) *apiServer { return tailServer() }), code: 1},
+		{name: "tail-jsonpath", args: "tail --no-follow -o jsonpath={.pod}:{.destination}", on: onServer(func(*testing.T) *apiServer { return tailServer() })},
 		{name: "tail-waits", args: "tail -n void", on: onServer(func(*testing.T) *apiServer { return tailServer() }), until: "adds one"},
 		{name: "mode", args: "mode pod/g strict", on: inWorld(answering)},
 		{name: "mode-refused", args: "mode pod/g pod/d strict --parallel=1", on: inWorld(answering), code: 1},
@@ -134,6 +166,9 @@ var changeable = []struct {
 	pattern *regexp.Regexp
 	with    string
 }{
+	{regexp.MustCompile(`^I\d{4} \S+ +\d+ (\w+\.go):\d+\]`), "IDATE CLOCK PID $1:LINE]"},
+	{regexp.MustCompile(`\bmilliseconds=\d+`), "milliseconds=N"},
+	{regexp.MustCompile(`\w{3}, \d\d \w{3} \d{4} \S+ GMT`), "TIME"},
 	{regexp.MustCompile(`\d{8}T\d{6}\.\d+Z`), "TIME"},
 	{regexp.MustCompile(`(^|[^0-9T])\d\d:\d\d:\d\d\b`), "${1}CLOCK"},
 	{regexp.MustCompile(`\b\d+\.\d+s\b`), "SECONDS"},

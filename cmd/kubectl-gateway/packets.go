@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -105,6 +106,13 @@ func (o *packetsOptions) open(a *app) (io.WriteCloser, error) {
 	file, err := os.OpenFile(o.file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("creating the file: %w", err)
+	}
+	// One that exists keeps its mode, and may be a pipe or a device.
+	if info, err := file.Stat(); err == nil && info.Mode().IsRegular() {
+		err = file.Chmod(0o600)
+		if err != nil && runtime.GOOS != "windows" {
+			return nil, errors.Join(fmt.Errorf("protecting the file: %w", err), file.Close())
+		}
 	}
 	return file, nil
 }

@@ -44,6 +44,7 @@ func TestPackets(t *testing.T) {
 		t.Errorf("exit code %d, %d bytes of %d, stderr:\n%s", code, len(stdout), len(want), stderr)
 	}
 	file := filepath.Join(t.TempDir(), "x.pcapng")
+	must.Do(t, os.WriteFile(file, []byte(strings.Repeat("old", 1000)), 0o644))
 	code, stdout, stderr = run("packets", "web", "-w", file, "--interface=eth0")
 	text, err := os.ReadFile(file)
 	if code != 0 || stdout != "" || strings.Contains(stderr, "warning") || err != nil || string(text) != want {

@@ -206,7 +206,7 @@ func (v *podVerb[R, I]) finish(r *report, found *targets.Selection, results []R)
 			fmt.Fprintln(r.errOut, line(text))
 		}
 	}
-	if r.format == "json" || r.format == "yaml" {
+	if r.format != "" && r.format != "name" {
 		document := v.document
 		if document == nil {
 			document = v.list

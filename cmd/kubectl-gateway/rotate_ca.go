@@ -92,7 +92,7 @@ func printAuthorityResult(r *report, result *rotate.AuthorityResult, err error) 
 		o.Error, o.Hint = words(err), line(advice(err))
 	}
 	switch {
-	case r.format == "json" || r.format == "yaml":
+	case r.format != "" && r.format != "name":
 		text, err := encode(o, r.format)
 		if err != nil {
 			return err

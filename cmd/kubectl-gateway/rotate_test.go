@@ -173,7 +173,7 @@ func TestRotateMakesNoSense(t *testing.T) {
 	fails(t, c.run, 1, map[string]string{
 		"rotate": "no pod is named", "rotate --ca web": "use one of them", "rotate --ca --all": "use one of them", "rotate --ca -A": "use one of them",
 		"rotate --ca -l a=b": "use one of them", "rotate web --dry-run": "need --ca", "rotate web --cert-ttl=x": "--cert-ttl",
-		"rotate --ca --ttl=x": "--ttl", "rotate web -o wide": "unknown", "rotate web --timeout=0s": "not positive",
+		"rotate --ca --ttl=x": "--ttl", "rotate web -o wide": "unable to match a printer", "rotate web --timeout=0s": "not positive",
 		"rotate web --parallel=0": "not positive", "rotate --ca --from-cert=/x": "from-key", "rotate --all": "--yes",
 		"rotate --ca --from-cert=/nonexistent --from-key=/x": "--from-cert",
 	})

@@ -16,6 +16,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/edges"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/output"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
@@ -26,7 +27,10 @@ import (
 type statusOptions struct {
 	targets targets.Flags
 	output  string
-	timeout time.Duration
+	// noHeaders leaves out the names of columns, and sortBy is the JSONPath that orders the items.
+	noHeaders bool
+	sortBy    string
+	timeout   time.Duration
 	// failIfExpiring is zero if certificates may expire.
 	failIfExpiring time.Duration
 	edges          bool
@@ -58,6 +62,8 @@ stream names the pods.
 
 -o json and -o yaml print a GatewayStatusList. Its items have the pod, the state, the
 kubelet's view of the gateway's container, the gateway's own status, and the problems.
+-o jsonpath=..., go-template=..., custom-columns=... and name print what you choose of
+it, as kubectl get does. --sort-by orders the items of all formats.
 
 --edges prints a line for every peer of the pods, in each direction: whether the
 traffic is encrypted, or why it is not or was refused, and how much there was. An edge
@@ -90,15 +96,21 @@ changed.`,
   kubectl gateway status -A -o svg >edges.svg
 
   # Pods that are not ready, for programs
-  kubectl gateway status -A -o json | jq '.items[] | select(.state != "ready")'`,
+  kubectl gateway status -A -o json | jq '.items[] | select(.state != "ready")'
+  kubectl gateway status -A -o jsonpath='{range .items[?(@.state!="ready")]}{.pod}{"\n"}{end}'
+
+  # Columns of your own, the certificate that ends first at the top
+  kubectl gateway status -A -o custom-columns=POD:.pod,ENDS:.status.certificate.notAfter --sort-by=.status.certificate.notAfter`,
 		ValidArgsFunction: a.completeTargets(everEnabled),
 		RunE:              func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, args) },
 	}
 	o.targets.AddFlags(cmd.Flags())
-	flags.Choice(cmd.Flags(), &o.output, "output", "o", "", "output format", []flags.Word[string]{
-		{Value: "wide"}, {Value: "json"}, {Value: "yaml"},
+	flags.Format(cmd.Flags(), &o.output, "", []flags.Word[string]{
+		{Value: "wide"}, {Value: "json"}, {Value: "yaml"}, {Value: "name"},
 		{Value: "dot", Meaning: "edges, for Graphviz"}, {Value: "svg", Meaning: "edges, as a picture"},
-	})
+	}, slices.Concat(output.Templates(), output.Columns())...)
+	cmd.Flags().BoolVar(&o.noHeaders, "no-headers", false, "leave out the names of columns, also with -o wide and custom-columns")
+	flags.Parsed(cmd.Flags(), &o.sortBy, "sort-by", "string", "", "order the pods, or edges, by this JSONPath of an item of -o json, like .status.certificate.notAfter; those without it come first", output.ParseSort)
 	cmd.Flags().BoolVar(&o.edges, "edges", false, "show who talks to whom, and whether that is encrypted")
 	flags.Choice(cmd.Flags(), &o.by, "by", "", byPod, "what the ends of edges are", flags.Words(byPod, byWorkload))
 	cmd.Flags().BoolVarP(&o.watch, "watch", "w", false, "repeat until Ctrl-C")
@@ -115,8 +127,11 @@ func (o *statusOptions) complete() error {
 	switch {
 	case o.by == byWorkload && !o.edges:
 		return api.WithHint(errors.New("--by is about edges"), "add --edges")
-	case o.watch && o.output != "" && o.output != "wide":
-		return api.WithHint(fmt.Errorf("--watch shows tables, and not %s", o.output), "use it without -o, or with -o wide")
+	case o.watch && !o.table():
+		format, _, _ := strings.Cut(o.output, "=")
+		return api.WithHint(fmt.Errorf("--watch shows tables, and not %s", format), "use it without -o, or with -o wide")
+	case o.edges && o.output == "name":
+		return api.WithHint(errors.New("edges have no names"), "-o custom-columns=... prints what there is of them")
 	case o.watch && slices.Contains(o.targets.Files.Filenames, "-"):
 		return api.WithHint(errors.New("--watch cannot read the standard input again and again"), "name a file with -f, or the targets")
 	case o.failIfExpiring > 0 && (o.watch || o.edges):
@@ -148,7 +163,7 @@ func (o *statusOptions) run(ctx context.Context, a *app, args []string) error {
 		if err != nil {
 			return nil, err
 		}
-		return &gatewaysView{o: o, found: found, list: list}, nil
+		return &gatewaysView{o: o, found: found, list: list}, output.Sort(list.Items, o.sortBy)
 	}
 	if o.watch {
 		return a.follow(ctx, o.interval, func(ctx context.Context) (statusView, error) { return look(ctx) })
@@ -188,16 +203,37 @@ func (a *app) reportExpiring(list *status.List, within time.Duration, now time.T
 }
 
 func (o *statusOptions) print(a *app, view *gatewaysView) error {
-	switch o.output {
-	case "json", "yaml":
-		if err := a.printAs("status", view.list, o.output); err != nil {
-			return err
-		}
-		view.warnNotCompared(a.ErrOut, terminal.For(a.ErrOut, os.Getenv))
-		// They explain the exit code.
-		return view.list.Failures(a.ErrOut, terminal.For(a.ErrOut, os.Getenv))
+	if o.table() {
+		return view.show(a.Out, a.ErrOut, terminal.For(a.Out, os.Getenv), terminal.For(a.ErrOut, os.Getenv), time.Now())
 	}
-	return view.show(a.Out, a.ErrOut, terminal.For(a.Out, os.Getenv), terminal.For(a.ErrOut, os.Getenv), time.Now())
+	var err error
+	if o.output == "name" {
+		err = a.print("status", view.list.Names())
+	} else {
+		err = o.printList(a, "status", view.list)
+	}
+	if err != nil {
+		return err
+	}
+	view.warnNotCompared(a.ErrOut, terminal.For(a.ErrOut, os.Getenv))
+	// They explain the exit code.
+	return view.list.Failures(a.ErrOut, terminal.For(a.ErrOut, os.Getenv))
+}
+
+// table reports whether the output is the verb's own table.
+func (o *statusOptions) table() bool { return o.output == "" || o.output == "wide" }
+
+// printList prints a list in a format of package output.
+func (o *statusOptions) printList(a *app, what string, list any) error {
+	print, err := output.New(o.output, output.Options{NoHeaders: o.noHeaders})
+	if err != nil {
+		return err
+	}
+	var text strings.Builder
+	if err := print(&text, list); err != nil {
+		return err
+	}
+	return a.print(what, text.String())
 }
 
 // gatewaysView is a table of gateways.
@@ -214,7 +250,7 @@ func (v *gatewaysView) show(out, errOut io.Writer, style, errStyle *terminal.Sty
 		_, err := fmt.Fprintf(errOut, "no gateways found in %s\nhint: 'kubectl gateway enable pod/NAME' adds one\n", v.found.where())
 		return err
 	}
-	table := status.TableOptions{Namespace: v.o.targets.AllNamespaces || several(v.found.pods), Wide: v.o.output == "wide", Now: now}
+	table := status.TableOptions{Namespace: v.o.targets.AllNamespaces || several(v.found.pods), Wide: v.o.output == "wide", NoHeaders: v.o.noHeaders, Now: now}
 	if err := v.list.Table(out, style, table); err != nil || now.IsZero() {
 		return err // advice depends on the time
 	}

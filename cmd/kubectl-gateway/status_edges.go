@@ -12,6 +12,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/edges"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/output"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
@@ -55,11 +56,14 @@ func (l *edgesLook) look(ctx context.Context, args []string) (*edgesView, error)
 	if l.o.by == byWorkload {
 		list.ByWorkload(l.names)
 	}
+	if err := output.Sort(list.Items, l.o.sortBy); err != nil {
+		return nil, err
+	}
 	home := found.namespace
 	if several(found.pods) {
 		home = ""
 	}
-	return &edgesView{list: list, notes: l.notes, home: home, found: found, wide: l.o.output == "wide"}, nil
+	return &edgesView{list: list, notes: l.notes, home: home, found: found, wide: l.o.output == "wide", noHeaders: l.o.noHeaders}, nil
 }
 
 // runEdges shows who the selected pods talk to.
@@ -77,12 +81,12 @@ func (o *statusOptions) runEdges(ctx context.Context, a *app, args []string, loo
 		err = view.list.DOT(a.Out)
 	case "svg":
 		err = view.list.SVG(a.Out)
-	case "json", "yaml":
-		err = a.printAs("edges", view.list, o.output)
-	default:
+	case "", "wide":
 		err = view.show(a.Out, a.ErrOut, style, errStyle, time.Now())
+	default:
+		err = o.printList(a, "edges", view.list)
 	}
-	if err == nil && o.output != "" && o.output != "wide" {
+	if err == nil && !o.table() {
 		// What a picture cannot show, and the reasons of the exit code.
 		rest := edges.List{Forgotten: view.list.Forgotten, Unlisted: view.list.Unlisted, Unasked: view.list.Unasked}
 		err = rest.Summary(a.ErrOut, errStyle, view.notes)
@@ -99,17 +103,17 @@ func (o *statusOptions) runEdges(ctx context.Context, a *app, args []string, loo
 
 // edgesView is a list of edges.
 type edgesView struct {
-	list  *edges.List
-	notes []string
-	home  string
-	found *selection
-	wide  bool
+	list            *edges.List
+	notes           []string
+	home            string
+	found           *selection
+	wide, noHeaders bool
 }
 
 func (v *edgesView) show(out, errOut io.Writer, style, errStyle *terminal.Style, now time.Time) error {
 	switch {
 	case len(v.list.Items) > 0:
-		if err := v.list.Table(out, style, edges.TableOptions{Home: v.home, Wide: v.wide, Now: now}); err != nil {
+		if err := v.list.Table(out, style, edges.TableOptions{Home: v.home, Wide: v.wide, NoHeaders: v.noHeaders, Now: now}); err != nil {
 			return err
 		}
 	case len(v.list.Unasked) == 0:

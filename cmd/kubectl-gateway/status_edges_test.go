@@ -99,6 +99,9 @@ func TestStatusEdges(t *testing.T) {
 		"status-edges-dot.golden":      {"web", "-o", "dot"},
 		"status-edges-svg.golden":      {"web", "old", "-o", "svg"},
 		"status-edges-none.golden":     {"bystander"},
+		"status-edges-columns.golden":  {"-A", "-o", "custom-columns=FROM:.source.name,TO:.destination.name,PORT:.port,HOW:.verdict", "--sort-by=.port", "--no-headers"},
+		"status-edges-sorted.golden":   {"web", "db", "--sort-by={.destination.name}", "--no-headers"},
+		"status-edges-jsonpath.golden": {"web", "-o", `jsonpath={range .items[*]}{.destination.address}:{.port} {.verdict}{"\n"}{end}`},
 	} {
 		code, stdout, stderr := edgesServer(&edgeGateways{}, all...).start(t)(append([]string{"status", "--edges"}, args...)...)
 		golden.Check(t, name, fmt.Sprintf("exit code %d\n--- stdout\n%s--- stderr\n%s", code, stdout, stderr))
@@ -143,6 +146,8 @@ func TestStatusEdgesWithFewRights(t *testing.T) {
 func TestStatusFlagsThatMakeNoSense(t *testing.T) {
 	fails(t, edgesServer(&edgeGateways{}, "web").start(t), 1, map[string]string{
 		"status --by=workload": "hint: add --edges", "status --edges --by=node": "--by", "status --watch -o json": "--watch shows tables", "status -w -o svg": "--watch shows tables",
+		"status --edges -o name": "edges have no names", "status -w -o jsonpath={.items}": "--watch shows tables, and not jsonpath\n",
+		"status --sort-by=.x": `couldn't find any field with path "{.x}" in the list of objects`, "status --edges --sort-by=.x": `couldn't find any field with path "{.x}"`,
 		"status --watch --interval=0s": "not positive", "status --edges --fail-if-expiring=1d": "does not go with", "status --watch --fail-if-expiring=1d": "does not go with",
 		"status --watch -f -": "standard input",
 	})

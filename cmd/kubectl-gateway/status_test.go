@@ -47,7 +47,7 @@ func TestStatusOfWhatCannotBeRead(t *testing.T) {
 		printed{"status -A", 1, "NAMESPACE |not answering", "not allowed to run commands|pods/exec"},
 		printed{"status web gone lost", 1, "web ", "error: pod \"gone\" not found in namespace \"demo\"\nerror: pod \"lost\" not found"},
 		printed{"status -n void", 0, nothing, `no gateways found in namespace "void"`},
-		printed{"status -o xml", 1, nothing, "hint: use wide, json, yaml, dot or svg"},
+		printed{"status -o xml", 1, nothing, `unable to match a printer suitable for the output format "xml", allowed formats are: custom-columns,custom-columns-file,dot,go-template,`},
 	)
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/output"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/tail"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
@@ -64,7 +65,8 @@ number their lines: those that a node has rotated away before they were read are
 counted on the error stream, and so are those that a gateway has dropped (see 'log').
 
 -o json prints the gateways' own lines, one object a line, with "namespace" and "pod"
-added. A line that is not JSON is in "raw". --template prints a line for each
+added. A line that is not JSON is in "raw". -o jsonpath=... and go-template=... print a
+line for each of these objects. --template prints a line for each
 connection and nothing else, by a Go template of the fields
 .Namespace .Pod .Time .Level .Direction .Source .Destination .Dialled .Peer .Wire
 .Encrypted .TLS .Reason .Sent .Received .Duration and .Error; .Source.Addr and
@@ -123,22 +125,15 @@ if a log could not be read.`,
 }
 
 func (o *tailOptions) run(ctx context.Context, a *app, args []string) error {
-	var formatter tail.Formatter
-	if o.template != "" {
-		var err error
-		if formatter, err = tail.NewTemplate(o.template); err != nil {
-			return err
-		}
+	formatter, err := o.ownFormat()
+	if err != nil {
+		return err
 	}
 	follow := o.follow && !o.noFollow
 	if err := o.keepInput(a); err != nil {
 		return err
 	}
-	config, client, err := a.kubernetes()
-	if err != nil {
-		return err
-	}
-	streams, err := streaming(config)
+	_, client, err := a.kubernetes()
 	if err != nil {
 		return err
 	}
@@ -167,7 +162,7 @@ func (o *tailOptions) run(ctx context.Context, a *app, args []string) error {
 		formatter = o.formatter(a, found)
 	}
 	tailer := &tail.Tailer{
-		Kube: client, Streams: streams, Formatter: formatter, Idle: tail.DefaultIdle,
+		Kube: client, Formatter: formatter, Idle: tail.DefaultIdle,
 		Options: tail.Options{Follow: follow, Since: o.since, Lines: o.lines, Parallel: o.maxRequests, Filter: o.filter},
 		Join:    o.join(a, found, args),
 		Out:     a.Out, ErrOut: a.ErrOut, Retry: tail.DefaultRetry(), Explain: explain,
@@ -237,10 +232,21 @@ func (o *tailOptions) join(a *app, found *selection, args []string) *tail.Join {
 	return join
 }
 
-func (o *tailOptions) formatter(a *app, found *selection) tail.Formatter {
-	if o.output == "json" {
-		return tail.JSON{}
+// ownFormat returns what makes lines of another format than text, nil for text.
+func (o *tailOptions) ownFormat() (tail.Formatter, error) {
+	switch {
+	case o.template != "":
+		return tail.NewTemplate(o.template)
+	case o.output == output.JSON:
+		return tail.JSON{}, nil
+	case o.output != "":
+		print, err := output.New(o.output, output.Options{})
+		return &tail.Printed{Print: print}, err
 	}
+	return nil, nil
+}
+
+func (o *tailOptions) formatter(a *app, found *selection) tail.Formatter {
 	text := &tail.Text{Style: terminal.For(a.Out, os.Getenv), Location: time.Local, Namespaces: o.targets.AllNamespaces || several(found.pods)}
 	text.Width = text.NameWidth(lists.Map(found.pods, func(pod corev1.Pod) tail.Source { return tail.Source{Namespace: pod.Namespace, Pod: pod.Name} }))
 	return text

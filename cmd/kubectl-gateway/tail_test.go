@@ -61,7 +61,7 @@ func TestTailErrors(t *testing.T) {
 		printed{"tail --since=-1s", 1, "", "is negative"},
 		printed{"tail --tail=-2", 1, "", "below -1"},
 		printed{"tail --max-log-requests=0", 1, "", "not positive"},
-		printed{"tail -o yaml", 1, "", "hint: use json"},
+		printed{"tail -o yaml", 1, "", "allowed formats are: go-template,go-template-file,json,jsonpath,jsonpath-as-json,jsonpath-file"},
 		printed{"tail --template={{.Pood}}", 1, "", "hint: it is a Go template"},
 		printed{"tail --template={{.Pod}} -o json", 1, "", "[output template] were all set"},
 		printed{"tail -A --max-log-requests=1", 1, "", "at most 1 at a time"},

@@ -1,13 +1,11 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
 
-	"sigs.k8s.io/yaml"
-
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/output"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
@@ -24,7 +22,7 @@ func (a *app) print(what, text string) error {
 	return nil
 }
 
-// printAs prints value as json or yaml.
+// printAs prints value in a format of package output.
 func (a *app) printAs(what string, value any, format string) error {
 	text, err := encode(value, format)
 	if err != nil {
@@ -33,22 +31,13 @@ func (a *app) printAs(what string, value any, format string) error {
 	return a.print(what, text)
 }
 
-// encode returns value as json or yaml, harmless to a terminal.
-func encode(value any, output string) (string, error) {
-	if output == "yaml" {
-		text, err := yaml.Marshal(value)
-		if err != nil {
-			return "", fmt.Errorf("encoding as YAML: %w", err)
-		}
-		return string(text), nil
+// encode returns value in a format of package output, harmless to a terminal.
+func encode(value any, format string) (string, error) {
+	print, err := output.New(format, output.Options{})
+	if err != nil {
+		return "", err
 	}
-	// The default escapes "<" for HTML.
 	var text strings.Builder
-	encoder := json.NewEncoder(&text)
-	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "    ")
-	if err := encoder.Encode(value); err != nil {
-		return "", fmt.Errorf("encoding as JSON: %w", err)
-	}
-	return string(terminal.CleanJSON([]byte(text.String()))), nil
+	err = print(&text, value)
+	return text.String(), err
 }

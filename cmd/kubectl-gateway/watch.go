@@ -17,6 +17,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/output"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
@@ -97,7 +98,7 @@ and ends; the exit code is 1 if something failed.`,
 	f.BoolVar(&o.leaderElect, "leader-elect", false, "let one of several replicas work at a time")
 	f.StringVar(&o.leaseNamespace, "lease-namespace", "", "namespace of the replicas' Lease (default: that of the kubeconfig, in a pod its own)")
 	f.StringVar(&o.healthAddress, "health-addr", "", "serve /healthz, /readyz and /metrics at this address, like :8080")
-	flags.Choice(f, &o.output, "output", "o", "", "output format: {}, one object a line", flags.Words("json"))
+	flags.Format(f, &o.output, "", []flags.Word[string]{{Value: "json", Meaning: "one object a line"}}, output.Templates()...)
 	cmd.MarkFlagsMutuallyExclusive("once", "leader-elect")
 	return cmd
 }

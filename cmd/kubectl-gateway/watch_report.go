@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/duration"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/output"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
@@ -25,8 +26,10 @@ type watchReport struct {
 	out, errOut io.Writer
 	style       *terminal.Style
 	format      string
-	where       string
-	counts      func() watch.Counts
+	// machine prints events for programs, if format is set.
+	machine output.Printer
+	where   string
+	counts  func() watch.Counts
 	// view is nil without a live view.
 	view *watchView
 
@@ -47,6 +50,10 @@ func newWatchReport(a *app, format string, options watch.Options, once bool) *wa
 		out: a.Out, errOut: a.ErrOut, style: terminal.For(a.Out, os.Getenv), format: format,
 		where: where(options), hints: map[string]bool{}, totals: map[watch.Action]int{}, failed: map[types.NamespacedName]bool{},
 		counts: func() watch.Counts { return watch.Counts{} }, broken: func(error) {},
+	}
+	if format != "" {
+		// It was tried when the flag was parsed.
+		r.machine, _ = output.New(format, output.Options{})
 	}
 	if file, ok := a.Out.(*os.File); ok && format == "" && !once && r.style.Terminal() && os.Getenv("TERM") != "dumb" {
 		r.view = &watchView{style: r.style, title: "watching " + r.where, live: terminal.NewLive(file)}
@@ -148,8 +155,8 @@ func (r *watchReport) add(e watch.Event) {
 			r.failed[name] = true
 		}
 	}
-	if r.format == "json" {
-		r.print(eventJSON(e))
+	if r.format != "" {
+		r.printMachine(eventJSON(e))
 		return
 	}
 	say := func(tone terminal.Tone, text string) {
@@ -188,6 +195,23 @@ func (r *watchReport) print(text string) {
 		r.outErr = fmt.Errorf("printing events: %w", err)
 		r.broken(r.outErr)
 	}
+}
+
+// printMachine prints an event in a line.
+func (r *watchReport) printMachine(event string) {
+	if r.format == output.JSON {
+		r.print(event)
+		return
+	}
+	var text strings.Builder
+	if err := r.machine(&text, json.RawMessage(event)); err != nil {
+		if r.outErr == nil {
+			r.outErr = fmt.Errorf("printing events: %w", err)
+			r.broken(r.outErr)
+		}
+		return
+	}
+	r.print(strings.TrimSuffix(text.String(), "\n") + "\n")
 }
 
 func who(e watch.Event) string {

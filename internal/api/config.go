@@ -43,9 +43,9 @@ const ALPN = "kube-gateway/1"
 // applications, one after the other. Gateways that both speak it prefer it to ALPN.
 const ALPNReuse = "kube-gateway/2"
 
-// WorkerID is the user and group ID of the worker process: the "nonroot" user of
-// distroless images.
-const WorkerID = 65532
+// WorkerID is the user and group ID of the worker process. Nobody else gives it out: it is within what Debian
+// reserves (65000 to 65533) and outside of what systemd does (61184 to 65519), and no base image has it as its user.
+const WorkerID = 65521
 
 // Environment variables of the gateway's container. The three TLS variables
 // come from the Secret, the configuration from the container's own spec.
@@ -209,9 +209,12 @@ func (c *Config) Validate() error {
 // default a gateway serves them on no port.
 const MetricsPort = 18445
 
-// ExporterID is the user and group ID of the process that serves metrics. It differs from
-// WorkerID, so that neither process can send the other a signal.
-const ExporterID = 65533
+// ExporterID is the user and group ID of the process that serves metrics, and ProbeID that of probes. They
+// differ from WorkerID, so that no process can send another one a signal.
+const (
+	ExporterID = 65522
+	ProbeID    = 65523
+)
 
 // ParseMetricsAddr reads where metrics are served: "[IP]:PORT", or ":PORT" for all addresses of the
 // pod, for which the address of the result is not valid. The port must not be one of the gateway's

@@ -72,6 +72,10 @@ type Status struct {
 // gateway where the pod's memory is used up.
 const MissingProtection = "protection where the pod's memory is used up"
 
+// MissingConfinement begins the entry of Status.Missing that says that the kernel filters no system
+// calls of the worker.
+const MissingConfinement = "a filter of the worker's system calls"
+
 // Listeners are the ports of a gateway on loopback.
 type Listeners struct {
 	// Capture is where captured connections arrive, Inband where in-band connections do.
@@ -123,6 +127,16 @@ type Worker struct {
 	StartedAt time.Time `json:"startedAt"`
 	// Restarts counts how often the supervisor restarted it.
 	Restarts int `json:"restarts"`
+	// Confinement is what keeps it from everything else than its work.
+	Confinement Confinement `json:"confinement,omitzero"`
+}
+
+// Confinement describes what the kernel withholds from a process without privilege.
+type Confinement struct {
+	// Seccomp says that a filter allows the system calls that the process needs, and no others.
+	Seccomp bool `json:"seccomp"`
+	// Landlock is the version of Landlock's ABI that keeps the process from the file system, 0 for none.
+	Landlock int `json:"landlock"`
 }
 
 // Memory describes the memory of a gateway and of its pod, in bytes.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -252,6 +253,7 @@ func TestWorkerHasNoPrivilege(t *testing.T) {
 	ns := namespace(t)
 	a := startPods(t, ns, podSpec("a", node1))[0]
 	enable(t, nil, a)
+	ids := strings.TrimSpace(strings.Repeat(strconv.Itoa(api.WorkerID)+" ", 4))
 	for _, pid := range processesOf(t, a, "worker") {
 		text := must.Get(os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)))(t)
 		fields := map[string]string{}
@@ -260,7 +262,7 @@ func TestWorkerHasNoPrivilege(t *testing.T) {
 			fields[name] = strings.Join(strings.Fields(value), " ")
 		}
 		for name, want := range map[string]string{
-			"Uid": "65532 65532 65532 65532", "Gid": "65532 65532 65532 65532", "Groups": "", "NoNewPrivs": "1",
+			"Uid": ids, "Gid": ids, "Groups": "", "NoNewPrivs": "1", "Seccomp": "2",
 			"CapInh": none, "CapPrm": none, "CapEff": none, "CapBnd": none, "CapAmb": none,
 		} {
 			if fields[name] != want {

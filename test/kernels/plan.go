@@ -54,6 +54,7 @@ type group struct {
 func full() []group {
 	return []group{
 		{Dir: "internal/lab/netlab"},
+		{Dir: "internal/gateway/confine"},
 		{Dir: "bpf", Not: []string{"TestHundredThousandConnections", "TestThousandConcurrentConnections"}, Pods: true},
 		{Dir: "cmd/kube-gateway", Tests: []string{
 			"TestTwoGateways", "TestOneGateway", // capture, wire port, plaintext
@@ -73,6 +74,7 @@ func full() []group {
 // short shows in minutes that everything loads and works at all.
 func short() []group {
 	return []group{
+		{Dir: "internal/gateway/confine"},
 		{Dir: "bpf", Tests: []string{"TestRequirementsAreComplete", "TestCapture", "TestInband", "TestStrictInbound"}, Pods: true},
 		{Dir: "cmd/kube-gateway", Tests: []string{"TestTwoGateways", "TestStrictInbound", "TestDisableDrains"}, Pods: true},
 	}

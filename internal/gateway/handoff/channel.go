@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
 // Channel is the supervisor's end of a packet socket to one worker. Down go sealed memory
@@ -19,6 +21,8 @@ import (
 // reply, so a worker that talks too much fills its own socket buffer and nothing else.
 type Channel struct {
 	conn *net.UnixConn
+	// first is what AwaitReady sends.
+	first *os.File
 	// number is that of the settings that were sent last.
 	number uint64
 }
@@ -31,14 +35,32 @@ type RefusedError struct{ words string }
 
 func (e *RefusedError) Error() string { return "the worker refused the settings: " + e.words }
 
-// AwaitReady waits until the worker says that it is ready. The error is io.EOF when the
-// worker has ended.
-func (c *Channel) AwaitReady() error {
+// AwaitReady hands the worker its first material as soon as its memory is hidden, and waits until it
+// says that it is ready, and how it is confined. The error is io.EOF when the worker has ended.
+func (c *Channel) AwaitReady() (api.Confinement, error) {
+	defer c.first.Close()
+	if _, err := c.await(replyHidden); err != nil {
+		return api.Confinement{}, err
+	}
+	if err := c.send(c.first); errors.Is(err, ErrNoWorker) {
+		return api.Confinement{}, io.EOF
+	} else if err != nil {
+		return api.Confinement{}, err
+	}
+	r, err := c.await(replyReady)
+	if err != nil {
+		return api.Confinement{}, err
+	}
+	return decodeConfinement(r.number), nil
+}
+
+// await waits for a reply of a kind.
+func (c *Channel) await(kind byte) (reply, error) {
 	r, err := c.receive(time.Time{})
-	if err == nil && r.kind != replyReady {
+	if err == nil && r.kind != kind {
 		err = errors.New("the worker answered before it was ready")
 	}
-	return err
+	return r, err
 }
 
 // receive waits for the next reply, until deadline. The error is io.EOF when
@@ -68,12 +90,8 @@ func (c *Channel) Apply(material *os.File, timeout time.Duration) error {
 	if err := c.conn.SetWriteDeadline(deadline); err != nil {
 		return err
 	}
-	_, _, err := c.conn.WriteMsgUnix(binary.BigEndian.AppendUint64(nil, c.number), unix.UnixRights(int(material.Fd())), nil)
-	switch {
-	case errors.Is(err, unix.EPIPE), errors.Is(err, unix.ECONNRESET):
-		return ErrNoWorker
-	case err != nil:
-		return fmt.Errorf("sending settings to the worker: %w", err)
+	if err := c.send(material); err != nil {
+		return err
 	}
 	r, err := c.receive(deadline)
 	switch {
@@ -91,8 +109,23 @@ func (c *Channel) Apply(material *os.File, timeout time.Duration) error {
 	return nil
 }
 
+// send sends material with the present number.
+func (c *Channel) send(material *os.File) error {
+	_, _, err := c.conn.WriteMsgUnix(binary.BigEndian.AppendUint64(nil, c.number), unix.UnixRights(int(material.Fd())), nil)
+	switch {
+	case errors.Is(err, unix.EPIPE), errors.Is(err, unix.ECONNRESET):
+		return ErrNoWorker
+	case err != nil:
+		return fmt.Errorf("sending settings to the worker: %w", err)
+	}
+	return nil
+}
+
 // Close closes the supervisor's end, which ends the worker.
-func (c *Channel) Close() { c.conn.Close() }
+func (c *Channel) Close() {
+	c.conn.Close()
+	c.first.Close()
+}
 
 // workerChannel is the worker's end.
 type workerChannel struct{ conn *net.UnixConn }
@@ -102,6 +135,19 @@ func (c workerChannel) send(r reply) error {
 		return fmt.Errorf("replying to the supervisor: %w", err)
 	}
 	return nil
+}
+
+// begin says that this process is out of reach of others, and waits for the first material.
+func (c workerChannel) begin() (*Material, error) {
+	if err := c.send(reply{kind: replyHidden}); err != nil {
+		return nil, err
+	}
+	_, f, err := c.receive()
+	if err != nil {
+		return nil, fmt.Errorf("waiting for the material: %w", err)
+	}
+	defer f.Close()
+	return ReadMaterial(f)
 }
 
 // receive waits for the next material and returns its number. The error is

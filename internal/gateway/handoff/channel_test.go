@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
@@ -97,6 +98,73 @@ func TestWorkerEndsWithoutASupervisor(t *testing.T) {
 	ours.Close()
 	if err := <-done; !errors.Is(err, io.EOF) {
 		t.Errorf("the worker goes on with %v", err)
+	}
+}
+
+// TestMaterialWaits: a worker is started without material, and has it when it says that its memory is
+// hidden, not before.
+func TestMaterialWaits(t *testing.T) {
+	material := sealed(t, "first")
+	channel, start, err := ForWorker(material, nil, &Listeners{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer channel.Close()
+	for _, f := range start.Files {
+		if f != nil && os.SameFile(must.Get(f.Stat())(t), must.Get(material.Stat())(t)) {
+			t.Error("a worker is started with the material")
+		}
+	}
+	// The supervisor may have other settings by then.
+	material.Close()
+	worker := workerChannel{must.Get(unixConn(start.end))(t)}
+	defer worker.conn.Close()
+	type answer struct {
+		confinement api.Confinement
+		err         error
+	}
+	ready := make(chan answer, 1)
+	go func() {
+		c, err := channel.AwaitReady()
+		ready <- answer{c, err}
+	}()
+	worker.conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if _, _, err := worker.receive(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("before it is hidden: %v", err)
+	}
+	worker.conn.SetReadDeadline(time.Time{})
+	if m := must.Get(worker.begin())(t); string(m.Config) != "first" || string(m.Key) != "key" {
+		t.Errorf("the material is %s", m.Config)
+	}
+	want := api.Confinement{Seccomp: true, Landlock: 7}
+	must.Do(t, (&Worker{channel: worker}).Ready(want))
+	if got := <-ready; got.err != nil || got.confinement != want {
+		t.Errorf("ready: %+v", got)
+	}
+}
+
+// TestBrokenStart: a worker that says anything else first gets no material.
+func TestBrokenStart(t *testing.T) {
+	for name, c := range map[string]struct {
+		says []reply
+		want string
+	}{
+		"gone":          {want: "EOF"},
+		"ready at once": {says: []reply{{kind: replyReady}}, want: "before it was ready"},
+		"hidden twice":  {says: []reply{{kind: replyHidden}, {kind: replyHidden}}, want: "before it was ready"},
+		"gone then":     {says: []reply{{kind: replyHidden}}, want: "EOF"},
+	} {
+		ours, theirs := ends(t)
+		ours.first = sealed(t, "x")
+		for _, r := range c.says {
+			must.Do(t, theirs.send(r))
+		}
+		if c.want == "EOF" {
+			theirs.conn.Close()
+		}
+		if _, err := ours.AwaitReady(); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -3,10 +3,10 @@
 // Package handoff has both ends of what a supervisor hands to the processes that it starts, and
 // of what it hears from them, so that no end can change alone.
 //
-//   - A worker inherits the material (Material, a sealed memory file), the counters (in
-//     memory that it shares with the supervisor), the listeners and a Channel. See
-//     ForWorker and InheritWorker.
-//   - Over the Channel the worker says that it is ready. Then the supervisor sends new
+//   - A worker inherits the counters (in memory that it shares with the supervisor), the listeners
+//     and a Channel. See ForWorker and InheritWorker.
+//   - Over the Channel the worker says that others cannot read its memory, gets the material
+//     (Material, a sealed memory file) and says that it is ready. Then the supervisor sends new
 //     material, and the worker replies.
 //   - A worker writes its edges to clients of a Unix socket: ListenEdges, ServeEdges,
 //     ReadEdges.

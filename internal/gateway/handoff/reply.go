@@ -13,7 +13,9 @@ import (
 // A reply is a kind, a number, and for a refusal words. It is all that the privileged half
 // reads from the worker, so it is short and of a fixed form.
 const (
-	// replyReady: the worker accepts connections. Its number is 0.
+	// replyHidden: no process of the worker's user can read its memory. Its number is 0.
+	replyHidden = 'h'
+	// replyReady: the worker accepts connections. Its number is its confinement.
 	replyReady = 'r'
 	// replyApplied and replyRefused answer the settings of that number.
 	replyApplied = 'k'
@@ -36,6 +38,22 @@ func (r reply) encode() []byte {
 	return b[:min(len(b), maxReply)]
 }
 
+// maxConfinement bounds encodeConfinement: ABIs of Landlock have small numbers.
+const maxConfinement = 1<<16 - 1
+
+// encodeConfinement returns a confinement as a number.
+func encodeConfinement(c api.Confinement) uint64 {
+	n := uint64(c.Landlock) << 1
+	if c.Seccomp {
+		n |= 1
+	}
+	return min(n, maxConfinement)
+}
+
+func decodeConfinement(n uint64) api.Confinement {
+	return api.Confinement{Seccomp: n&1 != 0, Landlock: int(n >> 1)}
+}
+
 // parseReply reads one packet. It is strict: a worker that sends anything else is broken, or
 // another program.
 func parseReply(b []byte) (reply, error) {
@@ -47,11 +65,11 @@ func parseReply(b []byte) (reply, error) {
 	switch {
 	case r.kind == replyRefused:
 		r.words = api.OneLine(string(rest))
-	case r.kind != replyReady && r.kind != replyApplied:
+	case r.kind != replyHidden && r.kind != replyReady && r.kind != replyApplied:
 		return reply{}, errors.New("the worker's message is of an unknown kind")
 	case len(rest) > 0:
 		return reply{}, errors.New("the worker's message is too long for its kind")
-	case r.kind == replyReady && r.number != 0:
+	case r.kind == replyHidden && r.number != 0, r.kind == replyReady && r.number > maxConfinement:
 		return reply{}, errors.New("the worker's message has a number out of place")
 	}
 	return r, nil

@@ -11,7 +11,7 @@ import (
 
 func TestReplies(t *testing.T) {
 	for _, r := range []reply{
-		{kind: replyReady}, {kind: replyApplied, number: 1}, {kind: replyApplied, number: 1<<64 - 1},
+		{kind: replyHidden}, {kind: replyReady}, {kind: replyReady, number: maxConfinement}, {kind: replyApplied, number: 1}, {kind: replyApplied, number: 1<<64 - 1},
 		{kind: replyRefused, number: 7, words: "the trust bundle holds no certificate"},
 	} {
 		if got, err := parseReply(r.encode()); err != nil || got != r {
@@ -28,8 +28,9 @@ func TestBadReplies(t *testing.T) {
 	applied := reply{kind: replyApplied, number: 3}.encode()
 	for name, b := range map[string][]byte{
 		"empty": {}, "short": applied[:8], "with a tail": append(bytes.Clone(applied), 'x'),
-		"unknown": append([]byte{'x'}, applied[1:]...), "ready with a number": append([]byte{replyReady}, applied[1:]...),
-		"too long": append(reply{kind: replyRefused}.encode(), make([]byte, maxReply)...),
+		"unknown": append([]byte{'x'}, applied[1:]...), "hidden with a number": append([]byte{replyHidden}, applied[1:]...),
+		"ready with a large number": reply{kind: replyReady, number: maxConfinement + 1}.encode(),
+		"too long":                  append(reply{kind: replyRefused}.encode(), make([]byte, maxReply)...),
 	} {
 		if r, err := parseReply(b); err == nil {
 			t.Errorf("%s: taken as %+v", name, r)
@@ -55,7 +56,8 @@ func FuzzParseReply(f *testing.F) {
 			}
 			return
 		}
-		if len(b) > maxReply || strings.IndexByte("rke", r.kind) < 0 || r.words != "" && r.kind != replyRefused || r.kind == replyReady && r.number != 0 {
+		if len(b) > maxReply || strings.IndexByte("hrke", r.kind) < 0 || r.words != "" && r.kind != replyRefused ||
+			r.kind == replyHidden && r.number != 0 || r.kind == replyReady && r.number > maxConfinement {
 			t.Errorf("%q is %+v", b, r)
 		}
 		if strings.ContainsFunc(r.words, func(c rune) bool { return !unicode.IsPrint(c) }) || len(r.words) > maxReply {

@@ -12,6 +12,9 @@ import (
 	"strconv"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/memory"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
@@ -47,20 +50,27 @@ const (
 	sharedListener   = "shared-listener"
 )
 
-// ForWorker returns what a worker is started with, and the channel to it. gauge may be nil.
+// ForWorker returns what a worker is started with, and the channel to it, over which the material
+// follows (AwaitReady). gauge may be nil.
 func ForWorker(material, counters *os.File, l *Listeners, gauge *memory.Gauge) (*Channel, *Start, error) {
 	ours, theirs, err := packetSocket("worker")
 	if err != nil {
 		return nil, nil, err
 	}
-	return &Channel{conn: ours}, &Start{
+	first, err := unix.FcntlInt(material.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		ours.Close()
+		theirs.Close()
+		return nil, nil, fmt.Errorf("keeping the material for the worker: %w", err)
+	}
+	return &Channel{conn: ours, first: os.NewFile(uintptr(first), "material")}, &Start{
 		Args: []string{
 			"--" + captureListeners, strconv.Itoa(len(l.Capture)),
 			"--" + inbandListeners, strconv.Itoa(len(l.Inband)),
 			"--" + memoryFiles, strconv.Itoa(len(gauge.Files())),
 			"--" + sharedListener + "=" + strconv.FormatBool(l.Shared),
 		},
-		Files: slices.Concat([]*os.File{material, theirs, counters, l.Peer, l.Edges}, l.Capture, l.Inband, gauge.Files()),
+		Files: slices.Concat([]*os.File{theirs, counters, l.Peer, l.Edges}, l.Capture, l.Inband, gauge.Files()),
 		end:   theirs,
 	}, nil
 }
@@ -78,7 +88,8 @@ type Worker struct {
 	channel workerChannel
 }
 
-// InheritWorker takes over what ForWorker returned: args are what follows the command. The
+// InheritWorker takes over what ForWorker returned: args are what follows the command. It asks for the
+// material: the memory and the files of this process must be out of reach of others. The
 // material is not kept, as an old key must not stay in reach once there is a new one.
 func InheritWorker(args []string) (*Worker, *Material, error) {
 	flags := flag.NewFlagSet("worker", flag.ContinueOnError)
@@ -91,15 +102,11 @@ func InheritWorker(args []string) (*Worker, *Material, error) {
 		return nil, nil, err
 	}
 	var files inherited
-	material := files.file("material")
-	defer material.Close()
-	m, err := ReadMaterial(material)
-	if err != nil {
+	if err := w.inherit(&files, *capture, *inband); err != nil {
 		return nil, nil, err
 	}
-	if err = w.inherit(&files, *capture, *inband); err == nil {
-		w.Memory = memory.FromFiles(files.files("memory", *gauge))
-	}
+	w.Memory = memory.FromFiles(files.files("memory", *gauge))
+	m, err := w.channel.begin()
 	return &w, m, err
 }
 
@@ -127,8 +134,10 @@ func (w *Worker) inherit(files *inherited, capture, inband int) error {
 	return err
 }
 
-// Ready tells the supervisor that the worker accepts connections.
-func (w *Worker) Ready() error { return w.channel.send(reply{kind: replyReady}) }
+// Ready tells the supervisor that the worker accepts connections, and how it is confined.
+func (w *Worker) Ready(c api.Confinement) error {
+	return w.channel.send(reply{kind: replyReady, number: encodeConfinement(c)})
+}
 
 // Follow hands new material to apply as the supervisor sends it, and tells the supervisor
 // what became of it. It returns nil when ctx is done, and otherwise why it cannot go on:

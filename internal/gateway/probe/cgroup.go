@@ -67,7 +67,7 @@ func Run(ctx context.Context, c Command) (err error) {
 	cmd.Stdout, cmd.Stderr = c.Stdout, c.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		UseCgroupFD: true, CgroupFD: int(cgroup.Fd()), Pdeathsig: unix.SIGKILL,
-		Credential: &syscall.Credential{Uid: api.WorkerID, Gid: api.WorkerID},
+		Credential: &syscall.Credential{Uid: api.ProbeID, Gid: api.ProbeID},
 	}
 	// With cmd.Stdin, Wait would wait for the end of the input.
 	stdin, err := cmd.StdinPipe()

@@ -135,5 +135,8 @@ func (s *supervisor) describeNow() (*api.Status, error) {
 	s.withExisting(&st)
 	st.Memory = s.memory.describe()
 	s.oom.describe(&st)
+	if st.Worker.PID != 0 && !st.Worker.Confinement.Seccomp {
+		st.Missing = append(st.Missing, api.MissingConfinement+": the gateway's log says why")
+	}
 	return &st, nil
 }

@@ -119,7 +119,7 @@ func (s *supervisor) startServing(w *worker, restarts int) error {
 	}
 	s.update(func(st *api.Status) {
 		st.State, st.Reason = api.Ready, ""
-		st.Worker = api.Worker{PID: w.process.Pid, StartedAt: w.started, Restarts: restarts}
+		st.Worker = api.Worker{PID: w.process.Pid, StartedAt: w.started, Restarts: restarts, Confinement: w.confinement}
 		st.Capture.Programs = s.programs.Attached()
 	})
 	if !closed(s.serving) {
@@ -134,8 +134,10 @@ type worker struct {
 	// material is what it was started with.
 	material *os.File
 	channel  *handoff.Channel
-	// ready gets nil once the worker serves, or an error if it sends anything else.
-	ready chan error
+	// ready gets nil once the worker serves, or an error if it sends anything else. confinement is known
+	// then.
+	ready       chan error
+	confinement api.Confinement
 }
 
 // startWorker starts a worker with the newest material.
@@ -157,8 +159,9 @@ func (s *supervisor) startWorker() (*worker, error) {
 	}
 	w := &worker{child: c, material: s.settings.material, channel: channel, ready: make(chan error, 1)}
 	go func() {
+		var err error
 		// How a worker has ended is in child.
-		if err := channel.AwaitReady(); !errors.Is(err, io.EOF) {
+		if w.confinement, err = channel.AwaitReady(); !errors.Is(err, io.EOF) {
 			w.ready <- err
 		}
 	}()

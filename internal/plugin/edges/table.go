@@ -19,13 +19,15 @@ type TableOptions struct {
 	Home string
 	// Wide adds the columns that are rarely of interest.
 	Wide bool
+	// NoHeaders leaves out the names of the columns.
+	NoHeaders bool
 	// Now is the time that ages count from. Zero means no ages.
 	Now time.Time
 }
 
 // Table writes l as a table.
 func (l *List) Table(w io.Writer, style *terminal.Style, o TableOptions) error {
-	table := terminal.Table{Header: []string{"SOURCE", "DESTINATION", "SECURED", "WIRE", "CONNECTIONS", "OPEN", "SENT", "RECEIVED", "LAST-SEEN"}}
+	table := terminal.Table{NoHeader: o.NoHeaders, Header: []string{"SOURCE", "DESTINATION", "SECURED", "WIRE", "CONNECTIONS", "OPEN", "SENT", "RECEIVED", "LAST-SEEN"}}
 	if o.Wide {
 		table.Header = append(table.Header, "BACKENDS", "SOURCE-IP", "DESTINATION-IP", "SOURCE-IDENTITY", "DESTINATION-IDENTITY", "SEEN-BY")
 	}

@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -159,13 +160,18 @@ func Duration(f *pflag.FlagSet, p *time.Duration, name string, value, least time
 
 // Int registers a flag with a number that is at least least.
 func Int[T ~int | ~int64](f *pflag.FlagSet, p *T, name string, value, least T, usage string) {
-	Parsed(f, p, name, "int", strconv.FormatInt(int64(value), 10), usage, func(text string) (T, error) {
+	IntP(f, p, name, "", value, least, usage)
+}
+
+// IntP is Int with a shorthand.
+func IntP[T ~int | ~int64](f *pflag.FlagSet, p *T, name, shorthand string, value, least T, usage string) {
+	add(f, p, name, shorthand, usage, &flag[T]{kind: "int", text: strconv.FormatInt(int64(value), 10), parse: func(text string) (T, error) {
 		n, err := strconv.ParseInt(text, 10, 64)
 		if err != nil || int64(T(n)) != n {
 			return 0, fmt.Errorf("%q is not a number", text)
 		}
 		return atLeast(text, T(n), least)
-	})
+	}})
 }
 
 func atLeast[T ~int | ~int64](text string, value, least T) (T, error) {
@@ -224,6 +230,9 @@ func Complete(f *pflag.Flag) cobra.CompletionFunc {
 		return nil
 	}
 	if v, ok := f.Value.(interface{ completions() []cobra.Completion }); ok && v.completions() != nil {
+		if slices.ContainsFunc(v.completions(), open) {
+			return completeFormat(v.completions())
+		}
 		return cobra.FixedCompletions(v.completions(), cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveKeepOrder)
 	}
 	return cobra.NoFileCompletions
@@ -252,6 +261,9 @@ func Error(_ *cobra.Command, err error) error {
 		return err
 	}
 	f, cause := invalid.GetFlag(), invalid.Unwrap()
+	if _, ok := f.Value.(*flag[format]); ok {
+		return cause
+	}
 	if f.Value.Type() == "bool" {
 		cause = fmt.Errorf("%q is neither true nor false", invalid.GetValue())
 	}

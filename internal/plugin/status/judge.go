@@ -220,7 +220,10 @@ func (i *Item) judgeAudit() {
 func (i *Item) judgeFeatures() {
 	for _, missing := range i.Status.Missing {
 		hint := "a newer kernel of the node may have what is missing"
-		if strings.HasPrefix(missing, api.MissingProtection) {
+		switch {
+		case strings.HasPrefix(missing, api.MissingConfinement):
+			hint = "the node's kernel lacks CONFIG_SECCOMP_FILTER: whoever breaks into the worker has all system calls of a process without privilege"
+		case strings.HasPrefix(missing, api.MissingProtection):
 			hint = "the node withholds CAP_SYS_RESOURCE from privileged containers: the kernel may kill the whole gateway, which nobody starts again"
 		}
 		i.problem(Warning, "the gateway works without "+oneLine(missing), hint)

@@ -3,10 +3,12 @@ package status
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
 // Kind and APIVersion of a List. Fields are only ever added under one version.
@@ -89,6 +91,15 @@ type Item struct {
 	// does not start.
 	gateways int
 	stuck    string
+}
+
+// Names returns the pods of l as -o name prints them, a line each.
+func (l *List) Names() string {
+	var names strings.Builder
+	for i := range l.Items {
+		names.WriteString("pod/" + terminal.Clean(l.Items[i].Pod) + "\n")
+	}
+	return names.String()
 }
 
 // Unread reports whether l lacks the status of a gateway that should have

@@ -123,12 +123,14 @@ func example() (asker, []corev1.Pod) {
 	blocked := answer("blocked", api.Ready, 16*time.Hour)
 	blocked.Wire, blocked.Capture = api.WireInband, api.Capture{CaptureCounts: api.CaptureCounts{UDP: 4, UDPRefused: 4, UDPAnswers: 3}, BlockUDP: true}
 	lacking := answer("lacking", api.Ready, 16*time.Hour)
-	lacking.Mode, lacking.Missing = api.Permissive, []string{"in-band wire: the kernel has no helper\x1b[2J\nFnSkAssign"}
+	lacking.Mode, lacking.Missing = api.Permissive, []string{
+		"in-band wire: the kernel has no helper\x1b[2J\nFnSkAssign", api.MissingConfinement + ": the gateway's log says why"}
 	lacking.Capture = api.Capture{CaptureCounts: api.CaptureCounts{UDP: 4, UDPRefused: 1}, BlockUDP: true}
 	tight, full, unlimited := answer("tight", api.Ready, 16*time.Hour), answer("full", api.Ready, 16*time.Hour), answer("unlimited", api.Ready, 16*time.Hour)
 	tight.Memory = &api.Memory{Used: 30 << 20, Limit: 128 << 20, Left: 31 << 20, Room: 490, Killed: 2}
 	full.Memory, full.Missing = &api.Memory{Used: 30 << 20, Limit: 64 << 20, Left: 3 << 20}, []string{api.MissingProtection + ": permission denied"}
 	unlimited.Memory = &api.Memory{Used: 21<<20 + 1<<19}
+	full.Worker.Confinement = api.Confinement{Seccomp: true, Landlock: 7}
 	existing := answer("existing", api.Ready, 16*time.Hour)
 	existing.Existing = &api.ExistingConnections{Outbound: 3, Inbound: 2, Reset: 7}
 	clean := answer("clean", api.Ready, 16*time.Hour)

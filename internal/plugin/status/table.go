@@ -23,13 +23,15 @@ type TableOptions struct {
 	Namespace bool
 	// Wide adds what is seldom of interest.
 	Wide bool
+	// NoHeaders leaves out the names of the columns.
+	NoHeaders bool
 	// Now is the present time, from which what is left of a certificate is told.
 	Now time.Time
 }
 
 // Table writes l as a table.
 func (l *List) Table(w io.Writer, style *terminal.Style, o TableOptions) error {
-	table := terminal.Table{Header: []string{"POD", "NODE", "IP", "STATE", "MODE", "IDENTITY", "CERT-EXPIRY", "ENCRYPTED", "PLAINTEXT"}}
+	table := terminal.Table{NoHeader: o.NoHeaders, Header: []string{"POD", "NODE", "IP", "STATE", "MODE", "IDENTITY", "CERT-EXPIRY", "ENCRYPTED", "PLAINTEXT"}}
 	if o.Namespace {
 		table.Header = slices.Insert(table.Header, 0, "NAMESPACE")
 	}

@@ -8,6 +8,7 @@
 //	parse.go     the content of a line
 //	text.go      a line for people
 //	json.go      a line for programs
+//	printed.go   a line for programs, by JSONPath or a Go template
 //	template.go  a line in the user's own format
 //	filter.go    which lines are printed
 package tail

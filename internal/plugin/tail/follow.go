@@ -1,7 +1,6 @@
 package tail
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -225,7 +224,7 @@ func (t *Tailer) stream(ctx context.Context, pod *corev1.Pod, at *cursor) error 
 		defer timer.Stop()
 		silence = func() { timer.Reset(t.Idle) }
 	}
-	body, err := cmp.Or(t.Streams, t.Kube).CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, options).Stream(ctx)
+	body, err := t.Kube.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, options).Stream(ctx)
 	if err != nil {
 		return explain(pod, err)
 	}

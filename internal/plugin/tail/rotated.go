@@ -1,7 +1,6 @@
 package tail
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -49,7 +48,7 @@ const maxStamp = 64
 // are rotated away then, whether they were asked for or not.
 func (t *Tailer) begins(ctx context.Context, pod *corev1.Pod, at *cursor, stamp time.Time) bool {
 	options := &corev1.PodLogOptions{Container: at.container, Timestamps: true, LimitBytes: new(int64(maxStamp))}
-	body, err := cmp.Or(t.Streams, t.Kube).CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, options).Stream(ctx)
+	body, err := t.Kube.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, options).Stream(ctx)
 	if err != nil {
 		return false // the stream says why
 	}

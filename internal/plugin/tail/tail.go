@@ -44,9 +44,7 @@ type Options struct {
 
 // Tailer prints the lines of many gateways' logs.
 type Tailer struct {
-	Kube kubernetes.Interface
-	// Streams reads the logs, without a timeout of requests. Nil means Kube.
-	Streams   kubernetes.Interface
+	Kube      kubernetes.Interface
 	Formatter Formatter
 	Options   Options
 	// Join chooses further pods to follow once they get a gateway, with Follow. Nil

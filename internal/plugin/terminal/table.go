@@ -21,18 +21,23 @@ type Cell struct {
 // aligned with spaces, no borders.
 type Table struct {
 	Header []string
-	Rows   [][]Cell
+	// NoHeader leaves it out.
+	NoHeader bool
+	Rows     [][]Cell
 }
 
 // Print writes the table to w in one piece. Every text is cleaned; an empty one
 // becomes "-", so that each line has the same number of fields.
 func (t *Table) Print(w io.Writer, style *Style) error {
 	rows := make([][]Cell, 0, len(t.Rows)+1)
-	header := make([]Cell, len(t.Header))
-	for i, text := range t.Header {
-		header[i] = Cell{text, Strong}
+	if !t.NoHeader {
+		header := make([]Cell, len(t.Header))
+		for i, text := range t.Header {
+			header[i] = Cell{text, Strong}
+		}
+		rows = append(rows, header)
 	}
-	rows = append(append(rows, header), t.Rows...)
+	rows = append(rows, t.Rows...)
 
 	widths := make([]int, len(t.Header))
 	for r, row := range rows {

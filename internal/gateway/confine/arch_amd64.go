@@ -1,0 +1,13 @@
+//go:build linux
+
+package confine
+
+import "golang.org/x/sys/unix"
+
+// auditArch names the numbers of system calls that table uses.
+const auditArch = unix.AUDIT_ARCH_X86_64
+
+// archRules returns rules for calls that only some architectures have.
+func archRules() []rule {
+	return []rule{{unix.SYS_POLL, Worker, nil}} // unix.Poll, which is ppoll elsewhere
+}
