@@ -73,7 +73,6 @@ detail, a hint and a command where there are any.`,
 	}
 	f := cmd.Flags()
 	o.targets.AddFlags(f)
-	o.targets.AddAllNamespacesFlag(f)
 	c := &o.checker
 	addOutput(f, &o.output, "table", "table", "short", "json")
 	flags.Duration(f, &o.wait, "wait", 0, flags.NotNegative, "run failed checks again until they pass, at most for this time")

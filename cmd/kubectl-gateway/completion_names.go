@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/pages"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
 )
@@ -180,10 +180,7 @@ func (o *offer) completions() []cobra.Completion {
 	all := slices.SortedFunc(slices.Values(o.pods), func(a, b offered) int { return cmp.Compare(a.Name.Name, b.Name.Name) })
 	for _, key := range slices.Sorted(maps.Keys(o.workloads)) {
 		w := *o.workloads[key]
-		w.description = fmt.Sprintf("%d pods", w.pods)
-		if w.pods == 1 {
-			w.description = "1 pod"
-		}
+		w.description = terminal.Plural(w.pods, "pod")
 		all = append(all, w)
 	}
 	slices.SortStableFunc(all, func(a, b offered) int { return cmp.Compare(a.place, b.place) })
@@ -253,10 +250,10 @@ func (a *app) lookUp(ctx context.Context, ask func(context.Context, kubernetes.I
 	defer cancel()
 	// ask ends a little earlier, so that a partial answer is still offered.
 	askContext, cancelAsk := context.WithTimeout(ctx, completionTimeout*9/10)
-	answer := make(chan []cobra.Completion, 1)
-	go func() {
+	var offers []cobra.Completion
+	// A program that fetches credentials does not end with a context: it is abandoned.
+	err := parallel.Until(ctx, func() {
 		defer cancelAsk()
-		var offers []cobra.Completion
 		if config, err := a.flags.ToRESTConfig(); err == nil {
 			if config.ExecProvider != nil {
 				config.ExecProvider.StdinUnavailable = true
@@ -266,15 +263,11 @@ func (a *app) lookUp(ctx context.Context, ask func(context.Context, kubernetes.I
 				offers = ask(askContext, client)
 			}
 		}
-		answer <- offers
-	}()
-	// A program that fetches credentials does not end with a context: it is abandoned.
-	select {
-	case offers := <-answer:
-		return offers
-	case <-ctx.Done():
+	})
+	if err != nil {
 		return nil
 	}
+	return offers
 }
 
 // matching returns the completions that begin with the typed text.

@@ -10,8 +10,12 @@ import (
 
 	"golang.org/x/term"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
 // checkConfirmation refuses a command line that needs a confirmation where there is no
@@ -34,40 +38,28 @@ func (o *podFlags) confirm(ctx context.Context, a *app, what string, pods []core
 		return err
 	}
 	fmt.Fprintf(a.ErrOut, "%s %s? [y/N] ", what, howMany(pods))
-	answer := make(chan string, 1)
+	var text string
 	// Reading a terminal does not end with a context: an interrupted command abandons
 	// the reader.
-	go func() {
-		text, _ := bufio.NewReader(a.In).ReadString('\n')
-		answer <- text
-	}()
-	select {
-	case <-ctx.Done():
+	if err := parallel.Until(ctx, func() { text, _ = bufio.NewReader(a.In).ReadString('\n') }); err != nil {
 		fmt.Fprintln(a.ErrOut)
-		return ctx.Err()
-	case text := <-answer:
-		switch strings.ToLower(strings.TrimSpace(text)) {
-		case "y", "yes":
-			return nil
-		}
+		return err
+	}
+	switch strings.ToLower(strings.TrimSpace(text)) {
+	case "y", "yes":
+		return nil
 	}
 	return errors.New("not confirmed: nothing was changed")
 }
 
 // howMany counts pods and names their namespace.
 func howMany(pods []corev1.Pod) string {
-	namespaces := map[string]bool{}
-	for _, pod := range pods {
-		namespaces[pod.Namespace] = true
-	}
+	namespaces := sets.New(lists.Map(pods, func(pod corev1.Pod) string { return pod.Namespace })...)
 	where := fmt.Sprintf("%d namespaces", len(namespaces))
 	if len(namespaces) == 1 {
 		where = fmt.Sprintf("namespace %q", pods[0].Namespace)
 	}
-	if len(pods) == 1 {
-		return "1 pod in " + where
-	}
-	return fmt.Sprintf("%d pods in %s", len(pods), where)
+	return terminal.Plural(len(pods), "pod") + " in " + where
 }
 
 // isTerminal reports whether a stream is a terminal.

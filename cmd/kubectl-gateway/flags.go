@@ -133,15 +133,11 @@ func addSurveyed(f *pflag.FlagSet, given *api.Coverage) {
 
 // parseRange reads a CIDR range, or an address as a range of one.
 func parseRange(text string) (netip.Prefix, error) {
-	if ip, err := netip.ParseAddr(text); err == nil && ip.Zone() == "" {
-		ip = ip.Unmap()
-		return netip.PrefixFrom(ip, ip.BitLen()), nil
-	}
-	r, err := netip.ParsePrefix(text)
-	if err != nil || r.Addr().Is4In6() {
+	source, err := api.ParseSource(text)
+	if err != nil || len(source.Ports) > 0 {
 		return netip.Prefix{}, api.WithHint(fmt.Errorf("%q is not an address range", text), "write it like 10.244.0.0/16")
 	}
-	return r.Masked(), nil
+	return source.From, nil
 }
 
 func parsePort(text string) (uint16, error) {
@@ -158,16 +154,11 @@ func parsePorts(text string) ([2]uint16, error) {
 	if text == "" {
 		return [2]uint16{}, nil
 	}
-	first, last, found := strings.Cut(text, "-")
-	if !found {
-		last = first
-	}
-	from, err := parsePort(first)
-	to, err2 := parsePort(last)
-	if err != nil || err2 != nil || from > to {
+	ports, err := api.ParsePorts(text)
+	if err != nil || strings.Contains(text, ",") {
 		return [2]uint16{}, api.WithHint(fmt.Errorf("%q is not a port range", text), "write it like "+defaultNodePorts())
 	}
-	return [2]uint16{from, to}, nil
+	return [2]uint16{ports[0].First, ports[0].Last}, nil
 }
 
 func defaultNodePorts() string {

@@ -12,6 +12,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
@@ -58,9 +60,7 @@ func (o *metricsOptions) run(ctx context.Context, a *app, args []string) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("no answer within %s", o.timeout))
-	defer cancel()
-	metrics, err := gateway.Metrics(ctx)
+	metrics, err := remote.InTime(ctx, o.timeout, "", func(ctx context.Context) (*api.Metrics, error) { return gateway.Metrics(ctx) })
 	if err != nil {
 		return fmt.Errorf("reading the metrics of pod %s/%s: %w", gateway.Ref().Namespace, gateway.Ref().Pod, err)
 	}
@@ -79,10 +79,9 @@ func exposition(metrics *api.Metrics) string {
 	for _, f := range metrics.Families {
 		fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s %s\n", f.Name, escapeHelp.Replace(terminal.Clean(f.Help)), f.Name, f.Type)
 		for _, s := range f.Samples {
-			var labels []string
-			for _, name := range slices.Sorted(maps.Keys(s.Labels)) {
-				labels = append(labels, name+`="`+escapeLabel.Replace(terminal.Clean(s.Labels[name]))+`"`)
-			}
+			labels := lists.Map(slices.Sorted(maps.Keys(s.Labels)), func(name string) string {
+				return name + `="` + escapeLabel.Replace(terminal.Clean(s.Labels[name])) + `"`
+			})
 			b.WriteString(f.Name)
 			if len(labels) > 0 {
 				b.WriteString("{" + strings.Join(labels, ",") + "}")

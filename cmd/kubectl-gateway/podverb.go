@@ -13,6 +13,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
@@ -29,7 +30,6 @@ type podFlags struct {
 
 func (o *podFlags) addFlags(f *pflag.FlagSet) {
 	o.targets.AddFlags(f)
-	o.targets.AddAllNamespacesFlag(f)
 	f.BoolVarP(&o.yes, "yes", "y", false, "do not ask for a confirmation of --all and -A")
 	addOutput(f, &o.output, "", "name", "json", "yaml")
 	addParallel(f, &o.parallel)
@@ -221,11 +221,7 @@ func (v *podVerb[R, I]) finish(r *report, found *targets.Selection, results []R)
 }
 
 func (v *podVerb[R, I]) list(results []R) (string, error) {
-	items := make([]I, 0, len(results))
-	for _, result := range results {
-		items = append(items, v.item(result))
-	}
-	return encode(map[string]any{"items": items}, v.output)
+	return encode(map[string]any{"items": append([]I{}, lists.Map(results, v.item)...)}, v.output)
 }
 
 // ofWorkloads says that what was done is not done with the pods to come.

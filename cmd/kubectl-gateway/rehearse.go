@@ -12,6 +12,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/edges"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
 // rehearsal says what strict mode would have refused, pod by pod.
@@ -68,11 +69,7 @@ func refusedWords(r *change.Refused, home string, now time.Time) string {
 	case r.Network.IsValid():
 		text += way + r.Network.String()
 	}
-	times := "connections"
-	if r.Connections == 1 {
-		times = "connection"
-	}
-	text += fmt.Sprintf(": %d %s", r.Connections, times)
+	text += ": " + terminal.Plural(r.Connections, "connection")
 	switch {
 	case r.Existing:
 		text += ", open now"

@@ -105,7 +105,6 @@ changed.`,
 		RunE:              func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), a, args) },
 	}
 	o.targets.AddFlags(cmd.Flags())
-	o.targets.AddAllNamespacesFlag(cmd.Flags())
 	flags.Format(cmd.Flags(), &o.output, "", []flags.Word[string]{
 		{Value: "wide"}, {Value: "json"}, {Value: "yaml"}, {Value: "name"},
 		{Value: "dot", Meaning: "edges, for Graphviz"}, {Value: "svg", Meaning: "edges, as a picture"},

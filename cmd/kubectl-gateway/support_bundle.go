@@ -62,7 +62,6 @@ failure: the exit code is 0 if the archive was written. Only you can read the fi
 	}
 	f := cmd.Flags()
 	o.targets.AddFlags(f)
-	o.targets.AddAllNamespacesFlag(f)
 	f.StringVarP(&o.file, "output", "o", "", "file to write, - for the standard output (default kubectl-gateway-support-TIME.tar.gz)")
 	flags.Files(f, "output")
 	f.BoolVar(&o.options.MaskAddresses, "mask-addresses", false, "replace addresses and the names of nodes by pseudonyms")

@@ -18,6 +18,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/output"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/tail"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
@@ -109,7 +110,6 @@ if a log could not be read.`,
 	}
 	f := cmd.Flags()
 	o.targets.AddFlagsButF(f)
-	o.targets.AddAllNamespacesFlag(f)
 	addOutput(f, &o.output, "", "json")
 	f.BoolVarP(&o.follow, "follow", "f", true, "follow new connections")
 	f.BoolVar(&o.noFollow, "no-follow", false, "print the present lines and end, as --follow=false")
@@ -248,10 +248,6 @@ func (o *tailOptions) ownFormat() (tail.Formatter, error) {
 
 func (o *tailOptions) formatter(a *app, found *selection) tail.Formatter {
 	text := &tail.Text{Style: terminal.For(a.Out, os.Getenv), Location: time.Local, Namespaces: o.targets.AllNamespaces || several(found.pods)}
-	var sources []tail.Source
-	for _, pod := range found.pods {
-		sources = append(sources, tail.Source{Namespace: pod.Namespace, Pod: pod.Name})
-	}
-	text.Width = text.NameWidth(sources)
+	text.Width = text.NameWidth(lists.Map(found.pods, func(pod corev1.Pod) tail.Source { return tail.Source{Namespace: pod.Namespace, Pod: pod.Name} }))
 	return text
 }

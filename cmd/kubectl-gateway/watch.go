@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -215,12 +216,9 @@ func (o *watchOptions) watch(ctx context.Context, a *app, client kubernetes.Inte
 }
 
 func (o *watchOptions) election(a *app, client kubernetes.Interface, report *watchReport) (*watch.Election, error) {
-	namespace := o.leaseNamespace
-	if namespace == "" {
-		var err error
-		if namespace, err = a.namespace(); err != nil {
-			return nil, err
-		}
+	namespace, err := a.namespace()
+	if err != nil {
+		return nil, err
 	}
 	host, err := os.Hostname()
 	if err != nil {
@@ -228,7 +226,7 @@ func (o *watchOptions) election(a *app, client kubernetes.Interface, report *wat
 	}
 	// Two replicas on one machine need different identities.
 	identity := host + "-" + utilrand.String(8)
-	return &watch.Election{Client: client, Namespace: namespace, Identity: identity, Elected: func(leader string) {
+	return &watch.Election{Client: client, Namespace: cmp.Or(o.leaseNamespace, namespace), Identity: identity, Elected: func(leader string) {
 		if leader == identity {
 			leader = "this replica"
 		}

@@ -274,28 +274,21 @@ type watchItem struct {
 	Action    watch.Action `json:"action"`
 	Container string       `json:"container,omitempty"`
 	// Seconds is how long it took.
-	Seconds  float64    `json:"seconds,omitempty"`
-	NotAfter *time.Time `json:"certificateNotAfter,omitempty"`
+	Seconds  float64   `json:"seconds,omitempty"`
+	NotAfter time.Time `json:"certificateNotAfter,omitzero"`
 	// Added and Removed are what a refresh has changed.
 	Added   []survey.Part `json:"added,omitempty"`
 	Removed []survey.Part `json:"removed,omitempty"`
 	itemEnd
 	// Again is when it is tried again.
-	Again *time.Time `json:"again,omitempty"`
+	Again time.Time `json:"again,omitzero"`
 }
 
 func eventJSON(e watch.Event) string {
 	item := watchItem{Time: e.Time.UTC(), Namespace: e.Namespace, Pod: e.Pod, Action: e.Action, Container: e.Container,
-		Seconds: e.Elapsed.Seconds(), itemEnd: itemEnd{Warnings: e.Warnings}}
+		Seconds: e.Elapsed.Seconds(), NotAfter: e.NotAfter, itemEnd: itemEnd{Warnings: e.Warnings}, Again: e.Again.UTC()}
 	if c := e.Covered; c != nil {
 		item.Added, item.Removed = c.Added, c.Removed
-	}
-	if !e.NotAfter.IsZero() {
-		item.NotAfter = &e.NotAfter
-	}
-	if !e.Again.IsZero() {
-		again := e.Again.UTC()
-		item.Again = &again
 	}
 	if e.Err != nil {
 		item.Error, item.Hint = words(e.Err), line(advice(e.Err))

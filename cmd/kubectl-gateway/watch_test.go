@@ -90,7 +90,7 @@ func TestWatchPrintsJSON(t *testing.T) {
 	}
 	var item watchItem
 	if err := json.Unmarshal([]byte(lines[1]), &item); err != nil || item.Error != `the node is full\x1b[2J` || item.Hint != "make room" ||
-		item.Action != watch.Failed || item.Again == nil || !item.Again.Equal(testEvents()[1].Again) {
+		item.Action != watch.Failed || item.Again.IsZero() || !item.Again.Equal(testEvents()[1].Again) {
 		t.Errorf("got %+v, %v", item, err)
 	}
 }

@@ -50,13 +50,6 @@ func merge[T any, K comparable](a, b []T, key func(*T) K, add func(to, from *T))
 	return all
 }
 
-func later(a, b time.Time) time.Time {
-	if b.After(a) {
-		return b
-	}
-	return a
-}
-
 // MergeUnencrypted returns the sums, in the order of Status.
 func MergeUnencrypted(a, b []Unencrypted) []Unencrypted {
 	type key struct{ direction, reason string }
@@ -82,7 +75,7 @@ func MergeStrangers(a, b []Stranger) []Stranger {
 	all := merge(a, b, func(s *Stranger) netip.AddrPort { return netip.AddrPortFrom(s.Client, s.Port) },
 		func(to, from *Stranger) {
 			to.Connections += from.Connections
-			to.LastSeen = later(to.LastSeen, from.LastSeen)
+			to.LastSeen = slices.MaxFunc([]time.Time{to.LastSeen, from.LastSeen}, time.Time.Compare)
 		})
 	slices.SortStableFunc(all, func(a, b Stranger) int { return b.LastSeen.Compare(a.LastSeen) })
 	return all[:min(len(all), MaxStrangers)]
@@ -107,10 +100,7 @@ func MergeEdges(a, b *Edges) *Edges {
 		peer, wire, verdict, reason string
 	}
 	sum := *b
-	sum.Since, sum.Forgotten = a.Since, a.Forgotten+b.Forgotten
-	if b.Since.Before(a.Since) {
-		sum.Since = b.Since
-	}
+	sum.Since, sum.Forgotten = slices.MinFunc([]time.Time{a.Since, b.Since}, time.Time.Compare), a.Forgotten+b.Forgotten
 	sum.Edges = merge(a.Edges, b.Edges, func(e *Edge) key {
 		return key{e.Direction, e.Source, e.Destination, e.Dialled, e.Network, e.Peer, e.Wire, e.Verdict, e.Reason}
 	}, func(to, from *Edge) {
@@ -118,7 +108,7 @@ func MergeEdges(a, b *Edges) *Edges {
 		to.Open += from.Open
 		to.Sent += from.Sent
 		to.Received += from.Received
-		to.LastSeen = later(to.LastSeen, from.LastSeen)
+		to.LastSeen = slices.MaxFunc([]time.Time{to.LastSeen, from.LastSeen}, time.Time.Compare)
 	})
 	slices.SortStableFunc(sum.Edges, func(a, b Edge) int { return b.LastSeen.Compare(a.LastSeen) })
 	for _, e := range sum.Edges[min(len(sum.Edges), MaxEdges):] {

@@ -74,8 +74,8 @@ func checkMetricsPort(pod *corev1.Pod, address string) error {
 	if err != nil {
 		return err
 	}
-	if name, port := survey.DeclaredPort(pod, addr.Port()); name != "" {
-		return api.WithHint(fmt.Errorf("container %s listens on port %d, at which metrics are to be served", name, port),
+	if name := survey.DeclaredPort(pod, addr.Port()); name != "" {
+		return api.WithHint(fmt.Errorf("container %s listens on port %d, at which metrics are to be served", name, addr.Port()),
 			"give another port to --metrics-addr")
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/limits"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 )
 
 const (
@@ -156,10 +157,8 @@ func (in *Injector) existingRemarks(existing *api.ExistingConnections) []string 
 	if n == 0 {
 		return nil
 	}
-	var named []string
-	for _, c := range existing.Connections[:min(len(existing.Connections), namedConnections)] {
-		named = append(named, fmt.Sprintf("%s to %s", c.Local, c.Remote))
-	}
+	named := lists.Map(existing.Connections[:min(len(existing.Connections), namedConnections)],
+		func(c api.ExistingConnection) string { return fmt.Sprintf("%s to %s", c.Local, c.Remote) })
 	text, them := fmt.Sprintf("%d connections that were open before stay in plaintext", n), "them"
 	if n == 1 {
 		text, them = "1 connection that was open before stays in plaintext", "it"

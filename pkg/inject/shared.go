@@ -11,6 +11,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 )
 
 // rehearsalAge is how long the server's consent to a dry run for one pod counts for the other
@@ -27,12 +28,12 @@ type Shared struct {
 	leftovers *installed.Leftovers
 	mu        sync.Mutex
 	// rehearsals are those of workloads.
-	rehearsals map[workload]*rehearsal
+	rehearsals map[workload]*parallel.Recent[struct{}]
 }
 
 // NewShared returns what injectors share that follow pods by way of pods.
 func NewShared(client kubernetes.Interface, pods installed.Pods) *Shared {
-	return &Shared{pods: pods, leftovers: &installed.Leftovers{Client: client}, rehearsals: map[workload]*rehearsal{}}
+	return &Shared{pods: pods, leftovers: installed.NewLeftovers(client), rehearsals: map[workload]*parallel.Recent[struct{}]{}}
 }
 
 // shared is what in shares with others, or shares with nobody.
@@ -44,22 +45,13 @@ func (in *Injector) shared() *Shared {
 // controller, and the revision of its template.
 type workload struct{ namespace, controller, revision, image string }
 
-// rehearsal is the last dry run that the server has consented to.
-type rehearsal struct {
-	mu sync.Mutex
-	at time.Time
-}
-
 // workloadOf returns the workload of pod with a gateway, false if it has none.
 func workloadOf(pod *corev1.Pod, container *corev1.EphemeralContainer) (workload, bool) {
 	owner := metav1.GetControllerOf(pod)
 	if owner == nil || len(pod.Spec.EphemeralContainers) > 0 {
 		return workload{}, false
 	}
-	revision := ""
-	for _, label := range []string{"pod-template-hash", "controller-revision-hash", "pod-template-generation"} {
-		revision = cmp.Or(revision, pod.Labels[label])
-	}
+	revision := cmp.Or(pod.Labels["pod-template-hash"], pod.Labels["controller-revision-hash"], pod.Labels["pod-template-generation"])
 	return workload{pod.Namespace, string(owner.UID), revision, container.Image}, true
 }
 
@@ -68,12 +60,15 @@ func workloadOf(pod *corev1.Pod, container *corev1.EphemeralContainer) (workload
 // Pods that come at the same time wait for the first of them. What was refused, each asks
 // for itself.
 func (in *Injector) rehearse(ctx context.Context, pod *corev1.Pod, container *corev1.EphemeralContainer) (*corev1.Pod, error) {
-	try := func() (*corev1.Pod, error) {
-		return installed.AddContainer(ctx, in.Client, pod, container, true)
+	var tried *corev1.Pod
+	try := func() (_ struct{}, err error) {
+		tried, err = installed.AddContainer(ctx, in.Client, pod, container, true)
+		return struct{}{}, err
 	}
 	of, ok := workloadOf(pod, container)
 	if !ok || in.Shared == nil {
-		return try()
+		_, err := try()
+		return tried, err
 	}
 	in.Shared.mu.Lock()
 	r := in.Shared.rehearsals[of]
@@ -81,20 +76,13 @@ func (in *Injector) rehearse(ctx context.Context, pod *corev1.Pod, container *co
 		if len(in.Shared.rehearsals) >= maxRehearsals {
 			clear(in.Shared.rehearsals)
 		}
-		r = &rehearsal{}
+		r = new(parallel.Recent[struct{}])
 		in.Shared.rehearsals[of] = r
 	}
 	in.Shared.mu.Unlock()
-	r.mu.Lock()
-	if time.Since(r.at) < rehearsalAge {
-		r.mu.Unlock()
-		// The pod may have been listed minutes ago, and a certificate is made next.
-		return installed.RereadUnchanged(ctx, in.Client, pod)
+	if _, err := r.Get(rehearsalAge, try); err != nil || tried != nil {
+		return tried, err
 	}
-	now, err := try()
-	if err == nil {
-		r.at = time.Now()
-	}
-	r.mu.Unlock()
-	return now, err
+	// The pod may have been listed minutes ago, and a certificate is made next.
+	return installed.RereadUnchanged(ctx, in.Client, pod)
 }

@@ -249,8 +249,7 @@ func (s *succession) succeed(ctx context.Context, result *Result) {
 	if s.Options.Existing == api.ExistingReset {
 		result.Err = s.existing(ctx, result, false)
 	}
-	result.Warnings = append(result.Warnings, s.successionRemarks(result.Status)...)
-	result.Warnings = append(result.Warnings, manyContainers(s.pod, result.Container)...)
+	result.Warnings = slices.Concat(result.Warnings, s.successionRemarks(result.Status), manyContainers(s.pod, result.Container))
 	s.tidy(ctx, result, seen, secret)
 }
 

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"syscall"
 	"time"
 
@@ -105,13 +104,8 @@ func remove(dir string) error {
 // removeStale removes the cgroups of killed probes. A cgroup with a process in it cannot be
 // removed.
 func removeStale(pod string) {
-	entries, err := os.ReadDir(pod)
-	if err != nil {
-		return
-	}
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), cgroupPrefix) {
-			_ = os.Remove(filepath.Join(pod, e.Name()))
-		}
+	stale, _ := filepath.Glob(filepath.Join(pod, cgroupPrefix+"*"))
+	for _, dir := range stale {
+		_ = os.Remove(dir)
 	}
 }

@@ -113,7 +113,7 @@ func New(t testing.TB, objects ...runtime.Object) *Cluster {
 		return c.list(action.(clienttesting.ListAction))
 	})
 	c.PrependWatchReactor("pods", func(action clienttesting.Action) (bool, watch.Interface, error) {
-		stream, err := c.watch(action.GetNamespace(), action.(clienttesting.WatchAction).GetWatchRestrictions().Fields)
+		stream, err := c.watch(action.(clienttesting.WatchActionImpl))
 		return true, stream, err
 	})
 	return c
@@ -168,43 +168,31 @@ func fieldsOf(pod *corev1.Pod) fields.Set {
 	return fields.Set{"metadata.name": pod.Name, "status.phase": string(pod.Status.Phase)}
 }
 
-// watch begins with the pods as they are. The tracker forgets what comes between a list
-// and a watch, which a server does not.
-func (c *Cluster) watch(namespace string, selector fields.Selector) (watch.Interface, error) {
-	later, err := c.Tracker().Watch(Pods, namespace)
-	if err != nil {
-		return nil, err
-	}
-	now, err := c.Tracker().List(Pods, corev1.SchemeGroupVersion.WithKind("Pod"), namespace)
+// watch knows field selectors, which the fake client does not.
+func (c *Cluster) watch(action clienttesting.WatchActionImpl) (watch.Interface, error) {
+	stream, err := c.Tracker().Watch(Pods, action.GetNamespace(), action.ListOptions)
 	if err != nil {
 		return nil, err
 	}
 	events := make(chan watch.Event)
 	w := watch.NewProxyWatcher(events)
-	send := func(event watch.Event) bool {
-		if selector != nil && !selector.Matches(fieldsOf(event.Object.(*corev1.Pod))) {
-			return true
-		}
-		select {
-		case events <- event:
-			return true
-		case <-w.StopChan():
-			return false
-		}
-	}
-	go func() {
-		<-w.StopChan()
-		later.Stop()
-	}()
 	go func() {
 		defer close(events)
-		for _, pod := range now.(*corev1.PodList).Items {
-			if !send(watch.Event{Type: watch.Modified, Object: pod.DeepCopy()}) {
+		defer stream.Stop()
+		for {
+			var event watch.Event
+			select {
+			case event = <-stream.ResultChan():
+			case <-w.StopChan():
 				return
 			}
-		}
-		for event := range later.ResultChan() {
-			if !send(event) {
+			pod := event.Object.(*corev1.Pod).DeepCopy()
+			if !action.GetWatchRestrictions().Fields.Matches(fieldsOf(pod)) {
+				continue
+			}
+			select {
+			case events <- watch.Event{Type: event.Type, Object: pod}:
+			case <-w.StopChan():
 				return
 			}
 		}
@@ -219,23 +207,16 @@ func (c *Cluster) Forbid(verb, resource string) {
 	})
 }
 
-// list knows field selectors, which the fake client does not.
+// list is as watch.
 func (c *Cluster) list(action clienttesting.ListAction) (bool, runtime.Object, error) {
 	object, err := c.Tracker().List(Pods, corev1.SchemeGroupVersion.WithKind("Pod"), action.GetNamespace())
 	if err != nil {
 		return true, nil, err
 	}
 	list := object.(*corev1.PodList).DeepCopy()
-	list.ResourceVersion = "1"
-	if selector := action.GetListRestrictions().Fields; selector != nil {
-		var kept []corev1.Pod
-		for _, pod := range list.Items {
-			if selector.Matches(fieldsOf(&pod)) {
-				kept = append(kept, pod)
-			}
-		}
-		list.Items = kept
-	}
+	list.Items = slices.DeleteFunc(list.Items, func(pod corev1.Pod) bool {
+		return !action.GetListRestrictions().Fields.Matches(fieldsOf(&pod))
+	})
 	return true, list, nil
 }
 

@@ -10,12 +10,27 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
+
+// record is what gateways were asked.
+type record struct {
+	mu    sync.Mutex
+	asked []string
+}
+
+// Asked returns the commands so far, and forgets them.
+func (r *record) Asked() (asked []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	asked, r.asked = r.asked, nil
+	return asked
+}
 
 // Call is one use of 'kube-gateway ctl' in a container.
 type Call struct {

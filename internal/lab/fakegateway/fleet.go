@@ -1,21 +1,21 @@
 package fakegateway
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
 // Fleet are gateways that keep the settings that they are given. Its zero value is ready.
+// What it was asked is each command with the pod in front.
 // The UID of the pod called web is uid-web.
 type Fleet struct {
-	mu       sync.Mutex
+	record
 	statuses map[string]*api.Status
-	asked    []string
 }
 
 // Set makes status that of the gateway of a pod, and its coverage what it was given. What is
@@ -23,12 +23,7 @@ type Fleet struct {
 func (f *Fleet) Set(pod string, status api.Status) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if status.State == "" {
-		status.State = api.Ready
-	}
-	if status.Mode == "" {
-		status.Mode = api.Strict
-	}
+	status.State, status.Mode = cmp.Or(status.State, api.Ready), cmp.Or(status.Mode, api.Strict)
 	status.Pod, status.OnFailure = api.PodRef{UID: "uid-" + pod}, api.FailClosed
 	status.Capture.Fingerprint = status.Capture.Coverage.Fingerprint()
 	if f.statuses == nil {
@@ -45,15 +40,6 @@ func (f *Fleet) Status(pod string) api.Status {
 		return *status
 	}
 	return api.Status{}
-}
-
-// Asked returns the commands so far, each with the pod in front, and forgets them.
-func (f *Fleet) Asked() []string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	asked := f.asked
-	f.asked = nil
-	return asked
 }
 
 // Answer is a Gateways.

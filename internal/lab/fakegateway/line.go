@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,7 +17,8 @@ import (
 )
 
 // Line are gateways that begin as their containers were given to, and take over from one another.
-// The tag of a container's image is the version of its gateway.
+// The tag of a container's image is the version of its gateway. What it was asked is each command
+// but for questions for the status, with the container in front.
 type Line struct {
 	// Pod returns a pod, and SetState is a kubelet's report about one of its containers.
 	Pod      func(name string) *corev1.Pod
@@ -32,9 +32,8 @@ type Line struct {
 	// Drains keeps gateways that handed over.
 	Drains bool
 
-	mu       sync.Mutex
+	record
 	gateways map[string]*member
-	asked    []string
 }
 
 // member is one gateway of a Line.
@@ -56,16 +55,6 @@ func (l *Line) Status(pod, container string, change func(*api.Status)) api.Statu
 		change(&m.status)
 	}
 	return m.status
-}
-
-// Asked returns the commands so far but for questions for the status, each with the container in
-// front, and forgets them.
-func (l *Line) Asked() []string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	asked := l.asked
-	l.asked = nil
-	return asked
 }
 
 // Answer is a Gateways.

@@ -26,24 +26,23 @@ func (n *Node) AddLink(other *Node, name string) error {
 }
 
 // RemoveLink removes an interface, and with it that at the other end.
-func (n *Node) RemoveLink(name string) error {
+func (n *Node) RemoveLink(name string) error { return n.onLink(name, netlink.LinkDel) }
+
+// onLink does something to an interface, in the node's namespace.
+func (n *Node) onLink(name string, do func(netlink.Link) error) error {
 	return n.Do(func() error {
 		link, err := netlink.LinkByName(name)
 		if err != nil {
 			return fmt.Errorf("looking for interface %s: %w", name, err)
 		}
-		return netlink.LinkDel(link)
+		return do(link)
 	})
 }
 
 // AddAddress adds an address with its prefix to an interface, and sets that up. IPv6 does without
-// duplicate address detection.
+// duplicate address detection, which would hold the address back for a second.
 func (n *Node) AddAddress(name string, address netip.Prefix) error {
-	return n.Do(func() error {
-		link, err := netlink.LinkByName(name)
-		if err != nil {
-			return fmt.Errorf("looking for interface %s: %w", name, err)
-		}
+	return n.onLink(name, func(link netlink.Link) error {
 		if err := netlink.LinkSetUp(link); err != nil {
 			return fmt.Errorf("setting up %s: %w", name, err)
 		}

@@ -26,11 +26,12 @@ func HasMemory() bool {
 // LimitMemory gives the pod a limit of bytes, without swap. The memory controller must be there,
 // see [HasMemory]. A process that the kernel kills there does not fail the test.
 func (n *Node) LimitMemory(bytes int) error {
-	if err := n.lab.enableMemory(filepath.Dir(n.PodCgroup)); err != nil {
-		return err
+	dirs := []string{n.PodCgroup}
+	for dirs[0] != n.lab.root {
+		dirs = slices.Insert(dirs, 0, filepath.Dir(dirs[0]))
 	}
-	if err := os.WriteFile(filepath.Join(n.PodCgroup, "cgroup.subtree_control"), []byte("+memory"), 0); err != nil {
-		return fmt.Errorf("enabling the memory controller: %w", err)
+	if err := enableMemory(dirs...); err != nil {
+		return err
 	}
 	n.mayKill = true
 	// The file is missing in a kernel without swap.
@@ -40,21 +41,15 @@ func (n *Node) LimitMemory(bytes int) error {
 	return os.WriteFile(filepath.Join(n.PodCgroup, "memory.max"), []byte(strconv.Itoa(bytes)), 0)
 }
 
-// enableMemory enables the memory controller from the lab's cgroup down to dir.
-func (l *Lab) enableMemory(dir string) error {
-	if dir != l.root {
-		if err := l.enableMemory(filepath.Dir(dir)); err != nil {
-			return err
+// enableMemory enables the memory controller below dirs, from the top.
+func enableMemory(dirs ...string) error {
+	for _, dir := range dirs {
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+memory"), 0); err != nil {
+			return fmt.Errorf("enabling the memory controller: %w", err)
 		}
-	}
-	if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+memory"), 0); err != nil {
-		return fmt.Errorf("enabling the memory controller: %w", err)
 	}
 	return nil
 }
-
-// killed returns the pod's oom_kill of memory.events.
-func (n *Node) killed() (int, error) { return n.MemoryEvent("oom_kill") }
 
 // MemoryEvent returns a number of the pod's memory.events.
 func (n *Node) MemoryEvent(name string) (int, error) {

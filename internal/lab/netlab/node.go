@@ -4,7 +4,6 @@ package netlab
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -14,6 +13,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -47,7 +47,7 @@ func newNode(pods podCgroups, root string, i int) (*Node, error) {
 	if i > 200 {
 		return nil, errors.New("too many nodes")
 	}
-	n := &Node{UID: newUID()}
+	n := &Node{UID: uuid.NewString()}
 	n.IP4, n.IP6 = nodeIPs(i)
 	n.OtherCgroup = filepath.Join(root, fmt.Sprintf("other%d", i))
 	if err := pods.make(root, n); err != nil {
@@ -59,14 +59,6 @@ func newNode(pods podCgroups, root string, i int) (*Node, error) {
 	}
 	n.ns = ns
 	return n, nil
-}
-
-// newUID returns a random UUID as the API server makes them for pods.
-func newUID() string {
-	var b [16]byte
-	rand.Read(b[:])
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
 // newNamespace makes a network namespace with loopback up. Its congestion control
@@ -262,51 +254,27 @@ func (l *Lab) addPair(i int, b netns.NsHandle, peer string, peerAddr net.Hardwar
 	return nil
 }
 
-// configure gives eth0 its addresses. IPv6 does without duplicate address
-// detection, which would hold the address back for a second.
+// configure gives eth0 its addresses, and tells it the hardware addresses of all other nodes once and
+// for all. Asking for them over IPv6 takes a second or two on an interface that has just come up.
 func (n *Node) configure() error {
-	h, err := netlink.NewHandleAt(n.ns)
-	if err != nil {
+	if err := errors.Join(n.AddAddress("eth0", netip.PrefixFrom(n.IP4, 24)), n.AddAddress("eth0", netip.PrefixFrom(n.IP6, 64))); err != nil {
 		return err
 	}
-	defer h.Close()
-	eth0, err := h.LinkByName("eth0")
-	if err != nil {
-		return err
-	}
-	if err := h.LinkSetUp(eth0); err != nil {
-		return err
-	}
-	for _, a := range []struct {
-		ip   netip.Addr
-		bits int
-	}{{n.IP4, 24}, {n.IP6, 64}} {
-		if err := h.AddrAdd(eth0, &netlink.Addr{
-			IPNet: &net.IPNet{IP: a.ip.AsSlice(), Mask: net.CIDRMask(a.bits, a.ip.BitLen())},
-			Flags: unix.IFA_F_NODAD,
-		}); err != nil {
-			return fmt.Errorf("adding %v: %w", a.ip, err)
-		}
-	}
-	return n.addNeighbours(h, eth0)
-}
-
-// addNeighbours tells the hardware addresses of all other nodes once and for all. Asking for
-// them over IPv6 takes a second or two on an interface that has just come up.
-func (n *Node) addNeighbours(h *netlink.Handle, eth0 netlink.Link) error {
-	for i, other := range n.lab.nodes {
-		if other == n {
-			continue
-		}
-		for _, ip := range []netip.Addr{other.IP4, other.IP6} {
-			if err := h.NeighSet(&netlink.Neigh{
-				LinkIndex: eth0.Attrs().Index, State: netlink.NUD_PERMANENT, IP: ip.AsSlice(), HardwareAddr: hardwareAddr(i),
-			}); err != nil {
-				return fmt.Errorf("adding neighbour %v: %w", ip, err)
+	return n.onLink("eth0", func(eth0 netlink.Link) error {
+		for i, other := range n.lab.nodes {
+			if other == n {
+				continue
+			}
+			for _, ip := range []netip.Addr{other.IP4, other.IP6} {
+				if err := netlink.NeighSet(&netlink.Neigh{
+					LinkIndex: eth0.Attrs().Index, State: netlink.NUD_PERMANENT, IP: ip.AsSlice(), HardwareAddr: hardwareAddr(i),
+				}); err != nil {
+					return fmt.Errorf("adding neighbour %v: %w", ip, err)
+				}
 			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // hardwareAddr returns the address of node i's interface, a locally administered one.

@@ -43,8 +43,8 @@ func podsOfEnvironment() (podCgroups, error) {
 
 // make makes the cgroups of a node below root, and notes where they are.
 func (p podCgroups) make(root string, n *Node) error {
-	slices := p.name(root, n)
-	for _, dir := range slices {
+	between := p.name(root, n)
+	for _, dir := range between {
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
@@ -57,10 +57,8 @@ func (p podCgroups) make(root string, n *Node) error {
 	if p.memory == "" {
 		return nil
 	}
-	for _, dir := range append([]string{root}, slices...) {
-		if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+memory"), 0); err != nil {
-			return fmt.Errorf("enabling the memory controller: %w", err)
-		}
+	if err := enableMemory(append([]string{root}, between...)...); err != nil {
+		return err
 	}
 	return os.WriteFile(filepath.Join(n.PodCgroup, "memory.max"), []byte(p.memory), 0)
 }
@@ -93,7 +91,7 @@ func (l *Lab) outOfMemory() (err error) {
 		if n.mayKill {
 			continue
 		}
-		killed, readErr := n.killed()
+		killed, readErr := n.MemoryEvent("oom_kill")
 		if readErr != nil {
 			return readErr
 		}

@@ -55,15 +55,11 @@ type Command struct {
 	// are collected for [Process.Output].
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
-	// ExtraFiles become file descriptors 3 and following.
-	ExtraFiles []*os.File
 	// User is the user and group ID to run as, without capabilities, unless it is 0.
 	User uint32
 	// Mount, if not nil, changes the mounts that the process sees, before it starts. It is called
 	// in a mount namespace of the process's own.
 	Mount func() error
-	// Attr, if not nil, is where to start from for what the fields above do not cover.
-	Attr *syscall.SysProcAttr
 }
 
 // Process is a process in a node.
@@ -110,19 +106,14 @@ func (n *Node) TryStart(c Command) (*Process, error) {
 
 	p := &Process{done: make(chan struct{})}
 	cmd := exec.Command(path, c.Args...)
-	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = env, c.Stdin, c.Stdout, c.Stderr, c.ExtraFiles
+	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = env, c.Stdin, c.Stdout, c.Stderr
 	if cmd.Stdout == nil {
 		cmd.Stdout = &p.output
 	}
 	if cmd.Stderr == nil {
 		cmd.Stderr = &p.output
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{}
-	if c.Attr != nil {
-		*cmd.SysProcAttr = *c.Attr
-	}
-	cmd.SysProcAttr.UseCgroupFD = true
-	cmd.SysProcAttr.CgroupFD = int(dir.Fd())
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
 	if c.User != 0 {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: c.User, Gid: c.User}
 	}

@@ -84,14 +84,12 @@ func (p Pair) Leaf(t testing.TB, id identity.ID, ips []netip.Addr, public crypto
 
 func (p Pair) create(t testing.TB, template *x509.Certificate, public crypto.PublicKey, edit func(*x509.Certificate)) *x509.Certificate {
 	t.Helper()
-	serial := must.Get(rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)))(t)
-	template.SerialNumber = serial
+	template.SerialNumber = must.Get(rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)))(t)
 	if edit != nil {
 		edit(template)
 	}
 	der := must.Get(x509.CreateCertificate(rand.Reader, template, p.Cert, public, p.Key))(t)
-	cert := must.Get(x509.ParseCertificate(der))(t)
-	return cert
+	return must.Get(x509.ParseCertificate(der))(t)
 }
 
 // Request makes a certificate request in PEM form.
@@ -104,15 +102,13 @@ func Request(t testing.TB, template *x509.CertificateRequest, key crypto.Signer)
 // ECKey makes an ECDSA key.
 func ECKey(t testing.TB, curve elliptic.Curve) crypto.Signer {
 	t.Helper()
-	key := must.Get(ecdsa.GenerateKey(curve, rand.Reader))(t)
-	return key
+	return must.Get(ecdsa.GenerateKey(curve, rand.Reader))(t)
 }
 
 // RSAKey makes an RSA key.
 func RSAKey(t testing.TB, bits int) crypto.Signer {
 	t.Helper()
-	key := must.Get(rsa.GenerateKey(rand.Reader, bits))(t)
-	return key
+	return must.Get(rsa.GenerateKey(rand.Reader, bits))(t)
 }
 
 // Ed25519Key makes an Ed25519 key.

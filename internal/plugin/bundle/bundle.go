@@ -21,12 +21,14 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/check"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/edges"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
@@ -86,13 +88,8 @@ func (c *Collector) Write(ctx context.Context, w io.Writer, pods []corev1.Pod) (
 	slices.SortFunc(pods, func(a, b corev1.Pod) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
-	var nodeNames []string
-	for i := range pods {
-		if name := pods[i].Spec.NodeName; name != "" && !slices.Contains(nodeNames, name) {
-			nodeNames = append(nodeNames, name)
-		}
-	}
-	slices.Sort(nodeNames)
+	nodes := sets.New(lists.Map(pods, func(pod corev1.Pod) string { return pod.Spec.NodeName })...)
+	nodeNames := sets.List(nodes.Delete(""))
 	m.name("node", nodeNames...)
 	add := func(files ...file) error {
 		// What was interrupted is not worth writing.
@@ -175,11 +172,7 @@ func (c *Collector) readme() string {
 
 // within asks for a value in the time for one answer.
 func within[T any](ctx context.Context, c *Collector, name string, ask func(context.Context) (T, error)) file {
-	var value T
-	err := remote.InTime(ctx, c.Options.Timeout, "", func(ctx context.Context) (err error) {
-		value, err = ask(ctx)
-		return err
-	})
+	value, err := remote.InTime(ctx, c.Options.Timeout, "", ask)
 	return asJSON(name, value, err)
 }
 
@@ -222,15 +215,13 @@ func (c *Collector) pod(ctx context.Context, pod *corev1.Pod) []file {
 }
 
 func (c *Collector) metrics(ctx context.Context, pod *corev1.Pod, container, name string) file {
-	var text string
-	err := remote.InTime(ctx, c.Options.Timeout, "", func(ctx context.Context) error {
-		metrics, err := c.Gateways.Gateway(pod, container).Metrics(ctx)
-		if err == nil {
-			text = c.Exposition(metrics)
-		}
-		return err
+	metrics, err := remote.InTime(ctx, c.Options.Timeout, "", func(ctx context.Context) (*api.Metrics, error) {
+		return c.Gateways.Gateway(pod, container).Metrics(ctx)
 	})
-	return file{name: name, text: []byte(text), err: err}
+	if err != nil {
+		return file{name: name, err: err}
+	}
+	return file{name: name, text: []byte(c.Exposition(metrics))}
 }
 
 // restarted reports whether a container has run before, as after a restart of its node.
@@ -241,18 +232,17 @@ func restarted(pod *corev1.Pod, container string) bool {
 }
 
 // log returns the newest lines of a container's log, whole ones.
-func (c *Collector) log(ctx context.Context, pod *corev1.Pod, container string, previous bool) (text []byte, err error) {
+func (c *Collector) log(ctx context.Context, pod *corev1.Pod, container string, previous bool) ([]byte, error) {
 	// The server counts lines, or bytes from the start.
 	const shortLine = 100
 	options := &corev1.PodLogOptions{Container: container, Previous: previous, Timestamps: true, TailLines: new(c.Options.LogBytes / shortLine)}
-	err = remote.InTime(ctx, c.Options.Timeout, "", func(ctx context.Context) error {
+	text, err := remote.InTime(ctx, c.Options.Timeout, "", func(ctx context.Context) ([]byte, error) {
 		stream, err := c.Kube.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, options).Stream(ctx)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		defer stream.Close()
-		text, err = newest(stream, int(c.Options.LogBytes))
-		return err
+		return newest(stream, int(c.Options.LogBytes))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading the log: %w", err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/pages"
 )
 
@@ -30,18 +31,11 @@ func podFacts(pod *corev1.Pod) any {
 		HostPID: pod.Spec.HostPID, ShareProcessNamespace: pod.Spec.ShareProcessNamespace, RestartPolicy: pod.Spec.RestartPolicy,
 		RuntimeClassName: pod.Spec.RuntimeClassName, DNSPolicy: pod.Spec.DNSPolicy, SecurityContext: pod.Spec.SecurityContext,
 		PriorityClassName: pod.Spec.PriorityClassName, Resources: pod.Spec.Resources}
-	for i := range pod.Spec.InitContainers {
-		spec.InitContainers = append(spec.InitContainers, containerFacts(&pod.Spec.InitContainers[i]))
-	}
-	for i := range pod.Spec.Containers {
-		spec.Containers = append(spec.Containers, containerFacts(&pod.Spec.Containers[i]))
-	}
-	for i := range pod.Spec.EphemeralContainers {
-		c := &pod.Spec.EphemeralContainers[i]
-		whole := corev1.Container(c.EphemeralContainerCommon)
-		spec.EphemeralContainers = append(spec.EphemeralContainers, corev1.EphemeralContainer{
-			EphemeralContainerCommon: corev1.EphemeralContainerCommon(containerFacts(&whole)), TargetContainerName: c.TargetContainerName})
-	}
+	spec.InitContainers, spec.Containers = lists.Map(pod.Spec.InitContainers, containerFacts), lists.Map(pod.Spec.Containers, containerFacts)
+	spec.EphemeralContainers = lists.Map(pod.Spec.EphemeralContainers, func(c corev1.EphemeralContainer) corev1.EphemeralContainer {
+		common := containerFacts(corev1.Container(c.EphemeralContainerCommon))
+		return corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon(common), TargetContainerName: c.TargetContainerName}
+	})
 	for _, gateway := range installed.Gateways(pod) {
 		if config, err := installed.ConfigOf(pod, gateway.Name); err == nil {
 			facts.Gateways[gateway.Name] = config
@@ -61,7 +55,7 @@ func podFacts(pod *corev1.Pod) any {
 	return facts
 }
 
-func containerFacts(c *corev1.Container) corev1.Container {
+func containerFacts(c corev1.Container) corev1.Container {
 	return corev1.Container{Name: c.Name, Image: c.Image, ImagePullPolicy: c.ImagePullPolicy, Ports: c.Ports, Resources: c.Resources,
 		RestartPolicy: c.RestartPolicy, SecurityContext: c.SecurityContext}
 }

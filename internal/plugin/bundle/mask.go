@@ -3,10 +3,13 @@ package bundle
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 )
 
 // mask replaces addresses and the names of nodes by pseudonyms, the same one for the same address, so
@@ -41,16 +44,12 @@ func (m *mask) name(kind string, names ...string) {
 		}
 		m.names[name] = fmt.Sprintf("%s-%d", kind, n)
 	}
-	var quoted []string
-	for name := range m.names {
-		quoted = append(quoted, regexp.QuoteMeta(name))
-	}
-	if len(quoted) == 0 {
+	if len(m.names) == 0 {
 		return
 	}
 	// A name may begin another one: the longer one counts.
-	slices.SortFunc(quoted, func(a, b string) int { return len(b) - len(a) })
-	m.words = regexp.MustCompile(`\b(?:` + strings.Join(quoted, "|") + `)\b`)
+	all := slices.SortedFunc(maps.Keys(m.names), func(a, b string) int { return len(b) - len(a) })
+	m.words = regexp.MustCompile(`\b(?:` + strings.Join(lists.Map(all, regexp.QuoteMeta), "|") + `)\b`)
 }
 
 func (m *mask) pseudonym(ip netip.Addr) string {

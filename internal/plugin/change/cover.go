@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -35,10 +36,10 @@ type Covered struct {
 func (c *Covered) String() string {
 	var words []string
 	if n := len(c.Added); n > 0 {
-		words = append(words, fmt.Sprintf("%d added: %s", n, survey.Name(c.Added)))
+		words = append(words, fmt.Sprintf("%d added: %s", n, survey.List(c.Added)))
 	}
 	if n := len(c.Removed); n > 0 {
-		words = append(words, fmt.Sprintf("%d removed: %s", n, survey.Name(c.Removed)))
+		words = append(words, fmt.Sprintf("%d removed: %s", n, survey.List(c.Removed)))
 	}
 	return cmp.Or(strings.Join(words, "; "), "the same ranges")
 }
@@ -127,16 +128,9 @@ func (c *Cover) At(ctx context.Context, conn *remote.Conn, pod *corev1.Pod, stat
 // withNodeSide returns c with the sources of plaintext in status that nobody named: the
 // gateway has found some of them itself, and finds them again.
 func withNodeSide(c api.Coverage, status *api.Status) api.Coverage {
-	sources := append([]api.Source{}, c.PlaintextFrom...)
-	named := map[string]bool{}
-	for _, source := range status.Capture.Named.PlaintextFrom {
-		named[source.From.String()] = true
-	}
-	for _, source := range status.Capture.PlaintextFrom {
-		if !named[source.From.String()] {
-			sources = append(sources, source)
-		}
-	}
-	c.PlaintextFrom = api.MergeSources(sources)
+	found := slices.DeleteFunc(slices.Clone(status.Capture.PlaintextFrom), func(source api.Source) bool {
+		return slices.ContainsFunc(status.Capture.Named.PlaintextFrom, func(named api.Source) bool { return named.From == source.From })
+	})
+	c.PlaintextFrom = api.MergeSources(slices.Concat(c.PlaintextFrom, found))
 	return c
 }

@@ -72,11 +72,10 @@ func (c *Changer) Rehearse(ctx context.Context, pod *corev1.Pod, names *edges.Na
 	}
 	collector := edges.Collector{Gateways: c.Gateways, Timeout: cmp.Or(c.Timeout, DefaultTimeout), Now: time.Now}
 	views, err := collector.Collect(ctx, []corev1.Pod{*pod})
-	if err != nil {
-		result.Err = err
-		return result
+	if err == nil {
+		err = views[0].Err
 	}
-	if result.Err = views[0].Err; result.Err != nil {
+	if result.Err = err; err != nil {
 		return result
 	}
 	coverage := status.Capture.Coverage

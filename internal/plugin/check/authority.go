@@ -4,13 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -83,22 +84,6 @@ func checkRanges(_ context.Context, f *facts) []Item {
 	if err != nil {
 		return []Item{failed(Error, err)}
 	}
-	var list []Item
-	for _, warning := range cluster.Warnings {
-		list = append(list, Item{Result: Warning, Detail: warning})
-	}
-	return orOK(list, "pods %s; Services %s", join(cluster.Found.Capture), join(cluster.Found.Services))
-}
-
-func join(ranges []netip.Prefix) string {
-	const shown = 4
-	var words []string
-	for i, r := range ranges {
-		if i == shown {
-			words = append(words, fmt.Sprintf("and %d more", len(ranges)-shown))
-			break
-		}
-		words = append(words, r.String())
-	}
-	return strings.Join(words, ", ")
+	list := lists.Map(cluster.Warnings, func(warning string) Item { return Item{Result: Warning, Detail: warning} })
+	return orOK(list, "pods %s; Services %s", survey.List(cluster.Found.Capture), survey.List(cluster.Found.Services))
 }

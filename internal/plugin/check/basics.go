@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
@@ -128,10 +129,7 @@ func checkServerClock(ctx context.Context, f *facts) []Item {
 
 func checkFound(_ context.Context, f *facts) []Item {
 	pods, err := f.found()
-	var list []Item
-	for _, err := range targets.Errors(err) {
-		list = append(list, failed(Error, err))
-	}
+	list := lists.Map(targets.Errors(err), func(err error) Item { return failed(Error, err) })
 	if len(pods) == 0 {
 		return orOK(list, "none in namespace %s", f.Namespace)
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/pages"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
@@ -114,10 +115,7 @@ func (f *facts) pods() ([]corev1.Pod, []Item) {
 // namespaces are those of the pods, or else the namespace of the command.
 func (f *facts) namespaces() []string {
 	pods, _ := f.found()
-	names := sets.New[string]()
-	for i := range pods {
-		names.Insert(pods[i].Namespace)
-	}
+	names := sets.New(lists.Map(pods, func(pod corev1.Pod) string { return pod.Namespace })...)
 	if names.Len() == 0 {
 		names.Insert(f.Namespace)
 	}
@@ -151,10 +149,7 @@ func (f *facts) relevantNodes() ([]*corev1.Node, []Item) {
 		return nil, unread("nodes", err)
 	}
 	pods, _ := f.found()
-	names := sets.New[string]()
-	for i := range pods {
-		names.Insert(pods[i].Spec.NodeName)
-	}
+	names := sets.New(lists.Map(pods, func(pod corev1.Pod) string { return pod.Spec.NodeName })...)
 	names.Delete("") // of pods that wait for a node
 	var list []*corev1.Node
 	for name, node := range nodes {

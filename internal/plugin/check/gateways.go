@@ -10,6 +10,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/version"
 )
 
@@ -68,7 +69,7 @@ func checkGateways(_ context.Context, _ *facts, states *status.List) []Item {
 	if len(words) == 0 {
 		return orOK(list, "none is ready")
 	}
-	return orOK(list, "%d of %s ready: %s", ready, plural(len(states.Items), "gateway"), strings.Join(words, ", "))
+	return orOK(list, "%d of %s ready: %s", ready, terminal.Plural(len(states.Items), "gateway"), strings.Join(words, ", "))
 }
 
 // problems are the findings about what is wrong with i.
@@ -108,7 +109,7 @@ func checkCoverage(_ context.Context, f *facts, items []*status.Item) []Item {
 		compared.Compare(cluster, &pods[at])
 		list = append(list, problems(&compared)...)
 	}
-	return orOK(list, "%s", plural(len(items), "gateway"))
+	return orOK(list, "%s", terminal.Plural(len(items), "gateway"))
 }
 
 // checkTrust finds gateways that trust a root which nobody is given any more, such as that of an
@@ -128,7 +129,7 @@ func checkTrust(_ context.Context, f *facts, items []*status.Item) []Item {
 				Command: fmt.Sprintf("kubectl gateway rotate pod/%s -n %s", item.Pod, item.Namespace)})
 		}
 	}
-	return orOK(list, "%s", plural(len(items), "gateway"))
+	return orOK(list, "%s", terminal.Plural(len(items), "gateway"))
 }
 
 // checkStorage finds pods whose limit of ephemeral storage is too small for the log of a gateway.
@@ -153,7 +154,7 @@ func checkStorage(_ context.Context, f *facts) []Item {
 				Hint: "--log=refused logs less; a higher limit of ephemeral-storage has room for more"})
 		}
 	}
-	return orOK(list, "%s", plural(len(pods), "pod"))
+	return orOK(list, "%s", terminal.Plural(len(pods), "pod"))
 }
 
 func checkSkew(_ context.Context, f *facts, items []*status.Item) []Item {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
@@ -25,9 +26,8 @@ const portDNS = 53
 
 // rule is what a policy allows in one direction: traffic to or from peers, on ports.
 type rule struct {
-	policy *networkingv1.NetworkPolicy
-	ports  []networkingv1.NetworkPolicyPort
-	peers  []networkingv1.NetworkPolicyPeer
+	ports []networkingv1.NetworkPolicyPort
+	peers []networkingv1.NetworkPolicyPeer
 }
 
 func checkNetworkPolicies(ctx context.Context, f *facts) []Item {
@@ -69,12 +69,7 @@ func filtering(policy *networkingv1.NetworkPolicy, direction networkingv1.Policy
 		if !selects(policy, direction, pod) || usesInband(pod) {
 			continue
 		}
-		var allowed []rule
-		for n := range all {
-			if selects(&all[n], direction, pod) {
-				allowed = append(allowed, rules(&all[n], direction)...)
-			}
-		}
+		allowed := allRules(all, direction, pod)
 		blocked := false
 		for _, r := range rules(policy, direction) {
 			if r.opens(capture) && !slices.ContainsFunc(allowed, func(other rule) bool { return other.covers(r) }) {
@@ -114,12 +109,7 @@ func unbinding(policy *networkingv1.NetworkPolicy, all []networkingv1.NetworkPol
 		if !selects(policy, networkingv1.PolicyTypeIngress, pod) || usesInband(pod) || hasPortRules(pod) {
 			continue
 		}
-		var gateways []rule
-		for n := range all {
-			if selects(&all[n], networkingv1.PolicyTypeIngress, pod) {
-				gateways = append(gateways, rules(&all[n], networkingv1.PolicyTypeIngress)...)
-			}
-		}
+		gateways := allRules(all, networkingv1.PolicyTypeIngress, pod)
 		binds := func(r rule) bool {
 			return len(r.ports) > 0 && !r.onlyGateways() && r.opens(capture) &&
 				!slices.ContainsFunc(gateways, func(other rule) bool { return len(other.ports) == 0 && other.covers(r) })
@@ -141,12 +131,8 @@ func unbinding(policy *networkingv1.NetworkPolicy, all []networkingv1.NetworkPol
 
 // hasPortRules reports whether the pod's gateway was given identity rules about ports.
 func hasPortRules(pod *corev1.Pod) bool {
-	current, ok := installed.Current(pod)
-	if !ok || current.Phase == installed.Terminated {
-		return false
-	}
-	config, err := installed.ConfigOf(pod, current.Name)
-	return err == nil && slices.ContainsFunc(slices.Concat(config.Allow, config.Deny), func(pattern string) bool { return strings.Contains(pattern, ":") })
+	config := configOf(pod)
+	return slices.ContainsFunc(slices.Concat(config.Allow, config.Deny), func(pattern string) bool { return strings.Contains(pattern, ":") })
 }
 
 // onlyGateways reports whether r is about the port of gateways and nothing else.
@@ -157,13 +143,16 @@ func (r rule) onlyGateways() bool {
 }
 
 // usesInband reports whether the wire of the pod's gateway is inband.
-func usesInband(pod *corev1.Pod) bool {
-	current, ok := installed.Current(pod)
-	if !ok || current.Phase == installed.Terminated {
-		return false
+func usesInband(pod *corev1.Pod) bool { return configOf(pod).Wire == api.WireInband }
+
+// configOf returns what the pod's gateway was given, nothing if the pod has none or that is not known.
+func configOf(pod *corev1.Pod) *api.Config {
+	if current, ok := installed.Current(pod); ok && current.Phase != installed.Terminated {
+		if config, err := installed.ConfigOf(pod, current.Name); err == nil {
+			return config
+		}
 	}
-	config, err := installed.ConfigOf(pod, current.Name)
-	return err == nil && config.Wire == api.WireInband
+	return &api.Config{}
 }
 
 func selects(policy *networkingv1.NetworkPolicy, direction networkingv1.PolicyType, pod *corev1.Pod) bool {
@@ -183,15 +172,18 @@ func selects(policy *networkingv1.NetworkPolicy, direction networkingv1.PolicyTy
 }
 
 func rules(policy *networkingv1.NetworkPolicy, direction networkingv1.PolicyType) []rule {
-	var list []rule
 	if direction == networkingv1.PolicyTypeEgress {
-		for _, r := range policy.Spec.Egress {
-			list = append(list, rule{policy, r.Ports, r.To})
-		}
-		return list
+		return lists.Map(policy.Spec.Egress, func(r networkingv1.NetworkPolicyEgressRule) rule { return rule{r.Ports, r.To} })
 	}
-	for _, r := range policy.Spec.Ingress {
-		list = append(list, rule{policy, r.Ports, r.From})
+	return lists.Map(policy.Spec.Ingress, func(r networkingv1.NetworkPolicyIngressRule) rule { return rule{r.Ports, r.From} })
+}
+
+// allRules are what those of policies that select pod allow in one direction.
+func allRules(policies []networkingv1.NetworkPolicy, direction networkingv1.PolicyType, pod *corev1.Pod) (list []rule) {
+	for n := range policies {
+		if selects(&policies[n], direction, pod) {
+			list = append(list, rules(&policies[n], direction)...)
+		}
 	}
 	return list
 }

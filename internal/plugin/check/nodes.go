@@ -7,11 +7,11 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	nodev1 "k8s.io/api/node/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/version"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
 const (
@@ -43,7 +43,7 @@ func checkOS(_ context.Context, _ *facts, nodes []*corev1.Node) []Item {
 			systems = append(systems, text)
 		}
 	}
-	return orOK(list, "%s: %s", plural(len(nodes), "node"), strings.Join(systems, "; "))
+	return orOK(list, "%s: %s", terminal.Plural(len(nodes), "node"), strings.Join(systems, "; "))
 }
 
 func checkKernel(_ context.Context, _ *facts, nodes []*corev1.Node) []Item {
@@ -54,7 +54,7 @@ func checkKernel(_ context.Context, _ *facts, nodes []*corev1.Node) []Item {
 			continue
 		}
 		text := node.Status.NodeInfo.KernelVersion
-		kernel, err := kernelVersion(text)
+		kernel, err := version.ParseGeneric(text)
 		object := []string{"node/" + node.Name}
 		switch {
 		case err != nil:
@@ -75,15 +75,6 @@ func checkKernel(_ context.Context, _ *facts, nodes []*corev1.Node) []Item {
 		}
 	}
 	return orOK(list, "%s", strings.Join(kernels, "; "))
-}
-
-// kernelVersion reads the leading numbers of what uname -r prints.
-func kernelVersion(text string) (*version.Version, error) {
-	end := strings.IndexFunc(text, func(r rune) bool { return r != '.' && (r < '0' || r > '9') })
-	if end >= 0 {
-		text = text[:end]
-	}
-	return version.ParseGeneric(strings.Trim(text, "."))
 }
 
 func checkCgroup(_ context.Context, f *facts, nodes []*corev1.Node) []Item {
@@ -118,7 +109,9 @@ func checkEligible(ctx context.Context, f *facts, pods []corev1.Pod) []Item {
 	}
 	handlers := map[string]string{}
 	if classes, err := f.Client.NodeV1().RuntimeClasses().List(ctx, metav1.ListOptions{}); err == nil {
-		handlers = sandboxes(classes.Items)
+		for _, class := range classes.Items {
+			handlers[class.Name] = class.Handler
+		}
 	}
 	var list []Item
 	for i := range pods {
@@ -126,7 +119,7 @@ func checkEligible(ctx context.Context, f *facts, pods []corev1.Pod) []Item {
 		found := Item{}
 		if err := cluster.Refusal(pod); err != nil {
 			found = failed(Error, err)
-		} else if class := pod.Spec.RuntimeClassName; class != nil && handlers[*class] != "" {
+		} else if class := pod.Spec.RuntimeClassName; class != nil && survey.Sandbox(handlers[*class]) != "" {
 			found = Item{Result: Error, Detail: fmt.Sprintf("the pod's runtime class %q is a sandbox (handler %s) without the node's kernel", *class, handlers[*class]),
 				Hint: "use a runtime class that runs containers on the node's kernel"}
 		} else {
@@ -139,27 +132,5 @@ func checkEligible(ctx context.Context, f *facts, pods []corev1.Pod) []Item {
 		found.Objects = []string{nameOf(pod)}
 		list = append(list, found)
 	}
-	return orOK(list, "%s", plural(len(pods), "pod"))
-}
-
-// sandboxes returns the handlers of classes whose containers have a kernel of their own,
-// recognised by their usual names.
-func sandboxes(classes []nodev1.RuntimeClass) map[string]string {
-	handlers := map[string]string{}
-	for _, class := range classes {
-		handler := strings.ToLower(class.Handler)
-		for _, word := range []string{"gvisor", "runsc", "kata"} {
-			if strings.Contains(handler, word) {
-				handlers[class.Name] = class.Handler
-			}
-		}
-	}
-	return handlers
-}
-
-func plural(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
+	return orOK(list, "%s", terminal.Plural(len(pods), "pod"))
 }

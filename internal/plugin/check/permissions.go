@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 )
@@ -76,11 +77,7 @@ func may(use rights.Use) func(context.Context, *facts) []Item {
 }
 
 func (f *facts) denied(use rights.Use, namespace string, missing []rights.Right) Item {
-	var words []string
-	for _, p := range missing {
-		words = append(words, p.String())
-	}
-	found := Item{Result: Error, Objects: []string{"namespace/" + namespace}, Detail: "you may not: " + strings.Join(words, ", "),
+	found := Item{Result: Error, Objects: []string{"namespace/" + namespace}, Detail: "you may not: " + strings.Join(lists.Texts(missing), ", "),
 		Hint: "whoever may grant it runs this"}
 	switch use {
 	case rights.Secrets:

@@ -210,15 +210,6 @@ func checkAdmission(_ context.Context, f *facts) []Item {
 	return ok("%d tried", good)
 }
 
-// hook is one webhook of either kind.
-type hook struct {
-	name        string
-	rules       []admissionv1.RuleWithOperations
-	spaces      *metav1.LabelSelector
-	objects     *metav1.LabelSelector
-	sideEffects *admissionv1.SideEffectClass
-}
-
 func checkWebhooks(ctx context.Context, f *facts) []Item {
 	validating, err := f.Client.AdmissionregistrationV1().ValidatingWebhookConfigurations().List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -228,27 +219,25 @@ func checkWebhooks(ctx context.Context, f *facts) []Item {
 	if err != nil {
 		return unread("admission webhooks", err)
 	}
-	var hooks []hook
+	var hooks []admissionv1.ValidatingWebhook
 	for _, config := range validating.Items {
-		for _, w := range config.Webhooks {
-			hooks = append(hooks, hook{w.Name, w.Rules, w.NamespaceSelector, w.ObjectSelector, w.SideEffects})
-		}
+		hooks = append(hooks, config.Webhooks...)
 	}
 	for _, config := range mutating.Items {
-		for _, w := range config.Webhooks {
-			hooks = append(hooks, hook{w.Name, w.Rules, w.NamespaceSelector, w.ObjectSelector, w.SideEffects})
+		for _, w := range config.Webhooks { // here only what both kinds have counts
+			hooks = append(hooks, admissionv1.ValidatingWebhook{Name: w.Name, Rules: w.Rules, NamespaceSelector: w.NamespaceSelector, ObjectSelector: w.ObjectSelector, SideEffects: w.SideEffects})
 		}
 	}
 	var list []Item
 	asked := sets.New[string]()
 	spaces, _ := f.spaces()
 	for _, h := range hooks {
-		if !h.matches(spaces, f) {
+		if !asks(&h, spaces, f) {
 			continue
 		}
-		asked.Insert(h.name)
-		if h.sideEffects != nil && *h.sideEffects != admissionv1.SideEffectClassNone && *h.sideEffects != admissionv1.SideEffectClassNoneOnDryRun {
-			list = append(list, Item{Result: Warning, Objects: []string{h.name}, Detail: "it is asked about gateways, but not in a dry run",
+		asked.Insert(h.Name)
+		if h.SideEffects != nil && *h.SideEffects != admissionv1.SideEffectClassNone && *h.SideEffects != admissionv1.SideEffectClassNoneOnDryRun {
+			list = append(list, Item{Result: Warning, Objects: []string{h.Name}, Detail: "it is asked about gateways, but not in a dry run",
 				Hint: "only enabling a pod will tell whether it admits the gateway"})
 		}
 	}
@@ -258,18 +247,18 @@ func checkWebhooks(ctx context.Context, f *facts) []Item {
 	return orOK(list, "asked, see the dry run: %s", strings.Join(sets.List(asked), ", "))
 }
 
-// matches reports whether the server asks h about a gateway for a relevant pod.
-func (h *hook) matches(spaces map[string]*corev1.Namespace, f *facts) bool {
-	if !slices.ContainsFunc(h.rules, ruleMatches) {
+// asks reports whether the server asks h about a gateway for a relevant pod.
+func asks(h *admissionv1.ValidatingWebhook, spaces map[string]*corev1.Namespace, f *facts) bool {
+	if !slices.ContainsFunc(h.Rules, ruleMatches) {
 		return false
 	}
 	pods, _ := f.found()
-	objects, err := metav1.LabelSelectorAsSelector(h.objects)
-	if h.objects == nil || err != nil {
+	objects, err := metav1.LabelSelectorAsSelector(h.ObjectSelector)
+	if h.ObjectSelector == nil || err != nil {
 		objects = labels.Everything()
 	}
-	namespaces, err := metav1.LabelSelectorAsSelector(h.spaces)
-	if h.spaces == nil || err != nil {
+	namespaces, err := metav1.LabelSelectorAsSelector(h.NamespaceSelector)
+	if h.NamespaceSelector == nil || err != nil {
 		namespaces = labels.Everything()
 	}
 	for _, name := range f.namespaces() {
@@ -277,13 +266,8 @@ func (h *hook) matches(spaces map[string]*corev1.Namespace, f *facts) bool {
 		if space != nil && !namespaces.Matches(labels.Set(space.Labels)) {
 			continue
 		}
-		if len(pods) == 0 {
+		if len(pods) == 0 || slices.ContainsFunc(pods, func(pod corev1.Pod) bool { return pod.Namespace == name && objects.Matches(labels.Set(pod.Labels)) }) {
 			return true
-		}
-		for i := range pods {
-			if pods[i].Namespace == name && objects.Matches(labels.Set(pods[i].Labels)) {
-				return true
-			}
 		}
 	}
 	return false

@@ -138,9 +138,9 @@ func (p *printer) summary(r *Report) {
 	rest := fmt.Sprintf("%d ok, %d skipped", r.Count(OK), r.Count(Skipped))
 	switch {
 	case errors > 0:
-		fmt.Fprintf(&p.out, "%s %s, %s, %s\n", p.sign(Error), plural(errors, "error"), plural(warnings, "warning"), rest)
+		fmt.Fprintf(&p.out, "%s %s, %s, %s\n", p.sign(Error), terminal.Plural(errors, "error"), terminal.Plural(warnings, "warning"), rest)
 	case warnings > 0:
-		fmt.Fprintf(&p.out, "%s no errors, %s, %s\n", p.sign(Warning), plural(warnings, "warning"), rest)
+		fmt.Fprintf(&p.out, "%s no errors, %s, %s\n", p.sign(Warning), terminal.Plural(warnings, "warning"), rest)
 	default:
 		fmt.Fprintf(&p.out, "%s no problems, %s\n", p.sign(OK), rest)
 	}

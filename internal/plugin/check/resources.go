@@ -4,10 +4,11 @@ import (
 	"context"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/limits"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
-	corev1 "k8s.io/api/core/v1"
 )
 
 // checkLimits compares what gateways need with what the pods' limits leave, by the gateways' own figures
@@ -37,7 +38,7 @@ func checkLimits(_ context.Context, f *facts, pods []corev1.Pod) []Item {
 			list = append(list, Item{Result: Warning, Objects: []string{nameOf(pod)}, Detail: text, Hint: "raise the limits, which the pod's gateway shares"})
 		}
 	}
-	summary := fmt.Sprintf("%d of %s with limits", limited, plural(len(pods), "pod"))
+	summary := fmt.Sprintf("%d of %s with limits", limited, terminal.Plural(len(pods), "pod"))
 	if least != nil {
 		summary += fmt.Sprintf("; where memory is tightest, in %s, %s of %s are left, enough for about %d more connections",
 			where, terminal.Bytes(uint64(least.Left)), terminal.Bytes(uint64(least.Limit)), least.Room)

@@ -3,8 +3,12 @@ package check
 import (
 	"context"
 
-	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
 // checkStrict names the callers without a gateway that strict mode affects.
@@ -28,12 +32,10 @@ func checkStrict(_ context.Context, f *facts, pods []corev1.Pod) []Item {
 		if cluster.Refusal(pod) != nil {
 			continue
 		}
-		for _, remark := range cluster.Strict(pod, named[pod.Namespace+"/"+pod.Name]) {
-			list = append(list, Item{Result: Warning, Objects: []string{nameOf(pod)}, Detail: remark.Text, Hint: remark.Hint})
-		}
+		list = append(list, lists.Map(cluster.Strict(pod, named[pod.Namespace+"/"+pod.Name]), func(remark survey.Remark) Item {
+			return Item{Result: Warning, Objects: []string{nameOf(pod)}, Detail: remark.Text, Hint: remark.Hint}
+		})...)
 	}
-	for _, line := range cluster.StrictUnknown() {
-		list = append(list, Item{Result: Skipped, Detail: line})
-	}
-	return orOK(list, "%s", plural(len(pods), "pod"))
+	list = append(list, lists.Map(cluster.StrictUnknown(), func(line string) Item { return Item{Result: Skipped, Detail: line} })...)
+	return orOK(list, "%s", terminal.Plural(len(pods), "pod"))
 }

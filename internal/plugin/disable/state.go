@@ -41,15 +41,13 @@ const killed = 128
 func next(pod *corev1.Pod, inert map[string]bool, kernel func() *version.Version) (step, installed.Gateway) {
 	gateways := installed.Gateways(pod)
 	slices.Reverse(gateways)
-	for _, gateway := range gateways {
-		if gateway.Phase == installed.Running {
-			return end, gateway
-		}
+	if i := slices.IndexFunc(gateways, func(g installed.Gateway) bool { return g.Phase == installed.Running }); i >= 0 {
+		return end, gateways[i]
 	}
-	for _, gateway := range gateways {
-		if gateway.Phase == installed.Waiting && !inert[gateway.Name] && !installed.Leaving(pod) && installed.Hopeful(pod, gateway) {
-			return awaitStart, gateway
-		}
+	if i := slices.IndexFunc(gateways, func(g installed.Gateway) bool {
+		return g.Phase == installed.Waiting && !inert[g.Name] && !installed.Leaving(pod) && installed.Hopeful(pod, g)
+	}); i >= 0 {
+		return awaitStart, gateways[i]
 	}
 	found, which := nothing, installed.Gateway{}
 	for _, gateway := range gateways {

@@ -56,9 +56,8 @@ func (c *Collector) view(ctx context.Context, pod *corev1.Pod) View {
 		view.Err = api.WithHint(errors.New("its gateway does not run"), "'kubectl gateway status' says why")
 		return view
 	}
-	view.Err = remote.InTime(ctx, cmp.Or(c.Timeout, status.DefaultTimeout), "", func(ctx context.Context) (err error) {
-		view.Edges, err = c.Gateways.Gateway(pod, gateway.Name).Edges(ctx)
-		return err
+	view.Edges, view.Err = remote.InTime(ctx, cmp.Or(c.Timeout, status.DefaultTimeout), "", func(ctx context.Context) (*api.Edges, error) {
+		return c.Gateways.Gateway(pod, gateway.Name).Edges(ctx)
 	})
 	if view.Err == nil {
 		view.ahead = view.Edges.Time.Sub(c.Now())

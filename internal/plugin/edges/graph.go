@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
@@ -86,11 +87,7 @@ func (g *graph) add(from, to int, e *Edge, backend bool) {
 
 // label names the ports. The title has the rest.
 func (a *arc) label() string {
-	var ports []string
-	for _, p := range a.ports {
-		ports = append(ports, ":"+strconv.Itoa(int(p)))
-	}
-	return strings.Join(ports, " ")
+	return strings.Join(lists.Map(a.ports, func(p uint16) string { return ":" + strconv.Itoa(int(p)) }), " ")
 }
 
 // shortLabel names three ports at most.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 )
 
 // Reasons of connections that no gateway carries.
@@ -36,11 +37,7 @@ func Join(views []View, names *Names) *List {
 		}
 	}
 	j.joinInbound()
-	var edges []Edge
-	for i := range j.rows {
-		edges = append(edges, j.rows[i].Edge)
-	}
-	list.Items = group(edges)
+	list.Items = group(lists.Map(j.rows, func(r row) Edge { return r.Edge }))
 	return list
 }
 
@@ -201,15 +198,11 @@ func (j *joiner) joinInbound() {
 	}
 }
 
+// union joins two lists of sides, the source first.
 func union(a, b []string) []string {
-	for _, s := range b {
-		if !slices.Contains(a, s) {
-			a = append(a, s)
-		}
-	}
-	slices.Sort(a)
-	slices.Reverse(a) // the source first
-	return a
+	all := slices.Concat(a, b)
+	slices.SortFunc(all, func(x, y string) int { return cmp.Compare(y, x) })
+	return slices.Compact(all)
 }
 
 func (e *Edge) addBackend(b Endpoint) {
@@ -235,7 +228,7 @@ func group(edges []Edge) []Edge {
 		i, ok := at[k]
 		if !ok {
 			at[k] = len(grouped)
-			e.Backends, e.SeenBy = slices.Clone(e.Backends), slices.Clone(e.SeenBy)
+			e.Backends = slices.Clone(e.Backends)
 			grouped = append(grouped, e)
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
@@ -342,11 +343,8 @@ func layers(g *graph) []int {
 	}
 	// What nobody connects to stands right before the first that it connects to.
 	for n := range g.nodes {
-		if to := len(g.nodes); !reached[n] && next[n] != nil {
-			for _, m := range next[n] {
-				to = min(to, layer[m])
-			}
-			layer[n] = to - 1
+		if !reached[n] && next[n] != nil {
+			layer[n] = slices.Min(lists.Map(next[n], func(m int) int { return layer[m] })) - 1
 		}
 	}
 	return layer

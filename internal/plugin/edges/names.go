@@ -15,7 +15,9 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/pages"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
 // Names maps the addresses of a cluster to what has them.
@@ -35,10 +37,7 @@ type Names struct {
 // pods. Notes say so. The error is that of a server that does not answer.
 func ReadNames(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod) (names *Names, notes []string, err error) {
 	names = newNames()
-	namespaces := sets.New[string]()
-	for i := range pods {
-		namespaces.Insert(pods[i].Namespace)
-	}
+	namespaces := sets.New(lists.Map(pods, func(pod corev1.Pod) string { return pod.Namespace })...)
 	for _, kind := range []struct {
 		what string
 		list func(namespace string) error
@@ -105,15 +104,8 @@ func (n *Names) addPod(pod *corev1.Pod) {
 
 func (n *Names) addService(service *corev1.Service) {
 	e := Endpoint{Kind: "svc", Namespace: service.Namespace, Name: service.Name}
-	addresses := slices.Concat(service.Spec.ClusterIPs, service.Spec.ExternalIPs)
-	for _, in := range service.Status.LoadBalancer.Ingress {
-		addresses = append(addresses, in.IP)
-	}
-	for _, text := range addresses {
-		if addr, err := netip.ParseAddr(text); err == nil { // "None" is not an address
-			e.Address = addr.Unmap()
-			n.exact[e.Address] = e
-		}
+	for _, e.Address = range slices.Concat(survey.Addresses(service.Spec.ClusterIPs), survey.ExternalAddresses(service)) {
+		n.exact[e.Address] = e
 	}
 	for _, port := range service.Spec.Ports {
 		if port.NodePort > 0 {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
 )
@@ -70,9 +71,7 @@ func proposed(v *View) []string {
 	order := func(a, b peer) int {
 		return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.account, b.account))
 	}
-	var rules []string
-	for _, k := range slices.SortedFunc(maps.Keys(ports), order) {
-		rules = append(rules, api.NewRule(k.namespace, k.account, api.NewPorts(ports[k]...)).String())
-	}
-	return rules
+	return lists.Map(slices.SortedFunc(maps.Keys(ports), order), func(k peer) string {
+		return api.NewRule(k.namespace, k.account, api.NewPorts(ports[k]...)).String()
+	})
 }

@@ -9,6 +9,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/duration"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
@@ -30,9 +31,7 @@ func (l *List) Table(w io.Writer, style *terminal.Style, o TableOptions) error {
 	if o.Wide {
 		table.Header = append(table.Header, "BACKENDS", "SOURCE-IP", "DESTINATION-IP", "SOURCE-IDENTITY", "DESTINATION-IDENTITY", "SEEN-BY")
 	}
-	for i := range l.Items {
-		table.Rows = append(table.Rows, l.Items[i].row(o))
-	}
+	table.Rows = lists.Map(l.Items, func(e Edge) []terminal.Cell { return e.row(o) })
 	return table.Print(w, style)
 }
 
@@ -47,10 +46,7 @@ func (e *Edge) row(o TableOptions) []terminal.Cell {
 		{Text: sent}, {Text: received}, {Text: e.age(o.Now)},
 	}
 	if o.Wide {
-		var backends []string
-		for i := range e.Backends {
-			backends = append(backends, e.Backends[i].Text(o.Home))
-		}
+		backends := lists.Map(e.Backends, func(b Endpoint) string { return b.Text(o.Home) })
 		row = append(row, terminal.Cell{Text: strings.Join(backends, ",")},
 			terminal.Cell{Text: e.Source.Address.String()}, terminal.Cell{Text: e.Destination.Address.String()},
 			terminal.Cell{Text: e.SourceIdentity}, terminal.Cell{Text: e.DestinationIdentity},
@@ -107,11 +103,7 @@ func (l *List) Summary(w io.Writer, style *terminal.Style, notes []string) error
 	}
 	var text strings.Builder
 	if len(l.Items) > 0 {
-		edges := "edges"
-		if len(l.Items) == 1 {
-			edges = "edge"
-		}
-		line := fmt.Sprintf("%d %s: %d encrypted, %d plaintext, %d refused", len(l.Items), edges, counts[Encrypted], counts[Plaintext], counts[Refused])
+		line := fmt.Sprintf("%s: %d encrypted, %d plaintext, %d refused", terminal.Plural(len(l.Items), "edge"), counts[Encrypted], counts[Plaintext], counts[Refused])
 		text.WriteString("\n" + style.Paint(tone, line) + "\n")
 	}
 	if l.Forgotten > 0 {

@@ -4,6 +4,7 @@
 package flags
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 )
 
 // Word is one of the few values of a flag.
@@ -26,20 +28,11 @@ type Word[T ~string] struct {
 	Text string
 }
 
-func (w Word[T]) text() string {
-	if w.Text != "" {
-		return w.Text
-	}
-	return string(w.Value)
-}
+func (w Word[T]) text() string { return cmp.Or(w.Text, string(w.Value)) }
 
 // Words returns words that explain themselves.
 func Words[T ~string](values ...T) []Word[T] {
-	var words []Word[T]
-	for _, value := range values {
-		words = append(words, Word[T]{Value: value})
-	}
-	return words
+	return lists.Map(values, func(value T) Word[T] { return Word[T]{Value: value} })
 }
 
 // Completions returns what the Tab key offers for words.
@@ -99,11 +92,7 @@ func Find[T ~string](words []Word[T], text string) (T, bool) {
 
 // Enumerate names words: "a, b or c".
 func Enumerate[T ~string](words []Word[T]) string {
-	var texts []string
-	for _, w := range words {
-		texts = append(texts, w.text())
-	}
-	return or(texts)
+	return or(lists.Map(words, Word[T].text))
 }
 
 // or joins words as an enumeration: "a, b or c".

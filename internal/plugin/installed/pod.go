@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -82,16 +83,25 @@ func WorkloadOf(pod *corev1.Pod) types.UID {
 // PodIPs returns all addresses of pod, as its status has them.
 func PodIPs(pod *corev1.Pod) []netip.Addr {
 	var ips []netip.Addr
-	add := func(text string) {
-		if ip, err := netip.ParseAddr(text); err == nil && !slices.Contains(ips, ip.Unmap()) {
+	for _, status := range append([]corev1.PodIP{{IP: pod.Status.PodIP}}, pod.Status.PodIPs...) {
+		if ip, err := netip.ParseAddr(status.IP); err == nil && !slices.Contains(ips, ip.Unmap()) {
 			ips = append(ips, ip.Unmap())
 		}
 	}
-	add(pod.Status.PodIP)
-	for _, ip := range pod.Status.PodIPs {
-		add(ip.IP)
-	}
 	return ips
+}
+
+// TCPPorts yields the TCP ports that containers declare, each with the name of its container.
+func TCPPorts(containers []corev1.Container) iter.Seq2[string, corev1.ContainerPort] {
+	return func(yield func(string, corev1.ContainerPort) bool) {
+		for _, c := range containers {
+			for _, port := range c.Ports {
+				if cmp.Or(port.Protocol, corev1.ProtocolTCP) == corev1.ProtocolTCP && !yield(c.Name, port) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // Identity returns whom a certificate for pod is to name: its service account in its namespace.

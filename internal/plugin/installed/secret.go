@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,6 +13,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 )
 
 // Labels and annotations of the Secrets of gateways.
@@ -51,19 +51,21 @@ const leftoversAge = 10 * time.Second
 // Leftovers are Secrets that plugins have left that were killed. It is safe for concurrent use,
 // and lists those of a namespace once for many pods.
 type Leftovers struct {
-	Client kubernetes.Interface
-
-	mu sync.Mutex
+	client kubernetes.Interface
 	// lists are those of namespaces.
-	lists map[string]*secretList
+	lists func(namespace string) *parallel.Recent[secretList]
 }
 
-// secretList has the Secrets of gateways in a namespace, by the UID of their pod.
+// secretList has the Secrets of gateways in a namespace, by the UID of their pod, or why the server
+// does not list them.
 type secretList struct {
-	mu    sync.Mutex
-	at    time.Time
-	of    map[string][]corev1.Secret
-	error error
+	of  map[string][]corev1.Secret
+	err error
+}
+
+// NewLeftovers returns those of a cluster.
+func NewLeftovers(client kubernetes.Interface) *Leftovers {
+	return &Leftovers{client, parallel.Once(func(string) *parallel.Recent[secretList] { return new(parallel.Recent[secretList]) })}
 }
 
 // Remove deletes what is left for pod, but for the Secret called own, which the caller cares for.
@@ -76,38 +78,24 @@ func (l *Leftovers) Remove(ctx context.Context, pod *corev1.Pod, own string) err
 		}
 		return err
 	}
-	_, err = deleteAll(ctx, l.Client, slices.DeleteFunc(slices.Clone(list), func(secret corev1.Secret) bool {
+	_, err = deleteAll(ctx, l.client, slices.DeleteFunc(slices.Clone(list), func(secret corev1.Secret) bool {
 		return secret.Name == own || !stale(&secret, pod)
 	}))
 	return err
 }
 
 func (l *Leftovers) of(ctx context.Context, pod *corev1.Pod) ([]corev1.Secret, error) {
-	l.mu.Lock()
-	if l.lists == nil {
-		l.lists = map[string]*secretList{}
-	}
-	list := l.lists[pod.Namespace]
-	if list == nil {
-		list = &secretList{}
-		l.lists[pod.Namespace] = list
-	}
-	l.mu.Unlock()
-	list.mu.Lock()
-	defer list.mu.Unlock()
-	if list.at.IsZero() || time.Since(list.at) >= leftoversAge {
-		list.at, list.of = time.Now(), map[string][]corev1.Secret{}
-		var secrets []corev1.Secret
-		if secrets, list.error = listSecrets(ctx, l.Client, pod.Namespace, ""); ctx.Err() != nil {
-			list.at = time.Time{}
-		}
+	list, _ := l.lists(pod.Namespace).Get(leftoversAge, func() (secretList, error) {
+		secrets, err := listSecrets(ctx, l.client, pod.Namespace, "")
+		list := secretList{map[string][]corev1.Secret{}, err}
 		for _, secret := range secrets {
 			// Nobody looks at what it holds.
 			secret.Data = nil
 			list.of[secret.Labels[LabelPodUID]] = append(list.of[secret.Labels[LabelPodUID]], secret)
 		}
-	}
-	return list.of[string(pod.UID)], list.error
+		return list, ctx.Err()
+	})
+	return list.of[string(pod.UID)], list.err
 }
 
 // ErrSecretsUnseen says that the user may not look for Secrets.

@@ -2,6 +2,7 @@
 package parallel
 
 import (
+	"context"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -52,5 +53,21 @@ func Once[K comparable, V any](get func(K) V) func(K) V {
 		}
 		mu.Unlock()
 		return value()
+	}
+}
+
+// Until calls do, and abandons it when ctx ends before: the error is that of ctx. What do changes
+// is not for the caller's eyes then.
+func Until(ctx context.Context, do func()) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		do()
+	}()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-done:
+		return nil
 	}
 }

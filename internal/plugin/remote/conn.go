@@ -18,6 +18,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/resend"
 )
 
 // GatewayProgram is the gateway's program in its image.
@@ -93,21 +94,23 @@ func (g *Conn) Run(ctx context.Context, stdin io.Reader, stdout io.Writer, words
 }
 
 // InTime calls ask with timeout, and puts the end of that time, or of ctx, into words.
-// done is what may have happened by then, empty if ask only looks.
-func InTime(ctx context.Context, timeout time.Duration, done string, ask func(context.Context) error) error {
+// done is what may have happened by then, empty if ask only looks. ask is not to be a
+// method of a Conn as a value: where a small method calls a generic function, Go 1.27.3
+// loses track of what the value's wrapper has on its stack.
+func InTime[T any](ctx context.Context, timeout time.Duration, done string, ask func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	err := ask(ctx)
+	answer, err := ask(ctx)
 	late := errors.Is(err, context.DeadlineExceeded)
 	switch {
 	case late && done == "":
-		return fmt.Errorf("no answer within %v", timeout)
+		err = fmt.Errorf("no answer within %v", timeout)
 	case late:
-		return api.WithHint(fmt.Errorf("no answer within %v, and %s", timeout, done), "'kubectl gateway status' tells; --timeout waits longer")
+		err = api.WithHint(fmt.Errorf("no answer within %v, and %s", timeout, done), "'kubectl gateway status' tells; --timeout waits longer")
 	case errors.Is(err, context.Canceled) && done != "":
-		return fmt.Errorf("interrupted, and %s", done)
+		err = fmt.Errorf("interrupted, and %s", done)
 	}
-	return err
+	return answer, err
 }
 
 // retry calls once until it succeeds, or fails for good.
@@ -115,13 +118,8 @@ func (g *Conn) retry(ctx context.Context, once func() error) error {
 	backoff := g.client.Backoff
 	for {
 		err := once()
-		if err == nil || backoff.Steps <= 1 || final(err) || ctx.Err() != nil {
+		if err == nil || backoff.Steps <= 1 || final(err) || resend.Pause(ctx, backoff.Step()) != nil {
 			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(backoff.Step()):
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,9 +29,6 @@ const stderrLimit = 4 << 10
 
 // Run is part of Runner.
 func (c *executor) Run(ctx context.Context, ref Ref, stdin io.Reader, stdout io.Writer, command ...string) error {
-	if stdout == nil {
-		stdout = io.Discard
-	}
 	what := fmt.Sprintf("pod %s/%s", ref.Namespace, ref.Pod)
 	// Only the WebSocket's error has the server's answer as a status; what the older
 	// protocol reports is text.
@@ -42,7 +40,7 @@ func (c *executor) Run(ctx context.Context, ref Ref, stdin io.Reader, stdout io.
 	}
 	// When ctx ends, the library leaves goroutines behind that may write on.
 	lastWords := &head{limit: stderrLimit}
-	outGate, errGate := &gate{to: stdout}, &gate{to: lastWords}
+	outGate, errGate := &gate{to: cmp.Or(stdout, io.Discard)}, &gate{to: lastWords}
 	err = stream.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: stdin, Stdout: outGate, Stderr: errGate})
 	outGate.close()
 	errGate.close()

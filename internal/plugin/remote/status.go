@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"time"
 
@@ -131,12 +132,12 @@ func checkMetrics(metrics *api.Metrics) error {
 	}
 	samples := 0
 	for _, f := range metrics.Families {
-		if !isMetricName(f.Name) || f.Type != "counter" && f.Type != "gauge" {
+		if !metricName.MatchString(f.Name) || f.Type != "counter" && f.Type != "gauge" {
 			return fmt.Errorf("its answer has a metric of name %.100q and type %.100q", f.Name, f.Type)
 		}
 		for _, s := range f.Samples {
 			for label := range s.Labels {
-				if !isMetricName(label) {
+				if !metricName.MatchString(label) {
 					return fmt.Errorf("its answer has a label of name %.100q", label)
 				}
 			}
@@ -149,14 +150,6 @@ func checkMetrics(metrics *api.Metrics) error {
 	return nil
 }
 
-// isMetricName reports whether name is one that needs no quotes in Prometheus' text
-// format. The gateway has no others.
-func isMetricName(name string) bool {
-	for i, r := range name {
-		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r == '_'
-		if !letter && (i == 0 || r < '0' || r > '9') {
-			return false
-		}
-	}
-	return name != ""
-}
+// metricName matches a name that needs no quotes in Prometheus' text format. The gateway has
+// no others.
+var metricName = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z_0-9]*$`)

@@ -66,7 +66,7 @@ func (c *Client) Running(ctx context.Context, pod *corev1.Pod) (installed.Gatewa
 func (c *Client) Ask(ctx context.Context, pod *corev1.Pod, timeout time.Duration, done string, ask func(context.Context, *Conn) error) (container string, err error) {
 	gateway, err := c.Running(ctx, pod)
 	if err == nil {
-		err = InTime(ctx, timeout, done, func(ctx context.Context) error { return ask(ctx, c.Gateway(pod, gateway.Name)) })
+		_, err = InTime(ctx, timeout, done, func(ctx context.Context) (any, error) { return nil, ask(ctx, c.Gateway(pod, gateway.Name)) })
 	}
 	return gateway.Name, err
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 )
 
 // Ask asks the server whether the user has the right r, in namespace if that is where r
@@ -70,10 +71,6 @@ func Preflight(ctx context.Context, client kubernetes.Interface, namespace strin
 	if err != nil || len(missing) == 0 {
 		return err
 	}
-	var words []string
-	for _, r := range missing {
-		words = append(words, r.String())
-	}
 	hint := "ask for a role that allows it"
 	switch {
 	case !slices.ContainsFunc(missing, func(r Right) bool { return !slices.Contains(Of(Secrets), r) }):
@@ -81,5 +78,5 @@ func Preflight(ctx context.Context, client kubernetes.Interface, namespace strin
 	case slices.ContainsFunc(missing, func(r Right) bool { return r.Subresource == "ephemeralcontainers" }):
 		hint += "; the built-in roles edit and admin lack pods/ephemeralcontainers"
 	}
-	return api.WithHint(fmt.Errorf("you may not do this in namespace %q: %s", namespace, strings.Join(words, ", ")), hint)
+	return api.WithHint(fmt.Errorf("you may not do this in namespace %q: %s", namespace, strings.Join(lists.Texts(missing), ", ")), hint)
 }

@@ -28,10 +28,8 @@ const (
 // Collector asks the gateways of pods.
 type Collector struct {
 	Gateways *remote.Client
-	// Parallel and Timeout are as DefaultParallel and DefaultTimeout, which
-	// they become if zero.
-	Parallel int
-	Timeout  time.Duration
+	// Timeout is DefaultTimeout if zero.
+	Timeout time.Duration
 	// Explain returns the words for an error and what to do about it, "" if that is
 	// not known. If nil, an error is told in its own words, with the hint it carries.
 	Explain func(error) (text, hint string)
@@ -55,7 +53,7 @@ const (
 // is that of ctx.
 func (c *Collector) Collect(ctx context.Context, pods []corev1.Pod) (*List, error) {
 	list := &List{Kind: Kind, APIVersion: APIVersion}
-	list.Items = parallel.Each(cmp.Or(c.Parallel, DefaultParallel), pods, func(pod *corev1.Pod) Item { return c.item(ctx, pod) }, nil)
+	list.Items = parallel.Each(DefaultParallel, pods, func(pod *corev1.Pod) Item { return c.item(ctx, pod) }, nil)
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("asking the gateways: %w", err)
 	}
@@ -114,11 +112,9 @@ func (c *Collector) item(ctx context.Context, pod *corev1.Pod) Item {
 }
 
 func (c *Collector) ask(ctx context.Context, pod *corev1.Pod, item *Item) {
-	var answer *api.Status
 	asked := c.Now()
-	err := remote.InTime(ctx, cmp.Or(c.Timeout, DefaultTimeout), "", func(ctx context.Context) (err error) {
-		answer, err = c.Gateways.Gateway(pod, item.Container.Name).Status(ctx)
-		return err
+	answer, err := remote.InTime(ctx, cmp.Or(c.Timeout, DefaultTimeout), "", func(ctx context.Context) (*api.Status, error) {
+		return c.Gateways.Gateway(pod, item.Container.Name).Status(ctx)
 	})
 	if answer != nil {
 		if err = checkState(answer); err == nil {
@@ -194,12 +190,9 @@ func moved(pod *corev1.Pod, gateway installed.Gateway, config *api.Config) strin
 }
 
 func containerOf(g installed.Gateway) *Container {
-	container := &Container{Name: g.Name, Image: g.Image, Reason: g.Reason, Message: g.Message}
-	if !g.StartedAt.IsZero() {
-		container.StartedAt = &g.StartedAt
-	}
+	container := &Container{Name: g.Name, Image: g.Image, Reason: g.Reason, Message: g.Message, StartedAt: g.StartedAt, FinishedAt: g.FinishedAt}
 	if g.Phase == installed.Terminated {
-		container.ExitCode, container.FinishedAt = &g.ExitCode, &g.FinishedAt
+		container.ExitCode = &g.ExitCode
 	}
 	return container
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/limits"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
@@ -114,17 +115,8 @@ func (i *Item) judgeOutside() {
 	if c.OutsideConnections == 0 {
 		return
 	}
-	var networks []string
-	for _, o := range c.OutsideNetworks[:min(len(c.OutsideNetworks), shownNetworks)] {
-		networks = append(networks, fmt.Sprintf("%d to %s", o.Connections, o.Network))
-	}
-	if more := len(c.OutsideNetworks) - shownNetworks; more > 0 {
-		networks = append(networks, fmt.Sprintf("and %d more", more))
-	}
-	which := ""
-	if len(networks) > 0 {
-		which = ": " + strings.Join(networks, ", ")
-	}
+	networks := lists.Map(c.OutsideNetworks, func(o api.OutsideNetwork) string { return fmt.Sprintf("%d to %s", o.Connections, o.Network) })
+	which := because("", lists.Words(networks, shownNetworks))
 	passed, hint := c.OutsideConnections-min(c.OutsideConnections, c.OutsideRefused), "--capture-cidr names ranges of pods, and --outside=refuse refuses the rest in strict mode"
 	if passed == 0 {
 		i.problem(Note, fmt.Sprintf("connections into private address space that no range names were refused (%d)%s", c.OutsideRefused, which), "--capture-cidr names ranges of pods")
@@ -156,7 +148,7 @@ func (i *Item) logs() string {
 
 // ago says how long ago the container of i has ended.
 func (i *Item) ago(now time.Time) string {
-	if finished := *i.Container.FinishedAt; !finished.IsZero() {
+	if finished := i.Container.FinishedAt; !finished.IsZero() {
 		return " " + duration.HumanDuration(now.Sub(finished)) + " ago"
 	}
 	return ""
@@ -262,7 +254,7 @@ func (i *Item) Compare(cluster *survey.Survey, pod *corev1.Pod) {
 	i.Lacks = drift.Lacks
 	refresh := strings.Join(append([]string{"kubectl gateway refresh pod/" + i.Pod + " -n " + i.Namespace}, drift.Flags...), " ")
 	if len(drift.Extra) > 0 {
-		i.first(Warning, "the gateway captures, or lets pass, what the cluster does not have: "+survey.Name(drift.Extra), refresh)
+		i.first(Warning, "the gateway captures, or lets pass, what the cluster does not have: "+survey.List(drift.Extra), refresh)
 	}
 	if len(drift.Lacks) > 0 {
 		consequence := "what strict mode refuses there should pass"
@@ -271,7 +263,7 @@ func (i *Item) Compare(cluster *survey.Survey, pod *corev1.Pod) {
 		}) {
 			consequence = "connections there are plaintext"
 		}
-		i.first(Critical, "the gateway does not know "+survey.Name(drift.Lacks)+": "+consequence, refresh)
+		i.first(Critical, "the gateway does not know "+survey.List(drift.Lacks)+": "+consequence, refresh)
 	}
 }
 

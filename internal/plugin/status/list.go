@@ -130,11 +130,11 @@ type Container struct {
 	Image string `json:"image"`
 	// Reason and Message are the kubelet's words; Message is the gateway's own
 	// last words if it left any.
-	Reason     string     `json:"reason,omitempty"`
-	Message    string     `json:"message,omitempty"`
-	ExitCode   *int32     `json:"exitCode,omitempty"`
-	StartedAt  *time.Time `json:"startedAt,omitempty"`
-	FinishedAt *time.Time `json:"finishedAt,omitempty"`
+	Reason     string    `json:"reason,omitempty"`
+	Message    string    `json:"message,omitempty"`
+	ExitCode   *int32    `json:"exitCode,omitempty"`
+	StartedAt  time.Time `json:"startedAt,omitzero"`
+	FinishedAt time.Time `json:"finishedAt,omitzero"`
 }
 
 // Severity says how urgent a problem is.

@@ -277,7 +277,7 @@ func TestCollectEndsWithItsContext(t *testing.T) {
 
 func TestGatewaysAreAskedInParallelWithinTheBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const bound, total = 4, 10
+		const bound, total = DefaultParallel, DefaultParallel + 6
 		var asked atomic.Int32
 		release := make(chan struct{})
 		all := asker{}
@@ -296,7 +296,7 @@ func TestGatewaysAreAskedInParallelWithinTheBound(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			list, err = (&Collector{Gateways: all.client(), Parallel: bound, Timeout: time.Minute, Now: clock}).Collect(t.Context(), pods)
+			list, err = (&Collector{Gateways: all.client(), Timeout: time.Minute, Now: clock}).Collect(t.Context(), pods)
 		}()
 		// Nothing moves any more once as many as may are being asked.
 		synctest.Wait()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/limits"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
@@ -48,9 +49,7 @@ func (l *List) Table(w io.Writer, style *terminal.Style, o TableOptions) error {
 			"WIRE", "ALLOW", "DENY", "PLAINTEXT-FROM", "PASS", "ENDPOINTS", "IN-BAND", "OPTION-LOST", "REFUSED", "NOT-ALLOWED", "AUDITED", "PLAINTEXT-REFUSED", "UDP",
 			"EXCLUDED", "OUTSIDE", "EXISTING", "SERVICE-PASSED", "SERVICE-REFUSED", "SENT", "RECEIVED", "RESTARTS", "MEMORY", "MEMORY-LEFT", "LOG", "ON-FAILURE", "GATEWAY", "VERSION")
 	}
-	for i := range l.Items {
-		table.Rows = append(table.Rows, l.Items[i].row(o))
-	}
+	table.Rows = lists.Map(l.Items, func(i Item) []terminal.Cell { return i.row(o) })
 	return table.Print(w, style)
 }
 
@@ -116,10 +115,7 @@ const shown = 4
 
 // some shows the first of a list, and how many more there are: -o json has them all.
 func some[T fmt.Stringer](list []T) string {
-	var words []string
-	for _, item := range list[:min(len(list), shown)] {
-		words = append(words, item.String())
-	}
+	words := lists.Texts(list[:min(len(list), shown)])
 	if more := len(list) - shown; more > 0 {
 		words = append(words, fmt.Sprintf("+%d", more))
 	}
@@ -128,10 +124,7 @@ func some[T fmt.Stringer](list []T) string {
 
 // ips returns the primary address, or all of them.
 func (i *Item) ips(wide bool) string {
-	var all []string
-	for _, ip := range i.PodIPs {
-		all = append(all, ip.String())
-	}
+	all := lists.Texts(i.PodIPs)
 	if !wide {
 		all = all[:min(1, len(all))]
 	}

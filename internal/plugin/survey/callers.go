@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 )
 
 // agent is the value of a label of the pods through which the API server of a hosted
@@ -30,10 +31,7 @@ func tunnelAnnotations() []string {
 // findCallers takes where the API server connects from: its endpoints, the agents of a hosted
 // control plane, and all addresses of the nodes that either are on.
 func (s *Survey) findCallers(read *read) {
-	s.callers, s.callerNodes = slices.Clone(read.agents), map[string]bool{}
-	for _, endpoint := range s.apiServer {
-		s.callers = append(s.callers, endpoint.Addr())
-	}
+	s.callers, s.callerNodes = slices.Concat(read.agents, lists.Map(s.apiServer, netip.AddrPort.Addr)), map[string]bool{}
 	own := slices.Clone(s.callers)
 	for name, node := range s.nodes {
 		if !slices.ContainsFunc(own, func(ip netip.Addr) bool { return slices.Contains(s.addresses[name], ip) }) {
@@ -52,31 +50,21 @@ func (s *Survey) findCallers(read *read) {
 
 // tunnels returns the addresses of node's tunnel to other nodes. That of flannel is the
 // first address of the node's range, which no pod gets.
-func tunnels(node *corev1.Node) (list []netip.Addr) {
-	for _, key := range tunnelAnnotations() {
-		list = append(list, addresses([]string{node.Annotations[key]})...)
-	}
-	for _, r := range podRanges(node) {
-		list = append(list, r.Addr())
-	}
-	return list
+func tunnels(node *corev1.Node) []netip.Addr {
+	annotated := lists.Map(tunnelAnnotations(), func(key string) string { return node.Annotations[key] })
+	return append(Addresses(annotated), lists.Map(podRanges(node), netip.Prefix.Addr)...)
 }
 
 // accepted returns the sources that have to reach what pod serves when it captures capture,
 // and the ports of it that the node's side of the pod's network has to reach.
 func (s *Survey) accepted(pod *corev1.Pod, capture []netip.Prefix) (sources []api.Source, probes api.Ports) {
 	for _, served := range s.Serves(pod) {
-		from, local := hosts(s.callers), s.callerNodes[pod.Spec.NodeName]
-		for _, hostIP := range pod.Status.HostIPs {
-			ip, err := netip.ParseAddr(hostIP.IP)
-			local = local || err == nil && slices.Contains(s.callers, ip.Unmap())
-		}
+		from := lists.Map(s.callers, host)
+		local := s.callerNodes[pod.Spec.NodeName] || slices.ContainsFunc(hostIPs(pod), func(ip netip.Addr) bool { return slices.Contains(s.callers, ip) })
 		if served.Serving == DNS {
 			from, local = slices.Concat(capture, few(s.Found.Nodes)), true
 		}
-		for _, r := range from {
-			sources = append(sources, api.Source{From: r, Ports: served.Ports})
-		}
+		sources = append(sources, lists.Map(from, func(r netip.Prefix) api.Source { return api.Source{From: r, Ports: served.Ports} })...)
 		if local {
 			probes = api.NewPorts(slices.Concat(probes, served.Ports)...)
 		}
@@ -89,19 +77,8 @@ const manyNodes = 256
 
 // few returns ranges with all of ips, wider ones if there would be too many.
 func few(ips []netip.Addr) []netip.Prefix {
-	if ranges := compact(hosts(ips)); len(ranges) <= manyNodes {
+	if ranges := compact(lists.Map(ips, host)); len(ranges) <= manyNodes {
 		return ranges
 	}
-	var wide []netip.Prefix
-	for _, ip := range ips {
-		wide = append(wide, widen(ip, 24, 64))
-	}
-	return compact(wide)
-}
-
-func hosts(ips []netip.Addr) (ranges []netip.Prefix) {
-	for _, ip := range ips {
-		ranges = append(ranges, host(ip))
-	}
-	return ranges
+	return compact(lists.Map(ips, func(ip netip.Addr) netip.Prefix { return widen(ip, 24, 64) }))
 }

@@ -58,7 +58,7 @@ func newClaims(nodes map[string]*corev1.Node, read *read) claims {
 		}
 	}
 	for _, service := range read.services {
-		for _, ip := range addresses(service.Spec.ClusterIPs) {
+		for _, ip := range Addresses(service.Spec.ClusterIPs) {
 			c.services[ip] = service.Namespace + "/" + service.Name
 		}
 	}

@@ -9,8 +9,10 @@ import (
 
 	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 )
 
 // What a Part is.
@@ -49,26 +51,8 @@ func (p Part) String() string {
 // maxNamed bounds the parts that a line names.
 const maxNamed = 4
 
-// Name names parts in a line.
-func Name(parts []Part) string {
-	return shorten(texts(parts), maxNamed)
-}
-
-// texts returns what the elements of list say.
-func texts[T fmt.Stringer](list []T) (words []string) {
-	for _, one := range list {
-		words = append(words, one.String())
-	}
-	return words
-}
-
-// shorten names the first words in a line.
-func shorten(words []string, most int) string {
-	if more := len(words) - most; more > 0 {
-		words = append(slices.Clone(words[:most]), fmt.Sprintf("and %d more", more))
-	}
-	return strings.Join(words, ", ")
-}
+// List names parts, or ranges, in a line.
+func List[T fmt.Stringer](parts []T) string { return lists.Join(parts, maxNamed) }
 
 // Again is For for a gateway that has a coverage already. What could not be read of the cluster
 // stays as it is there.
@@ -107,11 +91,7 @@ func (s *Survey) beyond(a, b api.Coverage) []Part {
 	parts = append(parts, beyond(PartPort, a.ExcludePorts, b.ExcludePorts)...)
 	parts = append(parts, beyond(PartEndpoint, a.Endpoints, b.Endpoints)...)
 	parts = append(parts, beyond(PartPass, a.Pass, b.Pass)...)
-	for _, source := range b.PlaintextFrom {
-		if !slices.ContainsFunc(a.PlaintextFrom, func(o api.Source) bool { return o.String() == source.String() }) {
-			parts = append(parts, Part{What: PartPlaintext, Range: source.String()})
-		}
-	}
+	parts = append(parts, beyond(PartPlaintext, lists.Texts(a.PlaintextFrom), lists.Texts(b.PlaintextFrom))...)
 	for _, word := range []struct{ what, a, b string }{
 		{PartNodePorts, portsText(a.NodePorts), portsText(b.NodePorts)},
 		{PartProbes, a.Probes.String(), b.Probes.String()},
@@ -132,12 +112,9 @@ func portsText(ports [2]uint16) string {
 }
 
 func beyond[T comparable](what string, a, b []T) (parts []Part) {
-	have := map[T]bool{}
-	for _, one := range a {
-		have[one] = true
-	}
+	have := sets.New(a...)
 	for _, one := range b {
-		if !have[one] {
+		if !have.Has(one) {
 			parts = append(parts, Part{What: what, Range: fmt.Sprint(one)})
 		}
 	}
@@ -283,7 +260,7 @@ func (s *Survey) drift(pod *corev1.Pod, capture *api.Capture) Drift {
 func (s *Survey) extra(need, own *netipx.IPSet, capture *api.Capture) []Part {
 	more := minus(minus(own, need), setOf(slices.Concat(capture.Named.Capture, capture.Named.Services)))
 	// An address that is excluded twice, by the user and as a node's, is nothing more.
-	parts := s.ranges(PartPods, minus(more, setOf(append(hosts(s.Found.Nodes), capture.Named.Exclude...))))
+	parts := s.ranges(PartPods, minus(more, setOf(append(lists.Map(s.Found.Nodes, host), capture.Named.Exclude...))))
 	parts = append(parts, s.addressesBeyond(s.Found.Nodes, capture.Nodes)...)
 	parts = append(parts, beyond(PartEndpoint, s.Found.Endpoints, capture.Endpoints)...)
 	return append(parts, beyond(PartPass, s.Found.Pass, capture.Pass)...)
@@ -295,13 +272,9 @@ func captured(c *api.Coverage, nodes []netip.Addr) *netipx.IPSet {
 		netip.Prefix
 		exclude bool
 	}
-	var list []decision
-	for _, r := range slices.Concat(c.Capture, c.Services) {
-		list = append(list, decision{r, false})
-	}
-	for _, r := range c.Exclude {
-		list = append(list, decision{r, true})
-	}
+	list := slices.Concat(
+		lists.Map(slices.Concat(c.Capture, c.Services), func(r netip.Prefix) decision { return decision{r, false} }),
+		lists.Map(c.Exclude, func(r netip.Prefix) decision { return decision{r, true} }))
 	// Sorting keeps exclusions behind captures of the same length.
 	slices.SortStableFunc(list, func(a, b decision) int { return a.Bits() - b.Bits() })
 	var builder netipx.IPSetBuilder

@@ -145,7 +145,7 @@ func TestDifference(t *testing.T) {
 		{PartNodePorts, "1-2", ""}, {PartProbes, "8080-8081", ""}, {PartOutside, string(api.OutsideRefuse), ""}}
 	expect.Equal(t, "added", want, added)
 	expect.Equal(t, "removed", []Part{{PartPlaintext, "198.51.100.0/24", ""}, {PartProbes, "80", ""}, {PartOutside, string(api.OutsideCount), ""}}, removed)
-	expect.Equal(t, "a line", "10.244.0.0/24 (pods), 10.96.0.0/16 (Services), 10.9.0.0/16 (exclusion), 192.168.1.1 (node node-1), and 7 more", Name(added))
+	expect.Equal(t, "a line", "10.244.0.0/24 (pods), 10.96.0.0/16 (Services), 10.9.0.0/16 (exclusion), 192.168.1.1 (node node-1), and 7 more", List(added))
 	if added, removed := found.Difference(to, to); len(added)+len(removed) > 0 {
 		t.Errorf("the same differs: %v, %v", added, removed)
 	}

@@ -7,6 +7,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 )
 
 // The DNS of the cluster is what Services of this label in this namespace lead to, whatever
@@ -31,11 +33,11 @@ func (s *Survey) findEndpoints(read *read) {
 			if !isTCP(port.Protocol) {
 				continue
 			}
-			for _, ip := range externalAddresses(service) {
+			for _, ip := range ExternalAddresses(service) {
 				add(ip, port.Port)
 			}
 			if isAPIServer(service) || isDNS(service) && port.Port == dnsPort {
-				for _, ip := range addresses(service.Spec.ClusterIPs) {
+				for _, ip := range Addresses(service.Spec.ClusterIPs) {
 					pass(ip, port.Port)
 				}
 			}
@@ -44,7 +46,7 @@ func (s *Survey) findEndpoints(read *read) {
 	for _, slice := range read.apiServer {
 		for _, port := range slice.Ports {
 			for _, endpoint := range slice.Endpoints {
-				for _, ip := range addresses(endpoint.Addresses) {
+				for _, ip := range Addresses(endpoint.Addresses) {
 					if port.Port != nil {
 						pass(ip, *port.Port)
 						s.apiServer = append(s.apiServer, netip.AddrPortFrom(ip, uint16(*port.Port)))
@@ -91,24 +93,29 @@ func isDNS(service *corev1.Service) bool {
 	return service.Namespace == metav1.NamespaceSystem && service.Labels[dnsLabel] == dnsValue
 }
 
-// externalAddresses returns the addresses of a Service that do not come from its range.
-func externalAddresses(service *corev1.Service) []netip.Addr {
+// ExternalAddresses returns the addresses of a Service that do not come from its range.
+func ExternalAddresses(service *corev1.Service) []netip.Addr {
 	texts := slices.Clone(service.Spec.ExternalIPs)
 	for _, ingress := range service.Status.LoadBalancer.Ingress {
 		texts = append(texts, ingress.IP)
 	}
-	return addresses(texts)
+	return Addresses(texts)
 }
 
-// addresses leaves out what is no address that can be captured: "None" of headless Services,
+// Addresses leaves out what is no address that can be captured: "None" of headless Services,
 // host names, loopback.
-func addresses(texts []string) (list []netip.Addr) {
+func Addresses(texts []string) (list []netip.Addr) {
 	for _, text := range texts {
 		if ip, err := netip.ParseAddr(text); err == nil && ip.Zone() == "" && !ip.IsLoopback() && !ip.IsUnspecified() {
 			list = append(list, ip.Unmap())
 		}
 	}
 	return list
+}
+
+// hostIPs returns the addresses of the node of pod.
+func hostIPs(pod *corev1.Pod) []netip.Addr {
+	return Addresses(append(lists.Map(pod.Status.HostIPs, func(h corev1.HostIP) string { return h.IP }), pod.Status.HostIP))
 }
 
 // sorted sorts list in place, and returns it without repetitions.

@@ -72,7 +72,7 @@ func readAll(ctx context.Context, client kubernetes.Interface) *read {
 			}
 			if !p.Spec.HostNetwork {
 				r.pods = append(r.pods, pod{claim: Claim{Node: p.Spec.NodeName, Namespace: p.Namespace, Name: p.Name, UID: p.UID},
-					ips: installed.PodIPs(p), hostPorts: hostPorts(p), leaving: installed.Leaving(p)})
+					ips: installed.PodIPs(p), hostPorts: HostPorts(p), leaving: installed.Leaving(p)})
 			}
 		})
 	})
@@ -81,12 +81,11 @@ func readAll(ctx context.Context, client kubernetes.Interface) *read {
 	return r
 }
 
-func hostPorts(p *corev1.Pod) (ports []corev1.ContainerPort) {
-	for _, container := range p.Spec.Containers {
-		for _, port := range container.Ports {
-			if port.HostPort != 0 && isTCP(port.Protocol) {
-				ports = append(ports, port)
-			}
+// HostPorts returns the TCP ports of p that its node has as well.
+func HostPorts(p *corev1.Pod) (ports []corev1.ContainerPort) {
+	for _, port := range installed.TCPPorts(p.Spec.Containers) {
+		if port.HostPort != 0 {
+			ports = append(ports, port)
 		}
 	}
 	return ports

@@ -15,7 +15,7 @@ import (
 // Refusal returns why pod cannot have a gateway in the state it is in, nil if it
 // can.
 func (s *Survey) Refusal(pod *corev1.Pod) error {
-	node := s.nodes[pod.Spec.NodeName]
+	node, class := s.nodes[pod.Spec.NodeName], *cmp.Or(pod.Spec.RuntimeClassName, new(""))
 	refuse := func(hint, format string, args ...any) error {
 		return api.WithHint(fmt.Errorf(format, args...), hint)
 	}
@@ -35,9 +35,9 @@ func (s *Survey) Refusal(pod *corev1.Pod) error {
 	case pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers:
 		return refuse("remove hostUsers: false from the pod's template",
 			"the pod has a user namespace (hostUsers: false), from which no eBPF program can be loaded")
-	case sandbox(pod) != "":
+	case Sandbox(class) != "":
 		return refuse("use a runtime class that runs containers on the node's kernel",
-			"the pod's runtime class %q is a sandbox (%s) without the node's kernel", *pod.Spec.RuntimeClassName, sandbox(pod))
+			"the pod's runtime class %q is a sandbox (%s) without the node's kernel", class, Sandbox(class))
 	case virtualNode(node) != "":
 		return refuse("schedule the pod to an ordinary node", "node %q is %s, which runs no privileged containers",
 			node.Name, virtualNode(node))
@@ -48,25 +48,21 @@ func (s *Survey) Refusal(pod *corev1.Pod) error {
 		return refuse("look at 'kubectl describe pod "+pod.Name+" -n "+pod.Namespace+"'", "the pod has no address yet")
 	}
 	// On loopback a gateway takes what is free, see api.ListenerPairs.
-	if name, port := DeclaredPort(pod, api.PeerPort); name != "" {
+	if name := DeclaredPort(pod, api.PeerPort); name != "" {
 		return refuse("let the application listen on another port: other gateways dial this one",
-			"container %s listens on port %d, which the gateway needs", name, port)
+			"container %s listens on port %d, which the gateway needs", name, api.PeerPort)
 	}
 	return nil
 }
 
-// DeclaredPort returns the container of pod that declares a TCP port, and the
-// port, or no name if none does.
-func DeclaredPort(pod *corev1.Pod, wanted uint16) (string, uint16) {
-	for _, container := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
-		for _, declared := range container.Ports {
-			port := uint16(declared.ContainerPort)
-			if (declared.Protocol == corev1.ProtocolTCP || declared.Protocol == "") && port == wanted {
-				return container.Name, port
-			}
+// DeclaredPort returns the container of pod that declares a TCP port, "" if none does.
+func DeclaredPort(pod *corev1.Pod, wanted uint16) string {
+	for container, declared := range installed.TCPPorts(slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers)) {
+		if declared.ContainerPort == int32(wanted) {
+			return container
 		}
 	}
-	return "", 0
+	return ""
 }
 
 func windows(pod *corev1.Pod, node *corev1.Node) bool {
@@ -75,17 +71,14 @@ func windows(pod *corev1.Pod, node *corev1.Node) bool {
 		node != nil && node.Labels[corev1.LabelOSStable] == string(corev1.Windows)
 }
 
-// sandbox names the sandboxed runtime that pod's runtime class stands for, as
-// far as the customary names of such classes tell.
-func sandbox(pod *corev1.Pod) string {
-	if pod.Spec.RuntimeClassName == nil {
-		return ""
-	}
-	class := strings.ToLower(*pod.Spec.RuntimeClassName)
+// Sandbox names the sandboxed runtime that a runtime class, or its handler, stands for, as
+// far as customary names tell; "" is none.
+func Sandbox(name string) string {
+	name = strings.ToLower(name)
 	switch {
-	case strings.Contains(class, "gvisor"), strings.Contains(class, "runsc"):
+	case strings.Contains(name, "gvisor"), strings.Contains(name, "runsc"):
 		return "gVisor"
-	case strings.Contains(class, "kata"):
+	case strings.Contains(name, "kata"):
 		return "Kata Containers"
 	}
 	return ""

@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/pages"
 )
 
@@ -105,11 +106,9 @@ func targetPort(port *corev1.ServicePort, pod *corev1.Pod) api.Ports {
 	target := port.TargetPort
 	switch {
 	case target.Type == intstr.String:
-		for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
-			for _, declared := range c.Ports {
-				if declared.Name == target.StrVal && isTCP(declared.Protocol) {
-					return onePort(declared.ContainerPort)
-				}
+		for _, declared := range installed.TCPPorts(slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers)) {
+			if declared.Name == target.StrVal {
+				return onePort(declared.ContainerPort)
 			}
 		}
 		return nil

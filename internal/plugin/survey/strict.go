@@ -11,6 +11,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 )
 
 // Remark is what strict mode means for one pod, in one sentence, and what to do about it.
@@ -39,7 +40,7 @@ func (s *Survey) Strict(pod *corev1.Pod, named api.Coverage) []Remark {
 	add(scraped, "enable it, or let it in with ", "Prometheus scrapes it at %s (prometheus.io/scrape): strict mode refuses that without a gateway", portWords(scraped))
 	exposed, services := s.exposed(pod)
 	add(exposed, "let their addresses in with ", "Services lead to it from outside of the cluster (%s): strict mode refuses their clients and health checks at %s",
-		shorten(services, shownNames), portWords(exposed))
+		lists.Words(services, shownNames), portWords(exposed))
 	for _, c := range pod.Spec.Containers {
 		for _, probe := range probes(&c) {
 			if elsewhere(pod, probe.host) {
@@ -53,7 +54,7 @@ func (s *Survey) Strict(pod *corev1.Pod, named api.Coverage) []Remark {
 
 // StrictLines returns what Strict does, a line for each remark.
 func (s *Survey) StrictLines(pod *corev1.Pod, named api.Coverage) []string {
-	return texts(s.Strict(pod, named))
+	return lists.Texts(s.Strict(pod, named))
 }
 
 // StrictUnknown returns a line about what Strict does not know, none if it knows all.
@@ -66,18 +67,18 @@ func (s *Survey) StrictUnknown() []string {
 
 // serving returns the remark about what is served.
 func (s *Survey) serving(served *Served) Remark {
-	what, from := "it serves the cluster's DNS (Service "+shorten(served.Services, shownNames)+")", "pods and nodes"
+	what, from := "it serves the cluster's DNS (Service "+lists.Words(served.Services, shownNames)+")", "pods and nodes"
 	hint := "others need " + mend(served.Ports)
 	if served.Serving != DNS {
 		noun := "webhooks"
 		if served.Serving == API {
 			noun = "aggregated APIs"
 		}
-		what = "it serves " + noun + " (" + shorten(served.Names, shownNames) + ")"
+		what = "it serves " + noun + " (" + lists.Words(served.Names, shownNames) + ")"
 		if len(s.callers) == 0 {
 			return Remark{what + ": strict mode refuses the API server, whose address is not known, at " + portWords(served.Ports), "let it in with " + mend(served.Ports)}
 		}
-		from = "the API server (" + shorten(texts(s.callers), shownNames) + ")"
+		from = "the API server (" + lists.Join(s.callers, shownNames) + ")"
 		hint = "if that connects from elsewhere, it needs " + mend(served.Ports)
 	}
 	return Remark{what + ": strict mode accepts plaintext of " + from + " at " + portWords(served.Ports), hint}
@@ -127,12 +128,8 @@ func (s *Survey) scraped(pod *corev1.Pod) (ports api.Ports) {
 		ports = api.NewPorts(slices.Concat(ports, named)...)
 	}
 	add(pod.Annotations, func() (all api.Ports) {
-		for _, c := range pod.Spec.Containers {
-			for _, declared := range c.Ports {
-				if isTCP(declared.Protocol) {
-					all = append(all, onePort(declared.ContainerPort)...)
-				}
-			}
+		for _, declared := range installed.TCPPorts(pod.Spec.Containers) {
+			all = append(all, onePort(declared.ContainerPort)...)
 		}
 		return all
 	})

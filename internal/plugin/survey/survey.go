@@ -13,6 +13,7 @@ import (
 	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -133,13 +134,7 @@ func (s *Survey) For(pod *corev1.Pod, named api.Coverage) api.Coverage {
 func (s *Survey) plaintextFrom(pod *corev1.Pod, given []api.Source) []api.Source {
 	list := slices.Clone(given)
 	if ports := probed(pod); len(ports) > 0 {
-		own := slices.Clone(s.addresses[pod.Spec.NodeName])
-		for _, hostIP := range append(pod.Status.HostIPs, corev1.HostIP{IP: pod.Status.HostIP}) {
-			if ip, err := netip.ParseAddr(hostIP.IP); err == nil {
-				own = append(own, ip.Unmap())
-			}
-		}
-		for _, ip := range own {
+		for _, ip := range slices.Concat(s.addresses[pod.Spec.NodeName], hostIPs(pod)) {
 			list = append(list, api.Source{From: host(ip), Ports: ports})
 		}
 	}
@@ -149,11 +144,9 @@ func (s *Survey) plaintextFrom(pod *corev1.Pod, given []api.Source) []api.Source
 // findNodes takes the addresses of all nodes, or as many as targets tell. A node's word
 // about an address that belongs to a pod, or to another node's pods, is not taken.
 func (s *Survey) findNodes(targets []corev1.Pod, pods []pod) {
-	taken := map[netip.Addr]bool{}
+	taken := sets.New[netip.Addr]()
 	for _, p := range pods {
-		for _, ip := range p.ips {
-			taken[ip] = true
-		}
+		taken.Insert(p.ips...)
 	}
 	ranges := map[string]*netipx.IPSet{}
 	for name, node := range s.nodes {
@@ -164,7 +157,7 @@ func (s *Survey) findNodes(targets []corev1.Pod, pods []pod) {
 		for _, address := range node.Status.Addresses {
 			// Host names do not parse and are no addresses.
 			ip, err := netip.ParseAddr(address.Address)
-			if ip = ip.Unmap(); err != nil || ip.Zone() != "" || ip.IsLoopback() || ip.IsUnspecified() || taken[ip] {
+			if ip = ip.Unmap(); err != nil || ip.Zone() != "" || ip.IsLoopback() || ip.IsUnspecified() || taken.Has(ip) {
 				continue
 			}
 			foreign := false
@@ -178,11 +171,7 @@ func (s *Survey) findNodes(targets []corev1.Pod, pods []pod) {
 		s.Found.Nodes = append(s.Found.Nodes, s.addresses[name]...)
 	}
 	for i := range targets {
-		for _, hostIP := range targets[i].Status.HostIPs {
-			if ip, err := netip.ParseAddr(hostIP.IP); err == nil {
-				s.Found.Nodes = append(s.Found.Nodes, ip.Unmap())
-			}
-		}
+		s.Found.Nodes = append(s.Found.Nodes, hostIPs(&targets[i])...)
 	}
 	s.Found.Nodes = sorted(s.Found.Nodes)
 	if n := len(s.Found.Nodes); n > maxNodes {
@@ -266,7 +255,7 @@ func (s *Survey) findServices(read *read, named bool) error {
 	}
 	var guessed []netip.Prefix
 	for _, service := range read.services {
-		for _, ip := range addresses(service.Spec.ClusterIPs) {
+		for _, ip := range Addresses(service.Spec.ClusterIPs) {
 			// A Service range has at most 20 host bits (the API server's
 			// own limit), and in IPv4 usually 16.
 			guessed = append(guessed, widen(ip, 16, 108))
@@ -282,7 +271,7 @@ func (s *Survey) guess(guessed []netip.Prefix, whose, flag string) {
 		return
 	}
 	s.Warnings = append(s.Warnings, fmt.Sprintf("ranges of %s addresses were guessed from those in use: %s; %s names them exactly",
-		whose, shorten(texts(compact(guessed)), maxNamed), flag))
+		whose, List(compact(guessed)), flag))
 }
 
 func host(ip netip.Addr) netip.Prefix { return netip.PrefixFrom(ip, ip.BitLen()) }

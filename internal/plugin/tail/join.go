@@ -12,7 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/informers"
+	informers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
@@ -36,8 +36,8 @@ type crowd struct {
 	t          *Tailer
 	group      *errgroup.Group
 	incomplete *atomic.Bool
-	// alone is closed when the cluster reports no new pods.
-	alone chan struct{}
+	// stop ends the watch for new pods.
+	stop context.CancelFunc
 
 	mu      sync.Mutex
 	members map[types.UID]*member
@@ -65,12 +65,9 @@ type member struct {
 // ends when nothing is left to do.
 func (c *crowd) run(ctx context.Context, pods []corev1.Pod) {
 	watching, stop := context.WithCancel(ctx)
+	c.stop = stop
 	c.group.Go(func() error {
-		defer stop()
-		select {
-		case <-ctx.Done():
-		case <-c.alone:
-		}
+		<-watching.Done()
 		return nil
 	})
 	for i := range pods {
@@ -83,11 +80,9 @@ func (c *crowd) run(ctx context.Context, pods []corev1.Pod) {
 		c.see(ctx, pod, false)
 	}
 	for _, namespace := range c.t.Join.Namespaces {
-		factory := informers.NewSharedInformerFactoryWithOptions(c.t.Kube, 0, informers.WithNamespace(namespace),
-			informers.WithTweakListOptions(func(options *metav1.ListOptions) {
-				options.LabelSelector, options.FieldSelector = c.t.Join.LabelSelector, c.t.Join.FieldSelector
-			}))
-		informer := factory.Core().V1().Pods().Informer()
+		informer := informers.NewFilteredPodInformer(c.t.Kube, namespace, 0, nil, func(options *metav1.ListOptions) {
+			options.LabelSelector, options.FieldSelector = c.t.Join.LabelSelector, c.t.Join.FieldSelector
+		})
 		c.mu.Lock()
 		c.stores = append(c.stores, informer.GetStore())
 		c.mu.Unlock()
@@ -113,7 +108,7 @@ func (c *crowd) leaveAlone(err error) {
 		return
 	}
 	c.closed = true
-	close(c.alone)
+	c.stop()
 	text, hint := c.t.explain(err)
 	c.t.say(warning+"new pods are not followed: "+text, cmp.Or(hint, "ask for a role that may list and watch pods"))
 }

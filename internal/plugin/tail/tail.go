@@ -91,7 +91,7 @@ func (t *Tailer) Run(ctx context.Context, pods []corev1.Pod) error {
 	group, ctx := errgroup.WithContext(ctx)
 	var incomplete atomic.Bool
 	if t.Options.Follow && t.Join != nil {
-		c := &crowd{t: t, group: group, incomplete: &incomplete, members: map[types.UID]*member{}, alone: make(chan struct{})}
+		c := &crowd{t: t, group: group, incomplete: &incomplete, members: map[types.UID]*member{}}
 		c.run(ctx, pods)
 	} else {
 		group.SetLimit(t.Options.Parallel)

@@ -1,6 +1,7 @@
 package targets
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/cli-runtime/pkg/resource"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 )
 
 // named returns the targets that arguments name, in their order. It asks for the server's
@@ -53,13 +55,10 @@ func (c *connection) named(ctx context.Context, arguments []argument) ([]target,
 func (c *connection) filed(ctx context.Context, files resource.FilenameOptions, in io.Reader) ([]target, error) {
 	stdin := slices.Contains(files.Filenames, "-")
 	files.Filenames = slices.DeleteFunc(slices.Clone(files.Filenames), func(name string) bool { return name == "-" })
-	if in == nil {
-		in = os.Stdin
-	}
 	all, err := c.build(ctx, func(b *resource.Builder) {
 		b.FilenameParam(c.enforceNamespace, &files)
 		if stdin {
-			b.StdinInUse().Stream(in, "standard input")
+			b.StdinInUse().Stream(cmp.Or(in, io.Reader(os.Stdin)), "standard input")
 		}
 		b.Flatten()
 	})
@@ -98,21 +97,12 @@ func (c *connection) filed(ctx context.Context, files resource.FilenameOptions, 
 // cli-runtime takes no context, and may wait for the server's kinds, a URL or the
 // standard input. It is abandoned when ctx ends: it has no effect but its result.
 func (c *connection) build(ctx context.Context, choose func(*resource.Builder)) ([]target, error) {
-	type result struct {
-		targets []target
-		err     error
+	var targets []target
+	var err error
+	if ended := parallel.Until(ctx, func() { targets, err = c.buildNow(choose) }); ended != nil {
+		return nil, ended
 	}
-	done := make(chan result, 1)
-	go func() {
-		targets, err := c.buildNow(choose)
-		done <- result{targets, err}
-	}()
-	select {
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case r := <-done:
-		return r.targets, r.err
-	}
+	return targets, err
 }
 
 func (c *connection) buildNow(choose func(*resource.Builder)) ([]target, error) {

@@ -65,12 +65,6 @@ type Workload struct {
 	Watch string
 }
 
-// Pods returns the pods of Find's selection.
-func (f *Flags) Pods(ctx context.Context, flags *genericclioptions.ConfigFlags, args []string) ([]corev1.Pod, error) {
-	found, err := f.Find(ctx, flags, args)
-	return found.Pods, err
-}
-
 // Find returns what the flags and args select. The selection is never nil.
 //
 // An argument is a pod's name, or KIND/NAME with any of kubectl's words for kinds. Find

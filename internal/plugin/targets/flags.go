@@ -27,8 +27,8 @@ type Flags struct {
 	In io.Reader
 }
 
-// AddFlags registers -l/--selector, --field-selector, --all, -f/--filename,
-// -k/--kustomize and -R/--recursive.
+// AddFlags registers -l/--selector, --field-selector, --all, -A/--all-namespaces,
+// -f/--filename, -k/--kustomize and -R/--recursive.
 func (f *Flags) AddFlags(flags *pflag.FlagSet) {
 	f.addFlags(flags, "f")
 }
@@ -44,6 +44,7 @@ func (f *Flags) addFlags(flags *pflag.FlagSet, filename string) {
 	flags.StringVar(&f.FieldSelector, "field-selector", f.FieldSelector,
 		"select pods by field, for example spec.nodeName=node-1; together with -l both must match")
 	flags.BoolVar(&f.All, "all", f.All, "select all pods of the namespace")
+	flags.BoolVarP(&f.AllNamespaces, "all-namespaces", "A", f.AllNamespaces, "look in all namespaces")
 	flags.StringSliceVarP(&f.Files.Filenames, "filename", filename, f.Files.Filenames,
 		"file, directory or URL of manifests that name pods and workloads, - for the standard input; may be repeated")
 	flags.StringVarP(&f.Files.Kustomize, "kustomize", "k", f.Files.Kustomize,
@@ -52,12 +53,6 @@ func (f *Flags) addFlags(flags *pflag.FlagSet, filename string) {
 		"read the directories of --filename with all that is below them")
 	values.Files(flags, "filename")
 	values.Dirs(flags, "kustomize")
-}
-
-// AddAllNamespacesFlag registers -A/--all-namespaces, for verbs that offer it.
-func (f *Flags) AddAllNamespacesFlag(flags *pflag.FlagSet) {
-	flags.BoolVarP(&f.AllNamespaces, "all-namespaces", "A", f.AllNamespaces,
-		"look in all namespaces")
 }
 
 // Empty reports whether neither the flags nor args select any pod.

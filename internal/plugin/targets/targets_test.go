@@ -165,7 +165,7 @@ func TestLongListsAreReadInChunks(t *testing.T) {
 // A wrong command line must be reported as such also where no cluster is.
 func TestPodsChecksTheCommandLineFirst(t *testing.T) {
 	t.Setenv("KUBECONFIG", t.TempDir()+"/none")
-	_, err := (&Flags{}).Pods(context.Background(), genericclioptions.NewConfigFlags(false), nil)
+	_, err := (&Flags{}).Find(context.Background(), genericclioptions.NewConfigFlags(false), nil)
 	if !errors.Is(err, ErrNothingNamed) {
 		t.Errorf("got %v", err)
 	}
@@ -175,10 +175,6 @@ func TestAddFlags(t *testing.T) {
 	var f Flags
 	set := pflag.NewFlagSet("x", pflag.ContinueOnError)
 	f.AddFlags(set)
-	if set.Lookup("all-namespaces") != nil {
-		t.Error("-A is there without being asked for")
-	}
-	f.AddAllNamespacesFlag(set)
 	must.Do(t, set.Parse([]string{"-l", "a=b", "--field-selector=c=d", "--all", "-A", "-f", "x", "-f=-", "-R", "-k", "y"}))
 	want := Flags{Selector: "a=b", FieldSelector: "c=d", All: true, AllNamespaces: true,
 		Files: resource.FilenameOptions{Filenames: []string{"x", "-"}, Recursive: true, Kustomize: "y"}}

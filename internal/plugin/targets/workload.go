@@ -3,6 +3,7 @@ package targets
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -172,13 +173,10 @@ func (c *connection) podsOfJobs(ctx context.Context, cronJob *unstructured.Unstr
 }
 
 func ownedBy(pods []corev1.Pod, owners map[types.UID]bool) []corev1.Pod {
-	var owned []corev1.Pod
-	for _, pod := range pods {
-		if controller := metav1.GetControllerOf(&pod); controller != nil && owners[controller.UID] {
-			owned = append(owned, pod)
-		}
-	}
-	return owned
+	return slices.DeleteFunc(pods, func(pod corev1.Pod) bool {
+		controller := metav1.GetControllerOf(&pod)
+		return controller == nil || !owners[controller.UID]
+	})
 }
 
 // selectorOf returns the selector of an object: a map of labels, as Services and

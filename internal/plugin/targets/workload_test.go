@@ -156,9 +156,9 @@ func TestKindsAreKept(t *testing.T) {
 			again.CacheDir = &cache
 		}
 		s.seen()
-		got, err := (&Flags{}).Pods(t.Context(), again, []string{"sts/db"})
-		if err != nil || len(got) != 2 {
-			t.Errorf("cache %q: %q, %v", cache, names(got), err)
+		got, err := (&Flags{}).Find(t.Context(), again, []string{"sts/db"})
+		if err != nil || len(got.Pods) != 2 {
+			t.Errorf("cache %q: %q, %v", cache, names(got.Pods), err)
 		}
 		return len(s.seen())
 	}
@@ -245,9 +245,9 @@ func TestFilesNameTheirNamespaces(t *testing.T) {
 	flags := shop().flags(t, t.TempDir())
 	flags.Namespace = nil
 	const manifest = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: web, namespace: other}}"
-	got, err := (&Flags{Files: files("-"), In: strings.NewReader(manifest)}).Pods(t.Context(), flags, nil)
-	if err != nil || !slices.Equal(names(got), []string{"other/web-far-1"}) {
-		t.Errorf("%q, %v", names(got), err)
+	got, err := (&Flags{Files: files("-"), In: strings.NewReader(manifest)}).Find(t.Context(), flags, nil)
+	if err != nil || !slices.Equal(names(got.Pods), []string{"other/web-far-1"}) {
+		t.Errorf("%q, %v", names(got.Pods), err)
 	}
 }
 

@@ -1,6 +1,9 @@
 package terminal
 
-import "strconv"
+import (
+	"fmt"
+	"strconv"
+)
 
 // Bytes formats n in the largest binary unit of which it is at least 1, with one digit
 // after the point: 1536 is 1.5KiB.
@@ -16,4 +19,12 @@ func Bytes(n uint64) string {
 		unit++
 	}
 	return strconv.FormatFloat(value, 'f', 1, 64) + string(units[unit]) + "iB"
+}
+
+// Plural is how many things there are: 1 pod, 2 pods.
+func Plural[N int | uint64](n N, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }

@@ -22,7 +22,7 @@ func ChoosePeer(ctx context.Context, client kubernetes.Interface, pod *corev1.Po
 	var chosen *corev1.Pod
 	for i := range list.Items {
 		peer := &list.Items[i]
-		if _, _, err := addresses(pod, peer); err != nil || !installed.Runs(peer) || peer.UID == pod.UID || installed.Leaving(peer) {
+		if _, err := addressFor(pod, peer); err != nil || !installed.Runs(peer) || peer.UID == pod.UID || installed.Leaving(peer) {
 			continue
 		}
 		if peer.Spec.NodeName != pod.Spec.NodeName {

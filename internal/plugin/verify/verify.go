@@ -71,7 +71,7 @@ func (v *Verifier) Verify(ctx context.Context, from, to *corev1.Pod) (*Result, e
 	case from.UID == to.UID:
 		return nil, api.WithHint(errors.New("a pod's connections to itself are on no network"), "name another pod")
 	}
-	_, ip, err := addresses(from, to)
+	ip, err := addressFor(from, to)
 	if err != nil {
 		return nil, err
 	}
@@ -99,25 +99,23 @@ func (v *Verifier) gateway(ctx context.Context, pod *corev1.Pod) *remote.Conn {
 	return v.Gateways.Gateway(pod, g.Name)
 }
 
-// addresses returns an address of each pod, of one family, as the pods prefer it.
-func addresses(from, to *corev1.Pod) (a, b netip.Addr, err error) {
+// addressFor returns an address of to, of a family that from has, too, as the pods prefer it.
+func addressFor(from, to *corev1.Pod) (netip.Addr, error) {
 	for _, a := range installed.PodIPs(from) {
 		for _, b := range installed.PodIPs(to) {
 			if a.Is4() == b.Is4() {
-				return a, b, nil
+				return b, nil
 			}
 		}
 	}
-	return a, b, fmt.Errorf("pods %s/%s and %s/%s have no addresses of one family", from.Namespace, from.Name, to.Namespace, to.Name)
+	return netip.Addr{}, fmt.Errorf("pods %s/%s and %s/%s have no addresses of one family", from.Namespace, from.Name, to.Namespace, to.Name)
 }
 
 // declaredPort returns the first TCP port that a pod says it listens on, or 0.
 func declaredPort(pod *corev1.Pod) uint16 {
-	for _, c := range pod.Spec.Containers {
-		for _, p := range c.Ports {
-			if p.ContainerPort > 0 && p.ContainerPort < 1<<16 && (p.Protocol == "" || p.Protocol == corev1.ProtocolTCP) {
-				return uint16(p.ContainerPort)
-			}
+	for _, p := range installed.TCPPorts(pod.Spec.Containers) {
+		if p.ContainerPort > 0 && p.ContainerPort < 1<<16 {
+			return uint16(p.ContainerPort)
 		}
 	}
 	return 0

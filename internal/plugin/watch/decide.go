@@ -130,7 +130,7 @@ func decide(s situation, now time.Time) decision {
 		// pod gets one for its new ones.
 		return decision{step: toDisable}
 	}
-	return maintain(s, on, now)
+	return maintain(s, gateway, on, now)
 }
 
 // eligible reports whether pod is in a state in which anything can be done about
@@ -214,19 +214,17 @@ func hasten(s situation, gateway installed.Gateway) decision {
 		fmt.Sprintf("the kubelet tries again; 'kubectl describe pod %s -n %s' shows the events of the pod", s.pod.Name, s.pod.Namespace))}
 }
 
-// maintain decides about a gateway that runs and may stay. on says that one is
+// maintain decides about gateway, which runs and may stay. on says that one is
 // wanted; others are kept from expiring and are otherwise let alone.
-func maintain(s situation, on bool, now time.Time) decision {
+func maintain(s situation, gateway installed.Gateway, on bool, now time.Time) decision {
 	if s.status == nil || !now.Before(s.askAt) {
 		return decision{step: toAsk}
 	}
 	switch s.status.State {
 	case api.Uncertified, api.Starting, api.Standby:
-		if gateway, _ := installed.Current(s.pod); waitsForOther(s.pod, gateway) {
-			// Another plugin is at it, or was: it takes over soon, or ends by itself.
-			return decision{step: wait, at: s.askAt}
-		}
-		if on {
+		// Where another one is to be replaced, another plugin is at it, or was: it takes over soon, or ends
+		// by itself.
+		if _, waits := installed.Predecessor(s.pod, gateway); on && !waits {
 			return decision{step: toEnable}
 		}
 		return decision{step: wait, at: s.askAt}
@@ -236,31 +234,17 @@ func maintain(s situation, on bool, now time.Time) decision {
 	if s.older && s.open && s.status.State == api.Ready {
 		return decision{step: toUpgrade}
 	}
-	at, ok := RenewAt(s.status.Cert, string(s.pod.UID))
-	if !ok && s.behind {
-		return decision{step: toRefresh}
-	}
-	if !ok {
-		return decision{step: wait, at: s.askAt}
-	}
-	if earliest := s.renewed.Add(renewalPause); at.Before(earliest) {
-		at = earliest
-	}
+	at, known := RenewAt(s.status.Cert, string(s.pod.UID))
+	at = slices.MaxFunc([]time.Time{at, s.renewed.Add(renewalPause)}, time.Time.Compare)
 	switch {
-	case !at.After(now):
+	case known && !at.After(now):
 		return decision{step: toRenew}
 	case s.behind:
 		return decision{step: toRefresh}
-	case at.After(s.askAt):
+	case !known || at.After(s.askAt):
 		at = s.askAt
 	}
 	return decision{step: wait, at: at}
-}
-
-// waitsForOther reports whether the gateway whose place gateway is to take runs.
-func waitsForOther(pod *corev1.Pod, gateway installed.Gateway) bool {
-	_, ok := installed.Predecessor(pod, gateway)
-	return ok
 }
 
 // RenewAt returns when a certificate is to be renewed: at two thirds of its life,

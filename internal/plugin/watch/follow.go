@@ -7,6 +7,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/resend"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
 const (
@@ -51,10 +53,8 @@ func (w *Watcher) followCluster(ctx context.Context) {
 			w.report(Event{Action: Noticed, Warnings: []string{"gateways are not brought up to date: " + words}})
 		}
 		told = words
-		select {
-		case <-ctx.Done():
+		if resend.Pause(ctx, pause) != nil {
 			return
-		case <-time.After(pause):
 		}
 	}
 }
@@ -87,22 +87,11 @@ func (w *Watcher) podChanged(was, now *corev1.Pod) {
 	if now.Spec.HostNetwork || was != nil && samePlace(was, now) {
 		return
 	}
-	if hasHostPort(now) || !w.Actions.Known(now) {
+	if len(survey.HostPorts(now)) > 0 || !w.Actions.Known(now) {
 		w.clusterChanged()
 	}
 }
 
 func samePlace(a, b *corev1.Pod) bool {
 	return a.UID == b.UID && a.Spec.NodeName == b.Spec.NodeName && len(a.Status.PodIPs) == len(b.Status.PodIPs) && a.Status.PodIP == b.Status.PodIP
-}
-
-func hasHostPort(pod *corev1.Pod) bool {
-	for _, c := range pod.Spec.Containers {
-		for _, port := range c.Ports {
-			if port.HostPort != 0 {
-				return true
-			}
-		}
-	}
-	return false
 }

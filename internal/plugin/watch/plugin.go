@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/netip"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/disable"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
@@ -53,8 +53,8 @@ type Plugin struct {
 	// about the authority, if that is not what the one before had.
 	Warn func([]string)
 
-	authority cached[*ca.Authority]
-	survey    cached[*survey.Survey]
+	authority parallel.Recent[*ca.Authority]
+	survey    parallel.Recent[*survey.Survey]
 	warned    []string
 	// remarked is what was said of the authority last.
 	remarked []string
@@ -90,15 +90,16 @@ func (p *Plugin) Upgrade(ctx context.Context, pod *corev1.Pod) Outcome {
 	options.Existing = api.ExistingReport
 	options.Succession = inject.Succession{DrainTimeout: p.Drain}
 	injector := inject.Injector{Client: p.Client, Authority: authority, Gateways: p.Gateways, Survey: p.latest.Load(), Options: options}
-	result := injector.Replace(ctx, pod)
-	return Outcome{
-		Container: result.Container, Status: result.Status, Changed: result.Action == inject.Replaced,
-		Warnings: result.Warnings, Err: result.Err,
-	}
+	return outcome(injector.Replace(ctx, pod))
+}
+
+func outcome(result inject.Result) Outcome {
+	return Outcome{Container: result.Container, Status: result.Status, Warnings: result.Warnings, Err: result.Err,
+		Changed: result.Action == inject.Enabled || result.Action == inject.Replaced}
 }
 
 // ClusterChanged is part of Actions.
-func (p *Plugin) ClusterChanged() { p.survey.outdated.Store(true) }
+func (p *Plugin) ClusterChanged() { p.survey.Outdate() }
 
 // Follow is part of Actions.
 func (p *Plugin) Follow(pods installed.Pods) { p.shared = inject.NewShared(p.Client, pods) }
@@ -109,7 +110,7 @@ func (p *Plugin) Survey(ctx context.Context, pods []corev1.Pod) error {
 		p.latest.Store(nil)
 		return nil
 	}
-	_, err := p.survey.get(surveyAge, func() (*survey.Survey, error) {
+	_, err := p.survey.Get(surveyAge, func() (*survey.Survey, error) {
 		p.known = pods
 		return p.read(ctx)
 	})
@@ -143,9 +144,9 @@ func announced(cluster *survey.Survey, pod *corev1.Pod) bool {
 func (p *Plugin) Refresh(ctx context.Context, pod *corev1.Pod, container string, status *api.Status) Outcome {
 	out := Outcome{Container: container}
 	cover := change.Cover{Survey: p.latest.Load()}
-	out.Err = remote.InTime(ctx, change.DefaultTimeout, "the coverage may have been changed", func(ctx context.Context) (err error) {
-		out.Status, out.Covered, err = cover.At(ctx, p.Gateways.Gateway(pod, container), pod, status)
-		return err
+	out.Status, out.Err = remote.InTime(ctx, change.DefaultTimeout, "the coverage may have been changed", func(ctx context.Context) (now *api.Status, err error) {
+		now, out.Covered, err = cover.At(ctx, p.Gateways.Gateway(pod, container), pod, status)
+		return now, err
 	})
 	out.Changed = out.Covered != nil && out.Covered.Changed
 	return out
@@ -167,11 +168,7 @@ func (p *Plugin) Enable(ctx context.Context, pod *corev1.Pod, annotated bool) Ou
 	options := p.Options
 	options.Watched = annotated
 	injector := inject.Injector{Client: p.Client, Authority: authority, Gateways: p.Gateways, Survey: cluster, Options: options, Shared: p.shared}
-	result := injector.Enable(ctx, pod)
-	return Outcome{
-		Container: result.Container, Status: result.Status, Changed: result.Action == inject.Enabled,
-		Warnings: result.Warnings, Err: result.Err,
-	}
+	return outcome(injector.Enable(ctx, pod))
 }
 
 // Disable is part of Actions.
@@ -202,7 +199,7 @@ func (p *Plugin) Ask(ctx context.Context, pod *corev1.Pod, container string) (*a
 }
 
 func (p *Plugin) readAuthority(ctx context.Context) (*ca.Authority, error) {
-	return p.authority.get(authorityAge, func() (*ca.Authority, error) {
+	return p.authority.Get(authorityAge, func() (*ca.Authority, error) {
 		var remarks []string
 		a, err := p.Authority(ctx, func(text string) { remarks = append(remarks, text) })
 		// An error is told by who needs the authority.
@@ -218,12 +215,12 @@ func (p *Plugin) readAuthority(ctx context.Context) (*ca.Authority, error) {
 // an address that nobody announced shows that there is something new.
 func (p *Plugin) cluster(ctx context.Context, pod *corev1.Pod) (*survey.Survey, error) {
 	read := func() (*survey.Survey, error) { return p.read(ctx, *pod) }
-	cluster, err := p.survey.get(surveyAge, read)
+	cluster, err := p.survey.Get(surveyAge, read)
 	if err != nil || len(p.Options.Named.Capture) > 0 {
 		return cluster, err
 	}
 	if !announced(cluster, pod) {
-		return p.survey.get(surveyPause, read)
+		return p.survey.Get(surveyPause, read)
 	}
 	return cluster, nil
 }
@@ -245,32 +242,4 @@ func (p *Plugin) read(ctx context.Context, those ...corev1.Pod) (*survey.Survey,
 		p.Warn(warnings)
 	}
 	return cluster, nil
-}
-
-// cached is a value that is read again when it has become too old.
-type cached[T any] struct {
-	mu    sync.Mutex
-	value T
-	at    time.Time
-	// outdated is set while the value is read, too.
-	outdated atomic.Bool
-}
-
-// get returns the value, after reading it if it is older than age or was declared
-// outdated. Those who come meanwhile wait for the same reading. After an error
-// the next one reads again.
-func (c *cached[T]) get(age time.Duration, read func() (T, error)) (T, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	// What changes while it is read counts for the next time.
-	if !c.outdated.Swap(false) && !c.at.IsZero() && time.Since(c.at) < age {
-		return c.value, nil
-	}
-	value, err := read()
-	if err != nil {
-		c.at = time.Time{}
-		return value, err
-	}
-	c.value, c.at = value, time.Now()
-	return value, nil
 }

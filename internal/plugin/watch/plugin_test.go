@@ -23,52 +23,6 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
-func TestCached(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var c cached[int]
-		reads := 0
-		var fail error
-		read := func() (int, error) {
-			reads++
-			return reads, fail
-		}
-		expect := func(what string, want int) {
-			t.Helper()
-			if got, err := c.get(time.Minute, read); got != want || err != nil || reads != want {
-				t.Errorf("%s: %d after %d readings, %v", what, got, reads, err)
-			}
-		}
-		expect("the first time", 1)
-		expect("at once", 1)
-		time.Sleep(time.Minute)
-		expect("when it is old", 2)
-		c.outdated.Store(true)
-		expect("when it is outdated", 3)
-		expect("when it was outdated", 3)
-		c.outdated.Store(true)
-		fail = errors.New("away")
-		if _, err := c.get(time.Minute, read); !errors.Is(err, fail) {
-			t.Errorf("got %v", err)
-		}
-		fail = nil
-		expect("after an error", 5)
-		// Many who come at once share one reading.
-		time.Sleep(time.Minute)
-		got := make(chan int)
-		for range 10 {
-			go func() {
-				value, _ := c.get(time.Minute, read)
-				got <- value
-			}()
-		}
-		for range 10 {
-			if value := <-got; value != 6 {
-				t.Errorf("one of many: %d", value)
-			}
-		}
-	})
-}
-
 func TestSurveyFollowsTheCluster(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node := func(name, cidr string) *corev1.Node {
@@ -197,7 +151,7 @@ func TestPluginSaysWhatIsToBeKnownOfTheAuthority(t *testing.T) {
 			return signer, nil
 		}}
 	for _, now = range [][]string{nil, {"two roots"}, {"two roots"}, nil, {"two roots"}, {"two roots", "one is back"}} {
-		p.authority.outdated.Store(true)
+		p.authority.Outdate()
 		must.Get(p.readAuthority(t.Context()))(t)
 	}
 	expect.Equal(t, "warnings", []string{"two roots", "", "two roots", "two roots, one is back"}, warned)

@@ -85,7 +85,7 @@ func (w *Watcher) decide(key types.NamespacedName, pod *corev1.Pod) (decision, s
 	}
 	w.mu.Unlock()
 	s.older = w.older(pod, gateway, &s)
-	s.open = s.older && w.rollout.open(key, pod)
+	s.open = s.older && w.rollout.open(key, pod, false)
 	s.behind = s.status != nil && !w.Actions.Covered(pod, s.status)
 	d := decide(s, time.Now())
 	if d.trouble == nil {
@@ -185,7 +185,7 @@ func (w *Watcher) act(ctx context.Context, key types.NamespacedName, pod *corev1
 		event.Action = Disabled
 		out = w.Actions.Disable(ctx, pod)
 	case toUpgrade:
-		if !w.rollout.begin(key, pod) {
+		if !w.rollout.open(key, pod, true) {
 			return false
 		}
 		event.Action = Upgraded

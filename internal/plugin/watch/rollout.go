@@ -1,10 +1,12 @@
 package watch
 
 import (
+	"cmp"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
@@ -21,47 +23,28 @@ const maxUpgrades = 4
 type rollout struct {
 	mu sync.Mutex
 	// busy holds the workloads of which a pod is being upgraded.
-	busy map[types.UID]bool
+	busy sets.Set[types.UID]
 	// waiting are the pods that have to wait for others.
-	waiting map[types.NamespacedName]bool
+	waiting sets.Set[types.NamespacedName]
 	// halted is why no gateway is upgraded any more.
 	halted error
 }
 
 // open reports whether the gateway of pod may be upgraded. If it has to wait for others, it
-// comes back.
-func (r *rollout) open(key types.NamespacedName, pod *corev1.Pod) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.halted != nil {
-		return false
-	}
-	if r.busy[installed.WorkloadOf(pod)] || len(r.busy) >= maxUpgrades {
-		if r.waiting == nil {
-			r.waiting = map[types.NamespacedName]bool{}
-		}
-		r.waiting[key] = true
-		return false
-	}
-	return true
-}
-
-// begin is open for one that is upgraded then, until end.
-func (r *rollout) begin(key types.NamespacedName, pod *corev1.Pod) bool {
-	if !r.open(key, pod) {
-		return false
-	}
+// comes back. With begin it is upgraded then, until end.
+func (r *rollout) open(key types.NamespacedName, pod *corev1.Pod, begin bool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	workload := installed.WorkloadOf(pod)
-	if r.busy[workload] || len(r.busy) >= maxUpgrades {
-		r.waiting[key] = true
+	switch {
+	case r.halted != nil:
 		return false
+	case r.busy.Has(workload) || r.busy.Len() >= maxUpgrades:
+		r.waiting.Insert(key)
+		return false
+	case begin:
+		r.busy.Insert(workload)
 	}
-	if r.busy == nil {
-		r.busy = map[types.UID]bool{}
-	}
-	r.busy[workload] = true
 	return true
 }
 
@@ -69,18 +52,15 @@ func (r *rollout) begin(key types.NamespacedName, pod *corev1.Pod) bool {
 func (r *rollout) end(pod *corev1.Pod) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.busy, installed.WorkloadOf(pod))
+	r.busy.Delete(installed.WorkloadOf(pod))
 }
 
 // waited returns the pods that have waited for others, once.
-func (r *rollout) waited() (keys []types.NamespacedName) {
+func (r *rollout) waited() []types.NamespacedName {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for key := range r.waiting {
-		keys = append(keys, key)
-	}
-	clear(r.waiting)
-	return keys
+	defer r.waiting.Clear()
+	return r.waiting.UnsortedList()
 }
 
 // halt ends the rollout for err, and reports whether it was going on.
@@ -88,9 +68,7 @@ func (r *rollout) halt(err error) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	was := r.halted
-	if was == nil {
-		r.halted = err
-	}
+	r.halted = cmp.Or(was, err)
 	return was == nil
 }
 

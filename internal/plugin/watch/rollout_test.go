@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -227,30 +228,27 @@ func TestRolloutSlots(t *testing.T) {
 		return p
 	}
 	key := func(name string) types.NamespacedName { return types.NamespacedName{Name: name} }
-	var r rollout
-	if !r.begin(key("a1"), pod("a1", "a")) || r.begin(key("a2"), pod("a2", "a")) {
+	r := rollout{busy: sets.New[types.UID](), waiting: sets.New[types.NamespacedName]()}
+	begin := func(name, workload string) bool { return r.open(key(name), pod(name, workload), true) }
+	if !begin("a1", "a") || begin("a2", "a") {
 		t.Error("two of a workload")
 	}
 	for _, name := range []string{"b", "c", "d"} {
-		if !r.begin(key(name), pod(name, name)) {
+		if !begin(name, name) {
 			t.Errorf("%s has to wait", name)
 		}
 	}
-	if r.begin(key("e"), pod("e", "e")) {
+	if begin("e", "e") {
 		t.Error("more than there is room for")
 	}
-	waited := map[types.NamespacedName]bool{}
 	r.end(pod("a1", "a"))
-	for _, k := range r.waited() {
-		waited[k] = true
-	}
-	if diff := cmp.Diff(map[types.NamespacedName]bool{key("a2"): true, key("e"): true}, waited); diff != "" {
+	if diff := cmp.Diff(sets.New(key("a2"), key("e")), sets.New(r.waited()...)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if !r.halt(errors.New("one")) || r.halt(errors.New("two")) || r.state().Error() != "one" || r.open(key("e"), pod("e", "e")) {
+	if !r.halt(errors.New("one")) || r.halt(errors.New("two")) || r.state().Error() != "one" || r.open(key("e"), pod("e", "e"), false) {
 		t.Errorf("halted: %v", r.state())
 	}
-	if !r.resume() || r.resume() || !r.begin(key("e"), pod("e", "e")) {
+	if !r.resume() || r.resume() || !begin("e", "e") {
 		t.Error("it does not go on")
 	}
 }

@@ -29,6 +29,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
 // byController indexes pods by the UID of what controls them.
@@ -80,7 +81,7 @@ func (w *Watcher) newSources(ctx context.Context) (*sources, error) {
 		},
 		DeleteFunc: func(gone any) {
 			w.enqueue(gone)
-			if pod, ok := gone.(*corev1.Pod); ok && hasHostPort(pod) {
+			if pod, ok := gone.(*corev1.Pod); ok && len(survey.HostPorts(pod)) > 0 {
 				w.clusterChanged()
 			}
 		},

@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
@@ -206,6 +207,7 @@ func (w *Watcher) start(ctx context.Context) (stop func(), err error) {
 	}
 	w.mu.Lock()
 	w.records = map[types.NamespacedName]*record{}
+	w.rollout.busy, w.rollout.waiting = sets.New[types.UID](), sets.New[types.NamespacedName]()
 	w.mu.Unlock()
 	w.changed = make(chan struct{}, 1)
 	w.retries = workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](retryDelay, maxDelay)
