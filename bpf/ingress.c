@@ -136,6 +136,12 @@ static __always_inline bool has_listener(struct __sk_buff *skb, const struct end
 	return sk;
 }
 
+/* Whether the frame is for another host, which a bridge does not know. The kernel drops it. */
+static __always_inline bool is_overheard(struct __sk_buff *skb)
+{
+	return skb->pkt_type == 3; /* PACKET_OTHERHOST of linux/if_packet.h */
+}
+
 /* Whether the kernel delivers a packet in this network namespace, and does not forward it. */
 static __always_inline bool is_for_here(struct __sk_buff *skb, const struct tuple *t)
 {
@@ -168,12 +174,6 @@ static __always_inline bool refuse(struct __sk_buff *skb, struct tuple *t, __u32
 		return false;
 	COUNT(plaintext_refused);
 	return make_rst(skb, link, tcp);
-}
-
-/* Whether the frame is for another host, which a bridge does not know. */
-static __always_inline bool is_overheard(struct __sk_buff *skb)
-{
-	return skb->pkt_type == 3; /* PACKET_OTHERHOST of linux/if_packet.h */
 }
 
 /* Refuses a SYN to a port where nobody listens, as the kernel does. */
@@ -233,7 +233,7 @@ static __always_inline int steer(struct __sk_buff *skb, const struct config *cfg
 		return NEXT; /* the connection exists */
 	/* In strict mode lookup.c would find the gateway's listener. */
 	if (shown && state != BPF_TCP_NEW_SYN_RECV && !has_listener(skb, &t->server))
-		return cfg->strict && !is_overheard(skb) && reject(skb, tcp) ? bpf_redirect(skb->ifindex, 0) : NEXT;
+		return cfg->strict && reject(skb, tcp) ? bpf_redirect(skb->ifindex, 0) : NEXT;
 	/* Without the option, another connection had this tuple and failed, or it is the retransmission of
 	 * a SYN that had it: the client has given the option up, and its SYN-ACK has none then. */
 	if (shown)
@@ -294,7 +294,7 @@ int kgw_ingress(struct __sk_buff *skb)
 	enum packet packet;
 	__u32 tcp = 0;
 
-	if (!cfg)
+	if (!cfg || is_overheard(skb))
 		return NEXT;
 	packet = parse(skb, &t, &tcp, &shown);
 	if (packet == PACKET_OTHER || !is_inbound(cfg, &t))

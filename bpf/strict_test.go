@@ -6,7 +6,9 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
+	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -252,6 +254,37 @@ func TestNoInbandListener(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestOverheard: a bridge that does not know where a host is shows a frame for it to all. That is none of
+// the business of the pods that overhear it, whatever becomes of their gateways.
+func TestOverheard(t *testing.T) {
+	both(t, func(t *testing.T, clsact bool) {
+		client, server := twoPods(t, clsact, func(o *bpf.Options) { o.Strict, o.KeepOnExit = true, true })
+		outside := startAgent(t, client.node, client.node.OtherCgroup, 0)
+		elsewhere := []dial{{To: at(netip.MustParseAddr("10.9.0.77"), 80)}, {To: at(netip.MustParseAddr("fd00:9::77"), 80), Six: true}}
+		must(t, client.node.Do(func() error {
+			eth0, err := netlink.LinkByName("eth0")
+			if err != nil {
+				return err
+			}
+			for _, d := range elsewhere {
+				if err := netlink.NeighSet(&netlink.Neigh{
+					LinkIndex: eth0.Attrs().Index, State: netlink.NUD_PERMANENT, IP: d.To.Addr().AsSlice(), HardwareAddr: net.HardwareAddr{2, 9, 0, 0, 0, 77},
+				}); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+		for _, d := range elsewhere {
+			d.Seconds = 1
+			if r := outside.dial(d); r.Errno != syscall.EAGAIN && r.Errno != syscall.EINPROGRESS && r.Errno != syscall.ETIMEDOUT {
+				t.Errorf("connect to %v, which does not exist: %v, %+v", d.To, r.Errno, r)
+			}
+		}
+		server.counted(bpf.Counters{})
+	})
 }
 
 // unreachable checks that a connection is not established: its SYNs are dropped.
