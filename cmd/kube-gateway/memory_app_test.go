@@ -19,7 +19,7 @@ import (
 // A small application for pods with little memory: its connections take nothing but what the
 // kernel needs. "small serve PORT" returns what it reads. The others print a smallResult:
 // "small idle N ADDRESS" after an exchange over each of N connections, which stay open, unless
-// enoughResets of them were reset before,
+// enoughResets of them were refused before,
 // "small bulk N ADDRESS SECONDS" after so much time of sending and receiving on all of them, and
 // "small hog PROCESSES MIB", which takes so much memory in each process, when that is done.
 
@@ -29,7 +29,7 @@ const enoughResets = 10
 
 // smallResult counts connections by what became of them.
 type smallResult struct {
-	// Served had an answer, Reset was reset instead, Failed lists what else happened.
+	// Served had an answer, Reset was refused or reset instead, Failed lists what else happened.
 	Served, Reset  int
 	Failed         []string
 	Sent, Received int64
@@ -39,7 +39,7 @@ func (r *smallResult) note(err error) {
 	switch {
 	case err == nil:
 		r.Served++
-	case errors.Is(err, unix.ECONNRESET):
+	case errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.ECONNREFUSED):
 		r.Reset++
 	default:
 		r.Failed = append(r.Failed, err.Error())
