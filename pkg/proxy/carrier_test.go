@@ -903,22 +903,33 @@ func TestIdlePeerIsAskedToClose(t *testing.T) {
 	})
 }
 
-// TestSilentDeath runs in a network namespace of its own. The peer of an idle carrier is gone without a
-// word, and another one has its address: the next connection finds that one, with the data that the application has sent,
-// once.
-func TestSilentDeath(t *testing.T) {
+// inboundRules runs the test in a network namespace of its own, and returns there what changes its rules, of
+// which the chain is "inet t in". It returns nil where the test has run by then.
+func inboundRules(t *testing.T) (nft func(rules string)) {
+	t.Helper()
 	if os.Getenv("PROXY_TEST_CHILD") != t.Name() {
 		runInNamespace(t, "nft")
-		return
+		return nil
 	}
 	loopbackUp(t)
-	nft := func(rules string) {
+	nft = func(rules string) {
 		t.Helper()
 		if out, err := exec.CommandContext(t.Context(), "nft", rules).CombinedOutput(); err != nil {
 			t.Fatalf("nft: %v: %s", err, out)
 		}
 	}
 	nft("add table inet t; add chain inet t in { type filter hook input priority 0; }")
+	return nft
+}
+
+// TestSilentDeath runs in a network namespace of its own. The peer of an idle carrier is gone without a
+// word, and another one has its address: the next connection finds that one, with the data that the application has sent,
+// once.
+func TestSilentDeath(t *testing.T) {
+	nft := inboundRules(t)
+	if nft == nil {
+		return
+	}
 	client, server := pair(t, nil)
 	var reached atomic.Int64
 	destination := application(t, server.ip, func(conn *net.TCPConn) { reached.Add(1); echo(conn) })
@@ -965,18 +976,10 @@ func TestSilentDeath(t *testing.T) {
 // says arrives: whether the way to it is broken for that connection alone or for all, no application gets
 // the same data twice.
 func TestCarriedOnce(t *testing.T) {
-	if os.Getenv("PROXY_TEST_CHILD") != t.Name() {
-		runInNamespace(t, "nft")
+	nft := inboundRules(t)
+	if nft == nil {
 		return
 	}
-	loopbackUp(t)
-	nft := func(rules string) {
-		t.Helper()
-		if out, err := exec.CommandContext(t.Context(), "nft", rules).CombinedOutput(); err != nil {
-			t.Fatalf("nft: %v: %s", err, out)
-		}
-	}
-	nft("add table inet t; add chain inet t in { type filter hook input priority 0; }")
 	for name, broken := range map[string]func(server *testPod, port uint16) string{
 		"one connection": func(_ *testPod, port uint16) string {
 			return fmt.Sprintf("add rule inet t in tcp sport %d tcp dport %d drop", api.PeerPort, port)
