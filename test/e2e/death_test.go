@@ -38,16 +38,15 @@ func kill(t *testing.T, pids ...int) time.Time {
 	return time.Now()
 }
 
-// inFlight accepts the resets of connections that were open at one of the times
-// when something was killed.
-func inFlight(deaths []time.Time) func(appreport.Failure) bool {
+// inFlight accepts what ends connections that were open at one of the times when
+// something was killed: resets, and refusals where connect(2) waited for the
+// other end.
+func inFlight(deaths ...time.Time) func(appreport.Failure) bool {
 	return func(f appreport.Failure) bool {
-		for _, death := range deaths {
-			if f.Reset && f.Phase != "connect" && !f.Opened.After(death) && death.Sub(f.Time) < time.Second {
-				return true
-			}
-		}
-		return false
+		ends := f.Reset || f.Refused && f.Phase == "connect"
+		return ends && slices.ContainsFunc(deaths, func(death time.Time) bool {
+			return !f.Opened.After(death) && death.Sub(f.Time) < time.Second
+		})
 	}
 }
 
@@ -84,7 +83,7 @@ func TestWorkerDeath(t *testing.T) {
 	if s.Failures < rounds*2*l.held {
 		t.Errorf("%d failures, although %d held connections were open at each of %d deaths", s.Failures, 2*l.held, rounds)
 	}
-	for _, f := range s.unexpected(inFlight(deaths)) {
+	for _, f := range s.unexpected(inFlight(deaths...)) {
 		t.Errorf("not in flight, or not reset: %v", f)
 	}
 	// The counters of a gateway outlive its workers.
@@ -163,7 +162,7 @@ func TestGatewayDeathOpen(t *testing.T) {
 	}
 	for _, s := range []trafficSummary{outcome, income} {
 		s.checkIntact(t)
-		for _, f := range s.unexpected(inFlight([]time.Time{death})) {
+		for _, f := range s.unexpected(inFlight(death)) {
 			t.Errorf("not in flight, or not reset: %v", f)
 		}
 	}
@@ -196,11 +195,11 @@ func TestGatewayDeathClosed(t *testing.T) {
 	l := startLoad(a, b.addr(portTraffic), service)
 	objects := gatewayObjects(t, a)
 	death := killWhole(t, a)
-	l.await("requests fail", func(s trafficSummary) bool { return len(s.unexpected(inFlight([]time.Time{death}))) > 0 })
+	l.await("requests fail", func(s trafficSummary) bool { return len(s.unexpected(inFlight(death))) > 0 })
 	s := l.stop()
 	s.checkIntact(t)
 	b.checkServedIntact()
-	for _, f := range s.unexpected(inFlight([]time.Time{death})) {
+	for _, f := range s.unexpected(inFlight(death)) {
 		if !f.NotPermitted {
 			t.Errorf("after the death: %v", f)
 		}

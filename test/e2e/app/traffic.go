@@ -97,6 +97,7 @@ func (t *traffic) repeat(ctx context.Context, target, kind string, pause time.Du
 			t.fail(appreport.Failure{
 				Opened: opened, Time: time.Now(), Target: target, Kind: kind, Phase: phase, Error: err.Error(),
 				Reset:        isReset(err),
+				Refused:      errors.Is(err, syscall.ECONNREFUSED),
 				NotPermitted: errors.Is(err, syscall.EPERM),
 			})
 		} else if kind == "request" {

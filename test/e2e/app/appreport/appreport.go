@@ -57,9 +57,10 @@ type Failure struct {
 	Kind  string `json:"kind"`
 	Phase string `json:"phase"`
 	Error string `json:"error"`
-	// Reset says that the connection was reset, NotPermitted that connect(2)
-	// failed with EPERM.
+	// Reset says that the connection was reset, Refused and NotPermitted that
+	// connect(2) failed with ECONNREFUSED and EPERM.
 	Reset        bool `json:"reset,omitempty"`
+	Refused      bool `json:"refused,omitempty"`
 	NotPermitted bool `json:"notPermitted,omitempty"`
 }
 
