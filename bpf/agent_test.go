@@ -77,6 +77,8 @@ type dial struct {
 	NoConnect bool           `json:",omitempty"`
 	// Wait stops after connect(2), and Finish sends a byte and goes on.
 	Wait bool `json:",omitempty"`
+	// Hold keeps the connection open until Stop.
+	Hold bool `json:",omitempty"`
 }
 
 // trade is a socket that was something else before.
@@ -159,7 +161,7 @@ func agentMain([]string) int {
 		var err error
 		switch {
 		case q.Dial != nil:
-			if r, waitingFD, err = q.Dial.run(); waitingFD >= 0 {
+			if r, waitingFD, err = q.Dial.run(&held); waitingFD >= 0 {
 				waiting = q.Dial
 			}
 		case q.Finish:
@@ -385,14 +387,14 @@ func (d *dial) socket() (_ int, err error) {
 			return -1, fmt.Errorf("IP_BIND_ADDRESS_NO_PORT: %w", err)
 		}
 	}
-	if d.Bind.IsValid() {
-		if err := unix.Bind(fd, sockaddr(d.Bind, d.Six)); err != nil {
-			return -1, fmt.Errorf("bind: %w", err)
-		}
-	}
 	for _, o := range d.Options {
 		if err := unix.SetsockoptString(fd, o.Level, o.Name, string(o.Value)); err != nil {
 			return -1, fmt.Errorf("option %d of level %d: %w", o.Name, o.Level, err)
+		}
+	}
+	if d.Bind.IsValid() {
+		if err := unix.Bind(fd, sockaddr(d.Bind, d.Six)); err != nil {
+			return -1, fmt.Errorf("bind: %w", err)
 		}
 	}
 	if d.Device != "" {
@@ -421,7 +423,7 @@ func (d *dial) socket() (_ int, err error) {
 }
 
 // run returns the socket if it is to wait, and -1 otherwise.
-func (d *dial) run() (reply, int, error) {
+func (d *dial) run(held *[]int) (reply, int, error) {
 	fd, err := d.socket()
 	if err != nil {
 		return reply{}, -1, err
@@ -430,9 +432,16 @@ func (d *dial) run() (reply, int, error) {
 	if d.Wait && err == nil && r == nil {
 		return reply{}, fd, nil
 	}
-	defer unix.Close(fd)
+	defer func() {
+		if !d.Hold || err != nil || r != nil {
+			unix.Close(fd)
+		}
+	}()
 	if err != nil || r != nil {
 		return *cmp.Or(r, new(reply)), -1, err
+	}
+	if d.Hold {
+		*held = append(*held, fd)
 	}
 	answer, err := d.converse(fd)
 	return answer, -1, err

@@ -92,7 +92,7 @@ func (p *Programs) StopCapture() error {
 func (p *Programs) Detach() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return errors.Join(detach(p.attached, func(attachment) bool { return true }), p.stopInbound(false))
+	return errors.Join(detach(p.attached, func(attachment) bool { return true }), p.stopInbound(false), p.stopSpread())
 }
 
 // Attached returns the names of the programs that are attached, sorted.
@@ -102,6 +102,9 @@ func (p *Programs) Attached() []string {
 	names := slices.Collect(maps.Keys(p.attached))
 	if p.inbound != nil {
 		names = append(names, inboundProgKgwIngress, inboundProgKgwEgress, inboundProgKgwLookup)
+	}
+	if p.spread != nil {
+		names = append(names, objectsProgKgwSpread)
 	}
 	slices.Sort(names)
 	return names

@@ -81,6 +81,7 @@ func setUp(t *testing.T, change func(*bpf.Options)) *scene {
 	}
 	s.programs = load(t, o)
 	must(t, s.programs.AttachSockets())
+	must(t, s.here.Do(s.programs.Spread))
 	s.gateway = startAgent(t, s.here, s.here.GatewayCgroup, api.WorkerID)
 	s.gateway.do(request{Gateway: &gateway{gatewayAddresses()}})
 	must(t, s.programs.StartCapture())
@@ -287,7 +288,7 @@ func TestFastOpenAndMultipath(t *testing.T) {
 func TestNamesOfAttached(t *testing.T) {
 	s := setUp(t, nil)
 	want := []string{"kgw_connect4", "kgw_connect6", "kgw_getpeer4", "kgw_getpeer6", "kgw_getsock4", "kgw_getsock6",
-		"kgw_getsockopt", "kgw_sendmsg4", "kgw_sendmsg6", "kgw_setsockopt", "kgw_sockops", "kgw_tune"}
+		"kgw_getsockopt", "kgw_sendmsg4", "kgw_sendmsg6", "kgw_setsockopt", "kgw_sockops", "kgw_spread", "kgw_tune"}
 	if got := s.programs.Attached(); !slices.Equal(got, want) {
 		t.Errorf("attached %v, want %v", got, want)
 	}

@@ -7,6 +7,7 @@
  */
 
 #include "decide.h"
+#include "spread.h"
 
 static __always_inline bool is_tcp(struct bpf_sock_addr *ctx)
 {
@@ -148,11 +149,14 @@ static __always_inline enum verdict judge(struct bpf_sock_addr *ctx, const struc
 	if (!is_tcp(ctx))
 		return VERDICT_PASS;
 	v = judge_tcp(ctx, cfg, dst, gateway);
-	if (v == VERDICT_CAPTURE)
+	if (v == VERDICT_CAPTURE) {
 		bind_pod_ip(ctx, cfg, dst);
-	else if (has_role(known(ctx->sk), ROLE_CAPTURED) || has_role(known(ctx->sk), ROLE_PRESENTED))
+		if (cfg->spread)
+			spread(ctx, dst, gateway);
+	} else if (has_role(known(ctx->sk), ROLE_CAPTURED) || has_role(known(ctx->sk), ROLE_PRESENTED)) {
 		/* The socket connects to somewhere else than before, or was an accepted one. */
 		bpf_sk_storage_delete(&kgw_sockets, ctx->sk);
+	}
 	return v;
 }
 

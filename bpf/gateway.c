@@ -7,6 +7,7 @@
 //
 //   connect.c   application: connect(2) goes to the gateway's listener
 //   sendmsg.c   application: UDP is counted, or refused
+//   spread.c    application: many ports lead to the gateway's listener
 //   hold.c      both ends: connect(2) waits until the worker knows what becomes of the connection
 //   sockops.c   both ends: handover.h brings what the connecting socket knows to the one that
 //               accepts it, inband.h tells gateways of each other in the handshake
@@ -22,6 +23,7 @@
 
 #include "connect.c"
 #include "sendmsg.c"
+#include "spread.c"
 #include "hold.c"
 #include "sockops.c"
 #include "sockopt.c"

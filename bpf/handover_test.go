@@ -290,7 +290,7 @@ func TestThousandConcurrentConnections(t *testing.T) {
 	s.nothingLeft()
 }
 
-// Captured connections can use every ephemeral port, and connections to elsewhere still
+// Captured connections to each destination can use every ephemeral port, and connections to elsewhere still
 // can, too.
 func TestEphemeralPorts(t *testing.T) {
 	s := setUp(t, func(o *bpf.Options) { o.ExcludePorts = []uint16{81} })
@@ -302,12 +302,14 @@ func TestEphemeralPorts(t *testing.T) {
 	server.do(request{Serve: &serve{Network: "tcp", Address: ":81"}})
 
 	hold := startAgent(t, s.here, s.here.AppCgroup, 1000)
-	for _, q := range []many{
-		{To: at(s.there.IP4, 80), Count: ports, Concurrency: 20, Hold: true},
-		{To: at(s.there.IP6, 80), Six: true, Count: ports, Concurrency: 20, Hold: true},
-	} {
-		if r := hold.ask(request{Many: &q}); r.OK != ports {
-			t.Errorf("%d captured connections to %v from %d ports: %s", r.OK, q.To, ports, r.Error)
+	for port := range uint16(4) {
+		for _, q := range []many{
+			{To: at(s.there.IP4, 90+port), Count: ports, Concurrency: 20, Hold: true},
+			{To: at(s.there.IP6, 90+port), Six: true, Count: ports, Concurrency: 20, Hold: true},
+		} {
+			if r := hold.ask(request{Many: &q}); r.OK != ports {
+				t.Errorf("%d captured connections to %v from %d ports: %s", r.OK, q.To, ports, r.Error)
+			}
 		}
 	}
 	s.direct("elsewhere", s.app, dial{To: at(s.there.IP4, 81)})

@@ -29,14 +29,11 @@ static __always_inline long load_net(struct __sk_buff *skb, __u32 at, void *to, 
 /* The captured connection whose SYN the packet is, or NULL. */
 static __always_inline struct handover *connecting(struct __sk_buff *skb)
 {
-	struct config *cfg = get_config();
 	struct tuple t = {};
 	struct handover *h;
 	struct tcphdr tcp;
 	__u32 at;
 
-	if (!cfg)
-		return NULL;
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		struct iphdr ip;
 
@@ -56,7 +53,7 @@ static __always_inline struct handover *connecting(struct __sk_buff *skb)
 	} else {
 		return NULL;
 	}
-	if (load_net(skb, at, &tcp, sizeof(tcp)) || tcp.dest != cfg->capture_port || !tcp.syn || tcp.ack)
+	if (load_net(skb, at, &tcp, sizeof(tcp)) || !tcp.syn || tcp.ack)
 		return NULL;
 	t.client.port = tcp.source;
 	t.server.port = tcp.dest;

@@ -49,6 +49,9 @@ func waiter(args []string) error {
 	if err := p.AttachSockets(); err != nil {
 		return err
 	}
+	if err := p.Spread(); err != nil {
+		return err
+	}
 	var files []*os.File
 	for _, address := range gatewayAddresses() {
 		l, err := listenAsGateway(address)

@@ -84,7 +84,7 @@ static __always_inline void read_answer(struct bpf_sock_ops *ctx, struct bpf_soc
 	write_options(ctx, false);
 }
 
-/* Prepares the in-band listeners. Only a process of the gateway can mark one: its address would be
+/* Prepares the gateway's listeners. Only a process of the gateway can mark one: its address would be
  * no proof, because every process can have it in a network namespace of its own. */
 static __always_inline void prepare_listener(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
@@ -92,15 +92,18 @@ static __always_inline void prepare_listener(struct bpf_sock_ops *ctx, struct bp
 	struct handover *h = known(sk);
 	enum listener which;
 
-	if (!has_role(h, ROLE_INBAND_LISTENER)) {
+	bool capture = has_role(h, ROLE_CAPTURE_LISTENER);
+
+	if (!capture && !has_role(h, ROLE_INBAND_LISTENER)) {
 		/* The socket was captured before, or accepted: what it accepts would have its role. */
-		if (h && h->role != ROLE_CAPTURE_LISTENER)
+		if (h)
 			bpf_sk_storage_delete(&kgw_sockets, sk);
 		return;
 	}
-	write_options(ctx, true);
+	if (!capture)
+		write_options(ctx, true);
 	ends_of(ctx, &local, &remote);
-	which = listener_of(local.ip);
+	which = capture ? capture_listener_of(local.ip) : listener_of(local.ip);
 	bpf_sock_map_update(ctx, &kgw_listeners, &which, BPF_ANY);
 }
 

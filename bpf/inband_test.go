@@ -36,6 +36,7 @@ func startPod(t testing.TB, n *netlab.Node, clsact bool, change func(*bpf.Option
 		p.programs.WithoutTCX()
 	}
 	must(t, p.programs.AttachSockets())
+	must(t, n.Do(p.programs.Spread))
 	p.gateway = startAgent(t, n, n.GatewayCgroup, api.WorkerID)
 	p.gateway.do(request{Gateway: &gateway{append(gatewayAddresses(), inbandAddresses()...)}})
 	must(t, p.programs.StartCapture())

@@ -211,12 +211,7 @@ func (in *inbound) attachHook(i net.Interface, h hook) error {
 }
 
 func (in *inbound) attachLookup() error {
-	ns, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("opening the network namespace: %w", err)
-	}
-	defer unix.Close(ns)
-	l, err := link.AttachNetNs(ns, in.programs.KgwLookup)
+	l, err := attachToNamespace(in.programs.KgwLookup)
 	if err != nil {
 		return err
 	}

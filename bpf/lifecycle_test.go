@@ -36,6 +36,9 @@ func supervisorMain(args []string) int {
 		err = p.AttachSockets()
 	}
 	if err == nil {
+		err = p.Spread()
+	}
+	if err == nil {
 		err = p.StartCapture()
 	}
 	if err == nil {

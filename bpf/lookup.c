@@ -36,17 +36,7 @@ int kgw_lookup(struct bpf_sk_lookup *ctx)
 
 	if (!cfg || ctx->protocol != IPPROTO_TCP)
 		return SK_PASS;
-	if (ctx->family == AF_INET) {
-		map_ip4(t.client.ip, ctx->remote_ip4);
-		map_ip4(t.server.ip, ctx->local_ip4);
-	} else {
-		for (int i = 0; i < 4; i++) {
-			t.client.ip[i] = FIELD(ctx->remote_ip6[i]);
-			t.server.ip[i] = FIELD(ctx->local_ip6[i]);
-		}
-	}
-	t.client.port = ctx->remote_port;
-	t.server.port = bpf_htons(ctx->local_port);
+	read_lookup(ctx, &t);
 	if ((knows_interface && ctx->ingress_ifindex == LOOPBACK_IFINDEX) || is_question(&t) || !is_inbound(cfg, &t))
 		return SK_PASS;
 	shown = bpf_map_lookup_elem(&kgw_shown, &t);

@@ -133,7 +133,7 @@ struct {
 	__uint(max_entries, 65536);
 } kgw_refused SEC(".maps");
 
-/* The in-band listeners, which inband.h puts in. The kernel removes one when it is closed. */
+/* The in-band and the capture listeners, which inband.h puts in. The kernel removes one when it is closed. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SOCKMAP);
 	__uint(max_entries, LISTENERS);

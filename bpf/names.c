@@ -6,7 +6,7 @@
  * getpeername hooks run for accept(2), too. All of these must return 1.
  */
 
-#include "socket.h"
+#include "spread.h"
 
 /* Finds the address to show as the other end; false says that the true one is
  * right. The worker's own sockets always show the true one. */
@@ -88,12 +88,12 @@ static __always_inline void bring_tuning(struct bpf_sock_addr *ctx, const struct
 		*to = *from;
 }
 
-/* Whether the true other end of ctx's connection is the gateway's listener. */
+/* Whether the true other end of ctx's connection may be the gateway's listener. */
 static __always_inline bool is_redirected(struct bpf_sock_addr *ctx)
 {
 	struct config *cfg = get_config();
 
-	return cfg && ctx->user_port == cfg->capture_port;
+	return cfg && (ctx->user_port == cfg->capture_port || (cfg->spread && is_spread(ctx->user_port)));
 }
 
 SEC("cgroup/getpeername4")
@@ -110,7 +110,7 @@ int kgw_getpeer4(struct bpf_sock_addr *ctx)
 			bring_tuning(ctx, &t);
 			return 1;
 		}
-		if (!(is_redirected(ctx) ? peer_of_subflow(ctx, &t, &peer) : peer_of_lost(ctx, &t, &peer)))
+		if (!(is_redirected(ctx) && peer_of_subflow(ctx, &t, &peer)) && !peer_of_lost(ctx, &t, &peer))
 			return 1;
 	}
 	if (is_mapped(peer.ip))
@@ -133,7 +133,7 @@ int kgw_getpeer6(struct bpf_sock_addr *ctx)
 			bring_tuning(ctx, &t);
 			return 1;
 		}
-		if (!(is_redirected(ctx) ? peer_of_subflow(ctx, &t, &peer) : peer_of_lost(ctx, &t, &peer)))
+		if (!(is_redirected(ctx) && peer_of_subflow(ctx, &t, &peer)) && !peer_of_lost(ctx, &t, &peer))
 			return 1;
 	}
 	write_addr6(ctx, &peer);

@@ -28,13 +28,13 @@ type objectsConfig struct {
 	InbandServices uint32
 	BlockUdp       uint32
 	RefuseOutside  uint32
+	Spread         uint32
 	CapturePort    uint16
 	PeerPort       uint16
 	InbandPort     uint16
 	OtherInband    uint16
 	NodePorts      [2]uint16
 	Pad            [2]uint16
-	_              [4]byte
 }
 
 type objectsCounters struct {
@@ -145,6 +145,7 @@ const (
 	objectsProgKgwSendmsg6   = "kgw_sendmsg6"
 	objectsProgKgwSetsockopt = "kgw_setsockopt"
 	objectsProgKgwSockops    = "kgw_sockops"
+	objectsProgKgwSpread     = "kgw_spread"
 	objectsProgKgwTune       = "kgw_tune"
 	objectsProgKgwWait       = "kgw_wait"
 )
@@ -203,6 +204,7 @@ type objectsProgramSpecs struct {
 	KgwSendmsg6   *ebpf.ProgramSpec `ebpf:"kgw_sendmsg6"`
 	KgwSetsockopt *ebpf.ProgramSpec `ebpf:"kgw_setsockopt"`
 	KgwSockops    *ebpf.ProgramSpec `ebpf:"kgw_sockops"`
+	KgwSpread     *ebpf.ProgramSpec `ebpf:"kgw_spread"`
 	KgwTune       *ebpf.ProgramSpec `ebpf:"kgw_tune"`
 	KgwWait       *ebpf.ProgramSpec `ebpf:"kgw_wait"`
 }
@@ -313,6 +315,7 @@ type objectsPrograms struct {
 	KgwSendmsg6   *ebpf.Program `ebpf:"kgw_sendmsg6"`
 	KgwSetsockopt *ebpf.Program `ebpf:"kgw_setsockopt"`
 	KgwSockops    *ebpf.Program `ebpf:"kgw_sockops"`
+	KgwSpread     *ebpf.Program `ebpf:"kgw_spread"`
 	KgwTune       *ebpf.Program `ebpf:"kgw_tune"`
 	KgwWait       *ebpf.Program `ebpf:"kgw_wait"`
 }
@@ -331,6 +334,7 @@ func (p *objectsPrograms) Close() error {
 		p.KgwSendmsg6,
 		p.KgwSetsockopt,
 		p.KgwSockops,
+		p.KgwSpread,
 		p.KgwTune,
 		p.KgwWait,
 	)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -58,6 +59,8 @@ type Programs struct {
 	attached map[string]attachment
 	inbound  *inbound // nil unless attached
 	closed   bool
+	// spread is what Spread attaches, or nil.
+	spread link.Link
 	// beside means that another gateway of the pod serves, see Beside.
 	beside bool
 	// withoutTCX is for tests: clsact as on an older kernel.
@@ -194,6 +197,7 @@ func (p *Programs) Close() error {
 	return errors.Join(
 		detach(p.attached, func(a attachment) bool { return a.link != nil }),
 		p.stopInbound(p.options.KeepOnExit),
+		p.stopSpread(),
 		p.objects.Close())
 }
 

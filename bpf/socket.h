@@ -85,6 +85,11 @@ static __always_inline enum listener listener_of(const __u32 ip[4])
 	return is_mapped(ip) ? LISTENER4 : LISTENER6;
 }
 
+static __always_inline enum listener capture_listener_of(const __u32 ip[4])
+{
+	return is_mapped(ip) ? CAPTURE4 : CAPTURE6;
+}
+
 /* The pod's address in the family of ip, or NULL. */
 static __always_inline const __u32 *pod_ip_of(const __u32 ip[4], const struct config *cfg)
 {
@@ -118,6 +123,22 @@ static __always_inline void write_addr6(struct bpf_sock_addr *ctx, const struct 
 	for (int i = 0; i < 4; i++)
 		FIELD(ctx->user_ip6[i]) = e->ip[i];
 	ctx->user_port = e->port;
+}
+
+/* The ends of a connection that the kernel looks for a listener for. */
+static __always_inline void read_lookup(struct bpf_sk_lookup *ctx, struct tuple *t)
+{
+	if (ctx->family == AF_INET) {
+		map_ip4(t->client.ip, ctx->remote_ip4);
+		map_ip4(t->server.ip, ctx->local_ip4);
+	} else {
+		for (int i = 0; i < 4; i++) {
+			t->client.ip[i] = FIELD(ctx->remote_ip6[i]);
+			t->server.ip[i] = FIELD(ctx->local_ip6[i]);
+		}
+	}
+	t->client.port = ctx->remote_port;
+	t->server.port = bpf_htons(ctx->local_port);
 }
 
 /* Makes the key that lookups of sockets take, and returns its size. The socket found is

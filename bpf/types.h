@@ -73,6 +73,7 @@ struct config {
 	__u32 inband_services;
 	__u32 block_udp;
 	__u32 refuse_outside;
+	__u32 spread; /* spread.c is attached */
 	__u16 capture_port, peer_port, inband_port; /* network order */
 	__u16 other_inband; /* that of the gateway which hands over, or takes over, or zero */
 	__u16 node_ports[2]; /* host order, first and last */
@@ -145,7 +146,7 @@ struct handover {
 	enum hold hold;	    /* for ROLE_CAPTURED, in the handover map */
 };
 
-enum listener { LISTENER4, LISTENER6, LISTENERS };
+enum listener { LISTENER4, LISTENER6, CAPTURE4, CAPTURE6, LISTENERS };
 
 /* The options of SOCKOPT_LEVEL, a level that no protocol of the kernel uses. */
 enum sockopt {
