@@ -60,6 +60,9 @@ func requirements() []requirement {
 		haveHelper(ebpf.SockOps, asm.FnReserveHdrOpt, "5.10"),
 		haveHelper(ebpf.SockOps, asm.FnStoreHdrOpt, "5.10"),
 		haveHelper(ebpf.SockOps, asm.FnLoadHdrOpt, "5.10"),
+		haveHook(ebpf.SkLookup, ebpf.AttachSkLookup, "5.9"),
+		haveHelper(ebpf.SkLookup, asm.FnSkAssign, "5.9"),
+		haveHelper(ebpf.SkLookup, asm.FnSkRelease, "5.9"),
 	}
 }
 

@@ -146,3 +146,24 @@ func TestReservedPorts(t *testing.T) {
 	}
 	expect("cleaned", before)
 }
+
+// TestManyToOneApplication: the gateway of an application takes in more connections than it has source ports.
+func TestManyToOneApplication(t *testing.T) {
+	const ports, connections = 20, 60
+	l := newLab(t)
+	l.gateway(l.spec(l.a))
+	b := l.gateway(l.spec(l.b))
+	must.Do(t, l.b.Do(func() error {
+		return os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", fmt.Appendf(nil, "40000 %d", 40000+ports-1), 0)
+	}))
+	r := l.result(l.a.Start(netlab.Command{
+		Cgroup: l.a.AppCgroup, Path: l.app, Args: []string{"concurrent", l.b.Addr(portEcho), strconv.Itoa(connections)},
+		Env: []string{"DIAL_TIMEOUT=" + patience.String()},
+	}))
+	if r.Count != connections || r.Error != "" {
+		t.Errorf("%d of %d connections at once: %s", r.Count, connections, r.Error)
+	}
+	if n := status(t, b).Traffic.Inbound; n.Encrypted < connections {
+		t.Errorf("the application's gateway has counted %+v, want at least %d encrypted", n, connections)
+	}
+}

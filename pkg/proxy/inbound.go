@@ -231,7 +231,7 @@ func (s *settings) allowed(h header, leaf *x509.Certificate, wire string, own []
 }
 
 // dialApplication connects to the local application, which sees the header's client as its
-// peer. The socket's own address is a loopback address: all clients of the application share
+// peer. The socket's own address is a loopback address: all clients of the application that share it share
 // its ports, and only on loopback Linux reuses a port in TIME_WAIT, after a second
 // (net.ipv4.tcp_tw_reuse=2, the default). The destination is an address of this pod, so
 // nothing leaves the pod.
@@ -258,13 +258,7 @@ func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
 		},
 	}
 	d.SetMultipathTCP(false)
-	// The application sees this address if the programs go before it accepts. Unlike 127.0.0.1
-	// nobody has a reason to trust it. IPv6 has only one loopback address.
-	local := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 'k', 'g', 'w'}), 0)
-	if h.Destination.Addr().Is6() {
-		local = netip.AddrPortFrom(netip.IPv6Loopback(), 0)
-	}
-	app, err := d.DialTCP(p.ctx, "tcp", local, h.Destination)
+	app, err := d.DialTCP(p.ctx, "tcp", netip.AddrPortFrom(applicationsSide(h.Client), 0), h.Destination)
 	if errors.Is(err, syscall.EPERM) && h.Destination.Addr().Is6() {
 		// No RST is sent to ::1: the programs tell before that it would be one.
 		app, err = d.DialTCP(p.ctx, "tcp", netip.AddrPortFrom(h.Destination.Addr(), 0), h.Destination)
@@ -277,6 +271,17 @@ func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
 		return nil, fmt.Errorf("presenting the connection as coming from %v: %w", h.Client, err)
 	}
 	return app, nil
+}
+
+// applicationsSide returns the address from which the gateway connects to an application for client. The application
+// sees it if the programs go before it accepts. Unlike 127.0.0.1 nobody has a reason to trust it.
+// With IPv4 each port of clients has an address of its own: only clients with the same port share its ports. IPv6 has
+// only one loopback address.
+func applicationsSide(client netip.AddrPort) netip.Addr {
+	if client.Addr().Is6() {
+		return netip.IPv6Loopback()
+	}
+	return netip.AddrFrom4([4]byte{127, 'k', byte(client.Port() >> 8), byte(client.Port())})
 }
 
 // handedOver returns an error if the application does not see the client. It must not get a byte

@@ -57,6 +57,17 @@ func (s *supervisor) withNodeSide(c api.Coverage) api.Coverage {
 	return c
 }
 
+// spread has captured connections use each source port for every destination. Without that one port serves
+// one of them.
+func (s *supervisor) spread() {
+	if err := s.programs.Spread(); err != nil {
+		s.Log.Warn("captured connections to all destinations share their source ports", "error", err)
+		s.update(func(st *api.Status) {
+			st.Missing = append(st.Missing, "more captured connections than source ports: "+api.OneLine(err.Error()))
+		})
+	}
+}
+
 // hold has connect(2) of captured connections wait until the worker knows what becomes of them. Without
 // that it succeeds at once.
 func (s *supervisor) hold() {

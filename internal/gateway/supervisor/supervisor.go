@@ -175,6 +175,7 @@ func (s *supervisor) live(ctx context.Context) (err error) {
 	if err := s.programs.SetListeners(ports); err != nil {
 		return err
 	}
+	s.spread()
 	s.hold()
 	s.reserve(ports.Capture, ports.Inband)
 	s.update(func(st *api.Status) { st.Listeners = ports })
