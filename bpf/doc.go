@@ -7,7 +7,7 @@
 // [Negotiated] are socket options: they need none and are all that the worker uses.
 //
 // The programs are C: gateway.c and inbound.c say which file has which. Outbound, at the
-// pod's cgroup, they send connect(2) to the gateway. Inbound, in the pod's network namespace,
+// pod's cgroup, they send connect(2) to the gateway, whose listener kgw_spread finds ([Programs.Spread]). Inbound, in the pod's network namespace,
 // two programs send connections to the gateway. kgw_ingress reads the SYNs that come in and
 // assigns them to the in-band listener. kgw_lookup does so when the kernel looks for a
 // listener and kgw_ingress could not assign the SYN: for the ACK that answers a SYN cookie,

@@ -100,7 +100,7 @@ struct {
 
 /* From a connecting socket to the one that accepts it. An entry lives from the SYN to
  * the end of the handshake, at most until the connecting socket closes. A full map refuses, and
- * forgets nothing; it has room for every ephemeral port of both families. */
+ * forgets nothing: so many connections can be half way. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
