@@ -266,7 +266,7 @@ func DetachStaleInbound() (int, error) {
 
 // inboundRequirements lists what the inbound programs need beyond requirements.
 func inboundRequirements() []requirement {
-	const tc = ebpf.SchedCLS
+	const tc, lookup = ebpf.SchedCLS, ebpf.SkLookup
 	return []requirement{
 		haveMap(ebpf.SockMap, "4.14"),
 		haveHelper(tc, asm.FnSkbLoadBytesRelative, "4.18"),
@@ -284,5 +284,8 @@ func inboundRequirements() []requirement {
 		haveHelper(tc, asm.FnSkcLookupTcp, "5.2"),
 		haveHelper(tc, asm.FnSkRelease, "5.0"),
 		haveHelper(tc, asm.FnSkAssign, "5.7"),
+		haveHook(lookup, ebpf.AttachSkLookup, "5.9"),
+		haveHelper(lookup, asm.FnSkAssign, "5.9"),
+		haveHelper(lookup, asm.FnSkRelease, "5.9"),
 	}
 }
