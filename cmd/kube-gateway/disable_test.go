@@ -69,7 +69,7 @@ func TestDisableDrains(t *testing.T) {
 	go func() {
 		asked <- control.Call(ctx, ga.Socket(), control.Request{Op: control.OpDisable, DrainTimeout: time.Hour}, new(api.DisableReport))
 	}()
-	awaitStatus(t, ga, "the gateway drains", func(s *api.Status) bool { return s.State == api.Draining && len(s.Capture.Programs) <= 8 })
+	awaitStatus(t, ga, "the gateway drains", func(s *api.Status) bool { return s.State == api.Draining && len(s.Capture.Programs) <= 9 })
 	hangUp()
 	if err := <-asked; err == nil {
 		t.Error("a request was answered after it was given up")
