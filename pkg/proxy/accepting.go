@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
@@ -20,6 +21,13 @@ func (k *carrier) serve(c *connection, s *settings, deadline time.Time, release 
 	if !release() {
 		c.refuse(traffic.Evicted, nil)
 		k.finish(errEvicted)
+		return
+	}
+	if err == io.EOF {
+		// The peer wanted to know whether there is a gateway.
+		c.carrier.Store(k)
+		c.unused()
+		k.finish(err)
 		return
 	}
 	k.served, k.busy = 1, true

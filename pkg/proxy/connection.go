@@ -221,6 +221,13 @@ func (c *connection) closeRefused(reason traffic.Reason, err error) {
 	c.forget()
 }
 
+// unused ends what carries nothing and is counted as nothing. The caller closes it.
+func (c *connection) unused() {
+	c.settle()
+	c.counts.Active.Add(-1)
+	c.forget()
+}
+
 // because adds to the log line why c is not encrypted, behind an earlier reason.
 func (c *connection) because(reason traffic.Reason) {
 	if c.line.Reason != "" {

@@ -101,7 +101,7 @@ func (c *connection) finish() {
 	}
 	c.report()
 	if cause == nil && c.records != nil && c.dialled() {
-		c.awaitFIN()
+		awaitFIN(c.wire)
 	}
 	closeGently(c.wire)
 	c.forget()
@@ -110,15 +110,14 @@ func (c *connection) finish() {
 // dialled reports whether this side dialled the peer.
 func (c *connection) dialled() bool { return c.direction == traffic.Outbound }
 
-// awaitFIN waits until the peer has closed its socket. Both ends have received the other's
-// close_notify, so nothing can be lost.
-func (c *connection) awaitFIN() {
-	if c.wire.SetReadDeadline(time.Now().Add(finTimeout)) != nil {
+// awaitFIN waits until the peer has closed its socket. Nothing more of what it sends is needed.
+func awaitFIN(wire *net.TCPConn) {
+	if wire.SetReadDeadline(time.Now().Add(finTimeout)) != nil {
 		return
 	}
 	var scrap [64]byte
 	for {
-		if _, err := c.wire.Read(scrap[:]); err != nil {
+		if _, err := wire.Read(scrap[:]); err != nil {
 			return
 		}
 	}
