@@ -176,12 +176,16 @@ func (k *carrier) unseal(c *connection) error {
 		if err != nil {
 			return fmt.Errorf("reading from the peer: %w", truncated(err))
 		}
-		switch f.kind {
-		case frameData:
+		switch {
+		case f.kind == frameData:
 			if err := c.deliver(f.payload); err != nil {
 				return err
 			}
-		case frameEnd:
+		case f.kind == frameUrgent && k.urgent:
+			if err := c.deliverUrgent(f.payload); err != nil {
+				return err
+			}
+		case f.kind == frameEnd:
 			k.tidy()
 			if err := sendFIN(c.app, &c.appEnded); err != nil {
 				return fmt.Errorf("ending the application's input: %w", err)

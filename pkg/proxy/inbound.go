@@ -39,7 +39,7 @@ func (p *Proxy) inbound(c *connection, wire string, release func() bool) {
 		c.refuse(validityReason(err, s.now(), traffic.ClientExpired, traffic.ClientNotYetValid, traffic.NoHandshake))
 		return
 	}
-	if c.tls.ConnectionState().NegotiatedProtocol == api.ALPNReuse {
+	if reuses(c.tls.ConnectionState()) {
 		go newCarrier(c, s).serve(c, s, deadline, release)
 		return
 	}

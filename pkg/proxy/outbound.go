@@ -260,7 +260,7 @@ func (p *Proxy) secure(c *connection, s *settings, conn *net.TCPConn, config *tl
 	}
 	c.wire, c.tls, c.records = conn, secured, records
 	c.describeTLS()
-	if wire == api.WirePort && secured.ConnectionState().NegotiatedProtocol == api.ALPNReuse {
+	if wire == api.WirePort && reuses(secured.ConnectionState()) {
 		return p.startOn(newCarrier(c, s), c, h)
 	}
 	if err := p.startEncrypted(c, h, wire); err != nil {
@@ -292,6 +292,7 @@ func (p *Proxy) startEncrypted(c *connection, h header, wire string) error {
 	}
 	var scratch [maxHeader]byte
 	head := appendHeader(scratch[:0], h)
+	source.findUrgent(false)
 	source.reserve, source.tail, source.poll = len(head), 0, true
 	b, size, err := source.next()
 	if b == nil {

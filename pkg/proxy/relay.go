@@ -254,6 +254,15 @@ func (c *connection) deliver(data []byte) error {
 	return nil
 }
 
+// deliverUrgent is deliver for a byte that is urgent.
+func (c *connection) deliverUrgent(data []byte) error {
+	if err := writeUrgent(c.app, data); err != nil {
+		return fmt.Errorf("writing to the application: %w", err)
+	}
+	c.received.Add(uint64(len(data)))
+	return nil
+}
+
 // plainReader reads from an application's socket, and holds no buffer while it waits.
 type plainReader struct {
 	conn  *net.TCPConn
@@ -263,7 +272,8 @@ type plainReader struct {
 	ended *atomic.Bool
 	// first is called when the first data has been read, if it is not nil.
 	first func()
-	// marks means that urgent data is looked for, urgent that the last call of next has found a byte.
+	// marks means that urgent data is looked for, urgent that the last call of next has read a byte of it
+	// and nothing else.
 	marks, urgent bool
 	pace          pace
 	// reserve is how many bytes at the front of the next buffer are left free, tail how many at its
@@ -340,7 +350,7 @@ func (r *plainReader) readOnce(fd uintptr) bool {
 			n += r.readMore(fd, room[n:])
 		}
 		r.fresh = n
-		r.kept.add(r.pools, room[:n])
+		r.kept.add(r, room[:n])
 	}
 	r.size = r.reserve + max(0, n)
 	if r.size == 0 {
@@ -354,6 +364,9 @@ func (r *plainReader) readOnce(fd uintptr) bool {
 // readMore reads what is there behind little data: an application that answers and closes has often done
 // both by then, and the end travels with the answer.
 func (r *plainReader) readMore(fd uintptr, room []byte) int {
+	if r.marks && atMark(fd) {
+		return 0
+	}
 	n, err := readFD(fd, room)
 	switch {
 	case err == unix.EAGAIN:
