@@ -292,8 +292,10 @@ func (p *Proxy) startEncrypted(c *connection, h header, wire string) error {
 	}
 	var scratch [maxHeader]byte
 	head := appendHeader(scratch[:0], h)
-	source.findUrgent(false)
-	source.reserve, source.tail, source.poll = len(head), 0, true
+	c.agreeOnFrames()
+	source.findUrgent(c.framing != nil)
+	front := len(head) + c.framing.prefix()
+	source.reserve, source.tail, source.poll = front, 0, true
 	b, size, err := source.next()
 	if b == nil {
 		return fmt.Errorf("reading from the application: %w", err)
@@ -301,10 +303,10 @@ func (p *Proxy) startEncrypted(c *connection, h header, wire string) error {
 	// The relay meets an error of the application's socket again.
 	copy(b.b, head)
 	c.sent.Add(uint64(source.fresh))
-	if err := c.sealOnce(b, size, false); err != nil {
+	if err := c.sealOnce(b, c.framing.frameUp(source, b, front, size), false); err != nil {
 		return err
 	}
-	source.reserve, source.poll = 0, false
+	source.poll = false
 	c.records.startRelay()
 	c.line.Wire, c.line.Encrypted = wire, true
 	c.countEncrypted()

@@ -127,16 +127,20 @@ func awaitFIN(wire *net.TCPConn) {
 // close_notify. An answer other than 0 is sent in front of the first data, or alone if there
 // is none.
 func (c *connection) seal(source *plainReader, answer status) error {
+	front := c.framing.prefix()
+	source.findUrgent(c.framing != nil)
+	source.reserve = front
 	if answer != 0 {
-		source.reserve = 1
+		source.reserve++
 	}
 	for {
 		b, size, err := source.next()
-		if source.reserve > 0 && b != nil {
+		if source.reserve > front && b != nil {
 			b.b[0] = byte(answer)
 		}
 		c.sent.Add(uint64(source.fresh))
-		source.reserve = 0
+		size = c.framing.frameUp(source, b, source.reserve, size)
+		source.reserve = front
 		if err != nil && err != io.EOF {
 			return fmt.Errorf("reading from the application: %w", err)
 		}
@@ -192,7 +196,7 @@ func (c *connection) unseal(check func(status) error) error {
 			}
 			check, data = nil, data[1:]
 		}
-		err := c.deliver(data)
+		err := c.unframe(data)
 		c.proxy.pools.put(b)
 		if err != nil {
 			return err
@@ -200,6 +204,8 @@ func (c *connection) unseal(check func(status) error) error {
 		more = readErr == nil
 		switch {
 		case readErr == nil || readErr == error(errNoRecord):
+		case readErr == io.EOF && !c.framing.complete():
+			return c.unsealFailed(errTruncated, false)
 		case readErr == io.EOF && check == nil:
 			if err := sendFIN(c.app, &c.appEnded); err != nil {
 				return fmt.Errorf("ending the application's input: %w", err)

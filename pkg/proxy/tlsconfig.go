@@ -28,11 +28,11 @@ const maxClients = 1024
 // certain pod is dialled. crypto/tls checks chains, validity, key usage and the dialled
 // address, also when a session is resumed; verifyConnection adds the rest.
 func (s *settings) tlsConfigs(certificate tls.Certificate) {
-	// In band the connection is the application's own.
+	// In band the connection is the application's own, and api.ALPNUrgent means frames alone.
 	reusing := []string{api.ALPNUrgent, api.ALPNReuse, api.ALPN}
 	common := tls.Config{
 		Certificates:                []tls.Certificate{certificate},
-		NextProtos:                  []string{api.ALPN},
+		NextProtos:                  []string{api.ALPNUrgent, api.ALPN},
 		MinVersion:                  tls.VersionTLS13,
 		MaxVersion:                  tls.VersionTLS13,
 		DynamicRecordSizingDisabled: true,
@@ -104,7 +104,7 @@ func (s *settings) verifyConnection(state tls.ConnectionState) error {
 	return nil
 }
 
-// reuses reports whether a TLS connection carries several connections of applications.
+// reuses reports whether a TLS connection to a peer port carries several connections of applications.
 func reuses(state tls.ConnectionState) bool {
 	return state.NegotiatedProtocol == api.ALPNReuse || state.NegotiatedProtocol == api.ALPNUrgent
 }

@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"net"
+	"net/netip"
 	"sync/atomic"
 	"testing"
 
@@ -39,28 +40,44 @@ func marked(t *testing.T, conn *net.TCPConn) (at bool) {
 	return at
 }
 
+// bothWires runs a test with a pair of pods and a server of the second one.
+func bothWires(t *testing.T, test func(t *testing.T, client, server *testPod, destination netip.AddrPort, accept func() *net.TCPConn)) {
+	t.Run(string(api.WirePort), func(t *testing.T) {
+		client, server := pair(t, nil)
+		destination, accept := collect(t, server.ip)
+		test(t, client, server, destination, accept)
+	})
+	t.Run(string(api.WireInband), func(t *testing.T) {
+		client, server, b := inbandPair(t, nil)
+		destination, accept := collectAt(t, b.behind(t, server.ip))
+		test(t, client, server, destination, accept)
+	})
+}
+
 // bothEnds runs a test with the two ends of a connection, as sender and receiver, twice: the second connection
-// reuses what carried the first.
-func bothEnds(t *testing.T, client, server *testPod, test func(t *testing.T, from, to *net.TCPConn)) {
-	t.Helper()
-	destination, accept := collect(t, server.ip)
-	for range 2 {
-		conn := client.dial(destination)
-		far := accept()
-		test(t, conn, far)
-		test(t, far, conn)
-		hangUp(t, conn)
-		expectEOF(t, far)
-		hangUp(t, far)
-		client.settled()
-		server.settled()
-	}
+// may reuse what carried the first.
+func bothEnds(t *testing.T, test func(t *testing.T, from, to *net.TCPConn), older ...string) {
+	bothWires(t, func(t *testing.T, client, server *testPod, destination netip.AddrPort, accept func() *net.TCPConn) {
+		if s := server.proxy.settings.Load(); older != nil {
+			s.server.NextProtos, s.inbandServer.NextProtos = older, older
+		}
+		for range 2 {
+			conn := client.dial(destination)
+			far := accept()
+			test(t, conn, far)
+			test(t, far, conn)
+			hangUp(t, conn)
+			expectEOF(t, far)
+			hangUp(t, far)
+			client.settled()
+			server.settled()
+		}
+	})
 }
 
 // TestUrgentData arrives with its mark.
 func TestUrgentData(t *testing.T) {
-	client, server := pair(t, nil)
-	bothEnds(t, client, server, func(t *testing.T, from, to *net.TCPConn) {
+	bothEnds(t, func(t *testing.T, from, to *net.TCPConn) {
 		inline(t, to)
 		sayUrgent(t, from)
 		expect(t, to, "before")
@@ -71,26 +88,25 @@ func TestUrgentData(t *testing.T) {
 
 // TestUrgentDataFirst is the first thing that an application sends, and all that it does.
 func TestUrgentDataFirst(t *testing.T) {
-	client, server := pair(t, nil)
-	destination, accept := collect(t, server.ip)
-	conn := client.dial(destination)
-	if err := writeUrgent(conn, []byte("!")); err != nil {
-		t.Fatal(err)
-	}
-	if err := conn.CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
-	far := accept()
-	inline(t, far)
-	eventually(t, "the mark", func() bool { return marked(t, far) })
-	expect(t, far, "!")
-	expectEOF(t, far)
+	bothWires(t, func(t *testing.T, client, _ *testPod, destination netip.AddrPort, accept func() *net.TCPConn) {
+		conn := client.dial(destination)
+		if err := writeUrgent(conn, []byte("!")); err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		far := accept()
+		inline(t, far)
+		eventually(t, "the mark", func() bool { return marked(t, far) })
+		expect(t, far, "!")
+		expectEOF(t, far)
+	})
 }
 
 // TestUrgentDataBesideTheStream goes to an application that does not want it in the stream.
 func TestUrgentDataBesideTheStream(t *testing.T) {
-	client, server := pair(t, nil)
-	bothEnds(t, client, server, func(t *testing.T, from, to *net.TCPConn) {
+	bothEnds(t, func(t *testing.T, from, to *net.TCPConn) {
 		sayUrgent(t, from)
 		b := make([]byte, 1)
 		eventually(t, "urgent data", func() bool {
@@ -108,13 +124,13 @@ func TestUrgentDataBesideTheStream(t *testing.T) {
 
 // TestUrgentDataToAnOlderPeer: the byte is not taken for data.
 func TestUrgentDataToAnOlderPeer(t *testing.T) {
-	client, server := pair(t, nil)
-	server.proxy.settings.Load().server.NextProtos = []string{api.ALPNReuse, api.ALPN}
-	bothEnds(t, client, server, func(t *testing.T, from, to *net.TCPConn) {
-		inline(t, to)
-		sayUrgent(t, from)
-		expect(t, to, "beforebehind")
-	})
+	for _, protocol := range []string{api.ALPN, api.ALPNReuse} {
+		bothEnds(t, func(t *testing.T, from, to *net.TCPConn) {
+			inline(t, to)
+			sayUrgent(t, from)
+			expect(t, to, "beforebehind")
+		}, protocol, api.ALPN)
+	}
 }
 
 // TestUrgentDataThatIsKept is sent again as it was.
