@@ -19,7 +19,7 @@ import (
 // one a status, and then both any number of data frames and one end. The next header follows only
 // when both ends have been sent. The accepting gateway may send go-away at any time: it still
 // serves a header that was sent before it arrived, and no other. With api.ALPNUrgent an urgent frame may
-// stand wherever a data frame may.
+// stand wherever a data frame may. In band there are only these two: framing.go.
 type frameKind byte
 
 const (

@@ -12,7 +12,7 @@ import (
 // Urgent data (RFC 6093) is a mark in the stream, and what stands there is for the receiver's kernel
 // to give to its application, beside the stream or in it. The mark is passed on: sockets have the byte in the
 // stream, reads stop before it, and it goes on alone, in a frame of its own under TLS. Where the peer knows no such
-// frames, and in band, the gateway's kernel takes the byte out of the stream: an application that expects it
+// frames, the gateway's kernel takes the byte out of the stream: an application that expects it
 // elsewhere would take it for data.
 
 // findUrgent has r look for urgent data, or not.
