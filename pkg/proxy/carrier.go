@@ -41,8 +41,8 @@ type carrier struct {
 	state    tls.ConnectionState
 	// urgent means that both gateways know urgent frames.
 	urgent bool
-	peer     string
-	info     api.TLS
+	peer   string
+	info   api.TLS
 	// These belong to the goroutine that reads: in.b[r:w] is decrypted and not yet parsed. more
 	// means that the TLS connection may hold more, so that there is nothing to wait for.
 	frames  frames
