@@ -43,6 +43,9 @@ const ALPN = "kube-gateway/1"
 // applications, one after the other. Gateways that both speak it prefer it to ALPN.
 const ALPNReuse = "kube-gateway/2"
 
+// ALPNUrgent is ALPNReuse with urgent data, and in band ALPN with urgent data. Gateways that both speak it prefer it.
+const ALPNUrgent = "kube-gateway/3"
+
 // WorkerID is the user and group ID of the worker process. Nobody else gives it out: it is within what Debian
 // reserves (65000 to 65533) and outside of what systemd does (61184 to 65519), and no base image has it as its user.
 const WorkerID = 65521

@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
@@ -20,6 +21,13 @@ func (k *carrier) serve(c *connection, s *settings, deadline time.Time, release 
 	if !release() {
 		c.refuse(traffic.Evicted, nil)
 		k.finish(errEvicted)
+		return
+	}
+	if err == io.EOF {
+		// The peer wanted to know whether there is a gateway.
+		c.carrier.Store(k)
+		c.unused()
+		k.finish(err)
 		return
 	}
 	k.served, k.busy = 1, true
@@ -168,12 +176,16 @@ func (k *carrier) unseal(c *connection) error {
 		if err != nil {
 			return fmt.Errorf("reading from the peer: %w", truncated(err))
 		}
-		switch f.kind {
-		case frameData:
+		switch {
+		case f.kind == frameData:
 			if err := c.deliver(f.payload); err != nil {
 				return err
 			}
-		case frameEnd:
+		case f.kind == frameUrgent && k.urgent:
+			if err := c.deliverUrgent(f.payload); err != nil {
+				return err
+			}
+		case f.kind == frameEnd:
 			k.tidy()
 			if err := sendFIN(c.app, &c.appEnded); err != nil {
 				return fmt.Errorf("ending the application's input: %w", err)

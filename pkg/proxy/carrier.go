@@ -39,8 +39,10 @@ type carrier struct {
 	// state is what was verified of the peer, under settings.
 	settings *settings
 	state    tls.ConnectionState
-	peer     string
-	info     api.TLS
+	// urgent means that both gateways know urgent frames.
+	urgent bool
+	peer   string
+	info   api.TLS
 	// These belong to the goroutine that reads: in.b[r:w] is decrypted and not yet parsed. more
 	// means that the TLS connection may hold more, so that there is nothing to wait for.
 	frames  frames
@@ -100,6 +102,7 @@ func newCarrier(c *connection, s *settings) *carrier {
 		k.peerAddr = netip.AddrPortFrom(c.line.TLS.Remote.Addr(), 0)
 		k.sealed = make(chan struct{}, 1)
 	}
+	k.urgent = k.state.NegotiatedProtocol == api.ALPNUrgent
 	k.records.startRelay()
 	k.proxy.carriers.opened(k)
 	return k
@@ -229,6 +232,7 @@ func (k *carrier) tidy() {
 // asks before each read whether it may go on.
 func (k *carrier) seal(c *connection, source *plainReader, may func() error) error {
 	source.reserve, source.tail = framePrefix, framePrefix
+	source.findUrgent(k.urgent)
 	for {
 		if may != nil {
 			if err := may(); err != nil {
@@ -241,7 +245,7 @@ func (k *carrier) seal(c *connection, source *plainReader, may func() error) err
 			return fmt.Errorf("reading from the application: %w", err)
 		}
 		c.sent.Add(uint64(source.fresh))
-		if err := c.sealOnce(b, frameUp(b, framePrefix, size, err == io.EOF), false); err != nil {
+		if err := c.sealOnce(b, source.frameUp(b, framePrefix, size, err == io.EOF), false); err != nil {
 			return err
 		}
 		if err == io.EOF {
@@ -250,11 +254,15 @@ func (k *carrier) seal(c *connection, source *plainReader, may func() error) err
 	}
 }
 
-// frameUp makes frames of the application's data in b, which ends at size and has the room for a
-// prefix before front, and after it if it is the last. It returns the size of all.
-func frameUp(b *buffer, front, size int, last bool) int {
+// frameUp makes frames of the application's data in b, which r has read last, ends at size and has the
+// room for a prefix before front, and after it if it is the last. It returns the size of all.
+func (r *plainReader) frameUp(b *buffer, front, size int, last bool) int {
 	if n := size - front; n > 0 {
-		putFrame(b.b[front-framePrefix:], frameData, n)
+		kind := frameData
+		if r.urgent {
+			kind = frameUrgent
+		}
+		putFrame(b.b[front-framePrefix:], kind, n)
 	} else {
 		size = front - framePrefix
 	}

@@ -46,6 +46,8 @@ type connection struct {
 	// tls and records are nil for a plaintext connection.
 	tls     *tls.Conn
 	records *recordConn
+	// framing is nil unless tls is this connection's own and has frames.
+	framing *framing
 	// carrier is what has tls and records, nil if they are this connection's own.
 	carrier atomic.Pointer[carrier]
 	// rest is what remains to be done by the goroutine that has set up the connection, or nil.
@@ -218,6 +220,13 @@ func (c *connection) closeRefused(reason traffic.Reason, err error) {
 	}
 	c.closeSockets()
 	c.report()
+	c.forget()
+}
+
+// unused ends what carries nothing and is counted as nothing. The caller closes it.
+func (c *connection) unused() {
+	c.settle()
+	c.counts.Active.Add(-1)
 	c.forget()
 }
 

@@ -62,6 +62,7 @@ func (k *carrier) start(c *connection, h header) error {
 		return nil
 	}
 	source.keep()
+	source.findUrgent(k.urgent)
 	front := framePrefix + len(head) + framePrefix
 	source.reserve, source.tail, source.poll = front, framePrefix, true
 	b, size, err := source.next()
@@ -74,7 +75,7 @@ func (k *carrier) start(c *connection, h header) error {
 		putFrame(b.b, frameHeader, len(head))
 		copy(b.b[framePrefix:], head)
 		c.sent.Add(uint64(source.fresh))
-		err = c.sealOnce(b, frameUp(b, front, size, ended), false)
+		err = c.sealOnce(b, source.frameUp(b, front, size, ended), false)
 	}
 	k.goOn(c, reused, func() { k.send(c, ended, err) })
 	return nil
@@ -298,6 +299,10 @@ func (k *carrier) receiveFrames() (at reading, err error) {
 			at = open
 		case f.kind == frameData && at == open:
 			if err := c.deliver(f.payload); err != nil {
+				return open, err
+			}
+		case f.kind == frameUrgent && at == open && k.urgent:
+			if err := c.deliverUrgent(f.payload); err != nil {
 				return open, err
 			}
 		case f.kind == frameEnd && at == open:

@@ -18,7 +18,8 @@ import (
 
 // How long a permissive gateway remembers that an address has no gateway. A refusal costs a
 // round trip to ask for again, and a pod that was enabled a moment after this one must not
-// wait for its first encrypted connection. Silence costs the dial timeout each time.
+// wait for its first encrypted connection. Silence costs the dial timeout, once: while there are
+// connections to such an address, the gateway asks it again with connections of its own.
 const (
 	rememberRefused = 100 * time.Millisecond
 	rememberFailed  = 5 * time.Second
@@ -50,13 +51,18 @@ type failure struct {
 	final bool
 }
 
+// maxAsking bounds the silent peers that are asked again at once; an unanswered question lasts five seconds.
+const maxAsking = 64
+
 // peerTable remembers which other pods have gateways.
 type peerTable struct {
-	max int
-	now func() time.Time
+	max, maxAsking int
+	now            func() time.Time
 
 	mu    sync.Mutex
 	peers map[netip.AddrPort]*peer
+	// asking counts the peers that are being asked.
+	asking int
 }
 
 // peer is what is known about the gateways that answer at one address: the peer port of a
@@ -73,12 +79,14 @@ type peer struct {
 	// reason is why the peer has no gateway, until that time.
 	reason traffic.Reason
 	until  time.Time
+	// asking means that a silent peer is being asked again. It counts as silent until it answers.
+	asking bool
 	// slots bounds the handshakes with the peer that are under way.
 	slots chan struct{}
 }
 
 func newPeerTable(max int, now func() time.Time) *peerTable {
-	return &peerTable{max: max, now: now, peers: make(map[netip.AddrPort]*peer)}
+	return &peerTable{max: max, maxAsking: maxAsking, now: now, peers: make(map[netip.AddrPort]*peer)}
 }
 
 // acquire returns the entry for addr, which cannot be evicted until release.
@@ -122,49 +130,86 @@ func (t *peerTable) release(p *peer) {
 	t.mu.Unlock()
 }
 
-// lookup decides how a connection to p starts. A reason means that there is no gateway.
-// Otherwise the caller may dial, and must call record with the outcome if probe is set.
-// While another connection probes, lookup waits for that one, until ctx is done.
-func (t *peerTable) lookup(ctx context.Context, p *peer) (reason traffic.Reason, probe bool, err error) {
+// verdict is how a connection to a peer starts.
+type verdict struct {
+	// reason is why there is no gateway, or traffic.None if the connection may dial.
+	reason traffic.Reason
+	// probe means that record must be called with the outcome of the dial. ask means that the peer is
+	// to be asked again, beside the connection, and that answered must be called with the outcome.
+	probe, ask bool
+}
+
+// lookup decides how a connection to p starts. While another connection probes, lookup waits for that one,
+// until ctx is done.
+func (t *peerTable) lookup(ctx context.Context, p *peer) (verdict, error) {
 	for {
-		t.mu.Lock()
-		switch {
-		case p.reason != traffic.None && t.now().Before(p.until):
-			reason = p.reason
-			t.mu.Unlock()
-			return reason, false, nil
-		case p.known:
-			t.mu.Unlock()
-			return traffic.None, false, nil
-		case p.probing == nil:
-			p.probing = make(chan struct{})
-			t.mu.Unlock()
-			return traffic.None, true, nil
+		v, wait := t.decide(p)
+		if wait == nil {
+			return v, nil
 		}
-		wait := p.probing
-		t.mu.Unlock()
 		select {
 		case <-wait:
 		case <-ctx.Done():
-			return traffic.None, false, ctx.Err()
+			return verdict{}, ctx.Err()
 		}
 	}
+}
+
+// decide is lookup that returns what is to be waited for.
+func (t *peerTable) decide(p *peer) (v verdict, wait <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case p.reason != traffic.None && (p.asking || t.now().Before(p.until)):
+		silent := p.reason == traffic.PeerSilent || p.reason == traffic.NoAnswer
+		v = verdict{reason: p.reason, ask: silent && !p.asking && t.asking < t.maxAsking}
+		if v.ask {
+			p.asking = true
+			p.users++
+			t.asking++
+		}
+	case p.known:
+	case p.probing == nil:
+		p.probing = make(chan struct{})
+		v.probe = true
+	default:
+		wait = p.probing
+	}
+	return v, wait
+}
+
+// answered notes what came of asking p again; f is nil if there is a gateway. One that has shown itself
+// meanwhile is not silent.
+func (t *peerTable) answered(p *peer, f *failure) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if f == nil || p.reason != traffic.None {
+		t.remember(p, f)
+	}
+	p.asking = false
+	p.users--
+	t.asking--
 }
 
 // record remembers the outcome of a handshake with p; f is nil if it succeeded.
 func (t *peerTable) record(p *peer, probe bool, f *failure) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.remember(p, f)
+	if probe {
+		close(p.probing)
+		p.probing = nil
+	}
+}
+
+// remember is record with t.mu locked.
+func (t *peerTable) remember(p *peer, f *failure) {
 	switch {
 	case f == nil, f.reason == traffic.PeerReset:
 		// Whether it is full or not, others need not wait for this connection.
 		p.known, p.reason = true, traffic.None
 	case f.remember > 0:
 		p.known, p.reason, p.until = false, f.reason, t.now().Add(f.remember)
-	}
-	if probe {
-		close(p.probing)
-		p.probing = nil
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 	"fmt"
 )
 
-// Frames are what travels inside TLS with api.ALPNReuse, where one TLS connection carries the
+// Frames are what travels inside TLS with api.ALPNReuse and api.ALPNUrgent, where one TLS connection carries the
 // connections of applications one after the other:
 //
 //	kind     uint8
@@ -18,7 +18,8 @@ import (
 // Integers are big endian. For each connection the dialling gateway sends a header, the accepting
 // one a status, and then both any number of data frames and one end. The next header follows only
 // when both ends have been sent. The accepting gateway may send go-away at any time: it still
-// serves a header that was sent before it arrived, and no other.
+// serves a header that was sent before it arrived, and no other. With api.ALPNUrgent an urgent frame may
+// stand wherever a data frame may. In band there are only these two: framing.go.
 type frameKind byte
 
 const (
@@ -27,6 +28,7 @@ const (
 	frameData   frameKind = 3 // bytes of the application
 	frameEnd    frameKind = 4 // empty; ends one direction
 	frameGoAway frameKind = 5 // empty; asks the dialling gateway to close the TLS connection
+	frameUrgent frameKind = 6 // one byte of the application, which is urgent
 
 	// framePrefix is the size of what precedes the payload, in bytes.
 	framePrefix = 4
@@ -53,6 +55,8 @@ func (k frameKind) String() string {
 		return "end"
 	case frameGoAway:
 		return "go-away"
+	case frameUrgent:
+		return "urgent"
 	}
 	return fmt.Sprintf("kind %d", byte(k))
 }
@@ -63,7 +67,7 @@ func (k frameKind) fits(size int) error {
 	switch k {
 	case frameHeader:
 		ok = size <= maxHeader
-	case frameStatus:
+	case frameStatus, frameUrgent:
 		ok = size == 1
 	case frameData:
 		ok = size > 0

@@ -46,7 +46,7 @@ func readFrames(stream []byte, size int) (all []frame, rest int, err error) {
 func TestFrames(t *testing.T) {
 	want := []frame{
 		{frameHeader, []byte("header")}, {frameStatus, []byte{1}}, {frameData, bytes.Repeat([]byte("data"), 100)},
-		{frameEnd, nil}, {frameGoAway, nil}, {frameHeader, make([]byte, maxHeader)}, {frameData, []byte{7}}, {frameEnd, nil},
+		{frameEnd, nil}, {frameGoAway, nil}, {frameHeader, make([]byte, maxHeader)}, {frameData, []byte{7}}, {frameUrgent, []byte{8}}, {frameData, []byte{9}}, {frameEnd, nil},
 	}
 	var stream []byte
 	for _, f := range want {
@@ -67,7 +67,7 @@ func TestFrames(t *testing.T) {
 
 func TestFramesAreStrict(t *testing.T) {
 	for name, b := range map[string][]byte{
-		"unknown":       appendFrame(nil, 6, nil),
+		"unknown":       appendFrame(nil, 7, nil),
 		"zero":          appendFrame(nil, 0, nil),
 		"huge header":   appendFrame(nil, frameHeader, make([]byte, maxHeader+1)),
 		"empty status":  appendFrame(nil, frameStatus, nil),
@@ -75,6 +75,8 @@ func TestFramesAreStrict(t *testing.T) {
 		"empty data":    appendFrame(nil, frameData, nil),
 		"end with data": appendFrame(nil, frameEnd, []byte{1}),
 		"long go-away":  appendFrame(nil, frameGoAway, []byte{1}),
+		"empty urgent":  appendFrame(nil, frameUrgent, nil),
+		"long urgent":   appendFrame(nil, frameUrgent, []byte{1, 1}),
 	} {
 		// The prefix alone decides.
 		if _, _, err := new(frames).next(b[:framePrefix]); !errors.Is(err, errUnexpected) {
@@ -86,6 +88,7 @@ func TestFramesAreStrict(t *testing.T) {
 func FuzzFrames(f *testing.F) {
 	f.Add(appendFrame(appendFrame(nil, frameData, []byte("hello")), frameEnd, nil), 3)
 	f.Add(appendFrame(appendFrame(nil, frameHeader, appendHeader(nil, sixHeader())), frameStatus, []byte{1}), 1)
+	f.Add(appendFrame(appendFrame(appendFrame(nil, frameData, []byte("hello")), frameUrgent, []byte("!")), frameData, []byte("!")), 2)
 	f.Add([]byte{3, 0xff, 0xff, 0xff, 1}, 1)
 	f.Fuzz(func(t *testing.T, stream []byte, size int) {
 		size = min(max(size, 1), 1<<16)

@@ -39,7 +39,7 @@ func (p *Proxy) inbound(c *connection, wire string, release func() bool) {
 		c.refuse(validityReason(err, s.now(), traffic.ClientExpired, traffic.ClientNotYetValid, traffic.NoHandshake))
 		return
 	}
-	if c.tls.ConnectionState().NegotiatedProtocol == api.ALPNReuse {
+	if wire == api.WirePort && reuses(c.tls.ConnectionState()) {
 		go newCarrier(c, s).serve(c, s, deadline, release)
 		return
 	}
@@ -122,10 +122,11 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, dat
 		return err
 	}
 	c.countEncrypted()
+	c.agreeOnFrames()
 	c.relay(
 		func() error { return c.seal(source, statusOK) },
 		func() error {
-			err := c.deliver(data)
+			err := c.unframe(data)
 			p.pools.put(first)
 			if err != nil {
 				return err

@@ -14,8 +14,9 @@ type kept struct {
 	mu sync.Mutex
 	on bool
 	b  *buffer
-	// n bytes of b are kept, of which the next call of again returns those from at on.
-	n, at int
+	// n bytes of b are kept, of which the next call of again returns those from at on. The last urgent one is at
+	// urgent - 1.
+	n, at, urgent int
 }
 
 // keep has r keep what it reads from now on.
@@ -52,24 +53,27 @@ func (r *plainReader) full() bool {
 func (k *kept) release(pools *bufferPools) {
 	if !k.on && k.at == k.n && k.b != nil {
 		pools.put(k.b)
-		k.b, k.n, k.at = nil, 0, 0
+		k.b, k.n, k.at, k.urgent = nil, 0, 0, 0
 	}
 }
 
-// add keeps data, which was read.
-func (k *kept) add(pools *bufferPools, data []byte) {
+// add keeps data, which r has read.
+func (k *kept) add(r *plainReader, data []byte) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if !k.on {
 		return
 	}
 	if need := k.n + len(data); k.b == nil || need > len(k.b.b) {
-		larger := pools.get(classFor(need))
+		larger := r.pools.get(classFor(need))
 		if k.b != nil {
 			copy(larger.b, k.b.b[:k.n])
-			pools.put(k.b)
+			r.pools.put(k.b)
 		}
 		k.b = larger
+	}
+	if r.urgent {
+		k.urgent = k.n + 1
 	}
 	k.n += copy(k.b.b[k.n:], data)
 	k.at = k.n
@@ -89,11 +93,23 @@ func (k *kept) bound(room []byte) []byte {
 func (k *kept) again(r *plainReader) (*buffer, int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.at+1 == k.urgent && !r.marks {
+		k.at++
+	}
 	if k.at == k.n {
+		k.release(r.pools)
 		return nil, 0
 	}
-	b := r.pools.get(classFor(r.reserve + k.n - k.at + r.tail))
-	n := copy(b.b[r.reserve:sealPayload[b.class]-r.tail], k.b.b[k.at:k.n])
+	until := k.n
+	switch {
+	case k.at+1 < k.urgent:
+		until = k.urgent - 1
+	case k.at+1 == k.urgent:
+		until = k.urgent
+	}
+	r.urgent = until == k.urgent
+	b := r.pools.get(classFor(r.reserve + until - k.at + r.tail))
+	n := copy(b.b[r.reserve:sealPayload[b.class]-r.tail], k.b.b[k.at:until])
 	k.at += n
 	k.release(r.pools)
 	return b, r.reserve + n

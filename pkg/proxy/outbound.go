@@ -134,15 +134,18 @@ func (p *Proxy) encrypt(c *connection, s *settings, h header, pod bool) *failure
 	default:
 		// What the first connection to a peer may need.
 		ctx, cancel := context.WithTimeout(c.context(), p.dialTimeout(s)+p.options.HandshakeTimeout)
-		reason, first, err := p.peers.lookup(ctx, peer)
+		v, err := p.peers.lookup(ctx, peer)
 		cancel()
+		if v.ask {
+			p.asking.Go(func() { p.peers.answered(peer, p.askPeer(s, peer.addr)) })
+		}
 		switch {
 		case err != nil:
 			return &failure{reason: traffic.PeerUnknown, err: err, final: true}
-		case reason != traffic.None:
-			return &failure{reason: reason}
+		case v.reason != traffic.None:
+			return &failure{reason: v.reason}
 		}
-		probe = first
+		probe = v.probe
 	}
 	f := p.persist(func() *failure {
 		if wire == api.WireInband {
@@ -174,6 +177,32 @@ func (p *Proxy) persist(try func() *failure) *failure {
 			return &failure{reason: traffic.Stopping, err: p.ctx.Err(), final: true}
 		}
 	}
+}
+
+// askPeer shakes hands with the gateway at a peer port, for no connection. It returns nil if there is one.
+func (p *Proxy) askPeer(s *settings, peer netip.AddrPort) *failure {
+	growStack()
+	conn, err := p.dial(p.ctx, net.Dialer{Timeout: askTimeout}, peer)
+	if err != nil {
+		return dialFailure(err)
+	}
+	defer reset(conn)
+	defer context.AfterFunc(p.ctx, func() { reset(conn) })()
+	records, err := newRecordConn(conn, &p.pools)
+	if err != nil {
+		return &failure{reason: traffic.Exhausted, err: err}
+	}
+	defer records.release()
+	config := s.clientConfig(peer.Addr())
+	secured := tls.Client(records, config)
+	if err := p.shake(conn, secured, records, p.options.HandshakeTimeout/2); err != nil {
+		return handshakeFailure(err, config.Time())
+	}
+	if secured.CloseWrite() == nil && records.flush() == nil {
+		awaitFIN(conn)
+		closeGently(conn)
+	}
+	return nil
 }
 
 // acquireSlot waits until fewer than maxDialHandshakes are under way with peer.
@@ -231,7 +260,7 @@ func (p *Proxy) secure(c *connection, s *settings, conn *net.TCPConn, config *tl
 	}
 	c.wire, c.tls, c.records = conn, secured, records
 	c.describeTLS()
-	if wire == api.WirePort && secured.ConnectionState().NegotiatedProtocol == api.ALPNReuse {
+	if wire == api.WirePort && reuses(secured.ConnectionState()) {
 		return p.startOn(newCarrier(c, s), c, h)
 	}
 	if err := p.startEncrypted(c, h, wire); err != nil {
@@ -263,7 +292,10 @@ func (p *Proxy) startEncrypted(c *connection, h header, wire string) error {
 	}
 	var scratch [maxHeader]byte
 	head := appendHeader(scratch[:0], h)
-	source.reserve, source.tail, source.poll = len(head), 0, true
+	c.agreeOnFrames()
+	source.findUrgent(c.framing != nil)
+	front := len(head) + c.framing.prefix()
+	source.reserve, source.tail, source.poll = front, 0, true
 	b, size, err := source.next()
 	if b == nil {
 		return fmt.Errorf("reading from the application: %w", err)
@@ -271,10 +303,10 @@ func (p *Proxy) startEncrypted(c *connection, h header, wire string) error {
 	// The relay meets an error of the application's socket again.
 	copy(b.b, head)
 	c.sent.Add(uint64(source.fresh))
-	if err := c.sealOnce(b, size, false); err != nil {
+	if err := c.sealOnce(b, c.framing.frameUp(source, b, front, size), false); err != nil {
 		return err
 	}
-	source.reserve, source.poll = 0, false
+	source.poll = false
 	c.records.startRelay()
 	c.line.Wire, c.line.Encrypted = wire, true
 	c.countEncrypted()

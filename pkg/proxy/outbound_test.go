@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -147,6 +148,9 @@ func TestFallbackIsRemembered(t *testing.T) {
 		permissive(o)
 		o.now, o.HandshakeTimeout = c.now, 400*time.Millisecond
 	})
+	client.proxy.peers.mu.Lock()
+	client.proxy.peers.maxAsking = 0
+	client.proxy.peers.mu.Unlock()
 	ip := podAddress()
 	probes := silentPeer(t, ip)
 	destination := application(t, ip, echo)
@@ -175,6 +179,95 @@ func TestFallbackIsRemembered(t *testing.T) {
 	}
 	if got := client.settled().Outbound; got.Plaintext != 52 || got.Encrypted != 0 {
 		t.Errorf("counted %+v", got)
+	}
+}
+
+// TestSilentPeerThatIsEnabled: the first connection to a silent peer waits for an answer. Later ones do not, and the gateway
+// finds out by itself that there is a gateway.
+func TestSilentPeerThatIsEnabled(t *testing.T) {
+	a := newAuthority(t)
+	client := newPod(t, a, func(o *Options) {
+		permissive(o)
+		o.HandshakeTimeout = time.Second
+	})
+	begun := make(chan struct{})
+	server := newPod(t, a, func(o *Options) { o.PeersAfter = begun })
+	destination := application(t, server.ip, echo)
+	client.visit(destination)
+	client.unencrypted(destination, traffic.NoAnswer)
+	close(begun)
+	// Nothing is forgotten in that time without a question.
+	c := client.proxy.peers.acquire(netip.AddrPortFrom(server.ip, api.PeerPort))
+	defer client.proxy.peers.release(c)
+	eventually(t, "an encrypted connection", func() bool {
+		client.proxy.peers.mu.Lock()
+		c.until = time.Now().Add(time.Hour)
+		client.proxy.peers.mu.Unlock()
+		client.visit(destination)
+		return client.settled().Outbound.Encrypted > 0
+	})
+	eventually(t, "the end of the questions", func() bool {
+		client.proxy.peers.mu.Lock()
+		defer client.proxy.peers.mu.Unlock()
+		return client.proxy.peers.asking == 0
+	})
+}
+
+// TestQuestionIsNoConnection: a gateway that only asks whether there is another one is neither counted nor logged there.
+func TestQuestionIsNoConnection(t *testing.T) {
+	a := newAuthority(t)
+	client, server := newPod(t, a, permissive), newPod(t, a, nil)
+	if f := client.proxy.askPeer(client.proxy.settings.Load(), netip.AddrPortFrom(server.ip, api.PeerPort)); f != nil {
+		t.Fatalf("asked: %+v", f)
+	}
+	eventually(t, "the end", func() bool { return server.proxy.options.Counters.Ended.Load() == 1 })
+	server.stop()
+	if diff := cmp.Diff(api.Traffic{}, server.proxy.Traffic()); diff != "" {
+		t.Errorf("counted (-want +got):\n%s", diff)
+	}
+	if lines := server.log.connections(t); len(lines) != 0 {
+		t.Errorf("logged %+v", lines)
+	}
+}
+
+// TestSilentPeerIsAsked has the states in between.
+func TestSilentPeerIsAsked(t *testing.T) {
+	c := &clock{}
+	table := newPeerTable(8, c.now)
+	table.maxAsking = 1
+	p, other := table.acquire(netip.AddrPortFrom(podAddress(), api.PeerPort)), table.acquire(netip.AddrPortFrom(podAddress(), api.PeerPort))
+	expectAt := func(what string, p *peer, want verdict) {
+		t.Helper()
+		if got, err := table.lookup(t.Context(), p); err != nil || got != want {
+			t.Fatalf("%s: %+v, %v; want %+v", what, got, err, want)
+		}
+	}
+	silence := &failure{reason: traffic.PeerSilent, remember: rememberSilent}
+	silent, ask := verdict{reason: traffic.PeerSilent}, verdict{reason: traffic.PeerSilent, ask: true}
+	for _, p := range []*peer{p, other} {
+		expectAt("unknown", p, verdict{probe: true})
+		table.record(p, true, silence)
+	}
+	expectAt("silent", p, ask)
+	expectAt("asked", p, silent)
+	expectAt("another one while one is asked", other, silent)
+	c.advance(rememberSilent + time.Second)
+	expectAt("asked for long", p, silent)
+	expectAt("forgotten", other, verdict{probe: true})
+	table.record(other, true, silence)
+	table.answered(p, silence)
+	expectAt("silent as before", p, ask)
+	table.answered(p, nil)
+	expectAt("there", p, verdict{})
+
+	expectAt("the other one", other, ask)
+	table.forget(other.addr.Addr())
+	table.answered(other, silence)
+	expectAt("that has shown itself while it was asked", other, verdict{probe: true})
+	table.record(other, true, &failure{reason: traffic.PeerRefused, remember: rememberRefused})
+	expectAt("one that refuses", other, verdict{reason: traffic.PeerRefused})
+	if p.users != 1 || other.users != 1 || table.asking != 0 {
+		t.Errorf("%d and %d users, %d are asked", p.users, other.users, table.asking)
 	}
 }
 
@@ -293,8 +386,8 @@ func TestPeerTableIsBounded(t *testing.T) {
 	held := table.acquire(netip.AddrPortFrom(podAddress(), api.PeerPort))
 	for range 100 {
 		p := table.acquire(netip.AddrPortFrom(podAddress(), api.PeerPort))
-		if _, probe, err := table.lookup(t.Context(), p); err != nil || !probe {
-			t.Fatalf("enter: %t, %v", probe, err)
+		if v, err := table.lookup(t.Context(), p); err != nil || v != (verdict{probe: true}) {
+			t.Fatalf("lookup: %+v, %v", v, err)
 		}
 		table.record(p, true, &failure{reason: traffic.PeerRefused, remember: time.Hour})
 		table.release(p)

@@ -18,7 +18,7 @@ import (
 // ended says of the socket to that nothing more is written to it.
 func (p *Proxy) pass(to *net.TCPConn, source *plainReader, ended *atomic.Bool, count *atomic.Uint64) error {
 	from := source.conn
-	keepUrgent(source, from)
+	source.findUrgent(true)
 	part := &io.LimitedReader{R: from}
 	for {
 		b, n, err := source.next()

@@ -101,7 +101,7 @@ func (c *connection) finish() {
 	}
 	c.report()
 	if cause == nil && c.records != nil && c.dialled() {
-		c.awaitFIN()
+		awaitFIN(c.wire)
 	}
 	closeGently(c.wire)
 	c.forget()
@@ -110,15 +110,14 @@ func (c *connection) finish() {
 // dialled reports whether this side dialled the peer.
 func (c *connection) dialled() bool { return c.direction == traffic.Outbound }
 
-// awaitFIN waits until the peer has closed its socket. Both ends have received the other's
-// close_notify, so nothing can be lost.
-func (c *connection) awaitFIN() {
-	if c.wire.SetReadDeadline(time.Now().Add(finTimeout)) != nil {
+// awaitFIN waits until the peer has closed its socket. Nothing more of what it sends is needed.
+func awaitFIN(wire *net.TCPConn) {
+	if wire.SetReadDeadline(time.Now().Add(finTimeout)) != nil {
 		return
 	}
 	var scrap [64]byte
 	for {
-		if _, err := c.wire.Read(scrap[:]); err != nil {
+		if _, err := wire.Read(scrap[:]); err != nil {
 			return
 		}
 	}
@@ -128,16 +127,20 @@ func (c *connection) awaitFIN() {
 // close_notify. An answer other than 0 is sent in front of the first data, or alone if there
 // is none.
 func (c *connection) seal(source *plainReader, answer status) error {
+	front := c.framing.prefix()
+	source.findUrgent(c.framing != nil)
+	source.reserve = front
 	if answer != 0 {
-		source.reserve = 1
+		source.reserve++
 	}
 	for {
 		b, size, err := source.next()
-		if source.reserve > 0 && b != nil {
+		if source.reserve > front && b != nil {
 			b.b[0] = byte(answer)
 		}
 		c.sent.Add(uint64(source.fresh))
-		source.reserve = 0
+		size = c.framing.frameUp(source, b, source.reserve, size)
+		source.reserve = front
 		if err != nil && err != io.EOF {
 			return fmt.Errorf("reading from the application: %w", err)
 		}
@@ -193,7 +196,7 @@ func (c *connection) unseal(check func(status) error) error {
 			}
 			check, data = nil, data[1:]
 		}
-		err := c.deliver(data)
+		err := c.unframe(data)
 		c.proxy.pools.put(b)
 		if err != nil {
 			return err
@@ -201,6 +204,8 @@ func (c *connection) unseal(check func(status) error) error {
 		more = readErr == nil
 		switch {
 		case readErr == nil || readErr == error(errNoRecord):
+		case readErr == io.EOF && !c.framing.complete():
+			return c.unsealFailed(errTruncated, false)
 		case readErr == io.EOF && check == nil:
 			if err := sendFIN(c.app, &c.appEnded); err != nil {
 				return fmt.Errorf("ending the application's input: %w", err)
@@ -255,6 +260,15 @@ func (c *connection) deliver(data []byte) error {
 	return nil
 }
 
+// deliverUrgent is deliver for a byte that is urgent.
+func (c *connection) deliverUrgent(data []byte) error {
+	if err := writeUrgent(c.app, data); err != nil {
+		return fmt.Errorf("writing to the application: %w", err)
+	}
+	c.received.Add(uint64(len(data)))
+	return nil
+}
+
 // plainReader reads from an application's socket, and holds no buffer while it waits.
 type plainReader struct {
 	conn  *net.TCPConn
@@ -264,7 +278,8 @@ type plainReader struct {
 	ended *atomic.Bool
 	// first is called when the first data has been read, if it is not nil.
 	first func()
-	// marks means that urgent data is looked for, urgent that the last call of next has found a byte.
+	// marks means that urgent data is looked for, urgent that the last call of next has read a byte of it
+	// and nothing else.
 	marks, urgent bool
 	pace          pace
 	// reserve is how many bytes at the front of the next buffer are left free, tail how many at its
@@ -341,7 +356,7 @@ func (r *plainReader) readOnce(fd uintptr) bool {
 			n += r.readMore(fd, room[n:])
 		}
 		r.fresh = n
-		r.kept.add(r.pools, room[:n])
+		r.kept.add(r, room[:n])
 	}
 	r.size = r.reserve + max(0, n)
 	if r.size == 0 {
@@ -355,6 +370,9 @@ func (r *plainReader) readOnce(fd uintptr) bool {
 // readMore reads what is there behind little data: an application that answers and closes has often done
 // both by then, and the end travels with the answer.
 func (r *plainReader) readMore(fd uintptr, room []byte) int {
+	if r.marks && atMark(fd) {
+		return 0
+	}
 	n, err := readFD(fd, room)
 	switch {
 	case err == unix.EAGAIN:

@@ -107,3 +107,10 @@ func nothingToRead(fd int) bool {
 		unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
 	return errno == unix.EAGAIN
 }
+
+// atMark reports whether the next byte of a socket is urgent.
+func atMark(fd uintptr) bool {
+	var at int32
+	_, _, errno := unix.RawSyscall(unix.SYS_IOCTL, fd, unix.SIOCATMARK, uintptr(unsafe.Pointer(&at)))
+	return errno == 0 && at == 1
+}

@@ -28,11 +28,11 @@ const maxClients = 1024
 // certain pod is dialled. crypto/tls checks chains, validity, key usage and the dialled
 // address, also when a session is resumed; verifyConnection adds the rest.
 func (s *settings) tlsConfigs(certificate tls.Certificate) {
-	// In band the connection is the application's own.
-	reusing := []string{api.ALPNReuse, api.ALPN}
+	// In band the connection is the application's own, and api.ALPNUrgent means frames alone.
+	reusing := []string{api.ALPNUrgent, api.ALPNReuse, api.ALPN}
 	common := tls.Config{
 		Certificates:                []tls.Certificate{certificate},
-		NextProtos:                  []string{api.ALPN},
+		NextProtos:                  []string{api.ALPNUrgent, api.ALPN},
 		MinVersion:                  tls.VersionTLS13,
 		MaxVersion:                  tls.VersionTLS13,
 		DynamicRecordSizingDisabled: true,
@@ -84,7 +84,7 @@ func (s *settings) verifyConnection(state tls.ConnectionState) error {
 	if state.Version != tls.VersionTLS13 {
 		return errors.New("peer does not speak TLS 1.3")
 	}
-	if state.NegotiatedProtocol != api.ALPN && state.NegotiatedProtocol != api.ALPNReuse {
+	if state.NegotiatedProtocol != api.ALPN && !reuses(state) {
 		return fmt.Errorf("peer did not agree on protocol %s", api.ALPN)
 	}
 	if !s.validNow(state.VerifiedChains) {
@@ -102,6 +102,11 @@ func (s *settings) verifyConnection(state tls.ConnectionState) error {
 		return fmt.Errorf("peer belongs to trust domain %q, not %q", id.TrustDomain, s.trustDomain)
 	}
 	return nil
+}
+
+// reuses reports whether a TLS connection to a peer port carries several connections of applications.
+func reuses(state tls.ConnectionState) bool {
+	return state.NegotiatedProtocol == api.ALPNReuse || state.NegotiatedProtocol == api.ALPNUrgent
 }
 
 // validNow reports whether one of chains is valid.

@@ -10,24 +10,30 @@ import (
 )
 
 // Urgent data (RFC 6093) is a mark in the stream, and what stands there is for the receiver's kernel
-// to give to its application, beside the stream or in it. In plaintext the mark is passed on: sockets
-// have it in the stream, reads stop before it, and the byte goes on alone.
+// to give to its application, beside the stream or in it. The mark is passed on: sockets have the byte in the
+// stream, reads stop before it, and it goes on alone, in a frame of its own under TLS. Where the peer knows no such
+// frames, the gateway's kernel takes the byte out of the stream: an application that expects it
+// elsewhere would take it for data.
 
-// keepUrgent makes source find marks in what it reads from socket.
-func keepUrgent(source *plainReader, socket *net.TCPConn) {
-	source.marks = onSocket(socket, func(fd int) error {
-		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
-	}) == nil
+// findUrgent has r look for urgent data, or not.
+func (r *plainReader) findUrgent(on bool) {
+	if r.marks == on {
+		return
+	}
+	value := 0
+	if on {
+		value = 1
+	}
+	r.marks = onSocket(r.conn, func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, value)
+	}) == nil && on
 }
 
 // beforeMark bounds what may be read next, which is a single byte at a mark.
 func (r *plainReader) beforeMark(fd uintptr, room []byte) []byte {
-	if !r.marks {
-		return room
-	}
-	at, err := unix.IoctlGetInt(int(fd), unix.SIOCATMARK)
-	if r.urgent = err == nil && at == 1; r.urgent {
-		return room[:1]
+	r.urgent = r.marks && atMark(fd)
+	if r.urgent {
+		return room[:min(1, len(room))]
 	}
 	return room
 }
