@@ -126,7 +126,7 @@ func (c *connection) awaitFIN() {
 
 // seal carries the application's data into TLS until its end of file, which becomes a
 // close_notify. An answer other than 0 is sent in front of the first data, or alone if there
-// is none.
+// is none, or none yet where source polls.
 func (c *connection) seal(source *plainReader, answer status) error {
 	if answer != 0 {
 		source.reserve = 1
@@ -137,7 +137,7 @@ func (c *connection) seal(source *plainReader, answer status) error {
 			b.b[0] = byte(answer)
 		}
 		c.sent.Add(uint64(source.fresh))
-		source.reserve = 0
+		source.reserve, source.poll = 0, false
 		if err != nil && err != io.EOF {
 			return fmt.Errorf("reading from the application: %w", err)
 		}

@@ -29,10 +29,10 @@ const maxClients = 1024
 // address, also when a session is resumed; verifyConnection adds the rest.
 func (s *settings) tlsConfigs(certificate tls.Certificate) {
 	// In band the connection is the application's own.
-	reusing := []string{api.ALPNReuse, api.ALPN}
+	reusing, inband := []string{api.ALPNReuse, api.ALPN}, []string{api.ALPNEarly, api.ALPN}
 	common := tls.Config{
 		Certificates:                []tls.Certificate{certificate},
-		NextProtos:                  []string{api.ALPN},
+		NextProtos:                  inband,
 		MinVersion:                  tls.VersionTLS13,
 		MaxVersion:                  tls.VersionTLS13,
 		DynamicRecordSizingDisabled: true,
@@ -84,7 +84,9 @@ func (s *settings) verifyConnection(state tls.ConnectionState) error {
 	if state.Version != tls.VersionTLS13 {
 		return errors.New("peer does not speak TLS 1.3")
 	}
-	if state.NegotiatedProtocol != api.ALPN && state.NegotiatedProtocol != api.ALPNReuse {
+	switch state.NegotiatedProtocol {
+	case api.ALPN, api.ALPNReuse, api.ALPNEarly:
+	default:
 		return fmt.Errorf("peer did not agree on protocol %s", api.ALPN)
 	}
 	if !s.validNow(state.VerifiedChains) {
