@@ -36,15 +36,16 @@ func ListenerPairs() []Listeners {
 	return pairs
 }
 
-// ALPN is the application protocol that both ends of wire=port must agree on.
+// ALPN is the application protocol that gateways speak on either wire if they have no other in common.
 const ALPN = "kube-gateway/1"
 
 // ALPNReuse is the protocol of wire=port in which a TLS connection carries several connections of
 // applications, one after the other. Gateways that both speak it prefer it to ALPN.
 const ALPNReuse = "kube-gateway/2"
 
-// ALPNUrgent is ALPNReuse with urgent data, and in band ALPN with urgent data. Gateways that both speak it prefer it.
-const ALPNUrgent = "kube-gateway/3"
+// ALPNFrames is ALPNReuse with urgent data. In band it is ALPN with urgent data, and with headers that can ask for
+// an answer before the application's first data. Gateways that both speak it prefer it.
+const ALPNFrames = "kube-gateway/3"
 
 // WorkerID is the user and group ID of the worker process. Nobody else gives it out: it is within what Debian
 // reserves (65000 to 65533) and outside of what systemd does (61184 to 65519), and no base image has it as its user.

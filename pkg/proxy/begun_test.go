@@ -13,7 +13,7 @@ import (
 func TestBegun(t *testing.T) {
 	start := time.Now()
 	of := func(port uint16, again bool) header {
-		return header{netip.MustParseAddrPort("10.0.2.2:80"), netip.AddrPortFrom(netip.MustParseAddr("10.0.1.7"), port), again}
+		return header{Destination: netip.MustParseAddrPort("10.0.2.2:80"), Client: netip.AddrPortFrom(netip.MustParseAddr("10.0.1.7"), port), Again: again}
 	}
 	// A connection that is closed: what the peer has acknowledged is unknown.
 	carry := func() *carrier { return &carrier{conn: new(net.TCPConn)} }

@@ -102,7 +102,7 @@ func newCarrier(c *connection, s *settings) *carrier {
 		k.peerAddr = netip.AddrPortFrom(c.line.TLS.Remote.Addr(), 0)
 		k.sealed = make(chan struct{}, 1)
 	}
-	k.urgent = k.state.NegotiatedProtocol == api.ALPNUrgent
+	k.urgent = k.state.NegotiatedProtocol == api.ALPNFrames
 	k.records.startRelay()
 	k.proxy.carriers.opened(k)
 	return k

@@ -355,11 +355,6 @@ func (k *carrier) answer(c *connection, answer status) error {
 			return err
 		}
 		source.drop()
-	} else {
-		c.note(false)
-		if c.waiting != nil {
-			c.waiting.answered(answer)
-		}
 	}
 	c.countEncrypted()
 	k.mu.Lock()

@@ -8,7 +8,7 @@ import (
 	"fmt"
 )
 
-// Frames are what travels inside TLS with api.ALPNReuse and api.ALPNUrgent, where one TLS connection carries the
+// Frames are what travels inside TLS with api.ALPNReuse and api.ALPNFrames, where one TLS connection carries the
 // connections of applications one after the other:
 //
 //	kind     uint8
@@ -18,7 +18,7 @@ import (
 // Integers are big endian. For each connection the dialling gateway sends a header, the accepting
 // one a status, and then both any number of data frames and one end. The next header follows only
 // when both ends have been sent. The accepting gateway may send go-away at any time: it still
-// serves a header that was sent before it arrived, and no other. With api.ALPNUrgent an urgent frame may
+// serves a header that was sent before it arrived, and no other. With api.ALPNFrames an urgent frame may
 // stand wherever a data frame may. In band there are only these two: framing.go.
 type frameKind byte
 

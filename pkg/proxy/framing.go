@@ -10,7 +10,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// framing is what a connection in band has with api.ALPNUrgent: behind the header and behind the status there are frames
+// framing is what a connection in band has with api.ALPNFrames: behind the header and behind the status there are frames
 // of data and urgent frames, and no others. The end is that of TLS. nil is a connection without frames.
 type framing struct {
 	frames frames
@@ -20,7 +20,7 @@ type framing struct {
 
 // agreeOnFrames is called after a handshake for a connection that has TLS for itself.
 func (c *connection) agreeOnFrames() {
-	if c.tls.ConnectionState().NegotiatedProtocol == api.ALPNUrgent {
+	if c.tls.ConnectionState().NegotiatedProtocol == api.ALPNFrames {
 		c.framing = new(framing)
 	}
 }

@@ -21,16 +21,18 @@ import (
 // refuses the connection. It skips unknown types from 0x80 on. No type may occur twice. An
 // address is 4 or 16 bytes of IP and 2 of port.
 //
-// The accepting gateway answers with one status byte before its first data.
+// The accepting gateway answers with one status byte, together with its first data or, with api.ALPNFrames and
+// where the header asks for that, at once.
 const (
 	headerVersion = 1
 	// maxHeader is the largest header in bytes, its length included. The known fields take
-	// 48; the rest is room for future fields.
+	// 51; the rest is room for future fields.
 	maxHeader = 512
 
 	fieldDestination = 0x01
 	fieldClient      = 0x02
 	fieldAgain       = 0x83 // empty
+	fieldWaits       = 0x84 // empty
 	// optionalField is the bit that lets a gateway skip a field.
 	optionalField = 0x80
 
@@ -46,6 +48,9 @@ type header struct {
 	Client netip.AddrPort
 	// Again means that the connection was sent before, and that its peer may have begun it.
 	Again bool
+	// Waits means that the application waits for the answer, and sends nothing before: the answer is to come
+	// as soon as it is known. Only gateways that speak api.ALPNFrames heed it.
+	Waits bool
 }
 
 // status is the accepting gateway's answer.
@@ -106,6 +111,9 @@ func appendHeader(b []byte, h header) []byte {
 	if h.Again {
 		b = append(b, fieldAgain, 0, 0)
 	}
+	if h.Waits {
+		b = append(b, fieldWaits, 0, 0)
+	}
 	binary.BigEndian.PutUint16(b[start:], uint16(len(b)-start-headerPrefix))
 	return b
 }
@@ -164,10 +172,9 @@ func parseFields(b []byte) (header, error) {
 		case field == fieldClient:
 			h.Client, err = parseAddress(value)
 		case field == fieldAgain:
-			h.Again = true
-			if size != 0 {
-				err = errHeaderField
-			}
+			h.Again, err = true, empty(value)
+		case field == fieldWaits:
+			h.Waits, err = true, empty(value)
 		case field&optionalField == 0:
 			err = fmt.Errorf("header has an unknown critical field %#02x", field)
 		}
@@ -182,6 +189,13 @@ func parseFields(b []byte) (header, error) {
 		return header{}, errHeaderAddr
 	}
 	return h, nil
+}
+
+func empty(value []byte) error {
+	if len(value) != 0 {
+		return errHeaderField
+	}
+	return nil
 }
 
 // parseAddress accepts unicast addresses in one form only: an IPv4 address mapped into IPv6

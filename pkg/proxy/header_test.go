@@ -11,8 +11,10 @@ import (
 )
 
 var headers = []header{
-	{netip.MustParseAddrPort("10.0.2.2:80"), netip.MustParseAddrPort("10.0.1.7:40312"), false},
-	{netip.MustParseAddrPort("[fd00::2]:443"), netip.MustParseAddrPort("[fd00::1]:65535"), true},
+	{netip.MustParseAddrPort("10.0.2.2:80"), netip.MustParseAddrPort("10.0.1.7:40312"), false, false},
+	{netip.MustParseAddrPort("[fd00::2]:443"), netip.MustParseAddrPort("[fd00::1]:65535"), true, false},
+	{netip.MustParseAddrPort("[fd00::2]:443"), netip.MustParseAddrPort("[fd00::1]:65535"), true, true},
+	{netip.MustParseAddrPort("10.0.2.2:80"), netip.MustParseAddrPort("10.0.1.7:40312"), false, true},
 }
 
 func TestHeaderRoundTrip(t *testing.T) {
@@ -46,6 +48,9 @@ func TestHeaderIsStrict(t *testing.T) {
 		{"unknown optional field", wire(1, destination+"\x80\x00\x03abc"+client), ""},
 		{"sent once more", wire(1, destination+client+"\x83\x00\x00"), ""},
 		{"sent once more, with a value", wire(1, destination+client+"\x83\x00\x01a"), "wrong length"},
+		{"waits", wire(1, destination+client+"\x84\x00\x00"), ""},
+		{"waits, with a value", wire(1, destination+client+"\x84\x00\x01a"), "wrong length"},
+		{"waits twice", wire(1, destination+client+"\x84\x00\x00\x84\x00\x00"), "twice"},
 		{"unknown critical field", wire(1, destination+client+"\x03\x00\x00"), "unknown critical field"},
 		{"another version", wire(2, destination+client), "version 2"},
 		{"too long", append([]byte{2, 0}, make([]byte, 512)...), "longer than 512"},

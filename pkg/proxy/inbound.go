@@ -124,7 +124,11 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, dat
 	c.countEncrypted()
 	c.agreeOnFrames()
 	c.relay(
-		func() error { return c.seal(source, statusOK) },
+		func() error {
+			// What the application has said already goes with the answer.
+			source.poll = h.Waits
+			return c.seal(source, statusOK)
+		},
 		func() error {
 			err := c.unframe(data)
 			p.pools.put(first)

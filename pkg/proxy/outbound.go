@@ -263,6 +263,10 @@ func (p *Proxy) secure(c *connection, s *settings, conn *net.TCPConn, config *tl
 	if wire == api.WirePort && reuses(secured.ConnectionState()) {
 		return p.startOn(newCarrier(c, s), c, h)
 	}
+	if c.app == nil && secured.ConnectionState().NegotiatedProtocol == api.ALPNFrames {
+		p.startWaiting(c, h, wire)
+		return nil
+	}
 	if err := p.startEncrypted(c, h, wire); err != nil {
 		return &failure{reason: traffic.Broken, err: err, final: true}
 	}
@@ -317,10 +321,52 @@ func (p *Proxy) startEncrypted(c *connection, h header, wire string) error {
 	return nil
 }
 
-// checkAnswer turns every answer but ok into an error, and so into a RST.
+// startWaiting sends the header of a connection whose application waits, and starts the relay with the
+// peer's answer. Until then nothing of the application has been sent, and nothing is to be sent otherwise.
+func (p *Proxy) startWaiting(c *connection, h header, wire string) {
+	h.Waits = true
+	c.agreeOnFrames()
+	b := p.pools.get(classTiny)
+	// The reading goroutine finds out why it fails.
+	if c.sealOnce(b, len(appendHeader(b.b[:0], h)), false) != nil {
+		_ = c.wire.SetReadDeadline(time.Now().Add(finTimeout))
+	}
+	c.records.startRelay()
+	c.line.Wire, c.line.Encrypted = wire, true
+	c.countEncrypted()
+	c.settle()
+	c.relaying.Store(1)
+	go c.carry(func() error {
+		return c.unseal(func(answer status) error { return c.admitAnswered(answer) })
+	}, c.wire)
+}
+
+// admitAnswered has the application's connect(2) succeed if the peer's answer is ok, and starts the other
+// direction.
+func (c *connection) admitAnswered(answer status) error {
+	if err := c.checkAnswer(answer); err != nil {
+		return err
+	}
+	if err := c.admit(); err != nil {
+		return err
+	}
+	source, err := c.reader()
+	if err != nil {
+		return err
+	}
+	c.relaying.Add(1)
+	go c.carry(func() error { return c.seal(source, 0) }, c.app)
+	return nil
+}
+
+// checkAnswer turns every answer but ok into an error, and so into a RST, or into the end of connect(2).
 func (c *connection) checkAnswer(answer status) error {
 	if answer == statusOK {
 		return nil
+	}
+	c.note(false)
+	if c.waiting != nil {
+		c.waiting.answered(answer)
 	}
 	c.line.Reason = answer.received().String()
 	return errors.New(answer.String())

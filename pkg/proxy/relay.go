@@ -125,7 +125,7 @@ func awaitFIN(wire *net.TCPConn) {
 
 // seal carries the application's data into TLS until its end of file, which becomes a
 // close_notify. An answer other than 0 is sent in front of the first data, or alone if there
-// is none.
+// is none, or none yet where source polls.
 func (c *connection) seal(source *plainReader, answer status) error {
 	front := c.framing.prefix()
 	source.findUrgent(c.framing != nil)
@@ -140,7 +140,7 @@ func (c *connection) seal(source *plainReader, answer status) error {
 		}
 		c.sent.Add(uint64(source.fresh))
 		size = c.framing.frameUp(source, b, source.reserve, size)
-		source.reserve = front
+		source.reserve, source.poll = front, false
 		if err != nil && err != io.EOF {
 			return fmt.Errorf("reading from the application: %w", err)
 		}

@@ -28,11 +28,11 @@ const maxClients = 1024
 // certain pod is dialled. crypto/tls checks chains, validity, key usage and the dialled
 // address, also when a session is resumed; verifyConnection adds the rest.
 func (s *settings) tlsConfigs(certificate tls.Certificate) {
-	// In band the connection is the application's own, and api.ALPNUrgent means frames alone.
-	reusing := []string{api.ALPNUrgent, api.ALPNReuse, api.ALPN}
+	// In band the connection is the application's own, and api.ALPNFrames means frames alone.
+	reusing := []string{api.ALPNFrames, api.ALPNReuse, api.ALPN}
 	common := tls.Config{
 		Certificates:                []tls.Certificate{certificate},
-		NextProtos:                  []string{api.ALPNUrgent, api.ALPN},
+		NextProtos:                  []string{api.ALPNFrames, api.ALPN},
 		MinVersion:                  tls.VersionTLS13,
 		MaxVersion:                  tls.VersionTLS13,
 		DynamicRecordSizingDisabled: true,
@@ -106,7 +106,7 @@ func (s *settings) verifyConnection(state tls.ConnectionState) error {
 
 // reuses reports whether a TLS connection to a peer port carries several connections of applications.
 func reuses(state tls.ConnectionState) bool {
-	return state.NegotiatedProtocol == api.ALPNReuse || state.NegotiatedProtocol == api.ALPNUrgent
+	return state.NegotiatedProtocol == api.ALPNReuse || state.NegotiatedProtocol == api.ALPNFrames
 }
 
 // validNow reports whether one of chains is valid.
