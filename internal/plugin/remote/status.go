@@ -18,22 +18,32 @@ const answerMargin = time.Second
 // Status asks the gateway how it is. A status that the gateway printed before its
 // command failed comes with the error.
 func (g *Conn) Status(ctx context.Context) (*api.Status, error) {
+	if status, err := g.readStatus(ctx, 0); err == nil {
+		return status, nil
+	}
 	return ask(ctx, g, nil, g.checkStatus, "status")
 }
 
 // Await is Status once the gateway is ready or waits for a certificate, or else right
 // before ctx ends, or after a minute if that has no deadline.
 func (g *Conn) Await(ctx context.Context) (status *api.Status, err error) {
+	if status, err = g.readStatus(ctx, patience(ctx)); err == nil {
+		return status, nil
+	}
 	err = g.retry(ctx, func() error {
-		patience := time.Minute
-		if deadline, ok := ctx.Deadline(); ok {
-			patience = max(time.Until(deadline)-answerMargin, time.Millisecond).Round(time.Millisecond)
-		}
-		text, err := g.read(ctx, nil, nil, "status", "--wait="+patience.String())
+		text, err := g.read(ctx, nil, nil, "status", "--wait="+patience(ctx).String())
 		status, err = parsed(g, text, err, g.checkStatus)
 		return ownWords(err)
 	})
 	return status, err
+}
+
+// patience is how long a gateway may wait until it answers.
+func patience(ctx context.Context) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		return max(time.Until(deadline)-answerMargin, time.Millisecond).Round(time.Millisecond)
+	}
+	return time.Minute
 }
 
 // tell runs a control command that changes the gateway and prints its status.
