@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"slices"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/resend"
 )
 
 // answerMargin is left for a gateway's answer to travel before a timeout, so that the
@@ -27,8 +29,14 @@ func (g *Conn) Status(ctx context.Context) (*api.Status, error) {
 // Await is Status once the gateway is ready or waits for a certificate, or else right
 // before ctx ends, or after a minute if that has no deadline.
 func (g *Conn) Await(ctx context.Context) (status *api.Status, err error) {
-	if status, err = g.readStatus(ctx, patience(ctx)); err == nil {
-		return status, nil
+	for _, pause := range startPauses() {
+		if status, err = g.readStatus(ctx, patience(ctx)); err == nil {
+			return status, nil
+		}
+		// A gateway that begins does not listen yet.
+		if !errors.Is(err, io.EOF) || resend.Pause(ctx, pause) != nil {
+			break
+		}
 	}
 	err = g.retry(ctx, func() error {
 		text, err := g.read(ctx, nil, nil, "status", "--wait="+patience(ctx).String())
@@ -36,6 +44,12 @@ func (g *Conn) Await(ctx context.Context) (status *api.Status, err error) {
 		return ownWords(err)
 	})
 	return status, err
+}
+
+// startPauses are those between the attempts to read the status from the port of a gateway that may not
+// listen there yet.
+func startPauses() []time.Duration {
+	return []time.Duration{100 * time.Millisecond, 300 * time.Millisecond, 0}
 }
 
 // patience is how long a gateway may wait until it answers.
