@@ -51,12 +51,12 @@ func TestReaders(t *testing.T) {
 		return "fine", nil
 	})
 	for text, want := range map[string]string{
-		`{"op":"status","wait":1,"mode":"strict","everyone":true}`:          `"fine"`,
-		`{"op":"mode","mode":"permissive"}`:                                 errReadOnly.Error(),
-		`{"op":"disable"}`:                                                  errReadOnly.Error(),
-		`{"op":"csr"}`:                                                      errReadOnly.Error(),
-		`{"op":"inherited"}`:                                                errReadOnly.Error(),
-		`{"op":"status","wait":600000000001}`:                               errReadOnly.Error(),
+		`{"op":"status","wait":1,"mode":"strict","everyone":true}`:       `"fine"`,
+		`{"op":"mode","mode":"permissive"}`:                              errReadOnly.Error(),
+		`{"op":"disable"}`:                                               errReadOnly.Error(),
+		`{"op":"csr"}`:                                                   errReadOnly.Error(),
+		`{"op":"inherited"}`:                                             errReadOnly.Error(),
+		`{"op":"status","wait":600000000001}`:                            errReadOnly.Error(),
 		`{"op":"status","control":"` + strings.Repeat("x", 4<<10) + `"}`: "",
 		`{}`: errReadOnly.Error(),
 		`no`: "parsing a message",

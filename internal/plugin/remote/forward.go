@@ -53,16 +53,19 @@ func (f *forwarder) DialPort(ctx context.Context, namespace, pod string, port ui
 	if _, known := f.forbidden.Load(namespace); known {
 		return nil, ErrForbidden
 	}
-	dialer, err := f.dialer(namespace, pod)
+	// Only the WebSocket's error has the server's answer as a status.
+	var refused error
+	dialer, err := f.dialer(namespace, pod, &refused)
 	if err != nil {
 		return nil, err
 	}
 	conn, err := dial(ctx, dialer)
-	if refused := statusOf(err); refused != nil && apierrors.IsForbidden(refused) {
+	switch {
+	case err == nil:
+	case ctx.Err() == nil && refused != nil && apierrors.IsForbidden(refused):
 		f.forbidden.Store(namespace, true)
 		return nil, ErrForbidden
-	}
-	if err != nil {
+	default:
 		return nil, err
 	}
 	stream, err := openStreams(conn, port)
@@ -73,8 +76,9 @@ func (f *forwarder) DialPort(ctx context.Context, namespace, pod string, port ui
 	return &forwarded{stream, conn}, nil
 }
 
-// dialer prefers WebSockets and falls back to SPDY, as executor.open does.
-func (f *forwarder) dialer(namespace, pod string) (httpstream.Dialer, error) {
+// dialer prefers WebSockets and falls back to SPDY, as executor.open does. refused becomes why the
+// server refused a WebSocket.
+func (f *forwarder) dialer(namespace, pod string, refused *error) (httpstream.Dialer, error) {
 	target := f.kube.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(pod).SubResource("portforward").URL()
 	websocket, err := portforward.NewSPDYOverWebsocketDialerForStreaming(target, f.config)
 	if err != nil {
@@ -88,6 +92,7 @@ func (f *forwarder) dialer(namespace, pod string) (httpstream.Dialer, error) {
 		return spdy.NewDialerForStreaming(upgrader, &http.Client{Transport: transport}, http.MethodPost, target).Dial(protocols...)
 	})
 	return portforward.NewFallbackDialerForStreaming(websocket, older, func(err error) bool {
+		*refused = statusOf(err)
 		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
 	}), nil
 }
@@ -216,7 +221,8 @@ func (g *Conn) greet(ctx context.Context, port api.StatusPort) (*tls.Conn, error
 	if err != nil {
 		return nil, err
 	}
-	conn := tls.Client(raw, &tls.Config{
+	heard := &hearing{Conn: raw}
+	conn := tls.Client(heard, &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{api.ALPNStatus},
 		// The roots are known by their fingerprints alone.
 		InsecureSkipVerify: true,
@@ -224,9 +230,27 @@ func (g *Conn) greet(ctx context.Context, port api.StatusPort) (*tls.Conn, error
 	})
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
+		if !heard.anything && ctx.Err() == nil {
+			err = fmt.Errorf("%w: %w", errSilent, err)
+		}
 		return nil, err
 	}
 	return conn, nil
+}
+
+// errSilent says that nobody has answered at a port: a gateway that begins does not listen yet.
+var errSilent = errors.New("nobody answers")
+
+// hearing knows whether anything came from the other end.
+type hearing struct {
+	net.Conn
+	anything bool
+}
+
+func (h *hearing) Read(p []byte) (int, error) {
+	n, err := h.Conn.Read(p)
+	h.anything = h.anything || n > 0
+	return n, err
 }
 
 // verify returns nil if the other end is a gateway of this pod, according to an authority among

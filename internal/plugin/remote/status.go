@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"regexp"
 	"slices"
 	"time"
@@ -33,8 +32,7 @@ func (g *Conn) Await(ctx context.Context) (status *api.Status, err error) {
 		if status, err = g.readStatus(ctx, patience(ctx)); err == nil {
 			return status, nil
 		}
-		// A gateway that begins does not listen yet.
-		if !errors.Is(err, io.EOF) || resend.Pause(ctx, pause) != nil {
+		if !errors.Is(err, errSilent) || resend.Pause(ctx, pause) != nil {
 			break
 		}
 	}
