@@ -31,7 +31,7 @@ import (
 // TestMain lets the test binary be the gateway: the supervisor executes itself
 // again, and starts its worker from the same file.
 func TestMain(m *testing.M) {
-	netlab.Helpers{"spy": spy}.Run()
+	netlab.Helpers{"spy": spy, "reader": reader}.Run()
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case "supervise", "worker", "exporter", "ctl", "clean", "packets", "probe":

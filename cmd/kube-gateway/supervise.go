@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -80,6 +81,15 @@ func replaceSelf(args []string) error {
 	return fmt.Errorf("executing %s: %w", selfPath, err)
 }
 
+// statusPort returns the port that the container's description names for the status, 0 for none.
+func statusPort() uint16 {
+	var port api.StatusPort
+	if json.Unmarshal([]byte(os.Getenv(api.EnvStatusPort)), &port) != nil {
+		return 0
+	}
+	return port.Port
+}
+
 func superviseWith(ctx context.Context, material *os.File, certificateTimeout, portTimeout time.Duration) error {
 	unix.CloseOnExec(int(material.Fd()))
 	if err := confine.HideMemory(); err != nil {
@@ -100,6 +110,7 @@ func superviseWith(ctx context.Context, material *os.File, certificateTimeout, p
 		WorkerCommand:   []string{selfPath, "worker"},
 		ExporterCommand: []string{selfPath, "exporter"},
 		SocketPath:      control.SocketPath,
+		StatusPort:      statusPort(),
 		Version:         version.String(),
 		Log:             log.Slog(journal.State),
 		Refusals:        log.Slog(journal.Refusal),

@@ -87,7 +87,7 @@ func TestEnableByCSR(t *testing.T) {
 	if c.Did("create", "secrets") {
 		t.Error("a Secret was created")
 	}
-	if env := c.Added()[0].Env; len(env) != 1 || env[0].Name != api.EnvConfig {
+	if env := c.Added()[0].Env; len(env) != 2 || env[0].Name != api.EnvConfig || env[1].Name != api.EnvStatusPort {
 		t.Errorf("environment %+v", env)
 	}
 	if len(u.issued) != 1 || len(u.issued[0].Roots) != 1 || ca.Fingerprint(u.issued[0].Roots[0]) != in.Authority.Roots()[0] {

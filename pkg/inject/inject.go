@@ -241,6 +241,9 @@ func (in *Injector) add(ctx context.Context, pod *corev1.Pod, result *Result, co
 		secret = secretName(pod.Name)
 	}
 	container, err := in.container(result.Container, secret, config)
+	if err == nil {
+		err = installed.AddStatusPort(container, pod, in.Authority.Roots())
+	}
 	if err != nil {
 		result.Err = err
 		return pod, secret

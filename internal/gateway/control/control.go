@@ -143,6 +143,11 @@ func Listen(path string) (*net.UnixListener, error) {
 // Serve answers requests on ln until ctx is done. Then it waits for the answers to those under
 // way, whose context is done as well.
 func Serve(ctx context.Context, ln net.Listener, handle Handler) error {
+	return accept(ctx, ln, func(conn net.Conn) { serveOne(ctx, conn, maxMessage, handle) })
+}
+
+// accept calls serve with each connection, and returns as Serve does.
+func accept(ctx context.Context, ln net.Listener, serve func(net.Conn)) error {
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
 	var serving sync.WaitGroup
@@ -155,7 +160,7 @@ func Serve(ctx context.Context, ln net.Listener, handle Handler) error {
 		case err != nil:
 			return fmt.Errorf("accepting on the control socket: %w", err)
 		}
-		serving.Go(func() { serveOne(ctx, conn, handle) })
+		serving.Go(func() { serve(conn) })
 	}
 }
 
@@ -165,7 +170,8 @@ const requestTimeout = 5 * time.Second
 // hangUpTimeout is how long a client may take to use its answer.
 const hangUpTimeout = 2 * time.Second
 
-func serveOne(ctx context.Context, conn net.Conn, handle Handler) {
+// serveOne serves a connection whose request has at most limit bytes.
+func serveOne(ctx context.Context, conn net.Conn, limit int64, handle Handler) {
 	defer conn.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -173,7 +179,7 @@ func serveOne(ctx context.Context, conn net.Conn, handle Handler) {
 	var request Request
 	var answer response
 	hungUp := make(chan struct{})
-	if err := readMessage(conn, &request); err != nil {
+	if err := readMessage(conn, limit, &request); err != nil {
 		answer.Error = err.Error()
 		close(hungUp)
 	} else {
@@ -202,8 +208,8 @@ func serveOne(ctx context.Context, conn net.Conn, handle Handler) {
 	}
 }
 
-func readMessage(r io.Reader, to any) error {
-	line, err := bufio.NewReader(io.LimitReader(r, maxMessage)).ReadBytes('\n')
+func readMessage(r io.Reader, limit int64, to any) error {
+	line, err := bufio.NewReader(io.LimitReader(r, limit)).ReadBytes('\n')
 	if err != nil {
 		return fmt.Errorf("reading a message of the control socket: %w", err)
 	}
@@ -236,7 +242,7 @@ func CallAndUse(ctx context.Context, path string, r Request, result any, use fun
 		return fmt.Errorf("asking the gateway: %w", err)
 	}
 	var answer response
-	if err := readMessage(conn, &answer); err != nil {
+	if err := readMessage(conn, maxMessage, &answer); err != nil {
 		return err
 	}
 	if answer.Error != "" {

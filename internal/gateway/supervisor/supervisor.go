@@ -32,6 +32,8 @@ type Options struct {
 	ExporterCommand []string
 	// SocketPath is where the control socket is opened.
 	SocketPath string
+	// StatusPort is that of an api.StatusPort, 0 for none.
+	StatusPort uint16
 	Version    string
 	Log        *slog.Logger
 	// Refusals logs connections that are refused at their SYN. Budget bounds it and Log.
@@ -124,6 +126,8 @@ func Run(ctx context.Context, o Options) error {
 			o.Log.Error("the control socket failed", "error", err)
 		}
 	})
+	podUID := s.settings.config.Pod.UID
+	s.background.Go(func() { s.serveReaders(ctx, podUID) })
 	err = s.live(ctx)
 	if errors.Is(err, errEndedMeanwhile) {
 		err = nil

@@ -66,6 +66,8 @@ type Spec struct {
 	CertificateTimeout time.Duration
 	// PortTimeout is how long the gateway waits for a port, its default if zero.
 	PortTimeout time.Duration
+	// StatusPort is that of an api.StatusPort, 0 for none.
+	StatusPort uint16
 }
 
 // Leaf is what the pod's certificate is about.
@@ -189,6 +191,13 @@ func (s *Spec) Environment() ([]string, error) {
 		return nil, err
 	}
 	env := []string{api.EnvConfig + "=" + string(config)}
+	if s.StatusPort != 0 {
+		port, err := json.Marshal(api.StatusPort{Port: s.StatusPort, Roots: s.Authority.Roots()})
+		if err != nil {
+			return nil, err
+		}
+		env = append(env, api.EnvStatusPort+"="+string(port))
+	}
 	if s.Uncertified {
 		return env, nil
 	}

@@ -2,6 +2,8 @@ package installed
 
 import (
 	"cmp"
+	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -50,6 +52,39 @@ func Cleans(pod *corev1.Pod, name string) bool {
 // of that one and be killed with it, and an ephemeral container is never restarted.
 func Supervisor(name, image string, policy corev1.PullPolicy, config string) *corev1.EphemeralContainer {
 	return program(name, image, policy, commandSupervise, config)
+}
+
+// AddStatusPort has the gateway in container, of which roots are the authorities' fingerprints, answer
+// for its status at a port of pod, unless a container of the pod declares that port.
+func AddStatusPort(container *corev1.EphemeralContainer, pod *corev1.Pod, roots []string) error {
+	port := api.StatusPort{Port: api.StatusPortOf(Number(container.Name)), Roots: roots}
+	for _, declared := range TCPPorts(slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers)) {
+		if declared.ContainerPort == int32(port.Port) {
+			return nil
+		}
+	}
+	text, err := json.Marshal(port)
+	if err != nil {
+		return fmt.Errorf("writing the port for the status: %w", err)
+	}
+	container.Env = append(container.Env, corev1.EnvVar{Name: api.EnvStatusPort, Value: string(text)})
+	return nil
+}
+
+// StatusPortOf returns how the status of the gateway called name is read without a command in its
+// container, and false if it is not.
+func StatusPortOf(pod *corev1.Pod, name string) (port api.StatusPort, ok bool) {
+	container, err := containerOf(pod, name)
+	if err != nil {
+		return port, false
+	}
+	for _, env := range container.Env {
+		if env.Name == api.EnvStatusPort {
+			err := json.Unmarshal([]byte(env.Value), &port)
+			return port, err == nil && port.Port != 0 && len(port.Roots) > 0
+		}
+	}
+	return port, false
 }
 
 // program describes a container that runs the gateway's program.

@@ -105,3 +105,26 @@ func TestCleaner(t *testing.T) {
 		t.Error("a container that is not there is cleaned up after")
 	}
 }
+
+func TestStatusPort(t *testing.T) {
+	pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Ports: []corev1.ContainerPort{{ContainerPort: 18012}}}}}}
+	for _, c := range []struct {
+		name string
+		want api.StatusPort
+	}{
+		{"kube-gateway", api.StatusPort{Port: 18011, Roots: []string{"root"}}},
+		// The application declares 18012.
+		{"kube-gateway-2", api.StatusPort{}},
+		{"kube-gateway-8", api.StatusPort{Port: 18010, Roots: []string{"root"}}},
+	} {
+		container := Supervisor(c.name, "image", corev1.PullAlways, "{}")
+		must.Do(t, AddStatusPort(container, pod, []string{"root"}))
+		pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, *container)
+		got, ok := StatusPortOf(pod, c.name)
+		expect.Equal(t, "the port of "+c.name, c.want, got)
+		expect.Equal(t, "whether there is one", c.want.Port != 0, ok)
+	}
+	if _, ok := StatusPortOf(pod, "app"); ok {
+		t.Error("the application has a port for a status")
+	}
+}

@@ -51,6 +51,8 @@ type Runner interface {
 type Client struct {
 	Kube   kubernetes.Interface
 	Runner Runner
+	// Ports reaches the ports where gateways answer for their status. Nil stands for commands alone.
+	Ports Dialer
 	// Backoff says how often a gateway is asked until there is an answer. The zero
 	// value stands for once.
 	Backoff wait.Backoff
@@ -62,6 +64,7 @@ func NewClient(config *rest.Config, kube kubernetes.Interface) *Client {
 	return &Client{
 		Kube:    kube,
 		Runner:  &executor{config: config, kube: kube},
+		Ports:   &forwarder{config: config, kube: kube},
 		Backoff: wait.Backoff{Steps: 3, Duration: 250 * time.Millisecond, Factor: 4},
 	}
 }

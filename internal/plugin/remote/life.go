@@ -213,9 +213,11 @@ func (g *Conn) Disable(ctx context.Context, drain time.Duration) (*api.DisableRe
 	var report *disableReport
 	err := g.retry(ctx, func() error {
 		// A gateway that does not say whom it serves may still be able to end.
-		if text, err := g.read(ctx, nil, nil, "status"); err == nil {
-			if _, err := parse(text, g.checkStatus); errors.Is(err, ErrOtherPod) {
-				return err
+		if _, err := g.readStatus(ctx, 0); err != nil {
+			if text, err := g.read(ctx, nil, nil, "status"); err == nil {
+				if _, err := parse(text, g.checkStatus); errors.Is(err, ErrOtherPod) {
+					return err
+				}
 			}
 		}
 		text, err := g.read(ctx, nil, nil, "disable", "--drain-timeout="+drain.String())

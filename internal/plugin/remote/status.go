@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/resend"
 )
 
 // answerMargin is left for a gateway's answer to travel before a timeout, so that the
@@ -18,22 +19,43 @@ const answerMargin = time.Second
 // Status asks the gateway how it is. A status that the gateway printed before its
 // command failed comes with the error.
 func (g *Conn) Status(ctx context.Context) (*api.Status, error) {
+	if status, err := g.readStatus(ctx, 0); err == nil {
+		return status, nil
+	}
 	return ask(ctx, g, nil, g.checkStatus, "status")
 }
 
 // Await is Status once the gateway is ready or waits for a certificate, or else right
 // before ctx ends, or after a minute if that has no deadline.
 func (g *Conn) Await(ctx context.Context) (status *api.Status, err error) {
-	err = g.retry(ctx, func() error {
-		patience := time.Minute
-		if deadline, ok := ctx.Deadline(); ok {
-			patience = max(time.Until(deadline)-answerMargin, time.Millisecond).Round(time.Millisecond)
+	for _, pause := range startPauses() {
+		if status, err = g.readStatus(ctx, patience(ctx)); err == nil {
+			return status, nil
 		}
-		text, err := g.read(ctx, nil, nil, "status", "--wait="+patience.String())
+		if !errors.Is(err, errSilent) || resend.Pause(ctx, pause) != nil {
+			break
+		}
+	}
+	err = g.retry(ctx, func() error {
+		text, err := g.read(ctx, nil, nil, "status", "--wait="+patience(ctx).String())
 		status, err = parsed(g, text, err, g.checkStatus)
 		return ownWords(err)
 	})
 	return status, err
+}
+
+// startPauses are those between the attempts to read the status from the port of a gateway that may not
+// listen there yet.
+func startPauses() []time.Duration {
+	return []time.Duration{100 * time.Millisecond, 300 * time.Millisecond, 0}
+}
+
+// patience is how long a gateway may wait until it answers.
+func patience(ctx context.Context) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		return max(time.Until(deadline)-answerMargin, time.Millisecond).Round(time.Millisecond)
+	}
+	return time.Minute
 }
 
 // tell runs a control command that changes the gateway and prints its status.

@@ -86,7 +86,7 @@ func TestDocumentedRoles(t *testing.T) {
 			resource := strings.TrimSuffix(r.Resource+"/"+r.Subresource, "/")
 			names := slices.DeleteFunc([]string{r.Name}, func(name string) bool { return name == "" })
 			all = append(all, grantOf(namespace, r.Verb, r.Group, resource, names...)...)
-			if resource == "pods/exec" {
+			if resource == "pods/exec" || resource == "pods/portforward" {
 				// The stream is opened with get where it is a WebSocket.
 				all = append(all, grantOf(namespace, "get", r.Group, resource)...)
 			}

@@ -77,20 +77,22 @@ type Need struct {
 // docs/OPERATIONS.md grant just that.
 func Table() []Need {
 	const (
-		find   = "finds the pods"
-		wait   = "waits for containers"
-		ask    = "asks gateways"
-		add    = "adds a container"
-		which  = "tells which cluster this is"
-		trust  = "tells which authority the cluster trusts"
-		apps   = "apps"
-		ranges = "networking.k8s.io"
-		warned = "what the warning says is known"
-		noted  = "what is missing is noted"
-		late   = "ten minutes later suffice"
-		hooks  = "admissionregistration.k8s.io"
-		called = "finds the pods that the API server connects to"
-		ifNone = "no pod is one, or the API server is in --allow-plaintext-from"
+		find     = "finds the pods"
+		wait     = "waits for containers"
+		ask      = "asks gateways"
+		add      = "adds a container"
+		cheaper  = "reads the status of gateways at less cost to nodes"
+		commands = "commands in containers read it"
+		which    = "tells which cluster this is"
+		trust    = "tells which authority the cluster trusts"
+		apps     = "apps"
+		ranges   = "networking.k8s.io"
+		warned   = "what the warning says is known"
+		noted    = "what is missing is noted"
+		late     = "ten minutes later suffice"
+		hooks    = "admissionregistration.k8s.io"
+		called   = "finds the pods that the API server connects to"
+		ifNone   = "no pod is one, or the API server is in --allow-plaintext-from"
 	)
 	bundle := []string{authority.BundleName}
 	copies := []string{authority.SecretName, authority.NextSecretName, authority.PreviousSecretName}
@@ -99,6 +101,7 @@ func Table() []Need {
 		{Use: Enable, Verbs: "get list", Resource: "pods", Why: find},
 		{Use: Enable, Verbs: "watch", Resource: "pods", Why: wait},
 		{Use: Enable, Verbs: "create", Resource: "pods/exec", Why: ask},
+		{Use: Enable, Verbs: "create", Resource: "pods/portforward", Why: cheaper, Unless: commands},
 		{Use: Enable, Verbs: "patch", Resource: "pods/ephemeralcontainers", Why: add},
 		{Use: Enable, Verbs: "get", Resource: "namespaces", Names: system, Scope: System, Why: which},
 		{Use: Enable, Verbs: "get", Resource: "configmaps", Names: bundle, Scope: System, Why: trust},
@@ -120,6 +123,7 @@ func Table() []Need {
 
 		{Use: Status, Verbs: "get list", Resource: "pods", Why: find},
 		{Use: Status, Verbs: "create", Resource: "pods/exec", Why: ask},
+		{Use: Status, Verbs: "create", Resource: "pods/portforward", Why: cheaper, Unless: commands},
 
 		{Use: Tail, Verbs: "get list watch", Resource: "pods", Why: find},
 		{Use: Tail, Verbs: "get", Resource: "pods/log", Why: "reads the logs of gateways"},
@@ -130,15 +134,18 @@ func Table() []Need {
 		{Use: Disable, Verbs: "get list", Resource: "pods", Why: find},
 		{Use: Disable, Verbs: "watch", Resource: "pods", Why: wait},
 		{Use: Disable, Verbs: "create", Resource: "pods/exec", Why: ask},
+		{Use: Disable, Verbs: "create", Resource: "pods/portforward", Why: cheaper, Unless: commands},
 		{Use: Disable, Verbs: "patch", Resource: "pods/ephemeralcontainers", Why: add + " that cleans up", Unless: "no gateway has died"},
 
 		{Use: Rotate, Verbs: "get list", Resource: "pods", Why: find},
 		{Use: Rotate, Verbs: "create", Resource: "pods/exec", Why: ask},
+		{Use: Rotate, Verbs: "create", Resource: "pods/portforward", Why: cheaper, Unless: commands},
 		{Use: Rotate, Verbs: "get", Resource: "namespaces", Names: system, Scope: System, Why: which},
 		{Use: Rotate, Verbs: "get", Resource: "configmaps", Names: bundle, Scope: System, Why: trust},
 
 		{Use: RotateCA, Verbs: "get list", Resource: "pods", Scope: AllNamespaces, Why: find},
 		{Use: RotateCA, Verbs: "create", Resource: "pods/exec", Scope: AllNamespaces, Why: ask},
+		{Use: RotateCA, Verbs: "create", Resource: "pods/portforward", Scope: AllNamespaces, Why: cheaper, Unless: commands},
 
 		{Use: InitCA, Verbs: "get", Resource: "namespaces", Names: system, Scope: System, Why: which},
 		{Use: InitCA, Verbs: "create", Resource: "configmaps", Scope: System, Why: "publishes the authority"},
