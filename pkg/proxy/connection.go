@@ -83,6 +83,8 @@ type connection struct {
 	// tuned is what tune has applied to tunedWire.
 	tuned     tuning.Tuning
 	tunedWire *net.TCPConn
+	// keeps means that tune has been told to keep.
+	keeps bool
 	// halfEnded means that one direction has ended, watched is the socket that it has read from, and nil
 	// if that goes on without the connection.
 	halfEnded bool
@@ -184,7 +186,7 @@ func (c *connection) reader() (*plainReader, error) {
 		if err != nil {
 			return nil, err
 		}
-		source.first = c.tuneFirst
+		source.early = c.tuneEarly
 		c.source, c.toApp = source, newSink(source.raw)
 	}
 	return c.source, nil

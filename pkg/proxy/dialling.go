@@ -410,7 +410,7 @@ func (p *Proxy) carryAgain(c *connection) {
 			c.refuse(traffic.Broken, err)
 			return
 		}
-		c.source.first = c.tuneFirst
+		c.source.early, c.source.calls = c.tuneEarly, 0
 		c.source.rewind()
 	}
 	growStack()

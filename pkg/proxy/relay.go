@@ -276,12 +276,14 @@ type plainReader struct {
 	pools *bufferPools
 	// ended means that nothing more is written to the socket.
 	ended *atomic.Bool
-	// first is called when the first data has been read, if it is not nil.
-	first func()
+	// early is called when data has been read, the first few times, if it is not nil.
+	early func()
 	// marks means that urgent data is looked for, urgent that the last call of next has read a byte of it
 	// and nothing else.
 	marks, urgent bool
-	pace          pace
+	// calls is how often early was called.
+	calls uint8
+	pace  pace
 	// reserve is how many bytes at the front of the next buffer are left free, tail how many at its
 	// end.
 	reserve, tail int
@@ -329,11 +331,17 @@ func (r *plainReader) next() (b *buffer, size int, err error) {
 	return b, r.size, r.err
 }
 
+// earlyReads is how many reads are early: a program may greet the other end before it sets options.
+const earlyReads = 3
+
 // begin is called when there is data.
 func (r *plainReader) begin() {
-	if r.first != nil {
-		r.first()
-		r.first = nil
+	if r.early == nil {
+		return
+	}
+	r.early()
+	if r.calls++; r.calls == earlyReads {
+		r.early = nil
 	}
 }
 

@@ -10,10 +10,13 @@ import (
 // own, as far as they have changed. Nothing depends on its success.
 //
 // keep has the kernel find out that an idle peer is gone for good, if the application does not ask for
-// keepalive: by default after two hours and eleven minutes. It frees the memory of the connection.
+// keepalive: by default after two hours and eleven minutes. It frees the memory of the connection. Told so once, tune
+// goes on with it.
 func (c *connection) tune(keep bool) {
 	c.mu.Lock()
 	app, wire := c.sockets[0], c.sockets[1]
+	c.keeps = c.keeps || keep
+	keep = c.keeps
 	c.mu.Unlock()
 	if !c.dialled() {
 		app, wire = wire, app
@@ -44,8 +47,8 @@ func (c *connection) tune(keep bool) {
 	c.tuned, c.tunedWire = want, wire
 }
 
-// tuneFirst is tune with the first data from the application, when most have set their options.
-func (c *connection) tuneFirst() { c.tune(false) }
+// tuneEarly is tune with the first data from the application, when most have set their options.
+func (c *connection) tuneEarly() { c.tune(false) }
 
 // tunedBy notes at the end of c what it has set, which the next connection inherits until its first data,
 // and reports whether that can be taken back.

@@ -76,6 +76,14 @@ func (i *inside) command(pid int, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// native is a program of this machine as a process of the pod: in its network and its control group, with the
+// machine's files.
+func (i *inside) native(args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(i.t.Context(), "nsenter", append([]string{fmt.Sprintf("--net=/proc/%d/ns/net", i.pid)}, args...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(i.cgroup.Fd())}
+	return cmd
+}
+
 // program is where this machine has the test application.
 func (i *inside) program() string { return fmt.Sprintf("/proc/%d/root/app", i.pid) }
 

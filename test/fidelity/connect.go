@@ -316,8 +316,12 @@ func waiting() []Scenario {
 					time.Sleep(2 * moment)
 				}
 			}
+			var polls []<-chan result
 			for _, c := range all {
-				if r := c.do(call{Name: "poll", Flags: unix.POLLOUT, Wait: 2 * moment}); r.Errno == 0 {
+				polls = append(polls, c.host.start(call{Name: "poll", FD: c.fd, Flags: unix.POLLOUT, Wait: patience}))
+			}
+			for _, poll := range polls {
+				if r := await(poll); r.Errno == 0 {
 					connected++
 				}
 			}

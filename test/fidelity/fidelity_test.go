@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -37,30 +36,6 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// setting says what is between client and server.
-type setting struct {
-	name string
-	// gateways is how many there are: of none, of the client, of both.
-	gateways int
-	wire     api.Wire
-	mode     api.Mode
-}
-
-// direct is what all others are compared with.
-const direct = "direct"
-
-func settings() []setting {
-	return []setting{
-		{name: direct},
-		{"port", 2, api.WirePort, api.Permissive},
-		{"port strict", 2, api.WirePort, api.Strict},
-		{"inband", 2, api.WireInband, api.Permissive},
-		{"inband strict", 2, api.WireInband, api.Strict},
-		{"plaintext port", 1, api.WirePort, api.Permissive},
-		{"plaintext inband", 1, api.WireInband, api.Permissive},
-	}
-}
-
 // TestFidelity plays all scenarios in every setting. Those that differ from the direct ones are the
 // rows of docs/FIDELITY.md, no more and no less.
 func TestFidelity(t *testing.T) {
@@ -72,31 +47,26 @@ func TestFidelity(t *testing.T) {
 	transcripts := make(map[string]map[string][]string)
 	var mu sync.Mutex
 	var all sync.WaitGroup
-	for _, each := range settings() {
+	for _, each := range fidelity.Settings() {
 		s := stage(t, gateway, each)
 		all.Go(func() {
 			found := s.Transcripts()
 			mu.Lock()
 			defer mu.Unlock()
-			transcripts[each.name] = found
+			transcripts[each.Name] = found
 		})
 	}
 	all.Wait()
-	var found []difference
-	for _, s := range fidelity.Scenarios() {
-		if d := compare(s.Name, transcripts); d != nil {
-			found = append(found, *d)
-		}
-	}
+	found := fidelity.Compare(transcripts)
 	t.Logf("%d scenarios, %d differ", len(fidelity.Scenarios()), len(found))
 	if dir := os.Getenv("FIDELITY_TRANSCRIPTS"); dir != "" {
-		write(t, dir, transcripts)
+		must.Do(t, fidelity.Write(dir, transcripts))
 	}
 	checkPage(t, found)
 }
 
 // stage makes two pods and what a setting puts between them.
-func stage(t *testing.T, gateway string, s setting) *fidelity.Stage {
+func stage(t *testing.T, gateway string, s fidelity.Setting) *fidelity.Stage {
 	lab := netlab.New(t, 2)
 	a, b := lab.Node(0), lab.Node(1)
 	places := fidelity.Places{
@@ -106,10 +76,10 @@ func stage(t *testing.T, gateway string, s setting) *fidelity.Stage {
 	}
 	must.Do(t, a.Do(func() error { return furnish(places) }))
 	authority := must.Get(gatewaylab.NewAuthority())(t)
-	for _, n := range []*netlab.Node{a, b}[:s.gateways] {
+	for _, n := range []*netlab.Node{a, b}[:s.Gateways] {
 		g, err := gatewaylab.Start(t.Context(), gatewaylab.Spec{
-			Node: n, Program: gateway, Authority: authority, Dir: t.TempDir(), Mode: s.mode, Log: discard{},
-			Configure: func(c *api.Config) { c.Wire = s.wire },
+			Node: n, Program: gateway, Authority: authority, Dir: t.TempDir(), Mode: s.Mode, Log: discard{},
+			Configure: func(c *api.Config) { c.Wire = s.Wire },
 		})
 		must.Do(t, err)
 		t.Cleanup(g.Stop)
@@ -207,55 +177,6 @@ func host(t *testing.T, n *netlab.Node) *fidelity.Host {
 	return fidelity.NewHost(n.IP4, n.IP6, in, out)
 }
 
-// difference is a scenario that is not the same in all settings.
-type difference struct {
-	scenario string
-	// where are the settings in which it differs.
-	where []string
-	// without and with are the first lines that differ, the latter in the first of where.
-	without, with string
-}
-
-// compare returns nil if a scenario is the same everywhere.
-func compare(name string, transcripts map[string]map[string][]string) *difference {
-	want := transcripts[direct][name]
-	var d *difference
-	for _, s := range settings() {
-		got := transcripts[s.name][name]
-		if slices.Equal(got, want) {
-			continue
-		}
-		if d == nil {
-			d = &difference{scenario: name}
-			i := 0
-			for i < min(len(got), len(want)) && got[i] == want[i] {
-				i++
-			}
-			d.without, d.with = line(want, i), line(got, i)
-		}
-		d.where = append(d.where, s.name)
-	}
-	return d
-}
-
-func line(transcript []string, i int) string {
-	if i < len(transcript) {
-		return transcript[i]
-	}
-	return "nothing more"
-}
-
-// write writes all transcripts to a directory, for whoever looks for a cause.
-func write(t *testing.T, dir string, transcripts map[string]map[string][]string) {
-	for setting, all := range transcripts {
-		var b strings.Builder
-		for _, s := range fidelity.Scenarios() {
-			fmt.Fprintf(&b, "# %s\n%s\n\n", s.Name, strings.Join(all[s.Name], "\n"))
-		}
-		must.Do(t, os.WriteFile(filepath.Join(dir, setting), []byte(b.String()), 0o644))
-	}
-}
-
 // page is where the differences are written down, between two lines.
 const (
 	page      = "../../docs/FIDELITY.md"
@@ -265,7 +186,7 @@ const (
 
 // checkPage compares the differences with the rows of the page, each of which has a reason that is a
 // heading of the page.
-func checkPage(t *testing.T, found []difference) {
+func checkPage(t *testing.T, found []fidelity.Difference) {
 	content := string(must.Get(os.ReadFile(page))(t))
 	head, rest, ok := strings.Cut(content, pageBegin)
 	rows, tail, ok2 := strings.Cut(rest, pageEnd)
@@ -274,19 +195,19 @@ func checkPage(t *testing.T, found []difference) {
 	}
 	reasons := make(map[string]string)
 	for row := range strings.Lines(rows) {
-		if cells := strings.Split(strings.Trim(strings.TrimSpace(row), "|"), "|"); len(cells) == 5 {
-			reasons[strings.TrimSpace(cells[0])] = strings.TrimSpace(cells[4])
+		if d, ok := fidelity.ParseRow(row); ok {
+			reasons[d.Scenario] = d.Reason
 		}
 	}
 	var got strings.Builder
 	fmt.Fprintln(&got, "| scenario | where | without a gateway | with gateways | reason |\n| --- | --- | --- | --- | --- |")
 	used := make(map[string]bool)
 	for _, d := range found {
-		reason := reasons[d.scenario]
-		used[reason] = true
-		fmt.Fprintf(&got, "| %s | %s | %s | %s | %s |\n", d.scenario, where(d.where), d.without, d.with, reason)
-		if !strings.Contains(tail, "\n### "+reason+"\n") {
-			t.Errorf("%s: the reason %q is no heading of %s", d.scenario, reason, page)
+		d.Reason = reasons[d.Scenario]
+		used[d.Reason] = true
+		got.WriteString(d.String())
+		if !strings.Contains(tail, "\n### "+d.Reason+"\n") {
+			t.Errorf("%s: the reason %q is no heading of %s", d.Scenario, d.Reason, page)
 		}
 	}
 	for line := range strings.Lines(tail) {
@@ -301,24 +222,4 @@ func checkPage(t *testing.T, found []difference) {
 	if diff := gocmp.Diff(rows, got.String()); diff != "" {
 		t.Errorf("%s (-written down +found), -update writes it anew:\n%s", page, diff)
 	}
-}
-
-// where names settings together.
-func where(names []string) string {
-	var encrypted, plaintext, all []string
-	for _, s := range settings() {
-		switch s.gateways {
-		case 1:
-			plaintext = append(plaintext, s.name)
-		case 2:
-			encrypted = append(encrypted, s.name)
-		}
-	}
-	all = slices.Concat(encrypted, plaintext)
-	for name, list := range map[string][]string{"all": all, "encrypted": encrypted, "plaintext": plaintext} {
-		if slices.Equal(names, list) {
-			return name
-		}
-	}
-	return strings.Join(names, ", ")
 }

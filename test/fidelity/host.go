@@ -3,6 +3,7 @@
 package fidelity
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -19,6 +20,8 @@ import (
 // Host is one of the two pods: its addresses and its [Agent].
 type Host struct {
 	IP4, IP6 netip.Addr
+	// Service4 and Service6 are those by which clients reach the pod, if they are others.
+	Service4, Service6 netip.Addr
 
 	mu      sync.Mutex
 	to      *json.Encoder
@@ -200,7 +203,7 @@ func (p *play) text(a netip.AddrPort) string {
 	switch ip {
 	case p.client.IP4, p.client.IP6:
 		name = "client"
-	case p.server.IP4, p.server.IP6:
+	case p.server.IP4, p.server.IP6, p.server.Service4, p.server.Service6:
 		name = "server"
 	case p.places.Dead4, p.places.Dead6:
 		name = "dead host"
@@ -247,8 +250,10 @@ func (f family) server() int {
 	return unix.AF_INET
 }
 
-// at returns host's address for a socket of the client.
-func (f family) at(h *Host, port uint16) netip.AddrPort { return f.of(h.IP4, h.IP6, port) }
+// at returns the address by which a socket of the client reaches host.
+func (f family) at(h *Host, port uint16) netip.AddrPort {
+	return f.of(cmp.Or(h.Service4, h.IP4), cmp.Or(h.Service6, h.IP6), port)
+}
 
 // of returns the one of two addresses that a socket of the client can have or connect to.
 func (f family) of(four, six netip.Addr, port uint16) netip.AddrPort {

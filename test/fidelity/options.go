@@ -53,6 +53,16 @@ func onTheWire() []Scenario {
 			return l, func(w wireSocket) bool { return w.TOS == l[0].value && w.Congestion == rare }
 		}),
 	)
+	mark := 0xa0
+	all = append(all, fromBothEnds("IP_TOS after data", func(p *play, a, b *socket) {
+		// Programs that greet the other end first mark what comes then.
+		a.send("greeting")
+		b.gather(8)
+		a.set("IP_TOS", mark)
+		a.send("marked")
+		b.gather(6)
+		a.shows("IP_TOS", 0, has(tos, mark))
+	})...)
 	quiet := labelled()
 	all = append(all, Scenario{Name: "no keepalive", play: func(p *play) {
 		c, s := p.pairWith(ip4, quiet, quiet)
@@ -137,7 +147,7 @@ func beforeAndAfter(name string, f family, pick func(at int) ([]option, func(wir
 			s.gather(5)
 			s.send("hello")
 			c.gather(5)
-			setter.shows(name, there)
+			setter.shows(name, 8*time.Second, there)
 		}})
 	}
 	return all
@@ -157,7 +167,7 @@ func (s *socket) onWire() []wireSocket {
 }
 
 // shows waits until a connection of the pod is as it should be on the wire.
-func (s *socket) shows(what string, there func(wireSocket) bool) {
+func (s *socket) shows(what string, wait time.Duration, there func(wireSocket) bool) {
 	start := time.Now()
 	for {
 		for _, w := range s.onWire() {
@@ -166,7 +176,7 @@ func (s *socket) shows(what string, there func(wireSocket) bool) {
 				return
 			}
 		}
-		if time.Since(start) > 8*time.Second {
+		if time.Since(start) >= wait {
 			s.play.say("%s, %s on the wire: no", s.name, what)
 			return
 		}

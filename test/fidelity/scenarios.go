@@ -33,6 +33,26 @@ type Stage struct {
 	Places         Places
 	// Cut drops all packets between the pods, and Mend no longer does.
 	Cut, Mend func()
+	// Only says which scenarios are played; nil are all.
+	Only func(name string) bool
+}
+
+// scenarios returns those that are played.
+func (s *Stage) scenarios() []Scenario {
+	all := Scenarios()
+	if s.Only != nil {
+		all = slices.DeleteFunc(all, func(each Scenario) bool { return !s.Only(each.Name) })
+	}
+	return all
+}
+
+// Ports returns those of the server that clients connect to: the first two of each scenario that is played.
+func (s *Stage) Ports() (all []uint16) {
+	for i := range s.scenarios() {
+		port := uint16(firstPort + i*portsPerScenario)
+		all = append(all, port, port+1)
+	}
+	return all
 }
 
 // atATime is how many scenarios are played at a time. Most of them wait most of the time.
@@ -43,7 +63,7 @@ const atATime = 50
 func (s *Stage) Transcripts() map[string][]string {
 	found := make(map[string][]string)
 	var mu sync.Mutex
-	all := Scenarios()
+	all := s.scenarios()
 	for _, cutting := range []bool{true, false} {
 		var group sync.WaitGroup
 		var members int

@@ -36,7 +36,8 @@ const (
 	// datagram that is sent there matters.
 	discardPort = "9"
 	// bufferKiB is tcpdump's buffer in the kernel. What does not fit is lost, and
-	// Stop reports it. Every packet takes as much of it as the longest may.
+	// Stop reports it. tcpdump reads a part of it once that is full, and after a second: in immediate mode
+	// every packet would take as much room as the longest may.
 	bufferKiB = "131072"
 	// longestPacket is one that segmentation offload leaves in one piece, with headers.
 	longestPacket = "65600"
@@ -78,7 +79,7 @@ func Start(ctx context.Context, file string, at Place, hosts ...netip.Addr) (*Re
 	}
 	defer f.Close()
 	c := &Recording{file: file, at: at}
-	c.cmd = OnNode(ctx, "nice", "-n", priority, "tcpdump", "-i", at.Device, "-n", "-U", "--immediate-mode", "-B", bufferKiB, "-s", longestPacket, "-Z", "root", "-w", "-", filter(hosts))
+	c.cmd = OnNode(ctx, "nice", "-n", priority, "tcpdump", "-i", at.Device, "-n", "-U", "-B", bufferKiB, "-s", longestPacket, "-Z", "root", "-w", "-", filter(hosts))
 	c.cmd.Stdout = f
 	stderr, err := c.cmd.StderrPipe()
 	if err != nil {

@@ -14,6 +14,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/test/fidelity"
 )
 
 // Ports of "app serve".
@@ -22,6 +24,7 @@ const (
 	portServerFirst = 9001 // speaks first: one line with the addresses it sees
 	portCount       = 9002 // reads to the end of file, then answers with a hash
 	portTraffic     = 9003 // numbered messages in both directions, which both ends check
+	portPostgres    = 9004 // answers every query of a PostgreSQL client
 	portHTTP        = 9080
 	portGRPC        = 9090 // answers the gRPC health checking protocol
 )
@@ -33,7 +36,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: app serve|hook|traffic|served|talk|lookup|first|halfclose|concurrent|download|upload ...")
+		fmt.Fprintln(os.Stderr, "usage: app serve|agent|hook|traffic|served|talk|lookup|first|halfclose|concurrent|download|upload ...")
 		os.Exit(2)
 	}
 	if os.Args[1] == "sleep" { // for pods whose ports are not their own
@@ -61,6 +64,7 @@ func main() {
 	}
 	if run := map[string]func(context.Context, []string) error{
 		"serve": serveCommand, "traffic": trafficCommand, "hook": hookCommand,
+		"agent": func(context.Context, []string) error { return fidelity.Agent(os.Stdin, os.Stdout) },
 		"served": func(ctx context.Context, _ []string) error {
 			return printAnswer(ctx, http.MethodGet, "http://127.0.0.1:9080/served", nil)
 		},

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"flag"
 	"fmt"
@@ -39,9 +40,9 @@ func serve(ctx context.Context, exit func()) error {
 	control := trafficControl{served: &served{}}
 	mux := handler(exit)
 	control.register(mux)
-	failed := make(chan error, 6)
+	failed := make(chan error, 7)
 	for port, handle := range map[int]func(*net.TCPConn) error{
-		portEcho: echo, portServerFirst: serverFirst, portCount: count, portTraffic: control.served.handle,
+		portEcho: echo, portServerFirst: serverFirst, portCount: count, portTraffic: control.served.handle, portPostgres: postgres,
 	} {
 		ln, err := net.Listen("tcp", ":"+strconv.Itoa(port))
 		if err != nil {
@@ -101,6 +102,39 @@ func count(c *net.TCPConn) error {
 	}
 	_, err = fmt.Fprintf(c, "%d %s\n", n, sum)
 	return err
+}
+
+// postgres is as much of a PostgreSQL server as psql and JDBC need to connect and to send a query. Every
+// message is a byte that says what it is, four bytes of its length without that byte, and the rest; the
+// client's first one lacks the byte.
+func postgres(c *net.TCPConn) error {
+	read := func() error {
+		var length uint32
+		if err := binary.Read(c, binary.BigEndian, &length); err != nil {
+			return err
+		}
+		_, err := io.CopyN(io.Discard, c, int64(length)-4)
+		return err
+	}
+	const ready = "Z\x00\x00\x00\x05I"
+	if err := read(); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(c, "R\x00\x00\x00\x08\x00\x00\x00\x00"+ready); err != nil { // no password
+		return err
+	}
+	for {
+		var kind [1]byte
+		if _, err := io.ReadFull(c, kind[:]); err != nil || kind[0] == 'X' {
+			return err
+		}
+		if err := read(); err != nil {
+			return err
+		}
+		if _, err := io.WriteString(c, "C\x00\x00\x00\x0dANSWERED\x00"+ready); err != nil {
+			return err
+		}
+	}
 }
 
 func hash(r io.Reader) (sum string, n int64, err error) {
