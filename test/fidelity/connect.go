@@ -311,8 +311,9 @@ func waiting() []Scenario {
 					c.nonblock()
 					c.do(call{Name: "connect", Addr: ip4.at(p.server, p.port)})
 				}
-				if all = append(all, c); i == 1 {
-					// A gateway believes for a second that others can connect, too.
+				if all = append(all, c); i < 2 {
+					// A gateway believes for a second that others can connect, too, and a connection that does not wait
+					// for it is made later than connect(2) returns.
 					time.Sleep(2 * moment)
 				}
 			}
