@@ -9,6 +9,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	reasons "github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 )
 
 // TestFirstConnection: a permissive gateway finds out what a peer is, also while the peer gets a gateway. What a
@@ -20,7 +21,12 @@ func TestFirstConnection(t *testing.T) {
 			spec := with(l.spec(l.a), func(c *api.Config) { c.Wire = wire })
 			g := l.gateway(spec)
 			talk := func() api.Connection {
-				r := l.talk(l.a, l.b.Addr(portEcho))
+				r := l.result(l.a.Start(netlab.Command{
+					Cgroup: l.a.AppCgroup, Path: l.app, Args: []string{"talk", l.b.Addr(portEcho), "hello"}, Env: []string{"DIAL_TIMEOUT=1m"},
+				}))
+				if r.Error != "" || r.Received != "hello\n" {
+					t.Fatalf("talking: %+v", r)
+				}
 				return connection(t, g, "the connection from "+r.Local, func(c *api.Connection) bool { return c.Source == addrPort(t, r.Local) })
 			}
 			class := func(what string, c api.Connection) {

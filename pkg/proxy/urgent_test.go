@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -58,8 +59,14 @@ func bothWires(t *testing.T, test func(t *testing.T, client, server *testPod, de
 // may reuse what carried the first.
 func bothEnds(t *testing.T, test func(t *testing.T, from, to *net.TCPConn), older ...string) {
 	bothWires(t, func(t *testing.T, client, server *testPod, destination netip.AddrPort, accept func() *net.TCPConn) {
-		if s := server.proxy.settings.Load(); older != nil {
+		if o := server.options; older != nil {
+			s, err := newSettings(o.Config, o.Certificate, o.Roots, time.Now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.loopbackPods = true
 			s.server.NextProtos, s.inbandServer.NextProtos = older, older
+			server.proxy.settings.Store(s)
 		}
 		for range 2 {
 			conn := client.dial(destination)
