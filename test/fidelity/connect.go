@@ -312,8 +312,8 @@ func waiting() []Scenario {
 					c.do(call{Name: "connect", Addr: ip4.at(p.server, p.port)})
 				}
 				if all = append(all, c); i == 1 {
-					// A gateway believes for a second that others can connect, too.
-					time.Sleep(2 * moment)
+					// A gateway believes for a second that others can connect, too, from when it has dialled.
+					time.Sleep(soon)
 				}
 			}
 			var polls []<-chan result
