@@ -314,7 +314,7 @@ func waiting() []Scenario {
 				if all = append(all, c); i < 2 {
 					// A gateway believes for a second that others can connect, too, and a connection that does not wait
 					// for it is made later than connect(2) returns.
-					time.Sleep(2 * moment)
+					time.Sleep(soon)
 				}
 			}
 			var polls []<-chan result
