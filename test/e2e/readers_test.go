@@ -3,13 +3,13 @@
 package e2e
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/test/e2e/app/appreport"
 )
 
 // ways returns which subresources of a pod the requests in the log of -v=6 have opened a stream to.
@@ -56,8 +56,10 @@ func TestStatusByForwardedPort(t *testing.T) {
 	asked("portforward", "--as=only-"+user)
 
 	address := fmt.Sprintf("127.0.0.1:%d", api.StatusPortOf(1))
-	if out := runCommand(context.Background(), t, "", "kubectl", "-n", ns, "exec", "a", "-c", "app", "--", "/app", "talk", address, "hello"); out.code == 0 {
-		t.Errorf("the pod talks with its gateway's port: %s", out.stdout)
+	// A reader that begins with anything but a handshake would get an alert.
+	out := runCommand(t.Context(), t, "", "kubectl", "-n", ns, "exec", "a", "-c", "app", "--", "/app", "talk", address, "hello")
+	if got := parse[appreport.Result](t, out.stdout); got.Received != "" {
+		t.Errorf("the pod talks with its gateway's port: %q", got.Received)
 	}
 	asked("portforward")
 }

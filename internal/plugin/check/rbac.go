@@ -22,7 +22,7 @@ func grant(role string, uses []rights.Use, namespace, user string) (string, erro
 			r.Scope = rights.Cluster // a ClusterRole holds both
 		}
 		rules[r.Scope] = addRule(rules[r.Scope], r)
-		if r.Subresource == "exec" {
+		if r.Subresource == "exec" || r.Subresource == "portforward" {
 			// A WebSocket opens the stream with get.
 			r.Verb = "get"
 			rules[r.Scope] = addRule(rules[r.Scope], r)

@@ -170,8 +170,11 @@ func TestExampleAllowsWhatWatchDoesAndNothingElse(t *testing.T) {
 	e.guard(client)
 	gateways := &fakegateway.Line{Pod: client.Pod, SetState: client.SetState, Before: func(call *fakegateway.Call) error {
 		for _, verb := range []string{"get", "create"} {
-			if !e.use(verb, "", "pods/exec", call.Namespace, call.Pod) {
-				t.Errorf("no rule to %s pods/exec", verb)
+			// A status is read by either.
+			for _, resource := range []string{"pods/exec", "pods/portforward"} {
+				if !e.use(verb, "", resource, call.Namespace, call.Pod) {
+					t.Errorf("no rule to %s %s", verb, resource)
+				}
 			}
 		}
 		return nil
