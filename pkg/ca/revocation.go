@@ -155,6 +155,11 @@ func decodeLists(text []byte) ([]signedList, error) {
 	return signed, nil
 }
 
+// ReadRevocations returns what a's own roots vouch for of text, and how many lists are none of theirs.
+func (a *Authority) ReadRevocations(text []byte) (r *Revocations, refused int) {
+	return ReadableRevocations(text, a.roots(), a.trustDomain)
+}
+
 // ReadableRevocations is ParseRevocations without the lists that it would refuse, which it counts.
 func ReadableRevocations(text []byte, roots []*x509.Certificate, trustDomain string) (r *Revocations, refused int) {
 	if len(bytes.TrimSpace(text)) == 0 {
