@@ -197,7 +197,7 @@ func (p *Plugin) Ask(ctx context.Context, pod *corev1.Pod, container string) (*a
 	defer cancel()
 	gateway := p.Gateways.Gateway(pod, container)
 	status, err := gateway.Status(ctx)
-	if err != nil || status.State != api.Ready && status.State != api.Degraded {
+	if err != nil || p.Authority == nil || status.State != api.Ready && status.State != api.Degraded {
 		return status, err
 	}
 	// Who needs the authority tells what is wrong with it.
