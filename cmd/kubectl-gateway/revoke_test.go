@@ -18,7 +18,7 @@ func TestRevoke(t *testing.T) {
 		t.Errorf("after a dry run: %q, %v", stdout, c.told)
 	}
 	stdout, stderr := c.mustRun("revoke", "pod/web", "ns/shop/sa/web", "--parallel=1")
-	if stdout != "pod/web refuses what is revoked\npod/db refuses what is revoked\n" || !strings.Contains(stderr, "certificate "+serial+" revoked\ncluster.local/ns/shop/sa/web revoked\n") {
+	if stdout != "pod/db refuses what is revoked\npod/web refuses what is revoked\n" || !strings.Contains(stderr, "certificate "+serial+" revoked\ncluster.local/ns/shop/sa/web revoked\n") {
 		t.Errorf("%q, %q", stdout, stderr)
 	}
 	first := c.told["web"][c.authority().Fingerprint()]
@@ -58,7 +58,7 @@ func TestRevokeRefuses(t *testing.T) {
 	c := newRotatingCluster(t, "web")
 	for args, says := range map[string]string{
 		"revoke": "nothing is named", "revoke --list abcd": "use it alone", "revoke web": "no serial number", "revoke 0": "no serial number",
-		"revoke ns/shop": "SPIFFE", "revoke spiffe://other/ns/a/sa/b": "not of trust domain", "revoke pod/nobody": "not found",
+		"revoke ns/shop": "is not spiffe", "revoke spiffe://other/ns/a/sa/b": "not of trust domain", "revoke pod/nobody": "not found",
 		"revoke abcd --cert-ttl=x": "--cert-ttl", "revoke abcd -o wide": "unable to match a printer",
 	} {
 		if code, _, stderr := c.run(strings.Fields(args)...); code != 1 || !strings.Contains(stderr, says) {
