@@ -190,8 +190,8 @@ func TestCompletesFlags(t *testing.T) {
 		{"enable --wire ", "auto port inband", ":36"}, {"enable --on-failure ", "open closed", ":36"},
 		{"enable --delivery ", "secret csr", ":36"}, {"enable --existing ", "leave report reset", ":36"},
 		{"enable --dry-run ", "none client server", ":36"}, {"enable --image-pull-policy ", "Always IfNotPresent Never", ":36"},
-		{"init-ca --store ", "local cluster", ":36"}, {"enable -o ", "name json yaml " + templates, ":36"}, {"tail -o ", "json " + templates, ":36"},
-		{"status -o ", "wide json yaml name dot svg " + templates + " custom-columns= custom-columns-file=", ":36"},
+		{"init-ca --store ", "local cluster", ":36"}, {"enable -o ", "name json yaml kyaml " + templates, ":36"}, {"tail -o ", "json " + templates, ":36"},
+		{"status -o ", "wide json yaml kyaml name dot svg " + templates + " custom-columns= custom-columns-file=", ":36"},
 		{"status -o j", "json jsonpath= jsonpath-file= jsonpath-as-json=", ":36"},
 		// No space follows what has an argument.
 		{"status --output=jsonpath-", "jsonpath-file= jsonpath-as-json=", ":38"}, {"enable -o go-template-", "go-template-file=", ":38"},

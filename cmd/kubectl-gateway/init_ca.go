@@ -64,7 +64,7 @@ again what the cluster has lost, and removes roots that were retired.`,
 	f.StringVar(&o.options.TrustDomain, "trust-domain", "", "trust domain of all identities (default "+ca.DefaultTrustDomain+", or that of the authority)")
 	f.BoolVar(&o.options.Force, "force", false, "replace an existing authority at once; running gateways refuse each other until all are rotated ('rotate --ca' replaces it while traffic goes on)")
 	addAuthorityDir(f, &o.options.Dir, "dir")
-	addOutput(f, &o.output, "", "json", "yaml", "name")
+	addOutput(f, &o.output, "", "json", "yaml", "kyaml", "name")
 	return cmd
 }
 

@@ -31,7 +31,7 @@ type podFlags struct {
 func (o *podFlags) addFlags(f *pflag.FlagSet) {
 	o.targets.AddFlags(f)
 	f.BoolVarP(&o.yes, "yes", "y", false, "do not ask for a confirmation of --all and -A")
-	addOutput(f, &o.output, "", "name", "json", "yaml")
+	addOutput(f, &o.output, "", "name", "json", "yaml", "kyaml")
 	addParallel(f, &o.parallel)
 }
 

@@ -106,7 +106,7 @@ changed.`,
 	}
 	o.targets.AddFlags(cmd.Flags())
 	flags.Format(cmd.Flags(), &o.output, "", []flags.Word[string]{
-		{Value: "wide"}, {Value: "json"}, {Value: "yaml"}, {Value: "name"},
+		{Value: "wide"}, {Value: "json"}, {Value: "yaml"}, {Value: "kyaml"}, {Value: "name"},
 		{Value: "dot", Meaning: "edges, for Graphviz"}, {Value: "svg", Meaning: "edges, as a picture"},
 	}, slices.Concat(output.Templates(), output.Columns())...)
 	cmd.Flags().BoolVar(&o.noHeaders, "no-headers", false, "leave out the names of columns, also with -o wide and custom-columns")

@@ -74,7 +74,7 @@ the network, and 2 if nothing could be proven, with the reason.`,
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exitWith(exitInconclusive, flags.Error(cmd, err)) })
 	f := cmd.Flags()
-	addOutput(f, &o.output, "", "json", "yaml")
+	addOutput(f, &o.output, "", "json", "yaml", "kyaml")
 	flags.Parsed(f, &o.port, "port", "port", "", "send the canary to the application at this port of TO", parsePort)
 	addTimeout(f, &o.timeout, verify.DefaultTimeout, "how long one pair may take")
 	return cmd

@@ -52,7 +52,7 @@ all the same, and the exit code is 1.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), a) },
 	}
 	cmd.Flags().BoolVar(&o.client, "client", false, "do not ask the server")
-	addOutput(cmd.Flags(), &o.output, "", "json", "yaml")
+	addOutput(cmd.Flags(), &o.output, "", "json", "yaml", "kyaml")
 	return cmd
 }
 

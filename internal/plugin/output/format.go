@@ -1,4 +1,4 @@
-// Package output prints values in the formats of kubectl's -o: JSON, YAML, JSONPath and Go
+// Package output prints values in the formats of kubectl's -o: JSON, YAML, KYAML, JSONPath and Go
 // templates, and columns. Formats, results and errors are kubectl's.
 //
 // The printers of kubectl are not used, but for JSONPath itself (90 kB of the plugin): those of
@@ -20,8 +20,9 @@ import (
 
 // Formats without an argument.
 const (
-	JSON = "json"
-	YAML = "yaml"
+	JSON  = "json"
+	YAML  = "yaml"
+	KYAML = "kyaml"
 )
 
 // Formats that take an argument after "=". Those that end with -file take the name of a file that
@@ -97,6 +98,8 @@ func New(format string, o Options) (Printer, error) {
 		return printJSON, nil
 	case YAML:
 		return printYAML, nil
+	case KYAML:
+		return printKYAML, nil
 	case columns, columnsFile:
 		if argument == "" {
 			return nil, errors.New("custom-columns format specified but no custom columns given")

@@ -39,7 +39,7 @@ func some() list {
 }
 
 func every() []string {
-	return slices.Concat([]string{"wide", "name", JSON, YAML}, Templates(), Columns())
+	return slices.Concat([]string{"wide", "name", JSON, YAML, KYAML}, Templates(), Columns())
 }
 
 // printed is what a format makes of some, by the way of a command line.
@@ -105,6 +105,24 @@ func TestPrints(t *testing.T) {
 	}
 }
 
+// TestPrintsKYAML: all strings are quoted, and what a terminal would obey is escaped.
+func TestPrintsKYAML(t *testing.T) {
+	print := must.Get(New(KYAML, Options{}))(t)
+	var text strings.Builder
+	must.Do(t, print(&text, some().Items[2]))
+	want := "---\n{\n" + `  name: "bad\e[2J",
+  sent: 9007199254740992,
+  marks: {
+    a/b: "aGk=",
+  },
+  ready: false,
+}
+`
+	if diff := cmp.Diff(want, text.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestPrintsOne: a value that is no list is one row.
 func TestPrintsOne(t *testing.T) {
 	print := must.Get(New("custom-columns=NAME:.name", Options{}))(t)
@@ -124,7 +142,7 @@ func TestRefuses(t *testing.T) {
 		return path
 	}
 	large := file(strings.Repeat(" ", maxFile+1))
-	const allowed = ", allowed formats are: custom-columns,custom-columns-file,go-template,go-template-file,json,jsonpath,jsonpath-as-json,jsonpath-file,name,wide,yaml"
+	const allowed = ", allowed formats are: custom-columns,custom-columns-file,go-template,go-template-file,json,jsonpath,jsonpath-as-json,jsonpath-file,kyaml,name,wide,yaml"
 	for format, want := range map[string]string{
 		"xml":                          `unable to match a printer suitable for the output format "xml"` + allowed,
 		"json=.x":                      `unable to match a printer suitable for the output format "json=.x"` + allowed,

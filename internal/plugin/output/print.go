@@ -9,6 +9,7 @@ import (
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/client-go/util/jsonpath"
 	"sigs.k8s.io/yaml"
+	"sigs.k8s.io/yaml/kyaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
@@ -36,6 +37,13 @@ func printYAML(w io.Writer, value any) error {
 	}
 	_, err = w.Write(text)
 	return err
+}
+
+func printKYAML(w io.Writer, value any) error {
+	if err := new(kyaml.Encoder).FromObject(value, w); err != nil {
+		return fmt.Errorf("encoding as KYAML: %w", err)
+	}
+	return nil
 }
 
 // plain returns value as its JSON form is read: maps, slices, strings, numbers of the types
