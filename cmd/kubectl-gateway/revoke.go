@@ -83,7 +83,7 @@ certificates; there are 1024 at most.`,
 		},
 	}
 	f := cmd.Flags()
-	addOutput(f, &o.output, "", "name", "json", "yaml")
+	addOutput(f, &o.output, "", "name", "json", "yaml", "kyaml")
 	addParallel(f, &o.parallel)
 	addTimeout(f, &o.timeout, rotate.DefaultTimeout, "how long one pod may take")
 	addAuthorityDir(f, &o.authorityDir, "authority-dir")
