@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/confine"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/governor"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
@@ -71,6 +72,9 @@ func runWorker(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := revoke(p, config, material); err != nil {
+		return err
+	}
 	// Nothing has come from the network yet.
 	confinement, err := confine.Apply(confine.Worker)
 	if err != nil {
@@ -87,6 +91,15 @@ func runWorker(ctx context.Context, args []string) error {
 		return err
 	}
 	return serve(ctx, p, from, log, signals)
+}
+
+// revoke has p refuse the certificates that m says are revoked. The supervisor has checked that.
+func revoke(p *proxy.Proxy, config *api.Config, m *handoff.Material) error {
+	revoked, err := m.Revocations(config.TrustDomain)
+	if err == nil {
+		p.Revoke(revoked)
+	}
+	return err
 }
 
 // orphanDrain is how long connections may go on in a worker that has lost its supervisor.
@@ -124,6 +137,9 @@ func serve(ctx context.Context, p *proxy.Proxy, from *handoff.Worker, log *proxy
 				return err
 			}
 			if err := p.Update(config, certificate, roots); err != nil {
+				return err
+			}
+			if err := revoke(p, config, m); err != nil {
 				return err
 			}
 			if m.Reset {

@@ -251,7 +251,7 @@ func codeOf(command string) int {
 // TestErrorsOfEveryCommand runs each command of the tree where no cluster is.
 func TestErrorsOfEveryCommand(t *testing.T) {
 	words := map[string]string{
-		"enable": "pod/a", "disable": "pod/a", "mode": "pod/a strict", "allow": "pod/a --everyone", "rotate": "pod/a", "refresh": "pod/a", "log": "pod/a none", "support-bundle": "-o -",
+		"enable": "pod/a", "disable": "pod/a", "mode": "pod/a strict", "allow": "pod/a --everyone", "rotate": "pod/a", "revoke": "abcd", "refresh": "pod/a", "log": "pod/a none", "support-bundle": "-o -",
 		"packets": "pod/a", "verify": "pod/a", "watch": "--once", "tail": "--no-follow", "check": "--wait=0s", "metrics": "pod/a",
 	}
 	// These ask no cluster: something else is wrong for them.
@@ -305,7 +305,7 @@ func TestErrorOfCtrlC(t *testing.T) {
 		return true
 	}
 	for _, args := range []string{"status", "status --edges", "status --watch", "enable pod/a", "tail", "tail --no-follow", "watch --once", "watch", "disable pod/a",
-		"version", "init-ca", "mode pod/a strict", "allow pod/a --everyone", "rotate pod/a", "rotate --ca --yes --dry-run", "verify pod/a", "packets pod/a",
+		"version", "init-ca", "mode pod/a strict", "allow pod/a --everyone", "rotate pod/a", "revoke abcd", "rotate --ca --yes --dry-run", "verify pod/a", "packets pod/a",
 		"metrics pod/a", "check"} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		cmd, stdout, stderr := plugin(ctx, t, append(strings.Fields(args), w.flags...)...)
@@ -334,7 +334,7 @@ func TestErrorsOfFlags(t *testing.T) {
 		"delivery": "enable pod/a --delivery=pigeon", "existing": "enable pod/a --existing=forget", "dry-run": "enable pod/a --dry-run=maybe",
 		"image-pull-policy": "enable pod/a --image-pull-policy=Sometimes", "output of enable": "enable pod/a -o xml",
 		"output of status": "status -o xml", "by": "status --edges --by=moon", "output of tail": "tail -o xml", "output of mode": "mode pod/a strict -o xml",
-		"output of allow": "allow pod/a --everyone -o xml", "output of rotate": "rotate pod/a -o xml", "output of disable": "disable pod/a -o xml",
+		"output of allow": "allow pod/a --everyone -o xml", "output of rotate": "rotate pod/a -o xml", "output of revoke": "revoke abcd -o xml", "output of disable": "disable pod/a -o xml",
 		"output of watch": "watch --once -o xml", "output of check": "check -o xml", "output of version": "version -o xml",
 		"output of init-ca": "init-ca -o xml", "store": "init-ca --store=pocket", "mode to set": "mode pod/a lax", "log": "enable pod/a --log=all", "log to set": "log pod/a all", "log-limit": "enable pod/a --log-limit=much",
 		"wire of check": "check --wire=air", "cert-ttl": "enable pod/a --cert-ttl=soon", "ttl": "init-ca --ttl=soon",

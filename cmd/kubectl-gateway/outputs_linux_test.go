@@ -89,6 +89,9 @@ func outputCases() []outputCase {
 		{name: "rotate-ca-dry-run", args: "rotate --ca --dry-run", on: rotating("")},
 		{name: "rotate-ca-blocked", args: "rotate --ca --yes --parallel=1", on: rotating("db"), code: 1},
 		{name: "rotate-ca", args: "rotate --ca --yes --parallel=1", on: rotating("")},
+		{name: "revoke", args: "revoke ns/shop/sa/web abcd --parallel=1", on: rotating("")},
+		{name: "revoke-partly", args: "revoke abcd --parallel=1 -o name", on: rotating("db"), code: 1},
+		{name: "revoke-dry-run", args: "revoke ab:cd --dry-run", on: rotating("")},
 		{name: "refresh", args: "refresh pod/g pod/a --exclude-cidr=10.0.1.9 --parallel=1", on: inWorld(covering), code: 1},
 		{name: "refresh-dry-run", args: "refresh pod/g --dry-run=client -o json", on: inWorld(covering)},
 		{name: "upgrade", args: "upgrade pod/g pod/a --cert-ttl=12h --parallel=1", on: inWorld(upgradable), code: 1},
@@ -205,7 +208,7 @@ func TestOutputs(t *testing.T) {
 		for name, terminal := range map[string]bool{c.name: false, c.name + "-terminal": true} {
 			t.Run(name, func(t *testing.T) {
 				// The authority of a rotation is found by this process's environment.
-				if !strings.HasPrefix(c.name, "rotate") {
+				if !strings.HasPrefix(c.name, "rotate") && !strings.HasPrefix(c.name, "revoke") {
 					t.Parallel()
 				}
 				golden.Check(t, filepath.Join("outputs", name+".txt"), c.run(t, terminal))

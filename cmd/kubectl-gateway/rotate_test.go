@@ -29,11 +29,13 @@ type rotatingCluster struct {
 	renewing sync.Mutex
 	certs    map[string]fakegateway.Material // by pod
 	dead     string                          // the gateway that does not answer
+	old      string                          // the gateway that does not know revocation
+	told     map[string]map[string]int64     // the numbers of the lists that gateways have, by pod
 }
 
 func newRotatingCluster(t *testing.T, names ...string) *rotatingCluster {
 	t.Helper()
-	c := &rotatingCluster{t: t, dir: filepath.Join(t.TempDir(), "authority"), certs: map[string]fakegateway.Material{}}
+	c := &rotatingCluster{t: t, dir: filepath.Join(t.TempDir(), "authority"), certs: map[string]fakegateway.Material{}, told: map[string]map[string]int64{}}
 	c.objects = map[string]string{"/api/v1/namespaces/kube-system": kubeSystem}
 	c.fleet = c
 	c.flags = c.kubeconfig(t)
@@ -87,12 +89,16 @@ func (c *rotatingCluster) Answer(_ context.Context, call *fakegateway.Call) (any
 		var bundle api.TrustBundle
 		err = call.Read(&bundle)
 		has.Roots = fakegateway.Certificates([]byte(bundle.Bundle))
+		if revoked, refused := ca.ReadableRevocations(bundle.Revoked, has.Roots, "cluster.local"); refused == 0 && call.Pod != c.old {
+			c.told[call.Pod] = revoked.Numbers()
+		}
 	}
 	if err != nil {
 		return nil, err
 	}
 	c.certs[call.Pod] = has
 	status := &api.Status{State: api.Ready, Pod: api.PodRef{UID: "uid-" + call.Pod}, Cert: has.Certificate()}
+	status.Cert.Revocations = c.told[call.Pod]
 	if status.Cert.Issuer == "" {
 		return nil, fakegateway.Refuse("the certificate leads to none of the roots")
 	}

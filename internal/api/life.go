@@ -1,5 +1,7 @@
 package api
 
+import "encoding/json"
+
 // DisabledMessage is the termination message of a gateway that was disabled. A gateway that ended
 // for another reason leaves that reason, or nothing.
 const DisabledMessage = "disabled"
@@ -26,12 +28,17 @@ type IssuedCertificate struct {
 	Certificate string `json:"certificate"`
 	// Bundle is PEM: the roots that replace those that the gateway trusts.
 	Bundle string `json:"bundle"`
+	// Revoked is that of a TrustBundle.
+	Revoked json.RawMessage `json:"revoked,omitempty"`
 }
 
 // TrustBundle replaces the roots that a gateway trusts.
 type TrustBundle struct {
 	// Bundle is PEM.
 	Bundle string `json:"bundle"`
+	// Revoked are the lists of what the authorities of Bundle have revoked (package ca), or nothing. Of
+	// each authority a gateway keeps the list with the highest number that it has seen.
+	Revoked json.RawMessage `json:"revoked,omitempty"`
 }
 
 // DisableReport says how a gateway that was disabled has ended.

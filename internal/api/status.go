@@ -119,6 +119,11 @@ type Certificate struct {
 	// Issuer is the one of Authorities that the certificate's chain ends at, empty if it
 	// ends at none.
 	Issuer string `json:"issuer,omitempty"`
+	// Revocations are the numbers of the lists of revocations that the gateway has, by the SHA-256
+	// fingerprints of the certificates whose keys have signed them. Revoked means that one of them names
+	// this certificate: peers refuse it.
+	Revocations map[string]int64 `json:"revocations,omitempty"`
+	Revoked     bool             `json:"revoked,omitempty"`
 }
 
 // Worker describes the unprivileged process that carries the traffic.

@@ -38,6 +38,8 @@ type Authority struct {
 	// trusted are roots that verifiers must trust besides the authority's own: that
 	// of its predecessor or successor during a rotation.
 	trusted []*x509.Certificate
+	// revoked is handed out besides the bundle.
+	revoked *Revocations
 }
 
 // Options say what authority New makes.

@@ -78,7 +78,7 @@ func (a *Authority) sign(statement []byte) ([]byte, error) {
 	_, hash := a.algorithm()
 	signature, err := crypto.SignMessage(a.key, rand.Reader, statement, hash)
 	if err != nil {
-		return nil, fmt.Errorf("signing that one authority follows the other: %w", err)
+		return nil, fmt.Errorf("signing a statement: %w", err)
 	}
 	return signature, nil
 }
@@ -88,9 +88,14 @@ func (a *Authority) signed(statement, signature []byte) bool {
 	return a.chain[0].CheckSignature(algorithm, statement, signature) == nil
 }
 
-// algorithm returns how a signs a statement. Ed25519 hashes by itself.
+// algorithm returns how a signs a statement.
 func (a *Authority) algorithm() (x509.SignatureAlgorithm, crypto.Hash) {
-	switch a.key.Public().(type) {
+	return signatureOf(a.key.Public())
+}
+
+// signatureOf returns how a statement is signed with the key of public. Ed25519 hashes by itself.
+func signatureOf(public crypto.PublicKey) (x509.SignatureAlgorithm, crypto.Hash) {
+	switch public.(type) {
 	case *rsa.PublicKey:
 		return x509.SHA256WithRSA, crypto.SHA256
 	case ed25519.PublicKey:

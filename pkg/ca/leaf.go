@@ -17,7 +17,7 @@ import (
 
 // DefaultLeafTTL is how long a pod's certificate is valid when nothing else is
 // asked for: 30 days outlast most pods between two rollouts, and keep a stolen
-// key, which cannot be revoked, from being of use for long.
+// key of which nobody knows from being of use for long.
 const DefaultLeafTTL = 30 * 24 * time.Hour
 
 // LeafRequest says what certificate a pod is to get.

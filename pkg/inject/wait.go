@@ -113,13 +113,29 @@ func (in *Injector) certify(ctx context.Context, gateway *remote.Conn, a *answer
 			return fmt.Errorf("asking %s whether it is ready: %w", name, err)
 		}
 		if a.status.State != api.Uncertified || a.delivered || in.Options.DryRun != installed.DryRunNone {
-			return nil
+			return in.revoke(ctx, gateway, a)
 		}
 		if _, err := gateway.Renew(ctx, in.Authority, in.Options.TTL); err != nil {
 			return fmt.Errorf("giving %s its certificate: %w", name, err)
 		}
 		a.delivered = true
 	}
+}
+
+// revoke tells a gateway that has a certificate what is revoked, unless the certificate has brought that: a
+// Secret does not.
+func (in *Injector) revoke(ctx context.Context, gateway *remote.Conn, a *answer) error {
+	revoked := in.Authority.Revocations()
+	if revoked == nil || revoked.Reached(a.status.Cert.Revocations) || a.status.State == api.Uncertified || a.status.State == api.Draining ||
+		in.Options.DryRun != installed.DryRunNone {
+		return nil
+	}
+	status, err := gateway.Trust(ctx, in.Authority.Bundle(), revoked)
+	if err != nil {
+		return fmt.Errorf("telling %s what is revoked: %w", gateway.Ref().Container, err)
+	}
+	a.status = status
+	return nil
 }
 
 func (in *Injector) checkStatus(pod *corev1.Pod, name string, status *api.Status) error {

@@ -114,6 +114,7 @@ func (k *carrier) lend(c *connection, reused bool) {
 	c.wire, c.tls, c.records = k.conn, k.tls, k.records
 	c.line.Wire, c.line.Encrypted = api.WirePort, true
 	c.line.Peer, c.line.TLS = k.peer, k.info
+	c.identify(k.state.PeerCertificates[0])
 	c.line.TLS.Reused = reused
 	if !reused {
 		return
@@ -129,6 +130,9 @@ func (k *carrier) lend(c *connection, reused bool) {
 // verify repeats for a connection what the handshake has verified, under s. What this gateway has
 // dialled under other settings is not used again.
 func (k *carrier) verify(s *settings) error {
+	if err := s.revocation(k.state.PeerCertificates[0]); err != nil {
+		return err
+	}
 	if k.settings == s {
 		if s.validNow(k.state.VerifiedChains) {
 			return nil

@@ -5,6 +5,7 @@ package proxy
 import (
 	"cmp"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"maps"
@@ -63,6 +64,8 @@ type connection struct {
 	// is asked for the last time: whoever changes them afterwards finds the connection.
 	grant     atomic.Pointer[grant]
 	plaintext atomic.Bool
+	// peerCertificate is set before it is asked for the last time whether that is revoked.
+	peerCertificate atomic.Pointer[x509.Certificate]
 	// pending means that the proxy's Memory has admitted the connection, and it is not settled.
 	pending bool
 	// peerCounted means that Proxy.byIdentity counts the connection.

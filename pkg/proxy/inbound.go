@@ -176,7 +176,10 @@ func (p *Proxy) reach(c *connection, s *settings, h header, leaf *x509.Certifica
 	c.app = app
 	if !c.adopt(app) {
 		reason, cause := traffic.Stopping, c.cause()
-		if errors.Is(cause, errForbidden) {
+		switch {
+		case errors.Is(cause, ca.ErrRevoked):
+			reason = traffic.Revoked
+		case errors.Is(cause, errForbidden):
 			reason = traffic.IdentityNotAllowed
 		}
 		c.refuse(reason, cause)

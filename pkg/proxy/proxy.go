@@ -20,6 +20,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/memory"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/tuning"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // Sockets is what the proxy asks the eBPF programs about its own sockets.
@@ -119,6 +120,7 @@ type Proxy struct {
 	carriers   *pool
 	waiters    *waiters
 	begun      begun
+	revoked    atomic.Pointer[ca.Revocations]
 	byIdentity *identityCounts
 	crowded    *throttle
 	exhausted  *throttle
@@ -215,7 +217,7 @@ func (p *Proxy) Update(config *api.Config, certificate tls.Certificate, roots *x
 	if err != nil {
 		return fmt.Errorf("setting up the proxy: %w", err)
 	}
-	s.loopbackPods = p.options.loopbackPods
+	s.loopbackPods, s.revoked = p.options.loopbackPods, &p.revoked
 	p.settings.Store(s)
 	p.carriers.drop()
 	return nil

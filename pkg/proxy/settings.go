@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -38,6 +39,8 @@ type settings struct {
 	// roots is the trust bundle.
 	roots *x509.CertPool
 	now   func() time.Time
+	// revoked is that of the proxy, nil where there is none.
+	revoked *atomic.Pointer[ca.Revocations]
 	// loopbackPods is Options.loopbackPods.
 	loopbackPods bool
 }

@@ -91,6 +91,9 @@ func (s *settings) verifyConnection(state tls.ConnectionState) error {
 		return errNoValidChain
 	}
 	leaf := state.PeerCertificates[0]
+	if err := s.revocation(leaf); err != nil {
+		return err
+	}
 	if err := identity.CheckAddresses(leaf); err != nil && !s.loopbackPods {
 		return fmt.Errorf("peer's certificate: %w", err)
 	}
@@ -154,6 +157,7 @@ func (s *settings) verifyService(state tls.ConnectionState) error {
 func (c *connection) describeTLS() {
 	state := c.tls.ConnectionState()
 	c.line.Peer = state.PeerCertificates[0].URIs[0].String()
+	c.identify(state.PeerCertificates[0])
 	c.line.TLS = api.TLS{
 		Version: tls.VersionName(state.Version),
 		Cipher:  tls.CipherSuiteName(state.CipherSuite),

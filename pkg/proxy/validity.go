@@ -12,6 +12,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // Certificates are backdated by five minutes, so that clocks may differ by as much. When a
@@ -52,11 +53,13 @@ func outOfTime(whose string, notBefore, notAfter, now time.Time) error {
 // round keeps the message short, and never returns 0.
 func round(d time.Duration) time.Duration { return max(d.Round(time.Second), time.Second) }
 
-// validityReason chooses the reason for a certificate that err refuses for its time, and
-// explains it. For other errors it returns other and err.
+// validityReason chooses the reason for a certificate that err refuses for its time or because it is
+// revoked, and explains it. For other errors it returns other and err.
 func validityReason(err error, now time.Time, expired, notYetValid, other traffic.Reason) (traffic.Reason, error) {
 	certificate, problem := validityProblem(err, now)
 	switch {
+	case errors.Is(err, ca.ErrRevoked):
+		return traffic.Revoked, err
 	case problem == nil:
 		return other, err
 	case now.Before(certificate.NotBefore):

@@ -105,6 +105,9 @@ func changing() []map[string]example {
 			"kubectl gateway refresh --all -A --yes":                                    {says: "pod/web-0"},
 			"kubectl gateway rotate pod/web-0":                                          {says: "certificate renewed"},
 			"kubectl gateway rotate --all -n shop":                                      {with: "--yes", says: "certificate renewed"},
+			"kubectl gateway revoke pod/web-0":                                          {says: "refuses what is revoked", after: "kubectl gateway rotate pod/web-0"},
+			"kubectl gateway revoke ns/shop/sa/web":                                     {says: "refuses what is revoked"},
+			"kubectl gateway rotate -n shop -l app=web":                                 {says: "certificate renewed"},
 			"kubectl annotate namespace shop kube-gateway.io=true":                      {says: "annotated"},
 		}, {
 			"kubectl gateway upgrade pod/web-0":      {with: "--force", says: "gateway upgraded"},
@@ -131,6 +134,8 @@ func looking() map[string]example {
 		"kubectl gateway status pod/db-0 -o wide":                                                      {says: "AUDITED"},
 		"kubectl gateway allow pod/db-0 --from-edges":                                                  {says: "kubectl gateway allow"},
 		"kubectl gateway mode pod/web-0 strict --dry-run":                                              {says: "web-0"},
+		"kubectl gateway revoke pod/web-0 --dry-run":                                                   {says: "(dry run)"},
+		"kubectl gateway revoke --list":                                                                {},
 		"kubectl gateway refresh deploy/web --dry-run=client":                                          {says: "(dry run)"},
 		"kubectl gateway status pod/web-0 pod/db-0 -o wide":                                            {says: "OPTION-LOST"},
 		"kubectl gateway status deploy/web sts/db":                                                     {says: "db-0"},

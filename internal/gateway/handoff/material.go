@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // Material is the configuration and the credentials of a gateway.
@@ -26,6 +27,8 @@ type Material struct {
 	Cert []byte `json:"cert"`
 	Key  []byte `json:"key"`
 	CA   []byte `json:"ca"`
+	// Revoked are the lists of what the authorities of CA have revoked.
+	Revoked json.RawMessage `json:"revoked,omitempty"`
 	// Reset asks the worker that this is sent to for a reset of the open connections that the
 	// configuration forbids.
 	Reset bool `json:"reset,omitempty"`
@@ -55,6 +58,18 @@ func (m *Material) Settings() (*api.Config, tls.Certificate, *x509.CertPool, err
 		return nil, tls.Certificate{}, nil, errors.New("the trust bundle holds no certificate")
 	}
 	return config, certificate, roots, nil
+}
+
+// Revocations returns what the authorities of m's trust bundle have revoked in a trust domain.
+func (m *Material) Revocations(trustDomain string) (*ca.Revocations, error) {
+	if len(m.Revoked) == 0 {
+		return nil, nil
+	}
+	roots, err := ca.ParseCertificates(m.CA)
+	if err != nil {
+		return nil, fmt.Errorf("reading the trust bundle: %w", err)
+	}
+	return ca.ParseRevocations(m.Revoked, roots, trustDomain)
 }
 
 // maxMaterial bounds the memory file in bytes: a Secret holds at most 1 MiB (Kubernetes:

@@ -137,13 +137,21 @@ func (s *supervisor) installCertificate(issued *api.IssuedCertificate) error {
 	if err != nil {
 		return err
 	}
+	m, err := handoff.ReadMaterial(s.settings.material)
+	if err != nil {
+		return err
+	}
+	revoked, err := s.revocations(m, issued.Revoked, roots)
+	if err != nil {
+		return err
+	}
 	if err := s.exchange(s.settings.config, func(m *handoff.Material) {
-		m.Cert, m.Key, m.CA = ca.EncodeCertificates(chain), keyPEM, ca.EncodeCertificates(roots)
+		m.Cert, m.Key, m.CA, m.Revoked = ca.EncodeCertificates(chain), keyPEM, ca.EncodeCertificates(roots), revoked.Encode()
 	}, s.applyMaterial); err != nil {
 		return err
 	}
 	s.update(func(st *api.Status) {
-		st.Cert = describeCertificate(chain, roots)
+		st.Cert = describeCertificate(chain, roots, revoked)
 		if st.State == api.Uncertified {
 			st.State = api.Starting
 		}
@@ -153,8 +161,20 @@ func (s *supervisor) installCertificate(issued *api.IssuedCertificate) error {
 	return nil
 }
 
-// installTrust replaces the trust bundle, for connections from then on. After an error
-// nothing has changed.
+// revocations returns the newest of the lists that m has and of those that were sent, as far as roots
+// vouch for them: no list is replaced by an older one.
+func (s *supervisor) revocations(m *handoff.Material, sent []byte, roots []*x509.Certificate) (*ca.Revocations, error) {
+	trustDomain := s.settings.config.TrustDomain
+	kept, _ := ca.ReadableRevocations(m.Revoked, roots, trustDomain)
+	brought, err := ca.ParseRevocations(sent, roots, trustDomain)
+	if err != nil {
+		return nil, err
+	}
+	return kept.Newest(brought), nil
+}
+
+// installTrust replaces the trust bundle, for connections from then on, and what is revoked, for open
+// connections as well. After an error nothing has changed.
 func (s *supervisor) installTrust(bundle *api.TrustBundle) error {
 	if bundle == nil {
 		return errors.New("no trust bundle is given")
@@ -180,14 +200,20 @@ func (s *supervisor) installTrust(bundle *api.TrustBundle) error {
 		return api.WithHint(errors.New("the gateway's own certificate leads to none of the new roots: its peers would refuse it"),
 			"renew its certificate with the new authority first")
 	}
-	if string(ca.EncodeCertificates(roots)) == string(m.CA) {
-		return nil
-	}
-	if err := s.exchange(s.settings.config, func(m *handoff.Material) { m.CA = ca.EncodeCertificates(roots) }, s.applyMaterial); err != nil {
+	revoked, err := s.revocations(m, bundle.Revoked, roots)
+	if err != nil {
 		return err
 	}
-	s.update(func(st *api.Status) { st.Cert = describeCertificate(chain, roots) })
-	s.Log.Info("new trust bundle", "authorities", ca.Fingerprints(roots))
+	if string(ca.EncodeCertificates(roots)) == string(m.CA) && string(revoked.Encode()) == string(m.Revoked) {
+		return nil
+	}
+	if err := s.exchange(s.settings.config, func(m *handoff.Material) {
+		m.CA, m.Revoked = ca.EncodeCertificates(roots), revoked.Encode()
+	}, s.applyMaterial); err != nil {
+		return err
+	}
+	s.update(func(st *api.Status) { st.Cert = describeCertificate(chain, roots, revoked) })
+	s.Log.Info("new trust bundle", "authorities", ca.Fingerprints(roots), "revocations", len(revoked.Entries(time.Now())))
 	return nil
 }
 

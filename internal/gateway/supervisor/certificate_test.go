@@ -11,7 +11,9 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"net/url"
@@ -406,4 +408,55 @@ func FuzzMessages(f *testing.F) {
 			t.Fatalf("the bundle %q was taken", bundle)
 		}
 	})
+}
+
+// What is revoked comes with trust and with certificates, is never replaced by an older list, and goes with
+// the root of who has revoked it.
+func TestRevocations(t *testing.T) {
+	root, next := pki.Root(t), pki.Root(t)
+	s := certified(t, root, nil)
+	signer := must.Get(ca.Import(root.CertPEM(), root.KeyPEM(t), "td"))(t)
+	now := time.Now()
+	revoke := func(r *ca.Revocations, serial string) *ca.Revocations {
+		return must.Get(signer.Revoke(r, []ca.Revocation{{Serial: serial, At: now, Until: now.Add(time.Hour)}}, now))(t)
+	}
+	trust := func(r *ca.Revocations, roots ...*x509.Certificate) error {
+		return s.installTrust(&api.TrustBundle{Bundle: pemOf(roots...), Revoked: r.Encode()})
+	}
+	expect := func(want *ca.Revocations) {
+		t.Helper()
+		if got := s.status.Cert.Revocations; !maps.Equal(got, want.Numbers()) || !bytes.Equal(material(t, s).Revoked, want.Encode()) {
+			t.Errorf("the status says %v, want %v", got, want.Numbers())
+		}
+	}
+	first := revoke(nil, "a1")
+	second := revoke(first, "b2")
+	must.Do(t, trust(second, root.Cert))
+	expect(second)
+	must.Do(t, trust(first, root.Cert))
+	expect(second)
+	must.Do(t, trust(nil, root.Cert))
+	expect(second)
+	foreign := must.Get(must.Get(ca.Import(next.CertPEM(), next.KeyPEM(t), "td"))(t).Revoke(nil, first.Entries(now), now))(t)
+	if err := trust(foreign, root.Cert); !errors.Is(err, ca.ErrRevocations) {
+		t.Errorf("a list of a root that is not trusted: %v", err)
+	}
+	expect(second)
+
+	// A certificate brings the lists as well.
+	own := issue(t, root, request(t, s), nil)
+	third := revoke(second, own.SerialNumber.Text(16))
+	must.Do(t, s.installCertificate(&api.IssuedCertificate{Certificate: pemOf(own), Bundle: pemOf(root.Cert, next.Cert), Revoked: third.Encode()}))
+	expect(third)
+	if !s.status.Cert.Revoked {
+		t.Error("it does not say that its own certificate is revoked")
+	}
+	renewed := issue(t, next, request(t, s), nil)
+	must.Do(t, s.installCertificate(&api.IssuedCertificate{Certificate: pemOf(renewed), Bundle: pemOf(root.Cert, next.Cert)}))
+	expect(third)
+	if s.status.Cert.Revoked {
+		t.Error("a new certificate is revoked")
+	}
+	must.Do(t, trust(nil, next.Cert))
+	expect(nil)
 }

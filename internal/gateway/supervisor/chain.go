@@ -95,9 +95,10 @@ func issuerOf(chain, roots []*x509.Certificate, now time.Time) string {
 }
 
 // describeCertificate is what a status says of a certificate.
-func describeCertificate(chain, roots []*x509.Certificate) api.Certificate {
+func describeCertificate(chain, roots []*x509.Certificate, revoked *ca.Revocations) api.Certificate {
 	return api.Certificate{
 		Serial: chain[0].SerialNumber.Text(16), NotBefore: chain[0].NotBefore, NotAfter: chain[0].NotAfter,
 		Authorities: ca.Fingerprints(roots), Issuer: issuerOf(chain, roots, time.Now()),
+		Revocations: revoked.Numbers(), Revoked: revoked.Check(chain[0]) != nil,
 	}
 }

@@ -55,7 +55,7 @@ func (s *supervisor) describe() error {
 	if err != nil {
 		return fmt.Errorf("the gateway's certificate: %w", err)
 	}
-	s.status.Cert, s.status.Identity = describeCertificate(chain, roots), id.String()
+	s.status.Cert, s.status.Identity = describeCertificate(chain, roots, nil), id.String()
 	return nil
 }
 

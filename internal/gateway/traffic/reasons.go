@@ -103,6 +103,9 @@ const (
 	// Outbound: connect(2) has ended before it was known what becomes of the connection.
 	GaveUp
 
+	// Both directions: the authority has revoked the peer's certificate.
+	Revoked
+
 	reasons
 )
 
@@ -160,6 +163,7 @@ var table = [reasons]row{
 	Repeated:                   {Inbound, "repeated", "peer sent the connection twice"},
 	OptionDropped:              {Outbound, "option_dropped", "packets with the TCP option are lost on the way"},
 	GaveUp:                     {Outbound, "gave_up", "application gave up"},
+	Revoked:                    {both, "revoked", "peer's certificate is revoked"},
 }
 
 // Reasons returns the reasons for which connections of a direction are not encrypted.

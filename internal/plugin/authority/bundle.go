@@ -34,6 +34,8 @@ type bundle struct {
 	trustDomain  string
 	// rotation is nil if none is under way.
 	rotation *ca.Endorsement
+	// revoked is what is said to be revoked.
+	revoked []byte
 }
 
 // holds reports whether gateways that trust b trust the certificates of a, for
@@ -148,7 +150,7 @@ func readBundle(m *corev1.ConfigMap) (*bundle, error) {
 		return nil, api.WithHint(fmt.Errorf("reading the trust bundle (configmap %s in %s): %w: %w", BundleName, Namespace, ca.ErrDamaged, err),
 			"delete it, then publish it again with 'kubectl gateway init-ca'")
 	}
-	b := &bundle{certificates: certs, trustDomain: td}
+	b := &bundle{certificates: certs, trustDomain: td, revoked: []byte(m.Data[RevokedKey])}
 	// A statement that cannot be read endorses nothing.
 	if text := m.Annotations[rotationAnnotation]; text != "" && json.Unmarshal([]byte(text), &b.rotation) != nil {
 		b.rotation = nil
@@ -205,7 +207,12 @@ func putBundle(ctx context.Context, client kubernetes.Interface, old *corev1.Con
 		}
 		m.Annotations[rotationAnnotation] = string(text)
 	}
+	// What a root has revoked goes with it.
+	revoked, _ := a.ReadRevocations([]byte(m.Data[RevokedKey]))
 	m.Data, m.BinaryData = map[string]string{BundleKey: string(a.Bundle())}, nil
+	if revoked != nil {
+		m.Data[RevokedKey] = string(revoked.Encode())
+	}
 	configMaps, verb := client.CoreV1().ConfigMaps(Namespace), "update"
 	var err error
 	if old == nil {

@@ -22,6 +22,9 @@ const (
 	BundleName = "kube-gateway-trust"
 	// BundleKey is the key of the ConfigMap that holds certificates in PEM form.
 	BundleKey = "ca.crt"
+	// RevokedKey is the key of the ConfigMap that holds what the authorities have revoked, as package ca
+	// encodes it.
+	RevokedKey = "revoked.json"
 	// SecretName is the Secret with the authority (--store=cluster), and the other two
 	// are those of its successor or predecessor during a rotation.
 	SecretName         = "kube-gateway-authority"

@@ -62,6 +62,14 @@ func Load(ctx context.Context, l Location) (*ca.Authority, error) {
 		return nil, notTrusted(kept.String(), a, bundle)
 	}
 	a, remarks, err := bundle.trusting(a, retired)
+	if err == nil {
+		revoked, refused := a.ReadRevocations(bundle.revoked)
+		if refused > 0 {
+			remarks = append(remarks, fmt.Sprintf("configmap %s in %s says that certificates are revoked, and the authority has not signed that: gateways are not told; "+
+				"find out who wrote it, and revoke again what is to be", BundleName, Namespace))
+		}
+		a = a.Revoking(revoked)
+	}
 	if l.Remark != nil {
 		for _, remark := range remarks {
 			l.Remark(remark)

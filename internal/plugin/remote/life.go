@@ -21,6 +21,8 @@ type Authority interface {
 	TrustDomain() string
 	// Bundle returns the roots that gateways are to trust, as PEM.
 	Bundle() []byte
+	// Revocations returns what gateways are to refuse of what those roots vouch for.
+	Revocations() *ca.Revocations
 	// Roots returns their fingerprints, that of the authority's own root first.
 	Roots() []string
 	// Sign issues a certificate for the public key of a PKCS #10 request in PEM form.
@@ -54,7 +56,7 @@ func (g *Conn) Renew(ctx context.Context, authority Authority, ttl time.Duration
 			mu.Lock()
 			defer mu.Unlock()
 			serial = leaf.Serial
-			return &api.IssuedCertificate{Certificate: string(leaf.CertPEM), Bundle: string(authority.Bundle())}, nil
+			return &api.IssuedCertificate{Certificate: string(leaf.CertPEM), Bundle: string(authority.Bundle()), Revoked: authority.Revocations().Encode()}, nil
 		})
 		return err
 	})
@@ -189,11 +191,11 @@ func (f *firstLine) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Trust replaces the roots that the gateway trusts by bundle, in PEM form, and returns
-// its status then. Connections that are open go on. The gateway refuses a bundle that
+// Trust replaces the roots that the gateway trusts by bundle, in PEM form, tells it what is revoked, and
+// returns its status then. Connections that are open go on, except to whom is revoked. The gateway refuses a bundle that
 // its own certificate does not lead to.
-func (g *Conn) Trust(ctx context.Context, bundle []byte) (*api.Status, error) {
-	line, err := jsonLine(api.TrustBundle{Bundle: string(bundle)})
+func (g *Conn) Trust(ctx context.Context, bundle []byte, revoked *ca.Revocations) (*api.Status, error) {
+	line, err := jsonLine(api.TrustBundle{Bundle: string(bundle), Revoked: revoked.Encode()})
 	if err != nil {
 		return nil, fmt.Errorf("sending a trust bundle: %w", err)
 	}

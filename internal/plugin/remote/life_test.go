@@ -45,9 +45,10 @@ func ready(serial string) string {
 // signer is an authority whose certificates are text, with the serial "5e".
 type signer func(csr []byte) ([]byte, error)
 
-func (signer) TrustDomain() string { return "td" }
-func (signer) Bundle() []byte      { return []byte("roots") }
-func (signer) Roots() []string     { return []string{"root"} }
+func (signer) TrustDomain() string          { return "td" }
+func (signer) Bundle() []byte               { return []byte("roots") }
+func (signer) Revocations() *ca.Revocations { return nil }
+func (signer) Roots() []string              { return []string{"root"} }
 
 func (s signer) Sign(csr []byte, request ca.LeafRequest) (*ca.Leaf, error) {
 	if len(request.IPs) != 1 || request.Identity.String() != "spiffe://td/ns/demo/sa/default" {
@@ -193,7 +194,7 @@ func TestTrustAndReset(t *testing.T) {
 		return exit(0)
 	}}
 	client := s.start(t)
-	status, err := client.Trust(bounded(t), []byte("a\nb\n"))
+	status, err := client.Trust(bounded(t), []byte("a\nb\n"), nil)
 	if err != nil || status.State != api.Ready || got != `{"bundle":"a\nb\n"}`+"\n" {
 		t.Errorf("%+v, %v, told %q", status, err, got)
 	}
@@ -203,7 +204,7 @@ func TestTrustAndReset(t *testing.T) {
 	}
 	expect.Equal(t, "commands", []string{"/kube-gateway ctl trust -o json", "/kube-gateway ctl reset -o json"}, s.asked())
 	s.run = says(1, "", "error: no\nhint: renew\n")
-	status, err = client.Trust(bounded(t), nil)
+	status, err = client.Trust(bounded(t), nil, nil)
 	if status != nil || err == nil || err.Error() != "no" || api.Hint(err) != "renew" {
 		t.Errorf("%+v, %v", status, err)
 	}

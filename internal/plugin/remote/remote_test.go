@@ -253,7 +253,7 @@ func TestAnotherPodsGateway(t *testing.T) {
 		"edges":   func() (any, error) { return g.Edges(t.Context()) },
 		"mode":    func() (any, error) { return g.SetMode(t.Context(), api.Strict, api.ExistingReset) },
 		"allow":   func() (any, error) { return g.SetRules(t.Context(), api.Rules{}, api.ExistingReset) },
-		"trust":   func() (any, error) { return g.Trust(t.Context(), nil) },
+		"trust":   func() (any, error) { return g.Trust(t.Context(), nil, nil) },
 		"reset":   func() (any, error) { return g.ResetExisting(t.Context()) },
 		"disable": func() (any, error) { return g.Disable(t.Context(), 0) },
 	} {

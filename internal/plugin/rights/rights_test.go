@@ -105,7 +105,8 @@ func TestDocumentedRoles(t *testing.T) {
 		"kubectl-gateway-rotate":    grants("shop", Of(Rotate), Namespace),
 		"kubectl-gateway-init-ca":   grants(authority.Namespace, Of(InitCA), System),
 		"kubectl-gateway-authority": grants(authority.Namespace, Of(Copy), System),
-		"kubectl-gateway-rotate-ca": grants("", Of(RotateCA), AllNamespaces),
+		"kubectl-gateway-rotate-ca": grants("", Of(RotateCA, Revoke), AllNamespaces),
+		"kubectl-gateway-revoke":    grants(authority.Namespace, Of(Revoke), System),
 		"kubectl-gateway-watch":     grants("", Of(Watch, Enable, Endpoints, Servers), Namespace, Cluster, AllNamespaces),
 		"kubectl-gateway-workloads": grants("shop", Of(Workloads), Namespace),
 	}

@@ -30,7 +30,9 @@ const (
 	Rotate  Use = "rotate"
 	// RotateCA comes on top of InitCA and Copy.
 	RotateCA Use = "rotate --ca"
-	InitCA   Use = "init-ca"
+	// Revoke tells all gateways.
+	Revoke Use = "revoke"
+	InitCA Use = "init-ca"
 	// Copy comes on top of InitCA: rotate --ca always looks for a copy.
 	Copy Use = "init-ca --store=cluster, rotate --ca"
 	// Watch comes on top of Enable.
@@ -146,6 +148,11 @@ func Table() []Need {
 		{Use: RotateCA, Verbs: "get list", Resource: "pods", Scope: AllNamespaces, Why: find},
 		{Use: RotateCA, Verbs: "create", Resource: "pods/exec", Scope: AllNamespaces, Why: ask},
 		{Use: RotateCA, Verbs: "create", Resource: "pods/portforward", Scope: AllNamespaces, Why: cheaper, Unless: commands},
+
+		{Use: Revoke, Verbs: "get list", Resource: "pods", Scope: AllNamespaces, Why: find},
+		{Use: Revoke, Verbs: "create", Resource: "pods/exec", Scope: AllNamespaces, Why: ask},
+		{Use: Revoke, Verbs: "get", Resource: "namespaces", Names: system, Scope: System, Why: which},
+		{Use: Revoke, Verbs: "get update", Resource: "configmaps", Names: bundle, Scope: System, Why: "publishes what is revoked"},
 
 		{Use: InitCA, Verbs: "get", Resource: "namespaces", Names: system, Scope: System, Why: which},
 		{Use: InitCA, Verbs: "create", Resource: "configmaps", Scope: System, Why: "publishes the authority"},

@@ -238,7 +238,7 @@ func (r *AuthorityRotator) bring(ctx context.Context, g gateway, goal goal) gate
 	var status *api.Status
 	var err error
 	if goal.issued(g.status) {
-		status, err = g.Trust(limited, goal.authority.Bundle())
+		status, err = g.Trust(limited, goal.authority.Bundle(), goal.authority.Revocations())
 	} else {
 		status, err = g.Renew(limited, goal.authority, r.TTL)
 	}

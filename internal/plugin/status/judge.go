@@ -305,6 +305,8 @@ func (i *Item) judgeCertificate(now time.Time, rotate string) {
 	switch {
 	case to.IsZero():
 		return
+	case i.Status.Cert.Revoked:
+		text = "the certificate is revoked: peers refuse it"
 	case left <= 0:
 		text = "the certificate expired " + duration.HumanDuration(-left) + " ago: peers refuse it"
 	case now.Before(from):

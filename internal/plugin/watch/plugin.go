@@ -195,7 +195,17 @@ func (p *Plugin) Renew(ctx context.Context, pod *corev1.Pod, container string) O
 func (p *Plugin) Ask(ctx context.Context, pod *corev1.Pod, container string) (*api.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	return p.Gateways.Gateway(pod, container).Status(ctx)
+	gateway := p.Gateways.Gateway(pod, container)
+	status, err := gateway.Status(ctx)
+	if err != nil || p.Authority == nil || status.State != api.Ready && status.State != api.Degraded {
+		return status, err
+	}
+	// Who needs the authority tells what is wrong with it.
+	authority, err := p.readAuthority(ctx)
+	if err != nil || authority.Revocations().Reached(status.Cert.Revocations) {
+		return status, nil
+	}
+	return gateway.Trust(ctx, authority.Bundle(), authority.Revocations())
 }
 
 func (p *Plugin) readAuthority(ctx context.Context) (*ca.Authority, error) {

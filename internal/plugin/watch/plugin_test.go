@@ -2,6 +2,7 @@ package watch
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"net/netip"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -155,4 +157,34 @@ func TestPluginSaysWhatIsToBeKnownOfTheAuthority(t *testing.T) {
 		must.Get(p.readAuthority(t.Context()))(t)
 	}
 	expect.Equal(t, "warnings", []string{"two roots", "", "two roots", "two roots, one is back"}, warned)
+}
+
+// TestAskBringsWhatIsRevoked: whoever is asked, and lacks it, gets it; whoever has it, does not.
+func TestAskBringsWhatIsRevoked(t *testing.T) {
+	signer := must.Get(ca.New(ca.Options{}))(t)
+	now := time.Now()
+	revoked := must.Get(signer.Revoke(nil, []ca.Revocation{{Serial: "a1", At: now, Until: now.Add(time.Hour)}}, now))(t)
+	var has map[string]int64
+	var told []string
+	gateways := fakegateway.Gateways(func(_ context.Context, call *fakegateway.Call) (any, error) {
+		told = append(told, call.Op())
+		if call.Op() == "trust" {
+			var trust api.TrustBundle
+			if err := call.Read(&trust); err != nil {
+				return nil, err
+			}
+			got, err := ca.ParseRevocations(trust.Revoked, []*x509.Certificate{signer.Root()}, signer.TrustDomain())
+			if err != nil {
+				return nil, err
+			}
+			has = got.Numbers()
+		}
+		return &api.Status{State: api.Ready, Pod: api.PodRef{UID: "uid-p"}, Cert: api.Certificate{Revocations: has}}, nil
+	}).Client(nil)
+	p := &Plugin{Gateways: gateways, Authority: func(context.Context, func(string)) (*ca.Authority, error) { return signer.Revoking(revoked), nil }}
+	for range 2 {
+		status := must.Get(p.Ask(t.Context(), fakecluster.NewPod("p"), "kube-gateway"))(t)
+		expect.Equal(t, "what the gateway has", revoked.Numbers(), status.Cert.Revocations)
+	}
+	expect.Equal(t, "what it was told", []string{"status", "trust", "status"}, told)
 }

@@ -1,0 +1,196 @@
+package ca
+
+import (
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+)
+
+func leafOf(t *testing.T, a *Authority, now time.Time) *x509.Certificate {
+	t.Helper()
+	leaf := must.Get(a.Issue(LeafRequest{Identity: testID(a.TrustDomain()), IPs: testIPs, Now: now}))(t)
+	return must.Get(ParseCertificates(leaf.CertPEM))(t)[0]
+}
+
+func serialOf(cert *x509.Certificate, now time.Time) []Revocation {
+	return []Revocation{{Serial: cert.SerialNumber.Text(16), At: now, Until: cert.NotAfter}}
+}
+
+// sent returns r as somebody reads it who trusts a.
+func sent(t *testing.T, a *Authority, r *Revocations) *Revocations {
+	t.Helper()
+	return must.Get(ParseRevocations(r.Encode(), a.roots(), a.TrustDomain()))(t)
+}
+
+func TestRevokeSerial(t *testing.T) {
+	now := time.Now()
+	a := newTestAuthority(t, "cluster.local")
+	bad, good := leafOf(t, a, now), leafOf(t, a, now)
+	r := sent(t, a, must.Get(a.Revoke(nil, serialOf(bad, now), now))(t))
+	if err := r.Check(bad); !errors.Is(err, ErrRevoked) {
+		t.Errorf("the revoked certificate: %v", err)
+	}
+	must.Do(t, r.Check(good))
+	must.Do(t, (*Revocations)(nil).Check(bad))
+
+	again := must.Get(a.Revoke(r, serialOf(bad, now.Add(time.Hour)), now.Add(time.Hour)))(t)
+	expect.Equal(t, "numbers after the same once more", r.Numbers(), again.Numbers())
+	more := must.Get(a.Revoke(r, serialOf(good, now), now))(t)
+	if before, after := r.Numbers()[a.Fingerprint()], more.Numbers()[a.Fingerprint()]; after != before+1 {
+		t.Errorf("number %d after %d", after, before)
+	}
+	if more.Reached(r.Numbers()) || !r.Reached(more.Numbers()) {
+		t.Error("which list is newer is unclear")
+	}
+	expect.Equal(t, "the newest, from both sides", []map[string]int64{more.Numbers(), more.Numbers()},
+		[]map[string]int64{more.Newest(r).Numbers(), r.Newest(more).Numbers()})
+
+	// What is over goes with the next list.
+	later := bad.NotAfter.Add(time.Second)
+	last := must.Get(a.Revoke(more, []Revocation{{Serial: "1", At: later, Until: later.Add(time.Hour)}}, later))(t)
+	expect.Equal(t, "entries that are left", 1, len(last.Entries(time.Time{})))
+}
+
+// A certificate that an identity gets after its revocation is good.
+func TestRevokeIdentity(t *testing.T) {
+	now := time.Now().Truncate(time.Second)
+	a := must.Get(New(Options{Now: now.Add(-2 * time.Hour)}))(t)
+	r := sent(t, a, must.Get(a.Revoke(nil, []Revocation{{Identity: testID("cluster.local").String(), At: now, Until: now.Add(time.Hour)}}, now))(t))
+	for shift, revoked := range map[time.Duration]bool{-time.Hour: true, 0: true, time.Second: false, time.Hour: false} {
+		if err := r.Check(leafOf(t, a, now.Add(shift))); errors.Is(err, ErrRevoked) != revoked {
+			t.Errorf("issued %v after: %v", shift, err)
+		}
+	}
+	other := testID("cluster.local")
+	other.Namespace = "ops"
+	leaf := must.Get(a.Issue(LeafRequest{Identity: other, IPs: testIPs}))(t)
+	must.Do(t, r.Check(must.Get(ParseCertificates(leaf.CertPEM))(t)[0]))
+}
+
+// A list holds for the certificates of its own authority, and goes with its root.
+func TestRevocationsOfTwoAuthorities(t *testing.T) {
+	now := time.Now()
+	a, b := newTestAuthority(t, "cluster.local"), newTestAuthority(t, "cluster.local")
+	ofA, ofB := leafOf(t, a, now), leafOf(t, b, now)
+	identity := []Revocation{{Identity: testID("cluster.local").String(), At: now, Until: now.Add(time.Hour)}}
+	r := must.Get(a.Revoke(nil, identity, now))(t)
+	if err := r.Check(ofB); err != nil {
+		t.Errorf("a certificate of the other authority: %v", err)
+	}
+	both := sent(t, a.Trusting(b.Root()), must.Get(b.Revoke(r, identity, now))(t))
+	for _, leaf := range []*x509.Certificate{ofA, ofB} {
+		if err := both.Check(leaf); !errors.Is(err, ErrRevoked) {
+			t.Errorf("with both lists: %v", err)
+		}
+	}
+	left := both.Among([]*x509.Certificate{b.Root()})
+	expect.Equal(t, "without the first root", []string{b.Fingerprint()}, keys(left.Numbers()))
+	if _, err := ParseRevocations(both.Encode(), b.roots(), "cluster.local"); !errors.Is(err, ErrRevocations) {
+		t.Errorf("a list of a root that is not trusted: %v", err)
+	}
+	readable, refused := ReadableRevocations(both.Encode(), b.roots(), "cluster.local")
+	if !readable.Equal(left) || refused != 1 {
+		t.Errorf("%v are readable, %d refused", readable.Numbers(), refused)
+	}
+}
+
+func keys(m map[string]int64) (all []string) {
+	for k := range m {
+		all = append(all, k)
+	}
+	return all
+}
+
+func TestRevocationsRefused(t *testing.T) {
+	now := time.Now()
+	a, evil := newTestAuthority(t, "cluster.local"), newTestAuthority(t, "cluster.local")
+	r := must.Get(a.Revoke(nil, serialOf(leafOf(t, a, now), now), now))(t)
+	change := func(edit func(*signedList)) string {
+		list := r.lists[0].signedList
+		edit(&list)
+		return string(must.Get(json.Marshal([]signedList{list}))(t))
+	}
+	leaf := must.Get(a.Issue(LeafRequest{Identity: testID("cluster.local"), IPs: testIPs}))(t)
+	pod := *a
+	pod.chain = append(must.Get(ParseCertificates(leaf.CertPEM))(t), a.chain...)
+	pod.key = must.Get(parseKey(leaf.KeyPEM))(t)
+	resigned := func(list string) string {
+		return change(func(s *signedList) {
+			s.List = list
+			s.Signature = must.Get(a.sign(revocationStatement(list)))(t)
+		})
+	}
+	ends := `"at":"2026-01-01T00:00:00Z","until":"2026-01-02T00:00:00Z"}`
+	list := func(entries ...string) string {
+		return resigned(`{"trustDomain":"cluster.local","number":1,"entries":[` + strings.Join(entries, ",") + `]}`)
+	}
+	var many []string
+	for i := range MaxRevocations + 1 {
+		many = append(many, fmt.Sprintf(`{"serial":"%x",`, i+1)+ends)
+	}
+	must.Get(ParseRevocations([]byte(list(many[1:]...)), a.roots(), "cluster.local"))(t)
+	for name, text := range map[string]string{
+		"no JSON":        "{",
+		"another list":   change(func(s *signedList) { s.List = strings.Replace(s.List, `"number":`, `"number":1`, 1) }),
+		"no signature":   change(func(s *signedList) { s.Signature = nil }),
+		"another signer": change(func(s *signedList) { s.Signer = string(evil.Bundle()) }),
+		"no signer":      change(func(s *signedList) { s.Signer = "" }),
+		"signed by a pod": change(func(s *signedList) {
+			s.Signer = string(leaf.CertPEM)
+			s.Signature = must.Get(pod.sign(revocationStatement(s.List)))(t)
+		}),
+		"twice":                "[" + strings.Trim(string(r.Encode()), "[]") + "," + strings.Trim(string(r.Encode()), "[]") + "]",
+		"number 0":             resigned(`{"trustDomain":"cluster.local","entries":[]}`),
+		"another trust domain": resigned(`{"trustDomain":"other.local","number":1,"entries":[]}`),
+		"an entry of nothing":  list("{" + ends),
+		"an entry of both":     list(`{"serial":"1","identity":"spiffe://cluster.local/ns/a/sa/b",` + ends),
+		"no time":              list(`{"serial":"1"}`),
+		"upper case":           list(`{"serial":"AB",` + ends),
+		"a long serial":        list(`{"serial":"` + strings.Repeat("1", maxSerial+1) + `",` + ends),
+		"a foreign identity":   list(`{"identity":"spiffe://other.local/ns/a/sa/b",` + ends),
+		"too many":             list(many...),
+		"too large":            string(r.Encode()) + strings.Repeat(" ", maxRevocationText),
+		"too many lists":       "[" + strings.Repeat(`{},`, maxRevocationLists) + "{}]",
+	} {
+		if _, err := ParseRevocations([]byte(text), a.roots(), "cluster.local"); !errors.Is(err, ErrRevocations) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	full := must.Get(ParseRevocations([]byte(list(many[1:]...)), a.roots(), "cluster.local"))(t)
+	if _, err := a.Revoke(full, []Revocation{{Serial: "fff", At: now, Until: now.Add(time.Hour)}}, time.Time{}); !errors.Is(err, ErrRevocations) {
+		t.Errorf("one more than allowed: %v", err)
+	}
+}
+
+func FuzzParseRevocations(f *testing.F) {
+	a, err := New(Options{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	r, err := a.Revoke(nil, []Revocation{{Serial: "a1", At: time.Now(), Until: time.Now().Add(time.Hour)}}, time.Now())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(r.Encode())
+	f.Add([]byte("[{}]"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		r, err := ParseRevocations(text, a.roots(), a.TrustDomain())
+		if (err != nil) == (r != nil) && err != nil {
+			t.Fatalf("%v with an error: %v", r, err)
+		}
+		if err != nil || r == nil {
+			return
+		}
+		again, err := ParseRevocations(r.Encode(), a.roots(), a.TrustDomain())
+		if err != nil || !again.Equal(r) {
+			t.Fatalf("%v became %v, %v", r.Numbers(), again.Numbers(), err)
+		}
+	})
+}
