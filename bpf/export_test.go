@@ -15,6 +15,8 @@ import (
 
 // What the tests of package bpf_test see of the inside.
 
+const SpreadPorts = spreadPorts
+
 var FindPodCgroup = findPodCgroup
 
 // Handovers counts the entries of the handover map.

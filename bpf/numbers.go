@@ -12,6 +12,7 @@ const (
 	endpointBits = C.ENDPOINT_BITS
 	maxPorts     = C.MAX_PORTS
 	maxGateways  = C.MAX_GATEWAYS
+	spreadPorts  = C.SPREAD_PORTS
 
 	actionOutside uint32 = C.ACTION_OUTSIDE
 	actionLocal   uint32 = C.ACTION_LOCAL

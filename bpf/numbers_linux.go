@@ -6,6 +6,7 @@ const (
 	endpointBits = 0x90
 	maxPorts     = 0x20
 	maxGateways  = 0x4
+	spreadPorts  = 0x400
 
 	actionOutside uint32 = 0x0
 	actionLocal   uint32 = 0x1

@@ -8,10 +8,6 @@
 
 #include "socket.h"
 
-/* A power of two of ports, the last ones that there are: the kernel gives them to no socket by
- * itself (net.ipv4.ip_local_port_range). */
-#define SPREAD_PORTS 1024
-
 /* So many ports are tried. */
 #define SPREAD_TRIES 8
 

@@ -7,6 +7,9 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/bpf"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
 // A bound port can have a connection to each of many servers, and one to each.
@@ -41,7 +44,10 @@ func TestOneBoundPort(t *testing.T) {
 func TestSpreadPortsAreFree(t *testing.T) {
 	s := setUp(t, nil)
 	local := startAgent(t, s.here, s.here.OtherCgroup, 0)
-	for port := 65536 - 1024; port < 65536; port++ {
+	if api.FirstSpreadPort != 1<<16-bpf.SpreadPorts {
+		t.Errorf("the first of the ports is %d", 1<<16-bpf.SpreadPorts)
+	}
+	for port := api.FirstSpreadPort; port < 1<<16; port++ {
 		a := at(netip.IPv4Unspecified(), uint16(port)).String()
 		if port%2 == 0 {
 			a = at(netip.IPv6Unspecified(), uint16(port)).String()

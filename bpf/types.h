@@ -62,6 +62,10 @@ struct ports {
  * over from it, and two whose connections have not ended. */
 #define MAX_GATEWAYS 4
 
+/* A power of two of ports, the last ones that there are: the kernel gives them to no socket by
+ * itself (net.ipv4.ip_local_port_range). api.FirstSpreadPort is the first one. */
+#define SPREAD_PORTS 1024
+
 struct config {
 	/* Their cgroups, the own one first. Zero is none. */
 	__u64 gateways[MAX_GATEWAYS];

@@ -24,6 +24,9 @@ const (
 	// InbandPort is where in-band connections arrive (wire=inband). Its listener is on
 	// loopback; they are steered there from every port of the pod.
 	InbandPort = 18444
+	// FirstSpreadPort is the first of the ports of loopback, of which the last one is 65535, that captured
+	// connections have at the gateway's end where it can spread them. Nobody listens there.
+	FirstSpreadPort = 64512
 )
 
 // ListenerPairs returns the ports that a gateway tries for its listeners on loopback, in this order:

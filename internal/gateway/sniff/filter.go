@@ -4,16 +4,20 @@ package sniff
 
 import (
 	"fmt"
+	"slices"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
 // MaxPorts bounds how many ports one filter can have.
 const MaxPorts = 32
 
 // portFilter returns a program of classic BPF that accepts packets of TCP and UDP from or to
-// one of ports. The packets begin with the header of IP. Packets that do not show their
+// one of ports. A port of api.ListenerPairs for captured connections stands for those that are spread, too.
+// The packets begin with the header of IP. Packets that do not show their
 // ports, such as later fragments and those with IPv6's extension headers, are accepted, too:
 // nothing that was asked for may be missing.
 func portFilter(ports []uint16) ([]bpf.Instruction, error) {
@@ -25,10 +29,14 @@ func portFilter(ports []uint16) ([]bpf.Instruction, error) {
 	acceptIf := func(value uint32) []bpf.Instruction {
 		return []bpf.Instruction{bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: value, SkipTrue: 1}, accept}
 	}
+	spread := slices.ContainsFunc(api.ListenerPairs(), func(pair api.Listeners) bool { return slices.Contains(ports, pair.Capture) })
 	anyPort := func(load bpf.Instruction) []bpf.Instruction {
 		program := []bpf.Instruction{load}
 		for _, port := range ports {
 			program = append(program, acceptIf(uint32(port))...)
+		}
+		if spread {
+			program = append(program, bpf.JumpIf{Cond: bpf.JumpLessThan, Val: api.FirstSpreadPort, SkipTrue: 1}, accept)
 		}
 		return program
 	}

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/net/bpf"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/netlab"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/pcapng"
@@ -65,6 +66,15 @@ func TestPortFilter(t *testing.T) {
 		}
 		if n > 0 != c.want {
 			t.Errorf("%s: taken %v", c.name, n > 0)
+		}
+	}
+	// The port of captured connections stands for those that are spread.
+	vm = must.Get(bpf.NewVM(must.Get(portFilter([]uint16{api.CapturePort}))(t)))(t)
+	for port, want := range map[uint16]bool{api.CapturePort: true, api.FirstSpreadPort - 1: false, api.FirstSpreadPort: true, 1<<16 - 1: true, api.CapturePort + 1: false} {
+		for _, packet := range [][]byte{header4(6, 0, 1, port), header4(6, 0, port, 1), header6(6, 1, port), header6(6, port, 1)} {
+			if n, err := vm.Run(packet); err != nil || n > 0 != want {
+				t.Errorf("port %d: taken %v, %v", port, n > 0, err)
+			}
 		}
 	}
 	if _, err := portFilter(make([]uint16, MaxPorts+1)); err == nil {
