@@ -35,6 +35,21 @@ type Stage struct {
 	Cut, Mend func()
 	// Only says which scenarios are played; nil are all.
 	Only func(name string) bool
+	// again is how often they were played before, so that they are on ports of their own.
+	again int
+}
+
+// Again returns the stage for playing some scenarios once more.
+func (s *Stage) Again(names []string) *Stage {
+	next := *s
+	next.again++
+	next.Only = func(name string) bool { return slices.Contains(names, name) }
+	return &next
+}
+
+// port returns the first one of the scenario with index i.
+func (s *Stage) port(i int) uint16 {
+	return uint16(firstPort + (s.again*len(Scenarios())+i)*portsPerScenario)
 }
 
 // scenarios returns those that are played.
@@ -49,8 +64,7 @@ func (s *Stage) scenarios() []Scenario {
 // Ports returns those of the server that clients connect to: the first two of each scenario that is played.
 func (s *Stage) Ports() (all []uint16) {
 	for i := range s.scenarios() {
-		port := uint16(firstPort + i*portsPerScenario)
-		all = append(all, port, port+1)
+		all = append(all, s.port(i), s.port(i)+1)
 	}
 	return all
 }
@@ -78,7 +92,7 @@ func (s *Stage) Transcripts() map[string][]string {
 			if each.cut != cutting {
 				continue
 			}
-			p := &play{client: s.Client, server: s.Server, places: s.Places, port: uint16(firstPort + i*portsPerScenario), cut: cut, mend: mend}
+			p := &play{client: s.Client, server: s.Server, places: s.Places, port: s.port(i), cut: cut, mend: mend}
 			group.Go(func() {
 				if !each.cut {
 					places <- struct{}{}
