@@ -473,7 +473,7 @@ const newRange = "10.200.0.0/24"
 func newServiceRange(t *testing.T, ns string) {
 	t.Helper()
 	// The range ends with its last Service, which is deleted before it.
-	atEnd(t, "delete", "servicecidr", "leaks", "--ignore-not-found")
+	atEnd(t, "delete", "servicecidr", "leaks", "--ignore-not-found", "--timeout="+patience.String())
 	atEnd(t, "-n", ns, "delete", "service", "late", "--ignore-not-found")
 	apply(t, ns, `{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {name: leaks}, spec: {cidrs: ["`+newRange+`"]}}`)
 	kubectl(t, "wait", "--for=condition=Ready", "servicecidr/leaks", "--timeout="+patience.String())

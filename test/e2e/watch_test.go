@@ -235,8 +235,9 @@ func TestWatchFollowsCluster(t *testing.T) {
 	external("172.30.1.8")
 	covers(true, nodeIP+":9412", "172.30.1.8:80")
 
-	kubectl(t, "delete", "servicecidr", "leaks")
+	// The Service may have an address of the range, which cannot end before it.
 	kubectl(t, "-n", ns, "delete", "service", "external")
+	kubectl(t, "delete", "servicecidr", "leaks", "--timeout="+patience.String())
 	covers(false, nodeIP+":9412")
 }
 
