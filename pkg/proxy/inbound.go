@@ -239,8 +239,8 @@ func (s *settings) allowed(h header, leaf *x509.Certificate, wire string, own []
 }
 
 // dialApplication connects to the local application, which sees the header's client as its
-// peer. The socket's own address is a loopback address: all clients of the application that share it share
-// its ports, and only on loopback Linux reuses a port in TIME_WAIT, after a second
+// peer. The socket's own address is a loopback address, of which the clients that it stands for share the
+// ports: only on loopback Linux reuses a port in TIME_WAIT, after a second
 // (net.ipv4.tcp_tw_reuse=2, the default). The destination is an address of this pod, so
 // nothing leaves the pod.
 func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
