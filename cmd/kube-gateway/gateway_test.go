@@ -84,7 +84,7 @@ func expectUnprivileged(t *testing.T, name string, pid, id int) {
 	}
 	ids, none := strings.TrimSpace(strings.Repeat(strconv.Itoa(id)+" ", 4)), strings.Repeat("0", 16)
 	for field, want := range map[string]string{
-		"Uid": ids, "Gid": ids, "Groups": "", "NoNewPrivs": "1", "Seccomp": "2",
+		"Uid": ids, "Gid": ids, "Groups": "", "NoNewPrivs": "1", "Seccomp": "2", "THP_enabled": "0",
 		"CapInh": none, "CapPrm": none, "CapEff": none, "CapBnd": none, "CapAmb": none,
 	} {
 		if fields[field] != want {

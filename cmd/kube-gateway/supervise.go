@@ -21,6 +21,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/journal"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/memory"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/supervisor"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/version"
 )
@@ -105,6 +106,9 @@ func superviseWith(ctx context.Context, material *os.File, certificateTimeout, p
 	}()
 	var budget journal.Budget
 	log := journal.NewWriter(os.Stdout, &budget, api.LogSupervisor)
+	if err := memory.SmallPages(); err != nil {
+		log.Slog(journal.State).Warn("the gateway takes more memory than it needs", "error", err.Error())
+	}
 	err := supervisor.Run(ctx, supervisor.Options{
 		Material:        material,
 		WorkerCommand:   []string{selfPath, "worker"},
