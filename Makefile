@@ -73,14 +73,18 @@ cluster-load: cluster-tool image ## load the gateway's image into the cluster's 
 cluster-down: cluster-tool ## stop the cluster and remove all that it made
 	bin/cluster down
 
+# Those with a cluster wait for half of their time, in which a guest and the release's linkers
+# find their processor.
 .PHONY: test
 test: tools build ## all tests
-	build/beside "test-unit test-netns" "compile test-release test-kernels-short"
-	$(MAKE) test-cluster test-crowd test-e2e
+	build/beside "test-unit test-netns compile test-cluster test-crowd test-e2e" "compile test-kernels-short test-release"
 
-# What the last tests need and what takes long to compile.
-.PHONY: compile
-compile: cross prometheus cluster-tool
+# What tests with a cluster need and what takes long to compile. Whoever comes second waits.
+.PHONY: compile compile-alone
+compile:
+	@mkdir -p dist
+	@flock dist/compile.lock $(MAKE) --no-print-directory compile-alone
+compile-alone: prometheus cluster-tool
 	bin/cluster build
 
 # How many tests run at the same time, of those that may: more than one a processor, as they mostly
@@ -115,10 +119,10 @@ test-kernels: kernels-tool ## eBPF and whole gateways on Debian's kernels in QEM
 test-kernels-short: kernels-tool ## a few of these tests on Linux 5.10, in minutes
 	bin/kernels -short 5.10
 
-# After cross, which compiles the same packages.
+# It compiles for every platform, so the timeout is for a machine that has compiled nothing yet.
 .PHONY: test-release
 test-release: ## tests of the release: equal builds, sizes, and the real krew
-	go -C build/release test -count=1 -timeout 30m ./...
+	go -C build/release test -count=1 -timeout 75m ./...
 
 # The cluster's programs are built before, as that takes longer than a test may.
 .PHONY: test-cluster

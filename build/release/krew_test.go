@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -26,17 +28,43 @@ func newMachine(t *testing.T) *machine {
 	return &machine{t: t, bin: tools, home: t.TempDir()}
 }
 
-// tools is where TestMain has built what a user has installed.
-var tools string
+var (
+	// tools is where TestMain has built what a user has installed.
+	tools string
+	// site is where users download releases, and siteURL its address.
+	site, siteURL string
+	// released makes the release of firstVersion on the site for all platforms, once, and
+	// returns its directory, which tests only read.
+	released = sync.OnceValues(func() (string, error) {
+		dir := filepath.Join(site, firstVersion)
+		return dir, command(context.Background(), []string{"--version", firstVersion, "--output", dir, "--url", siteURL + "/" + firstVersion})
+	})
+)
+
+// firstVersion is one that comes before others in all that compare versions.
+const firstVersion = "v0.1.0-rc.1"
+
+// firstRelease returns the directory of the release that most tests look at.
+func firstRelease(t *testing.T) string {
+	t.Helper()
+	dir, err := released()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "release-tools-")
+	dir, err := os.MkdirTemp("", "release-tests-")
 	if err == nil {
-		tools = dir
 		defer os.RemoveAll(dir)
-		err = buildTools(dir)
+		tools, site = filepath.Join(dir, "tools"), filepath.Join(dir, "site")
+		server := httptest.NewServer(http.FileServer(http.Dir(site)))
+		defer server.Close()
+		siteURL = server.URL
+		err = buildTools(tools)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -125,15 +153,14 @@ const here = "linux/" + runtime.GOARCH
 // before, upgrades nothing, and uninstalls.
 func TestKrewFromFiles(t *testing.T) {
 	m := newMachine(t)
-	dir := build(t, sourceTree(t), "v0.1.0", "", here)
-	archive := filepath.Join(dir, platform{"linux", runtime.GOARCH}.archive())
+	dir := firstRelease(t)
 	// krew uninstalls nothing as long as it has no index at all.
 	m.addIndex("empty", m.newIndex())
 	m.run("sh", "-c", strings.NewReplacer("dist/release", dir, "amd64", runtime.GOARCH).Replace(readme(t, "kubectl krew install --manifest=")))
-	if out := m.run("kubectl", "gateway", "version", "--client"); !strings.Contains(out, "v0.1.0") {
+	if out := m.run("kubectl", "gateway", "version", "--client"); !strings.Contains(out, firstVersion) {
 		t.Errorf("the installed plugin says %q", out)
 	}
-	if !exists(filepath.Join(m.home, ".krew", "store", "gateway", "v0.1.0", "LICENSE")) {
+	if !exists(filepath.Join(m.home, ".krew", "store", "gateway", firstVersion, "LICENSE")) {
 		t.Error("the licence was not installed")
 	}
 	// man(1) reads the pages that came along, as the README says.
@@ -149,6 +176,7 @@ func TestKrewFromFiles(t *testing.T) {
 	}
 
 	// An archive that is not the released one is refused.
+	archive := filepath.Join(t.TempDir(), platform{"linux", runtime.GOARCH}.archive())
 	write(t, archive, "another")
 	out, err := m.command(m.home, "kubectl", "krew", "install", "--manifest", filepath.Join(dir, "plugins", "gateway.yaml"), "--archive", archive).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "checksum") {
@@ -173,18 +201,10 @@ func readme(t *testing.T, beginning string) string {
 // upgrades to the next release, and uninstalls.
 func TestKrewIndex(t *testing.T) {
 	m := newMachine(t)
-	site := t.TempDir()
-	server := httptest.NewServer(http.FileServer(http.Dir(site)))
-	defer server.Close()
 	repository := m.newIndex()
 
-	// publish does what a release does: archives to the site, the manifest into
-	// the repository.
-	publish := func(version string) string {
-		dir := build(t, sourceTree(t), version, server.URL+"/"+version, here)
-		if err := os.CopyFS(filepath.Join(site, version), os.DirFS(dir)); err != nil {
-			t.Fatal(err)
-		}
+	// publish puts the manifest of a release into the repository.
+	publish := func(version, dir string) {
 		if err := os.RemoveAll(filepath.Join(repository, "plugins")); err != nil {
 			t.Fatal(err)
 		}
@@ -193,15 +213,18 @@ func TestKrewIndex(t *testing.T) {
 		}
 		m.runIn(repository, "git", "add", "plugins")
 		m.runIn(repository, "git", "commit", "--quiet", "-m", version)
-		return filepath.Join(repository, "plugins", "gateway.yaml")
 	}
-	publish("v0.1.0")
+	publish(firstVersion, firstRelease(t))
 	m.run("sh", "-c", strings.Replace(readme(t, "kubectl krew index add "), "https://"+module+".git", repository, 1))
 	m.run("sh", "-c", readme(t, "kubectl krew install gateway/"))
-	if out := m.run("kubectl", "gateway", "version", "--client"); !strings.Contains(out, "v0.1.0") {
+	if out := m.run("kubectl", "gateway", "version", "--client"); !strings.Contains(out, firstVersion) {
 		t.Errorf("the installed plugin says %q", out)
 	}
-	publish("v0.2.0")
+	next := build(t, sourceTree(t), "v0.2.0", siteURL+"/v0.2.0", here)
+	if err := os.CopyFS(filepath.Join(site, "v0.2.0"), os.DirFS(next)); err != nil {
+		t.Fatal(err)
+	}
+	publish("v0.2.0", next)
 	m.run("kubectl", "krew", "update")
 	m.run("kubectl", "krew", "upgrade", "gateway")
 	if out := m.run("kubectl", "gateway", "version", "--client"); !strings.Contains(out, "v0.2.0") {
@@ -214,12 +237,5 @@ func TestKrewIndex(t *testing.T) {
 // platform.
 func TestManifestIsValid(t *testing.T) {
 	m := newMachine(t)
-	site := filepath.Join(t.TempDir(), "site")
-	server := httptest.NewServer(http.FileServer(http.Dir(site)))
-	defer server.Close()
-	dir := build(t, sourceTree(t), "v0.1.0", server.URL, allPlatforms)
-	if err := os.Rename(dir, site); err != nil {
-		t.Fatal(err)
-	}
-	m.run("validate-krew-manifest", "-manifest", filepath.Join(site, "plugins", "gateway.yaml"))
+	m.run("validate-krew-manifest", "-manifest", filepath.Join(firstRelease(t), "plugins", "gateway.yaml"))
 }

@@ -44,11 +44,12 @@ func (o options) compile(ctx context.Context, output string, p platform) error {
 	return err
 }
 
-// link builds a program, with further flags for the linker, and returns what that
-// printed.
-func (o options) link(ctx context.Context, program, output string, p platform, flags string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false",
-		"-ldflags", "-s -w -X "+module+"/internal/version.stamp="+o.version+" "+flags, "-o", output, program)
+// link builds a program, with further flags for the linker and for "go build", and returns
+// what the linker printed.
+func (o options) link(ctx context.Context, program, output string, p platform, linker string, flags ...string) ([]byte, error) {
+	flags = append(flags, "-trimpath", "-buildvcs=false",
+		"-ldflags", "-s -w -X "+module+"/internal/version.stamp="+o.version+" "+linker, "-o", output, program)
+	cmd := exec.CommandContext(ctx, "go", append([]string{"build"}, flags...)...)
 	cmd.Dir = o.root
 	toolchain, err := o.toolchain()
 	if err != nil {

@@ -51,8 +51,8 @@ func takeInventory(t *testing.T) inventory {
 			t.Fatal(err)
 		}
 		for _, path := range matches {
-			// That of a developer's own cluster, which comes and goes as it likes.
-			if path != defaultDir {
+			// Those of clusters beside this one come and go as they like.
+			if !strings.HasPrefix(path, defaultDir) {
 				found.paths[path] = true
 			}
 		}

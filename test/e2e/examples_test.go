@@ -36,6 +36,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
 // example says how one line of the help texts is run.
@@ -51,6 +52,8 @@ type example struct {
 	says string
 	// push is for what sends metrics to somebody else.
 	push bool
+	// slow is for what waits, and begins first where several run at the same time.
+	slow bool
 }
 
 // keepBundle and restoreBundle stand around what changes whom the cluster trusts.
@@ -128,7 +131,7 @@ func looking() map[string]example {
 		"kubectl gateway check -n shop -o short":     {says: "shop"},
 		"kubectl gateway check --wait 2m":            {says: "√"},
 		// Nothing answers to that name.
-		"kubectl gateway check --image=registry.example/kube-gateway:v1":              {with: "--image-timeout=20s", code: 1, says: "registry.example/kube-gateway:v1"},
+		"kubectl gateway check --image=registry.example/kube-gateway:v1":              {with: "--image-timeout=5s", slow: true, code: 1, says: "registry.example/kube-gateway:v1"},
 		`kubectl gateway check -o json | jq '.checks[] | select(.result == "error")'`: {},
 		"kubectl gateway status":                                                                       {says: "web-0"},
 		"kubectl gateway status pod/db-0 -o wide":                                                      {says: "AUDITED"},
@@ -158,7 +161,7 @@ func looking() map[string]example {
 		"kubectl gateway support-bundle pod/web-0 deploy/api --mask-addresses -o web.tar.gz":                                                 {says: "web.tar.gz", after: "tar -xzOf web.tar.gz support-bundle/status.json | grep ipv4-"},
 		"kubectl gateway support-bundle -A -o - | tar -tz":                                                                                   {says: "support-bundle/status.json"},
 		"kubectl gateway packets pod/web-0 -w - | wireshark -k -i -":                                                                         {endless: true, says: "18443"},
-		"kubectl gateway packets pod/web-0 -w web-0.pcapng --interface=eth0 --duration=1m":                                                   {with: "--duration=10s", after: "tcpdump -n -r web-0.pcapng | grep 18443"},
+		"kubectl gateway packets pod/web-0 -w web-0.pcapng --interface=eth0 --duration=1m":                                                   {with: "--duration=10s", slow: true, after: "tcpdump -n -r web-0.pcapng | grep 18443"},
 		"kubectl gateway packets pod/web-0 -w - --port=18443 | tcpdump -n -r -":                                                              {endless: true, says: "18443"},
 		"kubectl gateway metrics pod/web-0":                                                                                                  {says: "# TYPE kube_gateway"},
 		`kubectl gateway metrics web-0 | grep -E 'result="(plaintext|refused)"'`:                                                             {says: "plaintext"},
@@ -271,11 +274,15 @@ func TestExamples(t *testing.T) {
 	stop := shell.talk(t)
 	var together errgroup.Group
 	together.SetLimit(6)
-	for line, e := range looking() {
-		together.Go(func() error {
-			t.Run(line, func(t *testing.T) { shell.run(t, line, e) })
-			return nil
-		})
+	for _, slow := range []bool{true, false} {
+		for line, e := range looking() {
+			if e.slow == slow {
+				together.Go(func() error {
+					t.Run(line, func(t *testing.T) { shell.run(t, line, e) })
+					return nil
+				})
+			}
+		}
 	}
 	_ = together.Wait()
 	stop()
@@ -474,16 +481,19 @@ func interrupt(t *testing.T, file string) {
 func (s *exampleShell) talk(t *testing.T) (stop func()) {
 	t.Helper()
 	web, db, plain := findPod(t, s.namespace, "web-0"), findPod(t, s.namespace, "db-0"), findPod(t, s.namespace, "plain")
+	// Commands may be seconds apart on a busy machine, and what the application makes itself is not.
+	load := startLoadWith(web, []string{"--workers=1", "--pause=200ms"}, db.addr(portTraffic))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	workload := get[corev1.PodList](t, "-n", s.namespace, "pods", "-l", "app=web")
+	client := reach(t)
+	workload := podsOf(t, s.namespace, "app=web")
 	go func() {
 		defer close(done)
 		for ctx.Err() == nil {
-			for _, from := range workload.Items {
+			for _, from := range workload {
 				for _, to := range []string{db.addr(portEcho), plain.addr(portEcho), db.addr(1)} {
-					cmd := exec.CommandContext(ctx, "kubectl", "-n", s.namespace, "exec", from.Name, "-c", "app", "--", "/app", "talk", to, "example")
-					_ = cmd.Run()
+					ref := remote.Ref{Namespace: from.namespace, Pod: from.name, Container: "app"}
+					_ = client.Runner.Run(ctx, ref, nil, io.Discard, "/app", "talk", to, "example")
 				}
 			}
 		}
@@ -494,6 +504,7 @@ func (s *exampleShell) talk(t *testing.T) (stop func()) {
 	return func() {
 		cancel()
 		<-done
+		load.stop()
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 // shortTTL is the life of certificates that are to run out. It is long enough
-// for a pod to be enabled with them.
+// for two pods to get them and to connect.
 const shortTTL = 25 * time.Second
 
 // TestExpiry lets certificates run out: status warns before and tells after, new
@@ -20,8 +20,8 @@ func TestExpiry(t *testing.T) {
 	ns := namespace(t)
 	pods := startPods(t, ns, podSpec("a", node1), podSpec("b", node2), podSpec("fresh", node1))
 	a, b, fresh := pods[0], pods[1], pods[2]
-	enable(t, []string{"--mode=strict"}, fresh)
-	enable(t, []string{"--mode=strict", "--cert-ttl=" + shortTTL.String()}, a, b)
+	enable(t, []string{"--mode=strict"}, pods...)
+	gateway(t, "-n", ns, "rotate", a.String(), b.String(), "--cert-ttl="+shortTTL.String())
 	l := startLoadWith(a, []string{"--workers=0"}, b.addr(portTraffic))
 
 	out := tryGateway(t, "-n", ns, "status", "--fail-if-expiring=48h")

@@ -72,6 +72,8 @@ func newUser(t *testing.T, ns string) *user {
 	part(`\b10\.\d+\.\d+\.\d+(:\d+)?\b`, "ADDRESS")
 	part(`\b(\d+(\.\d+)?(ms|µs|s|m|h))+\b`, "DURATION")
 	part(`\b\d+d(\d+h)?\b`, "DAYS")
+	// What is said of waiting depends on the machine.
+	part(`^pod/\S+: draining its connections, for at most DURATION\n`, "")
 	part(`\b\d+ ok, \d+ skipped\b`, "N ok, N skipped")
 	part(`\b127\.\d+\.\d+\.\d+:\d+\b`, "LOCAL")
 	part(`\b\d+ packets, 0 dropped\b`, "N packets, 0 dropped")

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
@@ -126,6 +127,7 @@ func TestForgottenContainer(t *testing.T) {
 	enable(t, []string{"--mode=strict", "--delivery=secret", "--keep-secret"}, a)
 	enable(t, []string{"--mode=strict", "--delivery=csr"}, b)
 	kept := secrets(t, ns)[0]
+	kept.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}
 	kept.ResourceVersion, kept.UID = "", ""
 	gateway(t, "-n", ns, "disable", a.String())
 	noSecrets(t, ns)

@@ -292,7 +292,8 @@ func TestProbes(t *testing.T) {
 	var specs []*corev1.Pod
 	for name, handler := range probes {
 		s := podSpec("probed-"+name, node1)
-		probe := &corev1.Probe{ProbeHandler: handler, PeriodSeconds: 1, FailureThreshold: 1}
+		// A busy machine may take its time; what is refused fails at once.
+		probe := &corev1.Probe{ProbeHandler: handler, PeriodSeconds: 1, FailureThreshold: 1, TimeoutSeconds: 10}
 		s.Spec.Containers[0].ReadinessProbe = probe
 		s.Spec.Containers[0].LivenessProbe = probe.DeepCopy()
 		specs = append(specs, s)

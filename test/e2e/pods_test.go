@@ -6,19 +6,19 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
-	"os"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
 	"github.com/kubectl-gateway/kubectl-gateway/test/e2e/app/appreport"
 )
 
@@ -60,17 +60,30 @@ func podSpec(name, node string) *corev1.Pod {
 // startPods creates pods and waits until they are ready.
 func startPods(t *testing.T, ns string, specs ...*corev1.Pod) []*pod {
 	t.Helper()
-	var manifests []string
-	for _, s := range specs {
-		manifests = append(manifests, mustYAML(t, s))
-	}
-	apply(t, ns, manifests...)
+	createPods(t, ns, specs...)
 	var pods []*pod
 	for _, s := range specs {
-		kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/"+s.Name, "--timeout="+patience.String())
+		eventually(t, "pod/"+s.Name+" is ready", func() error {
+			status := get[corev1.Pod](t, "-n", ns, "pod", s.Name).Status
+			if !slices.ContainsFunc(status.Conditions, func(c corev1.PodCondition) bool {
+				return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+			}) {
+				return fmt.Errorf("it is %+v", status)
+			}
+			return nil
+		})
 		pods = append(pods, findPod(t, ns, s.Name))
 	}
 	return pods
+}
+
+// createPods creates pods at once.
+func createPods(t *testing.T, ns string, specs ...*corev1.Pod) {
+	t.Helper()
+	pods := client(t).CoreV1().Pods(ns)
+	for _, s := range specs {
+		must.Get(pods.Create(t.Context(), s, metav1.CreateOptions{}))(t)
+	}
 }
 
 func mustYAML(t *testing.T, object any) string {
@@ -82,7 +95,11 @@ func mustYAML(t *testing.T, object any) string {
 func findPod(t *testing.T, ns, name string) *pod {
 	t.Helper()
 	object := get[corev1.Pod](t, "-n", ns, "pod", name)
-	p := &pod{t: t, namespace: ns, name: name, uid: string(object.UID)}
+	return podOf(t, &object)
+}
+
+func podOf(t *testing.T, object *corev1.Pod) *pod {
+	p := &pod{t: t, namespace: object.Namespace, name: object.Name, uid: string(object.UID)}
 	for _, ip := range object.Status.PodIPs {
 		p.ips = append(p.ips, netip.MustParseAddr(ip.IP))
 	}
@@ -126,14 +143,18 @@ func (p *pod) app(args ...string) appResult {
 // what kubectl exec does, without a process for each of hundreds of commands.
 func (p *pod) appCommand(args ...string) string {
 	p.t.Helper()
-	config := must.Get(clientcmd.BuildConfigFromFlags("", os.Getenv(clientcmd.RecommendedConfigPathEnvVar)))(p.t)
-	client := remote.NewClient(config, must.Get(kubernetes.NewForConfig(config))(p.t))
 	var stdout bytes.Buffer
 	ref := remote.Ref{Namespace: p.namespace, Pod: p.name, Container: "app"}
-	if err := client.Runner.Run(p.t.Context(), ref, nil, &stdout, append([]string{"/app"}, args...)...); err != nil {
+	if err := reach(p.t).Runner.Run(p.t.Context(), ref, nil, &stdout, append([]string{"/app"}, args...)...); err != nil {
 		p.t.Fatalf("%s in %s: %v\n%s", strings.Join(args, " "), p, err, &stdout)
 	}
 	return stdout.String()
+}
+
+// reach reaches the containers of pods as the plugin does.
+func reach(t *testing.T) *remote.Client {
+	t.Helper()
+	return remote.NewClient(clusterConfig(t), client(t))
 }
 
 // awaitApp runs a client of the test application until it succeeds.
@@ -167,15 +188,13 @@ func enable(t *testing.T, flags []string, pods ...*pod) output {
 	return gateway(t, args...)
 }
 
-// status reads what the pod's gateway says of itself.
+// status reads what the pod's gateway says of itself, as the verb does.
 func (p *pod) status() api.Status {
 	p.t.Helper()
-	text := gateway(p.t, "-n", p.namespace, "status", p.String(), "-o", "json").stdout
-	list := parse[struct {
-		Items []struct{ Status *api.Status }
-	}](p.t, text)
+	collector := status.Collector{Gateways: reach(p.t), Now: time.Now}
+	list := must.Get(collector.Collect(p.t.Context(), []corev1.Pod{get[corev1.Pod](p.t, "-n", p.namespace, "pod", p.name)}))(p.t)
 	if len(list.Items) != 1 || list.Items[0].Status == nil {
-		p.t.Fatalf("status of %s: %s", p, text)
+		p.t.Fatalf("status of %s: %+v", p, list.Items)
 	}
 	return *list.Items[0].Status
 }

@@ -119,7 +119,7 @@ func podsOf(t *testing.T, ns, selector string) []*pod {
 	var pods []*pod
 	for _, object := range list.Items {
 		if object.DeletionTimestamp == nil {
-			pods = append(pods, findPod(t, ns, object.Name))
+			pods = append(pods, podOf(t, &object))
 		}
 	}
 	return pods

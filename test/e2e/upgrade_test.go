@@ -321,10 +321,11 @@ func TestWatchUpgrades(t *testing.T) {
 			return nil
 		})
 	}
+	newerPlugin := pluginOf(t, next)
 	// One of the same version leaves them alone; --upgrade=false does of any.
-	runWatch(t, pluginOf(t, next), ns, "--upgrade=false", "--image="+newer, "--once")
+	runWatch(t, newerPlugin, ns, "--upgrade=false", "--image="+newer, "--once")
 	awaitVersion(old)
-	said := runWatch(t, pluginOf(t, next), ns, "--image="+newer, "--once")
+	said := runWatch(t, newerPlugin, ns, "--image="+newer, "--once")
 	awaitVersion(next)
 	if n := strings.Count(said.stdout, " upgraded "); n != len(all) {
 		t.Errorf("%d of %d were upgraded:\n%s%s", n, len(all), said.stdout, said.stderr)

@@ -65,6 +65,10 @@ func gateways(object *corev1.Pod) (listed, running int) {
 func awaitGateways(t *testing.T, ns, selector string, pods int, ready bool) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("%d pods of %s, ready %v", pods, selector, ready), func() error {
+		// A status of many pods costs more than this.
+		if n := runningGateways(t, ns, selector); ready && n < pods || !ready && n > 0 {
+			return fmt.Errorf("%d run", n)
+		}
 		var list struct {
 			Items []struct {
 				Pod   string `json:"pod"`
@@ -248,30 +252,30 @@ const manyPods = 50
 // wait for them.
 func startGroup(t *testing.T, ns, group string, n int) {
 	t.Helper()
-	var manifests []string
+	var specs []*corev1.Pod
 	for i := range n {
 		spec := podSpec(fmt.Sprintf("%s-%02d", group, i), []string{node1, node2}[i%2])
 		spec.Labels["group"] = group
-		manifests = append(manifests, mustYAML(t, spec))
+		specs = append(specs, spec)
 	}
-	apply(t, ns, manifests...)
+	createPods(t, ns, specs...)
 }
 
-// watchMany creates manyPods pods of the group many, all of which watch gives one gateway.
-func watchMany(t *testing.T, ns string) {
+// watchMany creates n pods of the group many, all of which watch gives one gateway.
+func watchMany(t *testing.T, ns string, n int) {
 	t.Helper()
 	start := time.Now()
-	startGroup(t, ns, "many", manyPods)
-	awaitGateways(t, ns, "group=many", manyPods, true)
-	t.Logf("%d pods were enabled %v after they were created", manyPods, time.Since(start).Round(time.Second))
-	checkContainers(t, ns, "group=many", manyPods, 1)
+	startGroup(t, ns, "many", n)
+	awaitGateways(t, ns, "group=many", n, true)
+	t.Logf("%d pods were enabled %v after they were created", n, time.Since(start).Round(time.Second))
+	checkContainers(t, ns, "group=many", n, 1)
 	noSecrets(t, ns)
 }
 
-// runningGateways counts the gateways that run in a namespace.
-func runningGateways(t *testing.T, ns string) int {
+// runningGateways counts the gateways that run in the pods that a selector selects.
+func runningGateways(t *testing.T, ns, selector string) int {
 	t.Helper()
-	list := get[corev1.PodList](t, "-n", ns, "pods")
+	list := get[corev1.PodList](t, "-n", ns, "pods", "-l", selector)
 	n := 0
 	for i := range list.Items {
 		_, running := gateways(&list.Items[i])
@@ -287,7 +291,7 @@ func TestWatchManyPods(t *testing.T) {
 	ns := namespace(t)
 	kubectl(t, "annotate", "namespace", ns, annotation+"=true")
 	startWatch(t, "-n", ns)
-	watchMany(t, ns)
+	watchMany(t, ns, manyPods)
 
 	a, b := findPod(t, ns, "many-00"), findPod(t, ns, "many-01")
 	l := startLoad(a, b.addr(portTraffic), b.clusterIP())
