@@ -75,6 +75,7 @@ type dial struct {
 	Seconds   int            // to wait for everything, 5 if 0
 	Send      string         `json:",omitempty"` // UDP: sent after connect, or to To without
 	NoConnect bool           `json:",omitempty"`
+	Outside   bool           `json:",omitempty"` // asks FromOutside, once it is connected
 	// Wait stops after connect(2), and Finish sends a byte and goes on.
 	Wait bool `json:",omitempty"`
 	// Hold keeps the connection open until Stop.
@@ -128,6 +129,7 @@ type reply struct {
 	Reset       bool  // instead of Seen, after the handshake
 	Shown       bool  // Negotiated, of an in-band connection
 	GivenUp     bool  // the same
+	Outside     bool  // FromOutside
 	OK          int   `json:",omitempty"`
 	FDs         int   `json:",omitempty"`
 	Accepted    []netip.AddrPort
@@ -608,6 +610,11 @@ func (d *dial) converse(fd int) (r reply, err error) {
 	r.Peer, _ = peername(fd)
 	if d.Type == unix.SOCK_DGRAM {
 		return r, nil
+	}
+	if d.Outside {
+		if r.Outside, err = bpf.FromOutside(fd); err != nil {
+			return r, err
+		}
 	}
 	if d.Inband {
 		if r.Shown, r.GivenUp, err = bpf.Negotiated(fd); err != nil {

@@ -137,6 +137,7 @@ func local() []netip.Prefix {
 		netip.MustParsePrefix("0.0.0.0/32"),
 		netip.MustParsePrefix("::1/128"),
 		netip.MustParsePrefix("::/128"),
+		Sources6(),
 	}
 }
 

@@ -49,7 +49,7 @@ func (p *Programs) Guards(local, remote netip.AddrPort) (bool, error) {
 	switch {
 	case err != nil:
 		return false, fmt.Errorf("looking up source %v: %w", remote.Addr(), err)
-	case own != 0, remote.Addr().Unmap().IsLoopback(), port == config.PeerPort,
+	case own != 0, remote.Addr().Unmap().IsLoopback(), config.Sources6 != 0 && Sources6().Contains(remote.Addr()), port == config.PeerPort,
 		local.Addr().Unmap().IsLoopback() && (port == config.CapturePort || port == config.InbandPort):
 		return false, nil
 	}

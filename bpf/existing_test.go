@@ -17,7 +17,7 @@ func TestCapturesAndGuards(t *testing.T) {
 		Pod: bpf.Cgroup{Path: "/x", Rel: "/x", ID: 1}, Own: bpf.Cgroup{Path: "/x/y", Rel: "/x/y", ID: 2},
 		PodIPs: []netip.Addr{netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("fd00::7")},
 		Coverage: api.Coverage{
-			Capture: prefixes("10.0.0.0/8", "fd00::/8"), Services: prefixes("10.96.0.0/12"), Exclude: prefixes("10.1.0.0/16"),
+			Capture: prefixes("10.0.0.0/8", "fd00::/8", "100::/16"), Services: prefixes("10.96.0.0/12"), Exclude: prefixes("10.1.0.0/16"),
 			ExcludePorts: []uint16{443}, PlaintextFrom: sources("10.0.0.1/32"),
 			Nodes: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, NodePorts: [2]uint16{30000, 30009},
 		},
@@ -27,7 +27,7 @@ func TestCapturesAndGuards(t *testing.T) {
 	captures := map[string]answers{
 		"10.2.0.1:80": always, "[fd01::1]:80": always, "10.1.0.1:80": never, "11.0.0.1:80": never, "10.2.0.1:443": never,
 		"10.0.0.7:80": never, "[fd00::7]:80": never, "127.0.0.1:18000": never, "[::1]:80": never, "10.96.0.1:80": inStrictMode,
-		"192.0.2.1:30000": inStrictMode, "192.0.2.1:30009": inStrictMode, "192.0.2.1:30010": never, "192.0.2.1:80": never,
+		"[100:0:0:1::7]:80": never, "192.0.2.1:30000": inStrictMode, "192.0.2.1:30009": inStrictMode, "192.0.2.1:30010": never, "192.0.2.1:80": never,
 	}
 	type ends struct{ local, remote string }
 	guards := map[ends]answers{

@@ -27,6 +27,13 @@ static __always_inline bool is_question(const struct tuple *t)
 	return same_ip(t->client.ip, any) && !t->client.port;
 }
 
+/* Whether the worker dials an application of the pod. Packets to other addresses than ::1 do not count as those of loopback.
+ * What comes from outside with such a source gets no answer: that goes to loopback. */
+static __always_inline bool is_workers(const struct config *cfg, const struct tuple *t)
+{
+	return cfg->sources6 && is_source6(t->client.ip);
+}
+
 SEC("sk_lookup")
 int kgw_lookup(struct bpf_sk_lookup *ctx)
 {
@@ -37,7 +44,8 @@ int kgw_lookup(struct bpf_sk_lookup *ctx)
 	if (!cfg || ctx->protocol != IPPROTO_TCP)
 		return SK_PASS;
 	read_lookup(ctx, &t);
-	if ((knows_interface && ctx->ingress_ifindex == LOOPBACK_IFINDEX) || is_question(&t) || !is_inbound(cfg, &t))
+	if ((knows_interface && ctx->ingress_ifindex == LOOPBACK_IFINDEX) || is_question(&t) || is_workers(cfg, &t) ||
+	    !is_inbound(cfg, &t))
 		return SK_PASS;
 	shown = bpf_map_lookup_elem(&kgw_shown, &t);
 	if (!shown && (!cfg->strict || plaintext_allowed(&t)))

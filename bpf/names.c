@@ -33,7 +33,7 @@ static __always_inline bool peer_of_subflow(struct bpf_sock_addr *ctx, const str
 /* Whether the worker may have dialled from ip: 127.0.0.1 is not its address. */
 static __always_inline bool may_be_workers(const __u32 ip[4])
 {
-	return is_loopback(ip) && ip[3] != bpf_htonl(INADDR_LOOPBACK);
+	return is_source6(ip) || (is_loopback(ip) && ip[3] != bpf_htonl(INADDR_LOOPBACK));
 }
 
 /* peer_of for a socket that knows nothing, at t.server. The other end of its connection knows whether it

@@ -68,6 +68,12 @@ func (p *Programs) updateNetwork() error {
 		return err
 	}
 	err = p.putOwn(addresses)
+	if p.config.Sources6 != 0 {
+		// It goes when loopback goes down, and there is another change when that comes up.
+		if routeErr := routeSources(); !errors.Is(routeErr, unix.ENETDOWN) {
+			err = errors.Join(err, routeErr)
+		}
+	}
 	if p.inbound != nil {
 		err = errors.Join(err, p.inbound.attachTo(interfaces))
 	}

@@ -36,6 +36,7 @@ const (
 	sockoptAdmit               = C.SOCKOPT_ADMIT
 	sockoptWorks               = C.SOCKOPT_WORKS
 	sockoptFails               = C.SOCKOPT_FAILS
+	sockoptFromOutside         = C.SOCKOPT_FROM_OUTSIDE
 )
 
 // The options that reach the wire (enum tunable).

@@ -29,6 +29,7 @@ const (
 	sockoptAdmit               = 0x9
 	sockoptWorks               = 0xa
 	sockoptFails               = 0xb
+	sockoptFromOutside         = 0xc
 )
 
 const (

@@ -29,12 +29,14 @@ type objectsConfig struct {
 	BlockUdp       uint32
 	RefuseOutside  uint32
 	Spread         uint32
+	Sources6       uint32
 	CapturePort    uint16
 	PeerPort       uint16
 	InbandPort     uint16
 	OtherInband    uint16
 	NodePorts      [2]uint16
 	Pad            [2]uint16
+	_              [4]byte
 }
 
 type objectsCounters struct {

@@ -55,6 +55,13 @@ static __always_inline bool is_loopback(const __u32 ip[4])
 	return !ip[0] && !ip[1] && !ip[2] && ip[3] == bpf_htonl(1);
 }
 
+/* Whether ip is one that the worker dials the application from over IPv6, where the range leads to loopback:
+ * 100:0:0:1::/64, which nobody else has (Sources6). */
+static __always_inline bool is_source6(const __u32 ip[4])
+{
+	return ip[0] == bpf_htonl(0x01000000) && ip[1] == bpf_htonl(1);
+}
+
 /* Whether the pod's network namespace has the address. The handshake of a connection from outside that
  * shows it as its source cannot end: the answer stays in the namespace. */
 static __always_inline bool is_own(const __u32 ip[4])

@@ -66,6 +66,22 @@ static __always_inline int answer_tuning(struct bpf_sockopt *ctx)
 	return CONTINUE;
 }
 
+/* Whether the address of the other end cannot be that of a pod or node, as far as the settings know. That of a Service is nobody's
+ * own: a second network that is captured like Services has addresses that no certificate names. */
+static __always_inline bool is_from_outside(struct bpf_sock *sk)
+{
+	struct destinations key = { .bits = ENDPOINT_BITS };
+	enum action *action;
+
+	if (sk->family == AF_INET)
+		map_ip4(key.to.ip, sk->dst_ip4);
+	else
+		for (int i = 0; i < 4; i++)
+			key.to.ip[i] = FIELD(sk->dst_ip6[i]);
+	action = bpf_map_lookup_elem(&kgw_ranges, &key);
+	return !action || *action == ACTION_OUTSIDE || *action == ACTION_SERVICE;
+}
+
 /* Gives a number. */
 static __always_inline int answer(struct bpf_sockopt *ctx, __u32 number)
 {
@@ -98,6 +114,8 @@ int kgw_getsockopt(struct bpf_sockopt *ctx)
 			return answer(ctx, ctx->sk ? negotiated(known(ctx->sk)) : 0);
 		if (ctx->optname == SOCKOPT_HANDED_OVER)
 			return answer(ctx, ctx->sk && has_role(known(ctx->sk), ROLE_HANDED_OVER));
+		if (ctx->optname == SOCKOPT_FROM_OUTSIDE)
+			return answer(ctx, ctx->sk && is_from_outside(ctx->sk));
 		if (ctx->optname == SOCKOPT_TUNING)
 			return answer_tuning(ctx);
 		if (ctx->optname != SOCKOPT_ORIGINAL_DESTINATION)

@@ -69,6 +69,16 @@ func HandedOver(fd int) (bool, error) {
 	return done == 1, nil
 }
 
+// FromOutside reports whether the other end of a connection has an address that is not that of a pod or a node, as far as the
+// coverage says, and not an excluded one. It needs no privilege.
+func FromOutside(fd int) (bool, error) {
+	outside, err := unix.GetsockoptInt(fd, sockoptLevel, sockoptFromOutside)
+	if err != nil {
+		return false, fmt.Errorf("asking whose address the other end has: %w", err)
+	}
+	return outside == 1, nil
+}
+
 // MarkInband makes the handshake of a socket ask the other end, by a TCP option in
 // the first SYNs, at least one, whether it has a gateway. It must be called before connect(2), on a
 // TCP socket, not one of MPTCP. It needs no privilege, and fails without

@@ -78,6 +78,7 @@ struct config {
 	__u32 block_udp;
 	__u32 refuse_outside;
 	__u32 spread; /* spread.c is attached */
+	__u32 sources6; /* the range of is_source6 leads to loopback */
 	__u16 capture_port, peer_port, inband_port; /* network order */
 	__u16 other_inband; /* that of the gateway which hands over, or takes over, or zero */
 	__u16 node_ports[2]; /* host order, first and last */
@@ -176,6 +177,8 @@ enum sockopt {
 	/* set: struct endpoint, a destination to which there was a connection just now, or there was none */
 	SOCKOPT_WORKS = 10,
 	SOCKOPT_FAILS = 11,
+	/* get: an int, 1 if the address of the other end cannot be that of a pod or node, or 0 */
+	SOCKOPT_FROM_OUTSIDE = 12,
 };
 
 /* Options of an application's socket that packets on the wire show, or that say how long to wait for

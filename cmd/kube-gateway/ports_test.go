@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -12,6 +13,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/kubectl-gateway/kubectl-gateway/bpf"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/gatewaylab"
@@ -149,21 +155,115 @@ func TestReservedPorts(t *testing.T) {
 
 // TestManyToOneApplication: the gateway of an application takes in more connections than it has source ports.
 func TestManyToOneApplication(t *testing.T) {
-	const ports, connections = 20, 60
+	for _, mode := range []api.Mode{api.Permissive, api.Strict} {
+		for family, address := range map[string]func(*netlab.Node, uint16) string{"IPv4": (*netlab.Node).Addr, "IPv6": (*netlab.Node).Addr6} {
+			t.Run(string(mode)+", "+family, func(t *testing.T) {
+				const ports, connections = 20, 60
+				l := newLab(t)
+				spec := func(n *netlab.Node) gatewaylab.Spec { return with(l.spec(n), func(c *api.Config) { c.Mode = mode }) }
+				l.gateway(spec(l.a))
+				b := l.gateway(spec(l.b))
+				must.Do(t, l.b.Do(func() error {
+					return os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", fmt.Appendf(nil, "40000 %d", 40000+ports-1), 0)
+				}))
+				r := l.result(l.a.Start(netlab.Command{
+					Cgroup: l.a.AppCgroup, Path: l.app, Args: []string{"concurrent", address(l.b, portEcho), strconv.Itoa(connections)},
+					Env: []string{"DIAL_TIMEOUT=" + patience.String()},
+				}))
+				if r.Count != connections || r.Error != "" {
+					t.Errorf("%d of %d connections at once: %s", r.Count, connections, r.Error)
+				}
+				awaitStatus(t, b, "the application's gateway has counted them", func(s *api.Status) bool {
+					return s.Traffic.Inbound.Encrypted >= connections
+				})
+			})
+		}
+	}
+}
+
+// sourcesRoutes counts the routes of bpf.Sources6 in a pod.
+func sourcesRoutes(t *testing.T, n *netlab.Node) (count int) {
+	t.Helper()
+	must.Do(t, n.Do(func() error {
+		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
+		for _, r := range routes {
+			if r.Dst != nil && r.Dst.String() == bpf.Sources6().String() {
+				count++
+			}
+		}
+		return err
+	}))
+	return count
+}
+
+// TestSources: the addresses from which a gateway dials applications over IPv6 are there as long as it is, also after
+// loopback was down, and are on no interface. Nothing of them is left after its end.
+func TestSources(t *testing.T) {
 	l := newLab(t)
 	l.gateway(l.spec(l.a))
-	b := l.gateway(l.spec(l.b))
-	must.Do(t, l.b.Do(func() error {
-		return os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", fmt.Appendf(nil, "40000 %d", 40000+ports-1), 0)
-	}))
-	r := l.result(l.a.Start(netlab.Command{
-		Cgroup: l.a.AppCgroup, Path: l.app, Args: []string{"concurrent", l.b.Addr(portEcho), strconv.Itoa(connections)},
-		Env: []string{"DIAL_TIMEOUT=" + patience.String()},
-	}))
-	if r.Count != connections || r.Error != "" {
-		t.Errorf("%d of %d connections at once: %s", r.Count, connections, r.Error)
+	addresses := func() (all []string) {
+		must.Do(t, l.b.Do(func() error {
+			list, err := net.InterfaceAddrs()
+			for _, a := range list {
+				all = append(all, a.String())
+			}
+			return err
+		}))
+		return all
 	}
-	if n := status(t, b).Traffic.Inbound; n.Encrypted < connections {
-		t.Errorf("the application's gateway has counted %+v, want at least %d encrypted", n, connections)
+	before := addresses()
+	b := l.gateway(strict(l.spec(l.b)))
+	if n := sourcesRoutes(t, l.b); n != 1 {
+		t.Errorf("%d routes, want 1", n)
+	}
+	if diff := cmp.Diff(before, addresses()); diff != "" {
+		t.Errorf("the pod's addresses (-before +with a gateway):\n%s", diff)
+	}
+	l.talk(l.a, l.b.Addr6(portEcho))
+
+	must.Do(t, l.b.Do(func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err == nil {
+			err = errors.Join(netlink.LinkSetDown(lo), netlink.LinkSetUp(lo))
+		}
+		return err
+	}))
+	eventually(t, "the route is there again", func() error {
+		if n := sourcesRoutes(t, l.b); n != 1 {
+			return fmt.Errorf("%d routes", n)
+		}
+		return nil
+	})
+	l.talk(l.a, l.b.Addr6(portEcho))
+
+	disable(t, l.b, b, time.Minute)
+	if n := sourcesRoutes(t, l.b); n != 0 {
+		t.Errorf("disabled: %d routes are left", n)
+	}
+	b = l.gateway(strict(l.spec(l.b)))
+	must.Do(t, b.Signal(syscall.SIGKILL))
+	<-b.Done()
+	if _, words, err := l.clean(l.b, 0); err != nil {
+		t.Fatalf("%v: %s", err, words)
+	}
+	if n := sourcesRoutes(t, l.b); n != 0 {
+		t.Errorf("cleaned: %d routes are left", n)
+	}
+}
+
+// TestNoSources: where there is no IPv6, nothing is added, and all goes on.
+func TestNoSources(t *testing.T) {
+	l := newLab(t)
+	for _, n := range l.net.Nodes() {
+		must.Do(t, n.Do(func() error { return os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0) }))
+	}
+	l.gateway(l.spec(l.a))
+	b := l.gateway(l.spec(l.b))
+	if n := sourcesRoutes(t, l.b); n != 0 {
+		t.Errorf("%d routes, want none", n)
+	}
+	l.talk(l.a, l.b.Addr(portEcho))
+	if n := status(t, b).Traffic.Inbound; n.Encrypted == 0 {
+		t.Errorf("counted %+v", n)
 	}
 }

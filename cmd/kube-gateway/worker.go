@@ -63,10 +63,14 @@ func runWorker(ctx context.Context, args []string) error {
 	}
 	log := proxy.NewLogger(os.Stdout, &from.Counters.Log)
 	defer log.Close(context.WithoutCancel(ctx))
+	var sources netip.Prefix
+	if from.Sources6 {
+		sources = bpf.Sources6()
+	}
 	p, err := proxy.New(proxy.Options{
 		Config: config, Certificate: certificate, Roots: roots,
 		Capture: from.Capture, Peer: from.Peer, Inband: from.Inband, Gates: gates,
-		PeersAfter: peersAfter, Sockets: sockets{}, Log: log, Counters: from.Counters, Memory: memory.NewBudget(from.Memory),
+		PeersAfter: peersAfter, Sources6: sources, Sockets: sockets{}, Log: log, Counters: from.Counters, Memory: memory.NewBudget(from.Memory),
 		DrainTimeout: math.MaxInt64, // the supervisor decides how long
 	})
 	if err != nil {
@@ -169,6 +173,8 @@ func (sockets) OriginalDestination(fd int) (netip.AddrPort, bool, error) {
 
 func (sockets) PresentAs(fd int, client netip.AddrPort) error { return bpf.PresentAs(fd, client) }
 func (sockets) HandedOver(fd int) (bool, error)               { return bpf.HandedOver(fd) }
+
+func (sockets) FromOutside(fd int) (bool, error) { return bpf.FromOutside(fd) }
 
 func (sockets) Tuning(fd int) (tuning.Tuning, error) { return bpf.TuningOf(fd) }
 

@@ -47,7 +47,7 @@ func (b *begun) begin(h header, k *carrier) bool {
 	if k == nil && !h.Again {
 		return true
 	}
-	key := ends{h.Client, h.Destination}
+	key := ends{h.source(), h.Destination}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	before, known := b.by[key]

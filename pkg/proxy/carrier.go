@@ -29,12 +29,12 @@ import (
 type carrier struct {
 	proxy   *Proxy
 	dialled bool
-	// peerAddr is what was dialled, or the address of the peer that has dialled, without a port.
-	peerAddr netip.AddrPort
-	conn     *net.TCPConn
-	tls      *tls.Conn
-	records  *recordConn
-	made     time.Time
+	// route is what was dialled, or leads to the address of the peer that has dialled, without a port.
+	route   route
+	conn    *net.TCPConn
+	tls     *tls.Conn
+	records *recordConn
+	made    time.Time
 
 	// state is what was verified of the peer, under settings.
 	settings *settings
@@ -95,11 +95,11 @@ type carrier struct {
 // newCarrier makes a carrier of c's connection to the peer, whose handshake has succeeded under s.
 func newCarrier(c *connection, s *settings) *carrier {
 	k := &carrier{
-		proxy: c.proxy, dialled: c.dialled(), peerAddr: c.target, conn: c.wire, tls: c.tls, records: c.records, made: time.Now(),
+		proxy: c.proxy, dialled: c.dialled(), route: c.route, conn: c.wire, tls: c.tls, records: c.records, made: time.Now(),
 		settings: s, state: c.tls.ConnectionState(), peer: c.line.Peer, info: c.line.TLS, more: true,
 	}
 	if !k.dialled {
-		k.peerAddr = netip.AddrPortFrom(c.line.TLS.Remote.Addr(), 0)
+		k.route = route{to: netip.AddrPortFrom(c.line.TLS.Remote.Addr(), 0)}
 		k.sealed = make(chan struct{}, 1)
 	}
 	k.urgent = k.state.NegotiatedProtocol == api.ALPNFrames

@@ -781,14 +781,18 @@ func TestIdleSet(t *testing.T) {
 	const total, perPeer = 7, 3
 	s := newIdleSet(total, perPeer)
 	now := time.Now()
-	peers := make([]netip.AddrPort, 4)
+	peers := make([]route, 4)
 	for i := range peers {
-		peers[i] = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 1)
+		// Two to each address.
+		peers[i].to = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i / 2)}), 1)
+		if i%2 == 1 {
+			peers[i].from = netip.AddrFrom4([4]byte{10, 0, 1, 1})
+		}
 	}
 	var model []*carrier // the oldest first
-	of := func(peer netip.AddrPort) (all []*carrier) {
+	of := func(peer route) (all []*carrier) {
 		for _, k := range model {
-			if k.peerAddr == peer {
+			if k.route == peer {
 				all = append(all, k)
 			}
 		}
@@ -832,7 +836,7 @@ func TestIdleSet(t *testing.T) {
 				t.Fatalf("step %d: %d were old, want %d", i, len(got), len(want))
 			}
 		default:
-			k := &carrier{peerAddr: peer}
+			k := &carrier{route: peer}
 			model = append(model, k)
 			var want []*carrier
 			if own := of(peer); len(own) > perPeer {

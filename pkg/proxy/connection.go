@@ -32,8 +32,11 @@ type connection struct {
 	// line is filled in by the owner.
 	line api.Connection
 
-	// target is what an outbound connection dials: the key of its peer in the peerTable.
-	target netip.AddrPort
+	// client is what the header names. bound is what the application of an outbound connection has bound if that is an
+	// address that the certificate does not name.
+	client, bound netip.AddrPort
+	// route is what an outbound connection dials: the key of its peer in the peerTable.
+	route route
 	// pod means that the destination is a pod.
 	pod bool
 

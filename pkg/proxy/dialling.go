@@ -255,7 +255,7 @@ func (k *carrier) receive() {
 	k.mu.Unlock()
 	if c == nil || lost || complete {
 		if lost {
-			k.proxy.carriers.dropPeer(k.peerAddr)
+			k.proxy.carriers.dropPeer(k.route)
 		}
 		k.finish(err)
 		return

@@ -140,7 +140,7 @@ func (t *droppedTable) arrived(destination netip.AddrPort, shown bool) {
 
 // ask tries the option at a destination, with a connection that carries nothing.
 func (p *Proxy) ask(destination netip.AddrPort) {
-	conn, err := p.dialInband(p.ctx, destination, syns, askTimeout)
+	conn, err := p.dialInband(p.ctx, route{to: destination}, syns, askTimeout)
 	if err != nil {
 		p.dropped.failed(destination)
 		return

@@ -17,8 +17,13 @@ func (p *Proxy) Edges() api.Edges {
 
 // edgeKey returns the key of c's edge.
 func (c *connection) edgeKey(verdict string) traffic.Key {
+	source := c.line.Source.Addr()
+	if c.client.IsValid() {
+		// Both gateways know this one, and whose it is.
+		source = c.client.Addr()
+	}
 	return traffic.Key{
-		Direction: c.direction, Source: c.line.Source.Addr(),
+		Direction: c.direction, Source: source,
 		Destination: c.line.Destination, Dialled: c.line.Dialled,
 		Peer: c.line.Peer, Wire: c.line.Wire,
 		Verdict: verdict, Reason: c.line.Reason,

@@ -51,8 +51,13 @@ type failure struct {
 	final bool
 }
 
-// maxAsking bounds the silent peers that are asked again at once; an unanswered question lasts five seconds.
-const maxAsking = 64
+const (
+	// maxAsking bounds the silent peers that are asked again at the same time.
+	maxAsking = 64
+	// questionTimeout ends a question that nobody answers: the kernel sends SYNs at its start and after one second, the next
+	// one only after three. Peers that connections go to are asked without a pause, so that they get one every second.
+	questionTimeout = permissiveDialTimeout
+)
 
 // peerTable remembers which other pods have gateways.
 type peerTable struct {
@@ -60,16 +65,16 @@ type peerTable struct {
 	now            func() time.Time
 
 	mu    sync.Mutex
-	peers map[netip.AddrPort]*peer
+	peers map[route]*peer
 	// asking counts the peers that are being asked.
 	asking int
 }
 
 // peer is what is known about the gateways that answer at one address: the peer port of a
-// pod, or a destination that is dialled in band. The table's mutex guards everything but
+// pod, or a destination that is dialled in band, by one route. The table's mutex guards everything but
 // slots, and is held for a few map operations per connection.
 type peer struct {
-	addr  netip.AddrPort
+	route route
 	users int
 	// known means that a handshake succeeded: connections do not wait for each other.
 	known bool
@@ -86,20 +91,20 @@ type peer struct {
 }
 
 func newPeerTable(max int, now func() time.Time) *peerTable {
-	return &peerTable{max: max, maxAsking: maxAsking, now: now, peers: make(map[netip.AddrPort]*peer)}
+	return &peerTable{max: max, maxAsking: maxAsking, now: now, peers: make(map[route]*peer)}
 }
 
-// acquire returns the entry for addr, which cannot be evicted until release.
-func (t *peerTable) acquire(addr netip.AddrPort) *peer {
+// acquire returns the entry for r, which cannot be evicted until release.
+func (t *peerTable) acquire(r route) *peer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	p := t.peers[addr]
+	p := t.peers[r]
 	if p == nil {
 		if len(t.peers) >= t.max {
 			t.evict()
 		}
-		p = &peer{addr: addr, slots: make(chan struct{}, maxDialHandshakes)}
-		t.peers[addr] = p
+		p = &peer{route: r, slots: make(chan struct{}, maxDialHandshakes)}
+		t.peers[r] = p
 	}
 	p.users++
 	return p
@@ -120,7 +125,7 @@ func (t *peerTable) evict() {
 		}
 	}
 	if victim != nil {
-		delete(t.peers, victim.addr)
+		delete(t.peers, victim.route)
 	}
 }
 
@@ -235,16 +240,16 @@ func (t *peerTable) isKnown(p *peer) bool {
 func (t *peerTable) forget(addr netip.Addr) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if p := t.peers[netip.AddrPortFrom(addr, api.PeerPort)]; p != nil {
+	if p := t.peers[route{to: netip.AddrPortFrom(addr, api.PeerPort)}]; p != nil {
 		p.reason = traffic.None
 	}
 }
 
-// reject remembers why the gateway at addr rejects this one.
-func (t *peerTable) reject(addr netip.AddrPort, reason traffic.Reason) {
+// reject remembers why the gateway at the end of r rejects this one.
+func (t *peerTable) reject(r route, reason traffic.Reason) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if p := t.peers[addr]; p != nil {
+	if p := t.peers[r]; p != nil {
 		p.known, p.reason, p.until = false, reason, t.now().Add(rememberFailed)
 	}
 }

@@ -83,6 +83,8 @@ type testSockets struct {
 	services []netip.AddrPort
 	// band is nil where wire=inband is not available.
 	band *testBand
+	// outside means that the addresses of all other ends belong to nobody in the cluster.
+	outside atomic.Bool
 	// tuning is what the applications have set, nil for nothing.
 	tuning atomic.Pointer[tuning.Tuning]
 }
@@ -117,6 +119,8 @@ func (s *testSockets) PresentAs(_ int, client netip.AddrPort) error {
 	}
 	return nil
 }
+
+func (s *testSockets) FromOutside(int) (bool, error) { return s.outside.Load(), nil }
 
 func (s *testSockets) HandedOver(int) (bool, error) { return !s.lost.Load(), nil }
 
@@ -312,13 +316,18 @@ func (pod *testPod) dialReset(destination netip.AddrPort) {
 }
 
 func (pod *testPod) tryDial(destination netip.AddrPort) (*net.TCPConn, error) {
+	return pod.tryDialFrom(pod.ip, destination)
+}
+
+// tryDialFrom is tryDial for an application that has bound an address, or has that of the pod.
+func (pod *testPod) tryDialFrom(ip netip.Addr, destination netip.AddrPort) (*net.TCPConn, error) {
 	var source netip.AddrPort
 	d := net.Dialer{
 		Timeout: patienceForTests,
 		Control: func(_, _ string, raw syscall.RawConn) error {
 			var err error
 			return errors.Join(raw.Control(func(fd uintptr) {
-				if err = unix.Bind(int(fd), toSockaddr(netip.AddrPortFrom(pod.ip, 0))); err != nil {
+				if err = unix.Bind(int(fd), toSockaddr(netip.AddrPortFrom(ip, 0))); err != nil {
 					return
 				}
 				var sa unix.Sockaddr

@@ -26,13 +26,14 @@ import (
 const (
 	headerVersion = 1
 	// maxHeader is the largest header in bytes, its length included. The known fields take
-	// 51; the rest is room for future fields.
+	// 72; the rest is room for future fields.
 	maxHeader = 512
 
 	fieldDestination = 0x01
 	fieldClient      = 0x02
 	fieldAgain       = 0x83 // empty
 	fieldWaits       = 0x84 // empty
+	fieldBound       = 0x85
 	// optionalField is the bit that lets a gateway skip a field.
 	optionalField = 0x80
 
@@ -44,13 +45,24 @@ const (
 type header struct {
 	// Destination is what the application dialled.
 	Destination netip.AddrPort
-	// Client is the address that the application connects from.
+	// Client is the address that the application connects from, as far as the certificate names it.
 	Client netip.AddrPort
+	// Bound is the address that the application has bound if the certificate does not name that. The connection
+	// between the gateways comes from there, unless something between them translates it.
+	Bound netip.AddrPort
 	// Again means that the connection was sent before, and that its peer may have begun it.
 	Again bool
 	// Waits means that the application waits for the answer, and sends nothing before: the answer is to come
 	// as soon as it is known. Only gateways that speak api.ALPNFrames heed it.
 	Waits bool
+}
+
+// source returns the application's own end.
+func (h *header) source() netip.AddrPort {
+	if h.Bound.IsValid() {
+		return h.Bound
+	}
+	return h.Client
 }
 
 // status is the accepting gateway's answer.
@@ -114,6 +126,9 @@ func appendHeader(b []byte, h header) []byte {
 	if h.Waits {
 		b = append(b, fieldWaits, 0, 0)
 	}
+	if h.Bound.IsValid() {
+		b = appendAddress(b, fieldBound, h.Bound)
+	}
 	binary.BigEndian.PutUint16(b[start:], uint16(len(b)-start-headerPrefix))
 	return b
 }
@@ -171,6 +186,8 @@ func parseFields(b []byte) (header, error) {
 			h.Destination, err = parseAddress(value)
 		case field == fieldClient:
 			h.Client, err = parseAddress(value)
+		case field == fieldBound:
+			h.Bound, err = parseAddress(value)
 		case field == fieldAgain:
 			h.Again, err = true, empty(value)
 		case field == fieldWaits:
@@ -185,7 +202,7 @@ func parseFields(b []byte) (header, error) {
 	if !h.Destination.IsValid() || !h.Client.IsValid() {
 		return header{}, errHeaderMisses
 	}
-	if h.Destination.Addr().Is4() != h.Client.Addr().Is4() {
+	if h.Destination.Addr().Is4() != h.Client.Addr().Is4() || h.Destination.Addr().Is4() != h.source().Addr().Is4() {
 		return header{}, errHeaderAddr
 	}
 	return h, nil

@@ -11,10 +11,14 @@ import (
 )
 
 var headers = []header{
-	{netip.MustParseAddrPort("10.0.2.2:80"), netip.MustParseAddrPort("10.0.1.7:40312"), false, false},
-	{netip.MustParseAddrPort("[fd00::2]:443"), netip.MustParseAddrPort("[fd00::1]:65535"), true, false},
-	{netip.MustParseAddrPort("[fd00::2]:443"), netip.MustParseAddrPort("[fd00::1]:65535"), true, true},
-	{netip.MustParseAddrPort("10.0.2.2:80"), netip.MustParseAddrPort("10.0.1.7:40312"), false, true},
+	{Destination: netip.MustParseAddrPort("10.0.2.2:80"), Client: netip.MustParseAddrPort("10.0.1.7:40312")},
+	{Destination: netip.MustParseAddrPort("[fd00::2]:443"), Client: netip.MustParseAddrPort("[fd00::1]:65535"), Again: true},
+	{Destination: netip.MustParseAddrPort("[fd00::2]:443"), Client: netip.MustParseAddrPort("[fd00::1]:65535"), Again: true, Waits: true},
+	{Destination: netip.MustParseAddrPort("10.0.2.2:80"), Client: netip.MustParseAddrPort("10.0.1.7:40312"), Waits: true},
+	{
+		Destination: netip.MustParseAddrPort("[fd00::2]:443"), Client: netip.MustParseAddrPort("[fd00::1]:65535"),
+		Bound: netip.MustParseAddrPort("[fd00:1::1]:65535"), Again: true, Waits: true,
+	},
 }
 
 func TestHeaderRoundTrip(t *testing.T) {
@@ -51,6 +55,9 @@ func TestHeaderIsStrict(t *testing.T) {
 		{"waits", wire(1, destination+client+"\x84\x00\x00"), ""},
 		{"waits, with a value", wire(1, destination+client+"\x84\x00\x01a"), "wrong length"},
 		{"waits twice", wire(1, destination+client+"\x84\x00\x00\x84\x00\x00"), "twice"},
+		{"bound", wire(1, destination+client+"\x85\x00\x06\x0a\x00\x01\x08\x9d\x78"), ""},
+		{"bound to port zero", wire(1, destination+client+"\x85\x00\x06\x0a\x00\x01\x08\x00\x00"), "cannot be used"},
+		{"bound to another family", wire(1, destination+client+"\x85\x00\x12\xfd"+strings.Repeat("\x00", 14)+"\x01\x00\x50"), "cannot be used"},
 		{"unknown critical field", wire(1, destination+client+"\x03\x00\x00"), "unknown critical field"},
 		{"another version", wire(2, destination+client), "version 2"},
 		{"too long", append([]byte{2, 0}, make([]byte, 512)...), "longer than 512"},
@@ -81,7 +88,7 @@ func TestHeaderIsStrict(t *testing.T) {
 }
 
 func TestHeaderDoesNotAllocate(t *testing.T) {
-	wire := appendHeader(nil, headers[1])
+	wire := appendHeader(nil, headers[len(headers)-1])
 	scratch := make([]byte, 0, maxHeader)
 	if n := testing.AllocsPerRun(100, func() {
 		h, _, err := parseHeader(wire)

@@ -4,7 +4,6 @@ package proxy
 
 import (
 	"container/list"
-	"net/netip"
 	"slices"
 	"time"
 )
@@ -14,19 +13,19 @@ type idleSet struct {
 	total, perPeer int
 	// order has the one that has been idle for longest at the front.
 	order list.List
-	peers map[netip.AddrPort][]*carrier
+	peers map[route][]*carrier
 }
 
 func newIdleSet(total, perPeer int) *idleSet {
-	return &idleSet{total: total, perPeer: perPeer, peers: make(map[netip.AddrPort][]*carrier)}
+	return &idleSet{total: total, perPeer: perPeer, peers: make(map[route][]*carrier)}
 }
 
 // add holds k and returns those that must go instead: k itself if nothing may be held.
 func (s *idleSet) add(k *carrier, now time.Time) (surplus []*carrier) {
 	k.idleSince = now
 	k.place = s.order.PushBack(k)
-	s.peers[k.peerAddr] = append(s.peers[k.peerAddr], k)
-	if own := s.peers[k.peerAddr]; len(own) > s.perPeer {
+	s.peers[k.route] = append(s.peers[k.route], k)
+	if own := s.peers[k.route]; len(own) > s.perPeer {
 		surplus = append(surplus, own[0])
 		s.remove(own[0])
 	}
@@ -44,7 +43,7 @@ func (s *idleSet) shrink() (surplus []*carrier) {
 }
 
 // latest removes the carrier to peer that has been idle for the shortest time, and returns it, or nil.
-func (s *idleSet) latest(peer netip.AddrPort) *carrier {
+func (s *idleSet) latest(peer route) *carrier {
 	own := s.peers[peer]
 	if len(own) == 0 {
 		return nil
@@ -61,16 +60,16 @@ func (s *idleSet) remove(k *carrier) bool {
 	}
 	s.order.Remove(k.place)
 	k.place = nil
-	own := s.peers[k.peerAddr]
+	own := s.peers[k.route]
 	// The last one is asked for most often.
 	at := len(own) - 1
 	for own[at] != k {
 		at--
 	}
 	if own = slices.Delete(own, at, at+1); len(own) == 0 {
-		delete(s.peers, k.peerAddr)
+		delete(s.peers, k.route)
 	} else {
-		s.peers[k.peerAddr] = own
+		s.peers[k.route] = own
 	}
 	return true
 }
@@ -89,7 +88,7 @@ func (s *idleSet) before(t time.Time) (old []*carrier) {
 }
 
 // of removes those to peer, and returns them.
-func (s *idleSet) of(peer netip.AddrPort) (all []*carrier) {
+func (s *idleSet) of(peer route) (all []*carrier) {
 	for k := s.latest(peer); k != nil; k = s.latest(peer) {
 		all = append(all, k)
 	}

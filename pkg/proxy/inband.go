@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"sync"
 	"syscall"
 	"time"
@@ -41,7 +40,7 @@ func (p *Proxy) encryptInband(c *connection, s *settings, peer *peer, h header, 
 	if s.mode == api.Strict || p.peers.isKnown(peer) {
 		tries = knownSYNs
 	}
-	conn, err := p.dialInband(c.context(), h.Destination, tries, p.options.PlainTimeout)
+	conn, err := p.dialInband(c.context(), c.route, tries, p.options.PlainTimeout)
 	if err != nil {
 		return inbandDialFailure(err)
 	}
@@ -80,7 +79,7 @@ func (p *Proxy) encryptInband(c *connection, s *settings, peer *peer, h header, 
 }
 
 // dialInband opens a TCP connection whose first SYNs ask for a gateway.
-func (p *Proxy) dialInband(ctx context.Context, destination netip.AddrPort, syns int, timeout time.Duration) (*net.TCPConn, error) {
+func (p *Proxy) dialInband(ctx context.Context, r route, syns int, timeout time.Duration) (*net.TCPConn, error) {
 	d := net.Dialer{
 		Timeout: timeout,
 		Control: func(_, _ string, raw syscall.RawConn) error {
@@ -92,7 +91,7 @@ func (p *Proxy) dialInband(ctx context.Context, destination netip.AddrPort, syns
 			})
 		},
 	}
-	return p.dial(ctx, d, destination)
+	return p.dial(ctx, d, r)
 }
 
 // inbandDialFailure classifies an error of the TCP handshake with the destination itself.

@@ -313,7 +313,7 @@ func TestInbandLeavesNothingBehind(t *testing.T) {
 	}
 	for _, p := range client.proxy.peers.peers {
 		if len(p.slots) != 0 || p.users != 0 {
-			t.Errorf("%v: %d slots taken, %d users", p.addr, len(p.slots), p.users)
+			t.Errorf("%v: %d slots taken, %d users", p.route, len(p.slots), p.users)
 		}
 	}
 }
@@ -340,7 +340,7 @@ func TestSlotIsLent(t *testing.T) {
 	table := client.proxy.peers
 	for name, patience := range map[string]time.Duration{"in time": time.Hour, "late": time.Nanosecond} {
 		for _, keeps := range []bool{true, false} {
-			p := table.acquire(netip.AddrPortFrom(podAddress(), 80))
+			p := table.acquire(route{to: netip.AddrPortFrom(podAddress(), 80)})
 			slot, err := client.proxy.slotWhile(p, patience)
 			if err != nil {
 				t.Fatal(err)

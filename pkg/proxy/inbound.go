@@ -5,6 +5,7 @@ package proxy
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -163,6 +164,10 @@ func (p *Proxy) reach(c *connection, s *settings, h header, leaf *x509.Certifica
 		p.decline(c, statusBegun, traffic.Repeated, nil)
 		return nil, errRepeated
 	}
+	if h.Bound.IsValid() && !p.comesFrom(c, h.Bound.Addr()) {
+		h.Bound = netip.AddrPort{}
+	}
+	c.client, c.line.Source = h.Client, h.source()
 
 	app, err := p.dialApplication(h)
 	if err != nil {
@@ -238,23 +243,43 @@ func (s *settings) allowed(h header, leaf *x509.Certificate, wire string, own []
 	return nil
 }
 
-// dialApplication connects to the local application, which sees the header's client as its
-// peer. The socket's own address is a loopback address, of which the clients that it stands for share the
-// ports: only on loopback Linux reuses a port in TIME_WAIT, after a second
+// comesFrom reports whether c's packets come from ip, and no other pod has that, as far as this gateway knows. The
+// peer's certificate does not name it, but the application would see it without gateways, too.
+func (p *Proxy) comesFrom(c *connection, ip netip.Addr) bool {
+	if c.line.TLS.Remote.Addr() != ip {
+		return false
+	}
+	outside := false
+	err := onSocket(c.wire, func(fd int) (err error) {
+		outside, err = p.options.Sockets.FromOutside(fd)
+		return err
+	})
+	return err == nil && outside
+}
+
+// dialApplication connects to the local application, which sees the header's source as its
+// peer. The socket's own address leads to loopback, and the clients that it stands for share its
+// ports. On 127.0.0.0/8 and ::1 Linux reuses a port in TIME_WAIT after a second
 // (net.ipv4.tcp_tw_reuse=2, the default). The destination is an address of this pod, so
 // nothing leaves the pod.
 func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
+	source := p.applicationsSide(h.source(), h.Destination.Addr())
 	d := net.Dialer{
 		Timeout:   p.options.LocalTimeout,
 		KeepAlive: -1,
 		Control: func(_, _ string, raw syscall.RawConn) error {
 			return control(raw, func(fd int) error {
-				// The port is chosen by connect, for this destination alone.
-				if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
-					return fmt.Errorf("binding without a port: %w", err)
+				if err := bindWithoutPort(fd); err != nil {
+					return err
 				}
-				if err := p.options.Sockets.PresentAs(fd, h.Client); err != nil {
-					return fmt.Errorf("presenting the connection as coming from %v: %w", h.Client, err)
+				if p.options.Sources6.Contains(source) {
+					// No interface has the address.
+					if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1); err != nil {
+						return fmt.Errorf("binding to %v: %w", source, err)
+					}
+				}
+				if err := p.options.Sockets.PresentAs(fd, h.source()); err != nil {
+					return fmt.Errorf("presenting the connection as coming from %v: %w", h.source(), err)
 				}
 				if size := p.options.Memory.Buffer(); size > 0 {
 					if err := fitSegments(fd, size); err != nil {
@@ -266,7 +291,7 @@ func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
 		},
 	}
 	d.SetMultipathTCP(false)
-	app, err := d.DialTCP(p.ctx, "tcp", netip.AddrPortFrom(applicationsSide(h.Client), 0), h.Destination)
+	app, err := d.DialTCP(p.ctx, "tcp", netip.AddrPortFrom(source, 0), h.Destination)
 	if errors.Is(err, syscall.EPERM) && h.Destination.Addr().Is6() {
 		// No RST is sent to ::1: the programs tell before that it would be one.
 		app, err = d.DialTCP(p.ctx, "tcp", netip.AddrPortFrom(h.Destination.Addr(), 0), h.Destination)
@@ -276,20 +301,38 @@ func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
 	}
 	if err := p.handedOver(app); err != nil {
 		reset(app)
-		return nil, fmt.Errorf("presenting the connection as coming from %v: %w", h.Client, err)
+		return nil, fmt.Errorf("presenting the connection as coming from %v: %w", h.source(), err)
 	}
 	return app, nil
 }
 
+// bindWithoutPort leaves it to connect(2) to choose a port, which is then for its destination alone.
+func bindWithoutPort(fd int) error {
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
+		return fmt.Errorf("binding without a port: %w", err)
+	}
+	return nil
+}
+
 // applicationsSide returns the address from which the gateway connects to an application for client. The application
 // sees it if the programs go before it accepts. Unlike 127.0.0.1 nobody has a reason to trust it.
-// With IPv4 each port of clients has an address of its own: only clients with the same port share its ports. IPv6 has
-// only one loopback address.
-func applicationsSide(client netip.AddrPort) netip.Addr {
-	if client.Addr().Is6() {
+// The connections of an address share its ports. With IPv4 each port of clients has an address of its own, with IPv6
+// nearly each client and port, where there is more than ::1.
+func (p *Proxy) applicationsSide(client netip.AddrPort, application netip.Addr) netip.Addr {
+	if client.Addr().Is4() {
+		return netip.AddrFrom4([4]byte{127, 'k', byte(client.Port() >> 8), byte(client.Port())})
+	}
+	// An answer that comes by loopback does not find a socket that is bound to another interface.
+	if !p.options.Sources6.IsValid() || application.IsLinkLocalUnicast() {
 		return netip.IPv6Loopback()
 	}
-	return netip.AddrFrom4([4]byte{127, 'k', byte(client.Port() >> 8), byte(client.Port())})
+	const port, half = 14, 8
+	source := p.options.Sources6.Addr().As16()
+	for i, b := range client.Addr().As16() {
+		source[half+i%(port-half)] ^= b
+	}
+	binary.BigEndian.PutUint16(source[port:], client.Port())
+	return netip.AddrFrom16(source)
 }
 
 // handedOver returns an error if the application does not see the client. It must not get a byte

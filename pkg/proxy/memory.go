@@ -42,9 +42,7 @@ func (p *Proxy) name(c *connection) {
 		return
 	}
 	c.line.Destination = destination
-	if source, err := p.settings.Load().clientAddress(c.line.Source, destination); err == nil {
-		c.line.Source = source
-	}
+	_ = c.nameSource(p.settings.Load(), destination)
 }
 
 // errNoRoom means that there is no memory for another connection.

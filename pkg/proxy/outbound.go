@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
 	"time"
 
@@ -34,20 +35,26 @@ func (p *Proxy) outbound(c *connection) {
 func (p *Proxy) outboundTo(c *connection, destination netip.AddrPort, pod bool) {
 	s := p.settings.Load()
 	c.line.Destination = destination
-	source, err := s.clientAddress(c.line.Source, destination)
-	if err != nil {
+	if err := c.nameSource(s, destination); err != nil {
 		c.refuse(traffic.NoSource, err)
 		return
 	}
-	c.line.Source = source
-
 	c.pod = pod
 	p.carryOut(c, s)
 }
 
+// nameSource notes which client the header names, and which address the application has bound itself.
+func (c *connection) nameSource(s *settings, destination netip.AddrPort) (err error) {
+	c.client, c.bound, err = s.clientAddress(c.line.Source, destination)
+	if err == nil && !c.bound.IsValid() {
+		c.line.Source = c.client
+	}
+	return err
+}
+
 // carryOut carries a connection whose ends are known, as s says.
 func (p *Proxy) carryOut(c *connection, s *settings) {
-	f := p.encrypt(c, s, header{Destination: c.line.Destination, Client: c.line.Source, Again: c.again}, c.pod)
+	f := p.encrypt(c, s, header{Destination: c.line.Destination, Client: c.client, Bound: c.bound, Again: c.again}, c.pod)
 	if f != nil && f.reason == traffic.OptionDropped {
 		c.counts.OptionDropped.Add(1)
 	}
@@ -107,11 +114,12 @@ func (p *Proxy) encrypt(c *connection, s *settings, h header, pod bool) *failure
 	case api.WireNone:
 		return &failure{reason: traffic.NoWire}
 	case api.WirePort:
-		c.target = netip.AddrPortFrom(h.Destination.Addr(), api.PeerPort)
+		c.route.to = netip.AddrPortFrom(h.Destination.Addr(), api.PeerPort)
 	case api.WireInband:
-		c.target = h.Destination
+		c.route.to = h.Destination
 	}
-	peer := p.peers.acquire(c.target)
+	c.route.from = c.bound.Addr()
+	peer := p.peers.acquire(c.route)
 	defer p.peers.release(peer)
 
 	probe := false
@@ -137,7 +145,7 @@ func (p *Proxy) encrypt(c *connection, s *settings, h header, pod bool) *failure
 		v, err := p.peers.lookup(ctx, peer)
 		cancel()
 		if v.ask {
-			p.asking.Go(func() { p.peers.answered(peer, p.askPeer(s, peer.addr)) })
+			p.asking.Go(func() { p.peers.answered(peer, p.askPeer(s, peer.route)) })
 		}
 		switch {
 		case err != nil:
@@ -180,9 +188,9 @@ func (p *Proxy) persist(try func() *failure) *failure {
 }
 
 // askPeer shakes hands with the gateway at a peer port, for no connection. It returns nil if there is one.
-func (p *Proxy) askPeer(s *settings, peer netip.AddrPort) *failure {
+func (p *Proxy) askPeer(s *settings, peer route) *failure {
 	growStack()
-	conn, err := p.dial(p.ctx, net.Dialer{Timeout: askTimeout}, peer)
+	conn, err := p.dial(p.ctx, net.Dialer{Timeout: questionTimeout}, peer)
 	if err != nil {
 		return dialFailure(err)
 	}
@@ -193,7 +201,7 @@ func (p *Proxy) askPeer(s *settings, peer netip.AddrPort) *failure {
 		return &failure{reason: traffic.Exhausted, err: err}
 	}
 	defer records.release()
-	config := s.clientConfig(peer.Addr())
+	config := s.clientConfig(peer.to.Addr())
 	secured := tls.Client(records, config)
 	if err := p.shake(conn, secured, records, p.options.HandshakeTimeout/2); err != nil {
 		return handshakeFailure(err, config.Time())
@@ -225,7 +233,7 @@ func (p *Proxy) acquireSlot(peer *peer) error {
 // encryptTo carries c over an idle connection to the peer port of a pod, or dials it.
 func (p *Proxy) encryptTo(c *connection, s *settings, peer *peer, h header) *failure {
 	if c.attempts == 0 {
-		if k := p.carriers.take(peer.addr, s); k != nil {
+		if k := p.carriers.take(peer.route, s); k != nil {
 			return p.startOn(k, c, h)
 		}
 	}
@@ -234,7 +242,7 @@ func (p *Proxy) encryptTo(c *connection, s *settings, peer *peer, h header) *fai
 		return &failure{reason: traffic.Crowded, err: err, final: true}
 	}
 	defer func() { <-peer.slots }()
-	conn, err := p.dial(c.context(), net.Dialer{Timeout: p.dialTimeout(s)}, peer.addr)
+	conn, err := p.dial(c.context(), net.Dialer{Timeout: p.dialTimeout(s)}, peer.route)
 	if err != nil {
 		return dialFailure(err)
 	}
@@ -372,20 +380,54 @@ func (c *connection) checkAnswer(answer status) error {
 	return errors.New(answer.String())
 }
 
-// dial connects without binding first. The dialer's own DialTCP binds to the wildcard
+// route is what this gateway dials, and the address that it dials from if the application has bound one.
+type route struct {
+	to   netip.AddrPort
+	from netip.Addr
+}
+
+// dial connects without binding first, unless r says from where. The dialer's own DialTCP binds to the wildcard
 // address, which takes a port from all destinations instead of one. A Control of the dialer
 // must call lingerZero.
-func (p *Proxy) dial(ctx context.Context, d net.Dialer, destination netip.AddrPort) (*net.TCPConn, error) {
+func (p *Proxy) dial(ctx context.Context, d net.Dialer, r route) (*net.TCPConn, error) {
 	d.SetMultipathTCP(false)
 	d.KeepAlive = -1 // the sweeper sets it
 	if d.Control == nil {
 		d.Control = func(_, _ string, raw syscall.RawConn) error { return control(raw, lingerZero) }
 	}
-	conn, err := d.DialContext(ctx, "tcp", destination.String())
+	if r.from.IsValid() {
+		conn, err := dialFrom(ctx, d, r)
+		if !isBindError(err) {
+			return conn, err
+		}
+		// The pod has the address no longer, or never had it (IP_FREEBIND).
+	}
+	conn, err := d.DialContext(ctx, "tcp", r.to.String())
 	if err != nil {
 		return nil, err
 	}
 	return conn.(*net.TCPConn), nil
+}
+
+func dialFrom(ctx context.Context, d net.Dialer, r route) (*net.TCPConn, error) {
+	before := d.Control
+	d.Control = func(network, address string, raw syscall.RawConn) error {
+		if err := before(network, address, raw); err != nil {
+			return err
+		}
+		return control(raw, bindWithoutPort)
+	}
+	d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(r.from, 0))
+	conn, err := d.DialContext(ctx, "tcp", r.to.String())
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.TCPConn), nil
+}
+
+func isBindError(err error) bool {
+	var call *os.SyscallError
+	return errors.As(err, &call) && call.Syscall == "bind"
 }
 
 func (p *Proxy) dialTimeout(s *settings) time.Duration {
@@ -417,7 +459,7 @@ func (p *Proxy) passThrough(c *connection, s *settings, f *failure) {
 	conn := f.open
 	if conn == nil {
 		var err error
-		if conn, err = p.dial(c.context(), net.Dialer{Timeout: p.options.PlainTimeout}, c.line.Destination); err != nil {
+		if conn, err = p.dial(c.context(), net.Dialer{Timeout: p.options.PlainTimeout}, route{c.line.Destination, c.bound.Addr()}); err != nil {
 			c.because(f.reason)
 			c.refuse(traffic.Unreachable, err)
 			return

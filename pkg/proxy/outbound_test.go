@@ -197,7 +197,7 @@ func TestSilentPeerThatIsEnabled(t *testing.T) {
 	client.unencrypted(destination, traffic.NoAnswer)
 	close(begun)
 	// Nothing is forgotten in that time without a question.
-	c := client.proxy.peers.acquire(netip.AddrPortFrom(server.ip, api.PeerPort))
+	c := client.proxy.peers.acquire(route{to: netip.AddrPortFrom(server.ip, api.PeerPort)})
 	defer client.proxy.peers.release(c)
 	eventually(t, "an encrypted connection", func() bool {
 		client.proxy.peers.mu.Lock()
@@ -217,7 +217,7 @@ func TestSilentPeerThatIsEnabled(t *testing.T) {
 func TestQuestionIsNoConnection(t *testing.T) {
 	a := newAuthority(t)
 	client, server := newPod(t, a, permissive), newPod(t, a, nil)
-	if f := client.proxy.askPeer(client.proxy.settings.Load(), netip.AddrPortFrom(server.ip, api.PeerPort)); f != nil {
+	if f := client.proxy.askPeer(client.proxy.settings.Load(), route{to: netip.AddrPortFrom(server.ip, api.PeerPort)}); f != nil {
 		t.Fatalf("asked: %+v", f)
 	}
 	eventually(t, "the end", func() bool { return server.proxy.options.Counters.Ended.Load() == 1 })
@@ -235,7 +235,7 @@ func TestSilentPeerIsAsked(t *testing.T) {
 	c := &clock{}
 	table := newPeerTable(8, c.now)
 	table.maxAsking = 1
-	p, other := table.acquire(netip.AddrPortFrom(podAddress(), api.PeerPort)), table.acquire(netip.AddrPortFrom(podAddress(), api.PeerPort))
+	p, other := table.acquire(route{to: netip.AddrPortFrom(podAddress(), api.PeerPort)}), table.acquire(route{to: netip.AddrPortFrom(podAddress(), api.PeerPort)})
 	expectAt := func(what string, p *peer, want verdict) {
 		t.Helper()
 		if got, err := table.lookup(t.Context(), p); err != nil || got != want {
@@ -261,7 +261,7 @@ func TestSilentPeerIsAsked(t *testing.T) {
 	expectAt("there", p, verdict{})
 
 	expectAt("the other one", other, ask)
-	table.forget(other.addr.Addr())
+	table.forget(other.route.to.Addr())
 	table.answered(other, silence)
 	expectAt("that has shown itself while it was asked", other, verdict{probe: true})
 	table.record(other, true, &failure{reason: traffic.PeerRefused, remember: rememberRefused})
@@ -383,9 +383,9 @@ func TestPeerRejectsOurCertificate(t *testing.T) {
 func TestPeerTableIsBounded(t *testing.T) {
 	c := &clock{}
 	table := newPeerTable(8, c.now)
-	held := table.acquire(netip.AddrPortFrom(podAddress(), api.PeerPort))
+	held := table.acquire(route{to: netip.AddrPortFrom(podAddress(), api.PeerPort)})
 	for range 100 {
-		p := table.acquire(netip.AddrPortFrom(podAddress(), api.PeerPort))
+		p := table.acquire(route{to: netip.AddrPortFrom(podAddress(), api.PeerPort)})
 		if v, err := table.lookup(t.Context(), p); err != nil || v != (verdict{probe: true}) {
 			t.Fatalf("lookup: %+v, %v", v, err)
 		}
@@ -395,7 +395,7 @@ func TestPeerTableIsBounded(t *testing.T) {
 	if n := len(table.peers); n != 8 {
 		t.Errorf("%d peers are remembered, want 8", n)
 	}
-	if table.peers[held.addr] != held {
+	if table.peers[held.route] != held {
 		t.Error("a peer in use was evicted")
 	}
 }

@@ -3,7 +3,6 @@
 package proxy
 
 import (
-	"net/netip"
 	"sync"
 	"time"
 )
@@ -93,7 +92,7 @@ func (p *pool) put(k *carrier) {
 }
 
 // take returns the carrier to peer that was used last, if s allows it for another connection, or nil.
-func (p *pool) take(peer netip.AddrPort, s *settings) *carrier {
+func (p *pool) take(peer route, s *settings) *carrier {
 	for {
 		p.mu.Lock()
 		k := p.dialled.latest(peer)
@@ -143,7 +142,7 @@ func (p *pool) expire(now time.Time) {
 }
 
 // dropPeer ends the idle carriers to a peer, of which one has turned out to be dead.
-func (p *pool) dropPeer(peer netip.AddrPort) {
+func (p *pool) dropPeer(peer route) {
 	p.mu.Lock()
 	all := p.dialled.of(peer)
 	p.mu.Unlock()

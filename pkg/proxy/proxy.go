@@ -41,6 +41,9 @@ type Sockets interface {
 	// it has a gateway, or else whether no SYN with the option was answered. It is called for
 	// connected sockets that were marked and for those accepted from an in-band listener.
 	Negotiated(fd int) (shown, givenUp bool, err error)
+	// FromOutside reports whether the address at the other end of socket fd belongs to no pod and no node, as far
+	// as is known. It is called for connections of other gateways.
+	FromOutside(fd int) (bool, error)
 	// Tuning returns how the application at the other end of socket fd has tuned its own socket, for a
 	// captured socket or one that PresentAs was called for.
 	Tuning(fd int) (tuning.Tuning, error)
@@ -65,8 +68,11 @@ type Options struct {
 	Gates []Gate
 	// PeersAfter is closed when connections may be accepted from Peer; nil is from the start.
 	PeersAfter <-chan struct{}
-	Sockets    Sockets
-	Log        *Logger
+	// Sources6 are addresses to dial applications from over IPv6, which lead to loopback: a /64, or the zero value for
+	// ::1 alone.
+	Sources6 netip.Prefix
+	Sockets  Sockets
+	Log      *Logger
 	// Counters counts the connections; nil means counters of the Proxy's own. In shared
 	// memory they outlive the process.
 	Counters *traffic.Counters

@@ -227,7 +227,7 @@ func (c *connection) unsealFailed(err error, unanswered bool) error {
 		if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "remote error" {
 			reason := rejection(op)
 			c.line.Reason = reason.String()
-			c.proxy.peers.reject(c.target, reason)
+			c.proxy.peers.reject(c.route, reason)
 			if c.waiting != nil {
 				c.waiting.answered(statusNotAllowed)
 			}

@@ -213,7 +213,9 @@ func TestLargeBody(t *testing.T) {
 
 func TestManyAtOnce(t *testing.T) {
 	// How long a thousand handshakes take is the machine's business.
-	client, server := pair(t, func(o *Options) { o.HandshakeTimeout = 2 * patienceForTests })
+	client, server := pair(t, func(o *Options) {
+		o.HandshakeTimeout, o.LocalTimeout = 2*patienceForTests, 2*patienceForTests
+	})
 	destination := application(t, server.ip, echo)
 	const count = 1000
 	var all sync.WaitGroup

@@ -123,17 +123,23 @@ func (s *settings) certificateProblem() (reason traffic.Reason, err error) {
 	return reason, outOfTime("the gateway's own certificate", s.notBefore, s.notAfter, now)
 }
 
-// clientAddress returns the address of a captured connection's client for the header. The eBPF
-// programs bind captured sockets to the pod's address; for a socket that the application bound
-// to another one it is the pod's address of the destination's family.
-func (s *settings) clientAddress(remote, destination netip.AddrPort) (netip.AddrPort, error) {
-	if s.ownPod(remote.Addr()) && remote.Addr().Is4() == destination.Addr().Is4() {
-		return remote, nil
+// clientAddress returns the address of a captured connection's client for the header, and the one that the
+// application has bound if the certificate does not name that. The eBPF programs bind captured sockets
+// to the pod's address, unless the application has bound them: to a port alone, and remote is a loopback address, or to
+// an address that the pod's status does not name.
+func (s *settings) clientAddress(remote, destination netip.AddrPort) (client, bound netip.AddrPort, err error) {
+	family := func(ip netip.Addr) bool { return ip.Is4() == destination.Addr().Is4() }
+	if s.ownPod(remote.Addr()) && family(remote.Addr()) {
+		return remote, netip.AddrPort{}, nil
 	}
-	for _, ip := range s.podIPs {
-		if ip.Is4() == destination.Addr().Is4() {
-			return netip.AddrPortFrom(ip, remote.Port()), nil
-		}
+	i := slices.IndexFunc(s.podIPs, family)
+	if i < 0 {
+		return netip.AddrPort{}, netip.AddrPort{}, fmt.Errorf("the pod has no address of the family of %v", destination.Addr())
 	}
-	return netip.AddrPort{}, fmt.Errorf("the pod has no address of the family of %v", destination.Addr())
+	// A link-local address of IPv6 means nothing without its interface.
+	scoped := remote.Addr().Is6() && remote.Addr().IsLinkLocalUnicast()
+	if family(remote.Addr()) && !scoped && (!remote.Addr().IsLoopback() || s.loopbackPods) {
+		bound = remote
+	}
+	return netip.AddrPortFrom(s.podIPs[i], remote.Port()), bound, nil
 }

@@ -250,15 +250,10 @@ func bound() []Scenario {
 			l.accept().names()
 		}),
 		forFamilies("second address of the pod", func(p *play, f family) {
-			l := p.listen(f)
-			c := p.clientSocket(f)
-			c.bind(f.of(p.places.Second4, p.places.Second6, 0))
-			c.connect(f.at(p.server, p.port))
-			c.names()
-			s := l.accept()
-			s.names()
-			c.send("question")
-			s.recv()
+			p.bound(f, f.of(p.places.Second4, p.places.Second6, 0))
+		}),
+		forFamilies("address of another network", func(p *play, f family) {
+			p.bound(f, f.of(p.places.Other4, p.places.Other6, 0))
 		}),
 		forFamilies("one bound port to two servers", func(p *play, f family) {
 			first, second := p.listen(f), p.listen(f)
@@ -294,6 +289,19 @@ func bound() []Scenario {
 			}
 		}}},
 	)
+}
+
+// bound has the client bind an address and connect to the server.
+func (p *play) bound(f family, to netip.AddrPort) {
+	l := p.listen(f)
+	c := p.clientSocket(f)
+	c.bind(to)
+	c.connect(f.at(p.server, p.port))
+	c.names()
+	s := l.accept()
+	s.names()
+	c.send("question")
+	s.recv()
 }
 
 // waiting is about listeners and connections that are not accepted yet.

@@ -87,6 +87,7 @@ func stage(t *testing.T, gateway string, s fidelity.Setting) *fidelity.Stage {
 		Dead4: netip.MustParseAddr("10.9.0.77"), Dead6: netip.MustParseAddr("fd00:9::77"),
 		Unreachable4: netip.MustParseAddr("10.9.0.78"), Unreachable6: netip.MustParseAddr("fd00:9::78"),
 		Second4: netip.MustParseAddr("10.9.0.101"), Second6: netip.MustParseAddr("fd00:9::101"),
+		Other4: netip.MustParseAddr("10.8.0.1"), Other6: netip.MustParseAddr("fd00:8::1"),
 	}
 	must.Do(t, a.Do(func() error { return furnish(places) }))
 	authority := must.Get(gatewaylab.NewAuthority())(t)
@@ -101,8 +102,11 @@ func stage(t *testing.T, gateway string, s fidelity.Setting) *fidelity.Stage {
 	here, there := hardware(t, a), hardware(t, b)
 	lead := func(toA, toB net.HardwareAddr) {
 		must.Do(t, a.Do(func() error { return neighbours(toB, b.IP4, b.IP6) }))
-		must.Do(t, b.Do(func() error { return neighbours(toA, a.IP4, a.IP6, places.Second4, places.Second6) }))
+		must.Do(t, b.Do(func() error {
+			return neighbours(toA, a.IP4, a.IP6, places.Second4, places.Second6, places.Other4, places.Other6)
+		}))
 	}
+	must.Do(t, b.Do(func() error { return reach(places.Other4, places.Other6) }))
 	lead(here, there)
 	return &fidelity.Stage{
 		Client: host(t, a), Server: host(t, b), Places: places,
@@ -136,7 +140,7 @@ func furnish(p fidelity.Places) error {
 	if err != nil {
 		return err
 	}
-	for _, ip := range []netip.Addr{p.Second4, p.Second6} {
+	for _, ip := range []netip.Addr{p.Second4, p.Second6, p.Other4, p.Other6} {
 		// Without a preferred lifetime the kernel does not choose the address by itself.
 		if err := netlink.AddrAdd(eth0, &netlink.Addr{IPNet: only(ip), Flags: unix.IFA_F_NODAD, ValidLft: 1 << 30}); err != nil {
 			return fmt.Errorf("adding a second address: %w", err)
@@ -148,6 +152,20 @@ func furnish(p fidelity.Places) error {
 		}
 	}
 	return neighbours(nowhere(), p.Dead4, p.Dead6)
+}
+
+// reach leads the calling thread's namespace to addresses of another network.
+func reach(addresses ...netip.Addr) error {
+	eth0, err := netlink.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	for _, ip := range addresses {
+		if err := netlink.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: only(ip)}); err != nil {
+			return fmt.Errorf("leading to %v: %w", ip, err)
+		}
+	}
+	return nil
 }
 
 func only(ip netip.Addr) *net.IPNet {

@@ -110,8 +110,9 @@ func await(started <-chan result) result {
 type Places struct {
 	// Nothing answers at Dead4 and Dead6. The client has no route to Unreachable4 and Unreachable6.
 	Dead4, Dead6, Unreachable4, Unreachable6 netip.Addr
-	// Second4 and Second6 are further addresses of the client.
-	Second4, Second6 netip.Addr
+	// Second4 and Second6 are further addresses of the client, in the ranges of pods, Other4 and Other6 those of another
+	// network.
+	Second4, Second6, Other4, Other6 netip.Addr
 }
 
 // play is one run of a scenario.
@@ -211,6 +212,8 @@ func (p *play) text(a netip.AddrPort) string {
 		name = "unreachable host"
 	case p.places.Second4, p.places.Second6:
 		name = "client's second address"
+	case p.places.Other4, p.places.Other6:
+		name = "client's other address"
 	}
 	if a.Addr().Is4In6() {
 		name = "mapped " + name

@@ -33,6 +33,8 @@ type Listeners struct {
 	Edges *os.File
 	// Waiting are the raw sockets of bpf.Programs.Hold for Capture, or nil.
 	Waiting []*os.File
+	// Sources6 says that the worker can dial applications from bpf.Sources6.
+	Sources6 bool
 	// Shared says that another gateway serves Peer, and its worker accepts there until TakenOver.
 	Shared bool
 }
@@ -44,12 +46,13 @@ const (
 	TakenOver  = syscall.SIGUSR2
 )
 
-// Flags of a worker's command: how many of its files are listeners of a kind, and Listeners.Shared.
+// Flags of a worker's command: how many of its files are listeners of a kind, Listeners.Sources6 and Listeners.Shared.
 const (
 	captureListeners = "capture-listeners"
 	inbandListeners  = "inband-listeners"
 	waitingSockets   = "waiting-sockets"
 	memoryFiles      = "memory-files"
+	manySources      = "ipv6-sources"
 	sharedListener   = "shared-listener"
 )
 
@@ -72,6 +75,7 @@ func ForWorker(material, counters *os.File, l *Listeners, gauge *memory.Gauge) (
 			"--" + inbandListeners, strconv.Itoa(len(l.Inband)),
 			"--" + waitingSockets, strconv.Itoa(len(l.Waiting)),
 			"--" + memoryFiles, strconv.Itoa(len(gauge.Files())),
+			"--" + manySources + "=" + strconv.FormatBool(l.Sources6),
 			"--" + sharedListener + "=" + strconv.FormatBool(l.Shared),
 		},
 		Files: slices.Concat([]*os.File{theirs, counters, l.Peer, l.Edges}, l.Capture, l.Inband, l.Waiting, gauge.Files()),
@@ -82,10 +86,10 @@ func ForWorker(material, counters *os.File, l *Listeners, gauge *memory.Gauge) (
 // Worker is what a worker has from its supervisor.
 type Worker struct {
 	Counters *traffic.Counters
-	// Capture, Peer, Inband, Edges and Shared are those of Listeners.
-	Capture, Inband []net.Listener
-	Peer, Edges     net.Listener
-	Shared          bool
+	// Capture, Peer, Inband, Edges, Sources6 and Shared are those of Listeners.
+	Capture, Inband  []net.Listener
+	Peer, Edges      net.Listener
+	Sources6, Shared bool
 	// Waiting are those of Listeners.
 	Waiting []*os.File
 	// Memory shows what is left of the pod's memory, nil if that is unknown.
@@ -104,6 +108,7 @@ func InheritWorker(args []string) (*Worker, *Material, error) {
 	waiting := flags.Int(waitingSockets, 0, "number of inherited raw sockets")
 	gauge := flags.Int(memoryFiles, 0, "number of inherited files about memory")
 	var w Worker
+	flags.BoolVar(&w.Sources6, manySources, false, "applications can be dialled from many IPv6 addresses")
 	flags.BoolVar(&w.Shared, sharedListener, false, "another gateway serves the peer listener")
 	if err := flags.Parse(args); err != nil {
 		return nil, nil, err

@@ -55,7 +55,7 @@ func Clean(ctx context.Context, config *api.Config) (Cleaned, error) {
 	if len(left) > 0 {
 		return done, fmt.Errorf("still in the kernel: %s", strings.Join(left, ", "))
 	}
-	done.Undone = errors.Join(mark(pod.Path, endedAttribute, config.Number), releasePorts(pod.Path))
+	done.Undone = errors.Join(mark(pod.Path, endedAttribute, config.Number), releasePod(pod.Path))
 	return done, ctx.Err()
 }
 

@@ -5,6 +5,7 @@ package supervisor
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
@@ -66,6 +67,22 @@ func (s *supervisor) spread() {
 			st.Missing = append(st.Missing, "more captured connections than source ports: "+api.OneLine(err.Error()))
 		})
 	}
+}
+
+// routeSources has the worker dial applications over IPv6 from many addresses. Without that one port of an application takes
+// in as many connections as there are source ports.
+func (s *supervisor) routeSources() {
+	if !slices.ContainsFunc(s.settings.config.PodIPs, netip.Addr.Is6) {
+		return
+	}
+	if err := s.programs.RouteSources(); err != nil {
+		s.Log.Warn("the gateway dials applications over IPv6 from ::1 alone", "error", err)
+		s.update(func(st *api.Status) {
+			st.Missing = append(st.Missing, "more connections to an application over IPv6 than source ports: "+api.OneLine(err.Error()))
+		})
+		return
+	}
+	s.listeners.Sources6 = true
 }
 
 // hold has connect(2) of captured connections wait until the worker knows what becomes of them. Without

@@ -50,12 +50,17 @@ func reservePorts(podCgroup string, ports []uint16) error {
 	return setReservedPorts(reserved)
 }
 
-// releasePorts undoes what gateways reserved in the pod with this cgroup, unless another gateway
-// listens there.
-func releasePorts(podCgroup string) error {
+// releasePod undoes what gateways have changed for the whole network namespace of the pod with this cgroup, unless
+// another gateway listens there.
+func releasePod(podCgroup string) error {
 	if listens, err := gatewayListens("/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"); listens || err != nil {
 		return err
 	}
+	return errors.Join(releasePorts(podCgroup), bpf.UnrouteSources())
+}
+
+// releasePorts undoes reservePorts.
+func releasePorts(podCgroup string) error {
 	added, err := addedPorts(podCgroup)
 	if err != nil || len(added) == 0 {
 		return err
@@ -137,11 +142,11 @@ func (s *supervisor) reserve(ports ...uint16) {
 	}
 }
 
-// release undoes reserve.
+// release undoes reserve and routeSources.
 func (s *supervisor) release() {
 	if pod, _, err := bpf.PodCgroup(s.settings.config.Pod.UID); err != nil {
 		return
-	} else if err := releasePorts(pod.Path); err != nil {
-		s.Log.Warn("ports stay reserved", "error", err)
+	} else if err := releasePod(pod.Path); err != nil {
+		s.Log.Warn("ports stay reserved, or a route stays", "error", err)
 	}
 }

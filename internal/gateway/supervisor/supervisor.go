@@ -180,6 +180,7 @@ func (s *supervisor) live(ctx context.Context) (err error) {
 		return err
 	}
 	s.spread()
+	s.routeSources()
 	s.hold()
 	s.reserve(ports.Capture, ports.Inband)
 	s.update(func(st *api.Status) { st.Listeners = ports })
