@@ -86,6 +86,8 @@ func TestEveryMeasure(t *testing.T) {
 		switch l.Table {
 		case tableThroughput, tableCPUAll, tableConnections, tableFirstByte:
 			sides = p.Sides
+		case tableStart:
+			sides = []string{gateways, inband, base}
 		}
 		for _, side := range sides {
 			if n := len(l.Samples[side]); n != p.Rounds {
@@ -96,7 +98,7 @@ func TestEveryMeasure(t *testing.T) {
 				t.Errorf("%s, %s: %s is %v", l.Table, l.Name, side, l.Median[side])
 			}
 		}
-		if _, ok := l.Ratio[splice]; !ok {
+		if _, ok := l.Ratio[base]; !ok {
 			t.Errorf("%s, %s: no ratio", l.Table, l.Name)
 		}
 	}

@@ -15,10 +15,11 @@ const (
 	groupLatency     = "latency"
 	groupConnections = "connections"
 	groupMemory      = "memory"
+	groupStart       = "start"
 )
 
 func allGroups() []string {
-	return []string{groupThroughput, groupLatency, groupConnections, groupMemory}
+	return []string{groupThroughput, groupLatency, groupConnections, groupMemory, groupStart}
 }
 
 // value is what a side contributes to one line of the report.
@@ -38,11 +39,13 @@ const (
 	tableFirstByte   = "from connect to the first byte of the answer"
 	tableConnCPU     = "cpu of the proxies, by connection"
 	tableMemory      = "memory of one proxy, mean of the two"
+	tableStart       = "cpu of one gateway, from its start until it is ready"
 )
 
 func allTables() []string {
 	return []string{
 		tableThroughput, tableCPU, tableCPUAll, tableLatency, tableRequests, tableConnections, tableFirstByte, tableConnCPU, tableMemory,
+		tableStart,
 	}
 }
 

@@ -78,18 +78,22 @@ func (p plan) round(ctx context.Context, r *report, round int, measures []measur
 			r.add(s.name, values)
 		}
 	}
-	if !slices.Contains(p.Groups, groupMemory) {
-		return nil
-	}
-	for _, name := range p.Sides {
-		if name == direct {
-			continue
+	for i := range p.Sides {
+		name := p.Sides[(i+round)%len(p.Sides)]
+		if slices.Contains(p.Groups, groupMemory) && name != direct {
+			values, err := measureMemory(ctx, name, p.program(name), p.Held, p.Duration)
+			if err != nil {
+				return fmt.Errorf("memory, %s: %w", name, err)
+			}
+			r.add(name, values)
 		}
-		values, err := measureMemory(ctx, name, p.program(name), p.Held, p.Duration)
-		if err != nil {
-			return fmt.Errorf("memory, %s: %w", name, err)
+		if slices.Contains(p.Groups, groupStart) && slices.Contains([]string{gateways, inband, base}, name) {
+			values, err := measureStart(ctx, name, p.program(name), p.Duration)
+			if err != nil {
+				return fmt.Errorf("start, %s: %w", name, err)
+			}
+			r.add(name, values)
 		}
-		r.add(name, values)
 	}
 	return nil
 }

@@ -60,7 +60,6 @@ func newSide(ctx context.Context, name, program string) (s *side, err error) {
 			s = nil
 		}
 	}()
-	warn := func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
 	if s.lab, err = netlab.Open(2, warn); err != nil {
 		return s, err
 	}
@@ -79,10 +78,8 @@ func newSide(ctx context.Context, name, program string) (s *side, err error) {
 	case direct:
 	case splice:
 		err = s.startRelays(ctx)
-	case gateways, base:
-		err = s.startGateways(ctx, program, nil)
-	case inband:
-		err = s.startGateways(ctx, program, func(c *api.Config) { c.Wire = api.WireInband })
+	case gateways, inband, base:
+		err = s.startGateways(ctx, program, configuration(name))
 	default:
 		var other otherProxy
 		if other, err = findOther(name); err == nil {
@@ -90,6 +87,16 @@ func newSide(ctx context.Context, name, program string) (s *side, err error) {
 		}
 	}
 	return s, err
+}
+
+func warn(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
+
+// configuration returns what a side's gateways have beyond the defaults.
+func configuration(side string) func(*api.Config) {
+	if side == inband {
+		return func(c *api.Config) { c.Wire = api.WireInband }
+	}
+	return nil
 }
 
 // startRelays makes the same hops that two gateways make.

@@ -26,19 +26,21 @@ static __always_inline bool listens(struct bpf_sock_addr *ctx, const struct endp
 
 /* Whether the worker connects to an application that does not listen, from ::1: the kernel finds no route for
  * the RST to there, as the SYN counts as one that came by the interface of the pod's address. */
-static __always_inline bool is_hopeless(struct bpf_sock_addr *ctx, const struct endpoint *dst)
+GLOBAL int is_hopeless(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock_tuple key = {};
+	struct endpoint dst = {};
 	__u32 source[4];
 
-	if (is_mapped(dst->ip) || !has_role(known(ctx->sk), ROLE_PRESENTING))
+	read_addr6(ctx, &dst);
+	if (is_mapped(dst.ip) || !has_role(known(ctx->sk), ROLE_PRESENTING))
 		return false;
 	for (int i = 0; i < 4; i++)
 		source[i] = FIELD(ctx->sk->src_ip6[i]);
-	if (!is_loopback(source) || is_loopback(dst->ip))
+	if (!is_loopback(source) || is_loopback(dst.ip))
 		return false;
 
-	struct bpf_sock *sk REFERENCE = bpf_sk_lookup_tcp(ctx, &key, question_key(dst, &key), BPF_F_CURRENT_NETNS, 0);
+	struct bpf_sock *sk REFERENCE = bpf_sk_lookup_tcp(ctx, &key, question_key(&dst, &key), BPF_F_CURRENT_NETNS, 0);
 
 	return !sk;
 }
@@ -119,7 +121,7 @@ static __always_inline enum verdict judge_tcp(struct bpf_sock_addr *ctx, const s
 	enum verdict v;
 	bool reachable;
 
-	if (is_exempt(action, dst) || is_gateway(cfg))
+	if (is_exempt(action, dst) || is_gateway())
 		return VERDICT_PASS;
 	loopback_of(dst->ip, gateway->ip);
 	gateway->port = cfg->capture_port;
@@ -186,7 +188,7 @@ int kgw_connect6(struct bpf_sock_addr *ctx)
 	if (!cfg || ctx->user_family != AF_INET6)
 		return VERDICT_PASS;
 	read_addr6(ctx, &dst);
-	if (is_hopeless(ctx, &dst))
+	if (is_hopeless(ctx))
 		return VERDICT_REFUSE;
 	v = judge(ctx, cfg, &dst, &gateway);
 	if (v == VERDICT_CAPTURE)

@@ -27,8 +27,12 @@ static __always_inline bool is_gateways(const struct config *cfg, __u64 cgroup)
 /* Whether the caller belongs to a gateway, in a cgroup below its own too (some
  * runtimes make one in every container). The level of a gateway's cgroup in the
  * whole hierarchy is not known in a cgroup namespace, so every level is asked. */
-static __always_inline bool is_gateway(const struct config *cfg)
+GLOBAL int is_gateway(void)
 {
+	struct config *cfg = get_config();
+
+	if (!cfg)
+		return false;
 	if (is_gateways(cfg, bpf_get_current_cgroup_id()))
 		return true;
 	for (int level = 1; level < CGROUP_LEVELS; level++) {
@@ -124,7 +128,7 @@ static __always_inline bool is_udp(struct bpf_sock_addr *ctx)
  * an answer cannot be seen here. */
 static __always_inline enum verdict judge_udp(struct bpf_sock_addr *ctx, const struct config *cfg, const struct endpoint *dst)
 {
-	if (dst->port == bpf_htons(DNS_PORT) || action_for(cfg, dst) < ACTION_POD || is_gateway(cfg))
+	if (dst->port == bpf_htons(DNS_PORT) || action_for(cfg, dst) < ACTION_POD || is_gateway())
 		return VERDICT_PASS;
 	if (ctx->sk->src_port == DNS_PORT) {
 		COUNT(udp_answers);

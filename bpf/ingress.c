@@ -53,26 +53,33 @@ static __always_inline long load_header(struct __sk_buff *skb, __u32 at, void *t
 	return pull_headers(skb) || load(skb, at, to, len);
 }
 
+/* Whether the option at at, which is as long as ours, is ours. */
+GLOBAL int is_ours_at(struct __sk_buff *skb, __u32 at)
+{
+	struct option o;
+
+	return load(skb, at, &o, sizeof(o)) == 0 && is_ours(&o);
+}
+
 /* Whether the option is in the list that begins at and ends before end. The list is
  * read as the kernel does: what comes before the first flaw counts. */
-static __always_inline bool find_option(struct __sk_buff *skb, __u32 at, __u32 end)
+GLOBAL int find_option(struct __sk_buff *skb, __u32 at, __u32 end)
 {
 	for (int i = 0; i < MAX_OPTIONS; i++) {
-		struct { __u8 kind, len; } head;
-		struct option o;
+		struct { __u8 kind, len; } head = {};
+		__u32 len = 1;
 
 		/* An option of one byte may be the last. */
-		if (at + 1 > end || load(skb, at, &head.kind, 1) || head.kind == 0)
+		if (at + 1 > end || load(skb, at, &head, at + 2 > end ? 1 : 2) || head.kind == 0)
 			return false;
-		if (head.kind == 1) {
-			at++;
-			continue;
+		if (head.kind != 1) {
+			len = head.len;
+			if (len < 2 || at + len > end)
+				return false;
+			if (head.kind == OPTION_KIND && len == sizeof(struct option) && is_ours_at(skb, at))
+				return true;
 		}
-		if (at + 2 > end || load(skb, at + 1, &head.len, 1) || head.len < 2 || at + head.len > end)
-			return false;
-		if (head.kind == OPTION_KIND && head.len == sizeof(o) && load(skb, at, &o, sizeof(o)) == 0 && is_ours(&o))
-			return true;
-		at += head.len;
+		at += len;
 	}
 	return false;
 }

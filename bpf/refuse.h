@@ -25,7 +25,7 @@ struct tcp_start {
 #define TCP_RST_ACK bpf_htons(0x0014)
 
 /* The length of the link layer's header, or -1. Of an interface without a link layer it is 0. */
-static __always_inline int link_length(struct __sk_buff *skb)
+GLOBAL int link_length(struct __sk_buff *skb)
 {
 	__u64 network[2], at[2];
 
@@ -52,7 +52,7 @@ static __always_inline int link_length(struct __sk_buff *skb)
 	})
 
 /* Makes a SYN the RST by which its sender would end the connection. at is where TCP begins. */
-static __always_inline bool make_own_rst(struct __sk_buff *skb, __u32 at)
+GLOBAL int make_own_rst(struct __sk_buff *skb, __u32 at)
 {
 	__u32 check = at + offsetof(struct tcphdr, check);
 	struct tcp_start was, is;
@@ -69,7 +69,7 @@ static __always_inline bool make_own_rst(struct __sk_buff *skb, __u32 at)
 
 /* Makes the RST of a SYN. tcp is where TCP begins, from the network header on, link the length of
  * what comes before. The options stay: a RST may have any. */
-static __always_inline bool make_rst(struct __sk_buff *skb, __u32 link, __u32 tcp)
+GLOBAL int make_rst(struct __sk_buff *skb, __u32 link, __u32 tcp)
 {
 	__u32 at = link + tcp, check = at + offsetof(struct tcphdr, check);
 	struct tcp_start was, is;

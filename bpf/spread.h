@@ -66,17 +66,31 @@ static __always_inline bool is_taken(struct bpf_sock_addr *ctx, const struct end
 	return !has_role(h, ROLE_CAPTURED) || !same_ip(h->addr.ip, dst->ip) || h->addr.port != dst->port;
 }
 
+/* Whether a captured connection of ctx's socket may go to that port of the gateway. */
+GLOBAL int is_free(struct bpf_sock_addr *ctx, __u32 port)
+{
+	struct handover *h = known(ctx->sk);
+	struct endpoint dst, to = {};
+
+	if (!h)
+		return false;
+	dst = h->addr;
+	loopback_of(dst.ip, to.ip);
+	to.port = bpf_htons(port);
+	return !has_listener_at(ctx, &to) && !is_taken(ctx, &dst, &to);
+}
+
 /* Chooses the port for a connection to dst. If none is free it stays as it is. */
 static __always_inline void spread(struct bpf_sock_addr *ctx, const struct endpoint *dst, struct endpoint *gateway)
 {
-	struct endpoint to = *gateway;
 	__u32 hash = hash_of(dst) >> 16;
 
 #pragma clang loop unroll(disable)
 	for (__u32 i = 0; i < SPREAD_TRIES; i++) {
-		to.port = bpf_htons(65536 - SPREAD_PORTS + ((hash + i) & (SPREAD_PORTS - 1)));
-		if (!has_listener_at(ctx, &to) && !is_taken(ctx, dst, &to)) {
-			gateway->port = to.port;
+		__u32 port = 65536 - SPREAD_PORTS + ((hash + i) & (SPREAD_PORTS - 1));
+
+		if (is_free(ctx, port)) {
+			gateway->port = bpf_htons(port);
 			return;
 		}
 	}

@@ -21,14 +21,12 @@ static __always_inline bool is_inbound(const struct config *cfg, const struct tu
 	return !is_own(t->client.ip) && !is_gateway_port(cfg, &t->server);
 }
 
-static __always_inline bool plaintext_allowed(const struct tuple *t)
+/* Whether strict mode allows plaintext from an address to a port. */
+GLOBAL int source_allowed(__u32 ip0, __u32 ip1, __u32 ip2, __u32 ip3, __u32 port)
 {
-	__u16 port = bpf_ntohs(t->server.port);
-	struct range key = { .bits = 128 };
-	struct ports *allowed;
+	struct range key = { .bits = 128, .ip = { ip0, ip1, ip2, ip3 } };
+	struct ports *allowed = bpf_map_lookup_elem(&kgw_plaintext, &key);
 
-	copy_ip(key.ip, t->client.ip);
-	allowed = bpf_map_lookup_elem(&kgw_plaintext, &key);
 	if (!allowed)
 		return false;
 	for (__u32 i = 0; i < MAX_PORTS; i++) {
@@ -38,6 +36,13 @@ static __always_inline bool plaintext_allowed(const struct tuple *t)
 			return true;
 	}
 	return false;
+}
+
+static __always_inline bool plaintext_allowed(const struct tuple *t)
+{
+	const __u32 *ip = t->client.ip;
+
+	return source_allowed(ip[0], ip[1], ip[2], ip[3], bpf_ntohs(t->server.port));
 }
 
 /* Counts a connection of a client without a gateway. A SYN that is sent again counts again. */

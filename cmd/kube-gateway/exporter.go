@@ -13,6 +13,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/confine"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/exporter"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/supervisor"
 )
 
 // runExporter serves metrics until the supervisor, which starts it, closes its end of the socket.
@@ -25,7 +26,7 @@ func runExporter(ctx context.Context, args []string) error {
 	}
 	// It has little to do and should be small.
 	runtime.GOMAXPROCS(1)
-	debug.SetGCPercent(supervisorGC)
+	debug.SetGCPercent(supervisor.GCPercent)
 	ln, asker, err := handoff.InheritExporter()
 	if err != nil {
 		return err

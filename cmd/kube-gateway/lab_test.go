@@ -28,8 +28,8 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/test/e2e/app/appreport"
 )
 
-// TestMain lets the test binary be the gateway: the supervisor executes itself
-// again, and starts its worker from the same file.
+// TestMain lets the test binary be the gateway: the supervisor starts its worker from
+// the same file.
 func TestMain(m *testing.M) {
 	netlab.Helpers{"spy": spy, "reader": reader}.Run()
 	if len(os.Args) > 1 {

@@ -10,11 +10,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/confine"
@@ -26,30 +23,21 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/version"
 )
 
-// supervisorGC keeps the heap of a process with little to do small, in percent (see
-// runtime/debug.SetGCPercent).
-const supervisorGC = 20
-
 // selfPath is this program, even if its file is not visible.
 const selfPath = "/proc/self/exe"
 
-// supervise runs the privileged half of a gateway. It starts in two steps: the first moves the key
-// out of the environment and executes the program again with a clean one, so that
-// /proc/<pid>/environ does not hold the key for the rest of the pod's life.
+// supervise runs the privileged half of a gateway.
 func supervise(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("supervise", flag.ContinueOnError)
-	materialFD := flags.Int("material-fd", -1, "file descriptor of the sealed material (internal)")
 	timeout := flags.Duration("certificate-timeout", supervisor.CertificateTimeout,
 		"end after so long without a certificate")
 	portTimeout := flags.Duration("port-timeout", supervisor.PortTimeout, "end after so long without a port that the pod uses otherwise")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	var err error
-	if *materialFD < 0 {
-		err = replaceSelf(args)
-	} else {
-		err = superviseWith(ctx, os.NewFile(uintptr(*materialFD), "material"), *timeout, *portTimeout)
+	material, err := takeMaterial()
+	if err == nil {
+		err = superviseWith(ctx, material, *timeout, *portTimeout)
 	}
 	// The last words in a container are those of the gateway that runs there.
 	if err != nil && !errors.Is(err, control.ErrRuns) {
@@ -61,25 +49,17 @@ func supervise(ctx context.Context, args []string) error {
 	return err
 }
 
-// replaceSelf moves the material from the environment to a sealed memory file
-// and executes this program again. It returns only on failure.
-func replaceSelf(args []string) error {
+// takeMaterial moves the material from the environment to a sealed memory file, so that
+// /proc/<pid>/environ does not hold the key for the pod's life.
+func takeMaterial() (*os.File, error) {
 	m, err := handoff.MaterialFromEnv(os.LookupEnv)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	f, err := m.Seal()
-	if err != nil {
-		return err
+	if err := forgetKey(); err != nil {
+		return nil, fmt.Errorf("taking the key out of the environment: %w", err)
 	}
-	// The duplicate is not closed on exec.
-	fd, err := unix.Dup(int(f.Fd()))
-	if err != nil {
-		return fmt.Errorf("keeping the material across exec: %w", err)
-	}
-	argv := append([]string{os.Args[0], "supervise", fmt.Sprintf("--material-fd=%d", fd)}, args...)
-	err = unix.Exec(selfPath, argv, handoff.WithoutMaterial(os.Environ()))
-	return fmt.Errorf("executing %s: %w", selfPath, err)
+	return m.Seal()
 }
 
 // statusPort returns the port that the container's description names for the status, 0 for none.
@@ -92,11 +72,9 @@ func statusPort() uint16 {
 }
 
 func superviseWith(ctx context.Context, material *os.File, certificateTimeout, portTimeout time.Duration) error {
-	unix.CloseOnExec(int(material.Fd()))
 	if err := confine.HideMemory(); err != nil {
 		return err
 	}
-	debug.SetGCPercent(supervisorGC)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
 	terminate := make(chan struct{})

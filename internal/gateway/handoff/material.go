@@ -10,8 +10,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -76,9 +74,6 @@ func (m *Material) Revocations(trustDomain string) (*ca.Revocations, error) {
 // MaxSecretSize), the configuration less.
 const maxMaterial = 4 << 20
 
-// materialVariables are removed from the environment once they are read.
-var materialVariables = []string{api.EnvConfig, api.EnvCert, api.EnvKey, api.EnvCA}
-
 // MaterialFromEnv reads the material from environment variables. Certificate, key and bundle are
 // either all there, or all delivered later.
 func MaterialFromEnv(lookup func(string) (string, bool)) (*Material, error) {
@@ -99,14 +94,6 @@ func MaterialFromEnv(lookup func(string) (string, bool)) (*Material, error) {
 			"the gateway is started by 'kubectl gateway enable', not by hand")
 	}
 	return &m, nil
-}
-
-// WithoutMaterial returns environ without the variables that hold material.
-func WithoutMaterial(environ []string) []string {
-	return slices.DeleteFunc(slices.Clone(environ), func(entry string) bool {
-		name, _, _ := strings.Cut(entry, "=")
-		return slices.Contains(materialVariables, name)
-	})
 }
 
 // Seal writes the material to a sealed memory file for another process. The file is never on a

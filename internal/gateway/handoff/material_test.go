@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 
@@ -81,12 +80,5 @@ func TestKeyIsNeverPrinted(t *testing.T) {
 	f.WriteString(`{"key": "the-secret-key"`)
 	if _, err := ReadMaterial(f); err == nil || strings.Contains(err.Error(), "secret") {
 		t.Errorf("error is %v", err)
-	}
-}
-
-func TestWithoutMaterial(t *testing.T) {
-	got := WithoutMaterial([]string{"PATH=/bin", api.EnvKey + "=k", api.EnvCert + "=a=b", "OTHER=" + api.EnvKey})
-	if want := []string{"PATH=/bin", "OTHER=" + api.EnvKey}; !slices.Equal(got, want) {
-		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -190,8 +190,7 @@ func (s *supervisor) live(ctx context.Context) (err error) {
 	s.boundLog()
 	defer s.counters.Close()
 	if replaces {
-		// Loading leaves garbage of several times the size of what stays.
-		debug.FreeOSMemory()
+		tidyUp()
 		if goes, err := s.standBy(ctx); !goes {
 			return err
 		}
@@ -206,8 +205,7 @@ func (s *supervisor) live(ctx context.Context) (err error) {
 	defer s.stopExporter()
 	s.stopFollowing = s.follow(ctx)
 	defer s.stopFollowing()
-	// Loading leaves garbage of several times the size of what stays.
-	debug.FreeOSMemory()
+	tidyUp()
 
 	ctx, cancel := context.WithCancel(ctx)
 	var background sync.WaitGroup
@@ -223,4 +221,14 @@ func (s *supervisor) live(ctx context.Context) (err error) {
 		}
 	})
 	return s.serveUntilEnd(ctx)
+}
+
+// GCPercent keeps the heap of a process with little to do small (see runtime/debug.SetGCPercent).
+const GCPercent = 20
+
+// tidyUp gives back what starting took, which is several times the size of what stays, and keeps the heap
+// small. Before that the garbage would be collected dozens of times.
+func tidyUp() {
+	debug.SetGCPercent(GCPercent)
+	debug.FreeOSMemory()
 }
