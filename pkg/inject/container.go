@@ -19,7 +19,7 @@ func (in *Injector) configFor(pod *corev1.Pod) *api.Config {
 		Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID),
 		ServiceAccount: id.ServiceAccount, Node: pod.Spec.NodeName,
 	}
-	c.Coverage, c.Wire, c.LogTotal = in.Survey.For(pod, c.Named), c.Wire.OrDefault(), installed.LogTotal(pod, "")
+	c.Coverage, c.Wire, c.LogTotal = in.Survey.For(pod, c.Named), c.Wire.OrDefault(), installed.LogTotal(pod)
 	return &c
 }
 

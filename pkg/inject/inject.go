@@ -329,7 +329,7 @@ func (in *Injector) dryRun(ctx context.Context, result *Result, name string, con
 	}
 	result.Patch = installed.NewPatch(result.Pod, container)
 	if result.Predecessor == "" {
-		result.Warnings = append(in.strictRemarks(result.Pod, in.Options.Mode, in.Options.Named), logRemarks(result.Pod, installed.LogTotal(result.Pod, ""))...)
+		result.Warnings = append(in.strictRemarks(result.Pod, in.Options.Mode, in.Options.Named), logRemarks(result.Pod, installed.LogTotal(result.Pod))...)
 	}
 	if in.Options.DryRun != installed.DryRunServer {
 		return

@@ -139,7 +139,7 @@ func (in *Injector) first(ctx context.Context, pod *corev1.Pod, name string, sta
 	named := status.Capture.Named
 	return &api.FirstSettings{
 		Cover:    api.Cover{Coverage: in.Survey.For(pod, named), Named: named, Seen: named.Fingerprint()},
-		LogTotal: installed.LogTotal(pod, name),
+		LogTotal: installed.LogTotalOf(pod, name),
 	}, nil
 }
 

@@ -126,10 +126,13 @@ func StorageLimit(pod *corev1.Pod) int64 {
 	return limits.StorageEphemeral().Value()
 }
 
-// LogTotal returns how many bytes the gateway of pod called name, or to be called so, may log in all, 0 if that needs
-// no bound. The kubelet counts the logs of all containers, of those that have ended, too: whatever number of
+// LogTotal returns how many bytes the next gateway of pod may log in all, 0 if that needs no bound.
+// The kubelet counts the logs of all containers, of those that have ended, too: whatever number of
 // gateways a pod gets, it is not evicted for their logs.
-func LogTotal(pod *corev1.Pod, name string) int64 {
+func LogTotal(pod *corev1.Pod) int64 { return LogTotalOf(pod, "") }
+
+// LogTotalOf is LogTotal for the gateway of pod called name.
+func LogTotalOf(pod *corev1.Pod, name string) int64 {
 	limit := StorageLimit(pod)
 	if limit == 0 {
 		return 0

@@ -110,7 +110,8 @@ func decide(s situation, now time.Time) decision {
 		return decision{}
 	}
 	gateway, has := installed.Current(s.pod)
-	on := s.want == wanted || s.want == named
+	// A sidecar shows that it was asked for.
+	on := s.want == wanted || s.want == named || s.want == unclear && gateway.Sidecar
 	off := s.want == unwanted || s.want == unsaid && has && watched(s.pod, gateway.Name)
 	switch {
 	case !has && on:
