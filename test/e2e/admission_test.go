@@ -213,8 +213,8 @@ func TestAdmissionWaits(t *testing.T) {
 	}
 }
 
-// talker is a pod that connects to address from the first moment of its init container and of its application.
-func talker(name, node, address string) *corev1.Pod {
+// firstWords is a pod that connects to address from the first moment of its init container and of its application.
+func firstWords(name, node, address string) *corev1.Pod {
 	spec := podSpec(name, node)
 	app := &spec.Spec.Containers[0]
 	spec.Spec.InitContainers = []corev1.Container{{Name: "init", Image: app.Image, ImagePullPolicy: app.ImagePullPolicy,
@@ -241,7 +241,7 @@ func TestBornEncrypted(t *testing.T) {
 	server, client := pods[0], pods[1]
 	wire := record(t)
 
-	template := talker("web", node1, server.addr(portEcho))
+	template := firstWords("web", node1, server.addr(portEcho))
 	text, err := json.Marshal(map[string]any{
 		"apiVersion": "apps/v1", "kind": "Deployment",
 		"metadata": map[string]any{"name": "web"},
@@ -265,7 +265,7 @@ func TestBornEncrypted(t *testing.T) {
 	s := l.stop()
 	t.Logf("%d requests during the rollout, %d failed", s.Requests, s.Failures)
 
-	job := talker("job", node1, server.addr(portEcho))
+	job := firstWords("job", node1, server.addr(portEcho))
 	job.Spec.RestartPolicy = corev1.RestartPolicyNever
 	job.Spec.Containers[0].Lifecycle = nil
 	job.Spec.Containers[0].Command = []string{"/app", "talk", server.addr(portEcho), "canary-job"}

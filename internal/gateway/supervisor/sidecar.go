@@ -3,6 +3,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -100,7 +101,7 @@ func settle(config *api.Config, first *api.FirstSettings) (*api.Config, error) {
 	}
 	next := *config
 	next.Coverage, next.Named, next.LogTotal = first.Cover.Coverage, first.Cover.Named, first.LogTotal
-	if err := next.Validate(); err != nil {
+	if err := cmp.Or(next.Coverage.Validate(), next.Validate()); err != nil {
 		return nil, fmt.Errorf("checking the first settings: %w", err)
 	}
 	return &next, nil
@@ -118,7 +119,6 @@ func (s *supervisor) sweep() error {
 
 // idle is the life of a sidecar that was disabled.
 func (s *supervisor) idle(ctx context.Context) error {
-	s.update(func(st *api.Status) { st.State = api.Disabled })
 	s.Log.Info("disabled: the pod's connections pass until it is replaced")
 	select {
 	case <-ctx.Done():

@@ -120,6 +120,9 @@ func Run(ctx context.Context, o Options) error {
 		ln.Close()
 		return before
 	}
+	if isIdle {
+		s.update(func(st *api.Status) { st.State = api.Disabled })
+	}
 	s.life = ctx
 	defer s.background.Wait()
 	defer cancel()

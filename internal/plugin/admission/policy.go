@@ -53,9 +53,10 @@ func (o *Options) sidecar() (*corev1.Container, error) {
 	config.Version, config.Wire = api.ConfigVersion, config.Wire.OrDefault()
 	// As with gateways that watch adds: they go with the annotation.
 	config.Watched = true
-	any := config
-	any.Pod, any.PodIPs = api.PodRef{Namespace: "any", Name: "any", UID: "any"}, []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, 1})}
-	if err := any.Validate(); err != nil {
+	sample := config
+	sample.Sidecar, sample.PodIPs = true, []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, 1})}
+	sample.Pod = api.PodRef{Namespace: "some", Name: "some", UID: "some"}
+	if err := sample.Validate(); err != nil {
 		return nil, fmt.Errorf("checking the gateways' configuration: %w", err)
 	}
 	var passAfter time.Duration

@@ -24,12 +24,11 @@ func born(t *testing.T, now, before corev1.ContainerState) *corev1.Pod {
 	return pod
 }
 
-var (
-	runs     = fakecluster.Running(nil, nil)
-	disabled = fakecluster.Terminated(0, api.DisabledMessage)
-	handed   = fakecluster.Terminated(0, api.HandedOverMessage)
-	killed   = fakecluster.Terminated(137, "")
-)
+// Words for the states of containers.
+func up() corev1.ContainerState       { return fakecluster.Running(nil, nil) }
+func disabled() corev1.ContainerState { return fakecluster.Terminated(0, api.DisabledMessage) }
+func handed() corev1.ContainerState   { return fakecluster.Terminated(0, api.HandedOverMessage) }
+func killed() corev1.ContainerState   { return fakecluster.Terminated(137, "") }
 
 // TestSidecarsAreGateways in every state of their containers, which the kubelet starts again.
 func TestSidecarsAreGateways(t *testing.T) {
@@ -40,14 +39,14 @@ func TestSidecarsAreGateways(t *testing.T) {
 		disabled    bool
 	}{
 		{"not started", corev1.ContainerState{}, corev1.ContainerState{}, Waiting, false},
-		{"runs", runs, corev1.ContainerState{}, Running, false},
-		{"was killed and runs again", runs, killed, Running, false},
-		{"was killed", killed, corev1.ContainerState{}, Terminated, false},
-		{"was disabled", disabled, corev1.ContainerState{}, Terminated, true},
-		{"was disabled and idles", runs, disabled, Terminated, true},
-		{"has handed over and idles", runs, handed, Terminated, true},
-		{"was disabled and waits to idle", fakecluster.Waiting("CrashLoopBackOff", ""), disabled, Terminated, true},
-		{"died twice and waits", fakecluster.Waiting("CrashLoopBackOff", ""), killed, Waiting, false},
+		{"runs", up(), corev1.ContainerState{}, Running, false},
+		{"was killed and runs again", up(), killed(), Running, false},
+		{"was killed", killed(), corev1.ContainerState{}, Terminated, false},
+		{"was disabled", disabled(), corev1.ContainerState{}, Terminated, true},
+		{"was disabled and idles", up(), disabled(), Terminated, true},
+		{"has handed over and idles", up(), handed(), Terminated, true},
+		{"was disabled and waits to idle", fakecluster.Waiting("CrashLoopBackOff", ""), disabled(), Terminated, true},
+		{"died twice and waits", fakecluster.Waiting("CrashLoopBackOff", ""), killed(), Waiting, false},
 	} {
 		all := Gateways(born(t, c.now, c.before))
 		if len(all) != 1 || !all[0].Sidecar || all[0].Phase != c.phase || all[0].Disabled() != c.disabled {
@@ -58,10 +57,10 @@ func TestSidecarsAreGateways(t *testing.T) {
 
 // TestSidecarAndSuccessor: an ephemeral container follows a sidecar, and has another name.
 func TestSidecarAndSuccessor(t *testing.T) {
-	pod := born(t, runs, handed)
+	pod := born(t, up(), handed())
 	expect.Equal(t, "name of the next one", "kube-gateway-2", NextName(pod))
 	pod.Spec.EphemeralContainers = []corev1.EphemeralContainer{ephemeral("kube-gateway-2", "gateway:v2", "{}")}
-	pod.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{{Name: "kube-gateway-2", State: runs}}
+	pod.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{{Name: "kube-gateway-2", State: up()}}
 	current, _ := Current(pod)
 	expect.Equal(t, "current gateway", "kube-gateway-2", current.Name)
 	if SidecarRuns(pod) {
@@ -71,7 +70,7 @@ func TestSidecarAndSuccessor(t *testing.T) {
 
 // TestConfigOfSidecar: the pod completes what was written before there was one.
 func TestConfigOfSidecar(t *testing.T) {
-	pod := born(t, runs, corev1.ContainerState{})
+	pod := born(t, up(), corev1.ContainerState{})
 	config := must.Get(ConfigOf(pod, "kube-gateway"))(t)
 	want := &api.Config{
 		Version: api.ConfigVersion, TrustDomain: "td", Mode: api.Strict, OnFailure: api.FailClosed, Wire: api.WireAuto, Sidecar: true, Number: 1,
@@ -92,7 +91,7 @@ func TestSidecarFailures(t *testing.T) {
 		now     corev1.ContainerState
 		hopeful bool
 	}{
-		"killed": {killed, true}, "disabled": {disabled, false}, "runs": {runs, true},
+		"killed": {killed(), true}, "disabled": {disabled(), false}, "runs": {up(), true},
 	} {
 		pod := born(t, c.now, corev1.ContainerState{})
 		gateway, _ := Current(pod)
