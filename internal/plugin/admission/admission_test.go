@@ -124,7 +124,7 @@ func TestInstall(t *testing.T) {
 	must.Get(c.AdmissionregistrationV1().MutatingAdmissionPolicies().Update(t.Context(), live.Policy, metav1.UpdateOptions{}))(t)
 	live = must.Get(Read(t.Context(), c))(t)
 	diff := must.Get(Diff(live, wanted(t, newer)))(t)
-	if !strings.Contains(diff, "-          image: \"registry.example/kube-gateway:v1\"") || !strings.Contains(diff, "v2\"") || strings.Contains(diff, "team") {
+	if !strings.Contains(diff, "-            image: \"registry.example/kube-gateway:v1\"") || !strings.Contains(diff, "v2\"") || strings.Contains(diff, "team") {
 		t.Errorf("what would change:\n%s", diff)
 	}
 	install(newer, installed.DryRunNone, Done{Updated, Unchanged})

@@ -175,7 +175,7 @@ func containerOf(pod *corev1.Pod, name string) (*corev1.EphemeralContainerCommon
 			return container.EphemeralContainerCommon, nil
 		}
 	}
-	return nil, fmt.Errorf("pod %s/%s has neither an ephemeral container nor a sidecar %s", pod.Namespace, pod.Name, name)
+	return nil, fmt.Errorf("pod %s/%s has no ephemeral container and no sidecar %s", pod.Namespace, pod.Name, name)
 }
 
 func (g *Gateway) observe(state corev1.ContainerState) {

@@ -255,7 +255,8 @@ func (i *Item) judgeFeatures() {
 
 // Compare notes what the gateway of pod lacks of the cluster, and what it has too much.
 func (i *Item) Compare(cluster *survey.Survey, pod *corev1.Pod) {
-	if i.Status == nil || i.State == Draining {
+	// What a sidecar captures comes with its first certificate.
+	if i.Status == nil || i.State == Draining || i.State == Uncertified && i.Status.Sidecar {
 		return
 	}
 	drift := cluster.Drift(pod, &i.Status.Capture)
