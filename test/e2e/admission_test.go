@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,7 +27,7 @@ func installAdmission(t *testing.T, args ...string) {
 	t.Helper()
 	gateway(t, append([]string{"admission", "install"}, args...)...)
 	t.Cleanup(func() {
-		if out := tryGateway(t, "admission", "remove"); out.code != 0 {
+		if out := runCommand(context.Background(), t, "", "kubectl-gateway", "admission", "remove"); out.code != 0 {
 			t.Errorf("removing the policy: %s", out.stderr)
 		}
 	})

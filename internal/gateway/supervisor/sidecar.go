@@ -33,10 +33,10 @@ const maxKept = 64 << 10
 
 // keptSettings are those of a Config that change while a gateway runs, and that somebody has set.
 type keptSettings struct {
-	Mode  api.Mode  `json:"mode"`
-	Rules api.Rules `json:"rules"`
+	Mode  api.Mode      `json:"mode"`
+	Rules api.Rules     `json:"rules"`
 	Log   api.LogConfig `json:"log"`
-	Named api.Coverage `json:"named"`
+	Named api.Coverage  `json:"named"`
 }
 
 // keep has the next gateway in this container begin with the settings of config.

@@ -105,7 +105,7 @@ func program(name, image string, policy corev1.PullPolicy, command, config strin
 		Image:           image,
 		ImagePullPolicy: policy,
 		// The program itself is the image's entry point.
-		Args: []string{command},
+		Args:                     []string{command},
 		Env:                      []corev1.EnvVar{{Name: api.EnvConfig, Value: config}},
 		SecurityContext:          securityContext(),
 		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
