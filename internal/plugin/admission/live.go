@@ -27,8 +27,8 @@ var ErrNotServed = api.WithHint(errors.New("the server does not serve MutatingAd
 var ErrForeign = errors.New("it is not of 'kubectl gateway admission'")
 
 // CheckServed returns ErrNotServed if that is so.
-func CheckServed(client kubernetes.Interface) error {
-	list, err := client.Discovery().ServerResourcesForGroupVersion(admissionv1.SchemeGroupVersion.String())
+func CheckServed(ctx context.Context, client kubernetes.Interface) error {
+	list, err := client.Discovery().ServerResourcesForGroupVersionWithContext(ctx, admissionv1.SchemeGroupVersion.String())
 	switch {
 	case apierrors.IsNotFound(err):
 		return ErrNotServed
@@ -67,7 +67,7 @@ func (o Objects) List() []any {
 
 // Read returns the objects in the cluster.
 func Read(ctx context.Context, client kubernetes.Interface) (o Objects, err error) {
-	if err := CheckServed(client); err != nil {
+	if err := CheckServed(ctx, client); err != nil {
 		return o, err
 	}
 	admission := client.AdmissionregistrationV1()
