@@ -190,6 +190,9 @@ func admissionHint(mode api.Mode) string {
 	return text
 }
 
+// exitNotCompared is the exit code of admission diff where it could not compare: 1 says that there is a difference.
+const exitNotCompared = 2
+
 func newAdmissionDiffCommand(a *app) *cobra.Command {
 	var o admissionOptions
 	cmd := &cobra.Command{
@@ -199,32 +202,33 @@ func newAdmissionDiffCommand(a *app) *cobra.Command {
 a unified diff. The exit code is 1 if that is something, as with 'kubectl diff'.`,
 		Example: `  # Before an upgrade
   kubectl gateway admission diff`,
-		Args: cobra.NoArgs,
+		Args: func(cmd *cobra.Command, args []string) error {
+			return exitWith(exitNotCompared, cobra.NoArgs(cmd, args))
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			// 1 says that there is a difference.
-			const failed = 2
 			_, client, err := a.kubernetes()
 			if err != nil {
-				return exitWith(failed, err)
+				return exitWith(exitNotCompared, err)
 			}
 			wanted, err := o.wanted(cmd, a, client)
 			if err != nil {
-				return exitWith(failed, err)
+				return exitWith(exitNotCompared, err)
 			}
 			live, err := admission.Read(cmd.Context(), client)
 			if err != nil {
-				return exitWith(failed, err)
+				return exitWith(exitNotCompared, err)
 			}
 			text, err := admission.Diff(live, wanted)
 			if err != nil || text == "" {
-				return exitWith(failed, err)
+				return exitWith(exitNotCompared, err)
 			}
 			if err := a.print("difference", cleanLines(text)); err != nil {
-				return exitWith(failed, err)
+				return exitWith(exitNotCompared, err)
 			}
 			return errReported
 		},
 	}
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exitWith(exitNotCompared, flags.Error(cmd, err)) })
 	o.addFlags(cmd)
 	return cmd
 }
