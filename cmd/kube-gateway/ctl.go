@@ -44,6 +44,10 @@ func commands() map[string]command {
 		"status": {op: control.OpStatus, flags: func(f *flag.FlagSet, r *control.Request) {
 			f.DurationVar(&r.Wait, "wait", 0, "wait so long for the gateway to be ready")
 		}},
+		"started": {op: control.OpStarted, flags: func(f *flag.FlagSet, r *control.Request) {
+			f.DurationVar(&r.Wait, "wait", 0, "wait so long for the gateway to serve")
+			f.DurationVar(&r.PassAfter, "pass-after", 0, "succeed after so long in any case; 0 is never")
+		}, run: ctlStarted},
 		"edges":   {op: control.OpStatus, run: ctlEdges},
 		"metrics": {op: control.OpStatus, run: ctlMetrics},
 		"mode": {op: control.OpMode, words: 1, flags: existingFlag,

@@ -45,6 +45,12 @@ func ctlRenew(ctx context.Context, c *call, r control.Request) error {
 	return c.status(ctx, r)
 }
 
+// ctlStarted is the startup probe of a sidecar: the kubelet shows what it prints when it fails.
+func ctlStarted(ctx context.Context, c *call, r control.Request) error {
+	var status api.Status
+	return c.ask(ctx, r, &status)
+}
+
 func ctlDisable(ctx context.Context, c *call, r control.Request) error {
 	if r.DrainTimeout < 0 {
 		return api.WithHint(fmt.Errorf("drain timeout %v is negative", r.DrainTimeout), "0 resets what is open at once")

@@ -22,6 +22,7 @@ Usage:
   kube-gateway supervise             run the gateway (what 'kubectl gateway enable' starts)
   kube-gateway clean                 remove what a gateway that died left in the pod
   kube-gateway ctl status            print the status of the gateway in this container
+  kube-gateway ctl started           succeed once the containers behind a sidecar may start
   kube-gateway ctl edges             print who the pod talks to, and how
   kube-gateway ctl metrics           print its metrics for Prometheus
   kube-gateway ctl mode MODE         change its mode to strict or permissive

@@ -55,7 +55,7 @@ func when(yes bool) place {
 func toEnable(pod *corev1.Pod, g *installed.Gateway) place {
 	_, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]
 	switch {
-	case installed.Leaving(pod) || pod.Status.Phase == corev1.PodPending || pod.Spec.HostNetwork || mirror:
+	case installed.Leaving(pod) || pod.Status.Phase == corev1.PodPending && !installed.SidecarRuns(pod) || pod.Spec.HostNetwork || mirror:
 		return notAtAll
 	case g == nil || g.Phase == installed.Terminated:
 		return first

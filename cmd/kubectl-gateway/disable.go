@@ -84,7 +84,7 @@ func (o *disableOptions) verb() *podVerb[disable.Result, disableItem] {
 	if o.options.DryRun == installed.DryRunNone {
 		v.question = "disable"
 		v.closing = func(_ *targets.Selection, results []disable.Result) []string {
-			if !slices.ContainsFunc(results, func(result disable.Result) bool { return result.Action == disable.Disabled }) {
+			if !slices.ContainsFunc(results, func(result disable.Result) bool { return result.Action == disable.Disabled && !result.Sidecar }) {
 				return nil
 			}
 			return []string{"ended containers stay listed in their pods until the pods are replaced; they use nothing"}
@@ -118,6 +118,9 @@ func (o *disableOptions) what(result disable.Result) string {
 		left = "its gateway had ended by itself, " + left
 	case result.Report == nil && result.Cleaner != "":
 		left = "its gateway had died and was cleaned up after, " + left
+	}
+	if result.Sidecar {
+		left += "; its container came with the pod, lets all traffic pass, and stays until the pod is replaced"
 	}
 	return fmt.Sprintf("gateway disabled (%s): %s", strings.Join(details, ", "), left)
 }

@@ -240,9 +240,9 @@ func (c *errorCase) run(t *testing.T) string {
 }
 
 // codeOf is the exit code of a command that could not do its work. That of verify
-// keeps 1 for plaintext that was seen.
+// keeps 1 for plaintext that was seen, that of diff for a difference.
 func codeOf(command string) int {
-	if command == "verify" {
+	if command == "verify" || command == "admission diff" {
 		return 2
 	}
 	return 1

@@ -3,12 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
@@ -98,16 +95,5 @@ func dryRunObjects(results []inject.Result, format string) (string, error) {
 		}
 		objects = append(objects, result.Patch)
 	}
-	if format != "yaml" {
-		return encode(map[string]any{"apiVersion": "v1", "kind": "List", "items": slices.Concat([]any{}, objects)}, format)
-	}
-	var documents []string
-	for _, object := range objects {
-		text, err := yaml.Marshal(object)
-		if err != nil {
-			return "", fmt.Errorf("encoding the results: %w", err)
-		}
-		documents = append(documents, string(text))
-	}
-	return strings.Join(documents, "---\n"), nil
+	return encodeObjects(objects, format)
 }

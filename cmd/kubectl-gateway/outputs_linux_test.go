@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
@@ -148,6 +149,11 @@ func outputCases() []outputCase {
 		{name: "version", args: "version", on: inWorld(nil)},
 		{name: "version-json", args: "version -o json", on: inWorld(nil)},
 		{name: "completion-install", args: "completion --install --dir DIR", on: nothing},
+		{name: "admission-install", args: "admission install --dry-run=client", on: inWorld(servingPolicies)},
+		{name: "admission-install-yaml", args: "admission install --dry-run=client -o yaml --limits=memory=256Mi", on: inWorld(servingPolicies)},
+		{name: "admission-diff", args: "admission diff --mode=permissive", on: inWorld(servingPolicies), code: 1},
+		{name: "admission-show", args: "admission show", on: inWorld(servingPolicies), code: 1},
+		{name: "admission-not-served", args: "admission install", on: inWorld(notServingPolicies), code: 1},
 		{name: "help", args: "--help", on: nothing},
 	}
 }
@@ -157,6 +163,19 @@ func covering(w *world) {
 	fleet := new(fakegateway.Fleet)
 	w.fleet = fleet
 	fleet.Set("g", api.Status{Capture: api.Capture{Coverage: api.Coverage{Capture: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")}}}})
+}
+
+// servingPolicies has the server know policies that change objects.
+func servingPolicies(w *world) {
+	w.objects["/apis/admissionregistration.k8s.io/v1"] = `{"kind":"APIResourceList","apiVersion":"v1","groupVersion":"admissionregistration.k8s.io/v1",
+		"resources":[{"name":"mutatingadmissionpolicies","kind":"MutatingAdmissionPolicy","verbs":["get"]}]}`
+	w.refuses(http.MethodGet, "/kube-gateway", http.StatusNotFound, metav1.StatusReasonNotFound, "not found")
+}
+
+// notServingPolicies is a server from before them.
+func notServingPolicies(w *world) {
+	w.objects["/apis/admissionregistration.k8s.io/v1"] = `{"kind":"APIResourceList","apiVersion":"v1","groupVersion":"admissionregistration.k8s.io/v1",
+		"resources":[{"name":"validatingadmissionpolicies","kind":"ValidatingAdmissionPolicy","verbs":["get"]}]}`
 }
 
 // answering has every gateway answer with the status of g.

@@ -88,6 +88,7 @@ change, no control plane in the cluster.`,
 		newMetricsCommand(a),
 		newSupportBundleCommand(a),
 		newWatchCommand(a),
+		newAdmissionCommand(a),
 		newCompletionCommand(a),
 		newVersionCommand(a),
 	)

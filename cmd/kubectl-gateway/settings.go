@@ -21,16 +21,32 @@ type settings struct {
 // addFlags registers the flags. delivery is the default of --delivery.
 func (s *settings) addFlags(f *pflag.FlagSet, delivery inject.Delivery) {
 	o := &s.options
+	s.addGateway(f, api.Permissive)
+	addCertTTL(f, &o.TTL)
+	addTimeout(f, &o.Timeout, inject.DefaultTimeout, "how long one pod may take")
+	flags.Choice(f, &o.Delivery, "delivery", "", delivery, "how a gateway gets its first certificate", []flags.Word[inject.Delivery]{
+		{Value: inject.DeliverySecret, Meaning: "the key is made here and travels in a Secret"},
+		{Value: inject.DeliveryCSR, Meaning: "the key is made in the gateway and never leaves it"},
+	})
+	flags.Choice(f, &o.Existing, "existing", "", api.ExistingReport, "what happens to connections that are open already", []flags.Word[api.Existing]{
+		{Value: api.ExistingLeave, Meaning: "they stay, in plaintext"},
+		{Value: api.ExistingReport, Meaning: "they stay, are counted and listed"},
+		{Value: api.ExistingReset, Meaning: "they are reset, so that applications make new ones"},
+	})
+}
+
+// addGateway registers the flags that say what a gateway is like, wherever it comes from. mode is the default of
+// --mode.
+func (s *settings) addGateway(f *pflag.FlagSet, mode api.Mode) {
+	o := &s.options
 	addImage(f, &o.Image)
 	addPullPolicy(f, &o.PullPolicy, "the cluster's")
-	flags.Choice(f, &o.Mode, "mode", "", api.Permissive, "what happens to connections that cannot be encrypted", modes())
+	flags.Choice(f, &o.Mode, "mode", "", mode, "what happens to connections that cannot be encrypted", modes())
 	flags.Choice(f, &o.OnFailure, "on-failure", "", "", "what happens to a pod's connections without its gateway: {} (default open in permissive mode, closed in strict)",
 		[]flags.Word[api.OnFailure]{
 			{Value: api.FailOpen, Meaning: "they go in plaintext"},
 			{Value: api.FailClosed, Meaning: "they fail"},
 		})
-	addCertTTL(f, &o.TTL)
-	addTimeout(f, &o.Timeout, inject.DefaultTimeout, "how long one pod may take")
 	addSurveyed(f, &o.Named)
 	addRanges(f, &o.Named.Exclude, "exclude-cidr", "address range that is not captured; may be repeated")
 	flags.Repeated(f, &o.Named.ExcludePorts, "exclude-port", "ports", "", "destination port that is not captured; may be repeated", flags.Commas, parsePort)
@@ -42,15 +58,6 @@ func (s *settings) addFlags(f *pflag.FlagSet, delivery inject.Delivery) {
 	f.BoolVar(&o.BlockUDP, "block-udp", false, "refuse UDP to captured ranges in strict mode, except DNS; gateways do not encrypt UDP")
 	flags.Parsed(f, &s.nodePorts, "node-ports", "string", defaultNodePorts(), "ports of nodes that belong to Services, empty for none", parsePorts)
 	addAuthorityDir(f, &s.authorityDir, "authority-dir")
-	flags.Choice(f, &o.Delivery, "delivery", "", delivery, "how a gateway gets its first certificate", []flags.Word[inject.Delivery]{
-		{Value: inject.DeliverySecret, Meaning: "the key is made here and travels in a Secret"},
-		{Value: inject.DeliveryCSR, Meaning: "the key is made in the gateway and never leaves it"},
-	})
-	flags.Choice(f, &o.Existing, "existing", "", api.ExistingReport, "what happens to connections that are open already", []flags.Word[api.Existing]{
-		{Value: api.ExistingLeave, Meaning: "they stay, in plaintext"},
-		{Value: api.ExistingReport, Meaning: "they stay, are counted and listed"},
-		{Value: api.ExistingReset, Meaning: "they are reset, so that applications make new ones"},
-	})
 	flags.Choice(f, &o.Log, "log", "", api.LogConnections, "which connections the gateway logs", logs())
 	flags.Parsed(f, &o.LogLimit, "log-limit", "quantity", installed.Size(api.DefaultLogLimit), "how much the gateway logs in an hour; what is more is counted", parseLogLimit)
 	flags.Parsed(f, &o.MetricsAddr, "metrics-addr", "string", "",

@@ -3,7 +3,10 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+
+	"sigs.k8s.io/yaml"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/output"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
@@ -40,4 +43,20 @@ func encode(value any, format string) (string, error) {
 	var text strings.Builder
 	err = print(&text, value)
 	return text.String(), err
+}
+
+// encodeObjects returns objects of the API in a format: as documents in YAML, as a List otherwise.
+func encodeObjects(objects []any, format string) (string, error) {
+	if format != output.YAML {
+		return encode(map[string]any{"apiVersion": "v1", "kind": "List", "items": slices.Concat([]any{}, objects)}, format)
+	}
+	var documents []string
+	for _, object := range objects {
+		text, err := yaml.Marshal(object)
+		if err != nil {
+			return "", fmt.Errorf("encoding the results: %w", err)
+		}
+		documents = append(documents, string(text))
+	}
+	return strings.Join(documents, "---\n"), nil
 }

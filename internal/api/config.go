@@ -144,6 +144,10 @@ type Config struct {
 	// Number is that of the container among the pod's gateways, the first of which is 1: a
 	// container with a greater number is newer. 0 means that the plugin did not say.
 	Number int `json:"number,omitempty"`
+	// Sidecar means that the gateway came with its pod, as an init container that the kubelet starts
+	// again whenever it ends. It waits for its first certificate as long as it takes, and gets
+	// FirstSettings with it.
+	Sidecar bool `json:"sidecar,omitempty"`
 	// Replaces is the name of the container whose gateway this one takes over from. It waits
 	// in state Standby until it is told to. Empty means that there is none.
 	Replaces string `json:"replaces,omitempty"`
@@ -199,7 +203,8 @@ func (c *Config) Validate() error {
 			return err
 		}
 	}
-	if err := c.Coverage.Validate(); err != nil {
+	// That of a sidecar comes with its first certificate.
+	if err := c.Coverage.Validate(); err != nil && !(c.Sidecar && c.Coverage.Fingerprint() == new(Coverage).Fingerprint()) {
 		return err
 	}
 	if err := c.checkMetricsAddr(); err != nil {

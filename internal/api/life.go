@@ -30,6 +30,8 @@ type IssuedCertificate struct {
 	Bundle string `json:"bundle"`
 	// Revoked is that of a TrustBundle.
 	Revoked json.RawMessage `json:"revoked,omitempty"`
+	// First is for a sidecar without a certificate, which takes none without it.
+	First *FirstSettings `json:"first,omitempty"`
 }
 
 // TrustBundle replaces the roots that a gateway trusts.

@@ -24,6 +24,9 @@ const (
 	// Draining means that the gateway is being disabled, or has handed over: it captures
 	// nothing, and ends when its connections have ended or at the drain timeout.
 	Draining State = "draining"
+	// Disabled means that a sidecar was disabled, or has handed over, and was started again: it captures
+	// nothing for the rest of the pod's life.
+	Disabled State = "disabled"
 )
 
 // Status is a gateway's report of itself.
@@ -40,6 +43,8 @@ type Status struct {
 	Mode      Mode         `json:"mode"`
 	OnFailure OnFailure    `json:"onFailure"`
 	Wire      Wire         `json:"wire,omitempty"`
+	// Sidecar is that of a Config.
+	Sidecar bool `json:"sidecar,omitempty"`
 	// Rules are the identity rules in force.
 	Rules
 	// Missing names the features that could not be loaded, each with the reason. The

@@ -152,7 +152,7 @@ func (in *Injector) round(ctx context.Context, pod *corev1.Pod) Result {
 	if result.Err = in.Survey.Refusal(pod); result.Err != nil {
 		return result
 	}
-	if current, ok := in.Gateways.Serving(ctx, pod); ok && installed.Hopeful(pod, current) && !(current.Pulls() && current.Image != in.Options.Image) {
+	if current, ok := in.Gateways.Serving(ctx, pod); ok && installed.Hopeful(pod, current) && !(current.Pulls() && current.Image != in.Options.Image && !current.Sidecar) {
 		return in.joinGateway(ctx, pod, current)
 	}
 	if result.Err = in.checkClaims(ctx, pod); result.Err != nil {
@@ -187,6 +187,12 @@ func (in *Injector) joinGateway(ctx context.Context, pod *corev1.Pod, current in
 			result.Err = in.checkStatus(pod, current.Name, result.Status)
 		}
 	}
+	if result.Err == nil && result.Status.State == api.Disabled {
+		// What runs there is idle for good.
+		if result.Err = in.checkClaims(ctx, pod); result.Err == nil {
+			return in.addGateway(ctx, pod)
+		}
+	}
 	if result.Err != nil {
 		return result
 	}
@@ -195,7 +201,11 @@ func (in *Injector) joinGateway(ctx context.Context, pod *corev1.Pod, current in
 			return result
 		}
 	}
-	result.Warnings = append(in.differences(pod, current.Name, result.Status), in.remarks(pod, result.Status)...)
+	result.Warnings = in.remarks(pod, result.Status)
+	if !current.Sidecar || !reply.delivered {
+		// Who certifies a sidecar does not say how it is to be.
+		result.Warnings = append(in.differences(pod, current.Name, result.Status), result.Warnings...)
+	}
 	if in.Options.DryRun == installed.DryRunNone {
 		in.tidy(ctx, &result, reply.pod, "")
 	}

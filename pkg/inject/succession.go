@@ -176,7 +176,7 @@ func (s *succession) configAfter() *api.Config {
 	base := in.configFor(s.pod)
 	c.Version, c.Pod, c.PodIPs, c.TrustDomain = base.Version, base.Pod, base.PodIPs, base.TrustDomain
 	c.LogTotal = base.LogTotal
-	c.Replaces = s.old.Name
+	c.Replaces, c.Sidecar = s.old.Name, false
 	if s.Options.Succession.Change != nil {
 		s.Options.Succession.Change(c)
 	}
@@ -207,7 +207,7 @@ func sameSettings(a, b *api.Config) bool {
 	text := func(c *api.Config) string {
 		own := *c
 		own.Coverage, own.Named, own.Replaces, own.Number, own.PodIPs, own.LogTotal = api.Coverage{}, api.Coverage{}, "", 0, nil, 0
-		own.Pod.Node, own.Wire, own.Existing = "", c.Wire.OrDefault(), ""
+		own.Pod.Node, own.Wire, own.Existing, own.Sidecar = "", c.Wire.OrDefault(), "", false
 		// The order of their fields is that of the type.
 		text, _ := json.Marshal(own)
 		return string(text) + c.Named.Fingerprint()

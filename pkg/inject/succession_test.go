@@ -118,6 +118,8 @@ func TestSuccessorHasEverySetting(t *testing.T) {
 	base := in.configFor(s.pod)
 	// Who the gateway is, and whose place it takes.
 	want.Version, want.Pod, want.PodIPs, want.TrustDomain, want.Replaces = base.Version, base.Pod, base.PodIPs, base.TrustDomain, "kube-gateway"
+	// It does not come with the pod.
+	want.Sidecar = false
 	// What the pod has room for.
 	want.LogTotal = base.LogTotal
 	got := s.configAfter()

@@ -73,7 +73,7 @@ func (in *Injector) wait(ctx context.Context, pod *corev1.Pod, name string) answ
 // ask waits for a gateway whose container runs.
 func (in *Injector) ask(ctx context.Context, pod *corev1.Pod, name string) answer {
 	var a answer
-	a.err = in.certify(ctx, in.Gateways.Gateway(pod, name), &a, in.asks(pod, name))
+	a.err = in.certify(ctx, pod, in.Gateways.Gateway(pod, name), &a, in.asks(pod, name))
 	ending := installed.Gateway{Name: name, Phase: installed.Running}
 	switch {
 	case a.err == nil && a.status.State == api.Draining:
@@ -93,12 +93,13 @@ func (in *Injector) ask(ctx context.Context, pod *corev1.Pod, name string) answe
 // asks reports whether the gateway called name was not there before, and has no certificate
 // with it.
 func (in *Injector) asks(pod *corev1.Pod, name string) bool {
-	return in.Options.Delivery == DeliveryCSR && in.Options.DryRun == installed.DryRunNone && installed.Fresh(pod, name)
+	current, _ := installed.Current(pod)
+	return in.Options.Delivery == DeliveryCSR && in.Options.DryRun == installed.DryRunNone && !current.Sidecar && installed.Fresh(pod, name)
 }
 
 // certify waits for the status of gateway, which gets a certificate if it has none. fresh says
 // that it has none: it need not be asked first.
-func (in *Injector) certify(ctx context.Context, gateway *remote.Conn, a *answer, fresh bool) (err error) {
+func (in *Injector) certify(ctx context.Context, pod *corev1.Pod, gateway *remote.Conn, a *answer, fresh bool) (err error) {
 	name := gateway.Ref().Container
 	if fresh {
 		// Why it fails, the second try tells.
@@ -115,11 +116,31 @@ func (in *Injector) certify(ctx context.Context, gateway *remote.Conn, a *answer
 		if a.status.State != api.Uncertified || a.delivered || in.Options.DryRun != installed.DryRunNone {
 			return in.revoke(ctx, gateway, a)
 		}
-		if _, err := gateway.Renew(ctx, in.Authority, in.Options.TTL); err != nil {
+		first, err := in.first(ctx, pod, gateway.Ref().Container, a.status)
+		if err != nil {
+			return err
+		}
+		if _, err := gateway.Certify(ctx, in.Authority, in.Options.TTL, first); err != nil {
 			return fmt.Errorf("giving %s its certificate: %w", name, err)
 		}
 		a.delivered = true
 	}
+}
+
+// first returns what the gateway called name, which has no certificate and answered with status, is to get with
+// it, nil unless it is a sidecar. Nobody has looked yet whether the addresses of its pod are its own.
+func (in *Injector) first(ctx context.Context, pod *corev1.Pod, name string, status *api.Status) (*api.FirstSettings, error) {
+	if !status.Sidecar {
+		return nil, nil
+	}
+	if err := in.checkClaims(ctx, pod); err != nil {
+		return nil, err
+	}
+	named := status.Capture.Named
+	return &api.FirstSettings{
+		Cover:    api.Cover{Coverage: in.Survey.For(pod, named), Named: named, Seen: named.Fingerprint()},
+		LogTotal: installed.LogTotalOf(pod, name),
+	}, nil
 }
 
 // revoke tells a gateway that has a certificate what is revoked, unless the certificate has brought that: a
@@ -139,7 +160,7 @@ func (in *Injector) revoke(ctx context.Context, gateway *remote.Conn, a *answer)
 }
 
 func (in *Injector) checkStatus(pod *corev1.Pod, name string, status *api.Status) error {
-	if status.State == api.Ready || status.State == api.Standby || status.State == api.Uncertified && in.Options.DryRun != installed.DryRunNone {
+	if status.State == api.Ready || status.State == api.Standby || status.State == api.Disabled || status.State == api.Uncertified && in.Options.DryRun != installed.DryRunNone {
 		return nil
 	}
 	if status.State == api.Starting && status.Reason != "" {

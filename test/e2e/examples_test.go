@@ -61,6 +61,7 @@ const (
 	keepBundle = `kubectl -n kube-system get configmap kube-gateway-trust -o json |
 		jq 'del(.metadata.resourceVersion, .metadata.uid, .metadata.creationTimestamp)' >bundle.json`
 	restoreBundle = `kubectl replace --force -f bundle.json`
+	noPolicy      = `kubectl gateway admission remove`
 	fresh         = `kubectl gateway disable --all --yes --drain-timeout=0s`
 )
 
@@ -112,6 +113,14 @@ func changing() []map[string]example {
 			"kubectl gateway revoke ns/shop/sa/web":                                     {says: "refuses what is revoked"},
 			"kubectl gateway rotate -n shop -l app=web":                                 {says: "certificate renewed"},
 			"kubectl annotate namespace shop kube-gateway.io=true":                      {says: "annotated"},
+		}, {
+			"kubectl gateway admission install":                                                      {says: "created", after: noPolicy},
+			"kubectl gateway admission install --mode=permissive --startup-timeout=30s":              {says: "created", after: noPolicy},
+			"kubectl gateway admission install --requests=cpu=50m,memory=64Mi --limits=memory=256Mi": {says: "created", after: noPolicy},
+			"kubectl gateway admission install --dry-run=client -o yaml":                             {says: "kind: MutatingAdmissionPolicyBinding"},
+			"kubectl gateway admission diff":                                                         {code: 1, says: "+kind: MutatingAdmissionPolicyBinding"},
+			"kubectl gateway admission show":                                                         {before: `kubectl gateway admission install`, says: "strict", after: noPolicy},
+			"kubectl gateway admission remove":                                                       {before: `kubectl gateway admission install`, says: "deleted"},
 		}, {
 			"kubectl gateway upgrade pod/web-0":      {with: "--force", says: "gateway upgraded"},
 			"kubectl gateway upgrade deploy/web":     {says: "already"},

@@ -31,6 +31,9 @@ const maxMessage = 1 << 20
 // Values of Request.Op. The answer is an api.Status, unless another one is named.
 const (
 	OpStatus = "status"
+	// OpStarted is answered when the containers behind a sidecar may start: it serves, or is disabled, or
+	// PassAfter is over since it started. The error says what it waits for after Wait.
+	OpStarted = "started"
 	// OpMode changes the mode, OpAllow changes the identity rules, for connections from now
 	// on. After an error nothing has changed.
 	OpMode  = "mode"
@@ -67,8 +70,10 @@ const (
 // Request is what a client sends.
 type Request struct {
 	Op string `json:"op"`
-	// Wait is how long a status waits for the gateway to be ready, at most (nanoseconds).
+	// Wait is how long OpStatus or OpStarted waits for the gateway to be ready, at most (nanoseconds).
 	Wait time.Duration `json:"wait,omitempty"`
+	// PassAfter is that of OpStarted, 0 for never.
+	PassAfter time.Duration `json:"passAfter,omitempty"`
 	// Mode is what OpMode changes to.
 	Mode api.Mode `json:"mode,omitempty"`
 	// Existing decides about open connections that OpMode or OpAllow forbids: api.ExistingLeave,

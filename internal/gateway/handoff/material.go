@@ -93,6 +93,11 @@ func MaterialFromEnv(lookup func(string) (string, bool)) (*Material, error) {
 		return nil, api.WithHint(fmt.Errorf("environment variable %s is not set", missing[0]),
 			"the gateway is started by 'kubectl gateway enable', not by hand")
 	}
+	complete, err := api.CompleteConfig(m.Config, lookup)
+	if err != nil {
+		return nil, err
+	}
+	m.Config = complete
 	return &m, nil
 }
 

@@ -16,12 +16,23 @@ func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error)
 	if r.Op != control.OpStatus && r.Op != control.OpInherited && r.Op != control.OpDisable && closed(s.end.begun) {
 		return nil, errEnding
 	}
+	if st, _ := s.snapshot(); st.State == api.Disabled {
+		switch r.Op {
+		case control.OpStatus, control.OpStarted:
+		case control.OpDisable:
+			return &api.DisableReport{}, nil
+		default:
+			return nil, errIdle
+		}
+	}
 	var err error
 	switch r.Op {
 	case control.OpStatus:
 		// Without a certificate a gateway does not get ready by itself.
 		s.await(ctx, r.Wait, api.Starting, api.Degraded)
 		err = ctx.Err()
+	case control.OpStarted:
+		err = s.started(ctx, r.Wait, r.PassAfter)
 	case control.OpMode, control.OpAllow, control.OpCover:
 		return s.changeAndReset(r)
 	case control.OpLog:

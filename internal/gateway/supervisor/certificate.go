@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -127,6 +128,15 @@ func (s *supervisor) installCertificate(issued *api.IssuedCertificate) error {
 			fmt.Sprintf("renew again: a request is good for one certificate, within %v", pendingKeyLife))
 	}
 	st, _ := s.snapshot()
+	config, text := s.settings.config, []byte(nil)
+	if config.Sidecar && st.State == api.Uncertified {
+		if config, err = settle(config, issued.First); err != nil {
+			return err
+		}
+		if text, err = json.Marshal(config); err != nil {
+			return fmt.Errorf("writing the first settings: %w", err)
+		}
+	}
 	if err := checkLeaf(chain[0], st.Identity, st.PodIPs, time.Now()); err != nil {
 		return err
 	}
@@ -145,13 +155,20 @@ func (s *supervisor) installCertificate(issued *api.IssuedCertificate) error {
 	if err != nil {
 		return err
 	}
-	if err := s.exchange(s.settings.config, func(m *handoff.Material) {
+	if err := s.exchange(config, func(m *handoff.Material) {
 		m.Cert, m.Key, m.CA, m.Revoked = ca.EncodeCertificates(chain), keyPEM, ca.EncodeCertificates(roots), revoked.Encode()
+		if text != nil {
+			m.Config = text
+		}
 	}, s.applyMaterial); err != nil {
 		return err
 	}
 	s.update(func(st *api.Status) {
 		st.Cert = describeCertificate(chain, roots, revoked)
+		if text != nil {
+			st.Capture.Coverage, st.Capture.Fingerprint, st.Capture.Named = config.Coverage, config.Fingerprint(), config.Named
+			st.Log = describeLog(config)
+		}
 		if st.State == api.Uncertified {
 			st.State = api.Starting
 		}
@@ -224,8 +241,12 @@ func (s *supervisor) awaitCertificate(ctx context.Context) (bool, error) {
 	if timeout == 0 {
 		timeout = CertificateTimeout
 	}
-	timer := time.NewTimer(timeout)
-	defer timer.Stop()
+	var late <-chan time.Time
+	if !s.settings.config.Sidecar {
+		timer := time.NewTimer(timeout)
+		defer timer.Stop()
+		late = timer.C
+	}
 	for {
 		st, changed := s.snapshot()
 		if st.State != api.Uncertified {
@@ -239,7 +260,7 @@ func (s *supervisor) awaitCertificate(ctx context.Context) (bool, error) {
 			return false, nil
 		case <-s.end.begun:
 			return false, nil
-		case <-timer.C:
+		case <-late:
 			return false, api.WithHint(fmt.Errorf("no certificate was delivered within %v", timeout),
 				"the plugin that started the gateway has ended: run 'kubectl gateway enable' again")
 		}

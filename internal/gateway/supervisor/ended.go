@@ -76,6 +76,9 @@ func (s *supervisor) startedBefore() error {
 	switch {
 	case ended >= config.Number:
 		err = ErrDisabled
+	case started >= config.Number && config.Sidecar:
+		s.Log.Info("the kubelet has started the gateway again")
+		return nil
 	case started >= config.Number:
 		err = api.WithHint(errStartedAgain, "'kubectl gateway enable' adds another one")
 	default:

@@ -33,6 +33,7 @@ func (s *supervisor) changeLog(r control.Request) error {
 	s.settings.config = &next
 	s.applyLog()
 	s.update(func(st *api.Status) { st.Log = describeLog(&next) })
+	s.keep(&next)
 	s.Log.Info(api.SettingsMessage, "log", next.Log, "logLimit", next.LimitOrDefault())
 	return nil
 }

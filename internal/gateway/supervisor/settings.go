@@ -87,6 +87,7 @@ func (s *supervisor) change(r control.Request) (reset int, err error) {
 		st.Mode, st.Rules = next.Mode, next.Rules
 		st.Capture.Coverage, st.Capture.Fingerprint, st.Capture.Named = coverage, next.Fingerprint(), next.Named
 	})
+	s.keep(&next)
 	s.Log.Info(api.SettingsMessage, "mode", next.Mode, "rules", next.Rules, "coverage", next.Fingerprint())
 	return int(s.forbiddenReset() - before), nil
 }

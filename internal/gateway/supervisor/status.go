@@ -25,12 +25,17 @@ func (s *supervisor) describe() error {
 	if err != nil {
 		return err
 	}
+	if config.Sidecar {
+		if config, err = recall(config); err != nil {
+			s.Log.Warn("the settings are those of the container's description", "error", api.OneLine(err.Error()))
+		}
+	}
 	s.settings.material, s.settings.config = s.Material, config
 	s.Budget.Set(&config.LogConfig, journal.Supervisor)
 	s.status = api.Status{
 		Version: s.Version, State: api.Starting, StartedAt: time.Now(),
 		Pod: config.Pod, PodIPs: config.PodIPs, Mode: config.Mode, OnFailure: config.OnFailure,
-		Wire: config.Wire, Rules: config.Rules, MetricsAddr: config.MetricsAddr, Log: describeLog(config),
+		Wire: config.Wire, Sidecar: config.Sidecar, Rules: config.Rules, MetricsAddr: config.MetricsAddr, Log: describeLog(config),
 		Capture: api.Capture{
 			Coverage: config.Coverage, Fingerprint: config.Fingerprint(), Named: config.Named, BlockUDP: config.BlockUDP,
 		},
@@ -71,7 +76,12 @@ type state struct {
 func (s *state) capturing() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.status.State != api.Starting && s.status.State != api.Uncertified && s.status.State != api.Standby
+	return captures(s.status.State)
+}
+
+// captures reports whether a gateway in state has programs and counters.
+func captures(state api.State) bool {
+	return !slices.Contains([]api.State{api.Starting, api.Uncertified, api.Standby, api.Disabled}, state)
 }
 
 func (s *state) update(change func(*api.Status)) {
@@ -114,7 +124,7 @@ func (s *state) await(ctx context.Context, timeout time.Duration, states ...api.
 func (s *supervisor) describeNow() (*api.Status, error) {
 	st, _ := s.snapshot()
 	st.Time = time.Now()
-	if st.State == api.Starting || st.State == api.Uncertified || st.State == api.Standby {
+	if !captures(st.State) {
 		return &st, nil
 	}
 	var err error

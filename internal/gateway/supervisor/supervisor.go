@@ -114,9 +114,14 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("opening the control socket: %w", err)
 	}
-	if err := s.startedBefore(); err != nil {
+	before := s.startedBefore()
+	isIdle := s.settings.config.Sidecar && errors.Is(before, ErrDisabled)
+	if before != nil && !isIdle {
 		ln.Close()
-		return err
+		return before
+	}
+	if isIdle {
+		s.update(func(st *api.Status) { st.State = api.Disabled })
 	}
 	s.life = ctx
 	defer s.background.Wait()
@@ -126,6 +131,9 @@ func Run(ctx context.Context, o Options) error {
 			o.Log.Error("the control socket failed", "error", err)
 		}
 	})
+	if isIdle {
+		return s.idle(ctx)
+	}
 	podUID := s.settings.config.Pod.UID
 	s.background.Go(func() { s.serveReaders(ctx, podUID) })
 	err = s.live(ctx)
@@ -134,6 +142,9 @@ func Run(ctx context.Context, o Options) error {
 	}
 	if err != nil && s.programs == nil {
 		err = unserved{err}
+	}
+	if err == nil {
+		err = s.sweep()
 	}
 	if err == nil && s.end.isDisabled() && len(s.end.report.Left) == 0 {
 		s.noteEnded(s.settings.config.Number)

@@ -99,6 +99,18 @@ func AddGateway(pod *corev1.Pod, config string, state corev1.ContainerState) *co
 	return &pod.Spec.EphemeralContainers[len(pod.Spec.EphemeralContainers)-1]
 }
 
+// AddSidecar gives pod a gateway that came with it, with config, in the given state, before which its other
+// containers wait.
+func AddSidecar(pod *corev1.Pod, config string, status corev1.ContainerStatus) {
+	status.Name = "kube-gateway"
+	pod.Spec.InitContainers = append([]corev1.Container{{
+		Name: status.Name, Image: "gateway:v1", Env: []corev1.EnvVar{{Name: api.EnvConfig, Value: config}},
+		RestartPolicy: new(corev1.ContainerRestartPolicyAlways),
+	}}, pod.Spec.InitContainers...)
+	pod.Status.InitContainerStatuses = append(pod.Status.InitContainerStatuses, status)
+	pod.Status.Phase = corev1.PodPending
+}
+
 // New returns a cluster with objects, whose containers come to run at once.
 func New(t testing.TB, objects ...runtime.Object) *Cluster {
 	c := &Cluster{Clientset: fake.NewClientset(objects...), t: t, Kubelet: Running, Denied: map[string]bool{}}
@@ -280,6 +292,14 @@ func (c *Cluster) Update(pod *corev1.Pod) {
 func (c *Cluster) SetState(pod, container string, state corev1.ContainerState) {
 	object := c.Pod(pod)
 	status := corev1.ContainerStatus{Name: container, State: state}
+	for i := range object.Status.InitContainerStatuses {
+		if s := &object.Status.InitContainerStatuses[i]; s.Name == container {
+			// The kubelet starts it again.
+			s.State, s.LastTerminationState = state, s.State
+			c.Update(object)
+			return
+		}
+	}
 	for i := range object.Status.EphemeralContainerStatuses {
 		if s := &object.Status.EphemeralContainerStatuses[i]; s.Name == container {
 			*s = status

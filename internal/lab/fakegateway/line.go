@@ -161,15 +161,20 @@ func (m *member) begin() {
 // member returns the gateway in a container that runs. l.mu is held.
 func (l *Line) member(pod, container string) (*member, error) {
 	object := l.Pod(pod)
-	i := slices.IndexFunc(object.Status.EphemeralContainerStatuses, func(s corev1.ContainerStatus) bool { return s.Name == container })
-	if i < 0 || object.Status.EphemeralContainerStatuses[i].State.Running == nil {
+	statuses := slices.Concat(object.Status.InitContainerStatuses, object.Status.EphemeralContainerStatuses)
+	i := slices.IndexFunc(statuses, func(s corev1.ContainerStatus) bool { return s.Name == container })
+	if i < 0 || statuses[i].State.Running == nil {
 		return nil, fmt.Errorf("%w: container %s", remote.ErrNotRunning, container)
 	}
 	key := pod + "/" + container
 	if m := l.gateways[key]; m != nil {
 		return m, nil
 	}
-	for _, c := range object.Spec.EphemeralContainers {
+	all := slices.Clone(object.Spec.EphemeralContainers)
+	for _, c := range object.Spec.InitContainers {
+		all = append(all, corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon(c)})
+	}
+	for _, c := range all {
 		if c.Name != container {
 			continue
 		}

@@ -11,7 +11,11 @@ import (
 )
 
 // Material is a gateway's certificate chain, and the roots that it trusts.
-type Material struct{ Chain, Roots []*x509.Certificate }
+type Material struct {
+	Chain, Roots []*x509.Certificate
+	// First is what a sidecar got with them.
+	First *api.FirstSettings
+}
 
 // Renew does what a gateway does for 'ctl renew': it makes a key, has a certificate for
 // it issued, and checks that.
@@ -30,7 +34,7 @@ func (c *Call) Renew() (Material, error) {
 	if err != nil {
 		return Material{}, err
 	}
-	m := Material{Certificates([]byte(issued.Certificate)), Certificates([]byte(issued.Bundle))}
+	m := Material{Certificates([]byte(issued.Certificate)), Certificates([]byte(issued.Bundle)), issued.First}
 	switch {
 	case len(m.Chain) == 0 || !key.PublicKey.Equal(m.Chain[0].PublicKey):
 		return Material{}, errors.New("for another key")

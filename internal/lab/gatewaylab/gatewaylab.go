@@ -191,6 +191,15 @@ func (s *Spec) Environment() ([]string, error) {
 		return nil, err
 	}
 	env := []string{api.EnvConfig + "=" + string(config)}
+	if c.Sidecar {
+		// As the kubelet tells it.
+		var ips []string
+		for _, ip := range c.PodIPs {
+			ips = append(ips, ip.String())
+		}
+		env = append(env, api.EnvPodNamespace+"="+c.Pod.Namespace, api.EnvPodName+"="+c.Pod.Name, api.EnvPodUID+"="+c.Pod.UID,
+			api.EnvServiceAccount+"="+c.Pod.ServiceAccount, api.EnvPodIPs+"="+strings.Join(ips, ","))
+	}
 	if s.StatusPort != 0 {
 		port, err := json.Marshal(api.StatusPort{Port: s.StatusPort, Roots: s.Authority.Roots()})
 		if err != nil {

@@ -226,7 +226,7 @@ func (c *Collector) metrics(ctx context.Context, pod *corev1.Pod, container, nam
 
 // restarted reports whether a container has run before, as after a restart of its node.
 func restarted(pod *corev1.Pod, container string) bool {
-	return slices.ContainsFunc(pod.Status.EphemeralContainerStatuses, func(s corev1.ContainerStatus) bool {
+	return slices.ContainsFunc(slices.Concat(pod.Status.InitContainerStatuses, pod.Status.EphemeralContainerStatuses), func(s corev1.ContainerStatus) bool {
 		return s.Name == container && (s.RestartCount > 0 || s.LastTerminationState.Terminated != nil)
 	})
 }

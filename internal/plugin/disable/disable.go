@@ -74,6 +74,8 @@ type Result struct {
 	// Report is the gateway's account of its end. It is nil if that was not
 	// received, or the gateway had died.
 	Report *api.DisableReport
+	// Sidecar says that the container came with the pod, and stays until that is replaced.
+	Sidecar bool
 	// Died says that a gateway had ended by itself, and left nothing.
 	Died bool
 	// Cleaner is the container that cleaned up after a gateway which had died.
@@ -120,7 +122,7 @@ func (d *Disabler) steps(ctx context.Context, pod *corev1.Pod, result *Result) e
 		}
 		step, gateway := next(now, inert, d.kernel(ctx, now))
 		if gateway.Name != "" {
-			result.Container = gateway.Name
+			result.Container, result.Sidecar = gateway.Name, gateway.Sidecar
 		}
 		if step != nothing {
 			result.Action = Disabled
@@ -149,7 +151,10 @@ func (d *Disabler) steps(ctx context.Context, pod *corev1.Pod, result *Result) e
 // awaitStart waits until gateway runs, so that it can be told to end. One that
 // does not come to run needs no end.
 func (d *Disabler) awaitStart(ctx context.Context, pod *corev1.Pod, gateway installed.Gateway, inert map[string]bool) error {
-	_, err := installed.WaitUntil(ctx, installed.EachPod(d.Client), pod, gateway.Name, func(g installed.Gateway) bool { return g.Phase != installed.Waiting })
+	_, err := installed.WaitUntil(ctx, installed.EachPod(d.Client), pod, gateway.Name, func(g installed.Gateway) bool {
+		// The kubelet starts a sidecar that died again.
+		return g.Phase == installed.Running || g.Phase == installed.Terminated && (!g.Sidecar || g.Disabled())
+	})
 	if err == nil || ctx.Err() != nil || errors.Is(err, installed.ErrReplaced) {
 		return err
 	}

@@ -45,7 +45,7 @@ func next(pod *corev1.Pod, inert map[string]bool, kernel func() *version.Version
 		return end, gateways[i]
 	}
 	if i := slices.IndexFunc(gateways, func(g installed.Gateway) bool {
-		return g.Phase == installed.Waiting && !inert[g.Name] && !installed.Leaving(pod) && installed.Hopeful(pod, g)
+		return (g.Phase == installed.Waiting || g.Sidecar && !g.Disabled()) && !inert[g.Name] && !installed.Leaving(pod) && installed.Hopeful(pod, g)
 	}); i >= 0 {
 		return awaitStart, gateways[i]
 	}

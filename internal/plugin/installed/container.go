@@ -21,6 +21,9 @@ func DefaultImage(version string) string {
 	return ImageRepository + ":" + strings.ReplaceAll(version, "+", "-")
 }
 
+// Program is the path of the gateway's program in its image.
+const Program = "/kube-gateway"
+
 // Commands of the gateway's program.
 const (
 	commandSupervise = "supervise"
@@ -87,6 +90,14 @@ func StatusPortOf(pod *corev1.Pod, name string) (port api.StatusPort, ok bool) {
 	return port, false
 }
 
+// securityContext is that of every gateway. Only a privileged container sees the pod's cgroup. The
+// users are set because the pod may demand another one, or none but root.
+func securityContext() *corev1.SecurityContext {
+	return &corev1.SecurityContext{
+		Privileged: new(true), RunAsUser: new(int64(0)), RunAsGroup: new(int64(0)), RunAsNonRoot: new(false),
+	}
+}
+
 // program describes a container that runs the gateway's program.
 func program(name, image string, policy corev1.PullPolicy, command, config string) *corev1.EphemeralContainer {
 	return &corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
@@ -94,13 +105,9 @@ func program(name, image string, policy corev1.PullPolicy, command, config strin
 		Image:           image,
 		ImagePullPolicy: policy,
 		// The program itself is the image's entry point.
-		Args: []string{command},
-		Env:  []corev1.EnvVar{{Name: api.EnvConfig, Value: config}},
-		// Only a privileged container sees the pod's cgroup. The users are set
-		// because the pod may demand another one, or none but root.
-		SecurityContext: &corev1.SecurityContext{
-			Privileged: new(true), RunAsUser: new(int64(0)), RunAsGroup: new(int64(0)), RunAsNonRoot: new(false),
-		},
+		Args:                     []string{command},
+		Env:                      []corev1.EnvVar{{Name: api.EnvConfig, Value: config}},
+		SecurityContext:          securityContext(),
 		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 	}}
 }

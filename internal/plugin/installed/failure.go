@@ -44,6 +44,9 @@ const (
 // failure returns why gateway does not work, nil if nothing keeps it from that, and its outlook
 // then.
 func failure(pod *corev1.Pod, gateway Gateway) (outlook, error) {
+	if gateway.Phase == Terminated && gateway.Sidecar && !gateway.Disabled() {
+		return late, Ended(pod, gateway)
+	}
 	if gateway.Phase == Terminated {
 		return hopeless, Ended(pod, gateway)
 	}

@@ -1,6 +1,7 @@
 // Package installed is the gateway in a pod, as the API server shows it.
 //
 //	gateway.go      which gateways a pod has, and where each is in its life
+//	sidecar.go      the container of one that came with its pod, and which containers can be gateways at all
 //	pod.go          what matters of the pod itself
 //	succession.go   which of two gateways took, or is to take, the other's place
 //	container.go    the ephemeral container that a gateway is
@@ -40,11 +41,16 @@ const (
 	Terminated Phase = "Terminated"
 )
 
-// Gateway is the ephemeral container of one gateway in a pod.
+// Gateway is the container of one gateway in a pod: an ephemeral one, or a sidecar.
 type Gateway struct {
 	Name  string
 	Image string
 	Phase Phase
+	// Sidecar says that the gateway came with its pod. The kubelet starts its container again whenever that
+	// ends: then Phase, and what the container said last, are those of the new one, unless the gateway was
+	// disabled or has handed over before. Nothing but an idle program runs there in that case, and Phase is
+	// Terminated.
+	Sidecar bool
 	// Reason and Message are the kubelet's words for why the container waits
 	// or has ended; Message is the gateway's own last words if it left any.
 	Reason  string
@@ -69,13 +75,12 @@ func (g *Gateway) Disabled() bool {
 // Gateways returns the gateways that were ever added to pod, oldest first.
 func Gateways(pod *corev1.Pod) []Gateway {
 	var found []Gateway
-	for i := range pod.Spec.EphemeralContainers {
-		container := &pod.Spec.EphemeralContainers[i]
-		if Number(container.Name) == 0 || configText(container) == "" {
+	for container := range containers(pod) {
+		if Number(container.Name) == 0 || configText(container.EphemeralContainerCommon) == "" {
 			continue
 		}
-		gateway := Gateway{Name: container.Name, Image: container.Image, Phase: Waiting}
-		for _, status := range pod.Status.EphemeralContainerStatuses {
+		gateway := Gateway{Name: container.Name, Image: container.Image, Phase: Waiting, Sidecar: container.sidecar}
+		for _, status := range container.statuses {
 			if status.Name == container.Name {
 				gateway.observe(status.State)
 				gateway.recall(status.LastTerminationState)
@@ -152,21 +157,25 @@ func ConfigOf(pod *corev1.Pod, name string) (*api.Config, error) {
 	if text == "" {
 		return nil, fmt.Errorf("container %s of pod %s/%s is not a gateway: it has no %s", name, pod.Namespace, pod.Name, api.EnvConfig)
 	}
-	config, err := api.ParseConfig([]byte(text))
+	complete, err := api.CompleteConfig([]byte(text), fieldsOf(pod))
+	if err != nil {
+		return nil, fmt.Errorf("container %s of pod %s/%s: %w", name, pod.Namespace, pod.Name, err)
+	}
+	config, err := api.ParseConfig(complete)
 	if err != nil {
 		return nil, fmt.Errorf("container %s of pod %s/%s: %w", name, pod.Namespace, pod.Name, err)
 	}
 	return config, nil
 }
 
-// containerOf returns the ephemeral container of pod called name.
-func containerOf(pod *corev1.Pod, name string) (*corev1.EphemeralContainer, error) {
-	for i := range pod.Spec.EphemeralContainers {
-		if container := &pod.Spec.EphemeralContainers[i]; container.Name == name {
-			return container, nil
+// containerOf returns the container of pod called name, if it can be a gateway.
+func containerOf(pod *corev1.Pod, name string) (*corev1.EphemeralContainerCommon, error) {
+	for container := range containers(pod) {
+		if container.Name == name {
+			return container.EphemeralContainerCommon, nil
 		}
 	}
-	return nil, fmt.Errorf("pod %s/%s has no ephemeral container %s", pod.Namespace, pod.Name, name)
+	return nil, fmt.Errorf("pod %s/%s has no ephemeral container and no sidecar %s", pod.Namespace, pod.Name, name)
 }
 
 func (g *Gateway) observe(state corev1.ContainerState) {
@@ -185,11 +194,11 @@ func (g *Gateway) observe(state corev1.ContainerState) {
 
 // recall makes a gateway that was disabled one again where the runtime has forgotten its container.
 // The kubelet tries to start that once more, but the Secret is gone; and a gateway that starts ends
-// as before.
+// as before. A sidecar is started again at once, and does nothing then.
 func (g *Gateway) recall(last corev1.ContainerState) {
-	before := Gateway{Name: g.Name, Image: g.Image}
+	before := Gateway{Name: g.Name, Image: g.Image, Sidecar: g.Sidecar}
 	before.observe(last)
-	if g.Phase == Waiting && before.Disabled() {
+	if (g.Phase == Waiting || g.Sidecar) && before.Disabled() {
 		*g = before
 	}
 }
@@ -217,7 +226,7 @@ func Number(name string) int {
 	return n
 }
 
-func configText(container *corev1.EphemeralContainer) string {
+func configText(container *corev1.EphemeralContainerCommon) string {
 	for _, env := range container.Env {
 		if env.Name == api.EnvConfig {
 			return env.Value

@@ -129,13 +129,19 @@ func StorageLimit(pod *corev1.Pod) int64 {
 // LogTotal returns how many bytes the next gateway of pod may log in all, 0 if that needs no bound.
 // The kubelet counts the logs of all containers, of those that have ended, too: whatever number of
 // gateways a pod gets, it is not evicted for their logs.
-func LogTotal(pod *corev1.Pod) int64 {
+func LogTotal(pod *corev1.Pod) int64 { return LogTotalOf(pod, "") }
+
+// LogTotalOf is LogTotal for the gateway of pod called name.
+func LogTotalOf(pod *corev1.Pod, name string) int64 {
 	limit := StorageLimit(pod)
 	if limit == 0 {
 		return 0
 	}
 	left := limit / logShare
 	for _, gateway := range Gateways(pod) {
+		if gateway.Name == name {
+			continue
+		}
 		used := int64(mostLog)
 		if config, err := ConfigOf(pod, gateway.Name); err == nil && config.LogTotal > 0 {
 			used = config.LogTotal

@@ -22,7 +22,7 @@ import (
 )
 
 // GatewayProgram is the gateway's program in its image.
-const GatewayProgram = "/kube-gateway"
+const GatewayProgram = installed.Program
 
 // answerLimit bounds a gateway's answer, in bytes. A real one has a few
 // thousand; a gateway that somebody took over must not fill this memory.

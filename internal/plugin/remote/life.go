@@ -40,6 +40,11 @@ const requestLimit = 16 << 10
 // Connections that are open go on; after an error of the gateway it keeps what it had.
 // If ctx ends, Renew does not wait for authority, and the gateway may have either.
 func (g *Conn) Renew(ctx context.Context, authority Authority, ttl time.Duration) (*api.Status, error) {
+	return g.Certify(ctx, authority, ttl, nil)
+}
+
+// Certify is Renew for a gateway that may be a sidecar without a certificate: that gets first as well.
+func (g *Conn) Certify(ctx context.Context, authority Authority, ttl time.Duration, first *api.FirstSettings) (*api.Status, error) {
 	// The call may end before the signing does, and an attempt that failed may
 	// have signed.
 	var (
@@ -56,7 +61,8 @@ func (g *Conn) Renew(ctx context.Context, authority Authority, ttl time.Duration
 			mu.Lock()
 			defer mu.Unlock()
 			serial = leaf.Serial
-			return &api.IssuedCertificate{Certificate: string(leaf.CertPEM), Bundle: string(authority.Bundle()), Revoked: authority.Revocations().Encode()}, nil
+			return &api.IssuedCertificate{Certificate: string(leaf.CertPEM), Bundle: string(authority.Bundle()),
+				Revoked: authority.Revocations().Encode(), First: first}, nil
 		})
 		return err
 	})

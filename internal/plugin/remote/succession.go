@@ -50,7 +50,7 @@ func (c *Client) waits(ctx context.Context, pod *corev1.Pod, newer, older string
 
 // serves reports whether a gateway with status has begun to serve.
 func serves(status *api.Status) bool {
-	return status.State != api.Standby && status.State != api.Starting && status.State != api.Uncertified
+	return status.State != api.Standby && status.State != api.Starting && status.State != api.Uncertified && status.State != api.Disabled
 }
 
 // Running is installed.RunningGateway of the gateway that Serving returns.

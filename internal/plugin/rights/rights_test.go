@@ -108,6 +108,7 @@ func TestDocumentedRoles(t *testing.T) {
 		"kubectl-gateway-rotate-ca": grants("", Of(RotateCA, Revoke), AllNamespaces),
 		"kubectl-gateway-revoke":    grants(authority.Namespace, Of(Revoke), System),
 		"kubectl-gateway-watch":     grants("", Of(Watch, Enable, Endpoints, Servers), Namespace, Cluster, AllNamespaces),
+		"kubectl-gateway-admission": grants("", Of(Admission), Cluster),
 		"kubectl-gateway-workloads": grants("shop", Of(Workloads), Namespace),
 	}
 	expect.Equal(t, "what the roles of "+page+" grant", want, documentedRoles(t))

@@ -37,6 +37,8 @@ const (
 	Copy Use = "init-ca --store=cluster, rotate --ca"
 	// Watch comes on top of Enable.
 	Watch Use = "watch"
+	// Admission is that of admission install, show and remove. Show needs but the first of it.
+	Admission Use = "admission"
 	// Workloads comes on top of all others where a target is a workload.
 	Workloads Use = "TARGET"
 	// Image is check's test of the image.
@@ -96,7 +98,8 @@ func Table() []Need {
 		called   = "finds the pods that the API server connects to"
 		ifNone   = "no pod is one, or the API server is in --allow-plaintext-from"
 	)
-	bundle := []string{authority.BundleName}
+	const gives = "gives new pods a gateway"
+	bundle, policy := []string{authority.BundleName}, []string{"kube-gateway"}
 	copies := []string{authority.SecretName, authority.NextSecretName, authority.PreviousSecretName}
 	system := []string{authority.Namespace}
 	return []Need{
@@ -167,6 +170,11 @@ func Table() []Need {
 		{Use: Watch, Verbs: "watch", Group: ranges, Resource: "servicecidrs", Scope: Cluster, Why: "learns of new ranges of Services", Unless: late},
 		{Use: Watch, Verbs: "watch", Group: "discovery.k8s.io", Resource: "endpointslices", Scope: AllNamespaces, Why: "learns of new addresses of the API server", Unless: late},
 		{Use: Watch, Verbs: "list watch", Group: apps, Resource: "replicasets", Why: "tells which Deployment a pod belongs to"},
+
+		{Use: Admission, Verbs: "get update delete", Group: hooks, Resource: "mutatingadmissionpolicies", Names: policy, Scope: Cluster, Why: gives},
+		{Use: Admission, Verbs: "get update delete", Group: hooks, Resource: "mutatingadmissionpolicybindings", Names: policy, Scope: Cluster, Why: gives},
+		{Use: Admission, Verbs: "create", Group: hooks, Resource: "mutatingadmissionpolicies", Scope: Cluster, Why: gives},
+		{Use: Admission, Verbs: "create", Group: hooks, Resource: "mutatingadmissionpolicybindings", Scope: Cluster, Why: gives},
 
 		{Use: Workloads, Verbs: "get list", Group: apps, Resource: "deployments", Why: find},
 		{Use: Workloads, Verbs: "get list", Group: apps, Resource: "statefulsets", Why: find},

@@ -151,7 +151,7 @@ func (i *Item) beside(pod *corev1.Pod, gateway installed.Gateway) {
 // claim states that are the plugin's to find.
 func checkState(answer *api.Status) error {
 	switch answer.State {
-	case api.Starting, api.Uncertified, api.Standby, api.Ready, api.Degraded, api.Draining:
+	case api.Starting, api.Uncertified, api.Standby, api.Ready, api.Degraded, api.Draining, api.Disabled:
 		return nil
 	}
 	return api.WithHint(fmt.Errorf("it reports the unknown state %.40q", answer.State),
@@ -190,7 +190,7 @@ func moved(pod *corev1.Pod, gateway installed.Gateway, config *api.Config) strin
 }
 
 func containerOf(g installed.Gateway) *Container {
-	container := &Container{Name: g.Name, Image: g.Image, Reason: g.Reason, Message: g.Message, StartedAt: g.StartedAt, FinishedAt: g.FinishedAt}
+	container := &Container{Name: g.Name, Image: g.Image, Sidecar: g.Sidecar, Reason: g.Reason, Message: g.Message, StartedAt: g.StartedAt, FinishedAt: g.FinishedAt}
 	if g.Phase == installed.Terminated {
 		container.ExitCode = &g.ExitCode
 	}

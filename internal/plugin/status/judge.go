@@ -54,13 +54,21 @@ func (i *Item) judge(now time.Time) {
 			i.problem(Critical, "the gateway cannot start yet: "+reason, "it starts by itself once nothing is in its way")
 		}
 	case Uncertified:
-		i.problem(Warning, "the gateway has no certificate yet, and encrypts nothing", enable)
+		text := "the gateway has no certificate yet, and encrypts nothing"
+		if i.Container.Sidecar {
+			text = "the gateway came with the pod and has no certificate yet, for which the pod's containers wait in strict mode"
+		}
+		i.problem(Warning, text, enable)
 	case Standby:
 		i.problem(Critical, "the gateway was to take the place of one that has ended, and does not serve yet", enable)
 	case Draining:
 		i.problem(Note, "the gateway is being disabled: the pod's new connections are plaintext", "")
 	case Disabled:
-		i.problem(Note, "the gateway was disabled"+i.ago(now)+"; its container stays in the pod's list", "")
+		stays := "; its container stays in the pod's list"
+		if i.Container.Sidecar {
+			stays = "; its container came with the pod, and stays until that is replaced"
+		}
+		i.problem(Note, "the gateway was disabled"+i.ago(now)+stays, "")
 	}
 	i.judgeSuccession()
 	if i.Status != nil {
@@ -247,7 +255,8 @@ func (i *Item) judgeFeatures() {
 
 // Compare notes what the gateway of pod lacks of the cluster, and what it has too much.
 func (i *Item) Compare(cluster *survey.Survey, pod *corev1.Pod) {
-	if i.Status == nil || i.State == Draining {
+	// What a sidecar captures comes with its first certificate.
+	if i.Status == nil || i.State == Draining || i.State == Uncertified && i.Status.Sidecar {
 		return
 	}
 	drift := cluster.Drift(pod, &i.Status.Capture)

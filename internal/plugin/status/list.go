@@ -128,6 +128,8 @@ func (l *List) Expiring(within time.Duration, now time.Time) []*Item {
 type Container struct {
 	Name  string `json:"name"`
 	Image string `json:"image"`
+	// Sidecar says that it came with the pod, and is started again whenever it ends.
+	Sidecar bool `json:"sidecar,omitempty"`
 	// Reason and Message are the kubelet's words; Message is the gateway's own
 	// last words if it left any.
 	Reason     string    `json:"reason,omitempty"`

@@ -41,7 +41,7 @@ func (s *Survey) Refusal(pod *corev1.Pod) error {
 	case virtualNode(node) != "":
 		return refuse("schedule the pod to an ordinary node", "node %q is %s, which runs no privileged containers",
 			node.Name, virtualNode(node))
-	case pod.Status.Phase != corev1.PodRunning:
+	case pod.Status.Phase != corev1.PodRunning && !installed.SidecarRuns(pod):
 		return refuse("wait for it: 'kubectl wait --for=condition=Ready pod/"+pod.Name+" -n "+pod.Namespace+"'",
 			"the pod does not run yet (%s)", cmp.Or(pod.Status.Phase, corev1.PodPending))
 	case len(installed.PodIPs(pod)) == 0:

@@ -110,13 +110,16 @@ func decide(s situation, now time.Time) decision {
 		return decision{}
 	}
 	gateway, has := installed.Current(s.pod)
-	on := s.want == wanted || s.want == named
+	// A sidecar shows that it was asked for.
+	on := s.want == wanted || s.want == named || s.want == unclear && gateway.Sidecar
 	off := s.want == unwanted || s.want == unsaid && has && watched(s.pod, gateway.Name)
 	switch {
 	case !has && on:
 		return decision{step: toEnable}
 	case !has:
 		return decision{}
+	case gateway.Sidecar && gateway.Phase != installed.Running && !gateway.Disabled():
+		return restarts(s, gateway)
 	case off:
 		return end(s, gateway)
 	case gateway.Phase == installed.Terminated && on:
@@ -134,9 +137,9 @@ func decide(s situation, now time.Time) decision {
 }
 
 // eligible reports whether pod is in a state in which anything can be done about
-// its gateway.
+// its gateway. Behind a sidecar all other containers may wait.
 func eligible(pod *corev1.Pod) bool {
-	return pod.Status.Phase == corev1.PodRunning && pod.DeletionTimestamp == nil && pod.Status.PodIP != "" && !finished(pod)
+	return (pod.Status.Phase == corev1.PodRunning || installed.SidecarRuns(pod)) && pod.DeletionTimestamp == nil && pod.Status.PodIP != "" && !finished(pod)
 }
 
 // finished reports whether all of the application's containers have ended for
@@ -154,6 +157,18 @@ func finished(pod *corev1.Pod) bool {
 		ended++
 	}
 	return ended > 0 && ended >= len(pod.Spec.Containers)
+}
+
+// restarts decides about a sidecar whose container does not run: the kubelet starts it.
+func restarts(s situation, gateway installed.Gateway) decision {
+	switch gateway.Reason {
+	case "", "ContainerCreating", "PodInitializing":
+		return decision{}
+	}
+	if gateway.Phase == installed.Terminated {
+		return decision{}
+	}
+	return hasten(s, gateway)
 }
 
 // end decides about a pod that is to have no gateway.
@@ -200,10 +215,13 @@ func replace(pod *corev1.Pod, now time.Time) decision {
 func hasten(s situation, gateway installed.Gateway) decision {
 	switch gateway.Reason {
 	case "", "ContainerCreating", "PodInitializing", "CreateContainerConfigError":
+		if gateway.Sidecar {
+			break
+		}
 		// With the last one its Secret is gone for good.
 		return decision{step: toEnable}
 	}
-	if gateway.Image != s.image {
+	if gateway.Image != s.image && !gateway.Sidecar {
 		return decision{step: toEnable}
 	}
 	err := fmt.Errorf("container %s cannot start: %s", gateway.Name, gateway.Reason)
@@ -230,6 +248,11 @@ func maintain(s situation, gateway installed.Gateway, on bool, now time.Time) de
 		return decision{step: wait, at: s.askAt}
 	case api.Draining:
 		return decision{step: wait, at: s.askAt}
+	case api.Disabled:
+		if on {
+			return decision{step: toEnable}
+		}
+		return decision{}
 	}
 	if s.older && s.open && s.status.State == api.Ready {
 		return decision{step: toUpgrade}

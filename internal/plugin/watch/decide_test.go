@@ -74,6 +74,16 @@ func with(pod *corev1.Pod, gateways ...gateway) *corev1.Pod {
 	return pod
 }
 
+// born is a pod that waits for its sidecar, with the given state.
+func born(g gateway) *corev1.Pod {
+	pod := with(fakecluster.NewPod("p"), g.byWatch())
+	config := strings.Replace(pod.Spec.EphemeralContainers[0].Env[0].Value, "{", `{"sidecar":true,`, 1)
+	pod.Spec.EphemeralContainers, pod.Status.EphemeralContainerStatuses = nil, nil
+	fakecluster.AddSidecar(pod, config, corev1.ContainerStatus{State: g.state})
+	pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "app", State: waits("PodInitializing").state}}
+	return pod
+}
+
 func altered(pod *corev1.Pod, how func(*corev1.Pod)) *corev1.Pod {
 	how(pod)
 	return pod
@@ -148,6 +158,21 @@ func TestDecide(t *testing.T) {
 		{"died young after one that was disabled", situation{pod: p(died(now, 1), died(now, 1), wasDisabled(now), died(now, 1)), want: wanted}, toEnable, 0},
 		{"died, and nobody asks", situation{pod: p(died(now, time.Second))}, rest, 0},
 		{"disabled, but wanted", situation{pod: p(wasDisabled(now)), want: wanted}, toEnable, 0},
+
+		// Those that came with their pods.
+		{"a sidecar that nobody asked", situation{pod: born(runs()), want: wanted}, toAsk, 0},
+		{"an uncertified sidecar", situation{pod: born(runs()), want: wanted, status: inState(api.Uncertified), askAt: later}, toEnable, 0},
+		{"an uncertified sidecar, its namespace unread", situation{pod: born(runs()), want: unclear, status: inState(api.Uncertified), askAt: later}, toEnable, 0},
+		{"a sidecar against which somebody is", situation{pod: born(runs()), want: unwanted}, toDisable, 0},
+		{"a sidecar whose annotation is gone", situation{pod: born(runs())}, toDisable, 0},
+		{"a sidecar that starts", situation{pod: born(waits("PodInitializing")), want: wanted}, rest, 0},
+		{"a sidecar that died, which the kubelet starts again", situation{pod: born(died(now, time.Second)), want: wanted}, rest, 0},
+		{"a sidecar that died in a running pod", situation{pod: altered(born(died(now, time.Second)), func(p *corev1.Pod) { p.Status.Phase = corev1.PodRunning }), want: wanted}, rest, 0},
+		{"a sidecar that was disabled, but wanted", situation{pod: altered(born(wasDisabled(now)), func(p *corev1.Pod) { p.Status.Phase = corev1.PodRunning }), want: wanted}, toEnable, 0},
+		{"a sidecar that idles, as it says", situation{pod: altered(born(runs()), func(p *corev1.Pod) { p.Status.Phase = corev1.PodRunning }), want: wanted,
+			status: inState(api.Disabled), askAt: later}, toEnable, 0},
+		{"a sidecar that is ready", situation{pod: altered(born(runs()), func(p *corev1.Pod) { p.Status.Phase = corev1.PodRunning }), want: wanted,
+			status: certified(now, 0, day), askAt: later}, wait, 8 * time.Minute},
 
 		// The end.
 		{"annotation gone", situation{pod: p(runs().byWatch())}, toDisable, 0},

@@ -100,7 +100,9 @@ func (w *Watcher) note(key types.NamespacedName, pod *corev1.Pod, d decision, s 
 	gateway, has := installed.Current(pod)
 	runs := has && gateway.Phase == installed.Running
 	on := s.want == wanted || s.want == named
-	if d.step == rest && !runs && !on && d.trouble == nil {
+	// One that has not started and has no gateway is nothing to wait for.
+	early := !has && pod.Status.Phase != corev1.PodRunning
+	if d.step == rest && !runs && (!on || early) && d.trouble == nil {
 		w.forget(key)
 		return
 	}

@@ -61,15 +61,18 @@ func (s *sources) all() []cache.SharedIndexInformer {
 func (w *Watcher) newSources(ctx context.Context) (*sources, error) {
 	core, namespace := w.Client.CoreV1(), w.Options.Namespace
 	s := &sources{owners: map[string]cache.SharedIndexInformer{}}
-	// Gateways are added to running pods: all others need not be known.
-	running := func(o *metav1.ListOptions) {
+	// Gateways are added to running pods, and sidecars run in pending ones: those that have ended need not be
+	// known.
+	alive := func(o *metav1.ListOptions) {
 		o.LabelSelector = w.Options.Selector
-		o.FieldSelector = fields.OneTermEqualSelector("status.phase", string(corev1.PodRunning)).String()
+		o.FieldSelector = fields.AndSelectors(
+			fields.OneTermNotEqualSelector("status.phase", string(corev1.PodSucceeded)),
+			fields.OneTermNotEqualSelector("status.phase", string(corev1.PodFailed))).String()
 	}
 	s.pods = coreinformers.NewFilteredPodInformer(w.Client, namespace, 0, cache.Indexers{
 		cache.NamespaceIndex: cache.MetaNamespaceIndexFunc, byController: controllerUID,
-	}, running)
-	err := w.prepare(ctx, s.pods, "pods", tried(core.Pods(namespace).List, running), cache.ResourceEventHandlerFuncs{
+	}, alive)
+	err := w.prepare(ctx, s.pods, "pods", tried(core.Pods(namespace).List, alive), cache.ResourceEventHandlerFuncs{
 		AddFunc: func(now any) {
 			w.enqueue(now)
 			w.podChanged(nil, now.(*corev1.Pod))

@@ -11,9 +11,8 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// Annotation asks for a gateway with the value "true" and against one with
-// "false". That of a pod counts more than that of its namespace.
-const Annotation = "kube-gateway.io"
+// Annotation is api.Annotation.
+const Annotation = api.Annotation
 
 // want is what was said about a pod.
 type want int

@@ -1,0 +1,119 @@
+package inject
+
+import (
+	"context"
+	"encoding/json"
+	"net/netip"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
+)
+
+// withSidecar returns a cluster with the pod p, which waits for its sidecar, and the injector for it.
+func withSidecar(t *testing.T, status corev1.ContainerStatus) (*fakecluster.Cluster, *Injector) {
+	t.Helper()
+	text := must.Get(json.Marshal(api.Config{Version: api.ConfigVersion, Sidecar: true, TrustDomain: "cluster.local", Mode: api.Strict, OnFailure: api.FailClosed}))(t)
+	pod := fakecluster.NewPod("p")
+	fakecluster.AddSidecar(pod, string(text), status)
+	c := fakecluster.New(t, pod)
+	return c, newInjector(t, c)
+}
+
+var running = corev1.ContainerStatus{State: fakecluster.Running(nil, nil)}
+
+// TestEnableCertifiesASidecar of a pod whose other containers wait for it, and adds no container.
+func TestEnableCertifiesASidecar(t *testing.T) {
+	c, in := withSidecar(t, running)
+	u := newUncertified(in)
+	named := api.Coverage{Exclude: []netip.Prefix{netip.MustParsePrefix("10.244.7.0/24")}}
+	u.status.Sidecar, u.status.Mode, u.status.Capture.Named = true, api.Strict, named
+	result := in.Enable(t.Context(), c.Pod("p"))
+	if result.Err != nil || result.Action != Enabled || result.Container != "kube-gateway" || len(c.Added()) != 0 || len(u.issued) != 1 {
+		t.Fatalf("%+v, %d containers, %d certificates", result, len(c.Added()), len(u.issued))
+	}
+	// Its own settings count, and not those of whoever certifies it.
+	for _, warning := range result.Warnings {
+		t.Errorf("warning: %s", warning)
+	}
+	want := &api.FirstSettings{Cover: api.Cover{Coverage: in.Survey.For(c.Pod("p"), named), Named: named, Seen: named.Fingerprint()}}
+	expect.Equal(t, "first settings", want, u.issued[0].First)
+	if again := in.Enable(t.Context(), c.Pod("p")); again.Err != nil || again.Action != Unchanged || len(u.issued) != 1 || len(c.Added()) != 0 {
+		t.Errorf("again: %+v", again)
+	}
+}
+
+// TestNoSidecarIsCertifiedForAForeignAddress: another pod has it.
+func TestNoSidecarIsCertifiedForAForeignAddress(t *testing.T) {
+	c, in := withSidecar(t, running)
+	u := newUncertified(in)
+	u.status.Sidecar = true
+	rival := fakecluster.NewPod("q")
+	rival.Spec.NodeName = "node-2"
+	must.Do(t, c.Tracker().Add(rival))
+	for _, name := range []string{"node-1", "node-2"} {
+		must.Do(t, c.Tracker().Add(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}))
+	}
+	found := in.Survey.Found
+	in.Survey = must.Get(survey.Run(t.Context(), c, []corev1.Pod{*c.Pod("p")}, found))(t)
+	in.Survey.Found = found
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Err == nil || len(u.issued) != 0 {
+		t.Errorf("%+v, %d certificates", result, len(u.issued))
+	}
+}
+
+// TestEnableBehindADisabledSidecar adds a gateway: the one that came with the pod is idle, whether the pod's status
+// still shows why or not.
+func TestEnableBehindADisabledSidecar(t *testing.T) {
+	shown := running
+	shown.LastTerminationState = fakecluster.Terminated(0, api.DisabledMessage)
+	for name, status := range map[string]corev1.ContainerStatus{"shown": shown, "forgotten": running} {
+		c, in := withSidecar(t, status)
+		pod := c.Pod("p")
+		pod.Status.Phase = corev1.PodRunning
+		c.Update(pod)
+		next := readyWith(in.Authority)
+		in.Gateways = gateways(func(ctx context.Context, pod, container string) (*api.Status, error) {
+			if container == "kube-gateway" {
+				return &api.Status{State: api.Disabled, Sidecar: true, Pod: api.PodRef{UID: "uid-" + pod}}, nil
+			}
+			return next(ctx, pod, container)
+		})
+		result := in.Enable(t.Context(), c.Pod("p"))
+		if result.Err != nil || result.Action != Enabled || result.Container != "kube-gateway-2" || len(c.Added()) != 1 {
+			t.Errorf("%s: %+v, %d containers", name, result, len(c.Added()))
+		}
+		config := must.Get(installed.ConfigOf(c.Pod("p"), "kube-gateway-2"))(t)
+		if config.Sidecar || config.Number != 2 {
+			t.Errorf("%s: its configuration is %+v", name, config)
+		}
+	}
+}
+
+// TestReplaceASidecar puts an ephemeral container in its place.
+func TestReplaceASidecar(t *testing.T) {
+	c, in := withSidecar(t, running)
+	pod := c.Pod("p")
+	pod.Status.Phase = corev1.PodRunning
+	c.Update(pod)
+	line := &fakegateway.Line{Pod: c.Pod, SetState: c.SetState, Roots: in.Authority.Roots()}
+	in.Gateways = fakegateway.Gateways(line.Answer).Client(c)
+	in.Options.Image = "gateway:v2"
+	line.Status("p", "kube-gateway", func(s *api.Status) { s.State = api.Ready })
+	result := in.Replace(t.Context(), c.Pod("p"))
+	if result.Err != nil || result.Action != Replaced || result.Container != "kube-gateway-2" || result.Predecessor != "kube-gateway" {
+		t.Fatalf("%+v", result)
+	}
+	config := must.Get(installed.ConfigOf(c.Pod("p"), "kube-gateway-2"))(t)
+	if config.Sidecar || config.Replaces != "kube-gateway" || config.Mode != api.Strict {
+		t.Errorf("the new gateway has %+v", config)
+	}
+}

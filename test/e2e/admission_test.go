@@ -1,0 +1,300 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+)
+
+// bornReplicas is how many pods of a Deployment are created at once.
+const bornReplicas = 6
+
+// installAdmission installs the policy until the test ends. Such a test runs alone: the annotations of
+// others' pods would ask for sidecars.
+func installAdmission(t *testing.T, args ...string) {
+	t.Helper()
+	gateway(t, append([]string{"admission", "install"}, args...)...)
+	t.Cleanup(func() {
+		if out := runCommand(context.Background(), t, "", "kubectl-gateway", "admission", "remove"); out.code != 0 {
+			t.Errorf("removing the policy: %s", out.stderr)
+		}
+	})
+}
+
+// asking is a pod that asks for a gateway.
+func asking(spec *corev1.Pod, value string) *corev1.Pod {
+	spec.Annotations = map[string]string{annotation: value}
+	return spec
+}
+
+// tried returns a pod as the server would create it.
+func tried(t *testing.T, ns string, spec *corev1.Pod) corev1.Pod {
+	t.Helper()
+	out := runCommand(t.Context(), t, mustYAML(t, spec), "kubectl", "-n", ns, "create", "-f", "-", "--dry-run=server", "-o", "json")
+	if out.code != 0 {
+		t.Fatalf("trying to create a pod: %s", out.stderr)
+	}
+	return parse[corev1.Pod](t, out.stdout)
+}
+
+// initNames returns the names of a pod's init containers.
+func initNames(object *corev1.Pod) string {
+	var names []string
+	for _, c := range object.Spec.InitContainers {
+		names = append(names, c.Name)
+	}
+	return strings.Join(names, " ")
+}
+
+// sidecar returns the status of a pod's sidecar, which is zero before there is one.
+func sidecar(object *corev1.Pod) corev1.ContainerStatus {
+	for _, s := range object.Status.InitContainerStatuses {
+		if s.Name == "kube-gateway" {
+			return s
+		}
+	}
+	return corev1.ContainerStatus{}
+}
+
+// TestAdmissionPolicy looks at which pods the policy changes, and how.
+func TestAdmissionPolicy(t *testing.T) {
+	ns := namespace(t)
+	if out := tryGateway(t, "admission", "show"); out.code != 1 {
+		t.Errorf("nothing is installed: exit %d, %s", out.code, out.stdout)
+	}
+	installAdmission(t, "--requests=cpu=1m,memory=16Mi", "--limits=memory=256Mi")
+	if out := tryGateway(t, "admission", "diff", "--requests=cpu=1m,memory=16Mi", "--limits=memory=256Mi"); out.code != 0 || out.stdout != "" {
+		t.Errorf("behind the installation there is a difference: exit %d\n%s%s", out.code, out.stdout, out.stderr)
+	}
+	if out := tryGateway(t, "admission", "diff", "--mode=permissive"); out.code != 1 || !strings.Contains(out.stdout, "+  failurePolicy: Ignore") {
+		t.Errorf("what would change: exit %d\n%s%s", out.code, out.stdout, out.stderr)
+	}
+	if out := gateway(t, "admission", "show"); !strings.Contains(out.stdout, "strict") {
+		t.Errorf("show says %s", out.stdout)
+	}
+	// The binding comes into force a moment later.
+	eventually(t, "the policy is in force", func() error {
+		object := tried(t, ns, asking(podSpec("a", node1), "true"))
+		if initNames(&object) != "kube-gateway" {
+			return fmt.Errorf("init containers %q", initNames(&object))
+		}
+		return nil
+	})
+
+	withInit := asking(podSpec("a", node1), "true")
+	withInit.Spec.InitContainers = []corev1.Container{{Name: "first", Image: appImage, Command: []string{"/app"}}}
+	once := tried(t, ns, withInit)
+	again := *withInit
+	again.Spec = once.Spec
+	network := asking(podSpec("a", node1), "true")
+	network.Spec.HostNetwork = true
+	for _, c := range []struct {
+		name, ns string
+		spec     *corev1.Pod
+		want     string
+	}{
+		{"in front of others", ns, withInit, "kube-gateway first"},
+		{"once", ns, &again, "kube-gateway first"},
+		{"the pod says no", ns, asking(podSpec("a", node1), "false"), ""},
+		{"nobody asks", ns, podSpec("a", node1), ""},
+		{"the node's network", ns, network, ""},
+		{"kube-system", "kube-system", asking(podSpec("a", node1), "true"), ""},
+	} {
+		if object := tried(t, c.ns, c.spec); initNames(&object) != c.want {
+			t.Errorf("%s: init containers %q, want %q", c.name, initNames(&object), c.want)
+		}
+	}
+	got := once.Spec.InitContainers[0]
+	if got.RestartPolicy == nil || *got.RestartPolicy != corev1.ContainerRestartPolicyAlways || got.Resources.Limits.Memory().String() != "256Mi" ||
+		got.SecurityContext.Privileged == nil || !*got.SecurityContext.Privileged || got.StartupProbe == nil {
+		t.Errorf("the sidecar is %+v", got)
+	}
+	annotate(t, "default", "namespace/"+ns, "true")
+	eventually(t, "the namespace asks", func() error {
+		if object := tried(t, ns, podSpec("a", node1)); initNames(&object) != "kube-gateway" {
+			return fmt.Errorf("init containers %q", initNames(&object))
+		}
+		return nil
+	})
+	if object := tried(t, ns, asking(podSpec("a", node1), "false")); initNames(&object) != "" {
+		t.Errorf("the pod's own word does not count: %q", initNames(&object))
+	}
+	gateway(t, "admission", "remove")
+	eventually(t, "the policy is gone", func() error {
+		if object := tried(t, ns, podSpec("a", node1)); initNames(&object) != "" {
+			return fmt.Errorf("init containers %q", initNames(&object))
+		}
+		return nil
+	})
+}
+
+// TestAdmissionWaits creates a strict pod where no watch is: it waits and says for what, enable helps it on, and
+// its gateway is that of any pod from then on: it outlives its death, and ends when it is disabled.
+func TestAdmissionWaits(t *testing.T) {
+	ns := namespace(t)
+	installAdmission(t)
+	spec := asking(podSpec("a", node1), "true")
+	eventually(t, "the policy is in force", func() error {
+		if object := tried(t, ns, spec); initNames(&object) != "kube-gateway" {
+			return fmt.Errorf("init containers %q", initNames(&object))
+		}
+		return nil
+	})
+	apply(t, ns, mustYAML(t, spec))
+	eventually(t, "describe says what the pod waits for", func() error {
+		said := kubectl(t, "-n", ns, "describe", "pod", "a")
+		if !strings.Contains(said, "waits for its first certificate") || !strings.Contains(said, "kubectl gateway watch") {
+			return errors.New(said)
+		}
+		return nil
+	})
+	object := get[corev1.Pod](t, "-n", ns, "pod", "a")
+	if len(object.Status.ContainerStatuses) != 1 || object.Status.ContainerStatuses[0].State.Waiting == nil || object.Status.Phase != corev1.PodPending {
+		t.Errorf("the application does not wait: %+v", object.Status)
+	}
+	a := findPod(t, ns, "a")
+	if s := a.status(); s.State != api.Uncertified || !s.Sidecar || s.Mode != api.Strict {
+		t.Errorf("the gateway says %+v", s)
+	}
+	enable(t, nil, a)
+	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/a", "--timeout="+patience.String())
+	enable(t, nil, a) // once more changes nothing
+	if object = get[corev1.Pod](t, "-n", ns, "pod", "a"); len(object.Spec.EphemeralContainers) != 0 {
+		t.Errorf("another gateway was added: %+v", object.Spec.EphemeralContainers)
+	}
+
+	// The kubelet starts it again: its settings are kept, and it waits for a certificate.
+	gateway(t, "-n", ns, "allow", "pod/a", "ns/"+ns+"/sa/*")
+	killWhole(t, a)
+	eventually(t, "the gateway is started again", func() error {
+		object := get[corev1.Pod](t, "-n", ns, "pod", "a")
+		if s := sidecar(&object); s.RestartCount != 1 || s.State.Running == nil {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	b := startPods(t, ns, podSpec("b", node2))[0]
+	if r := a.app("talk", b.addr(portEcho), "canary"); r.Error == "" {
+		t.Error("without its gateway the strict pod is open")
+	}
+	enable(t, []string{"--mode=strict"}, a, b)
+	if s := a.status(); s.State != api.Ready || len(s.Allow) != 1 {
+		t.Errorf("behind its restart the gateway says %+v", s)
+	}
+	a.talk(b.addr(portEcho), "canary")
+	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/a", "--timeout="+patience.String())
+
+	if out := gateway(t, "-n", ns, "disable", "pod/a"); !strings.Contains(out.stdout+out.stderr, "stays until the pod is replaced") {
+		t.Errorf("disable says %s%s", out.stdout, out.stderr)
+	}
+	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/a", "--timeout="+patience.String())
+	if out := gateway(t, "-n", ns, "status", "pod/a"); !strings.Contains(out.stdout, "disabled") {
+		t.Errorf("status says %s", out.stdout)
+	}
+	if out := gateway(t, "-n", ns, "disable", "pod/a"); !strings.Contains(out.stdout+out.stderr, "already disabled") {
+		t.Errorf("disable again says %s%s", out.stdout, out.stderr)
+	}
+	plain := startPods(t, ns, podSpec("plain", node2))[0]
+	a.talk(plain.addr(portEcho), "in plaintext")
+	enable(t, nil, a)
+	if object = get[corev1.Pod](t, "-n", ns, "pod", "a"); len(object.Spec.EphemeralContainers) != 1 {
+		t.Errorf("%d gateways were added to a pod whose sidecar was disabled", len(object.Spec.EphemeralContainers))
+	}
+}
+
+// firstWords is a pod that connects to address from the first moment of its init container and of its application.
+func firstWords(name, node, address string) *corev1.Pod {
+	spec := podSpec(name, node)
+	app := &spec.Spec.Containers[0]
+	spec.Spec.InitContainers = []corev1.Container{{Name: "init", Image: app.Image, ImagePullPolicy: app.ImagePullPolicy,
+		Command: []string{"/app", "talk", address, "canary-init"}}}
+	app.Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{
+		Exec: &corev1.ExecAction{Command: []string{"/app", "talk", address, "canary-main"}}}}
+	return spec
+}
+
+// TestBornEncrypted has a watch certify the pods of a Deployment as they are created: under traffic and a rollout,
+// not one packet of theirs is plaintext. A Job with a sidecar completes.
+func TestBornEncrypted(t *testing.T) {
+	ns := namespace(t)
+	installAdmission(t)
+	annotate(t, "default", "namespace/"+ns, "true")
+	eventually(t, "the policy is in force", func() error {
+		if object := tried(t, ns, podSpec("a", node1)); initNames(&object) != "kube-gateway" {
+			return fmt.Errorf("init containers %q", initNames(&object))
+		}
+		return nil
+	})
+	startWatch(t, "-n", ns)
+	pods := startPods(t, ns, podSpec("server", node2), podSpec("client", node2))
+	server, client := pods[0], pods[1]
+	wire := record(t)
+
+	template := firstWords("web", node1, server.addr(portEcho))
+	text, err := json.Marshal(map[string]any{
+		"apiVersion": "apps/v1", "kind": "Deployment",
+		"metadata": map[string]any{"name": "web"},
+		"spec": map[string]any{
+			"replicas": bornReplicas, "selector": map[string]any{"matchLabels": template.Labels},
+			"template": map[string]any{"metadata": map[string]any{"labels": template.Labels}, "spec": template.Spec},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	apply(t, ns, string(text))
+	kubectl(t, "-n", ns, "rollout", "status", "deploy/web", "--timeout="+patience.String())
+	t.Logf("%d pods with sidecars were ready after %v", bornReplicas, time.Since(start).Round(100*time.Millisecond))
+	l := startLoadWith(client, []string{shortLife}, serviceOf(t, ns, "web"))
+	kubectl(t, "-n", ns, "rollout", "restart", "deploy/web")
+	kubectl(t, "-n", ns, "rollout", "status", "deploy/web", "--timeout="+patience.String())
+	l.more(10)
+	// Old pods end under it, which cuts what they serve.
+	s := l.stop()
+	t.Logf("%d requests during the rollout, %d failed", s.Requests, s.Failures)
+
+	job := firstWords("job", node1, server.addr(portEcho))
+	job.Spec.RestartPolicy = corev1.RestartPolicyNever
+	job.Spec.Containers[0].Lifecycle = nil
+	job.Spec.Containers[0].Command = []string{"/app", "talk", server.addr(portEcho), "canary-job"}
+	none := int32(0)
+	apply(t, ns, mustYAML(t, &batchv1.Job{
+		TypeMeta: metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"}, ObjectMeta: metav1.ObjectMeta{Name: "job"},
+		Spec: batchv1.JobSpec{BackoffLimit: &none, Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: job.Labels}, Spec: job.Spec}},
+	}))
+	kubectl(t, "-n", ns, "wait", "--for=condition=Complete", "job/job", "--timeout="+patience.String())
+
+	wire.stop()
+	if wire.contains("canary-") {
+		t.Error("a new pod spoke plaintext")
+	}
+	if n := wire.count(fmt.Sprintf("tcp and tcp[tcpflags] & tcp-syn != 0 and tcp[tcpflags] & tcp-ack = 0 and dst host %s and dst port %d", server.ips[0], portEcho)); n != 0 {
+		t.Errorf("%d connections of new pods went past their gateways", n)
+	}
+	if wire.count(tlsData) == 0 {
+		t.Error("there is no TLS on the wire")
+	}
+	// Each pod of both generations, and the Job, spoke twice.
+	server.traffic("the first words of all pods arrived encrypted", func(tr api.Traffic) bool {
+		return tr.Inbound.Encrypted >= 2*(2*bornReplicas+1) && tr.Inbound.Plaintext == 0
+	})
+	client.traffic("nothing went in plaintext", func(tr api.Traffic) bool { return tr.Outbound.Encrypted > 0 && tr.Outbound.Plaintext == 0 })
+	for _, p := range podsOf(t, ns, "app=web") {
+		if object := get[corev1.Pod](t, "-n", ns, "pod", p.name); len(object.Spec.EphemeralContainers) != 0 {
+			t.Errorf("%s got another gateway", p)
+		}
+	}
+}
