@@ -16,30 +16,16 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
-// Authority issues certificates for keys that gateways made. *ca.Authority is one.
-type Authority interface {
-	TrustDomain() string
-	// Bundle returns the roots that gateways are to trust, as PEM.
-	Bundle() []byte
-	// Revocations returns what gateways are to refuse of what those roots vouch for.
-	Revocations() *ca.Revocations
-	// Roots returns their fingerprints, that of the authority's own root first.
-	Roots() []string
-	// Sign issues a certificate for the public key of a PKCS #10 request in PEM form.
-	// Nothing else of the request counts.
-	Sign(csr []byte, request ca.LeafRequest) (*ca.Leaf, error)
-}
-
 // requestLimit bounds a gateway's certificate request, in bytes. A real one has
 // about a thousand.
 const requestLimit = 16 << 10
 
-// Renew gives the gateway a new key and a certificate of authority, valid for ttl
-// (ca.DefaultLeafTTL if zero), and returns its status then. The key is made in the
+// Renew gives the gateway a new key and a certificate of issuer, valid for ttl
+// (the issuer's choice if zero), and returns its status then. The key is made in the
 // gateway and stays there. The certificate is for the pod as it is when it is signed.
 // Connections that are open go on; after an error of the gateway it keeps what it had.
-// If ctx ends, Renew does not wait for authority, and the gateway may have either.
-func (g *Conn) Renew(ctx context.Context, authority Authority, ttl time.Duration) (*api.Status, error) {
+// If ctx ends, Renew does not wait for issuer, and the gateway may have either.
+func (g *Conn) Renew(ctx context.Context, issuer ca.Issuer, ttl time.Duration) (*api.Status, error) {
 	// The call may end before the signing does, and an attempt that failed may
 	// have signed.
 	var (
@@ -49,14 +35,14 @@ func (g *Conn) Renew(ctx context.Context, authority Authority, ttl time.Duration
 	)
 	err := g.retry(ctx, func() (err error) {
 		status, err = g.renew(ctx, func(csr []byte) (*api.IssuedCertificate, error) {
-			leaf, err := g.sign(ctx, authority, csr, ttl)
+			leaf, err := g.sign(ctx, issuer, csr, ttl)
 			if err != nil {
 				return nil, err
 			}
 			mu.Lock()
 			defer mu.Unlock()
 			serial = leaf.Serial
-			return &api.IssuedCertificate{Certificate: string(leaf.CertPEM), Bundle: string(authority.Bundle()), Revoked: authority.Revocations().Encode()}, nil
+			return &api.IssuedCertificate{Certificate: string(leaf.CertPEM), Bundle: string(issuer.Bundle()), Revoked: issuer.Revocations().Encode()}, nil
 		})
 		return err
 	})
@@ -65,12 +51,12 @@ func (g *Conn) Renew(ctx context.Context, authority Authority, ttl time.Duration
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	roots := slices.Sorted(slices.Values(authority.Roots()))
+	roots := slices.Sorted(slices.Values(issuer.Roots()))
 	switch {
 	case status.Cert.Serial != serial:
 		return nil, fmt.Errorf("the gateway says that its certificate is %.40q, not the one that was made (%.40q)", status.Cert.Serial, serial)
-	case status.Cert.Issuer != authority.Roots()[0]:
-		return nil, fmt.Errorf("the gateway says that its certificate leads to %.16q, not to %.16q", status.Cert.Issuer, authority.Roots()[0])
+	case !slices.Contains(roots, status.Cert.Issuer):
+		return nil, fmt.Errorf("the gateway says that its certificate leads to %.16q, which is none of the roots that it was given", status.Cert.Issuer)
 	case !slices.Equal(slices.Sorted(slices.Values(status.Cert.Authorities)), roots):
 		return nil, errors.New("the gateway says that it trusts other authorities than it was given")
 	}
@@ -80,7 +66,7 @@ func (g *Conn) Renew(ctx context.Context, authority Authority, ttl time.Duration
 // sign makes the certificate that a gateway's request asks for. What answers is found
 // by the pod's name: only that very pod gets one, for the addresses that it has now, which
 // must be those that its gateway was made for.
-func (g *Conn) sign(ctx context.Context, authority Authority, csr []byte, ttl time.Duration) (*ca.Leaf, error) {
+func (g *Conn) sign(ctx context.Context, issuer ca.Issuer, csr []byte, ttl time.Duration) (*ca.Leaf, error) {
 	pod, err := g.reread(ctx)
 	if err != nil {
 		return nil, err
@@ -92,7 +78,10 @@ func (g *Conn) sign(ctx context.Context, authority Authority, csr []byte, ttl ti
 	if err := installed.CheckAddresses(pod, g.container); err != nil {
 		return nil, err
 	}
-	return authority.Sign(csr, ca.LeafRequest{Identity: installed.Identity(pod, authority.TrustDomain()), IPs: ips, TTL: ttl})
+	id := installed.Identity(pod, issuer.TrustDomain())
+	return issuer.Certify(ctx, csr, ca.LeafRequest{Identity: id, IPs: ips, TTL: ttl, Pod: api.PodRef{
+		Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID), ServiceAccount: id.ServiceAccount, Node: pod.Spec.NodeName,
+	}})
 }
 
 // renew has the gateway make a key, and answers its request with what sign returns.
@@ -129,6 +118,10 @@ func (g *Conn) renew(ctx context.Context, sign func(csr []byte) (*api.IssuedCert
 	}
 	return status, nil
 }
+
+// NotIssued reports whether err says that there is no certificate for a gateway, for a reason that is
+// not the gateway's.
+func NotIssued(err error) bool { return errors.As(err, new(*signError)) }
 
 // signError says that it was not the gateway that failed.
 type signError struct{ error }

@@ -95,20 +95,24 @@ func TestDocumentedRoles(t *testing.T) {
 		return slices.Compact(all)
 	}
 	want := map[string][]string{
-		"kubectl-gateway-enable":    grants("shop", Of(Enable), Namespace),
-		"kubectl-gateway-secrets":   grants("shop", Of(Secrets), Namespace),
-		"kubectl-gateway-trust":     grants(authority.Namespace, Of(Enable, Rotate), System),
-		"kubectl-gateway-survey":    grants("", Of(Enable, Endpoints, Servers), Cluster, AllNamespaces),
-		"kubectl-gateway-status":    grants("shop", Of(Status), Namespace),
-		"kubectl-gateway-tail":      grants("shop", Of(Tail), Namespace),
-		"kubectl-gateway-disable":   grants("shop", Of(Disable), Namespace),
-		"kubectl-gateway-rotate":    grants("shop", Of(Rotate), Namespace),
-		"kubectl-gateway-init-ca":   grants(authority.Namespace, Of(InitCA), System),
-		"kubectl-gateway-authority": grants(authority.Namespace, Of(Copy), System),
-		"kubectl-gateway-rotate-ca": grants("", Of(RotateCA, Revoke), AllNamespaces),
-		"kubectl-gateway-revoke":    grants(authority.Namespace, Of(Revoke), System),
-		"kubectl-gateway-watch":     grants("", Of(Watch, Enable, Endpoints, Servers), Namespace, Cluster, AllNamespaces),
-		"kubectl-gateway-workloads": grants("shop", Of(Workloads), Namespace),
+		"kubectl-gateway-enable":         grants("shop", Of(Enable), Namespace),
+		"kubectl-gateway-secrets":        grants("shop", Of(Secrets), Namespace),
+		"kubectl-gateway-trust":          grants(authority.Namespace, Of(Enable, Rotate), System),
+		"kubectl-gateway-survey":         grants("", Of(Enable, Endpoints, Servers), Cluster, AllNamespaces),
+		"kubectl-gateway-status":         grants("shop", Of(Status), Namespace),
+		"kubectl-gateway-tail":           grants("shop", Of(Tail), Namespace),
+		"kubectl-gateway-disable":        grants("shop", Of(Disable), Namespace),
+		"kubectl-gateway-rotate":         grants("shop", Of(Rotate), Namespace),
+		"kubectl-gateway-init-ca":        grants(authority.Namespace, Of(InitCA), System),
+		"kubectl-gateway-authority":      grants(authority.Namespace, Of(Copy), System),
+		"kubectl-gateway-rotate-ca":      grants("", Of(RotateCA, Revoke), AllNamespaces),
+		"kubectl-gateway-revoke":         grants(authority.Namespace, Of(Revoke), System),
+		"kubectl-gateway-watch":          grants("", Of(Watch, Enable, Endpoints, Servers), Namespace, Cluster, AllNamespaces),
+		"kubectl-gateway-signer":         grants("shop", Of(Requests, CSRs), Namespace),
+		"kubectl-gateway-signer-cluster": grants("", Of(Requests, Follow), Cluster),
+		"kubectl-gateway-csrs":           grants("", Of(CSRs), Cluster),
+		"kubectl-gateway-follow":         grants(authority.Namespace, Of(Follow), System),
+		"kubectl-gateway-workloads":      grants("shop", Of(Workloads), Namespace),
 	}
 	expect.Equal(t, "what the roles of "+page+" grant", want, documentedRoles(t))
 }
