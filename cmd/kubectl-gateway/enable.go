@@ -20,6 +20,8 @@ type enableOptions struct {
 	podFlags
 	settings
 	replace bool
+	// secret says that the user wants the key in a Secret.
+	secret bool
 }
 
 // newEnableCommand returns the command that stores its flags in o.
@@ -79,6 +81,7 @@ applications make new ones, which are encrypted.`,
 		ValidArgsFunction: a.completeTargets(toEnable),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			options := o.complete()
+			o.secret = cmd.Flags().Changed("delivery") && options.Delivery == inject.DeliverySecret
 			switch {
 			case o.replace:
 				options.Succession.Change = o.change(cmd.Flags().Changed, options)
@@ -113,8 +116,12 @@ func (o *enableOptions) verb(injector *inject.Injector) *podVerb[inject.Result, 
 	}
 	v := injecting(&o.podFlags, injector, o.authorityDir, "enable", do)
 	v.survey = func(ctx context.Context, j *job, pods []corev1.Pod) (err error) {
+		if o.secret && injector.Delivery() != inject.DeliverySecret {
+			return api.WithHint(errors.New("--delivery=secret makes the key here, and a signer of the cluster issues certificates for keys of gateways alone"), "leave the flag out")
+		}
+		v.uses = inject.Uses(options.Delivery, injector.Authority)
 		injector.Shared = inject.NewShared(injector.Client, installed.ManyPods(ctx, injector.Client, pods))
-		if err := inject.CheckServer(ctx, injector.Client.Discovery(), options.Delivery); err != nil {
+		if err := inject.CheckServer(ctx, injector.Client.Discovery(), injector.Delivery()); err != nil {
 			return err
 		}
 		if injector.Survey, err = survey.Run(ctx, injector.Client, pods, options.Named); err == nil {
@@ -125,7 +132,6 @@ func (o *enableOptions) verb(injector *inject.Injector) *podVerb[inject.Result, 
 		}
 		return err
 	}
-	v.uses = inject.Uses(options.Delivery)
 	v.tell = func(result inject.Result) outcome { return tellEnabled(result, options) }
 	v.item = newEnableItem
 	v.closing = func(found *targets.Selection, _ []inject.Result) []string { return ofWorkloads(found.Workloads) }

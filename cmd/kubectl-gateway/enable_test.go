@@ -77,7 +77,7 @@ func TestEnableFlags(t *testing.T) {
 		},
 	} {
 		wantOptions := inject.Options{Image: installed.DefaultImage(version), Mode: api.Permissive, OnFailure: api.FailOpen, Wire: api.WireAuto,
-			Existing: api.ExistingReport, Delivery: inject.DeliverySecret, TTL: ca.DefaultLeafTTL, Timeout: time.Minute,
+			Existing: api.ExistingReport, Delivery: inject.DeliverySecret, Timeout: time.Minute,
 			Log: api.LogConnections, LogLimit: api.DefaultLogLimit,
 			Succession: inject.Succession{DrainTimeout: 30 * time.Second},
 			Named:      api.Coverage{NodePorts: [2]uint16{30000, 32767}, Outside: api.OutsideCount}}

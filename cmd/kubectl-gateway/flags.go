@@ -111,7 +111,7 @@ func addAuthorityDir(f *pflag.FlagSet, p *string, name string) {
 }
 
 func addCertTTL(f *pflag.FlagSet, p *time.Duration) {
-	flags.Parsed(f, p, "cert-ttl", "string", fmt.Sprintf("%dd", ca.DefaultLeafTTL/(24*time.Hour)), "how long the pods' certificates are valid, like 12h or 30d", parseLifetime)
+	flags.Parsed(f, p, "cert-ttl", "string", "", fmt.Sprintf("how long the pods' certificates are valid, like 12h or 30d (default %dd; where a signer issues them, its own choice)", ca.DefaultLeafTTL/(24*time.Hour)), parseLifetime)
 }
 
 func addRanges(f *pflag.FlagSet, p *[]netip.Prefix, name, usage string) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -16,6 +17,7 @@ type initCAOptions struct {
 	options authority.InitOptions
 	source  sourceFlags
 	output  string
+	signer  signerFlags
 }
 
 func newInitCACommand(a *app) *cobra.Command {
@@ -26,18 +28,34 @@ func newInitCACommand(a *app) *cobra.Command {
 		Long: `Creates the certificate authority of a cluster, keeps its key on this machine, and
 publishes its certificate in the cluster as the trust bundle. If there is an
 authority already, init-ca says so and changes nothing, except that it publishes
-again what the cluster has lost, and removes roots that were retired.`,
+again what the cluster has lost, and removes roots that were retired.
+
+With --signer no authority is made: a signer of the cluster issues the certificates.
+'enable', 'rotate' and 'watch' then bring it the requests of gateways, whose keys never
+leave them, and bring the certificates back. The signer is asked by PodCertificateRequest
+objects, before Kubernetes 1.37 by CertificateSigningRequest objects. It has to issue
+what is asked for: the SPIFFE ID as the only URI name, all addresses of the pod, and the
+key usages of servers and clients.`,
 		Example: `  # Once for each cluster
   kubectl gateway init-ca
 
   # Your own authority
   kubectl gateway init-ca --from-cert ca.crt --from-key ca.key
 
+  # A signer of the cluster, trusted by its ClusterTrustBundle objects
+  kubectl gateway init-ca --signer=example.com/mesh
+
   # Let other operators, and programs in the cluster, find the key there
   kubectl gateway init-ca --store=cluster`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
+			if cmd.Flags().Changed("signer") {
+				return o.chooseSigner(cmd.Context(), a, cmd.Flags())
+			}
+			if cmd.Flags().Changed("signer-request") || cmd.Flags().Changed("trust-bundle") {
+				return errors.New("--signer-request and --trust-bundle need --signer")
+			}
 			if o.options.Source, err = o.source.read(cmd.Flags()); err != nil {
 				return err
 			}
@@ -61,6 +79,7 @@ again what the cluster has lost, and removes roots that were retired.`,
 		{Value: authority.StoreLocal, Meaning: "on this machine alone"}, {Value: authority.StoreCluster, Meaning: "in a Secret as well"},
 	})
 	o.source.add(cmd, "", "an existing authority")
+	o.signer.add(f)
 	f.StringVar(&o.options.TrustDomain, "trust-domain", "", "trust domain of all identities (default "+ca.DefaultTrustDomain+", or that of the authority)")
 	f.BoolVar(&o.options.Force, "force", false, "replace an existing authority at once; running gateways refuse each other until all are rotated ('rotate --ca' replaces it while traffic goes on)")
 	addAuthorityDir(f, &o.options.Dir, "dir")

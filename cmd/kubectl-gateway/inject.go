@@ -20,7 +20,7 @@ func injecting(flags *podFlags, injector *inject.Injector, authorityDir, questio
 		podFlags: flags,
 		begin: func(ctx context.Context, j *job) (_ worker[inject.Result], err error) {
 			injector.Client, injector.Gateways = j.client, j.gateways
-			if injector.Authority, err = authority.Load(ctx, j.authority(authorityDir)); err != nil {
+			if injector.Authority, err = authority.Open(ctx, j.authority(authorityDir)); err != nil {
 				return nil, fmt.Errorf("loading the authority: %w", err)
 			}
 			return do, nil

@@ -12,6 +12,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
@@ -52,7 +53,11 @@ It works on the gateways of all namespaces, and stops before a step that would c
 connection: a running gateway that does not answer keeps the old root in use. Run
 again, it continues where it stopped. The old authority is kept as a backup, and its
 root is retired: nobody here trusts it again. Other operators then need a copy of the
-new one.`,
+new one.
+
+Where a signer of the cluster issues the certificates (init-ca --signer), --ca brings all
+gateways the roots that the signer is trusted by now: new ones first, then certificates
+that lead to them, and old roots end last. 'watch' does the same by itself.`,
 		Example: `  # One pod, or all of a namespace
   kubectl gateway rotate pod/web-0
   kubectl gateway rotate --all -n shop
@@ -111,15 +116,17 @@ type rotated struct {
 // leaves renews the certificates of pods.
 func (o *rotateOptions) leaves() *podVerb[rotated, rotateItem] {
 	changer := change.Changer{Timeout: o.timeout}
-	return &podVerb[rotated, rotateItem]{
+	v := &podVerb[rotated, rotateItem]{}
+	*v = podVerb[rotated, rotateItem]{
 		podFlags: &o.podFlags, question: "renew the certificates of", gateways: true,
 		begin: func(ctx context.Context, j *job) (worker[rotated], error) {
-			signer, err := authority.Load(ctx, j.authority(o.authorityDir))
+			issuer, err := authority.Open(ctx, j.authority(o.authorityDir))
 			if err != nil {
 				return nil, fmt.Errorf("loading the authority: %w", err)
 			}
 			changer.Gateways = j.gateways
-			rotator := &rotate.Rotator{Gateways: changer.Gateways, Authority: signer, TTL: o.certTTL, Timeout: o.timeout}
+			rotator := &rotate.Rotator{Gateways: changer.Gateways, Authority: issuer, TTL: o.certTTL, Timeout: o.timeout}
+			v.uses = rights.Issuing(issuer)
 			return func(ctx context.Context, pod *corev1.Pod) rotated {
 				result := rotator.Rotate(ctx, pod)
 				if result.Err != nil {
@@ -139,8 +146,10 @@ func (o *rotateOptions) leaves() *podVerb[rotated, rotateItem] {
 			}
 			return told
 		},
-		item: newRotateItem,
+		item:   newRotateItem,
+		refuse: func(pod *corev1.Pod, err error) rotated { return rotated{Result: rotate.Result{Pod: pod, Err: err}} },
 	}
+	return v
 }
 
 // rotateItem is the machine-readable result of one pod.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -26,6 +27,9 @@ func (o *rotateOptions) rotateAuthority(ctx context.Context, a *app, successor a
 		do = rotator.Plan
 	}
 	result, err := do(ctx)
+	if errors.Is(err, authority.ErrSigner) && result == nil {
+		return o.followSigner(ctx, a, &rotator)
+	}
 	if ctx.Err() != nil {
 		if !o.dryRun {
 			fmt.Fprintln(a.ErrOut, "to go on: kubectl gateway rotate --ca")

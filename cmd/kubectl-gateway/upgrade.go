@@ -8,7 +8,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
@@ -78,13 +77,15 @@ the pod, which uses nothing when it has ended.`,
 // verb upgrades the gateways of pods by an injector with Options.
 func (o *upgradeOptions) verb(injector *inject.Injector) *podVerb[inject.Result, injectItem] {
 	v := injecting(&o.podFlags, injector, o.authorityDir, "upgrade the gateways of", injector.Replace)
-	v.gateways, v.uses, v.group, v.item = true, []rights.Use{rights.Enable}, installed.WorkloadOf, newUpgradeItem
+	v.gateways, v.group, v.item = true, installed.WorkloadOf, newUpgradeItem
 	v.survey = func(ctx context.Context, j *job, pods []corev1.Pod) (err error) {
+		delivery := inject.DeliveryCSR
 		for i := range pods {
 			if gateway, ok := installed.Current(&pods[i]); ok && installed.ReadsSecret(&pods[i], gateway.Name) {
-				v.uses = inject.Uses(inject.DeliverySecret)
+				delivery = inject.DeliverySecret
 			}
 		}
+		v.uses = inject.Uses(delivery, injector.Authority)
 		injector.Survey, err = surveyed(ctx, j, pods)
 		return err
 	}

@@ -19,6 +19,8 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/output"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/signer"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -147,8 +149,8 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 	plugin := &watch.Plugin{
 		Client: client, Gateways: remote.NewClient(config, client),
 		Options: settings, Drain: o.drain,
-		Authority: func(ctx context.Context, remark func(string)) (*ca.Authority, error) {
-			return authority.Load(ctx, authority.Location{Client: client, Dir: o.settings.authorityDir, Remark: remark})
+		Authority: func(ctx context.Context, remark func(string)) (ca.Issuer, error) {
+			return authority.Open(ctx, authority.Location{Client: client, Dir: o.settings.authorityDir, Remark: remark})
 		},
 		Warn: report.warnings,
 	}
@@ -156,8 +158,16 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 		plugin.Version = version
 	}
 	// Without an authority nothing works: watch fails at once.
-	if _, err := plugin.Authority(ctx, nil); err != nil {
+	issuer, err := plugin.Authority(ctx, nil)
+	if err != nil {
 		return fmt.Errorf("loading the authority: %w", err)
+	}
+	if _, signed := issuer.(*signer.Signer); signed {
+		follower := rotate.AuthorityRotator{Location: authority.Location{Client: client, Dir: o.settings.authorityDir}, Gateways: plugin.Gateways,
+			TTL: settings.TTL, Parallel: o.parallel, Progress: report.notice}
+		plugin.FollowRoots = func(ctx context.Context, overlook bool) (*rotate.SignerResult, error) {
+			return follower.Follow(ctx, overlook)
+		}
 	}
 	watcher := &watch.Watcher{Client: client, Actions: plugin, Options: options, Report: report.add}
 	report.counts = watcher.Counts

@@ -26,6 +26,8 @@ type LeafRequest struct {
 	Identity identity.ID
 	// IPs are all addresses of the pod.
 	IPs []netip.Addr
+	// Pod is the pod itself. An [Authority] does not ask for it.
+	Pod api.PodRef
 	// TTL counts from Now; [DefaultLeafTTL] if zero. The certificate ends with the
 	// authority at the latest.
 	TTL time.Duration

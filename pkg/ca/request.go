@@ -41,17 +41,17 @@ func NewRequest(key crypto.Signer, id identity.ID, ips []netip.Addr) ([]byte, er
 // whose certificate it becomes. The error is [ErrBadRequest] if the request is
 // what is wrong.
 func (a *Authority) Sign(csrPEM []byte, req LeafRequest) (*Leaf, error) {
-	public, err := parseRequest(csrPEM)
+	request, err := ParseRequest(csrPEM)
 	if err != nil {
 		return nil, api.WithHint(fmt.Errorf("reading the certificate request: %w", err),
 			"use the plugin and the gateway image of one release")
 	}
-	return a.certify(req, public)
+	return a.certify(req, request.PublicKey.(*ecdsa.PublicKey))
 }
 
-// parseRequest returns the public key of a request, whose private key its maker
-// has proved to have. Words of the request may be in the error.
-func parseRequest(text []byte) (*ecdsa.PublicKey, error) {
+// ParseRequest reads a PKCS #10 request in PEM form for an ECDSA P-256 key, whose private key its
+// maker has proved to have. The error is [ErrBadRequest], and words of the request may be in it.
+func ParseRequest(text []byte) (*x509.CertificateRequest, error) {
 	if len(text) > maxRequest {
 		return nil, fmt.Errorf("%w: it is larger than %d bytes", ErrBadRequest, maxRequest)
 	}
@@ -81,5 +81,5 @@ func parseRequest(text []byte) (*ecdsa.PublicKey, error) {
 	if err := request.CheckSignature(); err != nil {
 		return nil, fmt.Errorf("%w: whoever made it does not have its key: %w", ErrBadRequest, err)
 	}
-	return public, nil
+	return request, nil
 }

@@ -249,3 +249,35 @@ func TestACleanerIsNoGatewayToAsk(t *testing.T) {
 	c.SetState("p", "kube-gateway-2", fakecluster.Terminated(0, api.DisabledMessage))
 	expectResult(t, expect.Within(t, done), "", "kube-gateway-3")
 }
+
+// refusing is an issuer that is no authority of our own, and says no.
+type refusing struct {
+	*ca.Authority
+	asked int
+}
+
+func (r *refusing) Certify(context.Context, []byte, ca.LeafRequest) (*ca.Leaf, error) {
+	r.asked++
+	return nil, errors.New("denied")
+}
+
+// TestASignerGetsRequestsAlone: no Secret is made, whatever the delivery, and who has refused is not asked again.
+func TestASignerGetsRequestsAlone(t *testing.T) {
+	c, in := newCluster(t)
+	issuer := &refusing{Authority: in.Authority.(*ca.Authority)}
+	in.Authority, in.Options.Delivery = issuer, DeliverySecret
+	newUncertified(in)
+	for _, verb := range []string{"create", "list", "delete", "get"} {
+		c.Forbid(verb, "secrets")
+	}
+	if in.Delivery() != DeliveryCSR {
+		t.Errorf("delivery %s", in.Delivery())
+	}
+	result := in.Enable(t.Context(), c.Pod("p"))
+	if result.Err == nil || !strings.Contains(result.Err.Error(), "giving kube-gateway its certificate: issuing a certificate for the gateway of pod shop/p: denied") {
+		t.Errorf("%+v", result)
+	}
+	if issuer.asked != 1 || c.Did("create", "secrets") {
+		t.Errorf("asked %d times; a Secret was made: %v", issuer.asked, c.Did("create", "secrets"))
+	}
+}

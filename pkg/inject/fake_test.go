@@ -37,7 +37,7 @@ func gateways(status says) *remote.Client {
 }
 
 // readyWith is the answer of a gateway that trusts authority.
-func readyWith(authority *ca.Authority) says {
+func readyWith(authority ca.Issuer) says {
 	return func(_ context.Context, pod, _ string) (*api.Status, error) {
 		return &api.Status{State: api.Ready, Pod: api.PodRef{UID: "uid-" + pod}, Cert: api.Certificate{
 			NotAfter: time.Now().Add(time.Hour), Authorities: authority.Roots(),

@@ -61,8 +61,10 @@ type Options struct {
 
 // Injector adds gateways to pods. It is safe for concurrent use.
 type Injector struct {
-	Client    kubernetes.Interface
-	Authority *ca.Authority
+	Client kubernetes.Interface
+	// Authority issues the certificates. One that is no *ca.Authority does so by request alone: then
+	// Options.Delivery does not count.
+	Authority ca.Issuer
 	Gateways  *remote.Client
 	Survey    *survey.Survey
 	Options   Options
@@ -106,13 +108,35 @@ type Result struct {
 	Patch  *installed.Patch
 }
 
-// Uses returns the rights that Enable needs in a pod's namespace.
-func Uses(delivery Delivery) []rights.Use {
-	if delivery == DeliveryCSR {
-		return []rights.Use{rights.Enable}
+// Uses returns the rights that Enable needs in a pod's namespace, where issuer issues.
+func Uses(delivery Delivery, issuer ca.Issuer) []rights.Use {
+	uses := append([]rights.Use{rights.Enable}, rights.Issuing(issuer)...)
+	if deliveryOf(delivery, issuer) != DeliveryCSR {
+		uses = append(uses, rights.Secrets)
 	}
-	return []rights.Use{rights.Enable, rights.Secrets}
+	return uses
 }
+
+// Delivery returns how gateways get their first certificate.
+func (in *Injector) Delivery() Delivery { return deliveryOf(in.Options.Delivery, in.Authority) }
+
+// deliveryOf is DeliveryCSR where issuer is a signer of the cluster: it gets the request of a gateway,
+// and never a key.
+func deliveryOf(wanted Delivery, issuer ca.Issuer) Delivery {
+	if asksSigner(issuer) {
+		return DeliveryCSR
+	}
+	return wanted
+}
+
+// asksSigner reports whether issuer is no authority of our own.
+func asksSigner(issuer ca.Issuer) bool {
+	_, own := issuer.(*ca.Authority)
+	return issuer != nil && !own
+}
+
+// errNoKey is an Authority that makes no keys.
+var errNoKey = errors.New("only an authority of our own makes keys")
 
 // Enable gives pod a gateway, unless it has one that works, and returns when
 // that says it is ready. After a failure no Secret is left, and nothing that
@@ -217,7 +241,7 @@ func (in *Injector) joinGateway(ctx context.Context, pod *corev1.Pod, current in
 // no more.
 func (in *Injector) tidy(ctx context.Context, result *Result, pod *corev1.Pod, own string) {
 	err := in.shared().leftovers.Remove(ctx, pod, own)
-	if in.Options.Delivery == DeliveryCSR && apierrors.IsForbidden(err) {
+	if in.Delivery() == DeliveryCSR && apierrors.IsForbidden(err) {
 		// Without Secrets, no right to them is needed.
 		return
 	}
@@ -247,7 +271,7 @@ func (in *Injector) add(ctx context.Context, pod *corev1.Pod, result *Result, co
 	if result.Err = checkMetricsPort(pod, config.MetricsAddr); result.Err != nil {
 		return pod, ""
 	}
-	if in.Options.Delivery != DeliveryCSR {
+	if in.Delivery() != DeliveryCSR {
 		secret = secretName(pod.Name)
 	}
 	container, err := in.container(result.Container, secret, config)
@@ -277,7 +301,12 @@ func (in *Injector) add(ctx context.Context, pod *corev1.Pod, result *Result, co
 
 // startWithSecret is start between making the Secret and deleting it.
 func (in *Injector) startWithSecret(ctx context.Context, pod *corev1.Pod, result *Result, secret string, container *corev1.EphemeralContainer) *corev1.Pod {
-	leaf, err := in.Authority.Issue(ca.LeafRequest{
+	authority, ok := in.Authority.(*ca.Authority)
+	if !ok {
+		result.Err = errNoKey
+		return pod
+	}
+	leaf, err := authority.Issue(ca.LeafRequest{
 		Identity: installed.Identity(pod, in.Authority.TrustDomain()), IPs: installed.PodIPs(pod), TTL: in.Options.TTL})
 	if err != nil {
 		result.Err = err

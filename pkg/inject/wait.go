@@ -94,7 +94,7 @@ func (in *Injector) ask(ctx context.Context, pod *corev1.Pod, name string) answe
 // with it.
 func (in *Injector) asks(pod *corev1.Pod, name string) bool {
 	current, _ := installed.Current(pod)
-	return in.Options.Delivery == DeliveryCSR && in.Options.DryRun == installed.DryRunNone && !current.Sidecar && installed.Fresh(pod, name)
+	return in.Delivery() == DeliveryCSR && in.Options.DryRun == installed.DryRunNone && !current.Sidecar && installed.Fresh(pod, name)
 }
 
 // certify waits for the status of gateway, which gets a certificate if it has none. fresh says
@@ -102,12 +102,18 @@ func (in *Injector) asks(pod *corev1.Pod, name string) bool {
 func (in *Injector) certify(ctx context.Context, pod *corev1.Pod, gateway *remote.Conn, a *answer, fresh bool) (err error) {
 	name := gateway.Ref().Container
 	if fresh {
-		// Why it fails, the second try tells.
-		if a.status, err = gateway.Renew(ctx, in.Authority, in.Options.TTL); err == nil {
-			if a.delivered = true; a.status.State == api.Ready {
-				return nil
-			}
+		a.status, err = gateway.Renew(ctx, in.Authority, in.Options.TTL)
+		switch {
+		case err == nil && a.status.State == api.Ready:
+			a.delivered = true
+			return nil
+		case err == nil:
+			a.delivered = true
+		case asksSigner(in.Authority) && remote.NotIssued(err) && ctx.Err() == nil:
+			// A signer that has refused would refuse again.
+			return fmt.Errorf("giving %s its certificate: %w", name, err)
 		}
+		// Why anything else fails, the second try tells.
 	}
 	for {
 		if a.status, err = gateway.Await(ctx); err != nil {

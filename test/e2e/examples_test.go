@@ -74,6 +74,11 @@ func changing() []map[string]example {
 			"kubectl gateway init-ca --from-cert ca.crt --from-key ca.key": {
 				before: keepBundle + ` && kubectl -n kube-system delete configmap kube-gateway-trust && export XDG_DATA_HOME=$PWD/data`,
 				after:  restoreBundle, says: "authority/"},
+			"kubectl gateway init-ca --signer=example.com/mesh": {
+				before: keepBundle + ` && kubectl -n kube-system delete configmap kube-gateway-trust && export XDG_DATA_HOME=$PWD/signer
+					jq -n --rawfile roots ca.crt '{apiVersion: "certificates.k8s.io/v1", kind: "ClusterTrustBundle", metadata: {name: "example.com:mesh:roots"},
+						spec: {signerName: "example.com/mesh", trustBundle: $roots}}' | kubectl apply -f -`,
+				after: `kubectl delete clustertrustbundle example.com:mesh:roots && ` + restoreBundle, says: "signer/example.com/mesh chosen"},
 			"kubectl gateway init-ca --store=cluster": {says: "authority/",
 				after: `kubectl -n kube-system delete secret kube-gateway-authority`},
 		}, {

@@ -3,6 +3,7 @@ package fakegateway
 import (
 	"crypto/x509"
 	"errors"
+	"net/netip"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -20,13 +21,22 @@ type Material struct {
 // Renew does what a gateway does for 'ctl renew': it makes a key, has a certificate for
 // it issued, and checks that.
 func (c *Call) Renew() (Material, error) {
+	// What a gateway asks for is nothing that it gets.
+	other := identity.ID{TrustDomain: "other", Namespace: "kube-system", ServiceAccount: "root"}
+	m, err := c.RenewFor(other, nil)
+	if err == nil && m.Chain[0].URIs[0].String() == other.String() {
+		return Material{}, errors.New("for the names of the request")
+	}
+	return m, err
+}
+
+// RenewFor is Renew for a gateway that asks for id and ips.
+func (c *Call) RenewFor(id identity.ID, ips []netip.Addr) (Material, error) {
 	key, err := ca.NewKey()
 	if err != nil {
 		return Material{}, err
 	}
-	// What a gateway asks for is nothing that it gets.
-	other := identity.ID{TrustDomain: "other", Namespace: "kube-system", ServiceAccount: "root"}
-	csr, err := ca.NewRequest(key, other, nil)
+	csr, err := ca.NewRequest(key, id, ips)
 	if err != nil {
 		return Material{}, err
 	}
@@ -38,8 +48,6 @@ func (c *Call) Renew() (Material, error) {
 	switch {
 	case len(m.Chain) == 0 || !key.PublicKey.Equal(m.Chain[0].PublicKey):
 		return Material{}, errors.New("for another key")
-	case m.Chain[0].URIs[0].String() == other.String():
-		return Material{}, errors.New("for the names of the request")
 	case Root(m.Chain, m.Roots, time.Now()) == nil:
 		return Material{}, errors.New("leads to no root")
 	}

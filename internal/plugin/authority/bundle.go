@@ -18,6 +18,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/signer"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -36,12 +37,15 @@ type bundle struct {
 	rotation *ca.Endorsement
 	// revoked is what is said to be revoked.
 	revoked []byte
+	// signer is the signer that issues certificates in the place of an authority, or nil. Then
+	// certificates are the roots that all gateways were brought.
+	signer *signer.Choice
 }
 
 // holds reports whether gateways that trust b trust the certificates of a, for
 // the same trust domain.
 func (b *bundle) holds(a *ca.Authority) bool {
-	return b.trustDomain == a.TrustDomain() && slices.ContainsFunc(b.certificates, a.Root().Equal)
+	return b.signer == nil && b.trustDomain == a.TrustDomain() && slices.ContainsFunc(b.certificates, a.Root().Equal)
 }
 
 // partner returns the other root of the rotation that a's own key has signed for,
@@ -101,6 +105,9 @@ func (b *bundle) states(a *ca.Authority, e *ca.Endorsement) bool {
 
 // String names the authorities of b.
 func (b *bundle) String() string {
+	if b.signer != nil {
+		return fmt.Sprintf("signer %s of trust domain %s", b.signer.Name, b.trustDomain)
+	}
 	var names []string
 	for _, cert := range b.certificates {
 		names = append(names, short(cert))
@@ -139,7 +146,8 @@ func getBundle(ctx context.Context, client kubernetes.Interface) (*corev1.Config
 func readBundle(m *corev1.ConfigMap) (*bundle, error) {
 	certs, err := ca.ParseCertificates([]byte(m.Data[BundleKey]))
 	var named string
-	if err == nil {
+	// The roots of a signer may be those of several trust domains.
+	if err == nil && m.Annotations[signerAnnotation] == "" {
 		named, err = ca.TrustDomainOf(certs)
 	}
 	td := cmp.Or(m.Annotations[TrustDomainAnnotation], named)
@@ -151,6 +159,9 @@ func readBundle(m *corev1.ConfigMap) (*bundle, error) {
 			"delete it, then publish it again with 'kubectl gateway init-ca'")
 	}
 	b := &bundle{certificates: certs, trustDomain: td, revoked: []byte(m.Data[RevokedKey])}
+	if err := b.readSigner(m); err != nil {
+		return nil, err
+	}
 	// A statement that cannot be read endorses nothing.
 	if text := m.Annotations[rotationAnnotation]; text != "" && json.Unmarshal([]byte(text), &b.rotation) != nil {
 		b.rotation = nil
@@ -198,8 +209,9 @@ func putBundle(ctx context.Context, client kubernetes.Interface, old *corev1.Con
 	if old == nil {
 		m = &corev1.ConfigMap{ObjectMeta: objectMeta(BundleName, a)}
 	}
-	setMeta(&m.ObjectMeta, a)
+	setMeta(&m.ObjectMeta, a.TrustDomain())
 	delete(m.Annotations, rotationAnnotation)
+	delete(m.Annotations, signerAnnotation)
 	if e != nil {
 		text, err := json.Marshal(e)
 		if err != nil {
@@ -213,9 +225,13 @@ func putBundle(ctx context.Context, client kubernetes.Interface, old *corev1.Con
 	if revoked != nil {
 		m.Data[RevokedKey] = string(revoked.Encode())
 	}
+	return writeBundle(ctx, client, m, old == nil)
+}
+
+// writeBundle creates m, or puts it in the place of what was read.
+func writeBundle(ctx context.Context, client kubernetes.Interface, m *corev1.ConfigMap, create bool) (_ *bundle, err error) {
 	configMaps, verb := client.CoreV1().ConfigMaps(Namespace), "update"
-	var err error
-	if old == nil {
+	if create {
 		verb = "create"
 		m, err = configMaps.Create(ctx, m, metav1.CreateOptions{FieldManager: managedBy})
 	} else {

@@ -32,6 +32,10 @@ const (
 	PreviousSecretName = SecretName + "-previous"
 	// TrustDomainAnnotation is on all objects.
 	TrustDomainAnnotation = "kubectl-gateway.github.io/trust-domain"
+	// signerAnnotation is on the trust bundle where a signer issues the certificates, and
+	// signerKey is the key of that ConfigMap that holds the signer's roots if the user gave them.
+	signerAnnotation = "kubectl-gateway.github.io/signer"
+	signerKey        = "signer.crt"
 	// rotationAnnotation is on the trust bundle during a rotation.
 	rotationAnnotation = "kubectl-gateway.github.io/rotation"
 
@@ -54,13 +58,13 @@ func clusterUID(ctx context.Context, client kubernetes.Interface) (string, error
 
 func objectMeta(name string, a *ca.Authority) metav1.ObjectMeta {
 	m := metav1.ObjectMeta{Namespace: Namespace, Name: name}
-	setMeta(&m, a)
+	setMeta(&m, a.TrustDomain())
 	return m
 }
 
-func setMeta(m *metav1.ObjectMeta, a *ca.Authority) {
+func setMeta(m *metav1.ObjectMeta, trustDomain string) {
 	metav1.SetMetaDataLabel(m, managedByLabel, managedBy)
-	metav1.SetMetaDataAnnotation(m, TrustDomainAnnotation, a.TrustDomain())
+	metav1.SetMetaDataAnnotation(m, TrustDomainAnnotation, trustDomain)
 }
 
 // clusterError says what was being done with an object such as "secret NAME", and

@@ -15,6 +15,8 @@ var (
 	ErrNoBundle = errors.New("the cluster has no trust bundle")
 	// ErrForeign means that the cluster trusts another authority.
 	ErrForeign = errors.New("the cluster trusts another authority")
+	// ErrSigner means that a signer of the cluster issues the certificates, and no authority.
+	ErrSigner = errors.New("certificates come from a signer of the cluster, and not from an authority")
 	// ErrRetired means that a rotation has retired the authority, for good.
 	ErrRetired = errors.New("a rotation has retired its root")
 	// ErrChanged means that somebody else changed an object of the cluster

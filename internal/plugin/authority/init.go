@@ -243,6 +243,9 @@ func (i *initializer) replace(ctx context.Context) (*InitResult, error) {
 	if err := i.files.supersede(a); err != nil {
 		return nil, err
 	}
+	if err := i.files.remove(signerName); err != nil {
+		return nil, err
+	}
 	if i.files.backup != "" {
 		i.Progress("old authority kept as " + i.files.backup)
 	}

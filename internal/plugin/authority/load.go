@@ -23,10 +23,14 @@ import (
 // what Load returns holds both roots, also where the old authority is found; roots
 // that were retired never come back. The error is [ErrNoAuthority] if there is neither,
 // [ErrForeign] or [ErrNoBundle] if the cluster does not trust what was found,
-// [ErrRetired], [ca.ErrEnded] if a rotation has waited for too long, or one of those of
-// [LoadDir].
+// [ErrRetired], [ca.ErrEnded] if a rotation has waited for too long, [ErrSigner] if the
+// certificates come from a signer (see [Open]), or one of those of [LoadDir].
 func Load(ctx context.Context, l Location) (*ca.Authority, error) {
 	files, err := l.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	chosen, err := files.chosen()
 	if err != nil {
 		return nil, err
 	}
@@ -36,8 +40,8 @@ func Load(ctx context.Context, l Location) (*ca.Authority, error) {
 		secrets := &secretStore{client: l.Client}
 		kept = secrets
 		a, err = secrets.get(ctx, current)
-		if apierrors.IsForbidden(err) || errors.Is(err, ErrNoAuthority) {
-			return nil, noAuthority(ctx, l.Client, files.dir)
+		if apierrors.IsForbidden(err) || errors.Is(err, ErrNoAuthority) || err == nil && chosen != nil {
+			return nil, noAuthority(ctx, l.Client, files)
 		}
 	}
 	if err != nil {
@@ -84,10 +88,18 @@ func notTrusted(where string, a *ca.Authority, b *bundle) error {
 }
 
 // noAuthority tells a cluster without an authority from one whose authority
-// somebody else has.
-func noAuthority(ctx context.Context, client kubernetes.Interface, dir string) error {
-	err := fmt.Errorf("%w in %s", ErrNoAuthority, dir)
-	if bundle, bundleErr := fetchBundle(ctx, client); bundleErr == nil {
+// somebody else has, and from one with a signer.
+func noAuthority(ctx context.Context, client kubernetes.Interface, files *dirStore) error {
+	chosen, err := files.chosen()
+	if err != nil {
+		return err
+	}
+	bundle, bundleErr := fetchBundle(ctx, client)
+	if chosen != nil || bundleErr == nil && bundle.signer != nil {
+		return signerOf(files, chosen, bundle, bundleErr)
+	}
+	err = fmt.Errorf("%w in %s", ErrNoAuthority, files.dir)
+	if bundleErr == nil {
 		return api.WithHint(fmt.Errorf("%w, but the cluster trusts %s", err, bundle), foreignHint)
 	}
 	return api.WithHint(fmt.Errorf("%w and none in the cluster", err), "run 'kubectl gateway init-ca' first")

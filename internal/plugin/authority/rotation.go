@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -73,6 +74,12 @@ func OpenRotation(ctx context.Context, l Location) (*Rotation, error) {
 		if errors.Is(err, ErrNoAuthority) || err == nil && found[current] == nil {
 			continue
 		}
+		if apierrors.IsForbidden(err) {
+			// Where a signer issues the certificates, nobody needs the right to read Secrets.
+			if other := noAuthority(ctx, l.Client, files); errors.Is(other, ErrSigner) {
+				return nil, other
+			}
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -89,7 +96,7 @@ func OpenRotation(ctx context.Context, l Location) (*Rotation, error) {
 		}
 	}
 	if len(r.stores) == 0 {
-		return nil, noAuthority(ctx, l.Client, files.dir)
+		return nil, noAuthority(ctx, l.Client, files)
 	}
 	for i, s := range r.stores[1:] {
 		if !r.related(r.states[i+1]) {

@@ -82,7 +82,7 @@ func (s *secretStore) replace(ctx context.Context, a *ca.Authority) error {
 		return s.fill(ctx, current, a)
 	}
 	secret := s.secrets[current].DeepCopy()
-	setMeta(&secret.ObjectMeta, a)
+	setMeta(&secret.ObjectMeta, a.TrustDomain())
 	return s.write(ctx, current, "update", secret, a)
 }
 

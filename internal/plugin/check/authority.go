@@ -11,6 +11,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/signer"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
@@ -47,8 +48,8 @@ func (f *facts) place() string {
 	return " --authority-dir='" + strings.ReplaceAll(f.AuthorityDir, "'", `'\''`) + "'"
 }
 
-// present returns the authority, or the finding of a check that needs one.
-func (f *facts) present() (*ca.Authority, []Item) {
+// present returns what issues certificates, or the finding of a check that needs it.
+func (f *facts) present() (ca.Issuer, []Item) {
 	a, err := f.authority()
 	if err != nil {
 		return nil, skipped("there is no authority to look at")
@@ -56,7 +57,17 @@ func (f *facts) present() (*ca.Authority, []Item) {
 	return a, nil
 }
 
-func checkAuthorityExpiry(_ context.Context, f *facts, a *ca.Authority) []Item {
+// checkAuthorityExpiry looks at the end of an authority, or of the roots of a signer.
+func checkAuthorityExpiry(_ context.Context, f *facts, issuer ca.Issuer) []Item {
+	if s, signed := issuer.(*signer.Signer); signed {
+		_, end := ca.Validity(s.Trust())
+		if left := end.Sub(f.Now()); left < soonExpired {
+			return []Item{{Result: Warning, Detail: fmt.Sprintf("a root of signer %s expires in %s", s.Name, duration.HumanDuration(left)),
+				Hint: "find out whether the signer is about to get another one: 'watch' and 'rotate --ca' bring it to gateways once it is published"}}
+		}
+		return ok("the roots of signer %s for another %s", s.Name, duration.HumanDuration(end.Sub(f.Now())))
+	}
+	a := issuer.(*ca.Authority)
 	left := a.NotAfter().Sub(f.Now())
 	if left < soonExpired {
 		return []Item{{Result: Warning, Detail: fmt.Sprintf("it expires in %s", duration.HumanDuration(left)),
@@ -65,7 +76,14 @@ func checkAuthorityExpiry(_ context.Context, f *facts, a *ca.Authority) []Item {
 	return ok("for another %s", duration.HumanDuration(left))
 }
 
-func checkRotation(ctx context.Context, f *facts, _ *ca.Authority) []Item {
+func checkRotation(ctx context.Context, f *facts, issuer ca.Issuer) []Item {
+	if s, signed := issuer.(*signer.Signer); signed {
+		if s.Settled() {
+			return nil
+		}
+		return []Item{{Result: Warning, Detail: fmt.Sprintf("the roots of signer %s have changed (%d new, %d gone), and not all gateways are known to trust those of now alone",
+			s.Name, len(s.New()), len(s.Gone())), Hint: "bring them to all gateways; 'watch' does that by itself", Command: "kubectl gateway rotate --ca" + f.place()}}
+	}
 	rotation, err := authority.OpenRotation(ctx, f.location())
 	switch {
 	case errors.Is(err, authority.ErrForeign):

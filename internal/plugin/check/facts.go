@@ -41,8 +41,8 @@ type facts struct {
 	tried func() map[*corev1.Pod]error
 	// privileged is the outcome of a dry run of a privileged pod, by namespace.
 	privileged func() map[string]error
-	// authority is the one that enable signs with.
-	authority func() (*ca.Authority, error)
+	// authority is what issues the certificates of gateways.
+	authority func() (ca.Issuer, error)
 	// ask says whether the user has a right, and user who that is to the server.
 	ask  func(question) reply
 	user func() (*authenticationv1.SelfSubjectReview, error)
@@ -73,8 +73,8 @@ func newFacts(ctx context.Context, c *Checker) *facts {
 	})
 	f.tried = sync.OnceValue(func() map[*corev1.Pod]error { return f.try(ctx) })
 	f.privileged = sync.OnceValue(func() map[string]error { return f.tryPrivileged(ctx) })
-	f.authority = once(ctx, c, func(ctx context.Context) (*ca.Authority, error) {
-		return authority.Load(ctx, f.location())
+	f.authority = once(ctx, c, func(ctx context.Context) (ca.Issuer, error) {
+		return authority.Open(ctx, f.location())
 	})
 	f.ask = f.askOnce(ctx)
 	f.user = once(ctx, c, func(ctx context.Context) (*authenticationv1.SelfSubjectReview, error) {

@@ -18,6 +18,8 @@ func bundles() map[string][]rights.Use {
 	return map[string][]rights.Use{
 		"kubectl-gateway":         {rights.Enable, rights.Endpoints, rights.Status, rights.Tail, rights.Disable, rights.Rotate},
 		"kubectl-gateway-secrets": {rights.Secrets},
+		"kubectl-gateway-signer":  {rights.Requests},
+		"kubectl-gateway-csrs":    {rights.CSRs},
 		"kubectl-gateway-watch":   {rights.Watch},
 	}
 }
@@ -74,6 +76,31 @@ func may(use rights.Use) func(context.Context, *facts) []Item {
 		}
 		return list
 	}
+}
+
+// maySecrets is the check of the rights to Secrets, of which a signer needs none.
+func maySecrets(ctx context.Context, f *facts) []Item {
+	if issuer, why := f.present(); why == nil && len(rights.Issuing(issuer)) > 0 {
+		return skipped("a signer of the cluster issues certificates for keys of gateways alone")
+	}
+	return may(rights.Secrets)(ctx, f)
+}
+
+// maySigner is the check of the rights that a signer needs, where one was chosen.
+func maySigner(ctx context.Context, f *facts) []Item {
+	issuer, why := f.present()
+	if why != nil {
+		return why
+	}
+	uses := rights.Issuing(issuer)
+	if len(uses) == 0 {
+		return skipped("no signer of the cluster issues the certificates")
+	}
+	var list []Item
+	for _, use := range uses {
+		list = append(list, may(use)(ctx, f)...)
+	}
+	return list
 }
 
 func (f *facts) denied(use rights.Use, namespace string, missing []rights.Right) Item {

@@ -129,7 +129,7 @@ func (g *Conn) retry(ctx context.Context, once func() error) error {
 
 // final reports whether asking again would lead nowhere.
 func final(err error) bool {
-	return errors.As(err, new(*signError)) || slices.ContainsFunc(
+	return NotIssued(err) || slices.ContainsFunc(
 		[]error{ErrForbidden, ErrPodGone, ErrNotRunning, ErrOtherPod, errTooOld},
 		func(e error) bool { return errors.Is(err, e) })
 }

@@ -16,35 +16,21 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
-// Authority issues certificates for keys that gateways made. *ca.Authority is one.
-type Authority interface {
-	TrustDomain() string
-	// Bundle returns the roots that gateways are to trust, as PEM.
-	Bundle() []byte
-	// Revocations returns what gateways are to refuse of what those roots vouch for.
-	Revocations() *ca.Revocations
-	// Roots returns their fingerprints, that of the authority's own root first.
-	Roots() []string
-	// Sign issues a certificate for the public key of a PKCS #10 request in PEM form.
-	// Nothing else of the request counts.
-	Sign(csr []byte, request ca.LeafRequest) (*ca.Leaf, error)
-}
-
 // requestLimit bounds a gateway's certificate request, in bytes. A real one has
 // about a thousand.
 const requestLimit = 16 << 10
 
-// Renew gives the gateway a new key and a certificate of authority, valid for ttl
-// (ca.DefaultLeafTTL if zero), and returns its status then. The key is made in the
+// Renew gives the gateway a new key and a certificate of issuer, valid for ttl
+// (the issuer's choice if zero), and returns its status then. The key is made in the
 // gateway and stays there. The certificate is for the pod as it is when it is signed.
 // Connections that are open go on; after an error of the gateway it keeps what it had.
-// If ctx ends, Renew does not wait for authority, and the gateway may have either.
-func (g *Conn) Renew(ctx context.Context, authority Authority, ttl time.Duration) (*api.Status, error) {
-	return g.Certify(ctx, authority, ttl, nil)
+// If ctx ends, Renew does not wait for issuer, and the gateway may have either.
+func (g *Conn) Renew(ctx context.Context, issuer ca.Issuer, ttl time.Duration) (*api.Status, error) {
+	return g.Certify(ctx, issuer, ttl, nil)
 }
 
 // Certify is Renew for a gateway that may be a sidecar without a certificate: that gets first as well.
-func (g *Conn) Certify(ctx context.Context, authority Authority, ttl time.Duration, first *api.FirstSettings) (*api.Status, error) {
+func (g *Conn) Certify(ctx context.Context, issuer ca.Issuer, ttl time.Duration, first *api.FirstSettings) (*api.Status, error) {
 	// The call may end before the signing does, and an attempt that failed may
 	// have signed.
 	var (
@@ -54,15 +40,15 @@ func (g *Conn) Certify(ctx context.Context, authority Authority, ttl time.Durati
 	)
 	err := g.retry(ctx, func() (err error) {
 		status, err = g.renew(ctx, func(csr []byte) (*api.IssuedCertificate, error) {
-			leaf, err := g.sign(ctx, authority, csr, ttl)
+			leaf, err := g.sign(ctx, issuer, csr, ttl)
 			if err != nil {
 				return nil, err
 			}
 			mu.Lock()
 			defer mu.Unlock()
 			serial = leaf.Serial
-			return &api.IssuedCertificate{Certificate: string(leaf.CertPEM), Bundle: string(authority.Bundle()),
-				Revoked: authority.Revocations().Encode(), First: first}, nil
+			return &api.IssuedCertificate{Certificate: string(leaf.CertPEM), Bundle: string(issuer.Bundle()),
+				Revoked: issuer.Revocations().Encode(), First: first}, nil
 		})
 		return err
 	})
@@ -71,12 +57,12 @@ func (g *Conn) Certify(ctx context.Context, authority Authority, ttl time.Durati
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	roots := slices.Sorted(slices.Values(authority.Roots()))
+	roots := slices.Sorted(slices.Values(issuer.Roots()))
 	switch {
 	case status.Cert.Serial != serial:
 		return nil, fmt.Errorf("the gateway says that its certificate is %.40q, not the one that was made (%.40q)", status.Cert.Serial, serial)
-	case status.Cert.Issuer != authority.Roots()[0]:
-		return nil, fmt.Errorf("the gateway says that its certificate leads to %.16q, not to %.16q", status.Cert.Issuer, authority.Roots()[0])
+	case !slices.Contains(roots, status.Cert.Issuer):
+		return nil, fmt.Errorf("the gateway says that its certificate leads to %.16q, which is none of the roots that it was given", status.Cert.Issuer)
 	case !slices.Equal(slices.Sorted(slices.Values(status.Cert.Authorities)), roots):
 		return nil, errors.New("the gateway says that it trusts other authorities than it was given")
 	}
@@ -86,7 +72,7 @@ func (g *Conn) Certify(ctx context.Context, authority Authority, ttl time.Durati
 // sign makes the certificate that a gateway's request asks for. What answers is found
 // by the pod's name: only that very pod gets one, for the addresses that it has now, which
 // must be those that its gateway was made for.
-func (g *Conn) sign(ctx context.Context, authority Authority, csr []byte, ttl time.Duration) (*ca.Leaf, error) {
+func (g *Conn) sign(ctx context.Context, issuer ca.Issuer, csr []byte, ttl time.Duration) (*ca.Leaf, error) {
 	pod, err := g.reread(ctx)
 	if err != nil {
 		return nil, err
@@ -98,7 +84,10 @@ func (g *Conn) sign(ctx context.Context, authority Authority, csr []byte, ttl ti
 	if err := installed.CheckAddresses(pod, g.container); err != nil {
 		return nil, err
 	}
-	return authority.Sign(csr, ca.LeafRequest{Identity: installed.Identity(pod, authority.TrustDomain()), IPs: ips, TTL: ttl})
+	id := installed.Identity(pod, issuer.TrustDomain())
+	return issuer.Certify(ctx, csr, ca.LeafRequest{Identity: id, IPs: ips, TTL: ttl, Pod: api.PodRef{
+		Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID), ServiceAccount: id.ServiceAccount, Node: pod.Spec.NodeName,
+	}})
 }
 
 // renew has the gateway make a key, and answers its request with what sign returns.
@@ -135,6 +124,10 @@ func (g *Conn) renew(ctx context.Context, sign func(csr []byte) (*api.IssuedCert
 	}
 	return status, nil
 }
+
+// NotIssued reports whether err says that there is no certificate for a gateway, for a reason that is
+// not the gateway's.
+func NotIssued(err error) bool { return errors.As(err, new(*signError)) }
 
 // signError says that it was not the gateway that failed.
 type signError struct{ error }

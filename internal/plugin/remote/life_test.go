@@ -50,8 +50,10 @@ func (signer) Bundle() []byte               { return []byte("roots") }
 func (signer) Revocations() *ca.Revocations { return nil }
 func (signer) Roots() []string              { return []string{"root"} }
 
-func (s signer) Sign(csr []byte, request ca.LeafRequest) (*ca.Leaf, error) {
-	if len(request.IPs) != 1 || request.Identity.String() != "spiffe://td/ns/demo/sa/default" {
+func (s signer) Keeping([]string) ca.Issuer { return s }
+
+func (s signer) Certify(_ context.Context, csr []byte, request ca.LeafRequest) (*ca.Leaf, error) {
+	if len(request.IPs) != 1 || request.Pod.Name != "web" || request.Identity.String() != "spiffe://td/ns/demo/sa/default" {
 		return nil, fmt.Errorf("asked for %+v", request)
 	}
 	text, err := s(csr)

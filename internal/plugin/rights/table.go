@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/signer"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // Use is a verb of the plugin, or what one does with certain options.
@@ -41,6 +43,13 @@ const (
 	Admission Use = "admission"
 	// Workloads comes on top of all others where a target is a workload.
 	Workloads Use = "TARGET"
+	// Requests and CSRs come on top of Enable, Rotate and Watch where a signer of the cluster issues the
+	// certificates: it is asked by PodCertificateRequests or by CertificateSigningRequests.
+	Requests Use = "--signer"
+	CSRs     Use = "--signer-request=csr"
+	// Follow comes on top of RotateCA, and of Watch for new roots of a signer. InitCA with a signer
+	// reads them as well.
+	Follow Use = "watch, rotate --ca, init-ca of a signer"
 	// Image is check's test of the image.
 	Image Use = "check --image-test"
 	// Policies is check's look at network policies.
@@ -81,22 +90,26 @@ type Need struct {
 // docs/OPERATIONS.md grant just that.
 func Table() []Need {
 	const (
-		find     = "finds the pods"
-		wait     = "waits for containers"
-		ask      = "asks gateways"
-		add      = "adds a container"
-		cheaper  = "reads the status of gateways at less cost to nodes"
-		commands = "commands in containers read it"
-		which    = "tells which cluster this is"
-		trust    = "tells which authority the cluster trusts"
-		apps     = "apps"
-		ranges   = "networking.k8s.io"
-		warned   = "what the warning says is known"
-		noted    = "what is missing is noted"
-		late     = "ten minutes later suffice"
-		hooks    = "admissionregistration.k8s.io"
-		called   = "finds the pods that the API server connects to"
-		ifNone   = "no pod is one, or the API server is in --allow-plaintext-from"
+		find         = "finds the pods"
+		wait         = "waits for containers"
+		ask          = "asks gateways"
+		add          = "adds a container"
+		cheaper      = "reads the status of gateways at less cost to nodes"
+		commands     = "commands in containers read it"
+		which        = "tells which cluster this is"
+		trust        = "tells which authority the cluster trusts"
+		apps         = "apps"
+		ranges       = "networking.k8s.io"
+		warned       = "what the warning says is known"
+		noted        = "what is missing is noted"
+		late         = "ten minutes later suffice"
+		hooks        = "admissionregistration.k8s.io"
+		called       = "finds the pods that the API server connects to"
+		certificates = "certificates.k8s.io"
+		ofPod        = "names the pod to the signer, with all UIDs"
+		byRoots      = "reads what the signer is trusted by"
+		givenRoots   = "--trust-bundle is given"
+		ifNone       = "no pod is one, or the API server is in --allow-plaintext-from"
 	)
 	const gives = "gives new pods a gateway"
 	bundle, policy := []string{authority.BundleName}, []string{"kube-gateway"}
@@ -163,6 +176,19 @@ func Table() []Need {
 
 		{Use: Copy, Verbs: "create", Resource: "secrets", Scope: System, Why: "keeps the authority in the cluster"},
 		{Use: Copy, Verbs: "get update delete", Resource: "secrets", Names: copies, Scope: System, Why: "replaces it"},
+
+		{Use: Requests, Verbs: "create get", Group: certificates, Resource: "podcertificaterequests", Why: "has the signer issue a certificate"},
+		{Use: Requests, Verbs: "get", Resource: "serviceaccounts", Why: ofPod},
+		{Use: Requests, Verbs: "get", Resource: "nodes", Scope: Cluster, Why: ofPod},
+		{Use: Requests, Verbs: "list", Group: certificates, Resource: "clustertrustbundles", Scope: Cluster, Why: byRoots, Unless: givenRoots},
+
+		{Use: CSRs, Verbs: "create get", Group: certificates, Resource: "certificatesigningrequests", Scope: Cluster, Why: "has the signer issue a certificate"},
+		{Use: CSRs, Verbs: "get", Resource: "serviceaccounts", Why: ofPod},
+		{Use: CSRs, Verbs: "get", Resource: "nodes", Scope: Cluster, Why: ofPod},
+		{Use: CSRs, Verbs: "list", Group: certificates, Resource: "clustertrustbundles", Scope: Cluster, Why: byRoots, Unless: givenRoots},
+
+		{Use: Follow, Verbs: "list", Group: certificates, Resource: "clustertrustbundles", Scope: Cluster, Why: byRoots, Unless: givenRoots},
+		{Use: Follow, Verbs: "get update", Resource: "configmaps", Names: bundle, Scope: System, Why: "notes which roots all gateways trust"},
 
 		{Use: Watch, Verbs: "list watch", Resource: "namespaces", Scope: Cluster, Why: "reads the annotations of namespaces"},
 		{Use: Watch, Verbs: "watch", Resource: "nodes", Scope: Cluster, Why: "learns of new nodes"},
@@ -239,6 +265,18 @@ func (n Need) rights() []Right {
 
 // Of returns all rights that uses need, in the order of the table.
 func Of(uses ...Use) []Right { return of(uses, func(Need) bool { return true }) }
+
+// Issuing returns what is used where issuer issues the certificates.
+func Issuing(issuer ca.Issuer) []Use {
+	s, ok := issuer.(*signer.Signer)
+	switch {
+	case !ok:
+		return nil
+	case s.Asks() == signer.RequestCSR:
+		return []Use{CSRs}
+	}
+	return []Use{Requests}
+}
 
 // Must returns the rights without which uses fail in a namespace with pods.
 func Must(uses ...Use) []Right {

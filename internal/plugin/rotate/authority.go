@@ -31,8 +31,7 @@ type AuthorityRotator struct {
 	Gateways *remote.Client
 	// Successor says where the new authority comes from.
 	Successor authority.Source
-	// TTL is how long the gateways' certificates are valid; ca.DefaultLeafTTL if
-	// zero.
+	// TTL is how long the gateways' certificates are valid; the issuer's choice if zero.
 	TTL time.Duration
 	// Parallel and Timeout (of one gateway) are parallel.Default and
 	// DefaultTimeout if zero.
@@ -223,13 +222,15 @@ type goal struct {
 	// doing is what comes after that, in words.
 	doing string
 	// authority signs, and its roots are what gateways are given.
-	authority *ca.Authority
+	authority ca.Issuer
 	// known are the roots that a certificate may lead to; others are none of the
-	// rotation's business. issuers are those of them that it may stay with.
+	// rotation's business. issuers are those of them that it may stay with. Nil stands for all.
 	known, issuers []string
 	// roots are what a gateway must trust, and nothing else if alone is set.
 	roots []string
 	alone bool
+	// overlook goes on without gateways that cannot be brought there.
+	overlook bool
 }
 
 func goalTrust(rotation *authority.Rotation) goal {
@@ -253,7 +254,7 @@ func goalDrop(rotation *authority.Rotation) goal {
 
 // issued reports whether a gateway may keep its certificate.
 func (g *goal) issued(status *api.Status) bool {
-	return slices.Contains(g.issuers, status.Cert.Issuer) && status.Cert.NotAfter.After(time.Now())
+	return g.issuers == nil || slices.Contains(g.issuers, status.Cert.Issuer) && status.Cert.NotAfter.After(time.Now())
 }
 
 func (g *goal) reached(status *api.Status) bool {

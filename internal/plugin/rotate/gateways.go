@@ -74,7 +74,7 @@ func (v *view) block(g *gateway) {
 }
 
 // reach brings all gateways of the cluster to a goal, also if others are in the way.
-// It returns when all have reached it.
+// It returns when all have reached it, or all that can where goal overlooks the others.
 func (r *AuthorityRotator) reach(ctx context.Context, goal goal, result *AuthorityResult) error {
 	for range maxPasses {
 		seen, err := r.inspect(ctx, goal)
@@ -82,21 +82,28 @@ func (r *AuthorityRotator) reach(ctx context.Context, goal goal, result *Authori
 			return err
 		}
 		result.Gateways = seen.count
+		failed := 0
 		if !seen.foreign {
 			for _, g := range parallel.Each(r.parallel(), seen.open, func(g *gateway) gateway { return r.bring(ctx, *g, goal) }, nil) {
 				if g.err != nil {
 					seen.block(&g)
+					failed++
 				}
 			}
 		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("rotating the authority: %w", context.Cause(ctx))
 		}
-		if result.Blocked = seen.blocked; len(seen.blocked) > 0 {
+		result.Blocked = seen.blocked
+		switch {
+		case goal.overlook && failed == len(seen.open):
+			return nil
+		case goal.overlook:
+			continue
+		case len(seen.blocked) > 0:
 			return api.WithHint(&BlockedError{Gateways: seen.blocked, doing: goal.doing},
 				"once they answer, or their pods are replaced, 'kubectl gateway rotate --ca' goes on")
-		}
-		if len(seen.open) == 0 {
+		case len(seen.open) == 0:
 			return nil
 		}
 	}
@@ -195,7 +202,7 @@ func (r *AuthorityRotator) ask(ctx context.Context, g gateway, goal goal) gatewa
 func (g *gateway) judge(status *api.Status, goal goal) {
 	switch issuer := status.Cert.Issuer; {
 	case status.State == api.Draining: // it makes no connections any more
-	case issuer != "" && !slices.Contains(goal.known, issuer):
+	case issuer != "" && goal.known != nil && !slices.Contains(goal.known, issuer):
 		g.foreign = true
 		g.err = api.WithHint(fmt.Errorf("its certificate is of another authority (%.16s), which this rotation does not know", issuer),
 			fmt.Sprintf("first renew it: 'kubectl gateway rotate %s'", g.where()))
@@ -235,12 +242,16 @@ func (r *AuthorityRotator) gone(ctx context.Context, g *gateway) bool {
 func (r *AuthorityRotator) bring(ctx context.Context, g gateway, goal goal) gateway {
 	limited, cancel := context.WithTimeout(ctx, r.timeout())
 	defer cancel()
+	issuer := goal.authority
+	if !goal.alone {
+		issuer = issuer.Keeping(g.status.Cert.Authorities)
+	}
 	var status *api.Status
 	var err error
 	if goal.issued(g.status) {
-		status, err = g.Trust(limited, goal.authority.Bundle(), goal.authority.Revocations())
+		status, err = g.Trust(limited, issuer.Bundle(), issuer.Revocations())
 	} else {
-		status, err = g.Renew(limited, goal.authority, r.TTL)
+		status, err = g.Renew(limited, issuer, r.TTL)
 	}
 	switch {
 	case err != nil && r.gone(ctx, &g):

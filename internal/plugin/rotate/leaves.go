@@ -11,6 +11,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // DefaultTimeout bounds how long one gateway may take.
@@ -34,8 +35,8 @@ type Result struct {
 // Rotator renews the certificates of gateways. It is safe for concurrent use.
 type Rotator struct {
 	Gateways  *remote.Client
-	Authority remote.Authority
-	// TTL is how long the certificates are valid; ca.DefaultLeafTTL if zero.
+	Authority ca.Issuer
+	// TTL is how long the certificates are valid; the issuer's choice if zero.
 	TTL time.Duration
 	// Timeout of one gateway is DefaultTimeout if zero.
 	Timeout time.Duration
@@ -59,10 +60,11 @@ func (r *Rotator) rotate(ctx context.Context, g *remote.Conn, result *Result) er
 		return errors.New("the gateway is being disabled")
 	}
 	result.OldSerial = before.Cert.Serial
-	if result.Status, err = g.Renew(ctx, r.Authority, r.TTL); err != nil {
+	if result.Status, err = g.Renew(ctx, r.Authority.Keeping(before.Cert.Authorities), r.TTL); err != nil {
 		return err
 	}
-	if end := result.Status.Cert.NotAfter; r.TTL > 0 && time.Until(end) < r.TTL-time.Minute {
+	_, own := r.Authority.(*ca.Authority)
+	if end, ttl := result.Status.Cert.NotAfter, cmp.Or(r.TTL, ca.DefaultLeafTTL); own && time.Until(end) < ttl-time.Minute {
 		result.Warnings = append(result.Warnings, fmt.Sprintf("its certificate ends with the authority's, on %s", end.UTC().Format(time.DateOnly)))
 	}
 	return nil

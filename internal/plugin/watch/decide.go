@@ -30,10 +30,12 @@ const (
 	// backdate is how far before its issue a certificate begins to be valid (see
 	// ca.Authority.Issue). It is no part of the life of which two thirds count.
 	backdate = 5 * time.Minute
-	// renewalJitter is the part of a certificate's life over which the renewals
-	// of certificates that were issued together are spread. They come before two
-	// thirds, where status begins to warn.
+	// Renewals of certificates that were issued together are spread over a twentieth of their life,
+	// or over an hour if that is more and no more than a fifth of it: short lives have no
+	// wave either. They come before two thirds, where status begins to warn.
 	renewalJitter = 0.05
+	leastJitter   = time.Hour
+	mostJitter    = 0.2
 	// renewalPause is the least time between two renewals of one gateway. An
 	// authority near its own end issues certificates that are short already.
 	renewalPause = 10 * time.Second
@@ -271,7 +273,7 @@ func maintain(s situation, gateway installed.Gateway, on bool, now time.Time) de
 }
 
 // RenewAt returns when a certificate is to be renewed: at two thirds of its life,
-// or up to a twentieth of that life before, depending on who. The result is false
+// or before that, depending on who: up to a twentieth of a long life, and a fifth of a short one. The result is false
 // if the certificate says nothing about its life.
 func RenewAt(cert api.Certificate, who string) (time.Time, bool) {
 	if cert.NotAfter.IsZero() || !cert.NotBefore.Before(cert.NotAfter) {
@@ -282,7 +284,8 @@ func RenewAt(cert api.Certificate, who string) (time.Time, bool) {
 		from = issued
 	}
 	life := cert.NotAfter.Sub(from)
-	part := 2.0/3 - renewalJitter*spread(who, cert.Serial)
+	jitter := max(renewalJitter, min(mostJitter, float64(leastJitter)/float64(life)))
+	part := 2.0/3 - jitter*spread(who, cert.Serial)
 	return from.Add(time.Duration(part * float64(life))), true
 }
 

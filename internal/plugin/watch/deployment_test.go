@@ -185,7 +185,7 @@ func TestExampleAllowsWhatWatchDoesAndNothingElse(t *testing.T) {
 		Client: client, Gateways: fakegateway.Gateways(gateways.Answer).Client(client),
 		Options: inject.Options{Image: testImage, Mode: api.Permissive, OnFailure: api.FailOpen, Wire: api.WireAuto,
 			Delivery: inject.DeliveryCSR, TTL: time.Hour, Timeout: 30 * time.Second},
-		Authority: func(ctx context.Context, _ func(string)) (*ca.Authority, error) {
+		Authority: func(ctx context.Context, _ func(string)) (ca.Issuer, error) {
 			return authority.Load(ctx, authority.Location{Client: client})
 		},
 		Warn: func(warnings []string) { t.Errorf("warned of %q", warnings) },

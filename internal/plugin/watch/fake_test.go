@@ -33,6 +33,8 @@ type world struct {
 	fail func(step step, pod string) error
 	// pause is how long each step takes.
 	pause time.Duration
+	// followSigner, if not nil, follows a signer.
+	followSigner func(context.Context) (changed bool, words []string, err error)
 
 	mu     sync.Mutex
 	events []Event
@@ -231,6 +233,13 @@ func (w *world) Covered(_ *corev1.Pod, status *api.Status) bool {
 }
 
 func (w *world) Known(*corev1.Pod) bool { return true }
+
+func (w *world) FollowSigner(ctx context.Context) (bool, []string, error) {
+	if w.followSigner == nil {
+		return false, nil, nil
+	}
+	return w.followSigner(ctx)
+}
 
 func (w *world) Refresh(ctx context.Context, pod *corev1.Pod, container string, status *api.Status) Outcome {
 	out := Outcome{Container: container, Changed: true, Covered: &change.Covered{Changed: true}}

@@ -2,6 +2,7 @@ package watch
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/signer"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
@@ -48,12 +50,17 @@ type Plugin struct {
 	// Drain bounds how long connections of gateways that are disabled may go on.
 	Drain time.Duration
 	// Authority reads the authority. remark, if not nil, is told what a user has to know about it.
-	Authority func(ctx context.Context, remark func(string)) (*ca.Authority, error)
+	Authority func(ctx context.Context, remark func(string)) (ca.Issuer, error)
+	// FollowRoots brings all gateways of the cluster the roots of a signer, without those that cannot be reached
+	// if overlook is set. It is nil where no signer issues the certificates.
+	FollowRoots func(ctx context.Context, overlook bool) (*rotate.SignerResult, error)
 	// Warn is called with what a survey of the cluster had to guess, and with what is to be known
 	// about the authority, if that is not what the one before had.
 	Warn func([]string)
 
-	authority parallel.Recent[*ca.Authority]
+	authority parallel.Recent[ca.Issuer]
+	// unsettled is since when gateways lack roots of the signer, zero if they do not.
+	unsettled time.Time
 	survey    parallel.Recent[*survey.Survey]
 	warned    []string
 	// remarked is what was said of the authority last.
@@ -202,14 +209,63 @@ func (p *Plugin) Ask(ctx context.Context, pod *corev1.Pod, container string) (*a
 	}
 	// Who needs the authority tells what is wrong with it.
 	authority, err := p.readAuthority(ctx)
-	if err != nil || authority.Revocations().Reached(status.Cert.Revocations) {
+	if err != nil || authority.Revocations().Reached(status.Cert.Revocations) && !p.lacksRoots(authority, status) {
 		return status, nil
+	}
+	authority = authority.Keeping(status.Cert.Authorities)
+	if p.lacksRoots(authority, status) && !slices.Contains(authority.Roots(), status.Cert.Issuer) {
+		// It was away while its certificate's root came to its end.
+		return gateway.Renew(ctx, authority, p.Options.TTL)
 	}
 	return gateway.Trust(ctx, authority.Bundle(), authority.Revocations())
 }
 
-func (p *Plugin) readAuthority(ctx context.Context) (*ca.Authority, error) {
-	return p.authority.Get(authorityAge, func() (*ca.Authority, error) {
+// lacksRoots reports whether a gateway does not trust what a signer is trusted by, because it was enabled while
+// that changed.
+func (p *Plugin) lacksRoots(issuer ca.Issuer, status *api.Status) bool {
+	_, signed := issuer.(*signer.Signer)
+	return signed && slices.ContainsFunc(issuer.Roots(), func(root string) bool { return !slices.Contains(status.Cert.Authorities, root) })
+}
+
+// overlookAfter is how long gateways that cannot be reached keep others from certificates that lead to
+// a signer's new root. A signer may issue no others by then, and those of an hour end soon.
+const overlookAfter = 10 * time.Minute
+
+// FollowSigner is part of Actions.
+func (p *Plugin) FollowSigner(ctx context.Context) (changed bool, warnings []string, err error) {
+	if p.FollowRoots == nil {
+		return false, nil, nil
+	}
+	issuer, err := p.readAuthority(ctx)
+	if err != nil {
+		return false, nil, err
+	}
+	s, signed := issuer.(*signer.Signer)
+	if !signed || s.Settled() {
+		p.unsettled = time.Time{}
+		return false, nil, nil
+	}
+	now := time.Now()
+	if p.unsettled.IsZero() {
+		p.unsettled = now
+	}
+	result, err := p.FollowRoots(ctx, now.Sub(p.unsettled) >= overlookAfter)
+	if result != nil {
+		for _, b := range result.Blocked {
+			warnings = append(warnings, fmt.Sprintf("pod/%s -n %s (%s) was not brought the roots of signer %s: %v", b.Pod, b.Namespace, b.Container, s.Name, b.Err))
+		}
+	}
+	if err != nil {
+		return false, warnings, err
+	}
+	// Until it is read again, what was read is older than what was done.
+	p.authority.Outdate()
+	p.unsettled = time.Time{}
+	return true, warnings, nil
+}
+
+func (p *Plugin) readAuthority(ctx context.Context) (ca.Issuer, error) {
+	return p.authority.Get(authorityAge, func() (ca.Issuer, error) {
 		var remarks []string
 		a, err := p.Authority(ctx, func(text string) { remarks = append(remarks, text) })
 		// An error is told by who needs the authority.

@@ -78,7 +78,7 @@ func covers(cluster *survey.Survey, text string) bool {
 
 func TestPluginSaysWhatIsMissing(t *testing.T) {
 	away := errors.New("no authority")
-	p := &Plugin{Client: fake.NewClientset(), Authority: func(context.Context, func(string)) (*ca.Authority, error) { return nil, away }}
+	p := &Plugin{Client: fake.NewClientset(), Authority: func(context.Context, func(string)) (ca.Issuer, error) { return nil, away }}
 	if out := p.Enable(t.Context(), fakecluster.NewPod("p"), true); !errors.Is(out.Err, away) || out.Refused {
 		t.Errorf("%+v", out)
 	}
@@ -86,7 +86,7 @@ func TestPluginSaysWhatIsMissing(t *testing.T) {
 		t.Errorf("%+v", out)
 	}
 	authority := must.Get(ca.New(ca.Options{}))(t)
-	p = &Plugin{Client: fake.NewClientset(), Authority: func(context.Context, func(string)) (*ca.Authority, error) { return authority, nil },
+	p = &Plugin{Client: fake.NewClientset(), Authority: func(context.Context, func(string)) (ca.Issuer, error) { return authority, nil },
 		Options: inject.Options{Named: api.Coverage{Capture: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}}}
 	pod := fakecluster.NewPod("p")
 	pod.Spec.HostNetwork = true
@@ -146,7 +146,7 @@ func TestPluginSaysWhatIsToBeKnownOfTheAuthority(t *testing.T) {
 	signer := must.Get(ca.New(ca.Options{}))(t)
 	var now, warned []string
 	p := &Plugin{Warn: func(list []string) { warned = append(warned, strings.Join(list, ", ")) },
-		Authority: func(_ context.Context, remark func(string)) (*ca.Authority, error) {
+		Authority: func(_ context.Context, remark func(string)) (ca.Issuer, error) {
 			for _, text := range now {
 				remark(text)
 			}
@@ -181,7 +181,7 @@ func TestAskBringsWhatIsRevoked(t *testing.T) {
 		}
 		return &api.Status{State: api.Ready, Pod: api.PodRef{UID: "uid-p"}, Cert: api.Certificate{Revocations: has}}, nil
 	}).Client(nil)
-	p := &Plugin{Gateways: gateways, Authority: func(context.Context, func(string)) (*ca.Authority, error) { return signer.Revoking(revoked), nil }}
+	p := &Plugin{Gateways: gateways, Authority: func(context.Context, func(string)) (ca.Issuer, error) { return signer.Revoking(revoked), nil }}
 	for range 2 {
 		status := must.Get(p.Ask(t.Context(), fakecluster.NewPod("p"), "kube-gateway"))(t)
 		expect.Equal(t, "what the gateway has", revoked.Numbers(), status.Cert.Revocations)

@@ -361,6 +361,14 @@ func (w *Watcher) disconnected(ctx context.Context, what string, try func(contex
 func (w *Watcher) connected() {
 	w.mu.Lock()
 	w.outage = false
+	w.mu.Unlock()
+	w.report(Event{Action: Reconnected})
+	w.retryFailed()
+}
+
+// retryFailed has everything tried again that has failed.
+func (w *Watcher) retryFailed() {
+	w.mu.Lock()
 	var again []types.NamespacedName
 	for key, r := range w.records {
 		if r.phase == failed && !r.retryAt.IsZero() {
@@ -369,7 +377,6 @@ func (w *Watcher) connected() {
 		}
 	}
 	w.mu.Unlock()
-	w.report(Event{Action: Reconnected})
 	for _, key := range again {
 		w.retries.Forget(key)
 		w.queue.Add(key)

@@ -63,6 +63,9 @@ type Actions interface {
 	Refresh(ctx context.Context, pod *corev1.Pod, container string, status *api.Status) Outcome
 	// ClusterChanged says that what a survey reads has changed.
 	ClusterChanged()
+	// FollowSigner brings all gateways of the cluster what the signer of their certificates is trusted by, if
+	// that has changed. changed reports whether it had to, and warnings name gateways that are in the way.
+	FollowSigner(ctx context.Context) (changed bool, warnings []string, err error)
 	// Follow says where the states of pods come from, before anything else is asked for.
 	Follow(pods installed.Pods)
 }
@@ -147,6 +150,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	defer stop()
 	var workers sync.WaitGroup
 	workers.Go(func() { w.followCluster(ctx) })
+	workers.Go(func() { w.followSigner(ctx) })
 	for range w.parallel() {
 		workers.Go(func() { w.work(ctx) })
 	}
@@ -166,6 +170,9 @@ func (w *Watcher) Once(ctx context.Context) (failures int, err error) {
 	}
 	defer stop()
 	w.survey(ctx)
+	if words, _ := w.askSigner(ctx); len(words) > 0 {
+		w.report(Event{Action: Noticed, Warnings: words})
+	}
 	var keys []types.NamespacedName
 	for _, key := range w.sources.pods.GetIndexer().ListKeys() {
 		namespace, name, _ := cache.SplitMetaNamespaceKey(key)

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+)
+
+// followSigner brings all gateways the roots of the cluster's signer, or says what would be done.
+func (o *rotateOptions) followSigner(ctx context.Context, a *app, rotator *rotate.AuthorityRotator) error {
+	if o.source.certFile != "" {
+		return errors.New("--from-cert and --from-key are about an authority, and a signer of the cluster issues the certificates")
+	}
+	do := func(ctx context.Context) (*rotate.SignerResult, error) { return rotator.Follow(ctx, false) }
+	if o.dryRun {
+		do = rotator.FollowPlan
+	}
+	result, err := do(ctx)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if result == nil {
+		return err
+	}
+	report := newReport(a, o.output)
+	for _, b := range result.Blocked {
+		report.fail(fmt.Sprintf("pod/%s -n %s: ", b.Pod, b.Namespace), b.Err)
+	}
+	if printErr := o.printFollowed(report, result, err); printErr != nil {
+		return printErr
+	}
+	if err == nil && len(result.Blocked) > 0 {
+		return errReported
+	}
+	return err
+}
+
+// followOutput is the machine-readable result of rotate --ca with a signer.
+type followOutput struct {
+	Signer string `json:"signer"`
+	// Roots are the SHA-256 fingerprints of what the signer is trusted by, and NotAfter is when the
+	// first of them ends.
+	Roots    []string  `json:"roots"`
+	NotAfter time.Time `json:"notAfter"`
+	// Done reports whether all gateways trust these roots and no others.
+	Done     bool            `json:"done"`
+	Gateways int             `json:"gateways"`
+	Blocked  []blockedOutput `json:"blocked,omitempty"`
+	Next     string          `json:"next,omitempty"`
+	itemEnd
+}
+
+// printFollowed prints how far the gateways have come. err is why they have come no further.
+func (o *rotateOptions) printFollowed(r *report, result *rotate.SignerResult, err error) error {
+	_, notAfter := ca.Validity(result.Signer.Trust())
+	out := followOutput{Signer: result.Signer.Name, Roots: result.Signer.Roots(), NotAfter: notAfter.UTC(),
+		Done: err == nil && result.Next == "" && len(result.Blocked) == 0, Gateways: result.Gateways, Next: result.Next}
+	for _, b := range result.Blocked {
+		out.Blocked = append(out.Blocked, blockedOutput{podItem{b.Namespace, b.Pod}, b.Container, itemEndOf(nil, b.Err)})
+	}
+	if err != nil {
+		out.Error, out.Hint = words(err), line(advice(err))
+	}
+	switch {
+	case r.format != "" && r.format != "name":
+		text, err := encode(out, r.format)
+		if err != nil {
+			return err
+		}
+		r.print(text)
+	case err != nil:
+	case r.format == "name":
+		r.print("signer/" + out.Signer + "\n")
+	case out.Next != "":
+		r.print(fmt.Sprintf("signer/%s followed by %d gateways in part (dry run)\nnext: %s\n", out.Signer, out.Gateways, out.Next))
+	default:
+		r.print(fmt.Sprintf("signer/%s followed by %d gateways (%s valid until %s)\n", out.Signer, out.Gateways, roots(len(out.Roots)), out.NotAfter.Format(time.DateOnly)))
+	}
+	if r.outErr != nil {
+		return fmt.Errorf("printing the result: %w", r.outErr)
+	}
+	return nil
+}
