@@ -494,6 +494,18 @@ func TestAuditLog(t *testing.T) {
 			t.Error("the log has a Secret")
 		}
 	}
+	// What the page says of a gateway can be asked for as it says.
+	page := string(must.Get(os.ReadFile("../../docs/SECURITY.md"))(t))
+	commands := regexp.MustCompile("`kubectl (get pod POD -o jsonpath='[^']+')` \\|").FindAllStringSubmatch(page, -1)
+	if len(commands) != 4 {
+		t.Errorf("the page has %d commands", len(commands))
+	}
+	for _, c := range commands {
+		out := runCommand(t.Context(), t, "kubectl -n "+ns+" "+strings.Replace(c[1], "POD", "a", 1), "sh", "-e")
+		if out.code != 0 || out.stdout == "" && !strings.Contains(c[1], "annotations") {
+			t.Errorf("%s: exit %d, %s%s", c[1], out.code, out.stdout, out.stderr)
+		}
+	}
 	gateway(t, "-n", ns, "mode", a.String(), "strict")
 	expect("mode", map[string]string{"get pods/exec": "command=ctl&command=mode&command=strict"})
 	gateway(t, "-n", ns, "rotate", a.String())
