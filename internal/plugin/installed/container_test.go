@@ -2,6 +2,7 @@ package installed
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
@@ -124,5 +125,17 @@ func TestStatusPort(t *testing.T) {
 	}
 	if _, ok := StatusPortOf(pod, "app"); ok {
 		t.Error("the application has a port for a status")
+	}
+}
+
+// TestPolicyKnowsTheContainer finds in the example of a policy all words that a gateway's container is made of. Whether it
+// admits the container is for the tests on a cluster.
+func TestPolicyKnowsTheContainer(t *testing.T) {
+	text := string(must.Get(os.ReadFile("../../../examples/admission-policy.yaml"))(t))
+	for _, word := range []string{ownPolicy, commandSupervise, commandClean, ImageRepository, ContainerName,
+		api.EnvConfig, api.EnvCert, api.EnvKey, api.EnvCA, api.EnvStatusPort} {
+		if !strings.Contains(text, word) {
+			t.Errorf("%q is not in it", word)
+		}
 	}
 }
