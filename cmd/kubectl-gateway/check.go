@@ -77,7 +77,7 @@ detail, a hint and a command where there are any.`,
 	addOutput(f, &o.output, "table", "table", "short", "json")
 	flags.Duration(f, &o.wait, "wait", 0, flags.NotNegative, "run failed checks again until they pass, at most for this time")
 	addTimeout(f, &c.Timeout, check.DefaultTimeout, "how long one check may take")
-	addImage(f, &c.Image)
+	addImage(f, &c.Image, "image of the gateway")
 	addPullPolicy(f, &c.PullPolicy, "the cluster's")
 	f.BoolVar(&c.TestImage, "image-test", true, "test the image in a temporary pod")
 	flags.Duration(f, &c.ImageTimeout, "image-timeout", check.DefaultImageTimeout, flags.Positive, "how long the test of the image may take")

@@ -38,7 +38,8 @@ ended container stays listed in the pod until the pod is replaced, because
 Kubernetes cannot remove it; it uses no resources. 'enable' adds a gateway again.
 
 A gateway that died may have left its capture in place (on-failure closed). Then
-disable adds a container that removes the capture and ends. It stays listed as well.
+disable adds a container that removes the capture and ends. It stays listed as well,
+and runs this plugin's image or --image, whatever image the gateway had.
 
 A repeated disable continues where the earlier one stopped, and skips pods without a
 gateway. A failed pod does not stop the others, and makes the exit code 1.`,
@@ -58,8 +59,8 @@ gateway. A failed pod does not stop the others, and makes the exit code 1.`,
 	o.podFlags.addFlags(f)
 	addDrainTimeout(f, &o.options.DrainTimeout, "how long connections may go on before they are reset")
 	addTimeout(f, &o.options.Timeout, disable.DefaultTimeout, "how long one pod may take, besides the draining")
-	f.StringVar(&o.options.Image, "image", "", "image of the container that cleans up after a dead gateway (default: that gateway's)")
-	addPullPolicy(f, &o.options.PullPolicy, "that gateway's")
+	addImage(f, &o.options.Image, "image of the container that cleans up after a dead gateway")
+	addPullPolicy(f, &o.options.PullPolicy, "the cluster's")
 	addDryRun(f, &o.options.DryRun, "the server tries to add the container that cleans up")
 	return cmd
 }

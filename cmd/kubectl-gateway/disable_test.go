@@ -22,7 +22,7 @@ import (
 
 func TestDisableFlags(t *testing.T) {
 	for line, want := range map[string]disable.Options{
-		"": {DrainTimeout: 30 * time.Second, Timeout: time.Minute},
+		"": {DrainTimeout: 30 * time.Second, Timeout: time.Minute, Image: installed.DefaultImage(version)},
 		"--drain-timeout=0 --timeout=5s --image=x:1 --image-pull-policy=Never --dry-run=server": {
 			Timeout: 5 * time.Second, Image: "x:1", PullPolicy: corev1.PullNever, DryRun: installed.DryRunServer},
 	} {

@@ -78,8 +78,8 @@ func addDryRun(f *pflag.FlagSet, p *installed.DryRun, server string) {
 	})
 }
 
-func addImage(f *pflag.FlagSet, p *string) {
-	flags.Parsed(f, p, "image", "string", installed.DefaultImage(buildversion.String()), "image of the gateway", func(text string) (string, error) {
+func addImage(f *pflag.FlagSet, p *string, usage string) {
+	flags.Parsed(f, p, "image", "string", installed.DefaultImage(buildversion.String()), usage, func(text string) (string, error) {
 		if text == "" {
 			return "", errors.New("the name is empty")
 		}

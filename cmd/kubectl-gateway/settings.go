@@ -39,7 +39,7 @@ func (s *settings) addFlags(f *pflag.FlagSet, delivery inject.Delivery) {
 // --mode.
 func (s *settings) addGateway(f *pflag.FlagSet, mode api.Mode) {
 	o := &s.options
-	addImage(f, &o.Image)
+	addImage(f, &o.Image, "image of the gateway")
 	addPullPolicy(f, &o.PullPolicy, "the cluster's")
 	flags.Choice(f, &o.Mode, "mode", "", mode, "what happens to connections that cannot be encrypted", modes())
 	flags.Choice(f, &o.OnFailure, "on-failure", "", "", "what happens to a pod's connections without its gateway: {} (default open in permissive mode, closed in strict)",

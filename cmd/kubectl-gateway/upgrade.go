@@ -63,7 +63,7 @@ the pod, which uses nothing when it has ended.`,
 	}
 	f := cmd.Flags()
 	o.podFlags.addFlags(f)
-	addImage(f, &o.options.Image)
+	addImage(f, &o.options.Image, "image of the gateway")
 	addPullPolicy(f, &o.options.PullPolicy, "the cluster's")
 	f.BoolVar(&o.options.Succession.Force, "force", false, "replace gateways that have the image and the version already, too")
 	addDrainTimeout(f, &o.options.Succession.DrainTimeout, "how long connections of the old gateway may go on before they are reset")

@@ -51,6 +51,11 @@ func (c *Cluster) controlPlaneStore(settings Settings) []component {
 			// It reaches webhooks and aggregated APIs at their pods: no kube-proxy is beside it.
 			"--enable-aggregator-routing=true",
 			"--allow-privileged=true",
+			"--admission-control-config-file=" + c.path(roleControlPlane, admissionFile),
+			"--audit-policy-file=" + c.path(roleControlPlane, auditFile),
+			"--audit-log-path=" + c.path(roleControlPlane, "audit.log"),
+			"--audit-log-maxsize=100",
+			"--audit-log-maxbackup=1",
 		}, Ready: c.apiServerReady},
 	}
 }

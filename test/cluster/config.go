@@ -71,6 +71,15 @@ func (c *Cluster) writeControlPlaneFiles(settings Settings) error {
 			return err
 		}
 	}
+	for _, name := range []string{admissionFile, auditFile} {
+		text, err := render(name, values{})
+		if err != nil {
+			return err
+		}
+		if err := writeFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
 	bind := controlPlaneIPv4().Addr().String()
 	if settings.IPv6 {
 		bind += " " + controlPlaneIPv6().Addr().String()
@@ -81,6 +90,14 @@ func (c *Cluster) writeControlPlaneFiles(settings Settings) error {
 	}
 	return writeFile(filepath.Join(dir, "Corefile"), []byte(text), 0o644)
 }
+
+// Configuration files of the API server. They are those of examples/, as test/e2e compares.
+const (
+	// admissionFile exempts watch from Pod Security.
+	admissionFile = "pod-security-exemption.yaml"
+	// auditFile says which requests are in the audit log.
+	auditFile = "audit-policy.yaml"
+)
 
 // renderObjects returns the manifest of what a cluster has from the start: its
 // nodes, and the Service of the name service.

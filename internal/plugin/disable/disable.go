@@ -38,8 +38,8 @@ type Options struct {
 	DrainTimeout time.Duration
 	// Timeout bounds one pod, besides DrainTimeout.
 	Timeout time.Duration
-	// Image and PullPolicy are for a container that cleans up after a gateway
-	// which died. Empty means those of that gateway.
+	// Image and PullPolicy are for a container that cleans up after a gateway which
+	// died. An empty PullPolicy is the cluster's default.
 	Image      string
 	PullPolicy corev1.PullPolicy
 	DryRun     installed.DryRun
@@ -149,8 +149,13 @@ func (d *Disabler) steps(ctx context.Context, pod *corev1.Pod, result *Result) e
 }
 
 // awaitStart waits until gateway runs, so that it can be told to end. One that
-// does not come to run needs no end.
+// does not come to run needs no end. Nor does one that would clean up with another image,
+// which its node cannot pull: that may stay so.
 func (d *Disabler) awaitStart(ctx context.Context, pod *corev1.Pod, gateway installed.Gateway, inert map[string]bool) error {
+	if installed.Cleans(pod, gateway.Name) && gateway.Pulls() && gateway.Image != d.Options.Image {
+		inert[gateway.Name] = true
+		return nil
+	}
 	_, err := installed.WaitUntil(ctx, installed.EachPod(d.Client), pod, gateway.Name, func(g installed.Gateway) bool {
 		// The kubelet starts a sidecar that died again.
 		return g.Phase == installed.Running || g.Phase == installed.Terminated && (!g.Sidecar || g.Disabled())

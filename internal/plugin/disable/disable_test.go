@@ -114,7 +114,7 @@ func TestDeadGateways(t *testing.T) {
 				return
 			}
 			added := all[len(all)-1]
-			if added.Image != "gateway:v1" || added.ImagePullPolicy != corev1.PullNever || len(added.Args) != 1 || added.Args[0] != "clean" ||
+			if added.Image != "plugin:v2" || added.ImagePullPolicy != corev1.PullAlways || len(added.Args) != 1 || added.Args[0] != "clean" ||
 				!*added.SecurityContext.Privileged || len(added.Env) != 1 || added.Env[0].Name != api.EnvConfig || added.TargetContainerName != "" {
 				t.Errorf("%+v", added)
 			}
@@ -133,7 +133,7 @@ func TestCleaningUpThatFails(t *testing.T) {
 		hint  string
 	}{
 		"refuses":  {state: fakecluster.Terminated(1, "a gateway runs in the pod\nhint: disable it"), want: "a gateway runs in the pod", hint: "disable it"},
-		"no image": {state: fakecluster.Waiting("ErrImagePull", "no such image"), want: "no such image", hint: "--image"},
+		"no image": {state: fakecluster.Waiting("ErrImagePull", "no such image"), want: "no such image", hint: "kube-gateway ran gateway:v1"},
 		"too old":  {state: fakecluster.Terminated(0, ""), want: "kube-gateway-2 ended with exit code 0", hint: "kubectl logs"},
 		"denied":   {patch: errors.New(`violates PodSecurity "baseline:latest"`), want: "violates PodSecurity", hint: "kubectl label namespace"},
 	} {
@@ -149,6 +149,18 @@ func TestCleaningUpThatFails(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAnotherImage cleans up with the image that is given, while one that was tried before is pulled
+// in vain.
+func TestAnotherImage(t *testing.T) {
+	pod := podWith(gateway{api.FailClosed, fakecluster.Terminated(137, ""), ""}, gateway{api.FailClosed, fakecluster.Waiting("ErrImagePull", "i/o timeout"), "clean"})
+	c := newCluster(t, pod)
+	result := newDisabler(c, &gateways{}).Disable(t.Context(), pod)
+	if result.Err != nil || result.Cleaner != "kube-gateway-3" {
+		t.Fatalf("%+v", result)
+	}
+	expect.Equal(t, "image", "plugin:v2", c.Pod("p").Spec.EphemeralContainers[2].Image)
 }
 
 func TestWhatIsLeftIsAFailure(t *testing.T) {
@@ -400,7 +412,7 @@ func (g *gateways) answer(ctx context.Context, call *fakegateway.Call) (any, err
 
 func newDisabler(c *fakecluster.Cluster, g *gateways) *Disabler {
 	return &Disabler{
-		Client: c, Options: Options{DrainTimeout: time.Second, Timeout: expect.Patience},
+		Client: c, Options: Options{DrainTimeout: time.Second, Timeout: expect.Patience, Image: "plugin:v2", PullPolicy: corev1.PullAlways},
 		Gateways: &remote.Client{Kube: c, Runner: fakegateway.Gateways(g.answer), Backoff: wait.Backoff{Steps: attempts, Duration: time.Millisecond}},
 	}
 }

@@ -101,6 +101,9 @@ func (d *Disabler) clean(ctx context.Context, pod *corev1.Pod, gateway installed
 	result.Container, result.Cleaner = container.Name, container.Name
 	ended, err := installed.WaitUntil(ctx, installed.EachPod(d.Client), added, container.Name, terminated)
 	switch {
+	case err != nil && ended.Phase == installed.Waiting && gateway.Image != container.Image && api.Hint(err) != "":
+		return api.WithHint(fmt.Errorf("cleaning up after %s: %w", gateway.Name, err),
+			fmt.Sprintf("%s; %s ran %s", api.Hint(err), gateway.Name, api.OneLine(gateway.Image)))
 	case err != nil:
 		return fmt.Errorf("cleaning up after %s: %w", gateway.Name, err)
 	case !ended.Disabled():

@@ -1,7 +1,6 @@
 package installed
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -31,15 +30,12 @@ const (
 )
 
 // Cleaner describes a container that removes what gateway, which has died, left in
-// pod. It counts as a gateway of the pod, and ends as one that was disabled. An
-// empty image stands for that of the dead gateway, pulled by its policy.
+// pod. It counts as a gateway of the pod, and ends as one that was disabled. Its image is
+// the caller's: whoever may add an ephemeral container can call it a gateway, and name any.
 func Cleaner(pod *corev1.Pod, gateway, image string, policy corev1.PullPolicy) (*corev1.EphemeralContainer, error) {
 	dead, err := containerOf(pod, gateway)
 	if err != nil {
 		return nil, err
-	}
-	if image == "" {
-		image, policy = dead.Image, cmp.Or(policy, dead.ImagePullPolicy)
 	}
 	return program(NextName(pod), image, policy, commandClean, configText(dead)), nil
 }

@@ -2,6 +2,7 @@ package installed
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
@@ -37,9 +38,10 @@ func TestOtherGatewayIsNotOurs(t *testing.T) {
 
 func TestExplainPatch(t *testing.T) {
 	for text, want := range map[string]string{
-		`pods "a" is forbidden: violates PodSecurity "baseline:latest": privileged (container "kube-gateway" must not set securityContext.privileged=true)`:        "kubectl label namespace shop pod-security.kubernetes.io/enforce=privileged",
-		`admission webhook "validate.kyverno.svc-fail" denied the request: resource was blocked`:                                                                   "validate.kyverno.svc-fail",
-		`pods "a" is forbidden: ValidatingAdmissionPolicy 'no-privileged' with binding 'everywhere' denied request: privileged containers are not allowed in here`: "no-privileged",
+		`pods "a" is forbidden: violates PodSecurity "baseline:latest": privileged (container "kube-gateway" must not set securityContext.privileged=true)`:                                          "kubectl label namespace shop pod-security.kubernetes.io/enforce=privileged",
+		`admission webhook "validate.kyverno.svc-fail" denied the request: resource was blocked`:                                                                                                     "validate.kyverno.svc-fail",
+		`pods "a" is forbidden: ValidatingAdmissionPolicy 'no-privileged' with binding 'everywhere' denied request: privileged containers are not allowed in here`:                                   "no-privileged",
+		`pods "a" is forbidden: ValidatingAdmissionPolicy 'kube-gateway-pods' with binding 'kube-gateway-pods' denied request: the image is not one of ConfigMap kube-gateway-images in kube-system`: "kubectl get configmap kube-gateway-images",
 	} {
 		if hint := api.Hint(explainPatch(errors.New(text), "shop")); !strings.Contains(hint, want) {
 			t.Errorf("hint for %q is %q, want %q", text, hint, want)
@@ -89,19 +91,16 @@ func TestDefaultImageIsAValidReference(t *testing.T) {
 
 func TestCleaner(t *testing.T) {
 	pod := withGateway(fakecluster.Terminated(137, ""))
-	container := must.Get(Cleaner(pod, "kube-gateway", "", ""))(t)
+	container := must.Get(Cleaner(pod, "kube-gateway", "plugin:v2", corev1.PullAlways))(t)
 	golden.CheckYAML(t, "patch-clean.yaml", NewPatch(pod, container))
 	pod.Spec.EphemeralContainers = append(pod.Spec.EphemeralContainers, *container)
 	if Cleans(pod, "kube-gateway") || !Cleans(pod, "kube-gateway-2") || len(Gateways(pod)) != 2 {
 		t.Errorf("gateways %+v", Gateways(pod))
 	}
-	if other, err := Cleaner(pod, "kube-gateway-2", "other:v2", corev1.PullAlways); err != nil || other.Image != "other:v2" || other.ImagePullPolicy != corev1.PullAlways || other.Name != "kube-gateway-3" {
+	if other, err := Cleaner(pod, "kube-gateway-2", "other:v2", ""); err != nil || other.Image != "other:v2" || other.ImagePullPolicy != "" || other.Name != "kube-gateway-3" {
 		t.Errorf("%+v, %v", other, err)
 	}
-	if other, err := Cleaner(pod, "kube-gateway", "other:v2", ""); err != nil || other.ImagePullPolicy != "" {
-		t.Errorf("the policy of another image: %+v, %v", other, err)
-	}
-	if _, err := Cleaner(pod, "debugger", "", ""); err == nil {
+	if _, err := Cleaner(pod, "debugger", "plugin:v2", ""); err == nil {
 		t.Error("a container that is not there is cleaned up after")
 	}
 }
@@ -126,5 +125,17 @@ func TestStatusPort(t *testing.T) {
 	}
 	if _, ok := StatusPortOf(pod, "app"); ok {
 		t.Error("the application has a port for a status")
+	}
+}
+
+// TestPolicyKnowsTheContainer finds in the example of a policy all words that a gateway's container is made of. Whether it
+// admits the container is for the tests on a cluster.
+func TestPolicyKnowsTheContainer(t *testing.T) {
+	text := string(must.Get(os.ReadFile("../../../examples/admission-policy.yaml"))(t))
+	for _, word := range []string{ownPolicy, commandSupervise, commandClean, ImageRepository, ContainerName,
+		api.EnvConfig, api.EnvCert, api.EnvKey, api.EnvCA, api.EnvStatusPort} {
+		if !strings.Contains(text, word) {
+			t.Errorf("%q is not in it", word)
+		}
 	}
 }

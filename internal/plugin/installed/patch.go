@@ -130,6 +130,9 @@ var (
 	policyDenied  = regexp.MustCompile(`ValidatingAdmissionPolicy '([^']+)'`)
 )
 
+// ownPolicy is the ValidatingAdmissionPolicy of examples/admission-policy.yaml, which admits gateways.
+const ownPolicy = "kube-gateway-pods"
+
 // explainPatch adds advice to the refusal of the patch that adds the container.
 func explainPatch(err error, namespace string) error {
 	const exception = " must make an exception for the ephemeral container " + ContainerName
@@ -140,6 +143,8 @@ func explainPatch(err error, namespace string) error {
 			"'kubectl label namespace %s pod-security.kubernetes.io/enforce=privileged --overwrite'", namespace))
 	case webhook != nil:
 		return api.WithHint(err, "admission webhook "+webhook[1]+exception)
+	case policy != nil && policy[1] == ownPolicy:
+		return api.WithHint(err, "--image names another image; those that are admitted are in 'kubectl get configmap kube-gateway-images -n kube-system -o yaml'")
 	case policy != nil:
 		return api.WithHint(err, "ValidatingAdmissionPolicy "+policy[1]+exception)
 	case apierrors.IsForbidden(err):

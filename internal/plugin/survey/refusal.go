@@ -33,7 +33,7 @@ func (s *Survey) Refusal(pod *corev1.Pod) error {
 		return refuse("the traffic of hostNetwork pods is the node's own; encrypt that at node level",
 			"the pod uses the node's network (hostNetwork)")
 	case pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers:
-		return refuse("remove hostUsers: false from the pod's template",
+		return refuse("remove hostUsers: false from the pod's template: Kubernetes hands out no BPF tokens",
 			"the pod has a user namespace (hostUsers: false), from which no eBPF program can be loaded")
 	case Sandbox(class) != "":
 		return refuse("use a runtime class that runs containers on the node's kernel",
