@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"os"
 	"sync"
@@ -31,7 +30,7 @@ type carrier struct {
 	dialled bool
 	// peerAddr is what was dialled, or the address of the peer that has dialled, without a port.
 	peerAddr netip.AddrPort
-	conn     *net.TCPConn
+	conn     stream
 	tls      *tls.Conn
 	records  *recordConn
 	made     time.Time

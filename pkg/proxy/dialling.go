@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"syscall"
 	"time"
 
@@ -422,7 +421,7 @@ const maxAttempts = 5
 
 // ackedBytes returns how many bytes the peer has acknowledged. The SYN of a socket that was connected
 // counts as one.
-func ackedBytes(conn *net.TCPConn) (acked uint64, err error) {
+func ackedBytes(conn stream) (acked uint64, err error) {
 	err = onSocket(conn, func(fd int) error {
 		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 		if err == nil {

@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"syscall"
@@ -243,33 +242,28 @@ func (s *settings) allowed(h header, leaf *x509.Certificate, wire string, own []
 // ports: only on loopback Linux reuses a port in TIME_WAIT, after a second
 // (net.ipv4.tcp_tw_reuse=2, the default). The destination is an address of this pod, so
 // nothing leaves the pod.
-func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
-	d := net.Dialer{
-		Timeout:   p.options.LocalTimeout,
-		KeepAlive: -1,
-		Control: func(_, _ string, raw syscall.RawConn) error {
-			return control(raw, func(fd int) error {
-				// The port is chosen by connect, for this destination alone.
-				if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
-					return fmt.Errorf("binding without a port: %w", err)
+func (p *Proxy) dialApplication(h header) (stream, error) {
+	dial := func(from netip.Addr) (*bareSocket, error) {
+		return connectFrom(p.ctx, netip.AddrPortFrom(from, 0), h.Destination, p.options.LocalTimeout, func(fd int) error {
+			// The port is chosen by connect, for this destination alone.
+			if err := setOption(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
+				return fmt.Errorf("binding without a port: %w", err)
+			}
+			if err := p.options.Sockets.PresentAs(fd, h.Client); err != nil {
+				return fmt.Errorf("presenting the connection as coming from %v: %w", h.Client, err)
+			}
+			if size := p.options.Memory.Buffer(); size > 0 {
+				if err := fitSegments(fd, size); err != nil {
+					return fmt.Errorf("bounding the segments: %w", err)
 				}
-				if err := p.options.Sockets.PresentAs(fd, h.Client); err != nil {
-					return fmt.Errorf("presenting the connection as coming from %v: %w", h.Client, err)
-				}
-				if size := p.options.Memory.Buffer(); size > 0 {
-					if err := fitSegments(fd, size); err != nil {
-						return fmt.Errorf("bounding the segments: %w", err)
-					}
-				}
-				return lingerZero(fd)
-			})
-		},
+			}
+			return lingerZero(fd)
+		})
 	}
-	d.SetMultipathTCP(false)
-	app, err := d.DialTCP(p.ctx, "tcp", netip.AddrPortFrom(applicationsSide(h.Client), 0), h.Destination)
+	app, err := dial(applicationsSide(h.Client))
 	if errors.Is(err, syscall.EPERM) && h.Destination.Addr().Is6() {
 		// No RST is sent to ::1: the programs tell before that it would be one.
-		app, err = d.DialTCP(p.ctx, "tcp", netip.AddrPortFrom(h.Destination.Addr(), 0), h.Destination)
+		app, err = dial(h.Destination.Addr())
 	}
 	if err != nil {
 		return nil, err
@@ -294,7 +288,7 @@ func applicationsSide(client netip.AddrPort) netip.Addr {
 
 // handedOver returns an error if the application does not see the client. It must not get a byte
 // then.
-func (p *Proxy) handedOver(app *net.TCPConn) error {
+func (p *Proxy) handedOver(app stream) error {
 	return onSocket(app, func(fd int) error {
 		done, err := p.options.Sockets.HandedOver(fd)
 		if err == nil && !done {

@@ -73,14 +73,15 @@ func (p *Proxy) strict(s *settings) bool {
 	return s.mode == api.Strict || p.settings.Load().mode == api.Strict
 }
 
-func (p *Proxy) originalDestination(app *net.TCPConn) (destination netip.AddrPort, pod bool, err error) {
+func (p *Proxy) originalDestination(app stream) (destination netip.AddrPort, pod bool, err error) {
 	if err := onSocket(app, func(fd int) (err error) {
 		destination, pod, err = p.options.Sockets.OriginalDestination(fd)
 		return err
 	}); err != nil {
 		return netip.AddrPort{}, false, err
 	}
-	destination, err = usableDestination(destination, addrPort(app.LocalAddr()))
+	listener, _ := endsOf(app)
+	destination, err = usableDestination(destination, listener)
 	return destination, pod, err
 }
 
@@ -246,7 +247,7 @@ func (p *Proxy) encryptTo(c *connection, s *settings, peer *peer, h header) *fai
 
 // secure shakes hands over conn and starts the relay. The header and the application's first
 // data are sent together with the end of the handshake.
-func (p *Proxy) secure(c *connection, s *settings, conn *net.TCPConn, config *tls.Config, h header, wire string) *failure {
+func (p *Proxy) secure(c *connection, s *settings, conn stream, config *tls.Config, h header, wire string) *failure {
 	records, err := newRecordConn(conn, &p.pools)
 	if err != nil {
 		reset(conn)
@@ -375,7 +376,7 @@ func (c *connection) checkAnswer(answer status) error {
 // dial connects without binding first. The dialer's own DialTCP binds to the wildcard
 // address, which takes a port from all destinations instead of one. A Control of the dialer
 // must call lingerZero.
-func (p *Proxy) dial(ctx context.Context, d net.Dialer, destination netip.AddrPort) (*net.TCPConn, error) {
+func (p *Proxy) dial(ctx context.Context, d net.Dialer, destination netip.AddrPort) (stream, error) {
 	d.SetMultipathTCP(false)
 	d.KeepAlive = -1 // the sweeper sets it
 	if d.Control == nil {
@@ -400,7 +401,7 @@ func (p *Proxy) dialTimeout(s *settings) time.Duration {
 
 // shake completes the TLS handshake within timeout. Its last records stay in the buffer of
 // records, unless it failed: an alert is sent at once.
-func (p *Proxy) shake(conn *net.TCPConn, secured *tls.Conn, records *recordConn, timeout time.Duration) error {
+func (p *Proxy) shake(conn stream, secured *tls.Conn, records *recordConn, timeout time.Duration) error {
 	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return err
 	}

@@ -190,7 +190,7 @@ func New(o Options) (*Proxy, error) {
 		return nil, fmt.Errorf("setting up the proxy: %w", err)
 	}
 	for _, l := range p.listeners() {
-		if err := resetOnDeath(l); err != nil {
+		if err := prepareListener(l); err != nil {
 			return nil, fmt.Errorf("setting up the proxy: %w", err)
 		}
 		p.ports = append(p.ports, addrPort(l.Addr()).Port())
@@ -230,8 +230,9 @@ func (p *Proxy) Traffic() api.Traffic {
 }
 
 // admit starts an inbound connection. If too many are not yet authenticated, one of them ends.
-func (p *Proxy) admit(conn *net.TCPConn, wire string) {
-	source := addrPort(conn.RemoteAddr()).Addr()
+func (p *Proxy) admit(conn stream, wire string) {
+	_, remote := endsOf(conn)
+	source := remote.Addr()
 	c := p.open(traffic.Inbound, conn)
 	h, crowded := p.options.handshakes.acquire(source, func() { c.abort(errEvicted) })
 	if crowded {

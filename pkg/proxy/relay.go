@@ -49,11 +49,11 @@ func growStack() {
 	runtime.KeepAlive(&room)
 }
 
-// carry carries one direction, which reads from socket.
-func (c *connection) carry(way func() error, socket *net.TCPConn) {
+// carry carries one direction, which reads from s.
+func (c *connection) carry(way func() error, s stream) {
 	err := way()
 	if err == nil {
-		err = c.watch(socket)
+		err = c.watch(s)
 	}
 	c.directionEnded(err)
 }
@@ -111,7 +111,7 @@ func (c *connection) finish() {
 func (c *connection) dialled() bool { return c.direction == traffic.Outbound }
 
 // awaitFIN waits until the peer has closed its socket. Nothing more of what it sends is needed.
-func awaitFIN(wire *net.TCPConn) {
+func awaitFIN(wire stream) {
 	if wire.SetReadDeadline(time.Now().Add(finTimeout)) != nil {
 		return
 	}
@@ -271,7 +271,7 @@ func (c *connection) deliverUrgent(data []byte) error {
 
 // plainReader reads from an application's socket, and holds no buffer while it waits.
 type plainReader struct {
-	conn  *net.TCPConn
+	conn  stream
 	raw   syscall.RawConn
 	pools *bufferPools
 	// ended means that nothing more is written to the socket.
@@ -302,7 +302,7 @@ type plainReader struct {
 	onReadable func(fd uintptr) bool
 }
 
-func newPlainReader(conn *net.TCPConn, pools *bufferPools, ended *atomic.Bool) (*plainReader, error) {
+func newPlainReader(conn stream, pools *bufferPools, ended *atomic.Bool) (*plainReader, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, fmt.Errorf("reaching the socket: %w", err)
