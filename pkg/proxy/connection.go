@@ -100,6 +100,8 @@ type connection struct {
 	// those of the edge.
 	countedSent, countedReceived uint64
 	edgeSent, edgeReceived       uint64
+	// seenSent and seenReceived are what the sweeper has seen last.
+	seenSent, seenReceived uint64
 }
 
 // open starts the record of a connection that accepted belongs to.

@@ -72,7 +72,9 @@ func (c *connection) watch(s stream) error {
 	if err != nil {
 		return err
 	}
-	err = raw.Read(pollError)
+	for err = errParked; err == errParked; {
+		err = awaitReadable(s, raw, pollError)
+	}
 	switch {
 	case err == nil:
 		return errLeft

@@ -123,18 +123,24 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, dat
 	c.countEncrypted()
 	c.agreeOnFrames()
 	c.relay(
-		func() error {
-			// What the application has said already goes with the answer.
-			source.poll = h.Waits
-			return c.seal(source, statusOK)
+		way{
+			first: func() error {
+				// What the application has said already goes with the answer.
+				source.poll = h.Waits
+				return c.seal(source, statusOK)
+			},
+			then: func() error { return c.seal(source, 0) },
 		},
-		func() error {
-			err := c.unframe(data)
-			p.pools.put(first)
-			if err != nil {
-				return err
-			}
-			return c.unseal(nil)
+		way{
+			first: func() error {
+				err := c.unframe(data)
+				p.pools.put(first)
+				if err != nil {
+					return err
+				}
+				return c.unseal(nil)
+			},
+			then: func() error { return c.unseal(nil) },
 		},
 	)
 	return nil

@@ -24,7 +24,7 @@ func TestIdleMemory(t *testing.T) {
 		most int
 	}{{"after little data", 100, 24 << 10}, {"after much data", 1 << 20, 38 << 10}} {
 		t.Run(c.name, func(t *testing.T) {
-			client, server := pair(t, nil)
+			client, server := pair(t, sweeps)
 			destination, accept := collect(t, server.ip)
 			exchange := func() (near, far *net.TCPConn) {
 				near = client.dial(destination)
@@ -45,10 +45,12 @@ func TestIdleMemory(t *testing.T) {
 			}
 			// The applications' own ends count as well, and are taken off.
 			exchange()
+			awaitParked(t, client, server)
 			before := memoryInUse()
 			for range count {
 				exchange()
 			}
+			awaitParked(t, client, server)
 			after := memoryInUse()
 			if name := os.Getenv("PROXY_TEST_HEAP"); name != "" {
 				f, err := os.Create(name)

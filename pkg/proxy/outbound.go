@@ -316,8 +316,8 @@ func (p *Proxy) startEncrypted(c *connection, h header, wire string) error {
 	c.line.Wire, c.line.Encrypted = wire, true
 	c.countEncrypted()
 	c.relay(
-		func() error { return c.seal(source, 0) },
-		func() error { return c.unseal(c.checkAnswer) },
+		way{then: func() error { return c.seal(source, 0) }},
+		way{first: func() error { return c.unseal(c.checkAnswer) }, then: func() error { return c.unseal(nil) }},
 	)
 	return nil
 }
@@ -337,8 +337,11 @@ func (p *Proxy) startWaiting(c *connection, h header, wire string) {
 	c.countEncrypted()
 	c.settle()
 	c.relaying.Store(1)
-	go c.carry(func() error {
-		return c.unseal(func(answer status) error { return c.admitAnswered(answer) })
+	go c.carry(way{
+		first: func() error {
+			return c.unseal(func(answer status) error { return c.admitAnswered(answer) })
+		},
+		then: func() error { return c.unseal(nil) },
 	}, c.wire)
 }
 
@@ -356,7 +359,7 @@ func (c *connection) admitAnswered(answer status) error {
 		return err
 	}
 	c.relaying.Add(1)
-	go c.carry(func() error { return c.seal(source, 0) }, c.app)
+	go c.carry(way{then: func() error { return c.seal(source, 0) }}, c.app)
 	return nil
 }
 
@@ -386,7 +389,7 @@ func (p *Proxy) dial(ctx context.Context, d net.Dialer, destination netip.AddrPo
 	if err != nil {
 		return nil, err
 	}
-	return conn.(*net.TCPConn), nil
+	return &dialled{TCPConn: conn.(*net.TCPConn)}, nil
 }
 
 func (p *Proxy) dialTimeout(s *settings) time.Duration {
@@ -455,7 +458,7 @@ func (p *Proxy) passThrough(c *connection, s *settings, f *failure) {
 	c.counts.Plaintext.Add(1)
 	c.openEdge()
 	c.relay(
-		func() error { return p.pass(c.wire, source, &c.wireEnded, &c.sent) },
-		func() error { return p.pass(c.app, back, &c.appEnded, &c.received) },
+		way{then: func() error { return p.pass(c.wire, source, &c.wireEnded, &c.sent) }},
+		way{then: func() error { return p.pass(c.app, back, &c.appEnded, &c.received) }},
 	)
 }

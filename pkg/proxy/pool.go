@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -140,6 +141,18 @@ func (p *pool) expire(now time.Time) {
 	p.mu.Unlock()
 	retire(old)
 	sendAway(waiting)
+}
+
+// park has those park at l that have been idle since before t.
+func (p *pool) park(l *lot, t time.Time) {
+	p.mu.Lock()
+	idle := slices.Concat(p.dialled.since(t), p.awaiting.since(t))
+	p.mu.Unlock()
+	for _, k := range idle {
+		if s, ok := k.conn.(parkable); ok {
+			s.ask(l)
+		}
+	}
 }
 
 // dropPeer ends the idle carriers to a peer, of which one has turned out to be dead.

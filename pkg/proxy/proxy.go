@@ -129,6 +129,8 @@ type Proxy struct {
 	times tuning.Times
 	// fitted is the size that FitMemory has given to the buffers of open connections.
 	fitted atomic.Int64
+	// lot is where goroutines of idle connections park, nil where they cannot.
+	lot *lot
 	// ports are those of the listeners.
 	ports []uint16
 
@@ -200,6 +202,7 @@ func New(o Options) (*Proxy, error) {
 	}
 	p.options.Counters.ResetActive()
 	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.lot = newLot()
 	return p, nil
 }
 

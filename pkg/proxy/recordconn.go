@@ -144,7 +144,7 @@ func (c *recordConn) fill() error {
 	if c.readErr != nil {
 		return c.readErr
 	}
-	if err := c.raw.Read(c.onReadable); err != nil {
+	if err := awaitReadable(c.conn, c.raw, c.onReadable); err != nil {
 		return err
 	}
 	return c.readErr

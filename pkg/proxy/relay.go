@@ -30,7 +30,7 @@ const finTimeout = 5 * time.Second
 
 // relay carries bytes both ways and returns at once. Each direction has a goroutine with a
 // fresh stack, because the stack of a handshake is ten times as large.
-func (c *connection) relay(outgoing, incoming func() error) {
+func (c *connection) relay(outgoing, incoming way) {
 	c.settle()
 	c.relaying.Store(2)
 	go c.carry(outgoing, c.app)
@@ -49,9 +49,20 @@ func growStack() {
 	runtime.KeepAlive(&room)
 }
 
+// way carries one direction: first begins, and then goes on when that has parked. Without first, then does both.
+type way struct{ first, then func() error }
+
 // carry carries one direction, which reads from s.
-func (c *connection) carry(way func() error, s stream) {
-	err := way()
+func (c *connection) carry(w way, s stream) {
+	do := w.first
+	if do == nil {
+		do = w.then
+	}
+	err := do()
+	if errors.Is(err, errParked) {
+		c.park(s, func() { c.carry(way{then: w.then}, s) })
+		return
+	}
 	if err == nil {
 		err = c.watch(s)
 	}
@@ -321,7 +332,7 @@ func (r *plainReader) next() (b *buffer, size int, err error) {
 		r.begin()
 		return b, size, nil
 	}
-	if err := r.raw.Read(r.onReadable); err != nil {
+	if err := awaitReadable(r.conn, r.raw, r.onReadable); err != nil {
 		return nil, 0, err
 	}
 	b, r.b = r.b, nil

@@ -47,6 +47,9 @@ func (p *Proxy) Serve(ctx context.Context) error {
 	var sweeper sync.WaitGroup
 	sweepCtx, stopSweep := context.WithCancel(context.Background())
 	sweeper.Go(func() { p.sweep(sweepCtx) })
+	if p.lot != nil {
+		sweeper.Go(func() { p.lot.serve(sweepCtx) })
+	}
 
 	var err error
 	select {
@@ -60,6 +63,7 @@ func (p *Proxy) Serve(ctx context.Context) error {
 	p.drain(local, gates)
 	stopSweep()
 	sweeper.Wait()
+	p.lot.close()
 	p.cancel()
 	p.asking.Wait()
 	return err

@@ -33,6 +33,7 @@ type stream interface {
 // not asked for what is known. None of them is told to Go's scheduler.
 type bareSocket struct {
 	*os.File
+	parking
 	descriptor    descriptor
 	local, remote netip.AddrPort
 }
@@ -55,8 +56,22 @@ func (s *bareSocket) SyscallConn() (syscall.RawConn, error) { return &s.descript
 // Close is that of net.Conn.
 func (s *bareSocket) Close() error {
 	s.descriptor.closed.Store(true)
-	return s.File.Close()
+	return s.end(s.File.Close)
 }
+
+// SetDeadline is that of net.Conn.
+func (s *bareSocket) SetDeadline(t time.Time) error { return s.bound(t, s.File.SetDeadline) }
+
+// SetReadDeadline is that of net.Conn.
+func (s *bareSocket) SetReadDeadline(t time.Time) error { return s.bound(t, s.File.SetReadDeadline) }
+
+func (s *bareSocket) ask(l *lot) { s.askWith(l, s.File.SetReadDeadline) }
+
+func (s *bareSocket) interrupted(err error) interruption {
+	return s.interruptedWith(err, s.File.SetReadDeadline)
+}
+
+func (s *bareSocket) park(resume func()) { s.parkAt(&s.descriptor, resume) }
 
 // LocalAddr returns the socket's own address, without a port if the kernel has chosen that.
 func (s *bareSocket) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(s.local) }
@@ -81,6 +96,36 @@ func (d *descriptor) translated(err error) error {
 		return net.ErrClosed
 	}
 	return err
+}
+
+// dialled is a stream to another pod.
+type dialled struct {
+	*net.TCPConn
+	parking
+}
+
+// Close is that of net.Conn.
+func (d *dialled) Close() error { return d.end(d.TCPConn.Close) }
+
+// SetDeadline is that of net.Conn.
+func (d *dialled) SetDeadline(t time.Time) error { return d.bound(t, d.TCPConn.SetDeadline) }
+
+// SetReadDeadline is that of net.Conn.
+func (d *dialled) SetReadDeadline(t time.Time) error { return d.bound(t, d.TCPConn.SetReadDeadline) }
+
+func (d *dialled) ask(l *lot) { d.askWith(l, d.TCPConn.SetReadDeadline) }
+
+func (d *dialled) interrupted(err error) interruption {
+	return d.interruptedWith(err, d.TCPConn.SetReadDeadline)
+}
+
+func (d *dialled) park(resume func()) {
+	raw, err := d.TCPConn.SyscallConn()
+	if err != nil {
+		go resume()
+		return
+	}
+	d.parkAt(raw, resume)
 }
 
 // endsOf returns both addresses of s.
