@@ -62,6 +62,19 @@ func closeGently(s stream) {
 	_ = s.Close()
 }
 
+// close is closeGently for a stream that nobody writes to or reads from any more. First /dev/null takes the place of the socket:
+// Go's scheduler is told of close(2), which sends a FIN here, and takes a processor away for it, but of this call it is not.
+func (p *Proxy) close(s stream) {
+	_ = onSocket(s, func(fd int) error {
+		err := setLinger(fd, false)
+		if p.null >= 0 {
+			_, _, _ = unix.RawSyscall(unix.SYS_DUP3, uintptr(p.null), uintptr(fd), unix.O_CLOEXEC)
+		}
+		return err
+	})
+	_ = s.Close()
+}
+
 // reset closes s with a RST instead of a FIN. Errors mean that the socket is closed
 // already.
 func reset(s stream) {

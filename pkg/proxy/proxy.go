@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/memory"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
@@ -131,6 +133,8 @@ type Proxy struct {
 	fitted atomic.Int64
 	// lot is where goroutines of idle connections park, nil where they cannot.
 	lot *lot
+	// null is open for /dev/null, or -1.
+	null int
 	// ports are those of the listeners.
 	ports []uint16
 
@@ -203,6 +207,9 @@ func New(o Options) (*Proxy, error) {
 	p.options.Counters.ResetActive()
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.lot = newLot()
+	if p.null, err = unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+		p.null = -1
+	}
 	return p, nil
 }
 

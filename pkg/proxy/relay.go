@@ -90,7 +90,7 @@ func (c *connection) finish() {
 		c.line.Error += "; " + cause.Error()
 	}
 	if c.app != nil {
-		closeGently(c.app)
+		c.proxy.close(c.app)
 	}
 	if k := c.carrier.Load(); k != nil {
 		if !c.counted {
@@ -114,7 +114,7 @@ func (c *connection) finish() {
 	if cause == nil && c.records != nil && c.dialled() {
 		awaitFIN(c.wire)
 	}
-	closeGently(c.wire)
+	c.proxy.close(c.wire)
 	c.forget()
 }
 

@@ -64,6 +64,9 @@ func (p *Proxy) Serve(ctx context.Context) error {
 	stopSweep()
 	sweeper.Wait()
 	p.lot.close()
+	if p.null >= 0 {
+		_ = unix.Close(p.null)
+	}
 	p.cancel()
 	p.asking.Wait()
 	return err
