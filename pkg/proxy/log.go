@@ -5,7 +5,6 @@ package proxy
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -73,12 +72,7 @@ func (l *Logger) Connection(c *api.Connection) {
 	} {
 		*text = bounded(*text)
 	}
-	line, err := json.Marshal(c)
-	if err != nil {
-		l.slog.Error("cannot write the line of a connection", "error", err.Error())
-		return
-	}
-	l.enqueue(class, append(line, '\n'))
+	l.enqueue(class, appendLine(make([]byte, 0, 512+journal.NumberSize), c))
 }
 
 // maxLogText bounds each text of a connection's line, in bytes. An identity has at most 800;
