@@ -247,7 +247,7 @@ func (k *carrier) suspect(c *connection) bool {
 func (k *carrier) receive() {
 	at, err := k.receiveFrames()
 	if err == errParked {
-		k.park(k.receive)
+		k.park(func() { k.receive() })
 		return
 	}
 	k.gone.Store(true)

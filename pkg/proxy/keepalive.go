@@ -29,12 +29,12 @@ func (p *Proxy) sweep(ctx context.Context) {
 		}
 		p.live.accountAll()
 		p.carriers.expire(time.Now())
-		p.carriers.park(p.lot, time.Now().Add(-cmp.Or(p.options.sweep, sweepInterval)))
 		p.begun.expire(time.Now())
-		for _, c := range p.live.snapshot() {
+		open := p.live.snapshot()
+		for _, c := range open {
 			p.inspect(c)
-			c.parkIdle(p.lot)
 		}
+		p.parkIdle(open)
 	}
 }
 

@@ -4,11 +4,14 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"os"
 	"reflect"
+	"runtime"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -43,8 +46,8 @@ type parking struct {
 // parkable is a stream whose reader can park.
 type parkable interface {
 	stream
-	// ask has the reader park at l, as soon as it waits.
-	ask(l *lot)
+	// ask has the reader park at l, as soon as it waits, and reports whether it has to be asked.
+	ask(l *lot) bool
 	// interrupted says what err means, which has ended the reader's waiting.
 	interrupted(err error) interruption
 	// park has resume called in a goroutine of its own when something comes.
@@ -55,15 +58,15 @@ type parkable interface {
 type interruption uint8
 
 const (
-	failed interruption = iota // an error
-	retry                      // nothing
-	parks                      // the reader is to park
+	waitFailed    interruption = iota // an error
+	waitAgain                         // nothing
+	waitElsewhere                     // the reader is to park
 )
 
 // past is a deadline that has passed.
 func past() time.Time { return time.Unix(1, 0) }
 
-// await calls do until it reports true, and waits for data in between. The error is errParked where the
+// awaitReadable calls do until it reports true, and waits for data in between. The error is errParked where the
 // reader is to park.
 func awaitReadable(s stream, raw syscall.RawConn, do func(fd uintptr) bool) error {
 	for {
@@ -76,42 +79,44 @@ func awaitReadable(s stream, raw syscall.RawConn, do func(fd uintptr) bool) erro
 			return err
 		}
 		switch p.interrupted(err) {
-		case failed:
+		case waitFailed:
 			return err
-		case parks:
+		case waitElsewhere:
 			return errParked
 		}
 	}
 }
 
 // askWith is parkable's ask of a stream with this SetReadDeadline.
-func (p *parking) askWith(l *lot, setReadDeadline func(time.Time) error) {
+func (p *parking) askWith(l *lot, setReadDeadline func(time.Time) error) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if l == nil || p.asked || p.bounded || p.closed || p.resume != nil {
-		return
+		return false
 	}
 	p.lot, p.asked = l, setReadDeadline(past()) == nil
+	return p.asked
 }
 
+// interruptedWith is parkable's interrupted of a stream with this SetReadDeadline.
 func (p *parking) interruptedWith(err error, setReadDeadline func(time.Time) error) interruption {
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
-		return failed
+		return waitFailed
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
 	case !p.asked:
-		return failed
+		return waitFailed
 	case p.overtaken:
 		p.asked, p.overtaken = false, false
-		return retry
+		return waitAgain
 	}
 	p.asked = false
 	if setReadDeadline(time.Time{}) != nil {
-		return retry // it is closed
+		return waitAgain // it is closed
 	}
-	return parks
+	return waitElsewhere
 }
 
 // parkAt is parkable's park of a stream with this descriptor.
@@ -309,25 +314,47 @@ func bufferOf[T any](secured *tls.Conn, name string) *T {
 	return (*T)(field.Addr().UnsafePointer())
 }
 
-// parkIdle has both goroutines of c park if nothing has been relayed since the last call. It belongs to the
-// sweeper.
-func (c *connection) parkIdle(l *lot) {
+// manyParked is after how many readers that have parked their stacks are given back to the operating system.
+const manyParked = 128
+
+// parkIdle has connections park that carry nothing, and idle carriers. When no more have to, what they leave behind is
+// collected. It belongs to the sweeper.
+func (p *Proxy) parkIdle(open []*connection) {
+	asked := p.carriers.park(p.lot, time.Now().Add(-cmp.Or(p.options.sweep, sweepInterval)))
+	for _, c := range open {
+		asked += c.parkIdle(p.lot)
+	}
+	switch {
+	case asked > 0:
+		p.parked += asked
+	case p.parked >= manyParked:
+		p.parked = 0
+		// Pools let go of their buffers in the second collection, which is part of FreeOSMemory.
+		runtime.GC()
+		debug.FreeOSMemory()
+	}
+}
+
+// parkIdle has both goroutines of c park if nothing has been relayed since the last call, and returns how many have
+// to. It belongs to the sweeper.
+func (c *connection) parkIdle(l *lot) (asked int) {
 	sent, received := c.sent.Load(), c.received.Load()
 	idle := sent == c.seenSent && received == c.seenReceived
 	c.seenSent, c.seenReceived = sent, received
 	// Behind data of both sides there are no more answers.
 	if !idle || sent == 0 || received == 0 || c.relaying.Load() != 2 {
-		return
+		return 0
 	}
 	c.mu.Lock()
 	sockets, ending := c.sockets, c.halfEnded || c.aborted != nil
 	c.mu.Unlock()
 	if ending {
-		return
+		return 0
 	}
 	for _, s := range sockets {
-		if s, ok := s.(parkable); ok {
-			s.ask(l)
+		if s, ok := s.(parkable); ok && s.ask(l) {
+			asked++
 		}
 	}
+	return asked
 }

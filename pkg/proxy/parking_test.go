@@ -4,11 +4,14 @@ package proxy
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -197,26 +200,36 @@ func TestDeadlineOvertakesParking(t *testing.T) {
 
 // TestGiveUpBuffers: this Go has the buffers that are given up, and TLS goes on without them.
 func TestGiveUpBuffers(t *testing.T) {
-	client, server := pair(t, sweeps)
-	destination, accept := collect(t, server.ip)
-	near := client.dial(destination)
-	far := accept()
-	large := string(make([]byte, 100_000))
-	write(t, near, large)
-	expect(t, far, large)
-	write(t, far, large)
-	expect(t, near, large)
-	awaitParked(t, client, server)
-	for _, pod := range []*testPod{client, server} {
-		c := pod.proxy.live.snapshot()[0]
-		for _, name := range []string{"rawInput", "hand"} {
-			if b := bufferOf[bytes.Buffer](c.tls, name); b == nil || b.Cap() > 0 {
-				t.Errorf("%s: the TLS connection holds %v", name, b)
-			}
+	certificate := newAuthority(t).issue(t, []netip.Addr{podAddress()}, nil)
+	l := listen(t, netip.MustParseAddrPort("127.0.0.1:0"))
+	large := strings.Repeat("x", 100_000)
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{certificate}}), large+large)
+	}()
+	conn := must.Get(net.Dial("tcp", l.Addr().String()))(t)
+	defer conn.Close()
+	secured := tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+	expect(t, secured, large[:20_000])
+	giveUpBuffers(secured)
+	if in := bufferOf[bytes.Reader](secured, "input"); in == nil || in.Len() == 0 {
+		t.Errorf("what has not been read is gone: %v", in)
+	}
+	expect(t, secured, large[20_000:]+large)
+	giveUpBuffers(secured)
+	if in := bufferOf[bytes.Reader](secured, "input"); in == nil || in.Size() > 0 {
+		t.Errorf("the TLS connection holds %v", in)
+	}
+	for _, name := range []string{"rawInput", "hand"} {
+		if b := bufferOf[bytes.Buffer](secured, name); b == nil || b.Cap() > 0 {
+			t.Errorf("%s: the TLS connection holds %v", name, b)
 		}
 	}
-	write(t, near, large)
-	expect(t, far, large)
-	write(t, far, large)
-	expect(t, near, large)
+	if _, err := secured.Read(make([]byte, 1)); err == nil {
+		t.Error("no end")
+	}
 }

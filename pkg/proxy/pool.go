@@ -143,16 +143,17 @@ func (p *pool) expire(now time.Time) {
 	sendAway(waiting)
 }
 
-// park has those park at l that have been idle since before t.
-func (p *pool) park(l *lot, t time.Time) {
+// park has those park at l that have been idle since before t, and returns how many have to.
+func (p *pool) park(l *lot, t time.Time) (asked int) {
 	p.mu.Lock()
 	idle := slices.Concat(p.dialled.since(t), p.awaiting.since(t))
 	p.mu.Unlock()
 	for _, k := range idle {
-		if s, ok := k.conn.(parkable); ok {
-			s.ask(l)
+		if s, ok := k.conn.(parkable); ok && s.ask(l) {
+			asked++
 		}
 	}
+	return asked
 }
 
 // dropPeer ends the idle carriers to a peer, of which one has turned out to be dead.

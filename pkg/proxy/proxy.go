@@ -131,8 +131,10 @@ type Proxy struct {
 	times tuning.Times
 	// fitted is the size that FitMemory has given to the buffers of open connections.
 	fitted atomic.Int64
-	// lot is where goroutines of idle connections park, nil where they cannot.
-	lot *lot
+	// lot is where goroutines of idle connections park, nil where they cannot. parked is how many have since memory was
+	// given back; it belongs to the sweeper.
+	lot    *lot
+	parked int
 	// null is open for /dev/null, or -1.
 	null int
 	// ports are those of the listeners.

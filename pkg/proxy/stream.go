@@ -65,7 +65,7 @@ func (s *bareSocket) SetDeadline(t time.Time) error { return s.bound(t, s.File.S
 // SetReadDeadline is that of net.Conn.
 func (s *bareSocket) SetReadDeadline(t time.Time) error { return s.bound(t, s.File.SetReadDeadline) }
 
-func (s *bareSocket) ask(l *lot) { s.askWith(l, s.File.SetReadDeadline) }
+func (s *bareSocket) ask(l *lot) bool { return s.askWith(l, s.File.SetReadDeadline) }
 
 func (s *bareSocket) interrupted(err error) interruption {
 	return s.interruptedWith(err, s.File.SetReadDeadline)
@@ -113,7 +113,7 @@ func (d *dialled) SetDeadline(t time.Time) error { return d.bound(t, d.TCPConn.S
 // SetReadDeadline is that of net.Conn.
 func (d *dialled) SetReadDeadline(t time.Time) error { return d.bound(t, d.TCPConn.SetReadDeadline) }
 
-func (d *dialled) ask(l *lot) { d.askWith(l, d.TCPConn.SetReadDeadline) }
+func (d *dialled) ask(l *lot) bool { return d.askWith(l, d.TCPConn.SetReadDeadline) }
 
 func (d *dialled) interrupted(err error) interruption {
 	return d.interruptedWith(err, d.TCPConn.SetReadDeadline)

@@ -84,7 +84,7 @@ type Worker struct {
 	// Capture, Peer, Inband, Edges and Shared are those of Listeners.
 	Capture, Inband []net.Listener
 	Peer, Edges     net.Listener
-	Shared      bool
+	Shared          bool
 	// Waiting are those of Listeners.
 	Waiting []*os.File
 	// Memory shows what is left of the pod's memory, nil if that is unknown.
