@@ -143,9 +143,8 @@ func NoteDestination(fd int, destination netip.AddrPort, works bool) error {
 		option = sockoptWorks
 	}
 	e := endpoint(destination)
-	value := (*[unsafe.Sizeof(e)]byte)(unsafe.Pointer(&e))
-	if err := unix.SetsockoptString(fd, sockoptLevel, option, string(value[:])); err != nil {
-		return fmt.Errorf("noting a destination: %w", err)
+	if errno := setsockopt(fd, option, unsafe.Pointer(&e), unsafe.Sizeof(e)); errno != 0 {
+		return fmt.Errorf("noting a destination: %w", errno)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +17,19 @@ var ErrNotCaptured = errors.New("the connection was not captured")
 
 // SockoptLevel is the level of the socket options that the programs answer.
 const SockoptLevel = sockoptLevel
+
+// getsockopt asks for an option at SockoptLevel, and setsockopt sets one. Every connection makes these calls, and
+// telling Go's scheduler about them takes longer than they do.
+func getsockopt(fd, name int, value unsafe.Pointer, size *uint32) syscall.Errno {
+	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), sockoptLevel, uintptr(name), uintptr(value),
+		uintptr(unsafe.Pointer(size)), 0)
+	return errno
+}
+
+func setsockopt(fd, name int, value unsafe.Pointer, size uintptr) syscall.Errno {
+	_, _, errno := unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), sockoptLevel, uintptr(name), uintptr(value), size, 0)
+	return errno
+}
 
 // OriginalDestination returns the destination of the application's connect(2), for a
 // connection accepted from the capture listener. The address is IPv4 for v4-mapped
@@ -29,8 +43,7 @@ const SockoptLevel = sockoptLevel
 func OriginalDestination(fd int) (destination netip.AddrPort, pod bool, err error) {
 	var h objectsHandover
 	size := uint32(unsafe.Sizeof(h))
-	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), sockoptLevel, sockoptOriginalDestination,
-		uintptr(unsafe.Pointer(&h)), uintptr(unsafe.Pointer(&size)), 0)
+	errno := getsockopt(fd, sockoptOriginalDestination, unsafe.Pointer(&h), &size)
 	switch {
 	// Without the programs the kernel does not know the option.
 	case errno == unix.ENOPROTOOPT || errno == unix.EOPNOTSUPP:
@@ -51,9 +64,8 @@ func PresentAs(fd int, client netip.AddrPort) error {
 		return fmt.Errorf("presenting a connection as %v: not an address", client)
 	}
 	e := endpoint(client)
-	value := (*[unsafe.Sizeof(e)]byte)(unsafe.Pointer(&e))
-	if err := unix.SetsockoptString(fd, sockoptLevel, sockoptPresentAs, string(value[:])); err != nil {
-		return fmt.Errorf("presenting a connection as %v: %w", client, err)
+	if errno := setsockopt(fd, sockoptPresentAs, unsafe.Pointer(&e), unsafe.Sizeof(e)); errno != 0 {
+		return fmt.Errorf("presenting a connection as %v: %w", client, errno)
 	}
 	return nil
 }
@@ -62,9 +74,10 @@ func PresentAs(fd int, client netip.AddrPort) error {
 // client. If it does not, the connection must end before the first byte: the application would take
 // it for one of its own pod. It must be called after connect(2). It needs no privilege.
 func HandedOver(fd int) (bool, error) {
-	done, err := unix.GetsockoptInt(fd, sockoptLevel, sockoptHandedOver)
-	if err != nil {
-		return false, fmt.Errorf("asking whether the client was handed over: %w", err)
+	var done int32
+	size := uint32(unsafe.Sizeof(done))
+	if errno := getsockopt(fd, sockoptHandedOver, unsafe.Pointer(&done), &size); errno != 0 {
+		return false, fmt.Errorf("asking whether the client was handed over: %w", errno)
 	}
 	return done == 1, nil
 }

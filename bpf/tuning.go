@@ -17,13 +17,14 @@ import (
 // It needs no privilege.
 func TuningOf(fd int) (tuning.Tuning, error) {
 	// The programs find the application's socket in this call.
-	if _, err := unix.Getpeername(fd); err != nil {
-		return tuning.Tuning{}, fmt.Errorf("asking for the application's options: %w", err)
+	var name unix.RawSockaddrAny
+	size := uint32(unsafe.Sizeof(name))
+	if _, _, errno := unix.RawSyscall(unix.SYS_GETPEERNAME, uintptr(fd), uintptr(unsafe.Pointer(&name)), uintptr(unsafe.Pointer(&size))); errno != 0 {
+		return tuning.Tuning{}, fmt.Errorf("asking for the application's options: %w", errno)
 	}
 	var t objectsTuning
-	size := uint32(unsafe.Sizeof(t))
-	if _, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), sockoptLevel, sockoptTuning,
-		uintptr(unsafe.Pointer(&t)), uintptr(unsafe.Pointer(&size)), 0); errno != 0 {
+	size = uint32(unsafe.Sizeof(t))
+	if errno := getsockopt(fd, sockoptTuning, unsafe.Pointer(&t), &size); errno != 0 {
 		return tuning.Tuning{}, fmt.Errorf("asking for the application's options: %w", errno)
 	}
 	return t.tuning(), nil

@@ -61,7 +61,7 @@ func runWorker(ctx context.Context, args []string) error {
 		}
 		gates = append(gates, g)
 	}
-	log := proxy.NewLogger(os.Stdout, &from.Counters.Log)
+	log := proxy.NewLogger(os.Stdout, &from.Counters.Log, from.Spool)
 	defer log.Close(context.WithoutCancel(ctx))
 	var sources netip.Prefix
 	if from.Sources6 {

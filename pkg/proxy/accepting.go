@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -38,17 +39,51 @@ func (k *carrier) serve(c *connection, s *settings, deadline time.Time, release 
 		k.finish(err)
 		return
 	}
-	for err = k.carry(c, s, h); err == nil; err = k.carry(c, s, h) {
-		if h, err = k.nextHeader(); err != nil {
-			break
-		}
-		c, s = k.proxy.open(traffic.Inbound, k.conn), k.proxy.settings.Load()
-		k.lend(c, true)
-		if err = k.check(c, s); err != nil {
-			break
-		}
+	k.serveOn(func() error { return k.carry(c, s, h) })
+}
+
+// serveOn carries connections until k ends, or parks. next is what comes first.
+func (k *carrier) serveOn(next func() error) {
+	err := next()
+	for err == nil {
+		err = k.carryNext()
+	}
+	if err == errParked {
+		then := k.then
+		k.then = nil
+		k.park(func() { k.serveOn(then) })
+		return
 	}
 	k.finish(err)
+}
+
+// carryNext carries the next connection.
+func (k *carrier) carryNext() error {
+	k.tidy()
+	k.mu.Lock()
+	k.busy = false
+	k.mu.Unlock()
+	if !k.proxy.carriers.await(k) {
+		k.sendAway()
+	}
+	return k.awaitNext()
+}
+
+// awaitNext waits for the header of the next connection.
+func (k *carrier) awaitNext() error {
+	h, err := k.nextHeader()
+	if err != nil {
+		if err == errParked {
+			k.then = func() error { return k.awaitNext() }
+		}
+		return err
+	}
+	c, s := k.proxy.open(traffic.Inbound, k.conn), k.proxy.settings.Load()
+	k.lend(c, true)
+	if err := k.check(c, s); err != nil {
+		return err
+	}
+	return k.carry(c, s, h)
 }
 
 func (k *carrier) firstHeader(deadline time.Time) (header, error) {
@@ -62,15 +97,8 @@ func (k *carrier) firstHeader(deadline time.Time) (header, error) {
 	return h, k.conn.SetDeadline(time.Time{})
 }
 
-// nextHeader waits for the next connection.
+// nextHeader waits for a header, and makes k busy with it.
 func (k *carrier) nextHeader() (header, error) {
-	k.tidy()
-	k.mu.Lock()
-	k.busy = false
-	k.mu.Unlock()
-	if !k.proxy.carriers.await(k) {
-		k.sendAway()
-	}
 	h, err := k.header()
 	if err != nil {
 		return header{}, err
@@ -138,15 +166,30 @@ func (k *carrier) carry(c *connection, s *settings, h header) error {
 	// and what has reached the application, it must not.
 	err = k.proxy.answerFrame(c, statusOK, false)
 	k.answeredAt = k.records.written()
-	if err == nil {
-		source.twice = true
-		go k.sealOff(c, source)
-		if err = k.unseal(c); err == nil {
-			err = c.watch(k.conn)
-		}
-	} else {
+	if err != nil {
 		k.sealed <- struct{}{}
+		return k.ended(c, err)
 	}
+	source.twice = true
+	go k.sealOff(c, source)
+	return k.carryOn(c)
+}
+
+// carryOn carries what the peer sends, until c has ended or parks.
+func (k *carrier) carryOn(c *connection) error {
+	err := k.unseal(c)
+	if errors.Is(err, errParked) {
+		k.then = func() error { return k.carryOn(c) }
+		return errParked
+	}
+	if err == nil {
+		err = c.watch(k.conn)
+	}
+	return k.ended(c, err)
+}
+
+// ended is called when the direction from the peer has ended, and waits for the other one.
+func (k *carrier) ended(c *connection, err error) error {
 	if err != nil {
 		c.abort(err)
 	}
@@ -160,6 +203,10 @@ func (k *carrier) carry(c *connection, s *settings, h header) error {
 
 func (k *carrier) sealOff(c *connection, source *plainReader) {
 	err := k.seal(c, source, nil)
+	if errors.Is(err, errParked) {
+		c.park(c.app, func() { k.sealOff(c, source) })
+		return
+	}
 	if err == nil {
 		err = c.watch(c.app)
 	}

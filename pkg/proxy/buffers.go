@@ -46,6 +46,8 @@ type bufferPools struct {
 	pools [classes]sync.Pool
 	// less is how many of the largest classes a pace does not reach while memory is scarce.
 	less atomic.Int32
+	// pipes has every *pipe that is not in use.
+	pipes sync.Pool
 }
 
 // paced returns the class of a pace.

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"os"
 	"sync"
@@ -31,7 +30,7 @@ type carrier struct {
 	dialled bool
 	// route is what was dialled, or leads to the address of the peer that has dialled, without a port.
 	route   route
-	conn    *net.TCPConn
+	conn    stream
 	tls     *tls.Conn
 	records *recordConn
 	made    time.Time
@@ -50,6 +49,11 @@ type carrier struct {
 	r, w    int
 	more    bool
 	readErr error
+	// at is where the connection current is that the dialling side reads for.
+	at      reading
+	current *connection
+	// then is what the accepting side goes on with when it has parked.
+	then func() error
 
 	// gone means that no further connection may be carried.
 	gone atomic.Bool
@@ -205,7 +209,9 @@ func (k *carrier) fill() error {
 	k.tidy()
 	if !k.more {
 		if err := k.records.awaitRecord(); err != nil {
-			k.readErr = err
+			if err != errParked {
+				k.readErr = err
+			}
 			return err
 		}
 	}

@@ -41,7 +41,7 @@ type connection struct {
 	pod bool
 
 	// app leads to the local application, wire to the other pod. app is nil while the application waits.
-	app, wire *net.TCPConn
+	app, wire stream
 	// waiting is what the application's connect(2) waits for, or has waited for; nil if it does not wait.
 	waiting *waiting
 	// source reads from app, toApp writes to it what was decrypted.
@@ -84,17 +84,17 @@ type connection struct {
 	appEnded, wireEnded atomic.Bool
 
 	mu      sync.Mutex
-	sockets [2]*net.TCPConn
+	sockets [2]stream
 	aborted error
 	// tuned is what tune has applied to tunedWire.
 	tuned     tuning.Tuning
-	tunedWire *net.TCPConn
+	tunedWire stream
 	// keeps means that tune has been told to keep.
 	keeps bool
 	// halfEnded means that one direction has ended, watched is the socket that it has read from, and nil
 	// if that goes on without the connection.
 	halfEnded bool
-	watched   *net.TCPConn
+	watched   stream
 
 	// edge is set once it is decided how the connection is carried.
 	edge atomic.Pointer[traffic.Edge]
@@ -103,11 +103,14 @@ type connection struct {
 	// those of the edge.
 	countedSent, countedReceived uint64
 	edgeSent, edgeReceived       uint64
+	// seenSent and seenReceived are what the sweeper has seen last.
+	seenSent, seenReceived uint64
 }
 
 // open starts the record of a connection that accepted belongs to.
-func (p *Proxy) open(d traffic.Direction, accepted *net.TCPConn) *connection {
-	c := p.record(d, addrPort(accepted.RemoteAddr()), addrPort(accepted.LocalAddr()), nil)
+func (p *Proxy) open(d traffic.Direction, accepted stream) *connection {
+	local, remote := endsOf(accepted)
+	c := p.record(d, remote, local, nil)
 	c.adopt(accepted)
 	return c
 }
@@ -123,29 +126,29 @@ func (p *Proxy) record(d traffic.Direction, source, destination netip.AddrPort, 
 	return c
 }
 
-// adopt makes socket part of c, so that abort reaches it: first the accepted one, then the
-// dialled one, which may be replaced. If c has been aborted, adopt resets the socket and
+// adopt makes s part of c, so that abort reaches it: first the accepted one, then the
+// dialled one, which may be replaced. If c has been aborted, adopt resets it and
 // reports false.
-func (c *connection) adopt(socket *net.TCPConn) bool {
+func (c *connection) adopt(s stream) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	place := 1
 	if c.sockets[0] == nil && c.waiting == nil {
 		place = 0
 	}
-	return c.adoptAt(place, socket)
+	return c.adoptAt(place, s)
 }
 
 // adoptAt is adopt for one of c.sockets. c.mu is locked.
-func (c *connection) adoptAt(place int, socket *net.TCPConn) bool {
+func (c *connection) adoptAt(place int, s stream) bool {
 	if c.aborted != nil {
-		reset(socket)
+		reset(s)
 		return false
 	}
 	if size := c.proxy.options.Memory.Buffer(); size > 0 {
-		fitSocket(socket, size)
+		fitSocket(s, size)
 	}
-	c.sockets[place] = socket
+	c.sockets[place] = s
 	return true
 }
 

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"syscall"
 	"time"
 
@@ -119,6 +118,10 @@ func (k *carrier) send(c *connection, ended bool, err error) {
 			}
 			return k.awaitOutcome()
 		})
+		if errors.Is(err, errParked) {
+			c.park(c.app, func() { k.send(c, false, nil) })
+			return
+		}
 	}
 	if err == nil || errors.Is(err, errPeerWrite) {
 		if err == nil {
@@ -243,6 +246,10 @@ func (k *carrier) suspect(c *connection) bool {
 // receive carries what the peer sends to the applications, until the carrier ends.
 func (k *carrier) receive() {
 	at, err := k.receiveFrames()
+	if err == errParked {
+		k.park(func() { k.receive() })
+		return
+	}
 	k.gone.Store(true)
 	k.mu.Lock()
 	c, first := k.carried, k.served == 1
@@ -271,12 +278,22 @@ func (k *carrier) receive() {
 	k.finish(err)
 }
 
-// receiveFrames returns the error that ends the carrier, and where the connection is that it carries.
+// receiveFrames returns the error that ends the carrier, and where the connection is that it carries. It goes on
+// where it has parked.
 func (k *carrier) receiveFrames() (at reading, err error) {
-	var c *connection
-	at = asked
+	c, at := k.current, k.at
+	if c == nil && at != ended {
+		at = asked
+	}
 	for {
 		f, err := k.next()
+		if err == errParked {
+			if at == ended {
+				c = nil
+			}
+			k.current, k.at = c, at
+			return at, err
+		}
 		if err != nil {
 			return k.where(c, at), err
 		}
@@ -422,7 +439,7 @@ const maxAttempts = 5
 
 // ackedBytes returns how many bytes the peer has acknowledged. The SYN of a socket that was connected
 // counts as one.
-func ackedBytes(conn *net.TCPConn) (acked uint64, err error) {
+func ackedBytes(conn stream) (acked uint64, err error) {
 	err = onSocket(conn, func(fd int) error {
 		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 		if err == nil {

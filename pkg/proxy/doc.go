@@ -11,5 +11,5 @@
 // Two rules hold throughout. A connection that fails after the application's connect(2)
 // succeeded ends with a RST, never with a clean end of file. And an idle connection holds no
 // more than a few kilobytes: buffers are acquired when a socket is readable and released when
-// it is not.
+// it is not, and goroutines park (parking.go).
 package proxy

@@ -39,22 +39,22 @@ func endOfFile(fd uintptr, ended *atomic.Bool) error {
 	return io.EOF
 }
 
-// sendFIN ends what is written to socket. ended is set before.
-func sendFIN(socket *net.TCPConn, ended *atomic.Bool) error {
+// sendFIN ends what is written to s. ended is set before.
+func sendFIN(s stream, ended *atomic.Bool) error {
 	ended.Store(true)
-	err := socket.CloseWrite()
+	err := onSocket(s, shutdownWrite)
 	if errors.Is(err, unix.ENOTCONN) {
 		return errLeft // by a RST
 	}
 	return err
 }
 
-// halfEnd is called when the direction that reads from socket has ended, with nil for a carrier, which
+// halfEnd is called when the direction that reads from s has ended, with nil for a carrier, which
 // goes on. It wakes up the watch of the other direction, and reports whether that has not ended.
-func (c *connection) halfEnd(socket *net.TCPConn) (first bool) {
+func (c *connection) halfEnd(s stream) (first bool) {
 	c.mu.Lock()
 	first, other := !c.halfEnded, c.watched
-	c.halfEnded, c.watched = true, socket
+	c.halfEnded, c.watched = true, s
 	c.mu.Unlock()
 	if other != nil {
 		_ = other.SetReadDeadline(time.Unix(1, 0)) // an error means that it is closed
@@ -62,21 +62,19 @@ func (c *connection) halfEnd(socket *net.TCPConn) (first bool) {
 	return first
 }
 
-// watch is called when the direction that reads from socket has ended. The first one of the two that
-// end waits for the other one, or for a RST of socket, which nobody would notice otherwise.
-func (c *connection) watch(socket *net.TCPConn) error {
-	if !c.halfEnd(socket) {
+// watch is called when the direction that reads from s has ended. The first one of the two that
+// end waits for the other one, or for a RST of s, which nobody would notice otherwise.
+func (c *connection) watch(s stream) error {
+	if !c.halfEnd(s) {
 		return nil
 	}
-	raw, err := socket.SyscallConn()
+	raw, err := s.SyscallConn()
 	if err != nil {
 		return err
 	}
-	err = raw.Read(func(fd uintptr) bool {
-		set := []unix.PollFd{{Fd: int32(fd)}}
-		n, err := unix.Poll(set, 0)
-		return err == nil && n > 0 && set[0].Revents&unix.POLLERR != 0
-	})
+	for err = errParked; err == errParked; {
+		err = awaitReadable(s, raw, pollError)
+	}
 	switch {
 	case err == nil:
 		return errLeft

@@ -26,7 +26,7 @@ func Example() {
 		capture, peer net.Listener
 		sockets       proxy.Sockets
 	)
-	logger := proxy.NewLogger(os.Stdout, new(journal.Budget))
+	logger := proxy.NewLogger(os.Stdout, new(journal.Budget), journal.NewSpool(nil))
 	defer logger.Close(context.Background())
 	p, err := proxy.New(proxy.Options{
 		Config: config, Certificate: certificate, Roots: roots,

@@ -45,7 +45,7 @@ type failure struct {
 	remember time.Duration
 	// open is a connection to the destination for plaintext, on which nothing has been
 	// sent. It belongs to the connection that failed.
-	open *net.TCPConn
+	open stream
 	// final forbids plaintext even in permissive mode: data of the application may already
 	// have been sent, or the cause lies in this pod.
 	final bool

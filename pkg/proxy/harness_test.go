@@ -166,7 +166,7 @@ func newPodAt(t testing.TB, a *authority, ip, captureIP netip.Addr, change func(
 	pod := &testPod{t: t, ip: ip, sockets: &testSockets{}, log: &lineBuffer{}}
 	capture := listen(t, netip.AddrPortFrom(captureIP, 0))
 	pod.capture = addrPort(capture.Addr())
-	logger := NewLogger(pod.log, new(journal.Budget))
+	logger := NewLogger(pod.log, new(journal.Budget), journal.NewSpool(nil))
 	pod.options = Options{
 		Config: &api.Config{
 			PodIPs:      []netip.Addr{pod.ip},

@@ -87,6 +87,18 @@ func (s *idleSet) before(t time.Time) (old []*carrier) {
 	return old
 }
 
+// since returns those that have been idle since before t.
+func (s *idleSet) since(t time.Time) (old []*carrier) {
+	for e := s.order.Front(); e != nil; e = e.Next() {
+		k := e.Value.(*carrier)
+		if !k.idleSince.Before(t) {
+			break
+		}
+		old = append(old, k)
+	}
+	return old
+}
+
 // of removes those to peer, and returns them.
 func (s *idleSet) of(peer route) (all []*carrier) {
 	for k := s.latest(peer); k != nil; k = s.latest(peer) {

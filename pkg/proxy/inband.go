@@ -79,7 +79,7 @@ func (p *Proxy) encryptInband(c *connection, s *settings, peer *peer, h header, 
 }
 
 // dialInband opens a TCP connection whose first SYNs ask for a gateway.
-func (p *Proxy) dialInband(ctx context.Context, r route, syns int, timeout time.Duration) (*net.TCPConn, error) {
+func (p *Proxy) dialInband(ctx context.Context, r route, syns int, timeout time.Duration) (stream, error) {
 	d := net.Dialer{
 		Timeout: timeout,
 		Control: func(_, _ string, raw syscall.RawConn) error {
@@ -107,7 +107,7 @@ func inbandDialFailure(err error) *failure {
 }
 
 // negotiated is Sockets.Negotiated of conn.
-func (p *Proxy) negotiated(conn *net.TCPConn) (shown, givenUp bool, err error) {
+func (p *Proxy) negotiated(conn stream) (shown, givenUp bool, err error) {
 	err = onSocket(conn, func(fd int) (err error) {
 		shown, givenUp, err = p.options.Sockets.Negotiated(fd)
 		return err
@@ -160,7 +160,7 @@ func (s *dialSlot) free() {
 
 // admitInband starts an inbound connection whose other end showed that it has a gateway, and
 // resets others, which the programs send here as well.
-func (p *Proxy) admitInband(conn *net.TCPConn) {
+func (p *Proxy) admitInband(conn stream) {
 	switch shown, _, err := p.negotiated(conn); {
 	case err != nil:
 		p.open(traffic.Inbound, conn).refuse(traffic.Undetermined, err)

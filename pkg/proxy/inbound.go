@@ -8,7 +8,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"syscall"
@@ -125,18 +124,24 @@ func (p *Proxy) connect(c *connection, s *settings, h header, first *buffer, dat
 	c.countEncrypted()
 	c.agreeOnFrames()
 	c.relay(
-		func() error {
-			// What the application has said already goes with the answer.
-			source.poll = h.Waits
-			return c.seal(source, statusOK)
+		way{
+			first: func() error {
+				// What the application has said already goes with the answer.
+				source.poll = h.Waits
+				return c.seal(source, statusOK)
+			},
+			then: func() error { return c.seal(source, 0) },
 		},
-		func() error {
-			err := c.unframe(data)
-			p.pools.put(first)
-			if err != nil {
-				return err
-			}
-			return c.unseal(nil)
+		way{
+			first: func() error {
+				err := c.unframe(data)
+				p.pools.put(first)
+				if err != nil {
+					return err
+				}
+				return c.unseal(nil)
+			},
+			then: func() error { return c.unseal(nil) },
 		},
 	)
 	return nil
@@ -262,39 +267,33 @@ func (p *Proxy) comesFrom(c *connection, ip netip.Addr) bool {
 // ports. On 127.0.0.0/8 and ::1 Linux reuses a port in TIME_WAIT after a second
 // (net.ipv4.tcp_tw_reuse=2, the default). The destination is an address of this pod, so
 // nothing leaves the pod.
-func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
-	source := p.applicationsSide(h.source(), h.Destination.Addr())
-	d := net.Dialer{
-		Timeout:   p.options.LocalTimeout,
-		KeepAlive: -1,
-		Control: func(_, _ string, raw syscall.RawConn) error {
-			return control(raw, func(fd int) error {
-				if err := bindWithoutPort(fd); err != nil {
-					return err
+func (p *Proxy) dialApplication(h header) (stream, error) {
+	dial := func(from netip.Addr) (*bareSocket, error) {
+		return connectFrom(p.ctx, netip.AddrPortFrom(from, 0), h.Destination, p.options.LocalTimeout, func(fd int) error {
+			if err := bindWithoutPort(fd); err != nil {
+				return err
+			}
+			if p.options.Sources6.Contains(from) {
+				// No interface has the address.
+				if err := setOption(fd, unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1); err != nil {
+					return fmt.Errorf("binding to %v: %w", from, err)
 				}
-				if p.options.Sources6.Contains(source) {
-					// No interface has the address.
-					if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1); err != nil {
-						return fmt.Errorf("binding to %v: %w", source, err)
-					}
+			}
+			if err := p.options.Sockets.PresentAs(fd, h.source()); err != nil {
+				return fmt.Errorf("presenting the connection as coming from %v: %w", h.source(), err)
+			}
+			if size := p.options.Memory.Buffer(); size > 0 {
+				if err := fitSegments(fd, size); err != nil {
+					return fmt.Errorf("bounding the segments: %w", err)
 				}
-				if err := p.options.Sockets.PresentAs(fd, h.source()); err != nil {
-					return fmt.Errorf("presenting the connection as coming from %v: %w", h.source(), err)
-				}
-				if size := p.options.Memory.Buffer(); size > 0 {
-					if err := fitSegments(fd, size); err != nil {
-						return fmt.Errorf("bounding the segments: %w", err)
-					}
-				}
-				return lingerZero(fd)
-			})
-		},
+			}
+			return lingerZero(fd)
+		})
 	}
-	d.SetMultipathTCP(false)
-	app, err := d.DialTCP(p.ctx, "tcp", netip.AddrPortFrom(source, 0), h.Destination)
+	app, err := dial(p.applicationsSide(h.source(), h.Destination.Addr()))
 	if errors.Is(err, syscall.EPERM) && h.Destination.Addr().Is6() {
 		// No RST is sent to ::1: the programs tell before that it would be one.
-		app, err = d.DialTCP(p.ctx, "tcp", netip.AddrPortFrom(h.Destination.Addr(), 0), h.Destination)
+		app, err = dial(h.Destination.Addr())
 	}
 	if err != nil {
 		return nil, err
@@ -308,7 +307,7 @@ func (p *Proxy) dialApplication(h header) (*net.TCPConn, error) {
 
 // bindWithoutPort leaves it to connect(2) to choose a port, which is then for its destination alone.
 func bindWithoutPort(fd int) error {
-	if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
+	if err := setOption(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
 		return fmt.Errorf("binding without a port: %w", err)
 	}
 	return nil
@@ -337,7 +336,7 @@ func (p *Proxy) applicationsSide(client netip.AddrPort, application netip.Addr) 
 
 // handedOver returns an error if the application does not see the client. It must not get a byte
 // then.
-func (p *Proxy) handedOver(app *net.TCPConn) error {
+func (p *Proxy) handedOver(app stream) error {
 	return onSocket(app, func(fd int) error {
 		done, err := p.options.Sockets.HandedOver(fd)
 		if err == nil && !done {

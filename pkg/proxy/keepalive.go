@@ -6,10 +6,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"net"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // sweepInterval is how often open connections are looked at. It also bounds
@@ -33,9 +30,11 @@ func (p *Proxy) sweep(ctx context.Context) {
 		p.live.accountAll()
 		p.carriers.expire(time.Now())
 		p.begun.expire(time.Now())
-		for _, c := range p.live.snapshot() {
+		open := p.live.snapshot()
+		for _, c := range open {
 			p.inspect(c)
 		}
+		p.parkIdle(open)
 	}
 }
 
@@ -52,14 +51,12 @@ func (p *Proxy) inspect(c *connection) {
 	c.tune(true)
 }
 
-// hasError reports whether the kernel has a pending error for socket: a RST that came while
+// hasError reports whether the kernel has a pending error for s: a RST that came while
 // the relay waits for the other side to read.
-func hasError(socket *net.TCPConn) (failed bool) {
-	_ = onSocket(socket, func(fd int) error {
-		set := []unix.PollFd{{Fd: int32(fd)}}
-		n, err := unix.Poll(set, 0)
-		failed = err == nil && n > 0 && set[0].Revents&unix.POLLERR != 0
-		return err
+func hasError(s stream) (failed bool) {
+	_ = onSocket(s, func(fd int) error {
+		failed = pollError(uintptr(fd))
+		return nil
 	})
 	return failed
 }

@@ -5,7 +5,6 @@ package proxy
 import (
 	"io"
 	"maps"
-	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -95,7 +94,7 @@ func TestPeerSocketsHaveKeepAlive(t *testing.T) {
 }
 
 // options returns what the kernel has for a socket.
-func options(t *testing.T, socket *net.TCPConn) map[string]int {
+func options(t *testing.T, socket stream) map[string]int {
 	t.Helper()
 	raw, err := socket.SyscallConn()
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // When a worker dies, the kernel closes its sockets, and a FIN in the middle of a stream
@@ -14,14 +16,19 @@ import (
 // listener, dialled ones get it before connect(2). It also discards unsent data, so
 // closeGently unsets it first.
 
-// resetOnDeath makes the connections that l accepts end with a RST unless
-// closeGently ends them.
-func resetOnDeath(l net.Listener) error {
+// prepareListener makes the connections that l accepts end with a RST unless
+// closeGently ends them, and has what is written to them sent at once.
+func prepareListener(l net.Listener) error {
 	conn, ok := l.(syscall.Conn)
 	if !ok {
 		return nil // there is no socket to inherit from
 	}
-	return onSocket(conn, lingerZero)
+	return onSocket(conn, func(fd int) error {
+		if err := setOption(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
+			return err
+		}
+		return lingerZero(fd)
+	})
 }
 
 func lingerZero(fd int) error {
@@ -48,16 +55,29 @@ func onSocket(socket syscall.Conn, do func(fd int) error) error {
 	return control(raw, do)
 }
 
-// closeGently closes socket; written data still arrives, then the end. Errors mean that the
+// closeGently closes s; written data still arrives, then the end. Errors mean that the
 // socket is closed already.
-func closeGently(socket *net.TCPConn) {
-	_ = onSocket(socket, func(fd int) error { return setLinger(fd, false) })
-	_ = socket.Close()
+func closeGently(s stream) {
+	_ = onSocket(s, func(fd int) error { return setLinger(fd, false) })
+	_ = s.Close()
 }
 
-// reset closes socket with a RST instead of a FIN. Errors mean that the socket is closed
+// close is closeGently for a stream that nobody writes to or reads from any more. First /dev/null takes the place of the socket:
+// Go's scheduler is told of close(2), which sends a FIN here, and takes a processor away for it, but of this call it is not.
+func (p *Proxy) close(s stream) {
+	_ = onSocket(s, func(fd int) error {
+		err := setLinger(fd, false)
+		if p.null >= 0 {
+			_, _, _ = unix.RawSyscall(unix.SYS_DUP3, uintptr(p.null), uintptr(fd), unix.O_CLOEXEC)
+		}
+		return err
+	})
+	_ = s.Close()
+}
+
+// reset closes s with a RST instead of a FIN. Errors mean that the socket is closed
 // already.
-func reset(socket *net.TCPConn) {
-	_ = socket.SetLinger(0)
-	_ = socket.Close()
+func reset(s stream) {
+	_ = onSocket(s, lingerZero)
+	_ = s.Close()
 }

@@ -3,10 +3,8 @@
 package proxy
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -20,29 +18,30 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
-// maxQueuedLog is how many bytes of log lines may wait for the writer: those of about two
-// thousand connections.
-const maxQueuedLog = 1 << 20
+// logInterval is the least time between two batches of lines. What is logged meanwhile is in the spool, which a
+// supervisor writes if this process dies.
+const logInterval = 10 * time.Millisecond
 
 // Logger writes JSON lines to a writer that may be slow. Logging only appends to a bounded
-// queue, which one goroutine writes. Lines that find the queue full, or no room in the budget, are
+// spool, which one goroutine writes. Lines that find it full, or no room in the budget, are
 // dropped and counted, and a line of its own reports the count.
 type Logger struct {
 	w       io.Writer
 	budget  *journal.Budget
 	slog    *slog.Logger
 	wake    chan struct{}
+	closing chan struct{}
 	stopped chan struct{}
 
 	mu     sync.Mutex
-	queue  []byte
+	spool  *journal.Spool
 	ledger *journal.Ledger
 	closed bool
 }
 
-// NewLogger starts a Logger that writes to w, as much as budget allows. Close ends it.
-func NewLogger(w io.Writer, budget *journal.Budget) *Logger {
-	l := &Logger{w: w, budget: budget, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
+// NewLogger starts a Logger that writes to w by way of spool, as much as budget allows. Close ends it.
+func NewLogger(w io.Writer, budget *journal.Budget, spool *journal.Spool) *Logger {
+	l := &Logger{w: w, budget: budget, wake: make(chan struct{}, 1), closing: make(chan struct{}), stopped: make(chan struct{}), spool: spool}
 	l.slog = slog.New(slog.NewJSONHandler(queueWriter{l}, nil))
 	l.ledger = journal.NewLedger(budget, "", l.signal)
 	go l.run()
@@ -73,12 +72,7 @@ func (l *Logger) Connection(c *api.Connection) {
 	} {
 		*text = bounded(*text)
 	}
-	line, err := json.Marshal(c)
-	if err != nil {
-		l.slog.Error("cannot write the line of a connection", "error", err.Error())
-		return
-	}
-	l.enqueue(class, append(line, '\n'))
+	l.enqueue(class, appendLine(make([]byte, 0, 512+journal.NumberSize), c))
 }
 
 // maxLogText bounds each text of a connection's line, in bytes. An identity has at most 800;
@@ -101,7 +95,10 @@ func bounded(text string) string {
 // if ctx is done first.
 func (l *Logger) Close(ctx context.Context) error {
 	l.mu.Lock()
-	l.closed = true
+	if !l.closed {
+		l.closed = true
+		close(l.closing)
+	}
 	l.mu.Unlock()
 	l.signal()
 	select {
@@ -123,50 +120,40 @@ func (l *Logger) signal() {
 func (l *Logger) enqueue(class journal.Class, line []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed || len(l.queue)+len(line) > maxQueuedLog {
+	if l.closed || !l.spool.Fits(len(line)+journal.NumberSize) {
 		l.ledger.Drop(line)
 		return
 	}
 	if made, ok := l.ledger.Admit(class, line); ok {
-		l.queue = append(l.queue, made...)
+		l.spool.Add(made)
 		l.signal()
 	}
 }
 
-// run is the only place that writes to l.w. Two byte slices take turns as
-// queue and batch.
+// run is the only place that writes to l.w.
 func (l *Logger) run() {
 	defer close(l.stopped)
-	var batch []byte
 	for range l.wake {
 		l.mu.Lock()
 		closed := l.closed
-		l.queue = append(l.queue, l.ledger.Report(closed)...)
-		batch, l.queue = l.queue, batch[:0]
+		batch, report := l.spool.Take(), l.ledger.Report(closed)
 		l.mu.Unlock()
-		l.write(batch)
+		batch.Write(l.write)
+		l.write(report)
 		if closed {
 			return
+		}
+		select {
+		case <-time.After(logInterval):
+		case <-l.closing:
 		}
 	}
 }
 
-// maxWrite is how much a pipe takes at once, so that lines of the supervisor do not come in between
-// (pipe(7): PIPE_BUF).
-const maxWrite = 4096
-
-// write writes whole lines, as many at once as maxWrite allows.
-func (l *Logger) write(batch []byte) {
-	for len(batch) > 0 {
-		end := len(batch)
-		if end > maxWrite {
-			if end = bytes.LastIndexByte(batch[:maxWrite], '\n') + 1; end == 0 {
-				end = bytes.IndexByte(batch, '\n') + 1
-			}
-		}
+func (l *Logger) write(lines []byte) {
+	if len(lines) > 0 {
 		// Errors of the log itself cannot be logged.
-		_, _ = l.w.Write(batch[:end])
-		batch = batch[end:]
+		_, _ = l.w.Write(lines)
 	}
 }
 

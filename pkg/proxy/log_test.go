@@ -44,7 +44,7 @@ func (w *stuckWriter) Write(p []byte) (int, error) {
 
 func TestLogNeverBlocks(t *testing.T) {
 	w := &stuckWriter{entered: make(chan struct{}, 1), release: make(chan struct{})}
-	l := NewLogger(w, new(journal.Budget))
+	l := NewLogger(w, new(journal.Budget), journal.NewSpool(nil))
 	l.Slog().Info("first")
 	<-w.entered
 	// The writer is stuck; several times what the queue holds is logged.
@@ -82,7 +82,7 @@ func TestLogNeverBlocks(t *testing.T) {
 
 func TestLogLines(t *testing.T) {
 	var b lineBuffer
-	l := NewLogger(&b, new(journal.Budget))
+	l := NewLogger(&b, new(journal.Budget), journal.NewSpool(nil))
 	l.Slog().Info("hello", "answer", 42)
 	want := api.Connection{Direction: api.Inbound, Sent: 3}
 	l.Connection(&want)
@@ -133,7 +133,7 @@ func TestLogTextsAreBounded(t *testing.T) {
 	}
 	c.Message = "" // only this one finds the line again
 	w := &lineBuffer{}
-	l := NewLogger(w, new(journal.Budget))
+	l := NewLogger(w, new(journal.Budget), journal.NewSpool(nil))
 	l.Connection(&c)
 	if err := l.Close(t.Context()); err != nil {
 		t.Fatal(err)

@@ -5,7 +5,6 @@ package proxy
 import (
 	"context"
 	"errors"
-	"net"
 	"syscall"
 	"time"
 
@@ -18,7 +17,7 @@ import (
 // begin starts a connection, or refuses it if there is no memory for it. It is refused in permissive
 // mode, too: an application must not get plaintext because somebody fills the pod's memory. The peer
 // sees a RST, as from a gateway that is full, and dials again.
-func (a *acceptor) begin(conn *net.TCPConn) {
+func (a *acceptor) begin(conn stream) {
 	if a.direction == traffic.Outbound && a.proxy.waiters.arrive(conn) {
 		return
 	}
@@ -120,11 +119,11 @@ func fitSegments(fd, size int) error {
 	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_MAXSEG, segment)
 }
 
-// fitSocket bounds the socket's buffers in the kernel to size bytes each, or with 0 has the kernel size
+// fitSocket bounds the stream's buffers in the kernel to size bytes each, or with 0 has the kernel size
 // them again. Before Linux 5.14, which brought SO_BUF_LOCK, they get MaxBuffer instead. Errors mean that
 // the socket is closed already.
-func fitSocket(socket *net.TCPConn, size int) {
-	_ = onSocket(socket, func(fd int) error {
+func fitSocket(s stream, size int) {
+	_ = onSocket(s, func(fd int) error {
 		if size == 0 {
 			if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK, 0) == nil {
 				return nil

@@ -80,14 +80,15 @@ func (p *Proxy) strict(s *settings) bool {
 	return s.mode == api.Strict || p.settings.Load().mode == api.Strict
 }
 
-func (p *Proxy) originalDestination(app *net.TCPConn) (destination netip.AddrPort, pod bool, err error) {
+func (p *Proxy) originalDestination(app stream) (destination netip.AddrPort, pod bool, err error) {
 	if err := onSocket(app, func(fd int) (err error) {
 		destination, pod, err = p.options.Sockets.OriginalDestination(fd)
 		return err
 	}); err != nil {
 		return netip.AddrPort{}, false, err
 	}
-	destination, err = usableDestination(destination, addrPort(app.LocalAddr()))
+	listener, _ := endsOf(app)
+	destination, err = usableDestination(destination, listener)
 	return destination, pod, err
 }
 
@@ -254,7 +255,7 @@ func (p *Proxy) encryptTo(c *connection, s *settings, peer *peer, h header) *fai
 
 // secure shakes hands over conn and starts the relay. The header and the application's first
 // data are sent together with the end of the handshake.
-func (p *Proxy) secure(c *connection, s *settings, conn *net.TCPConn, config *tls.Config, h header, wire string) *failure {
+func (p *Proxy) secure(c *connection, s *settings, conn stream, config *tls.Config, h header, wire string) *failure {
 	records, err := newRecordConn(conn, &p.pools)
 	if err != nil {
 		reset(conn)
@@ -323,8 +324,8 @@ func (p *Proxy) startEncrypted(c *connection, h header, wire string) error {
 	c.line.Wire, c.line.Encrypted = wire, true
 	c.countEncrypted()
 	c.relay(
-		func() error { return c.seal(source, 0) },
-		func() error { return c.unseal(c.checkAnswer) },
+		way{then: func() error { return c.seal(source, 0) }},
+		way{first: func() error { return c.unseal(c.checkAnswer) }, then: func() error { return c.unseal(nil) }},
 	)
 	return nil
 }
@@ -344,8 +345,11 @@ func (p *Proxy) startWaiting(c *connection, h header, wire string) {
 	c.countEncrypted()
 	c.settle()
 	c.relaying.Store(1)
-	go c.carry(func() error {
-		return c.unseal(func(answer status) error { return c.admitAnswered(answer) })
+	go c.carry(way{
+		first: func() error {
+			return c.unseal(func(answer status) error { return c.admitAnswered(answer) })
+		},
+		then: func() error { return c.unseal(nil) },
 	}, c.wire)
 }
 
@@ -363,7 +367,7 @@ func (c *connection) admitAnswered(answer status) error {
 		return err
 	}
 	c.relaying.Add(1)
-	go c.carry(func() error { return c.seal(source, 0) }, c.app)
+	go c.carry(way{then: func() error { return c.seal(source, 0) }}, c.app)
 	return nil
 }
 
@@ -389,7 +393,7 @@ type route struct {
 // dial connects without binding first, unless r says from where. The dialer's own DialTCP binds to the wildcard
 // address, which takes a port from all destinations instead of one. A Control of the dialer
 // must call lingerZero.
-func (p *Proxy) dial(ctx context.Context, d net.Dialer, r route) (*net.TCPConn, error) {
+func (p *Proxy) dial(ctx context.Context, d net.Dialer, r route) (stream, error) {
 	d.SetMultipathTCP(false)
 	d.KeepAlive = -1 // the sweeper sets it
 	if d.Control == nil {
@@ -406,10 +410,10 @@ func (p *Proxy) dial(ctx context.Context, d net.Dialer, r route) (*net.TCPConn, 
 	if err != nil {
 		return nil, err
 	}
-	return conn.(*net.TCPConn), nil
+	return &dialled{TCPConn: conn.(*net.TCPConn)}, nil
 }
 
-func dialFrom(ctx context.Context, d net.Dialer, r route) (*net.TCPConn, error) {
+func dialFrom(ctx context.Context, d net.Dialer, r route) (stream, error) {
 	before := d.Control
 	d.Control = func(network, address string, raw syscall.RawConn) error {
 		if err := before(network, address, raw); err != nil {
@@ -422,7 +426,7 @@ func dialFrom(ctx context.Context, d net.Dialer, r route) (*net.TCPConn, error) 
 	if err != nil {
 		return nil, err
 	}
-	return conn.(*net.TCPConn), nil
+	return &dialled{TCPConn: conn.(*net.TCPConn)}, nil
 }
 
 func isBindError(err error) bool {
@@ -442,7 +446,7 @@ func (p *Proxy) dialTimeout(s *settings) time.Duration {
 
 // shake completes the TLS handshake within timeout. Its last records stay in the buffer of
 // records, unless it failed: an alert is sent at once.
-func (p *Proxy) shake(conn *net.TCPConn, secured *tls.Conn, records *recordConn, timeout time.Duration) error {
+func (p *Proxy) shake(conn stream, secured *tls.Conn, records *recordConn, timeout time.Duration) error {
 	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return err
 	}
@@ -496,7 +500,7 @@ func (p *Proxy) passThrough(c *connection, s *settings, f *failure) {
 	c.counts.Plaintext.Add(1)
 	c.openEdge()
 	c.relay(
-		func() error { return p.pass(c.wire, source, &c.wireEnded, &c.sent) },
-		func() error { return p.pass(c.app, back, &c.appEnded, &c.received) },
+		way{then: func() error { return p.pass(c.wire, source, &c.wireEnded, &c.sent) }},
+		way{then: func() error { return p.pass(c.app, back, &c.appEnded, &c.received) }},
 	)
 }

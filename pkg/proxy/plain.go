@@ -5,7 +5,6 @@ package proxy
 import (
 	"fmt"
 	"io"
-	"net"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -16,10 +15,9 @@ import (
 // spliced within the kernel; the pipe that splicing needs is held no longer than that.
 //
 // ended says of the socket to that nothing more is written to it.
-func (p *Proxy) pass(to *net.TCPConn, source *plainReader, ended *atomic.Bool, count *atomic.Uint64) error {
+func (p *Proxy) pass(to stream, source *plainReader, ended *atomic.Bool, count *atomic.Uint64) error {
 	from := source.conn
 	source.findUrgent(true)
-	part := &io.LimitedReader{R: from}
 	for {
 		b, n, err := source.next()
 		if n > 0 {
@@ -53,8 +51,7 @@ func (p *Proxy) pass(to *net.TCPConn, source *plainReader, ended *atomic.Bool, c
 				source.pace = pace{class: classRecord}
 				break
 			}
-			part.N = int64(queued)
-			spliced, err := to.ReadFrom(part)
+			spliced, err := p.splice(to, from, queued)
 			count.Add(uint64(spliced))
 			if err != nil {
 				return fmt.Errorf("splicing: %w", err)

@@ -3,11 +3,12 @@
 package proxy
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
 
-// Bounds of idle carriers. One costs each gateway about 20 KB.
+// Bounds of idle carriers. One costs each gateway about 20 KB, and half of that when it has parked.
 const (
 	// maxIdle and maxIdlePerPeer bound those that this gateway has dialled; it keeps them for
 	// idleTimeout. After maxCarrierAge a carrier is not used again, so that sessions and keys have an end.
@@ -139,6 +140,19 @@ func (p *pool) expire(now time.Time) {
 	p.mu.Unlock()
 	retire(old)
 	sendAway(waiting)
+}
+
+// park has those park at l that have been idle since before t, and returns how many have to.
+func (p *pool) park(l *lot, t time.Time) (asked int) {
+	p.mu.Lock()
+	idle := slices.Concat(p.dialled.since(t), p.awaiting.since(t))
+	p.mu.Unlock()
+	for _, k := range idle {
+		if s, ok := k.conn.(parkable); ok && s.ask(l) {
+			asked++
+		}
+	}
+	return asked
 }
 
 // dropPeer ends the idle carriers to a peer, of which one has turned out to be dead.

@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/memory"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
@@ -135,6 +137,12 @@ type Proxy struct {
 	times tuning.Times
 	// fitted is the size that FitMemory has given to the buffers of open connections.
 	fitted atomic.Int64
+	// lot is where goroutines of idle connections park, nil where they cannot. parked is how many have since memory was
+	// given back; it belongs to the sweeper.
+	lot    *lot
+	parked int
+	// null is open for /dev/null, or -1.
+	null int
 	// ports are those of the listeners.
 	ports []uint16
 
@@ -196,7 +204,7 @@ func New(o Options) (*Proxy, error) {
 		return nil, fmt.Errorf("setting up the proxy: %w", err)
 	}
 	for _, l := range p.listeners() {
-		if err := resetOnDeath(l); err != nil {
+		if err := prepareListener(l); err != nil {
 			return nil, fmt.Errorf("setting up the proxy: %w", err)
 		}
 		p.ports = append(p.ports, addrPort(l.Addr()).Port())
@@ -206,6 +214,10 @@ func New(o Options) (*Proxy, error) {
 	}
 	p.options.Counters.ResetActive()
 	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.lot = newLot()
+	if p.null, err = unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+		p.null = -1
+	}
 	return p, nil
 }
 
@@ -236,8 +248,9 @@ func (p *Proxy) Traffic() api.Traffic {
 }
 
 // admit starts an inbound connection. If too many are not yet authenticated, one of them ends.
-func (p *Proxy) admit(conn *net.TCPConn, wire string) {
-	source := addrPort(conn.RemoteAddr()).Addr()
+func (p *Proxy) admit(conn stream, wire string) {
+	_, remote := endsOf(conn)
+	source := remote.Addr()
 	c := p.open(traffic.Inbound, conn)
 	h, crowded := p.options.handshakes.acquire(source, func() { c.abort(errEvicted) })
 	if crowded {

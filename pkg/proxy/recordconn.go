@@ -40,7 +40,7 @@ var errNoRecord net.Error = noRecord{}
 // of another. During the handshake Read blocks; after startRelay it returns errNoRecord
 // instead, and awaitRecord waits.
 type recordConn struct {
-	conn  *net.TCPConn
+	conn  stream
 	raw   syscall.RawConn
 	pools *bufferPools
 
@@ -68,7 +68,7 @@ type recordConn struct {
 	writeErr error
 }
 
-func newRecordConn(conn *net.TCPConn, pools *bufferPools) (*recordConn, error) {
+func newRecordConn(conn stream, pools *bufferPools) (*recordConn, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, fmt.Errorf("reaching the socket: %w", err)
@@ -144,7 +144,7 @@ func (c *recordConn) fill() error {
 	if c.readErr != nil {
 		return c.readErr
 	}
-	if err := c.raw.Read(c.onReadable); err != nil {
+	if err := awaitReadable(c.conn, c.raw, c.onReadable); err != nil {
 		return err
 	}
 	return c.readErr

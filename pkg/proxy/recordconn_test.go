@@ -146,7 +146,7 @@ func TestWriteWaitsForFlush(t *testing.T) {
 	if c.out != nil {
 		t.Error("a buffer is held although it is empty")
 	}
-	if err := c.conn.CloseWrite(); err != nil {
+	if err := onSocket(c.conn, shutdownWrite); err != nil {
 		t.Fatal(err)
 	}
 	if got := <-received; !bytes.Equal(got, want) {

@@ -30,7 +30,7 @@ const finTimeout = 5 * time.Second
 
 // relay carries bytes both ways and returns at once. Each direction has a goroutine with a
 // fresh stack, because the stack of a handshake is ten times as large.
-func (c *connection) relay(outgoing, incoming func() error) {
+func (c *connection) relay(outgoing, incoming way) {
 	c.settle()
 	c.relaying.Store(2)
 	go c.carry(outgoing, c.app)
@@ -49,11 +49,22 @@ func growStack() {
 	runtime.KeepAlive(&room)
 }
 
-// carry carries one direction, which reads from socket.
-func (c *connection) carry(way func() error, socket *net.TCPConn) {
-	err := way()
+// way carries one direction: first begins, and then goes on when that has parked. Without first, then does both.
+type way struct{ first, then func() error }
+
+// carry carries one direction, which reads from s.
+func (c *connection) carry(w way, s stream) {
+	do := w.first
+	if do == nil {
+		do = w.then
+	}
+	err := do()
+	if errors.Is(err, errParked) {
+		c.park(s, func() { c.carry(way{then: w.then}, s) })
+		return
+	}
 	if err == nil {
-		err = c.watch(socket)
+		err = c.watch(s)
 	}
 	c.directionEnded(err)
 }
@@ -79,7 +90,7 @@ func (c *connection) finish() {
 		c.line.Error += "; " + cause.Error()
 	}
 	if c.app != nil {
-		closeGently(c.app)
+		c.proxy.close(c.app)
 	}
 	if k := c.carrier.Load(); k != nil {
 		if !c.counted {
@@ -103,7 +114,7 @@ func (c *connection) finish() {
 	if cause == nil && c.records != nil && c.dialled() {
 		awaitFIN(c.wire)
 	}
-	closeGently(c.wire)
+	c.proxy.close(c.wire)
 	c.forget()
 }
 
@@ -111,7 +122,7 @@ func (c *connection) finish() {
 func (c *connection) dialled() bool { return c.direction == traffic.Outbound }
 
 // awaitFIN waits until the peer has closed its socket. Nothing more of what it sends is needed.
-func awaitFIN(wire *net.TCPConn) {
+func awaitFIN(wire stream) {
 	if wire.SetReadDeadline(time.Now().Add(finTimeout)) != nil {
 		return
 	}
@@ -271,7 +282,7 @@ func (c *connection) deliverUrgent(data []byte) error {
 
 // plainReader reads from an application's socket, and holds no buffer while it waits.
 type plainReader struct {
-	conn  *net.TCPConn
+	conn  stream
 	raw   syscall.RawConn
 	pools *bufferPools
 	// ended means that nothing more is written to the socket.
@@ -302,7 +313,7 @@ type plainReader struct {
 	onReadable func(fd uintptr) bool
 }
 
-func newPlainReader(conn *net.TCPConn, pools *bufferPools, ended *atomic.Bool) (*plainReader, error) {
+func newPlainReader(conn stream, pools *bufferPools, ended *atomic.Bool) (*plainReader, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return nil, fmt.Errorf("reaching the socket: %w", err)
@@ -321,7 +332,7 @@ func (r *plainReader) next() (b *buffer, size int, err error) {
 		r.begin()
 		return b, size, nil
 	}
-	if err := r.raw.Read(r.onReadable); err != nil {
+	if err := awaitReadable(r.conn, r.raw, r.onReadable); err != nil {
 		return nil, 0, err
 	}
 	b, r.b = r.b, nil

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,23 +30,26 @@ func (p *Proxy) Serve(ctx context.Context) error {
 	defer p.cancel()
 	p.FitMemory()
 	failed := make(chan error, len(p.listeners()))
-	start := func(l net.Listener, d traffic.Direction, after <-chan struct{}, handle func(*net.TCPConn)) *acceptor {
+	start := func(l net.Listener, d traffic.Direction, after <-chan struct{}, handle func(stream)) *acceptor {
 		a := newAcceptor(p, l, d, handle)
 		go a.runAfter(after, failed)
 		return a
 	}
 	var local []*acceptor
 	for _, l := range p.options.Capture {
-		local = append(local, start(l, traffic.Outbound, nil, func(conn *net.TCPConn) { go p.outbound(p.open(traffic.Outbound, conn)) }))
+		local = append(local, start(l, traffic.Outbound, nil, func(conn stream) { go p.outbound(p.open(traffic.Outbound, conn)) }))
 	}
 	for _, l := range p.options.Inband {
 		local = append(local, start(l, traffic.Inbound, nil, p.admitInband))
 	}
-	peer := start(p.options.Peer, traffic.Inbound, p.options.PeersAfter, func(conn *net.TCPConn) { p.admit(conn, api.WirePort) })
+	peer := start(p.options.Peer, traffic.Inbound, p.options.PeersAfter, func(conn stream) { p.admit(conn, api.WirePort) })
 	gates := p.serveGates()
 	var sweeper sync.WaitGroup
 	sweepCtx, stopSweep := context.WithCancel(context.Background())
 	sweeper.Go(func() { p.sweep(sweepCtx) })
+	if p.lot != nil {
+		sweeper.Go(func() { p.lot.serve(sweepCtx) })
+	}
 
 	var err error
 	select {
@@ -59,6 +63,10 @@ func (p *Proxy) Serve(ctx context.Context) error {
 	p.drain(local, gates)
 	stopSweep()
 	sweeper.Wait()
+	p.lot.close()
+	if p.null >= 0 {
+		_ = unix.Close(p.null)
+	}
 	p.cancel()
 	p.asking.Wait()
 	return err
@@ -151,16 +159,66 @@ type acceptor struct {
 	direction traffic.Direction
 	// handle adds a connection to the registry before it returns, so that no connection is
 	// missing there once all acceptors are closed.
-	handle func(*net.TCPConn)
+	handle func(stream)
 	// accepting is done to stop accepting, ended is closed when run returns.
 	accepting context.Context
 	stop      context.CancelFunc
 	ended     chan struct{}
+	// file is the listener's socket once more, because a net.TCPListener waits for nothing but its own
+	// Accept; nil where the listener is another.
+	file *os.File
+	raw  syscall.RawConn
 }
 
-func newAcceptor(p *Proxy, l net.Listener, d traffic.Direction, handle func(*net.TCPConn)) *acceptor {
+func newAcceptor(p *Proxy, l net.Listener, d traffic.Direction, handle func(stream)) *acceptor {
 	accepting, stop := context.WithCancel(context.Background())
-	return &acceptor{proxy: p, listener: l, direction: d, handle: handle, accepting: accepting, stop: stop, ended: make(chan struct{})}
+	a := &acceptor{proxy: p, listener: l, direction: d, handle: handle, accepting: accepting, stop: stop, ended: make(chan struct{})}
+	if tcp, ok := l.(*net.TCPListener); ok {
+		a.again(tcp)
+	}
+	return a
+}
+
+// again opens the listener's socket once more. Without descriptors Accept has to do.
+func (a *acceptor) again(l *net.TCPListener) {
+	file, err := l.File()
+	if err != nil {
+		return
+	}
+	raw, err := file.SyscallConn()
+	if err != nil {
+		_ = file.Close()
+		return
+	}
+	a.file, a.raw = file, raw
+}
+
+// accept waits for a connection.
+func (a *acceptor) accept() (stream, error) {
+	if a.raw == nil {
+		conn, err := a.listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		tcp, ok := conn.(*net.TCPConn)
+		if !ok {
+			_ = conn.Close()
+			return nil, fmt.Errorf("listener %v is not TCP: %w", a.listener.Addr(), net.ErrClosed)
+		}
+		return tcp, nil
+	}
+	var conn *bareSocket
+	var err error
+	if waiting := a.raw.Read(func(fd uintptr) bool {
+		conn, err = acceptFrom(int(fd))
+		return !errors.Is(err, unix.EAGAIN)
+	}); waiting != nil {
+		return nil, waiting
+	}
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
 }
 
 // runAfter is run once after is closed, if it is not nil.
@@ -181,16 +239,10 @@ func (a *acceptor) runAfter(after <-chan struct{}, failed chan<- error) {
 func (a *acceptor) run(failed chan<- error) {
 	var wait backOff
 	for {
-		conn, err := a.listener.Accept()
+		conn, err := a.accept()
 		if err == nil {
 			wait = 0
-			tcp, ok := conn.(*net.TCPConn)
-			if !ok {
-				_ = conn.Close()
-				failed <- fmt.Errorf("listener %v is not TCP", a.listener.Addr())
-				return
-			}
-			a.begin(tcp)
+			a.begin(conn)
 			continue
 		}
 		if a.accepting.Err() != nil {
@@ -217,44 +269,27 @@ func (a *acceptor) run(failed chan<- error) {
 // connection that comes in between before a byte of it is read.
 func (a *acceptor) close() {
 	a.stop()
-	l, ok := a.listener.(*net.TCPListener)
-	if !ok || l.SetDeadline(time.Unix(1, 0)) != nil {
+	if a.file == nil || a.file.SetDeadline(time.Unix(1, 0)) != nil {
 		_ = a.listener.Close()
 		<-a.ended
 		return
 	}
 	<-a.ended
 	for range maxBacklog {
-		conn, err := acceptWaiting(l)
-		if err != nil {
+		var conn *bareSocket
+		if control(a.raw, func(fd int) (err error) {
+			conn, err = acceptFrom(fd)
+			return err
+		}) != nil {
 			break
 		}
 		a.begin(conn)
 	}
-	// An error means that it is closed already.
-	_ = l.Close()
+	// Errors mean that they are closed already.
+	_ = a.listener.Close()
+	_ = a.file.Close()
 }
 
 // maxBacklog bounds how many connections are accepted from a backlog that fills again
 // meanwhile: twice the default of net.core.somaxconn.
 const maxBacklog = 8192
-
-// acceptWaiting accepts a connection from the backlog. The error is EAGAIN if it is empty.
-func acceptWaiting(l *net.TCPListener) (*net.TCPConn, error) {
-	var fd int
-	if err := onSocket(l, func(listener int) (err error) {
-		for again := true; again; again = err == unix.EINTR || err == unix.ECONNABORTED {
-			fd, _, err = unix.Accept4(listener, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
-		}
-		return os.NewSyscallError("accept4", err)
-	}); err != nil {
-		return nil, err
-	}
-	f := os.NewFile(uintptr(fd), "connection")
-	defer f.Close()
-	conn, err := net.FileConn(f)
-	if err != nil {
-		return nil, err
-	}
-	return conn.(*net.TCPConn), nil
-}

@@ -100,6 +100,32 @@ func setLinger(fd int, resets bool) error {
 	return nil
 }
 
+// setOption sets an option of a socket whose value is a number.
+func setOption(fd, level, name, value int) error {
+	v := int32(value)
+	if _, _, errno := unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(level), uintptr(name),
+		uintptr(unsafe.Pointer(&v)), unsafe.Sizeof(v), 0); errno != 0 {
+		return os.NewSyscallError("setsockopt", errno)
+	}
+	return nil
+}
+
+// shutdownWrite sends a FIN.
+func shutdownWrite(fd int) error {
+	if _, _, errno := unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), unix.SHUT_WR, 0); errno != 0 {
+		return os.NewSyscallError("shutdown", errno)
+	}
+	return nil
+}
+
+// pollError reports whether the kernel has a pending error for a socket.
+func pollError(fd uintptr) bool {
+	set := unix.PollFd{Fd: int32(fd)}
+	var none unix.Timespec
+	n, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&set)), 1, uintptr(unsafe.Pointer(&none)), 0, 0, 0)
+	return errno == 0 && n > 0 && set.Revents&unix.POLLERR != 0
+}
+
 // nothingToRead reports whether nothing has come to a socket, not even its end.
 func nothingToRead(fd int) bool {
 	var b [1]byte

@@ -156,14 +156,15 @@ func (s *settings) verifyService(state tls.ConnectionState) error {
 // log line.
 func (c *connection) describeTLS() {
 	state := c.tls.ConnectionState()
+	local, remote := endsOf(c.wire)
 	c.line.Peer = state.PeerCertificates[0].URIs[0].String()
 	c.identify(state.PeerCertificates[0])
 	c.line.TLS = api.TLS{
 		Version: tls.VersionName(state.Version),
 		Cipher:  tls.CipherSuiteName(state.CipherSuite),
 		Resumed: state.DidResume,
-		Local:   addrPort(c.wire.LocalAddr()),
-		Remote:  addrPort(c.wire.RemoteAddr()),
+		Local:   local,
+		Remote:  remote,
 	}
 	if state.CurveID != 0 {
 		c.line.TLS.KeyExchange = state.CurveID.String()

@@ -3,7 +3,6 @@
 package proxy
 
 import (
-	"net"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -38,9 +37,9 @@ func (r *plainReader) beforeMark(fd uintptr, room []byte) []byte {
 	return room
 }
 
-// writeUrgent writes b to socket with the mark at its last byte.
-func writeUrgent(socket *net.TCPConn, b []byte) error {
-	raw, err := socket.SyscallConn()
+// writeUrgent writes b to s with the mark at its last byte.
+func writeUrgent(s stream, b []byte) error {
+	raw, err := s.SyscallConn()
 	if err != nil {
 		return err
 	}

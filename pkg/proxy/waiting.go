@@ -5,7 +5,6 @@ package proxy
 import (
 	"context"
 	"errors"
-	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -65,7 +64,7 @@ type waiting struct {
 	// gone means that the application has given up.
 	gone atomic.Bool
 	// arrived gets the connection when it has come to the listener.
-	arrived chan *net.TCPConn
+	arrived chan stream
 	// answer is how connect(2) ends if it fails, 0 is not at all. It belongs to the goroutines that the
 	// connection belongs to.
 	answer syscall.Errno
@@ -166,7 +165,7 @@ func (ws *waiters) enter(ctx context.Context, g Gate, syn *knock.SYN) *waiting {
 	case len(ws.all) >= maxWaiting:
 		return nil
 	}
-	w := &waiting{gate: g, way: key, syn: syn, arrived: make(chan *net.TCPConn, 1)}
+	w := &waiting{gate: g, way: key, syn: syn, arrived: make(chan stream, 1)}
 	w.ctx, w.cancel = context.WithCancel(ctx)
 	ws.all[key] = w
 	ws.count.Store(int32(len(ws.all)))
@@ -216,13 +215,15 @@ func (ws *waiters) empty() <-chan struct{} {
 }
 
 // arrive takes a connection that has come to a listener, and reports false if it did not wait.
-func (ws *waiters) arrive(conn *net.TCPConn) bool {
+func (ws *waiters) arrive(conn stream) bool {
 	if ws.count.Load() == 0 {
 		return false
 	}
+	local, remote := endsOf(conn)
+	way := wayIn{remote, local}
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	w := ws.all[wayIn{addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr())}]
+	w := ws.all[way]
 	if w == nil {
 		return false
 	}
@@ -233,7 +234,7 @@ func (ws *waiters) arrive(conn *net.TCPConn) bool {
 
 // admit lets w come to the listener, and returns it. Only the end of ctx keeps it from waiting for the connection, which
 // must not be taken for another one when it comes.
-func (ws *waiters) admit(ctx context.Context, w *waiting) (*net.TCPConn, error) {
+func (ws *waiters) admit(ctx context.Context, w *waiting) (stream, error) {
 	ws.mu.Lock()
 	w.admitted = true
 	syn := w.syn

@@ -101,6 +101,7 @@ func table(pid int) []rule {
 		{unix.SYS_READ, both, nil},
 		{unix.SYS_WRITE, both, nil},
 		{unix.SYS_CLOSE, both, nil},
+		{unix.SYS_DUP3, Worker, []condition{is(2, unix.O_CLOEXEC)}}, // sockets are closed by it
 		{unix.SYS_FSTAT, Worker, nil},
 		{unix.SYS_FCNTL, both, []condition{is(1, unix.F_GETFL, unix.F_SETFL, unix.F_GETFD, unix.F_SETFD,
 			unix.F_DUPFD_CLOEXEC, unix.F_GETPIPE_SZ, unix.F_SETPIPE_SZ)}},

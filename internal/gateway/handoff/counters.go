@@ -9,44 +9,55 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/journal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
-// countersSize is in bytes.
-const countersSize = int(unsafe.Sizeof(traffic.Counters{}))
+// countersSize is in bytes, and that of the pages in front of the spool.
+const (
+	pageSize     = 64 << 10 // the largest that Linux has
+	countersSize = (int(unsafe.Sizeof(traffic.Counters{})) + pageSize - 1) / pageSize * pageSize
+	sharedSize   = countersSize + journal.SpoolSize
+)
 
-// NewCounters makes counters in memory that workers share, one after the other: so a
-// status needs no answer from the worker, and the totals survive it. The file is for
-// ForWorker.
-func NewCounters() (*traffic.Counters, *os.File, error) {
+// SharedMemory is memory that workers share with their supervisor, one after the other.
+type SharedMemory struct {
+	// Counters are there so that a status needs no answer from the worker, and the totals survive it.
+	Counters *traffic.Counters
+	// Spool has the lines that a worker has not written when it dies.
+	Spool *journal.Spool
+}
+
+// NewSharedMemory makes such memory. The file is for ForWorker.
+func NewSharedMemory() (*SharedMemory, *os.File, error) {
 	// Without the seals a worker could shrink the file under the supervisor, whose next
 	// read would then be a bus error.
 	f, err := memoryFile("counters", unix.F_SEAL_SHRINK|unix.F_SEAL_GROW,
-		func(f *os.File) error { return f.Truncate(int64(countersSize)) })
+		func(f *os.File) error { return f.Truncate(int64(sharedSize)) })
 	if err != nil {
 		return nil, nil, err
 	}
-	counters, err := mapCounters(f)
+	shared, err := mapShared(f)
 	if err != nil {
 		f.Close()
 		return nil, nil, err
 	}
-	return counters, f, nil
+	return shared, f, nil
 }
 
-// mapCounters returns the counters in f for as long as the process lives; f may be closed
+// mapShared returns what is in f for as long as the process lives; f may be closed
 // before.
-func mapCounters(f *os.File) (*traffic.Counters, error) {
+func mapShared(f *os.File) (*SharedMemory, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("mapping the counters: %w", err)
 	}
-	if info.Size() != int64(countersSize) {
-		return nil, fmt.Errorf("mapping the counters: the file has %d bytes instead of %d", info.Size(), countersSize)
+	if info.Size() != int64(sharedSize) {
+		return nil, fmt.Errorf("mapping the counters: the file has %d bytes instead of %d", info.Size(), sharedSize)
 	}
-	memory, err := unix.Mmap(int(f.Fd()), 0, countersSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	memory, err := unix.Mmap(int(f.Fd()), 0, sharedSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("mapping the counters: %w", err)
 	}
-	return (*traffic.Counters)(unsafe.Pointer(unsafe.SliceData(memory))), nil
+	return &SharedMemory{(*traffic.Counters)(unsafe.Pointer(unsafe.SliceData(memory))), journal.NewSpool(memory[countersSize:])}, nil
 }

@@ -18,20 +18,20 @@ import (
 // TestCountersAreShared: what one worker after the other counts adds up in the
 // supervisor, and no worker can take the memory away.
 func TestCountersAreShared(t *testing.T) {
-	supervisor, f, err := NewCounters()
+	supervisor, f, err := NewSharedMemory()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
 	for range 2 {
-		worker := must.Get(mapCounters(f))(t)
+		worker := must.Get(mapShared(f))(t).Counters
 		worker.Of(traffic.Outbound).Sent.Add(5)
 		worker.Of(traffic.Inbound).Because(traffic.Plaintext)
 	}
-	if diff := cmp.Diff(api.Traffic{Outbound: api.Direction{Sent: 10}}, supervisor.Traffic()); diff != "" {
+	if diff := cmp.Diff(api.Traffic{Outbound: api.Direction{Sent: 10}}, supervisor.Counters.Traffic()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]api.Unencrypted{{Direction: api.Inbound, Reason: "plaintext", Connections: 2}}, supervisor.Unencrypted()); diff != "" {
+	if diff := cmp.Diff([]api.Unencrypted{{Direction: api.Inbound, Reason: "plaintext", Connections: 2}}, supervisor.Counters.Unencrypted()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	if err := f.Truncate(0); !errors.Is(err, unix.EPERM) {
@@ -39,7 +39,7 @@ func TestCountersAreShared(t *testing.T) {
 	}
 	other := must.Get(memoryFile("counters", 0, func(*os.File) error { return nil }))(t)
 	defer other.Close()
-	if _, err := mapCounters(other); err == nil {
+	if _, err := mapShared(other); err == nil {
 		t.Error("an empty file was mapped")
 	}
 }

@@ -16,7 +16,6 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/memory"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
 // Listeners are the sockets that a worker inherits. The supervisor keeps them open across
@@ -85,7 +84,7 @@ func ForWorker(material, counters *os.File, l *Listeners, gauge *memory.Gauge) (
 
 // Worker is what a worker has from its supervisor.
 type Worker struct {
-	Counters *traffic.Counters
+	*SharedMemory
 	// Capture, Peer, Inband, Edges, Sources6 and Shared are those of Listeners.
 	Capture, Inband  []net.Listener
 	Peer, Edges      net.Listener
@@ -131,7 +130,7 @@ func (w *Worker) inherit(files *inherited, capture, inband int) error {
 	w.channel = workerChannel{conn}
 	counters := files.file("counters")
 	defer counters.Close()
-	if w.Counters, err = mapCounters(counters); err != nil {
+	if w.SharedMemory, err = mapShared(counters); err != nil {
 		return err
 	}
 	if w.Peer, err = files.listener("peer listener"); err != nil {

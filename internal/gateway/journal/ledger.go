@@ -95,6 +95,9 @@ func (l *Ledger) Report(last bool) []byte {
 	return l.numbered(line.Bytes(), number)
 }
 
+// NumberSize is how many bytes at most a line grows by its number and its writer.
+const NumberSize = 64
+
 // numbered adds the number at the end of a JSON object.
 func (l *Ledger) numbered(line []byte, number uint64) []byte {
 	line = bytes.TrimSuffix(line, []byte("}\n"))

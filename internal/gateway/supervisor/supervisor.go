@@ -81,8 +81,9 @@ type supervisor struct {
 	metrics *os.File
 	// predecessor is the gateway that this one takes over from, nil if there is none.
 	predecessor *predecessor
-	// traffic lies in the file counters, which workers map.
+	// traffic and spool lie in the file counters, which workers map.
 	traffic  *traffic.Counters
+	spool    *journal.Spool
 	counters *os.File
 	// stopExporter ends the exporter, once, and waits until it has ended.
 	stopExporter func()
@@ -195,9 +196,11 @@ func (s *supervisor) live(ctx context.Context) (err error) {
 	s.hold()
 	s.reserve(ports.Capture, ports.Inband)
 	s.update(func(st *api.Status) { st.Listeners = ports })
-	if s.traffic, s.counters, err = handoff.NewCounters(); err != nil {
+	shared, counters, err := handoff.NewSharedMemory()
+	if err != nil {
 		return err
 	}
+	s.traffic, s.spool, s.counters = shared.Counters, shared.Spool, counters
 	s.boundLog()
 	defer s.counters.Close()
 	if replaces {

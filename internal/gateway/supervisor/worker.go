@@ -30,6 +30,8 @@ func (s *supervisor) keepWorker(ctx context.Context) error {
 	for restarts := 0; ; restarts++ {
 		started := time.Now()
 		err := s.memory.explain(s.runWorker(ctx, restarts))
+		// What it has not written goes before the lines about its end.
+		s.spool.Rest(func(lines []byte) { _, _ = os.Stdout.Write(lines) })
 		if ctx.Err() != nil {
 			return nil
 		}

@@ -1,0 +1,235 @@
+//go:build linux
+
+package proxy
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+)
+
+// sweeps has idle connections park at once.
+func sweeps(o *Options) { o.sweep = 5 * time.Millisecond }
+
+// isParked reports whether the reader of s is parked.
+func isParked(s stream) bool {
+	var p *parking
+	switch s := s.(type) {
+	case *bareSocket:
+		p = &s.parking
+	case *dialled:
+		p = &s.parking
+	default:
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.resume != nil
+}
+
+// awaitParked waits until nothing of the pods' open connections has a goroutine.
+func awaitParked(t testing.TB, pods ...*testPod) {
+	t.Helper()
+	eventually(t, "idle connections to park", func() bool {
+		for _, pod := range pods {
+			for _, c := range pod.proxy.live.snapshot() {
+				c.mu.Lock()
+				sockets := c.sockets
+				c.mu.Unlock()
+				if slices.ContainsFunc(sockets[:], func(s stream) bool { return !isParked(s) }) {
+					return false
+				}
+			}
+		}
+		return true
+	})
+}
+
+// TestIdleConnectionsPark: what an idle connection gets wakes it up, from either side, as often as it
+// likes: data, the end of one direction and of the other, and a RST.
+func TestIdleConnectionsPark(t *testing.T) {
+	parkable := func(t *testing.T, run func(t *testing.T, client *testPod, pods []*testPod, far net.Listener)) {
+		t.Run("encrypted", func(t *testing.T) {
+			client, server := pair(t, sweeps)
+			run(t, client, []*testPod{client, server}, listen(t, netip.AddrPortFrom(server.ip, 0)))
+		})
+		t.Run("encrypted in band", func(t *testing.T) {
+			client, server, b := inbandPair(t, sweeps)
+			// The test itself accepts in band at the server.
+			run(t, client, []*testPod{client}, b.behind(t, server.ip))
+		})
+		t.Run("plaintext", func(t *testing.T) {
+			client := newPod(t, newAuthority(t), func(o *Options) { permissive(o); sweeps(o) })
+			run(t, client, []*testPod{client}, listen(t, netip.AddrPortFrom(podAddress(), 0)))
+		})
+	}
+	both := func(t *testing.T, near, far net.Conn) {
+		t.Helper()
+		write(t, near, "to the far end")
+		expect(t, far, "to the far end")
+		write(t, far, "and back")
+		expect(t, near, "and back")
+	}
+	parkable(t, func(t *testing.T, client *testPod, pods []*testPod, l net.Listener) {
+		destination, accept := collectAt(t, l)
+		near := client.dial(destination)
+		far := accept()
+		for range 3 {
+			both(t, near, far)
+			awaitParked(t, pods...)
+		}
+		must.Do(t, near.CloseWrite())
+		expectEOF(t, far)
+		write(t, far, "still open")
+		expect(t, near, "still open")
+		end(t, far)
+		expectEOF(t, near)
+		for _, pod := range pods {
+			pod.settled()
+		}
+		for _, who := range []string{"near", "far"} {
+			near := client.dial(destination)
+			far := accept()
+			both(t, near, far)
+			awaitParked(t, pods...)
+			if who == "near" {
+				near, far = far, near
+			}
+			reset(far)
+			expectReset(t, near)
+		}
+		for _, pod := range pods {
+			pod.settled()
+		}
+	})
+}
+
+// TestParkedConnectionsEnd: what ends connections from within the gateway reaches those that are parked.
+func TestParkedConnectionsEnd(t *testing.T) {
+	client, server := pair(t, sweeps)
+	destination, accept := collect(t, server.ip)
+	near := client.dial(destination)
+	far := accept()
+	write(t, near, "x")
+	expect(t, far, "x")
+	write(t, far, "y")
+	expect(t, near, "y")
+	awaitParked(t, client, server)
+	client.stop()
+	expectReset(t, near)
+	expectReset(t, far)
+}
+
+// TestIdleCarriersPark: a carrier that is parked carries the next connection, and goes away when it is
+// asked to.
+func TestIdleCarriersPark(t *testing.T) {
+	client, server := pair(t, sweeps)
+	destination := application(t, server.ip, echo)
+	parked := func(p *pool) (n int) {
+		for k := range p.all {
+			if isParked(k.conn) {
+				n++
+			}
+		}
+		return n
+	}
+	for range 3 {
+		visitAndWait(t, client, server, destination)
+		eventually(t, "the carrier to park", func() bool { return client.count(parked) == 1 && server.count(parked) == 1 })
+	}
+	if got := client.settled().Outbound; got.Encrypted != 3 || got.Reused != 2 {
+		t.Errorf("counted %+v", got)
+	}
+	server.proxy.carriers.drop()
+	all := func(p *pool) int { return len(p.all) }
+	eventually(t, "the carrier to end", func() bool { return client.count(all)+server.count(all) == 0 })
+}
+
+// TestDeadlineOvertakesParking: a reader that is asked to park and gets a deadline has the deadline.
+func TestDeadlineOvertakesParking(t *testing.T) {
+	l := newLot()
+	defer l.close()
+	listener := listen(t, netip.MustParseAddrPort("127.0.0.1:0")).(*net.TCPListener)
+	near := must.Get(net.Dial("tcp", listener.Addr().String()))(t)
+	defer near.Close()
+	s := &dialled{TCPConn: near.(*net.TCPConn)}
+	raw := must.Get(s.SyscallConn())(t)
+	never := func(uintptr) bool { return false }
+
+	s.ask(l)
+	must.Do(t, s.SetReadDeadline(time.Now().Add(10*time.Millisecond)))
+	if err := awaitReadable(s, raw, never); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("with a deadline: %v", err)
+	}
+	must.Do(t, s.SetReadDeadline(time.Now().Add(time.Hour)))
+	s.ask(l)
+	must.Do(t, s.SetReadDeadline(time.Time{}))
+	s.ask(l)
+	if err := awaitReadable(s, raw, never); err != errParked {
+		t.Errorf("without one: %v", err)
+	}
+	for name, wake := range map[string]func(s stream) error{
+		"a deadline": func(s stream) error { return s.SetReadDeadline(time.Time{}) },
+		"the end":    func(s stream) error { return s.Close() },
+	} {
+		s := &dialled{TCPConn: must.Get(net.Dial("tcp", listener.Addr().String()))(t).(*net.TCPConn)}
+		defer s.Close()
+		s.ask(l)
+		if err := awaitReadable(s, must.Get(s.SyscallConn())(t), never); err != errParked {
+			t.Fatal(err)
+		}
+		resumed := make(chan struct{})
+		s.park(func() { close(resumed) })
+		if !isParked(s) {
+			t.Errorf("%s: not parked before", name)
+		}
+		must.Do(t, wake(s))
+		<-resumed
+	}
+}
+
+// TestGiveUpBuffers: this Go has the buffers that are given up, and TLS goes on without them.
+func TestGiveUpBuffers(t *testing.T) {
+	certificate := newAuthority(t).issue(t, []netip.Addr{podAddress()}, nil)
+	l := listen(t, netip.MustParseAddrPort("127.0.0.1:0"))
+	large := strings.Repeat("x", 100_000)
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{certificate}}), large+large)
+	}()
+	conn := must.Get(net.Dial("tcp", l.Addr().String()))(t)
+	defer conn.Close()
+	secured := tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+	expect(t, secured, large[:20_000])
+	giveUpBuffers(secured)
+	if in := bufferOf[bytes.Reader](secured, "input"); in == nil || in.Len() == 0 {
+		t.Errorf("what has not been read is gone: %v", in)
+	}
+	expect(t, secured, large[20_000:]+large)
+	giveUpBuffers(secured)
+	if in := bufferOf[bytes.Reader](secured, "input"); in == nil || in.Size() > 0 {
+		t.Errorf("the TLS connection holds %v", in)
+	}
+	for _, name := range []string{"rawInput", "hand"} {
+		if b := bufferOf[bytes.Buffer](secured, name); b == nil || b.Cap() > 0 {
+			t.Errorf("%s: the TLS connection holds %v", name, b)
+		}
+	}
+	if _, err := secured.Read(make([]byte, 1)); err == nil {
+		t.Error("no end")
+	}
+}

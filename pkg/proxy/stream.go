@@ -1,0 +1,274 @@
+//go:build linux
+
+package proxy
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// stream is a TCP connection: a *net.TCPConn, or a *bareSocket where connections begin in large numbers.
+type stream interface {
+	syscall.Conn
+	io.ReadWriteCloser
+	LocalAddr() net.Addr
+	RemoteAddr() net.Addr
+	SetDeadline(time.Time) error
+	SetReadDeadline(time.Time) error
+	SetWriteDeadline(time.Time) error
+}
+
+// bareSocket is a stream that begins with a third of the system calls that a *net.TCPConn takes: the kernel is
+// not asked for what is known. None of them is told to Go's scheduler.
+type bareSocket struct {
+	*os.File
+	parking
+	descriptor    descriptor
+	local, remote netip.AddrPort
+}
+
+// newBareSocket makes a stream of fd, which does not block, and is the stream's from then on.
+func newBareSocket(fd int, local, remote netip.AddrPort) (*bareSocket, error) {
+	s := &bareSocket{File: os.NewFile(uintptr(fd), "tcp"), local: local, remote: remote}
+	raw, err := s.File.SyscallConn()
+	if err != nil {
+		_ = s.File.Close()
+		return nil, err
+	}
+	s.descriptor.raw = raw
+	return s, nil
+}
+
+// SyscallConn does not allocate.
+func (s *bareSocket) SyscallConn() (syscall.RawConn, error) { return &s.descriptor, nil }
+
+// Close is that of net.Conn.
+func (s *bareSocket) Close() error {
+	s.descriptor.closed.Store(true)
+	return s.end(s.File.Close)
+}
+
+// SetDeadline is that of net.Conn.
+func (s *bareSocket) SetDeadline(t time.Time) error { return s.bound(t, s.File.SetDeadline) }
+
+// SetReadDeadline is that of net.Conn.
+func (s *bareSocket) SetReadDeadline(t time.Time) error { return s.bound(t, s.File.SetReadDeadline) }
+
+func (s *bareSocket) ask(l *lot) bool { return s.askWith(l, s.File.SetReadDeadline) }
+
+func (s *bareSocket) interrupted(err error) interruption {
+	return s.interruptedWith(err, s.File.SetReadDeadline)
+}
+
+func (s *bareSocket) park(resume func()) { s.parkAt(&s.descriptor, resume) }
+
+// LocalAddr returns the socket's own address, without a port if the kernel has chosen that.
+func (s *bareSocket) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(s.local) }
+
+// RemoteAddr returns the address of the other end.
+func (s *bareSocket) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(s.remote) }
+
+// descriptor is the syscall.RawConn of a bareSocket. Its errors are those of package net.
+type descriptor struct {
+	raw    syscall.RawConn
+	closed atomic.Bool
+}
+
+func (d *descriptor) Control(do func(fd uintptr)) error { return d.translated(d.raw.Control(do)) }
+
+func (d *descriptor) Read(do func(fd uintptr) bool) error { return d.translated(d.raw.Read(do)) }
+
+func (d *descriptor) Write(do func(fd uintptr) bool) error { return d.translated(d.raw.Write(do)) }
+
+func (d *descriptor) translated(err error) error {
+	if err != nil && d.closed.Load() {
+		return net.ErrClosed
+	}
+	return err
+}
+
+// dialled is a stream to another pod.
+type dialled struct {
+	*net.TCPConn
+	parking
+}
+
+// Close is that of net.Conn.
+func (d *dialled) Close() error { return d.end(d.TCPConn.Close) }
+
+// SetDeadline is that of net.Conn.
+func (d *dialled) SetDeadline(t time.Time) error { return d.bound(t, d.TCPConn.SetDeadline) }
+
+// SetReadDeadline is that of net.Conn.
+func (d *dialled) SetReadDeadline(t time.Time) error { return d.bound(t, d.TCPConn.SetReadDeadline) }
+
+func (d *dialled) ask(l *lot) bool { return d.askWith(l, d.TCPConn.SetReadDeadline) }
+
+func (d *dialled) interrupted(err error) interruption {
+	return d.interruptedWith(err, d.TCPConn.SetReadDeadline)
+}
+
+func (d *dialled) park(resume func()) {
+	raw, err := d.TCPConn.SyscallConn()
+	if err != nil {
+		go resume()
+		return
+	}
+	d.parkAt(raw, resume)
+}
+
+// endsOf returns both addresses of s.
+func endsOf(s stream) (local, remote netip.AddrPort) {
+	if s, ok := s.(*bareSocket); ok {
+		return s.local, s.remote
+	}
+	return addrPort(s.LocalAddr()), addrPort(s.RemoteAddr())
+}
+
+// acceptFrom accepts a connection from the backlog of fd. The error is EAGAIN if that is empty.
+func acceptFrom(fd int) (*bareSocket, error) {
+	for {
+		var from unix.RawSockaddrAny
+		size := uint32(unix.SizeofSockaddrAny)
+		n, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(fd), uintptr(unsafe.Pointer(&from)), uintptr(unsafe.Pointer(&size)),
+			unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0, 0)
+		switch errno {
+		case 0:
+			// An error means that the connection has ended: the first read finds out.
+			local, _ := localAddress(n)
+			return newBareSocket(int(n), local, addressOf(&from))
+		case unix.EINTR, unix.ECONNABORTED:
+		default:
+			return nil, os.NewSyscallError("accept4", errno)
+		}
+	}
+}
+
+func localAddress(fd uintptr) (netip.AddrPort, error) {
+	var name unix.RawSockaddrAny
+	size := uint32(unix.SizeofSockaddrAny)
+	if _, _, errno := unix.RawSyscall(unix.SYS_GETSOCKNAME, fd, uintptr(unsafe.Pointer(&name)), uintptr(unsafe.Pointer(&size))); errno != 0 {
+		return netip.AddrPort{}, os.NewSyscallError("getsockname", errno)
+	}
+	return addressOf(&name), nil
+}
+
+// connectFrom connects from local, whose port may be 0, to destination, which is on this machine as well: so there is an
+// outcome at once, unless a backlog is full. prepare is called before.
+func connectFrom(ctx context.Context, local, destination netip.AddrPort, timeout time.Duration, prepare func(fd int) error) (*bareSocket, error) {
+	var from, to unix.RawSockaddrInet6
+	size := setAddress(&to, destination)
+	setAddress(&from, local)
+	n, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(to.Family), unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if errno != 0 {
+		return nil, os.NewSyscallError("socket", errno)
+	}
+	fd := int(n)
+	fail := func(err error) (*bareSocket, error) {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	if err := errors.Join(prepare(fd), setOption(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)); err != nil {
+		return fail(err)
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_BIND, n, uintptr(unsafe.Pointer(&from)), size); errno != 0 {
+		return fail(os.NewSyscallError("bind", errno))
+	}
+	_, _, errno = unix.RawSyscall(unix.SYS_CONNECT, n, uintptr(unsafe.Pointer(&to)), size)
+	done, err := errno == 0, error(nil)
+	if errno == unix.EINPROGRESS || errno == unix.EINTR {
+		done, err = connected(fd)
+	} else if errno != 0 {
+		err = os.NewSyscallError("connect", errno)
+	}
+	if err != nil {
+		return fail(err)
+	}
+	s, err := newBareSocket(fd, local, destination)
+	if err != nil {
+		return nil, err
+	}
+	if !done {
+		if err := s.awaitConnected(ctx, timeout); err != nil {
+			reset(s)
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// connected reports whether a connect(2) that was in progress has succeeded.
+func connected(fd int) (done bool, err error) {
+	set := unix.PollFd{Fd: int32(fd), Events: unix.POLLOUT}
+	var none unix.Timespec
+	n, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&set)), 1, uintptr(unsafe.Pointer(&none)), 0, 0, 0)
+	if errno != 0 || n == 0 {
+		return false, nil
+	}
+	if set.Revents&(unix.POLLERR|unix.POLLHUP) == 0 {
+		return true, nil
+	}
+	failed, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err == nil && failed != 0 {
+		err = os.NewSyscallError("connect", syscall.Errno(failed))
+	}
+	return err == nil, err
+}
+
+// awaitConnected waits until connect(2) has an outcome.
+func (s *bareSocket) awaitConnected(ctx context.Context, timeout time.Duration) (err error) {
+	if err := s.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() { _ = s.SetWriteDeadline(time.Unix(1, 0)) })()
+	waiting := s.descriptor.Write(func(fd uintptr) (done bool) {
+		done, err = connected(int(fd))
+		return done || err != nil
+	})
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case waiting != nil:
+		return os.NewSyscallError("connect", waiting)
+	case err != nil:
+		return err
+	}
+	return s.SetWriteDeadline(time.Time{})
+}
+
+// addressOf returns an address as the kernel writes it, with IPv4 addresses unmapped.
+func addressOf(name *unix.RawSockaddrAny) netip.AddrPort {
+	switch name.Addr.Family {
+	case unix.AF_INET:
+		in := (*unix.RawSockaddrInet4)(unsafe.Pointer(name))
+		return netip.AddrPortFrom(netip.AddrFrom4(in.Addr), binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&in.Port))[:]))
+	case unix.AF_INET6:
+		in := (*unix.RawSockaddrInet6)(unsafe.Pointer(name))
+		return netip.AddrPortFrom(netip.AddrFrom16(in.Addr).Unmap(), binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&in.Port))[:]))
+	}
+	return netip.AddrPort{}
+}
+
+// setAddress makes an address as the kernel reads it, and returns its size.
+func setAddress(name *unix.RawSockaddrInet6, a netip.AddrPort) (size uintptr) {
+	if a.Addr().Is4() {
+		in := (*unix.RawSockaddrInet4)(unsafe.Pointer(name))
+		in.Family, in.Addr = unix.AF_INET, a.Addr().As4()
+		binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&in.Port))[:], a.Port())
+		return unix.SizeofSockaddrInet4
+	}
+	name.Family, name.Addr = unix.AF_INET6, a.Addr().As16()
+	binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&name.Port))[:], a.Port())
+	return unix.SizeofSockaddrInet6
+}
