@@ -138,7 +138,7 @@ func (pod *testPod) connect(g *testGate, destination netip.AddrPort, isPod bool)
 	a := &attempt{t: pod.t, gate: g, fd: fd, ended: make(chan outcome, 1), syn: &knock.SYN{
 		Client: fromSockaddr(sa), Listener: pod.capture, Destination: destination, Pod: isPod, Sequence: mathrand.Uint32(),
 	}}
-	pod.t.Cleanup(func() { unix.Close(fd) })
+	pod.t.Cleanup(func() { unix.Close(a.fd) })
 	g.attempts.Store(a.syn.Client, a)
 	// Of a connection that is not known to wait.
 	pod.sockets.destinations.Store(a.syn.Client, destination)
