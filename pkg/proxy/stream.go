@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -247,7 +248,8 @@ func (s *bareSocket) awaitConnected(ctx context.Context, timeout time.Duration) 
 	return s.SetWriteDeadline(time.Time{})
 }
 
-// addressOf returns an address as the kernel writes it, with IPv4 addresses unmapped.
+// addressOf returns an address as the kernel writes it, with IPv4 addresses unmapped. The zone of a link-local one is the
+// number of its interface.
 func addressOf(name *unix.RawSockaddrAny) netip.AddrPort {
 	switch name.Addr.Family {
 	case unix.AF_INET:
@@ -255,12 +257,16 @@ func addressOf(name *unix.RawSockaddrAny) netip.AddrPort {
 		return netip.AddrPortFrom(netip.AddrFrom4(in.Addr), binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&in.Port))[:]))
 	case unix.AF_INET6:
 		in := (*unix.RawSockaddrInet6)(unsafe.Pointer(name))
-		return netip.AddrPortFrom(netip.AddrFrom16(in.Addr).Unmap(), binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&in.Port))[:]))
+		ip := netip.AddrFrom16(in.Addr).Unmap()
+		if in.Scope_id != 0 {
+			ip = ip.WithZone(strconv.FormatUint(uint64(in.Scope_id), 10))
+		}
+		return netip.AddrPortFrom(ip, binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&in.Port))[:]))
 	}
 	return netip.AddrPort{}
 }
 
-// setAddress makes an address as the kernel reads it, and returns its size.
+// setAddress makes an address as the kernel reads it, and returns its size. a is like those of addressOf.
 func setAddress(name *unix.RawSockaddrInet6, a netip.AddrPort) (size uintptr) {
 	if a.Addr().Is4() {
 		in := (*unix.RawSockaddrInet4)(unsafe.Pointer(name))
@@ -269,6 +275,9 @@ func setAddress(name *unix.RawSockaddrInet6, a netip.AddrPort) (size uintptr) {
 		return unix.SizeofSockaddrInet4
 	}
 	name.Family, name.Addr = unix.AF_INET6, a.Addr().As16()
+	if scope, err := strconv.ParseUint(a.Addr().Zone(), 10, 32); err == nil {
+		name.Scope_id = uint32(scope)
+	}
 	binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&name.Port))[:], a.Port())
 	return unix.SizeofSockaddrInet6
 }
