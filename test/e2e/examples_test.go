@@ -227,22 +227,26 @@ var stubs = map[string]string{
 // lineOfError finds errors of the plugin; what connections met is no error of it.
 var lineOfError = regexp.MustCompile(`(?m)^(pod/\S+( -n \S+)?: )?error: `)
 
-// helpExamples returns the lines of all examples of all commands, in their order.
-func helpExamples(t *testing.T) []string {
+// helpExamples returns the lines of all examples of a command, and of those below it, in their order.
+func helpExamples(t *testing.T, command ...string) []string {
 	t.Helper()
 	var lines []string
-	commands := regexp.MustCompile(`(?m)^  ([a-z-]+) +\S`)
-	_, list, _ := strings.Cut(gateway(t, "--help").stdout, "Available Commands:")
-	list, _, _ = strings.Cut(list, "\nFlags:")
-	for _, command := range commands.FindAllStringSubmatch(list, -1) {
-		_, text, found := strings.Cut(gateway(t, command[1], "--help").stdout, "\nExamples:\n")
-		if !found {
-			continue
-		}
+	help := gateway(t, append(command, "--help")...).stdout
+	_, text, found := strings.Cut(help, "\nExamples:\n")
+	if found {
 		text, _, _ = strings.Cut(text, "\n\nFlags:")
 		text, _, _ = strings.Cut(text, "\n\nAvailable Commands:")
 		for line := range strings.Lines(text) {
-			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") && !slices.Contains(lines, line) {
+			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+				lines = append(lines, line)
+			}
+		}
+	}
+	_, list, _ := strings.Cut(help, "Available Commands:")
+	list, _, _ = strings.Cut(list, "\nFlags:")
+	for _, below := range regexp.MustCompile(`(?m)^  ([a-z-]+) +\S`).FindAllStringSubmatch(list, -1) {
+		for _, line := range helpExamples(t, append(slices.Clone(command), below[1])...) {
+			if !slices.Contains(lines, line) {
 				lines = append(lines, line)
 			}
 		}
