@@ -92,7 +92,8 @@ func (s *Spool) Rest(write func([]byte)) {
 
 // Write calls write with the lines, as many at once as a pipe takes, and empties the batch.
 func (b *Batch) Write(write func([]byte)) {
-	rest := b.lines[min(b.written(), b.filled()):b.filled()]
+	filled := b.filled()
+	rest := b.lines[min(b.written(), filled):filled]
 	for len(rest) > 0 {
 		end := len(rest)
 		if end > maxWrite {
