@@ -95,23 +95,31 @@ func printAuthorityResult(r *report, result *rotate.AuthorityResult, err error) 
 	if err != nil {
 		o.Error, o.Hint = words(err), line(advice(err))
 	}
+	said := fmt.Sprintf("authority/%s %s, %d gateways answer (dry run)\nnext: %s\n", o.Authority[:16], o.Phase, o.Gateways, o.Next)
+	if result.Done {
+		said = fmt.Sprintf("authority/%s rotated (valid until %s)\n", o.Authority[:16], o.NotAfter.Format(time.DateOnly))
+		if o.Backup != "" && err == nil && r.format == "" {
+			fmt.Fprintln(r.errOut, "old authority kept as "+o.Backup)
+		}
+	}
+	return printRotation(r, o, err, "authority/"+o.Authority[:16]+"\n", said)
+}
+
+// printRotation prints how far a rotation has come: out for programs, name for -o name, and said for
+// others unless err is why it has come no further.
+func printRotation(r *report, out any, err error, name, said string) error {
 	switch {
 	case r.format != "" && r.format != "name":
-		text, err := encode(o, r.format)
+		text, err := encode(out, r.format)
 		if err != nil {
 			return err
 		}
 		r.print(text)
 	case err != nil:
 	case r.format == "name":
-		r.print("authority/" + o.Authority[:16] + "\n")
-	case result.Done:
-		if o.Backup != "" {
-			fmt.Fprintln(r.errOut, "old authority kept as "+o.Backup)
-		}
-		r.print(fmt.Sprintf("authority/%s rotated (valid until %s)\n", o.Authority[:16], o.NotAfter.Format(time.DateOnly)))
+		r.print(name)
 	default:
-		r.print(fmt.Sprintf("authority/%s %s, %d gateways answer (dry run)\nnext: %s\n", o.Authority[:16], o.Phase, o.Gateways, o.Next))
+		r.print(said)
 	}
 	if r.outErr != nil {
 		return fmt.Errorf("printing the result: %w", r.outErr)

@@ -65,23 +65,9 @@ func (o *rotateOptions) printFollowed(r *report, result *rotate.SignerResult, er
 	if err != nil {
 		out.Error, out.Hint = words(err), line(advice(err))
 	}
-	switch {
-	case r.format != "" && r.format != "name":
-		text, err := encode(out, r.format)
-		if err != nil {
-			return err
-		}
-		r.print(text)
-	case err != nil:
-	case r.format == "name":
-		r.print("signer/" + out.Signer + "\n")
-	case out.Next != "":
-		r.print(fmt.Sprintf("signer/%s followed by %d gateways in part (dry run)\nnext: %s\n", out.Signer, out.Gateways, out.Next))
-	default:
-		r.print(fmt.Sprintf("signer/%s followed by %d gateways (%s valid until %s)\n", out.Signer, out.Gateways, roots(len(out.Roots)), out.NotAfter.Format(time.DateOnly)))
+	said := fmt.Sprintf("signer/%s followed by %d gateways (%s valid until %s)\n", out.Signer, out.Gateways, roots(len(out.Roots)), out.NotAfter.Format(time.DateOnly))
+	if out.Next != "" {
+		said = fmt.Sprintf("signer/%s followed by %d gateways in part (dry run)\nnext: %s\n", out.Signer, out.Gateways, out.Next)
 	}
-	if r.outErr != nil {
-		return fmt.Errorf("printing the result: %w", r.outErr)
-	}
-	return nil
+	return printRotation(r, out, err, "signer/"+out.Signer+"\n", said)
 }

@@ -19,7 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stream is a TCP connection: a *net.TCPConn, or a *bareSocket where connections begin in large numbers.
+// stream is a TCP connection: a *bareSocket where connections begin in large numbers, a *dialled to another pod, or a
+// *net.TCPConn, which does not park.
 type stream interface {
 	syscall.Conn
 	io.ReadWriteCloser
