@@ -472,7 +472,7 @@ func (d *dial) connected(fd int) (*reply, error) {
 	if d.Then.IsValid() {
 		// The answer says that the other end has accepted: the RST of a disconnect right
 		// after connect(2) can overtake the ACK, and then nobody accepts.
-		if err := ready(fd, unix.POLLIN); err != nil {
+		if _, err := ready(fd, unix.POLLIN); err != nil {
 			return nil, fmt.Errorf("before disconnect: %w", err)
 		}
 		if err := disconnect(fd); err != nil {
@@ -558,29 +558,36 @@ func connectBlocking(fd int, to unix.Sockaddr) error {
 	return pending(fd)
 }
 
-// pending waits for the end of a connect(2) that is under way.
+// pending waits for the end of a connect(2) that is under way. POLLERR alone is not it: an ICMP error is in
+// the queue of errors a moment before the socket has it.
 func pending(fd int) error {
-	if err := ready(fd, unix.POLLOUT); err != nil {
-		return err
+	for {
+		events, err := ready(fd, unix.POLLOUT)
+		if err != nil {
+			return err
+		}
+		code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		if err == nil && code != 0 {
+			err = syscall.Errno(code)
+		}
+		if err != nil || events&(unix.POLLOUT|unix.POLLHUP) != 0 {
+			return err
+		}
 	}
-	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	if err == nil && code != 0 {
-		err = syscall.Errno(code)
-	}
-	return err
 }
 
-// ready waits for events of poll(2).
-func ready(fd int, events int16) error {
+// ready waits for events of poll(2), and returns those that there are.
+func ready(fd int, events int16) (int16, error) {
+	poll := []unix.PollFd{{Fd: int32(fd), Events: events}}
 	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: events}}, 5000)
+		n, err := unix.Poll(poll, 5000)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err == nil && n == 0 {
 			err = unix.ETIMEDOUT
 		}
-		return err
+		return poll[0].Revents, err
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -28,24 +29,26 @@ import (
 // Options, and "works" if it is to note what it finds. It prints each SYN, and ends with its standard
 // input.
 func waiterMain(args []string) int {
-	if err := waiter(args); err != nil {
+	var o bpf.Options
+	err := json.Unmarshal([]byte(args[0]), &o)
+	var p *bpf.Programs
+	if err == nil {
+		p, err = bpf.Load(o)
+	}
+	if err == nil {
+		err = waiter(p, slices.Contains(args, "works"))
+	}
+	if err != nil {
 		fmt.Println(err)
 		return 1
 	}
 	fmt.Println("ready")
 	io.Copy(io.Discard, os.Stdin)
+	runtime.KeepAlive(p) // its links end with it
 	return 0
 }
 
-func waiter(args []string) error {
-	var o bpf.Options
-	if err := json.Unmarshal([]byte(args[0]), &o); err != nil {
-		return err
-	}
-	p, err := bpf.Load(o)
-	if err != nil {
-		return err
-	}
+func waiter(p *bpf.Programs, note bool) error {
 	if err := p.AttachSockets(); err != nil {
 		return err
 	}
@@ -74,7 +77,7 @@ func waiter(args []string) error {
 		if err != nil {
 			return err
 		}
-		go answer(g, slices.Contains(args, "works"))
+		go answer(g, note)
 	}
 	return p.StartCapture()
 }
@@ -169,8 +172,9 @@ func (s *scene) noAnswer(name string, d dial) {
 	s.Helper()
 	d.Seconds = 2
 	begun := time.Now()
-	// That is what connect(2) says after SO_SNDTIMEO.
-	if r := s.app.dial(d); r.Errno != unix.EINPROGRESS || time.Since(begun) < 2*time.Second {
+	r := s.app.dial(d)
+	// EINPROGRESS is what connect(2) says after SO_SNDTIMEO, ETIMEDOUT the agent where a signal has interrupted it.
+	if r.Errno != unix.EINPROGRESS && r.Errno != unix.ETIMEDOUT || time.Since(begun) < 2*time.Second {
 		s.Errorf("%s: connect to %v: %v after %v", name, d.To, r.Errno, time.Since(begun))
 	}
 }

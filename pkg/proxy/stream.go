@@ -210,7 +210,8 @@ func connectFrom(ctx context.Context, local, destination netip.AddrPort, timeout
 	return s, nil
 }
 
-// connected reports whether a connect(2) that was in progress has succeeded.
+// connected reports whether a connect(2) that was in progress has succeeded. With POLLERR alone it is in progress still: an
+// ICMP error is in the queue of errors a moment before the socket has it.
 func connected(fd int) (done bool, err error) {
 	set := unix.PollFd{Fd: int32(fd), Events: unix.POLLOUT}
 	var none unix.Timespec
@@ -225,7 +226,7 @@ func connected(fd int) (done bool, err error) {
 	if err == nil && failed != 0 {
 		err = os.NewSyscallError("connect", syscall.Errno(failed))
 	}
-	return err == nil, err
+	return err == nil && set.Revents&(unix.POLLOUT|unix.POLLHUP) != 0, err
 }
 
 // awaitConnected waits until connect(2) has an outcome.
