@@ -65,7 +65,7 @@ func TestEveryMeasure(t *testing.T) {
 	program := buildGateway(t)
 	p := plan{
 		Program: program, Base: program, Rounds: 2, Duration: 50 * time.Millisecond,
-		Groups: allGroups(), Sides: append(allSides(), base), Held: 50, Progress: &bytes.Buffer{},
+		Groups: allGroups(), Sides: append(allSides(), base), Held: 50, Settle: 10 * time.Millisecond, Progress: &bytes.Buffer{},
 	}
 	var out bytes.Buffer
 	if err := p.printed(t.Context(), "json", &out); err != nil {

@@ -20,8 +20,10 @@ type plan struct {
 	Duration time.Duration
 	Groups   []string
 	Sides    []string
-	// Held is how many idle connections the memory is measured with.
-	Held int
+	// Held is how many idle connections the memory is measured with, and Settle for how long processes are left
+	// alone before it is: gateways give back what starting took a second later, and idle connections park after ten.
+	Held   int
+	Settle time.Duration
 	// Progress receives a line for each round.
 	Progress io.Writer
 }
@@ -81,7 +83,7 @@ func (p plan) round(ctx context.Context, r *report, round int, measures []measur
 	for i := range p.Sides {
 		name := p.Sides[(i+round)%len(p.Sides)]
 		if slices.Contains(p.Groups, groupMemory) && name != direct {
-			values, err := measureMemory(ctx, name, p.program(name), p.Held, p.Duration)
+			values, err := measureMemory(ctx, name, p.program(name), p.Held, p.Settle)
 			if err != nil {
 				return fmt.Errorf("memory, %s: %w", name, err)
 			}

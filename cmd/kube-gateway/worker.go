@@ -80,12 +80,14 @@ func runWorker(ctx context.Context, args []string) error {
 		return err
 	}
 	// Nothing has come from the network yet.
+	program := memory.OwnProgram()
 	confinement, err := confine.Apply(confine.Worker)
 	if err != nil {
 		log.Slog().Error("the worker goes on with less confinement", "error", err.Error())
 	}
-	// What starting up allocated is not needed again.
+	// What starting up allocated is not needed again, nor is most of the code.
 	debug.FreeOSMemory()
+	time.AfterFunc(time.Second, program.Tidy)
 	go func() {
 		if err := handoff.ServeEdges(ctx, from.Edges, p.Edges); err != nil {
 			log.Slog().Error("the edges of this gateway cannot be read", "error", err.Error())
@@ -94,7 +96,7 @@ func runWorker(ctx context.Context, args []string) error {
 	if err := from.Ready(confinement); err != nil {
 		return err
 	}
-	return serve(ctx, p, from, log, signals)
+	return serve(ctx, p, from, log, program, signals)
 }
 
 // revoke has p refuse the certificates that m says are revoked. The supervisor has checked that.
@@ -115,7 +117,7 @@ const handedOverLinger = 5 * time.Second
 
 // serve carries connections until the first of signals, and applies new settings meanwhile. A
 // worker that has lost its supervisor ends, because its settings may be old.
-func serve(ctx context.Context, p *proxy.Proxy, from *handoff.Worker, log *proxy.Logger, signals <-chan os.Signal) error {
+func serve(ctx context.Context, p *proxy.Proxy, from *handoff.Worker, log *proxy.Logger, program memory.Program, signals <-chan os.Signal) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
@@ -129,7 +131,7 @@ func serve(ctx context.Context, p *proxy.Proxy, from *handoff.Worker, log *proxy
 	governed := make(chan struct{})
 	go func() {
 		defer close(governed)
-		if err := governor.Run(ctx, p.FitMemory); err != nil {
+		if err := governor.Run(ctx, p.FitMemory, program.Tidy); err != nil {
 			log.Slog().Warn("the scheduler is not adapted to the traffic", "error", err.Error())
 		}
 	}()

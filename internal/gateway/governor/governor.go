@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"runtime/debug"
 	"syscall"
 	"time"
 	"unsafe"
@@ -23,25 +22,24 @@ const (
 	lookInterval = 25 * time.Millisecond
 	lookWindow   = 50 * time.Millisecond
 	// quietAfter is for how long the process must have used less than
-	// lookInterval before memory is given back, which happens at most once
-	// in tidyInterval.
-	quietAfter   = 500 * time.Millisecond
-	tidyInterval = 10 * time.Second
+	// lookInterval until it is quiet, which is told at most once in
+	// quietInterval.
+	quietAfter    = 500 * time.Millisecond
+	quietInterval = 10 * time.Second
 )
 
 // Run fits the Go scheduler to the traffic until ctx is done, or returns an
 // error and changes nothing. The number of processors (GOMAXPROCS) starts at one
 // and follows the CPU time that the process uses, up to what it was before: one
 // processor carries a few connections faster and with a fifth less CPU time than
-// several, which mostly wake each other. When traffic goes quiet, what it left
-// behind is collected and given back to the operating system.
+// several, which mostly wake each other.
 //
 // The clock is a timer that counts the CPU time of the process (SIGVTALRM), so
 // that an idle process is never woken. Run calls busy by the same clock, every lookWindow
-// at most.
-func Run(ctx context.Context, busy func()) error { return run(ctx, fitProcessors, busy) }
+// at most, and quiet once there has been no traffic for half a second, every ten seconds at most.
+func Run(ctx context.Context, busy, quiet func()) error { return run(ctx, fitProcessors, busy, quiet) }
 
-func run(ctx context.Context, fit func(current, ceiling int, used, elapsed time.Duration) int, busy func()) error {
+func run(ctx context.Context, fit func(current, ceiling int, used, elapsed time.Duration) int, busy, quiet func()) error {
 	ticks := make(chan os.Signal, 1)
 	signal.Notify(ticks, unix.SIGVTALRM)
 	defer signal.Stop(ticks)
@@ -53,25 +51,22 @@ func run(ctx context.Context, fit func(current, ceiling int, used, elapsed time.
 
 	ceiling := runtime.GOMAXPROCS(1)
 	defer runtime.GOMAXPROCS(ceiling)
-	quiet := time.NewTimer(quietAfter)
-	defer quiet.Stop()
-	quiet.Stop()
-	processors, since, used, tidied := 1, time.Now(), cpuTime(), time.Time{}
+	rest := time.NewTimer(quietAfter)
+	defer rest.Stop()
+	rest.Stop()
+	processors, since, used, told := 1, time.Now(), cpuTime(), time.Time{}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-quiet.C:
-			// Pools let go of their buffers in the second collection, which
-			// is part of FreeOSMemory.
-			runtime.GC()
-			debug.FreeOSMemory()
-			tidied = time.Now()
+		case <-rest.C:
+			quiet()
+			told = time.Now()
 			continue
 		case <-ticks:
 		}
 		now := time.Now()
-		quiet.Reset(max(quietAfter, tidyInterval-now.Sub(tidied)))
+		rest.Reset(max(quietAfter, quietInterval-now.Sub(told)))
 		elapsed := now.Sub(since)
 		if elapsed < lookWindow {
 			continue

@@ -55,20 +55,21 @@ func TestFitProcessorsSettles(t *testing.T) {
 }
 
 // The governor starts with one processor, does as it is told each time that CPU
-// time has been used, and leaves everything as it was.
+// time has been used, says when that ends, and leaves everything as it was.
 func TestRun(t *testing.T) {
 	before := runtime.GOMAXPROCS(4)
 	defer runtime.GOMAXPROCS(before)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	var busy atomic.Int64
+	quiet := make(chan struct{}, 1)
 	go func() {
 		ended <- run(ctx, func(current, ceiling int, used, elapsed time.Duration) int {
 			if current != 1 && current != 3 || ceiling != 4 || used <= 0 || elapsed < lookWindow {
 				t.Errorf("asked about %d of %d processors, %v used of %v", current, ceiling, used, elapsed)
 			}
 			return 3
-		}, func() { busy.Add(1) })
+		}, func() { busy.Add(1) }, func() { quiet <- struct{}{} })
 	}()
 	for _, want := range []int{1, 3} {
 		// Waiting uses the CPU time that the governor goes by.
@@ -78,6 +79,7 @@ func TestRun(t *testing.T) {
 			}
 		}
 	}
+	<-quiet
 	cancel()
 	must.Do(t, <-ended)
 	if busy.Load() == 0 {

@@ -12,6 +12,7 @@ import (
 
 // answer serves the control socket.
 func (s *supervisor) answer(ctx context.Context, r control.Request) (any, error) {
+	defer s.rest.Reset(restAfter)
 	// A gateway on its way out cannot carry out other requests.
 	if r.Op != control.OpStatus && r.Op != control.OpInherited && r.Op != control.OpDisable && closed(s.end.begun) {
 		return nil, errEnding

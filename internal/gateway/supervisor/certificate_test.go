@@ -60,7 +60,7 @@ func newTestSupervisor(t testing.TB, material handoff.Material) (*supervisor, *b
 	material.Config = []byte(testConfig)
 	f := must.Get(material.Seal())(t)
 	var log bytes.Buffer
-	s := &supervisor{end: newEnding(), Options: Options{Material: f, Log: slog.New(slog.NewJSONHandler(&log, nil)), Budget: new(journal.Budget)}, state: state{changed: make(chan struct{})}}
+	s := &supervisor{end: newEnding(), Options: Options{Material: f, Log: slog.New(slog.NewJSONHandler(&log, nil)), Budget: new(journal.Budget)}, state: state{changed: make(chan struct{})}, rest: time.NewTimer(restAfter)}
 	t.Cleanup(func() { s.settings.material.Close() })
 	must.Do(t, s.describe())
 	return s, &log

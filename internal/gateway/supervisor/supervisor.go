@@ -19,6 +19,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/control"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/journal"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/memory"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
@@ -61,6 +62,9 @@ type supervisor struct {
 	oom      protection
 	handover
 	inherited inherited
+
+	// rest gives memory back once nothing has been asked for restAfter.
+	rest *time.Timer
 
 	// life ends when the gateway does, and background is waited for then.
 	life       context.Context
@@ -109,6 +113,8 @@ func Run(ctx context.Context, o Options) error {
 		o.Log.Info("the gateway may end where the pod's memory is used up", "error", s.oom.missing)
 	}
 
+	s.rest = time.AfterFunc(restAfter, memory.OwnProgram().Tidy)
+	defer s.rest.Stop()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ln, err := control.Listen(o.SocketPath)
@@ -204,7 +210,7 @@ func (s *supervisor) live(ctx context.Context) (err error) {
 	s.boundLog()
 	defer s.counters.Close()
 	if replaces {
-		tidyUp()
+		s.tidyUp()
 		if goes, err := s.standBy(ctx); !goes {
 			return err
 		}
@@ -219,7 +225,7 @@ func (s *supervisor) live(ctx context.Context) (err error) {
 	defer s.stopExporter()
 	s.stopFollowing = s.follow(ctx)
 	defer s.stopFollowing()
-	tidyUp()
+	s.tidyUp()
 
 	ctx, cancel := context.WithCancel(ctx)
 	var background sync.WaitGroup
@@ -240,9 +246,13 @@ func (s *supervisor) live(ctx context.Context) (err error) {
 // GCPercent keeps the heap of a process with little to do small (see runtime/debug.SetGCPercent).
 const GCPercent = 20
 
+// restAfter is for how long nothing must have been asked until memory is given back.
+const restAfter = time.Second
+
 // tidyUp gives back what starting took, which is several times the size of what stays, and keeps the heap
 // small. Before that the garbage would be collected dozens of times.
-func tidyUp() {
+func (s *supervisor) tidyUp() {
 	debug.SetGCPercent(GCPercent)
 	debug.FreeOSMemory()
+	s.rest.Reset(restAfter)
 }
