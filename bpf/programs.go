@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 
@@ -42,6 +43,9 @@ type Options struct {
 	// connect(2) fails with EPERM and nothing leaves in plaintext. In strict mode
 	// inbound connections that are not allowed in plaintext are dropped, too.
 	KeepOnExit bool
+	// Memory is what the pod may use, in bytes, 0 if there is no limit. Where connections that are half way
+	// would take more than that, the maps have room for fewer.
+	Memory int64
 }
 
 // Counters counts what the programs decided since Load.
@@ -89,6 +93,9 @@ func load(o Options) (*Programs, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := size(spec, o.Memory); err != nil {
+		return nil, err
+	}
 	p := &Programs{options: o, config: o.config(), attached: make(map[string]attachment)}
 	if err := spec.LoadAndAssign(&p.objects, nil); err != nil {
 		return nil, cmp.Or(missingFeature(requirements()), err)
@@ -98,6 +105,38 @@ func load(o Options) (*Programs, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// What is there before it is used, as the kernel wants it for an LRU map and for the buckets of a hash map.
+const (
+	// halfWayCost is what a connection takes that is half way, in bytes, minHalfWay how many there may always be.
+	halfWayCost = api.ConnectionMemory
+	minHalfWay  = 2048
+	// lruShare is how many entries of an LRU map each processor may keep to itself (LOCAL_FREE_TARGET in
+	// kernel/bpf/bpf_lru_list.c, for free ones and pending ones).
+	lruShare = 256
+)
+
+// size makes maps smaller whose largest size the pod's memory does not allow to fill.
+func size(spec *ebpf.CollectionSpec, limit int64) error {
+	if limit == 0 {
+		return nil
+	}
+	processors, err := ebpf.PossibleCPU()
+	if err != nil {
+		return err
+	}
+	largest := spec.Maps["kgw_handover"].MaxEntries
+	share := largest / uint32(min(max(limit/halfWayCost, minHalfWay), int64(largest)))
+	for _, name := range []string{"kgw_handover", "kgw_shown", "kgw_works"} {
+		m := spec.Maps[name]
+		n := m.MaxEntries / share
+		if m.Type == ebpf.LRUHash {
+			n = max(n, uint32(lruShare*processors))
+		}
+		m.MaxEntries = min(n, m.MaxEntries)
+	}
+	return nil
 }
 
 func (o *Options) validate() error {

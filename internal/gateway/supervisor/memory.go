@@ -32,6 +32,18 @@ func (s *supervisor) openMemory() {
 	s.memory = podMemory{gauge: gauge, own: s.own.Path}
 }
 
+// limit returns what the pod may use, in bytes, 0 if there is no limit that is known.
+func (m *podMemory) limit() int64 {
+	if m.gauge == nil {
+		return 0
+	}
+	reading, err := m.gauge.Read(math.MaxInt64)
+	if err != nil || reading.Limit == memory.Unlimited {
+		return 0
+	}
+	return reading.Limit
+}
+
 // describe returns the memory as it is, or nil.
 func (m *podMemory) describe() *api.Memory {
 	if m.gauge == nil {

@@ -21,6 +21,7 @@ func (s *supervisor) load() error {
 	if s.pod, s.own, err = bpf.PodCgroup(config.Pod.UID); err != nil {
 		return fmt.Errorf("finding the pod's cgroup: %w", err)
 	}
+	s.openMemory()
 	coverage := s.withNodeSide(config.Coverage)
 	s.programs, err = bpf.Load(bpf.Options{
 		Pod: s.pod, Own: s.own, PodIPs: config.PodIPs,
@@ -29,6 +30,7 @@ func (s *supervisor) load() error {
 		BlockUDP:       config.BlockUDP,
 		Strict:         config.Mode == api.Strict,
 		KeepOnExit:     config.OnFailure == api.FailClosed,
+		Memory:         s.memory.limit(),
 	})
 	if err != nil {
 		return fmt.Errorf("loading the eBPF programs: %w", err)

@@ -188,7 +188,6 @@ func (s *supervisor) live(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = s.unload(err) }()
-	s.openMemory()
 	defer s.memory.gauge.Close()
 	ports, err := s.listeners.openMarked(ctx)
 	if err != nil {
