@@ -214,6 +214,63 @@ func TestAdmissionWaits(t *testing.T) {
 	}
 }
 
+// TestSidecarIsUpgraded: an ephemeral container takes over with its settings, and the sidecar is idle.
+func TestSidecarIsUpgraded(t *testing.T) {
+	const version = "v0.9.5"
+	image := gatewayImage(t, topDir(t), version)
+	ns := namespace(t)
+	installAdmission(t)
+	spec := asking(podSpec("a", node1), "true")
+	eventually(t, "the policy is in force", func() error {
+		if object := tried(t, ns, spec); initNames(&object) != "kube-gateway" {
+			return fmt.Errorf("init containers %q", initNames(&object))
+		}
+		return nil
+	})
+	apply(t, ns, mustYAML(t, spec))
+	a, b := findPod(t, ns, "a"), startPods(t, ns, podSpec("b", node2))[0]
+	enable(t, []string{"--mode=strict"}, a, b)
+	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/a", "--timeout="+patience.String())
+	gateway(t, "-n", ns, "allow", "pod/a", "ns/"+ns+"/sa/*")
+	tryVerbs(t, a, b)
+	l := startLoadWith(a, []string{shortLife}, b.addr(portTraffic))
+	upgrade(t, []string{"--image=" + image}, a)
+	l.more(10)
+	l.stopClean(b)
+	if s := a.status(); s.Version != version || s.Sidecar || s.State != api.Ready || s.Mode != api.Strict || len(s.Allow) != 1 {
+		t.Errorf("behind an upgrade the gateway says %+v", s)
+	}
+	kubectl(t, "-n", ns, "wait", "--for=condition=Ready", "pod/a", "--timeout="+patience.String())
+	gateway(t, "-n", ns, "disable", "pod/a")
+	a.talk(startPods(t, ns, podSpec("plain", node2))[0].addr(portEcho), "in plaintext")
+}
+
+// tryVerbs has verbs look at a strict pod with a sidecar, and change it.
+func tryVerbs(t *testing.T, a, b *pod) {
+	t.Helper()
+	ns := a.namespace
+	gateway(t, "-n", ns, "mode", a.String(), "permissive")
+	if s := a.status(); s.Mode != api.Permissive {
+		t.Errorf("mode: the gateway says %+v", s)
+	}
+	gateway(t, "-n", ns, "mode", a.String(), "strict")
+	before := a.status().Cert.Serial
+	gateway(t, "-n", ns, "rotate", a.String())
+	if s := a.status(); s.Mode != api.Strict || s.Cert.Serial == before {
+		t.Errorf("rotate: the gateway says %+v", s)
+	}
+	gateway(t, "-n", ns, "check", a.String())
+	if r, code := verified(t, "-n", ns, "verify", a.String(), b.String()); code != 0 {
+		t.Errorf("verify: exit %d, %+v", code, r)
+	}
+	eventually(t, "tail shows a connection of a sidecar", func() error {
+		if out := gateway(t, "-n", ns, "tail", a.String(), "--no-follow"); !strings.Contains(out.stdout, " encrypted ") {
+			return errors.New(out.stdout)
+		}
+		return nil
+	})
+}
+
 // firstWords is a pod that connects to address from the first moment of its init container and of its application.
 func firstWords(name, node, address string) *corev1.Pod {
 	spec := podSpec(name, node)
