@@ -68,7 +68,7 @@ func fires(t *testing.T, rule rulefmt.Rule, series string) bool {
 	engine := promqltest.NewTestEngine(t, false, 0, promqltest.DefaultMaxSamplesPerQuery)
 	// It has to be so for all of the time.
 	for at := hour - time.Duration(rule.For); at <= hour; at += time.Minute {
-		query, err := engine.NewInstantQuery(context.Background(), storage, promql.NewPrometheusQueryOpts(false, 0), rule.Expr, time.Unix(0, 0).Add(at))
+		query, err := engine.NewInstantQuery(context.Background(), storage, promql.NewPrometheusQueryOpts(false, 0, nil), rule.Expr, time.Unix(0, 0).Add(at))
 		if err != nil {
 			t.Fatal(err)
 		}

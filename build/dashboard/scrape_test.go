@@ -268,6 +268,7 @@ func TestTargets(t *testing.T) {
 }
 
 // TestTargetsOfWatch: each replica is a target, with the labels that the dashboard asks for.
+// Without the operator the job has its name before any rule.
 func TestTargetsOfWatch(t *testing.T) {
 	replica := pod{name: "watch", ip: "10.244.1.7", phase: "Running", app: "kube-gateway-watch", containers: []container{{name: "watch", ports: []int{8080}}}}
 	other := replica
@@ -278,7 +279,7 @@ func TestTargetsOfWatch(t *testing.T) {
 		want  string
 	}{
 		"podmonitor": {watchRules(t), fmt.Sprintf(want, `container="watch", endpoint="health", `, "kube-gateway/kube-gateway-watch")},
-		"prometheus": {prometheusRules(t, "kube-gateway-watch"), fmt.Sprintf(want, "", "kube-gateway-watch")},
+		"prometheus": {prometheusRules(t, "kube-gateway-watch"), fmt.Sprintf(want, "", "kube-gateway")},
 	} {
 		if got := scraped(replica.targets(), set.rules); !slices.Equal(got, []string{set.want}) {
 			t.Errorf("%s:\n%s\ninstead of\n%s", name, strings.Join(got, "\n"), set.want)
