@@ -130,8 +130,8 @@ func TestHelm(t *testing.T) {
 	t.Cleanup(func() {
 		runCommand(context.Background(), t, "", must.Get(filepath.Abs(helmProgram))(t), "-n", home, "uninstall", release, "--ignore-not-found", "--timeout="+patience.String())
 	})
-	wait := []string{"-n", home, "--wait", "--timeout=" + patience.String()}
-	notes := helm(t, append(wait, "install", release, watchChart, "--set=replicas=1,admission.enabled=true,admission.roots={"+root[1]+"}")...)
+	notes := helm(t, "-n", home, "install", release, watchChart, "--wait", "--timeout="+patience.String(),
+		"--set=replicas=1,admission.enabled=true,admission.roots={"+root[1]+"}")
 	if !strings.Contains(notes, "init-ca --store=cluster") {
 		t.Errorf("Helm says\n%s", notes)
 	}
@@ -154,7 +154,7 @@ func TestHelm(t *testing.T) {
 		t.Errorf("the gateway says %+v", s)
 	}
 
-	upgraded := helm(t, append(wait, "upgrade", release, watchChart, "--reuse-values", "--set=gateway.mode=strict")...)
+	upgraded := helm(t, "-n", home, "upgrade", release, watchChart, "--reuse-values", "--set=gateway.mode=strict")
 	if !strings.Contains(upgraded, "REVISION: 2") {
 		t.Errorf("Helm says\n%s", upgraded)
 	}
@@ -171,14 +171,14 @@ func TestHelm(t *testing.T) {
 		return nil
 	})
 
-	helm(t, append(wait, "uninstall", release)...)
+	helm(t, "-n", home, "uninstall", release)
 	for _, object := range []string{"clusterrole/" + watchName, "clusterrolebinding/" + watchName, "mutatingadmissionpolicy/kube-gateway", "mutatingadmissionpolicybinding/kube-gateway"} {
 		if out := runCommand(t.Context(), t, "", "kubectl", "get", object); out.code == 0 || !strings.Contains(out.stderr, "NotFound") {
 			t.Errorf("%s is left: %s%s", object, out.stdout, out.stderr)
 		}
 	}
 	for _, where := range []string{home, "kube-system"} {
-		if out := kubectl(t, "-n", where, "get", "role,rolebinding,deployment", "-o", "name"); strings.Contains(out, watchName) {
+		if out := kubectl(t, "-n", where, "get", "role,rolebinding", "-o", "name"); strings.Contains(out, watchName) {
 			t.Errorf("in %s there is %s", where, out)
 		}
 	}
