@@ -14,7 +14,7 @@ require (
 )
 
 require (
-	dario.cat/mergo v1.0.1 // indirect
+	dario.cat/mergo v1.0.2 // indirect
 	github.com/Azure/go-ansiterm v0.0.0-20250102033503-faa5f7b0171c // indirect
 	github.com/BurntSushi/toml v1.6.0 // indirect
 	github.com/MakeNowJust/heredoc v1.0.0 // indirect
@@ -149,6 +149,16 @@ require (
 	sigs.k8s.io/structured-merge-diff/v6 v6.4.2 // indirect
 )
 
+tool helm.sh/helm/v4/cmd/helm
+
 replace github.com/kubectl-gateway/kubectl-gateway => ../..
 
-tool helm.sh/helm/v4/cmd/helm
+// What our other modules have: it is compiled once (build/versions-check).
+replace (
+	github.com/fatih/color => github.com/fatih/color v1.18.0
+	github.com/go-errors/errors => github.com/go-errors/errors v1.4.2
+	github.com/google/gnostic-models => github.com/google/gnostic-models v0.7.0
+	github.com/mattn/go-colorable => github.com/mattn/go-colorable v0.1.13
+	github.com/tetratelabs/wazero => github.com/tetratelabs/wazero v1.11.0
+	sigs.k8s.io/kustomize/kyaml => sigs.k8s.io/kustomize/kyaml v0.21.1
+)
