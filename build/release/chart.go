@@ -27,7 +27,7 @@ func (o options) chart(dir string) (string, error) {
 	version := strings.TrimPrefix(o.version, "v")
 	stamped := strings.Replace(string(description), unreleased, fmt.Sprintf("version: %s\nappVersion: %s\n", version, o.version), 1)
 	if stamped == string(description) {
-		return "", errors.New("Chart.yaml has no place for the version")
+		return "", errors.New("there is no place for the version in Chart.yaml")
 	}
 	file := filepath.Join(dir, "Chart.yaml")
 	if err := os.WriteFile(file, []byte(stamped), 0o644); err != nil {
