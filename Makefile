@@ -22,8 +22,8 @@ GOBUILD := go build -ldflags '$(LDFLAGS)'
 # Of images: this machine's alone, but for a release.
 ARCHITECTURES ?= $(shell go env GOARCH)
 
-# Modules of their own keep what they need out of the plugin's. test/cluster/programs
-# is not among them: a check of its two files takes all of Kubernetes with it.
+# Modules of their own keep what they need out of the plugin's. build/chart and test/cluster/programs
+# are not among them: a check of their few files takes all of Helm or Kubernetes with it.
 SUBMODULES := build/dashboard build/image build/release test/cluster
 
 .PHONY: help
@@ -84,7 +84,7 @@ test: tools build ## all tests
 compile:
 	@mkdir -p dist
 	@flock dist/compile.lock $(MAKE) --no-print-directory compile-alone
-compile-alone: prometheus cluster-tool
+compile-alone: prometheus helm cluster-tool
 	bin/cluster build
 
 # How many tests run at the same time, of those that may: more than one a processor, as they mostly
@@ -100,6 +100,7 @@ test-unit: ## unit tests
 	go test -parallel $(WAITING) $$(go list ./... | grep -vE '/(bpf|internal/lab/netlab|cmd/kube-gateway|bench|test/fidelity)$$')
 	go -C build/image test ./...
 	go -C build/dashboard test -count=1 ./...
+	go -C build/chart test -count=1 -vet=off ./...
 
 .PHONY: test-netns
 test-netns: ## tests with eBPF and whole gateways in network namespaces (root)
@@ -135,8 +136,12 @@ prometheus: ## build the Prometheus of the end-to-end tests into bin/
 	go -C test/prometheus build -ldflags '-s -w' -tags 'remove_all_sd enable_kubernetes_sd' \
 		-o $(CURDIR)/bin/prometheus github.com/prometheus/prometheus/cmd/prometheus
 
+.PHONY: helm
+helm: ## build the Helm of the end-to-end tests into bin/
+	go -C build/chart build -ldflags '-s -w' -o $(CURDIR)/bin/helm helm.sh/helm/v4/cmd/helm
+
 .PHONY: test-e2e
-test-e2e: build image cluster-tool prometheus ## tests on the embedded cluster
+test-e2e: build image cluster-tool prometheus helm ## tests on the embedded cluster
 	test/e2e/run
 
 .PHONY: bench
@@ -212,10 +217,11 @@ lint:
 	@for m in $(SUBMODULES); do (cd $$m && go run $(STATICCHECK) ./...) || exit 1; done
 
 .PHONY: docs
-docs: ## write docs/REFERENCE.md, the man pages, the table of rights and docs/demo.svg anew
+docs: ## write docs/REFERENCE.md, the man pages, the table of rights, docs/demo.svg and the Kustomize base anew
 	go test ./cmd/kubectl-gateway -run '^TestReference$$' -update
 	go test ./internal/plugin/rights -run '^TestDocumentedTable$$' -update
 	go test ./build/docs -run '^TestDemo$$' -update
+	go -C build/chart test -vet=off -run '^TestBase$$' . -update
 
 .PHONY: docs-record
 docs-record: build image demo-image ## record docs/demo.cast on the embedded cluster, which must be up, and draw it
@@ -234,7 +240,7 @@ generate-check:
 
 .PHONY: tidy-check
 tidy-check:
-	@for m in . $(SUBMODULES); do go -C $$m mod tidy -diff || { echo "$$m: run go mod tidy"; exit 1; }; done
+	@for m in . build/chart $(SUBMODULES); do go -C $$m mod tidy -diff || { echo "$$m: run go mod tidy"; exit 1; }; done
 
 VULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 .PHONY: vulncheck

@@ -13,11 +13,11 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
+// The metrics files are what a gateway and a watch print that have a value for every metric. The
+// tests of the packages that make them keep them true.
 const (
-	dashboardFile = "../../examples/grafana-dashboard.json"
-	// metricsFile is what a gateway prints that has a value for every metric. The
-	// tests of the package that makes it keep it true.
-	metricsFile = "../../internal/gateway/metrics/testdata/metrics.prom"
+	gatewayMetrics = "../../internal/gateway/metrics/testdata/metrics.prom"
+	watchMetrics   = "../../internal/plugin/watch/testdata/metrics.prom"
 )
 
 // targetLabels are the labels that are not the gateway's.
@@ -29,9 +29,9 @@ type metric struct {
 	counter bool
 }
 
-func readMetrics(t *testing.T) map[string]metric {
+func readMetrics(t *testing.T, file string) map[string]metric {
 	t.Helper()
-	f, err := os.Open(metricsFile)
+	f, err := os.Open(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,9 +116,20 @@ func checkQuery(query string, all map[string]metric) (names []string, err error)
 }
 
 // TestDashboard parses every query, and shows that every metric and label of it is one
-// of the gateway's, and that no metric is forgotten.
+// of the program's, and that no metric is forgotten.
 func TestDashboard(t *testing.T) {
-	text, err := os.ReadFile(dashboardFile)
+	t.Run("gateways", func(t *testing.T) {
+		checkDashboard(t, "../../examples/grafana-dashboard.json", gatewayMetrics,
+			// When things were started is of use to alerts more than to an eye.
+			"kube_gateway_start_time_seconds", "kube_gateway_worker_start_time_seconds",
+			"kube_gateway_certificate_not_before_timestamp_seconds", "kube_gateway_existing_connections_reset_total")
+	})
+	t.Run("watch", func(t *testing.T) { checkDashboard(t, "../../examples/grafana-watch.json", watchMetrics) })
+}
+
+// checkDashboard checks the dashboard in file, which need not show the metrics that are left out.
+func checkDashboard(t *testing.T, file, metricsFile string, without ...string) {
+	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,15 +147,14 @@ func TestDashboard(t *testing.T) {
 	if err := json.Unmarshal(text, &dashboard); err != nil {
 		t.Fatal(err)
 	}
-	all := readMetrics(t)
+	all := readMetrics(t, metricsFile)
 	if len(all) == 0 || len(dashboard.Panels) == 0 {
 		t.Fatalf("%d metrics and %d panels", len(all), len(dashboard.Panels))
 	}
-	used, ids := map[string]bool{
-		// When things were started is of use to alerts more than to an eye.
-		"kube_gateway_start_time_seconds": true, "kube_gateway_worker_start_time_seconds": true,
-		"kube_gateway_certificate_not_before_timestamp_seconds": true, "kube_gateway_existing_connections_reset_total": true,
-	}, map[int]bool{}
+	used, ids := map[string]bool{}, map[int]bool{}
+	for _, name := range without {
+		used[name] = true
+	}
 	for _, p := range dashboard.Panels {
 		if ids[p.ID] || p.GridPos.X+p.GridPos.W > 24 || len(p.Targets) == 0 {
 			t.Errorf("panel %q: %+v", p.Title, p)
@@ -179,7 +189,7 @@ func TestDashboard(t *testing.T) {
 
 // TestCheckQuery: a query that cannot work is found.
 func TestCheckQuery(t *testing.T) {
-	all := readMetrics(t)
+	all := readMetrics(t, gatewayMetrics)
 	for query, want := range map[string]string{
 		`sum(kube_gateway_active_connections`:                                  "unclosed",
 		`kube_gateway_nonesuch`:                                                "no metric",

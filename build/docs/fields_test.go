@@ -105,23 +105,28 @@ func TestStatesAreDocumented(t *testing.T) {
 	}
 }
 
-// TestMetricsAreDocumented finds every metric in the table about them. What there is
-// says the golden file of their package.
+// TestMetricsAreDocumented finds every metric in the tables about them. What there is
+// say the golden files of their packages.
 func TestMetricsAreDocumented(t *testing.T) {
-	text := section(t, "## Metrics")
-	golden := must.Get(os.ReadFile(top + "/internal/gateway/metrics/testdata/metrics.prom"))(t)
-	found := 0
-	for line := range strings.Lines(string(golden)) {
-		words := strings.Fields(line)
-		if len(words) != 4 || words[1] != "TYPE" {
-			continue
+	for title, file := range map[string]string{
+		"## Metrics":           "/internal/gateway/metrics/testdata/metrics.prom",
+		"### Metrics of watch": "/internal/plugin/watch/testdata/metrics.prom",
+	} {
+		text := section(t, title)
+		golden := must.Get(os.ReadFile(top + file))(t)
+		found := 0
+		for line := range strings.Lines(string(golden)) {
+			words := strings.Fields(line)
+			if len(words) != 4 || words[1] != "TYPE" {
+				continue
+			}
+			found++
+			if !strings.Contains(text, "| `"+words[2]+"` | "+words[3]+" |") {
+				t.Errorf("%s has no %s %s", title, words[3], words[2])
+			}
 		}
-		found++
-		if !strings.Contains(text, "| `"+words[2]+"` | "+words[3]+" |") {
-			t.Errorf("## Metrics has no %s %s", words[3], words[2])
+		if found < 10 {
+			t.Errorf("%s: only %d metrics were found", title, found)
 		}
-	}
-	if found < 10 {
-		t.Errorf("only %d metrics were found", found)
 	}
 }

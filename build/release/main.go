@@ -5,7 +5,7 @@
 //	release --verify
 //
 // For every platform an archive with the plugin, its man pages and its licence and a
-// list of what is compiled into it (CycloneDX), then checksums.txt over all of these,
+// list of what is compiled into it (CycloneDX), the Helm chart, then checksums.txt over all of these,
 // and plugins/gateway.yaml, the manifest for krew. Equal sources give
 // files of equal bytes, as go.mod names the Go toolchain.
 //
@@ -131,6 +131,13 @@ func release(ctx context.Context, o options) error {
 				return err
 			}
 		}
+	}
+	chart, err := o.chart(work)
+	if err != nil {
+		return fmt.Errorf("packing the chart: %w", err)
+	}
+	if sums[chart], err = checksum(filepath.Join(work, chart)); err != nil {
+		return err
 	}
 	if err := writeChecksums(filepath.Join(work, "checksums.txt"), sums); err != nil {
 		return err

@@ -60,13 +60,13 @@ func TestRepeatable(t *testing.T) {
 	copyTree(t, sourceTree(t), copied)
 	other := build(t, copied, firstVersion, siteURL+"/"+firstVersion, "linux/amd64,windows/amd64")
 	names := []string{
-		"checksums.txt", "kubectl-gateway_linux_amd64.cdx.json", "kubectl-gateway_linux_amd64.tar.gz",
+		"checksums.txt", "kube-gateway-" + strings.TrimPrefix(firstVersion, "v") + ".tgz", "kubectl-gateway_linux_amd64.cdx.json", "kubectl-gateway_linux_amd64.tar.gz",
 		"kubectl-gateway_windows_amd64.cdx.json", "kubectl-gateway_windows_amd64.zip", "plugins/gateway.yaml",
 	}
 	if found := files(t, other); !slices.Equal(found, names) {
 		t.Errorf("a release has %q", found)
 	}
-	for _, name := range names[1:5] {
+	for _, name := range names[1:6] {
 		a, errA := checksum(filepath.Join(one, name))
 		b, errB := checksum(filepath.Join(other, name))
 		if err := errors.Join(errA, errB); err != nil || a != b {
@@ -84,7 +84,7 @@ func TestRepeatable(t *testing.T) {
 // copyTree copies what the plugin is built from.
 func copyTree(t *testing.T, from, to string) {
 	t.Helper()
-	for _, name := range []string{"cmd", "pkg", "internal", "bpf", "krew", "docs/man"} {
+	for _, name := range []string{"cmd", "pkg", "internal", "bpf", "krew", "docs/man", "install"} {
 		if err := os.CopyFS(filepath.Join(to, name), os.DirFS(filepath.Join(from, name))); err != nil {
 			t.Fatal(err)
 		}

@@ -3,19 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/output"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 )
 
 // metricsOptions are the flags of metrics.
@@ -67,27 +62,5 @@ func (o *metricsOptions) run(ctx context.Context, a *app, args []string) error {
 	if o.output != "text" {
 		return a.printAs("metrics", metrics, o.output)
 	}
-	return a.print("metrics", exposition(metrics))
-}
-
-// exposition returns metrics in Prometheus' text format 0.0.4. Characters that could
-// harm a terminal are escaped.
-func exposition(metrics *api.Metrics) string {
-	escapeHelp := strings.NewReplacer(`\`, `\\`, "\n", `\n`)
-	escapeLabel := strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
-	var b strings.Builder
-	for _, f := range metrics.Families {
-		fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s %s\n", f.Name, escapeHelp.Replace(terminal.Clean(f.Help)), f.Name, f.Type)
-		for _, s := range f.Samples {
-			labels := lists.Map(slices.Sorted(maps.Keys(s.Labels)), func(name string) string {
-				return name + `="` + escapeLabel.Replace(terminal.Clean(s.Labels[name])) + `"`
-			})
-			b.WriteString(f.Name)
-			if len(labels) > 0 {
-				b.WriteString("{" + strings.Join(labels, ",") + "}")
-			}
-			b.WriteString(" " + strconv.FormatFloat(s.Value, 'g', -1, 64) + "\n")
-		}
-	}
-	return b.String()
+	return a.print("metrics", output.Exposition(metrics))
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/check"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/output"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/status"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
@@ -101,7 +102,7 @@ func (o *bundleOptions) run(ctx context.Context, a *app, args []string) error {
 			return all, err
 		},
 		Check:      func(ctx context.Context) (*check.Report, error) { return checks.checker.Run(ctx, 0) },
-		Exposition: exposition,
+		Exposition: output.Exposition,
 		Progress:   func(text string) { fmt.Fprintln(a.ErrOut, line(text)) },
 	}
 	if server, err := url.Parse(config.Host); err == nil {

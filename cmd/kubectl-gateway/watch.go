@@ -68,7 +68,7 @@ pod's own annotation takes precedence over a named target, and that over the
 annotation of the namespace.
 
 Runs until Ctrl-C, and can be restarted at any time: all its state is in the cluster.
-It also runs in the cluster, see examples/watch-deployment.yaml. On a terminal it
+It also runs in the cluster: install/ has a Helm chart and a Kustomize base. On a terminal it
 shows a live summary, otherwise a line for each event. --once does what is due now
 and ends; the exit code is 1 if something failed.`,
 		Example: `  # All annotated pods of the cluster
@@ -169,6 +169,7 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 			return follower.Follow(ctx, overlook)
 		}
 	}
+	options.Mode = settings.Mode
 	watcher := &watch.Watcher{Client: client, Actions: plugin, Options: options, Report: report.add}
 	report.counts = watcher.Counts
 	return o.watch(ctx, a, client, watcher, report)
@@ -194,7 +195,7 @@ func (o *watchOptions) watch(ctx context.Context, a *app, client kubernetes.Inte
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	run := watcher.Run
-	health := &watchHealth{ready: watcher.Synced, counts: watcher.Counts}
+	health := &watchHealth{ready: watcher.Synced, metrics: watcher.Metrics}
 	if o.leaderElect {
 		election, err := o.election(a, client, report)
 		if err != nil {

@@ -10,6 +10,8 @@ import (
 
 	"k8s.io/client-go/tools/leaderelection"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/output"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
 )
 
@@ -21,8 +23,8 @@ const leaseGrace = 20 * time.Second
 type watchHealth struct {
 	// ready reports whether the caches are filled.
 	ready func() bool
-	// counts is what metrics tell.
-	counts func() watch.Counts
+	// metrics are those of a replica that leads or not.
+	metrics func(leads bool, now time.Time) *api.Metrics
 	// waits is true while another replica leads: a stand-by is ready.
 	waits atomic.Bool
 	lease *leaderelection.HealthzAdaptor
@@ -51,7 +53,7 @@ func (h *watchHealth) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	case "/metrics":
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-		fmt.Fprint(w, watchMetrics(h.counts()))
+		fmt.Fprint(w, output.Exposition(h.metrics(!h.waits.Load(), time.Now())))
 		return
 	default:
 		http.NotFound(w, r)
@@ -62,26 +64,6 @@ func (h *watchHealth) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	fmt.Fprintln(w, "ok")
-}
-
-// watchMetrics is the state of a watch in the text format of Prometheus.
-func watchMetrics(c watch.Counts) string {
-	one := map[bool]int{true: 1}
-	return fmt.Sprintf(`# HELP kubectl_gateway_watch_pods Pods that have or are to have a gateway, by what is known of it.
-# TYPE kubectl_gateway_watch_pods gauge
-kubectl_gateway_watch_pods{state="ready"} %d
-kubectl_gateway_watch_pods{state="working"} %d
-kubectl_gateway_watch_pods{state="failed"} %d
-# HELP kubectl_gateway_watch_outdated Gateways that are older than watch, and that it is to upgrade.
-# TYPE kubectl_gateway_watch_outdated gauge
-kubectl_gateway_watch_outdated %d
-# HELP kubectl_gateway_watch_upgrades_halted Whether no gateway is upgraded any more because one upgrade has failed.
-# TYPE kubectl_gateway_watch_upgrades_halted gauge
-kubectl_gateway_watch_upgrades_halted %d
-# HELP kubectl_gateway_watch_connected Whether the API server answers.
-# TYPE kubectl_gateway_watch_connected gauge
-kubectl_gateway_watch_connected %d
-`, c.Ready, c.Working, c.Failed, c.Outdated, one[c.Halted != nil], one[c.Connected])
 }
 
 // serve listens at address until a call of stop, or until it calls failed.

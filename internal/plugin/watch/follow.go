@@ -60,7 +60,14 @@ func (w *Watcher) followCluster(ctx context.Context) {
 }
 
 // survey surveys the cluster for the gateways that run, if any does, and has them looked at.
-func (w *Watcher) survey(ctx context.Context) error {
+func (w *Watcher) survey(ctx context.Context) (err error) {
+	defer func() {
+		if err == nil {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.tally.synced = time.Now()
+		}
+	}()
 	var pods []corev1.Pod
 	running := false
 	for _, object := range w.sources.pods.GetStore().List() {

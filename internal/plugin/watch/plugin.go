@@ -273,6 +273,9 @@ func (p *Plugin) readAuthority(ctx context.Context) (ca.Issuer, error) {
 			p.remarked = remarks
 			p.Warn(remarks)
 		}
+		if err != nil {
+			err = authorityError{err}
+		}
 		return a, err
 	})
 }

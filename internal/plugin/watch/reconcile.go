@@ -115,6 +115,13 @@ func (w *Watcher) note(key types.NamespacedName, pod *corev1.Pod, d decision, s 
 	news := trouble != "" && trouble != r.trouble && trouble != r.reported
 	r.trouble, r.older = trouble, s.older
 	switch {
+	case !runs:
+		r.seen = seen{}
+	case s.status != nil:
+		r.seen = seen{cert: s.status.Cert, older: w.Actions.Outdated(gateway, s.status), behind: s.behind,
+			permissive: on && w.Options.Mode == api.Strict && s.status.Mode != api.Strict}
+	}
+	switch {
 	case trouble != "":
 		r.phase = failed
 	case d.step == rest && s.ended != "" && s.ended == gateway.Name:
@@ -245,6 +252,7 @@ func (w *Watcher) succeeded(key types.NamespacedName, pod *corev1.Pod, step step
 	now := time.Now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.tally.count(step, "done")
 	r := w.recordOf(key, pod)
 	r.tried, r.retryAt, r.reported, r.refused = attempt{}, time.Time{}, "", nil
 	if step == toDisable {
@@ -290,6 +298,8 @@ func (w *Watcher) failed(key types.NamespacedName, pod *corev1.Pod, tried attemp
 		w.queue.AddAfter(key, pause)
 	}
 	w.mu.Lock()
+	w.tally.count(tried.step, "failed")
+	w.tally.failures[reasonOf(out)]++
 	r := w.recordOf(key, pod)
 	r.phase, r.tried, r.retryAt, r.renewAt, r.refused = failed, tried, event.Again, time.Time{}, nil
 	if out.Refused {

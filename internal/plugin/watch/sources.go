@@ -223,7 +223,7 @@ func (w *Watcher) prepare(ctx context.Context, informer cache.SharedIndexInforme
 	if err := try(ctx); err != nil {
 		err = fmt.Errorf("listing %s: %w", what, err)
 		if apierrors.IsForbidden(err) {
-			err = api.WithHint(err, fmt.Sprintf("ask for a role that may list and watch %s; examples/watch-deployment.yaml has one", what))
+			err = api.WithHint(err, fmt.Sprintf("ask for a role that may list and watch %s; install/kustomize/watch/watch.yaml has one", what))
 		}
 		return err
 	}

@@ -80,6 +80,8 @@ type Options struct {
 	Names []Name
 	// Parallel is parallel.Default if zero.
 	Parallel int
+	// Mode is that of new gateways, for Metrics; empty compares none with it.
+	Mode api.Mode
 }
 
 // Watcher does the work. Its fields must not change once it runs.
@@ -93,6 +95,7 @@ type Watcher struct {
 	reportMu sync.Mutex
 	mu       sync.Mutex
 	records  map[types.NamespacedName]*record
+	tally    tally
 	// outage is true while the API server cannot be reached.
 	outage bool
 	synced atomic.Bool
@@ -131,6 +134,7 @@ type record struct {
 	renewAt time.Time
 	// older says that the gateway is to be upgraded.
 	older bool
+	seen  seen
 }
 
 // attempt tells one thing that was tried from another, which need not wait for
@@ -213,7 +217,7 @@ func (w *Watcher) start(ctx context.Context) (stop func(), err error) {
 		return nil, errors.New("names need a namespace")
 	}
 	w.mu.Lock()
-	w.records = map[types.NamespacedName]*record{}
+	w.records, w.tally = map[types.NamespacedName]*record{}, newTally()
 	w.rollout.busy, w.rollout.waiting = sets.New[types.UID](), sets.New[types.NamespacedName]()
 	w.mu.Unlock()
 	w.changed = make(chan struct{}, 1)
