@@ -66,6 +66,10 @@ func (p *Proxy) encryptInband(c *connection, s *settings, peer *peer, h header, 
 		reset(conn)
 		return &failure{reason: traffic.Crowded, err: err, final: true}
 	}
+	p.askWho(c, s, conn, pod)
+	if f, done := p.carryToBackend(c, s, conn, h); done {
+		return f
+	}
 	config := s.service
 	if pod {
 		config = s.clientConfig(h.Destination.Addr())
@@ -166,7 +170,19 @@ func (p *Proxy) admitInband(conn stream) {
 		p.open(traffic.Inbound, conn).refuse(traffic.Undetermined, err)
 	case !shown:
 		p.open(traffic.Inbound, conn).refuse(traffic.Plaintext, nil)
+	case p.isReset(conn):
+		// The peer wanted to know who answers.
+		_ = conn.Close()
 	default:
 		p.admit(conn, api.WireInband)
 	}
+}
+
+// isReset reports whether the other end has ended conn by a RST.
+func (p *Proxy) isReset(conn stream) (gone bool) {
+	_ = onSocket(conn, func(fd int) error {
+		gone = wasReset(fd)
+		return nil
+	})
+	return gone
 }

@@ -54,7 +54,12 @@ func (c *connection) nameSource(s *settings, destination netip.AddrPort) (err er
 
 // carryOut carries a connection whose ends are known, as s says.
 func (p *Proxy) carryOut(c *connection, s *settings) {
-	f := p.encrypt(c, s, header{Destination: c.line.Destination, Client: c.client, Bound: c.bound, Again: c.again}, c.pod)
+	h, pod := header{Destination: c.line.Destination, Client: c.client, Bound: c.bound, Again: c.again}, c.pod
+	if c.again && c.backend.IsValid() {
+		// No other pod of the Service knows whether it has been begun.
+		h.Destination, h.Dialled, pod = c.backend, c.line.Destination, true
+	}
+	f := p.encrypt(c, s, h, pod)
 	if f != nil && f.reason == traffic.OptionDropped {
 		c.counts.OptionDropped.Add(1)
 	}
@@ -269,6 +274,9 @@ func (p *Proxy) secure(c *connection, s *settings, conn stream, config *tls.Conf
 	}
 	c.wire, c.tls, c.records = conn, secured, records
 	c.describeTLS()
+	if wire == api.WireInband {
+		p.learnBackend(c, s, h.Destination, secured.ConnectionState().PeerCertificates[0])
+	}
 	if wire == api.WirePort && reuses(secured.ConnectionState()) {
 		return p.startOn(newCarrier(c, s), c, h)
 	}
