@@ -118,6 +118,12 @@ func TestBackendKeepsInband(t *testing.T) {
 			if line := client.visited(destination); line.Wire != api.WireInband {
 				t.Errorf("logged %+v", line)
 			}
+			backends := client.proxy.settings.Load().backends
+			backends.mu.Lock()
+			defer backends.mu.Unlock()
+			if learned := len(backends.known) > 0; name == "on request" && learned {
+				t.Error("the backend is known")
+			}
 		})
 	}
 }
