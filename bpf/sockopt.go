@@ -97,8 +97,9 @@ func FromOutside(fd int) (bool, error) {
 // TCP socket, not one of MPTCP. It needs no privilege, and fails without
 // [Programs.AttachSockets].
 func MarkInband(fd, syns int) error {
-	if err := unix.SetsockoptInt(fd, sockoptLevel, sockoptInband, syns); err != nil {
-		return fmt.Errorf("marking a socket as in band: %w", err)
+	value := int32(syns)
+	if errno := setsockopt(fd, sockoptInband, unsafe.Pointer(&value), unsafe.Sizeof(value)); errno != 0 {
+		return fmt.Errorf("marking a socket as in band: %w", errno)
 	}
 	return nil
 }
@@ -137,9 +138,10 @@ func Answered(fd int) (gateway uint32, port uint16, err error) {
 // called before, or one accepted from the in-band listener; both are false for any other.
 // Anybody can give this hint: only TLS proves it. It needs no privilege.
 func Negotiated(fd int) (shown, givenUp bool, err error) {
-	role, err := unix.GetsockoptInt(fd, sockoptLevel, sockoptNegotiated)
-	if err != nil {
-		return false, false, fmt.Errorf("asking whether the peer has a gateway: %w", err)
+	var role int32
+	size := uint32(unsafe.Sizeof(role))
+	if errno := getsockopt(fd, sockoptNegotiated, unsafe.Pointer(&role), &size); errno != 0 {
+		return false, false, fmt.Errorf("asking whether the peer has a gateway: %w", errno)
 	}
 	return role == roleInbandShown, role == roleInbandGivenUp, nil
 }

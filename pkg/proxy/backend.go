@@ -152,7 +152,7 @@ func (p *Proxy) carryToBackend(c *connection, s *settings, asking stream, h head
 	f = p.encryptTo(c, s, peer, h)
 	p.peers.record(peer, false, f)
 	if f == nil || f.final {
-		reset(asking)
+		p.resetAtOnce(asking)
 		return f, true
 	}
 	s.backends.failed(key)

@@ -6,9 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -84,18 +82,12 @@ func (p *Proxy) encryptInband(c *connection, s *settings, peer *peer, h header, 
 
 // dialInband opens a TCP connection whose first SYNs ask for a gateway.
 func (p *Proxy) dialInband(ctx context.Context, r route, syns int, timeout time.Duration) (stream, error) {
-	d := net.Dialer{
-		Timeout: timeout,
-		Control: func(_, _ string, raw syscall.RawConn) error {
-			return control(raw, func(fd int) error {
-				if err := p.options.Sockets.MarkInband(fd, syns); err != nil {
-					return fmt.Errorf("%w: %w", errMark, err)
-				}
-				return lingerZero(fd)
-			})
-		},
-	}
-	return p.dial(ctx, d, r)
+	return p.dial(ctx, r, timeout, func(fd int) error {
+		if err := p.options.Sockets.MarkInband(fd, syns); err != nil {
+			return fmt.Errorf("%w: %w", errMark, err)
+		}
+		return nil
+	})
 }
 
 // inbandDialFailure classifies an error of the TCP handshake with the destination itself.
@@ -172,7 +164,7 @@ func (p *Proxy) admitInband(conn stream) {
 		p.open(traffic.Inbound, conn).refuse(traffic.Plaintext, nil)
 	case p.isReset(conn):
 		// The peer wanted to know who answers.
-		_ = conn.Close()
+		p.resetAtOnce(conn)
 	default:
 		p.admit(conn, api.WireInband)
 	}
