@@ -82,12 +82,12 @@ func TestEveryMeasure(t *testing.T) {
 	seen := map[string]bool{}
 	for _, l := range r.Lines {
 		seen[l.Table] = true
-		sides := []string{splice, gateways, inband, base}
+		sides := []string{splice, gateways, inband, service, base}
 		switch l.Table {
 		case tableThroughput, tableCPUAll, tableConnections, tableFirstByte:
 			sides = p.Sides
 		case tableStart:
-			sides = []string{gateways, inband, base}
+			sides = []string{gateways, inband, service, base}
 		}
 		for _, side := range sides {
 			if n := len(l.Samples[side]); n != p.Rounds {
@@ -122,7 +122,7 @@ func TestEveryMeasure(t *testing.T) {
 // and must not count.
 func TestUncapturedIsVoid(t *testing.T) {
 	requireRoot(t)
-	s, err := newSide(t.Context(), gateways, buildGateway(t))
+	s, err := newSide(t.Context(), gateways, buildGateway(t), gateways)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -119,7 +119,7 @@ func (p plan) printed(ctx context.Context, format string, stdout io.Writer) erro
 	if os.Geteuid() != 0 {
 		return api.WithHint(errors.New("root is needed for network namespaces and cgroups"), "run it with sudo")
 	}
-	for _, side := range []string{gateways, inband, base} {
+	for _, side := range []string{gateways, inband, service, base} {
 		if _, err := os.Stat(p.program(side)); err != nil && slices.Contains(p.Sides, side) {
 			return api.WithHint(fmt.Errorf("looking for the gateway: %w", err), "run 'make build' first, or name it with --gateway or --base")
 		}

@@ -17,8 +17,8 @@ const heldConnections = 1000
 // measureMemory starts a side afresh, because what a process has done before
 // decides how much memory it keeps. settle is how long the processes are left
 // alone before they are looked at idle; with connections it is four times that.
-func measureMemory(ctx context.Context, name, program string, held int, settle time.Duration) (found []value, err error) {
-	s, err := newSide(ctx, name, program)
+func measureMemory(ctx context.Context, name, program, like string, held int, settle time.Duration) (found []value, err error) {
+	s, err := newSide(ctx, name, program, like)
 	if err != nil {
 		return nil, err
 	}

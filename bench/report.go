@@ -85,8 +85,10 @@ func (l *line) summarize() {
 
 // measured is the side that the others are compared with.
 func measured(sides []string) string {
-	if slices.Contains(sides, gateways) {
-		return gateways
+	for _, side := range []string{gateways, service} {
+		if slices.Contains(sides, side) {
+			return side
+		}
 	}
 	return inband
 }

@@ -40,7 +40,7 @@ func (p plan) run(ctx context.Context) (r *report, err error) {
 	measures := slices.DeleteFunc(allMeasures(), func(m measure) bool { return !slices.Contains(p.Groups, m.group) })
 	if len(measures) > 0 {
 		for _, name := range p.Sides {
-			s, err := newSide(ctx, name, p.program(name))
+			s, err := newSide(ctx, name, p.program(name), p.like(name))
 			if err != nil {
 				return nil, err
 			}
@@ -67,6 +67,14 @@ func (p plan) program(side string) string {
 	return p.Program
 }
 
+// like is the side whose configuration a side's gateways have.
+func (p plan) like(side string) string {
+	if side == base {
+		return measured(p.Sides)
+	}
+	return side
+}
+
 // round has the sides take turns measure by measure, so that whatever else the
 // machine does meets all of them. Each round begins with another side.
 func (p plan) round(ctx context.Context, r *report, round int, measures []measure, sides []*side) error {
@@ -83,14 +91,14 @@ func (p plan) round(ctx context.Context, r *report, round int, measures []measur
 	for i := range p.Sides {
 		name := p.Sides[(i+round)%len(p.Sides)]
 		if slices.Contains(p.Groups, groupMemory) && name != direct {
-			values, err := measureMemory(ctx, name, p.program(name), p.Held, p.Settle)
+			values, err := measureMemory(ctx, name, p.program(name), p.like(name), p.Held, p.Settle)
 			if err != nil {
 				return fmt.Errorf("memory, %s: %w", name, err)
 			}
 			r.add(name, values)
 		}
-		if slices.Contains(p.Groups, groupStart) && slices.Contains([]string{gateways, inband, base}, name) {
-			values, err := measureStart(ctx, name, p.program(name), p.Duration)
+		if slices.Contains(p.Groups, groupStart) && slices.Contains([]string{gateways, inband, service, base}, name) {
+			values, err := measureStart(ctx, p.program(name), p.like(name), p.Duration)
 			if err != nil {
 				return fmt.Errorf("start, %s: %w", name, err)
 			}

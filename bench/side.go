@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -26,6 +27,7 @@ const (
 	splice   = "splice"
 	gateways = "gateways"
 	inband   = "inband"
+	service  = "service"
 	base     = "base"
 )
 
@@ -33,7 +35,7 @@ const (
 const endTimeout = 5 * time.Second
 
 // allSides are those that need nothing else. Base needs another program.
-func allSides() []string { return []string{direct, splice, gateways, inband} }
+func allSides() []string { return []string{direct, splice, gateways, inband, service} }
 
 // side is two pods, a client in the first, a server in the second, and what is
 // between them.
@@ -51,8 +53,8 @@ type side struct {
 	dir      string
 }
 
-// newSide starts a side. program is the gateway's executable.
-func newSide(ctx context.Context, name, program string) (s *side, err error) {
+// newSide starts a side. program is the gateway's executable, like the side whose configuration gateways have.
+func newSide(ctx context.Context, name, program, like string) (s *side, err error) {
 	s = &side{name: name}
 	defer func() {
 		if err != nil {
@@ -78,8 +80,8 @@ func newSide(ctx context.Context, name, program string) (s *side, err error) {
 	case direct:
 	case splice:
 		err = s.startRelays(ctx)
-	case gateways, inband, base:
-		err = s.startGateways(ctx, program, configuration(name))
+	case gateways, inband, service, base:
+		err = s.startGateways(ctx, program, configuration(like))
 	default:
 		var other otherProxy
 		if other, err = findOther(name); err == nil {
@@ -93,8 +95,14 @@ func warn(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args
 
 // configuration returns what a side's gateways have beyond the defaults.
 func configuration(side string) func(*api.Config) {
-	if side == inband {
+	switch side {
+	case inband:
 		return func(c *api.Config) { c.Wire = api.WireInband }
+	case service:
+		return func(c *api.Config) {
+			// The server of every lab.
+			c.Services = []netip.Prefix{netip.MustParsePrefix("10.9.0.2/32"), netip.MustParsePrefix("fd00:9::2/128")}
+		}
 	}
 	return nil
 }

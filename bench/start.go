@@ -16,7 +16,7 @@ import (
 
 // measureStart starts one gateway, and measures all of its processes until settle after it is ready: by then it
 // has returned what starting took.
-func measureStart(ctx context.Context, name, program string, settle time.Duration) (found []value, err error) {
+func measureStart(ctx context.Context, program, like string, settle time.Duration) (found []value, err error) {
 	lab, err := netlab.Open(1, warn)
 	if err != nil {
 		return nil, err
@@ -32,7 +32,7 @@ func measureStart(ctx context.Context, name, program string, settle time.Duratio
 		return nil, err
 	}
 	g, err := gatewaylab.Start(ctx, gatewaylab.Spec{
-		Node: lab.Node(0), Program: program, Authority: authority, Dir: dir, Configure: configuration(name),
+		Node: lab.Node(0), Program: program, Authority: authority, Dir: dir, Configure: configuration(like),
 	})
 	if err != nil {
 		return nil, err

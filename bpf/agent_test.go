@@ -125,13 +125,15 @@ type reply struct {
 	Errno       syscall.Errno `json:",omitempty"`
 	Error       string        `json:",omitempty"`
 	Local, Peer netip.AddrPort
-	Seen        *seen `json:",omitempty"`
-	Reset       bool  // instead of Seen, after the handshake
-	Shown       bool  // Negotiated, of an in-band connection
-	GivenUp     bool  // the same
-	Outside     bool  // FromOutside
-	OK          int   `json:",omitempty"`
-	FDs         int   `json:",omitempty"`
+	Seen        *seen  `json:",omitempty"`
+	Reset       bool   // instead of Seen, after the handshake
+	Shown       bool   // Negotiated, of an in-band connection
+	GivenUp     bool   // the same
+	Answerer    uint32 // Answered
+	Answered    uint16 // the same
+	Outside     bool   // FromOutside
+	OK          int    `json:",omitempty"`
+	FDs         int    `json:",omitempty"`
 	Accepted    []netip.AddrPort
 }
 
@@ -625,6 +627,9 @@ func (d *dial) converse(fd int) (r reply, err error) {
 	}
 	if d.Inband {
 		if r.Shown, r.GivenUp, err = bpf.Negotiated(fd); err != nil {
+			return r, err
+		}
+		if r.Answerer, r.Answered, err = bpf.Answered(fd); err != nil {
 			return r, err
 		}
 	}

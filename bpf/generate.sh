@@ -21,7 +21,7 @@ compile() {
 
 mkdir "$work/out"
 compile objects gateway.c -type config -type counters -type range -type destinations -type ports -type address -type endpoint \
-		-type handover -type tuple -type seen -type tuning
+		-type handover -type answer -type tuple -type seen -type tuning
 compile inbound inbound.c
 numbers=$(CC=clang-14 go tool cgo -objdir "$work/cgo" -godefs numbers.go)
 printf '%s\n' "$numbers" | sed '2d' | gofmt >"$work/out/numbers_linux.go" # line 2 names a directory

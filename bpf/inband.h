@@ -55,31 +55,59 @@ static __always_inline bool has_option(struct bpf_sock_ops *ctx)
 	return has_role(h, ROLE_INBAND) && ctx->total_retrans < h->offers;
 }
 
+/* Makes the second option of a SYN-ACK. What a connection of the gateway finds at the pod's own address, another one to that
+ * address finds as well; other addresses of the pod are not known to the other end. */
+static __always_inline bool make_answer(struct bpf_sock_ops *ctx, struct answer_option *o)
+{
+	struct config *cfg = get_config();
+	struct endpoint local = {}, remote = {};
+
+	if (!cfg || (ctx->skb_tcp_flags & (TH_SYN | TH_ACK)) != (TH_SYN | TH_ACK))
+		return false;
+	ends_of(ctx, &local, &remote);
+	if (!same_ip(local.ip, cfg->pod_ip4) && !same_ip(local.ip, cfg->pod_ip6))
+		return false;
+	*o = (struct answer_option){ OPTION_KIND, sizeof(*o), ANSWER_EXID, cfg->id, local.port };
+	return true;
+}
+
 static __always_inline void reserve_option(struct bpf_sock_ops *ctx)
 {
-	if (has_option(ctx))
+	struct answer_option a;
+
+	if (!has_option(ctx))
+		return;
+	if (!make_answer(ctx, &a) || bpf_reserve_hdr_opt(ctx, sizeof(struct option) + sizeof(a), 0))
 		bpf_reserve_hdr_opt(ctx, sizeof(struct option), 0);
 }
 
 static __always_inline void write_option(struct bpf_sock_ops *ctx)
 {
 	struct option o = OPTION;
+	struct answer_option a;
 
-	if (has_option(ctx))
-		bpf_store_hdr_opt(ctx, &o, sizeof(o), 0);
+	if (!has_option(ctx))
+		return;
+	bpf_store_hdr_opt(ctx, &o, sizeof(o), 0);
+	/* Fails if there is no room for it. */
+	if (make_answer(ctx, &a))
+		bpf_store_hdr_opt(ctx, &a, sizeof(a), 0);
 }
 
 /* The SYN-ACK has come: did the other end answer? */
 static __always_inline void read_answer(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
 	struct option o = { .kind = OPTION_KIND, .len = 2 + sizeof(o.exid), .exid = OPTION_EXID };
+	struct answer_option a = { .kind = OPTION_KIND, .len = 2 + sizeof(a.exid), .exid = ANSWER_EXID };
 	struct handover *h = known(sk);
 
 	if (!has_role(h, ROLE_INBAND))
 		return;
-	if (bpf_load_hdr_opt(ctx, &o, sizeof(o), 0) == sizeof(o) && is_ours(&o))
+	if (bpf_load_hdr_opt(ctx, &o, sizeof(o), 0) == sizeof(o) && is_ours(&o)) {
 		h->role = ROLE_INBAND_SHOWN;
-	else if (ctx->total_retrans >= h->offers)
+		if (bpf_load_hdr_opt(ctx, &a, sizeof(a), 0) == sizeof(a))
+			h->answer = (struct answer){ .gateway = a.gateway, .port = a.port };
+	} else if (ctx->total_retrans >= h->offers)
 		h->role = ROLE_INBAND_GIVEN_UP;
 	write_options(ctx, false);
 }

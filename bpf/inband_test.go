@@ -104,7 +104,18 @@ func (p *pod) inband(name string, d dial, local netip.AddrPort) {
 		p.t.Errorf("%s: arrived as %+v", name, *r.Seen)
 	case unmapped(r.Seen.Local) != local:
 		p.t.Errorf("%s: arrived at %v, want %v", name, r.Seen.Local, local)
+	case !inStatus(local.Addr()):
+		if r.Answerer != 0 {
+			p.t.Errorf("%s: gateway %#x has answered at an address that no status names", name, r.Answerer)
+		}
+	case r.Answerer == 0 || r.Answered != local.Port():
+		p.t.Errorf("%s: gateway %#x has answered at port %d, want one at %d", name, r.Answerer, r.Answered, local.Port())
 	}
+}
+
+// inStatus reports whether an address is that of a pod.
+func inStatus(ip netip.Addr) bool {
+	return netip.MustParsePrefix("10.9.0.0/29").Contains(ip) || netip.MustParsePrefix("fd00:9::/125").Contains(ip)
 }
 
 // plain dials and checks that the connection reaches the application itself.

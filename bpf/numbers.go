@@ -37,6 +37,7 @@ const (
 	sockoptWorks               = C.SOCKOPT_WORKS
 	sockoptFails               = C.SOCKOPT_FAILS
 	sockoptFromOutside         = C.SOCKOPT_FROM_OUTSIDE
+	sockoptAnswer              = C.SOCKOPT_ANSWER
 )
 
 // The options that reach the wire (enum tunable).

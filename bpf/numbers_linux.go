@@ -30,6 +30,7 @@ const (
 	sockoptWorks               = 0xa
 	sockoptFails               = 0xb
 	sockoptFromOutside         = 0xc
+	sockoptAnswer              = 0xd
 )
 
 const (

@@ -18,6 +18,13 @@ type objectsAddress struct {
 	Ip [4]uint32
 }
 
+type objectsAnswer struct {
+	_       structs.HostLayout
+	Gateway uint32
+	Port    uint16
+	Pad     uint16
+}
+
 type objectsConfig struct {
 	_              structs.HostLayout
 	Gateways       [4]uint64
@@ -30,13 +37,13 @@ type objectsConfig struct {
 	RefuseOutside  uint32
 	Spread         uint32
 	Sources6       uint32
+	Id             uint32
 	CapturePort    uint16
 	PeerPort       uint16
 	InbandPort     uint16
 	OtherInband    uint16
 	NodePorts      [2]uint16
 	Pad            [2]uint16
-	_              [4]byte
 }
 
 type objectsCounters struct {
@@ -79,6 +86,7 @@ type objectsHandover struct {
 	Action uint32
 	Offers uint32
 	Hold   uint32
+	Answer objectsAnswer
 }
 
 type objectsPorts struct {

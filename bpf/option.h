@@ -21,6 +21,18 @@ struct option {
 
 #define OPTION { OPTION_KIND, sizeof(struct option), OPTION_EXID, OPTION_VERSION }
 
+/* A second option of a SYN-ACK: which gateway has answered, and on which port. Its identifier differs from the first one's in
+ * the first two bytes, by which the kernel tells options of this kind apart. Together the two fit beside the usual
+ * options of a SYN-ACK, which leave 20 bytes. */
+#define ANSWER_EXID bpf_htonl(0x676b7761) /* "gkwa" */
+
+struct answer_option {
+	__u8 kind, len;
+	__u32 exid;
+	__u32 gateway;
+	__u16 port; /* network order */
+} __attribute__((packed));
+
 static __always_inline bool is_ours(const struct option *o)
 {
 	return o->kind == OPTION_KIND && o->len == sizeof(*o) && o->exid == OPTION_EXID && o->version == OPTION_VERSION;

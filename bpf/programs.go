@@ -4,6 +4,8 @@ package bpf
 
 import (
 	"cmp"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -166,6 +168,7 @@ func (o *Options) config() objectsConfig {
 		CapturePort: networkOrder(api.CapturePort),
 		PeerPort:    networkOrder(api.PeerPort),
 		InbandPort:  networkOrder(api.InbandPort),
+		Id:          newID(),
 
 		InbandServices: flag(o.InbandServices),
 		BlockUdp:       flag(o.BlockUDP),
@@ -178,6 +181,13 @@ func (o *Options) config() objectsConfig {
 		}
 	}
 	return c
+}
+
+// newID returns a number by which peers tell this gateway from others behind the same Service.
+func newID() uint32 {
+	var b [4]byte
+	rand.Read(b[:])
+	return max(1, binary.NativeEndian.Uint32(b[:]))
 }
 
 func (p *Programs) putConfig() error {

@@ -95,6 +95,23 @@ static __always_inline int answer(struct bpf_sockopt *ctx, __u32 number)
 	return CONTINUE;
 }
 
+/* Says what the gateway that has answered in band has said about itself. */
+static __always_inline int answer_inband(struct bpf_sockopt *ctx)
+{
+	void *end = ctx->optval_end;
+	struct answer *to = ctx->optval;
+	struct handover *h;
+
+	if (!ctx->sk || (void *)(to + 1) > end)
+		return CONTINUE;
+	h = known(ctx->sk);
+	*to = (struct answer){};
+	if (has_role(h, ROLE_INBAND_SHOWN))
+		*to = h->answer;
+	ANSWER(ctx, sizeof(*to));
+	return CONTINUE;
+}
+
 /* The role of a connection in band, or 0. */
 static __always_inline __u32 negotiated(const struct handover *h)
 {
@@ -118,6 +135,8 @@ int kgw_getsockopt(struct bpf_sockopt *ctx)
 			return answer(ctx, ctx->sk && is_from_outside(ctx->sk));
 		if (ctx->optname == SOCKOPT_TUNING)
 			return answer_tuning(ctx);
+		if (ctx->optname == SOCKOPT_ANSWER)
+			return answer_inband(ctx);
 		if (ctx->optname != SOCKOPT_ORIGINAL_DESTINATION)
 			return not_ours(ctx);
 		break;

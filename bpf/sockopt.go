@@ -97,8 +97,9 @@ func FromOutside(fd int) (bool, error) {
 // TCP socket, not one of MPTCP. It needs no privilege, and fails without
 // [Programs.AttachSockets].
 func MarkInband(fd, syns int) error {
-	if err := unix.SetsockoptInt(fd, sockoptLevel, sockoptInband, syns); err != nil {
-		return fmt.Errorf("marking a socket as in band: %w", err)
+	value := int32(syns)
+	if errno := setsockopt(fd, sockoptInband, unsafe.Pointer(&value), unsafe.Sizeof(value)); errno != 0 {
+		return fmt.Errorf("marking a socket as in band: %w", errno)
 	}
 	return nil
 }
@@ -117,15 +118,30 @@ func MarkListener(fd int, inband bool) error {
 	return nil
 }
 
+// Answered returns what the gateway that has answered a connection of [MarkInband] said about itself in its SYN-ACK: a
+// number that is its own as long as it lives, and the port of the connection at its end, behind every translation of
+// addresses. gateway is 0 if it said nothing: then it is of an earlier version, or the connection goes to an address that the
+// status of its pod does not name. Like that of [Negotiated] this is a hint that anybody can give. It needs no
+// privilege.
+func Answered(fd int) (gateway uint32, port uint16, err error) {
+	var a objectsAnswer
+	size := uint32(unsafe.Sizeof(a))
+	if errno := getsockopt(fd, sockoptAnswer, unsafe.Pointer(&a), &size); errno != 0 {
+		return 0, 0, fmt.Errorf("asking who has answered: %w", errno)
+	}
+	return a.Gateway, networkOrder(a.Port), nil
+}
+
 // Negotiated reports whether the other end of a connection has shown in the handshake that it has a
 // gateway, or else whether the handshake ended only without the TCP option: that, or the answer to it,
 // was lost with each SYN that had it. The connection is an established one on which [MarkInband] was
 // called before, or one accepted from the in-band listener; both are false for any other.
 // Anybody can give this hint: only TLS proves it. It needs no privilege.
 func Negotiated(fd int) (shown, givenUp bool, err error) {
-	role, err := unix.GetsockoptInt(fd, sockoptLevel, sockoptNegotiated)
-	if err != nil {
-		return false, false, fmt.Errorf("asking whether the peer has a gateway: %w", err)
+	var role int32
+	size := uint32(unsafe.Sizeof(role))
+	if errno := getsockopt(fd, sockoptNegotiated, unsafe.Pointer(&role), &size); errno != 0 {
+		return false, false, fmt.Errorf("asking whether the peer has a gateway: %w", errno)
 	}
 	return role == roleInbandShown, role == roleInbandGivenUp, nil
 }

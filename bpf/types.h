@@ -79,6 +79,7 @@ struct config {
 	__u32 refuse_outside;
 	__u32 spread; /* spread.c is attached */
 	__u32 sources6; /* the range of is_source6 leads to loopback */
+	__u32 id;	/* of the gateway: random, and not 0 */
 	__u16 capture_port, peer_port, inband_port; /* network order */
 	__u16 other_inband; /* that of the gateway which hands over, or takes over, or zero */
 	__u16 node_ports[2]; /* host order, first and last */
@@ -143,12 +144,20 @@ enum hold {
 	HOLD_ADMITTED,
 };
 
+/* What the SYN-ACK of a connection in band says about the gateway that has answered. */
+struct answer {
+	__u32 gateway; /* 0: nothing */
+	__u16 port;    /* network order */
+	__u16 pad;
+};
+
 struct handover {
 	struct endpoint addr;
 	enum role role;
 	enum action action; /* for ROLE_CAPTURED and ROLE_GATEWAY */
 	__u32 offers;       /* for ROLE_INBAND: how many SYNs of the handshake have the option */
 	enum hold hold;	    /* for ROLE_CAPTURED, in the handover map */
+	struct answer answer; /* for ROLE_INBAND_SHOWN, of the end that has connected */
 };
 
 enum listener { LISTENER4, LISTENER6, CAPTURE4, CAPTURE6, LISTENERS };
@@ -179,6 +188,8 @@ enum sockopt {
 	SOCKOPT_FAILS = 11,
 	/* get: an int, 1 if the address of the other end cannot be that of a pod or node, or 0 */
 	SOCKOPT_FROM_OUTSIDE = 12,
+	/* get: struct answer */
+	SOCKOPT_ANSWER = 13,
 };
 
 /* Options of an application's socket that packets on the wire show, or that say how long to wait for

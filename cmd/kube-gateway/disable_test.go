@@ -18,10 +18,14 @@ import (
 // several times, while connections are made and held in both directions: none may
 // fail, and no byte be lost, doubled or altered.
 func TestDisableUnderTraffic(t *testing.T) {
-	for _, wire := range []api.Wire{api.WirePort, api.WireInband} {
-		t.Run(string(wire), func(t *testing.T) {
+	for name, configure := range map[string]func(l *lab) func(*api.Config){
+		"port":    func(*lab) func(*api.Config) { return func(c *api.Config) { c.Wire = api.WirePort } },
+		"inband":  func(*lab) func(*api.Config) { return func(c *api.Config) { c.Wire = api.WireInband } },
+		"service": func(l *lab) func(*api.Config) { return l.services },
+	} {
+		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
-			spec := func(c *api.Config) { c.Wire = wire }
+			spec := configure(l)
 			ab := l.traffic(l.a, 200*time.Millisecond, l.b.Addr(portTraffic), l.b.Addr6(portTraffic))
 			ba := l.traffic(l.b, 200*time.Millisecond, l.a.Addr(portTraffic))
 			ga, gb := l.gateway(with(quiet(l.spec(l.a)), spec)), l.gateway(with(quiet(l.spec(l.b)), spec))

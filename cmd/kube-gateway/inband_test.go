@@ -72,6 +72,48 @@ func TestInband(t *testing.T) {
 	}
 }
 
+// services has the pods' addresses count as those of Services.
+func (l *lab) services(c *api.Config) {
+	for _, n := range []*netlab.Node{l.a, l.b} {
+		c.Services = append(c.Services, netip.PrefixFrom(n.IP4, 32), netip.PrefixFrom(n.IP6, 128))
+	}
+}
+
+// TestBackend: once a gateway behind a Service has proved itself, connections that it answers travel on those to its
+// peer port, and it does not count those that only ask.
+func TestBackend(t *testing.T) {
+	l := newLab(t)
+	ga, gb := l.gateway(with(l.spec(l.a), l.services)), l.gateway(strict(l.spec(l.b)))
+	all := 0
+	for _, address := range []string{l.b.Addr(portEcho), l.b.Addr6(portEcho)} {
+		eventually(t, "the way to the pod", func() error {
+			all++
+			r := l.talk(l.a, address)
+			mine := func(c *api.Connection) bool { return c.Source.String() == r.Local }
+			out, in := connection(t, ga, "the client", mine), connection(t, gb, "the server", mine)
+			if !out.Encrypted || out.Wire != in.Wire || out.Destination != addrPort(t, address) || in.Destination != out.Destination {
+				t.Errorf("the lines are %+v and %+v", out, in)
+			}
+			switch {
+			case out.Wire == api.WireInband:
+				return errors.New("in band")
+			case in.Dialled != out.Destination:
+				t.Errorf("the server's line is %+v", in)
+			case !out.TLS.Reused:
+				return errors.New("on a connection of its own")
+			}
+			return nil
+		})
+	}
+	a, b := status(t, ga), status(t, gb)
+	if n := a.Traffic.Outbound; n.Encrypted != uint64(all) || n.Inband == uint64(all) || n.OptionLost+n.Refused+n.Plaintext != 0 {
+		t.Errorf("of %d the client counts %+v", all, n)
+	}
+	if n := b.Traffic.Inbound; n.Encrypted != uint64(all) || n.Refused != 0 || b.Capture.Steered != uint64(all) {
+		t.Errorf("of %d the server counts %+v, steered %d", all, n, b.Capture.Steered)
+	}
+}
+
 // TestInbandWithoutAPeer: permissive goes on in plaintext on the same connection,
 // strict refuses; both are counted.
 func TestInbandWithoutAPeer(t *testing.T) {

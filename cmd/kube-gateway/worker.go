@@ -195,3 +195,5 @@ func (sockets) NoteDestination(fd int, destination netip.AddrPort, works bool) e
 func (sockets) MarkInband(fd, syns int) error { return bpf.MarkInband(fd, syns) }
 
 func (sockets) Negotiated(fd int) (shown, givenUp bool, err error) { return bpf.Negotiated(fd) }
+
+func (sockets) Answered(fd int) (gateway uint32, port uint16, err error) { return bpf.Answered(fd) }

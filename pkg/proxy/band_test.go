@@ -31,6 +31,10 @@ type testBand struct {
 	close    func()
 	// steered holds the addresses of groups.
 	steered sync.Map
+	// arrived counts connections.
+	arrived atomic.Int64
+	// number is what the gateway of the listener says about itself, or 0.
+	number atomic.Uint32
 	// lost means that options do not arrive.
 	lost atomic.Bool
 	// dropped means that the handshake succeeds only without them.
@@ -101,6 +105,7 @@ func (b *testBand) forward(t testing.TB, l net.Listener) {
 			if err != nil {
 				return
 			}
+			b.arrived.Add(1)
 			select {
 			case b.arrivals <- conn:
 				continue
@@ -162,6 +167,9 @@ func (s *testSockets) Negotiated(fd int) (shown, givenUp bool, err error) {
 		return false, false, fmt.Errorf("own address: %w", err)
 	}
 	far, err := unix.Getpeername(fd)
+	if errors.Is(err, unix.ENOTCONN) {
+		return true, false, nil // who only asks has reset the connection
+	}
 	if err != nil {
 		return false, false, fmt.Errorf("peer's address: %w", err)
 	}
@@ -170,6 +178,15 @@ func (s *testSockets) Negotiated(fd int) (shown, givenUp bool, err error) {
 	}
 	_, steered := s.band.steered.Load(fromSockaddr(far))
 	return steered && fromSockaddr(near).Addr() == s.band.mark, false, nil
+}
+
+// Answered says that the gateway of the band has answered.
+func (s *testSockets) Answered(fd int) (gateway uint32, port uint16, err error) {
+	far, err := unix.Getpeername(fd)
+	if err != nil {
+		return 0, 0, fmt.Errorf("peer's address: %w", err)
+	}
+	return s.band.number.Load(), fromSockaddr(far).Port(), nil
 }
 
 // inBand gives a pod the in-band listener b.

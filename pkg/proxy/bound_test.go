@@ -88,7 +88,7 @@ func TestBoundAddressHasCarriersOfItsOwn(t *testing.T) {
 func TestBoundAddressIsLost(t *testing.T) {
 	client := newPod(t, newAuthority(t), nil)
 	destination := application(t, podAddress(), echo)
-	conn, err := client.proxy.dial(t.Context(), net.Dialer{}, route{destination, netip.MustParseAddr("203.0.113.7")})
+	conn, err := client.proxy.dial(t.Context(), route{destination, netip.MustParseAddr("203.0.113.7")}, patienceForTests, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

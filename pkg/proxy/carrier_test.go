@@ -934,9 +934,29 @@ func TestSilentDeath(t *testing.T) {
 	if nft == nil {
 		return
 	}
-	client, server := pair(t, nil)
-	var reached atomic.Int64
-	destination := application(t, server.ip, func(conn *net.TCPConn) { reached.Add(1); echo(conn) })
+	t.Run("pod", func(t *testing.T) {
+		client, server := pair(t, nil)
+		var reached atomic.Int64
+		silentDeath(t, nft, client, server, &reached, application(t, server.ip, func(conn *net.TCPConn) { reached.Add(1); echo(conn) }))
+		if n := client.settled().Outbound; n.Refused+n.Plaintext != 0 || n.Encrypted != 4 {
+			t.Errorf("counted %+v", n)
+		}
+	})
+	// Another pod of a Service would not know what has been begun.
+	t.Run("service", func(t *testing.T) {
+		client, server, b := backendPair(t, nil)
+		var reached atomic.Int64
+		destination := applicationAt(t, b.behind(t, server.ip), func(conn *net.TCPConn) { reached.Add(1); echo(conn) })
+		client.backendKnown(destination)
+		silentDeath(t, nft, client, server, &reached, destination)
+		if n := client.settled().Outbound; n.Refused+n.Plaintext != 0 || n.Encrypted != 5 || n.Inband != 1 {
+			t.Errorf("counted %+v", n)
+		}
+	})
+}
+
+func silentDeath(t *testing.T, nft func(string), client, server *testPod, reached *atomic.Int64, destination netip.AddrPort) {
+	t.Helper()
 	// again makes a carrier, has something happen to it, and expects the next connection to work.
 	again := func(happen func(port uint16)) {
 		t.Helper()
@@ -971,9 +991,6 @@ func TestSilentDeath(t *testing.T) {
 		eventually(t, "the peer's end to go", func() bool { return server.count(func(p *pool) int { return len(p.all) }) == 0 })
 		nft("flush chain inet t in")
 	})
-	if n := client.settled().Outbound; n.Refused+n.Plaintext != 0 || n.Encrypted != 4 {
-		t.Errorf("counted %+v", n)
-	}
 }
 
 // TestCarriedOnce runs in a network namespace of its own. A peer gets what is sent, and nothing that it

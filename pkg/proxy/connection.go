@@ -39,6 +39,10 @@ type connection struct {
 	route route
 	// pod means that the destination is a pod.
 	pod bool
+	// answer is which gateway behind a Service has answered in band, backend where it was then carried to over a
+	// connection to the peer port.
+	answer  answer
+	backend netip.AddrPort
 
 	// app leads to the local application, wire to the other pod. app is nil while the application waits.
 	app, wire stream

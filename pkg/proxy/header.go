@@ -26,7 +26,7 @@ import (
 const (
 	headerVersion = 1
 	// maxHeader is the largest header in bytes, its length included. The known fields take
-	// 72; the rest is room for future fields.
+	// 93; the rest is room for future fields.
 	maxHeader = 512
 
 	fieldDestination = 0x01
@@ -34,6 +34,7 @@ const (
 	fieldAgain       = 0x83 // empty
 	fieldWaits       = 0x84 // empty
 	fieldBound       = 0x85
+	fieldDialled     = 0x86
 	// optionalField is the bit that lets a gateway skip a field.
 	optionalField = 0x80
 
@@ -43,8 +44,11 @@ const (
 
 // header names the two ends of the application's connection.
 type header struct {
-	// Destination is what the application dialled.
+	// Destination is what the application dialled, or the pod that was chosen for that.
 	Destination netip.AddrPort
+	// Dialled is the Service that the application dialled, if Destination is the pod that was chosen for it. It is for the log
+	// alone.
+	Dialled netip.AddrPort
 	// Client is the address that the application connects from, as far as the certificate names it.
 	Client netip.AddrPort
 	// Bound is the address that the application has bound if the certificate does not name that. The connection
@@ -129,6 +133,9 @@ func appendHeader(b []byte, h header) []byte {
 	if h.Bound.IsValid() {
 		b = appendAddress(b, fieldBound, h.Bound)
 	}
+	if h.Dialled.IsValid() {
+		b = appendAddress(b, fieldDialled, h.Dialled)
+	}
 	binary.BigEndian.PutUint16(b[start:], uint16(len(b)-start-headerPrefix))
 	return b
 }
@@ -188,6 +195,8 @@ func parseFields(b []byte) (header, error) {
 			h.Client, err = parseAddress(value)
 		case field == fieldBound:
 			h.Bound, err = parseAddress(value)
+		case field == fieldDialled:
+			h.Dialled, err = parseAddress(value)
 		case field == fieldAgain:
 			h.Again, err = true, empty(value)
 		case field == fieldWaits:

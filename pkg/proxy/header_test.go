@@ -17,7 +17,7 @@ var headers = []header{
 	{Destination: netip.MustParseAddrPort("10.0.2.2:80"), Client: netip.MustParseAddrPort("10.0.1.7:40312"), Waits: true},
 	{
 		Destination: netip.MustParseAddrPort("[fd00::2]:443"), Client: netip.MustParseAddrPort("[fd00::1]:65535"),
-		Bound: netip.MustParseAddrPort("[fd00:1::1]:65535"), Again: true, Waits: true,
+		Bound: netip.MustParseAddrPort("[fd00:1::1]:65535"), Again: true, Waits: true, Dialled: netip.MustParseAddrPort("[fd00:2::1]:80"),
 	},
 }
 
@@ -58,6 +58,8 @@ func TestHeaderIsStrict(t *testing.T) {
 		{"bound", wire(1, destination+client+"\x85\x00\x06\x0a\x00\x01\x08\x9d\x78"), ""},
 		{"bound to port zero", wire(1, destination+client+"\x85\x00\x06\x0a\x00\x01\x08\x00\x00"), "cannot be used"},
 		{"bound to another family", wire(1, destination+client+"\x85\x00\x12\xfd"+strings.Repeat("\x00", 14)+"\x01\x00\x50"), "cannot be used"},
+		{"dialled", wire(1, destination+client+"\x86\x00\x06\x0a\x60\x00\x01\x00\x50"), ""},
+		{"dialled nowhere", wire(1, destination+client+"\x86\x00\x06\x0a\x60\x00\x01\x00\x00"), "cannot be used"},
 		{"unknown critical field", wire(1, destination+client+"\x03\x00\x00"), "unknown critical field"},
 		{"another version", wire(2, destination+client), "version 2"},
 		{"too long", append([]byte{2, 0}, make([]byte, 512)...), "longer than 512"},

@@ -6,9 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -66,6 +64,10 @@ func (p *Proxy) encryptInband(c *connection, s *settings, peer *peer, h header, 
 		reset(conn)
 		return &failure{reason: traffic.Crowded, err: err, final: true}
 	}
+	p.askWho(c, s, conn, pod)
+	if f, done := p.carryToBackend(c, s, conn, h); done {
+		return f
+	}
 	config := s.service
 	if pod {
 		config = s.clientConfig(h.Destination.Addr())
@@ -80,18 +82,12 @@ func (p *Proxy) encryptInband(c *connection, s *settings, peer *peer, h header, 
 
 // dialInband opens a TCP connection whose first SYNs ask for a gateway.
 func (p *Proxy) dialInband(ctx context.Context, r route, syns int, timeout time.Duration) (stream, error) {
-	d := net.Dialer{
-		Timeout: timeout,
-		Control: func(_, _ string, raw syscall.RawConn) error {
-			return control(raw, func(fd int) error {
-				if err := p.options.Sockets.MarkInband(fd, syns); err != nil {
-					return fmt.Errorf("%w: %w", errMark, err)
-				}
-				return lingerZero(fd)
-			})
-		},
-	}
-	return p.dial(ctx, d, r)
+	return p.dial(ctx, r, timeout, func(fd int) error {
+		if err := p.options.Sockets.MarkInband(fd, syns); err != nil {
+			return fmt.Errorf("%w: %w", errMark, err)
+		}
+		return nil
+	})
 }
 
 // inbandDialFailure classifies an error of the TCP handshake with the destination itself.
@@ -166,7 +162,19 @@ func (p *Proxy) admitInband(conn stream) {
 		p.open(traffic.Inbound, conn).refuse(traffic.Undetermined, err)
 	case !shown:
 		p.open(traffic.Inbound, conn).refuse(traffic.Plaintext, nil)
+	case p.isReset(conn):
+		// The peer wanted to know who answers.
+		p.resetAtOnce(conn)
 	default:
 		p.admit(conn, api.WireInband)
 	}
+}
+
+// isReset reports whether the other end has ended conn by a RST.
+func (p *Proxy) isReset(conn stream) (gone bool) {
+	_ = onSocket(conn, func(fd int) error {
+		gone = wasReset(fd)
+		return nil
+	})
+	return gone
 }

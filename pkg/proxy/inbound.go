@@ -36,6 +36,12 @@ func (p *Proxy) inbound(c *connection, wire string, release func() bool) {
 			c.refuse(traffic.Evicted, nil)
 			return
 		}
+		if wire == api.WireInband && errors.Is(err, syscall.ECONNRESET) && !c.records.heard {
+			// The peer wanted to know who answers.
+			c.closeSockets()
+			c.unused()
+			return
+		}
 		c.refuse(validityReason(err, s.now(), traffic.ClientExpired, traffic.ClientNotYetValid, traffic.NoHandshake))
 		return
 	}

@@ -62,11 +62,17 @@ func closeGently(s stream) {
 	_ = s.Close()
 }
 
-// close is closeGently for a stream that nobody writes to or reads from any more. First /dev/null takes the place of the socket:
-// Go's scheduler is told of close(2), which sends a FIN here, and takes a processor away for it, but of this call it is not.
-func (p *Proxy) close(s stream) {
+// close is closeGently for a stream that nobody writes to or reads from any more.
+func (p *Proxy) close(s stream) { p.closeAtOnce(s, false) }
+
+// resetAtOnce is reset for such a stream.
+func (p *Proxy) resetAtOnce(s stream) { p.closeAtOnce(s, true) }
+
+// closeAtOnce first has /dev/null take the place of the socket: Go's scheduler is told of close(2), which sends a FIN or a RST here,
+// and takes a processor away for it, but of this call it is not.
+func (p *Proxy) closeAtOnce(s stream, linger bool) {
 	_ = onSocket(s, func(fd int) error {
-		err := setLinger(fd, false)
+		err := setLinger(fd, linger)
 		if p.null >= 0 {
 			_, _, _ = unix.RawSyscall(unix.SYS_DUP3, uintptr(p.null), uintptr(fd), unix.O_CLOEXEC)
 		}

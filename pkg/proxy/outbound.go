@@ -8,10 +8,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
-	"syscall"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -54,7 +52,12 @@ func (c *connection) nameSource(s *settings, destination netip.AddrPort) (err er
 
 // carryOut carries a connection whose ends are known, as s says.
 func (p *Proxy) carryOut(c *connection, s *settings) {
-	f := p.encrypt(c, s, header{Destination: c.line.Destination, Client: c.client, Bound: c.bound, Again: c.again}, c.pod)
+	h, pod := header{Destination: c.line.Destination, Client: c.client, Bound: c.bound, Again: c.again}, c.pod
+	if c.again && c.backend.IsValid() {
+		// No other pod of the Service knows whether it has been begun.
+		h.Destination, h.Dialled, pod = c.backend, c.line.Destination, true
+	}
+	f := p.encrypt(c, s, h, pod)
 	if f != nil && f.reason == traffic.OptionDropped {
 		c.counts.OptionDropped.Add(1)
 	}
@@ -191,7 +194,7 @@ func (p *Proxy) persist(try func() *failure) *failure {
 // askPeer shakes hands with the gateway at a peer port, for no connection. It returns nil if there is one.
 func (p *Proxy) askPeer(s *settings, peer route) *failure {
 	growStack()
-	conn, err := p.dial(p.ctx, net.Dialer{Timeout: questionTimeout}, peer)
+	conn, err := p.dial(p.ctx, peer, questionTimeout, nil)
 	if err != nil {
 		return dialFailure(err)
 	}
@@ -243,7 +246,7 @@ func (p *Proxy) encryptTo(c *connection, s *settings, peer *peer, h header) *fai
 		return &failure{reason: traffic.Crowded, err: err, final: true}
 	}
 	defer func() { <-peer.slots }()
-	conn, err := p.dial(c.context(), net.Dialer{Timeout: p.dialTimeout(s)}, peer.route)
+	conn, err := p.dial(c.context(), peer.route, p.dialTimeout(s), nil)
 	if err != nil {
 		return dialFailure(err)
 	}
@@ -269,6 +272,9 @@ func (p *Proxy) secure(c *connection, s *settings, conn stream, config *tls.Conf
 	}
 	c.wire, c.tls, c.records = conn, secured, records
 	c.describeTLS()
+	if wire == api.WireInband {
+		p.learnBackend(c, s, h.Destination, secured.ConnectionState().PeerCertificates[0])
+	}
 	if wire == api.WirePort && reuses(secured.ConnectionState()) {
 		return p.startOn(newCarrier(c, s), c, h)
 	}
@@ -390,43 +396,37 @@ type route struct {
 	from netip.Addr
 }
 
-// dial connects without binding first, unless r says from where. The dialer's own DialTCP binds to the wildcard
-// address, which takes a port from all destinations instead of one. A Control of the dialer
-// must call lingerZero.
-func (p *Proxy) dial(ctx context.Context, d net.Dialer, r route) (stream, error) {
-	d.SetMultipathTCP(false)
-	d.KeepAlive = -1 // the sweeper sets it
-	if d.Control == nil {
-		d.Control = func(_, _ string, raw syscall.RawConn) error { return control(raw, lingerZero) }
+// dial connects without binding first, unless r says from where. mark, which may be nil, is called before.
+func (p *Proxy) dial(ctx context.Context, r route, timeout time.Duration, mark func(fd int) error) (stream, error) {
+	connect := func(from netip.Addr) (*bareSocket, error) {
+		return connectFrom(ctx, netip.AddrPortFrom(from, 0), r.to, timeout, func(fd int) error {
+			if mark != nil {
+				if err := mark(fd); err != nil {
+					return err
+				}
+			}
+			if from.IsValid() {
+				if err := bindWithoutPort(fd); err != nil {
+					return err
+				}
+			}
+			return lingerZero(fd)
+		})
 	}
-	if r.from.IsValid() {
-		conn, err := dialFrom(ctx, d, r)
-		if !isBindError(err) {
-			return conn, err
-		}
+	conn, err := connect(r.from)
+	if r.from.IsValid() && isBindError(err) {
 		// The pod has the address no longer, or never had it (IP_FREEBIND).
+		conn, err = connect(netip.Addr{})
 	}
-	conn, err := d.DialContext(ctx, "tcp", r.to.String())
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("dialling %v: %w", r.to, err)
 	}
-	return &dialled{TCPConn: conn.(*net.TCPConn)}, nil
-}
-
-func dialFrom(ctx context.Context, d net.Dialer, r route) (stream, error) {
-	before := d.Control
-	d.Control = func(network, address string, raw syscall.RawConn) error {
-		if err := before(network, address, raw); err != nil {
-			return err
-		}
-		return control(raw, bindWithoutPort)
-	}
-	d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(r.from, 0))
-	conn, err := d.DialContext(ctx, "tcp", r.to.String())
-	if err != nil {
-		return nil, err
-	}
-	return &dialled{TCPConn: conn.(*net.TCPConn)}, nil
+	// An error means that the connection has ended: the first read finds out.
+	_ = control(&conn.descriptor, func(fd int) (err error) {
+		conn.local, err = localAddress(uintptr(fd))
+		return err
+	})
+	return conn, nil
 }
 
 func isBindError(err error) bool {
@@ -463,7 +463,7 @@ func (p *Proxy) passThrough(c *connection, s *settings, f *failure) {
 	conn := f.open
 	if conn == nil {
 		var err error
-		if conn, err = p.dial(c.context(), net.Dialer{Timeout: p.options.PlainTimeout}, route{c.line.Destination, c.bound.Addr()}); err != nil {
+		if conn, err = p.dial(c.context(), route{c.line.Destination, c.bound.Addr()}, p.options.PlainTimeout, nil); err != nil {
 			c.because(f.reason)
 			c.refuse(traffic.Unreachable, err)
 			return

@@ -23,17 +23,12 @@ func sweeps(o *Options) { o.sweep = 5 * time.Millisecond }
 
 // isParked reports whether the reader of s is parked.
 func isParked(s stream) bool {
-	var p *parking
-	switch s := s.(type) {
-	case *bareSocket:
-		p = &s.parking
-	case *dialled:
-		p = &s.parking
-	default:
+	p, ok := s.(*bareSocket)
+	if !ok {
 		return false
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.parking.mu.Lock()
+	defer p.parking.mu.Unlock()
 	return p.resume != nil
 }
 
@@ -160,9 +155,12 @@ func TestDeadlineOvertakesParking(t *testing.T) {
 	l := newLot()
 	defer l.close()
 	listener := listen(t, netip.MustParseAddrPort("127.0.0.1:0")).(*net.TCPListener)
-	near := must.Get(net.Dial("tcp", listener.Addr().String()))(t)
-	defer near.Close()
-	s := &dialled{TCPConn: near.(*net.TCPConn)}
+	dial := func() *bareSocket {
+		none := func(int) error { return nil }
+		return must.Get(connectFrom(t.Context(), netip.AddrPort{}, addrPort(listener.Addr()), patienceForTests, none))(t)
+	}
+	s := dial()
+	defer s.Close()
 	raw := must.Get(s.SyscallConn())(t)
 	never := func(uintptr) bool { return false }
 
@@ -182,7 +180,7 @@ func TestDeadlineOvertakesParking(t *testing.T) {
 		"a deadline": func(s stream) error { return s.SetReadDeadline(time.Time{}) },
 		"the end":    func(s stream) error { return s.Close() },
 	} {
-		s := &dialled{TCPConn: must.Get(net.Dial("tcp", listener.Addr().String()))(t).(*net.TCPConn)}
+		s := dial()
 		defer s.Close()
 		s.ask(l)
 		if err := awaitReadable(s, must.Get(s.SyscallConn())(t), never); err != errParked {

@@ -52,7 +52,9 @@ type recordConn struct {
 	left     int
 	pace     pace
 	relaying bool
-	readErr  error
+	// heard means that something has been received.
+	heard   bool
+	readErr error
 	// onReadable is fillOnce, bound once because a method value allocates.
 	onReadable func(fd uintptr) bool
 
@@ -194,6 +196,7 @@ func (c *recordConn) fillOnce(fd uintptr) bool {
 	case n == 0:
 		c.readErr = errTruncated
 	default:
+		c.heard = true
 		c.pace.note(n, len(into.b)-held)
 		c.w += n
 	}

@@ -19,7 +19,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
-// settings is what can change while the proxy runs. Except for a cache it is immutable: a
+// settings is what can change while the proxy runs. Except for caches it is immutable: a
 // connection reads the current one once, at its start, and keeps it.
 type settings struct {
 	mode        api.Mode
@@ -36,6 +36,8 @@ type settings struct {
 	// clients are copies of client with their addresses, made as they are needed.
 	mu      sync.Mutex
 	clients map[netip.Addr]*tls.Config
+	// backends are pods behind Services.
+	backends *backendTable
 	// roots is the trust bundle.
 	roots *x509.CertPool
 	now   func() time.Time
@@ -85,6 +87,7 @@ func newSettings(config *api.Config, certificate tls.Certificate, roots *x509.Ce
 		podIPs:      slices.Clone(config.PodIPs),
 		notBefore:   certificate.Leaf.NotBefore,
 		notAfter:    certificate.Leaf.NotAfter,
+		backends:    newBackendTable(now),
 		roots:       roots,
 		now:         now,
 	}

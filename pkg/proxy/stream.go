@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stream is a TCP connection: a *bareSocket where connections begin in large numbers, a *dialled to another pod, or a
-// *net.TCPConn, which does not park.
+// stream is a TCP connection: a *bareSocket, or a *net.TCPConn where a listener has no socket of its own, which does not
+// park.
 type stream interface {
 	syscall.Conn
 	io.ReadWriteCloser
@@ -75,7 +75,7 @@ func (s *bareSocket) interrupted(err error) interruption {
 
 func (s *bareSocket) park(resume func()) { s.parkAt(&s.descriptor, resume) }
 
-// LocalAddr returns the socket's own address, without a port if the kernel has chosen that.
+// LocalAddr returns the socket's own address, without a port where it leads to this machine and the kernel has chosen that.
 func (s *bareSocket) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(s.local) }
 
 // RemoteAddr returns the address of the other end.
@@ -98,36 +98,6 @@ func (d *descriptor) translated(err error) error {
 		return net.ErrClosed
 	}
 	return err
-}
-
-// dialled is a stream to another pod.
-type dialled struct {
-	*net.TCPConn
-	parking
-}
-
-// Close is that of net.Conn.
-func (d *dialled) Close() error { return d.end(d.TCPConn.Close) }
-
-// SetDeadline is that of net.Conn.
-func (d *dialled) SetDeadline(t time.Time) error { return d.bound(t, d.TCPConn.SetDeadline) }
-
-// SetReadDeadline is that of net.Conn.
-func (d *dialled) SetReadDeadline(t time.Time) error { return d.bound(t, d.TCPConn.SetReadDeadline) }
-
-func (d *dialled) ask(l *lot) bool { return d.askWith(l, d.TCPConn.SetReadDeadline) }
-
-func (d *dialled) interrupted(err error) interruption {
-	return d.interruptedWith(err, d.TCPConn.SetReadDeadline)
-}
-
-func (d *dialled) park(resume func()) {
-	raw, err := d.TCPConn.SyscallConn()
-	if err != nil {
-		go resume()
-		return
-	}
-	d.parkAt(raw, resume)
 }
 
 // endsOf returns both addresses of s.
@@ -166,12 +136,11 @@ func localAddress(fd uintptr) (netip.AddrPort, error) {
 	return addressOf(&name), nil
 }
 
-// connectFrom connects from local, whose port may be 0, to destination, which is on this machine as well: so there is an
-// outcome at once, unless a backlog is full. prepare is called before.
+// connectFrom connects from local, whose port may be 0, to destination. Without a valid local the kernel chooses. On this
+// machine there is an outcome at once, unless a backlog is full. prepare is called before.
 func connectFrom(ctx context.Context, local, destination netip.AddrPort, timeout time.Duration, prepare func(fd int) error) (*bareSocket, error) {
 	var from, to unix.RawSockaddrInet6
 	size := setAddress(&to, destination)
-	setAddress(&from, local)
 	n, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(to.Family), unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if errno != 0 {
 		return nil, os.NewSyscallError("socket", errno)
@@ -184,8 +153,11 @@ func connectFrom(ctx context.Context, local, destination netip.AddrPort, timeout
 	if err := errors.Join(prepare(fd), setOption(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)); err != nil {
 		return fail(err)
 	}
-	if _, _, errno := unix.RawSyscall(unix.SYS_BIND, n, uintptr(unsafe.Pointer(&from)), size); errno != 0 {
-		return fail(os.NewSyscallError("bind", errno))
+	if local.IsValid() {
+		setAddress(&from, local)
+		if _, _, errno := unix.RawSyscall(unix.SYS_BIND, n, uintptr(unsafe.Pointer(&from)), size); errno != 0 {
+			return fail(os.NewSyscallError("bind", errno))
+		}
 	}
 	_, _, errno = unix.RawSyscall(unix.SYS_CONNECT, n, uintptr(unsafe.Pointer(&to)), size)
 	done, err := errno == 0, error(nil)

@@ -127,11 +127,16 @@ func pollError(fd uintptr) bool {
 }
 
 // nothingToRead reports whether nothing has come to a socket, not even its end.
-func nothingToRead(fd int) bool {
+func nothingToRead(fd int) bool { return peek(fd) == unix.EAGAIN }
+
+// wasReset reports whether the end of a socket has come, as a RST. Who reads from it then finds an orderly end.
+func wasReset(fd int) bool { return peek(fd) == unix.ECONNRESET }
+
+func peek(fd int) unix.Errno {
 	var b [1]byte
 	_, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), 1,
 		unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
-	return errno == unix.EAGAIN
+	return errno
 }
 
 // atMark reports whether the next byte of a socket is urgent.
