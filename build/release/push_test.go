@@ -28,7 +28,14 @@ func TestPush(t *testing.T) {
 	name, archive := registry+"/team/kube-gateway:v0.1.0", filepath.Join(work, "image.tar")
 	run(t, "go", "-C", filepath.Join("..", "image"), "run", ".", "--name", name, "--version", "v0.1.0", "--output", archive,
 		"amd64="+program, "arm64="+program)
-	run(t, "./push", archive, name)
+	printed := strings.TrimSpace(run(t, "./push", archive, name))
+	digest, err := imageDigest(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := registry + "/team/kube-gateway@sha256:" + digest; !strings.HasSuffix(printed, want) {
+		t.Errorf("it prints %q, want %s, which is what gets signed", printed, want)
+	}
 
 	response, err := http.Get("http://" + registry + "/v2/team/kube-gateway/manifests/v0.1.0")
 	if err != nil {
@@ -113,25 +120,17 @@ func serveRegistry(t *testing.T) string {
 	return ""
 }
 
-// TestWorkflow: what the release's workflow asks of make exists, and a name that
-// somebody gives to a tag does not become a command.
+// TestWorkflow: what the release's workflow asks of make exists.
 func TestWorkflow(t *testing.T) {
 	root := sourceTree(t)
 	text := read(t, filepath.Join(root, ".github", "workflows", "release.yml"))
-	var workflow struct {
-		Jobs map[string]struct {
-			Steps []struct{ Run string }
-		}
-	}
-	if err := yaml.Unmarshal([]byte(text), &workflow); err != nil {
+	var w workflow
+	if err := yaml.Unmarshal([]byte(text), &w); err != nil {
 		t.Fatal(err)
 	}
 	targets := map[string]bool{}
-	for _, job := range workflow.Jobs {
+	for _, job := range w.Jobs {
 		for _, step := range job.Steps {
-			if strings.Contains(step.Run, "${{") {
-				t.Errorf("an expression in a command: %s", step.Run)
-			}
 			for _, m := range regexp.MustCompile(`(?m)\bmake ([a-z-]+)`).FindAllStringSubmatch(step.Run, -1) {
 				targets[m[1]] = true
 			}
