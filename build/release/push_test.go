@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -127,6 +128,14 @@ func TestWorkflow(t *testing.T) {
 	var w workflow
 	if err := yaml.Unmarshal([]byte(text), &w); err != nil {
 		t.Fatal(err)
+	}
+	// The one that signs is who the page tells users to ask for.
+	if page := read(t, filepath.Join(root, "docs", "SECURITY.md")); !strings.Contains(page, "/.github/workflows/release.yml@refs/tags/$v\n") {
+		t.Error("docs/SECURITY.md does not name the workflow as the one that signs")
+	}
+	may := map[string]string{"contents": "write", "packages": "write", "id-token": "write", "attestations": "write"}
+	if got := w.Jobs["release"].Permissions; !maps.Equal(got, may) {
+		t.Errorf("the workflow may %v, want %v", got, may)
 	}
 	targets := map[string]bool{}
 	for _, job := range w.Jobs {
