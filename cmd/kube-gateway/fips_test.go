@@ -25,7 +25,7 @@ func TestFIPS(t *testing.T) {
 		t.Errorf("the module is said to be %q, and without the mode %q", a.FIPS140, b.FIPS140)
 	}
 	for pid, want := range map[int][]string{a.Worker.PID: {"GODEBUG=fips140=on"}, b.Worker.PID: nil} {
-		environ := strings.FieldsFunc(string(must.Get(os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ"))(t)), func(r rune) bool { return r == 0 })
+		environ := strings.FieldsFunc(string(must.Get(os.ReadFile("/proc/"+strconv.Itoa(pid)+"/environ"))(t)), func(r rune) bool { return r == 0 })
 		if !slices.Equal(environ, want) {
 			t.Errorf("the environment of worker %d is %q, want %q", pid, environ, want)
 		}
