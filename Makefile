@@ -13,7 +13,12 @@ export CGO_ENABLED := 0
 export GOFLAGS := -trimpath $(filter-out -trimpath,$(shell go env GOFLAGS))
 
 VERSION ?= dev
-IMAGE   ?= ghcr.io/kubectl-gateway/kube-gateway:$(VERSION)
+IMAGE   ?= ghcr.io/kubectl-gateway/kube-gateway:$(VERSION)$(VARIANT)
+
+# With FIPS=1, the gateway's image is the variant in FIPS 140-3 mode, of the newest module of Go's that is certified.
+FIPS        ?=
+FIPS_MODULE := v1.0.0
+VARIANT      = $(if $(FIPS),-fips)
 
 MODULE  := github.com/kubectl-gateway/kubectl-gateway
 LDFLAGS := -s -w -X $(MODULE)/internal/version.stamp=$(VERSION)
@@ -35,12 +40,12 @@ build: ## build the plugin and the gateway for this machine into bin/
 	$(GOBUILD) -o bin/ ./cmd/kubectl-gateway ./cmd/kube-gateway
 
 .PHONY: image
-image: ## pack the gateway into dist/kube-gateway.tar (OCI; ARCHITECTURES="amd64 arm64": for both)
+image: ## pack the gateway into dist/kube-gateway.tar (OCI; ARCHITECTURES="amd64 arm64": for both; FIPS=1: -fips)
 	@for arch in $(ARCHITECTURES); do \
-		GOOS=linux GOARCH=$$arch $(GOBUILD) -o dist/$$arch/kube-gateway ./cmd/kube-gateway || exit 1; \
+		GOOS=linux GOARCH=$$arch GOFIPS140=$(if $(FIPS),$(FIPS_MODULE),off) $(GOBUILD) -o dist/$$arch$(VARIANT)/kube-gateway ./cmd/kube-gateway || exit 1; \
 	done
-	go -C build/image run . --name $(IMAGE) --arg supervise --version $(VERSION) --output $(CURDIR)/dist/kube-gateway.tar \
-		$(foreach arch,$(ARCHITECTURES),$(arch)=$(CURDIR)/dist/$(arch)/kube-gateway)
+	go -C build/image run . --name $(IMAGE) --arg supervise --version $(VERSION) --output $(CURDIR)/dist/kube-gateway$(VARIANT).tar \
+		$(foreach arch,$(ARCHITECTURES),$(arch)=$(CURDIR)/dist/$(arch)$(VARIANT)/kube-gateway)
 
 PLUGIN_IMAGE ?= ghcr.io/kubectl-gateway/kubectl-gateway:$(VERSION)
 .PHONY: plugin-image
@@ -176,11 +181,19 @@ release-snapshot: ## archives, checksums, component lists and krew's manifest in
 release: vulncheck-strict ## the same for the tag VERSION=vX.Y.Z, with the images and krew's index (CONTRIBUTING.md)
 	go -C build/release run . --version $(VERSION) --output $(CURDIR)/dist/release --tagged
 	GOFLAGS=-buildvcs=false $(MAKE) image plugin-image VERSION=$(VERSION) ARCHITECTURES="amd64 arm64"
+	GOFLAGS=-buildvcs=false $(MAKE) image FIPS=1 VERSION=$(VERSION) ARCHITECTURES="amd64 arm64"
 
 .PHONY: release-push
-release-push: ## push the images of "make release VERSION=vX.Y.Z" to their registry
+release-push: ## push the images of "make release VERSION=vX.Y.Z" to their registry, and print their digests
 	build/release/push dist/kube-gateway.tar $(IMAGE)
+	build/release/push dist/kube-gateway-fips.tar $(IMAGE)-fips
 	build/release/push dist/kubectl-gateway.tar $(PLUGIN_IMAGE)
+
+.PHONY: release-sign
+release-sign: ## sign the provenance of "make release" with KEY=key.pem, made by BUILDER=URI, where no workflow does
+	go -C build/release run . --attest --version $(VERSION) --output $(CURDIR)/dist/release --key $(KEY) --builder $(BUILDER) \
+		--image $(IMAGE)=$(CURDIR)/dist/kube-gateway.tar --image $(IMAGE)-fips=$(CURDIR)/dist/kube-gateway-fips.tar \
+		--image $(PLUGIN_IMAGE)=$(CURDIR)/dist/kubectl-gateway.tar
 
 .PHONY: release-verify
 release-verify: ## build the tag that krew's index offers again, and compare the checksums

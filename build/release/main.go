@@ -3,6 +3,8 @@
 //
 //	release --version v1.2.3 --output DIR [--platforms OS/ARCH,...] [--url URL] [--tagged]
 //	release --verify
+//	release --attest --version v1.2.3 --output DIR --key KEY.pem --builder URI [--image NAME=ARCHIVE]...
+//	release --verify-provenance --output DIR --key PUBLIC.pem
 //
 // For every platform an archive with the plugin, its man pages and its licence and a
 // list of what is compiled into it (CycloneDX), the Helm chart, then checksums.txt over all of these,
@@ -12,6 +14,9 @@
 // With --tagged the source must be that of the version's tag, and the manifest is
 // also put into the source tree, which serves krew as an index. --verify builds the
 // tag of the manifest there once more and compares checksums.
+//
+// --attest is for releases outside of GitHub, whose workflow attests by itself: it adds a signed SLSA provenance of the archives
+// and images. --verify-provenance holds the files in DIR against it.
 package main
 
 import (
@@ -66,6 +71,15 @@ func command(ctx context.Context, args []string) error {
 	flags.StringVar(&o.url, "url", "", "where the archives can be downloaded (default: the release's page)")
 	flags.BoolVar(&o.tagged, "tagged", false, "refuse any source but the version's tag, and write plugins/gateway.yaml there")
 	verifies := flags.Bool("verify", false, "build what plugins/gateway.yaml offers once more, and compare")
+	attests := flags.Bool("attest", false, "sign how the release in --output was built, with --key and --builder")
+	proves := flags.Bool("verify-provenance", false, "hold the release in --output against what --key has signed of it")
+	key := flags.String("key", "", "ECDSA key in PEM form")
+	builder := flags.String("builder", "", "URI of who vouches for the machine that has built the release")
+	var images []string
+	flags.Func("image", "an image of the release, as NAME=ARCHIVE", func(image string) error {
+		images = append(images, image)
+		return nil
+	})
 	names := flags.String("platforms", allPlatforms, "platforms to build for")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -84,8 +98,14 @@ func command(ctx context.Context, args []string) error {
 	if *verifies {
 		return verify(ctx, o.root)
 	}
+	if *proves {
+		return verifyProvenance(ctx, o.output, *key)
+	}
 	if !semver.MatchString(o.version) || o.output == "" {
 		return errors.New("--version vX.Y.Z and --output DIR are needed")
+	}
+	if *attests {
+		return o.attest(ctx, *key, *builder, images)
 	}
 	if o.url == "" {
 		o.url = "https://" + module + "/releases/download/" + o.version

@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -19,21 +21,50 @@ func TestSize(t *testing.T) {
 		"./cmd/kubectl-gateway": 42_300_000,
 		"./cmd/kube-gateway":    14_300_000,
 	} {
-		size, dump := dumped(t, program, on)
-		t.Logf("%s for %s: %d bytes of %d", program, on, size, budget)
-		if size > budget {
-			t.Errorf("%s for %s has %d bytes, more than its budget of %d: see 'go version -m' and 'go tool nm -size -sort size' of it for what is new", program, on, size, budget)
-		}
+		file, dump := dumped(t, program, on)
+		checkSize(t, program, file, budget)
 		if path := methodsByName(dump); len(path) > 0 {
 			t.Errorf("%s keeps all methods of all types: %s", program, strings.Join(path, ", used by "))
 		}
 	}
 }
 
-// dumped links a program and returns its size, and what the linker's -dumpdep prints.
-func dumped(t *testing.T, program string, on platform) (size int64, dump []byte) {
+func checkSize(t *testing.T, program, file string, budget int64) {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "program")
+	info, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s: %d bytes of %d", program, info.Size(), budget)
+	if info.Size() > budget {
+		t.Errorf("%s has %d bytes, more than its budget of %d: see 'go version -m' and 'go tool nm -size -sort size' of it for what is new", program, info.Size(), budget)
+	}
+}
+
+// TestFIPS builds the gateway as "make image FIPS=1" does. It is in FIPS 140-3 mode without being asked, and has
+// a budget of its own.
+func TestFIPS(t *testing.T) {
+	module := regexp.MustCompile(`(?m)^FIPS_MODULE := (\S+)$`).FindStringSubmatch(read(t, filepath.Join(sourceTree(t), "Makefile")))
+	if module == nil {
+		t.Fatal("the Makefile does not say which FIPS 140-3 module it takes")
+	}
+	t.Setenv("GOFIPS140", module[1])
+	file := filepath.Join(t.TempDir(), "kube-gateway")
+	o := options{root: sourceTree(t), version: "v0.0.0-size"}
+	if _, err := o.link(t.Context(), "./cmd/kube-gateway", file, platform{"linux", runtime.GOARCH}, ""); err != nil {
+		t.Fatal(err)
+	}
+	checkSize(t, "./cmd/kube-gateway in FIPS 140-3 mode", file, 14_300_000)
+	want := "kube-gateway v0.0.0-size\nFIPS 140-3 module " + module[1] + "\n"
+	if got := run(t, file, "version"); got != want {
+		t.Errorf("it says %q, want %q", got, want)
+	}
+}
+
+// dumped links a program and returns its file, and what the linker's -dumpdep prints.
+func dumped(t *testing.T, program string, on platform) (file string, dump []byte) {
+	t.Helper()
+	file = filepath.Join(t.TempDir(), "program")
 	o := options{root: sourceTree(t), version: "v0.0.0-size"}
 	// The go command keeps what the linker prints beside the compiled main package, whatever the
 	// linker's flags, and prints it again when somebody builds a program that is there already.
@@ -45,11 +76,7 @@ func dumped(t *testing.T, program string, on platform) (size int64, dump []byte)
 	if !bytes.Contains(dump, []byte("main.main -> ")) {
 		t.Fatalf("%s: the linker does not say what it keeps: %.200q", program, dump)
 	}
-	info, err := os.Stat(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return info.Size(), dump
+	return file, dump
 }
 
 // TestGatewayArchitectures builds the gateway for the architecture that no other test has.

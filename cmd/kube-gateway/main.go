@@ -73,6 +73,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		err = ctl(context.Background(), rest, stdin, stdout)
 	case "version", "--version":
 		fmt.Fprintln(stdout, "kube-gateway", version.String())
+		if module := version.FIPS140(); module != "" {
+			fmt.Fprintln(stdout, "FIPS 140-3 module", module)
+		}
 	case "help", "--help", "-h":
 		fmt.Fprint(stdout, usage)
 	default:

@@ -32,7 +32,10 @@ const (
 // Status is a gateway's report of itself.
 type Status struct {
 	// Version is the build of the gateway.
-	Version   string    `json:"version"`
+	Version string `json:"version"`
+	// FIPS140 is the version of the Go FIPS 140-3 module that does the gateway's cryptography, empty
+	// where FIPS 140-3 mode is off.
+	FIPS140   string    `json:"fips140,omitempty"`
 	State     State     `json:"state"`
 	Reason    string    `json:"reason,omitempty"`
 	StartedAt time.Time `json:"startedAt"`

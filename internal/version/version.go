@@ -3,7 +3,10 @@
 // the gateway image of its own version.
 package version
 
-import "runtime/debug"
+import (
+	"crypto/fips140"
+	"runtime/debug"
+)
 
 // stamp is set by the linker for a release:
 //
@@ -12,6 +15,15 @@ var stamp string
 
 // Development is the version of a build that nothing identifies.
 const Development = "dev"
+
+// FIPS140 returns the version of the Go FIPS 140-3 module that does this process's cryptography, or
+// nothing unless it is in FIPS 140-3 mode.
+func FIPS140() string {
+	if !fips140.Enabled() {
+		return ""
+	}
+	return fips140.Version()
+}
 
 // String returns the version of this build: the linker's stamp, or else what
 // the Go toolchain recorded about the module, or else Development.

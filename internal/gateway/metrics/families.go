@@ -65,8 +65,8 @@ func families() []family {
 func aboutGateway() []family {
 	return []family{
 		{"info", "What the gateway is and runs with; always 1.", prometheus.GaugeValue,
-			[]string{"version", "mode", "on_failure", "wire", "identity"}, func(s *api.Status, emit emitter) {
-				emit(1, s.Version, string(s.Mode), string(s.OnFailure), string(s.Wire), s.Identity)
+			[]string{"version", "fips140", "mode", "on_failure", "wire", "identity"}, func(s *api.Status, emit emitter) {
+				emit(1, s.Version, s.FIPS140, string(s.Mode), string(s.OnFailure), string(s.Wire), s.Identity)
 			}},
 		{"state", "Whether the gateway is in this state, 1 or 0.", prometheus.GaugeValue,
 			[]string{"state"}, func(s *api.Status, emit emitter) {

@@ -67,7 +67,7 @@ func Gatherer(status *api.Status) prometheus.Gatherer {
 // without lists, and with empty texts where metrics only count them.
 func Reduce(s *api.Status) *api.Status {
 	reduced := &api.Status{
-		Version: s.Version, State: s.State, StartedAt: s.StartedAt,
+		Version: s.Version, FIPS140: s.FIPS140, State: s.State, StartedAt: s.StartedAt,
 		Mode: s.Mode, OnFailure: s.OnFailure, Wire: s.Wire, Identity: s.Identity,
 		Missing: make([]string, len(s.Missing)),
 		Cert:    api.Certificate{NotBefore: s.Cert.NotBefore, NotAfter: s.Cert.NotAfter},

@@ -26,7 +26,7 @@ import (
 func full() *api.Status {
 	at := func(seconds int64) time.Time { return time.Unix(seconds, 500_000_000) }
 	return &api.Status{
-		Version: "v1.2.3", State: api.Ready, StartedAt: at(1000), Time: at(5000),
+		Version: "v1.2.3", FIPS140: "v1.0.0", State: api.Ready, StartedAt: at(1000), Time: at(5000),
 		Mode: api.Strict, OnFailure: api.FailClosed, Wire: api.WireAuto,
 		Missing: []string{"a", "b"}, Identity: `spiffe://td/ns/a/sa/"b"`,
 		Cert:   api.Certificate{Serial: "1f", NotBefore: at(900), NotAfter: at(9000)},

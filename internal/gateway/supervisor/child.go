@@ -4,6 +4,7 @@ package supervisor
 
 import (
 	"context"
+	"crypto/fips140"
 	"errors"
 	"fmt"
 	"os"
@@ -36,11 +37,15 @@ type child struct {
 }
 
 // startChild runs a command as user and group id, with files from descriptor 3 on. The child
-// has no capability and can get none, and has an empty environment. It ends with the
-// supervisor at the latest, and does not share its protection.
+// has no capability and can get none, and has an empty environment, but for the FIPS 140-3 mode of
+// the supervisor, which the status tells. It ends with the supervisor at the latest, and does not
+// share its protection.
 func startChild(name string, command []string, id uint32, files []*os.File, stdout *os.File, oom protection) (*child, error) {
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Env = []string{}
+	if fips140.Enabled() {
+		cmd.Env = append(cmd.Env, "GODEBUG=fips140=on")
+	}
 	cmd.Dir = "/"
 	if stdout != nil {
 		cmd.Stdout = stdout

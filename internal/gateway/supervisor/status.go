@@ -13,6 +13,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/journal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/version"
 )
 
 // describe reads the material and fills in the part of the status that comes from it.
@@ -33,7 +34,7 @@ func (s *supervisor) describe() error {
 	s.settings.material, s.settings.config = s.Material, config
 	s.Budget.Set(&config.LogConfig, journal.Supervisor)
 	s.status = api.Status{
-		Version: s.Version, State: api.Starting, StartedAt: time.Now(),
+		Version: s.Version, FIPS140: version.FIPS140(), State: api.Starting, StartedAt: time.Now(),
 		Pod: config.Pod, PodIPs: config.PodIPs, Mode: config.Mode, OnFailure: config.OnFailure,
 		Wire: config.Wire, Sidecar: config.Sidecar, Rules: config.Rules, MetricsAddr: config.MetricsAddr, Log: describeLog(config),
 		Capture: api.Capture{

@@ -68,6 +68,8 @@ type Spec struct {
 	PortTimeout time.Duration
 	// StatusPort is that of an api.StatusPort, 0 for none.
 	StatusPort uint16
+	// FIPS has the gateway run in FIPS 140-3 mode.
+	FIPS bool
 }
 
 // Leaf is what the pod's certificate is about.
@@ -206,6 +208,9 @@ func (s *Spec) Environment() ([]string, error) {
 			return nil, err
 		}
 		env = append(env, api.EnvStatusPort+"="+string(port))
+	}
+	if s.FIPS {
+		env = append(env, "GODEBUG=fips140=on")
 	}
 	if s.Uncertified {
 		return env, nil

@@ -130,7 +130,7 @@ func example() (asker, []corev1.Pod) {
 	tight.Memory = &api.Memory{Used: 30 << 20, Limit: 128 << 20, Left: 31 << 20, Room: 490, Killed: 2}
 	full.Memory, full.Missing = &api.Memory{Used: 30 << 20, Limit: 64 << 20, Left: 3 << 20}, []string{api.MissingProtection + ": permission denied"}
 	unlimited.Memory = &api.Memory{Used: 21<<20 + 1<<19}
-	full.Worker.Confinement = api.Confinement{Seccomp: true, Landlock: 7}
+	full.FIPS140, full.Worker.Confinement = "v1.0.0", api.Confinement{Seccomp: true, Landlock: 7}
 	existing := answer("existing", api.Ready, 16*time.Hour)
 	existing.Existing = &api.ExistingConnections{Outbound: 3, Inbound: 2, Reset: 7}
 	clean := answer("clean", api.Ready, 16*time.Hour)

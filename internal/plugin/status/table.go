@@ -107,7 +107,15 @@ func (i *Item) row(o TableOptions) []terminal.Cell {
 		count(in.Inband+out.Inband), count(out.OptionLost), count(in.Refused+out.Refused), count(in.NotAllowed+out.NotAllowed), audited,
 		count(s.Capture.PlaintextRefused), count(s.Capture.UDP), count(s.Capture.Excluded), count(s.Capture.OutsideConnections), existing, count(s.Capture.ServicePassed), count(s.Capture.ServiceRefused),
 		known(terminal.Bytes(in.Sent+out.Sent)), known(terminal.Bytes(in.Received+out.Received)), marked(s.Worker.Restarts), used, left, known(string(s.Log.Level)),
-		terminal.Cell{Text: string(i.OnFailure)}, terminal.Cell{Text: name}, known(s.Version))
+		terminal.Cell{Text: string(i.OnFailure)}, terminal.Cell{Text: name}, known(build(s)))
+}
+
+// build is the version of a gateway, with that of its FIPS 140-3 module if it is in that mode.
+func build(s *api.Status) string {
+	if s.FIPS140 == "" {
+		return s.Version
+	}
+	return s.Version + ",fips140=" + s.FIPS140
 }
 
 // shown is how many of a list a cell shows.
