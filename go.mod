@@ -3,6 +3,7 @@ module github.com/kubectl-gateway/kubectl-gateway
 go 1.27.3
 
 require (
+	filippo.io/age v1.3.2
 	github.com/DataDog/datadog-agent/pkg/template v0.85.4
 	github.com/charmbracelet/lipgloss v1.1.0
 	github.com/cilium/ebpf v0.22.0
@@ -36,6 +37,7 @@ require (
 )
 
 require (
+	filippo.io/hpke v0.4.0 // indirect
 	github.com/Azure/go-ansiterm v0.0.0-20250102033503-faa5f7b0171c // indirect
 	github.com/aymanbagabas/go-osc52/v2 v2.0.1 // indirect
 	github.com/beorn7/perks v1.0.1 // indirect

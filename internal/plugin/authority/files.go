@@ -7,9 +7,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/keys"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -25,6 +27,8 @@ var slotFiles = [slotCount]string{current: fileName, next: nextName, previous: p
 // dirStore keeps authorities in a directory.
 type dirStore struct {
 	dir string
+	// keys may be nil: then keys that are encrypted stay so.
+	keys *keys.Ring
 	// step, if not nil, is called after each change of the file system. An error
 	// ends the work there and then.
 	step func(name string) error
@@ -55,7 +59,7 @@ func (s *dirStore) get(from slot) (*ca.Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	a, err := ca.Decode(text)
+	a, err := s.keys.Decode(text)
 	if err == nil {
 		err = checkTime(a, from)
 	}
@@ -117,6 +121,36 @@ func (s *dirStore) supersede(a *ca.Authority) error {
 		s.backup = filepath.Join(s.dir, backup)
 	}
 	return s.write(a, current, err == nil)
+}
+
+// reseal puts the current authority, whose key is kept in another way by now, in the place of its file. What had
+// the key in the open is overwritten then.
+func (s *dirStore) reseal(a *ca.Authority) error {
+	old, err := openOld(Path(s.dir))
+	if err != nil {
+		return fmt.Errorf("opening the old file: %w", err)
+	}
+	defer func() { _ = old.Close() }()
+	if err := s.write(a, current, true); err != nil {
+		return err
+	}
+	if err := wipe(old); err != nil {
+		return fmt.Errorf("the key is encrypted; overwriting what was there: %w", err)
+	}
+	return s.did("overwritten", nil)
+}
+
+// inTheOpen returns the backups whose keys lie in the open.
+func (s *dirStore) inTheOpen() []string {
+	backups, _ := filepath.Glob(filepath.Join(s.dir, "authority-*.pem")) // the pattern is good
+	return slices.DeleteFunc(backups, func(path string) bool {
+		text, err := readRegular(path)
+		if err != nil || filepath.Base(path) == retiredName {
+			return true
+		}
+		_, err = ca.Decode(text)
+		return err != nil
+	})
 }
 
 // retire renames a file to a backup, if it exists.
