@@ -167,11 +167,8 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 	if err != nil {
 		return fmt.Errorf("loading the authority: %w", err)
 	}
-	_, signed := issuer.(*signer.Signer)
-	if !signed && !o.once {
-		plugin.Options.TTL = cmp.Or(plugin.Options.TTL, watch.LeafTTL)
-	}
-	if signed {
+	plugin.Options.TTL = o.certTTL(issuer)
+	if _, signed := issuer.(*signer.Signer); signed {
 		follower := rotate.AuthorityRotator{Location: location, Gateways: plugin.Gateways,
 			TTL: settings.TTL, Parallel: o.parallel, Progress: report.notice}
 		plugin.FollowRoots = func(ctx context.Context, overlook bool) (*rotate.SignerResult, error) {
@@ -181,6 +178,15 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 	watcher := &watch.Watcher{Client: client, Actions: plugin, Options: options, Report: report.add}
 	report.counts = watcher.Counts
 	return o.watch(ctx, a, client, watcher, report)
+}
+
+// certTTL returns how long the certificates of issuer are to be valid, zero if that is the issuer's choice. Only a
+// watch that goes on renews short ones in time.
+func (o *watchOptions) certTTL(issuer ca.Issuer) time.Duration {
+	if _, signed := issuer.(*signer.Signer); signed || o.once {
+		return o.settings.options.TTL
+	}
+	return cmp.Or(o.settings.options.TTL, watch.LeafTTL)
 }
 
 // watch runs watcher once, or until the end of ctx, alone or elected.

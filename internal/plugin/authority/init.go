@@ -163,7 +163,7 @@ func (i *initializer) encrypt(ctx context.Context, local, stored *ca.Authority, 
 	case stored != nil:
 		return api.WithHint(fmt.Errorf("%s has the key in the open", i.secrets), fmt.Sprintf("delete it first with 'kubectl delete secret %s -n %s'; its readers may have the key", SecretName, Namespace))
 	case keys.KindOf(local) == keys.Program:
-		return errors.New("the key of the authority is held by a program: there is nothing to encrypt")
+		return api.WithHint(errors.New("the key of the authority is held by a program: there is nothing to encrypt"), "'kubectl gateway rotate --ca --encrypt' replaces the authority by one in an encrypted file")
 	case i.NewKeys != nil && keys.KindOf(local) == keys.Open:
 		return api.WithHint(errors.New("the key of the authority has no passphrase that could be changed"), "'kubectl gateway init-ca --encrypt' gives it one")
 	case i.NewKeys == nil && keys.KindOf(local) == keys.Encrypted:
@@ -430,7 +430,7 @@ func (s *Source) get(ring *keys.Ring, trustDomain string) (*ca.Authority, error)
 		err = a.ValidAt(time.Now())
 	}
 	if errors.Is(err, ca.ErrMismatch) {
-		err = api.WithHint(err, "the first certificate of --from-cert must be the one that the key belongs to")
+		err = api.WithHint(err, "the first certificate of --from-cert must be the one that --from-key, or the key of --key-command, belongs to")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("importing the authority: %w", err)

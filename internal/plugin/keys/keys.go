@@ -92,9 +92,11 @@ func Describe(a *ca.Authority) string {
 }
 
 // CommandOf returns the program that holds the key of a.
-func CommandOf(a *ca.Authority) (*keycommand.Command, error) {
+func CommandOf(a *ca.Authority) (*keycommand.Command, error) { return parseCommand(a.Held()) }
+
+func parseCommand(block *pem.Block) (*keycommand.Command, error) {
 	var command keycommand.Command
-	if err := json.Unmarshal(a.Held().Bytes, &command); err != nil || command.Program == "" {
+	if err := json.Unmarshal(block.Bytes, &command); err != nil || command.Program == "" {
 		return nil, fmt.Errorf("%w: it does not say which program holds its key", ca.ErrDamaged)
 	}
 	return &command, nil
@@ -164,7 +166,7 @@ func (r *Ring) remember(sum [sha256.Size]byte, a *ca.Authority) {
 // open is a ca.Opener.
 func (r *Ring) open(about *ca.Authority, block *pem.Block) (crypto.Signer, error) {
 	if block.Type == blockCommand {
-		command, err := CommandOf(about.Hold(block))
+		command, err := parseCommand(block)
 		if err != nil {
 			return nil, err
 		}
