@@ -18,9 +18,11 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/signer"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 func testEvents() []watch.Event {
@@ -346,6 +348,27 @@ hint: check --image
 		"kubectl_gateway_watch_upgrades_halted 1", "kubectl_gateway_watch_connected 1"} {
 		if !strings.Contains(answer.Body.String(), line+"\n") {
 			t.Errorf("no %s in\n%s", line, answer.Body)
+		}
+	}
+}
+
+// Certificates are short where somebody renews them.
+func TestWatchLifetimes(t *testing.T) {
+	authority := must.Get(ca.New(ca.Options{}))(t)
+	const given = 12 * time.Hour
+	for _, c := range []struct {
+		once   bool
+		given  time.Duration
+		issuer ca.Issuer
+		want   time.Duration
+	}{
+		{false, 0, authority, 24 * time.Hour}, {true, 0, authority, 0}, {false, given, authority, given}, {true, given, authority, given},
+		{false, 0, &signer.Signer{}, 0}, {false, given, &signer.Signer{}, given},
+	} {
+		o := watchOptions{once: c.once}
+		o.settings.options.TTL = c.given
+		if got := o.certTTL(c.issuer); got != c.want {
+			t.Errorf("%+v: %v", c, got)
 		}
 	}
 }
