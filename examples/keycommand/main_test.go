@@ -5,6 +5,7 @@ import (
 	"crypto/elliptic"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -73,5 +74,51 @@ func TestAgentHoldsAuthority(t *testing.T) {
 	command := keycommand.Command{Program: must.Get(os.Executable())(t), Args: []string{"SHA256:nobody"}}
 	if _, err := command.Key(t.Context()); err == nil {
 		t.Error("the agent has a key that it has not")
+	}
+}
+
+// tool stands for pkcs11-tool: its token is a file.
+const tool = `#!/bin/sh
+while [ $# -gt 0 ]; do
+	case $1 in
+	--output-file) out=$2 ;;
+	--input-file) in=$2 ;;
+	--read-object) exec openssl pkey -in "$TOKEN" -pubout -outform DER -out "$5" ;;
+	esac
+	shift
+done
+[ "$PIN" = 1234 ] && exec openssl pkeyutl -sign -inkey "$TOKEN" -in "$in" -out "$out"
+`
+
+func TestTokenHoldsAuthority(t *testing.T) {
+	for _, name := range []string{"openssl", "jq"} {
+		if _, err := exec.LookPath(name); err != nil {
+			if os.Getenv("CI") == "true" {
+				t.Fatal(err)
+			}
+			t.Skip(err)
+		}
+	}
+	dir := t.TempDir()
+	write := func(name, text string, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		must.Do(t, os.WriteFile(path, []byte(text), mode))
+		return path
+	}
+	write("pkcs11-tool", tool, 0o700)
+	key := pki.ECKey(t, elliptic.P256())
+	t.Setenv("TOKEN", write("token", string(must.Get(ca.EncodeKey(key))(t)), 0o600))
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	command := keycommand.Command{Program: must.Get(filepath.Abs("../keycommand-pkcs11.sh"))(t), Args: []string{"module.so", "mesh", write("pin", "1234\n", 0o600)}}
+	held := must.Get(command.Key(t.Context()))(t)
+	authority := must.Get(ca.New(ca.Options{Key: held}))(t)
+	must.Get(authority.Issue(ca.LeafRequest{Identity: identity.ID{TrustDomain: ca.DefaultTrustDomain, Namespace: "shop", ServiceAccount: "cart"}}))(t)
+
+	write("pin", "4321\n", 0o600)
+	if _, err := held.SignMessage(nil, []byte("hello"), crypto.SHA256); err == nil {
+		t.Error("signed with a wrong PIN")
+	}
+	if _, err := command.KeyOf(t.Context(), pki.ECKey(t, elliptic.P256()).Public()).SignMessage(nil, []byte("hello"), crypto.SHA256); err == nil {
+		t.Error("signed with another key")
 	}
 }
