@@ -66,7 +66,7 @@ const (
 		export KUBE_GATEWAY_AUTHORITY_DIR=$PWD/copy KUBE_GATEWAY_PASSPHRASE_FILE=$PWD/passphrase
 		(umask 077 && echo correct horse battery >passphrase && echo staple staple staple >another)`
 	noPolicy = `kubectl gateway admission remove`
-	fresh         = `kubectl gateway disable --all --yes --drain-timeout=0s`
+	fresh    = `kubectl gateway disable --all --yes --drain-timeout=0s`
 )
 
 // changing are the examples that change something, in an order in which each has

@@ -123,21 +123,29 @@ func (s *dirStore) supersede(a *ca.Authority) error {
 	return s.write(a, current, err == nil)
 }
 
-// reseal puts the current authority, whose key is kept in another way by now, in the place of its file. What had
-// the key in the open is overwritten then.
-func (s *dirStore) reseal(a *ca.Authority) error {
+// reseal puts the current authority, whose key is kept in another way by now, in the place of its file, and
+// overwrites that. remark says what is left of it, or is empty. The error is ErrChanged if the file has another authority
+// meanwhile.
+func (s *dirStore) reseal(a *ca.Authority) (remark string, err error) {
 	old, err := openOld(Path(s.dir))
 	if err != nil {
-		return fmt.Errorf("opening the old file: %w", err)
+		return "", fmt.Errorf("opening the old file: %w", err)
 	}
 	defer func() { _ = old.Close() }()
-	if err := s.write(a, current, true); err != nil {
-		return err
+	found, err := s.get(current)
+	if err == nil && !found.Equal(a) {
+		err = api.WithHint(fmt.Errorf("writing %s: %w", s, ErrChanged), "run the command again")
 	}
-	if err := wipe(old); err != nil {
-		return fmt.Errorf("the key is encrypted; overwriting what was there: %w", err)
+	if err == nil {
+		err = s.write(a, current, true)
 	}
-	return s.did("overwritten", nil)
+	if err != nil {
+		return "", err
+	}
+	if remark, err = wipe(old); err != nil {
+		return "", fmt.Errorf("the new file is in its place; overwriting what was there: %w", err)
+	}
+	return remark, s.did("overwritten", nil)
 }
 
 // inTheOpen returns the backups whose keys lie in the open.

@@ -184,11 +184,15 @@ func (i *initializer) encrypt(ctx context.Context, local, stored *ca.Authority, 
 	if err != nil {
 		return err
 	}
-	if err := i.files.reseal(sealed); err != nil {
+	remark, err := i.files.reseal(sealed)
+	if err != nil {
 		return err
 	}
 	result.Authority, result.Changed = sealed, true
 	i.Progress(done + i.files.String())
+	if remark != "" {
+		i.Progress(remark)
+	}
 	if left := i.files.inTheOpen(); len(left) > 0 {
 		i.Progress("backups of earlier authorities have their keys in the open, remove what is not needed: " + strings.Join(left, ", "))
 	}

@@ -175,7 +175,7 @@ func TestEncryptInterrupted(t *testing.T) {
 			}
 			return nil
 		}}
-		err := s.reseal(sealed)
+		_, err := s.reseal(sealed)
 		done = err == nil
 		if err != nil && !errors.Is(err, errInterrupted) {
 			t.Fatalf("step %d: %v", stop, err)
@@ -185,7 +185,7 @@ func TestEncryptInterrupted(t *testing.T) {
 			t.Errorf("step %d: found %v", stop, found)
 		}
 		must.Do(t, found.Unlock())
-		must.Do(t, (&dirStore{dir: dir, keys: ring}).reseal(sealed))
+		must.Get((&dirStore{dir: dir, keys: ring}).reseal(sealed))(t)
 		expect.Equal(t, fmt.Sprintf("step %d: files afterwards", stop), []string{fileName}, names(t, dir))
 		expect.Equal(t, fmt.Sprintf("step %d: in the open", stop), []string(nil), inTheClear(t, dir))
 		if done && stop <= 5 || stop > 20 {
@@ -194,8 +194,8 @@ func TestEncryptInterrupted(t *testing.T) {
 	}
 }
 
-// A file with a second name is somebody's copy.
-func TestEncryptLeavesCopies(t *testing.T) {
+// A file with a second name is somebody's copy, and what somebody else has written meanwhile stays.
+func TestEncryptLeavesWhatIsOthers(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("nothing is overwritten there")
 	}
@@ -206,8 +206,17 @@ func TestEncryptLeavesCopies(t *testing.T) {
 	link := filepath.Join(t.TempDir(), "copy")
 	must.Do(t, os.Link(Path(dir), link))
 	ring := said(t, "correct horse battery", &asked)
-	must.Do(t, (&dirStore{dir: dir}).reseal(must.Get(ring.Encrypt(a, nil))(t)))
+	sealed := must.Get(ring.Encrypt(a, nil))(t)
+	if remark := must.Get((&dirStore{dir: dir}).reseal(sealed))(t); !strings.Contains(remark, "still there") {
+		t.Errorf("of the copy is said %q", remark)
+	}
 	expect.Equal(t, "the copy", string(before), string(must.Get(os.ReadFile(link))(t)))
+	b := newTestAuthority(t, ca.DefaultTrustDomain)
+	must.Get(supersede(dir, b))(t)
+	if _, err := (&dirStore{dir: dir}).reseal(sealed); !errors.Is(err, ErrChanged) {
+		t.Errorf("replaced another authority: %v", err)
+	}
+	checkFile(t, Path(dir), b)
 }
 
 // rotate replaces the authority and returns the new one.

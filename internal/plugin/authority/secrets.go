@@ -90,7 +90,7 @@ func (s *secretStore) write(ctx context.Context, to slot, verb string, secret *c
 	certs, key, err := a.PEM()
 	if errors.Is(err, ca.ErrHeld) {
 		return api.WithHint(fmt.Errorf("secret %s in %s would have the key in the open: %w", slotSecrets[to], Namespace, err),
-			fmt.Sprintf("delete the authority's copy in the cluster with 'kubectl delete secret %s -n %s', or take one whose key is open", SecretName, Namespace))
+			fmt.Sprintf("leave out --store=cluster; a copy that the cluster has already goes with 'kubectl delete secret %s -n %s'", SecretName, Namespace))
 	}
 	if err != nil {
 		return err
