@@ -52,6 +52,9 @@ func (s *sourceFlags) read(f *pflag.FlagSet) (authority.Source, error) {
 	if source.Command, err = keyCommand(s.command); err != nil {
 		return source, err
 	}
+	if (s.certFile == "") != (s.keyFile == "") && source.Command == nil {
+		return source, api.WithHint(errors.New("--from-cert and --from-key are needed together"), "or give --key-command for the key of --from-cert")
+	}
 	if f.Changed("ttl") {
 		source.TTL = s.ttl
 	}
