@@ -61,6 +61,7 @@ type admissionOptions struct {
 func (o *admissionOptions) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	o.addGateway(f, api.Strict)
+	addAuthorityDir(f, &o.authorityDir, "authority-dir")
 	flags.Duration(f, &o.startupTimeout, "startup-timeout", admission.DefaultStartupTimeout, time.Second, "in permissive mode: how long the containers of a pod wait for a gateway that is ready")
 	flags.Parsed(f, &o.requests, "requests", "quantities", "cpu=10m,memory=32Mi", "what each gateway requests, like cpu=10m,memory=32Mi; empty for nothing", parseResources)
 	flags.Parsed(f, &o.limits, "limits", "quantities", "", "what each gateway may use at most, like cpu=1,memory=256Mi (default: no limit)", parseResources)

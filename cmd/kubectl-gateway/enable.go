@@ -12,6 +12,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
@@ -100,7 +101,7 @@ applications make new ones, which are encrypted.`,
 	}
 	f := cmd.Flags()
 	o.podFlags.addFlags(f)
-	o.settings.addFlags(f, inject.DeliverySecret)
+	o.settings.addFlags(a, f, inject.DeliverySecret, days(ca.DefaultLeafTTL))
 	f.BoolVar(&o.options.KeepSecret, "keep-secret", false, "keep the Secret with the pod's key after the gateway has read it")
 	f.BoolVar(&o.replace, "replace", false, "put a new gateway in the place of one that runs, with the settings that are given")
 	addDrainTimeout(f, &o.options.Succession.DrainTimeout, "with --replace: how long connections of the old gateway may go on before they are reset")
@@ -114,7 +115,7 @@ func (o *enableOptions) verb(injector *inject.Injector) *podVerb[inject.Result, 
 	if o.replace {
 		do = injector.EnableOrReplace
 	}
-	v := injecting(&o.podFlags, injector, o.authorityDir, "enable", do)
+	v := injecting(&o.podFlags, injector, &o.authorityFlags, "enable", do)
 	v.survey = func(ctx context.Context, j *job, pods []corev1.Pod) (err error) {
 		if o.secret && injector.Delivery() != inject.DeliverySecret {
 			return api.WithHint(errors.New("--delivery=secret makes the key here, and a signer of the cluster issues certificates for keys of gateways alone"), "leave the flag out")

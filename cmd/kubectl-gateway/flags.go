@@ -20,7 +20,6 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/output"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	buildversion "github.com/kubectl-gateway/kubectl-gateway/internal/version"
-	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // Values that several flags and arguments take.
@@ -110,8 +109,12 @@ func addAuthorityDir(f *pflag.FlagSet, p *string, name string) {
 	flags.Dirs(f, name)
 }
 
-func addCertTTL(f *pflag.FlagSet, p *time.Duration) {
-	flags.Parsed(f, p, "cert-ttl", "string", "", fmt.Sprintf("how long the pods' certificates are valid, like 12h or 30d (default %dd; where a signer issues them, its own choice)", ca.DefaultLeafTTL/(24*time.Hour)), parseLifetime)
+// days writes a lifetime as --cert-ttl takes it.
+func days(d time.Duration) string { return fmt.Sprintf("%dd", d/(24*time.Hour)) }
+
+// addCertTTL registers --cert-ttl. standard is its default in words.
+func addCertTTL(f *pflag.FlagSet, p *time.Duration, standard string) {
+	flags.Parsed(f, p, "cert-ttl", "string", "", fmt.Sprintf("how long the pods' certificates are valid, like 12h or 30d (default %s; where a signer issues them, its own choice)", standard), parseLifetime)
 }
 
 func addRanges(f *pflag.FlagSet, p *[]netip.Prefix, name, usage string) {

@@ -9,15 +9,20 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/keys"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // initCAOptions are the flags of init-ca.
 type initCAOptions struct {
+	authorityFlags
 	options authority.InitOptions
 	source  sourceFlags
 	output  string
 	signer  signerFlags
+
+	changePassphrase  bool
+	newPassphraseFile string
 }
 
 func newInitCACommand(a *app) *cobra.Command {
@@ -30,6 +35,17 @@ publishes its certificate in the cluster as the trust bundle. If there is an
 authority already, init-ca says so and changes nothing, except that it publishes
 again what the cluster has lost, and removes roots that were retired.
 
+The key lies in a file that only you can read. --encrypt encrypts it with a passphrase,
+also that of an authority which exists, and --change-passphrase gives it another one. The
+passphrase is asked for on the terminal; a machine reads it from a file or a pipe
+(--passphrase-file), or asks a program ($KUBE_GATEWAY_ASKPASS, called as ssh calls
+$SSH_ASKPASS). Whoever signs needs it then: 'enable', 'upgrade', 'rotate', 'revoke' and
+'watch' ask once; all others never do.
+
+With --key-command the key is in no file: a program holds it, for example a token, an
+agent or a key management service, and signs when it is asked. With --from-cert it is the key
+of a certificate that exists.
+
 With --signer no authority is made: a signer of the cluster issues the certificates.
 'enable', 'rotate' and 'watch' then bring it the requests of gateways, whose keys never
 leave them, and bring the certificates back. The signer is asked by PodCertificateRequest
@@ -41,6 +57,13 @@ key usages of servers and clients.`,
 
   # Your own authority
   kubectl gateway init-ca --from-cert ca.crt --from-key ca.key
+
+  # The key encrypted with a passphrase, from the start or later; then another passphrase
+  kubectl gateway init-ca --encrypt
+  kubectl gateway init-ca --change-passphrase
+
+  # A key that is in no file
+  kubectl gateway init-ca --key-command=kms-key --key-arg=projects/p/keys/mesh
 
   # A signer of the cluster, trusted by its ClusterTrustBundle objects
   kubectl gateway init-ca --signer=example.com/mesh
@@ -58,6 +81,13 @@ key usages of servers and clients.`,
 			}
 			if o.options.Source, err = o.source.read(cmd.Flags()); err != nil {
 				return err
+			}
+			if !o.changePassphrase && o.newPassphraseFile != "" {
+				return errors.New("--new-passphrase-file needs --change-passphrase")
+			}
+			o.options.Dir, o.options.Keys = o.authorityDir, o.keys(cmd.Context())
+			if o.changePassphrase {
+				o.options.NewKeys = keys.New(cmd.Context(), a.askPassphrase(o.newPassphraseFile, "passphrase"))
 			}
 			if _, o.options.Client, err = a.kubernetes(); err != nil {
 				return err
@@ -82,7 +112,12 @@ key usages of servers and clients.`,
 	o.signer.add(f)
 	f.StringVar(&o.options.TrustDomain, "trust-domain", "", "trust domain of all identities (default "+ca.DefaultTrustDomain+", or that of the authority)")
 	f.BoolVar(&o.options.Force, "force", false, "replace an existing authority at once; running gateways refuse each other until all are rotated ('rotate --ca' replaces it while traffic goes on)")
-	addAuthorityDir(f, &o.options.Dir, "dir")
+	o.authorityFlags.add(a, f, "dir")
+	f.BoolVar(&o.changePassphrase, "change-passphrase", false, "encrypt the key of an authority that is encrypted with another passphrase")
+	f.StringVar(&o.newPassphraseFile, "new-passphrase-file", "", "with --change-passphrase: file or pipe with the new one")
+	flags.Files(f, "new-passphrase-file")
+	cmd.MarkFlagsMutuallyExclusive("change-passphrase", "encrypt")
+	cmd.MarkFlagsMutuallyExclusive("change-passphrase", "force")
 	addOutput(f, &o.output, "", "json", "yaml", "kyaml", "name")
 	return cmd
 }
@@ -94,8 +129,10 @@ type initOutput struct {
 	Fingerprint string    `json:"fingerprint"`
 	NotBefore   time.Time `json:"notBefore"`
 	NotAfter    time.Time `json:"notAfter"`
-	File        string    `json:"file,omitempty"`
-	Backup      string    `json:"backup,omitempty"`
+	// Key is open, encrypted or command.
+	Key    keys.Kind `json:"key"`
+	File   string    `json:"file,omitempty"`
+	Backup string    `json:"backup,omitempty"`
 	// TrustBundle and Secret are namespace/name of the cluster's objects.
 	TrustBundle string `json:"trustBundle"`
 	Secret      string `json:"secret,omitempty"`
@@ -109,6 +146,7 @@ func (a *app) printInitResult(format string, r *authority.InitResult) error {
 		Fingerprint: r.Authority.Fingerprint(),
 		NotBefore:   r.Authority.NotBefore().UTC(),
 		NotAfter:    r.Authority.NotAfter().UTC(),
+		Key:         keys.KindOf(r.Authority),
 		File:        r.File,
 		Backup:      r.Backup,
 		TrustBundle: authority.Namespace + "/" + authority.BundleName,
@@ -135,8 +173,12 @@ func (a *app) printInitResult(format string, r *authority.InitResult) error {
 		case r.Changed:
 			done = "updated"
 		}
-		return a.print("result", fmt.Sprintf("authority/%s %s (trust domain %s, valid until %s)\n",
-			o.Fingerprint[:16], done, o.TrustDomain, o.NotAfter.Format(time.DateOnly)))
+		kept := keys.Describe(r.Authority)
+		if kept != "" {
+			kept = ", " + line(kept)
+		}
+		return a.print("result", fmt.Sprintf("authority/%s %s (trust domain %s, valid until %s%s)\n",
+			o.Fingerprint[:16], done, o.TrustDomain, o.NotAfter.Format(time.DateOnly), kept))
 	}
 	return a.printAs("result", o, format)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -171,6 +172,51 @@ func TestInitCAFromFiles(t *testing.T) {
 	}
 	if stdout, _ := r.mustRun("--from-cert", certFile, "--from-key", keyFile); !strings.Contains(stdout, " unchanged ") {
 		t.Errorf("again: stdout %q", stdout)
+	}
+}
+
+// keyProgram is a key command: its argument is the file with the key.
+const keyProgram = `#!/bin/sh
+set -eu
+request=$(cat)
+field() { printf %s "$request" | jq -r "$1"; }
+answer() { jq -nc --arg field "$1" --arg value "$2" '{apiVersion: "keycommand.kubectl-gateway.github.io/v1", ($field): $value}'; }
+case $(field .operation) in
+public-key) answer publicKey "$(openssl pkey -in "$1" -pubout -outform DER | base64 -w0)" ;;
+sign) answer signature "$(field .message | base64 -d | openssl dgst -sha256 -sign "$1" | base64 -w0)" ;;
+esac
+`
+
+func TestInitCAKeyCommand(t *testing.T) {
+	for _, name := range []string{"jq", "openssl"} {
+		if _, err := exec.LookPath(name); err != nil {
+			if os.Getenv("CI") == "true" {
+				t.Fatal(err)
+			}
+			t.Skip(err)
+		}
+	}
+	certFile, keyFile := writeCA(t)
+	program := writeFile(t, []byte(keyProgram))
+	must.Do(t, os.Chmod(program, 0o700))
+	r := newInitCA(t)
+	t.Chdir(filepath.Dir(program))
+	flags := []string{"--key-command=./" + filepath.Base(program), "--key-arg=" + keyFile}
+	r.mustFail("", "--key-arg=x")
+	r.mustFail("either", append(flags, "--encrypt")...)
+	r.mustFail("either", append(flags, "--from-cert="+certFile, "--from-key="+keyFile)...)
+	stdout, _ := r.mustRun(append(flags, "--from-cert="+certFile)...)
+	if !strings.Contains(stdout, "key held by "+program) {
+		t.Errorf("stdout %q", stdout)
+	}
+	// The path is one of any directory.
+	t.Chdir(t.TempDir())
+	if stdout, _ := r.mustRun("-o", "json"); !strings.Contains(stdout, `"key": "command"`) {
+		t.Errorf("again: stdout %q", stdout)
+	}
+	stdout, _ = r.mustRun("--force", "--key-command="+program, "--key-arg="+keyFile)
+	if !strings.Contains(stdout, "replaced") || !strings.Contains(stdout, "key held by") {
+		t.Errorf("a new certificate: stdout %q", stdout)
 	}
 }
 

@@ -33,7 +33,7 @@ func (s *signerFlags) add(f *pflag.FlagSet) {
 
 // chooseSigner is init-ca with --signer.
 func (o *initCAOptions) chooseSigner(ctx context.Context, a *app, given *pflag.FlagSet) error {
-	for _, name := range []string{"from-cert", "from-key", "ttl"} {
+	for _, name := range []string{"from-cert", "from-key", "ttl", "encrypt", "change-passphrase", "key-command"} {
 		if given.Changed(name) {
 			return fmt.Errorf("--%s is about an authority, and with --signer there is none", name)
 		}
@@ -54,7 +54,7 @@ func (o *initCAOptions) chooseSigner(ctx context.Context, a *app, given *pflag.F
 	}
 	o.signer.choice.TrustDomain = o.options.TrustDomain
 	result, err := authority.InitSigner(ctx, authority.SignerOptions{
-		Location: authority.Location{Client: client, Dir: o.options.Dir}, Choice: o.signer.choice, Force: o.options.Force,
+		Location: authority.Location{Client: client, Dir: o.authorityDir}, Choice: o.signer.choice, Force: o.options.Force,
 		Progress: func(line string) { fmt.Fprintln(a.ErrOut, line) },
 	})
 	if err != nil {

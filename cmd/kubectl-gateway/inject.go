@@ -15,12 +15,12 @@ import (
 
 // injecting returns what enable and upgrade have in common: pods to which do, of an injector with
 // Options, adds a gateway.
-func injecting(flags *podFlags, injector *inject.Injector, authorityDir, question string, do worker[inject.Result]) *podVerb[inject.Result, injectItem] {
+func injecting(flags *podFlags, injector *inject.Injector, keeper *authorityFlags, question string, do worker[inject.Result]) *podVerb[inject.Result, injectItem] {
 	v := &podVerb[inject.Result, injectItem]{
 		podFlags: flags,
 		begin: func(ctx context.Context, j *job) (_ worker[inject.Result], err error) {
 			injector.Client, injector.Gateways = j.client, j.gateways
-			if injector.Authority, err = authority.Open(ctx, j.authority(authorityDir)); err != nil {
+			if injector.Authority, err = authority.Open(ctx, keeper.open(ctx, j.authority(keeper.authorityDir))); err != nil {
 				return nil, fmt.Errorf("loading the authority: %w", err)
 			}
 			return do, nil

@@ -28,10 +28,10 @@ import (
 
 // revokeOptions are the flags of revoke.
 type revokeOptions struct {
+	authorityFlags
 	output       string
 	parallel     int
 	timeout      time.Duration
-	authorityDir string
 	certTTL      time.Duration
 	list, dryRun bool
 }
@@ -86,7 +86,7 @@ certificates; there are 1024 at most.`,
 	addOutput(f, &o.output, "", "name", "json", "yaml", "kyaml")
 	addParallel(f, &o.parallel)
 	addTimeout(f, &o.timeout, rotate.DefaultTimeout, "how long one pod may take")
-	addAuthorityDir(f, &o.authorityDir, "authority-dir")
+	o.authorityFlags.add(a, f, "authority-dir")
 	flags.Parsed(f, &o.certTTL, "cert-ttl", "string", "", "the longest --cert-ttl that a SERIAL or an IDENTITY was given, after which its entry ends (default: when the authority ends)", parseLifetime)
 	f.BoolVar(&o.dryRun, "dry-run", false, "change nothing, and print what would be revoked")
 	f.BoolVar(&o.list, "list", false, "print what is revoked")
@@ -178,7 +178,7 @@ func (o *revokeOptions) run(ctx context.Context, a *app, args []string) error {
 	}
 	gateways := remote.NewClient(config, client)
 	j := &job{newReport(a, o.output), client, gateways}
-	location := j.authority(o.authorityDir)
+	location := o.open(ctx, j.authority(o.authorityDir))
 	signer, err := authority.Load(ctx, location)
 	if err != nil {
 		return fmt.Errorf("loading the authority: %w", err)

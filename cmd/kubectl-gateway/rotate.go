@@ -16,14 +16,15 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // rotateOptions are the flags of rotate.
 type rotateOptions struct {
 	podFlags
-	certTTL      time.Duration
-	authorityDir string
-	timeout      time.Duration
+	authorityFlags
+	certTTL time.Duration
+	timeout time.Duration
 
 	// The fields below are for --ca alone.
 	authority bool
@@ -85,8 +86,8 @@ that lead to them, and old roots end last. 'watch' does the same by itself.`,
 	}
 	f := cmd.Flags()
 	o.podFlags.addFlags(f)
-	addCertTTL(f, &o.certTTL)
-	addAuthorityDir(f, &o.authorityDir, "authority-dir")
+	addCertTTL(f, &o.certTTL, days(ca.DefaultLeafTTL))
+	o.authorityFlags.add(a, f, "authority-dir")
 	addTimeout(f, &o.timeout, rotate.DefaultTimeout, "how long one pod may take")
 	f.BoolVar(&o.authority, "ca", false, "replace the authority, and the certificates of all gateways in the cluster")
 	o.source.add(cmd, "with --ca: ", "the new authority")
@@ -99,8 +100,8 @@ func (o *rotateOptions) check(args []string) error {
 	switch {
 	case o.authority && (!o.targets.Empty(args) || o.targets.AllNamespaces):
 		return errors.New("pods are selected, but --ca is about all gateways of the cluster: use one of them")
-	case !o.authority && (o.dryRun || o.source.certFile != ""):
-		return errors.New("--dry-run, --from-cert and --from-key need --ca")
+	case !o.authority && (o.dryRun || o.source.given()):
+		return errors.New("--dry-run, --from-cert, --from-key, --key-command and --encrypt need --ca")
 	case !o.authority && o.targets.Empty(args):
 		return api.WithHint(targets.ErrNothingNamed, "name a pod, or use -l or --all; --ca replaces the authority")
 	}
@@ -120,7 +121,7 @@ func (o *rotateOptions) leaves() *podVerb[rotated, rotateItem] {
 	*v = podVerb[rotated, rotateItem]{
 		podFlags: &o.podFlags, question: "renew the certificates of", gateways: true,
 		begin: func(ctx context.Context, j *job) (worker[rotated], error) {
-			issuer, err := authority.Open(ctx, j.authority(o.authorityDir))
+			issuer, err := authority.Open(ctx, o.open(ctx, j.authority(o.authorityDir)))
 			if err != nil {
 				return nil, fmt.Errorf("loading the authority: %w", err)
 			}

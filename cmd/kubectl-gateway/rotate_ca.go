@@ -18,7 +18,7 @@ func (o *rotateOptions) rotateAuthority(ctx context.Context, a *app, successor a
 		return err
 	}
 	rotator := rotate.AuthorityRotator{
-		Location: authority.Location{Client: client, Dir: o.authorityDir}, Gateways: remote.NewClient(config, client),
+		Location: o.open(ctx, authority.Location{Client: client, Dir: o.authorityDir}), Gateways: remote.NewClient(config, client),
 		Successor: successor, TTL: o.certTTL, Parallel: o.parallel, Timeout: o.timeout,
 		Progress: func(text string) { fmt.Fprintln(a.ErrOut, line(text)) },
 	}

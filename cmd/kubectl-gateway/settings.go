@@ -13,16 +13,17 @@ import (
 
 // settings are the flags of enable and watch that say which gateways are added, and how.
 type settings struct {
-	options      inject.Options
-	nodePorts    [2]uint16
-	authorityDir string
+	authorityFlags
+	options   inject.Options
+	nodePorts [2]uint16
 }
 
-// addFlags registers the flags. delivery is the default of --delivery.
-func (s *settings) addFlags(f *pflag.FlagSet, delivery inject.Delivery) {
+// addFlags registers the flags. delivery is the default of --delivery, and ttl that of --cert-ttl in words.
+func (s *settings) addFlags(a *app, f *pflag.FlagSet, delivery inject.Delivery, ttl string) {
 	o := &s.options
+	s.authorityFlags.add(a, f, "authority-dir")
 	s.addGateway(f, api.Permissive)
-	addCertTTL(f, &o.TTL)
+	addCertTTL(f, &o.TTL, ttl)
 	addTimeout(f, &o.Timeout, inject.DefaultTimeout, "how long one pod may take")
 	flags.Choice(f, &o.Delivery, "delivery", "", delivery, "how a gateway gets its first certificate", []flags.Word[inject.Delivery]{
 		{Value: inject.DeliverySecret, Meaning: "the key is made here and travels in a Secret"},
@@ -57,7 +58,6 @@ func (s *settings) addGateway(f *pflag.FlagSet, mode api.Mode) {
 	addOutside(f, &o.Named.Outside, api.OutsideCount)
 	f.BoolVar(&o.BlockUDP, "block-udp", false, "refuse UDP to captured ranges in strict mode, except DNS; gateways do not encrypt UDP")
 	flags.Parsed(f, &s.nodePorts, "node-ports", "string", defaultNodePorts(), "ports of nodes that belong to Services, empty for none", parsePorts)
-	addAuthorityDir(f, &s.authorityDir, "authority-dir")
 	flags.Choice(f, &o.Log, "log", "", api.LogConnections, "which connections the gateway logs", logs())
 	flags.Parsed(f, &o.LogLimit, "log-limit", "quantity", installed.Size(api.DefaultLogLimit), "how much the gateway logs in an hour; what is more is counted", parseLogLimit)
 	flags.Parsed(f, &o.MetricsAddr, "metrics-addr", "string", "",

@@ -15,6 +15,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/keycommand"
 )
 
 // maxPEMFile bounds what --from-cert and --from-key read, in bytes.
@@ -24,21 +25,36 @@ const maxPEMFile = 1 << 20
 type sourceFlags struct {
 	ttl               time.Duration
 	certFile, keyFile string
+	command           keycommand.Command
+	encrypt           bool
 }
 
 // add registers the flags. when begins their usage, which names the given authority.
 func (s *sourceFlags) add(cmd *cobra.Command, when, which string) {
 	f := cmd.Flags()
 	f.StringVar(&s.certFile, "from-cert", "", when+"PEM file with the certificate of "+which+" and its chain up to the root")
-	f.StringVar(&s.keyFile, "from-key", "", when+"PEM file with the private key of --from-cert")
+	f.StringVar(&s.keyFile, "from-key", "", when+"PEM file with the private key of --from-cert, unless --key-command has it")
 	flags.Parsed(f, &s.ttl, "ttl", "string", "10y", when+"how long a new authority is valid, like 720h, 90d or 10y", parseLifetime)
 	flags.Files(f, "from-cert", "from-key")
-	cmd.MarkFlagsRequiredTogether("from-cert", "from-key")
+	f.BoolVar(&s.encrypt, "encrypt", false, when+"encrypt the key with a new passphrase, in the format of age")
+	addKeyCommand(f, &s.command, when)
+}
+
+// given reports whether a flag says where the new authority or its key comes from.
+func (s *sourceFlags) given() bool {
+	return s.certFile != "" || s.keyFile != "" || s.encrypt || s.command.Program != "" || len(s.command.Args) > 0
 }
 
 // read reads the files that the flags name.
 func (s *sourceFlags) read(f *pflag.FlagSet) (authority.Source, error) {
-	var source authority.Source
+	source := authority.Source{Encrypt: s.encrypt}
+	var err error
+	if source.Command, err = keyCommand(s.command); err != nil {
+		return source, err
+	}
+	if (s.certFile == "") != (s.keyFile == "") && source.Command == nil {
+		return source, api.WithHint(errors.New("--from-cert and --from-key are needed together"), "or give --key-command for the key of --from-cert")
+	}
 	if f.Changed("ttl") {
 		source.TTL = s.ttl
 	}

@@ -9,14 +9,15 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
 // upgradeOptions are the flags of upgrade.
 type upgradeOptions struct {
 	podFlags
-	options      inject.Options
-	authorityDir string
+	authorityFlags
+	options inject.Options
 }
 
 func newUpgradeCommand(a *app) *cobra.Command {
@@ -68,15 +69,15 @@ the pod, which uses nothing when it has ended.`,
 	f.BoolVar(&o.options.Succession.Force, "force", false, "replace gateways that have the image and the version already, too")
 	addDrainTimeout(f, &o.options.Succession.DrainTimeout, "how long connections of the old gateway may go on before they are reset")
 	addTimeout(f, &o.options.Timeout, inject.DefaultTimeout, "how long one pod may take until the new gateway serves")
-	addCertTTL(f, &o.options.TTL)
-	addAuthorityDir(f, &o.authorityDir, "authority-dir")
+	addCertTTL(f, &o.options.TTL, days(ca.DefaultLeafTTL))
+	o.authorityFlags.add(a, f, "authority-dir")
 	addDryRun(f, &o.options.DryRun, "the server tries it")
 	return cmd
 }
 
 // verb upgrades the gateways of pods by an injector with Options.
 func (o *upgradeOptions) verb(injector *inject.Injector) *podVerb[inject.Result, injectItem] {
-	v := injecting(&o.podFlags, injector, o.authorityDir, "upgrade the gateways of", injector.Replace)
+	v := injecting(&o.podFlags, injector, &o.authorityFlags, "upgrade the gateways of", injector.Replace)
 	v.gateways, v.group, v.item = true, installed.WorkloadOf, newUpgradeItem
 	v.survey = func(ctx context.Context, j *job, pods []corev1.Pod) (err error) {
 		delivery := inject.DeliveryCSR

@@ -123,10 +123,10 @@ func TestOnePodOfAWorkloadAtATime(t *testing.T) {
 func TestReplaceTakesEveryFlag(t *testing.T) {
 	var s settings
 	f := pflag.NewFlagSet("", pflag.ContinueOnError)
-	s.addFlags(f, inject.DeliverySecret)
+	s.addFlags(nil, f, inject.DeliverySecret, "")
 	known := changes(s.complete())
 	// They are about how a gateway is added.
-	others := []string{"image", "image-pull-policy", "cert-ttl", "timeout", "authority-dir", "delivery"}
+	others := []string{"image", "image-pull-policy", "cert-ttl", "timeout", "authority-dir", "passphrase-file", "delivery"}
 	f.VisitAll(func(flag *pflag.Flag) {
 		if known[flag.Name] == nil && !slices.Contains(others, flag.Name) {
 			t.Errorf("--replace does not know --%s", flag.Name)
@@ -155,7 +155,7 @@ func TestReplaceChangesWhatIsGiven(t *testing.T) {
 	} {
 		var s settings
 		f := pflag.NewFlagSet("", pflag.ContinueOnError)
-		s.addFlags(f, inject.DeliverySecret)
+		s.addFlags(nil, f, inject.DeliverySecret, "")
 		must.Do(t, f.Parse(strings.Fields(line)))
 		want, got := had, had
 		change(&want)

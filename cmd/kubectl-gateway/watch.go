@@ -54,7 +54,9 @@ watches all namespaces, or one with -n or named targets, and with -l matching po
 only.
 
 watch replaces gateways that died. It renews the certificates of all gateways that it
-sees at two thirds of their life, no matter who added them.
+sees at two thirds of their life, no matter who added them. The new ones are valid for
+24 hours, so that a stolen key is soon of no use: without watch they end, the first of
+them after 8 hours. --cert-ttl=30d is for a watch that may be away for longer.
 
 Gateways that it keeps and that are older than this plugin are upgraded, as 'upgrade'
 does it: a few at a time, one pod of a workload, never to an older version. When one
@@ -92,7 +94,7 @@ and ends; the exit code is 1 if something failed.`,
 	f := cmd.Flags()
 	f.StringVarP(&o.selector, "selector", "l", "", "watch only pods with these labels, for example app=web,tier!=cache")
 	f.BoolVarP(&o.allNamespaces, "all-namespaces", "A", false, "watch all namespaces, as without -n")
-	o.settings.addFlags(f, inject.DeliveryCSR)
+	o.settings.addFlags(a, f, inject.DeliveryCSR, "24h, and "+days(ca.DefaultLeafTTL)+" with --once")
 	addParallel(f, &o.parallel)
 	addDrainTimeout(f, &o.drain, "how long connections of a disabled or replaced gateway may go on")
 	f.BoolVar(&o.upgrade, "upgrade", true, "upgrade gateways that are older than this plugin")
@@ -146,11 +148,14 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 	if err := inject.CheckServer(ctx, client.Discovery(), settings.Delivery); err != nil {
 		return err
 	}
+	location := o.settings.open(ctx, authority.Location{Client: client, Dir: o.settings.authorityDir})
 	plugin := &watch.Plugin{
 		Client: client, Gateways: remote.NewClient(config, client),
 		Options: settings, Drain: o.drain,
 		Authority: func(ctx context.Context, remark func(string)) (ca.Issuer, error) {
-			return authority.Open(ctx, authority.Location{Client: client, Dir: o.settings.authorityDir, Remark: remark})
+			location := location
+			location.Remark = remark
+			return authority.Open(ctx, location)
 		},
 		Warn: report.warnings,
 	}
@@ -162,8 +167,9 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 	if err != nil {
 		return fmt.Errorf("loading the authority: %w", err)
 	}
+	plugin.Options.TTL = o.certTTL(issuer)
 	if _, signed := issuer.(*signer.Signer); signed {
-		follower := rotate.AuthorityRotator{Location: authority.Location{Client: client, Dir: o.settings.authorityDir}, Gateways: plugin.Gateways,
+		follower := rotate.AuthorityRotator{Location: location, Gateways: plugin.Gateways,
 			TTL: settings.TTL, Parallel: o.parallel, Progress: report.notice}
 		plugin.FollowRoots = func(ctx context.Context, overlook bool) (*rotate.SignerResult, error) {
 			return follower.Follow(ctx, overlook)
@@ -173,6 +179,15 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 	watcher := &watch.Watcher{Client: client, Actions: plugin, Options: options, Report: report.add}
 	report.counts = watcher.Counts
 	return o.watch(ctx, a, client, watcher, report)
+}
+
+// certTTL returns how long the certificates of issuer are to be valid, zero if that is the issuer's choice. Only a
+// watch that goes on renews short ones in time.
+func (o *watchOptions) certTTL(issuer ca.Issuer) time.Duration {
+	if _, signed := issuer.(*signer.Signer); signed || o.once {
+		return o.settings.options.TTL
+	}
+	return cmp.Or(o.settings.options.TTL, watch.LeafTTL)
 }
 
 // watch runs watcher once, or until the end of ctx, alone or elected.

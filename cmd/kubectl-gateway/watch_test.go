@@ -18,9 +18,11 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/signer"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 func testEvents() []watch.Event {
@@ -361,5 +363,26 @@ hint: check --image
 	j.add(events[2])
 	if want := `"action":"halted","error":"no such image \\x1b[2J","hint":"check --image"}`; !strings.Contains(out.String(), want) {
 		t.Errorf("got %s", out)
+	}
+}
+
+// Certificates are short where somebody renews them.
+func TestWatchLifetimes(t *testing.T) {
+	authority := must.Get(ca.New(ca.Options{}))(t)
+	const given = 12 * time.Hour
+	for _, c := range []struct {
+		once   bool
+		given  time.Duration
+		issuer ca.Issuer
+		want   time.Duration
+	}{
+		{false, 0, authority, 24 * time.Hour}, {true, 0, authority, 0}, {false, given, authority, given}, {true, given, authority, given},
+		{false, 0, &signer.Signer{}, 0}, {false, given, &signer.Signer{}, given},
+	} {
+		o := watchOptions{once: c.once}
+		o.settings.options.TTL = c.given
+		if got := o.certTTL(c.issuer); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
 	}
 }

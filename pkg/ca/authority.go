@@ -50,9 +50,11 @@ type Options struct {
 	TTL time.Duration
 	// Now is the present if zero. The authority becomes valid five minutes before.
 	Now time.Time
+	// Key is a new ECDSA P-256 key if nil.
+	Key crypto.Signer
 }
 
-// New makes a self-signed authority with an ECDSA P-256 key. It can sign only
+// New makes a self-signed authority. It can sign only
 // leaves (path length 0), and URI names only within its trust domain (RFC 5280,
 // section 4.2.1.10). The trust domain stands in the certificate as the URI name
 // spiffe://<trust domain>.
@@ -66,9 +68,13 @@ func New(o Options) (*Authority, error) {
 	if o.TTL < 0 {
 		return nil, fmt.Errorf("lifetime %v of the authority is negative", o.TTL)
 	}
-	key, err := NewKey()
-	if err != nil {
-		return nil, err
+	key := o.Key
+	if key == nil {
+		made, err := NewKey()
+		if err != nil {
+			return nil, err
+		}
+		key = made
 	}
 	notAfter := now.Add(o.TTL).UTC()
 	if notAfter.Year() > 9999 {

@@ -2,6 +2,7 @@ package ca
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -20,38 +21,44 @@ const (
 )
 
 // Encode returns a as one text: trust domain, key and certificates as PEM blocks,
-// in this order. It holds the private key.
+// in this order. It holds the private key, or the block that stands for it (see [Authority.Held]).
 func (a *Authority) Encode() ([]byte, error) {
-	certs, key, err := a.PEM()
-	if err != nil {
+	certs, key, err := EncodeCertificates(a.chain), []byte(nil), error(nil)
+	if held := a.Held(); held != nil {
+		key = pem.EncodeToMemory(held)
+	} else if key, err = EncodeKey(a.key); err != nil {
 		return nil, err
 	}
 	trustDomain := pem.EncodeToMemory(&pem.Block{Type: blockTrustDomain, Bytes: []byte(a.trustDomain)})
 	return slices.Concat(trustDomain, key, certs), nil
 }
 
-// PEM returns what [Import] reads: a's certificates and its private key.
+// PEM returns what [Import] reads: a's certificates and its private key. The error is [ErrHeld] if
+// the key does not lie in the open.
 func (a *Authority) PEM() (certs, key []byte, err error) {
+	if a.Held() != nil {
+		return nil, nil, ErrHeld
+	}
 	key, err = EncodeKey(a.key)
 	return EncodeCertificates(a.chain), key, err
 }
 
 // Decode reads what [Authority.Encode] wrote and nothing else: a text that was cut,
 // edited or mixed from two is damaged, even where its parts could be read. An
-// authority that has expired can be decoded: see [Authority.ValidAt].
-func Decode(text []byte) (*Authority, error) {
+// authority that has expired can be decoded: see [Authority.ValidAt]. Its key must lie in the open.
+func Decode(text []byte) (*Authority, error) { return DecodeHeld(text, nil) }
+
+// DecodeHeld is Decode with keys that are held as well: open is called when such an authority signs for the
+// first time, or by [Authority.Unlock].
+func DecodeHeld(text []byte, open Opener) (*Authority, error) {
 	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
 	domain, rest := pem.Decode(text)
 	if domain == nil || domain.Type != blockTrustDomain {
 		return nil, fmt.Errorf("%w: it does not begin with a trust domain", ErrDamaged)
 	}
 	key, rest := pem.Decode(rest)
-	if key == nil || key.Type != blockKey {
+	if key == nil || key.Type != blockKey && (open == nil || key.Type == blockCertificate) {
 		return nil, fmt.Errorf("%w: it has no private key", ErrDamaged)
-	}
-	signer, err := parseKey(pem.EncodeToMemory(key))
-	if err != nil {
-		return nil, err
 	}
 	certs, err := ParseCertificates(rest)
 	if err != nil {
@@ -61,7 +68,15 @@ func Decode(text []byte) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	a := &Authority{chain: chain, key: signer, trustDomain: string(domain.Bytes)}
+	a := &Authority{chain: chain, trustDomain: string(domain.Bytes)}
+	if key.Type == blockKey {
+		if a.key, err = parseKey(pem.EncodeToMemory(key)); err != nil {
+			return nil, err
+		}
+	} else {
+		about := *a
+		a.key = &heldKey{block: key, public: chain[0].PublicKey, open: func() (crypto.Signer, error) { return open(&about, key) }}
+	}
 	again, err := a.Encode()
 	if err != nil {
 		return nil, err

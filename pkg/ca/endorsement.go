@@ -80,6 +80,9 @@ func (a *Authority) sign(statement []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("signing a statement: %w", err)
 	}
+	if !a.signed(statement, signature) {
+		return nil, fmt.Errorf("signing a statement: %w: the signature is not of its key", ErrMismatch)
+	}
 	return signature, nil
 }
 

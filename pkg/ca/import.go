@@ -28,6 +28,19 @@ func Import(certPEM, keyPEM []byte, trustDomain string) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the private key: %w", err)
 	}
+	return importWith(certs, key, trustDomain)
+}
+
+// ImportSigner is Import with a key that is somewhere else.
+func ImportSigner(certPEM []byte, key crypto.Signer, trustDomain string) (*Authority, error) {
+	certs, err := ParseCertificates(certPEM)
+	if err != nil {
+		return nil, fmt.Errorf("reading the certificate: %w: %w", ErrDamaged, err)
+	}
+	return importWith(certs, key, trustDomain)
+}
+
+func importWith(certs []*x509.Certificate, key crypto.Signer, trustDomain string) (*Authority, error) {
 	chain, err := sortChain(certs)
 	if err != nil {
 		return nil, err
@@ -41,11 +54,11 @@ func Import(certPEM, keyPEM []byte, trustDomain string) (*Authority, error) {
 	return newAuthority(chain, key, trustDomain)
 }
 
-// newAuthority makes every Authority, and checks what the package comment promises.
+// newAuthority makes every Authority, and checks what the package comment promises. A key that is
+// held is tried when it is opened.
 func newAuthority(chain []*x509.Certificate, key crypto.Signer, trustDomain string) (*Authority, error) {
 	issuer := chain[0]
-	public, ok := issuer.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
-	if !ok || !public.Equal(key.Public()) {
+	if !samePublic(issuer.PublicKey, key.Public()) {
 		return nil, ErrMismatch
 	}
 	if err := CheckSigner(issuer); err != nil {
@@ -66,17 +79,26 @@ func newAuthority(chain []*x509.Certificate, key crypto.Signer, trustDomain stri
 			"leave out --trust-domain, or use an authority of that trust domain")
 	}
 	a := &Authority{chain: chain, key: key, trustDomain: trustDomain}
-	// A trial finds what path lengths, name constraints, extended key usages and
-	// signatures of the whole chain forbid.
+	if a.Held() == nil {
+		if err := a.try(); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+// try issues a certificate. It finds what path lengths, name constraints, extended key
+// usages and signatures of the whole chain forbid.
+func (a *Authority) try() error {
 	trial := LeafRequest{
-		Identity: identity.ID{TrustDomain: trustDomain, Namespace: "default", ServiceAccount: "default"},
+		Identity: identity.ID{TrustDomain: a.trustDomain, Namespace: "default", ServiceAccount: "default"},
 		TTL:      time.Minute,
 		Now:      a.NotBefore(),
 	}
 	if _, err := a.Issue(trial); err != nil {
-		return nil, fmt.Errorf("trying the authority: %w", err)
+		return fmt.Errorf("trying the authority: %w", err)
 	}
-	return a, nil
+	return nil
 }
 
 // TrustDomainOf returns the trust domain that the SPIFFE ID of the first

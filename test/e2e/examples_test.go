@@ -61,8 +61,12 @@ const (
 	keepBundle = `kubectl -n kube-system get configmap kube-gateway-trust -o json |
 		jq 'del(.metadata.resourceVersion, .metadata.uid, .metadata.creationTimestamp)' >bundle.json`
 	restoreBundle = `kubectl replace --force -f bundle.json`
-	noPolicy      = `kubectl gateway admission remove`
-	fresh         = `kubectl gateway disable --all --yes --drain-timeout=0s`
+	// copyAuthority has a copy of the cluster's authority stand for it, whose key may be kept in another way.
+	copyAuthority = `rm -rf copy && cp -r "$XDG_DATA_HOME/kubectl-gateway/$(kubectl get namespace kube-system -o jsonpath={.metadata.uid})" copy
+		export KUBE_GATEWAY_AUTHORITY_DIR=$PWD/copy KUBE_GATEWAY_PASSPHRASE_FILE=$PWD/passphrase
+		(umask 077 && echo correct horse battery >passphrase && echo staple staple staple >another)`
+	noPolicy = `kubectl gateway admission remove`
+	fresh    = `kubectl gateway disable --all --yes --drain-timeout=0s`
 )
 
 // changing are the examples that change something, in an order in which each has
@@ -74,6 +78,13 @@ func changing() []map[string]example {
 			"kubectl gateway init-ca --from-cert ca.crt --from-key ca.key": {
 				before: keepBundle + ` && kubectl -n kube-system delete configmap kube-gateway-trust && export XDG_DATA_HOME=$PWD/data`,
 				after:  restoreBundle, says: "authority/"},
+			"kubectl gateway init-ca --encrypt": {before: copyAuthority, says: "updated"},
+			"kubectl gateway init-ca --change-passphrase": {
+				before: copyAuthority + ` && kubectl gateway init-ca --encrypt`, with: "--new-passphrase-file=another", says: "updated"},
+			"kubectl gateway init-ca --key-command=kms-key --key-arg=projects/p/keys/mesh": {
+				before: keepBundle + ` && kubectl -n kube-system delete configmap kube-gateway-trust && export KUBE_GATEWAY_AUTHORITY_DIR=$PWD/kms
+					mkdir -p projects/p/keys && openssl ecparam -name prime256v1 -genkey -noout -out projects/p/keys/mesh`,
+				after: restoreBundle, says: "key held by kms-key"},
 			"kubectl gateway init-ca --signer=example.com/mesh": {
 				before: keepBundle + ` && kubectl -n kube-system delete configmap kube-gateway-trust && export XDG_DATA_HOME=$PWD/signer
 					jq -n --rawfile roots ca.crt '{apiVersion: "certificates.k8s.io/v1", kind: "ClusterTrustBundle", metadata: {name: "example.com:mesh:roots"},
@@ -220,6 +231,7 @@ var stubs = map[string]string{
 	"wireshark":         `exec /usr/bin/tcpdump -l -n -r -`,
 	"Out-String":        `exec grep -a "Register-ArgumentCompleter"`,
 	"Invoke-Expression": `exec grep -c .`,
+	"kms-key":           keyProgram,
 	// It becomes the plugin, under the same number.
 	"kubectl": `[ "$1" != gateway ] || echo $$ >"${EXAMPLE_PID:-/dev/null}"; exec "$REAL_KUBECTL" "$@"`,
 }
@@ -319,7 +331,7 @@ type exampleShell struct {
 func newExampleShell(t *testing.T) *exampleShell {
 	t.Helper()
 	s := &exampleShell{namespace: namespace(t), dir: t.TempDir()}
-	for _, tool := range []string{"bash", "jq", "curl", "tcpdump", "grep"} {
+	for _, tool := range []string{"bash", "jq", "curl", "tcpdump", "grep", "openssl"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Fatal(err)
 		}

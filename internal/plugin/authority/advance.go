@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/keys"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -31,7 +32,8 @@ func (r *Rotation) CatchUp(ctx context.Context) (finished bool, err error) {
 	return finished, nil
 }
 
-// Begin makes or imports the successor, and keeps it. It needs phase Idle.
+// Begin makes or imports the successor, and keeps it. Its key is encrypted as the current one is, unless s says
+// otherwise. It needs phase Idle.
 func (r *Rotation) Begin(ctx context.Context, s Source) error {
 	if r.Phase() != Idle {
 		return fmt.Errorf("beginning a rotation: one is under way (%s)", r.Phase())
@@ -39,7 +41,11 @@ func (r *Rotation) Begin(ctx context.Context, s Source) error {
 	if err := s.Validate(); err != nil {
 		return err
 	}
-	a, err := s.get(r.Current().TrustDomain())
+	if keys.KindOf(r.Current()) == keys.Program && s.Command == nil && !s.Encrypt && !s.exists() {
+		return api.WithHint(fmt.Errorf("%s, and a new authority needs another one", keys.Describe(r.Current())),
+			"give --key-command for a key that a program holds, or --encrypt for one in a file")
+	}
+	a, err := s.make(r.keys, r.Current().TrustDomain(), r.Current())
 	if err != nil {
 		return err
 	}

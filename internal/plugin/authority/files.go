@@ -7,9 +7,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/keys"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -25,6 +27,8 @@ var slotFiles = [slotCount]string{current: fileName, next: nextName, previous: p
 // dirStore keeps authorities in a directory.
 type dirStore struct {
 	dir string
+	// keys may be nil: then keys that are encrypted stay so.
+	keys *keys.Ring
 	// step, if not nil, is called after each change of the file system. An error
 	// ends the work there and then.
 	step func(name string) error
@@ -55,7 +59,7 @@ func (s *dirStore) get(from slot) (*ca.Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	a, err := ca.Decode(text)
+	a, err := s.keys.Decode(text)
 	if err == nil {
 		err = checkTime(a, from)
 	}
@@ -117,6 +121,44 @@ func (s *dirStore) supersede(a *ca.Authority) error {
 		s.backup = filepath.Join(s.dir, backup)
 	}
 	return s.write(a, current, err == nil)
+}
+
+// reseal puts the current authority, whose key is kept in another way by now, in the place of its file, and
+// overwrites that. remark says what is left of it, or is empty. The error is ErrChanged if the file has another authority
+// meanwhile.
+func (s *dirStore) reseal(a *ca.Authority) (remark string, err error) {
+	old, err := openOld(Path(s.dir))
+	if err != nil {
+		return "", fmt.Errorf("opening the old file: %w", err)
+	}
+	defer func() { _ = old.Close() }()
+	found, err := s.get(current)
+	if err == nil && !found.Equal(a) {
+		err = api.WithHint(fmt.Errorf("writing %s: %w", s, ErrChanged), "run the command again")
+	}
+	if err == nil {
+		err = s.write(a, current, true)
+	}
+	if err != nil {
+		return "", err
+	}
+	if remark, err = wipe(old); err != nil {
+		return "", fmt.Errorf("the new file is in its place; overwriting what was there: %w", err)
+	}
+	return remark, s.did("overwritten", nil)
+}
+
+// inTheOpen returns the backups whose keys lie in the open.
+func (s *dirStore) inTheOpen() []string {
+	backups, _ := filepath.Glob(filepath.Join(s.dir, "authority-*.pem")) // the pattern is good
+	return slices.DeleteFunc(backups, func(path string) bool {
+		text, err := readRegular(path)
+		if err != nil || filepath.Base(path) == retiredName {
+			return true
+		}
+		_, err = ca.Decode(text)
+		return err != nil
+	})
 }
 
 // retire renames a file to a backup, if it exists.

@@ -17,6 +17,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/keys"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -65,6 +66,7 @@ type operator struct {
 	// first is the authority that the cluster begins with, if it has one.
 	first *ca.Authority
 	step  func(string) error
+	keys  *keys.Ring
 }
 
 func newOperator(t *testing.T, cluster *fakecluster.Cluster) *operator {
@@ -72,7 +74,7 @@ func newOperator(t *testing.T, cluster *fakecluster.Cluster) *operator {
 }
 
 func (o *operator) location() Location {
-	return Location{Client: o.cluster, Dir: o.dir, Step: o.step}
+	return Location{Client: o.cluster, Dir: o.dir, Keys: o.keys, Step: o.step}
 }
 
 // newCluster returns a cluster with nothing in it but its own namespace.

@@ -3,15 +3,19 @@ package authority
 import (
 	"cmp"
 	"context"
+	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/keys"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/keycommand"
 )
 
 // Store says where the authority's key is kept.
@@ -35,6 +39,8 @@ type InitOptions struct {
 	TrustDomain string
 	// Force replaces what is there.
 	Force bool
+	// NewKeys, if not nil, has an authority that is encrypted encrypted anew, with its passphrase.
+	NewKeys *keys.Ring
 	// Progress, if not nil, is told each thing that is done.
 	Progress func(line string)
 }
@@ -70,6 +76,9 @@ func Init(ctx context.Context, o InitOptions) (*InitResult, error) {
 	}
 	if err := o.Source.Validate(); err != nil {
 		return nil, err
+	}
+	if o.Store == StoreCluster && (o.Encrypt || o.Command != nil) {
+		return nil, api.WithHint(errors.New("--store=cluster keeps the key in the open, in a Secret"), "leave it out: a key that is encrypted, or held by a program, is kept on this machine alone")
 	}
 	if o.TrustDomain != "" {
 		if err := ca.ValidateTrustDomain(o.TrustDomain); err != nil {
@@ -140,7 +149,54 @@ func (i *initializer) ensure(ctx context.Context) (*InitResult, error) {
 	if local != nil {
 		result.File = i.files.String()
 	}
+	if i.Encrypt || i.NewKeys != nil {
+		if err := i.encrypt(ctx, local, stored, result); err != nil {
+			return nil, err
+		}
+	}
 	return result, i.publish(ctx, result)
+}
+
+// encrypt encrypts the key of an authority that exists, or changes its passphrase.
+func (i *initializer) encrypt(ctx context.Context, local, stored *ca.Authority, result *InitResult) error {
+	switch {
+	case stored != nil:
+		return api.WithHint(fmt.Errorf("%s has the key in the open", i.secrets), fmt.Sprintf("delete it first with 'kubectl delete secret %s -n %s'; its readers may have the key", SecretName, Namespace))
+	case keys.KindOf(local) == keys.Program:
+		return api.WithHint(errors.New("the key of the authority is held by a program: there is nothing to encrypt"), "'kubectl gateway rotate --ca --encrypt' replaces the authority by one in an encrypted file")
+	case i.NewKeys != nil && keys.KindOf(local) == keys.Open:
+		return api.WithHint(errors.New("the key of the authority has no passphrase that could be changed"), "'kubectl gateway init-ca --encrypt' gives it one")
+	case i.NewKeys == nil && keys.KindOf(local) == keys.Encrypted:
+		return nil
+	}
+	// Of several files one may be left with another passphrase.
+	if err := i.checkRotation(ctx, false); err != nil {
+		return err
+	}
+	ring, done := i.Keys, "key encrypted in "
+	if i.NewKeys != nil {
+		ring, done = i.NewKeys, "passphrase changed in "
+		if err := local.Unlock(); err != nil {
+			return err
+		}
+	}
+	sealed, err := ring.Encrypt(local, nil)
+	if err != nil {
+		return err
+	}
+	remark, err := i.files.reseal(sealed)
+	if err != nil {
+		return err
+	}
+	result.Authority, result.Changed = sealed, true
+	i.Progress(done + i.files.String())
+	if remark != "" {
+		i.Progress(remark)
+	}
+	if left := i.files.inTheOpen(); len(left) > 0 {
+		i.Progress("backups of earlier authorities have their keys in the open, remove what is not needed: " + strings.Join(left, ", "))
+	}
+	return nil
 }
 
 // checkRotation fails if a rotation is under way, here or in the cluster.
@@ -167,10 +223,18 @@ func (i *initializer) checkWanted(a *ca.Authority) error {
 	if i.TrustDomain != "" && i.TrustDomain != a.TrustDomain() {
 		return api.WithHint(fmt.Errorf("%w, for trust domain %q instead of %q", ErrExists, a.TrustDomain(), i.TrustDomain), hint)
 	}
+	if i.Command != nil && !i.exists() {
+		if keys.KindOf(a) == keys.Program {
+			if command, err := keys.CommandOf(a); err == nil && command.Equal(i.Command) {
+				return nil
+			}
+		}
+		return api.WithHint(fmt.Errorf("%w, and its key is not that of --key-command", ErrExists), hint)
+	}
 	if !i.exists() {
 		return nil
 	}
-	imported, err := i.get(i.TrustDomain)
+	imported, err := i.get(i.Keys, i.TrustDomain)
 	if err != nil {
 		return err
 	}
@@ -182,7 +246,10 @@ func (i *initializer) checkWanted(a *ca.Authority) error {
 
 // first sets up the first authority of a cluster.
 func (i *initializer) first(ctx context.Context, b *bundle) (*InitResult, error) {
-	a, err := i.get(i.TrustDomain)
+	if i.NewKeys != nil {
+		return nil, api.WithHint(fmt.Errorf("changing its passphrase: %w", ErrNoAuthority), "'kubectl gateway init-ca --encrypt' makes one")
+	}
+	a, err := i.make(i.Keys, i.TrustDomain, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +279,7 @@ func (i *initializer) retired(ctx context.Context) ([]*x509.Certificate, error) 
 
 // replace puts a new authority in the place of all that is there.
 func (i *initializer) replace(ctx context.Context) (*InitResult, error) {
-	a, err := i.get(i.TrustDomain)
+	a, err := i.make(i.Keys, i.TrustDomain, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -310,20 +377,28 @@ func (i *initializer) publish(ctx context.Context, result *InitResult) error {
 	return nil
 }
 
-// Source says where a new authority comes from.
+// Source says where a new authority comes from, and how its key is kept.
 type Source struct {
 	// CertPEM and KeyPEM are an authority that exists (see [ca.Import]). Both are empty
-	// if one is to be made.
+	// if one is to be made. KeyPEM is empty as well if Command has the key.
 	CertPEM, KeyPEM []byte
 	// TTL is the lifetime of one that is made; [ca.DefaultTTL] if zero.
 	TTL time.Duration
+	// Command, if not nil, is the program that holds the key.
+	Command *keycommand.Command
+	// Encrypt has the key encrypted with a new passphrase.
+	Encrypt bool
 }
 
 // Validate returns what contradicts itself in s.
 func (s *Source) Validate() error {
 	switch {
-	case (len(s.CertPEM) == 0) != (len(s.KeyPEM) == 0):
-		return api.WithHint(errors.New("a certificate and its private key are needed together"), "give both --from-cert and --from-key")
+	case s.Command != nil && s.Encrypt:
+		return api.WithHint(errors.New("a key that a program holds is in no file that could be encrypted"), "give either --encrypt or --key-command")
+	case s.Command != nil && len(s.KeyPEM) > 0:
+		return api.WithHint(errors.New("the key is given twice"), "give either --from-key or --key-command")
+	case s.Command == nil && (len(s.CertPEM) == 0) != (len(s.KeyPEM) == 0):
+		return api.WithHint(errors.New("a certificate and its private key are needed together"), "give both --from-cert and --from-key, or --key-command for the key")
 	case s.exists() && s.TTL != 0:
 		return api.WithHint(errors.New("the lifetime of an existing certificate cannot be chosen"), "leave out --ttl")
 	}
@@ -334,24 +409,50 @@ func (s *Source) Validate() error {
 func (s *Source) exists() bool { return len(s.CertPEM) > 0 }
 
 // get imports the authority, or makes it. trustDomain may be empty: that of the
-// certificate, or else [ca.DefaultTrustDomain].
-func (s *Source) get(trustDomain string) (*ca.Authority, error) {
-	if !s.exists() {
-		a, err := ca.New(ca.Options{TrustDomain: trustDomain, TTL: s.TTL})
-		if err != nil {
+// certificate, or else [ca.DefaultTrustDomain]. A key that is to be encrypted is not yet.
+func (s *Source) get(ring *keys.Ring, trustDomain string) (*ca.Authority, error) {
+	var key crypto.Signer
+	if s.Command != nil {
+		var err error
+		if key, err = ring.Command(s.Command); err != nil {
+			return nil, err
+		}
+	}
+	var a *ca.Authority
+	var err error
+	switch {
+	case !s.exists():
+		if a, err = ca.New(ca.Options{TrustDomain: trustDomain, TTL: s.TTL, Key: key}); err != nil {
 			return nil, fmt.Errorf("making the authority: %w", err)
 		}
-		return a, nil
+	case key != nil:
+		a, err = ca.ImportSigner(s.CertPEM, key, trustDomain)
+	default:
+		a, err = ca.Import(s.CertPEM, s.KeyPEM, trustDomain)
 	}
-	a, err := ca.Import(s.CertPEM, s.KeyPEM, trustDomain)
 	if err == nil {
 		err = a.ValidAt(time.Now())
 	}
 	if errors.Is(err, ca.ErrMismatch) {
-		err = api.WithHint(err, "the first certificate of --from-cert must be the one that --from-key belongs to")
+		err = api.WithHint(err, "the first certificate of --from-cert must be the one that --from-key, or the key of --key-command, belongs to")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("importing the authority: %w", err)
+	}
+	if s.Command != nil {
+		return keys.HoldByCommand(a, s.Command)
+	}
+	return a, nil
+}
+
+// make is get with a key that is kept as s, or else like, has it. like may be nil.
+func (s *Source) make(ring *keys.Ring, trustDomain string, like *ca.Authority) (*ca.Authority, error) {
+	a, err := s.get(ring, trustDomain)
+	if err != nil || s.Command != nil {
+		return a, err
+	}
+	if s.Encrypt || like != nil && keys.KindOf(like) == keys.Encrypted {
+		return ring.Encrypt(a, like)
 	}
 	return a, nil
 }

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/keys"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -118,6 +119,9 @@ type Location struct {
 	// else below ~/.local/share, on macOS ~/Library/Application Support and on Windows
 	// %LOCALAPPDATA%.
 	Dir string
+	// Keys opens the key of the authority. If it is nil, a key that is encrypted or held by a program stays
+	// closed: who only looks at an authority needs none.
+	Keys *keys.Ring
 	// Remark, if not nil, is told what a user has to know about the trust bundle: that
 	// gateways are given two roots, or that a retired one is back.
 	Remark func(line string)
@@ -138,7 +142,7 @@ func (l *Location) files(ctx context.Context) (*dirStore, error) {
 			return nil, err
 		}
 	}
-	return &dirStore{dir: dir, step: l.Step}, nil
+	return &dirStore{dir: dir, keys: l.Keys, step: l.Step}, nil
 }
 
 func defaultDir(goos, clusterUID string, getenv func(string) string) (string, error) {

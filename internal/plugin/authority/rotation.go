@@ -11,6 +11,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/keys"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -54,6 +55,8 @@ type Rotation struct {
 	states []state
 	// retired are the roots that one of stores has retired.
 	retired []*x509.Certificate
+	// keys opens their keys.
+	keys *keys.Ring
 	// files is one of stores, or nil.
 	files *dirStore
 	// bundle is nil if the cluster has lost it.
@@ -68,7 +71,7 @@ func OpenRotation(ctx context.Context, l Location) (*Rotation, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Rotation{client: l.Client}
+	r := &Rotation{client: l.Client, keys: l.Keys}
 	for _, s := range []store{&secretStore{client: l.Client}, files} {
 		found, err := s.read(ctx)
 		if errors.Is(err, ErrNoAuthority) || err == nil && found[current] == nil {
@@ -216,7 +219,7 @@ func (r *Rotation) Follows(s Source) error {
 	if !s.exists() {
 		return nil
 	}
-	a, err := s.get(r.Current().TrustDomain())
+	a, err := s.get(r.keys, r.Current().TrustDomain())
 	if err != nil {
 		return err
 	}

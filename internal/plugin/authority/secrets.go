@@ -88,6 +88,10 @@ func (s *secretStore) replace(ctx context.Context, a *ca.Authority) error {
 
 func (s *secretStore) write(ctx context.Context, to slot, verb string, secret *corev1.Secret, a *ca.Authority) error {
 	certs, key, err := a.PEM()
+	if errors.Is(err, ca.ErrHeld) {
+		return api.WithHint(fmt.Errorf("secret %s in %s would have the key in the open: %w", slotSecrets[to], Namespace, err),
+			fmt.Sprintf("leave out --store=cluster; a copy that the cluster has already goes with 'kubectl delete secret %s -n %s'", SecretName, Namespace))
+	}
 	if err != nil {
 		return err
 	}

@@ -33,10 +33,13 @@ type signerError struct {
 func (e *signerError) Unwrap() error { return e.error }
 
 // Open returns what issues the certificates of a cluster's gateways: its authority, as [Load]
-// does, or the signer of the cluster that was chosen. Errors are those of Load and of
-// [signer.New].
+// does, or the signer of the cluster that was chosen. With Keys it opens the authority's key, before
+// anything is done that needs it. Errors are those of Load, of [ca.Authority.Unlock] and of [signer.New].
 func Open(ctx context.Context, l Location) (ca.Issuer, error) {
 	a, err := Load(ctx, l)
+	if err == nil && l.Keys != nil {
+		err = a.Unlock()
+	}
 	if err == nil {
 		return a, nil
 	}

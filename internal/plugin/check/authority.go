@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/keys"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/signer"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
@@ -25,6 +26,9 @@ const initCommand = "kubectl gateway init-ca"
 func checkAuthority(_ context.Context, f *facts) []Item {
 	a, err := f.authority()
 	if err == nil {
+		if own, made := a.(*ca.Authority); made && keys.Describe(own) != "" {
+			return ok("%s, %s", a, keys.Describe(own))
+		}
 		return ok("%s", a)
 	}
 	found := failed(Error, err)

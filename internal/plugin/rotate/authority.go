@@ -71,6 +71,9 @@ func (r *AuthorityRotator) Rotate(ctx context.Context) (*AuthorityResult, error)
 		if err != nil {
 			return nil, err
 		}
+		if err := rotation.Current().Unlock(); err != nil {
+			return nil, err
+		}
 		result := describe(rotation)
 		finished, err := rotation.CatchUp(ctx)
 		if err != nil {

@@ -12,6 +12,11 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
+// LeafTTL is how long the certificates are valid that a watch brings which goes on, unless the user or a signer
+// decides: a key that was stolen without anybody's knowledge is of use for a day at most. Who renews at two
+// thirds of that may be away for 8 hours.
+const LeafTTL = 24 * time.Hour
+
 const (
 	// firstDelay is waited before the second gateway in a row that died young is
 	// replaced; it doubles from one to the next up to maxDelay. The first is
