@@ -178,7 +178,7 @@ func (s *apiServer) keeps(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-var emptyLists = regexp.MustCompile(`/(namespaces|nodes|services|servicecidrs|endpointslices|secrets|replicasets|\w+webhookconfigurations|customresourcedefinitions|apiservices)$`)
+var emptyLists = regexp.MustCompile(`/(namespaces|nodes|services|servicecidrs|endpointslices|secrets|replicasets|deployments|statefulsets|daemonsets|jobs|\w+webhookconfigurations|customresourcedefinitions|apiservices)$`)
 
 func (s *apiServer) answer(w http.ResponseWriter, code int, value any) {
 	w.Header().Set("Content-Type", "application/json")
