@@ -60,7 +60,8 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.keeps(w, r) {
 		return
 	}
-	if strings.HasPrefix(r.URL.Path, "/apis/apps/v1/namespaces/") {
+	if object := r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/api/v1/namespaces/") && strings.Count(r.URL.Path, "/") == 4; object ||
+		strings.HasPrefix(r.URL.Path, "/apis/apps/v1/namespaces/") || strings.HasPrefix(r.URL.Path, "/apis/batch/v1/namespaces/") {
 		s.refuse(w, http.StatusNotFound, metav1.StatusReasonNotFound, "not found")
 		return
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/announce"
@@ -146,7 +147,10 @@ func (o *enableOptions) verb(injector *inject.Injector) *podVerb[inject.Result, 
 		}
 		v.uses = inject.Uses(options.Delivery, injector.Authority)
 		reader, poster, marker = declared.NewReader(ctx, j.client), announce.NewPoster(j.client), announce.NewMarker(j.client)
-		strict, unread := o.strict(reader, pods)
+		strict, unread, err := o.strict(reader, pods)
+		if err != nil {
+			return err
+		}
 		j.warn("", unread)
 		injector.Shared = inject.NewShared(injector.Client, installed.ManyPods(ctx, injector.Client, pods))
 		if err := inject.CheckServer(ctx, injector.Client.Discovery(), injector.Delivery()); err != nil {
@@ -175,7 +179,7 @@ func (o *enableOptions) verb(injector *inject.Injector) *podVerb[inject.Result, 
 }
 
 // strict reports whether strict mode is declared of one of pods, and what of their annotations may not be read.
-func (o *enableOptions) strict(reader *declared.Reader, pods []corev1.Pod) (strict bool, unread []string) {
+func (o *enableOptions) strict(reader *declared.Reader, pods []corev1.Pod) (strict bool, unread []string, err error) {
 	type answer struct {
 		settings declared.Settings
 		unread   []error
@@ -188,12 +192,16 @@ func (o *enableOptions) strict(reader *declared.Reader, pods []corev1.Pod) (stri
 		a.settings.Apply(&config)
 		strict = strict || config.Mode == api.Strict
 		for _, err := range a.unread {
+			if !apierrors.IsForbidden(err) {
+				// Who may read them has to know them.
+				return false, nil, err
+			}
 			if text := err.Error() + ": they do not count"; !slices.Contains(unread, text) {
 				unread = append(unread, text)
 			}
 		}
 	}
-	return strict && !o.given("mode"), unread
+	return strict && !o.given("mode"), unread, nil
 }
 
 // declared returns injector with what is declared of pod where no flag is given, and what the user has to know about that.
@@ -211,7 +219,7 @@ func (o *enableOptions) declared(injector *inject.Injector, reader *declared.Rea
 		return o.given(v.Name)
 	})
 	settings.Apply(&own.Options.Config)
-	own.Options.Declared = settings.InPlace().Apply
+	own.Options.Declared = settings.First()
 	if change != nil {
 		own.Options.Succession.Change = func(c *api.Config) {
 			settings.Change(c)

@@ -167,9 +167,14 @@ func (s Settings) Apply(c *api.Config) {
 	}
 }
 
-// InPlace returns those of s that need no replacement.
-func (s Settings) InPlace() Settings {
-	return slices.DeleteFunc(slices.Clone(s), func(v Value) bool { return v.Replaced })
+// First changes the settings of a sidecar that is to get its first certificate, which is given no other wire. It is nil if
+// nothing is declared.
+func (s Settings) First() func(*api.Config) {
+	inPlace := slices.DeleteFunc(slices.Clone(s), func(v Value) bool { return v.Replaced })
+	if len(inPlace) == 0 {
+		return nil
+	}
+	return inPlace.Apply
 }
 
 // Missing returns what is declared and not in force at a gateway with the settings of c: what changes in place, and

@@ -221,7 +221,10 @@ func (w *world) Apply(ctx context.Context, pod *corev1.Pod, settings declared.Se
 	gateway, _ := installed.Current(pod)
 	out := Outcome{Container: gateway.Name, Changed: true, Settings: settings}
 	if out.Err = w.step(ctx, toApply, pod, func() error { return nil }); out.Err == nil {
-		w.settle(pod.Name, settings.InPlace().Change)
+		w.settle(pod.Name, func(c *api.Config) {
+			inPlace, _ := settings.Missing(c)
+			inPlace.Change(c)
+		})
 		out.Status = w.status(pod.Name)
 	}
 	return out

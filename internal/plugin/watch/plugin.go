@@ -198,7 +198,7 @@ func (p *Plugin) Enable(ctx context.Context, pod *corev1.Pod, annotated bool, se
 	}
 	options := p.Options
 	settings.Apply(&options.Config)
-	options.Watched, options.Declared = annotated, settings.InPlace().Apply
+	options.Watched, options.Declared = annotated, settings.First()
 	injector := inject.Injector{Client: p.Client, Authority: authority, Gateways: p.Gateways, Survey: cluster, Options: options, Shared: p.shared}
 	return p.marked(ctx, pod, outcome(injector.Enable(ctx, pod)))
 }
