@@ -180,7 +180,7 @@ func (w *world) Outdated(gateway installed.Gateway, _ *api.Status) bool {
 	return w.upgrades && gateway.Image != testImage
 }
 
-func (w *world) Upgrade(ctx context.Context, pod *corev1.Pod, settings declared.Settings) Outcome {
+func (w *world) Upgrade(ctx context.Context, pod *corev1.Pod, _ *api.Status, settings declared.Settings) Outcome {
 	out := Outcome{Changed: true}
 	w.mu.Lock()
 	if w.upgrading[installed.WorkloadOf(pod)]++; w.upgrading[installed.WorkloadOf(pod)] > 1 {

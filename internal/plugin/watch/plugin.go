@@ -67,6 +67,8 @@ type Plugin struct {
 	unsettled time.Time
 	survey    parallel.Recent[*survey.Survey]
 	warned    []string
+	// warnedStrict says that strictly has warned.
+	warnedStrict atomic.Bool
 	// remarked is what was said of the authority last.
 	remarked []string
 	shared   *inject.Shared
@@ -92,7 +94,7 @@ func (p *Plugin) Outdated(gateway installed.Gateway, status *api.Status) bool {
 }
 
 // Upgrade is part of Actions.
-func (p *Plugin) Upgrade(ctx context.Context, pod *corev1.Pod, settings declared.Settings) Outcome {
+func (p *Plugin) Upgrade(ctx context.Context, pod *corev1.Pod, status *api.Status, settings declared.Settings) Outcome {
 	authority, err := p.readAuthority(ctx)
 	if err != nil {
 		return Outcome{Err: err}
@@ -100,8 +102,18 @@ func (p *Plugin) Upgrade(ctx context.Context, pod *corev1.Pod, settings declared
 	options := p.Options
 	options.Existing = api.ExistingReport
 	options.Succession = inject.Succession{DrainTimeout: p.Drain, Change: settings.Change}
+	if gateway, ok := installed.Current(pod); ok && !p.Outdated(gateway, status) {
+		// It is replaced for its settings, and never by an older one.
+		options.Image = gateway.Image
+	}
 	injector := inject.Injector{Client: p.Client, Authority: authority, Gateways: p.Gateways, Survey: p.latest.Load(), Options: options}
-	return p.marked(ctx, pod, outcome(injector.Replace(ctx, pod)))
+	out := outcome(injector.Replace(ctx, pod))
+	if out.Err == nil && out.Status != nil {
+		if _, still := settings.Missing(declared.InForce(out.Status)); len(still) > 0 {
+			out.Err = fmt.Errorf("the new gateway does not have %s", still)
+		}
+	}
+	return p.marked(ctx, pod, out)
 }
 
 // Apply is part of Actions.
@@ -110,10 +122,20 @@ func (p *Plugin) Apply(ctx context.Context, pod *corev1.Pod, settings declared.S
 	if err != nil {
 		return Outcome{Err: err}
 	}
+	p.strictly(cluster, settings)
 	changer := change.Changer{Gateways: p.Gateways}
 	result, changed := changer.Bring(ctx, pod, settings, cluster)
 	return p.marked(ctx, pod, Outcome{Container: result.Container, Status: result.Status, Changed: len(changed) > 0, Covered: result.Covered, Settings: changed,
 		Warnings: result.Warnings, Err: result.Err})
+}
+
+// strictly warns of what strict mode may cut off where settings ask for that, once, unless the options have done so.
+func (p *Plugin) strictly(cluster *survey.Survey, settings declared.Settings) {
+	var c api.Config
+	settings.Apply(&c)
+	if unknown := cluster.StrictUnknown(); len(unknown) > 0 && c.Mode == api.Strict && p.Options.Mode != api.Strict && p.Warn != nil && p.warnedStrict.CompareAndSwap(false, true) {
+		p.Warn(unknown)
+	}
 }
 
 // marked is out, after the label of pod was brought up to date.
@@ -197,6 +219,7 @@ func (p *Plugin) Enable(ctx context.Context, pod *corev1.Pod, annotated bool, se
 		return Outcome{Err: err, Refused: true}
 	}
 	options := p.Options
+	p.strictly(cluster, settings)
 	settings.Apply(&options.Config)
 	options.Watched, options.Declared = annotated, settings.First()
 	injector := inject.Injector{Client: p.Client, Authority: authority, Gateways: p.Gateways, Survey: cluster, Options: options, Shared: p.shared}

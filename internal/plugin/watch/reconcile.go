@@ -209,7 +209,7 @@ func (w *Watcher) act(ctx context.Context, key types.NamespacedName, pod *corev1
 			return false
 		}
 		event.Action = Upgraded
-		out = w.Actions.Upgrade(ctx, pod, s.settings)
+		out = w.Actions.Upgrade(ctx, pod, s.status, s.settings)
 		if out.Err != nil && ctx.Err() == nil && !unreachable(out.Err) && !w.gone(ctx, pod) {
 			w.halt(pod, out.Container, out.Err)
 		}

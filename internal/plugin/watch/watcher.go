@@ -49,8 +49,9 @@ type Actions interface {
 	// Outdated reports whether gateway, which has answered with status, is older than what Upgrade
 	// would put in its place.
 	Outdated(gateway installed.Gateway, status *api.Status) bool
-	// Upgrade puts a gateway with Image and settings in the place of that of pod.
-	Upgrade(ctx context.Context, pod *corev1.Pod, settings declared.Settings) Outcome
+	// Upgrade puts a gateway with settings in the place of that of pod, which has answered with status: one with Image
+	// if that is newer.
+	Upgrade(ctx context.Context, pod *corev1.Pod, status *api.Status, settings declared.Settings) Outcome
 	// Apply changes the gateway of pod to those of settings that change in place.
 	Apply(ctx context.Context, pod *corev1.Pod, settings declared.Settings) Outcome
 	// Survey looks at the cluster, of which pods are known, and returns once Covered goes by that.
