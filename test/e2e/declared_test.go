@@ -72,5 +72,4 @@ func TestDeclaredSettings(t *testing.T) {
 	}
 	kubectl(t, "-n", ns, "annotate", "pod/a", annotation+"/mode-")
 	becomes(api.Strict, "namespace/"+ns)
-	gateway(t, "-n", ns, "check", "pod/a", "-o", "short")
 }

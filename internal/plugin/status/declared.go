@@ -56,8 +56,8 @@ func (c *Collector) declare(ctx context.Context, pods []corev1.Pod, list *List) 
 	}
 	unread := parallel.Each(DefaultParallel, indexes, func(i *int) error {
 		item := &list.Items[*i]
-		if item.Status == nil {
-			return nil
+		if item.Status == nil || item.State == Draining || item.State == Disabled || item.State == Uncertified {
+			return nil // one that leaves gets nothing, and one without a certificate gets it with that
 		}
 		settings, unread := reader.Read(&pods[*i])
 		item.Declare(settings, len(unread) == 0)
