@@ -76,7 +76,14 @@ func TestSidecar(t *testing.T) {
 	if said := started(t, g); said == "" {
 		t.Error("the probe passes although nothing is captured")
 	}
-	if s := renew(t, g, first(l, spec, unnamed)); s.State != api.Ready || len(s.Capture.Capture) != 2 || !s.Sidecar {
+	issue, rules := first(l, spec, unnamed), api.Rules{MaxPerPeer: 7}
+	if s := renew(t, g, func(csr []byte) (*api.IssuedCertificate, error) {
+		issued, err := issue(csr)
+		if err == nil {
+			issued.First.Rules, issued.First.Log = &rules, api.LogNone
+		}
+		return issued, err
+	}); s.State != api.Ready || len(s.Capture.Capture) != 2 || !s.Sidecar || s.Mode != api.Strict || !s.Rules.Equal(rules) || s.Log.Level != api.LogNone {
 		t.Errorf("with a certificate it is %+v", s)
 	}
 	if said := started(t, g); said != "" {

@@ -60,7 +60,8 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.keeps(w, r) {
 		return
 	}
-	if strings.HasPrefix(r.URL.Path, "/apis/apps/v1/namespaces/") {
+	if object := r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/api/v1/namespaces/") && strings.Count(r.URL.Path, "/") == 4; object ||
+		strings.HasPrefix(r.URL.Path, "/apis/apps/v1/namespaces/") || strings.HasPrefix(r.URL.Path, "/apis/batch/v1/namespaces/") {
 		s.refuse(w, http.StatusNotFound, metav1.StatusReasonNotFound, "not found")
 		return
 	}
@@ -178,7 +179,7 @@ func (s *apiServer) keeps(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-var emptyLists = regexp.MustCompile(`/(namespaces|nodes|services|servicecidrs|endpointslices|secrets|replicasets|\w+webhookconfigurations|customresourcedefinitions|apiservices)$`)
+var emptyLists = regexp.MustCompile(`/(namespaces|nodes|services|servicecidrs|endpointslices|secrets|replicasets|deployments|statefulsets|daemonsets|jobs|\w+webhookconfigurations|customresourcedefinitions|apiservices)$`)
 
 func (s *apiServer) answer(w http.ResponseWriter, code int, value any) {
 	w.Header().Set("Content-Type", "application/json")

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/announce"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
@@ -67,7 +68,14 @@ func (o *changeOptions) verb(wanted change.Change) *podVerb[change.Result, chang
 		podFlags: &o.podFlags, question: question, gateways: true,
 		begin: func(_ context.Context, j *job) (worker[change.Result], error) {
 			changer = change.Changer{Gateways: j.gateways, Timeout: o.timeout}
-			return func(ctx context.Context, pod *corev1.Pod) change.Result { return changer.Change(ctx, pod, wanted) }, nil
+			marker := announce.NewMarker(j.client)
+			return func(ctx context.Context, pod *corev1.Pod) change.Result {
+				result := changer.Change(ctx, pod, wanted)
+				if pod.Labels[api.LabelMode] != "" && result.Err == nil {
+					marker.Label(ctx, pod, result.Status.Mode)
+				}
+				return result
+			}, nil
 		},
 		survey: func(ctx context.Context, j *job, pods []corev1.Pod) error {
 			switch {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/check"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
@@ -81,7 +82,7 @@ detail, a hint and a command where there are any.`,
 	addPullPolicy(f, &c.PullPolicy, "the cluster's")
 	f.BoolVar(&c.TestImage, "image-test", true, "test the image in a temporary pod")
 	flags.Duration(f, &c.ImageTimeout, "image-timeout", check.DefaultImageTimeout, flags.Positive, "how long the test of the image may take")
-	flags.Choice(f, &c.Wire, "wire", "", api.WireAuto, "how gateways are to meet", wires())
+	flags.Choice(f, &c.Wire, "wire", "", api.WireAuto, "how gateways are to meet", declared.Wires())
 	addSurveyed(f, &c.Given)
 	addAuthorityDir(f, &c.AuthorityDir, "authority-dir")
 	return cmd

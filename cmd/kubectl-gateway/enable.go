@@ -4,12 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/announce"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -23,6 +28,8 @@ type enableOptions struct {
 	replace bool
 	// secret says that the user wants the key in a Secret.
 	secret bool
+	// given reports whether the user has given a flag.
+	given func(flag string) bool
 }
 
 // newEnableCommand returns the command that stores its flags in o.
@@ -46,6 +53,10 @@ disabled. A failed pod does not stop the others, and makes the exit code 1.
 connection fails. It has the settings that are given, this plugin's image or --image,
 and otherwise the settings that are in force. Nothing is done where that would change
 nothing. What 'mode', 'allow' and 'refresh' change needs no --replace.
+
+What annotations of a pod, its workload or its namespace say about its gateway (see
+'watch') holds where no flag says otherwise; flags that are given take precedence, until
+a 'watch' brings back what is declared.
 
 Connections that are open already stay in plaintext, and are counted and listed.
 --existing=reset closes them, also in pods that have a gateway already, so that the
@@ -82,6 +93,7 @@ applications make new ones, which are encrypted.`,
 		ValidArgsFunction: a.completeTargets(toEnable),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			options := o.complete()
+			o.given = cmd.Flags().Changed
 			o.secret = cmd.Flags().Changed("delivery") && options.Delivery == inject.DeliverySecret
 			switch {
 			case o.replace:
@@ -111,9 +123,23 @@ applications make new ones, which are encrypted.`,
 
 // verb adds gateways to pods by an injector with Options.
 func (o *enableOptions) verb(injector *inject.Injector) *podVerb[inject.Result, injectItem] {
-	options, do := &injector.Options, injector.Enable
-	if o.replace {
-		do = injector.EnableOrReplace
+	options := &injector.Options
+	var reader *declared.Reader
+	var poster *announce.Poster
+	var marker *announce.Marker
+	do := func(ctx context.Context, pod *corev1.Pod) inject.Result {
+		own, warnings := o.declared(injector, reader, pod)
+		var result inject.Result
+		if o.replace {
+			result = own.EnableOrReplace(ctx, pod)
+		} else {
+			result = own.Enable(ctx, pod)
+		}
+		result.Warnings = append(warnings, result.Warnings...)
+		if options.DryRun == installed.DryRunNone {
+			announced(ctx, poster, marker, result)
+		}
+		return result
 	}
 	v := injecting(&o.podFlags, injector, &o.authorityFlags, "enable", do)
 	v.survey = func(ctx context.Context, j *job, pods []corev1.Pod) (err error) {
@@ -121,13 +147,19 @@ func (o *enableOptions) verb(injector *inject.Injector) *podVerb[inject.Result, 
 			return api.WithHint(errors.New("--delivery=secret makes the key here, and a signer of the cluster issues certificates for keys of gateways alone"), "leave the flag out")
 		}
 		v.uses = inject.Uses(options.Delivery, injector.Authority)
+		reader, poster, marker = declared.NewReader(ctx, j.client), announce.NewPoster(j.client), announce.NewMarker(j.client)
+		strict, unread, err := o.strict(reader, pods)
+		if err != nil {
+			return err
+		}
+		j.warn("", unread)
 		injector.Shared = inject.NewShared(injector.Client, installed.ManyPods(ctx, injector.Client, pods))
 		if err := inject.CheckServer(ctx, injector.Client.Discovery(), injector.Delivery()); err != nil {
 			return err
 		}
 		if injector.Survey, err = survey.Run(ctx, injector.Client, pods, options.Named); err == nil {
 			j.warn("", injector.Survey.Warnings)
-			if options.Mode == api.Strict {
+			if options.Mode == api.Strict || strict {
 				j.warn("", injector.Survey.StrictUnknown())
 			}
 		}
@@ -135,11 +167,86 @@ func (o *enableOptions) verb(injector *inject.Injector) *podVerb[inject.Result, 
 	}
 	v.tell = func(result inject.Result) outcome { return tellEnabled(result, options) }
 	v.item = newEnableItem
-	v.closing = func(found *targets.Selection, _ []inject.Result) []string { return ofWorkloads(found.Workloads) }
+	v.closing = func(found *targets.Selection, _ []inject.Result) []string {
+		if poster != nil {
+			poster.Close()
+		}
+		return ofWorkloads(found.Workloads)
+	}
 	if o.replace {
 		v.group = installed.WorkloadOf
 	}
 	return v
+}
+
+// strict reports whether strict mode is declared of one of pods, and what of their annotations may not be read.
+func (o *enableOptions) strict(reader *declared.Reader, pods []corev1.Pod) (strict bool, unread []string, err error) {
+	type answer struct {
+		settings declared.Settings
+		unread   []error
+	}
+	for _, a := range parallel.Each(o.parallel, pods, func(pod *corev1.Pod) (a answer) {
+		a.settings, a.unread = reader.Read(pod)
+		return a
+	}, nil) {
+		var config api.Config
+		a.settings.Apply(&config)
+		strict = strict || config.Mode == api.Strict
+		for _, err := range a.unread {
+			if !apierrors.IsForbidden(err) {
+				// Who may read them has to know them.
+				return false, nil, err
+			}
+			if text := err.Error() + ": they do not count"; !slices.Contains(unread, text) {
+				unread = append(unread, text)
+			}
+		}
+	}
+	return strict && !o.given("mode"), unread, nil
+}
+
+// declared returns injector with what is declared of pod where no flag is given, and what the user has to know about that.
+func (o *enableOptions) declared(injector *inject.Injector, reader *declared.Reader, pod *corev1.Pod) (*inject.Injector, []string) {
+	settings, _ := reader.Read(pod)
+	own, change := *injector, injector.Options.Succession.Change
+	var warnings []string
+	settings = slices.DeleteFunc(settings, func(v declared.Value) bool {
+		switch {
+		case v.Err != nil:
+			warnings = append(warnings, v.Err.Error()+"; "+api.Hint(v.Err))
+		case o.given(v.Name) && v.Differs(&own.Options.Config):
+			warnings = append(warnings, fmt.Sprintf("--%s is given, and %s of %s says %s, which 'watch' brings back", v.Name, v.Annotation(), v.From, v.Text))
+		}
+		return o.given(v.Name)
+	})
+	settings.Apply(&own.Options.Config)
+	own.Options.Declared = settings.First()
+	if change != nil {
+		own.Options.Succession.Change = func(c *api.Config) {
+			settings.Change(c)
+			change(c)
+		}
+	}
+	return &own, warnings
+}
+
+// announced shows at a pod what enable did with it.
+func announced(ctx context.Context, poster *announce.Poster, marker *announce.Marker, result inject.Result) {
+	pod, reason := result.Pod, announce.Enabled
+	switch {
+	case ctx.Err() != nil, result.Action == inject.Unchanged:
+		return
+	case result.Err != nil:
+		what, hint := told(result.Err)
+		poster.Post(pod.Namespace, pod.Name, pod.UID, announce.Failed, what+"; "+hint)
+		return
+	case result.Action == inject.Replaced:
+		reason = announce.Replaced
+	}
+	if result.Status != nil {
+		marker.Label(ctx, pod, result.Status.Mode)
+	}
+	poster.Post(pod.Namespace, pod.Name, pod.UID, reason, fmt.Sprintf("%s (%s)", result.Action, result.Container))
 }
 
 // tellEnabled says what enable did with a pod.

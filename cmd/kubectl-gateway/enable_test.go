@@ -50,7 +50,7 @@ func TestEnableFlags(t *testing.T) {
 	for line, change := range map[string]func(*inject.Options){
 		"": func(*inject.Options) {},
 		"--mode=strict --cert-ttl=12h --image=x:1 --image-pull-policy=Never --dry-run=server --timeout=5s --keep-secret": func(o *inject.Options) {
-			o.Mode, o.OnFailure, o.TTL, o.Image, o.PullPolicy = api.Strict, api.FailClosed, 12*time.Hour, "x:1", corev1.PullNever
+			o.Mode, o.TTL, o.Image, o.PullPolicy = api.Strict, 12*time.Hour, "x:1", corev1.PullNever
 			o.DryRun, o.Timeout, o.KeepSecret = installed.DryRunServer, 5*time.Second, true
 		},
 		"--capture-cidr=10.1.2.3/8,fd00::/8 --capture-cidr=10.9.9.9 --service-cidr=10.96.0.0/12 --exclude-cidr=10.1.0.0/16 --exclude-port=53,22": func(o *inject.Options) {
@@ -71,12 +71,12 @@ func TestEnableFlags(t *testing.T) {
 		"--wire=port":                     func(o *inject.Options) { o.Wire, o.Named.NodePorts = api.WirePort, [2]uint16{} },
 		"--node-ports=":                   func(o *inject.Options) { o.Named.NodePorts = [2]uint16{} },
 		"--node-ports=30000":              func(o *inject.Options) { o.Named.NodePorts = [2]uint16{30000, 30000} },
-		"--mode=strict --on-failure=open": func(o *inject.Options) { o.Mode = api.Strict },
+		"--mode=strict --on-failure=open": func(o *inject.Options) { o.Mode, o.OnFailure = api.Strict, api.FailOpen },
 		"--delivery=csr --existing=reset": func(o *inject.Options) {
 			o.Delivery, o.Existing = inject.DeliveryCSR, api.ExistingReset
 		},
 	} {
-		wantOptions := inject.Options{Image: installed.DefaultImage(version), Mode: api.Permissive, OnFailure: api.FailOpen, Wire: api.WireAuto,
+		wantOptions := inject.Options{Image: installed.DefaultImage(version), Mode: api.Permissive, Wire: api.WireAuto,
 			Existing: api.ExistingReport, Delivery: inject.DeliverySecret, Timeout: time.Minute,
 			Log: api.LogConnections, LogLimit: api.DefaultLogLimit,
 			Succession: inject.Succession{DrainTimeout: 30 * time.Second},

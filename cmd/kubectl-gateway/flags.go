@@ -24,29 +24,6 @@ import (
 
 // Values that several flags and arguments take.
 
-func modes() []flags.Word[api.Mode] {
-	return []flags.Word[api.Mode]{
-		{Value: api.Strict, Meaning: "refuse them"},
-		{Value: api.Permissive, Meaning: "let them through in plaintext"},
-	}
-}
-
-func wires() []flags.Word[api.Wire] {
-	return []flags.Word[api.Wire]{
-		{Value: api.WireAuto, Meaning: "port for pods, inband for Services and node ports"},
-		{Value: api.WirePort, Meaning: "on a port of the peer's own"},
-		{Value: api.WireInband, Meaning: "on the very port that is dialled"},
-	}
-}
-
-func logs() []flags.Word[api.Log] {
-	return []flags.Word[api.Log]{
-		{Value: api.LogConnections, Meaning: "all of them"},
-		{Value: api.LogRefused, Meaning: "those that are refused"},
-		{Value: api.LogNone, Meaning: "none; errors and changes of the gateway are logged all the same"},
-	}
-}
-
 // parseLogLimit reads a number of bytes as Kubernetes writes them. Empty leaves the limit.
 func parseLogLimit(text string) (int64, error) {
 	if text == "" {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 )
 
@@ -37,9 +38,9 @@ on as before.`,
 
   # Nothing but errors, in all pods of the cluster
   kubectl gateway log --all -A --yes none`,
-		ValidArgsFunction: completeBefore(a, &o, logs()),
+		ValidArgsFunction: completeBefore(a, &o, declared.Logs()),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			level, pods, err := lastWord(args, logs(), "it is not said what to log", "what a gateway can log")
+			level, pods, err := lastWord(args, declared.Logs(), "it is not said what to log", "what a gateway can log")
 			if err != nil {
 				return err
 			}

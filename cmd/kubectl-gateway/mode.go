@@ -7,6 +7,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 )
 
 func newModeCommand(a *app) *cobra.Command {
@@ -46,9 +47,9 @@ on as before.`,
 
   # All gateways of the cluster, without a confirmation
   kubectl gateway mode --all -A --yes strict`,
-		ValidArgsFunction: completeBefore(a, &o, modes()),
+		ValidArgsFunction: completeBefore(a, &o, declared.Modes()),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			mode, pods, err := lastWord(args, modes(), "no mode is given", "a mode")
+			mode, pods, err := lastWord(args, declared.Modes(), "no mode is given", "a mode")
 			if err != nil {
 				return err
 			}

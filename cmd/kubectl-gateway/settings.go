@@ -2,10 +2,12 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/pflag"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
@@ -42,7 +44,7 @@ func (s *settings) addGateway(f *pflag.FlagSet, mode api.Mode) {
 	o := &s.options
 	addImage(f, &o.Image, "image of the gateway")
 	addPullPolicy(f, &o.PullPolicy, "the cluster's")
-	flags.Choice(f, &o.Mode, "mode", "", mode, "what happens to connections that cannot be encrypted", modes())
+	flags.Choice(f, &o.Mode, "mode", "", mode, "what happens to connections that cannot be encrypted", declared.Modes())
 	flags.Choice(f, &o.OnFailure, "on-failure", "", "", "what happens to a pod's connections without its gateway: {} (default open in permissive mode, closed in strict)",
 		[]flags.Word[api.OnFailure]{
 			{Value: api.FailOpen, Meaning: "they go in plaintext"},
@@ -51,28 +53,31 @@ func (s *settings) addGateway(f *pflag.FlagSet, mode api.Mode) {
 	addSurveyed(f, &o.Named)
 	addRanges(f, &o.Named.Exclude, "exclude-cidr", "address range that is not captured; may be repeated")
 	flags.Repeated(f, &o.Named.ExcludePorts, "exclude-port", "ports", "", "destination port that is not captured; may be repeated", flags.Commas, parsePort)
-	flags.Choice(f, &o.Wire, "wire", "", api.WireAuto, "how gateways meet", wires())
+	flags.Choice(f, &o.Wire, "wire", "", api.WireAuto, "how gateways meet", declared.Wires())
 	flags.Repeated(f, &o.Rules.Allow, "allow", "stringArray", "", "identity that may connect to the pod, like 'ns/prod/sa/*', or with ports of the pod 'ns/prod/sa/web:8080,9000-9010'; may be repeated (default: everyone in the trust domain)", flags.Whole, parsePattern)
 	addDeny(f, &o.Rules)
 	flags.Repeated(f, &o.Named.PlaintextFrom, "allow-plaintext-from", "strings", "", "address range whose plaintext connections strict mode accepts, besides those of the pod's own node to ports that it probes; with :8080 behind it, to that port; may be repeated", api.SplitSources, api.ParseSource)
 	addOutside(f, &o.Named.Outside, api.OutsideCount)
 	f.BoolVar(&o.BlockUDP, "block-udp", false, "refuse UDP to captured ranges in strict mode, except DNS; gateways do not encrypt UDP")
 	flags.Parsed(f, &s.nodePorts, "node-ports", "string", defaultNodePorts(), "ports of nodes that belong to Services, empty for none", parsePorts)
-	flags.Choice(f, &o.Log, "log", "", api.LogConnections, "which connections the gateway logs", logs())
+	flags.Choice(f, &o.Log, "log", "", api.LogConnections, "which connections the gateway logs", declared.Logs())
 	flags.Parsed(f, &o.LogLimit, "log-limit", "quantity", installed.Size(api.DefaultLogLimit), "how much the gateway logs in an hour; what is more is counted", parseLogLimit)
 	flags.Parsed(f, &o.MetricsAddr, "metrics-addr", "string", "",
 		fmt.Sprintf("serve metrics for Prometheus at this address of each pod, like :%d or 127.0.0.1:%[1]d; in strict mode only gateways and --allow-plaintext-from reach it (default: no port)", api.MetricsPort), parseMetricsAddr)
 }
 
+// declaredNames are the flags that annotations stand for, in lines of a help text.
+func declaredNames() string {
+	var lines []string
+	for _, s := range declared.Table() {
+		lines = append(lines, s.Annotation())
+	}
+	return strings.Join(lines, ",\n")
+}
+
 // complete returns what the flags say, with the defaults that depend on other flags.
 func (s *settings) complete() inject.Options {
 	options := s.options
-	if options.OnFailure == "" {
-		options.OnFailure = api.FailOpen
-		if options.Mode == api.Strict {
-			options.OnFailure = api.FailClosed
-		}
-	}
 	// Only the in-band wire reaches the pods behind a node port.
 	if options.Wire != api.WirePort {
 		options.Named.NodePorts = s.nodePorts

@@ -61,7 +61,8 @@ also 1 if a certificate expires within that time or has expired; a line on the e
 stream names the pods.
 
 -o json and -o yaml print a GatewayStatusList. Its items have the pod, the state, the
-kubelet's view of the gateway's container, the gateway's own status, and the problems.
+kubelet's view of the gateway's container, the gateway's own status, the settings that
+annotations can declare with where each comes from, and the problems.
 -o jsonpath=..., go-template=..., custom-columns=... and name print what you choose of
 it, as kubectl get does. --sort-by orders the items of all formats.
 
@@ -261,9 +262,13 @@ func (v *gatewaysView) show(out, errOut io.Writer, style, errStyle *terminal.Sty
 	return nil
 }
 
-// warnNotCompared says that what gateways capture is not compared with the cluster, and why.
+// warnNotCompared says that what gateways capture is not compared with the cluster, and why. Where that shows, it says so of
+// where settings come from.
 func (v *gatewaysView) warnNotCompared(errOut io.Writer, style *terminal.Style) {
 	if why := v.list.NotCompared; why != "" {
+		fmt.Fprintf(errOut, "%s %s\n", style.Paint(terminal.Caution, "warning:"), line(why))
+	}
+	if why := v.list.NotDeclared; why != "" && v.o.output == "wide" {
 		fmt.Fprintf(errOut, "%s %s\n", style.Paint(terminal.Caution, "warning:"), line(why))
 	}
 }

@@ -15,7 +15,9 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/announce"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/output"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
@@ -35,6 +37,8 @@ type watchOptions struct {
 	allNamespaces  bool
 	drain          time.Duration
 	upgrade        bool
+	replace        bool
+	declared       declared.From
 	once           bool
 	leaderElect    bool
 	leaseNamespace string
@@ -64,6 +68,16 @@ fails, no other is upgraded until watch is started again, or until the annotatio
 ` + watch.AnnotationUpgrade + ` of a pod or of a namespace changes. With the value false it
 exempts that pod or namespace; --upgrade=false exempts all.
 
+Annotations say how gateways are to be as well, by the names of the flags of 'enable':
+` + declaredNames() + `. Those of the
+pod (and so of the template of its workload) take precedence over those of the
+Deployment, StatefulSet, DaemonSet or Job itself, these over the namespace's, and these
+over the flags of watch. What is declared of a gateway that runs is changed in place as
+the annotations change, the wire with --replace alone, which is 'enable --replace'. An
+annotation that cannot be read changes nothing, and is told; new gateways are strict
+then, or let nobody in. One that is removed leaves what it has set. Whoever may annotate
+pods decides about their gateways: --annotations=namespaces heeds namespaces alone.
+
 When the annotation is removed, watch disables the gateways that it added for it. The
 annotation ` + watch.Annotation + `=false disables the gateway of a pod no matter who added it. A
 pod's own annotation takes precedence over a named target, and that over the
@@ -76,6 +90,10 @@ and ends; the exit code is 1 if something failed.`,
 		Example: `  # All annotated pods of the cluster
   kubectl annotate namespace shop ` + watch.Annotation + `=true
   kubectl gateway watch
+
+  # The gateways of a namespace become strict, and those of one Deployment log less
+  kubectl annotate namespace shop ` + api.AnnotationPrefix + `mode=strict
+  kubectl annotate deploy/web -n shop ` + api.AnnotationPrefix + `log=refused
 
   # The pods of a Deployment, present and later ones
   kubectl gateway watch deploy/web -n shop
@@ -98,6 +116,12 @@ and ends; the exit code is 1 if something failed.`,
 	addParallel(f, &o.parallel)
 	addDrainTimeout(f, &o.drain, "how long connections of a disabled or replaced gateway may go on")
 	f.BoolVar(&o.upgrade, "upgrade", true, "upgrade gateways that are older than this plugin")
+	flags.Choice(f, &o.declared, "annotations", "", declared.FromAll, "whose annotations say how gateways are to be", []flags.Word[declared.From]{
+		{Value: declared.FromAll, Meaning: "those of pods, workloads and namespaces"},
+		{Value: declared.FromNamespaces, Meaning: "those of namespaces alone"},
+		{Value: declared.FromNobody, Meaning: "those of nobody, the flags alone"},
+	})
+	f.BoolVar(&o.replace, "replace", false, "replace gateways for declared settings that do not change in place")
 	f.BoolVar(&o.once, "once", false, "do what is due now, and end")
 	f.BoolVar(&o.leaderElect, "leader-elect", false, "let one of several replicas work at a time")
 	f.StringVar(&o.leaseNamespace, "lease-namespace", "", "namespace of the replicas' Lease (default: that of the kubeconfig, in a pod its own)")
@@ -109,7 +133,7 @@ and ends; the exit code is 1 if something failed.`,
 
 // place returns which pods to watch.
 func (o *watchOptions) place(a *app, args []string) (watch.Options, error) {
-	options := watch.Options{Selector: o.selector, Parallel: o.parallel}
+	options := watch.Options{Selector: o.selector, Parallel: o.parallel, Declared: o.declared, Replace: o.replace}
 	if _, err := labels.Parse(o.selector); err != nil {
 		return options, api.WithHint(fmt.Errorf("reading the selector %q: %w", o.selector, err),
 			"write it as for kubectl get -l, for example app=web,tier!=cache")
@@ -157,7 +181,7 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 			location.Remark = remark
 			return authority.Open(ctx, location)
 		},
-		Warn: report.warnings,
+		Warn: report.warnings, Marker: announce.NewMarker(client),
 	}
 	if o.upgrade {
 		plugin.Version = version
@@ -176,7 +200,12 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 		}
 	}
 	options.Mode = settings.Mode
-	watcher := &watch.Watcher{Client: client, Actions: plugin, Options: options, Report: report.add}
+	poster := announce.NewPoster(client)
+	defer poster.Close()
+	watcher := &watch.Watcher{Client: client, Actions: plugin, Options: options, Report: func(e watch.Event) {
+		report.add(e)
+		post(poster, e)
+	}}
 	report.counts = watcher.Counts
 	return o.watch(ctx, a, client, watcher, report)
 }
@@ -188,6 +217,22 @@ func (o *watchOptions) certTTL(issuer ca.Issuer) time.Duration {
 		return o.settings.options.TTL
 	}
 	return cmp.Or(o.settings.options.TTL, watch.LeafTTL)
+}
+
+// post has an event that is about a pod written there.
+func post(poster *announce.Poster, e watch.Event) {
+	reason, ok := map[watch.Action]announce.Reason{
+		watch.Enabled: announce.Enabled, watch.Replaced: announce.Replaced, watch.Upgraded: announce.Replaced, watch.Disabled: announce.Disabled,
+		watch.Renewed: announce.Renewed, watch.Changed: announce.Changed, watch.Failed: announce.Failed, watch.Refused: announce.Refused,
+	}[e.Action]
+	if !ok || e.Pod == "" {
+		return
+	}
+	text := eventWords(e)
+	if hint := advice(e.Err); e.Err != nil && hint != "" {
+		text += "; " + hint
+	}
+	poster.Post(e.Namespace, e.Pod, e.UID, reason, text)
 }
 
 // watch runs watcher once, or until the end of ctx, alone or elected.

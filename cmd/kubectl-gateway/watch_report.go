@@ -114,7 +114,7 @@ func (r *watchReport) next() string {
 
 func (r *watchReport) sums() string {
 	var list []string
-	for _, action := range []watch.Action{watch.Enabled, watch.Replaced, watch.Upgraded, watch.Renewed, watch.Refreshed, watch.Disabled} {
+	for _, action := range []watch.Action{watch.Enabled, watch.Replaced, watch.Upgraded, watch.Renewed, watch.Refreshed, watch.Changed, watch.Disabled} {
 		if n := r.totals[action]; n > 0 {
 			list = append(list, fmt.Sprintf("%d %s", n, action))
 		}
@@ -223,7 +223,7 @@ func who(e watch.Event) string {
 
 // eventText says what happened in one line, "" if only warnings came.
 func eventText(e watch.Event) (string, terminal.Tone) {
-	text, tone := who(e)+string(e.Action), terminal.Good
+	tone := terminal.Good
 	switch e.Action {
 	case watch.Noticed:
 		return "", terminal.Normal
@@ -240,6 +240,12 @@ func eventText(e watch.Event) (string, terminal.Tone) {
 	case watch.Disabled:
 		tone = terminal.Normal
 	}
+	return who(e) + eventWords(e), tone
+}
+
+// eventWords says what happened to a pod.
+func eventWords(e watch.Event) string {
+	text := string(e.Action)
 	var details []string
 	if e.Container != "" {
 		details = append(details, line(e.Container))
@@ -253,6 +259,9 @@ func eventText(e watch.Event) (string, terminal.Tone) {
 	if e.Covered != nil {
 		details = append(details, e.Covered.String())
 	}
+	if len(e.Settings) > 0 {
+		details = append(details, line(e.Settings.String()))
+	}
 	if e.Err != nil {
 		text += ": " + words(e.Err)
 		details = nil
@@ -263,7 +272,7 @@ func eventText(e watch.Event) (string, terminal.Tone) {
 	if len(details) > 0 {
 		text += " (" + strings.Join(details, ", ") + ")"
 	}
-	return text, tone
+	return text
 }
 
 // watchItem is the machine-readable form of an event.
@@ -279,9 +288,18 @@ type watchItem struct {
 	// Added and Removed are what a refresh has changed.
 	Added   []survey.Part `json:"added,omitempty"`
 	Removed []survey.Part `json:"removed,omitempty"`
+	// Settings are what was changed.
+	Settings []settingItem `json:"settings,omitempty"`
 	itemEnd
 	// Again is when it is tried again.
 	Again time.Time `json:"again,omitzero"`
+}
+
+// settingItem is a setting that was declared.
+type settingItem struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+	From  string `json:"from"`
 }
 
 func eventJSON(e watch.Event) string {
@@ -289,6 +307,9 @@ func eventJSON(e watch.Event) string {
 		Seconds: e.Elapsed.Seconds(), NotAfter: e.NotAfter, itemEnd: itemEnd{Warnings: e.Warnings}, Again: e.Again.UTC()}
 	if c := e.Covered; c != nil {
 		item.Added, item.Removed = c.Added, c.Removed
+	}
+	for _, v := range e.Settings {
+		item.Settings = append(item.Settings, settingItem{v.Name, v.Text, v.From})
 	}
 	if e.Err != nil {
 		item.Error, item.Hint = words(e.Err), line(advice(e.Err))

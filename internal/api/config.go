@@ -73,6 +73,14 @@ const (
 	Strict Mode = "strict"
 )
 
+// OnFailure is what follows from m where nobody says it.
+func (m Mode) OnFailure() OnFailure {
+	if m == Strict {
+		return FailClosed
+	}
+	return FailOpen
+}
+
 // Wire is how the gateways of two pods connect: WireAuto, WirePort or WireInband. Empty
 // means WireAuto.
 type Wire string

@@ -69,4 +69,8 @@ type FirstSettings struct {
 	Cover Cover `json:"cover"`
 	// LogTotal is that of a LogConfig.
 	LogTotal int64 `json:"logTotal,omitempty"`
+	// Mode, Rules and Log take the place of those of the container's configuration, unless they are empty.
+	Mode  Mode   `json:"mode,omitempty"`
+	Rules *Rules `json:"rules,omitempty"`
+	Log   Log    `json:"log,omitempty"`
 }

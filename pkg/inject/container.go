@@ -1,6 +1,7 @@
 package inject
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 
@@ -19,6 +20,7 @@ func (in *Injector) configFor(pod *corev1.Pod) *api.Config {
 		Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID),
 		ServiceAccount: id.ServiceAccount, Node: pod.Spec.NodeName,
 	}
+	c.OnFailure = cmp.Or(c.OnFailure, c.Mode.OnFailure())
 	c.Coverage, c.Wire, c.LogTotal = in.Survey.For(pod, c.Named), c.Wire.OrDefault(), installed.LogTotal(pod)
 	return &c
 }

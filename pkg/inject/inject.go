@@ -57,6 +57,9 @@ type Options struct {
 	KeepSecret bool
 	DryRun     installed.DryRun
 	Succession Succession
+	// Declared, if not nil, changes the settings that a sidecar gets with its first certificate. Those of other
+	// gateways are in Config.
+	Declared func(*api.Config)
 }
 
 // Injector adds gateways to pods. It is safe for concurrent use.

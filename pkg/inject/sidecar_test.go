@@ -51,6 +51,26 @@ func TestEnableCertifiesASidecar(t *testing.T) {
 	}
 }
 
+// TestSidecarGetsWhatIsDeclared with its first certificate.
+func TestSidecarGetsWhatIsDeclared(t *testing.T) {
+	c, in := withSidecar(t, running)
+	u := newUncertified(in)
+	u.status.Sidecar, u.status.Mode, u.status.Rules = true, api.Permissive, api.Rules{Allow: []string{"ns/a/sa/b"}}
+	named, source := api.Coverage{Exclude: []netip.Prefix{netip.MustParsePrefix("10.244.7.0/24")}}, api.Source{From: netip.MustParsePrefix("10.9.0.0/16")}
+	u.status.Capture.Named = named
+	seen := named.Fingerprint()
+	in.Options.Declared = func(c *api.Config) {
+		c.Mode, c.Named.PlaintextFrom = api.Strict, []api.Source{source}
+	}
+	if result := in.Enable(t.Context(), c.Pod("p")); result.Err != nil || len(u.issued) != 1 {
+		t.Fatalf("%+v, %d certificates", result, len(u.issued))
+	}
+	named.PlaintextFrom = []api.Source{source}
+	want := &api.FirstSettings{Cover: api.Cover{Coverage: in.Survey.For(c.Pod("p"), named), Named: named, Seen: seen},
+		Mode: api.Strict, Rules: &api.Rules{Allow: []string{"ns/a/sa/b"}}, Log: api.LogConnections}
+	expect.Equal(t, "first settings", want, u.issued[0].First)
+}
+
 // TestNoSidecarIsCertifiedForAForeignAddress: another pod has it.
 func TestNoSidecarIsCertifiedForAForeignAddress(t *testing.T) {
 	c, in := withSidecar(t, running)

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
@@ -142,11 +143,15 @@ func (in *Injector) first(ctx context.Context, pod *corev1.Pod, name string, sta
 	if err := in.checkClaims(ctx, pod); err != nil {
 		return nil, err
 	}
-	named := status.Capture.Named
-	return &api.FirstSettings{
-		Cover:    api.Cover{Coverage: in.Survey.For(pod, named), Named: named, Seen: named.Fingerprint()},
-		LogTotal: installed.LogTotalOf(pod, name),
-	}, nil
+	seen := status.Capture.Named.Fingerprint()
+	first := &api.FirstSettings{LogTotal: installed.LogTotalOf(pod, name)}
+	c := declared.InForce(status)
+	if in.Options.Declared != nil {
+		in.Options.Declared(c)
+		first.Mode, first.Rules, first.Log = c.Mode, &c.Rules, c.Log
+	}
+	first.Cover = api.Cover{Coverage: in.Survey.For(pod, c.Named), Named: c.Named, Seen: seen}
+	return first, nil
 }
 
 // revoke tells a gateway that has a certificate what is revoked, unless the certificate has brought that: a

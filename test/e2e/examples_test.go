@@ -129,6 +129,8 @@ func changing() []map[string]example {
 			"kubectl gateway revoke ns/shop/sa/web":                                     {says: "refuses what is revoked"},
 			"kubectl gateway rotate -n shop -l app=web":                                 {says: "certificate renewed"},
 			"kubectl annotate namespace shop kube-gateway.io=true":                      {says: "annotated"},
+			"kubectl annotate namespace shop kube-gateway.io/mode=strict":               {says: "annotated", after: "kubectl annotate namespace shop kube-gateway.io/mode-"},
+			"kubectl annotate deploy/web -n shop kube-gateway.io/log=refused":           {says: "annotated", after: "kubectl annotate deploy/web -n shop kube-gateway.io/log-"},
 		}, {
 			"kubectl gateway admission install":                                                      {says: "created", after: noPolicy},
 			"kubectl gateway admission install --mode=permissive --startup-timeout=30s":              {says: "created", after: noPolicy},

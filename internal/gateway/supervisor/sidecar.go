@@ -101,6 +101,10 @@ func settle(config *api.Config, first *api.FirstSettings) (*api.Config, error) {
 	}
 	next := *config
 	next.Coverage, next.Named, next.LogTotal = first.Cover.Coverage, first.Cover.Named, first.LogTotal
+	next.Mode, next.Log = cmp.Or(first.Mode, next.Mode), cmp.Or(first.Log, next.Log)
+	if first.Rules != nil {
+		next.Rules = *first.Rules
+	}
 	if err := cmp.Or(next.Coverage.Validate(), next.Validate()); err != nil {
 		return nil, fmt.Errorf("checking the first settings: %w", err)
 	}

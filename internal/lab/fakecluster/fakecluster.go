@@ -232,9 +232,13 @@ func (c *Cluster) list(action clienttesting.ListAction) (bool, runtime.Object, e
 	return true, list, nil
 }
 
-// Patch does what the API server does with a patch of pods/ephemeralcontainers.
+// Patch does what the API server does with a patch of pods/ephemeralcontainers, and leaves that of a pod itself to
+// the tracker.
 func (c *Cluster) Patch(action clienttesting.Action) (bool, runtime.Object, error) {
 	p := action.(clienttesting.PatchActionImpl)
+	if p.GetSubresource() == "" && p.GetPatchType() == types.MergePatchType {
+		return false, nil, nil // of labels
+	}
 	if p.GetSubresource() != "ephemeralcontainers" || p.GetPatchType() != types.StrategicMergePatchType {
 		c.t.Errorf("a %s patch of pods/%s", p.GetPatchType(), p.GetSubresource())
 	}

@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -51,6 +52,7 @@ func (o *Options) exempt() []string {
 func (o *Options) sidecar() (*corev1.Container, error) {
 	config := o.Config
 	config.Version, config.Wire = api.ConfigVersion, config.Wire.OrDefault()
+	config.OnFailure = cmp.Or(config.OnFailure, config.Mode.OnFailure())
 	// As with gateways that watch adds: they go with the annotation.
 	config.Watched = true
 	sample := config

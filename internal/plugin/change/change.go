@@ -81,8 +81,8 @@ func (c *Changer) Change(ctx context.Context, pod *corev1.Pod, change Change) Re
 	})
 	if result.Err == nil {
 		result.Warnings = append(result.Warnings, warnings(change, result.Status)...)
-		if change.Mode == api.Strict && c.Survey != nil {
-			result.Warnings = append(result.Warnings, c.Survey.StrictLines(pod, result.Status.Capture.Named)...)
+		if change.Mode != "" {
+			result.Warnings = append(result.Warnings, strictLines(pod, c.Survey, result.Status)...)
 		}
 	}
 	return result

@@ -45,6 +45,7 @@ func (c *Checker) checks() []check {
 		{id: "policy-admission", category: Policy, description: "the server admits the gateway's container (dry run)", run: checkAdmission},
 		{id: "policy-webhooks", category: Policy, description: "admission webhooks can be asked", run: checkWebhooks},
 		{id: "policy-sidecars", category: Policy, description: "new pods can have a gateway as they are created (admission)", run: checkSidecars},
+		{id: "policy-annotations", category: Policy, description: "annotations about gateways can be read", run: checkAnnotations},
 		{id: "nodes-os", category: Nodes, description: "the nodes run Linux", run: given((*facts).relevantNodes, checkOS)},
 		{id: "nodes-kernel", category: Nodes, description: "the nodes' kernels have what gateways need", run: given((*facts).relevantNodes, checkKernel)},
 		{id: "nodes-cgroup", category: Nodes, description: "the nodes use cgroup v2", run: given((*facts).relevantNodes, checkCgroup)},

@@ -87,6 +87,9 @@ func TestProblems(t *testing.T) {
 		{name: "no secrets", spoil: deny("create secrets"), id: "permissions-secret", result: Warning, detail: "create secrets", hint: "--delivery=csr", command: "- secrets"},
 		{name: "no logs", spoil: deny("get pods/log"), id: "permissions-tail", result: Error, detail: "get pods/log"},
 		{name: "no replicasets", spoil: deny("list replicasets"), id: "permissions-watch", result: Warning, detail: "list replicasets.apps", command: "- replicasets"},
+		{name: "annotations", objects: []runtime.Object{appPod("web", declares("log", "none"))}, id: "policy-annotations", result: OK, detail: "1 say"},
+		{name: "annotation that cannot be read", objects: []runtime.Object{appPod("web", declares("mode", "stric"))}, id: "policy-annotations", result: Error,
+			detail: `kube-gateway.io/mode of pod: "stric" is unknown`, hint: "strict or permissive"},
 		{name: "restricted", objects: []runtime.Object{label("restricted"), appPod("web")}, spoil: refuse(violation()),
 			id: "policy-pod-security", result: Error, detail: "restricted", command: labelFix},
 		{name: "restricted, told by the dry run of a pod", objects: []runtime.Object{label("restricted")}, spoil: func(w *world) { w.create = violation() },
@@ -184,6 +187,10 @@ func TestProblems(t *testing.T) {
 			}
 		})
 	}
+}
+
+func declares(name, value string) func(*corev1.Pod) {
+	return func(pod *corev1.Pod) { metav1.SetMetaDataAnnotation(&pod.ObjectMeta, api.AnnotationPrefix+name, value) }
 }
 
 func limited(memory string) func(*corev1.Pod) {

@@ -110,7 +110,7 @@ func (f *facts) denied(use rights.Use, namespace string, missing []rights.Right)
 	case rights.Secrets:
 		found.Result, found.Hint = Warning, "'enable --delivery=csr' needs none of it; or whoever may grant it runs this"
 	case rights.Watch:
-		found.Result, found.Hint = Warning, "'watch' then heeds only the annotations of pods; or whoever may grant it runs this"
+		found.Result, found.Hint = Warning, "'watch' then heeds fewer annotations; or whoever may grant it runs this"
 	}
 	review, err := f.user()
 	name := unknownUser

@@ -15,6 +15,10 @@ type Use string
 const (
 	// Enable is that of upgrade, too.
 	Enable Use = "enable"
+	// Annotations comes on top of Enable and Status: without it the annotations of pods alone say how gateways are to be.
+	Annotations Use = "enable, status: annotations"
+	// Announce comes on top of Enable, Disable and Watch: without it nothing is shown at pods.
+	Announce Use = "enable, watch: events and label"
 	// Secrets comes on top of Enable with --delivery=secret.
 	Secrets Use = "enable --delivery=secret"
 	// Endpoints comes on top of Enable, Watch and refresh: without it they capture ranges alone, and
@@ -111,7 +115,13 @@ func Table() []Need {
 		givenRoots   = "--trust-bundle is given"
 		ifNone       = "no pod is one, or the API server is in --allow-plaintext-from"
 	)
-	const gives = "gives new pods a gateway"
+	const (
+		gives    = "gives new pods a gateway"
+		says     = "says how gateways are to be"
+		podsSay  = "the annotations of pods count"
+		unshown  = "it is not shown"
+		ofOwners = "reads the annotations of workloads"
+	)
 	bundle, policy := []string{authority.BundleName}, []string{"kube-gateway"}
 	copies := []string{authority.SecretName, authority.NextSecretName, authority.PreviousSecretName}
 	system := []string{authority.Namespace}
@@ -134,6 +144,15 @@ func Table() []Need {
 		{Use: Servers, Verbs: "list", Group: hooks, Resource: "mutatingwebhookconfigurations", Scope: Cluster, Why: called, Unless: ifNone},
 		{Use: Servers, Verbs: "list", Group: "apiextensions.k8s.io", Resource: "customresourcedefinitions", Scope: Cluster, Why: called, Unless: ifNone},
 		{Use: Servers, Verbs: "list", Group: "apiregistration.k8s.io", Resource: "apiservices", Scope: Cluster, Why: called, Unless: ifNone},
+
+		{Use: Annotations, Verbs: "get", Resource: "namespaces", Scope: Cluster, Why: says, Unless: podsSay},
+		{Use: Annotations, Verbs: "get", Group: apps, Resource: "deployments", Why: says, Unless: podsSay},
+		{Use: Annotations, Verbs: "get", Group: apps, Resource: "statefulsets", Why: says, Unless: podsSay},
+		{Use: Annotations, Verbs: "get", Group: apps, Resource: "daemonsets", Why: says, Unless: podsSay},
+		{Use: Annotations, Verbs: "get", Group: "batch", Resource: "jobs", Why: says, Unless: podsSay},
+
+		{Use: Announce, Verbs: "create", Resource: "events", Why: "shows what became of gateways", Unless: unshown},
+		{Use: Announce, Verbs: "patch", Resource: "pods", Why: "labels pods with the mode of their gateways", Unless: unshown},
 
 		{Use: Secrets, Verbs: "create", Resource: "secrets", Why: "brings the key to the pod"},
 		{Use: Secrets, Verbs: "list", Resource: "secrets", Why: "finds what an enable that was killed has left", Unless: "none was killed"},
@@ -196,6 +215,10 @@ func Table() []Need {
 		{Use: Watch, Verbs: "watch", Group: ranges, Resource: "servicecidrs", Scope: Cluster, Why: "learns of new ranges of Services", Unless: late},
 		{Use: Watch, Verbs: "watch", Group: "discovery.k8s.io", Resource: "endpointslices", Scope: AllNamespaces, Why: "learns of new addresses of the API server", Unless: late},
 		{Use: Watch, Verbs: "list watch", Group: apps, Resource: "replicasets", Why: "tells which Deployment a pod belongs to"},
+		{Use: Watch, Verbs: "list watch", Group: apps, Resource: "deployments", Why: ofOwners, Unless: podsSay},
+		{Use: Watch, Verbs: "list watch", Group: apps, Resource: "statefulsets", Why: ofOwners, Unless: podsSay},
+		{Use: Watch, Verbs: "list watch", Group: apps, Resource: "daemonsets", Why: ofOwners, Unless: podsSay},
+		{Use: Watch, Verbs: "list watch", Group: "batch", Resource: "jobs", Why: ofOwners, Unless: podsSay},
 
 		{Use: Admission, Verbs: "get update delete", Group: hooks, Resource: "mutatingadmissionpolicies", Names: policy, Scope: Cluster, Why: gives},
 		{Use: Admission, Verbs: "get update delete", Group: hooks, Resource: "mutatingadmissionpolicybindings", Names: policy, Scope: Cluster, Why: gives},

@@ -58,6 +58,7 @@ func (c *Collector) Collect(ctx context.Context, pods []corev1.Pod) (*List, erro
 		return nil, fmt.Errorf("asking the gateways: %w", err)
 	}
 	c.compare(ctx, pods, list)
+	c.declare(ctx, pods, list)
 	return list, nil
 }
 

@@ -24,6 +24,8 @@ type List struct {
 	Items      []Item `json:"items"`
 	// NotCompared says why it is not known whether gateways capture what the cluster has.
 	NotCompared string `json:"notCompared,omitempty"`
+	// NotDeclared says why it is not known where settings come from.
+	NotDeclared string `json:"notDeclared,omitempty"`
 }
 
 // State sums up one pod's gateway in a word or two.
@@ -74,6 +76,8 @@ type Item struct {
 	// Status is what the gateway says itself, nil if it was not asked or did
 	// not answer.
 	Status *api.Status `json:"status,omitempty"`
+	// Settings are those that annotations can declare, and where each comes from. They are empty if the gateway did not answer.
+	Settings []Setting `json:"settings,omitempty"`
 	// Lacks are the ranges and addresses of the cluster that the gateway does not know of.
 	Lacks []survey.Part `json:"lacks,omitempty"`
 	// Error says why the gateway could not be asked.

@@ -44,10 +44,11 @@ func (l *List) Table(w io.Writer, style *terminal.Style, o TableOptions) error {
 		// to what is excluded. ENDPOINTS is how many addresses are captured besides ranges,
 		// OUTSIDE are connections into private address space that no range names, AUDITED
 		// those that the rules would have refused without --audit. MEMORY is what the gateway uses,
-		// MEMORY-LEFT what is left of the pod's limit.
+		// MEMORY-LEFT what is left of the pod's limit. DECLARED names settings by annotations and the objects that have them,
+		// with ! for what is not in force.
 		table.Header = append(table.Header,
 			"WIRE", "ALLOW", "DENY", "PLAINTEXT-FROM", "PASS", "ENDPOINTS", "IN-BAND", "OPTION-LOST", "REFUSED", "NOT-ALLOWED", "AUDITED", "PLAINTEXT-REFUSED", "UDP",
-			"EXCLUDED", "OUTSIDE", "EXISTING", "SERVICE-PASSED", "SERVICE-REFUSED", "SENT", "RECEIVED", "RESTARTS", "MEMORY", "MEMORY-LEFT", "LOG", "ON-FAILURE", "GATEWAY", "VERSION")
+			"EXCLUDED", "OUTSIDE", "EXISTING", "SERVICE-PASSED", "SERVICE-REFUSED", "SENT", "RECEIVED", "RESTARTS", "MEMORY", "MEMORY-LEFT", "LOG", "DECLARED", "ON-FAILURE", "GATEWAY", "VERSION")
 	}
 	table.Rows = lists.Map(l.Items, func(i Item) []terminal.Cell { return i.row(o) })
 	return table.Print(w, style)
@@ -106,7 +107,7 @@ func (i *Item) row(o TableOptions) []terminal.Cell {
 		known(some(s.Capture.PlaintextFrom)), known(some(s.Capture.Pass)), known(strconv.Itoa(len(s.Capture.Endpoints))),
 		count(in.Inband+out.Inband), count(out.OptionLost), count(in.Refused+out.Refused), count(in.NotAllowed+out.NotAllowed), audited,
 		count(s.Capture.PlaintextRefused), count(s.Capture.UDP), count(s.Capture.Excluded), count(s.Capture.OutsideConnections), existing, count(s.Capture.ServicePassed), count(s.Capture.ServiceRefused),
-		known(terminal.Bytes(in.Sent+out.Sent)), known(terminal.Bytes(in.Received+out.Received)), marked(s.Worker.Restarts), used, left, known(string(s.Log.Level)),
+		known(terminal.Bytes(in.Sent+out.Sent)), known(terminal.Bytes(in.Received+out.Received)), marked(s.Worker.Restarts), used, left, known(string(s.Log.Level)), i.declared(),
 		terminal.Cell{Text: string(i.OnFailure)}, terminal.Cell{Text: name}, known(build(s)))
 }
 

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
@@ -64,6 +65,8 @@ const (
 	toRenew   step = "renew"
 	// refresh brings the gateway what the cluster has by now.
 	toRefresh step = "refresh"
+	// apply brings the gateway what is declared about it.
+	toApply step = "apply"
 	// upgrade puts a gateway with the image of watch in the place of an older one.
 	toUpgrade step = "upgrade"
 	// ask asks the gateway for its status.
@@ -102,6 +105,10 @@ type situation struct {
 	renewed time.Time
 	// behind says that the cluster has something else than the gateway captures.
 	behind bool
+	// settings are what is declared about the gateway, and apart says that something of it is not in force that
+	// changes in place. otherwise says so of what does not.
+	settings         declared.Settings
+	apart, otherwise bool
 	// older says that the gateway is to be upgraded, and open that this may be done at once.
 	older, open bool
 	// ended names the gateway that was disabled successfully, whatever the pod
@@ -271,6 +278,8 @@ func maintain(s situation, gateway installed.Gateway, on bool, now time.Time) de
 		return decision{step: toRenew}
 	case s.behind:
 		return decision{step: toRefresh}
+	case s.apart:
+		return decision{step: toApply}
 	case !known || at.After(s.askAt):
 		at = s.askAt
 	}

@@ -31,6 +31,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/announce"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -191,10 +192,13 @@ func TestExampleAllowsWhatWatchDoesAndNothingElse(t *testing.T) {
 		Authority: func(ctx context.Context, _ func(string)) (ca.Issuer, error) {
 			return authority.Load(ctx, authority.Location{Client: client})
 		},
-		Warn: func(warnings []string) { t.Errorf("warned of %q", warnings) },
+		Warn: func(warnings []string) { t.Errorf("warned of %q", warnings) }, Marker: announce.NewMarker(client),
 	}
-	events := make(chan Event, 100)
-	watcher := &Watcher{Client: client, Actions: plugin, Report: func(e Event) { events <- e }}
+	events, poster := make(chan Event, 100), announce.NewPoster(client)
+	watcher := &Watcher{Client: client, Actions: plugin, Report: func(e Event) {
+		events <- e
+		poster.Post(e.Namespace, e.Pod, e.UID, announce.Enabled, string(e.Action))
+	}}
 	expect := func(action Action) Event {
 		t.Helper()
 		select {
@@ -231,6 +235,7 @@ func TestExampleAllowsWhatWatchDoesAndNothingElse(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
+	poster.Close()
 
 	// Secrets of pods are looked for where that is allowed, and not here.
 	slices.Sort(e.denied)

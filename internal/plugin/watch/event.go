@@ -3,8 +3,11 @@ package watch
 import (
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 )
 
 // Action is what happened.
@@ -17,6 +20,8 @@ const (
 	Replaced Action = "replaced"
 	Disabled Action = "disabled"
 	Renewed  Action = "renewed"
+	// Changed is a gateway that was brought the settings that are declared.
+	Changed Action = "changed"
 	// Refreshed is a gateway that captures what the cluster has by now.
 	Refreshed Action = "refreshed"
 	// Upgraded is a gateway with the image of watch that took the place of an older one. Halted
@@ -26,8 +31,8 @@ const (
 	Resumed  Action = "resumed"
 	// Failed is tried again, with growing pauses.
 	Failed Action = "failed"
-	// Refused is a pod that can have no gateway. It is looked at again when it
-	// changes.
+	// Refused is a pod that can have no gateway, or an annotation that cannot be used. It is looked at again
+	// when it changes.
 	Refused Action = "refused"
 	// Disconnected and Reconnected are about the API server; no pod is named.
 	Disconnected Action = "disconnected"
@@ -42,6 +47,7 @@ type Event struct {
 	Time      time.Time
 	Namespace string
 	Pod       string
+	UID       types.UID
 	Action    Action
 	// Container is the gateway that this is about.
 	Container string
@@ -49,8 +55,9 @@ type Event struct {
 	Elapsed time.Duration
 	// NotAfter is when the gateway's certificate ends, zero if unknown.
 	NotAfter time.Time
-	// Covered is what was refreshed.
+	// Covered is what was refreshed, and Settings are those that were changed.
 	Covered  *change.Covered
+	Settings declared.Settings
 	Warnings []string
 	Err      error
 	// Again is when it is tried again, zero if only a change can help.
@@ -89,8 +96,9 @@ type Outcome struct {
 	Status *api.Status
 	// Changed is false if there was nothing to do.
 	Changed bool
-	// Covered is what a refresh has changed.
+	// Covered is what a refresh has changed, and Settings are those that Apply has.
 	Covered  *change.Covered
+	Settings declared.Settings
 	Warnings []string
 	Err      error
 	// Refused says that Err comes from the pod's own nature.

@@ -19,6 +19,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
@@ -57,11 +58,13 @@ type world struct {
 	upgrading    map[types.UID]int
 	mostUpgrades int
 	versions     map[string]string
+	// configs are the settings of gateways, by pod.
+	configs map[string]api.Config
 }
 
 func newWorld(t *testing.T, objects ...runtime.Object) *world {
 	return &world{Cluster: fakecluster.New(t, objects...), t: t, life: 24 * time.Hour,
-		steps: map[step]map[string]int{}, tries: map[step]int{}, busy: map[string]bool{}, certs: map[string]api.Certificate{}, versions: map[string]string{}, upgrading: map[types.UID]int{}}
+		steps: map[step]map[string]int{}, tries: map[step]int{}, busy: map[string]bool{}, certs: map[string]api.Certificate{}, versions: map[string]string{}, upgrading: map[types.UID]int{}, configs: map[string]api.Config{}}
 }
 
 // inWorld calls test with a world of objects, in fake time.
@@ -177,7 +180,7 @@ func (w *world) Outdated(gateway installed.Gateway, _ *api.Status) bool {
 	return w.upgrades && gateway.Image != testImage
 }
 
-func (w *world) Upgrade(ctx context.Context, pod *corev1.Pod) Outcome {
+func (w *world) Upgrade(ctx context.Context, pod *corev1.Pod, _ *api.Status, settings declared.Settings) Outcome {
 	out := Outcome{Changed: true}
 	w.mu.Lock()
 	if w.upgrading[installed.WorkloadOf(pod)]++; w.upgrading[installed.WorkloadOf(pod)] > 1 {
@@ -199,7 +202,30 @@ func (w *world) Upgrade(ctx context.Context, pod *corev1.Pod) Outcome {
 		return nil
 	})
 	if out.Err == nil {
+		w.settle(pod.Name, settings.Change)
 		out.Status = w.certify(pod.Name)
+	}
+	return out
+}
+
+// settle changes the settings of the gateway of pod.
+func (w *world) settle(pod string, change func(*api.Config)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	config := w.configs[pod]
+	change(&config)
+	w.configs[pod] = config
+}
+
+func (w *world) Apply(ctx context.Context, pod *corev1.Pod, settings declared.Settings) Outcome {
+	gateway, _ := installed.Current(pod)
+	out := Outcome{Container: gateway.Name, Changed: true, Settings: settings}
+	if out.Err = w.step(ctx, toApply, pod, func() error { return nil }); out.Err == nil {
+		w.settle(pod.Name, func(c *api.Config) {
+			inPlace, _ := settings.Missing(c)
+			inPlace.Change(c)
+		})
+		out.Status = w.status(pod.Name)
 	}
 	return out
 }
@@ -259,12 +285,14 @@ func (w *world) Refresh(ctx context.Context, pod *corev1.Pod, container string, 
 func (w *world) status(pod string) *api.Status {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return &api.Status{State: api.Ready, Cert: w.certs[pod], Capture: api.Capture{Fingerprint: w.versions[pod]}}
+	c := w.configs[pod]
+	return &api.Status{State: api.Ready, Cert: w.certs[pod], Mode: c.Mode, Wire: c.Wire, Rules: c.Rules, Log: api.LogStatus{Level: c.Log},
+		Capture: api.Capture{Named: c.Named, Fingerprint: w.versions[pod]}}
 }
 
 var errRefused = errors.New("the pod uses the node's network")
 
-func (w *world) Enable(ctx context.Context, pod *corev1.Pod, annotated bool) Outcome {
+func (w *world) Enable(ctx context.Context, pod *corev1.Pod, annotated bool, settings declared.Settings) Outcome {
 	out := Outcome{Changed: true}
 	out.Err = w.step(ctx, toEnable, pod, func() error {
 		g := runs()
@@ -275,6 +303,7 @@ func (w *world) Enable(ctx context.Context, pod *corev1.Pod, annotated bool) Out
 		return nil
 	})
 	if out.Refused = errors.Is(out.Err, errRefused); out.Err == nil {
+		w.settle(pod.Name, settings.Apply)
 		out.Status = w.certify(pod.Name)
 	}
 	return out

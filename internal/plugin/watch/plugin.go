@@ -13,7 +13,9 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/announce"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/disable"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
@@ -54,6 +56,8 @@ type Plugin struct {
 	// FollowRoots brings all gateways of the cluster the roots of a signer, without those that cannot be reached
 	// if overlook is set. It is nil where no signer issues the certificates.
 	FollowRoots func(ctx context.Context, overlook bool) (*rotate.SignerResult, error)
+	// Marker shows the mode of gateways at their pods. It may be nil.
+	Marker *announce.Marker
 	// Warn is called with what a survey of the cluster had to guess, and with what is to be known
 	// about the authority, if that is not what the one before had.
 	Warn func([]string)
@@ -63,6 +67,8 @@ type Plugin struct {
 	unsettled time.Time
 	survey    parallel.Recent[*survey.Survey]
 	warned    []string
+	// warnedStrict says that strictly has warned.
+	warnedStrict atomic.Bool
 	// remarked is what was said of the authority last.
 	remarked []string
 	shared   *inject.Shared
@@ -88,16 +94,56 @@ func (p *Plugin) Outdated(gateway installed.Gateway, status *api.Status) bool {
 }
 
 // Upgrade is part of Actions.
-func (p *Plugin) Upgrade(ctx context.Context, pod *corev1.Pod) Outcome {
+func (p *Plugin) Upgrade(ctx context.Context, pod *corev1.Pod, status *api.Status, settings declared.Settings) Outcome {
 	authority, err := p.readAuthority(ctx)
 	if err != nil {
 		return Outcome{Err: err}
 	}
 	options := p.Options
 	options.Existing = api.ExistingReport
-	options.Succession = inject.Succession{DrainTimeout: p.Drain}
+	options.Succession = inject.Succession{DrainTimeout: p.Drain, Change: settings.Change}
+	if gateway, ok := installed.Current(pod); ok && !p.Outdated(gateway, status) {
+		// It is replaced for its settings, and never by an older one.
+		options.Image = gateway.Image
+	}
 	injector := inject.Injector{Client: p.Client, Authority: authority, Gateways: p.Gateways, Survey: p.latest.Load(), Options: options}
-	return outcome(injector.Replace(ctx, pod))
+	out := outcome(injector.Replace(ctx, pod))
+	if out.Err == nil && out.Status != nil {
+		if _, still := settings.Missing(declared.InForce(out.Status)); len(still) > 0 {
+			out.Err = fmt.Errorf("the new gateway does not have %s", still)
+		}
+	}
+	return p.marked(ctx, pod, out)
+}
+
+// Apply is part of Actions.
+func (p *Plugin) Apply(ctx context.Context, pod *corev1.Pod, settings declared.Settings) Outcome {
+	cluster, err := p.cluster(ctx, pod)
+	if err != nil {
+		return Outcome{Err: err}
+	}
+	p.strictly(cluster, settings)
+	changer := change.Changer{Gateways: p.Gateways}
+	result, changed := changer.Bring(ctx, pod, settings, cluster)
+	return p.marked(ctx, pod, Outcome{Container: result.Container, Status: result.Status, Changed: len(changed) > 0, Covered: result.Covered, Settings: changed,
+		Warnings: result.Warnings, Err: result.Err})
+}
+
+// strictly warns of what strict mode may cut off where settings ask for that, once, unless the options have done so.
+func (p *Plugin) strictly(cluster *survey.Survey, settings declared.Settings) {
+	var c api.Config
+	settings.Apply(&c)
+	if unknown := cluster.StrictUnknown(); len(unknown) > 0 && c.Mode == api.Strict && p.Options.Mode != api.Strict && p.Warn != nil && p.warnedStrict.CompareAndSwap(false, true) {
+		p.Warn(unknown)
+	}
+}
+
+// marked is out, after the label of pod was brought up to date.
+func (p *Plugin) marked(ctx context.Context, pod *corev1.Pod, out Outcome) Outcome {
+	if out.Err == nil && out.Status != nil {
+		p.Marker.Label(ctx, pod, out.Status.Mode)
+	}
+	return out
 }
 
 func outcome(result inject.Result) Outcome {
@@ -160,7 +206,7 @@ func (p *Plugin) Refresh(ctx context.Context, pod *corev1.Pod, container string,
 }
 
 // Enable is part of Actions.
-func (p *Plugin) Enable(ctx context.Context, pod *corev1.Pod, annotated bool) Outcome {
+func (p *Plugin) Enable(ctx context.Context, pod *corev1.Pod, annotated bool, settings declared.Settings) Outcome {
 	authority, err := p.readAuthority(ctx)
 	if err != nil {
 		return Outcome{Err: err}
@@ -173,9 +219,11 @@ func (p *Plugin) Enable(ctx context.Context, pod *corev1.Pod, annotated bool) Ou
 		return Outcome{Err: err, Refused: true}
 	}
 	options := p.Options
-	options.Watched = annotated
+	p.strictly(cluster, settings)
+	settings.Apply(&options.Config)
+	options.Watched, options.Declared = annotated, settings.First()
 	injector := inject.Injector{Client: p.Client, Authority: authority, Gateways: p.Gateways, Survey: cluster, Options: options, Shared: p.shared}
-	return outcome(injector.Enable(ctx, pod))
+	return p.marked(ctx, pod, outcome(injector.Enable(ctx, pod)))
 }
 
 // Disable is part of Actions.
@@ -184,6 +232,9 @@ func (p *Plugin) Disable(ctx context.Context, pod *corev1.Pod) Outcome {
 		DrainTimeout: p.Drain, Timeout: p.Options.Timeout, Image: p.Options.Image, PullPolicy: p.Options.PullPolicy,
 	}}
 	result := disabler.Disable(ctx, pod)
+	if result.Err == nil {
+		p.Marker.Label(ctx, pod, "")
+	}
 	return Outcome{Container: result.Container, Changed: result.Action == disable.Disabled, Err: result.Err}
 }
 
@@ -204,6 +255,9 @@ func (p *Plugin) Ask(ctx context.Context, pod *corev1.Pod, container string) (*a
 	defer cancel()
 	gateway := p.Gateways.Gateway(pod, container)
 	status, err := gateway.Status(ctx)
+	if err == nil && status.State == api.Ready {
+		p.Marker.Label(ctx, pod, status.Mode)
+	}
 	if err != nil || p.Authority == nil || status.State != api.Ready && status.State != api.Degraded {
 		return status, err
 	}

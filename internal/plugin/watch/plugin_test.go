@@ -79,7 +79,7 @@ func covers(cluster *survey.Survey, text string) bool {
 func TestPluginSaysWhatIsMissing(t *testing.T) {
 	away := errors.New("no authority")
 	p := &Plugin{Client: fake.NewClientset(), Authority: func(context.Context, func(string)) (ca.Issuer, error) { return nil, away }}
-	if out := p.Enable(t.Context(), fakecluster.NewPod("p"), true); !errors.Is(out.Err, away) || out.Refused {
+	if out := p.Enable(t.Context(), fakecluster.NewPod("p"), true, nil); !errors.Is(out.Err, away) || out.Refused {
 		t.Errorf("%+v", out)
 	}
 	if out := p.Renew(t.Context(), fakecluster.NewPod("p"), "kube-gateway"); !errors.Is(out.Err, away) {
@@ -90,7 +90,7 @@ func TestPluginSaysWhatIsMissing(t *testing.T) {
 		Options: inject.Options{Named: api.Coverage{Capture: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}}}
 	pod := fakecluster.NewPod("p")
 	pod.Spec.HostNetwork = true
-	if out := p.Enable(t.Context(), pod, true); !out.Refused || api.Hint(out.Err) == "" {
+	if out := p.Enable(t.Context(), pod, true, nil); !out.Refused || api.Hint(out.Err) == "" {
 		t.Errorf("%+v", out)
 	}
 }

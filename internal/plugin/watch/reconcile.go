@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
@@ -84,12 +85,20 @@ func (w *Watcher) decide(key types.NamespacedName, pod *corev1.Pod) (decision, s
 		}
 	}
 	w.mu.Unlock()
+	s.settings = w.settingsOf(pod)
+	if s.status != nil {
+		inPlace, replaced := s.settings.Missing(declared.InForce(s.status))
+		s.apart, s.otherwise = len(inPlace) > 0, len(replaced) > 0
+	}
 	s.older = w.older(pod, gateway, &s)
 	s.open = s.older && w.rollout.open(key, pod, false)
 	s.behind = s.status != nil && !w.Actions.Covered(pod, s.status)
 	d := decide(s, time.Now())
 	if d.trouble == nil {
 		d.trouble = trouble
+	}
+	if d.trouble == nil && (s.want == wanted || s.want == named || gateway.Phase == installed.Running) {
+		d.trouble = s.settings.Err()
 	}
 	return d, s
 }
@@ -140,8 +149,17 @@ func (w *Watcher) note(key types.NamespacedName, pod *corev1.Pod, d decision, s 
 	}
 	w.mu.Unlock()
 	if news {
-		w.report(Event{Namespace: pod.Namespace, Pod: pod.Name, Action: Failed, Container: gateway.Name, Err: d.trouble})
+		event := eventOf(pod, Failed)
+		if errors.Is(d.trouble, declared.ErrAnnotation) {
+			event.Action = Refused
+		}
+		event.Container, event.Err = gateway.Name, d.trouble
+		w.report(event)
 	}
+}
+
+func eventOf(pod *corev1.Pod, action Action) Event {
+	return Event{Namespace: pod.Namespace, Pod: pod.Name, UID: pod.UID, Action: action}
 }
 
 // recordOf returns the record of pod, a new one if there is none. w.mu is held.
@@ -178,7 +196,7 @@ func (w *Watcher) pausing(key types.NamespacedName, pod *corev1.Pod, step step) 
 func (w *Watcher) act(ctx context.Context, key types.NamespacedName, pod *corev1.Pod, step step, s situation) bool {
 	gateway, had := installed.Current(pod)
 	start := time.Now()
-	event := Event{Namespace: pod.Namespace, Pod: pod.Name}
+	event := eventOf(pod, "")
 	var out Outcome
 	switch step {
 	case toEnable:
@@ -189,7 +207,7 @@ func (w *Watcher) act(ctx context.Context, key types.NamespacedName, pod *corev1
 				w.halt(pod, gateway.Name, fmt.Errorf("the gateway died soon after it was upgraded: %w", installed.Ended(pod, gateway)))
 			}
 		}
-		out = w.Actions.Enable(ctx, pod, s.want == wanted)
+		out = w.Actions.Enable(ctx, pod, s.want == wanted, s.settings)
 	case toDisable:
 		event.Action = Disabled
 		out = w.Actions.Disable(ctx, pod)
@@ -198,7 +216,7 @@ func (w *Watcher) act(ctx context.Context, key types.NamespacedName, pod *corev1
 			return false
 		}
 		event.Action = Upgraded
-		out = w.Actions.Upgrade(ctx, pod)
+		out = w.Actions.Upgrade(ctx, pod, s.status, s.settings)
 		if out.Err != nil && ctx.Err() == nil && !unreachable(out.Err) && !w.gone(ctx, pod) {
 			w.halt(pod, out.Container, out.Err)
 		}
@@ -215,6 +233,10 @@ func (w *Watcher) act(ctx context.Context, key types.NamespacedName, pod *corev1
 		event.Action = Refreshed
 		out = w.Actions.Refresh(ctx, pod, gateway.Name, s.status)
 		event.Covered = out.Covered
+	case toApply:
+		event.Action = Changed
+		out = w.Actions.Apply(ctx, pod, s.settings)
+		event.Settings = out.Settings
 	case toAsk:
 		out.Container = gateway.Name
 		out.Status, out.Err = w.Actions.Ask(ctx, pod, gateway.Name)
@@ -285,7 +307,8 @@ func (w *Watcher) succeeded(key types.NamespacedName, pod *corev1.Pod, step step
 // failed notes a failure, reports it if it is a new one, and has it tried again,
 // unless only a change of the pod can help.
 func (w *Watcher) failed(key types.NamespacedName, pod *corev1.Pod, tried attempt, out Outcome) {
-	event := Event{Namespace: pod.Namespace, Pod: pod.Name, Action: Failed, Container: out.Container, Warnings: out.Warnings, Err: out.Err}
+	event := eventOf(pod, Failed)
+	event.Container, event.Warnings, event.Err = out.Container, out.Warnings, out.Err
 	var pause time.Duration
 	if out.Refused {
 		event.Action = Refused

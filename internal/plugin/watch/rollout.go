@@ -8,12 +8,12 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
-// AnnotationUpgrade of a pod or its namespace keeps watch from upgrading gateways with the value
-// "false". Any change of it has a rollout go on that was halted.
-const AnnotationUpgrade = Annotation + "/upgrade"
+// AnnotationUpgrade is declared.AnnotationUpgrade. Any change of it has a rollout go on that was halted.
+const AnnotationUpgrade = declared.AnnotationUpgrade
 
 // maxUpgrades bounds how many gateways are upgraded at a time: each is two in its pod meanwhile.
 const maxUpgrades = 4
@@ -89,7 +89,7 @@ func (r *rollout) state() error {
 }
 
 // older reports whether watch is to bring the gateway of pod, which has answered with the
-// status of s, to its own image.
+// status of s, to its own image, or to what is declared about it.
 func (w *Watcher) older(pod *corev1.Pod, gateway installed.Gateway, s *situation) bool {
 	if s.status == nil || s.want != wanted && s.want != named || pod.Annotations[AnnotationUpgrade] == "false" {
 		return false
@@ -97,7 +97,7 @@ func (w *Watcher) older(pod *corev1.Pod, gateway installed.Gateway, s *situation
 	if namespace := w.namespaceOf(pod); pod.Annotations[AnnotationUpgrade] == "" && namespace != nil && namespace.Annotations[AnnotationUpgrade] == "false" {
 		return false
 	}
-	return w.Actions.Outdated(gateway, s.status)
+	return w.Options.Replace && s.otherwise || w.Actions.Outdated(gateway, s.status)
 }
 
 // halt ends the rollout because of pod, and reports that.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -29,11 +30,15 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
 )
 
-// byController indexes pods by the UID of what controls them.
-const byController = "controller"
+// byController indexes pods by the UID of what controls them, byWorkload by their declared.Workload.
+const (
+	byController = "controller"
+	byWorkload   = "workload"
+)
 
 // sources are the caches of what decisions depend on. Those that are not needed,
 // or that the user may not read, are nil.
@@ -43,12 +48,14 @@ type sources struct {
 	// owners hold what stands between a pod and what was named: ReplicaSets for
 	// a Deployment, Jobs for a CronJob.
 	owners map[string]cache.SharedIndexInformer
+	// workloads hold what can declare settings, by kind.
+	workloads map[string]cache.SharedIndexInformer
 	// surveyed hold what a survey reads besides pods.
 	surveyed []cache.SharedIndexInformer
 }
 
 func (s *sources) all() []cache.SharedIndexInformer {
-	list := slices.AppendSeq(slices.Clone(s.surveyed), maps.Values(s.owners))
+	list := slices.AppendSeq(slices.AppendSeq(slices.Clone(s.surveyed), maps.Values(s.owners)), maps.Values(s.workloads))
 	for _, informer := range []cache.SharedIndexInformer{s.pods, s.namespaces} {
 		if informer != nil {
 			list = append(list, informer)
@@ -60,7 +67,7 @@ func (s *sources) all() []cache.SharedIndexInformer {
 // newSources prepares the caches, and finds out which of them can be had.
 func (w *Watcher) newSources(ctx context.Context) (*sources, error) {
 	core, namespace := w.Client.CoreV1(), w.Options.Namespace
-	s := &sources{owners: map[string]cache.SharedIndexInformer{}}
+	s := &sources{owners: map[string]cache.SharedIndexInformer{}, workloads: map[string]cache.SharedIndexInformer{}}
 	// Gateways are added to running pods, and sidecars run in pending ones: those that have ended need not be
 	// known.
 	alive := func(o *metav1.ListOptions) {
@@ -70,7 +77,7 @@ func (w *Watcher) newSources(ctx context.Context) (*sources, error) {
 			fields.OneTermNotEqualSelector("status.phase", string(corev1.PodFailed))).String()
 	}
 	s.pods = coreinformers.NewFilteredPodInformer(w.Client, namespace, 0, cache.Indexers{
-		cache.NamespaceIndex: cache.MetaNamespaceIndexFunc, byController: controllerUID,
+		cache.NamespaceIndex: cache.MetaNamespaceIndexFunc, byController: controllerUID, byWorkload: workloadKey,
 	}, alive)
 	err := w.prepare(ctx, s.pods, "pods", tried(core.Pods(namespace).List, alive), cache.ResourceEventHandlerFuncs{
 		AddFunc: func(now any) {
@@ -101,7 +108,7 @@ func (w *Watcher) newSources(ctx context.Context) (*sources, error) {
 	err = w.prepare(ctx, s.namespaces, "namespaces", tried(core.Namespaces().List, named), cache.ResourceEventHandlerFuncs{
 		AddFunc: w.enqueueNamespace,
 		UpdateFunc: func(was, now any) {
-			if metaOf(was).GetAnnotations()[Annotation] != metaOf(now).GetAnnotations()[Annotation] {
+			if !maps.Equal(ours(was), ours(now)) {
 				w.enqueueNamespace(now)
 			}
 			w.upgradeAnnotationChanged(was, now)
@@ -117,7 +124,89 @@ func (w *Watcher) newSources(ctx context.Context) (*sources, error) {
 	if err := w.addSurveyed(ctx, s); err != nil {
 		return nil, err
 	}
+	if err := w.addWorkloads(ctx, s); err != nil {
+		return nil, err
+	}
 	return s, w.addOwners(ctx, s)
+}
+
+// addWorkloads adds what can declare settings of its pods, as far as that may be read.
+func (w *Watcher) addWorkloads(ctx context.Context, s *sources) error {
+	if w.Options.Declared != "" && w.Options.Declared != declared.FromAll {
+		return nil
+	}
+	apps, batch, namespace := w.Client.AppsV1(), w.Client.BatchV1(), w.Options.Namespace
+	var unread []string
+	for _, source := range []struct {
+		kind, what string
+		informer   cache.SharedIndexInformer
+		list       func(context.Context) error
+	}{
+		{"Deployment", "deployments", appsinformers.NewDeploymentInformer(w.Client, namespace, 0, nil), tried(apps.Deployments(namespace).List, nil)},
+		{"StatefulSet", "statefulsets", appsinformers.NewStatefulSetInformer(w.Client, namespace, 0, nil), tried(apps.StatefulSets(namespace).List, nil)},
+		{"DaemonSet", "daemonsets", appsinformers.NewDaemonSetInformer(w.Client, namespace, 0, nil), tried(apps.DaemonSets(namespace).List, nil)},
+		{"Job", "jobs", batchinformers.NewJobInformer(w.Client, namespace, 0, nil), tried(batch.Jobs(namespace).List, nil)},
+	} {
+		enqueue := func(object any) { w.enqueueIndexed(byWorkload, keyOf(source.kind, metaOf(object))) }
+		err := w.prepare(ctx, source.informer, source.what, source.list, cache.ResourceEventHandlerFuncs{
+			AddFunc: func(now any) {
+				if len(ours(now)) > 0 {
+					enqueue(now)
+				}
+			},
+			UpdateFunc: func(was, now any) {
+				if !maps.Equal(ours(was), ours(now)) {
+					enqueue(now)
+				}
+			},
+		})
+		switch {
+		case err == nil:
+			s.workloads[source.kind] = source.informer
+		case apierrors.IsForbidden(err):
+			unread = append(unread, source.what)
+		default:
+			return err
+		}
+	}
+	if len(unread) > 0 {
+		w.report(Event{Action: Noticed, Warnings: []string{strings.Join(unread, ", ") + " may not be read: their annotations do not count, those of pods and namespaces do"}})
+	}
+	return nil
+}
+
+// ours are the annotations of an object that are about gateways.
+func ours(object any) map[string]string {
+	all := maps.Clone(metaOf(object).GetAnnotations())
+	maps.DeleteFunc(all, func(key, _ string) bool { return key != Annotation && !strings.HasPrefix(key, api.AnnotationPrefix) })
+	return all
+}
+
+func keyOf(kind string, object metav1.Object) string {
+	return kind + "/" + object.GetNamespace() + "/" + object.GetName()
+}
+
+func workloadKey(object any) ([]string, error) {
+	pod, ok := object.(*corev1.Pod)
+	if !ok {
+		return nil, nil
+	}
+	if w, ok := declared.WorkloadOf(pod); ok {
+		return []string{w.Kind + "/" + w.Namespace + "/" + w.Name}, nil
+	}
+	return nil, nil
+}
+
+// settingsOf returns what is declared about the gateway of pod.
+func (w *Watcher) settingsOf(pod *corev1.Pod) declared.Settings {
+	var workload, namespace map[string]string
+	if of, ok := declared.WorkloadOf(pod); ok {
+		workload = metaOf(cachedObject(w.sources.workloads[of.Kind], of.Namespace+"/"+of.Name)).GetAnnotations()
+	}
+	if object := w.namespaceOf(pod); object != nil {
+		namespace = object.Annotations
+	}
+	return w.Options.Declared.Resolve(declared.Places(pod, workload, namespace)...)
 }
 
 // addSurveyed adds what a survey reads besides pods. What the user may not watch, or
@@ -241,6 +330,12 @@ func trim(object any) (any, error) {
 		o.Spec.Template, o.Status = corev1.PodTemplateSpec{}, appsv1.ReplicaSetStatus{}
 	case *batchv1.Job:
 		o.Spec.Template, o.Status = corev1.PodTemplateSpec{}, batchv1.JobStatus{}
+	case *appsv1.Deployment:
+		o.Spec, o.Status = appsv1.DeploymentSpec{}, appsv1.DeploymentStatus{}
+	case *appsv1.StatefulSet:
+		o.Spec, o.Status = appsv1.StatefulSetSpec{}, appsv1.StatefulSetStatus{}
+	case *appsv1.DaemonSet:
+		o.Spec, o.Status = appsv1.DaemonSetSpec{}, appsv1.DaemonSetStatus{}
 	}
 	if accessor, err := meta.Accessor(object); err == nil {
 		accessor.SetManagedFields(nil)

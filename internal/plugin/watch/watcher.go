@@ -18,6 +18,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 )
@@ -37,8 +38,8 @@ type Actions interface {
 	// Image is what new gateways run.
 	Image() string
 	// Enable gives pod a gateway that is ready, or makes the one that is on its
-	// way ready. annotated says that an annotation asks for it.
-	Enable(ctx context.Context, pod *corev1.Pod, annotated bool) Outcome
+	// way ready. annotated says that an annotation asks for it, and settings are what is declared about it.
+	Enable(ctx context.Context, pod *corev1.Pod, annotated bool, settings declared.Settings) Outcome
 	// Disable ends the gateway of pod, or removes what a dead one has left.
 	Disable(ctx context.Context, pod *corev1.Pod) Outcome
 	// Renew gives the gateway called container a new certificate.
@@ -48,8 +49,11 @@ type Actions interface {
 	// Outdated reports whether gateway, which has answered with status, is older than what Upgrade
 	// would put in its place.
 	Outdated(gateway installed.Gateway, status *api.Status) bool
-	// Upgrade puts a gateway with Image in the place of that of pod.
-	Upgrade(ctx context.Context, pod *corev1.Pod) Outcome
+	// Upgrade puts a gateway with settings in the place of that of pod, which has answered with status: one with Image
+	// if that is newer.
+	Upgrade(ctx context.Context, pod *corev1.Pod, status *api.Status, settings declared.Settings) Outcome
+	// Apply changes the gateway of pod to those of settings that change in place.
+	Apply(ctx context.Context, pod *corev1.Pod, settings declared.Settings) Outcome
 	// Survey looks at the cluster, of which pods are known, and returns once Covered goes by that.
 	// Without pods nobody needs one, and what the last one found is forgotten: it gets old.
 	Survey(ctx context.Context, pods []corev1.Pod) error
@@ -78,6 +82,10 @@ type Options struct {
 	Selector string
 	// Names are enabled without an annotation. They need a Namespace.
 	Names []Name
+	// Declared says whose annotations say how gateways are to be. Empty means all.
+	Declared declared.From
+	// Replace replaces gateways for what is declared and does not change in place.
+	Replace bool
 	// Parallel is parallel.Default if zero.
 	Parallel int
 	// Mode is that of new gateways, for Metrics; empty compares none with it.
@@ -132,7 +140,7 @@ type record struct {
 	refused *corev1.Pod
 	phase   phase
 	renewAt time.Time
-	// older says that the gateway is to be upgraded.
+	// older says that the gateway is to be upgraded, or to be replaced for its settings.
 	older bool
 	seen  seen
 }
