@@ -22,9 +22,9 @@ const (
 	// DefaultTTL is how long a new authority is valid: ten years of 365 days,
 	// what kubeadm gives a cluster's own authority.
 	DefaultTTL = 10 * 365 * 24 * time.Hour
-	// backdate is how far before its making a certificate becomes valid, so
+	// Backdate is how far before its making a certificate becomes valid, so
 	// that a node whose clock is a little slow accepts it.
-	backdate = 5 * time.Minute
+	Backdate = 5 * time.Minute
 )
 
 // Authority holds a certificate authority: its certificates and its key. It is
@@ -80,7 +80,7 @@ func New(o Options) (*Authority, error) {
 		// Verifiers search issuers by name, and two authorities of one trust
 		// domain must not look alike to them.
 		Subject:                     pkix.Name{CommonName: "kubectl-gateway authority", SerialNumber: hex.EncodeToString(serial.Bytes())},
-		NotBefore:                   now.Add(-backdate).UTC(),
+		NotBefore:                   now.Add(-Backdate).UTC(),
 		NotAfter:                    notAfter,
 		BasicConstraintsValid:       true,
 		IsCA:                        true,

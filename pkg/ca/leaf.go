@@ -108,7 +108,7 @@ func (a *Authority) certify(req LeafRequest, public *ecdsa.PublicKey) (_ *Leaf, 
 	serial := newSerial()
 	template := &x509.Certificate{
 		SerialNumber:          serial,
-		NotBefore:             now.Add(-backdate).UTC(),
+		NotBefore:             now.Add(-Backdate).UTC(),
 		NotAfter:              notAfter.UTC(),
 		BasicConstraintsValid: true,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
