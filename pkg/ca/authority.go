@@ -23,8 +23,9 @@ const (
 	// what kubeadm gives a cluster's own authority.
 	DefaultTTL = 10 * 365 * 24 * time.Hour
 	// Backdate is how far before its making a certificate becomes valid, so
-	// that a node whose clock is a little slow accepts it.
-	Backdate = 5 * time.Minute
+	// that a node whose clock is a little slow accepts it. An API server takes no certificate
+	// for a pod that begins more than five minutes from its own time: a minute is left for a signer's clock.
+	Backdate = 4 * time.Minute
 )
 
 // Authority holds a certificate authority: its certificates and its key. It is
@@ -48,7 +49,7 @@ type Options struct {
 	TrustDomain string
 	// TTL counts from Now; [DefaultTTL] if zero.
 	TTL time.Duration
-	// Now is the present if zero. The authority becomes valid five minutes before.
+	// Now is the present if zero. The authority becomes valid [Backdate] before.
 	Now time.Time
 }
 

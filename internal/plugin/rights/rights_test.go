@@ -112,6 +112,7 @@ func TestDocumentedRoles(t *testing.T) {
 		"kubectl-gateway-signer-cluster": grants("", Of(Requests, Follow), Cluster),
 		"kubectl-gateway-csrs":           grants("", Of(CSRs), Cluster),
 		"kubectl-gateway-follow":         grants(authority.Namespace, Of(Follow), System),
+		"kubectl-gateway-sign":           grants("", Of(Sign), Cluster, AllNamespaces),
 		"kubectl-gateway-admission":      grants("", Of(Admission), Cluster),
 		"kubectl-gateway-workloads":      grants("shop", Of(Workloads), Namespace),
 	}

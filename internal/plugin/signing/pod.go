@@ -6,6 +6,7 @@ import (
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -27,30 +28,49 @@ const (
 // answerPod answers a PodCertificateRequest. The error is a [Refusal] if that was the answer.
 func (s *Server) answerPod(ctx context.Context, r *certificatesv1.PodCertificateRequest) (ca.LeafRequest, *ca.Leaf, error) {
 	about, leaf, err := s.forPod(ctx, r)
+	if err == nil {
+		err = s.tell(ctx, r, issued(r, about, leaf))
+	}
+	if apierrors.IsInvalid(err) {
+		// The server's clock may differ from the one here.
+		err = &Refusal{Reason: reasonNotTaken, Message: clean("the API server does not take the certificate: %v", err), Failed: true}
+	}
 	var refusal *Refusal
-	if err != nil && !errors.As(err, &refusal) {
-		return about, nil, err
-	}
-	r = r.DeepCopy()
-	condition := metav1.Condition{Type: certificatesv1.PodCertificateRequestConditionTypeIssued, Reason: "Issued", Message: "for " + about.Identity.String()}
-	switch {
-	case refusal == nil:
-		r.Status.CertificateChain = string(leaf.CertPEM)
-		r.Status.NotBefore, r.Status.NotAfter = &metav1.Time{Time: leaf.NotBefore}, &metav1.Time{Time: leaf.NotAfter}
-		// Those of many pods that came together are renewed one after the other.
-		refresh, _ := watch.RenewAt(api.Certificate{Serial: leaf.Serial, NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter}, string(r.Spec.PodUID))
-		r.Status.BeginRefreshAt = &metav1.Time{Time: refresh}
-	case refusal.Failed:
-		condition.Type, condition.Reason, condition.Message = certificatesv1.PodCertificateRequestConditionTypeFailed, refusal.Reason, refusal.Message
-	default:
-		condition.Type, condition.Reason, condition.Message = certificatesv1.PodCertificateRequestConditionTypeDenied, refusal.Reason, refusal.Message
-	}
-	condition.Status, condition.LastTransitionTime = metav1.ConditionTrue, metav1.Now()
-	r.Status.Conditions = append(r.Status.Conditions, condition)
-	if _, updateErr := s.Client.CertificatesV1().PodCertificateRequests(r.Namespace).UpdateStatus(ctx, r, metav1.UpdateOptions{FieldManager: managedBy}); updateErr != nil {
-		return about, nil, written(updateErr)
+	if errors.As(err, &refusal) {
+		kind := certificatesv1.PodCertificateRequestConditionTypeDenied
+		if refusal.Failed {
+			kind = certificatesv1.PodCertificateRequestConditionTypeFailed
+		}
+		if err := s.tell(ctx, r, conditional(kind, refusal.Reason, refusal.Message)); err != nil {
+			return about, nil, err
+		}
 	}
 	return about, leaf, err
+}
+
+// issued returns the status of r with a certificate.
+func issued(r *certificatesv1.PodCertificateRequest, about ca.LeafRequest, leaf *ca.Leaf) certificatesv1.PodCertificateRequestStatus {
+	status := conditional(certificatesv1.PodCertificateRequestConditionTypeIssued, "Issued", "for "+about.Identity.String())
+	status.CertificateChain = string(leaf.CertPEM)
+	status.NotBefore, status.NotAfter = &metav1.Time{Time: leaf.NotBefore}, &metav1.Time{Time: leaf.NotAfter}
+	// Those of many pods that came together are renewed one after the other.
+	refresh, _ := watch.RenewAt(api.Certificate{Serial: leaf.Serial, NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter}, string(r.Spec.PodUID))
+	status.BeginRefreshAt = &metav1.Time{Time: refresh}
+	return status
+}
+
+func conditional(kind, reason, message string) certificatesv1.PodCertificateRequestStatus {
+	return certificatesv1.PodCertificateRequestStatus{Conditions: []metav1.Condition{{
+		Type: kind, Status: metav1.ConditionTrue, Reason: reason, Message: message, LastTransitionTime: metav1.Now(),
+	}}}
+}
+
+// tell gives r a status.
+func (s *Server) tell(ctx context.Context, r *certificatesv1.PodCertificateRequest, status certificatesv1.PodCertificateRequestStatus) error {
+	r = r.DeepCopy()
+	r.Status = status
+	_, err := s.Client.CertificatesV1().PodCertificateRequests(r.Namespace).UpdateStatus(ctx, r, metav1.UpdateOptions{FieldManager: managedBy})
+	return written(err)
 }
 
 // forPod makes what answers a PodCertificateRequest.

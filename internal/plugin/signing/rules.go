@@ -31,6 +31,7 @@ const (
 	reasonAddresses = "UnconfirmedAddresses"
 	reasonAsker     = "AskerNotAllowed"
 	reasonAuthority = "AuthorityUnusable"
+	reasonNotTaken  = "CertificateNotTaken"
 )
 
 // Refusal says why a request gets no certificate, for good.
@@ -43,11 +44,16 @@ type Refusal struct {
 
 func (r *Refusal) Error() string { return r.Reason + ": " + r.Message }
 
-// maxMessage bounds the message of a condition, in bytes.
+// maxMessage bounds the message of a condition, in characters.
 const maxMessage = 1000
 
 func refuse(reason, format string, args ...any) error {
-	return &Refusal{Reason: reason, Message: fmt.Sprintf("%.*s", maxMessage, terminal.Clean(fmt.Sprintf(format, args...)))}
+	return &Refusal{Reason: reason, Message: clean(format, args...)}
+}
+
+// clean returns words for a condition, in which words of others may be.
+func clean(format string, args ...any) string {
+	return fmt.Sprintf("%.*s", maxMessage, terminal.Clean(fmt.Sprintf(format, args...)))
 }
 
 // ParseRule parses a rule about who may have a certificate, as [api.ParseRule] does, without ports.
@@ -180,7 +186,7 @@ func (s *Server) sign(ctx context.Context, request []byte, about ca.LeafRequest,
 		err = fmt.Errorf("the authority ends on %s, and certificates have to live for %s", authority.NotAfter().Format(time.RFC3339), least)
 	}
 	if err != nil {
-		return nil, &Refusal{Reason: reasonAuthority, Message: fmt.Sprintf("%.*s", maxMessage, terminal.Clean(err.Error())), Failed: true}
+		return nil, &Refusal{Reason: reasonAuthority, Message: clean("%v", err), Failed: true}
 	}
 	return leaf, nil
 }

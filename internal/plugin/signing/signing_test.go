@@ -18,6 +18,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -507,6 +508,16 @@ func TestTrouble(t *testing.T) {
 		}
 		lose = false
 	}
+	// A certificate that the server does not take.
+	first := true
+	l.cluster.PrependReactor("update", "podcertificaterequests", func(clienttesting.Action) (bool, runtime.Object, error) {
+		was := first
+		first = false
+		return was, nil, apierrors.NewInvalid(certificatesv1.SchemeGroupVersion.WithKind("PodCertificateRequest").GroupKind(), "x", nil)
+	})
+	if r, err := l.podRequest(nil); err != nil || len(r.Status.Conditions) != 1 || r.Status.Conditions[0].Type != "Failed" || r.Status.Conditions[0].Reason != reasonNotTaken || r.Status.CertificateChain != "" {
+		t.Errorf("%+v, %v", r.Status, err)
+	}
 	// An authority that ends sooner than certificates may.
 	l.authority = must.Get(ca.New(ca.Options{TTL: 30 * time.Minute}))(t)
 	if r, err := l.podRequest(nil); err != nil || len(r.Status.Conditions) != 1 || r.Status.Conditions[0].Type != "Failed" || !strings.Contains(r.Status.Conditions[0].Message, "the authority ends on") {
@@ -587,7 +598,7 @@ func FuzzCertificateSigningRequest(f *testing.F) {
 		var refusal *Refusal
 		switch {
 		case errors.As(err, &refusal):
-			if leaf != nil || refusal.Failed || refusal.Message == "" || len(refusal.Message) > maxMessage || strings.ContainsAny(refusal.Message, "\x00\x1b\n") {
+			if leaf != nil || refusal.Failed || refusal.Message == "" || utf8.RuneCountInString(refusal.Message) > maxMessage || strings.ContainsAny(refusal.Message, "\x00\x1b\n") {
 				t.Errorf("%v, %+v", leaf, refusal)
 			}
 		case err != nil:
