@@ -146,6 +146,9 @@ func (o *watchOptions) place(a *app, args []string) (watch.Options, error) {
 }
 
 func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
+	if o.sign == "" && len(o.signFor) > 0 {
+		return errors.New("--sign-for says for whom --sign signs, and needs that")
+	}
 	settings := o.settings.complete()
 	options, err := o.place(a, args)
 	if err != nil {
@@ -199,9 +202,6 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 // signer returns what signs for others, nil without --sign.
 func (o *watchOptions) signer(ctx context.Context, plugin *watch.Plugin, namespace string) (*signing.Server, error) {
 	if o.sign == "" {
-		if len(o.signFor) > 0 {
-			return nil, errors.New("--sign-for says for whom --sign signs, and needs that")
-		}
 		return nil, nil
 	}
 	own := func(ctx context.Context) (*ca.Authority, error) {
