@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
@@ -21,8 +22,10 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/output"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/signer"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/signing"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
@@ -44,6 +47,8 @@ type watchOptions struct {
 	leaseNamespace string
 	healthAddress  string
 	output         string
+	sign           string
+	signFor        []api.Rule
 }
 
 func newWatchCommand(a *app) *cobra.Command {
@@ -83,6 +88,12 @@ annotation ` + watch.Annotation + `=false disables the gateway of a pod no matte
 pod's own annotation takes precedence over a named target, and that over the
 annotation of the namespace.
 
+With --sign the authority of the cluster is a signer for others: watch answers
+PodCertificateRequests and CertificateSigningRequests of that signerName, which
+'init-ca --signer' on other machines makes, and publishes the roots as a
+ClusterTrustBundle. Pods with a gateway get certificates, and others for whom
+--sign-for has a rule. With -n it is about that namespace alone.
+
 Runs until Ctrl-C, and can be restarted at any time: all its state is in the cluster.
 It also runs in the cluster: install/ has a Helm chart and a Kustomize base. On a terminal it
 shows a live summary, otherwise a line for each event. --once does what is due now
@@ -97,6 +108,9 @@ and ends; the exit code is 1 if something failed.`,
 
   # The pods of a Deployment, present and later ones
   kubectl gateway watch deploy/web -n shop
+
+  # Sign for operators without the authority's key, and for a pod without a gateway
+  kubectl gateway watch --sign=example.com/kube-gateway --sign-for='ns/shop/sa/scraper'
 
   # For a cron job of your own
   kubectl gateway watch --once -o json`,
@@ -122,6 +136,10 @@ and ends; the exit code is 1 if something failed.`,
 		{Value: declared.FromNobody, Meaning: "those of nobody, the flags alone"},
 	})
 	f.BoolVar(&o.replace, "replace", false, "replace gateways for declared settings that do not change in place")
+	flags.Parsed(f, &o.sign, "sign", "string", "", "answer requests for certificates of this signer, like example.com/kube-gateway, with the authority", func(name string) (string, error) {
+		return name, signing.CheckName(name)
+	})
+	flags.Repeated(f, &o.signFor, "sign-for", "stringArray", "", "with --sign: service account that gets certificates without a gateway, like 'ns/shop/sa/*'; may be repeated", flags.Whole, signing.ParseRule)
 	f.BoolVar(&o.once, "once", false, "do what is due now, and end")
 	f.BoolVar(&o.leaderElect, "leader-elect", false, "let one of several replicas work at a time")
 	f.StringVar(&o.leaseNamespace, "lease-namespace", "", "namespace of the replicas' Lease (default: that of the kubeconfig, in a pod its own)")
@@ -154,6 +172,9 @@ func (o *watchOptions) place(a *app, args []string) (watch.Options, error) {
 }
 
 func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
+	if o.sign == "" && len(o.signFor) > 0 {
+		return errors.New("--sign-for says for whom --sign signs, and needs that")
+	}
 	settings := o.settings.complete()
 	options, err := o.place(a, args)
 	if err != nil {
@@ -207,7 +228,11 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 		post(poster, e)
 	}}
 	report.counts = watcher.Counts
-	return o.watch(ctx, a, client, watcher, report)
+	signs, err := o.signer(ctx, plugin, options.Namespace)
+	if err != nil {
+		return err
+	}
+	return o.watch(ctx, a, client, watcher, signs, report)
 }
 
 // certTTL returns how long the certificates of issuer are to be valid, zero if that is the issuer's choice. Only a
@@ -235,10 +260,42 @@ func post(poster *announce.Poster, e watch.Event) {
 	poster.Post(e.Namespace, e.Pod, e.UID, reason, text)
 }
 
-// watch runs watcher once, or until the end of ctx, alone or elected.
-func (o *watchOptions) watch(ctx context.Context, a *app, client kubernetes.Interface, watcher *watch.Watcher, report *watchReport) error {
+// signer returns what signs for others, nil without --sign.
+func (o *watchOptions) signer(ctx context.Context, plugin *watch.Plugin, namespace string) (*signing.Server, error) {
+	if o.sign == "" {
+		return nil, nil
+	}
+	own := func(ctx context.Context) (*ca.Authority, error) {
+		issuer, err := plugin.Issuer(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if own, ok := issuer.(*ca.Authority); ok {
+			return own, nil
+		}
+		return nil, api.WithHint(fmt.Errorf("--sign needs the key of an authority, and certificates come from %v", issuer), "run it where the authority is, or where 'init-ca --store=cluster' has brought it")
+	}
+	if _, err := own(ctx); err != nil {
+		return nil, err
+	}
+	if err := rights.PreflightSigning(ctx, plugin.Client, namespace, o.sign, signing.BundleName(o.sign)); err != nil {
+		return nil, err
+	}
+	return &signing.Server{Client: plugin.Client, Name: o.sign, Namespace: namespace, For: o.signFor, TTL: plugin.Options.TTL, Parallel: o.parallel,
+		Authority: own, Survey: plugin.Cluster}, nil
+}
+
+// watch runs watcher once, or until the end of ctx, alone or elected, and signs beside it unless that is nil.
+func (o *watchOptions) watch(ctx context.Context, a *app, client kubernetes.Interface, watcher *watch.Watcher, signs *signing.Server, report *watchReport) error {
+	if signs != nil {
+		signs.Report = report.add
+	}
 	if o.once {
 		left, err := watcher.Once(ctx)
+		unanswered := 0
+		if signs != nil && err == nil {
+			unanswered, err = signs.Once(ctx)
+		}
 		report.finish()
 		switch {
 		case ctx.Err() != nil:
@@ -249,12 +306,23 @@ func (o *watchOptions) watch(ctx context.Context, a *app, client kubernetes.Inte
 			fmt.Fprintf(a.ErrOut, "%s %d of %d pods are not as they are wanted\nhint: %s\n",
 				report.style.Paint(terminal.Bad, "error:"), left, watcher.Counts().Watched, report.next())
 			return errReported
+		case unanswered > 0:
+			return fmt.Errorf("%d requests of signer %s were not answered", unanswered, o.sign)
 		}
 		return report.outErr
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	run := watcher.Run
+	work := watcher.Run
+	if signs != nil {
+		work = func(ctx context.Context) error {
+			both, ctx := errgroup.WithContext(ctx)
+			both.Go(func() error { return watcher.Run(ctx) })
+			both.Go(func() error { return signs.Run(ctx) })
+			return both.Wait()
+		}
+	}
+	run := work
 	health := &watchHealth{ready: watcher.Synced, metrics: watcher.Metrics}
 	if o.leaderElect {
 		election, err := o.election(a, client, report)
@@ -265,7 +333,7 @@ func (o *watchOptions) watch(ctx context.Context, a *app, client kubernetes.Inte
 		run = func(ctx context.Context) error {
 			return election.Lead(ctx, func(ctx context.Context) error {
 				health.leads()
-				return watcher.Run(ctx)
+				return work(ctx)
 			})
 		}
 	}

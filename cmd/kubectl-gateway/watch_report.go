@@ -114,7 +114,7 @@ func (r *watchReport) next() string {
 
 func (r *watchReport) sums() string {
 	var list []string
-	for _, action := range []watch.Action{watch.Enabled, watch.Replaced, watch.Upgraded, watch.Renewed, watch.Refreshed, watch.Changed, watch.Disabled} {
+	for _, action := range []watch.Action{watch.Enabled, watch.Replaced, watch.Upgraded, watch.Renewed, watch.Refreshed, watch.Changed, watch.Disabled, watch.Signed, watch.Denied} {
 		if n := r.totals[action]; n > 0 {
 			list = append(list, fmt.Sprintf("%d %s", n, action))
 		}
@@ -149,7 +149,7 @@ func (r *watchReport) add(e watch.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.totals[e.Action]++
-	if e.Pod != "" {
+	if e.Pod != "" && e.Request == "" {
 		name := types.NamespacedName{Namespace: line(e.Namespace), Name: line(e.Pod)}
 		if delete(r.failed, name); e.Action == watch.Failed || e.Action == watch.Refused {
 			r.failed[name] = true
@@ -235,7 +235,7 @@ func eventText(e watch.Event) (string, terminal.Tone) {
 		return "upgrades go on", terminal.Good
 	case watch.Halted:
 		return "no gateway is upgraded any more, since " + line(e.Namespace) + "/" + line(e.Pod) + ": " + words(e.Err), terminal.Bad
-	case watch.Failed, watch.Refused:
+	case watch.Failed, watch.Refused, watch.Denied:
 		tone = terminal.Bad
 	case watch.Disabled:
 		tone = terminal.Normal
@@ -247,8 +247,10 @@ func eventText(e watch.Event) (string, terminal.Tone) {
 func eventWords(e watch.Event) string {
 	text := string(e.Action)
 	var details []string
-	if e.Container != "" {
-		details = append(details, line(e.Container))
+	for _, what := range []string{e.Container, e.Request, e.Identity} {
+		if what != "" {
+			details = append(details, line(what))
+		}
 	}
 	if e.Elapsed > 0 {
 		details = append(details, fmt.Sprintf("%.1fs", e.Elapsed.Seconds()))
@@ -265,6 +267,9 @@ func eventWords(e watch.Event) string {
 	if e.Err != nil {
 		text += ": " + words(e.Err)
 		details = nil
+		if e.Request != "" {
+			details = append(details, line(e.Request))
+		}
 		if !e.Again.IsZero() {
 			details = append(details, "again in "+duration.HumanDuration(max(e.Again.Sub(e.Time), time.Second)))
 		}
@@ -282,6 +287,9 @@ type watchItem struct {
 	Pod       string       `json:"pod,omitempty"`
 	Action    watch.Action `json:"action"`
 	Container string       `json:"container,omitempty"`
+	// Request is what a signer has answered, and Identity whom the certificate names.
+	Request  string `json:"request,omitempty"`
+	Identity string `json:"identity,omitempty"`
 	// Seconds is how long it took.
 	Seconds  float64   `json:"seconds,omitempty"`
 	NotAfter time.Time `json:"certificateNotAfter,omitzero"`
@@ -303,7 +311,7 @@ type settingItem struct {
 }
 
 func eventJSON(e watch.Event) string {
-	item := watchItem{Time: e.Time.UTC(), Namespace: e.Namespace, Pod: e.Pod, Action: e.Action, Container: e.Container,
+	item := watchItem{Time: e.Time.UTC(), Namespace: e.Namespace, Pod: e.Pod, Action: e.Action, Container: e.Container, Request: e.Request, Identity: e.Identity,
 		Seconds: e.Elapsed.Seconds(), NotAfter: e.NotAfter, itemEnd: itemEnd{Warnings: e.Warnings}, Again: e.Again.UTC()}
 	if c := e.Covered; c != nil {
 		item.Added, item.Removed = c.Added, c.Removed

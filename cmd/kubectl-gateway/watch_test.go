@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -16,6 +17,8 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/signer"
@@ -33,6 +36,8 @@ func testEvents() []watch.Event {
 		{Time: at, Namespace: "shop", Pod: "db", Action: watch.Failed, Err: full, Again: at.Add(4 * time.Second)},
 		{Time: at, Namespace: "shop", Pod: "db2", Action: watch.Refused, Err: full},
 		{Time: at, Namespace: "shop", Pod: "web", Action: watch.Noticed, Warnings: []string{"mind\nthe gap"}},
+		{Time: at, Namespace: "shop", Pod: "web", Action: watch.Signed, Request: "podcertificaterequest/x", Identity: "spiffe://cluster.local/ns/shop/sa/web", NotAfter: at.Add(24 * time.Hour)},
+		{Time: at, Namespace: "shop", Pod: "db", Action: watch.Denied, Request: "podcertificaterequest/y", Err: errors.New("NoGateway: pod db has none")},
 		{Time: at, Action: watch.Disconnected, Err: errors.New("connection refused")},
 		{Time: at, Action: watch.Reconnected},
 		{Time: at, Namespace: "shop", Pod: "web", Action: watch.Refreshed, Container: "kube-gateway", Elapsed: 100 * time.Millisecond,
@@ -59,6 +64,8 @@ func TestWatchPrintsALineForEachEvent(t *testing.T) {
 hint: make room
 12:00:00 shop/db2 refused: the node is full\x1b[2J
 12:00:00 shop/web warning: mind the gap
+12:00:00 shop/web signed (podcertificaterequest/x, spiffe://cluster.local/ns/shop/sa/web, valid for 24h)
+12:00:00 shop/db denied: NoGateway: pod db has none (podcertificaterequest/y)
 12:00:00 the API server does not answer: connection refused
 12:00:00 the API server answers again
 12:00:00 shop/web refreshed (kube-gateway, 0.1s, 1 added: 10.0.2.0/24 (pods of node node-2))
@@ -66,7 +73,7 @@ hint: make room
 	if out.String() != want {
 		t.Errorf("got\n%s", out)
 	}
-	if got := errOut.String(); got != "watching namespace shop\n3 pods watched: 1 ready, 0 in work, 2 failed; 1 enabled, 1 refreshed\n" {
+	if got := errOut.String(); got != "watching namespace shop\n3 pods watched: 1 ready, 0 in work, 2 failed; 1 enabled, 1 refreshed, 1 signed, 1 denied\n" {
 		t.Errorf("on the error stream:\n%s", got)
 	}
 }
@@ -322,12 +329,32 @@ func TestWatchFlags(t *testing.T) {
 	if got := newEnableCommand(&app{}, &enableOptions{}).Flags().Lookup("delivery").DefValue; got != "secret" {
 		t.Errorf("enable's delivery is %s by default", got)
 	}
-	for _, line := range []string{"--mode=lax", "-o yaml", "--drain-timeout=-1s", "--cert-ttl=0d", "--once --leader-elect", "--delivery=mail"} {
+	for _, line := range []string{"--mode=lax", "-o yaml", "--drain-timeout=-1s", "--cert-ttl=0d", "--once --leader-elect", "--delivery=mail",
+		"--sign=mesh", "--sign=kubernetes.io/x", "--sign-for=ns/shop/sa/web", "--sign=example.com/x --sign-for=shop/web", "--sign=example.com/x --sign-for=ns/shop/sa/web:80"} {
 		code, _, text := execute(t, append([]string{"watch"}, strings.Fields(line)...)...)
 		if code != 1 || !strings.HasPrefix(text, "error: ") || strings.Contains(text, "kubeconfig") {
 			t.Errorf("%s: exit code %d, %s", line, code, text)
 		}
 	}
+}
+
+// TestWatchSignsWithAnAuthority: with nothing else, and with all rights.
+func TestWatchSignsWithAnAuthority(t *testing.T) {
+	cluster, own := fakecluster.New(t), must.Get(ca.New(ca.Options{}))(t)
+	var issuer ca.Issuer = &signer.Signer{Choice: signer.Choice{Name: "example.com/mesh", TrustDomain: "cluster.local"}}
+	plugin := &watch.Plugin{Client: cluster, Authority: func(context.Context, func(string)) (ca.Issuer, error) { return issuer, nil }}
+	o := watchOptions{sign: "example.com/own"}
+	_, err := o.signer(t.Context(), plugin, "")
+	expect.Refusal(t, "another signer", err, nil, "--sign needs the key of an authority, and certificates come from signer example.com/mesh", "run it where the authority is")
+	issuer = own
+	plugin = &watch.Plugin{Client: cluster, Authority: plugin.Authority}
+	signs := must.Get(o.signer(t.Context(), plugin, "shop"))(t)
+	if a, err := signs.Authority(t.Context()); err != nil || a != own || signs.Name != "example.com/own" || signs.Namespace != "shop" {
+		t.Errorf("%+v, %v", signs, err)
+	}
+	cluster.Denied["approve signers"] = true
+	_, err = o.signer(t.Context(), plugin, "")
+	expect.Refusal(t, "without a right", err, nil, "approve signers.certificates.k8s.io example.com/own", "watch-sign.yaml")
 }
 
 func TestWatchTellsOfUpgrades(t *testing.T) {

@@ -22,9 +22,10 @@ const (
 	// DefaultTTL is how long a new authority is valid: ten years of 365 days,
 	// what kubeadm gives a cluster's own authority.
 	DefaultTTL = 10 * 365 * 24 * time.Hour
-	// backdate is how far before its making a certificate becomes valid, so
-	// that a node whose clock is a little slow accepts it.
-	backdate = 5 * time.Minute
+	// Backdate is how far before its making a certificate becomes valid, so
+	// that a node whose clock is a little slow accepts it. An API server takes no certificate
+	// for a pod that begins more than five minutes from its own time: a minute is left for a signer's clock.
+	Backdate = 4 * time.Minute
 )
 
 // Authority holds a certificate authority: its certificates and its key. It is
@@ -48,7 +49,7 @@ type Options struct {
 	TrustDomain string
 	// TTL counts from Now; [DefaultTTL] if zero.
 	TTL time.Duration
-	// Now is the present if zero. The authority becomes valid five minutes before.
+	// Now is the present if zero. The authority becomes valid [Backdate] before.
 	Now time.Time
 	// Key is a new ECDSA P-256 key if nil.
 	Key crypto.Signer
@@ -86,7 +87,7 @@ func New(o Options) (*Authority, error) {
 		// Verifiers search issuers by name, and two authorities of one trust
 		// domain must not look alike to them.
 		Subject:                     pkix.Name{CommonName: "kubectl-gateway authority", SerialNumber: hex.EncodeToString(serial.Bytes())},
-		NotBefore:                   now.Add(-backdate).UTC(),
+		NotBefore:                   now.Add(-Backdate).UTC(),
 		NotAfter:                    notAfter,
 		BasicConstraintsValid:       true,
 		IsCA:                        true,

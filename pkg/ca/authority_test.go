@@ -89,7 +89,7 @@ func TestIssue(t *testing.T) {
 		if bits := cert.SerialNumber.BitLen(); bits > 128 || bits < 64 {
 			t.Errorf("serial number of %d bits", bits)
 		}
-		if d := before.Sub(cert.NotBefore); d < backdate-2*time.Second || d > backdate+2*time.Second {
+		if d := before.Sub(cert.NotBefore); d < Backdate-2*time.Second || d > Backdate+2*time.Second {
 			t.Errorf("valid since %v before now", d)
 		}
 		if d := cert.NotAfter.Sub(before); d < DefaultLeafTTL-2*time.Second || d > DefaultLeafTTL+time.Minute {

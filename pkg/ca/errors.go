@@ -17,4 +17,6 @@ var (
 	ErrEnded = errors.New("the statement that two roots belong together has ended")
 	// ErrBadRequest means that no certificate can be made for a request.
 	ErrBadRequest = errors.New("certificate request cannot be used")
+	// ErrKeyType is an ErrBadRequest whose key is of another kind than those of gateways.
+	ErrKeyType = errors.New("its key is not ECDSA P-256")
 )

@@ -57,7 +57,7 @@ func (l Leaf) GoString() string { return l.String() }
 
 // Issue makes a key (ECDSA P-256) and a certificate for it: the identity as
 // the only URI name, the addresses as IP names, for servers and clients alike,
-// valid from five minutes ago. It refuses identities of another trust domain,
+// valid from [Backdate] ago. It refuses identities of another trust domain,
 // addresses that are nobody's own ([identity.CheckAddress]),
 // and whatever a verifier would not accept from this authority.
 func (a *Authority) Issue(req LeafRequest) (*Leaf, error) {
@@ -108,7 +108,7 @@ func (a *Authority) certify(req LeafRequest, public *ecdsa.PublicKey) (_ *Leaf, 
 	serial := newSerial()
 	template := &x509.Certificate{
 		SerialNumber:          serial,
-		NotBefore:             now.Add(-backdate).UTC(),
+		NotBefore:             now.Add(-Backdate).UTC(),
 		NotAfter:              notAfter.UTC(),
 		BasicConstraintsValid: true,
 		KeyUsage:              x509.KeyUsageDigitalSignature,

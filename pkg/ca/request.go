@@ -7,10 +7,13 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"fmt"
 	"net/netip"
 	"net/url"
+	"slices"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
@@ -19,6 +22,9 @@ import (
 // maxRequest bounds a request in PEM form, in bytes. One for a P-256 key without
 // names has about 400.
 const maxRequest = 16 << 10
+
+// subjectAltName is the extension with the names of a request (RFC 5280, section 4.2.1.6).
+var subjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
 
 // NewRequest makes a PKCS #10 request in PEM form for a key. The names in it are
 // for people to read: [Authority.Sign] ignores them.
@@ -31,7 +37,7 @@ func NewRequest(key crypto.Signer, id identity.ID, ips []netip.Addr) ([]byte, er
 	if err != nil {
 		return nil, fmt.Errorf("making a certificate request: %w", err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: blockRequest, Bytes: der}), nil
+	return EncodeRequest(der), nil
 }
 
 // Sign makes the certificate that [Authority.Issue] would make, for a key that
@@ -70,7 +76,7 @@ func ParseRequest(text []byte) (*x509.CertificateRequest, error) {
 	}
 	public, ok := request.PublicKey.(*ecdsa.PublicKey)
 	if !ok || public.Curve != elliptic.P256() {
-		return nil, fmt.Errorf("%w: its key is not ECDSA P-256", ErrBadRequest)
+		return nil, fmt.Errorf("%w: %w", ErrBadRequest, ErrKeyType)
 	}
 	switch request.SignatureAlgorithm {
 	case x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512:
@@ -82,4 +88,29 @@ func ParseRequest(text []byte) (*x509.CertificateRequest, error) {
 		return nil, fmt.Errorf("%w: whoever made it does not have its key: %w", ErrBadRequest, err)
 	}
 	return request, nil
+}
+
+// EncodeRequest returns a PKCS #10 request in PEM form.
+func EncodeRequest(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: blockRequest, Bytes: der})
+}
+
+// CheckNames returns [ErrBadRequest] if request asks for more than the identity and the addresses of about.
+// It may ask for less.
+func CheckNames(request *x509.CertificateRequest, about LeafRequest) error {
+	if len(request.Subject.Names) > 0 || len(request.DNSNames) > 0 || len(request.EmailAddresses) > 0 ||
+		slices.ContainsFunc(request.Extensions, func(e pkix.Extension) bool { return !e.Id.Equal(subjectAltName) }) {
+		return fmt.Errorf("%w: it asks for more than an identity and addresses", ErrBadRequest)
+	}
+	for _, name := range request.URIs {
+		if name.String() != about.Identity.String() {
+			return fmt.Errorf("%w: it is not for %s", ErrBadRequest, about.Identity)
+		}
+	}
+	for _, name := range request.IPAddresses {
+		if ip, _ := netip.AddrFromSlice(name); !slices.Contains(about.IPs, ip.Unmap()) {
+			return fmt.Errorf("%w: it is not for the addresses of the pod", ErrBadRequest)
+		}
+	}
+	return nil
 }

@@ -348,7 +348,7 @@ func (r *Revocations) Check(leaf *x509.Certificate) error {
 			continue
 		}
 		// It was issued some time within the second that it says.
-		if at, revoked := list.identities[leaf.URIs[0].String()]; revoked && !leaf.NotBefore.Add(backdate).After(at) {
+		if at, revoked := list.identities[leaf.URIs[0].String()]; revoked && !leaf.NotBefore.Add(Backdate).After(at) {
 			return fmt.Errorf("%w: those of %s up to %s are", ErrRevoked, leaf.URIs[0], at.Format(time.RFC3339))
 		}
 	}

@@ -182,7 +182,7 @@ func (in *Injector) round(ctx context.Context, pod *corev1.Pod) Result {
 	if current, ok := in.Gateways.Serving(ctx, pod); ok && installed.Hopeful(pod, current) && !(current.Pulls() && current.Image != in.Options.Image && !current.Sidecar) {
 		return in.joinGateway(ctx, pod, current)
 	}
-	if result.Err = in.checkClaims(ctx, pod); result.Err != nil {
+	if result.Err = in.Survey.CheckClaims(ctx, in.Client, pod); result.Err != nil {
 		return result
 	}
 	return in.addGateway(ctx, pod)
@@ -216,7 +216,7 @@ func (in *Injector) joinGateway(ctx context.Context, pod *corev1.Pod, current in
 	}
 	if result.Err == nil && result.Status.State == api.Disabled {
 		// What runs there is idle for good.
-		if result.Err = in.checkClaims(ctx, pod); result.Err == nil {
+		if result.Err = in.Survey.CheckClaims(ctx, in.Client, pod); result.Err == nil {
 			return in.addGateway(ctx, pod)
 		}
 	}

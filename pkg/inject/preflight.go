@@ -3,12 +3,8 @@ package inject
 import (
 	"context"
 	"fmt"
-	"net/netip"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/client-go/discovery"
 
@@ -51,18 +47,6 @@ func CheckServer(ctx context.Context, client discovery.ServerVersionInterface, d
 // ErrOtherAddresses says that the gateway was made for other addresses than its pod
 // has: the kubelet started it again in a new sandbox.
 var ErrOtherAddresses = installed.ErrOtherAddresses
-
-// checkClaims returns why no certificate is made for the addresses of pod. Another pod that had one
-// of them when the cluster was surveyed is read again.
-func (in *Injector) checkClaims(ctx context.Context, pod *corev1.Pod) error {
-	return in.Survey.CheckAddresses(pod, func(claim survey.Claim, ip netip.Addr) bool {
-		now, err := in.Client.CoreV1().Pods(claim.Namespace).Get(ctx, claim.Name, metav1.GetOptions{})
-		if err != nil {
-			return !apierrors.IsNotFound(err)
-		}
-		return now.UID == claim.UID && !installed.Leaving(now) && slices.Contains(installed.PodIPs(now), ip)
-	})
-}
 
 // checkMetricsPort reports that pod has another use for the port of address, where metrics
 // are to be served, as far as its containers declare their ports.

@@ -140,7 +140,7 @@ func (in *Injector) first(ctx context.Context, pod *corev1.Pod, name string, sta
 	if !status.Sidecar {
 		return nil, nil
 	}
-	if err := in.checkClaims(ctx, pod); err != nil {
+	if err := in.Survey.CheckClaims(ctx, in.Client, pod); err != nil {
 		return nil, err
 	}
 	seen := status.Capture.Named.Fingerprint()

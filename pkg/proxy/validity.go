@@ -15,7 +15,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
-// Certificates are backdated by five minutes, so that clocks may differ by as much. When a
+// Certificates are backdated ([ca.Backdate]), so that clocks may differ by as much. When a
 // certificate is still refused for its time, the log says so: the cause is mostly a clock, or
 // a renewal that did not happen, and no attack.
 
@@ -45,7 +45,7 @@ func outOfTime(whose string, notBefore, notAfter, now time.Time) error {
 	case now.After(notAfter):
 		return fmt.Errorf("%s expired %v ago by this node's clock (%s): it was not renewed, or clocks differ", whose, round(now.Sub(notAfter)), shown)
 	case now.Before(notBefore):
-		return fmt.Errorf("%s is not valid before %v from now by this node's clock (%s): clocks differ by more than five minutes", whose, round(notBefore.Sub(now)), shown)
+		return fmt.Errorf("%s is not valid before %v from now by this node's clock (%s): clocks differ by more than four minutes", whose, round(notBefore.Sub(now)), shown)
 	}
 	return nil
 }

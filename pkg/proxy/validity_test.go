@@ -14,11 +14,11 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // skewed returns two gateways, the first of whose clocks is ahead of the other. Their
-// certificates are for their own clocks: issued now, and backdated by five minutes as
-// all are.
+// certificates are for their own clocks: issued now, and backdated as all are.
 func skewed(t *testing.T, ahead time.Duration, mode api.Mode) (first, second *testPod) {
 	t.Helper()
 	a := newAuthority(t)
@@ -28,7 +28,7 @@ func skewed(t *testing.T, ahead time.Duration, mode api.Mode) (first, second *te
 			c.advance(ahead)
 			o.now, o.Config.Mode = c.now, mode
 			o.Certificate = a.issue(t, o.Config.PodIPs, func(cert *x509.Certificate) {
-				cert.NotBefore, cert.NotAfter = c.now().Add(-5*time.Minute), c.now().Add(time.Hour)
+				cert.NotBefore, cert.NotAfter = c.now().Add(-ca.Backdate), c.now().Add(time.Hour)
 			})
 		}
 	}
@@ -47,7 +47,7 @@ func tells(text, beginning string, want time.Duration) bool {
 // TestSmallSkewIsHarmless: clocks may differ by almost as much as certificates are
 // backdated, whoever dials.
 func TestSmallSkewIsHarmless(t *testing.T) {
-	for _, ahead := range []time.Duration{-4*time.Minute - 50*time.Second, 4*time.Minute + 50*time.Second} {
+	for _, ahead := range []time.Duration{10*time.Second - ca.Backdate, ca.Backdate - 10*time.Second} {
 		first, second := skewed(t, ahead, api.Strict)
 		for _, pair := range [][2]*testPod{{first, second}, {second, first}} {
 			pair[0].visit(application(t, pair[1].ip, echo))
@@ -57,7 +57,7 @@ func TestSmallSkewIsHarmless(t *testing.T) {
 
 // TestSkewIsNamed: clocks that differ by more are named as such at both ends.
 func TestSkewIsNamed(t *testing.T) {
-	first, second := skewed(t, 15*time.Minute, api.Strict)
+	first, second := skewed(t, 10*time.Minute+ca.Backdate, api.Strict)
 	destination := application(t, first.ip, echo)
 	second.dialReset(destination)
 	line := second.logged("the dialling end", func(c api.Connection) bool { return c.Destination == destination })

@@ -24,9 +24,11 @@ import (
 // file, and believes that one: who can write the ConfigMap cannot choose another signer for them.
 const signerName = "signer.json"
 
-// signerError is ErrSigner, with what leads to the signer.
+// signerError is ErrSigner, with what leads to the signer. bundle may be that of an authority: then who has that
+// must be the signer.
 type signerError struct {
 	error
+	choice signer.Choice
 	bundle *bundle
 }
 
@@ -69,15 +71,29 @@ func openSigner(ctx context.Context, l Location, err error) (*signer.Signer, err
 	if !ok {
 		return nil, err
 	}
-	s, err := signer.New(ctx, l.Client, *found.bundle.signer, found.bundle.certificates)
+	s, err := signer.New(ctx, l.Client, found.choice, found.bundle.certificates)
 	if err != nil {
 		return nil, err
+	}
+	if found.bundle.signer == nil {
+		return found.bundle.authorityAs(s)
 	}
 	if l.Remark != nil && !s.Settled() {
 		l.Remark(fmt.Sprintf("the roots of signer %s have changed, and not all gateways are known to trust those of now alone: "+
 			"'kubectl gateway rotate --ca' brings them there, and so does 'kubectl gateway watch' by itself", s.Name))
 	}
 	return s, nil
+}
+
+// authorityAs returns s as the signer that the authority of b is. The error is [ErrForeign] if it is not.
+func (b *bundle) authorityAs(s *signer.Signer) (*signer.Signer, error) {
+	revoked, _ := ca.ReadableRevocations(b.revoked, b.certificates, b.trustDomain)
+	own, err := s.OfAuthority(b.certificates, revoked)
+	if err == nil && b.trustDomain == s.TrustDomain() {
+		return own, nil
+	}
+	return nil, api.WithHint(fmt.Errorf("%w: configmap %s in %s has %s, and signer %s is none of it", ErrForeign, BundleName, Namespace, b, s.Name),
+		"find out whether 'kubectl gateway watch --sign' of that authority runs, and for this signer; right after a rotation, try again")
 }
 
 // signerOf is the error about a cluster whose certificates come from a signer, according to the
@@ -89,12 +105,14 @@ func signerOf(files *dirStore, chosen *signer.Choice, b *bundle, bundleErr error
 			fmt.Sprintf("'kubectl gateway init-ca --signer=%s' publishes it again", chosen.Name))
 	case bundleErr != nil:
 		return bundleErr
-	case chosen != nil && (b.signer == nil || *b.signer != *chosen):
+	case b.signer == nil:
+		return &signerError{fmt.Errorf("%w: signer %s, which was chosen here; configmap %s in %s has %s", ErrSigner, chosen.Name, BundleName, Namespace, b), *chosen, b}
+	case chosen != nil && *b.signer != *chosen:
 		return api.WithHint(fmt.Errorf("%w: configmap %s in %s has %s, and %s has signer %s", ErrForeign, BundleName, Namespace, b,
 			filepath.Join(files.dir, signerName), chosen.Name),
 			"find out who has chosen another one; if that is right, remove the file, or choose again with 'kubectl gateway init-ca --signer=… --force'")
 	}
-	return &signerError{api.WithHint(fmt.Errorf("%w: %s", ErrSigner, b), "it signs, revokes and rotates by itself"), b}
+	return &signerError{api.WithHint(fmt.Errorf("%w: %s", ErrSigner, b), "it signs, revokes and rotates by itself"), *b.signer, b}
 }
 
 // chosen returns the signer that was chosen on this machine, nil if none was.
@@ -202,7 +220,8 @@ type SignerResult struct {
 
 // InitSigner has a signer of the cluster issue the certificates of gateways. It makes no key. An authority,
 // or another signer, is replaced with Force alone, and gateways go on to trust what they
-// trust until they were brought the signer's roots: 'rotate --ca' does that.
+// trust until they were brought the signer's roots: 'rotate --ca' does that. Where the authority is the signer, it stays,
+// and the choice is that of this machine alone.
 func InitSigner(ctx context.Context, o SignerOptions) (*SignerResult, error) {
 	if o.Progress == nil {
 		o.Progress = func(string) {}
@@ -229,6 +248,12 @@ func InitSigner(ctx context.Context, o SignerOptions) (*SignerResult, error) {
 	if err := o.Choice.Validate(); err != nil {
 		return nil, err
 	}
+	if own := o.own(ctx, files, was); own != nil {
+		result := &SignerResult{Signer: own}
+		err := o.write(ctx, files, old, was, result, nil)
+		result.Created = result.Changed
+		return result, err
+	}
 	if err := o.checkReplaces(ctx, files, was); err != nil {
 		return nil, err
 	}
@@ -245,6 +270,25 @@ func InitSigner(ctx context.Context, o SignerOptions) (*SignerResult, error) {
 	}
 	result := &SignerResult{Signer: s.Knowing(known), Created: was == nil || was.signer == nil || was.signer.Name != o.Choice.Name}
 	return result, o.write(ctx, files, old, was, result, known)
+}
+
+// own returns the signer if it is the cluster's authority, whose key somebody else has: it replaces nothing.
+func (o *SignerOptions) own(ctx context.Context, files *dirStore, was *bundle) *signer.Signer {
+	if was == nil || was.signer != nil || o.Force {
+		return nil
+	}
+	if _, err := files.get(current); !errors.Is(err, ErrNoAuthority) {
+		return nil
+	}
+	s, err := signer.New(ctx, o.Client, o.Choice, nil)
+	if err != nil {
+		return nil
+	}
+	own, err := was.authorityAs(s)
+	if err != nil {
+		return nil
+	}
+	return own
 }
 
 // checkReplaces returns why the signer cannot take the place of what is there.
@@ -305,7 +349,7 @@ func (o *SignerOptions) write(ctx context.Context, files *dirStore, old *corev1.
 			}
 		}
 	}
-	if was != nil && was.signer != nil && *was.signer == o.Choice {
+	if result.Signer.Own() || was != nil && was.signer != nil && *was.signer == o.Choice {
 		return nil
 	}
 	if _, err := putSigner(ctx, o.Location, old, o.Choice, known); err != nil {

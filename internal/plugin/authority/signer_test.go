@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -258,4 +259,69 @@ func TestADamagedChoice(t *testing.T) {
 	if _, err = Open(t.Context(), o.location()); !errors.Is(err, ErrExposed) {
 		t.Errorf("a file that others read: %v", err)
 	}
+}
+
+// TestTheAuthorityIsTheSigner: an operator without its key chooses it without --force, for themselves alone, and trusts what
+// both the ConfigMap and the signer's objects have.
+func TestTheAuthorityIsTheSigner(t *testing.T) {
+	c, own, next := newCluster(t, "uid-1"), pki.Root(t), pki.Root(t)
+	o, other := newOperator(t, c), newOperator(t, c)
+	a := must.Get(ca.Import(own.CertPEM(), own.KeyPEM(t), ca.DefaultTrustDomain))(t)
+	must.Do(t, CreateDir(o.dir, a))
+	must.Get(publishBundle(t.Context(), c, a, nil, false))(t)
+	_, err := other.choose(false, nil)
+	expect.Refusal(t, "before the signer publishes", err, ErrForeign, "", "--force")
+	trustBundle(t, c, meshSigner, own)
+	_, err = o.choose(false, nil)
+	expect.Refusal(t, "who has the key", err, ErrExists, "", "--force")
+	n := writes(c)
+	result := must.Get(other.choose(false, nil))(t)
+	if !result.Created || !result.Changed || !result.Signer.Own() || !result.Signer.Settled() || result.Backup != "" || writes(c) != n {
+		t.Errorf("%+v, %d writes", result, writes(c)-n)
+	}
+	expect.Equal(t, "files", []string{signerName}, names(t, other.dir))
+	if again := must.Get(other.choose(false, nil))(t); again.Created || again.Changed {
+		t.Errorf("again: %+v", again)
+	}
+	must.Get(Load(t.Context(), o.location()))(t)
+
+	roots := func(published, inConfigMap []pki.Pair) ca.Issuer {
+		t.Helper()
+		trustBundle(t, c, meshSigner, published...)
+		m := must.Get(c.CoreV1().ConfigMaps(Namespace).Get(t.Context(), BundleName, metav1.GetOptions{}))(t)
+		m.Data[BundleKey] = ""
+		for _, root := range inConfigMap {
+			m.Data[BundleKey] += string(root.CertPEM())
+		}
+		must.Get(c.CoreV1().ConfigMaps(Namespace).Update(t.Context(), m, metav1.UpdateOptions{}))(t)
+		issuer, err := Open(t.Context(), other.location())
+		if err != nil {
+			expect.Refusal(t, "no root in both", err, ErrForeign, "is none of it", "right after a rotation, try again")
+		}
+		return issuer
+	}
+	old, both, after := []pki.Pair{own}, []pki.Pair{own, next}, []pki.Pair{next}
+	// The ConfigMap is ahead of the objects.
+	begins := roots(old, both)
+	expect.Equal(t, "a rotation begins", prints(old...), begins.Roots())
+	expect.Equal(t, "for a gateway that has the new root", prints(both...), slices.Sorted(slices.Values(begins.Keeping(prints(both...)).Roots())))
+	expect.Equal(t, "two roots", prints(both...), slices.Sorted(slices.Values(roots(both, both).Roots())))
+	expect.Equal(t, "it ends", prints(after...), roots(both, after).Roots())
+	expect.Equal(t, "it has ended", prints(after...), roots(after, after).Roots())
+	if issuer := roots(old, after); issuer != nil {
+		t.Errorf("nothing is in both: %v", issuer.Roots())
+	}
+	roots(old, old)
+
+	// What is revoked is told to gateways by this operator, too.
+	must.Get(Revoke(t.Context(), o.location(), []ca.Revocation{{Serial: "a1", At: time.Now(), Until: time.Now().Add(time.Hour)}}))(t)
+	if revoked := must.Get(Open(t.Context(), other.location()))(t).Revocations(); len(revoked.Entries(time.Now())) != 1 {
+		t.Errorf("revoked are %v", revoked.Entries(time.Now()))
+	}
+	// Who takes its place by force does so.
+	if forced := must.Get(newOperator(t, c).choose(true, nil))(t); forced.Signer.Own() || !forced.Changed {
+		t.Errorf("%+v", forced)
+	}
+	_, err = Load(t.Context(), o.location())
+	expect.Refusal(t, "the authority", err, ErrForeign, "has signer example.com/mesh", "")
 }

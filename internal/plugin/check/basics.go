@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"runtime"
-	"time"
 
 	"k8s.io/apimachinery/pkg/util/duration"
 
@@ -12,6 +11,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
 )
 
@@ -21,7 +21,7 @@ const idReachable = "cluster-reachable"
 
 // maxSkew is a harmless difference of clocks: certificates are valid from that long
 // before their creation.
-const maxSkew = 5 * time.Minute
+const maxSkew = ca.Backdate
 
 // checks are all checks, in the order of the report.
 func (c *Checker) checks() []check {

@@ -58,16 +58,31 @@ func Missing(list []Right, ask func(Right) (bool, error)) ([]Right, error) {
 	return missing, nil
 }
 
-// Preflight asks the server whether the user may do in namespace what uses cannot do
-// without, and names everything that is missing.
-func Preflight(ctx context.Context, client kubernetes.Interface, namespace string, uses ...Use) error {
-	missing, err := Missing(Must(uses...), func(r Right) (bool, error) {
+// lacking returns those of list that the user does not have in namespace.
+func lacking(ctx context.Context, client kubernetes.Interface, namespace string, list []Right) ([]Right, error) {
+	return Missing(list, func(r Right) (bool, error) {
 		allowed, err := Ask(ctx, client, namespace, r)
 		if err != nil {
 			err = fmt.Errorf("asking whether you may %s in namespace %q: %w", r, namespace, err)
 		}
 		return allowed, err
 	})
+}
+
+// PreflightSigning is Preflight for [Signing].
+func PreflightSigning(ctx context.Context, client kubernetes.Interface, namespace, signer, bundle string) error {
+	missing, err := lacking(ctx, client, namespace, Signing(namespace, signer, bundle))
+	if err != nil || len(missing) == 0 {
+		return err
+	}
+	return api.WithHint(fmt.Errorf("as signer %s you may not: %s", signer, strings.Join(lists.Texts(missing), ", ")),
+		"ask for a role that allows it, like kubectl-gateway-sign of docs/OPERATIONS.md; examples/watch-sign.yaml has one for watch in the cluster")
+}
+
+// Preflight asks the server whether the user may do in namespace what uses cannot do
+// without, and names everything that is missing.
+func Preflight(ctx context.Context, client kubernetes.Interface, namespace string, uses ...Use) error {
+	missing, err := lacking(ctx, client, namespace, Must(uses...))
 	if err != nil || len(missing) == 0 {
 		return err
 	}

@@ -114,6 +114,7 @@ func TestDocumentedRoles(t *testing.T) {
 		"kubectl-gateway-signer-cluster": grants("", Of(Requests, Follow), Cluster),
 		"kubectl-gateway-csrs":           grants("", Of(CSRs), Cluster),
 		"kubectl-gateway-follow":         grants(authority.Namespace, Of(Follow), System),
+		"kubectl-gateway-sign":           grants("", Of(Sign), Cluster, AllNamespaces),
 		"kubectl-gateway-admission":      grants("", Of(Admission), Cluster),
 		"kubectl-gateway-workloads":      grants("shop", Of(Workloads), Namespace),
 	}
@@ -215,5 +216,48 @@ func TestPreflightNamesAllThatIsMissing(t *testing.T) {
 			got = refusal{strings.TrimPrefix(err.Error(), "you may not do this in namespace "), api.Hint(err)}
 		}
 		expect.Equal(t, fmt.Sprintf("%q, %q", c.denied, c.uses), c.want, got)
+	}
+}
+
+// TestExampleOfSigning: the example grants what signing needs, and nothing else.
+func TestExampleOfSigning(t *testing.T) {
+	text := must.Get(os.ReadFile("../../../examples/watch-sign.yaml"))(t)
+	document, binding, _ := strings.Cut(string(text), "---\n")
+	var role rbacv1.ClusterRole
+	must.Do(t, yaml.UnmarshalStrict([]byte(document), &role))
+	var bound rbacv1.ClusterRoleBinding
+	must.Do(t, yaml.UnmarshalStrict([]byte(binding), &bound))
+	if bound.RoleRef.Name != role.Name || len(bound.Subjects) != 1 || bound.Subjects[0].Name != "kube-gateway-watch" || bound.Subjects[0].Namespace != "kube-gateway" {
+		t.Errorf("%+v", bound)
+	}
+	var got, want []string
+	for _, rule := range role.Rules {
+		for _, resource := range rule.Resources {
+			for _, verb := range rule.Verbs {
+				got = append(got, grantOf("", verb, rule.APIGroups[0], resource, rule.ResourceNames...)...)
+			}
+		}
+	}
+	for _, r := range Signing("", exampleSigner, exampleBundle) {
+		names := slices.DeleteFunc([]string{r.Name}, func(name string) bool { return name == "" })
+		want = append(want, grantOf("", r.Verb, r.Group, strings.TrimSuffix(r.Resource+"/"+r.Subresource, "/"), names...)...)
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	expect.Equal(t, "grants", want, got)
+}
+
+// TestPreflightSigning names what is missing, of the very signer, and in the namespace alone if there is one.
+func TestPreflightSigning(t *testing.T) {
+	c := fakecluster.New(t)
+	must.Do(t, PreflightSigning(t.Context(), c, "", "example.com/own", "example.com:own:x"))
+	c.Denied["sign signers"], c.Denied["update podcertificaterequests/status"] = true, true
+	err := PreflightSigning(t.Context(), c, "", "example.com/own", "example.com:own:x")
+	expect.Refusal(t, "all", err, nil, "update podcertificaterequests/status.certificates.k8s.io in all namespaces, sign signers.certificates.k8s.io example.com/own of the cluster", "kubectl-gateway-sign")
+	err = PreflightSigning(t.Context(), c, "shop", "example.com/own", "example.com:own:x")
+	expect.Refusal(t, "shop", err, nil, "update podcertificaterequests/status.certificates.k8s.io, sign signers", "kubectl-gateway-sign")
+	if own := Signing("", "example.com/own", "bundle"); !slices.ContainsFunc(own, func(r Right) bool { return r.Verb == "attest" && r.Name == "example.com/own" }) ||
+		!slices.ContainsFunc(own, func(r Right) bool { return r.Verb == "update" && r.Name == "bundle" }) {
+		t.Errorf("%v", own)
 	}
 }

@@ -43,6 +43,8 @@ const (
 	Copy Use = "init-ca --store=cluster, rotate --ca"
 	// Watch comes on top of Enable.
 	Watch Use = "watch"
+	// Sign comes on top of Watch with --sign.
+	Sign Use = "watch --sign"
 	// Admission is that of admission install, show and remove. Show needs but the first of it.
 	Admission Use = "admission"
 	// Workloads comes on top of all others where a target is a workload.
@@ -113,6 +115,7 @@ func Table() []Need {
 		ofPod        = "names the pod to the signer, with all UIDs"
 		byRoots      = "reads what the signer is trusted by"
 		givenRoots   = "--trust-bundle is given"
+		requests     = "answers requests"
 		ifNone       = "no pod is one, or the API server is in --allow-plaintext-from"
 	)
 	const (
@@ -220,6 +223,19 @@ func Table() []Need {
 		{Use: Watch, Verbs: "list watch", Group: apps, Resource: "daemonsets", Why: ofOwners, Unless: podsSay},
 		{Use: Watch, Verbs: "list watch", Group: "batch", Resource: "jobs", Why: ofOwners, Unless: podsSay},
 
+		{Use: Sign, Verbs: "list watch", Group: certificates, Resource: "podcertificaterequests", Scope: AllNamespaces, Why: requests},
+		{Use: Sign, Verbs: "update", Group: certificates, Resource: "podcertificaterequests/status", Scope: AllNamespaces, Why: requests},
+		{Use: Sign, Verbs: "list watch", Group: certificates, Resource: "certificatesigningrequests", Scope: Cluster, Why: requests},
+		{Use: Sign, Verbs: "update", Group: certificates, Resource: "certificatesigningrequests/approval", Scope: Cluster, Why: requests},
+		{Use: Sign, Verbs: "update", Group: certificates, Resource: "certificatesigningrequests/status", Scope: Cluster, Why: requests},
+		{Use: Sign, Verbs: "approve sign attest", Group: certificates, Resource: "signers", Names: []string{exampleSigner}, Scope: Cluster, Why: "is that signer"},
+		{Use: Sign, Verbs: "create", Group: certificates, Resource: "clustertrustbundles", Scope: Cluster, Why: "publishes the roots"},
+		{Use: Sign, Verbs: "get update", Group: certificates, Resource: "clustertrustbundles", Names: []string{exampleBundle}, Scope: Cluster, Why: "publishes the roots"},
+		{Use: Sign, Verbs: "get", Resource: "pods", Scope: AllNamespaces, Why: "holds requests against the pod"},
+		{Use: Sign, Verbs: "get", Resource: "serviceaccounts", Scope: AllNamespaces, Why: "holds requests against the pod"},
+		{Use: Sign, Verbs: "get", Resource: "nodes", Scope: Cluster, Why: "holds requests against the pod"},
+		{Use: Sign, Verbs: "create", Group: "authorization.k8s.io", Resource: "subjectaccessreviews", Scope: Cluster, Why: "asks what those may do who ask by CertificateSigningRequests"},
+
 		{Use: Admission, Verbs: "get update delete", Group: hooks, Resource: "mutatingadmissionpolicies", Names: policy, Scope: Cluster, Why: gives},
 		{Use: Admission, Verbs: "get update delete", Group: hooks, Resource: "mutatingadmissionpolicybindings", Names: policy, Scope: Cluster, Why: gives},
 		{Use: Admission, Verbs: "create", Group: hooks, Resource: "mutatingadmissionpolicies", Scope: Cluster, Why: gives},
@@ -299,6 +315,28 @@ func Issuing(issuer ca.Issuer) []Use {
 		return []Use{CSRs}
 	}
 	return []Use{Requests}
+}
+
+// Names of the table in the place of those of --sign.
+const (
+	exampleSigner = "example.com/kube-gateway"
+	exampleBundle = "example.com:kube-gateway:kube-gateway-trust"
+)
+
+// Signing returns the rights of Sign for a signer and its ClusterTrustBundle. namespace is where it signs, empty for all.
+func Signing(namespace, signer, bundle string) []Right {
+	list := Of(Sign)
+	for i := range list {
+		switch r := &list[i]; {
+		case r.Name == exampleSigner:
+			r.Name = signer
+		case r.Name == exampleBundle:
+			r.Name = bundle
+		case r.Scope == AllNamespaces && namespace != "":
+			r.Scope = Namespace
+		}
+	}
+	return list
 }
 
 // Must returns the rights without which uses fail in a namespace with pods.

@@ -3,8 +3,10 @@ package rotate
 import (
 	"context"
 	"crypto/x509"
+	"fmt"
 	"slices"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/signer"
 )
@@ -30,7 +32,7 @@ type SignerResult struct {
 // interrupted and run again. overlook goes on without gateways that do not answer: they refuse
 // the certificates of others until they are brought the roots. Errors are as those of Rotate.
 func (r *AuthorityRotator) Follow(ctx context.Context, overlook bool) (*SignerResult, error) {
-	s, err := authority.OpenSigner(ctx, r.Location)
+	s, err := r.openSigner(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -77,9 +79,19 @@ func (r *AuthorityRotator) Follow(ctx context.Context, overlook bool) (*SignerRe
 	return result, nil
 }
 
+// openSigner opens the signer of the cluster, which must not be its authority.
+func (r *AuthorityRotator) openSigner(ctx context.Context) (*signer.Signer, error) {
+	s, err := authority.OpenSigner(ctx, r.Location)
+	if err == nil && s.Own() {
+		return nil, api.WithHint(fmt.Errorf("signer %s is the authority of the cluster, whose key is elsewhere", s.Name),
+			"who has it rotates it, with 'kubectl gateway rotate --ca', for all gateways")
+	}
+	return s, err
+}
+
 // FollowPlan looks what Follow would do. It changes nothing.
 func (r *AuthorityRotator) FollowPlan(ctx context.Context) (*SignerResult, error) {
-	s, err := authority.OpenSigner(ctx, r.Location)
+	s, err := r.openSigner(ctx)
 	if err != nil {
 		return nil, err
 	}

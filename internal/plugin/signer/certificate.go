@@ -3,8 +3,6 @@ package signer
 import (
 	"crypto/ecdsa"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/asn1"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -24,25 +22,15 @@ const (
 	maxChain = 8
 )
 
-// subjectAltName is the extension with the names of a request (RFC 5280, section 4.2.1.6).
-var subjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
-
 // checkRequest returns why a request is not handed on. A signer may copy the names in it, and a gateway
 // that somebody took over may ask for those of others.
 func checkRequest(request *x509.CertificateRequest, about ca.LeafRequest) error {
-	var ips []netip.Addr
-	for _, name := range request.IPAddresses {
-		ip, _ := netip.AddrFromSlice(name)
-		ips = append(ips, ip.Unmap())
-	}
-	slices.SortFunc(ips, netip.Addr.Compare)
-	switch {
-	case len(request.Subject.Names) > 0 || len(request.DNSNames) > 0 || len(request.EmailAddresses) > 0,
-		slices.ContainsFunc(request.Extensions, func(e pkix.Extension) bool { return !e.Id.Equal(subjectAltName) }):
-		return fmt.Errorf("%w: it asks for more than an identity and addresses", ca.ErrBadRequest)
-	case len(request.URIs) != 1 || request.URIs[0].String() != about.Identity.String():
+	switch err := ca.CheckNames(request, about); {
+	case err != nil:
+		return err
+	case len(request.URIs) != 1:
 		return fmt.Errorf("%w: it is not for %s", ca.ErrBadRequest, about.Identity)
-	case !slices.Equal(ips, slices.SortedFunc(slices.Values(about.IPs), netip.Addr.Compare)):
+	case len(request.IPAddresses) != len(about.IPs):
 		return fmt.Errorf("%w: it is not for the addresses of the pod", ca.ErrBadRequest)
 	}
 	return nil

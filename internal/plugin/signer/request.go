@@ -139,33 +139,41 @@ func (f *filed) await(ctx context.Context) (string, error) {
 	return "", api.WithHint(err, fmt.Sprintf("find out whether the signer runs; '%s' shows the request; --timeout waits longer", describe))
 }
 
-// holder is who gets a certificate, with all UIDs.
-type holder struct {
+// Holder is the pod that gets a certificate, with all UIDs.
+type Holder struct {
 	api.PodRef
-	accountUID, nodeUID types.UID
+	AccountUID, NodeUID types.UID
+}
+
+// PodOf returns which pod r is about by its annotations, which anybody may have written.
+func PodOf(r *certificatesv1.CertificateSigningRequest) Holder {
+	a := r.Annotations
+	return Holder{PodRef: api.PodRef{
+		Namespace: a[namespaceAnnotation], Name: a[podAnnotation], UID: a[podUIDAnnotation], ServiceAccount: a[accountAnnotation], Node: a[nodeAnnotation],
+	}, AccountUID: types.UID(a[accountUIDAnnotation]), NodeUID: types.UID(a[nodeUIDAnnotation])}
 }
 
 // holder completes pod.
-func (s *Signer) holder(ctx context.Context, pod api.PodRef) (holder, error) {
+func (s *Signer) holder(ctx context.Context, pod api.PodRef) (Holder, error) {
 	account, err := s.client.CoreV1().ServiceAccounts(pod.Namespace).Get(ctx, pod.ServiceAccount, metav1.GetOptions{})
 	if err != nil {
-		return holder{}, fmt.Errorf("reading the service account of the pod: %w", err)
+		return Holder{}, fmt.Errorf("reading the service account of the pod: %w", err)
 	}
 	node, err := s.client.CoreV1().Nodes().Get(ctx, pod.Node, metav1.GetOptions{})
 	if err != nil {
-		return holder{}, fmt.Errorf("reading the node of the pod: %w", err)
+		return Holder{}, fmt.Errorf("reading the node of the pod: %w", err)
 	}
-	return holder{pod, account.UID, node.UID}, nil
+	return Holder{pod, account.UID, node.UID}, nil
 }
 
 // fileForPod files a PodCertificateRequest. The control plane removes it after some minutes.
-func (s *Signer) fileForPod(ctx context.Context, request *x509.CertificateRequest, _ []byte, of holder, about ca.LeafRequest) (*filed, error) {
+func (s *Signer) fileForPod(ctx context.Context, request *x509.CertificateRequest, _ []byte, of Holder, about ca.LeafRequest) (*filed, error) {
 	object := &certificatesv1.PodCertificateRequest{
 		ObjectMeta: metav1.ObjectMeta{Namespace: of.Namespace, Name: requestName(of.Name), Labels: map[string]string{managedByLabel: managedBy}},
 		Spec: certificatesv1.PodCertificateRequestSpec{
 			SignerName: s.Name, PodName: of.Name, PodUID: types.UID(of.UID),
-			ServiceAccountName: of.ServiceAccount, ServiceAccountUID: of.accountUID,
-			NodeName: types.NodeName(of.Node), NodeUID: of.nodeUID,
+			ServiceAccountName: of.ServiceAccount, ServiceAccountUID: of.AccountUID,
+			NodeName: types.NodeName(of.Node), NodeUID: of.NodeUID,
 			MaxExpirationSeconds: seconds(about.TTL), StubPKCS10Request: request.Raw,
 		},
 	}
@@ -194,12 +202,12 @@ func (s *Signer) fileForPod(ctx context.Context, request *x509.CertificateReques
 
 // fileCSR files a CertificateSigningRequest, which somebody has to approve. The control plane
 // removes it after some time.
-func (s *Signer) fileCSR(ctx context.Context, _ *x509.CertificateRequest, csr []byte, of holder, about ca.LeafRequest) (*filed, error) {
+func (s *Signer) fileCSR(ctx context.Context, _ *x509.CertificateRequest, csr []byte, of Holder, about ca.LeafRequest) (*filed, error) {
 	object := &certificatesv1.CertificateSigningRequest{
 		ObjectMeta: metav1.ObjectMeta{Name: requestName(of.Name), Labels: map[string]string{managedByLabel: managedBy}, Annotations: map[string]string{
 			namespaceAnnotation: of.Namespace, podAnnotation: of.Name, podUIDAnnotation: of.UID,
-			accountAnnotation: of.ServiceAccount, accountUIDAnnotation: string(of.accountUID),
-			nodeAnnotation: of.Node, nodeUIDAnnotation: string(of.nodeUID),
+			accountAnnotation: of.ServiceAccount, accountUIDAnnotation: string(of.AccountUID),
+			nodeAnnotation: of.Node, nodeUIDAnnotation: string(of.NodeUID),
 		}},
 		Spec: certificatesv1.CertificateSigningRequestSpec{
 			SignerName: s.Name, Request: csr, ExpirationSeconds: seconds(about.TTL),

@@ -35,6 +35,9 @@ type Signer struct {
 	// trust are the signer's roots. known are those that all gateways were brought, among which
 	// may be some that the signer had before. kept are those of the latter that one gateway keeps.
 	trust, known, kept []*x509.Certificate
+	// own says that the authority of this cluster is the signer, and revoked is what that has revoked.
+	own     bool
+	revoked *ca.Revocations
 }
 
 var _ ca.Issuer = (*Signer)(nil)
@@ -52,6 +55,21 @@ func New(ctx context.Context, client kubernetes.Interface, choice Choice, known 
 	}
 	return &Signer{Choice: choice, client: client, request: request, trust: trust, known: known}, nil
 }
+
+// OfAuthority returns s as the signer that the cluster's own authority is ('watch --sign'). Its trust bundle, with roots,
+// is brought to all gateways by those who have its key, and revoked is what they have revoked. Trusted is what
+// both the trust bundle and the signer's objects have. The error is [ErrNoTrust] if that is nothing.
+func (s *Signer) OfAuthority(roots []*x509.Certificate, revoked *ca.Revocations) (*Signer, error) {
+	t := *s
+	t.own, t.known, t.revoked = true, roots, revoked
+	if t.trust = without(s.trust, without(s.trust, roots)); len(t.trust) == 0 {
+		return nil, fmt.Errorf("signer %s has none of the roots of the cluster's trust bundle: %w", s.Name, ErrNoTrust)
+	}
+	return &t, nil
+}
+
+// Own reports whether the authority of this cluster is the signer.
+func (s *Signer) Own() bool { return s.own }
 
 // String names s.
 func (s *Signer) String() string {
@@ -73,8 +91,8 @@ func (s *Signer) New() []*x509.Certificate { return without(s.trust, s.known) }
 // Gone returns the roots that gateways may trust and the signer is not trusted by any more.
 func (s *Signer) Gone() []*x509.Certificate { return without(s.known, s.trust) }
 
-// Settled reports whether all gateways are known to trust the signer's roots and no others.
-func (s *Signer) Settled() bool { return len(s.New()) == 0 && len(s.Gone()) == 0 }
+// Settled reports whether all gateways are known to trust the signer's roots and no others, or others see to that.
+func (s *Signer) Settled() bool { return s.own || len(s.New()) == 0 && len(s.Gone()) == 0 }
 
 // Knowing returns a copy of s for which all gateways were brought known.
 func (s *Signer) Knowing(known []*x509.Certificate) *Signer {
@@ -102,7 +120,7 @@ func (s *Signer) Roots() []string { return ca.Fingerprints(s.roots()) }
 func (s *Signer) roots() []*x509.Certificate { return slices.Concat(s.trust, s.kept) }
 
 // Revocations is part of [ca.Issuer]: nobody but a signer can revoke what it has issued.
-func (s *Signer) Revocations() *ca.Revocations { return nil }
+func (s *Signer) Revocations() *ca.Revocations { return s.revoked }
 
 // Certify is part of [ca.Issuer]. It files a request for the very pod of about, waits for the
 // answer until shortly before the end of ctx, and checks it. Lifetimes are the signer's choice, up to

@@ -93,12 +93,21 @@ func (c *Choice) resolve(ctx context.Context, client kubernetes.Interface) (Requ
 	if c.Request == RequestPod || c.Request == RequestCSR {
 		return c.Request, nil
 	}
-	served, err := discovery.ToServerResourcesInterfaceWithContext(client.Discovery()).ServerResourcesForGroupVersionWithContext(ctx, certificatesv1.SchemeGroupVersion.String())
-	if err != nil && !apierrors.IsNotFound(err) {
+	has, err := HasPodRequests(ctx, client)
+	switch {
+	case err != nil:
 		return "", fmt.Errorf("asking the server how a signer can be asked: %w", err)
-	}
-	if served != nil && slices.ContainsFunc(served.APIResources, func(r metav1.APIResource) bool { return r.Name == "podcertificaterequests" }) {
+	case has:
 		return RequestPod, nil
 	}
 	return RequestCSR, nil
+}
+
+// HasPodRequests reports whether the server has PodCertificateRequests.
+func HasPodRequests(ctx context.Context, client kubernetes.Interface) (bool, error) {
+	served, err := discovery.ToServerResourcesInterfaceWithContext(client.Discovery()).ServerResourcesForGroupVersionWithContext(ctx, certificatesv1.SchemeGroupVersion.String())
+	if err != nil && !apierrors.IsNotFound(err) {
+		return false, err
+	}
+	return served != nil && slices.ContainsFunc(served.APIResources, func(r metav1.APIResource) bool { return r.Name == "podcertificaterequests" }), nil
 }

@@ -1,12 +1,17 @@
 package survey
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"go4.org/netipx"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
@@ -80,6 +85,18 @@ func (c *claims) followed(but string) bool {
 		}
 	}
 	return within > 0
+}
+
+// CheckClaims is CheckAddresses at present: another pod that had one of the addresses when the cluster was
+// surveyed is read again.
+func (s *Survey) CheckClaims(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) error {
+	return s.CheckAddresses(pod, func(claim Claim, ip netip.Addr) bool {
+		now, err := client.CoreV1().Pods(claim.Namespace).Get(ctx, claim.Name, metav1.GetOptions{})
+		if err != nil {
+			return !apierrors.IsNotFound(err)
+		}
+		return now.UID == claim.UID && !installed.Leaving(now) && slices.Contains(installed.PodIPs(now), ip)
+	})
 }
 
 // CheckAddresses returns why a certificate for the addresses of pod would vouch for those of somebody

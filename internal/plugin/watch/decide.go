@@ -11,6 +11,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // LeafTTL is how long the certificates are valid that a watch brings which goes on, unless the user or a signer
@@ -33,9 +34,6 @@ const (
 	crowd      = 40
 	crowdDelay = time.Hour
 
-	// backdate is how far before its issue a certificate begins to be valid (see
-	// ca.Authority.Issue). It is no part of the life of which two thirds count.
-	backdate = 5 * time.Minute
 	// Renewals of certificates that were issued together are spread over a twentieth of their life,
 	// or over an hour if that is more and no more than a fifth of it: short lives have no
 	// wave either. They come before two thirds, where status begins to warn.
@@ -294,7 +292,8 @@ func RenewAt(cert api.Certificate, who string) (time.Time, bool) {
 		return time.Time{}, false
 	}
 	from := cert.NotBefore
-	if issued := from.Add(backdate); issued.Before(cert.NotAfter) {
+	// The part of it before its issue is no life.
+	if issued := from.Add(ca.Backdate); issued.Before(cert.NotAfter) {
 		from = issued
 	}
 	life := cert.NotAfter.Sub(from)

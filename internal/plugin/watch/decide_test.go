@@ -14,6 +14,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 const testImage = "gateway:v1"
@@ -93,7 +94,7 @@ func altered(pod *corev1.Pod, how func(*corev1.Pod)) *corev1.Pod {
 // life.
 func certified(now time.Time, age, life time.Duration) *api.Status {
 	return &api.Status{State: api.Ready, Cert: api.Certificate{Serial: "1",
-		NotBefore: now.Add(-age - backdate), NotAfter: now.Add(life - age)}}
+		NotBefore: now.Add(-age - ca.Backdate), NotAfter: now.Add(life - age)}}
 }
 
 func inState(state api.State) *api.Status { return &api.Status{State: state} }

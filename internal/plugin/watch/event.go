@@ -34,6 +34,10 @@ const (
 	// Refused is a pod that can have no gateway, or an annotation that cannot be used. It is looked at again
 	// when it changes.
 	Refused Action = "refused"
+	// Signed is a request that was answered with a certificate, and Denied one that was refused, as the cluster's
+	// signer ('watch --sign').
+	Signed Action = "signed"
+	Denied Action = "denied"
 	// Disconnected and Reconnected are about the API server; no pod is named.
 	Disconnected Action = "disconnected"
 	Reconnected  Action = "reconnected"
@@ -51,6 +55,8 @@ type Event struct {
 	Action    Action
 	// Container is the gateway that this is about.
 	Container string
+	// Request is what a signer has answered, as kubectl names it, and Identity whom the certificate names.
+	Request, Identity string
 	// Elapsed is how long it took.
 	Elapsed time.Duration
 	// NotAfter is when the gateway's certificate ends, zero if unknown.

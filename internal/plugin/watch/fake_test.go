@@ -21,6 +21,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
+	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
 // world is a cluster whose gateways do at once what they are told. It belongs to
@@ -337,7 +338,7 @@ func (w *world) certify(pod string) *api.Status {
 	w.mu.Lock()
 	w.serial++
 	now := time.Now()
-	w.certs[pod] = api.Certificate{Serial: strconv.Itoa(w.serial), NotBefore: now.Add(-backdate), NotAfter: now.Add(w.life)}
+	w.certs[pod] = api.Certificate{Serial: strconv.Itoa(w.serial), NotBefore: now.Add(-ca.Backdate), NotAfter: now.Add(w.life)}
 	w.mu.Unlock()
 	return w.status(pod)
 }

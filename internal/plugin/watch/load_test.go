@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
@@ -88,4 +89,38 @@ func TestLoadOfRefresh(t *testing.T) {
 			t.Fatalf("gateway %d captures something else", i)
 		}
 	}
+}
+
+// TestRenewalsOfAnHour: certificates of an hour, all issued at once, are renewed one after the other, and again.
+func TestRenewalsOfAnHour(t *testing.T) {
+	const gateways = 200
+	inWorld(t, []runtime.Object{annotatedNamespace()}, func(t *testing.T, w *world) {
+		w.life = time.Hour
+		w.createMany(gateways)
+		w.run(Options{}, func(*Watcher) {
+			// Two lives of each.
+			time.Sleep(90 * time.Minute)
+		})
+		minutes, renewals := map[time.Time]int{}, map[string]int{}
+		for _, e := range w.events {
+			if e.Action == Renewed {
+				minutes[e.Time.Truncate(time.Minute)]++
+				renewals[e.Pod]++
+			}
+		}
+		if len(renewals) != gateways {
+			t.Errorf("%d of %d were renewed", len(renewals), gateways)
+		}
+		for at, n := range minutes {
+			// They have twelve minutes.
+			if n > gateways/4 {
+				t.Errorf("%d renewals in the minute of %v", n, at)
+			}
+		}
+		for pod, n := range renewals {
+			if left := time.Until(w.certs[pod].NotAfter); n < 2 || n > 3 || left < 19*time.Minute {
+				t.Errorf("%s: %d renewals, %v left", pod, n, left)
+			}
+		}
+	})
 }

@@ -155,7 +155,7 @@ func TestReasons(t *testing.T) {
 	p := &Plugin{Authority: func(context.Context, func(string)) (ca.Issuer, error) {
 		return nil, api.WithHint(errors.New("gone"), "init-ca")
 	}}
-	_, err := p.readAuthority(t.Context())
+	_, err := p.Issuer(t.Context())
 	if err == nil || err.Error() != "gone" || api.Hint(err) != "init-ca" || reasonOf(Outcome{Err: fmt.Errorf("enabling: %w", err)}) != reasonAuthority {
 		t.Errorf("%v, hint %q, reason %s", err, api.Hint(err), reasonOf(Outcome{Err: err}))
 	}

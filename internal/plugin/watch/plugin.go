@@ -95,7 +95,7 @@ func (p *Plugin) Outdated(gateway installed.Gateway, status *api.Status) bool {
 
 // Upgrade is part of Actions.
 func (p *Plugin) Upgrade(ctx context.Context, pod *corev1.Pod, status *api.Status, settings declared.Settings) Outcome {
-	authority, err := p.readAuthority(ctx)
+	authority, err := p.Issuer(ctx)
 	if err != nil {
 		return Outcome{Err: err}
 	}
@@ -118,7 +118,7 @@ func (p *Plugin) Upgrade(ctx context.Context, pod *corev1.Pod, status *api.Statu
 
 // Apply is part of Actions.
 func (p *Plugin) Apply(ctx context.Context, pod *corev1.Pod, settings declared.Settings) Outcome {
-	cluster, err := p.cluster(ctx, pod)
+	cluster, err := p.Cluster(ctx, pod)
 	if err != nil {
 		return Outcome{Err: err}
 	}
@@ -207,11 +207,11 @@ func (p *Plugin) Refresh(ctx context.Context, pod *corev1.Pod, container string,
 
 // Enable is part of Actions.
 func (p *Plugin) Enable(ctx context.Context, pod *corev1.Pod, annotated bool, settings declared.Settings) Outcome {
-	authority, err := p.readAuthority(ctx)
+	authority, err := p.Issuer(ctx)
 	if err != nil {
 		return Outcome{Err: err}
 	}
-	cluster, err := p.cluster(ctx, pod)
+	cluster, err := p.Cluster(ctx, pod)
 	if err != nil {
 		return Outcome{Err: err}
 	}
@@ -240,7 +240,7 @@ func (p *Plugin) Disable(ctx context.Context, pod *corev1.Pod) Outcome {
 
 // Renew is part of Actions.
 func (p *Plugin) Renew(ctx context.Context, pod *corev1.Pod, container string) Outcome {
-	authority, err := p.readAuthority(ctx)
+	authority, err := p.Issuer(ctx)
 	if err != nil {
 		return Outcome{Container: container, Err: err}
 	}
@@ -262,7 +262,7 @@ func (p *Plugin) Ask(ctx context.Context, pod *corev1.Pod, container string) (*a
 		return status, err
 	}
 	// Who needs the authority tells what is wrong with it.
-	authority, err := p.readAuthority(ctx)
+	authority, err := p.Issuer(ctx)
 	if err != nil || authority.Revocations().Reached(status.Cert.Revocations) && !p.lacksRoots(authority, status) {
 		return status, nil
 	}
@@ -290,7 +290,7 @@ func (p *Plugin) FollowSigner(ctx context.Context) (changed bool, warnings []str
 	if p.FollowRoots == nil {
 		return false, nil, nil
 	}
-	issuer, err := p.readAuthority(ctx)
+	issuer, err := p.Issuer(ctx)
 	if err != nil {
 		return false, nil, err
 	}
@@ -318,7 +318,8 @@ func (p *Plugin) FollowSigner(ctx context.Context) (changed bool, warnings []str
 	return true, warnings, nil
 }
 
-func (p *Plugin) readAuthority(ctx context.Context) (ca.Issuer, error) {
+// Issuer returns what issues certificates, as it was some seconds ago at most.
+func (p *Plugin) Issuer(ctx context.Context) (ca.Issuer, error) {
 	return p.authority.Get(authorityAge, func() (ca.Issuer, error) {
 		var remarks []string
 		a, err := p.Authority(ctx, func(text string) { remarks = append(remarks, text) })
@@ -334,9 +335,9 @@ func (p *Plugin) readAuthority(ctx context.Context) (ca.Issuer, error) {
 	})
 }
 
-// cluster returns what a gateway for pod has to know of the cluster. A pod with
+// Cluster returns what a gateway for pod has to know of the cluster. A pod with
 // an address that nobody announced shows that there is something new.
-func (p *Plugin) cluster(ctx context.Context, pod *corev1.Pod) (*survey.Survey, error) {
+func (p *Plugin) Cluster(ctx context.Context, pod *corev1.Pod) (*survey.Survey, error) {
 	read := func() (*survey.Survey, error) { return p.read(ctx, *pod) }
 	cluster, err := p.survey.Get(surveyAge, read)
 	if err != nil || len(p.Options.Named.Capture) > 0 {

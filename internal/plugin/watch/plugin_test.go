@@ -35,7 +35,7 @@ func TestSurveyFollowsTheCluster(t *testing.T) {
 		p := &Plugin{Client: client}
 		ranges := func(pod *corev1.Pod) int {
 			t.Helper()
-			cluster := must.Get(p.cluster(t.Context(), pod))(t)
+			cluster := must.Get(p.Cluster(t.Context(), pod))(t)
 			return len(cluster.Found.Capture)
 		}
 		pod, far := fakecluster.NewPod("p"), fakecluster.NewPod("far")
@@ -56,12 +56,12 @@ func TestSurveyFollowsTheCluster(t *testing.T) {
 		}
 		add(node("three", "10.251.0.0/16"))
 		p.ClusterChanged()
-		if cluster, err := p.cluster(t.Context(), pod); err != nil || !covers(cluster, "10.251.0.0/16") {
+		if cluster, err := p.Cluster(t.Context(), pod); err != nil || !covers(cluster, "10.251.0.0/16") {
 			t.Errorf("%v when the nodes changed, %v", cluster, err)
 		}
 		add(node("four", "10.9.0.0/16"))
 		time.Sleep(surveyAge)
-		if cluster, err := p.cluster(t.Context(), pod); err != nil || !covers(cluster, "10.9.0.0/16") {
+		if cluster, err := p.Cluster(t.Context(), pod); err != nil || !covers(cluster, "10.9.0.0/16") {
 			t.Errorf("%v after a while, %v", cluster, err)
 		}
 	})
@@ -104,7 +104,7 @@ func TestPluginSaysWhatStrictModeMayCutOff(t *testing.T) {
 		var warned []string
 		p := &Plugin{Client: client, Options: inject.Options{Mode: mode}, Warn: func(list []string) { warned = append(warned, list...) }}
 		for range 2 {
-			must.Get(p.cluster(t.Context(), fakecluster.NewPod("p")))(t)
+			must.Get(p.Cluster(t.Context(), fakecluster.NewPod("p")))(t)
 			p.ClusterChanged()
 		}
 		if len(warned) != want {
@@ -154,7 +154,7 @@ func TestPluginSaysWhatIsToBeKnownOfTheAuthority(t *testing.T) {
 		}}
 	for _, now = range [][]string{nil, {"two roots"}, {"two roots"}, nil, {"two roots"}, {"two roots", "one is back"}} {
 		p.authority.Outdate()
-		must.Get(p.readAuthority(t.Context()))(t)
+		must.Get(p.Issuer(t.Context()))(t)
 	}
 	expect.Equal(t, "warnings", []string{"two roots", "", "two roots", "two roots, one is back"}, warned)
 }
