@@ -96,14 +96,14 @@ int kgw_egress(struct __sk_buff *skb)
 
 	if (!cfg || has_socket(skb) || !read_syn(skb, &t))
 		return NEXT;
-	action = action_for(cfg, dst);
-	if (is_exempt(action, dst) || !is_in_force(cfg, dst))
+	action = action_for(dst);
+	if (action == ACTION_LOCAL || !is_in_force(cfg, dst))
 		return NEXT;
 	/* connect.c has counted what comes from a nested namespace, and let it pass: see make_nested. */
 	if (!cfg->strict && bpf_map_delete_elem(&kgw_handover, &t) == 0)
 		return NEXT;
 	if (action < ACTION_POD)
-		return judge_uncaptured(cfg, action, dst) == VERDICT_REFUSE ? DROP : NEXT;
+		return judge_uncaptured(action, dst) == VERDICT_REFUSE ? DROP : NEXT;
 	COUNT(forwarded);
 	return cfg->strict ? DROP : NEXT;
 }

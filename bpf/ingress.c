@@ -53,12 +53,25 @@ static __always_inline long load_header(struct __sk_buff *skb, __u32 at, void *t
 	return pull_headers(skb) || load(skb, at, to, len);
 }
 
-/* Whether the option at at, which is as long as ours, is ours. */
-GLOBAL int is_ours_at(struct __sk_buff *skb, __u32 at)
+/* What measure_option returns of ours, which is longer than any other. */
+#define OURS 256
+
+/* The length of the option at at in a list that ends before end, 0 if there is none. */
+GLOBAL int measure_option(struct __sk_buff *skb, __u32 at, __u32 end)
 {
+	struct { __u8 kind, len; } head = {};
 	struct option o;
 
-	return load(skb, at, &o, sizeof(o)) == 0 && is_ours(&o);
+	/* An option of one byte may be the last. */
+	if (at + 1 > end || load(skb, at, &head, at + 2 > end ? 1 : 2) || head.kind == 0)
+		return 0;
+	if (head.kind == 1)
+		return 1;
+	if (head.len < 2 || at + head.len > end)
+		return 0;
+	if (head.kind == OPTION_KIND && head.len == sizeof(o) && load(skb, at, &o, sizeof(o)) == 0 && is_ours(&o))
+		return OURS;
+	return head.len;
 }
 
 /* Whether the option is in the list that begins at and ends before end. The list is
@@ -66,19 +79,10 @@ GLOBAL int is_ours_at(struct __sk_buff *skb, __u32 at)
 GLOBAL int find_option(struct __sk_buff *skb, __u32 at, __u32 end)
 {
 	for (int i = 0; i < MAX_OPTIONS; i++) {
-		struct { __u8 kind, len; } head = {};
-		__u32 len = 1;
+		int len = measure_option(skb, at, end);
 
-		/* An option of one byte may be the last. */
-		if (at + 1 > end || load(skb, at, &head, at + 2 > end ? 1 : 2) || head.kind == 0)
-			return false;
-		if (head.kind != 1) {
-			len = head.len;
-			if (len < 2 || at + len > end)
-				return false;
-			if (head.kind == OPTION_KIND && len == sizeof(struct option) && is_ours_at(skb, at))
-				return true;
-		}
+		if (len == 0 || len == OURS)
+			return len;
 		at += len;
 	}
 	return false;

@@ -74,10 +74,10 @@ static __always_inline bool is_own(const __u32 ip[4])
 	return bpf_map_lookup_elem(&kgw_own, &key);
 }
 
-/* 127.0.0.1 or ::1, in the family of ip. The gateway listens there. */
-static __always_inline void loopback_of(const __u32 ip[4], __u32 to[4])
+/* 127.0.0.1 or ::1. The gateway listens there. */
+static __always_inline void loopback(bool mapped, __u32 to[4])
 {
-	if (is_mapped(ip)) {
+	if (mapped) {
 		map_ip4(to, bpf_htonl(INADDR_LOOPBACK));
 	} else {
 		to[0] = 0;
@@ -85,6 +85,12 @@ static __always_inline void loopback_of(const __u32 ip[4], __u32 to[4])
 		to[2] = 0;
 		to[3] = bpf_htonl(1);
 	}
+}
+
+/* The same in the family of ip. */
+static __always_inline void loopback_of(const __u32 ip[4], __u32 to[4])
+{
+	loopback(is_mapped(ip), to);
 }
 
 static __always_inline enum listener listener_of(const __u32 ip[4])
