@@ -16,30 +16,43 @@ enum verdict { VERDICT_REFUSE, VERDICT_PASS, VERDICT_CAPTURE };
 /* Names must be resolved before anything can be encrypted. */
 #define DNS_PORT 53
 
-/* What is_gateways returns where there is no cgroup. */
+/* What is_below_gateway returns where there is no cgroup. */
 #define NO_CGROUP (-1)
 
-/* Whether the caller's cgroup is that of a gateway, or its ancestor at a level other than 0. */
-GLOBAL int is_gateways(__u32 level)
-{
-	__u64 cgroup = level ? bpf_get_current_ancestor_cgroup_id(level) : bpf_get_current_cgroup_id();
-	struct config *cfg = get_config();
+/* So many levels are asked at a time. */
+#define STEP 4
 
-	if (!cfg || !cgroup)
-		return NO_CGROUP;
+static __always_inline bool is_gateways(const struct config *cfg, __u64 cgroup)
+{
 	for (int i = 0; i < MAX_GATEWAYS; i++)
 		if (cgroup == cfg->gateways[i])
 			return true;
 	return false;
 }
 
+/* Whether the caller's ancestor at level, or at one of the next ones, is the cgroup of a gateway. */
+GLOBAL long is_below_gateway(__u64 level)
+{
+	struct config *cfg = get_config();
+
+	for (int i = 0; i < STEP; i++) {
+		__u64 cgroup = bpf_get_current_ancestor_cgroup_id(level + i);
+
+		if (!cfg || !cgroup)
+			return NO_CGROUP;
+		if (is_gateways(cfg, cgroup))
+			return true;
+	}
+	return false;
+}
+
 /* Whether the caller belongs to a gateway, in a cgroup below its own too (some
  * runtimes make one in every container). The level of a gateway's cgroup in the
  * whole hierarchy is not known in a cgroup namespace, so every level is asked. */
-GLOBAL int is_gateway(void)
+GLOBAL long is_gateway(void)
 {
-	for (__u32 level = 0; level < CGROUP_LEVELS; level++) {
-		int answer = is_gateways(level);
+	for (__u64 level = 1; level < CGROUP_LEVELS; level += STEP) {
+		long answer = is_below_gateway(level);
 
 		if (answer)
 			return answer != NO_CGROUP;
@@ -79,7 +92,7 @@ static __always_inline enum action named_action(const struct endpoint *dst)
 }
 
 /* action_for, with an endpoint's fields. */
-GLOBAL int action_for_ip(__u32 ip0, __u32 ip1, __u32 ip2, __u32 ip3, __u32 port)
+GLOBAL long action_for_ip(__u32 ip0, __u32 ip1, __u32 ip2, __u32 ip3, __u32 port)
 {
 	struct endpoint dst = { .ip = { ip0, ip1, ip2, ip3 }, .port = port };
 	enum action action = named_action(&dst);
@@ -118,7 +131,7 @@ static __always_inline void count_outside(const struct endpoint *dst)
 }
 
 /* Decides about a connection to an address that no range names. */
-GLOBAL int judge_outside(__u32 ip0, __u32 ip1, __u32 ip2, __u32 ip3)
+GLOBAL long judge_outside(__u32 ip0, __u32 ip1, __u32 ip2, __u32 ip3)
 {
 	struct endpoint dst = { .ip = { ip0, ip1, ip2, ip3 } };
 	struct config *cfg = get_config();

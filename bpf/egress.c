@@ -51,14 +51,7 @@ static __always_inline bool read_syn(struct __sk_buff *skb, struct tuple *t)
 	struct tcphdr tcp;
 	__u32 at;
 
-	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		struct iphdr ip;
-
-		if (load_header(skb, 0, &ip, sizeof(ip)) || ip.protocol != IPPROTO_TCP || ip.frag_off & bpf_htons(IP_OFFSET))
-			return false;
-		map_ip4(dst->ip, ip.daddr);
-		at = ip.ihl * 4;
-	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr ip;
 
 		if (load_header(skb, 0, &ip, sizeof(ip)))
@@ -67,6 +60,13 @@ static __always_inline bool read_syn(struct __sk_buff *skb, struct tuple *t)
 		at = skip_headers(skb, ip.nexthdr);
 		if (!at)
 			return false;
+	} else if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr ip;
+
+		if (load_header(skb, 0, &ip, sizeof(ip)) || ip.protocol != IPPROTO_TCP || ip.frag_off & bpf_htons(IP_OFFSET))
+			return false;
+		map_ip4(dst->ip, ip.daddr);
+		at = ip.ihl * 4;
 	} else {
 		return false;
 	}
