@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -28,24 +29,26 @@ import (
 // Options, and "works" if it is to note what it finds. It prints each SYN, and ends with its standard
 // input.
 func waiterMain(args []string) int {
-	if err := waiter(args); err != nil {
+	var o bpf.Options
+	if err := json.Unmarshal([]byte(args[0]), &o); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	p, err := bpf.Load(o)
+	if err == nil {
+		err = wait(p, slices.Contains(args, "works"))
+	}
+	if err != nil {
 		fmt.Println(err)
 		return 1
 	}
 	fmt.Println("ready")
 	io.Copy(io.Discard, os.Stdin)
+	runtime.KeepAlive(p) // what is let go is detached
 	return 0
 }
 
-func waiter(args []string) error {
-	var o bpf.Options
-	if err := json.Unmarshal([]byte(args[0]), &o); err != nil {
-		return err
-	}
-	p, err := bpf.Load(o)
-	if err != nil {
-		return err
-	}
+func wait(p *bpf.Programs, note bool) error {
 	if err := p.AttachSockets(); err != nil {
 		return err
 	}
@@ -74,7 +77,7 @@ func waiter(args []string) error {
 		if err != nil {
 			return err
 		}
-		go answer(g, slices.Contains(args, "works"))
+		go answer(g, note)
 	}
 	return p.StartCapture()
 }
