@@ -30,7 +30,8 @@ static __always_inline bool is_gateways(const struct config *cfg, __u64 cgroup)
 	return false;
 }
 
-/* Whether the caller's ancestor at level, or at one of the next ones, is the cgroup of a gateway. */
+/* Whether the caller's ancestor at level, or at one of the next ones, is the cgroup of a gateway. False says that more levels
+ * are to be asked. */
 GLOBAL long is_below_gateway(__u64 level)
 {
 	struct config *cfg = get_config();
@@ -51,6 +52,12 @@ GLOBAL long is_below_gateway(__u64 level)
  * whole hierarchy is not known in a cgroup namespace, so every level is asked. */
 GLOBAL long is_gateway(void)
 {
+	struct config *cfg = get_config();
+
+	if (!cfg)
+		return false;
+	if (is_gateways(cfg, bpf_get_current_cgroup_id()))
+		return true;
 	for (__u64 level = 1; level < CGROUP_LEVELS; level += STEP) {
 		long answer = is_below_gateway(level);
 
@@ -59,7 +66,6 @@ GLOBAL long is_gateway(void)
 	}
 	return false;
 }
-
 
 /* Whether the Internet does not route the address: RFC 1918, 6598, 3927, 4193 and 4291. */
 static __always_inline bool is_private(const __u32 ip[4])
