@@ -15,11 +15,19 @@ static __always_inline bool is_tcp(struct bpf_sock_addr *ctx)
 	       (ctx->protocol == IPPROTO_TCP || ctx->protocol == IPPROTO_MPTCP);
 }
 
-/* Whether the gateway listens at to, in the caller's network namespace. */
-static __always_inline bool listens(struct bpf_sock_addr *ctx, const struct endpoint *to)
+/* Whether the gateway listens for connections of a family, in the caller's network namespace. */
+GLOBAL int listens(struct bpf_sock_addr *ctx, __u32 mapped)
 {
+	struct config *cfg = get_config();
 	struct bpf_sock_tuple key = {};
-	struct bpf_sock *sk REFERENCE = bpf_sk_lookup_tcp(ctx, &key, question_key(to, &key), BPF_F_CURRENT_NETNS, 0);
+	struct endpoint to = {};
+
+	if (!cfg)
+		return false;
+	loopback(mapped, to.ip);
+	to.port = cfg->capture_port;
+
+	struct bpf_sock *sk REFERENCE = bpf_sk_lookup_tcp(ctx, &key, question_key(&to, &key), BPF_F_CURRENT_NETNS, 0);
 
 	return sk && has_role(known(sk), ROLE_CAPTURE_LISTENER);
 }
@@ -47,9 +55,9 @@ GLOBAL int is_hopeless(struct bpf_sock_addr *ctx)
 
 /* Decides where the gateway does not listen. While it lives, that is in a network namespace which a
  * process of the pod has made. A gateway that is gone has this program still if it fails closed. */
-static __always_inline enum verdict judge_unreachable(const struct config *cfg, const struct endpoint *gateway)
+static __always_inline enum verdict judge_unreachable(const struct config *cfg, const struct endpoint *dst)
 {
-	struct tuple t = { .server = *gateway };
+	struct tuple t = { .server = *dst };
 	struct bpf_sock *sk REFERENCE = inband_listener(&t);
 
 	if (sk) {
@@ -64,12 +72,14 @@ static __always_inline enum verdict judge_unreachable(const struct config *cfg, 
  * would get 127.0.0.1 otherwise. Port 0 leaves the choice of a port to connect(2), so
  * that one port can serve many destinations as ever. It fails harmlessly on a
  * socket that is bound to a port already: names.c covers that one. */
-static __always_inline void bind_pod_ip(struct bpf_sock_addr *ctx, const struct config *cfg, const struct endpoint *dst)
+GLOBAL int bind_pod_ip(struct bpf_sock_addr *ctx)
 {
-	const __u32 *own = pod_ip_of(dst->ip, cfg);
+	struct handover *h = known(ctx->sk);
+	struct config *cfg = get_config();
+	const __u32 *own = h && cfg ? pod_ip_of(h->addr.ip, cfg) : NULL;
 
 	if (!own)
-		return;
+		return 0;
 	if (ctx->family == AF_INET) {
 		struct sockaddr_in addr = { .sin_family = AF_INET, .sin_addr.s_addr = own[3] };
 
@@ -82,6 +92,7 @@ static __always_inline void bind_pod_ip(struct bpf_sock_addr *ctx, const struct 
 		if (!ctx->sk->src_ip6[0] && !ctx->sk->src_ip6[3])
 			bpf_bind(ctx, (struct sockaddr *)&addr, sizeof(addr));
 	}
+	return 0;
 }
 
 static __always_inline enum verdict judge_service(const struct config *cfg)
@@ -112,26 +123,22 @@ static __always_inline enum verdict capture(struct bpf_sock_addr *ctx, const str
 	return VERDICT_CAPTURE;
 }
 
-/* gateway is where a captured connection goes. */
-static __always_inline enum verdict judge_tcp(struct bpf_sock_addr *ctx, const struct config *cfg,
-					      const struct endpoint *dst, struct endpoint *gateway)
+static __always_inline enum verdict judge_tcp(struct bpf_sock_addr *ctx, const struct config *cfg, const struct endpoint *dst)
 {
-	enum action action = action_for(cfg, dst);
+	enum action action = action_for(dst);
 	struct handover *h;
 	enum verdict v;
 	bool reachable;
 
-	if (is_exempt(action, dst) || is_gateway())
+	if (action == ACTION_LOCAL || is_gateway())
 		return VERDICT_PASS;
-	loopback_of(dst->ip, gateway->ip);
-	gateway->port = cfg->capture_port;
-	reachable = listens(ctx, gateway);
+	reachable = listens(ctx, is_mapped(dst->ip));
 	if (action < ACTION_POD)
-		v = judge_uncaptured(cfg, action, dst);
+		v = judge_uncaptured(action, dst);
 	else if (action == ACTION_SERVICE && !cfg->inband_services)
 		v = judge_service(cfg);
 	else
-		v = reachable ? capture(ctx, cfg, action, dst) : judge_unreachable(cfg, gateway);
+		v = reachable ? capture(ctx, cfg, action, dst) : judge_unreachable(cfg, dst);
 	/* Where the pod forwards the connection, egress.c does not count it once more. */
 	h = v == VERDICT_PASS && !reachable ? remember(ctx->sk) : NULL;
 	if (h)
@@ -139,8 +146,8 @@ static __always_inline enum verdict judge_tcp(struct bpf_sock_addr *ctx, const s
 	return v;
 }
 
-/* Decides about one connect(2). A program of each family writes the new destination: the
- * verifier wants that. */
+/* Decides about one connect(2). gateway is where a captured connection goes. A program of each family writes
+ * the new destination: the verifier wants that. */
 static __always_inline enum verdict judge(struct bpf_sock_addr *ctx, const struct config *cfg,
 					  const struct endpoint *dst, struct endpoint *gateway)
 {
@@ -150,11 +157,11 @@ static __always_inline enum verdict judge(struct bpf_sock_addr *ctx, const struc
 		return judge_udp(ctx, cfg, dst);
 	if (!is_tcp(ctx))
 		return VERDICT_PASS;
-	v = judge_tcp(ctx, cfg, dst, gateway);
+	v = judge_tcp(ctx, cfg, dst);
 	if (v == VERDICT_CAPTURE) {
-		bind_pod_ip(ctx, cfg, dst);
-		if (cfg->spread)
-			spread(ctx, dst, gateway);
+		bind_pod_ip(ctx);
+		loopback_of(dst->ip, gateway->ip);
+		gateway->port = spread(ctx);
 	} else if (has_role(known(ctx->sk), ROLE_CAPTURED) || has_role(known(ctx->sk), ROLE_PRESENTED)) {
 		/* The socket connects to somewhere else than before, or was an accepted one. */
 		bpf_sk_storage_delete(&kgw_sockets, ctx->sk);

@@ -178,9 +178,9 @@ func plaintext(sources []api.Source) (map[objectsRange]objectsPorts, error) {
 		if len(set) > maxPorts {
 			return nil, fmt.Errorf("plaintext from %v is allowed to more than %d ranges of ports", s.From, maxPorts)
 		}
-		ports := objectsPorts{Count: uint32(len(set))}
+		var ports objectsPorts
 		for i, r := range set {
-			ports.List[i].First, ports.List[i].Last = r.First, r.Last
+			ports.List[i].First, ports.List[i].End = uint32(r.First), uint32(r.Last)+1
 		}
 		all[rangeKey(s.From)] = ports
 	}
@@ -189,8 +189,8 @@ func plaintext(sources []api.Source) (map[objectsRange]objectsPorts, error) {
 
 // allows is what plaintext_allowed of steer.h does.
 func (p *objectsPorts) allows(port uint16) bool {
-	for _, r := range p.List[:p.Count] {
-		if r.First <= port && port <= r.Last {
+	for _, r := range p.List {
+		if r.First <= uint32(port) && uint32(port) < r.End {
 			return true
 		}
 	}

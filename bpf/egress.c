@@ -51,14 +51,7 @@ static __always_inline bool read_syn(struct __sk_buff *skb, struct tuple *t)
 	struct tcphdr tcp;
 	__u32 at;
 
-	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		struct iphdr ip;
-
-		if (load_header(skb, 0, &ip, sizeof(ip)) || ip.protocol != IPPROTO_TCP || ip.frag_off & bpf_htons(IP_OFFSET))
-			return false;
-		map_ip4(dst->ip, ip.daddr);
-		at = ip.ihl * 4;
-	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr ip;
 
 		if (load_header(skb, 0, &ip, sizeof(ip)))
@@ -67,6 +60,13 @@ static __always_inline bool read_syn(struct __sk_buff *skb, struct tuple *t)
 		at = skip_headers(skb, ip.nexthdr);
 		if (!at)
 			return false;
+	} else if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr ip;
+
+		if (load_header(skb, 0, &ip, sizeof(ip)) || ip.protocol != IPPROTO_TCP || ip.frag_off & bpf_htons(IP_OFFSET))
+			return false;
+		map_ip4(dst->ip, ip.daddr);
+		at = ip.ihl * 4;
 	} else {
 		return false;
 	}
@@ -96,14 +96,14 @@ int kgw_egress(struct __sk_buff *skb)
 
 	if (!cfg || has_socket(skb) || !read_syn(skb, &t))
 		return NEXT;
-	action = action_for(cfg, dst);
-	if (is_exempt(action, dst) || !is_in_force(cfg, dst))
+	action = action_for(dst);
+	if (action == ACTION_LOCAL || !is_in_force(cfg, dst))
 		return NEXT;
 	/* connect.c has counted what comes from a nested namespace, and let it pass: see make_nested. */
 	if (!cfg->strict && bpf_map_delete_elem(&kgw_handover, &t) == 0)
 		return NEXT;
 	if (action < ACTION_POD)
-		return judge_uncaptured(cfg, action, dst) == VERDICT_REFUSE ? DROP : NEXT;
+		return judge_uncaptured(action, dst) == VERDICT_REFUSE ? DROP : NEXT;
 	COUNT(forwarded);
 	return cfg->strict ? DROP : NEXT;
 }

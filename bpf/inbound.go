@@ -71,7 +71,11 @@ func (p *Programs) AttachInbound() error {
 	if p.inbound != nil {
 		return nil
 	}
-	in, err := p.loadInbound()
+	in, err := p.spare, p.spareErr
+	p.spare, p.spareErr = nil, nil
+	if in == nil && err == nil {
+		in, err = p.loadInbound()
+	}
 	if err != nil {
 		return fmt.Errorf("loading the inbound programs: %w", err)
 	}

@@ -53,32 +53,36 @@ static __always_inline long load_header(struct __sk_buff *skb, __u32 at, void *t
 	return pull_headers(skb) || load(skb, at, to, len);
 }
 
-/* Whether the option at at, which is as long as ours, is ours. */
-GLOBAL int is_ours_at(struct __sk_buff *skb, __u32 at)
+/* What measure_option returns of ours, which is longer than any other. */
+#define OURS 256
+
+/* The length of the option at at in a list that ends before end, 0 if there is none. */
+GLOBAL long measure_option(struct __sk_buff *skb, __u64 at, __u64 end)
 {
+	struct { __u8 kind, len; } head = {};
 	struct option o;
 
-	return load(skb, at, &o, sizeof(o)) == 0 && is_ours(&o);
+	/* An option of one byte may be the last. */
+	if (at + 1 > end || load(skb, at, &head, at + 2 > end ? 1 : 2) || head.kind == 0)
+		return 0;
+	if (head.kind == 1)
+		return 1;
+	if (head.len < 2 || at + head.len > end)
+		return 0;
+	if (head.kind == OPTION_KIND && head.len == sizeof(o) && load(skb, at, &o, sizeof(o)) == 0 && is_ours(&o))
+		return OURS;
+	return head.len;
 }
 
 /* Whether the option is in the list that begins at and ends before end. The list is
  * read as the kernel does: what comes before the first flaw counts. */
-GLOBAL int find_option(struct __sk_buff *skb, __u32 at, __u32 end)
+GLOBAL long find_option(struct __sk_buff *skb, __u64 at, __u64 end)
 {
 	for (int i = 0; i < MAX_OPTIONS; i++) {
-		struct { __u8 kind, len; } head = {};
-		__u32 len = 1;
+		long len = measure_option(skb, at, end);
 
-		/* An option of one byte may be the last. */
-		if (at + 1 > end || load(skb, at, &head, at + 2 > end ? 1 : 2) || head.kind == 0)
-			return false;
-		if (head.kind != 1) {
-			len = head.len;
-			if (len < 2 || at + len > end)
-				return false;
-			if (head.kind == OPTION_KIND && len == sizeof(struct option) && is_ours_at(skb, at))
-				return true;
-		}
+		if (len == 0 || len == OURS)
+			return len;
 		at += len;
 	}
 	return false;
@@ -90,17 +94,8 @@ static __always_inline enum packet parse(struct __sk_buff *skb, struct tuple *t,
 	struct tcphdr tcp;
 	__u32 at;
 
-	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		struct iphdr ip;
-
-		if (load_header(skb, 0, &ip, sizeof(ip)) || ip.protocol != IPPROTO_TCP || ip.ihl < 5)
-			return PACKET_OTHER;
-		map_ip4(t->client.ip, ip.saddr);
-		map_ip4(t->server.ip, ip.daddr);
-		if (ip.frag_off & bpf_htons(IP_OFFSET | IP_MF))
-			return PACKET_OPAQUE;
-		at = ip.ihl * 4;
-	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+	/* The verifier sees that IPv4's addresses are no more than IPv6's if it comes by those first. */
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr ip;
 
 		if (load_header(skb, 0, &ip, sizeof(ip)) || ip.nexthdr == IPPROTO_UDP || ip.nexthdr == IPPROTO_ICMPV6)
@@ -110,6 +105,16 @@ static __always_inline enum packet parse(struct __sk_buff *skb, struct tuple *t,
 		if (ip.nexthdr != IPPROTO_TCP)
 			return PACKET_OPAQUE;
 		at = sizeof(ip);
+	} else if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr ip;
+
+		if (load_header(skb, 0, &ip, sizeof(ip)) || ip.protocol != IPPROTO_TCP || ip.ihl < 5)
+			return PACKET_OTHER;
+		map_ip4(t->client.ip, ip.saddr);
+		map_ip4(t->server.ip, ip.daddr);
+		if (ip.frag_off & bpf_htons(IP_OFFSET | IP_MF))
+			return PACKET_OPAQUE;
+		at = ip.ihl * 4;
 	} else {
 		return PACKET_OTHER;
 	}
@@ -125,22 +130,50 @@ static __always_inline enum packet parse(struct __sk_buff *skb, struct tuple *t,
 	return PACKET_SYN;
 }
 
-/* The state of the connection that has the tuple already, or BPF_TCP_LISTEN if none has. */
-static __always_inline __u32 state_of(struct __sk_buff *skb, const struct tuple *t)
+/* Makes the key that lookups of sockets take from what parse has read already, and returns its size, or 0. Functions that
+ * read a SYN once more are GLOBAL. */
+static __always_inline __u32 key_of(struct __sk_buff *skb, __u64 begin, struct bpf_sock_tuple *key)
+{
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return load(skb, offsetof(struct ipv6hdr, saddr), &key->ipv6.saddr, 2 * sizeof(key->ipv6.saddr)) ||
+			load(skb, begin, &key->ipv6.sport, 2 * sizeof(key->ipv6.sport)) ? 0 : sizeof(key->ipv6);
+	return load(skb, offsetof(struct iphdr, saddr), &key->ipv4.saddr, 2 * sizeof(key->ipv4.saddr)) ||
+		load(skb, begin, &key->ipv4.sport, 2 * sizeof(key->ipv4.sport)) ? 0 : sizeof(key->ipv4);
+}
+
+/* The state of the connection that a SYN belongs to, or BPF_TCP_LISTEN if there is none. */
+GLOBAL long state_of(struct __sk_buff *skb, __u64 begin)
 {
 	struct bpf_sock_tuple key = {};
-	struct bpf_sock *sk REFERENCE = bpf_skc_lookup_tcp(skb, &key, lookup_key(t, &key), BPF_F_CURRENT_NETNS, 0);
+	__u32 size = key_of(skb, begin, &key);
+
+	if (!size)
+		return BPF_TCP_LISTEN;
+
+	struct bpf_sock *sk REFERENCE = bpf_skc_lookup_tcp(skb, &key, size, BPF_F_CURRENT_NETNS, 0);
 
 	return sk ? sk->state : BPF_TCP_LISTEN;
 }
 
-/* Whether an application listens there: the kernel refuses what comes for it otherwise. */
-static __always_inline bool has_listener(struct __sk_buff *skb, const struct endpoint *to)
+/* Whether an application listens where a SYN goes: the kernel refuses what comes for it otherwise. */
+GLOBAL long has_listener(struct __sk_buff *skb, __u64 begin)
 {
 	struct bpf_sock_tuple key = {};
-	struct bpf_sock *sk REFERENCE = bpf_skc_lookup_tcp(skb, &key, question_key(to, &key), BPF_F_CURRENT_NETNS, 0);
+	__u32 size = key_of(skb, begin, &key);
 
-	return sk;
+	if (!size)
+		return false;
+	if (size == sizeof(key.ipv6)) {
+		__builtin_memset(key.ipv6.saddr, 0, sizeof(key.ipv6.saddr));
+		key.ipv6.sport = 0;
+	} else {
+		key.ipv4.saddr = 0;
+		key.ipv4.sport = 0;
+	}
+
+	struct bpf_sock *sk REFERENCE = bpf_skc_lookup_tcp(skb, &key, size, BPF_F_CURRENT_NETNS, 0);
+
+	return sk != NULL;
 }
 
 /* Whether the frame is for another host, which a bridge does not know. The kernel drops it. */
@@ -150,22 +183,24 @@ static __always_inline bool is_overheard(struct __sk_buff *skb)
 }
 
 /* Whether the kernel delivers a packet in this network namespace, and does not forward it. */
-static __always_inline bool is_for_here(struct __sk_buff *skb, const struct tuple *t)
+GLOBAL long is_for_here(struct __sk_buff *skb)
 {
 	struct bpf_fib_lookup route = { .ifindex = skb->ifindex };
 	long answer;
 
-	if (is_mapped(t->server.ip)) {
-		route.family = AF_INET;
-		route.ipv4_src = t->client.ip[3];
-		route.ipv4_dst = t->server.ip[3];
-	} else {
-		/* Multicast is never TCP. */
-		if ((t->server.ip[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000))
-			return false;
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		route.family = AF_INET6;
-		copy_ip(route.ipv6_src, t->client.ip);
-		copy_ip(route.ipv6_dst, t->server.ip);
+		if (load(skb, offsetof(struct ipv6hdr, saddr), route.ipv6_src, sizeof(route.ipv6_src)) ||
+		    load(skb, offsetof(struct ipv6hdr, daddr), route.ipv6_dst, sizeof(route.ipv6_dst)))
+			return false;
+		/* Multicast is never TCP. */
+		if ((route.ipv6_dst[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000))
+			return false;
+	} else {
+		route.family = AF_INET;
+		if (load(skb, offsetof(struct iphdr, saddr), &route.ipv4_src, sizeof(route.ipv4_src)) ||
+		    load(skb, offsetof(struct iphdr, daddr), &route.ipv4_dst, sizeof(route.ipv4_dst)))
+			return false;
 	}
 	answer = bpf_fib_lookup(skb, &route, sizeof(route), 0);
 	return answer == BPF_FIB_LKUP_RET_NOT_FWDED || answer == BPF_FIB_LKUP_RET_FWD_DISABLED;
@@ -203,12 +238,13 @@ static __always_inline void begin_again(struct __sk_buff *skb, __u32 tcp)
 
 /* Whether the pod's other gateway has steered the SYN to its listener. An unassigned packet may still
  * have the socket of its sender. */
-static __always_inline bool is_others(struct __sk_buff *skb, const struct config *cfg)
+GLOBAL long is_others(struct __sk_buff *skb)
 {
+	struct config *cfg = get_config();
 	struct bpf_sock *sk = skb->sk;
 	__u32 ip[4];
 
-	if (!cfg->other_inband || !sk)
+	if (!cfg || !cfg->other_inband || !sk)
 		return false;
 	sk = bpf_sk_fullsock(sk);
 	if (!sk || sk->state != BPF_TCP_LISTEN || bpf_htons(sk->src_port) != cfg->other_inband)
@@ -229,17 +265,17 @@ static __always_inline int steer(struct __sk_buff *skb, const struct config *cfg
 	__u32 state, one = 1;
 
 	if (!remembered && !cfg->strict) {
-		if (!plaintext_allowed(t) && is_for_here(skb, t))
+		if (!plaintext_allowed(t) && is_for_here(skb))
 			count_stranger(t);
 		return NEXT;
 	}
-	if (!is_for_here(skb, t))
+	if (!is_for_here(skb))
 		return NEXT;
-	state = state_of(skb, t);
+	state = state_of(skb, tcp);
 	if (state != BPF_TCP_LISTEN && state != BPF_TCP_TIME_WAIT && state != BPF_TCP_NEW_SYN_RECV)
 		return NEXT; /* the connection exists */
 	/* In strict mode lookup.c would find the gateway's listener. */
-	if (shown && state != BPF_TCP_NEW_SYN_RECV && !has_listener(skb, &t->server))
+	if (shown && state != BPF_TCP_NEW_SYN_RECV && !has_listener(skb, tcp))
 		return cfg->strict && reject(skb, tcp) ? bpf_redirect(skb->ifindex, 0) : NEXT;
 	/* Without the option, another connection had this tuple and failed, or it is the retransmission of
 	 * a SYN that had it: the client has given the option up, and its SYN-ACK has none then. */
@@ -284,7 +320,7 @@ static __always_inline int steer(struct __sk_buff *skb, const struct config *cfg
  * gateway is gone. */
 static __always_inline int guard(struct __sk_buff *skb, const struct config *cfg, const struct tuple *t)
 {
-	if (!fails_closed(cfg) || plaintext_allowed(t) || !is_for_here(skb, t))
+	if (!fails_closed(cfg) || plaintext_allowed(t) || !is_for_here(skb))
 		return NEXT;
 
 	struct bpf_sock *sk REFERENCE = inband_listener(t);
@@ -307,7 +343,7 @@ int kgw_ingress(struct __sk_buff *skb)
 	if (packet == PACKET_OTHER || !is_inbound(cfg, &t))
 		return NEXT;
 	/* Only one of two gateways remembers a connection, so that all programs know whose it is. */
-	if (packet == PACKET_SYN && is_others(skb, cfg))
+	if (packet == PACKET_SYN && is_others(skb))
 		return NEXT;
 	return packet == PACKET_SYN ? steer(skb, cfg, &t, tcp, shown) : guard(skb, cfg, &t);
 }

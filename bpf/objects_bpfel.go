@@ -90,12 +90,11 @@ type objectsHandover struct {
 }
 
 type objectsPorts struct {
-	_     structs.HostLayout
-	Count uint32
-	List  [32]struct {
+	_    structs.HostLayout
+	List [32]struct {
 		_     structs.HostLayout
-		First uint16
-		Last  uint16
+		First uint32
+		End   uint32
 	}
 }
 

@@ -64,6 +64,10 @@ type Programs struct {
 	content  content
 	attached map[string]attachment
 	inbound  *inbound // nil unless attached
+	// spare is what AttachInbound attaches, spareErr why there is none. Load loads everything, so that the memory which that
+	// takes is used once.
+	spare    *inbound
+	spareErr error
 	closed   bool
 	// spread is what Spread attaches, or nil.
 	spread link.Link
@@ -106,6 +110,7 @@ func load(o Options) (*Programs, error) {
 		p.objects.Close()
 		return nil, err
 	}
+	p.spare, p.spareErr = p.loadInbound()
 	return p, nil
 }
 
@@ -243,6 +248,9 @@ func (p *Programs) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
+	if p.spare != nil {
+		p.spare.programs.Close()
+	}
 	return errors.Join(
 		detach(p.attached, func(a attachment) bool { return a.link != nil }),
 		p.stopInbound(p.options.KeepOnExit),

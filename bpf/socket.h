@@ -38,12 +38,12 @@ static __always_inline void map_ip4(__u32 to[4], __u32 ip4)
 
 static __always_inline bool is_mapped(const __u32 ip[4])
 {
-	return ip[0] == 0 && ip[1] == 0 && ip[2] == bpf_htonl(0xffff);
+	return !(ip[0] | ip[1] | (ip[2] ^ bpf_htonl(0xffff)));
 }
 
 static __always_inline bool same_ip(const __u32 a[4], const __u32 b[4])
 {
-	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
+	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]));
 }
 
 /* The worker dials the application from loopback. The kernel drops a packet from outside with such
@@ -52,32 +52,34 @@ static __always_inline bool is_loopback(const __u32 ip[4])
 {
 	if (is_mapped(ip))
 		return (bpf_ntohl(ip[3]) >> 24) == 127;
-	return !ip[0] && !ip[1] && !ip[2] && ip[3] == bpf_htonl(1);
+	return !(ip[0] | ip[1] | ip[2] | (ip[3] ^ bpf_htonl(1)));
 }
 
 /* Whether ip is one that the worker dials the application from over IPv6, where the range leads to loopback:
  * 100:0:0:1::/64, which nobody else has (Sources6). */
 static __always_inline bool is_source6(const __u32 ip[4])
 {
-	return ip[0] == bpf_htonl(0x01000000) && ip[1] == bpf_htonl(1);
+	return !((ip[0] ^ bpf_htonl(0x01000000)) | (ip[1] ^ bpf_htonl(1)));
 }
 
 /* Whether the pod's network namespace has the address. The handshake of a connection from outside that
  * shows it as its source cannot end: the answer stays in the namespace. */
-static __always_inline bool is_own(const __u32 ip[4])
+GLOBAL long is_own_ip(__u32 ip0, __u32 ip1, __u32 ip2, __u32 ip3)
 {
-	struct address key;
+	struct address key = { .ip = { ip0, ip1, ip2, ip3 } };
 
-	if (is_loopback(ip))
-		return true;
-	copy_ip(key.ip, ip);
-	return bpf_map_lookup_elem(&kgw_own, &key);
+	return is_loopback(key.ip) || bpf_map_lookup_elem(&kgw_own, &key);
 }
 
-/* 127.0.0.1 or ::1, in the family of ip. The gateway listens there. */
-static __always_inline void loopback_of(const __u32 ip[4], __u32 to[4])
+static __always_inline bool is_own(const __u32 ip[4])
 {
-	if (is_mapped(ip)) {
+	return is_own_ip(ip[0], ip[1], ip[2], ip[3]);
+}
+
+/* 127.0.0.1 or ::1. The gateway listens there. */
+static __always_inline void loopback(bool mapped, __u32 to[4])
+{
+	if (mapped) {
 		map_ip4(to, bpf_htonl(INADDR_LOOPBACK));
 	} else {
 		to[0] = 0;
@@ -85,6 +87,12 @@ static __always_inline void loopback_of(const __u32 ip[4], __u32 to[4])
 		to[2] = 0;
 		to[3] = bpf_htonl(1);
 	}
+}
+
+/* The same in the family of ip. */
+static __always_inline void loopback_of(const __u32 ip[4], __u32 to[4])
+{
+	loopback(is_mapped(ip), to);
 }
 
 static __always_inline enum listener listener_of(const __u32 ip[4])
@@ -102,7 +110,7 @@ static __always_inline const __u32 *pod_ip_of(const __u32 ip[4], const struct co
 {
 	const __u32 *own = is_mapped(ip) ? cfg->pod_ip4 : cfg->pod_ip6;
 
-	return own[0] || own[3] ? own : NULL;
+	return own[0] | own[3] ? own : NULL;
 }
 
 /* The address that a system call names. */

@@ -80,18 +80,23 @@ GLOBAL int is_free(struct bpf_sock_addr *ctx, __u32 port)
 	return !has_listener_at(ctx, &to) && !is_taken(ctx, &dst, &to);
 }
 
-/* Chooses the port for a connection to dst. If none is free it stays as it is. */
-static __always_inline void spread(struct bpf_sock_addr *ctx, const struct endpoint *dst, struct endpoint *gateway)
+/* Chooses the port of the gateway, in network order, to which a captured connection of ctx's socket goes: the listener's own if
+ * no other one is free. */
+GLOBAL int spread(struct bpf_sock_addr *ctx)
 {
-	__u32 hash = hash_of(dst) >> 16;
+	struct handover *h = known(ctx->sk);
+	struct config *cfg = get_config();
+	__u32 hash;
 
+	if (!h || !cfg)
+		return 0;
+	hash = hash_of(&h->addr) >> 16;
 #pragma clang loop unroll(disable)
-	for (__u32 i = 0; i < SPREAD_TRIES; i++) {
+	for (__u32 i = 0; cfg->spread && i < SPREAD_TRIES; i++) {
 		__u32 port = 65536 - SPREAD_PORTS + ((hash + i) & (SPREAD_PORTS - 1));
 
-		if (is_free(ctx, port)) {
-			gateway->port = bpf_htons(port);
-			return;
-		}
+		if (is_free(ctx, port))
+			return bpf_htons(port);
 	}
+	return cfg->capture_port;
 }

@@ -27,15 +27,15 @@ GLOBAL int source_allowed(__u32 ip0, __u32 ip1, __u32 ip2, __u32 ip3, __u32 port
 	struct range key = { .bits = 128, .ip = { ip0, ip1, ip2, ip3 } };
 	struct ports *allowed = bpf_map_lookup_elem(&kgw_plaintext, &key);
 
+	__s64 outside = -1;
+
 	if (!allowed)
 		return false;
-	for (__u32 i = 0; i < MAX_PORTS; i++) {
-		if (i >= allowed->count)
-			return false;
-		if (port >= allowed->list[i].first && port <= allowed->list[i].last)
-			return true;
-	}
-	return false;
+	/* Negative unless one of the ranges has the port. A loop that branches takes the verifier three times as long. */
+#pragma clang loop unroll(full)
+	for (int i = 0; i < MAX_PORTS; i++)
+		outside &= ((__s64)port - allowed->list[i].first) | ((__s64)allowed->list[i].end - 1 - port);
+	return outside >= 0;
 }
 
 static __always_inline bool plaintext_allowed(const struct tuple *t)

@@ -50,11 +50,10 @@ struct destinations {
 /* At most so many ranges of ports are told apart for one source. */
 #define MAX_PORTS 32
 
-/* Ports, in host order. */
+/* Ports, in host order. A range without an end has none. */
 struct ports {
-	__u32 count;
 	struct {
-		__u16 first, last;
+		__u32 first, end;
 	} list[MAX_PORTS];
 };
 

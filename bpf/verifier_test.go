@@ -14,8 +14,9 @@ import (
 )
 
 // maxVerified is how many instructions of one program the verifier may go through. Each takes a microsecond of CPU
-// when the gateway of a pod starts. Without GLOBAL functions there are 37,000 of kgw_connect6.
-const maxVerified = 25_000
+// when the gateway of a pod starts. Linux 6.18 goes through 2,700 of kgw_ingress, and 13,000 of all programs; a loop that is
+// unrolled or a function that is not GLOBAL makes 10,000 of one.
+const maxVerified = 8_000
 
 // TestVerifierHasLittleToDo asks the kernel how much it has looked at.
 func TestVerifierHasLittleToDo(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -26,6 +27,8 @@ import (
 
 // runWorker runs the unprivileged half of a gateway. The supervisor starts it.
 func runWorker(ctx context.Context, args []string) error {
+	// Until there is traffic it is as small as the supervisor. The governor starts there, too.
+	processors := runtime.GOMAXPROCS(1)
 	if err := confine.HideMemory(); err != nil {
 		return err
 	}
@@ -96,6 +99,7 @@ func runWorker(ctx context.Context, args []string) error {
 	if err := from.Ready(confinement); err != nil {
 		return err
 	}
+	runtime.GOMAXPROCS(processors)
 	return serve(ctx, p, from, log, program, signals)
 }
 
