@@ -31,14 +31,9 @@ func clean(ctx context.Context, args []string, stdout io.Writer) error {
 }
 
 func cleanPod(ctx context.Context, stdout io.Writer) error {
-	text, ok := os.LookupEnv(api.EnvConfig)
-	if !ok {
-		return api.WithHint(fmt.Errorf("environment variable %s is not set", api.EnvConfig),
-			"this is started by 'kubectl gateway disable', not by hand")
-	}
-	config, err := api.ParseConfig([]byte(text))
+	config, err := api.ConfigFromEnv(os.LookupEnv)
 	if err != nil {
-		return err
+		return api.WithHint(err, "this is started by 'kubectl gateway disable', not by hand")
 	}
 	done, err := supervisor.Clean(ctx, config)
 	if err != nil {

@@ -67,13 +67,9 @@ func runProbe(ctx context.Context, args []string, stdin io.Reader, stdout, stder
 }
 
 func probeAsApplication(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
-	text, ok := os.LookupEnv(api.EnvConfig)
-	if !ok {
-		return api.WithHint(fmt.Errorf("environment variable %s is not set", api.EnvConfig), "run this in a gateway's container")
-	}
-	config, err := api.ParseConfig([]byte(text))
+	config, err := api.ConfigFromEnv(os.LookupEnv)
 	if err != nil {
-		return err
+		return api.WithHint(err, "run this in a gateway's container")
 	}
 	return probe.Run(ctx, probe.Command{
 		PodUID: config.Pod.UID, Path: selfPath, Args: args, Stdin: stdin, Stdout: stdout, Stderr: stderr,

@@ -136,3 +136,20 @@ func FuzzParseMetricsAddr(f *testing.F) {
 		}
 	})
 }
+
+// A process in the container of a sidecar knows its pod from the variables that the kubelet fills in.
+func TestConfigFromEnv(t *testing.T) {
+	c := goodConfig()
+	c.Sidecar, c.Pod, c.PodIPs = true, PodRef{}, nil
+	env := map[string]string{
+		EnvConfig: string(must.Get(json.Marshal(c))(t)), EnvPodNamespace: "ns", EnvPodName: "pod", EnvPodUID: "uid", EnvPodIPs: "10.0.0.1",
+	}
+	lookup := func(name string) (string, bool) { value, ok := env[name]; return value, ok }
+	want := goodConfig()
+	want.Sidecar, want.Wire = true, WireAuto
+	equal(t, "a sidecar's", &want, must.Get(ConfigFromEnv(lookup))(t))
+	delete(env, EnvConfig)
+	if _, err := ConfigFromEnv(lookup); err == nil || !strings.Contains(err.Error(), EnvConfig) {
+		t.Errorf("without a configuration the error is %v", err)
+	}
+}

@@ -63,6 +63,20 @@ func CompleteConfig(text []byte, lookup func(string) (string, bool)) ([]byte, er
 	return json.Marshal(c)
 }
 
+// ConfigFromEnv returns the configuration of the gateway in whose container this process is, by lookup, which is
+// os.LookupEnv. The error says so if it is in none.
+func ConfigFromEnv(lookup func(string) (string, bool)) (*Config, error) {
+	text, ok := lookup(EnvConfig)
+	if !ok {
+		return nil, fmt.Errorf("environment variable %s is not set", EnvConfig)
+	}
+	complete, err := CompleteConfig([]byte(text), lookup)
+	if err != nil {
+		return nil, err
+	}
+	return ParseConfig(complete)
+}
+
 // FirstSettings come to a sidecar with its first certificate: what depends on the pod and on what the
 // cluster has by then.
 type FirstSettings struct {
