@@ -158,7 +158,8 @@ func TestSidecarDisabledWithoutCertificate(t *testing.T) {
 // TestPermissiveSidecar keeps the pod waiting for a while.
 func TestPermissiveSidecar(t *testing.T) {
 	l := newLab(t)
-	g := l.gateway(l.sidecar(api.Permissive))
+	spec := l.sidecar(api.Permissive)
+	g := l.gateway(spec)
 	if said := started(t, g, "--pass-after=1h"); !strings.Contains(said, "waits for its first certificate") {
 		t.Errorf("before the time is over the probe says %q", said)
 	}
@@ -168,4 +169,17 @@ func TestPermissiveSidecar(t *testing.T) {
 	if s := status(t, g); s.State != api.Uncertified {
 		t.Errorf("it is %s", s.State)
 	}
+
+	// Somebody wants it to be strict before it has served: its programs are, too.
+	issue := first(l, spec, new(api.Coverage).Fingerprint())
+	if s := renew(t, g, func(csr []byte) (*api.IssuedCertificate, error) {
+		issued, err := issue(csr)
+		if err == nil {
+			issued.First.Mode = api.Strict
+		}
+		return issued, err
+	}); s.State != api.Ready || s.Mode != api.Strict {
+		t.Errorf("with a certificate it is %+v", s)
+	}
+	l.refused(l.b, l.a.Addr(portEcho), "in plaintext from a pod without a gateway")
 }

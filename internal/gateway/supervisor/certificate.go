@@ -166,6 +166,7 @@ func (s *supervisor) installCertificate(issued *api.IssuedCertificate) error {
 	s.update(func(st *api.Status) {
 		st.Cert = describeCertificate(chain, roots, revoked)
 		if text != nil {
+			st.Mode, st.Rules = config.Mode, config.Rules
 			st.Capture.Coverage, st.Capture.Fingerprint, st.Capture.Named = config.Coverage, config.Fingerprint(), config.Named
 			st.Log = describeLog(config)
 		}
