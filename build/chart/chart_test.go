@@ -370,7 +370,7 @@ func TestRights(t *testing.T) {
 		if who == "secret" {
 			want = append(want, grant(authority.Namespace, "get", "", "secrets", authority.SecretName))
 		}
-		for _, r := range rights.Of(append(uses, rights.Watch, rights.Enable, rights.Endpoints, rights.Servers)...) {
+		for _, r := range rights.Of(append(uses, rights.Watch, rights.Enable, rights.Endpoints, rights.Servers, rights.Announce)...) {
 			// It goes by annotations, and no workload is named.
 			if r.Resource == "replicasets" {
 				continue
