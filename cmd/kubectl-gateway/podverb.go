@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
@@ -165,7 +166,7 @@ func (v *podVerb[R, I]) on(ctx context.Context, a *app, client kubernetes.Interf
 	return err
 }
 
-// each calls do for pods, group by group if there are groups, and report with each result. It
+// each calls do for pods, group by group if there are groups, and report with each result, one at a time. It
 // returns the results in the order of pods.
 func (v *podVerb[R, I]) each(pods []corev1.Pod, do func(*corev1.Pod) R, report func(R)) []R {
 	if v.group == nil {
@@ -183,6 +184,7 @@ func (v *podVerb[R, I]) each(pods []corev1.Pod, do func(*corev1.Pod) R, report f
 		groups[n] = append(groups[n], i)
 	}
 	results := make([]R, len(pods))
+	var reporting sync.Mutex
 	parallel.Each(v.parallel, groups, func(group *[]int) struct{} {
 		var failed *corev1.Pod
 		for _, i := range *group {
@@ -192,7 +194,9 @@ func (v *podVerb[R, I]) each(pods []corev1.Pod, do func(*corev1.Pod) R, report f
 			} else if results[i] = do(pod); v.failed(results[i]) != nil {
 				failed = pod
 			}
+			reporting.Lock()
 			report(results[i])
+			reporting.Unlock()
 		}
 		return struct{}{}
 	}, nil)
