@@ -99,8 +99,9 @@ func TestTaggedRelease(t *testing.T) {
 		t.Errorf("verifying: %v", err)
 	}
 	checkIndex(t, r.dir)
-	sums := read(t, filepath.Join(output, "checksums.txt"))
-	sum, _, _ := strings.Cut(strings.Split(sums, "\n")[1], " ")
+	archive := "kubectl-gateway_linux_" + runtime.GOARCH + ".tar.gz"
+	before, _, _ := strings.Cut(read(t, filepath.Join(output, "checksums.txt")), "  "+archive+"\n")
+	sum := before[strings.LastIndex(before, "\n")+1:]
 	write(t, index, strings.Replace(published, sum, strings.Repeat("f", 64), 1))
 	if err := command(t.Context(), verify); err == nil || !strings.Contains(err.Error(), "offers "+strings.Repeat("f", 64)+", and the tag v0.1.0 gives "+sum) {
 		t.Errorf("a wrong checksum: %v", err)
