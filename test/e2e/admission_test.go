@@ -58,6 +58,17 @@ func initNames(object *corev1.Pod) string {
 	return strings.Join(names, " ")
 }
 
+// awaitSidecars waits until the server gives a pod like spec a sidecar, and nothing else before its containers.
+func awaitSidecars(t *testing.T, what, ns string, spec *corev1.Pod) {
+	t.Helper()
+	eventually(t, what, func() error {
+		if object := tried(t, ns, spec); initNames(&object) != "kube-gateway" {
+			return fmt.Errorf("init containers %q", initNames(&object))
+		}
+		return nil
+	})
+}
+
 // sidecar returns the status of a pod's sidecar, which is zero before there is one.
 func sidecar(object *corev1.Pod) corev1.ContainerStatus {
 	for _, s := range object.Status.InitContainerStatuses {
@@ -85,13 +96,7 @@ func TestAdmissionPolicy(t *testing.T) {
 		t.Errorf("show says %s", out.stdout)
 	}
 	// The binding comes into force a moment later.
-	eventually(t, "the policy is in force", func() error {
-		object := tried(t, ns, asking(podSpec("a", node1), "true"))
-		if initNames(&object) != "kube-gateway" {
-			return fmt.Errorf("init containers %q", initNames(&object))
-		}
-		return nil
-	})
+	awaitSidecars(t, "the policy is in force", ns, asking(podSpec("a", node1), "true"))
 
 	withInit := asking(podSpec("a", node1), "true")
 	withInit.Spec.InitContainers = []corev1.Container{{Name: "first", Image: appImage, Command: []string{"/app"}}}
@@ -122,12 +127,7 @@ func TestAdmissionPolicy(t *testing.T) {
 		t.Errorf("the sidecar is %+v", got)
 	}
 	annotate(t, "default", "namespace/"+ns, "true")
-	eventually(t, "the namespace asks", func() error {
-		if object := tried(t, ns, podSpec("a", node1)); initNames(&object) != "kube-gateway" {
-			return fmt.Errorf("init containers %q", initNames(&object))
-		}
-		return nil
-	})
+	awaitSidecars(t, "the namespace asks", ns, podSpec("a", node1))
 	if object := tried(t, ns, asking(podSpec("a", node1), "false")); initNames(&object) != "" {
 		t.Errorf("the pod's own word does not count: %q", initNames(&object))
 	}
@@ -146,12 +146,7 @@ func TestAdmissionWaits(t *testing.T) {
 	ns := namespace(t)
 	installAdmission(t)
 	spec := asking(podSpec("a", node1), "true")
-	eventually(t, "the policy is in force", func() error {
-		if object := tried(t, ns, spec); initNames(&object) != "kube-gateway" {
-			return fmt.Errorf("init containers %q", initNames(&object))
-		}
-		return nil
-	})
+	awaitSidecars(t, "the policy is in force", ns, spec)
 	apply(t, ns, mustYAML(t, spec))
 	eventually(t, "describe says what the pod waits for", func() error {
 		said := kubectl(t, "-n", ns, "describe", "pod", "a")
@@ -221,12 +216,7 @@ func TestSidecarIsUpgraded(t *testing.T) {
 	ns := namespace(t)
 	installAdmission(t)
 	spec := asking(podSpec("a", node1), "true")
-	eventually(t, "the policy is in force", func() error {
-		if object := tried(t, ns, spec); initNames(&object) != "kube-gateway" {
-			return fmt.Errorf("init containers %q", initNames(&object))
-		}
-		return nil
-	})
+	awaitSidecars(t, "the policy is in force", ns, spec)
 	apply(t, ns, mustYAML(t, spec))
 	a, b := findPod(t, ns, "a"), startPods(t, ns, podSpec("b", node2))[0]
 	enable(t, []string{"--mode=strict"}, a, b)
@@ -288,12 +278,7 @@ func TestBornEncrypted(t *testing.T) {
 	ns := namespace(t)
 	installAdmission(t)
 	annotate(t, "default", "namespace/"+ns, "true")
-	eventually(t, "the policy is in force", func() error {
-		if object := tried(t, ns, podSpec("a", node1)); initNames(&object) != "kube-gateway" {
-			return fmt.Errorf("init containers %q", initNames(&object))
-		}
-		return nil
-	})
+	awaitSidecars(t, "the policy is in force", ns, podSpec("a", node1))
 	startWatch(t, "-n", ns)
 	pods := startPods(t, ns, podSpec("server", node2), podSpec("client", node2))
 	server, client := pods[0], pods[1]

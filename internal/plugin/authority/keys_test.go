@@ -194,31 +194,6 @@ func TestEncryptInterrupted(t *testing.T) {
 	}
 }
 
-// A file with a second name is somebody's copy, and what somebody else has written meanwhile stays.
-func TestEncryptLeavesWhatIsOthers(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("nothing is overwritten there")
-	}
-	var asked int
-	dir := filepath.Join(t.TempDir(), "authority")
-	a := mustCreate(t, dir)
-	before := must.Get(os.ReadFile(Path(dir)))(t)
-	link := filepath.Join(t.TempDir(), "copy")
-	must.Do(t, os.Link(Path(dir), link))
-	ring := said(t, "correct horse battery", &asked)
-	sealed := must.Get(ring.Encrypt(a, nil))(t)
-	if remark := must.Get((&dirStore{dir: dir}).reseal(sealed))(t); !strings.Contains(remark, "still there") {
-		t.Errorf("of the copy is said %q", remark)
-	}
-	expect.Equal(t, "the copy", string(before), string(must.Get(os.ReadFile(link))(t)))
-	b := newTestAuthority(t, ca.DefaultTrustDomain)
-	must.Get(supersede(dir, b))(t)
-	if _, err := (&dirStore{dir: dir}).reseal(sealed); !errors.Is(err, ErrChanged) {
-		t.Errorf("replaced another authority: %v", err)
-	}
-	checkFile(t, Path(dir), b)
-}
-
 // rotate replaces the authority and returns the new one.
 func (o *operator) rotate(source Source) (*ca.Authority, error) {
 	ctx := o.t.Context()
