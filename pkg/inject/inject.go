@@ -1,6 +1,7 @@
 package inject
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -154,10 +155,10 @@ func (in *Injector) rounds(ctx context.Context, pod *corev1.Pod, round func(cont
 	start := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, in.Options.Timeout, errTimeout)
 	defer cancel()
-	result := Result{Pod: pod, Err: installed.ErrOvertaken}
+	pod, err := in.born(ctx, pod)
+	result := Result{Pod: pod, Err: cmp.Or(err, installed.ErrOvertaken)}
 	for n := 0; n < maxRounds && errors.Is(result.Err, installed.ErrOvertaken); n++ {
 		if n > 0 {
-			var err error
 			if pod, err = installed.Reread(ctx, in.Client, pod); err != nil {
 				result = Result{Pod: result.Pod, Err: err}
 				break

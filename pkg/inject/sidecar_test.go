@@ -3,8 +3,11 @@ package inject
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/netip"
+	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -48,6 +51,30 @@ func TestEnableCertifiesASidecar(t *testing.T) {
 	expect.Equal(t, "first settings", want, u.issued[0].First)
 	if again := in.Enable(t.Context(), c.Pod("p")); again.Err != nil || again.Action != Unchanged || len(u.issued) != 1 || len(c.Added()) != 0 {
 		t.Errorf("again: %+v", again)
+	}
+}
+
+// TestEnableWaitsForASidecar whose container has not started: the pod cannot become ready without a certificate.
+func TestEnableWaitsForASidecar(t *testing.T) {
+	c, in := withSidecar(t, corev1.ContainerStatus{})
+	u := newUncertified(in)
+	u.status.Sidecar, u.status.Mode = true, api.Strict
+	pod := c.Pod("p")
+	done := make(chan Result, 1)
+	go func() { done <- in.Enable(t.Context(), pod) }()
+	c.AwaitWatch()
+	now := c.Pod("p")
+	now.Status.InitContainerStatuses[0].State = running.State
+	c.Update(now)
+	if result := <-done; result.Err != nil || result.Action != Enabled || len(c.Added()) != 0 || len(u.issued) != 1 {
+		t.Errorf("%+v, %d containers, %d certificates", result, len(c.Added()), len(u.issued))
+	}
+
+	// What never starts is told with the time that it had.
+	c, in = withSidecar(t, corev1.ContainerStatus{})
+	in.Options.Timeout = time.Millisecond
+	if result := in.Enable(t.Context(), c.Pod("p")); !errors.Is(result.Err, errTimeout) || !strings.Contains(api.Hint(result.Err), "kubectl describe pod") {
+		t.Errorf("a sidecar that does not start: %+v", result)
 	}
 }
 

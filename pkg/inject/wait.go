@@ -34,6 +34,26 @@ type answer struct {
 	err error
 }
 
+// born waits until the sidecar of a pod that does not run yet can be talked to, and returns the pod as it is then,
+// and any other one as it is. Such a pod may never become ready before somebody gives it a certificate.
+func (in *Injector) born(ctx context.Context, pod *corev1.Pod) (*corev1.Pod, error) {
+	current, _ := installed.Current(pod)
+	if !current.Sidecar || current.Phase != installed.Waiting || pod.Status.Phase != corev1.PodPending || in.Options.DryRun == installed.DryRunClient {
+		return pod, nil
+	}
+	last, err := installed.Follow(ctx, in.shared().pods, pod, current.Name, func(now *corev1.Pod, gateway installed.Gateway) (bool, error) {
+		pod = now
+		if installed.Leaving(now) {
+			return false, installed.ErrReplaced
+		}
+		return gateway.Phase == installed.Running && len(installed.PodIPs(now)) > 0, nil
+	})
+	if ctx.Err() != nil {
+		err = in.unfinished(ctx, pod, last)
+	}
+	return pod, err
+}
+
 // wait follows pod until the gateway called name says that it is ready, or
 // cannot become so. It gives a gateway without a certificate its first one. It
 // fails with *installed.FailedError in the container's own words.
