@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -14,12 +13,13 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
 
-// bornReplicas is how many pods of a Deployment are created at once.
-const bornReplicas = 6
+// bornReplicas is how many pods a Deployment has.
+const bornReplicas = 20
 
 // installAdmission installs the policy until the test ends. Such a test runs alone: the annotations of
 // others' pods would ask for sidecars.
@@ -272,8 +272,17 @@ func firstWords(name, node, address string) *corev1.Pod {
 	return spec
 }
 
-// TestBornEncrypted has a watch certify the pods of a Deployment as they are created: under traffic and a rollout,
-// not one packet of theirs is plaintext. A Job with a sidecar completes.
+// graceful has a pod end as it does in production: Services and clients forget it before its application ends.
+func graceful(spec *corev1.Pod) *corev1.Pod {
+	spec.Spec.TerminationGracePeriodSeconds = new(int64(60))
+	app := &spec.Spec.Containers[0]
+	app.Lifecycle.PreStop = &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 10}}
+	app.ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(portTraffic)}}, PeriodSeconds: 1}
+	return spec
+}
+
+// TestBornEncrypted has a watch certify the pods of a Deployment as they are created: not one packet of theirs is
+// plaintext, and no request fails while a rollout replaces all of them. A Job with a sidecar completes.
 func TestBornEncrypted(t *testing.T) {
 	ns := namespace(t)
 	installAdmission(t)
@@ -284,29 +293,19 @@ func TestBornEncrypted(t *testing.T) {
 	server, client := pods[0], pods[1]
 	wire := record(t)
 
-	template := firstWords("web", node1, server.addr(portEcho))
-	text, err := json.Marshal(map[string]any{
-		"apiVersion": "apps/v1", "kind": "Deployment",
-		"metadata": map[string]any{"name": "web"},
-		"spec": map[string]any{
-			"replicas": bornReplicas, "selector": map[string]any{"matchLabels": template.Labels},
-			"template": map[string]any{"metadata": map[string]any{"labels": template.Labels}, "spec": template.Spec},
-		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	web := graceful(firstWords("web", node1, server.addr(portEcho)))
 	start := time.Now()
-	apply(t, ns, string(text))
-	kubectl(t, "-n", ns, "rollout", "status", "deploy/web", "--timeout="+patience.String())
+	deploymentOf(t, ns, web, bornReplicas)
 	t.Logf("%d pods with sidecars were ready after %v", bornReplicas, time.Since(start).Round(100*time.Millisecond))
 	l := startLoadWith(client, []string{shortLife}, serviceOf(t, ns, "web"))
+	old := podsOf(t, ns, "app=web")
 	kubectl(t, "-n", ns, "rollout", "restart", "deploy/web")
-	kubectl(t, "-n", ns, "rollout", "status", "deploy/web", "--timeout="+patience.String())
+	rolledOut(t, ns, "web")
+	for _, p := range old {
+		kubectl(t, "-n", ns, "wait", "--for=delete", p.String(), "--timeout="+patience.String())
+	}
 	l.more(10)
-	// Old pods end under it, which cuts what they serve.
-	s := l.stop()
-	t.Logf("%d requests during the rollout, %d failed", s.Requests, s.Failures)
+	l.stopClean(podsOf(t, ns, "app=web")...)
 
 	job := firstWords("job", node1, server.addr(portEcho))
 	job.Spec.RestartPolicy = corev1.RestartPolicyNever

@@ -3,12 +3,13 @@
 package e2e
 
 import (
-	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // watchSecrets prints every Secret that appears in a namespace, after those that are there.
@@ -96,19 +97,25 @@ func checkNoKey(t *testing.T, ns string) {
 // deployment makes a Deployment of "app serve" and waits for it.
 func deployment(t *testing.T, ns, name string, replicas int32, node string) {
 	t.Helper()
-	template := podSpec(name, node)
-	text, err := json.Marshal(map[string]any{
-		"apiVersion": "apps/v1", "kind": "Deployment",
-		"metadata": map[string]any{"name": name},
-		"spec": map[string]any{
-			"replicas": replicas, "selector": map[string]any{"matchLabels": template.Labels},
-			"template": map[string]any{"metadata": map[string]any{"labels": template.Labels}, "spec": template.Spec},
+	deploymentOf(t, ns, podSpec(name, node), replicas)
+}
+
+// deploymentOf makes a Deployment of pods like template, with its name, and waits for it.
+func deploymentOf(t *testing.T, ns string, template *corev1.Pod, replicas int32) {
+	t.Helper()
+	apply(t, ns, mustYAML(t, &appsv1.Deployment{
+		TypeMeta: metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"}, ObjectMeta: metav1.ObjectMeta{Name: template.Name},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: template.Labels},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: template.Labels}, Spec: template.Spec},
 		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	apply(t, ns, string(text))
+	}))
+	rolledOut(t, ns, template.Name)
+}
+
+// rolledOut waits for the pods of a Deployment.
+func rolledOut(t *testing.T, ns, name string) {
+	t.Helper()
 	kubectl(t, "-n", ns, "rollout", "status", "deploy/"+name, "--timeout="+patience.String())
 }
 

@@ -133,23 +133,27 @@ func (s *Server) checkUIDs(ctx context.Context, c signer.Holder) error {
 	return nil
 }
 
-// checkGateway refuses a pod that neither has a gateway nor a rule. A gateway that starts counts.
+// checkGateway refuses a pod that neither has a gateway nor a rule. A gateway that starts counts as soon as the pod has
+// addresses: before, a kubelet asks for a volume of the pod, without which it starts nothing and gives no address.
 func (s *Server) checkGateway(pod *corev1.Pod, account string) error {
 	gateway, has := installed.Current(pod)
+	reason, lacks := "", ""
 	switch {
 	case !has || gateway.Phase == installed.Terminated:
-		if s.ruled(pod.Namespace, account) {
-			return nil
-		}
-		return refuse(reasonNoGateway, "pod %s has no gateway, and no rule gives it a certificate: who runs the signer may add --sign-for='ns/%s/sa/%s'",
-			pod.Name, pod.Namespace, account)
+		reason, lacks = reasonNoGateway, "gateway"
 	case len(installed.PodIPs(pod)) == 0:
-		return refuse(reasonAddresses, "pod %s has no address yet", pod.Name)
+		reason, lacks = reasonAddresses, "address yet"
+	default:
+		if err := installed.CheckAddresses(pod, gateway.Name); err != nil {
+			return refuse(reasonAddresses, "%v", err)
+		}
+		return nil
 	}
-	if err := installed.CheckAddresses(pod, gateway.Name); err != nil {
-		return refuse(reasonAddresses, "%v", err)
+	if s.ruled(pod.Namespace, account) {
+		return nil
 	}
-	return nil
+	return refuse(reason, "pod %s has no %s, and no rule gives it a certificate: who runs the signer may add --sign-for='ns/%s/sa/%s'",
+		pod.Name, lacks, pod.Namespace, account)
 }
 
 // parse reads the key of a request, which must not ask for more than about.

@@ -314,7 +314,8 @@ func TestRefusedPods(t *testing.T) {
 		"other addresses than the gateway's": {func(p *corev1.Pod) {
 			p.Status.PodIP, p.Status.PodIPs = "10.244.1.8", []corev1.PodIP{{IP: "10.244.1.8"}}
 		}, nil, reasonAddresses, "addresses which the pod has no more"},
-		"no address": {func(p *corev1.Pod) { p.Status.PodIP, p.Status.PodIPs = "", nil }, nil, reasonAddresses, "no address yet"},
+		"no address": {func(p *corev1.Pod) { p.Status.PodIP, p.Status.PodIPs = "", nil }, nil, reasonAddresses,
+			"no address yet, and no rule gives it a certificate: who runs the signer may add --sign-for='ns/shop/sa/web'"},
 	} {
 		l := newLab(t)
 		if pod := l.cluster.Pod("web-0"); c.pod != nil {
@@ -362,20 +363,27 @@ func TestWhoseAddress(t *testing.T) {
 	}
 }
 
-// TestRules: a pod without a gateway gets a certificate by a rule alone, and without addresses before it has any.
+// TestRules: a pod without a gateway gets a certificate by a rule alone, and so does one that waits for its volumes,
+// before it has addresses and whatever it is created with.
 func TestRules(t *testing.T) {
-	l := newLab(t)
-	pod := l.cluster.Pod("web-0")
-	pod.Spec.EphemeralContainers, pod.Status = nil, corev1.PodStatus{Phase: corev1.PodPending}
-	l.cluster.Update(pod)
-	for rule, want := range map[string]string{"ns/shop/sa/web": "Issued", "ns/shop/sa/*": "Issued", "ns/*/sa/w?b": "Issued", "ns/other/sa/web": "Denied", "ns/shop/sa/db": "Denied"} {
-		l.For = []api.Rule{must.Get(ParseRule("ns/none/sa/none"))(t), must.Get(ParseRule(rule))(t)}
-		r, err := l.podRequest(func(r *certificatesv1.PodCertificateRequest) { r.Spec.StubPKCS10Request = l.der(nil) })
-		if err != nil || len(r.Status.Conditions) != 1 || r.Status.Conditions[0].Type != want {
-			t.Errorf("%s: %+v, %v", rule, r.Status, err)
-		}
-		if want == "Issued" {
-			l.leaf(r.Status.CertificateChain, webID, nil)
+	for what, create := range map[string]func(*corev1.Pod){
+		"alone":          func(*corev1.Pod) {},
+		"with a sidecar": func(pod *corev1.Pod) { fakecluster.AddSidecar(pod, "{}", corev1.ContainerStatus{}) },
+	} {
+		l := newLab(t)
+		pod := l.cluster.Pod("web-0")
+		pod.Spec.EphemeralContainers, pod.Status = nil, corev1.PodStatus{Phase: corev1.PodPending}
+		create(pod)
+		l.cluster.Update(pod)
+		for rule, want := range map[string]string{"ns/shop/sa/web": "Issued", "ns/shop/sa/*": "Issued", "ns/*/sa/w?b": "Issued", "ns/other/sa/web": "Denied", "ns/shop/sa/db": "Denied"} {
+			l.For = []api.Rule{must.Get(ParseRule("ns/none/sa/none"))(t), must.Get(ParseRule(rule))(t)}
+			r, err := l.podRequest(func(r *certificatesv1.PodCertificateRequest) { r.Spec.StubPKCS10Request = l.der(nil) })
+			if err != nil || len(r.Status.Conditions) != 1 || r.Status.Conditions[0].Type != want {
+				t.Fatalf("%s, %s: %+v, %v", what, rule, r.Status, err)
+			}
+			if want == "Issued" {
+				l.leaf(r.Status.CertificateChain, webID, nil)
+			}
 		}
 	}
 	for _, text := range []string{"", "shop/web", "ns/shop/sa/web:80", "ns//sa/web"} {
