@@ -277,7 +277,7 @@ func graceful(spec *corev1.Pod) *corev1.Pod {
 	spec.Spec.TerminationGracePeriodSeconds = new(int64(60))
 	app := &spec.Spec.Containers[0]
 	app.Lifecycle.PreStop = &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 10}}
-	app.ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(portTraffic)}}, PeriodSeconds: 1}
+	app.ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/", Port: intstr.FromInt32(portHTTP)}}}
 	return spec
 }
 

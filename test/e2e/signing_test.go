@@ -16,9 +16,37 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
+
+// withCertificate gives the application of a pod a certificate of a signer, in a volume.
+func withCertificate(spec *corev1.Pod, signer string) *corev1.Pod {
+	spec.Spec.Volumes = []corev1.Volume{{Name: "certificate", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{{
+		PodCertificate: &corev1.PodCertificateProjection{SignerName: signer, KeyType: "ECDSAP256", CredentialBundlePath: "bundle.pem"},
+	}}}}}}
+	spec.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "certificate", MountPath: "/certificate"}}
+	return spec
+}
+
+// TestSignBesideSidecar: a pod that is created with a gateway starts with a volume for its application, too. Its kubelet
+// asks for that before the pod has an address.
+func TestSignBesideSidecar(t *testing.T) {
+	const signer, bundle = "e2e.example.com/volume", "e2e.example.com:volume:kube-gateway-trust"
+	ns := namespace(t)
+	installAdmission(t)
+	spec := asking(withCertificate(podSpec("a", node1), signer), "true")
+	awaitSidecars(t, "the policy is in force", ns, spec)
+	atEnd(t, "delete", "clustertrustbundle", bundle, "--ignore-not-found")
+	w := start(t, "kubectl-gateway", "watch", "-n", ns, "--sign="+signer, "--sign-for=ns/"+ns+"/sa/default")
+	w.says("watching")
+	p := startPods(t, ns, spec)[0]
+	if s := p.status(); s.State != api.Ready || !s.Sidecar {
+		t.Errorf("the gateway says %+v", s)
+	}
+	w.says(ns + "/a signed (podcertificaterequest/")
+}
 
 // TestSign: who has the authority signs for an operator who has not, and for a pod without a gateway that has a rule, and rotates
 // the authority under their traffic.
@@ -70,12 +98,8 @@ func TestSign(t *testing.T) {
 
 	// Kubelets ask for pods.
 	holder := func(name, account string) *corev1.Pod {
-		p := podSpec(name, node2)
+		p := withCertificate(podSpec(name, node2), signer)
 		p.Spec.ServiceAccountName = account
-		p.Spec.Volumes = []corev1.Volume{{Name: "certificate", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{{
-			PodCertificate: &corev1.PodCertificateProjection{SignerName: signer, KeyType: "ECDSAP256", CredentialBundlePath: "bundle.pem"},
-		}}}}}}
-		p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "certificate", MountPath: "/certificate"}}
 		return p
 	}
 	startPods(t, ns, holder("asker", "asker"))
