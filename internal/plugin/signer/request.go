@@ -124,9 +124,10 @@ func (f *filed) await(ctx context.Context) (string, error) {
 	}
 	err := fmt.Errorf("%w %s within %s", ErrUnanswered, f.what, time.Since(start).Round(time.Second))
 	name, namespace, _ := strings.Cut(f.what, " -n ")
-	describe := "kubectl describe " + name
+	describe, other := "kubectl describe "+name, ""
 	if namespace != "" {
 		describe += " -n " + namespace
+		other = "; some signers answer CertificateSigningRequests alone, such as cert-manager: 'kubectl gateway init-ca --signer=… --signer-request=csr'"
 	}
 	switch {
 	case trouble != nil:
@@ -136,7 +137,7 @@ func (f *filed) await(ctx context.Context) (string, error) {
 		return "", api.WithHint(fmt.Errorf("%w: nobody has approved it", err),
 			fmt.Sprintf("'kubectl certificate approve %s' does, while the command waits, or whoever approves for this signer; --timeout waits longer", name))
 	}
-	return "", api.WithHint(err, fmt.Sprintf("find out whether the signer runs; '%s' shows the request; --timeout waits longer", describe))
+	return "", api.WithHint(err, fmt.Sprintf("find out whether the signer runs; '%s' shows the request and its events; --timeout waits longer%s", describe, other))
 }
 
 // Holder is the pod that gets a certificate, with all UIDs.
