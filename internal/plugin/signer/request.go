@@ -106,6 +106,9 @@ func (f *filed) await(ctx context.Context) (string, error) {
 			return "", fmt.Errorf("%s is gone: somebody has deleted it before it was answered", f.what)
 		case apierrors.IsForbidden(err):
 			return "", fmt.Errorf("reading %s: %w", f.what, err)
+		case err != nil && ctx.Err() != nil:
+			// The time ended during the look, which is nothing about the server.
+			continue
 		case err != nil:
 			// An API server that is away for a moment has not lost the request.
 			trouble = err

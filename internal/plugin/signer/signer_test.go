@@ -305,6 +305,19 @@ func TestASilentSigner(t *testing.T) {
 	})
 }
 
+// TestASilentSignerOfASlowServer: that the time ended during a look is nothing about the server.
+func TestASilentSignerOfASlowServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		l.cluster.PrependReactor("get", "podcertificaterequests", func(clienttesting.Action) (bool, runtime.Object, error) {
+			time.Sleep(time.Minute)
+			return true, nil, context.DeadlineExceeded
+		})
+		_, err := l.signer().Certify(soon(t), request(t), about)
+		expect.Refusal(t, "silent", err, ErrUnanswered, "it has not answered podcertificaterequest/", "find out whether the signer runs")
+	})
+}
+
 // TestARequestForOthersIsNotHandedOn: a signer may copy what it is asked for.
 func TestARequestForOthersIsNotHandedOn(t *testing.T) {
 	l := newLab(t)
