@@ -5,9 +5,11 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -46,6 +48,21 @@ func startCertManager(t *testing.T) {
 	atEnd(t, "delete", "namespace", "cert-manager", "--ignore-not-found")
 	kubectl(t, "create", "namespace", "cert-manager")
 	start(t, program)
+}
+
+// startApprover has the requests of user approved until the test ends.
+func startApprover(t *testing.T, user string) {
+	t.Helper()
+	cmd := exec.Command(approver, certManagerSigner, user)
+	// The shell's own processes end with it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	must.Do(t, cmd.Start())
+	t.Cleanup(func() {
+		if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM); err != nil {
+			t.Errorf("ending the approver, which should still run: %v", err)
+		}
+		_ = cmd.Wait() // by that signal
+	})
 }
 
 // documented returns the commands of a section of docs/OPERATIONS.md.
@@ -95,7 +112,7 @@ func TestCertManager(t *testing.T) {
 	fails("nobody approves", []string{"nobody has approved it", "kubectl certificate approve kube-gateway-a-"}, "enable", "pod/a", "--timeout=20s")
 
 	user := kubectl(t, "auth", "whoami", "-o", "jsonpath={.status.userInfo.username}")
-	start(t, "sh", approver, certManagerSigner, user)
+	startApprover(t, user)
 	enable(t, []string{"--mode=strict", "--cert-ttl=1h"}, a, b)
 	l := startLoad(a, b.addr(portTraffic), b.clusterIP())
 	if got := b.traffic("encrypted", func(c api.Traffic) bool { return c.Inbound.Encrypted > 0 }); got.Inbound.Plaintext != 0 {
