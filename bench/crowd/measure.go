@@ -295,6 +295,12 @@ func (m *meter) during(ctx context.Context, running *exec.Cmd, do func() error) 
 	if err := m.settle(ctx); err != nil {
 		return cost{}, err
 	}
+	// Requests that last are counted when they end.
+	return m.between(ctx, running, do, m.settle)
+}
+
+// between returns what do and settle cost, of which do is timed.
+func (m *meter) between(ctx context.Context, running *exec.Cmd, do func() error, settle func(context.Context) error) (cost, error) {
 	m.nodes.gateways.told()
 	before, err := m.sample(ctx, running)
 	if err != nil {
@@ -305,8 +311,7 @@ func (m *meter) during(ctx context.Context, running *exec.Cmd, do func() error) 
 		return cost{}, err
 	}
 	elapsed := time.Since(start)
-	// Requests that last are counted when they end.
-	if err := m.settle(ctx); err != nil {
+	if err := settle(ctx); err != nil {
 		return cost{}, err
 	}
 	after, err := m.sample(ctx, running)

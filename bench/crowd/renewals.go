@@ -40,7 +40,8 @@ func (m *meter) renewals(ctx context.Context) error {
 		return err
 	}
 	fmt.Fprintf(m.progress, "all gateways have a certificate; %d renewals of each follow\n", renewals)
-	c, err := m.during(ctx, w.cmd, func() error { return until(renewals, renewals*life+patience) })
+	// The API server is never idle: renewals go on.
+	c, err := m.between(ctx, w.cmd, func() error { return until(renewals, renewals*life+patience) }, func(context.Context) error { return nil })
 	if err != nil {
 		return err
 	}
