@@ -27,8 +27,8 @@ GOBUILD := go build -ldflags '$(LDFLAGS)'
 # Of images: this machine's alone, but for a release.
 ARCHITECTURES ?= $(shell go env GOARCH)
 
-# Modules of their own keep what they need out of the plugin's. build/chart and test/cluster/programs
-# are not among them: a check of their few files takes all of Helm or Kubernetes with it.
+# Modules of their own keep what they need out of the plugin's. build/chart, test/certmanager and
+# test/cluster/programs are not among them: a check of their few files takes all of Helm, cert-manager or Kubernetes with it.
 SUBMODULES := build/dashboard build/image build/release test/cluster
 
 .PHONY: help
@@ -89,7 +89,7 @@ test: tools build ## all tests
 compile:
 	@mkdir -p dist
 	@flock dist/compile.lock $(MAKE) --no-print-directory compile-alone
-compile-alone: prometheus helm cluster-tool
+compile-alone: prometheus helm cert-manager cluster-tool
 	bin/cluster build
 
 # How many tests run at the same time, of those that may: more than one a processor, as they mostly
@@ -145,8 +145,12 @@ prometheus: ## build the Prometheus of the end-to-end tests into bin/
 helm: ## build the Helm of the end-to-end tests into bin/
 	go -C build/chart build -ldflags '-s -w' -o $(CURDIR)/bin/helm helm.sh/helm/v4/cmd/helm
 
+.PHONY: cert-manager
+cert-manager: ## build the cert-manager of the end-to-end tests into bin/
+	go -C test/certmanager build -ldflags '-s -w' -o $(CURDIR)/bin/cert-manager .
+
 .PHONY: test-e2e
-test-e2e: build image cluster-tool prometheus helm ## tests on the embedded cluster
+test-e2e: build image cluster-tool prometheus helm cert-manager ## tests on the embedded cluster
 	test/e2e/run
 
 .PHONY: bench

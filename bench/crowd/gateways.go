@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,10 +30,12 @@ type gateways struct {
 	started map[types.UID]int
 	// commands counts the control commands by name.
 	commands map[string]int
+	// certified is when each got its certificates.
+	certified map[remote.Ref][]time.Time
 }
 
 func newGateways() *gateways {
-	return &gateways{statuses: map[remote.Ref]*api.Status{}, started: map[types.UID]int{}, commands: map[string]int{}}
+	return &gateways{statuses: map[remote.Ref]*api.Status{}, started: map[types.UID]int{}, commands: map[string]int{}, certified: map[remote.Ref][]time.Time{}}
 }
 
 // start starts a gateway with its environment.
@@ -53,8 +56,12 @@ func (g *gateways) start(pod *corev1.Pod, container string, env map[string][]byt
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.statuses[remote.Ref{Namespace: pod.Namespace, Pod: pod.Name, Container: container}] = status
+	ref := remote.Ref{Namespace: pod.Namespace, Pod: pod.Name, Container: container}
+	g.statuses[ref] = status
 	g.started[pod.UID]++
+	if status.State == api.Ready {
+		g.certified[ref] = append(g.certified[ref], time.Now())
+	}
 	return nil
 }
 
@@ -78,6 +85,7 @@ func (g *gateways) forget(pod types.UID) {
 	for ref, status := range g.statuses {
 		if status.Pod.UID == string(pod) {
 			delete(g.statuses, ref)
+			delete(g.certified, ref)
 		}
 	}
 }
@@ -98,6 +106,24 @@ func (g *gateways) count(is func(*api.Status) bool) (n int) {
 		}
 	}
 	return n
+}
+
+// times returns when the gateways got their first, second, … certificate: a list for each, in order.
+func (g *gateways) times() (rounds [][]time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, times := range g.certified {
+		for i, at := range times {
+			if i == len(rounds) {
+				rounds = append(rounds, nil)
+			}
+			rounds[i] = append(rounds[i], at)
+		}
+	}
+	for _, times := range rounds {
+		slices.SortFunc(times, time.Time.Compare)
+	}
+	return rounds
 }
 
 // doubled returns how many pods have had more than one gateway.
@@ -183,5 +209,6 @@ func (g *gateways) renew(call *fakegateway.Call) (any, error) {
 		return nil, fakegateway.Refuse("no gateway is here")
 	}
 	status.State, status.Cert = api.Ready, m.Certificate()
+	g.certified[call.Ref] = append(g.certified[call.Ref], time.Now())
 	return g.now(status), nil
 }

@@ -121,33 +121,15 @@ func (m *meter) watch(ctx context.Context) error {
 	if err := m.fill(ctx, namespace, "true"); err != nil {
 		return err
 	}
-	cmd, output := m.command(ctx, "watch", "-n", namespace, "--image", "gateway:crowd", "-o", "json")
-	ended := make(chan error, 1)
-	until := func(is func(*api.Status) bool) func() error {
-		return func() error {
-			deadline := time.Now().Add(patience)
-			for m.nodes.gateways.count(is) < m.plan.Pods {
-				select {
-				case err := <-ended:
-					ended <- err
-					return fmt.Errorf("watch has ended: %w\n%s", err, output)
-				case <-ctx.Done():
-					return ctx.Err()
-				case <-time.After(50 * time.Millisecond):
-				}
-				if time.Now().After(deadline) {
-					return fmt.Errorf("%d of %d gateways are as they should be\n%s", m.nodes.gateways.count(is), m.plan.Pods, output)
-				}
-			}
-			return nil
-		}
+	w := m.startable(ctx, namespace)
+	until := func(is func(*api.Status) bool) error {
+		return w.until(ctx, patience, func() int { return m.nodes.gateways.count(is) })
 	}
-	c, err := m.during(ctx, cmd, func() error {
-		if err := cmd.Start(); err != nil {
+	c, err := m.during(ctx, w.cmd, func() error {
+		if err := w.start(); err != nil {
 			return err
 		}
-		go func() { ended <- cmd.Wait() }()
-		return until(func(status *api.Status) bool { return status.State == api.Ready })()
+		return until(func(status *api.Status) bool { return status.State == api.Ready })
 	})
 	if err != nil {
 		return err
@@ -162,27 +144,75 @@ func (m *meter) watch(ctx context.Context) error {
 	}
 	joined := m.plan.Nodes
 	ranges := netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", joined))
-	c, err = m.during(ctx, cmd, func() error {
+	c, err = m.during(ctx, w.cmd, func() error {
 		if err := m.nodes.join(ctx, joined); err != nil {
 			return err
 		}
 		return until(func(status *api.Status) bool {
 			return slices.ContainsFunc(status.Capture.Capture, func(p netip.Prefix) bool { return p.Overlaps(ranges) })
-		})()
+		})
 	})
 	if err != nil {
 		return err
 	}
 	m.print("watch, a node joins", c)
-	_ = cmd.Process.Signal(os.Interrupt)
-	if err := <-ended; err != nil {
-		return fmt.Errorf("watch: %w\n%s", err, output)
+	if err := w.stop(); err != nil {
+		return err
 	}
 	c, err = m.during(ctx, nil, func() error { return m.plugin(ctx, "status", "-n", namespace, "-o", "json") })
 	if err != nil {
 		return err
 	}
 	m.print("status", c)
+	return nil
+}
+
+// watching is a watch, which runs from start to stop.
+type watching struct {
+	pods   int
+	cmd    *exec.Cmd
+	output *bytes.Buffer
+	ended  chan error
+}
+
+func (m *meter) startable(ctx context.Context, namespace string, flags ...string) *watching {
+	w := &watching{pods: m.plan.Pods, ended: make(chan error, 1)}
+	w.cmd, w.output = m.command(ctx, append([]string{"watch", "-n", namespace, "--image", "gateway:crowd", "-o", "json"}, flags...)...)
+	return w
+}
+
+func (w *watching) start() error {
+	if err := w.cmd.Start(); err != nil {
+		return err
+	}
+	go func() { w.ended <- w.cmd.Wait() }()
+	return nil
+}
+
+// until waits until count is as many as there are pods.
+func (w *watching) until(ctx context.Context, patience time.Duration, count func() int) error {
+	deadline := time.Now().Add(patience)
+	for count() < w.pods {
+		select {
+		case err := <-w.ended:
+			w.ended <- err
+			return fmt.Errorf("watch has ended: %w\n%s", err, w.output)
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%d of %d gateways are as they should be\n%s", count(), w.pods, w.output)
+		}
+	}
+	return nil
+}
+
+func (w *watching) stop() error {
+	_ = w.cmd.Process.Signal(os.Interrupt)
+	if err := <-w.ended; err != nil {
+		return fmt.Errorf("watch: %w\n%s", err, w.output)
+	}
 	return nil
 }
 
@@ -265,6 +295,12 @@ func (m *meter) during(ctx context.Context, running *exec.Cmd, do func() error) 
 	if err := m.settle(ctx); err != nil {
 		return cost{}, err
 	}
+	// Requests that last are counted when they end.
+	return m.between(ctx, running, do, m.settle)
+}
+
+// between returns what do and settle cost, of which do is timed.
+func (m *meter) between(ctx context.Context, running *exec.Cmd, do func() error, settle func(context.Context) error) (cost, error) {
 	m.nodes.gateways.told()
 	before, err := m.sample(ctx, running)
 	if err != nil {
@@ -275,8 +311,7 @@ func (m *meter) during(ctx context.Context, running *exec.Cmd, do func() error) 
 		return cost{}, err
 	}
 	elapsed := time.Since(start)
-	// Requests that last are counted when they end.
-	if err := m.settle(ctx); err != nil {
+	if err := settle(ctx); err != nil {
 		return cost{}, err
 	}
 	after, err := m.sample(ctx, running)

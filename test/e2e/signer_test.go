@@ -249,9 +249,15 @@ func (s *testSigner) judgeCSR(ctx context.Context, r *certificatesv1.Certificate
 	_, _ = requests.UpdateStatus(ctx, r, metav1.UpdateOptions{}) // it is tried again
 }
 
-// withSigner has the signer issue the certificates of the cluster during the test. The authority of the other tests
-// stays where it is, and is back at the end.
+// withSigner has the signer issue the certificates of the cluster during the test.
 func withSigner(t *testing.T, s *testSigner) {
+	t.Helper()
+	withoutAuthority(t)
+	gateway(t, "init-ca", "--signer="+s.name)
+}
+
+// withoutAuthority takes the authority of the other tests away. It stays where it is, and is back at the end.
+func withoutAuthority(t *testing.T) {
 	t.Helper()
 	own := os.Getenv("KUBE_GATEWAY_AUTHORITY_DIR")
 	t.Cleanup(func() {
@@ -267,7 +273,6 @@ func withSigner(t *testing.T, s *testSigner) {
 	t.Setenv("KUBE_GATEWAY_AUTHORITY_DIR", filepath.Join(t.TempDir(), "signer"))
 	// Gateways of tests that have just ended are no concern of this one.
 	kubectl(t, "-n", "kube-system", "delete", "configmap", "kube-gateway-trust")
-	gateway(t, "init-ca", "--signer="+s.name)
 }
 
 // TestSigner has a signer of the cluster issue the certificates of gateways, renews them, and changes the signer's

@@ -106,6 +106,9 @@ func (f *filed) await(ctx context.Context) (string, error) {
 			return "", fmt.Errorf("%s is gone: somebody has deleted it before it was answered", f.what)
 		case apierrors.IsForbidden(err):
 			return "", fmt.Errorf("reading %s: %w", f.what, err)
+		case err != nil && ctx.Err() != nil:
+			// The time ended during the look, which is nothing about the server.
+			continue
 		case err != nil:
 			// An API server that is away for a moment has not lost the request.
 			trouble = err
@@ -124,9 +127,10 @@ func (f *filed) await(ctx context.Context) (string, error) {
 	}
 	err := fmt.Errorf("%w %s within %s", ErrUnanswered, f.what, time.Since(start).Round(time.Second))
 	name, namespace, _ := strings.Cut(f.what, " -n ")
-	describe := "kubectl describe " + name
+	describe, other := "kubectl describe "+name, ""
 	if namespace != "" {
 		describe += " -n " + namespace
+		other = "; some signers answer CertificateSigningRequests alone, such as cert-manager: 'kubectl gateway init-ca --signer=… --signer-request=csr'"
 	}
 	switch {
 	case trouble != nil:
@@ -136,7 +140,7 @@ func (f *filed) await(ctx context.Context) (string, error) {
 		return "", api.WithHint(fmt.Errorf("%w: nobody has approved it", err),
 			fmt.Sprintf("'kubectl certificate approve %s' does, while the command waits, or whoever approves for this signer; --timeout waits longer", name))
 	}
-	return "", api.WithHint(err, fmt.Sprintf("find out whether the signer runs; '%s' shows the request; --timeout waits longer", describe))
+	return "", api.WithHint(err, fmt.Sprintf("find out whether the signer runs; '%s' shows the request and its events; --timeout waits longer%s", describe, other))
 }
 
 // Holder is the pod that gets a certificate, with all UIDs.

@@ -295,12 +295,26 @@ func TestASilentSigner(t *testing.T) {
 		start := time.Now()
 		_, err := l.signer().Certify(soon(t), request(t), about)
 		expect.Refusal(t, "silent", err, ErrUnanswered, "signer example.com/mesh: it has not answered podcertificaterequest/kube-gateway-web-0-", "'kubectl describe podcertificaterequest/kube-gateway-web-0-")
+		expect.Refusal(t, "silent", err, ErrUnanswered, "", "'kubectl gateway init-ca --signer=… --signer-request=csr'")
 		if waited := time.Since(start); waited != 28*time.Second {
 			t.Errorf("after %v", waited)
 		}
 		if l.looks > 25 {
 			t.Errorf("looked for an answer %d times", l.looks)
 		}
+	})
+}
+
+// TestASilentSignerOfASlowServer: that the time ended during a look is nothing about the server.
+func TestASilentSignerOfASlowServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		l.cluster.PrependReactor("get", "podcertificaterequests", func(clienttesting.Action) (bool, runtime.Object, error) {
+			time.Sleep(time.Minute)
+			return true, nil, context.DeadlineExceeded
+		})
+		_, err := l.signer().Certify(soon(t), request(t), about)
+		expect.Refusal(t, "silent", err, ErrUnanswered, "it has not answered podcertificaterequest/", "find out whether the signer runs")
 	})
 }
 
@@ -452,6 +466,9 @@ func testByCSR(t *testing.T) {
 	conditions = []certificatesv1.CertificateSigningRequestCondition{{Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue}}
 	_, err = s.Certify(soon(t), request(t), about)
 	expect.Refusal(t, "approved, and then silent", err, ErrUnanswered, "it has not answered csr/", "'kubectl describe csr/kube-gateway-web-0-")
+	if strings.Contains(api.Hint(err), "--signer-request") {
+		t.Errorf("by the other request already: %q", api.Hint(err))
+	}
 	issue = true
 	csr := request(t)
 	must.Get(s.Certify(t.Context(), csr, about))(t)
