@@ -4,9 +4,11 @@ package proxy
 
 import (
 	"crypto/x509"
+	"fmt"
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
@@ -172,6 +174,24 @@ func TestBackendWithoutPeerPort(t *testing.T) {
 	inband()
 	if n := client.settled().Outbound; n.Encrypted != 4 || n.Inband != 4 || n.Plaintext+n.Refused != 0 {
 		t.Errorf("counted %+v", n)
+	}
+}
+
+// TestBackendSilent runs in a network namespace of its own. Where packets to the peer port come to be dropped, as by a new NetworkPolicy,
+// connections that could go in band at once do not wait as long as others do.
+func TestBackendSilent(t *testing.T) {
+	nft := inboundRules(t)
+	if nft == nil {
+		return
+	}
+	client, server, b := backendPair(t, func(o *Options) { o.DialTimeout = time.Hour })
+	destination := applicationAt(t, b.behind(t, server.ip), echo)
+	client.backendKnown(destination)
+	server.proxy.carriers.drop()
+	eventually(t, "no carrier", func() bool { return client.count(func(p *pool) int { return len(p.all) }) == 0 })
+	nft(fmt.Sprintf("add rule inet t in tcp dport %d drop", api.PeerPort))
+	if line := client.visited(destination); line.Wire != api.WireInband || !line.Encrypted || line.Reason+line.Error != "" {
+		t.Errorf("logged %+v", line)
 	}
 }
 
