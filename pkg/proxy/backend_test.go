@@ -258,7 +258,7 @@ func TestBackendAddressIsChecked(t *testing.T) {
 	})
 	var g greeter
 	destination := inbandImpostor(t, a, client, ip, nil, g.serve)
-	newPod(t, a, func(o *Options) { o.Peer = listen(t, netip.AddrPortFrom(ip, api.PeerPort)) })
+	other := newPod(t, a, func(o *Options) { o.Peer = listen(t, netip.AddrPortFrom(ip, api.PeerPort)) })
 	client.greeted(destination)
 	backends := client.proxy.settings.Load().backends
 	key := backendKey{destination, b.number.Load()}
@@ -271,6 +271,44 @@ func TestBackendAddressIsChecked(t *testing.T) {
 		t.Error("a peer port with the certificate of another pod counts")
 	}
 	client.greeted(destination)
+	// It had the right one a moment ago.
+	backends.mu.Lock()
+	backends.known[key].open = true
+	backends.mu.Unlock()
+	client.greeted(destination)
+	if n := other.settled().Inbound; n.Encrypted+n.NotAllowed != 0 {
+		t.Errorf("another pod has got a connection: %+v", n)
+	}
+}
+
+// TestAskWho: what stays in band does not look who has answered.
+func TestAskWho(t *testing.T) {
+	client, server, b := backendPair(t, nil)
+	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", application(t, server.ip, echo).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	s := client.proxy.settings.Load()
+	inband := newPod(t, newAuthority(t), func(o *Options) { o.Config.Wire = api.WireInband }).proxy.settings.Load()
+	for name, c := range map[string]struct {
+		of       *connection
+		settings *settings
+		pod      bool
+		want     uint32
+	}{
+		"a Service":                 {&connection{}, s, false, b.number.Load()},
+		"a pod":                     {&connection{}, s, true, 0},
+		"the application's ports":   {&connection{}, inband, false, 0},
+		"a second try":              {&connection{attempts: 1}, s, false, 0},
+		"an address that was bound": {&connection{bound: netip.MustParseAddrPort("10.0.0.9:80")}, s, false, 0},
+	} {
+		c.of.answer = answer{1, 2}
+		client.proxy.askWho(c.of, c.settings, conn.(*net.TCPConn), c.pod)
+		if c.of.answer.gateway != c.want {
+			t.Errorf("%s: %+v", name, c.of.answer)
+		}
+	}
 }
 
 // TestBackendNumberIsProved: a pod behind a Service that answers with the number of another one is not taken for that. Otherwise it
