@@ -61,13 +61,18 @@ static __always_inline bool make_answer(struct bpf_sock_ops *ctx, struct answer_
 {
 	struct config *cfg = get_config();
 	struct endpoint local = {}, remote = {};
+	__u32 number;
 
 	if (!cfg || (ctx->skb_tcp_flags & (TH_SYN | TH_ACK)) != (TH_SYN | TH_ACK))
 		return false;
 	ends_of(ctx, &local, &remote);
-	if (!same_ip(local.ip, cfg->pod_ip4) && !same_ip(local.ip, cfg->pod_ip6))
+	if (same_ip(local.ip, cfg->pod_ip4))
+		number = cfg->number4;
+	else if (same_ip(local.ip, cfg->pod_ip6))
+		number = cfg->number6;
+	else
 		return false;
-	*o = (struct answer_option){ OPTION_KIND, sizeof(*o), ANSWER_EXID, cfg->id, local.port };
+	*o = (struct answer_option){ OPTION_KIND, sizeof(*o), ANSWER_EXID, bpf_htonl(number), local.port };
 	return true;
 }
 
@@ -106,7 +111,7 @@ static __always_inline void read_answer(struct bpf_sock_ops *ctx, struct bpf_soc
 	if (bpf_load_hdr_opt(ctx, &o, sizeof(o), 0) == sizeof(o) && is_ours(&o)) {
 		h->role = ROLE_INBAND_SHOWN;
 		if (bpf_load_hdr_opt(ctx, &a, sizeof(a), 0) == sizeof(a))
-			h->answer = (struct answer){ .gateway = a.gateway, .port = a.port };
+			h->answer = (struct answer){ .gateway = bpf_ntohl(a.gateway), .port = a.port };
 	} else if (ctx->total_retrans >= h->offers)
 		h->role = ROLE_INBAND_GIVEN_UP;
 	write_options(ctx, false);

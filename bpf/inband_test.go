@@ -108,8 +108,8 @@ func (p *pod) inband(name string, d dial, local netip.AddrPort) {
 		if r.Answerer != 0 {
 			p.t.Errorf("%s: gateway %#x has answered at an address that no status names", name, r.Answerer)
 		}
-	case r.Answerer == 0 || r.Answered != local.Port():
-		p.t.Errorf("%s: gateway %#x has answered at port %d, want one at %d", name, r.Answerer, r.Answered, local.Port())
+	case r.Answerer != api.GatewayNumber(local.Addr()) || r.Answered != local.Port():
+		p.t.Errorf("%s: gateway %#x has answered at port %d, want that of %v", name, r.Answerer, r.Answered, local)
 	}
 }
 

@@ -37,13 +37,13 @@ type objectsConfig struct {
 	RefuseOutside  uint32
 	Spread         uint32
 	Sources6       uint32
-	Id             uint32
+	Number4        uint32
+	Number6        uint32
 	CapturePort    uint16
 	PeerPort       uint16
 	InbandPort     uint16
 	OtherInband    uint16
 	NodePorts      [2]uint16
-	Pad            [2]uint16
 }
 
 type objectsCounters struct {

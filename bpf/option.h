@@ -29,8 +29,8 @@ struct option {
 struct answer_option {
 	__u8 kind, len;
 	__u32 exid;
-	__u32 gateway;
-	__u16 port; /* network order */
+	__u32 gateway; /* network order, as the port */
+	__u16 port;
 } __attribute__((packed));
 
 static __always_inline bool is_ours(const struct option *o)

@@ -4,8 +4,6 @@ package bpf
 
 import (
 	"cmp"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -173,26 +171,18 @@ func (o *Options) config() objectsConfig {
 		CapturePort: networkOrder(api.CapturePort),
 		PeerPort:    networkOrder(api.PeerPort),
 		InbandPort:  networkOrder(api.InbandPort),
-		Id:          newID(),
 
 		InbandServices: flag(o.InbandServices),
 		BlockUdp:       flag(o.BlockUDP),
 	}
 	for _, ip := range slices.Backward(o.PodIPs) {
 		if ip = ip.Unmap(); ip.Is4() {
-			c.PodIp4 = words(ip)
+			c.PodIp4, c.Number4 = words(ip), api.GatewayNumber(ip)
 		} else {
-			c.PodIp6 = words(ip)
+			c.PodIp6, c.Number6 = words(ip), api.GatewayNumber(ip)
 		}
 	}
 	return c
-}
-
-// newID returns a number by which peers tell this gateway from others behind the same Service.
-func newID() uint32 {
-	var b [4]byte
-	rand.Read(b[:])
-	return max(1, binary.NativeEndian.Uint32(b[:]))
 }
 
 func (p *Programs) putConfig() error {

@@ -118,8 +118,8 @@ func MarkListener(fd int, inband bool) error {
 	return nil
 }
 
-// Answered returns what the gateway that has answered a connection of [MarkInband] said about itself in its SYN-ACK: a
-// number that is its own as long as it lives, and the port of the connection at its end, behind every translation of
+// Answered returns what the gateway that has answered a connection of [MarkInband] said about itself in its SYN-ACK: the
+// number of its pod ([api.GatewayNumber]), and the port of the connection at its end, behind every translation of
 // addresses. gateway is 0 if it said nothing: then it is of an earlier version, or the connection goes to an address that the
 // status of its pod does not name. Like that of [Negotiated] this is a hint that anybody can give. It needs no
 // privilege.

@@ -78,11 +78,10 @@ struct config {
 	__u32 refuse_outside;
 	__u32 spread; /* spread.c is attached */
 	__u32 sources6; /* the range of is_source6 leads to loopback */
-	__u32 id;	/* of the gateway: random, and not 0 */
+	__u32 number4, number6; /* by which it answers at the pod's addresses */
 	__u16 capture_port, peer_port, inband_port; /* network order */
 	__u16 other_inband; /* that of the gateway which hands over, or takes over, or zero */
 	__u16 node_ports[2]; /* host order, first and last */
-	__u16 pad[2];
 };
 
 struct counters {

@@ -63,6 +63,10 @@ const (
 	EnvCA     = "KUBE_GATEWAY_CA"
 )
 
+// MaxConfig bounds the text of EnvConfig, in bytes: Linux starts no program with a longer environment variable
+// (MAX_ARG_STRLEN of linux/binfmts.h is 32 pages), and nobody can take a container out of a pod whose program cannot be started.
+const MaxConfig = 128<<10 - len(EnvConfig+"=\x00")
+
 // Mode decides about connections that cannot be encrypted.
 type Mode string
 

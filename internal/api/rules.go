@@ -7,9 +7,12 @@ import (
 	"strings"
 )
 
-// maxRules bounds the identity rules of one gateway: one environment variable holds all
-// of them, and each connection is compared with one after the other.
-const maxRules = 1000
+// maxRules bounds the identity rules of one gateway, which each connection is compared with one after the other, and
+// maxRulesSize their texts in bytes: one environment variable holds all of them (MaxConfig).
+const (
+	maxRules     = 1000
+	maxRulesSize = 64 << 10
+)
 
 // Rules say which peers may connect to which ports of a pod. The zero value allows every
 // peer of the trust domain every port.
@@ -63,6 +66,9 @@ func (r Rules) Arguments() string {
 func (r Rules) Parse() (*Policy, error) {
 	if n := len(r.Allow) + len(r.Deny); n > maxRules {
 		return nil, fmt.Errorf("%d identity rules are more than %d", n, maxRules)
+	}
+	if n := len(strings.Join(r.Allow, "")) + len(strings.Join(r.Deny, "")); n > maxRulesSize {
+		return nil, fmt.Errorf("identity rules of %d bytes are more than %d", n, maxRulesSize)
 	}
 	if r.MaxPerPeer < 0 {
 		return nil, fmt.Errorf("%d connections for each peer are not a bound", r.MaxPerPeer)

@@ -37,6 +37,10 @@ func (in *Injector) container(name, secret string, config *api.Config) (*corev1.
 	if err != nil {
 		return nil, fmt.Errorf("writing the gateway's configuration: %w", err)
 	}
+	if len(text) > api.MaxConfig {
+		return nil, api.WithHint(fmt.Errorf("the gateway's configuration has %d bytes, and may have %d", len(text), api.MaxConfig),
+			"give it fewer rules, sources and ranges: wider ones where there are many; 'kubectl gateway allow' brings a gateway that runs more rules")
+	}
 	// The kubelet may start a container again whose Secret is gone, once the runtime has forgotten it.
 	// If it could not, the API server would refuse every further status of the pod: none may lead from
 	// terminated to waiting. A gateway without a certificate asks for one.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -573,5 +574,23 @@ func TestNothingToCaptureIsRefused(t *testing.T) {
 	pod := fakecluster.NewPod("web-0")
 	if _, err := in.container("kube-gateway", "s", in.configFor(pod)); err == nil {
 		t.Error("a gateway that captures nothing was described")
+	}
+}
+
+// TestTooMuchConfigurationIsRefused: a container whose program cannot be started stays in the pod.
+func TestTooMuchConfigurationIsRefused(t *testing.T) {
+	in := newInjector(t, fakecluster.New(t))
+	config := in.configFor(fakecluster.NewPod("web-0"))
+	container := must.Get(in.container("kube-gateway", "", config))(t)
+	config.TrustDomain += strings.Repeat("x", api.MaxConfig-len(container.Env[0].Value))
+	container = must.Get(in.container("kube-gateway", "", config))(t)
+	start := exec.CommandContext(t.Context(), "true")
+	start.Env = []string{api.EnvConfig + "=" + container.Env[0].Value}
+	if err := start.Run(); err != nil {
+		t.Errorf("a program with the longest configuration: %v", err)
+	}
+	config.TrustDomain += "x"
+	if _, err := in.container("kube-gateway", "", config); err == nil || api.Hint(err) == "" {
+		t.Errorf("a configuration that is too long: %v", err)
 	}
 }

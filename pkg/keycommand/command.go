@@ -23,7 +23,7 @@ import (
 const DefaultTimeout = time.Minute
 
 const (
-	// maxStderr bounds what is kept of a program's standard error, in bytes.
+	// maxStderr bounds what is kept of a program's standard error, in bytes, and what is shown of its error, in characters.
 	maxStderr = 4 << 10
 	// killDelay is how long a program's children may hold its output after it has ended.
 	killDelay = 2 * time.Second
@@ -137,7 +137,7 @@ func (c *Command) ask(ctx context.Context, request *Request) (*Response, error) 
 	response, badAnswer := parseResponse(out.Bytes(), request.Operation)
 	switch {
 	case badAnswer == nil && response.Error != "":
-		return nil, c.wrap(errors.New(api.OneLine(response.Error)))
+		return nil, c.wrap(fmt.Errorf("%.*s", maxStderr, api.OneLine(response.Error)))
 	case err != nil:
 		// What it has said tells more than its exit code.
 		if last := lastLine(said.String()); last != "" {

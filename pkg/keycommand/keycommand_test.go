@@ -43,6 +43,9 @@ func program(file, mode string) int {
 	case "refuses":
 		fmt.Println(`{"apiVersion":"` + Version + `","error":"not on a Sunday"}`)
 		return 1
+	case "rants":
+		fmt.Println(`{"apiVersion":"` + Version + `","error":"` + strings.Repeat("no ", maxMessage/4) + `"}`)
+		return 1
 	case "talks":
 		fmt.Println("Welcome to the key service!")
 		return 0
@@ -104,13 +107,13 @@ func TestCommandSigns(t *testing.T) {
 func TestCommandFails(t *testing.T) {
 	key := pki.ECKey(t, elliptic.P256())
 	for mode, want := range map[string]string{
-		"silent": "nothing was written", "fails": "exit status 3: no token ?[31mis there", "refuses": "not on a Sunday", "talks": "does not speak",
+		"silent": "nothing was written", "fails": "exit status 3: no token ?[31mis there", "refuses": "not on a Sunday", "rants": "no no no", "talks": "does not speak",
 		"floods": "more than", "other version": `apiVersion is "v2"`, "lies": "not of the authority's key",
 	} {
 		command := newCommand(t, key, mode)
 		_, err := command.KeyOf(t.Context(), key.Public()).SignMessage(nil, []byte("hello"), crypto.SHA256)
-		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), command.Program) {
-			t.Errorf("%s: %v, want %q", mode, err, want)
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), command.Program) || len(err.Error()) > 2*maxStderr {
+			t.Errorf("%s: %.200v, want %q", mode, err, want)
 		}
 	}
 	// Another key than that of the authority's certificate.

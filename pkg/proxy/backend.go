@@ -15,7 +15,8 @@ import (
 // Behind a Service the cluster chooses a pod for each connection, when it sees the SYN. The SYN-ACK says which
 // gateway has answered. A connection is then carried over one to the peer port of that gateway's pod, which other connections
 // have used before, and the one that has only asked is reset. What the SYN-ACK says is a hint that
-// anybody can give. So it counts only for gateways that have proved themselves behind that very Service, by TLS in band; whoever
+// anybody can give. So it counts only for gateways that have proved themselves behind that very Service, by TLS in band, with a
+// certificate of the address that the hint is made of: nobody passes for the gateway of another pod. Whoever
 // gives a wrong one has a connection go to another pod of the same Service at most, and the peer port asks for the
 // certificate of that pod's address.
 
@@ -28,8 +29,8 @@ const (
 	askBackendAgain = 30 * time.Second
 )
 
-// answer is what a gateway says in its SYN-ACK: a number of its own, and the port of the connection at its end. The zero
-// value is nothing.
+// answer is what a gateway says in its SYN-ACK: the number of its pod's address (api.GatewayNumber), and the port of the connection at its
+// end. The zero value is nothing.
 type answer struct {
 	gateway uint32
 	port    uint16
@@ -38,12 +39,14 @@ type answer struct {
 // backendKey is what tells one pod behind a Service from others.
 type backendKey struct {
 	service netip.AddrPort
-	answer
+	gateway uint32
 }
 
 // backend is a pod behind a Service, whose gateway has proved that it has the pod's address.
 type backend struct {
-	pod netip.Addr
+	// application is the pod's address and the port there, which the gateway alone says. It has one at a time, so that a gateway
+	// which always says another one has one entry.
+	application netip.AddrPort
 	// open means that its peer port can be reached, asking that this is being found out.
 	open, asking bool
 	// again is when it may be asked again.
@@ -64,29 +67,30 @@ func newBackendTable(now func() time.Time) *backendTable {
 }
 
 // lookup returns where the application of the pod that has answered is, if the pod's peer port can be reached.
-func (t *backendTable) lookup(k backendKey) (application netip.AddrPort, ok bool) {
+func (t *backendTable) lookup(k backendKey, port uint16) (application netip.AddrPort, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	b := t.known[k]
-	if b == nil || !b.open {
+	if b == nil || !b.open || b.application.Port() != port {
 		return netip.AddrPort{}, false
 	}
-	return netip.AddrPortFrom(b.pod, k.port), true
+	return b.application, true
 }
 
-// learn notes that the gateway of pod has proved itself, and reports whether the caller is to find out whether its peer
+// learn notes that the gateway at application has proved itself, and reports whether the caller is to find out whether its peer
 // port can be reached, and to call asked then.
-func (t *backendTable) learn(k backendKey, pod netip.Addr) (ask bool) {
+func (t *backendTable) learn(k backendKey, application netip.AddrPort) (ask bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	b := t.known[k]
-	if b == nil || b.pod != pod {
+	if b == nil || b.application.Addr() != application.Addr() {
 		if len(t.known) >= maxBackends {
 			clear(t.known)
 		}
-		b = &backend{pod: pod}
+		b = new(backend)
 		t.known[k] = b
 	}
+	b.application = application
 	if b.open || b.asking || t.asking >= maxBackendsAsked || t.now().Before(b.again) {
 		return false
 	}
@@ -134,8 +138,8 @@ func (p *Proxy) askWho(c *connection, s *settings, conn stream, pod bool) {
 // carryToBackend carries c to the pod that has answered at asking, over a connection to its peer port. It reports false if
 // that cannot be, and nothing has been sent: c goes on in band.
 func (p *Proxy) carryToBackend(c *connection, s *settings, asking stream, h header) (f *failure, done bool) {
-	key := backendKey{h.Destination, c.answer}
-	application, ok := s.backends.lookup(key)
+	key := backendKey{h.Destination, c.answer.gateway}
+	application, ok := s.backends.lookup(key, c.answer.port)
 	if !ok {
 		return nil, false
 	}
@@ -166,15 +170,15 @@ func (p *Proxy) carryToBackend(c *connection, s *settings, asking stream, h head
 // learnBackend notes that the gateway which has answered c has proved itself by its certificate leaf, and
 // finds out whether its peer port can be reached, beside the connection.
 func (p *Proxy) learnBackend(c *connection, s *settings, service netip.AddrPort, leaf *x509.Certificate) {
-	if c.answer.gateway == 0 {
+	if c.answer.gateway == 0 || c.answer.port == 0 {
 		return
 	}
 	pod, ok := onlyAddress(leaf, service.Addr().Is4())
-	if !ok {
+	if !ok || api.GatewayNumber(pod) != c.answer.gateway {
 		return
 	}
-	key := backendKey{service, c.answer}
-	if !s.backends.learn(key, pod) {
+	key := backendKey{service, c.answer.gateway}
+	if !s.backends.learn(key, netip.AddrPortFrom(pod, c.answer.port)) {
 		return
 	}
 	p.asking.Go(func() {

@@ -4,9 +4,11 @@ package proxy
 
 import (
 	"crypto/x509"
+	"fmt"
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
@@ -16,7 +18,7 @@ import (
 func backendPair(t testing.TB, change func(*Options)) (client, server *testPod, b *testBand) {
 	t.Helper()
 	client, server, b = inbandPair(t, change)
-	b.number.Store(7)
+	b.number.Store(api.GatewayNumber(server.ip))
 	return client, server, b
 }
 
@@ -24,9 +26,9 @@ func backendPair(t testing.TB, change func(*Options)) (client, server *testPod, 
 func (pod *testPod) backendKnown(service netip.AddrPort) {
 	pod.t.Helper()
 	pod.visited(service)
-	key := backendKey{service, answer{pod.sockets.band.number.Load(), service.Port()}}
+	key := backendKey{service, pod.sockets.band.number.Load()}
 	eventually(pod.t, "the peer port to answer", func() bool {
-		_, ok := pod.proxy.settings.Load().backends.lookup(key)
+		_, ok := pod.proxy.settings.Load().backends.lookup(key, service.Port())
 		return ok
 	})
 }
@@ -90,13 +92,12 @@ func TestBackendOnlyOfItsService(t *testing.T) {
 	if line := client.visited(other); line.Wire != api.WireInband {
 		t.Errorf("logged %+v", line)
 	}
-	b.number.Store(8)
+	number := b.number.Swap(api.GatewayNumber(client.ip))
 	if line := client.visited(destination); line.Wire != api.WireInband {
 		t.Errorf("another gateway has answered, and logged is %+v", line)
 	}
-	key := backendKey{destination, answer{7, destination.Port()}}
-	key.service = netip.AddrPortFrom(podAddress(), destination.Port())
-	if _, ok := client.proxy.settings.Load().backends.lookup(key); ok {
+	key := backendKey{netip.AddrPortFrom(podAddress(), destination.Port()), number}
+	if _, ok := client.proxy.settings.Load().backends.lookup(key, destination.Port()); ok {
 		t.Error("another Service has the backend, too")
 	}
 }
@@ -132,12 +133,12 @@ func TestBackendKeepsInband(t *testing.T) {
 // connection. Nothing is in plaintext and nothing fails.
 func TestBackendWithoutPeerPort(t *testing.T) {
 	a, b := newAuthority(t), newBand()
-	b.number.Store(7)
 	server := newPod(t, a, func(o *Options) {
 		inBand(o, b)
 		permissive(o)
 		o.Peer = listen(t, netip.AddrPortFrom(podAddress(), 0))
 	})
+	b.number.Store(api.GatewayNumber(server.ip))
 	client := newPod(t, a, func(o *Options) {
 		permissive(o)
 		o.Sockets.(*testSockets).band = b
@@ -155,7 +156,7 @@ func TestBackendWithoutPeerPort(t *testing.T) {
 	state := func(f func(*backend)) {
 		backends.mu.Lock()
 		defer backends.mu.Unlock()
-		f(backends.known[backendKey{destination, answer{7, destination.Port()}}])
+		f(backends.known[backendKey{destination, b.number.Load()}])
 	}
 	eventually(t, "an answer", func() (asked bool) {
 		state(func(k *backend) { asked = !k.asking && !k.again.IsZero() })
@@ -173,6 +174,24 @@ func TestBackendWithoutPeerPort(t *testing.T) {
 	inband()
 	if n := client.settled().Outbound; n.Encrypted != 4 || n.Inband != 4 || n.Plaintext+n.Refused != 0 {
 		t.Errorf("counted %+v", n)
+	}
+}
+
+// TestBackendSilent runs in a network namespace of its own. Where packets to the peer port come to be dropped, as by a new NetworkPolicy,
+// connections that could go in band at once do not wait as long as others do.
+func TestBackendSilent(t *testing.T) {
+	nft := inboundRules(t)
+	if nft == nil {
+		return
+	}
+	client, server, b := backendPair(t, func(o *Options) { o.DialTimeout = time.Hour })
+	destination := applicationAt(t, b.behind(t, server.ip), echo)
+	client.backendKnown(destination)
+	server.proxy.carriers.drop()
+	eventually(t, "no carrier", func() bool { return client.count(func(p *pool) int { return len(p.all) }) == 0 })
+	nft(fmt.Sprintf("add rule inet t in tcp dport %d drop", api.PeerPort))
+	if line := client.visited(destination); line.Wire != api.WireInband || !line.Encrypted || line.Reason+line.Error != "" {
+		t.Errorf("logged %+v", line)
 	}
 }
 
@@ -208,8 +227,8 @@ func TestBackendIsChecked(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, b := newAuthority(t), newBand()
-			b.number.Store(7)
 			server := newPod(t, a, func(o *Options) { inBand(o, b) })
+			b.number.Store(api.GatewayNumber(server.ip))
 			client := newPod(t, a, func(o *Options) {
 				o.Sockets.(*testSockets).band = b
 				o.Sockets.(*testSockets).services = []netip.AddrPort{netip.AddrPortFrom(server.ip, 0)}
@@ -231,37 +250,92 @@ func TestBackendIsChecked(t *testing.T) {
 // TestBackendAddressIsChecked: whoever has the address of a backend has to prove it at the peer port, and gets nothing otherwise.
 func TestBackendAddressIsChecked(t *testing.T) {
 	a, b := newAuthority(t), newBand()
-	b.number.Store(7)
 	ip := podAddress()
+	b.number.Store(api.GatewayNumber(ip))
 	client := newPod(t, a, func(o *Options) {
 		o.Sockets.(*testSockets).band = b
 		o.Sockets.(*testSockets).services = []netip.AddrPort{netip.AddrPortFrom(ip, 0)}
 	})
 	var g greeter
 	destination := inbandImpostor(t, a, client, ip, nil, g.serve)
-	newPod(t, a, func(o *Options) { o.Peer = listen(t, netip.AddrPortFrom(ip, api.PeerPort)) })
+	other := newPod(t, a, func(o *Options) { o.Peer = listen(t, netip.AddrPortFrom(ip, api.PeerPort)) })
 	client.greeted(destination)
 	backends := client.proxy.settings.Load().backends
-	key := backendKey{destination, answer{7, destination.Port()}}
+	key := backendKey{destination, b.number.Load()}
 	eventually(t, "an answer", func() bool {
 		backends.mu.Lock()
 		defer backends.mu.Unlock()
 		return backends.known[key] != nil && !backends.known[key].asking
 	})
-	if _, ok := backends.lookup(key); ok {
+	if _, ok := backends.lookup(key, destination.Port()); ok {
 		t.Error("a peer port with the certificate of another pod counts")
 	}
 	client.greeted(destination)
+	// It had the right one a moment ago.
+	backends.mu.Lock()
+	backends.known[key].open = true
+	backends.mu.Unlock()
+	client.greeted(destination)
+	if n := other.settled().Inbound; n.Encrypted+n.NotAllowed != 0 {
+		t.Errorf("another pod has got a connection: %+v", n)
+	}
+}
+
+// TestAskWho: what stays in band does not look who has answered.
+func TestAskWho(t *testing.T) {
+	client, server, b := backendPair(t, nil)
+	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", application(t, server.ip, echo).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	s := client.proxy.settings.Load()
+	inband := newPod(t, newAuthority(t), func(o *Options) { o.Config.Wire = api.WireInband }).proxy.settings.Load()
+	for name, c := range map[string]struct {
+		of       *connection
+		settings *settings
+		pod      bool
+		want     uint32
+	}{
+		"a Service":                 {&connection{}, s, false, b.number.Load()},
+		"a pod":                     {&connection{}, s, true, 0},
+		"the application's ports":   {&connection{}, inband, false, 0},
+		"a second try":              {&connection{attempts: 1}, s, false, 0},
+		"an address that was bound": {&connection{bound: netip.MustParseAddrPort("10.0.0.9:80")}, s, false, 0},
+	} {
+		c.of.answer = answer{1, 2}
+		client.proxy.askWho(c.of, c.settings, conn.(*net.TCPConn), c.pod)
+		if c.of.answer.gateway != c.want {
+			t.Errorf("%s: %+v", name, c.of.answer)
+		}
+	}
+}
+
+// TestBackendNumberIsProved: a pod behind a Service that answers with the number of another one is not taken for that. Otherwise it
+// would get the connections that the other one answers, after it has left the Service, too.
+func TestBackendNumberIsProved(t *testing.T) {
+	client, server, b := backendPair(t, nil)
+	destination := applicationAt(t, b.behind(t, server.ip), echo)
+	b.number.Store(api.GatewayNumber(client.ip))
+	for range 2 {
+		if line := client.visited(destination); line.Wire != api.WireInband || !line.Encrypted {
+			t.Errorf("logged %+v", line)
+		}
+	}
+	backends := client.proxy.settings.Load().backends
+	backends.mu.Lock()
+	defer backends.mu.Unlock()
+	if len(backends.known) > 0 {
+		t.Errorf("known is %v", backends.known)
+	}
 }
 
 // TestBackendTable: it is bounded, and asks one by one.
 func TestBackendTable(t *testing.T) {
 	c := &clock{}
 	table := newBackendTable(c.now)
-	key := func(i int) backendKey {
-		return backendKey{netip.MustParseAddrPort("10.96.0.1:80"), answer{uint32(i), 80}}
-	}
-	pod := netip.MustParseAddr("10.0.0.1")
+	key := func(i int) backendKey { return backendKey{netip.MustParseAddrPort("10.96.0.1:80"), uint32(i)} }
+	pod := netip.MustParseAddrPort("10.0.0.1:80")
 	asking := 0
 	for i := range maxBackends + 1 {
 		if table.learn(key(i), pod) {
@@ -282,11 +356,11 @@ func TestBackendTable(t *testing.T) {
 		t.Error("not asked")
 	}
 	table.asked(last, true)
-	if to, ok := table.lookup(last); !ok || to != netip.MustParseAddrPort("10.0.0.1:80") {
+	if to, ok := table.lookup(last, pod.Port()); !ok || to != pod {
 		t.Errorf("found %v, %t", to, ok)
 	}
 	table.failed(last)
-	if _, ok := table.lookup(last); ok || table.learn(last, pod) {
+	if _, ok := table.lookup(last, pod.Port()); ok || table.learn(last, pod) {
 		t.Error("what has failed is tried at once")
 	}
 	c.advance(askBackendAgain)
@@ -294,9 +368,19 @@ func TestBackendTable(t *testing.T) {
 		t.Error("what has failed is never tried again")
 	}
 	table.asked(last, true)
-	// The number of another gateway, by chance.
-	table.learn(last, netip.MustParseAddr("10.0.0.2"))
-	if _, ok := table.lookup(last); ok {
+	// A gateway that says another port each time is the same pod.
+	for port := range uint16(100) {
+		if _, ok := table.lookup(last, port); ok {
+			t.Errorf("port %d counts, which nobody has proved", port)
+		}
+		if table.learn(last, netip.AddrPortFrom(pod.Addr(), port)) || len(table.known) != 1 {
+			t.Fatalf("with port %d, %d backends are known, or one is asked again", port, len(table.known))
+		}
+	}
+	table.learn(last, pod)
+	// The number of another pod, by chance.
+	table.learn(last, netip.MustParseAddrPort("10.0.0.2:80"))
+	if _, ok := table.lookup(last, pod.Port()); ok {
 		t.Error("a pod counts that nobody has asked")
 	}
 }

@@ -16,8 +16,12 @@ const (
 	unheardFor = 5 * time.Minute
 )
 
-// ends are the two ends of an application's connection.
-type ends struct{ client, destination netip.AddrPort }
+// ends are the two ends of an application's connection, and the address of its client that the peer's certificate names: what
+// the application has bound besides is the peer's word.
+type ends struct {
+	client, destination netip.AddrPort
+	named               netip.Addr
+}
 
 // begun knows which connections this gateway has begun for peers that may not have got the answer, so
 // that none is begun twice: a peer whose carrier is lost may send its connection once more.
@@ -47,7 +51,7 @@ func (b *begun) begin(h header, k *carrier) bool {
 	if k == nil && !h.Again {
 		return true
 	}
-	key := ends{h.source(), h.Destination}
+	key := ends{h.source(), h.Destination, h.Client.Addr()}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	before, known := b.by[key]

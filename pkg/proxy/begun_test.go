@@ -40,6 +40,14 @@ func TestBegun(t *testing.T) {
 	b.expire(start.Add(unheardFor))
 	want("sent again much later", b.begin(of(2, true), one), true)
 
+	// Whoever names an address of somebody else, as what its application has bound, keeps nobody out: nothing has proved that yet.
+	foreign := of(3, true)
+	foreign.Bound, foreign.Client = foreign.Client, netip.MustParseAddrPort("10.0.9.9:3")
+	stranger := carry()
+	want("in the name of another pod", b.begin(foreign, stranger), true)
+	want("what another pod has named", b.begin(of(3, false), two), true)
+	b.drop(stranger)
+
 	for port := range uint16(maxUnheard + 10) {
 		k := carry()
 		b.begin(of(1000+port, false), k)

@@ -246,7 +246,12 @@ func (p *Proxy) encryptTo(c *connection, s *settings, peer *peer, h header) *fai
 		return &failure{reason: traffic.Crowded, err: err, final: true}
 	}
 	defer func() { <-peer.slots }()
-	conn, err := p.dial(c.context(), peer.route, p.dialTimeout(s), nil)
+	timeout := p.dialTimeout(s)
+	if h.Dialled.IsValid() && !h.Again {
+		// In band there is another way, whose end waits for it.
+		timeout = min(timeout, permissiveDialTimeout)
+	}
+	conn, err := p.dial(c.context(), peer.route, timeout, nil)
 	if err != nil {
 		return dialFailure(err)
 	}

@@ -43,7 +43,7 @@ type Sockets interface {
 	// it has a gateway, or else whether no SYN with the option was answered. It is called for
 	// connected sockets that were marked and for those accepted from an in-band listener.
 	Negotiated(fd int) (shown, givenUp bool, err error)
-	// Answered returns what the gateway that has shown itself said about itself: a number of its own, and the port
+	// Answered returns what the gateway that has shown itself said about itself: the number of its pod, and the port
 	// of the connection at its end. gateway is 0 if it said nothing. It is called for sockets that
 	// were marked, after Negotiated.
 	Answered(fd int) (gateway uint32, port uint16, err error)

@@ -182,8 +182,7 @@ func connectFrom(ctx context.Context, local, destination netip.AddrPort, timeout
 	return s, nil
 }
 
-// connected reports whether a connect(2) that was in progress has succeeded. With POLLERR alone it is in progress still: an
-// ICMP error is in the queue of errors a moment before the socket has it.
+// connected reports whether a connect(2) that was in progress has succeeded.
 func connected(fd int) (done bool, err error) {
 	set := unix.PollFd{Fd: int32(fd), Events: unix.POLLOUT}
 	var none unix.Timespec
@@ -195,10 +194,19 @@ func connected(fd int) (done bool, err error) {
 		return true, nil
 	}
 	failed, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	if err == nil && failed != 0 {
-		err = os.NewSyscallError("connect", syscall.Errno(failed))
+	if err != nil {
+		return false, err
 	}
-	return err == nil && set.Revents&(unix.POLLOUT|unix.POLLHUP) != 0, err
+	return connectOutcome(set.Revents, syscall.Errno(failed))
+}
+
+// connectOutcome is connected for a socket that has events and the error failed, or 0. With POLLERR alone it is in progress still: an
+// ICMP error is in the queue of errors a moment before the socket has it.
+func connectOutcome(events int16, failed syscall.Errno) (done bool, err error) {
+	if failed != 0 {
+		return false, os.NewSyscallError("connect", failed)
+	}
+	return events&(unix.POLLOUT|unix.POLLHUP) != 0, nil
 }
 
 // awaitConnected waits until connect(2) has an outcome.

@@ -1,6 +1,7 @@
 package declared
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -108,6 +109,42 @@ func TestWrongValuesLoosenNothing(t *testing.T) {
 	expect.Equal(t, "a new gateway", want, c)
 	if inPlace, replaced := wrong.Missing(new(api.Config)); len(inPlace)+len(replaced) > 0 {
 		t.Errorf("%v and %v are missing", inPlace, replaced)
+	}
+}
+
+// TestTooMuch: what no gateway takes is wrong, so that a new one is closed and not missing. Messages stay short.
+func TestTooMuch(t *testing.T) {
+	rules := func(n int) string { return strings.TrimSpace(strings.Repeat("ns/a/sa/b ", n)) }
+	var sources []string
+	for i := range 1001 {
+		sources = append(sources, fmt.Sprintf("10.0.%d.%d", i/256, i%256))
+	}
+	for name, c := range map[string]struct {
+		said []string
+		deny bool
+	}{
+		"rules":           {[]string{"allow=" + rules(1001)}, true},
+		"rules together":  {[]string{"allow=" + rules(600), "deny=" + rules(600)}, true},
+		"long rules":      {[]string{"allow=" + strings.TrimSpace(strings.Repeat("ns/"+strings.Repeat("a", 250)+"/sa/b ", 200))}, true},
+		"sources":         {[]string{"allow-plaintext-from=" + strings.Join(sources, ",")}, false},
+		"ports":           {[]string{"allow-plaintext-from=10.0.0.1/32:1,3,5,7,9,11,13,15,17,19,21,23,25,27,29,31,33,35,37,39,41,43"}, false},
+		"ports of ranges": {[]string{"allow-plaintext-from=10.0.0.1/32:1,3,5,7,9,11,13,15,17,19,21,10.0.0.0/8:2001,2003,2005,2007,2009,2011,2013"}, false},
+		"text":            {[]string{"mode=" + strings.Repeat("strict", 10000)}, false},
+		"number":          {[]string{"max-connections-per-peer=" + strings.Repeat("1", 10000)}, false},
+		"source":          {[]string{"allow-plaintext-from=" + strings.Repeat("1", 10000)}, false},
+		"audit":           {[]string{"audit=" + strings.Repeat("1", 10000)}, false},
+	} {
+		settings := Resolve(Place{"pod", said(c.said...)})
+		err := settings.Err()
+		if err == nil || len(err.Error()) > 1000 {
+			t.Errorf("%s: error of %d bytes", name, len(fmt.Sprint(err)))
+			continue
+		}
+		config := new(api.Config)
+		settings.Apply(config)
+		if _, err := config.Rules.Parse(); err != nil || len(config.Named.PlaintextFrom) > 0 || c.deny != (len(config.Deny) == 1 && config.Deny[0] == "ns/*/sa/*") {
+			t.Errorf("%s: a new gateway gets %+v, %v", name, config, err)
+		}
 	}
 }
 

@@ -49,12 +49,30 @@ func Resolve(places ...Place) Settings {
 				continue
 			}
 			value := Value{Setting: setting, Text: strings.TrimSpace(text), From: place.Name}
-			value.Err = value.wrong(setting.read(new(api.Config), value.Text))
+			if len(text) > maxText {
+				value.Text = ""
+				value.Err = value.wrong(fmt.Errorf("%d bytes are more than %d", len(text), maxText))
+			} else {
+				value.Err = value.wrong(setting.read(new(api.Config), value.Text))
+			}
 			found = append(found, value)
 			break
 		}
 	}
+	found.together()
 	return append(found, unknown(places)...)
+}
+
+// together finds out whether a gateway takes all rules that can be read. If not, there is none that could be left out.
+func (s Settings) together() {
+	var c api.Config
+	s.Change(&c)
+	_, err := c.Rules.Parse()
+	for i := range s {
+		if v := &s[i]; err != nil && v.Err == nil && (v.Name == "allow" || v.Name == "deny") {
+			v.Err = v.wrong(err)
+		}
+	}
 }
 
 // From says whose annotations count.

@@ -42,6 +42,14 @@ const (
 	none     = "none"
 )
 
+// Bounds of what annotations may say, so that a gateway can take all of it, together with what it has anyway: a
+// gateway that does not start lets everything through. maxText is in bytes.
+const (
+	maxText       = 32 << 10
+	maxSources    = 1000
+	maxPortRanges = api.MaxPortRanges / 2
+)
+
 // Table returns all settings.
 func Table() []Setting {
 	return []Setting{
@@ -63,7 +71,7 @@ func Table() []Setting {
 			Name: "audit", Values: "true or false", Default: "false",
 			read: func(c *api.Config, text string) error {
 				if text != "true" && text != "false" {
-					return api.WithHint(fmt.Errorf("%q is neither true nor false", text), `write "true" or "false"`)
+					return api.WithHint(fmt.Errorf("%.80q is neither true nor false", text), `write "true" or "false"`)
 				}
 				c.Audit = text == "true"
 				return nil
@@ -76,7 +84,7 @@ func Table() []Setting {
 			read: func(c *api.Config, text string) error {
 				n, err := strconv.Atoi(text)
 				if err != nil || n < 0 {
-					return api.WithHint(fmt.Errorf("%q is not a number of connections", text), "write it like 100, or 0 for no bound")
+					return api.WithHint(fmt.Errorf("%.80q is not a number of connections", text), "write it like 100, or 0 for no bound")
 				}
 				c.MaxPerPeer = n
 				return nil
@@ -89,6 +97,9 @@ func Table() []Setting {
 				list, err := split(text, none, func(text string) []string {
 					return api.SplitSources(strings.Join(strings.Fields(text), ""))
 				}, api.ParseSource)
+				if err == nil {
+					err = checkSources(list)
+				}
 				if err == nil {
 					c.Named.PlaintextFrom = list
 				}
@@ -145,7 +156,7 @@ func patterns(name, word string, at func(*api.Config) *[]string) Setting {
 func find[T ~string](words []flags.Word[T], text string) (T, error) {
 	value, ok := flags.Find(words, text)
 	if !ok {
-		return "", api.WithHint(fmt.Errorf("%q is unknown", text), "use "+flags.Enumerate(words))
+		return "", api.WithHint(fmt.Errorf("%.80q is unknown", text), "use "+flags.Enumerate(words))
 	}
 	return value, nil
 }
@@ -169,6 +180,25 @@ func split[T any](text, word string, parts func(string) []string, parse func(str
 		list = append(list, one)
 	}
 	return list, nil
+}
+
+// checkSources refuses more sources than a gateway may get by annotations, and more ranges of ports for one address.
+func checkSources(list []api.Source) error {
+	if len(list) > maxSources {
+		return fmt.Errorf("%d address ranges are more than %d", len(list), maxSources)
+	}
+	for _, s := range list {
+		var ports []api.PortRange
+		for _, wider := range list {
+			if wider.From.Bits() <= s.From.Bits() && wider.From.Contains(s.From.Addr()) {
+				ports = append(ports, wider.Ports...)
+			}
+		}
+		if n := len(api.NewPorts(ports...)); n > maxPortRanges {
+			return fmt.Errorf("for %v there are %d ranges of ports, which is more than %d", s.From, n, maxPortRanges)
+		}
+	}
+	return nil
 }
 
 // setWire sets the wire. Only the in-band wire reaches the pods behind a node port, so that which ports of nodes are captured
