@@ -219,7 +219,7 @@ func New(o Options) (*Proxy, error) {
 	p.options.Counters.ResetActive()
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.lot = newLot()
-	if p.null, err = unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+	if p.null, err = unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
 		p.null = -1
 	}
 	return p, nil
