@@ -146,7 +146,8 @@ type Proxy struct {
 	lot    *lot
 	parked int
 	// null is open for /dev/null, or -1.
-	null int
+	null  int
+	spent spent
 	// ports are those of the listeners.
 	ports []uint16
 
