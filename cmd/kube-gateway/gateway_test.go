@@ -120,6 +120,17 @@ func TestWorkerIsUnprivileged(t *testing.T) {
 			t.Errorf("the environment of process %d holds the key", pid)
 		}
 	}
+	// One is its standard input, with the other sockets are closed.
+	nulls := 0
+	for _, f := range must.Get(os.ReadDir("/proc/" + strconv.Itoa(worker.PID) + "/fd"))(t) {
+		target, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(worker.PID), "fd", f.Name()))
+		if err == nil && target == os.DevNull {
+			nulls++
+		}
+	}
+	if nulls != 2 {
+		t.Errorf("the worker has %s open %d times", os.DevNull, nulls)
+	}
 }
 
 // TestWorkerDies kills the worker: connections that come meanwhile wait for

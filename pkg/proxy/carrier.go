@@ -52,6 +52,9 @@ type carrier struct {
 	// at is where the connection current is that the dialling side reads for.
 	at      reading
 	current *connection
+	// noted is the destination that works, as the gate was told at notedAt.
+	noted   netip.AddrPort
+	notedAt time.Time
 	// then is what the accepting side goes on with when it has parked.
 	then func() error
 

@@ -21,9 +21,6 @@ import (
 // wrong.
 var errLeft = errors.New("application has left")
 
-// tcpClose is TCP_CLOSE of include/net/tcp_states.h.
-const tcpClose = 7
-
 // endOfFile says what it means that nothing more can be read from socket fd: io.EOF after a FIN. A RST
 // looks like one where a write of the other direction has got its error. ended means that this side has
 // sent its own FIN: it writes no more then.
@@ -31,9 +28,8 @@ func endOfFile(fd uintptr, ended *atomic.Bool) error {
 	if ended == nil || ended.Load() {
 		return io.EOF
 	}
-	info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
 	// The FIN may have been sent meanwhile, which also leads there.
-	if err == nil && info.State == tcpClose && !ended.Load() {
+	if polled(fd, unix.POLLHUP) && !ended.Load() {
 		return errReset
 	}
 	return io.EOF

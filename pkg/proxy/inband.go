@@ -28,7 +28,6 @@ var (
 // shows itself at the other end. Otherwise the failure keeps the connection open for
 // plaintext: nothing has been sent on it.
 func (p *Proxy) encryptInband(c *connection, s *settings, peer *peer, h header, pod bool) *failure {
-	growStack()
 	slot, err := p.slotWhile(peer, permissiveDialTimeout)
 	if err != nil {
 		return &failure{reason: traffic.Crowded, err: err, final: true}
@@ -68,6 +67,7 @@ func (p *Proxy) encryptInband(c *connection, s *settings, peer *peer, h header, 
 	if f, done := p.carryToBackend(c, s, conn, h); done {
 		return f
 	}
+	growStack()
 	config := s.service
 	if pod {
 		config = s.clientConfig(h.Destination.Addr())

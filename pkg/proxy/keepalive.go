@@ -27,6 +27,7 @@ func (p *Proxy) sweep(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
+		p.spent.close()
 		p.live.accountAll()
 		p.carriers.expire(time.Now())
 		p.begun.expire(time.Now())

@@ -5,6 +5,7 @@ package proxy
 import (
 	"fmt"
 	"net"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -68,17 +69,54 @@ func (p *Proxy) close(s stream) { p.closeAtOnce(s, false) }
 // resetAtOnce is reset for such a stream.
 func (p *Proxy) resetAtOnce(s stream) { p.closeAtOnce(s, true) }
 
-// closeAtOnce first has /dev/null take the place of the socket: Go's scheduler is told of close(2), which sends a FIN or a RST here,
-// and takes a processor away for it, but of this call it is not.
+// closeAtOnce has /dev/null take the place of the socket: Go's scheduler is told of close(2), which sends a FIN or a RST here,
+// and takes a processor away for it, but of this call it is not. The descriptor, which is that of /dev/null then, is closed later.
 func (p *Proxy) closeAtOnce(s stream, linger bool) {
+	replaced := false
 	_ = onSocket(s, func(fd int) error {
 		err := setLinger(fd, linger)
 		if p.null >= 0 {
-			_, _, _ = unix.RawSyscall(unix.SYS_DUP3, uintptr(p.null), uintptr(fd), unix.O_CLOEXEC)
+			_, _, errno := unix.RawSyscall(unix.SYS_DUP3, uintptr(p.null), uintptr(fd), unix.O_CLOEXEC)
+			replaced = errno == 0
 		}
 		return err
 	})
+	if replaced {
+		p.spent.add(s)
+		return
+	}
 	_ = s.Close()
+}
+
+// maxSpent is how many descriptors are closed together. The first close(2) after a moment without work wakes the thread that looks
+// after Go's scheduler, which then looks every 20 µs for as long as there is work.
+const maxSpent = 32
+
+// spent has streams whose sockets are closed, and whose descriptors are not.
+type spent struct {
+	mu      sync.Mutex
+	streams []stream
+}
+
+// add closes s, and those before it, when there are enough, or with the next sweep.
+func (p *spent) add(s stream) {
+	p.mu.Lock()
+	p.streams = append(p.streams, s)
+	full := len(p.streams) >= maxSpent
+	p.mu.Unlock()
+	if full {
+		p.close()
+	}
+}
+
+func (p *spent) close() {
+	p.mu.Lock()
+	all := p.streams
+	p.streams = nil
+	p.mu.Unlock()
+	for _, s := range all {
+		_ = s.Close()
+	}
 }
 
 // reset closes s with a RST instead of a FIN. Errors mean that the socket is closed

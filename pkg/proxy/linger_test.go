@@ -5,6 +5,7 @@ package proxy
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -191,5 +192,44 @@ func TestPeerHasRoomAgain(t *testing.T) {
 	client.visit(application(t, server.ip, echo))
 	if got := client.settled().Outbound; got.Encrypted != 1 || got.Plaintext+got.Refused != 0 {
 		t.Errorf("counted %+v", got)
+	}
+}
+
+// TestCloseAtOnce: the other end gets the FIN or the RST at once, and the descriptors are closed together with others later.
+func TestCloseAtOnce(t *testing.T) {
+	p := newPod(t, newAuthority(t), permissive).proxy
+	destination, accept := collect(t, podAddress())
+	dial := func() (*bareSocket, *net.TCPConn) {
+		near, err := connectFrom(t.Context(), netip.AddrPort{}, destination, patienceForTests, func(int) error { return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return near, accept()
+	}
+	open := func(s stream) bool { return onSocket(s, func(int) error { return nil }) == nil }
+
+	first, far := dial()
+	p.closeAtOnce(first, false)
+	expectEOF(t, far)
+	reset, far := dial()
+	p.closeAtOnce(reset, true)
+	if _, err := far.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("the other end reads %v", err)
+	}
+	if !open(first) || !open(reset) {
+		t.Fatal("each descriptor is closed by itself")
+	}
+	for range maxSpent - 2 {
+		near, _ := dial()
+		p.closeAtOnce(near, false)
+	}
+	if open(first) || open(reset) {
+		t.Errorf("%d descriptors are not closed", maxSpent)
+	}
+	last, _ := dial()
+	p.closeAtOnce(last, false)
+	p.spent.close()
+	if open(last) {
+		t.Error("the sweeper does not close what is left")
 	}
 }

@@ -20,6 +20,7 @@ import (
 // dials the gateway there by the wire that is configured, and relays. Without a gateway
 // there, the mode decides.
 func (p *Proxy) outbound(c *connection) {
+	growStackABit()
 	c.app = c.sockets[0]
 	destination, pod, err := p.originalDestination(c.app)
 	if err != nil {

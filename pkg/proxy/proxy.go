@@ -146,7 +146,8 @@ type Proxy struct {
 	lot    *lot
 	parked int
 	// null is open for /dev/null, or -1.
-	null int
+	null  int
+	spent spent
 	// ports are those of the listeners.
 	ports []uint16
 
@@ -219,7 +220,7 @@ func New(o Options) (*Proxy, error) {
 	p.options.Counters.ResetActive()
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.lot = newLot()
-	if p.null, err = unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+	if p.null, err = unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
 		p.null = -1
 	}
 	return p, nil

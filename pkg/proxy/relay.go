@@ -49,6 +49,17 @@ func growStack() {
 	runtime.KeepAlive(&room)
 }
 
+// reuseStack is about how much stack it takes to send over a connection that other connections have used, in bytes.
+const reuseStack = 4 << 10
+
+// growStackABit is growStack for that.
+//
+//go:noinline
+func growStackABit() {
+	var room [reuseStack]byte
+	runtime.KeepAlive(&room)
+}
+
 // way carries one direction: first begins, and then goes on when that has parked. Without first, then does both.
 type way struct{ first, then func() error }
 

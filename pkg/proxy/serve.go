@@ -64,6 +64,7 @@ func (p *Proxy) Serve(ctx context.Context) error {
 	stopSweep()
 	sweeper.Wait()
 	p.lot.close()
+	p.spent.close()
 	if p.null >= 0 {
 		_ = unix.Close(p.null)
 	}

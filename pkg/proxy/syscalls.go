@@ -119,11 +119,14 @@ func shutdownWrite(fd int) error {
 }
 
 // pollError reports whether the kernel has a pending error for a socket.
-func pollError(fd uintptr) bool {
+func pollError(fd uintptr) bool { return polled(fd, unix.POLLERR) }
+
+// polled reports whether poll(2) says one of events of a socket, which need not be asked for.
+func polled(fd uintptr, events int16) bool {
 	set := unix.PollFd{Fd: int32(fd)}
 	var none unix.Timespec
 	n, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&set)), 1, uintptr(unsafe.Pointer(&none)), 0, 0, 0)
-	return errno == 0 && n > 0 && set.Revents&unix.POLLERR != 0
+	return errno == 0 && n > 0 && set.Revents&events != 0
 }
 
 // nothingToRead reports whether nothing has come to a socket, not even its end.

@@ -24,7 +24,7 @@ func (r *plainReader) findUrgent(on bool) {
 		value = 1
 	}
 	r.marks = onSocket(r.conn, func(fd int) error {
-		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, value)
+		return setOption(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, value)
 	}) == nil && on
 }
 

@@ -352,9 +352,26 @@ func (c *connection) admit() error {
 
 // note says whether there is a connection to c's destination.
 func (c *connection) note(works bool) {
-	if gates := c.proxy.waiters.gates; len(gates) > 0 {
-		_ = gates[0].Note(c.line.Destination, works) // without it connections wait
+	gates := c.proxy.waiters.gates
+	if len(gates) == 0 {
+		return
 	}
+	if k := c.carrier.Load(); k != nil && works && !k.mayNote(c.line.Destination, time.Now()) {
+		return
+	}
+	_ = gates[0].Note(c.line.Destination, works) // without it connections wait
+}
+
+// noteInterval is how often the connections over one carrier say that a destination works.
+const noteInterval = 200 * time.Millisecond
+
+// mayNote reports whether it is time to say at now that destination works.
+func (k *carrier) mayNote(destination netip.AddrPort, now time.Time) bool {
+	if k.noted == destination && now.Sub(k.notedAt) < noteInterval {
+		return false
+	}
+	k.noted, k.notedAt = destination, now
+	return true
 }
 
 // refused notes how connect(2) is to end because of reason and err, and returns what is to be reported. cause

@@ -35,8 +35,9 @@ type testGate struct {
 	attempts sync.Map
 
 	mu sync.Mutex
-	// works is what Note was called with last.
+	// works is what Note was called with last, notes how often.
 	works map[netip.AddrPort]bool
+	notes int
 }
 
 func newGate() *testGate {
@@ -89,6 +90,7 @@ func (g *testGate) Note(destination netip.AddrPort, works bool) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.works[destination] = works
+	g.notes++
 	return nil
 }
 
@@ -239,6 +241,35 @@ func TestWaitingIsCarried(t *testing.T) {
 	}
 	if !gate.noted(silent) || !gate.noted(talkative) {
 		t.Error("the destinations do not count as ones that work")
+	}
+}
+
+// TestNotesAreFew: what works is said once for many connections, and what does not each time.
+func TestNotesAreFew(t *testing.T) {
+	now := time.Now()
+	one, other := netip.MustParseAddrPort("10.0.2.2:80"), netip.MustParseAddrPort("10.0.2.2:81")
+	k := new(carrier)
+	var got []bool
+	for _, ask := range []struct {
+		destination netip.AddrPort
+		after       time.Duration
+	}{{one, 0}, {one, noteInterval - 1}, {one, noteInterval}, {other, noteInterval}, {one, noteInterval}} {
+		got = append(got, k.mayNote(ask.destination, now.Add(ask.after)))
+	}
+	if diff := cmp.Diff([]bool{true, false, true, true, true}, got); diff != "" {
+		t.Errorf("notes (-want +got):\n%s", diff)
+	}
+
+	gate := newGate()
+	p := &Proxy{waiters: newWaiters([]Gate{gate})}
+	c := &connection{proxy: p}
+	c.line.Destination = netip.MustParseAddrPort("10.0.2.2:82")
+	c.carrier.Store(k)
+	for _, works := range []bool{true, true, false, false} {
+		c.note(works)
+	}
+	if gate.notes != 3 {
+		t.Errorf("%d notes", gate.notes)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
@@ -162,4 +163,21 @@ func TestWriter(t *testing.T) {
 			t.Errorf("%d of %d lines are written, %d reported as dropped; the last one is %+v", written, logged, reported, last)
 		}
 	})
+}
+
+// TestMonotonic: processes that share a budget have the same clock.
+func TestMonotonic(t *testing.T) {
+	machine := func() time.Duration {
+		var now unix.Timespec
+		if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+			t.Fatal(err)
+		}
+		return time.Duration(now.Nano())
+	}
+	before := machine()
+	clock := monotonic()
+	first, second := clock(), clock()
+	if after := machine(); first < before || second < first || second > after {
+		t.Errorf("%v and %v are not between %v and %v", first, second, before, after)
+	}
 }

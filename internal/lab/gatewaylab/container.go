@@ -77,13 +77,17 @@ func (c *Container) mount() error {
 			return err
 		}
 	}
-	if err := unix.Mknod(os.DevNull, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
+	err := unix.Mknod(os.DevNull, unix.S_IFCHR, int(unix.Mkdev(1, 3)))
+	if err == nil {
+		err = os.Chmod(os.DevNull, 0o666) // whatever the umask is
+	}
+	if err != nil {
 		return err
 	}
 	if err := os.Mkdir(filepath.Dir(control.SocketPath), 0o700); err != nil {
 		return err
 	}
-	err := unix.Mount(c.run(), filepath.Dir(control.SocketPath), "", unix.MS_BIND, "")
+	err = unix.Mount(c.run(), filepath.Dir(control.SocketPath), "", unix.MS_BIND, "")
 	for from, to := range binds {
 		err = errors.Join(err, os.WriteFile(to, nil, 0o600), unix.Mount(from, to, "", unix.MS_BIND, ""))
 	}
