@@ -134,6 +134,7 @@ func changing() []map[string]example {
 		}, {
 			"kubectl gateway admission install":                                                      {says: "created", after: noPolicy},
 			"kubectl gateway admission install --mode=permissive --startup-timeout=30s":              {says: "created", after: noPolicy},
+			"kubectl gateway admission install --annotations=namespaces":                             {says: "created", after: noPolicy},
 			"kubectl gateway admission install --requests=cpu=50m,memory=64Mi --limits=memory=256Mi": {says: "created", after: noPolicy},
 			"kubectl gateway admission install --dry-run=client -o yaml":                             {says: "kind: MutatingAdmissionPolicyBinding"},
 			"kubectl gateway admission diff":                                                         {code: 1, says: "+kind: MutatingAdmissionPolicyBinding"},
