@@ -33,6 +33,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/admission"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/watch"
 )
@@ -415,7 +416,13 @@ func TestAdmission(t *testing.T) {
 	}{
 		"defaults": {home, nil, func(*admission.Options) {}},
 		"permissive": {home, values{"admission.mode": "permissive", "admission.startupTimeout": "1m30s"}, func(o *admission.Options) {
-			o.Config.Mode, o.Config.OnFailure, o.StartupTimeout = api.Permissive, api.FailOpen, 90*time.Second
+			o.Config.Mode, o.Config.OnFailure, o.StartupTimeout = api.Permissive, "", 90*time.Second
+		}},
+		"namespaces loosen": {home, values{"admission.annotations": "namespaces"}, func(o *admission.Options) {
+			o.Config.OnFailure, o.Loosen = "", declared.FromNamespaces
+		}},
+		"all loosen": {home, values{"admission.annotations": "all", "admission.startupTimeout": "2m0s"}, func(o *admission.Options) {
+			o.Config.OnFailure, o.StartupTimeout, o.Loosen = "", 2*time.Minute, declared.FromAll
 		}},
 		"all": {"mesh", values{
 			"gateway.image.repository": "registry:5000/x", "gateway.image.digest": digest, "gateway.metricsAddr": ":18445", "gateway.mode": "permissive",

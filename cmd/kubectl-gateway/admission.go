@@ -17,6 +17,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/admission"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
@@ -40,7 +41,9 @@ A sidecar starts without a certificate, and 'watch' gives it one as soon as it s
 pod. In strict mode, the default, the other containers of the pod wait for that, its
 init containers as well: no packet is plaintext. So a strict pod without a 'watch' waits
 ('kubectl describe pod' says for what), and 'enable' helps as well. In permissive mode
-they wait for --startup-timeout at most.
+they wait for --startup-timeout at most. The annotation
+` + declared.AnnotationMode + `=strict of a pod or its namespace makes its gateway strict;
+permissive counts where 'install --annotations' lets it.
 
 Kubernetes 1.36 or later is needed, and namespaces must admit privileged containers.
 All other verbs treat a sidecar as any gateway.`,
@@ -56,6 +59,7 @@ type admissionOptions struct {
 	startupTimeout   time.Duration
 	requests, limits corev1.ResourceList
 	exempt           []string
+	loosen           declared.From
 }
 
 func (o *admissionOptions) addFlags(cmd *cobra.Command) {
@@ -63,6 +67,11 @@ func (o *admissionOptions) addFlags(cmd *cobra.Command) {
 	o.addGateway(f, api.Strict)
 	addAuthorityDir(f, &o.authorityDir, "authority-dir")
 	flags.Duration(f, &o.startupTimeout, "startup-timeout", admission.DefaultStartupTimeout, time.Second, "in permissive mode: how long the containers of a pod wait for a gateway that is ready")
+	flags.Choice(f, &o.loosen, "annotations", "", declared.FromNobody, "whose annotations may make a gateway permissive that --mode makes strict; strict is heeded always", []flags.Word[declared.From]{
+		{Value: declared.FromAll, Meaning: "those of pods and namespaces"},
+		{Value: declared.FromNamespaces, Meaning: "those of namespaces alone"},
+		{Value: declared.FromNobody, Meaning: "those of nobody"},
+	})
 	flags.Parsed(f, &o.requests, "requests", "quantities", "cpu=10m,memory=32Mi", "what each gateway requests, like cpu=10m,memory=32Mi; empty for nothing", parseResources)
 	flags.Parsed(f, &o.limits, "limits", "quantities", "", "what each gateway may use at most, like cpu=1,memory=256Mi (default: no limit)", parseResources)
 	flags.Repeated(f, &o.exempt, "exempt-namespace", "strings", "", "namespace whose pods get no gateway, whatever their annotations say, besides "+authority.Namespace+" and "+admission.WatchNamespace+"; may be repeated", flags.Commas, parseNamespace)
@@ -98,7 +107,7 @@ func parseNamespace(text string) (string, error) {
 // wanted returns the objects that the flags describe.
 func (o *admissionOptions) wanted(cmd *cobra.Command, a *app, client kubernetes.Interface) (admission.Objects, error) {
 	options := o.complete()
-	if options.Mode == api.Strict && cmd.Flags().Changed("startup-timeout") {
+	if options.Mode == api.Strict && o.loosen == declared.FromNobody && cmd.Flags().Changed("startup-timeout") {
 		return admission.Objects{}, api.WithHint(errors.New("--startup-timeout is about permissive mode"), "strict gateways keep their pods waiting until they are ready")
 	}
 	for name, limit := range o.limits {
@@ -118,7 +127,7 @@ func (o *admissionOptions) wanted(cmd *cobra.Command, a *app, client kubernetes.
 	options.TrustDomain = signer.TrustDomain()
 	return admission.Wanted(admission.Options{
 		Image: options.Image, PullPolicy: options.PullPolicy, Config: options.Config, Roots: signer.Roots(),
-		StartupTimeout: o.startupTimeout, Exempt: o.exempt,
+		StartupTimeout: o.startupTimeout, Exempt: o.exempt, Loosen: o.loosen,
 		Resources: corev1.ResourceRequirements{Requests: o.requests, Limits: o.limits},
 	})
 }
@@ -144,6 +153,9 @@ for GitOps.`,
 
   # Pods start without a gateway that is not ready after half a minute
   kubectl gateway admission install --mode=permissive --startup-timeout=30s
+
+  # Namespaces may declare otherwise, with the annotation ` + declared.AnnotationMode + `
+  kubectl gateway admission install --annotations=namespaces
 
   # With limits
   kubectl gateway admission install --requests=cpu=50m,memory=64Mi --limits=memory=256Mi
@@ -287,7 +299,14 @@ func policyText(live admission.Objects) string {
 	if s.Image != "" {
 		row("image", s.Image)
 	}
-	if s.Mode != "" {
+	switch {
+	case s.Loosen == declared.FromAll:
+		row("mode", string(s.Mode)+", where annotations of pods and namespaces say nothing else")
+	case s.Loosen == declared.FromNamespaces:
+		row("mode", string(s.Mode)+", where annotations of namespaces say nothing else; strict where those of pods do")
+	case s.Mode == api.Permissive && s.Loosen == declared.FromNobody:
+		row("mode", string(s.Mode)+", and strict where annotations say so")
+	case s.Mode != "":
 		row("mode", string(s.Mode))
 	}
 	failure := "a pod is created without a gateway if the policy fails"

@@ -11,10 +11,12 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/announce"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
@@ -63,18 +65,15 @@ func (o *changeOptions) verb(wanted change.Change) *podVerb[change.Result, chang
 	if wanted.Rules.Audit {
 		done += ", and lets in and logs whom that refuses"
 	}
+	given, to := byHand(wanted)
 	var changer change.Changer
 	return &podVerb[change.Result, changeItem]{
 		podFlags: &o.podFlags, question: question, gateways: true,
-		begin: func(_ context.Context, j *job) (worker[change.Result], error) {
+		begin: func(ctx context.Context, j *job) (worker[change.Result], error) {
 			changer = change.Changer{Gateways: j.gateways, Timeout: o.timeout}
-			marker := announce.NewMarker(j.client)
+			reader := declared.NewReader(ctx, j.client)
 			return func(ctx context.Context, pod *corev1.Pod) change.Result {
-				result := changer.Change(ctx, pod, wanted)
-				if pod.Labels[api.LabelMode] != "" && result.Err == nil {
-					marker.Label(ctx, pod, result.Status.Mode)
-				}
-				return result
+				return overridden(changer.Change(ctx, pod, wanted), reader, given, to)
 			}, nil
 		},
 		survey: func(ctx context.Context, j *job, pods []corev1.Pod) error {
@@ -87,7 +86,8 @@ func (o *changeOptions) verb(wanted change.Change) *podVerb[change.Result, chang
 			return carry(ctx, j, pods, &changer)
 		},
 		tell: func(result change.Result) outcome {
-			told := outcome{pod: result.Pod, done: "gateway " + done, notes: carried(result.Covered), warnings: result.Warnings, err: result.Err}
+			told := outcome{pod: result.Pod, done: "gateway " + done, notes: carried(result.Covered), warnings: result.Warnings, err: result.Err,
+				event: announce.Changed, mode: modeIn(result.Status)}
 			if result.Err == nil && o.existing == api.ExistingReset {
 				told.notes = append(told.notes, fmt.Sprintf("open connections that were reset: %d", result.Status.Reset))
 			}
@@ -96,6 +96,36 @@ func (o *changeOptions) verb(wanted change.Change) *podVerb[change.Result, chang
 		item:    newChangeItem,
 		closing: func(found *targets.Selection, _ []change.Result) []string { return ofWorkloads(found.Workloads) },
 	}
+}
+
+// byHand returns which settings wanted changes, as given reports, and what they are to be.
+func byHand(wanted change.Change) (given func(setting string) bool, to *api.Config) {
+	names := []string{"allow", "deny", "audit", "max-connections-per-peer"}
+	switch {
+	case wanted.Mode != "":
+		names = []string{"mode"}
+	case wanted.Log != "":
+		names = []string{"log"}
+	}
+	to = &api.Config{Mode: wanted.Mode, Rules: wanted.Rules, LogConfig: api.LogConfig{Log: wanted.Log}}
+	return func(setting string) bool { return slices.Contains(names, setting) }, to
+}
+
+// overridden is result, with a warning for each setting that was changed as given and to say while something else is
+// declared about the pod.
+func overridden(result change.Result, reader *declared.Reader, given func(setting string) bool, to *api.Config) change.Result {
+	if result.Err != nil {
+		return result
+	}
+	settings, unread := reader.Read(result.Pod)
+	result.Warnings = append(result.Warnings, settings.Overridden(to, given)...)
+	for _, err := range unread {
+		// Who may not read annotations changes gateways as well.
+		if !apierrors.IsForbidden(err) {
+			result.Warnings = append(result.Warnings, err.Error())
+		}
+	}
+	return result
 }
 
 // surveyForStrict makes the survey of a change to strict mode, which carries coverage along. It says

@@ -67,6 +67,9 @@ detail, a hint and a command where there are any.`,
   # With an image from another registry
   kubectl gateway check --image=registry.example/kube-gateway:v1
 
+  # Can 'watch --sign' answer requests for certificates?
+  kubectl gateway check --sign=example.com/kube-gateway
+
   # The errors, for programs
   kubectl gateway check -o json | jq '.checks[] | select(.result == "error")'`,
 		ValidArgsFunction: a.completeTargets(toStay),
@@ -85,6 +88,7 @@ detail, a hint and a command where there are any.`,
 	flags.Choice(f, &c.Wire, "wire", "", api.WireAuto, "how gateways are to meet", declared.Wires())
 	addSurveyed(f, &c.Given)
 	addAuthorityDir(f, &c.AuthorityDir, "authority-dir")
+	addSign(f, &c.Sign, "check as well whether 'watch --sign' can work for this signer, like example.com/kube-gateway")
 	return cmd
 }
 

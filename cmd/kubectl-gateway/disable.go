@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/announce"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/disable"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
@@ -72,21 +73,21 @@ func (o *disableOptions) verb() *podVerb[disable.Result, disableItem] {
 		podFlags: &o.podFlags,
 		begin: func(_ context.Context, j *job) (worker[disable.Result], error) {
 			disabler := &disable.Disabler{Client: j.client, Gateways: j.gateways, Options: o.options, Progress: j.progress}
-			marker := announce.NewMarker(j.client)
-			return func(ctx context.Context, pod *corev1.Pod) disable.Result {
-				result := disabler.Disable(ctx, pod)
-				if result.Err == nil && o.options.DryRun == installed.DryRunNone {
-					marker.Label(ctx, pod, "")
-				}
-				return result
-			}, nil
+			return disabler.Disable, nil
 		},
 		uses: []rights.Use{rights.Disable},
 		refuse: func(pod *corev1.Pod, err error) disable.Result {
 			return disable.Result{Pod: pod, Action: disable.Failed, Err: err}
 		},
 		tell: func(result disable.Result) outcome {
-			return outcome{pod: result.Pod, done: o.what(result), warnings: disableWarnings(result), err: result.Err}
+			told := outcome{pod: result.Pod, done: o.what(result), warnings: disableWarnings(result), err: result.Err}
+			if o.options.DryRun == installed.DryRunNone {
+				told.mode = new(api.Mode(""))
+				if result.Action != disable.Unchanged {
+					told.event = announce.Disabled
+				}
+			}
+			return told
 		},
 		item: newDisableItem,
 	}

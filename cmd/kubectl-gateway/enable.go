@@ -11,7 +11,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
-	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/announce"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
@@ -125,8 +124,6 @@ applications make new ones, which are encrypted.`,
 func (o *enableOptions) verb(injector *inject.Injector) *podVerb[inject.Result, injectItem] {
 	options := &injector.Options
 	var reader *declared.Reader
-	var poster *announce.Poster
-	var marker *announce.Marker
 	do := func(ctx context.Context, pod *corev1.Pod) inject.Result {
 		own, warnings := o.declared(injector, reader, pod)
 		var result inject.Result
@@ -136,9 +133,6 @@ func (o *enableOptions) verb(injector *inject.Injector) *podVerb[inject.Result, 
 			result = own.Enable(ctx, pod)
 		}
 		result.Warnings = append(warnings, result.Warnings...)
-		if options.DryRun == installed.DryRunNone {
-			announced(ctx, poster, marker, result)
-		}
 		return result
 	}
 	v := injecting(&o.podFlags, injector, &o.authorityFlags, "enable", do)
@@ -147,7 +141,7 @@ func (o *enableOptions) verb(injector *inject.Injector) *podVerb[inject.Result, 
 			return api.WithHint(errors.New("--delivery=secret makes the key here, and a signer of the cluster issues certificates for keys of gateways alone"), "leave the flag out")
 		}
 		v.uses = inject.Uses(options.Delivery, injector.Authority)
-		reader, poster, marker = declared.NewReader(ctx, j.client), announce.NewPoster(j.client), announce.NewMarker(j.client)
+		reader = declared.NewReader(ctx, j.client)
 		strict, unread, err := o.strict(reader, pods)
 		if err != nil {
 			return err
@@ -167,12 +161,7 @@ func (o *enableOptions) verb(injector *inject.Injector) *podVerb[inject.Result, 
 	}
 	v.tell = func(result inject.Result) outcome { return tellEnabled(result, options) }
 	v.item = newEnableItem
-	v.closing = func(found *targets.Selection, _ []inject.Result) []string {
-		if poster != nil {
-			poster.Close()
-		}
-		return ofWorkloads(found.Workloads)
-	}
+	v.closing = func(found *targets.Selection, _ []inject.Result) []string { return ofWorkloads(found.Workloads) }
 	if o.replace {
 		v.group = installed.WorkloadOf
 	}
@@ -209,16 +198,13 @@ func (o *enableOptions) strict(reader *declared.Reader, pods []corev1.Pod) (stri
 func (o *enableOptions) declared(injector *inject.Injector, reader *declared.Reader, pod *corev1.Pod) (*inject.Injector, []string) {
 	settings, _ := reader.Read(pod)
 	own, change := *injector, injector.Options.Succession.Change
-	var warnings []string
-	settings = slices.DeleteFunc(settings, func(v declared.Value) bool {
-		switch {
-		case v.Err != nil:
+	warnings := settings.Overridden(&own.Options.Config, o.given)
+	for _, v := range settings {
+		if v.Err != nil {
 			warnings = append(warnings, v.Err.Error()+"; "+api.Hint(v.Err))
-		case o.given(v.Name) && v.Differs(&own.Options.Config):
-			warnings = append(warnings, fmt.Sprintf("--%s is given, and %s of %s says %s, which 'watch' brings back", v.Name, v.Annotation(), v.From, v.Text))
 		}
-		return o.given(v.Name)
-	})
+	}
+	settings = slices.DeleteFunc(settings, func(v declared.Value) bool { return o.given(v.Name) })
 	settings.Apply(&own.Options.Config)
 	own.Options.Declared = settings.First()
 	if change != nil {
@@ -230,25 +216,6 @@ func (o *enableOptions) declared(injector *inject.Injector, reader *declared.Rea
 	return &own, warnings
 }
 
-// announced shows at a pod what enable did with it.
-func announced(ctx context.Context, poster *announce.Poster, marker *announce.Marker, result inject.Result) {
-	pod, reason := result.Pod, announce.Enabled
-	switch {
-	case ctx.Err() != nil, result.Action == inject.Unchanged:
-		return
-	case result.Err != nil:
-		what, hint := told(result.Err)
-		poster.Post(pod.Namespace, pod.Name, pod.UID, announce.Failed, what+"; "+hint)
-		return
-	case result.Action == inject.Replaced:
-		reason = announce.Replaced
-	}
-	if result.Status != nil {
-		marker.Label(ctx, pod, result.Status.Mode)
-	}
-	poster.Post(pod.Namespace, pod.Name, pod.UID, reason, fmt.Sprintf("%s (%s)", result.Action, result.Container))
-}
-
 // tellEnabled says what enable did with a pod.
 func tellEnabled(result inject.Result, options *inject.Options) outcome {
 	what := "enabled"
@@ -258,8 +225,8 @@ func tellEnabled(result inject.Result, options *inject.Options) outcome {
 	case result.Action == inject.Unchanged:
 		what = "already enabled"
 	}
-	told := outcome{pod: result.Pod, warnings: result.Warnings, err: result.Err,
-		done: fmt.Sprintf("gateway %s (%s, %.1fs)%s", what, result.Container, result.Elapsed.Seconds(), dryRunWords(options.DryRun))}
+	told := injected(result, options)
+	told.done = fmt.Sprintf("gateway %s (%s, %.1fs)%s", what, result.Container, result.Elapsed.Seconds(), dryRunWords(options.DryRun))
 	switch {
 	case result.Action != inject.Replaced || result.Err != nil:
 	case options.DryRun != installed.DryRunNone:

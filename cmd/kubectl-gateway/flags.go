@@ -19,6 +19,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/output"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/signing"
 	buildversion "github.com/kubectl-gateway/kubectl-gateway/internal/version"
 )
 
@@ -166,4 +167,9 @@ func parseMetricsAddr(text string) (string, error) {
 	}
 	_, err := api.ParseMetricsAddr(text)
 	return text, err
+}
+
+// addSign registers the flag that names the signer of watch.
+func addSign(f *pflag.FlagSet, p *string, usage string) {
+	flags.Parsed(f, p, "sign", "string", "", usage, func(name string) (string, error) { return name, signing.CheckName(name) })
 }

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/announce"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/inject"
@@ -36,6 +37,23 @@ func injecting(flags *podFlags, injector *inject.Injector, keeper *authorityFlag
 		v.document = func(results []inject.Result) (string, error) { return dryRunObjects(results, flags.output) }
 	}
 	return v
+}
+
+// injected begins what is told about a pod.
+func injected(result inject.Result, options *inject.Options) outcome {
+	told := outcome{pod: result.Pod, warnings: result.Warnings, err: result.Err}
+	if options.DryRun != installed.DryRunNone {
+		return told
+	}
+	told.mode = modeIn(result.Status)
+	switch result.Action {
+	case inject.Unchanged:
+	case inject.Replaced:
+		told.event = announce.Replaced
+	default:
+		told.event = announce.Enabled
+	}
+	return told
 }
 
 // replacedWords says which gateway took the place of another one, and what becomes of that.

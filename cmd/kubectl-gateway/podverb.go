@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/announce"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
@@ -94,8 +95,9 @@ type podVerb[R, I any] struct {
 	// result of a pod where one is missing.
 	uses   []rights.Use
 	refuse func(*corev1.Pod, error) R
-	tell   func(R) outcome
-	item   func(R) I
+	// tell is called twice for each result.
+	tell func(R) outcome
+	item func(R) I
 	// document, if not nil, replaces the list of items.
 	document func(results []R) (string, error)
 	// group, if not nil, names the pods of which one is worked on at a time. When one has failed,
@@ -150,20 +152,49 @@ func (v *podVerb[R, I]) on(ctx context.Context, a *app, client kubernetes.Interf
 			return err
 		}
 	}
+	poster, marker := announce.NewPoster(client), announce.NewMarker(client)
 	// One pod's failure is no concern of the others.
 	allowed := parallel.Once(func(namespace string) error { return rights.Preflight(ctx, client, namespace, v.uses...) })
 	results := v.each(pods, func(pod *corev1.Pod) R {
 		if err := allowed(pod.Namespace); err != nil {
 			return v.refuse(pod, cmp.Or(ctx.Err(), err))
 		}
-		return do(ctx, pod)
+		result := do(ctx, pod)
+		if ctx.Err() == nil {
+			show(ctx, poster, marker, v.tell(result))
+		}
+		return result
 	}, func(result R) { r.add(v.tell(result)) })
+	poster.Close()
 	err = v.finish(r, found, results)
 	if ctx.Err() != nil {
 		// What was left is said; main says that the command was interrupted.
 		return ctx.Err()
 	}
 	return err
+}
+
+// show makes an outcome visible at its pod for kubectl, as far as the user may do that.
+func show(ctx context.Context, poster *announce.Poster, marker *announce.Marker, o outcome) {
+	reason, text := o.event, o.done
+	if o.err != nil && reason != "" {
+		what, hint := told(o.err)
+		reason, text = announce.Failed, what+"; "+hint
+	}
+	if reason != "" {
+		poster.Post(o.pod.Namespace, o.pod.Name, o.pod.UID, reason, text)
+	}
+	if o.err == nil && o.mode != nil {
+		marker.Label(ctx, o.pod, *o.mode)
+	}
+}
+
+// modeIn is the mode in status, nil if there is none.
+func modeIn(status *api.Status) *api.Mode {
+	if status == nil {
+		return nil
+	}
+	return &status.Mode
 }
 
 // each calls do for pods, group by group if there are groups, and report with each result, one at a time. It

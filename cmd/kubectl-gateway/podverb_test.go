@@ -11,9 +11,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakecluster"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/announce"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 )
@@ -34,7 +39,8 @@ func greet(ctx context.Context, c *fakecluster.Cluster, output string, do func(*
 		uses:   []rights.Use{rights.Disable},
 		refuse: func(pod *corev1.Pod, err error) greeting { return greeting{pod, err} },
 		tell: func(g greeting) outcome {
-			return outcome{pod: g.pod, done: "greeted", notes: []string{"it waves"}, warnings: []string{"it is shy"}, err: g.err}
+			return outcome{pod: g.pod, done: "greeted", notes: []string{"it waves"}, warnings: []string{"it is shy"}, err: g.err,
+				event: announce.Changed, mode: new(api.Strict)}
 		},
 		item: func(g greeting) string { return g.pod.Name },
 	}
@@ -79,6 +85,36 @@ func TestPodVerb(t *testing.T) {
 	}
 	if out, _, err = greet(t.Context(), c, "json", but); !errors.Is(err, errReported) || strings.Join(strings.Fields(out), "") != `{"items":["a","b","c","d"]}` {
 		t.Errorf("%s, %v", out, err)
+	}
+}
+
+// TestPodVerbShows at pods what became of them, where the user may, and works all the same where not.
+func TestPodVerbShows(t *testing.T) {
+	for _, may := range []bool{true, false} {
+		c := fakecluster.New(t, fakecluster.NewPod("a"), fakecluster.NewPod("b"))
+		if !may {
+			c.Forbid("create", "events")
+			c.Forbid("patch", "pods")
+		}
+		out, errOut, err := greet(t.Context(), c, "", func(pod *corev1.Pod) error {
+			if pod.Name == "b" {
+				return api.WithHint(errors.New("no"), "try again")
+			}
+			return nil
+		})
+		if !errors.Is(err, errReported) || strings.Count(out, "greeted") != 3 || strings.Count(errOut, "error:") != 2 {
+			t.Errorf("may %v: %v\n%s%s", may, err, out, errOut)
+		}
+		var want, got []string
+		if may {
+			want = []string{"a GatewayChanged greeted", "b GatewayFailed no; try again", "c GatewayChanged greeted", "d GatewayChanged greeted"}
+		}
+		for _, e := range must.Get(c.CoreV1().Events("shop").List(t.Context(), metav1.ListOptions{}))(t).Items {
+			got = append(got, strings.Join([]string{e.InvolvedObject.Name, e.Reason, e.Message}, " "))
+		}
+		expect.Equal(t, "events", want, got)
+		label := map[bool]string{true: "strict"}[may]
+		expect.Equal(t, "labels", []string{label, ""}, []string{c.Pod("a").Labels[api.LabelMode], c.Pod("b").Labels[api.LabelMode]})
 	}
 }
 

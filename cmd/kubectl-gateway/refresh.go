@@ -11,6 +11,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/survey"
@@ -105,9 +106,13 @@ func (o *refreshOptions) verb(f *pflag.FlagSet) *podVerb[change.Result, refreshI
 	cover := &change.Cover{Name: o.name(f), DryRun: o.dryRun != installed.DryRunNone}
 	v := &podVerb[change.Result, refreshItem]{
 		podFlags: &o.podFlags, gateways: true,
-		begin: func(_ context.Context, j *job) (worker[change.Result], error) {
+		begin: func(ctx context.Context, j *job) (worker[change.Result], error) {
 			changer := change.Changer{Gateways: j.gateways, Timeout: o.timeout}
-			return func(ctx context.Context, pod *corev1.Pod) change.Result { return changer.Refresh(ctx, pod, cover) }, nil
+			reader := declared.NewReader(ctx, j.client)
+			to := &api.Config{Named: o.named}
+			return func(ctx context.Context, pod *corev1.Pod) change.Result {
+				return overridden(changer.Refresh(ctx, pod, cover), reader, f.Changed, to)
+			}, nil
 		},
 		survey: func(ctx context.Context, j *job, pods []corev1.Pod) (err error) {
 			if cover.Survey, err = survey.Run(ctx, j.client, pods, o.named); err == nil {

@@ -13,6 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/announce"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/targets"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/terminal"
@@ -87,6 +89,11 @@ type outcome struct {
 	notes    []string
 	warnings []string
 	err      error
+	// event is the reason of the event that the pod is to have, which says what was done, or, as announce.Failed,
+	// why not. Empty is none.
+	event announce.Reason
+	// mode is that of the pod's gateway, empty if it has none any more, and nil if nothing is known of it.
+	mode *api.Mode
 }
 
 // add reports what became of a pod.

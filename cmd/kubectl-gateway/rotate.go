@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/announce"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
@@ -141,7 +142,8 @@ func (o *rotateOptions) leaves() *podVerb[rotated, rotateItem] {
 		},
 		survey: func(ctx context.Context, j *job, pods []corev1.Pod) error { return carry(ctx, j, pods, &changer) },
 		tell: func(result rotated) outcome {
-			told := outcome{pod: result.Pod, notes: carried(result.covered), warnings: result.Warnings, err: result.Err}
+			told := outcome{pod: result.Pod, notes: carried(result.covered), warnings: result.Warnings, err: result.Err,
+				event: announce.Renewed, mode: modeIn(result.Status)}
 			if result.Err == nil {
 				told.done = "certificate renewed, valid until " + result.Status.Cert.NotAfter.UTC().Format(time.RFC3339)
 			}

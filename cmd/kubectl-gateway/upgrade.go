@@ -96,7 +96,7 @@ func (o *upgradeOptions) verb(injector *inject.Injector) *podVerb[inject.Result,
 
 // tellUpgraded says what upgrade did with a pod.
 func tellUpgraded(result inject.Result, options *inject.Options) outcome {
-	told := outcome{pod: result.Pod, warnings: result.Warnings, err: result.Err}
+	told := injected(result, options)
 	switch {
 	case result.Err != nil:
 	case result.Action == inject.Unchanged:

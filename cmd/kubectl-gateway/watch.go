@@ -136,9 +136,7 @@ and ends; the exit code is 1 if something failed.`,
 		{Value: declared.FromNobody, Meaning: "those of nobody, the flags alone"},
 	})
 	f.BoolVar(&o.replace, "replace", false, "replace gateways for declared settings that do not change in place")
-	flags.Parsed(f, &o.sign, "sign", "string", "", "answer requests for certificates of this signer, like example.com/kube-gateway, with the authority", func(name string) (string, error) {
-		return name, signing.CheckName(name)
-	})
+	addSign(f, &o.sign, "answer requests for certificates of this signer, like example.com/kube-gateway, with the authority")
 	flags.Repeated(f, &o.signFor, "sign-for", "stringArray", "", "with --sign: service account that gets certificates without a gateway, like 'ns/shop/sa/*'; may be repeated", flags.Whole, signing.ParseRule)
 	f.BoolVar(&o.once, "once", false, "do what is due now, and end")
 	f.BoolVar(&o.leaderElect, "leader-elect", false, "let one of several replicas work at a time")

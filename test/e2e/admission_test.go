@@ -140,6 +140,76 @@ func TestAdmissionPolicy(t *testing.T) {
 	})
 }
 
+// TestAdmissionModes tries what annotations say of the mode with every policy: they tighten always, and loosen where that is
+// allowed. What nobody can read is strict.
+func TestAdmissionModes(t *testing.T) {
+	ns := namespace(t)
+	const key = annotation + "/mode"
+	said := []string{"", "strict", " permissive\n", "permisive"}
+	var pods string
+	for i, mode := range said {
+		spec := asking(podSpec(fmt.Sprintf("a-%d", i), node1), "true")
+		if mode != "" {
+			spec.Annotations[key] = mode
+		}
+		pods += "---\n" + mustYAML(t, spec)
+	}
+	// modes has a letter for each pod: the mode of its sidecar.
+	modes := func(t *testing.T) (letters string) {
+		out := runCommand(t.Context(), t, pods, "kubectl", "-n", ns, "create", "-f", "-", "--dry-run=server", "-o", "json")
+		if out.code != 0 {
+			t.Fatalf("trying to create pods: %s", out.stderr)
+		}
+		for decoder := json.NewDecoder(strings.NewReader(out.stdout)); decoder.More(); {
+			var pod corev1.Pod
+			if err := decoder.Decode(&pod); err != nil {
+				t.Fatal(err)
+			}
+			if initNames(&pod) != "kube-gateway" {
+				return "no sidecars"
+			}
+			c := pod.Spec.InitContainers[0]
+			config := parse[api.Config](t, c.Env[0].Value)
+			waits := !strings.Contains(strings.Join(c.StartupProbe.Exec.Command, " "), "--pass-after=")
+			if strict := config.Mode == api.Strict; strict != waits || strict != (config.OnFailure == api.FailClosed) {
+				t.Errorf("mode %s with on-failure %s, and the probe %q", config.Mode, config.OnFailure, c.StartupProbe.Exec.Command)
+			}
+			letters += string(config.Mode[:1])
+		}
+		return letters
+	}
+	// By what the namespace says, in the order of said.
+	for flags, want := range map[string][4]string{
+		"--mode=strict":                              {"ssss", "ssss", "ssss", "ssss"},
+		"--mode=strict --annotations=namespaces":     {"ssss", "ssss", "psps", "ssss"},
+		"--mode=strict --annotations=all":            {"ssps", "ssps", "psps", "ssps"},
+		"--mode=permissive":                          {"psps", "ssss", "psps", "ssss"},
+		"--mode=permissive --annotations=namespaces": {"psps", "ssss", "psps", "ssss"},
+		"--mode=permissive --annotations=all":        {"psps", "ssps", "psps", "ssps"},
+	} {
+		t.Run(flags, func(t *testing.T) {
+			installAdmission(t, strings.Fields(flags)...)
+			if out := tryGateway(t, append([]string{"admission", "diff"}, strings.Fields(flags)...)...); out.code != 0 {
+				t.Errorf("behind the installation there is a difference: exit %d\n%s%s", out.code, out.stdout, out.stderr)
+			}
+			for i, mode := range said {
+				word := key + "=" + mode
+				if mode == "" {
+					word = key + "-"
+				}
+				kubectl(t, "annotate", "--overwrite", "namespace/"+ns, word)
+				// The server knows the policy and the annotation a moment later.
+				eventually(t, fmt.Sprintf("the namespace says %q", mode), func() error {
+					if got := modes(t); got != want[i] {
+						return fmt.Errorf("pods that say %q get %s, want %s", said, got, want[i])
+					}
+					return nil
+				})
+			}
+		})
+	}
+}
+
 // TestAdmissionWaits creates a strict pod where no watch is: it waits and says for what, enable helps it on, and
 // its gateway is that of any pod from then on: it outlives its death, and ends when it is disabled.
 func TestAdmissionWaits(t *testing.T) {

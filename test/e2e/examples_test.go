@@ -134,6 +134,7 @@ func changing() []map[string]example {
 		}, {
 			"kubectl gateway admission install":                                                      {says: "created", after: noPolicy},
 			"kubectl gateway admission install --mode=permissive --startup-timeout=30s":              {says: "created", after: noPolicy},
+			"kubectl gateway admission install --annotations=namespaces":                             {says: "created", after: noPolicy},
 			"kubectl gateway admission install --requests=cpu=50m,memory=64Mi --limits=memory=256Mi": {says: "created", after: noPolicy},
 			"kubectl gateway admission install --dry-run=client -o yaml":                             {says: "kind: MutatingAdmissionPolicyBinding"},
 			"kubectl gateway admission diff":                                                         {code: 1, says: "+kind: MutatingAdmissionPolicyBinding"},
@@ -153,10 +154,11 @@ func changing() []map[string]example {
 // looking are the examples that change nothing. They run at the same time.
 func looking() map[string]example {
 	return map[string]example{
-		"kubectl gateway check":                      {says: "√"},
-		"kubectl gateway check pod/web-0 deploy/api": {says: "√"},
-		"kubectl gateway check -n shop -o short":     {says: "shop"},
-		"kubectl gateway check --wait 2m":            {says: "√"},
+		"kubectl gateway check":                                 {says: "√"},
+		"kubectl gateway check pod/web-0 deploy/api":            {says: "√"},
+		"kubectl gateway check -n shop -o short":                {says: "shop"},
+		"kubectl gateway check --wait 2m":                       {says: "√"},
+		"kubectl gateway check --sign=example.com/kube-gateway": {says: "rights of signer example.com/kube-gateway"},
 		// Nothing answers to that name.
 		"kubectl gateway check --image=registry.example/kube-gateway:v1":              {with: "--image-timeout=5s", slow: true, code: 1, says: "registry.example/kube-gateway:v1"},
 		`kubectl gateway check -o json | jq '.checks[] | select(.result == "error")'`: {},

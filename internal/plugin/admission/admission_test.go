@@ -18,6 +18,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/golden"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rights"
 )
@@ -61,7 +62,7 @@ func cluster() *fake.Clientset {
 func TestObjects(t *testing.T) {
 	var text strings.Builder
 	for _, change := range []func(*Options){nil, func(o *Options) {
-		o.Config.Mode, o.Config.OnFailure, o.Resources, o.PullPolicy = api.Permissive, api.FailOpen, corev1.ResourceRequirements{}, ""
+		o.Config.Mode, o.Config.OnFailure, o.Resources, o.PullPolicy = api.Permissive, "", corev1.ResourceRequirements{}, ""
 	}} {
 		for _, object := range Plain(wanted(t, change)) {
 			text.WriteString("---\n" + string(must.Get(yaml.Marshal(object))(t)))
@@ -74,7 +75,7 @@ func TestOptionsAreChecked(t *testing.T) {
 	for words, change := range map[string]func(*Options){
 		"trust domain": func(o *Options) { o.Config.TrustDomain = "" },
 		"metrics":      func(o *Options) { o.Config.MetricsAddr = "10.1.2.3:18445" },
-		"for good":     func(o *Options) { o.Config.Mode, o.StartupTimeout = api.Permissive, 0 },
+		"for good":     func(o *Options) { o.Loosen, o.StartupTimeout = declared.FromAll, 0 },
 	} {
 		o := options()
 		change(&o)
@@ -96,6 +97,14 @@ func TestSummarize(t *testing.T) {
 	expect.Equal(t, "summary", Summary{
 		Image: "registry.example/kube-gateway:v1", Mode: api.Strict, Exempt: []string{"infra", "kube-gateway", "kube-system"}, Refuses: true,
 	}, Summarize(wanted(t, nil).Policy))
+	for _, mode := range []api.Mode{api.Strict, api.Permissive} {
+		for _, loosen := range []declared.From{declared.FromNobody, declared.FromNamespaces, declared.FromAll} {
+			s := Summarize(wanted(t, func(o *Options) { o.Config.Mode, o.Config.OnFailure, o.Loosen = mode, "", loosen }).Policy)
+			if s.Mode != mode || s.Loosen != loosen && !(mode == api.Strict && s.Loosen == "" && loosen == declared.FromNobody) {
+				t.Errorf("%s loosened by %s: %+v", mode, loosen, s)
+			}
+		}
+	}
 	expect.Equal(t, "of another's", Summary{}, Summarize(&admissionv1.MutatingAdmissionPolicy{
 		Spec: admissionv1.MutatingAdmissionPolicySpec{FailurePolicy: new(admissionv1.Ignore), Mutations: []admissionv1.Mutation{{}}},
 	}))

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -15,20 +16,56 @@ const celContainers = "Object.spec.initContainers"
 // celMaps are the fields of a container that are maps, and no objects.
 func celMaps() []string { return []string{"limits", "requests"} }
 
-// celObject writes an object of the API as an expression of the given type, one field a line, with
+// celChoice are two objects of the API of one kind, whose expression is the first one where variables.strict is true. Only
+// what differs is written twice.
+type celChoice struct{ strict, other any }
+
+// celObject writes an object of the API, or a celChoice, as an expression of the given type, one field a line, with
 // indent in front of each.
 func celObject(object any, kind, indent string) (string, error) {
-	text, err := json.Marshal(object)
-	if err != nil {
-		return "", fmt.Errorf("writing %s: %w", kind, err)
+	choice, ok := object.(celChoice)
+	if !ok {
+		choice = celChoice{object, object}
 	}
-	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.UseNumber()
-	var fields map[string]any
-	if err := decoder.Decode(&fields); err != nil {
-		return "", fmt.Errorf("writing %s: %w", kind, err)
+	var fields [2]map[string]any
+	for i, object := range []any{choice.strict, choice.other} {
+		text, err := json.Marshal(object)
+		if err != nil {
+			return "", fmt.Errorf("writing %s: %w", kind, err)
+		}
+		decoder := json.NewDecoder(bytes.NewReader(text))
+		decoder.UseNumber()
+		if err := decoder.Decode(&fields[i]); err != nil {
+			return "", fmt.Errorf("writing %s: %w", kind, err)
+		}
 	}
-	return celFields(fields, kind, indent), nil
+	return celFields(choose(fields[0], fields[1]).(map[string]any), kind, indent), nil
+}
+
+// choose returns a with a celChoice in the place of each value that is another one in b.
+func choose(a, b any) any {
+	switch a := a.(type) {
+	case map[string]any:
+		if b, ok := b.(map[string]any); ok && slices.Equal(slices.Sorted(maps.Keys(a)), slices.Sorted(maps.Keys(b))) {
+			merged := map[string]any{}
+			for name := range a {
+				merged[name] = choose(a[name], b[name])
+			}
+			return merged
+		}
+	case []any:
+		if b, ok := b.([]any); ok && len(a) == len(b) {
+			var merged []any
+			for i := range a {
+				merged = append(merged, choose(a[i], b[i]))
+			}
+			return merged
+		}
+	}
+	if reflect.DeepEqual(a, b) {
+		return a
+	}
+	return celChoice{a, b}
 }
 
 func celFields(fields map[string]any, kind, indent string) string {
@@ -57,6 +94,9 @@ func celMap(values map[string]any) string {
 
 func celValue(value any, kind, indent string) string {
 	switch v := value.(type) {
+	case celChoice:
+		inner := indent + "  "
+		return "variables.strict\n" + inner + "? " + celValue(v.strict, kind, inner) + "\n" + inner + ": " + celValue(v.other, kind, inner)
 	case map[string]any:
 		return celFields(v, kind, indent)
 	case []any:

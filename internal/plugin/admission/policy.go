@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 )
 
@@ -41,6 +43,9 @@ type Options struct {
 	Resources      corev1.ResourceRequirements
 	// Exempt are namespaces besides those of Kubernetes and of watch whose pods get none.
 	Exempt []string
+	// Loosen says whose annotations may make a gateway permissive that is strict by Config. Nobody's do if it is empty. To make
+	// it strict, all may.
+	Loosen declared.From
 }
 
 // exempt returns the namespaces whose pods get no gateway.
@@ -48,9 +53,10 @@ func (o *Options) exempt() []string {
 	return slices.Compact(slices.Sorted(slices.Values(append([]string{authority.Namespace, WatchNamespace}, o.Exempt...))))
 }
 
-// sidecar describes the container that pods get.
-func (o *Options) sidecar() (*corev1.Container, error) {
+// sidecar describes the container that pods get in a mode.
+func (o *Options) sidecar(mode api.Mode) (*corev1.Container, error) {
 	config := o.Config
+	config.Mode = mode
 	config.Version, config.Wire = api.ConfigVersion, config.Wire.OrDefault()
 	config.OnFailure = cmp.Or(config.OnFailure, config.Mode.OnFailure())
 	// As with gateways that watch adds: they go with the annotation.
@@ -107,10 +113,50 @@ func mutation(container string) string {
   [JSONPatch{op: "add", path: "/spec/initContainers/0", value: ` + container + `}]`
 }
 
+// container returns the sidecar of pods, a celChoice where their annotations decide about the mode, and the variables by
+// which they do.
+func (o *Options) container() (any, []admissionv1.Variable, error) {
+	strict, err := o.sidecar(api.Strict)
+	if err != nil || o.alwaysStrict() {
+		return strict, nil, err
+	}
+	permissive, err := o.sidecar(api.Permissive)
+	return celChoice{strict, permissive}, []admissionv1.Variable{{Name: variableStrict, Expression: strictly(o.Config.Mode, o.Loosen)}}, err
+}
+
+// alwaysStrict reports whether no annotation changes the mode.
+func (o *Options) alwaysStrict() bool {
+	return o.Config.Mode == api.Strict && o.Loosen != declared.FromAll && o.Loosen != declared.FromNamespaces
+}
+
+// variableStrict tells the mode of the gateway.
+const variableStrict = "strict"
+
+// strictly is the expression by which a gateway is strict or not: as the annotation of the pod says, or else that of its
+// namespace, or else mode. What cannot be read is strict, and so is what would loosen and does not count.
+func strictly(mode api.Mode, loosen declared.From) string {
+	var text strings.Builder
+	for _, place := range []struct {
+		object  string
+		loosens bool
+	}{
+		{"object", loosen == declared.FromAll},
+		{"namespaceObject", loosen == declared.FromAll || loosen == declared.FromNamespaces},
+	} {
+		annotations := place.object + ".metadata.annotations"
+		said := `has(` + annotations + `) && "` + declared.AnnotationMode + `" in ` + annotations
+		fmt.Fprintf(&text, "%s && %s[\"%s\"].trim() != \"%s\" ? true :\n", said, annotations, declared.AnnotationMode, api.Permissive)
+		if place.loosens {
+			fmt.Fprintf(&text, "%s ? false :\n", said)
+		}
+	}
+	return text.String() + strconv.FormatBool(mode == api.Strict)
+}
+
 // Policy describes the policy that gives new pods a gateway. Defaults of the server are spelled out, so that it
 // reads back as it is written.
 func Policy(o Options) (*admissionv1.MutatingAdmissionPolicy, error) {
-	container, err := o.sidecar()
+	container, variables, err := o.container()
 	if err != nil {
 		return nil, err
 	}
@@ -140,9 +186,9 @@ func Policy(o Options) (*admissionv1.MutatingAdmissionPolicy, error) {
 					},
 				}}},
 			},
-			Variables: []admissionv1.Variable{
+			Variables: append([]admissionv1.Variable{
 				{Name: "said", Expression: said}, {Name: "able", Expression: able}, {Name: "present", Expression: present},
-			},
+			}, variables...),
 			Mutations: []admissionv1.Mutation{{
 				PatchType: admissionv1.PatchTypeJSONPatch, JSONPatch: &admissionv1.JSONPatch{Expression: mutation(expression)},
 			}},
@@ -166,6 +212,8 @@ type Summary struct {
 	// Image and Mode are those of new gateways, empty if the policy does not tell.
 	Image string
 	Mode  api.Mode
+	// Loosen says whose annotations may make permissive what is strict, as Options have it.
+	Loosen declared.From
 	// Exempt are the namespaces whose pods get none.
 	Exempt []string
 	// Refuses says that a pod is not created where the policy fails.
@@ -182,6 +230,15 @@ func Summarize(policy *admissionv1.MutatingAdmissionPolicy) Summary {
 			}
 		}
 	}
+	for _, variable := range policy.Spec.Variables {
+		for _, mode := range []api.Mode{api.Strict, api.Permissive} {
+			for _, loosen := range []declared.From{declared.FromNobody, declared.FromNamespaces, declared.FromAll} {
+				if variable.Name == variableStrict && variable.Expression == strictly(mode, loosen) {
+					s.Mode, s.Loosen = mode, loosen
+				}
+			}
+		}
+	}
 	for _, m := range policy.Spec.Mutations {
 		if m.JSONPatch == nil {
 			continue
@@ -190,7 +247,7 @@ func Summarize(policy *admissionv1.MutatingAdmissionPolicy) Summary {
 			if image, ok := strings.CutPrefix(strings.TrimSpace(line), `image: "`); ok {
 				s.Image, _, _ = strings.Cut(image, `"`)
 			}
-			if _, mode, ok := strings.Cut(line, `\"mode\":\"`); ok {
+			if _, mode, ok := strings.Cut(line, `\"mode\":\"`); ok && s.Mode == "" {
 				mode, _, _ = strings.Cut(mode, `\"`)
 				s.Mode = api.Mode(mode)
 			}

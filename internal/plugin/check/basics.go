@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/util/duration"
 
@@ -25,7 +26,7 @@ const maxSkew = ca.Backdate
 
 // checks are all checks, in the order of the report.
 func (c *Checker) checks() []check {
-	return []check{
+	list := []check{
 		{id: "client-version", category: Client, description: "the plugin has a version", offline: true, run: checkPlugin},
 		{id: "client-kubeconfig", category: Client, description: "the kubeconfig can be read", offline: true, run: checkKubeconfig},
 		{id: "client-kubectl", category: Client, description: "kubectl is found", offline: true, run: checkKubectl},
@@ -67,6 +68,11 @@ func (c *Checker) checks() []check {
 		{id: "peers-plaintext", category: Peers, description: "no connections go in plaintext", run: given((*facts).answered, checkPlaintext)},
 		{id: "peers-strict", category: Peers, description: "strict mode keeps no known caller out", run: given((*facts).pods, checkStrict)},
 	}
+	if c.Sign == "" {
+		return list
+	}
+	behind := 1 + slices.IndexFunc(list, func(k check) bool { return k.id == "authority-rotation" })
+	return slices.Insert(list, behind, signChecks()...)
 }
 
 func checkPlugin(_ context.Context, f *facts) []Item {

@@ -64,6 +64,7 @@ const (
 	Nodes         Category = "nodes"
 	Image         Category = "image"
 	Authority     Category = "authority"
+	Sign          Category = "signer"
 	Ranges        Category = "ranges"
 	NetworkPolicy Category = "network policies"
 	Meshes        Category = "other meshes"
@@ -140,6 +141,8 @@ type Checker struct {
 	Given api.Coverage
 	// AuthorityDir is the directory of the authority; empty means the default one.
 	AuthorityDir string
+	// Sign is the signer as which 'watch --sign' is to work. It is not looked at if that is empty.
+	Sign string
 	// Timeout and ImageTimeout bound one check; if zero they are the defaults.
 	Timeout, ImageTimeout time.Duration
 	// Interval is DefaultInterval if zero.

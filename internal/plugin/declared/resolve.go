@@ -15,6 +15,9 @@ import (
 // "false". It is no setting of a gateway.
 const AnnotationUpgrade = api.AnnotationPrefix + "upgrade"
 
+// AnnotationMode declares the mode.
+const AnnotationMode = api.AnnotationPrefix + "mode"
+
 // Place is an object with annotations.
 type Place struct {
 	// Name is "pod", "deployment/web" or "namespace/shop", for example.
@@ -215,6 +218,17 @@ func (s Settings) Missing(c *api.Config) (inPlace, replaced Settings) {
 func (v *Value) Differs(c *api.Config) bool {
 	var own api.Config
 	return v.Err == nil && v.read(&own, v.Text) == nil && v.In(&own) != v.In(c)
+}
+
+// Overridden says which settings of c are declared otherwise, of those that are given by hand as given says.
+func (s Settings) Overridden(c *api.Config, given func(name string) bool) []string {
+	var warnings []string
+	for _, v := range s {
+		if given(v.Name) && v.Differs(c) {
+			warnings = append(warnings, fmt.Sprintf("%s %s is given, and %s of %s says %s, which 'watch' brings back", v.Name, v.In(c), v.Annotation(), v.From, v.Text))
+		}
+	}
+	return warnings
 }
 
 // String names the values of s and where they come from.

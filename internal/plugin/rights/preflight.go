@@ -69,6 +69,9 @@ func lacking(ctx context.Context, client kubernetes.Interface, namespace string,
 	})
 }
 
+// SigningHint says who gets the rights of [Signing].
+const SigningHint = "ask for a role that allows it, like kubectl-gateway-sign of docs/OPERATIONS.md; examples/watch-sign.yaml has one for watch in the cluster"
+
 // PreflightSigning is Preflight for [Signing].
 func PreflightSigning(ctx context.Context, client kubernetes.Interface, namespace, signer, bundle string) error {
 	missing, err := lacking(ctx, client, namespace, Signing(namespace, signer, bundle))
@@ -76,7 +79,7 @@ func PreflightSigning(ctx context.Context, client kubernetes.Interface, namespac
 		return err
 	}
 	return api.WithHint(fmt.Errorf("as signer %s you may not: %s", signer, strings.Join(lists.Texts(missing), ", ")),
-		"ask for a role that allows it, like kubectl-gateway-sign of docs/OPERATIONS.md; examples/watch-sign.yaml has one for watch in the cluster")
+		SigningHint)
 }
 
 // Preflight asks the server whether the user may do in namespace what uses cannot do

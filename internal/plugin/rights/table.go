@@ -15,10 +15,11 @@ type Use string
 const (
 	// Enable is that of upgrade, too.
 	Enable Use = "enable"
-	// Annotations comes on top of Enable and Status: without it the annotations of pods alone say how gateways are to be.
+	// Annotations comes on top of Enable and Status: without it the annotations of pods alone say how gateways are to be, and
+	// whoever changes by hand what others declare is not warned.
 	Annotations Use = "enable, status: annotations"
-	// Announce comes on top of Enable, Disable and Watch: without it nothing is shown at pods.
-	Announce Use = "enable, watch: events and label"
+	// Announce comes on top of all that changes gateways of pods: without it nothing is shown at pods.
+	Announce Use = "enable and its like: events and label"
 	// Secrets comes on top of Enable with --delivery=secret.
 	Secrets Use = "enable --delivery=secret"
 	// Endpoints comes on top of Enable, Watch and refresh: without it they capture ranges alone, and

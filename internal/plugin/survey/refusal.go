@@ -42,8 +42,12 @@ func (s *Survey) Refusal(pod *corev1.Pod) error {
 		return refuse("schedule the pod to an ordinary node", "node %q is %s, which runs no privileged containers",
 			node.Name, virtualNode(node))
 	case pod.Status.Phase != corev1.PodRunning && !installed.SidecarRuns(pod):
-		return refuse("wait for it: 'kubectl wait --for=condition=Ready pod/"+pod.Name+" -n "+pod.Namespace+"'",
-			"the pod does not run yet (%s)", cmp.Or(pod.Status.Phase, corev1.PodPending))
+		hint := "wait for it: 'kubectl wait --for=condition=Ready pod/" + pod.Name + " -n " + pod.Namespace + "'"
+		if gateway, ok := installed.Current(pod); ok && gateway.Sidecar {
+			// The pod may not become ready before its gateway has a certificate.
+			hint = "'kubectl gateway enable pod/" + pod.Name + " -n " + pod.Namespace + "' waits for the gateway that came with it, and gives it a certificate, as 'watch' does"
+		}
+		return refuse(hint, "the pod does not run yet (%s)", cmp.Or(pod.Status.Phase, corev1.PodPending))
 	case len(installed.PodIPs(pod)) == 0:
 		return refuse("look at 'kubectl describe pod "+pod.Name+" -n "+pod.Namespace+"'", "the pod has no address yet")
 	}

@@ -3,6 +3,7 @@ package survey
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -306,5 +307,20 @@ func TestCheckPod(t *testing.T) {
 			}
 			expect.Error(t, cluster.Refusal(pod), test.want)
 		})
+	}
+}
+
+// TestRefusalBeforeASidecarRuns does not send anybody to wait for what needs a certificate first.
+func TestRefusalBeforeASidecarRuns(t *testing.T) {
+	pod := fakecluster.NewPod("p")
+	pod.Status.Phase = corev1.PodPending
+	for sidecar, want := range map[bool]string{false: "kubectl wait", true: "kubectl gateway enable pod/p -n shop"} {
+		if sidecar {
+			fakecluster.AddSidecar(pod, "{}", corev1.ContainerStatus{})
+		}
+		err := new(Survey).Refusal(pod)
+		if err == nil || !strings.Contains(api.Hint(err), want) || strings.Contains(api.Hint(err), "kubectl wait") == sidecar {
+			t.Errorf("sidecar %v: %v, %s", sidecar, err, api.Hint(err))
+		}
 	}
 }
