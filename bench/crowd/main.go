@@ -55,7 +55,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags.IntVar(&p.Parallel, "parallel", 0, "--parallel of the plugin (default: its own)")
 	flags.DurationVar(&p.Start, "start", 500*time.Millisecond, "how long a kubelet needs to start a container")
 	flags.Float64Var(&p.Slow, "slow", 0.05, "share of containers whose kubelet fails to read the Secret at first")
-	flags.DurationVar(&p.Life, "life", 0, "measure the renewals of certificates with this `life` in the place of all else, 10m or longer for 1,000 pods")
+	flags.DurationVar(&p.Life, "life", 0, "measure the renewals of certificates with this `life` in the place of all else (shortest of signers: 10m)")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
