@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 )
@@ -98,7 +101,7 @@ func TestEveryMeasure(t *testing.T) {
 				t.Errorf("%s, %s: %s is %v", l.Table, l.Name, side, l.Median[side])
 			}
 		}
-		if _, ok := l.Ratio[base]; !ok {
+		if _, ok := l.Ratio[base]; !ok && l.Table != tableMemory {
 			t.Errorf("%s, %s: no ratio", l.Table, l.Name)
 		}
 	}
@@ -211,6 +214,20 @@ func TestMedianAndRatios(t *testing.T) {
 	}
 	if _, ok := r.Lines[0].Ratio[splice]; ok {
 		t.Error("a ratio to what was not measured")
+	}
+
+	// Rounds in which the other side took nothing have no ratio.
+	for round, theirs := range []float64{0, 5, 0} {
+		r.add(splice, []value{{tableMemory, "y", "KiB", theirs}})
+		r.add(inband, []value{{tableMemory, "y", "KiB", 0}})
+		r.add(gateways, []value{{tableMemory, "y", "KiB", float64(10 * round)}})
+	}
+	ratios := r.Lines[slices.IndexFunc(r.Lines, func(l *line) bool { return l.Name == "y" })].Ratio
+	if diff := cmp.Diff(map[string]float64{splice: 2}, ratios); diff != "" {
+		t.Errorf("ratios (-want +got):\n%s", diff)
+	}
+	if err := r.printJSON(io.Discard); err != nil {
+		t.Error(err)
 	}
 }
 

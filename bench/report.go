@@ -74,11 +74,16 @@ func (l *line) summarize() {
 	ours := l.Samples[name]
 	for side, theirs := range l.Samples {
 		if side != name && len(ours) > 0 && len(theirs) == len(ours) {
-			ratios := make([]float64, len(ours))
+			var ratios []float64
 			for i := range ours {
-				ratios[i] = ours[i] / theirs[i]
+				// A few connections may take no further page.
+				if theirs[i] != 0 {
+					ratios = append(ratios, ours[i]/theirs[i])
+				}
 			}
-			l.Ratio[side] = median(ratios)
+			if len(ratios) > 0 {
+				l.Ratio[side] = median(ratios)
+			}
 		}
 	}
 }
