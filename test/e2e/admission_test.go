@@ -364,6 +364,15 @@ func TestBornEncrypted(t *testing.T) {
 	server, client := pods[0], pods[1]
 	wire := record(t)
 
+	// In the cluster that the next test has to itself nothing of this one is about to end.
+	t.Cleanup(func() {
+		for _, what := range []string{"deploy,rs --all --cascade=orphan", "pods --all --grace-period=1"} {
+			args := append([]string{"-n", ns, "delete"}, strings.Fields(what)...)
+			if out := runCommand(context.Background(), t, "", "kubectl", args...); out.code != 0 {
+				t.Errorf("kubectl delete %s: %s", what, out.stderr)
+			}
+		}
+	})
 	web := graceful(firstWords("web", node1, server.addr(portEcho)))
 	start := time.Now()
 	deploymentOf(t, ns, web, bornReplicas)
