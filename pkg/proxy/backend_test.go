@@ -12,6 +12,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // backendPair is an inbandPair whose server says which gateway it is.
@@ -392,5 +393,28 @@ func TestOnlyAddress(t *testing.T) {
 	}
 	if ip, ok := onlyAddress(leaf, false); ok {
 		t.Errorf("got %v of two", ip)
+	}
+}
+
+// TestAskingIsSwept: one that only asks counts as nothing, also if the sweep sees its end before the handshake does.
+func TestAskingIsSwept(t *testing.T) {
+	p := newPod(t, newAuthority(t), permissive).proxy
+	destination, accept := collect(t, podAddress())
+	for wire, refused := range map[string]uint64{api.WireInband: 0, api.WirePort: 1} {
+		conn, err := connectFrom(t.Context(), netip.AddrPort{}, destination, patienceForTests, func(int) error { return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := p.open(traffic.Inbound, conn)
+		far := accept()
+		must.Do(t, far.SetLinger(0))
+		must.Do(t, far.Close())
+		eventually(t, "the reset", func() bool { return hasError(conn) })
+		p.inspect(c)
+		before := p.Traffic().Inbound.Refused
+		p.inbound(c, wire, func() bool { return true })
+		if n := p.Traffic().Inbound; n.Refused-before != refused || n.Active != 0 {
+			t.Errorf("%s: counted %+v", wire, n)
+		}
 	}
 }

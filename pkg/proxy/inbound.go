@@ -36,7 +36,8 @@ func (p *Proxy) inbound(c *connection, wire string, release func() bool) {
 			c.refuse(traffic.Evicted, nil)
 			return
 		}
-		if wire == api.WireInband && errors.Is(err, syscall.ECONNRESET) && !c.records.heard {
+		// The sweep may see the RST before the handshake does.
+		if wire == api.WireInband && (errors.Is(err, syscall.ECONNRESET) || c.cause() == errReset) && (c.records == nil || !c.records.heard) {
 			// The peer wanted to know who answers.
 			c.closeSockets()
 			c.unused()
