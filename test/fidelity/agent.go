@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -57,13 +58,29 @@ func Agent(in io.Reader, out io.Writer) error {
 		}
 		go func() {
 			start := time.Now()
-			r := calls[c.Name](&c)
+			r := undisturbed(&c)
 			r.ID, r.Took = c.ID, time.Since(start)
 			mu.Lock()
 			defer mu.Unlock()
 			_ = e.Encode(r) // who asked has gone
 		}()
 	}
+}
+
+// undisturbed makes a call on a thread that takes no signals. Go's scheduler sends its threads SIGURG, which ends some waits of
+// the kernel before their time, that of close(2) for what lingers, for one.
+func undisturbed(c *call) result {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var all, before unix.Sigset_t
+	for i := range all.Val {
+		all.Val[i] = ^all.Val[i]
+	}
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, &before); err != nil {
+		return failure(err)
+	}
+	defer func() { _ = unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil) }()
+	return calls[c.Name](c)
 }
 
 // calls are the calls by name.
