@@ -109,7 +109,7 @@ func TestCertManager(t *testing.T) {
 	choose()
 	fails("by PodCertificateRequest", []string{"it has not answered podcertificaterequest/kube-gateway-a-", "--signer-request=csr"}, "enable", "pod/a", "--timeout=20s")
 	choose("--signer-request=csr")
-	fails("nobody approves", []string{"nobody has approved it", "kubectl certificate approve kube-gateway-a-"}, "enable", "pod/a", "--timeout=20s")
+	fails("nobody approves", []string{"nobody has approved it", "kubectl certificate approve kube-gateway-a-"}, "enable", "pod/a", unanswered)
 
 	user := kubectl(t, "auth", "whoami", "-o", "jsonpath={.status.userInfo.username}")
 	startApprover(t, user)
@@ -140,7 +140,7 @@ func TestCertManager(t *testing.T) {
 	// Without its issuer, and with one that is not ready, cert-manager says why in events of the request alone.
 	silent := func(what, event string) {
 		t.Helper()
-		text := fails(what, []string{"it has not answered csr/kube-gateway-a-", "'kubectl describe csr/kube-gateway-a-"}, "rotate", "pod/a", "--timeout=20s")
+		text := fails(what, []string{"it has not answered csr/kube-gateway-a-", "'kubectl describe csr/kube-gateway-a-"}, "rotate", "pod/a", unanswered)
 		name := regexp.MustCompile(`csr/kube-gateway-a-[a-z0-9]+`).FindString(text)
 		eventually(t, what+": the request shows it", func() error {
 			if shown := kubectl(t, "describe", name); !strings.Contains(shown, event) {

@@ -249,6 +249,9 @@ func (s *testSigner) judgeCSR(ctx context.Context, r *certificatesv1.Certificate
 	_, _ = requests.UpdateStatus(ctx, r, metav1.UpdateOptions{}) // it is tried again
 }
 
+// unanswered has a gateway that runs give up on a signer that does not answer. Filing the request takes a second of this.
+const unanswered = "--timeout=10s"
+
 // withSigner has the signer issue the certificates of the cluster during the test.
 func withSigner(t *testing.T, s *testSigner) {
 	t.Helper()
@@ -398,7 +401,7 @@ func TestSignerThatDoesNotServe(t *testing.T) {
 		return issued()
 	}, "it lacks the key usage clientAuth")
 	fails("silent", func(*certificatesv1.PodCertificateRequest, *x509.Certificate) *metav1.Condition { return nil },
-		"it has not answered podcertificaterequest/kube-gateway-a-", "--timeout=20s")
+		"it has not answered podcertificaterequest/kube-gateway-a-", unanswered)
 	// Slow: each request has to be there for some seconds.
 	s.become(root, func(r *certificatesv1.PodCertificateRequest, _ *x509.Certificate) *metav1.Condition {
 		if time.Since(r.CreationTimestamp.Time) < 4*time.Second {
