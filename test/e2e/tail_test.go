@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -215,8 +216,9 @@ func TestTailRotated(t *testing.T) {
 	shows("first")
 	log := &rotations{t, filepath.Join(filesOf(t, node1), "var/log/pods", strings.Join([]string{ns, a.name, a.uid}, "_"), "kube-gateway/*.log.*"), map[string]bool{}}
 
-	// Without a gateway at the other end: connections that cost little.
-	a.appCommand("traffic", "start", "--held=0", "--workers=4", "--pause=1ms", b.addr(portTraffic))
+	// Without a gateway at the other end: connections that cost little. Those to one address would use nearly all
+	// ports, which the kernel tries one by one for one that is free.
+	a.appCommand("traffic", "start", "--held=0", "--workers=2", "--pause=1ms", b.addr(portTraffic), netip.AddrPortFrom(b.ips[1], portTraffic).String())
 	log.await(1)
 	f.down()
 	tail.says("warning: the log stream broke")
