@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -150,6 +151,26 @@ func (r *rotations) await(n int) {
 	})
 }
 
+// maxLog is the size, in bytes, at which the kubelets rotate a log: that of the cluster's kubelet.yaml.
+const maxLog = 2 << 20
+
+// settle waits until no rotation is due: what is logged next stays in the newest file, the only one that can be read.
+func (r *rotations) settle() {
+	r.t.Helper()
+	eventually(r.t, "the newest log is short", func() error {
+		newest := must.Get(filepath.Glob(strings.TrimSuffix(r.pattern, ".*")))(r.t)
+		if len(newest) != 1 {
+			return fmt.Errorf("it is %q", newest)
+		}
+		// It may have been renamed meanwhile.
+		info, err := os.Stat(newest[0])
+		if err == nil && info.Size() >= maxLog {
+			err = fmt.Errorf("it has %d bytes", info.Size())
+		}
+		return err
+	})
+}
+
 // numbered is what "tail -o json" shows of the lines that a gateway's workers number.
 type numbered struct {
 	// first and last are numbers of lines, and shown is how many there are.
@@ -227,6 +248,7 @@ func TestTailRotated(t *testing.T) {
 	shows("again")
 	log.await(1)
 	a.appCommand("traffic", "stop")
+	log.settle()
 	shows("last")
 	if err := tail.interrupt(); err != nil {
 		t.Errorf("after Ctrl-C: %v", err)
