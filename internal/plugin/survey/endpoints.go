@@ -67,8 +67,8 @@ func (s *Survey) findEndpoints(read *read) {
 	for _, p := range read.pods {
 		for _, port := range p.hostPorts {
 			ips := s.addresses[p.claim.Node]
-			if ip, err := netip.ParseAddr(port.HostIP); err == nil && !ip.IsUnspecified() {
-				ips = []netip.Addr{ip.Unmap()}
+			if ip, err := netip.ParseAddr(port.HostIP); err == nil && !ip.Unmap().IsUnspecified() {
+				ips = Addresses([]string{port.HostIP})
 			}
 			for _, ip := range ips {
 				add(ip, port.HostPort, "pod", p.claim.Namespace, p.claim.Name)
@@ -170,8 +170,9 @@ func ExternalAddresses(service *corev1.Service) []netip.Addr {
 // host names, loopback.
 func Addresses(texts []string) (list []netip.Addr) {
 	for _, text := range texts {
-		if ip, err := netip.ParseAddr(text); err == nil && ip.Zone() == "" && !ip.IsLoopback() && !ip.IsUnspecified() {
-			list = append(list, ip.Unmap())
+		ip, err := netip.ParseAddr(text)
+		if ip = ip.Unmap(); err == nil && ip.Zone() == "" && !ip.IsLoopback() && !ip.IsUnspecified() {
+			list = append(list, ip)
 		}
 	}
 	return list

@@ -215,6 +215,18 @@ func hostPorted(address string) *corev1.Pod {
 	return pod
 }
 
+// TestUselessHostIPs: an address that leads nowhere from other pods does not spoil the coverage of all.
+func TestUselessHostIPs(t *testing.T) {
+	for _, address := range []string{"127.0.0.1", "::1", "::ffff:127.0.0.1", "::ffff:0.0.0.0", "fe80::1%eth0"} {
+		s := must.Get(Run(t.Context(), fakecluster.New(t, node("a", "192.168.1.1", "10.244.0.0/24"), serviceCIDR("10.96.0.0/16"), hostPorted(address)),
+			nil, api.Coverage{}))(t)
+		c := s.For(podAt("p", "10.244.0.7"), api.Coverage{})
+		if err := c.Validate(); err != nil || len(c.Endpoints) != 0 {
+			t.Errorf("%s: %v, endpoints %v", address, err, c.Endpoints)
+		}
+	}
+}
+
 // TestTooManyEndpoints: a namespace that has too many leaves room for those of others.
 func TestTooManyEndpoints(t *testing.T) {
 	var many []string
