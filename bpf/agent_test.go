@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"net"
 	"net/netip"
 	"os"
@@ -75,7 +76,9 @@ type dial struct {
 	Seconds   int            // to wait for everything, 5 if 0
 	Send      string         `json:",omitempty"` // UDP: sent after connect, or to To without
 	NoConnect bool           `json:",omitempty"`
-	Outside   bool           `json:",omitempty"` // asks FromOutside, once it is connected
+	// NoFamily has NoConnect send to an address of AF_UNSPEC, which Linux takes for one of IPv4.
+	NoFamily bool `json:",omitempty"`
+	Outside  bool `json:",omitempty"` // asks FromOutside, once it is connected
 	// Wait stops after connect(2), and Finish sends a byte and goes on.
 	Wait bool `json:",omitempty"`
 	// Hold keeps the connection open until Stop.
@@ -454,7 +457,7 @@ func (d *dial) run(held *[]int) (reply, int, error) {
 // connected returns nothing for a connection that is there, and otherwise what has become of it.
 func (d *dial) connected(fd int) (*reply, error) {
 	if d.NoConnect {
-		err := unix.Sendto(fd, []byte(d.Send), 0, sockaddr(d.To, d.Six))
+		err := d.send(fd)
 		var errno syscall.Errno
 		if err != nil && !errors.As(err, &errno) {
 			return nil, err
@@ -485,6 +488,20 @@ func (d *dial) connected(fd int) (*reply, error) {
 		}
 	}
 	return nil, nil
+}
+
+// send sends one datagram.
+func (d *dial) send(fd int) error {
+	data := []byte(d.Send)
+	if !d.NoFamily {
+		return unix.Sendto(fd, data, 0, sockaddr(d.To, d.Six))
+	}
+	to := unix.RawSockaddrInet4{Family: unix.AF_UNSPEC, Port: bits.ReverseBytes16(d.To.Port()), Addr: d.To.Addr().As4()}
+	if _, _, errno := unix.Syscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&data[0])), uintptr(len(data)), 0,
+		uintptr(unsafe.Pointer(&to)), unsafe.Sizeof(to)); errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 func disconnect(fd int) error {

@@ -259,6 +259,7 @@ func TestUDP(t *testing.T) {
 			send("pod", dial{To: at(s.there.IP4, 5000)}, true)
 			send("pod, IPv6", dial{To: at(s.there.IP6, 5000), Six: true}, true)
 			send("pod, v4-mapped", dial{To: at(s.there.IP4, 5000), Six: true}, true)
+			send("pod, an address without a family", dial{To: at(s.there.IP4, 5000), NoFamily: true}, true)
 			send("DNS", dial{To: at(s.there.IP4, 53)}, false)
 			send("DNS, IPv6", dial{To: at(s.there.IP6, 53), Six: true}, false)
 			send("answer of a DNS server", dial{To: at(s.there.IP4, 5000), Bind: at(s.here.IP4, 53)}, false)

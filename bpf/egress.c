@@ -11,6 +11,8 @@
 /* Of IPv6, before TCP. Senders use one or two. */
 #define EXTENSION_HEADERS 4
 
+#define IP6_OFFSET 0xfff8
+
 /* Whether a TCP socket has made the packet: connect.c has judged it. A raw socket can have TCP's
  * number, too. */
 static __always_inline bool has_socket(struct __sk_buff *skb)
@@ -24,29 +26,36 @@ static __always_inline bool has_socket(struct __sk_buff *skb)
 	return !sk || (sk->protocol == IPPROTO_TCP && sk->type == SOCK_STREAM);
 }
 
+/* What skip_headers returns where the headers have no end. */
+#define HIDDEN (~0u)
+
 /* Where TCP begins in an IPv6 packet, behind extension headers as well, or 0. */
 static __always_inline __u32 skip_headers(struct __sk_buff *skb, __u8 next)
 {
 	__u32 at = sizeof(struct ipv6hdr);
 
-	for (int i = 0; i < EXTENSION_HEADERS; i++) {
-		struct { __u8 next, len; } head;
+	for (int i = 0; i <= EXTENSION_HEADERS; i++) {
+		struct { __u8 next, len; __be16 fragment; } head;
 
 		if (next == IPPROTO_TCP)
 			return at;
 		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS && next != IPPROTO_FRAGMENT)
 			return 0;
 		if (load_header(skb, at, &head, sizeof(head)))
+			return HIDDEN;
+		if (next == IPPROTO_FRAGMENT && head.fragment & bpf_htons(IP6_OFFSET))
 			return 0;
 		at += next == IPPROTO_FRAGMENT ? 8 : (head.len + 1) * 8;
 		next = head.next;
 	}
-	return 0;
+	return HIDDEN;
 }
 
-/* Whether the packet is a SYN, its destination and its source port. */
+/* Whether the packet is a SYN, its destination and its source port. One whose flags cannot be read counts, too: only who
+ * has something to hide makes fragments that are so short, or so many headers. */
 static __always_inline bool read_syn(struct __sk_buff *skb, struct tuple *t)
 {
+	struct { __be16 source, dest; } ports = {};
 	struct endpoint *dst = &t->server;
 	struct tcphdr tcp;
 	__u32 at;
@@ -70,11 +79,10 @@ static __always_inline bool read_syn(struct __sk_buff *skb, struct tuple *t)
 	} else {
 		return false;
 	}
-	if (load_header(skb, at, &tcp, sizeof(tcp)))
-		return false;
-	dst->port = tcp.dest;
-	t->client.port = tcp.source;
-	return tcp.syn && !tcp.ack;
+	load_header(skb, at, &ports, sizeof(ports));
+	dst->port = ports.dest;
+	t->client.port = ports.source;
+	return load_header(skb, at, &tcp, sizeof(tcp)) || (tcp.syn && !tcp.ack);
 }
 
 /* Whether the gateway lives, or has to be obeyed nevertheless. */

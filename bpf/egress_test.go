@@ -5,6 +5,7 @@ package bpf_test
 import (
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -140,26 +141,52 @@ func TestForwardedOutside(t *testing.T) {
 	})
 }
 
-// A SYN that a process writes by itself is in no connect(2).
+// A SYN that a process writes by itself is in no connect(2), and may come in fragments of which the first one has no flags.
 func TestRawSYN(t *testing.T) {
 	both(t, func(t *testing.T, clsact bool) {
 		lab := netlab.New(t, 2)
 		pod := startPod(t, lab.Node(0), clsact, nil)
-		for n, strict := range []bool{false, true} {
+		four, six := lab.Node(1).IP4, lab.Node(1).IP6
+		to := four.As4()
+		// From port 40 to port 80; with IPPROTO_RAW, behind an IP header that the kernel completes.
+		syn := "\x00\x28\x00\x50" + strings.Repeat("\x00", 8) + "\x50\x02\x10\x10\x00\x00\x00\x00"
+		header := func(fragment string) string {
+			return "\x45\x00\x00\x28\x00\x01" + fragment + "\x40\x06" + strings.Repeat("\x00", 6) + string(to[:])
+		}
+		options := func(next string) string { return next + "\x00\x01\x04\x00\x00\x00\x00" }
+		first, second := syn[:8], strings.Repeat("\x00", 8)
+		packets := []struct {
+			dial   dial
+			packet string
+			is     bool
+		}{
+			{dial{To: at(four, 0), Proto: unix.IPPROTO_TCP}, syn, true},
+			{dial{To: at(four, 0), Proto: unix.IPPROTO_RAW}, header("\x00\x00") + syn, true},
+			{dial{To: at(four, 0), Proto: unix.IPPROTO_RAW}, header("\x20\x00") + first, true},
+			{dial{To: at(four, 0), Proto: unix.IPPROTO_RAW}, header("\x00\x01") + second, false},
+			{dial{To: at(six, 0), Six: true, Proto: unix.IPPROTO_FRAGMENT}, "\x06\x00\x00\x01\x00\x00\x00\x01" + first, true},
+			{dial{To: at(six, 0), Six: true, Proto: unix.IPPROTO_FRAGMENT}, "\x06\x00\x00\x08\x00\x00\x00\x01" + second, false},
+			{dial{To: at(six, 0), Six: true, Proto: unix.IPPROTO_DSTOPTS}, options("\x06") + syn, true},
+			{dial{To: at(six, 0), Six: true, Proto: unix.IPPROTO_DSTOPTS}, strings.Repeat(options("\x3c"), 9) + options("\x06") + syn, true},
+			{dial{To: at(six, 0), Six: true, Proto: unix.IPPROTO_DSTOPTS}, options("\x3b"), false},
+		}
+		var want uint64
+		for _, strict := range []bool{false, true} {
 			pod.setStrict(strict)
-			for _, protocol := range []int{unix.IPPROTO_TCP, unix.IPPROTO_RAW} {
-				// From port 40 to port 80; with IPPROTO_RAW, behind an IP header that the kernel completes.
-				packet := "\x00\x28\x00\x50" + strings.Repeat("\x00", 8) + "\x50\x02\x10\x10\x00\x00\x00\x00"
-				if protocol == unix.IPPROTO_RAW {
-					to := lab.Node(1).IP4.As4()
-					packet = "\x45\x00\x00\x28\x00\x01\x00\x00\x40\x06" + strings.Repeat("\x00", 6) + string(to[:]) + packet
+			for _, p := range packets {
+				p.dial.Type, p.dial.NoConnect, p.dial.Send = unix.SOCK_RAW, true, p.packet
+				var errno syscall.Errno
+				if strict && p.is && p.dial.Six {
+					errno = unix.ENOBUFS // that it was dropped: IPv4 does not say so
 				}
-				r := pod.app.dial(dial{To: at(lab.Node(1).IP4, 0), Type: unix.SOCK_RAW, Proto: protocol, NoConnect: true, Send: packet})
-				if r.Errno != 0 {
-					t.Errorf("strict %v, protocol %d: %v", strict, protocol, r.Errno)
+				if r := pod.app.dial(p.dial); r.Errno != errno {
+					t.Errorf("strict %v, %q: %v, want %v", strict, p.packet, r.Errno, errno)
 				}
+				if p.is {
+					want++
+				}
+				pod.counted(bpf.Counters{Forwarded: want})
 			}
-			pod.counted(bpf.Counters{Forwarded: uint64(2 * (n + 1))})
 		}
 	})
 }

@@ -23,6 +23,8 @@
 #define IP_OFFSET 0x1fff
 #define IP_MF 0x2000
 
+#define VLAN_ID 0x0fff
+
 #define MAX_OPTIONS 40
 /* Ethernet with a tag, and the longest headers of IPv4 and TCP. */
 #define HEADERS (18 + 60 + 60)
@@ -182,6 +184,16 @@ static __always_inline bool is_overheard(struct __sk_buff *skb)
 	return skb->pkt_type == 3; /* PACKET_OTHERHOST of linux/if_packet.h */
 }
 
+/* Whether the frame has two tags or more that name no VLAN. The kernel takes all of them off, but only the first one
+ * before this program sees the packet. Nobody needs the second one. */
+static __always_inline bool is_tagged_twice(struct __sk_buff *skb)
+{
+	__be16 second;
+
+	return (skb->protocol == bpf_htons(ETH_P_8021Q) || skb->protocol == bpf_htons(ETH_P_8021AD)) &&
+	       !(skb->vlan_tci & VLAN_ID) && load(skb, 0, &second, sizeof(second)) == 0 && !(second & bpf_htons(VLAN_ID));
+}
+
 /* Whether the kernel delivers a packet in this network namespace, and does not forward it. */
 GLOBAL long is_for_here(struct __sk_buff *skb)
 {
@@ -339,6 +351,8 @@ int kgw_ingress(struct __sk_buff *skb)
 
 	if (!cfg || is_overheard(skb))
 		return NEXT;
+	if (is_tagged_twice(skb))
+		return fails_closed(cfg) ? DROP : NEXT;
 	packet = parse(skb, &t, &tcp, &shown);
 	if (packet == PACKET_OTHER || !is_inbound(cfg, &t))
 		return NEXT;

@@ -7,13 +7,14 @@
 
 #include "decide.h"
 
+/* An address without a family (AF_UNSPEC) is one of IPv4 to the kernel, too. */
 SEC("cgroup/sendmsg4")
 int kgw_sendmsg4(struct bpf_sock_addr *ctx)
 {
 	struct config *cfg = get_config();
 	struct endpoint dst = {};
 
-	if (!cfg || ctx->user_family != AF_INET || !is_udp(ctx))
+	if (!cfg || !is_udp(ctx))
 		return VERDICT_PASS;
 	read_addr4(ctx, &dst);
 	return judge_udp(ctx, cfg, &dst);

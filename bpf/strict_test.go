@@ -8,9 +8,12 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 	"testing"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -294,4 +297,52 @@ func unreachable(t *testing.T, from *agent, d dial) {
 	if r := from.dial(d); r.Errno == 0 {
 		t.Errorf("connect to %v: %+v", d.To, r)
 	}
+}
+
+// TestTags: the kernel takes off all tags of a frame that name no VLAN, and shows programs at an interface all but the first of
+// them. What is below does not reach the application either, when the gateway is dead.
+func TestTags(t *testing.T) {
+	lab := netlab.New(t, 3)
+	pod, tagged := lab.Node(0), startAgent(t, lab.Node(1), lab.Node(1).OtherCgroup, 0)
+	untagged := startAgent(t, lab.Node(2), lab.Node(2).OtherCgroup, 0)
+	startAgent(t, pod, pod.AppCgroup, 0).do(request{Serve: &serve{Network: "tcp", Address: ":80"}})
+	tagAll(t, lab.Node(1))
+	dials := []dial{{To: at(pod.IP4, 80)}, {To: at(pod.IP6, 80), Six: true}}
+	for _, d := range dials {
+		if r := tagged.dial(d); r.Seen == nil {
+			t.Errorf("without a gateway: %+v", r)
+		}
+	}
+	o := options(t, pod)
+	o.KeepOnExit, o.Strict = true, true
+	supervise(t, pod, o).Stop()
+	for _, d := range dials {
+		unreachable(t, untagged, d)
+		unreachable(t, tagged, d)
+	}
+}
+
+// tagAll has all that leaves n by eth0 travel with two tags that name no VLAN.
+func tagAll(t *testing.T, n *netlab.Node) {
+	t.Helper()
+	const tag = 0x81 // ETH_P_8021Q in network order
+	push := asm.Instructions{
+		asm.Mov.Reg(asm.R1, asm.R6), asm.Mov.Imm(asm.R2, tag), asm.Mov.Imm(asm.R3, 0), asm.FnSkbVlanPush.Call(),
+	}
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL", Instructions: slices.Concat(
+		asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1)}, push, push, asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()})})
+	must(t, err)
+	t.Cleanup(func() { must(t, program.Close()) })
+	must(t, n.Do(func() error {
+		eth0, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		if err := netlink.QdiscAdd(&netlink.GenericQdisc{QdiscType: "clsact", QdiscAttrs: netlink.QdiscAttrs{
+			LinkIndex: eth0.Attrs().Index, Parent: netlink.HANDLE_CLSACT, Handle: netlink.MakeHandle(0xffff, 0)}}); err != nil {
+			return err
+		}
+		return netlink.FilterAdd(&netlink.BpfFilter{FilterAttrs: netlink.FilterAttrs{LinkIndex: eth0.Attrs().Index,
+			Parent: netlink.HANDLE_MIN_EGRESS, Handle: 1, Priority: 1, Protocol: unix.ETH_P_ALL}, Fd: program.FD(), Name: "tag", DirectAction: true})
+	}))
 }

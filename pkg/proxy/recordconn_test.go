@@ -7,8 +7,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -78,6 +80,67 @@ func TestReadEndsAtRecords(t *testing.T) {
 	if c.in != nil {
 		t.Error("a buffer is held although it is empty")
 	}
+}
+
+// FuzzReadRecords: whatever a stranger sends, in two pieces, tls.Conn gets it record by record, and no byte of one that is
+// not complete.
+func FuzzReadRecords(f *testing.F) {
+	for _, seed := range []struct {
+		data []byte
+		cut  uint16
+	}{
+		{nil, 0}, {record(0), 3}, {slices.Concat(record(1), record(100), record(7)[:9]), 60}, {append(record(maxRecordBody), 22), 5},
+		{[]byte("GET / HTTP/1.1\r\n\r\n"), 7}, {[]byte{23, 3, 3, 0xff, 0xff, 1}, 4}, {bytes.Repeat([]byte{22, 3, 1, 0, 0}, 100), 13},
+	} {
+		f.Add(seed.data, seed.cut)
+	}
+	f.Fuzz(func(t *testing.T, data []byte, cut uint16) {
+		c, far := newTestRecordConn(t)
+		c.startRelay()
+		cut = min(cut, uint16(min(len(data), math.MaxUint16)))
+		go func() {
+			for _, piece := range [][]byte{data[:cut], data[cut:]} {
+				_, _ = far.Write(piece) // what does not arrive is missed below
+			}
+			_ = far.CloseWrite()
+		}()
+		p := make([]byte, 2*maxRecordBody)
+		rest := data
+		for {
+			n, err := c.Read(p)
+			want := firstRecord(rest)
+			switch {
+			case err == nil && (n != want || !bytes.Equal(p[:n], rest[:want])):
+				t.Fatalf("read %x, want %x", p[:n], rest[:want])
+			case err == nil:
+				rest = rest[n:]
+				continue
+			case err == error(errNoRecord):
+				err = c.awaitRecord()
+			}
+			if err != nil {
+				if want > 0 || !errors.Is(err, errTruncated) {
+					t.Fatalf("%v, with %x to come", err, rest)
+				}
+				return
+			}
+		}
+	})
+}
+
+// firstRecord returns the length of what tls.Conn is to get of data first, 0 if more is to come before.
+func firstRecord(data []byte) int {
+	if len(data) < 5 {
+		return 0
+	}
+	size := 5 + int(data[3])<<8 + int(data[4])
+	if !slices.Contains([]byte{20, 21, 22, 23}, data[0]) || size > 5+maxRecordBody {
+		return 5
+	}
+	if len(data) < size {
+		return 0
+	}
+	return size
 }
 
 // While half of a record is waited for, no more than a record's buffer is held.

@@ -87,6 +87,9 @@ func refused(err error, words ...string) error {
 // but gateways. It runs alone, because a part of the policy is about all namespaces.
 func TestPodPolicy(t *testing.T) {
 	ns := namespace(t)
+	older := podSpec("older", node2)
+	older.Spec.HostNetwork, older.Spec.Containers[0].Command = true, []string{"/app", "sleep"}
+	apply(t, ns, mustYAML(t, older))
 	guard(t, ns)
 	pods := startPods(t, ns, restricted("a", node1), restricted("b", node2))
 	a, b := pods[0], pods[1]
@@ -139,6 +142,11 @@ func testGuardedContainers(t *testing.T, p *pod) {
 		change(container)
 		_, err := installed.AddContainer(t.Context(), c, current, container, true)
 		return err
+	}
+	older := must.Get(c.CoreV1().Pods(p.namespace).Get(t.Context(), "older", metav1.GetOptions{}))(t)
+	_, err := installed.AddContainer(t.Context(), c, older, current.Spec.EphemeralContainers[0].DeepCopy(), true)
+	if err := refused(err, "kube-gateway-pods", "the network of its node"); err != nil {
+		t.Errorf("a pod with its node's network: %v", err)
 	}
 	for name, change := range map[string]func(*corev1.EphemeralContainer){
 		"as it is": func(*corev1.EphemeralContainer) {},

@@ -135,6 +135,16 @@ func TestSurvey(t *testing.T) {
 				Endpoints: endpointsOf("192.0.2.7:80", "192.168.1.1:8080", "192.168.1.77:8081", "198.51.100.7:80"),
 				Pass:      endpointsOf("10.96.0.10:53", "10.244.0.250:6443")},
 		},
+		"a Service's and a pod's word about addresses of pods is not taken": {
+			objects: []runtime.Object{node("a", "192.168.1.1", "10.244.0.0/24"), node("b", "10.244.1.200", "10.244.1.0/24"), serviceCIDR("10.96.0.0/16"),
+				podAt("victim", "10.9.0.8"), outsider("evil", 80, "10.9.0.8", "10.244.0.7", "10.244.0.9", "10.244.1.200", "192.0.2.8"),
+				hostPorted("10.244.0.7"), apiServerSlice("10.9.0.8", "192.168.1.1")},
+			targets: []*corev1.Pod{podAt("p", "10.244.0.7")},
+			named:   api.Coverage{Capture: prefixes("10.0.0.0/8")},
+			want: api.Coverage{Capture: prefixes("10.0.0.0/8"), Services: prefixes("10.96.0.0/16"), Exclude: prefixes("10.244.1.200/32"),
+				Endpoints: endpointsOf("10.244.1.200:80", "192.0.2.8:80"), Pass: endpointsOf("192.168.1.1:6443")},
+			warnings: 1,
+		},
 		"named by hand": {
 			objects: []runtime.Object{node("a", "10.1.0.1", "10.244.0.0/24"), serviceCIDR("10.96.0.0/16")},
 			targets: []*corev1.Pod{podAt("p", "10.9.0.7")},
@@ -190,6 +200,45 @@ func TestSurvey(t *testing.T) {
 			}
 		})
 	}
+}
+
+// outsider is a Service of a namespace with external addresses.
+func outsider(namespace string, port int32, addresses ...string) *corev1.Service {
+	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "outsider"},
+		Spec: corev1.ServiceSpec{ExternalIPs: addresses, Ports: []corev1.ServicePort{{Port: port}}}}
+}
+
+// hostPorted is a pod that has a port at an address of its choice.
+func hostPorted(address string) *corev1.Pod {
+	pod := podAt("host-ported", "10.244.0.99")
+	pod.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 81, HostPort: 81, HostIP: address}}
+	return pod
+}
+
+// TestUselessHostIPs: an address that leads nowhere from other pods does not spoil the coverage of all.
+func TestUselessHostIPs(t *testing.T) {
+	for _, address := range []string{"127.0.0.1", "::1", "::ffff:127.0.0.1", "::ffff:0.0.0.0", "fe80::1%eth0"} {
+		s := must.Get(Run(t.Context(), fakecluster.New(t, node("a", "192.168.1.1", "10.244.0.0/24"), serviceCIDR("10.96.0.0/16"), hostPorted(address)),
+			nil, api.Coverage{}))(t)
+		c := s.For(podAt("p", "10.244.0.7"), api.Coverage{})
+		if err := c.Validate(); err != nil || len(c.Endpoints) != 0 {
+			t.Errorf("%s: %v, endpoints %v", address, err, c.Endpoints)
+		}
+	}
+}
+
+// TestTooManyEndpoints: a namespace that has too many leaves room for those of others.
+func TestTooManyEndpoints(t *testing.T) {
+	var many []string
+	for i := range maxEndpoints + 1 {
+		many = append(many, fmt.Sprintf("192.0.%d.%d", i/250, i%250+1))
+	}
+	s := must.Get(Run(t.Context(), fakecluster.New(t, node("a", "192.168.1.1", "10.244.0.0/24"), serviceCIDR("10.96.0.0/16"),
+		outsider("evil", 80, many...), outsider("shop", 443, "203.0.113.7", "203.0.113.8")), nil, api.Coverage{}))(t)
+	if n := len(s.Found.Endpoints); n != maxEndpoints || len(s.Warnings) != 1 {
+		t.Errorf("%d endpoints, %q", n, s.Warnings)
+	}
+	expect.Equal(t, "the last", endpointsOf("203.0.113.7:443", "203.0.113.8:443"), s.Found.Endpoints[maxEndpoints-2:])
 }
 
 func endpointsOf(list ...string) []netip.AddrPort {
