@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -37,8 +38,10 @@ type AuthorityRotator struct {
 	// DefaultTimeout if zero.
 	Parallel int
 	Timeout  time.Duration
-	// Progress, if not nil, is told each thing that is done.
+	// Progress, if not nil, is told each thing that is done, one after the other.
 	Progress func(line string)
+	// saying keeps calls of Progress apart.
+	saying sync.Mutex
 }
 
 // AuthorityResult is how far the rotation of the authority has come.
@@ -203,6 +206,8 @@ func describe(rotation *authority.Rotation) *AuthorityResult {
 
 func (r *AuthorityRotator) say(format string, args ...any) {
 	if r.Progress != nil {
+		r.saying.Lock()
+		defer r.saying.Unlock()
 		r.Progress(fmt.Sprintf(format, args...))
 	}
 }

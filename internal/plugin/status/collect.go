@@ -127,6 +127,7 @@ func (c *Collector) ask(ctx context.Context, pod *corev1.Pod, item *Item) {
 		}
 	}
 	item.State, item.Error, item.hint = NotAnswering, err.Error(), api.Hint(err)
+	item.left = c.Client != nil && installed.Left(ctx, c.Client, pod)
 	if c.Explain != nil {
 		item.Error, item.hint = c.Explain(err)
 	}
