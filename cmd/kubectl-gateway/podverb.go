@@ -151,7 +151,7 @@ func (v *podVerb[R, I]) on(ctx context.Context, a *app, client kubernetes.Interf
 			return err
 		}
 	}
-	poster, marker := announce.NewPoster(client), announce.NewMarker(client)
+	shown := newAnnouncer(client)
 	// One pod's failure is no concern of the others.
 	allowed := parallel.Once(func(namespace string) error { return rights.Preflight(ctx, client, namespace, v.uses...) })
 	results := v.each(pods, func(pod *corev1.Pod) finished[R] {
@@ -161,11 +161,11 @@ func (v *podVerb[R, I]) on(ctx context.Context, a *app, client kubernetes.Interf
 		end := v.finished(do(ctx, pod))
 		if ctx.Err() == nil {
 			end.left = end.err != nil && installed.Left(ctx, client, pod)
-			show(ctx, poster, marker, end.outcome)
+			shown.outcome(ctx, end.outcome)
 		}
 		return end
 	}, func(end finished[R]) { r.add(end.outcome) })
-	poster.Close()
+	shown.close()
 	var stayed []R
 	for _, end := range results {
 		if !end.left {
@@ -188,8 +188,20 @@ type finished[R any] struct {
 
 func (v *podVerb[R, I]) finished(result R) finished[R] { return finished[R]{v.tell(result), result} }
 
-// show makes an outcome visible at its pod for kubectl, as far as the user may do that.
-func show(ctx context.Context, poster *announce.Poster, marker *announce.Marker, o outcome) {
+// announcer makes outcomes visible at their pods for kubectl, as far as the user may do that.
+type announcer struct {
+	poster *announce.Poster
+	marker *announce.Marker
+}
+
+func newAnnouncer(client kubernetes.Interface) *announcer {
+	return &announcer{announce.NewPoster(client), announce.NewMarker(client)}
+}
+
+// close waits a moment for what is still to be written.
+func (s *announcer) close() { s.poster.Close() }
+
+func (s *announcer) outcome(ctx context.Context, o outcome) {
 	if o.left {
 		return
 	}
@@ -199,10 +211,10 @@ func show(ctx context.Context, poster *announce.Poster, marker *announce.Marker,
 		reason, text = announce.Failed, what+"; "+hint
 	}
 	if reason != "" {
-		poster.Post(o.pod.Namespace, o.pod.Name, o.pod.UID, reason, text)
+		s.poster.Post(o.pod.Namespace, o.pod.Name, o.pod.UID, reason, text)
 	}
 	if o.err == nil && o.mode != nil {
-		marker.Label(ctx, o.pod, *o.mode)
+		s.marker.Label(ctx, o.pod, *o.mode)
 	}
 }
 

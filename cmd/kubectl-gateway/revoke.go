@@ -14,6 +14,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/announce"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
@@ -232,7 +233,7 @@ func (o *revokeOptions) verb(signer *ca.Authority, entries []ca.Revocation) *pod
 			}, nil
 		},
 		tell: func(result change.Result) outcome {
-			told := outcome{pod: result.Pod, done: "refuses what is revoked", err: result.Err}
+			told := outcome{pod: result.Pod, done: "refuses what is revoked", err: result.Err, event: announce.Changed, mode: modeIn(result.Status)}
 			if result.Err == nil && result.Status.Cert.Revoked {
 				told.warnings = []string{"the gateway's own certificate is revoked: 'kubectl gateway rotate' gives it a new one"}
 			}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
@@ -25,6 +26,7 @@ func TestRevoke(t *testing.T) {
 	if first == 0 || c.told["db"][c.authority().Fingerprint()] != first {
 		t.Errorf("told %v", c.told)
 	}
+	expect.Equal(t, "events", []string{"db GatewayChanged: refuses what is revo", "web GatewayChanged: refuses what is revo"}, c.events(t))
 	if stdout, _ := c.mustRun("revoke", "--list", "-o", "name"); stdout != "certificate "+serial+"\ncluster.local/ns/shop/sa/web\n" {
 		t.Errorf("the list: %q", stdout)
 	}

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
@@ -40,6 +42,9 @@ type AuthorityRotator struct {
 	Timeout  time.Duration
 	// Progress, if not nil, is told each thing that is done, one after the other.
 	Progress func(line string)
+	// Renewed, if not nil, is told each gateway that has a new certificate, and what it says then. Calls may come at
+	// the same time.
+	Renewed func(context.Context, *corev1.Pod, *api.Status)
 	// saying keeps calls of Progress apart.
 	saying sync.Mutex
 }

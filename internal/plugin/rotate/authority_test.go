@@ -264,7 +264,7 @@ func TestBlocked(t *testing.T) {
 				t.Fatalf("%+v, %v; hint %q", result, err, api.Hint(err))
 			}
 			b := blocked.Gateways[0]
-			if b.Namespace != "shop" || b.Pod != "db" || b.Container != "kube-gateway" ||
+			if b.Pod.Namespace != "shop" || b.Pod.Name != "db" || b.Container != "kube-gateway" ||
 				!strings.Contains(b.Err.Error(), c.text) || !strings.Contains(api.Hint(b.Err), c.hint) {
 				t.Errorf("%+v; hint %q", b, api.Hint(b.Err))
 			}

@@ -40,7 +40,8 @@ type gateway struct {
 
 // Blocked is a gateway that keeps a rotation from going on.
 type Blocked struct {
-	Namespace, Pod, Container string
+	Pod       *corev1.Pod
+	Container string
 	// Err is why. Its words may be the gateway's: clean them before they reach a
 	// terminal.
 	Err error
@@ -69,8 +70,7 @@ type view struct {
 }
 
 func (v *view) block(g *gateway) {
-	ref := g.Ref()
-	v.blocked = append(v.blocked, Blocked{Namespace: ref.Namespace, Pod: ref.Pod, Container: ref.Container, Err: g.err})
+	v.blocked = append(v.blocked, Blocked{Pod: g.pod, Container: g.Ref().Container, Err: g.err})
 	v.foreign = v.foreign || g.foreign
 }
 
@@ -274,7 +274,9 @@ func (r *AuthorityRotator) bring(ctx context.Context, g gateway, goal goal) gate
 	if goal.issued(g.status) {
 		status, err = g.Trust(limited, issuer.Bundle(), issuer.Revocations())
 	} else {
-		status, err = g.Renew(limited, issuer, r.TTL)
+		if status, err = g.Renew(limited, issuer, r.TTL); err == nil && r.Renewed != nil {
+			r.Renewed(ctx, g.pod, status)
+		}
 	}
 	switch {
 	case err != nil:
