@@ -85,8 +85,8 @@ type podVerb[R, I any] struct {
 	// question is what to ask before all that is there is changed, up to how many. It is
 	// empty in a dry run.
 	question string
-	// gateways leaves out the pods that have no gateway.
-	gateways bool
+	// gateways leaves out the pods that have no gateway, and ending takes in those that are being deleted.
+	gateways, ending bool
 	// begin reads what the verb needs before anything is asked or done, and returns what
 	// is done with a pod.
 	begin func(context.Context, *job) (worker[R], error)
@@ -132,7 +132,7 @@ func (v *podVerb[R, I]) on(ctx context.Context, a *app, client kubernetes.Interf
 	r := newReport(a, v.output)
 	j := &job{r, client, gateways}
 	r.namespaces = several(found.Pods)
-	pods := sift(found, func(pod *corev1.Pod) bool { return r.skips(pod, v.gateways) })
+	pods := sift(found, func(pod *corev1.Pod) bool { return r.skips(pod, v.gateways, v.ending) })
 	if v.gateways && len(pods) == 0 && missing == nil {
 		return api.WithHint(errors.New("none of the selected pods has a gateway"), "'kubectl gateway enable pod/NAME' adds one")
 	}
@@ -160,7 +160,7 @@ func (v *podVerb[R, I]) on(ctx context.Context, a *app, client kubernetes.Interf
 		}
 		end := v.finished(do(ctx, pod))
 		if ctx.Err() == nil {
-			end.left = end.err != nil && installed.Left(ctx, client, pod)
+			end.left = end.err != nil && !found.IsNamed(pod) && installed.Left(ctx, client, pod)
 			shown.outcome(ctx, end.outcome)
 		}
 		return end

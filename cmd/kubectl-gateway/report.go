@@ -57,12 +57,12 @@ func (r *report) name(pod *corev1.Pod) string {
 const leavingWords = "it has finished or is being deleted"
 
 // skips reports whether pod has nothing left to protect, or no gateway although gateways
-// are wanted, and says so: a selector takes what matches.
-func (r *report) skips(pod *corev1.Pod, gateways bool) bool {
+// are wanted, and says so: a selector takes what matches. ending takes in pods that are being deleted.
+func (r *report) skips(pod *corev1.Pod, gateways, ending bool) bool {
 	why := ""
 	gateway, ok := installed.Current(pod)
 	switch {
-	case installed.Leaving(pod):
+	case installed.Leaving(pod) && !ending:
 		why = leavingWords
 	case gateways && !ok:
 		why = "it has no gateway"

@@ -5,12 +5,17 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 func TestRevoke(t *testing.T) {
-	c := newRotatingCluster(t, "web", "db")
+	c := newRotatingCluster(t, "web", "db", "ended")
+	c.pods[1].DeletionTimestamp = new(metav1.Now()) // it serves on
+	c.pods[2].Status.Phase = corev1.PodSucceeded
 	serial := c.certs["web"].Chain[0].SerialNumber.Text(16)
 	if stdout, _ := c.mustRun("revoke", "pod/web", "--dry-run"); !strings.HasPrefix(stdout, "certificate "+serial+" revoked on ") || !strings.HasSuffix(stdout, " (dry run)\n") {
 		t.Errorf("dry run: %q", stdout)
@@ -37,7 +42,7 @@ func TestRevoke(t *testing.T) {
 	}
 
 	// One that does not answer, and one that does not know, do not stop the others.
-	c.dead, c.old = "web", "db"
+	c.dead, c.old, c.pods[1].DeletionTimestamp = "web", "db", nil
 	code, stdout, stderr := c.run("revoke", "AB:CD", "-o", "json")
 	var got revocationsOutput
 	must.Do(t, json.Unmarshal([]byte(stdout), &got))
