@@ -84,7 +84,7 @@ type Item struct {
 	Error string `json:"error,omitempty"`
 	// Problems are what somebody should look at, the worst first.
 	Problems []Problem `json:"problems,omitempty"`
-	// hint is the advice that came with Error, and left says that the pod has ended or is being deleted.
+	// hint is the advice that came with Error, and left says that the pod has finished or is being deleted.
 	hint string
 	left bool
 	// skew is how far the gateway's clock is ahead of this machine's, at least.
