@@ -26,6 +26,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/execstreams"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/kindstest"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 )
 
@@ -260,6 +261,22 @@ func prints(t *testing.T, run func(args ...string) (code int, stdout, stderr str
 // runOn runs one command line with s.
 func runOn(t *testing.T, ctx context.Context, s *apiServer, streams genericiooptions.IOStreams, args ...string) int {
 	return run(ctx, streams, append(args, s.kubeconfig(t)...))
+}
+
+// events returns the events that were written, with the beginning of their messages, in the order of pods and reasons.
+func (s *apiServer) events(t *testing.T) (list []string) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for path, object := range s.objects {
+		var e corev1.Event
+		if strings.Contains(path, "/events/") {
+			must.Do(t, json.Unmarshal([]byte(object), &e))
+			list = append(list, fmt.Sprintf("%s %s: %.20s", e.InvolvedObject.Name, e.Reason, e.Message))
+		}
+	}
+	slices.Sort(list)
+	return list
 }
 
 // kubeconfig starts s and returns the flags with which commands find it.

@@ -29,7 +29,6 @@ func injecting(flags *podFlags, injector *inject.Injector, keeper *authorityFlag
 		refuse: func(pod *corev1.Pod, err error) inject.Result {
 			return inject.Result{Pod: pod, Action: inject.Failed, Err: err}
 		},
-		failed: func(result inject.Result) error { return result.Err },
 	}
 	if injector.Options.DryRun == installed.DryRunNone {
 		v.question = question

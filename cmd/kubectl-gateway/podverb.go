@@ -15,6 +15,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/announce"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/installed"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/lists"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
@@ -84,8 +85,8 @@ type podVerb[R, I any] struct {
 	// question is what to ask before all that is there is changed, up to how many. It is
 	// empty in a dry run.
 	question string
-	// gateways leaves out the pods that have no gateway.
-	gateways bool
+	// gateways leaves out the pods that have no gateway, and ending takes in those that are being deleted.
+	gateways, ending bool
 	// begin reads what the verb needs before anything is asked or done, and returns what
 	// is done with a pod.
 	begin func(context.Context, *job) (worker[R], error)
@@ -95,15 +96,13 @@ type podVerb[R, I any] struct {
 	// result of a pod where one is missing.
 	uses   []rights.Use
 	refuse func(*corev1.Pod, error) R
-	// tell is called twice for each result.
-	tell func(R) outcome
-	item func(R) I
+	tell   func(R) outcome
+	item   func(R) I
 	// document, if not nil, replaces the list of items.
 	document func(results []R) (string, error)
 	// group, if not nil, names the pods of which one is worked on at a time. When one has failed,
-	// as failed says, the others of its group are left alone.
-	group  func(*corev1.Pod) types.UID
-	failed func(R) error
+	// the others of its group are left alone.
+	group func(*corev1.Pod) types.UID
 	// closing, if not nil, returns lines that follow those of the pods.
 	closing func(found *targets.Selection, results []R) []string
 }
@@ -133,7 +132,7 @@ func (v *podVerb[R, I]) on(ctx context.Context, a *app, client kubernetes.Interf
 	r := newReport(a, v.output)
 	j := &job{r, client, gateways}
 	r.namespaces = several(found.Pods)
-	pods := sift(found, func(pod *corev1.Pod) bool { return r.skips(pod, v.gateways) })
+	pods := sift(found, func(pod *corev1.Pod) bool { return r.skips(pod, v.gateways, v.ending) })
 	if v.gateways && len(pods) == 0 && missing == nil {
 		return api.WithHint(errors.New("none of the selected pods has a gateway"), "'kubectl gateway enable pod/NAME' adds one")
 	}
@@ -152,21 +151,28 @@ func (v *podVerb[R, I]) on(ctx context.Context, a *app, client kubernetes.Interf
 			return err
 		}
 	}
-	poster, marker := announce.NewPoster(client), announce.NewMarker(client)
+	shown := newAnnouncer(client)
 	// One pod's failure is no concern of the others.
 	allowed := parallel.Once(func(namespace string) error { return rights.Preflight(ctx, client, namespace, v.uses...) })
-	results := v.each(pods, func(pod *corev1.Pod) R {
+	results := v.each(pods, func(pod *corev1.Pod) finished[R] {
 		if err := allowed(pod.Namespace); err != nil {
-			return v.refuse(pod, cmp.Or(ctx.Err(), err))
+			return v.finished(v.refuse(pod, cmp.Or(ctx.Err(), err)))
 		}
-		result := do(ctx, pod)
+		end := v.finished(do(ctx, pod))
 		if ctx.Err() == nil {
-			show(ctx, poster, marker, v.tell(result))
+			end.left = end.err != nil && !found.IsNamed(pod) && installed.Left(ctx, client, pod)
+			shown.outcome(ctx, end.outcome)
 		}
-		return result
-	}, func(result R) { r.add(v.tell(result)) })
-	poster.Close()
-	err = v.finish(r, found, results)
+		return end
+	}, func(end finished[R]) { r.add(end.outcome) })
+	shown.close()
+	var stayed []R
+	for _, end := range results {
+		if !end.left {
+			stayed = append(stayed, end.result)
+		}
+	}
+	err = v.finish(r, found, stayed)
 	if ctx.Err() != nil {
 		// What was left is said; main says that the command was interrupted.
 		return ctx.Err()
@@ -174,18 +180,41 @@ func (v *podVerb[R, I]) on(ctx context.Context, a *app, client kubernetes.Interf
 	return err
 }
 
-// show makes an outcome visible at its pod for kubectl, as far as the user may do that.
-func show(ctx context.Context, poster *announce.Poster, marker *announce.Marker, o outcome) {
+// finished is the result of one pod, and what there is to tell about it.
+type finished[R any] struct {
+	outcome
+	result R
+}
+
+func (v *podVerb[R, I]) finished(result R) finished[R] { return finished[R]{v.tell(result), result} }
+
+// announcer makes outcomes visible at their pods for kubectl, as far as the user may do that.
+type announcer struct {
+	poster *announce.Poster
+	marker *announce.Marker
+}
+
+func newAnnouncer(client kubernetes.Interface) *announcer {
+	return &announcer{announce.NewPoster(client), announce.NewMarker(client)}
+}
+
+// close waits a moment for what is still to be written.
+func (s *announcer) close() { s.poster.Close() }
+
+func (s *announcer) outcome(ctx context.Context, o outcome) {
+	if o.left {
+		return
+	}
 	reason, text := o.event, o.done
 	if o.err != nil && reason != "" {
 		what, hint := told(o.err)
 		reason, text = announce.Failed, what+"; "+hint
 	}
 	if reason != "" {
-		poster.Post(o.pod.Namespace, o.pod.Name, o.pod.UID, reason, text)
+		s.poster.Post(o.pod.Namespace, o.pod.Name, o.pod.UID, reason, text)
 	}
 	if o.err == nil && o.mode != nil {
-		marker.Label(ctx, o.pod, *o.mode)
+		s.marker.Label(ctx, o.pod, *o.mode)
 	}
 }
 
@@ -199,7 +228,7 @@ func modeIn(status *api.Status) *api.Mode {
 
 // each calls do for pods, group by group if there are groups, and report with each result, one at a time. It
 // returns the results in the order of pods.
-func (v *podVerb[R, I]) each(pods []corev1.Pod, do func(*corev1.Pod) R, report func(R)) []R {
+func (v *podVerb[R, I]) each(pods []corev1.Pod, do func(*corev1.Pod) finished[R], report func(finished[R])) []finished[R] {
 	if v.group == nil {
 		return parallel.Each(v.parallel, pods, do, report)
 	}
@@ -214,15 +243,15 @@ func (v *podVerb[R, I]) each(pods []corev1.Pod, do func(*corev1.Pod) R, report f
 		}
 		groups[n] = append(groups[n], i)
 	}
-	results := make([]R, len(pods))
+	results := make([]finished[R], len(pods))
 	var reporting sync.Mutex
 	parallel.Each(v.parallel, groups, func(group *[]int) struct{} {
 		var failed *corev1.Pod
 		for _, i := range *group {
 			pod := &pods[i]
 			if failed != nil {
-				results[i] = v.refuse(pod, api.WithHint(fmt.Errorf("left as it is, because pod/%s of the same workload has failed", failed.Name), "solve that first; or name this pod alone"))
-			} else if results[i] = do(pod); v.failed(results[i]) != nil {
+				results[i] = v.finished(v.refuse(pod, api.WithHint(fmt.Errorf("left as it is, because pod/%s of the same workload has failed", failed.Name), "solve that first; or name this pod alone")))
+			} else if results[i] = do(pod); results[i].err != nil && !results[i].left {
 				failed = pod
 			}
 			reporting.Lock()

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
@@ -29,9 +30,9 @@ type greeting struct {
 	err error
 }
 
-// greet greets pods called a, b, c, d, and returns what the verb says on both streams.
-func greet(ctx context.Context, c *fakecluster.Cluster, output string, do func(*corev1.Pod) error) (out, errOut string, err error) {
-	v := podVerb[greeting, string]{
+// greeter greets pods.
+func greeter(output string, do func(*corev1.Pod) error) *podVerb[greeting, string] {
+	return &podVerb[greeting, string]{
 		podFlags: &podFlags{output: output, parallel: 1},
 		begin: func(context.Context, *job) (worker[greeting], error) {
 			return func(_ context.Context, pod *corev1.Pod) greeting { return greeting{pod, do(pod)} }, nil
@@ -44,6 +45,15 @@ func greet(ctx context.Context, c *fakecluster.Cluster, output string, do func(*
 		},
 		item: func(g greeting) string { return g.pod.Name },
 	}
+}
+
+// greet greets pods called a, b, c, d, and returns what the verb says on both streams.
+func greet(ctx context.Context, c *fakecluster.Cluster, output string, do func(*corev1.Pod) error) (out, errOut string, err error) {
+	return greeter(output, do).atFour(ctx, c)
+}
+
+// atFour runs v on pods called a, b, c, d.
+func (v *podVerb[R, I]) atFour(ctx context.Context, c *fakecluster.Cluster) (out, errOut string, err error) {
 	found := &targets.Selection{}
 	for _, name := range []string{"a", "b", "c", "d"} {
 		found.Pods = append(found.Pods, *fakecluster.NewPod(name))
@@ -61,7 +71,7 @@ func TestPodVerb(t *testing.T) {
 		}
 		return nil
 	}
-	c := fakecluster.New(t)
+	c := fakecluster.New(t, fakecluster.NewPod("b"), fakecluster.NewPod("d"))
 	out, errOut, err := greet(t.Context(), c, "", but)
 	if !errors.Is(err, errReported) {
 		t.Error(err)
@@ -115,6 +125,41 @@ func TestPodVerbShows(t *testing.T) {
 		expect.Equal(t, "events", want, got)
 		label := map[bool]string{true: "strict"}[may]
 		expect.Equal(t, "labels", []string{label, ""}, []string{c.Pod("a").Labels[api.LabelMode], c.Pod("b").Labels[api.LabelMode]})
+	}
+}
+
+// TestPodVerbLeft: a pod that ends meanwhile has not failed, and does not stop the others of its workload.
+func TestPodVerbLeft(t *testing.T) {
+	for _, grouped := range []bool{false, true} {
+		c := fakecluster.New(t, fakecluster.NewPod("a"), fakecluster.NewPod("b"), fakecluster.NewPod("c"), fakecluster.NewPod("d"))
+		v := greeter("json", func(pod *corev1.Pod) error {
+			switch pod.Name {
+			case "a":
+				leaving := c.Pod("a")
+				leaving.DeletionTimestamp = new(metav1.Now())
+				c.Update(leaving)
+			case "b":
+				must.Do(t, c.Tracker().Delete(fakecluster.Pods, "shop", "b"))
+			case "d":
+				return nil
+			}
+			return errors.New("container not found")
+		})
+		want := []string{`{"items":["c","d"]}`, "pod/a: skipped, it has finished or is being deleted\npod/a: warning: it is shy\n", "1 of 2 pods failed"}
+		events := []string{"c GatewayFailed", "d GatewayChanged"}
+		if grouped {
+			v.group = func(*corev1.Pod) types.UID { return "one" }
+			want[2], events = "2 of 2 pods failed", events[:1]
+		}
+		out, errOut, err := v.atFour(t.Context(), c)
+		if !errors.Is(err, errReported) || strings.Join(strings.Fields(out), "") != want[0] || !strings.Contains(errOut, want[1]) || !strings.Contains(errOut, want[2]) {
+			t.Errorf("grouped %v: %v\n%s%s", grouped, err, out, errOut)
+		}
+		var got []string
+		for _, e := range must.Get(c.CoreV1().Events("shop").List(t.Context(), metav1.ListOptions{}))(t).Items {
+			got = append(got, e.InvolvedObject.Name+" "+e.Reason)
+		}
+		expect.Equal(t, "events", events, got)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/announce"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/declared"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
@@ -122,8 +123,15 @@ func (o *refreshOptions) verb(f *pflag.FlagSet) *podVerb[change.Result, refreshI
 		},
 		tell: func(result change.Result) outcome {
 			told := outcome{pod: result.Pod, done: "gateway unchanged", warnings: result.Warnings, err: result.Err}
-			if result.Covered != nil && result.Covered.Changed {
+			changed := result.Covered != nil && result.Covered.Changed
+			if changed {
 				told.done = "gateway refreshed (" + result.Covered.String() + ")"
+			}
+			if !cover.DryRun {
+				told.mode = modeIn(result.Status)
+				if changed || result.Err != nil {
+					told.event = announce.Changed
+				}
 			}
 			told.done += dryRunWords(o.dryRun)
 			return told

@@ -56,6 +56,30 @@ func TestRefreshFlags(t *testing.T) {
 	}
 }
 
+// TestRefreshShows what has changed, and nothing else, at the pod.
+func TestRefreshShows(t *testing.T) {
+	fleet := new(fakegateway.Fleet)
+	fleet.Set("web", api.Status{Capture: api.Capture{Coverage: api.Coverage{Capture: []netip.Prefix{netip.MustParsePrefix("10.0.1.0/24")}}}})
+	s := changeServer(&gatewayContainers{})
+	s.fleet = fleet
+	nodeList(s)
+	run := s.start(t)
+	for _, step := range []struct {
+		args string
+		want []string
+	}{
+		{"refresh web --dry-run=client", nil},
+		{"refresh web", []string{"web GatewayChanged: gateway refreshed (2"}},
+		{"refresh web", []string{"web GatewayChanged: gateway refreshed (2"}},
+		{"refresh imposter", []string{"imposter GatewayFailed: no gateway is here; ", "web GatewayChanged: gateway refreshed (2"}},
+	} {
+		_, _, stderr := run(strings.Fields(step.args)...)
+		if diff := cmp.Diff(step.want, s.events(t)); diff != "" {
+			t.Errorf("%s: events (-want +got):\n%s%s", step.args, diff, stderr)
+		}
+	}
+}
+
 func TestRefreshesThatMakeNoSense(t *testing.T) {
 	var g gatewayContainers
 	fails(t, changeServer(&g).start(t), 1, map[string]string{

@@ -53,14 +53,17 @@ func (r *report) name(pod *corev1.Pod) string {
 	return "pod/" + pod.Name
 }
 
+// leavingWords say of a pod that it is installed.Leaving.
+const leavingWords = "it has finished or is being deleted"
+
 // skips reports whether pod has nothing left to protect, or no gateway although gateways
-// are wanted, and says so: a selector takes what matches.
-func (r *report) skips(pod *corev1.Pod, gateways bool) bool {
+// are wanted, and says so: a selector takes what matches. ending takes in pods that are being deleted.
+func (r *report) skips(pod *corev1.Pod, gateways, ending bool) bool {
 	why := ""
 	gateway, ok := installed.Current(pod)
 	switch {
-	case installed.Leaving(pod):
-		why = "it has finished or is being deleted"
+	case installed.Leaving(pod) && !ending:
+		why = leavingWords
 	case gateways && !ok:
 		why = "it has no gateway"
 	case gateways && gateway.Disabled():
@@ -68,8 +71,12 @@ func (r *report) skips(pod *corev1.Pod, gateways bool) bool {
 	default:
 		return false
 	}
-	fmt.Fprintf(r.errOut, "%s: skipped, %s\n", r.name(pod), why)
+	r.skip(pod, why)
 	return true
+}
+
+func (r *report) skip(pod *corev1.Pod, why string) {
+	fmt.Fprintf(r.errOut, "%s: skipped, %s\n", r.name(pod), why)
 }
 
 // missing reports the named pods that are not there, one error each.
@@ -89,6 +96,8 @@ type outcome struct {
 	notes    []string
 	warnings []string
 	err      error
+	// left says that the pod has ended meanwhile, or is about to, and err is no failure therefore.
+	left bool
 	// event is the reason of the event that the pod is to have, which says what was done, or, as announce.Failed,
 	// why not. Empty is none.
 	event announce.Reason
@@ -100,10 +109,15 @@ type outcome struct {
 func (r *report) add(o outcome) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.total++
-	if o.err != nil {
+	if !o.left {
+		r.total++
+	}
+	switch {
+	case o.left:
+		r.skip(o.pod, leavingWords)
+	case o.err != nil:
 		r.failPod(o.pod, o.err)
-	} else {
+	default:
 		switch {
 		case o.done != "":
 			r.done(o.pod, o.done)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/announce"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/change"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/flags"
@@ -198,10 +199,10 @@ func (o *revokeOptions) run(ctx context.Context, a *app, args []string) error {
 	if err != nil && !errors.Is(err, targets.ErrNoMatch) {
 		return fmt.Errorf("what is revoked is published, and no gateway was told: %w", err)
 	}
-	// Who has no gateway any more needs no word.
+	// Who has no gateway any more needs no word. That of a pod which is being deleted serves until the end.
 	found.Pods = slices.DeleteFunc(found.Pods, func(pod corev1.Pod) bool {
 		gateway, ok := installed.Current(&pod)
-		return !ok || gateway.Phase == installed.Terminated || installed.Leaving(&pod)
+		return !ok || gateway.Phase == installed.Terminated || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 	})
 	if o.output == "" {
 		for i := range entries {
@@ -215,7 +216,7 @@ func (o *revokeOptions) run(ctx context.Context, a *app, args []string) error {
 func (o *revokeOptions) verb(signer *ca.Authority, entries []ca.Revocation) *podVerb[change.Result, revokeItem] {
 	revoked := signer.Revocations()
 	return &podVerb[change.Result, revokeItem]{
-		podFlags: &podFlags{output: o.output, parallel: o.parallel},
+		podFlags: &podFlags{output: o.output, parallel: o.parallel}, ending: true,
 		begin: func(_ context.Context, j *job) (worker[change.Result], error) {
 			return func(ctx context.Context, pod *corev1.Pod) change.Result {
 				result := change.Result{Pod: pod}
@@ -232,7 +233,7 @@ func (o *revokeOptions) verb(signer *ca.Authority, entries []ca.Revocation) *pod
 			}, nil
 		},
 		tell: func(result change.Result) outcome {
-			told := outcome{pod: result.Pod, done: "refuses what is revoked", err: result.Err}
+			told := outcome{pod: result.Pod, done: "refuses what is revoked", err: result.Err, event: announce.Changed, mode: modeIn(result.Status)}
 			if result.Err == nil && result.Status.Cert.Revoked {
 				told.warnings = []string{"the gateway's own certificate is revoked: 'kubectl gateway rotate' gives it a new one"}
 			}

@@ -5,11 +5,17 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 func TestRevoke(t *testing.T) {
-	c := newRotatingCluster(t, "web", "db")
+	c := newRotatingCluster(t, "web", "db", "ended")
+	c.pods[1].DeletionTimestamp = new(metav1.Now()) // it serves on
+	c.pods[2].Status.Phase = corev1.PodSucceeded
 	serial := c.certs["web"].Chain[0].SerialNumber.Text(16)
 	if stdout, _ := c.mustRun("revoke", "pod/web", "--dry-run"); !strings.HasPrefix(stdout, "certificate "+serial+" revoked on ") || !strings.HasSuffix(stdout, " (dry run)\n") {
 		t.Errorf("dry run: %q", stdout)
@@ -25,6 +31,7 @@ func TestRevoke(t *testing.T) {
 	if first == 0 || c.told["db"][c.authority().Fingerprint()] != first {
 		t.Errorf("told %v", c.told)
 	}
+	expect.Equal(t, "events", []string{"db GatewayChanged: refuses what is revo", "web GatewayChanged: refuses what is revo"}, c.events(t))
 	if stdout, _ := c.mustRun("revoke", "--list", "-o", "name"); stdout != "certificate "+serial+"\ncluster.local/ns/shop/sa/web\n" {
 		t.Errorf("the list: %q", stdout)
 	}
@@ -35,7 +42,7 @@ func TestRevoke(t *testing.T) {
 	}
 
 	// One that does not answer, and one that does not know, do not stop the others.
-	c.dead, c.old = "web", "db"
+	c.dead, c.old, c.pods[1].DeletionTimestamp = "web", "db", nil
 	code, stdout, stderr := c.run("revoke", "AB:CD", "-o", "json")
 	var got revocationsOutput
 	must.Do(t, json.Unmarshal([]byte(stdout), &got))

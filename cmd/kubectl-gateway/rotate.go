@@ -142,17 +142,23 @@ func (o *rotateOptions) leaves() *podVerb[rotated, rotateItem] {
 		},
 		survey: func(ctx context.Context, j *job, pods []corev1.Pod) error { return carry(ctx, j, pods, &changer) },
 		tell: func(result rotated) outcome {
-			told := outcome{pod: result.Pod, notes: carried(result.covered), warnings: result.Warnings, err: result.Err,
-				event: announce.Renewed, mode: modeIn(result.Status)}
-			if result.Err == nil {
-				told.done = "certificate renewed, valid until " + result.Status.Cert.NotAfter.UTC().Format(time.RFC3339)
-			}
+			told := renewed(result.Pod, result.Status)
+			told.notes, told.warnings, told.err = carried(result.covered), result.Warnings, result.Err
 			return told
 		},
 		item:   newRotateItem,
 		refuse: func(pod *corev1.Pod, err error) rotated { return rotated{Result: rotate.Result{Pod: pod, Err: err}} },
 	}
 	return v
+}
+
+// renewed says that the gateway of pod has the certificate in status, which is nil if it has failed.
+func renewed(pod *corev1.Pod, status *api.Status) outcome {
+	told := outcome{pod: pod, event: announce.Renewed, mode: modeIn(status)}
+	if status != nil {
+		told.done = "certificate renewed, valid until " + status.Cert.NotAfter.UTC().Format(time.RFC3339)
+	}
+	return told
 }
 
 // rotateItem is the machine-readable result of one pod.

@@ -6,6 +6,10 @@ import (
 	"fmt"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/announce"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/rotate"
@@ -22,13 +26,18 @@ func (o *rotateOptions) rotateAuthority(ctx context.Context, a *app, successor a
 		Successor: successor, TTL: o.certTTL, Parallel: o.parallel, Timeout: o.timeout,
 		Progress: func(text string) { fmt.Fprintln(a.ErrOut, line(text)) },
 	}
+	show := newAnnouncer(client)
+	defer show.close()
+	rotator.Renewed = func(ctx context.Context, pod *corev1.Pod, status *api.Status) {
+		show.outcome(ctx, renewed(pod, status))
+	}
 	do := rotator.Rotate
 	if o.dryRun {
 		do = rotator.Plan
 	}
 	result, err := do(ctx)
 	if errors.Is(err, authority.ErrSigner) && result == nil {
-		return o.followSigner(ctx, a, &rotator)
+		return o.followSigner(ctx, a, &rotator, show)
 	}
 	if ctx.Err() != nil {
 		if !o.dryRun {
@@ -40,10 +49,8 @@ func (o *rotateOptions) rotateAuthority(ctx context.Context, a *app, successor a
 		return err
 	}
 	report := newReport(a, o.output)
-	for _, b := range result.Blocked {
-		report.fail(fmt.Sprintf("pod/%s -n %s: ", b.Pod, b.Namespace), b.Err)
-	}
-	if printErr := printAuthorityResult(report, result, err); printErr != nil {
+	blocked := o.blocked(ctx, report, show, result.Blocked)
+	if printErr := printAuthorityResult(report, result, blocked, err); printErr != nil {
 		return printErr
 	}
 	if err == nil && len(result.Blocked) > 0 {
@@ -78,19 +85,29 @@ type blockedOutput struct {
 	itemEnd
 }
 
-// printAuthorityResult prints how far the rotation has come. err is why it has
+// blocked reports the gateways that are in the way of a rotation, shows that at their pods unless it is a dry run, and
+// returns them for programs.
+func (o *rotateOptions) blocked(ctx context.Context, r *report, show *announcer, gateways []rotate.Blocked) (list []blockedOutput) {
+	for _, b := range gateways {
+		r.fail(fmt.Sprintf("pod/%s -n %s: ", b.Pod.Name, b.Pod.Namespace), b.Err)
+		if !o.dryRun {
+			show.outcome(ctx, outcome{pod: b.Pod, err: b.Err, event: announce.Renewed})
+		}
+		list = append(list, blockedOutput{podItemOf(b.Pod), b.Container, itemEndOf(nil, b.Err)})
+	}
+	return list
+}
+
+// printAuthorityResult prints how far the rotation has come, and what is in its way. err is why it has
 // stopped, if it has.
-func printAuthorityResult(r *report, result *rotate.AuthorityResult, err error) error {
+func printAuthorityResult(r *report, result *rotate.AuthorityResult, blocked []blockedOutput, err error) error {
 	o := authorityOutput{
 		Phase: result.Phase.String(), Done: result.Done, Authority: result.Authority.Roots()[0],
 		NotAfter: result.Authority.NotAfter().UTC(), Where: result.Where, Backup: result.Backup,
-		Gateways: result.Gateways, Next: result.Next,
+		Gateways: result.Gateways, Blocked: blocked, Next: result.Next,
 	}
 	if result.Other != nil {
 		o.Other = result.Other.Roots()[0]
-	}
-	for _, b := range result.Blocked {
-		o.Blocked = append(o.Blocked, blockedOutput{podItem{b.Namespace, b.Pod}, b.Container, itemEndOf(nil, b.Err)})
 	}
 	if err != nil {
 		o.Error, o.Hint = words(err), line(advice(err))

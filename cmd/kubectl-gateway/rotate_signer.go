@@ -11,7 +11,7 @@ import (
 )
 
 // followSigner brings all gateways the roots of the cluster's signer, or says what would be done.
-func (o *rotateOptions) followSigner(ctx context.Context, a *app, rotator *rotate.AuthorityRotator) error {
+func (o *rotateOptions) followSigner(ctx context.Context, a *app, rotator *rotate.AuthorityRotator, show *announcer) error {
 	if o.source.certFile != "" {
 		return errors.New("--from-cert and --from-key are about an authority, and a signer of the cluster issues the certificates")
 	}
@@ -27,10 +27,8 @@ func (o *rotateOptions) followSigner(ctx context.Context, a *app, rotator *rotat
 		return err
 	}
 	report := newReport(a, o.output)
-	for _, b := range result.Blocked {
-		report.fail(fmt.Sprintf("pod/%s -n %s: ", b.Pod, b.Namespace), b.Err)
-	}
-	if printErr := o.printFollowed(report, result, err); printErr != nil {
+	blocked := o.blocked(ctx, report, show, result.Blocked)
+	if printErr := printFollowed(report, result, blocked, err); printErr != nil {
 		return printErr
 	}
 	if err == nil && len(result.Blocked) > 0 {
@@ -54,14 +52,11 @@ type followOutput struct {
 	itemEnd
 }
 
-// printFollowed prints how far the gateways have come. err is why they have come no further.
-func (o *rotateOptions) printFollowed(r *report, result *rotate.SignerResult, err error) error {
+// printFollowed prints how far the gateways have come, and which are in the way. err is why they have come no further.
+func printFollowed(r *report, result *rotate.SignerResult, blocked []blockedOutput, err error) error {
 	_, notAfter := ca.Validity(result.Signer.Trust())
 	out := followOutput{Signer: result.Signer.Name, Roots: result.Signer.Roots(), NotAfter: notAfter.UTC(),
-		Done: err == nil && result.Next == "" && len(result.Blocked) == 0, Gateways: result.Gateways, Next: result.Next}
-	for _, b := range result.Blocked {
-		out.Blocked = append(out.Blocked, blockedOutput{podItem{b.Namespace, b.Pod}, b.Container, itemEndOf(nil, b.Err)})
-	}
+		Done: err == nil && result.Next == "" && len(blocked) == 0, Gateways: result.Gateways, Blocked: blocked, Next: result.Next}
 	if err != nil {
 		out.Error, out.Hint = words(err), line(advice(err))
 	}

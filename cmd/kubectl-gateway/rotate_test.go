@@ -11,6 +11,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/identity"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/fakegateway"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
@@ -153,6 +154,7 @@ func TestRotateCA(t *testing.T) {
 	if !strings.Contains(stderr, `the gateway is \x1b[2Jaway`) || !strings.Contains(stderr, "1 gateway is in the way") {
 		t.Errorf("%q", stderr)
 	}
+	expect.Equal(t, "events", []string{"db GatewayFailed: the gateway is \\x1b["}, c.events(t))
 	if c.authority().Fingerprint() != first.Fingerprint() {
 		t.Error("switched before all trust the new one")
 	}
@@ -166,6 +168,8 @@ func TestRotateCA(t *testing.T) {
 		!strings.Contains(stderr, "a rotation is under way") || !strings.Contains(stderr, "old authority kept as "+c.dir) {
 		t.Errorf("%q, %q", stdout, stderr)
 	}
+	renewed := "GatewayRenewed: certificate renewed,"
+	expect.Equal(t, "events", []string{"db GatewayFailed: the gateway is \\x1b[", "db " + renewed, "web " + renewed, "web " + renewed}, c.events(t))
 	for pod, cert := range c.certs {
 		if len(cert.Roots) != 1 || ca.Fingerprint(cert.Roots[0]) != next.Fingerprint() || cert.Chain[0].CheckSignatureFrom(cert.Roots[0]) != nil {
 			t.Errorf("%s has %d roots", pod, len(cert.Roots))

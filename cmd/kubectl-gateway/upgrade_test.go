@@ -97,7 +97,7 @@ func TestOnePodOfAWorkloadAtATime(t *testing.T) {
 		close(all)
 	}()
 	var told []string
-	results := v.each(pods, func(pod *corev1.Pod) inject.Result {
+	results := v.each(pods, func(pod *corev1.Pod) finished[inject.Result] {
 		busy <- installed.WorkloadOf(pod)
 		select {
 		case <-all:
@@ -105,13 +105,13 @@ func TestOnePodOfAWorkloadAtATime(t *testing.T) {
 			t.Error("workloads wait for one another")
 		}
 		if pod.Name == "a2" {
-			return inject.Result{Pod: pod, Err: errors.New("it failed")}
+			return v.finished(inject.Result{Pod: pod, Err: errors.New("it failed")})
 		}
-		return inject.Result{Pod: pod, Action: inject.Replaced}
-	}, func(inject.Result) { told = append(told, "") })
+		return finished[inject.Result]{result: inject.Result{Pod: pod, Action: inject.Replaced}}
+	}, func(finished[inject.Result]) { told = append(told, "") })
 	var got []string
 	for _, r := range results {
-		got = append(got, fmt.Sprintf("%s %s %v", r.Pod.Name, r.Action, r.Err))
+		got = append(got, fmt.Sprintf("%s %s %v", r.result.Pod.Name, r.result.Action, r.result.Err))
 	}
 	want := []string{"a0 replaced <nil>", "b1 replaced <nil>", "a2  it failed", "a3 failed left as it is, because pod/a2 of the same workload has failed", "b4 replaced <nil>", "5 replaced <nil>"}
 	if diff := cmp.Diff(want, got); diff != "" || len(told) != len(pods) {

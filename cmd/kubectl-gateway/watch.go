@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
@@ -211,16 +212,19 @@ func (o *watchOptions) run(ctx context.Context, a *app, args []string) error {
 		return fmt.Errorf("loading the authority: %w", err)
 	}
 	plugin.Options.TTL = o.certTTL(issuer)
+	poster := announce.NewPoster(client)
+	defer poster.Close()
 	if _, signed := issuer.(*signer.Signer); signed {
 		follower := rotate.AuthorityRotator{Location: location, Gateways: plugin.Gateways,
-			TTL: settings.TTL, Parallel: o.parallel, Progress: report.notice}
+			TTL: settings.TTL, Parallel: o.parallel, Progress: report.notice,
+			Renewed: func(_ context.Context, pod *corev1.Pod, status *api.Status) {
+				post(poster, watch.Event{Time: time.Now(), Namespace: pod.Namespace, Pod: pod.Name, UID: pod.UID, Action: watch.Renewed, NotAfter: status.Cert.NotAfter})
+			}}
 		plugin.FollowRoots = func(ctx context.Context, overlook bool) (*rotate.SignerResult, error) {
 			return follower.Follow(ctx, overlook)
 		}
 	}
 	options.Mode = settings.Mode
-	poster := announce.NewPoster(client)
-	defer poster.Close()
 	watcher := &watch.Watcher{Client: client, Actions: plugin, Options: options, Report: func(e watch.Event) {
 		report.add(e)
 		post(poster, e)

@@ -14,6 +14,9 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
 )
 
 // roots returns the fingerprints that a gateway trusts.
@@ -98,6 +101,9 @@ func TestRotateCA(t *testing.T) {
 		return now
 	}
 	root := a.status().Cert.Issuer
+	// A pod that ends meanwhile is in nobody's way.
+	enable(t, []string{"--mode=strict"}, startPods(t, ns, podSpec("leaving", node2))[0])
+	must.Do(t, client(t).CoreV1().Pods(ns).Delete(t.Context(), "leaving", metav1.DeleteOptions{}))
 	gateway(t, "rotate", "--ca", "--yes")
 	root = follows("in one go", root)
 

@@ -66,6 +66,12 @@ func Leaving(pod *corev1.Pod) bool {
 	return pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 }
 
+// Left reports whether pod is Leaving or gone by now: then that is why something failed in it, and it is no failure.
+func Left(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) bool {
+	now, err := Reread(ctx, client, pod)
+	return errors.Is(err, ErrReplaced) || err == nil && Leaving(now)
+}
+
 // Runs reports whether a gateway runs in pod.
 func Runs(pod *corev1.Pod) bool {
 	gateway, ok := Current(pod)

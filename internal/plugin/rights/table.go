@@ -123,6 +123,8 @@ func Table() []Need {
 		gives    = "gives new pods a gateway"
 		says     = "says how gateways are to be"
 		podsSay  = "the annotations of pods count"
+		shows    = "shows what became of gateways"
+		labels   = "labels pods with the mode of their gateways"
 		unshown  = "it is not shown"
 		ofOwners = "reads the annotations of workloads"
 	)
@@ -155,8 +157,8 @@ func Table() []Need {
 		{Use: Annotations, Verbs: "get", Group: apps, Resource: "daemonsets", Why: says, Unless: podsSay},
 		{Use: Annotations, Verbs: "get", Group: "batch", Resource: "jobs", Why: says, Unless: podsSay},
 
-		{Use: Announce, Verbs: "create", Resource: "events", Why: "shows what became of gateways", Unless: unshown},
-		{Use: Announce, Verbs: "patch", Resource: "pods", Why: "labels pods with the mode of their gateways", Unless: unshown},
+		{Use: Announce, Verbs: "create", Resource: "events", Why: shows, Unless: unshown},
+		{Use: Announce, Verbs: "patch", Resource: "pods", Why: labels, Unless: unshown},
 
 		{Use: Secrets, Verbs: "create", Resource: "secrets", Why: "brings the key to the pod"},
 		{Use: Secrets, Verbs: "list", Resource: "secrets", Why: "finds what an enable that was killed has left", Unless: "none was killed"},
@@ -187,9 +189,13 @@ func Table() []Need {
 		{Use: RotateCA, Verbs: "get list", Resource: "pods", Scope: AllNamespaces, Why: find},
 		{Use: RotateCA, Verbs: "create", Resource: "pods/exec", Scope: AllNamespaces, Why: ask},
 		{Use: RotateCA, Verbs: "create", Resource: "pods/portforward", Scope: AllNamespaces, Why: cheaper, Unless: commands},
+		{Use: RotateCA, Verbs: "create", Resource: "events", Scope: AllNamespaces, Why: shows, Unless: unshown},
+		{Use: RotateCA, Verbs: "patch", Resource: "pods", Scope: AllNamespaces, Why: labels, Unless: unshown},
 
 		{Use: Revoke, Verbs: "get list", Resource: "pods", Scope: AllNamespaces, Why: find},
 		{Use: Revoke, Verbs: "create", Resource: "pods/exec", Scope: AllNamespaces, Why: ask},
+		{Use: Revoke, Verbs: "create", Resource: "events", Scope: AllNamespaces, Why: shows, Unless: unshown},
+		{Use: Revoke, Verbs: "patch", Resource: "pods", Scope: AllNamespaces, Why: labels, Unless: unshown},
 		{Use: Revoke, Verbs: "get", Resource: "namespaces", Names: system, Scope: System, Why: which},
 		{Use: Revoke, Verbs: "get update", Resource: "configmaps", Names: bundle, Scope: System, Why: "publishes what is revoked"},
 

@@ -5,7 +5,10 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/authority"
@@ -37,8 +40,13 @@ type AuthorityRotator struct {
 	// DefaultTimeout if zero.
 	Parallel int
 	Timeout  time.Duration
-	// Progress, if not nil, is told each thing that is done.
+	// Progress, if not nil, is told each thing that is done, one after the other.
 	Progress func(line string)
+	// Renewed, if not nil, is told each gateway that has a new certificate, and what it says then. Calls may come at
+	// the same time.
+	Renewed func(context.Context, *corev1.Pod, *api.Status)
+	// saying keeps calls of Progress apart.
+	saying sync.Mutex
 }
 
 // AuthorityResult is how far the rotation of the authority has come.
@@ -203,6 +211,8 @@ func describe(rotation *authority.Rotation) *AuthorityResult {
 
 func (r *AuthorityRotator) say(format string, args ...any) {
 	if r.Progress != nil {
+		r.saying.Lock()
+		defer r.saying.Unlock()
 		r.Progress(fmt.Sprintf(format, args...))
 	}
 }

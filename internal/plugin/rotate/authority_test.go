@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -263,7 +264,7 @@ func TestBlocked(t *testing.T) {
 				t.Fatalf("%+v, %v; hint %q", result, err, api.Hint(err))
 			}
 			b := blocked.Gateways[0]
-			if b.Namespace != "shop" || b.Pod != "db" || b.Container != "kube-gateway" ||
+			if b.Pod.Namespace != "shop" || b.Pod.Name != "db" || b.Container != "kube-gateway" ||
 				!strings.Contains(b.Err.Error(), c.text) || !strings.Contains(api.Hint(b.Err), c.hint) {
 				t.Errorf("%+v; hint %q", b, api.Hint(b.Err))
 			}
@@ -346,6 +347,66 @@ func TestWhatDoesNotCount(t *testing.T) {
 		}
 		if w.did("trust shop/db") || w.did("renew shop/db") {
 			t.Errorf("%s: it was changed", name)
+		}
+	}
+}
+
+// TestEnding: a pod that ends has no container any more before the API server says so.
+func TestEnding(t *testing.T) {
+	deleted := func(p *corev1.Pod) { p.DeletionTimestamp = new(metav1.Now()) }
+	for name, end := range map[string]func(w *world, g *fakeGateway){
+		"the pod goes": func(w *world, g *fakeGateway) {
+			must.Do(w.t, w.cluster.Tracker().Delete(fakecluster.Pods, g.pod.Namespace, g.pod.Name))
+		},
+		"the container has ended": func(w *world, g *fakeGateway) {
+			w.change(g, func(p *corev1.Pod) { setState(p, fakecluster.Terminated(0, "")) })
+		},
+		"the pod has failed": func(w *world, g *fakeGateway) { w.change(g, func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }) },
+		"it stays":           nil,
+	} {
+		for _, first := range []string{"status", "trust", "renew"} {
+			t.Run(name+" before "+first, func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t, "local", "shop/web", "shop/db")
+				g := w.gateways["shop/db"]
+				var looked atomic.Int32
+				w.step = func(what string) error {
+					switch {
+					case what == first+" shop/db" && g.failures == nil:
+						w.mu.Lock()
+						g.failures, g.state = slices.Repeat([]error{errors.New("container not found")}, 100), api.Disabled
+						w.mu.Unlock()
+						w.change(g, deleted)
+					case what == "get pods" && g.failures != nil && looked.Add(1) == 3 && end != nil:
+						end(w, g)
+					}
+					return nil
+				}
+				r := w.rotator()
+				r.Timeout = 5 * time.Second
+				if end == nil {
+					r.Timeout = 7 * pollInterval / 2
+				}
+				var lines []string
+				r.Progress = func(line string) { lines = append(lines, line) }
+				result, err := r.Rotate(t.Context())
+				if !slices.Contains(lines, "waiting for the end of pod/db -n shop") {
+					t.Errorf("said %q", lines)
+				}
+				if end != nil {
+					if err != nil || !result.Done || result.Gateways != 1 {
+						t.Errorf("%+v, %v", result, err)
+					}
+					w.checkDone(name)
+					return
+				}
+				if !errors.As(err, new(*BlockedError)) || len(result.Blocked) != 1 {
+					t.Fatalf("%+v, %v", result, err)
+				}
+				if b := result.Blocked[0]; b.Err.Error() != "its pod is being deleted, and has not ended: container not found" || !strings.Contains(api.Hint(b.Err), "delete --force pod/db -n shop") {
+					t.Errorf("%v; hint %q", b.Err, api.Hint(b.Err))
+				}
+			})
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/pages"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/parallel"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/remote"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/plugin/resend"
 )
 
 // maxPasses bounds how often all gateways are asked until none needs anything more:
@@ -39,7 +40,8 @@ type gateway struct {
 
 // Blocked is a gateway that keeps a rotation from going on.
 type Blocked struct {
-	Namespace, Pod, Container string
+	Pod       *corev1.Pod
+	Container string
 	// Err is why. Its words may be the gateway's: clean them before they reach a
 	// terminal.
 	Err error
@@ -68,8 +70,7 @@ type view struct {
 }
 
 func (v *view) block(g *gateway) {
-	ref := g.Ref()
-	v.blocked = append(v.blocked, Blocked{Namespace: ref.Namespace, Pod: ref.Pod, Container: ref.Container, Err: g.err})
+	v.blocked = append(v.blocked, Blocked{Pod: g.pod, Container: g.Ref().Container, Err: g.err})
 	v.foreign = v.foreign || g.foreign
 }
 
@@ -180,11 +181,12 @@ func (r *AuthorityRotator) ask(ctx context.Context, g gateway, goal goal) gatewa
 		status, err := g.Status(ctx)
 		switch {
 		case waited && ctx.Err() != nil: // what was answered before says more
-		case err != nil && r.gone(ctx, &g):
-			return g
-		case err != nil && !errors.Is(err, remote.ErrNotRunning):
-			g.err = g.unreachable(err)
-			return g
+		case err != nil:
+			waits, reason := r.failed(ctx, &g, err)
+			if !waits {
+				g.err = reason
+				return g
+			}
 		case err == nil && status.State != api.Uncertified && status.State != api.Starting:
 			g.judge(status, goal)
 			return g
@@ -224,17 +226,38 @@ func (g *gateway) unreachable(err error) error {
 	return api.WithHint(err, "if its node is gone for good, delete "+g.where())
 }
 
-// gone reports whether a gateway that does not answer has ended.
-func (r *AuthorityRotator) gone(ctx context.Context, g *gateway) bool {
+// failed returns why a gateway that failed with err is in the way, nil if it has ended. The containers of a pod that
+// ends are gone before the API server says so: of such a pod the end is waited for, until ctx ends. waits reports
+// whether the gateway may yet begin to run.
+func (r *AuthorityRotator) failed(ctx context.Context, g *gateway, err error) (waits bool, reason error) {
+	for said := false; ; said = true {
+		pod, alive := r.look(ctx, g)
+		switch {
+		case !alive:
+			return false, nil
+		case pod == nil || !installed.Leaving(pod):
+			return errors.Is(err, remote.ErrNotRunning), g.unreachable(err)
+		case !said:
+			r.say("waiting for the end of %s", g.where())
+		}
+		if resend.Pause(ctx, pollInterval) != nil {
+			return false, api.WithHint(fmt.Errorf("its pod is being deleted, and has not ended: %w", err),
+				fmt.Sprintf("if its node is gone for good: 'kubectl delete --force pod/%s -n %s'", g.pod.Name, g.pod.Namespace))
+		}
+	}
+}
+
+// look returns the pod of a gateway as it is now, nil if that is not known, and whether the gateway may still be alive.
+func (r *AuthorityRotator) look(ctx context.Context, g *gateway) (now *corev1.Pod, may bool) {
 	// The gateway may have used up its time.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	pod, err := r.Client.CoreV1().Pods(g.pod.Namespace).Get(ctx, g.pod.Name, metav1.GetOptions{})
+	now, err := installed.Reread(ctx, r.Client, g.pod)
 	if err != nil {
-		return apierrors.IsNotFound(err)
+		return nil, !errors.Is(err, installed.ErrReplaced)
 	}
-	return pod.UID != g.pod.UID || !slices.ContainsFunc(installed.Gateways(pod), func(found installed.Gateway) bool {
-		return found.Name == g.Ref().Container && alive(pod, found)
+	return now, slices.ContainsFunc(installed.Gateways(now), func(found installed.Gateway) bool {
+		return found.Name == g.Ref().Container && alive(now, found)
 	})
 }
 
@@ -251,12 +274,13 @@ func (r *AuthorityRotator) bring(ctx context.Context, g gateway, goal goal) gate
 	if goal.issued(g.status) {
 		status, err = g.Trust(limited, issuer.Bundle(), issuer.Revocations())
 	} else {
-		status, err = g.Renew(limited, issuer, r.TTL)
+		if status, err = g.Renew(limited, issuer, r.TTL); err == nil && r.Renewed != nil {
+			r.Renewed(ctx, g.pod, status)
+		}
 	}
 	switch {
-	case err != nil && r.gone(ctx, &g):
 	case err != nil:
-		g.err = g.unreachable(err)
+		_, g.err = r.failed(limited, &g, err)
 	case !goal.reached(status):
 		g.err = errors.New("the gateway says that it did not take what it was given")
 	}

@@ -198,7 +198,7 @@ func TestFollowStopsForAGatewayThatDoesNotAnswer(t *testing.T) {
 	w.signs = second
 	result, err := w.rotator().Follow(t.Context(), false)
 	blocked, ok := errors.AsType[*BlockedError](err)
-	if !ok || len(blocked.Gateways) != 1 || blocked.Gateways[0].Pod != "gone" || len(result.Blocked) != 1 {
+	if !ok || len(blocked.Gateways) != 1 || blocked.Gateways[0].Pod.Name != "gone" || len(result.Blocked) != 1 {
 		t.Fatalf("%+v, %v", result, err)
 	}
 	expect.Equal(t, "trusted", rootsOf(first, second), w.roots("ops/db"))

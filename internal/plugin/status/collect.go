@@ -127,6 +127,11 @@ func (c *Collector) ask(ctx context.Context, pod *corev1.Pod, item *Item) {
 		}
 	}
 	item.State, item.Error, item.hint = NotAnswering, err.Error(), api.Hint(err)
+	if c.Client != nil {
+		// That a pod is gone, which may have been named, is for the error to say.
+		now, err := installed.Reread(ctx, c.Client, pod)
+		item.left = err == nil && installed.Leaving(now)
+	}
 	if c.Explain != nil {
 		item.Error, item.hint = c.Explain(err)
 	}

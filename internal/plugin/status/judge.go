@@ -42,6 +42,10 @@ func (i *Item) judge(now time.Time) {
 		}
 		i.problem(Critical, because(text+i.ago(now), i.Container.lastWords())+consequence(i.OnFailure), enable)
 	case NotAnswering:
+		if i.left {
+			i.problem(Note, "the gateway does not answer any more: the pod has finished or is being deleted", "")
+			break
+		}
 		i.problem(Critical, "the gateway does not answer: "+i.Error, cmp.Or(i.hint, i.logs()))
 	case Degraded:
 		i.problem(Critical, because("the gateway is degraded", i.Status.Reason), i.logs())

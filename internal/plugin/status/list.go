@@ -84,8 +84,9 @@ type Item struct {
 	Error string `json:"error,omitempty"`
 	// Problems are what somebody should look at, the worst first.
 	Problems []Problem `json:"problems,omitempty"`
-	// hint is the advice that came with Error.
+	// hint is the advice that came with Error, and left says that the pod has finished or is being deleted.
 	hint string
+	left bool
 	// skew is how far the gateway's clock is ahead of this machine's, at least.
 	skew time.Duration
 	// moved is what shows that the pod has another sandbox than the gateway was made
@@ -109,7 +110,7 @@ func (l *List) Names() string {
 // Unread reports whether l lacks the status of a gateway that should have
 // answered.
 func (l *List) Unread() bool {
-	return slices.ContainsFunc(l.Items, func(i Item) bool { return i.State == NotAnswering })
+	return slices.ContainsFunc(l.Items, func(i Item) bool { return i.State == NotAnswering && !i.left })
 }
 
 // Expiring returns the items whose certificates end within so long from now, or have

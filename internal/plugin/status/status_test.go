@@ -250,6 +250,26 @@ func TestJSONForm(t *testing.T) {
 	}
 }
 
+// TestLeft: the gateway of a pod that ends is missed by nobody.
+func TestLeft(t *testing.T) {
+	for name, change := range map[string]func(*corev1.Pod){
+		"deleted": func(p *corev1.Pod) { p.DeletionTimestamp = new(metav1.Now()) },
+		"failed":  func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed },
+		"gone":    func(p *corev1.Pod) { p.Name = "other" },
+		"":        func(*corev1.Pod) {},
+	} {
+		p := pod("web", "strict", "closed", running())
+		leaving := p.DeepCopy()
+		change(leaving)
+		gateways := asker{"web": says(nil, errors.New("container not found"))}.client()
+		list := must.Get((&Collector{Gateways: gateways, Now: clock, Client: fakecluster.New(t, leaving)}).Collect(t.Context(), []corev1.Pod{p}))(t)
+		severity := list.Items[0].Problems[0].Severity
+		if left := name == "deleted" || name == "failed"; list.Unread() == left || (severity == Note) != left || list.Items[0].State != NotAnswering {
+			t.Errorf("%s: %+v", name, list.Items[0])
+		}
+	}
+}
+
 func TestGatewayIsAskedWithinTheTimeout(t *testing.T) {
 	silent := asker{"web": func(ctx context.Context) (*api.Status, error) {
 		<-ctx.Done()

@@ -306,7 +306,7 @@ func (p *Plugin) FollowSigner(ctx context.Context) (changed bool, warnings []str
 	result, err := p.FollowRoots(ctx, now.Sub(p.unsettled) >= overlookAfter)
 	if result != nil {
 		for _, b := range result.Blocked {
-			warnings = append(warnings, fmt.Sprintf("pod/%s -n %s (%s) was not brought the roots of signer %s: %v", b.Pod, b.Namespace, b.Container, s.Name, b.Err))
+			warnings = append(warnings, fmt.Sprintf("pod/%s -n %s (%s) was not brought the roots of signer %s: %v", b.Pod.Name, b.Pod.Namespace, b.Container, s.Name, b.Err))
 		}
 	}
 	if err != nil {

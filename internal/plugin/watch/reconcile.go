@@ -217,7 +217,7 @@ func (w *Watcher) act(ctx context.Context, key types.NamespacedName, pod *corev1
 		}
 		event.Action = Upgraded
 		out = w.Actions.Upgrade(ctx, pod, s.status, s.settings)
-		if out.Err != nil && ctx.Err() == nil && !unreachable(out.Err) && !w.gone(ctx, pod) {
+		if out.Err != nil && ctx.Err() == nil && !unreachable(out.Err) && !installed.Left(ctx, w.Client, pod) {
 			w.halt(pod, out.Container, out.Err)
 		}
 		w.rollout.end(pod)
@@ -245,7 +245,7 @@ func (w *Watcher) act(ctx context.Context, key types.NamespacedName, pod *corev1
 	case out.Err == nil:
 	case ctx.Err() != nil:
 		return false
-	case w.gone(ctx, pod):
+	case installed.Left(ctx, w.Client, pod):
 		w.forget(key)
 		return false
 	default:
@@ -334,13 +334,6 @@ func (w *Watcher) failed(key types.NamespacedName, pod *corev1.Pod, tried attemp
 	if !known {
 		w.report(event)
 	}
-}
-
-// gone reports whether pod has ended or was replaced meanwhile: then that is why
-// something failed, and it is no failure.
-func (w *Watcher) gone(ctx context.Context, pod *corev1.Pod) bool {
-	now, err := w.Client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
-	return apierrors.IsNotFound(err) || err == nil && (now.UID != pod.UID || installed.Leaving(now))
 }
 
 // unreachable reports whether err comes from an API server that is away or busy.

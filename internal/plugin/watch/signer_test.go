@@ -43,7 +43,7 @@ func TestPluginFollowsASigner(t *testing.T) {
 		s := signerOf(t, own)
 		p.FollowRoots = func(_ context.Context, overlook bool) (*rotate.SignerResult, error) {
 			calls = append(calls, overlook)
-			return &rotate.SignerResult{Signer: s, Blocked: []rotate.Blocked{{Namespace: "shop", Pod: "far", Container: "kube-gateway", Err: errors.New("no answer in time")}}}, fails
+			return &rotate.SignerResult{Signer: s, Blocked: []rotate.Blocked{{Pod: fakecluster.NewPod("far"), Container: "kube-gateway", Err: errors.New("no answer in time")}}}, fails
 		}
 		ask := func(after time.Duration, want bool) []string {
 			t.Helper()
