@@ -89,8 +89,8 @@ func (p *Proxy) closeAtOnce(s stream, linger bool) {
 }
 
 // maxSpent is how many descriptors are closed together. The first close(2) after a moment without work wakes the thread that looks
-// after Go's scheduler, which then looks every 20 µs for as long as there is work.
-const maxSpent = 32
+// after Go's scheduler, which then looks every 20 µs for as long as there is work, and for a millisecond at least.
+const maxSpent = 256
 
 // spent has streams whose sockets are closed, and whose descriptors are not.
 type spent struct {
@@ -98,7 +98,7 @@ type spent struct {
 	streams []stream
 }
 
-// add closes s, and those before it, when there are enough, or with the next sweep.
+// add closes s, and those before it, when there are enough, with the next sweep, or where descriptors are needed.
 func (p *spent) add(s stream) {
 	p.mu.Lock()
 	p.streams = append(p.streams, s)

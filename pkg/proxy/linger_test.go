@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -232,4 +233,37 @@ func TestCloseAtOnce(t *testing.T) {
 	if open(last) {
 		t.Error("the sweeper does not close what is left")
 	}
+}
+
+// exhausted is a listener that has no descriptor when it is first asked.
+type exhausted struct {
+	*net.TCPListener
+	ask   chan struct{}
+	asked atomic.Bool
+}
+
+func (l *exhausted) Accept() (net.Conn, error) {
+	<-l.ask
+	if !l.asked.Swap(true) {
+		return nil, unix.EMFILE
+	}
+	return l.TCPListener.Accept()
+}
+
+// TestDescriptorsAreMissing: the descriptors of what has ended are closed where accept(2) has none.
+func TestDescriptorsAreMissing(t *testing.T) {
+	full := &exhausted{ask: make(chan struct{})}
+	p := newPod(t, newAuthority(t), func(o *Options) {
+		full.TCPListener = listen(t, netip.AddrPortFrom(o.Config.PodIPs[0], api.PeerPort)).(*net.TCPListener)
+		o.Peer, o.sweep = full, time.Hour
+	}).proxy
+	destination, accept := collect(t, podAddress())
+	near, err := connectFrom(t.Context(), netip.AddrPort{}, destination, patienceForTests, func(int) error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.closeAtOnce(near, false)
+	expectEOF(t, accept())
+	close(full.ask)
+	eventually(t, "the descriptor is closed", func() bool { return onSocket(near, func(int) error { return nil }) != nil })
 }

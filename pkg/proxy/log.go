@@ -18,9 +18,9 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
 )
 
-// logInterval is the least time between two batches of lines. What is logged meanwhile is in the spool, which a
+// logInterval is the least time between two batches of lines, of which each wakes the thread that maxSpent is about. What is logged meanwhile is in the spool, which a
 // supervisor writes if this process dies.
-const logInterval = 10 * time.Millisecond
+const logInterval = 50 * time.Millisecond
 
 // Logger writes JSON lines to a writer that may be slow. Logging only appends to a bounded
 // spool, which one goroutine writes. Lines that find it full, or no room in the budget, are

@@ -254,6 +254,8 @@ func (a *acceptor) run(failed chan<- error) {
 			return
 		}
 		delay := wait.next()
+		// What has ended may have the descriptors that are missing.
+		a.proxy.spent.close()
 		if held, ok := a.proxy.exhausted.allow(); ok {
 			a.proxy.options.Log.Slog().Error("cannot accept connections", "listener", a.listener.Addr().String(),
 				"error", err.Error(), "retryIn", delay.Seconds(), "notLogged", held)
