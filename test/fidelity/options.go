@@ -80,12 +80,12 @@ func onTheWire() []Scenario {
 	} {
 		all = append(all, silence(each.name, each.data, each.options)...)
 	}
-	// RFC 5082, as BGP has it: packets that a router has passed on are dropped, and so is the kernel's own RST.
+	// RFC 5082, as BGP has it: packets that more than a few routers have passed on are dropped, and so is a RST of the kernel.
 	secured := func(f family) []option {
 		if f == ip6 {
-			return []option{{"IPV6_UNICAST_HOPS", 255}, {"IPV6_MINHOPCOUNT", 255}}
+			return []option{{"IPV6_UNICAST_HOPS", 255}, {"IPV6_MINHOPCOUNT", 250}}
 		}
-		return []option{{"IP_TTL", 255}, {"IP_MINTTL", 255}}
+		return []option{{"IP_TTL", 255}, {"IP_MINTTL", 250}}
 	}
 	impatient := option{"TCP_SYNCNT", 1}
 	all = append(all, forFamilies("TTL security", func(p *play, f family) {
