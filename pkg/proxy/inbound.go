@@ -17,6 +17,7 @@ import (
 
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/traffic"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/tuning"
 	"github.com/kubectl-gateway/kubectl-gateway/pkg/ca"
 )
 
@@ -279,6 +280,10 @@ func (p *Proxy) dialApplication(h header) (stream, error) {
 		return connectFrom(p.ctx, netip.AddrPortFrom(from, 0), h.Destination, p.options.LocalTimeout, func(fd int) error {
 			if err := bindWithoutPort(fd); err != nil {
 				return err
+			}
+			level, name := tuning.HopOption(from)
+			if err := setOption(fd, level, name, tuning.MaxHops); err != nil {
+				return fmt.Errorf("setting the hop limit: %w", err)
 			}
 			if p.options.Sources6.Contains(from) {
 				// No interface has the address.

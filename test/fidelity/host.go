@@ -476,6 +476,8 @@ var optionNumbers = map[string][2]int{
 	"IP_MINTTL":               {unix.IPPROTO_IP, unix.IP_MINTTL},
 	"IP_BIND_ADDRESS_NO_PORT": {unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT},
 	"IPV6_TCLASS":             {unix.IPPROTO_IPV6, unix.IPV6_TCLASS},
+	"IPV6_UNICAST_HOPS":       {unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS},
+	"IPV6_MINHOPCOUNT":        {unix.IPPROTO_IPV6, unix.IPV6_MINHOPCOUNT},
 	"IPV6_V6ONLY":             {unix.IPPROTO_IPV6, unix.IPV6_V6ONLY},
 	"TCP_NODELAY":             {unix.IPPROTO_TCP, unix.TCP_NODELAY},
 	"TCP_CORK":                {unix.IPPROTO_TCP, unix.TCP_CORK},

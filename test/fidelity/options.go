@@ -80,6 +80,28 @@ func onTheWire() []Scenario {
 	} {
 		all = append(all, silence(each.name, each.data, each.options)...)
 	}
+	// RFC 5082, as BGP has it: packets that more than a few routers have passed on are dropped, and so is a RST of the kernel.
+	secured := func(f family) []option {
+		if f == ip6 {
+			return []option{{"IPV6_UNICAST_HOPS", 255}, {"IPV6_MINHOPCOUNT", 250}}
+		}
+		return []option{{"IP_TTL", 255}, {"IP_MINTTL", 250}}
+	}
+	impatient := option{"TCP_SYNCNT", 1}
+	all = append(all, forFamilies("TTL security", func(p *play, f family) {
+		c, s := p.pairWith(f, append(secured(f), impatient), secured(f))
+		c.send("question")
+		s.recv()
+		s.send("answer")
+		c.recv()
+		c.close()
+		s.recv()
+	})...)
+	all = append(all, forFamilies("TTL security to a closed port", func(p *play, f family) {
+		c := p.clientSocket(f)
+		c.setAll(append(secured(f), impatient))
+		c.connect(f.at(p.server, p.port))
+	})...)
 	return append(all, Scenario{Name: "silence that ends", cut: true, play: func(p *play) {
 		c, s := p.pair(ip4)
 		p.cut()

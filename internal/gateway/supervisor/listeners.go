@@ -17,6 +17,7 @@ import (
 	"github.com/kubectl-gateway/kubectl-gateway/bpf"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/api"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/handoff"
+	"github.com/kubectl-gateway/kubectl-gateway/internal/gateway/tuning"
 )
 
 // listeners are what the worker inherits.
@@ -92,13 +93,19 @@ func (l *listeners) closeTCP() {
 // listenLoopback opens one marked listener for each address family of loopback that
 // the kernel has, or none.
 func listenLoopback(ctx context.Context, port uint16, inband bool) ([]*os.File, error) {
-	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
-		var marked error
-		err := raw.Control(func(fd uintptr) { marked = bpf.MarkListener(int(fd), inband) })
-		return errors.Join(err, marked)
-	}}
 	var files []*os.File
 	for _, ip := range []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
+		config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+			var failed error
+			err := raw.Control(func(fd uintptr) {
+				failed = bpf.MarkListener(int(fd), inband)
+				if failed == nil && !inband { // what is accepted inherits it, and the handshake needs it
+					level, name := tuning.HopOption(ip)
+					failed = os.NewSyscallError("setsockopt", unix.SetsockoptInt(int(fd), level, name, tuning.MaxHops))
+				}
+			})
+			return errors.Join(err, failed)
+		}}
 		f, err := listenWith(ctx, config, netip.AddrPortFrom(ip, port).String())
 		if ip.Is6() && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)) {
 			continue // an IPv6 address cannot be used here

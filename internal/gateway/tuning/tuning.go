@@ -7,6 +7,7 @@ package tuning
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"golang.org/x/sys/unix"
 )
@@ -122,4 +123,16 @@ func (t *Tuning) Apply(fd int, was *Tuning, times Times) error {
 		errs = append(errs, unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, t.Congestion))
 	}
 	return errors.Join(errs...)
+}
+
+// MaxHops is the highest TTL (IPv4) and hop limit (IPv6) of a packet. What the gateway sends to applications has it:
+// those with TTL security (RFC 5082) drop packets that have less.
+const MaxHops = 255
+
+// HopOption returns level and name of the option that sets the TTL or hop limit of packets to ip.
+func HopOption(ip netip.Addr) (level, name int) {
+	if ip.Is4() {
+		return unix.IPPROTO_IP, unix.IP_TTL
+	}
+	return unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS
 }
