@@ -57,7 +57,8 @@ func tryTakeOver(t *testing.T, g *gatewaylab.Gateway, h *api.Handover) (*api.Sta
 }
 
 // TestTakeOver replaces the gateway of a pod several times, under traffic in both directions: nothing
-// fails, no byte is lost, doubled or altered, and none is sent in plaintext. Totals go on.
+// fails, no byte is lost, doubled or altered, and none is sent in plaintext. Totals go on. Where connect(2) waits for so long
+// that the application's kernel asks again, both gateways may dial: the server then sees a connection that is never used.
 func TestTakeOver(t *testing.T) {
 	for _, mode := range []api.Mode{api.Permissive, api.Strict} {
 		for _, wire := range []api.Wire{api.WirePort, api.WireInband} {

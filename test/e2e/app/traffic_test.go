@@ -7,7 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/expect"
 	"github.com/kubectl-gateway/kubectl-gateway/internal/lab/must"
+	"github.com/kubectl-gateway/kubectl-gateway/test/e2e/app/appreport"
 )
 
 // serveTraffic serves portTraffic on a loopback port.
@@ -91,6 +93,24 @@ func TestTrafficSeesEnds(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestServerSeesResets: what is reset before its first byte is unused.
+func TestServerSeesResets(t *testing.T) {
+	s, address := serveTraffic(t)
+	for _, sent := range []string{"", "x"} {
+		client := must.Get(net.Dial("tcp", address))(t)
+		must.Get(io.WriteString(client, sent))(t)
+		client.(*net.TCPConn).SetLinger(0)
+		client.Close()
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		sum := s.summary()
+		if sum.Connections == 2 && sum.Open() == 0 || time.Now().After(deadline) {
+			expect.Equal(t, "the server saw", appreport.Served{Connections: 2, Unused: 1, Resets: 1}, sum)
+			return
+		}
 	}
 }
 

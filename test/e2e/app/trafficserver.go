@@ -23,18 +23,21 @@ type hello struct {
 	Interval time.Duration `json:"interval"`
 }
 
+// errUnused means that a connection was reset before anything came.
+var errUnused = errors.New("nothing came")
+
 // served counts what clients of portTraffic did at this server.
 type served struct {
 	damage
-	Connections, Complete, Messages, Resets, Failed atomic.Uint64
-	Held                                            atomic.Int64
+	Connections, Complete, Messages, Unused, Resets, Failed atomic.Uint64
+	Held                                                    atomic.Int64
 }
 
 // summary is what GET /served answers.
 func (s *served) summary() appreport.Served {
 	return appreport.Served{
-		Connections: s.Connections.Load(), Held: s.Held.Load(), Complete: s.Complete.Load(), Resets: s.Resets.Load(), Failed: s.Failed.Load(),
-		Messages: s.Messages.Load(), Damage: s.damage.summary(),
+		Connections: s.Connections.Load(), Held: s.Held.Load(), Complete: s.Complete.Load(), Unused: s.Unused.Load(), Resets: s.Resets.Load(),
+		Failed: s.Failed.Load(), Messages: s.Messages.Load(), Damage: s.damage.summary(),
 	}
 }
 
@@ -47,6 +50,8 @@ func (s *served) handle(c *net.TCPConn) error {
 	switch {
 	case err == nil:
 		s.Complete.Add(1)
+	case errors.Is(err, errUnused):
+		s.Unused.Add(1)
 	case isReset(err):
 		s.Resets.Add(1)
 	default:
@@ -61,6 +66,9 @@ func (s *served) exchange(c *net.TCPConn) error {
 	if err != nil {
 		if err == io.EOF {
 			return errTruncated
+		}
+		if isReset(err) && reader.Buffered() == 0 {
+			return errors.Join(errUnused, err)
 		}
 		return err
 	}

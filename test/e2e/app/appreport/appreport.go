@@ -74,9 +74,11 @@ type Served struct {
 	Connections uint64 `json:"connections"`
 	// Held counts those that are open and whose client is to send more messages.
 	Held int64 `json:"held"`
-	// Complete counts those that ended as they should, Resets those that were
-	// reset, Failed those with another error. The others are open.
+	// Complete counts those that ended as they should, Unused those that were
+	// reset before their first byte, Resets the others that were reset, Failed
+	// those with another error. The rest is open.
 	Complete uint64 `json:"complete"`
+	Unused   uint64 `json:"unused"`
 	Resets   uint64 `json:"resets"`
 	Failed   uint64 `json:"failed"`
 	Messages uint64 `json:"messages"`
@@ -84,4 +86,4 @@ type Served struct {
 }
 
 // Open counts the connections that are open.
-func (s *Served) Open() uint64 { return s.Connections - s.Complete - s.Resets - s.Failed }
+func (s *Served) Open() uint64 { return s.Connections - s.Complete - s.Unused - s.Resets - s.Failed }
