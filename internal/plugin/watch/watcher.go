@@ -86,7 +86,8 @@ type Options struct {
 	Declared declared.From
 	// Replace replaces gateways for what is declared and does not change in place.
 	Replace bool
-	// Parallel is parallel.Default if zero.
+	// Parallel is how many pods of one namespace are worked on at a time, parallel.Default if zero. Where all
+	// namespaces are watched, a quarter more are in all.
 	Parallel int
 	// Mode is that of new gateways, for Metrics; empty compares none with it.
 	Mode api.Mode
@@ -163,8 +164,13 @@ func (w *Watcher) Run(ctx context.Context) error {
 	var workers sync.WaitGroup
 	workers.Go(func() { w.followCluster(ctx) })
 	workers.Go(func() { w.followSigner(ctx) })
-	for range w.parallel() {
-		workers.Go(func() { w.work(ctx) })
+	count := w.parallel()
+	each := newShares(count)
+	if w.Options.Namespace == "" {
+		count += reserve(count)
+	}
+	for range count {
+		workers.Go(func() { w.work(ctx, each) })
 	}
 	<-ctx.Done()
 	w.queue.ShutDown()
@@ -266,16 +272,24 @@ func (w *Watcher) start(ctx context.Context) (stop func(), err error) {
 // Synced reports whether all pods are known.
 func (w *Watcher) Synced() bool { return w.synced.Load() }
 
-func (w *Watcher) work(ctx context.Context) {
+// work works off the queue. Each namespace has its share of the workers.
+func (w *Watcher) work(ctx context.Context, each *shares) {
 	for {
 		key, down := w.queue.Get()
 		if down {
 			return
 		}
+		if !each.enter(key) {
+			w.queue.Done(key)
+			continue
+		}
 		if ctx.Err() == nil && w.reconcile(ctx, key) {
 			w.queue.Add(key)
 		}
 		w.queue.Done(key)
+		if next, ok := each.leave(key.Namespace); ok {
+			w.queue.Add(next)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package watch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
 	clienttesting "k8s.io/client-go/testing"
 
@@ -43,6 +45,38 @@ func TestFiftyPodsAtOnce(t *testing.T) {
 			counts := watcher.Counts()
 			if counts.Watched != 50 || counts.Ready != 50 || counts.NextRenewal.IsZero() || !counts.Connected {
 				t.Errorf("in the end: %+v", counts)
+			}
+		})
+	})
+}
+
+// TestNamespaceKeepsItsShare: pods whose gateways never become ready hold up those of their own namespace alone.
+func TestNamespaceKeepsItsShare(t *testing.T) {
+	const other = "other"
+	objects := []runtime.Object{annotatedNamespace(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: other, Annotations: map[string]string{Annotation: "true"}}}}
+	inWorld(t, objects, func(t *testing.T, w *world) {
+		w.fail = func(_ step, pod string) error {
+			if pod == "web" {
+				return nil
+			}
+			time.Sleep(time.Minute)
+			return errors.New("not ready")
+		}
+		w.run(Options{Parallel: 8}, func(*Watcher) {
+			for i := range 100 {
+				pod := fakecluster.NewPod(fmt.Sprintf("p-%d", i))
+				pod.Namespace, pod.UID = other, types.UID("uid-"+pod.Name)
+				must.Get(w.CoreV1().Pods(other).Create(t.Context(), pod, metav1.CreateOptions{}))(t)
+			}
+			synctest.Wait()
+			w.create(fakecluster.NewPod("web"))
+			time.Sleep(time.Second)
+			if w.did(toEnable, "web") != 1 || w.most != 9 {
+				t.Errorf("enabled %d times, and %d pods were worked on at a time", w.did(toEnable, "web"), w.most)
+			}
+			time.Sleep(15 * time.Minute)
+			if n := w.tried(toEnable); n < 101 {
+				t.Errorf("%d tries", n)
 			}
 		})
 	})
