@@ -31,6 +31,8 @@ func installAdmission(t *testing.T, args ...string) {
 		if out := runCommand(context.Background(), t, "", "kubectl-gateway", "admission", "remove"); out.code != 0 {
 			t.Errorf("removing the policy: %s", out.stderr)
 		}
+		// The server forgets it a moment later, and the next test is to meet its own.
+		awaitNoSidecars(t, "default", asking(podSpec("a", node1), "true"))
 	})
 }
 
@@ -43,7 +45,7 @@ func asking(spec *corev1.Pod, value string) *corev1.Pod {
 // tried returns a pod as the server would create it.
 func tried(t *testing.T, ns string, spec *corev1.Pod) corev1.Pod {
 	t.Helper()
-	out := runCommand(t.Context(), t, mustYAML(t, spec), "kubectl", "-n", ns, "create", "-f", "-", "--dry-run=server", "-o", "json")
+	out := runCommand(context.Background(), t, mustYAML(t, spec), "kubectl", "-n", ns, "create", "-f", "-", "--dry-run=server", "-o", "json")
 	if out.code != 0 {
 		t.Fatalf("trying to create a pod: %s", out.stderr)
 	}
@@ -62,8 +64,20 @@ func initNames(object *corev1.Pod) string {
 // awaitSidecars waits until the server gives a pod like spec a sidecar, and nothing else before its containers.
 func awaitSidecars(t *testing.T, what, ns string, spec *corev1.Pod) {
 	t.Helper()
+	awaitInit(t, what, ns, spec, "kube-gateway")
+}
+
+// awaitNoSidecars waits until the policy is gone, which has given a pod of ns a gateway.
+func awaitNoSidecars(t *testing.T, ns string, spec *corev1.Pod) {
+	t.Helper()
+	awaitInit(t, "the policy is gone", ns, spec, "")
+}
+
+// awaitInit waits until a pod of ns is created with these init containers.
+func awaitInit(t *testing.T, what, ns string, spec *corev1.Pod, want string) {
+	t.Helper()
 	eventually(t, what, func() error {
-		if object := tried(t, ns, spec); initNames(&object) != "kube-gateway" {
+		if object := tried(t, ns, spec); initNames(&object) != want {
 			return fmt.Errorf("init containers %q", initNames(&object))
 		}
 		return nil
@@ -133,12 +147,7 @@ func TestAdmissionPolicy(t *testing.T) {
 		t.Errorf("the pod's own word does not count: %q", initNames(&object))
 	}
 	gateway(t, "admission", "remove")
-	eventually(t, "the policy is gone", func() error {
-		if object := tried(t, ns, podSpec("a", node1)); initNames(&object) != "" {
-			return fmt.Errorf("init containers %q", initNames(&object))
-		}
-		return nil
-	})
+	awaitNoSidecars(t, ns, podSpec("a", node1))
 }
 
 // TestAdmissionModes tries what annotations say of the mode with every policy: they tighten always, and loosen where that is
