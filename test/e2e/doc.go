@@ -5,8 +5,8 @@
 //
 // Tests run at the same time if nothing of theirs is the whole cluster's: they
 // have namespaces of their own, and begin with t.Parallel(). Those that replace the
-// authority, stop the API server or watch all namespaces run alone on a cluster: each on
-// the one of two that is free, in any order (test/e2e/run).
+// authority, stop the API server or watch all namespaces run alone on a cluster, which
+// is another one than the others' where both are to run (test/e2e/run).
 //
 // The plugin's verbs run as its users run them. What tests merely look up, they do by
 // the API: a kubectl takes a tenth of a second of processor time.
