@@ -16,12 +16,7 @@ func connecting() []Scenario {
 			c, s := p.pair(f)
 			c.names()
 			s.names()
-			c.send("question")
-			s.recv()
-			s.send("answer")
-			c.recv()
-			c.close()
-			s.recv()
+			c.converse(s)
 		}),
 		forFamilies("connect without waiting", func(p *play, f family) {
 			l := p.listen(f)
@@ -214,6 +209,16 @@ func join(lists ...[]Scenario) (all []Scenario) {
 		all = append(all, l...)
 	}
 	return all
+}
+
+// converse sends a question to s, which answers, and closes.
+func (c *socket) converse(s *socket) {
+	c.send("question")
+	s.recv()
+	s.send("answer")
+	c.recv()
+	c.close()
+	s.recv()
 }
 
 // bound is about sockets that are bound before they connect.

@@ -90,12 +90,7 @@ func onTheWire() []Scenario {
 	impatient := option{"TCP_SYNCNT", 1}
 	all = append(all, forFamilies("TTL security", func(p *play, f family) {
 		c, s := p.pairWith(f, append(secured(f), impatient), secured(f))
-		c.send("question")
-		s.recv()
-		s.send("answer")
-		c.recv()
-		c.close()
-		s.recv()
+		c.converse(s)
 	})...)
 	all = append(all, forFamilies("TTL security to a closed port", func(p *play, f family) {
 		c := p.clientSocket(f)

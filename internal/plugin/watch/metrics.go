@@ -146,7 +146,7 @@ func (w *Watcher) addState(all *families) {
 	all.gauge("connected", "Whether the API server answers.", oneIf(c.Connected))
 	all.gauge("outdated", "Gateways that are older than watch, and that it is to upgrade.", float64(c.Outdated))
 	all.gauge("upgrades_halted", "Whether no gateway is upgraded any more because one upgrade has failed.", oneIf(c.Halted != nil))
-	all.gauge("queue_length", "Pods that are to be looked at now.", float64(w.queue.Len()))
+	all.gauge("queue_length", "Pods that are to be looked at now.", float64(w.queue.Len()+w.shares.waiting()))
 }
 
 // addWork adds what was done. w.mu is held.

@@ -11,26 +11,23 @@ import (
 // gateways never become ready is not to hold up the certificates of other namespaces.
 func reserve(parallel int) int { return parallel / 4 }
 
-// shares are the workers that each namespace keeps busy.
+// shares are the workers that each namespace keeps busy. The zero value is none.
 type shares struct {
-	// most is that of one namespace.
-	most int
-
 	mu   sync.Mutex
 	busy map[string]int
 	// parked are pods whose namespace has its share.
 	parked map[string]sets.Set[types.NamespacedName]
 }
 
-func newShares(most int) *shares {
-	return &shares{most: most, busy: map[string]int{}, parked: map[string]sets.Set[types.NamespacedName]{}}
-}
-
-// enter reports whether a worker may work on key. If not, a call of leave returns it.
-func (s *shares) enter(key types.NamespacedName) bool {
+// enter reports whether a worker may work on key, where most is the share of a namespace. If not, a call of leave
+// returns it.
+func (s *shares) enter(key types.NamespacedName, most int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.busy[key.Namespace] < s.most {
+	if s.busy == nil {
+		s.busy, s.parked = map[string]int{}, map[string]sets.Set[types.NamespacedName]{}
+	}
+	if s.busy[key.Namespace] < most {
 		s.busy[key.Namespace]++
 		return true
 	}
@@ -39,6 +36,16 @@ func (s *shares) enter(key types.NamespacedName) bool {
 	}
 	s.parked[key.Namespace].Insert(key)
 	return false
+}
+
+// waiting returns how many pods wait for a worker of their namespace.
+func (s *shares) waiting() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, keys := range s.parked {
+		n += len(keys)
+	}
+	return n
 }
 
 // leave ends what enter has allowed in a namespace, and returns what may be worked on instead, if ok.

@@ -117,6 +117,7 @@ type Watcher struct {
 	once    bool
 	sources *sources
 	queue   workqueue.TypedRateLimitingInterface[types.NamespacedName]
+	shares  shares
 	retries workqueue.TypedRateLimiter[types.NamespacedName]
 }
 
@@ -165,12 +166,11 @@ func (w *Watcher) Run(ctx context.Context) error {
 	workers.Go(func() { w.followCluster(ctx) })
 	workers.Go(func() { w.followSigner(ctx) })
 	count := w.parallel()
-	each := newShares(count)
 	if w.Options.Namespace == "" {
 		count += reserve(count)
 	}
 	for range count {
-		workers.Go(func() { w.work(ctx, each) })
+		workers.Go(func() { w.work(ctx) })
 	}
 	<-ctx.Done()
 	w.queue.ShutDown()
@@ -273,13 +273,13 @@ func (w *Watcher) start(ctx context.Context) (stop func(), err error) {
 func (w *Watcher) Synced() bool { return w.synced.Load() }
 
 // work works off the queue. Each namespace has its share of the workers.
-func (w *Watcher) work(ctx context.Context, each *shares) {
+func (w *Watcher) work(ctx context.Context) {
 	for {
 		key, down := w.queue.Get()
 		if down {
 			return
 		}
-		if !each.enter(key) {
+		if !w.shares.enter(key, w.parallel()) {
 			w.queue.Done(key)
 			continue
 		}
@@ -287,7 +287,7 @@ func (w *Watcher) work(ctx context.Context, each *shares) {
 			w.queue.Add(key)
 		}
 		w.queue.Done(key)
-		if next, ok := each.leave(key.Namespace); ok {
+		if next, ok := w.shares.leave(key.Namespace); ok {
 			w.queue.Add(next)
 		}
 	}

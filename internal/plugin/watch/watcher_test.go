@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -62,7 +63,7 @@ func TestNamespaceKeepsItsShare(t *testing.T) {
 			time.Sleep(time.Minute)
 			return errors.New("not ready")
 		}
-		w.run(Options{Parallel: 8}, func(*Watcher) {
+		w.run(Options{Parallel: 8}, func(watcher *Watcher) {
 			for i := range 100 {
 				pod := fakecluster.NewPod(fmt.Sprintf("p-%d", i))
 				pod.Namespace, pod.UID = other, types.UID("uid-"+pod.Name)
@@ -73,6 +74,12 @@ func TestNamespaceKeepsItsShare(t *testing.T) {
 			time.Sleep(time.Second)
 			if w.did(toEnable, "web") != 1 || w.most != 9 {
 				t.Errorf("enabled %d times, and %d pods were worked on at a time", w.did(toEnable, "web"), w.most)
+			}
+			// Those that wait for a worker of their namespace are to be looked at, too.
+			if families := watcher.Metrics(true, time.Now()).Families; !slices.ContainsFunc(families, func(f api.MetricFamily) bool {
+				return strings.HasSuffix(f.Name, "queue_length") && f.Samples[0].Value == 92
+			}) {
+				t.Errorf("the length of the queue is not 92: %+v", families)
 			}
 			time.Sleep(15 * time.Minute)
 			if n := w.tried(toEnable); n < 101 {
