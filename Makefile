@@ -78,8 +78,8 @@ cluster-load: cluster-tool image ## load the gateway's image into the cluster's 
 cluster-down: cluster-tool ## stop the cluster and remove all that it made
 	bin/cluster down
 
-# Those with a cluster wait for half of their time, in which a guest and the release's linkers
-# find their processor.
+# Those with a cluster wait for more than half of their time, in which a guest and the release's
+# linkers find their processor.
 .PHONY: test
 test: tools build ## all tests
 	build/beside "test-unit test-netns compile test-cluster test-crowd test-e2e" "compile test-kernels-short test-release"
@@ -92,8 +92,10 @@ compile:
 compile-alone: prometheus helm cert-manager cluster-tool
 	bin/cluster build
 
-# How many tests run at the same time, of those that may: more than one a processor, as they mostly
-# wait. Unit tests that may wait for servers that do not answer, and need no processor for that.
+# How many packages, and tests of one, run at the same time, of those that may: more than one a
+# processor, as they mostly wait. Unit tests that may wait for servers that do not answer, and need
+# no processor for that.
+PACKAGES     := $(shell expr $$(nproc) + 1)
 SIDE_BY_SIDE := $(shell expr $$(nproc) + 4)
 WAITING      := 12
 
@@ -102,14 +104,14 @@ NETNS := ./bpf ./internal/lab/netlab ./cmd/kube-gateway ./bench ./test/fidelity
 
 .PHONY: test-unit
 test-unit: ## unit tests
-	go test -parallel $(WAITING) $$(go list ./... | grep -vE '/(bpf|internal/lab/netlab|cmd/kube-gateway|bench|test/fidelity)$$')
+	go test -p $(PACKAGES) -parallel $(WAITING) $$(go list ./... | grep -vE '/(bpf|internal/lab/netlab|cmd/kube-gateway|bench|test/fidelity)$$')
 	go -C build/image test ./...
 	go -C build/dashboard test -count=1 ./...
 	go -C build/chart test -count=1 -vet=off ./...
 
 .PHONY: test-netns
 test-netns: ## tests with eBPF and whole gateways in network namespaces (root)
-	go test -parallel $(SIDE_BY_SIDE) -count=1 -timeout 20m $(NETNS)
+	go test -p $(PACKAGES) -parallel $(SIDE_BY_SIDE) -count=1 -timeout 20m $(NETNS)
 
 KERNELS ?= 5.10 6.1 6.12 7
 KERNEL_PACKAGES := qemu-system-x86:/usr/bin/qemu-system-x86_64 cpio:/usr/bin/cpio kmod:/usr/sbin/depmod \
